@@ -1,0 +1,95 @@
+/**
+ * The one catalogue of what can go wrong. A code is API: scripts match on it, so none is ever renamed.
+ * `exit` is the command's exit code by the public contract: 1 a bug, 2 usage, 3 configuration, 4 not found (also: not
+ * yours), 5 conflict or locked, 6 capacity or time-out, 7 a backend is not available, 8 a drain had to cut something.
+ */
+export const ERRORS = {
+  FLEET_INTERNAL: { exit: 1 },
+  FLEET_USAGE_INVALID: { exit: 2 },
+  FLEET_USER_INVALID: { exit: 2 },
+  FLEET_SESSION_ID_INVALID: { exit: 2 },
+  FLEET_DURATION_INVALID: { exit: 2 },
+  FLEET_SIZE_INVALID: { exit: 2 },
+  FLEET_PORT_INVALID: { exit: 2 },
+  FLEET_CONFIG_INVALID: { exit: 3 },
+  FLEET_CONFIG_KEY_UNKNOWN: { exit: 3 },
+  FLEET_NODE_UNSUPPORTED: { exit: 3 },
+  FLEET_PLATFORM_UNSUPPORTED: { exit: 3 },
+  FLEET_RUNTIME_MISSING: { exit: 3 },
+  FLEET_RUNTIME_UNUSABLE: { exit: 3 },
+  FLEET_RUNTIME_TOO_OLD: { exit: 3 },
+  FLEET_STATE_UNSAFE: { exit: 3 },
+  FLEET_STATE_NEWER: { exit: 3 },
+  FLEET_TOKEN_UNAVAILABLE: { exit: 3 },
+  FLEET_TOKEN_INVALID: { exit: 3 },
+  FLEET_MODEL_UNCONFIGURED: { exit: 3 },
+  FLEET_SERVER_NOT_FOUND: { exit: 4 },
+  FLEET_SESSION_NOT_FOUND: { exit: 4 },
+  FLEET_SESSION_EXISTS: { exit: 5 },
+  FLEET_SESSION_LOST: { exit: 5 },
+  FLEET_SERVER_CONFLICT: { exit: 5 },
+  FLEET_SERVER_DRAINING: { exit: 5 },
+  FLEET_PORTS_EXHAUSTED: { exit: 6 },
+  FLEET_SERVER_START_TIMEOUT: { exit: 6 },
+  FLEET_TURN_TIMEOUT: { exit: 6 },
+  FLEET_STATE_BUSY: { exit: 6 },
+  FLEET_STATE_UNWRITABLE: { exit: 7 },
+  FLEET_STATE_CORRUPT: { exit: 7 },
+  FLEET_SERVER_EXITED: { exit: 7 },
+  FLEET_SERVER_LOST: { exit: 7 },
+  FLEET_SERVER_UNREACHABLE: { exit: 7 },
+  FLEET_TURN_FAILED: { exit: 7 },
+  FLEET_TURN_CUT: { exit: 8 },
+} as const satisfies Record<string, { exit: number }>;
+
+export type FleetErrorCode = keyof typeof ERRORS;
+
+export interface FleetErrorOptions {
+  /** What to do next, each as a command or a sentence that can be followed as it stands. */
+  suggestions?: readonly string[];
+  /** The error underneath, kept for logs and never lost. */
+  cause?: unknown;
+}
+
+/** An error that is part of the contract: a stable code, a message for people, and what to do next. */
+export class FleetError extends Error {
+  override readonly name = "FleetError";
+  readonly code: FleetErrorCode;
+  readonly suggestions: readonly string[];
+
+  constructor(code: FleetErrorCode, message: string, options: FleetErrorOptions = {}) {
+    super(message, options.cause === undefined ? {} : { cause: options.cause });
+    this.code = code;
+    this.suggestions = options.suggestions ?? [];
+  }
+
+  /** The process's exit code by the public contract. */
+  get exit(): number {
+    return ERRORS[this.code].exit;
+  }
+}
+
+/** Whether `error` is a {@link FleetError}, and if `code` is given, that very one. */
+export function isFleetError(error: unknown, code?: FleetErrorCode): error is FleetError {
+  return error instanceof FleetError && (code === undefined || error.code === code);
+}
+
+/** The `code` of a Node system error (`ENOENT`, …), or undefined for anything else. */
+export function systemCode(error: unknown): string | undefined {
+  if (!(error instanceof Error) || !("code" in error)) return undefined;
+  return typeof error.code === "string" ? error.code : undefined;
+}
+
+/**
+ * A value from outside, quoted for a message: control, zero-width and bidirectional characters are escaped, so that it
+ * can neither forge a log line nor reorder what a terminal shows; long values are shortened.
+ */
+export function quote(value: unknown): string {
+  const text = typeof value === "string" ? value : (JSON.stringify(value) ?? String(value));
+  const short = text.length > 80 ? `${text.slice(0, 77)}…` : text;
+  return `"${short.replace(/["\\]/g, "\\$&").replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, escapeCharacter)}"`;
+}
+
+function escapeCharacter(character: string): string {
+  return `\\u{${character.codePointAt(0)?.toString(16)}}`;
+}

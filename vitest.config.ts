@@ -1,0 +1,11 @@
+import { defineConfig } from "vitest/config";
+
+export default defineConfig({
+  test: {
+    include: ["test/**/*.test.ts"],
+    testTimeout: 60_000,
+    hookTimeout: 60_000,
+    // Real servers and real processes: two files at a time is what a small machine carries without skewed deadlines.
+    maxWorkers: 2,
+  },
+});

@@ -1,0 +1,12 @@
+import { defineConfig } from "vitest/config";
+
+/** The same torture tests as `npm test`, at full length: each reads `SOAK` for its size. */
+export default defineConfig({
+  test: {
+    include: ["test/faults/**/*.test.ts"],
+    env: { SOAK: "1" },
+    testTimeout: 30 * 60_000,
+    hookTimeout: 60_000,
+    maxWorkers: 1,
+  },
+});
