@@ -27,6 +27,8 @@ export const ERRORS = {
   FLEET_SESSION_NOT_FOUND: { exit: 4 },
   FLEET_SESSION_EXISTS: { exit: 5 },
   FLEET_SESSION_LOST: { exit: 5 },
+  FLEET_SESSION_BUSY: { exit: 5 },
+  FLEET_SESSION_AMBIGUOUS: { exit: 5 },
   FLEET_SERVER_CONFLICT: { exit: 5 },
   FLEET_SERVER_DRAINING: { exit: 5 },
   FLEET_PORTS_EXHAUSTED: { exit: 6 },

@@ -1,0 +1,26 @@
+import { resolve } from "node:path";
+import type { TokenSource } from "../store/store.js";
+import { usage } from "./flags.js";
+
+/** Beginnings of GitHub's own tokens (docs.github.com, "GitHub's token formats"). */
+const TOKEN = /^(gh[pousr]_|github_pat_)/;
+
+/** A token is given by where it is, never as itself: a command line can be read by every user of the machine. */
+export function tokenSourceFromFlags(variable: string | undefined, file: string | undefined): TokenSource | undefined {
+  if (variable !== undefined && file !== undefined) throw usage("Give --token-env or --token-file, not both.");
+  if (TOKEN.test(variable ?? file ?? "")) {
+    throw usage(
+      "--token-env takes the name of a variable and --token-file the path of a file, not the token itself. The token " +
+        "was on the command line, where others can read it: revoke it.",
+    );
+  }
+  if (file !== undefined) {
+    if (file === "") throw usage('--token-file "" is empty: the path of a file is needed.');
+    return { from: "file", path: resolve(file) };
+  }
+  if (variable === undefined) return undefined;
+  if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(variable)) {
+    throw usage("--token-env is not the name of a variable: letters, digits and _ are allowed, not a digit first.");
+  }
+  return { from: "env", name: variable };
+}

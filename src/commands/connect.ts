@@ -1,0 +1,24 @@
+import { FleetCommand } from "../cli/base-command.js";
+import { requiredUserFlag } from "../cli/flags.js";
+import type { ConnectInfo } from "../fleet.js";
+
+export default class Connect extends FleetCommand {
+  static override summary = "Print what an SDK client needs to use a user's running server directly.";
+  static override description =
+    "The connection token is a secret: whoever has it acts as this user. Without --json it is printed as shell exports.";
+  static override examples = [
+    'eval "$(<%= config.bin %> connect --user alice)"',
+    "<%= config.bin %> connect --user alice --json",
+  ];
+  static override flags = { user: requiredUserFlag };
+
+  async run(): Promise<ConnectInfo> {
+    const { flags } = await this.parse(Connect);
+    return await this.withFleet(async (fleet) => {
+      const info = await fleet.connectInfo(flags.user);
+      // Both values consist of characters that no shell treats specially.
+      this.log(`export COPILOT_CLI_URL=${info.url}\nexport COPILOT_CONNECTION_TOKEN=${info.token}`);
+      return info;
+    });
+  }
+}

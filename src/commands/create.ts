@@ -1,0 +1,39 @@
+import { Flags } from "@oclif/core";
+import { FleetCommand } from "../cli/base-command.js";
+import { requiredUserFlag } from "../cli/flags.js";
+import { printTurn } from "../cli/turn.js";
+import type { SessionView } from "../sessions/view.js";
+
+export default class Create extends FleetCommand {
+  static override summary = "Create a session for a user and print its id.";
+  static override examples = [
+    "<%= config.bin %> create --user alice",
+    '<%= config.bin %> create --user alice --purpose review --prompt "Hello"',
+  ];
+  static override flags = {
+    user: requiredUserFlag,
+    id: Flags.string({ description: "id of the session; a random one if left out", helpValue: "SESSION" }),
+    purpose: Flags.string({ description: "what it is for; begins a random id", helpValue: "TEXT" }),
+    model: Flags.string({ description: "model to use instead of the configured one", helpValue: "MODEL" }),
+    prompt: Flags.string({ description: "first prompt to send; its reply is printed after the id", helpValue: "TEXT" }),
+    ttl: Flags.string({ description: "how long after its last use gc may delete it", helpValue: "DURATION" }),
+  };
+
+  async run(): Promise<{ session: SessionView; reply: string | null }> {
+    const { flags } = await this.parse(Create);
+    return await this.withFleet(async (fleet) => {
+      const session = await fleet.createSession({
+        user: flags.user,
+        ...(flags.id === undefined ? {} : { sessionId: flags.id }),
+        ...(flags.purpose === undefined ? {} : { purpose: flags.purpose }),
+        ...(flags.model === undefined ? {} : { model: flags.model }),
+        ...(flags.ttl === undefined ? {} : { ttl: flags.ttl }),
+      });
+      this.log(session.sessionId);
+      const output = { json: this.jsonEnabled(), signal: this.interruptSignal() };
+      const reply = flags.prompt === undefined ? null : await printTurn(fleet, session, flags.prompt, output);
+      await fleet.leaveSession(session);
+      return { session: await fleet.sessionOf(session.sessionId, flags.user), reply };
+    });
+  }
+}

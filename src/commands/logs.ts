@@ -1,0 +1,27 @@
+import { Args, Flags } from "@oclif/core";
+import { FleetCommand } from "../cli/base-command.js";
+import { integerFlag } from "../cli/flags.js";
+import { followFile, lastLines } from "../cli/tail.js";
+
+export default class Logs extends FleetCommand {
+  static override summary = "Show what a server wrote to its log.";
+  static override examples = ["<%= config.bin %> logs alice-2bd806c97f0e -n 20", "<%= config.bin %> logs alice -f"];
+  static override args = {
+    server: Args.string({ description: "id of the server, or an unambiguous beginning of it", required: true }),
+  };
+  static override flags = {
+    follow: Flags.boolean({ char: "f", description: "go on with what is added, until interrupted" }),
+    lines: integerFlag("lines", "how many lines to begin with (default 100)", { min: 0, max: 1_000_000 }, "n"),
+  };
+
+  async run(): Promise<{ server: string; log: string; lines: string[] }> {
+    const { args, flags } = await this.parse(Logs);
+    const { id, log } = await this.withFleet(async (fleet) => await fleet.server(args.server));
+    const { lines, offset } = lastLines(log, flags.lines ?? 100);
+    if (lines.length > 0) this.log(lines.join("\n"));
+    if (flags.follow && !this.jsonEnabled()) {
+      for await (const text of followFile(log, offset, this.interruptSignal())) process.stdout.write(text);
+    }
+    return { server: id, log, lines };
+  }
+}

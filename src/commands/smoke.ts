@@ -1,0 +1,19 @@
+import chalk from "chalk";
+import { FleetCommand } from "../cli/base-command.js";
+import { type SmokeResult, smoke } from "../smoke.js";
+
+export default class Smoke extends FleetCommand {
+  static override summary = "Try everything once, offline, with a built-in echo model. Needs no account.";
+  static override description = "Exits with 0 only if each step did what it says. Leaves nothing behind.";
+
+  async run(): Promise<SmokeResult> {
+    await this.parse(Smoke);
+    const result = await smoke(process.env, ({ name, ok, ms, detail }) => {
+      this.log(
+        `${ok ? chalk.green("ok  ") : chalk.red("FAIL")} ${name.padEnd(10)} ${String(ms).padStart(5)} ms  ${detail}`,
+      );
+    });
+    if (!result.ok) process.exitCode = 1;
+    return result;
+  }
+}

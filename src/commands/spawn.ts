@@ -1,0 +1,61 @@
+import { statSync } from "node:fs";
+import { resolve } from "node:path";
+import { Flags } from "@oclif/core";
+import { FleetCommand } from "../cli/base-command.js";
+import { durationFlag, integerFlag, usage, userFlag } from "../cli/flags.js";
+import { renderServers } from "../cli/servers.js";
+import { tokenSourceFromFlags } from "../cli/token-flags.js";
+import { quote } from "../errors.js";
+import type { SpawnRequest } from "../fleet.js";
+import type { ServerView } from "../pool/server.js";
+
+export default class Spawn extends FleetCommand {
+  static override summary = "Start a user's own Copilot server, or show the one that runs already.";
+  static override examples = [
+    "<%= config.bin %> spawn --user alice",
+    "<%= config.bin %> spawn --user load --count 16",
+    "<%= config.bin %> spawn --user alice --token-env ALICE_GITHUB_TOKEN --json",
+  ];
+  static override flags = {
+    user: userFlag,
+    count: integerFlag("count", "start the servers of the users USER-1 to USER-N", { min: 1, max: 1_000 }),
+    shared: Flags.boolean({ description: "start one more server that is shared by many users" }),
+    "token-env": Flags.string({ description: "variable that holds the GitHub token", helpValue: "VARIABLE" }),
+    "token-file": Flags.string({ description: "file (mode 0600) that holds the GitHub token", helpValue: "FILE" }),
+    cwd: Flags.string({ description: "working folder of the server", helpValue: "FOLDER" }),
+    wait: durationFlag("wait", "how long the server may take to answer (default 30s)"),
+  };
+
+  async run(): Promise<{ server: ServerView; created: boolean } | { servers: ServerView[] }> {
+    const { flags } = await this.parse(Spawn);
+    if ((flags.user === undefined) === !flags.shared) throw usage("Give either --user USER or --shared.");
+    if (flags.count !== undefined && flags.shared) throw usage("--count goes with --user USER, not with --shared.");
+    const token = tokenSourceFromFlags(flags["token-env"], flags["token-file"]);
+    const request: SpawnRequest = {
+      ...(token === undefined ? {} : { token }),
+      ...(flags.cwd === undefined ? {} : { cwd: existingFolder(flags.cwd) }),
+      ...(flags.wait === undefined ? {} : { waitMs: flags.wait }),
+    };
+    return await this.withFleet(async (fleet) => {
+      if (flags.count !== undefined) {
+        const users = Array.from({ length: flags.count }, (_, index) => `${flags.user}-${index + 1}`);
+        const servers = await fleet.spawnMany(users, request);
+        this.log(renderServers(servers));
+        return { servers };
+      }
+      const result =
+        flags.user === undefined
+          ? { server: await fleet.spawnShared(request), created: true }
+          : await fleet.spawn(flags.user, request);
+      this.log(renderServers([result.server]));
+      return result;
+    });
+  }
+}
+
+function existingFolder(path: string): string {
+  if (statSync(path, { throwIfNoEntry: false })?.isDirectory() !== true) {
+    throw usage(`--cwd ${quote(path)} is not a folder: an existing one is needed.`);
+  }
+  return resolve(path);
+}

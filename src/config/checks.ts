@@ -1,0 +1,71 @@
+import type { Layer } from "./layers.js";
+import { conflict, invalidValue, type Origin } from "./problem.js";
+import type { Config } from "./schema.js";
+
+const FIRST_FREE_PORT = 1024;
+
+/**
+ * What no single key can tell: whether the values fit together, and fit who runs this.
+ *
+ * @param uid The effective user id; undefined where there is none.
+ * @throws FleetError `FLEET_CONFIG_INVALID`, or a usage error when a flag is part of the conflict.
+ */
+export function checkTogether(config: Config, given: Layer, uid: number | undefined): void {
+  const origins = new Map([...given].map(([name, { origin }]) => [name, origin]));
+  checkPorts(config, origins, uid);
+  checkAuth(config, origins);
+  checkHealth(config, origins);
+  checkServe(config, origins, uid);
+  checkStore(config, origins);
+}
+
+function checkPorts({ ports, pool }: Config, origins: Map<string, Origin>, uid: number | undefined): void {
+  if (ports.from > ports.to) {
+    const message = `The port range ${ports.from}-${ports.to} runs backwards: allowed is ports.from up to ports.to`;
+    throw conflict(["ports.from", "ports.to"], message, origins);
+  }
+  checkPrivilege("ports.from", ports.from, origins, uid);
+  const size = ports.to - ports.from + 1;
+  if (pool.servers > size) {
+    const message = `The port range ${ports.from}-${ports.to} has ${size} ports for ${pool.servers} servers: allowed is at least one for each`;
+    throw conflict(["ports.from", "ports.to", "pool.servers"], message, origins);
+  }
+}
+
+function checkPrivilege(name: string, port: number, origins: Map<string, Origin>, uid: number | undefined): void {
+  if (port === 0 || port >= FIRST_FREE_PORT || uid === undefined || uid === 0) return;
+  const allowed = `a port from ${FIRST_FREE_PORT} to 65535, as those below are for root alone`;
+  throw invalidValue(name, port, allowed, origins.get(name));
+}
+
+function checkAuth({ auth }: Config, origins: Map<string, Origin>): void {
+  const named = Object.entries(auth).filter(([, value]) => value !== null);
+  if (named.length < 2) return;
+  const names = named.map(([part]) => `auth.${part}`);
+  throw conflict(names, `${names.join(" and ")} are both set: allowed is one way to get the token`, origins);
+}
+
+function checkHealth({ health }: Config, origins: Map<string, Origin>): void {
+  // A deadline beyond that makes the first missed probe alone take longer than all the failures that were allowed.
+  const limitMs = health.intervalMs * health.failures;
+  if (health.timeoutMs <= limitMs) return;
+  const message = `health.timeout is ${health.timeoutMs} ms: allowed is at most health.interval × health.failures, ${limitMs} ms`;
+  throw conflict(["health.timeout", "health.interval", "health.failures"], message, origins);
+}
+
+function checkServe({ serve }: Config, origins: Map<string, Origin>, uid: number | undefined): void {
+  checkPrivilege("serve.listen", serve.listen.port, origins, uid);
+  checkPrivilege("serve.metrics", serve.metrics.port, origins, uid);
+  const same = serve.listen.port === serve.metrics.port && serve.listen.host === serve.metrics.host;
+  if (!same || serve.listen.port === 0) return;
+  const message = `serve.listen and serve.metrics are both port ${serve.listen.port}: allowed is a port for each`;
+  throw conflict(["serve.listen", "serve.metrics"], message, origins);
+}
+
+/** Flags are readable by every user of the machine, in the process table. A file or a variable is not. */
+function checkStore({ store }: Config, origins: Map<string, Origin>): void {
+  const origin = origins.get("store");
+  if (store.kind !== "redis" || origin?.from !== "flag" || new URL(store.url).password === "") return;
+  const allowed = "a URL without a password, as flags can be read by others; put it into COPILOTFLEET_STORE or a file";
+  throw invalidValue("store", store.url, allowed, origin);
+}

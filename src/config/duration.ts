@@ -1,0 +1,49 @@
+import parse from "parse-duration";
+import { FleetError, quote } from "../errors.js";
+
+const DAY_MS = 24 * 60 * 60 * 1000;
+
+/** Longer than any age limit in practice; what is above is a slip of the keyboard. */
+export const LONGEST_MS = 3650 * DAY_MS;
+
+/**
+ * The longest wait that a Node timer keeps: `setTimeout` takes at most 2^31-1 ms and turns anything above into 1 ms, so
+ * that an interval of "30d" would spin instead of sleep.
+ */
+export const LONGEST_TIMER_MS = 24 * DAY_MS;
+
+// parse-duration reads prose ("5 parsecs" is 5 ms to it, "1e4s" 10,000 s). It does the arithmetic; this decides what is
+// a duration at all. Linear: a digit never starts a unit.
+const GRAMMAR = /^(?:\d+(?:\.\d+)?(?:ms|s|m|h|d|w))+$/;
+const LONGEST_TEXT = 64;
+
+/** "allowed is …": the sentence's end for a message about a duration. */
+export function allowedDuration(maxMs: number): string {
+  const longest = maxMs >= LONGEST_MS ? "10 years" : `${Math.floor(maxMs / DAY_MS)}d`;
+  return `a number with a unit (ms, s, m, h, d, w), such as "30s" or "1h30m", above 0 and at most ${longest}`;
+}
+
+/** Whole milliseconds from 1 to `maxMs`, or null when `text` is anything else. */
+export function readDuration(text: string, maxMs: number): number | null {
+  if (text.length > LONGEST_TEXT || !GRAMMAR.test(text)) return null;
+  const ms = Math.round(parse(text) ?? 0);
+  return ms >= 1 && ms <= maxMs ? ms : null;
+}
+
+/**
+ * Milliseconds of a duration such as "24h", "1h30m" or "1.5h".
+ *
+ * @param options.name What the value was given as, for the message: a flag ("--ttl") or a key ("session.ttl").
+ * @param options.maxMs The longest that is allowed, 10 years by default.
+ * @throws FleetError `FLEET_DURATION_INVALID`.
+ */
+export function parseDuration(text: string, options: { name: string; maxMs?: number }): number {
+  const maxMs = options.maxMs ?? LONGEST_MS;
+  const ms = readDuration(text, maxMs);
+  if (ms !== null) return ms;
+  throw new FleetError(
+    "FLEET_DURATION_INVALID",
+    `${options.name} is ${quote(text)}: allowed is ${allowedDuration(maxMs)}`,
+    { suggestions: [`Give ${options.name} a unit, for example "24h"`] },
+  );
+}

@@ -1,0 +1,90 @@
+import { closeSync, constants, fstatSync, openSync, readFileSync, type Stats, statSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { systemCode } from "../errors.js";
+import { locateJsonFault } from "./json-error.js";
+import { unusableFile } from "./problem.js";
+import { printable } from "./text.js";
+
+export const PROJECT_FILE = ".copilotfleet.json";
+const LARGEST_BYTES = 1024 * 1024;
+
+/** The nearest `.copilotfleet.json` upward from `folder`, or null. */
+export function findProjectFile(folder: string): string | null {
+  for (let at = folder; ; at = dirname(at)) {
+    const path = join(at, PROJECT_FILE);
+    if (exists(path)) return path;
+    if (dirname(at) === at) return null;
+  }
+}
+
+/**
+ * What a configuration file says, or undefined when there is none. Synchronous, as every command waits for it first.
+ *
+ * A file that another user could have written is refused: it is found by walking upward, so that anybody could put one
+ * into a shared folder such as /tmp, and it names programs to run and variables to send.
+ *
+ * @throws FleetError `FLEET_CONFIG_INVALID`.
+ */
+export function readConfigFile(path: string, uid: number | undefined): unknown {
+  if (!exists(path)) return undefined;
+  const text = readText(path, uid).replace(/^\uFEFF/, "");
+  try {
+    return JSON.parse(text);
+  } catch {
+    // The parser's own error is not kept as the cause: it quotes the text around the fault.
+    const { line, column, reason } = locateJsonFault(text);
+    throw unusableFile(path, `is not JSON at line ${line}, column ${column}: ${reason}; allowed is plain JSON`, [
+      `Correct line ${line} of ${printable(path)}`,
+    ]);
+  }
+}
+
+function exists(path: string): boolean {
+  try {
+    return statSync(path, { throwIfNoEntry: false }) !== undefined;
+  } catch (error) {
+    // A folder that may not be searched has nothing to say; a name that is no folder, or too long, neither.
+    if (["EACCES", "ENOTDIR", "ENAMETOOLONG", "ELOOP"].includes(systemCode(error) ?? "")) return false;
+    throw error;
+  }
+}
+
+function readText(path: string, uid: number | undefined): string {
+  let handle: number;
+  try {
+    // Without O_NONBLOCK, opening a named pipe would wait for a writer for ever.
+    handle = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+  } catch (error) {
+    const reason = `cannot be read: ${systemCode(error) ?? "unknown reason"}`;
+    throw unusableFile(path, reason, [`Make it readable: chmod u+r ${printable(path)}`], error);
+  }
+  try {
+    checkFile(path, fstatSync(handle), uid);
+    return readFileSync(handle, "utf8");
+  } finally {
+    closeSync(handle);
+  }
+}
+
+function checkFile(path: string, stats: Stats, uid: number | undefined): void {
+  if (!stats.isFile()) {
+    throw unusableFile(path, "is not a regular file: allowed is a file with JSON in it", [
+      `Move it away: mv ${printable(path)} ${printable(path)}.old`,
+    ]);
+  }
+  if (stats.size > LARGEST_BYTES) {
+    throw unusableFile(path, `has ${stats.size} bytes: allowed are at most ${LARGEST_BYTES}`, [
+      `Shorten ${printable(path)}`,
+    ]);
+  }
+  if (uid !== undefined && stats.uid !== uid && stats.uid !== 0) {
+    throw unusableFile(path, `belongs to another user (uid ${stats.uid}): allowed is one of yours or of root's`, [
+      `If you trust it: chown ${uid} ${printable(path)}`,
+    ]);
+  }
+  if ((stats.mode & 0o002) !== 0) {
+    throw unusableFile(path, "can be written by everybody: allowed is one that only its owner and group can write", [
+      `chmod o-w ${printable(path)}`,
+    ]);
+  }
+}

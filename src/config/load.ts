@@ -1,0 +1,82 @@
+import { dirname } from "node:path";
+import * as v from "valibot";
+import { checkTogether } from "./checks.js";
+import { environmentLayer } from "./environment.js";
+import { findProjectFile, readConfigFile } from "./files.js";
+import { flatten, type Layer, merge, unflatten } from "./layers.js";
+import { type Environment, homeFolder, stateRoot, userConfigFile } from "./paths.js";
+import { invalidValue } from "./problem.js";
+import { type Config, type ConfigInput, ConfigSchema } from "./schema.js";
+
+/** Any part of the configuration; undefined counts as not given. */
+export type PartialConfig = DeepPartial<ConfigInput>;
+
+type DeepPartial<T> = T extends readonly unknown[]
+  ? T
+  : T extends object
+    ? { [K in keyof T]?: DeepPartial<T[K]> | undefined }
+    : T;
+
+export interface LoadOptions {
+  /** What the command line, or a caller of the library, sets. */
+  flags?: PartialConfig;
+  /** How the flag of a dotted key is called, for messages: `{ "session.ttl": "--ttl" }`. */
+  flagNames?: Readonly<Record<string, string>>;
+  env?: Environment;
+  cwd?: string;
+  home?: string;
+  /** Whose rights count: the effective user id. */
+  uid?: number;
+}
+
+export interface LoadedConfig {
+  config: Config;
+  /** The files that were read, the one that counts more first. */
+  sources: string[];
+  /** Absolute path of the folder that holds all state. */
+  stateRoot: string;
+}
+
+/**
+ * The configuration that is in force: flag, `COPILOTFLEET_*` variable, `.copilotfleet.json` (the nearest upward from
+ * the working folder), the user's own file, default, in this order. Synchronous and light: every command begins here.
+ *
+ * @throws FleetError `FLEET_CONFIG_INVALID` or `FLEET_CONFIG_KEY_UNKNOWN`; for a value that was given as a flag the
+ * usage error of its kind (`FLEET_DURATION_INVALID`, …).
+ */
+export function loadConfig(options: LoadOptions = {}): LoadedConfig {
+  const env = options.env ?? process.env;
+  const cwd = options.cwd ?? process.cwd();
+  const home = options.home ?? homeFolder(env);
+  const uid = options.uid ?? process.geteuid?.();
+  const files: [string, Layer][] = [];
+  for (const path of [findProjectFile(cwd), userConfigFile(env, { home })]) {
+    const content = path === null ? undefined : readConfigFile(path, uid);
+    if (path === null || content === undefined) continue;
+    const folder = dirname(path);
+    files.push([path, flatten(content, { originOf: () => ({ from: "file", name: path }), folder, home })]);
+  }
+  const flagNames = options.flagNames ?? {};
+  const flags = flatten(options.flags ?? {}, {
+    originOf: (name) => ({ from: "flag", name: flagNames[name] ?? `--${name}` }),
+    folder: cwd,
+    home,
+  });
+  const given = merge([...files.map(([, layer]) => layer).reverse(), environmentLayer(env, cwd, home), flags]);
+  const config = resolveConfig(given);
+  checkTogether(config, given, uid);
+  return { config, sources: files.map(([path]) => path), stateRoot: stateRoot(env, { cwd, home }) };
+}
+
+function resolveConfig(given: Layer): Config {
+  const result = v.safeParse(ConfigSchema, unflatten(given), { abortEarly: true });
+  if (result.success) return result.output;
+  const [issue] = result.issues;
+  let name = "";
+  let item = "";
+  for (const { key } of issue.path ?? []) {
+    if (typeof key === "number") item = `[${key}]`;
+    else name += name === "" ? String(key) : `.${String(key)}`;
+  }
+  throw invalidValue(name + item, issue.input, issue.message, given.get(name)?.origin);
+}

@@ -1,0 +1,89 @@
+import { FleetError, type FleetErrorCode, quote } from "../errors.js";
+import { findKey, nearestKeys } from "./keys.js";
+import { printable, redact } from "./text.js";
+
+/** Where a value was given. `name` is a flag ("--ttl"), a variable, or a file's path. */
+export interface Origin {
+  from: "flag" | "variable" | "file";
+  name: string;
+}
+
+/** The default, for messages about two keys of which only one was given. */
+export type MaybeOrigin = Origin | undefined;
+
+/**
+ * A value that is not allowed. Exit code 3 for files and variables; what was given as a flag is a usage error.
+ *
+ * @param name The dotted key, with an index ("runtime.args[0]") for an item of a list.
+ * @param allowed The end of the sentence "allowed is …".
+ */
+export function invalidValue(name: string, value: unknown, allowed: string, origin: MaybeOrigin): FleetError {
+  const what = name === "" ? "the configuration" : name;
+  const rule = findKey(name.replace(/\[.*/, ""))?.rule ?? {};
+  const subject =
+    origin === undefined ? `${what} is not set` : `${locate(what, origin)} is ${show(value, rule.concealed)}`;
+  return new FleetError(invalidCode([origin], rule.flagCode), `${subject}: allowed is ${allowed}`, {
+    suggestions: [correction(what, origin)],
+  });
+}
+
+/** Values that are fine alone and not together. `names` are the keys in question. */
+export function conflict(names: string[], message: string, origins: ReadonlyMap<string, Origin>): FleetError {
+  const given = names.map((name) => origins.get(name));
+  const code = names.map((name) => findKey(name)?.rule.flagCode).find((flagCode) => flagCode !== undefined);
+  const where = names.map((name, at) => `${name}: ${whence(given[at])}`).join("; ");
+  return new FleetError(invalidCode(given, code), `${message} (${where})`, {
+    suggestions: [`Change ${names.join(" or ")}`],
+  });
+}
+
+/** A key that does not exist, with the nearest ones that do. Its value is not shown: it may be a secret. */
+export function unknownKey(name: string, origin: Origin): FleetError {
+  const nearest = nearestKeys(name).map((key) => `"${key}"`);
+  const suggestions = [`Did you mean ${nearest.slice(0, 3).join(" or ")}?`];
+  if (/key|token|secret|password|bearer/i.test(name)) {
+    suggestions.push(
+      /^auth/.test(name)
+        ? "Tokens are given by reference: auth.githubTokenEnv names the environment variable that holds one"
+        : "Keys are given by reference: provider.apiKeyEnv names the environment variable that holds one",
+    );
+  }
+  const message = `${quote(name)} is not a key of the configuration (${whence(origin)}); the nearest is ${nearest[0]}`;
+  return new FleetError("FLEET_CONFIG_KEY_UNKNOWN", message, { suggestions });
+}
+
+/** A configuration file that cannot be used at all. */
+export function unusableFile(path: string, reason: string, suggestions: string[], cause?: unknown): FleetError {
+  return new FleetError("FLEET_CONFIG_INVALID", `The configuration file ${printable(path)} ${reason}`, {
+    suggestions,
+    cause,
+  });
+}
+
+function invalidCode(origins: MaybeOrigin[], flagCode: FleetErrorCode = "FLEET_USAGE_INVALID"): FleetErrorCode {
+  return origins.some((origin) => origin?.from === "flag") ? flagCode : "FLEET_CONFIG_INVALID";
+}
+
+function locate(name: string, origin: Origin): string {
+  return origin.from === "file" ? `${name} in ${printable(origin.name)}` : `${origin.name} (${name})`;
+}
+
+function whence(origin: MaybeOrigin): string {
+  if (origin === undefined) return "the default";
+  if (origin.from === "file") return `in ${printable(origin.name)}`;
+  return `${origin.from === "flag" ? "the flag" : "the variable"} ${origin.name}`;
+}
+
+function correction(name: string, origin: MaybeOrigin): string {
+  if (origin === undefined) return `Set ${name}`;
+  if (origin.from === "file") return `Correct ${name} in ${printable(origin.name)}`;
+  return origin.from === "flag" ? `Correct ${origin.name}` : `Correct or unset ${origin.name}`;
+}
+
+/** A value for a message: without secrets, and of lists and objects only what they are. */
+function show(value: unknown, concealed = false): string {
+  if (Array.isArray(value)) return "a list";
+  if (typeof value === "object" && value !== null) return "an object";
+  if (typeof value !== "string") return quote(value);
+  return concealed ? "something else (not shown, as it may be a secret)" : quote(redact(value));
+}

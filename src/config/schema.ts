@@ -1,0 +1,171 @@
+import * as v from "valibot";
+import {
+  address,
+  age,
+  choice,
+  command,
+  count,
+  flag,
+  httpUrl,
+  modelName,
+  path,
+  port,
+  share,
+  size,
+  store,
+  userVariable,
+  variable,
+  wait,
+} from "./rules.js";
+import { runtimeArgs, runtimeEnv } from "./runtime-rules.js";
+
+/**
+ * Every key of the configuration, as the public contract has it, with its default. What comes out is resolved:
+ * durations in milliseconds, sizes in bytes, addresses and the store as objects, with the unit in the name.
+ */
+
+const ports = v.strictObject({ from: v.optional(port(), 5000), to: v.optional(port(), 5999) });
+
+const pool = v.strictObject({
+  servers: v.optional(count(), 1),
+  strategy: v.optional(choice(["sticky", "round-robin", "least-loaded"]), "sticky"),
+});
+
+const runtime = v.pipe(
+  v.strictObject({
+    path: v.optional(v.nullable(path("with-slash")), null),
+    args: v.optional(runtimeArgs(), []),
+    env: v.optional(runtimeEnv(), ["HTTPS_PROXY"]),
+    idleTimeout: v.optional(v.nullable(age()), null),
+  }),
+  v.transform(({ idleTimeout, ...rest }) => ({ ...rest, idleTimeoutMs: idleTimeout })),
+);
+
+const auth = v.strictObject({
+  githubTokenEnv: v.optional(v.nullable(userVariable()), null),
+  githubTokenFile: v.optional(v.nullable(path("always")), null),
+  githubTokenCommand: v.optional(v.nullable(command()), null),
+});
+
+/** A model service that speaks one of the known protocols. */
+export interface RemoteProvider {
+  type: "openai" | "azure" | "anthropic";
+  baseUrl: string;
+  /** The variable that holds the key; null for services that want none. */
+  apiKeyEnv: string | null;
+  /** Means something to "openai" and "azure" only. */
+  wireApi: "completions" | "responses";
+}
+
+/** The echo model that comes with the fleet: it needs no network. */
+export interface EchoProvider {
+  type: "echo";
+}
+
+export type Provider = RemoteProvider | EchoProvider;
+
+const providerKeys = v.strictObject({
+  type: v.optional(choice(["openai", "azure", "anthropic", "echo"]), "openai"),
+  baseUrl: v.optional(v.nullable(httpUrl()), null),
+  apiKeyEnv: v.optional(v.nullable(variable()), null),
+  wireApi: v.optional(choice(["completions", "responses"]), "completions"),
+});
+
+const provider = v.pipe(
+  providerKeys,
+  v.rawTransform<v.InferOutput<typeof providerKeys>, Provider>(({ dataset, addIssue, NEVER }) => {
+    const { type, baseUrl, ...rest } = dataset.value;
+    const refuse = (allowed: string) => {
+      const item = { type: "object", origin: "value", input: dataset.value, key: "baseUrl", value: baseUrl } as const;
+      addIssue({ message: allowed, input: baseUrl, path: [item] });
+      return NEVER;
+    };
+    if (type === "echo") {
+      return baseUrl === null ? { type } : refuse('nothing when provider.type is "echo", which is built in');
+    }
+    return baseUrl === null
+      ? refuse(`the URL of a model service, as provider.type is "${type}"`)
+      : { type, baseUrl, ...rest };
+  }),
+);
+
+const session = v.pipe(
+  v.strictObject({
+    model: v.optional(modelName(), "gpt-5"),
+    ttl: v.optional(age(), "24h"),
+    maxActive: v.optional(count(), 50),
+    approve: v.optional(choice(["none", "all"]), "none"),
+    infinite: v.optional(
+      v.strictObject({
+        enabled: v.optional(flag(), true),
+        backgroundCompactionThreshold: v.optional(share(), 0.8),
+      }),
+      {},
+    ),
+  }),
+  v.transform(({ ttl, ...rest }) => ({ ...rest, ttlMs: ttl })),
+);
+
+const lock = v.pipe(
+  v.strictObject({ ttl: v.optional(wait(), "300s") }),
+  v.transform(({ ttl }) => ({ ttlMs: ttl })),
+);
+
+const health = v.pipe(
+  v.strictObject({
+    interval: v.optional(wait(), "5s"),
+    timeout: v.optional(wait()),
+    failures: v.optional(count(), 3),
+  }),
+  // Who asks for a faster interval only, gets a deadline that fits it.
+  v.transform(({ interval, timeout, failures }) => ({
+    intervalMs: interval,
+    timeoutMs: timeout ?? Math.min(2000, interval),
+    failures,
+  })),
+);
+
+const recycle = v.pipe(
+  v.strictObject({
+    maxMemory: v.optional(v.nullable(size()), "1gb"),
+    maxAge: v.optional(v.nullable(age()), "24h"),
+    maxSessions: v.optional(v.nullable(count()), null),
+  }),
+  v.transform(({ maxMemory, maxAge, maxSessions }) => ({ maxMemoryBytes: maxMemory, maxAgeMs: maxAge, maxSessions })),
+);
+
+const drain = v.pipe(
+  v.strictObject({ timeout: v.optional(wait(), "30s") }),
+  v.transform(({ timeout }) => ({ timeoutMs: timeout })),
+);
+
+const serve = v.pipe(
+  v.strictObject({
+    listen: v.optional(address(), "127.0.0.1:4300"),
+    metrics: v.optional(address(), "127.0.0.1:9464"),
+    gcInterval: v.optional(wait(), "1h"),
+  }),
+  v.transform(({ gcInterval, ...rest }) => ({ ...rest, gcIntervalMs: gcInterval })),
+);
+
+export const ConfigSchema = v.strictObject({
+  isolation: v.optional(choice(["per-user", "shared"]), "per-user"),
+  ports: v.optional(ports, {}),
+  pool: v.optional(pool, {}),
+  runtime: v.optional(runtime, {}),
+  auth: v.optional(auth, {}),
+  provider: v.optional(v.nullable(provider), null),
+  session: v.optional(session, {}),
+  lock: v.optional(lock, {}),
+  health: v.optional(health, {}),
+  recycle: v.optional(recycle, {}),
+  drain: v.optional(drain, {}),
+  serve: v.optional(serve, {}),
+  store: v.optional(store(), "file"),
+});
+
+/** The configuration as it is written in a file. */
+export type ConfigInput = v.InferInput<typeof ConfigSchema>;
+
+/** The configuration, complete and resolved. */
+export type Config = v.InferOutput<typeof ConfigSchema>;

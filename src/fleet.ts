@@ -1,0 +1,336 @@
+import type { CopilotClient, CopilotSession } from "@github/copilot-sdk";
+import { parseDuration } from "./config/duration.js";
+import { loadConfig, type PartialConfig } from "./config/load.js";
+import type { Config } from "./config/schema.js";
+import { type OpenedProvider, openProvider } from "./models/provider.js";
+import { type ClientOptions, Clients } from "./pool/clients.js";
+import { Pool, type SpawnOptions, type StopOptions, type Stopped } from "./pool/pool.js";
+import { type ServerView, viewServer } from "./pool/server.js";
+import type { TurnOptions, TurnReply } from "./runtime/client/turn.js";
+import { provenEndpoint } from "./runtime/probe.js";
+import { newSessionId, validateSessionId, validateUser } from "./sessions/ids.js";
+import type { SessionOptions } from "./sessions/session-config.js";
+import { type OpenSession, Sessions } from "./sessions/sessions.js";
+import type { SessionView } from "./sessions/view.js";
+import { checkStateFolder } from "./store/file/state-folder.js";
+import { openStore } from "./store/open.js";
+import type { Store, TokenSource } from "./store/store.js";
+
+export interface FleetOptions {
+  /** Settings that win over the environment and the files, in the form of a configuration file. */
+  config?: PartialConfig;
+  /** The environment to read settings and tokens from, and to pass on to servers. Default: `process.env`. */
+  env?: NodeJS.ProcessEnv;
+  /** Where to look upward for `.copilotfleet.json`. Default: the working folder. */
+  cwd?: string;
+}
+
+export interface ConnectInfo {
+  /** `host:port`, as the SDK's `RuntimeConnection.forUri` takes it. */
+  url: string;
+  /** The connection token of the user's server: whoever has it is that user. */
+  token: string;
+  user: string;
+  serverId: string;
+}
+
+export interface CreateSessionOptions extends SessionOptions {
+  user: string;
+  /** Left out: a random id, behind the purpose if there is one. */
+  sessionId?: string;
+  purpose?: string;
+  /** After how long without use gc may delete it, such as `24h`. Default: `session.ttl` of the configuration. */
+  ttl?: string;
+  signal?: AbortSignal;
+}
+
+export interface ResumeSessionOptions extends SessionOptions {
+  user: string;
+  signal?: AbortSignal;
+}
+
+export interface SpawnRequest {
+  /** Where the server's GitHub token comes from. Default: as recorded, or `auth` of the configuration. */
+  token?: TokenSource;
+  cwd?: string;
+  /** How long the server may take to answer, in milliseconds. Default: 30,000. */
+  waitMs?: number;
+}
+
+export interface StopRequest {
+  /** How long turns in flight may take to end, in milliseconds. Default: `drain.timeout` of the configuration. */
+  drainTimeoutMs?: number;
+  /** Kill at once. */
+  force?: boolean;
+  signal?: AbortSignal;
+}
+
+const START_WAIT_MS = 30_000;
+const NEVER = new AbortController().signal;
+
+/**
+ * The fleet of one state folder: the same servers, sessions and rules as the command of this name. Any number of
+ * processes may have it open at once.
+ *
+ * Closing it (`await using`, or {@link Fleet.close}) ends this process's connections; servers and sessions stay.
+ */
+export class Fleet implements AsyncDisposable {
+  /** The configuration in force. */
+  readonly config: Config;
+  /** The folder with all state. */
+  readonly stateRoot: string;
+  readonly #store: Store;
+  readonly #pool: Pool;
+  readonly #clients = new Clients();
+  readonly #sessions: Sessions;
+  readonly #open = new Map<string, OpenSession>();
+  #provider: Promise<OpenedProvider> | undefined;
+  readonly #env: NodeJS.ProcessEnv;
+
+  private constructor(config: Config, stateRoot: string, env: NodeJS.ProcessEnv) {
+    this.config = config;
+    this.stateRoot = stateRoot;
+    this.#env = env;
+    this.#store = openStore(config.store.kind === "file" ? "file" : config.store.url, stateRoot);
+    this.#pool = new Pool({ store: this.#store, config, stateRoot, env });
+    this.#sessions = new Sessions({
+      store: this.#store,
+      config,
+      stateRoot,
+      pool: this.#pool,
+      clients: this.#clients,
+      provider: async () => (await this.#openedProvider()).provider,
+    });
+  }
+
+  /**
+   * Opens the fleet that the environment and the configuration files name. Starts nothing and writes nothing.
+   *
+   * @throws FleetError `FLEET_CONFIG_…`, `FLEET_STATE_UNSAFE`.
+   */
+  static async open(options: FleetOptions = {}): Promise<Fleet> {
+    const env = options.env ?? process.env;
+    const { config, stateRoot } = loadConfig({
+      env,
+      cwd: options.cwd ?? process.cwd(),
+      ...(options.config === undefined ? {} : { flags: options.config }),
+    });
+    checkStateFolder(stateRoot);
+    return new Fleet(config, stateRoot, env);
+  }
+
+  /**
+   * The user's own server, started if it does not run.
+   *
+   * @throws FleetError among others `FLEET_USER_INVALID`, `FLEET_PORTS_EXHAUSTED`, `FLEET_SERVER_START_TIMEOUT`,
+   * `FLEET_SERVER_EXITED`, `FLEET_RUNTIME_MISSING`.
+   */
+  async spawn(user: string, request: SpawnRequest = {}): Promise<{ server: ServerView; created: boolean }> {
+    const { server, created } = await this.#pool.serverOf(validateUser(user), spawnOptions(request));
+    return { server: viewServer(server), created };
+  }
+
+  /** The servers of many users, started side by side. Rejects after all are done, with the first error. */
+  async spawnMany(users: readonly string[], request: SpawnRequest = {}): Promise<ServerView[]> {
+    const valid = users.map((user) => validateUser(user));
+    const results = await this.#pool.serversOf(valid, spawnOptions(request));
+    return results.map(({ server }) => viewServer(server));
+  }
+
+  /** Starts one more server that belongs to no single user. */
+  async spawnShared(request: SpawnRequest = {}): Promise<ServerView> {
+    const { server } = await this.#pool.addShared(spawnOptions(request));
+    return viewServer(server);
+  }
+
+  /** All recorded servers as they are now. What a crash left half-done is mended on the way. */
+  async servers(): Promise<ServerView[]> {
+    return await this.#pool.list(AbortSignal.timeout(START_WAIT_MS));
+  }
+
+  /** One server by id or unambiguous beginning of it. @throws FleetError `FLEET_SERVER_NOT_FOUND`. */
+  async server(id: string): Promise<ServerView> {
+    return viewServer(await this.#pool.find(id));
+  }
+
+  /** The recorded server of a user. @throws FleetError `FLEET_SERVER_NOT_FOUND`. */
+  async serverOf(user: string): Promise<ServerView> {
+    return viewServer(await this.#pool.findOf(validateUser(user)));
+  }
+
+  /** Waits for turns in flight, stops the servers, frees their ports. Homes and sessions stay. */
+  async stop(ids: readonly string[], request: StopRequest = {}): Promise<Stopped[]> {
+    for (const id of ids) await this.#closeClient(id);
+    return await this.#pool.stopAll(ids, this.#stopOptions(request));
+  }
+
+  /** {@link stop}, then the same servers again on the same homes and, where still free, the same ports. */
+  async restart(
+    ids: readonly string[],
+    request: StopRequest = {},
+  ): Promise<{ stopped: Stopped[]; servers: ServerView[] }> {
+    const stopped = await this.stop(ids, request);
+    const servers = await Promise.all(
+      ids.map(async (id) => {
+        const again = await this.#pool.startAgain(await this.#pool.find(id), AbortSignal.timeout(START_WAIT_MS));
+        return viewServer(again.server);
+      }),
+    );
+    return { stopped, servers };
+  }
+
+  /**
+   * What an SDK client in any language needs to use the user's running server directly. The process behind the port is
+   * proved to be the server first.
+   *
+   * @throws FleetError `FLEET_SERVER_NOT_FOUND`, `FLEET_SERVER_LOST`.
+   */
+  async connectInfo(user: string): Promise<ConnectInfo> {
+    const server = await this.#pool.findOf(validateUser(user));
+    const { address, port, token } = provenEndpoint(server);
+    return { url: `${address}:${port}`, token, user: server.user ?? user, serverId: server.id };
+  }
+
+  /**
+   * The SDK's client, connected to the user's own server, which is started if need be. Calling it again gives the same
+   * client while it is connected. `gitHubToken` is the token the server starts with; it is handed to the process and
+   * recorded nowhere.
+   */
+  async clientForUser(user: string, options: ClientOptions & { signal?: AbortSignal } = {}): Promise<CopilotClient> {
+    const { gitHubToken, signal = AbortSignal.timeout(START_WAIT_MS), ...client } = options;
+    const token = gitHubToken === undefined ? {} : { token: { from: "caller" } as const, tokenValue: gitHubToken };
+    const { server } = await this.#pool.serverOf(validateUser(user), { ...token, signal });
+    return (await this.#clients.to(server, client, signal)).client;
+  }
+
+  /** The end of `clientForUser`: closes the client and, once its turns are done, stops the user's server. */
+  async releaseUser(user: string, request: StopRequest = {}): Promise<Stopped> {
+    const { id } = await this.#pool.findOf(validateUser(user));
+    await this.#closeClient(id);
+    return await this.#pool.stop(id, this.#stopOptions(request));
+  }
+
+  /**
+   * Creates a session that belongs to the user, on the user's own server, which is started if need be. Settings of the
+   * SDK's `createSession` can be given too; the fleet's configuration fills in provider, model and permissions.
+   *
+   * @throws FleetError `FLEET_SESSION_EXISTS`, whoever has that id.
+   */
+  async createSession(options: CreateSessionOptions): Promise<CopilotSession> {
+    const { user, sessionId, purpose, ttl, signal, model, ...session } = options;
+    const id = sessionId === undefined ? newSessionId(purpose ?? null) : validateSessionId(sessionId, "sessionId");
+    const open = await this.#sessions.create({
+      user: validateUser(user, "user"),
+      id,
+      purpose,
+      model,
+      ttlMs: ttl === undefined ? undefined : parseDuration(ttl, { name: "ttl" }),
+      session,
+      signal: signal ?? AbortSignal.timeout(START_WAIT_MS),
+    });
+    return this.#remember(open);
+  }
+
+  /**
+   * Opens a session again: in a new process, after its server was stopped or killed, and also if it never had a turn.
+   *
+   * @throws FleetError `FLEET_SESSION_NOT_FOUND`: the same answer for a session that is not there and one that belongs to
+   * somebody else.
+   */
+  async resumeSession(sessionId: string, options: ResumeSessionOptions): Promise<CopilotSession> {
+    const { user, signal, ...session } = options;
+    const open = await this.#sessions.resume(validateSessionId(sessionId, "sessionId"), {
+      user: validateUser(user, "user"),
+      session,
+      signal: signal ?? AbortSignal.timeout(START_WAIT_MS),
+    });
+    return this.#remember(open);
+  }
+
+  /**
+   * One turn in a session that this fleet created or resumed. Ends at once if the server does.
+   *
+   * @throws FleetError `FLEET_TURN_FAILED`, `FLEET_TURN_TIMEOUT`, `FLEET_SERVER_LOST`.
+   */
+  async send(session: CopilotSession, prompt: string, options: TurnOptions = {}): Promise<TurnReply> {
+    return await this.#opened(session.sessionId).send(prompt, options);
+  }
+
+  /** Leaves a session: it is unloaded when nobody else is attached; its state stays. */
+  async leaveSession(session: CopilotSession): Promise<void> {
+    const open = this.#opened(session.sessionId);
+    this.#open.delete(session.sessionId);
+    await open.close();
+  }
+
+  /** Sessions of all users, or of one, the latest used first. */
+  async sessions(user?: string): Promise<SessionView[]> {
+    return await this.#sessions.list(user === undefined ? undefined : validateUser(user));
+  }
+
+  /** One session of a user. @throws FleetError `FLEET_SESSION_NOT_FOUND`. */
+  async sessionOf(sessionId: string, user: string): Promise<SessionView> {
+    return await this.#sessions.get(validateSessionId(sessionId), validateUser(user));
+  }
+
+  /** Deletes sessions for good; what is gone already counts as deleted. @throws FleetError `FLEET_SESSION_BUSY`. */
+  async deleteSessions(sessionIds: readonly string[], user?: string): Promise<string[]> {
+    const ids = sessionIds.map((id) => validateSessionId(id));
+    return await this.#sessions.delete(ids, user === undefined ? undefined : validateUser(user));
+  }
+
+  /** Problems with the recorded state that were met and worked around since the last call. */
+  takeWarnings(): string[] {
+    return this.#store.takeWarnings();
+  }
+
+  async close(): Promise<void> {
+    await this.#clients.closeAll();
+    this.#open.clear();
+    if (this.#provider !== undefined) await (await this.#provider).close();
+    this.#provider = undefined;
+    await this.#store.close();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  #remember(open: OpenSession): CopilotSession {
+    this.#open.set(open.session.sessionId, open);
+    return open.session;
+  }
+
+  #opened(sessionId: string): OpenSession {
+    const open = this.#open.get(sessionId);
+    if (open !== undefined) return open;
+    throw new TypeError(
+      `Session ${sessionId} was not opened with this Fleet: call createSession or resumeSession first.`,
+    );
+  }
+
+  async #closeClient(serverId: string): Promise<void> {
+    await this.#clients.close(serverId);
+  }
+
+  #openedProvider(): Promise<OpenedProvider> {
+    this.#provider ??= openProvider(this.config.provider, this.#env);
+    return this.#provider;
+  }
+
+  #stopOptions(request: StopRequest): StopOptions {
+    return {
+      drainTimeoutMs: request.drainTimeoutMs ?? this.config.drain.timeoutMs,
+      force: request.force ?? false,
+      signal: request.signal ?? NEVER,
+    };
+  }
+}
+
+function spawnOptions(request: SpawnRequest): SpawnOptions {
+  return {
+    token: request.token,
+    cwd: request.cwd,
+    signal: AbortSignal.timeout(request.waitMs ?? START_WAIT_MS),
+  };
+}

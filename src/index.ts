@@ -1,0 +1,30 @@
+/**
+ * The library: the same fleet as the command, for programs. Import nothing from deeper paths, they may change.
+ *
+ * @example
+ * ```ts
+ * import { Fleet } from "copilotfleet";
+ *
+ * await using fleet = await Fleet.open();
+ * const session = await fleet.createSession({ user: "alice", purpose: "review" });
+ * const { text } = await fleet.send(session, "Hello");
+ * ```
+ */
+export type { Config } from "./config/schema.js";
+export { ERRORS, FleetError, type FleetErrorCode, isFleetError } from "./errors.js";
+export {
+  type ConnectInfo,
+  type CreateSessionOptions,
+  Fleet,
+  type FleetOptions,
+  type ResumeSessionOptions,
+  type SpawnRequest,
+  type StopRequest,
+} from "./fleet.js";
+export type { ClientOptions } from "./pool/clients.js";
+export type { Stopped } from "./pool/pool.js";
+export type { ServerView } from "./pool/server.js";
+export type { TurnOptions, TurnReply } from "./runtime/client/turn.js";
+export type { SessionOptions } from "./sessions/session-config.js";
+export type { SessionView } from "./sessions/view.js";
+export type { Isolation, ServerState, SessionState, TokenSource } from "./store/store.js";

@@ -1,0 +1,19 @@
+import { fileURLToPath } from "node:url";
+import { Config, flush, run } from "@oclif/core";
+import { reportError } from "./cli/report.js";
+
+// A reader that has seen enough (`copilotfleet logs … | head`) closes the pipe: the end of the work, not an error.
+process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+  if (error.code !== "EPIPE") throw error;
+  process.exit(0);
+});
+
+const root = fileURLToPath(new URL("..", import.meta.url));
+const args = process.argv.slice(2);
+const config = await Config.load({ root });
+try {
+  await run(args, config);
+  await flush();
+} catch (error) {
+  process.exitCode = reportError(error, { args, config });
+}

@@ -1,0 +1,141 @@
+import { once } from "node:events";
+import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
+import { completion, completionChunks } from "./echo-format.js";
+import { type EchoTurn, readTurn } from "./echo-turn.js";
+
+const LARGEST_BODY_BYTES = 32 * 1024 * 1024;
+
+/** Longer than any pause between two turns: a connection that the runtime keeps for reuse is not closed under it. */
+const KEEP_ALIVE_MS = 10 * 60 * 1000;
+
+export interface EchoModelOptions {
+  /** 0, the default, takes a free one. */
+  port?: number;
+  /** How long each turn takes, in milliseconds: for tests that need one in flight. 0 by default. */
+  delayMs?: number;
+}
+
+export interface EchoModel extends AsyncDisposable {
+  /** What a provider's `baseUrl` has to be: "http://127.0.0.1:PORT/v1". */
+  readonly baseUrl: string;
+  /** How many completions it was asked for so far. */
+  readonly requests: number;
+  /** Stops listening and cuts what is open. May be called twice. */
+  close(): Promise<void>;
+}
+
+/**
+ * A model that needs no network: an OpenAI-compatible server on loopback that answers `[turn N] TEXT`, where TEXT is the
+ * last thing the user said and N how many things the user has said in this conversation. So a reply tells whether the
+ * history arrived whole. It speaks `/v1/chat/completions` (streamed or not) and `/v1/models`.
+ *
+ * Two prompts are directives, for tests:
+ * - `!delay MS TEXT` answers `[turn N] TEXT` after MS milliseconds (at most 10 minutes).
+ * - `!fail TEXT` is refused with status 400 and TEXT, which the runtime does not retry: the turn fails at once.
+ */
+export async function startEchoModel(options: EchoModelOptions = {}): Promise<EchoModel> {
+  let requests = 0;
+  // Replies are small and answered at once: Nagle's algorithm would hold them back for the client's delayed ACK.
+  const server = createServer({ noDelay: true, keepAliveTimeout: KEEP_ALIVE_MS }, (request, response) => {
+    const path = (request.url ?? "").split("?")[0];
+    if (path !== "/v1/chat/completions" || request.method !== "POST") return answerOther(path, request, response);
+    const gone = new AbortController();
+    response.once("close", () => gone.abort());
+    requests++;
+    complete(request, response, options.delayMs ?? 0, gone.signal).catch((error: unknown) => {
+      if (!gone.signal.aborted) refuse(response, 500, String(error));
+    });
+  });
+  server.listen(options.port ?? 0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address() as AddressInfo;
+  const close = async () => {
+    if (!server.listening) return;
+    const closed = once(server, "close");
+    server.close();
+    server.closeAllConnections();
+    await closed;
+  };
+  return {
+    baseUrl: `http://127.0.0.1:${port}/v1`,
+    get requests() {
+      return requests;
+    },
+    close,
+    [Symbol.asyncDispose]: close,
+  };
+}
+
+/** @param signal Aborted when the client went away: a turn that nobody waits for ends at once. */
+async function complete(
+  request: IncomingMessage,
+  response: ServerResponse,
+  usualDelayMs: number,
+  signal: AbortSignal,
+): Promise<void> {
+  const body = await readBody(request);
+  if (body === null) {
+    response.setHeader("connection", "close");
+    return refuse(response, 413, `The body is too large: allowed are at most ${LARGEST_BODY_BYTES} bytes`);
+  }
+  const turn = readTurn(body);
+  if (typeof turn === "string") return refuse(response, 400, turn);
+  if (turn.failure !== null) return refuse(response, 400, turn.failure);
+  const delayMs = turn.delayMs ?? usualDelayMs;
+  if (turn.stream) return stream(response, turn, delayMs, signal);
+  if (delayMs > 0) await sleep(delayMs, undefined, { signal });
+  send(response, 200, completion(turn));
+}
+
+async function stream(response: ServerResponse, turn: EchoTurn, delayMs: number, signal: AbortSignal): Promise<void> {
+  response.writeHead(200, { "content-type": "text/event-stream", "cache-control": "no-cache" });
+  const chunks = completionChunks(turn);
+  if (delayMs > 0) {
+    // The client sees at once that its request was taken; then the chunks are spread evenly.
+    response.flushHeaders();
+    for (const chunk of chunks) {
+      await sleep(delayMs / chunks.length, undefined, { signal });
+      response.write(chunk);
+    }
+  } else {
+    for (const chunk of chunks) response.write(chunk);
+  }
+  response.end();
+}
+
+function answerOther(path: string | undefined, request: IncomingMessage, response: ServerResponse): void {
+  request.resume();
+  if (path === "/v1/models" && request.method === "GET") {
+    const model = { id: "echo", object: "model", created: 0, owned_by: "copilotfleet" };
+    return send(response, 200, { object: "list", data: [model] });
+  }
+  const known = path === "/v1/models" || path === "/v1/chat/completions";
+  refuse(response, known ? 405 : 404, "The echo model answers POST /v1/chat/completions and GET /v1/models");
+}
+
+/** The whole body, or null when it is too large. */
+async function readBody(request: IncomingMessage): Promise<string | null> {
+  if (Number(request.headers["content-length"] ?? 0) > LARGEST_BODY_BYTES) return null;
+  const chunks: Buffer[] = [];
+  let bytes = 0;
+  // Without this option, leaving the loop early would cut the connection before the refusal is out.
+  for await (const chunk of request.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
+    bytes += chunk.length;
+    if (bytes > LARGEST_BODY_BYTES) return null;
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks).toString("utf8");
+}
+
+function send(response: ServerResponse, status: number, body: unknown): void {
+  const text = JSON.stringify(body);
+  response.writeHead(status, { "content-type": "application/json", "content-length": Buffer.byteLength(text) });
+  response.end(text);
+}
+
+function refuse(response: ServerResponse, status: number, message: string): void {
+  if (response.headersSent) response.destroy();
+  else send(response, status, { error: { message, type: "invalid_request_error", code: null, param: null } });
+}

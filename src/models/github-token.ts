@@ -1,0 +1,141 @@
+import type { Config } from "../config/schema.js";
+import { redact } from "../config/text.js";
+import { FleetError, quote } from "../errors.js";
+import type { TokenSource } from "../store/store.js";
+import { readTokenCommand } from "./token-command.js";
+import { readTokenFile } from "./token-file.js";
+
+const LONGEST_TOKEN = 4096;
+
+/** The characters that user ids consist of; none of them means anything to a shell or in a path. */
+const USER = /^[\p{L}\p{M}\p{N}_@+][\p{L}\p{M}\p{N}._@+-]*$/u;
+
+export interface TokenContext {
+  /** Whose token; null for a shared server. Fills in "{user}". */
+  user: string | null;
+  env: Readonly<Record<string, string | undefined>>;
+  signal?: AbortSignal;
+}
+
+/**
+ * The configured source of `user`'s token with "{user}" filled in, or null when none is configured.
+ *
+ * @throws FleetError `FLEET_TOKEN_UNAVAILABLE` when "{user}" cannot be filled in.
+ */
+export function tokenSourceFromConfig(auth: Config["auth"], user: string | null): TokenSource | null {
+  const source = configuredSource(auth);
+  return source === null ? null : fillIn(source, user);
+}
+
+/**
+ * Reads a user's GitHub token. The token is in the result and nowhere else: no message ever quotes it.
+ *
+ * @throws FleetError `FLEET_TOKEN_UNAVAILABLE` when the source gives nothing, `FLEET_TOKEN_INVALID` when what it gives
+ * cannot be a token, or is where others can read it. When `signal` aborts, its reason.
+ */
+export async function resolveGitHubToken(given: TokenSource, context: TokenContext): Promise<string> {
+  context.signal?.throwIfAborted();
+  const source = fillIn(given, context.user);
+  const raw = await read(source, context);
+  // A file or a secret made with `echo` ends in a line break; anything else that is blank is a mistake.
+  return checkToken(raw.replace(/\r?\n$/, ""), nameOf(source));
+}
+
+async function read(source: TokenSource, { user, env, signal }: TokenContext): Promise<string> {
+  switch (source.from) {
+    case "env": {
+      const value = env[source.name];
+      if (value !== undefined) return value;
+      throw new FleetError("FLEET_TOKEN_UNAVAILABLE", `The environment variable ${source.name} is not set`, {
+        suggestions: [`Set ${source.name} to a GitHub token`],
+      });
+    }
+    case "file":
+      return readTokenFile(source.path);
+    case "command":
+      return readTokenCommand(source.command, { user, env, ...(signal === undefined ? {} : { signal }) });
+    case "caller":
+      throw new FleetError(
+        "FLEET_TOKEN_UNAVAILABLE",
+        "The token of this server was handed over in memory by the program that started it, and is not recorded",
+        { suggestions: ["Start the server from that program, or name a source with --token-env or --token-file"] },
+      );
+  }
+}
+
+function checkToken(token: string, source: string): string {
+  const fault =
+    token === ""
+      ? "is empty"
+      : token.length > LONGEST_TOKEN
+        ? `has ${token.length} characters: allowed are at most ${LONGEST_TOKEN}`
+        : /^[\x21-\x7e]+$/.test(token)
+          ? null
+          : "holds blanks, line breaks or other characters that no token has";
+  if (fault === null) return token;
+  throw new FleetError("FLEET_TOKEN_INVALID", `The token from ${source} ${fault}`, {
+    suggestions: [`Put one GitHub token, and nothing else, into ${source}`],
+  });
+}
+
+function configuredSource(auth: Config["auth"]): TokenSource | null {
+  if (auth.githubTokenEnv !== null) return { from: "env", name: auth.githubTokenEnv };
+  if (auth.githubTokenFile !== null) return { from: "file", path: auth.githubTokenFile };
+  if (auth.githubTokenCommand !== null) return { from: "command", command: auth.githubTokenCommand };
+  return null;
+}
+
+function fillIn(source: TokenSource, user: string | null): TokenSource {
+  switch (source.from) {
+    case "env": {
+      const name = fill(source.name, user);
+      if (/^[A-Za-z_][A-Za-z0-9_]*$/.test(name)) return { from: "env", name };
+      throw new FleetError(
+        "FLEET_TOKEN_UNAVAILABLE",
+        `${quote(redact(name))} cannot be an environment variable: allowed are letters, digits and "_"`,
+        { suggestions: ["Use auth.githubTokenFile or auth.githubTokenCommand, where any user id can be filled in"] },
+      );
+    }
+    case "file":
+      return { from: "file", path: fill(source.path, user) };
+    case "command":
+      return { from: "command", command: fill(source.command, user) };
+    case "caller":
+      return source;
+  }
+}
+
+function fill(template: string, user: string | null): string {
+  if (!template.includes("{user}")) return template;
+  if (user === null) {
+    throw new FleetError(
+      "FLEET_TOKEN_UNAVAILABLE",
+      `A shared server has no user to fill into ${quote(redact(template))}`,
+      {
+        suggestions: ['Leave "{user}" out of the source, or set isolation to "per-user"'],
+      },
+    );
+  }
+  // Ids are checked where they enter. Here they reach a shell, so that this does not rest on it.
+  if (!USER.test(user)) {
+    throw new FleetError(
+      "FLEET_USER_INVALID",
+      `The user id ${quote(user)} cannot be filled in: allowed are letters, digits and . _ @ + -`,
+    );
+  }
+  return template.replaceAll("{user}", () => user);
+}
+
+/** A source as it is called in messages. */
+function nameOf(source: TokenSource): string {
+  switch (source.from) {
+    case "env":
+      return `the environment variable ${source.name}`;
+    case "file":
+      return `the file ${quote(source.path)}`;
+    case "command":
+      return `the command ${quote(redact(source.command))}`;
+    case "caller":
+      return "the caller";
+  }
+}

@@ -1,0 +1,112 @@
+import { FleetError } from "../errors.js";
+import { isAlive, ownIdentity } from "../runtime/process-table.js";
+import type { ProcessIdentity, Registry, ServerRecord } from "../store/store.js";
+import { choosePort, type PortRange } from "./ports.js";
+import { isRunning } from "./server.js";
+
+/**
+ * Moving a server from one state to the next takes a claim on its record, so that two commands never do it at once.
+ * A claim is this process's identity: it ends with the transition, or with the process. All functions here run inside a
+ * registry update: they look and decide, and do nothing else.
+ */
+
+export type StartDecision =
+  /** It runs already. */
+  | { kind: "running"; server: ServerRecord }
+  /** Somebody else is at it: ask again in a moment. */
+  | { kind: "busy"; server: ServerRecord }
+  /** Ours to start. Whatever still carries `leftover` is of an earlier life, and has to go first. */
+  | { kind: "start"; server: ServerRecord; leftover: string | null }
+  /** Somebody died while starting it: the process may be there. Ours to adopt or to clear away. */
+  | { kind: "adopt"; server: ServerRecord };
+
+export interface StartIntent {
+  launchId: string;
+  range: PortRange;
+  now: string;
+  /** The record as it should be when there is none yet. */
+  create: () => ServerRecord;
+  /** What a caller wants changed on a server that is started anew. */
+  amend: (server: ServerRecord) => void;
+}
+
+/** Records the intent to start a server: state `starting`, a reserved port, a launch id, our claim. */
+export function claimStart(registry: Registry, id: string, intent: StartIntent): StartDecision {
+  const found = registry.servers[id];
+  if (found?.claim != null && isAlive(found.claim)) return { kind: "busy", server: found };
+  if (found !== undefined && found.state !== "draining" && found.state !== "starting" && isRunning(found)) {
+    return { kind: "running", server: found };
+  }
+  if (found?.state === "starting") {
+    found.claim = ownIdentity();
+    return { kind: "adopt", server: found };
+  }
+  const server = found ?? intent.create();
+  const leftover = server.launchId;
+  intent.amend(server);
+  server.port ??= choosePort(registry, intent.range, new Set(), server.lastPort);
+  server.lastPort = server.port;
+  server.state = "starting";
+  server.startedAt = intent.now;
+  server.launchId = intent.launchId;
+  server.process = null;
+  server.failure = null;
+  server.claim = ownIdentity();
+  registry.servers[id] = server;
+  return { kind: "start", server, leftover };
+}
+
+export type StopDecision =
+  | { kind: "absent" }
+  | { kind: "stopped"; server: ServerRecord }
+  | { kind: "busy"; server: ServerRecord }
+  | { kind: "stop"; server: ServerRecord };
+
+/** Records the intent to stop a server. The port stays reserved until the process is gone. */
+export function claimStop(registry: Registry, id: string): StopDecision {
+  const server = registry.servers[id];
+  if (server === undefined) return { kind: "absent" };
+  if (server.claim !== null && isAlive(server.claim)) return { kind: "busy", server };
+  if (server.state === "stopped") return { kind: "stopped", server };
+  if (server.state === "failed" && server.process === null) {
+    // Dead and cleared away already: stopping it is only saying so.
+    server.state = "stopped";
+    server.failure = null;
+    return { kind: "stopped", server };
+  }
+  server.state = "draining";
+  server.claim = ownIdentity();
+  return { kind: "stop", server };
+}
+
+/**
+ * The record, if the launch it was claimed for is still ours. It is not when this process was suspended for so long
+ * that somebody else took over.
+ *
+ * @throws FleetError `FLEET_SERVER_CONFLICT`.
+ */
+export function ownClaim(registry: Registry, id: string, launchId: string | null): ServerRecord {
+  const server = registry.servers[id];
+  if (server === undefined || server.launchId !== launchId || !isSelf(server.claim)) {
+    throw new FleetError("FLEET_SERVER_CONFLICT", `Server ${id} was taken over by another command meanwhile.`, {
+      suggestions: ["copilotfleet ps"],
+    });
+  }
+  return server;
+}
+
+function isSelf(claim: ProcessIdentity | null): boolean {
+  const self = ownIdentity();
+  return claim !== null && claim.pid === self.pid && claim.startTicks === self.startTicks && isAlive(claim);
+}
+
+/** Ends a transition with nothing running: the port is free again, the claim is gone. */
+export function settle(server: ServerRecord, state: "stopped" | "failed", failure: string | null): void {
+  server.state = state;
+  server.failure = failure;
+  server.port = null;
+  server.process = null;
+  server.launchId = null;
+  server.startedAt = null;
+  server.claim = null;
+}

@@ -1,0 +1,48 @@
+import type { CopilotClientOptions } from "@github/copilot-sdk";
+import { type ConnectedClient, connectClient } from "../runtime/client/connect.js";
+import { provenEndpoint } from "../runtime/probe.js";
+import type { ServerRecord } from "../store/store.js";
+
+/** What a caller of the library may set on its client; where it connects is the fleet's business. */
+export type ClientOptions = Omit<CopilotClientOptions, "connection">;
+
+const CONNECT_MS = 10_000;
+
+/** This process's connections to servers, one per server: made on demand, forgotten when they end. */
+export class Clients {
+  readonly #clients = new Map<string, Promise<ConnectedClient>>();
+
+  /** The connection to this launch of the server. Its identity is proved before the token goes out. */
+  async to(server: ServerRecord, options: ClientOptions, signal: AbortSignal): Promise<ConnectedClient> {
+    const key = server.id;
+    const known = this.#clients.get(key);
+    if (known !== undefined) return await known;
+    const connecting = this.#connect(server, options, signal);
+    this.#clients.set(key, connecting);
+    const forget = () => {
+      if (this.#clients.get(key) === connecting) this.#clients.delete(key);
+    };
+    connecting.then(({ closed }) => closed.then(forget), forget);
+    return await connecting;
+  }
+
+  async #connect(server: ServerRecord, options: ClientOptions, signal: AbortSignal): Promise<ConnectedClient> {
+    const deadline = AbortSignal.any([signal, AbortSignal.timeout(CONNECT_MS)]);
+    return await connectClient(provenEndpoint(server), options, deadline);
+  }
+
+  /** Closes the connection to one server, if there is one. Its sessions are unloaded, their state stays. */
+  async close(serverId: string): Promise<void> {
+    const known = this.#clients.get(serverId);
+    this.#clients.delete(serverId);
+    if (known === undefined) return;
+    const { client, closed } = await known;
+    // A server that died cannot say goodbye: do not wait for an answer that will not come.
+    await Promise.race([client.stop(), closed]);
+    await client.forceStop();
+  }
+
+  async closeAll(): Promise<void> {
+    await Promise.all([...this.#clients.keys()].map((id) => this.close(id)));
+  }
+}

@@ -1,0 +1,193 @@
+import { randomBytes } from "node:crypto";
+import { availableParallelism } from "node:os";
+import { setTimeout as delay } from "node:timers/promises";
+import { FleetError, quote } from "../errors.js";
+import { tokenSourceFromConfig } from "../models/github-token.js";
+import { isAlive, ownIdentity } from "../runtime/process-table.js";
+import { stopServer } from "../runtime/stop.js";
+import type { ServerRecord, TokenSource } from "../store/store.js";
+import { claimStop, ownClaim, settle } from "./claim.js";
+import { mapConcurrently } from "./concurrency.js";
+import { awaitTurns } from "./drain.js";
+import { isBroken, type ServerView, serverIdOf, viewServer } from "./server.js";
+import { adoptServer, type StarterContext, type StartRequest, type StartResult, startServer } from "./start.js";
+
+export interface SpawnOptions {
+  /** Where the server's GitHub token comes from; undefined: as recorded or configured. */
+  token?: TokenSource | undefined;
+  /** The token itself, with `token: {from: "caller"}`. Never recorded. */
+  tokenValue?: string | undefined;
+  /** Working folder of the server. */
+  cwd?: string | undefined;
+  signal: AbortSignal;
+}
+
+export interface StopOptions {
+  /** How long turns in flight may take to end, in milliseconds. */
+  drainTimeoutMs: number;
+  /** Do not wait for turns, do not ask nicely. */
+  force: boolean;
+  signal: AbortSignal;
+}
+
+export interface Stopped {
+  id: string;
+  outcome: "drained" | "killed" | "already-stopped";
+  /** Sessions whose turn was cut. */
+  cut: string[];
+}
+
+const TERMINATE_GRACE_MS = 5_000;
+const BUSY_POLL_MS = 20;
+/** Starting is mostly work of the processor: more at once than this only makes each one late. */
+const STARTS_AT_ONCE = Math.max(4, availableParallelism() * 2);
+
+/** All servers that the registry knows, and the only way to start, stop and look at them. */
+export class Pool {
+  readonly #context: StarterContext;
+
+  constructor(context: StarterContext) {
+    this.#context = context;
+  }
+
+  /** The running server of a user, started if need be. */
+  async serverOf(user: string, options: SpawnOptions): Promise<StartResult> {
+    return await this.#start({ id: serverIdOf(user), user, isolation: "per-user" }, options);
+  }
+
+  /** The servers of many users, started together. Rejects only after all are done, with the first error. */
+  async serversOf(users: readonly string[], options: SpawnOptions): Promise<StartResult[]> {
+    const results = await mapConcurrently(users, STARTS_AT_ONCE, async (user) => await this.serverOf(user, options));
+    return results;
+  }
+
+  /** One more shared server. */
+  async addShared(options: SpawnOptions): Promise<StartResult> {
+    const id = `shared-${randomBytes(4).toString("hex")}`;
+    return await this.#start({ id, user: null, isolation: "shared" }, options);
+  }
+
+  /** Starts a recorded server again on its home, and on its port if that is still free. */
+  async startAgain(server: ServerRecord, signal: AbortSignal): Promise<StartResult> {
+    const { id, user, isolation } = server;
+    return await this.#start({ id, user, isolation }, { signal });
+  }
+
+  async #start(request: StartRequest, options: SpawnOptions): Promise<StartResult> {
+    const configured = tokenSourceFromConfig(this.#context.config.auth, request.user ?? "");
+    const full = { ...request, token: options.token, tokenValue: options.tokenValue, cwd: options.cwd };
+    return await startServer(this.#context, full, configured, options.signal);
+  }
+
+  /** All recorded servers, as they are seen to be now, oldest first. Repairs what it finds broken. */
+  async list(signal: AbortSignal): Promise<ServerView[]> {
+    let { servers } = await this.#context.store.readRegistry();
+    if (Object.values(servers).some(isBroken)) {
+      await this.repair(signal);
+      ({ servers } = await this.#context.store.readRegistry());
+    }
+    return Object.values(servers)
+      .sort((a, b) => a.createdAt.localeCompare(b.createdAt) || a.id.localeCompare(b.id))
+      .map(viewServer);
+  }
+
+  /**
+   * Mends every record that a crash left behind: adopts servers whose starter died, clears away what is dead, frees
+   * its port. Resolves with the ids it touched. Safe beside itself and any other command.
+   */
+  async repair(signal: AbortSignal): Promise<string[]> {
+    const { store } = this.#context;
+    const claimed = await store.updateRegistry((registry) =>
+      Object.values(registry.servers).filter((server) => {
+        if (!isBroken(server) || (server.claim !== null && isAlive(server.claim))) return false;
+        server.claim = ownIdentity();
+        return true;
+      }),
+    );
+    await mapConcurrently(claimed, STARTS_AT_ONCE, async (server) => {
+      if (server.state === "starting") await adoptServer(store, server, signal);
+      else await this.#finish(server, server.state === "draining" ? "stopped" : "failed");
+    });
+    return claimed.map(({ id }) => id);
+  }
+
+  /** Ends what is left of a server and settles its record. The caller holds the claim. */
+  async #finish(server: ServerRecord, state: "stopped" | "failed"): Promise<void> {
+    await stopServer(server.process, server.launchId, { graceMs: TERMINATE_GRACE_MS });
+    await this.#context.store.updateRegistry((registry) => {
+      const record = ownClaim(registry, server.id, server.launchId);
+      settle(record, state, state === "failed" ? "its process ended by itself" : null);
+    });
+  }
+
+  /** The recorded server with this id, or whose id begins so if only one does. @throws FleetError `FLEET_SERVER_NOT_FOUND`. */
+  async find(idOrPrefix: string): Promise<ServerRecord> {
+    const { servers } = await this.#context.store.readRegistry();
+    const matches = Object.values(servers).filter(({ id }) => id.startsWith(idOrPrefix));
+    const found = matches.find(({ id }) => id === idOrPrefix) ?? (matches.length === 1 ? matches[0] : undefined);
+    if (found === undefined || idOrPrefix === "") throw serverNotFound(`server ${quote(idOrPrefix)}`, matches);
+    return found;
+  }
+
+  /** The recorded server of a user. @throws FleetError `FLEET_SERVER_NOT_FOUND`. */
+  async findOf(user: string): Promise<ServerRecord> {
+    const { servers } = await this.#context.store.readRegistry();
+    const found = servers[serverIdOf(user)];
+    if (found === undefined) throw serverNotFound(`server of user ${quote(user)}`, []);
+    return found;
+  }
+
+  /** Every recorded server that is not stopped already. */
+  async all(): Promise<ServerRecord[]> {
+    const { servers } = await this.#context.store.readRegistry();
+    return Object.values(servers).filter(({ state }) => state !== "stopped");
+  }
+
+  /** Waits for turns in flight, then stops the server and frees its port; its home stays. */
+  async stop(id: string, options: StopOptions): Promise<Stopped> {
+    const { store, config } = this.#context;
+    for (;;) {
+      const decision = await store.updateRegistry((registry) => claimStop(registry, id));
+      switch (decision.kind) {
+        case "absent":
+        case "stopped":
+          return { id, outcome: "already-stopped", cut: [] };
+        case "busy":
+          if (options.signal.aborted) throw busy(decision.server);
+          await delay(BUSY_POLL_MS);
+          continue;
+        case "stop": {
+          const { server } = decision;
+          const timeoutMs = options.force ? 0 : options.drainTimeoutMs;
+          const wait = { timeoutMs, answerMs: config.health.timeoutMs, signal: options.signal };
+          const cut = await awaitTurns(server, wait);
+          const grace = { graceMs: TERMINATE_GRACE_MS, force: options.force };
+          const outcome = await stopServer(server.process, server.launchId, grace);
+          await store.updateRegistry((registry) => {
+            settle(ownClaim(registry, id, server.launchId), "stopped", null);
+          });
+          if (outcome === "already-stopped") return { id, outcome, cut: [] };
+          return { id, outcome: outcome === "killed" || cut.length > 0 ? "killed" : "drained", cut };
+        }
+      }
+    }
+  }
+
+  /** Stops many servers side by side. */
+  async stopAll(ids: readonly string[], options: StopOptions): Promise<Stopped[]> {
+    return await mapConcurrently(ids, ids.length, async (id) => await this.stop(id, options));
+  }
+}
+
+function serverNotFound(what: string, matches: ServerRecord[]): FleetError {
+  const several = matches.length > 1 ? `: it could be ${matches.map(({ id }) => id).join(", ")}` : "";
+  return new FleetError("FLEET_SERVER_NOT_FOUND", `There is no ${what}${several}.`, {
+    suggestions: ["copilotfleet ps", "copilotfleet spawn --user USER"],
+  });
+}
+
+function busy(server: ServerRecord): FleetError {
+  return new FleetError("FLEET_SERVER_DRAINING", `Server ${server.id} is ${server.state} by another command.`, {
+    suggestions: ["copilotfleet ps"],
+  });
+}

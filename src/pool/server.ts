@@ -1,0 +1,96 @@
+import { createHash } from "node:crypto";
+import { isAlive, privateMemoryBytes } from "../runtime/process-table.js";
+import { logPath } from "../runtime/server-folder.js";
+import { countLoaded } from "../runtime/session-state.js";
+import type { Isolation, ServerRecord, ServerState } from "../store/store.js";
+
+/** A server as `--json` and the library show it. Times are ISO 8601 in UTC. */
+export interface ServerView {
+  id: string;
+  /** The owner; null for a shared server. */
+  user: string | null;
+  isolation: Isolation;
+  /** The address it listens on. */
+  host: string;
+  /** Null, like `url` and `pid`, when nothing runs. */
+  port: number | null;
+  /** `host:port`, as the SDK's `RuntimeConnection.forUri` takes it. */
+  url: string | null;
+  pid: number | null;
+  state: ServerState;
+  /** Why it is `failed`. */
+  failure: string | null;
+  /** Its `COPILOT_HOME`. */
+  home: string;
+  cwd: string;
+  log: string;
+  startedAt: string | null;
+  uptimeMs: number | null;
+  /** Private memory. */
+  memoryBytes: number | null;
+  /** Sessions in its memory. */
+  activeSessions: number;
+  /** What the runtime says of itself. */
+  version: string | null;
+}
+
+/**
+ * The id of a user's own server: always the same, so that the user comes back to the same home. The readable part is
+ * lower case and the rest comes from the exact id, so users that differ only in case have two folders on any disk.
+ */
+export function serverIdOf(user: string): string {
+  const label = user
+    .toLowerCase()
+    .replace(/[^a-z0-9]+/g, "-")
+    .replace(/^-+|-+$/g, "")
+    .slice(0, 24);
+  const digest = createHash("sha256").update(user).digest("hex").slice(0, 12);
+  return `${label === "" ? "user" : label}-${digest}`;
+}
+
+/** Whether the record stands for a running process: recorded as such, and that very process still runs. */
+export function isRunning(server: ServerRecord): boolean {
+  return server.process !== null && isAlive(server.process);
+}
+
+/** Whether the record needs a hand: its process is gone, or whoever moved it from state to state died on the way. */
+export function isBroken(server: ServerRecord): boolean {
+  switch (server.state) {
+    case "stopped":
+    case "failed":
+      return false;
+    case "starting":
+    case "draining":
+      return server.claim === null || !isAlive(server.claim);
+    case "ready":
+    case "unhealthy":
+      return !isRunning(server);
+  }
+}
+
+/** Looks at the record and at its process. Changes nothing and connects to nothing. */
+export function viewServer(server: ServerRecord): ServerView {
+  const running = isRunning(server);
+  const pid = running ? (server.process?.pid ?? null) : null;
+  const gone = !running && (server.state === "ready" || server.state === "unhealthy");
+  const shownPort = pid === null && server.state !== "starting" ? null : server.port;
+  return {
+    id: server.id,
+    user: server.user,
+    isolation: server.isolation,
+    host: server.address,
+    port: shownPort,
+    url: pid === null || shownPort === null ? null : `${server.address}:${shownPort}`,
+    pid,
+    state: gone ? "failed" : server.state,
+    failure: gone ? "its process is gone" : server.failure,
+    home: server.home,
+    cwd: server.cwd,
+    log: logPath(server.home),
+    startedAt: running ? server.startedAt : null,
+    uptimeMs: running && server.startedAt !== null ? Math.max(0, Date.now() - Date.parse(server.startedAt)) : null,
+    memoryBytes: pid === null ? null : privateMemoryBytes(pid),
+    activeSessions: pid === null ? 0 : countLoaded(server.home, pid),
+    version: server.version,
+  };
+}

@@ -1,0 +1,74 @@
+import { Socket } from "node:net";
+import type { CopilotClient, CopilotClientOptions } from "@github/copilot-sdk";
+import { FleetError } from "../../errors.js";
+import { acknowledgePromptly } from "./acknowledge.js";
+import type { Endpoint } from "./raw-connection.js";
+
+/** A connected SDK client and the promise of its end. */
+export interface ConnectedClient {
+  client: CopilotClient;
+  /** Resolves when the connection is closed, by either side. Never rejects. Pending for ever if the SDK hides its socket. */
+  closed: Promise<void>;
+}
+
+/**
+ * Connects the SDK's client to a server whose identity was proved, without the Nagle delays of the SDK used as it is
+ * (see {@link acknowledgePromptly}). The socket is a private field of the SDK's client, so it is touched only if it is
+ * really there; without it the client works as usual, slower.
+ *
+ * @throws FleetError `FLEET_SERVER_UNREACHABLE`.
+ */
+export async function connectClient(
+  endpoint: Endpoint,
+  options: Omit<CopilotClientOptions, "connection">,
+  signal: AbortSignal,
+): Promise<ConnectedClient> {
+  const { CopilotClient, RuntimeConnection } = await import("@github/copilot-sdk");
+  const where = `${endpoint.address}:${endpoint.port}`;
+  const client = new CopilotClient({
+    ...options,
+    connection: RuntimeConnection.forUri(where, { connectionToken: endpoint.token }),
+  });
+  const started = startPromptly(client);
+  try {
+    await abortable(started, signal);
+  } catch (cause) {
+    started.catch(() => undefined); // its outcome no longer matters: the client is thrown away
+    await client.forceStop();
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw new FleetError("FLEET_SERVER_UNREACHABLE", `The server at ${where} cannot be used: ${reason}.`, { cause });
+  }
+  const socket = socketOf(client);
+  const closed = new Promise<void>((resolve) => {
+    if (socket?.destroyed === true) resolve();
+    else socket?.once("close", () => resolve());
+  });
+  return { client, closed };
+}
+
+/** `start()` makes the socket before its first await: it is tuned then, so that the handshake is fast as well. */
+function startPromptly(client: CopilotClient): Promise<void> {
+  const started = client.start();
+  const socket = socketOf(client);
+  if (socket !== undefined) acknowledgePromptly(socket);
+  return started;
+}
+
+function socketOf(client: CopilotClient): Socket | undefined {
+  const { socket } = client as unknown as { socket?: unknown };
+  return socket instanceof Socket ? socket : undefined;
+}
+
+async function abortable<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+  signal.throwIfAborted();
+  let onAbort: (() => void) | undefined;
+  const aborted = new Promise<never>((_, reject) => {
+    onAbort = () => reject(signal.reason);
+    signal.addEventListener("abort", onAbort, { once: true });
+  });
+  try {
+    return await Promise.race([work, aborted]);
+  } finally {
+    if (onAbort !== undefined) signal.removeEventListener("abort", onAbort);
+  }
+}

@@ -1,0 +1,154 @@
+import { connect, type Socket } from "node:net";
+import { FleetError } from "../../errors.js";
+import { acknowledgePromptly } from "./acknowledge.js";
+import { encodeFrame, FrameDecoder } from "./frames.js";
+
+/** The protocol version this fleet speaks; the SDK it ships with refuses any other. */
+export const PROTOCOL_VERSION = 3;
+
+export interface Endpoint {
+  address: string;
+  port: number;
+  token: string;
+}
+
+interface Waiting {
+  resolve(result: unknown): void;
+  reject(error: Error): void;
+}
+
+/**
+ * A bare authenticated connection to one server, for the few calls that need no SDK: a probe must cost a millisecond,
+ * not the import of a client library. Every call has the deadline of the connection and ends when the connection does.
+ */
+export class RawConnection implements AsyncDisposable {
+  /** What the server said of itself when it accepted the token. */
+  readonly version: string;
+  readonly #socket: Socket;
+  readonly #waiting: Map<number, Waiting>;
+  readonly #send: (method: string, params: unknown) => Promise<unknown>;
+
+  private constructor(
+    socket: Socket,
+    waiting: Map<number, Waiting>,
+    version: string,
+    send: (method: string, params: unknown) => Promise<unknown>,
+  ) {
+    this.#socket = socket;
+    this.#waiting = waiting;
+    this.version = version;
+    this.#send = send;
+  }
+
+  /**
+   * Connects and authenticates. The caller has proved before that the listener is the server: the token goes out here.
+   *
+   * @throws FleetError `FLEET_SERVER_UNREACHABLE` (refused, wrong token, no answer in time), `FLEET_RUNTIME_TOO_OLD`.
+   */
+  static async open(endpoint: Endpoint, signal: AbortSignal): Promise<RawConnection> {
+    const where = `${endpoint.address}:${endpoint.port}`;
+    const waiting = new Map<number, Waiting>();
+    const socket = connect({ host: endpoint.address, port: endpoint.port });
+    acknowledgePromptly(socket);
+    const fail = (reason: string, cause?: unknown) => {
+      const error = new FleetError("FLEET_SERVER_UNREACHABLE", `The server at ${where} ${reason}.`, { cause });
+      for (const { reject } of waiting.values()) reject(error);
+      waiting.clear();
+      socket.destroy();
+    };
+    const decoder = new FrameDecoder();
+    socket.on("data", (chunk) => {
+      try {
+        for (const message of decoder.push(chunk)) settle(waiting, message);
+      } catch (cause) {
+        fail("does not speak the Copilot protocol", cause);
+      }
+    });
+    socket.on("error", (cause) => fail(`cannot be reached (${cause.message})`, cause));
+    socket.on("close", () => fail("closed the connection"));
+    const onAbort = () => fail("did not answer in time", signal.reason);
+    if (signal.aborted) onAbort();
+    signal.addEventListener("abort", onAbort, { once: true });
+    socket.once("close", () => signal.removeEventListener("abort", onAbort));
+
+    let nextId = 1;
+    const send = (method: string, params: unknown): Promise<unknown> =>
+      new Promise((resolve, reject) => {
+        if (socket.destroyed) {
+          reject(new FleetError("FLEET_SERVER_UNREACHABLE", `The connection to the server at ${where} is closed.`));
+          return;
+        }
+        const id = nextId++;
+        waiting.set(id, { resolve, reject });
+        socket.write(encodeFrame({ jsonrpc: "2.0", id, method, params }));
+      });
+
+    const hello = await send("connect", { token: endpoint.token, supportedTaskKinds: [] }).catch((cause: unknown) => {
+      socket.destroy();
+      if (cause instanceof RpcError && cause.rpcCode === METHOD_NOT_FOUND) throw tooOld(where, "an older one", cause);
+      throw cause instanceof RpcError
+        ? new FleetError(
+            "FLEET_SERVER_UNREACHABLE",
+            `The server at ${where} refused the connection: ${cause.message}.`,
+            {
+              cause,
+            },
+          )
+        : cause;
+    });
+    const { protocolVersion, version } = hello as { protocolVersion?: unknown; version?: unknown };
+    if (protocolVersion !== PROTOCOL_VERSION) {
+      socket.destroy();
+      throw tooOld(where, `version ${String(protocolVersion)}`);
+    }
+    return new RawConnection(socket, waiting, typeof version === "string" ? version : "unknown", send);
+  }
+
+  /** One request. @throws FleetError `FLEET_SERVER_UNREACHABLE` when the connection ends first, or {@link RpcError}. */
+  async request(method: string, params: unknown): Promise<unknown> {
+    return await this.#send(method, params);
+  }
+
+  /** Closes at once; requests under way are rejected. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#socket.destroyed) return;
+    this.#waiting.clear();
+    this.#socket.end();
+    this.#socket.destroy();
+  }
+}
+
+const METHOD_NOT_FOUND = -32601;
+
+/** The server understood the request and answered with an error of its own. */
+export class RpcError extends Error {
+  override readonly name = "RpcError";
+  readonly rpcCode: number;
+
+  constructor(message: string, rpcCode: number) {
+    super(message);
+    this.rpcCode = rpcCode;
+  }
+}
+
+function settle(waiting: Map<number, Waiting>, message: unknown): void {
+  if (typeof message !== "object" || message === null || "method" in message) return; // a request or event: not for us
+  const { id, result, error } = message as {
+    id?: unknown;
+    result?: unknown;
+    error?: { message?: string; code?: number };
+  };
+  if (typeof id !== "number") return;
+  const caller = waiting.get(id);
+  waiting.delete(id);
+  if (error === undefined) caller?.resolve(result);
+  else caller?.reject(new RpcError(error.message ?? "unknown error", error.code ?? 0));
+}
+
+function tooOld(where: string, what: string, cause?: unknown): FleetError {
+  return new FleetError(
+    "FLEET_RUNTIME_TOO_OLD",
+    `The runtime at ${where} speaks ${what} of the Copilot protocol; this fleet needs version ${PROTOCOL_VERSION}.`,
+    { cause, suggestions: ["Update it, or remove runtime.path and COPILOT_CLI_PATH to use the bundled runtime."] },
+  );
+}

@@ -1,0 +1,181 @@
+import { closeSync, constants, fstatSync, openSync, readSync } from "node:fs";
+import { FleetError, systemCode } from "../errors.js";
+import type { ProcessIdentity } from "../store/store.js";
+import { probe } from "./probe.js";
+import { identify, ownsListener } from "./process-table.js";
+import { logPath } from "./server-folder.js";
+
+export interface LaunchOptions {
+  runtimePath: string;
+  /** Options for the program beyond those the fleet itself sets. */
+  args: readonly string[];
+  address: string;
+  port: number;
+  home: string;
+  cwd: string;
+  environment: Record<string, string>;
+  connectionToken: string;
+  /** The name (never the value) of the variable in `environment` that holds a GitHub token, or null. */
+  tokenVariable: string | null;
+  /** Seconds of idleness after which the runtime unloads a session, or null for its default (never). */
+  idleTimeoutSeconds: number | null;
+}
+
+export interface LaunchedServer {
+  identity: ProcessIdentity;
+  version: string;
+}
+
+/** The runtime could not listen since somebody else holds the port: another port may work. */
+export class PortTakenError extends Error {
+  override readonly name = "PortTakenError";
+}
+
+const POLL_MS = 4;
+const PROBE_MS = 2_000;
+
+/**
+ * Starts one server, detached (it outlives this process), and waits until it answers an authenticated ping, racing its
+ * exit and the signal. On any failure nothing of it is left running.
+ *
+ * The token is sent only after the kernel showed that the new process itself holds the listening socket.
+ *
+ * @throws FleetError `FLEET_SERVER_EXITED` with the runtime's own last words, `FLEET_SERVER_START_TIMEOUT`,
+ * `FLEET_RUNTIME_UNUSABLE`, or {@link PortTakenError}.
+ */
+export async function launchServer(options: LaunchOptions, signal: AbortSignal): Promise<LaunchedServer> {
+  const { execa } = await import("execa");
+  const log = openLog(options.home);
+  const logStart = fstatSync(log).size;
+  const output = log as 1; // execa takes any open descriptor; its types know 1 and 2 only
+  const child = execa(options.runtimePath, commandLine(options), {
+    cwd: options.cwd,
+    env: options.environment,
+    extendEnv: false,
+    detached: true,
+    cleanup: false,
+    reject: false,
+    buffer: false,
+    stdio: ["ignore", output, output],
+  });
+  closeSync(log);
+  child.unref();
+  let ended: string | null = null;
+  const exit = child.then((result) => {
+    const how = result.signal === undefined ? `exit code ${result.exitCode}` : result.signal;
+    ended = result.exitCode === undefined && result.signal === undefined ? (result.shortMessage ?? "not started") : how;
+    return result;
+  });
+
+  const { pid } = child;
+  if (pid === undefined) throw await notStarted(options, exit);
+  const identity = identify(pid);
+  try {
+    for (;;) {
+      if (identity === null || ended !== null) {
+        await exit;
+        throw exited(options.home, logStart, ended ?? "an unknown reason");
+      }
+      if (signal.aborted) throw startTimeout(options, signal);
+      if (ownsListener(pid, options.port)) {
+        const deadline = AbortSignal.any([signal, AbortSignal.timeout(PROBE_MS)]);
+        const endpoint = { address: options.address, port: options.port, token: options.connectionToken };
+        const version = await Promise.race([probe(endpoint, deadline), exit.then(() => null)]);
+        if (version !== null) return { identity, version };
+      }
+      await Promise.race([delay(POLL_MS), exit]);
+    }
+  } catch (error) {
+    if (ended === null) {
+      // It leads its own process group, which this very process made: no proof of identity is needed.
+      killGroup(pid);
+      await exit;
+    }
+    throw error;
+  }
+}
+
+function commandLine(options: LaunchOptions): string[] {
+  return [
+    "--headless",
+    "--host",
+    options.address,
+    "--port",
+    String(options.port),
+    "--no-auto-login",
+    "--no-auto-update",
+    ...(options.tokenVariable === null ? [] : ["--auth-token-env", options.tokenVariable]),
+    ...(options.idleTimeoutSeconds === null ? [] : ["--session-idle-timeout", String(options.idleTimeoutSeconds)]),
+    ...options.args,
+  ];
+}
+
+function openLog(home: string): number {
+  const path = logPath(home);
+  try {
+    return openSync(path, constants.O_CREAT | constants.O_APPEND | constants.O_RDWR | constants.O_NOFOLLOW, 0o600);
+  } catch (cause) {
+    throw new FleetError("FLEET_STATE_UNWRITABLE", `The server's log cannot be opened: ${path}.`, { cause });
+  }
+}
+
+async function notStarted(
+  options: LaunchOptions,
+  exit: Promise<{ cause?: unknown; shortMessage?: string | undefined }>,
+) {
+  const { cause, shortMessage } = await exit;
+  const code = systemCode(cause);
+  const out = code === "EAGAIN" || code === "EMFILE" || code === "ENFILE" || code === "ENOMEM";
+  const why = out ? "this machine has no processes, file descriptors or memory left" : shortMessage;
+  return new FleetError("FLEET_RUNTIME_UNUSABLE", `${options.runtimePath} could not be started: ${why}.`, {
+    cause,
+    suggestions: out ? ["copilotfleet ps", "ulimit -n -u"] : ["copilotfleet doctor"],
+  });
+}
+
+function exited(home: string, logStart: number, how: string): Error {
+  const words = lastWords(home, logStart);
+  if (/address already in use/i.test(words)) return new PortTakenError(words);
+  const said = words === "" ? "It said nothing." : `It said: ${words}`;
+  return new FleetError("FLEET_SERVER_EXITED", `The runtime ended at once (${how}). ${said}`, {
+    suggestions: ["copilotfleet doctor"],
+  });
+}
+
+/** The end of what this launch wrote to its log, short enough for a message. */
+function lastWords(home: string, from: number): string {
+  const fd = openSync(logPath(home), "r");
+  try {
+    const size = fstatSync(fd).size;
+    const start = Math.max(from, size - 2_000);
+    const buffer = Buffer.alloc(Math.max(0, size - start));
+    const bytes = readSync(fd, buffer, 0, buffer.length, start);
+    return buffer
+      .toString("utf8", 0, bytes)
+      .trim()
+      .replace(/\p{Cc}+/gu, " | ");
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function startTimeout(options: LaunchOptions, signal: AbortSignal): FleetError {
+  return new FleetError("FLEET_SERVER_START_TIMEOUT", `The server on port ${options.port} did not answer in time.`, {
+    cause: signal.reason,
+    suggestions: ["Give it longer: --wait 60s"],
+  });
+}
+
+function killGroup(pid: number): void {
+  try {
+    process.kill(-pid, "SIGKILL");
+  } catch (error) {
+    if (systemCode(error) !== "ESRCH") throw error; // ended by itself in this very moment
+  }
+}
+
+function delay(ms: number): Promise<void> {
+  return new Promise((resolve) => {
+    setTimeout(resolve, ms);
+  });
+}

@@ -1,0 +1,63 @@
+import { randomBytes } from "node:crypto";
+import { chmodSync, closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, writeSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { FleetError } from "../errors.js";
+
+/** The name of a server's `COPILOT_HOME` inside its own folder; token and log lie beside it, out of the runtime's reach. */
+const HOME = "home";
+
+/** The folder of one server: everything the fleet keeps for it outside the registry. */
+export function serverFolder(stateRoot: string, serverId: string): string {
+  return join(stateRoot, "servers", serverId);
+}
+
+export function homeOf(stateRoot: string, serverId: string): string {
+  return join(serverFolder(stateRoot, serverId), HOME);
+}
+
+export function logPath(home: string): string {
+  return join(dirname(home), "server.log");
+}
+
+function tokenPath(home: string): string {
+  return join(dirname(home), "connection-token");
+}
+
+/** Creates the folder and the home, both for this user's eyes only. */
+export function createServerFolder(home: string): void {
+  mkdirSync(home, { recursive: true, mode: 0o700 });
+}
+
+/** Makes a new 256-bit connection token and records it in a file of mode 0600. The old one is void from here on. */
+export function writeConnectionToken(home: string): string {
+  const token = randomBytes(32).toString("base64url");
+  const path = tokenPath(home);
+  const temporary = `${path}.${process.pid}.tmp`;
+  const fd = openSync(temporary, "w", 0o600);
+  try {
+    writeSync(fd, token);
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+  chmodSync(temporary, 0o600);
+  renameSync(temporary, path);
+  return token;
+}
+
+/** @throws FleetError `FLEET_SERVER_UNREACHABLE` when it cannot be read: without it nobody can talk to the server. */
+export function readConnectionToken(home: string): string {
+  try {
+    const token = readFileSync(tokenPath(home), "utf8");
+    if (token !== "") return token;
+  } catch (cause) {
+    throw new FleetError(
+      "FLEET_SERVER_UNREACHABLE",
+      `The server's connection token cannot be read: ${tokenPath(home)}.`,
+      {
+        cause,
+      },
+    );
+  }
+  throw new FleetError("FLEET_SERVER_UNREACHABLE", `The server's connection token is empty: ${tokenPath(home)}.`);
+}

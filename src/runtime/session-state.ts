@@ -1,0 +1,74 @@
+import { type Dirent, existsSync, readdirSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { systemCode } from "../errors.js";
+
+/**
+ * What the runtime keeps of sessions below `COPILOT_HOME/session-state/<id>/`, read directly: its own list hides
+ * sessions that never had a turn, and reading the folders is faster. Measured with runtime 1.0.85.
+ */
+
+/** A loaded session holds `inuse.<pid>.lock`; it goes when its last client leaves. */
+const IN_USE = /^inuse\.(\d+)\.lock$/;
+
+export interface SessionFolder {
+  path: string;
+  /** Without a history (no turn yet) the runtime can only create the session, not resume it. */
+  hasHistory: boolean;
+  /** PIDs that claim to have it loaded; a killed server leaves its claim behind. */
+  loadedBy: number[];
+  createdAt: Date;
+  /** When an entry of the folder itself was last added or removed; the files inside may be newer. */
+  modifiedAt: Date;
+}
+
+function sessionFolderPath(home: string, sessionId: string): string {
+  return join(home, "session-state", sessionId);
+}
+
+/** One session's folder, or null when there is none. */
+export function readSessionFolder(home: string, sessionId: string): SessionFolder | null {
+  const path = sessionFolderPath(home, sessionId);
+  const entries = entriesOf(path);
+  const stat = statSync(path, { throwIfNoEntry: false });
+  if (entries === null || stat === undefined) return null;
+  return {
+    path,
+    createdAt: stat.birthtime,
+    modifiedAt: stat.mtime,
+    hasHistory: entries.some(({ name }) => name === "events.jsonl"),
+    loadedBy: entries.flatMap(({ name }) => IN_USE.exec(name)?.[1] ?? []).map(Number),
+  };
+}
+
+/** Ids of all session folders in a home. */
+export function listSessionFolders(home: string): string[] {
+  const entries = entriesOf(join(home, "session-state")) ?? [];
+  return entries.filter((entry) => entry.isDirectory()).map(({ name }) => name);
+}
+
+/** How many sessions the process `pid` has in memory. */
+export function countLoaded(home: string, pid: number): number {
+  const lock = `inuse.${pid}.lock`;
+  return listSessionFolders(home).filter((id) => existsSync(join(sessionFolderPath(home, id), lock))).length;
+}
+
+/** Bytes of all files below a folder. What vanishes meanwhile counts nothing. */
+export function folderBytes(path: string): number {
+  let bytes = 0;
+  for (const entry of entriesOf(path) ?? []) {
+    const child = join(path, entry.name);
+    if (entry.isDirectory()) bytes += folderBytes(child);
+    else if (entry.isFile()) bytes += statSync(child, { throwIfNoEntry: false })?.size ?? 0;
+  }
+  return bytes;
+}
+
+function entriesOf(path: string): Dirent[] | null {
+  try {
+    return readdirSync(path, { withFileTypes: true });
+  } catch (error) {
+    const code = systemCode(error);
+    if (code === "ENOENT" || code === "ENOTDIR") return null;
+    throw error;
+  }
+}

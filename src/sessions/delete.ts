@@ -1,0 +1,38 @@
+import { rmSync } from "node:fs";
+import { FleetError, quote } from "../errors.js";
+import { RawConnection, RpcError } from "../runtime/client/raw-connection.js";
+import { provenEndpoint } from "../runtime/probe.js";
+import { isAlive } from "../runtime/process-table.js";
+import { readSessionFolder } from "../runtime/session-state.js";
+import type { ServerRecord } from "../store/store.js";
+
+/**
+ * Deletes a session's state from a server's home: through the server while it runs, since it would otherwise go on
+ * writing into a folder that is half removed; directly when it does not. Nothing there is success.
+ *
+ * @throws FleetError `FLEET_SESSION_BUSY` while it is in a turn.
+ */
+export async function deleteSessionState(server: ServerRecord, id: string, answerMs: number): Promise<void> {
+  const folder = readSessionFolder(server.home, id);
+  if (folder === null) return;
+  if (server.process !== null && isAlive(server.process)) {
+    await using connection = await RawConnection.open(provenEndpoint(server), AbortSignal.timeout(answerMs));
+    if (folder.loadedBy.includes(server.process.pid)) await refuseBusy(connection, id);
+    await connection.request("session.delete", { sessionId: id });
+  }
+  rmSync(folder.path, { recursive: true, force: true });
+}
+
+async function refuseBusy(connection: RawConnection, id: string): Promise<void> {
+  let activity: unknown;
+  try {
+    activity = await connection.request("session.metadata.activity", { sessionId: id });
+  } catch (error) {
+    if (error instanceof RpcError) return; // unloaded meanwhile
+    throw error;
+  }
+  if ((activity as { hasActiveWork?: unknown }).hasActiveWork !== true) return;
+  throw new FleetError("FLEET_SESSION_BUSY", `Session ${quote(id)} is in a turn.`, {
+    suggestions: ["Delete it when the turn has ended.", "copilotfleet list --state active"],
+  });
+}

@@ -1,0 +1,144 @@
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import type { CopilotSession } from "@github/copilot-sdk";
+import { Fleet } from "./fleet.js";
+
+export interface SmokeStep {
+  name: string;
+  ok: boolean;
+  ms: number;
+  /** What was seen, or why it failed. */
+  detail: string;
+}
+
+export interface SmokeResult {
+  ok: boolean;
+  steps: SmokeStep[];
+}
+
+const USER = "smoke";
+const SESSION = "smoke-session";
+
+/**
+ * The whole way on the real runtime, offline, with the built-in echo model and a state folder of its own that is
+ * removed at the end. The echo model counts the user turns it is sent, so each reply also proves the history before
+ * it. Stops at the first step that does not do what it says.
+ */
+export async function smoke(env: NodeJS.ProcessEnv, onStep: (step: SmokeStep) => void): Promise<SmokeResult> {
+  const stateRoot = await mkdtemp(join(tmpdir(), "copilotfleet-smoke-"));
+  const open = () =>
+    Fleet.open({
+      cwd: stateRoot,
+      env: { ...withoutFleetSettings(env), COPILOTFLEET_HOME: join(stateRoot, "state"), COPILOT_OFFLINE: "true" },
+      config: { provider: { type: "echo" }, isolation: "per-user", store: "file" },
+    });
+  // Two fleets on one state folder stand for two commands: nothing is handed from one to the other but the state.
+  const first = await open();
+  const second = await open();
+  const steps: SmokeStep[] = [];
+  try {
+    for (const [name, run] of Object.entries(walk(first, second))) {
+      const start = performance.now();
+      const result = await run().then(
+        (detail) => ({ ok: true, detail }),
+        (error: unknown) => ({ ok: false, detail: error instanceof Error ? error.message : String(error) }),
+      );
+      const step = { name, ok: result.ok, ms: Math.round(performance.now() - start), detail: result.detail };
+      steps.push(step);
+      onStep(step);
+      if (!step.ok) break;
+    }
+  } finally {
+    const running = (await second.servers()).filter(({ pid }) => pid !== null);
+    await second.stop(
+      running.map(({ id }) => id),
+      { force: true },
+    );
+    await Promise.all([first.close(), second.close()]);
+    await rm(stateRoot, { recursive: true, force: true });
+  }
+  return { ok: steps.every(({ ok }) => ok), steps };
+}
+
+/** The user's own settings would make a different machine of each run; where the runtime is, and ports, may be theirs. */
+function withoutFleetSettings(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
+  const kept = /^COPILOTFLEET_(RUNTIME|PORTS)_/;
+  return Object.fromEntries(
+    Object.entries(env).filter(([name]) => !name.startsWith("COPILOTFLEET_") || kept.test(name)),
+  );
+}
+
+function walk(first: Fleet, second: Fleet): Record<string, () => Promise<string>> {
+  let session: CopilotSession | undefined;
+  const ask = async (fleet: Fleet, open: CopilotSession | undefined, prompt: string, expected: string) => {
+    if (open === undefined) throw new Error("no session is open");
+    const { text } = await fleet.send(open, prompt, { timeoutMs: 30_000 });
+    if (text !== expected)
+      throw new Error(`the reply was ${JSON.stringify(text)} instead of ${JSON.stringify(expected)}`);
+    return text;
+  };
+  return {
+    spawn: async () => {
+      const { server, created } = await first.spawn(USER);
+      check(created, "the server ran before it was started");
+      check((await second.spawn(USER)).server.pid === server.pid, "a second spawn started a second server");
+      return `${server.url}, pid ${server.pid}, runtime ${server.version}`;
+    },
+    create: async () => {
+      session = await first.createSession({ user: USER, sessionId: SESSION });
+      return session.sessionId;
+    },
+    send: async () => await ask(first, session, "hello", "[turn 1] hello"),
+    resume: async () => {
+      if (session !== undefined) await first.leaveSession(session);
+      session = await second.resumeSession(SESSION, { user: USER });
+      return await ask(second, session, "again", "[turn 2] again");
+    },
+    ownership: async () => {
+      const refused = await second.resumeSession(SESSION, { user: "stranger" }).then(
+        () => null,
+        (error: unknown) => error,
+      );
+      check(
+        refused instanceof Error && "code" in refused && refused.code === "FLEET_SESSION_NOT_FOUND",
+        "it was let in",
+      );
+      return "refused to another user";
+    },
+    crash: async () => {
+      const { pid } = await second.serverOf(USER);
+      check(pid !== null, "no server runs");
+      process.kill(pid, "SIGKILL");
+      while ((await first.serverOf(USER)).pid !== null) await delay(5);
+      session = await first.resumeSession(SESSION, { user: USER });
+      return await ask(first, session, "still there?", "[turn 3] still there?");
+    },
+    list: async () => {
+      const listed = await second.sessions(USER);
+      check(
+        listed.length === 1 && listed[0]?.id === SESSION && listed[0].state === "active",
+        "it is not listed as active",
+      );
+      return `${listed.length} session, ${listed[0].sizeBytes} bytes`;
+    },
+    delete: async () => {
+      if (session !== undefined) await first.leaveSession(session);
+      await second.deleteSessions([SESSION], USER);
+      check((await second.sessions(USER)).length === 0, "it is still listed");
+      return "gone";
+    },
+    stop: async () => {
+      const { id, pid } = await first.serverOf(USER);
+      const [stopped] = await first.stop([id]);
+      check(stopped?.outcome === "drained", `the outcome was ${stopped?.outcome}`);
+      check((await second.serverOf(USER)).pid === null, `process ${pid} still runs`);
+      return stopped.outcome;
+    },
+  };
+}
+
+function check(condition: boolean, otherwise: string): asserts condition {
+  if (!condition) throw new Error(otherwise);
+}

@@ -1,0 +1,48 @@
+import { getSystemErrorMap } from "node:util";
+import { FleetError, quote, systemCode } from "../../errors.js";
+import { SCHEMA } from "../store.js";
+
+/**
+ * An error of the file system as one of the contract; anything else (a bug, or a FleetError already) stays as it is.
+ * Reading has no code of its own: "the medium refuses" is one condition, and the message says which way.
+ */
+export function mediumError(action: "read" | "write", path: string, error: unknown): unknown {
+  const code = systemCode(error);
+  if (error instanceof FleetError || code === undefined) return error;
+  const verb = action === "read" ? "read" : "written";
+  return new FleetError("FLEET_STATE_UNWRITABLE", `The state in ${quote(path)} cannot be ${verb}: ${reason(error)}.`, {
+    suggestions: [code === "ENOSPC" || code === "EDQUOT" ? `df -h ${path}` : `ls -ld ${path}`],
+    cause: error,
+  });
+}
+
+/** What the system says, in its own words: `no space left on device (ENOSPC)`. */
+export function reason(error: unknown): string {
+  const code = systemCode(error);
+  if (code === undefined) return error instanceof Error ? error.message : String(error);
+  const errno = error instanceof Error && "errno" in error && typeof error.errno === "number" ? error.errno : 0;
+  const words = getSystemErrorMap().get(errno)?.[1];
+  return words === undefined ? code : `${words} (${code})`;
+}
+
+export function newerError(path: string, schema: number): FleetError {
+  return new FleetError(
+    "FLEET_STATE_NEWER",
+    `${quote(path)} has schema ${schema}, written by a newer copilotfleet; this one knows ${SCHEMA}. Nothing was touched.`,
+    { suggestions: ["npm install --global copilotfleet@latest"] },
+  );
+}
+
+export function corruptError(path: string, detail: string, mend: string): FleetError {
+  return new FleetError("FLEET_STATE_CORRUPT", `The state in ${quote(path)} is not readable: ${detail}.`, {
+    suggestions: ["copilotfleet doctor", mend],
+  });
+}
+
+export function busyError(path: string, waitedMs: number): FleetError {
+  return new FleetError(
+    "FLEET_STATE_BUSY",
+    `The state in ${quote(path)} could not be changed within ${Math.round(waitedMs / 1000)} s: other writers were always first.`,
+    { suggestions: ["Run the command again."] },
+  );
+}

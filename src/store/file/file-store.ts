@@ -1,0 +1,105 @@
+import type { Registry, SessionRecord, Store } from "../store.js";
+import type { StepHook } from "./commit.js";
+import { Document } from "./document.js";
+import { loadRegistry, parseRegistry, registryFolder, registrySpec } from "./registry.js";
+import { SessionRecords } from "./session-records.js";
+import { checkStateFolder, ensureStateFolder } from "./state-folder.js";
+import { sweepFolder } from "./sweep.js";
+
+const DEADLINE_MS = 30_000;
+
+export interface FileStore extends Store {
+  readonly kind: "file";
+  /** Removes what killed writers left anywhere in the store. Every write does so where it writes. */
+  sweep(): Promise<void>;
+}
+
+export interface FileStoreOptions {
+  /** How long one update is tried before `FLEET_STATE_BUSY`. */
+  deadlineMs?: number;
+  /** Called between the steps of every commit, for tests of what other writers may do there. */
+  onStep?: StepHook;
+}
+
+/**
+ * The store in a folder of this machine. Opening does nothing yet: the folder is checked by the first use, and made by
+ * the first write.
+ */
+export function openFileStore(root: string, options: FileStoreOptions = {}): FileStore {
+  return new FolderStore(root, options);
+}
+
+class FolderStore implements FileStore {
+  readonly kind = "file";
+  readonly #root: string;
+  readonly #registry: Document<Registry>;
+  readonly #sessions: SessionRecords;
+  readonly #warnings = new Set<string>();
+  readonly #warn = (message: string): void => void this.#warnings.add(message);
+  #swept = false;
+
+  constructor(root: string, { deadlineMs = DEADLINE_MS, onStep }: FileStoreOptions) {
+    this.#root = root;
+    const shared = { root, deadlineMs, onStep, warn: this.#warn, prepareRoot: () => ensureStateFolder(root) };
+    this.#registry = new Document(registrySpec(shared));
+    this.#sessions = new SessionRecords(shared);
+  }
+
+  async readRegistry(): Promise<Registry> {
+    checkStateFolder(this.#root);
+    return parseRegistry(loadRegistry(this.#root, this.#warn).data);
+  }
+
+  async updateRegistry<T>(change: (draft: Registry) => T): Promise<T> {
+    const result = await this.#registry.update(change);
+    await this.#sweepOnce();
+    return result;
+  }
+
+  async readSession(id: string): Promise<SessionRecord | null> {
+    checkStateFolder(this.#root);
+    return this.#sessions.read(id);
+  }
+
+  async createSession(record: SessionRecord): Promise<void> {
+    await this.#sessions.create(record);
+  }
+
+  async updateSession<T>(id: string, change: (draft: SessionRecord) => T): Promise<T> {
+    return this.#sessions.update(id, change);
+  }
+
+  async deleteSession(id: string): Promise<boolean> {
+    checkStateFolder(this.#root);
+    return this.#sessions.delete(id);
+  }
+
+  async listSessions(): Promise<SessionRecord[]> {
+    checkStateFolder(this.#root);
+    return this.#sessions.list();
+  }
+
+  takeWarnings(): string[] {
+    const warnings = [...this.#warnings];
+    this.#warnings.clear();
+    return warnings;
+  }
+
+  async close(): Promise<void> {
+    await this.#registry.pending;
+    await this.#sessions.settled();
+  }
+
+  async sweep(): Promise<void> {
+    checkStateFolder(this.#root);
+    const folders = [this.#root, registryFolder(this.#root), ...this.#sessions.folders()];
+    for (const folder of folders) await sweepFolder(folder);
+  }
+
+  /** A record's own folder is swept by each commit in it, as is the registry's. */
+  async #sweepOnce(): Promise<void> {
+    if (this.#swept) return;
+    this.#swept = true;
+    await sweepFolder(this.#root);
+  }
+}

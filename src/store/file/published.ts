@@ -1,0 +1,81 @@
+import { rename } from "node:fs/promises";
+import { join } from "node:path";
+import { SCHEMA } from "../store.js";
+import { closeQuietly, scratchName, unlinkQuietly, writeNewFile } from "./durable.js";
+import { newerError } from "./failures.js";
+import { readIfThere } from "./head.js";
+import { keepCopy } from "./quarantine.js";
+import { parseObject } from "./revision.js";
+
+/*
+ * `registry.json`: the newest whole registry, laid out for people and scripts. It decides nothing. A writer that was
+ * suspended may put an old copy over a newer one, and mends that when it wakes up; if it is killed first, the next commit
+ * does.
+ */
+
+export type Published =
+  | { kind: "missing" }
+  | { kind: "good"; rev: number; data: string }
+  | { kind: "damaged"; reason: string };
+
+export function publishedPath(root: string): string {
+  return join(root, "registry.json");
+}
+
+/** @throws FleetError `FLEET_STATE_NEWER`. */
+export function readPublished(root: string): Published {
+  return readCopy(publishedPath(root));
+}
+
+function readCopy(path: string): Published {
+  const bytes = readIfThere(path);
+  if (bytes === undefined) return { kind: "missing" };
+  if (bytes.length === 0) return { kind: "damaged", reason: "it is empty" };
+  const parsed = parseObject(bytes.toString("utf8"));
+  if (parsed === undefined) return { kind: "damaged", reason: "it is not valid JSON" };
+  const { schema, rev, ...registry } = parsed;
+  if (typeof schema === "number" && schema > SCHEMA) throw newerError(path, schema);
+  if (schema !== SCHEMA || typeof rev !== "number" || !Number.isSafeInteger(rev) || !hasServers(registry)) {
+    return { kind: "damaged", reason: "it does not have the shape of a registry" };
+  }
+  return { kind: "good", rev, data: JSON.stringify(registry) };
+}
+
+/** People may edit this file, and it is what is left when every revision is lost: so it is looked at more closely. */
+function hasServers({ servers }: Record<string, unknown>): boolean {
+  if (typeof servers !== "object" || servers === null || Array.isArray(servers)) return false;
+  return Object.entries(servers).every(([id, server]) => server?.id === id);
+}
+
+/** Writes the copy; then again, as long as `newest` tells of a revision that is newer than the one just written. */
+export async function publish(
+  root: string,
+  first: { rev: number; data: string },
+  newest: () => { rev: number; data: string } | undefined,
+): Promise<void> {
+  let next: { rev: number; data: string } | undefined = first;
+  while (next !== undefined) {
+    const written: number = next.rev;
+    await replaceCopy(root, next);
+    const head = newest();
+    next = head !== undefined && head.rev > written ? head : undefined;
+  }
+}
+
+async function replaceCopy(root: string, { rev, data }: { rev: number; data: string }): Promise<void> {
+  const path = publishedPath(root);
+  const temp = join(root, scratchName("tmp"));
+  const text = JSON.stringify({ schema: SCHEMA, rev, ...(JSON.parse(data) as object) }, null, 2);
+  await closeQuietly(await writeNewFile(temp, Buffer.from(`${text}\n`)));
+  try {
+    if (isDamaged(path)) await keepCopy(path, isDamaged);
+    await rename(temp, path);
+  } catch (error) {
+    await unlinkQuietly(temp);
+    throw error;
+  }
+}
+
+function isDamaged(path: string): boolean {
+  return readCopy(path).kind === "damaged";
+}

@@ -1,0 +1,126 @@
+import { readdirSync } from "node:fs";
+import { join } from "node:path";
+import { quote } from "../../errors.js";
+import type { Registry } from "../store.js";
+import type { StepHook } from "./commit.js";
+import type { Base, DocumentSpec } from "./document.js";
+import { makeFolder } from "./durable.js";
+import { corruptError, reason } from "./failures.js";
+import { type Head, readHead } from "./head.js";
+import { enterPolitely } from "./polite-lock.js";
+import { type Published, publish, publishedPath, readPublished } from "./published.js";
+import { isQuarantined } from "./quarantine.js";
+
+const KEEP = 16;
+const EMPTY = JSON.stringify({ servers: {} } satisfies Registry);
+
+export interface RegistryOptions {
+  root: string;
+  deadlineMs: number;
+  onStep: StepHook | undefined;
+  warn: (message: string) => void;
+  /** Makes the state folder, or refuses it. */
+  prepareRoot: () => void;
+}
+
+export function registryFolder(root: string): string {
+  return join(root, "registry");
+}
+
+/** A key such as `__proto__` or `constructor` in `servers` is an id like any other, hence no prototype. */
+export function parseRegistry(data: string): Registry {
+  const registry = JSON.parse(data) as Registry;
+  return { ...registry, servers: Object.assign(Object.create(null), registry.servers) };
+}
+
+export function registrySpec(options: RegistryOptions): DocumentSpec<Registry> {
+  const { root, deadlineMs, onStep, warn, prepareRoot } = options;
+  const folder = registryFolder(root);
+  return {
+    folder,
+    keep: KEEP,
+    deadlineMs,
+    onStep,
+    parse: parseRegistry,
+    prepare: () => {
+      prepareRoot();
+      makeFolder(folder);
+    },
+    load: () => loadRegistry(root, warn),
+    enter: () => enterPolitely(folder),
+    committed: async (rev, data) => {
+      try {
+        await publish(root, { rev, data }, () => newestWhole(folder));
+      } catch (error) {
+        warn(`${quote(publishedPath(root))} is not up to date (the state itself is): ${reason(error)}.`);
+      }
+    },
+  };
+}
+
+/** The newest registry; an empty one only if there has never been any. */
+export function loadRegistry(root: string, warn: (message: string) => void): Base {
+  // In this order: a first commit between the two reads then looks like one that came before both.
+  const published = readPublished(root);
+  const head = readHead(registryFolder(root), KEEP) ?? NO_HEAD;
+  const damaged = head.damaged.map(({ rev }) => rev);
+
+  const ownTop = { top: head.top, damaged };
+
+  if (head.data !== undefined && published.kind === "damaged") warnOfCopy(root, published.reason, warn);
+  if (head.data !== undefined && damaged.length === 0) {
+    return { ...ownTop, rev: head.rev, next: head.top + 1, data: head.data };
+  }
+  // The copy may be newer than the newest whole revision: it was made of the one that is damaged now.
+  if (published.kind === "good" && published.rev > head.rev) {
+    warn(`Damage found: ${describe(head)}; recovered revision ${published.rev} from ${quote(publishedPath(root))}.`);
+    const next = Math.max(head.top, published.rev) + 1;
+    return { ...ownTop, rev: damaged.includes(published.rev) ? published.rev : 0, next, data: published.data };
+  }
+  if (head.data !== undefined) {
+    warn(`Damage found: ${describe(head)}; went back to revision ${head.rev}.`);
+    return { ...ownTop, rev: head.rev, next: head.top + 1, data: head.data };
+  }
+  refuseIfLost(root, head, published);
+  return { ...ownTop, rev: 0, next: 1, data: EMPTY };
+}
+
+const NO_HEAD: Head = { rev: 0, data: undefined, top: 0, damaged: [], others: [] };
+
+/**
+ * The link of revision 1 is what makes a registry be there at all, so a first commit that was interrupted leaves a folder
+ * without numbers: that is empty. Anything more is state that was lost.
+ */
+function refuseIfLost(root: string, head: Head, published: Published): void {
+  const mend = `Put a backup in place: ${publishedPath(root)}`;
+  if (published.kind === "damaged") throw corruptError(publishedPath(root), published.reason, mend);
+  if (head.top > 0) throw corruptError(registryFolder(root), describe(head), mend);
+  if (head.others.some(isQuarantined) || namesIn(root).some(isQuarantined)) {
+    throw corruptError(root, "only damaged copies are left", mend);
+  }
+}
+
+function describe({ damaged }: Head): string {
+  if (damaged.length === 0) return "no revision of the registry is there";
+  return damaged.map(({ rev, reason }) => `revision ${rev} of the registry is damaged (${reason})`).join("; ");
+}
+
+function namesIn(folder: string): string[] {
+  try {
+    return readdirSync(folder);
+  } catch {
+    // A folder that is not there has no left-overs; one that cannot be listed has failed the reads before.
+    return [];
+  }
+}
+
+function warnOfCopy(root: string, why: string, warn: (message: string) => void): void {
+  warn(
+    `${quote(publishedPath(root))} is damaged (${why}); the state itself is not, and the next write mends the copy.`,
+  );
+}
+
+function newestWhole(folder: string): { rev: number; data: string } | undefined {
+  const head = readHead(folder, KEEP);
+  return head?.data === undefined ? undefined : { rev: head.rev, data: head.data };
+}

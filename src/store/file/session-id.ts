@@ -1,0 +1,12 @@
+import { FleetError, quote } from "../../errors.js";
+
+const SESSION_ID = /^[A-Za-z0-9._-]{1,128}$/;
+
+/** Callers have validated it already. This is the last line of defence, since it becomes a path. */
+export function assertSessionId(id: string): void {
+  if (SESSION_ID.test(id) && id !== "." && id !== "..") return;
+  throw new FleetError(
+    "FLEET_SESSION_ID_INVALID",
+    `${quote(id)} is not a session id: 1 to 128 letters, digits, ".", "_" and "-" are allowed, other than "." and "..".`,
+  );
+}

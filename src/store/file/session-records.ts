@@ -1,0 +1,215 @@
+import { existsSync, mkdirSync, readdirSync } from "node:fs";
+import { rename, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { setImmediate as yieldToOthers } from "node:timers/promises";
+import { FleetError, isFleetError, quote, systemCode } from "../../errors.js";
+import type { SessionRecord } from "../store.js";
+import type { StepHook } from "./commit.js";
+import { type Base, Document } from "./document.js";
+import { closeQuietly, makeFolder, scratchName, syncFolder, writeNewFile } from "./durable.js";
+import { corruptError, mediumError } from "./failures.js";
+import { readHead } from "./head.js";
+import { encodeRevision, revisionName } from "./revision.js";
+import { assertSessionId } from "./session-id.js";
+
+const KEEP = 2;
+/** Reading is synchronous: after this many records everything else in the process gets its turn. */
+const RECORDS_AT_ONCE = 100;
+
+export interface SessionRecordsOptions {
+  root: string;
+  deadlineMs: number;
+  onStep: StepHook | undefined;
+  warn: (message: string) => void;
+  /** Makes the state folder, or refuses it. */
+  prepareRoot: () => void;
+}
+
+/**
+ * One folder a record, so that touching one costs the same however many there are. `sessions/` holds nothing else: an id
+ * may look like the store's own scratch names, and a sweep must not have to go through 10,000 names. What is half made or
+ * half deleted is in the state folder itself.
+ */
+export class SessionRecords {
+  readonly #options: SessionRecordsOptions;
+  readonly #folder: string;
+  /** Those with an update under way. */
+  readonly #documents = new Map<string, Document<SessionRecord>>();
+
+  constructor(options: SessionRecordsOptions) {
+    this.#options = options;
+    this.#folder = join(options.root, "sessions");
+  }
+
+  read(id: string): SessionRecord | null {
+    const base = this.#load(id);
+    return base && parseRecord(base.data);
+  }
+
+  /**
+   * The folder appears under its name by one rename, with the first revision in it. Numbers start at the time of day, and
+   * not at 1, so that a writer that was suspended while the record was deleted and created again can link only a number
+   * below those of the new record, where it counts for nothing.
+   */
+  async create(record: SessionRecord): Promise<void> {
+    const target = this.#folderOf(record.id);
+    try {
+      this.#options.prepareRoot();
+      makeFolder(this.#folder);
+      while (!(await this.#tryCreate(record, target)));
+    } catch (error) {
+      throw mediumError("write", target, error);
+    }
+  }
+
+  /** @returns false when a sweep took the half-made folder for an orphan. */
+  async #tryCreate(record: SessionRecord, target: string): Promise<boolean> {
+    if (existsSync(target)) throw existsError(record.id);
+    const temp = join(this.#options.root, scratchName("tmp"));
+    try {
+      mkdirSync(temp, { mode: 0o700 });
+      const rev = Date.now();
+      const bytes = encodeRevision(rev, scratchName("tmp"), JSON.stringify(record));
+      await closeQuietly(await writeNewFile(join(temp, revisionName(rev)), bytes));
+      await syncFolder(temp);
+      await rename(temp, target);
+    } catch (error) {
+      await discard(temp);
+      const code = systemCode(error);
+      // Also for an id that differs in case only, where the file system takes the two for one.
+      if (code === "ENOTEMPTY" || code === "EEXIST") throw existsError(record.id);
+      if (code === "ENOENT") return false;
+      throw error;
+    }
+    await syncFolder(this.#folder);
+    return true;
+  }
+
+  async update<T>(id: string, change: (draft: SessionRecord) => T): Promise<T> {
+    const document = this.#documents.get(id) ?? this.#open(id);
+    this.#documents.set(id, document);
+    try {
+      return await document.update((draft) => {
+        const result = change(draft);
+        if (draft.id !== id) throw new FleetError("FLEET_INTERNAL", `The id of session ${quote(id)} cannot change.`);
+        return result;
+      });
+    } finally {
+      if (document.pending === undefined) this.#documents.delete(id);
+    }
+  }
+
+  async delete(id: string): Promise<boolean> {
+    const target = this.#folderOf(id);
+    if (!this.#mayDelete(id)) return false;
+    const trash = join(this.#options.root, scratchName("trash"));
+    try {
+      await rename(target, trash);
+    } catch (error) {
+      if (systemCode(error) === "ENOENT") return false;
+      throw mediumError("write", target, error);
+    }
+    try {
+      await syncFolder(this.#folder);
+    } catch (error) {
+      throw mediumError("write", this.#folder, error);
+    }
+    await discard(trash);
+    return true;
+  }
+
+  async list(): Promise<SessionRecord[]> {
+    const records: SessionRecord[] = [];
+    const ids = this.#ids();
+    for (const [index, id] of ids.entries()) {
+      if (index % RECORDS_AT_ONCE === RECORDS_AT_ONCE - 1) await yieldToOthers();
+      const record = this.read(id);
+      if (record !== null) records.push(record);
+    }
+    return records;
+  }
+
+  /** The folders of all records. */
+  folders(): string[] {
+    return this.#ids().map((id) => join(this.#folder, id));
+  }
+
+  async settled(): Promise<void> {
+    await Promise.all([...this.#documents.values()].map(({ pending }) => pending));
+  }
+
+  #folderOf(id: string): string {
+    assertSessionId(id);
+    return join(this.#folder, id);
+  }
+
+  #ids(): string[] {
+    try {
+      return readdirSync(this.#folder);
+    } catch (error) {
+      if (systemCode(error) === "ENOENT") return [];
+      throw mediumError("read", this.#folder, error);
+    }
+  }
+
+  #open(id: string): Document<SessionRecord> {
+    const { deadlineMs, onStep, prepareRoot } = this.#options;
+    return new Document({
+      folder: this.#folderOf(id),
+      keep: KEEP,
+      deadlineMs,
+      onStep,
+      parse: parseRecord,
+      prepare: prepareRoot,
+      load: () => {
+        const base = this.#load(id);
+        if (base === null) throw new FleetError("FLEET_SESSION_NOT_FOUND", `There is no session ${quote(id)}.`);
+        return base;
+      },
+      // Writers of one and the same record are few; the retries cost less than a lock would.
+      enter: async () => async () => undefined,
+      committed: async () => undefined,
+    });
+  }
+
+  #load(id: string): Base | null {
+    const folder = this.#folderOf(id);
+    const head = readHead(folder, KEEP);
+    if (head === undefined) return null;
+    // A record's folder appears with a revision in it, so one without any was not interrupted: it lost something.
+    if (head.data === undefined) {
+      const why = head.damaged.map(({ rev, reason }) => `revision ${rev}: ${reason}`).join("; ");
+      throw corruptError(folder, why || "its folder is empty", `mv ${folder} ${this.#folder}-corrupt-${id}`);
+    }
+    // Two ids that differ in case share a folder on some file systems.
+    if (parseRecord(head.data).id !== id) return null;
+    for (const { rev, reason } of head.damaged) {
+      this.#options.warn(`Revision ${rev} of session ${quote(id)} is damaged (${reason}); went back to ${head.rev}.`);
+    }
+    const damaged = head.damaged.map(({ rev }) => rev);
+    return { rev: head.rev, top: head.top, next: head.top + 1, data: head.data, damaged };
+  }
+
+  /** A record that is not readable may be deleted, or nothing could ever clear it away. */
+  #mayDelete(id: string): boolean {
+    try {
+      return this.#load(id) !== null;
+    } catch (error) {
+      if (isFleetError(error, "FLEET_STATE_CORRUPT")) return true;
+      throw error;
+    }
+  }
+}
+
+function parseRecord(data: string): SessionRecord {
+  return JSON.parse(data) as SessionRecord;
+}
+
+function existsError(id: string): FleetError {
+  return new FleetError("FLEET_SESSION_EXISTS", `There is already a session ${quote(id)}.`);
+}
+
+/** What stays behind is swept later. */
+async function discard(path: string): Promise<void> {
+  await rm(path, { recursive: true, force: true }).catch(() => "swept later");
+}

@@ -1,0 +1,97 @@
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { LONGEST_MS, LONGEST_TIMER_MS, parseDuration } from "../../src/config/duration.js";
+import { quote } from "../../src/errors.js";
+import { refusalOf } from "./folder.js";
+
+const UNITS = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000, w: 604_800_000 } as const;
+
+describe("parseDuration", () => {
+  it.each([
+    ["24h", 86_400_000],
+    ["1h30m", 5_400_000],
+    ["1.5h", 5_400_000],
+    ["300s", 300_000],
+    ["20ms", 20],
+    ["1m1ms", 60_001],
+    ["2w", 1_209_600_000],
+    ["3650d", LONGEST_MS],
+    ["1.1h", 3_960_000],
+  ])("reads %s", (text, ms) => {
+    expect(parseDuration(text, { name: "--ttl" })).toBe(ms);
+  });
+
+  it.each([
+    "",
+    "0",
+    "0s",
+    "0h0m",
+    "10",
+    "-5m",
+    "+5m",
+    "5 parsecs",
+    "5parsecs",
+    "NaN",
+    "Infinity",
+    "1e4s",
+    " 5m",
+    "5m ",
+    "5 m",
+    "5m\n",
+    "1,5h",
+    "1_000s",
+    ".5h",
+    "5.h",
+    "1h30",
+    "5H",
+    "5min",
+    "0.4ms",
+    "3651d",
+    `${"9".repeat(400)}s`,
+    "٥m",
+    "5m\u202e",
+  ])("refuses %j", (text) => {
+    const error = refusalOf(() => parseDuration(text, { name: "--ttl" }));
+    expect(error).toMatchObject({ code: "FLEET_DURATION_INVALID", exit: 2 });
+    expect(error.message).toBe(
+      `--ttl is ${quote(text)}: allowed is a number with a unit (ms, s, m, h, d, w), such as "30s" or "1h30m", above 0 and at most 10 years`,
+    );
+    expect(error.suggestions).not.toEqual([]);
+  });
+
+  it("refuses what a timer cannot wait for, where a timer waits", () => {
+    const error = refusalOf(() => parseDuration("25d", { name: "health.interval", maxMs: LONGEST_TIMER_MS }));
+    expect(error.message).toContain("at most 24d");
+    expect(LONGEST_TIMER_MS).toBeLessThan(2 ** 31);
+  });
+
+  it("reads the sum of whatever is composed of its units", () => {
+    const part = fc.tuple(
+      fc.integer({ min: 0, max: 400 }),
+      fc.constantFrom(...(Object.keys(UNITS) as (keyof typeof UNITS)[])),
+    );
+    fc.assert(
+      fc.property(fc.array(part, { minLength: 1, maxLength: 6 }), (parts) => {
+        const ms = parts.reduce((sum, [amount, unit]) => sum + amount * UNITS[unit], 0);
+        fc.pre(ms > 0 && ms <= LONGEST_MS);
+        const text = parts.map(([amount, unit]) => `${amount}${unit}`).join("");
+        expect(parseDuration(text, { name: "--ttl" })).toBe(ms);
+      }),
+    );
+  });
+
+  it("gives whole milliseconds in range or refuses, whatever the text", () => {
+    const text = fc.oneof(fc.string({ unit: "binary" }), fc.string({ unit: fc.constantFrom(..."0159.-+e mshdw ") }));
+    fc.assert(
+      fc.property(text, (given) => {
+        try {
+          const ms = parseDuration(given, { name: "--ttl" });
+          expect(Number.isInteger(ms) && ms >= 1 && ms <= LONGEST_MS).toBe(true);
+          expect(given).toMatch(/^[\d.mshdw]+$/);
+        } catch (error) {
+          expect(error).toMatchObject({ code: "FLEET_DURATION_INVALID" });
+        }
+      }),
+    );
+  });
+});

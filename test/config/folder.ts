@@ -1,0 +1,53 @@
+import { mkdirSync, mkdtempSync, realpathSync, writeFileSync } from "node:fs";
+import { rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { type LoadedConfig, type LoadOptions, loadConfig } from "../../src/config/load.js";
+import { FleetError } from "../../src/errors.js";
+
+/** A private world to load a configuration in: a home, and a working folder three levels below a project. */
+export class Folder implements AsyncDisposable {
+  readonly root = realpathSync(mkdtempSync(join(tmpdir(), "fleet-config-")));
+  readonly home = join(this.root, "home");
+  readonly project = join(this.root, "project");
+  readonly cwd = join(this.project, "a", "b", "c");
+  readonly projectFile = join(this.project, ".copilotfleet.json");
+  readonly userFile = join(this.home, "config", "copilotfleet", "config.json");
+
+  constructor() {
+    mkdirSync(this.cwd, { recursive: true });
+    mkdirSync(this.home);
+  }
+
+  /** Writes a file; anything but a text is written as JSON. */
+  write(path: string, content: unknown): void {
+    mkdirSync(dirname(path), { recursive: true });
+    writeFileSync(path, typeof content === "string" ? content : JSON.stringify(content), { mode: 0o644 });
+  }
+
+  load(options: LoadOptions = {}): LoadedConfig {
+    const env = { XDG_CONFIG_HOME: join(this.home, "config"), ...options.env };
+    return loadConfig({ cwd: this.cwd, home: this.home, ...options, env });
+  }
+
+  /** What loading is refused with. */
+  refusal(options: LoadOptions = {}): FleetError {
+    return refusalOf(() => this.load(options));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await rm(this.root, { recursive: true, force: true });
+  }
+}
+
+/** The FleetError that `act` throws; anything else fails the test. */
+export function refusalOf(act: () => unknown): FleetError {
+  let result: unknown;
+  try {
+    result = act();
+  } catch (error) {
+    if (error instanceof FleetError) return error;
+    throw error;
+  }
+  throw new Error(`nothing was refused: ${JSON.stringify(result)}`);
+}

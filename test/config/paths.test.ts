@@ -1,0 +1,44 @@
+import { homedir } from "node:os";
+import { describe, expect, it } from "vitest";
+import { stateRoot, userConfigFile } from "../../src/config/paths.js";
+import { refusalOf } from "./folder.js";
+
+const linux = { home: "/home/ann", platform: "linux", cwd: "/work" } as const;
+const macos = { home: "/Users/ann", platform: "darwin", cwd: "/work" } as const;
+
+describe("stateRoot", () => {
+  it.each([
+    ["Linux", {}, linux, "/home/ann/.local/state/copilotfleet"],
+    ["macOS", {}, macos, "/Users/ann/Library/Application Support/copilotfleet"],
+    ["XDG_STATE_HOME", { XDG_STATE_HOME: "/var/x" }, linux, "/var/x/copilotfleet"],
+    [
+      "a relative XDG_STATE_HOME, which the specification says to ignore",
+      { XDG_STATE_HOME: "x" },
+      linux,
+      "/home/ann/.local/state/copilotfleet",
+    ],
+    ["an empty XDG_STATE_HOME", { XDG_STATE_HOME: "" }, linux, "/home/ann/.local/state/copilotfleet"],
+    ["COPILOTFLEET_HOME", { COPILOTFLEET_HOME: "/srv/fleet", XDG_STATE_HOME: "/var/x" }, linux, "/srv/fleet"],
+    ["a relative COPILOTFLEET_HOME", { COPILOTFLEET_HOME: "fleet" }, linux, "/work/fleet"],
+    ["HOME", { HOME: "/h" }, { platform: "linux" as const }, "/h/.local/state/copilotfleet"],
+    ["no HOME at all", {}, { platform: "linux" as const }, `${homedir()}/.local/state/copilotfleet`],
+  ])("follows %s", (_, env, options, expected) => {
+    expect(stateRoot(env, options)).toBe(expected);
+  });
+
+  it.each(["", "  "])("refuses an empty COPILOTFLEET_HOME (%j)", (value) => {
+    const error = refusalOf(() => stateRoot({ COPILOTFLEET_HOME: value }, linux));
+    expect(error).toMatchObject({ code: "FLEET_CONFIG_INVALID", exit: 3 });
+    expect(error.message).toContain(`COPILOTFLEET_HOME is "${value}": allowed is`);
+  });
+});
+
+describe("userConfigFile", () => {
+  it.each([
+    [{}, linux, "/home/ann/.config/copilotfleet/config.json"],
+    [{ XDG_CONFIG_HOME: "/etc/ann" }, linux, "/etc/ann/copilotfleet/config.json"],
+    [{}, macos, "/Users/ann/Library/Application Support/copilotfleet/config.json"],
+  ])("%j", (env, options, expected) => {
+    expect(userConfigFile(env, options)).toBe(expected);
+  });
+});

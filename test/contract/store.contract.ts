@@ -1,0 +1,261 @@
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import type { Store } from "../../src/store/store.js";
+import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
+
+export interface OpenedStore {
+  store: Store;
+  /** Another instance on the same state, as another process would have it. */
+  reopen: () => Promise<Store>;
+  cleanup: () => Promise<void>;
+}
+
+/** What every store has to do. Nothing here knows where the state is kept. */
+export function describeStore(name: string, open: () => Promise<OpenedStore>): void {
+  describe(`the store contract: ${name}`, () => {
+    let store: Store;
+    let opened: OpenedStore;
+
+    beforeEach(async () => {
+      opened = await open();
+      store = opened.store;
+    });
+
+    afterEach(async () => {
+      await store.close();
+      await opened.cleanup();
+    });
+
+    describe("registry", () => {
+      it("is empty at first", async () => {
+        expect(await store.readRegistry()).toEqual({ servers: {} });
+        expect(store.takeWarnings()).toEqual([]);
+      });
+
+      it("keeps what an update left, for this instance and for others", async () => {
+        const record = serverRecord("s1");
+        await store.updateRegistry((draft) => void Object.assign(draft.servers, { s1: record }));
+        expect(await store.readRegistry()).toEqual({ servers: { s1: record } });
+        const other = await opened.reopen();
+        expect(await other.readRegistry()).toEqual({ servers: { s1: record } });
+        await other.close();
+      });
+
+      it("resolves with what the change returned", async () => {
+        expect(await store.updateRegistry(() => 42)).toBe(42);
+        expect(await store.updateRegistry(() => undefined)).toBeUndefined();
+      });
+
+      it("writes nothing of a change that throws, and passes its error on", async () => {
+        await addServer(store, "s1");
+        const refusal = new Error("no");
+        const update = store.updateRegistry((draft) => {
+          delete draft.servers.s1;
+          throw refusal;
+        });
+        await expect(update).rejects.toBe(refusal);
+        expect(Object.keys((await store.readRegistry()).servers)).toEqual(["s1"]);
+      });
+
+      it("refuses a change that is asynchronous", async () => {
+        const update = store.updateRegistry(async (draft) => {
+          draft.servers.s1 = serverRecord("s1");
+        });
+        await expect(update).rejects.toMatchObject({ code: "FLEET_INTERNAL" });
+        expect(await store.readRegistry()).toEqual({ servers: {} });
+      });
+
+      it("gives copies: what a caller does to one changes nothing", async () => {
+        await addServer(store, "s1");
+        const kept = await store.updateRegistry((draft) => draft);
+        delete kept.servers.s1;
+        const read = await store.readRegistry();
+        delete read.servers.s1;
+        expect(Object.keys((await store.readRegistry()).servers)).toEqual(["s1"]);
+      });
+
+      it("lets concurrent updates see each other, in one instance and in several", async () => {
+        const others = await Promise.all([opened.reopen(), opened.reopen()]);
+        const stores = [store, ...others];
+        const counts = await Promise.all(
+          Array.from({ length: 60 }, (_, index) =>
+            (stores[index % stores.length] ?? store).updateRegistry((draft) => {
+              draft.servers[`s${index}`] = serverRecord(`s${index}`);
+              return Object.keys(draft.servers).length;
+            }),
+          ),
+        );
+        expect(counts.toSorted((a, b) => a - b)).toEqual(Array.from({ length: 60 }, (_, index) => index + 1));
+        expect(Object.keys((await store.readRegistry()).servers)).toHaveLength(60);
+        await Promise.all(others.map((other) => other.close()));
+      });
+
+      it("keeps a failing change out of the ones it runs beside", async () => {
+        const results = await Promise.allSettled([
+          addServer(store, "s1"),
+          store.updateRegistry((draft) => {
+            draft.servers.bad = serverRecord("bad");
+            throw new Error("only mine");
+          }),
+          addServer(store, "s2"),
+        ]);
+        expect(results.map(({ status }) => status)).toEqual(["fulfilled", "rejected", "fulfilled"]);
+        expect(Object.keys((await store.readRegistry()).servers).toSorted()).toEqual(["s1", "s2"]);
+      });
+
+      it("takes any id for an id, also one that every object has as a property", async () => {
+        expect((await store.readRegistry()).servers.constructor).toBeUndefined();
+        for (const id of ["__proto__", "constructor", "toString"]) {
+          await store.updateRegistry((draft) => {
+            expect(draft.servers[id]).toBeUndefined();
+            draft.servers[id] = serverRecord(id);
+          });
+        }
+        const { servers } = await store.readRegistry();
+        expect(Object.keys(servers).toSorted()).toEqual(["__proto__", "constructor", "toString"]);
+        // biome-ignore lint/complexity/useLiteralKeys: the dotted form reads as if it meant the prototype
+        expect(servers["__proto__"]).toEqual(serverRecord("__proto__"));
+      });
+    });
+
+    describe("sessions", () => {
+      it("has none at first", async () => {
+        expect(await store.listSessions()).toEqual([]);
+        expect(await store.readSession("nobody")).toBeNull();
+      });
+
+      it("keeps a record as it was given", async () => {
+        const record = sessionRecord("a", { purpose: "ünïcode \u2028 \u0000", ttlMs: 1 });
+        await store.createSession(record);
+        const other = await opened.reopen();
+        expect(await other.readSession("a")).toEqual(record);
+        expect(await other.listSessions()).toEqual([record]);
+        await other.close();
+      });
+
+      it("creates an id once, whoever owns it, and keeps the first record", async () => {
+        const owners = Array.from({ length: 8 }, (_, index) => `user${index}`);
+        const results = await Promise.allSettled(
+          owners.map((owner) => store.createSession(sessionRecord("a", { owner }))),
+        );
+        const winners = owners.filter((_, index) => results[index]?.status === "fulfilled");
+        expect(winners).toHaveLength(1);
+        for (const result of results) {
+          if (result.status === "rejected") expect(result.reason).toMatchObject({ code: "FLEET_SESSION_EXISTS" });
+        }
+        expect((await store.readSession("a"))?.owner).toBe(winners[0]);
+      });
+
+      it("updates one record and leaves the others alone", async () => {
+        await store.createSession(sessionRecord("a"));
+        await store.createSession(sessionRecord("b"));
+        expect(await store.updateSession("a", (draft) => ++draft.turns)).toBe(1);
+        expect((await store.readSession("a"))?.turns).toBe(1);
+        expect((await store.readSession("b"))?.turns).toBe(0);
+      });
+
+      it("loses no concurrent update of one record", async () => {
+        await store.createSession(sessionRecord("a"));
+        const other = await opened.reopen();
+        const stores = [store, other];
+        await Promise.all(
+          Array.from({ length: 40 }, (_, index) =>
+            (stores[index % 2] ?? store).updateSession("a", (draft) => void draft.turns++),
+          ),
+        );
+        expect((await store.readSession("a"))?.turns).toBe(40);
+        await other.close();
+      });
+
+      it("writes nothing of a change that throws", async () => {
+        await store.createSession(sessionRecord("a"));
+        const update = store.updateSession("a", (draft) => {
+          draft.turns = 7;
+          throw new Error("no");
+        });
+        await expect(update).rejects.toThrow("no");
+        expect((await store.readSession("a"))?.turns).toBe(0);
+      });
+
+      it("says so when the record is not there", async () => {
+        const update = store.updateSession("nobody", (draft) => void draft.turns++);
+        await expect(update).rejects.toMatchObject({ code: "FLEET_SESSION_NOT_FOUND" });
+      });
+
+      it("deletes a record once", async () => {
+        await store.createSession(sessionRecord("a"));
+        const results = await Promise.all([store.deleteSession("a"), store.deleteSession("a")]);
+        expect(results.toSorted()).toEqual([false, true]);
+        expect(await store.readSession("a")).toBeNull();
+        expect(await store.listSessions()).toEqual([]);
+        expect(await store.deleteSession("a")).toBe(false);
+      });
+
+      it("creates an id again after its deletion, with nothing of the old record", async () => {
+        await store.createSession(sessionRecord("a", { turns: 9 }));
+        await store.deleteSession("a");
+        await store.createSession(sessionRecord("a", { owner: "bob" }));
+        expect(await store.readSession("a")).toEqual(sessionRecord("a", { owner: "bob" }));
+        expect(await store.updateSession("a", (draft) => ++draft.turns)).toBe(1);
+      });
+
+      it("tells ids apart by case, or refuses the second one", async () => {
+        await store.createSession(sessionRecord("Abc"));
+        const second = await store.createSession(sessionRecord("abc", { owner: "bob" })).then(
+          () => "created",
+          (error: { code: string }) => error.code,
+        );
+        expect(["created", "FLEET_SESSION_EXISTS"]).toContain(second);
+        expect((await store.readSession("Abc"))?.owner).toBe("alice");
+        expect((await store.readSession("abc"))?.owner).toBe(second === "created" ? "bob" : undefined);
+      });
+
+      it.each([".hidden", "..x", ".tmp-1-ab", ".trash-1-ab", "a.b_c-d", "constructor", "-", "x".repeat(128)])(
+        "takes the id %s",
+        async (id) => {
+          await store.createSession(sessionRecord(id));
+          // A write to the registry may clear left-overs away: an id that looks like one is none.
+          await addServer(store, "s1");
+          expect(await store.updateSession(id, (draft) => ++draft.turns)).toBe(1);
+          expect(await store.listSessions()).toEqual([sessionRecord(id, { turns: 1 })]);
+          expect(await store.deleteSession(id)).toBe(true);
+        },
+      );
+
+      it.each(["", ".", "..", "../x", "a/b", "a\\b", "a b", "a\0", "ä", "x".repeat(129), "%2e"])(
+        "refuses the id %j everywhere",
+        async (id) => {
+          const refusal = { code: "FLEET_SESSION_ID_INVALID", exit: 2 };
+          await expect(store.createSession(sessionRecord(id))).rejects.toMatchObject(refusal);
+          await expect(store.readSession(id)).rejects.toMatchObject(refusal);
+          await expect(store.updateSession(id, () => undefined)).rejects.toMatchObject(refusal);
+          await expect(store.deleteSession(id)).rejects.toMatchObject(refusal);
+          expect(await store.listSessions()).toEqual([]);
+        },
+      );
+
+      it("does not let an update change the id", async () => {
+        await store.createSession(sessionRecord("a"));
+        const update = store.updateSession("a", (draft) => {
+          draft.id = "b";
+        });
+        await expect(update).rejects.toMatchObject({ code: "FLEET_INTERNAL" });
+        expect(await store.listSessions()).toEqual([sessionRecord("a")]);
+      });
+    });
+
+    it("finishes the writes under way before it closes", async () => {
+      const writes = [addServer(store, "s1"), addServer(store, "s2")];
+      await store.close();
+      const other = await opened.reopen();
+      expect(Object.keys((await other.readRegistry()).servers)).toEqual(["s1", "s2"]);
+      await other.close();
+      await Promise.all(writes);
+    });
+  });
+}
+
+function addServer(store: Store, id: string): Promise<void> {
+  return store.updateRegistry((draft) => {
+    draft.servers[id] = serverRecord(id);
+  });
+}

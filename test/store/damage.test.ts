@@ -1,0 +1,250 @@
+import { chmod, mkdir, readdir, readFile, rename, rm, stat, truncate, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import { openFileStore } from "../../src/store/file/file-store.js";
+import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
+import { temporaryRoot } from "../fixtures/store-root.js";
+
+type Damage = (path: string) => Promise<void>;
+
+const DAMAGES: [string, Damage][] = [
+  ["empty", (path) => truncate(path, 0)],
+  ["cut in half", async (path) => truncate(path, Math.floor((await stat(path)).size / 2))],
+  ["short of its last byte", async (path) => truncate(path, (await stat(path)).size - 1)],
+  ["all zero bytes", async (path) => writeFile(path, Buffer.alloc((await stat(path)).size))],
+  ["one bit off in the data", (path) => flipBit(path, 0.7)],
+  ["one bit off in the header", (path) => flipBit(path, 0.01)],
+  ["something else", (path) => writeFile(path, "[]\n[]\n")],
+];
+
+async function flipBit(path: string, where: number): Promise<void> {
+  const bytes = await readFile(path);
+  const at = Math.floor(bytes.length * where);
+  bytes[at] = (bytes[at] ?? 0) ^ 0x04;
+  await writeFile(path, bytes);
+}
+
+/** `count` servers, each by a commit of its own, so that revision N holds the servers s1 to sN. */
+async function filled(count: number): Promise<string> {
+  const root = await temporaryRoot();
+  const store = openFileStore(root);
+  for (let rev = 1; rev <= count; rev++) await add(root, `s${rev}`);
+  await store.close();
+  return root;
+}
+
+async function add(root: string, id: string): Promise<void> {
+  await openFileStore(root).updateRegistry((draft) => {
+    draft.servers[id] = serverRecord(id);
+  });
+}
+
+async function revisions(root: string): Promise<string[]> {
+  const names = await readdir(join(root, "registry"));
+  return names.filter((name) => /^\d+\.json$/.test(name)).map((name) => join(root, "registry", name));
+}
+
+async function serverIds(root: string): Promise<string[]> {
+  return Object.keys((await openFileStore(root).readRegistry()).servers);
+}
+
+/** Everything in a folder, to show that nothing was touched. */
+async function contents(folder: string): Promise<Record<string, string>> {
+  const entries = await readdir(folder, { recursive: true, withFileTypes: true });
+  const files = entries.filter((entry) => entry.isFile()).map((entry) => join(entry.parentPath, entry.name));
+  return Object.fromEntries(
+    await Promise.all(files.map(async (file) => [file, await readFile(file, "latin1")] as const)),
+  );
+}
+
+describe.each(DAMAGES)("a head revision that is %s", (_, damage) => {
+  it("is replaced by registry.json, which has the same registry", async () => {
+    const root = await filled(3);
+    await damage(join(root, "registry", "0000000000000003.json"));
+    const store = openFileStore(root);
+    expect(Object.keys((await store.readRegistry()).servers)).toEqual(["s1", "s2", "s3"]);
+    expect(store.takeWarnings()).toEqual([expect.stringMatching(/revision 3 of the registry is damaged.*recovered/)]);
+    expect(store.takeWarnings()).toEqual([]);
+    await add(root, "s4");
+    expect(await serverIds(root)).toEqual(["s1", "s2", "s3", "s4"]);
+  });
+
+  it("without registry.json: goes back one revision, says so, keeps the damaged one and never uses its number again", async () => {
+    const root = await filled(3);
+    const damaged = join(root, "registry", "0000000000000003.json");
+    await damage(damaged);
+    const evidence = await readFile(damaged);
+    await rm(join(root, "registry.json"));
+    const store = openFileStore(root);
+    expect(Object.keys((await store.readRegistry()).servers)).toEqual(["s1", "s2"]);
+    expect(store.takeWarnings()).toEqual([expect.stringMatching(/revision 3 of the registry is damaged.*revision 2/)]);
+    await add(root, "s4");
+    expect(await serverIds(root)).toEqual(["s1", "s2", "s4"]);
+    expect(await readdir(join(root, "registry"))).toContain("0000000000000004.json");
+    expect(await readFile(join(root, "registry", "corrupt-0000000000000003.json"))).toEqual(evidence);
+  });
+});
+
+describe.each(DAMAGES)("all revisions %s", (_, damage) => {
+  it("are recovered from registry.json", async () => {
+    const root = await filled(3);
+    await Promise.all((await revisions(root)).map(damage));
+    const store = openFileStore(root);
+    expect(Object.keys((await store.readRegistry()).servers)).toEqual(["s1", "s2", "s3"]);
+    expect(store.takeWarnings()).toEqual([expect.stringContaining("recovered revision 3")]);
+    await add(root, "s4");
+    expect(await serverIds(root)).toEqual(["s1", "s2", "s3", "s4"]);
+    expect(await readdir(join(root, "registry"))).toContain("0000000000000004.json");
+  });
+
+  it.each(["missing", "damaged too"])("are never taken for an empty store, with registry.json %s", async (copy) => {
+    const root = await filled(3);
+    await Promise.all((await revisions(root)).map(damage));
+    if (copy === "missing") await rm(join(root, "registry.json"));
+    else await truncate(join(root, "registry.json"), 10);
+    const before = await contents(root);
+    const corrupt = { code: "FLEET_STATE_CORRUPT", exit: 7 };
+    await expect(openFileStore(root).readRegistry()).rejects.toMatchObject(corrupt);
+    await expect(add(root, "s4")).rejects.toMatchObject(corrupt);
+    expect(await contents(root)).toEqual(before);
+  });
+});
+
+describe("registry.json", () => {
+  it.each(DAMAGES.slice(0, 4))(
+    "that is %s changes nothing, and the next write keeps it aside and mends it",
+    async (_, damage) => {
+      const root = await filled(2);
+      const path = join(root, "registry.json");
+      if (_ === "short of its last byte") return; // The last byte is a line break: without it the file is as good.
+      await damage(path);
+      const evidence = await readFile(path);
+      const store = openFileStore(root);
+      expect(Object.keys((await store.readRegistry()).servers)).toEqual(["s1", "s2"]);
+      expect(store.takeWarnings()).toEqual([expect.stringMatching(/registry\.json.*is damaged/)]);
+      await add(root, "s3");
+      expect(Object.keys(JSON.parse(await readFile(path, "utf8")).servers)).toEqual(["s1", "s2", "s3"]);
+      const aside = (await readdir(root)).filter((name) => name.startsWith("registry.json.corrupt-"));
+      expect(aside).toHaveLength(1);
+      expect(await readFile(join(root, aside[0] ?? ""))).toEqual(evidence);
+    },
+  );
+
+  it("is made again when it is missing", async () => {
+    const root = await filled(2);
+    await rm(join(root, "registry.json"));
+    expect(await serverIds(root)).toEqual(["s1", "s2"]);
+    await add(root, "s3");
+    expect(JSON.parse(await readFile(join(root, "registry.json"), "utf8"))).toMatchObject({ schema: 1, rev: 3 });
+  });
+
+  it("is what is left when the revisions are gone, and their numbers are not used again", async () => {
+    const root = await filled(3);
+    await rm(join(root, "registry"), { recursive: true });
+    const store = openFileStore(root);
+    expect(Object.keys((await store.readRegistry()).servers)).toEqual(["s1", "s2", "s3"]);
+    expect(store.takeWarnings()).toEqual([expect.stringContaining("recovered revision 3")]);
+    await add(root, "s4");
+    expect(await readdir(join(root, "registry"))).toEqual(["0000000000000004.json"]);
+    expect(await serverIds(root)).toEqual(["s1", "s2", "s3", "s4"]);
+  });
+
+  it("that was set aside as damaged, with nothing else left, is not an empty store", async () => {
+    const root = await filled(1);
+    await rm(join(root, "registry"), { recursive: true });
+    await rename(join(root, "registry.json"), join(root, "registry.json.corrupt-2026-01-01T00-00-00-000Z"));
+    await expect(openFileStore(root).readRegistry()).rejects.toMatchObject({ code: "FLEET_STATE_CORRUPT" });
+  });
+
+  it("with a shape that is not a registry's is not recovered from", async () => {
+    const root = await filled(1);
+    await rm(join(root, "registry"), { recursive: true });
+    for (const servers of [null, [], { s1: null }, { s1: { id: "other" } }]) {
+      await writeFile(join(root, "registry.json"), JSON.stringify({ schema: 1, rev: 1, servers }));
+      await expect(openFileStore(root).readRegistry()).rejects.toMatchObject({ code: "FLEET_STATE_CORRUPT" });
+    }
+  });
+});
+
+describe("what an interrupted first commit leaves", () => {
+  it.each([
+    ["the state folder", async (root: string) => void (await mkdir(root, { mode: 0o700 }))],
+    [
+      "an empty revision folder",
+      async (root: string) => void (await mkdir(join(root, "registry"), { recursive: true })),
+    ],
+    [
+      "a temp file",
+      async (root: string) => {
+        await mkdir(join(root, "registry"), { recursive: true });
+        await writeFile(join(root, "registry", ".tmp-1-abcdef012345"), '{"schema":1');
+      },
+    ],
+  ])("%s: is an empty store, and the next commit is the first", async (_, leave) => {
+    const root = await temporaryRoot();
+    await leave(root);
+    await chmod(root, 0o700);
+    expect(await serverIds(root)).toEqual([]);
+    await add(root, "s1");
+    expect(await serverIds(root)).toEqual(["s1"]);
+  });
+});
+
+describe("a newer schema", () => {
+  it.each(["registry.json", "registry/0000000000000002.json"])("in %s is refused and left as it is", async (name) => {
+    const root = await filled(2);
+    const path = join(root, name);
+    await writeFile(path, (await readFile(path, "utf8")).replace(/"schema":( ?)1/, '"schema":$199'));
+    const before = await contents(root);
+    const refusal = { code: "FLEET_STATE_NEWER", exit: 3 };
+    await expect(openFileStore(root).readRegistry()).rejects.toMatchObject(refusal);
+    await expect(add(root, "s3")).rejects.toMatchObject(refusal);
+    expect(await contents(root)).toEqual(before);
+  });
+
+  it("in a session record is refused and left as it is", async () => {
+    const root = await temporaryRoot();
+    const store = openFileStore(root);
+    await store.createSession(sessionRecord("a"));
+    const folder = join(root, "sessions", "a");
+    const path = join(folder, (await readdir(folder))[0] ?? "");
+    await writeFile(path, (await readFile(path, "utf8")).replace('"schema":1', '"schema":2'));
+    const before = await contents(root);
+    const refusal = { code: "FLEET_STATE_NEWER" };
+    await expect(store.readSession("a")).rejects.toMatchObject(refusal);
+    await expect(store.updateSession("a", (draft) => void draft.turns++)).rejects.toMatchObject(refusal);
+    await expect(store.deleteSession("a")).rejects.toMatchObject(refusal);
+    await expect(store.listSessions()).rejects.toMatchObject(refusal);
+    expect(await contents(root)).toEqual(before);
+  });
+});
+
+describe.each(DAMAGES)("a session record that is %s", (_, damage) => {
+  it("goes back one revision and says so", async () => {
+    const root = await temporaryRoot();
+    const store = openFileStore(root);
+    await store.createSession(sessionRecord("a"));
+    for (let turn = 0; turn < 3; turn++) await store.updateSession("a", (draft) => void draft.turns++);
+    const folder = join(root, "sessions", "a");
+    await damage(join(folder, (await readdir(folder)).toSorted().at(-1) ?? ""));
+    expect(await store.readSession("a")).toMatchObject({ turns: 2 });
+    expect(store.takeWarnings()).toEqual([expect.stringContaining('session "a" is damaged')]);
+    expect(await store.updateSession("a", (draft) => ++draft.turns)).toBe(3);
+    expect(await store.readSession("a")).toMatchObject({ turns: 3 });
+  });
+
+  it("in all its revisions is refused, not missing, and can only be deleted", async () => {
+    const root = await temporaryRoot();
+    const store = openFileStore(root);
+    await store.createSession(sessionRecord("a"));
+    const folder = join(root, "sessions", "a");
+    await damage(join(folder, (await readdir(folder))[0] ?? ""));
+    const corrupt = { code: "FLEET_STATE_CORRUPT" };
+    await expect(store.readSession("a")).rejects.toMatchObject(corrupt);
+    await expect(store.listSessions()).rejects.toMatchObject(corrupt);
+    await expect(store.updateSession("a", (draft) => void draft.turns++)).rejects.toMatchObject(corrupt);
+    await expect(store.createSession(sessionRecord("a"))).rejects.toMatchObject({ code: "FLEET_SESSION_EXISTS" });
+    expect(await store.deleteSession("a")).toBe(true);
+    expect(await store.listSessions()).toEqual([]);
+  });
+});
