@@ -5,7 +5,7 @@ import type { Config } from "./config/schema.js";
 import { type OpenedProvider, openProvider } from "./models/provider.js";
 import { type ClientOptions, Clients } from "./pool/clients.js";
 import { Pool, type SpawnOptions, type StopOptions, type Stopped } from "./pool/pool.js";
-import { type ServerView, viewServer } from "./pool/server.js";
+import { isBroken, type ServerView, viewServer } from "./pool/server.js";
 import type { TurnOptions, TurnReply } from "./runtime/client/turn.js";
 import { provenEndpoint } from "./runtime/probe.js";
 import { newSessionId, validateSessionId, validateUser } from "./sessions/ids.js";
@@ -146,6 +146,24 @@ export class Fleet implements AsyncDisposable {
   /** All recorded servers as they are now. What a crash left half-done is mended on the way. */
   async servers(): Promise<ServerView[]> {
     return await this.#pool.list(AbortSignal.timeout(START_WAIT_MS));
+  }
+
+  /** How many servers are recorded, in whatever state. */
+  async recordedServers(): Promise<number> {
+    return Object.keys((await this.#store.readRegistry()).servers).length;
+  }
+
+  /** Ids of servers whose record does not agree with the processes there are; {@link Fleet.servers} mends them. */
+  async brokenServers(): Promise<string[]> {
+    return Object.values((await this.#store.readRegistry()).servers)
+      .filter(isBroken)
+      .map(({ id }) => id);
+  }
+
+  /** The launch ids of all recorded servers: a process of this fleet that carries another one is a stray. */
+  async launchIds(): Promise<Set<string>> {
+    const { servers } = await this.#store.readRegistry();
+    return new Set(Object.values(servers).flatMap(({ launchId }) => launchId ?? []));
   }
 
   /** One server by id or unambiguous beginning of it. @throws FleetError `FLEET_SERVER_NOT_FOUND`. */

@@ -12,8 +12,15 @@ const root = fileURLToPath(new URL("..", import.meta.url));
 const args = process.argv.slice(2);
 const config = await Config.load({ root });
 try {
-  await run(args, config);
+  await dispatch(args);
   await flush();
 } catch (error) {
   process.exitCode = reportError(error, { args, config });
+}
+
+/** A plain command goes straight to its class: oclif's `run` loads help and version handling first, which takes time. */
+async function dispatch([id = "", ...rest]: string[]): Promise<void> {
+  const options = rest.includes("--") ? rest.slice(0, rest.indexOf("--")) : rest;
+  if (config.findCommand(id) === undefined || options.includes("--help")) await run(args, config);
+  else await config.runCommand(id, rest);
 }

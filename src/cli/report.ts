@@ -61,7 +61,7 @@ function usageError(error: Error, { args, config }: Invocation): FleetError {
 function nearest(written: string, known: readonly string[], phrase: (name: string) => string): string[] {
   if (known.length === 0) return [];
   const name = closest(written, known);
-  return distance(written, name) <= Math.max(2, Math.floor(name.length / 2)) ? [phrase(name)] : [];
+  return distance(written, name) <= 2 ? [phrase(name)] : [];
 }
 
 function causes(error: unknown, stack: string | undefined): string {

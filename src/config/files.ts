@@ -5,7 +5,7 @@ import { locateJsonFault } from "./json-error.js";
 import { unusableFile } from "./problem.js";
 import { printable } from "./text.js";
 
-export const PROJECT_FILE = ".copilotfleet.json";
+const PROJECT_FILE = ".copilotfleet.json";
 const LARGEST_BYTES = 1024 * 1024;
 
 /** The nearest `.copilotfleet.json` upward from `folder`, or null. */

@@ -27,7 +27,7 @@ export interface Source {
 export function flatten(input: unknown, source: Source): Layer {
   const layer = new Map<string, Given>();
   // The usual command sets nothing: it is not worth walking the schema for (0.5 ms of start-up).
-  if (typeof input === "object" && input !== null && Object.keys(input).length === 0) return layer;
+  if (isPlainObject(input) && Object.keys(input).length === 0) return layer;
   collect(keyTree(), input, source, layer);
   return layer;
 }
@@ -39,7 +39,7 @@ function collect(key: Key, value: unknown, source: Source, layer: Map<string, Gi
     layer.set(key.name, { value: absolute(key, value, source), origin });
     return;
   }
-  if (typeof value !== "object" || value === null || Array.isArray(value)) {
+  if (!isPlainObject(value)) {
     throw invalidValue(key.name, value, `an object${key.nullable ? " or null" : ""}`, origin);
   }
   for (const [part, item] of Object.entries(value)) {
@@ -48,6 +48,10 @@ function collect(key: Key, value: unknown, source: Source, layer: Map<string, Gi
     if (child === undefined) throw unknownKey(name, source.originOf(name));
     collect(child, item, source, layer);
   }
+}
+
+function isPlainObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 /** A file's paths count from that file, as it may be found from many working folders. "~/" is the home folder. */

@@ -1,6 +1,6 @@
 import { homedir } from "node:os";
 import { isAbsolute, join, resolve } from "node:path";
-import { FleetError } from "../errors.js";
+import { FleetError, quote } from "../errors.js";
 
 const NAME = "copilotfleet";
 
@@ -28,9 +28,13 @@ export function stateRoot(env: Environment, options: PathOptions = {}): string {
   const chosen = env.COPILOTFLEET_HOME;
   if (chosen === undefined) return standardFolder(env, "XDG_STATE_HOME", [".local", "state"], options);
   if (chosen.trim() === "") {
-    throw new FleetError("FLEET_CONFIG_INVALID", `COPILOTFLEET_HOME is "${chosen}": allowed is the path of a folder`, {
-      suggestions: ["Unset COPILOTFLEET_HOME, or give it a path"],
-    });
+    throw new FleetError(
+      "FLEET_CONFIG_INVALID",
+      `COPILOTFLEET_HOME is ${quote(chosen)}: allowed is the path of a folder`,
+      {
+        suggestions: ["Unset COPILOTFLEET_HOME, or give it a path"],
+      },
+    );
   }
   return resolve(options.cwd ?? process.cwd(), chosen);
 }

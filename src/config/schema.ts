@@ -58,7 +58,7 @@ export interface RemoteProvider {
 }
 
 /** The echo model that comes with the fleet: it needs no network. */
-export interface EchoProvider {
+interface EchoProvider {
   type: "echo";
 }
 

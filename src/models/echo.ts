@@ -109,10 +109,11 @@ function answerOther(path: string | undefined, request: IncomingMessage, respons
   request.resume();
   if (path === "/v1/models" && request.method === "GET") {
     const model = { id: "echo", object: "model", created: 0, owned_by: "copilotfleet" };
-    return send(response, 200, { object: "list", data: [model] });
+    send(response, 200, { object: "list", data: [model] });
+  } else {
+    const known = path === "/v1/models" || path === "/v1/chat/completions";
+    refuse(response, known ? 405 : 404, "The echo model answers POST /v1/chat/completions and GET /v1/models");
   }
-  const known = path === "/v1/models" || path === "/v1/chat/completions";
-  refuse(response, known ? 405 : 404, "The echo model answers POST /v1/chat/completions and GET /v1/models");
 }
 
 /** The whole body, or null when it is too large. */

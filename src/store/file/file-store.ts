@@ -1,5 +1,6 @@
 import type { Registry, SessionRecord, Store } from "../store.js";
 import type { StepHook } from "./commit.js";
+import type { StoreContext } from "./context.js";
 import { Document } from "./document.js";
 import { loadRegistry, parseRegistry, registryFolder, registrySpec } from "./registry.js";
 import { SessionRecords } from "./session-records.js";
@@ -40,7 +41,14 @@ class FolderStore implements FileStore {
 
   constructor(root: string, { deadlineMs = DEADLINE_MS, onStep }: FileStoreOptions) {
     this.#root = root;
-    const shared = { root, deadlineMs, onStep, warn: this.#warn, prepareRoot: () => ensureStateFolder(root) };
+    const shared: StoreContext = {
+      root,
+      deadlineMs,
+      onStep,
+      warn: this.#warn,
+      checkRoot: () => checkStateFolder(root),
+      ensureRoot: () => ensureStateFolder(root),
+    };
     this.#registry = new Document(registrySpec(shared));
     this.#sessions = new SessionRecords(shared);
   }

@@ -2,7 +2,7 @@ import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { quote } from "../../errors.js";
 import type { Registry } from "../store.js";
-import type { StepHook } from "./commit.js";
+import type { StoreContext } from "./context.js";
 import type { Base, DocumentSpec } from "./document.js";
 import { makeFolder } from "./durable.js";
 import { corruptError, reason } from "./failures.js";
@@ -14,15 +14,6 @@ import { isQuarantined } from "./quarantine.js";
 const KEEP = 16;
 const EMPTY = JSON.stringify({ servers: {} } satisfies Registry);
 
-export interface RegistryOptions {
-  root: string;
-  deadlineMs: number;
-  onStep: StepHook | undefined;
-  warn: (message: string) => void;
-  /** Makes the state folder, or refuses it. */
-  prepareRoot: () => void;
-}
-
 export function registryFolder(root: string): string {
   return join(root, "registry");
 }
@@ -33,21 +24,30 @@ export function parseRegistry(data: string): Registry {
   return { ...registry, servers: Object.assign(Object.create(null), registry.servers) };
 }
 
-export function registrySpec(options: RegistryOptions): DocumentSpec<Registry> {
-  const { root, deadlineMs, onStep, warn, prepareRoot } = options;
+export function registrySpec({ root, deadlineMs, onStep, warn, ensureRoot }: StoreContext): DocumentSpec<Registry> {
   const folder = registryFolder(root);
+  const prepare = () => {
+    ensureRoot();
+    makeFolder(folder);
+  };
   return {
     folder,
     keep: KEEP,
     deadlineMs,
     onStep,
     parse: parseRegistry,
-    prepare: () => {
-      prepareRoot();
-      makeFolder(folder);
-    },
+    prepare,
     load: () => loadRegistry(root, warn),
-    enter: () => enterPolitely(folder),
+    enter: async () => {
+      try {
+        // The lock lies beside the folder: without this, the very first writers would have none.
+        prepare();
+      } catch {
+        // The attempt that follows meets the same error, and has callers to tell.
+        return async () => undefined;
+      }
+      return enterPolitely(folder);
+    },
     committed: async (rev, data) => {
       try {
         await publish(root, { rev, data }, () => newestWhole(folder));

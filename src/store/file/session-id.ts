@@ -2,9 +2,13 @@ import { FleetError, quote } from "../../errors.js";
 
 const SESSION_ID = /^[A-Za-z0-9._-]{1,128}$/;
 
+export function isSessionId(text: string): boolean {
+  return SESSION_ID.test(text) && text !== "." && text !== "..";
+}
+
 /** Callers have validated it already. This is the last line of defence, since it becomes a path. */
 export function assertSessionId(id: string): void {
-  if (SESSION_ID.test(id) && id !== "." && id !== "..") return;
+  if (isSessionId(id)) return;
   throw new FleetError(
     "FLEET_SESSION_ID_INVALID",
     `${quote(id)} is not a session id: 1 to 128 letters, digits, ".", "_" and "-" are allowed, other than "." and "..".`,

@@ -4,26 +4,17 @@ import { join } from "node:path";
 import { setImmediate as yieldToOthers } from "node:timers/promises";
 import { FleetError, isFleetError, quote, systemCode } from "../../errors.js";
 import type { SessionRecord } from "../store.js";
-import type { StepHook } from "./commit.js";
+import type { StoreContext } from "./context.js";
 import { type Base, Document } from "./document.js";
 import { closeQuietly, makeFolder, scratchName, syncFolder, writeNewFile } from "./durable.js";
-import { corruptError, mediumError } from "./failures.js";
+import { busyError, corruptError, mediumError } from "./failures.js";
 import { readHead } from "./head.js";
 import { encodeRevision, revisionName } from "./revision.js";
-import { assertSessionId } from "./session-id.js";
+import { assertSessionId, isSessionId } from "./session-id.js";
 
 const KEEP = 2;
 /** Reading is synchronous: after this many records everything else in the process gets its turn. */
 const RECORDS_AT_ONCE = 100;
-
-export interface SessionRecordsOptions {
-  root: string;
-  deadlineMs: number;
-  onStep: StepHook | undefined;
-  warn: (message: string) => void;
-  /** Makes the state folder, or refuses it. */
-  prepareRoot: () => void;
-}
 
 /**
  * One folder a record, so that touching one costs the same however many there are. `sessions/` holds nothing else: an id
@@ -31,14 +22,14 @@ export interface SessionRecordsOptions {
  * half deleted is in the state folder itself.
  */
 export class SessionRecords {
-  readonly #options: SessionRecordsOptions;
+  readonly #context: StoreContext;
   readonly #folder: string;
   /** Those with an update under way. */
   readonly #documents = new Map<string, Document<SessionRecord>>();
 
-  constructor(options: SessionRecordsOptions) {
-    this.#options = options;
-    this.#folder = join(options.root, "sessions");
+  constructor(context: StoreContext) {
+    this.#context = context;
+    this.#folder = join(context.root, "sessions");
   }
 
   read(id: string): SessionRecord | null {
@@ -53,10 +44,11 @@ export class SessionRecords {
    */
   async create(record: SessionRecord): Promise<void> {
     const target = this.#folderOf(record.id);
+    const until = performance.now() + this.#context.deadlineMs;
     try {
-      this.#options.prepareRoot();
-      makeFolder(this.#folder);
-      while (!(await this.#tryCreate(record, target)));
+      while (!(await this.#tryCreate(record, target))) {
+        if (performance.now() > until) throw busyError(target, this.#context.deadlineMs);
+      }
     } catch (error) {
       throw mediumError("write", target, error);
     }
@@ -64,8 +56,10 @@ export class SessionRecords {
 
   /** @returns false when a sweep took the half-made folder for an orphan. */
   async #tryCreate(record: SessionRecord, target: string): Promise<boolean> {
+    this.#context.ensureRoot();
+    makeFolder(this.#folder);
     if (existsSync(target)) throw existsError(record.id);
-    const temp = join(this.#options.root, scratchName("tmp"));
+    const temp = join(this.#context.root, scratchName("tmp"));
     try {
       mkdirSync(temp, { mode: 0o700 });
       const rev = Date.now();
@@ -102,7 +96,7 @@ export class SessionRecords {
   async delete(id: string): Promise<boolean> {
     const target = this.#folderOf(id);
     if (!this.#mayDelete(id)) return false;
-    const trash = join(this.#options.root, scratchName("trash"));
+    const trash = join(this.#context.root, scratchName("trash"));
     try {
       await rename(target, trash);
     } catch (error) {
@@ -145,7 +139,9 @@ export class SessionRecords {
 
   #ids(): string[] {
     try {
-      return readdirSync(this.#folder);
+      const entries = readdirSync(this.#folder, { withFileTypes: true });
+      // A file manager may have left a file of its own.
+      return entries.filter((entry) => entry.isDirectory() && isSessionId(entry.name)).map(({ name }) => name);
     } catch (error) {
       if (systemCode(error) === "ENOENT") return [];
       throw mediumError("read", this.#folder, error);
@@ -153,14 +149,14 @@ export class SessionRecords {
   }
 
   #open(id: string): Document<SessionRecord> {
-    const { deadlineMs, onStep, prepareRoot } = this.#options;
+    const { deadlineMs, onStep, checkRoot } = this.#context;
     return new Document({
       folder: this.#folderOf(id),
       keep: KEEP,
       deadlineMs,
       onStep,
       parse: parseRecord,
-      prepare: prepareRoot,
+      prepare: checkRoot,
       load: () => {
         const base = this.#load(id);
         if (base === null) throw new FleetError("FLEET_SESSION_NOT_FOUND", `There is no session ${quote(id)}.`);
@@ -184,7 +180,7 @@ export class SessionRecords {
     // Two ids that differ in case share a folder on some file systems.
     if (parseRecord(head.data).id !== id) return null;
     for (const { rev, reason } of head.damaged) {
-      this.#options.warn(`Revision ${rev} of session ${quote(id)} is damaged (${reason}); went back to ${head.rev}.`);
+      this.#context.warn(`Revision ${rev} of session ${quote(id)} is damaged (${reason}); went back to ${head.rev}.`);
     }
     const damaged = head.damaged.map(({ rev }) => rev);
     return { rev: head.rev, top: head.top, next: head.top + 1, data: head.data, damaged };

@@ -1,0 +1,25 @@
+import { Flags } from "@oclif/core";
+import chalk from "chalk";
+import { FleetCommand } from "../cli/base-command.js";
+import { type Check, examine } from "../doctor.js";
+
+export default class Doctor extends FleetCommand {
+  static override summary = "Check the installation, the state and the servers.";
+  static override examples = ["<%= config.bin %> doctor", "<%= config.bin %> doctor --fix"];
+  static override flags = {
+    fix: Flags.boolean({ description: "mend what can be mended without losing anything" }),
+  };
+
+  async run(): Promise<{ ok: boolean; checks: Check[] }> {
+    const { flags } = await this.parse(Doctor);
+    const { ok, checks, exit } = await examine({ env: process.env, cwd: process.cwd(), fix: flags.fix });
+    for (const check of checks) this.log(render(check));
+    process.exitCode = exit;
+    return { ok, checks };
+  }
+}
+
+function render({ name, ok, detail, fix, fixed }: Check): string {
+  const mark = fixed ? chalk.yellow("mended") : ok ? chalk.green("ok    ") : chalk.red("FAIL  ");
+  return `${mark} ${name.padEnd(16)} ${detail}${fix === null ? "" : `\n${" ".repeat(24)}Try: ${fix}`}`;
+}

@@ -1,0 +1,98 @@
+import { execFileSync } from "node:child_process";
+import { chmodSync, chownSync, mkdirSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import type { PartialConfig } from "../../src/config/load.js";
+import { Folder } from "./folder.js";
+
+describe("files that cannot be used", () => {
+  it.each([
+    ["malformed", '{\n  "session": {,}\n}', "line 2, column 15"],
+    ["empty", "", "line 1, column 1"],
+    ["with comments", "{\n  // no\n}", "comments are not JSON"],
+    ["not an object", "[]", "the configuration"],
+    ["null", "null", "the configuration"],
+    ["larger than 1 MB", `"${"x".repeat(1024 * 1024)}"`, "1048576"],
+  ])("%s", async (_, content, part) => {
+    await using folder = new Folder();
+    folder.write(folder.projectFile, content);
+    const error = folder.refusal();
+    expect(error).toMatchObject({ code: "FLEET_CONFIG_INVALID", exit: 3 });
+    expect(error.message).toContain(folder.projectFile);
+    expect(error.message).toContain(part);
+    expect(error.message).toContain("allowed");
+  });
+
+  it("a folder, and a named pipe that nobody writes", async () => {
+    await using folder = new Folder();
+    mkdirSync(folder.projectFile);
+    expect(folder.refusal().message).toContain("is not a regular file");
+    mkdirSync(join(folder.userFile, ".."), { recursive: true });
+    execFileSync("sh", ["-c", 'mkfifo "$1"', "sh", folder.userFile]);
+    expect(folder.refusal({ cwd: folder.home }).message).toContain("is not a regular file");
+  });
+
+  it("one that anybody can write", async () => {
+    await using folder = new Folder();
+    folder.write(folder.projectFile, {});
+    chmodSync(folder.projectFile, 0o666);
+    expect(folder.refusal().suggestions).toEqual([`chmod o-w ${folder.projectFile}`]);
+  });
+
+  it.runIf(process.geteuid?.() === 0)("one of another user", async () => {
+    await using folder = new Folder();
+    folder.write(folder.projectFile, {});
+    expect(() => folder.load({ uid: 1000 })).not.toThrow();
+    chownSync(folder.projectFile, 1001, 1001);
+    expect(folder.refusal({ uid: 1000 }).message).toContain("belongs to another user (uid 1001)");
+  });
+
+  it("escapes a path that would write into the terminal", async () => {
+    await using folder = new Folder();
+    const cwd = join(folder.root, "\u001b[31mred");
+    folder.write(join(cwd, ".copilotfleet.json"), "{");
+    expect(folder.refusal({ cwd }).message).not.toContain("\u001b");
+  });
+});
+
+describe("unknown keys", () => {
+  it.each([
+    [{ sesion: { ttl: "1h" } }, "sesion", ["session"]],
+    [{ session: { tll: "1h" } }, "session.tll", ["session.ttl"]],
+    [{ ttl: "1h" }, "ttl", ["session.ttl", "lock.ttl"]],
+    [{ session: { infinite: { enable: true } } }, "session.infinite.enable", ["session.infinite.enabled"]],
+    [{ maxactive: 3 }, "maxactive", ["session.maxActive"]],
+    [{ provider: { type: "openai", apiKey: "sk-canary" } }, "provider.apiKey", ["provider.apiKeyEnv"]],
+  ])("%j", async (content, name, nearest) => {
+    await using folder = new Folder();
+    folder.write(folder.projectFile, content);
+    const error = folder.refusal();
+    expect(error).toMatchObject({ code: "FLEET_CONFIG_KEY_UNKNOWN", exit: 3 });
+    expect(error.message).toContain(`"${name}" is not a key`);
+    expect(error.message).toContain(folder.projectFile);
+    for (const known of nearest) expect(error.suggestions[0]).toContain(`"${known}"`);
+  });
+
+  it("says how to give a key, and never shows one", async () => {
+    await using folder = new Folder();
+    folder.write(folder.projectFile, { provider: { type: "openai", apiKey: "sk-canary" } });
+    const error = folder.refusal();
+    expect(error.suggestions.join()).toContain("provider.apiKeyEnv names the environment variable");
+    expect(JSON.stringify([error.message, error.suggestions, error.stack])).not.toContain("canary");
+  });
+
+  it.each(["__proto__", "constructor", "prototype", "toString"])("%s pollutes nothing", async (name) => {
+    await using folder = new Folder();
+    for (const text of [`{"${name}": {"polluted": 1}}`, `{"session": {"${name}": {"polluted": 1}}}`]) {
+      folder.write(folder.projectFile, text);
+      expect(folder.refusal()).toMatchObject({ code: "FLEET_CONFIG_KEY_UNKNOWN" });
+      expect(({} as { polluted?: number }).polluted).toBeUndefined();
+    }
+  });
+
+  it("names the flag it came from", async () => {
+    await using folder = new Folder();
+    const flags = { nonsense: 1 } as unknown as PartialConfig;
+    expect(folder.refusal({ flags }).message).toContain("the flag --nonsense");
+  });
+});

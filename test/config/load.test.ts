@@ -1,0 +1,214 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { unknownVariables } from "../../src/config/environment.js";
+import { keysBelow, keyTree } from "../../src/config/keys.js";
+import { Folder } from "./folder.js";
+
+describe("defaults", () => {
+  it("are those of the public contract", async () => {
+    await using folder = new Folder();
+    expect(folder.load()).toEqual({
+      sources: [],
+      stateRoot: join(folder.home, ".local/state/copilotfleet"),
+      config: {
+        isolation: "per-user",
+        ports: { from: 5000, to: 5999 },
+        pool: { servers: 1, strategy: "sticky" },
+        runtime: { path: null, args: [], env: ["HTTPS_PROXY"], idleTimeoutMs: null },
+        auth: { githubTokenEnv: null, githubTokenFile: null, githubTokenCommand: null },
+        provider: null,
+        session: {
+          model: "gpt-5",
+          ttlMs: 86_400_000,
+          maxActive: 50,
+          approve: "none",
+          infinite: { enabled: true, backgroundCompactionThreshold: 0.8 },
+        },
+        lock: { ttlMs: 300_000 },
+        health: { intervalMs: 5000, timeoutMs: 2000, failures: 3 },
+        recycle: { maxMemoryBytes: 1_073_741_824, maxAgeMs: 86_400_000, maxSessions: null },
+        drain: { timeoutMs: 30_000 },
+        serve: {
+          listen: { host: "127.0.0.1", port: 4300 },
+          metrics: { host: "127.0.0.1", port: 9464 },
+          gcIntervalMs: 3_600_000,
+        },
+        store: { kind: "file" },
+      },
+    });
+  });
+
+  it("equal the example, which names every key", async () => {
+    await using folder = new Folder();
+    const text = readFileSync(new URL("../../.copilotfleet.example.json", import.meta.url), "utf8");
+    const defaults = folder.load().config;
+    folder.write(folder.projectFile, text);
+    const { provider, ...rest } = folder.load().config;
+    expect({ ...rest, provider: null }).toEqual(defaults);
+    expect(provider).toEqual({
+      type: "openai",
+      baseUrl: "http://127.0.0.1:11434/v1",
+      apiKeyEnv: "OPENAI_API_KEY",
+      wireApi: "completions",
+    });
+    const example = JSON.parse(text) as Record<string, unknown>;
+    for (const key of keysBelow(keyTree())) {
+      const value = key.name.split(".").reduce<unknown>((at, part) => (at as Record<string, unknown>)[part], example);
+      expect(value, key.name).toBeDefined();
+    }
+  });
+
+  it("fit the health deadline to a faster interval", async () => {
+    await using folder = new Folder();
+    expect(folder.load({ flags: { health: { interval: "200ms" } } }).config.health.timeoutMs).toBe(200);
+  });
+});
+
+describe("precedence", () => {
+  it("is flag, variable, project file, user's file, default", async () => {
+    await using folder = new Folder();
+    const sources = {
+      user: (value: string) => folder.write(folder.userFile, { session: { model: value } }),
+      project: (value: string) => folder.write(folder.projectFile, { session: { model: value } }),
+    };
+    const model = (options = {}) => folder.load(options).config.session.model;
+    expect(model()).toBe("gpt-5");
+    sources.user("of-user");
+    expect(model()).toBe("of-user");
+    sources.project("of-project");
+    expect(model()).toBe("of-project");
+    const env = { COPILOTFLEET_SESSION_MODEL: "of-variable" };
+    expect(model({ env })).toBe("of-variable");
+    expect(model({ env, flags: { session: { model: "of-flag" } } })).toBe("of-flag");
+    expect(model({ env, flags: { session: { model: undefined } } })).toBe("of-variable");
+    expect(folder.load().sources).toEqual([folder.projectFile, folder.userFile]);
+  });
+
+  it("holds for each key by itself, whoever sets which", async () => {
+    await using folder = new Folder();
+    const part = fc.record(
+      {
+        pool: fc.record({ servers: fc.integer({ min: 1, max: 99 }) }, { requiredKeys: [] }),
+        session: fc.record(
+          { maxActive: fc.integer({ min: 1, max: 99 }), model: fc.constantFrom("a", "b", "c") },
+          { requiredKeys: [] },
+        ),
+        runtime: fc.record({ args: fc.array(fc.constantFrom("--x", "--y"), { maxLength: 2 }) }, { requiredKeys: [] }),
+      },
+      { requiredKeys: [] },
+    );
+    fc.assert(
+      fc.property(part, part, part, (user, project, flags) => {
+        folder.write(folder.userFile, user);
+        folder.write(folder.projectFile, project);
+        const { config } = folder.load({ flags });
+        expect(config.pool.servers).toBe(flags.pool?.servers ?? project.pool?.servers ?? user.pool?.servers ?? 1);
+        expect(config.session.maxActive).toBe(
+          flags.session?.maxActive ?? project.session?.maxActive ?? user.session?.maxActive ?? 50,
+        );
+        expect(config.session.model).toBe(
+          flags.session?.model ?? project.session?.model ?? user.session?.model ?? "gpt-5",
+        );
+        expect(config.runtime.args).toEqual(flags.runtime?.args ?? project.runtime?.args ?? user.runtime?.args ?? []);
+      }),
+      { numRuns: 60 },
+    );
+  });
+
+  it("takes the nearest project file, and that one alone", async () => {
+    await using folder = new Folder();
+    folder.write(folder.projectFile, { session: { model: "far", maxActive: 7 } });
+    folder.write(join(folder.project, "a", "b", ".copilotfleet.json"), { session: { model: "near" } });
+    expect(folder.load().config.session).toMatchObject({ model: "near", maxActive: 50 });
+  });
+
+  it("replaces a provider of another type whole, and merges one of the same", async () => {
+    await using folder = new Folder();
+    folder.write(folder.userFile, {
+      provider: { type: "openai", baseUrl: "https://a.example/v1", apiKeyEnv: "A_KEY" },
+    });
+    folder.write(folder.projectFile, { provider: { type: "anthropic", baseUrl: "https://b.example" } });
+    expect(folder.load().config.provider).toMatchObject({ baseUrl: "https://b.example", apiKeyEnv: null });
+    folder.write(folder.projectFile, { provider: { baseUrl: "https://c.example" } });
+    expect(folder.load().config.provider).toMatchObject({ baseUrl: "https://c.example", apiKeyEnv: "A_KEY" });
+    expect(folder.load({ env: { COPILOTFLEET_PROVIDER_TYPE: "echo" } }).config.provider).toEqual({ type: "echo" });
+    expect(folder.load({ env: { COPILOTFLEET_PROVIDER: "null" } }).config.provider).toBeNull();
+    expect(folder.load({ flags: { provider: null } }).config.provider).toBeNull();
+  });
+
+  it("lets a way to get tokens replace the others", async () => {
+    await using folder = new Folder();
+    folder.write(folder.userFile, { auth: { githubTokenEnv: "GH_{user}" } });
+    const auth = folder.load({ env: { COPILOTFLEET_AUTH_GITHUB_TOKEN_FILE: "/t/{user}" } }).config.auth;
+    expect(auth).toEqual({ githubTokenEnv: null, githubTokenFile: "/t/{user}", githubTokenCommand: null });
+  });
+
+  it("counts a file's relative paths from that file, and a variable's from the working folder", async () => {
+    await using folder = new Folder();
+    folder.write(folder.projectFile, { runtime: { path: "./bin/copilot" }, auth: { githubTokenFile: "~/t" } });
+    const { runtime, auth } = folder.load().config;
+    expect(runtime.path).toBe(join(folder.project, "bin/copilot"));
+    expect(auth.githubTokenFile).toBe(join(folder.home, "t"));
+    const path = (text: string) => folder.load({ env: { COPILOTFLEET_RUNTIME_PATH: text } }).config.runtime.path;
+    expect(path("./copilot")).toBe(join(folder.cwd, "copilot"));
+    expect(path("copilot")).toBe("copilot");
+  });
+});
+
+describe("environment", () => {
+  it("has a variable for each key", async () => {
+    await using folder = new Folder();
+    const { config } = folder.load({
+      env: {
+        COPILOTFLEET_ISOLATION: "shared",
+        COPILOTFLEET_PORTS_FROM: "6000",
+        COPILOTFLEET_PORTS_TO: "6100",
+        COPILOTFLEET_RUNTIME_ARGS: "--log-level, debug",
+        COPILOTFLEET_RUNTIME_ENV: "",
+        COPILOTFLEET_PROVIDER_BASE_URL: "http://127.0.0.1:1/v1",
+        COPILOTFLEET_SESSION_MAX_ACTIVE: "9",
+        COPILOTFLEET_SESSION_INFINITE_ENABLED: "false",
+        COPILOTFLEET_SESSION_INFINITE_BACKGROUND_COMPACTION_THRESHOLD: "0.5",
+        COPILOTFLEET_RECYCLE_MAX_MEMORY: "null",
+        COPILOTFLEET_SERVE_LISTEN: "[::1]:0",
+        COPILOTFLEET_STORE: "rediss://:secret@redis.example:6379/0",
+      },
+    });
+    expect(config).toMatchObject({
+      isolation: "shared",
+      ports: { from: 6000, to: 6100 },
+      runtime: { args: ["--log-level", "debug"], env: [] },
+      provider: { type: "openai", baseUrl: "http://127.0.0.1:1/v1" },
+      session: { maxActive: 9, infinite: { enabled: false, backgroundCompactionThreshold: 0.5 } },
+      recycle: { maxMemoryBytes: null },
+      serve: { listen: { host: "::1", port: 0 } },
+      store: { kind: "redis", url: "rediss://:secret@redis.example:6379/0" },
+    });
+  });
+
+  it("starts beside a Kubernetes Service of its own name, and names what looks like a slip", async () => {
+    await using folder = new Folder();
+    const env = {
+      COPILOTFLEET_SERVICE_HOST: "10.0.0.1",
+      COPILOTFLEET_SERVICE_PORT: "4300",
+      COPILOTFLEET_SERVICE_PORT_HTTP: "4300",
+      COPILOTFLEET_PORT: "tcp://10.0.0.1:4300",
+      COPILOTFLEET_PORT_4300_TCP: "tcp://10.0.0.1:4300",
+      COPILOTFLEET_PORT_4300_TCP_ADDR: "10.0.0.1",
+      COPILOTFLEET_HOME: join(folder.root, "state"),
+      COPILOTFLEET_SESION_TTL: "1h",
+      COPILOTFLEET_STORE: "file",
+      HOME: folder.home,
+    };
+    expect(folder.load({ env }).stateRoot).toBe(join(folder.root, "state"));
+    expect(unknownVariables(env)).toEqual([{ name: "COPILOTFLEET_SESION_TTL", nearest: "COPILOTFLEET_SESSION_TTL" }]);
+  });
+
+  it("gives no two keys one variable, and none a name that Kubernetes makes up", () => {
+    const names = [...keysBelow(keyTree())].map((key) => key.variable);
+    expect(new Set(names).size).toBe(names.length);
+    expect(names.filter((name) => /_SERVICE_(HOST|PORT)|_PORT(_|$)/.test(name))).toEqual([]);
+  });
+});

@@ -1,0 +1,248 @@
+import { describe, expect, it } from "vitest";
+import type { PartialConfig } from "../../src/config/load.js";
+import { quote } from "../../src/errors.js";
+import { Folder } from "./folder.js";
+
+/** A nested object with one value, at a dotted key. */
+function at(name: string, value: unknown): Record<string, unknown> {
+  return name.split(".").reduceRight<unknown>((inner, part) => ({ [part]: inner }), value) as Record<string, unknown>;
+}
+
+const DURATIONS = [
+  "session.ttl",
+  "lock.ttl",
+  "health.interval",
+  "health.timeout",
+  "recycle.maxAge",
+  "drain.timeout",
+  "serve.gcInterval",
+];
+const BAD_DURATIONS = ["0", "0s", "-5m", "10", "5 parsecs", "NaN", "Infinity", "", " 1h", 10, true];
+const VALUES: Record<string, unknown[]> = {
+  ...Object.fromEntries(DURATIONS.map((name) => [name, BAD_DURATIONS])),
+  isolation: ["both", "", null, 1],
+  "ports.from": ["5000", 0, -1, 65_536, 4321.5, null],
+  "pool.servers": [0, -1, 1.5, "2", null],
+  "pool.strategy": ["random", "Sticky"],
+  "runtime.path": ["", "a\0b", 3],
+  "runtime.idleTimeout": ["0s", "10"],
+  "auth.githubTokenFile": ["", 3],
+  "auth.githubTokenCommand": [" ", 3],
+  "session.model": ["", "a b", "a\nb", null],
+  "session.maxActive": [0, -3, "all"],
+  "session.approve": ["some", true],
+  "session.infinite.enabled": ["yes", "true", 1],
+  "session.infinite.backgroundCompactionThreshold": [0, 1.1, -0.5, "0.8"],
+  "health.failures": [0, 2.5],
+  "recycle.maxMemory": ["1", "0gb", 1024, "1 gb"],
+  "recycle.maxSessions": [0, "1"],
+  "provider.type": ["gemini", null],
+  "provider.baseUrl": ["127.0.0.1:8080", "ftp://a.example", "file:///etc/passwd", "", "http://", "https://a b/"],
+  "provider.wireApi": ["chat"],
+  "serve.listen": [
+    "4300",
+    ":4300",
+    "localhost",
+    "localhost:65536",
+    "localhost:-1",
+    "::1:4300",
+    "a b:1",
+    "127.0.0.1:04300",
+  ],
+  "serve.metrics": ["localhost:http"],
+  store: ["http://127.0.0.1:6379", "redis", "redis://", "redis:127.0.0.1", "File", "", null],
+};
+
+const CASES = Object.entries(VALUES).flatMap(([name, values]) => values.map((value) => ({ name, value })));
+
+describe("a value that is not allowed", () => {
+  it.each(CASES)("$name: $value", async ({ name, value }) => {
+    await using folder = new Folder();
+    folder.write(folder.projectFile, at(name, value));
+    const error = folder.refusal();
+    expect(error).toMatchObject({ code: "FLEET_CONFIG_INVALID", exit: 3 });
+    expect(error.message).toContain(`${name} in ${folder.projectFile} is ${quote(value)}: allowed is `);
+    expect(error.suggestions).toEqual([`Correct ${name} in ${folder.projectFile}`]);
+  });
+
+  it.each([
+    ["COPILOTFLEET_PORTS_FROM", "ports.from", ["abc", "0", "-1", "65536", "4321.5", "1e4", " 4321", ""]],
+    ["COPILOTFLEET_SESSION_TTL", "session.ttl", ["10", "null", ""]],
+    ["COPILOTFLEET_SESSION_INFINITE_ENABLED", "session.infinite.enabled", ["yes", "1", "TRUE"]],
+    ["COPILOTFLEET_PROVIDER", "provider", ["openai", ""]],
+  ])("%s names the variable and the key", async (variable, name, values) => {
+    await using folder = new Folder();
+    for (const value of values) {
+      const error = folder.refusal({ env: { [variable]: value } });
+      expect(error).toMatchObject({ code: "FLEET_CONFIG_INVALID", exit: 3 });
+      const shown = /^-?[\d.]+$/.test(value) && name === "ports.from" ? quote(Number(value)) : quote(value);
+      expect(error.message).toContain(`${variable} (${name}) is ${shown}: allowed is `);
+      expect(error.suggestions).toEqual([`Correct or unset ${variable}`]);
+    }
+  });
+
+  it.each([
+    ["FLEET_DURATION_INVALID", "session.ttl", "10"],
+    ["FLEET_SIZE_INVALID", "recycle.maxMemory", "10"],
+    ["FLEET_PORT_INVALID", "ports.from", 70_000],
+    ["FLEET_USAGE_INVALID", "isolation", "both"],
+  ])("is a usage error when a flag gave it: %s", async (code, name, value) => {
+    await using folder = new Folder();
+    const error = folder.refusal({ flags: at(name, value) as PartialConfig, flagNames: { [name]: "--given" } });
+    expect(error).toMatchObject({ code, exit: 2, suggestions: ["Correct --given"] });
+    expect(error.message).toContain(`--given (${name}) is ${quote(value)}: allowed is `);
+  });
+
+  it.each([
+    ["session", 3],
+    ["session", null],
+    ["ports", [5000, 5999]],
+    ["provider", "echo"],
+    ["session.infinite", true],
+  ])("a section that is no object: %s = %j", async (name, value) => {
+    await using folder = new Folder();
+    folder.write(folder.projectFile, at(name, value));
+    const error = folder.refusal();
+    expect(error).toMatchObject({ code: "FLEET_CONFIG_INVALID" });
+    expect(error.message).toMatch(new RegExp(`^${name} in .*: allowed is an object`));
+  });
+
+  it("that is nested too deep to be printed is refused all the same", async () => {
+    await using folder = new Folder();
+    folder.write(folder.projectFile, `{"store": ${"[".repeat(100_000)}${"]".repeat(100_000)}}`);
+    expect(folder.refusal().message).toContain("store in");
+  });
+});
+
+describe("what the fleet keeps to itself", () => {
+  it.each(["--headless", "--port", "--port=1", "--host=0.0.0.0", "--stdio", "--auth-token-env", "--no-auto-login", ""])(
+    "runtime.args with %j",
+    async (arg) => {
+      await using folder = new Folder();
+      folder.write(folder.projectFile, { runtime: { args: ["--log-level", arg] } });
+      expect(folder.refusal().message).toContain(
+        `runtime.args[1] in ${folder.projectFile} is ${quote(arg)}: allowed is`,
+      );
+    },
+  );
+
+  it.each(["COPILOT_CONNECTION_TOKEN", "COPILOT_HOME", "COPILOTFLEET_LAUNCH_ID", "A-B", "", "1A", "A=B"])(
+    "runtime.env with %j",
+    async (name) => {
+      await using folder = new Folder();
+      folder.write(folder.projectFile, { runtime: { env: [name] } });
+      expect(folder.refusal().message).toContain(
+        `runtime.env[0] in ${folder.projectFile} is ${quote(name)}: allowed is`,
+      );
+    },
+  );
+
+  it("takes other arguments and variables", async () => {
+    await using folder = new Folder();
+    folder.write(folder.projectFile, { runtime: { args: ["--log-level", "debug"], env: ["NO_PROXY", "https_proxy"] } });
+    expect(folder.load().config.runtime).toMatchObject({
+      args: ["--log-level", "debug"],
+      env: ["NO_PROXY", "https_proxy"],
+    });
+  });
+});
+
+describe("secrets", () => {
+  it.each([
+    ["runtime.args", ["--x=ghp_canary0123456789"]],
+    ["runtime.args", ["github_pat_canary"]],
+    ["auth.githubTokenEnv", "ghp_canary0123456789"],
+    ["auth.githubTokenEnv", "my canary"],
+    ["provider.apiKeyEnv", "sk-canary"],
+    ["provider.baseUrl", "https://user:canary@a.example/v1"],
+    ["provider.baseUrl", "https://canary@a.example/v1"],
+    ["store", "http://user:canary@a.example"],
+  ])("%s that holds one is refused and not shown", async (name, value) => {
+    await using folder = new Folder();
+    folder.write(folder.projectFile, at(name, value));
+    const error = folder.refusal();
+    expect(error).toMatchObject({ code: "FLEET_CONFIG_INVALID" });
+    expect(error.message).toContain(name);
+    expect(JSON.stringify([error.message, error.suggestions, error.stack, String(error.cause)])).not.toContain(
+      "canary",
+    );
+  });
+
+  it("keeps a store's password out of flags, where others could read it, and allows it elsewhere", async () => {
+    await using folder = new Folder();
+    const store = "redis://user:canary@a.example:6379/0";
+    const error = folder.refusal({ flags: { store }, flagNames: { store: "--store" } });
+    expect(error).toMatchObject({ code: "FLEET_USAGE_INVALID", exit: 2 });
+    expect(error.message).toContain(
+      '--store (store) is "redis://***@a.example:6379/0": allowed is a URL without a password',
+    );
+    expect(folder.load({ env: { COPILOTFLEET_STORE: store } }).config.store).toEqual({ kind: "redis", url: store });
+  });
+});
+
+describe("values that do not go together", () => {
+  it.each([
+    ["a range that runs backwards", { ports: { from: 5000, to: 4000 } }, "5000-4000", "ports.from up to ports.to"],
+    [
+      "a range smaller than the pool",
+      { ports: { from: 5000, to: 5001 }, pool: { servers: 3 } },
+      "2 ports for 3 servers",
+      "at least one for each",
+    ],
+    [
+      "two ways to get a token",
+      { auth: { githubTokenEnv: "A", githubTokenCommand: "b" } },
+      "auth.githubTokenEnv and auth.githubTokenCommand are both set",
+      "one way",
+    ],
+    [
+      "a probe that outlasts its failures",
+      { health: { interval: "1s", timeout: "4s" } },
+      "health.timeout is 4000 ms",
+      "at most health.interval",
+    ],
+    ["one address for two listeners", { serve: { listen: "127.0.0.1:9464" } }, "both port 9464", "a port for each"],
+    [
+      "a remote provider without a URL",
+      { provider: { type: "azure" } },
+      "provider.baseUrl is not set",
+      "the URL of a model service",
+    ],
+    [
+      "the echo model with a URL",
+      { provider: { type: "echo", baseUrl: "http://a.example" } },
+      "provider.baseUrl",
+      "nothing when provider.type is",
+    ],
+  ])("%s", async (_, content, part, allowed) => {
+    await using folder = new Folder();
+    folder.write(folder.projectFile, content);
+    const error = folder.refusal();
+    expect(error).toMatchObject({ code: "FLEET_CONFIG_INVALID", exit: 3 });
+    expect(error.message).toContain(part);
+    expect(error.message).toMatch(new RegExp(`allowed is .*${allowed}`));
+  });
+
+  it("says where each of the values came from, and blames the flag", async () => {
+    await using folder = new Folder();
+    folder.write(folder.projectFile, { ports: { to: 4500 } });
+    const error = folder.refusal({ flags: { ports: { from: 4600 } }, flagNames: { "ports.from": "--port-from" } });
+    expect(error).toMatchObject({ code: "FLEET_PORT_INVALID", exit: 2 });
+    expect(error.message).toContain(`(ports.from: the flag --port-from; ports.to: in ${folder.projectFile})`);
+  });
+
+  it("keeps ports below 1024 for root", async () => {
+    await using folder = new Folder();
+    for (const [name, value] of [
+      ["ports.from", 80],
+      ["serve.listen", "0.0.0.0:80"],
+      ["serve.metrics", "localhost:81"],
+    ] as const) {
+      const flags = at(name, value) as PartialConfig;
+      expect(folder.refusal({ flags, uid: 1000 }).message).toMatch(
+        new RegExp(`${name}\\) is "8[01]": allowed is a port from 1024`),
+      );
+      expect(() => folder.load({ flags, uid: 0 })).not.toThrow();
+    }
+  });
+});

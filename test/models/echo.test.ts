@@ -1,0 +1,151 @@
+import { once } from "node:events";
+import { request } from "node:http";
+import { describe, expect, it } from "vitest";
+import { startEchoModel } from "../../src/models/echo.js";
+import { readTurn, stripWrappers } from "../../src/models/echo-turn.js";
+
+const user = (content: unknown) => ({ role: "user", content });
+
+function ask(baseUrl: string, body: unknown, init: RequestInit = {}): Promise<Response> {
+  const text = typeof body === "string" ? body : JSON.stringify({ model: "gpt-5", ...(body as object) });
+  return fetch(`${baseUrl}/chat/completions`, { method: "POST", body: text, ...init });
+}
+
+async function reply(baseUrl: string, messages: unknown[]): Promise<string> {
+  const response = await ask(baseUrl, { messages });
+  const { choices } = (await response.json()) as { choices: { message: { content: string } }[] };
+  return choices[0]?.message.content ?? "";
+}
+
+describe("the echo model", () => {
+  it("counts the user's turns and repeats the last", async () => {
+    await using echo = await startEchoModel();
+    expect(await reply(echo.baseUrl, [user("hi")])).toBe("[turn 1] hi");
+    const history = [{ role: "system", content: "s" }, user("hi"), { role: "assistant", content: "x" }, user("again")];
+    expect(await reply(echo.baseUrl, history)).toBe("[turn 2] again");
+    expect(echo.requests).toBe(2);
+  });
+
+  it("streams a chunk for each word, with the usage at the end when it is asked for", async () => {
+    await using echo = await startEchoModel();
+    const response = await ask(echo.baseUrl, {
+      messages: [user("one two")],
+      stream: true,
+      stream_options: { include_usage: true },
+    });
+    expect(response.headers.get("content-type")).toBe("text/event-stream");
+    const events = (await response.text()).split("\n\n").filter((line) => line !== "");
+    expect(events.pop()).toBe("data: [DONE]");
+    const chunks = events.map(
+      (line) => JSON.parse(line.replace(/^data: /, "")) as { choices: { delta: { content?: string } }[] },
+    );
+    const deltas = chunks.map(({ choices }) => choices[0]?.delta.content);
+    expect(deltas).toEqual(["[turn", " 1]", " one", " two", undefined, undefined]);
+    expect(chunks.at(-1)).toMatchObject({
+      choices: [],
+      usage: { prompt_tokens: expect.any(Number), completion_tokens: 4 },
+    });
+  });
+
+  it("lists its model", async () => {
+    await using echo = await startEchoModel();
+    expect(await (await fetch(`${echo.baseUrl}/models`)).json()).toMatchObject({ data: [{ id: "echo" }] });
+  });
+
+  it("takes its time when told to, streamed or not", async () => {
+    await using echo = await startEchoModel({ delayMs: 150 });
+    for (const stream of [true, false]) {
+      const began = performance.now();
+      await (await ask(echo.baseUrl, { messages: [user("slow")], stream })).text();
+      expect(performance.now() - began).toBeGreaterThan(140);
+    }
+    const began = performance.now();
+    expect(await reply(echo.baseUrl, [user("!delay 0 quick one")])).toBe("[turn 1] quick one");
+    expect(performance.now() - began).toBeLessThan(140);
+  });
+
+  it("fails a turn when told to", async () => {
+    await using echo = await startEchoModel();
+    const response = await ask(echo.baseUrl, { messages: [user("!fail no such luck")] });
+    expect(response.status).toBe(400);
+    expect(await response.json()).toMatchObject({ error: { message: "no such luck" } });
+  });
+
+  it("ends a turn at once when the client goes away, or when it is closed", async () => {
+    const echo = await startEchoModel({ delayMs: 60_000 });
+    const abort = new AbortController();
+    const gone = ask(echo.baseUrl, { messages: [user("x")], stream: true }, { signal: abort.signal });
+    const streaming = await gone;
+    abort.abort();
+    await expect(streaming.text()).rejects.toThrow();
+    const waiting = ask(echo.baseUrl, { messages: [user("x")] });
+    const ended = expect(waiting).rejects.toThrow();
+    await expect.poll(() => echo.requests).toBe(2);
+    const began = performance.now();
+    await echo.close();
+    await echo.close();
+    await ended;
+    expect(performance.now() - began).toBeLessThan(2000);
+    await expect(fetch(`${echo.baseUrl}/models`)).rejects.toThrow();
+  });
+
+  it.each([
+    ["no JSON", "{", 400],
+    ["no object", "[]", 400],
+    ["no messages", "{}", 400],
+    ["no user", '{"messages":[{"role":"system","content":"x"}]}', 400],
+    ["messages that are no objects", '{"messages":[null, 3]}', 400],
+  ])("refuses %s", async (_, body, status) => {
+    await using echo = await startEchoModel();
+    const response = await ask(echo.baseUrl, body);
+    expect(response.status).toBe(status);
+    expect(await response.json()).toMatchObject({ error: { message: expect.any(String) } });
+  });
+
+  it("refuses what it does not serve", async () => {
+    await using echo = await startEchoModel();
+    expect((await fetch(`${echo.baseUrl}/embeddings`)).status).toBe(404);
+    expect((await fetch(`${echo.baseUrl}/chat/completions`)).status).toBe(405);
+  });
+
+  it("refuses a body of more than 32 MB before it is sent", async () => {
+    await using echo = await startEchoModel();
+    const sending = request(`${echo.baseUrl}/chat/completions`, {
+      method: "POST",
+      headers: { "content-length": 33 * 1024 * 1024 },
+    });
+    sending.flushHeaders();
+    const [response] = await once(sending, "response");
+    expect(response.statusCode).toBe(413);
+    sending.on("error", () => undefined).destroy();
+  });
+
+  it("says which port is taken", async () => {
+    await using echo = await startEchoModel();
+    const port = Number(new URL(echo.baseUrl).port);
+    await expect(startEchoModel({ port })).rejects.toMatchObject({ code: "EADDRINUSE", port });
+  });
+});
+
+describe("the user's own words", () => {
+  it.each([
+    ["hi", "hi"],
+    ["<current_datetime>2026-01-01T00:00:00Z</current_datetime>\n\nhi", "hi"],
+    [
+      "<current_datetime>x</current_datetime>\n\n<b>bold</b>\nline two\n\n\n\n<tagged_files>\n* /a\n</tagged_files>",
+      "<b>bold</b>\nline two",
+    ],
+    ["say <reminder>x</reminder> twice", "say <reminder>x</reminder> twice"],
+    ["<p>kept</p>", "<p>kept</p>"],
+  ])("%j", (text, own) => {
+    expect(stripWrappers(text)).toBe(own);
+  });
+
+  it("are found in a list of parts", () => {
+    const parts = [
+      { type: "text", text: "look" },
+      { type: "image_url", image_url: { url: "data:" } },
+    ];
+    expect(readTurn(JSON.stringify({ messages: [user(parts)] }))).toMatchObject({ reply: "[turn 1] look" });
+  });
+});

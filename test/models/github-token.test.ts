@@ -1,0 +1,224 @@
+import { execFileSync } from "node:child_process";
+import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { FleetError } from "../../src/errors.js";
+import { resolveGitHubToken, tokenSourceFromConfig } from "../../src/models/github-token.js";
+import { readTokenCommand } from "../../src/models/token-command.js";
+import type { TokenSource } from "../../src/store/store.js";
+import { refusalOf } from "../config/folder.js";
+
+const NONE = { githubTokenEnv: null, githubTokenFile: null, githubTokenCommand: null };
+const env = { PATH: process.env.PATH };
+let folder: string;
+
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "fleet-token-"));
+});
+afterAll(() => rm(folder, { recursive: true, force: true }));
+
+async function refusal(
+  source: TokenSource,
+  context: { user?: string | null; env?: Record<string, string> } = {},
+): Promise<FleetError> {
+  const error: unknown = await resolveGitHubToken(source, { user: "ann", env, ...context }).then(
+    () => new Error("nothing was refused"),
+    (reason: unknown) => reason,
+  );
+  if (!(error instanceof FleetError)) throw error;
+  return error;
+}
+
+async function file(content: string, mode = 0o600): Promise<string> {
+  const path = join(folder, `token-${Math.random()}`);
+  await writeFile(path, content);
+  await chmod(path, mode);
+  return path;
+}
+
+describe("tokenSourceFromConfig", () => {
+  it("fills in the user", () => {
+    expect(tokenSourceFromConfig(NONE, "ann")).toBeNull();
+    expect(tokenSourceFromConfig({ ...NONE, githubTokenEnv: "GH_{user}" }, "ann")).toEqual({
+      from: "env",
+      name: "GH_ann",
+    });
+    expect(tokenSourceFromConfig({ ...NONE, githubTokenFile: "/t/{user}/{user}" }, "ann@x")).toEqual({
+      from: "file",
+      path: "/t/ann@x/ann@x",
+    });
+    expect(tokenSourceFromConfig({ ...NONE, githubTokenCommand: "pass gh/{user}" }, "zoë+1")).toEqual({
+      from: "command",
+      command: "pass gh/zoë+1",
+    });
+    expect(tokenSourceFromConfig({ ...NONE, githubTokenEnv: "GH" }, null)).toEqual({ from: "env", name: "GH" });
+  });
+
+  it("refuses a user that is no variable's name", () => {
+    const error = refusalOf(() => tokenSourceFromConfig({ ...NONE, githubTokenEnv: "GH_{user}" }, "ann@x"));
+    expect(error).toMatchObject({ code: "FLEET_TOKEN_UNAVAILABLE", exit: 3 });
+    expect(error.message).toContain('"GH_ann@x" cannot be an environment variable: allowed are letters');
+  });
+
+  it("refuses a shared server, which has no user", () => {
+    const error = refusalOf(() => tokenSourceFromConfig({ ...NONE, githubTokenCommand: "pass {user}" }, null));
+    expect(error.message).toContain('no user to fill into "pass {user}"');
+  });
+
+  it.each(["$(id)", "a;b", "a b", "`id`", "../../etc", "-x", "a/b", "a'b", "", "a\nb", "$&"])(
+    "lets no shell or path see %j",
+    (user) => {
+      const error = refusalOf(() => tokenSourceFromConfig({ ...NONE, githubTokenCommand: "pass {user}" }, user));
+      expect(error).toMatchObject({ code: "FLEET_USER_INVALID" });
+    },
+  );
+});
+
+describe("a token from a variable or a file", () => {
+  it("is read, without a line break at its end", async () => {
+    expect(await resolveGitHubToken({ from: "env", name: "GH" }, { user: null, env: { GH: "gho_1" } })).toBe("gho_1");
+    expect(await resolveGitHubToken({ from: "file", path: await file("gho_2\n") }, { user: null, env })).toBe("gho_2");
+  });
+
+  it.each([
+    ["empty", "", "is empty"],
+    ["a line break alone", "\n", "is empty"],
+    ["with a blank inside", "gho_can ary", "holds blanks"],
+    ["with a blank before", " gho_canary", "holds blanks"],
+    ["of two lines", "gho_canary\ngho_canary\n", "holds blanks"],
+    ["with a control character", "gho_canary\u0007", "holds blanks"],
+    ["longer than 4096 characters", "canary".repeat(700), "has 4200 characters: allowed are at most 4096"],
+  ])("%s is refused and not shown", async (_, token, fault) => {
+    for (const source of [
+      { from: "env", name: "GH" },
+      { from: "file", path: await file(token) },
+    ] as const) {
+      const error = await refusal(source, { env: { GH: token } });
+      expect(error).toMatchObject({ code: "FLEET_TOKEN_INVALID", exit: 3 });
+      expect(error.message).toContain(fault);
+      expect(error.message).toContain(source.from === "env" ? "GH" : source.path);
+      expect(JSON.stringify([error.message, error.suggestions, error.stack])).not.toMatch(/canary|can ary/);
+    }
+  });
+
+  it("a variable that is missing is named", async () => {
+    const error = await refusal({ from: "env", name: "GH_NONE" });
+    expect(error).toMatchObject({ code: "FLEET_TOKEN_UNAVAILABLE", exit: 3 });
+    expect(error.message).toBe("The environment variable GH_NONE is not set");
+  });
+
+  it("a file that is missing is named", async () => {
+    const path = join(folder, "none");
+    const error = await refusal({ from: "file", path });
+    expect(error).toMatchObject({ code: "FLEET_TOKEN_UNAVAILABLE", exit: 3 });
+    expect(error.message).toContain(`${path} cannot be read: ENOENT`);
+  });
+
+  it.each([0o640, 0o604, 0o644, 0o660, 0o620])("a file of mode %o is refused", async (mode) => {
+    const path = await file("gho_canary", mode);
+    const error = await refusal({ from: "file", path });
+    expect(error).toMatchObject({ code: "FLEET_TOKEN_INVALID", exit: 3, suggestions: [`chmod 600 ${path}`] });
+    expect(error.message).toContain(`has mode ${mode.toString(8)}`);
+  });
+
+  it("a folder, a pipe and a huge file are refused, at once", async () => {
+    const pipe = join(folder, "pipe");
+    execFileSync("sh", ["-c", 'mkfifo -m 600 "$1"', "sh", pipe]);
+    const sub = join(folder, "sub");
+    await mkdir(sub, { mode: 0o700 });
+    for (const path of [pipe, sub, await file("x".repeat(70_000))]) {
+      expect((await refusal({ from: "file", path })).message).toContain(
+        "allowed is a regular file of at most 65536 bytes",
+      );
+    }
+  });
+
+  it("from a caller in memory cannot be found again", async () => {
+    expect(await refusal({ from: "caller" })).toMatchObject({ code: "FLEET_TOKEN_UNAVAILABLE" });
+  });
+});
+
+describe("a token from a command", () => {
+  const run = (command: string, user: string | null = "ann") =>
+    resolveGitHubToken({ from: "command", command }, { user, env });
+
+  it("is the first line that it prints", async () => {
+    expect(await run("echo gho_1; echo more")).toBe("gho_1");
+    expect(await run('echo "gho_{user}_$COPILOTFLEET_USER"')).toBe("gho_ann_ann");
+    expect(await run('cat; echo "[$COPILOTFLEET_USER]"', null)).toBe("[]");
+  });
+
+  it("is refused when the command fails, with what it said and without what looks like a token", async () => {
+    const error = await refusal({
+      from: "command",
+      command: "echo gho_canary; echo 'no ghp_canary123 here\n\u001b[31mred' >&2; exit 3",
+    });
+    expect(error).toMatchObject({ code: "FLEET_TOKEN_UNAVAILABLE", exit: 3 });
+    expect(error.message).toContain("failed with exit code 3: no *** here [31mred");
+    expect(JSON.stringify([error.message, error.stack, String(error.cause)])).not.toContain("canary");
+  });
+
+  it.each([
+    ["that is not there", "no-such-command-at-all", "exit code 127"],
+    ["that prints nothing", "true", "is empty"],
+    ["that prints without end", "yes gho_canary", "printed too much"],
+    ["that is killed", "kill -9 $$", "was ended by SIGKILL"],
+  ])("is refused from one %s", async (_, command, fault) => {
+    expect((await refusal({ from: "command", command })).message).toContain(fault);
+  });
+
+  it("shows at most 300 characters of what the command said", async () => {
+    const error = await refusal({ from: "command", command: "printf 'word %.0s' $(seq 500) >&2; exit 1" });
+    expect(error.message.length).toBeLessThan(450);
+  });
+
+  it.runIf(process.platform === "linux")("ends with its deadline, and leaves no process behind", async () => {
+    const pidFile = join(folder, "pid");
+    const command = `sleep 300 & echo $! > ${pidFile}; wait`;
+    const began = performance.now();
+    const error: unknown = await readTokenCommand(command, { user: null, env, deadlineMs: 300 }).catch(
+      (reason: unknown) => reason,
+    );
+    expect(error).toMatchObject({
+      code: "FLEET_TOKEN_UNAVAILABLE",
+      message: expect.stringContaining("has not finished after 0.3 s"),
+    });
+    expect(performance.now() - began).toBeLessThan(5000);
+    await expectGone(Number(await readFile(pidFile, "utf8")));
+  });
+
+  it.runIf(process.platform === "linux")(
+    "ends with its deadline when what it started left the group and holds the pipe",
+    async () => {
+      const pidFile = join(folder, "pid-of-setsid");
+      const command = `setsid sleep 300 & echo $! > ${pidFile}`;
+      const error: unknown = await readTokenCommand(command, { user: null, env, deadlineMs: 500 }).catch(
+        (reason: unknown) => reason,
+      );
+      expect(error).toMatchObject({ message: expect.stringContaining("has not finished after 0.5 s") });
+      process.kill(Number(await readFile(pidFile, "utf8")));
+    },
+  );
+
+  it("ends when the caller gives up, with the caller's reason", async () => {
+    const abort = new AbortController();
+    const reading = resolveGitHubToken(
+      { from: "command", command: "sleep 300" },
+      { user: null, env, signal: abort.signal },
+    );
+    const ended = expect(reading).rejects.toThrow("enough");
+    setTimeout(() => abort.abort(new Error("enough")), 200);
+    await ended;
+  });
+});
+
+async function expectGone(pid: number): Promise<void> {
+  await expect.poll(() => isAlive(pid), { timeout: 5000 }).toBe(false);
+}
+
+/** A zombie is dead: nobody may have reaped an orphan in a container without an init. */
+async function isAlive(pid: number): Promise<boolean> {
+  const stat = await readFile(`/proc/${pid}/stat`, "utf8").catch(() => "");
+  return stat !== "" && !/\) [ZX] /.test(stat);
+}

@@ -1,0 +1,53 @@
+import { describe, expect, it } from "vitest";
+import { openProvider, resolveProvider } from "../../src/models/provider.js";
+import { refusalOf } from "../config/folder.js";
+
+const remote = { type: "openai", baseUrl: "https://a.example/v1", apiKeyEnv: "A_KEY", wireApi: "responses" } as const;
+
+describe("resolveProvider", () => {
+  it("reads the key from the variable", () => {
+    expect(resolveProvider(remote, { A_KEY: "sk-1" })).toEqual({
+      type: "openai",
+      baseUrl: "https://a.example/v1",
+      wireApi: "responses",
+      apiKey: "sk-1",
+    });
+  });
+
+  it("sends no key where none is named, and no wire API where there is one only", () => {
+    expect(resolveProvider({ ...remote, type: "anthropic", apiKeyEnv: null }, {})).toEqual({
+      type: "anthropic",
+      baseUrl: "https://a.example/v1",
+    });
+    expect(resolveProvider(null, {})).toBeNull();
+  });
+
+  it.each([
+    ["missing", undefined, "is not set"],
+    ["empty", "", "is empty"],
+    ["with a blank", "sk canary", "holds blanks"],
+    ["with a line break", "sk-canary\nX-Evil: 1", "holds blanks"],
+  ])("refuses a key that is %s, and never shows it", (_, key, fault) => {
+    const error = refusalOf(() => resolveProvider(remote, { A_KEY: key }));
+    expect(error).toMatchObject({ code: "FLEET_MODEL_UNCONFIGURED", exit: 3 });
+    expect(error.message).toContain(`A_KEY, which provider.apiKeyEnv names for the model's key, ${fault}`);
+    expect(error.message + error.suggestions.join()).not.toContain("canary");
+  });
+});
+
+describe("openProvider", () => {
+  it("starts the echo model and stops it again", async () => {
+    const opened = await openProvider({ type: "echo" }, {});
+    const url = `${opened.provider?.baseUrl}/models`;
+    expect((await fetch(url)).status).toBe(200);
+    await opened.close();
+    await expect(fetch(url)).rejects.toThrow();
+  });
+
+  it("has nothing to start or stop for another one, or for none", async () => {
+    await using opened = await openProvider(remote, { A_KEY: "k" });
+    expect(opened.provider).toMatchObject({ apiKey: "k" });
+    await using none = await openProvider(null, {});
+    expect(none.provider).toBeNull();
+  });
+});

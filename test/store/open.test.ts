@@ -1,0 +1,15 @@
+import { expect, it } from "vitest";
+import { openStore } from "../../src/store/open.js";
+
+it("opens the file store without touching anything", () => {
+  expect(openStore("file", "/nonexistent/state").kind).toBe("file");
+});
+
+it.each(["redis://user:hunter2@example.com", "rediss://x", "http://x", "files", ""])("refuses %j", (url) => {
+  const refusal = expect.objectContaining({
+    code: "FLEET_CONFIG_INVALID",
+    message: expect.stringContaining('only "file"'),
+  });
+  expect(() => openStore(url, "/nonexistent")).toThrow(refusal);
+  expect(() => openStore(url, "/nonexistent")).not.toThrow(/hunter2/);
+});

@@ -1,0 +1,88 @@
+import { spawnSync } from "node:child_process";
+import { mkdir, readdir, utimes, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { beforeEach, describe, expect, it } from "vitest";
+import { type FileStore, openFileStore } from "../../src/store/file/file-store.js";
+import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
+import { temporaryRoot } from "../fixtures/store-root.js";
+
+/** A PID that was somebody's and is nobody's now. */
+const DEAD = spawnSync(process.execPath, ["-e", ""]).pid;
+const ELEVEN_MINUTES_AGO = (Date.now() - 11 * 60_000) / 1000;
+
+const orphan = `.tmp-${DEAD}-0123456789ab`;
+const orphanFolder = `.trash-${DEAD}-0123456789ab`;
+const living = `.tmp-${process.ppid}-0123456789ab`;
+const livingButOld = `.tmp-${process.ppid}-ba9876543210`;
+const foreign = ".tmp-somebody-elses";
+
+describe("left-overs of killed writers", () => {
+  let root: string;
+  let store: FileStore;
+
+  beforeEach(async () => {
+    root = await temporaryRoot();
+    store = openFileStore(root);
+    await openFileStore(root).updateRegistry((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));
+    await store.createSession(sessionRecord("a"));
+    for (const folder of [root, join(root, "registry"), join(root, "sessions", "a")]) await litter(folder);
+  });
+
+  async function litter(folder: string): Promise<void> {
+    for (const name of [orphan, living, livingButOld, foreign]) await writeFile(join(folder, name), "half");
+    await utimes(join(folder, livingButOld), ELEVEN_MINUTES_AGO, ELEVEN_MINUTES_AGO);
+    await mkdir(join(folder, orphanFolder));
+    await writeFile(join(folder, orphanFolder, "0000000000000001.json"), "");
+  }
+
+  async function leftIn(folder: string): Promise<string[]> {
+    return (await readdir(folder)).filter((name) => name.startsWith(".")).toSorted();
+  }
+
+  it("go with the next write, where it writes; those of the living and of others stay", async () => {
+    await store.updateRegistry((draft) => void Object.assign(draft.servers, { s2: serverRecord("s2") }));
+    expect(await leftIn(root)).toEqual([living, foreign]);
+    expect(await leftIn(join(root, "registry"))).toEqual([living, foreign]);
+    await store.updateSession("a", (draft) => void draft.turns++);
+    expect(await leftIn(join(root, "sessions", "a"))).toEqual([living, foreign]);
+  });
+
+  it("go everywhere with sweep(), which changes nothing else", async () => {
+    await store.sweep();
+    for (const folder of [root, join(root, "registry"), join(root, "sessions", "a")]) {
+      expect(await leftIn(folder)).toEqual([living, foreign]);
+    }
+    expect(Object.keys((await store.readRegistry()).servers)).toEqual(["s1"]);
+    expect(await store.listSessions()).toEqual([sessionRecord("a")]);
+  });
+
+  it("may belong to a writer that lives after all: it tries again", async () => {
+    const swept = openFileStore(root, {
+      onStep: async (step) => {
+        if (step !== "written" || attempts++ > 0) return;
+        const { rm } = await import("node:fs/promises");
+        for (const name of await leftIn(join(root, "registry")))
+          await rm(join(root, "registry", name), { recursive: true });
+      },
+    });
+    let attempts = 0;
+    await swept.updateRegistry((draft) => void Object.assign(draft.servers, { s2: serverRecord("s2") }));
+    expect(attempts).toBe(2);
+    expect(Object.keys((await store.readRegistry()).servers)).toEqual(["s1", "s2"]);
+  });
+});
+
+it("sweep() of a store that was never written makes nothing", async () => {
+  const root = await temporaryRoot();
+  await openFileStore(root).sweep();
+  expect(await readdir(join(root, ".."))).toEqual([]);
+});
+
+it("a stray file among the session records is none of them", async () => {
+  const root = await temporaryRoot();
+  const store = openFileStore(root);
+  await store.createSession(sessionRecord("a"));
+  await writeFile(join(root, "sessions", ".DS_Store"), "");
+  await mkdir(join(root, "sessions", "lost + found"));
+  expect(await store.listSessions()).toEqual([sessionRecord("a")]);
+});
