@@ -1,4 +1,5 @@
-#!/usr/bin/env -S node --import tsx
-// Runs the command line straight from src/, without a build: for development only, not part of the package.
-process.env.NODE_ENV = "development";
-await import("../src/main.ts");
+#!/usr/bin/env node
+// Builds, then runs: for development only, not part of the package.
+import "../scripts/build.mjs";
+
+await import("./run.js");

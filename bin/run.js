@@ -8,4 +8,7 @@ if (major < 20 || (major === 20 && minor < 19) || major === 21 || (major === 22 
     process.stdout.write(`${JSON.stringify({ error })}\n`);
   } else process.stderr.write(`Error: ${message}\n`);
   process.exitCode = 3;
-} else await import("../dist/main.js");
+} else {
+  const { main } = await import("../dist/cli.js");
+  await main(process.argv.slice(2));
+}

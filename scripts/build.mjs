@@ -1,9 +1,9 @@
-// Builds dist/: one ESM bundle split by command (start-up time is a feature), the type declarations, and the
-// oclif manifest that lets a command start without reading the others.
+// Builds dist/: the command line as one script with a code cache (start-up time is a feature), the library as one ESM
+// module with its type declarations, and the oclif manifest that lets a command start without reading the others.
 import { execFile } from "node:child_process";
-import { readdir, readFile, rm, writeFile } from "node:fs/promises";
-import { builtinModules } from "node:module";
-import { dirname } from "node:path";
+import { copyFile, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { build } from "esbuild";
@@ -11,10 +11,13 @@ import { build } from "esbuild";
 const root = fileURLToPath(new URL("..", import.meta.url));
 const run = promisify(execFile);
 
+/** The SDK is resolved at run time, beside its native runtime. */
+const SDK = "@github/copilot-sdk";
+
 /**
- * `@oclif/core` requires all of its parts at once, help and plug-in discovery included: about a third of the start-up
- * time of a short command. TypeScript emits each require as `const name_1 = require("x")` and every use as `name_1.y`,
- * so each can be turned into a getter that loads on first use.
+ * `@oclif/core` requires all of its parts at once, help and plug-in discovery included: a good part of a short
+ * command's time. TypeScript emits each require as `const name_1 = require("x")` and every use as `name_1.y`, so each
+ * can be turned into a getter that loads on first use.
  */
 const lazyOclif = {
   name: "lazy-oclif",
@@ -33,27 +36,9 @@ const lazyOclif = {
       const getters = requires.map(
         ({ name, expression }) => `let ${name}_loaded; const ${name} = () => (${name}_loaded ??= ${expression});`,
       );
+      contents = contents.replace(/\bimport\((?!["'])/g, "__import(");
       return { contents: contents.replace(/^("use strict";)?/, `$1${getters.join("")}`), loader: "js" };
     });
-  },
-};
-
-/**
- * Imports of Node's own modules become requires: an ESM import makes a copy of all their exports first, which for
- * `fs`, `net` and the like adds up to several milliseconds.
- */
-const requireBuiltins = {
-  name: "require-builtins",
-  setup(builder) {
-    const names = new Set(builtinModules);
-    builder.onResolve({ filter: /^(node:)?[a-z_/]+$/ }, ({ path, kind, namespace }) => {
-      const name = path.replace(/^node:/, "");
-      if (kind !== "import-statement" || namespace === "builtin" || !names.has(name)) return undefined;
-      return { path: name, namespace: "builtin", sideEffects: false };
-    });
-    builder.onLoad({ filter: /.*/, namespace: "builtin" }, ({ path }) => ({
-      contents: `module.exports = require("node:${path}");`,
-    }));
   },
 };
 
@@ -65,48 +50,82 @@ const debugOnDemand = {
       namespace === "debug" || !importer.includes("oclif") ? undefined : { path: importer, namespace: "debug" },
     );
     builder.onLoad({ filter: /.*/, namespace: "debug" }, ({ path }) => ({
-      contents: `module.exports = process.env.DEBUG ? require("debug") : () => Object.assign(() => {}, { extend: module.exports });`,
+      contents:
+        'module.exports = process.env.DEBUG ? require("debug") : () => Object.assign(() => {}, { extend: module.exports });',
       resolveDir: dirname(path),
     }));
   },
 };
 
-const commands = (await readdir(`${root}/src/commands`, { recursive: true })).filter((file) => file.endsWith(".ts"));
+const shared = {
+  absWorkingDir: root,
+  bundle: true,
+  platform: "node",
+  target: "node20",
+  legalComments: "linked",
+  sourcemap: "linked",
+  sourcesContent: false,
+};
+
+async function buildLibrary() {
+  await build({ ...shared, entryPoints: ["src/index.ts"], outdir: "dist", format: "esm", splitting: true, packages: "external" });
+}
+
+async function buildCommandLine() {
+  const files = (await readdir(`${root}/src/commands`)).filter((file) => file.endsWith(".ts"));
+  const commands = files.map((file) => file.slice(0, -3));
+  const getters = commands.map((id) => `get ${JSON.stringify(id)}() { return require("./commands/${id}.ts").default; },`);
+  await build({
+    ...shared,
+    stdin: {
+      contents: `export { main } from "./main.ts"; export const COMMANDS = { ${getters.join("\n")} };`,
+      resolveDir: `${root}/src`,
+    },
+    outfile: "dist/cli.cjs",
+    format: "cjs",
+    // `NODE_OPTIONS=--enable-source-maps` gives readable stack traces.
+    minify: true,
+    define: { "import.meta.url": "__importMetaUrl" },
+    // typescript and ejs are optional parts of oclif that an installed command never uses.
+    external: [SDK, "typescript", "ejs"],
+    plugins: [lazyOclif, debugOnDemand],
+  });
+  // A script that comes out of the code cache has no dynamic import of its own: the loader hands it one.
+  const source = await readFile(`${root}/dist/cli.cjs`, "utf8");
+  await writeFile(`${root}/dist/cli.cjs`, source.replaceAll(`import("${SDK}")`, `__import("${SDK}")`));
+  await copyFile(`${root}/scripts/cli-loader.mjs`, `${root}/dist/cli.js`);
+}
+
+/** Written by oclif itself, from the commands just built. */
+async function writeManifest() {
+  const { Plugin } = await import("@oclif/core");
+  const plugin = new Plugin({ root, ignoreManifest: true, errorOnManifestCreate: true, respectNoCacheDefault: true });
+  await rm(`${root}/oclif.manifest.json`, { force: true });
+  await plugin.load();
+  await writeFile(`${root}/oclif.manifest.json`, `${JSON.stringify(plugin.manifest, null, 2)}\n`);
+}
+
+/** Fills the code cache with what a short command really runs: made after it ran, in a process of its own. */
+async function writeCodeCache() {
+  const state = await mkdtemp(join(tmpdir(), "copilotfleet-build-"));
+  const warm = `
+    import { writeFileSync } from "node:fs";
+    import { main, script } from "./dist/cli.js";
+    await main(["ps"]);
+    await main(["ps", "--json"]);
+    writeFileSync("dist/cli.cjs.cache", script.createCachedData());`;
+  const env = { ...process.env, COPILOTFLEET_HOME: state };
+  await run(process.execPath, ["--input-type=module", "-e", warm], { cwd: root, env });
+  await rm(state, { recursive: true });
+}
 
 await rm(`${root}/dist`, { recursive: true, force: true });
 const declarations = run("npx", ["--no-install", "tsc", "-p", "tsconfig.build.json"], { cwd: root });
-await build({
-  absWorkingDir: root,
-  entryPoints: ["src/main.ts", "src/index.ts", ...commands.map((file) => `src/commands/${file}`)],
-  outbase: "src",
-  outdir: "dist",
-  bundle: true,
-  splitting: true,
-  // Parsing is a good part of a short command's time. `NODE_OPTIONS=--enable-source-maps` gives readable stack traces.
-  minify: true,
-  sourcemap: "linked",
-  sourcesContent: false,
-  format: "esm",
-  platform: "node",
-  target: "node20",
-  chunkNames: "chunks/[name]-[hash]",
-  legalComments: "linked",
-  // The SDK is resolved at run time, beside its native runtime. typescript and ejs are optional parts of oclif that an
-  // installed command never uses.
-  external: ["@github/copilot-sdk", "typescript", "ejs"],
-  plugins: [lazyOclif, requireBuiltins, debugOnDemand],
-  banner: {
-    js: 'import{createRequire as __createRequire}from"node:module";import{fileURLToPath as __toPath}from"node:url";const require=__createRequire(import.meta.url),__filename=__toPath(import.meta.url),__dirname=__toPath(new URL(".",import.meta.url));',
-  },
-});
+await buildLibrary();
+await buildCommandLine();
+await writeManifest();
+await writeCodeCache();
 await declarations.catch(({ stdout }) => {
   process.stderr.write(stdout);
-  process.exit(1);
+  process.exitCode = 1;
 });
-
-// The manifest is written by oclif itself, from the commands just built.
-const { Plugin } = await import("@oclif/core");
-const plugin = new Plugin({ root, ignoreManifest: true, errorOnManifestCreate: true, respectNoCacheDefault: true });
-await rm(`${root}/oclif.manifest.json`, { force: true });
-await plugin.load();
-await writeFile(`${root}/oclif.manifest.json`, `${JSON.stringify(plugin.manifest, null, 2)}\n`);

@@ -178,8 +178,10 @@ export class Fleet implements AsyncDisposable {
 
   /** Waits for turns in flight, stops the servers, frees their ports. Homes and sessions stay. */
   async stop(ids: readonly string[], request: StopRequest = {}): Promise<Stopped[]> {
+    const stopped = await this.#pool.stopAll(ids, this.#stopOptions(request));
+    // Only now: closing a client ends its turns, which are waited for like everybody else's.
     for (const id of ids) await this.#closeClient(id);
-    return await this.#pool.stopAll(ids, this.#stopOptions(request));
+    return stopped;
   }
 
   /** {@link stop}, then the same servers again on the same homes and, where still free, the same ports. */
@@ -221,11 +223,12 @@ export class Fleet implements AsyncDisposable {
     return (await this.#clients.to(server, client, signal)).client;
   }
 
-  /** The end of `clientForUser`: closes the client and, once its turns are done, stops the user's server. */
+  /** The end of `clientForUser`: once all turns are done, stops the user's server and closes the client. */
   async releaseUser(user: string, request: StopRequest = {}): Promise<Stopped> {
     const { id } = await this.#pool.findOf(validateUser(user));
+    const stopped = await this.#pool.stop(id, this.#stopOptions(request));
     await this.#closeClient(id);
-    return await this.#pool.stop(id, this.#stopOptions(request));
+    return stopped;
   }
 
   /**
@@ -303,8 +306,10 @@ export class Fleet implements AsyncDisposable {
   }
 
   async close(): Promise<void> {
-    await this.#clients.closeAll();
+    const open = [...this.#open.values()];
     this.#open.clear();
+    await this.#clients.closeAll();
+    await Promise.all(open.map((session) => session.recorded()));
     if (this.#provider !== undefined) await (await this.#provider).close();
     this.#provider = undefined;
     await this.#store.close();

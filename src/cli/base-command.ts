@@ -44,6 +44,8 @@ export abstract class FleetCommand extends Command {
 
   /** Errors are rendered in one place, for every command and for oclif's own: see `report.ts`. */
   protected override async catch(error: Error): Promise<never> {
+    // Whatever an interrupted command failed with, it failed since it was interrupted.
+    if (this.#interrupt?.signal.aborted === true) throw this.#interrupt.signal.reason;
     throw error;
   }
 }

@@ -1,20 +1,73 @@
 import { Args, Flags } from "@oclif/core";
-import { parseDuration } from "../config/duration.js";
+import { LONGEST_TIMER_MS, parseDuration } from "../config/duration.js";
+import { isModelName } from "../config/rules.js";
 import { FleetError, quote } from "../errors.js";
+import { validateSessionId, validateUser } from "../sessions/ids.js";
 
-/** `--user U`, checked by the fleet itself, so that the library refuses what the command refuses. */
-export const userFlag = Flags.string({ description: "id of the user", helpValue: "USER" });
+// The fleet checks all of these itself, so that the library refuses what the command refuses; it does not know flags,
+// though, and a message has to name the one that was meant.
 
-export const requiredUserFlag = Flags.string({ description: "id of the user", helpValue: "USER", required: true });
+const user = {
+  description: "id of the user",
+  helpValue: "USER",
+  parse: async (value: string) => validateUser(value, "--user"),
+};
 
-export const sessionArg = Args.string({ description: "id of the session", required: true });
+/** `--user U` */
+export const userFlag = Flags.string(user);
 
-/** A duration such as `30s`, as milliseconds. */
+export const requiredUserFlag = Flags.string({ ...user, required: true });
+
+/** oclif would otherwise read an argument that is not given from standard input, say from the list of a `while read`. */
+export const sessionArg = Args.string({
+  description: "id of the session",
+  required: true,
+  ignoreStdin: true,
+  parse: async (value) => validateSessionId(value),
+});
+
+export const sessionIdFlag = Flags.string({
+  description: "id of the session; a random one if left out",
+  helpValue: "SESSION",
+  parse: async (value) => validateSessionId(value, "--id"),
+});
+
+export const modelFlag = Flags.string({
+  description: "model to use instead of the configured one",
+  helpValue: "MODEL",
+  parse: async (value) => {
+    if (isModelName(value)) return value;
+    throw usage(`--model ${quote(value)} is not allowed: the name of a model is, such as gpt-5.`);
+  },
+});
+
+export const ttlFlag = Flags.string({
+  description: "how long after its last use gc may delete it",
+  helpValue: "DURATION",
+  parse: async (value) => {
+    parseDuration(value, { name: "--ttl" });
+    return value;
+  },
+});
+
+/** A prompt: any text that is not blank. */
+export function promptFlag(description: string) {
+  return Flags.string({
+    description,
+    helpValue: "TEXT",
+    parse: async (value) => {
+      if (value.trim() !== "") return value;
+      throw usage(`--prompt ${quote(value)} is empty: text is needed.`);
+    },
+  });
+}
+
+/** How long to wait, such as `30s`, as milliseconds. */
 export function durationFlag(name: string, description: string) {
   return Flags.custom<number>({
     description,
     helpValue: "DURATION",
-    parse: async (value) => parseDuration(value, { name: `--${name}` }),
+    parse: async (value) => parseDuration(value, { name: `--${name}`, maxMs: LONGEST_TIMER_MS }),
   })();
 }
 

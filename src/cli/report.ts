@@ -1,5 +1,6 @@
 import { type Config, Errors } from "@oclif/core";
 import { closest, distance } from "fastest-levenshtein";
+import { printable, redact } from "../config/text.js";
 import { FleetError, isFleetError, quote } from "../errors.js";
 import { Interrupted } from "./interrupted.js";
 
@@ -29,10 +30,16 @@ export function reportError(error: unknown, invocation: Invocation): number {
 }
 
 function toFleetError(error: unknown, invocation: Invocation): FleetError {
-  if (isFleetError(error)) return error;
+  if (isFleetError(error)) return withoutFrame(error);
   if (error instanceof Errors.CLIError) return usageError(error, invocation);
   const message = error instanceof Error ? error.message : String(error);
   return new FleetError("FLEET_INTERNAL", `${message} (this is a bug in copilotfleet)`, { cause: error });
+}
+
+/** oclif writes around the message of whatever the parser of a flag throws. */
+function withoutFrame(error: FleetError): FleetError {
+  error.message = error.message.replace(/^Parsing --\S+ \n\t/, "").replace(/\nSee more help with --help$/, "");
+  return error;
 }
 
 /** Turns oclif's complaints about the command line into ours: what was written, and what was meant, probably. */
@@ -41,27 +48,58 @@ function usageError(error: Error, { args, config }: Invocation): FleetError {
   const command = config.commands.find((candidate) => candidate.id === id || candidate.aliases.includes(id));
   if (command === undefined) {
     const names = config.commandIDs;
-    return new FleetError("FLEET_USAGE_INVALID", `There is no command ${quote(id)}.`, {
+    return new FleetError("FLEET_USAGE_INVALID", `There is no command ${quoteSafely(id)}.`, {
       suggestions: [...nearest(id, names, (name) => `copilotfleet ${name}`), "copilotfleet --help"],
     });
   }
-  const lines = error.message.split("\n").filter((line) => !/^(See more help with --help|USAGE)/.test(line.trim()));
-  const message = lines.join(" ").replace(/\s+/g, " ").trim();
-  const unknown = /Nonexistent flags?: (.+)$/.exec(message)?.[1]?.split(/,\s*/) ?? [];
-  const flags = Object.keys(command.flags).map((name) => `--${name}`);
-  return new FleetError("FLEET_USAGE_INVALID", message, {
+  const unknown = "flags" in error ? flagNames(error.flags) : [];
+  const flags = [...Object.keys(command.flags), "help"].map((name) => `--${name}`);
+  return new FleetError("FLEET_USAGE_INVALID", describeUsage(error), {
     cause: error,
     suggestions: [
-      ...unknown.flatMap((flag) => nearest(flag, flags, (name) => `${name} instead of ${quote(flag)}`)),
+      ...unknown.flatMap((flag) => nearest(flag, flags, (name) => `${name} instead of ${quoteSafely(flag)}`)),
       `copilotfleet ${command.id} --help`,
     ],
   });
 }
 
+/** What is wrong with the command line, with what was written quoted: it may hold anything, also a token. */
+function describeUsage(error: Error): string {
+  const given = "args" in error ? error.args : [];
+  if (/^Missing \d+ required arg/.test(error.message)) {
+    const missing = Array.isArray(given) ? given.map(({ name }: { name: string }) => name.toUpperCase()) : [];
+    return `${missing.join(" and ")} ${missing.length === 1 ? "is" : "are"} missing.`;
+  }
+  if (/^Unexpected argument/.test(error.message)) {
+    return `Unexpected argument: ${textsOf(given).map(quoteSafely).join(", ")}.`;
+  }
+  if ("flags" in error) return `There is no flag ${flagNames(error.flags).map(quoteSafely).join(", ")}.`;
+  const [, flag, value = "", allowed] = /^Expected (--\S+?)=(.*) to be one of: (.+?)\n/s.exec(error.message) ?? [];
+  if (flag !== undefined) return `${flag} ${quoteSafely(value)} is not allowed: one of ${allowed} is.`;
+  const required = /^\s*Missing required flag (\S+)$/m.exec(error.message)?.[1];
+  if (required !== undefined) return `--${required} is missing.`;
+  const lines = error.message.split("\n").filter((line) => !/^(See more help with --help|USAGE)/.test(line.trim()));
+  return printable(redact(lines.join(" ").replace(/\s+/g, " ").trim()));
+}
+
+function quoteSafely(value: string): string {
+  return quote(redact(value));
+}
+
+/** As they were written, without a value behind them. */
+function flagNames(flags: unknown): string[] {
+  return textsOf(flags).map((flag) => flag.replace(/=.*$/s, ""));
+}
+
+function textsOf(value: unknown): string[] {
+  return Array.isArray(value) ? value.map(String) : [];
+}
+
 function nearest(written: string, known: readonly string[], phrase: (name: string) => string): string[] {
   if (known.length === 0) return [];
   const name = closest(written, known);
-  return distance(written, name) <= 2 ? [phrase(name)] : [];
+  const near = distance(written, name) <= Math.min(2, written.length - 1) ? name : known.find((candidate) => candidate.startsWith(`${written}-`));
+  return near === undefined ? [] : [phrase(near)];
 }
 
 function causes(error: unknown, stack: string | undefined): string {

@@ -1,6 +1,6 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { requiredUserFlag } from "../cli/flags.js";
+import { modelFlag, promptFlag, requiredUserFlag, sessionIdFlag, ttlFlag } from "../cli/flags.js";
 import { printTurn } from "../cli/turn.js";
 import type { SessionView } from "../sessions/view.js";
 
@@ -12,11 +12,11 @@ export default class Create extends FleetCommand {
   ];
   static override flags = {
     user: requiredUserFlag,
-    id: Flags.string({ description: "id of the session; a random one if left out", helpValue: "SESSION" }),
+    id: sessionIdFlag,
     purpose: Flags.string({ description: "what it is for; begins a random id", helpValue: "TEXT" }),
-    model: Flags.string({ description: "model to use instead of the configured one", helpValue: "MODEL" }),
-    prompt: Flags.string({ description: "first prompt to send; its reply is printed after the id", helpValue: "TEXT" }),
-    ttl: Flags.string({ description: "how long after its last use gc may delete it", helpValue: "DURATION" }),
+    model: modelFlag,
+    prompt: promptFlag("first prompt to send; its reply is printed after the id"),
+    ttl: ttlFlag,
   };
 
   async run(): Promise<{ session: SessionView; reply: string | null }> {

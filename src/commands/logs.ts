@@ -7,7 +7,11 @@ export default class Logs extends FleetCommand {
   static override summary = "Show what a server wrote to its log.";
   static override examples = ["<%= config.bin %> logs alice-2bd806c97f0e -n 20", "<%= config.bin %> logs alice -f"];
   static override args = {
-    server: Args.string({ description: "id of the server, or an unambiguous beginning of it", required: true }),
+    server: Args.string({
+      description: "id of the server, or an unambiguous beginning of it",
+      required: true,
+      ignoreStdin: true,
+    }),
   };
   static override flags = {
     follow: Flags.boolean({ char: "f", description: "go on with what is added, until interrupted" }),
@@ -20,7 +24,9 @@ export default class Logs extends FleetCommand {
     const { lines, offset } = lastLines(log, flags.lines ?? 100);
     if (lines.length > 0) this.log(lines.join("\n"));
     if (flags.follow && !this.jsonEnabled()) {
-      for await (const text of followFile(log, offset, this.interruptSignal())) process.stdout.write(text);
+      const signal = this.interruptSignal();
+      for await (const text of followFile(log, offset, signal)) process.stdout.write(text);
+      signal.throwIfAborted();
     }
     return { server: id, log, lines };
   }

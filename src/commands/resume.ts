@@ -1,7 +1,6 @@
-import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
 import { chat } from "../cli/chat.js";
-import { requiredUserFlag, sessionArg, usage } from "../cli/flags.js";
+import { promptFlag, requiredUserFlag, sessionArg } from "../cli/flags.js";
 import { printTurn } from "../cli/turn.js";
 import type { SessionView } from "../sessions/view.js";
 
@@ -14,12 +13,11 @@ export default class Resume extends FleetCommand {
   static override args = { session: sessionArg };
   static override flags = {
     user: requiredUserFlag,
-    prompt: Flags.string({ description: "prompt to send", helpValue: "TEXT" }),
+    prompt: promptFlag("prompt to send"),
   };
 
   async run(): Promise<{ session: SessionView; reply: string | null }> {
     const { args, flags } = await this.parse(Resume);
-    if (flags.prompt?.trim() === "") throw usage('--prompt "" is empty: text is needed.');
     return await this.withFleet(async (fleet) => {
       const session = await fleet.resumeSession(args.session, { user: flags.user });
       const output = { json: this.jsonEnabled(), signal: this.interruptSignal() };

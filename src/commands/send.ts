@@ -13,7 +13,11 @@ export default class Send extends FleetCommand {
   ];
   static override args = {
     session: sessionArg,
-    text: Args.string({ description: "the prompt; - reads it from standard input", required: true }),
+    text: Args.string({
+      description: "the prompt; - reads it from standard input",
+      required: true,
+      ignoreStdin: true,
+    }),
   };
   static override flags = {
     user: requiredUserFlag,

@@ -72,8 +72,9 @@ export const age = () => span(LONGEST_MS);
 export const wait = () => span(LONGEST_TIMER_MS);
 export const size = () => text(ALLOWED_SIZE, readSize, { flagCode: "FLEET_SIZE_INVALID" });
 
+export const isModelName = (name: string) => /^[\x21-\x7e]{1,200}$/.test(name);
 export const modelName = () =>
-  text('the name of a model, such as "gpt-5"', (name) => (/^[\x21-\x7e]{1,200}$/.test(name) ? name : null));
+  text('the name of a model, such as "gpt-5"', (name) => (isModelName(name) ? name : null));
 
 const filled = (given: string) => (given.trim() === "" || given.includes("\0") ? null : given);
 export const path = (kind: "always" | "with-slash") => text("the path of a file", filled, { path: kind });

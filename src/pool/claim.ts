@@ -1,6 +1,6 @@
 import { FleetError } from "../errors.js";
 import { isAlive, ownIdentity } from "../runtime/process-table.js";
-import type { ProcessIdentity, Registry, ServerRecord } from "../store/store.js";
+import type { ProcessIdentity, Registry, ServerRecord, ServerState } from "../store/store.js";
 import { choosePort, type PortRange } from "./ports.js";
 import { isRunning } from "./server.js";
 
@@ -34,7 +34,8 @@ export interface StartIntent {
 export function claimStart(registry: Registry, id: string, intent: StartIntent): StartDecision {
   const found = registry.servers[id];
   if (found?.claim != null && isAlive(found.claim)) return { kind: "busy", server: found };
-  if (found !== undefined && found.state !== "draining" && found.state !== "starting" && isRunning(found)) {
+  if (found !== undefined && found.state !== "starting" && isRunning(found)) {
+    if (found.state === "draining") giveUpStop(found, "ready");
     return { kind: "running", server: found };
   }
   if (found?.state === "starting") {
@@ -60,7 +61,8 @@ export type StopDecision =
   | { kind: "absent" }
   | { kind: "stopped"; server: ServerRecord }
   | { kind: "busy"; server: ServerRecord }
-  | { kind: "stop"; server: ServerRecord };
+  /** Ours to stop; `from` is the state that it was in. */
+  | { kind: "stop"; server: ServerRecord; from: ServerState };
 
 /** Records the intent to stop a server. The port stays reserved until the process is gone. */
 export function claimStop(registry: Registry, id: string): StopDecision {
@@ -74,9 +76,19 @@ export function claimStop(registry: Registry, id: string): StopDecision {
     server.failure = null;
     return { kind: "stopped", server };
   }
+  const from = server.state;
   server.state = "draining";
   server.claim = ownIdentity();
-  return { kind: "stop", server };
+  return { kind: "stop", server, from };
+}
+
+/**
+ * A stop that came to nothing, by a signal or since its command died while it waited: the server serves on. Finishing it
+ * in somebody else's name would cut the very turns that it waited for.
+ */
+export function giveUpStop(server: ServerRecord, from: ServerState): void {
+  server.state = from === "draining" ? "ready" : from;
+  server.claim = null;
 }
 
 /**

@@ -19,13 +19,16 @@ export interface DrainOptions {
  * Waits until no session of the server is in a turn, whoever started it: the runtime drops turns in flight on SIGTERM.
  * Resolves with the sessions that still were in a turn when the time was up. A server that does not answer cannot be
  * asked: every session it had loaded counts then.
+ *
+ * @throws the signal's reason when it aborts before the turns have ended.
  */
 export async function awaitTurns(server: ServerRecord, options: DrainOptions): Promise<string[]> {
   const deadline = performance.now() + options.timeoutMs;
   for (;;) {
     const busy = await sessionsInTurn(server, options.answerMs);
     if (busy.sessions.length === 0 || !busy.answered) return busy.sessions;
-    if (options.signal.aborted || performance.now() >= deadline) return busy.sessions;
+    if (performance.now() >= deadline) return busy.sessions;
+    options.signal.throwIfAborted();
     await delay(Math.min(POLL_MS, Math.max(0, deadline - performance.now())));
   }
 }

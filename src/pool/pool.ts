@@ -6,10 +6,10 @@ import { tokenSourceFromConfig } from "../models/github-token.js";
 import { isAlive, ownIdentity } from "../runtime/process-table.js";
 import { stopServer } from "../runtime/stop.js";
 import type { ServerRecord, TokenSource } from "../store/store.js";
-import { claimStop, ownClaim, settle } from "./claim.js";
+import { claimStop, giveUpStop, ownClaim, settle } from "./claim.js";
 import { mapConcurrently } from "./concurrency.js";
 import { awaitTurns } from "./drain.js";
-import { isBroken, type ServerView, serverIdOf, viewServer } from "./server.js";
+import { isBroken, isRunning, type ServerView, serverIdOf, viewServer } from "./server.js";
 import { adoptServer, type StarterContext, type StartRequest, type StartResult, startServer } from "./start.js";
 
 export interface SpawnOptions {
@@ -100,6 +100,10 @@ export class Pool {
     const claimed = await store.updateRegistry((registry) =>
       Object.values(registry.servers).filter((server) => {
         if (!isBroken(server) || (server.claim !== null && isAlive(server.claim))) return false;
+        if (server.state === "draining" && isRunning(server)) {
+          giveUpStop(server, "ready");
+          return false;
+        }
         server.claim = ownIdentity();
         return true;
       }),
@@ -143,7 +147,10 @@ export class Pool {
     return Object.values(servers).filter(({ state }) => state !== "stopped");
   }
 
-  /** Waits for turns in flight, then stops the server and frees its port; its home stays. */
+  /**
+   * Waits for turns in flight, then stops the server and frees its port; its home stays. Aborted while it waits, it gives
+   * up with the signal's reason, and the server serves on.
+   */
   async stop(id: string, options: StopOptions): Promise<Stopped> {
     const { store, config } = this.#context;
     for (;;) {
@@ -157,10 +164,13 @@ export class Pool {
           await delay(BUSY_POLL_MS);
           continue;
         case "stop": {
-          const { server } = decision;
+          const { server, from } = decision;
           const timeoutMs = options.force ? 0 : options.drainTimeoutMs;
           const wait = { timeoutMs, answerMs: config.health.timeoutMs, signal: options.signal };
-          const cut = await awaitTurns(server, wait);
+          const cut = await awaitTurns(server, wait).catch(async (error: unknown) => {
+            await store.updateRegistry((registry) => giveUpStop(ownClaim(registry, id, server.launchId), from));
+            throw error;
+          });
           const grace = { graceMs: TERMINATE_GRACE_MS, force: options.force };
           const outcome = await stopServer(server.process, server.launchId, grace);
           await store.updateRegistry((registry) => {

@@ -48,6 +48,8 @@ export class OpenSession {
   readonly session: CopilotSession;
   readonly #store: Store;
   readonly #connection: ConnectedClient;
+  /** The record of the last turn, being written: the reply does not wait for the disk. */
+  #recording: Promise<unknown> = Promise.resolve(undefined);
 
   constructor(session: CopilotSession, store: Store, connection: ConnectedClient) {
     this.session = session;
@@ -57,7 +59,7 @@ export class OpenSession {
     session.sendAndWait = async (message, timeout = 60_000) => {
       const options = typeof message === "string" ? { prompt: message } : message;
       const reply = await runTurn(session, this.#connection.closed, options, { timeoutMs: timeout });
-      await this.#used();
+      await this.#record();
       return reply.event;
     };
   }
@@ -65,20 +67,34 @@ export class OpenSession {
   /** One turn. @throws as {@link runTurn}. */
   async send(prompt: string, options: TurnOptions = {}): Promise<TurnReply> {
     const reply = await runTurn(this.session, this.#connection.closed, { prompt }, options).catch(withModelHint);
-    await this.#used();
+    await this.#record();
     return reply;
+  }
+
+  /** Resolves when all turns are recorded. @throws FleetError when one could not be. */
+  async recorded(): Promise<void> {
+    const failure = await this.#recording;
+    if (failure !== undefined) throw failure;
   }
 
   /** Leaves the session: it is unloaded when nobody else is attached, and its state stays. */
   async close(): Promise<void> {
+    await this.recorded();
     await Promise.race([this.session.disconnect(), this.#connection.closed]);
   }
 
-  async #used(): Promise<void> {
-    await this.#store.updateSession(this.session.sessionId, (record) => {
-      record.lastUsedAt = new Date().toISOString();
-      record.turns += 1;
-    });
+  /** Begins to record a turn, once the one before is recorded. */
+  async #record(): Promise<void> {
+    await this.recorded();
+    this.#recording = this.#store
+      .updateSession(this.session.sessionId, (record) => {
+        record.lastUsedAt = new Date().toISOString();
+        record.turns += 1;
+      })
+      .then(
+        () => undefined,
+        (error: unknown) => error,
+      );
   }
 }
 

@@ -6,7 +6,7 @@ import { type FileStore, openFileStore } from "../../src/store/file/file-store.j
 import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
 import { temporaryRoot } from "../fixtures/store-root.js";
 
-const STEPS: CommitStep[] = ["checked", "marked", "written", "linked"];
+const STEPS: CommitStep[] = ["read", "checked", "marked", "written", "linked"];
 /** More than the registry keeps, so that the number a sleeper aims at is taken and pruned before it wakes up. */
 const MANY = 40;
 
@@ -22,6 +22,23 @@ function sleeper(root: string, step: CommitStep, meanwhile: () => Promise<void>)
       await meanwhile();
     },
   });
+}
+
+/** Holds up whoever waits there, the first time and until it is opened. */
+function gate() {
+  let reach = (): void => undefined;
+  let open = (): void => undefined;
+  const reached = new Promise<void>((resolve) => {
+    reach = resolve;
+  });
+  const opened = new Promise<void>((resolve) => {
+    open = resolve;
+  });
+  const wait = (): Promise<void> => {
+    reach();
+    return opened;
+  };
+  return { reached, wait, open: () => open() };
 }
 
 async function addServers(store: FileStore, prefix: string, count: number): Promise<string[]> {
@@ -53,6 +70,40 @@ describe("a writer of the registry that is suspended", () => {
       // Linked first and found out late: that was the commit. In every other case its first attempt came to nothing.
       expect(runs).toBe(step === "linked" ? 1 : 2);
     });
+  });
+
+  it("and was never the head is not taken for it by one that slept as long", async () => {
+    const root = await temporaryRoot();
+    const others = openFileStore(root);
+    const ids = await addServers(others, "before", 1);
+    const written = gate();
+    const linked = gate();
+    const read = gate();
+    const late = openFileStore(root, {
+      onStep: async (step) => {
+        if (step === "written") await written.wait();
+        if (step === "linked") await linked.wait();
+      },
+    });
+    const reader = openFileStore(root, { onStep: async (step) => void (step === "read" && (await read.wait())) });
+
+    // The late one is about to link revision 2, the reader has read another revision 2, and then that one is pruned.
+    const lateUpdate = addServers(late, "late", 1);
+    await written.reached;
+    ids.push(...(await addServers(others, "first", 1)));
+    const readerUpdate = addServers(reader, "reader", 1);
+    await read.reached;
+    await rm(join(root, "registry.lock"), { recursive: true, force: true });
+    ids.push(...(await addServers(others, "meanwhile", MANY)));
+
+    // So now the late one's file stands under the number that the reader wants to build on.
+    written.open();
+    await linked.reached;
+    read.open();
+    ids.push(...(await readerUpdate));
+    linked.open();
+    ids.push(...(await lateUpdate));
+    expect(await serverIds(root)).toEqual(ids.toSorted());
   });
 
   it("makes the first commit of all once, also when another one is first", async () => {

@@ -2,6 +2,7 @@ import { chmod, mkdir, readdir, readFile, rename, rm, stat, truncate, writeFile 
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { openFileStore } from "../../src/store/file/file-store.js";
+import { publish } from "../../src/store/file/published.js";
 import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
 import { temporaryRoot } from "../fixtures/store-root.js";
 
@@ -110,6 +111,17 @@ describe.each(DAMAGES)("all revisions %s", (_, damage) => {
   });
 });
 
+it("a number below those that are kept was linked too late, and is never fallen back to", async () => {
+  const root = await filled(1);
+  const late = join(root, "registry", "0000000000000001.json");
+  const bytes = await readFile(late);
+  for (let rev = 2; rev <= 20; rev++) await add(root, `s${rev}`);
+  await Promise.all((await revisions(root)).map((path) => truncate(path, 0)));
+  await rm(join(root, "registry.json"));
+  await writeFile(late, bytes);
+  await expect(openFileStore(root).readRegistry()).rejects.toMatchObject({ code: "FLEET_STATE_CORRUPT" });
+});
+
 describe("registry.json", () => {
   it.each(DAMAGES.slice(0, 4))(
     "that is %s changes nothing, and the next write keeps it aside and mends it",
@@ -154,6 +166,16 @@ describe("registry.json", () => {
     await rm(join(root, "registry"), { recursive: true });
     await rename(join(root, "registry.json"), join(root, "registry.json.corrupt-2026-01-01T00-00-00-000Z"));
     await expect(openFileStore(root).readRegistry()).rejects.toMatchObject({ code: "FLEET_STATE_CORRUPT" });
+  });
+
+  it("comes to an end for a slow writer among faster ones", async () => {
+    const root = await filled(1);
+    let written = 0;
+    await publish(root, { rev: 1, data: '{"servers":{}}' }, (rev) => {
+      written++;
+      return { rev: rev + 1, data: '{"servers":{}}' };
+    });
+    expect(written).toBeLessThan(10);
   });
 
   it("with a shape that is not a registry's is not recovered from", async () => {

@@ -2,7 +2,7 @@ import { type FileHandle, link, open, unlink } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { FleetError, quote, systemCode } from "../../errors.js";
 import { closeQuietly, scratchName, syncFolder, unlinkQuietly, writeNewFile } from "./durable.js";
-import { listFolder } from "./head.js";
+import { type Listing, listFolder } from "./head.js";
 import { encodeRevision, revisionName } from "./revision.js";
 import { sweepNames } from "./sweep.js";
 
@@ -30,7 +30,7 @@ const UNMARKED = 0o600;
 const MARKED = 0o400;
 
 /** The points between two steps, at which a test may let other writers pass. */
-export type CommitStep = "checked" | "marked" | "written" | "linked";
+export type CommitStep = "read" | "checked" | "marked" | "written" | "linked";
 export type StepHook = (step: CommitStep) => void | Promise<void>;
 
 export interface Parent {
@@ -53,6 +53,7 @@ export interface Commit {
 
 /** @returns false when another writer was first, or the folder went away: read again and retry. */
 export async function commitRevision({ folder, parent, data, keep, onStep }: Commit): Promise<boolean> {
+  await onStep?.("read");
   if (!(await acceptParent(folder, parent, onStep))) return false;
   await onStep?.("marked");
 
@@ -68,14 +69,14 @@ export async function commitRevision({ folder, parent, data, keep, onStep }: Com
     await closeQuietly(handle);
     await unlinkQuietly(temp);
   }
-  await syncFolder(folder);
+  if (!(await syncIfThere(folder))) return false;
   await prune(folder, parent.next - keep);
   return true;
 }
 
-/** Marks the parent, unless it is not the head any more. */
+/** Marks the parent, unless it is not the head any more. Without one there is nothing to mark: the link decides. */
 async function acceptParent(folder: string, parent: Parent, onStep: StepHook | undefined): Promise<boolean> {
-  if (parent.rev === 0) return highest(folder) === parent.top;
+  if (parent.rev === 0) return true;
   const handle = await openIfThere(join(folder, revisionName(parent.rev)));
   if (handle === undefined) return false;
   try {
@@ -126,6 +127,17 @@ async function isCommitted(folder: string, rev: number, handle: FileHandle): Pro
   return ((await handle.stat()).mode & 0o777) === MARKED;
 }
 
+/** A record may be deleted right after the commit: trying again then finds out that it is gone. */
+async function syncIfThere(folder: string): Promise<boolean> {
+  try {
+    await syncFolder(folder);
+    return true;
+  } catch (error) {
+    if (systemCode(error) === "ENOENT") return false;
+    throw error;
+  }
+}
+
 function highest(folder: string): number | undefined {
   const listing = listFolder(folder);
   return listing && (listing.revisions[0] ?? 0);
@@ -136,11 +148,15 @@ function highest(folder: string): number | undefined {
  * them. What cannot be removed now is tried again by the next commit, so a failure here fails nobody's update.
  */
 async function prune(folder: string, last: number): Promise<void> {
-  const listing = listFolder(folder);
-  if (listing === undefined) return;
-  const old = listing.revisions.filter((rev) => rev <= last);
+  let listing: Listing | undefined;
+  try {
+    listing = listFolder(folder);
+  } catch {
+    return;
+  }
+  const old = listing?.revisions.filter((rev) => rev <= last) ?? [];
   await Promise.allSettled(old.map((rev) => unlink(join(folder, revisionName(rev)))));
-  await sweepNames(folder, listing.others);
+  await sweepNames(folder, listing?.others ?? []);
 }
 
 async function openIfThere(path: string): Promise<FileHandle | undefined> {

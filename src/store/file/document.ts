@@ -112,8 +112,11 @@ export class Document<T> {
 
   #dropExpired(waiting: Pending<T>[]): Pending<T>[] {
     const now = performance.now();
-    const expired = waiting.filter(({ since }) => now - since > this.#spec.deadlineMs);
-    for (const { reject, since } of expired) reject(busyError(this.#spec.folder, now - since));
+    const { deadlineMs, folder } = this.#spec;
+    const expired = waiting.filter(({ since }) => now - since > deadlineMs);
+    for (const { reject } of expired) {
+      reject(busyError(folder, `could not be changed within ${deadlineMs} ms: other writers were always first`));
+    }
     return waiting.filter((pending) => !expired.includes(pending));
   }
 }

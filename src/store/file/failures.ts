@@ -39,10 +39,9 @@ export function corruptError(path: string, detail: string, mend: string): FleetE
   });
 }
 
-export function busyError(path: string, waitedMs: number): FleetError {
-  return new FleetError(
-    "FLEET_STATE_BUSY",
-    `The state in ${quote(path)} could not be changed within ${Math.round(waitedMs / 1000)} s: other writers were always first.`,
-    { suggestions: ["Run the command again."] },
-  );
+/** @param what the rest of a sentence about the state: `could not be changed …`. */
+export function busyError(path: string, what: string): FleetError {
+  return new FleetError("FLEET_STATE_BUSY", `The state in ${quote(path)} ${what}.`, {
+    suggestions: ["Run the command again when fewer others are at work."],
+  });
 }

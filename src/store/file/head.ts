@@ -25,7 +25,7 @@ export interface Head {
   others: string[];
 }
 
-/** A listing older than this many commits of other writers is possible, a hundred times in a row is not. */
+/** A file that is gone between listing and reading is possible, this many times in a row it is not. */
 const MAX_ATTEMPTS = 100;
 
 /** @returns undefined when the folder is not there. */
@@ -61,7 +61,7 @@ export function readHead(folder: string, keep: number): Head | undefined {
     const head = newestWhole(folder, listing, keep);
     if (head !== "moved") return head;
   }
-  throw busyError(folder, 0);
+  throw busyError(folder, "could not be read: it changed under every attempt");
 }
 
 function newestWhole(folder: string, { revisions, others }: Listing, keep: number): Head | "moved" {

@@ -13,6 +13,8 @@ import { parseObject } from "./revision.js";
  * does.
  */
 
+const MAX_ROUNDS = 3;
+
 export type Published =
   | { kind: "missing" }
   | { kind: "good"; rev: number; data: string }
@@ -47,22 +49,29 @@ function hasServers({ servers }: Record<string, unknown>): boolean {
   return Object.entries(servers).every(([id, server]) => server?.id === id);
 }
 
-/** Writes the copy; then again, as long as `newest` tells of a revision that is newer than the one just written. */
+interface Revision {
+  rev: number;
+  data: string;
+}
+
+/**
+ * Writes the copy; then again, if there is a revision by then that is newer than the one just written, since its own copy
+ * may have been overwritten. Not for ever: among faster writers a slow one would never come to an end, and they put
+ * newer copies in place anyway.
+ */
 export async function publish(
   root: string,
-  first: { rev: number; data: string },
-  newest: () => { rev: number; data: string } | undefined,
+  first: Revision,
+  newerThan: (rev: number) => Revision | undefined,
 ): Promise<void> {
-  let next: { rev: number; data: string } | undefined = first;
-  while (next !== undefined) {
-    const written: number = next.rev;
+  let next: Revision | undefined = first;
+  for (let round = 0; round < MAX_ROUNDS && next !== undefined; round++) {
     await replaceCopy(root, next);
-    const head = newest();
-    next = head !== undefined && head.rev > written ? head : undefined;
+    next = newerThan(next.rev);
   }
 }
 
-async function replaceCopy(root: string, { rev, data }: { rev: number; data: string }): Promise<void> {
+async function replaceCopy(root: string, { rev, data }: Revision): Promise<void> {
   const path = publishedPath(root);
   const temp = join(root, scratchName("tmp"));
   const text = JSON.stringify({ schema: SCHEMA, rev, ...(JSON.parse(data) as object) }, null, 2);

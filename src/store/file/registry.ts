@@ -6,7 +6,7 @@ import type { StoreContext } from "./context.js";
 import type { Base, DocumentSpec } from "./document.js";
 import { makeFolder } from "./durable.js";
 import { corruptError, reason } from "./failures.js";
-import { type Head, readHead } from "./head.js";
+import { type Head, listFolder, readHead } from "./head.js";
 import { enterPolitely } from "./polite-lock.js";
 import { type Published, publish, publishedPath, readPublished } from "./published.js";
 import { isQuarantined } from "./quarantine.js";
@@ -50,7 +50,7 @@ export function registrySpec({ root, deadlineMs, onStep, warn, ensureRoot }: Sto
     },
     committed: async (rev, data) => {
       try {
-        await publish(root, { rev, data }, () => newestWhole(folder));
+        await publish(root, { rev, data }, (written) => newerRevision(folder, written));
       } catch (error) {
         warn(`${quote(publishedPath(root))} is not up to date (the state itself is): ${reason(error)}.`);
       }
@@ -64,7 +64,6 @@ export function loadRegistry(root: string, warn: (message: string) => void): Bas
   const published = readPublished(root);
   const head = readHead(registryFolder(root), KEEP) ?? NO_HEAD;
   const damaged = head.damaged.map(({ rev }) => rev);
-
   const ownTop = { top: head.top, damaged };
 
   if (head.data !== undefined && published.kind === "damaged") warnOfCopy(root, published.reason, warn);
@@ -120,7 +119,8 @@ function warnOfCopy(root: string, why: string, warn: (message: string) => void):
   );
 }
 
-function newestWhole(folder: string): { rev: number; data: string } | undefined {
-  const head = readHead(folder, KEEP);
-  return head?.data === undefined ? undefined : { rev: head.rev, data: head.data };
+function newerRevision(folder: string, rev: number): { rev: number; data: string } | undefined {
+  const top = listFolder(folder)?.revisions[0] ?? 0;
+  const head = top > rev ? readHead(folder, KEEP) : undefined;
+  return head?.data !== undefined && head.rev > rev ? { rev: head.rev, data: head.data } : undefined;
 }

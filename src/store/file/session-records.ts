@@ -38,16 +38,17 @@ export class SessionRecords {
   }
 
   /**
-   * The folder appears under its name by one rename, with the first revision in it. Numbers start at the time of day, and
-   * not at 1, so that a writer that was suspended while the record was deleted and created again can link only a number
-   * below those of the new record, where it counts for nothing.
+   * The folder appears under its name by one rename, with the first revision in it. Numbers start at the time, in units
+   * that no writer can keep up with, and not at 1: so a writer that was suspended while the record was deleted and created
+   * again can link only a number below those of the new record, where it counts for nothing.
    */
   async create(record: SessionRecord): Promise<void> {
     const target = this.#folderOf(record.id);
     const until = performance.now() + this.#context.deadlineMs;
     try {
       while (!(await this.#tryCreate(record, target))) {
-        if (performance.now() > until) throw busyError(target, this.#context.deadlineMs);
+        if (performance.now() > until)
+          throw busyError(target, "could not be created: what was half made was always swept");
       }
     } catch (error) {
       throw mediumError("write", target, error);
@@ -62,7 +63,7 @@ export class SessionRecords {
     const temp = join(this.#context.root, scratchName("tmp"));
     try {
       mkdirSync(temp, { mode: 0o700 });
-      const rev = Date.now();
+      const rev = Date.now() * 1000;
       const bytes = encodeRevision(rev, scratchName("tmp"), JSON.stringify(record));
       await closeQuietly(await writeNewFile(join(temp, revisionName(rev)), bytes));
       await syncFolder(temp);

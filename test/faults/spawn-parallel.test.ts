@@ -1,0 +1,62 @@
+import { expect, it } from "vitest";
+import type { ServerView } from "../../src/pool/server.js";
+import { errorOf, expectConsistent, faultFleet } from "../fixtures/fault-fleet.js";
+
+const PORTS = 30_000;
+const MANY = Array.from({ length: 16 }, (_, index) => index + 1);
+
+it("starts a server for each of 16 users at once, none lost and none doubled", async () => {
+  const fleet = await faultFleet(PORTS);
+  const servers = await Promise.all(MANY.map((user) => fleet.spawn(`user${user}`)));
+  expect(new Set(servers.map(({ id }) => id)).size).toBe(16);
+  expect(new Set(servers.map(({ port }) => port)).size).toBe(16);
+  expect(new Set(servers.map(({ pid }) => pid)).size).toBe(16);
+  for (const { port } of servers) {
+    expect(port).toBeGreaterThanOrEqual(PORTS);
+    expect(port).toBeLessThan(PORTS + 16);
+  }
+  const shown = await expectConsistent(fleet);
+  expect(shown.map(({ id, pid, port, state }) => ({ id, pid, port, state }))).toEqual(
+    expect.arrayContaining(servers.map(({ id, pid, port }) => ({ id, pid, port, state: "ready" }))),
+  );
+  expect(shown).toHaveLength(16);
+});
+
+it("starts one server when 16 commands ask for the same user at once", async () => {
+  const fleet = await faultFleet(PORTS);
+  const results = await Promise.all(
+    MANY.map(() => fleet.json<{ server: ServerView; created: boolean }>(["spawn", "--user", "alice"])),
+  );
+  expect(results.filter(({ created }) => created)).toHaveLength(1);
+  expect(new Set(results.map(({ server }) => `${server.pid}:${server.port}:${server.startedAt}`)).size).toBe(1);
+  expect(fleet.processes()).toEqual([results[0]?.server.pid]);
+  await expectConsistent(fleet);
+});
+
+it("starts one server when users, stops and restarts of the same one meet", async () => {
+  const fleet = await faultFleet(PORTS);
+  await fleet.spawn("alice");
+  const commands = ["spawn", "stop", "restart", "spawn", "ps", "stop", "spawn", "restart"];
+  const results = await Promise.all(
+    commands.map((command) => fleet.run(command === "ps" ? ["ps"] : [command, "--user", "alice"])),
+  );
+  expect(results.map(({ code, stderr }) => ({ code, stderr }))).toEqual(commands.map(() => ({ code: 0, stderr: "" })));
+  await expectConsistent(fleet);
+  expect(fleet.processes().length).toBeLessThanOrEqual(1);
+});
+
+it("gives each of three ports to one of five users and tells the others why there is none", async () => {
+  const fleet = await faultFleet(PORTS, { COPILOTFLEET_PORTS_TO: String(PORTS + 2) });
+  const results = await Promise.all(
+    MANY.slice(0, 5).map((user) => fleet.run(["spawn", "--json", "--user", `u${user}`])),
+  );
+  const refused = results.filter(({ code }) => code !== 0);
+  expect(refused.map(({ code }) => code)).toEqual([6, 6]);
+  for (const result of refused) {
+    expect(errorOf(result)).toMatchObject({ code: "FLEET_PORTS_EXHAUSTED" });
+    expect(errorOf(result).message).toContain(`${PORTS} and ${PORTS + 2}`);
+  }
+  // Nothing is recorded of those who were refused.
+  expect(Object.keys((await fleet.registry()).servers)).toHaveLength(3);
+  await expectConsistent(fleet);
+});

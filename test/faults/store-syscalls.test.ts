@@ -1,0 +1,240 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtemp, readdir, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
+import { type FileStore, openFileStore } from "../../src/store/file/file-store.js";
+import { bundleFixture } from "../fixtures/store-bundle.js";
+import { parseCounts, stringifyCounts } from "../fixtures/store-counts.js";
+import { serverRecord } from "../fixtures/store-records.js";
+import { attach, countCalls, straceProblem } from "../fixtures/store-strace.js";
+
+/** Every call of a commit that changes something, or opens what is then changed. */
+const CALLS = ["mkdir", "openat", "pwrite64", "fsync", "link", "rename", "unlink", "fchmod", "rmdir"];
+const ERRORS = ["EIO", "ENOSPC"];
+const SOAK = process.env.SOAK !== undefined;
+const DELAY_MS = SOAK ? 400 : 60;
+
+const problem = straceProblem();
+if (problem !== undefined) console.log(`store system calls: skipped, since ${problem}`);
+const program = problem === undefined ? bundleFixture("store-committer") : "";
+
+/** A process that makes one update for each key that it is asked for. */
+class Committer {
+  readonly child: ChildProcess;
+  readonly exited: Promise<unknown>;
+  readonly #lines: AsyncIterator<string>;
+
+  constructor(root: string) {
+    // One thread for the file system: strace counts the occurrences of a call by thread.
+    const env = { ...process.env, UV_THREADPOOL_SIZE: "1" };
+    const child = spawn(process.execPath, [program, root], { stdio: ["pipe", "pipe", "inherit"], env });
+    this.child = child;
+    this.exited = once(child, "exit");
+    child.stdin.on("error", () => "it was killed");
+    this.#lines = createInterface(child.stdout)[Symbol.asyncIterator]();
+  }
+
+  /** Its next line, or undefined when it died instead. */
+  async answer(): Promise<string | undefined> {
+    const { value, done } = await this.#lines.next();
+    return done ? undefined : value;
+  }
+
+  async count(key: string): Promise<string | undefined> {
+    this.child.stdin?.write(`${key}\n`);
+    return this.answer();
+  }
+}
+
+describe.skipIf(problem !== undefined)("a commit whose system calls are tampered with", () => {
+  let root: string;
+  let log: string;
+  let calls: Map<string, number>;
+  const started: Committer[] = [];
+  let number = 0;
+
+  beforeAll(async () => {
+    root = join(await mkdtemp(join(tmpdir(), "copilotfleet-syscalls-")), "state");
+    log = join(root, "..", "strace.log");
+    // Long enough in use that each commit prunes a revision.
+    for (let rev = 0; rev < 20; rev++) await addTo(openFileStore(root), `filler${rev}`);
+    const committer = await start();
+    const detach = await attach(committer.child.pid ?? 0, log, [`trace=${CALLS.join(",")}`]);
+    expect(await committer.count("baseline")).toBe("acked 0");
+    calls = countCalls(await detach());
+    console.log(`store system calls: ${JSON.stringify(Object.fromEntries(calls))}`);
+    expect([...calls.keys()].toSorted()).toEqual(CALLS.toSorted());
+  });
+
+  afterEach(async () => {
+    for (const { child, exited } of started.splice(0)) {
+      child.kill("SIGKILL");
+      await exited;
+    }
+    // What could not be removed under an injected error stays for as long as its writer lives.
+    await openFileStore(root).sweep();
+    expect(await scratchNames()).toEqual([]);
+  });
+
+  afterAll(async () => {
+    if (root !== undefined) await rm(join(root, ".."), { recursive: true, force: true });
+  });
+
+  async function start(): Promise<Committer> {
+    const committer = new Committer(root);
+    started.push(committer);
+    expect(await committer.answer()).toBe("ready");
+    return committer;
+  }
+
+  /**
+   * One update of the victim under `injection`, beside a writer that goes on all the time. If the victim had no need of
+   * the call then (the other one had done its work), once more without the other one.
+   */
+  async function tamper(committer: Committer, call: string, injection: string, hit: string) {
+    const crowded = await tamperOnce(committer, call, injection, true);
+    const result = crowded.trace.includes(hit) ? crowded : await tamperOnce(committer, call, injection, false);
+    expect(result.trace.includes(hit), `${call}:${injection} met:\n${result.trace}`).toBe(true);
+    return result;
+  }
+
+  async function tamperOnce(committer: Committer, call: string, injection: string, crowded: boolean) {
+    const key = `key${number++}`;
+    // A holder that was killed before would cost each case the wait for its lock.
+    await rm(join(root, "registry.lock"), { recursive: true, force: true });
+    const other = openFileStore(root);
+    const expressions = [`trace=${CALLS.join(",")}`, `inject=${call}:${injection}`];
+    const detach = await attach(committer.child.pid ?? 0, log, expressions);
+    let finished = false;
+    const others = crowded ? countUntil(other, key, () => finished) : Promise.resolve(undefined);
+    const answer = await committer.count(key);
+    finished = true;
+    const acked = await others;
+    const trace = await detach();
+    const { servers } = await other.readRegistry();
+    // Whatever happened to one writer, the other one's updates are all there.
+    if (crowded) expect(parseCounts(servers.other?.failure ?? null).next).toEqual({ [key]: acked });
+    expect(other.takeWarnings()).toEqual([]);
+    return { answer, trace, times: parseCounts(servers.victim?.failure ?? null).next[key] ?? 0 };
+  }
+
+  function occurrences(): [string, number][] {
+    return [...calls].flatMap(([call, count]) =>
+      Array.from({ length: count }, (_, index) => [call, index + 1] as [string, number]),
+    );
+  }
+
+  it("and that is killed at any of them leaves the old state or the new one, and nothing to clear away by hand", async () => {
+    const outcomes = { old: 0, new: 0 };
+    for (const [call, when] of occurrences()) {
+      const committer = await start();
+      const signal = `signal=SIGKILL:when=${when}`;
+      const { answer, times } = await tamper(committer, call, signal, "+++ killed by SIGKILL +++");
+      await committer.exited;
+      const at = `${call} #${when}`;
+      expect(answer, at).toBeUndefined();
+      expect([0, 1], at).toContain(times);
+      outcomes[times === 0 ? "old" : "new"]++;
+      await addTo(openFileStore(root), "next");
+      expect(await scratchNames(), at).toEqual([]);
+    }
+    console.log(`store system calls: killed ${JSON.stringify(outcomes)}`);
+    // Both must have been met, or the kills did not hit where they should.
+    expect(Math.min(outcomes.old, outcomes.new)).toBeGreaterThan(0);
+  });
+
+  it("and that gets an error from any of them reports it or had no need of the call, and leaves no temp file", async () => {
+    const outcomes: Record<string, number> = {};
+    const committer = await start();
+    // Which error it is makes no difference to the code; the ones that matter get both, below.
+    for (const error of SOAK ? ERRORS : ["EIO"]) {
+      for (const [call, when] of occurrences()) {
+        const { answer, times } = await tamper(committer, call, `error=${error}:when=${when}`, "(INJECTED)");
+        const at = `${call} #${when} ${error}: ${answer}`;
+        if (answer?.startsWith("acked")) expect(times, at).toBe(1);
+        else expect(answer, at).toBe("failed FLEET_STATE_UNWRITABLE");
+        expect(times, at).toBeLessThanOrEqual(1);
+        const outcome = `${call} ${answer} ${times}`;
+        outcomes[outcome] = (outcomes[outcome] ?? 0) + 1;
+      }
+    }
+    console.log(`store system calls: errors ${JSON.stringify(outcomes, null, 1)}`);
+  });
+
+  it.each([
+    ["fchmod", 1, "the mark on the revision below"],
+    ["fchmod", 2, "the mode of the temp file"],
+    ["pwrite64", 1, "the temp file"],
+    ["fsync", 1, "the temp file"],
+    ["link", 1, "the commit itself"],
+  ])(
+    "and whose %s #%d fails (%s) is refused, with the old state intact and the temp file removed",
+    async (call, when) => {
+      for (const error of ERRORS) {
+        const committer = await start();
+        const { answer, trace, times } = await tamperOnce(committer, call, `error=${error}:when=${when}`, false);
+        expect(trace).toContain("(INJECTED)");
+        expect({ answer, times }).toEqual({ answer: "failed FLEET_STATE_UNWRITABLE", times: 0 });
+        expect(await scratchNames()).toEqual([]);
+        expect(await committer.count(`again${number}`)).toBe("acked 0");
+      }
+    },
+  );
+
+  it("and whose folder cannot be synced is not acknowledged", async () => {
+    const committer = await start();
+    const { answer, times } = await tamperOnce(committer, "fsync", "error=EIO:when=2", false);
+    expect({ answer, times }).toEqual({ answer: "failed FLEET_STATE_UNWRITABLE", times: 1 });
+  });
+
+  it("and whose registry.json cannot be written is acknowledged with a warning", async () => {
+    const committer = await start();
+    for (const [call, when] of [
+      ["pwrite64", 2],
+      ["fsync", 3],
+      ["rename", 1],
+    ] as const) {
+      const { answer, times } = await tamperOnce(committer, call, `error=ENOSPC:when=${when}`, false);
+      expect({ answer, times }).toEqual({ answer: "acked 1", times: 1 });
+      expect(await scratchNames()).toEqual([]);
+    }
+  });
+
+  it("and that is held up at any of them is made once, and loses nobody's update", async () => {
+    const committer = await start();
+    for (const [call, when] of occurrences()) {
+      const delay = `delay_enter=${DELAY_MS * 1000}:when=${when}`;
+      const { answer, times } = await tamper(committer, call, delay, "(DELAYED)");
+      const at = `${call} #${when}`;
+      expect({ answer, times }, at).toEqual({ answer: "acked 0", times: 1 });
+    }
+  });
+
+  async function scratchNames(): Promise<string[]> {
+    const names = [...(await readdir(root)), ...(await readdir(join(root, "registry")))];
+    return names.filter((name) => name.startsWith("."));
+  }
+});
+
+async function addTo(store: FileStore, id: string): Promise<void> {
+  await store.updateRegistry(
+    (draft) => void Object.assign(draft.servers, { [id]: serverRecord(id, { cwd: `${Math.random()}` }) }),
+  );
+}
+
+/** Counts up under `key`, one update after the other. @returns how many were acknowledged. */
+async function countUntil(store: FileStore, key: string, finished: () => boolean): Promise<number> {
+  let acked = 0;
+  while (!finished()) {
+    await store.updateRegistry((draft) => {
+      draft.servers.other = serverRecord("other", {
+        failure: stringifyCounts({ next: { [key]: acked + 1 }, anomalies: [] }),
+      });
+    });
+    acked++;
+  }
+  return acked;
+}
