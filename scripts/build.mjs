@@ -68,13 +68,22 @@ const shared = {
 };
 
 async function buildLibrary() {
-  await build({ ...shared, entryPoints: ["src/index.ts"], outdir: "dist", format: "esm", splitting: true, packages: "external" });
+  await build({
+    ...shared,
+    entryPoints: ["src/index.ts"],
+    outdir: "dist",
+    format: "esm",
+    splitting: true,
+    packages: "external",
+  });
 }
 
 async function buildCommandLine() {
   const files = (await readdir(`${root}/src/commands`)).filter((file) => file.endsWith(".ts"));
   const commands = files.map((file) => file.slice(0, -3));
-  const getters = commands.map((id) => `get ${JSON.stringify(id)}() { return require("./commands/${id}.ts").default; },`);
+  const getters = commands.map(
+    (id) => `get ${JSON.stringify(id)}() { return require("./commands/${id}.ts").default; },`,
+  );
   await build({
     ...shared,
     stdin: {

@@ -98,7 +98,10 @@ function textsOf(value: unknown): string[] {
 function nearest(written: string, known: readonly string[], phrase: (name: string) => string): string[] {
   if (known.length === 0) return [];
   const name = closest(written, known);
-  const near = distance(written, name) <= Math.min(2, written.length - 1) ? name : known.find((candidate) => candidate.startsWith(`${written}-`));
+  const near =
+    distance(written, name) <= Math.min(2, written.length - 1)
+      ? name
+      : known.find((candidate) => candidate.startsWith(`${written}-`));
   return near === undefined ? [] : [phrase(near)];
 }
 

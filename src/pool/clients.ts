@@ -1,5 +1,6 @@
 import type { CopilotClientOptions } from "@github/copilot-sdk";
 import { type ConnectedClient, connectClient } from "../runtime/client/connect.js";
+import { abortable, deadline } from "../runtime/deadline.js";
 import { provenEndpoint } from "../runtime/probe.js";
 import type { ServerRecord } from "../store/store.js";
 
@@ -7,6 +8,7 @@ import type { ServerRecord } from "../store/store.js";
 export type ClientOptions = Omit<CopilotClientOptions, "connection">;
 
 const CONNECT_MS = 10_000;
+const GOODBYE_MS = 2_000;
 
 /** This process's connections to servers, one per server: made on demand, forgotten when they end. */
 export class Clients {
@@ -27,8 +29,8 @@ export class Clients {
   }
 
   async #connect(server: ServerRecord, options: ClientOptions, signal: AbortSignal): Promise<ConnectedClient> {
-    const deadline = AbortSignal.any([signal, AbortSignal.timeout(CONNECT_MS)]);
-    return await connectClient(provenEndpoint(server), options, deadline);
+    using limit = deadline(CONNECT_MS, signal);
+    return await connectClient(provenEndpoint(server), options, limit.signal);
   }
 
   /** Closes the connection to one server, if there is one. Its sessions are unloaded, their state stays. */
@@ -37,8 +39,9 @@ export class Clients {
     this.#clients.delete(serverId);
     if (known === undefined) return;
     const { client, closed } = await known;
-    // A server that died cannot say goodbye: do not wait for an answer that will not come.
-    await Promise.race([client.stop(), closed]);
+    // A server that died or hangs cannot say goodbye: do not wait for an answer that will not come.
+    using limit = deadline(GOODBYE_MS);
+    await abortable(Promise.race([client.stop(), closed]), limit.signal).catch(() => undefined);
     await client.forceStop();
   }
 

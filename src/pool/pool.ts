@@ -40,7 +40,7 @@ export interface Stopped {
 const TERMINATE_GRACE_MS = 5_000;
 const BUSY_POLL_MS = 20;
 /** Starting is mostly work of the processor: more at once than this only makes each one late. */
-const STARTS_AT_ONCE = Math.max(4, availableParallelism() * 2);
+const STARTS_AT_ONCE = Math.max(4, availableParallelism() * 4);
 
 /** All servers that the registry knows, and the only way to start, stop and look at them. */
 export class Pool {
@@ -74,7 +74,7 @@ export class Pool {
   }
 
   async #start(request: StartRequest, options: SpawnOptions): Promise<StartResult> {
-    const configured = tokenSourceFromConfig(this.#context.config.auth, request.user ?? "");
+    const configured = tokenSourceFromConfig(this.#context.config.auth, request.user);
     const full = { ...request, token: options.token, tokenValue: options.tokenValue, cwd: options.cwd };
     return await startServer(this.#context, full, configured, options.signal);
   }

@@ -3,6 +3,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import type { Config } from "../config/schema.js";
 import { FleetError, quote } from "../errors.js";
 import { resolveGitHubToken } from "../models/github-token.js";
+import { deadline } from "../runtime/deadline.js";
 import { GITHUB_TOKEN_VARIABLE, serverEnvironment } from "../runtime/environment.js";
 import { findRuntime } from "../runtime/find.js";
 import { type LaunchedServer, launchServer, PortTakenError } from "../runtime/launch.js";
@@ -13,6 +14,7 @@ import { stopServer } from "../runtime/stop.js";
 import type { Isolation, ServerRecord, Store, TokenSource } from "../store/store.js";
 import { claimStart, ownClaim, settle } from "./claim.js";
 import { choosePort, isBindable } from "./ports.js";
+import { isRunning } from "./server.js";
 
 export interface StarterContext {
   store: Store;
@@ -62,6 +64,9 @@ export async function startServer(
   // Everything that can be refused is refused before anything is recorded.
   const runtime = findRuntime(config.runtime.path, env);
   const source = request.token === undefined ? (known?.token ?? configured) : request.token;
+  let token: Promise<string | null> | undefined;
+  const readToken = () => (token ??= githubToken(context, request, source, signal));
+  if (known === undefined || !isRunning(known)) await readToken();
 
   for (;;) {
     const launchId = randomUUID();
@@ -92,7 +97,7 @@ export async function startServer(
         continue;
       }
       case "start":
-        return { server: await launchClaimed(context, decision, source, request.tokenValue, signal), created: true };
+        return { server: await launchClaimed(context, decision, readToken, signal), created: true };
     }
   }
 }
@@ -124,8 +129,7 @@ function newRecord(context: StarterContext, request: StartRequest): ServerRecord
 async function launchClaimed(
   context: StarterContext,
   claimed: { server: ServerRecord; leftover: string | null },
-  source: TokenSource | null,
-  tokenValue: string | undefined,
+  readToken: () => Promise<string | null>,
   signal: AbortSignal,
 ): Promise<ServerRecord> {
   const { id, launchId } = claimed.server;
@@ -133,8 +137,7 @@ async function launchClaimed(
   let launched: LaunchedServer | undefined;
   try {
     if (claimed.leftover !== null) await stopServer(null, claimed.leftover, { graceMs: 0 });
-    const token = await githubToken(context, claimed.server, source, tokenValue, signal);
-    launched = await launchOnFreePort(context, claimed.server, token, signal);
+    launched = await launchOnFreePort(context, claimed.server, await readToken(), signal);
     const { identity, version } = launched;
     return await store.updateRegistry((registry) => {
       const server = ownClaim(registry, id, launchId);
@@ -145,7 +148,8 @@ async function launchClaimed(
       return server;
     });
   } catch (error) {
-    if (launched !== undefined) await stopServer(launched.identity, launchId, { graceMs: 0, force: true });
+    // Also when it was never ready: what it had started by then may have outlived it.
+    await stopServer(launched?.identity ?? null, launchId, { graceMs: 0, force: true });
     const failure = error instanceof Error ? error.message : String(error);
     await store.updateRegistry((registry) => {
       const server = registry.servers[id];
@@ -157,14 +161,13 @@ async function launchClaimed(
 
 async function githubToken(
   context: StarterContext,
-  server: ServerRecord,
+  { user, tokenValue }: StartRequest,
   source: TokenSource | null,
-  value: string | undefined,
   signal: AbortSignal,
 ): Promise<string | null> {
   if (source === null) return null;
-  if (value !== undefined) return value;
-  return await resolveGitHubToken(source, { user: server.user ?? "", env: context.env, signal });
+  if (tokenValue !== undefined) return tokenValue;
+  return await resolveGitHubToken(source, { user, env: context.env, signal });
 }
 
 async function launchOnFreePort(
@@ -233,14 +236,14 @@ export async function adoptServer(
   signal: AbortSignal,
 ): Promise<ServerRecord | null> {
   const { id, launchId, port } = server;
-  const deadline = AbortSignal.any([signal, AbortSignal.timeout(ADOPT_WAIT_MS)]);
+  using limit = deadline(ADOPT_WAIT_MS, signal);
   let emptyLooks = 0;
   for (;;) {
     const processes = launchId === null ? [] : processesOfLaunch(launchId);
     const listener = port === null ? undefined : processes.find(({ pid }) => ownsListener(pid, port));
     if (listener !== undefined && port !== null) {
       const endpoint = { address: server.address, port, token: readConnectionToken(server.home) };
-      const version = await probe(endpoint, deadline).catch(() => null); // no answer: cleared away below
+      const version = await probe(endpoint, limit.signal).catch(() => null); // no answer: cleared away below
       if (version !== null && isAlive(listener)) {
         return await store.updateRegistry((registry) => {
           const record = ownClaim(registry, id, launchId);
@@ -254,7 +257,7 @@ export async function adoptServer(
     }
     // Between fork and exec a child still shows its parent's environment: one empty look proves nothing.
     emptyLooks = processes.length === 0 ? emptyLooks + 1 : 0;
-    if (emptyLooks > 1 || deadline.aborted) break;
+    if (emptyLooks > 1 || limit.signal.aborted) break;
     await delay(BUSY_POLL_MS);
   }
   await stopServer(null, launchId, { graceMs: 0, force: true });

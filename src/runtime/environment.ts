@@ -1,4 +1,3 @@
-import type { ProcessIdentity } from "../store/store.js";
 import { LAUNCH_VARIABLE } from "./process-table.js";
 
 /** Names the fleet (its state folder) that a process belongs to, so that processes no registry knows can be found. */
@@ -54,9 +53,4 @@ export function serverEnvironment(options: ServerEnvironment, caller: NodeJS.Pro
   environment[FLEET_VARIABLE] = options.stateRoot;
   if (options.githubToken !== null) environment[GITHUB_TOKEN_VARIABLE] = options.githubToken;
   return environment;
-}
-
-/** For messages: a process as a person would look for it. */
-export function describeProcess(identity: ProcessIdentity): string {
-  return `process ${identity.pid} on ${identity.host}`;
 }

@@ -1,6 +1,7 @@
 import { closeSync, constants, fstatSync, openSync, readSync } from "node:fs";
-import { FleetError, systemCode } from "../errors.js";
+import { FleetError, isFleetError, systemCode } from "../errors.js";
 import type { ProcessIdentity } from "../store/store.js";
+import { RpcError } from "./client/raw-connection.js";
 import { probe } from "./probe.js";
 import { identify, ownsListener } from "./process-table.js";
 import { logPath } from "./server-folder.js";
@@ -32,7 +33,12 @@ export class PortTakenError extends Error {
 }
 
 const POLL_MS = 4;
-const PROBE_MS = 2_000;
+/**
+ * Reading the kernel's table of sockets takes a millisecond, so it waits for the runtime to say that it listens; one
+ * that does not say so is looked at every so many polls.
+ */
+const UNANNOUNCED_POLLS = 25;
+const ANNOUNCEMENT = /listening on port/i;
 
 /**
  * Starts one server, detached (it outlives this process), and waits until it answers an authenticated ping, racing its
@@ -59,7 +65,6 @@ export async function launchServer(options: LaunchOptions, signal: AbortSignal):
     stdio: ["ignore", output, output],
   });
   closeSync(log);
-  child.unref();
   let ended: string | null = null;
   const exit = child.then((result) => {
     const how = result.signal === undefined ? `exit code ${result.exitCode}` : result.signal;
@@ -71,17 +76,20 @@ export async function launchServer(options: LaunchOptions, signal: AbortSignal):
   if (pid === undefined) throw await notStarted(options, exit);
   const identity = identify(pid);
   try {
-    for (;;) {
+    for (let poll = 0; ; poll++) {
       if (identity === null || ended !== null) {
         await exit;
         throw exited(options.home, logStart, ended ?? "an unknown reason");
       }
       if (signal.aborted) throw startTimeout(options, signal);
-      if (ownsListener(pid, options.port)) {
-        const deadline = AbortSignal.any([signal, AbortSignal.timeout(PROBE_MS)]);
-        const endpoint = { address: options.address, port: options.port, token: options.connectionToken };
-        const version = await Promise.race([probe(endpoint, deadline), exit.then(() => null)]);
-        if (version !== null) return { identity, version };
+      const due = poll % UNANNOUNCED_POLLS === UNANNOUNCED_POLLS - 1 || announced(options.home, logStart);
+      if (due && ownsListener(pid, options.port)) {
+        const version = await Promise.race([firstAnswer(options, signal), exit.then(() => null)]);
+        if (version !== null) {
+          // Not before: what waits for the end of a failed start would otherwise not keep this process from ending.
+          child.unref();
+          return { identity, version };
+        }
       }
       await Promise.race([delay(POLL_MS), exit]);
     }
@@ -108,6 +116,16 @@ function commandLine(options: LaunchOptions): string[] {
     ...(options.idleTimeoutSeconds === null ? [] : ["--session-idle-timeout", String(options.idleTimeoutSeconds)]),
     ...options.args,
   ];
+}
+
+/** What the server says of itself; null when it did not come to answer, which its exit or the signal then explains. */
+async function firstAnswer(options: LaunchOptions, signal: AbortSignal): Promise<string | null> {
+  try {
+    return await probe({ address: options.address, port: options.port, token: options.connectionToken }, signal);
+  } catch (error) {
+    if (isFleetError(error, "FLEET_SERVER_UNREACHABLE") && !(error.cause instanceof RpcError)) return null;
+    throw error;
+  }
 }
 
 function openLog(home: string): number {
@@ -140,6 +158,10 @@ function exited(home: string, logStart: number, how: string): Error {
   return new FleetError("FLEET_SERVER_EXITED", `The runtime ended at once (${how}). ${said}`, {
     suggestions: ["copilotfleet doctor"],
   });
+}
+
+function announced(home: string, logStart: number): boolean {
+  return ANNOUNCEMENT.test(lastWords(home, logStart));
 }
 
 /** The end of what this launch wrote to its log, short enough for a message. */

@@ -13,7 +13,10 @@ import { readConnectionToken } from "./server-folder.js";
 export function provenEndpoint(server: ServerRecord): Endpoint {
   const { process: identity, port } = server;
   if (identity === null || port === null || !isAlive(identity)) {
-    throw new FleetError("FLEET_SERVER_LOST", `Server ${server.id} is not running.`);
+    throw new FleetError("FLEET_SERVER_LOST", `Server ${server.id} is not running.`, {
+      suggestions:
+        server.user === null ? [`copilotfleet restart ${server.id}`] : [`copilotfleet spawn --user ${server.user}`],
+    });
   }
   if (!ownsListener(identity.pid, port)) {
     throw new FleetError(

@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { closeSync, openSync, readdirSync, readFileSync, readlinkSync, readSync } from "node:fs";
 import { hostname } from "node:os";
 import { FleetError } from "../errors.js";
 import type { ProcessIdentity } from "../store/store.js";
@@ -29,7 +29,7 @@ function thisHost(): Pick<ProcessIdentity, "host" | "bootId" | "pidNamespace"> {
 
 interface Stat {
   state: string;
-  processGroup: number;
+  session: number;
   startTicks: string;
 }
 
@@ -42,7 +42,7 @@ function readStat(pid: number): Stat | null {
     return null; // gone, or never there: the same answer
   }
   const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
-  return { state: fields[0] ?? "X", processGroup: Number(fields[2]), startTicks: fields[19] ?? "" };
+  return { state: fields[0] ?? "X", session: Number(fields[3]), startTicks: fields[19] ?? "" };
 }
 
 /** The identity of a running process; null when it is gone or a zombie, which is as dead as gone. */
@@ -67,61 +67,84 @@ export function ownIdentity(): ProcessIdentity {
 
 /**
  * Whether this very process still runs. A reused PID, a changed boot id (reboot) and a zombie all mean no. A process of
- * another host or PID namespace cannot be seen from here: also no, see {@link isLocal}.
+ * another host or PID namespace cannot be seen from here: also no. The host's name says nothing: it may change while
+ * its processes run, and two kernels never have one boot id.
  */
 export function isAlive(identity: ProcessIdentity): boolean {
-  if (!isLocal(identity)) return false;
   const found = identify(identity.pid);
-  return found !== null && found.startTicks === identity.startTicks && found.bootId === identity.bootId;
+  return (
+    found !== null &&
+    found.startTicks === identity.startTicks &&
+    found.bootId === identity.bootId &&
+    found.pidNamespace === identity.pidNamespace
+  );
 }
 
-/** Whether the identity was taken on this host, in this PID namespace (in whatever boot). */
-export function isLocal(identity: ProcessIdentity): boolean {
-  const host = thisHost();
-  return identity.host === host.host && identity.pidNamespace === host.pidNamespace;
-}
-
-/** Whether `pid` itself holds the socket that listens on `address:port`: the proof before a token is sent there. */
+/** Whether `pid` itself holds the socket that listens on the port: the proof before a token is sent there. */
 export function ownsListener(pid: number, port: number): boolean {
-  const inodes = listeningInodes(pid, port);
-  if (inodes.size === 0) return false;
-  try {
-    for (const fd of readdirSync(`/proc/${pid}/fd`)) {
-      const inode = socketInode(pid, fd);
-      if (inode !== null && inodes.has(inode)) return true;
+  const own = socketInodes(pid);
+  if (own.size === 0) return false;
+  for (const table of ["tcp", "tcp6"]) {
+    for (const listener of listeners(`/proc/${pid}/net/${table}`)) {
+      if (listener.port === port && own.has(listener.inode)) return true;
     }
-  } catch {
-    return false; // the process is gone, or another user's: either way nothing is proved
   }
   return false;
 }
 
-function socketInode(pid: number, fd: string): string | null {
-  try {
-    const match = /^socket:\[(\d+)\]$/.exec(readlinkSync(`/proc/${pid}/fd/${fd}`));
-    return match?.[1] ?? null;
-  } catch {
-    return null; // closed between the listing and the look
-  }
-}
-
-/** Inodes of sockets in state LISTEN (0A) on the port, as seen from the process's network namespace. */
-function listeningInodes(pid: number, port: number): Set<string> {
-  const wanted = `:${port.toString(16).toUpperCase().padStart(4, "0")}`;
+/** Inodes of all sockets of a process; none when it is gone or another user's, of which nothing can be proved. */
+function socketInodes(pid: number): Set<string> {
   const inodes = new Set<string>();
-  for (const table of ["tcp", "tcp6"]) {
-    let text: string;
+  let fds: string[];
+  try {
+    fds = readdirSync(`/proc/${pid}/fd`);
+  } catch {
+    return inodes;
+  }
+  for (const fd of fds) {
     try {
-      text = readFileSync(`/proc/${pid}/net/${table}`, "utf8");
+      const inode = /^socket:\[(\d+)\]$/.exec(readlinkSync(`/proc/${pid}/fd/${fd}`))?.[1];
+      if (inode !== undefined) inodes.add(inode);
     } catch {
-      continue; // the process is gone, or the kernel has no IPv6
-    }
-    for (const line of text.split("\n")) {
-      const fields = line.trim().split(/\s+/);
-      if (fields[3] === "0A" && fields[1]?.endsWith(wanted) && fields[9] !== undefined) inodes.add(fields[9]);
+      // closed between the listing and the look: not listening either
     }
   }
   return inodes;
+}
+
+/** Bytes of one line of the kernel's table of TCP sockets (`tcp4_seq_show` pads each to 149 and a newline). */
+const SOCKET_LINE_BYTES = 150;
+
+/**
+ * The listening sockets (state 0A) of a network namespace. The kernel lists them before all others, and walks its
+ * whole table of connections, which takes milliseconds, as soon as it is asked for more than there are: so it is asked
+ * line by line, for as long as the caller wants more.
+ */
+function* listeners(table: string): Generator<{ port: number; inode: string }> {
+  let fd: number;
+  try {
+    fd = openSync(table, "r");
+  } catch {
+    return; // the process is gone, or the kernel has no IPv6
+  }
+  try {
+    const chunk = Buffer.alloc(SOCKET_LINE_BYTES);
+    let text = "";
+    for (let heading = true; ; ) {
+      const bytes = readSync(fd, chunk);
+      if (bytes === 0) return;
+      text += chunk.toString("latin1", 0, bytes);
+      for (let end = text.indexOf("\n"); end !== -1; end = text.indexOf("\n")) {
+        const [, local = "", , state, , , , , , inode = ""] = text.slice(0, end).trim().split(/\s+/);
+        text = text.slice(end + 1);
+        if (!heading && state !== "0A") return;
+        if (!heading) yield { port: Number.parseInt(local.slice(local.lastIndexOf(":") + 1), 16), inode };
+        heading = false;
+      }
+    }
+  } finally {
+    closeSync(fd);
+  }
 }
 
 /**
@@ -157,10 +180,23 @@ export function launchesByVariable(name: string, value: string): Map<string, Pro
   return launches;
 }
 
+/**
+ * All live processes of the session that a live process leads, itself among them. Its PID names the session for as long
+ * as it lives; of a dead leader's nothing can be said.
+ */
+export function processesOfSession(leader: ProcessIdentity): ProcessIdentity[] {
+  const members = pids().flatMap((pid) => (readStat(pid)?.session === leader.pid ? (identify(pid) ?? []) : []));
+  return isAlive(leader) ? members : [];
+}
+
+function pids(): number[] {
+  return readdirSync("/proc")
+    .map(Number)
+    .filter((pid) => Number.isInteger(pid) && pid !== process.pid);
+}
+
 function* environments(): Generator<{ pid: number; environment: Buffer }> {
-  for (const entry of readdirSync("/proc")) {
-    const pid = Number(entry);
-    if (!Number.isInteger(pid) || pid === process.pid) continue;
+  for (const pid of pids()) {
     let environment: Buffer;
     try {
       environment = readFileSync(`/proc/${pid}/environ`);

@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import { chmodSync, closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, writeSync } from "node:fs";
+import { mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { FleetError } from "../errors.js";
 
@@ -28,19 +28,15 @@ export function createServerFolder(home: string): void {
   mkdirSync(home, { recursive: true, mode: 0o700 });
 }
 
-/** Makes a new 256-bit connection token and records it in a file of mode 0600. The old one is void from here on. */
+/**
+ * Makes a new 256-bit connection token and records it in a file of mode 0600. The old one is void from here on. It is
+ * not forced to the disk: a machine that goes down takes the server along, and with it the use of the token.
+ */
 export function writeConnectionToken(home: string): string {
   const token = randomBytes(32).toString("base64url");
   const path = tokenPath(home);
   const temporary = `${path}.${process.pid}.tmp`;
-  const fd = openSync(temporary, "w", 0o600);
-  try {
-    writeSync(fd, token);
-    fsyncSync(fd);
-  } finally {
-    closeSync(fd);
-  }
-  chmodSync(temporary, 0o600);
+  writeFileSync(temporary, token, { mode: 0o600 });
   renameSync(temporary, path);
   return token;
 }

@@ -1,7 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { FleetError, systemCode } from "../errors.js";
 import type { ProcessIdentity } from "../store/store.js";
-import { isAlive, processesOfLaunch } from "./process-table.js";
+import { isAlive, processesOfLaunch, processesOfSession } from "./process-table.js";
 
 export type StopOutcome = "terminated" | "killed" | "already-stopped";
 
@@ -16,7 +16,8 @@ const POLL_MS = 10;
 const KILL_WAIT_MS = 5_000;
 
 /**
- * Stops a server and everything it started: SIGTERM, a grace period, SIGKILL; then whatever else carries its launch id.
+ * Stops a server and everything it started: SIGTERM, a grace period, SIGKILL; then what is left of its session, and
+ * whatever else carries its launch id.
  * Each process is proved to be the one meant right before each signal, so a reused PID is never touched.
  *
  * Turns in flight are lost on SIGTERM: drain first.
@@ -31,20 +32,36 @@ export async function stopServer(
   let outcome: StopOutcome = "already-stopped";
   if (identity !== null && isAlive(identity)) {
     outcome = "terminated";
+    let session = processesOfSession(identity);
     const ended = options.force === true ? false : await signalAndWait([identity], "SIGTERM", options.graceMs);
     if (!ended) {
       outcome = "killed";
+      session = [...session, ...processesOfSession(identity)];
       await kill([identity]);
     }
+    await kill(session);
   }
-  if (launchId !== null) await kill(processesOfLaunch(launchId));
+  if (launchId !== null) await killLaunch(launchId);
   return outcome;
+}
+
+/** Until none is found any more: those not killed yet may have started others meanwhile. */
+async function killLaunch(launchId: string): Promise<void> {
+  const deadline = performance.now() + KILL_WAIT_MS;
+  for (let left = processesOfLaunch(launchId); left.length > 0; left = processesOfLaunch(launchId)) {
+    if (performance.now() > deadline) throw stillThere(left);
+    await kill(left);
+  }
 }
 
 async function kill(processes: ProcessIdentity[]): Promise<void> {
   if (processes.length === 0 || (await signalAndWait(processes, "SIGKILL", KILL_WAIT_MS))) return;
-  const left = processes.filter(isAlive).map(({ pid }) => pid);
-  throw new FleetError("FLEET_INTERNAL", `SIGKILL did not end process ${left.join(", ")}: it hangs in the kernel.`);
+  throw stillThere(processes.filter(isAlive));
+}
+
+function stillThere(processes: ProcessIdentity[]): FleetError {
+  const pids = processes.map(({ pid }) => pid).join(", ");
+  return new FleetError("FLEET_INTERNAL", `SIGKILL did not end process ${pids}: it hangs in the kernel.`);
 }
 
 async function signalAndWait(processes: ProcessIdentity[], signal: NodeJS.Signals, waitMs: number): Promise<boolean> {

@@ -6,6 +6,7 @@ import type { Pool } from "../pool/pool.js";
 import { isRunning, serverIdOf } from "../pool/server.js";
 import type { ConnectedClient } from "../runtime/client/connect.js";
 import { runTurn, type TurnOptions, type TurnReply } from "../runtime/client/turn.js";
+import { abortable, deadline } from "../runtime/deadline.js";
 import { homeOf } from "../runtime/server-folder.js";
 import { listSessionFolders, readSessionFolder } from "../runtime/session-state.js";
 import type { ServerRecord, SessionRecord, Store } from "../store/store.js";
@@ -42,6 +43,8 @@ export interface ResumeOptions {
   session?: SessionOptions | undefined;
   signal: AbortSignal;
 }
+
+const GOODBYE_MS = 2_000;
 
 /** A session that is loaded in its server and attached to this process. */
 export class OpenSession {
@@ -80,7 +83,9 @@ export class OpenSession {
   /** Leaves the session: it is unloaded when nobody else is attached, and its state stays. */
   async close(): Promise<void> {
     await this.recorded();
-    await Promise.race([this.session.disconnect(), this.#connection.closed]);
+    using limit = deadline(GOODBYE_MS);
+    // A server that died or hangs has nothing more to say, and what it holds goes with the connection.
+    await abortable(Promise.race([this.session.disconnect(), this.#connection.closed]), limit.signal).catch(() => null);
   }
 
   /** Begins to record a turn, once the one before is recorded. */
@@ -135,7 +140,7 @@ export class Sessions {
     await store.createSession(record);
     try {
       const { connection } = await this.#connect(options.user, options.signal);
-      return await this.#createIn(connection, record, options.session);
+      return await this.#createIn(connection, record, options);
     } catch (error) {
       // Nobody has used it yet: an id whose creation failed is free again.
       await store.deleteSession(record.id);
@@ -154,10 +159,10 @@ export class Sessions {
     const { server, connection } = await this.#connect(record.owner, options.signal);
     if (readSessionFolder(server.home, id)?.hasHistory !== true) {
       if (record.turns > 0) throw sessionLost(record);
-      return await this.#createIn(connection, record, options.session);
+      return await this.#createIn(connection, record, options);
     }
     const config = sessionConfig(this.#context.config, record, await this.#context.provider(), options.session);
-    const session = await connection.client.resumeSession(id, config).catch(withModelHint);
+    const session = await answer(connection.client.resumeSession(id, config), connection, options.signal);
     return new OpenSession(session, this.#context.store, connection);
   }
 
@@ -212,13 +217,10 @@ export class Sessions {
     return [...ids];
   }
 
-  async #createIn(
-    connection: ConnectedClient,
-    record: SessionRecord,
-    overrides: SessionOptions | undefined,
-  ): Promise<OpenSession> {
-    const config = sessionConfig(this.#context.config, record, await this.#context.provider(), overrides);
-    const session = await connection.client.createSession({ ...config, sessionId: record.id }).catch(withModelHint);
+  async #createIn(connection: ConnectedClient, record: SessionRecord, options: ResumeOptions): Promise<OpenSession> {
+    const config = sessionConfig(this.#context.config, record, await this.#context.provider(), options.session);
+    const creating = connection.client.createSession({ ...config, sessionId: record.id });
+    const session = await answer(creating, connection, options.signal);
     return new OpenSession(session, this.#context.store, connection);
   }
 
@@ -304,6 +306,30 @@ function sessionLost(record: SessionRecord): FleetError {
     `Session ${quote(record.id)} had ${record.turns} turns, and its history is no longer on disk.`,
     { suggestions: [`copilotfleet delete ${record.id}`] },
   );
+}
+
+/**
+ * What the server answers to a request of the SDK, which has no deadline of its own, and none at the server's end.
+ *
+ * @throws FleetError `FLEET_SERVER_LOST`, `FLEET_SERVER_UNREACHABLE`, `FLEET_MODEL_UNCONFIGURED`; the signal's own reason if
+ * the caller gave up.
+ */
+async function answer<T>(request: Promise<T>, { closed }: ConnectedClient, signal: AbortSignal): Promise<T> {
+  const lost = closed.then((): never => {
+    throw new FleetError("FLEET_SERVER_LOST", "The server ended before it answered.", {
+      suggestions: ["Run the command again: the server is started anew."],
+    });
+  });
+  try {
+    return await abortable(Promise.race([request, lost]), signal);
+  } catch (cause) {
+    if (!signal.aborted || cause !== signal.reason) return withModelHint(cause);
+    if (!(cause instanceof DOMException && cause.name === "TimeoutError")) throw cause;
+    throw new FleetError("FLEET_SERVER_UNREACHABLE", "The server did not answer in time.", {
+      cause,
+      suggestions: ["copilotfleet ps", "copilotfleet restart --user USER --force"],
+    });
+  }
 }
 
 /** The runtime's own words for "no model is configured" say nothing about what to do in a fleet. */

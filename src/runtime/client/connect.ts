@@ -1,6 +1,7 @@
 import { Socket } from "node:net";
 import type { CopilotClient, CopilotClientOptions } from "@github/copilot-sdk";
 import { FleetError } from "../../errors.js";
+import { abortable } from "../deadline.js";
 import { acknowledgePromptly } from "./acknowledge.js";
 import type { Endpoint } from "./raw-connection.js";
 
@@ -36,7 +37,10 @@ export async function connectClient(
     started.catch(() => undefined); // its outcome no longer matters: the client is thrown away
     await client.forceStop();
     const reason = cause instanceof Error ? cause.message : String(cause);
-    throw new FleetError("FLEET_SERVER_UNREACHABLE", `The server at ${where} cannot be used: ${reason}.`, { cause });
+    throw new FleetError("FLEET_SERVER_UNREACHABLE", `The server at ${where} cannot be used: ${reason}.`, {
+      cause,
+      suggestions: ["copilotfleet ps", "copilotfleet restart --user USER --force"],
+    });
   }
   const socket = socketOf(client);
   const closed = new Promise<void>((resolve) => {
@@ -57,18 +61,4 @@ function startPromptly(client: CopilotClient): Promise<void> {
 function socketOf(client: CopilotClient): Socket | undefined {
   const { socket } = client as unknown as { socket?: unknown };
   return socket instanceof Socket ? socket : undefined;
-}
-
-async function abortable<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
-  signal.throwIfAborted();
-  let onAbort: (() => void) | undefined;
-  const aborted = new Promise<never>((_, reject) => {
-    onAbort = () => reject(signal.reason);
-    signal.addEventListener("abort", onAbort, { once: true });
-  });
-  try {
-    return await Promise.race([work, aborted]);
-  } finally {
-    if (onAbort !== undefined) signal.removeEventListener("abort", onAbort);
-  }
 }

@@ -1,5 +1,6 @@
 import type { AssistantMessageEvent, CopilotSession, MessageOptions, SessionEvent } from "@github/copilot-sdk";
 import { FleetError } from "../../errors.js";
+import { abortable, deadline } from "../deadline.js";
 
 export interface TurnOptions {
   /** Milliseconds until the turn is given up and aborted; none by default. */
@@ -43,20 +44,15 @@ export async function runTurn(
       if (outcome !== null) resolve(outcome);
     });
   });
-  const timer = options.timeoutMs === undefined ? undefined : AbortSignal.timeout(options.timeoutMs);
-  const stop = AbortSignal.any([timer, options.signal].filter((signal) => signal !== undefined));
-  let onStop = (): void => undefined;
-  const stopped = new Promise<never>((_, reject) => {
-    onStop = () => reject(stop.reason);
-    stop.addEventListener("abort", onStop, { once: true });
-  });
+  using limit = deadline(options.timeoutMs, options.signal);
+  const stop = limit.signal;
   const lost = closed.then((): Outcome => ({ kind: "failed", error: serverLost(session.sessionId) }));
   try {
     stop.throwIfAborted();
     const sent = session.send(message);
     // A send that fails after the race is over has been answered for already.
     sent.catch(() => undefined);
-    const outcome = await Promise.race([sent.then(() => ended), ended, lost, stopped]);
+    const outcome = await abortable(Promise.race([sent.then(() => ended), ended, lost]), stop);
     if (outcome.kind === "failed") throw outcome.error;
     return reply;
   } catch (error) {
@@ -65,7 +61,6 @@ export async function runTurn(
     if (options.signal?.aborted === true) throw options.signal.reason;
     throw turnTimeout(session.sessionId, options.timeoutMs);
   } finally {
-    stop.removeEventListener("abort", onStop);
     unsubscribe();
   }
 }

@@ -1,0 +1,42 @@
+/** A limit on a wait; disposing it takes it off again. */
+export interface Deadline extends Disposable {
+  readonly signal: AbortSignal;
+}
+
+/**
+ * Aborts after `ms` (never, if that is undefined), or together with `outer`, whichever is first.
+ *
+ * Not `AbortSignal.any([outer, AbortSignal.timeout(ms)])`: Node 20 holds the parts of such a signal weakly, so that a
+ * garbage collection at the wrong moment makes it wait for ever (measured with 20.20: `test/runtime/deadline.test.ts`).
+ */
+export function deadline(ms: number | undefined, outer?: AbortSignal): Deadline {
+  const controller = new AbortController();
+  const timer =
+    ms === undefined ? undefined : setTimeout(() => controller.abort(new Error(`no answer within ${ms} ms`)), ms);
+  timer?.unref();
+  const onAbort = () => controller.abort(outer?.reason);
+  if (outer?.aborted === true) onAbort();
+  outer?.addEventListener("abort", onAbort, { once: true });
+  return {
+    signal: controller.signal,
+    [Symbol.dispose]: () => {
+      clearTimeout(timer);
+      outer?.removeEventListener("abort", onAbort);
+    },
+  };
+}
+
+/** What `work` gives, or the signal's reason if that aborts first; the work's own outcome is dropped then. */
+export async function abortable<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+  let onAbort = (): void => undefined;
+  const aborted = new Promise<never>((_, reject) => {
+    onAbort = () => reject(signal.reason);
+  });
+  signal.addEventListener("abort", onAbort, { once: true });
+  if (signal.aborted) onAbort();
+  try {
+    return await Promise.race([work, aborted]);
+  } finally {
+    signal.removeEventListener("abort", onAbort);
+  }
+}

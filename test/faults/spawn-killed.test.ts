@@ -1,0 +1,80 @@
+import { expect, it } from "vitest";
+import { expectConsistent, type FaultFleet, faultFleet, rounds } from "../fixtures/fault-fleet.js";
+import { seededRandom } from "../fixtures/store-random.js";
+
+const PORTS = 30_100;
+/** Starting Node alone takes some 60 ms of these; the whole command ends before most of the longest. */
+const LATEST_MS = 300;
+
+async function killAtRandom(fleet: FaultFleet, random: () => number, args: readonly string[]): Promise<void> {
+  const { child, done } = fleet.start(args);
+  const timer = setTimeout(() => child.kill("SIGKILL"), random() * LATEST_MS);
+  const { code, stderr } = await done;
+  clearTimeout(timer);
+  // Killed, or done before.
+  expect({ args, code, stderr }).toMatchObject({ code: code === null ? null : 0, stderr: "" });
+}
+
+it("leaves nothing behind that ps does not clear when spawn is killed at any moment", async () => {
+  const fleet = await faultFleet(PORTS);
+  const random = seededRandom("kill spawn");
+  for (let round = 0; round < rounds(14, 300); round++) {
+    await killAtRandom(fleet, random, ["spawn", "--user", "alice"]);
+    await expectConsistent(fleet);
+    if (random() < 0.5) expect(await fleet.spawn("alice")).toMatchObject({ state: "ready" });
+    await fleet.json(["stop", "--all", "--force"]);
+  }
+  await fleet.spawn("alice");
+  await expectConsistent(fleet);
+});
+
+it("goes on with the next spawn, without a ps between, when spawn is killed at any moment", async () => {
+  const fleet = await faultFleet(PORTS);
+  const random = seededRandom("kill spawn, spawn again");
+  for (let round = 0; round < rounds(14, 300); round++) {
+    await killAtRandom(fleet, random, ["spawn", "--user", "alice"]);
+    const server = await fleet.spawn("alice");
+    expect(fleet.processes()).toEqual([server.pid]);
+    await fleet.json(["stop", "--user", "alice", "--force"]);
+  }
+  await expectConsistent(fleet);
+});
+
+it("gives a waiting spawn its server when the one that was starting it is killed", async () => {
+  const fleet = await faultFleet(PORTS);
+  const random = seededRandom("kill spawn beside others");
+  for (let round = 0; round < rounds(6, 100); round++) {
+    const waiting = [1, 2, 3].map(() => fleet.spawn("alice"));
+    await Promise.all([1, 2].map(() => killAtRandom(fleet, random, ["spawn", "--user", "alice"])));
+    const pids = new Set((await Promise.all(waiting)).map(({ pid }) => pid));
+    expect(pids.size).toBe(1);
+    expect(fleet.processes()).toEqual([...pids]);
+    await fleet.json(["stop", "--user", "alice", "--force"]);
+  }
+  await expectConsistent(fleet);
+});
+
+it("leaves nothing behind that ps does not clear when any other command is killed at any moment", async () => {
+  const fleet = await faultFleet(PORTS);
+  const random = seededRandom("kill the others");
+  await fleet.spawn("alice");
+  for (let round = 0; round < rounds(20, 400); round++) {
+    const commands = [
+      ["create", "--user", "alice", "--prompt", "hi"],
+      ["stop", "--user", "alice"],
+      ["restart", "--user", "alice"],
+      ["stop", "--all", "--force"],
+      ["ps"],
+      ["spawn", "--user", "bob", "--count", "3"],
+    ];
+    const [command = []] = [commands[Math.floor(random() * commands.length)]];
+    await killAtRandom(fleet, random, command);
+    await expectConsistent(fleet);
+    if (round % 4 === 0) expect(await fleet.spawn("alice")).toMatchObject({ state: "ready" });
+  }
+  // What was recorded of sessions can still be used, and deleted.
+  const { sessions } = await fleet.json<{ sessions: { id: string; state: string }[] }>(["list", "--user", "alice"]);
+  expect(sessions.filter(({ state }) => state === "gone")).toEqual([]);
+  for (const { id } of sessions.slice(0, 5)) await fleet.json(["send", id, "still there?", "--user", "alice"]);
+  await expectConsistent(fleet);
+});

@@ -1,0 +1,111 @@
+import { readdirSync, readFileSync } from "node:fs";
+import { expect, it } from "vitest";
+import { errorOf, eventually, fake, faultFleet, processesWith } from "../fixtures/fault-fleet.js";
+
+const PORTS = 30_700;
+
+it("shows the last words of a runtime that ends at once, and leaves nothing", async () => {
+  const fleet = await faultFleet(PORTS, { COPILOT_CLI_PATH: fake("exits.mjs") });
+  const { code, stdout, stderr, ms } = await fleet.run(["spawn", "--user", "alice"]);
+  expect({ code, stdout }).toEqual({ code: 7, stdout: "" });
+  expect(stderr).toMatch(/ended at once \(exit code 1\).*the frobnicator \| \[31m is missing/);
+  expect(ms).toBeLessThan(10_000);
+  expect(await fleet.record("alice")).toMatchObject({
+    state: "failed",
+    failure: expect.stringContaining("the frobnicator"),
+    port: null,
+    process: null,
+    claim: null,
+    launchId: null,
+  });
+  expect(await fleet.ps()).toMatchObject([{ state: "failed", pid: null, port: null, url: null }]);
+  // The next one gets the same port, and the real runtime then works on the same home.
+  const { server } = await fleet.json<{ server: { port: number } }>(["spawn", "--user", "alice"], {
+    env: { COPILOT_CLI_PATH: "" },
+  });
+  expect(server.port).toBe(PORTS);
+});
+
+it("leaves none of the children of a runtime that ended before it listened", async () => {
+  const fleet = await faultFleet(PORTS, { COPILOT_CLI_PATH: fake("forks-exits.mjs") });
+  const { code, stderr } = await fleet.run(["spawn", "--user", "alice"]);
+  expect({ code, stderr }).toMatchObject({ code: 7, stderr: expect.stringContaining("left a child behind") });
+  expect(fleet.processes()).toEqual([]);
+});
+
+it.each([
+  ["silent.mjs", "never listens"],
+  ["slow.mjs", "listens, and does not answer"],
+])("gives up on a runtime (%s) that %s when --wait is over", async (name) => {
+  const fleet = await faultFleet(PORTS, { COPILOT_CLI_PATH: fake(name) });
+  const result = await fleet.run(["spawn", "--user", "alice", "--wait", "500ms", "--json"]);
+  expect(result.code).toBe(6);
+  expect(errorOf(result)).toMatchObject({ code: "FLEET_SERVER_START_TIMEOUT", suggestions: [expect.stringContaining("--wait")] });
+  expect(result.ms).toBeLessThan(2_500);
+  expect(fleet.processes()).toEqual([]);
+  expect(await fleet.record("alice")).toMatchObject({ state: "failed", port: null, claim: null });
+});
+
+it("waits for a slow start as long as --wait says, not as long as a healthy server may take to answer", async () => {
+  const fleet = await faultFleet(PORTS, { COPILOT_CLI_PATH: fake("slow.mjs") });
+  const { server } = await fleet.json<{ server: { state: string } }>(["spawn", "--user", "alice", "--wait", "20s"]);
+  expect(server.state).toBe("ready");
+});
+
+it("kills a server that ignores SIGTERM when the grace is over", async () => {
+  const fleet = await faultFleet(PORTS, { COPILOT_CLI_PATH: fake("deaf.mjs") });
+  const { log } = await fleet.spawn("alice");
+  const begun = performance.now();
+  expect(await fleet.json(["stop", "--user", "alice"])).toMatchObject({ stopped: [{ outcome: "killed", cut: [] }] });
+  const ms = performance.now() - begun;
+  expect(ms).toBeGreaterThan(4_500);
+  expect(ms).toBeLessThan(12_000);
+  expect(readFileSync(log, "utf8")).toBe("ignored SIGTERM\n");
+  expect(fleet.processes()).toEqual([]);
+  expect(await fleet.record("alice")).toMatchObject({ state: "stopped", port: null });
+});
+
+it("stops with a server whatever it started", async () => {
+  const fleet = await faultFleet(PORTS, { COPILOT_CLI_PATH: fake("forks.mjs") });
+  const { pid } = await fleet.spawn("alice");
+  await eventually("children", () => fleet.processes().length > 20);
+  const group = groupOf(pid);
+  expect(group.length).toBeGreaterThanOrEqual(3);
+  await fleet.json(["stop", "--user", "alice"]);
+  expect(fleet.processes()).toEqual([]);
+  expect(groupOf(pid)).toEqual([]);
+});
+
+it("clears away what a killed server had started", async () => {
+  const fleet = await faultFleet(PORTS, { COPILOT_CLI_PATH: fake("forks.mjs") });
+  const { pid } = await fleet.spawn("alice");
+  await eventually("children", () => fleet.processes().length > 20);
+  if (pid !== null) process.kill(pid, "SIGKILL");
+  expect(await fleet.ps()).toMatchObject([{ state: "failed", port: null }]);
+  expect(fleet.processes()).toEqual([]);
+});
+
+it("passes nothing of the command's environment on but what is allowed", async () => {
+  const fleet = await faultFleet(PORTS);
+  const canary = "FAULT_CANARY=42";
+  await fleet.json(["spawn", "--user", "alice"], { env: { FAULT_CANARY: "42", GITHUB_TOKEN: "canary" } });
+  expect(fleet.processes()).toHaveLength(1);
+  expect(processesWith(canary)).toEqual([]);
+  expect(processesWith("GITHUB_TOKEN=canary")).toEqual([]);
+});
+
+/** Processes of a process group, zombies left out. */
+function groupOf(leader: number | null): number[] {
+  return readdirSync("/proc")
+    .filter((name) => /^\d+$/.test(name))
+    .map(Number)
+    .filter((pid) => {
+      try {
+        const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+        const [state, , group] = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+        return Number(group) === leader && state !== "Z";
+      } catch {
+        return false; // gone meanwhile
+      }
+    });
+}
