@@ -1,0 +1,387 @@
+import { existsSync, readFileSync } from "node:fs";
+import { beforeAll, describe, expect, it } from "vitest";
+import type { ServerView } from "../../src/pool/server.js";
+import type { SessionView } from "../../src/sessions/view.js";
+import { PORTS, RAW, TIME, testFleet } from "../fixtures/cli.js";
+import { eventually } from "../fixtures/fault-fleet.js";
+
+const fleet = testFleet(PORTS.commands);
+const COMMANDS = [
+  "connect",
+  "create",
+  "delete",
+  "doctor",
+  "list",
+  "logs",
+  "ps",
+  "restart",
+  "resume",
+  "send",
+  "smoke",
+  "spawn",
+  "stop",
+];
+
+const ID = /^alice-[0-9a-f]{12}$/;
+const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/;
+
+const RUNNING = {
+  id: expect.stringMatching(ID),
+  user: "alice",
+  isolation: "per-user",
+  host: "127.0.0.1",
+  port: expect.any(Number),
+  url: expect.stringMatching(/^127\.0\.0\.1:\d+$/),
+  pid: expect.any(Number),
+  state: "ready",
+  failure: null,
+  home: expect.stringMatching(/^\/.*\/home$/),
+  startedAt: TIME,
+  activeSessions: 0,
+  version: expect.stringMatching(/^\d+\.\d+\.\d+/),
+};
+
+const SESSION = {
+  id: expect.any(String),
+  owner: "alice",
+  purpose: null,
+  kind: "private",
+  members: [],
+  persistence: "persistent",
+  serverId: expect.stringMatching(ID),
+  state: "idle",
+  createdAt: TIME,
+  lastUsedAt: TIME,
+  ttlMs: 86_400_000,
+  sizeBytes: expect.any(Number),
+  lease: null,
+};
+
+describe("before there is anything", () => {
+  it("says so, in JSON and in words, and makes no state folder", async () => {
+    expect(await fleet.json(["ps"])).toEqual({ servers: [] });
+    expect(await fleet.json(["list"])).toEqual({ sessions: [] });
+    expect(await fleet.json(["stop", "--all"])).toEqual({ stopped: [] });
+    expect(await fleet.ok(["ps"])).toBe("No servers. Start one: copilotfleet spawn --user USER\n");
+    expect(await fleet.ok(["list"])).toBe("No sessions.\n");
+    expect(await fleet.ok(["stop", "--all"])).toBe("Nothing to stop.\n");
+    expect(existsSync(fleet.root)).toBe(false);
+  });
+});
+
+describe("servers", () => {
+  let server: ServerView;
+  beforeAll(async () => {
+    const first = await fleet.json<{ server: ServerView; created: boolean }>(["spawn", "--user", "alice"]);
+    expect(first).toMatchObject({ server: RUNNING, created: true });
+    server = first.server;
+  });
+
+  it("spawn gives the same one again, with created false", async () => {
+    const again = await fleet.json<{ server: ServerView; created: boolean }>(["spawn", "--user", "alice"]);
+    expect(again).toMatchObject({ created: false, server: { id: server.id, pid: server.pid, port: server.port } });
+    expect(server.port).toBeGreaterThanOrEqual(PORTS.commands);
+    expect(server.port).toBeLessThan(PORTS.commands + 100);
+    expect(server.url).toBe(`${server.host}:${server.port}`);
+  });
+
+  it("spawn and ps print a table with URL, port and pid", async () => {
+    for (const args of [["spawn", "--user", "alice"], ["ps"]]) {
+      const [heading, row, ...more] = (await fleet.ok(args)).trimEnd().split("\n");
+      expect(heading?.split(/\s{2,}/)).toEqual([
+        "SERVER",
+        "USER",
+        "URL",
+        "PID",
+        "STATE",
+        "UPTIME",
+        "MEMORY",
+        "SESSIONS",
+      ]);
+      expect(row?.split(/\s{2,}/)).toEqual([
+        server.id,
+        "alice",
+        server.url,
+        String(server.pid),
+        "ready",
+        expect.stringMatching(/^\d+[smh]$/),
+        expect.stringMatching(/^\d+\.\d MB$/),
+        "0",
+      ]);
+      expect(more).toEqual([]);
+    }
+  });
+
+  it("ps --json shows them all", async () => {
+    const { servers } = await fleet.json<{ servers: ServerView[] }>(["ps"]);
+    expect(servers).toMatchObject([{ ...RUNNING, uptimeMs: expect.any(Number), memoryBytes: expect.any(Number) }]);
+  });
+
+  it("connect prints what a client needs", async () => {
+    const info = await fleet.json<Record<string, string>>(["connect", "--user", "alice"]);
+    expect(info).toEqual({
+      url: server.url,
+      token: expect.stringMatching(/^[\w-]{43}$/),
+      user: "alice",
+      serverId: server.id,
+    });
+    expect(await fleet.ok(["connect", "--user", "alice"])).toBe(
+      `export COPILOT_CLI_URL=${info.url}\nexport COPILOT_CONNECTION_TOKEN=${info.token}\n`,
+    );
+  });
+
+  it("connect says what to do when nothing runs, or ever ran", async () => {
+    expect(await fleet.refusal(4, ["connect", "--user", "nobody"])).toMatchObject({
+      code: "FLEET_SERVER_NOT_FOUND",
+      suggestions: expect.arrayContaining([expect.stringContaining("copilotfleet spawn")]),
+    });
+    await fleet.spawn("gone");
+    await fleet.ok(["stop", "--user", "gone"]);
+    expect(await fleet.refusal(7, ["connect", "--user", "gone"])).toMatchObject({
+      code: "FLEET_SERVER_LOST",
+      suggestions: ["copilotfleet spawn --user gone"],
+    });
+  });
+
+  it("logs prints the last lines, by id or beginning of an id", async () => {
+    const line = `CLI server listening on port ${server.port}`;
+    expect(await fleet.json(["logs", server.id])).toEqual({ server: server.id, log: server.log, lines: [line] });
+    expect(await fleet.ok(["logs", "alice", "-n", "1"])).toBe(`${line}\n`);
+    expect(await fleet.ok(["logs", "alice", "-n", "0"])).toBe("");
+    expect(readFileSync(server.log, "utf8")).toBe(`${line}\n`);
+    expect(await fleet.refusal(4, ["logs", "nobody"])).toMatchObject({ code: "FLEET_SERVER_NOT_FOUND" });
+  });
+
+  it("logs -f goes on until Ctrl-C, and then ends with 130", async () => {
+    const following = fleet.start(["logs", server.id, "-f"]);
+    let seen = "";
+    following.child.stdout?.on("data", (text: string) => {
+      seen += text;
+    });
+    await eventually("the first line", () => seen !== "");
+    following.child.kill("SIGINT");
+    expect(await following.done).toMatchObject({ code: 130, stderr: "" });
+  });
+
+  it("restart keeps home and port, and says what it stopped", async () => {
+    const restarted = await fleet.json<{ stopped: unknown; servers: ServerView[] }>(["restart", "--user", "alice"]);
+    expect(restarted).toMatchObject({
+      stopped: [{ id: server.id, outcome: "drained", cut: [] }],
+      servers: [{ ...RUNNING, port: server.port, home: server.home }],
+    });
+    expect(restarted.servers[0]?.pid).not.toBe(server.pid);
+    expect(await fleet.ok(["restart", server.id])).toMatch(/^SERVER .*\n.* ready /);
+  });
+
+  it("stop says what it did, once and again", async () => {
+    expect(await fleet.json(["stop", "--user", "alice"])).toEqual({
+      stopped: [{ id: server.id, outcome: "drained", cut: [] }],
+    });
+    expect(await fleet.json(["stop", server.id])).toEqual({
+      stopped: [{ id: server.id, outcome: "already-stopped", cut: [] }],
+    });
+    expect(await fleet.ok(["stop", "alice"])).toMatch(/^SERVER +OUTCOME +CUT\nalice-\w+ +already-stopped +-\n$/);
+    expect(await fleet.server("alice")).toMatchObject({
+      state: "stopped",
+      port: null,
+      url: null,
+      pid: null,
+      startedAt: null,
+      uptimeMs: null,
+      memoryBytes: null,
+      activeSessions: 0,
+    });
+    expect(await fleet.refusal(4, ["stop", "nobody"])).toMatchObject({ code: "FLEET_SERVER_NOT_FOUND" });
+    expect(await fleet.refusal(4, ["stop", "--user", "nobody"])).toMatchObject({ code: "FLEET_SERVER_NOT_FOUND" });
+  });
+
+  it("stop takes several, by their beginnings, and refuses a beginning of several", async () => {
+    const spawned = await fleet.json<{ servers: ServerView[] }>(["spawn", "--user", "team", "--count", "3"]);
+    expect(spawned.servers.map(({ user, state }) => [user, state])).toEqual([
+      ["team-1", "ready"],
+      ["team-2", "ready"],
+      ["team-3", "ready"],
+    ]);
+    expect(new Set(spawned.servers.map(({ port }) => port)).size).toBe(3);
+    const refused = await fleet.refusal(4, ["stop", "team"]);
+    for (const { id } of spawned.servers) expect(refused.message).toContain(id);
+    const { stopped } = await fleet.json<{ stopped: { outcome: string }[] }>(["stop", "team-1", "team-2"]);
+    expect(stopped.map(({ outcome }) => outcome)).toEqual(["drained", "drained"]);
+    expect(await fleet.server("team-3")).toMatchObject({ state: "ready" });
+  });
+
+  it("spawn --shared starts one more each time, and names belong to nobody", async () => {
+    const first = await fleet.json<{ server: ServerView; created: boolean }>(["spawn", "--shared"]);
+    expect(first).toMatchObject({ server: { user: null, isolation: "shared", state: "ready" }, created: true });
+    const second = await fleet.json<{ server: ServerView }>(["spawn", "--shared"]);
+    expect(second.server.id).not.toBe(first.server.id);
+    expect(await fleet.ok(["stop", first.server.id, second.server.id])).toMatch(/drained.*\n.*drained/);
+  });
+
+  it("ps shows a dead one as failed, and says why", async () => {
+    const { pid } = await fleet.spawn("alice");
+    process.kill(pid ?? 0, "SIGKILL");
+    await eventually("the death", async () => (await fleet.server("alice")).state === "failed");
+    expect(await fleet.server("alice")).toMatchObject({ pid: null, port: null, failure: expect.stringContaining("ended") });
+    expect(await fleet.ok(["ps"])).toMatch(/^alice-\w+ +alice +- +- +failed +- +- +0$/m);
+    expect(await fleet.json(["stop", "--user", "alice"])).toMatchObject({ stopped: [{ outcome: "already-stopped" }] });
+  });
+});
+
+describe("sessions", () => {
+  it("create gives a random id, behind the purpose if there is one", async () => {
+    const plain = await fleet.json<{ session: SessionView; reply: null }>(["create", "--user", "alice"]);
+    expect(plain).toMatchObject({ session: { ...SESSION, id: expect.stringMatching(UUID) }, reply: null });
+    const id = (await fleet.ok(["create", "--user", "alice", "--purpose", "Code Review!"])).trimEnd();
+    expect(id).toMatch(/^code-review-[0-9a-f-]{36}$/);
+    const { sessions } = await fleet.json<{ sessions: SessionView[] }>(["list", "--user", "alice"]);
+    expect(sessions.map(({ purpose }) => purpose)).toEqual(["Code Review!", null]);
+  });
+
+  it("create takes an id, a model, a TTL and a first prompt", async () => {
+    const args = ["create", "--user", "alice", "--id", "A.b_c-1", "--model", "gpt-4.1", "--ttl", "90m", "--prompt", "hi"];
+    expect(await fleet.json(args)).toMatchObject({
+      session: { ...SESSION, id: "A.b_c-1", model: "gpt-4.1", ttlMs: 5_400_000, sizeBytes: expect.any(Number) },
+      reply: "[turn 1] hi",
+    });
+    expect(await fleet.ok(["create", "--user", "alice", "--id", "two", "--prompt", "hi"])).toBe("two\n[turn 1] hi\n");
+  });
+
+  it("send and resume give the session and the reply", async () => {
+    expect(await fleet.json(["send", "two", "again", "--user", "alice"])).toMatchObject({
+      session: { ...SESSION, id: "two" },
+      reply: "[turn 2] again",
+    });
+    expect(await fleet.json(["resume", "two", "--user", "alice", "--prompt", "more"])).toMatchObject({
+      session: { ...SESSION, id: "two" },
+      reply: "[turn 3] more",
+    });
+    expect(await fleet.json(["resume", "two", "--user", "alice"])).toMatchObject({ session: { id: "two" }, reply: null });
+    expect(await fleet.ok(["send", "two", "x", "--user", "alice"])).toBe("[turn 4] x\n");
+    expect(await fleet.ok(["resume", "two", "--user", "alice", "--prompt", "y"])).toBe("[turn 5] y\n");
+    expect(await fleet.ok(["resume", "two", "--user", "alice"])).toBe("two\n");
+  });
+
+  it("list shows the latest used first, filtered by user and state", async () => {
+    const { sessions } = await fleet.json<{ sessions: SessionView[] }>(["list"]);
+    expect(sessions[0]).toMatchObject({ ...SESSION, id: "two" });
+    expect(sessions[0]?.sizeBytes).toBeGreaterThan(100);
+    expect(sessions).toHaveLength(4);
+    const used = sessions.map(({ lastUsedAt }) => lastUsedAt);
+    expect(used).toEqual([...used].sort().reverse());
+    expect(await fleet.json(["list", "--user", "nobody"])).toEqual({ sessions: [] });
+    expect(await fleet.json(["list", "--state", "active"])).toEqual({ sessions: [] });
+    expect(await fleet.json(["list", "--state", "idle"])).toEqual({ sessions });
+  });
+
+  it("list prints a table", async () => {
+    const [heading, row] = (await fleet.ok(["list", "--user", "alice"])).split("\n");
+    expect(heading?.split(/\s{2,}/)).toEqual([
+      "SESSION",
+      "OWNER",
+      "SERVER",
+      "STATE",
+      "AGE",
+      "LAST USE",
+      "SIZE",
+      "LEASE",
+    ]);
+    expect(row).toMatch(/^two {2,}alice {2,}alice-\w+ {2,}idle {2,}\d+s {2,}\d+s {2,}\d+\.\d kB {2,}-$/);
+  });
+
+  it("delete takes several; what is gone already counts as deleted", async () => {
+    expect(await fleet.json(["delete", "two", "A.b_c-1", "never-was"])).toEqual({
+      deleted: ["two", "A.b_c-1", "never-was"],
+    });
+    expect(await fleet.ok(["delete", "two"])).toBe("two\n");
+    const { sessions } = await fleet.json<{ sessions: SessionView[] }>(["list"]);
+    expect(sessions.map(({ id }) => id)).not.toContain("two");
+    const { home } = await fleet.server("alice");
+    expect(existsSync(`${home}/session-state/two`)).toBe(false);
+    expect(await fleet.refusal(4, ["resume", "two", "--user", "alice"])).toMatchObject({
+      code: "FLEET_SESSION_NOT_FOUND",
+    });
+  });
+});
+
+describe("doctor and smoke", () => {
+  it("doctor lists what it looked at", async () => {
+    const shown = await fleet.json<{ ok: boolean; checks: { name: string }[] }>(["doctor"]);
+    expect(shown.ok).toBe(true);
+    expect(shown.checks.map(({ name }) => name)).toEqual([
+      "node",
+      "configuration",
+      "environment",
+      "runtime",
+      "model",
+      "state folder",
+      "registry",
+      "servers",
+      "stray processes",
+    ]);
+    for (const check of shown.checks) {
+      expect(check).toEqual({ name: check.name, ok: true, detail: expect.any(String), fix: null, fixed: false });
+    }
+    const text = await fleet.ok(["doctor"]);
+    expect(text.trimEnd().split("\n")).toHaveLength(9);
+    for (const line of text.trimEnd().split("\n")) expect(line).toMatch(/^ok {5}\S/);
+  });
+
+  it("smoke goes the whole way and leaves nothing", async () => {
+    const shown = await fleet.json<{ ok: boolean; steps: { name: string }[] }>(["smoke"]);
+    expect(shown.ok).toBe(true);
+    expect(shown.steps.map(({ name }) => name)).toEqual([
+      "spawn",
+      "create",
+      "send",
+      "resume",
+      "ownership",
+      "crash",
+      "list",
+      "delete",
+      "stop",
+    ]);
+    for (const step of shown.steps) expect(step).toMatchObject({ ok: true, ms: expect.any(Number) });
+  });
+
+  it("smoke fails when the runtime is no runtime, and says at which step", async () => {
+    const ran = await fleet.run(["smoke", "--json"], { env: { COPILOT_CLI_PATH: "/bin/false" } });
+    expect(ran).toMatchObject({ code: 1, stderr: "" });
+    expect(ran.json()).toMatchObject({ ok: false, steps: [{ name: "spawn", ok: false }] });
+  });
+});
+
+describe("output", () => {
+  it("has no escape codes in a pipe, with NO_COLOR, or in errors", async () => {
+    for (const args of [["ps"], ["list"], ["doctor"], ["--help"], ["spwan"], ["stop", "nobody"]]) {
+      for (const env of [{}, { NO_COLOR: "1", FORCE_COLOR: undefined }]) {
+        const { stdout, stderr } = await fleet.run(args, { env });
+        expect(stdout + stderr, args.join(" ")).not.toMatch(RAW);
+      }
+    }
+  });
+
+  it.each(COMMANDS)("%s --help tells its flags, its arguments and an example", async (command) => {
+    const help = await fleet.ok([command, "--help"]);
+    expect(help).toMatch(new RegExp(`^USAGE\\n {2}\\$ copilotfleet ${command}`, "m"));
+    expect(help).toMatch(/--json/);
+    if (command !== "smoke") expect(help).toMatch(new RegExp(`^EXAMPLES\\n {2}\\$ .*copilotfleet ${command}`, "m"));
+    expect(help).not.toMatch(/undefined|<%/);
+  });
+
+  it("--help lists every command, --version the version", async () => {
+    const help = await fleet.ok(["--help"]);
+    for (const command of COMMANDS) expect(help).toMatch(new RegExp(`^ {2}${command} +\\S`, "m"));
+    expect(await fleet.ok([])).toBe(help);
+    expect(await fleet.ok(["--version"])).toMatch(/^copilotfleet\/\d+\.\d+\.\d+ /);
+  });
+
+  it("ends quietly when the reader of a pipe has gone", async () => {
+    const { pid, log } = await fleet.spawn("alice");
+    expect(pid).not.toBeNull();
+    const following = fleet.start(["logs", "alice", "-n", "1000000"]);
+    following.child.stdout?.destroy();
+    expect(await following.done).toMatchObject({ code: 0, stderr: "" });
+    expect(existsSync(log)).toBe(true);
+  });
+});
