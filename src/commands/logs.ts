@@ -21,10 +21,11 @@ export default class Logs extends FleetCommand {
   async run(): Promise<{ server: string; log: string; lines: string[] }> {
     const { args, flags } = await this.parse(Logs);
     const { id, log } = await this.withFleet(async (fleet) => await fleet.server(args.server));
+    // Before the first line is out: from then on somebody may interrupt it.
+    const signal = flags.follow && !this.jsonEnabled() ? this.interruptSignal() : undefined;
     const { lines, offset } = lastLines(log, flags.lines ?? 100);
     if (lines.length > 0) this.log(lines.join("\n"));
-    if (flags.follow && !this.jsonEnabled()) {
-      const signal = this.interruptSignal();
+    if (signal !== undefined) {
       for await (const text of followFile(log, offset, signal)) process.stdout.write(text);
       signal.throwIfAborted();
     }

@@ -69,7 +69,7 @@ export class OpenSession {
 
   /** One turn. @throws as {@link runTurn}. */
   async send(prompt: string, options: TurnOptions = {}): Promise<TurnReply> {
-    const reply = await runTurn(this.session, this.#connection.closed, { prompt }, options).catch(withModelHint);
+    const reply = await runTurn(this.session, this.#connection.closed, { prompt }, options).catch(explained);
     await this.#record();
     return reply;
   }
@@ -311,8 +311,8 @@ function sessionLost(record: SessionRecord): FleetError {
 /**
  * What the server answers to a request of the SDK, which has no deadline of its own, and none at the server's end.
  *
- * @throws FleetError `FLEET_SERVER_LOST`, `FLEET_SERVER_UNREACHABLE`, `FLEET_MODEL_UNCONFIGURED`; the signal's own reason if
- * the caller gave up.
+ * @throws FleetError `FLEET_SERVER_LOST`, `FLEET_SERVER_UNREACHABLE`, `FLEET_MODEL_UNCONFIGURED`, `FLEET_SESSION_ID_INVALID`;
+ * the signal's own reason if the caller gave up.
  */
 async function answer<T>(request: Promise<T>, { closed }: ConnectedClient, signal: AbortSignal): Promise<T> {
   const lost = closed.then((): never => {
@@ -323,7 +323,7 @@ async function answer<T>(request: Promise<T>, { closed }: ConnectedClient, signa
   try {
     return await abortable(Promise.race([request, lost]), signal);
   } catch (cause) {
-    if (!signal.aborted || cause !== signal.reason) return withModelHint(cause);
+    if (!signal.aborted || cause !== signal.reason) return explained(cause);
     if (!(cause instanceof DOMException && cause.name === "TimeoutError")) throw cause;
     throw new FleetError("FLEET_SERVER_UNREACHABLE", "The server did not answer in time.", {
       cause,
@@ -332,9 +332,17 @@ async function answer<T>(request: Promise<T>, { closed }: ConnectedClient, signa
   }
 }
 
-/** The runtime's own words for "no model is configured" say nothing about what to do in a fleet. */
-function withModelHint(error: unknown): never {
+/** The runtime's own words for what a user can mend say nothing about what to do in a fleet. */
+function explained(error: unknown): never {
   const message = error instanceof Error ? error.message : "";
+  // Runtimes differ in what they take: 1.0.85 takes no dot, whatever the contract allows.
+  const [, id] = /request with invalid sessionId: (.+)$/s.exec(message) ?? [];
+  if (id !== undefined) {
+    throw new FleetError("FLEET_SESSION_ID_INVALID", `This runtime does not take the session id ${quote(id)}.`, {
+      cause: error,
+      suggestions: ["Use letters, digits, _ and - only."],
+    });
+  }
   if (
     /No GitHub OAuth token or Copilot HMAC key provided|Session was not created with authentication info/i.test(message)
   ) {
