@@ -41,6 +41,28 @@ export interface Store {
   /** All records, in no particular order. A record that is created or deleted meanwhile may or may not be there. */
   listSessions(): Promise<SessionRecord[]>;
 
+  /**
+   * Takes the lease on a session, or a place in the queue for it; asking again (same token) keeps the place and, once it
+   * is granted, gives the same answer. Waiters are served in the order in which they first asked; a place is lost when
+   * its waiter did not ask for `placeMs`.
+   */
+  acquireLease(request: LeaseRequest): Promise<LeaseAnswer>;
+
+  /** Gives up a place in the queue. Having none is success. */
+  leaveLeaseQueue(sessionId: string, token: string): Promise<void>;
+
+  /** Puts the end of a lease `ttlMs` from now. @throws FleetError `FLEET_LEASE_LOST` when the token's lease is over. */
+  renewLease(sessionId: string, token: string, ttlMs: number): Promise<Lease>;
+
+  /** Ends a lease. @throws FleetError `FLEET_LEASE_LOST` when the token's lease is over, or never was. */
+  releaseLease(sessionId: string, token: string): Promise<void>;
+
+  /** The lease in force on a session, or null. Costs one read. */
+  readLease(sessionId: string): Promise<Lease | null>;
+
+  /** The lease if it is in force and the token's. @throws FleetError `FLEET_LEASE_LOST`. */
+  checkLease(sessionId: string, token: string): Promise<Lease>;
+
   /** Problems met while reading, each repaired or worked around already, for a command to show. Emptied by the call. */
   takeWarnings(): string[];
 
@@ -112,6 +134,42 @@ export interface ServerRecord {
   /** Why it is `failed`; null in other states. */
   failure: string | null;
 }
+
+/** A time-bounded right to use one session. It outlives the process that took it. */
+export interface Lease {
+  sessionId: string;
+  /** The user who holds it. */
+  holder: string;
+  /**
+   * Grows with each lease on a session of this id, also when the session was deleted and created again in between:
+   * whoever comes with an older one is too late.
+   */
+  fence: number;
+  /** ISO 8601, UTC: for people. What decides is `remainingMs`, by a clock that wall-clock jumps do not move. */
+  acquiredAt: string;
+  expiresAt: string;
+  remainingMs: number;
+  ttlMs: number;
+  /** Why it was taken from the holder before, if it was. */
+  stealReason: string | null;
+}
+
+export interface LeaseRequest {
+  sessionId: string;
+  holder: string;
+  /** A secret that the caller made up; the store keeps a hash of it. Names this request and, once granted, the lease. */
+  token: string;
+  ttlMs: number;
+  /** How long the place in the queue is kept without being asked for again, in milliseconds. */
+  placeMs: number;
+  /** Take it at once, whoever holds it and whoever waits. */
+  steal?: { reason: string };
+}
+
+export type LeaseAnswer =
+  | { granted: true; lease: Lease }
+  /** `lease` is the one in force, if any is; `ahead` is how many waiters come first. */
+  | { granted: false; lease: Lease | null; ahead: number };
 
 export type SessionState = "active" | "idle" | "draining" | "gone";
 
