@@ -222,7 +222,11 @@ describe("servers", () => {
     const { pid } = await fleet.spawn("alice");
     process.kill(pid ?? 0, "SIGKILL");
     await eventually("the death", async () => (await fleet.server("alice")).state === "failed");
-    expect(await fleet.server("alice")).toMatchObject({ pid: null, port: null, failure: expect.stringContaining("ended") });
+    expect(await fleet.server("alice")).toMatchObject({
+      pid: null,
+      port: null,
+      failure: expect.stringContaining("ended"),
+    });
     expect(await fleet.ok(["ps"])).toMatch(/^alice-\w+ +alice +- +- +failed +- +- +0$/m);
     expect(await fleet.json(["stop", "--user", "alice"])).toMatchObject({ stopped: [{ outcome: "already-stopped" }] });
   });
@@ -239,7 +243,19 @@ describe("sessions", () => {
   });
 
   it("create takes an id, a model, a TTL and a first prompt", async () => {
-    const args = ["create", "--user", "alice", "--id", "A-b_c-1", "--model", "gpt-4.1", "--ttl", "90m", "--prompt", "hi"];
+    const args = [
+      "create",
+      "--user",
+      "alice",
+      "--id",
+      "A-b_c-1",
+      "--model",
+      "gpt-4.1",
+      "--ttl",
+      "90m",
+      "--prompt",
+      "hi",
+    ];
     expect(await fleet.json(args)).toMatchObject({
       session: { ...SESSION, id: "A-b_c-1", model: "gpt-4.1", ttlMs: 5_400_000, sizeBytes: expect.any(Number) },
       reply: "[turn 1] hi",
@@ -256,7 +272,10 @@ describe("sessions", () => {
       session: { ...SESSION, id: "two" },
       reply: "[turn 3] more",
     });
-    expect(await fleet.json(["resume", "two", "--user", "alice"])).toMatchObject({ session: { id: "two" }, reply: null });
+    expect(await fleet.json(["resume", "two", "--user", "alice"])).toMatchObject({
+      session: { id: "two" },
+      reply: null,
+    });
     expect(await fleet.ok(["send", "two", "x", "--user", "alice"])).toBe("[turn 4] x\n");
     expect(await fleet.ok(["resume", "two", "--user", "alice", "--prompt", "y"])).toBe("[turn 5] y\n");
     expect(await fleet.ok(["resume", "two", "--user", "alice"])).toBe("two\n");

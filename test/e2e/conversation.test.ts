@@ -1,0 +1,175 @@
+import { existsSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { beforeAll, describe, expect, it } from "vitest";
+import type { SessionView } from "../../src/sessions/view.js";
+import { PORTS, type Running, testFleet } from "../fixtures/cli.js";
+import { eventually, isRunning } from "../fixtures/fault-fleet.js";
+
+const fleet = testFleet(PORTS.conversation);
+const ALICE = ["--user", "alice"];
+
+async function kill(user: string): Promise<void> {
+  const pid = await fleet.pidOf(user);
+  process.kill(pid, "SIGKILL");
+  await eventually("the server's death", () => !isRunning(pid));
+}
+
+/** A turn that is under way in its server when this resolves. */
+async function turnOf(id: string, prompt: string, args: string[] = []): Promise<Running> {
+  const turn = fleet.start(["send", id, prompt, ...ALICE, ...args]);
+  await eventually("the turn", async () => {
+    const { sessions } = await fleet.json<{ sessions: SessionView[] }>(["list", ...ALICE, "--state", "active"]);
+    return sessions.some((session) => session.id === id);
+  });
+  return turn;
+}
+
+describe("a session that one command creates and the next one goes on with", () => {
+  it("works when it never had a turn", async () => {
+    await fleet.create("alice", "fresh");
+    expect(await fleet.send("alice", "fresh", "hello")).toBe("[turn 1] hello");
+  });
+
+  it("works when it never had a turn and its server was killed meanwhile", async () => {
+    await fleet.create("alice", "fresh-killed");
+    await kill("alice");
+    expect(await fleet.ok(["resume", "fresh-killed", ...ALICE])).toBe("fresh-killed\n");
+    expect(await fleet.send("alice", "fresh-killed", "hello")).toBe("[turn 1] hello");
+  });
+
+  it("keeps its history over a kill -9, a stop and a restart of its server", async () => {
+    await fleet.create("alice", "long");
+    expect(await fleet.send("alice", "long", "one")).toBe("[turn 1] one");
+    await kill("alice");
+    expect(await fleet.send("alice", "long", "two")).toBe("[turn 2] two");
+    await fleet.ok(["stop", ...ALICE]);
+    expect(await fleet.send("alice", "long", "three")).toBe("[turn 3] three");
+    const before = await fleet.server("alice");
+    await fleet.ok(["restart", ...ALICE]);
+    const after = await fleet.server("alice");
+    expect(after).toMatchObject({ port: before.port, home: before.home });
+    expect(after.pid).not.toBe(before.pid);
+    expect(await fleet.send("alice", "long", "four")).toBe("[turn 4] four");
+  });
+
+  it("is refused, not begun anew, when its history has gone", async () => {
+    await fleet.create("alice", "lost");
+    await fleet.send("alice", "lost", "one");
+    const { home } = await fleet.server("alice");
+    rmSync(join(home, "session-state", "lost"), { recursive: true });
+    expect(await fleet.refusal(5, ["send", "lost", "two", ...ALICE])).toMatchObject({
+      code: "FLEET_SESSION_LOST",
+      suggestions: ["copilotfleet delete lost"],
+    });
+    expect(existsSync(join(home, "session-state", "lost"))).toBe(false);
+    const { sessions } = await fleet.json<{ sessions: SessionView[] }>(["list", "--state", "gone"]);
+    expect(sessions.map(({ id }) => id)).toEqual(["lost"]);
+  });
+});
+
+describe("send", () => {
+  beforeAll(async () => {
+    await fleet.create("alice", "talk");
+  });
+
+  it("takes the prompt as it is: from standard input, with markup, of several lines, large", async () => {
+    await fleet.create("alice", "text");
+    const piped = await fleet.run(["send", "text", "-", ...ALICE], { input: "line one\n\n  line <b>two</b> \u00e9\u{1f600}" });
+    expect(piped).toMatchObject({ code: 0, stdout: "[turn 1] line one\n\n  line <b>two</b> \u00e9\u{1f600}\n", stderr: "" });
+    expect(await fleet.send("alice", "text", "--not-a-flag is fine".slice(2))).toBe("[turn 2] not-a-flag is fine");
+    const large = "word ".repeat(40_000);
+    const ran = await fleet.run(["send", "text", "-", ...ALICE, "--json"], { input: large });
+    expect(ran.json<{ reply: string }>().reply.trimEnd()).toBe(`[turn 3] ${large}`.trimEnd());
+    expect((await fleet.run(["send", ...ALICE, "text", "--", "--dashes"])).stdout).toBe("[turn 4] --dashes\n");
+  });
+
+  it("passes on why a turn failed, with 7, and the session goes on", async () => {
+    expect(await fleet.refusal(7, ["send", "talk", "!fail no such luck", ...ALICE])).toMatchObject({
+      code: "FLEET_TURN_FAILED",
+      message: expect.stringContaining("no such luck"),
+    });
+    const ran = await fleet.run(["send", "talk", "!fail no such luck", ...ALICE]);
+    expect(ran).toMatchObject({ code: 7, stdout: "", stderr: expect.stringMatching(/^Error: The turn failed: .*no such luck/) });
+    expect(await fleet.send("alice", "talk", "on")).toMatch(/^\[turn \d\] on$/);
+  });
+
+  it("gives up after --timeout, with 6, and the session is free at once", async () => {
+    const begun = performance.now();
+    expect(await fleet.refusal(6, ["send", "talk", "!delay 30000 x", ...ALICE, "--timeout", "300ms"])).toMatchObject({
+      code: "FLEET_TURN_TIMEOUT",
+      message: expect.stringContaining("300 ms"),
+    });
+    expect(performance.now() - begun).toBeLessThan(5_000);
+    expect(await fleet.send("alice", "talk", "next")).toMatch(/^\[turn \d\] next$/);
+  });
+
+  it.each([
+    ["SIGINT", 130],
+    ["SIGTERM", 143],
+  ] as const)("ends on %s with %i, and the session is free at once", async (signal, exit) => {
+    const turn = await turnOf("talk", "!delay 30000 x");
+    const begun = performance.now();
+    turn.child.kill(signal);
+    expect(await turn.done).toMatchObject({ code: exit, stdout: "", stderr: "" });
+    expect(performance.now() - begun).toBeLessThan(3_000);
+    expect(await fleet.send("alice", "talk", "next")).toMatch(/^\[turn \d+\] next$/);
+  });
+
+  it("fails at once, with 7, when its server is killed during the turn", async () => {
+    const turn = await turnOf("talk", "!delay 30000 x", ["--json"]);
+    await kill("alice");
+    const begun = performance.now();
+    const ran = await turn.done;
+    expect(performance.now() - begun).toBeLessThan(2_000);
+    expect(ran).toMatchObject({ code: 7, stderr: "" });
+    expect(ran.json()).toMatchObject({ error: { code: "FLEET_SERVER_LOST" } });
+    expect(await fleet.send("alice", "talk", "next")).toMatch(/^\[turn \d+\] next$/);
+  });
+
+  it("and create share one server, however many come at once", async () => {
+    const ids = ["c1", "c2", "c3", "c4"];
+    await fleet.ok(["stop", ...ALICE]);
+    await Promise.all(ids.map((id) => fleet.create("alice", id)));
+    const replies = await Promise.all(ids.map((id) => fleet.send("alice", id, id)));
+    expect(replies).toEqual(ids.map((id) => `[turn 1] ${id}`));
+    expect(fleet.processes()).toHaveLength(1);
+  });
+});
+
+describe("create", () => {
+  it("leaves its session when the first prompt fails, and says its id in either form", async () => {
+    const text = await fleet.run(["create", ...ALICE, "--id", "half", "--prompt", "!fail nope"]);
+    expect(text).toMatchObject({ code: 7, stdout: "half\n", stderr: expect.stringContaining("nope") });
+    const error = await fleet.refusal(7, ["create", ...ALICE, "--purpose", "half", "--prompt", "!fail nope"]);
+    const id = /half-[0-9a-f-]{36}/.exec(error.suggestions.join("\n"))?.[0] ?? "no id";
+    expect(await fleet.send("alice", id, "on")).toMatch(/^\[turn \d\] on$/);
+  });
+
+  it("says in plain words when there is no model, and takes nothing", async () => {
+    const env = { COPILOTFLEET_PROVIDER_TYPE: undefined };
+    const error = await fleet.refusal(3, ["create", ...ALICE, "--id", "dumb", "--prompt", "hi"], { env });
+    expect(error).toMatchObject({
+      code: "FLEET_MODEL_UNCONFIGURED",
+      suggestions: expect.arrayContaining([expect.stringContaining("--token-env")]),
+    });
+  });
+});
+
+describe("delete", () => {
+  it("refuses a session that is in a turn, with 5, and deletes it afterwards", async () => {
+    await fleet.create("alice", "busy");
+    const turn = await turnOf("busy", "!delay 1500 done");
+    expect(await fleet.refusal(5, ["delete", "busy"])).toMatchObject({ code: "FLEET_SESSION_BUSY" });
+    expect(await turn.done).toMatchObject({ code: 0, stdout: "[turn 1] done\n", stderr: "" });
+    expect(await fleet.ok(["delete", "busy"])).toBe("busy\n");
+  });
+
+  it("works while the server is stopped, and the id can be used again", async () => {
+    await fleet.create("alice", "again");
+    await fleet.send("alice", "again", "one");
+    await fleet.ok(["stop", ...ALICE]);
+    expect(await fleet.ok(["delete", "again"])).toBe("again\n");
+    await fleet.create("alice", "again");
+    expect(await fleet.send("alice", "again", "one")).toBe("[turn 1] one");
+  });
+});

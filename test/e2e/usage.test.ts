@@ -1,0 +1,252 @@
+import { existsSync, mkdirSync } from "node:fs";
+import { join } from "node:path";
+import { afterAll, describe, expect, it } from "vitest";
+import { type ErrorShape, PORTS, RAW, testFleet } from "../fixtures/cli.js";
+
+const fleet = testFleet(PORTS.usage);
+const TOKEN = "ghp_0123456789abcdefghijABCDEFGHIJ012345";
+
+// Nothing that is refused here may leave a trace.
+afterAll(() => {
+  expect(existsSync(fleet.root), "the state folder was made").toBe(false);
+});
+
+/** Runs it with and without `--json`: both say the same, each in its place. */
+async function refused(exit: number, args: readonly string[]): Promise<ErrorShape> {
+  const [text, error] = await Promise.all([fleet.run(args), fleet.refusal(exit, args)]);
+  expect(text, args.join(" ")).toMatchObject({ code: exit, stdout: "" });
+  const expected = [`Error: ${error.message}`, ...error.suggestions.map((suggestion) => `  Try: ${suggestion}`)];
+  expect(text.stderr).toBe(`${expected.join("\n")}\n`);
+  expect(text.stderr).not.toMatch(RAW);
+  return error;
+}
+
+describe("a command line with a slip", () => {
+  it.each([
+    [["spwan"], 'There is no command "spwan".', "copilotfleet spawn"],
+    [["lst", "--user", "a"], 'There is no command "lst".', "copilotfleet list"],
+    [["ps", "--jsno"], 'There is no flag "--jsno".', '--json instead of "--jsno"'],
+    [["ps", "--hlep"], 'There is no flag "--hlep".', '--help instead of "--hlep"'],
+    [["spawn", "--usr", "a"], 'There is no flag "--usr".', '--user instead of "--usr"'],
+    [["stop", "--drain", "3s"], 'There is no flag "--drain".', '--drain-timeout instead of "--drain"'],
+    [["create", "--user=a", "--modle=x"], 'There is no flag "--modle".', '--model instead of "--modle"'],
+    [["list", "--state", "idel"], '--state "idel" is not allowed: one of active, idle, draining, gone is.', "--help"],
+    [["ps", "x", "y"], 'Unexpected argument: "x", "y".', "copilotfleet ps --help"],
+    [["send", "s", "t", "u", "--user", "a"], 'Unexpected argument: "u".', "copilotfleet send --help"],
+    [["resume"], "SESSION is missing.", "copilotfleet resume --help"],
+    [["send"], "SESSION and TEXT are missing.", "copilotfleet send --help"],
+    [["delete"], "SESSION is missing.", "copilotfleet delete --help"],
+    [["create"], "--user is missing.", "copilotfleet create --help"],
+    [["connect"], "--user is missing.", "copilotfleet connect --help"],
+    [["list", "--user"], "Flag --user expects a value", "copilotfleet list --help"],
+    [["list", "--user", "a", "--user", "b"], "Flag --user can only be specified once", "copilotfleet list --help"],
+  ])("%j is told what is meant", async (args, message, suggestion) => {
+    const error = await refused(2, args);
+    expect(error).toMatchObject({ code: "FLEET_USAGE_INVALID", message });
+    expect(error.suggestions).toContainEqual(expect.stringContaining(suggestion));
+  });
+
+  it.each([
+    [["spawn"], /--user USER or --shared/],
+    [["spawn", "--user", "a", "--shared"], /--user USER or --shared/],
+    [["spawn", "--shared", "--count", "2"], /--count goes with --user/],
+    [["spawn", "--user", "a", "--token-env", "X", "--token-file", "y"], /not both/],
+    [["stop"], /ids of servers, or --user USER, or --all/],
+    [["stop", "--all", "--user", "a"], /ids of servers, or --user USER, or --all/],
+    [["stop", "a", "--all"], /ids of servers, or --user USER, or --all/],
+    [["restart", "a", "--user", "a"], /ids of servers, or --user USER, or --all/],
+    [["send", "s", " ", "--user", "a"], /prompt is empty/],
+    [["create", "--user", "a", "--prompt", ""], /--prompt "" is empty/],
+    [["resume", "s", "--user", "a", "--prompt", " "], /--prompt " " is empty/],
+    [["create", "--user", "a", "--model", ""], /--model "" is not allowed/],
+    [["create", "--user", "a", "--model", "gpt\u001b[31m"], /--model "gpt\\u\{1b\}\[31m" is not allowed/],
+  ])("%j is refused", async (args, message) => {
+    expect(await refused(2, args)).toMatchObject({
+      code: "FLEET_USAGE_INVALID",
+      message: expect.stringMatching(message),
+    });
+  });
+
+  it("with something unprintable is told so in print", async () => {
+    for (const args of [["\u001b[31mps"], ["ps", "--\u001b[31m"], ["ps", "\u202ex"], ["list", "--state", "\u200b\u001b"]]) {
+      const error = await refused(2, args);
+      expect(error.message).toMatch(/\\u\{(1b|202e|200b)\}/);
+    }
+  });
+
+  it.each(["__proto__", "constructor", "toString", "", "-x"])("%j is no command", async (name) => {
+    expect(await refused(2, [name])).toMatchObject({ message: `There is no command "${name}".` });
+  });
+
+  it("reads no argument from standard input: it may be somebody else's", async () => {
+    expect(await fleet.run(["delete"], { input: "s1\n" })).toMatchObject({
+      code: 2,
+      stderr: expect.stringContaining("SESSION is missing"),
+    });
+    expect(await fleet.run(["stop", "--all"], { input: "alice\n" })).toMatchObject({ code: 0, stderr: "" });
+  });
+
+  it("with an empty standard input for - is refused", async () => {
+    const ran = await fleet.run(["send", "s", "-", "--user", "a"], { input: " \n" });
+    expect(ran).toMatchObject({ code: 2, stdout: "", stderr: expect.stringContaining("prompt is empty") });
+  });
+});
+
+describe("a user id", () => {
+  const BAD = [
+    "",
+    " ",
+    "..",
+    ".hidden",
+    "../../etc",
+    "a/b",
+    "a\\b",
+    "a b",
+    "a\nb",
+    "a\u001b[31mb",
+    "-x",
+    "a".repeat(129),
+    "é".repeat(65),
+    "a\u202eb",
+    "a\u200bb",
+    "\u0301a",
+    "__proto__",
+    "constructor",
+    "prototype",
+    "%2e%2e",
+    "a*",
+    "$(id)",
+    "a:b",
+  ];
+
+  it.each(BAD)("%j is refused by every command that takes one", async (user) => {
+    const error = await refused(2, ["spawn", "--user", user]);
+    expect(error).toMatchObject({
+      code: "FLEET_USER_INVALID",
+      message: expect.stringMatching(/^--user ".*" is (not a user id|a reserved word): allowed are 1 to 128 bytes/),
+    });
+  });
+
+  it("is checked by every other command too, before anything else", async () => {
+    const commands = [
+      ["connect"],
+      ["create"],
+      ["resume", "s"],
+      ["send", "s", "t"],
+      ["list"],
+      ["delete", "s"],
+      ["stop"],
+      ["restart"],
+      ["spawn", "--count", "2"],
+    ];
+    await Promise.all(
+      commands.map(async (args) => {
+        const error = await fleet.refusal(2, [...args, "--user", "a/b"]);
+        expect(error, args.join(" ")).toMatchObject({
+          code: "FLEET_USER_INVALID",
+          message: expect.stringMatching(/^--user "a\/b" is not a user id/),
+        });
+      }),
+    );
+  });
+
+  it("that only becomes too long by --count is refused before the first server", async () => {
+    const args = ["spawn", "--user", "a".repeat(127), "--count", "10"];
+    expect(await refused(2, args)).toMatchObject({ code: "FLEET_USER_INVALID" });
+  });
+});
+
+describe("a session id", () => {
+  const BAD = ["", " ", ".", "..", "../s", "a/b", "a b", "a\nb", "\u001b[31m", "é", "a".repeat(129), "__proto__", "constructor"];
+
+  it.each(BAD)("%j is refused", async (id) => {
+    const [create, resume] = await Promise.all([
+      refused(2, ["create", "--user", "a", "--id", id]),
+      refused(2, ["resume", id, "--user", "a"]),
+    ]);
+    const allowed = /" is (not a session id|a reserved word): allowed are 1 to 128 of A-Z a-z 0-9/;
+    for (const error of [create, resume]) {
+      expect(error).toMatchObject({ code: "FLEET_SESSION_ID_INVALID", message: expect.stringMatching(allowed) });
+    }
+    expect(create.message).toMatch(/^--id "/);
+    expect(resume.message).toMatch(/^SESSION "/);
+  });
+
+  it("is checked by send and delete too, each of them", async () => {
+    expect(await refused(2, ["send", "a/b", "x", "--user", "a"])).toMatchObject({ code: "FLEET_SESSION_ID_INVALID" });
+    expect(await refused(2, ["delete", "fine", "a/b"])).toMatchObject({ code: "FLEET_SESSION_ID_INVALID" });
+  });
+});
+
+describe("durations and counts", () => {
+  const flags: [string, string[]][] = [
+    ["--ttl", ["create", "--user", "a"]],
+    ["--timeout", ["send", "s", "t", "--user", "a"]],
+    ["--drain-timeout", ["stop", "--all"]],
+    ["--wait", ["spawn", "--user", "a"]],
+  ];
+
+  it.each(flags)("%s takes a number with a unit", async (flag, args) => {
+    for (const value of ["0", "0s", "-5m", "10", "5 parsecs", "NaN", "Infinity", "1e3s", "", "5\u001bs", "99999d"]) {
+      const error = await fleet.refusal(2, [...args, `${flag}=${value}`]);
+      expect(error.code).toBe("FLEET_DURATION_INVALID");
+      expect(error.message).toMatch(new RegExp(`^${flag} is ".*": allowed is a number with a unit`));
+      expect(error.message + error.suggestions.join("")).not.toMatch(RAW);
+    }
+  });
+
+  it("a wait is never longer than a timer can keep", async () => {
+    // Timers beyond 2^31 ms fire at once: a turn with --timeout 30d was given up after a millisecond.
+    expect(await refused(2, ["send", "s", "t", "--user", "a", "--timeout", "30d"])).toMatchObject({
+      message: expect.stringMatching(/^--timeout is "30d": .* at most 24d$/),
+    });
+  });
+
+  it.each([
+    ["--count", ["spawn", "--user", "a"], ["0", "-1", "1.5", "1e1", " 1", "0x1", "", "1001", "x"]],
+    ["--lines", ["logs", "a"], ["-1", "1.5", "1e1", "x", "", "9999999"]],
+  ])("%s takes a whole number", async (flag, args, values) => {
+    for (const value of values) {
+      const error = await fleet.refusal(2, [...args, `${flag}=${value}`]);
+      expect(error).toMatchObject({
+        code: "FLEET_USAGE_INVALID",
+        message: expect.stringMatching(new RegExp(`^${flag} ".*" is not allowed: a whole number from \\d+ to \\d+ is\\.$`)),
+      });
+    }
+  });
+});
+
+describe("a token on the command line", () => {
+  it.each([
+    [["spawn", "--user", "a", "--token", TOKEN]],
+    [["spawn", "--user", "a", `--token=${TOKEN}`]],
+    [["spawn", "--user", "a", "--token-env", TOKEN]],
+    [["spawn", "--user", "a", "--token-file", TOKEN]],
+    [["spawn", "--user", "a", TOKEN]],
+    [[TOKEN]],
+    [["list", "--state", TOKEN]],
+  ])("%j is refused and never repeated", async (args) => {
+    const error = await refused(2, args);
+    expect(JSON.stringify(error)).not.toContain(TOKEN.slice(0, 12));
+  });
+
+  it("is met with the way that is meant", async () => {
+    const unknown = await refused(2, ["spawn", "--user", "a", `--token=${TOKEN}`]);
+    expect(unknown.suggestions).toContain('--token-env instead of "--token"');
+    const asName = await refused(2, ["spawn", "--user", "a", "--token-env", TOKEN]);
+    expect(asName.message).toMatch(/takes the name of a variable.*revoke it/);
+    expect((await refused(2, ["spawn", "--user", "a", "--token-env", "not a name"])).message).toMatch(/name of a variable/);
+  });
+});
+
+describe("a working folder", () => {
+  it("has to exist, and be a folder", async () => {
+    mkdirSync(join(fleet.folder, "there"));
+    for (const cwd of [join(fleet.folder, "nowhere"), "/etc/hostname", "", "\u001b[31m"]) {
+      expect(await refused(2, ["spawn", "--user", "a", "--cwd", cwd])).toMatchObject({
+        code: "FLEET_USAGE_INVALID",
+        message: expect.stringMatching(/^--cwd ".*" is not a folder: an existing one is needed\.$/),
+      });
+    }
+  });
+});
