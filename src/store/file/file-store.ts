@@ -1,7 +1,8 @@
-import type { Registry, SessionRecord, Store } from "../store.js";
+import type { Lease, LeaseAnswer, LeaseRequest, Registry, SessionRecord, Store } from "../store.js";
 import type { StepHook } from "./commit.js";
 import type { StoreContext } from "./context.js";
 import { Document } from "./document.js";
+import { Leases } from "./leases.js";
 import { loadRegistry, parseRegistry, registryFolder, registrySpec } from "./registry.js";
 import { SessionRecords } from "./session-records.js";
 import { checkStateFolder, ensureStateFolder } from "./state-folder.js";
@@ -35,6 +36,7 @@ class FolderStore implements FileStore {
   readonly #root: string;
   readonly #registry: Document<Registry>;
   readonly #sessions: SessionRecords;
+  readonly #leases: Leases;
   readonly #warnings = new Set<string>();
   readonly #warn = (message: string): void => void this.#warnings.add(message);
   #swept = false;
@@ -51,6 +53,7 @@ class FolderStore implements FileStore {
     };
     this.#registry = new Document(registrySpec(shared));
     this.#sessions = new SessionRecords(shared);
+    this.#leases = new Leases(shared);
   }
 
   async readRegistry(): Promise<Registry> {
@@ -85,6 +88,30 @@ class FolderStore implements FileStore {
   async listSessions(): Promise<SessionRecord[]> {
     checkStateFolder(this.#root);
     return this.#sessions.list();
+  }
+
+  async acquireLease(request: LeaseRequest): Promise<LeaseAnswer> {
+    return this.#leases.acquire(request);
+  }
+
+  async leaveLeaseQueue(sessionId: string, token: string): Promise<void> {
+    await this.#leases.leave(sessionId, token);
+  }
+
+  async renewLease(sessionId: string, token: string, ttlMs: number): Promise<Lease> {
+    return this.#leases.renew(sessionId, token, ttlMs);
+  }
+
+  async releaseLease(sessionId: string, token: string): Promise<void> {
+    await this.#leases.release(sessionId, token);
+  }
+
+  async readLease(sessionId: string): Promise<Lease | null> {
+    return this.#leases.read(sessionId);
+  }
+
+  async checkLease(sessionId: string, token: string): Promise<Lease> {
+    return this.#leases.check(sessionId, token);
   }
 
   takeWarnings(): string[] {
