@@ -2,15 +2,19 @@ import type { CopilotClient, CopilotSession } from "@github/copilot-sdk";
 import { parseDuration } from "./config/duration.js";
 import { loadConfig, type PartialConfig } from "./config/load.js";
 import type { Config } from "./config/schema.js";
+import { FleetError, quote } from "./errors.js";
 import { type OpenedProvider, openProvider } from "./models/provider.js";
 import { type ClientOptions, Clients } from "./pool/clients.js";
 import { Pool, type SpawnOptions, type StopOptions, type Stopped } from "./pool/pool.js";
 import { isBroken, type ServerView, viewServer } from "./pool/server.js";
-import type { TurnOptions, TurnReply } from "./runtime/client/turn.js";
+import type { TurnReply } from "./runtime/client/turn.js";
 import { provenEndpoint } from "./runtime/probe.js";
+import { type EvictionResult, evict } from "./sessions/eviction.js";
 import { newSessionId, validateSessionId, validateUser } from "./sessions/ids.js";
+import { Leases } from "./sessions/leases.js";
+import type { OpenSession, SendOptions } from "./sessions/open-session.js";
 import type { SessionOptions } from "./sessions/session-config.js";
-import { type OpenSession, Sessions } from "./sessions/sessions.js";
+import { type Exchange, Sessions } from "./sessions/sessions.js";
 import type { SessionView } from "./sessions/view.js";
 import { checkStateFolder } from "./store/file/state-folder.js";
 import { openStore } from "./store/open.js";
@@ -41,11 +45,19 @@ export interface CreateSessionOptions extends SessionOptions {
   purpose?: string;
   /** After how long without use gc may delete it, such as `24h`. Default: `session.ttl` of the configuration. */
   ttl?: string;
+  /** Other users who may use it too, each turn under a lease. Left out: it is private; empty: shared with nobody yet. */
+  members?: readonly string[];
+  /** Deleted, on disk too, when it is left or the fleet is closed; after a crash by gc. */
+  ephemeral?: boolean;
+  /** How long to wait for room in the server's memory (`session.maxActive`), in milliseconds. Default: 30,000. */
+  waitMs?: number;
   signal?: AbortSignal;
 }
 
 export interface ResumeSessionOptions extends SessionOptions {
   user: string;
+  /** How long to wait for room in the server's memory (`session.maxActive`), in milliseconds. Default: 30,000. */
+  waitMs?: number;
   signal?: AbortSignal;
 }
 
@@ -83,6 +95,7 @@ export class Fleet implements AsyncDisposable {
   readonly #pool: Pool;
   readonly #clients = new Clients();
   readonly #sessions: Sessions;
+  readonly #leases: Leases;
   readonly #open = new Map<string, OpenSession>();
   #provider: Promise<OpenedProvider> | undefined;
   readonly #env: NodeJS.ProcessEnv;
@@ -93,10 +106,12 @@ export class Fleet implements AsyncDisposable {
     this.#env = env;
     this.#store = openStore(config.store.kind === "file" ? "file" : config.store.url, stateRoot);
     this.#pool = new Pool({ store: this.#store, config, stateRoot, env });
+    this.#leases = new Leases(this.#store);
     this.#sessions = new Sessions({
       store: this.#store,
       config,
-      stateRoot,
+      env,
+      leases: this.#leases,
       pool: this.#pool,
       clients: this.#clients,
       provider: async () => (await this.#openedProvider()).provider,
@@ -238,13 +253,17 @@ export class Fleet implements AsyncDisposable {
    * @throws FleetError `FLEET_SESSION_EXISTS`, whoever has that id.
    */
   async createSession(options: CreateSessionOptions): Promise<CopilotSession> {
-    const { user, sessionId, purpose, ttl, signal, model, ...session } = options;
+    const { user, sessionId, purpose, ttl, signal, model, members, ephemeral, waitMs, ...session } = options;
     const id = sessionId === undefined ? newSessionId(purpose ?? null) : validateSessionId(sessionId, "sessionId");
+    const owner = validateUser(user, "user");
     const open = await this.#sessions.create({
-      user: validateUser(user, "user"),
+      user: owner,
       id,
       purpose,
       model,
+      members: members === undefined ? undefined : validateMembers(members, owner),
+      ephemeral,
+      waitMs,
       ttlMs: ttl === undefined ? undefined : parseDuration(ttl, { name: "ttl" }),
       session,
       signal: signal ?? AbortSignal.timeout(START_WAIT_MS),
@@ -259,10 +278,11 @@ export class Fleet implements AsyncDisposable {
    * somebody else.
    */
   async resumeSession(sessionId: string, options: ResumeSessionOptions): Promise<CopilotSession> {
-    const { user, signal, ...session } = options;
+    const { user, signal, waitMs, ...session } = options;
     const open = await this.#sessions.resume(validateSessionId(sessionId, "sessionId"), {
       user: validateUser(user, "user"),
       session,
+      waitMs,
       signal: signal ?? AbortSignal.timeout(START_WAIT_MS),
     });
     return this.#remember(open);
@@ -273,15 +293,46 @@ export class Fleet implements AsyncDisposable {
    *
    * @throws FleetError `FLEET_TURN_FAILED`, `FLEET_TURN_TIMEOUT`, `FLEET_SERVER_LOST`.
    */
-  async send(session: CopilotSession, prompt: string, options: TurnOptions = {}): Promise<TurnReply> {
+  async send(session: CopilotSession, prompt: string, options: SendOptions = {}): Promise<TurnReply> {
     return await this.#opened(session.sessionId).send(prompt, options);
   }
 
-  /** Leaves a session: it is unloaded when nobody else is attached; its state stays. */
-  async leaveSession(session: CopilotSession): Promise<void> {
+  /**
+   * One prompt and its reply in a session that is opened for just that, and left again. In a collaborative session this
+   * is how members on different servers take turns: all of it happens under the lease.
+   *
+   * @throws FleetError as {@link resumeSession} and {@link send}; `FLEET_SESSION_LOCKED`.
+   */
+  async exchange(
+    sessionId: string,
+    prompt: string,
+    options: SendOptions & { user: string; session?: SessionOptions },
+  ): Promise<Exchange> {
+    return await this.#sessions.exchange(validateSessionId(sessionId, "sessionId"), prompt, {
+      ...options,
+      user: validateUser(options.user, "user"),
+      signal: options.signal ?? NEVER,
+    });
+  }
+
+  /**
+   * Leaves a session: it is unloaded when nobody else is attached; its state stays. An ephemeral one is deleted, unless
+   * `park` leaves it for the next one who uses it.
+   */
+  async leaveSession(session: CopilotSession, options: { park?: boolean } = {}): Promise<SessionView> {
     const open = this.#opened(session.sessionId);
     this.#open.delete(session.sessionId);
-    await open.close();
+    return await this.#sessions.leave(open, open.record.owner, options);
+  }
+
+  /**
+   * Unloads idle sessions from their servers' memory, whoever opened them; their state stays. A session in a turn, under
+   * a lease or just being opened is skipped, and says why.
+   */
+  async evict(what: { ids: readonly string[] } | { max: number }): Promise<EvictionResult> {
+    const { servers } = await this.#store.readRegistry();
+    const context = { store: this.#store, answerMs: this.config.health.timeoutMs };
+    return await evict(Object.values(servers), what, context);
   }
 
   /** Sessions of all users, or of one, the latest used first. */
@@ -308,8 +359,8 @@ export class Fleet implements AsyncDisposable {
   async close(): Promise<void> {
     const open = [...this.#open.values()];
     this.#open.clear();
+    await Promise.all(open.map((session) => session.close()));
     await this.#clients.closeAll();
-    await Promise.all(open.map((session) => session.recorded()));
     if (this.#provider !== undefined) await (await this.#provider).close();
     this.#provider = undefined;
     await this.#store.close();
@@ -348,6 +399,12 @@ export class Fleet implements AsyncDisposable {
       signal: request.signal ?? NEVER,
     };
   }
+}
+
+function validateMembers(members: readonly string[], owner: string): string[] {
+  const valid = [...new Set(members.map((member) => validateUser(member, "--member")))];
+  if (!valid.includes(owner)) return valid;
+  throw new FleetError("FLEET_USAGE_INVALID", `--member ${quote(owner)} is the owner: only other users are members.`);
 }
 
 function spawnOptions(request: SpawnRequest): SpawnOptions {

@@ -15,7 +15,7 @@ export async function chat(fleet: Fleet, session: CopilotSession, signal: AbortS
   for await (const line of lines) {
     if (line.trim() !== "") {
       try {
-        await printTurn(fleet, session, line, { json: false, signal });
+        await printTurn({ json: false, signal }, (options) => fleet.send(session, line, options));
       } catch (error) {
         if (!isFleetError(error, "FLEET_TURN_FAILED")) throw error;
         process.stderr.write(`${error.message}\n`);

@@ -91,3 +91,6 @@ export function integerFlag(name: string, description: string, bounds: { min: nu
 export function usage(message: string, suggestions: string[] = []): FleetError {
   return new FleetError("FLEET_USAGE_INVALID", message, { suggestions });
 }
+
+/** How long a turn may wait for the session's lease. */
+export const leaseWaitFlag = durationFlag("wait", "how long to wait while another user has the session (default 30s)");

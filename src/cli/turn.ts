@@ -1,28 +1,25 @@
-import type { CopilotSession } from "@github/copilot-sdk";
-import type { Fleet } from "../fleet.js";
+import type { TurnOptions } from "../runtime/client/turn.js";
 
 export interface TurnOutput {
   /** With `--json` nothing but the result may stand on standard output. */
   json: boolean;
   signal: AbortSignal;
-  timeoutMs?: number;
+  timeoutMs?: number | undefined;
 }
 
-/** One turn whose reply is streamed to a terminal, or printed whole to a pipe. Resolves with the reply. */
-export async function printTurn(
-  fleet: Fleet,
-  session: CopilotSession,
-  prompt: string,
+/** One turn, begun by `take`, whose reply is streamed to a terminal or printed whole to a pipe. */
+export async function printTurn<Taken extends { text: string }>(
   output: TurnOutput,
-): Promise<string> {
+  take: (options: TurnOptions) => Promise<Taken>,
+): Promise<Taken> {
   const stream = !output.json && process.stdout.isTTY === true;
   let streamed = "";
-  const { text } = await fleet.send(session, prompt, {
+  const taken = await take({
     signal: output.signal,
     ...(output.timeoutMs === undefined ? {} : { timeoutMs: output.timeoutMs }),
     ...(stream
       ? {
-          onDelta: (delta) => {
+          onDelta: (delta: string) => {
             streamed += delta;
             process.stdout.write(delta);
           },
@@ -30,7 +27,7 @@ export async function printTurn(
       : {}),
   });
   // A model that does not stream still has its reply shown.
-  if (stream) process.stdout.write(streamed === "" ? `${text}\n` : "\n");
-  else if (!output.json) process.stdout.write(`${text}\n`);
-  return text;
+  if (stream) process.stdout.write(streamed === "" ? `${taken.text}\n` : "\n");
+  else if (!output.json) process.stdout.write(`${taken.text}\n`);
+  return taken;
 }

@@ -1,6 +1,6 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { modelFlag, promptFlag, requiredUserFlag, sessionIdFlag, ttlFlag } from "../cli/flags.js";
+import { durationFlag, modelFlag, promptFlag, requiredUserFlag, sessionIdFlag, ttlFlag, usage } from "../cli/flags.js";
 import { printTurn } from "../cli/turn.js";
 import type { SessionView } from "../sessions/view.js";
 
@@ -16,11 +16,16 @@ export default class Create extends FleetCommand {
     purpose: Flags.string({ description: "what it is for; begins a random id", helpValue: "TEXT" }),
     model: modelFlag,
     prompt: promptFlag("first prompt to send; its reply is printed after the id"),
+    ephemeral: Flags.boolean({ description: "delete it after its first use: after --prompt, or else the first send" }),
+    collaborative: Flags.boolean({ description: "members may use it too, in turn" }),
+    member: Flags.string({ description: "a user who may use it; may be repeated", helpValue: "USER", multiple: true }),
+    wait: durationFlag("wait", "how long to wait for room in the server's memory (default 30s)"),
     ttl: ttlFlag,
   };
 
   async run(): Promise<{ session: SessionView; reply: string | null }> {
     const { flags } = await this.parse(Create);
+    if (flags.member !== undefined && !flags.collaborative) throw usage("--member goes with --collaborative.");
     return await this.withFleet(async (fleet) => {
       const session = await fleet.createSession({
         user: flags.user,
@@ -28,12 +33,16 @@ export default class Create extends FleetCommand {
         ...(flags.purpose === undefined ? {} : { purpose: flags.purpose }),
         ...(flags.model === undefined ? {} : { model: flags.model }),
         ...(flags.ttl === undefined ? {} : { ttl: flags.ttl }),
+        ...(flags.collaborative ? { members: flags.member ?? [] } : {}),
+        ...(flags.wait === undefined ? {} : { waitMs: flags.wait }),
+        ephemeral: flags.ephemeral,
       });
       this.log(session.sessionId);
+      const { prompt } = flags;
+      if (prompt === undefined) return { session: await fleet.leaveSession(session, { park: true }), reply: null };
       const output = { json: this.jsonEnabled(), signal: this.interruptSignal() };
-      const reply = flags.prompt === undefined ? null : await printTurn(fleet, session, flags.prompt, output);
-      await fleet.leaveSession(session);
-      return { session: await fleet.sessionOf(session.sessionId, flags.user), reply };
+      const { text } = await printTurn(output, (options) => fleet.send(session, prompt, options));
+      return { session: await fleet.leaveSession(session), reply: text };
     });
   }
 }

@@ -31,7 +31,7 @@ export default class List extends FleetCommand {
                 age(session.createdAt),
                 age(session.lastUsedAt),
                 renderBytes(session.sizeBytes),
-                session.lease,
+                session.lease === null ? null : session.lease.holder,
               ]),
             ),
       );

@@ -1,7 +1,7 @@
 import { FleetCommand } from "../cli/base-command.js";
 import { chat } from "../cli/chat.js";
-import { promptFlag, requiredUserFlag, sessionArg } from "../cli/flags.js";
-import { printTurn } from "../cli/turn.js";
+import { exchange } from "../cli/exchange.js";
+import { leaseWaitFlag, promptFlag, requiredUserFlag, sessionArg } from "../cli/flags.js";
 import type { SessionView } from "../sessions/view.js";
 
 export default class Resume extends FleetCommand {
@@ -14,20 +14,21 @@ export default class Resume extends FleetCommand {
   static override flags = {
     user: requiredUserFlag,
     prompt: promptFlag("prompt to send"),
+    wait: leaseWaitFlag,
   };
 
   async run(): Promise<{ session: SessionView; reply: string | null }> {
     const { args, flags } = await this.parse(Resume);
     return await this.withFleet(async (fleet) => {
-      const session = await fleet.resumeSession(args.session, { user: flags.user });
       const output = { json: this.jsonEnabled(), signal: this.interruptSignal() };
-      let reply: string | null = null;
-      if (flags.prompt !== undefined) reply = await printTurn(fleet, session, flags.prompt, output);
-      else if (!output.json && process.stdin.isTTY === true && process.stdout.isTTY === true) {
+      if (flags.prompt !== undefined) {
+        return await exchange(fleet, args.session, flags.prompt, { user: flags.user, waitMs: flags.wait, output });
+      }
+      const session = await fleet.resumeSession(args.session, { user: flags.user });
+      if (!output.json && process.stdin.isTTY === true && process.stdout.isTTY === true) {
         await chat(fleet, session, output.signal);
       } else this.log(session.sessionId);
-      await fleet.leaveSession(session);
-      return { session: await fleet.sessionOf(args.session, flags.user), reply };
+      return { session: await fleet.leaveSession(session, { park: true }), reply: null };
     });
   }
 }

@@ -1,12 +1,14 @@
 import { text } from "node:stream/consumers";
 import { Args } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { durationFlag, requiredUserFlag, sessionArg, usage } from "../cli/flags.js";
-import { printTurn } from "../cli/turn.js";
+import { exchange } from "../cli/exchange.js";
+import { durationFlag, leaseWaitFlag, requiredUserFlag, sessionArg, usage } from "../cli/flags.js";
 import type { SessionView } from "../sessions/view.js";
 
 export default class Send extends FleetCommand {
   static override summary = "Send one prompt to a session and print the reply.";
+  static override description =
+    "In a collaborative session it waits for its turn, and holds the lease for as long as that takes.";
   static override examples = [
     '<%= config.bin %> send SESSION "What changed since yesterday?" --user alice',
     "git diff | <%= config.bin %> send SESSION - --user alice",
@@ -22,6 +24,7 @@ export default class Send extends FleetCommand {
   static override flags = {
     user: requiredUserFlag,
     timeout: durationFlag("timeout", "give up and abort the turn after this long (default: never)"),
+    wait: leaseWaitFlag,
   };
 
   async run(): Promise<{ session: SessionView; reply: string }> {
@@ -29,15 +32,8 @@ export default class Send extends FleetCommand {
     const prompt = args.text === "-" ? await text(process.stdin) : args.text;
     if (prompt.trim() === "") throw usage("The prompt is empty: text is needed, as TEXT or on standard input with -.");
     return await this.withFleet(async (fleet) => {
-      const signal = this.interruptSignal();
-      const session = await fleet.resumeSession(args.session, { user: flags.user });
-      const reply = await printTurn(fleet, session, prompt, {
-        json: this.jsonEnabled(),
-        signal,
-        ...(flags.timeout === undefined ? {} : { timeoutMs: flags.timeout }),
-      });
-      await fleet.leaveSession(session);
-      return { session: await fleet.sessionOf(args.session, flags.user), reply };
+      const output = { json: this.jsonEnabled(), signal: this.interruptSignal(), timeoutMs: flags.timeout };
+      return await exchange(fleet, args.session, prompt, { user: flags.user, waitMs: flags.wait, output });
     });
   }
 }

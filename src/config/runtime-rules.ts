@@ -19,6 +19,9 @@ export const runtimeArgs = () => list(ALLOWED_ARGS, (arg) => isForeignFlag(arg) 
 export const runtimeEnv = () =>
   list(ALLOWED_ENV, (name) => /^[A-Za-z_][A-Za-z0-9_]*$/.test(name) && !OWN_VARIABLE.test(name));
 
+/** Names or patterns of tools, as the SDK's `availableTools` takes them. */
+export const toolNames = () => list('an array of tool names or patterns, such as ["builtin:view"]', () => true);
+
 function list(allowed: string, isAllowed: (item: string) => boolean) {
   const item = v.pipe(
     v.string(allowed),

@@ -17,7 +17,7 @@ import {
   variable,
   wait,
 } from "./rules.js";
-import { runtimeArgs, runtimeEnv } from "./runtime-rules.js";
+import { runtimeArgs, runtimeEnv, toolNames } from "./runtime-rules.js";
 
 /**
  * Every key of the configuration, as the public contract has it, with its default. What comes out is resolved:
@@ -95,6 +95,8 @@ const session = v.pipe(
     ttl: v.optional(age(), "24h"),
     maxActive: v.optional(count(), 50),
     approve: v.optional(choice(["none", "all"]), "none"),
+    // Null: all that the runtime has on a user's own server, none on a shared one.
+    tools: v.optional(v.nullable(toolNames()), null),
     infinite: v.optional(
       v.strictObject({
         enabled: v.optional(flag(), true),

@@ -1,4 +1,3 @@
-import { randomBytes } from "node:crypto";
 import { availableParallelism } from "node:os";
 import { setTimeout as delay } from "node:timers/promises";
 import { FleetError, quote } from "../errors.js";
@@ -9,6 +8,7 @@ import type { ServerRecord, TokenSource } from "../store/store.js";
 import { claimStop, giveUpStop, ownClaim, settle } from "./claim.js";
 import { mapConcurrently } from "./concurrency.js";
 import { awaitTurns } from "./drain.js";
+import { leastLoadedServer, nextSharedServer, sharedServerId, sharedServerIds, stickyServer } from "./placement.js";
 import { isBroken, isRunning, type ServerView, serverIdOf, viewServer } from "./server.js";
 import { adoptServer, type StarterContext, type StartRequest, type StartResult, startServer } from "./start.js";
 
@@ -63,8 +63,42 @@ export class Pool {
 
   /** One more shared server. */
   async addShared(options: SpawnOptions): Promise<StartResult> {
-    const id = `shared-${randomBytes(4).toString("hex")}`;
+    for (;;) {
+      const id = nextSharedServer(await this.#context.store.readRegistry());
+      const result = await this.#start({ id, user: null, isolation: "shared" }, options);
+      if (result.created) return result; // otherwise somebody else was asked for one more, too, and got this one
+    }
+  }
+
+  /** The shared server that a user's next session goes to, by the configured strategy; started if need be. */
+  async sharedServerFor(user: string, options: SpawnOptions): Promise<StartResult> {
+    const id = await this.#place(user);
     return await this.#start({ id, user: null, isolation: "shared" }, options);
+  }
+
+  async #place(user: string): Promise<string> {
+    const { store, config } = this.#context;
+    const registry = await store.readRegistry();
+    const ids = sharedServerIds(registry, config.pool.servers);
+    switch (config.pool.strategy) {
+      case "sticky":
+        return stickyServer(user, ids);
+      case "least-loaded":
+        return leastLoadedServer(registry, ids);
+      case "round-robin": {
+        const turn = await store.updateRegistry((draft) => {
+          const placed = draft.placed ?? 0;
+          draft.placed = placed + 1;
+          return placed;
+        });
+        return ids[turn % ids.length] ?? sharedServerId(1);
+      }
+    }
+  }
+
+  /** The shared server with this id, started if it does not run. */
+  async shared(id: string, options: SpawnOptions): Promise<ServerRecord> {
+    return (await this.#start({ id, user: null, isolation: "shared" }, options)).server;
   }
 
   /** Starts a recorded server again on its home, and on its port if that is still free. */
@@ -74,7 +108,9 @@ export class Pool {
   }
 
   async #start(request: StartRequest, options: SpawnOptions): Promise<StartResult> {
-    const configured = tokenSourceFromConfig(this.#context.config.auth, request.user);
+    // On a shared server each session has its own user's token, and the server itself has none unless it was given one.
+    const configured =
+      request.isolation === "shared" ? null : tokenSourceFromConfig(this.#context.config.auth, request.user);
     const full = { ...request, token: options.token, tokenValue: options.tokenValue, cwd: options.cwd };
     return await startServer(this.#context, full, configured, options.signal);
   }

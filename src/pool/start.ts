@@ -9,7 +9,13 @@ import { findRuntime } from "../runtime/find.js";
 import { type LaunchedServer, launchServer, PortTakenError } from "../runtime/launch.js";
 import { probe } from "../runtime/probe.js";
 import { isAlive, ownsListener, processesOfLaunch } from "../runtime/process-table.js";
-import { createServerFolder, homeOf, readConnectionToken, writeConnectionToken } from "../runtime/server-folder.js";
+import {
+  createServerFolder,
+  homeOf,
+  readConnectionToken,
+  shareSessionState,
+  writeConnectionToken,
+} from "../runtime/server-folder.js";
 import { stopServer } from "../runtime/stop.js";
 import type { Isolation, ServerRecord, Store, TokenSource } from "../store/store.js";
 import { claimStart, ownClaim, settle } from "./claim.js";
@@ -178,6 +184,7 @@ async function launchOnFreePort(
 ): Promise<LaunchedServer> {
   const { config, env, stateRoot } = context;
   createServerFolder(server.home);
+  if (server.isolation === "shared") shareSessionState(stateRoot, server.home);
   const connectionToken = writeConnectionToken(server.home);
   const launchId = server.launchId ?? "";
   const environment = serverEnvironment(

@@ -26,6 +26,24 @@ export function deadline(ms: number | undefined, outer?: AbortSignal): Deadline 
   };
 }
 
+/** Aborts together with whichever of the signals is first; disposing it lets go of both. */
+export function either(first: AbortSignal | undefined, second: AbortSignal | undefined): Deadline {
+  const controller = new AbortController();
+  const follow = (signal: AbortSignal | undefined) => {
+    const onAbort = () => controller.abort(signal?.reason);
+    if (signal?.aborted === true) onAbort();
+    signal?.addEventListener("abort", onAbort, { once: true });
+    return () => signal?.removeEventListener("abort", onAbort);
+  };
+  const letGo = [follow(first), follow(second)];
+  return {
+    signal: controller.signal,
+    [Symbol.dispose]: () => {
+      for (const release of letGo) release();
+    },
+  };
+}
+
 /** What `work` gives, or the signal's reason if that aborts first; the work's own outcome is dropped then. */
 export async function abortable<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
   let onAbort = (): void => undefined;

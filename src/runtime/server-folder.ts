@@ -1,10 +1,13 @@
 import { randomBytes } from "node:crypto";
-import { mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, renameSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { FleetError } from "../errors.js";
+import { FleetError, systemCode } from "../errors.js";
 
 /** The name of a server's `COPILOT_HOME` inside its own folder; token and log lie beside it, out of the runtime's reach. */
 const HOME = "home";
+
+/** Not a server's folder: an id of a server never is this word alone. */
+const SHARED_STATE = "shared";
 
 /** The folder of one server: everything the fleet keeps for it outside the registry. */
 export function serverFolder(stateRoot: string, serverId: string): string {
@@ -26,6 +29,20 @@ function tokenPath(home: string): string {
 /** Creates the folder and the home, both for this user's eyes only. */
 export function createServerFolder(home: string): void {
   mkdirSync(home, { recursive: true, mode: 0o700 });
+}
+
+/**
+ * Shared servers have one place for the state of sessions, so that each can open any session. Everything else in their
+ * homes stays apart: servers are not made to write one folder together.
+ */
+export function shareSessionState(stateRoot: string, home: string): void {
+  const common = join(stateRoot, "servers", SHARED_STATE, "session-state");
+  mkdirSync(common, { recursive: true, mode: 0o700 });
+  try {
+    symlinkSync(common, join(home, "session-state"));
+  } catch (error) {
+    if (systemCode(error) !== "EEXIST") throw error; // made by an earlier start
+  }
 }
 
 /**

@@ -46,10 +46,19 @@ export function listSessionFolders(home: string): string[] {
   return entries.filter((entry) => entry.isDirectory()).map(({ name }) => name);
 }
 
+/** Whether the process `pid` has the session in memory. */
+export function isLoadedBy(home: string, sessionId: string, pid: number): boolean {
+  return existsSync(join(sessionFolderPath(home, sessionId), `inuse.${pid}.lock`));
+}
+
+/** When the session's history was last written, in milliseconds since the epoch; 0 if it has none. */
+export function lastWrite(home: string, sessionId: string): number {
+  return statSync(join(sessionFolderPath(home, sessionId), "events.jsonl"), { throwIfNoEntry: false })?.mtimeMs ?? 0;
+}
+
 /** How many sessions the process `pid` has in memory. */
 export function countLoaded(home: string, pid: number): number {
-  const lock = `inuse.${pid}.lock`;
-  return listSessionFolders(home).filter((id) => existsSync(join(sessionFolderPath(home, id), lock))).length;
+  return listSessionFolders(home).filter((id) => isLoadedBy(home, id, pid)).length;
 }
 
 /** Bytes of all files below a folder. What vanishes meanwhile counts nothing. */

@@ -1,26 +1,37 @@
 import type { PermissionHandler, ProviderConfig, SessionConfig } from "@github/copilot-sdk";
 import type { Config } from "../config/schema.js";
-import type { SessionRecord } from "../store/store.js";
+import type { Isolation, SessionRecord } from "../store/store.js";
 
 /** What a caller of the library may set on a session. The fleet's configuration fills in what is left out. */
 export type SessionOptions = Omit<SessionConfig, "sessionId">;
+
+export interface Surroundings {
+  config: Config;
+  isolation: Isolation;
+  provider: ProviderConfig | null;
+  /** The user's own GitHub token, on a server that is not the user's own. */
+  gitHubToken: string | null;
+}
 
 /**
  * The settings of a session as the runtime gets them, the same for create and resume: a provider and its key are never
  * persisted by the runtime, so they have to be given each time.
  */
 export function sessionConfig(
-  config: Config,
+  { config, isolation, provider, gitHubToken }: Surroundings,
   record: SessionRecord,
-  provider: ProviderConfig | null,
   overrides: SessionOptions = {},
 ): SessionOptions {
+  // On a shared server tools would act for all users with one set of rights: none unless they are named.
+  const tools = config.session.tools ?? (isolation === "shared" ? [] : null);
   return {
     model: record.model ?? config.session.model,
     streaming: true,
-    infiniteSessions: config.session.infinite,
+    infiniteSessions: record.persistence === "ephemeral" ? { enabled: false } : config.session.infinite,
     onPermissionRequest: config.session.approve === "all" ? approveOnce : reject,
+    ...(tools === null ? {} : { availableTools: tools }),
     ...(provider === null ? {} : { provider }),
+    ...(gitHubToken === null ? {} : { gitHubToken }),
     ...overrides,
   };
 }

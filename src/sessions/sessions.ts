@@ -1,146 +1,114 @@
-import type { CopilotSession, ProviderConfig } from "@github/copilot-sdk";
+import type { ProviderConfig } from "@github/copilot-sdk";
 import type { Config } from "../config/schema.js";
 import { FleetError, isFleetError, quote } from "../errors.js";
+import { resolveGitHubToken, tokenSourceFromConfig } from "../models/github-token.js";
 import type { Clients } from "../pool/clients.js";
 import type { Pool } from "../pool/pool.js";
 import { isRunning, serverIdOf } from "../pool/server.js";
-import type { ConnectedClient } from "../runtime/client/connect.js";
-import { runTurn, type TurnOptions, type TurnReply } from "../runtime/client/turn.js";
-import { abortable, deadline } from "../runtime/deadline.js";
-import { homeOf } from "../runtime/server-folder.js";
-import { listSessionFolders, readSessionFolder } from "../runtime/session-state.js";
-import type { ServerRecord, SessionRecord, Store } from "../store/store.js";
+import type { TurnReply } from "../runtime/client/turn.js";
+import { ownIdentity } from "../runtime/process-table.js";
+import { isLoadedBy, listSessionFolders, readSessionFolder } from "../runtime/session-state.js";
+import type { Registry, ServerRecord, SessionRecord, Store } from "../store/store.js";
 import { deleteSessionState } from "./delete.js";
+import { admit } from "./eviction.js";
 import { newSessionId } from "./ids.js";
+import type { HeldLease, Leases } from "./leases.js";
+import { noteOpened } from "./loaded.js";
+import { type Attachment, OpenSession, type SendOptions, type SessionKeeper } from "./open-session.js";
+import { answer, sessionExists, sessionLocked, sessionLost, sessionNotFound } from "./problems.js";
 import { type SessionOptions, sessionConfig } from "./session-config.js";
 import { type SessionView, viewSession } from "./view.js";
 
 export interface SessionsContext {
   store: Store;
   config: Config;
-  stateRoot: string;
+  env: NodeJS.ProcessEnv;
   pool: Pool;
   clients: Clients;
+  leases: Leases;
   /** The configured model provider, or null for GitHub's own models; an echo model is started on first use. */
   provider: () => Promise<ProviderConfig | null>;
 }
 
-export interface CreateOptions {
+export interface OpenOptions {
   user: string;
+  /** Further settings for the SDK's `createSession` or `resumeSession`. */
+  session?: SessionOptions | undefined;
+  /** How long to wait for room in the server's memory, in milliseconds. Default: 30,000. */
+  waitMs?: number | undefined;
+  signal: AbortSignal;
+}
+
+export interface CreateOptions extends OpenOptions {
   /** Left out: a random id, behind the purpose if there is one. */
   id?: string | undefined;
   purpose?: string | undefined;
   model?: string | undefined;
-  /** Milliseconds after its last use until gc may delete it. Left out: the configured TTL. */
+  /** Milliseconds after its last use until gc may delete it. Left out: as configured at the time of gc. */
   ttlMs?: number | undefined;
-  /** Further settings for the SDK's `createSession`. */
-  session?: SessionOptions | undefined;
-  signal: AbortSignal;
+  /** Other users who may use it; with an empty list it is collaborative all the same. Left out: it is private. */
+  members?: readonly string[] | undefined;
+  /** Deleted when its use ends. */
+  ephemeral?: boolean | undefined;
 }
 
-export interface ResumeOptions {
-  user: string;
-  session?: SessionOptions | undefined;
-  signal: AbortSignal;
+export interface ResumeOptions extends OpenOptions {
+  /**
+   * A lease on the session that the caller holds. On shared servers the session may then be opened where the user is
+   * placed, and not only where it was last.
+   */
+  lease?: HeldLease | undefined;
 }
 
-const GOODBYE_MS = 2_000;
-
-/** A session that is loaded in its server and attached to this process. */
-export class OpenSession {
-  readonly session: CopilotSession;
-  readonly #store: Store;
-  readonly #connection: ConnectedClient;
-  /** The record of the last turn, being written: the reply does not wait for the disk. */
-  #recording: Promise<unknown> = Promise.resolve(undefined);
-
-  constructor(session: CopilotSession, store: Store, connection: ConnectedClient) {
-    this.session = session;
-    this.#store = store;
-    this.#connection = connection;
-    // The SDK's own sendAndWait hangs until its time-out when the server ends during the turn; this one does not.
-    session.sendAndWait = async (message, timeout = 60_000) => {
-      const options = typeof message === "string" ? { prompt: message } : message;
-      const reply = await runTurn(session, this.#connection.closed, options, { timeoutMs: timeout });
-      await this.#record();
-      return reply.event;
-    };
-  }
-
-  /** One turn. @throws as {@link runTurn}. */
-  async send(prompt: string, options: TurnOptions = {}): Promise<TurnReply> {
-    const reply = await runTurn(this.session, this.#connection.closed, { prompt }, options).catch(explained);
-    await this.#record();
-    return reply;
-  }
-
-  /** Resolves when all turns are recorded. @throws FleetError when one could not be. */
-  async recorded(): Promise<void> {
-    const failure = await this.#recording;
-    if (failure !== undefined) throw failure;
-  }
-
-  /** Leaves the session: it is unloaded when nobody else is attached, and its state stays. */
-  async close(): Promise<void> {
-    await this.recorded();
-    using limit = deadline(GOODBYE_MS);
-    // A server that died or hangs has nothing more to say, and what it holds goes with the connection.
-    await abortable(Promise.race([this.session.disconnect(), this.#connection.closed]), limit.signal).catch(() => null);
-  }
-
-  /** Begins to record a turn, once the one before is recorded. */
-  async #record(): Promise<void> {
-    await this.recorded();
-    this.#recording = this.#store
-      .updateSession(this.session.sessionId, (record) => {
-        record.lastUsedAt = new Date().toISOString();
-        record.turns += 1;
-      })
-      .then(
-        () => undefined,
-        (error: unknown) => error,
-      );
-  }
+export interface Exchange {
+  reply: TurnReply;
+  /** The session after it. */
+  session: SessionView;
 }
+
+const OPEN_WAIT_MS = 30_000;
+const REATTACH_MS = 30_000;
 
 /** Sessions and whose they are. Ownership stands in the store, never in the text of an id. */
-export class Sessions {
+export class Sessions implements SessionKeeper {
   readonly #context: SessionsContext;
+  /** How each session of this process was opened, for when it has to be loaded again. */
+  readonly #opened = new Map<string, OpenOptions>();
 
   constructor(context: SessionsContext) {
     this.#context = context;
   }
 
   /**
-   * Creates a session and starts its user's server if need be. The record is written first: it is what makes the id
+   * Creates a session and starts the server it goes to if need be. The record is written first: it is what makes the id
    * the user's.
    *
-   * @throws FleetError `FLEET_SESSION_EXISTS` whoever has it; and as `Pool.serverOf`.
+   * @throws FleetError `FLEET_SESSION_EXISTS` whoever has it; `FLEET_SESSIONS_EXHAUSTED`; and as `Pool.serverOf`.
    */
   async create(options: CreateOptions): Promise<OpenSession> {
-    const { store, config, stateRoot } = this.#context;
-    const serverId = serverIdOf(options.user);
+    const { store } = this.#context;
     const now = new Date().toISOString();
+    const server = await this.#serverForNew(options);
     const record: SessionRecord = {
       id: options.id ?? newSessionId(options.purpose ?? null),
       owner: options.user,
       purpose: options.purpose ?? null,
-      kind: "private",
-      members: [],
-      persistence: "persistent",
-      serverId,
+      kind: options.members === undefined ? "private" : "collaborative",
+      members: [...(options.members ?? [])],
+      persistence: options.ephemeral === true ? "ephemeral" : "persistent",
+      serverId: server.id,
       model: options.model ?? null,
       createdAt: now,
       lastUsedAt: now,
-      ttlMs: options.ttlMs ?? config.session.ttlMs,
+      ttlMs: options.ttlMs ?? null,
+      usedBy: options.ephemeral === true ? ownIdentity() : null,
       turns: 0,
     };
     // The runtime silently goes on with an id that it finds on its disk: look first.
-    if (readSessionFolder(homeOf(stateRoot, serverId), record.id) !== null) throw sessionExists(record.id);
+    if (readSessionFolder(server.home, record.id) !== null) throw sessionExists(record.id);
     await store.createSession(record);
     try {
-      const { connection } = await this.#connect(options.user, options.signal);
-      return await this.#createIn(connection, record, options);
+      return await this.#open(record, server, options);
     } catch (error) {
       // Nobody has used it yet: an id whose creation failed is free again.
       await store.deleteSession(record.id);
@@ -149,87 +117,128 @@ export class Sessions {
   }
 
   /**
-   * Opens a session of this user again, also after its server was stopped or killed, also if it never had a turn.
+   * Opens a session that the user owns or is a member of again, also after its server was stopped or killed, also if it
+   * never had a turn.
    *
    * @throws FleetError `FLEET_SESSION_NOT_FOUND`, the same for one that is not there and one that is somebody else's;
-   * `FLEET_SESSION_LOST` when it had turns and its history is gone.
+   * `FLEET_SESSION_LOST` when it had turns and its history is gone; `FLEET_SESSIONS_EXHAUSTED`.
    */
   async resume(id: string, options: ResumeOptions): Promise<OpenSession> {
-    const record = await this.#owned(id, options.user);
-    const { server, connection } = await this.#connect(record.owner, options.signal);
-    if (readSessionFolder(server.home, id)?.hasHistory !== true) {
-      if (record.turns > 0) throw sessionLost(record);
-      return await this.#createIn(connection, record, options);
+    const record = await this.recordFor(id, options.user);
+    const server = await this.#serverFor(record, options);
+    const open = await this.#open(record, server, options);
+    if (record.persistence === "ephemeral") {
+      await this.#context.store.updateSession(id, (draft) => {
+        draft.usedBy = ownIdentity();
+      });
     }
-    const config = sessionConfig(this.#context.config, record, await this.#context.provider(), options.session);
-    const session = await answer(connection.client.resumeSession(id, config), connection, options.signal);
-    return new OpenSession(session, this.#context.store, connection);
+    return open;
   }
 
-  /** All sessions, or one user's: recorded ones, and those that a user's own client made on the user's own server. */
+  /**
+   * One prompt and its reply, with the session opened for just that. A collaborative session is under a lease from before
+   * it is opened until after it is left, so that members get their own answers, in turn, whichever server each is on.
+   */
+  async exchange(id: string, prompt: string, options: ResumeOptions & SendOptions): Promise<Exchange> {
+    const record = await this.recordFor(id, options.user);
+    const permit = await this.permit(record, options, options.user);
+    const lease = permit === null ? {} : { lease: permit.lease };
+    try {
+      const open = await this.resume(id, { ...options, ...lease });
+      let reply: TurnReply;
+      try {
+        reply = await open.send(prompt, { ...options, ...lease });
+      } catch (error) {
+        await open.close();
+        throw error;
+      }
+      return { reply, session: await this.leave(open, options.user) };
+    } finally {
+      if (permit?.owned === true) await permit.lease.release();
+    }
+  }
+
+  /** Leaves an open session. Resolves with what it is afterwards. */
+  async leave(open: OpenSession, user: string, options: { park?: boolean } = {}): Promise<SessionView> {
+    const { id, persistence } = open.record;
+    if (persistence === "persistent" || options.park === true) {
+      await open.close(options);
+      return await this.get(id, user);
+    }
+    const before = await this.get(id, user);
+    await open.close();
+    return { ...before, state: "gone", sizeBytes: 0 };
+  }
+
+  /** All sessions, or those a user may use: recorded ones, and those that a user's client made on the user's server. */
   async list(user?: string): Promise<SessionView[]> {
     const { store } = this.#context;
     const [{ servers }, records] = await Promise.all([store.readRegistry(), store.listSessions()]);
     const recorded = new Set(records.map(({ id }) => id));
-    const wanted = (owner: string | null) => user === undefined || owner === user;
     const unrecorded = Object.values(servers)
-      .filter((server) => server.user !== null && wanted(server.user))
+      .filter((server) => server.user !== null && (user === undefined || server.user === user))
       .flatMap((server) => listSessionFolders(server.home).map((id) => ({ server, id })))
       .filter(({ id }) => !recorded.has(id))
       .map(({ server, id }) => foundRecord(server, id));
-    return [...records.filter(({ owner }) => wanted(owner)), ...unrecorded]
-      .map((record) => {
-        const server = servers[record.serverId];
-        const pid = server !== undefined && isRunning(server) ? (server.process?.pid ?? null) : null;
-        return viewSession(record, server, pid);
-      })
-      .sort((a, b) => b.lastUsedAt.localeCompare(a.lastUsedAt) || a.id.localeCompare(b.id));
+    const wanted = records.filter((record) => user === undefined || mayUse(record, user));
+    const views = [...wanted, ...unrecorded].map((record) => this.#view(record, servers[record.serverId]));
+    return (await Promise.all(views)).sort(
+      (a, b) => b.lastUsedAt.localeCompare(a.lastUsedAt) || a.id.localeCompare(b.id),
+    );
   }
 
   /** One session of this user. @throws FleetError `FLEET_SESSION_NOT_FOUND`. */
   async get(id: string, user: string): Promise<SessionView> {
-    const record = await this.#owned(id, user);
-    const server = (await this.#context.store.readRegistry()).servers[record.serverId];
-    return viewSession(
-      record,
-      server,
-      server !== undefined && isRunning(server) ? (server.process?.pid ?? null) : null,
-    );
+    const record = await this.recordFor(id, user);
+    return await this.#view(record, (await this.#context.store.readRegistry()).servers[record.serverId]);
+  }
+
+  async #view(record: SessionRecord, server: ServerRecord | undefined): Promise<SessionView> {
+    const { store, config } = this.#context;
+    const pid = server !== undefined && isRunning(server) ? (server.process?.pid ?? null) : null;
+    const surroundings = { server, pid, lease: await store.readLease(record.id), ttlMs: config.session.ttlMs };
+    return viewSession(record, surroundings);
   }
 
   /**
    * Deletes sessions for good, one after the other, on disk and in the store. Deleting what is gone is success. With
-   * `user`, sessions of others are treated as not there.
+   * `user`, sessions of others are treated as not there; members may not delete.
    *
-   * @throws FleetError `FLEET_SESSION_BUSY` when one is in a turn, `FLEET_SESSION_AMBIGUOUS`; those before it are gone.
+   * @throws FleetError `FLEET_SESSION_BUSY` when one is in a turn, `FLEET_SESSION_LOCKED` when one is under a lease,
+   * `FLEET_SESSION_AMBIGUOUS`; those before it are gone.
    */
   async delete(ids: readonly string[], user?: string): Promise<string[]> {
-    const { store, config } = this.#context;
+    const { store } = this.#context;
     const { servers } = await store.readRegistry();
     for (const id of ids) {
-      const record = await store.readSession(id);
-      if (user !== undefined && record !== null && record.owner !== user) continue;
-      for (const server of holders(Object.values(servers), id, record, user)) {
-        await deleteSessionState(server, id, config.health.timeoutMs);
-      }
-      await store.deleteSession(id);
+      const lease = await store.readLease(id);
+      if (lease !== null) throw sessionLocked(id, lease);
+      await this.#deleteOne(id, user, servers);
     }
     return [...ids];
   }
 
-  async #createIn(connection: ConnectedClient, record: SessionRecord, options: ResumeOptions): Promise<OpenSession> {
-    const config = sessionConfig(this.#context.config, record, await this.#context.provider(), options.session);
-    const creating = connection.client.createSession({ ...config, sessionId: record.id });
-    const session = await answer(creating, connection, options.signal);
-    return new OpenSession(session, this.#context.store, connection);
+  async #deleteOne(id: string, user: string | undefined, servers: Registry["servers"]): Promise<void> {
+    const { store, config } = this.#context;
+    const record = await store.readSession(id);
+    if (user !== undefined && record !== null && record.owner !== user) return;
+    for (const server of holders(Object.values(servers), id, record, user)) {
+      await deleteSessionState(server, id, config.health.timeoutMs);
+    }
+    await store.deleteSession(id);
+    this.#opened.delete(id);
   }
 
-  /** The record if the user may use the session; a session found only on the user's own server is recorded now. */
-  async #owned(id: string, user: string): Promise<SessionRecord> {
+  /**
+   * The record if the user may use the session; a session found only on the user's own server is recorded now.
+   *
+   * @throws FleetError `FLEET_SESSION_NOT_FOUND`.
+   */
+  async recordFor(id: string, user: string): Promise<SessionRecord> {
     const { store } = this.#context;
     const record = await store.readSession(id);
     if (record !== null) {
-      if (record.owner === user) return record;
+      if (mayUse(record, user)) return record;
       throw sessionNotFound(id);
     }
     const server = (await store.readRegistry()).servers[serverIdOf(user)];
@@ -239,20 +248,144 @@ export class Sessions {
       await store.createSession(found);
       return found;
     } catch (error) {
-      if (isFleetError(error, "FLEET_SESSION_EXISTS")) return await this.#owned(id, user); // recorded by another just now
+      if (isFleetError(error, "FLEET_SESSION_EXISTS")) return await this.recordFor(id, user); // by another just now
       throw error;
     }
   }
 
-  async #connect(user: string, signal: AbortSignal): Promise<{ server: ServerRecord; connection: ConnectedClient }> {
-    const { server } = await this.#context.pool.serverOf(user, { signal });
-    return { server, connection: await this.#context.clients.to(server, {}, signal) };
+  async #serverForNew({ user, signal }: CreateOptions): Promise<ServerRecord> {
+    const { pool, config } = this.#context;
+    const placed =
+      config.isolation === "shared"
+        ? await pool.sharedServerFor(user, { signal })
+        : await pool.serverOf(user, { signal });
+    return placed.server;
+  }
+
+  /**
+   * The server that a recorded session is opened on: its owner's own, or the shared one that has it. Two servers must
+   * never have one session in memory, so only who holds its lease, and finds it unloaded, may take it elsewhere.
+   */
+  async #serverFor(record: SessionRecord, options: ResumeOptions): Promise<ServerRecord> {
+    const { pool, store } = this.#context;
+    const { signal } = options;
+    if (record.serverId === serverIdOf(record.owner)) return (await pool.serverOf(record.owner, { signal })).server;
+    if (options.lease === undefined) return await pool.shared(record.serverId, { signal });
+    const { servers } = await store.readRegistry();
+    const holder = Object.values(servers).find(
+      (server) => server.isolation === "shared" && isRunning(server) && isLoaded(server, record.id),
+    );
+    const target = holder ?? (await pool.sharedServerFor(options.user, { signal })).server;
+    await options.lease.check();
+    if (target.id !== record.serverId) {
+      await store.updateSession(record.id, (draft) => {
+        draft.serverId = target.id;
+      });
+    }
+    return target;
+  }
+
+  async #open(record: SessionRecord, server: ServerRecord, options: OpenOptions): Promise<OpenSession> {
+    const attached = await this.#attachTo(record, server, options);
+    this.#opened.set(record.id, options);
+    return new OpenSession(record, attached, this);
+  }
+
+  /** Loads the session in the server's memory, within the cap, and attaches this process's connection to it. */
+  async #attachTo(record: SessionRecord, server: ServerRecord, options: OpenOptions): Promise<Attachment> {
+    const { config, store, clients } = this.#context;
+    const { id } = record;
+    const folder = readSessionFolder(server.home, id);
+    if (folder?.hasHistory !== true && record.turns > 0) throw sessionLost(record);
+    using _use = await admit(server, id, {
+      store,
+      answerMs: config.health.timeoutMs,
+      maxActive: config.session.maxActive,
+      waitMs: options.waitMs ?? OPEN_WAIT_MS,
+      signal: options.signal,
+    });
+    noteOpened(server, id);
+    const empty = server.isolation === "shared" ? { mode: "empty" as const, baseDirectory: server.home } : {};
+    const connection = await clients.to(server, empty, options.signal);
+    const settings = sessionConfig(
+      await this.#surroundings(server, record.owner, options.signal),
+      record,
+      options.session,
+    );
+    const request =
+      folder?.hasHistory === true
+        ? connection.client.resumeSession(id, settings)
+        : connection.client.createSession({ ...settings, sessionId: id });
+    return { session: await answer(request, connection, options.signal), connection, server };
+  }
+
+  async #surroundings({ isolation }: ServerRecord, owner: string, signal: AbortSignal) {
+    const { config, env } = this.#context;
+    const source = isolation === "shared" ? tokenSourceFromConfig(config.auth, owner) : null;
+    const gitHubToken = source === null ? null : await resolveGitHubToken(source, { user: owner, env, signal });
+    return { config, isolation, gitHubToken, provider: await this.#context.provider() };
+  }
+
+  async attach(record: SessionRecord): Promise<Attachment> {
+    const opened = this.#opened.get(record.id);
+    const signal = AbortSignal.timeout(REATTACH_MS);
+    const current = await this.recordFor(record.id, opened?.user ?? record.owner);
+    const options = { ...opened, user: opened?.user ?? record.owner, signal };
+    return await this.#attachTo(current, await this.#serverFor(current, options), options);
+  }
+
+  async permit(
+    record: SessionRecord,
+    options: SendOptions,
+    user = this.#opened.get(record.id)?.user ?? record.owner,
+  ): Promise<{ lease: HeldLease; owned: boolean } | null> {
+    if (options.lease !== undefined) return { lease: options.lease, owned: false };
+    // A private session needs none, but respects the one that somebody took.
+    const { store } = this.#context;
+    if (record.kind === "private" && (await store.readLease(record.id)) === null) return null;
+    return { lease: await this.takeLease(record.id, user, options), owned: true };
+  }
+
+  /** Takes the lease on a session for the length of something short. @throws FleetError `FLEET_SESSION_LOCKED`. */
+  async takeLease(
+    id: string,
+    user: string,
+    { waitMs, signal }: { waitMs?: number | undefined; signal?: AbortSignal | undefined },
+  ): Promise<HeldLease> {
+    const { leases, config } = this.#context;
+    return await leases.acquire({
+      sessionId: id,
+      holder: user,
+      ttlMs: config.lock.ttlMs,
+      waitMs: waitMs ?? OPEN_WAIT_MS,
+      ...(signal === undefined ? {} : { signal }),
+    });
+  }
+
+  async used(id: string): Promise<void> {
+    await this.#context.store.updateSession(id, (record) => {
+      record.lastUsedAt = new Date().toISOString();
+      record.turns += 1;
+    });
+  }
+
+  async end(id: string): Promise<void> {
+    // Under a lease of this very use, if under any: nobody else is asked.
+    await this.#deleteOne(id, undefined, (await this.#context.store.readRegistry()).servers);
   }
 }
 
+function mayUse(record: SessionRecord, user: string): boolean {
+  return record.owner === user || record.members.includes(user);
+}
+
+function isLoaded(server: ServerRecord, id: string): boolean {
+  return server.process !== null && isLoadedBy(server.home, id, server.process.pid);
+}
+
 /**
- * The servers in whose homes a session to be deleted lies. Unrecorded ids are unique within a home only, so without a
- * user one that lies in several homes is nobody's in particular.
+ * The servers through which a session's state is to be deleted. Unrecorded ids are unique within a home only, so without
+ * a user one that lies in several homes is nobody's in particular.
  */
 function holders(
   servers: ServerRecord[],
@@ -261,7 +394,7 @@ function holders(
   user: string | undefined,
 ): ServerRecord[] {
   if (record !== null) return servers.filter((server) => server.id === record.serverId);
-  const found = servers.filter((server) => readSessionFolder(server.home, id) !== null);
+  const found = servers.filter((server) => server.user !== null && readSessionFolder(server.home, id) !== null);
   if (user !== undefined) return found.filter((server) => server.user === user);
   if (found.length <= 1) return found;
   throw new FleetError("FLEET_SESSION_AMBIGUOUS", `${found.length} users have a session ${quote(id)}.`, {
@@ -284,80 +417,7 @@ function foundRecord(server: ServerRecord, id: string): SessionRecord {
     createdAt: (folder?.createdAt ?? new Date()).toISOString(),
     lastUsedAt: (folder?.modifiedAt ?? new Date()).toISOString(),
     ttlMs: null,
+    usedBy: null,
     turns: 0,
   };
-}
-
-function sessionExists(id: string): FleetError {
-  return new FleetError("FLEET_SESSION_EXISTS", `Session ${quote(id)} exists already.`, {
-    suggestions: ["Choose another --id, or leave it out for a new one.", `copilotfleet resume ${id} --user USER`],
-  });
-}
-
-function sessionNotFound(id: string): FleetError {
-  return new FleetError("FLEET_SESSION_NOT_FOUND", `There is no session ${quote(id)} for this user.`, {
-    suggestions: ["copilotfleet list --user USER"],
-  });
-}
-
-function sessionLost(record: SessionRecord): FleetError {
-  return new FleetError(
-    "FLEET_SESSION_LOST",
-    `Session ${quote(record.id)} had ${record.turns} turns, and its history is no longer on disk.`,
-    { suggestions: [`copilotfleet delete ${record.id}`] },
-  );
-}
-
-/**
- * What the server answers to a request of the SDK, which has no deadline of its own, and none at the server's end.
- *
- * @throws FleetError `FLEET_SERVER_LOST`, `FLEET_SERVER_UNREACHABLE`, `FLEET_MODEL_UNCONFIGURED`, `FLEET_SESSION_ID_INVALID`;
- * the signal's own reason if the caller gave up.
- */
-async function answer<T>(request: Promise<T>, { closed }: ConnectedClient, signal: AbortSignal): Promise<T> {
-  const lost = closed.then((): never => {
-    throw new FleetError("FLEET_SERVER_LOST", "The server ended before it answered.", {
-      suggestions: ["Run the command again: the server is started anew."],
-    });
-  });
-  try {
-    return await abortable(Promise.race([request, lost]), signal);
-  } catch (cause) {
-    if (!signal.aborted || cause !== signal.reason) return explained(cause);
-    if (!(cause instanceof DOMException && cause.name === "TimeoutError")) throw cause;
-    throw new FleetError("FLEET_SERVER_UNREACHABLE", "The server did not answer in time.", {
-      cause,
-      suggestions: ["copilotfleet ps", "copilotfleet restart --user USER --force"],
-    });
-  }
-}
-
-/** The runtime's own words for what a user can mend say nothing about what to do in a fleet. */
-function explained(error: unknown): never {
-  const message = error instanceof Error ? error.message : "";
-  // Runtimes differ in what they take: 1.0.85 takes no dot, whatever the contract allows.
-  const [, id] = /request with invalid sessionId: (.+)$/s.exec(message) ?? [];
-  if (id !== undefined) {
-    throw new FleetError("FLEET_SESSION_ID_INVALID", `This runtime does not take the session id ${quote(id)}.`, {
-      cause: error,
-      suggestions: ["Use letters, digits, _ and - only."],
-    });
-  }
-  if (
-    /No GitHub OAuth token or Copilot HMAC key provided|Session was not created with authentication info/i.test(message)
-  ) {
-    throw new FleetError(
-      "FLEET_MODEL_UNCONFIGURED",
-      "The server has no GitHub token and no model provider is configured.",
-      {
-        cause: error,
-        suggestions: [
-          "copilotfleet spawn --user USER --token-env GITHUB_TOKEN",
-          'Set "provider" or "auth" in .copilotfleet.json.',
-          "COPILOTFLEET_PROVIDER_TYPE=echo tries everything without an account.",
-        ],
-      },
-    );
-  }
-  throw error;
 }

@@ -1,6 +1,5 @@
-import { join } from "node:path";
 import { folderBytes, readSessionFolder, type SessionFolder } from "../runtime/session-state.js";
-import type { ServerRecord, SessionRecord, SessionState } from "../store/store.js";
+import type { Lease, ServerRecord, SessionRecord, SessionState } from "../store/store.js";
 
 /** A session as `--json` and the library show it. Times are ISO 8601 in UTC. */
 export interface SessionView {
@@ -18,15 +17,22 @@ export interface SessionView {
   ttlMs: number | null;
   /** Bytes of its state on disk. */
   sizeBytes: number;
-  lease: null;
+  /** The lease in force, never with its token. */
+  lease: Lease | null;
 }
 
-/** Looks at the record, at its folder and at the server that should hold it. `runningPid` is null if none runs. */
-export function viewSession(
-  record: SessionRecord,
-  server: ServerRecord | undefined,
-  runningPid: number | null,
-): SessionView {
+export interface SessionSurroundings {
+  /** The server that should hold it. */
+  server: ServerRecord | undefined;
+  /** That server's process, null if none runs. */
+  pid: number | null;
+  lease: Lease | null;
+  /** The configured TTL, for a session without one of its own. */
+  ttlMs: number;
+}
+
+/** Looks at the record, at its folder and at the server that should hold it. */
+export function viewSession(record: SessionRecord, { server, pid, lease, ttlMs }: SessionSurroundings): SessionView {
   const folder = server === undefined ? null : readSessionFolder(server.home, record.id);
   return {
     id: record.id,
@@ -36,13 +42,13 @@ export function viewSession(
     members: record.members,
     persistence: record.persistence,
     serverId: record.serverId,
-    state: stateOf(record, folder, runningPid),
+    state: stateOf(record, folder, pid),
     model: record.model,
     createdAt: record.createdAt,
     lastUsedAt: record.lastUsedAt,
-    ttlMs: record.ttlMs,
-    sizeBytes: folder === null ? 0 : folderBytes(join(folder.path)),
-    lease: null,
+    ttlMs: record.ttlMs ?? ttlMs,
+    sizeBytes: folder === null ? 0 : folderBytes(folder.path),
+    lease,
   };
 }
 

@@ -76,6 +76,8 @@ export const SCHEMA = 1;
 export interface Registry {
   /** By server id. */
   servers: Record<string, ServerRecord>;
+  /** How many users were placed in turn (`round-robin`); counts up. Absent: none yet. */
+  placed?: number;
 }
 
 export type Isolation = "per-user" | "shared";
@@ -180,14 +182,16 @@ export interface SessionRecord {
   kind: "private" | "collaborative";
   members: string[];
   persistence: "persistent" | "ephemeral";
-  /** The server whose home holds its state. */
+  /** The server that has it, or had it last: the only one that may open it, see `Sessions`. */
   serverId: string;
   model: string | null;
   /** ISO 8601, UTC. */
   createdAt: string;
   lastUsedAt: string;
-  /** Milliseconds after the last use until gc may delete it; null: never by age of its own. */
+  /** Milliseconds after the last use until gc may delete it; null: as the fleet's configuration has it. */
   ttlMs: number | null;
+  /** The process that uses an ephemeral session at the moment: with its end the session's is due. */
+  usedBy: ProcessIdentity | null;
   /** Turns that went through the fleet: one that had any must have a history on disk. */
   turns: number;
 }

@@ -1,0 +1,30 @@
+import { FleetCommand } from "../cli/base-command.js";
+import { integerFlag, optionalSessionArg, usage } from "../cli/flags.js";
+import { renderTable } from "../cli/table.js";
+import type { EvictionResult } from "../sessions/eviction.js";
+
+export default class Evict extends FleetCommand {
+  static override summary = "Unload idle sessions from the servers' memory. Their state stays.";
+  static override description = "A session in a turn, under a lease or just being opened is skipped, and says why.";
+  static override examples = ["<%= config.bin %> evict SESSION", "<%= config.bin %> evict --max 10"];
+  static override strict = false;
+  static override args = { session: optionalSessionArg };
+  static override flags = {
+    max: integerFlag("max", "unload the least recently used until at most N are in memory", { min: 0, max: 1_000_000 }),
+  };
+
+  async run(): Promise<EvictionResult> {
+    const { argv, flags } = await this.parse(Evict);
+    const ids = argv as string[];
+    if (ids.length > 0 === (flags.max !== undefined)) throw usage("Give ids of sessions, or --max N.");
+    return await this.withFleet(async (fleet) => {
+      const result = await fleet.evict(flags.max === undefined ? { ids } : { max: flags.max });
+      const rows = [
+        ...result.evicted.map((id) => [id, "evicted"]),
+        ...result.skipped.map(({ id, reason }) => [id, `skipped: ${reason}`]),
+      ];
+      this.log(rows.length === 0 ? "Nothing to evict." : renderTable(["SESSION", "OUTCOME"], rows));
+      return result;
+    });
+  }
+}

@@ -1,0 +1,58 @@
+import { createHash } from "node:crypto";
+import type { Config } from "../config/schema.js";
+import type { Registry } from "../store/store.js";
+import { loadedSessions } from "./drain.js";
+import { isRunning } from "./server.js";
+
+export type Strategy = Config["pool"]["strategy"];
+
+export function sharedServerId(index: number): string {
+  return `shared-${index}`;
+}
+
+/** The ids of all shared servers: as many as are configured, and those that were added by hand. */
+export function sharedServerIds(registry: Registry, configured: number): string[] {
+  const ids = new Set(Array.from({ length: configured }, (_, index) => sharedServerId(index + 1)));
+  for (const server of Object.values(registry.servers)) if (server.isolation === "shared") ids.add(server.id);
+  return [...ids];
+}
+
+/** The lowest numbered shared server that does not run. */
+export function nextSharedServer(registry: Registry): string {
+  for (let index = 1; ; index++) {
+    const server = registry.servers[sharedServerId(index)];
+    if (server === undefined || (!isRunning(server) && server.claim === null)) return sharedServerId(index);
+  }
+}
+
+/**
+ * The server with the highest score for this user (rendezvous hashing, Thaler and Ravishankar 1998): always the same one,
+ * and when servers come or go only the users of those move.
+ */
+export function stickyServer(user: string, ids: readonly string[]): string {
+  let best = "";
+  let highest = "";
+  for (const id of ids) {
+    const score = createHash("sha256").update(`${user}\0${id}`).digest("hex");
+    if (best === "" || score > highest) {
+      best = id;
+      highest = score;
+    }
+  }
+  return best;
+}
+
+/** The server with the fewest sessions in memory; one that does not run has none. Ties go to the first. */
+export function leastLoadedServer(registry: Registry, ids: readonly string[]): string {
+  let best = "";
+  let fewest = Number.POSITIVE_INFINITY;
+  for (const id of ids) {
+    const server = registry.servers[id];
+    const load = server !== undefined && isRunning(server) ? loadedSessions(server).length : 0;
+    if (load < fewest) {
+      best = id;
+      fewest = load;
+    }
+  }
+  return best;
+}

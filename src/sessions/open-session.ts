@@ -1,0 +1,155 @@
+import type { CopilotSession, SessionEvent } from "@github/copilot-sdk";
+import type { ConnectedClient } from "../runtime/client/connect.js";
+import { runTurn, type TurnOptions, type TurnReply } from "../runtime/client/turn.js";
+import { abortable, deadline, either } from "../runtime/deadline.js";
+import type { ServerRecord, SessionRecord } from "../store/store.js";
+import type { HeldLease } from "./leases.js";
+import { explained } from "./problems.js";
+import { markUse } from "./use-marks.js";
+
+/** A session as one connection has it. */
+export interface Attachment {
+  session: CopilotSession;
+  connection: ConnectedClient;
+  server: ServerRecord;
+}
+
+/** What an open session needs of those who opened it. */
+export interface SessionKeeper {
+  /** Loads the session again after it was unloaded, or after its server or connection ended. */
+  attach(record: SessionRecord): Promise<Attachment>;
+  /** The lease that a turn needs, or null if it needs none; `owned` if it is to be released after the turn. */
+  permit(record: SessionRecord, options: SendOptions): Promise<{ lease: HeldLease; owned: boolean } | null>;
+  /** Records a turn that ended. */
+  used(id: string): Promise<void>;
+  /** Deletes an ephemeral session whose use has ended. */
+  end(id: string): Promise<void>;
+}
+
+export interface SendOptions extends TurnOptions {
+  /** A lease on the session that the caller holds; it is checked right before the prompt goes out. */
+  lease?: HeldLease;
+  /** How long to wait for a lease that somebody else holds, in milliseconds. Default: 30,000. */
+  waitMs?: number;
+}
+
+const GOODBYE_MS = 2_000;
+
+/** A session that this process uses. It may be evicted or lose its server between turns: the next turn loads it again. */
+export class OpenSession {
+  readonly record: SessionRecord;
+  readonly #keeper: SessionKeeper;
+  #attached: Attachment;
+  #lost = false;
+  /** The record of the last turn, being written: the reply does not wait for the disk. */
+  #recording: Promise<unknown> = Promise.resolve(undefined);
+
+  constructor(record: SessionRecord, attached: Attachment, keeper: SessionKeeper) {
+    this.record = record;
+    this.#attached = attached;
+    this.#keeper = keeper;
+    this.#watch(attached);
+    // The SDK's own sendAndWait hangs until its time-out when the server ends during the turn; this one does not.
+    attached.session.sendAndWait = async (message, timeout = 60_000) => {
+      const { event } = await this.send(message, { timeoutMs: timeout });
+      return event;
+    };
+  }
+
+  /** The SDK's session. It stays the same when the session is unloaded and loaded again on a living connection. */
+  get session(): CopilotSession {
+    return this.#attached.session;
+  }
+
+  /** One turn. @throws as {@link runTurn}; `FLEET_SESSION_LOCKED`, `FLEET_LEASE_LOST`, `FLEET_SESSIONS_EXHAUSTED`. */
+  async send(message: string | Parameters<CopilotSession["send"]>[0], options: SendOptions = {}): Promise<TurnReply> {
+    const permit = await this.#keeper.permit(this.record, options);
+    try {
+      if (this.#lost) await this.#reattach();
+      try {
+        return await this.#turn(message, options, permit?.lease);
+      } catch (error) {
+        // Evicted since the last turn, so nothing of this one has happened.
+        if (!isUnloaded(error)) throw error;
+        await this.#reattach();
+        return await this.#turn(message, options, permit?.lease);
+      }
+    } finally {
+      if (permit?.owned === true) await permit.lease.release();
+    }
+  }
+
+  async #turn(
+    message: string | Parameters<CopilotSession["send"]>[0],
+    options: TurnOptions,
+    lease: HeldLease | undefined,
+  ): Promise<TurnReply> {
+    const { session, connection, server } = this.#attached;
+    const prompt = typeof message === "string" ? { prompt: message } : message;
+    using _use = await markUse(server, session.sessionId);
+    await lease?.check();
+    // A turn whose lease is lost is aborted: the next holder's must not run into it.
+    using stop = either(options.signal, lease?.signal);
+    const reply = await runTurn(session, connection.closed, prompt, { ...options, signal: stop.signal }).catch(
+      explained,
+    );
+    await this.#record();
+    return reply;
+  }
+
+  async #reattach(): Promise<void> {
+    const before = this.#attached.session;
+    const attached = await this.#keeper.attach(this.record);
+    this.#lost = false;
+    this.#watch(attached);
+    // Whoever listens to the first session object goes on hearing what happens.
+    if (attached.session !== before) attached.session.on((event) => dispatch(before, event));
+    this.#attached = attached;
+  }
+
+  #watch({ connection }: Attachment): void {
+    void connection.closed.then(() => {
+      if (this.#attached.connection === connection) this.#lost = true;
+    });
+  }
+
+  /** Resolves when all turns are recorded. @throws FleetError when one could not be. */
+  async recorded(): Promise<void> {
+    const failure = await this.#recording;
+    if (failure !== undefined) throw failure;
+  }
+
+  /** Begins to record a turn, once the one before is recorded. */
+  async #record(): Promise<void> {
+    await this.recorded();
+    this.#recording = this.#keeper.used(this.record.id).then(
+      () => undefined,
+      (error: unknown) => error,
+    );
+  }
+
+  /**
+   * Leaves the session: it is unloaded when nobody else is attached. Its state stays, unless it is ephemeral: then its
+   * use has ended (with `park` it has not, and the session waits for the next one to use it).
+   */
+  async close(options: { park?: boolean } = {}): Promise<void> {
+    await this.recorded();
+    const { session, connection } = this.#attached;
+    {
+      using limit = deadline(GOODBYE_MS);
+      // A server that died or hangs has nothing more to say, and what it holds goes with the connection.
+      await abortable(Promise.race([session.disconnect(), connection.closed]), limit.signal).catch(() => null);
+    }
+    if (this.record.persistence === "ephemeral" && options.park !== true) await this.#keeper.end(this.record.id);
+  }
+}
+
+function isUnloaded(error: unknown): boolean {
+  return error instanceof Error && /session not found/i.test(error.message);
+}
+
+/** `_dispatchEvent` is how the SDK's client hands an event to a session; a session without it hears nothing more. */
+function dispatch(session: CopilotSession, event: SessionEvent): void {
+  const { _dispatchEvent } = session as unknown as { _dispatchEvent?: (event: SessionEvent) => void };
+  _dispatchEvent?.call(session, event);
+}

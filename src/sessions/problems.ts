@@ -1,0 +1,86 @@
+import { FleetError, quote } from "../errors.js";
+import type { ConnectedClient } from "../runtime/client/connect.js";
+import { abortable } from "../runtime/deadline.js";
+import type { Lease, SessionRecord } from "../store/store.js";
+
+export function sessionExists(id: string): FleetError {
+  return new FleetError("FLEET_SESSION_EXISTS", `Session ${quote(id)} exists already.`, {
+    suggestions: ["Choose another --id, or leave it out for a new one.", `copilotfleet resume ${id} --user USER`],
+  });
+}
+
+export function sessionNotFound(id: string): FleetError {
+  return new FleetError("FLEET_SESSION_NOT_FOUND", `There is no session ${quote(id)} for this user.`, {
+    suggestions: ["copilotfleet list --user USER"],
+  });
+}
+
+export function sessionLost(record: SessionRecord): FleetError {
+  return new FleetError(
+    "FLEET_SESSION_LOST",
+    `Session ${quote(record.id)} had ${record.turns} turns, and its history is no longer on disk.`,
+    { suggestions: [`copilotfleet delete ${record.id}`] },
+  );
+}
+
+/**
+ * What the server answers to a request of the SDK, which has no deadline of its own, and none at the server's end.
+ *
+ * @throws FleetError `FLEET_SERVER_LOST`, `FLEET_SERVER_UNREACHABLE`, `FLEET_MODEL_UNCONFIGURED`, `FLEET_SESSION_ID_INVALID`;
+ * the signal's own reason if the caller gave up.
+ */
+export async function answer<T>(request: Promise<T>, { closed }: ConnectedClient, signal: AbortSignal): Promise<T> {
+  const lost = closed.then((): never => {
+    throw new FleetError("FLEET_SERVER_LOST", "The server ended before it answered.", {
+      suggestions: ["Run the command again: the server is started anew."],
+    });
+  });
+  try {
+    return await abortable(Promise.race([request, lost]), signal);
+  } catch (cause) {
+    if (!signal.aborted || cause !== signal.reason) return explained(cause);
+    if (!(cause instanceof DOMException && cause.name === "TimeoutError")) throw cause;
+    throw new FleetError("FLEET_SERVER_UNREACHABLE", "The server did not answer in time.", {
+      cause,
+      suggestions: ["copilotfleet ps", "copilotfleet restart --user USER --force"],
+    });
+  }
+}
+
+/** The runtime's own words for what a user can mend say nothing about what to do in a fleet. */
+export function explained(error: unknown): never {
+  const message = error instanceof Error ? error.message : "";
+  // Runtimes differ in what they take: 1.0.85 takes no dot, whatever the contract allows.
+  const [, id] = /request with invalid sessionId: (.+)$/s.exec(message) ?? [];
+  if (id !== undefined) {
+    throw new FleetError("FLEET_SESSION_ID_INVALID", `This runtime does not take the session id ${quote(id)}.`, {
+      cause: error,
+      suggestions: ["Use letters, digits, _ and - only."],
+    });
+  }
+  if (
+    /No GitHub OAuth token or Copilot HMAC key provided|Session was not created with authentication info/i.test(message)
+  ) {
+    throw new FleetError(
+      "FLEET_MODEL_UNCONFIGURED",
+      "The server has no GitHub token and no model provider is configured.",
+      {
+        cause: error,
+        suggestions: [
+          "copilotfleet spawn --user USER --token-env GITHUB_TOKEN",
+          'Set "provider" or "auth" in .copilotfleet.json.',
+          "COPILOTFLEET_PROVIDER_TYPE=echo tries everything without an account.",
+        ],
+      },
+    );
+  }
+  throw error;
+}
+
+export function sessionLocked(id: string, lease: Lease): FleetError {
+  return new FleetError(
+    "FLEET_SESSION_LOCKED",
+    `Session ${quote(id)} is under a lease of ${quote(lease.holder)} for another ${Math.ceil(lease.remainingMs / 1_000)} s.`,
+    { suggestions: [`copilotfleet lock ${id} --show`, "Try again when it is released."] },
+  );
+}
