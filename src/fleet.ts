@@ -332,7 +332,8 @@ export class Fleet implements AsyncDisposable {
   async evict(what: { ids: readonly string[] } | { max: number }): Promise<EvictionResult> {
     const { servers } = await this.#store.readRegistry();
     const context = { store: this.#store, answerMs: this.config.health.timeoutMs };
-    return await evict(Object.values(servers), what, context);
+    const checked = "ids" in what ? { ids: what.ids.map((id) => validateSessionId(id)) } : what;
+    return await evict(Object.values(servers), checked, context);
   }
 
   /** Sessions of all users, or of one, the latest used first. */

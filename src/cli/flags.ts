@@ -19,6 +19,8 @@ export const userFlag = Flags.string(user);
 export const requiredUserFlag = Flags.string({ ...user, required: true });
 
 /** oclif would otherwise read an argument that is not given from standard input, say from the list of a `while read`. */
+export const optionalSessionArg = Args.string({ description: "ids of sessions" });
+
 export const sessionArg = Args.string({
   description: "id of the session",
   required: true,

@@ -1,15 +1,15 @@
-import { existsSync, mkdirSync, readdirSync } from "node:fs";
-import { rename, rm } from "node:fs/promises";
+import { readdirSync } from "node:fs";
+import { rename } from "node:fs/promises";
 import { join } from "node:path";
 import { setImmediate as yieldToOthers } from "node:timers/promises";
 import { FleetError, isFleetError, quote, systemCode } from "../../errors.js";
 import type { SessionRecord } from "../store.js";
 import type { StoreContext } from "./context.js";
 import { type Base, Document } from "./document.js";
-import { closeQuietly, makeFolder, scratchName, syncFolder, writeNewFile } from "./durable.js";
-import { busyError, corruptError, mediumError } from "./failures.js";
+import { scratchName, syncFolder } from "./durable.js";
+import { corruptError, mediumError } from "./failures.js";
 import { readHead } from "./head.js";
-import { encodeRevision, revisionName } from "./revision.js";
+import { createDocument, discard } from "./new-document.js";
 import { assertSessionId, isSessionId } from "./session-id.js";
 
 const KEEP = 2;
@@ -37,47 +37,10 @@ export class SessionRecords {
     return base && parseRecord(base.data);
   }
 
-  /**
-   * The folder appears under its name by one rename, with the first revision in it. Numbers start at the time, in units
-   * that no writer can keep up with, and not at 1: so a writer that was suspended while the record was deleted and created
-   * again can link only a number below those of the new record, where it counts for nothing.
-   */
   async create(record: SessionRecord): Promise<void> {
-    const target = this.#folderOf(record.id);
-    const until = performance.now() + this.#context.deadlineMs;
-    try {
-      while (!(await this.#tryCreate(record, target))) {
-        if (performance.now() > until)
-          throw busyError(target, "could not be created: what was half made was always swept");
-      }
-    } catch (error) {
-      throw mediumError("write", target, error);
-    }
-  }
-
-  /** @returns false when a sweep took the half-made folder for an orphan. */
-  async #tryCreate(record: SessionRecord, target: string): Promise<boolean> {
-    this.#context.ensureRoot();
-    makeFolder(this.#folder);
-    if (existsSync(target)) throw existsError(record.id);
-    const temp = join(this.#context.root, scratchName("tmp"));
-    try {
-      mkdirSync(temp, { mode: 0o700 });
-      const rev = Date.now() * 1000;
-      const bytes = encodeRevision(rev, scratchName("tmp"), JSON.stringify(record));
-      await closeQuietly(await writeNewFile(join(temp, revisionName(rev)), bytes));
-      await syncFolder(temp);
-      await rename(temp, target);
-    } catch (error) {
-      await discard(temp);
-      const code = systemCode(error);
-      // Also for an id that differs in case only, where the file system takes the two for one.
-      if (code === "ENOTEMPTY" || code === "EEXIST") throw existsError(record.id);
-      if (code === "ENOENT") return false;
-      throw error;
-    }
-    await syncFolder(this.#folder);
-    return true;
+    const created = await createDocument(this.#context, this.#folderOf(record.id), JSON.stringify(record));
+    if (created) return;
+    throw new FleetError("FLEET_SESSION_EXISTS", `There is already a session ${quote(record.id)}.`);
   }
 
   async update<T>(id: string, change: (draft: SessionRecord) => T): Promise<T> {
@@ -200,13 +163,4 @@ export class SessionRecords {
 
 function parseRecord(data: string): SessionRecord {
   return JSON.parse(data) as SessionRecord;
-}
-
-function existsError(id: string): FleetError {
-  return new FleetError("FLEET_SESSION_EXISTS", `There is already a session ${quote(id)}.`);
-}
-
-/** What stays behind is swept later. */
-async function discard(path: string): Promise<void> {
-  await rm(path, { recursive: true, force: true }).catch(() => "swept later");
 }
