@@ -2,7 +2,7 @@ import type { Lease, LeaseAnswer, LeaseRequest, Registry, SessionRecord, Store }
 import type { StepHook } from "./commit.js";
 import type { StoreContext } from "./context.js";
 import { Document } from "./document.js";
-import { Leases } from "./leases.js";
+import { LeaseRecords } from "./lease-records.js";
 import { loadRegistry, parseRegistry, registryFolder, registrySpec } from "./registry.js";
 import { SessionRecords } from "./session-records.js";
 import { checkStateFolder, ensureStateFolder } from "./state-folder.js";
@@ -36,7 +36,7 @@ class FolderStore implements FileStore {
   readonly #root: string;
   readonly #registry: Document<Registry>;
   readonly #sessions: SessionRecords;
-  readonly #leases: Leases;
+  readonly #leases: LeaseRecords;
   readonly #warnings = new Set<string>();
   readonly #warn = (message: string): void => void this.#warnings.add(message);
   #swept = false;
@@ -53,7 +53,7 @@ class FolderStore implements FileStore {
     };
     this.#registry = new Document(registrySpec(shared));
     this.#sessions = new SessionRecords(shared);
-    this.#leases = new Leases(shared);
+    this.#leases = new LeaseRecords(shared);
   }
 
   async readRegistry(): Promise<Registry> {
@@ -82,7 +82,10 @@ class FolderStore implements FileStore {
 
   async deleteSession(id: string): Promise<boolean> {
     checkStateFolder(this.#root);
-    return this.#sessions.delete(id);
+    const deleted = await this.#sessions.delete(id);
+    // In this order: whoever holds the lease holds it until the record is gone.
+    await this.#leases.delete(id);
+    return deleted;
   }
 
   async listSessions(): Promise<SessionRecord[]> {
@@ -107,10 +110,12 @@ class FolderStore implements FileStore {
   }
 
   async readLease(sessionId: string): Promise<Lease | null> {
+    checkStateFolder(this.#root);
     return this.#leases.read(sessionId);
   }
 
   async checkLease(sessionId: string, token: string): Promise<Lease> {
+    checkStateFolder(this.#root);
     return this.#leases.check(sessionId, token);
   }
 
@@ -123,12 +128,14 @@ class FolderStore implements FileStore {
   async close(): Promise<void> {
     await this.#registry.pending;
     await this.#sessions.settled();
+    await this.#leases.settled();
   }
 
   async sweep(): Promise<void> {
     checkStateFolder(this.#root);
-    const folders = [this.#root, registryFolder(this.#root), ...this.#sessions.folders()];
-    for (const folder of folders) await sweepFolder(folder);
+    await this.#leases.sweepOrphans((id) => this.#sessions.has(id));
+    const documents = [...this.#sessions.folders(), ...this.#leases.folders()];
+    for (const folder of [this.#root, registryFolder(this.#root), ...documents]) await sweepFolder(folder);
   }
 
   /** A record's own folder is swept by each commit in it, as is the registry's. */

@@ -1,40 +1,239 @@
-import { FleetError } from "../../errors.js";
+import { existsSync, readdirSync } from "node:fs";
+import { rename } from "node:fs/promises";
+import { join } from "node:path";
+import { FleetError, isFleetError, quote, systemCode } from "../../errors.js";
 import type { Lease, LeaseAnswer, LeaseRequest } from "../store.js";
 import type { StoreContext } from "./context.js";
+import { type Base, Document } from "./document.js";
+import { scratchName } from "./durable.js";
+import { corruptError, mediumError } from "./failures.js";
+import { readHead } from "./head.js";
+import { now, remaining } from "./lease-clock.js";
+import {
+  acquire,
+  emptyState,
+  type Granted,
+  hashToken,
+  held,
+  inForce,
+  type LeaseState,
+  leaseLost,
+  leave,
+  release,
+  renew,
+} from "./lease-state.js";
+import { createDocument, discard } from "./new-document.js";
+import { assertSessionId, isSessionId } from "./session-id.js";
 
-/** One document a session with its lease and the queue for it. */
-export class Leases {
+const KEEP = 2;
+
+/**
+ * One document a session, made when its first lease is asked for and kept until the session is deleted: so taking a lease
+ * costs the same however many sessions there are.
+ */
+export class LeaseRecords {
   readonly #context: StoreContext;
+  readonly #folder: string;
+  /** Those with an update under way. */
+  readonly #documents = new Map<string, Document<LeaseState>>();
 
   constructor(context: StoreContext) {
     this.#context = context;
+    this.#folder = join(context.root, "leases");
   }
 
-  acquire(_request: LeaseRequest): Promise<LeaseAnswer> {
-    throw this.#missing();
+  async acquire(request: LeaseRequest): Promise<LeaseAnswer> {
+    const { sessionId, holder, ttlMs, placeMs, steal } = request;
+    const wanted = { holder, ttlMs, placeMs, tokenHash: hashToken(request.token), stealReason: steal?.reason ?? null };
+    for (;;) {
+      const answer = await this.#update(sessionId, (state) => acquire(state, wanted, now()));
+      if (answer === undefined) {
+        const state = JSON.stringify(emptyState(sessionId, Date.now()));
+        await createDocument(this.#context, this.#folderOf(sessionId), state);
+      } else if (answer.granted === null) {
+        const { current, ahead } = answer;
+        return { granted: false, lease: current && viewLease(sessionId, current), ahead };
+      } else {
+        const lease = viewLease(sessionId, answer.granted);
+        // Its commit may have taken longer than it lasts.
+        return lease.remainingMs > 0 ? { granted: true, lease } : { granted: false, lease: null, ahead: 0 };
+      }
+    }
   }
 
-  leave(_sessionId: string, _token: string): Promise<void> {
-    throw this.#missing();
+  async leave(sessionId: string, token: string): Promise<void> {
+    const tokenHash = hashToken(token);
+    await this.#update(sessionId, (state) => leave(state, tokenHash));
   }
 
-  renew(_sessionId: string, _token: string, _ttlMs: number): Promise<Lease> {
-    throw this.#missing();
+  async renew(sessionId: string, token: string, ttlMs: number): Promise<Lease> {
+    const tokenHash = hashToken(token);
+    const granted = await this.#update(sessionId, (state) => renew(state, tokenHash, ttlMs, now()));
+    if (granted === undefined) throw leaseLost(sessionId);
+    const lease = viewLease(sessionId, granted);
+    if (lease.remainingMs === 0) throw leaseLost(sessionId);
+    return lease;
   }
 
-  release(_sessionId: string, _token: string): Promise<void> {
-    throw this.#missing();
+  async release(sessionId: string, token: string): Promise<void> {
+    const tokenHash = hashToken(token);
+    const released = await this.#update(sessionId, (state) => {
+      release(state, tokenHash, now());
+      return true;
+    });
+    if (released === undefined) throw leaseLost(sessionId);
   }
 
-  read(_sessionId: string): Lease | null {
-    return null;
+  read(sessionId: string): Lease | null {
+    const state = this.#read(sessionId);
+    const lease = state && inForce(state, now());
+    return lease && viewLease(sessionId, lease);
   }
 
-  check(_sessionId: string, _token: string): Lease {
-    throw this.#missing();
+  check(sessionId: string, token: string): Lease {
+    const state = this.#read(sessionId);
+    if (state === null) throw leaseLost(sessionId);
+    return viewLease(sessionId, held(state, hashToken(token), now()));
   }
 
-  #missing(): FleetError {
-    return new FleetError("FLEET_INTERNAL", `Leases in ${this.#context.root} are not there yet.`);
+  /** Ends the lease and drops the queue: the session is gone. Nothing of it need be durable, as no lease survives a boot. */
+  async delete(sessionId: string): Promise<void> {
+    const target = this.#folderOf(sessionId);
+    if (!existsSync(target)) return;
+    if (this.#mayGoBack(sessionId)) {
+      await this.#update(sessionId, (state) => {
+        state.lease = null;
+        state.queue = [];
+      });
+      return;
+    }
+    const trash = join(this.#context.root, scratchName("trash"));
+    try {
+      await rename(target, trash);
+    } catch (error) {
+      if (systemCode(error) === "ENOENT") return;
+      throw mediumError("write", target, error);
+    }
+    await discard(trash);
   }
+
+  /** Removes documents of sessions that are not recorded, and that nobody holds or waits for. */
+  async sweepOrphans(isRecorded: (sessionId: string) => boolean): Promise<void> {
+    for (const id of this.#ids()) {
+      if (isRecorded(id)) continue;
+      const state = this.#read(id);
+      if (state !== null && inForce(state, now()) === null) await this.delete(id);
+    }
+  }
+
+  /** The folders of all documents. */
+  folders(): string[] {
+    return this.#ids().map((id) => join(this.#folder, id));
+  }
+
+  async settled(): Promise<void> {
+    await Promise.all([...this.#documents.values()].map(({ pending }) => pending));
+  }
+
+  /** @returns undefined when there is no document. */
+  async #update<T>(sessionId: string, change: (draft: LeaseState) => T): Promise<T | undefined> {
+    const document = this.#documents.get(sessionId) ?? this.#open(sessionId);
+    this.#documents.set(sessionId, document);
+    try {
+      return await document.update(change);
+    } catch (error) {
+      if (error instanceof Missing) return undefined;
+      throw error;
+    } finally {
+      if (document.pending === undefined) this.#documents.delete(sessionId);
+    }
+  }
+
+  #open(sessionId: string): Document<LeaseState> {
+    const { deadlineMs, onStep, checkRoot } = this.#context;
+    return new Document({
+      folder: this.#folderOf(sessionId),
+      keep: KEEP,
+      deadlineMs,
+      onStep,
+      parse: parseState,
+      prepare: checkRoot,
+      load: () => {
+        const base = this.#load(sessionId);
+        if (base === null) throw new Missing();
+        return base;
+      },
+      // Most of those who come only look: waiting for each other would cost them more than a retry now and then.
+      enter: async () => async () => undefined,
+      committed: async () => undefined,
+    });
+  }
+
+  #read(sessionId: string): LeaseState | null {
+    const base = this.#load(sessionId);
+    return base && parseState(base.data);
+  }
+
+  #load(sessionId: string): Base | null {
+    const folder = this.#folderOf(sessionId);
+    const head = readHead(folder, KEEP);
+    if (head === undefined) return null;
+    if (head.data === undefined) {
+      const why = head.damaged.map(({ rev, reason }) => `revision ${rev}: ${reason}`).join("; ");
+      throw corruptError(folder, why || "its folder is empty", `mv ${folder} ${this.#folder}-corrupt-${sessionId}`);
+    }
+    for (const { rev, reason } of head.damaged) {
+      const session = quote(sessionId);
+      this.#context.warn(
+        `Revision ${rev} of the lease on ${session} is damaged (${reason}); went back to ${head.rev}.`,
+      );
+    }
+    const damaged = head.damaged.map(({ rev }) => rev);
+    return { rev: head.rev, top: head.top, next: head.top + 1, data: head.data, damaged };
+  }
+
+  /**
+   * Whether fences could go back if the document were deleted now, since a new one begins at the time: the clock was set
+   * back, or leases changed hands faster than it ticks. One that is not readable may go, or nothing could clear it away.
+   */
+  #mayGoBack(sessionId: string): boolean {
+    try {
+      return (this.#read(sessionId)?.fence ?? 0) >= Date.now();
+    } catch (error) {
+      if (isFleetError(error, "FLEET_STATE_CORRUPT")) return false;
+      throw error;
+    }
+  }
+
+  #folderOf(sessionId: string): string {
+    assertSessionId(sessionId);
+    return join(this.#folder, sessionId);
+  }
+
+  #ids(): string[] {
+    try {
+      return readdirSync(this.#folder).filter(isSessionId);
+    } catch (error) {
+      if (systemCode(error) === "ENOENT") return [];
+      throw mediumError("read", this.#folder, error);
+    }
+  }
+}
+
+/** There is no document: never seen by callers of the store. */
+class Missing extends FleetError {
+  constructor() {
+    super("FLEET_INTERNAL", "There is no lease document.");
+  }
+}
+
+function parseState(data: string): LeaseState {
+  return JSON.parse(data) as LeaseState;
+}
+
+/** As callers see it. Without the token's hash, and with what is left now, not at the time of the commit. */
+function viewLease(sessionId: string, granted: Granted): Lease {
+  const { holder, fence, acquiredAt, expiresAt, ttlMs, stealReason } = granted;
+  const remainingMs = remaining(granted.end, now());
+  return { sessionId, holder, fence, acquiredAt, expiresAt, remainingMs, ttlMs, stealReason };
 }

@@ -1,4 +1,4 @@
-import { readdirSync } from "node:fs";
+import { existsSync, readdirSync } from "node:fs";
 import { rename } from "node:fs/promises";
 import { join } from "node:path";
 import { setImmediate as yieldToOthers } from "node:timers/promises";
@@ -85,6 +85,11 @@ export class SessionRecords {
       if (record !== null) records.push(record);
     }
     return records;
+  }
+
+  /** Whether there is a record, readable or not. */
+  has(id: string): boolean {
+    return existsSync(this.#folderOf(id));
   }
 
   /** The folders of all records. */
