@@ -2,6 +2,7 @@ import { defineConfig } from "vitest/config";
 
 /** The same torture tests as `npm test`, at full length: each reads `SOAK` for its size. */
 export default defineConfig({
+  resolve: { alias: { copilotfleet: new URL("./src/index.ts", import.meta.url).pathname } },
   test: {
     include: ["test/faults/**/*.test.ts"],
     env: { SOAK: "1" },

@@ -1,0 +1,32 @@
+/**
+ * POST /team-chat {message}: one conversation of a team. Each turn happens under the session's lease, so every member
+ * gets the answer to the own message, however many write at once and however many copies of this service run.
+ * Run: TEAM=alice,bob npx tsx examples/team-chat.ts
+ */
+import { type Fleet, isFleetError } from "copilotfleet";
+import { newApp, serve, userOf } from "./server.js";
+
+const SESSION = "team-project-review";
+
+export function teamChatApp(fleet: Fleet, [owner = "", ...members]: readonly string[]) {
+  return newApp((app) => {
+    app.post("/team-chat", async (request, response) => {
+      await ensureSession(fleet, owner, members);
+      const { reply } = await fleet.exchange(SESSION, request.body.message, { user: userOf(request), waitMs: 60_000 });
+      response.json({ content: reply.text });
+    });
+  });
+}
+
+async function ensureSession(fleet: Fleet, owner: string, members: readonly string[]): Promise<void> {
+  try {
+    const session = await fleet.createSession({ user: owner, sessionId: SESSION, members });
+    await fleet.leaveSession(session);
+  } catch (error) {
+    if (!isFleetError(error, "FLEET_SESSION_EXISTS")) throw error;
+  }
+}
+
+if (process.argv[1] === import.meta.filename) {
+  await serve((fleet) => teamChatApp(fleet, (process.env.TEAM ?? "").split(",")));
+}

@@ -1,0 +1,137 @@
+import { mkdtemp, readdir, rm } from "node:fs/promises";
+import type { Server } from "node:http";
+import type { AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { Express } from "express";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { analyzeApp } from "../../examples/analyze.js";
+import { chatApp } from "../../examples/chat.js";
+import { conversationApp } from "../../examples/conversation.js";
+import { teamChatApp } from "../../examples/team-chat.js";
+import { Fleet } from "../../src/index.js";
+
+/** The guide's applications, rewritten: each with two copies on one state, as behind a load balancer. */
+
+let folder: string;
+const fleets: Fleet[] = [];
+const servers: Server[] = [];
+
+async function openFleet(): Promise<Fleet> {
+  const fleet = await Fleet.open({
+    cwd: folder,
+    env: {
+      ...process.env,
+      COPILOTFLEET_HOME: join(folder, "state"),
+      COPILOTFLEET_PROVIDER_TYPE: "echo",
+      COPILOTFLEET_PORTS_FROM: "28900",
+      COPILOTFLEET_PORTS_TO: "28999",
+      COPILOT_OFFLINE: "true",
+    },
+  });
+  fleets.push(fleet);
+  return fleet;
+}
+
+async function start(app: Express): Promise<string> {
+  const server = await new Promise<Server>((resolve) => {
+    const listening = app.listen(0, "127.0.0.1", () => resolve(listening));
+  });
+  servers.push(server);
+  return `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+}
+
+async function post(
+  url: string,
+  user: string,
+  body: unknown,
+): Promise<{ status: number; body: Record<string, unknown> }> {
+  const response = await fetch(url, {
+    method: "POST",
+    headers: { "content-type": "application/json", "x-authenticated-user": user },
+    body: JSON.stringify(body),
+  });
+  return { status: response.status, body: (await response.json()) as Record<string, unknown> };
+}
+
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "copilotfleet-examples-"));
+});
+
+afterAll(async () => {
+  for (const server of servers) server.close();
+  const [fleet] = fleets;
+  if (fleet !== undefined) {
+    const running = (await fleet.servers()).filter(({ pid }) => pid !== null);
+    await fleet.stop(
+      running.map(({ id }) => id),
+      { force: true },
+    );
+  }
+  await Promise.all(fleets.map((open) => open.close()));
+  await rm(folder, { recursive: true, force: true });
+});
+
+describe("/chat", () => {
+  it("keeps one conversation for each user, across copies of the service", async () => {
+    const [one, two] = [await start(chatApp(await openFleet())), await start(chatApp(await openFleet()))];
+    expect((await post(`${one}/chat`, "alice", { message: "hi" })).body).toEqual({ content: "[turn 1] hi" });
+    expect((await post(`${two}/chat`, "alice", { message: "more" })).body).toEqual({ content: "[turn 2] more" });
+    expect((await post(`${two}/chat`, "bob", { message: "hi" })).body).toEqual({ content: "[turn 1] hi" });
+  });
+
+  it("refuses what is not a user", async () => {
+    const url = await start(chatApp(await openFleet()));
+    const { status, body } = await post(`${url}/chat`, "../etc", { message: "hi" });
+    expect(status).toBe(400);
+    expect(body).toMatchObject({ error: { code: "FLEET_USER_INVALID" } });
+  });
+});
+
+describe("/team-chat", () => {
+  it("gives each member the answer to the own message, in one history", async () => {
+    const team = ["alice", "bob", "carol"];
+    const urls = await Promise.all(team.map(async () => await start(teamChatApp(await openFleet(), team))));
+    const asked = team.flatMap((user, index) => [0, 1, 2].map((round) => ({ user, index, text: `${user} ${round}` })));
+    const replies = await Promise.all(
+      asked.map(async ({ user, index, text }) => ({
+        text,
+        ...(await post(`${urls[index]}/team-chat`, user, { message: text })),
+      })),
+    );
+    for (const { text, body } of replies) expect(body.content).toMatch(new RegExp(`^\\[turn \\d+\\] ${text}$`));
+    const turns = replies.map(({ body }) => Number(/\d+/.exec(String(body.content))?.[0])).sort((a, b) => a - b);
+    expect(turns).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    expect((await post(`${urls[0]}/team-chat`, "mallory", { message: "hi" })).status).toBe(404);
+  });
+});
+
+describe("/api/analyze", () => {
+  it("answers and leaves nothing, not even on disk", async () => {
+    const fleet = await openFleet();
+    const url = await start(analyzeApp(fleet));
+    expect((await post(`${url}/api/analyze`, "dora", { prompt: "sum" })).body).toEqual({ result: "[turn 1] sum" });
+    expect((await post(`${url}/api/analyze`, "dora", { prompt: "sum" })).body).toEqual({ result: "[turn 1] sum" });
+    expect(await fleet.sessions("dora")).toEqual([]);
+    expect(await readdir(join((await fleet.serverOf("dora")).home, "session-state"))).toEqual([]);
+  });
+});
+
+describe("/api/chat", () => {
+  it("starts, goes on after a crash of the server, is nobody else's, and ends", async () => {
+    const fleet = await openFleet();
+    const url = await start(conversationApp(fleet));
+    const { sessionId } = (await post(`${url}/api/chat/start`, "erin", {})).body;
+    const say = async (user: string, message: string) =>
+      await post(`${url}/api/chat/message`, user, { sessionId, message });
+    expect((await say("erin", "one")).body).toEqual({ content: "[turn 1] one" });
+    const { pid } = await fleet.serverOf("erin");
+    if (pid !== null) process.kill(pid, "SIGKILL");
+    expect((await say("erin", "two")).body).toEqual({ content: "[turn 2] two" });
+    expect((await say("frank", "mine?")).status).toBe(404);
+    expect((await post(`${url}/api/chat/end`, "frank", { sessionId })).body).toEqual({ success: true });
+    expect((await say("erin", "three")).body).toEqual({ content: "[turn 3] three" });
+    expect((await post(`${url}/api/chat/end`, "erin", { sessionId })).body).toEqual({ success: true });
+    expect((await say("erin", "four")).status).toBe(404);
+  });
+});
