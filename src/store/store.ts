@@ -38,6 +38,13 @@ export interface Store {
   /** Removes a record; resolves with whether there was one. */
   deleteSession(id: string): Promise<boolean>;
 
+  /**
+   * Removes those of the records that `agree` says yes to, each atomically: it is asked about the newest state, a change
+   * that came before is in it, and one that comes after finds no record. It may be asked more than once, and must be free
+   * of effects. Resolves with the ids of those that this very call removed.
+   */
+  deleteSessions(ids: readonly string[], agree: (record: SessionRecord) => boolean): Promise<string[]>;
+
   /** All records, in no particular order. A record that is created or deleted meanwhile may or may not be there. */
   listSessions(): Promise<SessionRecord[]>;
 
@@ -62,6 +69,9 @@ export interface Store {
 
   /** The lease if it is in force and the token's. @throws FleetError `FLEET_LEASE_LOST`. */
   checkLease(sessionId: string, token: string): Promise<Lease>;
+
+  /** Removes what writers that were killed left behind. Every write does so where it writes; this does it everywhere. */
+  sweep(): Promise<void>;
 
   /** Problems met while reading, each repaired or worked around already, for a command to show. Emptied by the call. */
   takeWarnings(): string[];

@@ -197,6 +197,62 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         expect(await store.updateSession("a", (draft) => ++draft.turns)).toBe(1);
       });
 
+      it("deletes those of many that the caller agrees to, and tells which", async () => {
+        for (const [id, turns] of [
+          ["a", 1],
+          ["b", 2],
+          ["c", 1],
+        ] as const) {
+          await store.createSession(sessionRecord(id, { turns }));
+        }
+        const deleted = await store.deleteSessions(["a", "b", "c", "nobody"], ({ turns }) => turns === 1);
+        expect(deleted.toSorted()).toEqual(["a", "c"]);
+        expect(await store.listSessions()).toEqual([sessionRecord("b", { turns: 2 })]);
+        expect(await store.readSession("a")).toBeNull();
+        await expect(store.updateSession("a", () => 1)).rejects.toMatchObject({ code: "FLEET_SESSION_NOT_FOUND" });
+        await store.createSession(sessionRecord("a"));
+        expect(await store.readSession("a")).toEqual(sessionRecord("a"));
+        expect(await store.deleteSessions([], () => true)).toEqual([]);
+      });
+
+      it("deletes each of many once when several do it", async () => {
+        const other = await opened.reopen();
+        const ids = Array.from({ length: 30 }, (_, index) => `s${index}`);
+        for (const id of ids) await store.createSession(sessionRecord(id));
+        const both = await Promise.all([store, other].map((each) => each.deleteSessions(ids, () => true)));
+        expect(both.flat().toSorted()).toEqual(ids.toSorted());
+        expect(await other.listSessions()).toEqual([]);
+        await other.close();
+      });
+
+      it("either deletes a record or lets it be changed, with many at it", async () => {
+        const other = await opened.reopen();
+        const ids = Array.from({ length: 30 }, (_, index) => `s${index}`);
+        for (const id of ids) await store.createSession(sessionRecord(id));
+        const changing = ids.map((id) =>
+          other
+            .updateSession(id, (draft) => ++draft.turns)
+            .then(
+              () => [id],
+              () => [],
+            ),
+        );
+        const deleted = await store.deleteSessions(ids, ({ turns }) => turns === 0);
+        const changed = (await Promise.all(changing)).flat();
+        expect([...deleted, ...changed].toSorted()).toEqual(ids.toSorted());
+        expect((await store.listSessions()).map(({ id }) => id).toSorted()).toEqual(changed.toSorted());
+        await other.close();
+      });
+
+      it("passes on what the caller's look at a record throws, and deletes nothing then", async () => {
+        await store.createSession(sessionRecord("a"));
+        const look = () => {
+          throw new Error("no");
+        };
+        await expect(store.deleteSessions(["a"], look)).rejects.toThrow("no");
+        expect(await store.readSession("a")).toEqual(sessionRecord("a"));
+      });
+
       it("tells ids apart by case, or refuses the second one", async () => {
         await store.createSession(sessionRecord("Abc"));
         const second = await store.createSession(sessionRecord("abc", { owner: "bob" })).then(

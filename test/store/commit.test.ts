@@ -213,3 +213,56 @@ describe("concurrent updates of one instance", () => {
     expect(await readdir(join(root, "registry"))).toEqual(["0000000000000001.json"]);
   });
 });
+
+describe("a deletion of many records that is suspended", () => {
+  const unchanged = ({ turns }: { turns: number }) => turns === 0;
+
+  it.each(STEPS.slice(0, -1))("after it was %s: a change that came first is seen, and kept", async (step) => {
+    const root = await temporaryRoot();
+    const others = openFileStore(root);
+    await others.createSession(sessionRecord("a"));
+    const store = sleeper(root, step, async () => void (await others.updateSession("a", (draft) => ++draft.turns)));
+    expect(await store.deleteSessions(["a"], unchanged)).toEqual([]);
+    expect(await others.readSession("a")).toMatchObject({ turns: 1 });
+  });
+
+  it("after its tombstone stood: a change that comes later finds no record", async () => {
+    const root = await temporaryRoot();
+    const others = openFileStore(root);
+    await others.createSession(sessionRecord("a"));
+    const store = sleeper(root, "linked", async () => {
+      await expect(others.updateSession("a", (draft) => ++draft.turns)).rejects.toMatchObject({
+        code: "FLEET_SESSION_NOT_FOUND",
+      });
+      expect(await others.readSession("a")).toBeNull();
+      expect(await others.listSessions()).toEqual([]);
+    });
+    expect(await store.deleteSessions(["a"], unchanged)).toEqual(["a"]);
+    expect(await readdir(join(root, "sessions"))).toEqual([]);
+  });
+
+  it.each(STEPS)("after it was %s: the record that was created anew meanwhile stays", async (step) => {
+    const root = await temporaryRoot();
+    const others = openFileStore(root);
+    await others.createSession(sessionRecord("a"));
+    const store = sleeper(root, step, async () => {
+      await others.deleteSession("a");
+      await others.createSession(sessionRecord("a", { turns: 5 }));
+    });
+    await store.deleteSessions(["a"], unchanged);
+    expect(await others.readSession("a")).toEqual(sessionRecord("a", { turns: 5 }));
+  });
+
+  it("was killed after its tombstone stood: the id can be used again", async () => {
+    const root = await temporaryRoot();
+    const others = openFileStore(root);
+    await others.createSession(sessionRecord("a"));
+    const store = sleeper(root, "linked", async () => {
+      throw new Error("killed");
+    });
+    await expect(store.deleteSessions(["a"], unchanged)).rejects.toThrow("killed");
+    expect(await others.readSession("a")).toBeNull();
+    await others.createSession(sessionRecord("a", { owner: "bob" }));
+    expect(await others.readSession("a")).toMatchObject({ owner: "bob" });
+  });
+});

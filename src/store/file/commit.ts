@@ -49,16 +49,19 @@ export interface Commit {
   /** How many revisions stay. */
   keep: number;
   onStep?: StepHook | undefined;
+  /** False: it need not outlive a power cut. It is as atomic, and costs no wait for the disk. */
+  durable?: boolean;
 }
 
 /** @returns false when another writer was first, or the folder went away: read again and retry. */
-export async function commitRevision({ folder, parent, data, keep, onStep }: Commit): Promise<boolean> {
+export async function commitRevision(commit: Commit): Promise<boolean> {
+  const { folder, parent, data, keep, onStep, durable = true } = commit;
   await onStep?.("read");
   if (!(await acceptParent(folder, parent, onStep))) return false;
   await onStep?.("marked");
 
   const temp = join(folder, scratchName("tmp"));
-  const handle = await writeTemp(temp, encodeRevision(parent.next, basename(temp), data));
+  const handle = await writeTemp(temp, encodeRevision(parent.next, basename(temp), data), durable);
   if (handle === undefined) return false;
   try {
     await onStep?.("written");
@@ -69,6 +72,7 @@ export async function commitRevision({ folder, parent, data, keep, onStep }: Com
     await closeQuietly(handle);
     await unlinkQuietly(temp);
   }
+  if (!durable) return true;
   if (!(await syncIfThere(folder))) return false;
   await prune(folder, parent.next - keep);
   return true;
@@ -91,10 +95,10 @@ async function acceptParent(folder: string, parent: Parent, onStep: StepHook | u
 }
 
 /** @returns undefined when the folder went away. */
-async function writeTemp(path: string, bytes: Buffer): Promise<FileHandle | undefined> {
+async function writeTemp(path: string, bytes: Buffer, durable: boolean): Promise<FileHandle | undefined> {
   let handle: FileHandle;
   try {
-    handle = await writeNewFile(path, bytes);
+    handle = await writeNewFile(path, bytes, durable);
   } catch (error) {
     if (systemCode(error) === "ENOENT") return undefined;
     throw error;

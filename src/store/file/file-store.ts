@@ -12,8 +12,6 @@ const DEADLINE_MS = 30_000;
 
 export interface FileStore extends Store {
   readonly kind: "file";
-  /** Removes what killed writers left anywhere in the store. Every write does so where it writes. */
-  sweep(): Promise<void>;
 }
 
 export interface FileStoreOptions {
@@ -86,6 +84,11 @@ class FolderStore implements FileStore {
     // In this order: whoever holds the lease holds it until the record is gone.
     await this.#leases.delete(id);
     return deleted;
+  }
+
+  async deleteSessions(ids: readonly string[], agree: (record: SessionRecord) => boolean): Promise<string[]> {
+    checkStateFolder(this.#root);
+    return this.#sessions.deleteMany(ids, agree);
   }
 
   async listSessions(): Promise<SessionRecord[]> {

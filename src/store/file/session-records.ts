@@ -1,9 +1,10 @@
-import { existsSync, readdirSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync } from "node:fs";
 import { rename } from "node:fs/promises";
 import { join } from "node:path";
 import { setImmediate as yieldToOthers } from "node:timers/promises";
 import { FleetError, isFleetError, quote, systemCode } from "../../errors.js";
 import type { SessionRecord } from "../store.js";
+import { commitRevision } from "./commit.js";
 import type { StoreContext } from "./context.js";
 import { type Base, Document } from "./document.js";
 import { scratchName, syncFolder } from "./durable.js";
@@ -13,6 +14,9 @@ import { createDocument, discard } from "./new-document.js";
 import { assertSessionId, isSessionId } from "./session-id.js";
 
 const KEEP = 2;
+/** What the last revision of a deleted record holds, until its folder is gone. */
+const TOMBSTONE = "null";
+const DELETIONS_AT_ONCE = 16;
 /** Reading is synchronous: after this many records everything else in the process gets its turn. */
 const RECORDS_AT_ONCE = 100;
 
@@ -38,9 +42,19 @@ export class SessionRecords {
   }
 
   async create(record: SessionRecord): Promise<void> {
-    const created = await createDocument(this.#context, this.#folderOf(record.id), JSON.stringify(record));
-    if (created) return;
+    const make = () => createDocument(this.#context, this.#folderOf(record.id), JSON.stringify(record));
+    if ((await make()) || ((await this.#makeRoom(record.id)) && (await make()))) return;
     throw new FleetError("FLEET_SESSION_EXISTS", `There is already a session ${quote(record.id)}.`);
+  }
+
+  /** Clears away a record that was deleted by somebody who died before its folder was gone. */
+  async #makeRoom(id: string): Promise<boolean> {
+    if (readHead(this.#folderOf(id), KEEP)?.data !== TOMBSTONE) return false;
+    const trash = join(this.#context.root, scratchName("trash"));
+    mkdirSync(trash, { mode: 0o700 });
+    await this.#buryTombstone(id, trash);
+    await discard(trash);
+    return true;
   }
 
   async update<T>(id: string, change: (draft: SessionRecord) => T): Promise<T> {
@@ -74,6 +88,57 @@ export class SessionRecords {
     }
     await discard(trash);
     return true;
+  }
+
+  /** As {@link Store.deleteSessions}. Forced to the disk once for all of them. */
+  async deleteMany(ids: readonly string[], agree: (record: SessionRecord) => boolean): Promise<string[]> {
+    if (ids.length === 0 || !existsSync(this.#folder)) return [];
+    const trash = join(this.#context.root, scratchName("trash"));
+    const deleted: string[] = [];
+    const queue = ids.values();
+    const worker = async () => {
+      for (const id of queue) if (await this.#deleteIf(id, agree, trash)) deleted.push(id);
+    };
+    try {
+      mkdirSync(trash, { mode: 0o700 });
+      const ends = await Promise.allSettled(Array.from({ length: DELETIONS_AT_ONCE }, worker));
+      if (deleted.length > 0) await syncFolder(this.#folder);
+      for (const end of ends) if (end.status === "rejected") throw end.reason;
+    } catch (error) {
+      throw mediumError("write", this.#folder, error);
+    } finally {
+      await discard(trash);
+    }
+    return deleted;
+  }
+
+  /**
+   * The tombstone is the deletion: whoever wants to change the record after it finds none, and whoever changed it before
+   * is seen by `agree`. Moving the folder away afterwards only makes room.
+   */
+  async #deleteIf(id: string, agree: (record: SessionRecord) => boolean, trash: string): Promise<boolean> {
+    const folder = this.#folderOf(id);
+    const { onStep } = this.#context;
+    for (;;) {
+      const parent = this.#load(id);
+      if (parent === null || !agree(parseRecord(parent.data))) return false;
+      if (!(await commitRevision({ folder, parent, data: TOMBSTONE, keep: KEEP, onStep, durable: false }))) continue;
+      await this.#buryTombstone(id, trash);
+      return true;
+    }
+  }
+
+  /** Takes the folder of a deleted record out of the way, unless a new record has its id by now. */
+  async #buryTombstone(id: string, trash: string): Promise<void> {
+    const folder = this.#folderOf(id);
+    const buried = join(trash, id);
+    try {
+      await rename(folder, buried);
+      // Only after a suspension between the two: somebody else buried it, and created it anew.
+      if (readHead(buried, KEEP)?.data !== TOMBSTONE) await rename(buried, folder);
+    } catch (error) {
+      if (systemCode(error) !== "ENOENT") throw error; // buried by somebody else
+    }
   }
 
   async list(): Promise<SessionRecord[]> {
@@ -146,6 +211,7 @@ export class SessionRecords {
       const why = head.damaged.map(({ rev, reason }) => `revision ${rev}: ${reason}`).join("; ");
       throw corruptError(folder, why || "its folder is empty", `mv ${folder} ${this.#folder}-corrupt-${id}`);
     }
+    if (head.data === TOMBSTONE) return null;
     // Two ids that differ in case share a folder on some file systems.
     if (parseRecord(head.data).id !== id) return null;
     for (const { rev, reason } of head.damaged) {
