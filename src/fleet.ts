@@ -11,14 +11,15 @@ import type { TurnReply } from "./runtime/client/turn.js";
 import { provenEndpoint } from "./runtime/probe.js";
 import { type EvictionResult, evict } from "./sessions/eviction.js";
 import { newSessionId, validateSessionId, validateUser } from "./sessions/ids.js";
-import { Leases } from "./sessions/leases.js";
+import { acquireOptions, type LockOptions } from "./sessions/lease-options.js";
+import { type AcquireOptions, type HeldLease, Leases } from "./sessions/leases.js";
 import type { OpenSession, SendOptions } from "./sessions/open-session.js";
 import type { SessionOptions } from "./sessions/session-config.js";
 import { type Exchange, Sessions } from "./sessions/sessions.js";
 import type { SessionView } from "./sessions/view.js";
 import { checkStateFolder } from "./store/file/state-folder.js";
 import { openStore } from "./store/open.js";
-import type { Store, TokenSource } from "./store/store.js";
+import type { Lease, Store, TokenSource } from "./store/store.js";
 
 export interface FleetOptions {
   /** Settings that win over the environment and the files, in the form of a configuration file. */
@@ -352,6 +353,34 @@ export class Fleet implements AsyncDisposable {
     return await this.#sessions.delete(ids, user === undefined ? undefined : validateUser(user));
   }
 
+  /**
+   * Runs `work` under the lease on a session, which is renewed meanwhile and released at the end. Before anything that
+   * must not happen without it: `await lease.check()`.
+   *
+   * @throws what `work` throws; FleetError `FLEET_SESSION_LOCKED` when it could not be had, `FLEET_SESSION_NOT_FOUND` for a
+   * user who is neither owner nor member, `FLEET_LEASE_LOST` when it was lost meanwhile, whatever `work` made of it.
+   */
+  async withSessionLock<T>(id: string, options: LockOptions, work: (lease: HeldLease) => Promise<T>): Promise<T> {
+    return await this.#leases.hold(this.#acquireOptions(id, options), work);
+  }
+
+  /** Takes the lease on a session; it is renewed until it is released or detached. @throws as {@link withSessionLock}. */
+  async lockSession(id: string, options: LockOptions): Promise<HeldLease> {
+    return await this.#leases.acquire(this.#acquireOptions(id, options));
+  }
+
+  /** Ends a lease by its token. @throws FleetError `FLEET_LEASE_LOST` for a wrong one, and one whose lease is over. */
+  async unlockSession(sessionId: string, token: string): Promise<void> {
+    await this.#store.releaseLease(validateSessionId(sessionId), token);
+  }
+
+  /** The lease in force on a session, or null. With `user`: @throws FleetError `FLEET_SESSION_NOT_FOUND`. */
+  async leaseOf(sessionId: string, user?: string): Promise<Lease | null> {
+    const id = validateSessionId(sessionId);
+    if (user !== undefined) await this.#sessions.recordFor(id, validateUser(user));
+    return await this.#store.readLease(id);
+  }
+
   /** Problems with the recorded state that were met and worked around since the last call. */
   takeWarnings(): string[] {
     return this.#store.takeWarnings();
@@ -391,6 +420,11 @@ export class Fleet implements AsyncDisposable {
   #openedProvider(): Promise<OpenedProvider> {
     this.#provider ??= openProvider(this.config.provider, this.#env);
     return this.#provider;
+  }
+
+  #acquireOptions(id: string, options: LockOptions): AcquireOptions {
+    const acquire = acquireOptions(id, options, this.config);
+    return { ...acquire, mayUse: () => this.#sessions.recordFor(acquire.sessionId, acquire.holder) };
   }
 
   #stopOptions(request: StopRequest): StopOptions {

@@ -12,6 +12,13 @@ export const LONGEST_MS = 3650 * DAY_MS;
  */
 export const LONGEST_TIMER_MS = 24 * DAY_MS;
 
+/** A lease shorter than that could not be renewed reliably: a busy machine delays a process by a good part of a second. */
+export const SHORTEST_LEASE_MS = 1_000;
+
+/** "allowed is …" for the TTL of a lease. */
+export const ALLOWED_LEASE_TTL =
+  'a number with a unit (ms, s, m, h, d, w), such as "300s", from 1s to 24d, which is what a timer holds';
+
 // parse-duration reads prose ("5 parsecs" is 5 ms to it, "1e4s" 10,000 s). It does the arithmetic; this decides what is
 // a duration at all. Linear: a digit never starts a unit.
 const GRAMMAR = /^(?:\d+(?:\.\d+)?(?:ms|s|m|h|d|w))+$/;
@@ -28,6 +35,12 @@ export function readDuration(text: string, maxMs: number): number | null {
   if (text.length > LONGEST_TEXT || !GRAMMAR.test(text)) return null;
   const ms = Math.round(parse(text) ?? 0);
   return ms >= 1 && ms <= maxMs ? ms : null;
+}
+
+/** {@link readDuration} for the TTL of a lease. */
+export function readLeaseTtl(text: string): number | null {
+  const ms = readDuration(text, LONGEST_TIMER_MS);
+  return ms !== null && ms >= SHORTEST_LEASE_MS ? ms : null;
 }
 
 /**

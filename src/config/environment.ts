@@ -7,7 +7,14 @@ import { invalidValue, type Origin } from "./problem.js";
 const PREFIX = "COPILOTFLEET_";
 
 /** Variables of the fleet that are no keys: its state folder, and what it tells the processes that it starts. */
-const OTHER_VARIABLES = new Set(["COPILOTFLEET_HOME", "COPILOTFLEET_LAUNCH_ID", "COPILOTFLEET_USER"]);
+const OTHER_VARIABLES = new Set([
+  "COPILOTFLEET_HOME",
+  "COPILOTFLEET_LAUNCH_ID",
+  "COPILOTFLEET_LEASE_FENCE",
+  "COPILOTFLEET_LEASE_SESSION",
+  "COPILOTFLEET_LEASE_TOKEN",
+  "COPILOTFLEET_USER",
+]);
 
 /**
  * What the environment says. Each key has one variable: `session.maxActive` is `COPILOTFLEET_SESSION_MAX_ACTIVE`.

@@ -1,6 +1,13 @@
 import * as v from "valibot";
 import type { FleetErrorCode } from "../errors.js";
-import { allowedDuration, LONGEST_MS, LONGEST_TIMER_MS, readDuration } from "./duration.js";
+import {
+  ALLOWED_LEASE_TTL,
+  allowedDuration,
+  LONGEST_MS,
+  LONGEST_TIMER_MS,
+  readDuration,
+  readLeaseTtl,
+} from "./duration.js";
 import { LARGEST_PORT } from "./number.js";
 import { ALLOWED_SIZE, readSize } from "./size.js";
 import { holdsGitHubToken } from "./text.js";
@@ -70,6 +77,8 @@ const span = (maxMs: number) =>
 export const age = () => span(LONGEST_MS);
 /** What a timer waits for. */
 export const wait = () => span(LONGEST_TIMER_MS);
+/** How long a lease outlives a holder that died. */
+export const leaseTtl = () => text(ALLOWED_LEASE_TTL, readLeaseTtl, { flagCode: "FLEET_DURATION_INVALID" });
 export const size = () => text(ALLOWED_SIZE, readSize, { flagCode: "FLEET_SIZE_INVALID" });
 
 export const isModelName = (name: string) => /^[\x21-\x7e]{1,200}$/.test(name);

@@ -7,6 +7,7 @@ import {
   count,
   flag,
   httpUrl,
+  leaseTtl,
   modelName,
   path,
   port,
@@ -109,7 +110,7 @@ const session = v.pipe(
 );
 
 const lock = v.pipe(
-  v.strictObject({ ttl: v.optional(wait(), "300s") }),
+  v.strictObject({ ttl: v.optional(leaseTtl(), "300s") }),
   v.transform(({ ttl }) => ({ ttlMs: ttl })),
 );
 

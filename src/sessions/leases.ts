@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { setTimeout as delay } from "node:timers/promises";
-import { LONGEST_TIMER_MS } from "../config/duration.js";
+import { ALLOWED_LEASE_TTL, LONGEST_TIMER_MS, SHORTEST_LEASE_MS } from "../config/duration.js";
 import { FleetError, quote } from "../errors.js";
 import type { Lease, LeaseAnswer, Store } from "../store/store.js";
 import { HeldLease } from "./lease-held.js";
@@ -14,10 +14,6 @@ export const LEASE_VARIABLES = {
   fence: "COPILOTFLEET_LEASE_FENCE",
 } as const;
 
-/** A shorter one could not be renewed reliably: a busy machine delays a process by a good part of a second. */
-export const SHORTEST_TTL_MS = 1_000;
-export const LONGEST_TTL_MS = LONGEST_TIMER_MS;
-
 /** How long a waiter may fall silent before it loses its place: what a dead one costs those behind it. */
 const PLACE_MS = 3_000;
 const FIRST_PAUSE_MS = 10;
@@ -25,8 +21,10 @@ const LONGEST_PAUSE_MS = 100;
 
 export interface AcquireOptions {
   sessionId: string;
-  /** The user who is to hold it. That it may use the session is for the caller to know. */
+  /** The user who is to hold it. */
   holder: string;
+  /** Rejects if the holder may not use the session. Asked first, and again after a wait: much may have happened then. */
+  mayUse?: () => Promise<unknown>;
   /** 1 second to 24 days. It is renewed for as long as it is held: this is how long it outlives a holder that died. */
   ttlMs: number;
   /** How long to wait for others, in milliseconds; 0 tries once. */
@@ -48,13 +46,13 @@ export class Leases {
    * Takes the lease on a session, after those who asked before.
    *
    * @throws FleetError `FLEET_SESSION_LOCKED` when it could not be had within `waitMs`, `FLEET_DURATION_INVALID` for a TTL
-   * out of bounds, `FLEET_USAGE_INVALID` for an empty reason; the signal's own reason when that aborts.
+   * out of bounds; the signal's own reason when that aborts.
    */
   async acquire(options: AcquireOptions): Promise<HeldLease> {
     const { sessionId, waitMs, signal } = options;
-    assertTtl(options.ttlMs, "ttlMs");
-    if (options.steal !== undefined) assertReason(options.steal.reason);
+    assertTtl(options.ttlMs);
     signal?.throwIfAborted();
+    await options.mayUse?.();
     const token = randomBytes(32).toString("hex");
     const until = performance.now() + waitMs;
     try {
@@ -63,6 +61,7 @@ export class Leases {
         const answer = await this.#ask(options, token);
         signal?.throwIfAborted();
         if (answer.granted) {
+          if (attempt > 0) await options.mayUse?.();
           return new HeldLease({ store: this.#store, token, lease: answer.lease, asked, adopted: false });
         }
         const left = until - performance.now();
@@ -140,20 +139,9 @@ export class Leases {
   }
 }
 
-/** @throws FleetError `FLEET_DURATION_INVALID`. */
-export function assertTtl(ttlMs: number, name: string): void {
-  if (ttlMs >= SHORTEST_TTL_MS && ttlMs <= LONGEST_TTL_MS) return;
-  throw new FleetError(
-    "FLEET_DURATION_INVALID",
-    `${name} is ${ttlMs} ms: allowed for a lease is ${SHORTEST_TTL_MS / 1_000}s to ${LONGEST_TTL_MS / 86_400_000}d.`,
-    { suggestions: [`Give ${name} a number with a unit, for example "300s"`] },
-  );
-}
-
-/** @throws FleetError `FLEET_USAGE_INVALID`. */
-export function assertReason(reason: string, name = "reason"): void {
-  if (reason.trim() !== "") return;
-  throw new FleetError("FLEET_USAGE_INVALID", `${name} ${quote(reason)} is empty: say why the lease is taken over.`);
+function assertTtl(ttlMs: number): void {
+  if (ttlMs >= SHORTEST_LEASE_MS && ttlMs <= LONGEST_TIMER_MS) return;
+  throw new FleetError("FLEET_DURATION_INVALID", `The TTL is ${ttlMs} ms: allowed is ${ALLOWED_LEASE_TTL}`);
 }
 
 /** Short at first, for leases that last a moment; a waiter at the front is there when the holder's time is over. */
