@@ -9,15 +9,19 @@ import { newApp, serve, userOf } from "./server.js";
 export function analyzeApp(fleet: Fleet) {
   return newApp((app) => {
     app.post("/api/analyze", async (request, response) => {
-      const session = await fleet.createSession({ user: userOf(request), ephemeral: true });
-      try {
-        const { text } = await fleet.send(session, request.body.prompt);
-        response.json({ result: text });
-      } finally {
-        await fleet.leaveSession(session);
-      }
+      response.json({ result: await analyze(fleet, userOf(request), request.body.prompt) });
     });
   });
+}
+
+async function analyze(fleet: Fleet, user: string, prompt: string): Promise<string> {
+  const session = await fleet.createSession({ user, ephemeral: true });
+  try {
+    const { text } = await fleet.send(session, prompt);
+    return text;
+  } finally {
+    await fleet.leaveSession(session);
+  }
 }
 
 if (process.argv[1] === import.meta.filename) await serve(analyzeApp);

@@ -1,0 +1,125 @@
+import { execFile } from "node:child_process";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { Fleet } from "../../src/index.js";
+import { provenEndpoint } from "../../src/runtime/probe.js";
+import { openStore } from "../../src/store/open.js";
+
+const run = promisify(execFile);
+const MEMBER = fileURLToPath(new URL("../fixtures/member.ts", import.meta.url));
+const COUNT = process.env.SOAK === undefined ? 20 : 100;
+
+let folder: string;
+let env: NodeJS.ProcessEnv;
+let fleet: Fleet;
+
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "copilotfleet-team-"));
+  env = {
+    ...process.env,
+    COPILOTFLEET_HOME: join(folder, "state"),
+    COPILOTFLEET_ISOLATION: "shared",
+    COPILOTFLEET_POOL_SERVERS: "2",
+    // Each turn is placed anew, so that the session wanders between two servers with one place for its state.
+    COPILOTFLEET_POOL_STRATEGY: "round-robin",
+    COPILOTFLEET_PROVIDER_TYPE: "echo",
+    COPILOTFLEET_PORTS_FROM: "38900",
+    COPILOTFLEET_PORTS_TO: "38999",
+    COPILOT_OFFLINE: "true",
+  };
+  fleet = await Fleet.open({ cwd: folder, env });
+});
+
+afterAll(async () => {
+  await fleet.stop(
+    (await fleet.servers()).map(({ id }) => id),
+    { force: true },
+  );
+  await fleet.close();
+  await rm(folder, { recursive: true, force: true });
+});
+
+interface Exchange {
+  prompt: string;
+  reply: string;
+}
+
+async function member(name: string, session: string, extra: NodeJS.ProcessEnv = {}): Promise<Exchange[]> {
+  const options = { env: { ...env, MEMBER: name, SESSION: session, COUNT: String(COUNT), ...extra } };
+  const { stdout } = await run(process.execPath, ["--import", "tsx", MEMBER], options);
+  return stdout
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as Exchange);
+}
+
+interface Event {
+  id: string;
+  parentId: string | null;
+  type: string;
+  data: { content?: string };
+}
+
+async function history(session: string): Promise<Event[]> {
+  const path = join(folder, "state", "servers", "shared", "session-state", session, "events.jsonl");
+  return (await readFile(path, "utf8"))
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as Event);
+}
+
+/** Events whose parent already has a child: each is the beginning of another line of history. */
+function forks(events: Event[]): number {
+  const parents = events.map(({ parentId }) => parentId).filter((id) => id !== null);
+  return parents.length - new Set(parents).size;
+}
+
+function misdirected(exchanges: Exchange[]): Exchange[] {
+  return exchanges.filter(({ prompt, reply }) => reply.replace(/^\[turn \d+\] /, "") !== prompt);
+}
+
+async function sharedSession(id: string): Promise<void> {
+  const session = await fleet.createSession({ user: "alice", sessionId: id, members: ["bob"] });
+  await fleet.send(session, "first");
+  await fleet.leaveSession(session);
+}
+
+describe("two members of one session, in separate processes, on two servers with one place for its state", () => {
+  it("get their own answers, in one history without a fork, and nothing is lost", async () => {
+    await sharedSession("with-lease");
+    const exchanges = (await Promise.all([member("alice", "with-lease"), member("bob", "with-lease")])).flat();
+    expect(exchanges).toHaveLength(2 * COUNT);
+    expect(misdirected(exchanges)).toEqual([]);
+    const events = await history("with-lease");
+    expect(forks(events)).toBe(0);
+    const prompts = events.filter(({ type }) => type === "user.message").map(({ data }) => data.content);
+    expect(prompts.toSorted()).toEqual(["first", ...exchanges.map(({ prompt }) => prompt)].toSorted());
+    // The model was shown each turn with all those before it.
+    const turns = exchanges.map(({ reply }) => Number(/\d+/.exec(reply)?.[0]));
+    expect(turns.toSorted((a, b) => a - b)).toEqual(Array.from({ length: 2 * COUNT }, (_, index) => index + 2));
+  });
+
+  it("do damage without the lease, so that the test above can fail", async () => {
+    await sharedSession("without-lease");
+    const { servers } = await openStore("file", join(folder, "state")).readRegistry();
+    const [one, two] = Object.values(servers).filter(({ process: running }) => running !== null);
+    if (one === undefined || two === undefined) throw new Error("two servers should run");
+    const direct = (server: typeof one) => {
+      const { address, port, token } = provenEndpoint(server);
+      return { SERVER_URL: `${address}:${port}`, SERVER_TOKEN: token };
+    };
+    const outcomes = await Promise.allSettled([
+      member("alice", "without-lease", direct(one)),
+      member("bob", "without-lease", direct(two)),
+    ]);
+    const exchanges = outcomes.flatMap((outcome) => (outcome.status === "fulfilled" ? outcome.value : []));
+    const turns = exchanges.map(({ reply }) => reply.split("]")[0]);
+    const damage =
+      forks(await history("without-lease")) + misdirected(exchanges).length + turns.length - new Set(turns).size;
+    expect(damage).toBeGreaterThan(0);
+  });
+});
