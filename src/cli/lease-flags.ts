@@ -1,0 +1,92 @@
+import { Flags } from "@oclif/core";
+import { redact } from "../config/text.js";
+import { FleetError, quote } from "../errors.js";
+import { type LockOptions, parseLeaseTtl, parseReason, parseWait } from "../sessions/lease-options.js";
+
+import { usage, userFlag } from "./flags.js";
+
+/** Checked here so that the message names the flag; the fleet reads the text itself. */
+function textFlag(
+  name: string,
+  description: string,
+  helpValue: string,
+  check: (text: string, name: string) => unknown,
+) {
+  return Flags.string({
+    description,
+    helpValue,
+    parse: async (value) => {
+      check(value, `--${name}`);
+      return value;
+    },
+  });
+}
+
+export const lockFlags = {
+  user: userFlag,
+  ttl: textFlag("ttl", "how long it outlives a holder that died (default: lock.ttl)", "DURATION", parseLeaseTtl),
+  wait: textFlag("wait", "how long to wait for others, 0 tries once (default 30s)", "DURATION", parseWait),
+  show: Flags.boolean({ description: "show who holds it, and take nothing" }),
+  steal: Flags.boolean({ description: "take it at once, whoever holds it" }),
+  reason: textFlag("reason", "why it is taken over, for everybody to see", "TEXT", parseReason),
+};
+
+export interface LockFlags {
+  user?: string | undefined;
+  ttl?: string | undefined;
+  wait?: string | undefined;
+  /** oclif leaves a boolean flag that was not given undefined, whatever its types say. */
+  show: boolean | undefined;
+  steal: boolean | undefined;
+  reason?: string | undefined;
+}
+
+/** @throws FleetError `FLEET_USAGE_INVALID` for what does not go together. */
+export function lockOptions({ user, ttl, wait, steal, reason }: LockFlags): LockOptions {
+  if (user === undefined) throw usage("--user is missing.", ["copilotfleet lock --help"]);
+  if (steal === true && reason === undefined) {
+    throw usage("--steal needs a --reason: say why the lease is taken over.", ['--steal --reason "WHY"']);
+  }
+  if (steal !== true && reason !== undefined) throw usage("--reason goes with --steal only.");
+  return {
+    user,
+    ...(ttl === undefined ? {} : { ttl }),
+    ...(wait === undefined ? {} : { wait }),
+    ...(reason === undefined ? {} : { steal: { reason } }),
+  };
+}
+
+/** @throws FleetError `FLEET_USAGE_INVALID`. */
+export function refuseBesideShow({ ttl, wait, steal, reason }: LockFlags, command: string[] | undefined): void {
+  const given = [
+    ttl === undefined ? [] : "--ttl",
+    wait === undefined ? [] : "--wait",
+    steal === true ? "--steal" : [],
+    reason === undefined ? [] : "--reason",
+    command === undefined ? [] : "a COMMAND",
+  ].flat();
+  if (given.length > 0) throw usage(`--show takes nothing, so ${given.join(" and ")} cannot stand beside it.`);
+}
+
+export const unlockFlags = {
+  token: Flags.string({ description: "what lock printed", helpValue: "TOKEN" }),
+  "token-env": Flags.string({ description: "the environment variable that holds it", helpValue: "VAR" }),
+};
+
+/** A token is a secret for as long as its lease lasts: no message shows it. */
+export function leaseToken(given: { token?: string | undefined; "token-env"?: string | undefined }): string {
+  const { token, "token-env": variable } = given;
+  if ((token === undefined) === (variable === undefined)) {
+    throw usage("Give --token TOKEN or --token-env VAR, one of them.", ["copilotfleet unlock --help"]);
+  }
+  if (variable !== undefined) {
+    const value = process.env[variable];
+    if (value !== undefined && value.trim() !== "") return value.trim();
+    throw new FleetError("FLEET_TOKEN_UNAVAILABLE", `--token-env ${quote(redact(variable))} is not set, or empty.`, {
+      suggestions: [`export ${/^\w+$/.test(variable) ? variable : "VAR"}="$(copilotfleet lock SESSION --user USER)"`],
+    });
+  }
+  if (token === undefined || token.trim() === "")
+    throw usage("--token is empty: the token that lock printed is needed.");
+  return token.trim();
+}

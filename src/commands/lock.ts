@@ -1,0 +1,79 @@
+import { FleetCommand } from "../cli/base-command.js";
+import { sessionArg, usage } from "../cli/flags.js";
+import { renderLease } from "../cli/lease.js";
+import { lockFlags, lockOptions, refuseBesideShow } from "../cli/lease-flags.js";
+import { LeaseSignals } from "../cli/lease-signals.js";
+import { runUnderLease } from "../cli/run-under-lease.js";
+import type { LockOptions } from "../sessions/lease-options.js";
+import type { Lease } from "../store/store.js";
+
+interface LockResult {
+  lease: (Lease & { token?: string }) | null;
+  /** The command's. */
+  exitCode?: number;
+}
+
+export default class Lock extends FleetCommand {
+  static override summary = "Take the lease on a session; with a command, hold it while that runs.";
+  static override description =
+    `With a command it works like flock: the lease is renewed while the command runs, and the command's exit code is passed
+on. If the lease is lost, the command is ended (SIGTERM, SIGKILL after 5s) and the exit code is 5. The command finds
+COPILOTFLEET_LEASE_SESSION, COPILOTFLEET_LEASE_TOKEN and COPILOTFLEET_LEASE_FENCE in its environment. With --json its
+output goes to standard error.
+
+Without a command the token of the lease is printed; it ends by itself, or with unlock.`;
+  static override usage = [
+    "lock SESSION --user USER [--ttl 300s] [--wait 30s] [--steal --reason TEXT] [-- COMMAND…]",
+    "lock SESSION --show [--user USER]",
+  ];
+  static override examples = [
+    "<%= config.bin %> lock SESSION --user alice -- ./migrate.sh --all",
+    'token="$(<%= config.bin %> lock SESSION --user alice --ttl 5m)"',
+    "<%= config.bin %> lock SESSION --show",
+  ];
+  static override args = { session: sessionArg };
+  static override flags = lockFlags;
+
+  async run(): Promise<LockResult> {
+    // oclif would not tell the words before "--" from those behind it.
+    const end = this.argv.indexOf("--");
+    const command = end === -1 ? undefined : this.argv.slice(end + 1);
+    const { args, flags } = await this.parse(Lock, end === -1 ? this.argv : this.argv.slice(0, end));
+    if (flags.show) {
+      refuseBesideShow(flags, command);
+      return await this.#show(args.session, flags.user);
+    }
+    const options = lockOptions(flags);
+    if (command === undefined) return await this.#take(args.session, options);
+    if (command.length === 0) throw usage("COMMAND is missing behind --.");
+    return await this.#run(args.session, options, command);
+  }
+
+  async #show(session: string, user: string | undefined): Promise<LockResult> {
+    return await this.withFleet(async (fleet) => {
+      const lease = await fleet.leaseOf(session, user);
+      this.log(renderLease(lease));
+      return { lease };
+    });
+  }
+
+  async #take(session: string, options: LockOptions): Promise<LockResult> {
+    return await this.withFleet(async (fleet) => {
+      const held = await fleet.lockSession(session, { ...options, signal: this.interruptSignal() });
+      await held.detach();
+      this.log(held.token);
+      return { lease: { ...held.lease, token: held.token } };
+    });
+  }
+
+  async #run(session: string, options: LockOptions, command: string[]): Promise<LockResult> {
+    return await this.withFleet(async (fleet) => {
+      using signals = new LeaseSignals();
+      return await fleet.withSessionLock(session, { ...options, signal: signals.interrupt }, async (held) => {
+        const exitCode = await runUnderLease(command, held, { signals, outputToStderr: this.jsonEnabled() });
+        process.exitCode = exitCode;
+        return { lease: held.lease, exitCode };
+      });
+    });
+  }
+}

@@ -1,0 +1,24 @@
+import { FleetCommand } from "../cli/base-command.js";
+import { sessionArg } from "../cli/flags.js";
+import { leaseToken, unlockFlags } from "../cli/lease-flags.js";
+
+export default class Unlock extends FleetCommand {
+  static override summary = "Release the lease on a session, by its token.";
+  static override description = "Exits with 5 when the token has no lease on the session, or no longer.";
+  static override examples = [
+    '<%= config.bin %> unlock SESSION --token "$token"',
+    "<%= config.bin %> unlock SESSION --token-env TOKEN",
+  ];
+  static override args = { session: sessionArg };
+  static override flags = unlockFlags;
+
+  async run(): Promise<{ unlocked: string }> {
+    const { args, flags } = await this.parse(Unlock);
+    const token = leaseToken(flags);
+    return await this.withFleet(async (fleet) => {
+      await fleet.unlockSession(args.session, token);
+      this.log(args.session);
+      return { unlocked: args.session };
+    });
+  }
+}
