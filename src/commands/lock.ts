@@ -15,13 +15,13 @@ interface LockResult {
 
 export default class Lock extends FleetCommand {
   static override summary = "Take the lease on a session; with a command, hold it while that runs.";
-  static override description =
-    `With a command it works like flock: the lease is renewed while the command runs, and the command's exit code is passed
-on. If the lease is lost, the command is ended (SIGTERM, SIGKILL after 5s) and the exit code is 5. The command finds
-COPILOTFLEET_LEASE_SESSION, COPILOTFLEET_LEASE_TOKEN and COPILOTFLEET_LEASE_FENCE in its environment. With --json its
-output goes to standard error.
-
-Without a command the token of the lease is printed; it ends by itself, or with unlock.`;
+  static override description = [
+    "With a command it works like flock: the lease is renewed while the command runs, and the command's exit code is",
+    "passed on. If the lease is lost, the command is ended (SIGTERM, SIGKILL after 5s) and the exit code is 5. The command",
+    "finds COPILOTFLEET_LEASE_SESSION, COPILOTFLEET_LEASE_TOKEN and COPILOTFLEET_LEASE_FENCE in its environment. With",
+    "--json its output goes to standard error.\n\nWithout a command the token of the lease is printed; the lease ends by",
+    "itself, or with unlock.",
+  ].join(" ");
   static override usage = [
     "lock SESSION --user USER [--ttl 300s] [--wait 30s] [--steal --reason TEXT] [-- COMMAND…]",
     "lock SESSION --show [--user USER]",

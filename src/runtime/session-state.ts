@@ -21,8 +21,13 @@ export interface SessionFolder {
   modifiedAt: Date;
 }
 
+/** Where a home keeps its sessions, a folder each; homes of shared servers have a link there. */
+export function sessionStatePath(home: string): string {
+  return join(home, "session-state");
+}
+
 function sessionFolderPath(home: string, sessionId: string): string {
-  return join(home, "session-state", sessionId);
+  return join(sessionStatePath(home), sessionId);
 }
 
 /** One session's folder, or null when there is none. */
@@ -36,13 +41,22 @@ export function readSessionFolder(home: string, sessionId: string): SessionFolde
     createdAt: stat.birthtime,
     modifiedAt: stat.mtime,
     hasHistory: entries.some(({ name }) => name === "events.jsonl"),
-    loadedBy: entries.flatMap(({ name }) => IN_USE.exec(name)?.[1] ?? []).map(Number),
+    loadedBy: loadedBy(entries),
   };
+}
+
+function loadedBy(entries: readonly Dirent[]): number[] {
+  return entries.flatMap(({ name }) => IN_USE.exec(name)?.[1] ?? []).map(Number);
+}
+
+/** PIDs that claim to have the session of this very folder loaded, wherever the folder is; none when it is gone. */
+export function claimedBy(folder: string): number[] {
+  return loadedBy(entriesOf(folder) ?? []);
 }
 
 /** Ids of all session folders in a home. */
 export function listSessionFolders(home: string): string[] {
-  const entries = entriesOf(join(home, "session-state")) ?? [];
+  const entries = entriesOf(sessionStatePath(home)) ?? [];
   return entries.filter((entry) => entry.isDirectory()).map(({ name }) => name);
 }
 

@@ -343,23 +343,25 @@ export class Sessions implements SessionKeeper {
     // A private session needs none, but respects the one that somebody took.
     const { store } = this.#context;
     if (record.kind === "private" && (await store.readLease(record.id)) === null) return null;
-    return { lease: await this.takeLease(record.id, user, options), owned: true };
+    return { lease: await this.#takeLease(record.id, user, options), owned: true };
   }
 
-  /** Takes the lease on a session for the length of something short. @throws FleetError `FLEET_SESSION_LOCKED`. */
-  async takeLease(
+  /** Takes the lease for a turn, or goes on under the one that an outer `lock SESSION -- COMMAND` took. */
+  async #takeLease(
     id: string,
     user: string,
     { waitMs, signal }: { waitMs?: number | undefined; signal?: AbortSignal | undefined },
   ): Promise<HeldLease> {
-    const { leases, config } = this.#context;
-    return await leases.acquire({
+    const { leases, config, env } = this.#context;
+    const request = {
       sessionId: id,
       holder: user,
+      mayUse: async () => await this.recordFor(id, user),
       ttlMs: config.lock.ttlMs,
       waitMs: waitMs ?? OPEN_WAIT_MS,
       ...(signal === undefined ? {} : { signal }),
-    });
+    };
+    return await leases.enter(request, env);
   }
 
   async used(id: string): Promise<void> {

@@ -1,6 +1,7 @@
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import type { Store } from "../../src/store/store.js";
 import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
+import { describeLeases } from "./leases.contract.js";
 
 export interface OpenedStore {
   store: Store;
@@ -297,6 +298,8 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         expect(await store.listSessions()).toEqual([sessionRecord("a")]);
       });
     });
+
+    describe("leases", () => describeLeases(() => ({ store, reopen: opened.reopen })));
 
     it("finishes the writes under way before it closes", async () => {
       const writes = [addServer(store, "s1"), addServer(store, "s2")];

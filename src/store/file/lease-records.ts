@@ -234,6 +234,6 @@ function parseState(data: string): LeaseState {
 /** As callers see it. Without the token's hash, and with what is left now, not at the time of the commit. */
 function viewLease(sessionId: string, granted: Granted): Lease {
   const { holder, fence, acquiredAt, expiresAt, ttlMs, stealReason } = granted;
-  const remainingMs = remaining(granted.end, now());
+  const remainingMs = Math.floor(remaining(granted.end, now()));
   return { sessionId, holder, fence, acquiredAt, expiresAt, remainingMs, ttlMs, stealReason };
 }

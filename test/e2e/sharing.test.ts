@@ -1,0 +1,102 @@
+import { describe, expect, it, vi } from "vitest";
+import type { ServerView } from "../../src/pool/server.js";
+import type { SessionView } from "../../src/sessions/view.js";
+import { COMMAND, PORTS, testFleet } from "../fixtures/cli.js";
+
+const SHARED = { COPILOTFLEET_ISOLATION: "shared", COPILOTFLEET_POOL_SERVERS: "2" };
+/** Polls until `condition` holds, for 20 s at most. */
+const until = async (condition: () => Promise<boolean>) => {
+  await vi.waitFor(async () => expect(await condition()).toBe(true), { timeout: 20_000, interval: 20 });
+};
+
+const fleet = testFleet(PORTS.sharing);
+
+interface Created {
+  session: SessionView;
+  reply: string | null;
+}
+
+const servers = async () => (await fleet.json<{ servers: ServerView[] }>(["ps"])).servers;
+
+describe("shared isolation", () => {
+  it("puts many users on few servers, each user always on the same one, and keeps their sessions apart", async () => {
+    const users = ["ann", "ben", "cid", "dan", "eve"];
+    for (const user of users) {
+      const args = ["create", "--user", user, "--id", `${user}-notes`, "--prompt", "hello"];
+      const { session, reply } = await fleet.json<Created>(args, { env: SHARED });
+      expect(reply).toBe("[turn 1] hello");
+      expect(session).toMatchObject({ owner: user, serverId: expect.stringMatching(/^shared-[12]$/) });
+      const again = await fleet.json<Created>(["create", "--user", user], { env: SHARED });
+      expect(again.session.serverId).toBe(session.serverId);
+    }
+    const running = await servers();
+    expect(running.length).toBeLessThanOrEqual(2);
+    for (const server of running) expect(server).toMatchObject({ isolation: "shared", user: null, state: "ready" });
+
+    expect(await fleet.ok(["send", "ann-notes", "more", "--user", "ann"], { env: SHARED })).toBe("[turn 2] more\n");
+    const foreign = await fleet.refusal(4, ["send", "ann-notes", "mine?", "--user", "ben"], { env: SHARED });
+    const unknown = await fleet.refusal(4, ["send", "zzz-notes", "mine?", "--user", "ben"], { env: SHARED });
+    expect(foreign.message.replace("ann-notes", "X")).toBe(unknown.message.replace("zzz-notes", "X"));
+    const taken = await fleet.refusal(5, ["create", "--user", "ben", "--id", "ann-notes"], { env: SHARED });
+    expect(taken.code).toBe("FLEET_SESSION_EXISTS");
+  });
+
+  it("resumes after a crash of its server", async () => {
+    await fleet.ok(["create", "--user", "fay", "--id", "fay-1", "--prompt", "one"], { env: SHARED });
+    for (const { pid } of await servers()) if (pid !== null) process.kill(pid, "SIGKILL");
+    expect(await fleet.ok(["send", "fay-1", "two", "--user", "fay"], { env: SHARED })).toBe("[turn 2] two\n");
+  });
+});
+
+describe("collaborative sessions", () => {
+  it("are open to members, in turn, and to nobody else", async () => {
+    const args = [
+      "create",
+      "--user",
+      "alice",
+      "--id",
+      "team",
+      "--collaborative",
+      "--member",
+      "bob",
+      "--member",
+      "carol",
+    ];
+    const { session } = await fleet.json<Created>(args);
+    expect(session).toMatchObject({ kind: "collaborative", owner: "alice", members: ["bob", "carol"], lease: null });
+    const members = ["alice", "bob", "carol"];
+    const replies = await Promise.all(
+      members.map((user) => fleet.ok(["send", "team", `I am ${user}`, "--user", user])),
+    );
+    for (const [index, user] of members.entries())
+      expect(replies[index]).toMatch(new RegExp(`^\\[turn \\d\\] I am ${user}\n$`));
+    expect(replies.map((reply) => reply.slice(0, 8)).toSorted()).toEqual(["[turn 1]", "[turn 2]", "[turn 3]"]);
+    expect((await fleet.refusal(4, ["send", "team", "hi", "--user", "mallory"])).code).toBe("FLEET_SESSION_NOT_FOUND");
+    const bobs = await fleet.json<{ sessions: SessionView[] }>(["list", "--user", "bob"]);
+    expect(bobs.sessions.map(({ id }) => id)).toEqual(["team"]);
+    // A member may use it, and not make an end of it.
+    await fleet.ok(["delete", "team", "--user", "bob"]);
+    expect((await fleet.json<{ sessions: SessionView[] }>(["list", "--user", "alice"])).sessions).toHaveLength(1);
+  });
+
+  it("let a command under the lease send, while others wait", async () => {
+    await fleet.ok(["create", "--user", "alice", "--id", "pair", "--collaborative", "--member", "bob"]);
+    const command = [process.execPath, COMMAND, "send", "pair", "!delay 600 mine", "--user", "alice"];
+    const holder = fleet.start(["lock", "pair", "--user", "alice", "--", ...command]);
+    await until(async () => (await fleet.json<{ lease: unknown }>(["lock", "pair", "--show"])).lease !== null);
+    const refused = await fleet.refusal(5, ["send", "pair", "now!", "--user", "bob", "--wait", "50ms"]);
+    expect(refused).toMatchObject({ code: "FLEET_SESSION_LOCKED", message: expect.stringContaining("alice") });
+    const waited = await fleet.ok(["send", "pair", "after you", "--user", "bob"]);
+    expect(waited).toBe("[turn 2] after you\n");
+    expect((await holder.done).stdout).toBe("[turn 1] mine\n");
+  });
+
+  it.each([
+    [["--member", "bob"], "--member goes with --collaborative"],
+    [["--collaborative", "--member", "alice"], '"alice" is the owner'],
+    [["--collaborative", "--member", "../x"], '--member "../x"'],
+  ])("refuse %j", async (extra, message) => {
+    const error = await fleet.refusal(2, ["create", "--user", "alice", ...extra]);
+    expect(error.message).toContain(message);
+  });
+});
