@@ -321,9 +321,11 @@ export class Sessions implements SessionKeeper {
 
   async #surroundings({ isolation }: ServerRecord, owner: string, signal: AbortSignal) {
     const { config, env } = this.#context;
-    const source = isolation === "shared" ? tokenSourceFromConfig(config.auth, owner) : null;
+    const provider = await this.#context.provider();
+    // The runtime takes a session's token or a provider, not both.
+    const source = isolation === "shared" && provider === null ? tokenSourceFromConfig(config.auth, owner) : null;
     const gitHubToken = source === null ? null : await resolveGitHubToken(source, { user: owner, env, signal });
-    return { config, isolation, gitHubToken, provider: await this.#context.provider() };
+    return { config, isolation, gitHubToken, provider };
   }
 
   async attach(record: SessionRecord): Promise<Attachment> {

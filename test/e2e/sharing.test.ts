@@ -1,3 +1,5 @@
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import { describe, expect, it, vi } from "vitest";
 import type { ServerView } from "../../src/pool/server.js";
 import type { SessionView } from "../../src/sessions/view.js";
@@ -45,6 +47,36 @@ describe("shared isolation", () => {
     await fleet.ok(["create", "--user", "fay", "--id", "fay-1", "--prompt", "one"], { env: SHARED });
     for (const { pid } of await servers()) if (pid !== null) process.kill(pid, "SIGKILL");
     expect(await fleet.ok(["send", "fay-1", "two", "--user", "fay"], { env: SHARED })).toBe("[turn 2] two\n");
+  });
+});
+
+describe("GitHub tokens on a shared server", () => {
+  it("are each session's own user's", async () => {
+    const seen = new Set<string>();
+    const github = createServer((request, response) => {
+      seen.add(request.headers.authorization ?? "");
+      const api = `http://${request.headers.host}`;
+      response.setHeader("content-type", "application/json");
+      response.end(JSON.stringify({ login: "x", id: 1, copilot_plan: "individual", endpoints: { api } }));
+    });
+    await new Promise<void>((resolve) => github.listen(0, "127.0.0.1", resolve));
+    const url = `http://127.0.0.1:${(github.address() as AddressInfo).port}`;
+    const env = {
+      ...SHARED,
+      COPILOTFLEET_HOME: `${fleet.root}-tokens`,
+      COPILOTFLEET_PROVIDER_TYPE: undefined,
+      COPILOTFLEET_AUTH_GITHUB_TOKEN_COMMAND: "echo canary_of_{user}",
+      COPILOT_API_URL: url,
+      COPILOT_DEBUG_GITHUB_API_URL: url,
+      COPILOT_OFFLINE: undefined,
+    };
+    try {
+      for (const user of ["ann", "ben"]) await fleet.ok(["create", "--user", user], { env });
+      expect(seen).toEqual(new Set(["Bearer canary_of_ann", "Bearer canary_of_ben"]));
+    } finally {
+      await fleet.ok(["stop", "--all", "--force"], { env });
+      github.close();
+    }
   });
 });
 

@@ -1,0 +1,55 @@
+import { readdir } from "node:fs/promises";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import { Fleet } from "../../src/index.js";
+import type { SessionView } from "../../src/sessions/view.js";
+import { PORTS, testFleet } from "../fixtures/cli.js";
+
+const fleet = testFleet(PORTS.ephemeral);
+
+interface Shown {
+  session: SessionView;
+  reply: string | null;
+}
+
+const sessionsOf = async (user: string) =>
+  (await fleet.json<{ sessions: SessionView[] }>(["list", "--user", user])).sessions.map(({ id }) => id);
+
+const foldersOf = async (user: string) => await readdir(join((await fleet.server(user)).home, "session-state"));
+
+describe("an ephemeral session", () => {
+  it("is gone, on disk too, after the prompt it was created for", async () => {
+    const shown = await fleet.json<Shown>(["create", "--user", "eli", "--ephemeral", "--prompt", "hi"]);
+    expect(shown).toMatchObject({ reply: "[turn 1] hi", session: { persistence: "ephemeral", state: "gone" } });
+    expect(await sessionsOf("eli")).toEqual([]);
+    expect(await foldersOf("eli")).toEqual([]);
+  });
+
+  it("waits for its first use if it was created without a prompt, and goes with that", async () => {
+    const { session } = await fleet.json<Shown>(["create", "--user", "ema", "--ephemeral", "--id", "once"]);
+    expect(session).toMatchObject({ id: "once", persistence: "ephemeral", state: "idle" });
+    expect(await sessionsOf("ema")).toEqual(["once"]);
+    const shown = await fleet.json<Shown>(["send", "once", "hi", "--user", "ema"]);
+    expect(shown).toMatchObject({ reply: "[turn 1] hi", session: { state: "gone" } });
+    expect(await foldersOf("ema")).toEqual([]);
+    expect((await fleet.refusal(4, ["send", "once", "again", "--user", "ema"])).code).toBe("FLEET_SESSION_NOT_FOUND");
+  });
+
+  it("goes when the library leaves it, or is closed", async () => {
+    const library = await Fleet.open({ env: fleet.env, cwd: fleet.folder });
+    const left = await library.createSession({ user: "eve", ephemeral: true });
+    const open = await library.createSession({ user: "eve", ephemeral: true });
+    for (const session of [left, open]) expect((await library.send(session, "hi")).text).toBe("[turn 1] hi");
+    await library.leaveSession(left);
+    expect(await sessionsOf("eve")).toEqual([open.sessionId]);
+    await library.close();
+    expect(await foldersOf("eve")).toEqual([]);
+    expect(await sessionsOf("eve")).toEqual([]);
+  });
+
+  it("goes when its turn fails, too", async () => {
+    const { code } = await fleet.run(["create", "--user", "eno", "--ephemeral", "--prompt", "!fail no"]);
+    expect(code).toBe(7);
+    expect(await foldersOf("eno")).toEqual([]);
+  });
+});
