@@ -20,6 +20,7 @@ const DURATIONS = [
 const BAD_DURATIONS = ["0", "0s", "-5m", "10", "5 parsecs", "NaN", "Infinity", "", " 1h", 10, true];
 const VALUES: Record<string, unknown[]> = {
   ...Object.fromEntries(DURATIONS.map((name) => [name, BAD_DURATIONS])),
+  "lock.ttl": [...BAD_DURATIONS, "999ms", "25d", "1y"],
   isolation: ["both", "", null, 1],
   "ports.from": ["5000", 0, -1, 65_536, 4321.5, null],
   "pool.servers": [0, -1, 1.5, "2", null],

@@ -117,12 +117,20 @@ export class LeaseRecords {
     await discard(trash);
   }
 
-  /** Removes documents of sessions that are not recorded, and that nobody holds or waits for. */
+  /** Removes documents of sessions that are not recorded, unless somebody holds the lease all the same. */
   async sweepOrphans(isRecorded: (sessionId: string) => boolean): Promise<void> {
     for (const id of this.#ids()) {
-      if (isRecorded(id)) continue;
-      const state = this.#read(id);
-      if (state !== null && inForce(state, now()) === null) await this.delete(id);
+      if (!isRecorded(id) && !this.#isHeld(id)) await this.delete(id);
+    }
+  }
+
+  /** One that is not readable is of no use to a holder either. */
+  #isHeld(sessionId: string): boolean {
+    try {
+      return this.read(sessionId) !== null;
+    } catch (error) {
+      if (isFleetError(error, "FLEET_STATE_CORRUPT")) return false;
+      throw error;
     }
   }
 
@@ -198,7 +206,8 @@ export class LeaseRecords {
    */
   #mayGoBack(sessionId: string): boolean {
     try {
-      return (this.#read(sessionId)?.fence ?? 0) >= Date.now();
+      const state = this.#read(sessionId);
+      return state !== null && state.fence >= Date.now();
     } catch (error) {
       if (isFleetError(error, "FLEET_STATE_CORRUPT")) return false;
       throw error;

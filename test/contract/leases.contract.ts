@@ -1,0 +1,262 @@
+import { expect, it } from "vitest";
+import type { Lease, LeaseRequest, Store } from "../../src/store/store.js";
+import { sessionRecord } from "../fixtures/store-records.js";
+
+/*
+ * Leases are about time, and the clock that several processes share cannot be faked: so TTLs are either longer than any
+ * test or short and waited for, and nothing here depends on how long anything took.
+ */
+
+const LONG_MS = 600_000;
+const SHORT_MS = 150;
+
+const LOST = { code: "FLEET_LEASE_LOST", exit: 5 };
+
+interface Stores {
+  store: Store;
+  reopen: () => Promise<Store>;
+}
+
+function request(token: string, over: Partial<LeaseRequest> = {}): LeaseRequest {
+  return { sessionId: "a", holder: `holder of ${token}`, token, ttlMs: LONG_MS, placeMs: LONG_MS, ...over };
+}
+
+async function granted(store: Store, token: string, over: Partial<LeaseRequest> = {}): Promise<Lease> {
+  const answer = await store.acquireLease(request(token, over));
+  if (answer.granted) return answer.lease;
+  throw new Error(`${token} waits behind ${answer.ahead}`);
+}
+
+/** Asks until it is granted. */
+async function waited(store: Store, token: string, over: Partial<LeaseRequest> = {}): Promise<Lease> {
+  return await expect
+    .poll(() => store.acquireLease(request(token, over)), { timeout: 10_000, interval: 20 })
+    .toMatchObject({ granted: true })
+    .then(() => granted(store, token, over));
+}
+
+/** To be called inside the suite of a store. */
+export function describeLeases(stores: () => Stores): void {
+  const store = () => stores().store;
+
+  it("grants the lease to the first who asks, and shows it to everybody without its token", async () => {
+    expect(await store().readLease("a")).toBeNull();
+    const before = Date.now();
+    const lease = await granted(store(), "t1");
+    expect(lease).toEqual({
+      sessionId: "a",
+      holder: "holder of t1",
+      fence: expect.any(Number),
+      acquiredAt: expect.any(String),
+      expiresAt: new Date(Date.parse(lease.acquiredAt) + LONG_MS).toISOString(),
+      remainingMs: expect.any(Number),
+      ttlMs: LONG_MS,
+      stealReason: null,
+    });
+    expect(Date.parse(lease.acquiredAt)).toBeGreaterThanOrEqual(before);
+    expect(lease.remainingMs).toBeGreaterThan(LONG_MS - 60_000);
+    expect(lease.remainingMs).toBeLessThanOrEqual(LONG_MS);
+
+    const other = await stores().reopen();
+    const seen = await other.readLease("a");
+    expect(seen).toEqual({ ...lease, remainingMs: expect.any(Number) });
+    expect(seen?.remainingMs).toBeLessThanOrEqual(lease.remainingMs);
+    expect(await other.checkLease("a", "t1")).toMatchObject({ fence: lease.fence });
+    await other.close();
+  });
+
+  it("gives the same answer to the same request again", async () => {
+    const lease = await granted(store(), "t1");
+    expect(await granted(store(), "t1")).toMatchObject({ fence: lease.fence, acquiredAt: lease.acquiredAt });
+    await store().acquireLease(request("t2"));
+    const second = { granted: false, ahead: 1 };
+    expect(await store().acquireLease(request("t3"))).toMatchObject(second);
+    expect(await store().acquireLease(request("t3"))).toMatchObject(second);
+  });
+
+  it("tells who waits whose lease it is, and how many come first", async () => {
+    const lease = await granted(store(), "t1");
+    for (const [ahead, token] of ["t2", "t3", "t4"].entries()) {
+      expect(await store().acquireLease(request(token))).toEqual({
+        granted: false,
+        ahead,
+        lease: { ...lease, remainingMs: expect.any(Number) },
+      });
+    }
+  });
+
+  it("serves waiters in the order in which they asked, whoever comes first after a release", async () => {
+    const other = await stores().reopen();
+    await granted(store(), "t1");
+    const tokens = ["t2", "t3", "t4", "t5"];
+    for (const token of tokens) await other.acquireLease(request(token));
+    const fences = [];
+    for (let holder = "t1", left = tokens; left.length > 0; left = left.slice(1)) {
+      await store().releaseLease("a", holder);
+      expect(await store().readLease("a")).toBeNull();
+      // The last ones first, and one who never asked before.
+      for (const token of ["newcomer", ...left.slice(1).toReversed()]) {
+        expect(await store().acquireLease(request(token))).toMatchObject({ granted: false, lease: null });
+      }
+      holder = left[0] ?? "";
+      fences.push((await granted(other, holder)).fence);
+      await store().leaveLeaseQueue("a", "newcomer");
+    }
+    expect(fences).toEqual(fences.toSorted((a, b) => a - b));
+    expect(new Set(fences).size).toBe(fences.length);
+    await other.close();
+  });
+
+  it("forgets a waiter that left, and one that had no place to leave", async () => {
+    await granted(store(), "t1");
+    await store().acquireLease(request("t2"));
+    await store().leaveLeaseQueue("a", "t2");
+    await store().leaveLeaseQueue("a", "t2");
+    await store().leaveLeaseQueue("nobody", "t2");
+    expect(await store().acquireLease(request("t3"))).toMatchObject({ granted: false, ahead: 0 });
+    await store().releaseLease("a", "t1");
+    await granted(store(), "t3");
+  });
+
+  it("does not take the lease from a holder that leaves the queue", async () => {
+    await granted(store(), "t1");
+    await store().leaveLeaseQueue("a", "t1");
+    expect(await store().checkLease("a", "t1")).toMatchObject({ holder: "holder of t1" });
+  });
+
+  it("drops a waiter that fell silent, and keeps one that goes on asking", async () => {
+    await granted(store(), "t1");
+    await store().acquireLease(request("silent", { placeMs: SHORT_MS }));
+    await store().acquireLease(request("asking", { placeMs: 4 * SHORT_MS }));
+    await store().releaseLease("a", "t1");
+    await waited(store(), "asking", { placeMs: 4 * SHORT_MS });
+    expect(await store().acquireLease(request("silent"))).toMatchObject({ granted: false, ahead: 0 });
+  });
+
+  it("ends by itself, for its holder too, and is then the next one's", async () => {
+    const first = await granted(store(), "t1", { ttlMs: SHORT_MS });
+    const second = await waited(store(), "t2");
+    expect(second.fence).toBeGreaterThan(first.fence);
+    await expect(store().checkLease("a", "t1")).rejects.toMatchObject(LOST);
+    await expect(store().renewLease("a", "t1", LONG_MS)).rejects.toMatchObject(LOST);
+    await expect(store().releaseLease("a", "t1")).rejects.toMatchObject(LOST);
+    expect(await store().readLease("a")).toMatchObject({ holder: "holder of t2" });
+  });
+
+  it("is over when its time is, also while nobody else wants it", async () => {
+    const first = await granted(store(), "t1", { ttlMs: SHORT_MS });
+    await expect.poll(() => store().readLease("a"), { timeout: 10_000, interval: 20 }).toBeNull();
+    await expect(store().checkLease("a", "t1")).rejects.toMatchObject(LOST);
+    await expect(store().renewLease("a", "t1", LONG_MS)).rejects.toMatchObject(LOST);
+    await expect(store().releaseLease("a", "t1")).rejects.toMatchObject(LOST);
+    // The same token again is a new request.
+    expect((await granted(store(), "t1")).fence).toBeGreaterThan(first.fence);
+  });
+
+  it("lasts for as long as it is renewed, with the same fence", async () => {
+    // Far longer than a renewal takes, and over before the test is: only the renewal can have kept it.
+    const first = await granted(store(), "t1", { ttlMs: 2_000 });
+    const renewed = await store().renewLease("a", "t1", LONG_MS);
+    expect(renewed).toMatchObject({ fence: first.fence, acquiredAt: first.acquiredAt, ttlMs: LONG_MS });
+    expect(renewed.remainingMs).toBeGreaterThan(2_000);
+    expect(Date.parse(renewed.expiresAt)).toBeGreaterThan(Date.parse(first.expiresAt));
+    await new Promise((resolve) => setTimeout(resolve, 2_100));
+    expect(await store().checkLease("a", "t1")).toMatchObject({ fence: first.fence });
+  });
+
+  it("takes no other token for the holder's", async () => {
+    const lease = await granted(store(), "t1");
+    for (const wrong of ["t2", "", "t11", "T1", lease.holder, String(lease.fence)]) {
+      await expect(store().checkLease("a", wrong)).rejects.toMatchObject(LOST);
+      await expect(store().renewLease("a", wrong, 1)).rejects.toMatchObject(LOST);
+      await expect(store().releaseLease("a", wrong)).rejects.toMatchObject(LOST);
+    }
+    expect(await store().checkLease("a", "t1")).toMatchObject({ fence: lease.fence, ttlMs: LONG_MS });
+  });
+
+  it("says the same of a session that never had a lease", async () => {
+    await expect(store().checkLease("a", "t1")).rejects.toMatchObject(LOST);
+    await expect(store().renewLease("a", "t1", LONG_MS)).rejects.toMatchObject(LOST);
+    await expect(store().releaseLease("a", "t1")).rejects.toMatchObject(LOST);
+    expect(await store().readLease("a")).toBeNull();
+  });
+
+  it("can be taken over at once, past the holder and those who wait, who keep their places", async () => {
+    const first = await granted(store(), "t1");
+    await store().acquireLease(request("t2"));
+    const steal = { reason: "the holder went home" };
+    const stolen = await granted(store(), "thief", { steal });
+    expect(stolen).toMatchObject({ holder: "holder of thief", stealReason: steal.reason });
+    expect(stolen.fence).toBeGreaterThan(first.fence);
+    expect(await granted(store(), "thief", { steal })).toMatchObject({ fence: stolen.fence });
+    await expect(store().checkLease("a", "t1")).rejects.toMatchObject(LOST);
+    expect(await store().readLease("a")).toMatchObject({ stealReason: steal.reason });
+    expect(await store().acquireLease(request("t2"))).toMatchObject({ granted: false, ahead: 0 });
+    await store().releaseLease("a", "thief");
+    expect(await granted(store(), "t2")).toMatchObject({ stealReason: null });
+  });
+
+  it("was not taken over from anybody when it was free", async () => {
+    expect(await granted(store(), "t1", { steal: { reason: "to be sure" } })).toMatchObject({ stealReason: null });
+  });
+
+  it("grants one of many who ask at once, in several instances", async () => {
+    const all = [store(), await stores().reopen(), await stores().reopen()];
+    const tokens = Array.from({ length: 24 }, (_, index) => `t${index}`);
+    const answers = await Promise.all(
+      tokens.map((token, index) => (all[index % all.length] ?? store()).acquireLease(request(token))),
+    );
+    expect(answers.filter((answer) => answer.granted)).toHaveLength(1);
+    const ahead = answers.flatMap((answer) => (answer.granted ? [] : answer.ahead));
+    expect(ahead.toSorted((a, b) => a - b)).toEqual(Array.from({ length: 23 }, (_, index) => index));
+    await Promise.all(all.slice(1).map((one) => one.close()));
+  });
+
+  it("keeps the leases of different sessions apart", async () => {
+    await granted(store(), "t1");
+    await granted(store(), "t1", { sessionId: "b" });
+    await store().releaseLease("b", "t1");
+    await granted(store(), "t2", { sessionId: "b" });
+    expect(await store().checkLease("a", "t1")).toMatchObject({ sessionId: "a" });
+  });
+
+  it("ends with its session, and no later lease on the same id has a fence that is not higher", async () => {
+    let fence = 0;
+    for (let round = 0; round < 20; round++) {
+      await store().createSession(sessionRecord("a"));
+      const token = `t${round}`;
+      const lease = await granted(store(), token);
+      expect(lease.fence).toBeGreaterThan(fence);
+      // Faster than the clock ticks.
+      const stolen = await Promise.all(
+        [1, 2, 3].map((n) => granted(store(), `${token}.${n}`, { steal: { reason: "again" } })),
+      );
+      fence = Math.max(...stolen.map((one) => one.fence));
+      expect(new Set(stolen.map((one) => one.fence)).size).toBe(3);
+      await store().acquireLease(request("waiter"));
+      await store().deleteSession("a");
+      expect(await store().readLease("a")).toBeNull();
+      await expect(store().checkLease("a", `${token}.3`)).rejects.toMatchObject(LOST);
+    }
+  });
+
+  it.each(["", "..", "../x", "a/b", "a\0"])("refuses the id %j everywhere", async (sessionId) => {
+    const refusal = { code: "FLEET_SESSION_ID_INVALID" };
+    await expect(store().acquireLease(request("t1", { sessionId }))).rejects.toMatchObject(refusal);
+    await expect(store().readLease(sessionId)).rejects.toMatchObject(refusal);
+    await expect(store().checkLease(sessionId, "t1")).rejects.toMatchObject(refusal);
+    await expect(store().renewLease(sessionId, "t1", 1)).rejects.toMatchObject(refusal);
+    await expect(store().releaseLease(sessionId, "t1")).rejects.toMatchObject(refusal);
+    await expect(store().leaveLeaseQueue(sessionId, "t1")).rejects.toMatchObject(refusal);
+  });
+
+  it.each([".hidden", ".tmp-1-ab", ".trash-1-ab", "constructor", "-", "x".repeat(128)])(
+    "takes the id %s",
+    async (sessionId) => {
+      await granted(store(), "t1", { sessionId });
+      await store().updateRegistry((draft) => void Object.assign(draft, { servers: {} }));
+      expect(await store().readLease(sessionId)).toMatchObject({ sessionId });
+      await store().releaseLease(sessionId, "t1");
+    },
+  );
+}

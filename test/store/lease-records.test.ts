@@ -1,0 +1,114 @@
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdir, readdir } from "node:fs/promises";
+import { join } from "node:path";
+import { beforeEach, describe, expect, it } from "vitest";
+import { type FileStore, openFileStore } from "../../src/store/file/file-store.js";
+import type { LeaseRequest } from "../../src/store/store.js";
+import { sessionRecord } from "../fixtures/store-records.js";
+import { temporaryRoot } from "../fixtures/store-root.js";
+
+const LONG_MS = 600_000;
+
+function request(token: string, over: Partial<LeaseRequest> = {}): LeaseRequest {
+  return { sessionId: "a", holder: "alice", token, ttlMs: LONG_MS, placeMs: LONG_MS, ...over };
+}
+
+describe("leases in files", () => {
+  let root: string;
+  let store: FileStore;
+
+  beforeEach(async () => {
+    root = await temporaryRoot();
+    store = openFileStore(root);
+  });
+
+  const folder = () => join(root, "leases", "a");
+  const newest = () => join(folder(), readdirSync(folder()).toSorted().at(-1) ?? "none");
+
+  /** What is left after a sweep. */
+  async function swept(): Promise<string[]> {
+    await store.sweep();
+    return (await readdir(join(root, "leases"))).toSorted();
+  }
+
+  it("hold no token", async () => {
+    await store.acquireLease(request("holder's secret"));
+    await store.acquireLease(request("waiter's secret"));
+    const names = await readdir(folder());
+    expect(names.length).toBeGreaterThan(0);
+    for (const name of names) expect(readFileSync(join(folder(), name), "utf8")).not.toMatch(/secret/);
+  });
+
+  it("are not written when nothing changes: those who wait only look", async () => {
+    await store.acquireLease(request("holder"));
+    await store.acquireLease(request("waiter"));
+    const before = newest();
+    for (let poll = 0; poll < 50; poll++) {
+      await store.acquireLease(request("holder"));
+      await store.acquireLease(request("waiter"));
+      await store.leaveLeaseQueue("a", "nobody");
+      await store.releaseLease("a", "nobody").catch(() => "refused");
+    }
+    expect(newest()).toBe(before);
+  });
+
+  it("stay in one small folder, however often they change hands", async () => {
+    for (let round = 0; round < 20; round++) {
+      await store.acquireLease(request(`t${round}`));
+      await store.releaseLease("a", `t${round}`);
+    }
+    expect(await readdir(folder())).toHaveLength(2);
+  });
+
+  it("ask for no folder where nothing is taken", async () => {
+    await store.readLease("a");
+    await store.leaveLeaseQueue("a", "t");
+    await store.checkLease("a", "t").catch(() => "refused");
+    expect(await readdir(join(root, ".."))).toEqual([]);
+  });
+
+  it("go with their session", async () => {
+    await store.createSession(sessionRecord("a"));
+    await store.acquireLease(request("t"));
+    await store.deleteSession("a");
+    // The clock had moved on since the lease was taken, or the document stays, empty, to remember the fence.
+    await store.sweep();
+    expect((await readdir(root)).filter((name) => name.startsWith("."))).toEqual([]);
+    await expect.poll(swept).toEqual([]);
+  });
+
+  it("without a session are swept, unless somebody holds or waits for them", async () => {
+    for (const sessionId of ["held", "free", "recorded"]) await store.acquireLease(request("t", { sessionId }));
+    for (const sessionId of ["free", "recorded"]) await store.releaseLease(sessionId, "t");
+    await store.createSession(sessionRecord("recorded"));
+    await mkdir(join(root, "leases", "unreadable"));
+    await expect.poll(swept).toEqual(["held", "recorded"]);
+    expect(await store.checkLease("held", "t")).toMatchObject({ sessionId: "held" });
+  });
+
+  it("whose newest revision is damaged go back to the one before, and to no fence that was given out", async () => {
+    await store.acquireLease(request("t1"));
+    const before = await store.readLease("a");
+    await store.releaseLease("a", "t1");
+    const second = await store.acquireLease(request("t2"));
+    if (!second.granted) throw new Error("not granted");
+    expect(second.lease.fence).toBeGreaterThan(before?.fence ?? Number.POSITIVE_INFINITY);
+    writeFileSync(newest(), "broken", { flag: "r+" });
+    await expect(store.checkLease("a", "t2")).rejects.toMatchObject({ code: "FLEET_LEASE_LOST" });
+    expect(store.takeWarnings()).toEqual([expect.stringMatching(/lease on "a" is damaged/)]);
+    const third = await store.acquireLease(request("t3"));
+    if (!third.granted) throw new Error("not granted");
+    expect(third.lease.fence).toBeGreaterThan(second.lease.fence);
+  });
+
+  it("that are not readable at all are not taken for free; deleting the session clears them away", async () => {
+    await mkdir(folder(), { recursive: true, mode: 0o700 });
+    await openFileStore(root).createSession(sessionRecord("a"));
+    const corrupt = { code: "FLEET_STATE_CORRUPT" };
+    await expect(store.readLease("a")).rejects.toMatchObject(corrupt);
+    await expect(store.acquireLease(request("t"))).rejects.toMatchObject(corrupt);
+    await expect(store.checkLease("a", "t")).rejects.toMatchObject(corrupt);
+    expect(await store.deleteSession("a")).toBe(true);
+    expect(await store.acquireLease(request("t"))).toMatchObject({ granted: true });
+  });
+});
