@@ -1,0 +1,102 @@
+/**
+ * What a session costs beside many others: creating its record, touching it, taking and releasing its lease, with 10,000
+ * sessions recorded against 100. Then a whole `create` through the fleet, with as many session folders in the home.
+ * Run: npx tsx bench/sessions.ts
+ */
+import { mkdir, mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { Fleet } from "../src/index.js";
+import { openStore } from "../src/store/open.js";
+import type { SessionRecord, Store } from "../src/store/store.js";
+import { claim, compare, printMachine, ratio } from "./measure.js";
+
+const SIZES = [100, 10_000];
+const OPERATIONS = 20;
+
+printMachine();
+const folder = await mkdtemp(join(tmpdir(), "copilotfleet-bench-"));
+const stores = new Map<number, Store>();
+const fleets = new Map<number, Fleet>();
+for (const size of SIZES) {
+  const root = join(folder, String(size));
+  const store = openStore("file", root);
+  stores.set(size, store);
+  for (let index = 0; index < size; index++) await store.createSession(record(`s${index}`));
+  const fleet = await Fleet.open({
+    env: {
+      ...process.env,
+      COPILOTFLEET_HOME: root,
+      COPILOTFLEET_PROVIDER_TYPE: "echo",
+      COPILOT_OFFLINE: "true",
+      COPILOTFLEET_PORTS_FROM: "15000",
+      COPILOTFLEET_PORTS_TO: "15999",
+    },
+  });
+  fleets.set(size, fleet);
+  const { server } = await fleet.spawn("bench");
+  for (let index = 0; index < size; index++) {
+    await mkdir(join(server.home, "session-state", `s${index}`, "checkpoints"), { recursive: true });
+  }
+}
+
+let next = 0;
+const operations: Record<string, (store: Store, fleet: Fleet) => Promise<unknown>> = {
+  "create the record": async (store) => await store.createSession(record(`new-${next++}`)),
+  "touch the record": async (store) =>
+    await store.updateSession(`s${next++ % 100}`, (draft) => {
+      draft.lastUsedAt = new Date().toISOString();
+    }),
+  "take and release a lease": async (store) => {
+    const [sessionId, token] = [`s${next % 100}`, `token-${next++}`];
+    await store.acquireLease({ sessionId, holder: "bench", token, ttlMs: 60_000, placeMs: 3_000 });
+    await store.releaseLease(sessionId, token);
+  },
+  "createSession and leave it": async (_, fleet) => {
+    await fleet.leaveSession(await fleet.createSession({ user: "bench", sessionId: `whole-${next++}` }));
+  },
+};
+
+try {
+  for (const [name, operation] of Object.entries(operations)) {
+    const times = name.startsWith("createSession") ? 2 : OPERATIONS;
+    const contenders = SIZES.map((size) => ({
+      name: `${name}, ${size} sessions`,
+      round: async () => {
+        const [store, fleet] = [stores.get(size), fleets.get(size)];
+        if (store === undefined || fleet === undefined) throw new Error("not opened");
+        const start = performance.now();
+        for (let index = 0; index < times; index++) await operation(store, fleet);
+        return (performance.now() - start) / times;
+      },
+    }));
+    const medians = await compare(15, contenders);
+    const [few = "", many = ""] = contenders.map((contender) => contender.name);
+    claim(`${name}: 10,000 to 100 sessions`, ratio(medians, many, few), 1.5);
+  }
+} finally {
+  for (const fleet of fleets.values()) {
+    await fleet.stop([(await fleet.serverOf("bench")).id], { force: true });
+    await fleet.close();
+  }
+  await rm(folder, { recursive: true, force: true });
+}
+
+function record(id: string): SessionRecord {
+  const now = new Date().toISOString();
+  return {
+    id,
+    owner: "bench",
+    purpose: null,
+    kind: "private",
+    members: [],
+    persistence: "persistent",
+    serverId: "bench",
+    model: null,
+    createdAt: now,
+    lastUsedAt: now,
+    ttlMs: null,
+    usedBy: null,
+    turns: 0,
+  };
+}
