@@ -115,6 +115,23 @@ function walk(first: Fleet, second: Fleet): Record<string, () => Promise<string>
       session = await first.resumeSession(SESSION, { user: USER });
       return await ask(first, session, "still there?", "[turn 3] still there?");
     },
+    evict: async () => {
+      const { evicted } = await second.evict({ ids: [SESSION] });
+      check(evicted.includes(SESSION), "it was not evicted");
+      return await ask(first, session, "loaded again?", "[turn 4] loaded again?");
+    },
+    lock: async () => {
+      const options = { user: USER, ttl: "10s", wait: "1s" };
+      await second.withSessionLock(SESSION, options, async (lease) => {
+        check((await first.leaseOf(SESSION))?.fence === lease.fence, "the lease is not shown");
+        const other = await first
+          .withSessionLock(SESSION, { ...options, wait: "50ms" }, async () => true)
+          .catch(() => false);
+        check(!other, "two held it at once");
+      });
+      check((await first.leaseOf(SESSION)) === null, "it is still held");
+      return "held, refused to a second, released";
+    },
     list: async () => {
       const listed = await second.sessions(USER);
       check(
@@ -128,6 +145,13 @@ function walk(first: Fleet, second: Fleet): Record<string, () => Promise<string>
       await second.deleteSessions([SESSION], USER);
       check((await second.sessions(USER)).length === 0, "it is still listed");
       return "gone";
+    },
+    gc: async () => {
+      await first.leaveSession(await first.createSession({ user: USER, sessionId: "old" }));
+      await delay(20);
+      const { deleted } = await second.gc({ ttl: "10ms" });
+      check(deleted.map(({ id }) => id).join() === "old", `deleted were ${deleted.map(({ id }) => id).join()}`);
+      return "the session past its time, and no other";
     },
     stop: async () => {
       const { id, pid } = await first.serverOf(USER);
