@@ -1,0 +1,78 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import { expect, it, onTestFinished } from "vitest";
+import { openFileStore } from "../../src/store/file/file-store.js";
+import { machineMs } from "../fixtures/lease-clock.js";
+import { LeaseLog, overlaps } from "../fixtures/lease-log.js";
+import { bundleFixture } from "../fixtures/store-bundle.js";
+import { seededRandom } from "../fixtures/store-random.js";
+import { sessionRecord } from "../fixtures/store-records.js";
+import { temporaryRoot } from "../fixtures/store-root.js";
+
+const WAITERS = 16;
+const ROUNDS = process.env.SOAK === undefined ? 6 : 200;
+const TTL_MS = 1_000;
+const SLACK_MS = 1_000;
+
+const program = bundleFixture("lease-waiter");
+
+it(`${WAITERS} waiters, ${ROUNDS} holders killed: never two holders, and the next one within the TTL and a second`, async () => {
+  const random = seededRandom("lease herd");
+  const root = await temporaryRoot();
+  await openFileStore(root).createSession(sessionRecord("shared"));
+  const log = new LeaseLog(join(root, "..", "log"));
+  onTestFinished(() => log.close());
+
+  const waiters = new Map<number, ChildProcess>();
+  let failures = "";
+  onTestFinished(() => {
+    for (const child of waiters.values()) child.kill("SIGKILL");
+  });
+  function start(): void {
+    const child = spawn(process.execPath, [program, root, log.path, String(TTL_MS), "hold"], {
+      stdio: ["ignore", "ignore", "pipe"],
+    });
+    child.stderr.on("data", (chunk) => {
+      failures += chunk;
+    });
+    waiters.set(child.pid ?? -1, child);
+  }
+
+  for (let index = 0; index < WAITERS + 1; index++) start();
+  let holder = await log.next("start", 0);
+  const took: number[] = [];
+  const kills = new Map<number, number>();
+  for (let round = 0; round < ROUNDS; round++) {
+    // A holder dies at any time of its lease: just granted, or renewed more than once.
+    await delay(random() * (random() < 0.2 ? TTL_MS : 100));
+    const killed = machineMs();
+    waiters.get(holder.pid)?.kill("SIGKILL");
+    waiters.delete(holder.pid);
+    kills.set(holder.fence, killed);
+    start();
+    const next = await log.next("start", holder.fence);
+    took.push(next.at - killed);
+    holder = next;
+    expect(failures).toBe("");
+  }
+
+  const entries = log.read();
+  const starts = entries.filter(({ what }) => what === "start");
+  console.log(`lease herd: next holder after ${summary(took)}`);
+  expect(overlaps(entries)).toEqual([]);
+  expect(starts).toHaveLength(ROUNDS + 1);
+  expect(starts.map(({ fence }) => fence)).toEqual(starts.map(({ fence }) => fence).toSorted((a, b) => a - b));
+  expect(new Set(starts.map(({ fence }) => fence)).size).toBe(starts.length);
+  for (const [index, { at }] of starts.entries()) {
+    // Nobody had it while the one before was alive.
+    if (index > 0) expect(at).toBeGreaterThan(kills.get(starts[index - 1]?.fence ?? 0) ?? Number.POSITIVE_INFINITY);
+  }
+  expect(Math.max(...took)).toBeLessThan(TTL_MS + SLACK_MS);
+});
+
+function summary(took: readonly number[]): string {
+  const sorted = took.toSorted((a, b) => a - b);
+  const at = (share: number) => sorted[Math.floor(share * (sorted.length - 1))]?.toFixed(0);
+  return `${at(0)} to ${at(1)} ms, median ${at(0.5)} ms (TTL ${TTL_MS} ms)`;
+}

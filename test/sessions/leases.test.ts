@@ -1,0 +1,335 @@
+import { setTimeout as delay } from "node:timers/promises";
+import { describe, expect, it, onTestFinished } from "vitest";
+import { FleetError } from "../../src/errors.js";
+import { type AcquireOptions, type HeldLease, LEASE_VARIABLES, Leases } from "../../src/sessions/leases.js";
+import { type FileStore, openFileStore } from "../../src/store/file/file-store.js";
+import type { Store } from "../../src/store/store.js";
+import { temporaryRoot } from "../fixtures/store-root.js";
+
+const LOST = { code: "FLEET_LEASE_LOST", exit: 5 };
+const LONG_MS = 600_000;
+const TTL_MS = 1_000;
+
+async function setUp(): Promise<{ store: FileStore; leases: Leases }> {
+  const store = openFileStore(await temporaryRoot());
+  return { store, leases: new Leases(store) };
+}
+
+function wants(holder: string, over: Partial<AcquireOptions> = {}): AcquireOptions {
+  return { sessionId: "s", holder, ttlMs: LONG_MS, waitMs: 0, ...over };
+}
+
+/** A store of which some methods are replaced. */
+function altered(store: Store, over: Partial<Store>): Store {
+  return new Proxy(store, {
+    get: (target, name) => {
+      const value: unknown = Reflect.get(over, name) ?? Reflect.get(target, name);
+      return typeof value === "function" ? value.bind(target) : value;
+    },
+  });
+}
+
+async function aborted({ signal }: HeldLease): Promise<unknown> {
+  await expect.poll(() => signal.aborted, { timeout: 15_000, interval: 20 }).toBe(true);
+  return signal.reason;
+}
+
+/** Nothing else runs meanwhile, as in a long computation. */
+function block(ms: number): void {
+  for (const until = performance.now() + ms; performance.now() < until; );
+}
+
+describe("holding a lease", () => {
+  it("goes on far beyond its TTL, with one fence", async () => {
+    const { store, leases } = await setUp();
+    const lease = await leases.acquire(wants("alice", { ttlMs: 2 * TTL_MS }));
+    for (let look = 0; look < 10; look++) {
+      await delay(TTL_MS / 2);
+      await lease.check();
+      expect(await store.readLease("s")).toMatchObject({ holder: "alice", fence: lease.fence });
+    }
+    expect(lease.signal.aborted).toBe(false);
+    await lease.release();
+    expect(await store.readLease("s")).toBeNull();
+    expect(lease.signal.aborted).toBe(false);
+    await expect(lease.check()).rejects.toMatchObject(LOST);
+    await expect(lease.release()).rejects.toMatchObject(LOST);
+  });
+
+  it("ends soon when somebody takes it over, and says who and why", async () => {
+    const { leases } = await setUp();
+    const lease = await leases.acquire(wants("alice"));
+    const stolen = await leases.acquire(wants("bob", { steal: { reason: "alice is on holiday" } }));
+    expect(stolen.fence).toBeGreaterThan(lease.fence);
+    const reason = await aborted(lease);
+    expect(reason).toMatchObject(LOST);
+    expect(reason).toMatchObject({ message: expect.stringMatching(/"bob" took it over \("alice is on holiday"\)/) });
+    await expect(lease.check()).rejects.toBe(reason);
+    await expect(lease.release()).rejects.toBe(reason);
+    await stolen.check();
+    await stolen.release();
+  });
+
+  it("is refused right after it was taken over, before anything told", async () => {
+    const { leases } = await setUp();
+    const lease = await leases.acquire(wants("alice"));
+    const stolen = await leases.acquire(wants("bob", { steal: { reason: "now" } }));
+    await expect(lease.check()).rejects.toMatchObject(LOST);
+    expect(lease.signal.aborted).toBe(true);
+    await stolen.release();
+  });
+
+  it("is lost when the event loop was blocked past the TTL, before anything else is told", async () => {
+    const { store, leases } = await setUp();
+    const lease = await leases.acquire(wants("alice", { ttlMs: TTL_MS }));
+    block(TTL_MS + 200);
+    await expect(lease.check()).rejects.toMatchObject(LOST);
+    expect(lease.signal.aborted).toBe(true);
+    await expect(lease.release()).rejects.toMatchObject(LOST);
+    expect(await store.readLease("s")).toBeNull();
+  });
+
+  it("is told to whoever only listens, after a blocked event loop too", async () => {
+    const { leases } = await setUp();
+    const lease = await leases.acquire(wants("alice", { ttlMs: TTL_MS }));
+    block(TTL_MS + 200);
+    expect(await aborted(lease)).toMatchObject(LOST);
+  });
+
+  it("survives a store that is in trouble for a while", async () => {
+    const { store } = await setUp();
+    let failures = 0;
+    const trouble = altered(store, {
+      renewLease: async (...args) => {
+        if (failures++ < 2) throw new FleetError("FLEET_STATE_UNWRITABLE", "disk full");
+        return await store.renewLease(...args);
+      },
+    });
+    const lease = await new Leases(trouble).acquire(wants("alice", { ttlMs: 3_000 }));
+    await expect.poll(() => failures, { timeout: 15_000 }).toBeGreaterThan(2);
+    await lease.check();
+    await lease.release();
+  });
+
+  it("is lost at its end when the store never answers", async () => {
+    const { store } = await setUp();
+    const silent = altered(store, { renewLease: () => new Promise(() => undefined) });
+    const lease = await new Leases(silent).acquire(wants("alice", { ttlMs: TTL_MS }));
+    expect(await aborted(lease)).toMatchObject(LOST);
+    await expect(lease.release()).rejects.toMatchObject(LOST);
+  });
+
+  it("does not call a lease lost when the store cannot tell", async () => {
+    const { store } = await setUp();
+    let down = false;
+    const trouble = altered(store, {
+      checkLease: async (...args) => {
+        if (down) throw new FleetError("FLEET_STATE_UNWRITABLE", "I/O error");
+        return await store.checkLease(...args);
+      },
+    });
+    const lease = await new Leases(trouble).acquire(wants("alice"));
+    down = true;
+    await expect(lease.check()).rejects.toMatchObject({ code: "FLEET_STATE_UNWRITABLE" });
+    down = false;
+    await lease.check();
+    await lease.release();
+  });
+
+  it("counts from before the question, when the answer took long", async () => {
+    const { store } = await setUp();
+    const slow = altered(store, {
+      acquireLease: async (request) => {
+        const answer = await store.acquireLease(request);
+        await delay(TTL_MS + 200);
+        return answer;
+      },
+    });
+    const lease = await new Leases(slow).acquire(wants("alice", { ttlMs: TTL_MS }));
+    await expect(lease.check()).rejects.toMatchObject(LOST);
+  });
+
+  it("can be left in force without being renewed", async () => {
+    const { store, leases } = await setUp();
+    const lease = await leases.acquire(wants("alice", { ttlMs: TTL_MS }));
+    await lease.detach();
+    expect(await store.checkLease("s", lease.token)).toMatchObject({ holder: "alice" });
+    await expect.poll(() => store.readLease("s"), { timeout: 10_000 }).toBeNull();
+  });
+});
+
+describe("waiting", () => {
+  it("is in vain within its time: the error names the holder and what is left, and no place stays", async () => {
+    const { store, leases } = await setUp();
+    const lease = await leases.acquire(wants("alice"));
+    const begun = performance.now();
+    await expect(leases.acquire(wants("bob", { waitMs: 300 }))).rejects.toMatchObject({
+      code: "FLEET_SESSION_LOCKED",
+      exit: 5,
+      message: expect.stringMatching(/^Session "s" is locked by "alice" for another (600|599|59\d) s/),
+    });
+    expect(performance.now() - begun).toBeGreaterThanOrEqual(299);
+    const probe = { sessionId: "s", holder: "carol", token: "probe", ttlMs: 1, placeMs: 1 };
+    expect(await store.acquireLease(probe)).toMatchObject({ granted: false, ahead: 0 });
+    await lease.release();
+  });
+
+  it("tries once when it may not wait", async () => {
+    const { leases } = await setUp();
+    const lease = await leases.acquire(wants("alice"));
+    await expect(leases.acquire(wants("bob"))).rejects.toMatchObject({ code: "FLEET_SESSION_LOCKED" });
+    await lease.release();
+  });
+
+  it("ends with a release, in the order of asking", async () => {
+    const { leases } = await setUp();
+    const order: string[] = [];
+    const first = await leases.acquire(wants("first"));
+    const turns = [];
+    for (const holder of ["a", "b", "c", "d"]) {
+      turns.push(leases.hold(wants(holder, { waitMs: 30_000 }), async () => void order.push(holder)));
+      await delay(20);
+    }
+    await first.release();
+    await Promise.all(turns);
+    expect(order).toEqual(["a", "b", "c", "d"]);
+  });
+
+  it("ends when it is told to, with that reason, and no place stays", async () => {
+    const { store, leases } = await setUp();
+    const lease = await leases.acquire(wants("alice"));
+    const giveUp = new AbortController();
+    const waiting = leases.acquire(wants("bob", { waitMs: LONG_MS, signal: giveUp.signal }));
+    await delay(50);
+    const reason = new Error("enough");
+    giveUp.abort(reason);
+    await expect(waiting).rejects.toBe(reason);
+    const probe = { sessionId: "s", holder: "carol", token: "probe", ttlMs: 1, placeMs: 1 };
+    expect(await store.acquireLease(probe)).toMatchObject({ granted: false, ahead: 0 });
+    await lease.release();
+    await expect(leases.acquire(wants("bob", { signal: giveUp.signal }))).rejects.toBe(reason);
+    expect(await store.readLease("s")).toBeNull();
+  });
+
+  it("gives back a lease that was granted to somebody who gave up meanwhile", async () => {
+    const { store } = await setUp();
+    const giveUp = new AbortController();
+    const late = altered(store, {
+      acquireLease: async (request) => {
+        const answer = await store.acquireLease(request);
+        giveUp.abort(new Error("enough"));
+        return answer;
+      },
+    });
+    await expect(new Leases(late).acquire(wants("bob", { signal: giveUp.signal }))).rejects.toThrow("enough");
+    expect(await store.readLease("s")).toBeNull();
+  });
+
+  it("ends without a lease for somebody who may no longer use the session", async () => {
+    const { store, leases } = await setUp();
+    const lease = await leases.acquire(wants("alice"));
+    const refusal = new Error("no longer a member");
+    let asked = 0;
+    const mayUse = async () => {
+      if (asked++ > 0) throw refusal;
+    };
+    const waiting = leases.acquire(wants("bob", { waitMs: LONG_MS, mayUse }));
+    await delay(50);
+    await Promise.all([lease.release(), expect(waiting).rejects.toBe(refusal)]);
+    expect(await store.readLease("s")).toBeNull();
+  });
+
+  it.each([0, -1, 999, 25 * 86_400_000, Number.NaN, Number.POSITIVE_INFINITY])(
+    "refuses a TTL of %d ms",
+    async (ttlMs) => {
+      const { store, leases } = await setUp();
+      await expect(leases.acquire(wants("alice", { ttlMs }))).rejects.toMatchObject({
+        code: "FLEET_DURATION_INVALID",
+        exit: 2,
+        message: expect.stringContaining("from 1s to 24d"),
+      });
+      expect(await store.readLease("s")).toBeNull();
+    },
+  );
+});
+
+describe("work under a lease", () => {
+  it("gives its result, and leaves the session free", async () => {
+    const { store, leases } = await setUp();
+    const work = async (lease: HeldLease) => {
+      await lease.check();
+      return lease.fence;
+    };
+    expect(await leases.hold(wants("alice"), work)).toEqual(expect.any(Number));
+    expect(await store.readLease("s")).toBeNull();
+  });
+
+  it("that fails fails with its own error, and leaves the session free", async () => {
+    const { store, leases } = await setUp();
+    const failure = new Error("mine");
+    await expect(leases.hold(wants("alice"), () => Promise.reject(failure))).rejects.toBe(failure);
+    expect(await store.readLease("s")).toBeNull();
+  });
+
+  it("that outlives its lease is an error, and touches nothing of the next holder's", async () => {
+    const { store, leases } = await setUp();
+    const work = leases.hold(wants("alice", { ttlMs: TTL_MS }), async () => block(TTL_MS + 100));
+    await expect(work).rejects.toMatchObject(LOST);
+    const next = await leases.acquire(wants("bob"));
+    await leases.hold(wants("alice", { steal: { reason: "x" } }), async () => undefined);
+    expect(await store.readLease("s")).toBeNull();
+    await expect(next.check()).rejects.toMatchObject(LOST);
+  });
+});
+
+describe("a lease that was taken elsewhere", () => {
+  it("is watched and renewed by whoever adopts it, and stays when that one is done", async () => {
+    const { store, leases } = await setUp();
+    const outer = await leases.acquire(wants("alice", { ttlMs: 2 * TTL_MS }));
+    await outer.detach();
+    const inner = await leases.adopt("s", outer.token, "alice");
+    await delay(3 * TTL_MS);
+    await inner.check();
+    expect(inner.fence).toBe(outer.fence);
+    await inner.release();
+    expect(await store.checkLease("s", outer.token)).toMatchObject({ fence: outer.fence });
+  });
+
+  it("is renewed at once when little is left of it", async () => {
+    const { leases } = await setUp();
+    const outer = await leases.acquire(wants("alice", { ttlMs: 6_000 }));
+    await outer.detach();
+    await delay(4_300);
+    const inner = await leases.adopt("s", outer.token);
+    onTestFinished(() => inner.detach());
+    await expect.poll(() => inner.lease.remainingMs, { timeout: 5_000 }).toBeGreaterThan(3_000);
+    await delay(2_000);
+    await inner.check();
+  });
+
+  it("is not had by a wrong token, nor by another user", async () => {
+    const { leases } = await setUp();
+    await expect(leases.adopt("s", "wrong")).rejects.toMatchObject(LOST);
+    const outer = await leases.acquire(wants("alice"));
+    await expect(leases.adopt("s", "wrong")).rejects.toMatchObject(LOST);
+    await expect(leases.adopt("s", outer.token, "bob")).rejects.toMatchObject(LOST);
+    await outer.release();
+  });
+
+  it("is found in the environment, for its own session only", async () => {
+    const { store, leases } = await setUp();
+    const outer = await leases.acquire(wants("alice"));
+    const env = { [LEASE_VARIABLES.session]: "s", [LEASE_VARIABLES.token]: outer.token };
+    const inner = await leases.enter(wants("alice"), env);
+    expect(inner.fence).toBe(outer.fence);
+    await inner.release();
+    await outer.check();
+    const other = await leases.enter(wants("alice", { sessionId: "other" }), env);
+    expect(await store.readLease("other")).toMatchObject({ fence: other.fence });
+    await other.release();
+    await expect(leases.enter(wants("alice"), {})).rejects.toMatchObject({ code: "FLEET_SESSION_LOCKED" });
+    await outer.release();
+    // Not by itself a new lease: the one it was to run under is gone.
+    await expect(leases.enter(wants("alice"), env)).rejects.toMatchObject(LOST);
+  });
+});
