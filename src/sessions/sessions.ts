@@ -135,9 +135,13 @@ export class Sessions {
       ttlMs: options.ttlMs ?? config.session.ttlMs,
       turns: 0,
     };
+    await this.#context.provider(); // a model that cannot be used is refused before anything is started
     // The runtime silently goes on with an id that it finds on its disk: look first.
     if (readSessionFolder(homeOf(stateRoot, serverId), record.id) !== null) throw sessionExists(record.id);
-    await store.createSession(record);
+    await store.createSession(record).catch((error: unknown) => {
+      // One answer for all: whose it is, is nobody's business.
+      throw isFleetError(error, "FLEET_SESSION_EXISTS") ? sessionExists(record.id) : error;
+    });
     try {
       const { connection } = await this.#connect(options.user, options.signal);
       return await this.#createIn(connection, record, options);
@@ -156,6 +160,7 @@ export class Sessions {
    */
   async resume(id: string, options: ResumeOptions): Promise<OpenSession> {
     const record = await this.#owned(id, options.user);
+    await this.#context.provider();
     const { server, connection } = await this.#connect(record.owner, options.signal);
     if (readSessionFolder(server.home, id)?.hasHistory !== true) {
       if (record.turns > 0) throw sessionLost(record);
