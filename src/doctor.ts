@@ -111,7 +111,8 @@ async function recordedState(run: Run, options: DoctorOptions, { stateRoot }: Lo
     const known = await fleet.launchIds();
     const strays = [...launchesByVariable(FLEET_VARIABLE, stateRoot)].filter(([launchId]) => !known.has(launchId));
     if (strays.length === 0) return { ok: true, detail: "none" };
-    if (options.fix) for (const [launchId] of strays) await stopServer(null, launchId, { graceMs: 0 });
+    if (options.fix)
+      for (const [launchId] of strays) await stopServer({ process: null, launchId, home: null }, { graceMs: 0 });
     const pids = strays.flatMap(([, processes]) => processes.map(({ pid }) => pid));
     const detail = `of this fleet, but in no record: pid ${pids.join(", ")}`;
     return { ok: options.fix, detail, fix: "copilotfleet doctor --fix", fixed: options.fix };

@@ -10,6 +10,7 @@ import { isBroken, type ServerView, viewServer } from "./pool/server.js";
 import type { TurnReply } from "./runtime/client/turn.js";
 import { provenEndpoint } from "./runtime/probe.js";
 import { type EvictionResult, evict } from "./sessions/eviction.js";
+import { collectGarbage, type GcRequest, type GcResult } from "./sessions/gc.js";
 import { newSessionId, validateSessionId, validateUser } from "./sessions/ids.js";
 import { acquireOptions, type LockOptions } from "./sessions/lease-options.js";
 import { type AcquireOptions, type HeldLease, Leases } from "./sessions/leases.js";
@@ -379,6 +380,24 @@ export class Fleet implements AsyncDisposable {
     const id = validateSessionId(sessionId);
     if (user !== undefined) await this.#sessions.recordFor(id, validateUser(user));
     return await this.#store.readLease(id);
+  }
+
+  /**
+   * Deletes sessions past their TTL that nobody uses, on disk and in the store, and clears away what is left of servers.
+   * Safe beside itself and any other use of the fleet; killed at any point, the next one finishes.
+   *
+   * @throws FleetError `FLEET_DURATION_INVALID`, `FLEET_USER_INVALID`.
+   */
+  async gc(request: GcRequest = {}): Promise<GcResult> {
+    return await collectGarbage(
+      { store: this.#store, stateRoot: this.stateRoot, pool: this.#pool, answerMs: this.config.health.timeoutMs },
+      {
+        ttlMs: request.ttl === undefined ? this.config.session.ttlMs : parseDuration(request.ttl, { name: "ttl" }),
+        dryRun: request.dryRun ?? false,
+        user: request.user === undefined ? undefined : validateUser(request.user),
+        signal: request.signal ?? NEVER,
+      },
+    );
   }
 
   /** Problems with the recorded state that were met and worked around since the last call. */

@@ -25,6 +25,7 @@ export type { ClientOptions } from "./pool/clients.js";
 export type { Stopped } from "./pool/pool.js";
 export type { ServerView } from "./pool/server.js";
 export type { TurnOptions, TurnReply } from "./runtime/client/turn.js";
+export type { GcRequest, GcResult } from "./sessions/gc.js";
 export type { LockOptions } from "./sessions/lease-options.js";
 export type { HeldLease } from "./sessions/leases.js";
 export type { SessionOptions } from "./sessions/session-config.js";

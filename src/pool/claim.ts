@@ -107,6 +107,11 @@ export function ownClaim(registry: Registry, id: string, launchId: string | null
   return server;
 }
 
+/** For messages: who moves the server at the moment. */
+export function holderOf({ claim }: ServerRecord): string {
+  return claim === null ? "another command" : `process ${claim.pid}`;
+}
+
 function isSelf(claim: ProcessIdentity | null): boolean {
   const self = ownIdentity();
   return claim !== null && claim.pid === self.pid && claim.startTicks === self.startTicks && isAlive(claim);

@@ -1,11 +1,11 @@
 import { availableParallelism } from "node:os";
 import { setTimeout as delay } from "node:timers/promises";
-import { FleetError, quote } from "../errors.js";
+import { FleetError, isFleetError, quote } from "../errors.js";
 import { tokenSourceFromConfig } from "../models/github-token.js";
 import { isAlive, ownIdentity } from "../runtime/process-table.js";
 import { stopServer } from "../runtime/stop.js";
 import type { ServerRecord, TokenSource } from "../store/store.js";
-import { claimStop, giveUpStop, ownClaim, settle } from "./claim.js";
+import { claimStop, giveUpStop, holderOf, ownClaim, settle } from "./claim.js";
 import { mapConcurrently } from "./concurrency.js";
 import { awaitTurns } from "./drain.js";
 import { leastLoadedServer, nextSharedServer, sharedServerId, sharedServerIds, stickyServer } from "./placement.js";
@@ -38,6 +38,8 @@ export interface Stopped {
 }
 
 const TERMINATE_GRACE_MS = 5_000;
+/** How long other commands may hold a server beyond the drain: the last steps of a stop, and a usual start. */
+const OTHERS_MS = 2 * TERMINATE_GRACE_MS;
 const BUSY_POLL_MS = 20;
 /** Starting is mostly work of the processor: more at once than this only makes each one late. */
 const STARTS_AT_ONCE = Math.max(4, availableParallelism() * 4);
@@ -115,11 +117,16 @@ export class Pool {
     return await startServer(this.#context, full, configured, options.signal);
   }
 
-  /** All recorded servers, as they are seen to be now, oldest first. Repairs what it finds broken. */
+  /**
+   * All recorded servers, as they are seen to be now, oldest first. Repairs what it finds broken; a store that takes no
+   * writes now keeps nobody from seeing it.
+   */
   async list(signal: AbortSignal): Promise<ServerView[]> {
     let { servers } = await this.#context.store.readRegistry();
     if (Object.values(servers).some(isBroken)) {
-      await this.repair(signal);
+      await this.repair(signal).catch((error: unknown) => {
+        if (!isFleetError(error, "FLEET_STATE_UNWRITABLE")) throw error;
+      });
       ({ servers } = await this.#context.store.readRegistry());
     }
     return Object.values(servers)
@@ -153,7 +160,7 @@ export class Pool {
 
   /** Ends what is left of a server and settles its record. The caller holds the claim. */
   async #finish(server: ServerRecord, state: "stopped" | "failed"): Promise<void> {
-    await stopServer(server.process, server.launchId, { graceMs: TERMINATE_GRACE_MS });
+    await stopServer(server, { graceMs: TERMINATE_GRACE_MS });
     await this.#context.store.updateRegistry((registry) => {
       const record = ownClaim(registry, server.id, server.launchId);
       settle(record, state, state === "failed" ? "its process ended by itself" : null);
@@ -186,9 +193,12 @@ export class Pool {
   /**
    * Waits for turns in flight, then stops the server and frees its port; its home stays. Aborted while it waits, it gives
    * up with the signal's reason, and the server serves on.
+   *
+   * @throws FleetError `FLEET_SERVER_DRAINING` when another command holds the server for longer than this one may take.
    */
   async stop(id: string, options: StopOptions): Promise<Stopped> {
     const { store, config } = this.#context;
+    const patience = performance.now() + options.drainTimeoutMs + OTHERS_MS;
     for (;;) {
       const decision = await store.updateRegistry((registry) => claimStop(registry, id));
       switch (decision.kind) {
@@ -196,7 +206,7 @@ export class Pool {
         case "stopped":
           return { id, outcome: "already-stopped", cut: [] };
         case "busy":
-          if (options.signal.aborted) throw busy(decision.server);
+          if (options.signal.aborted || performance.now() > patience) throw busy(decision.server);
           await delay(BUSY_POLL_MS);
           continue;
         case "stop": {
@@ -208,7 +218,7 @@ export class Pool {
             throw error;
           });
           const grace = { graceMs: TERMINATE_GRACE_MS, force: options.force };
-          const outcome = await stopServer(server.process, server.launchId, grace);
+          const outcome = await stopServer(server, grace);
           await store.updateRegistry((registry) => {
             settle(ownClaim(registry, id, server.launchId), "stopped", null);
           });
@@ -233,7 +243,7 @@ function serverNotFound(what: string, matches: ServerRecord[]): FleetError {
 }
 
 function busy(server: ServerRecord): FleetError {
-  return new FleetError("FLEET_SERVER_DRAINING", `Server ${server.id} is ${server.state} by another command.`, {
+  return new FleetError("FLEET_SERVER_DRAINING", `Server ${server.id} is ${server.state} by ${holderOf(server)}.`, {
     suggestions: ["copilotfleet ps"],
   });
 }

@@ -1,24 +1,25 @@
 import { randomUUID } from "node:crypto";
 import { setTimeout as delay } from "node:timers/promises";
 import type { Config } from "../config/schema.js";
-import { FleetError, quote } from "../errors.js";
+import { FleetError, isFleetError, quote } from "../errors.js";
 import { resolveGitHubToken } from "../models/github-token.js";
 import { deadline } from "../runtime/deadline.js";
 import { GITHUB_TOKEN_VARIABLE, serverEnvironment } from "../runtime/environment.js";
 import { findRuntime } from "../runtime/find.js";
 import { type LaunchedServer, launchServer, PortTakenError } from "../runtime/launch.js";
 import { probe } from "../runtime/probe.js";
-import { isAlive, ownsListener, processesOfLaunch } from "../runtime/process-table.js";
+import { isAlive, ownsListener, processesOfLaunch, writersOf } from "../runtime/process-table.js";
 import {
   createServerFolder,
   homeOf,
+  logPath,
   readConnectionToken,
   shareSessionState,
   writeConnectionToken,
 } from "../runtime/server-folder.js";
 import { stopServer } from "../runtime/stop.js";
 import type { Isolation, ServerRecord, Store, TokenSource } from "../store/store.js";
-import { claimStart, ownClaim, settle } from "./claim.js";
+import { claimStart, holderOf, ownClaim, settle } from "./claim.js";
 import { choosePort, isBindable } from "./ports.js";
 import { isRunning } from "./server.js";
 
@@ -99,8 +100,9 @@ export async function startServer(
         continue;
       case "adopt": {
         const adopted = await adoptServer(store, decision.server, signal);
-        if (adopted !== null) return { server: adopted, created: false };
-        continue;
+        if (adopted === null) continue;
+        refuseOtherToken(adopted, request);
+        return { server: adopted, created: false };
       }
       case "start":
         return { server: await launchClaimed(context, decision, readToken, signal), created: true };
@@ -138,14 +140,18 @@ async function launchClaimed(
   readToken: () => Promise<string | null>,
   signal: AbortSignal,
 ): Promise<ServerRecord> {
-  const { id, launchId } = claimed.server;
+  const { id, launchId, home } = claimed.server;
   const { store } = context;
   let launched: LaunchedServer | undefined;
   try {
-    if (claimed.leftover !== null) await stopServer(null, claimed.leftover, { graceMs: 0 });
+    if (claimed.leftover !== null)
+      await stopServer({ process: null, launchId: claimed.leftover, home }, { graceMs: 0 });
     launched = await launchOnFreePort(context, claimed.server, await readToken(), signal);
     const { identity, version } = launched;
     return await store.updateRegistry((registry) => {
+      const adopted = registry.servers[id];
+      // Somebody who took this process for dead found the server well, and has it recorded: nothing is left to do.
+      if (adopted?.launchId === launchId && adopted.process?.pid === identity.pid) return adopted;
       const server = ownClaim(registry, id, launchId);
       server.state = "ready";
       server.process = identity;
@@ -155,7 +161,7 @@ async function launchClaimed(
     });
   } catch (error) {
     // Also when it was never ready: what it had started by then may have outlived it.
-    await stopServer(launched?.identity ?? null, launchId, { graceMs: 0, force: true });
+    await stopServer({ process: launched?.identity ?? null, launchId, home: null }, { graceMs: 0, force: true });
     const failure = error instanceof Error ? error.message : String(error);
     await store.updateRegistry((registry) => {
       const server = registry.servers[id];
@@ -244,13 +250,13 @@ export async function adoptServer(
 ): Promise<ServerRecord | null> {
   const { id, launchId, port } = server;
   using limit = deadline(ADOPT_WAIT_MS, signal);
-  let emptyLooks = 0;
   for (;;) {
+    // Before the look at environments: between fork and exec a child still shows its parent's, but has its log already.
+    const writers = writersOf(logPath(server.home));
     const processes = launchId === null ? [] : processesOfLaunch(launchId);
     const listener = port === null ? undefined : processes.find(({ pid }) => ownsListener(pid, port));
     if (listener !== undefined && port !== null) {
-      const endpoint = { address: server.address, port, token: readConnectionToken(server.home) };
-      const version = await probe(endpoint, limit.signal).catch(() => null); // no answer: cleared away below
+      const version = await answerOf(server, port, limit.signal);
       if (version !== null && isAlive(listener)) {
         return await store.updateRegistry((registry) => {
           const record = ownClaim(registry, id, launchId);
@@ -262,16 +268,24 @@ export async function adoptServer(
         });
       }
     }
-    // Between fork and exec a child still shows its parent's environment: one empty look proves nothing.
-    emptyLooks = processes.length === 0 ? emptyLooks + 1 : 0;
-    if (emptyLooks > 1 || limit.signal.aborted) break;
+    if ((processes.length === 0 && writers.length === 0) || limit.signal.aborted) break;
     await delay(BUSY_POLL_MS);
   }
-  await stopServer(null, launchId, { graceMs: 0, force: true });
+  await stopServer({ process: null, launchId, home: server.home }, { graceMs: 0, force: true });
   await store.updateRegistry((registry) => {
     settle(ownClaim(registry, id, launchId), "failed", "the command that started it ended before it was ready");
   });
   return null;
+}
+
+/** What an orphaned server says of itself; null when it does not answer, or its token is gone: it is of no use then. */
+async function answerOf({ address, home }: ServerRecord, port: number, signal: AbortSignal): Promise<string | null> {
+  try {
+    return await probe({ address, port, token: readConnectionToken(home) }, signal);
+  } catch (error) {
+    if (isFleetError(error)) return null;
+    throw error;
+  }
 }
 
 /** A running server keeps the credential it was started with: asking for another one must not pass unnoticed. */
@@ -285,10 +299,9 @@ function refuseOtherToken(server: ServerRecord, request: StartRequest): void {
 }
 
 function stillBusy(server: ServerRecord, signal: AbortSignal): FleetError {
-  const who = server.claim === null ? "another command" : `process ${server.claim.pid}`;
   return new FleetError(
     "FLEET_SERVER_START_TIMEOUT",
-    `Server ${server.id} is ${server.state} by ${who}, and did not get done in time.`,
+    `Server ${server.id} is ${server.state} by ${holderOf(server)}, and did not get done in time.`,
     { cause: signal.reason, suggestions: ["copilotfleet ps", `Wait longer: --wait 60s (server ${quote(server.id)})`] },
   );
 }

@@ -4,7 +4,7 @@ import type { ProcessIdentity } from "../store/store.js";
 import { RpcError } from "./client/raw-connection.js";
 import { probe } from "./probe.js";
 import { identify, ownsListener } from "./process-table.js";
-import { logPath } from "./server-folder.js";
+import { logPath, unwritable } from "./server-folder.js";
 
 export interface LaunchOptions {
   runtimePath: string;
@@ -50,21 +50,7 @@ const ANNOUNCEMENT = /listening on port/i;
  * `FLEET_RUNTIME_UNUSABLE`, or {@link PortTakenError}.
  */
 export async function launchServer(options: LaunchOptions, signal: AbortSignal): Promise<LaunchedServer> {
-  const { execa } = await import("execa");
-  const log = openLog(options.home);
-  const logStart = fstatSync(log).size;
-  const output = log as 1; // execa takes any open descriptor; its types know 1 and 2 only
-  const child = execa(options.runtimePath, commandLine(options), {
-    cwd: options.cwd,
-    env: options.environment,
-    extendEnv: false,
-    detached: true,
-    cleanup: false,
-    reject: false,
-    buffer: false,
-    stdio: ["ignore", output, output],
-  });
-  closeSync(log);
+  const { child, logStart } = await start(options);
   let ended: string | null = null;
   const exit = child.then((result) => {
     const how = result.signal === undefined ? `exit code ${result.exitCode}` : result.signal;
@@ -73,7 +59,10 @@ export async function launchServer(options: LaunchOptions, signal: AbortSignal):
   });
 
   const { pid } = child;
-  if (pid === undefined) throw await notStarted(options, exit);
+  if (pid === undefined) {
+    const { cause, shortMessage } = await exit;
+    throw cannotStart(options, cause, shortMessage);
+  }
   const identity = identify(pid);
   try {
     for (let poll = 0; ; poll++) {
@@ -100,6 +89,44 @@ export async function launchServer(options: LaunchOptions, signal: AbortSignal):
       await exit;
     }
     throw error;
+  }
+}
+
+async function start(options: LaunchOptions) {
+  const { execa } = await import("execa");
+  const log = openLog(options.home);
+  try {
+    const logStart = fstatSync(log).size;
+    const output = log as 1; // execa takes any open descriptor; its types know 1 and 2 only
+    requireDescriptors(options);
+    const child = execa(options.runtimePath, commandLine(options), {
+      cwd: options.cwd,
+      env: options.environment,
+      extendEnv: false,
+      detached: true,
+      cleanup: false,
+      reject: false,
+      buffer: false,
+      stdio: ["ignore", output, output],
+    });
+    return { child, logStart };
+  } finally {
+    closeSync(log);
+  }
+}
+
+/**
+ * Starting a process takes two file descriptors. Without them execa (9.6) throws a TypeError, and the child it gave up
+ * emits an error that nobody can listen to, which ends this process: so it is tried before.
+ */
+function requireDescriptors(options: LaunchOptions): void {
+  const spare: number[] = [];
+  try {
+    while (spare.length < 2) spare.push(openSync("/dev/null", "r"));
+  } catch (cause) {
+    throw cannotStart(options, cause);
+  } finally {
+    for (const fd of spare) closeSync(fd);
   }
 }
 
@@ -133,18 +160,14 @@ function openLog(home: string): number {
   try {
     return openSync(path, constants.O_CREAT | constants.O_APPEND | constants.O_RDWR | constants.O_NOFOLLOW, 0o600);
   } catch (cause) {
-    throw new FleetError("FLEET_STATE_UNWRITABLE", `The server's log cannot be opened: ${path}.`, { cause });
+    throw unwritable(path, cause);
   }
 }
 
-async function notStarted(
-  options: LaunchOptions,
-  exit: Promise<{ cause?: unknown; shortMessage?: string | undefined }>,
-) {
-  const { cause, shortMessage } = await exit;
+function cannotStart(options: LaunchOptions, cause: unknown, reason?: string): FleetError {
   const code = systemCode(cause);
   const out = code === "EAGAIN" || code === "EMFILE" || code === "ENFILE" || code === "ENOMEM";
-  const why = out ? "this machine has no processes, file descriptors or memory left" : shortMessage;
+  const why = out ? `this machine has no processes, file descriptors or memory left (${code})` : reason;
   return new FleetError("FLEET_RUNTIME_UNUSABLE", `${options.runtimePath} could not be started: ${why}.`, {
     cause,
     suggestions: out ? ["copilotfleet ps", "ulimit -n -u"] : ["copilotfleet doctor"],

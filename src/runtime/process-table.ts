@@ -1,4 +1,14 @@
-import { closeSync, openSync, readdirSync, readFileSync, readlinkSync, readSync } from "node:fs";
+import {
+  closeSync,
+  constants,
+  existsSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  readSync,
+  realpathSync,
+} from "node:fs";
 import { hostname } from "node:os";
 import { FleetError } from "../errors.js";
 import type { ProcessIdentity } from "../store/store.js";
@@ -30,6 +40,7 @@ function thisHost(): Pick<ProcessIdentity, "host" | "bootId" | "pidNamespace"> {
 interface Stat {
   state: string;
   session: number;
+  threads: number;
   startTicks: string;
 }
 
@@ -42,14 +53,22 @@ function readStat(pid: number): Stat | null {
     return null; // gone, or never there: the same answer
   }
   const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
-  return { state: fields[0] ?? "X", session: Number(fields[3]), startTicks: fields[19] ?? "" };
+  return {
+    state: fields[0] ?? "X",
+    session: Number(fields[3]),
+    threads: Number(fields[17]),
+    startTicks: fields[19] ?? "",
+  };
 }
 
-/** The identity of a running process; null when it is gone or a zombie, which is as dead as gone. */
+/**
+ * The identity of a running process; null when it is gone or a zombie, which is as dead as gone. While a process with
+ * several threads ends, its first one may be a zombie already and the others still hold its sockets: it is not dead yet.
+ */
 export function identify(pid: number): ProcessIdentity | null {
   const host = thisHost();
   const stat = readStat(pid);
-  if (stat === null || stat.state === "Z" || stat.state === "X") return null;
+  if (stat === null || ((stat.state === "Z" || stat.state === "X") && stat.threads <= 1)) return null;
   return { ...host, pid, startTicks: stat.startTicks };
 }
 
@@ -95,13 +114,7 @@ export function ownsListener(pid: number, port: number): boolean {
 /** Inodes of all sockets of a process; none when it is gone or another user's, of which nothing can be proved. */
 function socketInodes(pid: number): Set<string> {
   const inodes = new Set<string>();
-  let fds: string[];
-  try {
-    fds = readdirSync(`/proc/${pid}/fd`);
-  } catch {
-    return inodes;
-  }
-  for (const fd of fds) {
+  for (const fd of openFiles(pid)) {
     try {
       const inode = /^socket:\[(\d+)\]$/.exec(readlinkSync(`/proc/${pid}/fd/${fd}`))?.[1];
       if (inode !== undefined) inodes.add(inode);
@@ -187,6 +200,35 @@ export function launchesByVariable(name: string, value: string): Map<string, Pro
 export function processesOfSession(leader: ProcessIdentity): ProcessIdentity[] {
   const members = pids().flatMap((pid) => (readStat(pid)?.session === leader.pid ? (identify(pid) ?? []) : []));
   return isAlive(leader) ? members : [];
+}
+
+/**
+ * All live processes that have the file open for writing. A server has its log so, and a child that is forked to become
+ * one has it already, while between fork and exec its environment still is its parent's.
+ */
+export function writersOf(path: string): ProcessIdentity[] {
+  if (!existsSync(path)) return [];
+  const real = realpathSync(path);
+  return pids().flatMap((pid) => (openFiles(pid).some((fd) => writes(pid, fd, real)) ? (identify(pid) ?? []) : []));
+}
+
+/** Numbers of the open files of a process; none when it is gone or another user's. */
+function openFiles(pid: number): string[] {
+  try {
+    return readdirSync(`/proc/${pid}/fd`);
+  } catch {
+    return [];
+  }
+}
+
+function writes(pid: number, fd: string, path: string): boolean {
+  try {
+    if (readlinkSync(`/proc/${pid}/fd/${fd}`) !== path) return false;
+    const flags = /^flags:\s+(\d+)$/m.exec(readFileSync(`/proc/${pid}/fdinfo/${fd}`, "utf8"))?.[1] ?? "0";
+    return (Number.parseInt(flags, 8) & (constants.O_WRONLY | constants.O_RDWR)) !== 0;
+  } catch {
+    return false; // closed between the listing and the look
+  }
 }
 
 function pids(): number[] {

@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { mkdirSync, readFileSync, renameSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { FleetError, systemCode } from "../errors.js";
+import { FleetError, quote, systemCode } from "../errors.js";
 
 /** The name of a server's `COPILOT_HOME` inside its own folder; token and log lie beside it, out of the runtime's reach. */
 const HOME = "home";
@@ -26,9 +26,16 @@ function tokenPath(home: string): string {
   return join(dirname(home), "connection-token");
 }
 
-/** Creates the folder and the home, both for this user's eyes only. */
+/** Creates the folder and the home, both for this user's eyes only. @throws FleetError `FLEET_STATE_UNWRITABLE`. */
 export function createServerFolder(home: string): void {
-  mkdirSync(home, { recursive: true, mode: 0o700 });
+  // Not with `recursive`: on a read-only disk that says ENOENT (Node 20).
+  for (const folder of [dirname(dirname(home)), dirname(home), home]) {
+    try {
+      mkdirSync(folder, { mode: 0o700 });
+    } catch (cause) {
+      if (systemCode(cause) !== "EEXIST") throw unwritable(folder, cause);
+    }
+  }
 }
 
 /**
@@ -48,14 +55,31 @@ export function shareSessionState(stateRoot: string, home: string): void {
 /**
  * Makes a new 256-bit connection token and records it in a file of mode 0600. The old one is void from here on. It is
  * not forced to the disk: a machine that goes down takes the server along, and with it the use of the token.
+ *
+ * @throws FleetError `FLEET_STATE_UNWRITABLE`.
  */
 export function writeConnectionToken(home: string): string {
   const token = randomBytes(32).toString("base64url");
   const path = tokenPath(home);
-  const temporary = `${path}.${process.pid}.tmp`;
-  writeFileSync(temporary, token, { mode: 0o600 });
-  renameSync(temporary, path);
+  // Always the same name: whoever holds the claim is the only one here, and writes over what a killed one left.
+  const temporary = `${path}.tmp`;
+  try {
+    writeFileSync(temporary, token, { mode: 0o600 });
+    renameSync(temporary, path);
+  } catch (cause) {
+    throw unwritable(path, cause);
+  }
   return token;
+}
+
+/** A part of a server's folder that the system does not let us write, with what it says of that. */
+export function unwritable(path: string, cause: unknown): FleetError {
+  const code = systemCode(cause);
+  const why = cause instanceof Error ? cause.message.replace(/, \w+ '.*$/s, "") : String(cause);
+  return new FleetError("FLEET_STATE_UNWRITABLE", `${quote(path)} cannot be written: ${why}.`, {
+    suggestions: [code === "ENOSPC" || code === "EDQUOT" ? `df -h ${dirname(path)}` : `ls -ld ${dirname(path)}`],
+    cause,
+  });
 }
 
 /** @throws FleetError `FLEET_SERVER_UNREACHABLE` when it cannot be read: without it nobody can talk to the server. */

@@ -1,9 +1,19 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { FleetError, systemCode } from "../errors.js";
 import type { ProcessIdentity } from "../store/store.js";
-import { isAlive, processesOfLaunch, processesOfSession } from "./process-table.js";
+import { isAlive, processesOfLaunch, processesOfSession, writersOf } from "./process-table.js";
+import { logPath } from "./server-folder.js";
 
 export type StopOutcome = "terminated" | "killed" | "already-stopped";
+
+/** What is known of a server that is to be stopped. */
+export interface StopTarget {
+  /** Null when it is dead, or was never ready: then what there is of it is found by the rest. */
+  process: ProcessIdentity | null;
+  launchId: string | null;
+  /** Where a child that was not executed yet would have its log; null when there can be none, or no record tells it. */
+  home: string | null;
+}
 
 export interface StopOptions {
   /** How long the server may take over SIGTERM before the group is killed, in milliseconds. */
@@ -25,8 +35,7 @@ const KILL_WAIT_MS = 5_000;
  * @throws FleetError `FLEET_INTERNAL` when a process outlives SIGKILL (uninterruptible in the kernel).
  */
 export async function stopServer(
-  identity: ProcessIdentity | null,
-  launchId: string | null,
+  { process: identity, launchId, home }: StopTarget,
   options: StopOptions,
 ): Promise<StopOutcome> {
   let outcome: StopOutcome = "already-stopped";
@@ -41,6 +50,7 @@ export async function stopServer(
     }
     await kill(session);
   }
+  if (identity === null && home !== null) await kill(writersOf(logPath(home)));
   if (launchId !== null) await killLaunch(launchId);
   return outcome;
 }

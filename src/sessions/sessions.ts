@@ -88,9 +88,13 @@ export class Sessions implements SessionKeeper {
   async create(options: CreateOptions): Promise<OpenSession> {
     const { store } = this.#context;
     const now = new Date().toISOString();
+    const id = options.id ?? newSessionId(options.purpose ?? null);
+    // What can be refused is refused before anything is started: an id that is taken, a model that cannot be used.
+    if ((await store.readSession(id)) !== null) throw sessionExists(id);
+    await this.#context.provider();
     const server = await this.#serverForNew(options);
     const record: SessionRecord = {
-      id: options.id ?? newSessionId(options.purpose ?? null),
+      id,
       owner: options.user,
       purpose: options.purpose ?? null,
       kind: options.members === undefined ? "private" : "collaborative",
@@ -106,7 +110,10 @@ export class Sessions implements SessionKeeper {
     };
     // The runtime silently goes on with an id that it finds on its disk: look first.
     if (readSessionFolder(server.home, record.id) !== null) throw sessionExists(record.id);
-    await store.createSession(record);
+    await store.createSession(record).catch((error: unknown) => {
+      // One answer for all: whose it is, is nobody's business.
+      throw isFleetError(error, "FLEET_SESSION_EXISTS") ? sessionExists(record.id) : error;
+    });
     try {
       return await this.#open(record, server, options);
     } catch (error) {
@@ -125,6 +132,7 @@ export class Sessions implements SessionKeeper {
    */
   async resume(id: string, options: ResumeOptions): Promise<OpenSession> {
     const record = await this.recordFor(id, options.user);
+    await this.#context.provider();
     const server = await this.#serverFor(record, options);
     const open = await this.#open(record, server, options);
     if (record.persistence === "ephemeral") {

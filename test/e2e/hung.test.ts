@@ -1,7 +1,5 @@
 import { expect, it } from "vitest";
-import type { SessionView } from "../../src/sessions/view.js";
 import { PORTS, testFleet } from "../fixtures/cli.js";
-import { eventually } from "../fixtures/fault-fleet.js";
 
 /** A stopped server still accepts connections, and answers nothing: no command may wait for it without an end. */
 
@@ -10,11 +8,7 @@ const fleet = testFleet(PORTS.hung);
 it("ends every command in time, and can be restarted by force", async () => {
   await fleet.create("alice", "s");
   const pid = await fleet.pidOf("alice");
-  const turn = fleet.start(["send", "s", "!delay 20000 x", "--user", "alice", "--timeout", "2s"]);
-  await eventually("the turn", async () => {
-    const { sessions } = await fleet.json<{ sessions: SessionView[] }>(["list", "--state", "active"]);
-    return sessions.length === 1;
-  });
+  const turn = await fleet.turn("alice", "s", "!delay 20000 x", ["--timeout", "2s"]);
   process.kill(pid, "SIGSTOP");
   const begun = performance.now();
   const took = () => performance.now() - begun;

@@ -1,6 +1,5 @@
 import { beforeAll, describe, expect, it } from "vitest";
 import type { Stopped } from "../../src/pool/pool.js";
-import type { SessionView } from "../../src/sessions/view.js";
 import { PORTS, type Running, testFleet } from "../fixtures/cli.js";
 import { eventually } from "../fixtures/fault-fleet.js";
 
@@ -13,27 +12,24 @@ beforeAll(async () => {
   await fleet.create("alice", "s");
 });
 
-async function turn(ms: number): Promise<Running> {
-  const running = fleet.start(["send", "s", `!delay ${ms} reply`, ...ALICE]);
-  await eventually("the turn", async () => {
-    const { sessions } = await fleet.json<{ sessions: SessionView[] }>(["list", "--state", "active"]);
-    return sessions.length === 1;
-  });
-  return running;
-}
+const turn = (ms: number): Promise<Running> => fleet.turn("alice", "s", `!delay ${ms} reply`);
 
 /** A stop that waits for the turn when this resolves. */
 async function waitingStop(): Promise<Running> {
   const running = fleet.start(["stop", ...ALICE]);
-  await eventually("the drain", async () => (await fleet.server("alice")).state === "draining");
+  await eventually("the drain", async () => (await fleet.record("alice")).state === "draining");
   return running;
 }
 
 describe("stop during a turn", () => {
   it("waits for it, and its client gets its reply", async () => {
-    const sending = await turn(1500);
+    const sending = await turn(1200);
     expect(await fleet.json(["stop", ...ALICE])).toMatchObject({ stopped: [{ outcome: "drained", cut: [] }] });
-    expect(await sending.done).toMatchObject({ code: 0, stdout: expect.stringMatching(/^\[turn \d+\] reply\n$/), stderr: "" });
+    expect(await sending.done).toMatchObject({
+      code: 0,
+      stdout: expect.stringMatching(/^\[turn \d+\] reply\n$/),
+      stderr: "",
+    });
     expect(await fleet.server("alice")).toMatchObject({ state: "stopped", pid: null });
   });
 
@@ -66,7 +62,7 @@ describe("stop during a turn", () => {
   });
 
   it("admits nothing new: who comes meanwhile gets the next server", async () => {
-    const sending = await turn(1500);
+    const sending = await turn(1200);
     const { pid } = await fleet.server("alice");
     const stopping = await waitingStop();
     await fleet.create("alice", "meanwhile");
@@ -85,7 +81,7 @@ describe("a stop that is given up", () => {
     ["SIGTERM", 143],
   ] as const)("by %s cuts nothing: the server serves on", async (signal, exit) => {
     // It was taken for the end of the drain deadline, and cut the turns it was waiting for.
-    const sending = await turn(2500);
+    const sending = await turn(2000);
     const { pid } = await fleet.server("alice");
     const stopping = await waitingStop();
     stopping.child.kill(signal);
@@ -96,14 +92,15 @@ describe("a stop that is given up", () => {
 
   it.each(["ps", "create", "stop"])("by kill -9 cuts nothing either, whoever comes next (%s)", async (next) => {
     // The next command finished the dead one's stop, with the turn still under way.
-    const sending = await turn(2500);
+    const sending = await turn(2000);
     const { pid } = await fleet.server("alice");
     const stopping = await waitingStop();
     stopping.child.kill("SIGKILL");
     await stopping.done;
     if (next === "ps") expect(await fleet.server("alice")).toMatchObject({ state: "ready", pid });
     if (next === "create") await fleet.ok(["create", ...ALICE]);
-    if (next === "stop") expect(await fleet.json(["stop", ...ALICE])).toMatchObject({ stopped: [{ outcome: "drained" }] });
+    if (next === "stop")
+      expect(await fleet.json(["stop", ...ALICE])).toMatchObject({ stopped: [{ outcome: "drained" }] });
     expect(await sending.done).toMatchObject({ code: 0, stdout: expect.stringMatching(/reply\n$/), stderr: "" });
   });
 });

@@ -68,7 +68,12 @@ describe("a command line with a slip", () => {
   });
 
   it("with something unprintable is told so in print", async () => {
-    for (const args of [["\u001b[31mps"], ["ps", "--\u001b[31m"], ["ps", "\u202ex"], ["list", "--state", "\u200b\u001b"]]) {
+    for (const args of [
+      ["\u001b[31mps"],
+      ["ps", "--\u001b[31m"],
+      ["ps", "\u202ex"],
+      ["list", "--state", "\u200b\u001b"],
+    ]) {
       const error = await refused(2, args);
       expect(error.message).toMatch(/\\u\{(1b|202e|200b)\}/);
     }
@@ -157,7 +162,21 @@ describe("a user id", () => {
 });
 
 describe("a session id", () => {
-  const BAD = ["", " ", ".", "..", "../s", "a/b", "a b", "a\nb", "\u001b[31m", "é", "a".repeat(129), "__proto__", "constructor"];
+  const BAD = [
+    "",
+    " ",
+    ".",
+    "..",
+    "../s",
+    "a/b",
+    "a b",
+    "a\nb",
+    "\u001b[31m",
+    "é",
+    "a".repeat(129),
+    "__proto__",
+    "constructor",
+  ];
 
   it.each(BAD)("%j is refused", async (id) => {
     const [create, resume] = await Promise.all([
@@ -210,7 +229,9 @@ describe("durations and counts", () => {
       const error = await fleet.refusal(2, [...args, `${flag}=${value}`]);
       expect(error).toMatchObject({
         code: "FLEET_USAGE_INVALID",
-        message: expect.stringMatching(new RegExp(`^${flag} ".*" is not allowed: a whole number from \\d+ to \\d+ is\\.$`)),
+        message: expect.stringMatching(
+          new RegExp(`^${flag} ".*" is not allowed: a whole number from \\d+ to \\d+ is\\.$`),
+        ),
       });
     }
   });
@@ -235,7 +256,9 @@ describe("a token on the command line", () => {
     expect(unknown.suggestions).toContain('--token-env instead of "--token"');
     const asName = await refused(2, ["spawn", "--user", "a", "--token-env", TOKEN]);
     expect(asName.message).toMatch(/takes the name of a variable.*revoke it/);
-    expect((await refused(2, ["spawn", "--user", "a", "--token-env", "not a name"])).message).toMatch(/name of a variable/);
+    expect((await refused(2, ["spawn", "--user", "a", "--token-env", "not a name"])).message).toMatch(
+      /name of a variable/,
+    );
   });
 });
 

@@ -40,7 +40,10 @@ it.each([
   const fleet = await faultFleet(PORTS, { COPILOT_CLI_PATH: fake(name) });
   const result = await fleet.run(["spawn", "--user", "alice", "--wait", "500ms", "--json"]);
   expect(result.code).toBe(6);
-  expect(errorOf(result)).toMatchObject({ code: "FLEET_SERVER_START_TIMEOUT", suggestions: [expect.stringContaining("--wait")] });
+  expect(errorOf(result)).toMatchObject({
+    code: "FLEET_SERVER_START_TIMEOUT",
+    suggestions: [expect.stringContaining("--wait")],
+  });
   expect(result.ms).toBeLessThan(2_500);
   expect(fleet.processes()).toEqual([]);
   expect(await fleet.record("alice")).toMatchObject({ state: "failed", port: null, claim: null });

@@ -47,6 +47,9 @@ export async function connectClient(
     if (socket?.destroyed === true) resolve();
     else socket?.once("close", () => resolve());
   });
+  quietWriteErrors(client);
+  // The SDK leaves requests that wait for an answer waiting when the connection closes; this rejects them.
+  closed.then(() => client.forceStop()).catch(() => undefined);
   return { client, closed };
 }
 
@@ -56,6 +59,17 @@ function startPromptly(client: CopilotClient): Promise<void> {
   const socket = socketOf(client);
   if (socket !== undefined) acknowledgePromptly(socket);
   return started;
+}
+
+/**
+ * A request that can no longer be written (the server has just died) rejects a second promise inside vscode-jsonrpc 8,
+ * one that nobody can catch (`sendRequest` throws in an async executor): it would end this whole process. The SDK has a
+ * switch against that, private like the socket, which it sets for servers that it started itself.
+ */
+function quietWriteErrors(client: CopilotClient): void {
+  const { messageWriter } = client as unknown as { messageWriter?: unknown };
+  if (typeof messageWriter !== "object" || messageWriter === null || !("suppressWriteErrors" in messageWriter)) return;
+  messageWriter.suppressWriteErrors = true;
 }
 
 function socketOf(client: CopilotClient): Socket | undefined {

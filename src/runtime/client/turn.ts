@@ -40,16 +40,17 @@ export async function runTurn(
   let unsubscribe = (): void => undefined;
   const ended = new Promise<Outcome>((resolve) => {
     unsubscribe = session.on((event) => {
-      const outcome = follow(event, reply, options.onDelta);
+      const outcome = follow(session.sessionId, event, reply, options.onDelta);
       if (outcome !== null) resolve(outcome);
     });
   });
   using limit = deadline(options.timeoutMs, options.signal);
   const stop = limit.signal;
   const lost = closed.then((): Outcome => ({ kind: "failed", error: serverLost(session.sessionId) }));
+  let sent: Promise<unknown> | undefined;
   try {
     stop.throwIfAborted();
-    const sent = session.send(message);
+    sent = session.send(message);
     // A send that fails after the race is over has been answered for already.
     sent.catch(() => undefined);
     const outcome = await abortable(Promise.race([sent.then(() => ended), ended, lost]), stop);
@@ -57,7 +58,9 @@ export async function runTurn(
     return reply;
   } catch (error) {
     if (!stop.aborted) throw await asTurnError(error, session.sessionId, closed);
-    await Promise.race([session.abort(), closed, wait(ABORT_WAIT_MS)]).catch(() => undefined); // best effort: it may be over
+    // Its end is waited for, or the next turn would take the end of this one for its own. Best effort: it may be over.
+    const aborted = sent === undefined ? undefined : session.abort().then(() => ended);
+    await Promise.race([aborted, closed, wait(ABORT_WAIT_MS)]).catch(() => undefined);
     if (options.signal?.aborted === true) throw options.signal.reason;
     throw turnTimeout(session.sessionId, options.timeoutMs);
   } finally {
@@ -66,7 +69,12 @@ export async function runTurn(
 }
 
 /** Keeps `reply` current and tells when the turn is over. Events of sub-agents do not count: their work is inside it. */
-function follow(event: SessionEvent, reply: TurnReply, onDelta: TurnOptions["onDelta"]): Outcome | null {
+function follow(
+  sessionId: string,
+  event: SessionEvent,
+  reply: TurnReply,
+  onDelta: TurnOptions["onDelta"],
+): Outcome | null {
   if ("agentId" in event && event.agentId !== undefined) return null;
   switch (event.type) {
     case "assistant.message_delta":
@@ -81,7 +89,7 @@ function follow(event: SessionEvent, reply: TurnReply, onDelta: TurnOptions["onD
     case "session.idle":
       return event.data.mode === "autopilot" ? null : { kind: "idle" };
     case "session.error":
-      return { kind: "failed", error: new FleetError("FLEET_TURN_FAILED", `The turn failed: ${event.data.message}`) };
+      return { kind: "failed", error: turnFailed(sessionId, `The turn failed: ${event.data.message}`) };
     default:
       return null;
   }
@@ -93,7 +101,15 @@ async function asTurnError(error: unknown, sessionId: string, closed: Promise<vo
   const gone = await Promise.race([closed.then(() => true), wait(50).then(() => false)]);
   if (gone) return serverLost(sessionId, error);
   const reason = error instanceof Error ? error.message : String(error);
-  return new FleetError("FLEET_TURN_FAILED", `The prompt was not accepted: ${reason}`, { cause: error });
+  return turnFailed(sessionId, `The prompt was not accepted: ${reason}`, error);
+}
+
+function turnFailed(sessionId: string, message: string, cause?: unknown): FleetError {
+  // The id stands here since whoever let `create` choose one has not seen it yet.
+  return new FleetError("FLEET_TURN_FAILED", message, {
+    cause,
+    suggestions: [`The session goes on: copilotfleet send ${sessionId} TEXT --user USER`],
+  });
 }
 
 function serverLost(sessionId: string, cause?: unknown): FleetError {
@@ -105,7 +121,10 @@ function serverLost(sessionId: string, cause?: unknown): FleetError {
 
 function turnTimeout(sessionId: string, timeoutMs: number | undefined): FleetError {
   return new FleetError("FLEET_TURN_TIMEOUT", `Session ${sessionId} did not finish its turn within ${timeoutMs} ms.`, {
-    suggestions: ["Give it longer: --timeout 10m"],
+    suggestions: [
+      "Give it longer: --timeout 10m",
+      `The session goes on: copilotfleet send ${sessionId} TEXT --user USER`,
+    ],
   });
 }
 

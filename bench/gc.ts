@@ -1,0 +1,110 @@
+/**
+ * `gc` on 5,000 expired sessions against what else deletes them: the loop of GitHub's guide, which lists and then deletes
+ * one after another through the SDK as it is (on a sample of 200 of them, scaled up), and the runtime's own bulk delete.
+ * `gc` is the whole command, start of Node included, and deletes the fleet's records as well.
+ * Run: npm run build && npx tsx bench/gc.ts [sessions] [sample]
+ */
+import { cpSync, mkdirSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { CopilotClient, RuntimeConnection } from "@github/copilot-sdk";
+import { Fleet } from "../src/index.js";
+import { RawConnection } from "../src/runtime/client/raw-connection.js";
+import { openFileStore } from "../src/store/file/file-store.js";
+import { plantSessions, recordSessions, type Template } from "../test/fixtures/gc-sessions.js";
+import { claim, compare, fleetCommand, printMachine, ratio, withState } from "./measure.js";
+
+const count = Number(process.argv[2] ?? 5_000);
+const sample = Math.min(count, Number(process.argv[3] ?? 200));
+const ROUNDS = 3;
+const AGE_MS = 48 * 60 * 60 * 1000;
+const LONG_MS = 10 * 60 * 1000;
+
+const LOOP = `SDK: list, delete ${sample} one by one, x ${count / sample}`;
+const BULK = `runtime's sessions.bulkDelete, ${count}`;
+const RUNNING = `copilotfleet gc, server running, ${count}`;
+const STOPPED = `copilotfleet gc, server stopped, ${count}`;
+
+printMachine();
+await withState(async (env, folder) => {
+  await using fleet = await Fleet.open({ env });
+  await using store = disposable(openFileStore(env.COPILOTFLEET_HOME ?? ""));
+  const template = await makeTemplate(fleet, folder);
+  const { server: running } = await fleet.spawn("running");
+  const { server: stopped } = await fleet.spawn("stopped");
+  await fleet.stop([stopped.id]);
+  const { url, token } = await fleet.connectInfo("running");
+  const plain = new CopilotClient({ connection: RuntimeConnection.forUri(url, { connectionToken: token }) });
+  await plain.start();
+
+  const plant = async (server: { id: string; user: string | null; home: string }, recorded: boolean) => {
+    const statePath = join(server.home, "session-state");
+    rmSync(statePath, { recursive: true, force: true });
+    mkdirSync(statePath, { recursive: true });
+    const ids = Array.from({ length: count }, (_, index) => `expired-${index}`);
+    plantSessions(statePath, template, ids, AGE_MS);
+    if (recorded) await recordSessions(store, ids, { owner: server.user ?? "", serverId: server.id, ageMs: AGE_MS });
+    return ids;
+  };
+  const collect = async (server: typeof running) => {
+    await plant(server, true);
+    return await timed(async () => {
+      const result = JSON.parse(await fleetCommand(["gc", "--ttl", "24h", "--json"], env)) as { deleted: unknown[] };
+      if (result.deleted.length !== count) throw new Error(`gc deleted ${result.deleted.length} of ${count}`);
+    });
+  };
+
+  const medians = await compare(ROUNDS, [
+    {
+      name: LOOP,
+      round: async () => {
+        await plant(running, false);
+        let listed: { sessionId: string }[] = [];
+        const listing = await timed(async () => {
+          listed = await plain.listSessions();
+        });
+        const deleting = await timed(async () => {
+          for (const { sessionId } of listed.slice(0, sample)) await plain.deleteSession(sessionId);
+        });
+        return listing + (deleting * count) / sample;
+      },
+    },
+    {
+      name: BULK,
+      round: async () => {
+        const sessionIds = await plant(running, false);
+        const [host = "", port] = url.split(":");
+        const endpoint = { address: host, port: Number(port), token };
+        await using connection = await RawConnection.open(endpoint, AbortSignal.timeout(LONG_MS));
+        return await timed(async () => void (await connection.request("sessions.bulkDelete", { sessionIds })));
+      },
+    },
+    { name: RUNNING, round: () => collect(running) },
+    { name: STOPPED, round: () => collect(stopped) },
+  ]);
+  for (const name of [RUNNING, STOPPED]) {
+    claim(`${name} / list-and-delete loop`, ratio(medians, name, LOOP), 1 / 50);
+    claim(`${name} / bulkDelete`, ratio(medians, name, BULK), 3);
+  }
+  await plain.stop();
+});
+
+/** A session that really had a turn, out of its server's reach. */
+async function makeTemplate(fleet: Fleet, folder: string): Promise<Template> {
+  const session = await fleet.createSession({ user: "template", sessionId: "template" });
+  await fleet.send(session, "hello");
+  await fleet.leaveSession(session);
+  const { home } = await fleet.serverOf("template");
+  const copy = join(folder, "template");
+  cpSync(join(home, "session-state", "template"), copy, { recursive: true });
+  return { folder: copy, id: "template" };
+}
+
+async function timed(work: () => Promise<void>): Promise<number> {
+  const start = performance.now();
+  await work();
+  return performance.now() - start;
+}
+
+function disposable<T extends { close(): Promise<void> }>(closed: T): T & AsyncDisposable {
+  return Object.assign(closed, { [Symbol.asyncDispose]: () => closed.close() });
+}

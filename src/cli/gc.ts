@@ -1,0 +1,43 @@
+import { Flags } from "@oclif/core";
+import { parseDuration } from "../config/duration.js";
+import { ERRORS } from "../errors.js";
+import type { GcResult } from "../sessions/gc.js";
+import { renderAge, renderBytes, renderTable } from "./table.js";
+
+export const gcTtlFlag = Flags.string({
+  description: "after how long without use a session goes (default: session.ttl); its own TTL wins",
+  helpValue: "DURATION",
+  parse: async (value) => {
+    parseDuration(value, { name: "--ttl" });
+    return value;
+  },
+});
+
+/** One line, as a mail from cron should be; a dry run tells first what would go. */
+export function renderGc(result: GcResult): string {
+  const { deleted, dryRun } = result;
+  if (!dryRun || deleted.length === 0) return summarize(result);
+  const rows = deleted.map(({ id, owner, ageMs, bytes }) => [id, owner, renderAge(ageMs), renderBytes(bytes)]);
+  return `${renderTable(["SESSION", "OWNER", "AGE", "SIZE"], rows)}\n${summarize(result)}`;
+}
+
+function summarize({ deleted, skipped, freedBytes, dryRun, servers }: GcResult): string {
+  const verb = dryRun ? "would delete" : "deleted";
+  const parts = [
+    `${verb} ${deleted.length} ${deleted.length === 1 ? "session" : "sessions"} (${renderBytes(freedBytes)})`,
+    `skipped ${skipped.length}${counts(skipped.map(({ reason }) => reason))}`,
+    `${dryRun ? "would clear" : "cleared"} ${servers.length} ${servers.length === 1 ? "server" : "servers"}${counts(servers.map(({ action }) => action))}`,
+  ];
+  return `gc: ${parts.join(", ")}`;
+}
+
+function counts(words: readonly string[]): string {
+  const kinds = [...new Set(words)].sort();
+  const each = kinds.map((kind) => `${words.filter((word) => word === kind).length} ${kind}`);
+  return each.length === 0 ? "" : ` (${each.join(", ")})`;
+}
+
+/** What could not be removed has to show where nobody reads the line. */
+export function exitCodeOfGc({ skipped }: GcResult): number {
+  return skipped.some(({ reason }) => reason === "failed") ? ERRORS.FLEET_STATE_UNWRITABLE.exit : 0;
+}

@@ -1,0 +1,32 @@
+import { Flags } from "@oclif/core";
+import { FleetCommand } from "../cli/base-command.js";
+import { userFlag } from "../cli/flags.js";
+import { exitCodeOfGc, gcTtlFlag, renderGc } from "../cli/gc.js";
+import type { GcResult } from "../sessions/gc.js";
+
+export default class Gc extends FleetCommand {
+  static override summary = "Delete sessions past their TTL and clear away what is left of servers.";
+  static override description =
+    "Sessions in use, in a turn or under a lease stay, whatever their age. Prints one line, for cron; safe beside itself.";
+  static override examples = ["<%= config.bin %> gc --ttl 24h", "<%= config.bin %> gc --ttl 7d --dry-run --json"];
+  static override flags = {
+    ttl: gcTtlFlag,
+    "dry-run": Flags.boolean({ description: "change nothing, and show what would be deleted" }),
+    user: userFlag,
+  };
+
+  async run(): Promise<GcResult> {
+    const { flags } = await this.parse(Gc);
+    return await this.withFleet(async (fleet) => {
+      const result = await fleet.gc({
+        dryRun: flags["dry-run"],
+        signal: this.interruptSignal(),
+        ...(flags.ttl === undefined ? {} : { ttl: flags.ttl }),
+        ...(flags.user === undefined ? {} : { user: flags.user }),
+      });
+      this.log(renderGc(result));
+      process.exitCode = exitCodeOfGc(result);
+      return result;
+    });
+  }
+}

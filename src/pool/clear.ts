@@ -1,0 +1,214 @@
+import { randomBytes } from "node:crypto";
+import { lstatSync, readdirSync, renameSync, rmSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { systemCode } from "../errors.js";
+import { identify, ownIdentity } from "../runtime/process-table.js";
+import { homeOf, serverFolder } from "../runtime/server-folder.js";
+import { listSessionFolders, sessionStatePath } from "../runtime/session-state.js";
+import type { Registry, ServerRecord, SessionRecord, Store } from "../store/store.js";
+import { type Cleared, isClaimed } from "./mend.js";
+import { isRunning } from "./server.js";
+
+export interface ClearOptions {
+  /** After how long without use, in milliseconds. */
+  ttlMs: number;
+  nowMs: number;
+  /** Only this user's server. */
+  user: string | undefined;
+}
+
+/** Written at each start, at each use through the fleet, and when sessions come and go. */
+const SIGNS_OF_USE = ["server.log", "connection-token", "uses", "open", "home", join("home", "session-state")];
+const REMOVED = /^\.removed-(\d+)-(\d+)-[0-9a-f]+$/;
+const TEMPORARY = /^connection-token\.(\d+)\.tmp$/;
+
+/**
+ * Notes which servers were not used for longer than the TTL as things are now, and clears them when it is told to: what
+ * gc deletes in between must not count as a use.
+ */
+export async function prepareClearing(store: Store, stateRoot: string, options: ClearOptions): Promise<Clearing> {
+  const { servers } = await store.readRegistry();
+  const isOld = (id: string) => lastUse(stateRoot, id, servers[id]) <= options.nowMs - options.ttlMs;
+  const unused = Object.values(servers).filter((server) => {
+    const wanted = options.user === undefined || server.user === options.user;
+    return wanted && isRemovable(server) && isOld(server.id);
+  });
+  const orphans = options.user === undefined ? orphanIds(stateRoot, { servers }).filter(isOld) : [];
+  return new Clearing(store, stateRoot, unused, orphans, options.user === undefined);
+}
+
+class Clearing {
+  readonly #store: Store;
+  readonly #stateRoot: string;
+  readonly #unused: readonly ServerRecord[];
+  readonly #orphans: readonly string[];
+  /** Whether left-overs of nobody in particular go, too. */
+  readonly #all: boolean;
+
+  constructor(store: Store, stateRoot: string, unused: ServerRecord[], orphans: string[], all: boolean) {
+    this.#store = store;
+    this.#stateRoot = stateRoot;
+    this.#unused = unused;
+    this.#orphans = orphans;
+    this.#all = all;
+  }
+
+  /** What {@link clear} would do when these sessions are gone. */
+  foresee(records: readonly SessionRecord[], deleted: readonly { id: string }[]): Cleared[] {
+    const gone = new Set(deleted.map(({ id }) => id));
+    const left = records.filter(({ id }) => !gone.has(id));
+    const isEmpty = (id: string, home: string) => !holdsSessions(id, home, left, gone);
+    return [
+      ...this.#unused.filter(({ id, home }) => isEmpty(id, home)).map(({ id }): Cleared => ({ id, action: "removed" })),
+      ...this.#orphans
+        .filter((id) => isEmpty(id, this.#homeOf(id)))
+        .map((id): Cleared => ({ id, action: "orphan-removed" })),
+    ];
+  }
+
+  async clear(): Promise<Cleared[]> {
+    if (this.#all) this.#sweep();
+    return [...(await this.#removeUnused()), ...(await this.#removeOrphans())];
+  }
+
+  /** Under a claim each: whoever wants to start one of them waits until it is gone, and then begins with nothing. */
+  async #removeUnused(): Promise<Cleared[]> {
+    if (this.#unused.length === 0) return [];
+    const claimed = await this.#store.updateRegistry(({ servers }) =>
+      this.#unused.flatMap(({ id, startedAt, createdAt }) => {
+        const server = servers[id];
+        if (server === undefined || !isRemovable(server)) return [];
+        if (server.createdAt !== createdAt || server.startedAt !== startedAt) return [];
+        server.claim = ownIdentity();
+        return [server];
+      }),
+    );
+    const removed = new Set<string>();
+    try {
+      const records = await this.#store.listSessions();
+      for (const { id, home } of claimed) {
+        if (holdsSessions(id, home, records)) continue;
+        // A home elsewhere was not made by the fleet.
+        if (home === this.#homeOf(id)) this.#removeFolder(id);
+        removed.add(id);
+      }
+    } finally {
+      await this.#store.updateRegistry(({ servers }) => {
+        for (const { id } of claimed) {
+          const server = servers[id];
+          if (server === undefined || !isOwn(server)) continue;
+          if (removed.has(id)) delete servers[id];
+          else server.claim = null;
+        }
+      });
+    }
+    return [...removed].map((id) => ({ id, action: "removed" }));
+  }
+
+  async #removeOrphans(): Promise<Cleared[]> {
+    const removed: Cleared[] = [];
+    for (const id of this.#orphans) {
+      if (holdsSessions(id, this.#homeOf(id), await this.#store.listSessions())) continue;
+      const moved = this.#moveAway(id);
+      if (moved === null) continue;
+      // A server is recorded before its folder is used: one that is not recorded now starts with a folder of its own.
+      if ((await this.#store.readRegistry()).servers[id] !== undefined) {
+        renameSync(moved, serverFolder(this.#stateRoot, id));
+        continue;
+      }
+      rmSync(moved, { recursive: true, force: true });
+      removed.push({ id, action: "orphan-removed" });
+    }
+    return removed;
+  }
+
+  #homeOf(id: string): string {
+    return homeOf(this.#stateRoot, id);
+  }
+
+  #removeFolder(id: string): void {
+    const moved = this.#moveAway(id);
+    if (moved !== null) rmSync(moved, { recursive: true, force: true });
+  }
+
+  /** By one rename, so that a folder is there whole or not at all. @returns null when there was none. */
+  #moveAway(id: string): string | null {
+    const folder = serverFolder(this.#stateRoot, id);
+    const { pid, startTicks } = ownIdentity();
+    const moved = join(dirname(folder), `.removed-${pid}-${startTicks}-${randomBytes(4).toString("hex")}`);
+    try {
+      renameSync(folder, moved);
+      return moved;
+    } catch (error) {
+      if (systemCode(error) === "ENOENT") return null;
+      throw error;
+    }
+  }
+
+  /** What commands that were killed left: folders half removed, files half written. */
+  #sweep(): void {
+    const folder = join(this.#stateRoot, "servers");
+    for (const name of names(folder)) {
+      const [, pid, startTicks] = REMOVED.exec(name) ?? [];
+      if (pid !== undefined) {
+        if (identify(Number(pid))?.startTicks !== startTicks)
+          rmSync(join(folder, name), { recursive: true, force: true });
+        continue;
+      }
+      for (const file of names(join(folder, name))) {
+        const writer = TEMPORARY.exec(file)?.[1];
+        if (writer !== undefined && identify(Number(writer)) === null)
+          rmSync(join(folder, name, file), { force: true });
+      }
+    }
+  }
+}
+
+function isRemovable(server: ServerRecord): boolean {
+  return (server.state === "stopped" || server.state === "failed") && !isRunning(server) && !isClaimed(server);
+}
+
+function isOwn(server: ServerRecord): boolean {
+  const own = ownIdentity();
+  return server.claim?.pid === own.pid && server.claim.startTicks === own.startTicks;
+}
+
+/** Milliseconds since the epoch. */
+function lastUse(stateRoot: string, id: string, server: ServerRecord | undefined): number {
+  const folder = serverFolder(stateRoot, id);
+  const written = SIGNS_OF_USE.map((name) => lstatSync(join(folder, name), { throwIfNoEntry: false })?.mtimeMs ?? 0);
+  const created = Date.parse(server?.createdAt ?? "");
+  return Math.max(...written, Number.isNaN(created) ? 0 : created);
+}
+
+/** By the records, and, in a home of its own, by the folders. What shared servers have in common is no single one's. */
+function holdsSessions(
+  id: string,
+  home: string,
+  records: readonly SessionRecord[],
+  gone: ReadonlySet<string> = new Set(),
+): boolean {
+  if (records.some(({ serverId }) => serverId === id)) return true;
+  if (lstatSync(sessionStatePath(home), { throwIfNoEntry: false })?.isSymbolicLink() === true) return false;
+  return listSessionFolders(home).some((session) => !gone.has(session));
+}
+
+/** Folders of servers that no record knows. */
+function orphanIds(stateRoot: string, { servers }: Registry): string[] {
+  const folder = join(stateRoot, "servers");
+  return names(folder).filter((name) => {
+    if (name.startsWith(".") || servers[name] !== undefined) return false;
+    const inside = names(join(folder, name));
+    // Anything else is not a server's.
+    return inside.includes("home") || inside.includes("connection-token") || inside.includes("server.log");
+  });
+}
+
+function names(folder: string): string[] {
+  try {
+    return readdirSync(folder);
+  } catch (error) {
+    if (systemCode(error) === "ENOENT" || systemCode(error) === "ENOTDIR") return [];
+    throw error;
+  }
+}

@@ -1,0 +1,62 @@
+import { FLEET_VARIABLE } from "../runtime/environment.js";
+import { isAlive, launchesByVariable } from "../runtime/process-table.js";
+import { stopServer } from "../runtime/stop.js";
+import type { ServerRecord, Store } from "../store/store.js";
+import type { Pool } from "./pool.js";
+import { isBroken, isRunning } from "./server.js";
+
+/**
+ * What clearing did to a server:
+ * - `failed`: its process was gone; what was left of it is ended, its port is free, and the record says so
+ * - `stopped`: the command that was stopping it had died; it is stopped now
+ * - `adopted`: the command that was starting it had died; it runs, and is recorded as running
+ * - `removed`: it was not used for longer than the TTL and held no sessions; record, folder and port are gone
+ * - `orphan-removed`: the same for a folder that no record knows
+ * - `stray-killed`: a process of this fleet that no record knows; the id is that of its launch
+ */
+export type ServerAction = "failed" | "stopped" | "adopted" | "removed" | "orphan-removed" | "stray-killed";
+
+export interface Cleared {
+  id: string;
+  action: ServerAction;
+}
+
+/** Mends every record that a crash left behind, as `ps` does. With `dryRun` it tells what is broken. */
+export async function repairServers(
+  store: Store,
+  pool: Pool,
+  options: { dryRun: boolean; signal: AbortSignal },
+): Promise<Cleared[]> {
+  const { servers } = await store.readRegistry();
+  const broken = Object.values(servers).filter(isBroken);
+  if (options.dryRun) {
+    return broken
+      .filter((server) => !isClaimed(server) && !(server.state === "draining" && isRunning(server)))
+      .map(({ id, state }) => ({ id, action: state === "draining" ? "stopped" : "failed" }));
+  }
+  if (broken.length === 0) return [];
+  const ids = await pool.repair(options.signal);
+  const after = (await store.readRegistry()).servers;
+  return ids.flatMap((id) => {
+    const state = after[id]?.state;
+    if (state === undefined) return [];
+    return [{ id, action: state === "failed" || state === "stopped" ? state : "adopted" }];
+  });
+}
+
+/** Ends processes that carry this fleet's name and are in no record. */
+export async function killStrays(store: Store, stateRoot: string, dryRun: boolean): Promise<Cleared[]> {
+  // In this order: a launch is recorded before its process starts, so none that is seen here can be recorded only later.
+  const launches = [...launchesByVariable(FLEET_VARIABLE, stateRoot).keys()];
+  if (launches.length === 0) return [];
+  const { servers } = await store.readRegistry();
+  const known = new Set(Object.values(servers).flatMap(({ launchId }) => launchId ?? []));
+  const strays = launches.filter((launchId) => !known.has(launchId));
+  if (!dryRun) for (const launchId of strays) await stopServer({ process: null, launchId, home: null }, { graceMs: 0 });
+  return strays.map((id) => ({ id, action: "stray-killed" }));
+}
+
+/** Whether somebody is moving the server from one state to the next right now. */
+export function isClaimed(server: ServerRecord): boolean {
+  return server.claim !== null && isAlive(server.claim);
+}

@@ -1,0 +1,82 @@
+import { lstatSync, readdirSync, type Stats } from "node:fs";
+import { join } from "node:path";
+import { systemCode } from "../errors.js";
+import { isAlive, ownIdentity } from "../runtime/process-table.js";
+import type { ProcessIdentity, SessionRecord } from "../store/store.js";
+
+/** What gc goes by. Times are milliseconds since the epoch. */
+
+export interface Measured {
+  bytes: number;
+  /** When any file inside was last written; of a folder without files, when it was made. */
+  newestMs: number;
+}
+
+/**
+ * Size and age of a session's folder by one walk, which ends early at the first file written after `youngAfterMs`: that
+ * is `young`, and how young is nobody's concern. Links are not followed.
+ */
+export function measureFolder(path: string, youngAfterMs: number): Measured | "young" | "gone" {
+  const own = statIfThere(path);
+  if (own === undefined) return "gone";
+  const total: Measured = { bytes: 0, newestMs: Number.NEGATIVE_INFINITY };
+  if (!walk(path, total, youngAfterMs)) return "young";
+  if (total.newestMs === Number.NEGATIVE_INFINITY) total.newestMs = own.mtimeMs;
+  return total.newestMs > youngAfterMs ? "young" : total;
+}
+
+/** @returns false as soon as something young is found. */
+function walk(path: string, total: Measured, youngAfterMs: number): boolean {
+  const folders: string[] = [];
+  for (const entry of entriesIfThere(path)) {
+    const child = join(path, entry.name);
+    if (entry.isDirectory()) {
+      folders.push(child);
+      continue;
+    }
+    const stat = statIfThere(child);
+    if (stat === undefined) continue;
+    if (stat.mtimeMs > youngAfterMs) return false;
+    total.bytes += stat.size;
+    total.newestMs = Math.max(total.newestMs, stat.mtimeMs);
+  }
+  return folders.every((folder) => walk(folder, total, youngAfterMs));
+}
+
+function entriesIfThere(path: string) {
+  try {
+    return readdirSync(path, { withFileTypes: true });
+  } catch (error) {
+    if (systemCode(error) === "ENOENT") return []; // deleted by somebody else meanwhile
+    throw error;
+  }
+}
+
+function statIfThere(path: string): Stats | undefined {
+  return lstatSync(path, { throwIfNoEntry: false });
+}
+
+/** The TTL that a session is under, in milliseconds: its own, if it was given one. */
+export function ttlOf(record: SessionRecord | null, ttlMs: number): number {
+  return record?.ttlMs ?? ttlMs;
+}
+
+/** When the record was last used; `nowMs` if it does not say, so that nothing is deleted for a damaged date. */
+export function lastUseOf(record: SessionRecord, nowMs: number): number {
+  const used = Date.parse(record.lastUsedAt);
+  return Number.isNaN(used) ? nowMs : used;
+}
+
+/** Whether an ephemeral session's use is over since the process that used it is. Its age does not matter then. */
+export function isAbandoned(record: SessionRecord | null): boolean {
+  const usedBy = record?.usedBy ?? null;
+  return record?.persistence === "ephemeral" && usedBy !== null && isOver(usedBy);
+}
+
+/** Of a process of another host or PID namespace nothing can be said: then the session's age decides. */
+function isOver(identity: ProcessIdentity): boolean {
+  const own = ownIdentity();
+  const rebooted = identity.host === own.host && identity.bootId !== own.bootId;
+  const visible = identity.bootId === own.bootId && identity.pidNamespace === own.pidNamespace;
+  return rebooted || (visible && !isAlive(identity));
+}

@@ -1,0 +1,193 @@
+import { setTimeout as delay } from "node:timers/promises";
+import { isFleetError, systemCode } from "../errors.js";
+import { isRunning } from "../pool/server.js";
+import { isAlive } from "../runtime/process-table.js";
+import { claimedBy } from "../runtime/session-state.js";
+import type { Registry, SessionRecord, Store } from "../store/store.js";
+import { measureFolder } from "./gc-age.js";
+import { type Leftover, type Note, type Run, removeFolder } from "./gc-run.js";
+import type { Candidate } from "./gc-survey.js";
+import { markEviction } from "./use-marks.js";
+
+/**
+ * Why a session past its TTL stays: `active` it is in a server's memory, `busy` in a turn there, `leased` under a lease,
+ * `in-use` somebody is opening it, has used it since it was judged, or is the live process that an ephemeral one is for;
+ * `failed` it could not be removed from the disk, and the next gc tries again.
+ */
+export type SkipReason = "active" | "busy" | "leased" | "in-use" | "failed";
+
+export interface Outcome {
+  session: Pick<Candidate, "id" | "owner" | "ageMs" | "bytes">;
+  /** Null: it is deleted. */
+  skipped: SkipReason | null;
+}
+
+/**
+ * How long a runtime takes from its first look at a session's folder to its lock in it, with some to spare: measured
+ * 3 to 10 ms. Whoever was in the middle of that when the folder was moved shows within this time.
+ */
+const OPENING_MS = 25;
+
+/** PIDs of all servers that run, each proved to be the recorded process. */
+export function runningPids({ servers }: Registry): Set<number> {
+  return new Set(Object.values(servers).flatMap((server) => (isRunning(server) ? (server.process?.pid ?? []) : [])));
+}
+
+/** Why this session must not be deleted, as far as looking tells; null if nothing speaks against it. */
+export async function findUse(
+  store: Store,
+  { id, path, record }: Candidate,
+  pids: ReadonlySet<number>,
+): Promise<SkipReason | null> {
+  if (path !== null && claimedBy(path).some((pid) => pids.has(pid))) return "active";
+  if ((await store.readLease(id)) !== null) return "leased";
+  const usedBy = record?.usedBy ?? null;
+  return usedBy !== null && isAlive(usedBy) ? "in-use" : null;
+}
+
+/**
+ * Deletes sessions of one state folder (`run` is null for those that have none), together, unless they are in use.
+ * Sessions that somebody else deleted meanwhile are in no outcome.
+ *
+ * The runtime's own bulk delete is not used: it deletes even a session in a turn (measured), so a session that is
+ * resumed between the look and the request would be lost. Each step here either sees such a use or is seen by it:
+ *
+ * 1. The mark of an eviction: whoever opens a session through the fleet waits for it to go, or has marked its use before.
+ * 2. The record goes, if it is still the one that was judged: whoever changes it later finds none.
+ * 3. The lease is looked at again; the record comes back if there is one.
+ * 4. The folder is moved away by one rename, and comes back if a server turns out to have opened it in that moment.
+ *
+ * Not seen is who does without all of these: a client past the fleet whose server takes longer than `OPENING_MS` from its
+ * first look at the folder to its lock, and a lease taken between step 3 and 4, on a session that nobody has opened.
+ */
+export async function deleteSessions(store: Store, run: Run | null, chunk: readonly Candidate[]): Promise<Outcome[]> {
+  const outcomes: Outcome[] = [];
+  const marks: Disposable[] = [];
+  const skip = (session: Candidate, skipped: SkipReason) => void outcomes.push({ session, skipped });
+  try {
+    const pids = runningPids(await store.readRegistry());
+    const unused: Candidate[] = [];
+    for (const session of chunk) {
+      const mark = session.server === null ? null : markEviction(session.server, session.id);
+      if (mark !== null) marks.push(mark);
+      const use = await findUse(store, session, pids);
+      if (use !== null) skip(session, use);
+      else if (mark === null && session.server !== null) skip(session, "in-use");
+      else unused.push(session);
+    }
+    run?.note(unused.map(noteOf));
+    const moved: { session: Candidate; path: string }[] = [];
+    for (const session of await deleteRecords(store, unused, skip)) {
+      try {
+        const path = session.path === null ? null : (run?.take(session.id) ?? null);
+        if (path !== null) moved.push({ session, path });
+        // Without a record of its own to delete, it was whoever moved the folder that deleted it.
+        else if (session.record !== null) outcomes.push({ session, skipped: null });
+      } catch (error) {
+        if (systemCode(error) === undefined) throw error;
+        await putBack(store, session.record);
+        skip(session, "failed");
+      }
+    }
+    if (run !== null && moved.length > 0) outcomes.push(...(await removeMoved(store, run, moved, pids.size > 0)));
+  } finally {
+    for (const mark of marks) mark[Symbol.dispose]();
+  }
+  return outcomes;
+}
+
+/** Steps 2 and 3. Resolves with those whose folder is to go now. */
+async function deleteRecords(
+  store: Store,
+  sessions: readonly Candidate[],
+  skip: (session: Candidate, reason: SkipReason) => void,
+): Promise<Candidate[]> {
+  const judged = new Map(sessions.flatMap(({ id, record }) => (record === null ? [] : [[id, JSON.stringify(record)]])));
+  const isUnchanged = (record: SessionRecord) => JSON.stringify(record) === judged.get(record.id);
+  const deleted = new Set(await store.deleteSessions([...judged.keys()], isUnchanged));
+  const going: Candidate[] = [];
+  for (const session of sessions) {
+    const { id, record } = session;
+    if (record !== null && !deleted.has(id)) {
+      // Either it was used since it was judged, or another gc was first.
+      if ((await store.readSession(id)) !== null) skip(session, "in-use");
+    } else if (record !== null && (await store.readLease(id)) !== null) {
+      await putBack(store, record);
+      skip(session, "leased");
+    } else going.push(session);
+  }
+  return going;
+}
+
+/** The end of step 4. */
+async function removeMoved(
+  store: Store,
+  run: Run,
+  moved: readonly { session: Candidate; path: string }[],
+  mayBeOpened: boolean,
+): Promise<Outcome[]> {
+  if (mayBeOpened) await delay(OPENING_MS);
+  // Only now: a server that was started meanwhile is in it, and one that holds a session was recorded before it could.
+  const pids = runningPids(await store.readRegistry());
+  const outcomes: Outcome[] = [];
+  for (const { session, path } of moved) {
+    const { id, record } = session;
+    if (run.isOpened(id, path, pids) || (record === null && (await isRecorded(store, session)))) {
+      run.giveBack(id, path);
+      await putBack(store, record);
+      outcomes.push({ session, skipped: "in-use" });
+    } else outcomes.push({ session, skipped: remove(path) });
+  }
+  return outcomes;
+}
+
+/** Whether somebody resumed the session through the fleet, which recorded it then. */
+async function isRecorded(store: Store, { id, state }: Candidate): Promise<boolean> {
+  const record = await store.readSession(id);
+  return record !== null && state?.servers.some((server) => server.id === record.serverId) === true;
+}
+
+/** Finishes what gcs that were killed had moved away: gives back what is open, removes the rest. */
+export async function finishLeftovers(store: Store, run: Run, left: readonly Leftover[]): Promise<Outcome[]> {
+  const pids = runningPids(await store.readRegistry());
+  const outcomes: Outcome[] = [];
+  for (const { note, path } of left) {
+    const session = describeLeftover({ note, path });
+    if (run.isOpened(note.id, path, pids)) {
+      run.giveBack(note.id, path);
+      await putBack(store, note.record);
+      outcomes.push({ session, skipped: "in-use" });
+    } else outcomes.push({ session, skipped: remove(path) });
+  }
+  return outcomes;
+}
+
+export function describeLeftover({ note, path }: Leftover): Outcome["session"] {
+  const measured = measureFolder(path, Number.POSITIVE_INFINITY);
+  const { bytes, newestMs } = typeof measured === "string" ? { bytes: 0, newestMs: Date.now() } : measured;
+  return { id: note.id, owner: note.owner, bytes, ageMs: Math.max(0, Math.round(Date.now() - newestMs)) };
+}
+
+function noteOf({ id, owner, record }: Candidate): Note {
+  return { id, owner, record, notedAtMs: Date.now() };
+}
+
+function remove(path: string): SkipReason | null {
+  try {
+    removeFolder(path);
+    return null;
+  } catch (error) {
+    if (systemCode(error) === undefined) throw error;
+    return "failed";
+  }
+}
+
+/** A record that was deleted too early comes back, unless somebody has made a new session of that id. */
+async function putBack(store: Store, record: SessionRecord | null): Promise<void> {
+  if (record === null) return;
+  try {
+    await store.createSession(record);
+  } catch (error) {
+    if (!isFleetError(error, "FLEET_SESSION_EXISTS")) throw error;
+  }
+}

@@ -1,0 +1,138 @@
+import { readdirSync, readFileSync } from "node:fs";
+import { dirname, join, normalize } from "node:path";
+import { fileURLToPath } from "node:url";
+import { describe, expect, it } from "vitest";
+
+/** `docs/architecture.md` in a form that fails: imports point downward only, and each dependency has its few homes. */
+
+const SRC = fileURLToPath(new URL("../src/", import.meta.url));
+
+/** From top to bottom. What stands on one line does not import one another. */
+const LAYERS: RegExp[][] = [
+  [/^main\.ts$/],
+  [/^commands\//],
+  [/^cli\//],
+  [/^smoke\.ts$/, /^doctor\.ts$/, /^index\.ts$/],
+  [/^fleet\.ts$/],
+  [/^sessions\/(?!ids\.ts)/],
+  [/^pool\//],
+  [/^models\//, /^runtime\//],
+  [/^store\//],
+  [/^sessions\/ids\.ts$/],
+  [/^config\//],
+  [/^errors\.ts$/],
+];
+
+interface Import {
+  from: string;
+  to: string;
+  /** Erased by the compiler. */
+  typeOnly: boolean;
+}
+
+const files = readdirSync(SRC, { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(".ts"));
+const imports = files.flatMap(importsOf);
+
+function importsOf(file: string): Import[] {
+  const source = readFileSync(join(SRC, file), "utf8").replace(/\/\*[\s\S]*?\*\//g, "");
+  const found: Import[] = [];
+  for (const [, keyword, clause = "", to = ""] of source.matchAll(
+    /^(import|export)\s+([^;"']*?)\s*(?:from\s+)?"([^"]+)";/gm,
+  )) {
+    if (keyword === "export" && clause === "") continue;
+    found.push({ from: file, to, typeOnly: isTypeOnly(clause) });
+  }
+  for (const [, to = ""] of source.matchAll(/\bimport\(\s*"([^"]+)"\s*\)/g))
+    found.push({ from: file, to, typeOnly: false });
+  return found.map((entry) =>
+    entry.to.startsWith(".")
+      ? { ...entry, to: normalize(join(dirname(file), entry.to)).replace(/\.js$/, ".ts") }
+      : entry,
+  );
+}
+
+function isTypeOnly(clause: string): boolean {
+  if (clause.startsWith("type ")) return true;
+  const names = /^\{([\s\S]*)\}$/.exec(clause)?.[1]?.split(",");
+  return names?.every((name) => name.trim() === "" || name.trim().startsWith("type ")) === true;
+}
+
+function layerOf(file: string): number {
+  const layer = LAYERS.findIndex((patterns) => patterns.some((pattern) => pattern.test(file)));
+  if (layer === -1) throw new Error(`${file} is in no layer: give it one here and in docs/architecture.md`);
+  return layer;
+}
+
+/** Files that import `to`, types left out unless asked for. */
+function importers(to: RegExp, options: { types: boolean }): string[] {
+  const found = imports.filter((entry) => to.test(entry.to) && (options.types || !entry.typeOnly));
+  return [...new Set(found.map(({ from }) => from))].sort();
+}
+
+describe("the source", () => {
+  it("is read by this test", () => {
+    expect(files.length).toBeGreaterThan(60);
+    expect(imports.length).toBeGreaterThan(200);
+    expect(importers(/^node:/, { types: false }).length).toBeGreaterThan(20);
+  });
+
+  it("imports downward only", () => {
+    const known = new Set(files);
+    const upward = imports
+      .filter(({ to }) => known.has(to))
+      .filter(({ from, to }) => {
+        const [above, below] = [layerOf(from), layerOf(to)];
+        if (above !== below) return above > below;
+        // Within a layer: within one folder.
+        return dirname(from).split("/")[0] !== dirname(to).split("/")[0];
+      })
+      .map(({ from, to }) => `${from} imports ${to}`);
+    expect(upward).toEqual([]);
+  });
+
+  it("imports what is there", () => {
+    const known = new Set(files);
+    const lost = imports.filter(({ to }) => to.endsWith(".ts") && !known.has(to));
+    expect(lost).toEqual([]);
+  });
+
+  it("has oclif, colours and tables in the command line alone", () => {
+    for (const file of importers(/^(@oclif\/core|chalk|cli-table3|fastest-levenshtein)/, { types: true })) {
+      expect(file).toMatch(/^(main\.ts$|cli\/|commands\/|config\/keys\.ts$)/);
+    }
+    expect(importers(/^(@oclif\/core|chalk|cli-table3)/, { types: true }).length).toBeGreaterThan(5);
+  });
+
+  it("loads the Copilot SDK in one place, and knows its types in few", () => {
+    expect(importers(/^@github\/copilot-sdk/, { types: false })).toEqual(["runtime/client/connect.ts"]);
+    for (const file of importers(/^@github\/copilot-sdk/, { types: true })) {
+      expect(file).toMatch(
+        /^(models\/|sessions\/|pool\/clients\.ts$|runtime\/client\/|fleet\.ts$|cli\/|smoke\.ts$|index\.ts$)/,
+      );
+    }
+  });
+
+  it("has each other dependency in its home", () => {
+    expect(importers(/^valibot$/, { types: true }).every((file) => file.startsWith("config/"))).toBe(true);
+    expect(importers(/^proper-lockfile$/, { types: true })).toEqual(["store/file/polite-lock.ts"]);
+    expect(importers(/^parse-duration$/, { types: true })).toEqual(["config/duration.ts"]);
+    for (const file of importers(/^execa$/, { types: true }))
+      expect(file).toMatch(/^(runtime\/launch|models\/token-command)\.ts$/);
+    for (const file of importers(/^node:child_process$/, { types: true })) expect(file).toMatch(/^runtime\//);
+  });
+
+  it("ends the process, and prints, in the command line alone", () => {
+    const using = (pattern: RegExp) => files.filter((file) => pattern.test(readFileSync(join(SRC, file), "utf8")));
+    for (const file of using(/process\.exit\(/)) expect(file).toMatch(/^(main\.ts$|cli\/)/);
+    for (const file of using(/console\.\w+\(|process\.std(out|err)\.write\(/)) {
+      expect(file).toMatch(/^(main\.ts$|cli\/|commands\/)/);
+    }
+    for (const file of using(/process\.exitCode\s*=/)) expect(file).toMatch(/^(main\.ts$|cli\/|commands\/)/);
+  });
+
+  it("keeps commands short", () => {
+    for (const file of files.filter((name) => name.startsWith("commands/"))) {
+      expect(readFileSync(join(SRC, file), "utf8").split("\n").length, file).toBeLessThan(80);
+    }
+  });
+});

@@ -1,0 +1,255 @@
+import { chmodSync, existsSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from "node:fs";
+import { createServer } from "node:net";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { describe, expect, it } from "vitest";
+import { type ErrorShape, PORTS, RAW, TestFleet, testFleet } from "../fixtures/cli.js";
+import { fake, processesWith } from "../fixtures/fault-fleet.js";
+
+const fleet = testFleet(PORTS.environment);
+
+/** The commands that touch the state, each of which has to refuse what is wrong with the surroundings. */
+const TOUCHING = [
+  ["spawn", "--user", "a"],
+  ["ps"],
+  ["stop", "--all"],
+  ["create", "--user", "a"],
+  ["send", "s", "x", "--user", "a"],
+  ["list"],
+  ["delete", "s"],
+  ["logs", "s"],
+  ["connect", "--user", "a"],
+];
+
+async function refusedByAll(env: NodeJS.ProcessEnv, cwd?: string): Promise<ErrorShape> {
+  const options = { env, ...(cwd === undefined ? {} : { cwd }) };
+  const errors = await Promise.all(TOUCHING.map((args) => fleet.refusal(3, args, options)));
+  const [first] = errors;
+  if (first === undefined) throw new Error("nothing was run");
+  for (const error of errors) expect(error).toEqual(first);
+  expect(JSON.stringify(first)).not.toMatch(RAW);
+  return first;
+}
+
+describe("a state folder", () => {
+  it.each([
+    ["a file", (path: string) => writeFileSync(path, ""), /is not a folder/, /^mv /],
+    ["a symbolic link", (path: string) => symlinkSync(fleet.folder, path), /is a symbolic link/, /realpath/],
+    [
+      "writable for everybody",
+      (path: string) => {
+        mkdirSync(path);
+        chmodSync(path, 0o777);
+      },
+      /can be written by others \(mode 0777\)/,
+      /^chmod go-w /,
+    ],
+    ["below a file", () => undefined, /below something that is not a folder/, null],
+  ] as const)("that is %s is refused by every command", async (what, make, message, wayOut) => {
+    const name = what.replaceAll(" ", "-");
+    const path = what === "below a file" ? "/etc/hostname/state" : join(fleet.folder, name);
+    make(path);
+    const before = readdirSync(fleet.folder, { recursive: true }).sort();
+    const error = await refusedByAll({ COPILOTFLEET_HOME: path });
+    expect(error).toMatchObject({ code: "FLEET_STATE_UNSAFE", message: expect.stringMatching(message) });
+    if (wayOut !== null) expect(error.suggestions[0]).toMatch(wayOut);
+    expect(readdirSync(fleet.folder, { recursive: true }).sort()).toEqual(before);
+    const doctor = await fleet.run(["doctor", "--json"], { env: { COPILOTFLEET_HOME: path } });
+    expect(doctor).toMatchObject({ code: 3, stderr: "" });
+    expect(doctor.json<{ checks: unknown[] }>().checks).toContainEqual(
+      expect.objectContaining({ name: "state folder", ok: false, detail: error.message }),
+    );
+  });
+
+  it("that was not named is not guessed", async () => {
+    expect(await refusedByAll({ COPILOTFLEET_HOME: "" })).toMatchObject({
+      code: "FLEET_CONFIG_INVALID",
+      message: expect.stringContaining("COPILOTFLEET_HOME"),
+    });
+  });
+});
+
+describe("the configuration", () => {
+  it.each([
+    ["COPILOTFLEET_PORTS_FROM", "abc"],
+    ["COPILOTFLEET_PORTS_FROM", "0"],
+    ["COPILOTFLEET_PORTS_FROM", "-1"],
+    ["COPILOTFLEET_PORTS_TO", "65536"],
+    ["COPILOTFLEET_PORTS_TO", "4321.5"],
+    ["COPILOTFLEET_PORTS_TO", "1e4"],
+    ["COPILOTFLEET_PORTS_TO", " 4321"],
+    ["COPILOTFLEET_PORTS_TO", "100"],
+    ["COPILOTFLEET_SESSION_TTL", "10"],
+    ["COPILOTFLEET_DRAIN_TIMEOUT", "-5m"],
+    ["COPILOTFLEET_POOL_SERVERS", "0"],
+    ["COPILOTFLEET_STORE", "http://x"],
+    ["COPILOTFLEET_PROVIDER_TYPE", "ollama\u001b[31m"],
+  ])("%s=%j is refused, with the variable's name and what is allowed", async (name, value) => {
+    const error = await fleet.refusal(3, ["spawn", "--user", "a"], { env: { [name]: value } });
+    expect(error.code).toBe("FLEET_CONFIG_INVALID");
+    expect(error.message).toContain(name);
+    expect(error.message).toMatch(/allowed is/);
+    expect(error.message).not.toMatch(RAW);
+  });
+
+  it("a store that this version has not is refused without its password", async () => {
+    const error = await refusedByAll({ COPILOTFLEET_STORE: "redis://user:hunter2@127.0.0.1:1/0" });
+    expect(error).toMatchObject({ code: "FLEET_CONFIG_INVALID", message: expect.stringContaining("redis:") });
+    expect(JSON.stringify(error)).not.toContain("hunter2");
+  });
+
+  it("a file is found upward, and names the nearest of an unknown key", async () => {
+    const project = join(fleet.folder, "project");
+    const cwd = join(project, "a", "b");
+    mkdirSync(cwd, { recursive: true });
+    const file = join(project, ".copilotfleet.json");
+    writeFileSync(file, JSON.stringify({ sesion: { ttl: "24h" } }), { mode: 0o644 });
+    expect(await refusedByAll({}, cwd)).toMatchObject({
+      code: "FLEET_CONFIG_KEY_UNKNOWN",
+      message: `"sesion" is not a key of the configuration (in ${file}); the nearest is "session"`,
+    });
+    writeFileSync(file, '{\n  "ports": { "from": 5000,, }\n}', { mode: 0o644 });
+    expect(await refusedByAll({}, cwd)).toMatchObject({
+      code: "FLEET_CONFIG_INVALID",
+      message: expect.stringMatching(/is not JSON at line 2, column 27/),
+    });
+    writeFileSync(file, JSON.stringify({ ports: { from: 5000, to: 4000 } }), { mode: 0o644 });
+    const env = { COPILOTFLEET_PORTS_FROM: undefined, COPILOTFLEET_PORTS_TO: undefined };
+    expect(await refusedByAll(env, cwd)).toMatchObject({
+      code: "FLEET_CONFIG_INVALID",
+      message: expect.stringMatching(/5000-4000 runs backwards/),
+    });
+    chmodSync(file, 0o666);
+    expect(await refusedByAll(env, cwd)).toMatchObject({
+      message: expect.stringMatching(/can be written by everybody/),
+    });
+  });
+
+  it("that is wrong still lets doctor say what is wrong, and nothing more", async () => {
+    const ran = await fleet.run(["doctor", "--json"], { env: { COPILOTFLEET_PORTS_FROM: "abc" } });
+    expect(ran).toMatchObject({ code: 3, stderr: "" });
+    const { ok, checks } = ran.json<{ ok: boolean; checks: { name: string; ok: boolean; fix: string }[] }>();
+    expect(ok).toBe(false);
+    expect(checks.filter((check) => !check.ok).map(({ name, fix }) => [name, fix])).toEqual([
+      ["configuration", "Correct or unset COPILOTFLEET_PORTS_FROM"],
+    ]);
+  });
+});
+
+describe("a runtime", () => {
+  it.each([
+    ["is missing", () => join(fleet.folder, "nowhere"), "FLEET_RUNTIME_MISSING", 3, /there is no file/],
+    [
+      "is not executable",
+      () => {
+        const path = join(fleet.folder, "plain");
+        writeFileSync(path, "#!/bin/sh\n", { mode: 0o644 });
+        return path;
+      },
+      "FLEET_RUNTIME_UNUSABLE",
+      3,
+      /is not executable/,
+    ],
+    ["is a folder", () => fleet.folder, "FLEET_RUNTIME_UNUSABLE", 3, /is not a file/],
+  ] as const)("that %s is refused before anything is recorded", async (_, path, code, exit, message) => {
+    const env = { COPILOT_CLI_PATH: path() };
+    for (const args of [
+      ["spawn", "--user", "a"],
+      ["create", "--user", "a"],
+    ]) {
+      expect(await fleet.refusal(exit, args, { env })).toMatchObject({ code, message: expect.stringMatching(message) });
+    }
+    expect(existsSync(join(fleet.root, "registry"))).toBe(false);
+    const doctor = await fleet.run(["doctor", "--json"], { env });
+    expect(doctor.code).toBe(exit);
+    expect(doctor.json<{ checks: unknown[] }>().checks).toContainEqual(
+      expect.objectContaining({ name: "runtime", ok: false, detail: expect.stringMatching(message) }),
+    );
+  });
+
+  it("that ends at once has its own message shown, in print", async () => {
+    const env = { COPILOT_CLI_PATH: fake("exits.mjs") };
+    const error = await fleet.refusal(7, ["create", "--user", "early", "--id", "early"], { env });
+    expect(error).toMatchObject({
+      code: "FLEET_SERVER_EXITED",
+      message: expect.stringMatching(/ended at once \(exit code 1\).*frobnicator/),
+    });
+    expect(error.message).not.toMatch(RAW);
+    // The id whose creation failed is free again.
+    await fleet.create("early", "early");
+  });
+
+  it("that speaks an older protocol is refused, and is not left running", async () => {
+    const path = fileURLToPath(new URL("../fixtures/cli-old-runtime.mjs", import.meta.url));
+    const error = await fleet.refusal(3, ["spawn", "--user", "old"], { env: { COPILOT_CLI_PATH: path } });
+    expect(error).toMatchObject({
+      code: "FLEET_RUNTIME_TOO_OLD",
+      message: expect.stringMatching(/speaks version 1 of the Copilot protocol; this fleet needs version 3/),
+    });
+    expect(await fleet.server("old")).toMatchObject({ state: "failed", pid: null, port: null });
+    expect(processesWith(`COPILOT_HOME=${(await fleet.server("old")).home}`)).toEqual([]);
+  });
+});
+
+describe("a GitHub token", () => {
+  it.each([
+    ["a variable that is not set", ["--token-env", "NOT_SET"], {}, "FLEET_TOKEN_UNAVAILABLE", /NOT_SET is not set/],
+    ["a variable that is empty", ["--token-env", "EMPTY"], { EMPTY: "" }, "FLEET_TOKEN_INVALID", /is empty/],
+    ["one with a blank", ["--token-env", "BLANK"], { BLANK: "gho_ab cd" }, "FLEET_TOKEN_INVALID", /holds blanks/],
+    ["a file that is not there", ["--token-file", "/nowhere"], {}, "FLEET_TOKEN_UNAVAILABLE", /cannot be read: ENOENT/],
+    ["a file of everybody's", ["--token-file", "/etc/hostname"], {}, "FLEET_TOKEN_INVALID", /mode 644/],
+  ])("from %s is refused, and the user is not stuck with it", async (_, flags, env, code, message) => {
+    const error = await fleet.refusal(3, ["spawn", "--user", "tokens", ...flags], { env });
+    expect(error).toMatchObject({ code, message: expect.stringMatching(message) });
+    expect(error.message).not.toContain("gho_");
+    // A source that gave nothing was recorded all the same, and the next plain spawn failed by it.
+    const { servers } = await fleet.json<{ servers: { user: string }[] }>(["ps"]);
+    expect(servers.map(({ user }) => user)).not.toContain("tokens");
+  });
+
+  it("of another source than a running server's is a conflict", async () => {
+    const env = { ONE: "gho_one", TWO: "gho_two" };
+    await fleet.ok(["spawn", "--user", "conflict", "--token-env", "ONE"], { env });
+    expect(await fleet.refusal(5, ["spawn", "--user", "conflict", "--token-env", "TWO"], { env })).toMatchObject({
+      code: "FLEET_SERVER_CONFLICT",
+      suggestions: [expect.stringMatching(/^copilotfleet stop conflict-/)],
+    });
+    expect(await fleet.json(["spawn", "--user", "conflict"], { env })).toMatchObject({ created: false });
+  });
+});
+
+describe("ports", () => {
+  it("that a stranger holds are skipped", async () => {
+    const server = await fleet.spawn("neighbour");
+    const next = (server.port ?? 0) + 1;
+    const stranger = createServer();
+    let received = 0;
+    stranger.on("connection", (socket) => socket.on("data", () => received++));
+    await new Promise<void>((resolve) => {
+      stranger.listen(next, "127.0.0.1", resolve);
+    });
+    try {
+      const range = { COPILOTFLEET_PORTS_FROM: String(next), COPILOTFLEET_PORTS_TO: String(next + 1) };
+      expect((await fleet.spawn("skips", { env: range })).port).toBe(next + 1);
+      expect(received).toBe(0);
+    } finally {
+      stranger.close();
+    }
+  });
+
+  it("that are all taken are capacity: 6, with what was started reported", async () => {
+    const full = new TestFleet(PORTS.environment + 50);
+    try {
+      const env = { COPILOTFLEET_PORTS_TO: String(PORTS.environment + 51) };
+      const error = await full.refusal(6, ["spawn", "--user", "many", "--count", "4"], { env });
+      expect(error).toMatchObject({ code: "FLEET_PORTS_EXHAUSTED" });
+      expect(error.message).toMatch(/No port is left between \d+ and \d+/);
+      expect(error.suggestions).toContain("copilotfleet ps");
+      expect(
+        (await full.json<{ servers: { state: string }[] }>(["ps"], { env })).servers.map(({ state }) => state),
+      ).toEqual(["ready", "ready"]);
+    } finally {
+      await full.end();
+    }
+  });
+});

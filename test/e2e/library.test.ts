@@ -1,0 +1,235 @@
+import type { Socket } from "node:net";
+import type { CopilotClient, CopilotSession } from "@github/copilot-sdk";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { Fleet, FleetError, isFleetError } from "../../src/index.js";
+import { PORTS, testFleet } from "../fixtures/cli.js";
+import { eventually, isRunning } from "../fixtures/fault-fleet.js";
+
+const command = testFleet(PORTS.library);
+const open = () => Fleet.open({ env: command.env, cwd: command.folder });
+
+let fleet: Fleet;
+beforeEach(async () => {
+  fleet = await open();
+});
+afterEach(async () => {
+  await fleet.close();
+});
+
+async function killServer(user: string): Promise<void> {
+  const { pid } = await fleet.serverOf(user);
+  if (pid === null) throw new Error("no server runs");
+  process.kill(pid, "SIGKILL");
+  await eventually("its death", () => !isRunning(pid));
+}
+
+async function refusal(work: Promise<unknown>): Promise<FleetError> {
+  const error: unknown = await work.then(
+    () => new Error("nothing was refused"),
+    (reason: unknown) => reason,
+  );
+  if (!isFleetError(error)) throw error;
+  return error;
+}
+
+describe("clientForUser", () => {
+  it("gives the same connected client, also to those who ask at once, on the user's own server", async () => {
+    const [one, two] = await Promise.all([fleet.clientForUser("alice"), fleet.clientForUser("alice")]);
+    expect(one).toBe(two);
+    expect(await fleet.clientForUser("alice")).toBe(one);
+    expect(await fleet.clientForUser("bob")).not.toBe(one);
+    expect((await one.ping("hello")).message).toContain("hello");
+    expect((await command.server("alice")).state).toBe("ready");
+  });
+
+  it("gives a new one after the server died", async () => {
+    const before = await fleet.clientForUser("alice");
+    await killServer("alice");
+    const after = await fleet.clientForUser("alice");
+    expect(after).not.toBe(before);
+    expect((await after.ping("again")).message).toContain("again");
+  });
+
+  it("has TCP_NODELAY set, and answers what arrives at once", async () => {
+    const client = await fleet.clientForUser("alice");
+    const { socket } = client as unknown as { socket: Socket };
+    const options = Object.getOwnPropertySymbols(socket)
+      .filter((symbol) => /nodelay/i.test(symbol.description ?? ""))
+      .map((symbol) => Reflect.get(socket, symbol));
+    expect(options).toContain(true);
+    const sent = socket.bytesWritten;
+    await client.ping("x");
+    // The ping itself, and at least one acknowledgement.
+    expect(socket.bytesWritten - sent).toBeGreaterThan(Buffer.byteLength('{"jsonrpc":"2.0","method":"$/ack"}'));
+    const times: number[] = [];
+    for (let index = 0; index < 20; index++) {
+      const begun = performance.now();
+      await client.ping("x");
+      times.push(performance.now() - begun);
+    }
+    // Without, each takes 40 ms and more.
+    expect(times.sort((a, b) => a - b)[10]).toBeLessThan(20);
+  });
+
+  it("hands a token to the process and records it nowhere", async () => {
+    const gitHubToken = `gho_${"c".repeat(30)}`;
+    await fleet.clientForUser("tokened", { gitHubToken });
+    const { stdout } = await command.run(["ps", "--json"]);
+    expect(stdout).not.toContain(gitHubToken);
+    await killServer("tokened");
+    // Whoever has not got it cannot start that server as that user.
+    expect(await refusal(fleet.spawn("tokened"))).toMatchObject({ code: "FLEET_TOKEN_UNAVAILABLE", exit: 3 });
+    await expect(fleet.clientForUser("tokened", { gitHubToken })).resolves.toBeDefined();
+  });
+
+  it("ends with releaseUser, once all turns are done", async () => {
+    await fleet.clientForUser("alice");
+    const session = await fleet.createSession({ user: "alice" });
+    const { sessionId } = session;
+    const reply = fleet.send(session, "!delay 1000 in time");
+    await eventually("the turn", async () => await command.inTurn("alice", sessionId));
+    // It closed the client first, and so cut the turns of this very process.
+    expect(await fleet.releaseUser("alice")).toMatchObject({ outcome: "drained", cut: [] });
+    expect((await reply).text).toBe("[turn 1] in time");
+    expect(await fleet.serverOf("alice")).toMatchObject({ state: "stopped", pid: null });
+    expect((await refusal(fleet.releaseUser("never"))).code).toBe("FLEET_SERVER_NOT_FOUND");
+  });
+});
+
+describe("sessions", () => {
+  it("are created, streamed, left, resumed elsewhere and deleted", async () => {
+    const session = await fleet.createSession({ user: "alice", purpose: "review", model: "gpt-5", ttl: "2h" });
+    expect(session.sessionId).toMatch(/^review-/);
+    const deltas: string[] = [];
+    const reply = await fleet.send(session, "a b c", { onDelta: (text) => deltas.push(text) });
+    expect(reply.text).toBe("[turn 1] a b c");
+    expect(reply.event?.data.content).toBe(reply.text);
+    expect(deltas.length).toBeGreaterThan(1);
+    expect(deltas.join("")).toBe(reply.text);
+    await fleet.leaveSession(session);
+
+    await using second = await open();
+    const again = await second.resumeSession(session.sessionId, { user: "alice" });
+    expect((await again.sendAndWait("next"))?.data.content).toBe("[turn 2] next");
+    const view = await second.sessionOf(session.sessionId, "alice");
+    expect(view).toMatchObject({ owner: "alice", purpose: "review", ttlMs: 7_200_000, state: "active" });
+    await second.leaveSession(again);
+    expect(await second.deleteSessions([session.sessionId], "alice")).toEqual([session.sessionId]);
+    expect((await refusal(fleet.resumeSession(session.sessionId, { user: "alice" }))).code).toBe(
+      "FLEET_SESSION_NOT_FOUND",
+    );
+  });
+
+  it("wait no longer than their server lives, in send and in the SDK's own sendAndWait", async () => {
+    const { sessionId } = await fleet.createSession({ user: "alice" });
+    const turns = [
+      ["send", (session: CopilotSession) => fleet.send(session, "!delay 30000 x")],
+      ["sendAndWait", (session: CopilotSession) => session.sendAndWait("!delay 30000 x", 60_000)],
+    ] as const;
+    for (const [name, run] of turns) {
+      const session = await fleet.resumeSession(sessionId, { user: "alice" });
+      const lost = refusal(run(session));
+      await eventually("the turn", async () => await command.inTurn("alice", sessionId));
+      const begun = performance.now();
+      await killServer("alice");
+      expect(await lost, name).toMatchObject({ code: "FLEET_SERVER_LOST", exit: 7 });
+      expect(performance.now() - begun).toBeLessThan(2_000);
+    }
+  });
+
+  it("end a turn by deadline and by signal, and take the next one", async () => {
+    const session = await fleet.createSession({ user: "alice" });
+    expect(await refusal(fleet.send(session, "!delay 30000 x", { timeoutMs: 200 }))).toMatchObject({
+      code: "FLEET_TURN_TIMEOUT",
+      exit: 6,
+    });
+    const abort = new AbortController();
+    const reason = new Error("changed my mind");
+    const turn = fleet.send(session, "!delay 30000 x", { signal: abort.signal });
+    setTimeout(() => abort.abort(reason), 200);
+    await expect(turn).rejects.toBe(reason);
+    expect((await fleet.send(session, "next")).text).toMatch(/^\[turn \d\] next$/);
+    await expect(fleet.send(session, "x", { signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
+  });
+
+  it("keep a deadline also over a garbage collection", async () => {
+    // Node 20 lost the parts of AbortSignal.any() to the collector, and the turn then went on for ever.
+    const session = await fleet.createSession({ user: "alice" });
+    const abort = new AbortController();
+    const turn = refusal(fleet.send(session, "!delay 20000 x", { timeoutMs: 600, signal: abort.signal }));
+    const { setFlagsFromString } = await import("node:v8");
+    const { runInNewContext } = await import("node:vm");
+    setFlagsFromString("--expose-gc");
+    const collect = runInNewContext("gc") as () => void;
+    for (let round = 0; round < 10; round++) {
+      collect();
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+    const begun = performance.now();
+    expect((await turn).code).toBe("FLEET_TURN_TIMEOUT");
+    expect(performance.now() - begun).toBeLessThan(5_000);
+  });
+
+  it("are refused with typed errors that carry the command's exit code", async () => {
+    const session = await fleet.createSession({ user: "alice", sessionId: "typed" });
+    const cases: [() => Promise<unknown>, string, number][] = [
+      [() => fleet.createSession({ user: "../x" }), "FLEET_USER_INVALID", 2],
+      [() => fleet.createSession({ user: "alice", sessionId: "a/b" }), "FLEET_SESSION_ID_INVALID", 2],
+      [() => fleet.createSession({ user: "alice", sessionId: "no.dots" }), "FLEET_SESSION_ID_INVALID", 2],
+      [() => fleet.createSession({ user: "alice", ttl: "10" }), "FLEET_DURATION_INVALID", 2],
+      [() => fleet.createSession({ user: "bob", sessionId: "typed" }), "FLEET_SESSION_EXISTS", 5],
+      [() => fleet.resumeSession("typed", { user: "bob" }), "FLEET_SESSION_NOT_FOUND", 4],
+      [() => fleet.resumeSession("never", { user: "bob" }), "FLEET_SESSION_NOT_FOUND", 4],
+      [() => fleet.connectInfo("nobody"), "FLEET_SERVER_NOT_FOUND", 4],
+      [() => fleet.server("nothing"), "FLEET_SERVER_NOT_FOUND", 4],
+      [() => fleet.send(session, "!fail nope"), "FLEET_TURN_FAILED", 7],
+      [() => Fleet.open({ env: { ...command.env, COPILOTFLEET_HOME: "/etc/hostname" } }), "FLEET_STATE_UNSAFE", 3],
+      [() => Fleet.open({ env: command.env, config: { ports: { from: 0 } } }), "FLEET_PORT_INVALID", 2],
+    ];
+    for (const [work, code, exit] of cases) {
+      const error = await refusal(work());
+      expect(error).toBeInstanceOf(FleetError);
+      expect(error).toMatchObject({ code, exit });
+    }
+    // The id that the runtime did not take is free, and nothing of it is listed.
+    expect((await fleet.sessions()).map(({ id }) => id)).not.toContain("no.dots");
+  });
+
+  it("that this fleet did not open cannot be sent to", async () => {
+    await using second = await open();
+    const session = await fleet.createSession({ user: "alice" });
+    await expect(second.send(session, "x")).rejects.toThrow(TypeError);
+  });
+});
+
+describe("Fleet", () => {
+  it("writes nothing when it is opened, and its end leaves servers and sessions", async () => {
+    let client: CopilotClient;
+    {
+      await using scoped = await open();
+      client = await scoped.clientForUser("alice");
+      await scoped.createSession({ user: "alice", sessionId: "stays" });
+      expect(client).toBeDefined();
+    }
+    expect(await fleet.serverOf("alice")).toMatchObject({ state: "ready" });
+    const views = await fleet.sessions("alice");
+    expect(views.find(({ id }) => id === "stays")).toMatchObject({ state: "idle" });
+  });
+
+  it("can be closed twice, and after its server has died", async () => {
+    const scoped = await open();
+    await scoped.createSession({ user: "alice" });
+    await killServer("alice");
+    await scoped.close();
+    await scoped.close();
+  });
+
+  it("is the same fleet as the command's", async () => {
+    const session = await fleet.createSession({ user: "alice", sessionId: "shared-with-command" });
+    await fleet.send(session, "from the library");
+    await fleet.leaveSession(session);
+    expect(await command.send("alice", "shared-with-command", "from the command")).toBe("[turn 2] from the command");
+    const { servers } = await command.json<{ servers: { id: string }[] }>(["ps"]);
+    expect((await fleet.servers()).map(({ id }) => id)).toEqual(servers.map(({ id }) => id));
+  });
+});

@@ -1,0 +1,337 @@
+import { once } from "node:events";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { beforeAll, describe, expect, it } from "vitest";
+import { openFileStore } from "../../src/store/file/file-store.js";
+import { RAW, TIME, testFleet } from "../fixtures/cli.js";
+import { eventually } from "../fixtures/fault-fleet.js";
+import { sessionRecord } from "../fixtures/store-records.js";
+
+const fleet = testFleet(42_020);
+
+const LEASE = {
+  sessionId: "s",
+  holder: "alice",
+  fence: expect.any(Number),
+  acquiredAt: TIME,
+  expiresAt: TIME,
+  remainingMs: expect.any(Number),
+  ttlMs: 300_000,
+  stealReason: null,
+};
+const TOKEN = expect.stringMatching(/^[0-9a-f]{64}$/);
+
+interface Locked {
+  lease: { token: string; fence: number; acquiredAt: string; expiresAt: string } | null;
+  exitCode?: number;
+}
+
+/** A lease needs no server: the records are enough. */
+beforeAll(async () => {
+  const store = openFileStore(fleet.root);
+  await store.createSession(sessionRecord("s", { kind: "collaborative", members: ["bob"] }));
+  await store.createSession(sessionRecord("foreign", { owner: "eve" }));
+});
+
+function lock(...args: string[]): Promise<Locked> {
+  return fleet.json<Locked>(["lock", "s", "--user", "alice", ...args]);
+}
+
+async function unlock(locked: Locked): Promise<void> {
+  await fleet.ok(["unlock", "s", "--token", locked.lease?.token ?? ""]);
+}
+
+describe("lock and unlock", () => {
+  it("print the token alone, and what the contract says in JSON", async () => {
+    const token = await fleet.ok(["lock", "s", "--user", "alice"]);
+    expect(token.trimEnd()).toEqual(TOKEN);
+    expect(await fleet.ok(["unlock", "s", "--token", token.trimEnd()])).toBe("s\n");
+
+    const locked = await lock();
+    expect(locked).toEqual({ lease: { ...LEASE, token: TOKEN } });
+    const { acquiredAt = "", expiresAt = "" } = locked.lease ?? {};
+    expect(Date.parse(expiresAt) - Date.parse(acquiredAt)).toBe(300_000);
+    expect(await fleet.json(["unlock", "s", "--token", locked.lease?.token ?? ""])).toEqual({ unlocked: "s" });
+  });
+
+  it("show who holds it to everybody who may ask, and the token to nobody", async () => {
+    expect(await fleet.json(["lock", "s", "--show"])).toEqual({ lease: null });
+    expect(await fleet.ok(["lock", "s", "--show"])).toBe("No lease.\n");
+    const locked = await lock("--ttl", "1h");
+    for (const user of [[], ["--user", "alice"], ["--user", "bob"]]) {
+      expect(await fleet.json(["lock", "s", "--show", ...user])).toEqual({ lease: { ...LEASE, ttlMs: 3_600_000 } });
+    }
+    const [heading = "", row = ""] = (await fleet.ok(["lock", "s", "--show"])).split("\n");
+    expect(heading.split(/ {2,}/)).toEqual(["SESSION", "HOLDER", "AGE", "ENDS IN", "FENCE", "TAKEN OVER SINCE"]);
+    expect(row.split(/ {2,}/)).toEqual(["s", "alice", expect.stringMatching(/^\d+s$/), "59m", expect.anything(), "-"]);
+    expect(await fleet.json(["list", "--user", "alice"])).toMatchObject({ sessions: [{ id: "s", lease: LEASE }] });
+    const everything = readFileSync(join(fleet.root, "registry.json"), { encoding: "utf8", flag: "a+" });
+    expect(everything).not.toContain(locked.lease?.token);
+    await unlock(locked);
+  });
+
+  it("let a member hold it as well, and give each lease a higher fence", async () => {
+    const fences: number[] = [];
+    for (const user of ["alice", "bob", "alice"]) {
+      const locked = await fleet.json<Locked>(["lock", "s", "--user", user]);
+      expect(locked.lease).toMatchObject({ holder: user });
+      fences.push(locked.lease?.fence ?? 0);
+      await unlock(locked);
+    }
+    expect(fences).toEqual(fences.toSorted((a, b) => a - b));
+    expect(new Set(fences).size).toBe(3);
+  });
+
+  it("take the token from a variable", async () => {
+    const locked = await lock();
+    const env = { MINE: locked.lease?.token };
+    expect(await fleet.refusal(3, ["unlock", "s", "--token-env", "OTHER"], { env })).toMatchObject({
+      code: "FLEET_TOKEN_UNAVAILABLE",
+      message: expect.stringContaining('--token-env "OTHER"'),
+    });
+    await fleet.ok(["unlock", "s", "--token-env", "MINE"], { env });
+  });
+
+  it.each([
+    ["a wrong token", ["s", "--token", "0".repeat(64)]],
+    ["no token at all", ["s", "--token", "x"]],
+    ["a session that nobody locked", ["foreign", "--token", "x"]],
+    ["an unknown session", ["unknown", "--token", "x"]],
+  ])("refuse %s, and leave the lease", async (_, args) => {
+    const locked = await lock();
+    expect(await fleet.refusal(5, ["unlock", ...args])).toMatchObject({ code: "FLEET_LEASE_LOST" });
+    await unlock(locked);
+  });
+
+  it("refuse a token whose lease has expired, also while nobody else has it", async () => {
+    const locked = await lock("--ttl", "1s");
+    await expect
+      .poll(() => fleet.json(["lock", "s", "--show"]), { timeout: 20_000, interval: 200 })
+      .toEqual({ lease: null });
+    expect(await fleet.refusal(5, ["unlock", "s", "--token", locked.lease?.token ?? ""])).toMatchObject({
+      code: "FLEET_LEASE_LOST",
+    });
+  });
+});
+
+describe("waiting", () => {
+  it("ends with an error that names the holder and the time that is left", async () => {
+    const locked = await lock("--ttl", "1h");
+    for (const wait of ["0", "0s", "200ms"]) {
+      const error = await fleet.refusal(5, ["lock", "s", "--user", "bob", "--wait", wait]);
+      expect(error).toMatchObject({
+        code: "FLEET_SESSION_LOCKED",
+        message: expect.stringMatching(/^Session "s" is locked by "alice" for another 3\d{3} s/),
+      });
+    }
+    await unlock(locked);
+  });
+
+  it("ends with the lease", async () => {
+    const locked = await lock();
+    const waiting = fleet.start(["lock", "s", "--user", "bob", "--json"]);
+    const queued = () => openFileStore(fleet.root).acquireLease(probe);
+    const probe = { sessionId: "s", holder: "p", token: "p", ttlMs: 1, placeMs: 1 };
+    await expect.poll(queued, { timeout: 10_000 }).toMatchObject({ granted: false, ahead: 1 });
+    await unlock(locked);
+    const next = (await waiting.done).json<Locked>();
+    expect(next.lease).toMatchObject({ holder: "bob" });
+    await unlock(next);
+  });
+
+  it.each([
+    ["SIGINT", 130],
+    ["SIGTERM", 143],
+  ] as const)("ends with %s, without a place in the queue or a command", async (signal, code) => {
+    const locked = await lock();
+    const never = join(fleet.folder, `never-${signal}`);
+    for (const args of [[], ["--", "touch", never]]) {
+      const waiting = fleet.start(["lock", "s", "--user", "bob", ...args]);
+      const probe = { sessionId: "s", holder: "p", token: "p", ttlMs: 1, placeMs: 1 };
+      const ahead = (n: number) => ({ granted: false, ahead: n });
+      await expect
+        .poll(() => openFileStore(fleet.root).acquireLease(probe), { timeout: 10_000 })
+        .toMatchObject(ahead(1));
+      waiting.child.kill(signal);
+      expect(await waiting.done).toMatchObject({ code, stdout: "" });
+      expect(await openFileStore(fleet.root).acquireLease(probe)).toMatchObject(ahead(0));
+    }
+    expect(existsSync(never)).toBe(false);
+    await unlock(locked);
+  });
+});
+
+describe("taking over", () => {
+  it("wants a reason, and shows it to everybody", async () => {
+    const locked = await lock();
+    for (const args of [["--steal"], ["--steal", "--reason", ""], ["--steal", "--reason", "  "], ["--reason", "x"]]) {
+      const error = await fleet.refusal(2, ["lock", "s", "--user", "bob", ...args]);
+      expect(error).toMatchObject({ code: "FLEET_USAGE_INVALID", message: expect.stringContaining("--reason") });
+    }
+    expect(await fleet.json(["lock", "s", "--show"])).toMatchObject({ lease: { holder: "alice" } });
+    const reason = "alice's laptop\u001b[31m\nfell into the sea";
+    const stolen = await fleet.json<Locked>(["lock", "s", "--user", "bob", "--steal", "--reason", reason]);
+    expect(stolen.lease?.fence).toBeGreaterThan(locked.lease?.fence ?? Number.POSITIVE_INFINITY);
+    expect(await fleet.json(["lock", "s", "--show"])).toMatchObject({ lease: { holder: "bob", stealReason: reason } });
+    expect(await fleet.ok(["lock", "s", "--show"])).not.toMatch(RAW);
+    await fleet.refusal(5, ["unlock", "s", "--token", locked.lease?.token ?? ""]);
+    await unlock(stolen);
+  });
+});
+
+describe("lock -- COMMAND", () => {
+  it("runs it under the lease, with all its flags, and passes its exit code on", async () => {
+    const script = 'printf "%s|" "$COPILOTFLEET_LEASE_SESSION" "$COPILOTFLEET_LEASE_FENCE" "$@"; exit 7';
+    const { code, stdout, stderr } = await fleet.run(
+      ["lock", "s", "--user", "alice", "--", "sh", "-c", script, "sh", "--json", "--user", "x y", "--"],
+      {},
+    );
+    expect({ code, stderr }).toEqual({ code: 7, stderr: "" });
+    expect(stdout).toMatch(/^s\|\d{13,}\|--json\|--user\|x y\|--\|$/);
+    expect(await fleet.json(["lock", "s", "--show"])).toEqual({ lease: null });
+  });
+
+  it("gives it standard input, and a token that is good for as long as it runs", async () => {
+    const script = 'cat > "$1"; printf %s "$COPILOTFLEET_LEASE_TOKEN" > "$2"; grep -c . "$1"';
+    const [input, token] = [join(fleet.folder, "input"), join(fleet.folder, "token")];
+    const args = ["lock", "s", "--user", "alice", "--", "sh", "-c", script, "sh", input, token];
+    const { stdout, code } = await fleet.run(args, { input: "one\ntwo\n" });
+    expect({ stdout, code }).toEqual({ stdout: "2\n", code: 0 });
+    expect(readFileSync(input, "utf8")).toBe("one\ntwo\n");
+    expect(readFileSync(token, "utf8")).toEqual(TOKEN);
+    await fleet.refusal(5, ["unlock", "s", "--token", readFileSync(token, "utf8")]);
+  });
+
+  it("with --json puts the command's output aside", async () => {
+    const args = ["lock", "s", "--user", "alice", "--json", "--", "sh", "-c", "echo out; echo err >&2; exit 3"];
+    const { code, stderr, json } = await fleet.run(args);
+    expect({ code, stderr }).toEqual({ code: 3, stderr: "out\nerr\n" });
+    expect(json()).toEqual({ lease: LEASE, exitCode: 3 });
+  });
+
+  it.each([
+    [
+      "a command that is not there",
+      ["no-such-command"],
+      127,
+      /^"no-such-command" cannot be run: there is no such command/,
+    ],
+    ["a file that is no program", ["./plain"], 126, /^"\.\/plain" cannot be run: it is not an executable file/],
+  ])("says what a shell would of %s", async (_, command, code, message) => {
+    writeFileSync(join(fleet.folder, "plain"), "text");
+    const ran = await fleet.run(["lock", "s", "--user", "alice", "--", ...command]);
+    expect(ran).toMatchObject({ code, stdout: "", stderr: expect.stringMatching(message) });
+    expect(await fleet.json(["lock", "s", "--show"])).toEqual({ lease: null });
+  });
+
+  it("tells the signal that ended it, as a shell does", async () => {
+    const ran = await fleet.run(["lock", "s", "--user", "alice", "--", "sh", "-c", "kill -9 $$"]);
+    expect(ran).toMatchObject({ code: 137, stdout: "", stderr: "" });
+  });
+
+  it.each([
+    ["SIGINT", "INT"],
+    ["SIGTERM", "TERM"],
+    ["SIGHUP", "HUP"],
+  ] as const)("hands %s on, and ends when the command does", async (signal, name) => {
+    const script = `trap 'echo got ${name}; exit 9' ${name}; echo ready; while :; do sleep 0.05; done`;
+    const running = fleet.start(["lock", "s", "--user", "alice", "--", "sh", "-c", script]);
+    if (running.child.stdout !== null) await once(running.child.stdout, "data");
+    running.child.kill(signal);
+    expect(await running.done).toMatchObject({ code: 9, stdout: `ready\ngot ${name}\n`, stderr: "" });
+    expect(await fleet.json(["lock", "s", "--show"])).toEqual({ lease: null });
+  });
+
+  it("keeps the lease for far longer than its TTL, and lets nobody in", async () => {
+    const running = fleet.start(["lock", "s", "--user", "alice", "--ttl", "2s", "--", "sleep", "5"]);
+    await eventually("the lease", async () => (await openFileStore(fleet.root).readLease("s")) !== null);
+    const fence = (await openFileStore(fleet.root).readLease("s"))?.fence;
+    await fleet.refusal(5, ["lock", "s", "--user", "bob", "--wait", "3s"]);
+    expect(await openFileStore(fleet.root).readLease("s")).toMatchObject({ fence });
+    expect(await running.done).toMatchObject({ code: 0, stderr: "" });
+  });
+
+  it("lets commands take turns", async () => {
+    const file = join(fleet.folder, "turns");
+    writeFileSync(file, "");
+    const script = 'n=$(cat "$1" | wc -l); sleep 0.1; echo "$n" >> "$1"';
+    const args = ["--wait", "1m", "--", "sh", "-c", script, "sh", file];
+    const turns = ["alice", "bob", "alice", "bob", "alice"].map((user) =>
+      fleet.run(["lock", "s", "--user", user, ...args]),
+    );
+    for (const ran of await Promise.all(turns)) expect(ran).toMatchObject({ code: 0, stderr: "" });
+    expect(readFileSync(file, "utf8").trim().split("\n").map(Number)).toEqual([0, 1, 2, 3, 4]);
+  });
+});
+
+describe("what is not allowed", () => {
+  it("is the same for a foreign session and for one that is not there", async () => {
+    const ways = (id: string) => [
+      ["lock", id, "--user", "alice"],
+      ["lock", id, "--user", "alice", "--", "true"],
+      ["lock", id, "--user", "alice", "--show"],
+      ["lock", id, "--user", "alice", "--steal", "--reason", "x"],
+    ];
+    for (const [index, args] of ways("foreign").entries()) {
+      const foreign = await fleet.refusal(4, args);
+      const unknown = await fleet.refusal(4, ways("unknown")[index] ?? []);
+      expect(foreign.code).toBe("FLEET_SESSION_NOT_FOUND");
+      expect(JSON.stringify(foreign)).toBe(JSON.stringify(unknown).replaceAll("unknown", "foreign"));
+    }
+    expect(await openFileStore(fleet.root).readLease("foreign")).toBeNull();
+    expect(existsSync(join(fleet.root, "leases", "unknown"))).toBe(false);
+  });
+
+  it.each(["0", "0s", "-5m", "10", "5 parsecs", "NaN", "Infinity", "", " 1h", "999ms", "25d", "999999999d", "1e4s"])(
+    "is a TTL of %j",
+    async (ttl) => {
+      expect(await fleet.refusal(2, ["lock", "s", "--user", "alice", `--ttl=${ttl}`])).toMatchObject({
+        code: "FLEET_DURATION_INVALID",
+        message: expect.stringMatching(/^--ttl is ".*": allowed is a number with a unit .* from 1s to 24d/),
+      });
+    },
+  );
+
+  it.each(["-1s", "10", "00", "0h", "", "25d", "forever"])("is a wait of %j", async (wait) => {
+    expect(await fleet.refusal(2, ["lock", "s", "--user", "alice", `--wait=${wait}`])).toMatchObject({
+      code: "FLEET_DURATION_INVALID",
+      message: expect.stringMatching(/^--wait is ".*": allowed is a number with a unit .* at most 24d; or 0/),
+    });
+  });
+
+  it("is a TTL in the configuration that no lease could have", async () => {
+    const env = { COPILOTFLEET_LOCK_TTL: "10ms" };
+    expect(await fleet.refusal(3, ["lock", "s", "--user", "alice"], { env })).toMatchObject({
+      code: "FLEET_CONFIG_INVALID",
+      message: expect.stringContaining("from 1s to 24d"),
+    });
+  });
+
+  it.each([
+    ["no user", ["lock", "s"], "--user is missing."],
+    ["no command behind --", ["lock", "s", "--user", "alice", "--"], "COMMAND is missing behind --."],
+    ["a command without --", ["lock", "s", "--user", "alice", "true"], 'Unexpected argument: "true".'],
+    ["--show beside what takes", ["lock", "s", "--show", "--ttl", "3s", "--", "x"], "--show takes nothing"],
+    ["unlock without a token", ["unlock", "s"], "Give --token TOKEN or --token-env VAR"],
+    ["unlock with two", ["unlock", "s", "--token", "x", "--token-env", "Y"], "Give --token TOKEN or --token-env VAR"],
+    ["unlock with an empty one", ["unlock", "s", "--token", ""], "--token is empty"],
+    [
+      "an unknown flag before --",
+      ["lock", "s", "--user", "alice", "--stael", "--", "x"],
+      'There is no flag "--stael".',
+    ],
+  ])("is %s", async (_, [command = "", ...args], message) => {
+    const end = args.indexOf("--");
+    const at = end === -1 ? args.length : end;
+    const ran = await fleet.run([command, ...args.slice(0, at), "--json", ...args.slice(at)]);
+    expect({ code: ran.code, stderr: ran.stderr }).toEqual({ code: 2, stderr: "" });
+    expect(ran.json<{ error: { message: string } }>().error.message).toContain(message);
+    expect(await openFileStore(fleet.root).readLease("s")).toBeNull();
+  });
+
+  it("is a token in a message", async () => {
+    const token = "0123456789abcdef".repeat(4);
+    const { stderr, stdout } = await fleet.run(["unlock", "s", "--token-env", token]);
+    expect(stderr + stdout).not.toContain(token);
+  });
+});

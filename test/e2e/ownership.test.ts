@@ -1,0 +1,136 @@
+import { readdirSync } from "node:fs";
+import { join } from "node:path";
+import { beforeAll, describe, expect, it } from "vitest";
+import type { ServerView } from "../../src/pool/server.js";
+import type { SessionView } from "../../src/sessions/view.js";
+import { PORTS, type Ran, testFleet } from "../fixtures/cli.js";
+
+const fleet = testFleet(PORTS.ownership);
+
+/** What it printed, with the id it was asked for taken out. */
+function without(id: string, { code, stdout, stderr }: Ran) {
+  return { code, stdout: stdout.replaceAll(id, "ID"), stderr: stderr.replaceAll(id, "ID") };
+}
+
+beforeAll(async () => {
+  await fleet.create("mary-jane", "hers");
+  await fleet.send("mary-jane", "hers", "secret");
+});
+
+describe("somebody else's session", () => {
+  it.each([
+    ["resume", (id: string) => ["resume", id]],
+    ["resume with a prompt", (id: string) => ["resume", id, "--prompt", "hi"]],
+    ["send", (id: string) => ["send", id, "hi"]],
+    ["resume --json", (id: string) => ["resume", id, "--json"]],
+    ["send --json", (id: string) => ["send", id, "hi", "--json"]],
+  ])("gets the very answer of one that is not there (%s)", async (_, args) => {
+    const [foreign, unknown] = await Promise.all([
+      fleet.run([...args("hers"), "--user", "mary"]),
+      fleet.run([...args("nobodys"), "--user", "mary"]),
+    ]);
+    expect(foreign).toMatchObject({ code: 4 });
+    expect(without("hers", foreign)).toEqual(without("nobodys", unknown));
+    expect(foreign.stdout + foreign.stderr).toMatch(/There is no session .{0,2}"hers/);
+  });
+
+  it("starts no server for the one who asked", async () => {
+    const { servers } = await fleet.json<{ servers: ServerView[] }>(["ps"]);
+    expect(servers.map(({ user }) => user)).toEqual(["mary-jane"]);
+  });
+
+  it("does not show in the other's list, and the owner's is complete", async () => {
+    expect(await fleet.json(["list", "--user", "mary"])).toEqual({ sessions: [] });
+    const { sessions } = await fleet.json<{ sessions: SessionView[] }>(["list", "--user", "mary-jane"]);
+    expect(sessions.map(({ id, owner }) => [id, owner])).toEqual([["hers", "mary-jane"]]);
+  });
+
+  it("cannot be deleted in another's name, which looks like deleting what is not there", async () => {
+    const [foreign, unknown] = await Promise.all([
+      fleet.run(["delete", "hers", "--user", "mary"]),
+      fleet.run(["delete", "nobodys", "--user", "mary"]),
+    ]);
+    expect(foreign).toMatchObject({ code: 0, stderr: "" });
+    expect(without("hers", foreign)).toEqual(without("nobodys", unknown));
+    expect(await fleet.send("mary-jane", "hers", "still")).toBe("[turn 2] still");
+  });
+});
+
+describe("create --id", () => {
+  it("refuses an id that exists with 5 and one answer, whoever has it", async () => {
+    const args = (user: string) => ["create", "--user", user, "--id", "hers"];
+    const [own, foreign] = await Promise.all([fleet.run(args("mary-jane")), fleet.run(args("mary"))]);
+    expect(own).toMatchObject({ code: 5, stdout: "", stderr: expect.stringContaining('"hers"') });
+    expect({ ...foreign, json: undefined }).toEqual({ ...own, json: undefined });
+    expect(await fleet.send("mary-jane", "hers", "intact")).toBe("[turn 3] intact");
+  });
+
+  it("gives the id to one of two who ask at once, and the other is refused", async () => {
+    const users = ["one", "two", "three"];
+    const ran = await Promise.all(users.map((user) => fleet.run(["create", "--user", user, "--id", "contested"])));
+    expect(ran.map(({ code }) => code).sort()).toEqual([0, 5, 5]);
+    const winner = users[ran.findIndex(({ code }) => code === 0)] ?? "";
+    expect(await fleet.send(winner, "contested", "mine")).toBe("[turn 1] mine");
+  });
+});
+
+describe("names that look alike", () => {
+  it("an id that begins with a user's name belongs to who made it", async () => {
+    await fleet.create("jane", "mary-notes");
+    expect(await fleet.send("jane", "mary-notes", "mine")).toBe("[turn 1] mine");
+    expect(await fleet.refusal(4, ["resume", "mary-notes", "--user", "mary"])).toMatchObject({
+      code: "FLEET_SESSION_NOT_FOUND",
+    });
+    await fleet.create("a", "a-b-1");
+    expect(await fleet.refusal(4, ["resume", "a-b-1", "--user", "a-b"])).toMatchObject({
+      code: "FLEET_SESSION_NOT_FOUND",
+    });
+  });
+
+  it("users that differ only in case, or in a character that folders flatten, have folders of their own", async () => {
+    const users = ["dana", "Dana", "DANA", "da.na", "da-na", "da+na", "дана"];
+    const servers = await Promise.all(users.map((user) => fleet.spawn(user)));
+    const homes = new Set(servers.map(({ home }) => home.toLowerCase()));
+    expect(homes.size).toBe(users.length);
+    expect(new Set(servers.map(({ pid }) => pid)).size).toBe(users.length);
+    const folders = readdirSync(join(fleet.root, "servers")).map((name) => name.toLowerCase());
+    expect(new Set(folders).size).toBe(folders.length);
+    await fleet.create("dana", "case");
+    expect(await fleet.refusal(4, ["resume", "case", "--user", "Dana"])).toMatchObject({
+      code: "FLEET_SESSION_NOT_FOUND",
+    });
+    await fleet.ok(["stop", ...servers.map(({ id }) => id)]);
+  });
+
+  it("one user written in two Unicode forms is one user", async () => {
+    const composed = "zo\u00eb";
+    const decomposed = "zoe\u0308";
+    expect(composed).not.toBe(decomposed);
+    const first = await fleet.spawn(composed);
+    expect(first.user).toBe(composed);
+    expect(await fleet.json(["spawn", "--user", decomposed])).toMatchObject({
+      created: false,
+      server: { pid: first.pid },
+    });
+    await fleet.create(decomposed, "unicode");
+    expect(await fleet.send(composed, "unicode", "hi")).toBe("[turn 1] hi");
+  });
+});
+
+describe("a session that a client made past the fleet", () => {
+  it("belongs to the user whose server it is on, and to nobody else", async () => {
+    // As a client with `connect` would: the folder is on mary-jane's server, and in no record.
+    const { Fleet } = await import("../../src/index.js");
+    await using library = await Fleet.open({ env: fleet.env, cwd: fleet.folder });
+    const client = await library.clientForUser("mary-jane");
+    const session = await client.createSession({ sessionId: "wild", onPermissionRequest: () => ({ kind: "reject" }) });
+    const { sessions } = await fleet.json<{ sessions: SessionView[] }>(["list", "--user", "mary-jane"]);
+    expect(sessions).toContainEqual(expect.objectContaining({ id: "wild", owner: "mary-jane", ttlMs: null }));
+    await session.disconnect();
+    expect(await fleet.refusal(4, ["resume", "wild", "--user", "mary"])).toMatchObject({
+      code: "FLEET_SESSION_NOT_FOUND",
+    });
+    expect(await fleet.send("mary-jane", "wild", "hi")).toBe("[turn 1] hi");
+    expect(await fleet.ok(["delete", "wild", "--user", "mary-jane"])).toBe("wild\n");
+  });
+});

@@ -1,0 +1,78 @@
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { ERRORS, FleetError, isFleetError, quote, systemCode } from "../src/errors.js";
+import { RAW } from "./fixtures/cli.js";
+
+const ROOT = fileURLToPath(new URL("..", import.meta.url));
+
+function codesIn(text: string): string[] {
+  return text.match(/\bFLEET_[A-Z_]+[A-Z]\b/g) ?? [];
+}
+
+const sources = readdirSync(join(ROOT, "src"), { recursive: true, encoding: "utf8" })
+  .filter((name) => name.endsWith(".ts") && name !== "errors.ts")
+  // Comments may name a code that nobody throws.
+  .map((name) => readFileSync(join(ROOT, "src", name), "utf8").replace(/\/\*[\s\S]*?\*\/|\/\/.*/g, ""));
+const start = readFileSync(join(ROOT, "bin", "run.js"), "utf8");
+const used = new Set([...sources, start].flatMap(codesIn));
+
+describe("the catalogue of errors", () => {
+  it("names each FLEET_<NOUN>_<STATE>, with an exit code of the contract", () => {
+    for (const [code, { exit }] of Object.entries(ERRORS)) {
+      expect(code).toMatch(/^FLEET_[A-Z]+(_[A-Z]+)*$/);
+      expect([1, 2, 3, 4, 5, 6, 7, 8], code).toContain(exit);
+    }
+  });
+
+  it("has every code that is used, and uses every code that it has", () => {
+    expect(used.size).toBeGreaterThan(25);
+    // Names of this shape that are no codes: exported constants.
+    const constants = new Set(["FLEET_VARIABLE"]);
+    expect([...used].filter((code) => !(code in ERRORS) && !constants.has(code))).toEqual([]);
+    expect(Object.keys(ERRORS).filter((code) => !used.has(code))).toEqual([]);
+  });
+
+  it("gives the command its exit code, and keeps the cause", () => {
+    const cause = new Error("underneath");
+    const error = new FleetError("FLEET_SESSION_NOT_FOUND", "not there", { cause, suggestions: ["look"] });
+    expect(error).toMatchObject({ exit: 4, suggestions: ["look"], cause, name: "FleetError" });
+    expect(isFleetError(error)).toBe(true);
+    expect(isFleetError(error, "FLEET_SESSION_NOT_FOUND")).toBe(true);
+    expect(isFleetError(error, "FLEET_SESSION_BUSY")).toBe(false);
+    expect(isFleetError(new Error("other"))).toBe(false);
+    expect("cause" in new FleetError("FLEET_INTERNAL", "x")).toBe(false);
+    expect(systemCode(Object.assign(new Error("x"), { code: "ENOENT" }))).toBe("ENOENT");
+    expect(systemCode(Object.assign(new Error("x"), { code: 3 }))).toBeUndefined();
+    expect(systemCode("ENOENT")).toBeUndefined();
+  });
+});
+
+describe("quote", () => {
+  it("lets nothing through that a terminal or a log would act on, and stays short", () => {
+    fc.assert(
+      fc.property(fc.string({ unit: "binary", maxLength: 200 }), (value) => {
+        const quoted = quote(value);
+        expect(quoted).toMatch(/^"[\s\S]*"$/);
+        expect(quoted).not.toMatch(RAW);
+        expect(quoted).not.toMatch(/[\n\t]/);
+        // A quotation mark inside never ends it.
+        expect(quoted.slice(1, -1).replace(/\\./gs, "")).not.toContain('"');
+      }),
+    );
+    expect(quote("x".repeat(500)).length).toBeLessThan(90);
+  });
+
+  it.each([
+    ["a\u001b[31mb", '"a\\u{1b}[31mb"'],
+    ["a\u202eb\u200bc", '"a\\u{202e}b\\u{200b}c"'],
+    ['say "hi"', '"say \\"hi\\""'],
+    [12, '"12"'],
+    [null, '"null"'],
+    [undefined, '"undefined"'],
+  ])("%j", (value, quoted) => {
+    expect(quote(value)).toBe(quoted);
+  });
+});

@@ -1,0 +1,96 @@
+import { once } from "node:events";
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { beforeAll, describe, expect, it, onTestFinished } from "vitest";
+import { Leases } from "../../src/sessions/leases.js";
+import { openFileStore } from "../../src/store/file/file-store.js";
+import { testFleet } from "../fixtures/cli.js";
+import { eventually, isRunning, processesWith } from "../fixtures/fault-fleet.js";
+import { sessionRecord } from "../fixtures/store-records.js";
+
+const fleet = testFleet(42_000);
+const leases = new Leases(openFileStore(fleet.root));
+
+/** Sessions without a server: a lease needs none. */
+beforeAll(async () => {
+  for (const id of ["stopped", "stubborn", "stolen", "killed"]) {
+    await openFileStore(fleet.root).createSession(sessionRecord(id));
+  }
+});
+
+/** `lock SESSION -- sh -c SCRIPT`, once the script has written its PID and that of a process it started. */
+async function lockRunning(session: string, script: string, flags: string[] = []) {
+  const pids = join(fleet.folder, `${session}.pids`);
+  onTestFinished(() => {
+    for (const pid of processesWith(`PIDS=${pids}`)) process.kill(pid, "SIGKILL");
+  });
+  const running = fleet.start(
+    ["lock", session, "--user", "alice", ...flags, "--", "sh", "-c", `sleep 1000 & ${script}`],
+    { env: { PIDS: pids } },
+  );
+  await eventually("the command runs", () => existsSync(pids) && readFileSync(pids, "utf8").endsWith("\n"));
+  const [command = 0, child = 0] = readFileSync(pids, "utf8").trim().split(" ").map(Number);
+  expect([command, child].map(isRunning)).toEqual([true, true]);
+  return { ...running, command, started: child };
+}
+
+const WAITS = 'echo "$$ $!" > "$PIDS"; wait';
+
+function next(sessionId: string) {
+  return leases.acquire({ sessionId, holder: "bob", ttlMs: 60_000, waitMs: 20_000 });
+}
+
+describe("a command whose lease is lost", () => {
+  it("since lock was suspended: is ended, with what it started, and the exit code is 5", async () => {
+    const lock = await lockRunning("stopped", WAITS, ["--ttl", "1s"]);
+    lock.child.kill("SIGSTOP");
+    const lease = await next("stopped");
+    expect(isRunning(lock.command)).toBe(true);
+    lock.child.kill("SIGCONT");
+    const { code, stderr, stdout } = await lock.done;
+    expect({ code, stdout }).toEqual({ code: 5, stdout: "" });
+    expect(stderr).toMatch(/^Error: The lease of "alice" on session "stopped" is lost: it was not renewed in time\.\n/);
+    expect([lock.command, lock.started].map(isRunning)).toEqual([false, false]);
+    await lease.check();
+    await lease.release();
+  });
+
+  it("since somebody took it over: is ended within seconds, and told who and why", async () => {
+    const lock = await lockRunning("stolen", WAITS, ["--json"]);
+    const token = await fleet.ok(["lock", "stolen", "--user", "alice", "--steal", "--reason", "it hangs"]);
+    const { code, json } = await lock.done;
+    expect(code).toBe(5);
+    expect(json()).toMatchObject({
+      error: { code: "FLEET_LEASE_LOST", message: expect.stringContaining('"alice" took it over ("it hangs")') },
+    });
+    expect([lock.command, lock.started].map(isRunning)).toEqual([false, false]);
+    await fleet.ok(["unlock", "stolen", "--token", token.trim()]);
+  });
+
+  it("and that ignores SIGTERM: is killed after 5 seconds", async () => {
+    const lock = await lockRunning("stubborn", `trap "" TERM; (trap "" TERM; sleep 1000) & ${WAITS}`);
+    const began = performance.now();
+    await fleet.ok(["lock", "stubborn", "--user", "alice", "--steal", "--reason", "enough"]);
+    const { code } = await lock.done;
+    expect(code).toBe(5);
+    expect(performance.now() - began).toBeGreaterThan(5_000);
+    expect([lock.command, lock.started].map(isRunning)).toEqual([false, false]);
+  });
+});
+
+it("a lock that is killed leaves its command, whose lease ends with its TTL", async () => {
+  const lock = await lockRunning("killed", WAITS, ["--ttl", "1s"]);
+  const killed = performance.now();
+  const exited = once(lock.child, "exit");
+  lock.child.kill("SIGKILL");
+  await exited;
+  const lease = await next("killed");
+  expect(performance.now() - killed).toBeLessThan(1_000 + 1_000);
+  await lease.release();
+  // It was made the leader of its own group, which is proved by its still being there.
+  expect(isRunning(lock.command)).toBe(true);
+  process.kill(-lock.command, "SIGKILL");
+  await eventually("the command is gone", () => !isRunning(lock.command) && !isRunning(lock.started));
+  // It had the pipes of lock.
+  await lock.done;
+});

@@ -1,0 +1,137 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import { describe, expect, it, onTestFinished } from "vitest";
+import { Leases } from "../../src/sessions/leases.js";
+import { openFileStore } from "../../src/store/file/file-store.js";
+import { machineMs } from "../fixtures/lease-clock.js";
+import { LeaseLog, overlaps } from "../fixtures/lease-log.js";
+import { bundleFixture } from "../fixtures/store-bundle.js";
+import { seededRandom } from "../fixtures/store-random.js";
+import { sessionRecord } from "../fixtures/store-records.js";
+import { temporaryRoot } from "../fixtures/store-root.js";
+
+const ROUNDS = process.env.SOAK === undefined ? 3 : 40;
+const TTL_MS = 1_000;
+
+const program = bundleFixture("lease-waiter");
+
+/** What a lease protects, if it knows nothing but fences: it refuses whoever comes with one that is not the newest. */
+class FencedResource {
+  #newest = 0;
+
+  accepts(fence: number): boolean {
+    if (fence < this.#newest) return false;
+    this.#newest = fence;
+    return true;
+  }
+}
+
+async function setUp() {
+  const root = await temporaryRoot();
+  const store = openFileStore(root);
+  await store.createSession(sessionRecord("shared"));
+  const log = new LeaseLog(join(root, "..", "log"));
+  onTestFinished(() => log.close());
+  return { root, leases: new Leases(store), log };
+}
+
+/** A process that holds the lease and writes under it, each time after a check. */
+async function startHolder(root: string, log: LeaseLog, ttlMs = TTL_MS) {
+  const child = spawn(process.execPath, [program, root, log.path, String(ttlMs), "work"], {
+    stdio: ["pipe", "ignore", "pipe"],
+  });
+  onTestFinished(() => void child.kill("SIGKILL"));
+  let stderr = "";
+  child.stderr.on("data", (chunk) => {
+    stderr += chunk;
+  });
+  const exited = once(child, "close");
+  const before = log.read().findLast(({ what }) => what === "start")?.fence ?? 0;
+  const { fence } = await log.next("write", before);
+  return { child, exited, fence, stderr: () => stderr };
+}
+
+describe("a holder that stood still past its TTL", () => {
+  it(`suspended, at any point of its work: is told, and refused (${ROUNDS} rounds)`, async () => {
+    const random = seededRandom("lease suspend");
+    const { root, leases, log } = await setUp();
+    for (let round = 0; round < ROUNDS; round++) {
+      const holder = await startHolder(root, log);
+      await delay(random() * 300);
+      holder.child.kill("SIGSTOP");
+      const next = await leases.acquire({ sessionId: "shared", holder: "next", ttlMs: 60_000, waitMs: 20_000 });
+      const since = machineMs();
+      expect(next.fence).toBeGreaterThan(holder.fence);
+      const resource = new FencedResource();
+      expect(resource.accepts(next.fence)).toBe(true);
+
+      holder.child.kill("SIGCONT");
+      expect(await holder.exited).toEqual([3, null]);
+      expect(holder.stderr()).toMatch(/FLEET_LEASE_LOST/);
+      const after = log.read().filter(({ fence, at }) => fence === holder.fence && at > since);
+      expect(after.map(({ what }) => what)).toEqual(expect.arrayContaining(["told", "refused"]));
+      // It may have been stopped between its check and its write: that one write is the fence's to refuse.
+      const late = after.filter(({ what }) => what === "write");
+      expect(late.length).toBeLessThanOrEqual(1);
+      expect(late.filter(({ fence }) => resource.accepts(fence))).toEqual([]);
+
+      await next.check();
+      await next.release();
+    }
+  });
+
+  it("busy with something else: is told, and refused", async () => {
+    const { root, leases, log } = await setUp();
+    const holder = await startHolder(root, log);
+    holder.child.stdin.write(`block ${3 * TTL_MS}\n`);
+    const next = await leases.acquire({ sessionId: "shared", holder: "next", ttlMs: 60_000, waitMs: 20_000 });
+    expect(await holder.exited).toEqual([3, null]);
+    const mine = log.read().filter(({ fence }) => fence === holder.fence);
+    expect(
+      mine
+        .map(({ what }) => what)
+        .slice(-2)
+        .toSorted(),
+    ).toEqual(["refused", "told"]);
+    expect(overlaps([...mine, { what: "start", pid: process.pid, fence: next.fence, at: machineMs() }])).toEqual([]);
+    await next.check();
+    await next.release();
+  });
+
+  it("for less than that keeps its lease", async () => {
+    const { root, log } = await setUp();
+    const holder = await startHolder(root, log, 4 * TTL_MS);
+    for (let round = 0; round < 3; round++) {
+      holder.child.kill("SIGSTOP");
+      await delay(TTL_MS);
+      holder.child.kill("SIGCONT");
+      await delay(TTL_MS);
+    }
+    const now = machineMs();
+    await expect
+      .poll(() => log.read().at(-1), { timeout: 10_000 })
+      .toMatchObject({ what: "write", fence: holder.fence });
+    await expect.poll(() => log.read().at(-1)?.at, { timeout: 10_000 }).toBeGreaterThan(now);
+  });
+
+  it("several, one after the other: never two at work", async () => {
+    const { root, log } = await setUp();
+    const holders = [await startHolder(root, log)];
+    for (let round = 0; round < 4; round++) {
+      holders.at(-1)?.child.kill("SIGSTOP");
+      holders.push(await startHolder(root, log));
+    }
+    for (const { child } of holders) child.kill("SIGCONT");
+    for (const { exited } of holders.slice(0, -1)) expect(await exited).toEqual([3, null]);
+    const entries = log.read();
+    const last = holders.at(-1)?.fence;
+    expect(entries.filter(({ what }) => what === "told")).toHaveLength(4);
+    // As above: at most one write each, right after it woke up.
+    for (const { fence } of holders) {
+      expect(overlaps(entries).filter((entry) => entry.fence === fence).length).toBeLessThanOrEqual(1);
+    }
+    expect((await log.next("write", (last ?? 0) - 1)).fence).toBe(last);
+  });
+});

@@ -1,0 +1,162 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { expect, it, onTestFinished } from "vitest";
+import { Fleet } from "../../src/fleet.js";
+import {
+  errorOf,
+  eventually,
+  expectConsistent,
+  type FaultFleet,
+  faultFleet,
+  killed,
+  rounds,
+  statusOf,
+} from "../fixtures/fault-fleet.js";
+
+const PORTS = 30_600;
+/** What a command may take over a server that does not answer. */
+const BOUND_MS = 15_000;
+
+async function library(fleet: FaultFleet): Promise<Fleet> {
+  const opened = await Fleet.open({ env: fleet.env });
+  onTestFinished(() => opened.close());
+  return opened;
+}
+
+async function pidOf(fleet: FaultFleet, user: string): Promise<number> {
+  const { process: identity } = await fleet.record(user);
+  if (identity === null) throw new Error(`the server of ${user} is recorded without a process`);
+  return identity.pid;
+}
+
+/** Stops the server's process in the sense of job control: it is there, and does nothing. */
+async function suspend(fleet: FaultFleet, user: string): Promise<number> {
+  const pid = await pidOf(fleet, user);
+  process.kill(pid, "SIGSTOP");
+  await eventually("the suspension", () => statusOf(pid).state === "T");
+  return pid;
+}
+
+it("shows a killed server as failed and frees its port, which the next user gets", async () => {
+  const fleet = await faultFleet(PORTS);
+  await fleet.spawn("alice");
+  await killed(await pidOf(fleet, "alice"));
+  expect(await fleet.ps()).toMatchObject([{ user: "alice", state: "failed", pid: null, port: null, url: null }]);
+  expect(await fleet.record("alice")).toMatchObject({ port: null, process: null, launchId: null, claim: null });
+  expect(await fleet.spawn("bob")).toMatchObject({ port: PORTS });
+  // Its own is taken now, so it gets another one.
+  expect(await fleet.spawn("alice")).toMatchObject({ state: "ready", port: PORTS + 1, failure: null });
+  await expectConsistent(fleet);
+});
+
+it.each([
+  [["spawn", "--user", "alice"]],
+  [["send", "talk", "hi", "--user", "alice"]],
+  [["restart", "--user", "alice"]],
+])("brings a killed server back on its home and port: %j", async (command) => {
+  const fleet = await faultFleet(PORTS);
+  const { home } = await fleet.spawn("alice");
+  await fleet.json(["create", "--id", "talk", "--user", "alice", "--prompt", "hi"]);
+  await killed(await pidOf(fleet, "alice"));
+  await fleet.json(command);
+  expect(await fleet.record("alice")).toMatchObject({ state: "ready", port: PORTS, home });
+  const { reply } = await fleet.json<{ reply: string }>(["send", "talk", "again", "--user", "alice"]);
+  expect(reply).toMatch(/^\[turn [23]\] again$/);
+  await expectConsistent(fleet);
+});
+
+it("comes back on the same port each time it is restarted by force", async () => {
+  const fleet = await faultFleet(PORTS);
+  await fleet.spawn("alice");
+  for (let round = 0; round < rounds(5, 100); round++) {
+    const { servers } = await fleet.json<{ servers: unknown }>(["restart", "--user", "alice", "--force"]);
+    expect(servers).toMatchObject([{ state: "ready", port: PORTS }]);
+  }
+});
+
+it("ends a turn at once when its server is killed, and says that the server is lost", async () => {
+  const fleet = await faultFleet(PORTS);
+  await fleet.json(["create", "--id", "talk", "--user", "alice", "--prompt", "hi"]);
+  const { done } = fleet.start(["send", "talk", "!delay 20000 slow", "--user", "alice", "--json"]);
+  const pid = await pidOf(fleet, "alice");
+  await eventually("the turn", () => eventsOf(fleet, "alice", "talk").then((text) => text.includes("!delay")));
+  const begun = performance.now();
+  process.kill(pid, "SIGKILL");
+  const result = await done;
+  expect(performance.now() - begun).toBeLessThan(5_000);
+  expect(result.code).toBe(7);
+  expect(errorOf(result)).toMatchObject({ code: "FLEET_SERVER_LOST" });
+  // Everything up to the last finished turn is kept, and the message that was being answered.
+  expect(await fleet.json(["send", "talk", "again", "--user", "alice"])).toMatchObject({
+    reply: expect.stringMatching(/^\[turn [23]\] again$/),
+  });
+  await expectConsistent(fleet);
+});
+
+async function eventsOf(fleet: FaultFleet, user: string, session: string): Promise<string> {
+  const { home } = await fleet.record(user);
+  return readFileSync(join(home, "session-state", session, "events.jsonl"), "utf8");
+}
+
+it("bounds every command against a server that hangs", async () => {
+  const fleet = await faultFleet(PORTS);
+  await fleet.json(["create", "--id", "talk", "--user", "alice", "--prompt", "hi"]);
+  const pid = await suspend(fleet, "alice");
+  const run = async (...args: string[]) => {
+    const result = await fleet.run([...args, "--json"]);
+    expect(result.ms, args.join(" ")).toBeLessThan(BOUND_MS);
+    return result;
+  };
+  // These only look at the process, which is there: a hung server is shown by whoever needs an answer of it.
+  expect(await run("spawn", "--user", "alice")).toMatchObject({ code: 0 });
+  expect(await run("ps")).toMatchObject({ code: 0 });
+  expect(await run("connect", "--user", "alice")).toMatchObject({ code: 0 });
+  const asking = [
+    ["send", "talk", "hi"],
+    ["create", "--id", "other"],
+    ["resume", "talk", "--prompt", "hi"],
+  ];
+  for (const result of await Promise.all(asking.map((args) => run(...args, "--user", "alice")))) {
+    expect(result.code).toBe(7);
+    expect(errorOf(result)).toMatchObject({ code: "FLEET_SERVER_UNREACHABLE" });
+  }
+  const result = await run("delete", "talk");
+  expect(errorOf(result)).toMatchObject({ code: "FLEET_SERVER_UNREACHABLE" });
+  expect(statusOf(pid).state).toBe("T");
+
+  const stopped = await run("stop", "--user", "alice");
+  expect(JSON.parse(stopped.stdout)).toMatchObject({ stopped: [{ outcome: "killed", cut: [] }] });
+  expect(fleet.processes()).toEqual([]);
+  expect(await fleet.json(["send", "talk", "again", "--user", "alice"])).toMatchObject({ reply: "[turn 2] again" });
+  await expectConsistent(fleet);
+});
+
+it("bounds the library's stop and close when the server that they are connected to hangs", async () => {
+  const fleet = await faultFleet(PORTS);
+  const opened = await library(fleet);
+  for (const user of ["alice", "bob"]) {
+    const session = await opened.createSession({ user, sessionId: `of-${user}` });
+    await opened.send(session, "hi");
+    await suspend(fleet, user);
+  }
+  const { id } = await opened.serverOf("alice");
+  const begun = performance.now();
+  // What was loaded may have been in a turn: nobody could ask.
+  expect(await opened.stop([id])).toMatchObject([{ outcome: "killed", cut: ["of-alice"] }]);
+  expect(performance.now() - begun).toBeLessThan(BOUND_MS);
+  const closing = performance.now();
+  await opened.close();
+  expect(performance.now() - closing).toBeLessThan(BOUND_MS);
+});
+
+it("gives an answer again after a pause", async () => {
+  const fleet = await faultFleet(PORTS);
+  await fleet.json(["create", "--id", "talk", "--user", "alice", "--prompt", "hi"]);
+  const pid = await suspend(fleet, "alice");
+  const { done } = fleet.start(["send", "talk", "again", "--user", "alice", "--json"]);
+  await new Promise((resolve) => setTimeout(resolve, 1_500));
+  process.kill(pid, "SIGCONT");
+  const result = await done;
+  expect(result).toMatchObject({ code: 0 });
+  expect(JSON.parse(result.stdout)).toMatchObject({ reply: "[turn 2] again" });
+});

@@ -1,0 +1,176 @@
+import { spawnSync } from "node:child_process";
+import { once } from "node:events";
+import { existsSync } from "node:fs";
+import { appendFile, mkdir, readdir, readFile, stat, writeFile } from "node:fs/promises";
+import { createServer, type Server } from "node:net";
+import { join, relative } from "node:path";
+import { expect, it, onTestFinished } from "vitest";
+import type { ServerView } from "../../src/pool/server.js";
+import { encodeFrame, FrameDecoder } from "../../src/runtime/client/frames.js";
+import { findRuntime } from "../../src/runtime/find.js";
+import {
+  errorOf,
+  eventually,
+  expectConsistent,
+  type FaultFleet,
+  fake,
+  faultFleet,
+  killed,
+  openFolder,
+} from "../fixtures/fault-fleet.js";
+
+const PORTS = 30_300;
+
+interface Stranger {
+  port: number;
+  /** How often somebody connected, and what they sent. */
+  connections: number;
+  bytes: number;
+}
+
+/** A program outside the fleet that listens on a port, and keeps count of what comes. */
+async function stranger(port: number): Promise<Stranger> {
+  const seen: Stranger = { port, connections: 0, bytes: 0 };
+  const server: Server = createServer((socket) => {
+    seen.connections++;
+    socket.on("error", () => socket.destroy());
+    socket.on("data", (chunk) => {
+      seen.bytes += chunk.length;
+    });
+    onTestFinished(() => void socket.destroy());
+  });
+  server.listen({ host: "127.0.0.1", port });
+  await once(server, "listening");
+  onTestFinished(() => void server.close());
+  return seen;
+}
+
+it("skips ports that strangers hold, and sends them nothing", async () => {
+  const fleet = await faultFleet(PORTS);
+  const strangers = await Promise.all([PORTS, PORTS + 1, PORTS + 3].map(stranger));
+  const servers = await Promise.all(["a", "b", "c"].map((user) => fleet.spawn(user)));
+  expect(servers.map(({ port }) => port).sort()).toEqual([PORTS + 2, PORTS + 4, PORTS + 5]);
+  await expectConsistent(fleet);
+  expect(strangers.map(({ connections }) => connections)).toEqual([0, 0, 0]);
+});
+
+it("says so when strangers hold every port of the range", async () => {
+  const fleet = await faultFleet(PORTS, { COPILOTFLEET_PORTS_TO: String(PORTS + 1) });
+  const strangers = await Promise.all([PORTS, PORTS + 1].map(stranger));
+  const result = await fleet.run(["spawn", "--user", "alice", "--json"]);
+  expect(result.code).toBe(6);
+  expect(errorOf(result)).toMatchObject({
+    code: "FLEET_PORTS_EXHAUSTED",
+    message: expect.stringContaining("2 by programs"),
+  });
+  expect(strangers.map(({ connections }) => connections)).toEqual([0, 0]);
+  expect(await fleet.record("alice")).toMatchObject({ state: "failed", port: null, claim: null });
+});
+
+it("goes on to the next port when a stranger takes the one that was free a moment ago", async () => {
+  const gate = await openFolder();
+  const fleet = await faultFleet(PORTS, {
+    COPILOT_CLI_PATH: fake("late-port.sh"),
+    COPILOTFLEET_RUNTIME_ENV: "GATE_FOLDER,GATE_RUNTIME",
+    GATE_FOLDER: gate,
+    GATE_RUNTIME: findRuntime(null, {}).path,
+  });
+  const { done } = fleet.start(["spawn", "--user", "alice", "--json"]);
+  await eventually("the runtime", () => existsSync(join(gate, "started")));
+  const thief = await stranger(PORTS);
+  await writeFile(join(gate, "open"), "");
+  const result = await done;
+  expect(result).toMatchObject({ code: 0 });
+  const { server } = JSON.parse(result.stdout) as { server: ServerView };
+  expect(server).toMatchObject({ state: "ready", port: PORTS + 1 });
+  expect(thief).toMatchObject({ connections: 0, bytes: 0 });
+  const ports = (await readFile(join(gate, "started"), "utf8")).match(/--port \d+/g);
+  expect(ports).toEqual([`--port ${PORTS}`, `--port ${PORTS + 1}`]);
+  await expectConsistent(fleet);
+});
+
+it("never talks to a stranger on the port of a dead server that is recorded as ready", async () => {
+  const fleet = await faultFleet(PORTS);
+  const killed = await killedServer(fleet);
+  const thief = await stranger(PORTS);
+  expect(await fleet.record("alice")).toMatchObject({ state: "ready", port: PORTS });
+
+  const connect = await fleet.run(["connect", "--user", "alice", "--json"]);
+  expect(connect.code).toBe(7);
+  expect(errorOf(connect)).toMatchObject({ code: "FLEET_SERVER_LOST" });
+  expect(connect.stdout).not.toContain(await readFile(join(killed.home, "..", "connection-token"), "utf8"));
+
+  expect(await fleet.json(["send", "talk", "again", "--user", "alice"])).toMatchObject({ reply: "[turn 2] again" });
+  expect(await fleet.record("alice")).toMatchObject({ state: "ready", port: PORTS + 1 });
+  expect(thief).toMatchObject({ connections: 0, bytes: 0 });
+  await expectConsistent(fleet);
+});
+
+it.each([["ps"], ["stop"], ["restart"], ["spawn"], ["list"], ["delete"]])(
+  "%s leaves a stranger on a dead server's port alone",
+  async (command) => {
+    const fleet = await faultFleet(PORTS);
+    await killedServer(fleet);
+    const thief = await stranger(PORTS);
+    const args = { ps: [], list: [], delete: ["talk"] }[command] ?? ["--user", "alice"];
+    await fleet.json([command, ...args]);
+    expect(thief).toMatchObject({ connections: 0, bytes: 0 });
+    await expectConsistent(fleet);
+    expect(thief).toMatchObject({ connections: 0, bytes: 0 });
+  },
+);
+
+/** A server that had one turn, and was then killed without anybody noticing. */
+async function killedServer(fleet: FaultFleet): Promise<ServerView> {
+  const server = await fleet.spawn("alice");
+  await fleet.json(["create", "--id", "talk", "--user", "alice", "--prompt", "hi"]);
+  await killed(server.pid);
+  return server;
+}
+
+it("refuses other users of the machine: no token, no answer; and no file of the state is theirs to read", async (ctx) => {
+  if (process.getuid?.() !== 0) return ctx.skip("needs root, to become another user");
+  const fleet = await faultFleet(PORTS);
+  const { port, home } = await fleet.spawn("alice");
+  await fleet.json(["create", "--id", "talk", "--user", "alice", "--prompt", "hi"]);
+  await appendFile(join(home, "mine"), "");
+  const asNobody = (...argv: string[]) =>
+    spawnSync("setpriv", ["--reuid", "65534", "--regid", "65534", "--clear-groups", ...argv], { encoding: "utf8" });
+
+  const call = `
+    const socket = require("node:net").connect(${port}, "127.0.0.1", () => socket.end(Buffer.from("FRAME", "base64")));
+    socket.pipe(process.stdout);
+  `;
+  for (const params of [{}, { token: "" }, { token: "guess" }]) {
+    const frame = encodeFrame({ jsonrpc: "2.0", id: 1, method: "connect", params });
+    const { stdout } = asNobody(process.execPath, "-e", call.replace("FRAME", frame.toString("base64")));
+    const [answer] = new FrameDecoder().push(Buffer.from(stdout));
+    expect(answer).toMatchObject({ error: { message: expect.stringContaining("AUTHENTICATION_FAILED") } });
+  }
+  const list = encodeFrame({ jsonrpc: "2.0", id: 1, method: "session.list", params: {} });
+  expect(asNobody(process.execPath, "-e", call.replace("FRAME", list.toString("base64"))).stdout).not.toContain("talk");
+
+  expect(asNobody("find", fleet.root, "-mindepth", "1").stdout).toBe("");
+  expect(asNobody("cat", join(home, "..", "connection-token"), join(fleet.root, "registry.json")).stdout).toBe("");
+  expect(asNobody("sh", "-c", `cat /proc/${(await fleet.record("alice")).process?.pid}/environ`).stdout).toBe("");
+});
+
+it("keeps every file and folder of the state for its owner alone, whatever the umask", async () => {
+  const fleet = await faultFleet(PORTS);
+  await mkdir(join(fleet.root, ".."), { recursive: true });
+  const loose = ["sh", "-c", 'umask 0; exec "$@"', "sh"];
+  const { server } = await fleet.json<{ server: ServerView }>(["spawn", "--user", "alice"], { under: loose });
+  await fleet.json(["create", "--id", "talk", "--user", "alice", "--prompt", "hi"], { under: loose });
+  await fleet.json(["restart", "--user", "alice"], { under: loose });
+  const modes = new Map<string, string>();
+  for (const entry of await readdir(fleet.root, { recursive: true, withFileTypes: true })) {
+    const path = join(entry.parentPath, entry.name);
+    // What the runtime makes in its home is its own affair: the home itself lets nobody in.
+    if (path.startsWith(`${server.home}/`)) continue;
+    modes.set(relative(fleet.root, path), ((await stat(path)).mode & 0o777).toString(8));
+  }
+  expect((await stat(fleet.root)).mode & 0o777).toBe(0o700);
+  expect([...modes].filter(([, mode]) => !["600", "400", "700"].includes(mode))).toEqual([]);
+  expect(modes.get(relative(fleet.root, server.home))).toBe("700");
+  expect(modes.get(join("servers", server.id, "connection-token"))).toBe("600");
+});

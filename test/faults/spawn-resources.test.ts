@@ -1,0 +1,176 @@
+import { execFileSync, spawnSync } from "node:child_process";
+import { appendFileSync, chownSync, mkdirSync, rmSync, statSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { expect, it, onTestFinished } from "vitest";
+import { serverIdOf } from "../../src/pool/server.js";
+import { logPath, serverFolder } from "../../src/runtime/server-folder.js";
+import {
+  errorOf,
+  expectConsistent,
+  type FaultFleet,
+  type Finished,
+  faultFleet,
+  killed,
+  openFolder,
+  rounds,
+} from "../fixtures/fault-fleet.js";
+
+const PORTS = 30_900;
+
+/** Why no file system can be mounted here, or undefined when it can. */
+const noMounts =
+  process.getuid?.() === 0 && spawnSync("unshare", ["-m", "mount", "-t", "tmpfs", "none", "/mnt"]).status === 0
+    ? undefined
+    : "needs root and the right to mount";
+
+function mount(options: string, ...argv: string[]): void {
+  const at = argv.at(-1) ?? "";
+  execFileSync("mount", [...options.split(" "), ...argv]);
+  onTestFinished(() => void execFileSync("umount", ["-l", at]));
+}
+
+/** Writes until the file system takes no more. Returns the file. */
+function fill(folder: string): string {
+  const path = join(folder, "ballast");
+  for (const bytes of [4_096, 1]) {
+    try {
+      for (;;) appendFileSync(path, Buffer.alloc(bytes));
+    } catch {
+      // full, to that grain
+    }
+  }
+  return path;
+}
+
+function refused(result: Finished): { code: string; message: string } {
+  expect(result.code, result.stdout + result.stderr).toBe(7);
+  const error = errorOf(result);
+  expect(error.code).toBe("FLEET_STATE_UNWRITABLE");
+  return error;
+}
+
+async function expectUntouched(fleet: FaultFleet): Promise<void> {
+  expect(fleet.processes()).toEqual([]);
+  expect(Object.values((await fleet.registry()).servers)).toEqual([]);
+}
+
+it("starts no process when the disk of the state is full", async (ctx) => {
+  if (noMounts !== undefined) return ctx.skip(noMounts);
+  const folder = await openFolder();
+  mount("-t tmpfs -o size=64k", "none", folder);
+  const fleet = await faultFleet(PORTS, {}, folder);
+  mkdirSync(fleet.root, { mode: 0o700 });
+  const ballast = fill(folder);
+  expect(refused(await fleet.run(["spawn", "--user", "alice", "--json"])).message).toMatch(/no space left on device/);
+  await expectUntouched(fleet);
+  rmSync(ballast);
+});
+
+it("starts no process when the state cannot be written, and reads it all the same", async (ctx) => {
+  if (noMounts !== undefined) return ctx.skip(noMounts);
+  const fleet = await faultFleet(PORTS);
+  const { pid } = await fleet.spawn("alice");
+  mount("--bind", fleet.root, fleet.root);
+  execFileSync("mount", ["-o", "remount,bind,ro", fleet.root]);
+  expect(refused(await fleet.run(["spawn", "--user", "bob", "--json"])).message).toMatch(/read-only file system/);
+  expect(refused(await fleet.run(["stop", "--user", "alice", "--json"])).message).toMatch(/read-only file system/);
+  expect(await fleet.ps()).toMatchObject([{ user: "alice", state: "ready", pid }]);
+  expect(await fleet.json(["spawn", "--user", "alice"])).toMatchObject({ created: false, server: { pid } });
+  expect(fleet.processes()).toEqual([pid]);
+  await killed(pid);
+  expect(await fleet.ps()).toMatchObject([{ user: "alice", state: "failed", pid: null }]);
+});
+
+it.for([
+  ["home", "-t tmpfs -o size=4k,nr_inodes=1", "no space left on device"],
+  ["home", "-t tmpfs -o ro", "read-only file system"],
+  ["token and log", "-t tmpfs -o size=4k,nr_inodes=3", "no space left on device"],
+] as const)(
+  "starts no process when there is no room for the server's %s (%s)",
+  async ([what, options, message], ctx) => {
+    if (noMounts !== undefined) return ctx.skip(noMounts);
+    const fleet = await faultFleet(PORTS);
+    // The registry is on another disk, which takes the intent.
+    const folder = what === "home" ? join(fleet.root, "servers") : serverFolder(fleet.root, serverIdOf("alice"));
+    mkdirSync(fleet.root, { mode: 0o700 });
+    mkdirSync(folder, { recursive: true, mode: 0o700 });
+    mount(options, "none", folder);
+    if (what !== "home") {
+      mkdirSync(join(folder, "home"));
+      fill(folder);
+    }
+    expect(refused(await fleet.run(["spawn", "--user", "alice", "--json"])).message).toContain(message);
+    expect(fleet.processes()).toEqual([]);
+    expect(await fleet.record("alice")).toMatchObject({ state: "failed", port: null, launchId: null, claim: null });
+  },
+);
+
+it("keeps a server that cannot write its log, and stops it", async (ctx) => {
+  if (noMounts !== undefined) return ctx.skip(noMounts);
+  const fleet = await faultFleet(PORTS);
+  const folder = serverFolder(fleet.root, serverIdOf("alice"));
+  mkdirSync(fleet.root, { mode: 0o700 });
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  mount("-t tmpfs -o size=512k", "none", folder);
+  const { pid, home } = await fleet.spawn("alice");
+  const ballast = fill(folder);
+  expect(statSync(ballast).size).toBeGreaterThan(100_000);
+  expect(await fleet.json(["spawn", "--user", "alice"])).toMatchObject({ created: false, server: { pid } });
+  expect(await fleet.json(["connect", "--user", "alice"])).toMatchObject({ user: "alice" });
+  expect(await fleet.ps()).toMatchObject([{ state: "ready", pid }]);
+  expect(await fleet.json(["stop", "--user", "alice"])).toMatchObject({ stopped: [{ outcome: "drained" }] });
+  expect(fleet.processes()).toEqual([]);
+  // There is no room for a new token now; what was there before is kept.
+  refused(await fleet.run(["spawn", "--user", "alice", "--json"]));
+  rmSync(ballast);
+  expect(await fleet.spawn("alice")).toMatchObject({ state: "ready", home });
+  expect(statSync(logPath(home)).mode & 0o777).toBe(0o600);
+});
+
+it("says so when the command or its server can open no more files, and leaves nothing half done", async (ctx) => {
+  if (spawnSync("prlimit", ["--nofile=64", "true"]).status !== 0) return ctx.skip("needs prlimit");
+  const fleet = await faultFleet(PORTS);
+  // Somewhere between the first two of these and the last two, Node.js runs and the server cannot be started.
+  const results: Finished[] = [];
+  for (let files = 19; files <= 26; files++) {
+    const result = await fleet.run(["spawn", "--user", `with-${files}`], { under: ["prlimit", `--nofile=${files}`] });
+    results.push(result);
+    if (result.stderr.startsWith("Error:"))
+      expect(result.stderr, `${files} files`).toMatch(/too many open files|EMFILE/);
+    expect(result.stderr, `${files} files`).not.toMatch(/Unhandled|TypeError|bug in copilotfleet/);
+    await expectConsistent(fleet);
+  }
+  expect(results.filter(({ code }) => code === 3 || code === 7).length).toBeGreaterThan(0);
+  expect(results.at(-1)).toMatchObject({ code: 0 });
+});
+
+it("says so when there can be no more processes, and leaves nothing half done", async (ctx) => {
+  if (process.getuid?.() !== 0) return ctx.skip("needs root, to become a user with few processes");
+  const folder = await openFolder();
+  chownSync(folder, 65_534, 65_534);
+  chownSync(dirname(folder), 65_534, 65_534);
+  const fleet = await faultFleet(PORTS, { HOME: folder }, folder);
+  onTestFinished(() => void execFileSync("chown", ["-R", "0:0", folder]));
+  const user = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
+  const results: Finished[] = [];
+  for (let threads = 9; threads <= rounds(14, 30); threads++) {
+    const under = [...user, "prlimit", `--nproc=${threads}`];
+    const result = await fleet.run(["spawn", "--user", `u${threads}`, "--wait", "1s"], { under });
+    results.push(result);
+    // With too few Node.js itself aborts, before any line of ours.
+    if (result.code !== null && result.code !== 134) {
+      expect(result, `${threads} threads`).toMatchObject({
+        code: expect.any(Number),
+        stderr: expect.stringMatching(/^(Error: |$)/),
+      });
+      expect([0, 3, 6, 7]).toContain(result.code);
+    }
+    const { servers } = await fleet.json<{ servers: { state: string }[] }>(["ps"], { under: user });
+    expect(servers.filter(({ state }) => !["ready", "failed", "stopped"].includes(state))).toEqual([]);
+    expect(fleet.processes()).toHaveLength(servers.filter(({ state }) => state === "ready").length);
+    await fleet.json(["stop", "--all", "--force"], { under: user });
+  }
+  expect(results.filter(({ stderr }) => stderr.includes("no processes, file descriptors or memory left"))).not.toEqual(
+    [],
+  );
+});

@@ -1,0 +1,108 @@
+import { setTimeout as delay } from "node:timers/promises";
+import { expect, it } from "vitest";
+import {
+  errorOf,
+  eventually,
+  expectConsistent,
+  type FaultFleet,
+  faultFleet,
+  rounds,
+  type Started,
+  statusOf,
+} from "../fixtures/fault-fleet.js";
+import { seededRandom } from "../fixtures/store-random.js";
+
+const PORTS = 31_300;
+
+/**
+ * Suspends a spawn between its intent and its server's being ready, as soon as `when` says so. Resolves with undefined
+ * when that was missed.
+ */
+async function suspendedSpawn(fleet: FaultFleet, when: () => boolean | Promise<boolean>): Promise<Started | undefined> {
+  const started = fleet.start(["spawn", "--user", "alice", "--json"]);
+  await eventually("the right moment", when);
+  started.child.kill("SIGSTOP");
+  await eventually("the suspension", () => ["T", "Z", undefined].includes(statusOf(started.pid).state));
+  if ((await fleet.record("alice")).state === "starting" && statusOf(started.pid).state === "T") return started;
+  started.child.kill("SIGCONT");
+  await started.done;
+  await fleet.json(["stop", "--user", "alice"]);
+  return undefined;
+}
+
+async function stuckSpawn(fleet: FaultFleet, when?: () => boolean): Promise<Started> {
+  const claimed = async () => Object.values((await fleet.registry()).servers).some(({ state }) => state === "starting");
+  const suspended = () => suspendedSpawn(fleet, when ?? claimed);
+  return await eventually("a spawn that is suspended in the middle", suspended, 30_000);
+}
+
+it("tells others who is at it while a spawn is suspended, and lets it end well afterwards", async () => {
+  const fleet = await faultFleet(PORTS);
+  const stuck = await stuckSpawn(fleet);
+  const second = await fleet.run(["spawn", "--user", "alice", "--wait", "700ms", "--json"]);
+  expect(second.code).toBe(6);
+  expect(second.ms).toBeLessThan(5_000);
+  expect(errorOf(second)).toMatchObject({ code: "FLEET_SERVER_START_TIMEOUT" });
+  expect(errorOf(second).message).toContain(`process ${stuck.pid}`);
+  expect(await fleet.ps()).toMatchObject([{ state: "starting" }]);
+  expect(fleet.processes().length).toBeLessThanOrEqual(1);
+  stuck.child.kill("SIGCONT");
+  const result = await stuck.done;
+  expect(result).toMatchObject({ code: 0 });
+  expect(JSON.parse(result.stdout)).toMatchObject({ created: true, server: { state: "ready" } });
+  await expectConsistent(fleet);
+});
+
+it("bounds a stop that waits for a suspended spawn", async () => {
+  const fleet = await faultFleet(PORTS);
+  const stuck = await stuckSpawn(fleet);
+  const stop = await fleet.run(["stop", "--user", "alice", "--drain-timeout", "500ms", "--json"]);
+  expect(stop.code).toBe(5);
+  expect(stop.ms).toBeLessThan(15_000);
+  expect(errorOf(stop)).toMatchObject({ code: "FLEET_SERVER_DRAINING" });
+  expect(errorOf(stop).message).toContain(`process ${stuck.pid}`);
+  stuck.child.kill("SIGCONT");
+  expect(await stuck.done).toMatchObject({ code: 0 });
+  await expectConsistent(fleet);
+});
+
+it("never makes two servers of one user when spawns are suspended, killed and continued at random", async () => {
+  const fleet = await faultFleet(PORTS);
+  const random = seededRandom("suspend spawns");
+  for (let round = 0; round < rounds(5, 100); round++) {
+    const spawns = [1, 2, 3, 4].map(() => fleet.start(["spawn", "--user", "alice", "--json"]));
+    const troubled = spawns.slice(0, 3).map(async ({ child }) => {
+      await delay(random() * 300);
+      child.kill("SIGSTOP");
+      await delay(random() * 400);
+      child.kill(random() < 0.3 ? "SIGKILL" : "SIGCONT");
+    });
+    await Promise.all(troubled);
+    const results = await Promise.all(spawns.map(({ done }) => done));
+    expect(results.filter(({ code }) => code !== 0 && code !== null)).toEqual([]);
+    const pids = results.flatMap(({ code, stdout }) =>
+      code === 0 ? [(JSON.parse(stdout) as { server: { pid: number } }).server.pid] : [],
+    );
+    expect(new Set(pids).size).toBe(1);
+    expect(fleet.processes()).toEqual([...new Set(pids)]);
+    await expectConsistent(fleet);
+    await fleet.json(["stop", "--user", "alice", "--force"]);
+  }
+});
+
+it("harms nothing when its claim was taken for a dead one's while it was suspended", async () => {
+  const fleet = await faultFleet(PORTS);
+  const stuck = await stuckSpawn(fleet, () => fleet.processes().length > 0);
+  const [pid] = fleet.processes();
+  // What another PID namespace would do to it, which cannot see the process.
+  await fleet.tamper("alice", (record) => {
+    record.claim = null;
+  });
+  expect(await fleet.json(["spawn", "--user", "alice"])).toMatchObject({ created: false, server: { pid } });
+  stuck.child.kill("SIGCONT");
+  const result = await stuck.done;
+  expect(result).toMatchObject({ code: 0 });
+  expect(JSON.parse(result.stdout)).toMatchObject({ server: { state: "ready", pid } });
+  expect(fleet.processes()).toEqual([pid]);
+  await expectConsistent(fleet);
+});

@@ -1,0 +1,113 @@
+import { existsSync, readFileSync } from "node:fs";
+import { readdir } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
+import { expect, it } from "vitest";
+import { serverIdOf } from "../../src/pool/server.js";
+import { serverFolder } from "../../src/runtime/server-folder.js";
+import {
+  COMMAND,
+  childrenOf,
+  eventually,
+  expectConsistent,
+  type FaultFleet,
+  faultFleet,
+  isRunning,
+  type Started,
+} from "../fixtures/fault-fleet.js";
+import { straceProblem } from "../fixtures/store-strace.js";
+
+const PORTS = 30_200;
+const problem = straceProblem();
+
+const SLOW_EXEC = ["-e", "trace=execve", "-e", "inject=execve:delay_enter=1500000:when=1"];
+
+/** What a spawn does that others can see, by the system call that makes it and how often its thread did so by then. */
+const POINTS = [
+  ["link", 1, "the intent is committed"],
+  ["rename", 1, "the registry's copy is replaced"],
+  ["clone", 1, "the server is forked"],
+  ["setsid", 1, "the fork leaves its parent"],
+  ["connect", 1, "the server is asked for the first time"],
+  ["link", 2, "the record is ready"],
+  ["rename", 2, "the registry's copy is replaced again"],
+  ["unlink", 1, "the intent's scratch file goes"],
+  ["unlink", 2, "the record's scratch file goes"],
+] as const;
+
+it.for(POINTS)("leaves nothing behind when spawn is killed at %s %i: %s", async ([call, when], ctx) => {
+  if (problem !== undefined) return ctx.skip(problem);
+  const fleet = await faultFleet(PORTS, { UV_THREADPOOL_SIZE: "1" });
+  await killedUnder(
+    fleet,
+    traceSpawn(fleet, ["-e", `trace=${call}`, "-e", `inject=${call}:signal=SIGKILL:when=${when}`]),
+  );
+  await expectConsistent(fleet);
+  expect(await fleet.spawn("alice")).toMatchObject({ state: "ready" });
+  await expectConsistent(fleet);
+});
+
+it("leaves no connection token lying about when spawn is killed before it is in force", async (ctx) => {
+  if (problem !== undefined) return ctx.skip(problem);
+  const fleet = await faultFleet(PORTS);
+  const folder = serverFolder(fleet.root, serverIdOf("alice"));
+  const scratch = join(folder, "connection-token.tmp");
+  await killedUnder(fleet, traceSpawn(fleet, ["-P", scratch, "-e", "inject=rename:signal=SIGKILL"]));
+  expect(await readdir(folder)).toContain(basename(scratch));
+  await expectConsistent(fleet);
+  await fleet.spawn("alice");
+  expect((await readdir(folder)).sort()).toEqual(["connection-token", "home", "server.log"]);
+});
+
+function traceSpawn(fleet: FaultFleet, options: readonly string[]): Started {
+  return fleet.start(["spawn", "--user", "alice"], { under: ["strace", "-f", "-q", "-o", traceOf(fleet), ...options] });
+}
+
+/** Waits for a traced command to be killed. Strace goes on after that, for the server: it has to be ended by hand. */
+async function killedUnder(fleet: FaultFleet, traced: Started): Promise<void> {
+  const command = await commandUnder(traced);
+  await eventually("its end", () => !isRunning(command), 30_000);
+  await eventually("the kill", () => readFileSync(traceOf(fleet), "utf8").includes("killed by SIGKILL"), 2_000);
+  traced.child.kill("SIGKILL");
+  await traced.done;
+}
+
+function traceOf(fleet: FaultFleet): string {
+  return join(dirname(fleet.root), "strace.log");
+}
+
+async function commandUnder({ pid }: Started): Promise<number> {
+  return await eventually("the traced command", () =>
+    childrenOf(pid).find((child) => argumentsOf(child)[1] === COMMAND),
+  );
+}
+
+function argumentsOf(pid: number): string[] {
+  return existsSync(`/proc/${pid}/cmdline`) ? readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0") : [];
+}
+
+it("does not overlook a server that is forked and not executed yet when its spawn is killed", async (ctx) => {
+  if (problem !== undefined) return ctx.skip(problem);
+  const fleet = await faultFleet(PORTS);
+  const traced = traceSpawn(fleet, SLOW_EXEC);
+  const command = await commandUnder(traced);
+  const [server] = await eventually("the fork", () => childrenOf(command).length > 0 && childrenOf(command), 20_000);
+  expect(argumentsOf(server ?? 0)[1]).toBe(COMMAND);
+  process.kill(command, "SIGKILL");
+  expect(await fleet.ps()).toMatchObject([{ state: "ready", pid: server }]);
+  traced.child.kill("SIGKILL");
+  await traced.done;
+  await expectConsistent(fleet);
+});
+
+it("stops a server that is forked and not executed yet", async (ctx) => {
+  if (problem !== undefined) return ctx.skip(problem);
+  const fleet = await faultFleet(PORTS);
+  const traced = traceSpawn(fleet, SLOW_EXEC);
+  const command = await commandUnder(traced);
+  const [server] = await eventually("the fork", () => childrenOf(command).length > 0 && childrenOf(command), 20_000);
+  process.kill(command, "SIGKILL");
+  await fleet.json(["stop", "--user", "alice"]);
+  expect(isRunning(server ?? 0)).toBe(false);
+  await traced.done;
+  expect(await fleet.record("alice")).toMatchObject({ state: "stopped", port: null });
+});

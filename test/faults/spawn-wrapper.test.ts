@@ -1,0 +1,63 @@
+import { chmodSync, copyFileSync, mkdirSync, readlinkSync, symlinkSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { expect, it } from "vitest";
+import { findRuntime } from "../../src/runtime/find.js";
+import { errorOf, expectConsistent, faultFleet, openFolder } from "../fixtures/fault-fleet.js";
+
+const PORTS = 31_000;
+const PLATFORM = `@github/copilot-${process.platform}-${process.arch}`;
+const TRAP = "#!/usr/bin/env node\nthrow new Error('the wrapper was started');\n";
+
+/** A folder as npm makes it: the package with the wrapper, a link to that as the command, and the native package. */
+async function installed(native: boolean): Promise<{ wrapper: string; command: string; program: string }> {
+  const modules = join(await openFolder(), "node_modules");
+  const wrapper = join(modules, "@github", "copilot", "npm-loader.js");
+  const program = join(modules, ...PLATFORM.split("/"), "copilot");
+  const command = join(modules, ".bin", "copilot");
+  for (const folder of [wrapper, command, ...(native ? [program] : [])].map(dirname))
+    mkdirSync(folder, { recursive: true });
+  writeFileSync(wrapper, TRAP, { mode: 0o755 });
+  writeFileSync(join(dirname(wrapper), "package.json"), JSON.stringify({ name: "@github/copilot", version: "1.0.0" }));
+  symlinkSync("../@github/copilot/npm-loader.js", command);
+  if (native) {
+    writeFileSync(join(dirname(program), "package.json"), JSON.stringify({ name: PLATFORM, version: "1.0.0" }));
+    // The program is recognized by its path alone; what it needs beside it comes along.
+    const bundled = findRuntime(null, {}).path;
+    copyFileSync(bundled, program);
+    symlinkSync(join(dirname(bundled), "runtime.node"), join(dirname(program), "runtime.node"));
+  }
+  return { wrapper, command, program };
+}
+
+it.each(["wrapper", "command"] as const)("starts the native program when it is given the npm %s", async (which) => {
+  const { program, ...paths } = await installed(true);
+  const fleet = await faultFleet(PORTS, { COPILOT_CLI_PATH: paths[which] });
+  const { pid } = await fleet.spawn("alice");
+  expect(readlinkSync(`/proc/${pid}/exe`)).toBe(program);
+  expect(await fleet.record("alice")).toMatchObject({ runtimePath: program });
+  await expectConsistent(fleet);
+  expect(await fleet.json(["stop", "--user", "alice"])).toMatchObject({ stopped: [{ outcome: "drained" }] });
+  expect(fleet.processes()).toEqual([]);
+});
+
+it("refuses an npm wrapper without its native program, and records nothing", async () => {
+  const { wrapper } = await installed(false);
+  const fleet = await faultFleet(PORTS, { COPILOT_CLI_PATH: wrapper });
+  const result = await fleet.run(["spawn", "--user", "alice", "--json"]);
+  expect(result.code).toBe(3);
+  expect(errorOf(result)).toMatchObject({
+    code: "FLEET_RUNTIME_UNUSABLE",
+    message: expect.stringContaining("npm wrapper"),
+  });
+  expect((await fleet.registry()).servers).toEqual({});
+});
+
+it("refuses a native program that is not executable, and says how to mend it", async () => {
+  const { wrapper, program } = await installed(true);
+  chmodSync(program, 0o644);
+  const fleet = await faultFleet(PORTS, { COPILOT_CLI_PATH: wrapper });
+  const result = await fleet.run(["spawn", "--user", "alice", "--json"]);
+  expect(result.code).toBe(3);
+  expect(errorOf(result)).toMatchObject({ code: "FLEET_RUNTIME_UNUSABLE", suggestions: [`chmod +x ${program}`] });
+  expect((await fleet.registry()).servers).toEqual({});
+});

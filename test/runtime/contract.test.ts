@@ -1,0 +1,162 @@
+import { type ChildProcess, execFileSync, spawn, spawnSync } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { existsSync, mkdtempSync, readdirSync } from "node:fs";
+import { rm } from "node:fs/promises";
+import { createConnection } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { encodeFrame, FrameDecoder } from "../../src/runtime/client/frames.js";
+import { PROTOCOL_VERSION, RawConnection, RpcError } from "../../src/runtime/client/raw-connection.js";
+import { findRuntime } from "../../src/runtime/find.js";
+import { PORTS } from "../fixtures/cli.js";
+
+/**
+ * What the fleet relies on and no documentation promises: flags that `--help` does not show, methods that the SDK calls
+ * experimental. When a new version of the runtime drops one, this fails and not a user.
+ */
+
+const { path: runtime } = findRuntime(null, {});
+const home = mkdtempSync(join(tmpdir(), "copilotfleet-contract-"));
+const token = randomBytes(16).toString("hex");
+const PORT = PORTS.contract;
+const signal = () => AbortSignal.timeout(5_000);
+
+const env = {
+  PATH: process.env.PATH,
+  HOME: home,
+  COPILOT_HOME: home,
+  COPILOT_CONNECTION_TOKEN: token,
+  COPILOT_OFFLINE: "true",
+  TOKEN_VARIABLE: "gho_contract",
+};
+const FLAGS = [
+  "--headless",
+  "--host",
+  "127.0.0.1",
+  "--port",
+  String(PORT),
+  "--no-auto-login",
+  "--no-auto-update",
+  "--auth-token-env",
+  "TOKEN_VARIABLE",
+  "--session-idle-timeout",
+  "3600",
+];
+
+let child: ChildProcess;
+let announcement: string | undefined;
+
+beforeAll(async () => {
+  const started = spawn(runtime, FLAGS, { env, stdio: ["ignore", "pipe", "pipe"] });
+  child = started;
+  for await (const line of createInterface(started.stdout)) {
+    announcement = line;
+    break;
+  }
+});
+
+afterAll(async () => {
+  child.kill("SIGKILL");
+  await rm(home, { recursive: true, force: true });
+});
+
+/** One request on a connection of its own, without any `connect` before it. */
+async function rawRequest(method: string, params: unknown): Promise<{ error?: { message: string; code: number } }> {
+  const socket = createConnection(PORT, "127.0.0.1");
+  const decoder = new FrameDecoder();
+  try {
+    return await new Promise((resolve, reject) => {
+      socket.on("error", reject);
+      socket.on("close", () => reject(new Error("closed")));
+      socket.on("data", (chunk) => {
+        for (const message of decoder.push(chunk)) resolve(message as { error?: { message: string; code: number } });
+      });
+      socket.write(encodeFrame({ jsonrpc: "2.0", id: 1, method, params }));
+    });
+  } finally {
+    socket.destroy();
+  }
+}
+
+describe("the bundled runtime", () => {
+  it("takes the flags that the fleet gives it, and says that it listens", () => {
+    expect(announcement).toBe(`CLI server listening on port ${PORT}`);
+    expect(child.exitCode).toBeNull();
+  });
+
+  it("refuses a flag that it does not know: one that it no longer knew would show", () => {
+    const { status, stderr, stdout } = spawnSync(runtime, ["--headless", "--no-such-flag"], { env, encoding: "utf8" });
+    expect(status).not.toBe(0);
+    expect(stdout + stderr).toMatch(/unsupported argument|unknown option|unexpected/i);
+  });
+
+  it("says so when the port is taken", () => {
+    const { status, stdout, stderr } = spawnSync(runtime, FLAGS, { env, encoding: "utf8", timeout: 10_000 });
+    expect(status).toBe(1);
+    expect(stdout + stderr).toMatch(/address already in use/i);
+  });
+
+  it("listens on the one address alone", () => {
+    const table = readdirSync(`/proc/${child.pid}/net`).includes("tcp6")
+      ? execFileSync("cat", [`/proc/${child.pid}/net/tcp`, `/proc/${child.pid}/net/tcp6`], { encoding: "utf8" })
+      : execFileSync("cat", [`/proc/${child.pid}/net/tcp`], { encoding: "utf8" });
+    const port = PORT.toString(16).toUpperCase().padStart(4, "0");
+    const listening = table.split("\n").filter((line) => line.includes(`:${port} `) && / 0A /.test(line));
+    expect(listening.map((line) => line.trim().split(/\s+/)[1])).toEqual([`0100007F:${port}`]);
+  });
+
+  it("answers connect with the protocol's version and its own, and then a ping", async () => {
+    await using connection = await RawConnection.open({ address: "127.0.0.1", port: PORT, token }, signal());
+    expect(PROTOCOL_VERSION).toBe(3);
+    expect(connection.version).toMatch(/^\d+\.\d+\.\d+/);
+    expect(await connection.request("ping", { message: "hello" })).toMatchObject({
+      message: expect.stringContaining("hello"),
+    });
+  });
+
+  it("refuses a wrong token, and everything before a right one", async () => {
+    await expect(
+      RawConnection.open({ address: "127.0.0.1", port: PORT, token: "wrong" }, signal()),
+    ).rejects.toMatchObject({
+      code: "FLEET_SERVER_UNREACHABLE",
+      message: expect.stringMatching(/AUTHENTICATION_FAILED/i),
+    });
+    expect((await rawRequest("sessions.list", {})).error).toBeDefined();
+    expect((await rawRequest("session.create", { sessionId: "intruder" })).error).toBeDefined();
+    expect(existsSync(join(home, "session-state", "intruder"))).toBe(false);
+  });
+
+  it("has the calls that drain and delete use, and answers for sessions that are not loaded", async () => {
+    await using connection = await RawConnection.open({ address: "127.0.0.1", port: PORT, token }, signal());
+    await connection.request("session.create", { sessionId: "idle", model: "gpt-5" });
+    expect(await connection.request("session.metadata.activity", { sessionId: "idle" })).toMatchObject({
+      hasActiveWork: false,
+    });
+    expect(readdirSync(join(home, "session-state", "idle"))).toContain(`inuse.${child.pid}.lock`);
+    await connection.request("session.delete", { sessionId: "idle" });
+    expect(existsSync(join(home, "session-state", "idle"))).toBe(false);
+    const unknown = await connection
+      .request("session.metadata.activity", { sessionId: "never" })
+      .catch((error) => error);
+    expect(unknown).toBeInstanceOf(RpcError);
+    expect(unknown).not.toMatchObject({ rpcCode: -32601 });
+    const nonsense = await connection.request("no.such.method", {}).catch((error) => error);
+    expect(nonsense).toMatchObject({ rpcCode: -32601 });
+  });
+
+  it("ignores notifications that begin with $/", async () => {
+    await using connection = await RawConnection.open({ address: "127.0.0.1", port: PORT, token }, signal());
+    for (let index = 0; index < 3; index++) await connection.request("ping", { message: "x" }); // each is acknowledged so
+    expect(child.exitCode).toBeNull();
+  });
+
+  it("ends by itself on SIGTERM", async () => {
+    const ended = new Promise((resolve) => {
+      child.once("exit", resolve);
+    });
+    child.kill("SIGTERM");
+    expect(await ended).toBe(0);
+  });
+});

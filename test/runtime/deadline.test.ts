@@ -1,0 +1,61 @@
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
+import { describe, expect, it } from "vitest";
+import { abortable, deadline } from "../../src/runtime/deadline.js";
+
+setFlagsFromString("--expose-gc");
+const collect = runInNewContext("gc") as () => void;
+const pause = (ms: number) =>
+  new Promise((resolve) => {
+    setTimeout(resolve, ms);
+  });
+
+describe("deadline", () => {
+  it("aborts when its time is up, also over garbage collections", async () => {
+    // What AbortSignal.any([outer, AbortSignal.timeout(ms)]) does not do on Node 20.
+    const outer = new AbortController();
+    const { signal } = deadline(800, outer.signal);
+    let reason: unknown;
+    signal.addEventListener("abort", () => {
+      reason = signal.reason;
+    });
+    for (let round = 0; round < 5; round++) {
+      collect();
+      await pause(10);
+    }
+    expect(signal.aborted).toBe(false);
+    await expect.poll(() => reason, { timeout: 5_000 }).toMatchObject({ message: "no answer within 800 ms" });
+  });
+
+  it("aborts with the outer signal and its reason, also if that came before", () => {
+    const reason = new Error("outer");
+    const outer = new AbortController();
+    using limit = deadline(undefined, outer.signal);
+    expect(limit.signal.aborted).toBe(false);
+    outer.abort(reason);
+    expect(limit.signal.reason).toBe(reason);
+    using late = deadline(1_000, outer.signal);
+    expect(late.signal.reason).toBe(reason);
+  });
+
+  it("never aborts once it is disposed of", async () => {
+    const outer = new AbortController();
+    const limit = deadline(20, outer.signal);
+    limit[Symbol.dispose]();
+    outer.abort();
+    await pause(40);
+    expect(limit.signal.aborted).toBe(false);
+  });
+});
+
+describe("abortable", () => {
+  it("gives what the work gives, or the signal's reason", async () => {
+    const controller = new AbortController();
+    await expect(abortable(Promise.resolve(1), controller.signal)).resolves.toBe(1);
+    await expect(abortable(Promise.reject(new Error("work")), controller.signal)).rejects.toThrow("work");
+    const waiting = abortable(pause(10_000), controller.signal);
+    controller.abort(new Error("enough"));
+    await expect(waiting).rejects.toThrow("enough");
+    await expect(abortable(pause(10_000), controller.signal)).rejects.toThrow("enough");
+  });
+});

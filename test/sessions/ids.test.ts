@@ -1,0 +1,109 @@
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { isFleetError } from "../../src/errors.js";
+import { serverIdOf } from "../../src/pool/server.js";
+import { newSessionId, validateSessionId, validateUser } from "../../src/sessions/ids.js";
+import { RAW } from "../fixtures/cli.js";
+
+/** The value if it is taken; the error's message if it is refused. Anything else fails the test. */
+function outcome(validate: (value: string) => string, value: string): { taken?: string; refused?: string } {
+  try {
+    return { taken: validate(value) };
+  } catch (error) {
+    if (!isFleetError(error) || error.exit !== 2) throw error;
+    return { refused: error.message };
+  }
+}
+
+describe("a user id", () => {
+  it.each([
+    "a",
+    "alice",
+    "mary-jane",
+    "a.b_c@d+e-f",
+    "\u017elu\u0165ou\u010dk\u00fd",
+    "\u7528\u6237",
+    "\u0645\u0633\u062a\u062e\u062f\u0645",
+    "\u0939\u093f\u0928\u094d\u0926\u0940",
+    "42",
+    "@bot",
+    "+1",
+    "_",
+    "a".repeat(128),
+  ])("%s is one", (user) => {
+    expect(validateUser(user)).toBe(user.normalize("NFC"));
+  });
+
+  it("is taken or refused, and what is taken is safe in a path, a shell and a log", () => {
+    fc.assert(
+      fc.property(fc.string({ unit: "binary", maxLength: 140 }), (value) => {
+        const { taken, refused } = outcome(validateUser, value);
+        if (taken === undefined) {
+          expect(refused).toContain("allowed are 1 to 128 bytes");
+          expect(refused).not.toMatch(RAW);
+          return;
+        }
+        expect(taken).not.toMatch(RAW);
+        expect(taken).not.toMatch(/[\s/\\'"`$&|;<>(){}*?[\]~#!%^=:,]/);
+        expect(taken).not.toMatch(/^[.-]/);
+        expect(Buffer.byteLength(taken)).toBeLessThanOrEqual(128);
+        expect(validateUser(taken)).toBe(taken);
+      }),
+      { numRuns: 500 },
+    );
+  });
+
+  it("is any text of the alphabet that begins well", () => {
+    const unit = fc.constantFrom(..."abcXYZ0189._@+-\u00e9\u4e2d\u0434");
+    fc.assert(
+      fc.property(fc.string({ unit, minLength: 1, maxLength: 40 }), (value) => {
+        expect(outcome(validateUser, value).taken !== undefined).toBe(!/^[.-]/.test(value));
+      }),
+    );
+  });
+
+  it("has one spelling", () => {
+    expect(validateUser("zoe\u0308")).toBe(validateUser("zo\u00eb"));
+  });
+});
+
+describe("a server's id", () => {
+  it("is safe as a folder on any disk, and another one for every user", () => {
+    const unit = fc.constantFrom(..."abAB01._@+-\u00e9\u00c9\u4e2d");
+    const user = fc.string({ unit, minLength: 1, maxLength: 60 });
+    fc.assert(
+      fc.property(user, user, (one, two) => {
+        expect(serverIdOf(one)).toMatch(/^[a-z0-9]+(-[a-z0-9]+)*-[0-9a-f]{12}$/);
+        expect(serverIdOf(one).length).toBeLessThanOrEqual(40);
+        expect(serverIdOf(one) === serverIdOf(two)).toBe(one === two);
+      }),
+    );
+    expect(serverIdOf("Alice")).not.toBe(serverIdOf("alice"));
+    expect(serverIdOf("alice")).toBe("alice-2bd806c97f0e");
+  });
+});
+
+describe("a session id", () => {
+  it("is taken or refused, and what is taken is a plain name", () => {
+    fc.assert(
+      fc.property(fc.string({ unit: "binary", maxLength: 140 }), (value) => {
+        const { taken, refused } = outcome(validateSessionId, value);
+        if (taken === undefined) expect(refused).not.toMatch(RAW);
+        else expect(taken).toMatch(/^(?!\.{1,2}$)[A-Za-z0-9._][A-Za-z0-9._-]{0,127}$/);
+      }),
+      { numRuns: 500 },
+    );
+  });
+
+  it("that is made up is one, whatever the purpose", () => {
+    fc.assert(
+      fc.property(fc.option(fc.string({ unit: "binary", maxLength: 200 })), (purpose) => {
+        const id = newSessionId(purpose);
+        expect(validateSessionId(id)).toBe(id);
+        // The runtime takes no dot.
+        expect(id).toMatch(/^[a-z0-9-]+$/);
+        expect(newSessionId(purpose)).not.toBe(id);
+      }),
+    );
+  });
+});
