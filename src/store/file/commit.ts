@@ -49,19 +49,16 @@ export interface Commit {
   /** How many revisions stay. */
   keep: number;
   onStep?: StepHook | undefined;
-  /** False: it need not outlive a power cut. It is as atomic, and costs no wait for the disk. */
-  durable?: boolean;
 }
 
 /** @returns false when another writer was first, or the folder went away: read again and retry. */
-export async function commitRevision(commit: Commit): Promise<boolean> {
-  const { folder, parent, data, keep, onStep, durable = true } = commit;
+export async function commitRevision({ folder, parent, data, keep, onStep }: Commit): Promise<boolean> {
   await onStep?.("read");
   if (!(await acceptParent(folder, parent, onStep))) return false;
   await onStep?.("marked");
 
   const temp = join(folder, scratchName("tmp"));
-  const handle = await writeTemp(temp, encodeRevision(parent.next, basename(temp), data), durable);
+  const handle = await writeTemp(temp, encodeRevision(parent.next, basename(temp), data));
   if (handle === undefined) return false;
   try {
     await onStep?.("written");
@@ -72,7 +69,6 @@ export async function commitRevision(commit: Commit): Promise<boolean> {
     await closeQuietly(handle);
     await unlinkQuietly(temp);
   }
-  if (!durable) return true;
   if (!(await syncIfThere(folder))) return false;
   await prune(folder, parent.next - keep);
   return true;
@@ -95,10 +91,10 @@ async function acceptParent(folder: string, parent: Parent, onStep: StepHook | u
 }
 
 /** @returns undefined when the folder went away. */
-async function writeTemp(path: string, bytes: Buffer, durable: boolean): Promise<FileHandle | undefined> {
+async function writeTemp(path: string, bytes: Buffer): Promise<FileHandle | undefined> {
   let handle: FileHandle;
   try {
-    handle = await writeNewFile(path, bytes, durable);
+    handle = await writeNewFile(path, bytes);
   } catch (error) {
     if (systemCode(error) === "ENOENT") return undefined;
     throw error;

@@ -9,16 +9,16 @@ export function scratchName(kind: "tmp" | "trash"): string {
 }
 
 /**
- * Writes a new file and, unless told not to, forces it to the disk. Resolves with the handle, still open; a file that
- * could not be written whole is removed.
+ * Writes a new file and forces it to the disk. Resolves with the handle, still open; a file that could not be written
+ * whole is removed.
  */
-export async function writeNewFile(path: string, bytes: Buffer, durable = true): Promise<FileHandle> {
+export async function writeNewFile(path: string, bytes: Buffer): Promise<FileHandle> {
   const handle = await open(path, "wx", 0o600);
   try {
     // The umask may have taken bits away from the mode above; here the mode carries meaning (see commit.ts).
     await handle.chmod(0o600);
     await writeWhole(handle, bytes);
-    if (durable) await handle.sync();
+    await handle.sync();
     return handle;
   } catch (error) {
     await closeQuietly(handle);

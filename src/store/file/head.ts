@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync } from "node:fs";
+import { lstatSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { systemCode } from "../../errors.js";
 import { busyError, mediumError, newerError } from "./failures.js";
@@ -24,6 +24,9 @@ export interface Head {
   /** Names beside the revisions. */
   others: string[];
 }
+
+/** The data of a document that ends in a tombstone (`tombstone.ts`): it is deleted, until its folder is gone. */
+export const TOMBSTONE = "null";
 
 /** A file that is gone between listing and reading is possible, this many times in a row it is not. */
 const MAX_ATTEMPTS = 100;
@@ -71,6 +74,7 @@ function newestWhole(folder: string, { revisions, others }: Listing, keep: numbe
     if (rev <= top - keep) break;
     const path = join(folder, revisionName(rev));
     const bytes = readIfThere(path);
+    if (bytes === undefined && isTombstone(path)) return { rev, data: TOMBSTONE, top, damaged, others };
     // Pruned since the listing, so there is a newer head; or the whole folder was removed.
     if (bytes === undefined) return "moved";
     const decoded = decodeRevision(bytes, rev);
@@ -89,4 +93,8 @@ export function readIfThere(path: string): Buffer | undefined {
     if (systemCode(error) === "ENOENT") return undefined;
     throw mediumError("read", path, error);
   }
+}
+
+function isTombstone(path: string): boolean {
+  return lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink() === true;
 }

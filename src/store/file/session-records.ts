@@ -1,22 +1,19 @@
-import { existsSync, mkdirSync, readdirSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, renameSync } from "node:fs";
 import { rename } from "node:fs/promises";
 import { join } from "node:path";
 import { setImmediate as yieldToOthers } from "node:timers/promises";
 import { FleetError, isFleetError, quote, systemCode } from "../../errors.js";
 import type { SessionRecord } from "../store.js";
-import { commitRevision } from "./commit.js";
 import type { StoreContext } from "./context.js";
 import { type Base, Document } from "./document.js";
 import { scratchName, syncFolder } from "./durable.js";
 import { corruptError, mediumError } from "./failures.js";
-import { readHead } from "./head.js";
+import { readHead, TOMBSTONE } from "./head.js";
 import { createDocument, discard } from "./new-document.js";
 import { assertSessionId, isSessionId } from "./session-id.js";
+import { raiseTombstone } from "./tombstone.js";
 
 const KEEP = 2;
-/** What the last revision of a deleted record holds, until its folder is gone. */
-const TOMBSTONE = "null";
-const DELETIONS_AT_ONCE = 16;
 /** Reading is synchronous: after this many records everything else in the process gets its turn. */
 const RECORDS_AT_ONCE = 100;
 
@@ -52,7 +49,7 @@ export class SessionRecords {
     if (readHead(this.#folderOf(id), KEEP)?.data !== TOMBSTONE) return false;
     const trash = join(this.#context.root, scratchName("trash"));
     mkdirSync(trash, { mode: 0o700 });
-    await this.#buryTombstone(id, trash);
+    this.#bury(id, trash);
     await discard(trash);
     return true;
   }
@@ -95,15 +92,15 @@ export class SessionRecords {
     if (ids.length === 0 || !existsSync(this.#folder)) return [];
     const trash = join(this.#context.root, scratchName("trash"));
     const deleted: string[] = [];
-    const queue = ids.values();
-    const worker = async () => {
-      for (const id of queue) if (await this.#deleteIf(id, agree, trash)) deleted.push(id);
-    };
     try {
       mkdirSync(trash, { mode: 0o700 });
-      const ends = await Promise.allSettled(Array.from({ length: DELETIONS_AT_ONCE }, worker));
+      for (const [index, id] of ids.entries()) {
+        if (index % RECORDS_AT_ONCE === RECORDS_AT_ONCE - 1) await yieldToOthers();
+        if (!(await this.#deleteIf(id, agree))) continue;
+        deleted.push(id);
+        this.#bury(id, trash);
+      }
       if (deleted.length > 0) await syncFolder(this.#folder);
-      for (const end of ends) if (end.status === "rejected") throw end.reason;
     } catch (error) {
       throw mediumError("write", this.#folder, error);
     } finally {
@@ -116,26 +113,25 @@ export class SessionRecords {
    * The tombstone is the deletion: whoever wants to change the record after it finds none, and whoever changed it before
    * is seen by `agree`. Moving the folder away afterwards only makes room.
    */
-  async #deleteIf(id: string, agree: (record: SessionRecord) => boolean, trash: string): Promise<boolean> {
-    const folder = this.#folderOf(id);
-    const { onStep } = this.#context;
+  async #deleteIf(id: string, agree: (record: SessionRecord) => boolean): Promise<boolean> {
     for (;;) {
-      const parent = this.#load(id);
-      if (parent === null || !agree(parseRecord(parent.data))) return false;
-      if (!(await commitRevision({ folder, parent, data: TOMBSTONE, keep: KEEP, onStep, durable: false }))) continue;
-      await this.#buryTombstone(id, trash);
+      const base = this.#load(id);
+      if (base === null || !agree(parseRecord(base.data))) return false;
+      await this.#context.onStep?.("read");
+      if (!raiseTombstone(this.#folderOf(id), base.next)) continue;
+      await this.#context.onStep?.("linked");
       return true;
     }
   }
 
   /** Takes the folder of a deleted record out of the way, unless a new record has its id by now. */
-  async #buryTombstone(id: string, trash: string): Promise<void> {
+  #bury(id: string, trash: string): void {
     const folder = this.#folderOf(id);
     const buried = join(trash, id);
     try {
-      await rename(folder, buried);
-      // Only after a suspension between the two: somebody else buried it, and created it anew.
-      if (readHead(buried, KEEP)?.data !== TOMBSTONE) await rename(buried, folder);
+      renameSync(folder, buried);
+      // Only after a suspension since the tombstone: somebody else buried it, and created it anew.
+      if (readHead(buried, KEEP)?.data !== TOMBSTONE) renameSync(buried, folder);
     } catch (error) {
       if (systemCode(error) !== "ENOENT") throw error; // buried by somebody else
     }
