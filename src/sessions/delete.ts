@@ -1,10 +1,10 @@
 import { rmSync } from "node:fs";
-import { FleetError, quote } from "../errors.js";
 import { RawConnection, RpcError } from "../runtime/client/raw-connection.js";
 import { provenEndpoint } from "../runtime/probe.js";
 import { isAlive } from "../runtime/process-table.js";
 import { readSessionFolder } from "../runtime/session-state.js";
 import type { ServerRecord } from "../store/store.js";
+import { sessionBusy } from "./problems.js";
 
 /**
  * Deletes a session's state from a server's home: through the server while it runs, since it would otherwise go on
@@ -32,7 +32,5 @@ async function refuseBusy(connection: RawConnection, id: string): Promise<void> 
     throw error;
   }
   if ((activity as { hasActiveWork?: unknown }).hasActiveWork !== true) return;
-  throw new FleetError("FLEET_SESSION_BUSY", `Session ${quote(id)} is in a turn.`, {
-    suggestions: ["Delete it when the turn has ended.", "copilotfleet list --state active"],
-  });
+  throw sessionBusy(id);
 }

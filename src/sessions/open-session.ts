@@ -5,7 +5,7 @@ import { abortable, deadline, either } from "../runtime/deadline.js";
 import type { ServerRecord, SessionRecord } from "../store/store.js";
 import type { HeldLease } from "./leases.js";
 import { explained } from "./problems.js";
-import { markUse } from "./use-marks.js";
+import { type Permit, takeTurn } from "./turn-taking.js";
 
 /** A session as one connection has it. */
 export interface Attachment {
@@ -14,12 +14,14 @@ export interface Attachment {
   server: ServerRecord;
 }
 
+type Prompt = Parameters<CopilotSession["send"]>[0] | string;
+
 /** What an open session needs of those who opened it. */
 export interface SessionKeeper {
   /** Loads the session again after it was unloaded, or after its server or connection ended. */
   attach(record: SessionRecord): Promise<Attachment>;
-  /** The lease that a turn needs, or null if it needs none; `owned` if it is to be released after the turn. */
-  permit(record: SessionRecord, options: SendOptions): Promise<{ lease: HeldLease; owned: boolean } | null>;
+  /** The lease that a turn needs, or null if it needs none; with `always` it does. */
+  permit(record: SessionRecord, options: SendOptions, how: { always: boolean }): Promise<Permit | null>;
   /** Records a turn that ended. */
   used(id: string): Promise<void>;
   /** Deletes an ephemeral session whose use has ended. */
@@ -34,6 +36,7 @@ export interface SendOptions extends TurnOptions {
 }
 
 const GOODBYE_MS = 2_000;
+const WAIT_MS = 30_000;
 
 /** A session that this process uses. It may be evicted or lose its server between turns: the next turn loads it again. */
 export class OpenSession {
@@ -61,38 +64,39 @@ export class OpenSession {
     return this.#attached.session;
   }
 
-  /** One turn. @throws as {@link runTurn}; `FLEET_SESSION_LOCKED`, `FLEET_LEASE_LOST`, `FLEET_SESSIONS_EXHAUSTED`. */
-  async send(message: string | Parameters<CopilotSession["send"]>[0], options: SendOptions = {}): Promise<TurnReply> {
-    const permit = await this.#keeper.permit(this.record, options);
-    try {
-      if (this.#lost) await this.#reattach();
-      try {
-        return await this.#turn(message, options, permit?.lease);
-      } catch (error) {
-        // Evicted since the last turn, so nothing of this one has happened.
-        if (!isUnloaded(error)) throw error;
-        await this.#reattach();
-        return await this.#turn(message, options, permit?.lease);
-      }
-    } finally {
-      if (permit?.owned === true) await permit.lease.release();
-    }
+  /**
+   * One turn, when it is this one's turn.
+   *
+   * @throws as {@link runTurn}; `FLEET_SESSION_LOCKED`, `FLEET_SESSION_BUSY`, `FLEET_LEASE_LOST`, `FLEET_SESSIONS_EXHAUSTED`.
+   */
+  async send(message: Prompt, options: SendOptions = {}): Promise<TurnReply> {
+    const turn = {
+      sessionId: this.record.id,
+      permit: async (how: { always: boolean }) => await this.#keeper.permit(this.record, options, how),
+      server: async () => this.#attached.server,
+      waitMs: options.waitMs ?? WAIT_MS,
+      signal: options.signal,
+    };
+    return await takeTurn(turn, async (lease) => await this.turn(message, options, lease));
   }
 
-  async #turn(
-    message: string | Parameters<CopilotSession["send"]>[0],
-    options: TurnOptions,
-    lease: HeldLease | undefined,
-  ): Promise<TurnReply> {
-    const { session, connection, server } = this.#attached;
+  /** One turn at once: for callers that have seen to it that nobody else is in one. */
+  async turn(message: Prompt, options: TurnOptions, lease: HeldLease | undefined): Promise<TurnReply> {
     const prompt = typeof message === "string" ? { prompt: message } : message;
-    using _use = await markUse(server, session.sessionId);
-    await lease?.check();
     // A turn whose lease is lost is aborted: the next holder's must not run into it.
     using stop = either(options.signal, lease?.signal);
-    const reply = await runTurn(session, connection.closed, prompt, { ...options, signal: stop.signal }).catch(
-      explained,
-    );
+    const take = async () => {
+      const { session, connection } = this.#attached;
+      await lease?.check();
+      return await runTurn(session, connection.closed, prompt, { ...options, signal: stop.signal }).catch(explained);
+    };
+    if (this.#lost) await this.#reattach();
+    const reply = await take().catch(async (error: unknown) => {
+      // Evicted since the last turn, so nothing of this one has happened.
+      if (!isUnloaded(error)) throw error;
+      await this.#reattach();
+      return await take();
+    });
     await this.#record();
     return reply;
   }

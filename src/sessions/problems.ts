@@ -84,3 +84,9 @@ export function sessionLocked(id: string, lease: Lease): FleetError {
     { suggestions: [`copilotfleet lock ${id} --show`, "Try again when it is released."] },
   );
 }
+
+export function sessionBusy(id: string): FleetError {
+  return new FleetError("FLEET_SESSION_BUSY", `Session ${quote(id)} is in a turn.`, {
+    suggestions: ["Try again when the turn has ended.", "copilotfleet list --state active"],
+  });
+}

@@ -17,6 +17,7 @@ import { noteOpened } from "./loaded.js";
 import { type Attachment, OpenSession, type SendOptions, type SessionKeeper } from "./open-session.js";
 import { answer, sessionExists, sessionLocked, sessionLost, sessionNotFound } from "./problems.js";
 import { type SessionOptions, sessionConfig } from "./session-config.js";
+import { type Permit, takeTurn } from "./turn-taking.js";
 import { type SessionView, viewSession } from "./view.js";
 
 export interface SessionsContext {
@@ -149,21 +150,27 @@ export class Sessions implements SessionKeeper {
    */
   async exchange(id: string, prompt: string, options: ResumeOptions & SendOptions): Promise<Exchange> {
     const record = await this.recordFor(id, options.user);
-    const permit = await this.permit(record, options, options.user);
-    const lease = permit === null ? {} : { lease: permit.lease };
-    try {
-      const open = await this.resume(id, { ...options, ...lease });
+    await this.#context.provider();
+    const { user, signal, waitMs = OPEN_WAIT_MS } = options;
+    const under = (lease: HeldLease | undefined) => (lease === undefined ? options : { ...options, lease });
+    const turn = {
+      sessionId: id,
+      permit: async ({ always }: { always: boolean }) => await this.permit(record, options, { always, user }),
+      server: async (lease: HeldLease | undefined) => await this.#serverFor(record, under(lease)),
+      waitMs,
+      signal,
+    };
+    return await takeTurn(turn, async (lease) => {
+      const open = await this.resume(id, under(lease));
       let reply: TurnReply;
       try {
-        reply = await open.send(prompt, { ...options, ...lease });
+        reply = await open.turn(prompt, options, lease);
       } catch (error) {
         await open.close();
         throw error;
       }
-      return { reply, session: await this.leave(open, options.user) };
-    } finally {
-      if (permit?.owned === true) await permit.lease.release();
-    }
+      return { reply, session: await this.leave(open, user) };
+    });
   }
 
   /** Leaves an open session. Resolves with what it is afterwards. */
@@ -347,13 +354,15 @@ export class Sessions implements SessionKeeper {
   async permit(
     record: SessionRecord,
     options: SendOptions,
-    user = this.#opened.get(record.id)?.user ?? record.owner,
-  ): Promise<{ lease: HeldLease; owned: boolean } | null> {
+    {
+      always = false,
+      user = this.#opened.get(record.id)?.user ?? record.owner,
+    }: { always?: boolean; user?: string } = {},
+  ): Promise<Permit | null> {
     if (options.lease !== undefined) return { lease: options.lease, owned: false };
     // A private session needs none, but respects the one that somebody took.
-    const { store } = this.#context;
-    if (record.kind === "private" && (await store.readLease(record.id)) === null) return null;
-    return { lease: await this.#takeLease(record.id, user, options), owned: true };
+    const free = record.kind === "private" && !always && (await this.#context.store.readLease(record.id)) === null;
+    return free ? null : { lease: await this.#takeLease(record.id, user, options), owned: true };
   }
 
   /** Takes the lease for a turn, or goes on under the one that an outer `lock SESSION -- COMMAND` took. */

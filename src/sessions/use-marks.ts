@@ -21,11 +21,16 @@ function folderOf(server: ServerRecord): string {
   return join(dirname(server.home), "uses");
 }
 
+export interface UseMark extends Disposable {
+  /** Whether somebody else uses the session, too. */
+  isShared(): boolean;
+}
+
 /** Marks a session as used, until disposed of. Waits for an eviction under way, which takes milliseconds. */
-export async function markUse(server: ServerRecord, sessionId: string): Promise<Disposable> {
+export async function markUse(server: ServerRecord, sessionId: string): Promise<UseMark> {
   const mark = writeMark(server, sessionId, "use");
   while (marked(server, "evict").has(sessionId)) await delay(EVICTION_POLL_MS);
-  return mark;
+  return { ...mark, isShared: () => marked(server, "use", mark.name).has(sessionId) };
 }
 
 /** Marks a session as being evicted, until disposed of; null if it is in use. */
@@ -41,7 +46,7 @@ export function usedSessions(server: ServerRecord): Set<string> {
   return marked(server, "use");
 }
 
-function writeMark(server: ServerRecord, sessionId: string, kind: Kind): Disposable {
+function writeMark(server: ServerRecord, sessionId: string, kind: Kind): Disposable & { name: string } {
   const folder = folderOf(server);
   const { pid, startTicks, bootId } = ownIdentity();
   const name = [sessionId, kind, pid, startTicks, bootId, sequence++].join(SEPARATOR);
@@ -53,12 +58,13 @@ function writeMark(server: ServerRecord, sessionId: string, kind: Kind): Disposa
     mkdirSync(folder, { recursive: true, mode: 0o700 });
     closeSync(openSync(path, "wx", 0o600));
   }
-  return { [Symbol.dispose]: () => rmSync(path, { force: true }) };
+  return { name, [Symbol.dispose]: () => rmSync(path, { force: true }) };
 }
 
-function marked(server: ServerRecord, wanted: Kind): Set<string> {
+function marked(server: ServerRecord, wanted: Kind, except?: string): Set<string> {
   const sessions = new Set<string>();
   for (const name of namesIn(folderOf(server))) {
+    if (name === except) continue;
     const [sessionId, kind, pid, startTicks, bootId] = name.split(SEPARATOR);
     if (kind !== wanted || sessionId === undefined) continue;
     const maker: ProcessIdentity = {

@@ -50,6 +50,21 @@ describe("shared isolation", () => {
   });
 });
 
+describe("a private session", () => {
+  it("answers each of several prompts that come at once, from as many processes", async () => {
+    await fleet.ok(["create", "--user", "ivy", "--id", "own"]);
+    const prompts = ["!delay 300 a", "b", "!delay 50 c", "d"];
+    const replies = await Promise.all(prompts.map((prompt) => fleet.ok(["send", "own", prompt, "--user", "ivy"])));
+    expect(replies.map((reply) => reply.trim().slice(-1))).toEqual(["a", "b", "c", "d"]);
+    expect(replies.map((reply) => reply.slice(0, 8)).toSorted()).toEqual([
+      "[turn 1]",
+      "[turn 2]",
+      "[turn 3]",
+      "[turn 4]",
+    ]);
+  });
+});
+
 describe("GitHub tokens on a shared server", () => {
   it("are each session's own user's", async () => {
     const seen = new Set<string>();
