@@ -1,8 +1,16 @@
 import type { CopilotClient, CopilotSession } from "@github/copilot-sdk";
 import { parseDuration } from "./config/duration.js";
-import { loadConfig, type PartialConfig } from "./config/load.js";
+import { loadConfig } from "./config/load.js";
 import type { Config } from "./config/schema.js";
 import { FleetError, quote } from "./errors.js";
+import type {
+  ConnectInfo,
+  CreateSessionOptions,
+  FleetOptions,
+  ResumeSessionOptions,
+  SpawnRequest,
+  StopRequest,
+} from "./fleet-options.js";
 import { type OpenedProvider, openProvider } from "./models/provider.js";
 import { type ClientOptions, Clients } from "./pool/clients.js";
 import { Pool, type SpawnOptions, type StopOptions, type Stopped } from "./pool/pool.js";
@@ -20,64 +28,7 @@ import { type Exchange, Sessions } from "./sessions/sessions.js";
 import type { SessionView } from "./sessions/view.js";
 import { checkStateFolder } from "./store/file/state-folder.js";
 import { openStore } from "./store/open.js";
-import type { Lease, Store, TokenSource } from "./store/store.js";
-
-export interface FleetOptions {
-  /** Settings that win over the environment and the files, in the form of a configuration file. */
-  config?: PartialConfig;
-  /** The environment to read settings and tokens from, and to pass on to servers. Default: `process.env`. */
-  env?: NodeJS.ProcessEnv;
-  /** Where to look upward for `.copilotfleet.json`. Default: the working folder. */
-  cwd?: string;
-}
-
-export interface ConnectInfo {
-  /** `host:port`, as the SDK's `RuntimeConnection.forUri` takes it. */
-  url: string;
-  /** The connection token of the user's server: whoever has it is that user. */
-  token: string;
-  user: string;
-  serverId: string;
-}
-
-export interface CreateSessionOptions extends SessionOptions {
-  user: string;
-  /** Left out: a random id, behind the purpose if there is one. */
-  sessionId?: string;
-  purpose?: string;
-  /** After how long without use gc may delete it, such as `24h`. Default: `session.ttl` of the configuration. */
-  ttl?: string;
-  /** Other users who may use it too, each turn under a lease. Left out: it is private; empty: shared with nobody yet. */
-  members?: readonly string[];
-  /** Deleted, on disk too, when it is left or the fleet is closed; after a crash by gc. */
-  ephemeral?: boolean;
-  /** How long to wait for room in the server's memory (`session.maxActive`), in milliseconds. Default: 30,000. */
-  waitMs?: number;
-  signal?: AbortSignal;
-}
-
-export interface ResumeSessionOptions extends SessionOptions {
-  user: string;
-  /** How long to wait for room in the server's memory (`session.maxActive`), in milliseconds. Default: 30,000. */
-  waitMs?: number;
-  signal?: AbortSignal;
-}
-
-export interface SpawnRequest {
-  /** Where the server's GitHub token comes from. Default: as recorded, or `auth` of the configuration. */
-  token?: TokenSource;
-  cwd?: string;
-  /** How long the server may take to answer, in milliseconds. Default: 30,000. */
-  waitMs?: number;
-}
-
-export interface StopRequest {
-  /** How long turns in flight may take to end, in milliseconds. Default: `drain.timeout` of the configuration. */
-  drainTimeoutMs?: number;
-  /** Kill at once. */
-  force?: boolean;
-  signal?: AbortSignal;
-}
+import type { Lease, Store } from "./store/store.js";
 
 const START_WAIT_MS = 30_000;
 const NEVER = new AbortController().signal;

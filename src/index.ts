@@ -12,22 +12,25 @@
  */
 export type { Config } from "./config/schema.js";
 export { ERRORS, FleetError, type FleetErrorCode, isFleetError } from "./errors.js";
-export {
-  type ConnectInfo,
-  type CreateSessionOptions,
-  Fleet,
-  type FleetOptions,
-  type ResumeSessionOptions,
-  type SpawnRequest,
-  type StopRequest,
-} from "./fleet.js";
+export { Fleet } from "./fleet.js";
+export type {
+  ConnectInfo,
+  CreateSessionOptions,
+  FleetOptions,
+  ResumeSessionOptions,
+  SpawnRequest,
+  StopRequest,
+} from "./fleet-options.js";
 export type { ClientOptions } from "./pool/clients.js";
 export type { Stopped } from "./pool/pool.js";
 export type { ServerView } from "./pool/server.js";
 export type { TurnOptions, TurnReply } from "./runtime/client/turn.js";
+export type { EvictionResult } from "./sessions/eviction.js";
 export type { GcRequest, GcResult } from "./sessions/gc.js";
 export type { LockOptions } from "./sessions/lease-options.js";
 export type { HeldLease } from "./sessions/leases.js";
+export type { SendOptions } from "./sessions/open-session.js";
 export type { SessionOptions } from "./sessions/session-config.js";
+export type { Exchange } from "./sessions/sessions.js";
 export type { SessionView } from "./sessions/view.js";
 export type { Isolation, Lease, ServerState, SessionState, TokenSource } from "./store/store.js";

@@ -6,7 +6,7 @@ import { durationFlag, integerFlag, usage, userFlag } from "../cli/flags.js";
 import { renderServers } from "../cli/servers.js";
 import { tokenSourceFromFlags } from "../cli/token-flags.js";
 import { quote } from "../errors.js";
-import type { SpawnRequest } from "../fleet.js";
+import type { SpawnRequest } from "../fleet-options.js";
 import type { ServerView } from "../pool/server.js";
 
 export default class Spawn extends FleetCommand {

@@ -7,7 +7,7 @@ import type { Registry, SessionRecord, Store } from "../store/store.js";
 import { measureFolder } from "./gc-age.js";
 import { type Leftover, type Note, type Run, removeFolder } from "./gc-run.js";
 import type { Candidate } from "./gc-survey.js";
-import { markEviction } from "./use-marks.js";
+import { usedSessions } from "./use-marks.js";
 
 /**
  * Why a session past its TTL stays: `active` it is in a server's memory, `busy` in a turn there, `leased` under a lease,
@@ -52,9 +52,10 @@ export async function findUse(
  * The runtime's own bulk delete is not used: it deletes even a session in a turn (measured), so a session that is
  * resumed between the look and the request would be lost. Each step here either sees such a use or is seen by it:
  *
- * 1. The mark of an eviction: whoever opens a session through the fleet waits for it to go, or has marked its use before.
- * 2. The record goes, if it is still the one that was judged: whoever changes it later finds none.
- * 3. The lease is looked at again; the record comes back if there is one.
+ * 1. Locks, leases and marks of use are looked at.
+ * 2. The record goes, if it is still the one that was judged: whoever wants to change it later finds none.
+ * 3. Leases and marks are looked at again, and the record comes back if there is one. Whoever opens a session through the
+ *    fleet marks it first and reads the record then: so either they find no record, or their mark is found here.
  * 4. The folder is moved away by one rename, and comes back if a server turns out to have opened it in that moment.
  *
  * Not seen is who does without all of these: a client past the fleet whose server takes longer than `OPENING_MS` from its
@@ -62,38 +63,38 @@ export async function findUse(
  */
 export async function deleteSessions(store: Store, run: Run | null, chunk: readonly Candidate[]): Promise<Outcome[]> {
   const outcomes: Outcome[] = [];
-  const marks: Disposable[] = [];
   const skip = (session: Candidate, skipped: SkipReason) => void outcomes.push({ session, skipped });
-  try {
-    const pids = runningPids(await store.readRegistry());
-    const unused: Candidate[] = [];
-    for (const session of chunk) {
-      const mark = session.server === null ? null : markEviction(session.server, session.id);
-      if (mark !== null) marks.push(mark);
-      const use = await findUse(store, session, pids);
-      if (use !== null) skip(session, use);
-      else if (mark === null && session.server !== null) skip(session, "in-use");
-      else unused.push(session);
-    }
-    run?.note(unused.map(noteOf));
-    const moved: { session: Candidate; path: string }[] = [];
-    for (const session of await deleteRecords(store, unused, skip)) {
-      try {
-        const path = session.path === null ? null : (run?.take(session.id) ?? null);
-        if (path !== null) moved.push({ session, path });
-        // Without a record of its own to delete, it was whoever moved the folder that deleted it.
-        else if (session.record !== null) outcomes.push({ session, skipped: null });
-      } catch (error) {
-        if (systemCode(error) === undefined) throw error;
-        await putBack(store, session.record);
-        skip(session, "failed");
-      }
-    }
-    if (run !== null && moved.length > 0) outcomes.push(...(await removeMoved(store, run, moved, pids.size > 0)));
-  } finally {
-    for (const mark of marks) mark[Symbol.dispose]();
+  const pids = runningPids(await store.readRegistry());
+  const marked = markedIn(chunk);
+  const unused: Candidate[] = [];
+  for (const session of chunk) {
+    const use = (await findUse(store, session, pids)) ?? (marked(session) ? "in-use" : null);
+    if (use === null) unused.push(session);
+    else skip(session, use);
   }
+  run?.note(unused.map(noteOf));
+  const moved: { session: Candidate; path: string }[] = [];
+  for (const session of await deleteRecords(store, unused, skip)) {
+    try {
+      const path = session.path === null ? null : (run?.take(session.id) ?? null);
+      if (path !== null) moved.push({ session, path });
+      // Without a record of its own to delete, it was whoever moved the folder that deleted it.
+      else if (session.record !== null) outcomes.push({ session, skipped: null });
+    } catch (error) {
+      if (systemCode(error) === undefined) throw error;
+      await putBack(store, session.record);
+      skip(session, "failed");
+    }
+  }
+  if (run !== null && moved.length > 0) outcomes.push(...(await removeMoved(store, run, moved, pids.size > 0)));
   return outcomes;
+}
+
+/** Tells which of these sessions somebody has marked as used, by one look at each server's marks, now. */
+function markedIn(sessions: readonly Candidate[]): (session: Candidate) => boolean {
+  const servers = new Set(sessions.flatMap(({ server }) => server ?? []));
+  const used = new Map([...servers].map((server) => [server, usedSessions(server)]));
+  return ({ server, id }) => server !== null && used.get(server)?.has(id) === true;
 }
 
 /** Steps 2 and 3. Resolves with those whose folder is to go now. */
@@ -105,16 +106,21 @@ async function deleteRecords(
   const judged = new Map(sessions.flatMap(({ id, record }) => (record === null ? [] : [[id, JSON.stringify(record)]])));
   const isUnchanged = (record: SessionRecord) => JSON.stringify(record) === judged.get(record.id);
   const deleted = new Set(await store.deleteSessions([...judged.keys()], isUnchanged));
+  const marked = markedIn(sessions);
   const going: Candidate[] = [];
   for (const session of sessions) {
     const { id, record } = session;
     if (record !== null && !deleted.has(id)) {
       // Either it was used since it was judged, or another gc was first.
       if ((await store.readSession(id)) !== null) skip(session, "in-use");
-    } else if (record !== null && (await store.readLease(id)) !== null) {
+      continue;
+    }
+    const use = (await store.readLease(id)) !== null ? "leased" : marked(session) ? "in-use" : null;
+    if (use === null) going.push(session);
+    else {
       await putBack(store, record);
-      skip(session, "leased");
-    } else going.push(session);
+      skip(session, use);
+    }
   }
   return going;
 }

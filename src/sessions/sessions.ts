@@ -1,6 +1,6 @@
 import type { ProviderConfig } from "@github/copilot-sdk";
 import type { Config } from "../config/schema.js";
-import { FleetError, isFleetError, quote } from "../errors.js";
+import { isFleetError } from "../errors.js";
 import { resolveGitHubToken, tokenSourceFromConfig } from "../models/github-token.js";
 import type { Clients } from "../pool/clients.js";
 import type { Pool } from "../pool/pool.js";
@@ -11,12 +11,14 @@ import { isLoadedBy, listSessionFolders, readSessionFolder } from "../runtime/se
 import type { Registry, ServerRecord, SessionRecord, Store } from "../store/store.js";
 import { deleteSessionState } from "./delete.js";
 import { admit } from "./eviction.js";
+import { foundRecord, holders } from "./found.js";
 import { newSessionId } from "./ids.js";
 import type { HeldLease, Leases } from "./leases.js";
 import { noteOpened } from "./loaded.js";
 import { type Attachment, OpenSession, type SendOptions, type SessionKeeper } from "./open-session.js";
+import type { CreateOptions, OpenOptions, ResumeOptions } from "./options.js";
 import { answer, sessionExists, sessionLocked, sessionLost, sessionNotFound } from "./problems.js";
-import { type SessionOptions, sessionConfig } from "./session-config.js";
+import { sessionConfig } from "./session-config.js";
 import { type Permit, takeTurn } from "./turn-taking.js";
 import { type SessionView, viewSession } from "./view.js";
 
@@ -29,36 +31,6 @@ export interface SessionsContext {
   leases: Leases;
   /** The configured model provider, or null for GitHub's own models; an echo model is started on first use. */
   provider: () => Promise<ProviderConfig | null>;
-}
-
-export interface OpenOptions {
-  user: string;
-  /** Further settings for the SDK's `createSession` or `resumeSession`. */
-  session?: SessionOptions | undefined;
-  /** How long to wait for room in the server's memory, in milliseconds. Default: 30,000. */
-  waitMs?: number | undefined;
-  signal: AbortSignal;
-}
-
-export interface CreateOptions extends OpenOptions {
-  /** Left out: a random id, behind the purpose if there is one. */
-  id?: string | undefined;
-  purpose?: string | undefined;
-  model?: string | undefined;
-  /** Milliseconds after its last use until gc may delete it. Left out: as configured at the time of gc. */
-  ttlMs?: number | undefined;
-  /** Other users who may use it; with an empty list it is collaborative all the same. Left out: it is private. */
-  members?: readonly string[] | undefined;
-  /** Deleted when its use ends. */
-  ephemeral?: boolean | undefined;
-}
-
-export interface ResumeOptions extends OpenOptions {
-  /**
-   * A lease on the session that the caller holds. On shared servers the session may then be opened where the user is
-   * placed, and not only where it was last.
-   */
-  lease?: HeldLease | undefined;
 }
 
 export interface Exchange {
@@ -402,43 +374,4 @@ function mayUse(record: SessionRecord, user: string): boolean {
 
 function isLoaded(server: ServerRecord, id: string): boolean {
   return server.process !== null && isLoadedBy(server.home, id, server.process.pid);
-}
-
-/**
- * The servers through which a session's state is to be deleted. Unrecorded ids are unique within a home only, so without
- * a user one that lies in several homes is nobody's in particular.
- */
-function holders(
-  servers: ServerRecord[],
-  id: string,
-  record: SessionRecord | null,
-  user: string | undefined,
-): ServerRecord[] {
-  if (record !== null) return servers.filter((server) => server.id === record.serverId);
-  const found = servers.filter((server) => server.user !== null && readSessionFolder(server.home, id) !== null);
-  if (user !== undefined) return found.filter((server) => server.user === user);
-  if (found.length <= 1) return found;
-  throw new FleetError("FLEET_SESSION_AMBIGUOUS", `${found.length} users have a session ${quote(id)}.`, {
-    suggestions: found.map((server) => `copilotfleet delete ${id} --user ${server.user}`),
-  });
-}
-
-/** A session that a client made on the user's own server, past the fleet: it is that user's, since the server is. */
-function foundRecord(server: ServerRecord, id: string): SessionRecord {
-  const folder = readSessionFolder(server.home, id);
-  return {
-    id,
-    owner: server.user ?? "",
-    purpose: null,
-    kind: "private",
-    members: [],
-    persistence: "persistent",
-    serverId: server.id,
-    model: null,
-    createdAt: (folder?.createdAt ?? new Date()).toISOString(),
-    lastUsedAt: (folder?.modifiedAt ?? new Date()).toISOString(),
-    ttlMs: null,
-    usedBy: null,
-    turns: 0,
-  };
 }
