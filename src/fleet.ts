@@ -98,7 +98,7 @@ export class Fleet implements AsyncDisposable {
     return { server: viewServer(server), created };
   }
 
-  /** The servers of many users, started side by side. Rejects after all are done, with the first error. */
+  /** The servers of many users, started side by side. Those that can be started run; the others are in the error, a word on each. */
   async spawnMany(users: readonly string[], request: SpawnRequest = {}): Promise<ServerView[]> {
     const valid = users.map((user) => validateUser(user));
     const results = await this.#pool.serversOf(valid, spawnOptions(request));

@@ -57,10 +57,27 @@ export class Pool {
     return await this.#start({ id: serverIdOf(user), user, isolation: "per-user" }, options);
   }
 
-  /** The servers of many users, started together. Rejects only after all are done, with the first error. */
+  /**
+   * The servers of many users, started side by side. Those that can be started run, also if others cannot.
+   *
+   * @throws FleetError with the code of the first failure, and a word on each.
+   */
   async serversOf(users: readonly string[], options: SpawnOptions): Promise<StartResult[]> {
-    const results = await mapConcurrently(users, STARTS_AT_ONCE, async (user) => await this.serverOf(user, options));
-    return results;
+    const failures: { user: string; error: FleetError }[] = [];
+    const results = await mapConcurrently(users, STARTS_AT_ONCE, async (user) => {
+      try {
+        return await this.serverOf(user, options);
+      } catch (error) {
+        if (!isFleetError(error)) throw error;
+        failures.push({ user, error });
+        return null;
+      }
+    });
+    const [first] = failures;
+    if (first === undefined) return results.filter((result) => result !== null);
+    const each = failures.map(({ user, error }) => `${user}: ${error.message}`).join(" ");
+    const message = `${failures.length} of ${users.length} servers could not be started, the others run. ${each}`;
+    throw new FleetError(first.error.code, message, { cause: first.error, suggestions: first.error.suggestions });
   }
 
   /** One more shared server. */
