@@ -1,0 +1,141 @@
+import { existsSync, lutimesSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import { ownIdentity } from "../../src/runtime/process-table.js";
+import { makeOld } from "../fixtures/gc-sessions.js";
+import { type GcState, gcState, HOUR_MS, OLD_MS } from "../fixtures/gc-state.js";
+
+const THEN = new Date(Date.now() - OLD_MS).toISOString();
+const old = { createdAt: THEN, startedAt: null };
+
+/** As if nobody had used any server for a long time. */
+function age(state: GcState): void {
+  makeOld(join(state.root, "servers"), OLD_MS);
+}
+
+async function serverIds(state: GcState): Promise<string[]> {
+  return Object.keys((await state.store.readRegistry()).servers).toSorted();
+}
+
+const folders = (state: GcState) => readdirSync(join(state.root, "servers")).toSorted();
+
+describe("gc removes", () => {
+  it.each(["stopped", "failed"] as const)("a %s server without sessions, whole", async (state_) => {
+    const state = await gcState();
+    await state.server("s1", { ...old, state: state_ });
+    age(state);
+    expect((await state.gc({ dryRun: true })).servers).toEqual([{ id: "s1", action: "removed" }]);
+    expect(await serverIds(state)).toEqual(["s1"]);
+    expect((await state.gc()).servers).toEqual([{ id: "s1", action: "removed" }]);
+    expect(await serverIds(state)).toEqual([]);
+    expect(folders(state)).toEqual([]);
+    expect((await state.gc()).servers).toEqual([]);
+  });
+
+  it("it together with its last session", async () => {
+    const state = await gcState();
+    await state.server("s1", old);
+    await state.session("s1", "last");
+    state.plant("s1", "unrecorded");
+    age(state);
+    const foreseen = await state.gc({ dryRun: true });
+    expect(foreseen.servers).toEqual([{ id: "s1", action: "removed" }]);
+    const result = await state.gc();
+    expect(result).toMatchObject({ servers: [{ id: "s1", action: "removed" }] });
+    expect(result.deleted).toHaveLength(2);
+    expect(folders(state)).toEqual([]);
+  });
+
+  it("a folder of a server that no record knows, when it is old", async () => {
+    const state = await gcState();
+    mkdirSync(join(state.home("orphan"), "session-state"), { recursive: true });
+    expect((await state.gc()).servers).toEqual([]);
+    age(state);
+    mkdirSync(join(state.root, "servers", "something-else"));
+    expect((await state.gc()).servers).toEqual([{ id: "orphan", action: "orphan-removed" }]);
+    expect(folders(state)).toEqual(["something-else"]);
+  });
+
+  it("a shared server, and not what the others have in common with it", async () => {
+    const state = await gcState();
+    const common = join(state.root, "servers", "shared", "session-state");
+    mkdirSync(common, { recursive: true });
+    for (const id of ["shared-1", "shared-2"]) {
+      mkdirSync(state.home(id), { recursive: true });
+      symlinkSync(common, state.statePath(id));
+      await state.server(id, { ...old, user: null, isolation: "shared" });
+    }
+    await state.session("shared-2", "young", {}, HOUR_MS);
+    age(state);
+    makeOld(state.folder("shared-2", "young"), HOUR_MS);
+    expect((await state.gc()).servers).toEqual([{ id: "shared-1", action: "removed" }]);
+    expect(folders(state)).toEqual(["shared", "shared-2"]);
+    expect(readdirSync(common)).toEqual(["young"]);
+  });
+
+  it("what commands that were killed left", async () => {
+    const state = await gcState();
+    await state.server("s1");
+    const left = [join(state.root, "servers", ".removed-1-1-ab"), join(state.root, ".tmp-999999999-ab")];
+    for (const path of left) mkdirSync(path);
+    writeFileSync(join(state.root, "servers", "s1", "connection-token.999999999.tmp"), "half");
+    await state.gc();
+    expect(left.filter((path) => existsSync(path))).toEqual([]);
+    expect(readdirSync(join(state.root, "servers", "s1"))).toEqual(["home"]);
+  });
+});
+
+describe("gc leaves a server", () => {
+  it.each([
+    ["that is young", { ...old, createdAt: new Date().toISOString() }],
+    ["that runs", { ...old, running: true }],
+    ["that somebody is at", { ...old, claim: ownIdentity() }],
+  ])("%s", async (_, over) => {
+    const state = await gcState();
+    await state.server("s1", over);
+    age(state);
+    expect((await state.gc()).servers).toEqual([]);
+    expect(await serverIds(state)).toEqual(["s1"]);
+    expect(folders(state)).toEqual(["s1"]);
+  });
+
+  it.each(["server.log", "connection-token", "uses", "open"])("of which %s was written lately", async (name) => {
+    const state = await gcState();
+    await state.server("s1", old);
+    const path = join(state.root, "servers", "s1", name);
+    writeFileSync(path, "");
+    age(state);
+    const now = new Date();
+    lutimesSync(path, now, now);
+    expect((await state.gc()).servers).toEqual([]);
+  });
+
+  it("that holds a session, by a record or by a folder", async () => {
+    const state = await gcState();
+    await state.server("recorded", old);
+    await state.session("recorded", "a", { ttlMs: 96 * HOUR_MS });
+    await state.server("found", old);
+    state.plant("found", "b", HOUR_MS);
+    age(state);
+    makeOld(state.folder("found", "b"), HOUR_MS);
+    expect((await state.gc()).servers).toEqual([]);
+    expect(folders(state)).toEqual(["found", "recorded"]);
+  });
+
+  it("of another user than the one that is asked for", async () => {
+    const state = await gcState();
+    await state.server("a", { ...old, user: "alice" });
+    await state.server("b", { ...old, user: "bob" });
+    mkdirSync(state.home("orphan"), { recursive: true });
+    age(state);
+    expect((await state.gc({ user: "alice" })).servers).toEqual([{ id: "a", action: "removed" }]);
+    expect(folders(state)).toEqual(["b", "orphan"]);
+  });
+
+  it("that was claimed by a gc which was killed to the next one", async () => {
+    const state = await gcState();
+    await state.server("s1", { ...old, claim: { ...ownIdentity(), startTicks: "1" } });
+    age(state);
+    expect((await state.gc()).servers).toEqual([{ id: "s1", action: "removed" }]);
+  });
+});

@@ -1,0 +1,253 @@
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, symlinkSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import { ownIdentity } from "../../src/runtime/process-table.js";
+import { markUse } from "../../src/sessions/use-marks.js";
+import { type GcState, gcState, HOUR_MS, meddling, OLD_MS } from "../fixtures/gc-state.js";
+import { serverRecord } from "../fixtures/store-records.js";
+
+const PID = process.pid;
+
+const idsOf = (sessions: readonly { id: string }[]) => sessions.map(({ id }) => id).toSorted();
+
+async function recorded(state: GcState): Promise<string[]> {
+  return idsOf(await state.store.listSessions());
+}
+
+describe("gc finds", () => {
+  it("sessions past their TTL, and none younger", async () => {
+    const state = await gcState();
+    await state.server("s1");
+    await state.session("s1", "old");
+    await state.session("s1", "young", {}, HOUR_MS);
+    const result = await state.gc();
+    expect(result).toMatchObject({ skipped: [], dryRun: false, servers: [] });
+    expect(result.deleted).toEqual([{ id: "old", owner: "alice", ageMs: expect.any(Number), bytes: 33 }]);
+    expect(Math.round((result.deleted[0]?.ageMs ?? 0) / HOUR_MS)).toBe(48);
+    expect(result.freedBytes).toBe(33);
+    expect(readdirSync(state.statePath("s1"))).toEqual(["young"]);
+    expect(readdirSync(state.home("s1"))).toEqual(["session-state"]);
+    expect(await recorded(state)).toEqual(["young"]);
+  });
+
+  it("the newer of record and folder", async () => {
+    const state = await gcState();
+    await state.server("s1");
+    await state.session("s1", "written", {}, OLD_MS);
+    writeFileSync(join(state.folder("s1", "written"), "checkpoints", "new.md"), "x");
+    await state.session("s1", "used", { lastUsedAt: new Date().toISOString() });
+    expect((await state.gc()).deleted).toEqual([]);
+    expect(await recorded(state)).toEqual(["used", "written"]);
+  });
+
+  it("a session's own TTL before the one that is given", async () => {
+    const state = await gcState();
+    await state.server("s1");
+    await state.session("s1", "short", { ttlMs: HOUR_MS }, 2 * HOUR_MS);
+    await state.session("s1", "long", { ttlMs: 96 * HOUR_MS });
+    expect(idsOf((await state.gc()).deleted)).toEqual(["short"]);
+    expect(idsOf((await state.gc({ ttlMs: 1 })).deleted)).toEqual([]);
+    expect(await recorded(state)).toEqual(["long"]);
+  });
+
+  it("records without a folder, and of servers that no registry knows", async () => {
+    const state = await gcState();
+    await state.server("s1");
+    const then = new Date(Date.now() - OLD_MS).toISOString();
+    for (const serverId of ["s1", "nowhere"]) {
+      const record = { ...(await state.session("s1", `of-${serverId}`)), serverId, lastUsedAt: then };
+      await state.store.deleteSession(record.id);
+      renameSync(state.folder("s1", record.id), join(state.root, `was-${record.id}`));
+      await state.store.createSession(record);
+    }
+    expect(idsOf((await state.gc()).deleted)).toEqual(["of-nowhere", "of-s1"]);
+    expect(await recorded(state)).toEqual([]);
+  });
+
+  it("folders without a record: in a user's own home they are the user's, in a shared one nobody's", async () => {
+    const state = await gcState();
+    await state.server("own", { user: "mary-jane" });
+    await state.server("shared-1", { user: null, isolation: "shared" });
+    state.plant("own", "alice-session");
+    state.plant("shared-1", "bob-session");
+    const { deleted } = await state.gc();
+    expect(Object.fromEntries(deleted.map(({ id, owner }) => [id, owner]))).toEqual({
+      "alice-session": "mary-jane",
+      "bob-session": null,
+    });
+  });
+
+  it("what shared servers have in common once, and folders of servers that no record knows", async () => {
+    const state = await gcState();
+    const common = join(state.root, "servers", "shared", "session-state");
+    mkdirSync(common, { recursive: true });
+    for (const id of ["shared-1", "shared-2", "orphan"]) {
+      mkdirSync(state.home(id), { recursive: true });
+      if (id !== "orphan") symlinkSync(common, state.statePath(id));
+    }
+    for (const id of ["shared-1", "shared-2"]) await state.server(id, { user: null, isolation: "shared" });
+    await state.session("shared-1", "one", { owner: "alice" });
+    await state.session("shared-2", "two", { owner: "bob" });
+    state.plant("shared-1", "three");
+    state.plant("orphan", "four");
+    const { deleted } = await state.gc();
+    expect(deleted.map(({ id, owner }) => `${id} ${owner}`).toSorted()).toEqual([
+      "four null",
+      "one alice",
+      "three null",
+      "two bob",
+    ]);
+    expect(readdirSync(common)).toEqual([]);
+    expect(readdirSync(join(state.root, "servers", "shared"))).toEqual(["session-state"]);
+  });
+
+  it("only the sessions of the user that is asked for", async () => {
+    const state = await gcState();
+    await state.server("a", { user: "alice" });
+    await state.server("b", { user: "bob" });
+    await state.session("a", "a1", { owner: "alice" });
+    state.plant("a", "a2");
+    await state.session("b", "b1", { owner: "bob" });
+    expect(idsOf((await state.gc({ user: "alice" })).deleted)).toEqual(["a1", "a2"]);
+    expect(await recorded(state)).toEqual(["b1"]);
+  });
+
+  it("ephemeral sessions whose process is gone, whatever their age", async () => {
+    const state = await gcState();
+    await state.server("s1");
+    const dead = { ...ownIdentity(), startTicks: "1" };
+    await state.session("s1", "abandoned", { persistence: "ephemeral", usedBy: dead }, 0);
+    await state.session("s1", "used", { persistence: "ephemeral", usedBy: ownIdentity() }, 0);
+    await state.session("s1", "waiting", { persistence: "ephemeral", usedBy: null }, 0);
+    expect(idsOf((await state.gc()).deleted)).toEqual(["abandoned"]);
+    expect((await state.gc({ ttlMs: 1 })).skipped).toEqual([{ id: "used", reason: "in-use" }]);
+  });
+
+  it("nothing in a folder that is no session's", async () => {
+    const state = await gcState();
+    await state.server("s1");
+    state.plant("s1", "not a session");
+    expect((await state.gc()).deleted).toEqual([]);
+    expect(readdirSync(state.statePath("s1"))).toEqual(["not a session"]);
+  });
+});
+
+describe("gc leaves a session alone, and says why", () => {
+  const lease = (sessionId: string) => ({ sessionId, holder: "alice", token: "t", ttlMs: 60_000, placeMs: 1_000 });
+
+  it.each([
+    ["busy", `inuse.${PID}.lock`], // in memory; and who does not answer may be in a turn
+    [null, "inuse.1.lock"],
+  ])("%s: %s, when only this process is a server, and does not answer", async (reason, lock) => {
+    const state = await gcState();
+    await state.server("s1", { running: true });
+    const folder = state.plant("s1", "held");
+    writeFileSync(join(folder, lock), "");
+    state.plant("s1", "held", OLD_MS);
+    // A session in memory is held by a process that is proved to be the recorded server, not by a number.
+    const { skipped, deleted } = await state.gc();
+    expect(skipped).toEqual(reason === null ? [] : [{ id: "held", reason }]);
+    expect(idsOf(deleted)).toEqual(reason === null ? ["held"] : []);
+    expect(existsSync(folder)).toBe(reason !== null);
+  });
+
+  it("a lock of a server that was killed counts for nothing", async () => {
+    const state = await gcState();
+    await state.server("s1", { running: true, process: { ...ownIdentity(), startTicks: "1" } });
+    writeFileSync(join(state.plant("s1", "held"), `inuse.${PID}.lock`), "");
+    state.plant("s1", "held", OLD_MS);
+    expect(idsOf((await state.gc()).deleted)).toEqual(["held"]);
+  });
+
+  it("leased", async () => {
+    const state = await gcState();
+    await state.server("s1");
+    await state.session("s1", "held");
+    await state.store.acquireLease(lease("held"));
+    expect(await state.gc()).toMatchObject({ deleted: [], skipped: [{ id: "held", reason: "leased" }] });
+    await state.store.releaseLease("held", "t");
+    expect(idsOf((await state.gc()).deleted)).toEqual(["held"]);
+  });
+
+  it("in-use: somebody is opening it", async () => {
+    const state = await gcState();
+    await state.server("s1");
+    await state.session("s1", "held");
+    const server = serverRecord("s1", { home: state.home("s1") });
+    {
+      using _use = await markUse(server, "held");
+      expect(await state.gc()).toMatchObject({ deleted: [], skipped: [{ id: "held", reason: "in-use" }] });
+    }
+    expect(idsOf((await state.gc()).deleted)).toEqual(["held"]);
+  });
+
+  describe("when it comes into use while gc is at it", () => {
+    const record = async (state: GcState) => await state.store.readSession("held");
+
+    it("by a change of its record after it was judged", async () => {
+      const state = await gcState();
+      await state.server("s1");
+      await state.session("s1", "held");
+      const store = meddling(state.store, "readLease", () =>
+        state.store.updateSession("held", (draft) => ++draft.turns),
+      );
+      expect(await state.gc({ store })).toMatchObject({ deleted: [], skipped: [{ id: "held", reason: "in-use" }] });
+      expect(await record(state)).toMatchObject({ turns: 2 });
+      expect(existsSync(state.folder("s1", "held"))).toBe(true);
+    });
+
+    it("by a lease that is taken while its record goes", async () => {
+      const state = await gcState();
+      await state.server("s1");
+      const before = await state.session("s1", "held");
+      const store = meddling(state.store, "deleteSessions", () => state.store.acquireLease(lease("held")));
+      expect(await state.gc({ store })).toMatchObject({ deleted: [], skipped: [{ id: "held", reason: "leased" }] });
+      expect(await record(state)).toEqual(before);
+      expect(existsSync(state.folder("s1", "held"))).toBe(true);
+    });
+
+    it("by a mark of use that is set while its record goes", async () => {
+      const state = await gcState();
+      await state.server("s1");
+      const before = await state.session("s1", "held");
+      const server = serverRecord("s1", { home: state.home("s1") });
+      const store = meddling(state.store, "deleteSessions", () => markUse(server, "held"));
+      expect(await state.gc({ store })).toMatchObject({ deleted: [], skipped: [{ id: "held", reason: "in-use" }] });
+      expect(await record(state)).toEqual(before);
+    });
+
+    it("by a server that opens it while its folder is moved: its history goes on as one", async () => {
+      const state = await gcState();
+      await state.server("s1", { running: true });
+      const before = await state.session("s1", "held");
+      const folder = state.folder("s1", "held");
+      const store = meddling(state.store, "readRegistry", () => {
+        if (existsSync(folder)) return;
+        // What the runtime does when its session's folder is not there any more.
+        mkdirSync(folder);
+        writeFileSync(join(folder, `inuse.${PID}.lock`), "");
+        writeFileSync(join(folder, "events.jsonl"), '{"session":"resumed"}\n');
+      });
+      expect(await state.gc({ store })).toMatchObject({ deleted: [], skipped: [{ id: "held", reason: "in-use" }] });
+      expect(await record(state)).toEqual(before);
+      expect(readFileSync(join(folder, "events.jsonl"), "utf8")).toBe('{"session":"held"}\n{"session":"resumed"}\n');
+      expect(readdirSync(folder).toSorted()).toEqual(
+        ["checkpoints", "events.jsonl", `inuse.${PID}.lock`, "workspace.yaml"].toSorted(),
+      );
+      expect(readdirSync(state.home("s1"))).toEqual(["session-state"]);
+    });
+
+    it("by the fleet, which records a session that no record knew", async () => {
+      const state = await gcState();
+      await state.server("s1");
+      state.plant("s1", "held");
+      const store = meddling(state.store, "readRegistry", async () => {
+        if (existsSync(state.folder("s1", "held")) || (await record(state)) !== null) return;
+        const found = { ...(await state.session("s1", "other", {}, 0)), id: "held" };
+        await state.store.createSession(found);
+      });
+      expect(await state.gc({ store })).toMatchObject({ deleted: [], skipped: [{ id: "held", reason: "in-use" }] });
+      expect(existsSync(state.folder("s1", "held"))).toBe(true);
+    });
+  });
+});
