@@ -1,0 +1,217 @@
+import { createHash } from "node:crypto";
+import { lstatSync, readdirSync, readFileSync } from "node:fs";
+import { join, relative } from "node:path";
+import { CopilotClient, RuntimeConnection } from "@github/copilot-sdk";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { Fleet, type GcResult } from "../../src/index.js";
+import { openFileStore } from "../../src/store/file/file-store.js";
+import { testFleet } from "../fixtures/cli.js";
+import { eventually, isRunning, sleeper } from "../fixtures/fault-fleet.js";
+import { makeOld } from "../fixtures/gc-sessions.js";
+
+const fleet = testFleet(43_000, { COPILOTFLEET_PORTS_TO: "43049" });
+const store = openFileStore(fleet.root);
+const OLD_MS = 48 * 3_600_000;
+
+const gc = async (...args: string[]) => await fleet.json<GcResult>(["gc", "--ttl", "24h", ...args]);
+const idsOf = (sessions: readonly { id: string }[]) => sessions.map(({ id }) => id).toSorted();
+const reasons = ({ skipped }: GcResult) => Object.fromEntries(skipped.map(({ id, reason }) => [id, reason]));
+
+async function statePath(user: string): Promise<string> {
+  return join((await fleet.server(user)).home, "session-state");
+}
+
+/** As if nobody had used the session for so long: on disk, and in its record if it has one. */
+async function age(user: string, id: string, ageMs = OLD_MS): Promise<void> {
+  makeOld(join(await statePath(user), id), ageMs);
+  if ((await store.readSession(id)) === null) return;
+  await store.updateSession(id, (record) => {
+    record.lastUsedAt = new Date(Date.now() - ageMs).toISOString();
+  });
+}
+
+async function createOld(user: string, id: string, ...args: string[]): Promise<void> {
+  await fleet.json(["create", "--user", user, "--id", id, ...args]);
+  await age(user, id);
+}
+
+/** A client that knows nothing of the fleet. */
+async function stranger(user: string): Promise<CopilotClient> {
+  const { url, token } = await fleet.json<{ url: string; token: string }>(["connect", "--user", user]);
+  const client = new CopilotClient({ connection: RuntimeConnection.forUri(url, { connectionToken: token }) });
+  await client.start();
+  return client;
+}
+
+/** Every name below a folder with what it is, when it was written, and what it holds. */
+function picture(folder: string, at = folder): string[] {
+  return readdirSync(at, { withFileTypes: true }).flatMap((entry) => {
+    const path = join(at, entry.name);
+    const { mode, mtimeMs, ino } = lstatSync(path);
+    const digest = entry.isFile() ? createHash("sha256").update(readFileSync(path)).digest("hex") : "";
+    const line = [relative(folder, path), mode, mtimeMs, ino, digest].join(" ");
+    return entry.isDirectory() ? [line, ...picture(folder, path)] : [line];
+  });
+}
+
+describe("gc deletes", () => {
+  it("sessions past their TTL, with and without a turn, and tells of each", async () => {
+    await createOld("ann", "talked", "--prompt", "hi");
+    await createOld("ann", "never-prompted");
+    await fleet.create("ann", "young");
+    const result = await gc();
+    expect(result).toMatchObject({ skipped: [], dryRun: false, servers: [] });
+    expect(idsOf(result.deleted)).toEqual(["never-prompted", "talked"]);
+    for (const deleted of result.deleted) {
+      expect(deleted).toEqual({ id: deleted.id, owner: "ann", ageMs: expect.any(Number), bytes: expect.any(Number) });
+      expect(Math.round(deleted.ageMs / 3_600_000)).toBe(48);
+      expect(deleted.bytes).toBeGreaterThan(100);
+    }
+    expect(result.freedBytes).toBe(result.deleted.reduce((sum, { bytes }) => sum + bytes, 0));
+    expect(readdirSync(await statePath("ann"))).toEqual(["young"]);
+    const { sessions } = await fleet.json<{ sessions: { id: string }[] }>(["list", "--user", "ann"]);
+    expect(idsOf(sessions)).toEqual(["young"]);
+    expect((await fleet.refusal(4, ["send", "talked", "x", "--user", "ann"])).code).toBe("FLEET_SESSION_NOT_FOUND");
+    expect(await fleet.send("ann", "young", "still there?")).toBe("[turn 1] still there?");
+    // The id is free again, with nothing of what it was.
+    await fleet.create("ann", "talked");
+    expect(await fleet.send("ann", "talked", "anew")).toBe("[turn 1] anew");
+  });
+
+  it("what a client made past the fleet, as its server's user's", async () => {
+    await fleet.spawn("sue");
+    const client = await stranger("sue");
+    const session = await client.createSession({
+      sessionId: "bob-project",
+      onPermissionRequest: () => ({ kind: "reject" }),
+    });
+    await session.disconnect();
+    await client.stop();
+    await age("sue", "bob-project");
+    expect((await gc()).deleted).toMatchObject([{ id: "bob-project", owner: "sue" }]);
+    expect(readdirSync(await statePath("sue"))).toEqual([]);
+  });
+
+  it("by a session's own TTL where it has one", async () => {
+    await fleet.json(["create", "--user", "tom", "--id", "short", "--ttl", "1h"]);
+    await fleet.json(["create", "--user", "tom", "--id", "long", "--ttl", "30d"]);
+    await fleet.create("tom", "usual");
+    for (const id of ["short", "long", "usual"]) await age("tom", id, 2 * 3_600_000);
+    expect(idsOf((await gc()).deleted)).toEqual(["short"]);
+    expect(idsOf((await fleet.json<GcResult>(["gc", "--ttl", "1h", "--user", "tom"])).deleted)).toEqual(["usual"]);
+    // Without the flag the configured one counts.
+    await createOld("tom", "configured");
+    expect(idsOf((await fleet.json<GcResult>(["gc", "--user", "tom"])).deleted)).toEqual(["configured"]);
+    expect(readdirSync(await statePath("tom"))).toEqual(["long"]);
+  });
+
+  it("only what is the user's who is asked for", async () => {
+    await createOld("una", "una-1");
+    await createOld("max", "max-1");
+    expect((await gc("--user", "una")).deleted).toMatchObject([{ id: "una-1", owner: "una" }]);
+    expect((await gc("--user", "max")).deleted).toMatchObject([{ id: "max-1", owner: "max" }]);
+    expect((await gc("--user", "nobody")).deleted).toEqual([]);
+  });
+
+  it("sessions of a server that was killed, and clears that away", async () => {
+    await createOld("kim", "before", "--prompt", "hi");
+    const library = await Fleet.open({ env: fleet.env, cwd: fleet.folder });
+    await library.createSession({ user: "kim", sessionId: "loaded" });
+    await age("kim", "loaded");
+    const { id, pid, home } = await fleet.server("kim");
+    process.kill(pid ?? 0, "SIGKILL");
+    await eventually("the server's end", () => !isRunning(pid ?? 0));
+    await library.close();
+    expect(readdirSync(join(home, "session-state", "loaded"))).toContain(`inuse.${pid}.lock`);
+    expect((await gc("--dry-run")).servers).toEqual([{ id, action: "failed" }]);
+    const result = await gc();
+    expect(idsOf(result.deleted)).toEqual(["before", "loaded"]);
+    expect(result.servers).toEqual([{ id, action: "failed" }]);
+    expect((await store.readRegistry()).servers[id]).toMatchObject({ state: "failed", port: null });
+    // Nothing is left of it once its own time is up, too.
+    makeOld(join(fleet.root, "servers", id), OLD_MS);
+    await store.updateRegistry(({ servers }) => {
+      for (const server of Object.values(servers)) if (server.id === id) server.createdAt = "2026-01-01T00:00:00.000Z";
+    });
+    expect((await gc()).servers).toEqual([{ id, action: "removed" }]);
+    expect(readdirSync(join(fleet.root, "servers"))).not.toContain(id);
+    expect((await store.readRegistry()).servers[id]).toBeUndefined();
+    await fleet.create("kim", "anew");
+  });
+
+  it("processes of this fleet that are in no record", async () => {
+    const pid = sleeper({ COPILOTFLEET_OWNER: fleet.root, COPILOTFLEET_LAUNCH_ID: "stray" });
+    await eventually("the stray", () => fleet.processes().includes(pid));
+    const stray = { id: "stray", action: "stray-killed" };
+    expect((await gc("--dry-run")).servers).toEqual([stray]);
+    expect(isRunning(pid)).toBe(true);
+    expect((await gc()).servers).toEqual([stray]);
+    expect(isRunning(pid)).toBe(false);
+  });
+});
+
+describe("gc leaves alone", () => {
+  let library: Fleet;
+  beforeAll(async () => {
+    library = await Fleet.open({ env: fleet.env, cwd: fleet.folder });
+  });
+  afterAll(() => library.close());
+
+  it("what is in memory, in a turn or under a lease, and says why", async () => {
+    const user = "uma";
+    await library.createSession({ user, sessionId: "active" });
+    const busy = await library.createSession({ user, sessionId: "busy" });
+    await fleet.create(user, "leased");
+    await fleet.ok(["lock", "leased", "--user", user]);
+    const turn = library.send(busy, "!delay 6000 done");
+    await eventually("the turn", async () =>
+      (await readdirSync(join(await statePath(user), "busy"))).includes("events.jsonl"),
+    );
+    for (const id of ["active", "busy", "leased"]) await age(user, id);
+    for (const args of [["--dry-run"], []]) {
+      const result = await gc(...args, "--user", user);
+      expect(result.deleted).toEqual([]);
+      expect(reasons(result)).toEqual({ active: "active", busy: "busy", leased: "leased" });
+    }
+    expect((await turn).text).toBe("[turn 1] done");
+    expect((await library.send(busy, "and on")).text).toBe("[turn 2] and on");
+  });
+
+  it("everything in a dry run", async () => {
+    await createOld("dee", "would-go", "--prompt", "hi");
+    const before = picture(fleet.root);
+    const result = await gc("--dry-run");
+    expect(result).toMatchObject({ dryRun: true, deleted: [{ id: "would-go", owner: "dee" }] });
+    expect(result.freedBytes).toBeGreaterThan(100);
+    expect(picture(fleet.root)).toEqual(before);
+    const text = await fleet.ok(["gc", "--ttl", "24h", "--dry-run"]);
+    expect(text).toMatch(
+      /^SESSION +OWNER +AGE +SIZE\nwould-go +dee +2d +\d.*\ngc: would delete 1 session \(.*\), skipped \d/,
+    );
+    expect(picture(fleet.root)).toEqual(before);
+  });
+});
+
+describe("gc says", () => {
+  it("one line, for cron", async () => {
+    expect(await fleet.ok(["gc", "--ttl", "24h", "--user", "dee"])).toMatch(
+      /^gc: deleted 1 session \(\d+\.\d kB\), skipped 0, cleared 0 servers\n$/,
+    );
+    expect(await fleet.ok(["gc", "--ttl", "24h", "--user", "dee"])).toBe(
+      "gc: deleted 0 sessions (0 B), skipped 0, cleared 0 servers\n",
+    );
+  });
+
+  it.each(["0", "0s", "-1h", "24", "", " ", "1x", "1.5.5h", "1e3s", "20y", "9999999999999999d", "h", "24h;rm"])(
+    "no to --ttl %j",
+    async (ttl) => {
+      const { code, message } = await fleet.refusal(2, ["gc", `--ttl=${ttl}`]);
+      expect(code).toBe("FLEET_DURATION_INVALID");
+      expect(message).toContain(`--ttl is ${JSON.stringify(ttl)}`);
+    },
+  );
+
+  it("no to a user that is none", async () => {
+    expect((await fleet.refusal(2, ["gc", "--user", "../x"])).code).toBe("FLEET_USER_INVALID");
+  });
+});
