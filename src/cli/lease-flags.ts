@@ -83,7 +83,7 @@ export function leaseToken(given: { token?: string | undefined; "token-env"?: st
     const value = process.env[variable];
     if (value !== undefined && value.trim() !== "") return value.trim();
     throw new FleetError("FLEET_TOKEN_UNAVAILABLE", `--token-env ${quote(redact(variable))} is not set, or empty.`, {
-      suggestions: [`export ${/^\w+$/.test(variable) ? variable : "VAR"}="$(copilotfleet lock SESSION --user USER)"`],
+      suggestions: ['export VAR="$(copilotfleet lock SESSION --user USER)"'],
     });
   }
   if (token === undefined || token.trim() === "")

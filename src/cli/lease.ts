@@ -1,3 +1,4 @@
+import { printable } from "../config/text.js";
 import type { Lease } from "../store/store.js";
 import { renderAge, renderTable } from "./table.js";
 
@@ -13,7 +14,7 @@ export function renderLease(lease: Lease | null): string {
         renderAge(Math.max(0, Date.now() - Date.parse(lease.acquiredAt))),
         renderAge(lease.remainingMs),
         lease.fence,
-        lease.stealReason,
+        lease.stealReason && printable(lease.stealReason),
       ],
     ],
   );

@@ -24,6 +24,8 @@ export interface LockOptions {
 }
 
 const WAIT_MS = 30_000;
+/** It is shown in a table, and kept in every revision. */
+const LONGEST_REASON = 500;
 
 /** @throws FleetError a usage error for whatever is not allowed. */
 export function acquireOptions(sessionId: string, options: LockOptions, { lock }: Config): AcquireOptions {
@@ -54,8 +56,10 @@ export function parseWait(text: string, name: string): number {
 
 /** @throws FleetError `FLEET_USAGE_INVALID`. */
 export function parseReason(text: string, name: string): string {
-  if (text.trim() !== "") return text;
-  throw new FleetError("FLEET_USAGE_INVALID", `${name} ${quote(text)} is empty: say why the lease is taken over.`);
+  if (text.trim() !== "" && text.length <= LONGEST_REASON) return text;
+  const why = text.length > LONGEST_REASON ? `is ${text.length} characters long` : "is empty";
+  const allowed = `say why the lease is taken over, in 1 to ${LONGEST_REASON} characters`;
+  throw new FleetError("FLEET_USAGE_INVALID", `${name} ${quote(text)} ${why}: ${allowed}.`);
 }
 
 function invalidDuration(text: string, name: string, allowed: string, example: string): FleetError {
