@@ -1,5 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { isFleetError, systemCode } from "../errors.js";
+import { mapConcurrently } from "../pool/concurrency.js";
 import { isRunning } from "../pool/server.js";
 import { isAlive } from "../runtime/process-table.js";
 import { claimedBy } from "../runtime/session-state.js";
@@ -27,6 +28,8 @@ export interface Outcome {
  * 3 to 10 ms. Whoever was in the middle of that when the folder was moved shows within this time.
  */
 const OPENING_MS = 25;
+/** Node has four threads for the disk; more at once gains nothing (measured: half the time of one after another). */
+const REMOVED_AT_ONCE = 4;
 
 /** PIDs of all servers that run, each proved to be the recorded process. */
 export function runningPids({ servers }: Registry): Set<number> {
@@ -135,16 +138,14 @@ async function removeMoved(
   if (mayBeOpened) await delay(OPENING_MS);
   // Only now: a server that was started meanwhile is in it, and one that holds a session was recorded before it could.
   const pids = runningPids(await store.readRegistry());
-  const outcomes: Outcome[] = [];
-  for (const { session, path } of moved) {
+  return await mapConcurrently(moved, REMOVED_AT_ONCE, async ({ session, path }): Promise<Outcome> => {
     const { id, record } = session;
-    if (run.isOpened(id, path, pids) || (record === null && (await isRecorded(store, session)))) {
-      run.giveBack(id, path);
-      await putBack(store, record);
-      outcomes.push({ session, skipped: "in-use" });
-    } else outcomes.push({ session, skipped: remove(path) });
-  }
-  return outcomes;
+    const isUsed = run.isOpened(id, path, pids) || (record === null && (await isRecorded(store, session)));
+    if (!isUsed) return { session, skipped: await remove(path) };
+    run.giveBack(id, path);
+    await putBack(store, record);
+    return { session, skipped: "in-use" };
+  });
 }
 
 /** Whether somebody resumed the session through the fleet, which recorded it then. */
@@ -156,16 +157,13 @@ async function isRecorded(store: Store, { id, state }: Candidate): Promise<boole
 /** Finishes what gcs that were killed had moved away: gives back what is open, removes the rest. */
 export async function finishLeftovers(store: Store, run: Run, left: readonly Leftover[]): Promise<Outcome[]> {
   const pids = runningPids(await store.readRegistry());
-  const outcomes: Outcome[] = [];
-  for (const { note, path } of left) {
+  return await mapConcurrently(left, REMOVED_AT_ONCE, async ({ note, path }): Promise<Outcome> => {
     const session = describeLeftover({ note, path });
-    if (run.isOpened(note.id, path, pids)) {
-      run.giveBack(note.id, path);
-      await putBack(store, note.record);
-      outcomes.push({ session, skipped: "in-use" });
-    } else outcomes.push({ session, skipped: remove(path) });
-  }
-  return outcomes;
+    if (!run.isOpened(note.id, path, pids)) return { session, skipped: await remove(path) };
+    run.giveBack(note.id, path);
+    await putBack(store, note.record);
+    return { session, skipped: "in-use" };
+  });
 }
 
 export function describeLeftover({ note, path }: Leftover): Outcome["session"] {
@@ -178,9 +176,9 @@ function noteOf({ id, owner, record }: Candidate): Note {
   return { id, owner, record, notedAtMs: Date.now() };
 }
 
-function remove(path: string): SkipReason | null {
+async function remove(path: string): Promise<SkipReason | null> {
   try {
-    removeFolder(path);
+    await removeFolder(path);
     return null;
   } catch (error) {
     if (systemCode(error) === undefined) throw error;

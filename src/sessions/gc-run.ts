@@ -7,9 +7,9 @@ import {
   renameSync,
   rmdirSync,
   rmSync,
-  unlinkSync,
   writeFileSync,
 } from "node:fs";
+import { readdir, rmdir, unlink } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { systemCode } from "../errors.js";
 import { identify, ownIdentity } from "../runtime/process-table.js";
@@ -154,13 +154,15 @@ export class Run {
 }
 
 /** Removes a session's folder for good. Links are removed, never followed. */
-export function removeFolder(path: string): void {
-  for (const entry of readdirSync(path, { withFileTypes: true })) {
-    const child = join(path, entry.name);
-    if (entry.isDirectory()) removeFolder(child);
-    else unlinkSync(child);
-  }
-  rmdirSync(path);
+export async function removeFolder(path: string): Promise<void> {
+  const entries = await readdir(path, { withFileTypes: true });
+  await Promise.all(
+    entries.map(async (entry) => {
+      const child = join(path, entry.name);
+      await (entry.isDirectory() ? removeFolder(child) : unlink(child));
+    }),
+  );
+  await rmdir(path);
 }
 
 function runsBeside(statePath: string): FoundRun[] {

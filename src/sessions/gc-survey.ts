@@ -155,7 +155,7 @@ function realPathIfThere(path: string): string | null {
   }
 }
 
-export function folderNames(path: string): string[] {
+function folderNames(path: string): string[] {
   try {
     return readdirSync(path, { withFileTypes: true })
       .filter((entry) => entry.isDirectory())
