@@ -31,6 +31,14 @@ export const lockFlags = {
   reason: textFlag("reason", "why it is taken over, for everybody to see", "TEXT", parseReason),
 };
 
+/** oclif would not tell the words before "--" from those behind it. */
+export function splitCommand(argv: string[]): { own: string[]; command: string[] | undefined } {
+  const end = argv.indexOf("--");
+  if (end === -1) return { own: argv, command: undefined };
+  if (end === argv.length - 1) throw usage("COMMAND is missing behind --.", ["copilotfleet lock --help"]);
+  return { own: argv.slice(0, end), command: argv.slice(end + 1) };
+}
+
 export interface LockFlags {
   user?: string | undefined;
   ttl?: string | undefined;

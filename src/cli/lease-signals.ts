@@ -1,4 +1,4 @@
-import { constants } from "node:os";
+import { exitCodeOfSignal } from "../runtime/foreground.js";
 import { Interrupted } from "./interrupted.js";
 
 const FORWARDED = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"] as const;
@@ -33,9 +33,4 @@ export class LeaseSignals implements Disposable {
   [Symbol.dispose](): void {
     for (const [name, listener] of this.#listeners) process.off(name, listener);
   }
-}
-
-/** As a shell has it: 128 and the number of the signal. */
-export function exitCodeOfSignal(name: NodeJS.Signals): number {
-  return 128 + constants.signals[name];
 }

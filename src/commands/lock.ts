@@ -1,7 +1,7 @@
 import { FleetCommand } from "../cli/base-command.js";
-import { sessionArg, usage } from "../cli/flags.js";
+import { sessionArg } from "../cli/flags.js";
 import { renderLease } from "../cli/lease.js";
-import { lockFlags, lockOptions, refuseBesideShow } from "../cli/lease-flags.js";
+import { lockFlags, lockOptions, refuseBesideShow, splitCommand } from "../cli/lease-flags.js";
 import { LeaseSignals } from "../cli/lease-signals.js";
 import { runUnderLease } from "../cli/run-under-lease.js";
 import type { LockOptions } from "../sessions/lease-options.js";
@@ -35,17 +35,14 @@ export default class Lock extends FleetCommand {
   static override flags = lockFlags;
 
   async run(): Promise<LockResult> {
-    // oclif would not tell the words before "--" from those behind it.
-    const end = this.argv.indexOf("--");
-    const command = end === -1 ? undefined : this.argv.slice(end + 1);
-    const { args, flags } = await this.parse(Lock, end === -1 ? this.argv : this.argv.slice(0, end));
+    const { own, command } = splitCommand(this.argv);
+    const { args, flags } = await this.parse(Lock, own);
     if (flags.show) {
       refuseBesideShow(flags, command);
       return await this.#show(args.session, flags.user);
     }
     const options = lockOptions(flags);
     if (command === undefined) return await this.#take(args.session, options);
-    if (command.length === 0) throw usage("COMMAND is missing behind --.");
     return await this.#run(args.session, options, command);
   }
 

@@ -1,8 +1,10 @@
+import { execFileSync } from "node:child_process";
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { mkdir, readdir } from "node:fs/promises";
 import { join } from "node:path";
-import { beforeEach, describe, expect, it } from "vitest";
+import { beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
 import { type FileStore, openFileStore } from "../../src/store/file/file-store.js";
+import { now } from "../../src/store/file/lease-clock.js";
 import type { LeaseRequest } from "../../src/store/store.js";
 import { sessionRecord } from "../fixtures/store-records.js";
 import { temporaryRoot } from "../fixtures/store-root.js";
@@ -84,6 +86,43 @@ describe("leases in files", () => {
     await mkdir(join(root, "leases", "unreadable"));
     await expect.poll(swept).toEqual(["held", "recorded"]);
     expect(await store.checkLease("held", "t")).toMatchObject({ sessionId: "held" });
+  });
+
+  it.each([
+    ["back", -365],
+    ["ahead", 365],
+  ])("neither end nor go on when the wall clock is set %s", async (_, days) => {
+    await store.acquireLease(request("short", { ttlMs: 300 }));
+    await store.acquireLease(request("long", { sessionId: "b" }));
+    vi.useFakeTimers({ toFake: ["Date"], now: Date.now() + days * 86_400_000 });
+    onTestFinished(() => void vi.useRealTimers());
+    expect(await openFileStore(root).checkLease("b", "long")).toMatchObject({ remainingMs: expect.any(Number) });
+    await expect.poll(() => store.readLease("a"), { timeout: 10_000 }).toBeNull();
+  });
+
+  it("of a deleted session are remembered while the clock is behind their fence", async () => {
+    await store.createSession(sessionRecord("a"));
+    const first = await store.acquireLease(request("t1"));
+    await store.acquireLease(request("waiter"));
+    vi.useFakeTimers({ toFake: ["Date"], now: Date.now() - 365 * 86_400_000 });
+    onTestFinished(() => void vi.useRealTimers());
+    await store.deleteSession("a");
+    await store.sweep();
+    await expect(store.checkLease("a", "t1")).rejects.toMatchObject({ code: "FLEET_LEASE_LOST" });
+    const second = await store.acquireLease(request("t2"));
+    if (!first.granted || !second.granted) throw new Error("not granted");
+    expect(second.lease.fence).toBeGreaterThan(first.lease.fence);
+    await store.releaseLease("a", "t2");
+    vi.useRealTimers();
+    await expect.poll(swept).toEqual([]);
+  });
+
+  it("are measured by a clock that all processes share", async () => {
+    const other = execFileSync(process.execPath, ["-e", "console.log(process.hrtime().join())"], { encoding: "utf8" });
+    const [seconds = 0, nanoseconds = 0] = other.split(",").map(Number);
+    const there = seconds * 1_000 + nanoseconds / 1e6;
+    expect(now().monotonicMs).toBeGreaterThan(there);
+    expect(now().monotonicMs).toBeLessThan(there + 30_000);
   });
 
   it("whose newest revision is damaged go back to the one before, and to no fence that was given out", async () => {
