@@ -38,11 +38,12 @@ export class Clients {
     const known = this.#clients.get(serverId);
     this.#clients.delete(serverId);
     if (known === undefined) return;
-    const { client, closed } = await known;
+    const { client, closed, destroy } = await known;
     // A server that died or hangs cannot say goodbye: do not wait for an answer that will not come.
     using limit = deadline(GOODBYE_MS);
     await abortable(Promise.race([client.stop(), closed]), limit.signal).catch(() => undefined);
     await client.forceStop();
+    destroy();
   }
 
   async closeAll(): Promise<void> {

@@ -356,8 +356,11 @@ describe("doctor and smoke", () => {
       "resume",
       "ownership",
       "crash",
+      "evict",
+      "lock",
       "list",
       "delete",
+      "gc",
       "stop",
     ]);
     for (const step of shown.steps) expect(step).toMatchObject({ ok: true, ms: expect.any(Number) });

@@ -100,7 +100,8 @@ async function eventsOf(fleet: FaultFleet, user: string, session: string): Promi
 
 it("bounds every command against a server that hangs", async () => {
   const fleet = await faultFleet(PORTS);
-  await fleet.json(["create", "--id", "talk", "--user", "alice", "--prompt", "hi"]);
+  // One session for each who asks: in the same one they would queue, and wait for each other's deadlines.
+  for (const id of ["talk", "talk-2"]) await fleet.json(["create", "--id", id, "--user", "alice", "--prompt", "hi"]);
   const pid = await suspend(fleet, "alice");
   const run = async (...args: string[]) => {
     const result = await fleet.run([...args, "--json"]);
@@ -114,7 +115,7 @@ it("bounds every command against a server that hangs", async () => {
   const asking = [
     ["send", "talk", "hi"],
     ["create", "--id", "other"],
-    ["resume", "talk", "--prompt", "hi"],
+    ["resume", "talk-2", "--prompt", "hi"],
   ];
   for (const result of await Promise.all(asking.map((args) => run(...args, "--user", "alice")))) {
     expect(result.code).toBe(7);

@@ -10,6 +10,8 @@ export interface ConnectedClient {
   client: CopilotClient;
   /** Resolves when the connection is closed, by either side. Never rejects. Pending for ever if the SDK hides its socket. */
   closed: Promise<void>;
+  /** Cuts the connection, whatever the other side does. The SDK's own `stop` waits for that side to hang up, too. */
+  destroy(): void;
 }
 
 /**
@@ -50,7 +52,7 @@ export async function connectClient(
   quietWriteErrors(client);
   // The SDK leaves requests that wait for an answer waiting when the connection closes; this rejects them.
   closed.then(() => client.forceStop()).catch(() => undefined);
-  return { client, closed };
+  return { client, closed, destroy: () => void socket?.destroy() };
 }
 
 /** `start()` makes the socket before its first await: it is tuned then, so that the handshake is fast as well. */
