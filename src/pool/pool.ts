@@ -234,6 +234,10 @@ export class Pool {
             await store.updateRegistry((registry) => giveUpStop(ownClaim(registry, id, server.launchId), from));
             throw error;
           });
+          // From here on it ends, also when this command dies: nobody may take it for one that serves on any more.
+          await store.updateRegistry((registry) => {
+            ownClaim(registry, id, server.launchId).process = null;
+          });
           const grace = { graceMs: TERMINATE_GRACE_MS, force: options.force };
           const outcome = await stopServer(server, grace);
           await store.updateRegistry((registry) => {

@@ -1,6 +1,6 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { expect, it } from "vitest";
-import { errorOf, eventually, fake, faultFleet, processesWith } from "../fixtures/fault-fleet.js";
+import { errorOf, eventually, fake, faultFleet, isRunning, killed, processesWith } from "../fixtures/fault-fleet.js";
 
 const PORTS = 30_700;
 
@@ -83,9 +83,28 @@ it("clears away what a killed server had started", async () => {
   const fleet = await faultFleet(PORTS, { COPILOT_CLI_PATH: fake("forks.mjs") });
   const { pid } = await fleet.spawn("alice");
   await eventually("children", () => fleet.processes().length > 20);
-  if (pid !== null) process.kill(pid, "SIGKILL");
+  const group = groupOf(pid);
+  await killed(pid);
   expect(await fleet.ps()).toMatchObject([{ state: "failed", port: null }]);
   expect(fleet.processes()).toEqual([]);
+  // The one without the server's environment: now that the leader of its session is dead, nothing proves whose it is.
+  const spared = group.filter(isRunning);
+  for (const child of spared) process.kill(child, "SIGKILL");
+  expect(spared).toHaveLength(1);
+});
+
+it("hands out no server that is ending already when the stop that ends it is killed", async () => {
+  const fleet = await faultFleet(PORTS, { COPILOT_CLI_PATH: fake("lingers.mjs") });
+  const { pid, log } = await fleet.spawn("alice");
+  const { child, done } = fleet.start(["stop", "--user", "alice"]);
+  await eventually("SIGTERM", () => readFileSync(log, "utf8").includes("ending"));
+  const spawning = fleet.json<{ server: { pid: number } }>(["spawn", "--user", "alice"]);
+  child.kill("SIGKILL");
+  await done;
+  const { server } = await spawning;
+  expect(server.pid).not.toBe(pid);
+  expect(fleet.processes()).toEqual([server.pid]);
+  expect(await fleet.ps()).toMatchObject([{ state: "ready", pid: server.pid }]);
 });
 
 it("passes nothing of the command's environment on but what is allowed", async () => {
