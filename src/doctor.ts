@@ -108,8 +108,10 @@ async function recordedState(run: Run, options: DoctorOptions, { stateRoot }: Lo
     return { ok: options.fix, detail, fix: "copilotfleet ps", fixed: options.fix };
   });
   await run("stray processes", async () => {
+    // Processes first: a launch is recorded before its process starts, so none seen here is recorded only later.
+    const launches = [...launchesByVariable(FLEET_VARIABLE, stateRoot)];
     const known = await fleet.launchIds();
-    const strays = [...launchesByVariable(FLEET_VARIABLE, stateRoot)].filter(([launchId]) => !known.has(launchId));
+    const strays = launches.filter(([launchId]) => !known.has(launchId));
     if (strays.length === 0) return { ok: true, detail: "none" };
     if (options.fix)
       for (const [launchId] of strays) await stopServer({ process: null, launchId, home: null }, { graceMs: 0 });

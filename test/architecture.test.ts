@@ -119,7 +119,8 @@ describe("the source", () => {
     expect(importers(/^parse-duration$/, { types: true })).toEqual(["config/duration.ts"]);
     for (const file of importers(/^execa$/, { types: true }))
       expect(file).toMatch(/^(runtime\/launch|models\/token-command)\.ts$/);
-    for (const file of importers(/^node:child_process$/, { types: true })) expect(file).toMatch(/^(runtime\/|cli\/run-under-lease\.ts$)/);
+    for (const file of importers(/^node:child_process$/, { types: true }))
+      expect(file).toMatch(/^(runtime\/|cli\/run-under-lease\.ts$)/);
   });
 
   it("ends the process, and prints, in the command line alone", () => {

@@ -1,10 +1,7 @@
 import { createHash } from "node:crypto";
-import type { Config } from "../config/schema.js";
 import type { Registry } from "../store/store.js";
 import { loadedSessions } from "./drain.js";
 import { isRunning } from "./server.js";
-
-export type Strategy = Config["pool"]["strategy"];
 
 export function sharedServerId(index: number): string {
   return `shared-${index}`;

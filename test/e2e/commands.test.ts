@@ -11,7 +11,10 @@ const COMMANDS = [
   "create",
   "delete",
   "doctor",
+  "evict",
+  "gc",
   "list",
+  "lock",
   "logs",
   "ps",
   "restart",
@@ -20,6 +23,7 @@ const COMMANDS = [
   "smoke",
   "spawn",
   "stop",
+  "unlock",
 ];
 
 const ID = /^alice-[0-9a-f]{12}$/;
