@@ -24,7 +24,7 @@ describe("defaults", () => {
           ttlMs: 86_400_000,
           maxActive: 50,
           approve: "none",
-      tools: null,
+          tools: null,
           infinite: { enabled: true, backgroundCompactionThreshold: 0.8 },
         },
         lock: { ttlMs: 300_000 },
