@@ -150,6 +150,12 @@ export class Sessions implements SessionKeeper {
     const { id, persistence } = open.record;
     if (persistence === "persistent" || options.park === true) {
       await open.close(options);
+      // A parked session is nobody's for now: its time is up by its TTL, not by the end of this process.
+      if (persistence === "ephemeral") {
+        await this.#context.store.updateSession(id, (draft) => {
+          draft.usedBy = null;
+        });
+      }
       return await this.get(id, user);
     }
     const before = await this.get(id, user);
@@ -282,8 +288,6 @@ export class Sessions implements SessionKeeper {
   async #attachTo(record: SessionRecord, server: ServerRecord, options: OpenOptions): Promise<Attachment> {
     const { config, store, clients } = this.#context;
     const { id } = record;
-    const folder = readSessionFolder(server.home, id);
-    if (folder?.hasHistory !== true && record.turns > 0) throw sessionLost(record);
     using _use = await admit(server, id, {
       store,
       answerMs: config.health.timeoutMs,
@@ -291,6 +295,10 @@ export class Sessions implements SessionKeeper {
       waitMs: options.waitMs ?? OPEN_WAIT_MS,
       signal: options.signal,
     });
+    // Looked at only now, under the mark: gc deletes the record first and looks at the marks then.
+    if ((await store.readSession(id)) === null) throw sessionNotFound(id);
+    const folder = readSessionFolder(server.home, id);
+    if (folder?.hasHistory !== true && record.turns > 0) throw sessionLost(record);
     noteOpened(server, id);
     const empty = server.isolation === "shared" ? { mode: "empty" as const, baseDirectory: server.home } : {};
     const connection = await clients.to(server, empty, options.signal);

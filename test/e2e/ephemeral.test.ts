@@ -29,6 +29,8 @@ describe("an ephemeral session", () => {
     const { session } = await fleet.json<Shown>(["create", "--user", "ema", "--ephemeral", "--id", "once"]);
     expect(session).toMatchObject({ id: "once", persistence: "ephemeral", state: "idle" });
     expect(await sessionsOf("ema")).toEqual(["once"]);
+    // The process that created it is gone, and gc leaves it all the same.
+    expect(await fleet.json(["gc", "--ttl", "24h"])).toMatchObject({ deleted: [] });
     const shown = await fleet.json<Shown>(["send", "once", "hi", "--user", "ema"]);
     expect(shown).toMatchObject({ reply: "[turn 1] hi", session: { state: "gone" } });
     expect(await foldersOf("ema")).toEqual([]);
