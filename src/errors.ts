@@ -33,6 +33,8 @@ export const ERRORS = {
   FLEET_LEASE_LOST: { exit: 5 },
   FLEET_SERVER_CONFLICT: { exit: 5 },
   FLEET_SERVER_DRAINING: { exit: 5 },
+  FLEET_POOL_DRAINING: { exit: 5 },
+  FLEET_SUPERVISOR_RUNNING: { exit: 5 },
   FLEET_PORTS_EXHAUSTED: { exit: 6 },
   FLEET_SERVER_START_TIMEOUT: { exit: 6 },
   FLEET_SESSIONS_EXHAUSTED: { exit: 6 },

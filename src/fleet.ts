@@ -12,9 +12,11 @@ import type {
   StopRequest,
 } from "./fleet-options.js";
 import { type OpenedProvider, openProvider } from "./models/provider.js";
+import { launchesOf } from "./pool/admission.js";
 import { type ClientOptions, Clients } from "./pool/clients.js";
-import { Pool, type SpawnOptions, type StopOptions, type Stopped } from "./pool/pool.js";
+import { Pool, type SpawnOptions } from "./pool/pool.js";
 import { isBroken, type ServerView, viewServer } from "./pool/server.js";
+import type { StopOptions, Stopped } from "./pool/stopping.js";
 import type { TurnReply } from "./runtime/client/turn.js";
 import { provenEndpoint } from "./runtime/probe.js";
 import { type EvictionResult, evict } from "./sessions/eviction.js";
@@ -130,8 +132,7 @@ export class Fleet implements AsyncDisposable {
 
   /** The launch ids of all recorded servers: a process of this fleet that carries another one is a stray. */
   async launchIds(): Promise<Set<string>> {
-    const { servers } = await this.#store.readRegistry();
-    return new Set(Object.values(servers).flatMap(({ launchId }) => launchId ?? []));
+    return launchesOf(await this.#store.readRegistry());
   }
 
   /** One server by id or unambiguous beginning of it. @throws FleetError `FLEET_SERVER_NOT_FOUND`. */
@@ -146,7 +147,11 @@ export class Fleet implements AsyncDisposable {
 
   /** Waits for turns in flight, stops the servers, frees their ports. Homes and sessions stay. */
   async stop(ids: readonly string[], request: StopRequest = {}): Promise<Stopped[]> {
-    const stopped = await this.#pool.stopAll(ids, this.#stopOptions(request));
+    return await this.#stop(ids, this.#stopOptions(request));
+  }
+
+  async #stop(ids: readonly string[], options: StopOptions): Promise<Stopped[]> {
+    const stopped = await this.#pool.stopAll(ids, options);
     // Only now: closing a client ends its turns, which are waited for like everybody else's.
     for (const id of ids) await this.#closeClient(id);
     return stopped;
@@ -157,10 +162,11 @@ export class Fleet implements AsyncDisposable {
     ids: readonly string[],
     request: StopRequest = {},
   ): Promise<{ stopped: Stopped[]; servers: ServerView[] }> {
-    const stopped = await this.stop(ids, request);
+    const stopped = await this.#stop(ids, { ...this.#stopOptions(request), stays: true });
     const servers = await Promise.all(
       ids.map(async (id) => {
-        const again = await this.#pool.startAgain(await this.#pool.find(id), AbortSignal.timeout(START_WAIT_MS));
+        const signal = AbortSignal.timeout(START_WAIT_MS);
+        const again = await this.#pool.startAgain(await this.#pool.find(id), { signal });
         return viewServer(again.server);
       }),
     );

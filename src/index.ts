@@ -22,8 +22,8 @@ export type {
   StopRequest,
 } from "./fleet-options.js";
 export type { ClientOptions } from "./pool/clients.js";
-export type { Stopped } from "./pool/pool.js";
 export type { ServerView } from "./pool/server.js";
+export type { Stopped } from "./pool/stopping.js";
 export type { TurnOptions, TurnReply } from "./runtime/client/turn.js";
 export type { EvictionResult } from "./sessions/eviction.js";
 export type { GcRequest, GcResult } from "./sessions/gc.js";

@@ -2,8 +2,8 @@ import { FleetCommand } from "../cli/base-command.js";
 import { selectionArgs, selectionFlags, selectServers } from "../cli/select-servers.js";
 import { renderServers } from "../cli/servers.js";
 import { exitCodeOf } from "../cli/stopped.js";
-import type { Stopped } from "../pool/pool.js";
 import type { ServerView } from "../pool/server.js";
+import type { Stopped } from "../pool/stopping.js";
 
 export default class Restart extends FleetCommand {
   static override summary = "Stop servers like `stop` does, and start them again on the same home and port.";

@@ -5,6 +5,7 @@ import {
   choice,
   command,
   count,
+  countOrNone,
   flag,
   httpUrl,
   leaseTtl,
@@ -27,10 +28,16 @@ import { runtimeArgs, runtimeEnv, toolNames } from "./runtime-rules.js";
 
 const ports = v.strictObject({ from: v.optional(port(), 5000), to: v.optional(port(), 5999) });
 
-const pool = v.strictObject({
-  servers: v.optional(count(), 1),
-  strategy: v.optional(choice(["sticky", "round-robin", "least-loaded"]), "sticky"),
-});
+const pool = v.pipe(
+  v.strictObject({
+    servers: v.optional(count(), 1),
+    strategy: v.optional(choice(["sticky", "round-robin", "least-loaded"]), "sticky"),
+    // What `serve` does beside: shared servers that run before anybody asks, and users' own that sleep when nobody is there.
+    warm: v.optional(countOrNone(), 0),
+    idleTimeout: v.optional(v.nullable(wait()), null),
+  }),
+  v.transform(({ idleTimeout, ...rest }) => ({ ...rest, idleTimeoutMs: idleTimeout })),
+);
 
 const runtime = v.pipe(
   v.strictObject({
@@ -119,12 +126,25 @@ const health = v.pipe(
     interval: v.optional(wait(), "5s"),
     timeout: v.optional(wait()),
     failures: v.optional(count(), 3),
+    // Beyond the ping: whether a session can be made, too.
+    session: v.optional(flag(), false),
+    startup: v.optional(wait(), "30s"),
+    restarts: v.optional(count(), 5),
+    backoff: v.optional(wait(), "1s"),
+    stable: v.optional(wait(), "60s"),
+    stalledTurn: v.optional(wait(), "10m"),
   }),
   // Who asks for a faster interval only, gets a deadline that fits it.
-  v.transform(({ interval, timeout, failures }) => ({
+  v.transform(({ interval, timeout, failures, session, startup, restarts, backoff, stable, stalledTurn }) => ({
     intervalMs: interval,
     timeoutMs: timeout ?? Math.min(2000, interval),
     failures,
+    session,
+    startupMs: startup,
+    restarts,
+    backoffMs: backoff,
+    stableMs: stable,
+    stalledTurnMs: stalledTurn,
   })),
 );
 

@@ -18,8 +18,10 @@ export interface ServerView {
   url: string | null;
   pid: number | null;
   state: ServerState;
-  /** Why it is `failed`. */
+  /** Why it is `failed` or `unhealthy`. */
   failure: string | null;
+  /** How often in a row it ended by itself or did not start. */
+  crashes: number;
   /** Its `COPILOT_HOME`. */
   home: string;
   cwd: string;
@@ -53,8 +55,14 @@ export function isRunning(server: ServerRecord): boolean {
   return server.process !== null && isAlive(server.process);
 }
 
+/** Whether it should run, whatever it does at the moment. */
+export function isDesired({ desired, state }: ServerRecord): boolean {
+  return desired === undefined ? state !== "stopped" && state !== "failed" : desired === "running";
+}
+
 /** Whether the record needs a hand: its process is gone, or whoever moved it from state to state died on the way. */
 export function isBroken(server: ServerRecord): boolean {
+  if (server.replacement != null && !isAlive(server.replacement.claim)) return true;
   switch (server.state) {
     case "stopped":
     case "failed":
@@ -84,6 +92,7 @@ export function viewServer(server: ServerRecord): ServerView {
     pid,
     state: gone ? "failed" : server.state,
     failure: gone ? "its process is gone" : server.failure,
+    crashes: server.crashes ?? 0,
     home: server.home,
     cwd: server.cwd,
     log: logPath(server.home),

@@ -19,6 +19,7 @@ const intent = {
   range: { from: 5000, to: 5009 },
   now: "2026-01-01T00:00:00.000Z",
   create: (): ServerRecord => ({ ...serverRecord("s"), port: null, lastPort: null }),
+  supervised: false,
   amend: () => undefined,
 };
 
@@ -72,11 +73,11 @@ describe("claimStop", () => {
     ["was being stopped by a command that died", { state: "draining", process: alive, claim: dead }, "stop"],
   ])("of a server that %s", (_, change, kind) => {
     const { registry } = registryOf(change);
-    expect(claimStop(registry, "s").kind).toBe(kind);
+    expect(claimStop(registry, "s", { stays: false }).kind).toBe(kind);
   });
 
   it("of one that is not recorded is nothing to do", () => {
-    expect(claimStop({ servers: {} }, "s")).toEqual({ kind: "absent" });
+    expect(claimStop({ servers: {} }, "s", { stays: false })).toEqual({ kind: "absent" });
   });
 });
 

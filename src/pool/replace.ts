@@ -1,0 +1,207 @@
+import { randomUUID } from "node:crypto";
+import { isFleetError } from "../errors.js";
+import { findRuntime } from "../runtime/find.js";
+import { isAlive, ownIdentity } from "../runtime/process-table.js";
+import { readConnectionToken } from "../runtime/server-folder.js";
+import { stopServer } from "../runtime/stop.js";
+import type { Registry, Replacement, ServerRecord } from "../store/store.js";
+import { closedBy, poolDraining } from "./admission.js";
+import { answerOf } from "./adopt.js";
+import { giveUpStop, ownClaim, serverTaken, settleReady } from "./claim.js";
+import { drainServer } from "./drain.js";
+import { launchOnFreePort } from "./launching.js";
+import { choosePort } from "./ports.js";
+import { isRunning } from "./server.js";
+import { githubToken, type StarterContext } from "./start.js";
+import { type Stopped, TERMINATE_GRACE_MS } from "./stopping.js";
+
+export interface ReplaceOptions {
+  /** How long turns in flight may take to end, in milliseconds. */
+  drainTimeoutMs: number;
+  /** What if they do not: cut them, or leave everything as it was. */
+  late: "cut" | "leave";
+  /** Aborted before the old process is stopped: everything is left as it was. */
+  signal: AbortSignal;
+}
+
+export type Replaced =
+  /** The new process is the server now. */
+  | { kind: "replaced"; server: ServerRecord; stopped: Stopped }
+  /** There were turns until the end, and `late` was `leave`. */
+  | { kind: "busy"; sessions: string[] }
+  /** It does not run, or somebody else moves it at the moment. */
+  | { kind: "unavailable" };
+
+const NEVER = new AbortController().signal;
+
+/**
+ * Replaces a running server by a new process for the same user, on the same home: starts that one, on a port of its own;
+ * once it answers, drains the old one and stops it; then the new one is the server. If it does not come to answer, the
+ * old one goes on as if nothing had been. No session is open in both: until the swap nobody is sent to the new one.
+ *
+ * @throws FleetError as `startServer`; the signal's reason.
+ */
+export async function replaceServer(context: StarterContext, id: string, options: ReplaceOptions): Promise<Replaced> {
+  const { store, config } = context;
+  const runtimePath = findRuntime(config.runtime.path, context.env).path;
+  const known = (await store.readRegistry()).servers[id];
+  if (known === undefined || !isRunning(known)) return { kind: "unavailable" };
+  const token = await githubToken(context, known, known.token, options.signal);
+  const launchId = randomUUID();
+  const old = await store.updateRegistry((registry) => claimReplacement(registry, id, launchId, context));
+  if (old === null) return { kind: "unavailable" };
+  try {
+    const launched = await launchOnFreePort(
+      context,
+      {
+        server: old,
+        runtimePath,
+        launchId,
+        port: old.replacement.port,
+        // The same for both: whoever has connected to the one may connect to the other.
+        connectionToken: readConnectionToken(old.home),
+        githubToken: token,
+        nextPort: async (tried) =>
+          await store.updateRegistry((registry) => {
+            const replacement = ownReplacement(registry, id, launchId);
+            replacement.port = choosePort(registry, config.ports, tried, null);
+            return replacement.port;
+          }),
+      },
+      options.signal,
+    );
+    const draining = await store.updateRegistry((registry) => {
+      ownReplacement(registry, id, launchId).process = launched.identity;
+      return claimSwap(registry, id, old.launchId);
+    });
+    if (!draining) return await abandon(context, id, launchId, { kind: "unavailable" });
+    const busy = await drainOrGiveUp(context, old, options);
+    if (busy.length > 0 && options.late === "leave") {
+      return await abandon(context, id, launchId, { kind: "busy", sessions: busy });
+    }
+    const outcome = await stopServer(old, { graceMs: TERMINATE_GRACE_MS });
+    const server = await store.updateRegistry((registry) => {
+      const record = ownClaim(registry, id, old.launchId);
+      record.runtimePath = runtimePath;
+      promote(record, launched.identity, launched.version);
+      return record;
+    });
+    return {
+      kind: "replaced",
+      server,
+      stopped: { id, outcome: outcome === "terminated" ? "drained" : "killed", cut: busy },
+    };
+  } catch (error) {
+    await abandon(context, id, launchId, null);
+    throw error;
+  }
+}
+
+/** A running server with an intent to replace it on record. */
+type Replaceable = ServerRecord & { replacement: Replacement };
+
+function claimReplacement(
+  registry: Registry,
+  id: string,
+  launchId: string,
+  { config }: StarterContext,
+): Replaceable | null {
+  const by = closedBy(registry);
+  if (by !== null) throw poolDraining(by);
+  const server = registry.servers[id];
+  if (server === undefined || !isRunning(server) || server.claim !== null) return null;
+  if (server.state !== "ready" && server.state !== "unhealthy") return null;
+  if (server.replacement != null && isAlive(server.replacement.claim)) return null;
+  const port = choosePort(registry, config.ports, new Set(), null);
+  const replacement = { launchId, port, process: null, claim: ownIdentity(), startedAt: new Date().toISOString() };
+  server.replacement = replacement;
+  return { ...server, replacement };
+}
+
+/** The old process is drained under the claim of a stop. */
+function claimSwap(registry: Registry, id: string, launchId: string | null): boolean {
+  const server = registry.servers[id];
+  if (server === undefined || server.launchId !== launchId || !isRunning(server) || server.claim !== null) return false;
+  server.state = "draining";
+  server.claim = ownIdentity();
+  return true;
+}
+
+async function drainOrGiveUp(
+  { store, config }: StarterContext,
+  old: ServerRecord,
+  options: ReplaceOptions,
+): Promise<string[]> {
+  const giveUp = async () => {
+    await store.updateRegistry((registry) => giveUpStop(ownClaim(registry, old.id, old.launchId), old.state));
+  };
+  const wait = {
+    timeoutMs: options.drainTimeoutMs,
+    answerMs: config.health.timeoutMs,
+    signal: options.signal,
+    hurry: NEVER,
+  };
+  const busy = await drainServer(old, wait).catch(async (error: unknown) => {
+    await giveUp();
+    throw error;
+  });
+  if (busy.length > 0 && options.late === "leave") await giveUp();
+  return busy;
+}
+
+/** Ends the replacement and forgets it; the old process is not touched. */
+async function abandon<T>({ store }: StarterContext, id: string, launchId: string, result: T): Promise<T> {
+  await stopServer({ process: null, launchId, home: null }, { graceMs: 0, force: true });
+  await store.updateRegistry(({ servers }) => {
+    const server = servers[id];
+    if (server?.replacement?.launchId === launchId) server.replacement = null;
+  });
+  return result;
+}
+
+function ownReplacement(registry: Registry, id: string, launchId: string): Replacement {
+  const replacement = registry.servers[id]?.replacement;
+  if (replacement?.launchId === launchId) return replacement;
+  throw serverTaken(id);
+}
+
+/** The replacement becomes the server. */
+function promote(server: ServerRecord, process: NonNullable<ServerRecord["process"]>, version: string): void {
+  const { replacement } = server;
+  if (replacement == null) throw serverTaken(server.id);
+  server.launchId = replacement.launchId;
+  server.port = replacement.port;
+  server.lastPort = replacement.port;
+  server.startedAt = replacement.startedAt;
+  server.replacement = null;
+  settleReady(server, { process, version });
+}
+
+/**
+ * Finishes what a command that died left of a replacement: if the old process is gone and the new one answers, it is
+ * the server now; otherwise what there is of it goes. The caller holds the claim on the record.
+ */
+export async function mendReplacement(
+  context: StarterContext,
+  server: ServerRecord,
+  signal: AbortSignal,
+): Promise<boolean> {
+  const { replacement } = server;
+  if (replacement == null) return false;
+  const { launchId, port, process } = replacement;
+  if (!isRunning(server) && process !== null && isAlive(process)) {
+    const version = await answerOf(server, port, signal).catch((error: unknown) => {
+      if (isFleetError(error)) return null;
+      throw error;
+    });
+    if (version !== null) {
+      await stopServer({ process: null, launchId: server.launchId, home: null }, { graceMs: 0, force: true });
+      await context.store.updateRegistry((registry) =>
+        promote(ownClaim(registry, server.id, server.launchId), process, version),
+      );
+      return true;
+    }
+  }
+  await abandon(context, server.id, launchId, null);
+  return false;
+}
