@@ -15,7 +15,7 @@ const run = promisify(execFile);
  * Imported at run time, and only when a command needs them: the SDK is resolved beside its native runtime, and the
  * metrics are for `serve` alone.
  */
-const AT_RUN_TIME = ["@github/copilot-sdk", "prom-client"];
+const AT_RUN_TIME = ["@github/copilot-sdk", "prom-client", "pino"];
 
 /**
  * `@oclif/core` requires all of its parts at once, help and plug-in discovery included: a good part of a short

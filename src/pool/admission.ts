@@ -1,6 +1,6 @@
 import { FleetError } from "../errors.js";
 import { isAlive } from "../runtime/process-table.js";
-import type { Registry, ServerRecord, SupervisorRecord } from "../store/store.js";
+import type { Registry, ServerRecord, Store, SupervisorRecord } from "../store/store.js";
 
 /** The supervisor of this host that is alive, if there is one. */
 export function liveSupervisor({ supervisors = [] }: Registry): SupervisorRecord | undefined {
@@ -34,5 +34,18 @@ export function launchesOf({ servers }: Registry): Set<string> {
 export function poolDraining(by: string): FleetError {
   return new FleetError("FLEET_POOL_DRAINING", `The pool admits nothing new: it was closed by ${by}.`, {
     suggestions: ["Try again in a moment, when it serves again.", "copilotfleet drain --undo"],
+  });
+}
+
+/** From here on nobody starts a server or begins a turn. */
+export async function closePool(store: Store): Promise<void> {
+  await store.updateRegistry((registry) => {
+    registry.drainedAt ??= new Date().toISOString();
+  });
+}
+
+export async function openPool(store: Store): Promise<void> {
+  await store.updateRegistry((registry) => {
+    delete registry.drainedAt;
   });
 }

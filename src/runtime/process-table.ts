@@ -151,12 +151,42 @@ function* listeners(table: string): Generator<{ port: number; inode: string }> {
         const [, local = "", , state, , , , , , inode = ""] = text.slice(0, end).trim().split(/\s+/);
         text = text.slice(end + 1);
         if (!heading && state !== "0A") return;
-        if (!heading) yield { port: Number.parseInt(local.slice(local.lastIndexOf(":") + 1), 16), inode };
+        if (!heading) yield { port: portOf(local), inode };
         heading = false;
       }
     }
   } finally {
     closeSync(fd);
+  }
+}
+
+/**
+ * Which of the listening ports have clients connected, but for those whose own end is one of `except`. Reads the kernel's
+ * whole table, which takes milliseconds.
+ */
+export function connectionsTo(ports: ReadonlySet<number>, except: ReadonlySet<number>): Set<number> {
+  const found = new Set<number>();
+  for (const table of ["tcp", "tcp6"]) {
+    for (const line of linesOf(`/proc/self/net/${table}`)) {
+      const [, local = "", remote = "", state] = line.trim().split(/\s+/);
+      const port = portOf(local);
+      if (state === ESTABLISHED && ports.has(port) && !except.has(portOf(remote))) found.add(port);
+    }
+  }
+  return found;
+}
+
+const ESTABLISHED = "01";
+
+function portOf(address: string): number {
+  return Number.parseInt(address.slice(address.lastIndexOf(":") + 1), 16);
+}
+
+function linesOf(path: string): string[] {
+  try {
+    return readFileSync(path, "utf8").split("\n").slice(1);
+  } catch {
+    return []; // the kernel has no IPv6
   }
 }
 

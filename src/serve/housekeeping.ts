@@ -1,0 +1,59 @@
+import { statfs } from "node:fs/promises";
+import { setTimeout as delay } from "node:timers/promises";
+import { unloadOldest } from "../sessions/eviction.js";
+import { knownLoaded } from "../sessions/loaded.js";
+import type { ServerRecord } from "../store/store.js";
+import type { ServeContext } from "./context.js";
+import { noteTrouble } from "./trouble.js";
+
+/** The first gc comes soon after the start, but not in the way of it. */
+const FIRST_GC_MS = 60_000;
+/** Below this, or this share of it, a disk is called almost full. */
+const LOW_DISK_BYTES = 64 * 1024 * 1024;
+const LOW_DISK_SHARE = 0.02;
+
+/** Runs gc every `serve.gcInterval`, until the signal aborts. A run that fails is logged, and the next one comes in time. */
+export async function collectPeriodically(context: ServeContext, stopping: AbortSignal): Promise<void> {
+  const { config, metrics, log } = context;
+  const { gcIntervalMs } = config.serve;
+  for (let first = true; ; first = false) {
+    const waitMs = first ? Math.min(gcIntervalMs, FIRST_GC_MS) : gcIntervalMs;
+    await delay(waitMs, undefined, { signal: stopping, ref: false }).catch(() => undefined);
+    if (stopping.aborted) return;
+    try {
+      const result = await context.gc(stopping);
+      metrics.gcRan(result);
+      const { deleted, skipped, freedBytes, servers } = result;
+      const counts = { deleted: deleted.length, skipped: skipped.length, freedBytes, servers: servers.length };
+      log(deleted.length + servers.length > 0 ? "info" : "debug", `gc deleted ${deleted.length} sessions`, counts);
+    } catch (error) {
+      if (stopping.aborted) return;
+      metrics.gcFailed();
+      noteTrouble(context, "gc failed", error);
+    }
+  }
+}
+
+/** Unloads what is over `session.maxActive`: clients that connect directly ask nobody before they load a session. */
+export async function enforceCap(context: ServeContext, server: ServerRecord): Promise<void> {
+  const { store, config, metrics, log } = context;
+  const excess = knownLoaded(server).length - config.session.maxActive;
+  if (excess <= 0) return;
+  const options = { store, answerMs: config.health.timeoutMs };
+  const { evicted } = await unloadOldest(server, excess, new Set(), options);
+  metrics.evicted(evicted.length);
+  if (evicted.length > 0)
+    log("info", `server ${server.id} had ${excess} sessions too many`, { server: server.id, evicted: evicted.length });
+}
+
+export interface Disk {
+  freeBytes: number;
+  low: boolean;
+}
+
+/** What is left for this user on the disk that holds the state. */
+export async function diskOf(folder: string): Promise<Disk> {
+  const { bsize, bavail, blocks } = await statfs(folder);
+  const freeBytes = bsize * bavail;
+  return { freeBytes, low: freeBytes < Math.min(LOW_DISK_BYTES, bsize * blocks * LOW_DISK_SHARE) };
+}
