@@ -1,5 +1,4 @@
 import { randomUUID } from "node:crypto";
-import { setTimeout as delay } from "node:timers/promises";
 import type { Config } from "../config/schema.js";
 import { FleetError, quote } from "../errors.js";
 import { resolveGitHubToken } from "../models/github-token.js";
@@ -14,6 +13,7 @@ import { claimStart, countCrash, holderOf, ownClaim, settle, settleReady } from 
 import { launchOnFreePort } from "./launching.js";
 import { choosePort } from "./ports.js";
 import { isRunning } from "./server.js";
+import { untilUnclaimed } from "./waiting.js";
 
 export interface StarterContext {
   store: Store;
@@ -42,7 +42,6 @@ export interface StartResult {
 }
 
 const ADDRESS = "127.0.0.1";
-const BUSY_POLL_MS = 20;
 
 /**
  * Starts the server of a request, or returns the one that runs. The intent is recorded first; process and network work
@@ -90,7 +89,7 @@ export async function startServer(
         return { server: decision.server, created: false };
       case "busy":
         if (signal.aborted) throw stillBusy(decision.server, signal);
-        await delay(BUSY_POLL_MS);
+        await untilUnclaimed(store, request.id, { signal });
         continue;
       case "adopt": {
         const adopted = await adoptServer(store, decision.server, signal);

@@ -1,10 +1,10 @@
-import { setTimeout as delay } from "node:timers/promises";
 import type { Config } from "../config/schema.js";
 import { FleetError } from "../errors.js";
 import { stopServer } from "../runtime/stop.js";
 import type { ServerRecord, Store } from "../store/store.js";
 import { claimStop, giveUpStop, holderOf, ownClaim, settle } from "./claim.js";
 import { drainServer } from "./drain.js";
+import { untilUnclaimed } from "./waiting.js";
 
 export interface StopOptions {
   /** How long turns in flight may take to end, in milliseconds. */
@@ -31,7 +31,6 @@ export const TERMINATE_GRACE_MS = 5_000;
 const LATE_GRACE_MS = 2_000;
 /** How long other commands may hold a server beyond the drain: the last steps of a stop, and a usual start. */
 const OTHERS_MS = 2 * TERMINATE_GRACE_MS;
-const BUSY_POLL_MS = 20;
 const NEVER = new AbortController().signal;
 
 /**
@@ -55,7 +54,7 @@ export async function stopRecorded(
         return { id, outcome: "already-stopped", cut: [] };
       case "busy":
         if (options.signal.aborted || performance.now() > patience) throw busy(decision.server);
-        await delay(BUSY_POLL_MS);
+        await untilUnclaimed(store, id, { untilMs: patience, signal: options.signal });
         continue;
       case "stop": {
         const { server, from } = decision;
