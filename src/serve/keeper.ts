@@ -42,21 +42,11 @@ export class Keeper {
     return [...this.#monitors.values()];
   }
 
-  /** One look at everything. */
+  /** One look at everything. What takes time goes on beside, a server at a time. */
   async reconcile(): Promise<Registry> {
-    const { store, pool, log } = this.#context;
-    let registry = await store.readRegistry();
-    const broken = Object.values(registry.servers).filter((server) => isBroken(server) && !isClaimed(server));
-    if (broken.length > 0) {
-      for (const server of broken) this.#noteBroken(server);
-      await pool.repair(this.#stopping);
-      registry = await store.readRegistry();
-      for (const { id } of broken) {
-        const state = registry.servers[id]?.state;
-        log("info", `server ${id} is ${state} after it was looked at`, { server: id, state });
-      }
-    }
+    const registry = await this.#context.store.readRegistry();
     const servers = Object.values(registry.servers);
+    for (const server of servers) if (isBroken(server) && !isClaimed(server)) this.#repair(server);
     await this.#watch(servers);
     if (closedBy(registry) === null) {
       for (const server of servers) this.#bringUp(server);
@@ -65,11 +55,18 @@ export class Keeper {
     return registry;
   }
 
-  #noteBroken({ id, state, process }: ServerRecord): void {
-    if (state === "ready" || state === "unhealthy") {
-      this.#reasons.set(id, "crash");
-      this.#context.log("warn", `server ${id} ended by itself`, { server: id, serverPid: process?.pid });
-    } else this.#context.log("warn", `server ${id} was left in state ${state} by a command that died`, { server: id });
+  #repair(server: ServerRecord): void {
+    const { pool, store, log } = this.#context;
+    const { id, state, process } = server;
+    this.#operations.begin("it could not be repaired", id, async () => {
+      if (state === "ready" || state === "unhealthy") {
+        this.#reasons.set(id, "crash");
+        log("warn", `server ${id} ended by itself`, { server: id, serverPid: process?.pid });
+      } else log("warn", `server ${id} was left in state ${state} by a command that died`, { server: id });
+      await pool.repair(this.#stopping, id);
+      const now = (await store.readRegistry()).servers[id]?.state;
+      log("info", `server ${id} is ${now} after it was looked at`, { server: id, state: now });
+    });
   }
 
   /** A monitor for each launch that runs, none for the others. */
@@ -123,7 +120,6 @@ export class Keeper {
     if (!(await endHung(this.#context, server, reason))) return;
     this.#context.log("error", `server ${id} hung and was ended: ${reason}`, { server: id, serverPid: process?.pid });
     this.#reasons.set(id, "hang");
-    this.#wake();
   }
 
   /** Starts a server that should run and does not, when it is due. */
@@ -174,8 +170,6 @@ export class Keeper {
       this.#refused.set(id, refused);
       this.#schedule(id, refused);
       throw error;
-    } finally {
-      this.#wake();
     }
   }
 
@@ -211,7 +205,6 @@ export class Keeper {
       if (known !== undefined) continue;
       this.#operations.begin("it could not be started", id, async () => {
         await pool.shared(id, { signal: AbortSignal.timeout(config.health.startupMs) });
-        this.#wake();
       });
     }
   }

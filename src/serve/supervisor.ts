@@ -58,9 +58,10 @@ export class Supervisor {
     this.#context = context;
     this.#seat = seat;
     const { signal } = this.#stopping;
-    this.#operations = new Operations((what, server, error) => {
-      noteTrouble(context, `server ${server}: ${what}`, error, { server });
-    });
+    this.#operations = new Operations(
+      (what, server, error) => noteTrouble(context, `server ${server}: ${what}`, error, { server }),
+      () => this.#wakeUp(),
+    );
     this.#keeper = new Keeper(context, this.#operations, signal, () => this.#wakeUp());
     this.#recycler = new Recycler(context, this.#operations, signal);
     this.#sleeper = new Sleeper(context, this.#operations, signal);
