@@ -3,7 +3,7 @@ import { FleetError } from "../errors.js";
 import { stopServer } from "../runtime/stop.js";
 import type { ServerRecord, Store } from "../store/store.js";
 import { claimStop, giveUpStop, holderOf, ownClaim, settle } from "./claim.js";
-import { drainServer } from "./drain.js";
+import { allCut, drainServer } from "./drain.js";
 import { untilUnclaimed } from "./waiting.js";
 
 export interface StopOptions {
@@ -64,7 +64,7 @@ export async function stopRecorded(
           signal: options.signal,
           hurry,
         };
-        const cut = await drainServer(server, wait).catch(async (error: unknown) => {
+        const drained = await drainServer(server, wait).catch(async (error: unknown) => {
           await store.updateRegistry((registry) => giveUpStop(ownClaim(registry, id, server.launchId), from));
           throw error;
         });
@@ -74,12 +74,13 @@ export async function stopRecorded(
           record.process = null;
           if (!stays) record.desired = "stopped";
         });
-        const graceMs = cut.length > 0 ? LATE_GRACE_MS : TERMINATE_GRACE_MS;
+        const graceMs = drained.cut.length > 0 ? LATE_GRACE_MS : TERMINATE_GRACE_MS;
         const outcome = await stopServer(server, { graceMs, force: options.force, hurry });
         await store.updateRegistry((registry) => {
           settle(ownClaim(registry, id, server.launchId), "stopped", null);
         });
         if (outcome === "already-stopped") return { id, outcome, cut: [] };
+        const cut = allCut(server, drained);
         return { id, outcome: outcome === "killed" || cut.length > 0 ? "killed" : "drained", cut };
       }
     }
