@@ -213,7 +213,7 @@ describe(`promtool ${NEEDS}`, () => {
   });
 });
 
-describe(`a real Prometheus ${NEEDS}`, () => {
+describe(`a real Prometheus ${NEEDS}`, { timeout: 120_000 }, () => {
   it.skipIf(noPrometheus)(
     "scrapes the endpoint, runs the rules, and answers every question of the dashboard",
     async () => {
