@@ -62,8 +62,7 @@ export class HealthEndpoint {
         });
       },
     );
-    server.headersTimeout = clientMs;
-    server.requestTimeout = clientMs;
+    server.requestTimeout = clientMs; // its headers included
     server.timeout = clientMs; // a client that does not read
     server.maxConnections = MAX_CONNECTIONS;
     const address = await listenOn(server, "serve.metrics", options.address, options.signal);
