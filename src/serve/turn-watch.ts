@@ -33,7 +33,7 @@ export interface Look {
 }
 
 /** What one look reads at most, and of a single session: a megabyte of short events takes about 20 ms to parse. */
-const LOOK_BYTES = 4 * 1024 * 1024;
+const LOOK_BYTES = 2 * 1024 * 1024;
 const SESSION_BYTES = 1024 * 1024;
 
 interface Watched {
