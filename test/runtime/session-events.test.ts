@@ -1,3 +1,4 @@
+import { spawnSync } from "node:child_process";
 import {
   appendFileSync,
   mkdirSync,
@@ -261,7 +262,7 @@ describe("SessionEvents", () => {
     symlinkSync(join(home, "elsewhere"), path);
     expect(() => openHistory(home, "s", ENOUGH)).toThrow(/ELOOP/);
     rmSync(path);
-    mkdirSync(path);
+    expect(spawnSync("mkfifo", [path]).status).toBe(0);
     expect(() => openHistory(home, "s", ENOUGH)).toThrow(/not a file/);
   });
 });
