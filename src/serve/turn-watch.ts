@@ -1,5 +1,6 @@
 import { openHistory, type SessionEvents } from "../runtime/session-events.js";
-import type { EndedTurn, OpenTurn, TurnOutcome, TurnTracker } from "../runtime/turn-tracker.js";
+import type { EndedTurn, OpenTurn, TurnOutcome } from "../runtime/turn-state.js";
+import type { TurnTracker } from "../runtime/turn-tracker.js";
 
 /** A session that a server has in memory. */
 export interface LoadedSession {

@@ -18,7 +18,8 @@ import { type HistoryEvent, readEvent } from "../../src/runtime/history-event.js
 import { LineSplitter } from "../../src/runtime/history-line.js";
 import { endsInsideTurn, openHistory, SessionEvents } from "../../src/runtime/session-events.js";
 import { historyPath } from "../../src/runtime/session-state.js";
-import { type EndedTurn, TurnTracker } from "../../src/runtime/turn-tracker.js";
+import type { EndedTurn } from "../../src/runtime/turn-state.js";
+import { TurnTracker } from "../../src/runtime/turn-tracker.js";
 import {
   aborted,
   answer,
