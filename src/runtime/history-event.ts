@@ -44,7 +44,7 @@ export function readEvent(line: Line): HistoryEvent | null {
 }
 
 /**
- * By the order in which the runtime writes the fields (1.0.102): type, data, agentId, id, timestamp, parentId. Of
+ * By the order in which the runtime of SDK 1.0.14 writes the fields: type, data, agentId, id, timestamp, parentId. Of
  * the data there is only what is looked for in a long line, and no error: a refusal is short.
  */
 function abridged(head: Buffer, tail: Buffer): HistoryEvent | null {

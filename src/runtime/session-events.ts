@@ -3,7 +3,8 @@ import { systemCode } from "../errors.js";
 import { type HistoryEvent, readEvent } from "./history-event.js";
 import { LineSplitter } from "./history-line.js";
 import { historyPath } from "./session-state.js";
-import { type EndedTurn, TurnTracker } from "./turn-tracker.js";
+import type { EndedTurn } from "./turn-state.js";
+import { TurnTracker } from "./turn-tracker.js";
 
 const CHUNK_BYTES = 256 * 1024;
 /** How much is read from the end of a history, one after the other, until it tells how things stand. */

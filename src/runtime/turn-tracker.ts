@@ -1,52 +1,23 @@
 import { type HistoryEvent, isObject } from "./history-event.js";
-
-/** `aborted`: by whoever sent it. `cut`: the server or the session went away under it. */
-export type TurnOutcome = "completed" | "failed" | "aborted" | "cut";
-
-/** Times are milliseconds since the epoch, by the clock of the server's machine. */
-export interface EndedTurn {
-  startedAtMs: number;
-  endedAtMs: number;
-  outcome: TurnOutcome;
-}
-
-export interface OpenTurn {
-  startedAtMs: number;
-  lastEventAtMs: number;
-}
+import {
+  belongsTo,
+  type EndedTurn,
+  newStep,
+  newTurn,
+  noteMessage,
+  type OpenTurn,
+  type Turn,
+  type TurnOutcome,
+} from "./turn-state.js";
 
 /** After this long without another event, in milliseconds, a turn that seemed to be over is over. */
 const SETTLE_MS = 2_000;
-
-/** One call of the model, with the tools that it asked for. */
-interface Step {
-  /** Whether it gave a text. Null: nothing of the answer was seen. */
-  answered: boolean | null;
-  wantsTools: boolean;
-  /** Tools that were asked for and have not come to an end. */
-  pending: Set<string>;
-  /** The user refused a tool. */
-  refused: boolean;
-}
-
-interface Turn extends OpenTurn {
-  /** Its prompt was seen, and so its beginning. */
-  fromPrompt: boolean;
-  interactionId: unknown;
-  step: Step | null;
-  aborted: boolean;
-  failed: boolean;
-  /** The model has answered, while sub-agents were at work in the background; since when. */
-  answeredAtMs: number | null;
-  /** What it was, unless the history goes on. */
-  presumed: { outcome: TurnOutcome; endedAtMs: number } | null;
-}
 
 /**
  * Follows the turns of one session through its history, `events.jsonl`.
  *
  * The runtime's own mark for the end of a turn, `session.idle`, is not in that file, and `assistant.turn_end` closes a
- * single call of the model. Seen with runtime 1.0.102 (a test drives it: `test/serve/turn-watch.test.ts`); each event has
+ * single call of the model. Seen with the runtime of SDK 1.0.14 (`test/serve/turn-watch.test.ts` drives it); each event has
  * its time, a turn begins with a `user.message` of the main agent (no `agentId`), and a step of it is one
  * `assistant.turn_start … assistant.message … assistant.turn_end`:
  *
@@ -112,7 +83,7 @@ export class TurnTracker {
       case "assistant.turn_start":
         return this.#startStep(data, atMs);
       case "assistant.message":
-        if (turn?.step) message(turn.step, data);
+        if (turn?.step) noteMessage(turn.step, data);
         return null;
       case "tool.execution_start":
         if (turn?.step) turn.step.wantsTools = true;
@@ -179,7 +150,7 @@ export class TurnTracker {
     this.#turn.presumed = null;
     this.#turn.answeredAtMs = null;
     this.#turn.failed = false;
-    this.#turn.step = { answered: null, wantsTools: false, pending: new Set(), refused: false };
+    this.#turn.step = newStep();
     return null;
   }
 
@@ -230,36 +201,5 @@ export class TurnTracker {
     if (outcome === "aborted") this.#agents.clear();
     this.#last = { startedAtMs: turn.startedAtMs, endedAtMs: Math.max(turn.startedAtMs, atMs), outcome };
     return this.#last;
-  }
-}
-
-function newTurn(atMs: number, interactionId: unknown, fromPrompt: boolean): Turn {
-  return {
-    startedAtMs: atMs,
-    lastEventAtMs: atMs,
-    fromPrompt,
-    interactionId,
-    step: null,
-    aborted: false,
-    failed: false,
-    answeredAtMs: null,
-    presumed: null,
-  };
-}
-
-/** What is said into a turn, by the user or by the runtime (a skill's text). */
-function belongsTo(turn: Turn, { delivery, interactionId }: Record<string, unknown>): boolean {
-  if (delivery === "idle" || delivery === "queued") return false;
-  return (
-    delivery === "steering" || turn.step !== null || (interactionId != null && interactionId === turn.interactionId)
-  );
-}
-
-function message(step: Step, { content, toolRequests, abridged }: Record<string, unknown>): void {
-  // Of a long one it is not known which of the two made it long; tools show by their start.
-  step.answered = abridged === true || (typeof content === "string" && content !== "") || step.answered === true;
-  for (const request of Array.isArray(toolRequests) ? toolRequests : []) {
-    step.wantsTools = true;
-    if (isObject(request) && typeof request.toolCallId === "string") step.pending.add(request.toolCallId);
   }
 }

@@ -1,9 +1,12 @@
 import { statfs } from "node:fs/promises";
 import { setTimeout as delay } from "node:timers/promises";
+import { isRunning } from "../pool/server.js";
+import { logPath } from "../runtime/server-folder.js";
 import { unloadOldest } from "../sessions/eviction.js";
 import { knownLoaded } from "../sessions/loaded.js";
 import type { ServerRecord } from "../store/store.js";
 import type { ServeContext } from "./context.js";
+import { rotateLog } from "./log-rotation.js";
 import { noteTrouble } from "./trouble.js";
 
 /** The first gc comes soon after the start, but not in the way of it. */
@@ -11,6 +14,7 @@ const FIRST_GC_MS = 60_000;
 /** Below this, or this share of it, a disk is called almost full. */
 const LOW_DISK_BYTES = 64 * 1024 * 1024;
 const LOW_DISK_SHARE = 0.02;
+const ROTATE_MS = 30_000;
 
 /** Runs gc every `serve.gcInterval`, until the signal aborts. A run that fails is logged, and the next one comes in time. */
 export async function collectPeriodically(context: ServeContext, stopping: AbortSignal): Promise<void> {
@@ -18,8 +22,7 @@ export async function collectPeriodically(context: ServeContext, stopping: Abort
   const { gcIntervalMs } = config.serve;
   for (let first = true; ; first = false) {
     const waitMs = first ? Math.min(gcIntervalMs, FIRST_GC_MS) : gcIntervalMs;
-    await delay(waitMs, undefined, { signal: stopping, ref: false }).catch(() => undefined);
-    if (stopping.aborted) return;
+    if (!(await pause(waitMs, stopping))) return;
     try {
       const result = await context.gc(stopping);
       metrics.gcRan(result);
@@ -44,6 +47,29 @@ export async function enforceCap(context: ServeContext, server: ServerRecord): P
   metrics.evicted(evicted.length);
   if (evicted.length > 0)
     log("info", `server ${server.id} had ${excess} sessions too many`, { server: server.id, evicted: evicted.length });
+}
+
+/** Rotates the logs of servers that have grown too long, until the signal aborts. */
+export async function rotatePeriodically(context: ServeContext, stopping: AbortSignal): Promise<void> {
+  const { store, config } = context;
+  const options = { maxBytes: config.serve.logMaxBytes, keep: config.serve.logFiles, signal: stopping };
+  while (await pause(ROTATE_MS, stopping)) {
+    const { servers } = await store.readRegistry();
+    for (const server of Object.values(servers)) {
+      // One that is being started has its last words looked for at a place in its log.
+      if (!isRunning(server) || server.state === "starting") continue;
+      await rotateLog(logPath(server.home), options).catch((error: unknown) => {
+        if (stopping.aborted) return;
+        noteTrouble(context, `server ${server.id}: its log could not be rotated`, error, { server: server.id });
+      });
+    }
+  }
+}
+
+/** Resolves after so many milliseconds, with false when the signal aborts first. */
+async function pause(ms: number, stopping: AbortSignal): Promise<boolean> {
+  await delay(ms, undefined, { signal: stopping, ref: false }).catch(() => undefined);
+  return !stopping.aborted;
 }
 
 export interface Disk {

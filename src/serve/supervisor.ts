@@ -4,7 +4,7 @@ import type { Stopped } from "../pool/stopping.js";
 import type { Registry, ServerRecord } from "../store/store.js";
 import type { ServeContext } from "./context.js";
 import { HealthEndpoint } from "./health-endpoint.js";
-import { collectPeriodically, enforceCap } from "./housekeeping.js";
+import { collectPeriodically, enforceCap, rotatePeriodically } from "./housekeeping.js";
 import { Keeper } from "./keeper.js";
 import { showAddress } from "./listen.js";
 import { Operations } from "./operations.js";
@@ -102,7 +102,11 @@ export class Supervisor {
     await this.#survey(registry);
     this.#state = "serving";
     const { signal: stopping } = this.#stopping;
-    this.#loops = Promise.all([this.#run(), collectPeriodically(this.#context, stopping)]);
+    this.#loops = Promise.all([
+      this.#run(),
+      collectPeriodically(this.#context, stopping),
+      rotatePeriodically(this.#context, stopping),
+    ]);
   }
 
   /** `host:port` of the metrics and health endpoints. */

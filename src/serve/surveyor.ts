@@ -1,10 +1,10 @@
 import { privateMemoryBytes } from "../runtime/process-table.js";
-import { knownLoaded } from "../sessions/loaded.js";
+import { knownLoaded, lately } from "../sessions/loaded.js";
 import type { Registry, ServerRecord, ServerState } from "../store/store.js";
 import type { ServeContext } from "./context.js";
 import { diskOf } from "./housekeeping.js";
 import { noteTrouble } from "./trouble.js";
-import { type LoadedSession, TurnWatch } from "./turn-watch.js";
+import { TurnWatch } from "./turn-watch.js";
 
 /** Counts how the fleet stands, for the metrics. */
 export class Surveyor {
@@ -29,11 +29,9 @@ export class Surveyor {
       failed: 0,
     };
     for (const { state } of Object.values(registry.servers)) serversByState[state] += 1;
-    const loaded = running.flatMap((server) =>
-      knownLoaded(server).map((sessionId) => ({ serverId: server.id, sessionId, home: server.home })),
-    );
-    const { inFlight, stalled } = this.#lookAtTurns(loaded);
-    const leases = await Promise.all(loaded.map(async ({ sessionId }) => await store.readLease(sessionId)));
+    const loaded = running.flatMap(knownLoaded);
+    const { inFlight, stalled } = this.#lookAtTurns(running);
+    const leases = await Promise.all(loaded.map(async (id) => await store.readLease(id)));
     const memory = running.map(({ process }) => privateMemoryBytes(process?.pid ?? 0) ?? 0);
     metrics.observe({
       serversByState,
@@ -47,10 +45,13 @@ export class Surveyor {
     });
   }
 
-  #lookAtTurns(loaded: readonly LoadedSession[]): { inFlight: number; stalled: number } {
+  #lookAtTurns(running: readonly ServerRecord[]): { inFlight: number; stalled: number } {
     const { config, metrics, log } = this.#context;
     const nowMs = Date.now();
-    const look = this.#turns.look(loaded, nowMs);
+    const sessions = running.flatMap((server) =>
+      lately(server).map((sessionId) => ({ serverId: server.id, sessionId, home: server.home })),
+    );
+    const look = this.#turns.look(sessions, nowMs);
     for (const { outcome, durationMs } of look.ended) metrics.turnEnded(outcome, durationMs / 1000);
     for (const { serverId, sessionId, error } of look.unreadable)
       noteTrouble(this.#context, "a session's history could not be read", error, {

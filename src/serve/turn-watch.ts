@@ -1,5 +1,6 @@
 import { openHistory, type SessionEvents } from "../runtime/session-events.js";
-import type { EndedTurn, OpenTurn, TurnOutcome, TurnTracker } from "../runtime/turn-tracker.js";
+import type { EndedTurn, OpenTurn, TurnOutcome } from "../runtime/turn-state.js";
+import type { TurnTracker } from "../runtime/turn-tracker.js";
 
 /** A session that a server has in memory. */
 export interface LoadedSession {
@@ -33,7 +34,7 @@ export interface Look {
 }
 
 /** What one look reads at most, and of a single session: a megabyte of short events takes about 20 ms to parse. */
-const LOOK_BYTES = 4 * 1024 * 1024;
+const LOOK_BYTES = 2 * 1024 * 1024;
 const SESSION_BYTES = 1024 * 1024;
 
 interface Watched {
@@ -55,13 +56,15 @@ export class TurnWatch {
   readonly #lookBytes: number;
   /** Those that the last look did not read to the end, the ones that it did not come to at all first. */
   #behind: string[] = [];
+  /** When the last look was; none yet: turns that are over count from the first one on. */
+  #lookedAtMs = Number.POSITIVE_INFINITY;
 
   constructor(options: { lookBytes?: number } = {}) {
     this.#lookBytes = options.lookBytes ?? LOOK_BYTES;
   }
 
   /**
-   * @param sessions those that are loaded at present. One that is missing is read a last time; a turn that it then still is
+   * @param sessions those that are loaded at present, or were since the last look. One that is missing is read a last time; a turn that it then still is
    *   in was cut.
    * @param nowMs milliseconds since the epoch, by the clock of the machine that the servers run on.
    */
@@ -84,6 +87,7 @@ export class TurnWatch {
       const watched = this.#watched.get(key);
       if (watched?.tracker.open != null) look.inFlight.push({ ...namesOf(session), ...timesOf(watched.tracker.open) });
     }
+    this.#lookedAtMs = nowMs;
     this.#behind = [...unread, ...partly];
     look.isBehind = this.#behind.length > 0;
     return look;
@@ -92,7 +96,7 @@ export class TurnWatch {
   #read(key: string, session: LoadedSession, look: Look, nowMs: number): { bytes: number; atEnd: boolean } {
     try {
       const watched = this.#watched.get(key);
-      return watched === undefined ? this.#open(key, session) : this.#follow(watched, look, nowMs);
+      return watched === undefined ? this.#open(key, session, look) : this.#follow(watched, look, nowMs);
     } catch (error) {
       this.#watched.delete(key);
       look.unreadable.push({ ...namesOf(session), error });
@@ -100,8 +104,10 @@ export class TurnWatch {
     }
   }
 
-  #open(key: string, session: LoadedSession): { bytes: number; atEnd: boolean } {
-    const { events, tracker, bytes } = openHistory(session.home, session.sessionId, SESSION_BYTES);
+  #open(key: string, session: LoadedSession, look: Look): { bytes: number; atEnd: boolean } {
+    const { events, tracker, ended, bytes } = openHistory(session.home, session.sessionId, SESSION_BYTES);
+    // A short use may lie between two looks, turns and all. What was over before is not this watch's.
+    for (const turn of ended) if (turn.endedAtMs >= this.#lookedAtMs) noteEnd(look, session, turn);
     this.#watched.set(key, { session, events, tracker });
     return { bytes, atEnd: true };
   }

@@ -43,6 +43,11 @@ export function knownLoaded(server: ServerRecord): string[] {
   });
 }
 
+/** Ids of the sessions in the server's memory, and of those that the fleet opened within the last minute. */
+export function lately(server: ServerRecord): string[] {
+  return [...new Set([...knownLoaded(server), ...notes(folderOf(server))])];
+}
+
 function notes(folder: string): string[] {
   try {
     return readdirSync(folder).filter((name) => name !== SCANNED);

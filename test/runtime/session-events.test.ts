@@ -1,3 +1,4 @@
+import { spawnSync } from "node:child_process";
 import {
   appendFileSync,
   mkdirSync,
@@ -17,7 +18,8 @@ import { type HistoryEvent, readEvent } from "../../src/runtime/history-event.js
 import { LineSplitter } from "../../src/runtime/history-line.js";
 import { endsInsideTurn, openHistory, SessionEvents } from "../../src/runtime/session-events.js";
 import { historyPath } from "../../src/runtime/session-state.js";
-import { type EndedTurn, TurnTracker } from "../../src/runtime/turn-tracker.js";
+import type { EndedTurn } from "../../src/runtime/turn-state.js";
+import { TurnTracker } from "../../src/runtime/turn-tracker.js";
 import {
   aborted,
   answer,
@@ -261,7 +263,7 @@ describe("SessionEvents", () => {
     symlinkSync(join(home, "elsewhere"), path);
     expect(() => openHistory(home, "s", ENOUGH)).toThrow(/ELOOP/);
     rmSync(path);
-    mkdirSync(path);
+    expect(spawnSync("mkfifo", [path]).status).toBe(0);
     expect(() => openHistory(home, "s", ENOUGH)).toThrow(/not a file/);
   });
 });
