@@ -59,7 +59,10 @@ export class Supervisor {
     this.#seat = seat;
     const { signal } = this.#stopping;
     this.#operations = new Operations((what, server, error) => {
-      noteTrouble(context, `server ${server}: ${what}`, error, { server });
+      // What the end itself called off is no trouble.
+      if (signal.aborted)
+        context.log("info", `server ${server}: ${what}, since serve ends`, { server, error: String(error) });
+      else noteTrouble(context, `server ${server}: ${what}`, error, { server });
     });
     this.#keeper = new Keeper(context, this.#operations, signal, () => this.#wakeUp());
     this.#recycler = new Recycler(context, this.#operations, signal);
