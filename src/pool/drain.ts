@@ -1,7 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { isFleetError } from "../errors.js";
 import { RawConnection, RpcError } from "../runtime/client/raw-connection.js";
-import { deadline } from "../runtime/deadline.js";
+import { abortable, deadline } from "../runtime/deadline.js";
 import { provenEndpoint } from "../runtime/probe.js";
 import { listSessionFolders, readSessionFolder } from "../runtime/session-state.js";
 import type { ServerRecord } from "../store/store.js";
@@ -58,9 +58,8 @@ export async function drainServer(server: ServerRecord, options: DrainOptions): 
       return busy.filter((id) => loaded.has(id));
     }
     options.signal.throwIfAborted();
-    await delay(Math.min(POLL_MS, Math.max(0, until - performance.now())), undefined, { signal: options.hurry }).catch(
-      () => undefined, // the next look is the last one
-    );
+    const pauseMs = Math.min(POLL_MS, Math.max(0, until - performance.now()));
+    await abortable(delay(pauseMs), options.hurry).catch(() => undefined); // the next look is the last one
   }
 }
 
