@@ -33,6 +33,8 @@ export interface StartRequest {
   cwd?: string | undefined;
   /** Started by `serve` since it should run: how often it ended before still counts. */
   supervised?: boolean;
+  /** Aborted, with the start's own signal: nobody wants the server any more, and that is no failure of it. */
+  calledOff?: AbortSignal | undefined;
 }
 
 export interface StartResult {
@@ -98,7 +100,7 @@ export async function startServer(
         return { server: adopted, created: false };
       }
       case "start":
-        return { server: await launchClaimed(context, decision, readToken, signal), created: true };
+        return { server: await launchClaimed(context, decision, request, readToken, signal), created: true };
     }
   }
 }
@@ -130,6 +132,7 @@ function newRecord(context: StarterContext, request: StartRequest): ServerRecord
 async function launchClaimed(
   context: StarterContext,
   claimed: { server: ServerRecord; leftover: string | null },
+  { calledOff }: StartRequest,
   readToken: () => Promise<string | null>,
   signal: AbortSignal,
 ): Promise<ServerRecord> {
@@ -175,12 +178,13 @@ async function launchClaimed(
   } catch (error) {
     // Also when it was never ready: what it had started by then may have outlived it.
     await stopServer({ process: launched?.identity ?? null, launchId, home: null }, { graceMs: 0, force: true });
-    const failure = error instanceof Error ? error.message : String(error);
+    const off = calledOff?.aborted === true;
+    const reason = error instanceof Error ? error.message : String(error);
     await store.updateRegistry((registry) => {
       const server = registry.servers[id];
       if (server?.launchId !== launchId) return;
-      countCrash(server, Date.now(), context.config.health.stableMs);
-      settle(server, "failed", failure);
+      if (!off) countCrash(server, Date.now(), context.config.health.stableMs);
+      settle(server, "failed", off ? "its start was called off" : reason);
     });
     throw error;
   }

@@ -3,6 +3,7 @@ import { endHung, recordCrashLoop, recordHealth } from "../pool/health.js";
 import { isClaimed } from "../pool/mend.js";
 import { sharedServerId } from "../pool/placement.js";
 import { isBroken, isDesired, isRunning } from "../pool/server.js";
+import { deadline } from "../runtime/deadline.js";
 import type { Registry, ServerRecord } from "../store/store.js";
 import { backoffMs } from "./backoff.js";
 import type { ServeContext } from "./context.js";
@@ -159,12 +160,14 @@ export class Keeper {
     if (server.state === "failed") metrics.restarted(this.#reasons.get(id) ?? "start");
     this.#reasons.delete(id);
     log("info", `starting server ${id}`, { server: id, crashes: server.crashes ?? 0 });
+    using limit = deadline(config.health.startupMs, this.#stopping);
     try {
-      const signal = AbortSignal.timeout(config.health.startupMs);
-      const { server: started } = await pool.startAgain(server, { signal, supervised: true });
+      const how = { signal: limit.signal, calledOff: this.#stopping, supervised: true };
+      const { server: started } = await pool.startAgain(server, how);
       this.#refused.delete(id);
       log("info", `server ${id} is ready`, { server: id, serverPid: started.process?.pid, port: started.port });
     } catch (error) {
+      if (this.#stopping.aborted) throw error;
       // Refused before anything was recorded, such as for a token that cannot be had now: it counts all the same.
       const refused = (this.#refused.get(id) ?? server.crashes ?? 0) + 1;
       this.#refused.set(id, refused);
@@ -204,7 +207,8 @@ export class Keeper {
       if (known?.state === "failed" && known.desired === undefined) this.#bringUp({ ...known, desired: "running" });
       if (known !== undefined) continue;
       this.#operations.begin("it could not be started", id, async () => {
-        await pool.shared(id, { signal: AbortSignal.timeout(config.health.startupMs) });
+        using limit = deadline(config.health.startupMs, this.#stopping);
+        await pool.shared(id, { signal: limit.signal, calledOff: this.#stopping });
       });
     }
   }

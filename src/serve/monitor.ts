@@ -52,7 +52,7 @@ export class ServerMonitor {
   async #run(): Promise<void> {
     const { signal } = this.#closed;
     for (let first = true; !signal.aborted; first = false) {
-      this.#tell(await this.#prober.probe());
+      this.#tell(await this.#prober.probe(signal));
       this.#probedOnce?.();
       const { intervalMs } = this.#health;
       // Spread over the interval, so that the probes of many servers do not come together.

@@ -1,4 +1,5 @@
 import { isFleetError } from "../errors.js";
+import { closedBy } from "../pool/admission.js";
 import { isRunning } from "../pool/server.js";
 import type { Stopped } from "../pool/stopping.js";
 import type { Registry, ServerRecord } from "../store/store.js";
@@ -51,6 +52,8 @@ export class Supervisor {
   #state: "starting" | "serving" | "draining" = "starting";
   #lookedAt = performance.now();
   #trouble: string | null = null;
+  /** Who has closed the pool, as of the last look. */
+  #closedBy: string | null = null;
   #loops: Promise<unknown> = Promise.resolve();
   readonly #lost = new AbortController();
 
@@ -59,7 +62,12 @@ export class Supervisor {
     this.#seat = seat;
     const { signal } = this.#stopping;
     this.#operations = new Operations(
-      (what, server, error) => noteTrouble(context, `server ${server}: ${what}`, error, { server }),
+      (what, server, error) => {
+        // What the end itself called off is no trouble.
+        if (signal.aborted)
+          context.log("info", `server ${server}: ${what}, since serve ends`, { server, error: String(error) });
+        else noteTrouble(context, `server ${server}: ${what}`, error, { server });
+      },
       () => this.#wakeUp(),
     );
     this.#keeper = new Keeper(context, this.#operations, signal, () => this.#wakeUp());
@@ -131,6 +139,7 @@ export class Supervisor {
       if (this.#stopping.signal.aborted) return;
       try {
         const registry = await this.#keeper.reconcile();
+        this.#closedBy = closedBy(registry);
         this.#lookedAt = performance.now();
         this.#trouble = null;
         if (!this.#seat.isHeld(registry)) {
@@ -193,6 +202,7 @@ export class Supervisor {
     const reasons = this.#unhealthy();
     if (this.#state === "starting") reasons.push("the servers are being adopted");
     if (this.#state === "draining") reasons.push("the pool is being drained");
+    else if (this.#closedBy !== null) reasons.push(`the pool was closed by ${this.#closedBy}`);
     if (this.#trouble !== null) reasons.push(`the servers could not be looked at: ${this.#trouble}`);
     return reasons;
   }
