@@ -15,7 +15,7 @@ describe("defaults", () => {
       config: {
         isolation: "per-user",
         ports: { from: 5000, to: 5999 },
-        pool: { servers: 1, strategy: "sticky" },
+        pool: { servers: 1, strategy: "sticky", warm: 0, idleTimeoutMs: null },
         runtime: { path: null, args: [], env: ["HTTPS_PROXY"], idleTimeoutMs: null },
         auth: { githubTokenEnv: null, githubTokenFile: null, githubTokenCommand: null },
         provider: null,
@@ -28,7 +28,17 @@ describe("defaults", () => {
           infinite: { enabled: true, backgroundCompactionThreshold: 0.8 },
         },
         lock: { ttlMs: 300_000 },
-        health: { intervalMs: 5000, timeoutMs: 2000, failures: 3 },
+        health: {
+          intervalMs: 5000,
+          timeoutMs: 2000,
+          failures: 3,
+          session: false,
+          startupMs: 30_000,
+          restarts: 5,
+          backoffMs: 1000,
+          stableMs: 60_000,
+          stalledTurnMs: 600_000,
+        },
         recycle: { maxMemoryBytes: 1_073_741_824, maxAgeMs: 86_400_000, maxSessions: null },
         drain: { timeoutMs: 30_000 },
         serve: {
