@@ -2,7 +2,7 @@ import { closedBy } from "../pool/admission.js";
 import { endHung, recordCrashLoop, recordHealth } from "../pool/health.js";
 import { isClaimed } from "../pool/mend.js";
 import { sharedServerId } from "../pool/placement.js";
-import { isBroken, isDesired, isRunning } from "../pool/server.js";
+import { isBroken, isDesired } from "../pool/server.js";
 import type { Registry, ServerRecord } from "../store/store.js";
 import { backoffMs } from "./backoff.js";
 import type { ServeContext } from "./context.js";
@@ -46,18 +46,20 @@ export class Keeper {
   async reconcile(): Promise<Registry> {
     const { store, pool, log } = this.#context;
     let registry = await store.readRegistry();
-    const broken = Object.values(registry.servers).filter((server) => isBroken(server) && !isClaimed(server));
-    if (broken.length > 0) {
-      for (const server of broken) this.#noteBroken(server);
+    let broken = brokenIn(registry);
+    const left = broken.filter((server) => !isClaimed(server));
+    if (left.length > 0) {
+      for (const server of left) this.#noteBroken(server);
       await pool.repair(this.#stopping);
       registry = await store.readRegistry();
-      for (const { id } of broken) {
+      broken = brokenIn(registry);
+      for (const { id } of left) {
         const state = registry.servers[id]?.state;
         log("info", `server ${id} is ${state} after it was looked at`, { server: id, state });
       }
     }
     const servers = Object.values(registry.servers);
-    await this.#watch(servers);
+    await this.#watch(servers.filter((server) => isUp(server) && !broken.includes(server)));
     if (closedBy(registry) === null) {
       for (const server of servers) this.#bringUp(server);
       this.#keepWarm(registry);
@@ -74,7 +76,7 @@ export class Keeper {
 
   /** A monitor for each launch that runs, none for the others. */
   async #watch(servers: readonly ServerRecord[]): Promise<void> {
-    const running = new Map(servers.filter(isWatched).map((server) => [server.launchId ?? "", server]));
+    const running = new Map(servers.map((server) => [server.launchId ?? "", server]));
     for (const [launchId, monitor] of this.#monitors) {
       if (running.has(launchId)) continue;
       this.#monitors.delete(launchId);
@@ -222,6 +224,12 @@ export class Keeper {
   }
 }
 
-function isWatched(server: ServerRecord): boolean {
-  return (server.state === "ready" || server.state === "unhealthy") && isRunning(server);
+/** One look at each process: with many servers this is much of what `serve` costs while nothing happens. */
+function brokenIn({ servers }: Registry): ServerRecord[] {
+  return Object.values(servers).filter(isBroken);
+}
+
+/** Recorded as running, which is true of one that is not broken. */
+function isUp({ state }: ServerRecord): boolean {
+  return state === "ready" || state === "unhealthy";
 }
