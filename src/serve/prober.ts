@@ -43,7 +43,6 @@ export class Prober {
   }
 
   async probe(): Promise<Probed> {
-    const { process } = this.#server;
     const begun = performance.now();
     const seconds = () => (performance.now() - begun) / 1000;
     using limit = deadline(this.#health.timeoutMs);
@@ -52,13 +51,24 @@ export class Prober {
       return { kind: "ok", seconds: seconds() };
     } catch (error) {
       await this.close();
-      if (process === null || !isAlive(process)) return { kind: "gone" };
-      const own = ownLimit(error);
-      if (own !== undefined) return { kind: "unknown", reason: `this process has reached a limit (${own})` };
-      if (seconds() * 1000 > this.#health.timeoutMs + LATE_MS)
-        return { kind: "unknown", reason: "this process did not run for a while" };
-      return { kind: "failed", reason: error instanceof Error ? error.message : String(error), seconds: seconds() };
+      try {
+        return this.#explain(error, seconds());
+      } catch (own) {
+        // Whoever cannot look at the process cannot say that it is gone.
+        return { kind: "unknown", reason: own instanceof Error ? own.message : String(own) };
+      }
     }
+  }
+
+  /** @throws FleetError `FLEET_PROCESSES_UNREADABLE`. */
+  #explain(error: unknown, seconds: number): Probed {
+    const { process } = this.#server;
+    const own = ownLimit(error);
+    if (own !== undefined) return { kind: "unknown", reason: `this process has reached a limit (${own})` };
+    if (process === null || !isAlive(process)) return { kind: "gone" };
+    if (seconds * 1000 > this.#health.timeoutMs + LATE_MS)
+      return { kind: "unknown", reason: "this process did not run for a while" };
+    return { kind: "failed", reason: error instanceof Error ? error.message : String(error), seconds };
   }
 
   async #ask(signal: AbortSignal): Promise<void> {
