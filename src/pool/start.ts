@@ -5,12 +5,14 @@ import { FleetError, quote } from "../errors.js";
 import { resolveGitHubToken } from "../models/github-token.js";
 import { findRuntime } from "../runtime/find.js";
 import type { LaunchedServer } from "../runtime/launch.js";
+import { ownLimit } from "../runtime/own-limits.js";
 import { createServerFolder, homeOf, shareSessionState, writeConnectionToken } from "../runtime/server-folder.js";
 import { stopServer } from "../runtime/stop.js";
 import type { Isolation, ServerRecord, Store, TokenSource } from "../store/store.js";
 import { poolDraining } from "./admission.js";
 import { adoptServer } from "./adopt.js";
 import { claimStart, countCrash, holderOf, ownClaim, settle, settleReady } from "./claim.js";
+import { HeldClaim } from "./held-claim.js";
 import { launchOnFreePort } from "./launching.js";
 import { choosePort } from "./ports.js";
 import { isRunning } from "./server.js";
@@ -66,6 +68,7 @@ export async function startServer(
   const readToken = () => (token ??= githubToken(context, request, source, signal));
   if (known === undefined || !isRunning(known)) await readToken();
 
+  using held = new HeldClaim();
   for (;;) {
     const launchId = randomUUID();
     const decision = await store.updateRegistry((registry) =>
@@ -74,6 +77,7 @@ export async function startServer(
         range: config.ports,
         now: new Date().toISOString(),
         supervised: request.supervised ?? false,
+        claim: held.claim,
         create: () => newRecord(context, request),
         amend: (server) => {
           server.token = source;
@@ -180,7 +184,8 @@ async function launchClaimed(
     await store.updateRegistry((registry) => {
       const server = registry.servers[id];
       if (server?.launchId !== launchId) return;
-      countCrash(server, Date.now(), context.config.health.stableMs);
+      // A full disk, or no more processes: that says nothing of this server.
+      if (ownLimit(error) === undefined) countCrash(server, Date.now(), context.config.health.stableMs);
       settle(server, "failed", failure);
     });
     throw error;

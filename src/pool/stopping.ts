@@ -5,6 +5,7 @@ import { stopServer } from "../runtime/stop.js";
 import type { ServerRecord, Store } from "../store/store.js";
 import { claimStop, giveUpStop, holderOf, ownClaim, settle } from "./claim.js";
 import { drainServer } from "./drain.js";
+import { HeldClaim } from "./held-claim.js";
 
 export interface StopOptions {
   /** How long turns in flight may take to end, in milliseconds. */
@@ -46,9 +47,10 @@ export async function stopRecorded(
   options: StopOptions,
 ): Promise<Stopped> {
   const { hurry = NEVER, stays = false } = options;
+  using held = new HeldClaim();
   const patience = performance.now() + options.drainTimeoutMs + OTHERS_MS;
   for (;;) {
-    const decision = await store.updateRegistry((registry) => claimStop(registry, id, { stays }));
+    const decision = await store.updateRegistry((registry) => claimStop(registry, id, { stays, claim: held.claim }));
     switch (decision.kind) {
       case "absent":
       case "stopped":

@@ -1,5 +1,6 @@
-import { statfs } from "node:fs/promises";
+import { access, constants, statfs } from "node:fs/promises";
 import { setTimeout as delay } from "node:timers/promises";
+import { systemCode } from "../errors.js";
 import { unloadOldest } from "../sessions/eviction.js";
 import { knownLoaded } from "../sessions/loaded.js";
 import type { ServerRecord } from "../store/store.js";
@@ -11,6 +12,8 @@ const FIRST_GC_MS = 60_000;
 /** Below this, or this share of it, a disk is called almost full. */
 const LOW_DISK_BYTES = 64 * 1024 * 1024;
 const LOW_DISK_SHARE = 0.02;
+/** With less than this not even the registry of a small fleet can be written. */
+const FULL_DISK_BYTES = 16 * 1024;
 
 /** Runs gc every `serve.gcInterval`, until the signal aborts. A run that fails is logged, and the next one comes in time. */
 export async function collectPeriodically(context: ServeContext, stopping: AbortSignal): Promise<void> {
@@ -49,11 +52,29 @@ export async function enforceCap(context: ServeContext, server: ServerRecord): P
 export interface Disk {
   freeBytes: number;
   low: boolean;
+  /** Why nothing can be written, as a sentence for people. */
+  problem: string | null;
 }
 
 /** What is left for this user on the disk that holds the state. */
 export async function diskOf(folder: string): Promise<Disk> {
-  const { bsize, bavail, blocks } = await statfs(folder);
+  const { bsize, bavail, blocks, files, ffree } = await statfs(folder);
   const freeBytes = bsize * bavail;
-  return { freeBytes, low: freeBytes < Math.min(LOW_DISK_BYTES, bsize * blocks * LOW_DISK_SHARE) };
+  // Some file systems have no fixed number of files, and say 0 of both.
+  const full = freeBytes < FULL_DISK_BYTES || (files > 0 && ffree === 0);
+  return {
+    freeBytes,
+    low: freeBytes < Math.min(LOW_DISK_BYTES, bsize * blocks * LOW_DISK_SHARE),
+    problem: full ? "the disk that holds the state is full" : await unwritable(folder),
+  };
+}
+
+/** Such as a disk that the kernel has made read-only after an error. */
+async function unwritable(folder: string): Promise<string | null> {
+  try {
+    await access(folder, constants.W_OK);
+    return null;
+  } catch (error) {
+    return `the state cannot be written (${systemCode(error) ?? String(error)})`;
+  }
 }

@@ -3,6 +3,7 @@ import { endHung, recordCrashLoop, recordHealth } from "../pool/health.js";
 import { isClaimed } from "../pool/mend.js";
 import { sharedServerId } from "../pool/placement.js";
 import { isBroken, isDesired } from "../pool/server.js";
+import { ownLimit } from "../runtime/own-limits.js";
 import type { Registry, ServerRecord } from "../store/store.js";
 import { backoffMs } from "./backoff.js";
 import type { ServeContext } from "./context.js";
@@ -29,6 +30,8 @@ export class Keeper {
   readonly #reasons = new Map<string, RestartReason>();
   /** How often in a row a start failed here. */
   readonly #refused = new Map<string, number>();
+  /** How often in a row it failed since this machine had no more of something: no reason to give the server up. */
+  readonly #starved = new Map<string, number>();
   readonly #crashLoops = new Set<string>();
 
   constructor(context: ServeContext, operations: Operations, stopping: AbortSignal, wake: () => void) {
@@ -169,8 +172,15 @@ export class Keeper {
       const signal = AbortSignal.timeout(config.health.startupMs);
       const { server: started } = await pool.startAgain(server, { signal, supervised: true });
       this.#refused.delete(id);
+      this.#starved.delete(id);
       log("info", `server ${id} is ready`, { server: id, serverPid: started.process?.pid, port: started.port });
     } catch (error) {
+      if (ownLimit(error) !== undefined) {
+        const starved = (this.#starved.get(id) ?? 0) + 1;
+        this.#starved.set(id, starved);
+        this.#schedule(id, starved + 1);
+        throw error;
+      }
       // Refused before anything was recorded, such as for a token that cannot be had now: it counts all the same.
       const refused = (this.#refused.get(id) ?? server.crashes ?? 0) + 1;
       this.#refused.set(id, refused);

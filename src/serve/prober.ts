@@ -1,7 +1,7 @@
 import type { Config } from "../config/schema.js";
-import { systemCode } from "../errors.js";
 import { RawConnection } from "../runtime/client/raw-connection.js";
 import { deadline } from "../runtime/deadline.js";
+import { ownLimit } from "../runtime/own-limits.js";
 import { provenEndpoint } from "../runtime/probe.js";
 import { isAlive } from "../runtime/process-table.js";
 import type { ServerRecord } from "../store/store.js";
@@ -20,7 +20,6 @@ export type Probed =
 const PINGS_PER_CONNECTION = 12;
 /** A deadline that is noticed this much too late says that this process did not run, in milliseconds. */
 const LATE_MS = 500;
-const OWN_LIMITS = new Set(["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "EADDRNOTAVAIL"]);
 
 /** Asks one launch of a server, again and again, whether it is well. */
 export class Prober {
@@ -97,12 +96,4 @@ export class Prober {
     this.#connection = null;
     await connection?.[Symbol.asyncDispose]();
   }
-}
-
-function ownLimit(error: unknown): string | undefined {
-  for (let cause = error; cause instanceof Error; cause = cause.cause) {
-    const code = systemCode(cause);
-    if (code !== undefined && OWN_LIMITS.has(code)) return code;
-  }
-  return undefined;
 }
