@@ -167,8 +167,15 @@ const serve = v.pipe(
     listen: v.optional(address(), "127.0.0.1:4300"),
     metrics: v.optional(address(), "127.0.0.1:9464"),
     gcInterval: v.optional(wait(), "1h"),
+    logMaxSize: v.optional(size(), "10mb"),
+    // How many rotated logs are kept of each server, beside the one that it writes.
+    logFiles: v.optional(count(), 3),
   }),
-  v.transform(({ gcInterval, ...rest }) => ({ ...rest, gcIntervalMs: gcInterval })),
+  v.transform(({ gcInterval, logMaxSize, ...rest }) => ({
+    ...rest,
+    gcIntervalMs: gcInterval,
+    logMaxBytes: logMaxSize,
+  })),
 );
 
 export const ConfigSchema = v.strictObject({

@@ -10,11 +10,12 @@ import { isBroken, isRunning } from "./server.js";
 import type { StarterContext } from "./start.js";
 import { TERMINATE_GRACE_MS } from "./stopping.js";
 
-/** Mends every record that a crash left behind. Resolves with the ids it touched. */
-export async function repairRecords(context: StarterContext, signal: AbortSignal): Promise<string[]> {
+/** Mends every record that a crash left behind, or that of one server. Resolves with the ids it touched. */
+export async function repairRecords(context: StarterContext, signal: AbortSignal, only?: string): Promise<string[]> {
   using held = new HeldClaim();
   const claimed = await context.store.updateRegistry((registry) =>
     Object.values(registry.servers).filter((server) => {
+      if (only !== undefined && server.id !== only) return false;
       if (!isBroken(server) || isHeld(server.claim)) return false;
       if (server.state === "draining" && isRunning(server)) giveUpStop(server, "ready");
       if (server.replacement == null && !isBroken(server)) return false;

@@ -8,7 +8,7 @@ import type { Claim, Registry, Replacement, ServerRecord } from "../store/store.
 import { closedBy, poolDraining } from "./admission.js";
 import { answerOf } from "./adopt.js";
 import { giveUpStop, ownClaim, serverTaken, settleReady } from "./claim.js";
-import { drainServer } from "./drain.js";
+import { allCut, type DrainResult, drainServer } from "./drain.js";
 import { HeldClaim, isHeld } from "./held-claim.js";
 import { launchOnFreePort } from "./launching.js";
 import { choosePort } from "./ports.js";
@@ -79,9 +79,9 @@ export async function replaceServer(context: StarterContext, id: string, options
       return claimSwap(registry, id, old.launchId, held.claim);
     });
     if (!draining) return await abandon(context, id, launchId, { kind: "unavailable" });
-    const busy = await drainOrGiveUp(context, old, options);
-    if (busy.length > 0 && options.late === "leave") {
-      return await abandon(context, id, launchId, { kind: "busy", sessions: busy });
+    const drained = await drainOrGiveUp(context, old, options);
+    if (drained.cut.length > 0 && options.late === "leave") {
+      return await abandon(context, id, launchId, { kind: "busy", sessions: drained.cut });
     }
     const outcome = await stopServer(old, { graceMs: TERMINATE_GRACE_MS });
     const server = await store.updateRegistry((registry) => {
@@ -90,10 +90,11 @@ export async function replaceServer(context: StarterContext, id: string, options
       promote(record, launched.identity, launched.version);
       return record;
     });
+    const cut = allCut(old, drained);
     return {
       kind: "replaced",
       server,
-      stopped: { id, outcome: outcome === "terminated" ? "drained" : "killed", cut: busy },
+      stopped: { id, outcome: outcome === "terminated" && cut.length === 0 ? "drained" : "killed", cut },
     };
   } catch (error) {
     await abandon(context, id, launchId, null);
@@ -138,7 +139,7 @@ async function drainOrGiveUp(
   { store, config }: StarterContext,
   old: ServerRecord,
   options: ReplaceOptions,
-): Promise<string[]> {
+): Promise<DrainResult> {
   const giveUp = async () => {
     await store.updateRegistry((registry) => giveUpStop(ownClaim(registry, old.id, old.launchId), old.state));
   };
@@ -148,12 +149,12 @@ async function drainOrGiveUp(
     signal: options.signal,
     hurry: NEVER,
   };
-  const busy = await drainServer(old, wait).catch(async (error: unknown) => {
+  const drained = await drainServer(old, wait).catch(async (error: unknown) => {
     await giveUp();
     throw error;
   });
-  if (busy.length > 0 && options.late === "leave") await giveUp();
-  return busy;
+  if (drained.cut.length > 0 && options.late === "leave") await giveUp();
+  return drained;
 }
 
 /** Ends the replacement and forgets it; the old process is not touched. */

@@ -1,5 +1,4 @@
 import { randomUUID } from "node:crypto";
-import { setTimeout as delay } from "node:timers/promises";
 import type { Config } from "../config/schema.js";
 import { FleetError, quote } from "../errors.js";
 import { resolveGitHubToken } from "../models/github-token.js";
@@ -16,6 +15,7 @@ import { HeldClaim } from "./held-claim.js";
 import { launchOnFreePort } from "./launching.js";
 import { choosePort } from "./ports.js";
 import { isRunning } from "./server.js";
+import { untilUnclaimed } from "./waiting.js";
 
 export interface StarterContext {
   store: Store;
@@ -44,7 +44,6 @@ export interface StartResult {
 }
 
 const ADDRESS = "127.0.0.1";
-const BUSY_POLL_MS = 20;
 
 /**
  * Starts the server of a request, or returns the one that runs. The intent is recorded first; process and network work
@@ -94,7 +93,7 @@ export async function startServer(
         return { server: decision.server, created: false };
       case "busy":
         if (signal.aborted) throw stillBusy(decision.server, signal);
-        await delay(BUSY_POLL_MS);
+        await untilUnclaimed(store, request.id, { signal });
         continue;
       case "adopt": {
         const adopted = await adoptServer(store, decision.server, signal);

@@ -1,11 +1,11 @@
-import { setTimeout as delay } from "node:timers/promises";
 import type { Config } from "../config/schema.js";
 import { FleetError } from "../errors.js";
 import { stopServer } from "../runtime/stop.js";
 import type { ServerRecord, Store } from "../store/store.js";
 import { claimStop, giveUpStop, holderOf, ownClaim, settle } from "./claim.js";
-import { drainServer } from "./drain.js";
+import { allCut, drainServer } from "./drain.js";
 import { HeldClaim } from "./held-claim.js";
+import { untilUnclaimed } from "./waiting.js";
 
 export interface StopOptions {
   /** How long turns in flight may take to end, in milliseconds. */
@@ -32,7 +32,6 @@ export const TERMINATE_GRACE_MS = 5_000;
 const LATE_GRACE_MS = 2_000;
 /** How long other commands may hold a server beyond the drain: the last steps of a stop, and a usual start. */
 const OTHERS_MS = 2 * TERMINATE_GRACE_MS;
-const BUSY_POLL_MS = 20;
 const NEVER = new AbortController().signal;
 
 /**
@@ -57,7 +56,7 @@ export async function stopRecorded(
         return { id, outcome: "already-stopped", cut: [] };
       case "busy":
         if (options.signal.aborted || performance.now() > patience) throw busy(decision.server);
-        await delay(BUSY_POLL_MS);
+        await untilUnclaimed(store, id, { untilMs: patience, signal: options.signal });
         continue;
       case "stop": {
         const { server, from } = decision;
@@ -67,7 +66,7 @@ export async function stopRecorded(
           signal: options.signal,
           hurry,
         };
-        const cut = await drainServer(server, wait).catch(async (error: unknown) => {
+        const drained = await drainServer(server, wait).catch(async (error: unknown) => {
           await store.updateRegistry((registry) => giveUpStop(ownClaim(registry, id, server.launchId), from));
           throw error;
         });
@@ -77,12 +76,13 @@ export async function stopRecorded(
           record.process = null;
           if (!stays) record.desired = "stopped";
         });
-        const graceMs = cut.length > 0 ? LATE_GRACE_MS : TERMINATE_GRACE_MS;
+        const graceMs = drained.cut.length > 0 ? LATE_GRACE_MS : TERMINATE_GRACE_MS;
         const outcome = await stopServer(server, { graceMs, force: options.force, hurry });
         await store.updateRegistry((registry) => {
           settle(ownClaim(registry, id, server.launchId), "stopped", null);
         });
         if (outcome === "already-stopped") return { id, outcome, cut: [] };
+        const cut = allCut(server, drained);
         return { id, outcome: outcome === "killed" || cut.length > 0 ? "killed" : "drained", cut };
       }
     }

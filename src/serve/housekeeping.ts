@@ -1,10 +1,13 @@
 import { access, constants, statfs } from "node:fs/promises";
 import { setTimeout as delay } from "node:timers/promises";
 import { systemCode } from "../errors.js";
+import { isRunning } from "../pool/server.js";
+import { logPath } from "../runtime/server-folder.js";
 import { unloadOldest } from "../sessions/eviction.js";
 import { knownLoaded } from "../sessions/loaded.js";
 import type { ServerRecord } from "../store/store.js";
 import type { ServeContext } from "./context.js";
+import { rotateLog } from "./log-rotation.js";
 import { noteTrouble } from "./trouble.js";
 
 /** The first gc comes soon after the start, but not in the way of it. */
@@ -14,6 +17,7 @@ const LOW_DISK_BYTES = 64 * 1024 * 1024;
 const LOW_DISK_SHARE = 0.02;
 /** With less than this not even the registry of a small fleet can be written. */
 const FULL_DISK_BYTES = 16 * 1024;
+const ROTATE_MS = 30_000;
 
 /** Runs gc every `serve.gcInterval`, until the signal aborts. A run that fails is logged, and the next one comes in time. */
 export async function collectPeriodically(context: ServeContext, stopping: AbortSignal): Promise<void> {
@@ -21,8 +25,7 @@ export async function collectPeriodically(context: ServeContext, stopping: Abort
   const { gcIntervalMs } = config.serve;
   for (let first = true; ; first = false) {
     const waitMs = first ? Math.min(gcIntervalMs, FIRST_GC_MS) : gcIntervalMs;
-    await delay(waitMs, undefined, { signal: stopping, ref: false }).catch(() => undefined);
-    if (stopping.aborted) return;
+    if (!(await pause(waitMs, stopping))) return;
     try {
       const result = await context.gc(stopping);
       metrics.gcRan(result);
@@ -47,6 +50,33 @@ export async function enforceCap(context: ServeContext, server: ServerRecord): P
   metrics.evicted(evicted.length);
   if (evicted.length > 0)
     log("info", `server ${server.id} had ${excess} sessions too many`, { server: server.id, evicted: evicted.length });
+}
+
+/** Rotates the logs of servers that have grown too long, until the signal aborts. */
+export async function rotatePeriodically(context: ServeContext, stopping: AbortSignal): Promise<void> {
+  const { store, config } = context;
+  const options = { maxBytes: config.serve.logMaxBytes, keep: config.serve.logFiles, signal: stopping };
+  while (await pause(ROTATE_MS, stopping)) {
+    try {
+      const { servers } = await store.readRegistry();
+      // One that is being started has its last words looked for at a place in its log.
+      const settled = Object.values(servers).filter((server) => isRunning(server) && server.state !== "starting");
+      for (const { id, home } of settled) {
+        await rotateLog(logPath(home), options).catch((error: unknown) => {
+          if (stopping.aborted) return;
+          noteTrouble(context, `server ${id}: its log could not be rotated`, error, { server: id });
+        });
+      }
+    } catch (error) {
+      noteTrouble(context, "the logs could not be rotated", error);
+    }
+  }
+}
+
+/** Resolves after so many milliseconds, with false when the signal aborts first. */
+async function pause(ms: number, stopping: AbortSignal): Promise<boolean> {
+  await delay(ms, undefined, { signal: stopping, ref: false }).catch(() => undefined);
+  return !stopping.aborted;
 }
 
 export interface Disk {

@@ -33,6 +33,8 @@ export class Keeper {
   /** How often in a row it failed since this machine had no more of something: no reason to give the server up. */
   readonly #starved = new Map<string, number>();
   readonly #crashLoops = new Set<string>();
+  /** Not before when a repair that failed is tried again, by the server's id; in milliseconds of `performance.now()`. */
+  readonly #unrepaired = new Map<string, number>();
 
   constructor(context: ServeContext, operations: Operations, stopping: AbortSignal, wake: () => void) {
     this.#context = context;
@@ -45,24 +47,14 @@ export class Keeper {
     return [...this.#monitors.values()];
   }
 
-  /** One look at everything. */
+  /** One look at everything. What takes time goes on beside, a server at a time. */
   async reconcile(): Promise<Registry> {
-    const { store, pool, log } = this.#context;
-    let registry = await store.readRegistry();
-    let broken = brokenIn(registry);
-    const left = broken.filter((server) => !isClaimed(server));
-    if (left.length > 0) {
-      for (const server of left) this.#noteBroken(server);
-      await pool.repair(this.#stopping);
-      registry = await store.readRegistry();
-      broken = brokenIn(registry);
-      for (const { id } of left) {
-        const state = registry.servers[id]?.state;
-        log("info", `server ${id} is ${state} after it was looked at`, { server: id, state });
-      }
-    }
+    const registry = await this.#context.store.readRegistry();
     const servers = Object.values(registry.servers);
-    await this.#watch(servers.filter((server) => isUp(server) && !broken.includes(server)));
+    // One look at each process: with many servers this is much of what `serve` costs while nothing happens.
+    const broken = new Set(servers.filter(isBroken));
+    for (const server of broken) if (!isClaimed(server)) this.#repair(server);
+    await this.#watch(servers.filter((server) => isUp(server) && !broken.has(server)));
     if (closedBy(registry) === null) {
       for (const server of servers) this.#bringUp(server);
       this.#keepWarm(registry);
@@ -70,11 +62,24 @@ export class Keeper {
     return registry;
   }
 
-  #noteBroken({ id, state, process }: ServerRecord): void {
-    if (state === "ready" || state === "unhealthy") {
-      this.#reasons.set(id, "crash");
-      this.#context.log("warn", `server ${id} ended by itself`, { server: id, serverPid: process?.pid });
-    } else this.#context.log("warn", `server ${id} was left in state ${state} by a command that died`, { server: id });
+  #repair(server: ServerRecord): void {
+    const { pool, store, config, log } = this.#context;
+    const { id, state, process } = server;
+    const retryAt = this.#unrepaired.get(id);
+    if (retryAt !== undefined && performance.now() < retryAt) return;
+    this.#operations.begin("it could not be repaired", id, async () => {
+      this.#unrepaired.set(id, performance.now() + config.health.intervalMs);
+      if (state === "ready" || state === "unhealthy") {
+        this.#reasons.set(id, "crash");
+        if (retryAt === undefined) log("warn", `server ${id} ended by itself`, { server: id, serverPid: process?.pid });
+      } else if (retryAt === undefined)
+        log("warn", `server ${id} was left in state ${state} by somebody who did not finish`, { server: id });
+      await pool.repair(this.#stopping, id);
+      this.#unrepaired.delete(id);
+      const now = (await store.readRegistry()).servers[id]?.state;
+      log("info", `server ${id} is ${now} after it was looked at`, { server: id, state: now });
+      this.#wake();
+    });
   }
 
   /** A monitor for each launch that runs, none for the others. */
@@ -128,7 +133,6 @@ export class Keeper {
     if (!(await endHung(this.#context, server, reason))) return;
     this.#context.log("error", `server ${id} hung and was ended: ${reason}`, { server: id, serverPid: process?.pid });
     this.#reasons.set(id, "hang");
-    this.#wake();
   }
 
   /** Starts a server that should run and does not, when it is due. */
@@ -186,8 +190,6 @@ export class Keeper {
       this.#refused.set(id, refused);
       this.#schedule(id, refused);
       throw error;
-    } finally {
-      this.#wake();
     }
   }
 
@@ -223,7 +225,6 @@ export class Keeper {
       if (known !== undefined) continue;
       this.#operations.begin("it could not be started", id, async () => {
         await pool.shared(id, { signal: AbortSignal.timeout(config.health.startupMs) });
-        this.#wake();
       });
     }
   }
@@ -232,11 +233,6 @@ export class Keeper {
     await Promise.all(this.monitors.map(async (monitor) => await monitor.close()));
     this.#monitors.clear();
   }
-}
-
-/** One look at each process: with many servers this is much of what `serve` costs while nothing happens. */
-function brokenIn({ servers }: Registry): ServerRecord[] {
-  return Object.values(servers).filter(isBroken);
 }
 
 /** Recorded as running, which is true of one that is not broken. */

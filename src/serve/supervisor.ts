@@ -4,7 +4,7 @@ import type { Stopped } from "../pool/stopping.js";
 import type { Registry, ServerRecord } from "../store/store.js";
 import type { ServeContext } from "./context.js";
 import { HealthEndpoint } from "./health-endpoint.js";
-import { collectPeriodically, enforceCap } from "./housekeeping.js";
+import { collectPeriodically, enforceCap, rotatePeriodically } from "./housekeeping.js";
 import { Keeper } from "./keeper.js";
 import { showAddress } from "./listen.js";
 import { Operations } from "./operations.js";
@@ -61,9 +61,10 @@ export class Supervisor {
     this.#context = context;
     this.#seat = seat;
     const { signal } = this.#stopping;
-    this.#operations = new Operations((what, server, error) => {
-      noteTrouble(context, `server ${server}: ${what}`, error, { server });
-    });
+    this.#operations = new Operations(
+      (what, server, error) => noteTrouble(context, `server ${server}: ${what}`, error, { server }),
+      () => this.#wakeUp(),
+    );
     this.#keeper = new Keeper(context, this.#operations, signal, () => this.#wakeUp());
     this.#recycler = new Recycler(context, this.#operations, signal);
     this.#sleeper = new Sleeper(context, this.#operations, signal);
@@ -104,7 +105,11 @@ export class Supervisor {
     await this.#survey(registry);
     this.#state = "serving";
     const { signal: stopping } = this.#stopping;
-    this.#loops = Promise.all([this.#run(), collectPeriodically(this.#context, stopping)]);
+    this.#loops = Promise.all([
+      this.#run(),
+      collectPeriodically(this.#context, stopping),
+      rotatePeriodically(this.#context, stopping),
+    ]);
   }
 
   /** `host:port` of the metrics and health endpoints. */

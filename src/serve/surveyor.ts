@@ -1,13 +1,17 @@
 import { privateMemoryBytes } from "../runtime/process-table.js";
-import { knownLoaded } from "../sessions/loaded.js";
+import { knownLoaded, lately } from "../sessions/loaded.js";
 import type { Registry, ServerRecord, ServerState } from "../store/store.js";
 import type { ServeContext } from "./context.js";
 import { diskOf } from "./housekeeping.js";
 import { noteTrouble } from "./trouble.js";
+import { TurnWatch } from "./turn-watch.js";
 
 /** Counts how the fleet stands, for the metrics. */
 export class Surveyor {
   readonly #context: ServeContext;
+  readonly #turns = new TurnWatch();
+  /** Sessions whose turn was said not to move. */
+  #stalled = new Set<string>();
   #diskIsLow = false;
   #diskProblem: string | null = null;
 
@@ -31,19 +35,44 @@ export class Surveyor {
       failed: 0,
     };
     for (const { state } of Object.values(registry.servers)) serversByState[state] += 1;
-    const loaded = running.flatMap((server) => knownLoaded(server).map((sessionId) => ({ server, sessionId })));
-    const leases = await Promise.all(loaded.map(async ({ sessionId }) => await store.readLease(sessionId)));
+    const loaded = running.flatMap(knownLoaded);
+    const { inFlight, stalled } = this.#lookAtTurns(running);
+    const leases = await Promise.all(loaded.map(async (id) => await store.readLease(id)));
     const memory = running.map(({ process }) => privateMemoryBytes(process?.pid ?? 0) ?? 0);
     metrics.observe({
       serversByState,
       activeSessions: loaded.length,
-      turnsInFlight: 0,
-      turnsStalled: 0,
+      turnsInFlight: inFlight,
+      turnsStalled: stalled,
       leases: leases.filter((lease) => lease !== null).length,
       memoryBytes: memory.reduce((sum, bytes) => sum + bytes, 0),
       diskFreeBytes: await this.#disk(),
       draining,
     });
+  }
+
+  #lookAtTurns(running: readonly ServerRecord[]): { inFlight: number; stalled: number } {
+    const { config, metrics, log } = this.#context;
+    const nowMs = Date.now();
+    const sessions = running.flatMap((server) =>
+      lately(server).map((sessionId) => ({ serverId: server.id, sessionId, home: server.home })),
+    );
+    const look = this.#turns.look(sessions, nowMs);
+    for (const { outcome, durationMs } of look.ended) metrics.turnEnded(outcome, durationMs / 1000);
+    for (const { serverId, sessionId, error } of look.unreadable)
+      noteTrouble(this.#context, "a session's history could not be read", error, {
+        server: serverId,
+        session: sessionId,
+      });
+    const stalled = look.inFlight.filter(({ lastEventAtMs }) => nowMs - lastEventAtMs > config.health.stalledTurnMs);
+    const known = this.#stalled;
+    this.#stalled = new Set(stalled.map(({ sessionId }) => sessionId));
+    for (const { serverId, sessionId, startedAtMs, lastEventAtMs } of stalled) {
+      if (known.has(sessionId)) continue;
+      const times = { forMs: nowMs - startedAtMs, silentMs: nowMs - lastEventAtMs };
+      log("warn", `the turn in session ${sessionId} does not move`, { server: serverId, session: sessionId, ...times });
+    }
+    return { inFlight: look.inFlight.length, stalled: stalled.length };
   }
 
   async #disk(): Promise<number | null> {

@@ -50,6 +50,11 @@ export function knownLoaded(server: ServerRecord): string[] {
   });
 }
 
+/** Ids of the sessions in the server's memory, and of those that the fleet opened within the last minute. */
+export function lately(server: ServerRecord): string[] {
+  return [...new Set([...knownLoaded(server), ...notes(folderOf(server))])];
+}
+
 /** Ids of the sessions that the fleet opened on this launch in the last minute, also those that are unloaded again. */
 export function notedSessions(server: ServerRecord): string[] {
   const folder = folderOf(server);

@@ -362,6 +362,7 @@ describe("doctor and smoke", () => {
       "resume",
       "ownership",
       "crash",
+      "supervise",
       "evict",
       "lock",
       "list",
