@@ -4,12 +4,14 @@ import { FleetError, quote } from "../errors.js";
 import { resolveGitHubToken } from "../models/github-token.js";
 import { findRuntime } from "../runtime/find.js";
 import type { LaunchedServer } from "../runtime/launch.js";
+import { ownLimit } from "../runtime/own-limits.js";
 import { createServerFolder, homeOf, shareSessionState, writeConnectionToken } from "../runtime/server-folder.js";
 import { stopServer } from "../runtime/stop.js";
 import type { Isolation, ServerRecord, Store, TokenSource } from "../store/store.js";
 import { poolDraining } from "./admission.js";
 import { adoptServer } from "./adopt.js";
 import { claimStart, countCrash, holderOf, ownClaim, settle, settleReady } from "./claim.js";
+import { HeldClaim } from "./held-claim.js";
 import { launchOnFreePort } from "./launching.js";
 import { choosePort } from "./ports.js";
 import { isRunning } from "./server.js";
@@ -67,6 +69,7 @@ export async function startServer(
   const readToken = () => (token ??= githubToken(context, request, source, signal));
   if (known === undefined || !isRunning(known)) await readToken();
 
+  using held = new HeldClaim();
   for (;;) {
     const launchId = randomUUID();
     const decision = await store.updateRegistry((registry) =>
@@ -75,6 +78,7 @@ export async function startServer(
         range: config.ports,
         now: new Date().toISOString(),
         supervised: request.supervised ?? false,
+        claim: held.claim,
         create: () => newRecord(context, request),
         amend: (server) => {
           server.token = source;
@@ -183,7 +187,8 @@ async function launchClaimed(
     await store.updateRegistry((registry) => {
       const server = registry.servers[id];
       if (server?.launchId !== launchId) return;
-      if (!off) countCrash(server, Date.now(), context.config.health.stableMs);
+      // Called off, a full disk, no more processes: none of that says anything of this server.
+      if (!off && ownLimit(error) === undefined) countCrash(server, Date.now(), context.config.health.stableMs);
       settle(server, "failed", off ? "its start was called off" : reason);
     });
     throw error;

@@ -4,6 +4,7 @@ import { stopServer } from "../runtime/stop.js";
 import type { ServerRecord, Store } from "../store/store.js";
 import { claimStop, giveUpStop, holderOf, ownClaim, settle } from "./claim.js";
 import { allCut, drainServer } from "./drain.js";
+import { HeldClaim } from "./held-claim.js";
 import { untilUnclaimed } from "./waiting.js";
 
 export interface StopOptions {
@@ -45,9 +46,10 @@ export async function stopRecorded(
   options: StopOptions,
 ): Promise<Stopped> {
   const { hurry = NEVER, stays = false } = options;
+  using held = new HeldClaim();
   const patience = performance.now() + options.drainTimeoutMs + OTHERS_MS;
   for (;;) {
-    const decision = await store.updateRegistry((registry) => claimStop(registry, id, { stays }));
+    const decision = await store.updateRegistry((registry) => claimStop(registry, id, { stays, claim: held.claim }));
     switch (decision.kind) {
       case "absent":
       case "stopped":

@@ -1,6 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
-import { isAlive } from "../runtime/process-table.js";
 import type { Store } from "../store/store.js";
+import { isHeld } from "./held-claim.js";
 
 const POLL_MS = 20;
 
@@ -18,6 +18,6 @@ export async function untilUnclaimed(
     if (signal.aborted || performance.now() > untilMs) return;
     const server = (await store.readRegistry()).servers[id];
     const claims = [server?.claim, server?.replacement?.claim];
-    if (!claims.some((claim) => claim != null && isAlive(claim))) return;
+    if (!claims.some((claim) => isHeld(claim ?? null))) return;
   }
 }

@@ -1,5 +1,6 @@
-import { statfs } from "node:fs/promises";
+import { access, constants, statfs } from "node:fs/promises";
 import { setTimeout as delay } from "node:timers/promises";
+import { systemCode } from "../errors.js";
 import { isRunning } from "../pool/server.js";
 import { logPath } from "../runtime/server-folder.js";
 import { unloadOldest } from "../sessions/eviction.js";
@@ -14,6 +15,8 @@ const FIRST_GC_MS = 60_000;
 /** Below this, or this share of it, a disk is called almost full. */
 const LOW_DISK_BYTES = 64 * 1024 * 1024;
 const LOW_DISK_SHARE = 0.02;
+/** With less than this not even the registry of a small fleet can be written. */
+const FULL_DISK_BYTES = 16 * 1024;
 const ROTATE_MS = 30_000;
 
 /** Runs gc every `serve.gcInterval`, until the signal aborts. A run that fails is logged, and the next one comes in time. */
@@ -83,11 +86,29 @@ async function pause(ms: number, stopping: AbortSignal): Promise<boolean> {
 export interface Disk {
   freeBytes: number;
   low: boolean;
+  /** Why nothing can be written, as a sentence for people. */
+  problem: string | null;
 }
 
 /** What is left for this user on the disk that holds the state. */
 export async function diskOf(folder: string): Promise<Disk> {
-  const { bsize, bavail, blocks } = await statfs(folder);
+  const { bsize, bavail, blocks, files, ffree } = await statfs(folder);
   const freeBytes = bsize * bavail;
-  return { freeBytes, low: freeBytes < Math.min(LOW_DISK_BYTES, bsize * blocks * LOW_DISK_SHARE) };
+  // Some file systems have no fixed number of files, and say 0 of both.
+  const full = freeBytes < FULL_DISK_BYTES || (files > 0 && ffree === 0);
+  return {
+    freeBytes,
+    low: freeBytes < Math.min(LOW_DISK_BYTES, bsize * blocks * LOW_DISK_SHARE),
+    problem: full ? "the disk that holds the state is full" : await unwritable(folder),
+  };
+}
+
+/** Such as a disk that the kernel has made read-only after an error. */
+async function unwritable(folder: string): Promise<string | null> {
+  try {
+    await access(folder, constants.W_OK);
+    return null;
+  } catch (error) {
+    return `the state cannot be written (${systemCode(error) ?? String(error)})`;
+  }
 }

@@ -13,9 +13,15 @@ export class Surveyor {
   /** Sessions whose turn was said not to move. */
   #stalled = new Set<string>();
   #diskIsLow = false;
+  #diskProblem: string | null = null;
 
   constructor(context: ServeContext) {
     this.#context = context;
+  }
+
+  /** Why nothing can be written to the disk that holds the state, as of the last look; null when it can be. */
+  get diskProblem(): string | null {
+    return this.#diskProblem;
   }
 
   async look(registry: Registry, running: readonly ServerRecord[], draining: boolean): Promise<void> {
@@ -72,7 +78,9 @@ export class Surveyor {
   async #disk(): Promise<number | null> {
     const { stateRoot, log } = this.#context;
     try {
-      const { freeBytes, low } = await diskOf(stateRoot);
+      const { freeBytes, low, problem } = await diskOf(stateRoot);
+      if (problem !== null && this.#diskProblem === null) log("error", problem, { freeBytes, stateRoot });
+      this.#diskProblem = problem;
       if (low && !this.#diskIsLow)
         log("warn", "the disk that holds the state is almost full", { freeBytes, stateRoot });
       this.#diskIsLow = low;
