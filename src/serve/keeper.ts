@@ -92,34 +92,39 @@ export class Keeper {
       await monitor.close();
     }
     for (const [launchId, server] of running) {
-      if (this.#monitors.has(launchId)) continue;
+      const known = this.#monitors.get(launchId);
+      // Ill on record alone: an earlier supervisor wrote that, or the record could not be changed when it was well again.
+      if (known?.answers === true && server.state === "unhealthy") this.#recordHealth(server, null);
+      if (known !== undefined) continue;
       this.#monitors.set(launchId, this.#monitor(server));
       this.#context.log("info", `watching server ${server.id}`, { server: server.id, serverPid: server.process?.pid });
     }
   }
 
   #monitor(server: ServerRecord): ServerMonitor {
-    const { config, store, log } = this.#context;
+    const { config, log } = this.#context;
     const { id } = server;
-    const record = (reason: string | null) => {
-      this.#operations.begin("its health could not be recorded", id, async () => {
-        await recordHealth(store, server, reason);
-      });
-    };
     return new ServerMonitor(server, config.health, {
       probed: (result) => this.#measure(result, id),
       sick: (failures, reason) => {
         log("warn", `server ${id} did not answer (${failures} of ${config.health.failures})`, { server: id, reason });
-        record(`${reason} (${failures} of ${config.health.failures})`);
+        this.#recordHealth(server, `${reason} (${failures} of ${config.health.failures})`);
       },
       well: () => {
         log("info", `server ${id} answers again`, { server: id });
-        record(null);
+        this.#recordHealth(server, null);
       },
       hung: (reason) => {
         this.#operations.begin("it hangs and could not be ended", id, async () => await this.#endHung(server, reason));
       },
       gone: () => this.#wake(),
+    });
+  }
+
+  #recordHealth(server: ServerRecord, reason: string | null): void {
+    const { store } = this.#context;
+    this.#operations.begin("its health could not be recorded", server.id, async () => {
+      await recordHealth(store, server, reason);
     });
   }
 

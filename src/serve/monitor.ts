@@ -29,6 +29,7 @@ export class ServerMonitor {
   readonly #closed = new AbortController();
   readonly #ended: Promise<void>;
   #failures = 0;
+  #answered = false;
   #probedOnce: (() => void) | undefined;
   /** Resolves after the first probe, whatever its result. */
   readonly first: Promise<void>;
@@ -47,6 +48,11 @@ export class ServerMonitor {
   /** The port on this side of its connection, to tell it from clients' connections. */
   get localPort(): number | undefined {
     return this.#prober.localPort;
+  }
+
+  /** Whether it answered the last time it was asked. */
+  get answers(): boolean {
+    return this.#answered;
   }
 
   async #run(): Promise<void> {
@@ -69,9 +75,11 @@ export class ServerMonitor {
       case "ok":
         if (this.#failures > 0) this.#events.well();
         this.#failures = 0;
+        this.#answered = true;
         return;
       case "failed":
         this.#failures += 1;
+        this.#answered = false;
         if (this.#failures >= this.#health.failures) this.#events.hung(result.reason);
         else this.#events.sick(this.#failures, result.reason);
         return;
