@@ -86,29 +86,29 @@ async function pause(ms: number, stopping: AbortSignal): Promise<boolean> {
 export interface Disk {
   freeBytes: number;
   low: boolean;
-  /** Why nothing can be written, as a sentence for people. */
+  /** Why nothing can be written, in words that follow "the disk". */
   problem: string | null;
 }
 
-/** What is left for this user on the disk that holds the state. */
-export async function diskOf(folder: string): Promise<Disk> {
-  const { bsize, bavail, blocks, files, ffree } = await statfs(folder);
+/** What is left for this user on the disk that holds a file or folder. */
+export async function diskOf(path: string): Promise<Disk> {
+  const { bsize, bavail, blocks, files, ffree } = await statfs(path);
   const freeBytes = bsize * bavail;
   // Some file systems have no fixed number of files, and say 0 of both.
   const full = freeBytes < FULL_DISK_BYTES || (files > 0 && ffree === 0);
   return {
     freeBytes,
     low: freeBytes < Math.min(LOW_DISK_BYTES, bsize * blocks * LOW_DISK_SHARE),
-    problem: full ? "the disk that holds the state is full" : await unwritable(folder),
+    problem: full ? "is full" : await unwritable(path),
   };
 }
 
 /** Such as a disk that the kernel has made read-only after an error. */
-async function unwritable(folder: string): Promise<string | null> {
+async function unwritable(path: string): Promise<string | null> {
   try {
-    await access(folder, constants.W_OK);
+    await access(path, constants.W_OK);
     return null;
   } catch (error) {
-    return `the state cannot be written (${systemCode(error) ?? String(error)})`;
+    return `cannot be written (${systemCode(error) ?? String(error)})`;
   }
 }

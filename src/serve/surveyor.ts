@@ -3,6 +3,7 @@ import { knownLoaded, lately } from "../sessions/loaded.js";
 import type { Registry, ServerRecord, ServerState } from "../store/store.js";
 import type { ServeContext } from "./context.js";
 import { diskOf } from "./housekeeping.js";
+import { LogDisks } from "./log-disks.js";
 import { noteTrouble } from "./trouble.js";
 import { TurnWatch } from "./turn-watch.js";
 
@@ -12,11 +13,13 @@ export class Surveyor {
   readonly #turns = new TurnWatch();
   /** Sessions whose turn was said not to move. */
   #stalled = new Set<string>();
+  readonly #logDisks: LogDisks;
   #diskIsLow = false;
   #diskProblem: string | null = null;
 
   constructor(context: ServeContext) {
     this.#context = context;
+    this.#logDisks = new LogDisks(context);
   }
 
   /** Why nothing can be written to the disk that holds the state, as of the last look; null when it can be. */
@@ -39,6 +42,7 @@ export class Surveyor {
     const { inFlight, stalled } = this.#lookAtTurns(running);
     const leases = await Promise.all(loaded.map(async (id) => await store.readLease(id)));
     const memory = running.map(({ process }) => privateMemoryBytes(process?.pid ?? 0) ?? 0);
+    await this.#logDisks.look(running);
     metrics.observe({
       serversByState,
       activeSessions: loaded.length,
@@ -79,8 +83,9 @@ export class Surveyor {
     const { stateRoot, log } = this.#context;
     try {
       const { freeBytes, low, problem } = await diskOf(stateRoot);
-      if (problem !== null && this.#diskProblem === null) log("error", problem, { freeBytes, stateRoot });
-      this.#diskProblem = problem;
+      const known = this.#diskProblem;
+      this.#diskProblem = problem === null ? null : `the disk that holds the state ${problem}`;
+      if (this.#diskProblem !== null && known === null) log("error", this.#diskProblem, { freeBytes, stateRoot });
       if (low && !this.#diskIsLow)
         log("warn", "the disk that holds the state is almost full", { freeBytes, stateRoot });
       this.#diskIsLow = low;
