@@ -16,10 +16,14 @@ export function closedBy(registry: Registry): string | null {
     : null;
 }
 
-/** Whether a session may still be used on this launch of the server: it is neither ending nor gone. */
+/**
+ * Whether a session may still be used on this launch of the server: it is neither ending nor gone. The process is looked
+ * at, too: one that was killed stands in the record, and its connections seem open, for some moments more.
+ */
 export function admits(registry: Registry, { id, launchId }: ServerRecord): boolean {
   const server = registry.servers[id];
-  return server !== undefined && server.launchId === launchId && server.state !== "draining";
+  if (server === undefined || server.launchId !== launchId || server.state === "draining") return false;
+  return server.process !== null && isAlive(server.process);
 }
 
 /** Every launch that is on record: a process that carries another one is a stray. */

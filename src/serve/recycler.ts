@@ -42,10 +42,20 @@ export class Recycler {
     const launches = new Set(servers.map(({ launchId }) => launchId ?? ""));
     for (const map of [this.#seen, this.#overdue])
       for (const launch of map.keys()) if (!launches.has(launch)) map.delete(launch);
-    for (const server of servers) {
+    const due = servers.flatMap((server) => {
       const reason = this.#reasonFor(server);
-      if (reason !== null && !isClaimed(server)) this.#consider(server, reason);
-    }
+      return reason === null || isClaimed(server) ? [] : [{ server, reason, overdue: this.#overdueOf(server) }];
+    });
+    // Whoever has waited longest since the last attempt: one that is never without turns must not keep the others waiting.
+    due.sort((a, b) => a.overdue.notBefore - b.overdue.notBefore);
+    for (const { server, reason, overdue } of due) this.#consider(server, reason, overdue);
+  }
+
+  #overdueOf({ launchId }: ServerRecord): Overdue {
+    const now = performance.now();
+    const overdue = this.#overdue.get(launchId ?? "") ?? { since: now, notBefore: now };
+    this.#overdue.set(launchId ?? "", overdue);
+    return overdue;
   }
 
   #reasonFor(server: ServerRecord): RecycleReason | null {
@@ -66,11 +76,8 @@ export class Recycler {
     return seen.size;
   }
 
-  #consider(server: ServerRecord, reason: RecycleReason): void {
+  #consider(server: ServerRecord, reason: RecycleReason, overdue: Overdue): void {
     const now = performance.now();
-    const launch = server.launchId ?? "";
-    const overdue = this.#overdue.get(launch) ?? { since: now, notBefore: now };
-    this.#overdue.set(launch, overdue);
     const notBefore = Math.max(overdue.notBefore, this.#resting.get(server.id) ?? 0);
     if (this.#current !== undefined || now < notBefore || this.#operations.isBusy(server.id)) return;
     this.#current = server.id;
