@@ -1,6 +1,7 @@
 import { ERRORS, FleetError } from "../errors.js";
 import type { Fleet } from "../fleet.js";
 import type { Stopped } from "../pool/stopping.js";
+import { Interrupted } from "./interrupted.js";
 import { openServeLog } from "./serve-log.js";
 import { ServeSignals } from "./serve-signals.js";
 import { exitCodeOf } from "./stopped.js";
@@ -20,11 +21,18 @@ export interface Served {
   failed: { id: string; message: string }[];
 }
 
-/** Supervises until a signal, then drains or leaves. @throws FleetError `FLEET_SUPERVISOR_RUNNING` when another took over. */
+/**
+ * Supervises until a signal, then drains or leaves; a signal before it serves leaves everything as it is.
+ *
+ * @throws FleetError `FLEET_SUPERVISOR_RUNNING` when another took over; Interrupted.
+ */
 export async function runServe(fleet: Fleet, options: ServeOptions): Promise<Served> {
   const log = await openServeLog();
   using signals = new ServeSignals();
-  const supervisor = await fleet.supervise({ log, signal: signals.first });
+  const supervisor = await fleet.supervise({ log, signal: signals.first }).catch((error: unknown) => {
+    // Nothing was begun that could be drained.
+    throw signals.first.aborted ? new Interrupted(signals.name === "SIGINT" ? 130 : 143) : error;
+  });
   log("info", "serving", { servers: supervisor.watched, metrics: supervisor.metricsAddress });
   options.ready(
     `Supervising ${supervisor.watched} servers. Metrics and health: http://${supervisor.metricsAddress}/metrics`,

@@ -1,7 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { isFleetError } from "../errors.js";
 import { RawConnection, RpcError } from "../runtime/client/raw-connection.js";
-import { deadline } from "../runtime/deadline.js";
+import { abortable, deadline } from "../runtime/deadline.js";
 import { provenEndpoint } from "../runtime/probe.js";
 import { endsInsideTurn } from "../runtime/session-events.js";
 import { listSessionFolders, readSessionFolder } from "../runtime/session-state.js";
@@ -11,6 +11,8 @@ import { usedSessions } from "./use-marks.js";
 const POLL_MS = 50;
 /** How often in a row a server may fail to answer before it counts as hung. */
 const FAILURES = 3;
+/** What a server may take to tell what is about to be cut, once there is no time left, in milliseconds. */
+const LAST_ANSWER_MS = 500;
 
 export interface DrainOptions {
   /** How long turns in flight may take to end, in milliseconds. */
@@ -44,25 +46,29 @@ export interface DrainResult {
 export async function drainServer(server: ServerRecord, options: DrainOptions): Promise<DrainResult> {
   const until = performance.now() + options.timeoutMs;
   const unloaded = new Set<string>();
-  await using asked = new AskedServer(server, options.answerMs);
+  await using asked = new AskedServer(server);
   for (let failures = 0; ; ) {
-    const busy = await asked.sessionsInTurn(options.hurry);
+    let busy = await asked.sessionsInTurn(options.answerMs, options.hurry);
+    // The hurry cut that question short: without an answer everything in memory would be called cut.
+    if (busy === null && options.hurry.aborted) {
+      busy = await asked.sessionsInTurn(Math.min(options.answerMs, LAST_ANSWER_MS));
+    }
     failures = busy === null ? failures + 1 : 0;
     const over = options.hurry.aborted || performance.now() >= until;
     if (busy === null && (failures >= FAILURES || over))
       return { cut: loadedSessions(server), unloaded: [...unloaded] };
     if (busy !== null && busy.length === 0) {
-      const late = await asked.unloadIdle(unloaded, options.hurry);
-      if (late.length === 0) return { cut: [], unloaded: [...unloaded] };
+      const late = await asked.unloadIdle(unloaded, options.answerMs, options.hurry);
+      // Not all in one go, if they are many: it goes on with what is left, as long as there is time.
+      if (late === null ? over : late.length === 0) return { cut: [], unloaded: [...unloaded] };
     } else if (busy !== null && over) {
       // What marks of use speak of is not in the server's memory yet: nothing of it can be cut.
       const loaded = new Set(loadedSessions(server));
       return { cut: busy.filter((id) => loaded.has(id)), unloaded: [...unloaded] };
     }
     options.signal.throwIfAborted();
-    await delay(Math.min(POLL_MS, Math.max(0, until - performance.now())), undefined, { signal: options.hurry }).catch(
-      () => undefined, // the next look is the last one
-    );
+    const pauseMs = Math.min(POLL_MS, Math.max(0, until - performance.now()));
+    await abortable(delay(pauseMs), options.hurry).catch(() => undefined); // the next look is the last one
   }
 }
 
@@ -75,27 +81,25 @@ export function allCut({ home, startedAt }: ServerRecord, { cut, unloaded }: Dra
 
 /** Sessions of the server that are in a turn now, or are being opened; if it does not answer, all that it has loaded. */
 export async function sessionsInTurn(server: ServerRecord, answerMs: number): Promise<string[]> {
-  await using asked = new AskedServer(server, answerMs);
-  return (await asked.sessionsInTurn()) ?? loadedSessions(server);
+  await using asked = new AskedServer(server);
+  return (await asked.sessionsInTurn(answerMs)) ?? loadedSessions(server);
 }
 
 /** A server that is asked again and again, over one connection for as long as that holds. */
 class AskedServer implements AsyncDisposable {
   readonly #server: ServerRecord;
-  readonly #answerMs: number;
   #connection: RawConnection | null = null;
 
-  constructor(server: ServerRecord, answerMs: number) {
+  constructor(server: ServerRecord) {
     this.#server = server;
-    this.#answerMs = answerMs;
   }
 
   /** Null: it did not answer in time. */
-  async sessionsInTurn(hurry?: AbortSignal): Promise<string[] | null> {
+  async sessionsInTurn(answerMs: number, hurry?: AbortSignal): Promise<string[] | null> {
     const used = usedSessions(this.#server);
     const loaded = loadedSessions(this.#server);
     if (loaded.length === 0) return [...used];
-    return await this.#ask(hurry, async (connection, signal) => {
+    return await this.#ask(answerMs, hurry, async (connection, signal) => {
       const active = await Promise.all(
         loaded.map(async (id) => (used.has(id) || (await isInTurn(connection, id, signal)) ? [id] : [])),
       );
@@ -103,11 +107,11 @@ class AskedServer implements AsyncDisposable {
     });
   }
 
-  /** Saves and unloads what is in no turn. Resolves with what began one meanwhile, or could not be unloaded. */
-  async unloadIdle(unloaded: Set<string>, hurry: AbortSignal): Promise<string[]> {
+  /** Saves and unloads what is in no turn. Resolves with what began one meanwhile; null: not all of it in time. */
+  async unloadIdle(unloaded: Set<string>, answerMs: number, hurry: AbortSignal): Promise<string[] | null> {
     const loaded = loadedSessions(this.#server);
     if (loaded.length === 0) return [];
-    const left = await this.#ask(hurry, async (connection, signal) => {
+    return await this.#ask(answerMs, hurry, async (connection, signal) => {
       const late: string[] = [];
       for (const sessionId of loaded) {
         await tolerant(connection.request("sessions.save", { sessionId }, signal));
@@ -119,14 +123,14 @@ class AskedServer implements AsyncDisposable {
       }
       return late;
     });
-    return left ?? [];
   }
 
   async #ask<T>(
+    answerMs: number,
     hurry: AbortSignal | undefined,
     question: (connection: RawConnection, signal: AbortSignal) => Promise<T>,
   ): Promise<T | null> {
-    using limit = deadline(this.#answerMs, hurry);
+    using limit = deadline(answerMs, hurry);
     try {
       this.#connection ??= await RawConnection.open(provenEndpoint(this.#server), limit.signal, { lasting: true });
       return await question(this.#connection, limit.signal);

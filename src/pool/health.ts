@@ -6,6 +6,8 @@ import { countCrash, ownClaim, settle } from "./claim.js";
 import { HeldClaim, isHeld } from "./held-claim.js";
 import { isRunning } from "./server.js";
 
+const CRASH_LOOP = "crash loop: ";
+
 /** Records that this launch does not answer (`reason`), or answers again (null). One that is being moved is left alone. */
 export async function recordHealth(store: Store, { id, launchId }: ServerRecord, reason: string | null): Promise<void> {
   await store.updateRegistry((registry) => {
@@ -50,7 +52,8 @@ export async function recordCrashLoop(store: Store, { id, crashes }: ServerRecor
   await store.updateRegistry(({ servers }) => {
     const server = servers[id];
     if (server === undefined || server.state !== "failed" || server.crashes !== crashes) return;
-    server.failure = `crash loop: it ended ${crashes} times in a row, and is not started again (health.restarts is ${restarts}). Last time: ${server.failure ?? "it did not say why"}`;
+    if (server.failure?.startsWith(CRASH_LOOP) === true) return; // an earlier supervisor said so
+    server.failure = `${CRASH_LOOP}it ended ${crashes} times in a row, and is not started again (health.restarts is ${restarts}). Last time: ${server.failure ?? "it did not say why"}`;
   });
 }
 

@@ -16,6 +16,8 @@ export interface SpawnOptions {
   tokenValue?: string | undefined;
   /** Working folder of the server. */
   cwd?: string | undefined;
+  /** Aborted, with `signal`: the start is not wanted any more, which is no failure of the server. */
+  calledOff?: AbortSignal | undefined;
   signal: AbortSignal;
 }
 
@@ -96,7 +98,7 @@ export class Pool {
   }
 
   /** Starts a recorded server again on its home, and on its port if that is still free. */
-  async startAgain(server: ServerRecord, options: { signal: AbortSignal; supervised?: boolean }): Promise<StartResult> {
+  async startAgain(server: ServerRecord, options: SpawnOptions & { supervised?: boolean }): Promise<StartResult> {
     const { id, user, isolation } = server;
     return await this.#start({ id, user, isolation, supervised: options.supervised ?? false }, options);
   }
@@ -105,7 +107,8 @@ export class Pool {
     // On a shared server each session has its own user's token, and the server itself has none unless it was given one.
     const configured =
       request.isolation === "shared" ? null : tokenSourceFromConfig(this.#context.config.auth, request.user);
-    const full = { ...request, token: options.token, tokenValue: options.tokenValue, cwd: options.cwd };
+    const { token, tokenValue, cwd, calledOff } = options;
+    const full = { ...request, token, tokenValue, cwd, calledOff };
     return await startServer(this.#context, full, configured, options.signal);
   }
 

@@ -35,6 +35,8 @@ export interface StartRequest {
   cwd?: string | undefined;
   /** Started by `serve` since it should run: how often it ended before still counts. */
   supervised?: boolean;
+  /** Aborted, with the start's own signal: nobody wants the server any more, and that is no failure of it. */
+  calledOff?: AbortSignal | undefined;
 }
 
 export interface StartResult {
@@ -102,7 +104,7 @@ export async function startServer(
         return { server: adopted, created: false };
       }
       case "start":
-        return { server: await launchClaimed(context, decision, readToken, signal), created: true };
+        return { server: await launchClaimed(context, decision, request, readToken, signal), created: true };
     }
   }
 }
@@ -134,6 +136,7 @@ function newRecord(context: StarterContext, request: StartRequest): ServerRecord
 async function launchClaimed(
   context: StarterContext,
   claimed: { server: ServerRecord; leftover: string | null },
+  { calledOff }: StartRequest,
   readToken: () => Promise<string | null>,
   signal: AbortSignal,
 ): Promise<ServerRecord> {
@@ -179,13 +182,14 @@ async function launchClaimed(
   } catch (error) {
     // Also when it was never ready: what it had started by then may have outlived it.
     await stopServer({ process: launched?.identity ?? null, launchId, home: null }, { graceMs: 0, force: true });
-    const failure = error instanceof Error ? error.message : String(error);
+    const off = calledOff?.aborted === true;
+    const reason = error instanceof Error ? error.message : String(error);
     await store.updateRegistry((registry) => {
       const server = registry.servers[id];
       if (server?.launchId !== launchId) return;
-      // A full disk, or no more processes: that says nothing of this server.
-      if (ownLimit(error) === undefined) countCrash(server, Date.now(), context.config.health.stableMs);
-      settle(server, "failed", failure);
+      // Called off, a full disk, no more processes: none of that says anything of this server.
+      if (!off && ownLimit(error) === undefined) countCrash(server, Date.now(), context.config.health.stableMs);
+      settle(server, "failed", off ? "its start was called off" : reason);
     });
     throw error;
   }

@@ -54,22 +54,26 @@ export async function enforceCap(context: ServeContext, server: ServerRecord): P
 
 /** Rotates the logs of servers that have grown too long, until the signal aborts. */
 export async function rotatePeriodically(context: ServeContext, stopping: AbortSignal): Promise<void> {
-  const { store, config } = context;
-  const options = { maxBytes: config.serve.logMaxBytes, keep: config.serve.logFiles, signal: stopping };
   while (await pause(ROTATE_MS, stopping)) {
     try {
-      const { servers } = await store.readRegistry();
-      // One that is being started has its last words looked for at a place in its log.
-      const settled = Object.values(servers).filter((server) => isRunning(server) && server.state !== "starting");
-      for (const { id, home } of settled) {
-        await rotateLog(logPath(home), options).catch((error: unknown) => {
-          if (stopping.aborted) return;
-          noteTrouble(context, `server ${id}: its log could not be rotated`, error, { server: id });
-        });
-      }
+      await rotateLogs(context, stopping);
     } catch (error) {
-      noteTrouble(context, "the logs could not be rotated", error);
+      noteTrouble(context, "logs could not be rotated", error);
     }
+  }
+}
+
+async function rotateLogs(context: ServeContext, stopping: AbortSignal): Promise<void> {
+  const { store, config } = context;
+  const options = { maxBytes: config.serve.logMaxBytes, keep: config.serve.logFiles, signal: stopping };
+  const { servers } = await store.readRegistry();
+  for (const server of Object.values(servers)) {
+    // One that is being started has its last words looked for at a place in its log.
+    if (!isRunning(server) || server.state === "starting") continue;
+    await rotateLog(logPath(server.home), options).catch((error: unknown) => {
+      if (stopping.aborted) return;
+      noteTrouble(context, `server ${server.id}: its log could not be rotated`, error, { server: server.id });
+    });
   }
 }
 

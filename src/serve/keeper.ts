@@ -3,6 +3,7 @@ import { endHung, recordCrashLoop, recordHealth } from "../pool/health.js";
 import { isClaimed } from "../pool/mend.js";
 import { sharedServerId } from "../pool/placement.js";
 import { isBroken, isDesired } from "../pool/server.js";
+import { deadline } from "../runtime/deadline.js";
 import { ownLimit } from "../runtime/own-limits.js";
 import type { Registry, ServerRecord } from "../store/store.js";
 import { backoffMs } from "./backoff.js";
@@ -91,34 +92,39 @@ export class Keeper {
       await monitor.close();
     }
     for (const [launchId, server] of running) {
-      if (this.#monitors.has(launchId)) continue;
+      const known = this.#monitors.get(launchId);
+      // Ill on record alone: an earlier supervisor wrote that, or the record could not be changed when it was well again.
+      if (known?.answers === true && server.state === "unhealthy") this.#recordHealth(server, null);
+      if (known !== undefined) continue;
       this.#monitors.set(launchId, this.#monitor(server));
       this.#context.log("info", `watching server ${server.id}`, { server: server.id, serverPid: server.process?.pid });
     }
   }
 
   #monitor(server: ServerRecord): ServerMonitor {
-    const { config, store, log } = this.#context;
+    const { config, log } = this.#context;
     const { id } = server;
-    const record = (reason: string | null) => {
-      this.#operations.begin("its health could not be recorded", id, async () => {
-        await recordHealth(store, server, reason);
-      });
-    };
     return new ServerMonitor(server, config.health, {
       probed: (result) => this.#measure(result, id),
       sick: (failures, reason) => {
         log("warn", `server ${id} did not answer (${failures} of ${config.health.failures})`, { server: id, reason });
-        record(`${reason} (${failures} of ${config.health.failures})`);
+        this.#recordHealth(server, `${reason} (${failures} of ${config.health.failures})`);
       },
       well: () => {
         log("info", `server ${id} answers again`, { server: id });
-        record(null);
+        this.#recordHealth(server, null);
       },
       hung: (reason) => {
         this.#operations.begin("it hangs and could not be ended", id, async () => await this.#endHung(server, reason));
       },
       gone: () => this.#wake(),
+    });
+  }
+
+  #recordHealth(server: ServerRecord, reason: string | null): void {
+    const { store } = this.#context;
+    this.#operations.begin("its health could not be recorded", server.id, async () => {
+      await recordHealth(store, server, reason);
     });
   }
 
@@ -172,13 +178,15 @@ export class Keeper {
     if (server.state === "failed") metrics.restarted(this.#reasons.get(id) ?? "start");
     this.#reasons.delete(id);
     log("info", `starting server ${id}`, { server: id, crashes: server.crashes ?? 0 });
+    using limit = deadline(config.health.startupMs, this.#stopping);
     try {
-      const signal = AbortSignal.timeout(config.health.startupMs);
-      const { server: started } = await pool.startAgain(server, { signal, supervised: true });
+      const how = { signal: limit.signal, calledOff: this.#stopping, supervised: true };
+      const { server: started } = await pool.startAgain(server, how);
       this.#refused.delete(id);
       this.#starved.delete(id);
       log("info", `server ${id} is ready`, { server: id, serverPid: started.process?.pid, port: started.port });
     } catch (error) {
+      if (this.#stopping.aborted) throw error;
       if (ownLimit(error) !== undefined) {
         const starved = (this.#starved.get(id) ?? 0) + 1;
         this.#starved.set(id, starved);
@@ -224,7 +232,8 @@ export class Keeper {
       if (known?.state === "failed" && known.desired === undefined) this.#bringUp({ ...known, desired: "running" });
       if (known !== undefined) continue;
       this.#operations.begin("it could not be started", id, async () => {
-        await pool.shared(id, { signal: AbortSignal.timeout(config.health.startupMs) });
+        using limit = deadline(config.health.startupMs, this.#stopping);
+        await pool.shared(id, { signal: limit.signal, calledOff: this.#stopping });
       });
     }
   }

@@ -29,6 +29,7 @@ export class ServerMonitor {
   readonly #closed = new AbortController();
   readonly #ended: Promise<void>;
   #failures = 0;
+  #answered = false;
   #probedOnce: (() => void) | undefined;
   /** Resolves after the first probe, whatever its result. */
   readonly first: Promise<void>;
@@ -49,10 +50,15 @@ export class ServerMonitor {
     return this.#prober.localPort;
   }
 
+  /** Whether it answered the last time it was asked. */
+  get answers(): boolean {
+    return this.#answered;
+  }
+
   async #run(): Promise<void> {
     const { signal } = this.#closed;
     for (let first = true; !signal.aborted; first = false) {
-      this.#tell(await this.#prober.probe());
+      this.#tell(await this.#prober.probe(signal));
       this.#probedOnce?.();
       const { intervalMs } = this.#health;
       // Spread over the interval, so that the probes of many servers do not come together.
@@ -69,9 +75,11 @@ export class ServerMonitor {
       case "ok":
         if (this.#failures > 0) this.#events.well();
         this.#failures = 0;
+        this.#answered = true;
         return;
       case "failed":
         this.#failures += 1;
+        this.#answered = false;
         if (this.#failures >= this.#health.failures) this.#events.hung(result.reason);
         else this.#events.sick(this.#failures, result.reason);
         return;

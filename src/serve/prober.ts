@@ -41,10 +41,11 @@ export class Prober {
     return this.#connection?.localPort;
   }
 
-  async probe(): Promise<Probed> {
+  /** One probe. What it says after the signal aborted means nothing. */
+  async probe(signal: AbortSignal): Promise<Probed> {
     const begun = performance.now();
     const seconds = () => (performance.now() - begun) / 1000;
-    using limit = deadline(this.#health.timeoutMs);
+    using limit = deadline(this.#health.timeoutMs, signal);
     try {
       await this.#ask(limit.signal);
       return { kind: "ok", seconds: seconds() };

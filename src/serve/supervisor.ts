@@ -1,4 +1,5 @@
 import { isFleetError } from "../errors.js";
+import { closedBy } from "../pool/admission.js";
 import { isRunning } from "../pool/server.js";
 import type { Stopped } from "../pool/stopping.js";
 import type { Registry, ServerRecord } from "../store/store.js";
@@ -52,6 +53,8 @@ export class Supervisor {
   #wokenEarly = false;
   #state: "starting" | "serving" | "draining" = "starting";
   #lookedAt = performance.now();
+  /** Who has closed the pool, as of the last look. */
+  #closedBy: string | null = null;
   /** What each of the regular looks last failed with; nothing while it succeeds. */
   readonly #troubles = new Map<Look, string>();
   #loops: Promise<unknown> = Promise.resolve();
@@ -62,7 +65,12 @@ export class Supervisor {
     this.#seat = seat;
     const { signal } = this.#stopping;
     this.#operations = new Operations(
-      (what, server, error) => noteTrouble(context, `server ${server}: ${what}`, error, { server }),
+      (what, server, error) => {
+        // What the end itself called off is no trouble.
+        if (signal.aborted)
+          context.log("info", `server ${server}: ${what}, since serve ends`, { server, error: String(error) });
+        else noteTrouble(context, `server ${server}: ${what}`, error, { server });
+      },
       () => this.#wakeUp(),
     );
     this.#keeper = new Keeper(context, this.#operations, signal, () => this.#wakeUp());
@@ -134,6 +142,7 @@ export class Supervisor {
       if (this.#stopping.signal.aborted) return;
       const registry = await this.#attempt("the servers could not be looked at", async () => {
         const found = await this.#keeper.reconcile();
+        this.#closedBy = closedBy(found);
         this.#lookedAt = performance.now();
         if (!this.#seat.isHeld(found)) this.#lost.abort();
         return found;
@@ -206,6 +215,7 @@ export class Supervisor {
     const reasons = this.#unhealthy();
     if (this.#state === "starting") reasons.push("the servers are being adopted");
     if (this.#state === "draining") reasons.push("the pool is being drained");
+    else if (this.#closedBy !== null) reasons.push(`the pool was closed by ${this.#closedBy}`);
     for (const [look, message] of this.#troubles) reasons.push(`${look}: ${message}`);
     if (this.#surveyor.diskProblem !== null) reasons.push(this.#surveyor.diskProblem);
     return reasons;
