@@ -153,8 +153,15 @@ const recycle = v.pipe(
     maxMemory: v.optional(v.nullable(size()), "1gb"),
     maxAge: v.optional(v.nullable(age()), "24h"),
     maxSessions: v.optional(v.nullable(count()), null),
+    // The least time between two attempts at one server.
+    pause: v.optional(wait(), "60s"),
   }),
-  v.transform(({ maxMemory, maxAge, maxSessions }) => ({ maxMemoryBytes: maxMemory, maxAgeMs: maxAge, maxSessions })),
+  v.transform(({ maxMemory, maxAge, maxSessions, pause }) => ({
+    maxMemoryBytes: maxMemory,
+    maxAgeMs: maxAge,
+    maxSessions,
+    pauseMs: pause,
+  })),
 );
 
 const drain = v.pipe(

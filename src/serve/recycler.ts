@@ -9,8 +9,6 @@ import type { Operations } from "./operations.js";
 
 /** For so long a moment without turns is waited for; after that admission stops for at most the drain's deadline. */
 const PATIENCE_MS = 5 * 60_000;
-/** After an attempt, whatever came of it: a limit that a fresh server is over as well would replace it without end. */
-const RETRY_MS = 60_000;
 
 interface Overdue {
   since: number;
@@ -82,7 +80,7 @@ export class Recycler {
     if (this.#current !== undefined || now < notBefore || this.#operations.isBusy(server.id)) return;
     this.#current = server.id;
     this.#operations.begin("it could not be recycled", server.id, async () => {
-      overdue.notBefore = performance.now() + RETRY_MS;
+      overdue.notBefore = performance.now() + this.#context.config.recycle.pauseMs;
       try {
         await this.#recycle(server, reason, now - overdue.since > PATIENCE_MS, overdue);
       } finally {
@@ -103,7 +101,7 @@ export class Recycler {
     const result = await pool.replace(id, { drainTimeoutMs, late: "leave", signal: this.#stopping });
     if (result.kind === "replaced") {
       metrics.recycled(reason);
-      this.#resting.set(id, performance.now() + RETRY_MS);
+      this.#resting.set(id, performance.now() + this.#context.config.recycle.pauseMs);
       const { process, port } = result.server;
       log("info", `server ${id} was recycled`, { server: id, reason, serverPid: process?.pid, port });
     } else log("info", `server ${id} is recycled later: ${result.kind}`, { server: id, reason });

@@ -39,7 +39,7 @@ describe("defaults", () => {
           stableMs: 60_000,
           stalledTurnMs: 600_000,
         },
-        recycle: { maxMemoryBytes: 1_073_741_824, maxAgeMs: 86_400_000, maxSessions: null },
+        recycle: { maxMemoryBytes: 1_073_741_824, maxAgeMs: 86_400_000, maxSessions: null, pauseMs: 60_000 },
         drain: { timeoutMs: 30_000 },
         serve: {
           listen: { host: "127.0.0.1", port: 4300 },
