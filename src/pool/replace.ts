@@ -8,7 +8,7 @@ import type { Registry, Replacement, ServerRecord } from "../store/store.js";
 import { closedBy, poolDraining } from "./admission.js";
 import { answerOf } from "./adopt.js";
 import { giveUpStop, ownClaim, serverTaken, settleReady } from "./claim.js";
-import { drainServer } from "./drain.js";
+import { drainForGood } from "./ending.js";
 import { launchOnFreePort } from "./launching.js";
 import { choosePort } from "./ports.js";
 import { isRunning } from "./server.js";
@@ -140,8 +140,10 @@ async function drainOrGiveUp(
     answerMs: config.health.timeoutMs,
     signal: options.signal,
     hurry: NEVER,
+    late: options.late,
+    stays: true,
   };
-  const busy = await drainServer(old, wait).catch(async (error: unknown) => {
+  const busy = await drainForGood(store, old, wait).catch(async (error: unknown) => {
     await giveUp();
     throw error;
   });

@@ -4,7 +4,7 @@ import { FleetError } from "../errors.js";
 import { stopServer } from "../runtime/stop.js";
 import type { ServerRecord, Store } from "../store/store.js";
 import { claimStop, giveUpStop, holderOf, ownClaim, settle } from "./claim.js";
-import { drainServer } from "./drain.js";
+import { drainForGood } from "./ending.js";
 
 export interface StopOptions {
   /** How long turns in flight may take to end, in milliseconds. */
@@ -64,16 +64,12 @@ export async function stopRecorded(
           answerMs: config.health.timeoutMs,
           signal: options.signal,
           hurry,
+          late: "cut" as const,
+          stays,
         };
-        const cut = await drainServer(server, wait).catch(async (error: unknown) => {
+        const cut = await drainForGood(store, server, wait).catch(async (error: unknown) => {
           await store.updateRegistry((registry) => giveUpStop(ownClaim(registry, id, server.launchId), from));
           throw error;
-        });
-        // From here on it ends, also when this command dies: nobody may take it for one that serves on any more.
-        await store.updateRegistry((registry) => {
-          const record = ownClaim(registry, id, server.launchId);
-          record.process = null;
-          if (!stays) record.desired = "stopped";
         });
         const graceMs = cut.length > 0 ? LATE_GRACE_MS : TERMINATE_GRACE_MS;
         const outcome = await stopServer(server, { graceMs, force: options.force, hurry });
