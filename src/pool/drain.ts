@@ -85,6 +85,15 @@ export async function sessionsInTurn(server: ServerRecord, answerMs: number): Pr
   return (await asked.sessionsInTurn(answerMs)) ?? loadedSessions(server);
 }
 
+/**
+ * Sessions that the server itself says are in a turn now; if it does not answer, all that it has loaded. Marks of use do
+ * not count: once a drain has seen none, those who make them are turned away.
+ */
+export async function turnsUnderWay(server: ServerRecord, answerMs: number): Promise<string[]> {
+  await using asked = new AskedServer(server);
+  return (await asked.turnsUnderWay(answerMs)) ?? loadedSessions(server);
+}
+
 /** A server that is asked again and again, over one connection for as long as that holds. */
 class AskedServer implements AsyncDisposable {
   readonly #server: ServerRecord;
@@ -97,13 +106,17 @@ class AskedServer implements AsyncDisposable {
   /** Null: it did not answer in time. */
   async sessionsInTurn(answerMs: number, hurry?: AbortSignal): Promise<string[] | null> {
     const used = usedSessions(this.#server);
+    const active = await this.turnsUnderWay(answerMs, hurry);
+    return active === null ? null : [...new Set([...used, ...active])];
+  }
+
+  /** Null: it did not answer in time. */
+  async turnsUnderWay(answerMs: number, hurry?: AbortSignal): Promise<string[] | null> {
     const loaded = loadedSessions(this.#server);
-    if (loaded.length === 0) return [...used];
+    if (loaded.length === 0) return [];
     return await this.#ask(answerMs, hurry, async (connection, signal) => {
-      const active = await Promise.all(
-        loaded.map(async (id) => (used.has(id) || (await isInTurn(connection, id, signal)) ? [id] : [])),
-      );
-      return [...new Set([...used, ...active.flat()])];
+      const active = loaded.map(async (id) => ((await isInTurn(connection, id, signal)) ? [id] : []));
+      return (await Promise.all(active)).flat();
     });
   }
 

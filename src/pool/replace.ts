@@ -8,7 +8,8 @@ import type { Claim, Registry, Replacement, ServerRecord } from "../store/store.
 import { closedBy, poolDraining } from "./admission.js";
 import { answerOf } from "./adopt.js";
 import { giveUpStop, ownClaim, serverTaken, settleReady } from "./claim.js";
-import { allCut, type DrainResult, drainServer } from "./drain.js";
+import { allCut, type DrainResult } from "./drain.js";
+import { drainForGood } from "./ending.js";
 import { HeldClaim, isHeld } from "./held-claim.js";
 import { launchOnFreePort } from "./launching.js";
 import { choosePort } from "./ports.js";
@@ -148,8 +149,10 @@ async function drainOrGiveUp(
     answerMs: config.health.timeoutMs,
     signal: options.signal,
     hurry: NEVER,
+    late: options.late,
+    stays: true,
   };
-  const drained = await drainServer(old, wait).catch(async (error: unknown) => {
+  const drained = await drainForGood(store, old, wait).catch(async (error: unknown) => {
     await giveUp();
     throw error;
   });

@@ -3,7 +3,8 @@ import { FleetError } from "../errors.js";
 import { stopServer } from "../runtime/stop.js";
 import type { ServerRecord, Store } from "../store/store.js";
 import { claimStop, giveUpStop, holderOf, ownClaim, settle } from "./claim.js";
-import { allCut, drainServer } from "./drain.js";
+import { allCut } from "./drain.js";
+import { drainForGood } from "./ending.js";
 import { HeldClaim } from "./held-claim.js";
 import { untilUnclaimed } from "./waiting.js";
 
@@ -65,16 +66,12 @@ export async function stopRecorded(
           answerMs: config.health.timeoutMs,
           signal: options.signal,
           hurry,
+          late: "cut" as const,
+          stays,
         };
-        const drained = await drainServer(server, wait).catch(async (error: unknown) => {
+        const drained = await drainForGood(store, server, wait).catch(async (error: unknown) => {
           await store.updateRegistry((registry) => giveUpStop(ownClaim(registry, id, server.launchId), from));
           throw error;
-        });
-        // From here on it ends, also when this command dies: nobody may take it for one that serves on any more.
-        await store.updateRegistry((registry) => {
-          const record = ownClaim(registry, id, server.launchId);
-          record.process = null;
-          if (!stays) record.desired = "stopped";
         });
         const graceMs = drained.cut.length > 0 ? LATE_GRACE_MS : TERMINATE_GRACE_MS;
         const outcome = await stopServer(server, { graceMs, force: options.force, hurry });
