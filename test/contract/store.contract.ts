@@ -2,6 +2,7 @@ import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import type { Store } from "../../src/store/store.js";
 import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
 import { describeLeases } from "./leases.contract.js";
+import { describeTokens } from "./tokens.contract.js";
 
 export interface OpenedStore {
   store: Store;
@@ -300,6 +301,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
     });
 
     describe("leases", () => describeLeases(() => ({ store, reopen: opened.reopen })));
+    describe("tokens", () => describeTokens(() => ({ store, reopen: opened.reopen })));
 
     it("finishes the writes under way before it closes", async () => {
       const writes = [addServer(store, "s1"), addServer(store, "s2")];
