@@ -11,6 +11,14 @@ import type {
   SpawnRequest,
   StopRequest,
 } from "./fleet-options.js";
+import {
+  type IssuedToken,
+  issueToken,
+  listTokens,
+  revokeTokens,
+  type TokenView,
+  validateTokenId,
+} from "./gateway/tokens.js";
 import { type OpenedProvider, openProvider } from "./models/provider.js";
 import { type ClientOptions, Clients } from "./pool/clients.js";
 import { Pool, type SpawnOptions, type StopOptions, type Stopped } from "./pool/pool.js";
@@ -349,6 +357,28 @@ export class Fleet implements AsyncDisposable {
         signal: request.signal ?? NEVER,
       },
     );
+  }
+
+  /**
+   * Makes a token with which clients of the user connect to the front door. It is in the result and nowhere else.
+   *
+   * @param options.ttl how long it is good, such as `30d`; left out: until it is revoked.
+   */
+  async issueToken(user: string, options: { ttl?: string } = {}): Promise<IssuedToken> {
+    const ttlMs = options.ttl === undefined ? null : parseDuration(options.ttl, { name: "ttl" });
+    return await issueToken(this.#store, validateUser(user), ttlMs);
+  }
+
+  /** The tokens of all users, or of one, that were issued and not revoked. */
+  async tokens(user?: string): Promise<TokenView[]> {
+    return await listTokens(this.#store, user === undefined ? undefined : validateUser(user));
+  }
+
+  /** Revokes tokens by their ids, or all of a user. What is gone already counts as revoked. Resolves with the ids. */
+  async revokeTokens(which: { ids: readonly string[] } | { user: string }): Promise<string[]> {
+    const checked =
+      "ids" in which ? { ids: which.ids.map((id) => validateTokenId(id)) } : { user: validateUser(which.user) };
+    return await revokeTokens(this.#store, checked);
   }
 
   /** Problems with the recorded state that were met and worked around since the last call. */

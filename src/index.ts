@@ -21,6 +21,7 @@ export type {
   SpawnRequest,
   StopRequest,
 } from "./fleet-options.js";
+export type { IssuedToken, TokenView } from "./gateway/tokens.js";
 export type { ClientOptions } from "./pool/clients.js";
 export type { Stopped } from "./pool/pool.js";
 export type { ServerView } from "./pool/server.js";

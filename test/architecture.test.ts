@@ -15,6 +15,7 @@ const LAYERS: RegExp[][] = [
   [/^smoke\.ts$/, /^doctor\.ts$/, /^index\.ts$/],
   [/^fleet\.ts$/],
   [/^fleet-options\.ts$/],
+  [/^gateway\//],
   [/^sessions\/(?!ids\.ts)/],
   [/^pool\//],
   [/^models\//, /^runtime\//],
