@@ -1,6 +1,7 @@
 import type { CopilotClient, CopilotSession } from "@github/copilot-sdk";
 import { parseDuration } from "./config/duration.js";
 import { loadConfig } from "./config/load.js";
+import type { Address } from "./config/rules.js";
 import type { Config } from "./config/schema.js";
 import { FleetError, quote } from "./errors.js";
 import type {
@@ -11,6 +12,8 @@ import type {
   SpawnRequest,
   StopRequest,
 } from "./fleet-options.js";
+import type { DoorListeners } from "./gateway/context.js";
+import { type FrontDoor, openFrontDoor } from "./gateway/door.js";
 import {
   type IssuedToken,
   issueToken,
@@ -379,6 +382,19 @@ export class Fleet implements AsyncDisposable {
     const checked =
       "ids" in which ? { ids: which.ids.map((id) => validateTokenId(id)) } : { user: validateUser(which.user) };
     return await revokeTokens(this.#store, checked);
+  }
+
+  /**
+   * Opens the front door in this process: one address at which any Copilot SDK is served with a user's token, as if it were
+   * that user's own server. Close it before the fleet.
+   *
+   * @param options.listen `host:port`, port 0 for any free one; left out: `serve.listen` of the configuration
+   * @throws FleetError `FLEET_PORT_INVALID` when the address cannot be listened on.
+   */
+  async openFrontDoor(options: DoorListeners & { listen?: Address } = {}): Promise<FrontDoor> {
+    const { listen = this.config.serve.listen, ...listeners } = options;
+    const context = { config: this.config, store: this.#store, sessions: this.#sessions, pool: this.#pool };
+    return await openFrontDoor(context, { ...listeners, listen });
   }
 
   /** Problems with the recorded state that were met and worked around since the last call. */

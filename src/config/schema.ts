@@ -6,6 +6,7 @@ import {
   command,
   count,
   flag,
+  frameSize,
   httpUrl,
   leaseTtl,
   modelName,
@@ -147,8 +148,17 @@ const serve = v.pipe(
     listen: v.optional(address(), "127.0.0.1:4300"),
     metrics: v.optional(address(), "127.0.0.1:9464"),
     gcInterval: v.optional(wait(), "1h"),
+    // The longest message that a client may send to the front door.
+    maxFrame: v.optional(frameSize(), "64mb"),
+    // How long a prompt may wait at the front door while others use its session.
+    turnWait: v.optional(wait(), "30s"),
   }),
-  v.transform(({ gcInterval, ...rest }) => ({ ...rest, gcIntervalMs: gcInterval })),
+  v.transform(({ gcInterval, maxFrame, turnWait, ...rest }) => ({
+    ...rest,
+    gcIntervalMs: gcInterval,
+    maxFrameBytes: maxFrame,
+    turnWaitMs: turnWait,
+  })),
 );
 
 export const ConfigSchema = v.strictObject({
