@@ -12,7 +12,9 @@ const KEEP_ALIVE_MS = 30_000;
 export interface ClientSocketListener {
   onFrames(frames: readonly Frame[]): void;
   onProtocolError(error: unknown): void;
-  /** It takes more again after `send` returned false. */
+  /** It is slower than what is sent to it. */
+  onFull(): void;
+  /** It takes more again. */
   onDrain(): void;
   onClosed(): void;
 }
@@ -25,6 +27,7 @@ export class ClientSocket {
   readonly address: string;
   readonly #socket: Socket;
   readonly #splitter: FrameSplitter;
+  readonly #listener: ClientSocketListener;
   /** Who wants nothing more to arrive for now. */
   readonly #holds = new Set<unknown>();
   #stalledIn: NodeJS.Timeout | undefined;
@@ -32,6 +35,7 @@ export class ClientSocket {
 
   constructor(socket: Socket, limitBytes: number, listener: ClientSocketListener) {
     this.#socket = socket;
+    this.#listener = listener;
     this.#splitter = new FrameSplitter(limitBytes);
     this.address = socket.remoteAddress ?? "unknown";
     socket.setNoDelay(true);
@@ -59,12 +63,10 @@ export class ClientSocket {
     this.#splitter.limitBytes = bytes;
   }
 
-  /** @returns false when the client is slower than what is sent to it. */
-  send(frame: Buffer): boolean {
-    if (this.closed) return true;
-    if (this.#socket.write(frame)) return true;
+  send(frame: Buffer): void {
+    if (this.closed || this.#socket.write(frame)) return;
     this.#stalledOut ??= this.#stall();
-    return false;
+    this.#listener.onFull();
   }
 
   /** Frames that are sent in between leave together. */

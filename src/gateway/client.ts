@@ -6,6 +6,7 @@ import type { ClientSocket } from "./client-socket.js";
 import type { DoorContext, DoorEvent, RequestReport } from "./context.js";
 import { brokenTurnFrames } from "./events.js";
 import { Exchange } from "./exchange.js";
+import { ProtocolError } from "./frames.js";
 import { FromServers } from "./from-servers.js";
 import { type Link, Links } from "./links.js";
 import { Opener } from "./opener.js";
@@ -25,6 +26,9 @@ export interface DoorServices extends DoorContext {
   onRequest: (report: RequestReport) => void;
   onEvent: (event: DoorEvent) => void;
 }
+
+/** A client that asks on and on without taking an answer would fill the memory. */
+const MAX_OPEN_REQUESTS = 10_000;
 
 /** An authenticated client: its servers, its sessions, its turns. */
 export class Client {
@@ -89,9 +93,13 @@ export class Client {
     return (await this.#homeLink()).greeting;
   }
 
+  /** @throws ProtocolError */
   take(message: ClientMessage): void {
     switch (message.kind) {
       case "request":
+        if (this.#exchange.open >= MAX_OPEN_REQUESTS) {
+          throw new ProtocolError(`More than ${MAX_OPEN_REQUESTS} requests are not answered.`, -32600);
+        }
         this.#requests.take(message);
         break;
       case "response":
@@ -109,7 +117,7 @@ export class Client {
     }
   }
 
-  /** Nothing more comes from the server for a while, since the client is slow; or it does again. */
+  /** Nothing more comes from the servers for a while, since the client is slow; or it does again. */
   setFlow(flowing: boolean): void {
     for (const { upstream } of this.#links.all()) {
       if (flowing) upstream.resume();

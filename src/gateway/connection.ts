@@ -36,6 +36,7 @@ export class Connection {
     this.#socket = new ClientSocket(socket, HELLO_BYTES, {
       onFrames: (frames) => this.#takeAll(frames),
       onProtocolError: (error) => this.#fault(error),
+      onFull: () => this.#client?.setFlow(false),
       onDrain: () => this.#client?.setFlow(true),
       onClosed: () => this.#close(),
     });
@@ -70,14 +71,12 @@ export class Connection {
   #takeAll(frames: readonly Frame[]): void {
     for (const { body } of frames) {
       if (this.#state === "closed") return;
-      let message: ClientMessage;
       try {
-        message = readClientFrame(body);
+        this.#take(readClientFrame(body));
       } catch (error) {
         this.#fault(error);
         return;
       }
-      this.#take(message);
     }
   }
 

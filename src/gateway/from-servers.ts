@@ -68,7 +68,7 @@ export class FromServers {
       return;
     }
     if (here !== undefined && message.eventType !== undefined) this.#follow(link, here, message.eventType, frame);
-    if (!client.send(frame.raw)) link.upstream.pause();
+    client.send(frame.raw);
   }
 
   /** Keeps in mind what the events say of the session. */
