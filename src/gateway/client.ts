@@ -170,7 +170,8 @@ export class Client {
   async #reopen(attachment: Attachment): Promise<Link> {
     const { record } = attachment;
     const link = await this.#opener.open({
-      record: (await this.#door.store.readSession(record.id)) ?? record,
+      // Looked at anew: it may have been deleted, and its id be somebody else's by now.
+      record: await this.#door.sessions.recordFor(record.id, this.holder.user),
       asked: { ...attachment.asked, continuePendingWork: undefined },
       isNew: false,
       onLink: ({ server }) => {

@@ -12,8 +12,8 @@ import type { DoorContext, DoorListeners } from "./context.js";
 import { isTokenGood } from "./tokens.js";
 
 /** How many connections may be open that have shown no token yet, from everywhere and from one address. */
-const MAX_STRANGERS = 512;
-const MAX_STRANGERS_OF_ADDRESS = 128;
+const MAX_STRANGERS = 2_048;
+const MAX_STRANGERS_OF_ADDRESS = 1_024;
 /** How long a connection outlives its token, in milliseconds. */
 const RECHECK_MS = 2_000;
 /** How long a server is waited for after its end, so that clients that only listen go on hearing, and how it is looked for. */
@@ -126,7 +126,7 @@ export class FrontDoor implements AsyncDisposable {
   }
 
   #accept(socket: Socket): void {
-    const strangers = [...this.#connections].filter(({ authenticated }) => !authenticated);
+    const strangers = [...this.#connections].filter(({ client }) => client === undefined);
     const neighbours = strangers.filter(({ address }) => address === socket.remoteAddress);
     if (strangers.length >= MAX_STRANGERS || neighbours.length >= MAX_STRANGERS_OF_ADDRESS) {
       socket.destroy();
