@@ -26,6 +26,7 @@ export const ERRORS = {
   FLEET_METHOD_DENIED: { exit: 5 },
   FLEET_TOKEN_REFUSED: { exit: 5 },
   FLEET_DOOR_DRAINING: { exit: 5 },
+  FLEET_DOOR_UNAVAILABLE: { exit: 7 },
   FLEET_SERVER_NOT_FOUND: { exit: 4 },
   FLEET_SESSION_NOT_FOUND: { exit: 4 },
   FLEET_SESSION_EXISTS: { exit: 5 },

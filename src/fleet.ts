@@ -389,7 +389,7 @@ export class Fleet implements AsyncDisposable {
    * that user's own server. Close it before the fleet.
    *
    * @param options.listen `host:port`, port 0 for any free one; left out: `serve.listen` of the configuration
-   * @throws FleetError `FLEET_PORT_INVALID` when the address cannot be listened on.
+   * @throws FleetError `FLEET_DOOR_UNAVAILABLE` when the address cannot be listened on.
    */
   async openFrontDoor(options: DoorListeners & { listen?: Address } = {}): Promise<FrontDoor> {
     const { listen = this.config.serve.listen, ...listeners } = options;

@@ -34,7 +34,7 @@ export interface DoorDrain {
  * Opens the front door: one address at which any Copilot SDK is served with a user's token, as if it were that user's own
  * server.
  *
- * @throws FleetError `FLEET_PORT_INVALID` when the address cannot be listened on.
+ * @throws FleetError `FLEET_DOOR_UNAVAILABLE` when the address cannot be listened on.
  */
 export async function openFrontDoor(context: DoorContext, options: DoorOptions): Promise<FrontDoor> {
   const door = new FrontDoor(context, options);
@@ -85,7 +85,12 @@ export class FrontDoor implements AsyncDisposable {
     await new Promise<void>((resolve, reject) => {
       this.#server.once("error", (cause: NodeJS.ErrnoException) => {
         const message = `The front door cannot listen on ${host}:${port}: ${cause.code ?? cause.message}.`;
-        reject(new FleetError("FLEET_PORT_INVALID", message, { cause, suggestions: ["Change serve.listen."] }));
+        reject(
+          new FleetError("FLEET_DOOR_UNAVAILABLE", message, {
+            cause,
+            suggestions: ["Set serve.listen to a free address."],
+          }),
+        );
       });
       this.#server.listen({ host, port }, resolve);
     });

@@ -1,11 +1,10 @@
 import type { Attachment } from "./attachments.js";
 import type { ClientSocket } from "./client-socket.js";
 import type { DoorEvent } from "./context.js";
-import { endsTurn } from "./events.js";
+import { brokenTurnFrames, endsTurn } from "./events.js";
 import { Exchange } from "./exchange.js";
 import type { Frame } from "./frames.js";
 import type { Link } from "./links.js";
-import { encodeMessage } from "./refusals.js";
 import type { ServerMessage } from "./server-message.js";
 import type { Turn } from "./turn.js";
 import type { UpstreamListener } from "./upstream.js";
@@ -73,6 +72,7 @@ export class FromServers {
 
   /** Keeps in mind what the events say of the session. */
   #follow(link: Link, attachment: Attachment, eventType: string, { body }: Frame): void {
+    const { client } = this.#context;
     const turn = this.#context.turn(attachment.record.id);
     switch (eventType) {
       case "user.message":
@@ -86,7 +86,8 @@ export class FromServers {
         break;
       case "session.shutdown":
         attachment.attached = false;
-        if (attachment.inTurn) this.#cut(attachment);
+        // The runtime unloads it without a word to whoever waits for the end of the turn.
+        if (attachment.inTurn) for (const cut of brokenTurnFrames(attachment.record.id, UNLOADED)) client.send(cut);
         attachment.inTurn = false;
         turn?.end("unloaded");
         break;
@@ -95,16 +96,9 @@ export class FromServers {
         break;
     }
   }
-
-  /** The runtime unloads a session without a word to whoever waits for the end of its turn. */
-  #cut({ record }: Attachment): void {
-    const event = { type: "session.idle", data: { aborted: true }, ephemeral: true };
-    const stamp = { id: crypto.randomUUID(), timestamp: new Date().toISOString(), parentId: null };
-    const params = { sessionId: record.id, event: { ...event, ...stamp } };
-    this.#context.client.send(encodeMessage({ method: "session.event", params }));
-  }
 }
 
+const UNLOADED = "The session was unloaded during the turn. It goes on: send it again.";
 const MAX_PERMISSIONS = 100;
 
 function rememberPermission({ permissions }: Attachment, body: Buffer): void {

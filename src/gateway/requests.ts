@@ -47,6 +47,11 @@ export class Requests {
       return;
     }
     const { sessionId } = request.params;
+    // A session that gets its id here is not behind anything, and opening it may take a while.
+    if (request.method === "session.create" && typeof sessionId !== "string") {
+      void this.#judge(request);
+      return;
+    }
     const line = typeof sessionId === "string" ? sessionId : "";
     const before = this.#lines.get(line) ?? Promise.resolve();
     const now = before.then(async () => await this.#judge(request));
@@ -109,7 +114,13 @@ export class Requests {
         if (this.#context.isDraining()) throw doorDraining();
         return await this.#context.turns.send(request, record);
       case "steer":
-        if (await this.#steers(request, record)) return;
+        if (request.method === "session.abort" && this.#context.turns.cancel(record.id)) {
+          return exchange.reply(request, { success: true });
+        }
+        await this.#assertFree(record);
+        break;
+      case "host":
+        await this.#assertFree(record);
         break;
       case "work":
         if (record.kind === "collaborative") {
@@ -261,18 +272,14 @@ export class Requests {
     });
   }
 
-  /** @returns true when the request is answered. */
-  async #steers(request: ClientRequest, record: SessionRecord): Promise<boolean> {
-    const { store, turns, exchange } = this.#context;
-    const turn = turns.of(record.id);
-    if (request.method === "session.abort" && turns.cancel(record.id)) {
-      exchange.reply(request, { success: true });
-      return true;
-    }
-    if (record.kind === "private" || turn?.active === true) return false;
+  /**
+   * In a collaborative session whoever is in a turn is alone in it. @throws FleetError `FLEET_SESSION_LOCKED`.
+   */
+  async #assertFree(record: SessionRecord): Promise<void> {
+    const { store, turns } = this.#context;
+    if (record.kind === "private" || turns.of(record.id)?.active === true) return;
     const lease = await store.readLease(record.id);
     if (lease !== null) throw sessionLocked(record.id, lease);
-    return false;
   }
 
   async #list(request: ClientRequest): Promise<void> {

@@ -58,6 +58,15 @@ it("is followed by the next one on the same port, with the same sessions", async
   expect(await again.turn("s", "two")).toMatchObject({ result: {} });
 });
 
+it("says so when it cannot be opened", async () => {
+  await using at = await DoorFleet.open({ from: 36_690, to: 36_694 });
+  const { host, port } = at.door.address;
+  await expect(at.fleet.openFrontDoor({ listen: { host, port } })).rejects.toMatchObject({
+    code: "FLEET_DOOR_UNAVAILABLE",
+    message: `The front door cannot listen on ${host}:${port}: EADDRINUSE.`,
+  });
+});
+
 it("reports each request without what was said in it", async () => {
   await using at = await DoorFleet.open({ from: 36_690, to: 36_694 });
   const client = await RawClient.as(at.url, await at.token("ann"));

@@ -96,6 +96,23 @@ describe("a session whose server ends", () => {
     expect(await session.rpc.name.get()).toBeDefined();
   });
 
+  it("tells of a turn that was cut since the session was unloaded", async () => {
+    const token = await at.token("hal");
+    const client = await RawClient.as(at.url, token);
+    await client.request("session.create", { sessionId: "cut" });
+    await client.turn("cut", "one");
+    await client.request("session.send", { sessionId: "cut", prompt: "!delay 30000 x" });
+    const other = await RawClient.as(at.url, token);
+    const idles = () => client.events("cut").filter((type) => type === "session.idle").length;
+    await other.request("sessions.close", { sessionId: "cut" });
+    await eventually("the end of the turn", () => idles() === 2);
+    expect(client.events("cut").filter((type) => /error|shutdown/.test(type))).toEqual([
+      "session.error",
+      "session.shutdown",
+    ]);
+    expect(await client.turn("cut", "two")).toMatchObject({ result: {} });
+  });
+
   it("goes on if it never had a turn", async () => {
     const client = await at.client("fay");
     const session = await client.createSession({ onPermissionRequest: approveAll });
