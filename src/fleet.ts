@@ -9,6 +9,7 @@ import type {
   CreateSessionOptions,
   FleetOptions,
   ResumeSessionOptions,
+  RouteView,
   SpawnRequest,
   StopRequest,
 } from "./fleet-options.js";
@@ -24,7 +25,7 @@ import {
 } from "./gateway/tokens.js";
 import { type OpenedProvider, openProvider } from "./models/provider.js";
 import { type ClientOptions, Clients } from "./pool/clients.js";
-import { Pool, type SpawnOptions, type StopOptions, type Stopped } from "./pool/pool.js";
+import { Pool, type SpawnOptions, type StopOptions, type Stopped, type Strategy } from "./pool/pool.js";
 import { isBroken, type ServerView, viewServer } from "./pool/server.js";
 import type { TurnReply } from "./runtime/client/turn.js";
 import { provenEndpoint } from "./runtime/probe.js";
@@ -148,6 +149,36 @@ export class Fleet implements AsyncDisposable {
   /** One server by id or unambiguous beginning of it. @throws FleetError `FLEET_SERVER_NOT_FOUND`. */
   async server(id: string): Promise<ServerView> {
     return viewServer(await this.#pool.find(id));
+  }
+
+  /**
+   * The server that a user's next session goes to, started if it does not run: the user's own, or the shared one by the
+   * strategy of the configuration.
+   */
+  async serverFor(user: string, request: SpawnRequest = {}): Promise<ServerView> {
+    const id = validateUser(user);
+    const options = spawnOptions(request);
+    const placed =
+      this.config.isolation === "shared"
+        ? await this.#pool.sharedServerFor(id, options)
+        : await this.#pool.serverOf(id, options);
+    return viewServer(placed.server);
+  }
+
+  /** Where a user's next session would go, and why. Starts nothing. */
+  async route(user: string, options: { strategy?: Strategy } = {}): Promise<RouteView> {
+    const id = validateUser(user);
+    const { isolation } = this.config;
+    const { serverId, strategy, reason } = await this.#pool.route(id, options.strategy);
+    const server = (await this.#store.readRegistry()).servers[serverId];
+    return {
+      user: id,
+      isolation,
+      strategy,
+      serverId,
+      reason,
+      server: server === undefined ? null : viewServer(server),
+    };
   }
 
   /** The recorded server of a user. @throws FleetError `FLEET_SERVER_NOT_FOUND`. */

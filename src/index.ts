@@ -18,6 +18,7 @@ export type {
   CreateSessionOptions,
   FleetOptions,
   ResumeSessionOptions,
+  RouteView,
   SpawnRequest,
   StopRequest,
 } from "./fleet-options.js";

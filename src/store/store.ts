@@ -85,6 +85,12 @@ export interface Store {
   /** All tokens, in no particular order. One that is issued or revoked meanwhile may or may not be there. */
   listTokens(): Promise<TokenRecord[]>;
 
+  /** The shared server that a user was placed on, or null. Costs one read, however many users there are. */
+  readPlacement(user: string): Promise<string | null>;
+
+  /** Records where a user was placed. Of two that do so at once, one wins. */
+  recordPlacement(user: string, serverId: string): Promise<void>;
+
   /** Removes what writers that were killed left behind. Every write does so where it writes; this does it everywhere. */
   sweep(): Promise<void>;
 

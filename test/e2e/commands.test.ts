@@ -19,6 +19,7 @@ const COMMANDS = [
   "ps",
   "restart",
   "resume",
+  "route",
   "send",
   "smoke",
   "spawn",

@@ -3,6 +3,7 @@ import type { StepHook } from "./commit.js";
 import type { StoreContext } from "./context.js";
 import { Document } from "./document.js";
 import { LeaseRecords } from "./lease-records.js";
+import { PlacementRecords } from "./placement-records.js";
 import { loadRegistry, parseRegistry, registryFolder, registrySpec } from "./registry.js";
 import { SessionRecords } from "./session-records.js";
 import { checkStateFolder, ensureStateFolder } from "./state-folder.js";
@@ -37,6 +38,7 @@ class FolderStore implements FileStore {
   readonly #sessions: SessionRecords;
   readonly #leases: LeaseRecords;
   readonly #tokens: TokenRecords;
+  readonly #placements: PlacementRecords;
   readonly #warnings = new Set<string>();
   readonly #warn = (message: string): void => void this.#warnings.add(message);
   #swept = false;
@@ -55,6 +57,7 @@ class FolderStore implements FileStore {
     this.#sessions = new SessionRecords(shared);
     this.#leases = new LeaseRecords(shared);
     this.#tokens = new TokenRecords(shared);
+    this.#placements = new PlacementRecords(shared);
   }
 
   async readRegistry(): Promise<Registry> {
@@ -142,6 +145,15 @@ class FolderStore implements FileStore {
   async listTokens(): Promise<TokenRecord[]> {
     checkStateFolder(this.#root);
     return this.#tokens.list();
+  }
+
+  async readPlacement(user: string): Promise<string | null> {
+    checkStateFolder(this.#root);
+    return this.#placements.read(user);
+  }
+
+  async recordPlacement(user: string, serverId: string): Promise<void> {
+    await this.#placements.record(user, serverId);
   }
 
   takeWarnings(): string[] {
