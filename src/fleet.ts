@@ -14,7 +14,7 @@ import type {
   StopRequest,
 } from "./fleet-options.js";
 import type { DoorListeners } from "./gateway/context.js";
-import { type FrontDoor, openFrontDoor } from "./gateway/door.js";
+import { type FrontDoor, type InheritedListener, openFrontDoor } from "./gateway/door.js";
 import {
   type IssuedToken,
   issueToken,
@@ -419,10 +419,11 @@ export class Fleet implements AsyncDisposable {
    * Opens the front door in this process: one address at which any Copilot SDK is served with a user's token, as if it were
    * that user's own server. Close it before the fleet.
    *
-   * @param options.listen `host:port`, port 0 for any free one; left out: `serve.listen` of the configuration
+   * @param options.listen an address, port 0 for any free one, or an inherited descriptor that listens already; left out:
+   * `serve.listen` of the configuration
    * @throws FleetError `FLEET_DOOR_UNAVAILABLE` when the address cannot be listened on.
    */
-  async openFrontDoor(options: DoorListeners & { listen?: Address } = {}): Promise<FrontDoor> {
+  async openFrontDoor(options: DoorListeners & { listen?: Address | InheritedListener } = {}): Promise<FrontDoor> {
     const { listen = this.config.serve.listen, ...listeners } = options;
     const context = { config: this.config, store: this.#store, sessions: this.#sessions, pool: this.#pool };
     return await openFrontDoor(context, { ...listeners, listen });

@@ -23,7 +23,7 @@ export type {
   StopRequest,
 } from "./fleet-options.js";
 export type { DoorEvent, DoorListeners, RequestReport } from "./gateway/context.js";
-export type { FrontDoor } from "./gateway/door.js";
+export type { FrontDoor, InheritedListener } from "./gateway/door.js";
 export type { IssuedToken, TokenView } from "./gateway/tokens.js";
 export type { ClientOptions } from "./pool/clients.js";
 export type { Stopped } from "./pool/pool.js";

@@ -21,8 +21,15 @@ const REVIVAL_MS = 60_000;
 const REVIVAL_POLL_MS = 250;
 
 export interface DoorOptions extends DoorListeners {
-  /** Port 0: any free one. */
-  listen: Address;
+  /**
+   * Port 0: any free one. Or the number of an inherited descriptor that listens already: whoever holds that (systemd's
+   * `.socket` unit, a parent) can hand it to the next front door, and no connection is refused in between.
+   */
+  listen: Address | InheritedListener;
+}
+
+export interface InheritedListener {
+  fd: number;
 }
 
 export interface DoorDrain {
@@ -81,10 +88,11 @@ export class FrontDoor implements AsyncDisposable {
     return this.#clients().reduce((sum, { turns }) => sum + turns.size, 0);
   }
 
-  async listen({ host, port }: Address): Promise<void> {
+  async listen(where: Address | InheritedListener): Promise<void> {
     await new Promise<void>((resolve, reject) => {
       this.#server.once("error", (cause: NodeJS.ErrnoException) => {
-        const message = `The front door cannot listen on ${host}:${port}: ${cause.code ?? cause.message}.`;
+        const place = "fd" in where ? `descriptor ${where.fd}` : `${where.host}:${where.port}`;
+        const message = `The front door cannot listen on ${place}: ${cause.code ?? cause.message}.`;
         reject(
           new FleetError("FLEET_DOOR_UNAVAILABLE", message, {
             cause,
@@ -92,7 +100,7 @@ export class FrontDoor implements AsyncDisposable {
           }),
         );
       });
-      this.#server.listen({ host, port }, resolve);
+      this.#server.listen(where, resolve);
     });
     this.#server.on("error", () => undefined); // accepting failed once: out of descriptors for a moment
     const address = this.#server.address();

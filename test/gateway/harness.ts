@@ -31,6 +31,9 @@ export class DoorFleet implements AsyncDisposable {
     /** What the front door told its owner. */
     readonly events: DoorEvent[],
     readonly requests: RequestReport[],
+    /** For other processes on the same fleet. */
+    readonly env: NodeJS.ProcessEnv,
+    readonly ports: { from: number; to: number },
   ) {}
 
   static async open(ports: { from: number; to: number }, options: DoorFleetOptions = {}): Promise<DoorFleet> {
@@ -53,7 +56,7 @@ export class DoorFleet implements AsyncDisposable {
       onEvent: (event) => events.push(event),
       onRequest: (report) => requests.push(report),
     });
-    return new DoorFleet(folder, fleet, door, model, events, requests);
+    return new DoorFleet(folder, fleet, door, model, events, requests, env, ports);
   }
 
   /** The state, past the fleet. */
