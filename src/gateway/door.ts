@@ -9,7 +9,7 @@ import { Attempts } from "./attempts.js";
 import type { Client } from "./client.js";
 import { Connection, type ConnectionServices } from "./connection.js";
 import type { DoorContext, DoorListeners } from "./context.js";
-import { isTokenGood } from "./tokens.js";
+import { isTokenGood, type TokenHolder } from "./tokens.js";
 
 /** How many connections may be open that have shown no token yet, from everywhere and from one address. */
 const MAX_STRANGERS = 2_048;
@@ -200,18 +200,21 @@ export class FrontDoor implements AsyncDisposable {
     const { signal } = this.#closed;
     while (!signal.aborted) {
       await delay(RECHECK_MS, undefined, { signal, ref: false }).catch(() => "closed");
-      for (const connection of this.#connections) {
-        const { client } = connection;
-        if (client === undefined || signal.aborted) continue;
-        try {
-          if (await isTokenGood(this.#services.store, client.holder)) continue;
-        } catch {
-          continue; // the store does not answer at the moment: looked at again
-        }
-        const { user } = client.holder;
-        this.#services.onEvent({ event: "token-refused", address: connection.address, user });
-        connection.destroy();
+      const holders = new Map(this.#clients().map(({ holder }) => [holder.tokenId, holder]));
+      for (const holder of holders.values()) {
+        if (signal.aborted) return;
+        // When the store does not answer at the moment, it is asked again.
+        const good = await isTokenGood(this.#services.store, holder).catch(() => true);
+        if (!good) this.#endAllOf(holder);
       }
+    }
+  }
+
+  #endAllOf({ tokenId, user }: TokenHolder): void {
+    for (const connection of this.#connections) {
+      if (connection.client?.holder.tokenId !== tokenId) continue;
+      this.#services.onEvent({ event: "token-refused", address: connection.address, user });
+      connection.destroy();
     }
   }
 }

@@ -99,6 +99,7 @@ export class Exchange {
   }
 
   refuse(request: ClientRequest, error: unknown): void {
+    if (!this.#open.has(request.id)) return; // answered before
     const lost = isFleetError(error, "FLEET_SERVER_LOST");
     const code = isFleetError(error) ? error.code : "FLEET_INTERNAL";
     this.#end(request, lost ? "lost" : "denied", code);

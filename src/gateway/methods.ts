@@ -68,9 +68,9 @@ const TABLE: Record<Scope, string> = {
     session.commands.list session.commands.handlePendingCommand session.commands.respondToQueuedCommand
     session.ui.elicitation session.ui.handlePendingElicitation session.ui.handlePendingUserInput
     session.ui.handlePendingSampling session.ui.handlePendingAutoModeSwitch
-    session.ui.handlePendingSessionLimitsExhausted session.ui.handlePendingExitPlanMode
+    session.ui.handlePendingSessionLimitsExhausted
     session.permissions.handlePendingPermissionRequest session.permissions.pendingRequests
-    session.permissions.getMode session.permissions.setRequired session.permissions.resetSessionApprovals
+    session.permissions.getMode session.permissions.resetSessionApprovals
     session.permissions.notifyPromptShown
     session.metadata.snapshot session.metadata.getClientMetadata session.metadata.updateClientMetadata
     session.metadata.isProcessing session.metadata.activity session.metadata.contextInfo
@@ -116,6 +116,7 @@ const TABLE: Record<Scope, string> = {
     session.extensions.sendAttachmentsToMessage
     session.tools.execute session.tools.updateSubagentSettings
     session.commands.invoke session.commands.execute session.commands.enqueue session.telemetry.setFeatureOverrides
+    session.ui.handlePendingExitPlanMode session.permissions.setRequired
     session.permissions.configure session.permissions.setApproveAll session.permissions.setMode
     session.permissions.modifyRules session.permissions.paths.list session.permissions.paths.add
     session.permissions.paths.updatePrimary session.permissions.paths.isPathWithinAllowedDirectories

@@ -139,7 +139,9 @@ function apart(asked: Params, { config, isolation }: Surroundings): Params {
   const hooks =
     asked.hooks === true && (config.session.approve === "all" || (isolation === "shared" && allowed.length === 0));
   // On another user's own server the session keeps the tools that its owner gave it.
-  if (isolation === "per-user") return { hooks, availableTools: undefined, excludedTools: undefined };
+  if (isolation === "per-user") {
+    return { hooks, requestExitPlanMode: false, availableTools: undefined, excludedTools: undefined };
+  }
   return { ...APART, hooks, availableTools: allowedTools(asked, allowed) };
 }
 

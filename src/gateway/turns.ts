@@ -7,6 +7,7 @@ import type { ClientRequest } from "./client-message.js";
 import type { DoorContext, DoorEvent } from "./context.js";
 import type { Exchange } from "./exchange.js";
 import type { Link } from "./links.js";
+import { checkReach } from "./reach.js";
 import { Turn } from "./turn.js";
 
 export interface TurnsContext extends DoorContext {
@@ -113,7 +114,8 @@ export class Turns {
       for (const request of waiting.splice(0)) exchange.refuse(request, error);
       turn.end("refused");
     }
-    if (!turn.accepted) return;
+    // A turn that was cut may have left nothing on the disk, and what counts as a turn must have.
+    if (!turn.accepted || turn.over !== "idle") return;
     await sessions.used(record.id).catch((error: unknown) => {
       onEvent({ event: "failed", sessionId: record.id, detail: `The turn could not be recorded: ${String(error)}` });
     });
@@ -134,12 +136,13 @@ export class Turns {
   }
 
   async #forward(running: Omit<Running, "over">, request: ClientRequest, again = false): Promise<void> {
-    const { exchange, linkFor, attachment, unloaded } = this.#context;
+    const { exchange, linkFor, attachment, unloaded, config } = this.#context;
     const { turn, record } = running;
     const { id } = record;
     if (!again) turn.sent();
     try {
       const link = await linkFor(record);
+      if (!link.own) checkReach(request.method, request.params, config);
       // The late holder's prompt is refused here: behind this line only the write to the socket is left.
       await turn.lease?.check();
       exchange.forward(link, request, {

@@ -194,7 +194,9 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       watching.on("assistant.message", ({ data }) => void seen.push(data.content));
       expect(await say(session, "second")).toBe("you said: second");
       await eventually("the event at the other client", () => seen.includes("you said: second"));
+      const heard = new Promise((resolve) => session.on("session.idle", resolve));
       expect(await say(watching, "third")).toBe("you said: third");
+      await heard; // or the next prompt would take the end of this turn for its own: the SDK goes by the event alone
       await other.stop();
       expect(await say(session, "fourth")).toBe("you said: fourth");
     });

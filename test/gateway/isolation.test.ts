@@ -149,6 +149,18 @@ describe.each([
     ).toMatchObject({
       result: { success: true },
     });
+    const file = { type: "file", path: "/etc/passwd", displayName: "x" };
+    for (const [method, params] of [
+      ["session.send", { prompt: "x", attachments: [file] }],
+      ["session.send", { prompt: "x", attachments: [{ ...file, type: "directory" }] }],
+      ["session.sendMessages", { messages: [{ prompt: "x", attachments: [file] }] }],
+      ["session.send", { prompt: "x", agentMode: "autopilot" }],
+      ["session.mode.set", { mode: "autopilot" }],
+      ["session.queue.insertAt", { position: 0, message: { prompt: "x", attachments: [file] } }],
+    ] as const) {
+      const { error } = await alice.request(method, { sessionId: secret, ...params });
+      expect(error, `${method} ${JSON.stringify(params)}`).toMatchObject({ data: { code: "FLEET_METHOD_DENIED" } });
+    }
     const { result } = await alice.request("session.tools.getCurrentMetadata", { sessionId: secret });
     expect(JSON.stringify(result)).not.toMatch(/"bash"/);
   });
