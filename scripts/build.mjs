@@ -11,8 +11,11 @@ import { build } from "esbuild";
 const root = fileURLToPath(new URL("..", import.meta.url));
 const run = promisify(execFile);
 
-/** The SDK is resolved at run time, beside its native runtime. */
-const SDK = "@github/copilot-sdk";
+/**
+ * Imported at run time, and only when a command needs them: the SDK is resolved beside its native runtime, and the
+ * metrics are for `serve` alone.
+ */
+const AT_RUN_TIME = ["@github/copilot-sdk", "prom-client", "pino"];
 
 /**
  * `@oclif/core` requires all of its parts at once, help and plug-in discovery included: a good part of a short
@@ -98,12 +101,13 @@ async function buildCommandLine() {
     minify: true,
     define: { "import.meta.url": "__importMetaUrl" },
     // typescript and ejs are optional parts of oclif that an installed command never uses.
-    external: [SDK, "typescript", "ejs"],
+    external: [...AT_RUN_TIME, "typescript", "ejs"],
     plugins: [lazyOclif, debugOnDemand],
   });
   // A script that comes out of the code cache has no dynamic import of its own: the loader hands it one.
-  const source = await readFile(`${root}/dist/cli.cjs`, "utf8");
-  await writeFile(`${root}/dist/cli.cjs`, source.replaceAll(`import("${SDK}")`, `__import("${SDK}")`));
+  let source = await readFile(`${root}/dist/cli.cjs`, "utf8");
+  for (const name of AT_RUN_TIME) source = source.replaceAll(`import("${name}")`, `__import("${name}")`);
+  await writeFile(`${root}/dist/cli.cjs`, source);
   await copyFile(`${root}/scripts/cli-loader.mjs`, `${root}/dist/cli.js`);
 }
 

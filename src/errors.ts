@@ -2,6 +2,7 @@
  * The one catalogue of what can go wrong. A code is API: scripts match on it, so none is ever renamed.
  * `exit` is the command's exit code by the public contract: 1 a bug, 2 usage, 3 configuration, 4 not found (also: not
  * yours), 5 conflict or locked, 6 capacity or time-out, 7 a backend is not available, 8 a drain had to cut something.
+ * `retryable`: the same call may well succeed in a moment, with nothing done by the caller.
  */
 export const ERRORS = {
   FLEET_INTERNAL: { exit: 1 },
@@ -20,6 +21,7 @@ export const ERRORS = {
   FLEET_RUNTIME_TOO_OLD: { exit: 3 },
   FLEET_STATE_UNSAFE: { exit: 3 },
   FLEET_STATE_NEWER: { exit: 3 },
+  FLEET_ADDRESS_UNUSABLE: { exit: 3 },
   FLEET_TOKEN_UNAVAILABLE: { exit: 3 },
   FLEET_TOKEN_INVALID: { exit: 3 },
   FLEET_MODEL_UNCONFIGURED: { exit: 3 },
@@ -31,25 +33,29 @@ export const ERRORS = {
   FLEET_SESSION_NOT_FOUND: { exit: 4 },
   FLEET_SESSION_EXISTS: { exit: 5 },
   FLEET_SESSION_LOST: { exit: 5 },
-  FLEET_SESSION_BUSY: { exit: 5 },
+  FLEET_SESSION_BUSY: { exit: 5, retryable: true },
   FLEET_SESSION_AMBIGUOUS: { exit: 5 },
-  FLEET_SESSION_LOCKED: { exit: 5 },
+  FLEET_SESSION_LOCKED: { exit: 5, retryable: true },
   FLEET_LEASE_LOST: { exit: 5 },
+  FLEET_ADDRESS_TAKEN: { exit: 5 },
   FLEET_SERVER_CONFLICT: { exit: 5 },
-  FLEET_SERVER_DRAINING: { exit: 5 },
-  FLEET_PORTS_EXHAUSTED: { exit: 6 },
-  FLEET_SERVER_START_TIMEOUT: { exit: 6 },
-  FLEET_SESSIONS_EXHAUSTED: { exit: 6 },
+  FLEET_SERVER_DRAINING: { exit: 5, retryable: true },
+  FLEET_POOL_DRAINING: { exit: 5, retryable: true },
+  FLEET_SUPERVISOR_RUNNING: { exit: 5 },
+  FLEET_PORTS_EXHAUSTED: { exit: 6, retryable: true },
+  FLEET_SERVER_START_TIMEOUT: { exit: 6, retryable: true },
+  FLEET_SESSIONS_EXHAUSTED: { exit: 6, retryable: true },
   FLEET_TURN_TIMEOUT: { exit: 6 },
-  FLEET_STATE_BUSY: { exit: 6 },
+  FLEET_STATE_BUSY: { exit: 6, retryable: true },
   FLEET_STATE_UNWRITABLE: { exit: 7 },
   FLEET_STATE_CORRUPT: { exit: 7 },
+  FLEET_PROCESSES_UNREADABLE: { exit: 7, retryable: true },
   FLEET_SERVER_EXITED: { exit: 7 },
-  FLEET_SERVER_LOST: { exit: 7 },
-  FLEET_SERVER_UNREACHABLE: { exit: 7 },
+  FLEET_SERVER_LOST: { exit: 7, retryable: true },
+  FLEET_SERVER_UNREACHABLE: { exit: 7, retryable: true },
   FLEET_TURN_FAILED: { exit: 7 },
   FLEET_TURN_CUT: { exit: 8 },
-} as const satisfies Record<string, { exit: number }>;
+} as const satisfies Record<string, { exit: number; retryable?: boolean }>;
 
 export type FleetErrorCode = keyof typeof ERRORS;
 
@@ -75,6 +81,11 @@ export class FleetError extends Error {
   /** The process's exit code by the public contract. */
   get exit(): number {
     return ERRORS[this.code].exit;
+  }
+
+  /** Whether the same call may well succeed in a moment. */
+  get retryable(): boolean {
+    return "retryable" in ERRORS[this.code];
   }
 }
 

@@ -1,6 +1,7 @@
 import type { PartialConfig } from "./config/load.js";
 import type { Strategy } from "./pool/pool.js";
 import type { ServerView } from "./pool/server.js";
+import type { ServeLog } from "./serve/context.js";
 import type { SessionOptions } from "./sessions/session-config.js";
 import type { Isolation, TokenSource } from "./store/store.js";
 
@@ -70,5 +71,22 @@ export interface StopRequest {
   drainTimeoutMs?: number;
   /** Kill at once. */
   force?: boolean;
+  signal?: AbortSignal;
+}
+
+export interface RollingRequest extends Omit<StopRequest, "force"> {
+  /** At most so many servers are without a process that admits turns at any moment. Default: 1. */
+  maxUnavailable?: number;
+}
+
+export interface DrainRequest extends StopRequest {
+  /** The same as `drainTimeoutMs`, such as `30s`. */
+  timeout?: string;
+}
+
+export interface SuperviseOptions {
+  /** Called with each event of the supervisor's life. */
+  log: ServeLog;
+  /** Gives up the start. */
   signal?: AbortSignal;
 }

@@ -7,11 +7,14 @@ import { FleetError, quote } from "./errors.js";
 import type {
   ConnectInfo,
   CreateSessionOptions,
+  DrainRequest,
   FleetOptions,
   ResumeSessionOptions,
+  RollingRequest,
   RouteView,
   SpawnRequest,
   StopRequest,
+  SuperviseOptions,
 } from "./fleet-options.js";
 import type { DoorListeners } from "./gateway/context.js";
 import { type FrontDoor, type InheritedListener, openFrontDoor } from "./gateway/door.js";
@@ -24,11 +27,15 @@ import {
   validateTokenId,
 } from "./gateway/tokens.js";
 import { type OpenedProvider, openProvider } from "./models/provider.js";
+import { closePool, launchesOf, openPool } from "./pool/admission.js";
 import { type ClientOptions, Clients } from "./pool/clients.js";
-import { Pool, type SpawnOptions, type StopOptions, type Stopped, type Strategy } from "./pool/pool.js";
+import { Pool, type SpawnOptions, type Strategy } from "./pool/pool.js";
+import { type RollingResult, restartRolling } from "./pool/rolling.js";
 import { isBroken, type ServerView, viewServer } from "./pool/server.js";
+import type { StopOptions, Stopped } from "./pool/stopping.js";
 import type { TurnReply } from "./runtime/client/turn.js";
 import { provenEndpoint } from "./runtime/probe.js";
+import type { Supervisor } from "./serve/supervisor.js";
 import { type EvictionResult, evict } from "./sessions/eviction.js";
 import { collectGarbage, type GcRequest, type GcResult } from "./sessions/gc.js";
 import { newSessionId, validateSessionId, validateUser } from "./sessions/ids.js";
@@ -142,8 +149,7 @@ export class Fleet implements AsyncDisposable {
 
   /** The launch ids of all recorded servers: a process of this fleet that carries another one is a stray. */
   async launchIds(): Promise<Set<string>> {
-    const { servers } = await this.#store.readRegistry();
-    return new Set(Object.values(servers).flatMap(({ launchId }) => launchId ?? []));
+    return launchesOf(await this.#store.readRegistry());
   }
 
   /** One server by id or unambiguous beginning of it. @throws FleetError `FLEET_SERVER_NOT_FOUND`. */
@@ -188,7 +194,11 @@ export class Fleet implements AsyncDisposable {
 
   /** Waits for turns in flight, stops the servers, frees their ports. Homes and sessions stay. */
   async stop(ids: readonly string[], request: StopRequest = {}): Promise<Stopped[]> {
-    const stopped = await this.#pool.stopAll(ids, this.#stopOptions(request));
+    return await this.#stop(ids, this.#stopOptions(request));
+  }
+
+  async #stop(ids: readonly string[], options: StopOptions): Promise<Stopped[]> {
+    const stopped = await this.#pool.stopAll(ids, options);
     // Only now: closing a client ends its turns, which are waited for like everybody else's.
     for (const id of ids) await this.#closeClient(id);
     return stopped;
@@ -199,14 +209,66 @@ export class Fleet implements AsyncDisposable {
     ids: readonly string[],
     request: StopRequest = {},
   ): Promise<{ stopped: Stopped[]; servers: ServerView[] }> {
-    const stopped = await this.stop(ids, request);
+    const stopped = await this.#stop(ids, { ...this.#stopOptions(request), stays: true });
     const servers = await Promise.all(
       ids.map(async (id) => {
-        const again = await this.#pool.startAgain(await this.#pool.find(id), AbortSignal.timeout(START_WAIT_MS));
+        const signal = AbortSignal.timeout(START_WAIT_MS);
+        const again = await this.#pool.startAgain(await this.#pool.find(id), { signal });
         return viewServer(again.server);
       }),
     );
     return { stopped, servers };
+  }
+
+  /**
+   * Replaces running servers one after the other, at most `maxUnavailable` at a time and the first one alone: each by a new
+   * process on the same home, which has to answer before the old one is drained. This is the upgrade to a new runtime.
+   * Stops at the first server whose new process does not come up; that one and those after it go on as they were.
+   *
+   * @throws FleetError with the code of that failure, and a word on how far it came.
+   */
+  async restartRolling(ids: readonly string[], request: RollingRequest = {}): Promise<RollingResult> {
+    const { drainTimeoutMs, signal } = this.#stopOptions(request);
+    return await restartRolling(this.#pool, ids, {
+      drainTimeoutMs,
+      signal,
+      maxUnavailable: request.maxUnavailable ?? 1,
+    });
+  }
+
+  /**
+   * Closes the pool to everything new, on this host and for every process, waits for turns in flight, and stops all
+   * servers; those that run now run again when a supervisor starts. {@link undrain} opens the pool again, and so does a
+   * supervisor that starts.
+   *
+   * @throws FleetError `FLEET_DURATION_INVALID`.
+   */
+  async drain(request: DrainRequest = {}): Promise<Stopped[]> {
+    const { timeout, ...rest } = request;
+    const timeoutMs = timeout === undefined ? {} : { drainTimeoutMs: parseDuration(timeout, { name: "timeout" }) };
+    await closePool(this.#store);
+    const ids = (await this.#pool.all()).map(({ id }) => id);
+    return await this.#stop(ids, { ...this.#stopOptions({ ...rest, ...timeoutMs }), stays: true });
+  }
+
+  /** Opens a pool that was drained. */
+  async undrain(): Promise<void> {
+    await openPool(this.#store);
+  }
+
+  /**
+   * Keeps the servers of this host healthy from now on, until the supervisor is told to drain or to leave: see
+   * {@link Supervisor}. The command `serve` is this and little else.
+   *
+   * @throws FleetError `FLEET_SUPERVISOR_RUNNING`, `FLEET_ADDRESS_TAKEN`, `FLEET_ADDRESS_UNUSABLE`.
+   */
+  async supervise(options: SuperviseOptions): Promise<Supervisor> {
+    // Loaded only now: every other command is faster without it.
+    const { supervise } = await import("./serve/supervise.js");
+    const { config, stateRoot } = this;
+    const gc = async (signal: AbortSignal) => await this.gc({ signal });
+    const fleet = { store: this.#store, pool: this.#pool, config, stateRoot, log: options.log, gc };
+    return await supervise(fleet, options.signal ?? NEVER);
   }
 
   /**

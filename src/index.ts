@@ -26,8 +26,8 @@ export type { DoorEvent, DoorListeners, RequestReport } from "./gateway/context.
 export type { FrontDoor, InheritedListener } from "./gateway/door.js";
 export type { IssuedToken, TokenView } from "./gateway/tokens.js";
 export type { ClientOptions } from "./pool/clients.js";
-export type { Stopped } from "./pool/pool.js";
 export type { ServerView } from "./pool/server.js";
+export type { Stopped } from "./pool/stopping.js";
 export type { TurnOptions, TurnReply } from "./runtime/client/turn.js";
 export type { EvictionResult } from "./sessions/eviction.js";
 export type { GcRequest, GcResult } from "./sessions/gc.js";

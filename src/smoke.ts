@@ -20,6 +20,7 @@ export interface SmokeResult {
 
 const USER = "smoke";
 const SESSION = "smoke-session";
+const RESTART_MS = 5_000;
 
 /**
  * The whole way on the real runtime, offline, with the built-in echo model and a state folder of its own that is
@@ -32,7 +33,12 @@ export async function smoke(env: NodeJS.ProcessEnv, onStep: (step: SmokeStep) =>
     Fleet.open({
       cwd: stateRoot,
       env: { ...withoutFleetSettings(env), COPILOTFLEET_HOME: join(stateRoot, "state"), COPILOT_OFFLINE: "true" },
-      config: { provider: { type: "echo" }, isolation: "per-user", store: "file" },
+      config: {
+        provider: { type: "echo" },
+        isolation: "per-user",
+        store: "file",
+        serve: { metrics: "127.0.0.1:0" },
+      },
     });
   // Two fleets on one state folder stand for two commands: nothing is handed from one to the other but the state.
   const first = await open();
@@ -115,10 +121,27 @@ function walk(first: Fleet, second: Fleet): Record<string, () => Promise<string>
       session = await first.resumeSession(SESSION, { user: USER });
       return await ask(first, session, "still there?", "[turn 3] still there?");
     },
+    supervise: async () => {
+      const supervisor = await first.supervise({ log: () => undefined });
+      try {
+        const { pid } = await second.serverOf(USER);
+        check(pid !== null, "no server runs");
+        process.kill(pid, "SIGKILL");
+        const start = performance.now();
+        for (let now: number | null = pid; now === pid || now === null; now = (await second.serverOf(USER)).pid) {
+          check(performance.now() - start < RESTART_MS, "it was not restarted");
+          await delay(20);
+        }
+        const ms = Math.round(performance.now() - start);
+        return `back after ${ms} ms, ${await ask(first, session, "and now?", "[turn 4] and now?")}`;
+      } finally {
+        await supervisor.leave();
+      }
+    },
     evict: async () => {
       const { evicted } = await second.evict({ ids: [SESSION] });
       check(evicted.includes(SESSION), "it was not evicted");
-      return await ask(first, session, "loaded again?", "[turn 4] loaded again?");
+      return await ask(first, session, "loaded again?", "[turn 5] loaded again?");
     },
     lock: async () => {
       const options = { user: USER, ttl: "10s", wait: "1s" };

@@ -15,7 +15,7 @@ const LAYERS: RegExp[][] = [
   [/^smoke\.ts$/, /^doctor\.ts$/, /^index\.ts$/],
   [/^fleet\.ts$/],
   [/^fleet-options\.ts$/],
-  [/^gateway\//],
+  [/^gateway\//, /^serve\//],
   [/^sessions\/(?!ids\.ts)/],
   [/^pool\//],
   [/^models\//, /^runtime\//],
@@ -117,6 +117,7 @@ describe("the source", () => {
   it("has each other dependency in its home", () => {
     expect(importers(/^valibot$/, { types: true }).every((file) => file.startsWith("config/"))).toBe(true);
     expect(importers(/^proper-lockfile$/, { types: true })).toEqual(["store/file/polite-lock.ts"]);
+    expect(importers(/^prom-client$/, { types: true })).toEqual(["serve/metrics.ts"]);
     expect(importers(/^parse-duration$/, { types: true })).toEqual(["config/duration.ts"]);
     for (const file of importers(/^execa$/, { types: true }))
       expect(file).toMatch(/^(runtime\/launch|models\/token-command)\.ts$/);

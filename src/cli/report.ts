@@ -17,11 +17,11 @@ interface Invocation {
 export function reportError(error: unknown, invocation: Invocation): number {
   if (error instanceof Errors.ExitError) return error.oclif.exit ?? 0;
   if (error instanceof Interrupted) return error.exitCode;
-  const { code, exit, message, suggestions, stack } = toFleetError(error, invocation);
+  const { code, exit, message, suggestions, retryable, stack } = toFleetError(error, invocation);
   const end = invocation.args.indexOf("--");
   const flags = end === -1 ? invocation.args : invocation.args.slice(0, end);
   if (flags.includes("--json")) {
-    process.stdout.write(`${JSON.stringify({ error: { code, message, suggestions } }, null, 2)}\n`);
+    process.stdout.write(`${JSON.stringify({ error: { code, message, suggestions, retryable } }, null, 2)}\n`);
     return exit;
   }
   const lines = [`Error: ${message}`, ...suggestions.map((suggestion) => `  Try: ${suggestion}`)];

@@ -1,5 +1,5 @@
 import { ERRORS } from "../errors.js";
-import type { Stopped } from "../pool/pool.js";
+import type { Stopped } from "../pool/stopping.js";
 import { renderState, renderTable } from "./table.js";
 
 export function renderStopped(stopped: readonly Stopped[]): string {

@@ -1,26 +1,45 @@
+import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
+import { integerFlag, usage } from "../cli/flags.js";
 import { selectionArgs, selectionFlags, selectServers } from "../cli/select-servers.js";
 import { renderServers } from "../cli/servers.js";
 import { exitCodeOf } from "../cli/stopped.js";
-import type { Stopped } from "../pool/pool.js";
 import type { ServerView } from "../pool/server.js";
+import type { Stopped } from "../pool/stopping.js";
 
 export default class Restart extends FleetCommand {
   static override summary = "Stop servers like `stop` does, and start them again on the same home and port.";
-  static override examples = ["<%= config.bin %> restart --user alice", "<%= config.bin %> restart --all"];
+  static override examples = [
+    "<%= config.bin %> restart --user alice",
+    "<%= config.bin %> restart --all --rolling --max-unavailable 2",
+  ];
   static override strict = false;
   static override args = selectionArgs;
-  static override flags = selectionFlags;
+  static override flags = {
+    ...selectionFlags,
+    rolling: Flags.boolean({
+      description: "one after the other, the new process before the old one goes; ends at the first that fails",
+    }),
+    "max-unavailable": integerFlag("max-unavailable", "with --rolling: how many at a time (default 1)", {
+      min: 1,
+      max: 1_000,
+    }),
+  };
 
   async run(): Promise<{ stopped: Stopped[]; servers: ServerView[] }> {
     const { flags, argv } = await this.parse(Restart);
+    if (flags.rolling && flags.force) throw usage("--rolling waits for turns, --force does not: give one of them.");
+    if (!flags.rolling && flags["max-unavailable"] !== undefined)
+      throw usage("--max-unavailable goes with --rolling.", ["copilotfleet restart --all --rolling"]);
     return await this.withFleet(async (fleet) => {
       const ids = await selectServers(fleet, { servers: argv as string[], user: flags.user, all: flags.all });
-      const result = await fleet.restart(ids, {
-        force: flags.force,
+      const request = {
         signal: this.interruptSignal(),
         ...(flags["drain-timeout"] === undefined ? {} : { drainTimeoutMs: flags["drain-timeout"] }),
-      });
+      };
+      const result = flags.rolling
+        ? await fleet.restartRolling(ids, { ...request, maxUnavailable: flags["max-unavailable"] ?? 1 })
+        : await fleet.restart(ids, { ...request, force: flags.force });
       this.log(renderServers(result.servers));
       process.exitCode = exitCodeOf(result.stopped);
       return result;

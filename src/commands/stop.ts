@@ -1,7 +1,7 @@
 import { FleetCommand } from "../cli/base-command.js";
 import { selectionArgs, selectionFlags, selectServers } from "../cli/select-servers.js";
 import { exitCodeOf, renderStopped } from "../cli/stopped.js";
-import type { Stopped } from "../pool/pool.js";
+import type { Stopped } from "../pool/stopping.js";
 
 export default class Stop extends FleetCommand {
   static override summary = "Wait for turns in flight, then stop servers. Homes and sessions stay.";

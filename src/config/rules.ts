@@ -62,6 +62,8 @@ const whole = (min: number, max: number, rule: Rule) => {
 };
 
 export const count = () => whole(1, MAX_COUNT, {});
+/** How many, and none is allowed. */
+export const countOrNone = () => whole(0, MAX_COUNT, {});
 export const port = () => whole(1, LARGEST_PORT, { flagCode: "FLEET_PORT_INVALID" });
 
 /** A share of a whole, above 0. */

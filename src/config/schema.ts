@@ -5,6 +5,7 @@ import {
   choice,
   command,
   count,
+  countOrNone,
   flag,
   frameSize,
   httpUrl,
@@ -28,10 +29,16 @@ import { runtimeArgs, runtimeEnv, toolNames } from "./runtime-rules.js";
 
 const ports = v.strictObject({ from: v.optional(port(), 5000), to: v.optional(port(), 5999) });
 
-const pool = v.strictObject({
-  servers: v.optional(count(), 1),
-  strategy: v.optional(choice(["sticky", "round-robin", "least-loaded"]), "sticky"),
-});
+const pool = v.pipe(
+  v.strictObject({
+    servers: v.optional(count(), 1),
+    strategy: v.optional(choice(["sticky", "round-robin", "least-loaded"]), "sticky"),
+    // What `serve` does beside: shared servers that run before anybody asks, and users' own that sleep when nobody is there.
+    warm: v.optional(countOrNone(), 0),
+    idleTimeout: v.optional(v.nullable(wait()), null),
+  }),
+  v.transform(({ idleTimeout, ...rest }) => ({ ...rest, idleTimeoutMs: idleTimeout })),
+);
 
 const runtime = v.pipe(
   v.strictObject({
@@ -120,12 +127,25 @@ const health = v.pipe(
     interval: v.optional(wait(), "5s"),
     timeout: v.optional(wait()),
     failures: v.optional(count(), 3),
+    // Beyond the ping: whether a session can be made, too.
+    session: v.optional(flag(), false),
+    startup: v.optional(wait(), "30s"),
+    restarts: v.optional(count(), 5),
+    backoff: v.optional(wait(), "1s"),
+    stable: v.optional(wait(), "60s"),
+    stalledTurn: v.optional(wait(), "10m"),
   }),
   // Who asks for a faster interval only, gets a deadline that fits it.
-  v.transform(({ interval, timeout, failures }) => ({
+  v.transform(({ interval, timeout, failures, session, startup, restarts, backoff, stable, stalledTurn }) => ({
     intervalMs: interval,
     timeoutMs: timeout ?? Math.min(2000, interval),
     failures,
+    session,
+    startupMs: startup,
+    restarts,
+    backoffMs: backoff,
+    stableMs: stable,
+    stalledTurnMs: stalledTurn,
   })),
 );
 
@@ -134,8 +154,15 @@ const recycle = v.pipe(
     maxMemory: v.optional(v.nullable(size()), "1gb"),
     maxAge: v.optional(v.nullable(age()), "24h"),
     maxSessions: v.optional(v.nullable(count()), null),
+    // The least time between two attempts at one server.
+    pause: v.optional(wait(), "60s"),
   }),
-  v.transform(({ maxMemory, maxAge, maxSessions }) => ({ maxMemoryBytes: maxMemory, maxAgeMs: maxAge, maxSessions })),
+  v.transform(({ maxMemory, maxAge, maxSessions, pause }) => ({
+    maxMemoryBytes: maxMemory,
+    maxAgeMs: maxAge,
+    maxSessions,
+    pauseMs: pause,
+  })),
 );
 
 const drain = v.pipe(
@@ -152,12 +179,16 @@ const serve = v.pipe(
     maxFrame: v.optional(frameSize(), "64mb"),
     // How long a prompt may wait at the front door while others use its session.
     turnWait: v.optional(wait(), "30s"),
+    logMaxSize: v.optional(size(), "10mb"),
+    // How many rotated logs are kept of each server, beside the one that it writes.
+    logFiles: v.optional(count(), 3),
   }),
-  v.transform(({ gcInterval, maxFrame, turnWait, ...rest }) => ({
+  v.transform(({ gcInterval, maxFrame, turnWait, logMaxSize, ...rest }) => ({
     ...rest,
     gcIntervalMs: gcInterval,
     maxFrameBytes: maxFrame,
     turnWaitMs: turnWait,
+    logMaxBytes: logMaxSize,
   })),
 );
 

@@ -169,11 +169,13 @@ export class Client {
 
   async #reopen(attachment: Attachment): Promise<Link> {
     const { record } = attachment;
+    const turn = this.turns.of(record.id);
     const link = await this.#opener.open({
       // Looked at anew: it may have been deleted, and its id be somebody else's by now.
       record: await this.#door.sessions.recordFor(record.id, this.holder.user),
       asked: { ...attachment.asked, continuePendingWork: undefined },
       isNew: false,
+      marked: turn?.active === true ? turn.marked : undefined,
       onLink: ({ server }) => {
         attachment.serverId = server.id;
       },

@@ -1,11 +1,12 @@
+import { setTimeout as delay } from "node:timers/promises";
 import { isFleetError } from "../errors.js";
-import { serverIdOf } from "../pool/server.js";
+import { isRunning, serverIdOf } from "../pool/server.js";
 import { deadline } from "../runtime/deadline.js";
 import { readSessionFolder } from "../runtime/session-state.js";
 import { admit } from "../sessions/eviction.js";
 import { newSessionId, validateSessionId } from "../sessions/ids.js";
 import { noteOpened } from "../sessions/loaded.js";
-import { sessionExists, sessionLost } from "../sessions/problems.js";
+import { serverDraining, sessionExists, sessionLost } from "../sessions/problems.js";
 import type { ServerRecord, SessionRecord } from "../store/store.js";
 import type { Params } from "./client-message.js";
 import type { DoorContext } from "./context.js";
@@ -15,6 +16,7 @@ import { APART_OPTIONS, sessionParams } from "./settings.js";
 
 /** How long a server may take to start, and to open a session, in milliseconds. */
 const OPEN_MS = 30_000;
+const DRAIN_POLL_MS = 20;
 
 export interface OpenerContext extends DoorContext {
   user: string;
@@ -31,6 +33,8 @@ export interface OpenRequest {
   asked: Params;
   /** It was recorded just now and cannot be on any disk. */
   isNew: boolean;
+  /** The server on which its turn, which is under way, is marked. */
+  marked?: ServerRecord | undefined;
   /** Known before the server is asked: events may come before its answer does. */
   onLink: (link: Link) => void;
   /** The server's answer, before anything that it sent after that. On shared servers the session is not ready yet. */
@@ -119,35 +123,48 @@ export class Opener {
    * @throws FleetError `FLEET_SESSION_NOT_FOUND`, `FLEET_SESSION_LOST`, `FLEET_SESSIONS_EXHAUSTED`, `FLEET_METHOD_DENIED`, and as
    * `Pool.serverOf`; `RpcError` with what the server refused it with.
    */
-  async open({ record, asked, isNew, onLink, onResult }: OpenRequest): Promise<Link> {
+  async open(request: OpenRequest): Promise<Link> {
     const { config, store, sessions, signal } = this.#context;
-    const { id } = record;
-    const server = await this.serverFor(record);
+    const { record, marked } = request;
     using limit = deadline(OPEN_MS, signal);
-    using _use = await admit(server, id, {
-      store,
-      answerMs: config.health.timeoutMs,
-      maxActive: config.session.maxActive,
-      waitMs: OPEN_MS,
-      signal: limit.signal,
-    });
+    for (;;) {
+      const server = marked !== undefined && isRunning(marked) ? marked : await this.serverFor(record);
+      {
+        using _use = await admit(server, record.id, {
+          store,
+          answerMs: config.health.timeoutMs,
+          maxActive: config.session.maxActive,
+          waitMs: OPEN_MS,
+          signal: limit.signal,
+        });
+        // Under the mark: from here on a drain waits for this one. Who had marked it before is waited for already.
+        if (server === marked || (await sessions.admitted(server)))
+          return await this.#load(server, request, limit.signal);
+      }
+      if (limit.signal.aborted) throw serverDraining(server.id);
+      await delay(DRAIN_POLL_MS);
+    }
+  }
+
+  async #load(
+    server: ServerRecord,
+    { record, asked, isNew, onLink, onResult }: OpenRequest,
+    signal: AbortSignal,
+  ): Promise<Link> {
+    const { config, store, sessions } = this.#context;
+    const { id } = record;
     // Looked at only now, under the mark: gc deletes the record first and looks at the marks then.
     if ((await store.readSession(id)) === null) throw noSuchSession(id);
     const method = isNew ? "session.create" : methodFor(record, server);
     const link = await this.link(server);
     onLink(link);
-    const { provider, gitHubToken } = await sessions.surroundings(server, record.owner, limit.signal);
     const { own } = link;
-    const params = sessionParams(method, asked, record, {
-      config,
-      own,
-      isolation: server.isolation,
-      provider,
-      gitHubToken,
-    });
+    const { isolation } = server;
+    const { provider, gitHubToken } = await sessions.surroundings(server, record.owner, signal);
+    const params = sessionParams(method, asked, record, { config, own, isolation, provider, gitHubToken });
     noteOpened(server, id);
     await link.upstream.request(method, params, (result) => onResult(result, link));
-    if (server.isolation === "shared") {
+    if (isolation === "shared") {
       await link.upstream.request("session.options.update", { ...APART_OPTIONS, sessionId: id });
     }
     return link;

@@ -1,5 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { HeldLease } from "../sessions/leases.js";
+import type { ServerRecord } from "../store/store.js";
 
 /** How often a turn of which nothing is heard is asked after, in milliseconds. */
 const ASK_AFTER_MS = 15_000;
@@ -21,6 +22,8 @@ export class Turn {
   #idleMissed = false;
   #wake: (() => void) | undefined;
   lease: HeldLease | undefined;
+  /** The server on which the turn is marked: whoever drains that waits for it. */
+  marked: ServerRecord | undefined;
 
   /** Whether prompts may go out now. */
   get active(): boolean {

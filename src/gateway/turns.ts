@@ -1,7 +1,7 @@
 import { FleetError } from "../errors.js";
 import type { HeldLease } from "../sessions/leases.js";
 import { takeTurn } from "../sessions/turn-taking.js";
-import type { SessionRecord } from "../store/store.js";
+import type { ServerRecord, SessionRecord } from "../store/store.js";
 import { type Attachment, saysUnloaded } from "./attachments.js";
 import type { ClientRequest } from "./client-message.js";
 import type { DoorContext, DoorEvent } from "./context.js";
@@ -102,7 +102,12 @@ export class Turns {
       sessionId: record.id,
       permit: async ({ always }: { always: boolean }) =>
         await sessions.permit(record, { waitMs, signal }, { always, user }),
-      server: async () => (await linkFor(record)).server,
+      server: async () => {
+        const { server } = await linkFor(record);
+        turn.marked = server;
+        return server;
+      },
+      admitted: async (server: ServerRecord) => await sessions.admitted(server),
       waitMs,
       signal,
     };

@@ -1,16 +1,20 @@
 import { FleetError } from "../errors.js";
 import { isAlive, ownIdentity } from "../runtime/process-table.js";
-import type { ProcessIdentity, Registry, ServerRecord, ServerState } from "../store/store.js";
+import type { Claim, ProcessIdentity, Registry, ServerRecord, ServerState } from "../store/store.js";
+import { closedBy } from "./admission.js";
+import { isHeld } from "./held-claim.js";
 import { choosePort, type PortRange } from "./ports.js";
 import { isRunning } from "./server.js";
 
 /**
  * Moving a server from one state to the next takes a claim on its record, so that two commands never do it at once.
- * A claim is this process's identity: it ends with the transition, or with the process. All functions here run inside a
+ * A claim is this process's identity: it ends with the transition, or with the process (`HeldClaim`). All functions here run inside a
  * registry update: they look and decide, and do nothing else.
  */
 
 export type StartDecision =
+  /** The pool admits nothing new; `by` says who closed it. */
+  | { kind: "closed"; by: string }
   /** It runs already. */
   | { kind: "running"; server: ServerRecord }
   /** Somebody else is at it: ask again in a moment. */
@@ -28,18 +32,23 @@ export interface StartIntent {
   create: () => ServerRecord;
   /** What a caller wants changed on a server that is started anew. */
   amend: (server: ServerRecord) => void;
+  /** Started by `serve` since it should run: how often it ended before still counts. */
+  supervised: boolean;
+  claim: Claim;
 }
 
 /** Records the intent to start a server: state `starting`, a reserved port, a launch id, our claim. */
 export function claimStart(registry: Registry, id: string, intent: StartIntent): StartDecision {
+  const by = closedBy(registry);
+  if (by !== null) return { kind: "closed", by };
   const found = registry.servers[id];
-  if (found?.claim != null && isAlive(found.claim)) return { kind: "busy", server: found };
+  if (found !== undefined && isHeld(found.claim)) return { kind: "busy", server: found };
   if (found !== undefined && found.state !== "starting" && isRunning(found)) {
     if (found.state === "draining") giveUpStop(found, "ready");
     return { kind: "running", server: found };
   }
   if (found?.state === "starting") {
-    found.claim = ownIdentity();
+    found.claim = intent.claim;
     return { kind: "adopt", server: found };
   }
   const server = found ?? intent.create();
@@ -52,7 +61,8 @@ export function claimStart(registry: Registry, id: string, intent: StartIntent):
   server.launchId = intent.launchId;
   server.process = null;
   server.failure = null;
-  server.claim = ownIdentity();
+  if (!intent.supervised) delete server.crashes;
+  server.claim = intent.claim;
   registry.servers[id] = server;
   return { kind: "start", server, leftover };
 }
@@ -64,13 +74,21 @@ export type StopDecision =
   /** Ours to stop; `from` is the state that it was in. */
   | { kind: "stop"; server: ServerRecord; from: ServerState };
 
-/** Records the intent to stop a server. The port stays reserved until the process is gone. */
-export function claimStop(registry: Registry, id: string): StopDecision {
+/**
+ * Records the intent to stop a server. The port stays reserved until the process is gone. With `stays` it should run
+ * nevertheless, and is to be started again.
+ */
+export function claimStop(
+  registry: Registry,
+  id: string,
+  { stays, claim }: { stays: boolean; claim: Claim },
+): StopDecision {
   const server = registry.servers[id];
   if (server === undefined) return { kind: "absent" };
-  if (server.claim !== null && isAlive(server.claim)) return { kind: "busy", server };
-  if (server.state === "stopped") return { kind: "stopped", server };
-  if (server.state === "failed" && server.process === null) {
+  if (isHeld(server.claim) || isHeld(server.replacement?.claim ?? null)) return { kind: "busy", server };
+  if (server.state === "stopped" || (server.state === "failed" && server.process === null)) {
+    if (!stays) server.desired = "stopped";
+    if (server.state === "stopped") return { kind: "stopped", server };
     // Dead and cleared away already: stopping it is only saying so.
     server.state = "stopped";
     server.failure = null;
@@ -78,7 +96,7 @@ export function claimStop(registry: Registry, id: string): StopDecision {
   }
   const from = server.state;
   server.state = "draining";
-  server.claim = ownIdentity();
+  server.claim = claim;
   return { kind: "stop", server, from };
 }
 
@@ -100,11 +118,15 @@ export function giveUpStop(server: ServerRecord, from: ServerState): void {
 export function ownClaim(registry: Registry, id: string, launchId: string | null): ServerRecord {
   const server = registry.servers[id];
   if (server === undefined || server.launchId !== launchId || !isSelf(server.claim)) {
-    throw new FleetError("FLEET_SERVER_CONFLICT", `Server ${id} was taken over by another command meanwhile.`, {
-      suggestions: ["copilotfleet ps"],
-    });
+    throw serverTaken(id);
   }
   return server;
+}
+
+export function serverTaken(id: string): FleetError {
+  return new FleetError("FLEET_SERVER_CONFLICT", `Server ${id} was taken over by another command meanwhile.`, {
+    suggestions: ["copilotfleet ps"],
+  });
 }
 
 /** For messages: who moves the server at the moment. */
@@ -117,6 +139,22 @@ function isSelf(claim: ProcessIdentity | null): boolean {
   return claim !== null && claim.pid === self.pid && claim.startTicks === self.startTicks && isAlive(claim);
 }
 
+/** Ends a start: it runs, and should. */
+export function settleReady(server: ServerRecord, running: { process: ProcessIdentity; version: string }): void {
+  server.state = "ready";
+  server.process = running.process;
+  server.version = running.version;
+  server.failure = null;
+  server.desired = "running";
+  server.claim = null;
+}
+
+/** One more end that nobody asked for; those before a healthy time do not count any more. */
+export function countCrash(server: ServerRecord, nowMs: number, stableMs: number): void {
+  const healthyMs = server.process === null ? 0 : nowMs - Date.parse(server.startedAt ?? "");
+  server.crashes = (healthyMs >= stableMs ? 0 : (server.crashes ?? 0)) + 1;
+}
+
 /** Ends a transition with nothing running: the port is free again, the claim is gone. */
 export function settle(server: ServerRecord, state: "stopped" | "failed", failure: string | null): void {
   server.state = state;
@@ -126,4 +164,5 @@ export function settle(server: ServerRecord, state: "stopped" | "failed", failur
   server.launchId = null;
   server.startedAt = null;
   server.claim = null;
+  server.replacement = null;
 }

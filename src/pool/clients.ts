@@ -10,19 +10,25 @@ export type ClientOptions = Omit<CopilotClientOptions, "connection">;
 const CONNECT_MS = 10_000;
 const GOODBYE_MS = 2_000;
 
+interface Known {
+  launchId: string | null;
+  connecting: Promise<ConnectedClient>;
+}
+
 /** This process's connections to servers, one per server: made on demand, forgotten when they end. */
 export class Clients {
-  readonly #clients = new Map<string, Promise<ConnectedClient>>();
+  readonly #clients = new Map<string, Known>();
 
   /** The connection to this launch of the server. Its identity is proved before the token goes out. */
   async to(server: ServerRecord, options: ClientOptions, signal: AbortSignal): Promise<ConnectedClient> {
     const key = server.id;
     const known = this.#clients.get(key);
-    if (known !== undefined) return await known;
+    // One to an earlier launch has ended, or is about to, whether this process has heard of it yet or not.
+    if (known?.launchId === server.launchId) return await known.connecting;
     const connecting = this.#connect(server, options, signal);
-    this.#clients.set(key, connecting);
+    this.#clients.set(key, { launchId: server.launchId, connecting });
     const forget = () => {
-      if (this.#clients.get(key) === connecting) this.#clients.delete(key);
+      if (this.#clients.get(key)?.connecting === connecting) this.#clients.delete(key);
     };
     connecting.then(({ closed }) => closed.then(forget), forget);
     return await connecting;
@@ -38,7 +44,7 @@ export class Clients {
     const known = this.#clients.get(serverId);
     this.#clients.delete(serverId);
     if (known === undefined) return;
-    const { client, closed, destroy } = await known;
+    const { client, closed, destroy } = await known.connecting;
     // A server that died or hangs cannot say goodbye: do not wait for an answer that will not come.
     using limit = deadline(GOODBYE_MS);
     await abortable(Promise.race([client.stop(), closed]), limit.signal).catch(() => undefined);

@@ -1,3 +1,8 @@
+import { availableParallelism } from "node:os";
+
+/** Starting is mostly work of the processor: more at once than this only makes each one late. */
+export const STARTS_AT_ONCE = Math.max(4, availableParallelism() * 4);
+
 /**
  * Runs `work` on every item, at most `limit` at once, and keeps the order of the results. If any fails, the first
  * failure is thrown after all of them are done: nothing is left running behind the caller's back.

@@ -1,7 +1,9 @@
 import { FLEET_VARIABLE } from "../runtime/environment.js";
-import { isAlive, launchesByVariable } from "../runtime/process-table.js";
+import { launchesByVariable } from "../runtime/process-table.js";
 import { stopServer } from "../runtime/stop.js";
 import type { ServerRecord, Store } from "../store/store.js";
+import { launchesOf } from "./admission.js";
+import { isHeld } from "./held-claim.js";
 import type { Pool } from "./pool.js";
 import { isBroken, isRunning } from "./server.js";
 
@@ -49,8 +51,7 @@ export async function killStrays(store: Store, stateRoot: string, dryRun: boolea
   // In this order: a launch is recorded before its process starts, so none that is seen here can be recorded only later.
   const launches = [...launchesByVariable(FLEET_VARIABLE, stateRoot).keys()];
   if (launches.length === 0) return [];
-  const { servers } = await store.readRegistry();
-  const known = new Set(Object.values(servers).flatMap(({ launchId }) => launchId ?? []));
+  const known = launchesOf(await store.readRegistry());
   const strays = launches.filter((launchId) => !known.has(launchId));
   if (!dryRun) for (const launchId of strays) await stopServer({ process: null, launchId, home: null }, { graceMs: 0 });
   return strays.map((id) => ({ id, action: "stray-killed" }));
@@ -58,5 +59,5 @@ export async function killStrays(store: Store, stateRoot: string, dryRun: boolea
 
 /** Whether somebody is moving the server from one state to the next right now. */
 export function isClaimed(server: ServerRecord): boolean {
-  return server.claim !== null && isAlive(server.claim);
+  return isHeld(server.claim);
 }

@@ -1,16 +1,13 @@
-import { availableParallelism } from "node:os";
-import { setTimeout as delay } from "node:timers/promises";
 import { FleetError, isFleetError, quote } from "../errors.js";
 import { tokenSourceFromConfig } from "../models/github-token.js";
-import { isAlive, ownIdentity } from "../runtime/process-table.js";
-import { stopServer } from "../runtime/stop.js";
 import type { ServerRecord, TokenSource } from "../store/store.js";
-import { claimStop, giveUpStop, holderOf, ownClaim, settle } from "./claim.js";
-import { mapConcurrently } from "./concurrency.js";
-import { awaitTurns } from "./drain.js";
+import { mapConcurrently, STARTS_AT_ONCE } from "./concurrency.js";
 import { leastLoadedServer, nextSharedServer, sharedServerId, sharedServerIds, stickyServer } from "./placement.js";
-import { isBroken, isRunning, type ServerView, serverIdOf, viewServer } from "./server.js";
-import { adoptServer, type StarterContext, type StartRequest, type StartResult, startServer } from "./start.js";
+import { repairRecords } from "./repair.js";
+import { type Replaced, type ReplaceOptions, replaceServer } from "./replace.js";
+import { isBroken, type ServerView, serverIdOf, viewServer } from "./server.js";
+import { type StarterContext, type StartRequest, type StartResult, startServer } from "./start.js";
+import { type StopOptions, type Stopped, stopRecorded } from "./stopping.js";
 
 export interface SpawnOptions {
   /** Where the server's GitHub token comes from; undefined: as recorded or configured. */
@@ -19,14 +16,8 @@ export interface SpawnOptions {
   tokenValue?: string | undefined;
   /** Working folder of the server. */
   cwd?: string | undefined;
-  signal: AbortSignal;
-}
-
-export interface StopOptions {
-  /** How long turns in flight may take to end, in milliseconds. */
-  drainTimeoutMs: number;
-  /** Do not wait for turns, do not ask nicely. */
-  force: boolean;
+  /** Aborted, with `signal`: the start is not wanted any more, which is no failure of the server. */
+  calledOff?: AbortSignal | undefined;
   signal: AbortSignal;
 }
 
@@ -40,20 +31,6 @@ export interface Route {
   /** For people: the end of the sentence "that server, since …". */
   reason: string;
 }
-
-export interface Stopped {
-  id: string;
-  outcome: "drained" | "killed" | "already-stopped";
-  /** Sessions whose turn was cut. */
-  cut: string[];
-}
-
-const TERMINATE_GRACE_MS = 5_000;
-/** How long other commands may hold a server beyond the drain: the last steps of a stop, and a usual start. */
-const OTHERS_MS = 2 * TERMINATE_GRACE_MS;
-const BUSY_POLL_MS = 20;
-/** Starting is mostly work of the processor: more at once than this only makes each one late. */
-const STARTS_AT_ONCE = Math.max(4, availableParallelism() * 4);
 
 /** All servers that the registry knows, and the only way to start, stop and look at them. */
 export class Pool {
@@ -171,16 +148,17 @@ export class Pool {
   }
 
   /** Starts a recorded server again on its home, and on its port if that is still free. */
-  async startAgain(server: ServerRecord, signal: AbortSignal): Promise<StartResult> {
+  async startAgain(server: ServerRecord, options: SpawnOptions & { supervised?: boolean }): Promise<StartResult> {
     const { id, user, isolation } = server;
-    return await this.#start({ id, user, isolation }, { signal });
+    return await this.#start({ id, user, isolation, supervised: options.supervised ?? false }, options);
   }
 
   async #start(request: StartRequest, options: SpawnOptions): Promise<StartResult> {
     // On a shared server each session has its own user's token, and the server itself has none unless it was given one.
     const configured =
       request.isolation === "shared" ? null : tokenSourceFromConfig(this.#context.config.auth, request.user);
-    const full = { ...request, token: options.token, tokenValue: options.tokenValue, cwd: options.cwd };
+    const { token, tokenValue, cwd, calledOff } = options;
+    const full = { ...request, token, tokenValue, cwd, calledOff };
     return await startServer(this.#context, full, configured, options.signal);
   }
 
@@ -203,35 +181,11 @@ export class Pool {
 
   /**
    * Mends every record that a crash left behind: adopts servers whose starter died, clears away what is dead, frees
-   * its port. Resolves with the ids it touched. Safe beside itself and any other command.
+   * its port, ends half-done replacements; with `only` that of one server. Resolves with the ids it touched. Safe beside
+   * itself and any other command.
    */
-  async repair(signal: AbortSignal): Promise<string[]> {
-    const { store } = this.#context;
-    const claimed = await store.updateRegistry((registry) =>
-      Object.values(registry.servers).filter((server) => {
-        if (!isBroken(server) || (server.claim !== null && isAlive(server.claim))) return false;
-        if (server.state === "draining" && isRunning(server)) {
-          giveUpStop(server, "ready");
-          return false;
-        }
-        server.claim = ownIdentity();
-        return true;
-      }),
-    );
-    await mapConcurrently(claimed, STARTS_AT_ONCE, async (server) => {
-      if (server.state === "starting") await adoptServer(store, server, signal);
-      else await this.#finish(server, server.state === "draining" ? "stopped" : "failed");
-    });
-    return claimed.map(({ id }) => id);
-  }
-
-  /** Ends what is left of a server and settles its record. The caller holds the claim. */
-  async #finish(server: ServerRecord, state: "stopped" | "failed"): Promise<void> {
-    await stopServer(server, { graceMs: TERMINATE_GRACE_MS });
-    await this.#context.store.updateRegistry((registry) => {
-      const record = ownClaim(registry, server.id, server.launchId);
-      settle(record, state, state === "failed" ? "its process ended by itself" : null);
-    });
+  async repair(signal: AbortSignal, only?: string): Promise<string[]> {
+    return await repairRecords(this.#context, signal, only);
   }
 
   /** The recorded server with this id, or whose id begins so if only one does. @throws FleetError `FLEET_SERVER_NOT_FOUND`. */
@@ -251,53 +205,20 @@ export class Pool {
     return found;
   }
 
+  /** A new process for a running server, on the same home. @throws as {@link replaceServer}. */
+  async replace(id: string, options: ReplaceOptions): Promise<Replaced> {
+    return await replaceServer(this.#context, id, options);
+  }
+
   /** Every recorded server that is not stopped already. */
   async all(): Promise<ServerRecord[]> {
     const { servers } = await this.#context.store.readRegistry();
     return Object.values(servers).filter(({ state }) => state !== "stopped");
   }
 
-  /**
-   * Waits for turns in flight, then stops the server and frees its port; its home stays. Aborted while it waits, it gives
-   * up with the signal's reason, and the server serves on.
-   *
-   * @throws FleetError `FLEET_SERVER_DRAINING` when another command holds the server for longer than this one may take.
-   */
+  /** Drains and stops a server and frees its port; its home stays. @throws as {@link stopRecorded}. */
   async stop(id: string, options: StopOptions): Promise<Stopped> {
-    const { store, config } = this.#context;
-    const patience = performance.now() + options.drainTimeoutMs + OTHERS_MS;
-    for (;;) {
-      const decision = await store.updateRegistry((registry) => claimStop(registry, id));
-      switch (decision.kind) {
-        case "absent":
-        case "stopped":
-          return { id, outcome: "already-stopped", cut: [] };
-        case "busy":
-          if (options.signal.aborted || performance.now() > patience) throw busy(decision.server);
-          await delay(BUSY_POLL_MS);
-          continue;
-        case "stop": {
-          const { server, from } = decision;
-          const timeoutMs = options.force ? 0 : options.drainTimeoutMs;
-          const wait = { timeoutMs, answerMs: config.health.timeoutMs, signal: options.signal };
-          const cut = await awaitTurns(server, wait).catch(async (error: unknown) => {
-            await store.updateRegistry((registry) => giveUpStop(ownClaim(registry, id, server.launchId), from));
-            throw error;
-          });
-          // From here on it ends, also when this command dies: nobody may take it for one that serves on any more.
-          await store.updateRegistry((registry) => {
-            ownClaim(registry, id, server.launchId).process = null;
-          });
-          const grace = { graceMs: TERMINATE_GRACE_MS, force: options.force };
-          const outcome = await stopServer(server, grace);
-          await store.updateRegistry((registry) => {
-            settle(ownClaim(registry, id, server.launchId), "stopped", null);
-          });
-          if (outcome === "already-stopped") return { id, outcome, cut: [] };
-          return { id, outcome: outcome === "killed" || cut.length > 0 ? "killed" : "drained", cut };
-        }
-      }
-    }
+    return await stopRecorded(this.#context, id, options);
   }
 
   /** Stops many servers side by side. */
@@ -310,11 +231,5 @@ function serverNotFound(what: string, matches: ServerRecord[]): FleetError {
   const several = matches.length > 1 ? `: it could be ${matches.map(({ id }) => id).join(", ")}` : "";
   return new FleetError("FLEET_SERVER_NOT_FOUND", `There is no ${what}${several}.`, {
     suggestions: ["copilotfleet ps", "copilotfleet spawn --user USER"],
-  });
-}
-
-function busy(server: ServerRecord): FleetError {
-  return new FleetError("FLEET_SERVER_DRAINING", `Server ${server.id} is ${server.state} by ${holderOf(server)}.`, {
-    suggestions: ["copilotfleet ps"],
   });
 }

@@ -19,7 +19,11 @@ export function choosePort(
   skip: ReadonlySet<number>,
   preferred: number | null,
 ): number {
-  const held = new Set(Object.values(registry.servers).flatMap(({ port }) => port ?? []));
+  const held = new Set(
+    Object.values(registry.servers).flatMap(({ port, replacement }) =>
+      [port, replacement?.port].filter((held) => held != null),
+    ),
+  );
   const free = (port: number) => !held.has(port) && !skip.has(port);
   if (preferred !== null && preferred >= range.from && preferred <= range.to && free(preferred)) return preferred;
   for (let port = range.from; port <= range.to; port++) {

@@ -3,6 +3,7 @@ import { isAlive, privateMemoryBytes } from "../runtime/process-table.js";
 import { logPath } from "../runtime/server-folder.js";
 import { countLoaded } from "../runtime/session-state.js";
 import type { Isolation, ServerRecord, ServerState } from "../store/store.js";
+import { isHeld } from "./held-claim.js";
 
 /** A server as `--json` and the library show it. Times are ISO 8601 in UTC. */
 export interface ServerView {
@@ -18,8 +19,10 @@ export interface ServerView {
   url: string | null;
   pid: number | null;
   state: ServerState;
-  /** Why it is `failed`. */
+  /** Why it is `failed` or `unhealthy`. */
   failure: string | null;
+  /** How often in a row it ended by itself or did not start. */
+  crashes: number;
   /** Its `COPILOT_HOME`. */
   home: string;
   cwd: string;
@@ -53,15 +56,21 @@ export function isRunning(server: ServerRecord): boolean {
   return server.process !== null && isAlive(server.process);
 }
 
+/** Whether it should run, whatever it does at the moment. */
+export function isDesired({ desired, state }: ServerRecord): boolean {
+  return desired === undefined ? state !== "stopped" && state !== "failed" : desired === "running";
+}
+
 /** Whether the record needs a hand: its process is gone, or whoever moved it from state to state died on the way. */
 export function isBroken(server: ServerRecord): boolean {
+  if (server.replacement != null && !isHeld(server.replacement.claim)) return true;
   switch (server.state) {
     case "stopped":
     case "failed":
       return false;
     case "starting":
     case "draining":
-      return server.claim === null || !isAlive(server.claim);
+      return !isHeld(server.claim);
     case "ready":
     case "unhealthy":
       return !isRunning(server);
@@ -84,6 +93,7 @@ export function viewServer(server: ServerRecord): ServerView {
     pid,
     state: gone ? "failed" : server.state,
     failure: gone ? "its process is gone" : server.failure,
+    crashes: server.crashes ?? 0,
     home: server.home,
     cwd: server.cwd,
     log: logPath(server.home),

@@ -1,27 +1,21 @@
 import { randomUUID } from "node:crypto";
-import { setTimeout as delay } from "node:timers/promises";
 import type { Config } from "../config/schema.js";
-import { FleetError, isFleetError, quote } from "../errors.js";
+import { FleetError, quote } from "../errors.js";
 import { resolveGitHubToken } from "../models/github-token.js";
-import { deadline } from "../runtime/deadline.js";
-import { GITHUB_TOKEN_VARIABLE, serverEnvironment } from "../runtime/environment.js";
 import { findRuntime } from "../runtime/find.js";
-import { type LaunchedServer, launchServer, PortTakenError } from "../runtime/launch.js";
-import { probe } from "../runtime/probe.js";
-import { isAlive, ownsListener, processesOfLaunch, writersOf } from "../runtime/process-table.js";
-import {
-  createServerFolder,
-  homeOf,
-  logPath,
-  readConnectionToken,
-  shareSessionState,
-  writeConnectionToken,
-} from "../runtime/server-folder.js";
+import type { LaunchedServer } from "../runtime/launch.js";
+import { ownLimit } from "../runtime/own-limits.js";
+import { createServerFolder, homeOf, shareSessionState, writeConnectionToken } from "../runtime/server-folder.js";
 import { stopServer } from "../runtime/stop.js";
 import type { Isolation, ServerRecord, Store, TokenSource } from "../store/store.js";
-import { claimStart, holderOf, ownClaim, settle } from "./claim.js";
-import { choosePort, isBindable } from "./ports.js";
+import { poolDraining } from "./admission.js";
+import { adoptServer } from "./adopt.js";
+import { claimStart, countCrash, holderOf, ownClaim, settle, settleReady } from "./claim.js";
+import { HeldClaim } from "./held-claim.js";
+import { launchOnFreePort } from "./launching.js";
+import { choosePort } from "./ports.js";
 import { isRunning } from "./server.js";
+import { untilUnclaimed } from "./waiting.js";
 
 export interface StarterContext {
   store: Store;
@@ -39,6 +33,10 @@ export interface StartRequest {
   /** A token handed over in memory, with `token: {from: "caller"}`. */
   tokenValue?: string | undefined;
   cwd?: string | undefined;
+  /** Started by `serve` since it should run: how often it ended before still counts. */
+  supervised?: boolean;
+  /** Aborted, with the start's own signal: nobody wants the server any more, and that is no failure of it. */
+  calledOff?: AbortSignal | undefined;
 }
 
 export interface StartResult {
@@ -48,10 +46,6 @@ export interface StartResult {
 }
 
 const ADDRESS = "127.0.0.1";
-const BUSY_POLL_MS = 20;
-/** How many ports in a row may turn out to be taken between the look and the bind before it is called exhaustion. */
-const PORT_ATTEMPTS = 64;
-const ADOPT_WAIT_MS = 5_000;
 
 /**
  * Starts the server of a request, or returns the one that runs. The intent is recorded first; process and network work
@@ -75,6 +69,7 @@ export async function startServer(
   const readToken = () => (token ??= githubToken(context, request, source, signal));
   if (known === undefined || !isRunning(known)) await readToken();
 
+  using held = new HeldClaim();
   for (;;) {
     const launchId = randomUUID();
     const decision = await store.updateRegistry((registry) =>
@@ -82,6 +77,8 @@ export async function startServer(
         launchId,
         range: config.ports,
         now: new Date().toISOString(),
+        supervised: request.supervised ?? false,
+        claim: held.claim,
         create: () => newRecord(context, request),
         amend: (server) => {
           server.token = source;
@@ -91,12 +88,14 @@ export async function startServer(
       }),
     );
     switch (decision.kind) {
+      case "closed":
+        throw poolDraining(decision.by);
       case "running":
         refuseOtherToken(decision.server, request);
         return { server: decision.server, created: false };
       case "busy":
         if (signal.aborted) throw stillBusy(decision.server, signal);
-        await delay(BUSY_POLL_MS);
+        await untilUnclaimed(store, request.id, { signal });
         continue;
       case "adopt": {
         const adopted = await adoptServer(store, decision.server, signal);
@@ -105,7 +104,7 @@ export async function startServer(
         return { server: adopted, created: false };
       }
       case "start":
-        return { server: await launchClaimed(context, decision, readToken, signal), created: true };
+        return { server: await launchClaimed(context, decision, request, readToken, signal), created: true };
     }
   }
 }
@@ -137,155 +136,74 @@ function newRecord(context: StarterContext, request: StartRequest): ServerRecord
 async function launchClaimed(
   context: StarterContext,
   claimed: { server: ServerRecord; leftover: string | null },
+  { calledOff }: StartRequest,
   readToken: () => Promise<string | null>,
   signal: AbortSignal,
 ): Promise<ServerRecord> {
-  const { id, launchId, home } = claimed.server;
+  const { id, home } = claimed.server;
+  const launchId = claimed.server.launchId ?? "";
   const { store } = context;
   let launched: LaunchedServer | undefined;
   try {
     if (claimed.leftover !== null)
       await stopServer({ process: null, launchId: claimed.leftover, home }, { graceMs: 0 });
-    launched = await launchOnFreePort(context, claimed.server, await readToken(), signal);
+    const githubToken = await readToken();
+    createServerFolder(home);
+    if (claimed.server.isolation === "shared") shareSessionState(context.stateRoot, home);
+    launched = await launchOnFreePort(
+      context,
+      {
+        server: claimed.server,
+        runtimePath: claimed.server.runtimePath,
+        launchId,
+        port: claimed.server.port ?? 0,
+        connectionToken: writeConnectionToken(home),
+        githubToken,
+        nextPort: async (tried) =>
+          await store.updateRegistry((registry) => {
+            const record = ownClaim(registry, id, launchId);
+            record.port = null;
+            record.port = choosePort(registry, context.config.ports, tried, null);
+            record.lastPort = record.port;
+            return record.port;
+          }),
+      },
+      signal,
+    );
     const { identity, version } = launched;
     return await store.updateRegistry((registry) => {
       const adopted = registry.servers[id];
       // Somebody who took this process for dead found the server well, and has it recorded: nothing is left to do.
       if (adopted?.launchId === launchId && adopted.process?.pid === identity.pid) return adopted;
       const server = ownClaim(registry, id, launchId);
-      server.state = "ready";
-      server.process = identity;
-      server.version = version;
-      server.claim = null;
+      settleReady(server, { process: identity, version });
       return server;
     });
   } catch (error) {
     // Also when it was never ready: what it had started by then may have outlived it.
     await stopServer({ process: launched?.identity ?? null, launchId, home: null }, { graceMs: 0, force: true });
-    const failure = error instanceof Error ? error.message : String(error);
+    const off = calledOff?.aborted === true;
+    const reason = error instanceof Error ? error.message : String(error);
     await store.updateRegistry((registry) => {
       const server = registry.servers[id];
-      if (server?.launchId === launchId) settle(server, "failed", failure);
+      if (server?.launchId !== launchId) return;
+      // Called off, a full disk, no more processes: none of that says anything of this server.
+      if (!off && ownLimit(error) === undefined) countCrash(server, Date.now(), context.config.health.stableMs);
+      settle(server, "failed", off ? "its start was called off" : reason);
     });
     throw error;
   }
 }
 
-async function githubToken(
+export async function githubToken(
   context: StarterContext,
-  { user, tokenValue }: StartRequest,
+  { user, tokenValue }: Pick<StartRequest, "user" | "tokenValue">,
   source: TokenSource | null,
   signal: AbortSignal,
 ): Promise<string | null> {
   if (source === null) return null;
   if (tokenValue !== undefined) return tokenValue;
   return await resolveGitHubToken(source, { user, env: context.env, signal });
-}
-
-async function launchOnFreePort(
-  context: StarterContext,
-  server: ServerRecord,
-  githubToken: string | null,
-  signal: AbortSignal,
-): Promise<LaunchedServer> {
-  const { config, env, stateRoot } = context;
-  createServerFolder(server.home);
-  if (server.isolation === "shared") shareSessionState(stateRoot, server.home);
-  const connectionToken = writeConnectionToken(server.home);
-  const launchId = server.launchId ?? "";
-  const environment = serverEnvironment(
-    { home: server.home, connectionToken, launchId, stateRoot, githubToken, pass: config.runtime.env },
-    env,
-  );
-  const tried = new Set<number>();
-  let port = server.port ?? 0;
-  for (;;) {
-    if (await isBindable(server.address, port)) {
-      try {
-        return await launchServer(
-          {
-            runtimePath: server.runtimePath,
-            args: config.runtime.args,
-            address: server.address,
-            port,
-            home: server.home,
-            cwd: server.cwd,
-            environment,
-            connectionToken,
-            tokenVariable: githubToken === null ? null : GITHUB_TOKEN_VARIABLE,
-            idleTimeoutSeconds:
-              config.runtime.idleTimeoutMs === null ? null : Math.ceil(config.runtime.idleTimeoutMs / 1_000),
-          },
-          signal,
-        );
-      } catch (error) {
-        if (!(error instanceof PortTakenError)) throw error;
-      }
-    }
-    tried.add(port);
-    port = await context.store.updateRegistry((registry) => {
-      const record = ownClaim(registry, server.id, launchId);
-      record.port = null;
-      record.port = choosePort(registry, config.ports, tried, null);
-      record.lastPort = record.port;
-      return record.port;
-    });
-    if (tried.size >= PORT_ATTEMPTS) {
-      throw new FleetError("FLEET_PORTS_EXHAUSTED", `${PORT_ATTEMPTS} ports in a row were taken by other programs.`, {
-        suggestions: ["Choose another range: ports.from and ports.to in the configuration."],
-      });
-    }
-  }
-}
-
-/**
- * Takes over a server whose starter died: if its process is there and answers, the record is completed; if not, what
- * there is of it is cleared away and the record says why. The caller holds the claim. Resolves with null if it was
- * cleared.
- */
-export async function adoptServer(
-  store: Store,
-  server: ServerRecord,
-  signal: AbortSignal,
-): Promise<ServerRecord | null> {
-  const { id, launchId, port } = server;
-  using limit = deadline(ADOPT_WAIT_MS, signal);
-  for (;;) {
-    // Before the look at environments: between fork and exec a child still shows its parent's, but has its log already.
-    const writers = writersOf(logPath(server.home));
-    const processes = launchId === null ? [] : processesOfLaunch(launchId);
-    const listener = port === null ? undefined : processes.find(({ pid }) => ownsListener(pid, port));
-    if (listener !== undefined && port !== null) {
-      const version = await answerOf(server, port, limit.signal);
-      if (version !== null && isAlive(listener)) {
-        return await store.updateRegistry((registry) => {
-          const record = ownClaim(registry, id, launchId);
-          record.state = "ready";
-          record.process = listener;
-          record.version = version;
-          record.claim = null;
-          return record;
-        });
-      }
-    }
-    if ((processes.length === 0 && writers.length === 0) || limit.signal.aborted) break;
-    await delay(BUSY_POLL_MS);
-  }
-  await stopServer({ process: null, launchId, home: server.home }, { graceMs: 0, force: true });
-  await store.updateRegistry((registry) => {
-    settle(ownClaim(registry, id, launchId), "failed", "the command that started it ended before it was ready");
-  });
-  return null;
-}
-
-/** What an orphaned server says of itself; null when it does not answer, or its token is gone: it is of no use then. */
-async function answerOf({ address, home }: ServerRecord, port: number, signal: AbortSignal): Promise<string | null> {
-  try {
-    return await probe({ address, port, token: readConnectionToken(home) }, signal);
-  } catch (error) {
-    if (isFleetError(error)) return null;
-    throw error;
-  }
 }
 
 /** A running server keeps the credential it was started with: asking for another one must not pass unnoticed. */

@@ -1,3 +1,5 @@
+import { setMaxListeners } from "node:events";
+
 /** A limit on a wait; disposing it takes it off again. */
 export interface Deadline extends Disposable {
   readonly signal: AbortSignal;
@@ -16,7 +18,7 @@ export function deadline(ms: number | undefined, outer?: AbortSignal): Deadline 
   timer?.unref();
   const onAbort = () => controller.abort(outer?.reason);
   if (outer?.aborted === true) onAbort();
-  outer?.addEventListener("abort", onAbort, { once: true });
+  if (outer !== undefined) follow(outer, onAbort);
   return {
     signal: controller.signal,
     [Symbol.dispose]: () => {
@@ -29,13 +31,13 @@ export function deadline(ms: number | undefined, outer?: AbortSignal): Deadline 
 /** Aborts together with whichever of the signals is first; disposing it lets go of both. */
 export function either(first: AbortSignal | undefined, second: AbortSignal | undefined): Deadline {
   const controller = new AbortController();
-  const follow = (signal: AbortSignal | undefined) => {
+  const abortWith = (signal: AbortSignal | undefined) => {
     const onAbort = () => controller.abort(signal?.reason);
     if (signal?.aborted === true) onAbort();
-    signal?.addEventListener("abort", onAbort, { once: true });
+    if (signal !== undefined) follow(signal, onAbort);
     return () => signal?.removeEventListener("abort", onAbort);
   };
-  const letGo = [follow(first), follow(second)];
+  const letGo = [abortWith(first), abortWith(second)];
   return {
     signal: controller.signal,
     [Symbol.dispose]: () => {
@@ -50,11 +52,17 @@ export async function abortable<T>(work: Promise<T>, signal: AbortSignal): Promi
   const aborted = new Promise<never>((_, reject) => {
     onAbort = () => reject(signal.reason);
   });
-  signal.addEventListener("abort", onAbort, { once: true });
+  follow(signal, onAbort);
   if (signal.aborted) onAbort();
   try {
     return await Promise.race([work, aborted]);
   } finally {
     signal.removeEventListener("abort", onAbort);
   }
+}
+
+/** One signal ends the waits of a whole fleet: Node warns of more than ten listeners on standard error, as of a leak. */
+function follow(signal: AbortSignal, onAbort: () => void): void {
+  setMaxListeners(0, signal);
+  signal.addEventListener("abort", onAbort, { once: true });
 }

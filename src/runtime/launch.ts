@@ -1,10 +1,11 @@
-import { closeSync, constants, fstatSync, openSync, readSync } from "node:fs";
+import { closeSync, constants, fstatSync, openSync } from "node:fs";
 import { FleetError, isFleetError, systemCode } from "../errors.js";
 import type { ProcessIdentity } from "../store/store.js";
 import { RpcError } from "./client/raw-connection.js";
 import { probe } from "./probe.js";
 import { identify, ownsListener } from "./process-table.js";
 import { logPath, unwritable } from "./server-folder.js";
+import { lastWords } from "./server-log.js";
 
 export interface LaunchOptions {
   runtimePath: string;
@@ -185,23 +186,6 @@ function exited(home: string, logStart: number, how: string): Error {
 
 function announced(home: string, logStart: number): boolean {
   return ANNOUNCEMENT.test(lastWords(home, logStart));
-}
-
-/** The end of what this launch wrote to its log, short enough for a message. */
-function lastWords(home: string, from: number): string {
-  const fd = openSync(logPath(home), "r");
-  try {
-    const size = fstatSync(fd).size;
-    const start = Math.max(from, size - 2_000);
-    const buffer = Buffer.alloc(Math.max(0, size - start));
-    const bytes = readSync(fd, buffer, 0, buffer.length, start);
-    return buffer
-      .toString("utf8", 0, bytes)
-      .trim()
-      .replace(/\p{Cc}+/gu, " | ");
-  } finally {
-    closeSync(fd);
-  }
 }
 
 function startTimeout(options: LaunchOptions, signal: AbortSignal): FleetError {

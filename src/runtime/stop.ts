@@ -20,6 +20,8 @@ export interface StopOptions {
   graceMs: number;
   /** Skip SIGTERM. */
   force?: boolean;
+  /** Aborted: the grace period is over at once. */
+  hurry?: AbortSignal;
 }
 
 const POLL_MS = 10;
@@ -42,7 +44,8 @@ export async function stopServer(
   if (identity !== null && isAlive(identity)) {
     outcome = "terminated";
     let session = processesOfSession(identity);
-    const ended = options.force === true ? false : await signalAndWait([identity], "SIGTERM", options.graceMs);
+    const skip = options.force === true || options.hurry?.aborted === true;
+    const ended = skip ? false : await signalAndWait([identity], "SIGTERM", options.graceMs, options.hurry);
     if (!ended) {
       outcome = "killed";
       session = [...session, ...processesOfSession(identity)];
@@ -74,13 +77,18 @@ function stillThere(processes: ProcessIdentity[]): FleetError {
   return new FleetError("FLEET_INTERNAL", `SIGKILL did not end process ${pids}: it hangs in the kernel.`);
 }
 
-async function signalAndWait(processes: ProcessIdentity[], signal: NodeJS.Signals, waitMs: number): Promise<boolean> {
+async function signalAndWait(
+  processes: ProcessIdentity[],
+  signal: NodeJS.Signals,
+  waitMs: number,
+  hurry?: AbortSignal,
+): Promise<boolean> {
   for (const identity of processes) {
     if (isAlive(identity)) send(identity.pid, signal);
   }
   const deadline = performance.now() + waitMs;
   while (processes.some(isAlive)) {
-    if (performance.now() > deadline) return false;
+    if (performance.now() > deadline || hurry?.aborted === true) return false;
     await delay(POLL_MS);
   }
   return true;

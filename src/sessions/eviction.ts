@@ -2,13 +2,13 @@ import { setTimeout as delay } from "node:timers/promises";
 import { FleetError } from "../errors.js";
 import { loadedSessions } from "../pool/drain.js";
 import { isRunning } from "../pool/server.js";
+import { markEviction, markUse, usedSessions } from "../pool/use-marks.js";
 import { RawConnection, RpcError } from "../runtime/client/raw-connection.js";
 import { deadline } from "../runtime/deadline.js";
 import { provenEndpoint } from "../runtime/probe.js";
 import { isLoadedBy, lastWrite } from "../runtime/session-state.js";
 import type { ServerRecord, Store } from "../store/store.js";
 import { knownLoaded } from "./loaded.js";
-import { markEviction, markUse, usedSessions } from "./use-marks.js";
 
 export interface EvictionContext {
   store: Store;

@@ -2,13 +2,13 @@ import { setTimeout as delay } from "node:timers/promises";
 import { isFleetError, systemCode } from "../errors.js";
 import { mapConcurrently } from "../pool/concurrency.js";
 import { isRunning } from "../pool/server.js";
+import { usedSessions } from "../pool/use-marks.js";
 import { isAlive } from "../runtime/process-table.js";
 import { claimedBy } from "../runtime/session-state.js";
 import type { Registry, SessionRecord, Store } from "../store/store.js";
 import { measureFolder } from "./gc-age.js";
 import { type Leftover, type Note, type Run, removeFolder } from "./gc-run.js";
 import type { Candidate } from "./gc-survey.js";
-import { usedSessions } from "./use-marks.js";
 
 /**
  * Why a session past its TTL stays: `active` it is in a server's memory, `busy` in a turn there, `leased` under a lease,

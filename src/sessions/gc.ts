@@ -1,5 +1,5 @@
 import { prepareClearing } from "../pool/clear.js";
-import { awaitTurns } from "../pool/drain.js";
+import { sessionsInTurn } from "../pool/drain.js";
 import { killStrays, repairServers, type ServerAction } from "../pool/mend.js";
 import type { Pool } from "../pool/pool.js";
 import { isRunning } from "../pool/server.js";
@@ -140,8 +140,7 @@ async function tellTurns(context: GcContext, outcomes: Outcome[]): Promise<Outco
     const pid = isRunning(server) ? server.process?.pid : undefined;
     return pid !== undefined && [...active].some((id) => isLoadedBy(server.home, id, pid));
   });
-  const once = { timeoutMs: 0, answerMs: context.answerMs, signal: new AbortController().signal };
-  const busy = new Set((await Promise.all(asked.map((server) => awaitTurns(server, once)))).flat());
+  const busy = new Set((await Promise.all(asked.map((server) => sessionsInTurn(server, context.answerMs)))).flat());
   return outcomes.map((outcome) =>
     outcome.skipped === "active" && busy.has(outcome.session.id) ? { ...outcome, skipped: "busy" } : outcome,
   );

@@ -18,8 +18,13 @@ type Prompt = Parameters<CopilotSession["send"]>[0] | string;
 
 /** What an open session needs of those who opened it. */
 export interface SessionKeeper {
-  /** Loads the session again after it was unloaded, or after its server or connection ended. */
-  attach(record: SessionRecord): Promise<Attachment>;
+  /**
+   * Loads the session again after it was unloaded, or after its server or connection ended. Who has marked its use on a
+   * server goes there as long as that runs: its drain waits for this one, so this one must not wait for it.
+   */
+  attach(record: SessionRecord, marked: ServerRecord | null): Promise<Attachment>;
+  /** Whether this launch of the server still takes turns. */
+  admitted(server: ServerRecord): Promise<boolean>;
   /** The lease that a turn needs, or null if it needs none; with `always` it does. */
   permit(record: SessionRecord, options: SendOptions, how: { always: boolean }): Promise<Permit | null>;
   /** Records a turn that ended. */
@@ -73,7 +78,12 @@ export class OpenSession {
     const turn = {
       sessionId: this.record.id,
       permit: async (how: { always: boolean }) => await this.#keeper.permit(this.record, options, how),
-      server: async () => this.#attached.server,
+      server: async () => {
+        // Asked before each mark: a server that was drained meanwhile is another one by now, or is started for this.
+        if (this.#lost || !(await this.#keeper.admitted(this.#attached.server))) await this.#reattach(null);
+        return this.#attached.server;
+      },
+      admitted: async (server: ServerRecord) => await this.#keeper.admitted(server),
       waitMs: options.waitMs ?? WAIT_MS,
       signal: options.signal,
     };
@@ -90,20 +100,20 @@ export class OpenSession {
       await lease?.check();
       return await runTurn(session, connection.closed, prompt, { ...options, signal: stop.signal }).catch(explained);
     };
-    if (this.#lost) await this.#reattach();
+    if (this.#lost) await this.#reattach(this.#attached.server);
     const reply = await take().catch(async (error: unknown) => {
       // Evicted since the last turn, so nothing of this one has happened.
       if (!isUnloaded(error)) throw error;
-      await this.#reattach();
+      await this.#reattach(this.#attached.server);
       return await take();
     });
     await this.#record();
     return reply;
   }
 
-  async #reattach(): Promise<void> {
+  async #reattach(marked: ServerRecord | null): Promise<void> {
     const before = this.#attached.session;
-    const attached = await this.#keeper.attach(this.record);
+    const attached = await this.#keeper.attach(this.record, marked);
     this.#lost = false;
     this.#watch(attached);
     // Whoever listens to the first session object goes on hearing what happens.

@@ -1,3 +1,4 @@
+import type { ServerRecord } from "../store/store.js";
 import type { HeldLease } from "./leases.js";
 import type { SessionOptions } from "./session-config.js";
 
@@ -8,6 +9,13 @@ export interface OpenOptions {
   /** How long to wait for room in the server's memory, in milliseconds. Default: 30,000. */
   waitMs?: number | undefined;
   signal: AbortSignal;
+  /**
+   * A lease on the session that the caller holds. On shared servers the session may then be opened where the user is
+   * placed, and not only where it was last.
+   */
+  lease?: HeldLease | undefined;
+  /** The server on which the caller has marked its use of the session, and was admitted. */
+  marked?: ServerRecord | undefined;
 }
 
 export interface CreateOptions extends OpenOptions {
@@ -21,12 +29,4 @@ export interface CreateOptions extends OpenOptions {
   members?: readonly string[] | undefined;
   /** Deleted when its use ends. */
   ephemeral?: boolean | undefined;
-}
-
-export interface ResumeOptions extends OpenOptions {
-  /**
-   * A lease on the session that the caller holds. On shared servers the session may then be opened where the user is
-   * placed, and not only where it was last.
-   */
-  lease?: HeldLease | undefined;
 }

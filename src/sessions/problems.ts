@@ -90,3 +90,10 @@ export function sessionBusy(id: string): FleetError {
     suggestions: ["Try again when the turn has ended.", "copilotfleet list --state active"],
   });
 }
+
+/** Try again: it is about to end, or to be replaced. */
+export function serverDraining(id: string): FleetError {
+  return new FleetError("FLEET_SERVER_DRAINING", `Server ${id} is being drained and takes no new turns.`, {
+    suggestions: ["Try again in a moment.", "copilotfleet ps"],
+  });
+}

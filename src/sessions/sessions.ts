@@ -1,7 +1,9 @@
+import { setTimeout as delay } from "node:timers/promises";
 import type { ProviderConfig } from "@github/copilot-sdk";
 import type { Config } from "../config/schema.js";
 import { isFleetError } from "../errors.js";
 import { resolveGitHubToken, tokenSourceFromConfig } from "../models/github-token.js";
+import { admits, closedBy, poolDraining } from "../pool/admission.js";
 import type { Clients } from "../pool/clients.js";
 import type { Pool } from "../pool/pool.js";
 import { isRunning, serverIdOf } from "../pool/server.js";
@@ -16,8 +18,8 @@ import { newSessionId } from "./ids.js";
 import type { HeldLease, Leases } from "./leases.js";
 import { noteOpened } from "./loaded.js";
 import { type Attachment, OpenSession, type SendOptions, type SessionKeeper } from "./open-session.js";
-import type { CreateOptions, OpenOptions, ResumeOptions } from "./options.js";
-import { answer, sessionExists, sessionLocked, sessionLost, sessionNotFound } from "./problems.js";
+import type { CreateOptions, OpenOptions } from "./options.js";
+import { answer, serverDraining, sessionExists, sessionLocked, sessionLost, sessionNotFound } from "./problems.js";
 import { sessionConfig } from "./session-config.js";
 import { type Permit, takeTurn } from "./turn-taking.js";
 import { type SessionView, viewSession } from "./view.js";
@@ -41,6 +43,7 @@ export interface Exchange {
 
 const OPEN_WAIT_MS = 30_000;
 const REATTACH_MS = 30_000;
+const DRAIN_POLL_MS = 20;
 
 /** Sessions and whose they are. Ownership stands in the store, never in the text of an id. */
 export class Sessions implements SessionKeeper {
@@ -103,7 +106,7 @@ export class Sessions implements SessionKeeper {
    * @throws FleetError `FLEET_SESSION_NOT_FOUND`, the same for one that is not there and one that is somebody else's;
    * `FLEET_SESSION_LOST` when it had turns and its history is gone; `FLEET_SESSIONS_EXHAUSTED`.
    */
-  async resume(id: string, options: ResumeOptions): Promise<OpenSession> {
+  async resume(id: string, options: OpenOptions): Promise<OpenSession> {
     const record = await this.recordFor(id, options.user);
     await this.#context.provider();
     const server = await this.serverFor(record, options);
@@ -120,20 +123,25 @@ export class Sessions implements SessionKeeper {
    * One prompt and its reply, with the session opened for just that. A collaborative session is under a lease from before
    * it is opened until after it is left, so that members get their own answers, in turn, whichever server each is on.
    */
-  async exchange(id: string, prompt: string, options: ResumeOptions & SendOptions): Promise<Exchange> {
+  async exchange(id: string, prompt: string, options: OpenOptions & SendOptions): Promise<Exchange> {
     const record = await this.recordFor(id, options.user);
     await this.#context.provider();
     const { user, signal, waitMs = OPEN_WAIT_MS } = options;
     const under = (lease: HeldLease | undefined) => (lease === undefined ? options : { ...options, lease });
+    let marked: ServerRecord | undefined;
     const turn = {
       sessionId: id,
       permit: async ({ always }: { always: boolean }) => await this.permit(record, options, { always, user }),
-      server: async (lease: HeldLease | undefined) => await this.serverFor(record, under(lease)),
+      server: async (lease: HeldLease | undefined) => {
+        marked = await this.serverFor(record, under(lease));
+        return marked;
+      },
+      admitted: async (server: ServerRecord) => await this.admitted(server),
       waitMs,
       signal,
     };
     return await takeTurn(turn, async (lease) => {
-      const open = await this.resume(id, under(lease));
+      const open = await this.resume(id, { ...under(lease), ...(marked === undefined ? {} : { marked }) });
       let reply: TurnReply;
       try {
         reply = await open.turn(prompt, options, lease);
@@ -260,9 +268,10 @@ export class Sessions implements SessionKeeper {
    * The server that a recorded session is opened on: its owner's own, or the shared one that has it. Two servers must
    * never have one session in memory, so only who holds its lease, and finds it unloaded, may take it elsewhere.
    */
-  async serverFor(record: SessionRecord, options: ResumeOptions): Promise<ServerRecord> {
+  async serverFor(record: SessionRecord, options: OpenOptions): Promise<ServerRecord> {
     const { pool, store } = this.#context;
-    const { signal } = options;
+    const { signal, marked } = options;
+    if (marked !== undefined && isRunning(marked)) return marked;
     if (record.serverId === serverIdOf(record.owner)) return (await pool.serverOf(record.owner, { signal })).server;
     if (options.lease === undefined) return await pool.shared(record.serverId, { signal });
     const { servers } = await store.readRegistry();
@@ -281,21 +290,41 @@ export class Sessions implements SessionKeeper {
 
   async #open(record: SessionRecord, server: ServerRecord, options: OpenOptions): Promise<OpenSession> {
     const attached = await this.#attachTo(record, server, options);
-    this.#opened.set(record.id, options);
+    const { marked: _, ...lasting } = options;
+    this.#opened.set(record.id, lasting);
     return new OpenSession(record, attached, this);
   }
 
-  /** Loads the session in the server's memory, within the cap, and attaches this process's connection to it. */
+  /** Loads the session in a server's memory, within the cap, and attaches this process's connection to it. */
   async #attachTo(record: SessionRecord, server: ServerRecord, options: OpenOptions): Promise<Attachment> {
-    const { config, store, clients } = this.#context;
-    const { id } = record;
-    using _use = await admit(server, id, {
+    for (let target = server; ; ) {
+      {
+        using _use = await this.#admit(record, target, options);
+        // Under the mark: from here on a drain waits for this one. Who had marked it before is waited for already.
+        if (options.marked === target || (await this.admitted(target)))
+          return await this.#load(record, target, options);
+      }
+      if (options.signal.aborted) throw serverDraining(target.id);
+      await delay(DRAIN_POLL_MS);
+      target = await this.serverFor(record, options);
+    }
+  }
+
+  async #admit({ id }: SessionRecord, server: ServerRecord, options: OpenOptions): Promise<Disposable> {
+    const { config, store } = this.#context;
+    return await admit(server, id, {
       store,
       answerMs: config.health.timeoutMs,
       maxActive: config.session.maxActive,
       waitMs: options.waitMs ?? OPEN_WAIT_MS,
       signal: options.signal,
     });
+  }
+
+  /** The caller has marked its use. */
+  async #load(record: SessionRecord, server: ServerRecord, options: OpenOptions): Promise<Attachment> {
+    const { store, clients } = this.#context;
+    const { id } = record;
     // Looked at only now, under the mark: gc deletes the record first and looks at the marks then.
     if ((await store.readSession(id)) === null) throw sessionNotFound(id);
     const folder = readSessionFolder(server.home, id);
@@ -325,11 +354,18 @@ export class Sessions implements SessionKeeper {
     return { config, isolation, gitHubToken, provider };
   }
 
-  async attach(record: SessionRecord): Promise<Attachment> {
+  async admitted(server: ServerRecord): Promise<boolean> {
+    const registry = await this.#context.store.readRegistry();
+    const by = closedBy(registry);
+    if (by !== null) throw poolDraining(by);
+    return admits(registry, server);
+  }
+
+  async attach(record: SessionRecord, marked: ServerRecord | null): Promise<Attachment> {
     const opened = this.#opened.get(record.id);
     const signal = AbortSignal.timeout(REATTACH_MS);
     const current = await this.recordFor(record.id, opened?.user ?? record.owner);
-    const options = { ...opened, user: opened?.user ?? record.owner, signal };
+    const options = { ...opened, user: opened?.user ?? record.owner, signal, ...(marked === null ? {} : { marked }) };
     return await this.#attachTo(current, await this.serverFor(current, options), options);
   }
 

@@ -1,8 +1,8 @@
 import { setTimeout as delay } from "node:timers/promises";
+import { markUse, type UseMark } from "../pool/use-marks.js";
 import type { ServerRecord } from "../store/store.js";
 import type { HeldLease } from "./leases.js";
-import { sessionBusy } from "./problems.js";
-import { markUse, type UseMark } from "./use-marks.js";
+import { serverDraining, sessionBusy } from "./problems.js";
 
 export interface Permit {
   lease: HeldLease;
@@ -14,30 +14,33 @@ export interface TurnTaking {
   sessionId: string;
   /** The lease that a turn needs, or null if it needs none; with `always` it does. */
   permit(how: { always: boolean }): Promise<Permit | null>;
-  /** The server on which the turn is to be, known only under the lease if there is one. */
+  /** The server on which the turn is to be, known only under the lease if there is one. Asked again when it ended. */
   server(lease: HeldLease | undefined): Promise<ServerRecord>;
+  /** Whether that server still takes turns. Asked when the use is marked: whoever drains it looks at marks after that. */
+  admitted(server: ServerRecord): Promise<boolean>;
   /** How long to wait for others, in milliseconds. */
   waitMs: number;
   signal: AbortSignal | undefined;
 }
 
 const SHARED_POLL_MS = 5;
+const DRAIN_POLL_MS = 20;
 
 /**
  * Runs `work` while nobody else of this fleet uses the session: two turns at once would both take the later one's
  * answer. A turn that finds a private session unused needs no lease; whoever finds it used takes one, and so queues.
  *
- * @throws what `work` throws; FleetError `FLEET_SESSION_LOCKED`, `FLEET_SESSION_BUSY`.
+ * @throws what `work` throws; FleetError `FLEET_SESSION_LOCKED`, `FLEET_SESSION_BUSY`, `FLEET_SERVER_DRAINING`.
  */
 export async function takeTurn<T>(turn: TurnTaking, work: (lease: HeldLease | undefined) => Promise<T>): Promise<T> {
   let permit = await turn.permit({ always: false });
   try {
-    let mark = await markUse(await turn.server(permit?.lease), turn.sessionId);
+    let mark = await markAdmitted(turn, permit?.lease);
     try {
       if (permit === null && mark.isShared()) {
         mark[Symbol.dispose]();
         permit = await turn.permit({ always: true });
-        mark = await markUse(await turn.server(permit?.lease), turn.sessionId);
+        mark = await markAdmitted(turn, permit?.lease);
       }
       if (permit !== null) await untilAlone(mark, turn);
       return await work(permit?.lease);
@@ -46,6 +49,24 @@ export async function takeTurn<T>(turn: TurnTaking, work: (lease: HeldLease | un
     }
   } finally {
     if (permit?.owned === true) await permit.lease.release();
+  }
+}
+
+/** Marks the use on a server that takes turns; on one that is being drained it waits for what comes after. */
+async function markAdmitted(turn: TurnTaking, lease: HeldLease | undefined): Promise<UseMark> {
+  const until = performance.now() + turn.waitMs;
+  for (;;) {
+    const server = await turn.server(lease);
+    const mark = await markUse(server, turn.sessionId);
+    try {
+      if (await turn.admitted(server)) return mark;
+    } catch (error) {
+      mark[Symbol.dispose]();
+      throw error;
+    }
+    mark[Symbol.dispose]();
+    if (performance.now() > until) throw serverDraining(server.id);
+    await delay(DRAIN_POLL_MS, undefined, { signal: turn.signal });
   }
 }
 

@@ -109,6 +109,20 @@ export interface Registry {
   servers: Record<string, ServerRecord>;
   /** How many users were placed in turn (`round-robin`); counts up. Absent: none yet. */
   placed?: number;
+  /** Who keeps the servers of which host healthy. One that died is as good as none. */
+  supervisors?: SupervisorRecord[];
+  /** Since when the pool admits nothing new, by the command `drain` (ISO 8601, UTC). Absent: it does. */
+  drainedAt?: string;
+}
+
+/** A `serve` process. */
+export interface SupervisorRecord {
+  process: ProcessIdentity;
+  state: "serving" | "draining";
+  /** ISO 8601, UTC. */
+  startedAt: string;
+  /** `host:port` of its metrics and health endpoints. */
+  metrics: string | null;
 }
 
 export type Isolation = "per-user" | "shared";
@@ -125,6 +139,12 @@ export interface ProcessIdentity {
   pid: number;
   /** Clock ticks after boot at which the process started (on macOS the text of `ps -o lstart=`). */
   startTicks: string;
+}
+
+/** A process, and which of the things that it does. */
+export interface Claim extends ProcessIdentity {
+  /** Absent in records of earlier versions. */
+  move?: string;
 }
 
 /** Where a GitHub token comes from. The token itself is never recorded. */
@@ -155,7 +175,7 @@ export interface ServerRecord {
   launchId: string | null;
   process: ProcessIdentity | null;
   /** Who moves this server from one state to the next at the moment. Dead without finishing: anybody may clean up. */
-  claim: ProcessIdentity | null;
+  claim: Claim | null;
   /** Absolute path of its `COPILOT_HOME`. */
   home: string;
   /** Absolute path of its working folder. */
@@ -164,8 +184,29 @@ export interface ServerRecord {
   runtimePath: string;
   /** What the server said of itself, null before the first answer. */
   version: string | null;
-  /** Why it is `failed`; null in other states. */
+  /** Why it is `failed` or `unhealthy`; null in other states. */
   failure: string | null;
+  /**
+   * Whether it should run: `serve` starts what should and does not. Absent in records of earlier versions, and until a
+   * server ran for the first time.
+   */
+  desired?: "running" | "stopped";
+  /** How often in a row it ended by itself, or did not start, without a healthy time in between. Absent: never. */
+  crashes?: number;
+  /** The process that is to take over from this one, on the same home. */
+  replacement?: Replacement | null;
+}
+
+/** A process that was started beside the running one: once that is drained, it is the server. */
+export interface Replacement {
+  launchId: string;
+  port: number;
+  /** Null until it answered. */
+  process: ProcessIdentity | null;
+  /** Who replaces; died without finishing: what there is of the replacement has to go, or to take over. */
+  claim: Claim;
+  /** When it was launched (ISO 8601, UTC). */
+  startedAt: string;
 }
 
 /** A time-bounded right to use one session. It outlives the process that took it. */

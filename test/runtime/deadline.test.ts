@@ -38,6 +38,19 @@ describe("deadline", () => {
     expect(late.signal.reason).toBe(reason);
   });
 
+  it("may hang on one signal any number of times, without a warning", async () => {
+    const warnings: Error[] = [];
+    const note = (warning: Error) => void warnings.push(warning);
+    process.on("warning", note);
+    const outer = new AbortController();
+    const limits = Array.from({ length: 20 }, () => deadline(1_000, outer.signal));
+    const waits = Array.from({ length: 20 }, () => abortable(pause(10), outer.signal));
+    await Promise.all(waits);
+    process.off("warning", note);
+    for (const limit of limits) limit[Symbol.dispose]();
+    expect(warnings).toEqual([]);
+  });
+
   it("never aborts once it is disposed of", async () => {
     const outer = new AbortController();
     const limit = deadline(20, outer.signal);

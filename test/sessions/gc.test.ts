@@ -1,8 +1,8 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
+import { markUse } from "../../src/pool/use-marks.js";
 import { ownIdentity } from "../../src/runtime/process-table.js";
-import { markUse } from "../../src/sessions/use-marks.js";
 import { type GcState, gcState, HOUR_MS, meddling, OLD_MS } from "../fixtures/gc-state.js";
 import { serverRecord } from "../fixtures/store-records.js";
 

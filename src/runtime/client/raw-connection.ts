@@ -1,5 +1,6 @@
 import { connect, type Socket } from "node:net";
 import { FleetError } from "../../errors.js";
+import { abortable } from "../deadline.js";
 import { acknowledgePromptly } from "./acknowledge.js";
 import { encodeFrame, FrameDecoder } from "./frames.js";
 
@@ -19,11 +20,15 @@ interface Waiting {
 
 /**
  * A bare authenticated connection to one server, for the few calls that need no SDK: a probe must cost a millisecond,
- * not the import of a client library. Every call has the deadline of the connection and ends when the connection does.
+ * not the import of a client library. Every call ends when the connection does.
  */
 export class RawConnection implements AsyncDisposable {
   /** What the server said of itself when it accepted the token. */
   readonly version: string;
+  /** Resolves when the connection is closed, by either side. */
+  readonly closed: Promise<void>;
+  /** This side's port, by which the connection is known in the kernel's table. */
+  readonly localPort: number | undefined;
   readonly #socket: Socket;
   readonly #waiting: Map<number, Waiting>;
   readonly #send: (method: string, params: unknown) => Promise<unknown>;
@@ -35,6 +40,11 @@ export class RawConnection implements AsyncDisposable {
     send: (method: string, params: unknown) => Promise<unknown>,
   ) {
     this.#socket = socket;
+    this.closed = new Promise((resolve) => {
+      if (socket.destroyed) resolve();
+      else socket.once("close", () => resolve());
+    });
+    this.localPort = socket.localPort;
     this.#waiting = waiting;
     this.version = version;
     this.#send = send;
@@ -42,10 +52,11 @@ export class RawConnection implements AsyncDisposable {
 
   /**
    * Connects and authenticates. The caller has proved before that the listener is the server: the token goes out here.
+   * The signal ends the connection, whenever it aborts; with `lasting` only its opening.
    *
    * @throws FleetError `FLEET_SERVER_UNREACHABLE` (refused, wrong token, no answer in time), `FLEET_RUNTIME_TOO_OLD`.
    */
-  static async open(endpoint: Endpoint, signal: AbortSignal): Promise<RawConnection> {
+  static async open(endpoint: Endpoint, signal: AbortSignal, { lasting = false } = {}): Promise<RawConnection> {
     const where = `${endpoint.address}:${endpoint.port}`;
     const waiting = new Map<number, Waiting>();
     const socket = connect({ host: endpoint.address, port: endpoint.port });
@@ -101,12 +112,20 @@ export class RawConnection implements AsyncDisposable {
       socket.destroy();
       throw tooOld(where, `version ${String(protocolVersion)}`);
     }
+    if (lasting) signal.removeEventListener("abort", onAbort);
     return new RawConnection(socket, waiting, typeof version === "string" ? version : "unknown", send);
   }
 
-  /** One request. @throws FleetError `FLEET_SERVER_UNREACHABLE` when the connection ends first, or {@link RpcError}. */
-  async request(method: string, params: unknown): Promise<unknown> {
-    return await this.#send(method, params);
+  /**
+   * One request. An answer that comes after the signal aborted is dropped; the connection goes on.
+   *
+   * @throws FleetError `FLEET_SERVER_UNREACHABLE` when the connection ends first; {@link RpcError}; the signal's reason.
+   */
+  async request(method: string, params: unknown, signal?: AbortSignal): Promise<unknown> {
+    const answer = this.#send(method, params);
+    if (signal === undefined) return await answer;
+    answer.catch(() => undefined); // told to nobody, if the signal was first
+    return await abortable(answer, signal);
   }
 
   /** Closes at once; requests under way are rejected. */

@@ -1,0 +1,41 @@
+const NAMES = ["SIGTERM", "SIGINT"] as const;
+
+/** The signals that end `serve`: the first one asks, any later one insists. */
+export class ServeSignals implements Disposable {
+  readonly #first = new AbortController();
+  readonly #second = new AbortController();
+  readonly #listeners = NAMES.map((name) => [name, () => this.#receive(name)] as const);
+  #name: NodeJS.Signals | undefined;
+
+  constructor() {
+    for (const [name, listener] of this.#listeners) process.on(name, listener);
+  }
+
+  /** Aborts with the first signal. */
+  get first(): AbortSignal {
+    return this.#first.signal;
+  }
+
+  /** Aborts with the second one. */
+  get second(): AbortSignal {
+    return this.#second.signal;
+  }
+
+  /** The first signal's name. */
+  get name(): NodeJS.Signals | undefined {
+    return this.#name;
+  }
+
+  #receive(name: NodeJS.Signals): void {
+    if (this.#first.signal.aborted) {
+      this.#second.abort();
+      return;
+    }
+    this.#name = name;
+    this.#first.abort(new Error(`the signal ${name} came`));
+  }
+
+  [Symbol.dispose](): void {
+    for (const [name, listener] of this.#listeners) process.off(name, listener);
+  }
+}

@@ -1,0 +1,72 @@
+import { ERRORS, FleetError } from "../errors.js";
+import type { Fleet } from "../fleet.js";
+import type { Stopped } from "../pool/stopping.js";
+import { Interrupted } from "./interrupted.js";
+import { openServeLog } from "./serve-log.js";
+import { ServeSignals } from "./serve-signals.js";
+import { exitCodeOf } from "./stopped.js";
+
+export interface ServeOptions {
+  drainTimeoutMs: number;
+  leaveRunning: boolean;
+  /** Called once, when it serves, with a line for people. */
+  ready: (line: string) => void;
+}
+
+/** How a `serve` ended. */
+export interface Served {
+  leftRunning: boolean;
+  stopped: Stopped[];
+  /** Servers that could not be stopped. */
+  failed: { id: string; message: string }[];
+}
+
+/**
+ * Supervises until a signal, then drains or leaves; a signal before it serves leaves everything as it is.
+ *
+ * @throws FleetError `FLEET_SUPERVISOR_RUNNING` when another took over; Interrupted.
+ */
+export async function runServe(fleet: Fleet, options: ServeOptions): Promise<Served> {
+  const log = await openServeLog();
+  using signals = new ServeSignals();
+  const supervisor = await fleet.supervise({ log, signal: signals.first }).catch((error: unknown) => {
+    // Nothing was begun that could be drained.
+    throw signals.first.aborted ? new Interrupted(signals.name === "SIGINT" ? 130 : 143) : error;
+  });
+  log("info", "serving", { servers: supervisor.watched, metrics: supervisor.metricsAddress });
+  options.ready(
+    `Supervising ${supervisor.watched} servers. Metrics and health: http://${supervisor.metricsAddress}/metrics`,
+  );
+  await Promise.race([aborted(signals.first), aborted(supervisor.lost)]);
+  if (supervisor.lost.aborted) {
+    await supervisor.leave();
+    throw new FleetError("FLEET_SUPERVISOR_RUNNING", "Another supervisor took over while this one did not run.", {
+      suggestions: ["copilotfleet ps"],
+    });
+  }
+  log("info", options.leaveRunning ? "leaving the servers to the next supervisor" : "draining", {
+    signal: signals.name,
+  });
+  if (options.leaveRunning) {
+    await supervisor.leave();
+    return { leftRunning: true, stopped: [], failed: [] };
+  }
+  const { stopped, failed } = await supervisor.drain({ drainTimeoutMs: options.drainTimeoutMs, hurry: signals.second });
+  log("info", "drained", { servers: stopped.length, cut: stopped.flatMap(({ cut }) => cut) });
+  return {
+    leftRunning: false,
+    stopped,
+    failed: failed.map(({ id, error }) => ({ id, message: error instanceof Error ? error.message : String(error) })),
+  };
+}
+
+/** What was cut tells more than what could not be stopped. */
+export function exitCodeOfServe({ stopped, failed }: Served): number {
+  const cut = exitCodeOf(stopped);
+  return cut === 0 && failed.length > 0 ? ERRORS.FLEET_SERVER_LOST.exit : cut;
+}
+
+async function aborted(signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return;
+  await new Promise<void>((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
+}

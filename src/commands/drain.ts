@@ -1,0 +1,43 @@
+import { Flags } from "@oclif/core";
+import { FleetCommand } from "../cli/base-command.js";
+import { durationFlag, usage } from "../cli/flags.js";
+import { selectionArgs, selectServers } from "../cli/select-servers.js";
+import { exitCodeOf, renderStopped } from "../cli/stopped.js";
+import type { Stopped } from "../pool/stopping.js";
+
+export default class Drain extends FleetCommand {
+  static override summary = "Let turns in flight end and stop, admitting nothing new: the whole pool, or some servers.";
+  static override description =
+    "For the preStop hook of a container. The whole pool stays closed until `serve` starts or `drain --undo`. " +
+    "Exits with 8 when a turn had to be cut; the sessions are listed.";
+  static override examples = ["<%= config.bin %> drain --drain-timeout 2m", "<%= config.bin %> drain --undo"];
+  static override strict = false;
+  static override args = selectionArgs;
+  static override flags = {
+    "drain-timeout": durationFlag("drain-timeout", "how long turns in flight may take to end (default: drain.timeout)"),
+    undo: Flags.boolean({ description: "open the pool again" }),
+  };
+
+  async run(): Promise<{ stopped: Stopped[] }> {
+    const { flags, argv } = await this.parse(Drain);
+    const names = argv as string[];
+    if (flags.undo && (names.length > 0 || flags["drain-timeout"] !== undefined))
+      throw usage("--undo opens the whole pool, and goes with nothing else.", ["copilotfleet drain --undo"]);
+    return await this.withFleet(async (fleet) => {
+      if (flags.undo) {
+        await fleet.undrain();
+        this.log("The pool admits again.");
+        return { stopped: [] };
+      }
+      const drainTimeoutMs = flags["drain-timeout"] ?? fleet.config.drain.timeoutMs;
+      const request = { drainTimeoutMs, signal: this.interruptSignal() };
+      const stopped =
+        names.length === 0
+          ? await fleet.drain(request)
+          : await fleet.stop(await selectServers(fleet, { servers: names, user: undefined, all: false }), request);
+      this.log(renderStopped(stopped));
+      process.exitCode = exitCodeOf(stopped);
+      return { stopped };
+    });
+  }
+}

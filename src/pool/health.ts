@@ -1,0 +1,66 @@
+import type { Config } from "../config/schema.js";
+import { lastWords } from "../runtime/server-log.js";
+import { stopServer } from "../runtime/stop.js";
+import type { Registry, ServerRecord, Store } from "../store/store.js";
+import { countCrash, ownClaim, settle } from "./claim.js";
+import { HeldClaim, isHeld } from "./held-claim.js";
+import { isRunning } from "./server.js";
+
+const CRASH_LOOP = "crash loop: ";
+
+/** Records that this launch does not answer (`reason`), or answers again (null). One that is being moved is left alone. */
+export async function recordHealth(store: Store, { id, launchId }: ServerRecord, reason: string | null): Promise<void> {
+  await store.updateRegistry((registry) => {
+    const server = idle(registry, id, launchId);
+    if (server === null) return;
+    if (server.state === "ready" && reason === null) return;
+    server.state = reason === null ? "ready" : "unhealthy";
+    server.failure = reason;
+  });
+}
+
+/**
+ * Ends a server that hangs, at once: nobody can ask it about turns, and it will not obey SIGTERM. Counts as one that ended
+ * by itself. Resolves with whether this call ended it.
+ */
+export async function endHung(
+  { store, config }: { store: Store; config: Config },
+  { id, launchId }: ServerRecord,
+  reason: string,
+): Promise<boolean> {
+  using held = new HeldClaim();
+  const claimed = await store.updateRegistry((registry) => {
+    const server = idle(registry, id, launchId);
+    if (server === null) return null;
+    server.state = "draining";
+    server.claim = held.claim;
+    return { ...server };
+  });
+  if (claimed === null) return false;
+  await stopServer(claimed, { graceMs: 0, force: true });
+  const words = lastWords(claimed.home);
+  await store.updateRegistry((registry) => {
+    const server = ownClaim(registry, id, launchId);
+    countCrash(server, Date.now(), config.health.stableMs);
+    settle(server, "failed", `it hung (${reason})${words === "" ? "" : `; the end of its log: ${words}`}`);
+  });
+  return true;
+}
+
+/** Says of a server that it is not started again by itself. */
+export async function recordCrashLoop(store: Store, { id, crashes }: ServerRecord, restarts: number): Promise<void> {
+  await store.updateRegistry(({ servers }) => {
+    const server = servers[id];
+    if (server === undefined || server.state !== "failed" || server.crashes !== crashes) return;
+    if (server.failure?.startsWith(CRASH_LOOP) === true) return; // an earlier supervisor said so
+    server.failure = `${CRASH_LOOP}it ended ${crashes} times in a row, and is not started again (health.restarts is ${restarts}). Last time: ${server.failure ?? "it did not say why"}`;
+  });
+}
+
+/** The record of a running launch that nobody moves from state to state at the moment. */
+function idle(registry: Registry, id: string, launchId: string | null): ServerRecord | null {
+  const server = registry.servers[id];
+  if (server === undefined || server.launchId !== launchId || !isRunning(server)) return null;
+  if (isHeld(server.claim)) return null;
+  return server.state === "ready" || server.state === "unhealthy" ? server : null;
+}

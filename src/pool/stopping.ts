@@ -1,0 +1,96 @@
+import type { Config } from "../config/schema.js";
+import { FleetError } from "../errors.js";
+import { stopServer } from "../runtime/stop.js";
+import type { ServerRecord, Store } from "../store/store.js";
+import { claimStop, giveUpStop, holderOf, ownClaim, settle } from "./claim.js";
+import { allCut, drainServer } from "./drain.js";
+import { HeldClaim } from "./held-claim.js";
+import { untilUnclaimed } from "./waiting.js";
+
+export interface StopOptions {
+  /** How long turns in flight may take to end, in milliseconds. */
+  drainTimeoutMs: number;
+  /** Do not wait for turns, do not ask nicely. */
+  force: boolean;
+  /** Aborted while turns are waited for: the stop is given up, and the server serves on. */
+  signal: AbortSignal;
+  /** Aborted: from now on as with `force`. */
+  hurry?: AbortSignal;
+  /** It should run nevertheless, and is to be started again: by a restart, or by the next `serve`. */
+  stays?: boolean;
+}
+
+export interface Stopped {
+  id: string;
+  outcome: "drained" | "killed" | "already-stopped";
+  /** Sessions whose turn was cut. */
+  cut: string[];
+}
+
+export const TERMINATE_GRACE_MS = 5_000;
+/** After the drain's deadline: whoever waited that long does not wait for the whole grace period as well. */
+const LATE_GRACE_MS = 2_000;
+/** How long other commands may hold a server beyond the drain: the last steps of a stop, and a usual start. */
+const OTHERS_MS = 2 * TERMINATE_GRACE_MS;
+const NEVER = new AbortController().signal;
+
+/**
+ * Drains and stops one server and frees its port; its home stays.
+ *
+ * @throws FleetError `FLEET_SERVER_DRAINING` when another command holds the server for longer than this one may take; the
+ * signal's reason.
+ */
+export async function stopRecorded(
+  { store, config }: { store: Store; config: Config },
+  id: string,
+  options: StopOptions,
+): Promise<Stopped> {
+  const { hurry = NEVER, stays = false } = options;
+  using held = new HeldClaim();
+  const patience = performance.now() + options.drainTimeoutMs + OTHERS_MS;
+  for (;;) {
+    const decision = await store.updateRegistry((registry) => claimStop(registry, id, { stays, claim: held.claim }));
+    switch (decision.kind) {
+      case "absent":
+      case "stopped":
+        return { id, outcome: "already-stopped", cut: [] };
+      case "busy":
+        if (options.signal.aborted || performance.now() > patience) throw busy(decision.server);
+        await untilUnclaimed(store, id, { untilMs: patience, signal: options.signal });
+        continue;
+      case "stop": {
+        const { server, from } = decision;
+        const wait = {
+          timeoutMs: options.force ? 0 : options.drainTimeoutMs,
+          answerMs: config.health.timeoutMs,
+          signal: options.signal,
+          hurry,
+        };
+        const drained = await drainServer(server, wait).catch(async (error: unknown) => {
+          await store.updateRegistry((registry) => giveUpStop(ownClaim(registry, id, server.launchId), from));
+          throw error;
+        });
+        // From here on it ends, also when this command dies: nobody may take it for one that serves on any more.
+        await store.updateRegistry((registry) => {
+          const record = ownClaim(registry, id, server.launchId);
+          record.process = null;
+          if (!stays) record.desired = "stopped";
+        });
+        const graceMs = drained.cut.length > 0 ? LATE_GRACE_MS : TERMINATE_GRACE_MS;
+        const outcome = await stopServer(server, { graceMs, force: options.force, hurry });
+        await store.updateRegistry((registry) => {
+          settle(ownClaim(registry, id, server.launchId), "stopped", null);
+        });
+        if (outcome === "already-stopped") return { id, outcome, cut: [] };
+        const cut = allCut(server, drained);
+        return { id, outcome: outcome === "killed" || cut.length > 0 ? "killed" : "drained", cut };
+      }
+    }
+  }
+}
+
+function busy(server: ServerRecord): FleetError {
+  return new FleetError("FLEET_SERVER_DRAINING", `Server ${server.id} is ${server.state} by ${holderOf(server)}.`, {
+    suggestions: ["copilotfleet ps"],
+  });
+}

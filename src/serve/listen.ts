@@ -1,0 +1,77 @@
+import { once } from "node:events";
+import type { Server } from "node:net";
+import type { Address } from "../config/rules.js";
+import { FleetError, type FleetErrorCode, quote, systemCode } from "../errors.js";
+import { abortable } from "../runtime/deadline.js";
+
+/** A key of the configuration that says where `serve` listens. */
+export type AddressKey = "serve.metrics" | "serve.listen";
+
+/**
+ * Makes `server` listen on what `key` says, and resolves with where it does: port 0 became a real one.
+ *
+ * @throws FleetError `FLEET_ADDRESS_TAKEN` when somebody listens there already, `FLEET_ADDRESS_UNUSABLE` when this host
+ * does not have that address or this user may not have that port; the signal's reason when that aborts first.
+ */
+export async function listenOn(
+  server: Server,
+  key: AddressKey,
+  address: Address,
+  signal: AbortSignal,
+): Promise<Address> {
+  signal.throwIfAborted();
+  const listening = once(server, "listening"); // rejects on "error"
+  server.listen({ host: address.host, port: address.port });
+  try {
+    await abortable(listening, signal);
+  } catch (cause) {
+    if (!signal.aborted) throw cannotListen(key, address, cause);
+    server.close(); // or it would listen after all, once the name that it looks up has an address
+    throw cause;
+  }
+  const bound = server.address();
+  if (bound === null || typeof bound === "string") throw new FleetError("FLEET_INTERNAL", `${key} has no port`);
+  return { host: bound.address, port: bound.port };
+}
+
+/** `host:port` as the configuration has it, IPv6 in brackets. */
+export function showAddress({ host, port }: Address): string {
+  return `${host.includes(":") ? `[${host}]` : host}:${port}`;
+}
+
+function cannotListen(key: AddressKey, address: Address, cause: unknown): FleetError {
+  const { code, because, suggestion } = explain(address, cause);
+  const message = `serve cannot listen on ${quote(showAddress(address))} (${key}): ${because}`;
+  const variable = `COPILOTFLEET_${key.replace(".", "_").toUpperCase()}`;
+  const elsewhere = `Listen elsewhere: ${variable}=127.0.0.1:0 copilotfleet serve`;
+  return new FleetError(code, message, { cause, suggestions: [...suggestion, elsewhere] });
+}
+
+function explain(
+  { host, port }: Address,
+  cause: unknown,
+): { code: FleetErrorCode; because: string; suggestion: string[] } {
+  const unusable = (because: string, suggestion: string[] = []) =>
+    ({ code: "FLEET_ADDRESS_UNUSABLE", because, suggestion }) as const;
+  switch (systemCode(cause)) {
+    case "EADDRINUSE":
+      return {
+        code: "FLEET_ADDRESS_TAKEN",
+        because: "another process listens there",
+        suggestion: [`See which: ss -ltnp 'sport = :${port}'`],
+      };
+    case "EACCES":
+      return unusable(`this user may not open port ${port}; allowed is a port from 1024 on, or 0 for any free one`);
+    case "EADDRNOTAVAIL":
+    case "EAFNOSUPPORT":
+      return unusable(
+        `this host does not have the address ${quote(host)}; allowed is one of its own, such as "127.0.0.1", or "0.0.0.0" for all`,
+        ["See which it has: ip address"],
+      );
+    case "ENOTFOUND":
+    case "EAI_AGAIN":
+      return unusable(`the name ${quote(host)} has no address; allowed is an address or a name of this host`);
+    default:
+      return unusable(cause instanceof Error ? cause.message : String(cause));
+  }
+}

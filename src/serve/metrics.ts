@@ -1,0 +1,206 @@
+import type { Counter, Gauge, Histogram, Registry } from "prom-client";
+import { ERRORS, type FleetErrorCode } from "../errors.js";
+import type { GcResult } from "../sessions/gc.js";
+import type { ServerState } from "../store/store.js";
+import {
+  GC_OUTCOMES,
+  PROBE_OUTCOMES,
+  type ProbeOutcome,
+  RECYCLE_REASONS,
+  RESTART_REASONS,
+  type RecycleReason,
+  type RestartReason,
+  SERVER_STATES,
+  TURN_OUTCOMES,
+  type TurnOutcome,
+} from "./metric-labels.js";
+
+const TURN_BUCKETS_SECONDS = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600];
+const PROBE_BUCKETS_SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5];
+
+/** How the fleet stands at one moment. */
+export interface MetricsSnapshot {
+  serversByState: Record<ServerState, number>;
+  /** Loaded in some server's memory. */
+  activeSessions: number;
+  turnsInFlight: number;
+  /** Of those, the ones that have shown no sign of life for too long. */
+  turnsStalled: number;
+  /** In force. */
+  leases: number;
+  /** Of all servers together. */
+  memoryBytes: number;
+  /** Left to this user on the disk that holds the state; null when it could not be found out. */
+  diskFreeBytes: number | null;
+  draining: boolean;
+}
+
+/**
+ * The numbers of one supervisor, in the text format of Prometheus. What each means stands in `docs/monitoring.md`.
+ *
+ * Every series is there from the start, so that an alert on an increase sees the first one too. Labels take only values
+ * known beforehand: an id of a user, session or server would tell whoever may scrape who works here, and would grow
+ * without end.
+ */
+export class FleetMetrics {
+  readonly contentType: string;
+  readonly #registry: Registry;
+  readonly #servers: Gauge<"state">;
+  readonly #activeSessions: Gauge;
+  readonly #turnsInFlight: Gauge;
+  readonly #turnsStalled: Gauge;
+  readonly #turns: Counter<"outcome">;
+  readonly #turnSeconds: Histogram;
+  readonly #restarts: Counter<"reason">;
+  readonly #recycles: Counter<"reason">;
+  readonly #crashLoops: Counter;
+  readonly #probes: Counter<"outcome">;
+  readonly #probeSeconds: Histogram;
+  readonly #evictions: Counter;
+  readonly #gcRuns: Counter<"outcome">;
+  readonly #gcDeleted: Counter;
+  readonly #gcFreedBytes: Counter;
+  readonly #gcLastSuccess: Gauge;
+  readonly #leases: Gauge;
+  readonly #memoryBytes: Gauge;
+  readonly #diskFreeBytes: Gauge;
+  readonly #draining: Gauge;
+  readonly #healthy: Gauge;
+  readonly #ready: Gauge;
+  readonly #errors: Counter<"code">;
+
+  /** @param options.version That of this package. */
+  static async open(options: { version: string }): Promise<FleetMetrics> {
+    // Not at the top: no command but `serve` has a use for it.
+    return new FleetMetrics(await import("prom-client"), options.version);
+  }
+
+  private constructor(library: typeof import("prom-client"), version: string) {
+    // One of its own: the library's global registry belongs to whoever imports this package.
+    const registry = new library.Registry();
+    const named = (name: string, help: string) => ({ name: `copilotfleet_${name}`, help, registers: [registry] });
+    const gauge = (name: string, help: string) => new library.Gauge(named(name, help));
+    const counter = (name: string, help: string) => new library.Counter(named(name, help));
+    const counterBy = <L extends string>(name: string, label: L, values: readonly string[], help: string) => {
+      const made = new library.Counter<string>({ ...named(name, help), labelNames: [label] });
+      for (const value of values) made.inc({ [label]: value }, 0);
+      return made as Counter<L>;
+    };
+    const histogram = (name: string, buckets: number[], help: string) =>
+      new library.Histogram({ ...named(name, help), buckets });
+
+    this.#registry = registry;
+    this.contentType = registry.contentType;
+
+    this.#servers = new library.Gauge({ ...named("servers", "Servers in the registry."), labelNames: ["state"] });
+    this.#activeSessions = gauge("sessions_active", "Sessions loaded in a server's memory.");
+    this.#turnsInFlight = gauge("turns_in_flight", "Turns that have begun and not ended.");
+    this.#turnsStalled = gauge("turns_stalled", "Turns in flight without a sign of life for too long.");
+    this.#turns = counterBy("turns_total", "outcome", TURN_OUTCOMES, "Turns that have ended.");
+    this.#turnSeconds = histogram("turn_duration_seconds", TURN_BUCKETS_SECONDS, "How long ended turns took.");
+
+    this.#restarts = counterBy("server_restarts_total", "reason", RESTART_REASONS, "Servers started again.");
+    this.#recycles = counterBy("server_recycles_total", "reason", RECYCLE_REASONS, "Servers replaced by fresh ones.");
+    this.#crashLoops = counter("server_crash_loops_total", "Servers given up after crashing again and again.");
+    this.#probes = counterBy("probes_total", "outcome", PROBE_OUTCOMES, "Probes of servers.");
+    this.#probeSeconds = histogram("probe_duration_seconds", PROBE_BUCKETS_SECONDS, "How long probes took.");
+
+    this.#evictions = counter("evictions_total", "Idle sessions unloaded from a server's memory.");
+    this.#leases = gauge("leases", "Leases in force.");
+    this.#gcRuns = counterBy("gc_runs_total", "outcome", GC_OUTCOMES, "Runs of gc.");
+    this.#gcDeleted = counter("gc_deleted_sessions_total", "Sessions deleted by gc.");
+    this.#gcFreedBytes = counter("gc_freed_bytes_total", "Bytes of the sessions deleted by gc.");
+    this.#gcLastSuccess = gauge("gc_last_success_timestamp_seconds", "When gc last succeeded; 0: not yet.");
+
+    this.#memoryBytes = gauge("servers_memory_bytes", "Memory of all servers together.");
+    this.#diskFreeBytes = gauge("state_disk_free_bytes", "Room left on the disk that holds the state.");
+    this.#draining = gauge("draining", "1 while the supervisor drains.");
+    this.#healthy = gauge("healthy", "1 when /healthz says ok.");
+    this.#ready = gauge("ready", "1 when /readyz says ok.");
+    this.#errors = counterBy("errors_total", "code", Object.keys(ERRORS), "Errors the supervisor met, by their code.");
+
+    new library.Gauge({
+      ...named("supervisor_memory_bytes", "Memory of the supervisor itself."),
+      collect() {
+        this.set(process.memoryUsage.rss());
+      },
+    });
+    gauge("supervisor_start_time_seconds", "When the supervisor's process started.").set(
+      Date.now() / 1000 - process.uptime(),
+    );
+    new library.Gauge({ ...named("build_info", "What runs here; always 1."), labelNames: ["version", "node"] }).set(
+      { version, node: process.versions.node },
+      1,
+    );
+
+    for (const state of SERVER_STATES) this.#servers.set({ state }, 0);
+    // Zeros would be false alarms: they come with the first look at them.
+    for (const unknown of [this.#diskFreeBytes, this.#healthy, this.#ready]) unknown.remove();
+  }
+
+  /** Sets everything that goes up and down. */
+  observe(snapshot: MetricsSnapshot): void {
+    for (const state of SERVER_STATES) this.#servers.set({ state }, snapshot.serversByState[state]);
+    this.#activeSessions.set(snapshot.activeSessions);
+    this.#turnsInFlight.set(snapshot.turnsInFlight);
+    this.#turnsStalled.set(snapshot.turnsStalled);
+    this.#leases.set(snapshot.leases);
+    this.#memoryBytes.set(snapshot.memoryBytes);
+    if (snapshot.diskFreeBytes === null) this.#diskFreeBytes.remove();
+    else this.#diskFreeBytes.set(snapshot.diskFreeBytes);
+    this.#draining.set(snapshot.draining ? 1 : 0);
+  }
+
+  /** What the health endpoint answers at the moment; it sets this before each scrape. */
+  judged(verdict: { healthy: boolean; ready: boolean }): void {
+    this.#healthy.set(verdict.healthy ? 1 : 0);
+    this.#ready.set(verdict.ready ? 1 : 0);
+  }
+
+  restarted(reason: RestartReason): void {
+    this.#restarts.inc({ reason });
+  }
+
+  recycled(reason: RecycleReason): void {
+    this.#recycles.inc({ reason });
+  }
+
+  /** A server crashed so often that it is `failed` now. */
+  crashLooped(): void {
+    this.#crashLoops.inc();
+  }
+
+  probed(outcome: ProbeOutcome, seconds: number): void {
+    this.#probes.inc({ outcome });
+    this.#probeSeconds.observe(seconds);
+  }
+
+  turnEnded(outcome: TurnOutcome, seconds: number): void {
+    this.#turns.inc({ outcome });
+    this.#turnSeconds.observe(seconds);
+  }
+
+  evicted(count: number): void {
+    this.#evictions.inc(count);
+  }
+
+  gcRan(result: Pick<GcResult, "deleted" | "freedBytes">): void {
+    this.#gcRuns.inc({ outcome: "ok" });
+    this.#gcDeleted.inc(result.deleted.length);
+    this.#gcFreedBytes.inc(result.freedBytes);
+    this.#gcLastSuccess.set(Date.now() / 1000);
+  }
+
+  gcFailed(): void {
+    this.#gcRuns.inc({ outcome: "failed" });
+  }
+
+  failed(code: FleetErrorCode): void {
+    this.#errors.inc({ code });
+  }
+
+  /** The body of an answer to a scrape, of the type {@link contentType}. */
+  async text(): Promise<string> {
+    return await this.#registry.metrics();
+  }
+}

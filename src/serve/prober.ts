@@ -1,0 +1,100 @@
+import type { Config } from "../config/schema.js";
+import { RawConnection } from "../runtime/client/raw-connection.js";
+import { deadline } from "../runtime/deadline.js";
+import { ownLimit } from "../runtime/own-limits.js";
+import { provenEndpoint } from "../runtime/probe.js";
+import { isAlive } from "../runtime/process-table.js";
+import type { ServerRecord } from "../store/store.js";
+import { tryASession } from "./session-probe.js";
+
+export type Probed =
+  | { kind: "ok"; seconds: number }
+  /** It did not answer as it should. */
+  | { kind: "failed"; reason: string; seconds: number }
+  /** Its process is gone. */
+  | { kind: "gone" }
+  /** Nothing can be said of the server: this process itself was stopped meanwhile, or has no file descriptors. */
+  | { kind: "unknown"; reason: string };
+
+/** After so many pings over one connection a new one is made: a server that takes none any more is not healthy. */
+const PINGS_PER_CONNECTION = 12;
+/** A deadline that is noticed this much too late says that this process did not run, in milliseconds. */
+const LATE_MS = 500;
+
+/** Asks one launch of a server, again and again, whether it is well. */
+export class Prober {
+  readonly #server: ServerRecord;
+  readonly #health: Config["health"];
+  readonly #onClosed: () => void;
+  #connection: RawConnection | null = null;
+  #pings = 0;
+
+  /** `onClosed` is called when the connection ends without this side's doing: the process has probably ended. */
+  constructor(server: ServerRecord, health: Config["health"], onClosed: () => void) {
+    this.#server = server;
+    this.#health = health;
+    this.#onClosed = onClosed;
+  }
+
+  /** This side's port of the connection, if there is one. */
+  get localPort(): number | undefined {
+    return this.#connection?.localPort;
+  }
+
+  /** One probe. What it says after the signal aborted means nothing. */
+  async probe(signal: AbortSignal): Promise<Probed> {
+    const begun = performance.now();
+    const seconds = () => (performance.now() - begun) / 1000;
+    using limit = deadline(this.#health.timeoutMs, signal);
+    try {
+      await this.#ask(limit.signal);
+      return { kind: "ok", seconds: seconds() };
+    } catch (error) {
+      await this.close();
+      try {
+        return this.#explain(error, seconds());
+      } catch (own) {
+        // Whoever cannot look at the process cannot say that it is gone.
+        return { kind: "unknown", reason: own instanceof Error ? own.message : String(own) };
+      }
+    }
+  }
+
+  /** @throws FleetError `FLEET_PROCESSES_UNREADABLE`. */
+  #explain(error: unknown, seconds: number): Probed {
+    const { process } = this.#server;
+    const own = ownLimit(error);
+    if (own !== undefined) return { kind: "unknown", reason: `this process has reached a limit (${own})` };
+    if (process === null || !isAlive(process)) return { kind: "gone" };
+    if (seconds * 1000 > this.#health.timeoutMs + LATE_MS)
+      return { kind: "unknown", reason: "this process did not run for a while" };
+    return { kind: "failed", reason: error instanceof Error ? error.message : String(error), seconds };
+  }
+
+  async #ask(signal: AbortSignal): Promise<void> {
+    const connection = await this.#connected(signal);
+    await connection.request("ping", { message: "probe" }, signal);
+    if (this.#health.session && this.#pings === 0) await tryASession(connection, this.#server, signal);
+    this.#pings += 1;
+  }
+
+  async #connected(signal: AbortSignal): Promise<RawConnection> {
+    if (this.#connection !== null && this.#pings < PINGS_PER_CONNECTION) return this.#connection;
+    const connection = await RawConnection.open(provenEndpoint(this.#server), signal, { lasting: true });
+    await this.close();
+    this.#connection = connection;
+    this.#pings = 0;
+    void connection.closed.then(() => {
+      if (this.#connection !== connection) return; // closed by this side
+      this.#connection = null;
+      this.#onClosed();
+    });
+    return connection;
+  }
+
+  async close(): Promise<void> {
+    const connection = this.#connection;
+    this.#connection = null;
+    await connection?.[Symbol.asyncDispose]();
+  }
+}

@@ -1,0 +1,78 @@
+import { FleetError } from "../errors.js";
+import { isAlive, ownIdentity } from "../runtime/process-table.js";
+import type { Registry, Store, SupervisorRecord } from "../store/store.js";
+
+/**
+ * The one place of a supervisor on this host. Whoever has it stands in the registry by the identity of its process, so a
+ * place whose holder died is free, and a reused PID holds nothing.
+ */
+export class Seat {
+  readonly #store: Store;
+
+  private constructor(store: Store) {
+    this.#store = store;
+  }
+
+  /** Takes the place, and opens the pool again if it was drained. @throws FleetError `FLEET_SUPERVISOR_RUNNING`. */
+  static async take(store: Store): Promise<Seat> {
+    const own = ownIdentity();
+    await store.updateRegistry((registry) => {
+      const others = registry.supervisors ?? [];
+      const first = others.find(({ process }) => isAlive(process));
+      if (first !== undefined) throw taken(first);
+      const startedAt = new Date().toISOString();
+      registry.supervisors = others.filter(({ process }) => process.host !== own.host);
+      registry.supervisors.push({ process: own, state: "serving", startedAt, metrics: null });
+      delete registry.drainedAt;
+    });
+    return new Seat(store);
+  }
+
+  /** Whether the place is still this process's. */
+  isHeld(registry: Registry): boolean {
+    return ownRecord(registry) !== undefined;
+  }
+
+  /** Says where the metrics are. */
+  async announce(metrics: string): Promise<void> {
+    await this.#change((record) => {
+      record.metrics = metrics;
+    });
+  }
+
+  /** From here on nobody starts a server or begins a turn. */
+  async closePool(): Promise<void> {
+    await this.#change((record) => {
+      record.state = "draining";
+    });
+  }
+
+  async leave(): Promise<void> {
+    await this.#store.updateRegistry((registry) => {
+      const own = ownRecord(registry);
+      if (own !== undefined) registry.supervisors = registry.supervisors?.filter((record) => record !== own) ?? [];
+    });
+  }
+
+  async #change(change: (record: SupervisorRecord) => void): Promise<void> {
+    await this.#store.updateRegistry((registry) => {
+      const own = ownRecord(registry);
+      if (own !== undefined) change(own);
+    });
+  }
+}
+
+function ownRecord({ supervisors = [] }: Registry): SupervisorRecord | undefined {
+  const own = ownIdentity();
+  return supervisors.find(
+    ({ process }) => process.pid === own.pid && process.startTicks === own.startTicks && isAlive(process),
+  );
+}
+
+function taken({ process, startedAt, state }: SupervisorRecord): FleetError {
+  return new FleetError(
+    "FLEET_SUPERVISOR_RUNNING",
+    `This fleet is supervised already, by process ${process.pid} since ${startedAt}${state === "draining" ? " (it is about to end)" : ""}.`,
+    { suggestions: ["copilotfleet ps", `kill -TERM ${process.pid}`] },
+  );
+}

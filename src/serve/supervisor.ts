@@ -1,0 +1,293 @@
+import { isFleetError } from "../errors.js";
+import { closedBy } from "../pool/admission.js";
+import { isRunning } from "../pool/server.js";
+import type { Stopped } from "../pool/stopping.js";
+import type { Registry, ServerRecord } from "../store/store.js";
+import type { ServeContext } from "./context.js";
+import { HealthEndpoint } from "./health-endpoint.js";
+import { collectPeriodically, enforceCap, rotatePeriodically } from "./housekeeping.js";
+import { Keeper } from "./keeper.js";
+import { showAddress } from "./listen.js";
+import { Operations } from "./operations.js";
+import { Recycler } from "./recycler.js";
+import { Seat } from "./seat.js";
+import { Sleeper } from "./sleeper.js";
+import { Surveyor } from "./surveyor.js";
+import { countTrouble, noteTrouble } from "./trouble.js";
+
+export interface DrainRequest {
+  /** How long turns in flight may take to end, in milliseconds. */
+  drainTimeoutMs: number;
+  /** Aborted: what is left is killed at once. */
+  hurry: AbortSignal;
+}
+
+export interface Drained {
+  stopped: Stopped[];
+  /** Servers that could not be stopped, and why. */
+  failed: { id: string; error: unknown }[];
+}
+
+type Look = "the servers could not be looked at" | "their use could not be looked at";
+
+/** How often the registry and the process table are looked at when nothing happens, in milliseconds. */
+const TICK_MS = 1_000;
+/** A loop that is late by more than this is no longer healthy, in milliseconds. */
+const STUCK_MS = 30_000;
+
+/**
+ * Keeps the servers of this host healthy: adopts what runs, starts what should run, replaces what hangs or has grown too
+ * big, and tells how it all is. It may die at any moment; the servers live on, and the next one adopts them.
+ */
+export class Supervisor {
+  readonly #context: ServeContext;
+  readonly #seat: Seat;
+  readonly #stopping = new AbortController();
+  readonly #operations: Operations;
+  readonly #keeper: Keeper;
+  readonly #recycler: Recycler;
+  readonly #sleeper: Sleeper;
+  readonly #surveyor: Surveyor;
+  #endpoint: HealthEndpoint | undefined;
+  #wake: () => void = () => undefined;
+  #wokenEarly = false;
+  #state: "starting" | "serving" | "draining" = "starting";
+  #lookedAt = performance.now();
+  /** Who has closed the pool, as of the last look. */
+  #closedBy: string | null = null;
+  /** What each of the regular looks last failed with; nothing while it succeeds. */
+  readonly #troubles = new Map<Look, string>();
+  #loops: Promise<unknown> = Promise.resolve();
+  readonly #lost = new AbortController();
+
+  private constructor(context: ServeContext, seat: Seat) {
+    this.#context = context;
+    this.#seat = seat;
+    const { signal } = this.#stopping;
+    this.#operations = new Operations(
+      (what, server, error) => {
+        // What the end itself called off is no trouble.
+        if (signal.aborted)
+          context.log("info", `server ${server}: ${what}, since serve ends`, { server, error: String(error) });
+        else noteTrouble(context, `server ${server}: ${what}`, error, { server });
+      },
+      () => this.#wakeUp(),
+    );
+    this.#keeper = new Keeper(context, this.#operations, signal, () => this.#wakeUp());
+    this.#recycler = new Recycler(context, this.#operations, signal);
+    this.#sleeper = new Sleeper(context, this.#operations, signal);
+    this.#surveyor = new Surveyor(context);
+  }
+
+  /**
+   * Takes this host's place of a supervisor, opens the endpoints, adopts what runs, and resolves when each running server
+   * was asked once how it is.
+   *
+   * @throws FleetError `FLEET_SUPERVISOR_RUNNING`, `FLEET_ADDRESS_TAKEN`, `FLEET_ADDRESS_UNUSABLE`.
+   */
+  static async start(context: ServeContext, signal: AbortSignal): Promise<Supervisor> {
+    const seat = await Seat.take(context.store);
+    const supervisor = new Supervisor(context, seat);
+    try {
+      await supervisor.#open(signal);
+    } catch (error) {
+      await supervisor.leave();
+      throw error;
+    }
+    return supervisor;
+  }
+
+  async #open(signal: AbortSignal): Promise<void> {
+    const { config, metrics } = this.#context;
+    this.#endpoint = await HealthEndpoint.open({
+      address: config.serve.metrics,
+      metrics,
+      healthy: () => this.#unhealthy(),
+      ready: () => this.#unready(),
+      onError: (error) => noteTrouble(this.#context, "the health endpoint failed", error),
+      signal,
+    });
+    await this.#seat.announce(this.metricsAddress);
+    const registry = await this.#keeper.reconcile();
+    await Promise.all(this.#keeper.monitors.map(({ first }) => first));
+    await this.#survey(registry);
+    this.#state = "serving";
+    const { signal: stopping } = this.#stopping;
+    this.#loops = Promise.all([
+      this.#run(),
+      collectPeriodically(this.#context, stopping),
+      rotatePeriodically(this.#context, stopping),
+    ]);
+  }
+
+  /** `host:port` of the metrics and health endpoints. */
+  get metricsAddress(): string {
+    return this.#endpoint === undefined ? "" : showAddress(this.#endpoint.address);
+  }
+
+  /** How many servers are watched at the moment. */
+  get watched(): number {
+    return this.#keeper.monitors.length;
+  }
+
+  /** Aborts when another supervisor has taken over, since this process did not run for too long. */
+  get lost(): AbortSignal {
+    return this.#lost.signal;
+  }
+
+  async #run(): Promise<void> {
+    let surveyed = performance.now();
+    while (!this.#stopping.signal.aborted) {
+      await this.#pause();
+      if (this.#stopping.signal.aborted) return;
+      const registry = await this.#attempt("the servers could not be looked at", async () => {
+        const found = await this.#keeper.reconcile();
+        this.#closedBy = closedBy(found);
+        this.#lookedAt = performance.now();
+        if (!this.#seat.isHeld(found)) this.#lost.abort();
+        return found;
+      });
+      if (this.#lost.signal.aborted) return;
+      if (registry === null || performance.now() - surveyed < this.#context.config.health.intervalMs) continue;
+      surveyed = performance.now();
+      await this.#attempt("their use could not be looked at", async () => await this.#survey(registry));
+    }
+  }
+
+  /** What lasts, such as a full disk, is logged once and not every second. Null: it failed. */
+  async #attempt<T>(look: Look, work: () => Promise<T>): Promise<T | null> {
+    try {
+      const result = await work();
+      if (this.#troubles.delete(look)) this.#context.log("info", "the servers can be looked at again");
+      return result;
+    } catch (error) {
+      const message = error instanceof Error ? error.message : String(error);
+      if (this.#troubles.get(look) === message) countTrouble(this.#context, error);
+      else noteTrouble(this.#context, look, error);
+      this.#troubles.set(look, message);
+      return null;
+    }
+  }
+
+  async #survey(registry: Registry): Promise<void> {
+    const running = Object.values(registry.servers).filter(isWatchable);
+    const ownPorts = new Set(this.#keeper.monitors.flatMap(({ localPort }) => localPort ?? []));
+    this.#recycler.look(running);
+    this.#sleeper.look(running, ownPorts);
+    for (const server of running) {
+      await enforceCap(this.#context, server).catch((error: unknown) => {
+        // A server that is ill is the monitor's business.
+        if (!isFleetError(error)) throw error;
+        noteTrouble(this.#context, `server ${server.id}: its sessions could not be unloaded`, error, {
+          server: server.id,
+        });
+      });
+    }
+    await this.#surveyor.look(registry, running, this.#state === "draining");
+  }
+
+  async #pause(): Promise<void> {
+    if (!this.#wokenEarly) {
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, TICK_MS);
+        this.#wake = () => {
+          clearTimeout(timer);
+          resolve();
+        };
+      });
+    }
+    this.#wokenEarly = false;
+    this.#wake = () => undefined;
+  }
+
+  #wakeUp(): void {
+    this.#wokenEarly = true;
+    this.#wake();
+  }
+
+  #unhealthy(): string[] {
+    const lateMs = performance.now() - this.#lookedAt;
+    if (this.#state !== "serving" || lateMs < STUCK_MS) return [];
+    return [`the servers were last looked at ${Math.round(lateMs / 1000)} s ago`];
+  }
+
+  #unready(): string[] {
+    const reasons = this.#unhealthy();
+    if (this.#state === "starting") reasons.push("the servers are being adopted");
+    if (this.#state === "draining") reasons.push("the pool is being drained");
+    else if (this.#closedBy !== null) reasons.push(`the pool was closed by ${this.#closedBy}`);
+    for (const [look, message] of this.#troubles) reasons.push(`${look}: ${message}`);
+    if (this.#surveyor.diskProblem !== null) reasons.push(this.#surveyor.diskProblem);
+    return reasons;
+  }
+
+  /**
+   * Admits nothing new, waits for turns in flight, unloads, stops every server, and leaves. Servers that should run are
+   * started again by the next supervisor.
+   */
+  async drain({ drainTimeoutMs, hurry }: DrainRequest): Promise<Drained> {
+    const { store, pool, log } = this.#context;
+    try {
+      await this.#seat.closePool();
+    } catch (error) {
+      // Nothing can be recorded, so nothing can be stopped in order: the servers are left to the next supervisor.
+      await this.leave().catch((late: unknown) => noteTrouble(this.#context, "the seat could not be left", late));
+      throw error;
+    }
+    this.#state = "draining";
+    await this.#stopLoops();
+    const { servers } = await store.readRegistry();
+    const ids = Object.values(servers)
+      .filter(needsStop)
+      .map(({ id }) => id);
+    log("info", `draining ${ids.length} servers`, { servers: ids.length, drainTimeoutMs });
+    const result: Drained = { stopped: [], failed: [] };
+    await Promise.all(
+      ids.map(async (id) => {
+        try {
+          const stopped = await pool.stop(id, { drainTimeoutMs, force: false, signal: NEVER, hurry, stays: true });
+          result.stopped.push(stopped);
+          const cut = stopped.cut.length > 0;
+          log(cut ? "error" : "info", `server ${id} was ${stopped.outcome}`, { server: id, cut: stopped.cut });
+        } catch (error) {
+          result.failed.push({ id, error });
+          noteTrouble(this.#context, `server ${id} could not be stopped`, error, { server: id });
+        }
+      }),
+    );
+    await this.#close();
+    return result;
+  }
+
+  /** Leaves the servers to the next supervisor, as they are. */
+  async leave(): Promise<void> {
+    await this.#stopLoops();
+    await this.#close();
+  }
+
+  async #stopLoops(): Promise<void> {
+    this.#stopping.abort(new Error("the supervisor ends"));
+    this.#wakeUp();
+    await this.#loops;
+    await this.#operations.settled();
+    await this.#keeper.close();
+  }
+
+  async #close(): Promise<void> {
+    try {
+      await this.#seat.leave();
+    } finally {
+      await this.#endpoint?.close();
+    }
+  }
+}
+
+const NEVER = new AbortController().signal;
+
+function isWatchable(server: ServerRecord): boolean {
+  return (server.state === "ready" || server.state === "unhealthy") && isRunning(server);
+}
+
+function needsStop({ state, process }: ServerRecord): boolean {
+  return state !== "stopped" && (state !== "failed" || process !== null);
+}

@@ -1,0 +1,131 @@
+import { expect, it } from "vitest";
+import { errorOf, eventually, expectConsistent, type FaultFleet, faultFleet } from "../fixtures/fault-fleet.js";
+import { serve } from "../fixtures/serve.js";
+import { directSession, directTurn, echoModel } from "../fixtures/turns.js";
+
+const PORTS = 33_200;
+
+async function states(fleet: FaultFleet): Promise<Record<string, string>> {
+  return Object.fromEntries((await fleet.ps()).map(({ user, state }) => [user, state]));
+}
+
+async function becomes(fleet: FaultFleet, expected: Record<string, string>): Promise<void> {
+  let seen: unknown;
+  await eventually("the states", async () => {
+    seen = await states(fleet);
+    return JSON.stringify(seen) === JSON.stringify(expected);
+  }).catch(() => expect(seen).toEqual(expected));
+}
+
+/** Resolves when `serve` has looked at all records twice: it has mended one that a dead command seems to have left. */
+async function looked(fleet: FaultFleet, user: string): Promise<void> {
+  for (let look = 0; look < 2; look++) {
+    await fleet.tamper(user, (record) => {
+      record.state = "draining";
+    });
+    await eventually("a look", async () => (await fleet.record(user)).state !== "draining");
+  }
+}
+
+async function expectClosed(fleet: FaultFleet): Promise<void> {
+  const refused = await fleet.run(["spawn", "--user", "late", "--json"]);
+  expect(refused.code).toBe(5);
+  expect(errorOf(refused).code).toBe("FLEET_POOL_DRAINING");
+  expect(Object.values((await fleet.registry()).servers).map(({ user }) => user)).not.toContain("late");
+}
+
+it("drain closes the pool until --undo, and the next serve starts what ran, not what was stopped", async () => {
+  const fleet = await faultFleet(PORTS);
+  await fleet.json(["spawn", "--user", "u", "--count", "3"]);
+  await fleet.json(["stop", "--user", "u-3"]);
+  expect(await fleet.json(["drain"])).toMatchObject({ stopped: [{ outcome: "drained" }, { outcome: "drained" }] });
+  expect(await states(fleet)).toEqual({ "u-1": "stopped", "u-2": "stopped", "u-3": "stopped" });
+  await expectClosed(fleet);
+  await fleet.json(["drain", "--undo"]);
+  await fleet.spawn("u-2");
+  await fleet.json(["drain"]);
+  await expectClosed(fleet);
+
+  const serving = await serve(fleet);
+  await becomes(fleet, { "u-1": "ready", "u-2": "ready", "u-3": "stopped" });
+  expect(await serving.readyz()).toMatchObject({ status: 200 });
+  await fleet.spawn("u-3");
+  await fleet.json(["stop", "--user", "u-1"]);
+  await serving.end();
+  const next = await serve(fleet);
+  await becomes(fleet, { "u-1": "stopped", "u-2": "ready", "u-3": "ready" });
+  await next.end();
+});
+
+it("drain beside a running serve: nothing is started again until --undo, and /readyz says so", async () => {
+  const fleet = await faultFleet(PORTS);
+  const model = await echoModel();
+  await fleet.json(["spawn", "--user", "u", "--count", "2"]);
+  const serving = await serve(fleet);
+  const reply = await directTurn(await directSession(fleet, model, "direct", { user: "u-1" }), model, 2_500);
+  const draining = fleet.json(["drain"]);
+  await becomes(fleet, { "u-1": "draining", "u-2": "stopped" });
+  await expectClosed(fleet);
+  const unready = await eventually("readyz", async () => {
+    const { status, reasons } = await serving.readyz();
+    return status === 503 ? reasons : null;
+  });
+  expect(unready).toEqual([expect.stringContaining("copilotfleet drain")]);
+  expect(await reply()).toBe("[turn 1] done");
+  expect(await draining).toMatchObject({ stopped: [{ cut: [] }, { cut: [] }] });
+  expect(serving.log().filter(({ level }) => level === "warn" || level === "error")).toEqual([]);
+  await looked(fleet, "u-1");
+  expect(await states(fleet)).toEqual({ "u-1": "stopped", "u-2": "stopped" });
+
+  await fleet.json(["drain", "--undo"]);
+  await becomes(fleet, { "u-1": "ready", "u-2": "ready" });
+  await eventually("readyz", async () => (await serving.readyz()).ok);
+  await serving.end();
+});
+
+it("drain of one server leaves the pool open, and serve lets it rest", async () => {
+  const fleet = await faultFleet(PORTS);
+  await fleet.json(["spawn", "--user", "u", "--count", "2"]);
+  const serving = await serve(fleet);
+  const { id } = await fleet.record("u-1");
+  expect(await fleet.json(["drain", id])).toMatchObject({ stopped: [{ id, outcome: "drained", cut: [] }] });
+  await looked(fleet, "u-1");
+  expect(await states(fleet)).toEqual({ "u-1": "stopped", "u-2": "ready" });
+  expect(await fleet.spawn("u-3")).toMatchObject({ state: "ready" });
+  expect(await fleet.spawn("u-1")).toMatchObject({ state: "ready" });
+  await serving.end();
+});
+
+it.each([false, true])(
+  "a drain that is killed in the middle leaves the pool closed and nothing half done (serve: %s)",
+  async (served) => {
+    const fleet = await faultFleet(PORTS);
+    const model = await echoModel();
+    const { pid } = await fleet.spawn("alice");
+    const serving = served ? await serve(fleet) : null;
+    const reply = await directTurn(await directSession(fleet, model, "direct"), model, 3_000);
+    const { child, done } = fleet.start(["drain"]);
+    await eventually("the drain", async () => (await fleet.record("alice")).state === "draining");
+    child.kill("SIGKILL");
+    await done;
+    await becomes(fleet, { alice: "ready" });
+    await expectClosed(fleet);
+    expect(await reply()).toBe("[turn 1] done");
+    expect(await fleet.ps()).toMatchObject([{ state: "ready", pid }]);
+    await expectConsistent(fleet);
+    await fleet.json(["drain", "--undo"]);
+    expect(await fleet.json(["send", "direct", "again", "--user", "alice"])).toMatchObject({ reply: "[turn 2] again" });
+    await serving?.end();
+  },
+);
+
+it("drain exits with 8 and names what it cut when the deadline is over", async () => {
+  const fleet = await faultFleet(PORTS);
+  const model = await echoModel();
+  await fleet.spawn("alice");
+  await directTurn(await directSession(fleet, model, "direct"), model, 60_000);
+  const { code, stdout, ms } = await fleet.run(["drain", "--drain-timeout", "500ms", "--json"]);
+  expect(code).toBe(8);
+  expect(JSON.parse(stdout)).toMatchObject({ stopped: [{ outcome: "killed", cut: ["direct"] }] });
+  expect(ms).toBeLessThan(500 + 5_000);
+});

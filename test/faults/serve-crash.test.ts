@@ -1,0 +1,193 @@
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { expect, it, onTestFinished } from "vitest";
+import { findRuntime } from "../../src/runtime/find.js";
+import { probe, provenEndpoint } from "../../src/runtime/probe.js";
+import { eventually, expectConsistent, type FaultFleet, fake, faultFleet, isRunning } from "../fixtures/fault-fleet.js";
+import { FAST_HEALTH, type Serving, serve } from "../fixtures/serve.js";
+import { openLibrary } from "../fixtures/turns.js";
+
+const PORTS = 33_300;
+
+/** Waits until another process than `pid` is the user's server and answers an authenticated ping. Gives its PID. */
+async function healthyAgain(fleet: FaultFleet, user: string, pid: number, withinMs = 10_000): Promise<number> {
+  return await eventually(
+    `${user}'s server`,
+    async () => {
+      const server = await fleet.record(user);
+      if (server.state !== "ready" || server.process === null || server.process.pid === pid) return null;
+      await probe(provenEndpoint(server), AbortSignal.timeout(2_000));
+      return server.process.pid;
+    },
+    withinMs,
+  );
+}
+
+async function pidOf(fleet: FaultFleet, user: string): Promise<number> {
+  const pid = (await fleet.record(user)).process?.pid;
+  if (pid === undefined) throw new Error(`${user}'s server does not run`);
+  return pid;
+}
+
+/** When `serve` began to start this user's server, in milliseconds since the epoch. */
+async function startsOf(fleet: FaultFleet, user: string, serving: Serving): Promise<number[]> {
+  const { id } = await fleet.record(user);
+  return serving
+    .log()
+    .filter(({ msg }) => msg === `starting server ${id}`)
+    .map(({ time }) => Date.parse(String(time)));
+}
+
+it("has a server that crashed healthy again within 3 s, on its home and port, with its sessions", async () => {
+  const fleet = await faultFleet(PORTS);
+  const library = await openLibrary(fleet);
+  const [alice, bob] = [await fleet.spawn("alice"), await fleet.spawn("bob")];
+  const session = await library.createSession({ user: "alice", sessionId: "s" });
+  await library.send(session, "hi");
+  const serving = await serve(fleet);
+  const begun = performance.now();
+  process.kill(alice.pid ?? 0, "SIGKILL");
+  const pid = await healthyAgain(fleet, "alice", alice.pid ?? 0);
+  const ms = performance.now() - begun;
+  console.log(`healthy ${Math.round(ms)} ms after the crash`);
+  expect(ms).toBeLessThan(3_000);
+  expect(await fleet.ps()).toMatchObject([
+    { user: "alice", state: "ready", pid, port: alice.port, home: alice.home, crashes: 1, failure: null },
+    { user: "bob", state: "ready", pid: bob.pid },
+  ]);
+  expect(await library.send(session, "again")).toMatchObject({ text: "[turn 2] again" });
+  expect(await fleet.json(["send", "s", "and again", "--user", "alice"])).toMatchObject({
+    reply: "[turn 3] and again",
+  });
+  expect(await serving.metric("server_restarts_total", { reason: "crash" })).toBe(1);
+  await expectConsistent(fleet);
+  await serving.end();
+});
+
+it("has a server that hangs healthy again within 20 s, with the default settings", async () => {
+  const fleet = await faultFleet(PORTS);
+  const library = await openLibrary(fleet);
+  const { pid, port } = await fleet.spawn("alice");
+  const session = await library.createSession({ user: "alice", sessionId: "s" });
+  await library.send(session, "hi");
+  const serving = await serve(fleet);
+  const begun = performance.now();
+  process.kill(pid ?? 0, "SIGSTOP");
+  await healthyAgain(fleet, "alice", pid ?? 0, 25_000);
+  const ms = performance.now() - begun;
+  console.log(`healthy ${Math.round(ms)} ms after it hung`);
+  expect(ms).toBeLessThan(20_000);
+  expect((await fleet.record("alice")).port).toBe(port);
+  expect(isRunning(pid ?? 0)).toBe(false);
+  expect(await library.send(session, "again")).toMatchObject({ text: "[turn 2] again" });
+  await serving.end();
+});
+
+it("shows a server that hangs as unhealthy, with the reason, until it is ended", async () => {
+  const fleet = await faultFleet(PORTS, FAST_HEALTH);
+  const { pid, id } = await fleet.spawn("alice");
+  await fleet.spawn("bob");
+  const serving = await serve(fleet, { env: { COPILOTFLEET_HEALTH_FAILURES: "6" } });
+  process.kill(pid ?? 0, "SIGSTOP");
+  const shown = await eventually("unhealthy", async () =>
+    (await fleet.ps()).find(({ state }) => state === "unhealthy"),
+  );
+  expect(shown).toMatchObject({ id, pid, failure: expect.stringMatching(/within 300 ms.* \(\d of 6\)$/) });
+  await eventually("the metric", async () => (await serving.metric("servers", { state: "unhealthy" })) === 1);
+  expect(await serving.readyz()).toMatchObject({ status: 200 });
+  await healthyAgain(fleet, "alice", pid ?? 0);
+  expect(await fleet.ps()).toMatchObject([{ id, state: "ready", failure: null }, { state: "ready" }]);
+  expect(await serving.metric("server_restarts_total", { reason: "hang" })).toBe(1);
+  await expectConsistent(fleet);
+  await serving.end();
+});
+
+it.each([false, true])(
+  "leaves a server alone that answers again in time (serve killed meanwhile: %s)",
+  async (replaced) => {
+    const fleet = await faultFleet(PORTS, { ...FAST_HEALTH, COPILOTFLEET_HEALTH_FAILURES: "100" });
+    const { pid } = await fleet.spawn("alice");
+    let serving = await serve(fleet);
+    process.kill(pid ?? 0, "SIGSTOP");
+    await eventually("unhealthy", async () => (await fleet.record("alice")).state === "unhealthy");
+    if (replaced) {
+      serving.kill("SIGKILL");
+      await serving.done;
+    }
+    process.kill(pid ?? 0, "SIGCONT");
+    if (replaced) serving = await serve(fleet);
+    await eventually("ready", async () => (await fleet.record("alice")).state === "ready");
+    expect(await fleet.ps()).toMatchObject([{ state: "ready", pid, failure: null, crashes: 0 }]);
+    await serving.end();
+  },
+);
+
+it("backs off from a server that ends whenever it is started, gives up, and harms no other", async () => {
+  const fleet = await faultFleet(PORTS, { ...FAST_HEALTH, COPILOTFLEET_HEALTH_RESTARTS: "4" });
+  const [alice, bob] = [await fleet.spawn("alice"), await fleet.spawn("bob")];
+  const broken = { env: { COPILOTFLEET_RUNTIME_PATH: fake("exits.mjs") } };
+  let serving = await serve(fleet, broken);
+  process.kill(alice.pid ?? 0, "SIGKILL");
+  const shown = await eventually("the end", async () =>
+    (await fleet.ps()).find(({ failure }) => failure?.startsWith("crash loop: ") === true),
+  );
+  expect(shown).toMatchObject({ user: "alice", state: "failed", crashes: 5, pid: null, port: null });
+  expect(shown.failure).toMatch(/it ended 5 times in a row.*the frobnicator/);
+  expect(shown.failure).not.toContain("\u001b");
+  const starts = await startsOf(fleet, "alice", serving);
+  expect(starts).toHaveLength(4);
+  // At once, then half to whole of 100, 200 and 400 ms; the start itself takes time as well.
+  const waits = starts.slice(1).map((time, index) => time - (starts[index] ?? 0));
+  for (const [index, leastMs] of [50, 100, 200].entries()) expect(waits[index]).toBeGreaterThanOrEqual(leastMs);
+  expect(await serving.metric("server_crash_loops_total")).toBe(1);
+  expect((await fleet.ps())[1]).toMatchObject({ user: "bob", state: "ready", pid: bob.pid, crashes: 0 });
+
+  // The next supervisor does not try either, and says it once.
+  serving.kill("SIGKILL");
+  await serving.done;
+  serving = await serve(fleet, broken);
+  await serving.logged(/is not started again$/);
+  expect(await startsOf(fleet, "alice", serving)).toEqual([]);
+  const { failure } = await fleet.record("alice");
+  expect(failure?.match(/crash loop/g)).toHaveLength(1);
+
+  // By hand, with a runtime that works, it comes back and begins anew.
+  const again = await fleet.spawn("alice");
+  expect(again).toMatchObject({ state: "ready", port: alice.port, crashes: 0, failure: null });
+  await eventually("the monitor", () => serving.log().find(({ serverPid }) => serverPid === again.pid));
+  process.kill(again.pid ?? 0, "SIGKILL");
+  await eventually("the next end", async () => (await fleet.record("alice")).failure?.startsWith("crash loop: "));
+  expect(await startsOf(fleet, "alice", serving)).toHaveLength(4);
+  expect((await fleet.record("alice")).crashes).toBe(5);
+  await expectConsistent(fleet);
+  await serving.end();
+});
+
+it("gives a start the startup deadline, not that of liveness", async () => {
+  const gate = mkdtempSync(join(tmpdir(), "copilotfleet-gate-"));
+  onTestFinished(() => rmSync(gate, { recursive: true }));
+  const fleet = await faultFleet(PORTS, FAST_HEALTH);
+  const { pid, port } = await fleet.spawn("alice");
+  const serving = await serve(fleet, {
+    env: {
+      COPILOTFLEET_RUNTIME_PATH: fake("late-port.sh"),
+      COPILOTFLEET_RUNTIME_ENV: "GATE_FOLDER,GATE_RUNTIME",
+      GATE_FOLDER: gate,
+      GATE_RUNTIME: findRuntime(null, {}).path,
+      COPILOTFLEET_HEALTH_STARTUP: "3s",
+    },
+  });
+  process.kill(pid ?? 0, "SIGKILL");
+  await eventually("the start", async () => (await fleet.record("alice")).state === "starting");
+  const begun = performance.now();
+  // Liveness would have given it up after about a second. What ends this start is the deadline, and the next one begins.
+  await eventually("the second start", async () => (await startsOf(fleet, "alice", serving)).length === 2);
+  expect(performance.now() - begun).toBeGreaterThan(2_800);
+  expect(await fleet.record("alice")).toMatchObject({ crashes: 2 });
+  writeFileSync(join(gate, "open"), "");
+  await healthyAgain(fleet, "alice", pid ?? 0);
+  expect(await fleet.ps()).toMatchObject([{ state: "ready", port, pid: await pidOf(fleet, "alice") }]);
+  expect(fleet.processes()).toHaveLength(1);
+  await serving.end();
+});

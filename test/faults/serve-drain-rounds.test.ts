@@ -1,0 +1,119 @@
+import type { CopilotSession } from "@github/copilot-sdk";
+import { expect, it } from "vitest";
+import { isFleetError } from "../../src/errors.js";
+import type { Fleet } from "../../src/fleet.js";
+import type { EchoModel } from "../../src/models/echo.js";
+import { eventually, type FaultFleet, faultFleet, rounds } from "../fixtures/fault-fleet.js";
+import { serve } from "../fixtures/serve.js";
+import { seededRandom } from "../fixtures/store-random.js";
+import { directSession, echoModel, openLibrary, turnsBefore } from "../fixtures/turns.js";
+
+const PORTS = 33_100;
+const USERS = Array.from({ length: 10 }, (_, index) => `user-${index}`);
+
+/** How often each session was answered, as its clients count. */
+type Answered = Map<string, number>;
+
+/** Sends turn after turn through the fleet until it is refused for good, and counts those that were answered. */
+async function sendOn(
+  library: Fleet,
+  session: CopilotSession,
+  random: () => number,
+  answered: Answered,
+): Promise<void> {
+  const { sessionId } = session;
+  for (;;) {
+    const before = answered.get(sessionId) ?? 0;
+    const prompt = `!delay ${Math.floor(random() * 700)} done`;
+    const reply = await library.send(session, prompt).catch((error: unknown) => {
+      if (isFleetError(error, "FLEET_POOL_DRAINING")) return null;
+      throw error;
+    });
+    if (reply === null) return;
+    expect(reply.text).toBe(`[turn ${before + 1}] done`);
+    answered.set(sessionId, before + 1);
+  }
+}
+
+/** The same by commands, one after the other. */
+async function commandOn(fleet: FaultFleet, sessionId: string, user: string, answered: Answered): Promise<void> {
+  for (;;) {
+    const before = answered.get(sessionId) ?? 0;
+    const { code, stdout } = await fleet.run(["send", sessionId, "!delay 200 done", "--user", user, "--json"]);
+    if (code === 5) {
+      expect(stdout).toContain("FLEET_POOL_DRAINING");
+      return;
+    }
+    expect(JSON.parse(stdout)).toMatchObject({ reply: `[turn ${before + 1}] done` });
+    answered.set(sessionId, before + 1);
+  }
+}
+
+/** One turn of a client that knows nothing of the fleet. Resolves when the model is at it, with how to wait for its end. */
+async function directly(session: CopilotSession, model: EchoModel, ms: number, answered: Answered) {
+  const before = answered.get(session.sessionId) ?? 0;
+  const requests = model.requests;
+  const reply = session.sendAndWait({ prompt: `!delay ${ms} done` }, 40_000);
+  reply.catch(() => "told by the function below");
+  await eventually("the turn", () => model.requests > requests);
+  return async () => {
+    expect((await reply)?.data.content).toBe(`[turn ${before + 1}] done`);
+    answered.set(session.sessionId, before + 1);
+  };
+}
+
+it("loses no turn of 50 busy sessions on 10 servers, whenever the signal comes", async () => {
+  const fleet = await faultFleet(PORTS);
+  const random = seededRandom("drain 50 busy sessions");
+  const library = await openLibrary(fleet);
+  const answered: Answered = new Map();
+  for (const user of USERS) await library.spawn(user);
+  const open = await Promise.all(
+    USERS.flatMap((user) => [0, 1, 2].map((n) => library.createSession({ user, sessionId: `${user}-fleet-${n}` }))),
+  );
+  const byCommand = { user: "user-0", id: "by-command" };
+  await fleet.json(["create", "--user", byCommand.user, "--id", byCommand.id]);
+
+  for (let round = 0; round < rounds(2, 20); round++) {
+    const serving = await serve(fleet);
+    await eventually("the servers", async () => (await fleet.ps()).every(({ state }) => state === "ready"));
+    // A model of their own, whose requests tell when a turn is under way.
+    const directs = await Promise.all(
+      USERS.flatMap((user) =>
+        [0, 1].map(async (n) => {
+          const model = await echoModel();
+          const session = await directSession(fleet, model, `${user}-direct-${n}`, { user, resume: round > 0 });
+          return { model, session };
+        }),
+      ),
+    );
+    const loops = Promise.all([
+      ...open.map((session) => sendOn(library, session, random, answered)),
+      commandOn(fleet, byCommand.id, byCommand.user, answered),
+    ]);
+    loops.catch(() => "told below");
+    const turns = await Promise.all(
+      directs.map(({ session, model }) => directly(session, model, 500 + Math.floor(random() * 3_500), answered)),
+    );
+    await new Promise((resolve) => setTimeout(resolve, random() * 1_000));
+    const { code, stderr } = await serving.end();
+    await loops;
+    for (const turn of turns) await turn();
+    expect({ code, stderr }, `round ${round}`).toMatchObject({ code: 0 });
+    expect(serving.log().at(-1)).toMatchObject({ msg: "drained", cut: [] });
+    expect(fleet.processes()).toEqual([]);
+  }
+
+  // What was answered is in the history, and nothing else is.
+  const serving = await serve(fleet);
+  const seen: Answered = new Map();
+  for (const [sessionId] of answered) {
+    const user = sessionId === byCommand.id ? byCommand.user : (/^user-\d+/.exec(sessionId)?.[0] ?? "");
+    const { reply } = await library.exchange(sessionId, "count", { user });
+    seen.set(sessionId, turnsBefore(reply.text));
+  }
+  expect(answered.size).toBe(51);
+  expect(seen).toEqual(answered);
+  console.log(`${[...answered.values()].reduce((sum, count) => sum + count, 0)} turns answered`);
+  await serving.end();
+});

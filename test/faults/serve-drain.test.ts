@@ -1,0 +1,180 @@
+import { expect, it } from "vitest";
+import type { Served } from "../../src/cli/serve.js";
+import { isFleetError } from "../../src/errors.js";
+import { eventually, expectConsistent, fake, faultFleet, killed } from "../fixtures/fault-fleet.js";
+import { FAST_HEALTH, serve, startServe } from "../fixtures/serve.js";
+import { directSession, directTurn, echoModel, isInTurn, openLibrary } from "../fixtures/turns.js";
+
+const PORTS = 33_000;
+
+/** The outcome of a turn that may be refused or cut. */
+async function outcome(turn: Promise<unknown>): Promise<string> {
+  return await turn.then(
+    () => "answered",
+    (error: unknown) => (isFleetError(error) ? error.code : String(error)),
+  );
+}
+
+it("lets turns in flight end, whoever began them, and admits nothing new meanwhile", async () => {
+  const fleet = await faultFleet(PORTS);
+  const model = await echoModel();
+  const library = await openLibrary(fleet);
+  await fleet.spawn("alice");
+  await fleet.spawn("bob");
+  const serving = await serve(fleet);
+  await fleet.json(["create", "--user", "alice", "--id", "by-command"]);
+  const open = await library.createSession({ user: "alice", sessionId: "by-library" });
+  const direct = await directSession(fleet, model, "direct");
+  const byCommand = fleet.json(["send", "by-command", "!delay 4000 done", "--user", "alice"]);
+  const byLibrary = library.send(open, "!delay 4000 done");
+  const byClient = await directTurn(direct, model, 4000);
+  for (const id of ["by-command", "by-library"]) await eventually(id, () => isInTurn(fleet, "alice", id));
+
+  serving.kill("SIGTERM");
+  await serving.logged("draining 2 servers");
+  expect(await serving.readyz()).toEqual({ status: 503, ok: false, reasons: ["the pool is being drained"] });
+  expect(await serving.healthz()).toMatchObject({ status: 200, ok: true });
+  const refused = await Promise.all([
+    fleet.run(["spawn", "--user", "carol", "--json"]),
+    fleet.run(["create", "--user", "alice", "--json"]),
+    fleet.run(["send", "by-library", "hi", "--user", "alice", "--json"]),
+  ]);
+  for (const { code, stdout, stderr } of refused) {
+    expect({ code, stderr }).toEqual({ code: 5, stderr: "" });
+    expect(JSON.parse(stdout)).toMatchObject({ error: { code: "FLEET_POOL_DRAINING", retryable: true } });
+    expect(stdout).toContain(`process ${serving.pid}`);
+  }
+  expect(await outcome(library.createSession({ user: "bob" }))).toBe("FLEET_POOL_DRAINING");
+  expect((await fleet.ps()).map(({ user, state }) => [user, state])).toEqual([
+    ["alice", "draining"],
+    ["bob", "stopped"],
+  ]);
+  const { sessions } = await fleet.json<{ sessions: { id: string }[] }>(["list"]);
+  expect(sessions.map(({ id }) => id).sort()).toEqual(["by-command", "by-library", "direct"]);
+
+  expect(await byCommand).toMatchObject({ reply: "[turn 1] done" });
+  expect(await byLibrary).toMatchObject({ text: "[turn 1] done" });
+  expect(await byClient()).toBe("[turn 1] done");
+  const { code, stdout } = await serving.done;
+  expect({ code, stdout }).toMatchObject({ code: 0 });
+  expect(serving.log().at(-1)).toMatchObject({ msg: "drained", servers: 2, cut: [] });
+  expect(fleet.processes()).toEqual([]);
+
+  // The next one starts again what ran, and the history is whole.
+  const next = await serve(fleet);
+  await eventually("the servers", async () => (await fleet.ps()).every(({ state }) => state === "ready"));
+  for (const id of ["by-command", "by-library", "direct"]) {
+    expect(await fleet.json(["send", id, "again", "--user", "alice"])).toMatchObject({ reply: "[turn 2] again" });
+  }
+  expect(await library.send(open, "and again")).toMatchObject({ text: "[turn 3] and again" });
+  expect((await next.end()).code).toBe(0);
+});
+
+it("cuts turns that outlast the deadline, lists those alone, and exits with 8", async () => {
+  const fleet = await faultFleet(PORTS);
+  const model = await echoModel();
+  const library = await openLibrary(fleet);
+  await fleet.spawn("alice");
+  await fleet.spawn("bob");
+  const serving = await serve(fleet, { args: ["--json", "--drain-timeout", "1500ms"] });
+  const [long, short, idle] = await Promise.all(
+    ["long", "short", "idle"].map((sessionId) => library.createSession({ user: "alice", sessionId })),
+  );
+  if (long === undefined || short === undefined || idle === undefined) throw new Error("unreachable");
+  const cut = outcome(library.send(long, "!delay 60000 never"));
+  const answered = library.send(short, "!delay 1000 done");
+  await library.send(idle, "hi");
+  await directTurn(await directSession(fleet, model, "direct", { user: "bob" }), model, 60_000);
+  await eventually("the turn", () => isInTurn(fleet, "alice", "long"));
+  const begun = performance.now();
+  const { code, stdout } = await serving.end();
+  const ms = performance.now() - begun;
+  expect(code).toBe(8);
+  expect(ms).toBeGreaterThan(1_500);
+  expect(ms).toBeLessThan(1_500 + 5_000);
+  const { stopped, failed } = JSON.parse(stdout) as Served;
+  expect(failed).toEqual([]);
+  expect(stopped.map(({ outcome, cut }) => [outcome, cut]).sort()).toEqual([
+    ["killed", ["direct"]],
+    ["killed", ["long"]],
+  ]);
+  expect(serving.log().filter(({ level }) => level === "error")).toHaveLength(2);
+  expect(await cut).toBe("FLEET_SERVER_LOST");
+  expect(await answered).toMatchObject({ text: "[turn 1] done" });
+  expect(fleet.processes()).toEqual([]);
+});
+
+it.each(["SIGTERM", "SIGINT"] as const)(
+  "ends everything within two seconds of a second signal (%s)",
+  async (second) => {
+    const fleet = await faultFleet(PORTS);
+    const library = await openLibrary(fleet);
+    const hung = (await fleet.spawn("bob")).pid ?? 0;
+    const serving = await serve(fleet, { args: ["--json"] });
+    const [busy, idle] = await Promise.all(
+      ["busy", "idle"].map((sessionId) => library.createSession({ user: "alice", sessionId })),
+    );
+    if (busy === undefined || idle === undefined) throw new Error("unreachable");
+    await library.send(idle, "hi");
+    const cut = outcome(library.send(busy, "!delay 60000 never"));
+    await eventually("the turn", () => isInTurn(fleet, "alice", "busy"));
+    process.kill(hung, "SIGSTOP");
+    serving.kill("SIGTERM");
+    await serving.logged(/^draining \d servers$/);
+    const begun = performance.now();
+    serving.kill(second);
+    const { code, stdout } = await serving.done;
+    expect(performance.now() - begun).toBeLessThan(2_000);
+    expect(code).toBe(8);
+    const { stopped } = JSON.parse(stdout) as Served;
+    expect(stopped.flatMap(({ cut }) => cut)).toEqual(["busy"]);
+    expect(await cut).toBe("FLEET_SERVER_LOST");
+    expect(fleet.processes()).toEqual([]);
+  },
+);
+
+it("exits with 0 after a second signal that cut nothing", async () => {
+  const fleet = await faultFleet(PORTS);
+  const library = await openLibrary(fleet);
+  const serving = await serve(fleet, { args: ["--json"] });
+  for (const sessionId of ["one", "two"])
+    await library.send(await library.createSession({ user: "alice", sessionId }), "hi");
+  serving.kill("SIGTERM");
+  serving.kill("SIGINT");
+  const { code, stdout } = await serving.done;
+  expect((JSON.parse(stdout) as Served).stopped).toMatchObject([{ cut: [] }]);
+  expect(code).toBe(0);
+});
+
+it("obeys while a server is being started that takes long", async () => {
+  const fleet = await faultFleet(PORTS, FAST_HEALTH);
+  const { pid, id } = await fleet.spawn("alice");
+  const serving = await serve(fleet, { env: { COPILOTFLEET_RUNTIME_PATH: fake("silent.mjs") } });
+  await killed(pid);
+  await serving.logged(`starting server ${id}`);
+  await eventually("the start", () => fleet.processes().length > 0);
+  const begun = performance.now();
+  const { code } = await serving.end();
+  expect(performance.now() - begun).toBeLessThan(3_000);
+  expect(code).toBe(0);
+  expect(fleet.processes()).toEqual([]);
+  // It ran before, so it runs again.
+  const next = await serve(fleet);
+  await eventually("the server", async () => (await fleet.record("alice")).state === "ready");
+  await next.end();
+});
+
+it("obeys a signal at any moment of its own start", async () => {
+  const fleet = await faultFleet(PORTS);
+  await fleet.spawn("alice");
+  for (let ms = 100; ms <= 500; ms += 80) {
+    const starting = startServe(fleet);
+    const timer = setTimeout(() => starting.kill("SIGTERM"), ms);
+    const { code, signal, stderr } = await starting.done;
+    clearTimeout(timer);
+    // Before it takes signals, before it serves, or then.
+    expect(["SIGTERM null", "null 143", "null 0"], stderr).toContain(`${signal} ${code}`);
+    expect(stderr).not.toContain('"level":"error"');
+    await expectConsistent(fleet);
+  }
+});

@@ -1,0 +1,92 @@
+import { expect, it } from "vitest";
+import type { Served } from "../../src/cli/serve.js";
+import { errorOf, eventually, expectConsistent, faultFleet, statusOf } from "../fixtures/fault-fleet.js";
+import { serve, startServe } from "../fixtures/serve.js";
+import { directSession, directTurn, echoModel, isInTurn, openLibrary } from "../fixtures/turns.js";
+
+const PORTS = 33_500;
+
+it("refuses a second supervisor, and names the first", async () => {
+  const fleet = await faultFleet(PORTS);
+  const first = await serve(fleet);
+  const second = await startServe(fleet, { args: ["--json"] }).done;
+  expect(second.code).toBe(5);
+  expect(errorOf(second)).toMatchObject({ code: "FLEET_SUPERVISOR_RUNNING" });
+  expect(errorOf(second).message).toContain(`process ${first.pid}`);
+  // Also one that does not run at the moment has its place.
+  first.kill("SIGSTOP");
+  await eventually("the stop", () => statusOf(first.pid).state === "T");
+  const third = await startServe(fleet, { args: ["--json"] }).done;
+  expect(third.code).toBe(5);
+  expect(errorOf(third).message).toContain(`process ${first.pid}`);
+  first.kill("SIGCONT");
+  expect(await first.readyz()).toMatchObject({ status: 200 });
+  expect((await first.end()).code).toBe(0);
+  // Its place is free then, and when its holder was killed.
+  const next = await serve(fleet);
+  next.kill("SIGKILL");
+  await next.done;
+  const last = await serve(fleet);
+  expect((await fleet.registry()).supervisors).toMatchObject([
+    { process: { pid: last.pid }, state: "serving", metrics: last.address },
+  ]);
+  await last.end();
+  expect((await fleet.registry()).supervisors).toEqual([]);
+});
+
+it("lets exactly one of eight serve that start at once", async () => {
+  const fleet = await faultFleet(PORTS);
+  await fleet.spawn("alice");
+  const all = Array.from({ length: 8 }, () => startServe(fleet, { args: ["--json"] }));
+  const refused = await eventually("seven refusals", async () => {
+    const ended = await Promise.all(all.map(({ done }) => Promise.race([done, Promise.resolve(null)])));
+    const those = ended.filter((one) => one !== null);
+    return those.length === 7 && those;
+  });
+  for (const one of refused) {
+    expect(one.code).toBe(5);
+    expect(errorOf(one).code).toBe("FLEET_SUPERVISOR_RUNNING");
+  }
+  const [{ process: holder } = { process: null }] = (await fleet.registry()).supervisors ?? [];
+  const one = all.find(({ pid }) => pid === holder?.pid);
+  await one?.logged("serving");
+  await expectConsistent(fleet);
+  expect((await one?.end())?.code).toBe(0);
+});
+
+it("--leave-running touches no server and no turn, and the next one adopts them", async () => {
+  const fleet = await faultFleet(PORTS);
+  const model = await echoModel();
+  const library = await openLibrary(fleet);
+  await fleet.json(["spawn", "--user", "u", "--count", "4"]);
+  const before = (await fleet.ps()).map(({ user, pid, port }) => ({ user, pid, port }));
+  const serving = await serve(fleet, { args: ["--leave-running", "--json"] });
+  const open = await library.createSession({ user: "u-1", sessionId: "by-library" });
+  const byLibrary = library.send(open, "!delay 3000 done");
+  const direct = await directSession(fleet, model, "direct", { user: "u-2" });
+  const byClient = await directTurn(direct, model, 3_000);
+  await eventually("the turn", () => isInTurn(fleet, "u-1", "by-library"));
+  const begun = performance.now();
+  const { code, stdout } = await serving.end();
+  expect(performance.now() - begun).toBeLessThan(2_000);
+  expect(code).toBe(0);
+  expect(JSON.parse(stdout) as Served).toEqual({ leftRunning: true, stopped: [], failed: [] });
+  expect((await fleet.registry()).supervisors).toEqual([]);
+  // Nobody supervises, and all goes on.
+  const between = library.createSession({ user: "u-3" });
+  const next = await serve(fleet);
+  expect(await next.metric("servers", { state: "ready" })).toBe(4);
+  expect(await byLibrary).toMatchObject({ text: "[turn 1] done" });
+  expect(await byClient()).toBe("[turn 1] done");
+  await between;
+  expect(await fleet.ps()).toMatchObject(before);
+  expect(next.log().filter(({ level }) => level !== "info")).toEqual([]);
+  // Adopted means watched.
+  const [{ pid } = { pid: null }] = before;
+  process.kill(pid ?? 0, "SIGKILL");
+  await eventually("the restart", async () => {
+    const { state, process: now } = await fleet.record("u-1");
+    return state === "ready" && now?.pid !== pid;
+  });
+  await next.end();
+});

@@ -1,0 +1,130 @@
+import { setTimeout as delay } from "node:timers/promises";
+import type { CopilotSession } from "@github/copilot-sdk";
+import { expect, it } from "vitest";
+import type { Fleet } from "../../src/fleet.js";
+import { eventually, expectConsistent, type FaultFleet, faultFleet, killed, rounds } from "../fixtures/fault-fleet.js";
+import { FAST_HEALTH, type Serving, serve } from "../fixtures/serve.js";
+import { openLibrary } from "../fixtures/turns.js";
+
+const PORTS = 33_600;
+const USERS = ["alice", "bob", "carol", "dave"];
+
+/** Turn after turn until the signal aborts. Resolves with how many there were; every one is answered. */
+async function sendOn(library: Fleet, session: CopilotSession, pauseMs: number, until: AbortSignal): Promise<number> {
+  for (let turn = 1; ; turn++) {
+    const { text } = await library.send(session, `!delay ${(turn * 37) % 200} done`);
+    expect(text).toBe(`[turn ${turn}] done`);
+    if (until.aborted) return turn;
+    await delay(((turn * 61) % 100) * (pauseMs / 100));
+  }
+}
+
+async function commandOn(fleet: FaultFleet, user: string, until: AbortSignal): Promise<number> {
+  await fleet.json(["create", "--user", user, "--id", "by-command"]);
+  for (let turn = 1; ; turn++) {
+    const sent = await fleet.json(["send", "by-command", "!delay 50 done", "--user", user]);
+    expect(sent).toMatchObject({ reply: `[turn ${turn}] done` });
+    if (until.aborted) return turn;
+  }
+}
+
+/** Clients that send on and on: two sessions a user through the library, with pauses of up to `pauseMs`, and commands. */
+async function underLoad(fleet: FaultFleet, pauseMs: number, work: () => Promise<void>): Promise<void> {
+  const library = await openLibrary(fleet);
+  for (const user of USERS) await library.spawn(user);
+  const sessions = await Promise.all(
+    USERS.flatMap((user) => [0, 1].map((n) => library.createSession({ user, sessionId: `${user}-${n}` }))),
+  );
+  const stop = new AbortController();
+  const load = Promise.all([
+    ...sessions.map((session) => sendOn(library, session, pauseMs, stop.signal)),
+    commandOn(fleet, "alice", stop.signal),
+  ]);
+  try {
+    await Promise.race([work(), load]);
+  } finally {
+    stop.abort();
+  }
+  const turns = await load;
+  console.log(`${turns.reduce((sum, count) => sum + count, 0)} turns answered`);
+}
+
+async function recycled(serving: Serving, reason: string, times: number): Promise<void> {
+  await eventually(
+    `${times} servers recycled`,
+    async () => (await serving.metric("server_recycles_total", { reason })) >= times,
+    20_000 + times * 4_000,
+  );
+}
+
+it("recycling under load loses no turn and fails none", async () => {
+  const fleet = await faultFleet(PORTS, {
+    COPILOTFLEET_HEALTH_INTERVAL: "300ms",
+    COPILOTFLEET_HEALTH_TIMEOUT: "2s", // under this load answers take their time
+    COPILOTFLEET_HEALTH_FAILURES: "10",
+    COPILOTFLEET_RECYCLE_MAX_AGE: "1s",
+    COPILOTFLEET_RECYCLE_PAUSE: "500ms",
+  });
+  const serving = await serve(fleet);
+  // Without a pause there is no moment without a turn, which is waited for, for minutes.
+  await underLoad(fleet, 1_000, async () => await recycled(serving, "age", rounds(6, 100)));
+  const users = serving.log().flatMap(({ msg, server }) => (/ was recycled$/.test(msg) ? [server] : []));
+  expect(new Set(users).size, "not always the same one").toBeGreaterThan(2);
+  expect(serving.log().filter(({ level }) => level === "error")).toEqual([]);
+  expect((await serving.end()).code).toBe(0);
+});
+
+it("restart --rolling under load loses no turn and fails none", async () => {
+  const fleet = await faultFleet(PORTS);
+  const serving = await serve(fleet);
+  await underLoad(fleet, 0, async () => {
+    for (let round = 0; round < rounds(2, 20); round++) {
+      const before = new Set((await fleet.ps()).map(({ pid }) => pid));
+      const args = ["restart", "--all", "--rolling", "--max-unavailable", "2"];
+      const { stopped, servers } = await fleet.json<{ stopped: unknown[]; servers: { pid: number }[] }>(args);
+      expect(stopped).toHaveLength(USERS.length);
+      for (const server of stopped) expect(server).toMatchObject({ outcome: "drained", cut: [] });
+      expect(servers.filter(({ pid }) => before.has(pid))).toEqual([]);
+    }
+  });
+  await expectConsistent(fleet);
+  await serving.end();
+});
+
+it("an open session goes on after its server was recycled, restarted, stopped or killed between turns", async () => {
+  const fleet = await faultFleet(PORTS, FAST_HEALTH);
+  const library = await openLibrary(fleet);
+  const session = await library.createSession({ user: "alice", sessionId: "s" });
+  let turn = 0;
+  const next = async (after: string) => {
+    turn += 1;
+
+    expect(await library.send(session, after), after).toMatchObject({ text: `[turn ${turn}] ${after}` });
+  };
+  await next("the start");
+  let serving = await serve(fleet);
+  const pidNow = async () => (await fleet.record("alice")).process?.pid ?? null;
+  for (const args of [["restart"], ["restart", "--force"], ["restart", "--rolling"], ["stop"], ["stop", "--force"]]) {
+    await fleet.json([...args, "--user", "alice"]);
+    await next(args.join(" "));
+  }
+  await killed(await pidNow());
+  await next("a crash");
+  await eventually("the monitor", async () => {
+    const pid = await pidNow();
+    return serving.log().some(({ serverPid, msg }) => serverPid === pid && msg.startsWith("watching"));
+  });
+  const hung = await pidNow();
+  process.kill(hung ?? 0, "SIGSTOP");
+  await eventually("the end of the server that hangs", async () => {
+    const pid = await pidNow();
+    return pid !== null && pid !== hung;
+  });
+  await next("a hang");
+  await serving.end();
+  serving = await serve(fleet, { env: { COPILOTFLEET_RECYCLE_MAX_SESSIONS: "1", COPILOTFLEET_RECYCLE_MAX_AGE: "1s" } });
+  await next("a drain");
+  await recycled(serving, "age", 1);
+  await next("a recycling");
+  await serving.end();
+});

@@ -1,0 +1,25 @@
+import { expect, it, onTestFinished } from "vitest";
+import { Clients } from "../../src/pool/clients.js";
+import { faultFleet } from "../fixtures/fault-fleet.js";
+
+const PORTS = 33_700;
+
+it("connects to the launch that is asked for, though the connection to an earlier one seems open", async () => {
+  const fleet = await faultFleet(PORTS);
+  await fleet.json(["spawn", "--user", "u", "--count", "2"]);
+  const [earlier, other] = [await fleet.record("u-1"), await fleet.record("u-2")];
+  const clients = new Clients();
+  onTestFinished(() => clients.closeAll());
+  const signal = AbortSignal.timeout(10_000);
+  const first = await clients.to(earlier, {}, signal);
+  onTestFinished(() => first.destroy());
+  expect(await clients.to(earlier, {}, signal)).toBe(first);
+  // As it is when a server was replaced: another process on another port, for the same id.
+  const replaced = await clients.to({ ...other, id: earlier.id }, {}, signal);
+  expect(replaced).not.toBe(first);
+  await fleet.json(["stop", "--user", "u-1", "--force"]);
+  await first.closed;
+  // The end of the earlier one does not take the later one with it.
+  expect(await clients.to({ ...other, id: earlier.id }, {}, signal)).toBe(replaced);
+  expect(await replaced.client.ping("still there")).toMatchObject({ message: expect.stringContaining("still there") });
+});
