@@ -82,6 +82,28 @@ describe("a session whose server ends", () => {
     await eventually("the event", () => listener.events("heard").slice(before).includes("session.idle"));
   });
 
+  it("goes on over a restart that drains: the turn in flight ends, and the next one waits for the new process", async () => {
+    const client = await RawClient.as(at.url, await at.token("ida"));
+    await client.request("session.create", { sessionId: "drained" });
+    await client.turn("drained", "one");
+    const { id, pid } = await at.serverOf("ida");
+    await client.request("session.send", { sessionId: "drained", prompt: "!delay 1000 slow" });
+    const restarted = at.fleet.restart([id]);
+    await eventually("the drain", async () => (await at.fleet.server(id)).state === "draining");
+    const other = await RawClient.as(at.url, await at.token("ida"));
+    await eventually(
+      "the end of the turn",
+      () => client.events("drained").filter((type) => type === "session.idle").length === 2,
+    );
+    const next = client.turn("drained", "next");
+    expect((await restarted).stopped).toEqual([{ id, outcome: "drained", cut: [] }]);
+    expect(await next).toMatchObject({ result: {} });
+    expect((await at.serverOf("ida")).pid).not.toBe(pid);
+    expect(client.events("drained")).not.toContain("session.error");
+    expect(JSON.stringify(client.received)).toContain("you said: next");
+    expect((await other.request("ping")).error).toBeUndefined();
+  });
+
   it("goes on after it was evicted, and after the server unloaded it", async () => {
     const client = await at.client("eve");
     const session = await client.createSession({ onPermissionRequest: approveAll });
