@@ -45,6 +45,7 @@ export class Connection {
     this.#hello.unref();
     // Whoever guesses is not even listened to.
     if (services.attempts.waitMs(this.address) > 0) {
+      this.#state = "closed";
       this.#tell({ event: "attempts-limited" });
       this.#socket.end(refusalFrame(null, tooManyAttempts()));
     }

@@ -27,6 +27,7 @@ export class Links {
   readonly #options: LinksOptions;
   readonly #links = new Map<string, Promise<Link>>();
   readonly #live = new Map<string, Link>();
+  #closed = false;
 
   constructor(options: LinksOptions) {
     this.#options = options;
@@ -63,6 +64,7 @@ export class Links {
     const listener = this.#options.listen(() => link);
     const { upstream, greeting } = await Upstream.open(provenEndpoint(server), this.#options.hello, listener, signal);
     link = { server, upstream, greeting, own: server.id === this.#options.ownServerId };
+    if (this.#closed) upstream.destroy(); // the client has gone meanwhile
     if (upstream.closed) throw new FleetError("FLEET_SERVER_LOST", `Server ${server.id} ended.`);
     this.#live.set(server.id, link);
     return link;
@@ -77,6 +79,7 @@ export class Links {
   }
 
   close(): void {
+    this.#closed = true;
     for (const { upstream } of this.#live.values()) upstream.destroy();
     this.#live.clear();
   }

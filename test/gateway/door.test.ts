@@ -104,6 +104,9 @@ describe("who may come in", () => {
     client.send({ id: 1, method: "connect", params: { token: good } });
     await client.end();
     expect(client.received).toMatchObject([{ id: null, error: { data: { code: "FLEET_TOKEN_REFUSED" } } }]);
+    // Not even a good token is looked at: nothing was started for it.
+    expect(await guarded.fleet.servers()).toEqual([]);
+    expect(guarded.events.map(({ event }) => event)).not.toContain("connected");
     expect(guarded.events.filter(({ event }) => event === "attempts-limited").length).toBeGreaterThanOrEqual(4);
   });
 });
