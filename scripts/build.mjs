@@ -82,10 +82,12 @@ async function buildLibrary() {
 }
 
 async function buildCommandLine() {
-  const files = (await readdir(`${root}/src/commands`)).filter((file) => file.endsWith(".ts"));
-  const commands = files.map((file) => file.slice(0, -3));
+  const files = (await readdir(`${root}/src/commands`, { recursive: true })).filter((file) => file.endsWith(".ts"));
+  const commands = files.map((file) => file.slice(0, -3).replaceAll("\\", "/"));
+  // A folder is a topic: token/issue.ts is `token issue`, which oclif calls token:issue.
   const getters = commands.map(
-    (id) => `get ${JSON.stringify(id)}() { return require("./commands/${id}.ts").default; },`,
+    (path) =>
+      `get ${JSON.stringify(path.replaceAll("/", ":"))}() { return require("./commands/${path}.ts").default; },`,
   );
   await build({
     ...shared,

@@ -18,9 +18,13 @@ export type {
   CreateSessionOptions,
   FleetOptions,
   ResumeSessionOptions,
+  RouteView,
   SpawnRequest,
   StopRequest,
 } from "./fleet-options.js";
+export type { DoorEvent, DoorListeners, RequestReport } from "./gateway/context.js";
+export type { FrontDoor, InheritedListener } from "./gateway/door.js";
+export type { IssuedToken, TokenView } from "./gateway/tokens.js";
 export type { ClientOptions } from "./pool/clients.js";
 export type { ServerView } from "./pool/server.js";
 export type { Stopped } from "./pool/stopping.js";

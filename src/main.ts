@@ -1,6 +1,7 @@
 import { userInfo } from "node:os";
 import { fileURLToPath } from "node:url";
 import { Config, flush, run } from "@oclif/core";
+import { commandOf } from "./cli/command-line.js";
 import { reportError } from "./cli/report.js";
 
 /** The command line: runs one command and sets the exit code. */
@@ -35,8 +36,9 @@ function nameShell(): void {
 
 /** A plain command goes straight to its class: oclif's `run` loads help and version handling first, which takes time. */
 async function dispatch(args: string[], config: Config): Promise<void> {
-  const [id = "", ...rest] = args;
+  const command = commandOf(args, config);
+  const rest = command?.rest ?? [];
   const options = rest.includes("--") ? rest.slice(0, rest.indexOf("--")) : rest;
-  if (config.findCommand(id) === undefined || options.includes("--help")) await run(args, config);
-  else await config.runCommand(id, rest);
+  if (command === undefined || options.includes("--help")) await run(args, config);
+  else await config.runCommand(command.id, rest);
 }

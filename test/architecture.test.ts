@@ -15,7 +15,7 @@ const LAYERS: RegExp[][] = [
   [/^smoke\.ts$/, /^doctor\.ts$/, /^index\.ts$/],
   [/^fleet\.ts$/],
   [/^fleet-options\.ts$/],
-  [/^serve\//],
+  [/^gateway\//, /^serve\//],
   [/^sessions\/(?!ids\.ts)/],
   [/^pool\//],
   [/^models\//, /^runtime\//],

@@ -2,6 +2,7 @@ import { type Config, Errors } from "@oclif/core";
 import { closest, distance } from "fastest-levenshtein";
 import { printable, redact } from "../config/text.js";
 import { FleetError, isFleetError, quote } from "../errors.js";
+import { commandOf } from "./command-line.js";
 import { Interrupted } from "./interrupted.js";
 
 interface Invocation {
@@ -44,12 +45,22 @@ function withoutFrame(error: FleetError): FleetError {
 
 /** Turns oclif's complaints about the command line into ours: what was written, and what was meant, probably. */
 function usageError(error: Error, { args, config }: Invocation): FleetError {
-  const id = args[0] ?? "";
-  const command = config.commands.find((candidate) => candidate.id === id || candidate.aliases.includes(id));
+  const known = commandOf(args, config);
+  const command = known && config.findCommand(known.id);
   if (command === undefined) {
-    const names = config.commandIDs;
+    const names = config.commandIDs.map(words);
+    // The name of a topic alone, or of none of its commands.
+    const topic = names.some((name) => name.startsWith(`${args[0]} `));
+    const id = args.slice(0, topic ? 2 : 1).join(" ");
     return new FleetError("FLEET_USAGE_INVALID", `There is no command ${quoteSafely(id)}.`, {
-      suggestions: [...nearest(id, names, (name) => `copilotfleet ${name}`), "copilotfleet --help"],
+      suggestions: [
+        ...nearest(
+          id,
+          [...new Set([...names, ...names.map((name) => name.replace(/ .*/, ""))])],
+          (name) => `copilotfleet ${name}`,
+        ),
+        "copilotfleet --help",
+      ],
     });
   }
   const unknown = "flags" in error ? flagNames(error.flags) : [];
@@ -58,7 +69,7 @@ function usageError(error: Error, { args, config }: Invocation): FleetError {
     cause: error,
     suggestions: [
       ...unknown.flatMap((flag) => nearest(flag, flags, (name) => `${name} instead of ${quoteSafely(flag)}`)),
-      `copilotfleet ${command.id} --help`,
+      `copilotfleet ${words(command.id)} --help`,
     ],
   });
 }
@@ -80,6 +91,11 @@ function describeUsage(error: Error): string {
   if (required !== undefined) return `--${required} is missing.`;
   const lines = error.message.split("\n").filter((line) => !/^(See more help with --help|USAGE)/.test(line.trim()));
   return printable(redact(lines.join(" ").replace(/\s+/g, " ").trim()));
+}
+
+/** A command's id as it is typed. */
+function words(id: string): string {
+  return id.replaceAll(":", " ");
 }
 
 function quoteSafely(value: string): string {

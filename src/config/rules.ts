@@ -83,6 +83,17 @@ export const wait = () => span(LONGEST_TIMER_MS);
 export const leaseTtl = () => text(ALLOWED_LEASE_TTL, readLeaseTtl, { flagCode: "FLEET_DURATION_INVALID" });
 export const size = () => text(ALLOWED_SIZE, readSize, { flagCode: "FLEET_SIZE_INVALID" });
 
+/** A message has to fit in memory, as text, several times. */
+export const frameSize = () =>
+  text(
+    'a size with a unit (kb, mb), such as "64mb", from 64kb to 256mb',
+    (given) => {
+      const bytes = readSize(given);
+      return bytes !== null && bytes >= 64 * 1024 && bytes <= 256 * 1024 * 1024 ? bytes : null;
+    },
+    { flagCode: "FLEET_SIZE_INVALID" },
+  );
+
 export const isModelName = (name: string) => /^[\x21-\x7e]{1,200}$/.test(name);
 export const modelName = () =>
   text('the name of a model, such as "gpt-5"', (name) => (isModelName(name) ? name : null));

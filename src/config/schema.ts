@@ -7,6 +7,7 @@ import {
   count,
   countOrNone,
   flag,
+  frameSize,
   httpUrl,
   leaseTtl,
   modelName,
@@ -174,13 +175,19 @@ const serve = v.pipe(
     listen: v.optional(address(), "127.0.0.1:4300"),
     metrics: v.optional(address(), "127.0.0.1:9464"),
     gcInterval: v.optional(wait(), "1h"),
+    // The longest message that a client may send to the front door.
+    maxFrame: v.optional(frameSize(), "64mb"),
+    // How long a prompt may wait at the front door while others use its session.
+    turnWait: v.optional(wait(), "30s"),
     logMaxSize: v.optional(size(), "10mb"),
     // How many rotated logs are kept of each server, beside the one that it writes.
     logFiles: v.optional(count(), 3),
   }),
-  v.transform(({ gcInterval, logMaxSize, ...rest }) => ({
+  v.transform(({ gcInterval, maxFrame, turnWait, logMaxSize, ...rest }) => ({
     ...rest,
     gcIntervalMs: gcInterval,
+    maxFrameBytes: maxFrame,
+    turnWaitMs: turnWait,
     logMaxBytes: logMaxSize,
   })),
 );

@@ -16,6 +16,7 @@ const DURATIONS = [
   "recycle.maxAge",
   "drain.timeout",
   "serve.gcInterval",
+  "serve.turnWait",
 ];
 const BAD_DURATIONS = ["0", "0s", "-5m", "10", "5 parsecs", "NaN", "Infinity", "", " 1h", 10, true];
 const VALUES: Record<string, unknown[]> = {
@@ -53,6 +54,7 @@ const VALUES: Record<string, unknown[]> = {
     "127.0.0.1:04300",
   ],
   "serve.metrics": ["localhost:http"],
+  "serve.maxFrame": ["64", "63kb", "257mb", "1gb", 1024, null],
   store: ["http://127.0.0.1:6379", "redis", "redis://", "redis:127.0.0.1", "File", "", null],
 };
 
