@@ -9,6 +9,7 @@ import type {
   CreateSessionOptions,
   DrainRequest,
   FleetOptions,
+  OpenDoorOptions,
   ResumeSessionOptions,
   RollingRequest,
   RouteView,
@@ -17,7 +18,7 @@ import type {
   SuperviseOptions,
 } from "./fleet-options.js";
 import type { DoorListeners } from "./gateway/context.js";
-import { type FrontDoor, type InheritedListener, openFrontDoor } from "./gateway/door.js";
+import type { FrontDoor } from "./gateway/door.js";
 import {
   type IssuedToken,
   issueToken,
@@ -51,6 +52,7 @@ import type { Lease, Store } from "./store/store.js";
 
 const START_WAIT_MS = 30_000;
 const NEVER = new AbortController().signal;
+const ANY_ADDRESS: Address = { host: "127.0.0.1", port: 0 };
 
 /**
  * The fleet of one state folder: the same servers, sessions and rules as the command of this name. Any number of
@@ -266,8 +268,13 @@ export class Fleet implements AsyncDisposable {
     // Loaded only now: every other command is faster without it.
     const { supervise } = await import("./serve/supervise.js");
     const { config, stateRoot } = this;
+    const { listen = config.serve.listen } = options;
+    const openDoor =
+      listen === null
+        ? null
+        : async (door: DoorListeners & { signal: AbortSignal }) => await this.openFrontDoor({ ...door, listen });
     const gc = async (signal: AbortSignal) => await this.gc({ signal });
-    const fleet = { store: this.#store, pool: this.#pool, config, stateRoot, log: options.log, gc };
+    const fleet = { store: this.#store, pool: this.#pool, config, stateRoot, log: options.log, gc, openDoor };
     return await supervise(fleet, options.signal ?? NEVER);
   }
 
@@ -483,10 +490,12 @@ export class Fleet implements AsyncDisposable {
    *
    * @param options.listen an address, port 0 for any free one, or an inherited descriptor that listens already; left out:
    * `serve.listen` of the configuration
-   * @throws FleetError `FLEET_DOOR_UNAVAILABLE` when the address cannot be listened on.
+   * @throws FleetError `FLEET_ADDRESS_TAKEN`, `FLEET_ADDRESS_UNUSABLE`.
    */
-  async openFrontDoor(options: DoorListeners & { listen?: Address | InheritedListener } = {}): Promise<FrontDoor> {
-    const { listen = this.config.serve.listen, ...listeners } = options;
+  async openFrontDoor(options: OpenDoorOptions = {}): Promise<FrontDoor> {
+    // Loaded only now: every other command is faster without it.
+    const { openFrontDoor } = await import("./gateway/door.js");
+    const { listen = this.config.serve.listen ?? ANY_ADDRESS, ...listeners } = options;
     const context = { config: this.config, store: this.#store, sessions: this.#sessions, pool: this.#pool };
     return await openFrontDoor(context, { ...listeners, listen });
   }

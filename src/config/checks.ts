@@ -54,8 +54,9 @@ function checkHealth({ health }: Config, origins: Map<string, Origin>): void {
 }
 
 function checkServe({ serve }: Config, origins: Map<string, Origin>, uid: number | undefined): void {
-  checkPrivilege("serve.listen", serve.listen.port, origins, uid);
   checkPrivilege("serve.metrics", serve.metrics.port, origins, uid);
+  if (serve.listen === null) return;
+  checkPrivilege("serve.listen", serve.listen.port, origins, uid);
   const same = serve.listen.port === serve.metrics.port && serve.listen.host === serve.metrics.host;
   if (!same || serve.listen.port === 0) return;
   const message = `serve.listen and serve.metrics are both port ${serve.listen.port}: allowed is a port for each`;

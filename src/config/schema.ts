@@ -172,7 +172,10 @@ const drain = v.pipe(
 
 const serve = v.pipe(
   v.strictObject({
-    listen: v.optional(address(), "127.0.0.1:4300"),
+    // Null: no front door.
+    listen: v.optional(v.nullable(address()), "127.0.0.1:4300"),
+    // Whether each request at the front door gets a line in the log, without its content.
+    accessLog: v.optional(flag(), false),
     metrics: v.optional(address(), "127.0.0.1:9464"),
     gcInterval: v.optional(wait(), "1h"),
     // The longest message that a client may send to the front door.

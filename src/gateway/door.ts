@@ -1,9 +1,9 @@
 import { createServer, type Server, type Socket } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
 import type { Address } from "../config/rules.js";
-import { FleetError } from "../errors.js";
 import { isRunning } from "../pool/server.js";
 import { abortable, deadline } from "../runtime/deadline.js";
+import { type InheritedListener, listenOn } from "../runtime/listen.js";
 import type { ServerRecord } from "../store/store.js";
 import { Attempts } from "./attempts.js";
 import type { Client } from "./client.js";
@@ -26,11 +26,11 @@ export interface DoorOptions extends DoorListeners {
    * `.socket` unit, a parent) can hand it to the next front door, and no connection is refused in between.
    */
   listen: Address | InheritedListener;
+  /** Gives up the wait for the address. */
+  signal?: AbortSignal;
 }
 
-export interface InheritedListener {
-  fd: number;
-}
+const NEVER = new AbortController().signal;
 
 export interface DoorDrain {
   /** How long turns may take to end, in milliseconds. */
@@ -41,11 +41,11 @@ export interface DoorDrain {
  * Opens the front door: one address at which any Copilot SDK is served with a user's token, as if it were that user's own
  * server.
  *
- * @throws FleetError `FLEET_DOOR_UNAVAILABLE` when the address cannot be listened on.
+ * @throws FleetError `FLEET_ADDRESS_TAKEN`, `FLEET_ADDRESS_UNUSABLE` when the address cannot be listened on.
  */
 export async function openFrontDoor(context: DoorContext, options: DoorOptions): Promise<FrontDoor> {
   const door = new FrontDoor(context, options);
-  await door.listen(options.listen);
+  await door.listen(options.listen, options.signal ?? NEVER);
   return door;
 }
 
@@ -88,23 +88,12 @@ export class FrontDoor implements AsyncDisposable {
     return this.#clients().reduce((sum, { turns }) => sum + turns.size, 0);
   }
 
-  async listen(where: Address | InheritedListener): Promise<void> {
-    await new Promise<void>((resolve, reject) => {
-      this.#server.once("error", (cause: NodeJS.ErrnoException) => {
-        const place = "fd" in where ? `descriptor ${where.fd}` : `${where.host}:${where.port}`;
-        const message = `The front door cannot listen on ${place}: ${cause.code ?? cause.message}.`;
-        reject(
-          new FleetError("FLEET_DOOR_UNAVAILABLE", message, {
-            cause,
-            suggestions: ["Set serve.listen to a free address."],
-          }),
-        );
-      });
-      this.#server.listen(where, resolve);
-    });
-    this.#server.on("error", () => undefined); // accepting failed once: out of descriptors for a moment
-    const address = this.#server.address();
-    if (typeof address === "object" && address !== null) this.#address = { host: address.address, port: address.port };
+  async listen(where: Address | InheritedListener, signal: AbortSignal): Promise<void> {
+    this.#address = await listenOn(this.#server, "serve.listen", where, signal);
+    // Accepting fails while there are no descriptors left: the next connection may find one.
+    this.#server.on("error", (error) =>
+      this.#services.onEvent({ event: "failed", address: "", detail: error.message }),
+    );
     void this.#recheckTokens();
   }
 

@@ -1,4 +1,4 @@
-import { FleetError, type FleetErrorCode, isFleetError, quote } from "../errors.js";
+import { FleetError, isFleetError, quote } from "../errors.js";
 import type { RpcId } from "./client-message.js";
 import { encodeBody } from "./frames.js";
 
@@ -7,20 +7,6 @@ export const REFUSED = -32003;
 /** As the runtime answers a wrong token (measured with 1.0.85). */
 export const AUTHENTICATION_FAILED = -32002;
 export const AUTHENTICATION_REQUIRED = -32001;
-
-/** Errors that may be gone when the same request comes again. */
-const RETRYABLE = new Set<FleetErrorCode>([
-  "FLEET_SERVER_LOST",
-  "FLEET_SERVER_UNREACHABLE",
-  "FLEET_SERVER_DRAINING",
-  "FLEET_DOOR_DRAINING",
-  "FLEET_POOL_DRAINING",
-  "FLEET_SESSION_LOCKED",
-  "FLEET_SESSION_BUSY",
-  "FLEET_SESSIONS_EXHAUSTED",
-  "FLEET_LEASE_LOST",
-  "FLEET_STATE_BUSY",
-]);
 
 export function encodeMessage(message: object): Buffer {
   return encodeBody(Buffer.from(JSON.stringify({ jsonrpc: "2.0", ...message })));
@@ -31,8 +17,8 @@ export function refusalFrame(id: RpcId | null, error: unknown): Buffer {
   const refusal = isFleetError(error)
     ? error
     : new FleetError("FLEET_INTERNAL", "The front door failed at this request.", { cause: error });
-  const { code, message } = refusal;
-  const data = { code, retryable: RETRYABLE.has(code) };
+  const { code, message, retryable } = refusal;
+  const data = { code, retryable };
   return encodeMessage({ id, error: { code: REFUSED, message, data } });
 }
 

@@ -123,6 +123,8 @@ export interface SupervisorRecord {
   startedAt: string;
   /** `host:port` of its metrics and health endpoints. */
   metrics: string | null;
+  /** `host:port` of its front door; absent or null: it has none. */
+  door?: string | null;
 }
 
 export type Isolation = "per-user" | "shared";

@@ -43,6 +43,7 @@ describe("defaults", () => {
         drain: { timeoutMs: 30_000 },
         serve: {
           listen: { host: "127.0.0.1", port: 4300 },
+          accessLog: false,
           metrics: { host: "127.0.0.1", port: 9464 },
           gcIntervalMs: 3_600_000,
           maxFrameBytes: 67_108_864,
