@@ -1,9 +1,10 @@
+import { parseRegistry } from "../registry-data.js";
 import type { Lease, LeaseAnswer, LeaseRequest, Registry, SessionRecord, Store } from "../store.js";
 import type { StepHook } from "./commit.js";
 import type { StoreContext } from "./context.js";
 import { Document } from "./document.js";
 import { LeaseRecords } from "./lease-records.js";
-import { loadRegistry, parseRegistry, registryFolder, registrySpec } from "./registry.js";
+import { loadRegistry, registryFolder, registrySpec } from "./registry.js";
 import { SessionRecords } from "./session-records.js";
 import { checkStateFolder, ensureStateFolder } from "./state-folder.js";
 import { sweepFolder } from "./sweep.js";

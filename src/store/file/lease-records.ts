@@ -2,6 +2,8 @@ import { existsSync, readdirSync } from "node:fs";
 import { rename } from "node:fs/promises";
 import { join } from "node:path";
 import { FleetError, isFleetError, quote, systemCode } from "../../errors.js";
+import { hashToken, leaseLost } from "../lease-token.js";
+import { assertSessionId, isSessionId } from "../session-id.js";
 import type { Lease, LeaseAnswer, LeaseRequest } from "../store.js";
 import type { StoreContext } from "./context.js";
 import { type Base, Document } from "./document.js";
@@ -13,17 +15,14 @@ import {
   acquire,
   emptyState,
   type Granted,
-  hashToken,
   held,
   inForce,
   type LeaseState,
-  leaseLost,
   leave,
   release,
   renew,
 } from "./lease-state.js";
 import { createDocument, discard } from "./new-document.js";
-import { assertSessionId, isSessionId } from "./session-id.js";
 
 const KEEP = 2;
 
