@@ -37,6 +37,7 @@ describe("defaults", () => {
           gcIntervalMs: 3_600_000,
         },
         store: { kind: "file" },
+        storeOptions: { insecure: false },
       },
     });
   });
