@@ -116,6 +116,8 @@ describe("the source", () => {
   it("has each other dependency in its home", () => {
     expect(importers(/^valibot$/, { types: true }).every((file) => file.startsWith("config/"))).toBe(true);
     expect(importers(/^proper-lockfile$/, { types: true })).toEqual(["store/file/polite-lock.ts"]);
+    for (const file of importers(/^ioredis$/, { types: true })) expect(file).toMatch(/^store\/redis\//);
+    expect(importers(/^ioredis$/, { types: false })).toEqual(["store/redis/link.ts"]);
     expect(importers(/^parse-duration$/, { types: true })).toEqual(["config/duration.ts"]);
     for (const file of importers(/^execa$/, { types: true }))
       expect(file).toMatch(/^(runtime\/launch|models\/token-command)\.ts$/);

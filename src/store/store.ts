@@ -1,6 +1,6 @@
 /**
- * The contract between the fleet and whatever keeps its state. `file/` is the embedded default; every adapter has to
- * pass `test/contract/store.contract.ts`.
+ * The contract between the fleet and whatever keeps its state. `file/` is the embedded default, `redis/` is for many
+ * hosts; every adapter has to pass `test/contract/store.contract.ts`.
  *
  * Guarantees every adapter gives:
  * - A write that was acknowledged (its promise resolved) is there exactly once, also after the death of any process.
@@ -69,6 +69,15 @@ export interface Store {
 
   /** The lease if it is in force and the token's. @throws FleetError `FLEET_LEASE_LOST`. */
   checkLease(sessionId: string, token: string): Promise<Lease>;
+
+  /** No fence that was given out so far is higher; 0 if there was none. For another store to go on from. */
+  highestFence(): Promise<number>;
+
+  /**
+   * Makes every later fence, on whichever session, higher than `fence`. @throws FleetError `FLEET_STATE_BUSY` when that
+   * cannot be had at once: the fences came from a clock that is ahead of this one.
+   */
+  raiseFences(fence: number): Promise<void>;
 
   /** Removes what writers that were killed left behind. Every write does so where it writes; this does it everywhere. */
   sweep(): Promise<void>;

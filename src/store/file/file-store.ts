@@ -123,6 +123,15 @@ class FolderStore implements FileStore {
     return this.#leases.check(sessionId, token);
   }
 
+  async highestFence(): Promise<number> {
+    checkStateFolder(this.#root);
+    return this.#leases.highestFence();
+  }
+
+  async raiseFences(fence: number): Promise<void> {
+    await this.#leases.raiseFences(fence);
+  }
+
   takeWarnings(): string[] {
     const warnings = [...this.#warnings];
     this.#warnings.clear();

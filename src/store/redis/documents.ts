@@ -1,0 +1,91 @@
+import { randomBytes } from "node:crypto";
+import { SCHEMA } from "../store.js";
+import type { Connection } from "./connection.js";
+import { COMMIT, REMOVE } from "./document-scripts.js";
+import { corruptError, newerError } from "./failures.js";
+import type { Keys } from "./keys.js";
+
+/**
+ * How long the mark of a commit stays. Longer than any writer goes on asking: each gives up after seconds, and the server
+ * then refuses what still arrives.
+ */
+export const MARK_MS = 60_000;
+
+/** A document as it was read. */
+export interface Stored {
+  /** Its first line, the line's end included: schema, revision, id of the commit. */
+  head: string;
+  /** Counts up with each commit. */
+  revision: number;
+  /** JSON. */
+  data: string;
+}
+
+/** @throws FleetError `FLEET_STATE_NEWER`, `FLEET_STATE_CORRUPT`. */
+export function decode(key: string, text: string): Stored {
+  const end = text.indexOf("\n");
+  const head = text.slice(0, end + 1);
+  const [, schema = "", revision = ""] = /^(\d{1,9}) (\d{1,15})-[0-9a-f]+\n$/.exec(head) ?? [];
+  if (schema === "") throw corruptError(key, "its first line is not one");
+  if (Number(schema) > SCHEMA) throw newerError(key, Number(schema));
+  const data = text.slice(end + 1);
+  try {
+    const content: unknown = JSON.parse(data);
+    if (typeof content !== "object" || content === null || Array.isArray(content)) throw new Error("it is no object");
+  } catch (error) {
+    throw corruptError(key, error instanceof Error ? error.message : String(error), error);
+  }
+  return { head, revision: Number(revision), data };
+}
+
+/**
+ * Whole documents under a key each. A commit replaces one if it is still the one that was read; it is exactly once there
+ * also when its answer was lost (document-scripts.ts).
+ */
+export class Documents {
+  readonly #connection: Connection;
+  readonly #keys: Keys;
+
+  constructor(connection: Connection, keys: Keys) {
+    this.#connection = connection;
+    this.#keys = keys;
+  }
+
+  async read(keys: readonly string[]): Promise<(Stored | null)[]> {
+    const texts = await this.#connection.read(keys);
+    return texts.map((text, index) => (text === null ? null : decode(keys[index] ?? "", text)));
+  }
+
+  /**
+   * @param from What it takes the place of, or null when there may be none.
+   * @param session The id to list, if it is a session's.
+   * @returns false when another writer was first.
+   */
+  async commit(key: string, from: Stored | null, data: string, session?: string): Promise<boolean> {
+    const id = newId();
+    const document = `${SCHEMA} ${(from?.revision ?? 0) + 1}-${id}\n${data}`;
+    const keys = [key, this.#keys.commit(id), this.#keys.sessions];
+    const [word] = await this.#connection.run(COMMIT, keys, [from?.head ?? "", document, MARK_MS, session ?? ""]);
+    return word === "ok";
+  }
+
+  /**
+   * Removes a session's record.
+   *
+   * @param from The one to remove, or null for whatever is there.
+   * @param besides Keys that go with it, and also go when there is no record.
+   */
+  async remove(
+    session: string,
+    from: Stored | null,
+    besides: readonly string[] = [],
+  ): Promise<"ok" | "absent" | "conflict"> {
+    const keys = [this.#keys.session(session), this.#keys.commit(newId()), this.#keys.sessions, ...besides];
+    const [word] = await this.#connection.run(REMOVE, keys, [from?.head ?? "*", MARK_MS, session]);
+    return word === "ok" || word === "absent" ? word : "conflict";
+  }
+}
+
+export function newId(): string {
+  return randomBytes(12).toString("hex");
+}
