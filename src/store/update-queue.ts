@@ -4,7 +4,7 @@ import type { Outcome } from "./batch.js";
 /** What differs between the stores. */
 export interface UpdateTries<T> {
   readonly deadlineMs: number;
-  /** Waits for other writers, for a bounded time. Resolves with the release, which does not reject. */
+  /** Waits for other writers, for a bounded time. Resolves with the release, which does not reject; a rejection fails all who wait. */
   enter(): Promise<() => Promise<void>>;
   /** Applies all changes to the newest state and commits. @returns undefined when another writer was first. */
   attempt(changes: readonly ((draft: T) => unknown)[]): Promise<Outcome[] | undefined>;
@@ -53,7 +53,13 @@ export class UpdateQueue<T> {
 
   async #work(): Promise<void> {
     while (this.#queue.length > 0) {
-      const leave = await this.#tries.enter();
+      let leave: () => Promise<void>;
+      try {
+        leave = await this.#tries.enter();
+      } catch (error) {
+        rejectAll(this.#queue.splice(0), this.#tries.failure(error));
+        continue;
+      }
       // Taken only now: what was asked for during the wait goes into the same commit.
       const settle = await this.#commit(this.#queue.splice(0));
       await leave();
@@ -75,9 +81,7 @@ export class UpdateQueue<T> {
       }
     } catch (error) {
       const failure = this.#tries.failure(error);
-      return () => {
-        for (const { reject } of waiting) reject(failure);
-      };
+      return () => rejectAll(waiting, failure);
     }
   }
 
@@ -87,6 +91,10 @@ export class UpdateQueue<T> {
     for (const { reject } of expired) reject(this.#tries.busy());
     return waiting.filter((pending) => !expired.includes(pending));
   }
+}
+
+function rejectAll<T>(waiting: readonly Pending<T>[], failure: unknown): void {
+  for (const { reject } of waiting) reject(failure);
 }
 
 function settleAll<T>(waiting: readonly Pending<T>[], outcomes: readonly Outcome[]): void {

@@ -9,8 +9,10 @@ import { foundingScript, script } from "./scripts.js";
  * answer did not reach sends the very same command again: it finds the mark, or it is the first to arrive.
  */
 
-/** ARGV[5]: the line that the document has to begin with, empty if there must be none. [6] the new document, [7] how long
- * the mark stays (ms), [8] the member to add to the set KEYS[5], or empty. */
+/**
+ * ARGV[5]: the line that the document has to begin with, empty if there must be none. [6] the new document, [7] how long
+ * the mark stays (ms), [8] the member to add to the set KEYS[5], or empty, [9] whose turn KEYS[6] ends with this, or empty.
+ */
 export const COMMIT = foundingScript(`
 local done = redis.call('GET', KEYS[4])
 if done then return {done} end
@@ -23,13 +25,16 @@ end
 redis.call('SET', KEYS[3], ARGV[6])
 redis.call('SET', KEYS[4], 'ok', 'PX', ARGV[7])
 if ARGV[8] ~= '' then redis.call('SADD', KEYS[5], ARGV[8]) end
+if ARGV[9] ~= '' and redis.call('GET', KEYS[6]) == ARGV[9] then redis.call('DEL', KEYS[6]) end
 return {'ok'}
 `);
 
-/** ARGV[5]: as above, or `*` for any document. [6] how long the mark stays (ms), [7] the member to remove from the set
+/**
+ * ARGV[5]: as above, or `*` for any document. [6] how long the mark stays (ms), [7] the member to remove from the set
  * KEYS[5]. KEYS[6] and on are removed with the document, and also without one.
  *
- * The deletions come first: Redis refuses a script whose first write wants memory when it has none, and no later one. */
+ * The deletions come first: Redis refuses a script whose first write wants memory when it has none, and no later one.
+ */
 export const REMOVE = script(`
 local done = redis.call('GET', KEYS[4])
 if done then return {done} end

@@ -28,14 +28,21 @@ export function decode(key: string, text: string): Stored {
   const [, schema = "", revision = ""] = /^(\d{1,9}) (\d{1,15})-[0-9a-f]+\n$/.exec(head) ?? [];
   if (schema === "") throw corruptError(key, "its first line is not one");
   if (Number(schema) > SCHEMA) throw newerError(key, Number(schema));
-  const data = text.slice(end + 1);
+  return { head, revision: Number(revision), data: text.slice(end + 1) };
+}
+
+/** The data of a document as an object. Every call gives a private copy. @throws FleetError `FLEET_STATE_CORRUPT`. */
+export function parseObject<T>(key: string, data: string): T {
+  let content: unknown;
   try {
-    const content: unknown = JSON.parse(data);
-    if (typeof content !== "object" || content === null || Array.isArray(content)) throw new Error("it is no object");
+    content = JSON.parse(data);
   } catch (error) {
     throw corruptError(key, error instanceof Error ? error.message : String(error), error);
   }
-  return { head, revision: Number(revision), data };
+  if (typeof content !== "object" || content === null || Array.isArray(content)) {
+    throw corruptError(key, "it holds no object");
+  }
+  return content as T;
 }
 
 /**
@@ -58,14 +65,20 @@ export class Documents {
 
   /**
    * @param from What it takes the place of, or null when there may be none.
-   * @param session The id to list, if it is a session's.
+   * @param beside The id to list, if it is a session's; whose turn it ends, if it is the registry.
    * @returns false when another writer was first.
    */
-  async commit(key: string, from: Stored | null, data: string, session?: string): Promise<boolean> {
+  async commit(
+    key: string,
+    from: Stored | null,
+    data: string,
+    { session = "", turn = "" }: { session?: string; turn?: string },
+  ): Promise<boolean> {
     const id = newId();
     const document = `${SCHEMA} ${(from?.revision ?? 0) + 1}-${id}\n${data}`;
-    const keys = [key, this.#keys.commit(id), this.#keys.sessions];
-    const [word] = await this.#connection.run(COMMIT, keys, [from?.head ?? "", document, MARK_MS, session ?? ""]);
+    const keys = [key, this.#keys.commit(id), this.#keys.sessions, this.#keys.turn];
+    const args = [from?.head ?? "", document, MARK_MS, session, turn];
+    const [word] = await this.#connection.run(COMMIT, keys, args);
     return word === "ok";
   }
 

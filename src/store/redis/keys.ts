@@ -8,6 +8,11 @@ export class Keys {
   /** Schema and random id of this database's life; made once and never changed. */
   readonly epoch: string;
   readonly registry: string;
+  /** The writer of the registry whose turn it is; expires soon. Politeness: see turn.ts. */
+  readonly turn: string;
+  /** Writers that wait for it, by arrival, and by the time at which each loses its place. */
+  readonly turnQueue: string;
+  readonly turnPlaces: string;
   /** The set of all sessions' ids. */
   readonly sessions: string;
   /** The highest fence given out. Never expires. */
@@ -17,6 +22,9 @@ export class Keys {
     this.prefix = `copilotfleet:{${fleet}}:`;
     this.epoch = `${this.prefix}epoch`;
     this.registry = `${this.prefix}registry`;
+    this.turn = `${this.prefix}turn`;
+    this.turnQueue = `${this.prefix}turn-queue`;
+    this.turnPlaces = `${this.prefix}turn-places`;
     this.sessions = `${this.prefix}sessions`;
     this.fence = `${this.prefix}fence`;
   }

@@ -1,8 +1,9 @@
+import { QUEUE } from "./queue-lua.js";
 import { foundingScript, script } from "./scripts.js";
 
 /*
  * The rules of file/lease-state.ts, by one clock for all hosts: Redis's own. A lease is a key that expires, so its end
- * needs nobody. The queue is two sorted sets of token hashes: by arrival, and by the time at which a place is lost.
+ * needs nobody.
  *
  * Taking, keeping, renewing and leaving can be run twice with the outcome of once: a cut connection needs no mark there.
  */
@@ -22,7 +23,7 @@ end
  * The fence is one more than the last, and at least the time: so it grows also over a loss of all data. A number that is
  * handed to redis.call is written with 17 digits, which a time in milliseconds does not fill.
  */
-export const ACQUIRE = foundingScript(`${ANSWER}
+export const ACQUIRE = foundingScript(`${ANSWER}${QUEUE}
 local lease, queue, places, token = KEYS[4], KEYS[5], KEYS[6], ARGV[5]
 local current = redis.call('HGET', lease, 'token')
 if current == token then return answer('granted', 0, lease) end
@@ -38,40 +39,22 @@ local function grant()
     'acquired', now, 'expires', now + ARGV[7], 'ttl', ARGV[7])
   if current and ARGV[9] == '1' then redis.call('HSET', lease, 'steal', ARGV[10]) end
   redis.call('PEXPIRE', lease, ARGV[7])
-  redis.call('ZREM', queue, token)
-  redis.call('ZREM', places, token)
+  leave_queue(queue, places, token)
   return answer('granted', 0, lease)
 end
 
 if ARGV[9] == '1' then return grant() end
 
-for _, silent in ipairs(redis.call('ZRANGEBYSCORE', places, '-inf', now)) do
-  redis.call('ZREM', queue, silent)
-  redis.call('ZREM', places, silent)
-end
-local rank = redis.call('ZRANK', queue, token)
-local ahead = rank or redis.call('ZCARD', queue)
+drop_silent(queue, places)
+local ahead = redis.call('ZRANK', queue, token) or redis.call('ZCARD', queue)
 if not current and ahead == 0 then return grant() end
-
--- A place is renewed when a third of its time is over, and not each time that it is asked for.
-local place = redis.call('ZSCORE', places, token)
-if not rank or not place or place - now < ARGV[8] * 2 / 3 then
-  if not rank then
-    local last = redis.call('ZRANGE', queue, -1, -1, 'WITHSCORES')
-    redis.call('ZADD', queue, (last[2] or 0) + 1, token)
-  end
-  redis.call('ZADD', places, now + ARGV[8], token)
-  local latest = redis.call('ZRANGE', places, -1, -1, 'WITHSCORES')[2]
-  redis.call('PEXPIREAT', queue, latest)
-  redis.call('PEXPIREAT', places, latest)
-end
+keep_place(queue, places, token, tonumber(ARGV[8]))
 return answer('waiting', ahead, lease)
 `);
 
 /** KEYS[3] queue, [4] places. ARGV[5] token's hash. */
-export const LEAVE = script(`
-redis.call('ZREM', KEYS[3], ARGV[5])
-redis.call('ZREM', KEYS[4], ARGV[5])
+export const LEAVE = script(`${QUEUE}
+leave_queue(KEYS[3], KEYS[4], ARGV[5])
 return {'ok'}
 `);
 

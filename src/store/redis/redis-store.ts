@@ -8,6 +8,7 @@ import { RedisLeases } from "./leases.js";
 import { Note } from "./note.js";
 import { RegistryDocument } from "./registry.js";
 import { SessionDocuments } from "./sessions.js";
+import { Turns } from "./turn.js";
 
 const DEADLINE_MS = 30_000;
 
@@ -59,7 +60,14 @@ class DatabaseStore implements RedisStore {
     });
     const documents = new Documents(connection, keys);
     this.#connection = connection;
-    this.#registry = new RegistryDocument({ key: keys.registry, documents, epoch, deadlineMs, warn });
+    this.#registry = new RegistryDocument({
+      key: keys.registry,
+      documents,
+      turns: new Turns(connection, keys),
+      epoch,
+      deadlineMs,
+      warn,
+    });
     this.#sessions = new SessionDocuments({ connection, documents, keys, deadlineMs });
     this.#leases = new RedisLeases(connection, keys);
   }

@@ -1,15 +1,16 @@
 import { applyChanges, type Outcome } from "../batch.js";
-import { EMPTY_REGISTRY, parseRegistry } from "../registry-data.js";
 import type { Registry } from "../store.js";
 import { UpdateQueue } from "../update-queue.js";
 import { FIRST_REGISTRY } from "./connection.js";
-import { type Documents, decode, type Stored } from "./documents.js";
+import { type Documents, decode, parseObject, type Stored } from "./documents.js";
 import type { Epoch } from "./epoch.js";
 import { busyError, corruptError } from "./failures.js";
+import type { Turn, Turns } from "./turn.js";
 
 export interface RegistryOptions {
   key: string;
   documents: Documents;
+  turns: Turns;
   epoch: Epoch;
   deadlineMs: number;
   warn: (message: string) => void;
@@ -19,6 +20,8 @@ export interface RegistryOptions {
 export class RegistryDocument {
   readonly #options: RegistryOptions;
   readonly #updates: UpdateQueue<Registry>;
+  /** The turn that no commit has ended yet. */
+  #turn: Turn | undefined;
   /** The highest revision seen, to notice when there is less than there was. */
   #highest = 0;
 
@@ -27,8 +30,7 @@ export class RegistryDocument {
     const { deadlineMs, key } = options;
     this.#updates = new UpdateQueue({
       deadlineMs,
-      // There is no lock to wait for: who comes second tries again.
-      enter: async () => async () => undefined,
+      enter: () => this.#enter(),
       attempt: (changes) => this.#attempt(changes),
       busy: () => busyError(key, deadlineMs),
       failure: (error) => error,
@@ -36,7 +38,8 @@ export class RegistryDocument {
   }
 
   async read(): Promise<Registry> {
-    return parseRegistry((await this.#load()).data);
+    const [text = null] = await this.#options.documents.read([this.#options.key]);
+    return this.#parse(this.#found(text).data);
   }
 
   update<T>(change: (draft: Registry) => T): Promise<T> {
@@ -47,20 +50,42 @@ export class RegistryDocument {
     return this.#updates.pending;
   }
 
-  async #attempt(changes: readonly ((draft: Registry) => unknown)[]): Promise<Outcome[] | undefined> {
-    const base = await this.#load();
-    const { data, outcomes } = applyChanges(base.data, parseRegistry, changes);
-    if (data === base.data) return outcomes;
-    return (await this.#options.documents.commit(this.#options.key, base, data)) ? outcomes : undefined;
+  async #enter(): Promise<() => Promise<void>> {
+    const turn = await this.#options.turns.take();
+    this.#turn = turn;
+    return async () => {
+      if (this.#turn === undefined) return;
+      this.#turn = undefined;
+      await this.#options.turns.leave(turn).catch(() => "it expires by itself");
+    };
   }
 
-  async #load(): Promise<Stored> {
-    const { key, documents, epoch } = this.#options;
+  async #attempt(changes: readonly ((draft: Registry) => unknown)[]): Promise<Outcome[] | undefined> {
+    const { key, documents } = this.#options;
+    const base = await this.#base();
+    const { data, outcomes } = applyChanges(base.data, (text) => this.#parse(text), changes);
+    if (data === base.data) return outcomes;
+    const turn = this.#turn?.token ?? "";
+    if (!(await documents.commit(key, base, data, { turn }))) return undefined;
+    this.#turn = undefined;
+    return outcomes;
+  }
+
+  /** What came with the turn serves one attempt. */
+  async #base(): Promise<Stored> {
+    const { key, documents } = this.#options;
+    const came = this.#turn?.registry;
+    if (this.#turn !== undefined) this.#turn.registry = undefined;
+    if (came !== undefined) return this.#found(came === null ? null : decode(key, came));
     const [stored = null] = await documents.read([key]);
+    return this.#found(stored);
+  }
+
+  #found(stored: Stored | null): Stored {
+    const { key, epoch } = this.#options;
     if (stored === null && epoch.known !== undefined) throw epoch.lost("its registry is gone");
     if (stored === null) return decode(key, FIRST_REGISTRY);
     if (epoch.known === undefined) throw corruptError(key, "there is a registry, and no epoch");
-    if (!hasServers(stored.data)) throw corruptError(key, "it holds no servers");
     this.#watch(stored.revision);
     return stored;
   }
@@ -74,10 +99,13 @@ export class RegistryDocument {
     }
     this.#highest = revision;
   }
-}
 
-function hasServers(data: string): boolean {
-  if (data === EMPTY_REGISTRY) return true;
-  const { servers } = JSON.parse(data) as { servers?: unknown };
-  return typeof servers === "object" && servers !== null && !Array.isArray(servers);
+  /** A key such as `__proto__` in `servers` is an id like any other, hence no prototype. */
+  #parse(data: string): Registry {
+    const { key } = this.#options;
+    const registry = parseObject<Registry>(key, data);
+    const { servers } = registry;
+    if (typeof servers !== "object" || servers === null) throw corruptError(key, "it holds no servers");
+    return { ...registry, servers: Object.assign(Object.create(null), servers) };
+  }
 }

@@ -4,7 +4,7 @@ import { assertSessionId } from "../session-id.js";
 import type { SessionRecord } from "../store.js";
 import { UpdateQueue } from "../update-queue.js";
 import type { Connection } from "./connection.js";
-import type { Documents } from "./documents.js";
+import { type Documents, parseObject } from "./documents.js";
 import { busyError } from "./failures.js";
 import type { Keys } from "./keys.js";
 
@@ -30,12 +30,12 @@ export class SessionDocuments {
 
   async read(id: string): Promise<SessionRecord | null> {
     const [stored = null] = await this.#options.documents.read([this.#key(id)]);
-    return stored && parse(stored.data);
+    return stored && parseObject(this.#key(id), stored.data);
   }
 
   async create(record: SessionRecord): Promise<void> {
     const { id } = record;
-    if (await this.#options.documents.commit(this.#key(id), null, JSON.stringify(record), id)) return;
+    if (await this.#options.documents.commit(this.#key(id), null, JSON.stringify(record), { session: id })) return;
     throw new FleetError("FLEET_SESSION_EXISTS", `There is already a session ${quote(id)}.`);
   }
 
@@ -76,8 +76,11 @@ export class SessionDocuments {
   }
 
   async #deleteSome(ids: readonly string[], agree: (record: SessionRecord) => boolean): Promise<string[]> {
-    const stored = await this.#options.documents.read(ids.map((id) => this.#key(id)));
-    const agreed = stored.map((each) => (each !== null && agree(parse(each.data)) ? each : null));
+    const keys = ids.map((id) => this.#key(id));
+    const stored = await this.#options.documents.read(keys);
+    const agreed = stored.map((each, index) =>
+      each !== null && agree(parseObject(keys[index] ?? "", each.data)) ? each : null,
+    );
     return await Promise.all(
       ids.map(async (id, index) => {
         const each = agreed[index] ?? null;
@@ -93,8 +96,11 @@ export class SessionDocuments {
       const [next, ids] = await connection.scan(keys.sessions, cursor, AT_ONCE);
       // Also without ids: reading is what notices that the database lost them.
       const stored = await documents.read(ids.map((id) => this.#key(id)));
-      // A record that was deleted since the look at the set is not there any more.
-      for (const each of stored) if (each !== null) add(records, parse(each.data));
+      for (const [index, id] of ids.entries()) {
+        const each = stored[index] ?? null;
+        // Null: it was deleted since the look at the set.
+        if (each !== null) records.set(id, parseObject(this.#key(id), each.data));
+      }
       if (next === "0") return [...records.values()];
       cursor = next;
     }
@@ -124,21 +130,13 @@ export class SessionDocuments {
     const { documents } = this.#options;
     const [base = null] = await documents.read([key]);
     if (base === null) throw new FleetError("FLEET_SESSION_NOT_FOUND", `There is no session ${quote(id)}.`);
-    const { data, outcomes } = applyChanges(base.data, parse, changes);
+    const { data, outcomes } = applyChanges(base.data, (text) => parseObject<SessionRecord>(key, text), changes);
     if (data === base.data) return outcomes;
-    return (await documents.commit(key, base, data, id)) ? outcomes : undefined;
+    return (await documents.commit(key, base, data, { session: id })) ? outcomes : undefined;
   }
 
   #key(id: string): string {
     assertSessionId(id);
     return this.#options.keys.session(id);
   }
-}
-
-function add(records: Map<string, SessionRecord>, record: SessionRecord): void {
-  records.set(record.id, record);
-}
-
-function parse(data: string): SessionRecord {
-  return JSON.parse(data) as SessionRecord;
 }
