@@ -17,6 +17,8 @@ const LONGEST_PAUSE_MS = 200;
 /** What the registry is before anything was written to it. */
 export const FIRST_REGISTRY = `${SCHEMA} 0-0\n${EMPTY_REGISTRY}`;
 
+const NO_REGISTRY = "its registry is gone";
+
 export interface ConnectionOptions {
   target: RedisUrl;
   keys: Keys;
@@ -68,6 +70,19 @@ export class Connection {
     });
   }
 
+  /** The registry; null in a database that nothing was written to. @throws as {@link read}. */
+  async readRegistry(): Promise<string | null> {
+    return await this.#operate(async (link) => {
+      const { epoch, keys } = this.#options;
+      const { expected } = epoch;
+      const [found = null, registry = null] = await link.read([keys.epoch, keys.registry]);
+      epoch.meet(found, expected);
+      if (found === null && registry !== null) throw this.#orphan();
+      if (found !== null && registry === null) throw epoch.lost(NO_REGISTRY);
+      return registry;
+    });
+  }
+
   /** A part of a set's members, and the cursor of the next part, "0" after the last. Members may come twice. */
   async scan(set: string, cursor: string, count: number): Promise<[cursor: string, members: string[]]> {
     return await this.#operate((link) => link.scan(set, cursor, count));
@@ -89,7 +104,8 @@ export class Connection {
         epoch.meet(rest[0] === "" ? null : String(rest[0]), expected);
         return undefined;
       }
-      if (word === "orphan") throw corruptError(this.database, "it has a registry, and no epoch");
+      if (word === "orphan") throw this.#orphan();
+      if (word === "gone") throw epoch.lost(NO_REGISTRY);
       if (script.founds && known === undefined) epoch.meet(epoch.fresh, undefined);
       return [word, ...rest];
     });
@@ -164,6 +180,10 @@ export class Connection {
       this.#link = undefined;
       throw error;
     }
+  }
+
+  #orphan(): Error {
+    return corruptError(this.database, "it has a registry, and no epoch");
   }
 
   /** Lets go of a link, unless another one has taken its place already. */

@@ -94,10 +94,12 @@ export class Link {
     }
   }
 
-  /** Whether the connection keeps the process alive. */
+  /** Whether the connection keeps the process alive. One that is closed does not, and would collect listeners. */
   set held(held: boolean) {
-    if (held) this.#client.stream?.ref();
-    else this.#client.stream?.unref();
+    const { stream } = this.#client;
+    if (stream === undefined || stream.destroyed) return;
+    if (held) stream.ref();
+    else stream.unref();
   }
 
   /** Lets the server know. For when nothing is under way. */

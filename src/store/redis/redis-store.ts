@@ -62,9 +62,9 @@ class DatabaseStore implements RedisStore {
     this.#connection = connection;
     this.#registry = new RegistryDocument({
       key: keys.registry,
+      connection,
       documents,
       turns: new Turns(connection, keys),
-      epoch,
       deadlineMs,
       warn,
     });

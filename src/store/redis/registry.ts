@@ -1,17 +1,16 @@
 import { applyChanges, type Outcome } from "../batch.js";
 import type { Registry } from "../store.js";
 import { UpdateQueue } from "../update-queue.js";
-import { FIRST_REGISTRY } from "./connection.js";
+import { type Connection, FIRST_REGISTRY } from "./connection.js";
 import { type Documents, decode, parseObject, type Stored } from "./documents.js";
-import type { Epoch } from "./epoch.js";
 import { busyError, corruptError } from "./failures.js";
 import type { Turn, Turns } from "./turn.js";
 
 export interface RegistryOptions {
   key: string;
+  connection: Connection;
   documents: Documents;
   turns: Turns;
-  epoch: Epoch;
   deadlineMs: number;
   warn: (message: string) => void;
 }
@@ -21,7 +20,7 @@ export class RegistryDocument {
   readonly #options: RegistryOptions;
   readonly #updates: UpdateQueue<Registry>;
   /** The turn that no commit has ended yet. */
-  #turn: Turn | undefined;
+  #turn: (Turn & { highest: number }) | undefined;
   /** The highest revision seen, to notice when there is less than there was. */
   #highest = 0;
 
@@ -38,8 +37,8 @@ export class RegistryDocument {
   }
 
   async read(): Promise<Registry> {
-    const [text = null] = await this.#options.documents.read([this.#options.key]);
-    return this.#parse(this.#found(text).data);
+    const highest = this.#highest;
+    return this.#parse(this.#found(await this.#options.connection.readRegistry(), highest).data);
   }
 
   update<T>(change: (draft: Registry) => T): Promise<T> {
@@ -51,8 +50,9 @@ export class RegistryDocument {
   }
 
   async #enter(): Promise<() => Promise<void>> {
+    const highest = this.#highest;
     const turn = await this.#options.turns.take();
-    this.#turn = turn;
+    this.#turn = { ...turn, highest };
     return async () => {
       if (this.#turn === undefined) return;
       this.#turn = undefined;
@@ -68,36 +68,31 @@ export class RegistryDocument {
     const turn = this.#turn?.token ?? "";
     if (!(await documents.commit(key, base, data, { turn }))) return undefined;
     this.#turn = undefined;
+    this.#highest = Math.max(this.#highest, base.revision + 1);
     return outcomes;
   }
 
   /** What came with the turn serves one attempt. */
   async #base(): Promise<Stored> {
-    const { key, documents } = this.#options;
-    const came = this.#turn?.registry;
+    const { registry, highest = this.#highest } = this.#turn ?? {};
     if (this.#turn !== undefined) this.#turn.registry = undefined;
-    if (came !== undefined) return this.#found(came === null ? null : decode(key, came));
-    const [stored = null] = await documents.read([key]);
-    return this.#found(stored);
+    return this.#found(registry === undefined ? await this.#options.connection.readRegistry() : registry, highest);
   }
 
-  #found(stored: Stored | null): Stored {
-    const { key, epoch } = this.#options;
-    if (stored === null && epoch.known !== undefined) throw epoch.lost("its registry is gone");
-    if (stored === null) return decode(key, FIRST_REGISTRY);
-    if (epoch.known === undefined) throw corruptError(key, "there is a registry, and no epoch");
-    this.#watch(stored.revision);
-    return stored;
-  }
-
-  /** A restart from an older save, or a failover, keeps the epoch and takes the last changes away. */
-  #watch(revision: number): void {
-    if (revision < this.#highest) {
-      this.#options.warn(
-        `Redis went back in time: the registry was at revision ${this.#highest} and is at ${revision}. Changes that were acknowledged in between are lost.`,
+  /** @param highest The highest revision that was seen before the question was sent. */
+  #found(text: string | null, highest: number): Stored {
+    const { key, warn } = this.#options;
+    const stored = decode(key, text ?? FIRST_REGISTRY);
+    const { revision } = stored;
+    if (revision < highest) {
+      // A restart from an older save, or a failover, keeps the epoch and takes the last changes away.
+      warn(
+        `Redis went back in time: the registry was at revision ${highest} and is at ${revision}. Changes that were acknowledged in between are lost.`,
       );
+      this.#highest = revision;
     }
-    this.#highest = revision;
+    this.#highest = Math.max(this.#highest, revision);
+    return stored;
   }
 
   /** A key such as `__proto__` in `servers` is an id like any other, hence no prototype. */

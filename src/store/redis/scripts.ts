@@ -19,7 +19,7 @@ export const COMMON_ARGS = 4;
  * (`TIME` stands still within a script.)
  *
  * Answers are arrays that begin with a word. Of this part: `late` with the time, `epoch` with the one there is, `orphan`
- * for a registry without an epoch.
+ * for a registry without an epoch, `gone` for an epoch without a registry.
  */
 const PRELUDE = `
 local time = redis.call('TIME')
@@ -27,7 +27,9 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 if now > tonumber(ARGV[2]) then return {'late', now} end
 local epoch = redis.call('GET', KEYS[1])
 if (epoch or '') ~= ARGV[1] then return {'epoch', epoch or ''} end
-if not epoch and redis.call('EXISTS', KEYS[2]) == 1 then return {'orphan'} end
+local registry = redis.call('EXISTS', KEYS[2]) == 1
+if registry and not epoch then return {'orphan'} end
+if epoch and not registry then return {'gone'} end
 `;
 
 /** Epoch and registry appear together, so that from then on one without the other is a loss. */
