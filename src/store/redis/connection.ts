@@ -143,7 +143,7 @@ export class Connection {
         if (!(error instanceof Interruption)) throw error;
         if (link !== undefined) this.#forget(link)?.cut();
         // A server that was never there is more likely a wrong address than one that is about to come back.
-        if (!this.#wasOpen) throw unavailable(this.#where, error.message, error);
+        if (error.nobody && !this.#wasOpen) throw unavailable(this.#where, error.message, error);
         const pauseMs = Math.random() * Math.min(10 * 2 ** attempt, LONGEST_PAUSE_MS);
         if (performance.now() + pauseMs >= until) throw unavailable(this.#where, error.message, error);
         await sleep(pauseMs);

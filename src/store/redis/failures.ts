@@ -1,11 +1,21 @@
 import { redact } from "../../config/text.js";
-import { FleetError, quote } from "../../errors.js";
+import { FleetError, quote, systemCode } from "../../errors.js";
 import { SCHEMA } from "../store.js";
 
 /** The connection failed, or Redis cannot answer yet: trying again may help. Never seen by callers of the store. */
 export class Interruption extends Error {
   override readonly name = "Interruption";
+  /** Whether nothing is there that could be the server, or is to be trusted as it. */
+  readonly nobody: boolean;
+
+  constructor(message: string, code?: string) {
+    super(message);
+    this.nobody = code !== undefined && !PASSING.has(code);
+  }
 }
+
+/** System errors that a server has that is there, or was a moment ago. */
+const PASSING: ReadonlySet<string> = new Set(["ECONNRESET", "EPIPE", "ETIMEDOUT"]);
 
 /** What Redis answers when it cannot serve at the moment; nothing was run. (Redis source, `server.c`, `shared` errors) */
 const NOT_NOW = /^(?:(?:LOADING|BUSY|TRYAGAIN|MASTERDOWN) |ERR max number of clients)/;
@@ -26,7 +36,12 @@ export function explain(error: unknown, where: string): Error {
   const message = redact(text);
   const cause = new Error(message);
   const isReply = error instanceof Error && error.name === "ReplyError";
-  if (!isReply || NOT_NOW.test(text)) return new Interruption(message || systemWords(error));
+  if (NOT_NOW.test(text)) return new Interruption(message);
+  if (!isReply) {
+    // Errors of several addresses at once (AggregateError) have no message of their own.
+    const code = systemCode(error);
+    return new Interruption(message || `the connection failed (${code})`, code);
+  }
   if (NO_WRITES.test(text)) return unwritable(where, message, cause);
   if (NO_ENTRY.test(text)) return denied(where, message, cause);
   if (ELSEWHERE.test(text)) return elsewhere(where, message, cause);
@@ -36,17 +51,15 @@ export function explain(error: unknown, where: string): Error {
   return new FleetError("FLEET_INTERNAL", `Redis at ${where} refused a command: ${message}`, { cause });
 }
 
-/** Errors of several addresses at once (`AggregateError`) have no message of their own. */
-function systemWords(error: unknown): string {
-  const code = error instanceof Error && "code" in error ? String(error.code) : "";
-  return code === "" ? "the connection failed" : `the connection failed (${code})`;
-}
-
 export function unavailable(where: string, why: string, cause?: unknown): FleetError {
-  return new FleetError("FLEET_STORE_UNAVAILABLE", `Redis at ${where} does not answer: ${redact(why)}.`, {
-    suggestions: [pingCommand(where), "Look at the Redis server, and at the network in between."],
-    cause,
-  });
+  return new FleetError(
+    "FLEET_STORE_UNAVAILABLE",
+    `Redis at ${where} does not answer: ${redact(why).replace(/\.$/, "")}.`,
+    {
+      suggestions: [pingCommand(where), "Look at the Redis server, and at the network in between."],
+      cause,
+    },
+  );
 }
 
 function unwritable(where: string, message: string, cause: Error): FleetError {
