@@ -11,8 +11,8 @@ import { build } from "esbuild";
 const root = fileURLToPath(new URL("..", import.meta.url));
 const run = promisify(execFile);
 
-/** The SDK is resolved at run time, beside its native runtime. */
-const SDK = "@github/copilot-sdk";
+/** Resolved at run time: the SDK lies beside its native runtime, and the Redis client is for those who have one. */
+const AT_RUN_TIME = ["@github/copilot-sdk", "ioredis"];
 
 /**
  * `@oclif/core` requires all of its parts at once, help and plug-in discovery included: a good part of a short
@@ -79,10 +79,12 @@ async function buildLibrary() {
 }
 
 async function buildCommandLine() {
-  const files = (await readdir(`${root}/src/commands`)).filter((file) => file.endsWith(".ts"));
-  const commands = files.map((file) => file.slice(0, -3));
+  const files = (await readdir(`${root}/src/commands`, { recursive: true })).filter((file) => file.endsWith(".ts"));
+  // A folder is a topic: commands/store/migrate.ts is "copilotfleet store migrate", with the id "store:migrate".
+  const commands = files.map((file) => file.slice(0, -3).replaceAll("\\", "/"));
   const getters = commands.map(
-    (id) => `get ${JSON.stringify(id)}() { return require("./commands/${id}.ts").default; },`,
+    (path) =>
+      `get ${JSON.stringify(path.replaceAll("/", ":"))}() { return require("./commands/${path}.ts").default; },`,
   );
   await build({
     ...shared,
@@ -96,12 +98,13 @@ async function buildCommandLine() {
     minify: true,
     define: { "import.meta.url": "__importMetaUrl" },
     // typescript and ejs are optional parts of oclif that an installed command never uses.
-    external: [SDK, "typescript", "ejs"],
+    external: [...AT_RUN_TIME, "typescript", "ejs"],
     plugins: [lazyOclif, debugOnDemand],
   });
   // A script that comes out of the code cache has no dynamic import of its own: the loader hands it one.
-  const source = await readFile(`${root}/dist/cli.cjs`, "utf8");
-  await writeFile(`${root}/dist/cli.cjs`, source.replaceAll(`import("${SDK}")`, `__import("${SDK}")`));
+  let source = await readFile(`${root}/dist/cli.cjs`, "utf8");
+  for (const name of AT_RUN_TIME) source = source.replaceAll(`import("${name}")`, `__import("${name}")`);
+  await writeFile(`${root}/dist/cli.cjs`, source);
   await copyFile(`${root}/scripts/cli-loader.mjs`, `${root}/dist/cli.js`);
 }
 

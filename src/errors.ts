@@ -34,6 +34,7 @@ export const ERRORS = {
   FLEET_SESSION_LOCKED: { exit: 5 },
   FLEET_LEASE_LOST: { exit: 5 },
   FLEET_SERVER_CONFLICT: { exit: 5 },
+  FLEET_STORE_OCCUPIED: { exit: 5 },
   FLEET_SERVER_DRAINING: { exit: 5 },
   FLEET_PORTS_EXHAUSTED: { exit: 6 },
   FLEET_SERVER_START_TIMEOUT: { exit: 6 },
