@@ -38,7 +38,7 @@ export async function copyContents(contents: Contents, from: Store, to: Store, s
       signal.throwIfAborted();
       const part = contents.sessions.slice(at, at + AT_ONCE);
       ids.push(...part.map(({ id }) => id));
-      await Promise.all(part.map((record) => to.createSession(record)));
+      await allDone(part.map((record) => to.createSession(record)));
     }
     signal.throwIfAborted();
     await to.updateRegistry((draft) => {
@@ -58,6 +58,12 @@ export async function copyContents(contents: Contents, from: Store, to: Store, s
     });
     throw error;
   }
+}
+
+/** Waits for all of them, also when one fails: what is still being written could not be taken back. */
+async function allDone(writes: readonly Promise<void>[]): Promise<void> {
+  const failed = (await Promise.allSettled(writes)).find((write) => write.status === "rejected");
+  if (failed !== undefined) throw failed.reason;
 }
 
 async function verify(contents: Contents, from: Store, to: Store): Promise<void> {

@@ -1,6 +1,7 @@
-import { spawn } from "node:child_process";
-import { readFile, rename } from "node:fs/promises";
+import { spawn, spawnSync } from "node:child_process";
+import { mkdir, readFile, rename } from "node:fs/promises";
 import { createServer } from "node:net";
+import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { openStore } from "../../src/store/open.js";
 import { openRedisStore } from "../../src/store/redis/redis-store.js";
@@ -452,6 +453,64 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
       await late.close();
     });
   });
+
+  it("has a replica, or is one: a warning, and no writes to the replica", async () => {
+    const primary = await RedisServer.start();
+    onTestFinished(() => primary.end());
+    const replica = await RedisServer.start(["--replicaof", "127.0.0.1", String(primary.port), "--appendonly", "yes"]);
+    onTestFinished(() => replica.end());
+    await eventually("the replica", async () => /connected_slaves:1/.test(await primary.client.info("replication")));
+    const store = openStore(primary.url("f"), await temporaryRoot());
+    onTestFinished(() => store.close());
+    await populate(store);
+    expect(store.takeWarnings()).toEqual([expect.stringContaining("has replicas")]);
+    const other = openStore(replica.url("f"), await temporaryRoot());
+    onTestFinished(() => other.close());
+    await eventually("the copy", async () => Object.keys((await other.readRegistry()).servers)[0] === "s1");
+    expect(other.takeWarnings()).toEqual([expect.stringContaining("is a replica")]);
+    for (const write of [
+      () => other.updateRegistry((draft) => void delete draft.servers.s1),
+      () => other.createSession(sessionRecord("d")),
+      () => other.acquireLease(request("t2", { steal: { reason: "x" } })),
+    ]) {
+      await expect(write()).rejects.toMatchObject({
+        code: "FLEET_STATE_UNWRITABLE",
+        message: expect.stringContaining("READONLY"),
+      });
+    }
+  });
+
+  it.skipIf(spawnSync("openssl", ["version"]).error !== undefined)(
+    "speaks TLS: only with a certificate that is trusted, and then like any other",
+    async () => {
+      const folder = await temporaryRoot();
+      await mkdir(folder);
+      const [key, cert, tlsPort] = [join(folder, "key.pem"), join(folder, "cert.pem"), String(await freePort())];
+      const made = spawnSync("openssl", [
+        ...["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"],
+        ...["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", cert],
+      ]);
+      expect(made.status, String(made.stderr)).toBe(0);
+      const redis = await RedisServer.start([
+        ...["--tls-port", tlsPort, "--tls-cert-file", cert, "--tls-key-file", key],
+        ...["--tls-auth-clients", "no", "--appendonly", "yes"],
+      ]);
+      onTestFinished(() => redis.end());
+      const run = (env: NodeJS.ProcessEnv) =>
+        spawnSync(process.execPath, [program, `rediss://localhost:${tlsPort}/0?fleet=f`, join(folder, "state")], {
+          env: { PATH: process.env.PATH, ...env },
+          encoding: "utf8",
+        });
+      const store = openStore(redis.url("f"), await temporaryRoot());
+      await populate(store);
+      await store.close();
+      expect(JSON.parse(run({ NODE_EXTRA_CA_CERTS: cert }).stdout)).toMatchObject({ servers: { s1: { id: "s1" } } });
+      const refused = run({});
+      expect(refused).toMatchObject({ status: 1, stdout: "" });
+      expect(refused.stderr).toMatch(/FLEET_STORE_UNAVAILABLE/);
+      expect(refused.stderr).toMatch(/self-signed certificate/);
+    },
+  );
 
   it("is none, and takes connections without a word: refused within 5 s", async () => {
     const silent = createServer();
