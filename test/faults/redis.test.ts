@@ -332,6 +332,14 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
       await populate(store);
       expect(store.takeWarnings()).toEqual([expect.stringContaining("INFO is forbidden")]);
       expect(store.takeWarnings()).toEqual([]);
+      // Nor may it use channels: writers that take turns do not hear of each other then, and ask.
+      const stores = [store, await open(withUser("fleet:right-canary")), await open(withUser("fleet:right-canary"))];
+      await Promise.all(
+        Array.from({ length: 30 }, (_, index) =>
+          stores[index % 3]?.updateRegistry((draft) => Object.assign(draft, { placed: (draft.placed ?? 0) + 1 })),
+        ),
+      );
+      expect((await store.readRegistry()).placed).toBe(30);
     });
 
     it("does not have the database: refused, instead of using another one", async () => {

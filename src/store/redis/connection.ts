@@ -88,6 +88,11 @@ export class Connection {
     return await this.#operate((link) => link.scan(set, cursor, count));
   }
 
+  /** Hears what is published on a channel, as long as the connection lasts. @returns whether it did not do so before. */
+  async listen(channel: string, onMessage: (message: string) => void): Promise<boolean> {
+    return await this.#operate((link) => link.listen(channel, onMessage));
+  }
+
   /** Runs a script, whose own keys and arguments these are. Resolves with its answer. @throws as {@link read}. */
   async run(script: Script, keys: readonly string[], args: readonly (string | number)[]): Promise<unknown[]> {
     const { epoch, keys: names } = this.#options;

@@ -1,3 +1,4 @@
+import { PASS_ON } from "./queue-lua.js";
 import { foundingScript, script } from "./scripts.js";
 
 /*
@@ -11,9 +12,10 @@ import { foundingScript, script } from "./scripts.js";
 
 /**
  * ARGV[5]: the line that the document has to begin with, empty if there must be none. [6] the new document, [7] how long
- * the mark stays (ms), [8] the member to add to the set KEYS[5], or empty, [9] whose turn KEYS[6] ends with this, or empty.
+ * the mark stays (ms), [8] the member to add to the set KEYS[5], or empty, [9] whose turn ends with this, or empty.
+ * KEYS[6] to [8] are the turn's, as in turn-scripts.ts; ARGV[10] how long the next one lasts (ms).
  */
-export const COMMIT = foundingScript(`
+export const COMMIT = foundingScript(`${PASS_ON}
 local done = redis.call('GET', KEYS[4])
 if done then return {done} end
 local head = ARGV[5]
@@ -25,7 +27,7 @@ end
 redis.call('SET', KEYS[3], ARGV[6])
 redis.call('SET', KEYS[4], 'ok', 'PX', ARGV[7])
 if ARGV[8] ~= '' then redis.call('SADD', KEYS[5], ARGV[8]) end
-if ARGV[9] ~= '' and redis.call('GET', KEYS[6]) == ARGV[9] then redis.call('DEL', KEYS[6]) end
+if ARGV[9] ~= '' then pass_on(KEYS[6], KEYS[7], KEYS[8], ARGV[9], ARGV[10], ARGV[6]) end
 return {'ok'}
 `);
 

@@ -4,6 +4,7 @@ import type { Connection } from "./connection.js";
 import { COMMIT, REMOVE } from "./document-scripts.js";
 import { corruptError, newerError } from "./failures.js";
 import type { Keys } from "./keys.js";
+import { TURN_MS } from "./turn.js";
 
 /**
  * How long the mark of a commit stays. Longer than any writer goes on asking: each gives up after seconds, and the server
@@ -76,8 +77,8 @@ export class Documents {
   ): Promise<boolean> {
     const id = newId();
     const document = `${SCHEMA} ${(from?.revision ?? 0) + 1}-${id}\n${data}`;
-    const keys = [key, this.#keys.commit(id), this.#keys.sessions, this.#keys.turn];
-    const args = [from?.head ?? "", document, MARK_MS, session, turn];
+    const keys = [key, this.#keys.commit(id), this.#keys.sessions, ...this.#keys.turnKeys];
+    const args = [from?.head ?? "", document, MARK_MS, session, turn, TURN_MS];
     const [word] = await this.#connection.run(COMMIT, keys, args);
     return word === "ok";
   }

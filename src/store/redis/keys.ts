@@ -8,7 +8,7 @@ export class Keys {
   /** Schema and random id of this database's life; made once and never changed. */
   readonly epoch: string;
   readonly registry: string;
-  /** The writer of the registry whose turn it is; expires soon. Politeness: see turn.ts. */
+  /** The writer of the registry whose turn it is; expires soon. With `:<writer>` behind it the channel that it listens to. */
   readonly turn: string;
   /** Writers that wait for it, by arrival, and by the time at which each loses its place. */
   readonly turnQueue: string;
@@ -27,6 +27,10 @@ export class Keys {
     this.turnPlaces = `${this.prefix}turn-places`;
     this.sessions = `${this.prefix}sessions`;
     this.fence = `${this.prefix}fence`;
+  }
+
+  get turnKeys(): readonly [turn: string, queue: string, places: string] {
+    return [this.turn, this.turnQueue, this.turnPlaces];
   }
 
   session(id: string): string {

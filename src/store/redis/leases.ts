@@ -11,7 +11,7 @@ import { ACQUIRE, LEAVE, LOOK, RAISE, RELEASE, RENEW } from "./lease-scripts.js"
 interface LeaseReply {
   word: string;
   ahead: number;
-  /** The lease in force at the time of the answer, or null. */
+  /** The lease that was in force when Redis answered, or null. */
   lease: Lease | null;
   tokenHash: string;
 }
@@ -38,7 +38,7 @@ export class RedisLeases {
     const { word, lease, ahead } = reply;
     if (word !== "granted") return { granted: false, lease, ahead };
     // The answer may have taken longer than the lease lasts.
-    return lease === null ? { granted: false, lease: null, ahead: 0 } : { granted: true, lease };
+    return isLeft(lease) ? { granted: true, lease } : { granted: false, lease: null, ahead: 0 };
   }
 
   async leave(sessionId: string, token: string): Promise<void> {
@@ -55,7 +55,7 @@ export class RedisLeases {
   async renew(sessionId: string, token: string, ttlMs: number): Promise<Lease> {
     return await this.#ofHolder(sessionId, async () => {
       const { lease } = await this.#ask(sessionId, RENEW, [this.#keys.lease(sessionId)], [hashToken(token), ttlMs]);
-      return lease;
+      return isLeft(lease) ? lease : null;
     });
   }
 
@@ -75,7 +75,7 @@ export class RedisLeases {
   async check(sessionId: string, token: string): Promise<Lease> {
     return await this.#ofHolder(sessionId, async () => {
       const { lease, tokenHash } = await this.#ask(sessionId, LOOK, [this.#keys.lease(sessionId)], []);
-      return lease !== null && isSameHash(tokenHash, hashToken(token)) ? lease : null;
+      return isLeft(lease) && isSameHash(tokenHash, hashToken(token)) ? lease : null;
     });
   }
 
@@ -111,7 +111,7 @@ export class RedisLeases {
     const asked = performance.now();
     const [word, ahead, leftMs, ...fields] = await this.#connection.run(script, keys, args);
     // What is left now, and not at the time of the answer; rather too little than too much.
-    const remainingMs = Math.floor(Number(leftMs ?? 0) - (performance.now() - asked));
+    const remainingMs = Math.max(0, Math.floor(Number(leftMs ?? 0) - (performance.now() - asked)));
     const [holder, fence, tokenHash, acquired, expires, ttlMs, steal] = fields;
     const lease = {
       sessionId,
@@ -126,10 +126,15 @@ export class RedisLeases {
     return {
       word: String(word),
       ahead: Number(ahead ?? 0),
-      lease: remainingMs > 0 ? lease : null,
+      lease: Number(leftMs ?? -1) >= 0 ? lease : null,
       tokenHash: String(tokenHash),
     };
   }
+}
+
+/** Whether a holder may count on it: for others it is in force as long as Redis says so. */
+function isLeft(lease: Lease | null): lease is Lease {
+  return lease !== null && lease.remainingMs > 0;
 }
 
 /** @param ms What Redis said: milliseconds since the epoch, or null where there is no lease. */

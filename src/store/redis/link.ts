@@ -17,6 +17,7 @@ type Answer = [word: string, ...rest: unknown[]];
 export class Link {
   readonly #client: Redis;
   readonly #where: string;
+  readonly #channels = new Set<string>();
   /** The server's clock less ours (`performance.now()`), in milliseconds; at most the truth, by less than one answer takes. */
   #clockMs = 0;
 
@@ -80,6 +81,17 @@ export class Link {
   /** A part of a set's members, and the cursor of the next part, "0" after the last. Members may come twice. */
   async scan(set: string, cursor: string, count: number): Promise<[cursor: string, members: string[]]> {
     return await this.#answered(this.#client.sscan(set, cursor, "COUNT", count));
+  }
+
+  /** Hears what is published on a channel, from now to the end of the connection. @returns false when it does already. */
+  async listen(channel: string, onMessage: (message: string) => void): Promise<boolean> {
+    if (this.#channels.has(channel)) return false;
+    this.#channels.add(channel);
+    this.#client.on("message", (on: string, message: string) => {
+      if (on === channel) onMessage(message);
+    });
+    await this.#answered(this.#client.subscribe(channel));
+    return true;
   }
 
   async run(script: Script, keys: readonly string[], args: readonly (string | number)[]): Promise<Answer> {
@@ -152,8 +164,8 @@ async function connect({ host, port, db, username, password, tls }: RedisUrl): P
     enableReadyCheck: false,
     disableClientInfo: true,
     connectionName: "copilotfleet",
-    // RESP3 begins with HELLO, one more round trip; nothing here needs it.
-    protocol: 2,
+    // With RESP2 a connection that listens to a channel could do nothing else.
+    protocol: 3,
   });
 }
 

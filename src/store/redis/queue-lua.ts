@@ -29,3 +29,23 @@ local function leave_queue(queue, places, token)
   redis.call('ZREM', places, token)
 end
 `;
+
+/**
+ * The end of a turn at the registry: the next who waits gets it, and hears of it, with the registry, on a channel of its
+ * own. It may not hear (a message is never kept, and rules may forbid channels, hence pcall): then it finds out by asking.
+ */
+export const PASS_ON = `${QUEUE}
+local function pass_on(turn, queue, places, token, turn_ms, registry)
+  local whose = redis.call('GET', turn)
+  if whose and whose ~= token then return end
+  drop_silent(queue, places)
+  local next = redis.call('ZRANGE', queue, 0, 0)[1]
+  if not next then
+    redis.call('DEL', turn)
+    return
+  end
+  leave_queue(queue, places, next)
+  redis.call('SET', turn, next, 'PX', turn_ms)
+  redis.pcall('PUBLISH', turn .. ':' .. next, registry)
+end
+`;

@@ -1,7 +1,7 @@
 import { type RedisUrl, showRedisUrl } from "../../config/redis-url.js";
 import type { Lease, LeaseAnswer, LeaseRequest, Registry, SessionRecord, Store } from "../store.js";
 import { Connection } from "./connection.js";
-import { Documents } from "./documents.js";
+import { Documents, newId } from "./documents.js";
 import { Epoch } from "./epoch.js";
 import { Keys } from "./keys.js";
 import { RedisLeases } from "./leases.js";
@@ -64,7 +64,7 @@ class DatabaseStore implements RedisStore {
       key: keys.registry,
       connection,
       documents,
-      turns: new Turns(connection, keys),
+      turns: new Turns(connection, keys, newId()),
       deadlineMs,
       warn,
     });

@@ -56,16 +56,16 @@ export class RegistryDocument {
     return async () => {
       if (this.#turn === undefined) return;
       this.#turn = undefined;
-      await this.#options.turns.leave(turn).catch(() => "it expires by itself");
+      await this.#options.turns.leave().catch(() => "it expires by itself");
     };
   }
 
   async #attempt(changes: readonly ((draft: Registry) => unknown)[]): Promise<Outcome[] | undefined> {
-    const { key, documents } = this.#options;
+    const { key, documents, turns } = this.#options;
     const base = await this.#base();
     const { data, outcomes } = applyChanges(base.data, (text) => this.#parse(text), changes);
     if (data === base.data) return outcomes;
-    const turn = this.#turn?.token ?? "";
+    const turn = this.#turn === undefined ? "" : turns.token;
     if (!(await documents.commit(key, base, data, { turn }))) return undefined;
     this.#turn = undefined;
     this.#highest = Math.max(this.#highest, base.revision + 1);

@@ -9,9 +9,8 @@ export interface Script {
   founds: boolean;
 }
 
-/** The first keys and arguments of every script, in the words of {@link PRELUDE}. */
+/** Every script begins with these keys: epoch and registry. */
 export const COMMON_KEYS = 2;
-export const COMMON_ARGS = 4;
 
 /**
  * What every script begins with. `ARGV[2]` is when the caller will have given up, by the server's clock: a command that

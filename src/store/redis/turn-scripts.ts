@@ -1,4 +1,4 @@
-import { QUEUE } from "./queue-lua.js";
+import { PASS_ON, QUEUE } from "./queue-lua.js";
 import { script } from "./scripts.js";
 
 /**
@@ -20,9 +20,9 @@ redis.call('SET', KEYS[3], token, 'PX', ARGV[6])
 return {'turn', redis.call('GET', KEYS[2])}
 `);
 
-/** KEYS[3] turn, [4] queue, [5] places. ARGV[5] token. */
-export const LEAVE_TURN = script(`${QUEUE}
-if redis.call('GET', KEYS[3]) == ARGV[5] then redis.call('DEL', KEYS[3]) end
+/** KEYS[3] turn, [4] queue, [5] places. ARGV[5] token, [6] how long the next turn lasts (ms). */
+export const LEAVE_TURN = script(`${PASS_ON}
 leave_queue(KEYS[4], KEYS[5], ARGV[5])
+pass_on(KEYS[3], KEYS[4], KEYS[5], ARGV[5], ARGV[6], redis.call('GET', KEYS[2]) or '')
 return {'ok'}
 `);
