@@ -18,7 +18,7 @@ const CLIENTS = 50;
 const SERVERS = 50;
 const LIMIT_MS = 10;
 /** What a client has to do between two changes, on average: starting a server takes tens of milliseconds, a turn more. */
-const CLAIMED_PAUSE_MS = 200;
+const CLAIMED_PAUSE_MS = 100;
 const SIZES = [1_000, 100_000];
 const OPERATIONS = 50;
 
