@@ -11,6 +11,8 @@ import { eventually } from "../fixtures/fault-fleet.js";
 import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
 
 const FIRST_PORT = 36_200;
+/** 5 seconds by the contract, the start of the command, and what a busy machine adds. Nothing may hold it after that. */
+const BOUND_MS = 6_900;
 const PASSWORD = "canary-of-redis";
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`the command on Redis is not tested: ${problem}`);
@@ -99,14 +101,16 @@ describe.skipIf(problem !== undefined)("the fleet on Redis", () => {
         code: "FLEET_STORE_UNAVAILABLE",
         message: expect.stringContaining(`127.0.0.1:${redis.port}`),
       });
-      expect(performance.now() - begun).toBeLessThan(9_000);
+      expect(performance.now() - begun).toBeLessThan(BOUND_MS);
     } finally {
       redis.signal("SIGCONT");
     }
+    const before = performance.now();
     const nobody = await fleet.refusal(7, ["ps"], {
       env: { COPILOTFLEET_STORE: `redis://:${PASSWORD}@127.0.0.1:1/0` },
     });
     expect(nobody).toMatchObject({ code: "FLEET_STORE_UNAVAILABLE", message: expect.stringContaining("127.0.0.1:1 ") });
+    expect(performance.now() - before).toBeLessThan(1_900);
     const stranger = await fleet.refusal(3, ["ps"], { env: { COPILOTFLEET_STORE: redis.url("f") } });
     expect(stranger).toMatchObject({ code: "FLEET_STORE_DENIED" });
     printed.push(JSON.stringify([nobody, stranger]));

@@ -42,6 +42,8 @@ export class Connection {
   readonly #underWay = new Set<Promise<unknown>>();
   #link: Promise<Link> | undefined;
   #open: Link | undefined;
+  /** The one that is being opened. */
+  #opening: Link | undefined;
   #wasOpen = false;
 
   constructor(options: ConnectionOptions) {
@@ -132,7 +134,11 @@ export class Connection {
       return await operation;
     } finally {
       this.#underWay.delete(operation);
-      if (this.#underWay.size === 0 && this.#open !== undefined) this.#open.held = false;
+      if (this.#underWay.size === 0) {
+        if (this.#open !== undefined) this.#open.held = false;
+        // Nobody waits for it any more.
+        this.#opening?.cut();
+      }
     }
   }
 
@@ -150,10 +156,10 @@ export class Connection {
         // A server that was never there is more likely a wrong address than one that is about to come back.
         if (error.nobody && !this.#wasOpen) throw unavailable(this.#where, error.message, error);
         const pauseMs = Math.random() * Math.min(10 * 2 ** attempt, LONGEST_PAUSE_MS);
-        if (performance.now() + pauseMs >= until) throw unavailable(this.#where, error.message, error);
+        if (performance.now() + pauseMs >= until) throw this.#late(error);
         await sleep(pauseMs);
       }
-      if (performance.now() >= until) throw unavailable(this.#where, `not within ${this.#operationMs} ms`);
+      if (performance.now() >= until) throw this.#late();
     }
   }
 
@@ -168,8 +174,10 @@ export class Connection {
     epoch.recall();
     const { expected } = epoch;
     try {
+      const link = await Link.to(target);
+      this.#opening = link;
       // Not until the end of whoever asked first: others share it.
-      const [link, surroundings, found] = await Link.open(target, keys.epoch, performance.now() + 2 * ANSWER_MS);
+      const [surroundings, found] = await link.open(keys.epoch, performance.now() + 2 * ANSWER_MS);
       try {
         for (const doubt of judge(surroundings, this.#where)) warn(doubt);
         epoch.meet(found, expected);
@@ -184,7 +192,14 @@ export class Connection {
     } catch (error) {
       this.#link = undefined;
       throw error;
+    } finally {
+      this.#opening = undefined;
     }
+  }
+
+  #late(error?: Interruption): Error {
+    const last = error === undefined ? "" : ` (${error.message.replace(/\.$/, "")})`;
+    return unavailable(this.#where, `not within ${this.#operationMs} ms${last}`, error);
   }
 
   #orphan(): Error {

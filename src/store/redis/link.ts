@@ -26,26 +26,29 @@ export class Link {
     this.#where = where;
   }
 
+  /** Not connected yet. */
+  static async to(target: RedisUrl): Promise<Link> {
+    return new Link(await makeClient(target), placeOf(target));
+  }
+
   /**
    * Connects and asks what the server is, and for the epoch (`epochKey`), in one round trip.
    *
    * @param until `performance.now()` at the latest.
    * @throws Interruption, FleetError.
    */
-  static async open(target: RedisUrl, epochKey: string, until: number): Promise<[Link, Surroundings, string | null]> {
-    const where = placeOf(target);
-    const client = await connect(target);
+  async open(epochKey: string, until: number): Promise<[Surroundings, string | null]> {
+    const client = this.#client;
     const errors: unknown[] = [];
     client.on("error", (error: unknown) => errors.push(error));
-    const link = new Link(client, where);
     try {
       // Every failure of the connection is "closed" to it; the events say why. An unknown database comes as an event alone.
       await within(client.connect(), until).catch((error: unknown) => Promise.reject(errors[0] ?? error));
       if (errors.length > 0) throw errors[0];
-      return [link, ...(await within(link.#greet(epochKey), until))];
+      return await within(this.#greet(epochKey), until);
     } catch (error) {
-      link.cut();
-      throw explain(error, where);
+      this.cut();
+      throw explain(error, this.#where);
     }
   }
 
@@ -120,11 +123,14 @@ export class Link {
     this.cut();
   }
 
-  /** At once. What is under way fails. */
+  /**
+   * At once: what is under way fails. ioredis's own `disconnect` waits for the other side, which may be the one that does
+   * not answer, and keeps the process alive for that.
+   */
   cut(): void {
-    this.#client.disconnect();
-    // `disconnect` alone waits for the other side, which may be the one that does not answer.
-    this.#client.stream?.destroy();
+    const { stream } = this.#client;
+    if (stream === undefined) this.#client.disconnect();
+    else stream.destroy();
   }
 
   async #answered<T>(answer: Promise<T>): Promise<T> {
@@ -141,7 +147,7 @@ export function placeOf({ host, port }: RedisUrl): string {
   return `${host.includes(":") ? `[${host}]` : host}:${port}`;
 }
 
-async function connect({ host, port, db, username, password, tls }: RedisUrl): Promise<Redis> {
+async function makeClient({ host, port, db, username, password, tls }: RedisUrl): Promise<Redis> {
   const { Redis } = await import("ioredis");
   return new Redis({
     host,

@@ -5,7 +5,7 @@ export async function within<T>(work: Promise<T>, until: number): Promise<T> {
   const ms = Math.max(0, until - performance.now());
   let timer: NodeJS.Timeout | undefined;
   const over = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Interruption(`no answer within ${Math.ceil(ms)} ms`)), ms);
+    timer = setTimeout(() => reject(new Interruption("no answer in time")), ms);
   });
   try {
     return await Promise.race([work, over]);
