@@ -342,6 +342,23 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
       expect((await store.readRegistry()).placed).toBe(30);
     });
 
+    it("has a user with the rights that docs/redis.md says, and no more: they are enough", async () => {
+      const text = await readFile(new URL("../../docs/redis.md", import.meta.url), "utf8");
+      const rule = /^ACL SETUSER fleet on >PASSWORD (.*)$/m.exec(text)?.[1]?.split(" ") ?? [];
+      expect(rule.length).toBeGreaterThan(5);
+      await redis.client.call("ACL", "SETUSER", "limited", "reset", "on", ">secret", ...rule);
+      const url = redis.url().replace("redis://", "redis://limited:secret@");
+      const stores = await Promise.all([open(url), open(url), open(url)]);
+      await populate(stores[0] ?? (await open(url)));
+      const done = await Promise.all(stores.map(async (store) => await codes(everything(store))));
+      for (const code of done.flatMap((each) => Object.values(each))) {
+        expect(["done", "FLEET_SESSION_EXISTS", "FLEET_LEASE_LOST"]).toContain(code);
+      }
+      for (const store of stores) expect(store.takeWarnings()).toEqual([]);
+      const log = (await redis.client.call("ACL", "LOG")) as unknown[];
+      expect(JSON.stringify(log)).not.toContain('"limited"');
+    });
+
     it("does not have the database: refused, instead of using another one", async () => {
       const store = await open(redis.url("nowhere").replace("/0?", "/999?"));
       await expect(store.createSession(sessionRecord("a"))).rejects.toMatchObject({
