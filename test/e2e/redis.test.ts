@@ -30,8 +30,11 @@ describe.skipIf(problem !== undefined)("the fleet on Redis", () => {
     fleet = new TestFleet(FIRST_PORT, { COPILOTFLEET_STORE: store });
   });
   afterAll(async () => {
-    await fleet.end();
-    await redis.end();
+    try {
+      await fleet.end();
+    } finally {
+      await redis.end();
+    }
   });
 
   async function json<T>(args: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<T> {

@@ -24,8 +24,11 @@ describe.skipIf(problem !== undefined)("store migrate", () => {
   });
   afterAll(async () => {
     // It stops what the store in use knows; the file's is the one that knew the server first.
-    await fleet.end();
-    await redis.end();
+    try {
+      await fleet.end();
+    } finally {
+      await redis.end();
+    }
   });
 
   async function contents(url: string) {
