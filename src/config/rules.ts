@@ -9,6 +9,7 @@ import {
   readLeaseTtl,
 } from "./duration.js";
 import { LARGEST_PORT } from "./number.js";
+import { ALLOWED_REDIS_URL, readRedisUrl } from "./redis-url.js";
 import { ALLOWED_SIZE, readSize } from "./size.js";
 import { holdsGitHubToken } from "./text.js";
 
@@ -140,8 +141,7 @@ function readAddress(given: string): Address | null {
 export type StoreConfig = { kind: "file" } | { kind: "redis"; url: string };
 
 export const store = () =>
-  text('"file", or a redis:// or rediss:// URL such as "redis://127.0.0.1:6379/0"', (given): StoreConfig | null => {
+  text(`"file", or ${ALLOWED_REDIS_URL}`, (given): StoreConfig | null => {
     if (given === "file") return { kind: "file" };
-    if (!/^rediss?:\/\/\S+$/.test(given) || !URL.canParse(given)) return null;
-    return new URL(given).hostname === "" ? null : { kind: "redis", url: given };
+    return readRedisUrl(given) === null ? null : { kind: "redis", url: given };
   });

@@ -195,6 +195,11 @@ const serve = v.pipe(
   })),
 );
 
+const storeOptions = v.strictObject({
+  // Redis without TLS on another host: whoever is on the way reads and changes the state of the fleet.
+  insecure: v.optional(flag(), false),
+});
+
 export const ConfigSchema = v.strictObject({
   isolation: v.optional(choice(["per-user", "shared"]), "per-user"),
   ports: v.optional(ports, {}),
@@ -209,6 +214,7 @@ export const ConfigSchema = v.strictObject({
   drain: v.optional(drain, {}),
   serve: v.optional(serve, {}),
   store: v.optional(store(), "file"),
+  storeOptions: v.optional(storeOptions, {}),
 });
 
 /** The configuration as it is written in a file. */

@@ -1,6 +1,6 @@
 /**
- * The contract between the fleet and whatever keeps its state. `file/` is the embedded default; every adapter has to
- * pass `test/contract/store.contract.ts`.
+ * The contract between the fleet and whatever keeps its state. `file/` is the embedded default, `redis/` is for many
+ * hosts; every adapter has to pass `test/contract/store.contract.ts`.
  *
  * Guarantees every adapter gives:
  * - A write that was acknowledged (its promise resolved) is there exactly once, also after the death of any process.
@@ -90,6 +90,14 @@ export interface Store {
 
   /** Records where a user was placed. Of two that do so at once, one wins. */
   recordPlacement(user: string, serverId: string): Promise<void>;
+  /** No fence that was given out so far is higher; 0 if there was none. For another store to go on from. */
+  highestFence(): Promise<number>;
+
+  /**
+   * Makes every later fence, on whichever session, higher than `fence`. @throws FleetError `FLEET_STATE_BUSY` when that
+   * cannot be had at once: the fences came from a clock that is ahead of this one.
+   */
+  raiseFences(fence: number): Promise<void>;
 
   /** Removes what writers that were killed left behind. Every write does so where it writes; this does it everywhere. */
   sweep(): Promise<void>;

@@ -52,6 +52,7 @@ describe("defaults", () => {
           logFiles: 3,
         },
         store: { kind: "file" },
+        storeOptions: { insecure: false },
       },
     });
   });

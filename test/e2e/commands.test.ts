@@ -29,6 +29,7 @@ const COMMANDS = [
   "token issue",
   "token list",
   "token revoke",
+  "store migrate",
   "unlock",
 ];
 
@@ -404,8 +405,10 @@ describe("output", () => {
 
   it("--help lists every command, --version the version", async () => {
     const help = await fleet.ok(["--help"]);
-    // Commands of two words are listed by their topic.
+    // Of those in a topic the topic: its own help lists them.
     for (const command of COMMANDS) expect(help).toMatch(new RegExp(`^ {2}${command.split(" ")[0]} +\\S`, "m"));
+    for (const args of [["store"], ["store", "--help"]])
+      expect(await fleet.ok(args)).toMatch(/^ {2}store migrate +\S/m);
     expect(await fleet.ok([])).toBe(help);
     expect(await fleet.ok(["--version"])).toMatch(/^copilotfleet\/\d+\.\d+\.\d+ /);
   });

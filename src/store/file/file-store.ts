@@ -1,10 +1,11 @@
+import { parseRegistry } from "../registry-data.js";
 import type { Lease, LeaseAnswer, LeaseRequest, Registry, SessionRecord, Store, TokenRecord } from "../store.js";
 import type { StepHook } from "./commit.js";
 import type { StoreContext } from "./context.js";
 import { Document } from "./document.js";
 import { LeaseRecords } from "./lease-records.js";
 import { PlacementRecords } from "./placement-records.js";
-import { loadRegistry, parseRegistry, registryFolder, registrySpec } from "./registry.js";
+import { loadRegistry, registryFolder, registrySpec } from "./registry.js";
 import { SessionRecords } from "./session-records.js";
 import { checkStateFolder, ensureStateFolder } from "./state-folder.js";
 import { sweepFolder } from "./sweep.js";
@@ -154,6 +155,15 @@ class FolderStore implements FileStore {
 
   async recordPlacement(user: string, serverId: string): Promise<void> {
     await this.#placements.record(user, serverId);
+  }
+
+  async highestFence(): Promise<number> {
+    checkStateFolder(this.#root);
+    return this.#leases.highestFence();
+  }
+
+  async raiseFences(fence: number): Promise<void> {
+    await this.#leases.raiseFences(fence);
   }
 
   takeWarnings(): string[] {
