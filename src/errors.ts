@@ -45,6 +45,7 @@ export const ERRORS = {
   FLEET_STATE_BUSY: { exit: 6, retryable: true },
   FLEET_STATE_UNWRITABLE: { exit: 7 },
   FLEET_STATE_CORRUPT: { exit: 7 },
+  FLEET_PROCESSES_UNREADABLE: { exit: 7, retryable: true },
   FLEET_SERVER_EXITED: { exit: 7 },
   FLEET_SERVER_LOST: { exit: 7, retryable: true },
   FLEET_SERVER_UNREACHABLE: { exit: 7, retryable: true },

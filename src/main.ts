@@ -1,3 +1,4 @@
+import { userInfo } from "node:os";
 import { fileURLToPath } from "node:url";
 import { Config, flush, run } from "@oclif/core";
 import { reportError } from "./cli/report.js";
@@ -9,12 +10,26 @@ export async function main(args: string[]): Promise<void> {
     if (error.code !== "EPIPE") throw error;
     process.exit(0);
   });
+  nameShell();
   const config = await Config.load({ root: fileURLToPath(new URL("..", import.meta.url)) });
   try {
     await dispatch(args, config);
     await flush();
   } catch (error) {
     process.exitCode = reportError(error, { args, config });
+  }
+}
+
+/**
+ * oclif asks for the user's shell when `SHELL` is not set, and ends with a stack trace where the user has no entry in the
+ * list of users: in a container under any user id, as Kubernetes and OpenShift run them.
+ */
+function nameShell(): void {
+  if (process.env.SHELL !== undefined) return;
+  try {
+    userInfo();
+  } catch {
+    process.env.SHELL = "/bin/sh";
   }
 }
 

@@ -1,9 +1,11 @@
-import { closeSync, fstatSync, openSync, readSync } from "node:fs";
+import { closeSync, fstatSync, openSync, readSync, statSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import { systemCode } from "../errors.js";
+import { rotatedPath } from "../serve/rotated-files.js";
 
 const BLOCK_BYTES = 64 * 1024;
 const FOLLOW_POLL_MS = 200;
+const COMPARED_BYTES = 4096;
 
 /** The last lines of a file, read from its end, and the offset behind them. A file that is not there has none. */
 export function lastLines(path: string, count: number): { lines: string[]; offset: number } {
@@ -26,24 +28,74 @@ export function lastLines(path: string, count: number): { lines: string[]; offse
   }
 }
 
-/** What is added to a file from `offset` on, until the signal. A file that was cut short is read from its beginning. */
+/** The last lines of a log and of its rotated files, and the offset behind them in the log itself. */
+export function lastLogLines(path: string, count: number): { lines: string[]; offset: number } {
+  const { lines, offset } = lastLines(path, count);
+  for (let number = 1; lines.length < count; number++) {
+    const rotated = rotatedPath(path, number);
+    if (inodeOf(rotated) === null) break;
+    lines.unshift(...lastLines(rotated, count - lines.length).lines);
+  }
+  return { lines, offset };
+}
+
+/**
+ * What is added to a file from `offset` on, until the signal. When the file is rotated, what was still to be read of it is
+ * read from the rotated one; a file that was cut short otherwise is read from its beginning.
+ */
 export async function* followFile(path: string, offset: number, signal: AbortSignal): AsyncGenerator<string> {
   const decoder = new TextDecoder();
+  const newestRotated = rotatedPath(path, 1);
   let from = offset;
+  let rotated = inodeOf(newestRotated);
   while (!signal.aborted) {
     const fd = openIfThere(path);
     if (fd !== null) {
       try {
+        // The size first: a log that was emptied has its rotated file already.
         const { size } = fstatSync(fd);
-        if (size < from) from = 0;
-        if (size > from) yield decoder.decode(readRange(fd, from, size), { stream: true });
-        from = size;
+        const isNew = inodeOf(newestRotated) !== rotated;
+        const isRotated = isNew && (size < from || !isStillWhole(fd, size, newestRotated));
+        if (isRotated) {
+          rotated = inodeOf(newestRotated);
+          yield decoder.decode(restOf(newestRotated, from), { stream: true });
+        }
+        if (isRotated || size < from) from = 0;
+        const added = readRange(fd, from, Math.max(from, fstatSync(fd).size));
+        from += added.length; // fewer than expected when it was emptied just now
+        if (added.length > 0) yield decoder.decode(added, { stream: true });
       } finally {
         closeSync(fd);
       }
     }
     await delay(FOLLOW_POLL_MS, undefined, { signal }).catch(() => undefined); // aborted: the loop's condition ends it
   }
+}
+
+/** Whether the file still begins as the rotated one: between the copying and the emptying, both are there. */
+function isStillWhole(fd: number, size: number, rotatedFile: string): boolean {
+  const rotated = openIfThere(rotatedFile);
+  if (rotated === null) return true; // was only removed
+  try {
+    const bytes = Math.min(size, fstatSync(rotated).size, COMPARED_BYTES);
+    return bytes > 0 && readRange(fd, 0, bytes).equals(readRange(rotated, 0, bytes));
+  } finally {
+    closeSync(rotated);
+  }
+}
+
+function restOf(path: string, from: number): Buffer {
+  const fd = openIfThere(path);
+  if (fd === null) return Buffer.alloc(0);
+  try {
+    return readRange(fd, from, Math.max(from, fstatSync(fd).size));
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function inodeOf(path: string): number | null {
+  return statSync(path, { throwIfNoEntry: false })?.ino ?? null;
 }
 
 function openIfThere(path: string): number | null {

@@ -1,7 +1,7 @@
 import { Args, Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
 import { integerFlag } from "../cli/flags.js";
-import { followFile, lastLines } from "../cli/tail.js";
+import { followFile, lastLogLines } from "../cli/tail.js";
 
 export default class Logs extends FleetCommand {
   static override summary = "Show what a server wrote to its log.";
@@ -23,7 +23,7 @@ export default class Logs extends FleetCommand {
     const { id, log } = await this.withFleet(async (fleet) => await fleet.server(args.server));
     // Before the first line is out: from then on somebody may interrupt it.
     const signal = flags.follow && !this.jsonEnabled() ? this.interruptSignal() : undefined;
-    const { lines, offset } = lastLines(log, flags.lines ?? 100);
+    const { lines, offset } = lastLogLines(log, flags.lines ?? 100);
     if (lines.length > 0) this.log(lines.join("\n"));
     if (signal !== undefined) {
       for await (const text of followFile(log, offset, signal)) process.stdout.write(text);

@@ -153,8 +153,15 @@ const recycle = v.pipe(
     maxMemory: v.optional(v.nullable(size()), "1gb"),
     maxAge: v.optional(v.nullable(age()), "24h"),
     maxSessions: v.optional(v.nullable(count()), null),
+    // The least time between two attempts at one server.
+    pause: v.optional(wait(), "60s"),
   }),
-  v.transform(({ maxMemory, maxAge, maxSessions }) => ({ maxMemoryBytes: maxMemory, maxAgeMs: maxAge, maxSessions })),
+  v.transform(({ maxMemory, maxAge, maxSessions, pause }) => ({
+    maxMemoryBytes: maxMemory,
+    maxAgeMs: maxAge,
+    maxSessions,
+    pauseMs: pause,
+  })),
 );
 
 const drain = v.pipe(
@@ -167,8 +174,15 @@ const serve = v.pipe(
     listen: v.optional(address(), "127.0.0.1:4300"),
     metrics: v.optional(address(), "127.0.0.1:9464"),
     gcInterval: v.optional(wait(), "1h"),
+    logMaxSize: v.optional(size(), "10mb"),
+    // How many rotated logs are kept of each server, beside the one that it writes.
+    logFiles: v.optional(count(), 3),
   }),
-  v.transform(({ gcInterval, ...rest }) => ({ ...rest, gcIntervalMs: gcInterval })),
+  v.transform(({ gcInterval, logMaxSize, ...rest }) => ({
+    ...rest,
+    gcIntervalMs: gcInterval,
+    logMaxBytes: logMaxSize,
+  })),
 );
 
 export const ConfigSchema = v.strictObject({

@@ -1,13 +1,14 @@
 import { FleetError } from "../errors.js";
 import { isAlive, ownIdentity } from "../runtime/process-table.js";
-import type { ProcessIdentity, Registry, ServerRecord, ServerState } from "../store/store.js";
+import type { Claim, ProcessIdentity, Registry, ServerRecord, ServerState } from "../store/store.js";
 import { closedBy } from "./admission.js";
+import { isHeld } from "./held-claim.js";
 import { choosePort, type PortRange } from "./ports.js";
 import { isRunning } from "./server.js";
 
 /**
  * Moving a server from one state to the next takes a claim on its record, so that two commands never do it at once.
- * A claim is this process's identity: it ends with the transition, or with the process. All functions here run inside a
+ * A claim is this process's identity: it ends with the transition, or with the process (`HeldClaim`). All functions here run inside a
  * registry update: they look and decide, and do nothing else.
  */
 
@@ -33,6 +34,7 @@ export interface StartIntent {
   amend: (server: ServerRecord) => void;
   /** Started by `serve` since it should run: how often it ended before still counts. */
   supervised: boolean;
+  claim: Claim;
 }
 
 /** Records the intent to start a server: state `starting`, a reserved port, a launch id, our claim. */
@@ -40,13 +42,13 @@ export function claimStart(registry: Registry, id: string, intent: StartIntent):
   const by = closedBy(registry);
   if (by !== null) return { kind: "closed", by };
   const found = registry.servers[id];
-  if (found?.claim != null && isAlive(found.claim)) return { kind: "busy", server: found };
+  if (found !== undefined && isHeld(found.claim)) return { kind: "busy", server: found };
   if (found !== undefined && found.state !== "starting" && isRunning(found)) {
     if (found.state === "draining") giveUpStop(found, "ready");
     return { kind: "running", server: found };
   }
   if (found?.state === "starting") {
-    found.claim = ownIdentity();
+    found.claim = intent.claim;
     return { kind: "adopt", server: found };
   }
   const server = found ?? intent.create();
@@ -60,7 +62,7 @@ export function claimStart(registry: Registry, id: string, intent: StartIntent):
   server.process = null;
   server.failure = null;
   if (!intent.supervised) delete server.crashes;
-  server.claim = ownIdentity();
+  server.claim = intent.claim;
   registry.servers[id] = server;
   return { kind: "start", server, leftover };
 }
@@ -76,11 +78,14 @@ export type StopDecision =
  * Records the intent to stop a server. The port stays reserved until the process is gone. With `stays` it should run
  * nevertheless, and is to be started again.
  */
-export function claimStop(registry: Registry, id: string, { stays }: { stays: boolean }): StopDecision {
+export function claimStop(
+  registry: Registry,
+  id: string,
+  { stays, claim }: { stays: boolean; claim: Claim },
+): StopDecision {
   const server = registry.servers[id];
   if (server === undefined) return { kind: "absent" };
-  if (server.claim !== null && isAlive(server.claim)) return { kind: "busy", server };
-  if (server.replacement != null && isAlive(server.replacement.claim)) return { kind: "busy", server };
+  if (isHeld(server.claim) || isHeld(server.replacement?.claim ?? null)) return { kind: "busy", server };
   if (server.state === "stopped" || (server.state === "failed" && server.process === null)) {
     if (!stays) server.desired = "stopped";
     if (server.state === "stopped") return { kind: "stopped", server };
@@ -91,7 +96,7 @@ export function claimStop(registry: Registry, id: string, { stays }: { stays: bo
   }
   const from = server.state;
   server.state = "draining";
-  server.claim = ownIdentity();
+  server.claim = claim;
   return { kind: "stop", server, from };
 }
 

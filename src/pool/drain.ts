@@ -3,6 +3,7 @@ import { isFleetError } from "../errors.js";
 import { RawConnection, RpcError } from "../runtime/client/raw-connection.js";
 import { abortable, deadline } from "../runtime/deadline.js";
 import { provenEndpoint } from "../runtime/probe.js";
+import { endsInsideTurn } from "../runtime/session-events.js";
 import { listSessionFolders, readSessionFolder } from "../runtime/session-state.js";
 import type { ServerRecord } from "../store/store.js";
 import { usedSessions } from "./use-marks.js";
@@ -24,11 +25,17 @@ export interface DrainOptions {
   hurry: AbortSignal;
 }
 
+export interface DrainResult {
+  /** Sessions that still were in a turn when the time was up. */
+  cut: string[];
+  /** Sessions that were unloaded; {@link allCut} tells which of them a turn had begun in after all. */
+  unloaded: string[];
+}
+
 /**
  * Waits until no session of the server is in a turn, whoever started it, and none is being opened: the runtime drops
  * turns in flight on SIGTERM. Then saves and unloads each session, so that a client that comes too late is told so
- * instead of being cut. Resolves with the sessions that still were in a turn when the time was up. A server that does not
- * answer cannot be asked: every session it had loaded counts then.
+ * instead of being cut. A server that does not answer cannot be asked: every session it had loaded counts as cut then.
  *
  * Those who use the fleet look at the server's record after they marked their use; so with the record in `draining`
  * nobody of them begins a turn behind this one's back. A client that connects directly can, between the question and the
@@ -36,8 +43,9 @@ export interface DrainOptions {
  *
  * @throws the signal's reason when it aborts before the turns have ended.
  */
-export async function drainServer(server: ServerRecord, options: DrainOptions): Promise<string[]> {
+export async function drainServer(server: ServerRecord, options: DrainOptions): Promise<DrainResult> {
   const until = performance.now() + options.timeoutMs;
+  const unloaded = new Set<string>();
   await using asked = new AskedServer(server);
   for (let failures = 0; ; ) {
     let busy = await asked.sessionsInTurn(options.answerMs, options.hurry);
@@ -47,20 +55,28 @@ export async function drainServer(server: ServerRecord, options: DrainOptions): 
     }
     failures = busy === null ? failures + 1 : 0;
     const over = options.hurry.aborted || performance.now() >= until;
-    if (busy === null && (failures >= FAILURES || over)) return loadedSessions(server);
+    if (busy === null && (failures >= FAILURES || over))
+      return { cut: loadedSessions(server), unloaded: [...unloaded] };
     if (busy !== null && busy.length === 0) {
-      const late = await asked.unloadIdle(options.answerMs, options.hurry);
+      const late = await asked.unloadIdle(unloaded, options.answerMs, options.hurry);
       // Not all in one go, if they are many: it goes on with what is left, as long as there is time.
-      if (late === null ? over : late.length === 0) return [];
+      if (late === null ? over : late.length === 0) return { cut: [], unloaded: [...unloaded] };
     } else if (busy !== null && over) {
       // What marks of use speak of is not in the server's memory yet: nothing of it can be cut.
       const loaded = new Set(loadedSessions(server));
-      return busy.filter((id) => loaded.has(id));
+      return { cut: busy.filter((id) => loaded.has(id)), unloaded: [...unloaded] };
     }
     options.signal.throwIfAborted();
     const pauseMs = Math.min(POLL_MS, Math.max(0, until - performance.now()));
     await abortable(delay(pauseMs), options.hurry).catch(() => undefined); // the next look is the last one
   }
+}
+
+/** All sessions whose turn was cut by the end of a drained server: look when its process is gone. */
+export function allCut({ home, startedAt }: ServerRecord, { cut, unloaded }: DrainResult): string[] {
+  const sinceMs = Date.parse(startedAt ?? "");
+  const behind = unloaded.filter((id) => endsInsideTurn(home, id, Number.isNaN(sinceMs) ? 0 : sinceMs));
+  return [...new Set([...cut, ...behind])];
 }
 
 /** Sessions of the server that are in a turn now, or are being opened; if it does not answer, all that it has loaded. */
@@ -105,7 +121,7 @@ class AskedServer implements AsyncDisposable {
   }
 
   /** Saves and unloads what is in no turn. Resolves with what began one meanwhile; null: not all of it in time. */
-  async unloadIdle(answerMs: number, hurry: AbortSignal): Promise<string[] | null> {
+  async unloadIdle(unloaded: Set<string>, answerMs: number, hurry: AbortSignal): Promise<string[] | null> {
     const loaded = loadedSessions(this.#server);
     if (loaded.length === 0) return [];
     return await this.#ask(answerMs, hurry, async (connection, signal) => {
@@ -113,7 +129,10 @@ class AskedServer implements AsyncDisposable {
       for (const sessionId of loaded) {
         await tolerant(connection.request("sessions.save", { sessionId }, signal));
         if (await isInTurn(connection, sessionId, signal)) late.push(sessionId);
-        else await tolerant(connection.request("sessions.close", { sessionId }, signal));
+        else {
+          unloaded.add(sessionId);
+          await tolerant(connection.request("sessions.close", { sessionId }, signal));
+        }
       }
       return late;
     });

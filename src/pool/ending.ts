@@ -1,6 +1,6 @@
 import type { Registry, ServerRecord, Store } from "../store/store.js";
 import { ownClaim } from "./claim.js";
-import { type DrainOptions, drainServer, turnsUnderWay } from "./drain.js";
+import { type DrainOptions, type DrainResult, drainServer, turnsUnderWay } from "./drain.js";
 
 export interface EndingOptions extends DrainOptions {
   /** What if turns outlast the deadline: they are cut, or the server serves on and nothing is recorded. */
@@ -23,21 +23,24 @@ export async function drainForGood(
   store: Store,
   server: ServerRecord,
   { late, stays, ...options }: EndingOptions,
-): Promise<string[]> {
+): Promise<DrainResult> {
   const { id, launchId } = server;
   const change = async (how: (record: Registry["servers"][string]) => void) =>
     await store.updateRegistry((registry) => how(ownClaim(registry, id, launchId)));
   const until = performance.now() + options.timeoutMs;
+  const unloaded = new Set<string>();
   for (;;) {
     const timeoutMs = Math.max(0, until - performance.now());
-    const cut = await drainServer(server, { ...options, timeoutMs });
-    if (cut.length > 0 && late === "leave") return cut;
+    const { cut, unloaded: more } = await drainServer(server, { ...options, timeoutMs });
+    for (const sessionId of more) unloaded.add(sessionId);
+    const drained = { cut, unloaded: [...unloaded] };
+    if (cut.length > 0 && late === "leave") return drained;
     await change((record) => {
       record.process = null;
       if (!stays) record.desired = "stopped";
     });
-    if (cut.length > 0 || options.hurry.aborted || performance.now() >= until) return cut;
-    if ((await turnsUnderWay(server, options.answerMs)).length === 0) return [];
+    if (cut.length > 0 || options.hurry.aborted || performance.now() >= until) return drained;
+    if ((await turnsUnderWay(server, options.answerMs)).length === 0) return drained;
     await change((record) => {
       record.process = server.process;
       if (server.desired === undefined) delete record.desired;

@@ -1,9 +1,9 @@
 import type { Config } from "../config/schema.js";
-import { isAlive, ownIdentity } from "../runtime/process-table.js";
 import { lastWords } from "../runtime/server-log.js";
 import { stopServer } from "../runtime/stop.js";
 import type { Registry, ServerRecord, Store } from "../store/store.js";
 import { countCrash, ownClaim, settle } from "./claim.js";
+import { HeldClaim, isHeld } from "./held-claim.js";
 import { isRunning } from "./server.js";
 
 const CRASH_LOOP = "crash loop: ";
@@ -28,11 +28,12 @@ export async function endHung(
   { id, launchId }: ServerRecord,
   reason: string,
 ): Promise<boolean> {
+  using held = new HeldClaim();
   const claimed = await store.updateRegistry((registry) => {
     const server = idle(registry, id, launchId);
     if (server === null) return null;
     server.state = "draining";
-    server.claim = ownIdentity();
+    server.claim = held.claim;
     return { ...server };
   });
   if (claimed === null) return false;
@@ -60,6 +61,6 @@ export async function recordCrashLoop(store: Store, { id, crashes }: ServerRecor
 function idle(registry: Registry, id: string, launchId: string | null): ServerRecord | null {
   const server = registry.servers[id];
   if (server === undefined || server.launchId !== launchId || !isRunning(server)) return null;
-  if (server.claim !== null && isAlive(server.claim)) return null;
+  if (isHeld(server.claim)) return null;
   return server.state === "ready" || server.state === "unhealthy" ? server : null;
 }

@@ -1,8 +1,9 @@
 import { FLEET_VARIABLE } from "../runtime/environment.js";
-import { isAlive, launchesByVariable } from "../runtime/process-table.js";
+import { launchesByVariable } from "../runtime/process-table.js";
 import { stopServer } from "../runtime/stop.js";
 import type { ServerRecord, Store } from "../store/store.js";
 import { launchesOf } from "./admission.js";
+import { isHeld } from "./held-claim.js";
 import type { Pool } from "./pool.js";
 import { isBroken, isRunning } from "./server.js";
 
@@ -58,5 +59,5 @@ export async function killStrays(store: Store, stateRoot: string, dryRun: boolea
 
 /** Whether somebody is moving the server from one state to the next right now. */
 export function isClaimed(server: ServerRecord): boolean {
-  return server.claim !== null && isAlive(server.claim);
+  return isHeld(server.claim);
 }

@@ -131,10 +131,11 @@ export class Pool {
 
   /**
    * Mends every record that a crash left behind: adopts servers whose starter died, clears away what is dead, frees
-   * its port, ends half-done replacements. Resolves with the ids it touched. Safe beside itself and any other command.
+   * its port, ends half-done replacements; with `only` that of one server. Resolves with the ids it touched. Safe beside
+   * itself and any other command.
    */
-  async repair(signal: AbortSignal): Promise<string[]> {
-    return await repairRecords(this.#context, signal);
+  async repair(signal: AbortSignal, only?: string): Promise<string[]> {
+    return await repairRecords(this.#context, signal, only);
   }
 
   /** The recorded server with this id, or whose id begins so if only one does. @throws FleetError `FLEET_SERVER_NOT_FOUND`. */

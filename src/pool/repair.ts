@@ -1,23 +1,25 @@
-import { isAlive, ownIdentity } from "../runtime/process-table.js";
 import { lastWords } from "../runtime/server-log.js";
 import { stopServer } from "../runtime/stop.js";
 import type { ServerRecord } from "../store/store.js";
 import { adoptServer } from "./adopt.js";
 import { countCrash, giveUpStop, ownClaim, settle } from "./claim.js";
 import { mapConcurrently, STARTS_AT_ONCE } from "./concurrency.js";
+import { HeldClaim, isHeld } from "./held-claim.js";
 import { mendReplacement } from "./replace.js";
 import { isBroken, isRunning } from "./server.js";
 import type { StarterContext } from "./start.js";
 import { TERMINATE_GRACE_MS } from "./stopping.js";
 
-/** Mends every record that a crash left behind. Resolves with the ids it touched. */
-export async function repairRecords(context: StarterContext, signal: AbortSignal): Promise<string[]> {
+/** Mends every record that a crash left behind, or that of one server. Resolves with the ids it touched. */
+export async function repairRecords(context: StarterContext, signal: AbortSignal, only?: string): Promise<string[]> {
+  using held = new HeldClaim();
   const claimed = await context.store.updateRegistry((registry) =>
     Object.values(registry.servers).filter((server) => {
-      if (!isBroken(server) || (server.claim !== null && isAlive(server.claim))) return false;
+      if (only !== undefined && server.id !== only) return false;
+      if (!isBroken(server) || isHeld(server.claim)) return false;
       if (server.state === "draining" && isRunning(server)) giveUpStop(server, "ready");
       if (server.replacement == null && !isBroken(server)) return false;
-      server.claim = ownIdentity();
+      server.claim = held.claim;
       return true;
     }),
   );

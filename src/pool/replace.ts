@@ -1,14 +1,16 @@
 import { randomUUID } from "node:crypto";
 import { isFleetError } from "../errors.js";
 import { findRuntime } from "../runtime/find.js";
-import { isAlive, ownIdentity } from "../runtime/process-table.js";
+import { isAlive } from "../runtime/process-table.js";
 import { readConnectionToken } from "../runtime/server-folder.js";
 import { stopServer } from "../runtime/stop.js";
-import type { Registry, Replacement, ServerRecord } from "../store/store.js";
+import type { Claim, Registry, Replacement, ServerRecord } from "../store/store.js";
 import { closedBy, poolDraining } from "./admission.js";
 import { answerOf } from "./adopt.js";
 import { giveUpStop, ownClaim, serverTaken, settleReady } from "./claim.js";
+import { allCut, type DrainResult } from "./drain.js";
 import { drainForGood } from "./ending.js";
+import { HeldClaim, isHeld } from "./held-claim.js";
 import { launchOnFreePort } from "./launching.js";
 import { choosePort } from "./ports.js";
 import { isRunning } from "./server.js";
@@ -48,7 +50,10 @@ export async function replaceServer(context: StarterContext, id: string, options
   if (known === undefined || !isRunning(known)) return { kind: "unavailable" };
   const token = await githubToken(context, known, known.token, options.signal);
   const launchId = randomUUID();
-  const old = await store.updateRegistry((registry) => claimReplacement(registry, id, launchId, context));
+  using held = new HeldClaim();
+  const old = await store.updateRegistry((registry) =>
+    claimReplacement(registry, id, { launchId, claim: held.claim }, context),
+  );
   if (old === null) return { kind: "unavailable" };
   try {
     const launched = await launchOnFreePort(
@@ -72,12 +77,12 @@ export async function replaceServer(context: StarterContext, id: string, options
     );
     const draining = await store.updateRegistry((registry) => {
       ownReplacement(registry, id, launchId).process = launched.identity;
-      return claimSwap(registry, id, old.launchId);
+      return claimSwap(registry, id, old.launchId, held.claim);
     });
     if (!draining) return await abandon(context, id, launchId, { kind: "unavailable" });
-    const busy = await drainOrGiveUp(context, old, options);
-    if (busy.length > 0 && options.late === "leave") {
-      return await abandon(context, id, launchId, { kind: "busy", sessions: busy });
+    const drained = await drainOrGiveUp(context, old, options);
+    if (drained.cut.length > 0 && options.late === "leave") {
+      return await abandon(context, id, launchId, { kind: "busy", sessions: drained.cut });
     }
     const outcome = await stopServer(old, { graceMs: TERMINATE_GRACE_MS });
     const server = await store.updateRegistry((registry) => {
@@ -86,10 +91,11 @@ export async function replaceServer(context: StarterContext, id: string, options
       promote(record, launched.identity, launched.version);
       return record;
     });
+    const cut = allCut(old, drained);
     return {
       kind: "replaced",
       server,
-      stopped: { id, outcome: outcome === "terminated" ? "drained" : "killed", cut: busy },
+      stopped: { id, outcome: outcome === "terminated" && cut.length === 0 ? "drained" : "killed", cut },
     };
   } catch (error) {
     await abandon(context, id, launchId, null);
@@ -103,27 +109,30 @@ type Replaceable = ServerRecord & { replacement: Replacement };
 function claimReplacement(
   registry: Registry,
   id: string,
-  launchId: string,
+  { launchId, claim }: Pick<Replacement, "launchId" | "claim">,
   { config }: StarterContext,
 ): Replaceable | null {
   const by = closedBy(registry);
   if (by !== null) throw poolDraining(by);
   const server = registry.servers[id];
-  if (server === undefined || !isRunning(server) || server.claim !== null) return null;
+  if (server === undefined || !isRunning(server) || isHeld(server.claim)) return null;
   if (server.state !== "ready" && server.state !== "unhealthy") return null;
-  if (server.replacement != null && isAlive(server.replacement.claim)) return null;
+  if (server.replacement != null && isHeld(server.replacement.claim)) return null;
   const port = choosePort(registry, config.ports, new Set(), null);
-  const replacement = { launchId, port, process: null, claim: ownIdentity(), startedAt: new Date().toISOString() };
+  const replacement = { launchId, port, process: null, claim, startedAt: new Date().toISOString() };
   server.replacement = replacement;
+  server.claim = null; // left by somebody who died
   return { ...server, replacement };
 }
 
 /** The old process is drained under the claim of a stop. */
-function claimSwap(registry: Registry, id: string, launchId: string | null): boolean {
+function claimSwap(registry: Registry, id: string, launchId: string | null, claim: Claim): boolean {
   const server = registry.servers[id];
-  if (server === undefined || server.launchId !== launchId || !isRunning(server) || server.claim !== null) return false;
+  if (server === undefined || server.launchId !== launchId || !isRunning(server) || isHeld(server.claim)) {
+    return false;
+  }
   server.state = "draining";
-  server.claim = ownIdentity();
+  server.claim = claim;
   return true;
 }
 
@@ -131,7 +140,7 @@ async function drainOrGiveUp(
   { store, config }: StarterContext,
   old: ServerRecord,
   options: ReplaceOptions,
-): Promise<string[]> {
+): Promise<DrainResult> {
   const giveUp = async () => {
     await store.updateRegistry((registry) => giveUpStop(ownClaim(registry, old.id, old.launchId), old.state));
   };
@@ -143,12 +152,12 @@ async function drainOrGiveUp(
     late: options.late,
     stays: true,
   };
-  const busy = await drainForGood(store, old, wait).catch(async (error: unknown) => {
+  const drained = await drainForGood(store, old, wait).catch(async (error: unknown) => {
     await giveUp();
     throw error;
   });
-  if (busy.length > 0 && options.late === "leave") await giveUp();
-  return busy;
+  if (drained.cut.length > 0 && options.late === "leave") await giveUp();
+  return drained;
 }
 
 /** Ends the replacement and forgets it; the old process is not touched. */

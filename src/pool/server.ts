@@ -3,6 +3,7 @@ import { isAlive, privateMemoryBytes } from "../runtime/process-table.js";
 import { logPath } from "../runtime/server-folder.js";
 import { countLoaded } from "../runtime/session-state.js";
 import type { Isolation, ServerRecord, ServerState } from "../store/store.js";
+import { isHeld } from "./held-claim.js";
 
 /** A server as `--json` and the library show it. Times are ISO 8601 in UTC. */
 export interface ServerView {
@@ -62,14 +63,14 @@ export function isDesired({ desired, state }: ServerRecord): boolean {
 
 /** Whether the record needs a hand: its process is gone, or whoever moved it from state to state died on the way. */
 export function isBroken(server: ServerRecord): boolean {
-  if (server.replacement != null && !isAlive(server.replacement.claim)) return true;
+  if (server.replacement != null && !isHeld(server.replacement.claim)) return true;
   switch (server.state) {
     case "stopped":
     case "failed":
       return false;
     case "starting":
     case "draining":
-      return server.claim === null || !isAlive(server.claim);
+      return !isHeld(server.claim);
     case "ready":
     case "unhealthy":
       return !isRunning(server);

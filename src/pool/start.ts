@@ -1,19 +1,21 @@
 import { randomUUID } from "node:crypto";
-import { setTimeout as delay } from "node:timers/promises";
 import type { Config } from "../config/schema.js";
 import { FleetError, quote } from "../errors.js";
 import { resolveGitHubToken } from "../models/github-token.js";
 import { findRuntime } from "../runtime/find.js";
 import type { LaunchedServer } from "../runtime/launch.js";
+import { ownLimit } from "../runtime/own-limits.js";
 import { createServerFolder, homeOf, shareSessionState, writeConnectionToken } from "../runtime/server-folder.js";
 import { stopServer } from "../runtime/stop.js";
 import type { Isolation, ServerRecord, Store, TokenSource } from "../store/store.js";
 import { poolDraining } from "./admission.js";
 import { adoptServer } from "./adopt.js";
 import { claimStart, countCrash, holderOf, ownClaim, settle, settleReady } from "./claim.js";
+import { HeldClaim } from "./held-claim.js";
 import { launchOnFreePort } from "./launching.js";
 import { choosePort } from "./ports.js";
 import { isRunning } from "./server.js";
+import { untilUnclaimed } from "./waiting.js";
 
 export interface StarterContext {
   store: Store;
@@ -44,7 +46,6 @@ export interface StartResult {
 }
 
 const ADDRESS = "127.0.0.1";
-const BUSY_POLL_MS = 20;
 
 /**
  * Starts the server of a request, or returns the one that runs. The intent is recorded first; process and network work
@@ -68,6 +69,7 @@ export async function startServer(
   const readToken = () => (token ??= githubToken(context, request, source, signal));
   if (known === undefined || !isRunning(known)) await readToken();
 
+  using held = new HeldClaim();
   for (;;) {
     const launchId = randomUUID();
     const decision = await store.updateRegistry((registry) =>
@@ -76,6 +78,7 @@ export async function startServer(
         range: config.ports,
         now: new Date().toISOString(),
         supervised: request.supervised ?? false,
+        claim: held.claim,
         create: () => newRecord(context, request),
         amend: (server) => {
           server.token = source;
@@ -92,7 +95,7 @@ export async function startServer(
         return { server: decision.server, created: false };
       case "busy":
         if (signal.aborted) throw stillBusy(decision.server, signal);
-        await delay(BUSY_POLL_MS);
+        await untilUnclaimed(store, request.id, { signal });
         continue;
       case "adopt": {
         const adopted = await adoptServer(store, decision.server, signal);
@@ -184,7 +187,8 @@ async function launchClaimed(
     await store.updateRegistry((registry) => {
       const server = registry.servers[id];
       if (server?.launchId !== launchId) return;
-      if (!off) countCrash(server, Date.now(), context.config.health.stableMs);
+      // Called off, a full disk, no more processes: none of that says anything of this server.
+      if (!off && ownLimit(error) === undefined) countCrash(server, Date.now(), context.config.health.stableMs);
       settle(server, "failed", off ? "its start was called off" : reason);
     });
     throw error;

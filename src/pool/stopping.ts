@@ -1,10 +1,12 @@
-import { setTimeout as delay } from "node:timers/promises";
 import type { Config } from "../config/schema.js";
 import { FleetError } from "../errors.js";
 import { stopServer } from "../runtime/stop.js";
 import type { ServerRecord, Store } from "../store/store.js";
 import { claimStop, giveUpStop, holderOf, ownClaim, settle } from "./claim.js";
+import { allCut } from "./drain.js";
 import { drainForGood } from "./ending.js";
+import { HeldClaim } from "./held-claim.js";
+import { untilUnclaimed } from "./waiting.js";
 
 export interface StopOptions {
   /** How long turns in flight may take to end, in milliseconds. */
@@ -31,7 +33,6 @@ export const TERMINATE_GRACE_MS = 5_000;
 const LATE_GRACE_MS = 2_000;
 /** How long other commands may hold a server beyond the drain: the last steps of a stop, and a usual start. */
 const OTHERS_MS = 2 * TERMINATE_GRACE_MS;
-const BUSY_POLL_MS = 20;
 const NEVER = new AbortController().signal;
 
 /**
@@ -46,16 +47,17 @@ export async function stopRecorded(
   options: StopOptions,
 ): Promise<Stopped> {
   const { hurry = NEVER, stays = false } = options;
+  using held = new HeldClaim();
   const patience = performance.now() + options.drainTimeoutMs + OTHERS_MS;
   for (;;) {
-    const decision = await store.updateRegistry((registry) => claimStop(registry, id, { stays }));
+    const decision = await store.updateRegistry((registry) => claimStop(registry, id, { stays, claim: held.claim }));
     switch (decision.kind) {
       case "absent":
       case "stopped":
         return { id, outcome: "already-stopped", cut: [] };
       case "busy":
         if (options.signal.aborted || performance.now() > patience) throw busy(decision.server);
-        await delay(BUSY_POLL_MS);
+        await untilUnclaimed(store, id, { untilMs: patience, signal: options.signal });
         continue;
       case "stop": {
         const { server, from } = decision;
@@ -67,16 +69,17 @@ export async function stopRecorded(
           late: "cut" as const,
           stays,
         };
-        const cut = await drainForGood(store, server, wait).catch(async (error: unknown) => {
+        const drained = await drainForGood(store, server, wait).catch(async (error: unknown) => {
           await store.updateRegistry((registry) => giveUpStop(ownClaim(registry, id, server.launchId), from));
           throw error;
         });
-        const graceMs = cut.length > 0 ? LATE_GRACE_MS : TERMINATE_GRACE_MS;
+        const graceMs = drained.cut.length > 0 ? LATE_GRACE_MS : TERMINATE_GRACE_MS;
         const outcome = await stopServer(server, { graceMs, force: options.force, hurry });
         await store.updateRegistry((registry) => {
           settle(ownClaim(registry, id, server.launchId), "stopped", null);
         });
         if (outcome === "already-stopped") return { id, outcome, cut: [] };
+        const cut = allCut(server, drained);
         return { id, outcome: outcome === "killed" || cut.length > 0 ? "killed" : "drained", cut };
       }
     }

@@ -10,12 +10,15 @@ import {
   realpathSync,
 } from "node:fs";
 import { hostname } from "node:os";
-import { FleetError } from "../errors.js";
+import { FleetError, systemCode } from "../errors.js";
 import type { ProcessIdentity } from "../store/store.js";
 
 /**
  * What the operating system says of processes, read from `/proc` (proc(5)). Nothing here signals anything.
  * Every answer is a snapshot: prove an identity again right before acting on it.
+ *
+ * All of it throws FleetError `FLEET_PROCESSES_UNREADABLE` when this very process has no file descriptors or memory left
+ * to look with: whoever cannot see a process must not take it for dead.
  */
 
 /** The variable every server carries in its environment, naming the launch that made it. */
@@ -44,14 +47,25 @@ interface Stat {
   startTicks: string;
 }
 
+/** What this process is out of when these come up; it says nothing of what was looked at. */
+const OWN_LIMITS = new Set(["EMFILE", "ENFILE", "ENOMEM"]);
+
+/** What is looked at, or null if it is not there, or is another user's. */
+function seen<T>(look: () => T): T | null {
+  try {
+    return look();
+  } catch (error) {
+    const code = systemCode(error) ?? "";
+    if (!OWN_LIMITS.has(code)) return null;
+    const message = `The processes of this machine cannot be looked at: this one has reached a limit (${code}).`;
+    throw new FleetError("FLEET_PROCESSES_UNREADABLE", message, { cause: error, suggestions: ["ulimit -n"] });
+  }
+}
+
 /** `/proc/<pid>/stat`, or null when there is no such process. The name in it may hold spaces and brackets. */
 function readStat(pid: number): Stat | null {
-  let text: string;
-  try {
-    text = readFileSync(`/proc/${pid}/stat`, "utf8");
-  } catch {
-    return null; // gone, or never there: the same answer
-  }
+  const text = seen(() => readFileSync(`/proc/${pid}/stat`, "utf8"));
+  if (text === null) return null; // gone, or never there: the same answer
   const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
   return {
     state: fields[0] ?? "X",
@@ -115,12 +129,10 @@ export function ownsListener(pid: number, port: number): boolean {
 function socketInodes(pid: number): Set<string> {
   const inodes = new Set<string>();
   for (const fd of openFiles(pid)) {
-    try {
-      const inode = /^socket:\[(\d+)\]$/.exec(readlinkSync(`/proc/${pid}/fd/${fd}`))?.[1];
-      if (inode !== undefined) inodes.add(inode);
-    } catch {
-      // closed between the listing and the look: not listening either
-    }
+    // Closed between the listing and the look: not listening either.
+    const target = seen(() => readlinkSync(`/proc/${pid}/fd/${fd}`)) ?? "";
+    const inode = /^socket:\[(\d+)\]$/.exec(target)?.[1];
+    if (inode !== undefined) inodes.add(inode);
   }
   return inodes;
 }
@@ -134,12 +146,8 @@ const SOCKET_LINE_BYTES = 150;
  * line by line, for as long as the caller wants more.
  */
 function* listeners(table: string): Generator<{ port: number; inode: string }> {
-  let fd: number;
-  try {
-    fd = openSync(table, "r");
-  } catch {
-    return; // the process is gone, or the kernel has no IPv6
-  }
+  const fd = seen(() => openSync(table, "r"));
+  if (fd === null) return; // the process is gone, or the kernel has no IPv6
   try {
     const chunk = Buffer.alloc(SOCKET_LINE_BYTES);
     let text = "";
@@ -183,11 +191,8 @@ function portOf(address: string): number {
 }
 
 function linesOf(path: string): string[] {
-  try {
-    return readFileSync(path, "utf8").split("\n").slice(1);
-  } catch {
-    return []; // the kernel has no IPv6
-  }
+  const text = seen(() => readFileSync(path, "utf8")) ?? ""; // the kernel may have no IPv6
+  return text.split("\n").slice(1);
 }
 
 /**
@@ -244,47 +249,32 @@ export function writersOf(path: string): ProcessIdentity[] {
 
 /** Numbers of the open files of a process; none when it is gone or another user's. */
 function openFiles(pid: number): string[] {
-  try {
-    return readdirSync(`/proc/${pid}/fd`);
-  } catch {
-    return [];
-  }
+  return seen(() => readdirSync(`/proc/${pid}/fd`)) ?? [];
 }
 
 function writes(pid: number, fd: string, path: string): boolean {
-  try {
-    if (readlinkSync(`/proc/${pid}/fd/${fd}`) !== path) return false;
-    const flags = /^flags:\s+(\d+)$/m.exec(readFileSync(`/proc/${pid}/fdinfo/${fd}`, "utf8"))?.[1] ?? "0";
-    return (Number.parseInt(flags, 8) & (constants.O_WRONLY | constants.O_RDWR)) !== 0;
-  } catch {
-    return false; // closed between the listing and the look
-  }
+  if (seen(() => readlinkSync(`/proc/${pid}/fd/${fd}`)) !== path) return false;
+  const info = seen(() => readFileSync(`/proc/${pid}/fdinfo/${fd}`, "utf8")) ?? ""; // closed meanwhile
+  const flags = /^flags:\s+(\d+)$/m.exec(info)?.[1] ?? "0";
+  return (Number.parseInt(flags, 8) & (constants.O_WRONLY | constants.O_RDWR)) !== 0;
 }
 
 function pids(): number[] {
-  return readdirSync("/proc")
+  return (seen(() => readdirSync("/proc")) ?? [])
     .map(Number)
     .filter((pid) => Number.isInteger(pid) && pid !== process.pid);
 }
 
 function* environments(): Generator<{ pid: number; environment: Buffer }> {
   for (const pid of pids()) {
-    let environment: Buffer;
-    try {
-      environment = readFileSync(`/proc/${pid}/environ`);
-    } catch {
-      continue; // gone meanwhile, or another user's: not one of ours
-    }
-    yield { pid, environment };
+    const environment = seen(() => readFileSync(`/proc/${pid}/environ`));
+    if (environment !== null) yield { pid, environment }; // gone meanwhile, or another user's: not one of ours
   }
 }
 
 /** Private memory in bytes (`RssAnon`: what would come back if the process ended), or null when it is gone. */
 export function privateMemoryBytes(pid: number): number | null {
-  try {
-    const match = /^RssAnon:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"));
-    return match?.[1] === undefined ? null : Number(match[1]) * 1024;
-  } catch {
-    return null; // gone meanwhile
-  }
+  const status = seen(() => readFileSync(`/proc/${pid}/status`, "utf8")) ?? "";
+  const kilobytes = /^RssAnon:\s+(\d+) kB$/m.exec(status)?.[1];
+  return kilobytes === undefined ? null : Number(kilobytes) * 1024;
 }

@@ -65,9 +65,14 @@ export function isLoadedBy(home: string, sessionId: string, pid: number): boolea
   return existsSync(join(sessionFolderPath(home, sessionId), `inuse.${pid}.lock`));
 }
 
+/** The session's history, which the runtime appends to; not there before its first turn. */
+export function historyPath(home: string, sessionId: string): string {
+  return join(sessionFolderPath(home, sessionId), "events.jsonl");
+}
+
 /** When the session's history was last written, in milliseconds since the epoch; 0 if it has none. */
 export function lastWrite(home: string, sessionId: string): number {
-  return statSync(join(sessionFolderPath(home, sessionId), "events.jsonl"), { throwIfNoEntry: false })?.mtimeMs ?? 0;
+  return statSync(historyPath(home, sessionId), { throwIfNoEntry: false })?.mtimeMs ?? 0;
 }
 
 /** How many sessions the process `pid` has in memory. */

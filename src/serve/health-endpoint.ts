@@ -19,7 +19,7 @@ export interface HealthEndpointOptions {
   onError: (error: unknown) => void;
   /** How long a check may take before it counts as failed, in milliseconds. Default: 1,000. */
   checkMs?: number;
-  /** How long a client may take to send its request, or to take the answer, in milliseconds. Default: 5,000. */
+  /** How long a client may take to send its request, to take the answer, or to ask again, in milliseconds. Default: 5,000. */
   clientMs?: number;
   /** Ends the wait for the address, such as for a name that is looked up. It does not close the endpoint. */
   signal: AbortSignal;
@@ -62,9 +62,9 @@ export class HealthEndpoint {
         });
       },
     );
-    server.headersTimeout = clientMs;
-    server.requestTimeout = clientMs;
+    server.requestTimeout = clientMs; // its headers included
     server.timeout = clientMs; // a client that does not read
+    server.keepAliveTimeout = clientMs; // one that was answered before its body was there
     server.maxConnections = MAX_CONNECTIONS;
     const address = await listenOn(server, "serve.metrics", options.address, options.signal);
     server.on("error", onError); // accept fails when there are no file descriptors left

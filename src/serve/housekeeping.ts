@@ -1,9 +1,13 @@
-import { statfs } from "node:fs/promises";
+import { access, constants, statfs } from "node:fs/promises";
 import { setTimeout as delay } from "node:timers/promises";
+import { systemCode } from "../errors.js";
+import { isRunning } from "../pool/server.js";
+import { logPath } from "../runtime/server-folder.js";
 import { unloadOldest } from "../sessions/eviction.js";
 import { knownLoaded } from "../sessions/loaded.js";
 import type { ServerRecord } from "../store/store.js";
 import type { ServeContext } from "./context.js";
+import { rotateLog } from "./log-rotation.js";
 import { noteTrouble } from "./trouble.js";
 
 /** The first gc comes soon after the start, but not in the way of it. */
@@ -11,6 +15,9 @@ const FIRST_GC_MS = 60_000;
 /** Below this, or this share of it, a disk is called almost full. */
 const LOW_DISK_BYTES = 64 * 1024 * 1024;
 const LOW_DISK_SHARE = 0.02;
+/** With less than this not even the registry of a small fleet can be written. */
+const FULL_DISK_BYTES = 16 * 1024;
+const ROTATE_MS = 30_000;
 
 /** Runs gc every `serve.gcInterval`, until the signal aborts. A run that fails is logged, and the next one comes in time. */
 export async function collectPeriodically(context: ServeContext, stopping: AbortSignal): Promise<void> {
@@ -18,8 +25,7 @@ export async function collectPeriodically(context: ServeContext, stopping: Abort
   const { gcIntervalMs } = config.serve;
   for (let first = true; ; first = false) {
     const waitMs = first ? Math.min(gcIntervalMs, FIRST_GC_MS) : gcIntervalMs;
-    await delay(waitMs, undefined, { signal: stopping, ref: false }).catch(() => undefined);
-    if (stopping.aborted) return;
+    if (!(await pause(waitMs, stopping))) return;
     try {
       const result = await context.gc(stopping);
       metrics.gcRan(result);
@@ -46,14 +52,63 @@ export async function enforceCap(context: ServeContext, server: ServerRecord): P
     log("info", `server ${server.id} had ${excess} sessions too many`, { server: server.id, evicted: evicted.length });
 }
 
+/** Rotates the logs of servers that have grown too long, until the signal aborts. */
+export async function rotatePeriodically(context: ServeContext, stopping: AbortSignal): Promise<void> {
+  while (await pause(ROTATE_MS, stopping)) {
+    try {
+      await rotateLogs(context, stopping);
+    } catch (error) {
+      noteTrouble(context, "logs could not be rotated", error);
+    }
+  }
+}
+
+async function rotateLogs(context: ServeContext, stopping: AbortSignal): Promise<void> {
+  const { store, config } = context;
+  const options = { maxBytes: config.serve.logMaxBytes, keep: config.serve.logFiles, signal: stopping };
+  const { servers } = await store.readRegistry();
+  for (const server of Object.values(servers)) {
+    // One that is being started has its last words looked for at a place in its log.
+    if (!isRunning(server) || server.state === "starting") continue;
+    await rotateLog(logPath(server.home), options).catch((error: unknown) => {
+      if (stopping.aborted) return;
+      noteTrouble(context, `server ${server.id}: its log could not be rotated`, error, { server: server.id });
+    });
+  }
+}
+
+/** Resolves after so many milliseconds, with false when the signal aborts first. */
+async function pause(ms: number, stopping: AbortSignal): Promise<boolean> {
+  await delay(ms, undefined, { signal: stopping, ref: false }).catch(() => undefined);
+  return !stopping.aborted;
+}
+
 export interface Disk {
   freeBytes: number;
   low: boolean;
+  /** Why nothing can be written, in words that follow "the disk". */
+  problem: string | null;
 }
 
-/** What is left for this user on the disk that holds the state. */
-export async function diskOf(folder: string): Promise<Disk> {
-  const { bsize, bavail, blocks } = await statfs(folder);
+/** What is left for this user on the disk that holds a file or folder. */
+export async function diskOf(path: string): Promise<Disk> {
+  const { bsize, bavail, blocks, files, ffree } = await statfs(path);
   const freeBytes = bsize * bavail;
-  return { freeBytes, low: freeBytes < Math.min(LOW_DISK_BYTES, bsize * blocks * LOW_DISK_SHARE) };
+  // Some file systems have no fixed number of files, and say 0 of both.
+  const full = freeBytes < FULL_DISK_BYTES || (files > 0 && ffree === 0);
+  return {
+    freeBytes,
+    low: freeBytes < Math.min(LOW_DISK_BYTES, bsize * blocks * LOW_DISK_SHARE),
+    problem: full ? "is full" : await unwritable(path),
+  };
+}
+
+/** Such as a disk that the kernel has made read-only after an error. */
+async function unwritable(path: string): Promise<string | null> {
+  try {
+    await access(path, constants.W_OK);
+    return null;
+  } catch (error) {
+    return `cannot be written (${systemCode(error) ?? String(error)})`;
+  }
 }

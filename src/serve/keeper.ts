@@ -2,8 +2,9 @@ import { closedBy } from "../pool/admission.js";
 import { endHung, recordCrashLoop, recordHealth } from "../pool/health.js";
 import { isClaimed } from "../pool/mend.js";
 import { sharedServerId } from "../pool/placement.js";
-import { isBroken, isDesired, isRunning } from "../pool/server.js";
+import { isBroken, isDesired } from "../pool/server.js";
 import { deadline } from "../runtime/deadline.js";
+import { ownLimit } from "../runtime/own-limits.js";
 import type { Registry, ServerRecord } from "../store/store.js";
 import { backoffMs } from "./backoff.js";
 import type { ServeContext } from "./context.js";
@@ -30,7 +31,11 @@ export class Keeper {
   readonly #reasons = new Map<string, RestartReason>();
   /** How often in a row a start failed here. */
   readonly #refused = new Map<string, number>();
+  /** How often in a row it failed since this machine had no more of something: no reason to give the server up. */
+  readonly #starved = new Map<string, number>();
   readonly #crashLoops = new Set<string>();
+  /** Not before when a repair that failed is tried again, by the server's id; in milliseconds of `performance.now()`. */
+  readonly #unrepaired = new Map<string, number>();
 
   constructor(context: ServeContext, operations: Operations, stopping: AbortSignal, wake: () => void) {
     this.#context = context;
@@ -43,22 +48,14 @@ export class Keeper {
     return [...this.#monitors.values()];
   }
 
-  /** One look at everything. */
+  /** One look at everything. What takes time goes on beside, a server at a time. */
   async reconcile(): Promise<Registry> {
-    const { store, pool, log } = this.#context;
-    let registry = await store.readRegistry();
-    const broken = Object.values(registry.servers).filter((server) => isBroken(server) && !isClaimed(server));
-    if (broken.length > 0) {
-      for (const server of broken) this.#noteBroken(server);
-      await pool.repair(this.#stopping);
-      registry = await store.readRegistry();
-      for (const { id } of broken) {
-        const state = registry.servers[id]?.state;
-        log("info", `server ${id} is ${state} after it was looked at`, { server: id, state });
-      }
-    }
+    const registry = await this.#context.store.readRegistry();
     const servers = Object.values(registry.servers);
-    await this.#watch(servers);
+    // One look at each process: with many servers this is much of what `serve` costs while nothing happens.
+    const broken = new Set(servers.filter(isBroken));
+    for (const server of broken) if (!isClaimed(server)) this.#repair(server);
+    await this.#watch(servers.filter((server) => isUp(server) && !broken.has(server)));
     if (closedBy(registry) === null) {
       for (const server of servers) this.#bringUp(server);
       this.#keepWarm(registry);
@@ -66,16 +63,29 @@ export class Keeper {
     return registry;
   }
 
-  #noteBroken({ id, state, process }: ServerRecord): void {
-    if (state === "ready" || state === "unhealthy") {
-      this.#reasons.set(id, "crash");
-      this.#context.log("warn", `server ${id} ended by itself`, { server: id, serverPid: process?.pid });
-    } else this.#context.log("warn", `server ${id} was left in state ${state} by a command that died`, { server: id });
+  #repair(server: ServerRecord): void {
+    const { pool, store, config, log } = this.#context;
+    const { id, state, process } = server;
+    const retryAt = this.#unrepaired.get(id);
+    if (retryAt !== undefined && performance.now() < retryAt) return;
+    this.#operations.begin("it could not be repaired", id, async () => {
+      this.#unrepaired.set(id, performance.now() + config.health.intervalMs);
+      if (state === "ready" || state === "unhealthy") {
+        this.#reasons.set(id, "crash");
+        if (retryAt === undefined) log("warn", `server ${id} ended by itself`, { server: id, serverPid: process?.pid });
+      } else if (retryAt === undefined)
+        log("warn", `server ${id} was left in state ${state} by somebody who did not finish`, { server: id });
+      await pool.repair(this.#stopping, id);
+      this.#unrepaired.delete(id);
+      const now = (await store.readRegistry()).servers[id]?.state;
+      log("info", `server ${id} is ${now} after it was looked at`, { server: id, state: now });
+      this.#wake();
+    });
   }
 
   /** A monitor for each launch that runs, none for the others. */
   async #watch(servers: readonly ServerRecord[]): Promise<void> {
-    const running = new Map(servers.filter(isWatched).map((server) => [server.launchId ?? "", server]));
+    const running = new Map(servers.map((server) => [server.launchId ?? "", server]));
     for (const [launchId, monitor] of this.#monitors) {
       if (running.has(launchId)) continue;
       this.#monitors.delete(launchId);
@@ -129,7 +139,6 @@ export class Keeper {
     if (!(await endHung(this.#context, server, reason))) return;
     this.#context.log("error", `server ${id} hung and was ended: ${reason}`, { server: id, serverPid: process?.pid });
     this.#reasons.set(id, "hang");
-    this.#wake();
   }
 
   /** Starts a server that should run and does not, when it is due. */
@@ -174,16 +183,21 @@ export class Keeper {
       const how = { signal: limit.signal, calledOff: this.#stopping, supervised: true };
       const { server: started } = await pool.startAgain(server, how);
       this.#refused.delete(id);
+      this.#starved.delete(id);
       log("info", `server ${id} is ready`, { server: id, serverPid: started.process?.pid, port: started.port });
     } catch (error) {
       if (this.#stopping.aborted) throw error;
+      if (ownLimit(error) !== undefined) {
+        const starved = (this.#starved.get(id) ?? 0) + 1;
+        this.#starved.set(id, starved);
+        this.#schedule(id, starved + 1);
+        throw error;
+      }
       // Refused before anything was recorded, such as for a token that cannot be had now: it counts all the same.
       const refused = (this.#refused.get(id) ?? server.crashes ?? 0) + 1;
       this.#refused.set(id, refused);
       this.#schedule(id, refused);
       throw error;
-    } finally {
-      this.#wake();
     }
   }
 
@@ -220,7 +234,6 @@ export class Keeper {
       this.#operations.begin("it could not be started", id, async () => {
         using limit = deadline(config.health.startupMs, this.#stopping);
         await pool.shared(id, { signal: limit.signal, calledOff: this.#stopping });
-        this.#wake();
       });
     }
   }
@@ -231,6 +244,7 @@ export class Keeper {
   }
 }
 
-function isWatched(server: ServerRecord): boolean {
-  return (server.state === "ready" || server.state === "unhealthy") && isRunning(server);
+/** Recorded as running, which is true of one that is not broken. */
+function isUp({ state }: ServerRecord): boolean {
+  return state === "ready" || state === "unhealthy";
 }

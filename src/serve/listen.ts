@@ -26,9 +26,7 @@ export async function listenOn(
     await abortable(listening, signal);
   } catch (cause) {
     if (!signal.aborted) throw cannotListen(key, address, cause);
-    // It was looking up a name, and would listen after all once that has an answer.
-    listening.then(() => server.close()).catch(() => undefined);
-    server.close();
+    server.close(); // or it would listen after all, once the name that it looks up has an address
     throw cause;
   }
   const bound = server.address();

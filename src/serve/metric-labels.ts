@@ -5,7 +5,7 @@ import type { ServerState } from "../store/store.js";
 /** Why a server was started again. `start`: it had not got as far as an answer. */
 export const RESTART_REASONS = ["crash", "hang", "start"] as const;
 export const RECYCLE_REASONS = ["memory", "age", "sessions"] as const;
-export const TURN_OUTCOMES = ["completed", "failed", "cut"] as const;
+export const TURN_OUTCOMES = ["completed", "failed", "aborted", "cut"] as const;
 export const PROBE_OUTCOMES = ["ok", "failed"] as const;
 export const GC_OUTCOMES = ["ok", "failed"] as const;
 

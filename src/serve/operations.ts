@@ -2,9 +2,12 @@
 export class Operations {
   readonly #running = new Map<string, Promise<void>>();
   readonly #onError: (what: string, server: string, error: unknown) => void;
+  readonly #onSettled: () => void;
 
-  constructor(onError: (what: string, server: string, error: unknown) => void) {
+  /** `onSettled` is called after each one, when something else may begin on its server. */
+  constructor(onError: (what: string, server: string, error: unknown) => void, onSettled: () => void) {
     this.#onError = onError;
+    this.#onSettled = onSettled;
   }
 
   isBusy(server: string): boolean {
@@ -16,7 +19,10 @@ export class Operations {
     if (this.#running.has(server)) return;
     const running = work()
       .catch((error: unknown) => this.#onError(what, server, error))
-      .finally(() => this.#running.delete(server));
+      .finally(() => {
+        this.#running.delete(server);
+        this.#onSettled();
+      });
     this.#running.set(server, running);
   }
 

@@ -1,7 +1,7 @@
 import type { Config } from "../config/schema.js";
-import { systemCode } from "../errors.js";
 import { RawConnection } from "../runtime/client/raw-connection.js";
 import { deadline } from "../runtime/deadline.js";
+import { ownLimit } from "../runtime/own-limits.js";
 import { provenEndpoint } from "../runtime/probe.js";
 import { isAlive } from "../runtime/process-table.js";
 import type { ServerRecord } from "../store/store.js";
@@ -20,7 +20,6 @@ export type Probed =
 const PINGS_PER_CONNECTION = 12;
 /** A deadline that is noticed this much too late says that this process did not run, in milliseconds. */
 const LATE_MS = 500;
-const OWN_LIMITS = new Set(["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "EADDRNOTAVAIL"]);
 
 /** Asks one launch of a server, again and again, whether it is well. */
 export class Prober {
@@ -44,7 +43,6 @@ export class Prober {
 
   /** One probe. What it says after the signal aborted means nothing. */
   async probe(signal: AbortSignal): Promise<Probed> {
-    const { process } = this.#server;
     const begun = performance.now();
     const seconds = () => (performance.now() - begun) / 1000;
     using limit = deadline(this.#health.timeoutMs, signal);
@@ -53,13 +51,24 @@ export class Prober {
       return { kind: "ok", seconds: seconds() };
     } catch (error) {
       await this.close();
-      if (process === null || !isAlive(process)) return { kind: "gone" };
-      const own = ownLimit(error);
-      if (own !== undefined) return { kind: "unknown", reason: `this process has reached a limit (${own})` };
-      if (seconds() * 1000 > this.#health.timeoutMs + LATE_MS)
-        return { kind: "unknown", reason: "this process did not run for a while" };
-      return { kind: "failed", reason: error instanceof Error ? error.message : String(error), seconds: seconds() };
+      try {
+        return this.#explain(error, seconds());
+      } catch (own) {
+        // Whoever cannot look at the process cannot say that it is gone.
+        return { kind: "unknown", reason: own instanceof Error ? own.message : String(own) };
+      }
     }
+  }
+
+  /** @throws FleetError `FLEET_PROCESSES_UNREADABLE`. */
+  #explain(error: unknown, seconds: number): Probed {
+    const { process } = this.#server;
+    const own = ownLimit(error);
+    if (own !== undefined) return { kind: "unknown", reason: `this process has reached a limit (${own})` };
+    if (process === null || !isAlive(process)) return { kind: "gone" };
+    if (seconds * 1000 > this.#health.timeoutMs + LATE_MS)
+      return { kind: "unknown", reason: "this process did not run for a while" };
+    return { kind: "failed", reason: error instanceof Error ? error.message : String(error), seconds };
   }
 
   async #ask(signal: AbortSignal): Promise<void> {
@@ -88,12 +97,4 @@ export class Prober {
     this.#connection = null;
     await connection?.[Symbol.asyncDispose]();
   }
-}
-
-function ownLimit(error: unknown): string | undefined {
-  for (let cause = error; cause instanceof Error; cause = cause.cause) {
-    const code = systemCode(cause);
-    if (code !== undefined && OWN_LIMITS.has(code)) return code;
-  }
-  return undefined;
 }

@@ -1,7 +1,7 @@
 import { sessionsInTurn } from "../pool/drain.js";
 import { isClaimed } from "../pool/mend.js";
 import { privateMemoryBytes } from "../runtime/process-table.js";
-import { knownLoaded } from "../sessions/loaded.js";
+import { knownLoaded, notedSessions } from "../sessions/loaded.js";
 import type { ServerRecord } from "../store/store.js";
 import type { ServeContext } from "./context.js";
 import type { RecycleReason } from "./metric-labels.js";
@@ -9,8 +9,6 @@ import type { Operations } from "./operations.js";
 
 /** For so long a moment without turns is waited for; after that admission stops for at most the drain's deadline. */
 const PATIENCE_MS = 5 * 60_000;
-/** After an attempt that came to nothing. */
-const RETRY_MS = 60_000;
 
 interface Overdue {
   since: number;
@@ -28,6 +26,8 @@ export class Recycler {
   /** Sessions that each launch was seen with. */
   readonly #seen = new Map<string, Set<string>>();
   readonly #overdue = new Map<string, Overdue>();
+  /** Until when a server is left alone that was replaced, by its id; in milliseconds of `performance.now()`. */
+  readonly #resting = new Map<string, number>();
   #current: string | undefined;
 
   constructor(context: ServeContext, operations: Operations, stopping: AbortSignal) {
@@ -69,16 +69,18 @@ export class Recycler {
     const launch = server.launchId ?? "";
     const seen = this.#seen.get(launch) ?? new Set<string>();
     this.#seen.set(launch, seen);
-    for (const id of knownLoaded(server)) seen.add(id);
+    // One that a command opens is unloaded again before anybody looks: its note is there for a while.
+    for (const id of [...notedSessions(server), ...knownLoaded(server)]) seen.add(id);
     return seen.size;
   }
 
   #consider(server: ServerRecord, reason: RecycleReason, overdue: Overdue): void {
     const now = performance.now();
-    if (this.#current !== undefined || now < overdue.notBefore || this.#operations.isBusy(server.id)) return;
+    const notBefore = Math.max(overdue.notBefore, this.#resting.get(server.id) ?? 0);
+    if (this.#current !== undefined || now < notBefore || this.#operations.isBusy(server.id)) return;
     this.#current = server.id;
     this.#operations.begin("it could not be recycled", server.id, async () => {
-      overdue.notBefore = performance.now() + RETRY_MS;
+      overdue.notBefore = performance.now() + this.#context.config.recycle.pauseMs;
       try {
         await this.#recycle(server, reason, now - overdue.since > PATIENCE_MS, overdue);
       } finally {
@@ -99,6 +101,7 @@ export class Recycler {
     const result = await pool.replace(id, { drainTimeoutMs, late: "leave", signal: this.#stopping });
     if (result.kind === "replaced") {
       metrics.recycled(reason);
+      this.#resting.set(id, performance.now() + this.#context.config.recycle.pauseMs);
       const { process, port } = result.server;
       log("info", `server ${id} was recycled`, { server: id, reason, serverPid: process?.pid, port });
     } else log("info", `server ${id} is recycled later: ${result.kind}`, { server: id, reason });

@@ -5,7 +5,7 @@ import type { Stopped } from "../pool/stopping.js";
 import type { Registry, ServerRecord } from "../store/store.js";
 import type { ServeContext } from "./context.js";
 import { HealthEndpoint } from "./health-endpoint.js";
-import { collectPeriodically, enforceCap } from "./housekeeping.js";
+import { collectPeriodically, enforceCap, rotatePeriodically } from "./housekeeping.js";
 import { Keeper } from "./keeper.js";
 import { showAddress } from "./listen.js";
 import { Operations } from "./operations.js";
@@ -13,7 +13,7 @@ import { Recycler } from "./recycler.js";
 import { Seat } from "./seat.js";
 import { Sleeper } from "./sleeper.js";
 import { Surveyor } from "./surveyor.js";
-import { noteTrouble } from "./trouble.js";
+import { countTrouble, noteTrouble } from "./trouble.js";
 
 export interface DrainRequest {
   /** How long turns in flight may take to end, in milliseconds. */
@@ -27,6 +27,8 @@ export interface Drained {
   /** Servers that could not be stopped, and why. */
   failed: { id: string; error: unknown }[];
 }
+
+type Look = "the servers could not be looked at" | "their use could not be looked at";
 
 /** How often the registry and the process table are looked at when nothing happens, in milliseconds. */
 const TICK_MS = 1_000;
@@ -51,9 +53,10 @@ export class Supervisor {
   #wokenEarly = false;
   #state: "starting" | "serving" | "draining" = "starting";
   #lookedAt = performance.now();
-  #trouble: string | null = null;
   /** Who has closed the pool, as of the last look. */
   #closedBy: string | null = null;
+  /** What each of the regular looks last failed with; nothing while it succeeds. */
+  readonly #troubles = new Map<Look, string>();
   #loops: Promise<unknown> = Promise.resolve();
   readonly #lost = new AbortController();
 
@@ -61,12 +64,15 @@ export class Supervisor {
     this.#context = context;
     this.#seat = seat;
     const { signal } = this.#stopping;
-    this.#operations = new Operations((what, server, error) => {
-      // What the end itself called off is no trouble.
-      if (signal.aborted)
-        context.log("info", `server ${server}: ${what}, since serve ends`, { server, error: String(error) });
-      else noteTrouble(context, `server ${server}: ${what}`, error, { server });
-    });
+    this.#operations = new Operations(
+      (what, server, error) => {
+        // What the end itself called off is no trouble.
+        if (signal.aborted)
+          context.log("info", `server ${server}: ${what}, since serve ends`, { server, error: String(error) });
+        else noteTrouble(context, `server ${server}: ${what}`, error, { server });
+      },
+      () => this.#wakeUp(),
+    );
     this.#keeper = new Keeper(context, this.#operations, signal, () => this.#wakeUp());
     this.#recycler = new Recycler(context, this.#operations, signal);
     this.#sleeper = new Sleeper(context, this.#operations, signal);
@@ -107,7 +113,11 @@ export class Supervisor {
     await this.#survey(registry);
     this.#state = "serving";
     const { signal: stopping } = this.#stopping;
-    this.#loops = Promise.all([this.#run(), collectPeriodically(this.#context, stopping)]);
+    this.#loops = Promise.all([
+      this.#run(),
+      collectPeriodically(this.#context, stopping),
+      rotatePeriodically(this.#context, stopping),
+    ]);
   }
 
   /** `host:port` of the metrics and health endpoints. */
@@ -130,22 +140,32 @@ export class Supervisor {
     while (!this.#stopping.signal.aborted) {
       await this.#pause();
       if (this.#stopping.signal.aborted) return;
-      try {
-        const registry = await this.#keeper.reconcile();
-        this.#closedBy = closedBy(registry);
+      const registry = await this.#attempt("the servers could not be looked at", async () => {
+        const found = await this.#keeper.reconcile();
+        this.#closedBy = closedBy(found);
         this.#lookedAt = performance.now();
-        this.#trouble = null;
-        if (!this.#seat.isHeld(registry)) {
-          this.#lost.abort();
-          return;
-        }
-        if (performance.now() - surveyed < this.#context.config.health.intervalMs) continue;
-        surveyed = performance.now();
-        await this.#survey(registry);
-      } catch (error) {
-        this.#trouble = error instanceof Error ? error.message : String(error);
-        noteTrouble(this.#context, "the servers could not be looked at", error);
-      }
+        if (!this.#seat.isHeld(found)) this.#lost.abort();
+        return found;
+      });
+      if (this.#lost.signal.aborted) return;
+      if (registry === null || performance.now() - surveyed < this.#context.config.health.intervalMs) continue;
+      surveyed = performance.now();
+      await this.#attempt("their use could not be looked at", async () => await this.#survey(registry));
+    }
+  }
+
+  /** What lasts, such as a full disk, is logged once and not every second. Null: it failed. */
+  async #attempt<T>(look: Look, work: () => Promise<T>): Promise<T | null> {
+    try {
+      const result = await work();
+      if (this.#troubles.delete(look)) this.#context.log("info", "the servers can be looked at again");
+      return result;
+    } catch (error) {
+      const message = error instanceof Error ? error.message : String(error);
+      if (this.#troubles.get(look) === message) countTrouble(this.#context, error);
+      else noteTrouble(this.#context, look, error);
+      this.#troubles.set(look, message);
+      return null;
     }
   }
 
@@ -196,7 +216,8 @@ export class Supervisor {
     if (this.#state === "starting") reasons.push("the servers are being adopted");
     if (this.#state === "draining") reasons.push("the pool is being drained");
     else if (this.#closedBy !== null) reasons.push(`the pool was closed by ${this.#closedBy}`);
-    if (this.#trouble !== null) reasons.push(`the servers could not be looked at: ${this.#trouble}`);
+    for (const [look, message] of this.#troubles) reasons.push(`${look}: ${message}`);
+    if (this.#surveyor.diskProblem !== null) reasons.push(this.#surveyor.diskProblem);
     return reasons;
   }
 
@@ -206,7 +227,13 @@ export class Supervisor {
    */
   async drain({ drainTimeoutMs, hurry }: DrainRequest): Promise<Drained> {
     const { store, pool, log } = this.#context;
-    await this.#seat.closePool();
+    try {
+      await this.#seat.closePool();
+    } catch (error) {
+      // Nothing can be recorded, so nothing can be stopped in order: the servers are left to the next supervisor.
+      await this.leave().catch((late: unknown) => noteTrouble(this.#context, "the seat could not be left", late));
+      throw error;
+    }
     this.#state = "draining";
     await this.#stopLoops();
     const { servers } = await store.readRegistry();
@@ -247,8 +274,11 @@ export class Supervisor {
   }
 
   async #close(): Promise<void> {
-    await this.#seat.leave();
-    await this.#endpoint?.close();
+    try {
+      await this.#seat.leave();
+    } finally {
+      await this.#endpoint?.close();
+    }
   }
 }
 

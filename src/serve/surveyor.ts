@@ -1,17 +1,30 @@
 import { privateMemoryBytes } from "../runtime/process-table.js";
-import { knownLoaded } from "../sessions/loaded.js";
+import { knownLoaded, lately } from "../sessions/loaded.js";
 import type { Registry, ServerRecord, ServerState } from "../store/store.js";
 import type { ServeContext } from "./context.js";
 import { diskOf } from "./housekeeping.js";
+import { LogDisks } from "./log-disks.js";
 import { noteTrouble } from "./trouble.js";
+import { TurnWatch } from "./turn-watch.js";
 
 /** Counts how the fleet stands, for the metrics. */
 export class Surveyor {
   readonly #context: ServeContext;
+  readonly #turns = new TurnWatch();
+  /** Sessions whose turn was said not to move. */
+  #stalled = new Set<string>();
+  readonly #logDisks: LogDisks;
   #diskIsLow = false;
+  #diskProblem: string | null = null;
 
   constructor(context: ServeContext) {
     this.#context = context;
+    this.#logDisks = new LogDisks(context);
+  }
+
+  /** Why nothing can be written to the disk that holds the state, as of the last look; null when it can be. */
+  get diskProblem(): string | null {
+    return this.#diskProblem;
   }
 
   async look(registry: Registry, running: readonly ServerRecord[], draining: boolean): Promise<void> {
@@ -25,14 +38,16 @@ export class Surveyor {
       failed: 0,
     };
     for (const { state } of Object.values(registry.servers)) serversByState[state] += 1;
-    const loaded = running.flatMap((server) => knownLoaded(server).map((sessionId) => ({ server, sessionId })));
-    const leases = await Promise.all(loaded.map(async ({ sessionId }) => await store.readLease(sessionId)));
+    const loaded = running.flatMap(knownLoaded);
+    const { inFlight, stalled } = this.#lookAtTurns(running);
+    const leases = await Promise.all(loaded.map(async (id) => await store.readLease(id)));
     const memory = running.map(({ process }) => privateMemoryBytes(process?.pid ?? 0) ?? 0);
+    await this.#logDisks.look(running);
     metrics.observe({
       serversByState,
       activeSessions: loaded.length,
-      turnsInFlight: 0,
-      turnsStalled: 0,
+      turnsInFlight: inFlight,
+      turnsStalled: stalled,
       leases: leases.filter((lease) => lease !== null).length,
       memoryBytes: memory.reduce((sum, bytes) => sum + bytes, 0),
       diskFreeBytes: await this.#disk(),
@@ -40,10 +55,37 @@ export class Surveyor {
     });
   }
 
+  #lookAtTurns(running: readonly ServerRecord[]): { inFlight: number; stalled: number } {
+    const { config, metrics, log } = this.#context;
+    const nowMs = Date.now();
+    const sessions = running.flatMap((server) =>
+      lately(server).map((sessionId) => ({ serverId: server.id, sessionId, home: server.home })),
+    );
+    const look = this.#turns.look(sessions, nowMs);
+    for (const { outcome, durationMs } of look.ended) metrics.turnEnded(outcome, durationMs / 1000);
+    for (const { serverId, sessionId, error } of look.unreadable)
+      noteTrouble(this.#context, "a session's history could not be read", error, {
+        server: serverId,
+        session: sessionId,
+      });
+    const stalled = look.inFlight.filter(({ lastEventAtMs }) => nowMs - lastEventAtMs > config.health.stalledTurnMs);
+    const known = this.#stalled;
+    this.#stalled = new Set(stalled.map(({ sessionId }) => sessionId));
+    for (const { serverId, sessionId, startedAtMs, lastEventAtMs } of stalled) {
+      if (known.has(sessionId)) continue;
+      const times = { forMs: nowMs - startedAtMs, silentMs: nowMs - lastEventAtMs };
+      log("warn", `the turn in session ${sessionId} does not move`, { server: serverId, session: sessionId, ...times });
+    }
+    return { inFlight: look.inFlight.length, stalled: stalled.length };
+  }
+
   async #disk(): Promise<number | null> {
     const { stateRoot, log } = this.#context;
     try {
-      const { freeBytes, low } = await diskOf(stateRoot);
+      const { freeBytes, low, problem } = await diskOf(stateRoot);
+      const known = this.#diskProblem;
+      this.#diskProblem = problem === null ? null : `the disk that holds the state ${problem}`;
+      if (this.#diskProblem !== null && known === null) log("error", this.#diskProblem, { freeBytes, stateRoot });
       if (low && !this.#diskIsLow)
         log("warn", "the disk that holds the state is almost full", { freeBytes, stateRoot });
       this.#diskIsLow = low;

@@ -1,5 +1,12 @@
-import { isFleetError } from "../errors.js";
+import { type FleetErrorCode, isFleetError } from "../errors.js";
 import type { ServeContext } from "./context.js";
+
+/** Counts a failure, and says by which code. */
+export function countTrouble({ metrics }: Pick<ServeContext, "metrics">, error: unknown): FleetErrorCode {
+  const code = isFleetError(error) ? error.code : "FLEET_INTERNAL";
+  metrics.failed(code);
+  return code;
+}
 
 /** Notes a failure that the supervisor survives: it shows in the log and in the metrics, and the work is done again later. */
 export function noteTrouble(
@@ -8,8 +15,7 @@ export function noteTrouble(
   error: unknown,
   fields: Readonly<Record<string, unknown>> = {},
 ): void {
-  const code = isFleetError(error) ? error.code : "FLEET_INTERNAL";
-  metrics.failed(code);
+  const code = countTrouble({ metrics }, error);
   const reason = error instanceof Error ? error.message : String(error);
   const stack = code === "FLEET_INTERNAL" && error instanceof Error ? { stack: error.stack } : {};
   log("error", `${what}: ${reason}`, { ...fields, code, ...stack });

@@ -2,6 +2,7 @@ import { closeSync, mkdirSync, openSync, readdirSync, rmSync, statSync, utimesSy
 import { dirname, join } from "node:path";
 import { systemCode } from "../errors.js";
 import { loadedSessions } from "../pool/drain.js";
+import { ownLimit } from "../runtime/own-limits.js";
 import { isLoadedBy } from "../runtime/session-state.js";
 import type { ServerRecord } from "../store/store.js";
 
@@ -31,8 +32,14 @@ export function knownLoaded(server: ServerRecord): string[] {
   const scanned = statSync(join(folder, SCANNED), { throwIfNoEntry: false })?.mtimeMs ?? 0;
   const started = Date.parse(server.startedAt ?? "");
   if (Date.now() - scanned > SCAN_EVERY_MS || scanned < started) {
-    for (const id of loadedSessions(server)) touch(folder, id);
-    touch(folder, SCANNED);
+    const loaded = loadedSessions(server);
+    try {
+      for (const id of loaded) touch(folder, id);
+      touch(folder, SCANNED);
+    } catch (error) {
+      if (ownLimit(error) === undefined) throw error;
+      return loaded; // a full disk takes no notes: looking at every session costs more, and says the same
+    }
   }
   return notes(folder).filter((id) => {
     if (isLoadedBy(server.home, id, pid)) return true;
@@ -41,6 +48,18 @@ export function knownLoaded(server: ServerRecord): string[] {
     if (Date.now() - noted > OPENING_MS) rmSync(join(folder, id), { force: true });
     return false;
   });
+}
+
+/** Ids of the sessions in the server's memory, and of those that the fleet opened within the last minute. */
+export function lately(server: ServerRecord): string[] {
+  return [...new Set([...knownLoaded(server), ...notes(folderOf(server))])];
+}
+
+/** Ids of the sessions that the fleet opened on this launch in the last minute, also those that are unloaded again. */
+export function notedSessions(server: ServerRecord): string[] {
+  const folder = folderOf(server);
+  const started = Date.parse(server.startedAt ?? "");
+  return notes(folder).filter((id) => (statSync(join(folder, id), { throwIfNoEntry: false })?.mtimeMs ?? 0) >= started);
 }
 
 function notes(folder: string): string[] {

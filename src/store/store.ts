@@ -120,6 +120,12 @@ export interface ProcessIdentity {
   startTicks: string;
 }
 
+/** A process, and which of the things that it does. */
+export interface Claim extends ProcessIdentity {
+  /** Absent in records of earlier versions. */
+  move?: string;
+}
+
 /** Where a GitHub token comes from. The token itself is never recorded. */
 export type TokenSource =
   | { from: "env"; name: string }
@@ -148,7 +154,7 @@ export interface ServerRecord {
   launchId: string | null;
   process: ProcessIdentity | null;
   /** Who moves this server from one state to the next at the moment. Dead without finishing: anybody may clean up. */
-  claim: ProcessIdentity | null;
+  claim: Claim | null;
   /** Absolute path of its `COPILOT_HOME`. */
   home: string;
   /** Absolute path of its working folder. */
@@ -177,7 +183,7 @@ export interface Replacement {
   /** Null until it answered. */
   process: ProcessIdentity | null;
   /** Who replaces; died without finishing: what there is of the replacement has to go, or to take over. */
-  claim: ProcessIdentity;
+  claim: Claim;
   /** When it was launched (ISO 8601, UTC). */
   startedAt: string;
 }

@@ -1,9 +1,10 @@
-import { appendFile, mkdtemp, rm, truncate, writeFile } from "node:fs/promises";
+import { appendFile, copyFile, mkdtemp, rm, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { followFile, lastLines } from "../../src/cli/tail.js";
+import { followFile, lastLines, lastLogLines } from "../../src/cli/tail.js";
+import { rotateLog } from "../../src/serve/log-rotation.js";
 
 let folder: string;
 let path: string;
@@ -43,6 +44,19 @@ describe("lastLines", () => {
   });
 });
 
+describe("lastLogLines", () => {
+  it("go back into rotated files as far as they have to, and no further than a gap", async () => {
+    await writeFile(path, "seven\n");
+    await writeFile(`${path}.1`, "five\nsix\n");
+    await writeFile(`${path}.2`, "four\n");
+    await writeFile(`${path}.4`, "one\n");
+    expect(lastLogLines(path, 2)).toEqual({ lines: ["six", "seven"], offset: 6 });
+    expect(lastLogLines(path, 100)).toEqual({ lines: ["four", "five", "six", "seven"], offset: 6 });
+    expect(lastLogLines(path, 0).lines).toEqual([]);
+    for (const number of [1, 2, 4]) await rm(`${path}.${number}`);
+  });
+});
+
 describe("followFile", () => {
   it("gives what is added, begins again when the file was cut short, and ends with its signal", async () => {
     await writeFile(path, "old\n");
@@ -59,6 +73,52 @@ describe("followFile", () => {
     await truncate(path);
     await appendFile(path, "x\n");
     await expect.poll(() => seen).toBe("n\u00e9w\nx\n");
+    stop.abort();
+    await following;
+  });
+
+  it("goes on over rotations without losing a line or giving one twice, whatever the server writes meanwhile", async () => {
+    await writeFile(path, "");
+    const stop = new AbortController();
+    let seen = "";
+    const following = (async () => {
+      for await (const text of followFile(path, 0, stop.signal)) seen += text;
+    })();
+    let written = "";
+    const write = async (text: string) => {
+      written += text;
+      await appendFile(path, text);
+    };
+    for (let round = 0; round < 6; round++) {
+      await write(`${round} before: \u00e9 ${"x".repeat(200 * round)}\n`);
+      // In some rounds the last lines before the rotation were seen, in others not.
+      if (round % 2 === 0) await expect.poll(() => seen).toBe(written);
+      await write(`${round} last\n`);
+      expect(await rotateLog(path, { maxBytes: 0, keep: 2 })).toBeGreaterThan(0);
+      // Less than what was there, more than that, or nothing.
+      await write(`${round} ${"y".repeat([0, 5_000, 10][round % 3] ?? 0)}\n`);
+      await expect.poll(() => seen).toBe(written);
+    }
+    stop.abort();
+    await following;
+  });
+
+  it("is not misled by a rotated file that was copied before the log is emptied", async () => {
+    await rm(`${path}.1`, { force: true });
+    await writeFile(path, "one\n");
+    const stop = new AbortController();
+    let seen = "";
+    const following = (async () => {
+      for await (const text of followFile(path, 0, stop.signal)) seen += text;
+    })();
+    await expect.poll(() => seen).toBe("one\n");
+    await copyFile(path, `${path}.1`);
+    await appendFile(path, "two\n");
+    await expect.poll(() => seen).toBe("one\ntwo\n");
+    await appendFile(`${path}.1`, "two\nthree\n");
+    await truncate(path);
+    await appendFile(path, "four\n");
+    await expect.poll(() => seen).toBe("one\ntwo\nthree\nfour\n");
     stop.abort();
     await following;
   });

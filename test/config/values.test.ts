@@ -36,6 +36,8 @@ const VALUES: Record<string, unknown[]> = {
   "session.infinite.backgroundCompactionThreshold": [0, 1.1, -0.5, "0.8"],
   "health.failures": [0, 2.5],
   "recycle.maxMemory": ["1", "0gb", 1024, "1 gb"],
+  "serve.logMaxSize": ["10", "0mb", 1024, null],
+  "serve.logFiles": [0, 1.5, "3", null],
   "recycle.maxSessions": [0, "1"],
   "provider.type": ["gemini", null],
   "provider.baseUrl": ["127.0.0.1:8080", "ftp://a.example", "file:///etc/passwd", "", "http://", "https://a b/"],

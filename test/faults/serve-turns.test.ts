@@ -63,6 +63,7 @@ it("recycling under load loses no turn and fails none", async () => {
     COPILOTFLEET_HEALTH_TIMEOUT: "2s", // under this load answers take their time
     COPILOTFLEET_HEALTH_FAILURES: "10",
     COPILOTFLEET_RECYCLE_MAX_AGE: "1s",
+    COPILOTFLEET_RECYCLE_PAUSE: "500ms",
   });
   const serving = await serve(fleet);
   // Without a pause there is no moment without a turn, which is waited for, for minutes.

@@ -20,6 +20,7 @@ const intent = {
   now: "2026-01-01T00:00:00.000Z",
   create: (): ServerRecord => ({ ...serverRecord("s"), port: null, lastPort: null }),
   supervised: false,
+  claim: alive,
   amend: () => undefined,
 };
 
@@ -73,11 +74,11 @@ describe("claimStop", () => {
     ["was being stopped by a command that died", { state: "draining", process: alive, claim: dead }, "stop"],
   ])("of a server that %s", (_, change, kind) => {
     const { registry } = registryOf(change);
-    expect(claimStop(registry, "s", { stays: false }).kind).toBe(kind);
+    expect(claimStop(registry, "s", { stays: false, claim: alive }).kind).toBe(kind);
   });
 
   it("of one that is not recorded is nothing to do", () => {
-    expect(claimStop({ servers: {} }, "s", { stays: false })).toEqual({ kind: "absent" });
+    expect(claimStop({ servers: {} }, "s", { stays: false, claim: alive })).toEqual({ kind: "absent" });
   });
 });
 

@@ -2,6 +2,7 @@ import { existsSync, lutimesSync, mkdirSync, readdirSync, symlinkSync, writeFile
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { ownIdentity } from "../../src/runtime/process-table.js";
+import { rotateLog } from "../../src/serve/log-rotation.js";
 import { makeOld } from "../fixtures/gc-sessions.js";
 import { type GcState, gcState, HOUR_MS, OLD_MS } from "../fixtures/gc-state.js";
 
@@ -71,6 +72,18 @@ describe("gc removes", () => {
     expect((await state.gc()).servers).toEqual([{ id: "shared-1", action: "removed" }]);
     expect(folders(state)).toEqual(["shared", "shared-2"]);
     expect(readdirSync(common)).toEqual(["young"]);
+  });
+
+  it.each([1, 3])("one whose log was only rotated since, with %i kept", async (keep) => {
+    const state = await gcState();
+    await state.server("s1", old);
+    const log = join(state.root, "servers", "s1", "server.log");
+    writeFileSync(log, "a line\n");
+    writeFileSync(`${log}.1`, "an older line\n");
+    age(state);
+    expect(await rotateLog(log, { maxBytes: 1, keep })).toBe(7);
+    expect((await state.gc()).servers).toEqual([{ id: "s1", action: "removed" }]);
+    expect(folders(state)).toEqual([]);
   });
 
   it("what commands that were killed left", async () => {

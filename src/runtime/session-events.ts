@@ -1,0 +1,211 @@
+import { closeSync, constants, fstatSync, openSync, readSync, type Stats, statSync } from "node:fs";
+import { systemCode } from "../errors.js";
+import { type HistoryEvent, readEvent } from "./history-event.js";
+import { LineSplitter } from "./history-line.js";
+import { historyPath } from "./session-state.js";
+import type { EndedTurn } from "./turn-state.js";
+import { TurnTracker } from "./turn-tracker.js";
+
+const CHUNK_BYTES = 256 * 1024;
+/** How much is read from the end of a history, one after the other, until it tells how things stand. */
+const WINDOWS_BYTES = [4 * 1024, 64 * 1024, 1024 * 1024];
+const LONGEST_END_BYTES = 4 * 1024 * 1024;
+/** So many bytes before the place where reading goes on have to be those that stood there before. */
+const MARK_BYTES = 32;
+
+/** What was appended since the last time. */
+export interface Appended {
+  events: HistoryEvent[];
+  /** Bytes that were read: none when nothing changed. */
+  bytes: number;
+  /** Whether that was all that there is. */
+  atEnd: boolean;
+  /** `replaced`: what was read before is not what stands there now (another file, or this one cut short). */
+  fate: "there" | "gone" | "replaced";
+}
+
+interface Place {
+  ino: number;
+  offset: number;
+  /** Of the file when it was last read to its end. */
+  mtimeMs: number;
+  mark: Buffer;
+}
+
+/** Reads what is appended to one session's history. A line that is half written is read when it is whole. */
+export class SessionEvents {
+  readonly #path: string;
+  #place: Place | null;
+  #splitter: LineSplitter;
+
+  /** @param place null for a file that is not there yet. */
+  constructor(path: string, place: Place | null, splitter: LineSplitter) {
+    this.#path = path;
+    this.#place = place;
+    this.#splitter = splitter;
+  }
+
+  /**
+   * A file that did not change since it was read to its end costs one `stat`.
+   *
+   * @param maxBytes how much to read at most, rounded up to whole pieces of 256 KB.
+   * @throws what the system says when the file cannot be read.
+   */
+  read(maxBytes: number): Appended {
+    const seen = statSync(this.#path, { throwIfNoEntry: false });
+    if (this.#place !== null && seen !== undefined && isUnchanged(this.#place, seen)) return nothing("there");
+    const fd = seen === undefined ? null : openHistoryFile(this.#path);
+    if (fd === null) {
+      this.#place = null;
+      this.#splitter = new LineSplitter();
+      return nothing("gone");
+    }
+    try {
+      const stat = fstatSync(fd);
+      this.#place ??= { ino: stat.ino, offset: 0, mtimeMs: 0, mark: Buffer.alloc(0) };
+      return isContinued(fd, this.#place, stat) ? this.#append(fd, this.#place, stat, maxBytes) : nothing("replaced");
+    } finally {
+      closeSync(fd);
+    }
+  }
+
+  #append(fd: number, place: Place, stat: Stats, maxBytes: number): Appended {
+    const from = place.offset;
+    const events: HistoryEvent[] = [];
+    while (place.offset < stat.size && place.offset - from < maxBytes) {
+      const chunk = readAt(fd, place.offset, Math.min(CHUNK_BYTES, stat.size - place.offset));
+      if (chunk.length === 0) break; // cut short just now: the next time tells
+      place.offset += chunk.length;
+      place.mark = Buffer.concat([place.mark, chunk.subarray(-MARK_BYTES)]).subarray(-MARK_BYTES);
+      events.push(...eventsOf(this.#splitter, chunk));
+    }
+    const atEnd = place.offset >= stat.size;
+    place.mtimeMs = atEnd ? stat.mtimeMs : 0;
+    return { events, bytes: place.offset - from, atEnd, fate: "there" };
+  }
+}
+
+/** A history as it stood when it was opened, and how to read on from there. */
+export interface SessionHistory {
+  tracker: TurnTracker;
+  events: SessionEvents;
+  /** Turns whose end was within what was read. */
+  ended: EndedTurn[];
+  bytes: number;
+}
+
+/**
+ * Reads as much from the end of a session's history as it takes to tell whether it is in a turn and since when, but at
+ * most `maxBytes` of it. A turn that began further back counts from the first event that was read.
+ *
+ * @throws what the system says when the file cannot be read.
+ */
+export function openHistory(home: string, sessionId: string, maxBytes: number): SessionHistory {
+  const path = historyPath(home, sessionId);
+  const fd = openHistoryFile(path);
+  if (fd === null) {
+    const events = new SessionEvents(path, null, new LineSplitter());
+    return { tracker: new TurnTracker(), events, ended: [], bytes: 0 };
+  }
+  try {
+    const stat = fstatSync(fd);
+    let bytes = 0;
+    for (const window of [...WINDOWS_BYTES, Number.POSITIVE_INFINITY]) {
+      const wanted = Math.min(window, maxBytes);
+      const read = readEnd(fd, stat.size, Math.min(wanted, stat.size));
+      bytes += read.bytes;
+      const isAll = wanted >= stat.size;
+      if (!isAll && wanted < maxBytes && !read.history.tracker.isCertain) continue;
+      const place = { ino: stat.ino, offset: stat.size, mtimeMs: stat.mtimeMs, mark: read.mark };
+      const { tracker, ended } = isAll ? read.history : certain(read, stat);
+      return { tracker, ended, bytes, events: new SessionEvents(path, place, read.splitter) };
+    }
+    throw new Error("unreachable: the last window is taken as it is");
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/**
+ * Whether the history ends within a turn: it has a prompt without an end. For after a server was stopped, to name the turns
+ * that this cut. A turn that the client itself left, or that `sessions.close` cut, counts as well, until the session is
+ * loaded again.
+ *
+ * @param sinceMs turns that began before are left out (milliseconds since the epoch): give the start of the server that was
+ *   stopped, since a turn that an earlier one left stays without an end for ever.
+ * @throws what the system says when the file cannot be read; one that is not there has no turns.
+ */
+export function endsInsideTurn(home: string, sessionId: string, sinceMs = 0): boolean {
+  const { tracker } = openHistory(home, sessionId, LONGEST_END_BYTES);
+  const turn = tracker.isDoubtful ? null : (tracker.open ?? tracker.lastCut);
+  return turn !== null && turn.startedAtMs >= sinceMs;
+}
+
+interface ReadEnd {
+  history: { tracker: TurnTracker; ended: EndedTurn[] };
+  read: HistoryEvent[];
+  splitter: LineSplitter;
+  mark: Buffer;
+  bytes: number;
+}
+
+function readEnd(fd: number, size: number, bytes: number): ReadEnd {
+  const splitter = new LineSplitter({ skipFirst: bytes < size });
+  const chunk = readAt(fd, size - bytes, bytes);
+  const read = eventsOf(splitter, chunk);
+  const mark = Buffer.from(chunk.subarray(-MARK_BYTES));
+  return { history: follow(new TurnTracker(), read), read, splitter, mark, bytes: chunk.length };
+}
+
+/** The longest end that may be read, and nothing begins in it: only a turn is as long as that. */
+function certain({ history, read }: ReadEnd, stat: Stats): ReadEnd["history"] {
+  if (history.tracker.open !== null || history.tracker.isCertain) return history;
+  return follow(TurnTracker.within(read[0]?.atMs ?? stat.mtimeMs), read);
+}
+
+function follow(tracker: TurnTracker, events: readonly HistoryEvent[]): ReadEnd["history"] {
+  return { tracker, ended: events.flatMap((event) => tracker.push(event) ?? []) };
+}
+
+function eventsOf(splitter: LineSplitter, chunk: Buffer): HistoryEvent[] {
+  return [...splitter.push(chunk)].flatMap((line) => readEvent(line) ?? []);
+}
+
+function isUnchanged(place: Place, seen: Stats): boolean {
+  return seen.ino === place.ino && seen.size === place.offset && seen.mtimeMs === place.mtimeMs;
+}
+
+function isContinued(fd: number, place: Place, stat: Stats): boolean {
+  if (stat.ino !== place.ino || stat.size < place.offset) return false;
+  return readAt(fd, place.offset - place.mark.length, place.mark.length).equals(place.mark);
+}
+
+function nothing(fate: Appended["fate"]): Appended {
+  return { events: [], bytes: 0, atEnd: true, fate };
+}
+
+/** The tools of a session can put anything in its place: a pipe would block this process, a link lead elsewhere. */
+function openHistoryFile(path: string): number | null {
+  let fd: number;
+  try {
+    fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+  } catch (error) {
+    const code = systemCode(error);
+    if (code === "ENOENT" || code === "ENOTDIR") return null;
+    throw error;
+  }
+  if (fstatSync(fd).isFile()) return fd;
+  closeSync(fd);
+  throw Object.assign(new Error(`${path} is not a file`), { code: "EINVAL" });
+}
+
+function readAt(fd: number, position: number, length: number): Buffer {
+  const buffer = Buffer.allocUnsafe(length);
+  let filled = 0;
+  while (filled < length) {
+    const bytes = readSync(fd, buffer, filled, length - filled, position + filled);
+    if (bytes === 0) break;
+    filled += bytes;
+  }
+  return buffer.subarray(0, filled);
+}

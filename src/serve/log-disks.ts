@@ -1,0 +1,45 @@
+import { statSync } from "node:fs";
+import { logPath } from "../runtime/server-folder.js";
+import type { ServerRecord } from "../store/store.js";
+import type { ServeContext } from "./context.js";
+import { diskOf } from "./housekeeping.js";
+import { noteTrouble } from "./trouble.js";
+
+/**
+ * Looks at the disks of logs that do not lie on the state's own. A server goes on without its log, which then ends in the
+ * middle: whoever reads it later should find a word on that here.
+ */
+export class LogDisks {
+  readonly #context: ServeContext;
+  /** Ids of servers that were warned of. */
+  #full = new Set<string>();
+
+  constructor(context: ServeContext) {
+    this.#context = context;
+  }
+
+  async look(servers: readonly ServerRecord[]): Promise<void> {
+    const { stateRoot, log } = this.#context;
+    const known = this.#full;
+    this.#full = new Set();
+    const stateDisk = diskIdOf(stateRoot);
+    for (const { id, home } of servers) {
+      const path = logPath(home);
+      const disk = diskIdOf(path);
+      if (disk === undefined || disk === stateDisk) continue;
+      try {
+        const { problem, freeBytes } = await diskOf(path);
+        if (problem === null) continue;
+        this.#full.add(id);
+        if (known.has(id)) continue;
+        log("warn", `server ${id} writes its log to a disk that ${problem}`, { server: id, path, freeBytes });
+      } catch (error) {
+        noteTrouble(this.#context, `the disk of the log of server ${id} could not be looked at`, error, { server: id });
+      }
+    }
+  }
+}
+
+function diskIdOf(path: string): number | undefined {
+  return statSync(path, { throwIfNoEntry: false })?.dev;
+}

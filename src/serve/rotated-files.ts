@@ -1,0 +1,50 @@
+import { randomBytes } from "node:crypto";
+import { readdirSync, renameSync, rmSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
+
+/** The names of rotated files: `server.log.1` is the newest. Links among them are renamed and removed, never followed. */
+export function rotatedPath(log: string, number: number): string {
+  return `${log}.${number}`;
+}
+
+/** A name for a copy that is being written, which no other rotation uses. It counts as no rotated file. */
+export function temporaryPath(log: string): string {
+  return join(dirname(log), `.${basename(log)}.${randomBytes(4).toString("hex")}.tmp`);
+}
+
+/** Removes copies that a rotation which was killed left half written. */
+export function removeLeftOvers(log: string): void {
+  const prefix = `.${basename(log)}.`;
+  for (const name of readdirSync(dirname(log))) {
+    if (name.startsWith(prefix) && /^[0-9a-f]{8}\.tmp$/.test(name.slice(prefix.length))) {
+      rmSync(join(dirname(log), name), { force: true });
+    }
+  }
+}
+
+/** Frees the name of the newest: moves each up by one as far as there is no gap, so that at most `keep` are left with it. */
+export function makeRoom(log: string, keep: number): void {
+  const numbers = new Set(rotatedNumbers(log));
+  for (const number of numbers) if (number > keep) rmSync(rotatedPath(log, number));
+  let gap = 1;
+  while (gap < keep && numbers.has(gap)) gap++;
+  for (let number = gap - 1; number >= 1; number--) {
+    renameSync(rotatedPath(log, number), rotatedPath(log, number + 1));
+  }
+}
+
+/** Removes the oldest rotated file. @returns whether there was one. */
+export function dropOldest(log: string): boolean {
+  const numbers = rotatedNumbers(log);
+  if (numbers.length === 0) return false;
+  rmSync(rotatedPath(log, Math.max(...numbers)));
+  return true;
+}
+
+function rotatedNumbers(log: string): number[] {
+  const prefix = `${basename(log)}.`;
+  return readdirSync(dirname(log)).flatMap((name) => {
+    const number = name.startsWith(prefix) ? name.slice(prefix.length) : "";
+    return /^[1-9]\d{0,8}$/.test(number) ? [Number(number)] : [];
+  });
+}

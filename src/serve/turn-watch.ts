@@ -1,0 +1,168 @@
+import { openHistory, type SessionEvents } from "../runtime/session-events.js";
+import type { EndedTurn, OpenTurn, TurnOutcome } from "../runtime/turn-state.js";
+import type { TurnTracker } from "../runtime/turn-tracker.js";
+
+/** A session that a server has in memory. */
+export interface LoadedSession {
+  serverId: string;
+  sessionId: string;
+  home: string;
+}
+
+/** A turn whose end was seen. */
+export interface TurnEnd {
+  serverId: string;
+  sessionId: string;
+  outcome: TurnOutcome;
+  /** From the prompt to the last step's end, in milliseconds; of a cut one, to when that was noticed at the latest. */
+  durationMs: number;
+}
+
+/** Times are milliseconds since the epoch. */
+export interface TurnInFlight extends OpenTurn {
+  serverId: string;
+  sessionId: string;
+}
+
+export interface Look {
+  ended: TurnEnd[];
+  inFlight: TurnInFlight[];
+  /** Sessions whose history the system did not let us read, and why: of their turns nothing is known. */
+  unreadable: { serverId: string; sessionId: string; error: unknown }[];
+  /** Whether there was more to read than one look takes; the next ones go on. */
+  isBehind: boolean;
+}
+
+/** What one look reads at most, and of a single session: a megabyte of short events takes about 20 ms to parse. */
+const LOOK_BYTES = 2 * 1024 * 1024;
+const SESSION_BYTES = 1024 * 1024;
+
+interface Watched {
+  session: LoadedSession;
+  events: SessionEvents;
+  tracker: TurnTracker;
+}
+
+/**
+ * Sees the turns of sessions from the outside, whoever sends them: by the histories that the runtime appends to
+ * (see {@link TurnTracker} for what can be seen there and what cannot). Call {@link look} every few seconds with the sessions
+ * that are loaded. It keeps something of those alone.
+ *
+ * A turn that was over when its session was first seen is not counted: one that is loaded, and unloaded, between two looks
+ * is never seen. A session that is loaded before its first turn is seen whole.
+ */
+export class TurnWatch {
+  readonly #watched = new Map<string, Watched>();
+  readonly #lookBytes: number;
+  /** Those that the last look did not read to the end, the ones that it did not come to at all first. */
+  #behind: string[] = [];
+  /** When the last look was; none yet: turns that are over count from the first one on. */
+  #lookedAtMs = Number.POSITIVE_INFINITY;
+
+  constructor(options: { lookBytes?: number } = {}) {
+    this.#lookBytes = options.lookBytes ?? LOOK_BYTES;
+  }
+
+  /**
+   * @param sessions those that are loaded at present, or were since the last look. One that is missing is read a last time; a turn that it then still is
+   *   in was cut.
+   * @param nowMs milliseconds since the epoch, by the clock of the machine that the servers run on.
+   */
+  look(sessions: Iterable<LoadedSession>, nowMs: number): Look {
+    const loaded = new Map([...sessions].map((session) => [keyOf(session), session]));
+    const order = new Set([...this.#behind, ...loaded.keys(), ...this.#watched.keys()]);
+    const look: Look = { ended: [], inFlight: [], unreadable: [], isBehind: false };
+    const partly: string[] = [];
+    const unread: string[] = [];
+    let left = this.#lookBytes;
+    for (const key of order) {
+      const session = loaded.get(key) ?? this.#watched.get(key)?.session;
+      if (session === undefined) continue; // was gone before it could be read at all
+      if (left > 0) {
+        const { bytes, atEnd } = this.#read(key, session, look, nowMs);
+        left -= bytes;
+        if (!atEnd) partly.push(key);
+        else if (!loaded.has(key)) this.#forget(key, look, nowMs);
+      } else unread.push(key);
+      const watched = this.#watched.get(key);
+      if (watched?.tracker.open != null) look.inFlight.push({ ...namesOf(session), ...timesOf(watched.tracker.open) });
+    }
+    this.#lookedAtMs = nowMs;
+    this.#behind = [...unread, ...partly];
+    look.isBehind = this.#behind.length > 0;
+    return look;
+  }
+
+  #read(key: string, session: LoadedSession, look: Look, nowMs: number): { bytes: number; atEnd: boolean } {
+    try {
+      const watched = this.#watched.get(key);
+      return watched === undefined ? this.#open(key, session, look) : this.#follow(watched, look, nowMs);
+    } catch (error) {
+      this.#watched.delete(key);
+      look.unreadable.push({ ...namesOf(session), error });
+      return { bytes: 0, atEnd: true };
+    }
+  }
+
+  #open(key: string, session: LoadedSession, look: Look): { bytes: number; atEnd: boolean } {
+    const { events, tracker, ended, bytes } = openHistory(session.home, session.sessionId, SESSION_BYTES);
+    // A short use may lie between two looks, turns and all. What was over before is not this watch's.
+    for (const turn of ended) if (turn.endedAtMs >= this.#lookedAtMs) noteEnd(look, session, turn);
+    this.#watched.set(key, { session, events, tracker });
+    return { bytes, atEnd: true };
+  }
+
+  #follow(watched: Watched, look: Look, nowMs: number): { bytes: number; atEnd: boolean } {
+    const { session, tracker } = watched;
+    const { events, bytes, atEnd, fate } = watched.events.read(SESSION_BYTES);
+    const note = (turn: EndedTurn | null) => noteEnd(look, session, turn);
+    if (fate === "replaced") return this.#startOver(watched, look, nowMs);
+    for (const event of events) note(tracker.push(event));
+    if (fate === "gone") note(tracker.close(nowMs));
+    else if (atEnd) note(tracker.settle(nowMs));
+    return { bytes, atEnd };
+  }
+
+  /** Nothing is as it was; what became of the turn in flight may be told by what stands there now. */
+  #startOver(watched: Watched, look: Look, nowMs: number): { bytes: number; atEnd: boolean } {
+    const { session, tracker } = watched;
+    const before = tracker.open;
+    const anew = openHistory(session.home, session.sessionId, SESSION_BYTES);
+    watched.events = anew.events;
+    watched.tracker = anew.tracker;
+    if (before !== null && anew.tracker.open?.startedAtMs !== before.startedAtMs) {
+      const told = anew.ended.find(({ startedAtMs }) => startedAtMs === before.startedAtMs) ?? tracker.close(nowMs);
+      noteEnd(look, session, told);
+    }
+    return { bytes: anew.bytes, atEnd: true };
+  }
+
+  #forget(key: string, look: Look, nowMs: number): void {
+    const watched = this.#watched.get(key);
+    if (watched === undefined) return;
+    this.#watched.delete(key);
+    noteEnd(look, watched.session, watched.tracker.close(nowMs));
+  }
+}
+
+function noteEnd(look: Look, session: LoadedSession, turn: EndedTurn | null): void {
+  if (turn === null) return;
+  look.ended.push({
+    ...namesOf(session),
+    outcome: turn.outcome,
+    durationMs: turn.endedAtMs - turn.startedAtMs,
+  });
+}
+
+/** Neither part can have a slash in it. */
+function keyOf({ serverId, sessionId }: LoadedSession): string {
+  return `${serverId}/${sessionId}`;
+}
+
+function namesOf({ serverId, sessionId }: LoadedSession): { serverId: string; sessionId: string } {
+  return { serverId, sessionId };
+}
+
+function timesOf({ startedAtMs, lastEventAtMs }: OpenTurn): OpenTurn {
+  return { startedAtMs, lastEventAtMs };
+}

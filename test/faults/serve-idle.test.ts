@@ -1,0 +1,194 @@
+import { spawnSync } from "node:child_process";
+import { readdirSync } from "node:fs";
+import { join } from "node:path";
+import { approveAll, CopilotClient, RuntimeConnection } from "@github/copilot-sdk";
+import { expect, it, onTestFinished } from "vitest";
+import { startEchoModel } from "../../src/models/echo.js";
+import {
+  eventually,
+  expectConsistent,
+  type FaultFleet,
+  faultFleet,
+  isRunning,
+  killed,
+} from "../fixtures/fault-fleet.js";
+import { FAST_HEALTH, type Serving, serve } from "../fixtures/serve.js";
+
+const PORTS = 34_400;
+const WARM = {
+  ...FAST_HEALTH,
+  COPILOTFLEET_ISOLATION: "shared",
+  COPILOTFLEET_POOL_SERVERS: "3",
+  COPILOTFLEET_POOL_WARM: "2",
+};
+const SLEEPY = { ...FAST_HEALTH, COPILOTFLEET_POOL_IDLE_TIMEOUT: "2s" };
+
+/** PIDs of the shared servers that run, by id. */
+async function warm(fleet: FaultFleet): Promise<Record<string, number>> {
+  const { servers } = await fleet.registry();
+  return Object.fromEntries(
+    Object.values(servers).flatMap(({ id, state, process: found }) =>
+      state === "ready" && found !== null && isRunning(found.pid) ? [[id, found.pid]] : [],
+    ),
+  );
+}
+
+it("has spare shared servers before anybody asks, and again after they were killed", async () => {
+  const fleet = await faultFleet(PORTS, WARM);
+  const serving = await serve(fleet);
+  const both = async () => {
+    const running = await warm(fleet);
+    return Object.keys(running).length === 2 ? running : undefined;
+  };
+  const first = await eventually("the warm servers", both);
+  expect(Object.keys(first).toSorted()).toEqual(["shared-1", "shared-2"]);
+  for (const pid of Object.values(first)) await killed(pid);
+  const second = await eventually("the warm servers again", both);
+  expect(Object.keys(second).toSorted()).toEqual(["shared-1", "shared-2"]);
+  for (const pid of Object.values(second)) expect(Object.values(first)).not.toContain(pid);
+  await fleet.json(["create", "--id", "talk", "--user", "alice", "--prompt", "hi"]);
+  // The third one is started only for somebody who is placed there.
+  expect(Object.keys(await warm(fleet)).length).toBeLessThanOrEqual(3);
+  expect(await serving.metric("server_restarts_total", { reason: "crash" })).toBe(2);
+  await expectConsistent(fleet);
+  expect(await serving.end()).toMatchObject({ code: 0 });
+  expect(fleet.processes()).toEqual([]);
+});
+
+it("leaves a warm server stopped that somebody stopped, and has no more than are configured", async () => {
+  const fleet = await faultFleet(PORTS, { ...WARM, COPILOTFLEET_POOL_SERVERS: "1" });
+  const serving = await serve(fleet);
+  await eventually("the warm server", async () => Object.keys(await warm(fleet)).length === 1);
+  await fleet.json(["stop", "shared-1"]);
+  const looks = await serving.metric("probes_total");
+  const until = performance.now() + 2_500;
+  await eventually("some looks", () => performance.now() > until);
+  expect(await warm(fleet)).toEqual({});
+  expect(await serving.metric("probes_total")).toBe(looks);
+  expect(await serving.end()).toMatchObject({ code: 0 });
+});
+
+async function asleep(fleet: FaultFleet, user: string): Promise<boolean> {
+  return (await fleet.record(user)).state === "stopped";
+}
+
+async function client(fleet: FaultFleet, user: string): Promise<CopilotClient> {
+  const { url, token } = await fleet.json<{ url: string; token: string }>(["connect", "--user", user]);
+  const connected = new CopilotClient({ connection: RuntimeConnection.forUri(url, { connectionToken: token }) });
+  onTestFinished(() => connected.forceStop());
+  await connected.start();
+  return connected;
+}
+
+it("stops users' servers that nobody uses, spares those that somebody does, and starts them again on demand", async () => {
+  const fleet = await faultFleet(PORTS, FAST_HEALTH);
+  const model = await startEchoModel();
+  onTestFinished(() => model.close());
+  for (const user of ["away", "connected", "talking"]) await fleet.spawn(user);
+  await fleet.json(["create", "--id", "talk", "--user", "away", "--prompt", "hi"]);
+  const connected = await client(fleet, "connected");
+  const talking = await client(fleet, "talking");
+  await talking.createSession({
+    sessionId: "own",
+    model: "gpt-5",
+    onPermissionRequest: approveAll,
+    provider: { type: "openai", wireApi: "completions", baseUrl: model.baseUrl, apiKey: "echo" },
+  });
+  const before = await fleet.record("away");
+  const serving = await serve(fleet, { env: SLEEPY });
+  await eventually("the sleep of the one that nobody uses", () => asleep(fleet, "away"), 15_000);
+  expect(await serving.logged(/was not used and sleeps now/)).toMatchObject({ server: before.id, outcome: "drained" });
+  expect(isRunning(before.process?.pid ?? 0)).toBe(false);
+  // As long again as it took that one, and more.
+  const until = performance.now() + 3_500;
+  await eventually("some more time", async () => {
+    expect(await asleep(fleet, "connected")).toBe(false);
+    expect(await asleep(fleet, "talking")).toBe(false);
+    return performance.now() > until;
+  });
+  // It is not the supervisor that starts it again.
+  expect(await asleep(fleet, "away")).toBe(true);
+  expect(await fleet.json(["send", "talk", "again", "--user", "away"])).toMatchObject({ reply: "[turn 2] again" });
+  expect(await fleet.record("away")).toMatchObject({ state: "ready", home: before.home, port: before.port });
+  // Those are due when their clients are gone.
+  await connected.stop();
+  await talking.stop();
+  await eventually(
+    "everybody's sleep",
+    async () => {
+      const states = await Promise.all(["away", "connected", "talking"].map((user) => asleep(fleet, user)));
+      return states.every(Boolean);
+    },
+    20_000,
+  );
+  expect(await serving.metric("server_restarts_total")).toBe(0);
+  await expectConsistent(fleet);
+  expect(await serving.end()).toMatchObject({ code: 0 });
+});
+
+it("cuts no turn by putting a server to sleep, however long it takes", async () => {
+  const fleet = await faultFleet(PORTS, FAST_HEALTH);
+  await fleet.json(["create", "--id", "talk", "--user", "alice"]);
+  const { process: before } = await fleet.record("alice");
+  const turn = fleet.json<{ reply: string }>(["send", "talk", "!delay 4000 done", "--user", "alice"]);
+  const serving = await serve(fleet, { env: SLEEPY });
+  expect(await turn).toMatchObject({ reply: "[turn 1] done" });
+  expect((await fleet.record("alice")).process).toEqual(before);
+  await eventually("the sleep", () => asleep(fleet, "alice"), 15_000);
+  expect(await serving.end()).toMatchObject({ code: 0 });
+});
+
+async function healthyFor(serving: Serving, probes: number): Promise<void> {
+  const from = await serving.metric("probes_total", { outcome: "ok" });
+  await eventually(
+    "good probes",
+    async () => (await serving.metric("probes_total", { outcome: "ok" })) >= from + probes,
+    20_000,
+  );
+}
+
+it("makes a session with each new connection, and leaves nothing of it", async () => {
+  const fleet = await faultFleet(PORTS, { ...FAST_HEALTH, COPILOTFLEET_HEALTH_TIMEOUT: "900ms" });
+  await fleet.json(["create", "--id", "talk", "--user", "alice", "--prompt", "hi"]);
+  const { home, process: before } = await fleet.record("alice");
+  const serving = await serve(fleet, { env: { COPILOTFLEET_HEALTH_SESSION: "true" } });
+  // More than are sent over one connection, so that there were two sessions at least.
+  await healthyFor(serving, 15);
+  serving.kill("SIGSTOP");
+  expect(readdirSync(join(home, "session-state")).filter((name) => name !== "talk")).toEqual([]);
+  serving.kill("SIGCONT");
+  const { sessions } = await fleet.json<{ sessions: { id: string }[] }>(["list"]);
+  expect(sessions.map(({ id }) => id)).toEqual(["talk"]);
+  const connected = await client(fleet, "alice");
+  expect((await connected.listSessions()).map(({ sessionId }) => sessionId)).toEqual(["talk"]);
+  expect(await fleet.record("alice")).toMatchObject({ state: "ready", process: before });
+  expect(await serving.metric("probes_total", { outcome: "failed" })).toBe(0);
+  await connected.stop();
+  expect(await serving.end()).toMatchObject({ code: 0 });
+});
+
+it("calls a server unhealthy that cannot write its home, and says why", async (ctx) => {
+  const possible = ["unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt"];
+  if (spawnSync(possible[0] ?? "", possible.slice(1)).status !== 0)
+    return ctx.skip("needs root and the right to mount");
+  const fleet = await faultFleet(PORTS, { ...FAST_HEALTH, COPILOTFLEET_HEALTH_TIMEOUT: "900ms" });
+  const { home } = await fleet.spawn("alice");
+  const state = join(home, "session-state");
+  spawnSync("mkdir", ["-p", state]);
+  expect(spawnSync("mount", ["-t", "tmpfs", "-o", "ro", "none", state]).status).toBe(0);
+  const unmount = () => spawnSync("umount", ["-l", state]);
+  onTestFinished(() => void unmount());
+  const serving = await serve(fleet, { env: { COPILOTFLEET_HEALTH_SESSION: "true" } });
+  const sick = await serving.logged(/did not answer/);
+  expect(sick.reason).toMatch(/read-only file system/i);
+  const seen = await eventually("a word in ps", async () => {
+    const [server] = await fleet.ps();
+    return server?.failure === null ? undefined : server;
+  });
+  expect(seen.failure).toMatch(/read-only file system/i);
+  expect(["unhealthy", "failed"]).toContain(seen.state);
+  unmount();
+  await eventually("a healthy server", async () => (await fleet.record("alice")).state === "ready", 20_000);
+  await healthyFor(serving, 3);
+  expect(await serving.end()).toMatchObject({ code: 0 });
+});

@@ -1,0 +1,282 @@
+import { execFileSync, spawnSync } from "node:child_process";
+import { appendFileSync, chownSync, mkdirSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { expect, it, onTestFinished } from "vitest";
+import { logPath } from "../../src/runtime/server-folder.js";
+import {
+  eventually,
+  expectConsistent,
+  type FaultFleet,
+  faultFleet,
+  isRunning,
+  killed,
+  openFolder,
+  rounds,
+  statusOf,
+} from "../fixtures/fault-fleet.js";
+import { FAST_HEALTH, type Serving, serve } from "../fixtures/serve.js";
+
+const PORTS = 34_100;
+
+/** Why no file system can be mounted here, or undefined when it can. */
+const noMounts =
+  process.getuid?.() === 0 && spawnSync("unshare", ["-m", "mount", "-t", "tmpfs", "none", "/mnt"]).status === 0
+    ? undefined
+    : "needs root and the right to mount";
+
+function mount(options: string, ...argv: string[]): void {
+  const at = argv.at(-1) ?? "";
+  execFileSync("mount", [...options.split(" "), ...argv]);
+  onTestFinished(() => void execFileSync("umount", ["-l", at]));
+}
+
+/** Writes until the file system takes no more. Returns the file. */
+function fill(folder: string): string {
+  const path = join(folder, "ballast");
+  onTestFinished(() => rmSync(path, { force: true }));
+  for (const bytes of [65_536, 4_096, 1]) {
+    try {
+      for (;;) appendFileSync(path, Buffer.alloc(bytes));
+    } catch {
+      // full, to that grain
+    }
+  }
+  return path;
+}
+
+function pidOf({ pid }: { pid: number | null }): number {
+  if (pid === null) throw new Error("it does not run");
+  return pid;
+}
+
+async function running(fleet: FaultFleet, user: string, not: number | null): Promise<number> {
+  return await eventually(
+    `another process of ${user}'s server`,
+    async () => {
+      const { state, process: found } = await fleet.record(user);
+      return state === "ready" && found !== null && found.pid !== not && isRunning(found.pid) ? found.pid : undefined;
+    },
+    30_000,
+  );
+}
+
+async function moreProbes(serving: Serving, count: number): Promise<void> {
+  const before = await serving.metric("probes_total", { outcome: "ok" });
+  await eventually(
+    "more probes",
+    async () => (await serving.metric("probes_total", { outcome: "ok" })) >= before + count,
+  );
+}
+
+it("keeps a server whose log is on a full disk, and says so", async (ctx) => {
+  if (noMounts !== undefined) return ctx.skip(noMounts);
+  const fleet = await faultFleet(PORTS, FAST_HEALTH);
+  const { pid, home } = await fleet.spawn("alice");
+  await fleet.json(["stop", "--user", "alice"]);
+  const disk = await openFolder();
+  mount("-t tmpfs -o size=64k", "none", disk);
+  const log = join(disk, "server.log");
+  writeFileSync(log, "", { mode: 0o600 });
+  mount("--bind", log, logPath(home));
+  const again = await fleet.spawn("alice");
+  fill(disk);
+  const serving = await serve(fleet);
+  expect(await serving.logged(/writes its log to a disk that is full$/)).toMatchObject({ level: "warn" });
+  await fleet.json(["create", "--id", "talk", "--user", "alice", "--prompt", "hi"]);
+  expect(await fleet.json(["send", "talk", "again", "--user", "alice"])).toMatchObject({ reply: "[turn 2] again" });
+  await moreProbes(serving, 5);
+  expect(await fleet.ps()).toMatchObject([{ state: "ready", pid: again.pid }]);
+  expect(again.pid).not.toBe(pid);
+  expect(await serving.readyz()).toMatchObject({ status: 200 });
+  expect(await serving.end()).toMatchObject({ code: 0 });
+});
+
+it("survives a full disk under its whole state, touches no healthy server, and mends everything when there is room", async (ctx) => {
+  if (noMounts !== undefined) return ctx.skip(noMounts);
+  const folder = await openFolder();
+  mount("-t tmpfs -o size=24m", "none", folder);
+  const fleet = await faultFleet(PORTS, FAST_HEALTH, folder);
+  const alice = pidOf(await fleet.spawn("alice"));
+  const bob = pidOf(await fleet.spawn("bob"));
+  await fleet.json(["create", "--id", "talk", "--user", "bob", "--prompt", "hi"]);
+  const serving = await serve(fleet);
+  expect(await serving.readyz()).toMatchObject({ status: 200 });
+
+  const ballast = fill(folder);
+  const full = await eventually("not ready", async () => {
+    const verdict = await serving.readyz();
+    return verdict.ok ? undefined : verdict;
+  });
+  expect(full).toMatchObject({ status: 503, reasons: ["the disk that holds the state is full"] });
+  expect(await serving.healthz()).toMatchObject({ status: 200 });
+  await moreProbes(serving, 20);
+  expect([alice, bob].filter(isRunning)).toEqual([alice, bob]);
+  expect(serving.log().filter(({ msg }) => msg.includes("disk that holds the state is full"))).toHaveLength(1);
+
+  // One dies: nothing can be recorded of it now, and everything once there is room.
+  await killed(alice);
+  await serving.logged(/could not be repaired: .*no space left/);
+  expect(await serving.readyz()).toMatchObject({ status: 503 });
+  await moreProbes(serving, 5);
+  expect(isRunning(bob)).toBe(true);
+  rmSync(ballast);
+  const again = await running(fleet, "alice", alice);
+  expect(again).not.toBe(alice);
+  await eventually("ready", async () => (await serving.readyz()).ok);
+  expect((await fleet.record("bob")).process?.pid).toBe(bob);
+  expect(await fleet.json(["send", "talk", "again", "--user", "bob"])).toMatchObject({ reply: "[turn 2] again" });
+  await expectConsistent(fleet);
+  expect(await serving.end()).toMatchObject({ code: 0 });
+});
+
+it("leaves no server stuck in its own claim when the disk gets full in the middle of a restart", async (ctx) => {
+  if (noMounts !== undefined) return ctx.skip(noMounts);
+  for (let round = 0; round < rounds(4, 40); round++) {
+    const folder = await openFolder();
+    mount("-t tmpfs -o size=24m", "none", folder);
+    const fleet = await faultFleet(PORTS, FAST_HEALTH, folder);
+    const pid = pidOf(await fleet.spawn("alice"));
+    const serving = await serve(fleet);
+    // The claim is recorded, and then there is no room for the end of it.
+    await killed(pid);
+    const stages = ["failed", "starting", "ready"];
+    const stage = stages[round % stages.length] ?? "failed";
+    await eventually(
+      stage,
+      async () => {
+        const record = await fleet.record("alice");
+        return (record.process?.pid !== pid && record.state === stage) || (stage === "failed" && record.claim !== null);
+      },
+      20_000,
+    );
+    const ballast = fill(folder);
+    if (stage === "ready") await killed((await fleet.record("alice")).process?.pid ?? 0);
+    await eventually("trouble, or a good end", async () => {
+      const { state, process: found } = await fleet.record("alice");
+      return serving.log().some(({ level }) => level === "error") || (state === "ready" && found?.pid !== pid);
+    });
+    rmSync(ballast);
+    await running(fleet, "alice", null);
+    await eventually("ready", async () => (await serving.readyz()).ok);
+    await expectConsistent(fleet);
+    expect(await serving.end()).toMatchObject({ code: 0 });
+    await fleet.json(["stop", "--all", "--force"]);
+  }
+});
+
+it("ends when it is told to while nothing can be recorded, and leaves the servers to the next one", async (ctx) => {
+  if (noMounts !== undefined) return ctx.skip(noMounts);
+  const folder = await openFolder();
+  mount("-t tmpfs -o size=24m", "none", folder);
+  const fleet = await faultFleet(PORTS, FAST_HEALTH, folder);
+  const pid = pidOf(await fleet.spawn("alice"));
+  const serving = await serve(fleet);
+  const ballast = fill(folder);
+  const ended = await serving.end();
+  expect(ended).toMatchObject({ code: 7, stderr: expect.stringContaining("no space left on device") });
+  expect(ended.ms).toBeLessThan(30_000);
+  expect(isRunning(pid)).toBe(true);
+  rmSync(ballast);
+  const next = await serve(fleet);
+  expect(await fleet.ps()).toMatchObject([{ state: "ready", pid }]);
+  expect(await next.end()).toMatchObject({ code: 0 });
+  expect(isRunning(pid)).toBe(false);
+});
+
+it("touches no healthy server while it can open no more files, and recovers", async (ctx) => {
+  if (spawnSync("prlimit", ["--version"]).status !== 0) return ctx.skip("needs prlimit");
+  const fleet = await faultFleet(PORTS, FAST_HEALTH);
+  const users = ["alice", "bob", "carol"];
+  const pids: number[] = [];
+  for (const user of users) pids.push(pidOf(await fleet.spawn(user)));
+  const serving = await serve(fleet);
+  const from = serving.log().length;
+  const open = Number(spawnSync("sh", ["-c", `ls /proc/${serving.pid}/fd | wc -l`], { encoding: "utf8" }).stdout);
+  for (const files of [0, open - 2, open + 1]) {
+    execFileSync("prlimit", [`--nofile=${files}:4096`, "--pid", String(serving.pid)]);
+    // Long enough for every one of them to make a new connection.
+    await stays(async () => pids.every(isRunning) && (await fleet.registry()).supervisors?.length === 1, 3_000);
+  }
+  expect(
+    serving
+      .log()
+      .slice(from)
+      .some(({ level, msg }) => level !== "info" && /limit|EMFILE|open files/.test(msg)),
+  ).toBe(true);
+  execFileSync("prlimit", ["--nofile=4096:4096", "--pid", String(serving.pid)]);
+  await eventually("ready", async () => (await serving.readyz()).ok);
+  await moreProbes(serving, 10);
+  for (const [index, user] of users.entries()) {
+    expect(await fleet.record(user)).toMatchObject({ state: "ready", process: { pid: pids[index] } });
+  }
+  expect(await serving.metric("server_restarts_total")).toBe(0);
+  // It can do its work again.
+  await killed(pids[0] ?? 0);
+  await running(fleet, "alice", pids[0] ?? 0);
+  await expectConsistent(fleet);
+  expect(await serving.end()).toMatchObject({ code: 0 });
+});
+
+/** For all of this time, looked at again and again. */
+async function stays(look: () => Promise<boolean>, forMs: number): Promise<void> {
+  const until = performance.now() + forMs;
+  await eventually(
+    "the end of the time",
+    async () => {
+      expect(await look()).toBe(true);
+      return performance.now() > until;
+    },
+    forMs + 20_000,
+  );
+}
+
+it("says that there can be no more processes, and tries again until there can", async (ctx) => {
+  if (process.getuid?.() !== 0) return ctx.skip("needs root, to become a user with few processes");
+  const folder = await openFolder();
+  const uid = 65_533;
+  for (const path of [folder, dirname(folder)]) chownSync(path, uid, uid);
+  mkdirSync(join(folder, "home"));
+  chownSync(join(folder, "home"), uid, uid);
+  const fleet = await faultFleet(PORTS, { ...FAST_HEALTH, HOME: join(folder, "home") }, folder);
+  onTestFinished(() => void execFileSync("chown", ["-R", "0:0", folder]));
+  const under = ["setpriv", "--reuid", String(uid), "--regid", String(uid), "--clear-groups"];
+  const { server } = await fleet.json<{ server: { pid: number } }>(["spawn", "--user", "alice"], { under });
+  const serving = await serve(fleet, { under });
+  const threads = statusOf(serving.pid).threads;
+  const limit = (count: number) => {
+    const [program = "", ...args] = [...under, "prlimit", `--nproc=${count}:`, "--pid", String(serving.pid)];
+    execFileSync(program, args);
+  };
+  limit(threads);
+  await killed(server.pid);
+  const first = await serving.logged(/could not be started: .*no processes.*left \(EAGAIN\)/);
+  expect(first).toMatchObject({ level: "error", code: "FLEET_RUNTIME_UNUSABLE" });
+  // As often as would be a crash loop, if it were the server's fault.
+  const tries = await eventually(
+    "more tries",
+    () => {
+      const all = serving.log().filter(({ msg }) => /could not be started/.test(msg));
+      return all.length >= 5 ? all : undefined;
+    },
+    20_000,
+  );
+  const at = tries.map(({ time }) => Date.parse(String(time)));
+  const gaps = at.slice(1).map((time, index) => time - (at[index] ?? 0));
+  expect((gaps.at(-1) ?? 0) > (gaps[0] ?? 0), `gaps ${gaps.join(", ")} ms`).toBe(true);
+  const shown = () => fleet.json<{ servers: { state: string; pid: number | null }[] }>(["ps"], { under });
+  expect(await serving.metric("servers", { state: "ready" })).toBe(0);
+  expect(await shown()).toMatchObject({ servers: [{ state: "failed", port: null }] });
+  limit(500);
+  const { servers } = await eventually(
+    "the server",
+    async () => {
+      const found = await shown();
+      return found.servers[0]?.state === "ready" ? found : undefined;
+    },
+    30_000,
+  );
+  expect(servers[0]?.pid).not.toBe(server.pid);
+  await eventually("ready", async () => (await serving.readyz()).ok);
+  expect(await serving.end()).toMatchObject({ code: 0 });
+  expect(statSync(fleet.root).uid).toBe(uid);
+});

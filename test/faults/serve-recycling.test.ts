@@ -1,0 +1,139 @@
+import { expect, it } from "vitest";
+import { isBindable } from "../../src/pool/ports.js";
+import type { ServerRecord } from "../../src/store/store.js";
+import {
+  eventually,
+  expectConsistent,
+  type FaultFleet,
+  fake,
+  faultFleet,
+  isRunning,
+  rounds,
+} from "../fixtures/fault-fleet.js";
+import { FAST_HEALTH, type Serving, serve } from "../fixtures/serve.js";
+
+const PORTS = 34_200;
+/** Over from the first moment on, and not again within the test: a server that was replaced rests for a minute. */
+const OLD = { COPILOTFLEET_RECYCLE_MAX_AGE: "1s" };
+
+async function withTalks(fleet: FaultFleet): Promise<ServerRecord> {
+  for (const id of ["talk", "other"]) {
+    await fleet.json(["create", "--id", id, "--user", "alice", "--prompt", "hi"]);
+  }
+  return await fleet.record("alice");
+}
+
+async function recycled(serving: Serving, reason: string): Promise<void> {
+  expect(await serving.logged(/ was recycled$/, { withinMs: 20_000 })).toMatchObject({ reason });
+}
+
+it.each([
+  ["sessions", { COPILOTFLEET_RECYCLE_MAX_SESSIONS: "1" }],
+  ["age", OLD],
+  ["memory", { COPILOTFLEET_RECYCLE_MAX_MEMORY: "1mb" }],
+])("replaces a server that is over its limit: %s", async (reason, limit) => {
+  const fleet = await faultFleet(PORTS, { ...FAST_HEALTH, ...limit });
+  const before = await withTalks(fleet);
+  const serving = await serve(fleet);
+  await recycled(serving, reason);
+  const after = await fleet.record("alice");
+  expect(after).toMatchObject({ id: before.id, user: "alice", home: before.home, state: "ready", replacement: null });
+  expect(after.process?.pid).not.toBe(before.process?.pid);
+  expect(isRunning(before.process?.pid ?? 0)).toBe(false);
+  expect(await isBindable("127.0.0.1", before.port ?? 0)).toBe(true);
+  expect(after.crashes ?? 0).toBe(0);
+  for (const id of ["talk", "other"]) {
+    expect(await fleet.json(["send", id, "again", "--user", "alice"])).toMatchObject({ reply: "[turn 2] again" });
+  }
+  await expectConsistent(fleet);
+  // A limit that the new one is over as well does not make it go round and round.
+  const probes = await serving.metric("probes_total");
+  await eventually("more rounds", async () => (await serving.metric("probes_total")) >= probes + 5);
+  expect(await serving.metric("server_recycles_total", { reason })).toBe(1);
+  expect(await serving.metric("server_recycles_total")).toBe(1);
+  expect(await serving.metric("server_restarts_total")).toBe(0);
+  expect((await fleet.record("alice")).process).toEqual(after.process);
+  expect(await serving.end()).toMatchObject({ code: 0 });
+});
+
+it("leaves a server below all limits alone", async () => {
+  const limits = { COPILOTFLEET_RECYCLE_MAX_SESSIONS: "2", COPILOTFLEET_RECYCLE_MAX_AGE: "1h" };
+  const fleet = await faultFleet(PORTS, { ...FAST_HEALTH, ...limits });
+  const before = await withTalks(fleet);
+  const serving = await serve(fleet);
+  await eventually("some rounds", async () => (await serving.metric("probes_total")) >= 10);
+  expect((await fleet.record("alice")).process).toEqual(before.process);
+  expect(await serving.metric("server_recycles_total")).toBe(0);
+  expect(await serving.end()).toMatchObject({ code: 0 });
+});
+
+it("cuts no turn: the server is replaced when it is over", async () => {
+  const fleet = await faultFleet(PORTS, FAST_HEALTH);
+  const before = await withTalks(fleet);
+  const turn = fleet.json<{ reply: string }>(["send", "talk", "!delay 3000 done", "--user", "alice"]);
+  let over = false;
+  void turn.then(() => (over = true));
+  const serving = await serve(fleet, { env: OLD });
+  await eventually("the turn", async () => (await serving.metric("turns_in_flight")) === 1);
+  while (!over) {
+    expect((await fleet.record("alice")).process, "while the turn goes on").toEqual(before.process);
+    await eventually("a moment", async () => over || (await serving.metric("probes_total")) > 0);
+  }
+  expect(await turn).toMatchObject({ reply: "[turn 2] done" });
+  await recycled(serving, "age");
+  expect((await fleet.record("alice")).process?.pid).not.toBe(before.process?.pid);
+  expect(await fleet.json(["send", "talk", "again", "--user", "alice"])).toMatchObject({ reply: "[turn 3] again" });
+  await expectConsistent(fleet);
+  expect(await serving.end()).toMatchObject({ code: 0 });
+});
+
+it("leaves the old process serving when the new one does not come up", async () => {
+  const fleet = await faultFleet(PORTS, FAST_HEALTH);
+  const before = await withTalks(fleet);
+  const serving = await serve(fleet, { env: { ...OLD, COPILOT_CLI_PATH: fake("exits.mjs") } });
+  const trouble = await serving.logged(/could not be recycled/);
+  expect(trouble).toMatchObject({ level: "error", code: "FLEET_SERVER_EXITED", server: before.id });
+  expect(trouble.msg).toContain("the frobnicator");
+  expect(await fleet.record("alice")).toMatchObject({
+    state: "ready",
+    process: before.process,
+    port: before.port,
+    claim: null,
+    replacement: null,
+  });
+  expect(await fleet.json(["send", "talk", "again", "--user", "alice"])).toMatchObject({ reply: "[turn 2] again" });
+  expect(await serving.metric("server_recycles_total")).toBe(0);
+  expect(await serving.metric("servers", { state: "ready" })).toBe(1);
+  await expectConsistent(fleet);
+  expect(await serving.end()).toMatchObject({ code: 0 });
+});
+
+it("leaves one process of each server, and the right one, when serve is killed in the middle of a replacement", async () => {
+  const fleet = await faultFleet(PORTS, FAST_HEALTH);
+  await withTalks(fleet);
+  for (let round = 0; round < rounds(6, 100); round++) {
+    const killed = await serve(fleet, { env: OLD });
+    await killed.logged(/^recycling server/);
+    const afterMs = Math.random() * 150;
+    const until = performance.now() + afterMs;
+    await eventually("the moment", () => performance.now() >= until);
+    killed.kill("SIGKILL");
+    await killed.done;
+    const left = await fleet.record("alice");
+    const next = await serve(fleet);
+    const story = `killed ${afterMs} ms after the beginning; found ${JSON.stringify(left)}`;
+    await eventually(`the server, ${story}`, async () => {
+      const { state, replacement, process: found } = await fleet.record("alice");
+      return state === "ready" && replacement === null && found !== null && isRunning(found.pid);
+    });
+    const after = await fleet.record("alice");
+    // It is the old one, or the one that was to take over: nobody had a reason to start a third.
+    if (left.state !== "failed") expect([left.launchId, left.replacement?.launchId], story).toContain(after.launchId);
+    expect(fleet.processes(), story).toEqual([after.process?.pid]);
+    const { reply } = await fleet.json<{ reply: string }>(["send", "talk", "again", "--user", "alice"]);
+    expect(reply, story).toBe(`[turn ${round + 2}] again`);
+    await expectConsistent(fleet);
+    next.kill("SIGKILL");
+    await next.done;
+  }
+});

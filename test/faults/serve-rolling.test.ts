@@ -1,0 +1,159 @@
+import { expect, it, onTestFinished } from "vitest";
+import { Fleet } from "../../src/fleet.js";
+import { findRuntime } from "../../src/runtime/find.js";
+import {
+  errorOf,
+  eventually,
+  expectConsistent,
+  type FaultFleet,
+  fake,
+  faultFleet,
+  isRunning,
+  openFolder,
+  rounds,
+} from "../fixtures/fault-fleet.js";
+import { FAST_HEALTH, serve } from "../fixtures/serve.js";
+
+const PORTS = 34_300;
+
+async function spawned(fleet: FaultFleet, users: readonly string[]): Promise<Map<string, number | null>> {
+  const pids = new Map<string, number | null>();
+  for (const user of users) pids.set(user, (await fleet.spawn(user)).pid);
+  return pids;
+}
+
+async function pidsNow(fleet: FaultFleet): Promise<Map<string, number | null>> {
+  return new Map((await fleet.ps()).map(({ user, pid }) => [user ?? "", pid]));
+}
+
+async function library(fleet: FaultFleet): Promise<Fleet> {
+  const opened = await Fleet.open({ env: fleet.env });
+  onTestFinished(() => opened.close());
+  return opened;
+}
+
+it.each([1, 3])("loses nothing of clients that send all the time, with at most %i unavailable", async (unavailable) => {
+  const fleet = await faultFleet(PORTS, FAST_HEALTH);
+  const users = ["alice", "bob", "carol"];
+  const before = await spawned(fleet, users);
+  const serving = await serve(fleet);
+  const client = await library(fleet);
+  for (const user of users) await fleet.json(["create", "--id", `talk-of-${user}`, "--user", user]);
+  let over = false;
+  const sent = new Map(users.map((user) => [user, 0]));
+  const loops = users.map(async (user) => {
+    for (let turn = 1; !over || turn < 5; turn++) {
+      const { reply } = await client.exchange(`talk-of-${user}`, `!delay 50 n${turn}`, { user, timeoutMs: 30_000 });
+      expect(reply.text).toBe(`[turn ${turn}] n${turn}`);
+      sent.set(user, turn);
+    }
+  });
+  const all = Promise.all(loops);
+  await eventually("first turns", () => [...sent.values()].every((turns) => turns >= 2));
+  const result = await fleet.json<{ stopped: { outcome: string; cut: string[] }[] }>([
+    "restart",
+    "--all",
+    "--rolling",
+    "--max-unavailable",
+    String(unavailable),
+  ]);
+  over = true;
+  await all;
+  expect(result.stopped).toHaveLength(3);
+  for (const stopped of result.stopped) expect(stopped).toMatchObject({ outcome: "drained", cut: [] });
+  const after = await pidsNow(fleet);
+  for (const user of users) expect(after.get(user)).not.toBe(before.get(user));
+  expect([...before.values()].filter((pid) => isRunning(pid ?? 0))).toEqual([]);
+  expect(await serving.metric("server_restarts_total")).toBe(0);
+  await expectConsistent(fleet);
+  expect(await serving.end()).toMatchObject({ code: 0 });
+});
+
+it("takes one alone first, and never more than it may", async () => {
+  const fleet = await faultFleet(PORTS);
+  const users = ["a", "b", "c", "d", "e"];
+  const before = await spawned(fleet, users);
+  // Each is in a turn, which is waited for: time to see how many are drained at once.
+  const turns = users.map((user) =>
+    fleet.json<{ reply: string }>(["create", "--id", `of-${user}`, "--user", user, "--prompt", "!delay 2500 done"]),
+  );
+  const client = await library(fleet);
+  await eventually("the turns", async () => {
+    const servers = await client.servers();
+    return servers.every(({ activeSessions }) => activeSessions === 1);
+  });
+  const { done } = fleet.start(["restart", "--all", "--rolling", "--max-unavailable", "2", "--json"]);
+  let ended = false;
+  void done.then(() => (ended = true));
+  const seen: number[] = [];
+  while (!ended) {
+    const servers = Object.values((await fleet.registry()).servers);
+    const draining = servers.filter(({ state }) => state === "draining").length;
+    if (seen.at(-1) !== draining) seen.push(draining);
+    await eventually("a moment", () => new Promise<true>((resolve) => setImmediate(resolve, true)));
+  }
+  expect(await done).toMatchObject({ code: 0 });
+  for (const turn of turns) expect(await turn).toMatchObject({ reply: "[turn 1] done" });
+  expect(Math.max(...seen), seen.join()).toBeLessThanOrEqual(2);
+  expect(seen.indexOf(1)).toBeGreaterThanOrEqual(0);
+  // The canary is over before the next two begin.
+  expect(seen.slice(0, seen.indexOf(2)), seen.join()).toEqual([0, 1, 0, 1].slice(0, seen.indexOf(2)));
+  const after = await pidsNow(fleet);
+  for (const user of users) expect(after.get(user)).not.toBe(before.get(user));
+  await expectConsistent(fleet);
+});
+
+it("touches nobody else when the canary does not come back", async () => {
+  const fleet = await faultFleet(PORTS);
+  const before = await spawned(fleet, ["alice", "bob", "carol"]);
+  const result = await fleet.run(["restart", "--all", "--rolling", "--max-unavailable", "3", "--json"], {
+    env: { COPILOT_CLI_PATH: fake("exits.mjs") },
+  });
+  expect(result.code).toBe(7);
+  expect(errorOf(result)).toMatchObject({
+    code: "FLEET_SERVER_EXITED",
+    message: expect.stringMatching(/did not come back, and goes on as it was; 0 of 3 were replaced.*frobnicator/s),
+  });
+  expect(await pidsNow(fleet)).toEqual(before);
+  await expectConsistent(fleet);
+});
+
+it("stops at the first that does not come back", async () => {
+  const gate = await openFolder();
+  const fleet = await faultFleet(PORTS, { COPILOTFLEET_RUNTIME_ENV: "ONCE_FOLDER,ONCE_RUNTIME" });
+  const before = await spawned(fleet, ["alice", "bob", "carol"]);
+  const result = await fleet.run(["restart", "--all", "--rolling", "--json"], {
+    env: { COPILOT_CLI_PATH: fake("once.sh"), ONCE_FOLDER: gate, ONCE_RUNTIME: findRuntime(null, {}).path },
+  });
+  expect(result.code).toBe(7);
+  expect(errorOf(result).message).toMatch(/did not come back, .*1 of 3 were replaced before, the others were not/);
+  const after = await pidsNow(fleet);
+  const changed = [...before].filter(([user, pid]) => after.get(user) !== pid).map(([user]) => user);
+  expect(changed).toEqual(["alice"]);
+  await expectConsistent(fleet);
+});
+
+it("leaves one process of each server when the command is killed on the way", async () => {
+  const fleet = await faultFleet(PORTS);
+  const users = ["alice", "bob", "carol"];
+  await spawned(fleet, users);
+  for (const user of users) await fleet.json(["create", "--id", `of-${user}`, "--user", user, "--prompt", "hi"]);
+  for (let round = 0; round < rounds(5, 100); round++) {
+    const { child, done } = fleet.start(["restart", "--all", "--rolling", "--max-unavailable", "3"]);
+    const afterMs = Math.random() * 700;
+    const until = performance.now() + afterMs;
+    await eventually("the moment", () => performance.now() >= until);
+    child.kill("SIGKILL");
+    await done;
+    const shown = await expectConsistent(fleet);
+    expect(
+      shown.map(({ state }) => state),
+      `killed after ${afterMs} ms`,
+    ).toEqual(["ready", "ready", "ready"]);
+  }
+  for (const user of users) {
+    expect(await fleet.json(["send", `of-${user}`, "again", "--user", user])).toMatchObject({
+      reply: "[turn 2] again",
+    });
+  }
+});

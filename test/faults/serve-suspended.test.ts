@@ -1,0 +1,116 @@
+import { fileURLToPath } from "node:url";
+import { expect, it } from "vitest";
+import { eventually, expectConsistent, type FaultFleet, faultFleet, statusOf } from "../fixtures/fault-fleet.js";
+import { FAST_HEALTH, type Serving, serve } from "../fixtures/serve.js";
+
+const PORTS = 34_500;
+/** Longer than all deadlines of the settings below. */
+const AWAY_MS = 2_500;
+const USERS = ["alice", "bob"];
+/** One probe that is called a failure, and the server is ended. */
+const STRICT = {
+  COPILOTFLEET_HEALTH_INTERVAL: "1s",
+  COPILOTFLEET_HEALTH_TIMEOUT: "1s",
+  COPILOTFLEET_HEALTH_FAILURES: "1",
+};
+
+const BLOCKER = fileURLToPath(new URL("../fixtures/blocked-loop.cjs", import.meta.url));
+
+async function servers(fleet: FaultFleet): Promise<number[]> {
+  const pids: number[] = [];
+  for (const user of USERS) pids.push((await fleet.spawn(user)).pid ?? 0);
+  return pids;
+}
+
+function stop(pids: readonly number[]): Promise<unknown> {
+  for (const pid of pids) process.kill(pid, "SIGSTOP");
+  return eventually("the pause", () => pids.every((pid) => statusOf(pid).state === "T"));
+}
+
+/** The time of a suspension is over when the clock says so, and nothing else. */
+async function away(forMs = AWAY_MS): Promise<void> {
+  const until = performance.now() + forMs;
+  await eventually("the end of the pause", () => performance.now() > until);
+}
+
+/** All servers answer again, and are the same processes as before. */
+async function expectSame(fleet: FaultFleet, serving: Serving, pids: readonly number[]): Promise<void> {
+  const before = await serving.metric("probes_total", { outcome: "ok" });
+  await eventually("more probes", async () => (await serving.metric("probes_total", { outcome: "ok" })) >= before + 4);
+  for (const [index, user] of USERS.entries()) {
+    expect(await fleet.record(user)).toMatchObject({ state: "ready", process: { pid: pids[index] }, failure: null });
+  }
+  expect(await serving.metric("server_restarts_total")).toBe(0);
+  expect(serving.log().filter(({ msg }) => /hung|ended by itself/.test(msg))).toEqual([]);
+  expect(await serving.readyz()).toMatchObject({ status: 200 });
+  expect(await serving.healthz()).toMatchObject({ status: 200 });
+  await expectConsistent(fleet);
+  expect(await serving.end()).toMatchObject({ code: 0 });
+}
+
+it.each(["servers first", "serve first"])(
+  "restarts nothing when the whole machine was suspended (%s)",
+  async (order) => {
+    const fleet = await faultFleet(PORTS, STRICT);
+    const pids = await servers(fleet);
+    const serving = await serve(fleet);
+    // It goes to sleep in the middle of probes: less than the time that one may take.
+    await stop(pids);
+    await away(900);
+    await stop([serving.pid]);
+    await away();
+    const all = order === "serve first" ? [serving.pid, ...pids] : [...pids, serving.pid];
+    for (const pid of all) process.kill(pid, "SIGCONT");
+    await expectSame(fleet, serving, pids);
+  },
+);
+
+it("restarts nothing when it was itself stopped for a while", async () => {
+  const fleet = await faultFleet(PORTS, STRICT);
+  const pids = await servers(fleet);
+  const serving = await serve(fleet);
+  await stop([serving.pid]);
+  await away();
+  serving.kill("SIGCONT");
+  await expectSame(fleet, serving, pids);
+});
+
+it("restarts nothing when its event loop stood still for a while", async () => {
+  const fleet = await faultFleet(PORTS, STRICT);
+  const pids = await servers(fleet);
+  const serving = await serve(fleet, {
+    env: { NODE_OPTIONS: `--require ${BLOCKER}`, BLOCK_MS: String(AWAY_MS) },
+  });
+  serving.kill("SIGUSR2");
+  await eventually("the standstill", async () => {
+    const answer = fetch(`http://${serving.address}/healthz`, { signal: AbortSignal.timeout(AWAY_MS / 5) });
+    return await answer.then(
+      () => false,
+      () => true,
+    );
+  });
+  await expectSame(fleet, serving, pids);
+});
+
+it("still ends a server that hangs after it was away itself", async () => {
+  const fleet = await faultFleet(PORTS, FAST_HEALTH);
+  const pids = await servers(fleet);
+  const serving = await serve(fleet);
+  await stop([serving.pid, pids[0] ?? 0]);
+  await away();
+  serving.kill("SIGCONT");
+  await serving.logged(/ hung and was ended/, { withinMs: 15_000 });
+  const again = await eventually(
+    "another process",
+    async () => {
+      const { state, process: found } = await fleet.record("alice");
+      return state === "ready" && found?.pid !== pids[0] ? found : undefined;
+    },
+    15_000,
+  );
+  expect(again.pid).not.toBe(pids[0]);
+  expect(await serving.metric("server_restarts_total", { reason: "hang" })).toBe(1);
+  expect(await serving.metric("server_restarts_total")).toBe(1);
+  await expectConsistent(fleet);
+  expect(await serving.end()).toMatchObject({ code: 0 });
+});

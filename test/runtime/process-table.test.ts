@@ -1,0 +1,21 @@
+import { spawnSync } from "node:child_process";
+import { expect, it } from "vitest";
+import { bundleFixture } from "../fixtures/store-bundle.js";
+
+const looker = bundleFixture("process-looker");
+
+it("says that it cannot look, and takes nobody for dead, when this process has no file descriptors left", (ctx) => {
+  if (spawnSync("prlimit", ["--version"]).status !== 0) return ctx.skip("needs prlimit");
+  const { stdout, stderr } = spawnSync("prlimit", ["--nofile=64", process.execPath, looker], { encoding: "utf8" });
+  expect(stderr).toBe("");
+  const refusal = "FLEET_PROCESSES_UNREADABLE";
+  expect(JSON.parse(stdout)).toEqual({
+    identify: refusal,
+    isAlive: refusal,
+    ownsListener: refusal,
+    connectionsTo: refusal,
+    processesOfLaunch: refusal,
+    writersOf: refusal,
+    after: true,
+  });
+});

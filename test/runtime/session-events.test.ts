@@ -1,0 +1,336 @@
+import { spawnSync } from "node:child_process";
+import {
+  appendFileSync,
+  mkdirSync,
+  mkdtempSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import fc from "fast-check";
+import { beforeEach, describe, expect, it, onTestFinished } from "vitest";
+import { type HistoryEvent, readEvent } from "../../src/runtime/history-event.js";
+import { LineSplitter } from "../../src/runtime/history-line.js";
+import { endsInsideTurn, openHistory, SessionEvents } from "../../src/runtime/session-events.js";
+import { historyPath } from "../../src/runtime/session-state.js";
+import type { EndedTurn } from "../../src/runtime/turn-state.js";
+import { TurnTracker } from "../../src/runtime/turn-tracker.js";
+import {
+  aborted,
+  answer,
+  at,
+  failed,
+  finalStep,
+  line,
+  prompt,
+  resumed,
+  shutdown,
+  started,
+  stepEnd,
+  stepStart,
+  tool,
+  toolStep,
+} from "../fixtures/history.js";
+
+const MEGABYTE = 1024 * 1024;
+const ENOUGH = 64 * MEGABYTE;
+
+let home: string;
+let path: string;
+beforeEach(() => {
+  home = mkdtempSync(join(tmpdir(), "copilotfleet-history-"));
+  onTestFinished(() => rmSync(home, { recursive: true, force: true }));
+  path = historyPath(home, "s");
+  mkdirSync(dirname(path), { recursive: true });
+});
+
+function eventsOf(text: string | Buffer): HistoryEvent[] {
+  return [...new LineSplitter().push(Buffer.from(text))].flatMap((one) => readEvent(one) ?? []);
+}
+
+function turnsOf(text: string): { ended: EndedTurn[]; tracker: TurnTracker } {
+  const tracker = new TurnTracker();
+  return { ended: eventsOf(text).flatMap((event) => tracker.push(event) ?? []), tracker };
+}
+
+/** How the turns of a history ended, and what is to be said of the last one. */
+function story(text: string): string[] {
+  const { ended, tracker } = turnsOf(text);
+  const rest = tracker.open === null ? [] : [tracker.isDoubtful ? "doubtful" : "open"];
+  return [...ended.map(({ outcome }) => outcome), ...rest];
+}
+
+describe("turns in a history", () => {
+  it.each<[string, () => string, string[]]>([
+    ["of one answer", () => prompt() + finalStep(), ["completed"]],
+    ["before the first step", () => prompt(), ["open"]],
+    ["in the first step", () => prompt() + stepStart(), ["open"]],
+    ["between two steps", () => prompt() + toolStep("a"), ["open"]],
+    ["of several steps", () => prompt() + toolStep("a") + toolStep("b") + finalStep(), ["completed"]],
+    [
+      "with a tool that failed",
+      () => prompt() + toolStep("a", { success: false, error: { code: "failure" } }) + finalStep(),
+      ["completed"],
+    ],
+    [
+      "that told the model why a tool was refused",
+      () => prompt() + toolStep("a", { success: false, error: { code: "rejected" } }) + finalStep(),
+      ["completed"],
+    ],
+    [
+      "that ended with a refused tool",
+      () => prompt() + toolStep("a", { success: false, error: { code: "rejected" } }),
+      ["doubtful"],
+    ],
+    [
+      "with a text beside the tool",
+      () => prompt() + stepStart() + answer("let me see", "a") + tool("a") + stepEnd(),
+      ["open"],
+    ],
+    ["that failed", () => prompt() + stepStart() + stepEnd() + failed(), ["failed"]],
+    ["whose failure is not told yet", () => prompt() + stepStart() + stepEnd(), ["doubtful"]],
+    ["with an empty answer", () => prompt() + finalStep("") + failed(), ["failed"]],
+    ["that failed before its first step", () => prompt() + failed(), ["failed"]],
+    ["that failed in its second step", () => prompt() + toolStep("a") + stepStart() + stepEnd() + failed(), ["failed"]],
+    ["aborted before the step's end", () => prompt() + stepStart() + aborted() + stepEnd(), ["aborted"]],
+    [
+      "aborted in a tool, told after the step's end",
+      () => prompt() + stepStart() + answer("", "a") + stepEnd() + aborted(),
+      ["aborted"],
+    ],
+    ["aborted after its end", () => prompt() + finalStep() + aborted(), ["completed"]],
+    ["cut by the session's shutdown", () => prompt() + stepStart() + shutdown(), ["cut"]],
+    ["cut between two steps", () => prompt() + toolStep("a") + shutdown(), ["cut"]],
+    ["that nobody waited for", () => prompt() + stepStart() + stepEnd() + shutdown(), ["failed"]],
+    [
+      "cut by a kill, then another",
+      () => prompt() + stepStart() + resumed() + prompt() + finalStep(),
+      ["cut", "completed"],
+    ],
+    [
+      "that another client joined",
+      () => prompt() + stepStart() + resumed({ sessionWasActive: true }) + answer() + stepEnd(),
+      ["completed"],
+    ],
+    [
+      "queued one after the other",
+      () => prompt() + finalStep() + prompt({ delivery: "queued" }) + finalStep(),
+      ["completed", "completed"],
+    ],
+    [
+      "that was steered",
+      () => prompt() + toolStep("a") + stepStart() + prompt({ delivery: "steering" }) + answer() + stepEnd(),
+      ["completed"],
+    ],
+    [
+      "into which the runtime put a text",
+      () => prompt() + stepStart() + line("user.message", { content: "x", source: "skill-pdf" }) + answer() + stepEnd(),
+      ["completed"],
+    ],
+    ["without a prompt", () => line("system.notification") + finalStep(), ["completed"]],
+    ["that is none", () => started() + failed() + aborted() + shutdown() + resumed(), []],
+    [
+      "with a sub-agent",
+      () =>
+        prompt() +
+        stepStart() +
+        answer("", "a") +
+        line("subagent.started", { toolCallId: "a" }, "agent") +
+        line("user.message", { delivery: "idle" }, "agent") +
+        line("assistant.turn_start", {}, "agent") +
+        line("assistant.turn_end", {}, "agent"),
+      ["open"],
+    ],
+  ])("%s", (_, text, expected) => {
+    expect(story(text())).toEqual(expected);
+  });
+
+  it("go on until the sub-agents in the background are done, and what they report is answered", () => {
+    const first = prompt() + toolStep("a") + line("subagent.started", {}, "agent") + finalStep();
+    expect(story(first)).toEqual(["open"]);
+    const done = first + line("subagent.completed", {}, "agent");
+    expect(story(done)).toEqual(["doubtful"]);
+    expect(story(done + line("system.notification") + finalStep())).toEqual(["completed"]);
+    expect(story(first + prompt())).toEqual(["completed", "open"]);
+    expect(story(first + shutdown())).toEqual(["cut"]);
+  });
+
+  it("have their times from the events", () => {
+    const text = prompt();
+    const startedAtMs = at();
+    const { ended } = turnsOf(text + toolStep("a") + finalStep());
+    expect(ended).toEqual([{ startedAtMs, endedAtMs: at(), outcome: "completed" }]);
+  });
+
+  it("that only lack silence are over after two seconds of it", () => {
+    const { tracker } = turnsOf(prompt() + toolStep("a", { error: { code: "rejected" } }));
+    expect(tracker.settle(at() + 1_999)).toBeNull();
+    expect(tracker.settle(at() + 2_000)).toMatchObject({ outcome: "aborted", endedAtMs: at() });
+    expect(tracker.open).toBeNull();
+    const running = turnsOf(prompt() + toolStep("a")).tracker;
+    expect(running.settle(at() + 3_600_000)).toBeNull();
+  });
+});
+
+const turn = fc.constantFrom(
+  () => prompt() + finalStep(),
+  () => prompt({ content: "p".repeat(70_000) }) + toolStep("a") + finalStep("\u00e9\u{1f600}"),
+  () => prompt() + stepStart() + stepEnd() + failed(),
+  () => prompt() + stepStart() + answer("", "a") + stepEnd() + aborted(),
+  () => prompt() + stepStart() + shutdown() + resumed(),
+  () => "not JSON\n\n{}\n[1]\nnull\n" + '{"type":"user.message","data":{}}\n{"type":"abort"',
+  () => prompt() + toolStep("a", { success: true, result: { content: "x".repeat(MEGABYTE + 5) } }) + finalStep(),
+  () => prompt({ content: '","delivery":"steering"},"id":"' }) + stepStart(),
+);
+
+describe("SessionEvents", () => {
+  it("gives the same turns, however the history was cut into appends and however little is read at a time", () => {
+    fc.assert(
+      fc.property(
+        fc.array(turn, { minLength: 1, maxLength: 8 }),
+        fc.array(fc.nat(), { maxLength: 12 }),
+        fc.constantFrom(1, 300_000, ENOUGH),
+        (turns, cuts, maxBytes) => {
+          const text = Buffer.from(turns.map((make) => make()).join(""));
+          const expected = turnsOf(text.toString("utf8"));
+          rmSync(path, { force: true });
+          const events = new SessionEvents(path, null, new LineSplitter());
+          const tracker = new TurnTracker();
+          const ended: EndedTurn[] = [];
+          const places = [...new Set(cuts.map((cut) => cut % text.length))].sort((a, b) => a - b);
+          for (const [index, place] of [0, ...places].entries()) {
+            appendFileSync(path, text.subarray(place, [...places, text.length][index]));
+            for (let atEnd = false; !atEnd; ) {
+              const read = events.read(maxBytes);
+              expect(read.fate).toBe("there");
+              atEnd = read.atEnd;
+              ended.push(...read.events.flatMap((event) => tracker.push(event) ?? []));
+            }
+          }
+          expect(ended).toEqual(expected.ended);
+          expect(tracker.open).toEqual(expected.tracker.open);
+          expect(events.read(maxBytes)).toMatchObject({ events: [], bytes: 0, atEnd: true });
+        },
+      ),
+      { numRuns: 60 },
+    );
+  });
+
+  it("reads only what was appended, and a half-written line once it is whole", () => {
+    writeFileSync(path, prompt() + finalStep());
+    const { events } = openHistory(home, "s", ENOUGH);
+    const more = prompt();
+    appendFileSync(path, more.slice(0, 30));
+    expect(events.read(ENOUGH)).toEqual({ events: [], bytes: 30, atEnd: true, fate: "there" });
+    appendFileSync(path, more.slice(30));
+    expect(events.read(ENOUGH)).toMatchObject({ events: [{ type: "user.message" }], bytes: more.length - 30 });
+  });
+
+  it("tells a history that was cut short, written anew or replaced, and begins with one that comes again", () => {
+    const text = prompt() + finalStep();
+    const open = () => {
+      writeFileSync(path, text);
+      return openHistory(home, "s", ENOUGH).events;
+    };
+    const cut = open();
+    truncateSync(path, 10);
+    expect(cut.read(ENOUGH).fate).toBe("replaced");
+    const anew = open();
+    writeFileSync(path, prompt() + finalStep() + prompt());
+    expect(anew.read(ENOUGH).fate).toBe("replaced");
+    const same = open();
+    writeFileSync(path, text.replaceAll("e", "f"));
+    utimesSync(path, new Date(), new Date(0));
+    expect(same.read(ENOUGH).fate).toBe("replaced");
+    const other = open();
+    writeFileSync(`${path}.new`, text);
+    renameSync(`${path}.new`, path);
+    expect(other.read(ENOUGH).fate).toBe("replaced");
+    const gone = open();
+    rmSync(path);
+    expect(gone.read(ENOUGH)).toEqual({ events: [], bytes: 0, atEnd: true, fate: "gone" });
+    writeFileSync(path, prompt());
+    expect(gone.read(ENOUGH)).toMatchObject({ fate: "there", events: [{ type: "user.message" }] });
+  });
+
+  it("follows no link, and does not wait for a pipe", () => {
+    writeFileSync(join(home, "elsewhere"), prompt());
+    symlinkSync(join(home, "elsewhere"), path);
+    expect(() => openHistory(home, "s", ENOUGH)).toThrow(/ELOOP/);
+    rmSync(path);
+    expect(spawnSync("mkfifo", [path]).status).toBe(0);
+    expect(() => openHistory(home, "s", ENOUGH)).toThrow(/not a file/);
+  });
+});
+
+describe("openHistory", () => {
+  it("knows what the whole history would tell, from as little of the end as that takes", () => {
+    fc.assert(
+      fc.property(fc.array(turn, { minLength: 1, maxLength: 6 }), fc.boolean(), (turns, isOpen) => {
+        const text = [started, ...turns, ...(isOpen ? [prompt, stepStart] : [])].map((make) => make()).join("");
+        writeFileSync(path, text);
+        expect(openHistory(home, "s", ENOUGH).tracker.open).toEqual(turnsOf(text).tracker.open);
+      }),
+      { numRuns: 60 },
+    );
+    writeFileSync(path, `${line("system.message", { content: "x".repeat(5 * MEGABYTE) })}${prompt()}${finalStep()}`);
+    expect(openHistory(home, "s", ENOUGH).bytes).toBe(4096);
+  });
+
+  it("finds a turn whose beginning is too far back, from its first event within reach", () => {
+    const big = { success: true, result: { content: "x".repeat(2 * MEGABYTE) } };
+    writeFileSync(path, prompt() + toolStep("a", big) + stepStart());
+    expect(openHistory(home, "s", MEGABYTE).tracker.open).toMatchObject({ lastEventAtMs: at() });
+    writeFileSync(path, prompt() + stepStart() + answer("", "a") + tool("a", big));
+    expect(openHistory(home, "s", MEGABYTE).tracker.open).not.toBeNull();
+    writeFileSync(path, prompt() + stepStart() + answer("", "a") + tool("a", big) + stepEnd() + finalStep());
+    expect(openHistory(home, "s", MEGABYTE).tracker.open).toBeNull();
+  });
+});
+
+describe("endsInsideTurn", () => {
+  it.each<[string, () => string, boolean]>([
+    ["a turn without an end", () => prompt() + stepStart(), true],
+    ["between two steps", () => prompt() + toolStep("a"), true],
+    ["a turn that was shut down", () => prompt() + stepStart() + shutdown(), true],
+    [
+      "a turn that was shut down in a session loaded since",
+      () => prompt() + stepStart() + shutdown() + resumed(),
+      false,
+    ],
+    ["an end", () => prompt() + finalStep(), false],
+    ["an end and a shutdown", () => prompt() + finalStep() + shutdown(), false],
+    ["a failure", () => prompt() + stepStart() + stepEnd() + failed(), false],
+    ["a failure that is not told", () => prompt() + stepStart() + stepEnd(), false],
+    ["an abort", () => prompt() + stepStart() + answer("", "a") + stepEnd() + aborted(), false],
+    ["a half-written end", () => prompt() + stepStart() + answer() + stepEnd().slice(0, -20), true],
+    ["nothing", () => "", false],
+    [
+      "a turn of five megabytes",
+      () => prompt() + toolStep("a", { result: "x".repeat(5 * MEGABYTE) }) + stepStart() + answer("", "b") + tool("b"),
+      true,
+    ],
+    [
+      "a turn of five megabytes, shut down",
+      () => prompt() + toolStep("a", { result: "x".repeat(5 * MEGABYTE) }) + stepStart() + shutdown(),
+      true,
+    ],
+  ])("tells %s", (_, text, expected) => {
+    writeFileSync(path, text());
+    expect(endsInsideTurn(home, "s")).toBe(expected);
+  });
+
+  it("leaves out a turn that an earlier server was cut in, and a session without a history", () => {
+    writeFileSync(path, prompt());
+    const startedAtMs = at();
+    appendFileSync(path, stepStart());
+    expect(endsInsideTurn(home, "s", startedAtMs)).toBe(true);
+    expect(endsInsideTurn(home, "s", startedAtMs + 1)).toBe(false);
+    expect(endsInsideTurn(home, "none")).toBe(false);
+  });
+});

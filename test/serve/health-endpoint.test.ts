@@ -1,0 +1,305 @@
+import { lookup } from "node:dns/promises";
+import { once } from "node:events";
+import { readFileSync } from "node:fs";
+import { Agent, get, type IncomingMessage } from "node:http";
+import { connect, createServer, type Server, type Socket } from "node:net";
+import { text } from "node:stream/consumers";
+import { describe, expect, it, onTestFinished } from "vitest";
+import type { Address } from "../../src/config/rules.js";
+import { type FleetError, isFleetError } from "../../src/errors.js";
+import { HealthEndpoint, type HealthEndpointOptions } from "../../src/serve/health-endpoint.js";
+import { listenOn, showAddress } from "../../src/serve/listen.js";
+import { FleetMetrics } from "../../src/serve/metrics.js";
+import { eventually } from "../fixtures/fault-fleet.js";
+
+const LOOPBACK = { host: "127.0.0.1", port: 0 };
+const NEVER = new AbortController().signal;
+
+interface Opened {
+  endpoint: HealthEndpoint;
+  errors: unknown[];
+  url: (path: string) => string;
+}
+
+async function opened(options: Partial<HealthEndpointOptions> = {}): Promise<Opened> {
+  const errors: unknown[] = [];
+  const endpoint = await HealthEndpoint.open({
+    address: LOOPBACK,
+    metrics: await FleetMetrics.open({ version: "0" }),
+    healthy: () => [],
+    ready: () => [],
+    onError: (error) => errors.push(error),
+    signal: NEVER,
+    ...options,
+  });
+  onTestFinished(() => endpoint.close());
+  return { endpoint, errors, url: (path) => `http://${showAddress(endpoint.address)}${path}` };
+}
+
+/** A raw connection, and all that came over it until it was closed. */
+async function connected({ host, port }: Address): Promise<{ socket: Socket; received: Promise<string> }> {
+  const socket = connect({ host, port });
+  onTestFinished(() => void socket.destroy());
+  const received = text(socket).catch((error: Error) => error.message);
+  await once(socket, "connect");
+  return { socket, received };
+}
+
+async function refusal(work: Promise<unknown>): Promise<FleetError> {
+  const error = await work.then(
+    () => undefined,
+    (reason: unknown) => reason,
+  );
+  if (!isFleetError(error)) throw new Error(`no FleetError, but ${String(error)}`);
+  return error;
+}
+
+describe("the health endpoint", () => {
+  it("gives the metrics, with what the checks say now", async () => {
+    let reasons: string[] = [];
+    const { url } = await opened({ ready: () => reasons });
+    const first = await fetch(url("/metrics?x=1"));
+    expect(first.status).toBe(200);
+    expect(first.headers.get("content-type")).toMatch(/^text\/plain; version=0\.0\.4/);
+    const body = await first.text();
+    expect(body).toContain("\ncopilotfleet_ready 1\n");
+    expect(body).toContain("\ncopilotfleet_healthy 1\n");
+    reasons = ["draining"];
+    expect(await (await fetch(url("/metrics"))).text()).toContain("\ncopilotfleet_ready 0\n");
+  });
+
+  it.each([
+    ["/healthz", "healthy"],
+    ["/readyz", "ready"],
+  ] as const)("answers %s with the reasons of its own check", async (path, check) => {
+    let reasons: string[] = [];
+    const { url } = await opened({ [check]: async () => reasons });
+    const well = await fetch(url(path));
+    expect([well.status, await well.json()]).toEqual([200, { ok: true, reasons: [] }]);
+    reasons = ["the state folder cannot be written", "no server is ready"];
+    const ill = await fetch(url(path));
+    expect([ill.status, await ill.json()]).toEqual([503, { ok: false, reasons }]);
+    expect(ill.headers.get("cache-control")).toBe("no-store");
+    expect(ill.headers.get("content-type")).toBe("application/json");
+    expect((await fetch(url(path === "/healthz" ? "/readyz" : "/healthz"))).status).toBe(200);
+  });
+
+  it("answers HEAD with the same headers and no body", async () => {
+    const { url } = await opened({ healthy: () => ["x"] });
+    const full = await fetch(url("/healthz"));
+    const head = await fetch(url("/healthz"), { method: "HEAD" });
+    expect([head.status, await head.text()]).toEqual([503, ""]);
+    expect(head.headers.get("content-length")).toBe(String((await full.text()).length));
+  });
+
+  it.each(["/", "/metrics/", "/healthz/x", "//metrics", "/constructor", "/../metrics"])("has no %s", async (path) => {
+    const { endpoint } = await opened();
+    const { socket, received } = await connected(endpoint.address); // fetch would tidy the path up
+    socket.write(`GET ${path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`);
+    expect(await received).toMatch(/^HTTP\/1\.1 404 [\s\S]*\/metrics, \/healthz, \/readyz/);
+  });
+
+  it.each(["POST", "PUT", "DELETE", "OPTIONS"])("allows no %s", async (method) => {
+    const { url } = await opened();
+    const response = await fetch(url("/metrics"), { method });
+    expect([response.status, response.headers.get("allow")]).toEqual([405, "GET, HEAD"]);
+  });
+
+  it("takes a check that throws or hangs for a bad sign, tells the log why, and the client not", async () => {
+    const failing = await opened({
+      healthy: () => {
+        throw new Error("alice's home is gone");
+      },
+      ready: () => new Promise(() => undefined),
+      checkMs: 50,
+    });
+    const health = await fetch(failing.url("/healthz"));
+    expect([health.status, await health.text()]).toEqual([503, expect.stringContaining("the check itself failed")]);
+    const ready = await fetch(failing.url("/readyz"));
+    expect([ready.status, await ready.json()]).toEqual([503, { ok: false, reasons: ["the check took too long"] }]);
+    expect(failing.errors.map(String)).toEqual(["Error: alice's home is gone", "Error: no answer within 50 ms"]);
+    expect(await (await fetch(failing.url("/metrics"))).text()).toContain("\ncopilotfleet_healthy 0\n");
+  });
+
+  it("answers 500 when the metrics fail, and lives on", async () => {
+    const text = () => Promise.reject(new Error("broken"));
+    const { url, errors } = await opened({ metrics: { text, contentType: "text/plain", judged: () => undefined } });
+    expect((await fetch(url("/metrics"))).status).toBe(500);
+    expect(errors.map(String)).toEqual(["Error: broken"]);
+    expect((await fetch(url("/healthz"))).status).toBe(200);
+  });
+
+  it("serves 200 scrapes at once, beside clients that send nothing", async () => {
+    const { endpoint, url } = await opened();
+    await Promise.all(Array.from({ length: 50 }, () => connected(endpoint.address)));
+    const scrapes = await Promise.all(
+      Array.from({ length: 200 }, async () => {
+        const response = await fetch(url("/metrics"));
+        return { status: response.status, whole: (await response.text()).endsWith("\n") };
+      }),
+    );
+    expect(new Set(scrapes.map((scrape) => JSON.stringify(scrape)))).toEqual(new Set(['{"status":200,"whole":true}']));
+  });
+});
+
+describe("a client that dawdles", { timeout: 10_000 }, () => {
+  it.each([
+    ["sends nothing", ""],
+    ["stops in its headers", "GET /metrics HTTP/1.1\r\nHost: x\r\n"],
+    ["stops in its body", "POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx"],
+  ])("and %s is hung up on", async (_, sent) => {
+    const { endpoint } = await opened({ clientMs: 200 });
+    const { received } = await connected(endpoint.address).then(({ socket, ...rest }) => {
+      socket.write(sent);
+      return rest;
+    });
+    expect(await received).toMatch(/^(HTTP\/1\.1 40[58] |$)/);
+  });
+
+  it("and sends a byte now and then is, too", async () => {
+    const { endpoint } = await opened({ clientMs: 200 });
+    const { socket, received } = await connected(endpoint.address);
+    socket.write("GET /metrics HTTP/1.1\r\nX-Slow: ");
+    const drip = setInterval(() => socket.writable && socket.write("x"), 20);
+    onTestFinished(() => clearInterval(drip));
+    expect(await received).toMatch(/^HTTP\/1\.1 408 /);
+  });
+
+  it("and does not read its answer is, too", async () => {
+    const large = "x".repeat(50_000_000); // more than the buffers of a socket hold
+    const metrics = { text: async () => large, contentType: "text/plain", judged: () => undefined };
+    const { endpoint } = await opened({ metrics, clientMs: 200 });
+    const socket = connect(endpoint.address);
+    onTestFinished(() => void socket.destroy());
+    socket.write("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    // Nothing is read before the other side has given up: only what the buffers took arrives then.
+    await eventually("the connection is open", () => establishedAt(endpoint.address.port) === 1);
+    await eventually("the connection is given up", () => establishedAt(endpoint.address.port) === 0);
+    const received = await text(socket).catch((error: Error) => error.message);
+    expect(received.length).toBeLessThan(large.length);
+  });
+});
+
+describe("closing", { timeout: 10_000 }, () => {
+  it("waits for no client that keeps its connection, or has sent nothing", async () => {
+    const { endpoint, url } = await opened({ clientMs: 60_000 });
+    const agent = new Agent({ keepAlive: true });
+    onTestFinished(() => agent.destroy());
+    const response = await new Promise<IncomingMessage>((resolve) => void get(url("/healthz"), { agent }, resolve));
+    await text(response);
+    const kept = Object.values(agent.freeSockets).flat();
+    expect(kept).toHaveLength(1);
+    const { received } = await connected(endpoint.address);
+    await Promise.all([endpoint.close(), endpoint.close()]);
+    expect(await received).toBe("");
+    await eventually("the kept connection is closed", () => kept[0]?.destroyed);
+    await expect(fetch(url("/healthz"))).rejects.toThrow();
+  });
+
+  it("finishes the answer under way, and says that it is the last", async () => {
+    let open: ((reasons: string[]) => void) | undefined;
+    const ready = () => new Promise<string[]>((resolve) => (open = resolve));
+    const { endpoint, url } = await opened({ ready });
+    const answer = fetch(url("/readyz"));
+    const finish = await eventually("the check runs", () => open);
+    const closing = endpoint.close();
+    finish([]);
+    const response = await answer;
+    expect([response.status, response.headers.get("connection")]).toEqual([200, "close"]);
+    expect(await response.json()).toEqual({ ok: true, reasons: [] });
+    await closing;
+  });
+
+  it("cuts an answer that does not come", async () => {
+    let asked = false;
+    const ready = () => {
+      asked = true;
+      return new Promise<string[]>(() => undefined);
+    };
+    const { endpoint, url } = await opened({ ready, checkMs: 60_000, clientMs: 60_000 });
+    const answer = fetch(url("/readyz")).catch((error: Error) => error);
+    await eventually("the check runs", () => asked);
+    await endpoint.close();
+    expect(await answer).toBeInstanceOf(Error);
+  });
+
+  it("frees the port", async () => {
+    const { endpoint } = await opened();
+    await endpoint.close();
+    const again = await opened({ address: endpoint.address });
+    expect(again.endpoint.address).toEqual(endpoint.address);
+  });
+});
+
+describe("the address", () => {
+  it("is the one that was asked for", async () => {
+    const { endpoint, url } = await opened({ address: { host: "127.0.0.1", port: 36001 } });
+    expect(endpoint.address).toEqual({ host: "127.0.0.1", port: 36001 });
+    expect((await fetch(url("/healthz"))).status).toBe(200);
+  });
+
+  it("that is taken is refused, by name", async () => {
+    const holder = createServer().listen(LOOPBACK);
+    onTestFinished(() => void holder.close());
+    await once(holder, "listening");
+    const { port } = holder.address() as { port: number };
+    const error = await refusal(opened({ address: { host: "127.0.0.1", port } }));
+    expect(error).toMatchObject({ code: "FLEET_ADDRESS_TAKEN", exit: 5, cause: { code: "EADDRINUSE" } });
+    expect(error.message).toBe(
+      `serve cannot listen on "127.0.0.1:${port}" (serve.metrics): another process listens there`,
+    );
+    expect(error.suggestions).toEqual([
+      `See which: ss -ltnp 'sport = :${port}'`,
+      "Listen elsewhere: COPILOTFLEET_SERVE_METRICS=127.0.0.1:0 copilotfleet serve",
+    ]);
+  });
+
+  it.each([
+    ["192.0.2.1", "this host does not have the address"],
+    ["2001:db8::1", "this host does not have the address"],
+    ["no-such-host.invalid", "has no address"],
+  ])("%s, which is not this host's, is refused", async (host, because) => {
+    const error = await refusal(opened({ address: { host, port: 36002 } }));
+    expect(error).toMatchObject({ code: "FLEET_ADDRESS_UNUSABLE", exit: 3 });
+    expect(error.message).toContain(`"${showAddress({ host, port: 36002 })}" (serve.metrics)`);
+    expect(error.message).toContain(because);
+  });
+
+  // The tests may run as a user who may open every port: the refusal is made here.
+  it.each([
+    ["EACCES", "this user may not open port 80; allowed is a port from 1024 on, or 0 for any free one"],
+    ["EMFILE", "the system said EMFILE"],
+  ])("that the system refuses with %s is refused", async (code, because) => {
+    const server = createServer();
+    server.listen = (): Server => {
+      process.nextTick(() => server.emit("error", Object.assign(new Error(`the system said ${code}`), { code })));
+      return server;
+    };
+    const error = await refusal(listenOn(server, "serve.listen", { host: "127.0.0.1", port: 80 }, NEVER));
+    expect(error).toMatchObject({ code: "FLEET_ADDRESS_UNUSABLE", exit: 3, cause: { code } });
+    expect(error.message).toBe(`serve cannot listen on "127.0.0.1:80" (serve.listen): ${because}`);
+    expect(error.suggestions).toContain("Listen elsewhere: COPILOTFLEET_SERVE_LISTEN=127.0.0.1:0 copilotfleet serve");
+  });
+
+  it("is not listened on when the wait for it was aborted, also while a name is looked up", async () => {
+    const server = createServer();
+    const events: string[] = [];
+    for (const event of ["listening", "close"]) server.on(event, () => events.push(event));
+    const controller = new AbortController();
+    const opening = listenOn(server, "serve.metrics", { host: "localhost", port: 36003 }, controller.signal);
+    controller.abort(new Error("enough"));
+    await expect(opening).rejects.toThrow("enough");
+    await lookup("localhost"); // asked later than the other one
+    await eventually("the server is closed", () => events.includes("close"));
+    expect([events, server.listening]).toEqual([["close"], false]);
+    await expect(opened({ signal: controller.signal })).rejects.toThrow("enough");
+  });
+});
+
+/** How many connections to that port of 127.0.0.1 the system has whose both sides are open. */
+function establishedAt(port: number): number {
+  const local = `0100007F:${port.toString(16).toUpperCase().padStart(4, "0")}`;
+  const entries = readFileSync("/proc/net/tcp", "utf8").trim().split("\n").slice(1);
+  const fields = entries.map((line) => line.trim().split(/\s+/));
+  return fields.filter(([, at, , state]) => at === local && state === "01").length;
+}

@@ -1,0 +1,158 @@
+import { describe, expect, it } from "vitest";
+import { ERRORS } from "../../src/errors.js";
+import { FleetMetrics, type MetricsSnapshot } from "../../src/serve/metrics.js";
+
+const SNAPSHOT: MetricsSnapshot = {
+  serversByState: { starting: 1, ready: 4, unhealthy: 2, draining: 3, stopped: 6, failed: 5 },
+  activeSessions: 11,
+  turnsInFlight: 12,
+  turnsStalled: 13,
+  leases: 14,
+  memoryBytes: 15,
+  diskFreeBytes: 16,
+  draining: true,
+};
+
+const open = () => FleetMetrics.open({ version: "1.2.3" });
+
+/** Each sample's value by its name and labels, as they stand in the text. */
+async function samples(metrics: FleetMetrics): Promise<Map<string, number>> {
+  const lines = (await metrics.text()).split("\n").filter((line) => line !== "" && !line.startsWith("#"));
+  return new Map(
+    lines.map((line) => {
+      const end = line.lastIndexOf(" ");
+      return [line.slice(0, end).replace("copilotfleet_", ""), Number(line.slice(end + 1))];
+    }),
+  );
+}
+
+/** What is different after `change`. */
+async function changed(metrics: FleetMetrics, change: () => void): Promise<Record<string, number>> {
+  const before = await samples(metrics);
+  change();
+  const after = [...(await samples(metrics))].filter(([name]) => name !== "supervisor_memory_bytes");
+  return Object.fromEntries(after.filter(([name, value]) => before.get(name) !== value));
+}
+
+describe("the metrics", () => {
+  it("have each series from the start, all at zero", async () => {
+    const seen = await samples(await open());
+    const expected = [
+      ...["starting", "ready", "unhealthy", "draining", "stopped", "failed"].map(
+        (state) => `servers{state="${state}"}`,
+      ),
+      ...["completed", "failed", "aborted", "cut"].map((outcome) => `turns_total{outcome="${outcome}"}`),
+      ...["crash", "hang", "start"].map((reason) => `server_restarts_total{reason="${reason}"}`),
+      ...["memory", "age", "sessions"].map((reason) => `server_recycles_total{reason="${reason}"}`),
+      ...["ok", "failed"].map((outcome) => `probes_total{outcome="${outcome}"}`),
+      ...["ok", "failed"].map((outcome) => `gc_runs_total{outcome="${outcome}"}`),
+      ...Object.keys(ERRORS).map((code) => `errors_total{code="${code}"}`),
+      ...["sessions_active", "turns_in_flight", "turns_stalled", "leases", "servers_memory_bytes", "draining"],
+      ...["server_crash_loops_total", "evictions_total", "gc_deleted_sessions_total", "gc_freed_bytes_total"],
+      ...["gc_last_success_timestamp_seconds", "turn_duration_seconds_count", "probe_duration_seconds_count"],
+    ];
+    for (const name of expected) expect(seen.get(name), name).toBe(0);
+    expect(seen.get('turn_duration_seconds_bucket{le="0.05"}')).toBe(0);
+    expect(seen.get('turn_duration_seconds_bucket{le="600"}')).toBe(0);
+    expect(seen.get('probe_duration_seconds_bucket{le="0.0005"}')).toBe(0);
+    expect(seen.get('probe_duration_seconds_bucket{le="5"}')).toBe(0);
+  });
+
+  it("tell what runs, since when, and how much memory it takes", async () => {
+    const seen = await samples(await open());
+    expect(seen.get(`build_info{version="1.2.3",node="${process.versions.node}"}`)).toBe(1);
+    expect(seen.get("supervisor_start_time_seconds")).toBeCloseTo(Date.now() / 1000 - process.uptime(), -1);
+    expect(seen.get("supervisor_memory_bytes")).toBeGreaterThan(10_000_000);
+  });
+
+  it("say nothing of what nobody has looked at yet: a zero there would be an alarm", async () => {
+    const metrics = await open();
+    for (const name of ["state_disk_free_bytes", "healthy", "ready"])
+      expect((await samples(metrics)).has(name), name).toBe(false);
+    metrics.observe(SNAPSHOT);
+    metrics.judged({ healthy: true, ready: false });
+    expect((await samples(metrics)).get("state_disk_free_bytes")).toBe(16);
+    expect((await samples(metrics)).get("healthy")).toBe(1);
+    expect((await samples(metrics)).get("ready")).toBe(0);
+    metrics.observe({ ...SNAPSHOT, diskFreeBytes: null });
+    expect((await samples(metrics)).has("state_disk_free_bytes")).toBe(false);
+  });
+
+  it("show a snapshot, and the next one in its place", async () => {
+    const metrics = await open();
+    expect(await changed(metrics, () => metrics.observe(SNAPSHOT))).toEqual({
+      'servers{state="starting"}': 1,
+      'servers{state="ready"}': 4,
+      'servers{state="unhealthy"}': 2,
+      'servers{state="draining"}': 3,
+      'servers{state="stopped"}': 6,
+      'servers{state="failed"}': 5,
+      sessions_active: 11,
+      turns_in_flight: 12,
+      turns_stalled: 13,
+      leases: 14,
+      servers_memory_bytes: 15,
+      state_disk_free_bytes: 16,
+      draining: 1,
+    });
+    const next = { ...SNAPSHOT, draining: false, serversByState: { ...SNAPSHOT.serversByState, ready: 0 } };
+    expect(await changed(metrics, () => metrics.observe(next))).toEqual({ draining: 0, 'servers{state="ready"}': 0 });
+  });
+
+  it.each<[string, (metrics: FleetMetrics) => void, Record<string, number>]>([
+    ["a restart", (m) => m.restarted("hang"), { 'server_restarts_total{reason="hang"}': 1 }],
+    ["a recycling", (m) => m.recycled("memory"), { 'server_recycles_total{reason="memory"}': 1 }],
+    ["a crash loop", (m) => m.crashLooped(), { server_crash_loops_total: 1 }],
+    ["evictions", (m) => m.evicted(3), { evictions_total: 3 }],
+    ["no eviction", (m) => m.evicted(0), {}],
+    ["an error", (m) => m.failed("FLEET_STATE_BUSY"), { 'errors_total{code="FLEET_STATE_BUSY"}': 1 }],
+    ["a failed gc", (m) => m.gcFailed(), { 'gc_runs_total{outcome="failed"}': 1 }],
+  ])("count %s", async (_, change, expected) => {
+    const metrics = await open();
+    expect(await changed(metrics, () => change(metrics))).toEqual(expected);
+  });
+
+  it("count a gc with what it deleted, and remember when", async () => {
+    const metrics = await open();
+    const session = { id: "s", owner: "alice", ageMs: 1, bytes: 21 };
+    const seen = await changed(metrics, () => metrics.gcRan({ deleted: [session, session], freedBytes: 42 }));
+    const { gc_last_success_timestamp_seconds: at, ...rest } = seen;
+    expect(rest).toEqual({ 'gc_runs_total{outcome="ok"}': 1, gc_deleted_sessions_total: 2, gc_freed_bytes_total: 42 });
+    expect(at).toBeCloseTo(Date.now() / 1000, -1);
+  });
+
+  it("put turns and probes into their buckets", async () => {
+    const metrics = await open();
+    const turn = await changed(metrics, () => metrics.turnEnded("cut", 120));
+    expect(turn).toMatchObject({ 'turns_total{outcome="cut"}': 1, turn_duration_seconds_sum: 120 });
+    expect(turn).toMatchObject({ 'turn_duration_seconds_bucket{le="120"}': 1, turn_duration_seconds_count: 1 });
+    expect(turn).not.toHaveProperty('turn_duration_seconds_bucket{le="60"}');
+    const probe = await changed(metrics, () => metrics.probed("failed", 0.002));
+    expect(probe).toMatchObject({ 'probes_total{outcome="failed"}': 1, 'probe_duration_seconds_bucket{le="5"}': 1 });
+    expect(probe).not.toHaveProperty('probe_duration_seconds_bucket{le="0.001"}');
+  });
+
+  it("have a label value only for what is known beforehand", async () => {
+    const metrics = await open();
+    const foreign = { ...SNAPSHOT.serversByState, "alice-1": 1 };
+    metrics.observe({ ...SNAPSHOT, serversByState: foreign });
+    expect(await metrics.text()).not.toContain("alice");
+    const names = new Set([...(await metrics.text()).matchAll(/([a-z]+)="/g)].map(([, name]) => name));
+    expect([...names].sort()).toEqual(["code", "le", "node", "outcome", "reason", "state", "version"]);
+  });
+
+  it("of two supervisors in one process stay apart, and out of the library's own registry", async () => {
+    const [one, other] = [await open(), await open()];
+    one.crashLooped();
+    expect((await samples(other)).get("server_crash_loops_total")).toBe(0);
+    const { register } = await import("prom-client");
+    expect(await register.metrics()).not.toContain("copilotfleet");
+  });
+
+  it("are in the text format", async () => {
+    const metrics = await open();
+    expect(metrics.contentType).toMatch(/^text\/plain; version=0\.0\.4/);
+    for (const line of (await metrics.text()).split("\n"))
+      expect(line).toMatch(/^$|^# (HELP|TYPE) copilotfleet_[a-z_]+ \S|^copilotfleet_[a-z_]+(\{.*\})? \S+$/);
+  });
+});

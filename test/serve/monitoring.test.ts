@@ -1,0 +1,279 @@
+import { execFile, spawnSync } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import { beforeAll, describe, expect, it } from "vitest";
+import { parse } from "yaml";
+import { HealthEndpoint } from "../../src/serve/health-endpoint.js";
+import { showAddress } from "../../src/serve/listen.js";
+import { FleetMetrics } from "../../src/serve/metrics.js";
+import { eventually } from "../fixtures/fault-fleet.js";
+import { type Prometheus, prometheus } from "../fixtures/prometheus.js";
+
+const run = promisify(execFile);
+const ROOT = fileURLToPath(new URL("../..", import.meta.url));
+const DASHBOARD = `${ROOT}/monitoring/grafana-dashboard.json`;
+const RULES = `${ROOT}/monitoring/alerts.yml`;
+const UNIT_TESTS = `${ROOT}/test/serve/alerts.test.yml`;
+const DOCS = readFileSync(`${ROOT}/docs/monitoring.md`, "utf8");
+
+interface Panel {
+  id: number;
+  type: string;
+  title: string;
+  datasource?: { uid: string };
+  targets?: { expr: string; datasource: { uid: string } }[];
+  gridPos: { x: number; y: number; w: number; h: number };
+}
+
+interface Rule {
+  alert: string;
+  expr: string;
+  for: string;
+  labels: Record<string, string>;
+  annotations: Record<string, string>;
+}
+
+interface UnitTest {
+  promql_expr_test?: { expr: string; exp_samples: { labels: string }[] }[];
+}
+
+const dashboard = JSON.parse(readFileSync(DASHBOARD, "utf8")) as {
+  panels: Panel[];
+  templating: { list: { name: string; type: string; query: string | { query: string } }[] };
+};
+const rules = (parse(readFileSync(RULES, "utf8")) as { groups: { rules: Rule[] }[] }).groups.flatMap(
+  (group) => group.rules,
+);
+const unitTests = (parse(readFileSync(UNIT_TESTS, "utf8")) as { tests: UnitTest[] }).tests;
+const targets = dashboard.panels.flatMap(({ title, targets = [] }) => targets.map((target) => ({ title, ...target })));
+const exprs = targets.map(({ title, expr }) => ({ title, expr: filledIn(expr) }));
+
+const missing = (program: string) => spawnSync(program, ["--version"]).error !== undefined;
+const noPromtool = missing("promtool");
+const noPrometheus = noPromtool || missing("prometheus");
+const NEEDS = "(skipped where the Debian package prometheus is missing)";
+
+/** As Grafana fills in its variables when "All" is chosen. */
+function filledIn(expr: string): string {
+  return expr.replaceAll("$__rate_interval", "30s").replaceAll(/\$(job|instance)\b/g, ".*");
+}
+
+/** A supervisor's endpoint that has seen one of everything, closed with its scope. */
+async function supervisor(): Promise<{ endpoint: HealthEndpoint; metrics: FleetMetrics }> {
+  const metrics = await FleetMetrics.open({ version: "1.2.3" });
+  metrics.observe({
+    serversByState: { starting: 0, ready: 3, unhealthy: 0, draining: 0, stopped: 2, failed: 0 },
+    activeSessions: 5,
+    turnsInFlight: 2,
+    turnsStalled: 0,
+    leases: 1,
+    memoryBytes: 300_000_000,
+    diskFreeBytes: 50_000_000_000,
+    draining: false,
+  });
+  const endpoint = await HealthEndpoint.open({
+    address: { host: "127.0.0.1", port: 0 },
+    metrics,
+    healthy: () => [],
+    ready: () => [],
+    onError: (error) => expect.fail(String(error)),
+    signal: AbortSignal.timeout(10_000),
+  });
+  return { endpoint, metrics };
+}
+
+async function scraped(): Promise<string> {
+  const { endpoint } = await supervisor();
+  await using _ = endpoint;
+  return await (await fetch(`http://${showAddress(endpoint.address)}/metrics`)).text();
+}
+
+describe("monitoring", () => {
+  let exposition: string;
+  /** What a query can name: a histogram has three. */
+  let exposed: Set<string>;
+  beforeAll(async () => {
+    exposition = await scraped();
+    exposed = new Set([...exposition.matchAll(/^(copilotfleet_\w+)/gm)].map(([, name = ""]) => name));
+  });
+
+  it("asks only for metrics that are there", () => {
+    for (const path of [DASHBOARD, RULES, UNIT_TESTS]) {
+      const asked = new Set(readFileSync(path, "utf8").match(/\bcopilotfleet_\w+/g));
+      expect(asked.size, path).toBeGreaterThan(10);
+      expect(
+        [...asked].filter((name) => !exposed.has(name)),
+        path,
+      ).toEqual([]);
+    }
+  });
+
+  it("asks only for label values that are there", () => {
+    const pairs = [...exposition.matchAll(/(\w+)="([^"]*)"/g)].map(([pair]) => pair);
+    const asked = [...rules, ...targets].flatMap(({ expr }) => [
+      ...expr.matchAll(/(state|outcome|code)(=~?|!~)"([^"]+)"/g),
+    ]);
+    expect(asked.length).toBeGreaterThan(8);
+    for (const [whole, label, , pattern = ""] of asked) {
+      const [, before = "", choices = pattern, after = ""] = /^(.*)\((.*)\)(.*)$/.exec(pattern) ?? [];
+      for (const choice of choices.split("|")) expect(pairs, whole).toContain(`${label}="${before}${choice}${after}"`);
+    }
+  });
+
+  it("is documented: every metric, and what to do about every alert", () => {
+    const named = [...exposition.matchAll(/^# TYPE copilotfleet_(\w+)/gm)].map(([, name]) => name);
+    expect(named.length).toBeGreaterThan(20);
+    expect(named.filter((name) => !DOCS.includes(`\`${name}\``))).toEqual([]);
+    const headings = [...DOCS.matchAll(/^### (\w+)\n\n\S/gm)].map(([, heading]) => heading);
+    expect(headings).toEqual(rules.map(({ alert }) => alert));
+  });
+
+  it("is part of the package", () => {
+    const { files } = JSON.parse(readFileSync(`${ROOT}/package.json`, "utf8")) as { files: string[] };
+    expect(files).toContain("monitoring");
+  });
+});
+
+describe("the dashboard", () => {
+  it("has panels with ids and places of their own, each from the chosen data source", () => {
+    const { panels } = dashboard;
+    expect(panels.length).toBeGreaterThan(15);
+    expect(new Set(panels.map(({ id }) => id)).size).toBe(panels.length);
+    const cells = panels.flatMap(({ gridPos: { x, y, w, h } }) =>
+      Array.from({ length: w * h }, (_, at) => `${x + (at % w)},${y + Math.floor(at / w)}`),
+    );
+    expect(new Set(cells).size, "cells that no two panels share").toBe(cells.length);
+    expect(panels.every(({ gridPos: { x, w } }) => x + w <= 24)).toBe(true);
+    for (const panel of panels.filter(({ type }) => type !== "row")) {
+      expect(panel.targets?.length, panel.title).toBeGreaterThan(0);
+      const sources = [panel.datasource, ...(panel.targets ?? []).map((target) => target.datasource)];
+      expect(new Set(sources.map((source) => source?.uid)), panel.title).toEqual(new Set([`\${datasource}`]));
+    }
+  });
+
+  it("knows the variables that it uses, and shows the chosen hosts alone", () => {
+    const variables = dashboard.templating.list.map(({ name }) => name);
+    expect(variables).toEqual(["datasource", "job", "instance"]);
+    for (const { title, expr } of targets) {
+      const used = [...expr.matchAll(/\$(\w+)/g)].map(([, name]) => name);
+      expect(new Set(used), title).toEqual(
+        new Set([...used.filter((name) => name === "__rate_interval"), "job", "instance"]),
+      );
+    }
+  });
+});
+
+describe("the alerts", () => {
+  it("say how long, how grave, what, and what to do", () => {
+    expect(rules.length).toBeGreaterThan(15);
+    expect(new Set(rules.map(({ alert }) => alert)).size).toBe(rules.length);
+    for (const { alert, for: wait, labels, annotations } of rules) {
+      expect(wait, alert).toMatch(/^[1-9]\d*[mh]$/);
+      expect(labels, alert).toEqual({ severity: expect.stringMatching(/^(critical|warning)$/) });
+      expect(Object.keys(annotations), alert).toEqual(["summary", "description", "runbook"]);
+      expect(annotations.runbook).toBe(`docs/monitoring.md#${alert.toLowerCase()}`);
+    }
+  });
+
+  it.each(rules.map((rule) => [rule.alert, rule] as const))(
+    "%s has a test of firing and of not firing",
+    (alert, rule) => {
+      const of = unitTests
+        .flatMap((test) => test.promql_expr_test ?? [])
+        .filter(({ expr }) => expr === `ALERTS{alertname="${alert}",alertstate="firing"}`);
+      const firing = of.flatMap(({ exp_samples }) => exp_samples);
+      expect(firing.length, "firing").toBeGreaterThan(0);
+      expect(of.filter(({ exp_samples }) => exp_samples.length === 0).length, "not firing").toBeGreaterThan(0);
+      // What the texts name is among the labels of what fires, or would be empty in them.
+      for (const [, label] of Object.values(rule.annotations)
+        .join()
+        .matchAll(/\$labels\.(\w+)/g))
+        expect(
+          firing.every(({ labels }) => labels.includes(`${label}="`)),
+          label,
+        ).toBe(true);
+    },
+  );
+});
+
+describe(`promtool ${NEEDS}`, () => {
+  it.skipIf(noPromtool)("finds the rules right", async () => {
+    expect((await run("promtool", ["check", "rules", RULES])).stdout).toContain(`${rules.length} rules found`);
+  });
+
+  it.skipIf(noPromtool)("sees each alert fire, and not fire", async () => {
+    expect((await run("promtool", ["test", "rules", UNIT_TESTS])).stdout).toContain("SUCCESS");
+  });
+
+  it.skipIf(noPromtool)("has nothing to say about the metrics", async () => {
+    const child = run("promtool", ["check", "metrics"]);
+    child.child.stdin?.end(await scraped());
+    expect(await child).toEqual({ stdout: "", stderr: "" });
+  });
+});
+
+describe(`a real Prometheus ${NEEDS}`, { timeout: 120_000 }, () => {
+  it.skipIf(noPrometheus)(
+    "scrapes the endpoint, runs the rules, and answers every question of the dashboard",
+    async () => {
+      const { endpoint, metrics } = await supervisor();
+      await using _ = endpoint;
+      const server = await prometheus({ target: showAddress(endpoint.address), rules: RULES, firstPort: 36010 });
+      await eventually("the target is up", () => targetIsUp(server), 30_000);
+      const scrapedAtMs = Date.now();
+      const judged = await eventually(
+        "every rule has been evaluated since",
+        () => evaluatedSince(server, scrapedAtMs),
+        30_000,
+      );
+      // A quiet supervisor trips no alert, not even for the moment.
+      const fine = rules.map(({ alert }) => ({ name: alert, health: "ok", state: "inactive" }));
+      expect(judged.map(({ name, health, state }) => ({ name, health, state }))).toEqual(fine);
+
+      // Seen at zero before, so that there is an increase.
+      oneOfEverything(metrics);
+      const silent = new Set(exprs.map(({ expr }) => expr));
+      await eventually(
+        "every panel shows something",
+        async () => {
+          for (const expr of silent) if ((await server.query(expr)).length > 0) silent.delete(expr);
+          return silent.size === 0;
+        },
+        30_000,
+      ).catch((cause: Error) => expect.fail(`${cause.message}: ${[...silent].join("\n")}`));
+    },
+  );
+});
+
+function oneOfEverything(metrics: FleetMetrics): void {
+  metrics.restarted("crash");
+  metrics.crashLooped();
+  metrics.recycled("age");
+  metrics.probed("ok", 0.01);
+  metrics.turnEnded("completed", 2);
+  metrics.evicted(1);
+  metrics.gcRan({ deleted: [], freedBytes: 1 });
+  metrics.failed("FLEET_INTERNAL");
+}
+
+/** Prometheus finds its targets some seconds after its start. */
+async function targetIsUp(server: Prometheus): Promise<boolean> {
+  const { activeTargets } = await server.api<{ activeTargets: { health: string; lastError: string }[] }>("targets");
+  for (const { lastError } of activeTargets) expect(lastError).toBe("");
+  return activeTargets[0]?.health === "up";
+}
+
+interface JudgedRule {
+  name: string;
+  health: string;
+  state: string;
+  lastEvaluation: string;
+}
+
+/** The rules as Prometheus has them, once it has evaluated each after that time. */
+async function evaluatedSince(server: Prometheus, sinceMs: number): Promise<JudgedRule[] | null> {
+  const { groups } = await server.api<{ groups: { rules: JudgedRule[] }[] }>("rules");
+  const judged = groups.flatMap((group) => group.rules);
+  return judged.every(({ lastEvaluation }) => Date.parse(lastEvaluation) > sinceMs) ? judged : null;
+}

@@ -1,0 +1,369 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import {
+  appendFileSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import {
+  approveAll,
+  CopilotClient,
+  type CopilotSession,
+  RuntimeConnection,
+  type SessionConfig,
+} from "@github/copilot-sdk";
+import { beforeEach, describe, expect, it, onTestFinished } from "vitest";
+import { findRuntime } from "../../src/runtime/find.js";
+import { endsInsideTurn } from "../../src/runtime/session-events.js";
+import { historyPath, isLoadedBy, listSessionFolders } from "../../src/runtime/session-state.js";
+import { type LoadedSession, type Look, type TurnEnd, TurnWatch } from "../../src/serve/turn-watch.js";
+import { eventually, isRunning, killed } from "../fixtures/fault-fleet.js";
+import {
+  answer,
+  at,
+  failed,
+  finalStep,
+  prompt,
+  shutdown,
+  started,
+  stepEnd,
+  stepStart,
+  toolStep,
+} from "../fixtures/history.js";
+import { startToolModel, type ToolModel } from "../fixtures/tool-model.js";
+
+const PORT = 36_100;
+
+let home: string;
+beforeEach(() => {
+  home = mkdtempSync(join(tmpdir(), "copilotfleet-watch-"));
+  onTestFinished(() => rmSync(home, { recursive: true, force: true }));
+});
+
+/** A session whose history the test writes. */
+function session(sessionId: string, text?: string): LoadedSession {
+  mkdirSync(dirname(historyPath(home, sessionId)), { recursive: true });
+  if (text !== undefined) writeFileSync(historyPath(home, sessionId), text);
+  return { serverId: "s1", sessionId, home };
+}
+
+const append = ({ sessionId }: LoadedSession, text: string) => appendFileSync(historyPath(home, sessionId), text);
+
+/** How often this process has read from anything so far. */
+function readCalls(): number {
+  return Number(/^syscr: (\d+)$/m.exec(readFileSync("/proc/self/io", "utf8"))?.[1]);
+}
+
+function summary({ ended, inFlight }: Look): string[] {
+  return [
+    ...ended.map(({ sessionId, outcome }) => `${sessionId} ${outcome}`),
+    ...inFlight.map(({ sessionId }) => `${sessionId} in flight`),
+  ];
+}
+
+describe("a look", () => {
+  it("gives the turns in flight, and those that ended since the last one, with how long they took", () => {
+    const watch = new TurnWatch();
+    const a = session("a", started() + prompt() + finalStep());
+    const b = session("b");
+    expect(watch.look([a, b], at())).toEqual({ ended: [], inFlight: [], unreadable: [], isBehind: false });
+    append(a, prompt());
+    const startedAtMs = at();
+    append(a, toolStep("t"));
+    const look = watch.look([a, b], at());
+    expect(look.inFlight).toEqual([{ serverId: "s1", sessionId: "a", startedAtMs, lastEventAtMs: at() }]);
+    append(a, finalStep());
+    const durationMs = at() - startedAtMs;
+    append(b, started() + prompt() + stepStart() + stepEnd() + failed());
+    expect(watch.look([a, b], at()).ended).toEqual([
+      { serverId: "s1", sessionId: "a", outcome: "completed", durationMs },
+      { serverId: "s1", sessionId: "b", outcome: "failed", durationMs: 3_000 },
+    ]);
+    expect(summary(watch.look([a, b], at()))).toEqual([]);
+  });
+
+  it("counts a turn that was in flight when it first saw it, from its prompt, and none that was over", () => {
+    const watch = new TurnWatch();
+    const text = prompt() + finalStep() + prompt();
+    const startedAtMs = at();
+    const a = session("a", text + stepStart());
+    expect(watch.look([a], at()).inFlight).toMatchObject([{ sessionId: "a", startedAtMs }]);
+    append(a, answer() + stepEnd());
+    expect(watch.look([a], at()).ended).toMatchObject([{ outcome: "completed", durationMs: at() - startedAtMs }]);
+  });
+
+  it("reads a session that is not loaded any more a last time, and calls a turn without an end cut", () => {
+    const watch = new TurnWatch();
+    const [a, b, c, d] = [session("a", prompt()), session("b", prompt()), session("c", prompt()), session("d", "")];
+    watch.look([a, b, c, d], at());
+    append(a, finalStep());
+    append(b, stepStart() + shutdown());
+    append(d, prompt() + finalStep());
+    const look = watch.look([], at() + 5_000);
+    expect(summary(look)).toEqual(["a completed", "b cut", "c cut", "d completed"]);
+    append(c, finalStep());
+    expect(summary(watch.look([], at()))).toEqual([]);
+    // Loaded again: as if it had never been seen.
+    append(c, prompt());
+    expect(summary(watch.look([c], at()))).toEqual(["c in flight"]);
+  });
+
+  it("knows sessions of one name on two servers apart", () => {
+    const watch = new TurnWatch();
+    const a = session("a", prompt());
+    const other = join(home, "other");
+    mkdirSync(dirname(historyPath(other, "a")), { recursive: true });
+    writeFileSync(historyPath(other, "a"), prompt() + finalStep());
+    const loaded = [a, { serverId: "s2", sessionId: "a", home: other }];
+    expect(watch.look(loaded, at()).inFlight).toMatchObject([{ serverId: "s1" }]);
+    append(a, finalStep());
+    expect(watch.look(loaded, at()).ended).toMatchObject([{ serverId: "s1" }]);
+  });
+
+  it("finds in a history that was replaced what became of the turn in flight", () => {
+    const watch = new TurnWatch();
+    const [a, b, c] = [session("a", prompt()), session("b", prompt()), session("c", prompt() + stepStart())];
+    watch.look([a, b, c], at());
+    const replace = (id: string, text: string) => {
+      writeFileSync(`${historyPath(home, id)}.new`, text);
+      renameSync(`${historyPath(home, id)}.new`, historyPath(home, id));
+    };
+    const text = prompt();
+    replace("a", text);
+    const begun = watch.look([a, b, c], at());
+    expect(summary(begun)).toEqual(["a cut", "a in flight", "b in flight", "c in flight"]);
+    replace("a", text + finalStep());
+    truncateSync(historyPath(home, "b"));
+    rmSync(historyPath(home, "c"));
+    expect(summary(watch.look([a, b, c], at()))).toEqual(["a completed", "b cut", "c cut"]);
+  });
+
+  it("names a history that cannot be read, and goes on with the others", () => {
+    const watch = new TurnWatch();
+    const [a, b] = [session("a"), session("b", prompt())];
+    symlinkSync(historyPath(home, "b"), historyPath(home, "a"));
+    const look = watch.look([a, b], at());
+    expect(look.unreadable).toMatchObject([{ serverId: "s1", sessionId: "a", error: { code: "ELOOP" } }]);
+    expect(summary(look)).toEqual(["b in flight"]);
+  });
+
+  it("reads so much at most, comes to every session in turn, and loses nothing by it", () => {
+    const watch = new TurnWatch({ lookBytes: 1024 * 1024 });
+    const loaded = ["a", "b", "c", "d"].map((id) => session(id, ""));
+    expect(watch.look(loaded, at()).isBehind).toBe(false);
+    const big = { success: true, result: { content: "x".repeat(700_000) } };
+    for (const one of loaded) append(one, prompt() + toolStep("1", big) + toolStep("2", big) + finalStep());
+    append(session("e"), prompt());
+    const seen: string[] = [];
+    const begun = performance.now();
+    let looks = 0;
+    for (let isBehind = true; isBehind; looks++) {
+      const look = watch.look(loaded, at());
+      seen.push(...summary(look).filter((text) => text.endsWith("completed")));
+      isBehind = look.isBehind;
+    }
+    expect(seen.sort()).toEqual(["a completed", "b completed", "c completed", "d completed"]);
+    expect(looks).toBeGreaterThan(4);
+    expect(performance.now() - begun).toBeLessThan(5_000);
+  });
+
+  it("at a thousand loaded idle sessions costs a stat each, and reads nothing", () => {
+    const watch = new TurnWatch();
+    const text = started() + prompt() + toolStep("a") + finalStep();
+    const loaded = Array.from({ length: 1_000 }, (_, index) => session(`idle-${index}`, text));
+    watch.look(loaded, at());
+    const reads = readCalls();
+    const begun = performance.now();
+    const look = watch.look(loaded, at());
+    const tookMs = performance.now() - begun;
+    expect(readCalls() - reads).toBeLessThan(100);
+    console.log(`a look at 1,000 idle sessions: ${tookMs.toFixed(1)} ms`);
+    expect(look).toEqual({ ended: [], inFlight: [], unreadable: [], isBehind: false });
+    expect(tookMs).toBeLessThan(200);
+  });
+});
+
+/** The runtime itself, with one client, and a watch over it that looks whenever it is asked something. */
+class Watched {
+  readonly #watch = new TurnWatch();
+  readonly #ended: TurnEnd[] = [];
+  readonly child: ChildProcess;
+  readonly #model: ToolModel;
+  client: CopilotClient;
+
+  private constructor(child: ChildProcess, model: ToolModel) {
+    this.child = child;
+    this.#model = model;
+    this.client = this.#connect();
+  }
+
+  static async start(model: ToolModel): Promise<Watched> {
+    const flags = ["--headless", "--host", "127.0.0.1", "--port", String(PORT), "--no-auto-login", "--no-auto-update"];
+    const env = { PATH: process.env.PATH, HOME: home, COPILOT_HOME: home, COPILOT_OFFLINE: "true" };
+    const child = spawn(findRuntime(null, {}).path, flags, {
+      cwd: home,
+      env: { ...env, COPILOT_CONNECTION_TOKEN: "token" },
+      stdio: ["ignore", "pipe", "ignore"],
+    });
+    let said = "";
+    child.stdout?.on("data", (text) => (said += String(text)));
+    onTestFinished(async () => {
+      if (isRunning(child.pid ?? 0)) await killed(child.pid ?? null);
+    });
+    await eventually("the server", () => said.includes("listening"));
+    return new Watched(child, model);
+  }
+
+  #connect(): CopilotClient {
+    const connection = RuntimeConnection.forUri(`127.0.0.1:${PORT}`, { connectionToken: "token" });
+    const client = new CopilotClient({ connection });
+    onTestFinished(() => client.forceStop());
+    return client;
+  }
+
+  async session(sessionId: string, over: Partial<SessionConfig> = {}): Promise<CopilotSession> {
+    const provider = { type: "openai", wireApi: "completions", baseUrl: this.#model.baseUrl, apiKey: "k" } as const;
+    const created = await this.client.createSession({
+      sessionId,
+      model: "gpt-5",
+      onPermissionRequest: approveAll,
+      provider,
+      tools: [{ name: "rest", description: "r", parameters: { type: "object", properties: {} }, handler: rest }],
+      ...over,
+    });
+    this.look();
+    return created;
+  }
+
+  look(): Look {
+    const pid = this.child.pid ?? 0;
+    const ids = isRunning(pid) ? listSessionFolders(home).filter((id) => isLoadedBy(home, id, pid)) : [];
+    const look = this.#watch.look(
+      ids.map((sessionId) => ({ serverId: "s1", sessionId, home })),
+      Date.now(),
+    );
+    expect(look).toMatchObject({ unreadable: [], isBehind: false });
+    this.#ended.push(...look.ended);
+    return look;
+  }
+
+  /** The next turns that end, `count` of them. */
+  async ends(count = 1): Promise<TurnEnd[]> {
+    await eventually("the end of the turn", () => {
+      this.look();
+      return this.#ended.length >= count;
+    });
+    return this.#ended.splice(0);
+  }
+
+  async inFlight(sessionId: string): Promise<{ startedAtMs: number }> {
+    return await eventually("the turn", () => this.look().inFlight.find((turn) => turn.sessionId === sessionId));
+  }
+}
+
+async function rest(): Promise<string> {
+  await sleep(300);
+  return "rested";
+}
+
+describe("with the real runtime", () => {
+  it("sees turns that are plain, with tools, queued, failed, aborted, left and killed", async () => {
+    await using model = await startToolModel();
+    const server = await Watched.start(model);
+    const begun = Date.now();
+    const session = await server.session("a");
+    const one = (outcome: string) => [{ serverId: "s1", sessionId: "a", outcome, durationMs: expect.any(Number) }];
+    const send = async (text: string) => void (await session.send({ prompt: text }));
+
+    await send("!delay 400");
+    const { startedAtMs } = await server.inFlight("a");
+    expect(startedAtMs).toBeGreaterThanOrEqual(begun);
+    const [plain] = await server.ends();
+    expect([plain]).toEqual(one("completed"));
+    expect(plain?.durationMs).toBeGreaterThanOrEqual(400);
+    expect(server.look().inFlight).toEqual([]);
+
+    await send("!tool rest {}");
+    const [tools] = await server.ends();
+    expect([tools]).toEqual(one("completed"));
+    expect(tools?.durationMs).toBeGreaterThanOrEqual(600);
+
+    await send("!delay 200 first");
+    await send("!delay 200 second");
+    await server.inFlight("a");
+    expect(await server.ends(2)).toEqual([...one("completed"), ...one("completed")]);
+
+    await send("!fail");
+    expect(await server.ends()).toEqual(one("failed"));
+    await send("!empty");
+    expect(await server.ends()).toEqual(one("failed"));
+
+    await send("!delay 20000");
+    await server.inFlight("a");
+    await session.abort();
+    expect(await server.ends()).toEqual(one("aborted"));
+    const before = model.requests;
+    await send("!tool rest {}");
+    await eventually("the tool", () => model.requests > before);
+    await session.abort();
+    expect(await server.ends()).toEqual(one("aborted"));
+    expect(endsInsideTurn(home, "a")).toBe(false);
+
+    await send("!delay 20000");
+    await server.inFlight("a");
+    await session.disconnect();
+    expect(await server.ends()).toEqual(one("cut"));
+    expect(endsInsideTurn(home, "a", begun)).toBe(true);
+
+    const other = await server.session("b");
+    await other.send({ prompt: "!delay 100 !tool rest {}" });
+    expect(await server.ends()).toMatchObject([{ sessionId: "b", outcome: "completed" }]);
+    await other.send({ prompt: "!delay 20000" });
+    await server.inFlight("b");
+    expect(endsInsideTurn(home, "b")).toBe(true);
+    await killed(server.child.pid ?? null);
+    expect(await server.ends()).toMatchObject([{ sessionId: "b", outcome: "cut" }]);
+    expect(endsInsideTurn(home, "b", begun)).toBe(true);
+    expect(endsInsideTurn(home, "b", Date.now())).toBe(false);
+  });
+
+  it("sees a turn end with a tool that the user refused, and go on when a reason was given", async () => {
+    await using model = await startToolModel();
+    const server = await Watched.start(model);
+    const refused = await server.session("refused", { onPermissionRequest: () => ({ kind: "reject" }) });
+    await refused.send({ prompt: "!tool rest {}" });
+    expect(await server.ends()).toMatchObject([{ sessionId: "refused", outcome: "aborted" }]);
+    const told = await server.session("told", { onPermissionRequest: () => ({ kind: "reject", feedback: "no" }) });
+    await told.send({ prompt: "!tool rest {}" });
+    expect(await server.ends()).toMatchObject([{ sessionId: "told", outcome: "completed" }]);
+  });
+
+  it("sees a turn with a sub-agent in the background as one, until what it reports is answered", async () => {
+    await using model = await startToolModel();
+    const server = await Watched.start(model);
+    const session = await server.session("a");
+    const task = { agent_type: "general-purpose", name: "helper", description: "d", mode: "background" };
+    let [begunAtMs, idleAtMs] = [0, 0];
+    session.on("user.message", ({ timestamp }) => {
+      begunAtMs ||= Date.parse(timestamp);
+    });
+    session.on("session.idle", ({ timestamp }) => {
+      idleAtMs = Date.parse(timestamp);
+    });
+    await session.send({ prompt: `!tool task ${JSON.stringify({ ...task, prompt: "!delay 700 help" })}` });
+    const [turn] = await server.ends();
+    expect(turn).toMatchObject({ sessionId: "a", outcome: "completed" });
+    await eventually("the runtime's word", () => idleAtMs > 0);
+    expect(server.look()).toMatchObject({ ended: [], inFlight: [] });
+    expect(turn?.durationMs).toBeGreaterThanOrEqual(700);
+    expect(Math.abs((turn?.durationMs ?? 0) - (idleAtMs - begunAtMs))).toBeLessThan(200);
+  });
+});
