@@ -31,16 +31,16 @@ export async function drainForGood(
   const unloaded = new Set<string>();
   for (;;) {
     const timeoutMs = Math.max(0, until - performance.now());
-    const { cut, unloaded: more } = await drainServer(server, { ...options, timeoutMs });
-    for (const sessionId of more) unloaded.add(sessionId);
-    const drained = { cut, unloaded: [...unloaded] };
-    if (cut.length > 0 && late === "leave") return drained;
+    const drained = await drainServer(server, { ...options, timeoutMs });
+    for (const session of drained.unloaded) unloaded.add(session);
+    const result = { cut: drained.cut, unloaded: [...unloaded] };
+    if (drained.cut.length > 0 && late === "leave") return result;
     await change((record) => {
       record.process = null;
       if (!stays) record.desired = "stopped";
     });
-    if (cut.length > 0 || options.hurry.aborted || performance.now() >= until) return drained;
-    if ((await turnsUnderWay(server, options.answerMs)).length === 0) return drained;
+    if (drained.cut.length > 0 || options.hurry.aborted || performance.now() >= until) return result;
+    if ((await turnsUnderWay(server, options.answerMs)).length === 0) return result;
     await change((record) => {
       record.process = server.process;
       if (server.desired === undefined) delete record.desired;

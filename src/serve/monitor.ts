@@ -80,8 +80,10 @@ export class ServerMonitor {
       case "failed":
         this.#failures += 1;
         this.#answered = false;
-        if (this.#failures >= this.#health.failures) this.#events.hung(result.reason);
-        else this.#events.sick(this.#failures, result.reason);
+        if (this.#failures < this.#health.failures) this.#events.sick(this.#failures, result.reason);
+        else if (result.hangs) this.#events.hung(result.reason);
+        // One that answers may be in the middle of turns: it is called unhealthy, and ended by whoever wants that.
+        else if (this.#failures === this.#health.failures) this.#events.sick(this.#failures, result.reason);
         return;
       case "gone":
         this.#events.gone();

@@ -5,12 +5,12 @@ import { ownLimit } from "../runtime/own-limits.js";
 import { provenEndpoint } from "../runtime/probe.js";
 import { isAlive } from "../runtime/process-table.js";
 import type { ServerRecord } from "../store/store.js";
-import { tryASession } from "./session-probe.js";
+import { NoSessionError, tryASession } from "./session-probe.js";
 
 export type Probed =
   | { kind: "ok"; seconds: number }
-  /** It did not answer as it should. */
-  | { kind: "failed"; reason: string; seconds: number }
+  /** It did not answer as it should. `hangs`: not even the ping, so that nobody can ask it about turns either. */
+  | { kind: "failed"; reason: string; seconds: number; hangs: boolean }
   /** Its process is gone. */
   | { kind: "gone" }
   /** Nothing can be said of the server: this process itself was stopped meanwhile, or has no file descriptors. */
@@ -68,7 +68,8 @@ export class Prober {
     if (process === null || !isAlive(process)) return { kind: "gone" };
     if (seconds * 1000 > this.#health.timeoutMs + LATE_MS)
       return { kind: "unknown", reason: "this process did not run for a while" };
-    return { kind: "failed", reason: error instanceof Error ? error.message : String(error), seconds };
+    const reason = error instanceof Error ? error.message : String(error);
+    return { kind: "failed", reason, seconds, hangs: !(error instanceof NoSessionError) };
   }
 
   async #ask(signal: AbortSignal): Promise<void> {

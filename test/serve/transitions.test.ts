@@ -1,0 +1,205 @@
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import fc from "fast-check";
+import { expect, it } from "vitest";
+import { loadConfig } from "../../src/config/load.js";
+import { claimStart, claimStop, giveUpStop, settle, settleReady } from "../../src/pool/claim.js";
+import { recordCrashLoop, recordHealth } from "../../src/pool/health.js";
+import { HeldClaim, isHeld } from "../../src/pool/held-claim.js";
+import { repairRecords } from "../../src/pool/repair.js";
+import { isBroken, isRunning } from "../../src/pool/server.js";
+import type { StarterContext } from "../../src/pool/start.js";
+import { identify, ownIdentity } from "../../src/runtime/process-table.js";
+import type { ProcessIdentity, Registry, ServerRecord, Store } from "../../src/store/store.js";
+import { sleeper } from "../fixtures/fault-fleet.js";
+import { serverRecord } from "../fixtures/store-records.js";
+
+/**
+ * Random histories of a few servers: commands that begin something, finish it, give it up or die on the way; processes
+ * that die; looks that mend what they find. Commands that died are claims that were disposed of, or claims of a process
+ * that is gone.
+ */
+
+const IDS = ["s1", "s2", "s3"] as const;
+const RANGE = { from: 5000, to: 5002 };
+
+type Step =
+  | { kind: "start" | "stop"; id: (typeof IDS)[number]; stays: boolean; end: "done" | "given up" | "dead" | "stuck" }
+  | { kind: "server dies" | "hangs" | "recovers" | "crash loop"; id: (typeof IDS)[number] }
+  | { kind: "repair" };
+
+const id = fc.constantFrom(...IDS);
+const step: fc.Arbitrary<Step> = fc.oneof(
+  fc.record({
+    kind: fc.constantFrom("start" as const, "stop" as const),
+    id,
+    stays: fc.boolean(),
+    end: fc.constantFrom("done" as const, "given up" as const, "dead" as const, "stuck" as const),
+  }),
+  fc.record({ kind: fc.constantFrom("server dies", "hangs", "recovers", "crash loop"), id }),
+  fc.constant({ kind: "repair" as const }),
+);
+
+/** A store in memory: one writer at a time is all that these histories need. */
+class Histories {
+  registry: Registry = { servers: {} };
+  readonly held: HeldClaim[] = [];
+  readonly context: StarterContext;
+  readonly #running: ProcessIdentity;
+  #launches = 0;
+
+  constructor(running: ProcessIdentity) {
+    this.#running = running;
+    const stateRoot = join(tmpdir(), "copilotfleet-no-such-folder");
+    const store = {
+      readRegistry: async () => structuredClone(this.registry),
+      updateRegistry: async <T>(change: (draft: Registry) => T) => {
+        const draft = structuredClone(this.registry);
+        const result = change(draft);
+        this.registry = draft;
+        return structuredClone(result);
+      },
+    } as unknown as Store;
+    const { config } = loadConfig({ env: { COPILOTFLEET_HOME: stateRoot }, cwd: "/" });
+    this.context = { store, config, stateRoot, env: {} };
+  }
+
+  async run(each: Step): Promise<void> {
+    if (each.kind === "repair") {
+      await repairRecords(this.context, AbortSignal.timeout(5_000));
+      return;
+    }
+    const { store } = this.context;
+    const server = this.registry.servers[each.id];
+    switch (each.kind) {
+      case "start":
+        return this.#start(each);
+      case "stop":
+        return this.#stop(each);
+      case "server dies":
+        if (server?.process) server.process = { ...server.process, startTicks: "1" };
+        return;
+      case "hangs":
+        if (server !== undefined) await recordHealth(store, server, "it does not answer");
+        return;
+      case "recovers":
+        if (server !== undefined) await recordHealth(store, server, null);
+        return;
+      case "crash loop":
+        if (server !== undefined) await recordCrashLoop(store, server, 5);
+    }
+  }
+
+  #start({ id, end }: Extract<Step, { end: string }>): void {
+    const held = this.#claim(end);
+    const before = this.registry.servers[id];
+    const wasHeld = isHeld(before?.claim ?? null);
+    const decision = claimStart(this.registry, id, {
+      launchId: `launch-${this.#launches++}`,
+      range: RANGE,
+      now: "2026-01-01T00:00:00.000Z",
+      create: () => ({ ...serverRecord(id), port: null, lastPort: null, process: null, home: `/none/${id}/home` }),
+      amend: () => undefined,
+      supervised: false,
+      claim: held.claim,
+    });
+    if (wasHeld) expect(decision.kind, "a start of what somebody is at").toBe("busy");
+    if (decision.kind !== "start" && decision.kind !== "adopt") {
+      held[Symbol.dispose]();
+      return;
+    }
+    if (end === "done") settleReady(decision.server, { process: this.#running, version: "1" });
+    if (end === "given up") settle(decision.server, "failed", "it did not start");
+    this.#leave(held, end);
+  }
+
+  #stop({ id, stays, end }: Extract<Step, { end: string }>): void {
+    const held = this.#claim(end);
+    const wasHeld = isHeld(this.registry.servers[id]?.claim ?? null);
+    const decision = claimStop(this.registry, id, { stays, claim: held.claim });
+    if (wasHeld) expect(decision.kind, "a stop of what somebody is at").toBe("busy");
+    if (decision.kind !== "stop") {
+      held[Symbol.dispose]();
+      return;
+    }
+    if (end === "done") settle(decision.server, "stopped", null);
+    if (end === "given up") giveUpStop(decision.server, decision.from);
+    this.#leave(held, end);
+  }
+
+  #claim(end: string): HeldClaim {
+    const held = new HeldClaim();
+    if (end === "dead") held.claim.startTicks = "1";
+    return held;
+  }
+
+  /** `stuck` is somebody who is still at it when the next step comes. */
+  #leave(held: HeldClaim, end: string): void {
+    if (end === "stuck") this.held.push(held);
+    else held[Symbol.dispose]();
+  }
+
+  get servers(): ServerRecord[] {
+    return Object.values(this.registry.servers);
+  }
+}
+
+function expectSound({ servers }: Histories): void {
+  const ports = servers.flatMap(({ port }) => port ?? []);
+  expect(new Set(ports).size, "each port is one server's").toBe(ports.length);
+  for (const server of servers) {
+    if (server.state === "stopped") expect(server).toMatchObject({ process: null, failure: null });
+    if (server.state === "failed" && server.process === null) expect(server.failure).not.toBe("");
+    if (server.state === "ready") expect(server.process).not.toBeNull();
+  }
+}
+
+it("comes to a sound state from every history, and ends no process that runs", async () => {
+  const pid = sleeper();
+  const running = identify(pid);
+  if (running === null) throw new Error("sleep has ended");
+  await fc.assert(
+    fc.asyncProperty(fc.array(step, { maxLength: 40 }), async (steps) => {
+      const histories = new Histories(running);
+      for (const each of steps) {
+        await histories.run(each);
+        expectSound(histories);
+      }
+      const alive = histories.servers.filter(isRunning).map(({ id }) => id);
+      // Everybody is gone now, and one look has to mend it all.
+      for (const held of histories.held) held[Symbol.dispose]();
+      await histories.run({ kind: "repair" });
+      expectSound(histories);
+      for (const server of histories.servers) {
+        expect(isBroken(server), JSON.stringify(server)).toBe(false);
+        expect(isHeld(server.claim)).toBe(false);
+        expect(["ready", "unhealthy", "stopped", "failed"]).toContain(server.state);
+        if (server.state === "stopped" || server.state === "failed") expect(server.port).toBeNull();
+        expect(isRunning(server), server.id).toBe(alive.includes(server.id));
+      }
+      expect(identify(pid)).toEqual(running);
+      // Nothing is in the way of whoever comes next.
+      for (const server of IDS) {
+        await histories.run({ kind: "start", id: server, stays: false, end: "done" });
+        expect(histories.registry.servers[server]).toMatchObject({ state: expect.stringMatching(/ready|unhealthy/) });
+        await histories.run({ kind: "stop", id: server, stays: false, end: "done" });
+        expect(histories.registry.servers[server]).toMatchObject({ state: "stopped", port: null });
+      }
+    }),
+    { numRuns: 60 },
+  );
+});
+
+it("a claim of this process counts for as long as what it was taken for is under way", () => {
+  const held = new HeldClaim();
+  expect(isHeld(held.claim)).toBe(true);
+  // As it comes out of the registry, and as an earlier version wrote it.
+  expect(isHeld(structuredClone(held.claim))).toBe(true);
+  expect(isHeld(ownIdentity())).toBe(true);
+  // Of another thread of this process nothing is known here.
+  expect(isHeld({ ...held.claim, move: "7:of-another-thread" })).toBe(true);
+  held[Symbol.dispose]();
+  expect(isHeld(held.claim)).toBe(false);
+  expect(isHeld({ ...ownIdentity(), startTicks: "1" })).toBe(false);
+  expect(isHeld(null)).toBe(false);
+});
