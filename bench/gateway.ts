@@ -170,6 +170,8 @@ await withState(async (base, folder) => {
   claim("streaming, time through the door to directly", throughDoor / directly, 1 / 0.9);
   direct.end();
   guests.end();
+  // Or they would count as cut when the server is stopped.
+  while ((await fleet.serverOf("bench")).activeSessions > 0) await new Promise((resolve) => setTimeout(resolve, 100));
 
   const before = residentBytes(door.pid);
   const idle = await Promise.all(Array.from({ length: IDLE }, async () => await Raw.connect(door.url, userToken)));
