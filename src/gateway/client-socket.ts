@@ -30,6 +30,8 @@ export class ClientSocket {
   readonly #listener: ClientSocketListener;
   /** Who wants nothing more to arrive for now. */
   readonly #holds = new Set<unknown>();
+  /** What is to leave together. */
+  #batch: Buffer[] | null = null;
   #stalledIn: NodeJS.Timeout | undefined;
   #stalledOut: NodeJS.Timeout | undefined;
 
@@ -64,17 +66,26 @@ export class ClientSocket {
   }
 
   send(frame: Buffer): void {
-    if (this.closed || this.#socket.write(frame)) return;
+    if (this.#batch !== null) append(this.#batch, frame);
+    else this.#write(frame);
+  }
+
+  #write(bytes: Buffer): void {
+    if (this.closed || this.#socket.write(bytes)) return;
     this.#stalledOut ??= this.#stall();
     this.#listener.onFull();
   }
 
   /** Frames that are sent in between leave together. */
   cork(): void {
-    this.#socket.cork();
+    this.#batch ??= [];
   }
 
   uncork(): void {
+    const batch = this.#batch ?? [];
+    this.#batch = null;
+    this.#socket.cork();
+    for (const bytes of batch) this.#write(bytes);
     this.#socket.uncork();
   }
 
@@ -127,5 +138,15 @@ export class ClientSocket {
     const timer = setTimeout(() => this.#socket.destroy(), ms);
     timer.unref();
     return timer;
+  }
+}
+
+/** Frames that arrived one behind the other leave as one piece of memory, not as one each. */
+function append(batch: Buffer[], frame: Buffer): void {
+  const last = batch.at(-1);
+  if (last?.buffer === frame.buffer && last.byteOffset + last.length === frame.byteOffset) {
+    batch[batch.length - 1] = Buffer.from(last.buffer, last.byteOffset, last.length + frame.length);
+  } else {
+    batch.push(frame);
   }
 }

@@ -76,7 +76,13 @@ export class Upstream {
     } catch (cause) {
       upstream.destroy();
       if (cause instanceof FleetError && cause.code !== "FLEET_SERVER_LOST") throw cause;
-      throw new FleetError("FLEET_SERVER_UNREACHABLE", `The server at ${where} cannot be reached.`, { cause });
+      throw new FleetError(
+        "FLEET_SERVER_UNREACHABLE",
+        `The server at ${where} cannot be reached, or takes no more connections.`,
+        {
+          cause,
+        },
+      );
     } finally {
       signal.removeEventListener("abort", onAbort);
     }
