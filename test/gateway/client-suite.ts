@@ -192,11 +192,14 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
         ...at.settings,
       });
       watching.on("assistant.message", ({ data }) => void seen.push(data.content));
+      // The SDK goes by the event alone: a prompt takes the end of the turn before it for its own.
+      const over = new Promise((resolve) => watching.on("session.idle", resolve));
       expect(await say(session, "second")).toBe("you said: second");
+      await over;
       await eventually("the event at the other client", () => seen.includes("you said: second"));
       const heard = new Promise((resolve) => session.on("session.idle", resolve));
       expect(await say(watching, "third")).toBe("you said: third");
-      await heard; // or the next prompt would take the end of this turn for its own: the SDK goes by the event alone
+      await heard;
       await other.stop();
       expect(await say(session, "fourth")).toBe("you said: fourth");
     });

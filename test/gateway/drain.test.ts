@@ -62,8 +62,8 @@ it("says so when it cannot be opened", async () => {
   await using at = await DoorFleet.open({ from: 36_690, to: 36_694 });
   const { host, port } = at.door.address;
   await expect(at.fleet.openFrontDoor({ listen: { host, port } })).rejects.toMatchObject({
-    code: "FLEET_DOOR_UNAVAILABLE",
-    message: `The front door cannot listen on ${host}:${port}: EADDRINUSE.`,
+    code: "FLEET_ADDRESS_TAKEN",
+    message: `serve cannot listen on "${host}:${port}" (serve.listen): another process listens there`,
   });
 });
 
