@@ -13,6 +13,9 @@ import { ServerMonitor } from "./monitor.js";
 import type { Operations } from "./operations.js";
 import type { Probed } from "./prober.js";
 
+/** When a process that hung up is looked at again. */
+const STILL_ENDING_MS = [20, 60, 200];
+
 /**
  * Brings what is in line with what should be: servers that should run and do not are started, each running one has a
  * monitor, one that hangs is ended. One server's trouble delays no other's.
@@ -117,7 +120,11 @@ export class Keeper {
       hung: (reason) => {
         this.#operations.begin("it hangs and could not be ended", id, async () => await this.#endHung(server, reason));
       },
-      gone: () => this.#wake(),
+      gone: () => {
+        this.#wake();
+        // A process that ends hangs up before all of its threads are gone, and until then counts as alive.
+        for (const ms of STILL_ENDING_MS) setTimeout(this.#wake, ms).unref();
+      },
     });
   }
 
