@@ -241,7 +241,8 @@ describe("SessionEvents", () => {
     truncateSync(path, 10);
     expect(cut.read(ENOUGH).fate).toBe("replaced");
     const anew = open();
-    writeFileSync(path, prompt() + finalStep() + prompt());
+    // Not made by the same functions: within one millisecond they write the same.
+    writeFileSync(path, text.replaceAll("e", "g") + prompt());
     expect(anew.read(ENOUGH).fate).toBe("replaced");
     const same = open();
     writeFileSync(path, text.replaceAll("e", "f"));
