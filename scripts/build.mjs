@@ -12,10 +12,10 @@ const root = fileURLToPath(new URL("..", import.meta.url));
 const run = promisify(execFile);
 
 /**
- * Imported at run time, and only when a command needs them: the SDK is resolved beside its native runtime, and the
- * metrics are for `serve` alone.
+ * Imported at run time, and only when a command needs them: the SDK is resolved beside its native runtime, metrics and log
+ * are for `serve` alone, and the Redis client is for those who have one.
  */
-const AT_RUN_TIME = ["@github/copilot-sdk", "prom-client", "pino"];
+const AT_RUN_TIME = ["@github/copilot-sdk", "prom-client", "pino", "ioredis"];
 
 /**
  * `@oclif/core` requires all of its parts at once, help and plug-in discovery included: a good part of a short
@@ -82,10 +82,12 @@ async function buildLibrary() {
 }
 
 async function buildCommandLine() {
-  const files = (await readdir(`${root}/src/commands`)).filter((file) => file.endsWith(".ts"));
-  const commands = files.map((file) => file.slice(0, -3));
+  const files = (await readdir(`${root}/src/commands`, { recursive: true })).filter((file) => file.endsWith(".ts"));
+  // A folder is a topic: commands/store/migrate.ts is "copilotfleet store migrate", with the id "store:migrate".
+  const commands = files.map((file) => file.slice(0, -3).replaceAll("\\", "/"));
   const getters = commands.map(
-    (id) => `get ${JSON.stringify(id)}() { return require("./commands/${id}.ts").default; },`,
+    (path) =>
+      `get ${JSON.stringify(path.replaceAll("/", ":"))}() { return require("./commands/${path}.ts").default; },`,
   );
   await build({
     ...shared,

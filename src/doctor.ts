@@ -138,6 +138,8 @@ async function runtimeStarts({ config }: LoadedConfig, env: NodeJS.ProcessEnv): 
       env: { ...env, COPILOTFLEET_HOME: join(folder, "state") },
       config: {
         runtime: { path: runtime.path },
+        // The trial is nobody else's business.
+        store: "file",
         auth: { githubTokenEnv: null, githubTokenFile: null, githubTokenCommand: null },
       },
     });

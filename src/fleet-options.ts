@@ -1,7 +1,12 @@
 import type { PartialConfig } from "./config/load.js";
+import type { Address } from "./config/rules.js";
+import type { DoorListeners } from "./gateway/context.js";
+import type { Strategy } from "./pool/pool.js";
+import type { ServerView } from "./pool/server.js";
+import type { InheritedListener } from "./runtime/listen.js";
 import type { ServeLog } from "./serve/context.js";
 import type { SessionOptions } from "./sessions/session-config.js";
-import type { TokenSource } from "./store/store.js";
+import type { Isolation, TokenSource } from "./store/store.js";
 
 export interface FleetOptions {
   /** Settings that win over the environment and the files, in the form of a configuration file. */
@@ -19,6 +24,18 @@ export interface ConnectInfo {
   token: string;
   user: string;
   serverId: string;
+}
+
+/** Where a user's next session goes. */
+export interface RouteView {
+  user: string;
+  isolation: Isolation;
+  /** Null where there is nothing to choose: every user has a server. */
+  strategy: Strategy | null;
+  serverId: string;
+  reason: string;
+  /** The server as it is now; null if it was never started. */
+  server: ServerView | null;
 }
 
 export interface CreateSessionOptions extends SessionOptions {
@@ -73,6 +90,15 @@ export interface DrainRequest extends StopRequest {
 export interface SuperviseOptions {
   /** Called with each event of the supervisor's life. */
   log: ServeLog;
+  /** Where the front door listens, or an inherited descriptor that does. Default: `serve.listen` of the configuration. */
+  listen?: Address | InheritedListener;
   /** Gives up the start. */
+  signal?: AbortSignal;
+}
+
+export interface OpenDoorOptions extends DoorListeners {
+  /** An address, port 0 for any free one, or an inherited descriptor. Default: `serve.listen` of the configuration. */
+  listen?: Address | InheritedListener;
+  /** Gives up the wait for the address. */
   signal?: AbortSignal;
 }

@@ -1,6 +1,7 @@
 import type { CopilotClient, CopilotSession } from "@github/copilot-sdk";
 import { parseDuration } from "./config/duration.js";
 import { loadConfig } from "./config/load.js";
+import type { Address } from "./config/rules.js";
 import type { Config } from "./config/schema.js";
 import { FleetError, quote } from "./errors.js";
 import type {
@@ -8,16 +9,28 @@ import type {
   CreateSessionOptions,
   DrainRequest,
   FleetOptions,
+  OpenDoorOptions,
   ResumeSessionOptions,
   RollingRequest,
+  RouteView,
   SpawnRequest,
   StopRequest,
   SuperviseOptions,
 } from "./fleet-options.js";
+import type { DoorListeners } from "./gateway/context.js";
+import type { FrontDoor } from "./gateway/door.js";
+import {
+  type IssuedToken,
+  issueToken,
+  listTokens,
+  revokeTokens,
+  type TokenView,
+  validateTokenId,
+} from "./gateway/tokens.js";
 import { type OpenedProvider, openProvider } from "./models/provider.js";
 import { closePool, launchesOf, openPool } from "./pool/admission.js";
 import { type ClientOptions, Clients } from "./pool/clients.js";
-import { Pool, type SpawnOptions } from "./pool/pool.js";
+import { Pool, type SpawnOptions, type Strategy } from "./pool/pool.js";
 import { type RollingResult, restartRolling } from "./pool/rolling.js";
 import { isBroken, type ServerView, viewServer } from "./pool/server.js";
 import type { StopOptions, Stopped } from "./pool/stopping.js";
@@ -39,6 +52,7 @@ import type { Lease, Store } from "./store/store.js";
 
 const START_WAIT_MS = 30_000;
 const NEVER = new AbortController().signal;
+const ANY_ADDRESS: Address = { host: "127.0.0.1", port: 0 };
 
 /**
  * The fleet of one state folder: the same servers, sessions and rules as the command of this name. Any number of
@@ -145,6 +159,36 @@ export class Fleet implements AsyncDisposable {
     return viewServer(await this.#pool.find(id));
   }
 
+  /**
+   * The server that a user's next session goes to, started if it does not run: the user's own, or the shared one by the
+   * strategy of the configuration.
+   */
+  async serverFor(user: string, request: SpawnRequest = {}): Promise<ServerView> {
+    const id = validateUser(user);
+    const options = spawnOptions(request);
+    const placed =
+      this.config.isolation === "shared"
+        ? await this.#pool.sharedServerFor(id, options)
+        : await this.#pool.serverOf(id, options);
+    return viewServer(placed.server);
+  }
+
+  /** Where a user's next session would go, and why. Starts nothing. */
+  async route(user: string, options: { strategy?: Strategy } = {}): Promise<RouteView> {
+    const id = validateUser(user);
+    const { isolation } = this.config;
+    const { serverId, strategy, reason } = await this.#pool.route(id, options.strategy);
+    const server = (await this.#store.readRegistry()).servers[serverId];
+    return {
+      user: id,
+      isolation,
+      strategy,
+      serverId,
+      reason,
+      server: server === undefined ? null : viewServer(server),
+    };
+  }
+
   /** The recorded server of a user. @throws FleetError `FLEET_SERVER_NOT_FOUND`. */
   async serverOf(user: string): Promise<ServerView> {
     return viewServer(await this.#pool.findOf(validateUser(user)));
@@ -224,8 +268,13 @@ export class Fleet implements AsyncDisposable {
     // Loaded only now: every other command is faster without it.
     const { supervise } = await import("./serve/supervise.js");
     const { config, stateRoot } = this;
+    const { listen = config.serve.listen } = options;
+    const openDoor =
+      listen === null
+        ? null
+        : async (door: DoorListeners & { signal: AbortSignal }) => await this.openFrontDoor({ ...door, listen });
     const gc = async (signal: AbortSignal) => await this.gc({ signal });
-    const fleet = { store: this.#store, pool: this.#pool, config, stateRoot, log: options.log, gc };
+    const fleet = { store: this.#store, pool: this.#pool, config, stateRoot, log: options.log, gc, openDoor };
     return await supervise(fleet, options.signal ?? NEVER);
   }
 
@@ -411,6 +460,44 @@ export class Fleet implements AsyncDisposable {
         signal: request.signal ?? NEVER,
       },
     );
+  }
+
+  /**
+   * Makes a token with which clients of the user connect to the front door. It is in the result and nowhere else.
+   *
+   * @param options.ttl how long it is good, such as `30d`; left out: until it is revoked.
+   */
+  async issueToken(user: string, options: { ttl?: string } = {}): Promise<IssuedToken> {
+    const ttlMs = options.ttl === undefined ? null : parseDuration(options.ttl, { name: "ttl" });
+    return await issueToken(this.#store, validateUser(user), ttlMs);
+  }
+
+  /** The tokens of all users, or of one, that were issued and not revoked. */
+  async tokens(user?: string): Promise<TokenView[]> {
+    return await listTokens(this.#store, user === undefined ? undefined : validateUser(user));
+  }
+
+  /** Revokes tokens by their ids, or all of a user. What is gone already counts as revoked. Resolves with the ids. */
+  async revokeTokens(which: { ids: readonly string[] } | { user: string }): Promise<string[]> {
+    const checked =
+      "ids" in which ? { ids: which.ids.map((id) => validateTokenId(id)) } : { user: validateUser(which.user) };
+    return await revokeTokens(this.#store, checked);
+  }
+
+  /**
+   * Opens the front door in this process: one address at which any Copilot SDK is served with a user's token, as if it were
+   * that user's own server. Close it before the fleet.
+   *
+   * @param options.listen an address, port 0 for any free one, or an inherited descriptor that listens already; left out:
+   * `serve.listen` of the configuration
+   * @throws FleetError `FLEET_ADDRESS_TAKEN`, `FLEET_ADDRESS_UNUSABLE`.
+   */
+  async openFrontDoor(options: OpenDoorOptions = {}): Promise<FrontDoor> {
+    // Loaded only now: every other command is faster without it.
+    const { openFrontDoor } = await import("./gateway/door.js");
+    const { listen = this.config.serve.listen ?? ANY_ADDRESS, ...listeners } = options;
+    const context = { config: this.config, store: this.#store, sessions: this.#sessions, pool: this.#pool };
+    return await openFrontDoor(context, { ...listeners, listen });
   }
 
   /** Problems with the recorded state that were met and worked around since the last call. */

@@ -18,13 +18,18 @@ export type {
   CreateSessionOptions,
   FleetOptions,
   ResumeSessionOptions,
+  RouteView,
   SpawnRequest,
   StopRequest,
 } from "./fleet-options.js";
+export type { DoorEvent, DoorListeners, RequestReport } from "./gateway/context.js";
+export type { FrontDoor } from "./gateway/door.js";
+export type { IssuedToken, TokenView } from "./gateway/tokens.js";
 export type { ClientOptions } from "./pool/clients.js";
 export type { ServerView } from "./pool/server.js";
 export type { Stopped } from "./pool/stopping.js";
 export type { TurnOptions, TurnReply } from "./runtime/client/turn.js";
+export type { InheritedListener } from "./runtime/listen.js";
 export type { EvictionResult } from "./sessions/eviction.js";
 export type { GcRequest, GcResult } from "./sessions/gc.js";
 export type { LockOptions } from "./sessions/lease-options.js";

@@ -37,7 +37,7 @@ export async function smoke(env: NodeJS.ProcessEnv, onStep: (step: SmokeStep) =>
         provider: { type: "echo" },
         isolation: "per-user",
         store: "file",
-        serve: { metrics: "127.0.0.1:0" },
+        serve: { metrics: "127.0.0.1:0", listen: "127.0.0.1:0" },
       },
     });
   // Two fleets on one state folder stand for two commands: nothing is handed from one to the other but the state.

@@ -12,10 +12,11 @@ const LAYERS: RegExp[][] = [
   [/^main\.ts$/],
   [/^commands\//],
   [/^cli\//],
-  [/^smoke\.ts$/, /^doctor\.ts$/, /^index\.ts$/],
+  [/^smoke\.ts$/, /^doctor\.ts$/, /^migrate\.ts$/, /^index\.ts$/],
   [/^fleet\.ts$/],
   [/^fleet-options\.ts$/],
   [/^serve\//],
+  [/^gateway\//],
   [/^sessions\/(?!ids\.ts)/],
   [/^pool\//],
   [/^models\//, /^runtime\//],
@@ -118,6 +119,8 @@ describe("the source", () => {
     expect(importers(/^valibot$/, { types: true }).every((file) => file.startsWith("config/"))).toBe(true);
     expect(importers(/^proper-lockfile$/, { types: true })).toEqual(["store/file/polite-lock.ts"]);
     expect(importers(/^prom-client$/, { types: true })).toEqual(["serve/metrics.ts"]);
+    for (const file of importers(/^ioredis$/, { types: true })) expect(file).toMatch(/^store\/redis\//);
+    expect(importers(/^ioredis$/, { types: false })).toEqual(["store/redis/link.ts"]);
     expect(importers(/^parse-duration$/, { types: true })).toEqual(["config/duration.ts"]);
     for (const file of importers(/^execa$/, { types: true }))
       expect(file).toMatch(/^(runtime\/launch|models\/token-command)\.ts$/);

@@ -43,14 +43,19 @@ export const modelFlag = Flags.string({
   },
 });
 
-export const ttlFlag = Flags.string({
-  description: "how long after its last use gc may delete it",
-  helpValue: "DURATION",
-  parse: async (value) => {
-    parseDuration(value, { name: "--ttl" });
-    return value;
-  },
-});
+export const ttlFlag = lifetimeFlag("how long after its last use gc may delete it");
+
+/** `--ttl`: how long something may live, up to years. */
+export function lifetimeFlag(description: string) {
+  return Flags.string({
+    description,
+    helpValue: "DURATION",
+    parse: async (value) => {
+      parseDuration(value, { name: "--ttl" });
+      return value;
+    },
+  });
+}
 
 /** A prompt: any text that is not blank. */
 export function promptFlag(description: string) {

@@ -2,6 +2,7 @@ import { type Config, Errors } from "@oclif/core";
 import { closest, distance } from "fastest-levenshtein";
 import { printable, redact } from "../config/text.js";
 import { FleetError, isFleetError, quote } from "../errors.js";
+import { commandOf, spoken } from "./command-id.js";
 import { Interrupted } from "./interrupted.js";
 
 interface Invocation {
@@ -44,21 +45,29 @@ function withoutFrame(error: FleetError): FleetError {
 
 /** Turns oclif's complaints about the command line into ours: what was written, and what was meant, probably. */
 function usageError(error: Error, { args, config }: Invocation): FleetError {
-  const id = args[0] ?? "";
-  const command = config.commands.find((candidate) => candidate.id === id || candidate.aliases.includes(id));
-  if (command === undefined) {
-    const names = config.commandIDs;
-    return new FleetError("FLEET_USAGE_INVALID", `There is no command ${quoteSafely(id)}.`, {
-      suggestions: [...nearest(id, names, (name) => `copilotfleet ${name}`), "copilotfleet --help"],
-    });
-  }
+  const id = commandOf(args, config)?.id;
+  const command = id === undefined ? undefined : config.findCommand(id);
+  if (command === undefined) return unknownCommand(args, config);
   const unknown = "flags" in error ? flagNames(error.flags) : [];
   const flags = [...Object.keys(command.flags), "help"].map((name) => `--${name}`);
   return new FleetError("FLEET_USAGE_INVALID", describeUsage(error), {
     cause: error,
     suggestions: [
       ...unknown.flatMap((flag) => nearest(flag, flags, (name) => `${name} instead of ${quoteSafely(flag)}`)),
-      `copilotfleet ${command.id} --help`,
+      `copilotfleet ${spoken(command.id)} --help`,
+    ],
+  });
+}
+
+function unknownCommand(args: readonly string[], config: Config): FleetError {
+  const [topic = "", word] = args;
+  // Behind a topic's name the second word is what there is none of.
+  const inTopic = config.findTopic(topic) !== undefined && word !== undefined && !word.startsWith("-");
+  const written = inTopic ? `${topic} ${word}` : topic;
+  return new FleetError("FLEET_USAGE_INVALID", `There is no command ${quoteSafely(written)}.`, {
+    suggestions: [
+      ...nearest(written, config.commandIDs.map(spoken), (name) => `copilotfleet ${name}`),
+      inTopic ? `copilotfleet ${topic} --help` : "copilotfleet --help",
     ],
   });
 }

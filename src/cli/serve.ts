@@ -31,14 +31,16 @@ export async function runServe(fleet: Fleet, options: ServeOptions): Promise<Ser
   preferSmallHeap();
   const log = await openServeLog();
   using signals = new ServeSignals();
-  const supervisor = await fleet.supervise({ log, signal: signals.first }).catch((error: unknown) => {
+  const inherited = inheritedListener(process.env, process.pid);
+  const listen = inherited === null ? {} : { listen: inherited };
+  const supervisor = await fleet.supervise({ log, signal: signals.first, ...listen }).catch((error: unknown) => {
     // Nothing was begun that could be drained.
     throw signals.first.aborted ? new Interrupted(signals.name === "SIGINT" ? 130 : 143) : error;
   });
-  log("info", "serving", { servers: supervisor.watched, metrics: supervisor.metricsAddress });
-  options.ready(
-    `Supervising ${supervisor.watched} servers. Metrics and health: http://${supervisor.metricsAddress}/metrics`,
-  );
+  const { watched, metricsAddress, doorAddress } = supervisor;
+  log("info", "serving", { servers: watched, metrics: metricsAddress, door: doorAddress });
+  const door = doorAddress === null ? "" : ` Front door: ${doorAddress}.`;
+  options.ready(`Supervising ${watched} servers.${door} Metrics and health: http://${metricsAddress}/metrics`);
   await Promise.race([aborted(signals.first), aborted(supervisor.lost)]);
   if (supervisor.lost.aborted) {
     await supervisor.leave();
@@ -50,7 +52,7 @@ export async function runServe(fleet: Fleet, options: ServeOptions): Promise<Ser
     signal: signals.name,
   });
   if (options.leaveRunning) {
-    await supervisor.leave();
+    await supervisor.leave({ doorTimeoutMs: options.drainTimeoutMs });
     return { leftRunning: true, stopped: [], failed: [] };
   }
   const { stopped, failed } = await supervisor.drain({ drainTimeoutMs: options.drainTimeoutMs, hurry: signals.second });
@@ -70,6 +72,14 @@ export async function runServe(fleet: Fleet, options: ServeOptions): Promise<Ser
 function preferSmallHeap(): void {
   setFlagsFromString("--optimize-for-size");
   setFlagsFromString("--compact-on-every-full-gc");
+}
+
+/** The first descriptor that a supervisor hands on: systemd's `.socket` unit (sd_listen_fds(3)). */
+const FIRST_LISTENER = 3;
+
+/** The socket that listens for the front door already, if whoever started this process holds it. */
+function inheritedListener({ LISTEN_FDS, LISTEN_PID }: NodeJS.ProcessEnv, pid: number): { fd: number } | null {
+  return LISTEN_PID === String(pid) && Number(LISTEN_FDS) >= 1 ? { fd: FIRST_LISTENER } : null;
 }
 
 /** What was cut tells more than what could not be stopped. */

@@ -1,5 +1,6 @@
 import type { Layer } from "./layers.js";
 import { conflict, invalidValue, type Origin } from "./problem.js";
+import { isLoopback, readRedisUrl } from "./redis-url.js";
 import type { Config } from "./schema.js";
 
 const FIRST_FREE_PORT = 1024;
@@ -54,8 +55,9 @@ function checkHealth({ health }: Config, origins: Map<string, Origin>): void {
 }
 
 function checkServe({ serve }: Config, origins: Map<string, Origin>, uid: number | undefined): void {
-  checkPrivilege("serve.listen", serve.listen.port, origins, uid);
   checkPrivilege("serve.metrics", serve.metrics.port, origins, uid);
+  if (serve.listen === null) return;
+  checkPrivilege("serve.listen", serve.listen.port, origins, uid);
   const same = serve.listen.port === serve.metrics.port && serve.listen.host === serve.metrics.host;
   if (!same || serve.listen.port === 0) return;
   const message = `serve.listen and serve.metrics are both port ${serve.listen.port}: allowed is a port for each`;
@@ -63,9 +65,24 @@ function checkServe({ serve }: Config, origins: Map<string, Origin>, uid: number
 }
 
 /** Flags are readable by every user of the machine, in the process table. A file or a variable is not. */
-function checkStore({ store }: Config, origins: Map<string, Origin>): void {
+function checkStore({ store, storeOptions }: Config, origins: Map<string, Origin>): void {
   const origin = origins.get("store");
-  if (store.kind !== "redis" || origin?.from !== "flag" || new URL(store.url).password === "") return;
-  const allowed = "a URL without a password, as flags can be read by others; put it into COPILOTFLEET_STORE or a file";
-  throw invalidValue("store", store.url, allowed, origin);
+  if (store.kind !== "redis") return;
+  if (origin?.from === "flag" && new URL(store.url).password !== "") {
+    const allowed =
+      "a URL without a password, as flags can be read by others; put it into COPILOTFLEET_STORE or a file";
+    throw invalidValue("store", store.url, allowed, origin);
+  }
+  if (storeOptions.insecure || !isPlaintext(store.url)) return;
+  throw invalidValue("store", store.url, ALLOWED_PLAINTEXT, origin);
+}
+
+/** "allowed is …" for a Redis that is reached without TLS. */
+export const ALLOWED_PLAINTEXT =
+  'rediss:// (TLS) for a host other than this one; "storeOptions": {"insecure": true} allows plain text, where the network is trusted';
+
+/** Whether a store's URL sends what it says in plain text over a network. */
+export function isPlaintext(url: string): boolean {
+  const target = readRedisUrl(url);
+  return target !== null && !target.tls && !isLoopback(target);
 }

@@ -9,6 +9,7 @@ import {
   readLeaseTtl,
 } from "./duration.js";
 import { LARGEST_PORT } from "./number.js";
+import { ALLOWED_REDIS_URL, readRedisUrl } from "./redis-url.js";
 import { ALLOWED_SIZE, readSize } from "./size.js";
 import { holdsGitHubToken } from "./text.js";
 
@@ -83,6 +84,17 @@ export const wait = () => span(LONGEST_TIMER_MS);
 export const leaseTtl = () => text(ALLOWED_LEASE_TTL, readLeaseTtl, { flagCode: "FLEET_DURATION_INVALID" });
 export const size = () => text(ALLOWED_SIZE, readSize, { flagCode: "FLEET_SIZE_INVALID" });
 
+/** A message has to fit in memory, as text, several times. */
+export const frameSize = () =>
+  text(
+    'a size with a unit (kb, mb), such as "64mb", from 64kb to 256mb',
+    (given) => {
+      const bytes = readSize(given);
+      return bytes !== null && bytes >= 64 * 1024 && bytes <= 256 * 1024 * 1024 ? bytes : null;
+    },
+    { flagCode: "FLEET_SIZE_INVALID" },
+  );
+
 export const isModelName = (name: string) => /^[\x21-\x7e]{1,200}$/.test(name);
 export const modelName = () =>
   text('the name of a model, such as "gpt-5"', (name) => (isModelName(name) ? name : null));
@@ -129,8 +141,7 @@ function readAddress(given: string): Address | null {
 export type StoreConfig = { kind: "file" } | { kind: "redis"; url: string };
 
 export const store = () =>
-  text('"file", or a redis:// or rediss:// URL such as "redis://127.0.0.1:6379/0"', (given): StoreConfig | null => {
+  text(`"file", or ${ALLOWED_REDIS_URL}`, (given): StoreConfig | null => {
     if (given === "file") return { kind: "file" };
-    if (!/^rediss?:\/\/\S+$/.test(given) || !URL.canParse(given)) return null;
-    return new URL(given).hostname === "" ? null : { kind: "redis", url: given };
+    return readRedisUrl(given) === null ? null : { kind: "redis", url: given };
   });

@@ -7,6 +7,7 @@ import {
   count,
   countOrNone,
   flag,
+  frameSize,
   httpUrl,
   leaseTtl,
   modelName,
@@ -171,19 +172,33 @@ const drain = v.pipe(
 
 const serve = v.pipe(
   v.strictObject({
-    listen: v.optional(address(), "127.0.0.1:4300"),
+    // Null: no front door.
+    listen: v.optional(v.nullable(address()), "127.0.0.1:4300"),
+    // Whether each request at the front door gets a line in the log, without its content.
+    accessLog: v.optional(flag(), false),
     metrics: v.optional(address(), "127.0.0.1:9464"),
     gcInterval: v.optional(wait(), "1h"),
+    // The longest message that a client may send to the front door.
+    maxFrame: v.optional(frameSize(), "64mb"),
+    // How long a prompt may wait at the front door while others use its session.
+    turnWait: v.optional(wait(), "30s"),
     logMaxSize: v.optional(size(), "10mb"),
     // How many rotated logs are kept of each server, beside the one that it writes.
     logFiles: v.optional(count(), 3),
   }),
-  v.transform(({ gcInterval, logMaxSize, ...rest }) => ({
+  v.transform(({ gcInterval, maxFrame, turnWait, logMaxSize, ...rest }) => ({
     ...rest,
     gcIntervalMs: gcInterval,
+    maxFrameBytes: maxFrame,
+    turnWaitMs: turnWait,
     logMaxBytes: logMaxSize,
   })),
 );
+
+const storeOptions = v.strictObject({
+  // Redis without TLS on another host: whoever is on the way reads and changes the state of the fleet.
+  insecure: v.optional(flag(), false),
+});
 
 export const ConfigSchema = v.strictObject({
   isolation: v.optional(choice(["per-user", "shared"]), "per-user"),
@@ -199,6 +214,7 @@ export const ConfigSchema = v.strictObject({
   drain: v.optional(drain, {}),
   serve: v.optional(serve, {}),
   store: v.optional(store(), "file"),
+  storeOptions: v.optional(storeOptions, {}),
 });
 
 /** The configuration as it is written in a file. */

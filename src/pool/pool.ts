@@ -21,6 +21,17 @@ export interface SpawnOptions {
   signal: AbortSignal;
 }
 
+export type Strategy = StarterContext["config"]["pool"]["strategy"];
+
+/** Where a user's next session goes. */
+export interface Route {
+  serverId: string;
+  /** Null where there is nothing to choose. */
+  strategy: Strategy | null;
+  /** For people: the end of the sentence "that server, since …". */
+  reason: string;
+}
+
 /** All servers that the registry knows, and the only way to start, stop and look at them. */
 export class Pool {
   readonly #context: StarterContext;
@@ -72,13 +83,52 @@ export class Pool {
     return await this.#start({ id, user: null, isolation: "shared" }, options);
   }
 
+  /**
+   * Where a user's next session goes, and why. Starts nothing, and records nothing.
+   *
+   * @param strategy instead of the configured one
+   */
+  async route(user: string, strategy: Strategy = this.#context.config.pool.strategy): Promise<Route> {
+    const { store, config } = this.#context;
+    if (config.isolation === "per-user") {
+      return { serverId: serverIdOf(user), strategy: null, reason: "it is the user's own (isolation per-user)" };
+    }
+    const registry = await store.readRegistry();
+    const ids = sharedServerIds(registry, config.pool.servers);
+    switch (strategy) {
+      case "sticky": {
+        const recorded = await store.readPlacement(user);
+        if (recorded !== null && ids.includes(recorded)) {
+          return { serverId: recorded, strategy, reason: "the user was placed there before" };
+        }
+        const reason = `it has the highest score for this user among ${ids.length}`;
+        return { serverId: stickyServer(user, ids), strategy, reason };
+      }
+      case "least-loaded": {
+        const reason = `it has the fewest sessions in memory among ${ids.length}`;
+        return { serverId: leastLoadedServer(registry, ids), strategy, reason };
+      }
+      case "round-robin": {
+        const turn = registry.placed ?? 0;
+        const serverId = ids[turn % ids.length] ?? sharedServerId(1);
+        return { serverId, strategy, reason: `it is next in turn, after ${turn} placements` };
+      }
+    }
+  }
+
   async #place(user: string): Promise<string> {
     const { store, config } = this.#context;
     const registry = await store.readRegistry();
     const ids = sharedServerIds(registry, config.pool.servers);
     switch (config.pool.strategy) {
-      case "sticky":
-        return stickyServer(user, ids);
+      case "sticky": {
+        // Recorded, so that a user stays when servers are added: only those of a server that is gone move.
+        const recorded = await store.readPlacement(user);
+        if (recorded !== null && ids.includes(recorded)) return recorded;
+        const id = stickyServer(user, ids);
+        await store.recordPlacement(user, id);
+        return id;
+      }
       case "least-loaded":
         return leastLoadedServer(registry, ids);
       case "round-robin": {

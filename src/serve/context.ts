@@ -1,4 +1,6 @@
 import type { Config } from "../config/schema.js";
+import type { DoorListeners } from "../gateway/context.js";
+import type { FrontDoor } from "../gateway/door.js";
 import type { Pool } from "../pool/pool.js";
 import type { GcResult } from "../sessions/gc.js";
 import type { Store } from "../store/store.js";
@@ -17,6 +19,8 @@ export interface ServeContext {
   pool: Pool;
   metrics: FleetMetrics;
   log: ServeLog;
+  /** Opens the front door; null: there is to be none. */
+  openDoor: ((options: DoorListeners & { signal: AbortSignal }) => Promise<FrontDoor>) | null;
   /** One run of gc with the configured TTL. */
   gc(signal: AbortSignal): Promise<GcResult>;
 }

@@ -1,7 +1,7 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { Address } from "../config/rules.js";
 import { abortable, deadline } from "../runtime/deadline.js";
-import { listenOn } from "./listen.js";
+import { listenOn } from "../runtime/listen.js";
 import type { FleetMetrics } from "./metrics.js";
 
 /** Says what is wrong, each as a sentence for people; nothing: all is well. */

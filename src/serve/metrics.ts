@@ -1,5 +1,6 @@
 import type { Counter, Gauge, Histogram, Registry } from "prom-client";
 import { ERRORS, type FleetErrorCode } from "../errors.js";
+import type { RequestReport } from "../gateway/context.js";
 import type { GcResult } from "../sessions/gc.js";
 import type { ServerState } from "../store/store.js";
 import {
@@ -16,6 +17,7 @@ import {
 } from "./metric-labels.js";
 
 const TURN_BUCKETS_SECONDS = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600];
+const REQUEST_BUCKETS_SECONDS = [0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10, 60];
 const PROBE_BUCKETS_SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5];
 
 /** How the fleet stands at one moment. */
@@ -33,6 +35,10 @@ export interface MetricsSnapshot {
   /** Left to this user on the disk that holds the state; null when it could not be found out. */
   diskFreeBytes: number | null;
   draining: boolean;
+  /** Connected to the front door. */
+  doorClients: number;
+  /** Under way or waited for at the front door. */
+  doorTurns: number;
 }
 
 /**
@@ -65,6 +71,10 @@ export class FleetMetrics {
   readonly #memoryBytes: Gauge;
   readonly #diskFreeBytes: Gauge;
   readonly #draining: Gauge;
+  readonly #doorClients: Gauge;
+  readonly #doorTurns: Gauge;
+  readonly #requests: Counter<"method" | "outcome">;
+  readonly #requestSeconds: Histogram<"method">;
   readonly #healthy: Gauge;
   readonly #ready: Gauge;
   readonly #errors: Counter<"code">;
@@ -114,6 +124,17 @@ export class FleetMetrics {
 
     this.#memoryBytes = gauge("servers_memory_bytes", "Memory of all servers together.");
     this.#diskFreeBytes = gauge("state_disk_free_bytes", "Room left on the disk that holds the state.");
+    this.#doorClients = gauge("door_clients", "Clients connected to the front door.");
+    this.#doorTurns = gauge("door_turns", "Turns under way or waited for at the front door.");
+    this.#requests = new library.Counter({
+      ...named("door_requests_total", "Requests at the front door."),
+      labelNames: ["method", "outcome"] as const,
+    });
+    this.#requestSeconds = new library.Histogram({
+      ...named("door_request_duration_seconds", "How long requests at the front door took to be answered."),
+      labelNames: ["method"] as const,
+      buckets: REQUEST_BUCKETS_SECONDS,
+    });
     this.#draining = gauge("draining", "1 while the supervisor drains.");
     this.#healthy = gauge("healthy", "1 when /healthz says ok.");
     this.#ready = gauge("ready", "1 when /readyz says ok.");
@@ -149,12 +170,20 @@ export class FleetMetrics {
     if (snapshot.diskFreeBytes === null) this.#diskFreeBytes.remove();
     else this.#diskFreeBytes.set(snapshot.diskFreeBytes);
     this.#draining.set(snapshot.draining ? 1 : 0);
+    this.#doorClients.set(snapshot.doorClients);
+    this.#doorTurns.set(snapshot.doorTurns);
   }
 
   /** What the health endpoint answers at the moment; it sets this before each scrape. */
   judged(verdict: { healthy: boolean; ready: boolean }): void {
     this.#healthy.set(verdict.healthy ? 1 : 0);
     this.#ready.set(verdict.ready ? 1 : 0);
+  }
+
+  /** A request at the front door that is over; `method` is one of the protocol's, or `unknown`. */
+  requested(method: string, outcome: RequestReport["outcome"], seconds: number): void {
+    this.#requests.inc({ method, outcome });
+    this.#requestSeconds.observe({ method }, seconds);
   }
 
   restarted(reason: RestartReason): void {

@@ -33,10 +33,10 @@ export class Seat {
     return ownRecord(registry) !== undefined;
   }
 
-  /** Says where the metrics are. */
-  async announce(metrics: string): Promise<void> {
+  /** Says where the metrics and the front door are. */
+  async announce(addresses: Pick<SupervisorRecord, "metrics" | "door">): Promise<void> {
     await this.#change((record) => {
-      record.metrics = metrics;
+      Object.assign(record, addresses);
     });
   }
 

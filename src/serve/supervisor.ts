@@ -1,13 +1,15 @@
 import { isFleetError } from "../errors.js";
+import type { FrontDoor } from "../gateway/door.js";
 import { closedBy } from "../pool/admission.js";
 import { isRunning } from "../pool/server.js";
 import type { Stopped } from "../pool/stopping.js";
+import { showAddress } from "../runtime/listen.js";
 import type { Registry, ServerRecord } from "../store/store.js";
 import type { ServeContext } from "./context.js";
+import { doorListeners } from "./door-reports.js";
 import { HealthEndpoint } from "./health-endpoint.js";
 import { collectPeriodically, enforceCap, rotatePeriodically } from "./housekeeping.js";
 import { Keeper } from "./keeper.js";
-import { showAddress } from "./listen.js";
 import { Operations } from "./operations.js";
 import { Recycler } from "./recycler.js";
 import { Seat } from "./seat.js";
@@ -49,6 +51,7 @@ export class Supervisor {
   readonly #sleeper: Sleeper;
   readonly #surveyor: Surveyor;
   #endpoint: HealthEndpoint | undefined;
+  #door: FrontDoor | undefined;
   #wake: () => void = () => undefined;
   #wokenEarly = false;
   #state: "starting" | "serving" | "draining" = "starting";
@@ -98,7 +101,7 @@ export class Supervisor {
   }
 
   async #open(signal: AbortSignal): Promise<void> {
-    const { config, metrics } = this.#context;
+    const { config, metrics, openDoor } = this.#context;
     this.#endpoint = await HealthEndpoint.open({
       address: config.serve.metrics,
       metrics,
@@ -107,10 +110,14 @@ export class Supervisor {
       onError: (error) => noteTrouble(this.#context, "the health endpoint failed", error),
       signal,
     });
-    await this.#seat.announce(this.metricsAddress);
+    await this.#seat.announce({ metrics: this.metricsAddress });
     const registry = await this.#keeper.reconcile();
     await Promise.all(this.#keeper.monitors.map(({ first }) => first));
     await this.#survey(registry);
+    if (openDoor !== null) {
+      this.#door = await openDoor({ ...doorListeners(this.#context), signal });
+      await this.#seat.announce({ metrics: this.metricsAddress, door: this.doorAddress });
+    }
     this.#state = "serving";
     const { signal: stopping } = this.#stopping;
     this.#loops = Promise.all([
@@ -123,6 +130,11 @@ export class Supervisor {
   /** `host:port` of the metrics and health endpoints. */
   get metricsAddress(): string {
     return this.#endpoint === undefined ? "" : showAddress(this.#endpoint.address);
+  }
+
+  /** `host:port` of the front door; null: there is none. */
+  get doorAddress(): string | null {
+    return this.#door === undefined ? null : showAddress(this.#door.address);
   }
 
   /** How many servers are watched at the moment. */
@@ -183,7 +195,8 @@ export class Supervisor {
         });
       });
     }
-    await this.#surveyor.look(registry, running, this.#state === "draining");
+    const { clients = 0, turns = 0 } = this.#door ?? {};
+    await this.#surveyor.look(registry, running, { draining: this.#state === "draining", clients, turns });
   }
 
   async #pause(): Promise<void> {
@@ -235,6 +248,8 @@ export class Supervisor {
       throw error;
     }
     this.#state = "draining";
+    // Its turns are waited for with all others, at the servers.
+    const closing = this.#door?.close({ timeoutMs: drainTimeoutMs });
     await this.#stopLoops();
     const { servers } = await store.readRegistry();
     const ids = Object.values(servers)
@@ -255,12 +270,17 @@ export class Supervisor {
         }
       }),
     );
+    await closing;
     await this.#close();
     return result;
   }
 
-  /** Leaves the servers to the next supervisor, as they are. */
-  async leave(): Promise<void> {
+  /**
+   * Leaves the servers to the next supervisor, as they are. Turns that came through the front door may end before that:
+   * they hang on this process.
+   */
+  async leave({ doorTimeoutMs = 0 } = {}): Promise<void> {
+    await this.#door?.close({ timeoutMs: doorTimeoutMs });
     await this.#stopLoops();
     await this.#close();
   }

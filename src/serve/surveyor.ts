@@ -27,7 +27,11 @@ export class Surveyor {
     return this.#diskProblem;
   }
 
-  async look(registry: Registry, running: readonly ServerRecord[], draining: boolean): Promise<void> {
+  async look(
+    registry: Registry,
+    running: readonly ServerRecord[],
+    state: { draining: boolean; clients: number; turns: number },
+  ): Promise<void> {
     const { store, metrics } = this.#context;
     const serversByState: Record<ServerState, number> = {
       starting: 0,
@@ -51,7 +55,9 @@ export class Surveyor {
       leases: leases.filter((lease) => lease !== null).length,
       memoryBytes: memory.reduce((sum, bytes) => sum + bytes, 0),
       diskFreeBytes: await this.#disk(),
-      draining,
+      draining: state.draining,
+      doorClients: state.clients,
+      doorTurns: state.turns,
     });
   }
 

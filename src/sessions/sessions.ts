@@ -68,7 +68,7 @@ export class Sessions implements SessionKeeper {
     // What can be refused is refused before anything is started: an id that is taken, a model that cannot be used.
     if ((await store.readSession(id)) !== null) throw sessionExists(id);
     await this.#context.provider();
-    const server = await this.#serverForNew(options);
+    const server = await this.serverForNew(options);
     const record: SessionRecord = {
       id,
       owner: options.user,
@@ -109,7 +109,7 @@ export class Sessions implements SessionKeeper {
   async resume(id: string, options: OpenOptions): Promise<OpenSession> {
     const record = await this.recordFor(id, options.user);
     await this.#context.provider();
-    const server = await this.#serverFor(record, options);
+    const server = await this.serverFor(record, options);
     const open = await this.#open(record, server, options);
     if (record.persistence === "ephemeral") {
       await this.#context.store.updateSession(id, (draft) => {
@@ -133,7 +133,7 @@ export class Sessions implements SessionKeeper {
       sessionId: id,
       permit: async ({ always }: { always: boolean }) => await this.permit(record, options, { always, user }),
       server: async (lease: HeldLease | undefined) => {
-        marked = await this.#serverFor(record, under(lease));
+        marked = await this.serverFor(record, under(lease));
         return marked;
       },
       admitted: async (server: ServerRecord) => await this.admitted(server),
@@ -254,7 +254,8 @@ export class Sessions implements SessionKeeper {
     }
   }
 
-  async #serverForNew({ user, signal }: CreateOptions): Promise<ServerRecord> {
+  /** The server that a user's next session is created on, started if need be. */
+  async serverForNew({ user, signal }: Pick<CreateOptions, "user" | "signal">): Promise<ServerRecord> {
     const { pool, config } = this.#context;
     const placed =
       config.isolation === "shared"
@@ -267,7 +268,7 @@ export class Sessions implements SessionKeeper {
    * The server that a recorded session is opened on: its owner's own, or the shared one that has it. Two servers must
    * never have one session in memory, so only who holds its lease, and finds it unloaded, may take it elsewhere.
    */
-  async #serverFor(record: SessionRecord, options: OpenOptions): Promise<ServerRecord> {
+  async serverFor(record: SessionRecord, options: OpenOptions): Promise<ServerRecord> {
     const { pool, store } = this.#context;
     const { signal, marked } = options;
     if (marked !== undefined && isRunning(marked)) return marked;
@@ -305,7 +306,7 @@ export class Sessions implements SessionKeeper {
       }
       if (options.signal.aborted) throw serverDraining(target.id);
       await delay(DRAIN_POLL_MS);
-      target = await this.#serverFor(record, options);
+      target = await this.serverFor(record, options);
     }
   }
 
@@ -332,7 +333,7 @@ export class Sessions implements SessionKeeper {
     const empty = server.isolation === "shared" ? { mode: "empty" as const, baseDirectory: server.home } : {};
     const connection = await clients.to(server, empty, options.signal);
     const settings = sessionConfig(
-      await this.#surroundings(server, record.owner, options.signal),
+      await this.surroundings(server, record.owner, options.signal),
       record,
       options.session,
     );
@@ -343,7 +344,8 @@ export class Sessions implements SessionKeeper {
     return { session: await answer(request, connection, options.signal), connection, server };
   }
 
-  async #surroundings({ isolation }: ServerRecord, owner: string, signal: AbortSignal) {
+  /** What a session gets from the fleet: provider and key, or its owner's GitHub token. */
+  async surroundings({ isolation }: Pick<ServerRecord, "isolation">, owner: string, signal: AbortSignal) {
     const { config, env } = this.#context;
     const provider = await this.#context.provider();
     // The runtime takes a session's token or a provider, not both.
@@ -364,7 +366,7 @@ export class Sessions implements SessionKeeper {
     const signal = AbortSignal.timeout(REATTACH_MS);
     const current = await this.recordFor(record.id, opened?.user ?? record.owner);
     const options = { ...opened, user: opened?.user ?? record.owner, signal, ...(marked === null ? {} : { marked }) };
-    return await this.#attachTo(current, await this.#serverFor(current, options), options);
+    return await this.#attachTo(current, await this.serverFor(current, options), options);
   }
 
   async permit(

@@ -1,21 +1,22 @@
+import { readRedisUrl } from "../config/redis-url.js";
 import { FleetError, quote } from "../errors.js";
 import { openFileStore } from "./file/file-store.js";
+import { openRedisStore } from "./redis/redis-store.js";
 import type { Store } from "./store.js";
 
 /**
- * Opens the store that the configuration names. `root` is the state folder, which the file store keeps everything in.
+ * Opens the store that the configuration names: "file", or a Redis URL. Nothing is touched and nothing is connected yet.
  *
+ * @param root The state folder, which the file store keeps everything in.
  * @throws FleetError `FLEET_CONFIG_INVALID` for a store that this version does not have.
  */
 export function openStore(url: string, root: string): Store {
   if (url === "file") return openFileStore(root);
+  const target = readRedisUrl(url);
+  if (target !== null) return openRedisStore(target, root);
   // The URL may carry a password: only its scheme is shown.
   const named = /^[a-z][a-z0-9+.-]*:/i.exec(url)?.[0] ?? url;
-  throw new FleetError(
-    "FLEET_CONFIG_INVALID",
-    `The store ${quote(named)} is not available: this version has only "file".`,
-    {
-      suggestions: ['Set "store": "file" in the configuration.'],
-    },
-  );
+  throw new FleetError("FLEET_CONFIG_INVALID", `The store ${quote(named)} is not available: "file" and Redis are.`, {
+    suggestions: ['Set "store" to "file" or to a redis:// URL in the configuration.'],
+  });
 }

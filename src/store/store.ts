@@ -1,6 +1,6 @@
 /**
- * The contract between the fleet and whatever keeps its state. `file/` is the embedded default; every adapter has to
- * pass `test/contract/store.contract.ts`.
+ * The contract between the fleet and whatever keeps its state. `file/` is the embedded default, `redis/` is for many
+ * hosts; every adapter has to pass `test/contract/store.contract.ts`.
  *
  * Guarantees every adapter gives:
  * - A write that was acknowledged (its promise resolved) is there exactly once, also after the death of any process.
@@ -70,6 +70,35 @@ export interface Store {
   /** The lease if it is in force and the token's. @throws FleetError `FLEET_LEASE_LOST`. */
   checkLease(sessionId: string, token: string): Promise<Lease>;
 
+  /**
+   * Records a token of the front door. When it resolves the token is good in every process that uses this store.
+   * @throws FleetError `FLEET_INTERNAL` if the id is taken.
+   */
+  createToken(record: TokenRecord): Promise<void>;
+
+  /** The record of a token, or null. Costs one read, however many tokens there are. */
+  readToken(id: string): Promise<TokenRecord | null>;
+
+  /** Revokes a token: when it resolves no reader finds it any more. Resolves with whether there was one. */
+  deleteToken(id: string): Promise<boolean>;
+
+  /** All tokens, in no particular order. One that is issued or revoked meanwhile may or may not be there. */
+  listTokens(): Promise<TokenRecord[]>;
+
+  /** The shared server that a user was placed on, or null. Costs one read, however many users there are. */
+  readPlacement(user: string): Promise<string | null>;
+
+  /** Records where a user was placed. Of two that do so at once, one wins. */
+  recordPlacement(user: string, serverId: string): Promise<void>;
+  /** No fence that was given out so far is higher; 0 if there was none. For another store to go on from. */
+  highestFence(): Promise<number>;
+
+  /**
+   * Makes every later fence, on whichever session, higher than `fence`. @throws FleetError `FLEET_STATE_BUSY` when that
+   * cannot be had at once: the fences came from a clock that is ahead of this one.
+   */
+  raiseFences(fence: number): Promise<void>;
+
   /** Removes what writers that were killed left behind. Every write does so where it writes; this does it everywhere. */
   sweep(): Promise<void>;
 
@@ -102,6 +131,8 @@ export interface SupervisorRecord {
   startedAt: string;
   /** `host:port` of its metrics and health endpoints. */
   metrics: string | null;
+  /** `host:port` of its front door; absent or null: it has none. */
+  door?: string | null;
 }
 
 export type Isolation = "per-user" | "shared";
@@ -223,6 +254,20 @@ export type LeaseAnswer =
   | { granted: true; lease: Lease }
   /** `lease` is the one in force, if any is; `ahead` is how many waiters come first. */
   | { granted: false; lease: Lease | null; ahead: number };
+
+/** What is kept of a token that a client shows at the front door: never the token itself. */
+export interface TokenRecord {
+  /** 1 to 64 lower-case letters and digits; stands in the token, so that looking it up is one read. */
+  id: string;
+  /** Whom the token stands for. */
+  user: string;
+  /** SHA-256 of the whole token, in hex. A token has 256 random bits, so a plain hash cannot be searched back. */
+  sha256: string;
+  /** ISO 8601, UTC. */
+  createdAt: string;
+  /** From when on it is good for nothing; null: until it is revoked. */
+  expiresAt: string | null;
+}
 
 export type SessionState = "active" | "idle" | "draining" | "gone";
 

@@ -43,12 +43,16 @@ describe("defaults", () => {
         drain: { timeoutMs: 30_000 },
         serve: {
           listen: { host: "127.0.0.1", port: 4300 },
+          accessLog: false,
           metrics: { host: "127.0.0.1", port: 9464 },
           gcIntervalMs: 3_600_000,
+          maxFrameBytes: 67_108_864,
+          turnWaitMs: 30_000,
           logMaxBytes: 10_485_760,
           logFiles: 3,
         },
         store: { kind: "file" },
+        storeOptions: { insecure: false },
       },
     });
   });

@@ -16,6 +16,7 @@ const DURATIONS = [
   "recycle.maxAge",
   "drain.timeout",
   "serve.gcInterval",
+  "serve.turnWait",
 ];
 const BAD_DURATIONS = ["0", "0s", "-5m", "10", "5 parsecs", "NaN", "Infinity", "", " 1h", 10, true];
 const VALUES: Record<string, unknown[]> = {
@@ -53,7 +54,25 @@ const VALUES: Record<string, unknown[]> = {
     "127.0.0.1:04300",
   ],
   "serve.metrics": ["localhost:http"],
-  store: ["http://127.0.0.1:6379", "redis", "redis://", "redis:127.0.0.1", "File", "", null],
+  "serve.maxFrame": ["64", "63kb", "257mb", "1gb", 1024, null],
+  store: [
+    "http://127.0.0.1:6379",
+    "redis",
+    "redis://",
+    "redis:127.0.0.1",
+    "redis://127.0.0.1/zero",
+    "redis://127.0.0.1/0/1",
+    "redis://127.0.0.1/0#x",
+    "redis://127.0.0.1/0?db=1",
+    "redis://127.0.0.1/0?fleet=",
+    "redis://127.0.0.1/0?fleet=a/b",
+    "redis://127.0.0.1/0?fleet=a&fleet=b",
+    "redis://10.0.0.1:6379/0",
+    "File",
+    "",
+    null,
+  ],
+  "storeOptions.insecure": ["yes", 1, null],
 };
 
 const CASES = Object.entries(VALUES).flatMap(([name, values]) => values.map((value) => ({ name, value })));
@@ -173,13 +192,27 @@ describe("secrets", () => {
 
   it("keeps a store's password out of flags, where others could read it, and allows it elsewhere", async () => {
     await using folder = new Folder();
-    const store = "redis://user:canary@a.example:6379/0";
+    const store = "rediss://user:canary@a.example:6379/0";
     const error = folder.refusal({ flags: { store }, flagNames: { store: "--store" } });
     expect(error).toMatchObject({ code: "FLEET_USAGE_INVALID", exit: 2 });
     expect(error.message).toContain(
-      '--store (store) is "redis://***@a.example:6379/0": allowed is a URL without a password',
+      '--store (store) is "rediss://***@a.example:6379/0": allowed is a URL without a password',
     );
     expect(folder.load({ env: { COPILOTFLEET_STORE: store } }).config.store).toEqual({ kind: "redis", url: store });
+  });
+
+  it("keeps plain text to this host, unless told otherwise", async () => {
+    await using folder = new Folder();
+    const env = (url: string) => ({ env: { COPILOTFLEET_STORE: url } });
+    const error = folder.refusal(env("redis://:canary@redis.example"));
+    expect(error).toMatchObject({ code: "FLEET_CONFIG_INVALID", exit: 3 });
+    expect(error.message).toContain("allowed is rediss:// (TLS)");
+    expect(error.message).not.toContain("canary");
+    for (const url of ["redis://localhost", "redis://127.0.0.9:1/3", "redis://[::1]/0", "rediss://redis.example/0"]) {
+      expect(folder.load(env(url)).config.store).toEqual({ kind: "redis", url });
+    }
+    folder.write(folder.projectFile, { storeOptions: { insecure: true } });
+    expect(folder.load(env("redis://redis.example")).config.store.kind).toBe("redis");
   });
 });
 

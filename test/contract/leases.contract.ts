@@ -242,6 +242,20 @@ export function describeLeases(stores: () => Stores): void {
     }
   });
 
+  it("tells the highest fence so far, and gives out only higher ones than it is told to", async () => {
+    expect(await store().highestFence()).toBe(0);
+    const { fence } = await granted(store(), "t1");
+    const later = await granted(store(), "t1", { sessionId: "b" });
+    expect(await store().highestFence()).toBeGreaterThanOrEqual(Math.max(fence, later.fence));
+    const raised = (await store().highestFence()) + 40;
+    await store().raiseFences(raised);
+    await store().raiseFences(1);
+    for (const sessionId of ["a", "b", "c"]) {
+      const lease = await granted(store(), "t2", { sessionId, steal: { reason: "to see its fence" } });
+      expect(lease.fence).toBeGreaterThan(raised);
+    }
+  });
+
   it.each(["", "..", "../x", "a/b", "a\0"])("refuses the id %j everywhere", async (sessionId) => {
     const refusal = { code: "FLEET_SESSION_ID_INVALID" };
     await expect(store().acquireLease(request("t1", { sessionId }))).rejects.toMatchObject(refusal);

@@ -2,6 +2,7 @@ import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import type { Store } from "../../src/store/store.js";
 import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
 import { describeLeases } from "./leases.contract.js";
+import { describeTokens } from "./tokens.contract.js";
 
 export interface OpenedStore {
   store: Store;
@@ -300,6 +301,22 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
     });
 
     describe("leases", () => describeLeases(() => ({ store, reopen: opened.reopen })));
+    describe("tokens", () => describeTokens(() => ({ store, reopen: opened.reopen })));
+
+    describe("placements", () => {
+      it("are none at first, and then the last one recorded, for every instance", async () => {
+        expect(await store.readPlacement("alice")).toBeNull();
+        await store.recordPlacement("alice", "shared-1");
+        await store.recordPlacement("Alice", "shared-2");
+        const other = await opened.reopen();
+        expect(await other.readPlacement("alice")).toBe("shared-1");
+        expect(await other.readPlacement("Alice")).toBe("shared-2");
+        await other.recordPlacement("alice", "shared-3");
+        expect(await store.readPlacement("alice")).toBe("shared-3");
+        expect(await store.readPlacement("bob")).toBeNull();
+        await other.close();
+      });
+    });
 
     it("finishes the writes under way before it closes", async () => {
       const writes = [addServer(store, "s1"), addServer(store, "s2")];

@@ -38,6 +38,10 @@ describe("a command line with a slip", () => {
     [["delete"], "SESSION is missing.", "copilotfleet delete --help"],
     [["create"], "--user is missing.", "copilotfleet create --help"],
     [["connect"], "--user is missing.", "copilotfleet connect --help"],
+    [["store", "migrat"], 'There is no command "store migrat".', "copilotfleet store migrate"],
+    [["stor"], 'There is no command "stor".', "copilotfleet --help"],
+    [["store", "migrate", "--too", "x"], 'There is no flag "--too".', '--to instead of "--too"'],
+    [["store", "migrate", "x"], 'Unexpected argument: "x".', "copilotfleet store migrate --help"],
     [["list", "--user"], "Flag --user expects a value", "copilotfleet list --help"],
     [["list", "--user", "a", "--user", "b"], "Flag --user can only be specified once", "copilotfleet list --help"],
   ])("%j is told what is meant", async (args, message, suggestion) => {
@@ -58,6 +62,17 @@ describe("a command line with a slip", () => {
     [["send", "s", " ", "--user", "a"], /prompt is empty/],
     [["create", "--user", "a", "--prompt", ""], /--prompt "" is empty/],
     [["resume", "s", "--user", "a", "--prompt", " "], /--prompt " " is empty/],
+    [["store", "migrate"], /--to STORE or --to-env VAR/],
+    [["store", "migrate", "--to", "file", "--to-env", "X"], /--to STORE or --to-env VAR/],
+    [["store", "migrate", "--to", "file"], /is the one in use/],
+    [["store", "migrate", "--to", "http://127.0.0.1"], /--to \(store\) is "http:\/\/127.0.0.1": allowed is "file", or/],
+    [
+      ["store", "migrate", "--to", "redis://:canary@127.0.0.1"],
+      /"redis:\/\/\*\*\*@127.0.0.1": allowed is a URL without/,
+    ],
+    [["store", "migrate", "--to", "redis://10.0.0.1"], /allowed is rediss:\/\/ \(TLS\)/],
+    [["store", "migrate", "--to-env", "1X"], /--to-env is not the name of a variable/],
+    [["store", "migrate", "--to-env", "NOT_SET"], /--to-env NOT_SET: there is no such variable/],
     [["create", "--user", "a", "--model", ""], /--model "" is not allowed/],
     [["create", "--user", "a", "--model", "gpt\u001b[31m"], /--model "gpt\\u\{1b\}\[31m" is not allowed/],
   ])("%j is refused", async (args, message) => {

@@ -93,7 +93,7 @@ it("shows a server that hangs as unhealthy, with the reason, until it is ended",
   const shown = await eventually("unhealthy", async () =>
     (await fleet.ps()).find(({ state }) => state === "unhealthy"),
   );
-  expect(shown).toMatchObject({ id, pid, failure: expect.stringMatching(/within 300 ms.* \(\d of 6\)$/) });
+  expect(shown).toMatchObject({ id, pid, failure: expect.stringMatching(/within \d+ ms.* \(\d of 6\)$/) });
   await eventually("the metric", async () => (await serving.metric("servers", { state: "unhealthy" })) === 1);
   expect(await serving.readyz()).toMatchObject({ status: 200 });
   await healthyAgain(fleet, "alice", pid ?? 0);

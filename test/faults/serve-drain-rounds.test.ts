@@ -62,58 +62,62 @@ async function directly(session: CopilotSession, model: EchoModel, ms: number, a
   };
 }
 
-it("loses no turn of 50 busy sessions on 10 servers, whenever the signal comes", async () => {
-  const fleet = await faultFleet(PORTS);
-  const random = seededRandom("drain 50 busy sessions");
-  const library = await openLibrary(fleet);
-  const answered: Answered = new Map();
-  for (const user of USERS) await library.spawn(user);
-  const open = await Promise.all(
-    USERS.flatMap((user) => [0, 1, 2].map((n) => library.createSession({ user, sessionId: `${user}-fleet-${n}` }))),
-  );
-  const byCommand = { user: "user-0", id: "by-command" };
-  await fleet.json(["create", "--user", byCommand.user, "--id", byCommand.id]);
+it(
+  "loses no turn of 50 busy sessions on 10 servers, whenever the signal comes",
+  async () => {
+    const fleet = await faultFleet(PORTS);
+    const random = seededRandom("drain 50 busy sessions");
+    const library = await openLibrary(fleet);
+    const answered: Answered = new Map();
+    for (const user of USERS) await library.spawn(user);
+    const open = await Promise.all(
+      USERS.flatMap((user) => [0, 1, 2].map((n) => library.createSession({ user, sessionId: `${user}-fleet-${n}` }))),
+    );
+    const byCommand = { user: "user-0", id: "by-command" };
+    await fleet.json(["create", "--user", byCommand.user, "--id", byCommand.id]);
 
-  for (let round = 0; round < rounds(2, 20); round++) {
+    for (let round = 0; round < rounds(2, 20); round++) {
+      const serving = await serve(fleet);
+      await eventually("the servers", async () => (await fleet.ps()).every(({ state }) => state === "ready"));
+      // A model of their own, whose requests tell when a turn is under way.
+      const directs = await Promise.all(
+        USERS.flatMap((user) =>
+          [0, 1].map(async (n) => {
+            const model = await echoModel();
+            const session = await directSession(fleet, model, `${user}-direct-${n}`, { user, resume: round > 0 });
+            return { model, session };
+          }),
+        ),
+      );
+      const loops = Promise.all([
+        ...open.map((session) => sendOn(library, session, random, answered)),
+        commandOn(fleet, byCommand.id, byCommand.user, answered),
+      ]);
+      loops.catch(() => "told below");
+      const turns = await Promise.all(
+        directs.map(({ session, model }) => directly(session, model, 500 + Math.floor(random() * 3_500), answered)),
+      );
+      await new Promise((resolve) => setTimeout(resolve, random() * 1_000));
+      const { code, stderr } = await serving.end();
+      await loops;
+      for (const turn of turns) await turn();
+      expect({ code, stderr }, `round ${round}`).toMatchObject({ code: 0 });
+      expect(serving.log().at(-1)).toMatchObject({ msg: "drained", cut: [] });
+      expect(fleet.processes()).toEqual([]);
+    }
+
+    // What was answered is in the history, and nothing else is.
     const serving = await serve(fleet);
-    await eventually("the servers", async () => (await fleet.ps()).every(({ state }) => state === "ready"));
-    // A model of their own, whose requests tell when a turn is under way.
-    const directs = await Promise.all(
-      USERS.flatMap((user) =>
-        [0, 1].map(async (n) => {
-          const model = await echoModel();
-          const session = await directSession(fleet, model, `${user}-direct-${n}`, { user, resume: round > 0 });
-          return { model, session };
-        }),
-      ),
-    );
-    const loops = Promise.all([
-      ...open.map((session) => sendOn(library, session, random, answered)),
-      commandOn(fleet, byCommand.id, byCommand.user, answered),
-    ]);
-    loops.catch(() => "told below");
-    const turns = await Promise.all(
-      directs.map(({ session, model }) => directly(session, model, 500 + Math.floor(random() * 3_500), answered)),
-    );
-    await new Promise((resolve) => setTimeout(resolve, random() * 1_000));
-    const { code, stderr } = await serving.end();
-    await loops;
-    for (const turn of turns) await turn();
-    expect({ code, stderr }, `round ${round}`).toMatchObject({ code: 0 });
-    expect(serving.log().at(-1)).toMatchObject({ msg: "drained", cut: [] });
-    expect(fleet.processes()).toEqual([]);
-  }
-
-  // What was answered is in the history, and nothing else is.
-  const serving = await serve(fleet);
-  const seen: Answered = new Map();
-  for (const [sessionId] of answered) {
-    const user = sessionId === byCommand.id ? byCommand.user : (/^user-\d+/.exec(sessionId)?.[0] ?? "");
-    const { reply } = await library.exchange(sessionId, "count", { user });
-    seen.set(sessionId, turnsBefore(reply.text));
-  }
-  expect(answered.size).toBe(51);
-  expect(seen).toEqual(answered);
-  console.log(`${[...answered.values()].reduce((sum, count) => sum + count, 0)} turns answered`);
-  await serving.end();
-});
+    const seen: Answered = new Map();
+    for (const [sessionId] of answered) {
+      const user = sessionId === byCommand.id ? byCommand.user : (/^user-\d+/.exec(sessionId)?.[0] ?? "");
+      const { reply } = await library.exchange(sessionId, "count", { user });
+      seen.set(sessionId, turnsBefore(reply.text));
+    }
+    expect(answered.size).toBe(51);
+    expect(seen).toEqual(answered);
+    console.log(`${[...answered.values()].reduce((sum, count) => sum + count, 0)} turns answered`);
+    await serving.end();
+  },
+  rounds(120_000, 1_800_000),
+);

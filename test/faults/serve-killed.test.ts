@@ -30,63 +30,67 @@ async function disturb(fleet: FaultFleet, random: () => number, drain: () => voi
   }
 }
 
-it("serve killed at any moment: every server is adopted, none doubled or orphaned, no port or turn lost", async () => {
-  // Each crash counts as the first: this is not about servers that keep crashing.
-  const fleet = await faultFleet(PORTS, { ...FAST_HEALTH, COPILOTFLEET_HEALTH_STABLE: "1ms" });
-  const random = seededRandom("kill serve");
-  const model = await echoModel();
-  const library = await openLibrary(fleet);
-  const users = ["direct", "fleet", "victim", "other"];
-  for (const user of users) await library.spawn(user);
-  const victims = await library.createSession({ user: "victim", sessionId: "of-victim" });
-  await library.send(victims, "hi");
-  const open = await library.createSession({ user: "fleet", sessionId: "by-library" });
-  let answered = 0;
-  let directly = 0;
-  for (let round = 0; round < rounds(10, 100); round++) {
-    // Servers are recycled without a pause, so that serve is killed in the middle of that, too.
-    const restless = { COPILOTFLEET_RECYCLE_MAX_AGE: "1s", COPILOTFLEET_HEALTH_TIMEOUT: "900ms" };
-    const serving = startServe(fleet, { env: restless });
-    const timer = setTimeout(() => serving.kill("SIGKILL"), 200 + random() * LATEST_MS);
-    const session = await directSession(fleet, model, "by-client", { user: "direct", resume: directly > 0 }).catch(
-      () => null, // recycled in this very moment: there is nobody to be cut
-    );
-    const reply =
-      session === null ? null : await directTurn(session, model, Math.floor(random() * 2_500)).catch(() => null);
-    const disturbing = disturb(fleet, random, () => serving.kill("SIGTERM"));
-    for (let over = false; !over; ) {
-      over = (await Promise.race([serving.done, null])) !== null;
-      // A turn is answered, or was not admitted.
-      const text = await library.send(open, "!delay 100 done").then(
-        (sent) => sent.text,
-        (error: unknown) => (isFleetError(error, "FLEET_POOL_DRAINING") ? null : Promise.reject(error)),
+it(
+  "serve killed at any moment: every server is adopted, none doubled or orphaned, no port or turn lost",
+  async () => {
+    // Each crash counts as the first: this is not about servers that keep crashing.
+    const fleet = await faultFleet(PORTS, { ...FAST_HEALTH, COPILOTFLEET_HEALTH_STABLE: "1ms" });
+    const random = seededRandom("kill serve");
+    const model = await echoModel();
+    const library = await openLibrary(fleet);
+    const users = ["direct", "fleet", "victim", "other"];
+    for (const user of users) await library.spawn(user);
+    const victims = await library.createSession({ user: "victim", sessionId: "of-victim" });
+    await library.send(victims, "hi");
+    const open = await library.createSession({ user: "fleet", sessionId: "by-library" });
+    let answered = 0;
+    let directly = 0;
+    for (let round = 0; round < rounds(10, 100); round++) {
+      // Servers are recycled without a pause, so that serve is killed in the middle of that, too.
+      const restless = { COPILOTFLEET_RECYCLE_MAX_AGE: "1s", COPILOTFLEET_HEALTH_TIMEOUT: "900ms" };
+      const serving = startServe(fleet, { env: restless });
+      const timer = setTimeout(() => serving.kill("SIGKILL"), 200 + random() * LATEST_MS);
+      const session = await directSession(fleet, model, "by-client", { user: "direct", resume: directly > 0 }).catch(
+        () => null, // recycled in this very moment: there is nobody to be cut
       );
-      if (text === null) await new Promise((resolve) => setTimeout(resolve, 50));
-      else expect(text).toBe(`[turn ${++answered}] done`);
-    }
-    await disturbing;
-    clearTimeout(timer);
-    if (reply !== null) expect(await reply()).toBe(`[turn ${++directly}] done`);
+      const reply =
+        session === null ? null : await directTurn(session, model, Math.floor(random() * 2_500)).catch(() => null);
+      const disturbing = disturb(fleet, random, () => serving.kill("SIGTERM"));
+      for (let over = false; !over; ) {
+        over = (await Promise.race([serving.done, null])) !== null;
+        // A turn is answered, or was not admitted.
+        const text = await library.send(open, "!delay 100 done").then(
+          (sent) => sent.text,
+          (error: unknown) => (isFleetError(error, "FLEET_POOL_DRAINING") ? null : Promise.reject(error)),
+        );
+        if (text === null) await new Promise((resolve) => setTimeout(resolve, 50));
+        else expect(text).toBe(`[turn ${++answered}] done`);
+      }
+      await disturbing;
+      clearTimeout(timer);
+      if (reply !== null) expect(await reply()).toBe(`[turn ${++directly}] done`);
 
-    const calm = await serve(fleet);
-    let states: unknown;
-    await eventually("all servers", async () => {
-      const { servers } = await fleet.registry();
-      states = Object.values(servers).map(({ id, state, failure }) => ({ id, state, failure }));
-      // One whose process was killed just now is still recorded as ready.
-      return Object.values(servers).every(({ state, process }) => state === "ready" && isRunning(process?.pid ?? 0));
-    }).catch(() => expect({ states, log: calm.log() }).toEqual({ states: "all ready" }));
-    const shown = await expectConsistent(fleet);
-    expect(shown.map(({ user }) => user).sort()).toEqual([...users].sort());
-    expect(calm.log().filter(({ level }) => level === "error")).toEqual([]);
-    calm.kill("SIGKILL");
-    await calm.done;
-  }
-  expect(answered).toBeGreaterThan(rounds(10, 100));
-  const { text } = await library.send(victims, "again");
-  expect(turnsBefore(text)).toBe(1);
-  await expectConsistent(fleet);
-});
+      const calm = await serve(fleet);
+      let states: unknown;
+      await eventually("all servers", async () => {
+        const { servers } = await fleet.registry();
+        states = Object.values(servers).map(({ id, state, failure }) => ({ id, state, failure }));
+        // One whose process was killed just now is still recorded as ready.
+        return Object.values(servers).every(({ state, process }) => state === "ready" && isRunning(process?.pid ?? 0));
+      }).catch(() => expect({ states, log: calm.log() }).toEqual({ states: "all ready" }));
+      const shown = await expectConsistent(fleet);
+      expect(shown.map(({ user }) => user).sort()).toEqual([...users].sort());
+      expect(calm.log().filter(({ level }) => level === "error")).toEqual([]);
+      calm.kill("SIGKILL");
+      await calm.done;
+    }
+    expect(answered).toBeGreaterThan(rounds(10, 100));
+    const { text } = await library.send(victims, "again");
+    expect(turnsBefore(text)).toBe(1);
+    await expectConsistent(fleet);
+  },
+  rounds(120_000, 1_800_000),
+);
 
 it("finishes a replacement that is killed while the old process ends, and sends nobody to that", async () => {
   const runtime = { COPILOTFLEET_RUNTIME_PATH: fake("lingers.mjs") };

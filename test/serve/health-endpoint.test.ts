@@ -7,8 +7,8 @@ import { text } from "node:stream/consumers";
 import { describe, expect, it, onTestFinished } from "vitest";
 import type { Address } from "../../src/config/rules.js";
 import { type FleetError, isFleetError } from "../../src/errors.js";
+import { listenOn, showAddress } from "../../src/runtime/listen.js";
 import { HealthEndpoint, type HealthEndpointOptions } from "../../src/serve/health-endpoint.js";
-import { listenOn, showAddress } from "../../src/serve/listen.js";
 import { FleetMetrics } from "../../src/serve/metrics.js";
 import { eventually } from "../fixtures/fault-fleet.js";
 

@@ -11,6 +11,8 @@ const SNAPSHOT: MetricsSnapshot = {
   memoryBytes: 15,
   diskFreeBytes: 16,
   draining: true,
+  doorClients: 0,
+  doorTurns: 0,
 };
 
 const open = () => FleetMetrics.open({ version: "1.2.3" });

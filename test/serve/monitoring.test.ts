@@ -4,8 +4,8 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { beforeAll, describe, expect, it } from "vitest";
 import { parse } from "yaml";
+import { showAddress } from "../../src/runtime/listen.js";
 import { HealthEndpoint } from "../../src/serve/health-endpoint.js";
-import { showAddress } from "../../src/serve/listen.js";
 import { FleetMetrics } from "../../src/serve/metrics.js";
 import { eventually } from "../fixtures/fault-fleet.js";
 import { type Prometheus, prometheus } from "../fixtures/prometheus.js";
@@ -71,6 +71,8 @@ async function supervisor(): Promise<{ endpoint: HealthEndpoint; metrics: FleetM
     memoryBytes: 300_000_000,
     diskFreeBytes: 50_000_000_000,
     draining: false,
+    doorClients: 0,
+    doorTurns: 0,
   });
   const endpoint = await HealthEndpoint.open({
     address: { host: "127.0.0.1", port: 0 },

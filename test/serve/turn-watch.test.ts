@@ -110,10 +110,22 @@ describe("a look", () => {
     const look = watch.look([], at() + 5_000);
     expect(summary(look)).toEqual(["a completed", "b cut", "c cut", "d completed"]);
     append(c, finalStep());
-    expect(summary(watch.look([], at()))).toEqual([]);
+    expect(summary(watch.look([], at() + 10_000))).toEqual([]);
     // Loaded again: as if it had never been seen.
     append(c, prompt());
     expect(summary(watch.look([c], at()))).toEqual(["c in flight"]);
+  });
+
+  it("counts a turn of a session that was loaded and left between two looks, and none that was over before", () => {
+    const watch = new TurnWatch();
+    const before = session("before", prompt() + finalStep());
+    expect(summary(watch.look([before], at() + 1_000))).toEqual([]);
+    const brief = session("brief", "");
+    const lastLook = at();
+    watch.look([before], lastLook);
+    append(brief, prompt() + finalStep());
+    expect(summary(watch.look([before, brief], at() + 1_000))).toEqual(["brief completed"]);
+    expect(summary(watch.look([before, brief], at() + 2_000))).toEqual([]);
   });
 
   it("knows sessions of one name on two servers apart", () => {

@@ -4,7 +4,6 @@ import type { Instant } from "../../src/store/file/lease-clock.js";
 import {
   acquire,
   emptyState,
-  hashToken,
   held,
   inForce,
   type LeaseState,
@@ -12,6 +11,7 @@ import {
   release,
   renew,
 } from "../../src/store/file/lease-state.js";
+import { hashToken } from "../../src/store/lease-token.js";
 
 const BORN = 1_700_000_000_000;
 const TTL_MS = 10_000;

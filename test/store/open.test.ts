@@ -5,10 +5,14 @@ it("opens the file store without touching anything", () => {
   expect(openStore("file", "/nonexistent/state").kind).toBe("file");
 });
 
-it.each(["redis://user:hunter2@example.com", "rediss://x", "http://x", "files", ""])("refuses %j", (url) => {
+it.each(["redis://user:hunter2@127.0.0.1:1/0", "rediss://redis.example"])("opens %j without connecting", (url) => {
+  expect(openStore(url, "/nonexistent/state").kind).toBe("redis");
+});
+
+it.each(["redis://user:hunter2@example.com/zero", "rediss:x", "http://x", "files", ""])("refuses %j", (url) => {
   const refusal = expect.objectContaining({
     code: "FLEET_CONFIG_INVALID",
-    message: expect.stringContaining('only "file"'),
+    message: expect.stringContaining('"file" and Redis'),
   });
   expect(() => openStore(url, "/nonexistent")).toThrow(refusal);
   expect(() => openStore(url, "/nonexistent")).not.toThrow(/hunter2/);

@@ -1,12 +1,15 @@
-import type { Lease, LeaseAnswer, LeaseRequest, Registry, SessionRecord, Store } from "../store.js";
+import { parseRegistry } from "../registry-data.js";
+import type { Lease, LeaseAnswer, LeaseRequest, Registry, SessionRecord, Store, TokenRecord } from "../store.js";
 import type { StepHook } from "./commit.js";
 import type { StoreContext } from "./context.js";
 import { Document } from "./document.js";
 import { LeaseRecords } from "./lease-records.js";
-import { loadRegistry, parseRegistry, registryFolder, registrySpec } from "./registry.js";
+import { PlacementRecords } from "./placement-records.js";
+import { loadRegistry, registryFolder, registrySpec } from "./registry.js";
 import { SessionRecords } from "./session-records.js";
 import { checkStateFolder, ensureStateFolder } from "./state-folder.js";
 import { sweepFolder } from "./sweep.js";
+import { TokenRecords } from "./token-records.js";
 
 const DEADLINE_MS = 30_000;
 
@@ -35,6 +38,8 @@ class FolderStore implements FileStore {
   readonly #registry: Document<Registry>;
   readonly #sessions: SessionRecords;
   readonly #leases: LeaseRecords;
+  readonly #tokens: TokenRecords;
+  readonly #placements: PlacementRecords;
   readonly #warnings = new Set<string>();
   readonly #warn = (message: string): void => void this.#warnings.add(message);
   #swept = false;
@@ -52,6 +57,8 @@ class FolderStore implements FileStore {
     this.#registry = new Document(registrySpec(shared));
     this.#sessions = new SessionRecords(shared);
     this.#leases = new LeaseRecords(shared);
+    this.#tokens = new TokenRecords(shared);
+    this.#placements = new PlacementRecords(shared);
   }
 
   async readRegistry(): Promise<Registry> {
@@ -120,6 +127,43 @@ class FolderStore implements FileStore {
   async checkLease(sessionId: string, token: string): Promise<Lease> {
     checkStateFolder(this.#root);
     return this.#leases.check(sessionId, token);
+  }
+
+  async createToken(record: TokenRecord): Promise<void> {
+    await this.#tokens.create(record);
+  }
+
+  async readToken(id: string): Promise<TokenRecord | null> {
+    checkStateFolder(this.#root);
+    return this.#tokens.read(id);
+  }
+
+  async deleteToken(id: string): Promise<boolean> {
+    checkStateFolder(this.#root);
+    return this.#tokens.delete(id);
+  }
+
+  async listTokens(): Promise<TokenRecord[]> {
+    checkStateFolder(this.#root);
+    return this.#tokens.list();
+  }
+
+  async readPlacement(user: string): Promise<string | null> {
+    checkStateFolder(this.#root);
+    return this.#placements.read(user);
+  }
+
+  async recordPlacement(user: string, serverId: string): Promise<void> {
+    await this.#placements.record(user, serverId);
+  }
+
+  async highestFence(): Promise<number> {
+    checkStateFolder(this.#root);
+    return this.#leases.highestFence();
+  }
+
+  async raiseFences(fence: number): Promise<void> {
+    await this.#leases.raiseFences(fence);
   }
 
   takeWarnings(): string[] {

@@ -1,7 +1,10 @@
 import { existsSync, readdirSync } from "node:fs";
 import { rename } from "node:fs/promises";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { FleetError, isFleetError, quote, systemCode } from "../../errors.js";
+import { hashToken, leaseLost } from "../lease-token.js";
+import { assertSessionId, isSessionId } from "../session-id.js";
 import type { Lease, LeaseAnswer, LeaseRequest } from "../store.js";
 import type { StoreContext } from "./context.js";
 import { type Base, Document } from "./document.js";
@@ -13,19 +16,18 @@ import {
   acquire,
   emptyState,
   type Granted,
-  hashToken,
   held,
   inForce,
   type LeaseState,
-  leaseLost,
   leave,
   release,
   renew,
 } from "./lease-state.js";
 import { createDocument, discard } from "./new-document.js";
-import { assertSessionId, isSessionId } from "./session-id.js";
 
 const KEEP = 2;
+/** How far the clock that numbered the leases of another store may be ahead of this one. */
+const LONGEST_WAIT_MS = 10_000;
 
 /**
  * One document a session, made when its first lease is asked for and kept until the session is deleted: so taking a lease
@@ -94,6 +96,35 @@ export class LeaseRecords {
     const state = this.#read(sessionId);
     if (state === null) throw leaseLost(sessionId);
     return viewLease(sessionId, held(state, hashToken(token), now()));
+  }
+
+  /** Of all sessions. A document that is not readable had fences that came from the clock: see {@link raiseFences}. */
+  highestFence(): number {
+    const fences = this.#ids().map((id) => {
+      try {
+        return this.#read(id)?.fence ?? 0;
+      } catch (error) {
+        if (isFleetError(error, "FLEET_STATE_CORRUPT")) return Date.now();
+        throw error;
+      }
+    });
+    return fences.reduce((highest, fence) => Math.max(highest, fence), 0);
+  }
+
+  /**
+   * Every fence begins at the time, so there is nothing to record once the time is higher than `fence`: which it is, or the
+   * fence came from a clock that is ahead of this machine's. A little is waited for.
+   */
+  async raiseFences(fence: number): Promise<void> {
+    const aheadMs = fence + 1 - Date.now();
+    if (aheadMs > LONGEST_WAIT_MS) {
+      throw new FleetError(
+        "FLEET_STATE_BUSY",
+        `The leases so far were numbered by a clock that is ${aheadMs} ms ahead of this machine's: later ones would be refused as old.`,
+        { suggestions: ["Set the clocks of both machines right, and wait until this one has caught up."] },
+      );
+    }
+    if (aheadMs > 0) await sleep(aheadMs);
   }
 
   /** Ends the lease and drops the queue: the session is gone. Nothing of it need be durable, as no lease survives a boot. */

@@ -1,5 +1,4 @@
-import { createHash, timingSafeEqual } from "node:crypto";
-import { FleetError, quote } from "../../errors.js";
+import { isSameHash as isSame, leaseLost } from "../lease-token.js";
 import { after, type Instant, type Moment, remaining } from "./lease-clock.js";
 
 /*
@@ -53,17 +52,6 @@ export type Answer = { granted: Granted } | { granted: null; current: Granted | 
  */
 export function emptyState(sessionId: string, wallMs: number): LeaseState {
   return { sessionId, fence: wallMs, lease: null, queue: [] };
-}
-
-/** A token has 32 random bytes: its hash needs no salt, and cannot be turned back. */
-export function hashToken(token: string): string {
-  return createHash("sha256").update(token).digest("hex");
-}
-
-/** How long it takes says nothing about where the two differ. */
-function isSame(hash: string, other: string): boolean {
-  const [a, b] = [Buffer.from(hash), Buffer.from(other)];
-  return a.length === b.length && timingSafeEqual(a, b);
 }
 
 export function inForce({ lease }: LeaseState, now: Instant): Granted | null {
@@ -140,11 +128,4 @@ export function renew(state: LeaseState, tokenHash: string, ttlMs: number, now: 
 export function release(state: LeaseState, tokenHash: string, now: Instant): void {
   held(state, tokenHash, now);
   state.lease = null;
-}
-
-/** The same for a wrong token, a lease that ended, and a session that is not there: it tells a stranger nothing. */
-export function leaseLost(sessionId: string): FleetError {
-  return new FleetError("FLEET_LEASE_LOST", `This token has no lease on session ${quote(sessionId)}, or no longer.`, {
-    suggestions: [`copilotfleet lock ${sessionId} --show`],
-  });
 }

@@ -1,6 +1,7 @@
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { quote } from "../../errors.js";
+import { EMPTY_REGISTRY, parseRegistry } from "../registry-data.js";
 import type { Registry } from "../store.js";
 import type { StoreContext } from "./context.js";
 import type { Base, DocumentSpec } from "./document.js";
@@ -12,16 +13,9 @@ import { type Published, publish, publishedPath, readPublished } from "./publish
 import { isQuarantined } from "./quarantine.js";
 
 const KEEP = 16;
-const EMPTY = JSON.stringify({ servers: {} } satisfies Registry);
 
 export function registryFolder(root: string): string {
   return join(root, "registry");
-}
-
-/** A key such as `__proto__` or `constructor` in `servers` is an id like any other, hence no prototype. */
-export function parseRegistry(data: string): Registry {
-  const registry = JSON.parse(data) as Registry;
-  return { ...registry, servers: Object.assign(Object.create(null), registry.servers) };
 }
 
 export function registrySpec({ root, deadlineMs, onStep, warn, ensureRoot }: StoreContext): DocumentSpec<Registry> {
@@ -81,7 +75,7 @@ export function loadRegistry(root: string, warn: (message: string) => void): Bas
     return { ...ownTop, rev: head.rev, next: head.top + 1, data: head.data };
   }
   refuseIfLost(root, head, published);
-  return { ...ownTop, rev: 0, next: 1, data: EMPTY };
+  return { ...ownTop, rev: 0, next: 1, data: EMPTY_REGISTRY };
 }
 
 const NO_HEAD: Head = { rev: 0, data: undefined, top: 0, damaged: [], others: [] };

@@ -3,6 +3,7 @@ import { rename } from "node:fs/promises";
 import { join } from "node:path";
 import { setImmediate as yieldToOthers } from "node:timers/promises";
 import { FleetError, isFleetError, quote, systemCode } from "../../errors.js";
+import { assertSessionId, isSessionId } from "../session-id.js";
 import type { SessionRecord } from "../store.js";
 import type { StoreContext } from "./context.js";
 import { type Base, Document } from "./document.js";
@@ -10,7 +11,6 @@ import { scratchName, syncFolder } from "./durable.js";
 import { corruptError, mediumError } from "./failures.js";
 import { readHead, TOMBSTONE } from "./head.js";
 import { createDocument, discard } from "./new-document.js";
-import { assertSessionId, isSessionId } from "./session-id.js";
 import { raiseTombstone } from "./tombstone.js";
 
 const KEEP = 2;

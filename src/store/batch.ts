@@ -1,4 +1,4 @@
-import { FleetError } from "../../errors.js";
+import { FleetError } from "../errors.js";
 
 /** How a document's data becomes what callers see. Every call gives a private copy. */
 export type Parse<T> = (data: string) => T;

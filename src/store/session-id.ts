@@ -1,4 +1,4 @@
-import { FleetError, quote } from "../../errors.js";
+import { FleetError, quote } from "../errors.js";
 
 const SESSION_ID = /^[A-Za-z0-9._-]{1,128}$/;
 

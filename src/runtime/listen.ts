@@ -7,6 +7,11 @@ import { abortable } from "../runtime/deadline.js";
 /** A key of the configuration that says where `serve` listens. */
 export type AddressKey = "serve.metrics" | "serve.listen";
 
+/** A descriptor that listens already, by its number. */
+export interface InheritedListener {
+  fd: number;
+}
+
 /**
  * Makes `server` listen on what `key` says, and resolves with where it does: port 0 became a real one.
  *
@@ -16,12 +21,12 @@ export type AddressKey = "serve.metrics" | "serve.listen";
 export async function listenOn(
   server: Server,
   key: AddressKey,
-  address: Address,
+  address: Address | InheritedListener,
   signal: AbortSignal,
 ): Promise<Address> {
   signal.throwIfAborted();
   const listening = once(server, "listening"); // rejects on "error"
-  server.listen({ host: address.host, port: address.port });
+  server.listen("fd" in address ? { fd: address.fd } : { host: address.host, port: address.port });
   try {
     await abortable(listening, signal);
   } catch (cause) {
@@ -39,7 +44,12 @@ export function showAddress({ host, port }: Address): string {
   return `${host.includes(":") ? `[${host}]` : host}:${port}`;
 }
 
-function cannotListen(key: AddressKey, address: Address, cause: unknown): FleetError {
+function cannotListen(key: AddressKey, address: Address | InheritedListener, cause: unknown): FleetError {
+  if ("fd" in address) {
+    const why = cause instanceof Error ? cause.message : String(cause);
+    const message = `Descriptor ${address.fd} (${key}), which was handed to this process, does not listen: ${why}.`;
+    return new FleetError("FLEET_ADDRESS_UNUSABLE", message, { cause });
+  }
   const { code, because, suggestion } = explain(address, cause);
   const message = `serve cannot listen on ${quote(showAddress(address))} (${key}): ${because}`;
   const variable = `COPILOTFLEET_${key.replace(".", "_").toUpperCase()}`;

@@ -1,0 +1,146 @@
+/**
+ * The Redis store under 50 clients, each with a connection of its own: how long one registry operation takes, and what an
+ * operation costs beside 100,000 sessions against 1,000.
+ * Run: npx tsx bench/redis.ts (needs redis-server)
+ */
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { Redis } from "ioredis";
+import { openStore } from "../src/store/open.js";
+import type { Store } from "../src/store/store.js";
+import { RedisServer } from "../test/fixtures/redis-server.js";
+import { serverRecord, sessionRecord } from "../test/fixtures/store-records.js";
+import { claim, compare, printMachine, ratio } from "./measure.js";
+
+const CLIENTS = 50;
+const SERVERS = 50;
+const LIMIT_MS = 10;
+/** What a client has to do between two changes, on average: starting a server takes tens of milliseconds, a turn more. */
+const CLAIMED_PAUSE_MS = 100;
+const SIZES = [1_000, 100_000];
+const OPERATIONS = 50;
+
+printMachine();
+const folder = await mkdtemp(join(tmpdir(), "copilotfleet-bench-"));
+const redis = await RedisServer.start(["--appendonly", "yes", "--save", ""]);
+let stores = 0;
+
+function open(url: string): Store {
+  return openStore(url, join(folder, String(stores++)));
+}
+
+try {
+  await registryOperations();
+  await costBesideSessions();
+} finally {
+  await redis.end();
+  await rm(folder, { recursive: true, force: true });
+}
+
+/**
+ * Each client goes on as a command does: it reads the registry, changes the record of its server, and has other work to do
+ * for a while. What a machine that is busy with other things adds shows beside it: a bare PING at the same pace.
+ */
+async function registryOperations(): Promise<void> {
+  const url = redis.url();
+  const first = open(url);
+  await first.updateRegistry((draft) => {
+    for (let index = 0; index < SERVERS; index++) draft.servers[`s${index}`] = serverRecord(`s${index}`);
+  });
+  const clients = Array.from({ length: CLIENTS }, () => open(url));
+  const read = async (index: number) => await clients[index]?.readRegistry();
+  const update = async (index: number) =>
+    await clients[index]?.updateRegistry((draft) => {
+      const record = draft.servers[`s${index}`];
+      if (record !== undefined) record.lastPort = (record.lastPort ?? 0) + 1;
+    });
+  await load("warming up", 20, 1_500, { read, update });
+  const p99 = await load("50 clients", CLAIMED_PAUSE_MS, 6_000, { read, update });
+  for (const name of ["read", "update"]) claim(`${name}: p99 in ms`, p99.get(name) ?? Number.NaN, LIMIT_MS);
+  await load("50 clients, for orientation", 50, 4_000, { read, update });
+  await load("50 clients, for orientation", 0, 4_000, { read, update });
+  await Promise.all([first, ...clients].map((client) => client.close()));
+
+  const bare = clients.map(() => new Redis(redis.port, "127.0.0.1"));
+  await load("the client library alone", CLAIMED_PAUSE_MS, 4_000, { ping: async (index) => await bare[index]?.ping() });
+  for (const client of bare) client.disconnect();
+}
+
+/** All clients at once, each with a pause between its rounds. @returns the 99th percentile by operation. */
+async function load(
+  what: string,
+  pauseMs: number,
+  lengthMs: number,
+  operations: Record<string, (index: number) => Promise<unknown>>,
+): Promise<Map<string, number>> {
+  const times = new Map(Object.keys(operations).map((name) => [name, [] as number[]]));
+  const start = performance.now();
+  await Promise.all(
+    Array.from({ length: CLIENTS }, async (_, index) => {
+      await sleep(Math.random() * pauseMs);
+      while (performance.now() < start + lengthMs) {
+        for (const [name, operation] of Object.entries(operations)) {
+          const begun = performance.now();
+          await operation(index);
+          times.get(name)?.push(performance.now() - begun);
+        }
+        await sleep(Math.random() * 2 * pauseMs);
+      }
+    }),
+  );
+  const count = [...times.values()].reduce((sum, list) => sum + list.length, 0);
+  const perSecond = (count / (performance.now() - start)) * 1_000;
+  console.log(`${what}, pauses of ${pauseMs} ms: ${perSecond.toFixed(0)} operations a second`);
+  const p99 = new Map<string, number>();
+  for (const [name, list] of times) {
+    const sorted = list.toSorted((a, b) => a - b);
+    const at = (share: number) => sorted[Math.floor(sorted.length * share)] ?? Number.NaN;
+    p99.set(name, at(0.99));
+    const [middle, high, top] = [at(0.5), at(0.99), sorted.at(-1) ?? Number.NaN].map((ms) => ms.toFixed(2));
+    console.log(`  ${name.padEnd(8)} p50 ${middle} ms   p99 ${high} ms   max ${top} ms   n ${sorted.length}`);
+  }
+  return p99;
+}
+
+async function costBesideSessions(): Promise<void> {
+  const sized = new Map<number, Store>();
+  for (const size of SIZES) {
+    const store = open(redis.url());
+    sized.set(size, store);
+    for (let at = 0; at < size; at += 500) {
+      await Promise.all(
+        Array.from({ length: 500 }, (_, index) => store.createSession(sessionRecord(`s${at + index}`))),
+      );
+    }
+  }
+  let next = 0;
+  const operations: Record<string, (store: Store) => Promise<unknown>> = {
+    "create a record": (store) => store.createSession(sessionRecord(`new-${next++}`)),
+    "read a record": (store) => store.readSession(`s${next++ % 1_000}`),
+    "touch a record": (store) => store.updateSession(`s${next++ % 1_000}`, (draft) => void draft.turns++),
+    "delete a record": (store) => store.deleteSession(`new-${next++ % 1_000}`),
+    "take and release a lease": async (store) => {
+      const [sessionId, token] = [`s${next % 1_000}`, `token-${next++}`];
+      await store.acquireLease({ sessionId, holder: "bench", token, ttlMs: 60_000, placeMs: 3_000 });
+      await store.releaseLease(sessionId, token);
+    },
+    "read the registry": (store) => store.readRegistry(),
+    "change the registry": (store) => store.updateRegistry((draft) => Object.assign(draft, { placed: next++ }).placed),
+  };
+  for (const [name, operation] of Object.entries(operations)) {
+    const contenders = [...sized].map(([size, store]) => ({
+      name: `${name}, ${size} sessions`,
+      round: async () => {
+        const start = performance.now();
+        for (let index = 0; index < OPERATIONS; index++) await operation(store);
+        return (performance.now() - start) / OPERATIONS;
+      },
+    }));
+    const medians = await compare(25, contenders);
+    const [few = "", many = ""] = contenders.map((contender) => contender.name);
+    claim(`${name}: 100,000 to 1,000 sessions`, ratio(medians, many, few), 1.5);
+  }
+  await Promise.all([...sized.values()].map((store) => store.close()));
+}

@@ -1,0 +1,21 @@
+import type { Origin } from "../config/problem.js";
+import { usage } from "./flags.js";
+
+/** Which store `--to` or `--to-env` names. A password may stand in a variable alone: flags can be read by others. */
+export function storeTarget(
+  to: string | undefined,
+  variable: string | undefined,
+  env: NodeJS.ProcessEnv,
+): { to: string; origin: Origin } {
+  if (to !== undefined && variable === undefined) return { to, origin: { from: "flag", name: "--to" } };
+  if (to !== undefined || variable === undefined) {
+    throw usage("Give --to STORE or --to-env VAR.", ["copilotfleet store migrate --help"]);
+  }
+  if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(variable)) {
+    throw usage("--to-env is not the name of a variable: letters, digits and _ are allowed, not a digit first.");
+  }
+  const value = env[variable];
+  if (value === undefined || value === "")
+    throw usage(`--to-env ${variable}: there is no such variable, or it is empty.`);
+  return { to: value, origin: { from: "variable", name: variable } };
+}

@@ -1,0 +1,39 @@
+import { Flags } from "@oclif/core";
+import { FleetCommand } from "../../cli/base-command.js";
+import { storeTarget } from "../../cli/store-target.js";
+import { type MigrateResult, migrateStore } from "../../migrate.js";
+
+export default class StoreMigrate extends FleetCommand {
+  static override summary = "Copy the recorded state to another store: from files to Redis, or back.";
+  static override description = [
+    "Copies servers, sessions and the numbering of leases from the store in use to an empty one, and reads them back. The",
+    "store in use is not changed, and stays in use until the configuration names the other. Run it while nobody uses the",
+    "fleet; servers may go on running. What sessions and servers keep on disk stays where it is.",
+  ].join(" ");
+  static override examples = [
+    "<%= config.bin %> store migrate --to redis://127.0.0.1:6379/0",
+    "<%= config.bin %> store migrate --to-env REDIS_URL --json",
+    "<%= config.bin %> store migrate --to file",
+  ];
+  static override flags = {
+    to: Flags.string({ description: '"file", or a Redis URL without a password', helpValue: "STORE" }),
+    "to-env": Flags.string({ description: "the variable that holds the Redis URL", helpValue: "VAR" }),
+  };
+
+  async run(): Promise<MigrateResult> {
+    const { flags } = await this.parse(StoreMigrate);
+    const result = await migrateStore({
+      env: process.env,
+      cwd: process.cwd(),
+      ...storeTarget(flags.to, flags["to-env"], process.env),
+      signal: this.interruptSignal(),
+    });
+    for (const warning of result.warnings) process.stderr.write(`Warning: ${warning}\n`);
+    this.log(
+      `Copied ${result.servers} servers and ${result.sessions} sessions from ${result.from} to ${result.to}.\n` +
+        `Nothing uses the copy yet. Set "store": "${result.to}" in the configuration of every host, or COPILOTFLEET_STORE,\n` +
+        "with user and password if it has any.",
+    );
+    return result;
+  }
+}

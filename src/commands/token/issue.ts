@@ -1,0 +1,23 @@
+import { FleetCommand } from "../../cli/base-command.js";
+import { lifetimeFlag, requiredUserFlag } from "../../cli/flags.js";
+import type { IssuedToken } from "../../gateway/tokens.js";
+
+export default class TokenIssue extends FleetCommand {
+  static override summary = "Issue a token with which a user's clients connect to the front door.";
+  static override description =
+    "The token is printed once and kept nowhere: whoever has it acts as this user. Without --ttl it is good until it is revoked.";
+  static override examples = [
+    "<%= config.bin %> token issue --user alice --ttl 30d",
+    "<%= config.bin %> token issue --user alice --json",
+  ];
+  static override flags = { user: requiredUserFlag, ttl: lifetimeFlag("how long it is good, such as 30d") };
+
+  async run(): Promise<IssuedToken> {
+    const { flags } = await this.parse(TokenIssue);
+    return await this.withFleet(async (fleet) => {
+      const issued = await fleet.issueToken(flags.user, flags.ttl === undefined ? {} : { ttl: flags.ttl });
+      this.log(issued.token);
+      return issued;
+    });
+  }
+}

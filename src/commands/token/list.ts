@@ -1,0 +1,23 @@
+import { FleetCommand } from "../../cli/base-command.js";
+import { userFlag } from "../../cli/flags.js";
+import { renderAge, renderTable } from "../../cli/table.js";
+import type { TokenView } from "../../gateway/tokens.js";
+
+export default class TokenList extends FleetCommand {
+  static override summary = "Show the tokens that were issued and not revoked, never the secrets in them.";
+  static override examples = ["<%= config.bin %> token list", "<%= config.bin %> token list --user alice --json"];
+  static override flags = { user: userFlag };
+
+  async run(): Promise<{ tokens: TokenView[] }> {
+    const { flags } = await this.parse(TokenList);
+    return await this.withFleet(async (fleet) => {
+      const tokens = await fleet.tokens(flags.user);
+      const rows = tokens.map(({ id, user, createdAt, expiresAt, expired }) => {
+        const age = renderAge(Math.max(0, Date.now() - Date.parse(createdAt)));
+        return [id, user, age, expired ? "expired" : (expiresAt ?? "never")];
+      });
+      this.log(rows.length === 0 ? "No tokens." : renderTable(["TOKEN", "USER", "AGE", "EXPIRES"], rows));
+      return { tokens };
+    });
+  }
+}

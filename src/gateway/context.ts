@@ -1,0 +1,55 @@
+import type { Config } from "../config/schema.js";
+import type { FleetErrorCode } from "../errors.js";
+import type { Pool } from "../pool/pool.js";
+import type { Sessions } from "../sessions/sessions.js";
+import type { Store } from "../store/store.js";
+
+/** What the front door needs of the fleet. */
+export interface DoorContext {
+  config: Config;
+  store: Store;
+  sessions: Sessions;
+  pool: Pool;
+}
+
+/** One request of a client, when it is over. For metrics and access logs: nothing of what was said is in it. */
+export interface RequestReport {
+  user: string;
+  /** A method of the table, or `unknown`: a client cannot make up labels. */
+  method: string;
+  /** `lost`: its server ended before it answered. */
+  outcome: "answered" | "failed" | "denied" | "lost";
+  /** Of a refusal. */
+  code?: FleetErrorCode;
+  /** From the arrival of the request to its answer, in milliseconds. */
+  ms: number;
+}
+
+/** Something that happened at the front door, for a log. Never a token, and nothing of what was said. */
+export interface DoorEvent {
+  event:
+    | "connected"
+    | "closed"
+    | "token-refused"
+    | "attempts-limited"
+    | "protocol-error"
+    | "denied"
+    | "dropped"
+    | "server-lost"
+    | "session-reopened"
+    | "failed";
+  /** The client's address, without its port. */
+  address: string;
+  user?: string;
+  method?: string;
+  sessionId?: string;
+  code?: string;
+  /** For people. */
+  detail?: string;
+}
+
+/** How the front door tells its owner what happens. Neither may throw. */
+export interface DoorListeners {
+  onRequest?: (report: RequestReport) => void;
+  onEvent?: (event: DoorEvent) => void;
+}

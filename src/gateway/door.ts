@@ -1,0 +1,209 @@
+import { createServer, type Server, type Socket } from "node:net";
+import { setTimeout as delay } from "node:timers/promises";
+import type { Address } from "../config/rules.js";
+import { isRunning } from "../pool/server.js";
+import { abortable, deadline } from "../runtime/deadline.js";
+import { type InheritedListener, listenOn } from "../runtime/listen.js";
+import type { ServerRecord } from "../store/store.js";
+import { Attempts } from "./attempts.js";
+import type { Client } from "./client.js";
+import { Connection, type ConnectionServices } from "./connection.js";
+import type { DoorContext, DoorListeners } from "./context.js";
+import { isTokenGood, type TokenHolder } from "./tokens.js";
+
+/** How many connections may be open that have shown no token yet, from everywhere and from one address. */
+const MAX_STRANGERS = 2_048;
+const MAX_STRANGERS_OF_ADDRESS = 1_024;
+/** How long a connection outlives its token, in milliseconds. */
+const RECHECK_MS = 2_000;
+/** How long a server is waited for after its end, so that clients that only listen go on hearing, and how it is looked for. */
+const REVIVAL_MS = 60_000;
+const REVIVAL_POLL_MS = 250;
+
+export interface DoorOptions extends DoorListeners {
+  /**
+   * Port 0: any free one. Or the number of an inherited descriptor that listens already: whoever holds that (systemd's
+   * `.socket` unit, a parent) can hand it to the next front door, and no connection is refused in between.
+   */
+  listen: Address | InheritedListener;
+  /** Gives up the wait for the address. */
+  signal?: AbortSignal;
+}
+
+const NEVER = new AbortController().signal;
+
+export interface DoorDrain {
+  /** How long turns may take to end, in milliseconds. */
+  timeoutMs: number;
+}
+
+/**
+ * Opens the front door: one address at which any Copilot SDK is served with a user's token, as if it were that user's own
+ * server.
+ *
+ * @throws FleetError `FLEET_ADDRESS_TAKEN`, `FLEET_ADDRESS_UNUSABLE` when the address cannot be listened on.
+ */
+export async function openFrontDoor(context: DoorContext, options: DoorOptions): Promise<FrontDoor> {
+  const door = new FrontDoor(context, options);
+  await door.listen(options.listen, options.signal ?? NEVER);
+  return door;
+}
+
+/** An open front door. */
+export class FrontDoor implements AsyncDisposable {
+  readonly #services: ConnectionServices;
+  readonly #server: Server;
+  readonly #connections = new Set<Connection>();
+  readonly #starting = new Map<string, Promise<ServerRecord>>();
+  readonly #awaited = new Map<string, Set<Client>>();
+  readonly #closed = new AbortController();
+  #draining = false;
+  #address: Address = { host: "", port: 0 };
+
+  constructor(context: DoorContext, { onRequest, onEvent }: DoorListeners) {
+    this.#services = {
+      ...context,
+      attempts: new Attempts(),
+      together: async (serverId, start) => await this.#together(serverId, start),
+      awaitServer: (server, client) => this.#awaitServer(server, client),
+      isDraining: () => this.#draining,
+      onRequest: onRequest ?? (() => undefined),
+      onEvent: onEvent ?? (() => undefined),
+    };
+    this.#server = createServer({ pauseOnConnect: false }, (socket) => this.#accept(socket));
+  }
+
+  /** Where it listens. */
+  get address(): Address {
+    return this.#address;
+  }
+
+  /** How many clients are connected that have shown their token. */
+  get clients(): number {
+    return [...this.#connections].filter(({ authenticated }) => authenticated).length;
+  }
+
+  /** How many turns are under way or waited for. */
+  get turns(): number {
+    return this.#clients().reduce((sum, { turns }) => sum + turns.size, 0);
+  }
+
+  async listen(where: Address | InheritedListener, signal: AbortSignal): Promise<void> {
+    this.#address = await listenOn(this.#server, "serve.listen", where, signal);
+    // Accepting fails while there are no descriptors left: the next connection may find one.
+    this.#server.on("error", (error) =>
+      this.#services.onEvent({ event: "failed", address: "", detail: error.message }),
+    );
+    void this.#recheckTokens();
+  }
+
+  /**
+   * Closes the door: takes no new connections and no new turns, lets the turns under way end, hangs up. Sessions and servers
+   * stay.
+   *
+   * @returns how many turns were cut since the time was up.
+   */
+  async close({ timeoutMs }: DoorDrain = { timeoutMs: 0 }): Promise<{ cut: number }> {
+    this.#draining = true;
+    const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
+    {
+      using limit = deadline(timeoutMs);
+      const settled = Promise.all(this.#clients().map(async ({ turns }) => await turns.settled()));
+      if (timeoutMs > 0) await abortable(settled, limit.signal).catch(() => "the time is up");
+    }
+    const cut = this.turns;
+    this.#closed.abort();
+    for (const connection of this.#connections) connection.end();
+    for (const connection of this.#connections) if (!connection.authenticated) connection.destroy();
+    await closed;
+    return { cut };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  #clients(): Client[] {
+    return [...this.#connections].flatMap(({ client }) => client ?? []);
+  }
+
+  #accept(socket: Socket): void {
+    const strangers = [...this.#connections].filter(({ client }) => client === undefined);
+    const neighbours = strangers.filter(({ address }) => address === socket.remoteAddress);
+    if (strangers.length >= MAX_STRANGERS || neighbours.length >= MAX_STRANGERS_OF_ADDRESS) {
+      socket.destroy();
+      return;
+    }
+    this.#connections.add(
+      new Connection(socket, this.#services, (connection) => void this.#connections.delete(connection)),
+    );
+  }
+
+  async #together(serverId: string, start: () => Promise<ServerRecord>): Promise<ServerRecord> {
+    const known = this.#starting.get(serverId);
+    if (known !== undefined) return await known;
+    const starting = start();
+    this.#starting.set(serverId, starting);
+    try {
+      return await starting;
+    } finally {
+      this.#starting.delete(serverId);
+    }
+  }
+
+  #awaitServer(server: ServerRecord, client: Client): void {
+    const waiting = this.#awaited.get(server.id);
+    if (waiting !== undefined) {
+      waiting.add(client);
+      return;
+    }
+    this.#awaited.set(server.id, new Set([client]));
+    void this.#revive(server);
+  }
+
+  /** Never rejects. */
+  async #revive(lost: ServerRecord): Promise<void> {
+    const until = performance.now() + REVIVAL_MS;
+    let running = false;
+    while (!running && performance.now() < until && !this.#closed.signal.aborted) {
+      await delay(REVIVAL_POLL_MS, undefined, { signal: this.#closed.signal, ref: false }).catch(() => "closed");
+      running = await this.#runsAgain(lost);
+    }
+    const waiting = this.#awaited.get(lost.id) ?? new Set();
+    this.#awaited.delete(lost.id);
+    if (!running) return;
+    await Promise.all([...waiting].map(async (client) => await client.reattach(lost.id)));
+  }
+
+  async #runsAgain({ id, launchId }: ServerRecord): Promise<boolean> {
+    try {
+      const server = (await this.#services.store.readRegistry()).servers[id];
+      return server?.state === "ready" && server.launchId !== launchId && isRunning(server);
+    } catch {
+      return false; // unreadable at the moment: looked at again
+    }
+  }
+
+  /** Ends connections whose token was revoked or has expired. Never rejects. */
+  async #recheckTokens(): Promise<void> {
+    const { signal } = this.#closed;
+    while (!signal.aborted) {
+      await delay(RECHECK_MS, undefined, { signal, ref: false }).catch(() => "closed");
+      const holders = new Map(this.#clients().map(({ holder }) => [holder.tokenId, holder]));
+      for (const holder of holders.values()) {
+        if (signal.aborted) return;
+        // When the store does not answer at the moment, it is asked again.
+        const good = await isTokenGood(this.#services.store, holder).catch(() => true);
+        if (!good) this.#endAllOf(holder);
+      }
+    }
+  }
+
+  #endAllOf({ tokenId, user }: TokenHolder): void {
+    for (const connection of this.#connections) {
+      if (connection.client?.holder.tokenId !== tokenId) continue;
+      this.#services.onEvent({ event: "token-refused", address: connection.address, user });
+      connection.destroy();
+    }
+  }
+}

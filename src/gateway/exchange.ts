@@ -1,0 +1,156 @@
+import { isFleetError } from "../errors.js";
+import type { RpcError } from "../runtime/client/raw-connection.js";
+import { type ClientRequest, type Params, type RpcId, replaceId } from "./client-message.js";
+import type { ClientSocket } from "./client-socket.js";
+import type { RequestReport } from "./context.js";
+import type { Frame } from "./frames.js";
+import type { Link } from "./links.js";
+import { isKnownMethod } from "./methods.js";
+import { encodeMessage, errorFrame, REFUSED, refusalFrame, serverLost } from "./refusals.js";
+import type { ServerMessage } from "./server-message.js";
+
+/** What a server answered. */
+export interface Answer {
+  failed: boolean;
+  body: Buffer;
+}
+
+export interface ForwardOptions {
+  /** What the server gets instead of what the client sent. */
+  method?: string;
+  params?: Params;
+  /** Sees the answer before the client does; `hold` keeps it from the client, who then has to be answered otherwise. */
+  onAnswer?: (answer: Answer) => "hold" | undefined;
+  /** The server ended without an answer. The client has been told. */
+  onLost?: () => void;
+}
+
+interface Pending {
+  request: ClientRequest;
+  link: Link;
+  options: ForwardOptions;
+}
+
+/** A request of the server's own, which the client answers under an id of ours: those of two servers may be the same. */
+interface Asked {
+  link: Link;
+  id: RpcId;
+}
+
+/** Who asked what of whom, in both directions, on one client connection. */
+export class Exchange {
+  readonly #client: ClientSocket;
+  readonly #report: (report: Omit<RequestReport, "user">) => void;
+  /** Ids of the client's requests that are not answered, with when they came. */
+  readonly #open = new Map<RpcId, number>();
+  readonly #pending = new Map<RpcId, Pending>();
+  readonly #asked = new Map<number, Asked>();
+  #sequence = 0;
+
+  constructor(client: ClientSocket, report: (report: Omit<RequestReport, "user">) => void) {
+    this.#client = client;
+    this.#report = report;
+  }
+
+  /** How many requests of the client are not answered. */
+  get open(): number {
+    return this.#open.size;
+  }
+
+  /** Takes note of a request. @returns false when one with its id is not answered yet: it cannot be told apart from that. */
+  begin({ id }: ClientRequest): boolean {
+    if (this.#open.has(id)) return false;
+    this.#open.set(id, performance.now());
+    return true;
+  }
+
+  /** Sends a request on, made anew from what was judged. */
+  forward(link: Link, request: ClientRequest, options: ForwardOptions = {}): void {
+    const { id } = request;
+    this.#pending.set(id, { request, link, options });
+    const { method = request.method, params = request.params } = options;
+    if (!link.upstream.send(encodeMessage({ id, method, params }))) this.#client.hold(link);
+    // It ended while the request was on its way here: nobody else will tell.
+    if (link.upstream.closed) this.#lose(id);
+  }
+
+  /** Passes a server's answer on, as it came. */
+  answer(link: Link, message: ServerMessage & { kind: "response" }, { raw, body }: Frame): void {
+    const pending = this.#pending.get(message.id);
+    if (pending?.link !== link) return;
+    this.#pending.delete(message.id);
+    const { onAnswer } = pending.options;
+    if (onAnswer?.({ failed: message.failed, body }) === "hold") return;
+    this.#end(pending.request, message.failed ? "failed" : "answered");
+    this.#client.send(raw);
+  }
+
+  /** Answers in place of a server. */
+  reply(request: ClientRequest, result: unknown): void {
+    if (!this.#open.has(request.id)) return; // answered before
+    this.#end(request, "answered");
+    this.#client.send(encodeMessage({ id: request.id, result }));
+  }
+
+  /** Passes an error of a server on, from a request that was made in the client's place. */
+  fail(request: ClientRequest, { message, rpcCode }: RpcError): void {
+    this.#end(request, "failed");
+    this.#client.send(errorFrame(request.id, rpcCode, message));
+  }
+
+  refuse(request: ClientRequest, error: unknown): void {
+    if (!this.#open.has(request.id)) return; // answered before
+    const lost = isFleetError(error, "FLEET_SERVER_LOST");
+    const code = isFleetError(error) ? error.code : "FLEET_INTERNAL";
+    this.#end(request, lost ? "lost" : "denied", code);
+    this.#client.send(refusalFrame(request.id, error));
+  }
+
+  /** The client has to be asked something. */
+  ask(link: Link, { id, idAt }: ServerMessage & { kind: "request" }, { body }: Frame): void {
+    const own = this.#sequence++;
+    this.#asked.set(own, { link, id });
+    this.#client.send(replaceId(body, idAt, own));
+  }
+
+  /** What the client answered. @returns false when nobody asked. */
+  answered(message: { id: RpcId; withId(id: RpcId): Buffer }): boolean {
+    const asked = typeof message.id === "number" ? this.#asked.get(message.id) : undefined;
+    if (asked === undefined || typeof message.id !== "number") return false;
+    this.#asked.delete(message.id);
+    if (!asked.link.upstream.send(message.withId(asked.id))) this.#client.hold(asked.link);
+    return true;
+  }
+
+  /** A server has ended: whoever waits for it is told, and what it asked no longer matters. */
+  drop(link: Link): void {
+    this.#client.letGo(link);
+    for (const [id, asked] of this.#asked) if (asked.link === link) this.#asked.delete(id);
+    for (const [id, pending] of this.#pending) if (pending.link === link) this.#lose(id);
+  }
+
+  /** The server is told that nobody here answers such a request. */
+  static decline({ upstream }: Link, id: RpcId): void {
+    upstream.send(errorFrame(id, REFUSED, "There is no such session on this connection."));
+  }
+
+  #lose(id: RpcId): void {
+    const pending = this.#pending.get(id);
+    if (pending === undefined) return;
+    this.#pending.delete(id);
+    this.refuse(pending.request, serverLost("it answered"));
+    pending.options.onLost?.();
+  }
+
+  #end({ id, method }: ClientRequest, outcome: RequestReport["outcome"], code?: RequestReport["code"]): void {
+    const began = this.#open.get(id);
+    this.#open.delete(id);
+    if (began === undefined) return;
+    this.#report({
+      method: isKnownMethod(method) ? method : "unknown",
+      outcome,
+      ...(code === undefined ? {} : { code }),
+      ms: performance.now() - began,
+    });
+  }
+}

@@ -1,0 +1,115 @@
+import type { Attachment } from "./attachments.js";
+import type { ClientSocket } from "./client-socket.js";
+import type { DoorEvent } from "./context.js";
+import { brokenTurnFrames, endsTurn } from "./events.js";
+import { Exchange } from "./exchange.js";
+import type { Frame } from "./frames.js";
+import type { Link } from "./links.js";
+import type { ServerMessage } from "./server-message.js";
+import type { Turn } from "./turn.js";
+import type { UpstreamListener } from "./upstream.js";
+
+export interface FromServersContext {
+  client: ClientSocket;
+  exchange: Exchange;
+  attachment: (sessionId: string) => Attachment | undefined;
+  turn: (sessionId: string) => Turn | undefined;
+  onEvent: (event: Omit<DoorEvent, "address" | "user">) => void;
+  onLost: (link: Link) => void;
+}
+
+/** What comes from servers: passed on as it is, if it is this client's to see. */
+export class FromServers {
+  readonly #context: FromServersContext;
+
+  constructor(context: FromServersContext) {
+    this.#context = context;
+  }
+
+  listener(linkOf: () => Link | undefined): UpstreamListener {
+    const { client, onLost } = this.#context;
+    return {
+      onBatch: (edge) => (edge === "begin" ? client.cork() : client.uncork()),
+      onFrame: (message, frame) => {
+        const link = linkOf();
+        // Before it is known there is nothing to come but the answer to `connect`.
+        if (link !== undefined) this.#take(link, message, frame);
+      },
+      onDrain: () => {
+        const link = linkOf();
+        if (link !== undefined) client.letGo(link);
+      },
+      onClosed: () => {
+        const link = linkOf();
+        if (link !== undefined) onLost(link);
+      },
+    };
+  }
+
+  #take(link: Link, message: ServerMessage, frame: Frame): void {
+    const { client, exchange, onEvent } = this.#context;
+    if (message.kind === "response") {
+      exchange.answer(link, message, frame);
+      return;
+    }
+    const { sessionId, method } = message;
+    const attachment = sessionId === undefined ? undefined : this.#context.attachment(sessionId);
+    const here = attachment?.serverId === link.server.id ? attachment : undefined;
+    // On a server where others are, too, only what this client opened is its to see. (`session.lifecycle` goes to all.)
+    if (!link.own && here === undefined) {
+      if (message.kind === "request") Exchange.decline(link, message.id);
+      if (method !== "session.lifecycle")
+        onEvent({ event: "dropped", method, detail: "from a server, for nobody here" });
+      return;
+    }
+    if (message.kind === "request") {
+      exchange.ask(link, message, frame);
+      return;
+    }
+    if (here !== undefined && message.eventType !== undefined) this.#follow(link, here, message.eventType, frame);
+    client.send(frame.raw);
+  }
+
+  /** Keeps in mind what the events say of the session. */
+  #follow(link: Link, attachment: Attachment, eventType: string, { body }: Frame): void {
+    const { client } = this.#context;
+    const turn = this.#context.turn(attachment.record.id);
+    switch (eventType) {
+      case "user.message":
+      case "assistant.turn_start":
+        attachment.inTurn = true;
+        break;
+      case "session.idle":
+        if (!endsTurn(body)) break;
+        attachment.inTurn = false;
+        turn?.idle();
+        break;
+      case "session.shutdown":
+        attachment.attached = false;
+        // The runtime unloads it without a word to whoever waits for the end of the turn.
+        if (attachment.inTurn) for (const cut of brokenTurnFrames(attachment.record.id, UNLOADED)) client.send(cut);
+        attachment.inTurn = false;
+        turn?.end("unloaded");
+        break;
+      case "permission.requested":
+        if (!link.own) rememberPermission(attachment, body);
+        break;
+    }
+  }
+}
+
+const UNLOADED = "The session was unloaded during the turn. It goes on: send it again.";
+const MAX_PERMISSIONS = 100;
+
+function rememberPermission({ permissions }: Attachment, body: Buffer): void {
+  const { event } = (JSON.parse(body.toString("utf8")) as { params: { event: PermissionEvent } }).params;
+  const { requestId, permissionRequest } = event.data ?? {};
+  if (typeof requestId !== "string") return;
+  permissions.set(requestId, String(permissionRequest?.kind));
+  const oldest = permissions.keys().next().value;
+  if (permissions.size > MAX_PERMISSIONS && oldest !== undefined) permissions.delete(oldest);
+}
+
+interface PermissionEvent {
+  data?: { requestId?: unknown; permissionRequest?: { kind?: unknown } };
+}

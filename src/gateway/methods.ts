@@ -1,0 +1,189 @@
+/**
+ * Every method of the protocol that a client may name, and what the front door makes of it. The list is that of SDK 1.0.14
+ * (`dist/generated/rpc.js`, and what `client.js` and `session.js` send themselves); `test/gateway/methods.test.ts` fails when
+ * the SDK has one that is not here. What is not here is refused.
+ */
+export type Scope =
+  /** Its own rules: see `connection.ts` and `opening.ts`. */
+  | "connect"
+  | "create"
+  | "resume"
+  | "delete"
+  | "detach"
+  | "list"
+  | "last"
+  | "metadata"
+  | "options"
+  /** A turn begins: one at a time. */
+  | "send"
+  /** Within one session, for its owner and its members, on any server. */
+  | "session"
+  /** The same, but it ends or steers the turn that is under way: in a collaborative session only for whoever is in it. */
+  | "steer"
+  /** The same, but it makes the model work, or changes the history, outside a turn: not in collaborative sessions. */
+  | "work"
+  /**
+   * By a session, but it reaches past the conversation: files, processes, credentials, settings, or time. Only for the owner,
+   * on the owner's own server.
+   */
+  | "host"
+  /** About no session, and the same for everybody. */
+  | "free"
+  /** About the whole server: only on the user's own. */
+  | "own"
+  /** Never: it ends or rewires the server, hands out credentials, or goes behind the fleet's back. */
+  | "never";
+
+const TABLE: Record<Scope, string> = {
+  connect: "connect",
+  create: "session.create",
+  resume: "session.resume",
+  delete: "session.delete sessions.delete",
+  detach: "session.detach",
+  list: "session.list sessions.list",
+  last: "session.getLastId",
+  metadata: "session.getMetadata sessions.getMetadata",
+  options: "session.options.update",
+  send: "session.send session.sendMessages",
+  session: `
+    session.getMessages session.log session.usage.getMetrics session.limitPrediction.predict
+    session.gitHubAuth.getStatus session.telemetry.getEngagementId session.visibility.get
+    session.canvas.list session.canvas.listOpen
+    session.model.getCurrent session.model.switchTo session.model.switchAutoTier session.model.setReasoningEffort
+    session.model.list session.mode.get session.mode.set session.name.get session.name.set session.name.setAuto
+    session.plan.read session.plan.update session.plan.delete
+    session.plan.readSqlTodos session.plan.readSqlTodosWithDependencies
+    session.autopilotObjective.getState session.completions.getTriggerCharacters session.completions.request
+    session.agent.list session.agent.setPrompt session.agent.getCurrent session.agent.select session.agent.deselect
+    session.tasks.list session.tasks.refresh session.tasks.waitForPending session.tasks.getProgress
+    session.tasks.getCurrentPromotable session.tasks.promoteToBackground session.tasks.promoteCurrentToBackground
+    session.tasks.cancel session.tasks.remove session.tasks.register session.tasks.update
+    session.skills.list session.skills.getInvoked
+    session.mcp.list session.mcp.listTools session.mcp.isServerRunning session.mcp.moveLoadingToBackground
+    session.mcp.cancelSamplingExecution session.mcp.oauth.handlePendingRequest session.mcp.oauth.respond
+    session.mcp.headers.handlePendingHeadersRefreshRequest
+    session.plugins.list session.extensions.list
+    session.tools.getBuiltinDescriptors session.tools.taskCompleteEventData session.tools.handlePendingToolCall
+    session.tools.initializeAndValidate session.tools.getCurrentMetadata session.tools.set
+    session.commands.list session.commands.handlePendingCommand session.commands.respondToQueuedCommand
+    session.ui.elicitation session.ui.handlePendingElicitation session.ui.handlePendingUserInput
+    session.ui.handlePendingSampling session.ui.handlePendingAutoModeSwitch
+    session.ui.handlePendingSessionLimitsExhausted
+    session.permissions.handlePendingPermissionRequest session.permissions.pendingRequests
+    session.permissions.getMode session.permissions.resetSessionApprovals
+    session.permissions.notifyPromptShown
+    session.metadata.snapshot session.metadata.getClientMetadata session.metadata.updateClientMetadata
+    session.metadata.isProcessing session.metadata.activity session.metadata.contextInfo
+    session.metadata.getContextAttribution session.metadata.getContextHeaviestMessages
+    session.metadata.recomputeContextTokens
+    session.history.listRewindPoints session.history.cancelBackgroundCompaction session.history.abortManualCompaction
+    session.queue.pendingItems session.schedule.list
+    session.eventLog.read session.eventLog.tail session.eventLog.registerInterest session.eventLog.releaseInterest
+    sessions.save sessions.readPersistedEvents`,
+  steer: `
+    session.abort session.interruptMainTurn session.cancelAllBackgroundAgents session.suspend session.shutdown
+    sessions.close
+    session.queue.moveItem session.queue.insertAt session.queue.removeAt session.queue.updateText
+    session.queue.duplicateAt session.queue.setDrainPaused session.queue.sendNow session.queue.removeMostRecent
+    session.queue.clear`,
+  work: `
+    session.fleet.start session.tasks.startAgent session.tasks.sendMessage session.ui.ephemeralQuery
+    session.history.compact session.history.truncate session.history.summarizeForHandoff session.history.clearContext`,
+  host: `
+    session.sandbox.getEnforcementStatus session.sandbox.disableForSession
+    session.canvas.open session.canvas.close session.canvas.action.invoke
+    session.factory.run session.factory.resume session.factory.getRun session.factory.listRuns
+    session.factory.getRunDetail session.factory.getRunProgress session.factory.cancel session.factory.pause
+    session.factory.log session.factory.agent session.factory.journal.get session.factory.journal.put
+    session.model.setAllowedModels
+    session.workspaces.getWorkspace session.workspaces.updateMetadata session.workspaces.ensure
+    session.workspaces.listFiles session.workspaces.readFile session.workspaces.createFile session.workspaces.statFile
+    session.workspaces.createDirectory session.workspaces.removePath session.workspaces.renamePath
+    session.workspaces.listCheckpoints session.workspaces.readCheckpoint session.workspaces.addSummary
+    session.workspaces.truncateSummaries session.workspaces.readAutopilotObjective
+    session.workspaces.writeAutopilotObjective session.workspaces.deleteAutopilotObjective
+    session.workspaces.autopilotObjectiveExists session.workspaces.saveLargePaste session.workspaces.diff
+    session.instructions.getSources session.agent.reload
+    session.skills.enable session.skills.disable session.skills.reload session.skills.ensureLoaded
+    session.mcp.enable session.mcp.disable session.mcp.reload session.mcp.executeSampling
+    session.mcp.setEnvValueMode session.mcp.removeGitHub session.mcp.startServer session.mcp.restartServer
+    session.mcp.stopServer session.mcp.oauth.authenticationStateChanged session.mcp.oauth.login session.mcp.oauth.probe
+    session.mcp.apps.readResource session.mcp.apps.listTools session.mcp.apps.callTool
+    session.mcp.apps.setHostContext session.mcp.apps.getHostContext session.mcp.apps.diagnose
+    session.mcp.resources.read session.mcp.resources.list session.mcp.resources.listTemplates
+    session.plugins.reload session.provider.add session.lsp.initialize
+    session.extensions.enable session.extensions.disable session.extensions.reload
+    session.extensions.sendAttachmentsToMessage
+    session.tools.execute session.tools.updateSubagentSettings
+    session.commands.invoke session.commands.execute session.commands.enqueue session.telemetry.setFeatureOverrides
+    session.ui.handlePendingExitPlanMode session.permissions.setRequired
+    session.permissions.configure session.permissions.setApproveAll session.permissions.setMode
+    session.permissions.modifyRules session.permissions.paths.list session.permissions.paths.add
+    session.permissions.paths.updatePrimary session.permissions.paths.isPathWithinAllowedDirectories
+    session.permissions.paths.isPathWithinWorkspace session.permissions.locations.resolve
+    session.permissions.locations.apply session.permissions.locations.addToolApproval
+    session.permissions.folderTrust.isTrusted session.permissions.folderTrust.addTrusted
+    session.permissions.urls.setUnrestrictedMode
+    session.metadata.recordContextChange session.metadata.setWorkingDirectory session.contentExclusion.checkPaths
+    session.shell.exec session.shell.kill session.shell.executeUserRequested session.shell.cancelUserRequested
+    session.history.previewRewind session.history.rewind
+    session.remote.enable session.remote.disable session.remote.notifySteerableChanged session.visibility.set
+    session.schedule.stop session.sendSystemNotification
+    sessions.fork sessions.reloadPluginHooks sessions.loadDeferredRepoHooks`,
+  free: "ping status.get auth.getStatus models.list models.getBuiltInCatalog tools.list commands.list",
+  own: `
+    hooks.discover account.getQuota secrets.addFilterValues
+    mcp.config.list mcp.config.add mcp.config.update mcp.config.remove mcp.config.enable mcp.config.disable
+    mcp.config.reload mcp.discover mcp.planInstall extensions.discover extensions.enable extensions.disable
+    catalog.search plugins.list plugins.install plugins.uninstall plugins.update plugins.updateAll plugins.enable
+    plugins.disable plugins.marketplaces.list plugins.marketplaces.add plugins.marketplaces.remove
+    plugins.marketplaces.browse plugins.marketplaces.refresh
+    skills.config.setDisabledSkills skills.config.setSkillDisabled skills.discover skills.getDiscoveryPaths
+    agents.discover agents.getDiscoveryPaths instructions.discover instructions.getDiscoveryPaths
+    user.settings.reload user.settings.get user.settings.set managedSettings.read
+    sessions.getClientMetadata sessions.findByTaskId sessions.findByPrefix sessions.getLastForContext
+    sessions.getSizes sessions.checkInUse sessions.enrichMetadata sessions.listNonEmptySessionIds`,
+  never: `
+    runtime.shutdown account.login account.logout account.getCurrentAuth account.getAllUsers
+    registerExtensionLaunchProvider plugins.builtin.set managedSettings.clearCache sessionFs.setProvider
+    llmInference.setProvider llmInference.httpResponseStart llmInference.httpResponseChunk agentRegistry.spawn
+    sessions.open sessions.connect sessions.bulkDelete sessions.pruneOld sessions.releaseLock
+    sessions.setAdditionalPlugins sessions.startRemoteControl sessions.transferRemoteControl
+    sessions.setRemoteControlSteering sessions.stopRemoteControl sessions.getRemoteControlStatus
+    sessions.getEventFilePath sessions.getPersistedRemoteSteerable sessions.getBoardEntryCount
+    sessions.configureSessionExtensions session.getForeground session.setForeground
+    session.provider.getEndpoint session.debug.collectLogs
+    session.gitHubAuth.setCredentials session.gitHubAuth.getCurrentAuthInfo session.gitHubAuth.getAllAuthAvailable
+    session.gitHubAuth.refreshCopilotUser session.gitHubAuth.login session.gitHubAuth.switchToAuth
+    session.gitHubAuth.logout session.gitHubAuth.logoutUser session.gitHubAuth.lastAuthErrors
+    session.ui.registerDirectAutoModeSwitchHandler session.ui.unregisterDirectAutoModeSwitchHandler
+    session.canvas.provider.register session.canvas.provider.unregister
+    session.factory.runFromTool session.factory.resumeFromTool session.factory.pauseAtCheckpoint
+    session.model.applyStartupOverlay session.mcp.reloadWithConfig session.mcp.configureGitHub
+    session.mcp.registerExternalClient session.mcp.unregisterExternalClient
+    session.commands.finalizeInvocationEffect session.settings.snapshot session.settings.evaluatePredicate
+    session.queue.snapshot session.queue.hasPending session.queue.beginDeferredIdleDrain
+    session.queue.finishDeferredIdleDrain session.queue.deferSessionIdle session.queue.consumeSystemNotifications
+    session.queue.enqueueResumePending session.queue.process
+    session.schedule.hydrate session.schedule.hasSelfPaced session.schedule.add session.schedule.addCron
+    session.schedule.addAt session.schedule.addSelfPaced session.schedule.rearmSelfPaced`,
+};
+
+const SCOPES = new Map<string, Scope>();
+for (const [scope, names] of Object.entries(TABLE)) {
+  for (const name of names.split(/\s+/)) if (name !== "") SCOPES.set(name, scope as Scope);
+}
+
+/** What the table says of a method. One that it does not know is never passed on. */
+export function scopeOf(method: string): Scope {
+  return SCOPES.get(method) ?? "never";
+}
+
+export function isKnownMethod(method: string): boolean {
+  return SCOPES.has(method);
+}
+
+/** All methods of the table. */
+export function knownMethods(): string[] {
+  return [...SCOPES.keys()];
+}

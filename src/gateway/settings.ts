@@ -1,0 +1,170 @@
+import type { Config } from "../config/schema.js";
+import type { Isolation, SessionRecord } from "../store/store.js";
+import type { Params } from "./client-message.js";
+import { methodDenied } from "./refusals.js";
+
+/** What a client may set on its session, and what the fleet adds. */
+export interface Surroundings {
+  config: Config;
+  /** The user's own server: nobody else's sessions are on it. */
+  own: boolean;
+  isolation: Isolation;
+  /** The fleet's model provider with its key. */
+  provider: object | null;
+  /** The user's own GitHub token, on a server that is not the user's own. */
+  gitHubToken: string | null;
+}
+
+/** Each names a model service, or credentials for one. */
+const CREDENTIALS = ["provider", "providers", "gitHubToken", "gitHubTokenProviderRegistrationId"];
+
+/** Parameters of `session.resume` that `session.create` does not have. */
+const RESUME_ONLY = ["disableResume", "continuePendingWork", "openCanvases", "requestedEnvironmentVariables"];
+
+/** What a client may give for a session on a server where others are, too: nothing that names a path or a process. */
+const HARMLESS = new Set(
+  `sessionId clientName model reasoningEffort reasoningSummary contextTier systemMessage tools toolSearch commands
+  availableTools excludedTools toolFilterPrecedence excludedBuiltinAgents modelCapabilities enableSessionTelemetry
+  enableCitations sessionLimits requestPermission requestUserInput requestElicitation askUserVariant requestExitPlanMode
+  requestAutoModeSwitch hooks streaming includeSubAgentStreamingEvents envValueMode customAgents customAgentsLocalOnly
+  defaultAgent agent skipEmbeddingRetrieval embeddingCacheStorage enableOnDemandInstructionDiscovery enableFileHooks
+  enableHostGitOperations enableSessionStore enableSkills mcpOAuthTokenStorage infiniteSessions memory disableResume
+  continuePendingWork gitHubToken gitHubTokenProviderRegistrationId traceparent tracestate isExperimentalMode`.split(
+    /\s+/,
+  ),
+);
+
+/**
+ * What every session on a shared server gets, whatever its client says: the SDK's own `mode: "empty"` (client.js,
+ * configDefaultsForMode), which keeps a session away from the host and from other sessions.
+ */
+const APART = {
+  mcpOAuthTokenStorage: "in-memory",
+  skipEmbeddingRetrieval: true,
+  embeddingCacheStorage: "in-memory",
+  enableOnDemandInstructionDiscovery: false,
+  enableFileHooks: false,
+  enableHostGitOperations: false,
+  enableSessionStore: false,
+  enableSkills: false,
+  memory: { enabled: false },
+  customAgentsLocalOnly: true,
+};
+
+/** The rest of it, which the runtime takes by `session.options.update` only. */
+export const APART_OPTIONS: Params = {
+  skipCustomInstructions: true,
+  customAgentsLocalOnly: true,
+  coauthorEnabled: false,
+  manageScheduleEnabled: false,
+  installedPlugins: [],
+  includedBuiltinSkills: [],
+};
+
+/** Options that a client may change of a session on a server where others are, too. */
+const HARMLESS_OPTIONS = new Set([
+  "sessionId",
+  "model",
+  "reasoningEffort",
+  "reasoningSummary",
+  "verbosity",
+  "clientName",
+  "excludedTools",
+  "enableStreaming",
+  "askUserDisabled",
+  "enableReasoningSummaries",
+  "sessionLimits",
+  "contextTier",
+]);
+
+/** Options that send the session's model requests, and with them the fleet's credentials, somewhere else. */
+const REROUTING = ["provider", "copilotUrl", "capi"];
+
+/**
+ * The parameters that a server gets for `session.create` or `session.resume`.
+ *
+ * @param asked what the client sent
+ * @throws FleetError `FLEET_METHOD_DENIED` for what is not allowed on that server.
+ */
+export function sessionParams(
+  method: "session.create" | "session.resume",
+  asked: Params,
+  record: SessionRecord,
+  surroundings: Surroundings,
+): Params {
+  const { config, own, provider, gitHubToken } = surroundings;
+  // A session in the cloud would be nobody's server's, and its id not the fleet's to give.
+  if (asked.cloud !== undefined) throw methodDenied(method, '"cloud" sessions are not on any server of this fleet');
+  if (!own) refuseReach(method, asked);
+  const params: Params = { ...asked, sessionId: record.id };
+  if (method === "session.create") for (const name of RESUME_ONLY) delete params[name];
+  if (CREDENTIALS.every((name) => isAbsent(asked[name]))) {
+    // The runtime takes a session's token or a provider, not both.
+    if (provider !== null) params.provider = provider;
+    else if (gitHubToken !== null) params.gitHubToken = gitHubToken;
+  }
+  // On resume the session's history knows its model, which its user may have switched.
+  if (method === "session.create" && isAbsent(params.model)) params.model = record.model ?? config.session.model;
+  if (isAbsent(params.infiniteSessions)) {
+    params.infiniteSessions = record.persistence === "ephemeral" ? { enabled: false } : config.session.infinite;
+  }
+  if (own && config.session.tools !== null) params.availableTools = allowedTools(asked, config.session.tools);
+  return own ? params : { ...params, ...apart(asked, surroundings) };
+}
+
+/** @throws FleetError `FLEET_METHOD_DENIED`. */
+export function checkOptions(
+  method: string,
+  asked: Params,
+  { own, config }: Pick<Surroundings, "own" | "config">,
+): void {
+  const paid = config.provider !== null || Object.values(config.auth).some((source) => source !== null);
+  const rerouting = REROUTING.find((name) => !isAbsent(asked[name]));
+  if (rerouting !== undefined && (paid || !own)) {
+    throw methodDenied(method, `"${rerouting}" would take the fleet's credentials elsewhere`);
+  }
+  if (own && config.session.tools !== null && !isAbsent(asked.availableTools)) {
+    throw methodDenied(method, '"availableTools" is set by the fleet (session.tools)');
+  }
+  if (own) return;
+  for (const [name, value] of Object.entries(asked)) {
+    if (HARMLESS_OPTIONS.has(name) || JSON.stringify(APART_OPTIONS[name]) === JSON.stringify(value)) continue;
+    throw methodDenied(method, `${JSON.stringify(name)} cannot be set on a server where others are, too`);
+  }
+}
+
+function apart(asked: Params, { config, isolation }: Surroundings): Params {
+  const allowed = config.session.tools ?? [];
+  // A hook may allow a tool in place of whoever is asked: harmless while there are no tools but the client's own.
+  const hooks =
+    asked.hooks === true && (config.session.approve === "all" || (isolation === "shared" && allowed.length === 0));
+  // On another user's own server the session keeps the tools that its owner gave it.
+  if (isolation === "per-user") {
+    return { hooks, requestExitPlanMode: false, availableTools: undefined, excludedTools: undefined };
+  }
+  return { ...APART, hooks, availableTools: allowedTools(asked, allowed) };
+}
+
+/** The client's choice of those that are allowed; its own tools run in the client, and are its own affair. */
+function allowedTools({ availableTools }: Params, allowed: readonly string[]): string[] {
+  if (!Array.isArray(availableTools)) return [...allowed, "custom:*"];
+  return availableTools.filter(
+    (name) => typeof name === "string" && (name.startsWith("custom:") || allowed.includes(name)),
+  );
+}
+
+function refuseReach(method: string, asked: Params): void {
+  for (const [name, value] of Object.entries(asked)) {
+    if (!HARMLESS.has(name) && !isAbsent(value)) {
+      throw methodDenied(method, `${JSON.stringify(name)} cannot be set on a server where others are, too`);
+    }
+  }
+  // An agent may bring its own MCP servers, which are processes.
+  if (JSON.stringify(asked.customAgents ?? null).includes('"mcpServers"')) {
+    throw methodDenied(method, '"customAgents" with "mcpServers" cannot be set on a server where others are, too');
+  }
+}
+
+function isAbsent(value: unknown): boolean {
+  return value === undefined || value === null;
+}

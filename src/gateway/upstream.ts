@@ -1,0 +1,173 @@
+import { randomBytes } from "node:crypto";
+import { connect, type Socket } from "node:net";
+import { FleetError } from "../errors.js";
+import { acknowledgePromptly } from "../runtime/client/acknowledge.js";
+import { type Endpoint, PROTOCOL_VERSION, RpcError } from "../runtime/client/raw-connection.js";
+import type { Params, RpcId } from "./client-message.js";
+import { type Frame, FrameSplitter } from "./frames.js";
+import { encodeMessage } from "./refusals.js";
+import { readServerFrame, type ServerMessage } from "./server-message.js";
+
+/** Far above what a server sends, far below what would exhaust memory. */
+const MAX_FRAME_BYTES = 256 * 1024 * 1024;
+
+/** What an upstream connection reports to the client connection that it serves. */
+export interface UpstreamListener {
+  /** A frame that is no answer to a request of the front door's own. */
+  onFrame(message: ServerMessage, frame: Frame): void;
+  /** Before and after the frames that arrived together. */
+  onBatch(edge: "begin" | "end"): void;
+  /** The server takes more again after `send` returned false. */
+  onDrain(): void;
+  /** Once, when it has ended, whoever ended it. */
+  onClosed(): void;
+}
+
+interface Waiting {
+  resolve(result: unknown): void;
+  onResult: ((result: unknown) => void) | undefined;
+  reject(error: Error): void;
+}
+
+/** One client's connection to one server. Requests of the front door's own and of the client share it. */
+export class Upstream {
+  readonly #socket: Socket;
+  readonly #splitter = new FrameSplitter(MAX_FRAME_BYTES);
+  readonly #listener: UpstreamListener;
+  /** A client cannot know it, so it cannot take an id of ours for its own. */
+  readonly #prefix = `fleet-${randomBytes(9).toString("base64url")}-`;
+  readonly #waiting = new Map<RpcId, Waiting>();
+  #sequence = 0;
+  #closed = false;
+
+  private constructor(socket: Socket, listener: UpstreamListener) {
+    this.#socket = socket;
+    this.#listener = listener;
+    acknowledgePromptly(socket);
+    socket.setKeepAlive(true, 30_000);
+    socket.on("data", (chunk) => this.#receive(chunk));
+    socket.on("drain", () => listener.onDrain());
+    socket.on("error", () => undefined); // `close` follows, and says all there is to say
+    socket.once("close", () => this.#end());
+  }
+
+  /**
+   * Connects to a server whose identity was proved, and authenticates with its token.
+   *
+   * @param hello what the client said of itself in its own `connect`, without its token
+   * @returns the connection, and what the server answered to `connect`
+   * @throws FleetError `FLEET_SERVER_UNREACHABLE`, `FLEET_RUNTIME_TOO_OLD`.
+   */
+  static async open(
+    endpoint: Endpoint,
+    hello: Params,
+    listener: UpstreamListener,
+    signal: AbortSignal,
+  ): Promise<{ upstream: Upstream; greeting: Params }> {
+    const where = `${endpoint.address}:${endpoint.port}`;
+    const upstream = new Upstream(connect({ host: endpoint.address, port: endpoint.port }), listener);
+    const onAbort = () => upstream.destroy();
+    signal.addEventListener("abort", onAbort, { once: true });
+    if (signal.aborted) onAbort();
+    try {
+      const greeting = (await upstream.request("connect", { ...hello, token: endpoint.token })) as Params;
+      if (greeting.protocolVersion === PROTOCOL_VERSION) return { upstream, greeting };
+      throw new FleetError("FLEET_RUNTIME_TOO_OLD", `The server at ${where} speaks another version of the protocol.`);
+    } catch (cause) {
+      upstream.destroy();
+      if (cause instanceof FleetError && cause.code !== "FLEET_SERVER_LOST") throw cause;
+      throw new FleetError(
+        "FLEET_SERVER_UNREACHABLE",
+        `The server at ${where} cannot be reached, or takes no more connections.`,
+        {
+          cause,
+        },
+      );
+    } finally {
+      signal.removeEventListener("abort", onAbort);
+    }
+  }
+
+  get closed(): boolean {
+    return this.#closed;
+  }
+
+  /** @returns false when the server is slower than what is sent to it: wait for `onDrain`. */
+  send(frame: Buffer): boolean {
+    return this.#closed || this.#socket.write(frame);
+  }
+
+  /**
+   * A request of the front door's own.
+   *
+   * @param onResult called with the result before the frame behind it is looked at
+   * @throws {@link RpcError}, FleetError `FLEET_SERVER_LOST`.
+   */
+  async request(method: string, params: Params, onResult?: (result: unknown) => void): Promise<unknown> {
+    return await new Promise((resolve, reject) => {
+      if (this.#closed) {
+        reject(lost());
+        return;
+      }
+      const id = `${this.#prefix}${this.#sequence++}`;
+      this.#waiting.set(id, { resolve, reject, onResult });
+      this.#socket.write(encodeMessage({ id, method, params }));
+    });
+  }
+
+  pause(): void {
+    this.#socket.pause();
+  }
+
+  resume(): void {
+    this.#socket.resume();
+  }
+
+  destroy(): void {
+    this.#socket.destroy();
+  }
+
+  #receive(chunk: Buffer): void {
+    let frames: Frame[];
+    try {
+      frames = this.#splitter.push(chunk);
+    } catch {
+      this.#socket.destroy(); // no server of ours
+      return;
+    }
+    if (frames.length === 0) return;
+    this.#listener.onBatch("begin");
+    for (const frame of frames) this.#take(frame);
+    this.#listener.onBatch("end");
+  }
+
+  #take(frame: Frame): void {
+    const message = readServerFrame(frame.body);
+    if (message === null) return;
+    const waiting = message.kind === "response" ? this.#waiting.get(message.id) : undefined;
+    if (waiting === undefined || message.kind !== "response") {
+      this.#listener.onFrame(message, frame);
+      return;
+    }
+    this.#waiting.delete(message.id);
+    const { result, error } = JSON.parse(frame.body.toString("utf8")) as {
+      result?: unknown;
+      error?: { message?: string; code?: number };
+    };
+    if (error === undefined) {
+      waiting.onResult?.(result);
+      waiting.resolve(result);
+    } else waiting.reject(new RpcError(error.message ?? "unknown error", error.code ?? 0));
+  }
+
+  #end(): void {
+    this.#closed = true;
+    for (const { reject } of this.#waiting.values()) reject(lost());
+    this.#waiting.clear();
+    this.#listener.onClosed();
+  }
+}
+
+function lost(): FleetError {
+  return new FleetError("FLEET_SERVER_LOST", "The server closed the connection.");
+}

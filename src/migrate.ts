@@ -1,0 +1,140 @@
+import { ALLOWED_PLAINTEXT, isPlaintext } from "./config/checks.js";
+import { loadConfig } from "./config/load.js";
+import { invalidValue, type Origin } from "./config/problem.js";
+import { ALLOWED_REDIS_URL, readRedisUrl, showRedisUrl } from "./config/redis-url.js";
+import type { Config } from "./config/schema.js";
+import { FleetError, quote } from "./errors.js";
+import { liveSupervisor } from "./pool/admission.js";
+import { holderOf } from "./pool/claim.js";
+import { isAlive, ownIdentity } from "./runtime/process-table.js";
+import { type Contents, copyContents, isEmpty, readContents } from "./store/copy.js";
+import { checkStateFolder } from "./store/file/state-folder.js";
+import { openStore } from "./store/open.js";
+import type { ServerRecord, Store } from "./store/store.js";
+
+export interface MigrateOptions {
+  env: NodeJS.ProcessEnv;
+  cwd: string;
+  /** "file", or a Redis URL. */
+  to: string;
+  /** Where that was given, for messages. */
+  origin: Origin;
+  signal: AbortSignal;
+}
+
+/** Stores are shown without what their URLs hold of secrets. */
+export interface MigrateResult {
+  from: string;
+  to: string;
+  servers: number;
+  sessions: number;
+  tokens: number;
+  highestFence: number;
+  /** What to set in the configuration of every host, so that the fleet uses the copy. */
+  setting: { store: string };
+  warnings: string[];
+}
+
+/**
+ * Copies the recorded state of the configured store to another one, which has to be empty, and reads it back. The source
+ * is not changed, and is the store in use until the configuration says otherwise.
+ *
+ * @throws FleetError `FLEET_STORE_OCCUPIED`, `FLEET_SUPERVISOR_RUNNING`, `FLEET_SERVER_CONFLICT` while servers are being started or stopped,
+ * `FLEET_SESSION_LOCKED` while leases are held, `FLEET_STATE_BUSY` when the fleet changed meanwhile; then nothing is left
+ * in the target.
+ */
+export async function migrateStore(options: MigrateOptions): Promise<MigrateResult> {
+  const { config, stateRoot } = loadConfig({ env: options.env, cwd: options.cwd });
+  checkStateFolder(stateRoot);
+  const source = config.store.kind === "file" ? "file" : config.store.url;
+  assertTarget(options, config);
+  const [from, to] = [show(source), show(options.to)];
+  if (from === to) {
+    throw new FleetError("FLEET_USAGE_INVALID", `The store ${quote(to)} is the one in use: there is nothing to copy.`);
+  }
+  const [origin, target] = [openStore(source, stateRoot), openStore(options.to, stateRoot)];
+  try {
+    const contents = await readContents(origin);
+    refuseSupervised(contents);
+    refuseMoving(contents);
+    await refuseHeld(contents, origin);
+    if (!isEmpty(await readContents(target))) throw occupied(options.to, stateRoot);
+    await copyContents(contents, origin, target, options.signal);
+    return {
+      from,
+      to,
+      servers: Object.keys(contents.registry.servers).length,
+      sessions: contents.sessions.length,
+      tokens: contents.tokens.length,
+      highestFence: contents.highestFence,
+      setting: { store: to },
+      warnings: [...origin.takeWarnings(), ...target.takeWarnings()],
+    };
+  } finally {
+    await Promise.all([origin.close(), target.close()]);
+  }
+}
+
+function assertTarget({ to, origin }: MigrateOptions, config: Config): void {
+  const target = readRedisUrl(to);
+  if (to === "file") return;
+  if (target === null) throw invalidValue("store", to, `"file", or ${ALLOWED_REDIS_URL}`, origin);
+  if (origin.from === "flag" && target.password !== null) {
+    const allowed = "a URL without a password, as flags can be read by others; --to-env names a variable that holds it";
+    throw invalidValue("store", to, allowed, origin);
+  }
+  if (isPlaintext(to) && !config.storeOptions.insecure) throw invalidValue("store", to, ALLOWED_PLAINTEXT, origin);
+}
+
+function show(url: string): string {
+  const target = readRedisUrl(url);
+  return target === null ? url : showRedisUrl(target);
+}
+
+function refuseSupervised({ registry }: Contents): void {
+  const supervisor = liveSupervisor(registry);
+  if (supervisor === undefined) return;
+  const { pid } = supervisor.process;
+  throw new FleetError(
+    "FLEET_SUPERVISOR_RUNNING",
+    `The fleet is supervised by process ${pid}, which would go on with the old store.`,
+    {
+      suggestions: [`kill -TERM ${pid}`, "Run the command again when it has ended."],
+    },
+  );
+}
+
+function refuseMoving({ registry }: Contents): void {
+  const moving = Object.values(registry.servers).filter(isMoving);
+  if (moving.length === 0) return;
+  const names = moving.map((server) => `${server.id} (${holderOf(server)})`).join(", ");
+  throw new FleetError("FLEET_SERVER_CONFLICT", `Servers are being started or stopped at the moment: ${names}.`, {
+    suggestions: ["copilotfleet ps", "Run the command again when that is over."],
+  });
+}
+
+/** A process of another boot cannot be seen from here, and may well live. */
+function isMoving({ claim }: ServerRecord): boolean {
+  return claim !== null && (claim.bootId !== ownIdentity().bootId || isAlive(claim));
+}
+
+async function refuseHeld({ sessions }: Contents, store: Store): Promise<void> {
+  for (const { id } of sessions) {
+    const lease = await store.readLease(id);
+    if (lease === null) continue;
+    throw new FleetError("FLEET_SESSION_LOCKED", `Session ${quote(id)} is locked by ${quote(lease.holder)}.`, {
+      suggestions: [`copilotfleet lock ${id} --show`, "Run the command again when nobody uses the fleet."],
+    });
+  }
+}
+
+function occupied(to: string, stateRoot: string): FleetError {
+  const target = readRedisUrl(to);
+  const clear =
+    target === null
+      ? `mkdir ${stateRoot}/before && cd ${stateRoot} && mv registry registry.json sessions leases before/`
+      : `Use another database, or another fleet in it: ${showRedisUrl({ ...target, fleet: "NAME" })}`;
+  return new FleetError("FLEET_STORE_OCCUPIED", `The store ${quote(show(to))} is not empty: nothing was copied.`, {
+    suggestions: [clear],
+  });
+}

@@ -1,0 +1,119 @@
+import { redact } from "../../config/text.js";
+import { FleetError, quote, systemCode } from "../../errors.js";
+import { SCHEMA } from "../store.js";
+
+/** The connection failed, or Redis cannot answer yet: trying again may help. Never seen by callers of the store. */
+export class Interruption extends Error {
+  override readonly name = "Interruption";
+  /** Whether nothing is there that could be the server, or is to be trusted as it. */
+  readonly nobody: boolean;
+
+  constructor(message: string, code?: string) {
+    super(message);
+    this.nobody = code !== undefined && !PASSING.has(code);
+  }
+}
+
+/** System errors that a server has that is there, or was a moment ago. */
+const PASSING: ReadonlySet<string> = new Set(["ECONNRESET", "EPIPE", "ETIMEDOUT"]);
+
+/** What Redis answers when it cannot serve at the moment; nothing was run. (Redis source, `server.c`, `shared` errors) */
+const NOT_NOW = /^(?:(?:LOADING|BUSY|TRYAGAIN|MASTERDOWN) |ERR max number of clients)/;
+/** In a script's error the code stands somewhere in the middle: Redis 6.2 and 7 put it in different places. */
+const NO_WRITES = /\b(OOM command not allowed|MISCONF|READONLY You can't write|NOREPLICAS)/;
+const NO_ENTRY = /^(?:NOAUTH|WRONGPASS|NOPERM|DENIED|ERR invalid password|ERR AUTH)/;
+const ELSEWHERE = /\b(?:MOVED \d|CLUSTERDOWN|CROSSSLOT)/;
+
+/**
+ * What a command was rejected with, in the terms of the contract. ioredis hangs the command on its errors, with its
+ * arguments, which may be a password: only the message goes on.
+ *
+ * @param where Host and port.
+ */
+export function explain(error: unknown, where: string): Error {
+  if (error instanceof FleetError || error instanceof Interruption) return error;
+  const text = error instanceof Error ? error.message : String(error);
+  const message = redact(text);
+  const cause = new Error(message);
+  const isReply = error instanceof Error && error.name === "ReplyError";
+  if (NOT_NOW.test(text)) return new Interruption(message);
+  if (!isReply) {
+    // Errors of several addresses at once (AggregateError) have no message of their own.
+    const code = systemCode(error);
+    return new Interruption(message || `the connection failed (${code})`, code);
+  }
+  if (NO_WRITES.test(text)) return unwritable(where, message, cause);
+  if (NO_ENTRY.test(text)) return denied(where, message, cause);
+  if (ELSEWHERE.test(text)) return elsewhere(where, message, cause);
+  if (text.includes("WRONGTYPE")) {
+    return corruptError(where, "a key of the fleet holds something of another type", cause);
+  }
+  return new FleetError("FLEET_INTERNAL", `Redis at ${where} refused a command: ${message}`, { cause });
+}
+
+export function unavailable(where: string, why: string, cause?: unknown): FleetError {
+  return new FleetError(
+    "FLEET_STORE_UNAVAILABLE",
+    `Redis at ${where} does not answer: ${redact(why).replace(/\.$/, "")}.`,
+    {
+      suggestions: [pingCommand(where), "Look at the Redis server, and at the network in between."],
+      cause,
+    },
+  );
+}
+
+function unwritable(where: string, message: string, cause: Error): FleetError {
+  const mend = message.includes("OOM")
+    ? `${cli(where)} CONFIG SET maxmemory <more bytes>`
+    : `${cli(where)} INFO ${message.includes("MISCONF") ? "persistence" : "replication"}`;
+  const what = `Redis at ${where} takes no writes: ${message.replace(/\.?\s*(?:script: .*)?$/, "")}. Nothing was changed.`;
+  return new FleetError("FLEET_STATE_UNWRITABLE", what, { suggestions: [mend], cause });
+}
+
+function denied(where: string, message: string, cause: Error): FleetError {
+  return new FleetError("FLEET_STORE_DENIED", `Redis at ${where} does not let this user in: ${message}.`, {
+    suggestions: ["Correct user and password in the store's URL, or what Redis allows that user (ACL)."],
+    cause,
+  });
+}
+
+function elsewhere(where: string, message: string, cause: Error): FleetError {
+  const what = `Redis at ${where} is a node of a cluster that does not hold this fleet: ${message}.`;
+  return new FleetError("FLEET_STORE_UNSAFE", what, {
+    suggestions: ["Set the store to a single Redis, or to the one node that holds the fleet's slot."],
+    cause,
+  });
+}
+
+/** @param where A key, or a database. */
+export function corruptError(where: string, detail: string, cause?: unknown): FleetError {
+  return new FleetError("FLEET_STATE_CORRUPT", `The state in ${quote(where)} is not readable: ${detail}.`, {
+    suggestions: ["copilotfleet doctor", "Restore a backup of the Redis database."],
+    cause,
+  });
+}
+
+export function newerError(where: string, schema: number): FleetError {
+  return new FleetError(
+    "FLEET_STATE_NEWER",
+    `${quote(where)} has schema ${schema}, written by a newer copilotfleet; this one knows ${SCHEMA}. Nothing was touched.`,
+    { suggestions: ["npm install --global copilotfleet@latest"] },
+  );
+}
+
+export function busyError(where: string, deadlineMs: number): FleetError {
+  const what = `could not be changed within ${deadlineMs} ms: other writers were always first`;
+  return new FleetError("FLEET_STATE_BUSY", `The state in ${quote(where)} ${what}.`, {
+    suggestions: ["Run the command again when fewer others are at work."],
+  });
+}
+
+/** For a command that is meant to be typed. @param where `host:port`, the host of IPv6 in brackets. */
+export function cli(where: string): string {
+  const [, host = "", port = ""] = /^\[?(.*?)\]?:(\d+)$/.exec(where) ?? [];
+  return `redis-cli -h ${host} -p ${port}`;
+}
+
+function pingCommand(where: string): string {
+  return `${cli(where)} PING`;
+}

@@ -1,0 +1,72 @@
+/**
+ * The names of all keys. The braces make them one hash slot (Redis Cluster specification), so that a script may touch
+ * several. The fleet's name comes from the database's URL alone: whoever has that URL means the same fleet.
+ */
+export class Keys {
+  /** `copilotfleet:{<fleet>}:` */
+  readonly prefix: string;
+  /** Schema and random id of this database's life; made once and never changed. */
+  readonly epoch: string;
+  readonly registry: string;
+  /** The writer of the registry whose turn it is; expires soon. With `:<writer>` behind it the channel that it listens to. */
+  readonly turn: string;
+  /** Writers that wait for it, by arrival, and by the time at which each loses its place. */
+  readonly turnQueue: string;
+  readonly turnPlaces: string;
+  /** The set of all sessions' ids. */
+  readonly sessions: string;
+  /** The set of all tokens' ids. */
+  readonly tokens: string;
+  /** The highest fence given out. Never expires. */
+  readonly fence: string;
+
+  constructor(fleet: string) {
+    this.prefix = `copilotfleet:{${fleet}}:`;
+    this.epoch = `${this.prefix}epoch`;
+    this.registry = `${this.prefix}registry`;
+    this.turn = `${this.prefix}turn`;
+    this.turnQueue = `${this.prefix}turn-queue`;
+    this.turnPlaces = `${this.prefix}turn-places`;
+    this.sessions = `${this.prefix}sessions`;
+    this.tokens = `${this.prefix}tokens`;
+    this.fence = `${this.prefix}fence`;
+  }
+
+  get turnKeys(): readonly [turn: string, queue: string, places: string] {
+    return [this.turn, this.turnQueue, this.turnPlaces];
+  }
+
+  session(id: string): string {
+    return `${this.prefix}session:${id}`;
+  }
+
+  /** A token of the front door. */
+  token(id: string): string {
+    return `${this.prefix}token:${id}`;
+  }
+
+  /** Where a user was placed. */
+  placement(user: string): string {
+    return `${this.prefix}placement:${user}`;
+  }
+
+  /** A hash, which expires with the lease. */
+  lease(sessionId: string): string {
+    return `${this.prefix}lease:${sessionId}`;
+  }
+
+  /** Hashes of waiting tokens, in the order in which they first asked. */
+  queue(sessionId: string): string {
+    return `${this.prefix}queue:${sessionId}`;
+  }
+
+  /** The same hashes, by the time at which each loses its place. */
+  places(sessionId: string): string {
+    return `${this.prefix}places:${sessionId}`;
+  }
+
+  /** Says for a while that a commit was made: for a writer whom the answer did not reach. */
+  commit(id: string): string {
+    return `${this.prefix}commit:${id}`;
+  }
+}

@@ -1,0 +1,89 @@
+import { QUEUE } from "./queue-lua.js";
+import { foundingScript, script } from "./scripts.js";
+
+/*
+ * The rules of file/lease-state.ts, by one clock for all hosts: Redis's own. A lease is a key that expires, so its end
+ * needs nobody.
+ *
+ * Taking, keeping, renewing and leaving can be run twice with the outcome of once: a cut connection needs no mark there.
+ */
+
+/** The lease in force as an answer; `lease` is its key. */
+const ANSWER = `
+local function answer(word, rank, lease)
+  local f = redis.call('HMGET', lease, 'holder', 'fence', 'token', 'acquired', 'expires', 'ttl', 'steal')
+  return {word, rank, redis.call('PTTL', lease), f[1], f[2], f[3], f[4], f[5], f[6], f[7]}
+end
+`;
+
+/**
+ * KEYS[3] fence, [4] lease, [5] queue, [6] places. ARGV[5] token's hash, [6] holder, [7] TTL (ms), [8] how long a place is
+ * kept (ms), [9] '1' to take it from whoever has it, [10] why.
+ *
+ * The fence is one more than the last, and at least the time: so it grows also over a loss of all data. A number that is
+ * handed to redis.call is written with 17 digits, which a time in milliseconds does not fill.
+ */
+export const ACQUIRE = foundingScript(`${ANSWER}${QUEUE}
+local lease, queue, places, token = KEYS[4], KEYS[5], KEYS[6], ARGV[5]
+local current = redis.call('HGET', lease, 'token')
+if current == token then return answer('granted', 0, lease) end
+
+local function grant()
+  local fence = redis.call('INCR', KEYS[3])
+  if fence < now then
+    fence = now
+    redis.call('SET', KEYS[3], now)
+  end
+  redis.call('DEL', lease)
+  redis.call('HSET', lease, 'holder', ARGV[6], 'fence', fence, 'token', token,
+    'acquired', now, 'expires', now + ARGV[7], 'ttl', ARGV[7])
+  if current and ARGV[9] == '1' then redis.call('HSET', lease, 'steal', ARGV[10]) end
+  redis.call('PEXPIRE', lease, ARGV[7])
+  leave_queue(queue, places, token)
+  return answer('granted', 0, lease)
+end
+
+if ARGV[9] == '1' then return grant() end
+
+drop_silent(queue, places)
+local ahead = redis.call('ZRANK', queue, token) or redis.call('ZCARD', queue)
+if not current and ahead == 0 then return grant() end
+keep_place(queue, places, token, tonumber(ARGV[8]))
+return answer('waiting', ahead, lease)
+`);
+
+/** KEYS[3] queue, [4] places. ARGV[5] token's hash. */
+export const LEAVE = script(`${QUEUE}
+leave_queue(KEYS[3], KEYS[4], ARGV[5])
+return {'ok'}
+`);
+
+/** KEYS[3] lease. ARGV[5] token's hash, [6] TTL (ms). The expiry is set first: with memory full, no later write is refused. */
+export const RENEW = script(`${ANSWER}
+if redis.call('HGET', KEYS[3], 'token') ~= ARGV[5] then return {'lost'} end
+redis.call('PEXPIRE', KEYS[3], ARGV[6])
+redis.call('HSET', KEYS[3], 'ttl', ARGV[6], 'expires', now + ARGV[6])
+return answer('granted', 0, KEYS[3])
+`);
+
+/** KEYS[3] lease, [4] mark of this release. ARGV[5] token's hash, [6] how long the mark stays (ms). */
+export const RELEASE = script(`
+local done = redis.call('GET', KEYS[4])
+if done then return {done} end
+if redis.call('HGET', KEYS[3], 'token') ~= ARGV[5] then return {'lost'} end
+redis.call('DEL', KEYS[3])
+redis.call('SET', KEYS[4], 'ok', 'PX', ARGV[6])
+return {'ok'}
+`);
+
+/** KEYS[3] lease. */
+export const LOOK = script(`${ANSWER}
+return answer('seen', 0, KEYS[3])
+`);
+
+/** KEYS[3] fence. ARGV[5] what every later fence has to be above. */
+export const RAISE = foundingScript(`
+local fence = redis.call('GET', KEYS[3])
+if not fence or tonumber(fence) < tonumber(ARGV[5]) then redis.call('SET', KEYS[3], ARGV[5]) end
+return {'ok'}
+`);

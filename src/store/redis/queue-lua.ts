@@ -1,0 +1,51 @@
+/**
+ * A queue in two sorted sets of waiting tokens: by arrival, and by the time at which a place is lost. A place is kept by
+ * asking again, which is written down only when a third of its time is over.
+ */
+export const QUEUE = `
+local function drop_silent(queue, places)
+  for _, silent in ipairs(redis.call('ZRANGEBYSCORE', places, '-inf', now)) do
+    redis.call('ZREM', queue, silent)
+    redis.call('ZREM', places, silent)
+  end
+end
+
+local function keep_place(queue, places, token, keep_ms)
+  local rank = redis.call('ZRANK', queue, token)
+  local place = redis.call('ZSCORE', places, token)
+  if rank and place and place - now >= keep_ms * 2 / 3 then return end
+  if not rank then
+    local last = redis.call('ZRANGE', queue, -1, -1, 'WITHSCORES')
+    redis.call('ZADD', queue, (last[2] or 0) + 1, token)
+  end
+  redis.call('ZADD', places, now + keep_ms, token)
+  local latest = redis.call('ZRANGE', places, -1, -1, 'WITHSCORES')[2]
+  redis.call('PEXPIREAT', queue, latest)
+  redis.call('PEXPIREAT', places, latest)
+end
+
+local function leave_queue(queue, places, token)
+  redis.call('ZREM', queue, token)
+  redis.call('ZREM', places, token)
+end
+`;
+
+/**
+ * The end of a turn at the registry: the next who waits gets it, and hears of it, with the registry, on a channel of its
+ * own. It may not hear (a message is never kept, and rules may forbid channels, hence pcall): then it finds out by asking.
+ */
+export const PASS_ON = `${QUEUE}
+local function pass_on(turn, queue, places, token, turn_ms, registry)
+  local whose = redis.call('GET', turn)
+  if whose and whose ~= token then return end
+  drop_silent(queue, places)
+  local next = redis.call('ZRANGE', queue, 0, 0)[1]
+  if not next then
+    redis.call('DEL', turn)
+    return
+  end
+  leave_queue(queue, places, next)
+  redis.call('SET', turn, next, 'PX', turn_ms)
+  redis.pcall('PUBLISH', turn .. ':' .. next, registry)
+end
+`;

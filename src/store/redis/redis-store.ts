@@ -1,0 +1,191 @@
+import { type RedisUrl, showRedisUrl } from "../../config/redis-url.js";
+import type { Lease, LeaseAnswer, LeaseRequest, Registry, SessionRecord, Store, TokenRecord } from "../store.js";
+import { Connection } from "./connection.js";
+import { Documents, newId } from "./documents.js";
+import { Epoch } from "./epoch.js";
+import { Keys } from "./keys.js";
+import { RedisLeases } from "./leases.js";
+import { Note } from "./note.js";
+import { PlacementDocuments } from "./placements.js";
+import { RegistryDocument } from "./registry.js";
+import { SessionDocuments } from "./sessions.js";
+import { TokenDocuments } from "./tokens.js";
+import { Turns } from "./turn.js";
+
+const DEADLINE_MS = 30_000;
+
+export interface RedisStore extends Store {
+  readonly kind: "redis";
+}
+
+export interface RedisStoreOptions {
+  /** How long one update is tried against other writers before `FLEET_STATE_BUSY`. */
+  deadlineMs?: number;
+  /** How long one operation waits for Redis before `FLEET_STORE_UNAVAILABLE`. */
+  operationMs?: number;
+}
+
+/**
+ * The store in a Redis, for one host or many. Opening does nothing yet: the first use connects, and loads the client
+ * library.
+ *
+ * Beside what the contract says, every method may throw FleetError `FLEET_STORE_UNAVAILABLE` (within 5 seconds),
+ * `FLEET_STORE_UNSAFE`, `FLEET_STORE_DENIED`, and `FLEET_STATE_LOST` when the database is no longer what it was.
+ *
+ * @param root The state folder of this host: a note of which database it met is kept there.
+ */
+export function openRedisStore(target: RedisUrl, root: string, options: RedisStoreOptions = {}): RedisStore {
+  return new DatabaseStore(target, root, options);
+}
+
+class DatabaseStore implements RedisStore {
+  readonly kind = "redis";
+  readonly #connection: Connection;
+  readonly #registry: RegistryDocument;
+  readonly #sessions: SessionDocuments;
+  readonly #leases: RedisLeases;
+  readonly #tokens: TokenDocuments;
+  readonly #placements: PlacementDocuments;
+  readonly #warnings = new Set<string>();
+  /** A connection that is opened again has nothing new to say. */
+  readonly #warned = new Set<string>();
+
+  constructor(target: RedisUrl, root: string, { deadlineMs = DEADLINE_MS, operationMs }: RedisStoreOptions) {
+    const database = showRedisUrl(target);
+    const keys = new Keys(target.fleet);
+    const warn = (message: string) => this.#warn(message);
+    const epoch = new Epoch(database, new Note(root, database, warn));
+    const connection = new Connection({
+      target,
+      keys,
+      epoch,
+      warn,
+      ...(operationMs === undefined ? {} : { operationMs }),
+    });
+    const documents = new Documents(connection, keys);
+    this.#connection = connection;
+    this.#registry = new RegistryDocument({
+      key: keys.registry,
+      connection,
+      documents,
+      turns: new Turns(connection, keys, newId()),
+      deadlineMs,
+      warn,
+    });
+    this.#sessions = new SessionDocuments({ connection, documents, keys, deadlineMs });
+    this.#leases = new RedisLeases(connection, keys);
+    this.#tokens = new TokenDocuments(connection, documents, keys);
+    this.#placements = new PlacementDocuments(documents, keys);
+  }
+
+  async readRegistry(): Promise<Registry> {
+    return await this.#registry.read();
+  }
+
+  async updateRegistry<T>(change: (draft: Registry) => T): Promise<T> {
+    return await this.#registry.update(change);
+  }
+
+  async readSession(id: string): Promise<SessionRecord | null> {
+    return await this.#sessions.read(id);
+  }
+
+  async createSession(record: SessionRecord): Promise<void> {
+    await this.#sessions.create(record);
+  }
+
+  async updateSession<T>(id: string, change: (draft: SessionRecord) => T): Promise<T> {
+    return await this.#sessions.update(id, change);
+  }
+
+  async deleteSession(id: string): Promise<boolean> {
+    return await this.#sessions.delete(id);
+  }
+
+  async deleteSessions(ids: readonly string[], agree: (record: SessionRecord) => boolean): Promise<string[]> {
+    return await this.#sessions.deleteMany(ids, agree);
+  }
+
+  async listSessions(): Promise<SessionRecord[]> {
+    return await this.#sessions.list();
+  }
+
+  async createToken(record: TokenRecord): Promise<void> {
+    await this.#tokens.create(record);
+  }
+
+  async readToken(id: string): Promise<TokenRecord | null> {
+    return await this.#tokens.read(id);
+  }
+
+  async deleteToken(id: string): Promise<boolean> {
+    return await this.#tokens.delete(id);
+  }
+
+  async listTokens(): Promise<TokenRecord[]> {
+    return await this.#tokens.list();
+  }
+
+  async readPlacement(user: string): Promise<string | null> {
+    return await this.#placements.read(user);
+  }
+
+  async recordPlacement(user: string, serverId: string): Promise<void> {
+    await this.#placements.record(user, serverId);
+  }
+
+  async acquireLease(request: LeaseRequest): Promise<LeaseAnswer> {
+    return await this.#leases.acquire(request);
+  }
+
+  async leaveLeaseQueue(sessionId: string, token: string): Promise<void> {
+    await this.#leases.leave(sessionId, token);
+  }
+
+  async renewLease(sessionId: string, token: string, ttlMs: number): Promise<Lease> {
+    return await this.#leases.renew(sessionId, token, ttlMs);
+  }
+
+  async releaseLease(sessionId: string, token: string): Promise<void> {
+    await this.#leases.release(sessionId, token);
+  }
+
+  async readLease(sessionId: string): Promise<Lease | null> {
+    return await this.#leases.read(sessionId);
+  }
+
+  async checkLease(sessionId: string, token: string): Promise<Lease> {
+    return await this.#leases.check(sessionId, token);
+  }
+
+  async highestFence(): Promise<number> {
+    return await this.#leases.highestFence();
+  }
+
+  async raiseFences(above: number): Promise<void> {
+    await this.#leases.raiseFences(above);
+  }
+
+  /** Every write is one script, so a writer that was killed leaves nothing half done; marks and leases expire. */
+  async sweep(): Promise<void> {
+    return undefined;
+  }
+
+  takeWarnings(): string[] {
+    const warnings = [...this.#warnings];
+    this.#warnings.clear();
+    return warnings;
+  }
+
+  async close(): Promise<void> {
+    await this.#registry.pending;
+    await this.#sessions.settled();
+    await this.#connection.close();
+  }
+
+  #warn(message: string): void {
+    if (this.#warned.has(message)) return;
+    this.#warned.add(message);
+    this.#warnings.add(message);
+  }
+}

@@ -1,0 +1,106 @@
+import { applyChanges, type Outcome } from "../batch.js";
+import type { Registry } from "../store.js";
+import { UpdateQueue } from "../update-queue.js";
+import { type Connection, FIRST_REGISTRY } from "./connection.js";
+import { type Documents, decode, parseObject, type Stored } from "./documents.js";
+import { busyError, corruptError } from "./failures.js";
+import type { Turn, Turns } from "./turn.js";
+
+export interface RegistryOptions {
+  key: string;
+  connection: Connection;
+  documents: Documents;
+  turns: Turns;
+  deadlineMs: number;
+  warn: (message: string) => void;
+}
+
+/** The registry: one document, which is there from the first write on. */
+export class RegistryDocument {
+  readonly #options: RegistryOptions;
+  readonly #updates: UpdateQueue<Registry>;
+  /** The turn that no commit has ended yet. */
+  #turn: (Turn & { highest: number }) | undefined;
+  /** The highest revision seen, to notice when there is less than there was. */
+  #highest = 0;
+
+  constructor(options: RegistryOptions) {
+    this.#options = options;
+    const { deadlineMs, key } = options;
+    this.#updates = new UpdateQueue({
+      deadlineMs,
+      enter: () => this.#enter(),
+      attempt: (changes) => this.#attempt(changes),
+      busy: () => busyError(key, deadlineMs),
+      failure: (error) => error,
+    });
+  }
+
+  async read(): Promise<Registry> {
+    const highest = this.#highest;
+    return this.#parse(this.#found(await this.#options.connection.readRegistry(), highest).data);
+  }
+
+  update<T>(change: (draft: Registry) => T): Promise<T> {
+    return this.#updates.update(change);
+  }
+
+  get pending(): Promise<void> | undefined {
+    return this.#updates.pending;
+  }
+
+  async #enter(): Promise<() => Promise<void>> {
+    const highest = this.#highest;
+    const turn = await this.#options.turns.take();
+    this.#turn = { ...turn, highest };
+    return async () => {
+      if (this.#turn === undefined) return;
+      this.#turn = undefined;
+      await this.#options.turns.leave().catch(() => "it expires by itself");
+    };
+  }
+
+  async #attempt(changes: readonly ((draft: Registry) => unknown)[]): Promise<Outcome[] | undefined> {
+    const { key, documents, turns } = this.#options;
+    const base = await this.#base();
+    const { data, outcomes } = applyChanges(base.data, (text) => this.#parse(text), changes);
+    if (data === base.data) return outcomes;
+    const turn = this.#turn === undefined ? "" : turns.token;
+    if (!(await documents.commit(key, base, data, { turn }))) return undefined;
+    this.#turn = undefined;
+    this.#highest = Math.max(this.#highest, base.revision + 1);
+    return outcomes;
+  }
+
+  /** What came with the turn serves one attempt. */
+  async #base(): Promise<Stored> {
+    const { registry, highest = this.#highest } = this.#turn ?? {};
+    if (this.#turn !== undefined) this.#turn.registry = undefined;
+    return this.#found(registry === undefined ? await this.#options.connection.readRegistry() : registry, highest);
+  }
+
+  /** @param highest The highest revision that was seen before the question was sent. */
+  #found(text: string | null, highest: number): Stored {
+    const { key, warn } = this.#options;
+    const stored = decode(key, text ?? FIRST_REGISTRY);
+    const { revision } = stored;
+    if (revision < highest) {
+      // A restart from an older save, or a failover, keeps the epoch and takes the last changes away.
+      warn(
+        `Redis went back in time: the registry was at revision ${highest} and is at ${revision}. Changes that were acknowledged in between are lost.`,
+      );
+      this.#highest = revision;
+    }
+    this.#highest = Math.max(this.#highest, revision);
+    return stored;
+  }
+
+  /** A key such as `__proto__` in `servers` is an id like any other, hence no prototype. */
+  #parse(data: string): Registry {
+    const { key } = this.#options;
+    const registry = parseObject<Registry>(key, data);
+    const { servers } = registry;
+    if (typeof servers !== "object" || servers === null) throw corruptError(key, "it holds no servers");
+    return { ...registry, servers: Object.assign(Object.create(null), servers) };
+  }
+}

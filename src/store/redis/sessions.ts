@@ -1,0 +1,153 @@
+import { FleetError, isFleetError, quote } from "../../errors.js";
+import { applyChanges, type Outcome } from "../batch.js";
+import { assertSessionId } from "../session-id.js";
+import type { SessionRecord } from "../store.js";
+import { UpdateQueue } from "../update-queue.js";
+import type { Connection } from "./connection.js";
+import { type Documents, parseObject } from "./documents.js";
+import { busyError } from "./failures.js";
+import type { Keys } from "./keys.js";
+
+/** Records that are read or deleted together. */
+const AT_ONCE = 200;
+
+export interface SessionsOptions {
+  connection: Connection;
+  documents: Documents;
+  keys: Keys;
+  deadlineMs: number;
+}
+
+/** A key a record, and a set of all ids, which only a list reads: touching one costs the same however many there are. */
+export class SessionDocuments {
+  readonly #options: SessionsOptions;
+  /** Those with an update under way. */
+  readonly #updates = new Map<string, UpdateQueue<SessionRecord>>();
+
+  constructor(options: SessionsOptions) {
+    this.#options = options;
+  }
+
+  async read(id: string): Promise<SessionRecord | null> {
+    const [stored = null] = await this.#options.documents.read([this.#key(id)]);
+    return stored && parseObject(this.#key(id), stored.data);
+  }
+
+  async create(record: SessionRecord): Promise<void> {
+    const { id } = record;
+    if (await this.#options.documents.commit(this.#key(id), null, JSON.stringify(record), { listed: this.#listed(id) }))
+      return;
+    throw new FleetError("FLEET_SESSION_EXISTS", `There is already a session ${quote(id)}.`);
+  }
+
+  async update<T>(id: string, change: (draft: SessionRecord) => T): Promise<T> {
+    const updates = this.#updates.get(id) ?? this.#open(id);
+    this.#updates.set(id, updates);
+    try {
+      return await updates.update((draft) => {
+        const result = change(draft);
+        if (draft.id !== id) throw new FleetError("FLEET_INTERNAL", `The id of session ${quote(id)} cannot change.`);
+        return result;
+      });
+    } finally {
+      if (updates.pending === undefined) this.#updates.delete(id);
+    }
+  }
+
+  /** Its lease and the queue for it end with it. A record that is not readable may go, or nothing could clear it away. */
+  async delete(id: string): Promise<boolean> {
+    const { keys, documents } = this.#options;
+    await this.read(id).catch((error: unknown) => {
+      if (!isFleetError(error, "FLEET_STATE_CORRUPT")) throw error;
+    });
+    return (
+      (await documents.remove(this.#document(id), null, [keys.lease(id), keys.queue(id), keys.places(id)])) === "ok"
+    );
+  }
+
+  /** As `Store.deleteSessions`. Leases stay, as those who hold them may be at it: they end by themselves. */
+  async deleteMany(ids: readonly string[], agree: (record: SessionRecord) => boolean): Promise<string[]> {
+    const deleted: string[] = [];
+    for (let at = 0; at < ids.length; at += AT_ONCE) {
+      for (let left = ids.slice(at, at + AT_ONCE); left.length > 0; ) {
+        const outcomes = await this.#deleteSome(left, agree);
+        deleted.push(...left.filter((_, index) => outcomes[index] === "ok"));
+        left = left.filter((_, index) => outcomes[index] === "conflict");
+      }
+    }
+    return deleted;
+  }
+
+  async #deleteSome(ids: readonly string[], agree: (record: SessionRecord) => boolean): Promise<string[]> {
+    const keys = ids.map((id) => this.#key(id));
+    const stored = await this.#options.documents.read(keys);
+    const agreed = stored.map((each, index) =>
+      each !== null && agree(parseObject(keys[index] ?? "", each.data)) ? each : null,
+    );
+    return await Promise.all(
+      ids.map(async (id, index) => {
+        const each = agreed[index] ?? null;
+        return each === null ? "stays" : await this.#options.documents.remove(this.#document(id), each);
+      }),
+    );
+  }
+
+  async list(): Promise<SessionRecord[]> {
+    const { connection, documents, keys } = this.#options;
+    const records = new Map<string, SessionRecord>();
+    for (let cursor = "0"; ; ) {
+      const [next, ids] = await connection.scan(keys.sessions, cursor, AT_ONCE);
+      // Also without ids: reading is what notices that the database lost them.
+      const stored = await documents.read(ids.map((id) => this.#key(id)));
+      for (const [index, id] of ids.entries()) {
+        const each = stored[index] ?? null;
+        // Null: it was deleted since the look at the set.
+        if (each !== null) records.set(id, parseObject(this.#key(id), each.data));
+      }
+      if (next === "0") return [...records.values()];
+      cursor = next;
+    }
+  }
+
+  async settled(): Promise<void> {
+    await Promise.all([...this.#updates.values()].map(({ pending }) => pending));
+  }
+
+  #open(id: string): UpdateQueue<SessionRecord> {
+    const key = this.#key(id);
+    const { deadlineMs } = this.#options;
+    return new UpdateQueue({
+      deadlineMs,
+      enter: async () => async () => undefined,
+      attempt: (changes) => this.#attempt(id, key, changes),
+      busy: () => busyError(key, deadlineMs),
+      failure: (error) => error,
+    });
+  }
+
+  async #attempt(
+    id: string,
+    key: string,
+    changes: readonly ((draft: SessionRecord) => unknown)[],
+  ): Promise<Outcome[] | undefined> {
+    const { documents } = this.#options;
+    const [base = null] = await documents.read([key]);
+    if (base === null) throw new FleetError("FLEET_SESSION_NOT_FOUND", `There is no session ${quote(id)}.`);
+    const { data, outcomes } = applyChanges(base.data, (text) => parseObject<SessionRecord>(key, text), changes);
+    if (data === base.data) return outcomes;
+    return (await documents.commit(key, base, data, { listed: this.#listed(id) })) ? outcomes : undefined;
+  }
+
+  #listed(id: string): { set: string; member: string } {
+    return { set: this.#options.keys.sessions, member: id };
+  }
+
+  #document(id: string): { key: string; set: string; member: string } {
+    return { key: this.#key(id), ...this.#listed(id) };
+  }
+
+  #key(id: string): string {
+    assertSessionId(id);
+    return this.#options.keys.session(id);
+  }
+}

@@ -1,0 +1,80 @@
+import { FleetError } from "../../errors.js";
+import { cli, Interruption } from "./failures.js";
+
+/** What the server says of itself; null where it forbids to ask. */
+export interface Surroundings {
+  /** The answer to INFO. */
+  info: string | null;
+  /** The settings `save` and `appendonly`. */
+  save: string | null;
+  appendOnly: string | null;
+}
+
+/** `SET … PX` and `INCR` are old; `ZADD`, `EVAL` with effects replicated, ACLs and `GETRANGE` as used are all in 6.2. */
+const OLDEST = [6, 2] as const;
+
+/**
+ * Judges whether a Redis can be trusted with the state.
+ *
+ * @param where Host and port.
+ * @returns what is doubtful, each as a sentence.
+ * @throws FleetError `FLEET_STORE_UNSAFE` for one that loses data as a matter of course, or is too old; Interruption while
+ * it loads its data.
+ */
+export function judge({ info, save, appendOnly }: Surroundings, where: string): string[] {
+  if (info === null) {
+    return [
+      `Redis at ${where} does not tell its settings (INFO is forbidden): see to it that nothing is ever evicted.`,
+    ];
+  }
+  const facts = parseInfo(info);
+  if (facts.get("loading") === "1") throw new Interruption("it is loading its data");
+  refuseOld(facts.get("redis_version"), where);
+  refuseEviction(facts.get("maxmemory_policy"), where);
+  const warnings: string[] = [];
+  if (facts.get("role") === "slave") {
+    warnings.push(`Redis at ${where} is a replica: what it says may be old, and it takes no writes.`);
+  } else if (Number(facts.get("connected_slaves") ?? 0) > 0) {
+    warnings.push(
+      `Redis at ${where} has replicas: a failover to one loses what it was not told yet, acknowledged changes and leases too.`,
+    );
+  }
+  if (facts.get("cluster_enabled") === "1") {
+    warnings.push(
+      `Redis at ${where} is part of a cluster: moving the fleet's slot to another node interrupts the fleet.`,
+    );
+  }
+  if (appendOnly === "no" && save === "") {
+    warnings.push(
+      `Redis at ${where} keeps nothing over a restart (appendonly no, save ""): all state is lost then. Mend: ${cli(where)} CONFIG SET appendonly yes`,
+    );
+  }
+  return warnings;
+}
+
+function parseInfo(info: string): Map<string, string> {
+  return new Map(
+    info.split(/\r?\n/).flatMap((line) => {
+      const at = line.indexOf(":");
+      return at === -1 || line.startsWith("#") ? [] : [[line.slice(0, at), line.slice(at + 1)] as const];
+    }),
+  );
+}
+
+function refuseOld(version: string | undefined, where: string): void {
+  const [major = 0, minor = 0] = (version ?? "").split(".").map(Number);
+  if (version === undefined || major > OLDEST[0] || (major === OLDEST[0] && minor >= OLDEST[1])) return;
+  const what = `Redis at ${where} is version ${version}: ${OLDEST.join(".")} or later is needed.`;
+  throw new FleetError("FLEET_STORE_UNSAFE", what, { suggestions: [`Install Redis ${OLDEST.join(".")} or later.`] });
+}
+
+function refuseEviction(policy: string | undefined, where: string): void {
+  if (policy === undefined || policy === "noeviction") return;
+  const what = `Redis at ${where} evicts keys when its memory is full (maxmemory-policy ${policy}): it would forget servers, sessions and leases.`;
+  throw new FleetError("FLEET_STORE_UNSAFE", what, {
+    suggestions: [
+      `${cli(where)} CONFIG SET maxmemory-policy noeviction`,
+      "Set maxmemory-policy in redis.conf too, or it is back after a restart. A cache needs a Redis of its own.",
+    ],
+  });
+}

@@ -1,0 +1,15 @@
+import { Interruption } from "./failures.js";
+
+/** What `work` gives, or an {@link Interruption} at `until` (`performance.now()`); its own outcome is dropped then. */
+export async function within<T>(work: Promise<T>, until: number): Promise<T> {
+  const ms = Math.max(0, until - performance.now());
+  let timer: NodeJS.Timeout | undefined;
+  const over = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Interruption("no answer in time")), ms);
+  });
+  try {
+    return await Promise.race([work, over]);
+  } finally {
+    clearTimeout(timer);
+  }
+}

@@ -1,0 +1,49 @@
+import { describe, expect, it } from "vitest";
+import { isLoopback, readRedisUrl, showRedisUrl } from "../../src/config/redis-url.js";
+
+describe("a Redis URL", () => {
+  it.each([
+    ["redis://127.0.0.1", { host: "127.0.0.1", port: 6379, tls: false, db: 0, fleet: "db0" }],
+    ["redis://h:1/", { host: "h", port: 1, tls: false, db: 0, fleet: "db0" }],
+    ["rediss://[::1]:7/15", { host: "::1", port: 7, tls: true, db: 15, fleet: "db15" }],
+    ["redis://h/2?fleet=blue-1", { host: "h", port: 6379, tls: false, db: 2, fleet: "blue-1" }],
+  ])("%s", (text, parts) => {
+    expect(readRedisUrl(text)).toEqual({ username: null, password: null, ...parts });
+  });
+
+  it("has its secrets decoded, and never shows them", () => {
+    const url = readRedisUrl("redis://us%40er:p%2Fw%3A@h:1/3");
+    expect(url).toMatchObject({ username: "us@er", password: "p/w:" });
+    expect(url && showRedisUrl(url)).toBe("redis://h:1/3");
+    const other = readRedisUrl("rediss://:secret@[::1]/3?fleet=blue");
+    expect(other).toMatchObject({ username: null, password: "secret" });
+    expect(other && showRedisUrl(other)).toBe("rediss://[::1]:6379/3?fleet=blue");
+  });
+
+  it.each([
+    "redis://h/00",
+    "redis://h/-1",
+    "redis://h/1/2",
+    "redis://h?db=1",
+    "redis://h#x",
+    "redis:///0",
+    "redis://%@h",
+    "redis://:%zz@h",
+  ])("refuses %s", (text) => {
+    expect(readRedisUrl(text)).toBeNull();
+  });
+
+  it.each([
+    ["127.0.0.1", true],
+    ["127.9.8.7", true],
+    ["[::1]", true],
+    ["localhost", true],
+    ["127.0.0.1.example", false],
+    ["localhost.example", false],
+    ["10.0.0.1", false],
+    ["[::2]", false],
+  ])("knows that %s is this host: %s", (host, expected) => {
+    const url = readRedisUrl(`redis://${host}/0`);
+    expect(url && isLoopback(url)).toBe(expected);
+  });
+});

@@ -1,0 +1,69 @@
+import { beforeEach, expect, it } from "vitest";
+import type { Store, TokenRecord } from "../../src/store/store.js";
+
+function tokenRecord(id: string, changes: Partial<TokenRecord> = {}): TokenRecord {
+  return {
+    id,
+    user: "alice",
+    sha256: "0".repeat(64),
+    createdAt: "2026-01-01T00:00:00.000Z",
+    expiresAt: null,
+    ...changes,
+  };
+}
+
+/** What every store has to do with the tokens of the front door. */
+export function describeTokens(current: () => { store: Store; reopen: () => Promise<Store> }): void {
+  let store: Store;
+  let reopen: () => Promise<Store>;
+
+  beforeEach(() => {
+    ({ store, reopen } = current());
+  });
+
+  it("are none at first", async () => {
+    expect(await store.readToken("abc")).toBeNull();
+    expect(await store.listTokens()).toEqual([]);
+    expect(await store.deleteToken("abc")).toBe(false);
+  });
+
+  it("are there for every instance, with all that was recorded", async () => {
+    const limited = tokenRecord("b2", { user: "zoë", expiresAt: "2030-01-01T00:00:00.000Z" });
+    await store.createToken(tokenRecord("a1"));
+    await store.createToken(limited);
+    const other = await reopen();
+    expect(await other.readToken("a1")).toEqual(tokenRecord("a1"));
+    expect(await other.readToken("b2")).toEqual(limited);
+    expect((await other.listTokens()).map(({ id }) => id).sort()).toEqual(["a1", "b2"]);
+    await other.close();
+  });
+
+  it("are gone for every instance once they are revoked", async () => {
+    await store.createToken(tokenRecord("a1"));
+    await store.createToken(tokenRecord("a2"));
+    const other = await reopen();
+    expect(await other.deleteToken("a1")).toBe(true);
+    expect(await store.readToken("a1")).toBeNull();
+    expect(await store.deleteToken("a1")).toBe(false);
+    expect((await store.listTokens()).map(({ id }) => id)).toEqual(["a2"]);
+    await other.close();
+  });
+
+  it("are never replaced: of many that take one id, one wins", async () => {
+    const users = ["ann", "ben", "cid", "dan"];
+    const attempts = users.map((user) => store.createToken(tokenRecord("same", { user })));
+    const outcomes = await Promise.allSettled(attempts);
+    expect(outcomes.filter(({ status }) => status === "fulfilled")).toHaveLength(1);
+    const winner = users[outcomes.findIndex(({ status }) => status === "fulfilled")];
+    expect(await store.readToken("same")).toMatchObject({ user: winner });
+  });
+
+  it("have ids that mean nothing else", async () => {
+    for (const id of ["", "../registry", "A", "a/b", "a.b", "__proto__", "*", "x".repeat(65)]) {
+      expect(await store.readToken(id), id).toBeNull();
+      expect(await store.deleteToken(id), id).toBe(false);
+      await expect(store.createToken(tokenRecord(id)), id).rejects.toThrow(/not the id of a token/);
+    }
+    expect(await store.listTokens()).toEqual([]);
+  });
+}

@@ -1,0 +1,154 @@
+import { execFile } from "node:child_process";
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { ServerView } from "../../src/pool/server.js";
+import type { SessionView } from "../../src/sessions/view.js";
+import type { Lease } from "../../src/store/store.js";
+import { TestFleet } from "../fixtures/cli.js";
+import { eventually } from "../fixtures/fault-fleet.js";
+import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
+
+const FIRST_PORT = 36_200;
+/** 5 seconds by the contract, the start of the command, and what a busy machine adds. Nothing may hold it after that. */
+const BOUND_MS = 6_900;
+const PASSWORD = "canary-of-redis";
+const problem = redisProblem();
+if (problem !== undefined) console.warn(`the command on Redis is not tested: ${problem}`);
+
+/** The whole command on a Redis that wants a password: what it prints and keeps is looked through at the end. */
+describe.skipIf(problem !== undefined)("the fleet on Redis", () => {
+  let redis: RedisServer;
+  let fleet: TestFleet;
+  const printed: string[] = [];
+
+  beforeAll(async () => {
+    redis = await RedisServer.start();
+    await redis.client.config("SET", "requirepass", PASSWORD);
+    const store = redis.url("f").replace("redis://", `redis://:${PASSWORD}@`);
+    fleet = new TestFleet(FIRST_PORT, { COPILOTFLEET_STORE: store });
+  });
+  afterAll(async () => {
+    try {
+      await fleet.end();
+    } finally {
+      await redis.end();
+    }
+  });
+
+  async function json<T>(args: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<T> {
+    const ran = await fleet.run([...args, "--json"], { env });
+    printed.push(ran.stdout, ran.stderr);
+    expect({ code: ran.code, stderr: ran.stderr, stdout: ran.stdout }, args.join(" ")).toMatchObject({
+      code: 0,
+      stderr: "",
+    });
+    return ran.json<T>();
+  }
+
+  it("starts servers, has conversations, and finds both again after a crash", async () => {
+    expect(await json(["ps"])).toEqual({ servers: [] });
+    const { session, reply } = await json<{ session: SessionView; reply: string }>([
+      ...["create", "--user", "alice", "--id", "notes", "--prompt", "one"],
+    ]);
+    expect({ owner: session.owner, reply }).toEqual({ owner: "alice", reply: "[turn 1] one" });
+    const { servers } = await json<{ servers: ServerView[] }>(["ps"]);
+    expect(servers).toMatchObject([{ user: "alice", state: "ready" }]);
+    process.kill(servers[0]?.pid ?? 0, "SIGKILL");
+    await eventually("the death", async () => (await fleet.server("alice")).state === "failed");
+    expect(await json(["send", "notes", "two", "--user", "alice"])).toMatchObject({ reply: "[turn 2] two" });
+    expect(await fleet.refusal(4, ["send", "notes", "x", "--user", "mallory"])).toMatchObject({
+      code: "FLEET_SESSION_NOT_FOUND",
+    });
+  });
+
+  it("locks, lists, spawns many at once, examines, cleans up and stops", async () => {
+    const { lease } = await json<{ lease: Lease & { token: string } }>(["lock", "notes", "--user", "alice"]);
+    expect(await json(["lock", "notes", "--show"])).toMatchObject({ lease: { holder: "alice", fence: lease.fence } });
+    await json(["unlock", "notes", "--token", lease.token]);
+    const many = await json<{ servers: ServerView[] }>(["spawn", "--user", "team", "--count", "4"]);
+    expect(new Set(many.servers.map(({ port }) => port)).size).toBe(4);
+    expect((await json<{ sessions: SessionView[] }>(["list"])).sessions.map(({ id }) => id)).toEqual(["notes"]);
+    expect(await json<{ ok: boolean }>(["doctor"])).toMatchObject({ ok: true });
+    const known = (await json<{ servers: ServerView[] }>(["ps"])).servers.map(({ user }) => user);
+    expect(known.toSorted(), "doctor tries a server out, and leaves no record of it").toEqual([
+      ...["alice", "team-1", "team-2", "team-3", "team-4"],
+    ]);
+    await json(["create", "--user", "alice", "--id", "old", "--ttl", "1ms"]);
+    const collected = await json<{ deleted: { id: string }[] }>(["gc", "--ttl", "24h"]);
+    expect(collected.deleted.map(({ id }) => id)).toEqual(["old"]);
+    const { stopped } = await json<{ stopped: unknown[] }>(["stop", "--all"]);
+    expect(stopped).toHaveLength(5);
+  });
+
+  it("takes 12 prompts at once from as many processes, one turn at a time", async () => {
+    const prompts = Array.from({ length: 12 }, (_, index) => `p${index}`);
+    const replies = await Promise.all(prompts.map((prompt) => fleet.send("alice", "notes", prompt)));
+    const turns = replies.map((reply, index) => {
+      const [, turn, text] = /^\[turn (\d+)\] (.*)$/.exec(reply) ?? [];
+      expect(text).toBe(prompts[index]);
+      return Number(turn);
+    });
+    expect(turns.toSorted((a, b) => a - b)).toEqual(prompts.map((_, index) => index + 3));
+    await fleet.ok(["stop", "--all"]);
+  });
+
+  it("says that Redis does not answer, within its time, and where", async () => {
+    redis.signal("SIGSTOP");
+    const begun = performance.now();
+    try {
+      const error = await fleet.refusal(7, ["ps"]);
+      printed.push(JSON.stringify(error));
+      expect(error).toMatchObject({
+        code: "FLEET_STORE_UNAVAILABLE",
+        message: expect.stringContaining(`127.0.0.1:${redis.port}`),
+      });
+      expect(performance.now() - begun).toBeLessThan(BOUND_MS);
+    } finally {
+      redis.signal("SIGCONT");
+    }
+    const before = performance.now();
+    const nobody = await fleet.refusal(7, ["ps"], {
+      env: { COPILOTFLEET_STORE: `redis://:${PASSWORD}@127.0.0.1:1/0` },
+    });
+    expect(nobody).toMatchObject({ code: "FLEET_STORE_UNAVAILABLE", message: expect.stringContaining("127.0.0.1:1 ") });
+    expect(performance.now() - before).toBeLessThan(1_900);
+    const stranger = await fleet.refusal(3, ["ps"], { env: { COPILOTFLEET_STORE: redis.url("f") } });
+    expect(stranger).toMatchObject({ code: "FLEET_STORE_DENIED" });
+    printed.push(JSON.stringify([nobody, stranger]));
+  });
+
+  it("starts no second server on a home after Redis lost its data, until somebody says how to go on", async () => {
+    const { pid } = await fleet.spawn("alice");
+    await redis.client.flushall();
+    const errors = await Promise.all(
+      [["ps"], ["spawn", "--user", "alice"], ["send", "notes", "x", "--user", "alice"]].map((args) =>
+        fleet.refusal(7, args),
+      ),
+    );
+    for (const error of errors) expect(error).toMatchObject({ code: "FLEET_STATE_LOST" });
+    printed.push(JSON.stringify(errors));
+    expect(fleet.processes()).toEqual([pid]);
+    const [, command = "false"] = /: (mv .*)$/.exec(errors[0]?.suggestions[1] ?? "") ?? [];
+    const bin = join(fleet.folder, "bin");
+    await promisify(execFile)("sh", [
+      "-ec",
+      `mkdir -p ${bin}; ln -s ${join(process.cwd(), "bin/run.js")} ${bin}/copilotfleet`,
+    ]);
+    const env = { ...fleet.env, PATH: `${bin}:${fleet.env.PATH}` };
+    const { stdout } = await promisify(execFile)("sh", ["-ec", command], { env, cwd: fleet.folder });
+    printed.push(stdout);
+    await eventually("the end of what nobody knows any more", () => fleet.processes().length === 0);
+    expect(await json(["ps"])).toEqual({ servers: [] });
+    expect(await fleet.spawn("alice")).toMatchObject({ state: "ready" });
+  });
+
+  it("shows the password nowhere", () => {
+    const files = readdirSync(fleet.root, { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile());
+    const kept = files.map((entry) => readFileSync(join(entry.parentPath, entry.name), "utf8"));
+    expect(kept.length).toBeGreaterThan(3);
+    expect(printed.length).toBeGreaterThan(20);
+    for (const text of [...printed, ...kept]) expect(text).not.toContain(PASSWORD);
+  });
+});

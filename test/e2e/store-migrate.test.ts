@@ -1,0 +1,138 @@
+import { execFile } from "node:child_process";
+import { promisify } from "node:util";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { MigrateResult } from "../../src/migrate.js";
+import type { ServerView } from "../../src/pool/server.js";
+import { ownIdentity } from "../../src/runtime/process-table.js";
+import { readContents } from "../../src/store/copy.js";
+import { openStore } from "../../src/store/open.js";
+import type { Lease, Store } from "../../src/store/store.js";
+import { TestFleet } from "../fixtures/cli.js";
+import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
+import { sessionRecord } from "../fixtures/store-records.js";
+
+const FIRST_PORT = 36_300;
+const problem = redisProblem();
+if (problem !== undefined) console.warn(`store migrate is not tested: ${problem}`);
+
+describe.skipIf(problem !== undefined)("store migrate", () => {
+  let redis: RedisServer;
+  let fleet: TestFleet;
+  beforeAll(async () => {
+    redis = await RedisServer.start();
+    fleet = new TestFleet(FIRST_PORT);
+  });
+  afterAll(async () => {
+    // It stops what the store in use knows; the file's is the one that knew the server first.
+    try {
+      await fleet.end();
+    } finally {
+      await redis.end();
+    }
+  });
+
+  async function contents(url: string) {
+    return await using_(url, (store) => readContents(store));
+  }
+
+  async function using_<T>(url: string, work: (store: Store) => Promise<T>): Promise<T> {
+    const store = openStore(url, fleet.root);
+    try {
+      return await work(store);
+    } finally {
+      await store.close();
+    }
+  }
+
+  it("carries a fleet to Redis and back, while its server runs", async () => {
+    const url = redis.url("there");
+    const server = await fleet.spawn("alice");
+    expect(await fleet.ok(["create", "--user", "alice", "--id", "notes", "--prompt", "one"])).toBe(
+      "notes\n[turn 1] one\n",
+    );
+    const token = (await fleet.ok(["lock", "notes", "--user", "alice"])).trim();
+    const { lease } = await fleet.json<{ lease: Lease }>(["lock", "notes", "--show"]);
+    await fleet.ok(["unlock", "notes", "--token", token]);
+    const before = await contents("file");
+    expect(before.highestFence).toBeGreaterThanOrEqual(lease.fence);
+
+    const moved = await fleet.json<MigrateResult>(["store", "migrate", "--to", url]);
+    expect(moved).toEqual({
+      from: "file",
+      to: url,
+      servers: 1,
+      sessions: 1,
+      tokens: 0,
+      highestFence: before.highestFence,
+      setting: { store: url },
+      warnings: [],
+    });
+    expect(await contents("file")).toEqual(before);
+    expect(await contents(url)).toEqual(before);
+
+    const env = { COPILOTFLEET_STORE: url };
+    const { servers } = await fleet.json<{ servers: ServerView[] }>(["ps"], { env });
+    expect(servers).toMatchObject([{ id: server.id, pid: server.pid, state: "ready" }]);
+    expect(await fleet.ok(["send", "notes", "two", "--user", "alice"], { env })).toBe("[turn 2] two\n");
+    const held = await fleet.json<{ lease: Lease & { token: string } }>(["lock", "notes", "--user", "alice"], { env });
+    expect(held.lease.fence).toBeGreaterThan(lease.fence);
+
+    // Held in Redis: not now.
+    expect(await fleet.refusal(5, ["store", "migrate", "--to", "file"], { env })).toMatchObject({
+      code: "FLEET_SESSION_LOCKED",
+      message: expect.stringContaining('"notes"'),
+    });
+    await fleet.ok(["unlock", "notes", "--token", held.lease.token], { env });
+    const occupied = await fleet.refusal(5, ["store", "migrate", "--to", "file"], { env });
+    expect(occupied).toMatchObject({ code: "FLEET_STORE_OCCUPIED" });
+    await promisify(execFile)("sh", ["-ec", occupied.suggestions[0] ?? "false"]);
+
+    const there = await contents(url);
+    const text = await fleet.ok(["store", "migrate", "--to-env", "TARGET"], { env: { ...env, TARGET: "file" } });
+    expect(text).toMatch(/^Copied 1 servers and 1 sessions from redis:.* to file\.\n/);
+    expect(text).toContain('Set "store": "file"');
+    expect(await contents(url)).toEqual(there);
+    expect(await fleet.ok(["send", "notes", "three", "--user", "alice"])).toBe("[turn 3] three\n");
+    const last = await fleet.json<{ lease: Lease & { token: string } }>(["lock", "notes", "--user", "alice"]);
+    expect(last.lease.fence).toBeGreaterThan(held.lease.fence);
+    await fleet.ok(["unlock", "notes", "--token", last.lease.token]);
+  });
+
+  it("refuses a target that is not empty, and leaves it as it is", async () => {
+    const url = redis.url("occupied");
+    await using_(url, (store) => store.createSession(sessionRecord("somebody")));
+    const before = await contents(url);
+    const error = await fleet.refusal(5, ["store", "migrate", "--to", url]);
+    expect(error).toMatchObject({ code: "FLEET_STORE_OCCUPIED", message: expect.stringContaining(url) });
+    expect(await contents(url)).toEqual(before);
+  });
+
+  it("refuses while a server is being moved from one state to the next", async () => {
+    const url = redis.url("moving");
+    const claim = (value: typeof ownIdentity extends () => infer T ? T | null : never) =>
+      using_("file", (store) =>
+        store.updateRegistry(({ servers }) => {
+          for (const server of Object.values(servers)) server.claim = value;
+        }),
+      );
+    for (const identity of [ownIdentity(), { ...ownIdentity(), bootId: "of another host" }]) {
+      await claim(identity);
+      expect(await fleet.refusal(5, ["store", "migrate", "--to", url])).toMatchObject({
+        code: "FLEET_SERVER_CONFLICT",
+        message: expect.stringContaining("alice-"),
+      });
+    }
+    await claim(null);
+    expect(await redis.client.keys("copilotfleet:{moving}:*")).toEqual([]);
+  });
+
+  it("says where nobody is, and shows no password", async () => {
+    const env = { TARGET: `redis://nobody:canary@127.0.0.1:${redis.port}/0?fleet=secret` };
+    const ran = await fleet.run(["store", "migrate", "--to-env", "TARGET"], { env });
+    expect(ran.code).toBe(3);
+    expect(ran.stdout + ran.stderr).toMatch(/does not let this user in/);
+    expect(ran.stdout + ran.stderr).not.toContain("canary");
+    const error = await fleet.refusal(7, ["store", "migrate", "--to", "redis://127.0.0.1:1/0"]);
+    expect(error).toMatchObject({ code: "FLEET_STORE_UNAVAILABLE", message: expect.stringContaining("127.0.0.1:1 ") });
+  });
+});

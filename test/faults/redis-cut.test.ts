@@ -1,0 +1,150 @@
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
+import { openStore } from "../../src/store/open.js";
+import type { LeaseRequest, Store } from "../../src/store/store.js";
+import { CuttingProxy } from "../fixtures/cutting-proxy.js";
+import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
+import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
+import { temporaryRoot } from "../fixtures/store-root.js";
+
+const problem = redisProblem();
+if (problem !== undefined) console.warn(`tests of cut connections are skipped: ${problem}`);
+
+function request(token: string, over: Partial<LeaseRequest> = {}): LeaseRequest {
+  return { sessionId: "a", holder: token, token, ttlMs: 600_000, placeMs: 600_000, ...over };
+}
+
+describe.skipIf(problem !== undefined)("a connection that breaks after a write, before its answer", () => {
+  let redis: RedisServer;
+  beforeAll(async () => {
+    redis = await RedisServer.start();
+  });
+  afterAll(() => redis.end());
+
+  /** Two stores on one database: the first behind the proxy, with every script it needs known to Redis. */
+  async function stores(): Promise<{ store: Store; direct: Store; proxy: CuttingProxy }> {
+    const proxy = await CuttingProxy.start(redis.port);
+    const url = redis.url();
+    const store = openStore(url.replace(String(redis.port), String(proxy.port)), await temporaryRoot());
+    const direct = openStore(url, await temporaryRoot());
+    onTestFinished(async () => {
+      await store.close();
+      await direct.close();
+      await proxy.end();
+    });
+    for (const each of [store, direct]) {
+      await each.createSession(sessionRecord("warm"));
+      await each.updateRegistry(
+        (draft) => void Object.assign(draft.servers, { s1: serverRecord("s1", { failure: "0" }) }),
+      );
+      await each.acquireLease(request("warm", { sessionId: "warm" }));
+      await each.renewLease("warm", "warm", 1_000);
+      await each.releaseLease("warm", "warm");
+      await each.deleteSession("warm");
+    }
+    return { store, direct, proxy };
+  }
+
+  it("counts a change of the registry once", async () => {
+    const { store, direct, proxy } = await stores();
+    let runs = 0;
+    proxy.loseAnswerTo(/:commit:/);
+    const result = await store.updateRegistry((draft) => {
+      runs++;
+      draft.placed = (draft.placed ?? 0) + 1;
+      return draft.placed;
+    });
+    expect({ result, runs, cuts: proxy.cuts }).toEqual({ result: 1, runs: 1, cuts: 1 });
+    expect((await direct.readRegistry()).placed).toBe(1);
+  });
+
+  it("counts it once also when others went on from it before the writer could ask", async () => {
+    const { store, direct, proxy } = await stores();
+    const add = (draft: { placed?: number }) => {
+      draft.placed = (draft.placed ?? 0) + 1;
+      return draft.placed;
+    };
+    proxy.loseAnswerTo(/:commit:/);
+    const open = proxy.hold();
+    const update = store.updateRegistry(add);
+    await expect.poll(async () => (await direct.readRegistry()).placed, { timeout: 5_000 }).toBe(1);
+    expect(await direct.updateRegistry(add)).toBe(2);
+    open();
+    expect(await update).toBe(1);
+    expect((await direct.readRegistry()).placed).toBe(2);
+  });
+
+  it("creates a session once, and says so", async () => {
+    const { store, direct, proxy } = await stores();
+    proxy.loseAnswerTo(/:commit:/);
+    await store.createSession(sessionRecord("a"));
+    expect(proxy.cuts).toBe(1);
+    expect(await direct.readSession("a")).toEqual(sessionRecord("a"));
+    await expect(store.createSession(sessionRecord("a"))).rejects.toMatchObject({ code: "FLEET_SESSION_EXISTS" });
+  });
+
+  it("changes a session once", async () => {
+    const { store, direct, proxy } = await stores();
+    await store.createSession(sessionRecord("a"));
+    proxy.loseAnswerTo(/:commit:/);
+    expect(await store.updateSession("a", (draft) => ++draft.turns)).toBe(1);
+    expect(proxy.cuts).toBe(1);
+    expect((await direct.readSession("a"))?.turns).toBe(1);
+  });
+
+  it("deletes a session, and knows that it was the one who did", async () => {
+    const { store, direct, proxy } = await stores();
+    for (const id of ["a", "b"]) await store.createSession(sessionRecord(id));
+    proxy.loseAnswerTo(/:commit:/);
+    expect(await store.deleteSession("a")).toBe(true);
+    proxy.loseAnswerTo(/:commit:/);
+    expect(await store.deleteSessions(["a", "b"], () => true)).toEqual(["b"]);
+    expect(proxy.cuts).toBe(2);
+    expect(await direct.listSessions()).toEqual([]);
+  });
+
+  it("does not delete the session that another made under the id meanwhile", async () => {
+    const { store, direct, proxy } = await stores();
+    await store.createSession(sessionRecord("a"));
+    proxy.loseAnswerTo(/:commit:/);
+    const open = proxy.hold();
+    const deletion = store.deleteSession("a");
+    await expect.poll(() => direct.readSession("a"), { timeout: 5_000 }).toBeNull();
+    await direct.createSession(sessionRecord("a", { owner: "bob" }));
+    open();
+    expect(await deletion).toBe(true);
+    expect(await direct.readSession("a")).toMatchObject({ owner: "bob" });
+  });
+
+  it("takes, renews and releases a lease once", async () => {
+    const { store, direct, proxy } = await stores();
+    proxy.loseAnswerTo(/lease:a/);
+    const answer = await store.acquireLease(request("t1"));
+    expect(answer).toMatchObject({ granted: true });
+    expect(await direct.readLease("a")).toMatchObject({ fence: answer.lease?.fence, holder: "t1" });
+    expect(await direct.highestFence()).toBe(answer.lease?.fence);
+
+    proxy.loseAnswerTo(/lease:a/);
+    expect(await store.renewLease("a", "t1", 700_000)).toMatchObject({ fence: answer.lease?.fence, ttlMs: 700_000 });
+
+    proxy.loseAnswerTo(/:commit:/);
+    const open = proxy.hold();
+    const release = store.releaseLease("a", "t1");
+    await expect.poll(() => direct.readLease("a"), { timeout: 5_000 }).toBeNull();
+    const next = await direct.acquireLease(request("t2"));
+    open();
+    await release;
+    expect(proxy.cuts).toBe(3);
+    expect(await direct.checkLease("a", "t2")).toMatchObject({ fence: next.lease?.fence });
+    await expect(store.releaseLease("a", "t1")).rejects.toMatchObject({ code: "FLEET_LEASE_LOST" });
+  });
+
+  it("keeps a waiter's place", async () => {
+    const { store, direct, proxy } = await stores();
+    await direct.acquireLease(request("t1"));
+    proxy.loseAnswerTo(/lease:a/);
+    expect(await store.acquireLease(request("t2"))).toMatchObject({ granted: false, ahead: 0 });
+    expect(await direct.acquireLease(request("t3"))).toMatchObject({ granted: false, ahead: 1 });
+    expect(await store.acquireLease(request("t2"))).toMatchObject({ granted: false, ahead: 0 });
+    expect(proxy.cuts).toBe(1);
+  });
+});

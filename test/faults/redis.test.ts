@@ -1,0 +1,552 @@
+import { spawn, spawnSync } from "node:child_process";
+import { mkdir, readFile, rename } from "node:fs/promises";
+import { createServer } from "node:net";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
+import { openStore } from "../../src/store/open.js";
+import { openRedisStore } from "../../src/store/redis/redis-store.js";
+import type { LeaseRequest, Store } from "../../src/store/store.js";
+import { eventually } from "../fixtures/fault-fleet.js";
+import { freePort, parsed, RedisServer, redisProblem } from "../fixtures/redis-server.js";
+import { bundleFixture } from "../fixtures/store-bundle.js";
+import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
+import { temporaryRoot } from "../fixtures/store-root.js";
+
+/*
+ * What a Redis does to its clients, done to a real one: it stands still, dies, forgets, is full. Each time the answer is a
+ * clear error within a bounded time, nobody has a lease twice, and no fence goes back.
+ */
+
+const problem = redisProblem();
+if (problem !== undefined) console.warn(`fault tests of the Redis store are skipped: ${problem}`);
+
+/** The bound of the contract, and what a busy machine may add. */
+const BOUND_MS = 5_000 + 2_500;
+/** For tests that have better things to do than to wait. */
+const SHORT_MS = 700;
+
+const program = problem === undefined ? bundleFixture("redis-idle") : "";
+
+function request(token: string, over: Partial<LeaseRequest> = {}): LeaseRequest {
+  return { sessionId: "a", holder: token, token, ttlMs: 600_000, placeMs: 600_000, ...over };
+}
+
+/** Every method, as a caller would use it on a fleet with a session "a" that "t1" has the lease on. */
+function everything(store: Store): Record<string, Promise<unknown>> {
+  return {
+    readRegistry: store.readRegistry(),
+    updateRegistry: store.updateRegistry((draft) => void Object.assign(draft.servers, { late: serverRecord("late") })),
+    readSession: store.readSession("a"),
+    createSession: store.createSession(sessionRecord("late")),
+    updateSession: store.updateSession("a", (draft) => ++draft.turns),
+    deleteSession: store.deleteSession("b"),
+    deleteSessions: store.deleteSessions(["c"], () => true),
+    listSessions: store.listSessions(),
+    acquireLease: store.acquireLease(request("late", { sessionId: "b" })),
+    leaveLeaseQueue: store.leaveLeaseQueue("a", "t1"),
+    renewLease: store.renewLease("a", "t1", 600_000),
+    releaseLease: store.releaseLease("a", "t1"),
+    readLease: store.readLease("a"),
+    checkLease: store.checkLease("a", "t1"),
+    highestFence: store.highestFence(),
+    raiseFences: store.raiseFences(1),
+  };
+}
+
+async function codes(calls: Record<string, Promise<unknown>>): Promise<Record<string, unknown>> {
+  const entries = Object.entries(calls).map(async ([name, call]) => {
+    const code = await call.then(
+      () => "done",
+      (error: { code?: unknown }) => error.code ?? String(error),
+    );
+    return [name, code] as const;
+  });
+  return Object.fromEntries(await Promise.all(entries));
+}
+
+/** Three sessions, a server, and a lease of "t1" on "a". */
+async function populate(store: Store): Promise<number> {
+  await store.updateRegistry((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));
+  for (const id of ["a", "b", "c"]) await store.createSession(sessionRecord(id));
+  const answer = await store.acquireLease(request("t1"));
+  if (!answer.granted) throw new Error("the lease is somebody else's");
+  return answer.lease.fence;
+}
+
+/** What the fleet's keys hold, marks and turns left out. */
+async function contents(redis: RedisServer, fleet: string): Promise<Record<string, string>> {
+  const keys = (await redis.client.keys(`copilotfleet:{${fleet}}:*`)).filter((key) => !/:(commit:|turn)/.test(key));
+  const dumps = await Promise.all(
+    keys.sort().map(async (key) => [key, (await redis.client.dumpBuffer(key)).toString("hex")]),
+  );
+  return Object.fromEntries(dumps) as Record<string, string>;
+}
+
+describe.skipIf(problem !== undefined)("a Redis that", () => {
+  describe("is there", () => {
+    let redis: RedisServer;
+    beforeAll(async () => {
+      redis = await RedisServer.start();
+    });
+    afterAll(() => redis.end());
+
+    async function open(url: string, operationMs?: number): Promise<Store> {
+      const options = operationMs === undefined ? {} : { operationMs };
+      const store = openRedisStore(parsed(url), await temporaryRoot(), options);
+      onTestFinished(() => store.close());
+      return store;
+    }
+
+    it("stands still: every call fails within 5 s, names the place, and does nothing later", async () => {
+      const url = redis.url("still");
+      const store = await open(url);
+      const fence = await populate(store);
+      const before = await contents(redis, "still");
+      redis.signal("SIGSTOP");
+      const begun = performance.now();
+      const calls = everything(store);
+      const failed = codes(calls);
+      try {
+        await expect(calls.readRegistry).rejects.toMatchObject({
+          exit: 7,
+          message: expect.stringContaining(`127.0.0.1:${redis.port}`),
+          suggestions: expect.arrayContaining([`redis-cli -h 127.0.0.1 -p ${redis.port} PING`]),
+        });
+        for (const [name, code] of Object.entries(await failed)) expect(code, name).toBe("FLEET_STORE_UNAVAILABLE");
+        expect(performance.now() - begun).toBeLessThan(BOUND_MS);
+      } finally {
+        redis.signal("SIGCONT");
+      }
+      // It reads what was sent to it before it answers anything new, and all of that is refused as too late.
+      expect(await store.checkLease("a", "t1")).toMatchObject({ fence });
+      expect(await contents(redis, "still")).toEqual(before);
+      expect(await codes(everything(store))).toEqual(
+        Object.fromEntries(Object.keys(calls).map((name) => [name, "done"])),
+      );
+    });
+
+    it("goes on after a short stop: what was under way is done, once", async () => {
+      const store = await open(redis.url());
+      await populate(store);
+      redis.signal("SIGSTOP");
+      const update = store.updateSession("a", (draft) => ++draft.turns);
+      const check = store.checkLease("a", "t1");
+      await new Promise((resolve) => setTimeout(resolve, 300));
+      redis.signal("SIGCONT");
+      expect(await update).toBe(1);
+      expect(await check).toMatchObject({ holder: "t1" });
+      expect((await store.readSession("a"))?.turns).toBe(1);
+    });
+
+    it.each(["FLUSHALL", "FLUSHDB"])("forgets everything (%s): nobody takes it for an empty pool", async (command) => {
+      const url = redis.url();
+      const root = await temporaryRoot();
+      const [store, other] = [openStore(url, root), openStore(url, root)];
+      onTestFinished(async () => void (await Promise.all([store.close(), other.close()])));
+      const fence = await populate(store);
+      expect(await other.readLease("a")).toMatchObject({ fence });
+      await redis.client.call(command);
+
+      for (const each of [store, other, openStore(url, root)]) {
+        expect(await codes(everything(each))).toEqual({
+          readRegistry: "FLEET_STATE_LOST",
+          updateRegistry: "FLEET_STATE_LOST",
+          readSession: "FLEET_STATE_LOST",
+          createSession: "FLEET_STATE_LOST",
+          updateSession: "FLEET_STATE_LOST",
+          deleteSession: "FLEET_STATE_LOST",
+          deleteSessions: "FLEET_STATE_LOST",
+          listSessions: "FLEET_STATE_LOST",
+          acquireLease: "FLEET_STATE_LOST",
+          leaveLeaseQueue: "done",
+          renewLease: "FLEET_LEASE_LOST",
+          releaseLease: "FLEET_LEASE_LOST",
+          readLease: "FLEET_STATE_LOST",
+          checkLease: "FLEET_LEASE_LOST",
+          highestFence: "FLEET_STATE_LOST",
+          raiseFences: "FLEET_STATE_LOST",
+        });
+      }
+      expect(await redis.client.dbsize()).toBe(0);
+
+      // Somebody who never met the database begins anew, and those who did still hold nothing.
+      const stranger = await open(url);
+      const answer = await stranger.acquireLease(request("t9"));
+      expect(answer).toMatchObject({ granted: true });
+      expect(answer.lease?.fence).toBeGreaterThan(fence);
+      await expect(store.checkLease("a", "t1")).rejects.toMatchObject({ code: "FLEET_LEASE_LOST" });
+      await expect(store.readRegistry()).rejects.toMatchObject({ code: "FLEET_STATE_LOST", exit: 7 });
+      await expect(other.acquireLease(request("t2"))).rejects.toMatchObject({ code: "FLEET_STATE_LOST" });
+    });
+
+    it("forgot everything: its suggestion lets this host go on", async () => {
+      const url = redis.url();
+      const root = await temporaryRoot();
+      const store = openStore(url, root);
+      await populate(store);
+      await redis.client.flushall();
+      const error = (await store.readRegistry().catch((each: unknown) => each)) as { suggestions: string[] };
+      await store.close();
+      const [, note = ""] = /mv (\S+\.json) /.exec(error.suggestions.join("\n")) ?? [];
+      expect(JSON.parse(await readFile(note, "utf8"))).toEqual({ database: url, epoch: expect.any(String) });
+      await rename(note, `${note}.lost`);
+      const again = openStore(url, root);
+      expect(await again.readRegistry()).toEqual({ servers: {} });
+      await again.close();
+    });
+
+    it("lost the registry alone, or the epoch alone: that is no empty pool either", async () => {
+      for (const [key, code] of [
+        ["registry", "FLEET_STATE_LOST"],
+        ["epoch", "FLEET_STATE_CORRUPT"],
+      ] as const) {
+        const url = redis.url(`lost-${key}`);
+        await populate(await open(url));
+        await redis.client.del(`copilotfleet:{lost-${key}}:${key}`);
+        const store = await open(url);
+        await expect(store.readRegistry()).rejects.toMatchObject({ code });
+        await expect(store.updateRegistry(() => 1)).rejects.toMatchObject({ code });
+        await expect(store.createSession(sessionRecord("x"))).rejects.toMatchObject({ code });
+        await expect(store.acquireLease(request("t2"))).rejects.toMatchObject({ code });
+      }
+    });
+
+    it.each([
+      ["a newer schema", "2 7-ab\n{}", "FLEET_STATE_NEWER"],
+      ["no JSON", "1 7-ab\n{", "FLEET_STATE_CORRUPT"],
+      ["no object", "1 7-ab\n[]", "FLEET_STATE_CORRUPT"],
+      ["no servers", "1 7-ab\n{}", "FLEET_STATE_CORRUPT"],
+      ["no first line", "{}", "FLEET_STATE_CORRUPT"],
+      ["nothing", "", "FLEET_STATE_CORRUPT"],
+    ])("holds a registry with %s: refused and left as it is", async (_, text, code) => {
+      const url = redis.url();
+      await populate(await open(url));
+      const key = `copilotfleet:{${parsed(url).fleet}}:registry`;
+      await redis.client.set(key, text);
+      const store = await open(url);
+      await expect(store.readRegistry()).rejects.toMatchObject({ code });
+      await expect(store.updateRegistry((draft) => void Object.assign(draft, { placed: 1 }))).rejects.toMatchObject({
+        code,
+      });
+      expect(await redis.client.get(key)).toBe(text);
+    });
+
+    it("holds something of another type, or a newer epoch", async () => {
+      const url = redis.url();
+      const { fleet } = parsed(url);
+      await populate(await open(url));
+      await redis.client.del(`copilotfleet:{${fleet}}:session:a`);
+      await redis.client.rpush(`copilotfleet:{${fleet}}:session:a`, "x");
+      const store = await open(url);
+      await expect(store.createSession(sessionRecord("a"))).rejects.toMatchObject({ code: "FLEET_SESSION_EXISTS" });
+      await expect(store.updateSession("a", () => 1)).rejects.toMatchObject({ code: "FLEET_SESSION_NOT_FOUND" });
+      await redis.client.set(`copilotfleet:{${fleet}}:epoch`, "2 whatever-it-will-be");
+      const refused = await codes(everything(await open(url)));
+      expect(new Set(Object.values(refused))).toEqual(new Set(["FLEET_STATE_NEWER"]));
+    });
+
+    it("holds a session that is not readable: it can be deleted, and nothing else", async () => {
+      const url = redis.url();
+      const store = await open(url);
+      await populate(store);
+      await redis.client.set(`copilotfleet:{${parsed(url).fleet}}:session:a`, "1 1-ab\n{");
+      for (const call of [
+        () => store.readSession("a"),
+        () => store.updateSession("a", () => 1),
+        () => store.listSessions(),
+      ]) {
+        await expect(call()).rejects.toMatchObject({ code: "FLEET_STATE_CORRUPT" });
+      }
+      expect(await store.deleteSession("a")).toBe(true);
+      expect((await store.listSessions()).map(({ id }) => id).sort()).toEqual(["b", "c"]);
+    });
+
+    it("is full: a clear error, nothing half done, and what gives memory back goes on", async () => {
+      const url = redis.url("full");
+      const store = await open(url);
+      const fence = await populate(store);
+      await store.acquireLease(request("t2", { sessionId: "b" }));
+      const before = await contents(redis, "full");
+      await redis.client.config("SET", "maxmemory", "1mb");
+      try {
+        for (const call of [
+          () => store.updateRegistry((draft) => void delete draft.servers.s1),
+          () => store.createSession(sessionRecord("d")),
+          () => store.updateSession("a", (draft) => ++draft.turns),
+          () => store.acquireLease(request("t3", { sessionId: "c" })),
+          () => store.acquireLease(request("t3")),
+        ]) {
+          await expect(call()).rejects.toMatchObject({
+            code: "FLEET_STATE_UNWRITABLE",
+            exit: 7,
+            message: expect.stringContaining("OOM"),
+            suggestions: [expect.stringContaining("maxmemory")],
+          });
+        }
+        expect(await contents(redis, "full")).toEqual(before);
+        expect(await store.renewLease("a", "t1", 600_000)).toMatchObject({ fence });
+        await store.releaseLease("b", "t2");
+        expect(await store.deleteSession("c")).toBe(true);
+        expect(await store.deleteSessions(["b"], () => true)).toEqual(["b"]);
+        expect((await store.listSessions()).map(({ id }) => id)).toEqual(["a"]);
+      } finally {
+        await redis.client.config("SET", "maxmemory", "0");
+      }
+      await store.createSession(sessionRecord("d"));
+    });
+
+    it.each(["allkeys-lru", "volatile-ttl"])("evicts (%s): refused, with the command that mends it", async (policy) => {
+      await redis.client.config("SET", "maxmemory-policy", policy);
+      const store = await open(redis.url());
+      try {
+        const refused = await codes(everything(store));
+        expect(new Set(Object.values(refused))).toEqual(new Set(["FLEET_STORE_UNSAFE"]));
+        const error = (await store.readRegistry().catch((each: unknown) => each)) as {
+          exit: number;
+          suggestions: string[];
+        };
+        expect(error.exit).toBe(3);
+        const argv = error.suggestions[0]?.split(" ").slice(6) ?? [];
+        expect(error.suggestions[0]).toBe(
+          `redis-cli -h 127.0.0.1 -p ${redis.port} CONFIG SET maxmemory-policy noeviction`,
+        );
+        await redis.client.call("CONFIG", ...argv);
+      } finally {
+        await redis.client.config("SET", "maxmemory-policy", "noeviction");
+      }
+      expect(await store.readRegistry()).toEqual({ servers: {} });
+    });
+
+    it("wants a password: the wrong one is refused, and shown nowhere", async () => {
+      await redis.client.call("ACL", "SETUSER", "fleet", "on", ">right-canary", "~*", "+@all", "-@dangerous", "+keys");
+      const url = redis.url();
+      const withUser = (credentials: string) => url.replace("redis://", `redis://${credentials}@`);
+      const wrong = await open(withUser("fleet:wrong-canary"));
+      const error = (await wrong.readRegistry().catch((each: unknown) => each)) as Error & { suggestions: string[] };
+      expect(error).toMatchObject({ code: "FLEET_STORE_DENIED", exit: 3 });
+      const shown = JSON.stringify([error.message, error.suggestions, error.stack, String(error.cause), error.cause]);
+      expect(shown + Object.values(Object(error.cause)).map(String).join()).not.toContain("canary");
+
+      // Without INFO and CONFIG, as a managed service has it: it works, and a warning says what could not be looked at.
+      const store = await open(withUser("fleet:right-canary"));
+      await populate(store);
+      expect(store.takeWarnings()).toEqual([expect.stringContaining("INFO is forbidden")]);
+      expect(store.takeWarnings()).toEqual([]);
+      // Nor may it use channels: writers that take turns do not hear of each other then, and ask.
+      const stores = [store, await open(withUser("fleet:right-canary")), await open(withUser("fleet:right-canary"))];
+      await Promise.all(
+        Array.from({ length: 30 }, (_, index) =>
+          stores[index % 3]?.updateRegistry((draft) => Object.assign(draft, { placed: (draft.placed ?? 0) + 1 })),
+        ),
+      );
+      expect((await store.readRegistry()).placed).toBe(30);
+    });
+
+    it("has a user with the rights that docs/redis.md says, and no more: they are enough", async () => {
+      const text = await readFile(new URL("../../docs/redis.md", import.meta.url), "utf8");
+      const rule = /^ACL SETUSER fleet on >PASSWORD (.*)$/m.exec(text)?.[1]?.split(" ") ?? [];
+      expect(rule.length).toBeGreaterThan(5);
+      await redis.client.call("ACL", "SETUSER", "limited", "reset", "on", ">secret", ...rule);
+      const url = redis.url().replace("redis://", "redis://limited:secret@");
+      const stores = await Promise.all([open(url), open(url), open(url)]);
+      await populate(stores[0] ?? (await open(url)));
+      const done = await Promise.all(stores.map(async (store) => await codes(everything(store))));
+      for (const code of done.flatMap((each) => Object.values(each))) {
+        expect(["done", "FLEET_SESSION_EXISTS", "FLEET_LEASE_LOST"]).toContain(code);
+      }
+      for (const store of stores) expect(store.takeWarnings()).toEqual([]);
+      const log = (await redis.client.call("ACL", "LOG")) as unknown[];
+      expect(JSON.stringify(log)).not.toContain('"limited"');
+    });
+
+    it("does not have the database: refused, instead of using another one", async () => {
+      const store = await open(redis.url("nowhere").replace("/0?", "/999?"));
+      await expect(store.createSession(sessionRecord("a"))).rejects.toMatchObject({
+        message: expect.stringContaining("DB index is out of range"),
+      });
+      expect(await contents(redis, "nowhere")).toEqual({});
+    });
+
+    it("is left connected: it does not keep the process alive", async () => {
+      const url = redis.url();
+      await populate(await open(url));
+      const child = spawn(process.execPath, [program, url, await temporaryRoot()], {
+        stdio: ["ignore", "pipe", "inherit"],
+      });
+      onTestFinished(() => void child.kill("SIGKILL"));
+      let printed = 0;
+      child.stdout.on("data", () => {
+        printed = performance.now();
+      });
+      const code = await new Promise((resolve) => child.once("close", resolve));
+      expect(code).toBe(0);
+      expect(performance.now() - printed).toBeLessThan(1_500);
+    });
+  });
+
+  describe("dies", () => {
+    async function started(settings: readonly string[]): Promise<RedisServer> {
+      const redis = await RedisServer.start(settings);
+      onTestFinished(() => redis.end());
+      return redis;
+    }
+
+    it("and comes back with its data: nothing acknowledged is lost, and the lease is still its holder's", async () => {
+      const redis = await started(["--appendonly", "yes", "--appendfsync", "always", "--save", ""]);
+      const root = await temporaryRoot();
+      const [store, other] = [openStore(redis.url("f"), root), openStore(redis.url("f"), root)];
+      onTestFinished(async () => void (await Promise.all([store.close(), other.close()])));
+      const fence = await populate(store);
+      await other.acquireLease(request("t2"));
+      let acked = 0;
+      let done = false;
+      const counting = (async () => {
+        while (!done) {
+          await store.updateSession("b", (draft) => ++draft.turns);
+          acked++;
+        }
+      })();
+      for (let round = 0; round < 3; round++) {
+        const before = acked;
+        await eventually("some changes", () => acked > before + 5);
+        await redis.kill();
+        await redis.run();
+      }
+      done = true;
+      await counting;
+      expect((await other.readSession("b"))?.turns).toBe(acked);
+      expect(await store.checkLease("a", "t1")).toMatchObject({ fence });
+      expect(await other.acquireLease(request("t2"))).toMatchObject({ granted: false, ahead: 0 });
+      const stolen = await other.acquireLease(request("t2", { steal: { reason: "to see its fence" } }));
+      expect(stolen.lease?.fence).toBeGreaterThan(fence);
+      expect([...store.takeWarnings(), ...other.takeWarnings()]).toEqual([]);
+    });
+
+    it("and comes back without its data: detected, by those who were there and by the next command", async () => {
+      const redis = await started(["--appendonly", "no", "--save", ""]);
+      const root = await temporaryRoot();
+      const store = openStore(redis.url("f"), root);
+      onTestFinished(() => store.close());
+      const fence = await populate(store);
+      expect(store.takeWarnings()).toEqual([expect.stringContaining("keeps nothing over a restart")]);
+      await redis.kill();
+      await redis.run();
+      await expect(store.checkLease("a", "t1")).rejects.toMatchObject({ code: "FLEET_LEASE_LOST" });
+      await expect(store.updateRegistry(() => 1)).rejects.toMatchObject({ code: "FLEET_STATE_LOST" });
+      const next = openStore(redis.url("f"), root);
+      onTestFinished(() => next.close());
+      await expect(next.acquireLease(request("t2"))).rejects.toMatchObject({ code: "FLEET_STATE_LOST" });
+      const stranger = openStore(redis.url("f"), await temporaryRoot());
+      onTestFinished(() => stranger.close());
+      const answer = await stranger.acquireLease(request("t3"));
+      expect(answer.lease?.fence).toBeGreaterThan(fence);
+    });
+
+    it("and comes back with old data: a warning says that it went back, and no fence does", async () => {
+      const redis = await started(["--appendonly", "no", "--save", "3600 1"]);
+      const store = openStore(redis.url("f"), await temporaryRoot());
+      onTestFinished(() => store.close());
+      await populate(store);
+      await redis.client.save();
+      await store.updateRegistry((draft) => void Object.assign(draft.servers, { s2: serverRecord("s2") }));
+      await store.releaseLease("a", "t1");
+      const later = await store.acquireLease(request("t2"));
+      await redis.kill();
+      await redis.run();
+      expect(Object.keys((await store.readRegistry()).servers)).toEqual(["s1"]);
+      expect(store.takeWarnings()).toEqual([expect.stringContaining("went back in time")]);
+      await expect(store.checkLease("a", "t2")).rejects.toMatchObject({ code: "FLEET_LEASE_LOST" });
+      const next = await store.acquireLease(request("t3", { steal: { reason: "the old holder is back" } }));
+      expect(next.lease?.fence).toBeGreaterThan(later.lease?.fence ?? Number.NaN);
+    });
+
+    it("for good: each call fails within its time, and the first one of a new store at once", async () => {
+      const redis = await started([]);
+      const store = openRedisStore(parsed(redis.url("f")), await temporaryRoot(), { operationMs: SHORT_MS });
+      onTestFinished(() => store.close());
+      await populate(store);
+      await redis.kill();
+      const failed = await codes(everything(store));
+      expect(new Set(Object.values(failed))).toEqual(new Set(["FLEET_STORE_UNAVAILABLE"]));
+      const begun = performance.now();
+      const late = openStore(redis.url("f"), await temporaryRoot());
+      await expect(late.readRegistry()).rejects.toMatchObject({
+        code: "FLEET_STORE_UNAVAILABLE",
+        message: expect.stringMatching(new RegExp(`127\\.0\\.0\\.1:${redis.port} .*ECONNREFUSED`)),
+      });
+      expect(performance.now() - begun).toBeLessThan(2_000);
+      await late.close();
+    });
+  });
+
+  it("has a replica, or is one: a warning, and no writes to the replica", async () => {
+    const primary = await RedisServer.start();
+    onTestFinished(() => primary.end());
+    const replica = await RedisServer.start(["--replicaof", "127.0.0.1", String(primary.port), "--appendonly", "yes"]);
+    onTestFinished(() => replica.end());
+    await eventually("the replica", async () => /connected_slaves:1/.test(await primary.client.info("replication")));
+    const store = openStore(primary.url("f"), await temporaryRoot());
+    onTestFinished(() => store.close());
+    await populate(store);
+    expect(store.takeWarnings()).toEqual([expect.stringContaining("has replicas")]);
+    const other = openStore(replica.url("f"), await temporaryRoot());
+    onTestFinished(() => other.close());
+    await eventually("the copy", async () => Object.keys((await other.readRegistry()).servers)[0] === "s1");
+    expect(other.takeWarnings()).toEqual([expect.stringContaining("is a replica")]);
+    for (const write of [
+      () => other.updateRegistry((draft) => void delete draft.servers.s1),
+      () => other.createSession(sessionRecord("d")),
+      () => other.acquireLease(request("t2", { steal: { reason: "x" } })),
+    ]) {
+      await expect(write()).rejects.toMatchObject({
+        code: "FLEET_STATE_UNWRITABLE",
+        message: expect.stringContaining("READONLY"),
+      });
+    }
+  });
+
+  it.skipIf(spawnSync("openssl", ["version"]).error !== undefined)(
+    "speaks TLS: only with a certificate that is trusted, and then like any other",
+    async () => {
+      const folder = await temporaryRoot();
+      await mkdir(folder);
+      const [key, cert, tlsPort] = [join(folder, "key.pem"), join(folder, "cert.pem"), String(await freePort())];
+      const made = spawnSync("openssl", [
+        ...["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"],
+        ...["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", cert],
+      ]);
+      expect(made.status, String(made.stderr)).toBe(0);
+      const redis = await RedisServer.start([
+        ...["--tls-port", tlsPort, "--tls-cert-file", cert, "--tls-key-file", key],
+        ...["--tls-auth-clients", "no", "--appendonly", "yes"],
+      ]);
+      onTestFinished(() => redis.end());
+      const run = (env: NodeJS.ProcessEnv) =>
+        spawnSync(process.execPath, [program, `rediss://localhost:${tlsPort}/0?fleet=f`, join(folder, "state")], {
+          env: { PATH: process.env.PATH, ...env },
+          encoding: "utf8",
+        });
+      const store = openStore(redis.url("f"), await temporaryRoot());
+      await populate(store);
+      await store.close();
+      expect(JSON.parse(run({ NODE_EXTRA_CA_CERTS: cert }).stdout)).toMatchObject({ servers: { s1: { id: "s1" } } });
+      const refused = run({});
+      expect(refused).toMatchObject({ status: 1, stdout: "" });
+      expect(refused.stderr).toMatch(/FLEET_STORE_UNAVAILABLE/);
+      expect(refused.stderr).toMatch(/self-signed certificate/);
+    },
+  );
+
+  it("is none, and takes connections without a word: refused within 5 s", async () => {
+    const silent = createServer();
+    const port = await freePort();
+    await new Promise<void>((resolve) => silent.listen(port, "127.0.0.1", resolve));
+    onTestFinished(() => void silent.close());
+    silent.on("connection", (socket) => onTestFinished(() => void socket.destroy()));
+    const begun = performance.now();
+    const store = openStore(`redis://127.0.0.1:${port}/0`, await temporaryRoot());
+    await expect(store.readRegistry()).rejects.toMatchObject({ code: "FLEET_STORE_UNAVAILABLE" });
+    expect(performance.now() - begun).toBeLessThan(BOUND_MS);
+    await store.close();
+  });
+});

@@ -1,0 +1,223 @@
+import { randomBytes } from "node:crypto";
+import {
+  approveAll,
+  type CopilotClient,
+  type CopilotSession,
+  type SessionConfig,
+  type SessionEvent,
+} from "@github/copilot-sdk";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { eventually } from "../fixtures/fault-fleet.js";
+import type { DoorFleet } from "./harness.js";
+
+export interface Connected {
+  /** A new client of the same user. */
+  connect: () => Promise<CopilotClient>;
+  /** What a client has to say of the model itself. */
+  settings: Partial<SessionConfig>;
+  fleet: DoorFleet;
+}
+
+/** What a client can do at its own server, in the words of the unmodified SDK. */
+export function describeClient(name: string, open: () => Promise<Connected & AsyncDisposable>): void {
+  describe(`a client ${name}`, () => {
+    let at: Connected & AsyncDisposable;
+    let client: CopilotClient;
+    beforeAll(async () => {
+      at = await open();
+      client = await at.connect();
+    });
+    afterAll(async () => {
+      await at[Symbol.asyncDispose]();
+    });
+
+    const create = async (settings: Partial<SessionConfig> = {}, by = client): Promise<CopilotSession> =>
+      await by.createSession({ onPermissionRequest: approveAll, ...at.settings, ...settings });
+    const say = async (session: CopilotSession, prompt: string) =>
+      (await session.sendAndWait(prompt, 20_000))?.data.content;
+
+    it("pings and asks for the status", async () => {
+      expect(await client.ping("hello")).toMatchObject({ message: "pong: hello", protocolVersion: 3 });
+      expect(await client.getStatus()).toMatchObject({ protocolVersion: 3, version: expect.any(String) });
+      expect(await client.getAuthStatus()).toMatchObject({ isAuthenticated: false });
+    });
+
+    it("creates a session and talks in it", async () => {
+      const session = await create();
+      expect(await say(session, "one")).toBe("you said: one");
+      expect(await say(session, "two")).toBe("you said: two");
+      const types = (await session.getEvents()).map(({ type }) => type);
+      expect(types.filter((type) => type === "user.message")).toHaveLength(2);
+      expect(types.filter((type) => type === "assistant.message")).toHaveLength(2);
+    });
+
+    it("takes the id that it wants", async () => {
+      const session = await create({ sessionId: `wanted-${name}` });
+      expect(session.sessionId).toBe(`wanted-${name}`);
+      expect(await say(session, "hi")).toBe("you said: hi");
+    });
+
+    it("leaves a session and comes back to its history, in another connection too", async () => {
+      const session = await create();
+      await say(session, "remember");
+      await session.disconnect();
+      const other = await at.connect();
+      const again = await other.resumeSession(session.sessionId, { onPermissionRequest: approveAll, ...at.settings });
+      expect(await say(again, "more")).toBe("you said: more");
+      const said = (await again.getEvents()).filter(({ type }) => type === "user.message");
+      expect(said).toHaveLength(2);
+      await other.stop();
+    });
+
+    it("lists, describes and deletes its sessions", async () => {
+      const session = await create();
+      await say(session, "hi");
+      const listed = (await client.listSessions()).map(({ sessionId }) => sessionId);
+      expect(listed).toContain(session.sessionId);
+      expect(await client.getLastSessionId()).toBe(session.sessionId);
+      expect(await client.getSessionMetadata(session.sessionId)).toMatchObject({ sessionId: session.sessionId });
+      await client.deleteSession(session.sessionId);
+      expect((await client.listSessions()).map(({ sessionId }) => sessionId)).not.toContain(session.sessionId);
+      expect(await client.getSessionMetadata(session.sessionId)).toBeUndefined();
+      await expect(client.resumeSession(session.sessionId, { onPermissionRequest: approveAll })).rejects.toThrow(
+        /session not found/i,
+      );
+    });
+
+    it("gets the reply in pieces, in order", async () => {
+      const session = await create({ streaming: true });
+      const pieces: string[] = [];
+      session.on("assistant.message_delta", ({ data }) => void pieces.push(data.deltaContent));
+      const whole = Array.from({ length: 300 }, (_, index) => `word${index}`).join(" ");
+      expect(await say(session, "!words 300")).toBe(whole);
+      expect(pieces.join("")).toBe(whole);
+      expect(pieces.length).toBeGreaterThan(10);
+    });
+
+    it("aborts a turn, and goes on", async () => {
+      const session = await create();
+      const idle = new Promise<SessionEvent>((resolve) => session.on("session.idle", resolve));
+      const begun = new Promise((resolve) => session.on("assistant.turn_start", resolve));
+      await session.send("!delay 20000 slow");
+      await begun;
+      await session.abort();
+      expect(await idle).toMatchObject({ data: { aborted: true } });
+      expect(await say(session, "next")).toBe("you said: next");
+    });
+
+    it("runs its own tools", async () => {
+      const session = await create({
+        tools: [
+          {
+            name: "weather",
+            description: "tells the weather",
+            parameters: { type: "object", properties: { city: { type: "string" } } },
+            handler: async ({ city }: { city: string }) => `sunny in ${city}`,
+          },
+        ],
+      });
+      expect(await say(session, '!tool weather {"city":"Bern"}')).toBe("tool said: sunny in Bern");
+    });
+
+    it("is asked for permission, and its answer counts", async () => {
+      const asked: string[] = [];
+      let allow = false;
+      const session = await create({
+        onPermissionRequest: (request) => {
+          asked.push(request.kind);
+          return allow ? { kind: "approve-once" } : { kind: "reject" };
+        },
+      });
+      const command = '!tool bash {"command":"echo permitted-output","description":"says it"}';
+      expect(await say(session, command)).not.toMatch(/^tool said: permitted-output/);
+      allow = true;
+      expect(await say(session, command)).toContain("permitted-output");
+      expect(asked).toEqual(["shell", "shell"]);
+    });
+
+    it("is asked for the user's input", async () => {
+      const session = await create({
+        onUserInputRequest: async ({ question }) => ({ answer: `yes to ${question}`, wasFreeform: true }),
+      });
+      expect(await say(session, '!tool ask_user {"question":"Really?"}')).toContain("yes to Really?");
+    });
+
+    it("has its hooks called", async () => {
+      const called: string[] = [];
+      const session = await create({
+        hooks: {
+          onSessionStart: () => void called.push("start"),
+          onUserPromptSubmitted: () => void called.push("prompt"),
+          onPreToolUse: ({ toolName }) => {
+            called.push(`before ${toolName}`);
+            return { permissionDecision: "deny", permissionDecisionReason: "the hook says no" };
+          },
+        },
+      });
+      expect(await say(session, '!tool bash {"command":"echo x","description":"x"}')).toContain("the hook says no");
+      expect(called).toEqual(expect.arrayContaining(["prompt", "before bash"]));
+    });
+
+    it("sends attachments of several megabytes", async () => {
+      const session = await create();
+      const data = randomBytes(3 * 1024 * 1024).toString("base64");
+      const attachments = [
+        { type: "blob" as const, data, mimeType: "application/octet-stream", displayName: "big.bin" },
+      ];
+      const reply = await session.sendAndWait({ prompt: "look", attachments }, 30_000);
+      expect(reply?.data.content).toContain("you said:");
+      const sent = (await session.getEvents()).find(({ type }) => type === "user.message");
+      expect(JSON.stringify(sent)).toContain("big.bin");
+    });
+
+    it("has many requests under way at once", async () => {
+      const sessions = await Promise.all(Array.from({ length: 5 }, async () => await create()));
+      const replies = await Promise.all([
+        ...sessions.map(async (session, index) => await say(session, `n${index}`)),
+        ...Array.from({ length: 50 }, async (_, index) => (await client.ping(String(index))).message),
+      ]);
+      expect(replies).toEqual([
+        ...sessions.map((_, index) => `you said: n${index}`),
+        ...Array.from({ length: 50 }, (_, index) => `pong: ${index}`),
+      ]);
+    });
+
+    it("shares a session with another client of the same user, who hears it all", async () => {
+      const session = await create();
+      await say(session, "first");
+      const other = await at.connect();
+      const seen: string[] = [];
+      const watching = await other.resumeSession(session.sessionId, {
+        onPermissionRequest: approveAll,
+        ...at.settings,
+      });
+      watching.on("assistant.message", ({ data }) => void seen.push(data.content));
+      // The SDK goes by the event alone: a prompt takes the end of the turn before it for its own.
+      const over = new Promise((resolve) => watching.on("session.idle", resolve));
+      expect(await say(session, "second")).toBe("you said: second");
+      await over;
+      await eventually("the event at the other client", () => seen.includes("you said: second"));
+      const heard = new Promise((resolve) => session.on("session.idle", resolve));
+      expect(await say(watching, "third")).toBe("you said: third");
+      await heard;
+      await other.stop();
+      expect(await say(session, "fourth")).toBe("you said: fourth");
+    });
+
+    it("gets the server's own errors", async () => {
+      await expect(client.resumeSession("never-was", { onPermissionRequest: approveAll })).rejects.toThrow(
+        /session not found/i,
+      );
+      const session = await create();
+      await expect(session.rpc.mode.set({ mode: "bogus" as "plan" })).rejects.toThrow(/bogus|mode/);
+    });
+
+    it("changes the model, the mode and the name of a session", async () => {
+      const session = await create();
+      await session.rpc.model.switchTo({ modelId: "gpt-4.1" });
+      expect(await session.rpc.model.getCurrent()).toMatchObject({ modelId: "gpt-4.1" });
+      await session.rpc.name.set({ name: "my name" });
+      expect(await session.rpc.name.get()).toMatchObject({ name: "my name" });
+    });
+  });
+}

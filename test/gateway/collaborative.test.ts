@@ -1,0 +1,151 @@
+import { approveAll } from "@github/copilot-sdk";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { eventually } from "../fixtures/fault-fleet.js";
+import { DoorFleet } from "./harness.js";
+import { RawClient } from "./raw-client.js";
+
+describe.each([
+  { isolation: "per-user", from: 36_665 },
+  { isolation: "shared", from: 36_670 },
+] as const)("a collaborative session on $isolation servers", ({ isolation, from }) => {
+  let at: DoorFleet;
+  let tokens: Record<"ann" | "ben" | "eve", string>;
+  beforeAll(async () => {
+    at = await DoorFleet.open(
+      { from, to: from + 4 },
+      { config: { isolation, serve: { turnWait: "3s" }, lock: { ttl: "5s" } } },
+    );
+    tokens = { ann: await at.token("ann"), ben: await at.token("ben"), eve: await at.token("eve") };
+  });
+  afterAll(async () => {
+    await at[Symbol.asyncDispose]();
+  });
+
+  /** A session of ann's with ben as a member, left by whoever made it. */
+  const team = async (sessionId: string) => {
+    const session = await at.fleet.createSession({ user: "ann", members: ["ben"], sessionId });
+    await at.fleet.leaveSession(session);
+    return sessionId;
+  };
+  const join = async (user: "ann" | "ben", sessionId: string) => {
+    const client = await RawClient.as(at.url, tokens[user]);
+    expect(await client.request("session.resume", { sessionId })).toMatchObject({ result: { sessionId } });
+    return client;
+  };
+  const replies = ({ received }: RawClient, sessionId: string) =>
+    received.flatMap(({ method, params }) => {
+      const { event } = (params ?? {}) as { event?: { type: string; data: { content?: string } } };
+      return method === "session.event" && params?.sessionId === sessionId && event?.type === "assistant.message"
+        ? [event.data.content]
+        : [];
+    });
+
+  it("lets one in at a time, in order, and both hear it all", async () => {
+    const id = await team(`team-1-${isolation}`);
+    const [ann, ben] = [await join("ann", id), await join("ben", id)];
+    const turns = [ann.turn(id, "!delay 200 a"), ben.turn(id, "b"), ann.turn(id, "c")];
+    for (const { error } of await Promise.all(turns)) expect(error).toBeUndefined();
+    await eventually("all replies at both", () => replies(ann, id).length === 3 && replies(ben, id).length === 3);
+    expect(replies(ann, id)).toEqual(replies(ben, id));
+    expect(replies(ann, id).toSorted()).toEqual(["you said: !delay 200 a", "you said: b", "you said: c"]);
+    await eventually("the lease is given back", async () => (await at.store.readLease(id)) === null);
+    expect(await at.store.readSession(id)).toMatchObject({ kind: "collaborative" });
+    await eventually("the turns are recorded", async () => ((await at.store.readSession(id))?.turns ?? 0) >= 2);
+  });
+
+  it("holds the lease until the turn is over, and lets no one wait for ever", async () => {
+    const id = await team(`team-2-${isolation}`);
+    const [ann, ben] = [await join("ann", id), await join("ben", id)];
+    await ann.request("session.send", { sessionId: id, prompt: "!delay 9000 long" });
+    expect(await at.store.readLease(id)).toMatchObject({ holder: "ann" });
+    const began = performance.now();
+    const refused = await ben.request("session.send", { sessionId: id, prompt: "mine" });
+    expect(refused).toMatchObject({ error: { code: -32003, data: { code: "FLEET_SESSION_LOCKED", retryable: true } } });
+    expect(performance.now() - began).toBeGreaterThan(2_900);
+    expect(performance.now() - began).toBeLessThan(6_000);
+    for (const method of ["session.abort", "session.shutdown", "sessions.close"]) {
+      expect(await ben.request(method, { sessionId: id }), method).toMatchObject({
+        error: { data: { code: "FLEET_SESSION_LOCKED" } },
+      });
+    }
+    expect((await ann.request("session.abort", { sessionId: id })).error).toBeUndefined();
+    await eventually("the lease is given back", async () => (await at.store.readLease(id)) === null);
+    expect(await ben.turn(id, "now")).toMatchObject({ result: {} });
+  });
+
+  it("takes a prompt back that waits", async () => {
+    const id = await team(`team-3-${isolation}`);
+    const [ann, ben] = [await join("ann", id), await join("ben", id)];
+    await ann.request("session.send", { sessionId: id, prompt: "!delay 700 x" });
+    const waiting = ben.request("session.send", { sessionId: id, prompt: "never mind" });
+    await ben.request("ping");
+    expect(await ben.request("session.abort", { sessionId: id })).toMatchObject({ result: { success: true } });
+    expect(await waiting).toMatchObject({ error: { data: { code: "FLEET_TURN_FAILED" } } });
+    await eventually("ann's turn ends", () => ann.events(id).includes("session.idle"));
+    expect(ann.events(id)).not.toContain("abort");
+  });
+
+  it("respects a lease that somebody took with the lock command", async () => {
+    const id = await team(`team-4-${isolation}`);
+    const ben = await join("ben", id);
+    const lease = await at.fleet.lockSession(id, { user: "ann" });
+    expect(await ben.request("session.send", { sessionId: id, prompt: "x" })).toMatchObject({
+      error: { data: { code: "FLEET_SESSION_LOCKED" } },
+    });
+    await lease.release();
+    expect(await ben.turn(id, "x")).toMatchObject({ result: {} });
+  });
+
+  it("ends the turn of a holder whose lease was taken over, and refuses its late prompts", async () => {
+    const id = await team(`team-5-${isolation}`);
+    const ann = await join("ann", id);
+    await ann.request("session.send", { sessionId: id, prompt: "!delay 20000 x" });
+    const { fence } = (await at.store.readLease(id)) ?? { fence: 0 };
+    const stolen = await at.fleet.lockSession(id, { user: "ben", steal: { reason: "test" } });
+    expect(stolen.fence).toBeGreaterThan(fence);
+    const late = await ann.request("session.send", { sessionId: id, prompt: "late" });
+    expect(late.error?.data?.code).toMatch(/^FLEET_(LEASE_LOST|SESSION_LOCKED)$/);
+    await eventually("the turn is cut", () => ann.events(id).includes("session.idle"));
+    expect(ann.events(id)).toEqual(expect.arrayContaining(["session.error", "abort"]));
+    await stolen.release();
+    expect(await ann.turn(id, "again")).toMatchObject({ result: {} });
+  });
+
+  it("gives a member the conversation, and nothing past it", async () => {
+    const id = await team(`team-6-${isolation}`);
+    const ben = await join("ben", id);
+    for (const [method, params] of [
+      ["session.shell.exec", { command: "id" }],
+      ["session.workspaces.listFiles", {}],
+      ["session.permissions.setApproveAll", { enabled: true }],
+      ["session.delete", {}],
+      ["session.history.clearContext", { prompt: "x" }],
+      ["session.options.update", { workingDirectory: "/" }],
+    ] as const) {
+      expect(await ben.request(method, { sessionId: id, ...params }), method).toMatchObject({
+        error: { data: { code: "FLEET_METHOD_DENIED" } },
+      });
+    }
+    const eve = await RawClient.as(at.url, tokens.eve);
+    for (const method of ["session.resume", "session.send", "session.getMessages", "session.delete"]) {
+      expect(await eve.request(method, { sessionId: id }), method).toMatchObject({
+        error: { data: { code: "FLEET_SESSION_NOT_FOUND" } },
+      });
+    }
+  });
+
+  it.runIf(isolation === "per-user")("runs the owner's tools for nobody but the owner", async () => {
+    const id = await team("team-7");
+    const client = await at.client("ben");
+    const session = await client.resumeSession(id, { onPermissionRequest: approveAll });
+    const reply = await session.sendAndWait('!tool bash {"command":"echo permitted-output","description":"x"}', 15_000);
+    expect(reply?.data.content).not.toContain("tool said: permitted-output");
+    expect(at.events).toContainEqual(
+      expect.objectContaining({
+        event: "denied",
+        user: "ben",
+        method: "session.permissions.handlePendingPermissionRequest",
+      }),
+    );
+  });
+});

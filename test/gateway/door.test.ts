@@ -1,0 +1,160 @@
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { Attempts } from "../../src/gateway/attempts.js";
+import { eventually } from "../fixtures/fault-fleet.js";
+import { DoorFleet } from "./harness.js";
+import { RawClient } from "./raw-client.js";
+
+describe("who may come in", () => {
+  let at: DoorFleet;
+  let token: string;
+  beforeAll(async () => {
+    at = await DoorFleet.open({ from: 36_590, to: 36_599 }, { config: { serve: { maxFrame: "64kb" } } });
+    token = await at.token("alice");
+  });
+  afterAll(async () => {
+    await at[Symbol.asyncDispose]();
+  });
+
+  it("is decided by a user's token, which never shows up again", async () => {
+    const client = await RawClient.as(at.url, token);
+    expect(await client.request("ping", { message: "x" })).toMatchObject({ result: { message: "pong: x" } });
+    expect(at.events).toContainEqual({ event: "connected", address: "127.0.0.1", user: "alice" });
+    expect(JSON.stringify(at.events)).not.toContain(token.slice(-43));
+    const { connectInfo } = at.fleet;
+    const info = await connectInfo.call(at.fleet, "alice");
+    expect(JSON.stringify(client.received)).not.toContain(info.token);
+    const direct = await RawClient.open(at.url);
+    expect(await direct.request("connect", { token: info.token })).toMatchObject({ error: { code: -32002 } });
+  });
+
+  it("is nobody without one: the answer is the runtime's own, and the connection ends", async () => {
+    for (const params of [{}, { token: "wrong" }, { token: null }, { token: [token] }]) {
+      const client = await RawClient.open(at.url);
+      const answer = await client.request("connect", params);
+      expect(answer.error).toEqual({ code: -32002, message: "AUTHENTICATION_FAILED" });
+      await client.end();
+    }
+    const early = await RawClient.open(at.url);
+    early.send({ id: 1, method: "session.list", params: {} });
+    early.send({ id: 2, method: "connect", params: { token } });
+    expect((await early.answerTo(1)).error).toEqual({ code: -32001, message: "AUTHENTICATION_REQUIRED" });
+    await early.end();
+    expect(early.received.filter(({ id }) => id === 2)).toEqual([]);
+  });
+
+  it("may say more before the answer to its token", async () => {
+    const client = await RawClient.open(at.url);
+    client.send({ id: 1, method: "connect", params: { token } });
+    client.send({ id: 2, method: "ping", params: { message: "early" } });
+    expect(await client.answerTo(2)).toMatchObject({ result: { message: "pong: early" } });
+    expect(await client.request("connect", { token })).toMatchObject({
+      error: { data: { code: "FLEET_METHOD_DENIED" } },
+    });
+  });
+
+  it("says little before the token, and not much at once after it", async () => {
+    const stranger = await RawClient.open(at.url);
+    stranger.bytes("Content-Length: 20000\r\n\r\n");
+    await stranger.end();
+    const client = await RawClient.as(at.url, token);
+    expect(await client.request("ping", { message: "x".repeat(40_000) })).toMatchObject({ result: {} });
+    client.frame(JSON.stringify({ jsonrpc: "2.0", id: 1, method: "ping", params: { message: "x".repeat(70_000) } }));
+    expect(await client.answerTo(null)).toMatchObject({
+      error: { code: -32700, message: expect.stringContaining("65536") },
+    });
+    await client.end();
+  });
+
+  it("leaves when its token is revoked", async () => {
+    const issued = await at.fleet.issueToken("bob");
+    const client = await RawClient.as(at.url, issued.token);
+    await at.fleet.revokeTokens({ ids: [issued.id] });
+    await eventually("the end of the connection", () => client.closed);
+    const again = await RawClient.open(at.url);
+    expect((await again.request("connect", { token: issued.token })).error?.code).toBe(-32002);
+  });
+
+  it("is told when the user's server cannot be started", async () => {
+    await using broken = await DoorFleet.open(
+      { from: 36_600, to: 36_609 },
+      { config: { runtime: { path: "/bin/false" } } },
+    );
+    const client = await RawClient.open(broken.url);
+    const answer = await client.request("connect", { token: await broken.token("alice") });
+    expect(answer.error).toMatchObject({
+      code: -32003,
+      data: { code: expect.stringMatching(/^FLEET_(RUNTIME|SERVER)_/) },
+    });
+    await client.end();
+  });
+
+  it("is not listened to after too many wrong tokens", async () => {
+    await using guarded = await DoorFleet.open({ from: 36_610, to: 36_619 });
+    const good = await guarded.token("alice");
+    const outcomes: unknown[] = [];
+    for (let attempt = 0; attempt < 15; attempt++) {
+      const client = await RawClient.open(guarded.url);
+      client.send({ id: 1, method: "connect", params: { token: "wrong" } });
+      await client.end();
+      outcomes.push(client.received.find(({ error }) => error !== undefined)?.error?.code);
+    }
+    expect(outcomes.slice(0, 10)).toEqual(Array.from({ length: 10 }, () => -32002));
+    expect(outcomes.slice(11)).toEqual(Array.from({ length: 4 }, () => -32003));
+    const client = await RawClient.open(guarded.url);
+    client.send({ id: 1, method: "connect", params: { token: good } });
+    await client.end();
+    expect(client.received).toMatchObject([{ id: null, error: { data: { code: "FLEET_TOKEN_REFUSED" } } }]);
+    // Not even a good token is looked at: nothing was started for it.
+    expect(await guarded.fleet.servers()).toEqual([]);
+    expect(guarded.events.map(({ event }) => event)).not.toContain("connected");
+    expect(guarded.events.filter(({ event }) => event === "attempts-limited").length).toBeGreaterThanOrEqual(4);
+  });
+});
+
+describe("wrong tokens", () => {
+  it("are forgiven one by one, and counted by address", () => {
+    let now = 0;
+    const attempts = new Attempts(() => now);
+    for (let count = 0; count < 10; count++) {
+      expect(attempts.waitMs("a")).toBe(0);
+      attempts.failed("a");
+    }
+    expect(attempts.waitMs("a")).toBe(6_000);
+    expect(attempts.waitMs("b")).toBe(0);
+    now += 5_999;
+    expect(attempts.waitMs("a")).toBeGreaterThan(0);
+    now += 1;
+    expect(attempts.waitMs("a")).toBe(0);
+    attempts.failed("a");
+    expect(attempts.waitMs("a")).toBe(6_000);
+  });
+});
+
+describe("the ends of a connection", () => {
+  it("takes its server's connection along, and lets the session go", async () => {
+    await using at = await DoorFleet.open({ from: 36_620, to: 36_629 });
+    const client = await RawClient.as(at.url, await at.token("alice"));
+    await client.request("session.create", { sessionId: "s" });
+    await client.turn("s", "hi");
+    const active = async () => (await at.fleet.serverOf("alice")).activeSessions;
+    expect(await active()).toBe(1);
+    client.socket.destroy();
+    await eventually("the session is unloaded", async () => (await active()) === 0);
+    expect(at.door.clients).toBe(0);
+  });
+
+  it("holds a server back whose client does not read, without growing", async () => {
+    await using at = await DoorFleet.open({ from: 36_630, to: 36_639 });
+    const client = await RawClient.as(at.url, await at.token("alice"));
+    await client.request("session.create", { sessionId: "s", streaming: true });
+    await client.turn("s", "!words 2000");
+    client.socket.pause();
+    const before = process.memoryUsage().rss;
+    for (let id = 0; id < 400; id++) client.send({ id, method: "session.getMessages", params: { sessionId: "s" } });
+    const lively = await RawClient.as(at.url, await at.token("bob"));
+    for (let count = 0; count < 20; count++) expect((await lively.request("ping", {})).error).toBeUndefined();
+    expect(process.memoryUsage().rss - before).toBeLessThan(300 * 1024 * 1024);
+    client.socket.resume();
+    for (let id = 0; id < 400; id++) expect((await client.answerTo(id)).error).toBeUndefined();
+  });
+});

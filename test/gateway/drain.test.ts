@@ -1,0 +1,90 @@
+import { connect } from "node:net";
+import { expect, it } from "vitest";
+import { eventually } from "../fixtures/fault-fleet.js";
+import { DoorFleet } from "./harness.js";
+import { RawClient } from "./raw-client.js";
+
+const refuses = async (port: number) =>
+  await new Promise<boolean>((resolve) => {
+    const socket = connect({ host: "127.0.0.1", port });
+    socket.once("connect", () => {
+      socket.destroy();
+      resolve(false);
+    });
+    socket.once("error", () => resolve(true));
+  });
+
+it("lets turns end, takes no new ones, and then hangs up", async () => {
+  await using at = await DoorFleet.open({ from: 36_675, to: 36_679 });
+  const client = await RawClient.as(at.url, await at.token("ann"));
+  await client.request("session.create", { sessionId: "s" });
+  await client.request("session.create", { sessionId: "t" });
+  await client.request("session.send", { sessionId: "s", prompt: "!delay 800 last words" });
+  const { port } = at.door.address;
+  const closing = at.door.close({ timeoutMs: 10_000 });
+  expect(await refuses(port)).toBe(true);
+  expect(await client.request("session.send", { sessionId: "t", prompt: "one more" })).toMatchObject({
+    error: { code: -32003, data: { code: "FLEET_DOOR_DRAINING", retryable: true } },
+  });
+  expect((await client.request("ping")).error).toBeUndefined();
+  expect(await closing).toEqual({ cut: 0 });
+  await eventually("the end of the connection", () => client.closed);
+  expect(client.events("s")).toContain("session.idle");
+  expect(JSON.stringify(client.received)).toContain("last words");
+});
+
+it("cuts what is not over in time, and says how much that was", async () => {
+  await using at = await DoorFleet.open({ from: 36_680, to: 36_684 });
+  const client = await RawClient.as(at.url, await at.token("ann"));
+  await client.request("session.create", { sessionId: "s" });
+  await client.request("session.send", { sessionId: "s", prompt: "!delay 30000 x" });
+  const began = performance.now();
+  expect(await at.door.close({ timeoutMs: 300 })).toEqual({ cut: 1 });
+  expect(performance.now() - began).toBeLessThan(2_000);
+  await eventually("the end of the connection", () => client.closed);
+});
+
+it("is followed by the next one on the same port, with the same sessions", async () => {
+  await using at = await DoorFleet.open({ from: 36_685, to: 36_689 });
+  const token = await at.token("ann");
+  const client = await RawClient.as(at.url, token);
+  await client.request("session.create", { sessionId: "s" });
+  await client.turn("s", "one");
+  const { host, port } = at.door.address;
+  await at.door.close({ timeoutMs: 5_000 });
+  await using next = await at.fleet.openFrontDoor({ listen: { host, port } });
+  const again = await RawClient.as(`${host}:${next.address.port}`, token);
+  expect(await again.request("session.resume", { sessionId: "s" })).toMatchObject({ result: { sessionId: "s" } });
+  expect(await again.turn("s", "two")).toMatchObject({ result: {} });
+});
+
+it("says so when it cannot be opened", async () => {
+  await using at = await DoorFleet.open({ from: 36_690, to: 36_694 });
+  const { host, port } = at.door.address;
+  await expect(at.fleet.openFrontDoor({ listen: { host, port } })).rejects.toMatchObject({
+    code: "FLEET_ADDRESS_TAKEN",
+    message: `serve cannot listen on "${host}:${port}" (serve.listen): another process listens there`,
+  });
+});
+
+it("reports each request without what was said in it", async () => {
+  await using at = await DoorFleet.open({ from: 36_690, to: 36_694 });
+  const client = await RawClient.as(at.url, await at.token("ann"));
+  await client.request("session.create", { sessionId: "s" });
+  await client.turn("s", "unspeakable");
+  await client.request("made.up/label", {});
+  await client.request("runtime.shutdown", {});
+  await client.request("session.abort", { sessionId: "other" });
+  await client.request("session.rewind", {});
+  const seen = at.requests.map(({ method, outcome, code, user }) => ({ method, outcome, code, user }));
+  expect(seen).toEqual([
+    { method: "session.create", outcome: "answered", code: undefined, user: "ann" },
+    { method: "session.send", outcome: "answered", code: undefined, user: "ann" },
+    { method: "unknown", outcome: "denied", code: "FLEET_METHOD_DENIED", user: "ann" },
+    { method: "runtime.shutdown", outcome: "denied", code: "FLEET_METHOD_DENIED", user: "ann" },
+    { method: "session.abort", outcome: "denied", code: "FLEET_SESSION_NOT_FOUND", user: "ann" },
+    { method: "unknown", outcome: "denied", code: "FLEET_METHOD_DENIED", user: "ann" },
+  ]);
+  for (const { ms } of at.requests) expect(ms).toBeGreaterThanOrEqual(0);
+  expect(JSON.stringify([at.requests, at.events])).not.toContain("unspeakable");
+});

@@ -1,0 +1,116 @@
+import fc from "fast-check";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { encodeBody } from "../../src/gateway/frames.js";
+import { knownMethods } from "../../src/gateway/methods.js";
+import { rounds } from "../fixtures/fault-fleet.js";
+import { DoorFleet } from "./harness.js";
+import { RawClient } from "./raw-client.js";
+
+/** Frames that are whole, broken, forged or nonsense, as bytes. */
+const text = fc.oneof(
+  fc.json({ maxDepth: 4 }),
+  fc.string({ unit: "binary" }),
+  fc
+    .record(
+      {
+        jsonrpc: fc.constantFrom("2.0", "1.0"),
+        id: fc.oneof(fc.nat(), fc.string(), fc.constant(null)),
+        method: fc.oneof(fc.constantFrom(...knownMethods(), "$/ack"), fc.string()),
+        params: fc.oneof(
+          fc.record({ sessionId: fc.constantFrom("nobodys", "", "../x", "a".repeat(500)) }),
+          fc.jsonValue({ maxDepth: 3 }),
+        ),
+        result: fc.jsonValue({ maxDepth: 2 }),
+      },
+      { requiredKeys: [] },
+    )
+    .map((value) => JSON.stringify(value)),
+);
+const deep = fc
+  .integer({ min: 1, max: 20_000 })
+  .map((depth) => `{"jsonrpc":"2.0","id":1,"result":${"[".repeat(depth)}${"]".repeat(depth)}}`);
+const body = fc.oneof(
+  { weight: 20, arbitrary: text.map((value) => Buffer.from(value)) },
+  { weight: 1, arbitrary: deep.map((value) => Buffer.from(value)) },
+  {
+    weight: 3,
+    arbitrary: fc.uint8Array({ maxLength: 200 }).map((value) => Buffer.from(value)),
+  },
+);
+const lying = fc
+  .tuple(fc.constantFrom("-1", "0", "5", "99999999", "99999999999999999999", "x", "", "0x10"), body)
+  .map(([length, bytes]) => Buffer.concat([Buffer.from(`Content-Length: ${length}\r\n\r\n`), bytes]));
+const bytes = fc.oneof(
+  { weight: 10, arbitrary: body.map(encodeBody) },
+  { weight: 2, arbitrary: lying },
+  { weight: 1, arbitrary: body },
+);
+const stream = fc.array(bytes, { minLength: 1, maxLength: rounds(20, 100) });
+
+/** Of one client at most so many frames are sent, so that a good one is tried in between. */
+const FRAMES = rounds(3_000, 1_000_000);
+
+describe("a front door under nonsense", () => {
+  let at: DoorFleet;
+  beforeAll(async () => {
+    at = await DoorFleet.open({ from: 36_640, to: 36_649 });
+  });
+  afterAll(async () => {
+    await at[Symbol.asyncDispose]();
+  });
+
+  it(
+    "ends the connections at fault, no other notices, and nothing grows",
+    async () => {
+      const token = await at.token("mallory");
+      const good = await RawClient.as(at.url, await at.token("alice"));
+      await good.request("session.create", { sessionId: "alices" });
+      await good.turn("alices", "before");
+      const seed = Number(process.env.SEED ?? Date.now() % 2 ** 31);
+      let sent = 0;
+      let ended = 0;
+      let heapAtStart = 0;
+      const samples = fc.sample(stream, { seed, numRuns: Math.min(FRAMES, 20_000) });
+      for (let round = 0; sent < FRAMES; round++) {
+        const chunks = samples[round % samples.length] ?? [];
+        const client = await RawClient.as(at.url, token);
+        const whole = Buffer.concat(chunks);
+        // Split and merged as the network pleases.
+        const cut = round % 3 === 0 ? Math.floor(whole.length / 2) : whole.length;
+        client.bytes(whole.subarray(0, cut));
+        if (cut < whole.length) await new Promise((resolve) => setImmediate(resolve));
+        client.bytes(whole.subarray(cut));
+        sent += chunks.length;
+        const answered = await Promise.race([
+          client.request("ping", { message: "alive" }).then(
+            () => true,
+            () => false,
+          ),
+          new Promise<boolean>((resolve) => setTimeout(() => resolve(false), 100)),
+        ]);
+        if (!answered) ended++;
+        client.socket.destroy();
+        client.received.length = 0;
+        at.events.length = 0;
+        at.requests.length = 0;
+        if (round % 20 === 0) {
+          const began = performance.now();
+          expect(await good.request("ping", { message: "x" }), `seed ${seed}`).toMatchObject({ result: {} });
+          expect(performance.now() - began, `seed ${seed}`).toBeLessThan(2_000);
+          good.received.length = 0;
+        }
+        if (round === 50) heapAtStart = heap();
+      }
+      expect(ended, `seed ${seed}`).toBeGreaterThan(0);
+      await good.turn("alices", "after");
+      expect(at.door.clients).toBeLessThan(10);
+      expect(heap() - heapAtStart, `seed ${seed}`).toBeLessThan(60 * 1024 * 1024);
+    },
+    rounds(60_000, 3_600_000),
+  );
+});
+
+function heap(): number {
+  global.gc?.();
+  return process.memoryUsage().heapUsed;
+}

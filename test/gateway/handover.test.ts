@@ -1,0 +1,86 @@
+import { spawn } from "node:child_process";
+import { createServer, type Server } from "node:net";
+import { fileURLToPath } from "node:url";
+import { expect, it, onTestFinished } from "vitest";
+import { eventually } from "../fixtures/fault-fleet.js";
+import { DoorFleet } from "./harness.js";
+import { RawClient } from "./raw-client.js";
+
+const SCRIPT = fileURLToPath(new URL("../fixtures/door.ts", import.meta.url));
+
+/** Node gives no public way to the descriptor of a server; tests may look. */
+function descriptorOf(server: Server): number {
+  const { _handle } = server as unknown as { _handle: { fd: number } };
+  return _handle.fd;
+}
+
+/** A process that has the descriptor, and opens its door when told to. */
+function holdDoor(env: NodeJS.ProcessEnv, fd: number) {
+  const child = spawn(process.execPath, ["--import", "tsx", SCRIPT], { env, stdio: ["pipe", "pipe", "inherit", fd] });
+  onTestFinished(() => void child.kill("SIGKILL"));
+  let output = "";
+  child.stdout?.on("data", (chunk: Buffer) => {
+    output += chunk.toString();
+  });
+  return {
+    child,
+    output: () => output,
+    open: async () => {
+      child.stdin?.write("open\n");
+      await eventually("the door", () => output.includes("open"), 30_000);
+    },
+  };
+}
+
+it("hands the port to its successor without a refused connection or a lost turn", async () => {
+  await using at = await DoorFleet.open({ from: 36_725, to: 36_729 });
+  const token = await at.token("ann");
+  const holder = createServer();
+  await new Promise<void>((resolve) => holder.listen(0, "127.0.0.1", resolve));
+  const address = holder.address();
+  const url = `127.0.0.1:${typeof address === "object" ? address?.port : ""}`;
+  const fd = descriptorOf(holder);
+  const env = {
+    ...at.env,
+    COPILOTFLEET_PORTS_FROM: String(at.ports.from),
+    COPILOTFLEET_PORTS_TO: String(at.ports.to),
+    COPILOTFLEET_PROVIDER_TYPE: "openai",
+    COPILOTFLEET_PROVIDER_BASE_URL: at.model.baseUrl,
+  };
+
+  const [first, second] = [holdDoor(env, fd), holdDoor(env, fd)];
+  await new Promise((resolve) => holder.close(resolve));
+  await first.open();
+  const client = await RawClient.as(url, token);
+  await client.request("session.create", { sessionId: "s" });
+  await client.turn("s", "one");
+  await client.request("session.send", { sessionId: "s", prompt: "!delay 1500 last" });
+
+  await second.open();
+  let going = true;
+  let connected = 0;
+  const knocking = (async () => {
+    while (going) {
+      // One that the first door lets in at its end it may also send away again; it never finds the door shut.
+      const guest = await RawClient.open(url);
+      const greeted = await guest.request("connect", { token, supportedTaskKinds: [] }).catch(() => null);
+      guest.socket.destroy();
+      if (greeted?.error === undefined && greeted !== null) connected++;
+    }
+  })();
+  first.child.kill("SIGTERM");
+  await eventually("the end of the first door", () => first.child.exitCode !== null, 20_000);
+  const before = connected;
+  await eventually("connections at the second", () => connected > before + 10);
+  going = false;
+  await knocking;
+  expect(first.output()).toContain("cut 0");
+  expect(client.events("s")).toContain("session.idle");
+  expect(JSON.stringify(client.received)).toContain("you said: !delay 1500 last");
+
+  const again = await RawClient.as(url, token);
+  expect(await again.request("session.resume", { sessionId: "s" })).toMatchObject({ result: {} });
+  expect(await again.turn("s", "two")).toMatchObject({ result: {} });
+  second.child.kill("SIGTERM");
+  await eventually("the end of the second door", () => second.child.exitCode !== null, 20_000);
+});

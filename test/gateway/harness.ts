@@ -1,0 +1,108 @@
+import { mkdtemp, realpath, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { CopilotClient, RuntimeConnection } from "@github/copilot-sdk";
+import { expect } from "vitest";
+import { Fleet } from "../../src/fleet.js";
+import type { DoorEvent, RequestReport } from "../../src/gateway/context.js";
+import type { FrontDoor } from "../../src/gateway/door.js";
+import { openFileStore } from "../../src/store/file/file-store.js";
+import type { Store } from "../../src/store/store.js";
+import { processesWith } from "../fixtures/fault-fleet.js";
+import { type ScriptedModel, startScriptedModel } from "../fixtures/scripted-model.js";
+
+/** What stands for the model's key: it must never reach a client. */
+export const MODEL_KEY = "canary-model-key-8f2a";
+
+export interface DoorFleetOptions {
+  env?: NodeJS.ProcessEnv;
+  config?: object;
+}
+
+/** A fleet in a temporary folder with an open front door, on the scripted model. */
+export class DoorFleet implements AsyncDisposable {
+  readonly #clients = new Set<CopilotClient>();
+
+  private constructor(
+    readonly folder: string,
+    readonly fleet: Fleet,
+    readonly door: FrontDoor,
+    readonly model: ScriptedModel,
+    /** What the front door told its owner. */
+    readonly events: DoorEvent[],
+    readonly requests: RequestReport[],
+    /** For other processes on the same fleet. */
+    readonly env: NodeJS.ProcessEnv,
+    readonly ports: { from: number; to: number },
+  ) {}
+
+  static async open(ports: { from: number; to: number }, options: DoorFleetOptions = {}): Promise<DoorFleet> {
+    const folder = await realpath(await mkdtemp(join(tmpdir(), "copilotfleet-door-")));
+    const model = await startScriptedModel();
+    const env = {
+      PATH: process.env.PATH,
+      HOME: process.env.HOME,
+      COPILOTFLEET_HOME: join(folder, "state"),
+      COPILOT_OFFLINE: "true",
+      MODEL_KEY,
+      ...options.env,
+    };
+    const provider = { type: "openai" as const, baseUrl: model.baseUrl, apiKeyEnv: "MODEL_KEY" };
+    const fleet = await Fleet.open({ env, cwd: folder, config: { ports, provider, ...options.config } });
+    const events: DoorEvent[] = [];
+    const requests: RequestReport[] = [];
+    const door = await fleet.openFrontDoor({
+      listen: { host: "127.0.0.1", port: 0 },
+      onEvent: (event) => events.push(event),
+      onRequest: (report) => requests.push(report),
+    });
+    return new DoorFleet(folder, fleet, door, model, events, requests, env, ports);
+  }
+
+  /** The state, past the fleet. */
+  get store(): Store {
+    return openFileStore(join(this.folder, "state"));
+  }
+
+  get url(): string {
+    return `127.0.0.1:${this.door.address.port}`;
+  }
+
+  async token(user: string): Promise<string> {
+    return (await this.fleet.issueToken(user)).token;
+  }
+
+  /** An unmodified SDK client of this user at the front door, stopped at the end. */
+  async client(user: string): Promise<CopilotClient> {
+    return await this.connect(this.url, await this.token(user));
+  }
+
+  async connect(url: string, connectionToken: string): Promise<CopilotClient> {
+    const client = new CopilotClient({ connection: RuntimeConnection.forUri(url, { connectionToken }) });
+    this.#clients.add(client);
+    await client.start();
+    return client;
+  }
+
+  /** Kills the server that a session is on, behind everybody's back. */
+  async serverOf(user: string): Promise<{ id: string; pid: number; home: string }> {
+    const { id, pid, home } = await this.fleet.serverOf(user);
+    if (pid === null) throw new Error(`no server of ${user} runs`);
+    return { id, pid, home };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.all([...this.#clients].map(async (client) => await client.forceStop()));
+    await this.door.close();
+    const servers = await this.fleet.servers();
+    await this.fleet.stop(
+      servers.map(({ id }) => id),
+      { force: true },
+    );
+    await this.fleet.close();
+    await this.model[Symbol.asyncDispose]();
+    const left = processesWith(`COPILOTFLEET_OWNER=${join(this.folder, "state")}`);
+    await rm(this.folder, { recursive: true, force: true });
+    expect(left, "processes left").toEqual([]);
+  }
+}

@@ -1,0 +1,135 @@
+import { approveAll } from "@github/copilot-sdk";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { knownMethods } from "../../src/gateway/methods.js";
+import { sessionParams } from "../../src/gateway/settings.js";
+import { sessionRecord } from "../fixtures/store-records.js";
+import { DoorFleet, MODEL_KEY } from "./harness.js";
+import { RawClient } from "./raw-client.js";
+
+/** Answered when the client has answered something itself. */
+const WAITS_FOR_CLIENT = ["session.tasks.waitForPending", "session.ui.elicitation"];
+
+describe("what the fleet adds to a session", () => {
+  const config = {
+    provider: null,
+    auth: { githubTokenEnv: null, githubTokenFile: null, githubTokenCommand: null },
+    session: {
+      model: "gpt-5",
+      tools: null,
+      approve: "none",
+      infinite: { enabled: true, backgroundCompactionThreshold: 0.8 },
+    },
+  } as never;
+  const provider = { type: "openai", baseUrl: "http://m", apiKey: "k" };
+  const own = { config, own: true, isolation: "per-user" as const, provider, gitHubToken: null };
+  const record = sessionRecord("s", { model: null });
+
+  it("is the model, the provider with its key, and the compaction, where the client says nothing", () => {
+    expect(sessionParams("session.create", { streaming: true }, record, own)).toEqual({
+      sessionId: "s",
+      streaming: true,
+      model: "gpt-5",
+      provider,
+      infiniteSessions: { enabled: true, backgroundCompactionThreshold: 0.8 },
+    });
+    expect(sessionParams("session.resume", { sessionId: "s", model: null }, record, own)).not.toHaveProperty(
+      "model",
+      "gpt-5",
+    );
+  });
+
+  it("is nothing that the client has chosen itself", () => {
+    const asked = { model: "mine", infiniteSessions: { enabled: false }, provider: { baseUrl: "http://mine" } };
+    expect(sessionParams("session.create", asked, record, own)).toEqual({ ...asked, sessionId: "s" });
+    for (const name of ["providers", "gitHubToken", "gitHubTokenProviderRegistrationId"]) {
+      expect(sessionParams("session.create", { [name]: "x" }, record, own)).not.toHaveProperty("provider");
+    }
+  });
+
+  it("is never added to a provider of the client's", () => {
+    const asked = { provider: { type: "openai", baseUrl: "http://evil" } };
+    expect(JSON.stringify(sessionParams("session.create", asked, record, own))).not.toContain("apiKey");
+  });
+
+  it("is the user's own GitHub token on a shared server without a provider", () => {
+    const shared = { ...own, own: false, isolation: "shared" as const, provider: null, gitHubToken: "t" };
+    expect(sessionParams("session.create", {}, record, shared)).toMatchObject({
+      gitHubToken: "t",
+      availableTools: ["custom:*"],
+      enableFileHooks: false,
+      memory: { enabled: false },
+    });
+    const asked = {
+      availableTools: ["bash", "builtin:bash", "custom:mine"],
+      enableFileHooks: true,
+      memory: { enabled: true },
+    };
+    expect(sessionParams("session.create", asked, record, shared)).toMatchObject({
+      availableTools: ["custom:mine"],
+      enableFileHooks: false,
+      memory: { enabled: false },
+    });
+  });
+});
+
+describe.each(["per-user", "shared"] as const)("the model's key on %s servers", (isolation) => {
+  let at: DoorFleet;
+  const from = isolation === "shared" ? 36_650 : 36_655;
+  beforeAll(async () => {
+    at = await DoorFleet.open({ from, to: from + 4 }, { config: { isolation } });
+  });
+  afterAll(async () => {
+    await at[Symbol.asyncDispose]();
+  });
+
+  it("is used, and in nothing that a client can get at", async () => {
+    const client = await RawClient.as(at.url, await at.token("alice"), true);
+    const create = { sessionId: "s", streaming: true, requestPermission: true };
+    expect((await client.request("session.create", create)).error).toBeUndefined();
+    await client.turn("s", "hello");
+    expect(at.model.keys).toEqual(new Set([`Bearer ${MODEL_KEY}`]));
+    // Whatever the method makes of these, none may give the key away. Those that end the session come last.
+    const ending = /delete|shutdown|suspend|close|detach|abort|send|create|resume/;
+    const methods = knownMethods().sort((a, b) => Number(ending.test(a)) - Number(ending.test(b)));
+    const asked = methods.filter((name) => !WAITS_FOR_CLIENT.includes(name));
+    for (const method of asked) {
+      client.send({ id: `m-${method}`, method, params: { sessionId: "s", name: "x", modelId: "gpt-5" } });
+    }
+    for (const method of asked) await client.answerTo(`m-${method}`, method);
+    expect(client.received.length).toBeGreaterThan(methods.length);
+    expect(JSON.stringify(client.received)).not.toContain(MODEL_KEY);
+    expect(JSON.stringify(at.events)).not.toContain(MODEL_KEY);
+    client.socket.destroy();
+  });
+
+  it("is not to be had by asking for it", async () => {
+    const client = await RawClient.as(at.url, await at.token("bob"));
+    await client.request("session.create", { sessionId: "b" });
+    for (const [method, params] of [
+      ["session.options.update", { provider: { baseUrl: "http://127.0.0.1:9" } }],
+      ["session.options.update", { copilotUrl: "http://127.0.0.1:9" }],
+      ["session.provider.getEndpoint", {}],
+      ["llmInference.setProvider", {}],
+      ["account.getCurrentAuth", {}],
+      ["session.gitHubAuth.getCurrentAuthInfo", {}],
+    ] as const) {
+      expect(await client.request(method, { sessionId: "b", ...params }), method).toMatchObject({
+        error: { data: { code: "FLEET_METHOD_DENIED" } },
+      });
+    }
+  });
+});
+
+it("leaves the model to the client that brings its own", async () => {
+  await using at = await DoorFleet.open({ from: 36_660, to: 36_664 });
+  const client = await at.client("alice");
+  const provider = {
+    type: "openai" as const,
+    wireApi: "completions" as const,
+    baseUrl: at.model.baseUrl,
+    apiKey: "my-own-key",
+  };
+  const session = await client.createSession({ onPermissionRequest: approveAll, provider, model: "gpt-5" });
+  expect((await session.sendAndWait("hi"))?.data.content).toBe("you said: hi");
+  expect(at.model.keys).toEqual(new Set(["Bearer my-own-key"]));
+});

@@ -1,0 +1,102 @@
+import { connect, type Socket } from "node:net";
+import { onTestFinished } from "vitest";
+import { FrameDecoder } from "../../src/runtime/client/frames.js";
+import { eventually } from "../fixtures/fault-fleet.js";
+
+export interface RawMessage {
+  id?: string | number | null;
+  method?: string;
+  params?: Record<string, unknown>;
+  result?: unknown;
+  error?: { code: number; message: string; data?: { code?: string; retryable?: boolean } };
+}
+
+/** A client that says exactly what it is told to, also what no SDK would. */
+export class RawClient {
+  readonly received: RawMessage[] = [];
+  readonly socket: Socket;
+  closed = false;
+  #sequence = 0;
+
+  private constructor(socket: Socket) {
+    this.socket = socket;
+    const decoder = new FrameDecoder();
+    socket.on("data", (chunk) => void this.received.push(...(decoder.push(chunk) as RawMessage[])));
+    socket.on("error", () => undefined);
+    socket.on("close", () => {
+      this.closed = true;
+    });
+  }
+
+  /** @param lasting whether it outlives the test that is running; whoever opens it then ends it */
+  static async open(url: string, lasting = false): Promise<RawClient> {
+    const [host = "", port = ""] = url.split(":");
+    const client = new RawClient(connect({ host, port: Number(port), noDelay: true }));
+    if (!lasting) onTestFinished(() => void client.socket.destroy());
+    await new Promise<void>((resolve, reject) => {
+      client.socket.once("connect", resolve);
+      client.socket.once("error", reject);
+    });
+    return client;
+  }
+
+  /** Connected and authenticated. */
+  static async as(url: string, token: string, lasting = false): Promise<RawClient> {
+    const client = await RawClient.open(url, lasting);
+    const answer = await client.request("connect", { token, supportedTaskKinds: [] });
+    if (answer.error !== undefined) throw new Error(answer.error.message);
+    return client;
+  }
+
+  bytes(text: string | Buffer): void {
+    this.socket.write(text);
+  }
+
+  /** One frame of this very text. */
+  frame(text: string | Buffer): void {
+    const body = Buffer.from(text);
+    this.bytes(Buffer.concat([Buffer.from(`Content-Length: ${body.length}\r\n\r\n`), body]));
+  }
+
+  send(message: object): void {
+    this.frame(JSON.stringify({ jsonrpc: "2.0", ...message }));
+  }
+
+  async request(method: string, params: object = {}): Promise<RawMessage> {
+    const id = `raw-${this.#sequence++}`;
+    this.send({ id, method, params });
+    return await this.answerTo(id, method);
+  }
+
+  async answerTo(id: string | number | null, what = String(id)): Promise<RawMessage> {
+    return await eventually(`the answer to ${what}`, () => {
+      const answer = this.received.find((message) => message.id === id && message.method === undefined);
+      if (answer === undefined && this.closed)
+        throw new Error(`the connection was closed before the answer to ${what}`);
+      return answer;
+    });
+  }
+
+  async end(): Promise<void> {
+    await eventually("the end of the connection", () => this.closed);
+  }
+
+  /** Events of a session, by their types. */
+  events(sessionId: string): string[] {
+    return this.received.flatMap(({ method, params }) =>
+      method === "session.event" && params?.sessionId === sessionId ? [(params.event as { type: string }).type] : [],
+    );
+  }
+
+  /** One turn, until the session is idle. */
+  async turn(sessionId: string, prompt: string): Promise<RawMessage> {
+    const before = this.events(sessionId).filter((type) => type === "session.idle").length;
+    const answer = await this.request("session.send", { sessionId, prompt });
+    if (answer.error !== undefined) return answer;
+    await eventually(
+      "the end of the turn",
+      () => this.events(sessionId).filter((type) => type === "session.idle").length > before,
+    );
+    return answer;
+  }
+}

@@ -1,0 +1,85 @@
+import { approveAll } from "@github/copilot-sdk";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { eventually, killed } from "../fixtures/fault-fleet.js";
+import { DoorFleet } from "./harness.js";
+import { RawClient } from "./raw-client.js";
+
+describe("sessions on several shared servers", () => {
+  let at: DoorFleet;
+  beforeAll(async () => {
+    const config = { isolation: "shared" as const, pool: { servers: 2, strategy: "round-robin" as const } };
+    at = await DoorFleet.open({ from: 36_715, to: 36_724 }, { config });
+  });
+  afterAll(async () => {
+    await at[Symbol.asyncDispose]();
+  });
+
+  const serverIdOf = async (sessionId: string) => (await at.store.readSession(sessionId))?.serverId;
+
+  it("are one client's, whichever servers they are on, each with its own tools and hooks", async () => {
+    const client = await at.client("ann");
+    const prompts: string[] = [];
+    const sessions = await Promise.all(
+      Array.from({ length: 4 }, async (_, index) =>
+        client.createSession({
+          sessionId: `spread-${index}`,
+          onPermissionRequest: approveAll,
+          hooks: { onUserPromptSubmitted: ({ prompt }) => void prompts.push(prompt) },
+          tools: [
+            { name: "which", description: "x", parameters: { type: "object" }, handler: async () => `tool ${index}` },
+          ],
+        }),
+      ),
+    );
+    const servers = await Promise.all(sessions.map(async ({ sessionId }) => await serverIdOf(sessionId)));
+    expect(new Set(servers).size).toBe(2);
+    const replies = await Promise.all(
+      sessions.map(async (session) => (await session.sendAndWait("!tool which {}", 20_000))?.data.content),
+    );
+    expect(replies).toEqual([0, 1, 2, 3].map((index) => `tool said: tool ${index}`));
+    expect(prompts).toHaveLength(4);
+    expect((await client.listSessions()).map(({ sessionId }) => sessionId).toSorted()).toEqual(
+      sessions.map(({ sessionId }) => sessionId).toSorted(),
+    );
+    await client.stop();
+  });
+
+  it("are in the memory of one server only, wherever their clients came in", async () => {
+    const token = await at.token("ben");
+    const first = await RawClient.as(at.url, token);
+    await first.request("session.create", { sessionId: "once" });
+    await first.turn("once", "one");
+    const others = await Promise.all([1, 2, 3].map(async () => await RawClient.as(at.url, token)));
+    for (const other of others) {
+      expect(await other.request("session.resume", { sessionId: "once" })).toMatchObject({ result: {} });
+      await other.turn("once", "more");
+    }
+    const { servers } = await at.store.readRegistry();
+    const holders = await Promise.all(
+      Object.values(servers).map(async ({ id }) => (await at.fleet.server(id)).activeSessions),
+    );
+    // Shared servers have one folder of sessions: each counts those that its own process has.
+    expect(holders.reduce((sum, active) => sum + active, 0)).toBe(1);
+    await eventually(
+      "the event at the first client",
+      () => first.events("once").filter((type) => type === "session.idle").length === 4,
+    );
+  });
+
+  it("go on when the server of some of them ends, and the others do not notice", async () => {
+    const client = await RawClient.as(at.url, await at.token("cid"));
+    await client.request("session.create", { sessionId: "left" });
+    await client.request("session.create", { sessionId: "right" });
+    const [left, right] = [await serverIdOf("left"), await serverIdOf("right")];
+    expect(left).not.toBe(right);
+    await client.turn("left", "one");
+    await client.turn("right", "one");
+    await client.request("session.send", { sessionId: "right", prompt: "!delay 1000 slow" });
+    await killed((await at.fleet.server(left ?? "")).pid);
+    expect(await client.turn("left", "two")).toMatchObject({ result: {} });
+    await eventually("the end of the other turn", () =>
+      JSON.stringify(client.received).includes("you said: !delay 1000 slow"),
+    );
+    expect(client.events("right")).not.toContain("session.error");
+  });
+});

@@ -1,0 +1,196 @@
+import { approveAll, type CopilotSession, type SessionEvent } from "@github/copilot-sdk";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { eventually, killed, rounds } from "../fixtures/fault-fleet.js";
+import { DoorFleet } from "./harness.js";
+import { RawClient } from "./raw-client.js";
+
+const say = async (session: CopilotSession, prompt: string) =>
+  (await session.sendAndWait(prompt, 20_000))?.data.content;
+
+describe("a session whose server ends", () => {
+  let at: DoorFleet;
+  beforeAll(async () => {
+    at = await DoorFleet.open({ from: 36_560, to: 36_579 });
+  });
+  afterAll(async () => {
+    await at[Symbol.asyncDispose]();
+  });
+
+  it("goes on with the next prompt, as it was opened, on the same connection", async () => {
+    const client = await at.client("ann");
+    const session = await client.createSession({
+      onPermissionRequest: approveAll,
+      tools: [
+        { name: "mine", description: "x", parameters: { type: "object" }, handler: async () => "from the client" },
+      ],
+    });
+    expect(await say(session, "one")).toBe("you said: one");
+    await killed((await at.serverOf("ann")).pid);
+    expect(await say(session, "!tool mine {}")).toBe("tool said: from the client");
+    const said = (await session.getEvents()).filter(({ type }) => type === "user.message");
+    expect(said).toHaveLength(2);
+    expect(at.events.filter(({ event }) => event === "closed")).toEqual([]);
+  });
+
+  it("tells of a turn that was in flight at once, and takes the next one", async () => {
+    const client = await at.client("ben");
+    const session = await client.createSession({ onPermissionRequest: approveAll });
+    const events: SessionEvent[] = [];
+    session.on((event) => void events.push(event));
+    await session.send("!delay 30000 never");
+    await eventually("the turn", () => events.some(({ type }) => type === "assistant.turn_start"));
+    const { pid } = await at.serverOf("ben");
+    const began = performance.now();
+    process.kill(pid, "SIGKILL");
+    await eventually("the error", () => events.some(({ type }) => type === "session.idle"));
+    expect(performance.now() - began).toBeLessThan(2_000);
+    expect(events.map(({ type }) => type).slice(-2)).toEqual(["session.error", "session.idle"]);
+    expect(events.at(-2)).toMatchObject({ data: { message: expect.stringContaining("The server ended") } });
+    expect(await say(session, "again")).toBe("you said: again");
+  });
+
+  it("answers the requests that waited for it with an error that says to try again", async () => {
+    const client = await RawClient.as(at.url, await at.token("cid"));
+    await client.request("session.create", { sessionId: "waiting" });
+    await client.request("session.send", { sessionId: "waiting", prompt: "!delay 30000 never" });
+    const waiting = client.request("session.tasks.waitForPending", { sessionId: "waiting" });
+    await client.request("ping");
+    process.kill((await at.serverOf("cid")).pid, "SIGKILL");
+    expect(await waiting).toMatchObject({
+      error: { code: -32003, data: { code: "FLEET_SERVER_LOST", retryable: true } },
+    });
+    expect(at.requests).toContainEqual(
+      expect.objectContaining({ method: "session.tasks.waitForPending", outcome: "lost" }),
+    );
+  });
+
+  it("is opened again when the server was started by somebody else, so that a listener goes on hearing", async () => {
+    const token = await at.token("dan");
+    const [talker, listener] = [await RawClient.as(at.url, token), await RawClient.as(at.url, token)];
+    await talker.request("session.create", { sessionId: "heard" });
+    await talker.turn("heard", "one");
+    await listener.request("session.resume", { sessionId: "heard" });
+    await killed((await at.serverOf("dan")).pid);
+    await talker.turn("heard", "two");
+    await eventually(
+      "the listener is back",
+      () =>
+        at.events.filter(({ event, sessionId }) => event === "session-reopened" && sessionId === "heard").length >= 2,
+    );
+    const before = listener.events("heard").length;
+    await talker.turn("heard", "three");
+    await eventually("the event", () => listener.events("heard").slice(before).includes("session.idle"));
+  });
+
+  it("goes on over a restart that drains: the turn in flight ends, and the next one waits for the new process", async () => {
+    const client = await RawClient.as(at.url, await at.token("ida"));
+    await client.request("session.create", { sessionId: "drained" });
+    await client.turn("drained", "one");
+    const { id, pid } = await at.serverOf("ida");
+    await client.request("session.send", { sessionId: "drained", prompt: "!delay 1000 slow" });
+    const restarted = at.fleet.restart([id]);
+    await eventually("the drain", async () => (await at.fleet.server(id)).state === "draining");
+    const other = await RawClient.as(at.url, await at.token("ida"));
+    await eventually(
+      "the end of the turn",
+      () => client.events("drained").filter((type) => type === "session.idle").length === 2,
+    );
+    const next = client.turn("drained", "next");
+    expect((await restarted).stopped).toEqual([{ id, outcome: "drained", cut: [] }]);
+    expect(await next).toMatchObject({ result: {} });
+    expect((await at.serverOf("ida")).pid).not.toBe(pid);
+    expect(client.events("drained")).not.toContain("session.error");
+    expect(JSON.stringify(client.received)).toContain("you said: next");
+    expect((await other.request("ping")).error).toBeUndefined();
+  });
+
+  it("goes on after it was evicted, and after the server unloaded it", async () => {
+    const client = await at.client("eve");
+    const session = await client.createSession({ onPermissionRequest: approveAll });
+    await say(session, "one");
+    const evicted = await eventually("the eviction", async () => {
+      const result = await at.fleet.evict({ ids: [session.sessionId] });
+      return result.evicted.length > 0 && result;
+    });
+    expect(evicted.evicted).toEqual([session.sessionId]);
+    expect(await say(session, "two")).toBe("you said: two");
+    await at.fleet.evict({ ids: [session.sessionId] });
+    expect(await session.rpc.name.get()).toBeDefined();
+  });
+
+  it("tells of a turn that was cut since the session was unloaded", async () => {
+    const token = await at.token("hal");
+    const client = await RawClient.as(at.url, token);
+    await client.request("session.create", { sessionId: "cut" });
+    await client.turn("cut", "one");
+    await client.request("session.send", { sessionId: "cut", prompt: "!delay 30000 x" });
+    const other = await RawClient.as(at.url, token);
+    const idles = () => client.events("cut").filter((type) => type === "session.idle").length;
+    await other.request("sessions.close", { sessionId: "cut" });
+    await eventually("the end of the turn", () => idles() === 2);
+    expect(client.events("cut").filter((type) => /error|shutdown/.test(type))).toEqual([
+      "session.error",
+      "session.shutdown",
+    ]);
+    expect(await client.turn("cut", "two")).toMatchObject({ result: {} });
+  });
+
+  it("goes on if it never had a turn", async () => {
+    const client = await at.client("fay");
+    const session = await client.createSession({ onPermissionRequest: approveAll });
+    await killed((await at.serverOf("fay")).pid);
+    expect(await say(session, "first")).toBe("you said: first");
+    await session.disconnect();
+    const empty = await client.createSession({ onPermissionRequest: approveAll });
+    await empty.disconnect();
+    const other = await at.client("fay");
+    const again = await other.resumeSession(empty.sessionId, { onPermissionRequest: approveAll });
+    expect(await say(again, "late")).toBe("you said: late");
+  });
+
+  it("does not repeat a prompt that its server may have taken", async () => {
+    const client = await at.client("gil");
+    const session = await client.createSession({ onPermissionRequest: approveAll });
+    await say(session, "one");
+    await killed((await at.serverOf("gil")).pid);
+    expect(await say(session, "two")).toBe("you said: two");
+    const prompts = (await session.getEvents()).flatMap((event) =>
+      event.type === "user.message" ? event.data.content : [],
+    );
+    expect(prompts).toEqual(["one", "two"]);
+  });
+});
+
+describe("a server with many clients that is killed", () => {
+  const clients = rounds(30, 100);
+
+  it("between turns: every next prompt succeeds; during turns: every client has its error within 2 s", async () => {
+    await using at = await DoorFleet.open(
+      { from: 36_580, to: 36_589 },
+      { config: { isolation: "shared", session: { maxActive: 200 } } },
+    );
+    const connected = await Promise.all(
+      Array.from({ length: clients }, async (_, index) => {
+        const client = await RawClient.as(at.url, await at.token(`user-${index}`));
+        const id = `session-${index}`;
+        await client.request("session.create", { sessionId: id });
+        await client.turn(id, "one");
+        return { client, id };
+      }),
+    );
+    const pidOf = async () => (await at.fleet.servers()).find(({ state }) => state === "ready")?.pid ?? null;
+    await killed(await pidOf());
+    const answers = await Promise.all(connected.map(async ({ client, id }) => await client.turn(id, "two")));
+    expect(answers.filter(({ error }) => error !== undefined)).toEqual([]);
+
+    for (const { client, id } of connected)
+      await client.request("session.send", { sessionId: id, prompt: "!delay 60000 x" });
+    const pid = await pidOf();
+    const idles = ({ client, id }: { client: RawClient; id: string }) =>
+      client.events(id).filter((type) => type === "session.error").length;
+    const began = performance.now();
+    process.kill(pid ?? 0, "SIGKILL");
+    await eventually("all the errors", () => connected.every((entry) => idles(entry) === 1));
+    expect(performance.now() - began).toBeLessThan(2_000);
+  });
+});

@@ -1,0 +1,147 @@
+import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { issueToken, isTokenGood, listTokens, revokeTokens, verifyToken } from "../../src/gateway/tokens.js";
+import { openFileStore } from "../../src/store/file/file-store.js";
+import type { Store } from "../../src/store/store.js";
+import { testFleet } from "../fixtures/cli.js";
+
+let folder: string;
+let store: Store;
+
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), "copilotfleet-tokens-"));
+  store = openFileStore(join(folder, "state"));
+});
+
+afterEach(async () => {
+  vi.useRealTimers();
+  await store.close();
+  await rm(folder, { recursive: true, force: true });
+});
+
+describe("a token", () => {
+  it("stands for its user, until it is revoked", async () => {
+    const issued = await issueToken(store, "alice", null);
+    expect(issued).toEqual({
+      token: expect.stringMatching(/^cft_[0-9a-f]{16}_[\w-]{43}$/),
+      id: expect.any(String),
+      user: "alice",
+      expiresAt: null,
+    });
+    const holder = { tokenId: issued.id, user: "alice" };
+    expect(await verifyToken(store, issued.token)).toEqual(holder);
+    expect(await isTokenGood(store, holder)).toBe(true);
+    expect(await revokeTokens(store, { ids: [issued.id] })).toEqual([issued.id]);
+    expect(await verifyToken(store, issued.token)).toBeNull();
+    expect(await isTokenGood(store, holder)).toBe(false);
+  });
+
+  it("is not good with anything changed, and nothing else is one", async () => {
+    const { token, id } = await issueToken(store, "alice", null);
+    const other = await issueToken(store, "bob", null);
+    const secret = token.slice(token.lastIndexOf("_", 22) + 1);
+    const wrong = [
+      `${token.slice(0, -1)}${token.endsWith("A") ? "B" : "A"}`,
+      `cft_${other.id}_${secret}`,
+      `cft_${"0".repeat(16)}_${secret}`,
+      token.slice(0, -1),
+      `${token}A`,
+      ` ${token}`,
+      `${token}\n`,
+      token.toUpperCase(),
+      id,
+      "",
+    ];
+    for (const value of [...wrong, undefined, null, 7, {}, [token], { token }]) {
+      expect(await verifyToken(store, value), JSON.stringify(value)).toBeNull();
+    }
+    expect(await verifyToken(store, token)).not.toBeNull();
+  });
+
+  it("ends at its time", async () => {
+    const { token, expiresAt, id } = await issueToken(store, "alice", 60_000);
+    expect(Date.parse(expiresAt ?? "") - Date.now()).toBeGreaterThan(55_000);
+    expect(await verifyToken(store, token)).not.toBeNull();
+    vi.useFakeTimers({ now: Date.parse(expiresAt ?? ""), toFake: ["Date"] });
+    expect(await verifyToken(store, token)).toBeNull();
+    expect(await isTokenGood(store, { tokenId: id, user: "alice" })).toBe(false);
+    expect(await listTokens(store)).toMatchObject([{ id, expired: true }]);
+  });
+
+  it("is nowhere on the disk, and its secret not either", async () => {
+    const { token } = await issueToken(store, "alice", null);
+    const names = await readdir(folder, { recursive: true, withFileTypes: true });
+    const files = names.filter((entry) => entry.isFile());
+    expect(files.length).toBeGreaterThan(0);
+    for (const { parentPath, name } of files) {
+      const text = await readFile(join(parentPath, name), "utf8");
+      expect(text).not.toContain(token);
+      expect(text).not.toContain(token.slice(-43));
+    }
+  });
+
+  it("is listed without its secret, by user", async () => {
+    const alice = await issueToken(store, "alice", null);
+    const bob = await issueToken(store, "bob", 1_000);
+    expect((await listTokens(store)).map(({ id }) => id).sort()).toEqual([alice.id, bob.id].sort());
+    expect(await listTokens(store, "bob")).toEqual([
+      { id: bob.id, user: "bob", createdAt: expect.any(String), expiresAt: bob.expiresAt, expired: false },
+    ]);
+    await issueToken(store, "bob", null);
+    expect(await revokeTokens(store, { user: "bob" })).toHaveLength(2);
+    expect(await listTokens(store)).toMatchObject([{ user: "alice" }]);
+  });
+});
+
+describe("the commands", () => {
+  const fleet = testFleet(36_700);
+
+  it("issue, list and revoke", async () => {
+    const issued = await fleet.json<{ token: string; id: string }>([
+      "token",
+      "issue",
+      "--user",
+      "alice",
+      "--ttl",
+      "30d",
+    ]);
+    expect(issued).toEqual({
+      token: expect.stringMatching(/^cft_/),
+      id: expect.any(String),
+      user: "alice",
+      expiresAt: expect.any(String),
+    });
+    const plain = await fleet.ok(["token", "issue", "--user", "bob"]);
+    expect(plain).toMatch(/^cft_[0-9a-f]{16}_[\w-]{43}\n$/);
+    const { tokens } = await fleet.json<{ tokens: object[] }>(["token", "list", "--user", "alice"]);
+    expect(tokens).toMatchObject([{ id: issued.id, user: "alice", expired: false }]);
+    const shown = await fleet.ok(["token", "list"]);
+    expect(shown).toMatch(/^TOKEN +USER +AGE +EXPIRES\n/);
+    expect(shown).not.toContain(issued.token.slice(-43));
+    expect(await fleet.json(["token", "revoke", issued.id, "gone"])).toEqual({ revoked: [issued.id, "gone"] });
+    expect(await fleet.ok(["token", "revoke", "--user", "alice"])).toBe("Nothing to revoke.\n");
+    await fleet.ok(["token", "revoke", "--user", "bob"]);
+    expect(await fleet.json(["token", "list"])).toEqual({ tokens: [] });
+  });
+
+  it.each([
+    [["token", "issue"], "--user is missing"],
+    [["token", "issue", "--user", "../x"], '--user "../x"'],
+    [["token", "issue", "--user", "a", "--ttl", "10"], '--ttl is "10"'],
+    [["token", "issue", "--user", "a", "--ttl", "0s"], '--ttl is "0s"'],
+    [["token", "revoke"], "ids of tokens or --user"],
+    [["token", "revoke", "x", "--user", "a"], "ids of tokens or --user"],
+    [["token", "revoke", "A B"], '"A B" is not the id of a token'],
+    [["token", "bogus"], 'There is no command "token bogus"'],
+  ])("%j is refused", async (args, message) => {
+    expect((await fleet.refusal(2, args)).message).toContain(message);
+    expect(await fleet.json(["token", "list"])).toEqual({ tokens: [] });
+  });
+
+  it("does not repeat a token that is given for its id", async () => {
+    const refused = await fleet.refusal(2, ["token", "revoke", "cft_0123_secretsecret"]);
+    expect(JSON.stringify(refused)).not.toContain("secretsecret");
+  });
+});

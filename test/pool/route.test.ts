@@ -1,0 +1,77 @@
+import { describe, expect, it } from "vitest";
+import { openFileStore } from "../../src/store/file/file-store.js";
+import { PORTS, testFleet } from "../fixtures/cli.js";
+import { serverRecord } from "../fixtures/store-records.js";
+
+const fleet = testFleet(PORTS.route, { COPILOTFLEET_ISOLATION: "shared", COPILOTFLEET_POOL_SERVERS: "3" });
+const route = async (...args: string[]) => await fleet.json<Record<string, unknown>>(["route", ...args]);
+
+describe("route", () => {
+  it("says where a user would go, and why, and starts nothing", async () => {
+    const first = await route("--user", "ann");
+    expect(first).toEqual({
+      user: "ann",
+      isolation: "shared",
+      strategy: "sticky",
+      serverId: expect.stringMatching(/^shared-[123]$/),
+      reason: "it has the highest score for this user among 3",
+      server: null,
+    });
+    expect(await route("--user", "ann")).toEqual(first);
+    expect(await fleet.json(["ps"])).toEqual({ servers: [] });
+    expect(await route("--user", "ann", "--strategy", "least-loaded")).toMatchObject({ serverId: "shared-1" });
+    expect(await route("--user", "ann", "--strategy", "round-robin")).toMatchObject({
+      serverId: "shared-1",
+      reason: "it is next in turn, after 0 placements",
+    });
+    expect(await fleet.ok(["route", "--user", "ann"])).toMatch(
+      /^USER +SERVER +URL +STATE +REASON\nann +shared-\d +- +stopped +it has/,
+    );
+  });
+
+  it("is the user's own server where every user has one", async () => {
+    const env = { COPILOTFLEET_ISOLATION: "per-user" };
+    const shown = await fleet.json(["route", "--user", "ann"], { env });
+    expect(shown).toMatchObject({
+      isolation: "per-user",
+      strategy: null,
+      serverId: expect.stringMatching(/^ann-/),
+      server: null,
+    });
+  });
+
+  it("keeps a user on the server of the first session when servers are added, and moves it when that one goes", async () => {
+    await fleet.ok(["create", "--user", "ben"]);
+    const placed = await route("--user", "ben");
+    expect(placed).toMatchObject({ reason: "the user was placed there before", server: { state: "ready" } });
+    const store = openFileStore(fleet.root);
+    await store.updateRegistry(({ servers }) => {
+      for (let index = 10; index < 40; index++) {
+        const id = `shared-${index}`;
+        servers[id] = {
+          ...serverRecord(id),
+          isolation: "shared",
+          user: null,
+          state: "stopped",
+          process: null,
+          port: null,
+        };
+      }
+    });
+    expect(await route("--user", "ben")).toMatchObject({ serverId: placed.serverId });
+    const fresh = await Promise.all(
+      ["c1", "c2", "c3", "c4", "c5", "c6"].map(async (user) => await route("--user", user)),
+    );
+    expect(fresh.some(({ serverId }) => /-\d\d$/.test(String(serverId)))).toBe(true);
+    await store.recordPlacement("ben", "shared-99");
+    expect(await route("--user", "ben")).toMatchObject({ reason: expect.stringContaining("highest score") });
+  });
+
+  it.each([
+    [["route"], "--user is missing"],
+    [["route", "--user", "a/b"], '--user "a/b"'],
+    [["route", "--user", "a", "--strategy", "random"], '--strategy "random"'],
+  ])("%j is refused", async (args, message) => {
+    expect((await fleet.refusal(2, args)).message).toContain(message);
+  });
+});

@@ -1,0 +1,110 @@
+import { describe, expect, it } from "vitest";
+import { explain, Interruption } from "../../src/store/redis/failures.js";
+import { judge, type Surroundings } from "../../src/store/redis/surroundings.js";
+
+const WHERE = "redis.example:6379";
+
+function surroundings(facts: Record<string, string>, over: Partial<Surroundings> = {}): Surroundings {
+  const all = {
+    redis_version: "8.0.2",
+    loading: "0",
+    maxmemory_policy: "noeviction",
+    role: "master",
+    connected_slaves: "0",
+    cluster_enabled: "0",
+    ...facts,
+  };
+  const info = Object.entries(all).map(([name, value]) => `${name}:${value}`);
+  return { info: ["# Server", ...info, ""].join("\r\n"), save: "", appendOnly: "yes", ...over };
+}
+
+describe("a Redis is judged by what it says", () => {
+  it("to be fine", () => {
+    expect(judge(surroundings({}), WHERE)).toEqual([]);
+    expect(judge(surroundings({}, { save: "3600 1", appendOnly: "no" }), WHERE)).toEqual([]);
+    expect(judge(surroundings({}, { save: null, appendOnly: null }), WHERE)).toEqual([]);
+    expect(judge(surroundings({ redis_version: "6.2.0" }), WHERE)).toEqual([]);
+    expect(judge(surroundings({ redis_version: "10.0.1" }), WHERE)).toEqual([]);
+  });
+
+  it.each([
+    ["a replica", surroundings({ role: "slave" }), "is a replica"],
+    ["one with replicas", surroundings({ connected_slaves: "2" }), "has replicas"],
+    ["a cluster", surroundings({ cluster_enabled: "1" }), "part of a cluster"],
+    ["without persistence", surroundings({}, { appendOnly: "no" }), "keeps nothing over a restart"],
+    ["silent", surroundings({}, { info: null }), "INFO is forbidden"],
+  ])("to be doubtful: %s", (_, given, words) => {
+    expect(judge(given, WHERE)).toEqual([expect.stringContaining(words)]);
+    expect(judge(given, WHERE)[0]).toContain(WHERE);
+  });
+
+  it.each([
+    ["5.0.14", "is version 5.0.14"],
+    ["6.0.20", "6.2 or later"],
+  ])("to be too old: %s", (version, words) => {
+    const refusal = expect.objectContaining({ code: "FLEET_STORE_UNSAFE", message: expect.stringContaining(words) });
+    expect(() => judge(surroundings({ redis_version: version }), WHERE)).toThrow(refusal);
+  });
+
+  it.each(["allkeys-lru", "allkeys-random", "volatile-lru", "volatile-ttl"])("to forget: %s", (policy) => {
+    const refusal = expect.objectContaining({
+      code: "FLEET_STORE_UNSAFE",
+      suggestions: expect.arrayContaining([
+        "redis-cli -h redis.example -p 6379 CONFIG SET maxmemory-policy noeviction",
+      ]),
+    });
+    expect(() => judge(surroundings({ maxmemory_policy: policy }), WHERE)).toThrow(refusal);
+  });
+
+  it("to be not there yet", () => {
+    expect(() => judge(surroundings({ loading: "1" }), WHERE)).toThrow(Interruption);
+  });
+});
+
+describe("what Redis refuses a command with", () => {
+  const reply = (message: string) =>
+    Object.assign(new Error(message), { name: "ReplyError", command: { args: ["x"] } });
+
+  it.each([
+    [
+      "OOM command not allowed when used memory > 'maxmemory'. script: abc, on @user_script:3.",
+      "FLEET_STATE_UNWRITABLE",
+    ],
+    ["ERR Error running script: @user_script: 3: -OOM command not allowed when used memory", "FLEET_STATE_UNWRITABLE"],
+    ["READONLY You can't write against a read only replica.", "FLEET_STATE_UNWRITABLE"],
+    ["MISCONF Redis is configured to save RDB snapshots, but", "FLEET_STATE_UNWRITABLE"],
+    ["NOREPLICAS Not enough good replicas to write.", "FLEET_STATE_UNWRITABLE"],
+    ["WRONGPASS invalid username-password pair or user is disabled.", "FLEET_STORE_DENIED"],
+    ["NOAUTH Authentication required.", "FLEET_STORE_DENIED"],
+    ["NOPERM User fleet has no permissions to run the 'evalsha' command", "FLEET_STORE_DENIED"],
+    ["DENIED Redis is running in protected mode", "FLEET_STORE_DENIED"],
+    ["MOVED 3999 10.0.0.2:6381", "FLEET_STORE_UNSAFE"],
+    ["CLUSTERDOWN The cluster is down", "FLEET_STORE_UNSAFE"],
+    ["WRONGTYPE Operation against a key holding the wrong kind of value", "FLEET_STATE_CORRUPT"],
+    ["ERR something else", "FLEET_INTERNAL"],
+  ])("%s", (message, code) => {
+    const error = explain(reply(message), WHERE);
+    expect(error).toMatchObject({ code, cause: expect.any(Error) });
+    // ioredis hangs the command on its errors, arguments and all.
+    expect(Object.keys(Object(error.cause))).not.toContain("command");
+  });
+
+  it.each([
+    "LOADING Redis is loading the dataset in memory",
+    "BUSY Redis is busy running a script",
+    "ERR max number of clients reached",
+  ])("%s: another try may help", (message) => {
+    expect(explain(reply(message), WHERE)).toBeInstanceOf(Interruption);
+    expect(explain(reply(message), WHERE)).toMatchObject({ nobody: false });
+  });
+
+  it.each([
+    ["ECONNREFUSED", true],
+    ["ENOTFOUND", true],
+    ["ECONNRESET", false],
+    ["EPIPE", false],
+  ])("%s: nobody is there: %s", (code, nobody) => {
+    expect(explain(Object.assign(new Error(`connect ${code}`), { code }), WHERE)).toMatchObject({ nobody });
+    expect(explain(new Error("Connection is closed."), WHERE)).toMatchObject({ nobody: false });
+  });
+});
