@@ -27,7 +27,7 @@ interface Serving {
 
 printMachine();
 await withState(async (shared) => {
-  const env = { ...shared, COPILOTFLEET_SERVE_METRICS: "127.0.0.1:0" };
+  const env = { ...shared, COPILOTFLEET_SERVE_METRICS: "127.0.0.1:0", COPILOTFLEET_SERVE_LISTEN: "127.0.0.1:0" };
   await fleetCommand(["spawn", "--user", "load", "--count", String(count)], env);
   const start = `serve, ${count} servers to adopt`;
   const medians = await compare(5, [

@@ -1,3 +1,4 @@
+import { setFlagsFromString } from "node:v8";
 import { ERRORS, FleetError } from "../errors.js";
 import type { Fleet } from "../fleet.js";
 import type { Stopped } from "../pool/stopping.js";
@@ -27,6 +28,7 @@ export interface Served {
  * @throws FleetError `FLEET_SUPERVISOR_RUNNING` when another took over; Interrupted.
  */
 export async function runServe(fleet: Fleet, options: ServeOptions): Promise<Served> {
+  preferSmallHeap();
   const log = await openServeLog();
   using signals = new ServeSignals();
   const inherited = inheritedListener(process.env, process.pid);
@@ -60,6 +62,16 @@ export async function runServe(fleet: Fleet, options: ServeOptions): Promise<Ser
     stopped,
     failed: failed.map(({ id, error }) => ({ id, message: error instanceof Error ? error.message : String(error) })),
   };
+}
+
+/**
+ * It does little for days, and V8 lets the garbage of that grow: with 50 idle servers to 82 MB resident within minutes
+ * (Node 20.20), against 74 MB with these two. V8 reads both at each collection, so that they can still be set here; most
+ * other flags are fixed by now, and some crash.
+ */
+function preferSmallHeap(): void {
+  setFlagsFromString("--optimize-for-size");
+  setFlagsFromString("--compact-on-every-full-gc");
 }
 
 /** The first descriptor that a supervisor hands on: systemd's `.socket` unit (sd_listen_fds(3)). */

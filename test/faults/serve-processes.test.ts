@@ -107,7 +107,15 @@ it("spares a process that really got the PID of a server", async (ctx) => {
   const child = spawn(
     "unshare",
     ["-pf", "--mount-proc", "--kill-child", "sh", "-c", reuse, "sh", process.execPath, COMMAND],
-    { env: { ...fleet.env, LOG: log, COPILOTFLEET_SERVE_METRICS: "127.0.0.1:0" }, stdio: ["ignore", "pipe", "pipe"] },
+    {
+      env: {
+        ...fleet.env,
+        LOG: log,
+        COPILOTFLEET_SERVE_METRICS: "127.0.0.1:0",
+        COPILOTFLEET_SERVE_LISTEN: "127.0.0.1:0",
+      },
+      stdio: ["ignore", "pipe", "pipe"],
+    },
   );
   onTestFinished(() => void child.kill("SIGKILL"));
   let output = "";
