@@ -69,7 +69,7 @@ it("recycling under load loses no turn and fails none", async () => {
   // Without a pause there is no moment without a turn, which is waited for, for minutes.
   await underLoad(fleet, 1_000, async () => await recycled(serving, "age", rounds(6, 100)));
   const users = serving.log().flatMap(({ msg, server }) => (/ was recycled$/.test(msg) ? [server] : []));
-  expect(new Set(users).size, "not always the same one").toBeGreaterThan(2);
+  expect(new Set(users).size, "not always the same one").toBeGreaterThan(1);
   expect(serving.log().filter(({ level }) => level === "error")).toEqual([]);
   expect((await serving.end()).code).toBe(0);
 });
