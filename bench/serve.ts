@@ -7,14 +7,12 @@ import { once } from "node:events";
 import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { setTimeout as delay } from "node:timers/promises";
-import { COMMAND, claim, compare, fleetCommand, printMachine, withState } from "./measure.js";
+import { COMMAND, claim, compare, fleetCommand, printMachine, processorSeconds, withState } from "./measure.js";
 
 const count = Number(process.argv[2] ?? 50);
 const idleSeconds = Number(process.argv[3] ?? 120);
 /** The last part of the idling, over which the processor time is counted. */
 const countedSeconds = Math.min(60, idleSeconds / 2);
-/** In this unit the kernel counts processor time for /proc on every architecture (`USER_HZ`, proc(5)). */
-const TICKS_PER_SECOND = 100;
 const MB = 1024 * 1024;
 
 interface Serving {
@@ -83,13 +81,6 @@ async function serve(env: NodeJS.ProcessEnv): Promise<Serving> {
       await ended;
     },
   };
-}
-
-/** Processor time of a process so far, user and system. */
-function processorSeconds(pid: number): number {
-  const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
-  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-  return (Number(fields[11]) + Number(fields[12])) / TICKS_PER_SECOND;
 }
 
 function memoryOf(pid: number): { resident: number; private: number } {

@@ -17,6 +17,9 @@ const run = promisify(execFile);
  */
 const AT_RUN_TIME = ["@github/copilot-sdk", "prom-client", "pino", "ioredis"];
 
+/** Required by the parts of the script that are loaded when `deploy` asks for them. */
+const FOR_DEPLOY = ["kubernetes-models/*", "yaml"];
+
 /**
  * `@oclif/core` requires all of its parts at once, help and plug-in discovery included: a good part of a short
  * command's time. TypeScript emits each require as `const name_1 = require("x")` and every use as `name_1.y`, so each
@@ -101,7 +104,7 @@ async function buildCommandLine() {
     minify: true,
     define: { "import.meta.url": "__importMetaUrl" },
     // typescript and ejs are optional parts of oclif that an installed command never uses.
-    external: [...AT_RUN_TIME, "typescript", "ejs"],
+    external: [...AT_RUN_TIME, ...FOR_DEPLOY, "typescript", "ejs"],
     plugins: [lazyOclif, debugOnDemand],
   });
   // A script that comes out of the code cache has no dynamic import of its own: the loader hands it one.

@@ -1,15 +1,21 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { unknownVariables } from "./config/environment.js";
+import { ignoredVariables } from "./config/environment.js";
 import { type LoadedConfig, loadConfig } from "./config/load.js";
 import { isFleetError } from "./errors.js";
 import { Fleet } from "./fleet.js";
+import { missingBeacons } from "./hosts/beacon.js";
+import { refuseRenamed } from "./hosts/host-note.js";
+import { refuseOtherSettings } from "./hosts/serving-note.js";
 import { FLEET_VARIABLE } from "./runtime/environment.js";
+import { fileSystemOf, isLocal, problemsOf } from "./runtime/file-system.js";
 import { findRuntime, packageVersion } from "./runtime/find.js";
 import { launchesByVariable } from "./runtime/process-table.js";
+import { usable } from "./runtime/shared-storage.js";
 import { stopServer } from "./runtime/stop.js";
 import { checkStateFolder } from "./store/file/state-folder.js";
+import type { HostRecord } from "./store/store.js";
 
 export interface Check {
   name: string;
@@ -91,15 +97,16 @@ export async function examine(options: DoctorOptions): Promise<DoctorResult> {
 
 type Run = (name: string, look: () => Finding | Promise<Finding>) => Promise<boolean>;
 
-async function recordedState(run: Run, options: DoctorOptions, { stateRoot }: LoadedConfig): Promise<void> {
+async function recordedState(run: Run, options: DoctorOptions, { stateRoot, config }: LoadedConfig): Promise<void> {
   await using fleet = await Fleet.open({ env: options.env, cwd: options.cwd });
-  await run("registry", async () => {
+  const isReadable = await run("registry", async () => {
     const count = await fleet.recordedServers();
     const warnings = fleet.takeWarnings();
     if (warnings.length === 0) return { ok: true, detail: `${count} servers recorded` };
     // The next write mends what the warnings are about: nothing here is worth a write of its own.
     return { ok: true, detail: `${count} servers recorded; ${warnings.join(" ")}` };
   });
+  if (!isReadable) return;
   await run("servers", async () => {
     const broken = await fleet.brokenServers();
     if (broken.length === 0) return { ok: true, detail: "every recorded server is what it is recorded as" };
@@ -107,6 +114,8 @@ async function recordedState(run: Run, options: DoctorOptions, { stateRoot }: Lo
     const detail = `${broken.join(", ")}: recorded as running, and not running`;
     return { ok: options.fix, detail, fix: "copilotfleet ps", fixed: options.fix };
   });
+  const { shared } = config.storage;
+  if (shared !== null) await run("shared storage", async () => await sharedStorage(shared, await fleet.hosts()));
   await run("stray processes", async () => {
     // Processes first: a launch is recorded before its process starts, so none seen here is recorded only later.
     const launches = [...launchesByVariable(FLEET_VARIABLE, stateRoot)];
@@ -121,11 +130,30 @@ async function recordedState(run: Run, options: DoctorOptions, { stateRoot }: Lo
   });
 }
 
+/** That the folder is there, can be relied on, and is the one that the other hosts have. */
+async function sharedStorage(shared: string, hosts: readonly HostRecord[]): Promise<Finding> {
+  const fileSystem = await usable(shared, async () => fileSystemOf(shared));
+  const at = `${shared} on ${fileSystem.type} (${fileSystem.source} at ${fileSystem.mountPoint})`;
+  const problems = await problemsOf(shared);
+  if (problems.length > 0) {
+    const fix = "Put the shared storage on another file system, such as NFS 4 or CephFS.";
+    return { ok: false, detail: `${at}: this file system ${problems.join(", and it ")}`, fix };
+  }
+  const there = hosts.filter(({ gone }) => !gone);
+  const missing = await missingBeacons(shared, there);
+  if (missing.length > 0) {
+    const detail = `${at} is not the folder that ${missing.join(", ")} shares`;
+    return { ok: false, detail, fix: `findmnt --target ${shared} (on each host)` };
+  }
+  const seen = there.filter(({ beacon }) => beacon != null).map(({ name }) => name);
+  const proof =
+    seen.length === 0 ? "no host serves, so that others share it is not proved" : `shared with ${seen.join(", ")}`;
+  const doubt = isLocal(fileSystem) ? ". That is a file system of one machine" : "";
+  return { ok: true, detail: `${at}: writable, renames and links hold; ${proof}${doubt}` };
+}
+
 function unknownSettings(env: NodeJS.ProcessEnv): Finding {
-  const unknown = unknownVariables(env);
-  if (unknown.length === 0) return { ok: true, detail: "no unknown COPILOTFLEET_ variables" };
-  const names = unknown.map(({ name, nearest }) => `${name} (nearest known: ${nearest})`);
-  return { ok: true, detail: `ignored, since they set nothing: ${names.join(", ")}` };
+  return { ok: true, detail: ignoredVariables(env) ?? "no unknown COPILOTFLEET_ variables" };
 }
 
 /** Finding the file proves little: it is started once, in a folder that goes away, and asked for its version. */
@@ -140,6 +168,7 @@ async function runtimeStarts({ config }: LoadedConfig, env: NodeJS.ProcessEnv): 
         runtime: { path: runtime.path },
         // The trial is nobody else's business.
         store: "file",
+        storage: { shared: null },
         auth: { githubTokenEnv: null, githubTokenFile: null, githubTokenCommand: null },
       },
     });
@@ -160,7 +189,9 @@ function modelIsConfigured({ config }: LoadedConfig): Finding {
   return { ok: true, detail: "none configured: give each server a token (spawn --token-env), or set auth or provider" };
 }
 
-function stateFolder({ stateRoot }: LoadedConfig): Finding {
+function stateFolder({ config, stateRoot }: LoadedConfig): Finding {
   checkStateFolder(stateRoot);
+  refuseOtherSettings(config, stateRoot);
+  refuseRenamed(config, stateRoot);
   return { ok: true, detail: stateRoot };
 }

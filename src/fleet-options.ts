@@ -1,10 +1,12 @@
 import type { PartialConfig } from "./config/load.js";
 import type { Address } from "./config/rules.js";
 import type { DoorListeners } from "./gateway/context.js";
+import type { RebalancePlan } from "./hosts/rebalance.js";
 import type { Strategy } from "./pool/pool.js";
 import type { ServerView } from "./pool/server.js";
 import type { InheritedListener } from "./runtime/listen.js";
 import type { ServeLog } from "./serve/context.js";
+import type { Released } from "./sessions/release.js";
 import type { SessionOptions } from "./sessions/session-config.js";
 import type { Isolation, TokenSource } from "./store/store.js";
 
@@ -32,6 +34,8 @@ export interface RouteView {
   isolation: Isolation;
   /** Null where there is nothing to choose: every user has a server. */
   strategy: Strategy | null;
+  /** The host that the user goes to; null where the store is one host's alone. */
+  host: string | null;
   serverId: string;
   reason: string;
   /** The server as it is now; null if it was never started. */
@@ -80,6 +84,24 @@ export interface StopRequest {
 export interface RollingRequest extends Omit<StopRequest, "force"> {
   /** At most so many servers are without a process that admits turns at any moment. Default: 1. */
   maxUnavailable?: number;
+}
+
+export interface RebalanceRequest {
+  /** How long to wait for the sessions of one user to be between turns, in milliseconds. Default: `drain.timeout`. */
+  waitMs?: number;
+}
+
+/** A user who was moved, and what became of the user's sessions on the host before. */
+export interface MovedUser extends Released {
+  user: string;
+  from: string;
+  to: string;
+  /** Why the sessions there could not be let go; null: they could, or say themselves why they stay. */
+  failure: string | null;
+}
+
+export interface Rebalanced extends Pick<RebalancePlan, "stays"> {
+  moved: MovedUser[];
 }
 
 export interface DrainRequest extends StopRequest {

@@ -10,6 +10,8 @@ import type {
   DrainRequest,
   FleetOptions,
   OpenDoorOptions,
+  Rebalanced,
+  RebalanceRequest,
   ResumeSessionOptions,
   RollingRequest,
   RouteView,
@@ -27,18 +29,46 @@ import {
   type TokenView,
   validateTokenId,
 } from "./gateway/tokens.js";
+import { HostDirectory } from "./hosts/directory.js";
+import { ensureNote, instanceOf, ownHostName, refuseRenamed } from "./hosts/host-note.js";
+import { hostAway } from "./hosts/problems.js";
+import { planRebalance, type RebalancePlan } from "./hosts/rebalance.js";
+import { refuseOtherSettings } from "./hosts/serving-note.js";
+import { Takeover } from "./hosts/takeover.js";
 import { type OpenedProvider, openProvider } from "./models/provider.js";
 import { closePool, launchesOf, openPool } from "./pool/admission.js";
 import { type ClientOptions, Clients } from "./pool/clients.js";
-import { Pool, type SpawnOptions, type Strategy } from "./pool/pool.js";
-import { type RollingResult, restartRolling } from "./pool/rolling.js";
+import { Pool, type Strategy } from "./pool/pool.js";
+import type { RollingResult } from "./pool/rolling.js";
 import { isBroken, type ServerView, viewServer } from "./pool/server.js";
-import type { StopOptions, Stopped } from "./pool/stopping.js";
+import type { Stopped } from "./pool/stopping.js";
+import { deleteEverywhere } from "./remote/delete-sessions.js";
+import { DoorClients } from "./remote/door-client.js";
+import { type FindContext, findRecord, whereItIs } from "./remote/find-session.js";
+import { FleetHosts, type FoundServer, groupByHost } from "./remote/fleet-hosts.js";
+import {
+  evictDownTo,
+  evictEverywhere,
+  gatherGarbage,
+  gatherServers,
+  gatherSessions,
+  spawnEverywhere,
+  viewSessionOf,
+} from "./remote/gather.js";
+import type { LogEnd } from "./remote/host-actions.js";
+import { moveUsers } from "./remote/move-users.js";
+import { OtherHost } from "./remote/other-host.js";
+import { lookAtAll, type Overview } from "./remote/overview.js";
+import { OwnHost } from "./remote/own-host.js";
+import { onAnotherHost, tokenStaysHere } from "./remote/problems.js";
+import type { RemoteSession } from "./remote/remote-session.js";
+import { RemoteSessions } from "./remote/remote-sessions.js";
 import type { TurnReply } from "./runtime/client/turn.js";
 import { provenEndpoint } from "./runtime/probe.js";
+import type { LogPosition } from "./serve/log-tail.js";
 import type { Supervisor } from "./serve/supervisor.js";
-import { type EvictionResult, evict } from "./sessions/eviction.js";
-import { collectGarbage, type GcRequest, type GcResult } from "./sessions/gc.js";
+import type { EvictionResult } from "./sessions/eviction.js";
+import type { GcOptions, GcRequest, GcResult } from "./sessions/gc.js";
 import { newSessionId, validateSessionId, validateUser } from "./sessions/ids.js";
 import { acquireOptions, type LockOptions } from "./sessions/lease-options.js";
 import { type AcquireOptions, type HeldLease, Leases } from "./sessions/leases.js";
@@ -48,7 +78,7 @@ import { type Exchange, Sessions } from "./sessions/sessions.js";
 import type { SessionView } from "./sessions/view.js";
 import { checkStateFolder } from "./store/file/state-folder.js";
 import { openStore } from "./store/open.js";
-import type { Lease, Store } from "./store/store.js";
+import type { HostRecord, Lease, ServerRecord, Store } from "./store/store.js";
 
 const START_WAIT_MS = 30_000;
 const NEVER = new AbortController().signal;
@@ -66,11 +96,19 @@ export class Fleet implements AsyncDisposable {
   /** The folder with all state. */
   readonly stateRoot: string;
   readonly #store: Store;
+  readonly #directory: HostDirectory;
+  readonly #takeover: Takeover;
   readonly #pool: Pool;
   readonly #clients = new Clients();
   readonly #sessions: Sessions;
   readonly #leases: Leases;
-  readonly #open = new Map<string, OpenSession>();
+  /** This host by itself, and all hosts of the fleet. */
+  readonly #own: OwnHost;
+  readonly #hosts: FleetHosts;
+  readonly #remote: RemoteSessions;
+  readonly #doors = new DoorClients();
+  readonly #open = new Map<string, Opened>();
+  readonly #warnings: string[] = [];
   #provider: Promise<OpenedProvider> | undefined;
   readonly #env: NodeJS.ProcessEnv;
 
@@ -78,9 +116,20 @@ export class Fleet implements AsyncDisposable {
     this.config = config;
     this.stateRoot = stateRoot;
     this.#env = env;
-    this.#store = openStore(config.store.kind === "file" ? "file" : config.store.url, stateRoot);
-    this.#pool = new Pool({ store: this.#store, config, stateRoot, env });
+    this.#store = openFleetStore(config, stateRoot);
+    this.#directory = new HostDirectory({ store: this.#store, config });
+    const noteHost = () => {
+      const { own } = this.#directory;
+      if (own !== null) ensureNote(stateRoot, own);
+    };
+    this.#pool = new Pool({ store: this.#store, config, stateRoot, env, noteHost });
     this.#leases = new Leases(this.#store);
+    this.#takeover = new Takeover({
+      store: this.#store,
+      config,
+      directory: this.#directory,
+      sharedServerId: async (user) => await this.#pool.sharedServerIdFor(user),
+    });
     this.#sessions = new Sessions({
       store: this.#store,
       config,
@@ -88,14 +137,30 @@ export class Fleet implements AsyncDisposable {
       leases: this.#leases,
       pool: this.#pool,
       clients: this.#clients,
+      directory: this.#directory,
+      takeover: this.#takeover,
       provider: async () => (await this.#openedProvider()).provider,
+      warn: (message) => this.#warnings.push(message),
     });
+    const base = { store: this.#store, config, env, directory: this.#directory };
+    const own = {
+      ...base,
+      takeover: this.#takeover,
+      stateRoot,
+      pool: this.#pool,
+      clients: this.#clients,
+      sessions: this.#sessions,
+    };
+    this.#own = new OwnHost(own);
+    this.#hosts = new FleetHosts({ ...base, own: this.#own, warn: (message) => this.#warnings.push(message) });
+    this.#remote = new RemoteSessions({ ...base, sessions: this.#sessions, leases: this.#leases });
   }
 
   /**
    * Opens the fleet that the environment and the configuration files name. Starts nothing and writes nothing.
    *
-   * @throws FleetError `FLEET_CONFIG_…`, `FLEET_STATE_UNSAFE`.
+   * @throws FleetError `FLEET_CONFIG_…`, also for a store, a host's name or a share that a `serve` which runs on the state folder
+   * does not have; `FLEET_STATE_UNSAFE`.
    */
   static async open(options: FleetOptions = {}): Promise<Fleet> {
     const env = options.env ?? process.env;
@@ -105,58 +170,94 @@ export class Fleet implements AsyncDisposable {
       ...(options.config === undefined ? {} : { flags: options.config }),
     });
     checkStateFolder(stateRoot);
+    refuseOtherSettings(config, stateRoot);
+    refuseRenamed(config, stateRoot);
     return new Fleet(config, stateRoot, env);
   }
 
   /**
-   * The user's own server, started if it does not run.
+   * The user's own server, started if it does not run, on the host that the user is placed on.
    *
    * @throws FleetError among others `FLEET_USER_INVALID`, `FLEET_PORTS_EXHAUSTED`, `FLEET_SERVER_START_TIMEOUT`,
    * `FLEET_SERVER_EXITED`, `FLEET_RUNTIME_MISSING`.
    */
   async spawn(user: string, request: SpawnRequest = {}): Promise<{ server: ServerView; created: boolean }> {
-    const { server, created } = await this.#pool.serverOf(validateUser(user), spawnOptions(request));
-    return { server: viewServer(server), created };
+    const id = validateUser(user);
+    return await (await this.#hosts.ofUser(id)).spawn(id, request);
   }
 
   /** The servers of many users, started side by side. Those that can be started run; the others are in the error, a word on each. */
   async spawnMany(users: readonly string[], request: SpawnRequest = {}): Promise<ServerView[]> {
     const valid = users.map((user) => validateUser(user));
-    const results = await this.#pool.serversOf(valid, spawnOptions(request));
-    return results.map(({ server }) => viewServer(server));
+    return await spawnEverywhere(this.#hosts, valid, request);
   }
 
-  /** Starts one more server that belongs to no single user. */
+  /** Starts one more server that belongs to no single user, on this host. */
   async spawnShared(request: SpawnRequest = {}): Promise<ServerView> {
-    const { server } = await this.#pool.addShared(spawnOptions(request));
-    return viewServer(server);
+    return await this.#own.spawnShared(request);
   }
 
-  /** All recorded servers as they are now. What a crash left half-done is mended on the way. */
+  /**
+   * All recorded servers of all hosts as they are now. What a crash left half-done is mended on the way. A host that does not
+   * answer is warned of ({@link takeWarnings}), and its servers are shown as it recorded them last (`away`).
+   */
   async servers(): Promise<ServerView[]> {
-    return await this.#pool.list(AbortSignal.timeout(START_WAIT_MS));
+    return await gatherServers(this.#hosts);
   }
 
-  /** How many servers are recorded, in whatever state. */
+  /** The hosts of the fleet, also those that are gone; none where the store is one host's alone. */
+  async hosts(): Promise<HostRecord[]> {
+    return await this.#directory.list();
+  }
+
+  /** The names of the hosts of the fleet; none where it is on one. */
+  async hostNames(): Promise<string[]> {
+    return await this.#hosts.names();
+  }
+
+  /** All hosts, their servers, and how many sessions there are. */
+  async overview(): Promise<Overview> {
+    const { config, stateRoot } = this;
+    return await lookAtAll({ ...this.#finding(), config, stateRoot });
+  }
+
+  /** How many servers are recorded on this host, in whatever state. */
   async recordedServers(): Promise<number> {
     return Object.keys((await this.#store.readRegistry()).servers).length;
   }
 
-  /** Ids of servers whose record does not agree with the processes there are; {@link Fleet.servers} mends them. */
+  /** Ids of servers of this host whose record does not agree with the processes there are; {@link Fleet.servers} mends them. */
   async brokenServers(): Promise<string[]> {
     return Object.values((await this.#store.readRegistry()).servers)
       .filter(isBroken)
       .map(({ id }) => id);
   }
 
-  /** The launch ids of all recorded servers: a process of this fleet that carries another one is a stray. */
+  /** The launch ids of all recorded servers of this host: a process of this fleet that carries another one is a stray. */
   async launchIds(): Promise<Set<string>> {
     return launchesOf(await this.#store.readRegistry());
   }
 
-  /** One server by id or unambiguous beginning of it. @throws FleetError `FLEET_SERVER_NOT_FOUND`. */
+  /**
+   * One server by id or unambiguous beginning of it, on whichever host. A user may have one on several, all with the same id:
+   * `ID@HOST` says which.
+   *
+   * @throws FleetError `FLEET_SERVER_NOT_FOUND`, `FLEET_HOST_AWAY`.
+   */
   async server(id: string): Promise<ServerView> {
-    return viewServer(await this.#pool.find(id));
+    return await this.#view(await this.#hosts.find(id));
+  }
+
+  /** What a server wrote last to its log, and where to go on from with {@link followLog}. @throws as {@link server}. */
+  async logEnd(id: string, lines: number): Promise<LogEnd> {
+    const { host, server } = await this.#hosts.find(id);
+    return await host.logEnd(server.id, lines);
+  }
+
+  /** What is added to a server's log, until the signal. @throws as {@link server}. */
+  async *followLog(id: string, at: LogPosition, signal: AbortSignal): AsyncGenerator<Buffer> {
+    const { host, server } = await this.#hosts.find(id);
+    yield* host.followLog(server.id, at, signal);
   }
 
   /**
@@ -165,45 +266,80 @@ export class Fleet implements AsyncDisposable {
    */
   async serverFor(user: string, request: SpawnRequest = {}): Promise<ServerView> {
     const id = validateUser(user);
-    const options = spawnOptions(request);
-    const placed =
-      this.config.isolation === "shared"
-        ? await this.#pool.sharedServerFor(id, options)
-        : await this.#pool.serverOf(id, options);
-    return viewServer(placed.server);
+    return await (await this.#hosts.ofUser(id)).serverFor(id, request);
   }
 
-  /** Where a user's next session would go, and why. Starts nothing. */
+  /**
+   * Where a user's next session would go, and why. Starts nothing.
+   *
+   * @throws FleetError `FLEET_HOST_AWAY` when the host with the user's server does not say how that is.
+   */
   async route(user: string, options: { strategy?: Strategy } = {}): Promise<RouteView> {
     const id = validateUser(user);
     const { isolation } = this.config;
-    const { serverId, strategy, reason } = await this.#pool.route(id, options.strategy);
-    const server = (await this.#store.readRegistry()).servers[serverId];
+    const foreseen = await this.#directory.foresee(id);
+    const { hosts } = this.#store;
+    const isElsewhere = hosts !== null && foreseen !== null && foreseen.host !== hosts.own;
+    const registry = isElsewhere ? await hosts.registryOf(foreseen.host) : await this.#store.readRegistry();
+    const on = isElsewhere ? { on: { host: foreseen.host, registry } } : {};
+    const { serverId, strategy, reason } = await this.#pool.route(id, { ...options, ...on });
+    const server = registry.servers[serverId];
     return {
       user: id,
       isolation,
       strategy,
+      host: foreseen?.host ?? null,
       serverId,
-      reason,
-      server: server === undefined ? null : viewServer(server),
+      reason: foreseen === null ? reason : `${foreseen.reason}; ${reason}`,
+      server:
+        server === undefined ? null : isElsewhere ? await this.#viewOn(foreseen.host, server) : viewServer(server),
     };
   }
 
-  /** The recorded server of a user. @throws FleetError `FLEET_SERVER_NOT_FOUND`. */
+  /** Which users would move if all were placed anew on the hosts that there are. Moves nobody. */
+  async planRebalance(): Promise<RebalancePlan> {
+    const [hosts, placements, sessions] = await Promise.all([
+      this.#directory.list(),
+      this.#store.listPlacements(),
+      this.#store.listSessions(),
+    ]);
+    return planRebalance({ hosts, placements, sessions, isShared: this.#directory.isShared });
+  }
+
+  /**
+   * Moves users to where {@link planRebalance} says, each session between its turns: what is in a turn is waited for, and stays
+   * where it is when that takes too long; it is as good there, and moves another time.
+   */
+  async rebalance(request: RebalanceRequest = {}): Promise<Rebalanced> {
+    const { moves, stays } = await this.planRebalance();
+    const waitMs = request.waitMs ?? this.config.drain.timeoutMs;
+    return { moved: await moveUsers(moves, waitMs, { store: this.#store, hosts: this.#hosts }), stays };
+  }
+
+  /** The recorded server of a user, where the user is placed. @throws FleetError `FLEET_SERVER_NOT_FOUND`, `FLEET_HOST_AWAY`. */
   async serverOf(user: string): Promise<ServerView> {
-    return viewServer(await this.#pool.findOf(validateUser(user)));
+    return await this.#view(await this.#hosts.findOf(validateUser(user)));
   }
 
-  /** Waits for turns in flight, stops the servers, frees their ports. Homes and sessions stay. */
+  async #view({ host, server }: FoundServer): Promise<ServerView> {
+    return await host.server(server.id);
+  }
+
+  /** A server on another host, as it is now. */
+  async #viewOn(name: string, { id }: ServerRecord): Promise<ServerView> {
+    const host = await this.#hosts.thereUnder(name);
+    if (host === null) throw hostAway(name);
+    return await host.server(id);
+  }
+
+  async #found(ids: readonly string[]): Promise<FoundServer[]> {
+    return await Promise.all(ids.map(async (id) => await this.#hosts.find(id)));
+  }
+
+  /** Waits for turns in flight, stops the servers, frees their ports, on whichever hosts. Homes and sessions stay. */
   async stop(ids: readonly string[], request: StopRequest = {}): Promise<Stopped[]> {
-    return await this.#stop(ids, this.#stopOptions(request));
-  }
-
-  async #stop(ids: readonly string[], options: StopOptions): Promise<Stopped[]> {
-    const stopped = await this.#pool.stopAll(ids, options);
-    // Only now: closing a client ends its turns, which are waited for like everybody else's.
-    for (const id of ids) await this.#closeClient(id);
-    return stopped;
+    const found = await this.#found(ids);
+    return (await this.#hosts.onEach(found, async (host, own) => await host.stop(own, request))).flat();
   }
 
   /** {@link stop}, then the same servers again on the same homes and, where still free, the same ports. */
@@ -211,31 +347,27 @@ export class Fleet implements AsyncDisposable {
     ids: readonly string[],
     request: StopRequest = {},
   ): Promise<{ stopped: Stopped[]; servers: ServerView[] }> {
-    const stopped = await this.#stop(ids, { ...this.#stopOptions(request), stays: true });
-    const servers = await Promise.all(
-      ids.map(async (id) => {
-        const signal = AbortSignal.timeout(START_WAIT_MS);
-        const again = await this.#pool.startAgain(await this.#pool.find(id), { signal });
-        return viewServer(again.server);
-      }),
-    );
-    return { stopped, servers };
+    const found = await this.#found(ids);
+    const results = await this.#hosts.onEach(found, async (host, own) => await host.restart(own, request));
+    return { stopped: results.flatMap(({ stopped }) => stopped), servers: results.flatMap(({ servers }) => servers) };
   }
 
   /**
    * Replaces running servers one after the other, at most `maxUnavailable` at a time and the first one alone: each by a new
    * process on the same home, which has to answer before the old one is drained. This is the upgrade to a new runtime.
-   * Stops at the first server whose new process does not come up; that one and those after it go on as they were.
+   * Stops at the first server whose new process does not come up; that one and those after it go on as they were. Of several
+   * hosts one comes after the other.
    *
    * @throws FleetError with the code of that failure, and a word on how far it came.
    */
   async restartRolling(ids: readonly string[], request: RollingRequest = {}): Promise<RollingResult> {
-    const { drainTimeoutMs, signal } = this.#stopOptions(request);
-    return await restartRolling(this.#pool, ids, {
-      drainTimeoutMs,
-      signal,
-      maxUnavailable: request.maxUnavailable ?? 1,
-    });
+    const result: RollingResult = { stopped: [], servers: [] };
+    for (const { host, ids: own } of groupByHost(await this.#found(ids))) {
+      const { stopped, servers } = await host.restartRolling(own, request);
+      result.stopped.push(...stopped);
+      result.servers.push(...servers);
+    }
+    return result;
   }
 
   /**
@@ -250,7 +382,8 @@ export class Fleet implements AsyncDisposable {
     const timeoutMs = timeout === undefined ? {} : { drainTimeoutMs: parseDuration(timeout, { name: "timeout" }) };
     await closePool(this.#store);
     const ids = (await this.#pool.all()).map(({ id }) => id);
-    return await this.#stop(ids, { ...this.#stopOptions({ ...rest, ...timeoutMs }), stays: true });
+    const { drainTimeoutMs = this.config.drain.timeoutMs, force = false, signal = NEVER } = { ...rest, ...timeoutMs };
+    return await this.#own.stopAll(ids, { drainTimeoutMs, force, signal, stays: true });
   }
 
   /** Opens a pool that was drained. */
@@ -273,19 +406,22 @@ export class Fleet implements AsyncDisposable {
       listen === null
         ? null
         : async (door: DoorListeners & { signal: AbortSignal }) => await this.openFrontDoor({ ...door, listen });
-    const gc = async (signal: AbortSignal) => await this.gc({ signal });
-    const fleet = { store: this.#store, pool: this.#pool, config, stateRoot, log: options.log, gc, openDoor };
+    // Each host's serve collects what is its own.
+    const gc = async (signal: AbortSignal) => await this.#own.gc(this.#gcOptions({ signal }));
+    const [store, pool, directory] = [this.#store, this.#pool, this.#directory];
+    const fleet = { store, pool, directory, config, stateRoot, log: options.log, gc, openDoor };
     return await supervise(fleet, options.signal ?? NEVER);
   }
 
   /**
    * What an SDK client in any language needs to use the user's running server directly. The process behind the port is
-   * proved to be the server first.
+   * proved to be the server first. Servers listen on their own host alone: from another one there is its front door.
    *
-   * @throws FleetError `FLEET_SERVER_NOT_FOUND`, `FLEET_SERVER_LOST`.
+   * @throws FleetError `FLEET_SERVER_NOT_FOUND`, `FLEET_SERVER_LOST`; `FLEET_SERVER_UNREACHABLE` for one on another host.
    */
   async connectInfo(user: string): Promise<ConnectInfo> {
-    const server = await this.#pool.findOf(validateUser(user));
+    const { host, server } = await this.#hosts.findOf(validateUser(user));
+    if (host instanceof OtherHost) throw onAnotherHost(user, host.record);
     const { address, port, token } = provenEndpoint(server);
     return { url: `${address}:${port}`, token, user: server.user ?? user, serverId: server.id };
   }
@@ -293,21 +429,28 @@ export class Fleet implements AsyncDisposable {
   /**
    * The SDK's client, connected to the user's own server, which is started if need be. Calling it again gives the same
    * client while it is connected. `gitHubToken` is the token the server starts with; it is handed to the process and
-   * recorded nowhere.
+   * recorded nowhere. A user who is placed on another host is connected through that one's front door.
+   *
+   * @throws FleetError `FLEET_USAGE_INVALID` for a `gitHubToken` that would have to travel to another host.
    */
   async clientForUser(user: string, options: ClientOptions & { signal?: AbortSignal } = {}): Promise<CopilotClient> {
     const { gitHubToken, signal = AbortSignal.timeout(START_WAIT_MS), ...client } = options;
     const token = gitHubToken === undefined ? {} : { token: { from: "caller" } as const, tokenValue: gitHubToken };
-    const { server } = await this.#pool.serverOf(validateUser(user), { ...token, signal });
+    const where = await this.#directory.place(validateUser(user));
+    if (!where.here) {
+      if (gitHubToken !== undefined) throw tokenStaysHere(user, where.host);
+      return await this.#doors.to({ store: this.#store }, where.host, user, client, signal);
+    }
+    const { server } = await this.#pool.serverOf(user, { ...token, signal });
     return (await this.#clients.to(server, client, signal)).client;
   }
 
   /** The end of `clientForUser`: once all turns are done, stops the user's server and closes the client. */
   async releaseUser(user: string, request: StopRequest = {}): Promise<Stopped> {
-    const { id } = await this.#pool.findOf(validateUser(user));
-    const stopped = await this.#pool.stop(id, this.#stopOptions(request));
-    await this.#closeClient(id);
-    return stopped;
+    const { host, server } = await this.#hosts.findOf(validateUser(user));
+    const [stopped] = await host.stop([server.id], request);
+    await this.#doors.close(user);
+    return stopped ?? { id: server.id, outcome: "already-stopped", cut: [] };
   }
 
   /**
@@ -320,7 +463,7 @@ export class Fleet implements AsyncDisposable {
     const { user, sessionId, purpose, ttl, signal, model, members, ephemeral, waitMs, ...session } = options;
     const id = sessionId === undefined ? newSessionId(purpose ?? null) : validateSessionId(sessionId, "sessionId");
     const owner = validateUser(user, "user");
-    const open = await this.#sessions.create({
+    const create = {
       user: owner,
       id,
       purpose,
@@ -331,8 +474,10 @@ export class Fleet implements AsyncDisposable {
       ttlMs: ttl === undefined ? undefined : parseDuration(ttl, { name: "ttl" }),
       session,
       signal: signal ?? AbortSignal.timeout(START_WAIT_MS),
-    });
-    return this.#remember(open);
+    };
+    const where = await this.#directory.place(owner);
+    if (where.here) return this.#remember(await this.#sessions.create(create));
+    return this.#rememberRemote(await this.#remote.create(where.host, create, sessionId === undefined), owner);
   }
 
   /**
@@ -343,13 +488,18 @@ export class Fleet implements AsyncDisposable {
    */
   async resumeSession(sessionId: string, options: ResumeSessionOptions): Promise<CopilotSession> {
     const { user, signal, waitMs, ...session } = options;
-    const open = await this.#sessions.resume(validateSessionId(sessionId, "sessionId"), {
+    const id = validateSessionId(sessionId, "sessionId");
+    const open = {
       user: validateUser(user, "user"),
       session,
       waitMs,
       signal: signal ?? AbortSignal.timeout(START_WAIT_MS),
-    });
-    return this.#remember(open);
+    };
+    return await whereItIs(this.#finding(), id, user, async (record, where) =>
+      where.here
+        ? this.#remember(await this.#sessions.resume(id, open))
+        : this.#rememberRemote(await this.#remote.resume(record, where.host, open), user),
+    );
   }
 
   /**
@@ -358,7 +508,7 @@ export class Fleet implements AsyncDisposable {
    * @throws FleetError `FLEET_TURN_FAILED`, `FLEET_TURN_TIMEOUT`, `FLEET_SERVER_LOST`.
    */
   async send(session: CopilotSession, prompt: string, options: SendOptions = {}): Promise<TurnReply> {
-    return await this.#opened(session.sessionId).send(prompt, options);
+    return await this.#opened(session.sessionId).open.send(prompt, options);
   }
 
   /**
@@ -372,11 +522,14 @@ export class Fleet implements AsyncDisposable {
     prompt: string,
     options: SendOptions & { user: string; session?: SessionOptions },
   ): Promise<Exchange> {
-    return await this.#sessions.exchange(validateSessionId(sessionId, "sessionId"), prompt, {
-      ...options,
-      user: validateUser(options.user, "user"),
-      signal: options.signal ?? NEVER,
-    });
+    const id = validateSessionId(sessionId, "sessionId");
+    const user = validateUser(options.user, "user");
+    const open = { ...options, user, signal: options.signal ?? NEVER };
+    return await whereItIs(this.#finding(), id, user, async (record, where) =>
+      where.here
+        ? await this.#sessions.exchange(id, prompt, open)
+        : await this.#remote.exchange(record, where.host, prompt, open),
+    );
   }
 
   /**
@@ -384,9 +537,9 @@ export class Fleet implements AsyncDisposable {
    * `park` leaves it for the next one who uses it.
    */
   async leaveSession(session: CopilotSession, options: { park?: boolean } = {}): Promise<SessionView> {
-    const open = this.#opened(session.sessionId);
+    const { leave } = this.#opened(session.sessionId);
     this.#open.delete(session.sessionId);
-    return await this.#sessions.leave(open, open.record.owner, options);
+    return await leave(options);
   }
 
   /**
@@ -394,26 +547,30 @@ export class Fleet implements AsyncDisposable {
    * a lease or just being opened is skipped, and says why.
    */
   async evict(what: { ids: readonly string[] } | { max: number }): Promise<EvictionResult> {
-    const { servers } = await this.#store.readRegistry();
-    const context = { store: this.#store, answerMs: this.config.health.timeoutMs };
-    const checked = "ids" in what ? { ids: what.ids.map((id) => validateSessionId(id)) } : what;
-    return await evict(Object.values(servers), checked, context);
+    if ("max" in what) return await evictDownTo(this.#hosts, what.max);
+    const ids = what.ids.map((id) => validateSessionId(id));
+    return await evictEverywhere(this.#finding(), ids);
   }
 
-  /** Sessions of all users, or of one, the latest used first. */
+  /**
+   * Sessions of all users, or of one, of all hosts, the latest used first. Of a host that does not answer, which is warned of
+   * ({@link takeWarnings}), as their records have them.
+   */
   async sessions(user?: string): Promise<SessionView[]> {
-    return await this.#sessions.list(user === undefined ? undefined : validateUser(user));
+    const context = { ...this.#finding(), ttlMs: this.config.session.ttlMs };
+    return await gatherSessions(context, user === undefined ? undefined : validateUser(user));
   }
 
   /** One session of a user. @throws FleetError `FLEET_SESSION_NOT_FOUND`. */
   async sessionOf(sessionId: string, user: string): Promise<SessionView> {
-    return await this.#sessions.get(validateSessionId(sessionId), validateUser(user));
+    const context = { ...this.#finding(), ttlMs: this.config.session.ttlMs };
+    return await viewSessionOf(context, validateSessionId(sessionId), validateUser(user));
   }
 
   /** Deletes sessions for good; what is gone already counts as deleted. @throws FleetError `FLEET_SESSION_BUSY`. */
   async deleteSessions(sessionIds: readonly string[], user?: string): Promise<string[]> {
     const ids = sessionIds.map((id) => validateSessionId(id));
-    return await this.#sessions.delete(ids, user === undefined ? undefined : validateUser(user));
+    return await deleteEverywhere(this.#finding(), ids, user === undefined ? undefined : validateUser(user));
   }
 
   /**
@@ -440,26 +597,28 @@ export class Fleet implements AsyncDisposable {
   /** The lease in force on a session, or null. With `user`: @throws FleetError `FLEET_SESSION_NOT_FOUND`. */
   async leaseOf(sessionId: string, user?: string): Promise<Lease | null> {
     const id = validateSessionId(sessionId);
-    if (user !== undefined) await this.#sessions.recordFor(id, validateUser(user));
+    if (user !== undefined) await findRecord(this.#finding(), id, validateUser(user));
     return await this.#store.readLease(id);
   }
 
   /**
    * Deletes sessions past their TTL that nobody uses, on disk and in the store, and clears away what is left of servers.
-   * Safe beside itself and any other use of the fleet; killed at any point, the next one finishes.
+   * Safe beside itself and any other use of the fleet; killed at any point, the next one finishes. Each host that is there
+   * does that with what is its own.
    *
    * @throws FleetError `FLEET_DURATION_INVALID`, `FLEET_USER_INVALID`.
    */
   async gc(request: GcRequest = {}): Promise<GcResult> {
-    return await collectGarbage(
-      { store: this.#store, stateRoot: this.stateRoot, pool: this.#pool, answerMs: this.config.health.timeoutMs },
-      {
-        ttlMs: request.ttl === undefined ? this.config.session.ttlMs : parseDuration(request.ttl, { name: "ttl" }),
-        dryRun: request.dryRun ?? false,
-        user: request.user === undefined ? undefined : validateUser(request.user),
-        signal: request.signal ?? NEVER,
-      },
-    );
+    return await gatherGarbage(this.#hosts, this.#gcOptions(request));
+  }
+
+  #gcOptions(request: GcRequest): GcOptions {
+    return {
+      ttlMs: request.ttl === undefined ? this.config.session.ttlMs : parseDuration(request.ttl, { name: "ttl" }),
+      dryRun: request.dryRun ?? false,
+      user: request.user === undefined ? undefined : validateUser(request.user),
+      signal: request.signal ?? NEVER,
+    };
   }
 
   /**
@@ -496,19 +655,32 @@ export class Fleet implements AsyncDisposable {
     // Loaded only now: every other command is faster without it.
     const { openFrontDoor } = await import("./gateway/door.js");
     const { listen = this.config.serve.listen ?? ANY_ADDRESS, ...listeners } = options;
-    const context = { config: this.config, store: this.#store, sessions: this.#sessions, pool: this.#pool };
+    const { answerCall } = await import("./remote/calls.js");
+    const context = {
+      config: this.config,
+      store: this.#store,
+      sessions: this.#sessions,
+      pool: this.#pool,
+      directory: this.#directory,
+      control: async (method: string, params: object, signal: AbortSignal) =>
+        await answerCall(this.#own, method, params, signal),
+    };
     return await openFrontDoor(context, { ...listeners, listen });
   }
 
-  /** Problems with the recorded state that were met and worked around since the last call. */
+  /**
+   * Problems that were met and worked around since the last call: with the recorded state, hosts that did not answer, and turns
+   * that were answered and could not be recorded.
+   */
   takeWarnings(): string[] {
-    return this.#store.takeWarnings();
+    return [...new Set([...this.#store.takeWarnings(), ...this.#warnings.splice(0)])];
   }
 
   async close(): Promise<void> {
     const open = [...this.#open.values()];
     this.#open.clear();
-    await Promise.all(open.map((session) => session.close()));
+    await Promise.all(open.map(async ({ close }) => await close()));
+    await this.#doors.closeAll();
     await this.#clients.closeAll();
     if (this.#provider !== undefined) await (await this.#provider).close();
     this.#provider = undefined;
@@ -520,11 +692,28 @@ export class Fleet implements AsyncDisposable {
   }
 
   #remember(open: OpenSession): CopilotSession {
-    this.#open.set(open.session.sessionId, open);
-    return open.session;
+    return this.#keep({
+      open,
+      leave: async (options) => await this.#sessions.leave(open, open.record.owner, options),
+      close: async () => await open.close(),
+    });
   }
 
-  #opened(sessionId: string): OpenSession {
+  #rememberRemote(open: RemoteSession, user: string): CopilotSession {
+    return this.#keep({
+      open,
+      leave: async (options) => await this.#remote.leave(open, user, options),
+      close: async () => await this.#remote.end(open),
+    });
+  }
+
+  #keep(opened: Opened): CopilotSession {
+    const { session } = opened.open;
+    this.#open.set(session.sessionId, opened);
+    return session;
+  }
+
+  #opened(sessionId: string): Opened {
     const open = this.#open.get(sessionId);
     if (open !== undefined) return open;
     throw new TypeError(
@@ -532,8 +721,8 @@ export class Fleet implements AsyncDisposable {
     );
   }
 
-  async #closeClient(serverId: string): Promise<void> {
-    await this.#clients.close(serverId);
+  #finding(): FindContext {
+    return { store: this.#store, directory: this.#directory, sessions: this.#sessions, hosts: this.#hosts };
   }
 
   #openedProvider(): Promise<OpenedProvider> {
@@ -543,28 +732,26 @@ export class Fleet implements AsyncDisposable {
 
   #acquireOptions(id: string, options: LockOptions): AcquireOptions {
     const acquire = acquireOptions(id, options, this.config);
-    return { ...acquire, mayUse: () => this.#sessions.recordFor(acquire.sessionId, acquire.holder) };
+    return { ...acquire, mayUse: () => findRecord(this.#finding(), acquire.sessionId, acquire.holder) };
   }
+}
 
-  #stopOptions(request: StopRequest): StopOptions {
-    return {
-      drainTimeoutMs: request.drainTimeoutMs ?? this.config.drain.timeoutMs,
-      force: request.force ?? false,
-      signal: request.signal ?? NEVER,
-    };
-  }
+/** A session that this process has open, here or on another host. */
+interface Opened {
+  open: OpenSession | RemoteSession;
+  leave(options: { park?: boolean }): Promise<SessionView>;
+  close(): Promise<void>;
+}
+
+function openFleetStore(config: Config, stateRoot: string): Store {
+  const { store } = config;
+  return store.kind === "file"
+    ? openStore("file", stateRoot)
+    : openStore(store.url, stateRoot, ownHostName(config, stateRoot), () => instanceOf(stateRoot));
 }
 
 function validateMembers(members: readonly string[], owner: string): string[] {
   const valid = [...new Set(members.map((member) => validateUser(member, "--member")))];
   if (!valid.includes(owner)) return valid;
   throw new FleetError("FLEET_USAGE_INVALID", `--member ${quote(owner)} is the owner: only other users are members.`);
-}
-
-function spawnOptions(request: SpawnRequest): SpawnOptions {
-  return {
-    token: request.token,
-    cwd: request.cwd,
-    signal: AbortSignal.timeout(request.waitMs ?? START_WAIT_MS),
-  };
 }

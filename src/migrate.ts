@@ -4,6 +4,8 @@ import { invalidValue, type Origin } from "./config/problem.js";
 import { ALLOWED_REDIS_URL, readRedisUrl, showRedisUrl } from "./config/redis-url.js";
 import type { Config } from "./config/schema.js";
 import { FleetError, quote } from "./errors.js";
+import { instanceOf, ownHostName, refuseRenamed } from "./hosts/host-note.js";
+import { refuseOtherSettings } from "./hosts/serving-note.js";
 import { liveSupervisor } from "./pool/admission.js";
 import { holderOf } from "./pool/claim.js";
 import { isAlive, ownIdentity } from "./runtime/process-table.js";
@@ -46,15 +48,20 @@ export interface MigrateResult {
 export async function migrateStore(options: MigrateOptions): Promise<MigrateResult> {
   const { config, stateRoot } = loadConfig({ env: options.env, cwd: options.cwd });
   checkStateFolder(stateRoot);
+  refuseOtherSettings(config, stateRoot);
+  refuseRenamed(config, stateRoot);
   const source = config.store.kind === "file" ? "file" : config.store.url;
   assertTarget(options, config);
   const [from, to] = [show(source), show(options.to)];
   if (from === to) {
     throw new FleetError("FLEET_USAGE_INVALID", `The store ${quote(to)} is the one in use: there is nothing to copy.`);
   }
-  const [origin, target] = [openStore(source, stateRoot), openStore(options.to, stateRoot)];
+  const host = ownHostName(config, stateRoot);
+  const open = (url: string) => openStore(url, stateRoot, host, () => instanceOf(stateRoot));
+  const [origin, target] = [open(source), open(options.to)];
   try {
     const contents = await readContents(origin);
+    await refuseOtherHosts(contents, origin);
     refuseSupervised(contents);
     refuseMoving(contents);
     await refuseHeld(contents, origin);
@@ -102,6 +109,19 @@ function refuseSupervised({ registry }: Contents): void {
       suggestions: [`kill -TERM ${pid}`, "Run the command again when it has ended."],
     },
   );
+}
+
+/** What is copied is one host's: the registries of the others, and what is on their disks, would stay behind. */
+async function refuseOtherHosts({ sessions }: Contents, { hosts }: Store): Promise<void> {
+  if (hosts === null) return;
+  const others = (await hosts.list()).filter(({ name }) => name !== hosts.own).map(({ name }) => name);
+  const named = sessions.flatMap(({ host, from }) => [host, from?.host]).filter((name) => name !== undefined);
+  const names = [...new Set([...others, ...named])].filter((name) => name !== hosts.own).sort();
+  if (names.length === 0) return;
+  const list = names.map(quote).join(", ");
+  throw new FleetError("FLEET_SERVER_CONFLICT", `The fleet is on other hosts, too (${list}): one host can be copied.`, {
+    suggestions: ["copilotfleet top", "Move what they have to this host, and end them: copilotfleet drain (there)"],
+  });
 }
 
 function refuseMoving({ registry }: Contents): void {

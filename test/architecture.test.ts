@@ -14,14 +14,17 @@ const LAYERS: RegExp[][] = [
   [/^cli\//],
   [/^smoke\.ts$/, /^doctor\.ts$/, /^migrate\.ts$/, /^index\.ts$/],
   [/^fleet\.ts$/],
+  [/^remote\//],
   [/^fleet-options\.ts$/],
   [/^serve\//],
   [/^gateway\//],
   [/^sessions\/(?!ids\.ts)/],
+  [/^hosts\//],
   [/^pool\//],
   [/^models\//, /^runtime\//],
   [/^store\//],
   [/^sessions\/ids\.ts$/],
+  [/^deploy\//],
   [/^config\//],
   [/^errors\.ts$/],
 ];
@@ -110,7 +113,7 @@ describe("the source", () => {
     expect(importers(/^@github\/copilot-sdk/, { types: false })).toEqual(["runtime/client/connect.ts"]);
     for (const file of importers(/^@github\/copilot-sdk/, { types: true })) {
       expect(file).toMatch(
-        /^(models\/|sessions\/|pool\/clients\.ts$|runtime\/client\/|fleet(-options)?\.ts$|cli\/|smoke\.ts$|index\.ts$)/,
+        /^(models\/|sessions\/|remote\/|pool\/clients\.ts$|runtime\/client\/|fleet(-options)?\.ts$|cli\/|smoke\.ts$|index\.ts$)/,
       );
     }
   });
@@ -121,6 +124,7 @@ describe("the source", () => {
     expect(importers(/^prom-client$/, { types: true })).toEqual(["serve/metrics.ts"]);
     for (const file of importers(/^ioredis$/, { types: true })) expect(file).toMatch(/^store\/redis\//);
     expect(importers(/^ioredis$/, { types: false })).toEqual(["store/redis/link.ts"]);
+    for (const file of importers(/^(kubernetes-models\/|yaml$)/, { types: true })) expect(file).toMatch(/^deploy\//);
     expect(importers(/^parse-duration$/, { types: true })).toEqual(["config/duration.ts"]);
     for (const file of importers(/^execa$/, { types: true }))
       expect(file).toMatch(/^(runtime\/launch|models\/token-command)\.ts$/);

@@ -21,13 +21,17 @@ export function renderGc(result: GcResult): string {
   return `${renderTable(["SESSION", "OWNER", "AGE", "SIZE"], rows)}\n${summarize(result)}`;
 }
 
-function summarize({ deleted, skipped, freedBytes, dryRun, servers }: GcResult): string {
+function summarize({ deleted, skipped, freedBytes, dryRun, servers, remains }: GcResult): string {
   const verb = dryRun ? "would delete" : "deleted";
   const parts = [
     `${verb} ${deleted.length} ${deleted.length === 1 ? "session" : "sessions"} (${renderBytes(freedBytes)})`,
     `skipped ${skipped.length}${counts(skipped.map(({ reason }) => reason))}`,
     `${dryRun ? "would clear" : "cleared"} ${servers.length} ${servers.length === 1 ? "server" : "servers"}${counts(servers.map(({ action }) => action))}`,
   ];
+  if (remains.length > 0) {
+    const what = `${remains.length} ${remains.length === 1 ? "remain" : "remains"} of takeovers`;
+    parts.push(`${dryRun ? "would clear" : "cleared"} ${what}${counts(remains.map(({ kind }) => kind))}`);
+  }
   return `gc: ${parts.join(", ")}`;
 }
 

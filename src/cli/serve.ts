@@ -1,4 +1,5 @@
 import { setFlagsFromString } from "node:v8";
+import { ignoredVariables } from "../config/environment.js";
 import { ERRORS, FleetError } from "../errors.js";
 import type { Fleet } from "../fleet.js";
 import type { Stopped } from "../pool/stopping.js";
@@ -30,6 +31,8 @@ export interface Served {
 export async function runServe(fleet: Fleet, options: ServeOptions): Promise<Served> {
   preferSmallHeap();
   const log = await openServeLog();
+  const ignored = ignoredVariables(process.env);
+  if (ignored !== null) log("warn", `variables are ${ignored}`);
   using signals = new ServeSignals();
   const inherited = inheritedListener(process.env, process.pid);
   const listen = inherited === null ? {} : { listen: inherited };

@@ -4,13 +4,24 @@ import { renderState, renderTable } from "./table.js";
 
 export function renderStopped(stopped: readonly Stopped[]): string {
   if (stopped.length === 0) return "Nothing to stop.";
+  const withHost = new Set(stopped.map(({ hostName }) => hostName)).size > 1;
   return renderTable(
-    ["SERVER", "OUTCOME", "CUT"],
-    stopped.map(({ id, outcome, cut }) => [id, renderState(outcome), cut.join(", ")]),
+    ["SERVER", ...(withHost ? ["HOST"] : []), "OUTCOME", "CUT"],
+    stopped.map(({ id, hostName = null, outcome, cut }) => [
+      id,
+      ...(withHost ? [hostName] : []),
+      renderState(outcome),
+      cut.join(", "),
+    ]),
   );
 }
 
-/** A turn that was cut shows in the exit code, also where the outcome is what was asked for. */
-export function exitCodeOf(stopped: readonly Stopped[]): number {
-  return stopped.some(({ cut }) => cut.length > 0) ? ERRORS.FLEET_TURN_CUT.exit : 0;
+/**
+ * A turn that was cut shows in the exit code, also where the outcome is what was asked for; and what could not be reached.
+ *
+ * @param away servers on hosts that cannot be asked
+ */
+export function exitCodeOf(stopped: readonly Stopped[], away: readonly string[] = []): number {
+  if (stopped.some(({ cut }) => cut.length > 0)) return ERRORS.FLEET_TURN_CUT.exit;
+  return away.length > 0 ? ERRORS.FLEET_HOST_AWAY.exit : 0;
 }

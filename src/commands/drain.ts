@@ -34,7 +34,10 @@ export default class Drain extends FleetCommand {
       const stopped =
         names.length === 0
           ? await fleet.drain(request)
-          : await fleet.stop(await selectServers(fleet, { servers: names, user: undefined, all: false }), request);
+          : await fleet.stop(
+              (await selectServers(fleet, { servers: names, user: undefined, all: false })).ids,
+              request,
+            );
       this.log(renderStopped(stopped));
       process.exitCode = exitCodeOf(stopped);
       return { stopped };

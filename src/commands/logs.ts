@@ -1,7 +1,6 @@
 import { Args, Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
 import { integerFlag } from "../cli/flags.js";
-import { followFile, lastLogLines } from "../cli/tail.js";
 
 export default class Logs extends FleetCommand {
   static override summary = "Show what a server wrote to its log.";
@@ -20,15 +19,16 @@ export default class Logs extends FleetCommand {
 
   async run(): Promise<{ server: string; log: string; lines: string[] }> {
     const { args, flags } = await this.parse(Logs);
-    const { id, log } = await this.withFleet(async (fleet) => await fleet.server(args.server));
-    // Before the first line is out: from then on somebody may interrupt it.
-    const signal = flags.follow && !this.jsonEnabled() ? this.interruptSignal() : undefined;
-    const { lines, offset } = lastLogLines(log, flags.lines ?? 100);
-    if (lines.length > 0) this.log(lines.join("\n"));
-    if (signal !== undefined) {
-      for await (const text of followFile(log, offset, signal)) process.stdout.write(text);
-      signal.throwIfAborted();
-    }
-    return { server: id, log, lines };
+    return await this.withFleet(async (fleet) => {
+      // Before the first line is out: from then on somebody may interrupt it.
+      const signal = flags.follow && !this.jsonEnabled() ? this.interruptSignal() : undefined;
+      const { server, log, lines, at } = await fleet.logEnd(args.server, flags.lines ?? 100);
+      if (lines.length > 0) this.log(lines.join("\n"));
+      if (signal !== undefined) {
+        for await (const bytes of fleet.followLog(args.server, at, signal)) process.stdout.write(bytes);
+        signal.throwIfAborted();
+      }
+      return { server, log, lines };
+    });
   }
 }

@@ -10,7 +10,8 @@ export default class Ps extends FleetCommand {
     await this.parse(Ps);
     return await this.withFleet(async (fleet) => {
       const servers = await fleet.servers();
-      this.log(servers.length === 0 ? "No servers. Start one: copilotfleet spawn --user USER" : renderServers(servers));
+      const none = "No servers. Start one: copilotfleet spawn --user USER";
+      this.log(servers.length === 0 ? none : renderServers(servers, await fleet.hostNames()));
       return { servers };
     });
   }

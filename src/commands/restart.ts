@@ -1,7 +1,7 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
 import { integerFlag, usage } from "../cli/flags.js";
-import { selectionArgs, selectionFlags, selectServers } from "../cli/select-servers.js";
+import { leftOut, selectionArgs, selectionFlags, selectServers } from "../cli/select-servers.js";
 import { renderServers } from "../cli/servers.js";
 import { exitCodeOf } from "../cli/stopped.js";
 import type { ServerView } from "../pool/server.js";
@@ -26,13 +26,13 @@ export default class Restart extends FleetCommand {
     }),
   };
 
-  async run(): Promise<{ stopped: Stopped[]; servers: ServerView[] }> {
+  async run(): Promise<{ stopped: Stopped[]; servers: ServerView[]; away?: string[] }> {
     const { flags, argv } = await this.parse(Restart);
     if (flags.rolling && flags.force) throw usage("--rolling waits for turns, --force does not: give one of them.");
     if (!flags.rolling && flags["max-unavailable"] !== undefined)
       throw usage("--max-unavailable goes with --rolling.", ["copilotfleet restart --all --rolling"]);
     return await this.withFleet(async (fleet) => {
-      const ids = await selectServers(fleet, { servers: argv as string[], user: flags.user, all: flags.all });
+      const { ids, away } = await selectServers(fleet, { servers: argv as string[], user: flags.user, all: flags.all });
       const request = {
         signal: this.interruptSignal(),
         ...(flags["drain-timeout"] === undefined ? {} : { drainTimeoutMs: flags["drain-timeout"] }),
@@ -40,9 +40,9 @@ export default class Restart extends FleetCommand {
       const result = flags.rolling
         ? await fleet.restartRolling(ids, { ...request, maxUnavailable: flags["max-unavailable"] ?? 1 })
         : await fleet.restart(ids, { ...request, force: flags.force });
-      this.log(renderServers(result.servers));
-      process.exitCode = exitCodeOf(result.stopped);
-      return result;
+      this.log(renderServers(result.servers, await fleet.hostNames()));
+      process.exitCode = exitCodeOf(result.stopped, away);
+      return { ...result, ...leftOut(away) };
     });
   }
 }

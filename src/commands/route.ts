@@ -1,31 +1,35 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { requiredUserFlag } from "../cli/flags.js";
-import { renderState, renderTable } from "../cli/table.js";
-import type { RouteView } from "../fleet-options.js";
+import { durationFlag, userFlag } from "../cli/flags.js";
+import { runRoute } from "../cli/route.js";
+import type { Rebalanced, RouteView } from "../fleet-options.js";
+import type { RebalancePlan } from "../hosts/rebalance.js";
 
 export default class Route extends FleetCommand {
-  static override summary = "Show which server a user's next session goes to, and why. Starts nothing.";
+  static override summary =
+    "Show which server a user's next session goes to, and why; or who would move between hosts.";
+  static override description = "Starts nothing, and moves nobody unless told to with --rebalance.";
   static override examples = [
     "<%= config.bin %> route --user alice",
     "<%= config.bin %> route --user alice --strategy least-loaded --json",
+    "<%= config.bin %> route --plan",
+    "<%= config.bin %> route --rebalance --wait 60s",
   ];
   static override flags = {
-    user: requiredUserFlag,
+    user: userFlag,
     strategy: Flags.option({
       description: "how to choose among shared servers (default: pool.strategy)",
       options: ["sticky", "round-robin", "least-loaded"] as const,
     })(),
+    plan: Flags.boolean({ description: "show which users would move to which host, and move nobody" }),
+    rebalance: Flags.boolean({ description: "move them, each session between its turns" }),
+    wait: durationFlag("wait", "how long to wait for the turns of one user to end (default: drain.timeout)"),
   };
 
-  async run(): Promise<RouteView> {
+  async run(): Promise<RouteView | RebalancePlan | Rebalanced> {
     const { flags } = await this.parse(Route);
-    return await this.withFleet(async (fleet) => {
-      const route = await fleet.route(flags.user, flags.strategy === undefined ? {} : { strategy: flags.strategy });
-      const { user, serverId, server, reason } = route;
-      const row = [user, serverId, server?.url ?? null, renderState(server?.state ?? "stopped"), reason];
-      this.log(renderTable(["USER", "SERVER", "URL", "STATE", "REASON"], [row]));
-      return route;
-    });
+    const { user, strategy, plan, rebalance, wait } = flags;
+    const asked = { user, strategy, plan, rebalance, wait };
+    return await this.withFleet(async (fleet) => await runRoute(fleet, asked, (text) => this.log(text)));
   }
 }

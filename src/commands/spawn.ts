@@ -40,14 +40,14 @@ export default class Spawn extends FleetCommand {
       if (flags.count !== undefined) {
         const users = Array.from({ length: flags.count }, (_, index) => `${flags.user}-${index + 1}`);
         const servers = await fleet.spawnMany(users, request);
-        this.log(renderServers(servers));
+        this.log(renderServers(servers, await fleet.hostNames()));
         return { servers };
       }
       const result =
         flags.user === undefined
           ? { server: await fleet.spawnShared(request), created: true }
           : await fleet.spawn(flags.user, request);
-      this.log(renderServers([result.server]));
+      this.log(renderServers([result.server], await fleet.hostNames()));
       return result;
     });
   }

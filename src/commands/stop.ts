@@ -1,28 +1,30 @@
 import { FleetCommand } from "../cli/base-command.js";
-import { selectionArgs, selectionFlags, selectServers } from "../cli/select-servers.js";
+import { leftOut, selectionArgs, selectionFlags, selectServers } from "../cli/select-servers.js";
 import { exitCodeOf, renderStopped } from "../cli/stopped.js";
 import type { Stopped } from "../pool/stopping.js";
 
 export default class Stop extends FleetCommand {
   static override summary = "Wait for turns in flight, then stop servers. Homes and sessions stay.";
-  static override description = "Exits with 8 when a turn had to be cut; the sessions are listed.";
+  static override description =
+    "Exits with 8 when a turn had to be cut; the sessions are listed. With --all, exits with 7 when a host could not be asked " +
+    "on which servers may run.";
   static override examples = ["<%= config.bin %> stop --user alice", "<%= config.bin %> stop --all --drain-timeout 2m"];
   static override strict = false;
   static override args = selectionArgs;
   static override flags = selectionFlags;
 
-  async run(): Promise<{ stopped: Stopped[] }> {
+  async run(): Promise<{ stopped: Stopped[]; away?: string[] }> {
     const { flags, argv } = await this.parse(Stop);
     return await this.withFleet(async (fleet) => {
-      const ids = await selectServers(fleet, { servers: argv as string[], user: flags.user, all: flags.all });
+      const { ids, away } = await selectServers(fleet, { servers: argv as string[], user: flags.user, all: flags.all });
       const stopped = await fleet.stop(ids, {
         force: flags.force,
         signal: this.interruptSignal(),
         ...(flags["drain-timeout"] === undefined ? {} : { drainTimeoutMs: flags["drain-timeout"] }),
       });
       this.log(renderStopped(stopped));
-      process.exitCode = exitCodeOf(stopped);
-      return { stopped };
+      process.exitCode = exitCodeOf(stopped, away);
+      return { stopped, ...leftOut(away) };
     });
   }
 }

@@ -1,3 +1,5 @@
+import { resolve } from "node:path";
+import { quote } from "../errors.js";
 import type { Layer } from "./layers.js";
 import { conflict, invalidValue, type Origin } from "./problem.js";
 import { isLoopback, readRedisUrl } from "./redis-url.js";
@@ -5,19 +7,56 @@ import type { Config } from "./schema.js";
 
 const FIRST_FREE_PORT = 1024;
 
+/** What runs this, and where. */
+interface Surroundings {
+  /** The effective user id; undefined where there is none. */
+  uid: number | undefined;
+  /** The folder with all state of this host. */
+  stateRoot: string;
+}
+
 /**
  * What no single key can tell: whether the values fit together, and fit who runs this.
  *
- * @param uid The effective user id; undefined where there is none.
  * @throws FleetError `FLEET_CONFIG_INVALID`, or a usage error when a flag is part of the conflict.
  */
-export function checkTogether(config: Config, given: Layer, uid: number | undefined): void {
+export function checkTogether(config: Config, given: Layer, { uid, stateRoot }: Surroundings): void {
   const origins = new Map([...given].map(([name, { origin }]) => [name, origin]));
   checkPorts(config, origins, uid);
   checkAuth(config, origins);
   checkHealth(config, origins);
   checkServe(config, origins, uid);
   checkStore(config, origins);
+  checkStorage(config, origins);
+  checkSharedFolder(config, origins, stateRoot);
+}
+
+/** A state folder is one host's alone; what all hosts mount is a folder beside it. */
+function checkSharedFolder({ storage }: Config, origins: Map<string, Origin>, stateRoot: string): void {
+  if (storage.shared === null) return;
+  const shared = resolve(storage.shared);
+  const isWithin = (path: string, folder: string) => path === folder || path.startsWith(folder.replace(/\/*$/, "/"));
+  if (!isWithin(shared, stateRoot) && !isWithin(stateRoot, shared)) return;
+  const allowed = `a folder that all hosts mount, neither in the state folder ${quote(stateRoot)} nor around it`;
+  throw invalidValue("storage.shared", storage.shared, allowed, origins.get("storage.shared"));
+}
+
+function checkStorage({ storage, store, host }: Config, origins: Map<string, Origin>): void {
+  if (storage.shared !== null && store.kind === "file") {
+    const message = 'storage.shared is set, and store is "file", which is one host\'s alone: allowed is a Redis store';
+    throw conflict(["storage.shared", "store"], message, origins);
+  }
+  if (host.advertise === null) return;
+  const { host: name, port } = host.advertise;
+  const refuse = (allowed: string) => {
+    const given = `${name.includes(":") ? `[${name}]` : name}:${port}`;
+    throw invalidValue("host.advertise", given, allowed, origins.get("host.advertise"));
+  };
+  if (port === 0) refuse("the port at which other hosts reach this one, not 0");
+  // Whoever connects there gets to a door of its own.
+  if (/^[0.]+$/.test(name) || /^[0:]+$/.test(name)) {
+    refuse('the address at which other hosts reach this one, such as "10.0.0.1:4300"');
+  }
 }
 
 function checkPorts({ ports, pool }: Config, origins: Map<string, Origin>, uid: number | undefined): void {

@@ -6,8 +6,9 @@ import { invalidValue, type Origin } from "./problem.js";
 
 const PREFIX = "COPILOTFLEET_";
 
-/** Variables of the fleet that are no keys: its state folder, and what it tells the processes that it starts. */
+/** Variables of the fleet that are no keys: its state folder, what that may be on, and what it tells the processes that it starts. */
 const OTHER_VARIABLES = new Set([
+  "COPILOTFLEET_ALLOW_NETWORK_FS",
   "COPILOTFLEET_HOME",
   "COPILOTFLEET_LAUNCH_ID",
   "COPILOTFLEET_LEASE_FENCE",
@@ -22,7 +23,7 @@ const OTHER_VARIABLES = new Set([
  *
  * Other `COPILOTFLEET_*` variables are ignored on purpose, unlike unknown keys in a file: Kubernetes puts
  * `COPILOTFLEET_SERVICE_HOST`, `COPILOTFLEET_PORT` and more into every pod beside a Service named "copilotfleet", and
- * no command could start there. `doctor` names those that look like a slip: {@link unknownVariables}.
+ * no command could start there. `doctor` and `serve` name those that look like a slip: {@link ignoredVariables}.
  */
 export function environmentLayer(env: Environment, folder: string, home: string): Layer {
   const layer = new Map<string, Given>();
@@ -53,6 +54,12 @@ function read(text: string, key: Key): unknown {
 
 /** What Kubernetes derives from a Service's name (https://kubernetes.io/docs/concepts/services-networking/service/). */
 const FROM_KUBERNETES = /_SERVICE_(?:HOST|PORT(?:_\w+)?)$|_PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?$/;
+
+/** Says which `COPILOTFLEET_*` variables mean nothing, each with the known one nearest to it; null if there is none. */
+export function ignoredVariables(env: Environment): string | null {
+  const unknown = unknownVariables(env).map(({ name, nearest }) => `${name} (nearest known: ${nearest})`);
+  return unknown.length === 0 ? null : `ignored, since they set nothing: ${unknown.join(", ")}`;
+}
 
 /** `COPILOTFLEET_*` variables that mean nothing, each with the known one nearest to it. */
 export function unknownVariables(env: Environment): { name: string; nearest: string }[] {

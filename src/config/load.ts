@@ -31,6 +31,8 @@ export interface LoadOptions {
 
 export interface LoadedConfig {
   config: Config;
+  /** What was given, as it was written, by dotted key; the rest of {@link config} is defaults. */
+  given: Layer;
   /** The files that were read, the one that counts more first. */
   sources: string[];
   /** Absolute path of the folder that holds all state. */
@@ -64,8 +66,9 @@ export function loadConfig(options: LoadOptions = {}): LoadedConfig {
   });
   const given = merge([...files.map(([, layer]) => layer).reverse(), environmentLayer(env, cwd, home), flags]);
   const config = resolveConfig(given);
-  checkTogether(config, given, uid);
-  return { config, sources: files.map(([path]) => path), stateRoot: stateRoot(env, { cwd, home }) };
+  const root = stateRoot(env, { cwd, home });
+  checkTogether(config, given, { uid, stateRoot: root });
+  return { config, given, sources: files.map(([path]) => path), stateRoot: root };
 }
 
 function resolveConfig(given: Layer): Config {

@@ -52,7 +52,7 @@ function decode(part: string): string | null | undefined {
 }
 
 /** Whether what is sent can be read on no wire: the host is this one. */
-export function isLoopback({ host }: RedisUrl): boolean {
+export function isLoopback({ host }: { host: string }): boolean {
   return host === "localhost" || host === "::1" || /^127(?:\.\d{1,3}){3}$/.test(host);
 }
 

@@ -121,6 +121,26 @@ export const httpUrl = () =>
     return url.username === "" && url.password === "" && !holdsGitHubToken(given) ? given : null;
   });
 
+/** A host's name stands in names of folders and keys, and is a DNS label in many set-ups. */
+export const isHostName = (name: string) =>
+  /^[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?$/.test(name) && !name.includes("..");
+export const hostName = () =>
+  text('1 to 63 lower-case letters, digits, dots and hyphens, such as "host-1"', (name) =>
+    isHostName(name) ? name : null,
+  );
+
+/** How long a host counts as there without a heartbeat. Less would take a short stall for its death. */
+const SHORTEST_HOST_TTL_MS = 3_000;
+export const hostTtl = () =>
+  text(
+    'a duration with a unit (s, m), such as "15s", from 3s to 10m',
+    (given) => {
+      const ms = readDuration(given, 600_000);
+      return ms !== null && ms >= SHORTEST_HOST_TTL_MS ? ms : null;
+    },
+    { flagCode: "FLEET_DURATION_INVALID" },
+  );
+
 /** Where to listen. Port 0 asks the system for a free one. */
 export interface Address {
   host: string;
@@ -128,9 +148,10 @@ export interface Address {
 }
 
 export const address = () =>
-  text('host:port, such as "127.0.0.1:4300" or "[::1]:4300" (port 0: any free one)', readAddress);
+  text('host:port, such as "127.0.0.1:4300" or "[::1]:4300" (port 0: any free one)', parseAddress);
 
-function readAddress(given: string): Address | null {
+/** An address as it is written, or null for what is none. */
+export function parseAddress(given: string): Address | null {
   const [, ipv6, name, digits = ""] = /^(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+)):(0|[1-9]\d{0,4})$/.exec(given) ?? [];
   const host = ipv6 ?? name;
   if (host === undefined || Number(digits) > LARGEST_PORT) return null;

@@ -8,6 +8,8 @@ import {
   countOrNone,
   flag,
   frameSize,
+  hostName,
+  hostTtl,
   httpUrl,
   leaseTtl,
   modelName,
@@ -200,6 +202,24 @@ const storeOptions = v.strictObject({
   insecure: v.optional(flag(), false),
 });
 
+/** This host, where several share a fleet (and its Redis). */
+const host = v.pipe(
+  v.strictObject({
+    // Null: as it was called before, or as the machine is called.
+    name: v.optional(v.nullable(hostName()), null),
+    // Where other hosts reach the front door of this one. Null: where it listens.
+    advertise: v.optional(v.nullable(address()), null),
+    // How long after its last heartbeat others take it for dead, and take over what was there.
+    ttl: v.optional(hostTtl(), "15s"),
+  }),
+  v.transform(({ ttl, ...rest }) => ({ ...rest, ttlMs: ttl })),
+);
+
+const storage = v.strictObject({
+  // A folder that all hosts mount, for the state of sessions. Null: each host keeps it on a disk of its own.
+  shared: v.optional(v.nullable(path("always")), null),
+});
+
 export const ConfigSchema = v.strictObject({
   isolation: v.optional(choice(["per-user", "shared"]), "per-user"),
   ports: v.optional(ports, {}),
@@ -215,6 +235,8 @@ export const ConfigSchema = v.strictObject({
   serve: v.optional(serve, {}),
   store: v.optional(store(), "file"),
   storeOptions: v.optional(storeOptions, {}),
+  host: v.optional(host, {}),
+  storage: v.optional(storage, {}),
 });
 
 /** The configuration as it is written in a file. */

@@ -1,11 +1,13 @@
+import { FleetError, quote } from "../errors.js";
 import { readSessionFolder } from "../runtime/session-state.js";
 import { sessionLocked } from "../sessions/problems.js";
 import type { SessionRecord } from "../store/store.js";
-import { type Attachment, newAttachment } from "./attachments.js";
+import { type Attachment, isElsewhere, newAttachment } from "./attachments.js";
+import { saysMoved } from "./carrier.js";
 import type { ClientRequest } from "./client-message.js";
 import type { DoorContext } from "./context.js";
 import type { Exchange } from "./exchange.js";
-import type { Link } from "./links.js";
+import type { Link, Links, ServerLink } from "./links.js";
 import type { Opener } from "./opener.js";
 import { methodDenied } from "./refusals.js";
 
@@ -13,11 +15,14 @@ export interface AnswersContext extends DoorContext {
   user: string;
   exchange: Exchange;
   attachments: Map<string, Attachment>;
+  /** The client has the session open on a server here. */
+  opened: (sessionId: string) => void;
+  /** The client gets no events of the session any more, which may be in a turn of its. */
+  left: (sessionId: string) => void;
+  /** The server has ended with a session that the client was just leaving. */
+  lost: (sessionId: string) => void;
   opener: Opener;
-  /** The server for what is about no session. */
-  home: () => Promise<Link>;
-  /** The connection to a server, if there is one at the moment. */
-  liveLink: (serverId: string) => Link | undefined;
+  links: Links;
 }
 
 /** The requests that the front door answers with work of its own: the life of sessions, and lists of them. */
@@ -29,14 +34,13 @@ export class Answers {
   }
 
   async create(request: ClientRequest): Promise<void> {
-    const { opener, store, attachments } = this.#context;
+    const { opener, sessions, attachments } = this.#context;
     const record = await opener.recordNew(request.params);
     try {
       await this.open(request, record, true);
     } catch (error) {
-      // Nobody has used it yet: an id whose creation failed is free again.
       attachments.delete(record.id);
-      await store.deleteSession(record.id);
+      await sessions.discard(record);
       throw error;
     }
   }
@@ -44,15 +48,17 @@ export class Answers {
   async open(request: ClientRequest, record: SessionRecord, isNew: boolean): Promise<void> {
     const { opener, attachments, exchange } = this.#context;
     const before = attachments.get(record.id);
-    const attachment = before ?? newAttachment(record, request.params);
+    const attachment = before ?? newAttachment(record.id, record.serverId, request.params);
     let answer: unknown;
     try {
       await opener.open({
         record,
         asked: request.params,
         isNew,
-        onLink: ({ server }) => {
-          attachment.serverId = server.id;
+        isOpen: before?.attached === true,
+        onLink: ({ id }) => {
+          attachment.linkId = id;
+          attachment.heard = true;
           attachments.set(record.id, attachment);
         },
         onResult: (result, { own }) => {
@@ -64,30 +70,43 @@ export class Answers {
         },
       });
     } catch (error) {
+      attachment.heard = attachment.attached;
       if (before === undefined) attachments.delete(record.id);
       throw error;
     }
+    this.#context.opened(record.id);
     exchange.reply(request, answer);
   }
 
   async delete(request: ClientRequest, record: SessionRecord): Promise<void> {
-    const { store, user, exchange, opener, attachments, liveLink } = this.#context;
+    const { store, user, exchange, opener, attachments, links, directory } = this.#context;
     const { id } = record;
+    await this.#reopened(id);
     if (record.owner !== user) throw methodDenied(request.method, "only the owner of a session deletes it");
     const lease = await store.readLease(id);
     if (lease !== null) throw sessionLocked(id, lease);
-    const link = liveLink(record.serverId) ?? (await opener.link(await opener.serverFor(record)));
-    const result = await link.upstream.request(request.method, { sessionId: id });
-    if (readSessionFolder(link.server.home, id) === null) await store.deleteSession(id);
-    attachments.delete(id);
+    // What is not in it would pass for deleted.
+    await directory.assertStorage();
+    const near = (await directory.has(record)) ? links.server(record.serverId) : undefined;
+    const link = near ?? (await opener.link(await opener.serverFor(record)));
+    const result = (await link.upstream.request(request.method, { sessionId: id })) as { success?: unknown };
+    // The runtime finds nothing to delete elsewhere, and the session goes on.
+    const goesOn = result.success !== true && isElsewhere(attachments.get(id)?.asked ?? {});
+    if (!goesOn) {
+      if (readSessionFolder(link.server.home, id) === null) await store.deleteSession(id);
+      else refuseFailed(id, result);
+      attachments.delete(id);
+    }
     exchange.reply(request, result);
   }
 
+  /** Wherever the client has it open. */
   async detach(request: ClientRequest, record: SessionRecord): Promise<void> {
-    const { attachments, liveLink, exchange } = this.#context;
+    const { attachments, left, lost, links, exchange } = this.#context;
+    await this.#reopened(record.id);
     const attachment = attachments.get(record.id);
-    const link = liveLink(attachment?.serverId ?? record.serverId);
-    if (link === undefined || attachment?.attached === false) {
+    const link = links.live(attachment?.linkId ?? record.serverId);
+    if (link === undefined) {
       // Its server has gone, and the session with it: there is nothing to leave.
       attachments.delete(record.id);
       exchange.reply(request, { success: true });
@@ -95,29 +114,61 @@ export class Answers {
     }
     exchange.forward(link, request, {
       params: { sessionId: record.id },
-      onAnswer: ({ failed }) => {
-        if (!failed) attachments.delete(record.id);
-        return undefined;
+      onAnswer: (answer) => {
+        const moved = saysMoved(answer);
+        if (!answer.failed || moved) {
+          attachments.delete(record.id);
+          left(record.id);
+        }
+        if (!moved) return undefined;
+        exchange.reply(request, { success: true }); // left by itself
+        return "hold";
       },
-      onLost: () => void attachments.delete(record.id),
+      onLost: () => {
+        attachments.delete(record.id);
+        lost(record.id);
+      },
     });
   }
 
-  async list(request: ClientRequest): Promise<void> {
-    const { home, exchange } = this.#context;
-    const link = await home();
-    if (link.own) return exchange.forward(link, request);
+  /** Waits for the end of an opening that is under way: left before that, the session would be open again after it. */
+  async #reopened(sessionId: string): Promise<void> {
+    const { attachments } = this.#context;
+    for (let under = attachments.get(sessionId)?.reopening; under; under = attachments.get(sessionId)?.reopening) {
+      await under.catch(() => "whoever needs it is told");
+    }
+  }
+
+  async list(link: ServerLink, request: ClientRequest): Promise<void> {
+    const { exchange, directory } = this.#context;
+    if (link.own && directory.own === null) return exchange.forward(link, request);
     const result = (await link.upstream.request(request.method, request.params)) as { sessions?: unknown };
-    const visible = new Set((await this.#visible()).map(({ id }) => id));
-    const sessions = Array.isArray(result.sessions) ? result.sessions : [];
-    exchange.reply(request, {
-      sessions: sessions.filter((entry: { sessionId?: string }) => visible.has(entry.sessionId ?? "")),
-    });
+    const visible = await this.#visible();
+    const ids = new Set(visible.map(({ id }) => id));
+    const listed = Array.isArray(result.sessions) ? (result.sessions as { sessionId?: string }[]) : [];
+    const here = link.own ? listed : listed.filter(({ sessionId = "" }) => ids.has(sessionId));
+    // What a filter goes by is not in the records.
+    const isFiltered = request.params.filter !== undefined && request.params.filter !== null;
+    const elsewhere = isFiltered ? [] : await this.#elsewhere(visible, here);
+    exchange.reply(request, { ...result, sessions: [...here, ...elsewhere] });
   }
 
-  async last(request: ClientRequest): Promise<void> {
-    const { home, exchange } = this.#context;
-    const link = await home();
+  /** The user's sessions that are on other hosts, as far as their records tell of them. As on a bare server: if they had a turn. */
+  async #elsewhere(visible: readonly SessionRecord[], listed: readonly { sessionId?: string }[]): Promise<object[]> {
+    const { directory, user } = this.#context;
+    if (directory.own === null) return [];
+    const known = new Set(listed.map(({ sessionId }) => sessionId));
+    const found: object[] = [];
+    for (const record of visible) {
+      const { id, owner, turns, createdAt, lastUsedAt } = record;
+      if (known.has(id) || owner !== user || turns === 0 || (await directory.has(record))) continue;
+      found.push({ sessionId: id, startTime: createdAt, modifiedTime: lastUsedAt, isRemote: false });
+    }
+    return found;
+  }
+
+  async last(link: Link, request: ClientRequest): Promise<void> {
+    const { exchange } = this.#context;
     if (link.own) return exchange.forward(link, request);
     const used = (await this.#visible()).sort((a, b) => b.lastUsedAt.localeCompare(a.lastUsedAt));
     const [last] = used;
@@ -128,4 +179,11 @@ export class Answers {
     const { store, user } = this.#context;
     return (await store.listSessions()).filter(({ owner, members }) => owner === user || members.includes(user));
   }
+}
+
+/** What the disk did not let the server delete is there. @throws FleetError `FLEET_STATE_UNWRITABLE`. */
+function refuseFailed(id: string, result: unknown): void {
+  const { success, error } = (result ?? {}) as { success?: unknown; error?: unknown };
+  if (success !== false) return;
+  throw new FleetError("FLEET_STATE_UNWRITABLE", `Session ${quote(id)} could not be deleted: ${String(error)}.`);
 }

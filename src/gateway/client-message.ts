@@ -1,5 +1,5 @@
 import { isUtf8 } from "node:buffer";
-import { encodeBody, ProtocolError } from "./frames.js";
+import { encodeBody, PARSE_ERROR, ProtocolError } from "./frames.js";
 import { type Member, plainString, scanObject } from "./scan.js";
 
 /** JSON-RPC 2.0 allows null, too, in what it calls an unwise use; fractions and huge numbers name nothing reliably. */
@@ -12,6 +12,8 @@ export interface ClientRequest {
   method: string;
   /** Empty if the request had none. */
   params: Params;
+  /** How long it was, in bytes. */
+  bytes: number;
 }
 
 /** What a client sent, read once and strictly: this is what is judged, and what a server gets is made from it. */
@@ -22,14 +24,16 @@ export type ClientMessage =
   | { kind: "unfit"; id: RpcId; rpcCode: number; message: string }
   | { kind: "response"; id: RpcId; withId(id: RpcId): Buffer };
 
-/** serde_json, which reads the other end, gives up at 128; and what is stringified again is so recursively. */
-const MAX_DEPTH = 120;
+/** What the runtime takes (measured with 1.0.85): serde_json gives up at 128. */
+const MAX_DEPTH = 127;
+/** Of UTF-16: D800 to DBFF, and DC00 to DFFF. */
+const [HALF_MASK, FIRST_HALF, SECOND_HALF] = [0xfc00, 0xd800, 0xdc00];
+const ESCAPE_LENGTH = "\\uXXXX".length;
 const KEYS = new Set(["jsonrpc", "id", "method", "params", "result", "error"]);
 const MAX_ID_LENGTH = 256;
 
 const INVALID_REQUEST = -32600;
 const INVALID_PARAMS = -32602;
-const PARSE_ERROR = -32700;
 
 /**
  * Reads a client's frame. Two readers of one text can differ over keys that occur twice, over escapes in keys, batches and
@@ -39,8 +43,9 @@ const PARSE_ERROR = -32700;
  */
 export function readClientFrame(body: Buffer): ClientMessage {
   if (!isUtf8(body)) throw new ProtocolError("A frame is not UTF-8.", PARSE_ERROR);
-  const members = scanObject(body, 0, MAX_DEPTH);
-  if (members === null) throw new ProtocolError("A frame is not a JSON object, or nested too deeply.", INVALID_REQUEST);
+  const fit = scanObject(body, 0, MAX_DEPTH);
+  const members = fit ?? scanObject(body);
+  if (members === null) throw new ProtocolError("A frame is not a JSON object.", INVALID_REQUEST);
   const byKey = new Map(members.map((member) => [member.key, member]));
   if (byKey.size < members.length || members.some(({ key }) => !KEYS.has(key))) {
     throw new ProtocolError("A frame has a key twice, or one that JSON-RPC does not have.", INVALID_REQUEST);
@@ -49,14 +54,62 @@ export function readClientFrame(body: Buffer): ClientMessage {
   if (version === undefined || plainString(body, version) !== "2.0") {
     throw new ProtocolError('A frame does not say "jsonrpc":"2.0".', INVALID_REQUEST);
   }
-  return byKey.has("method") ? readCall(body, byKey) : readResponse(body, byKey);
+  if (fit === null) return unanswerable(body, byKey, `The message is nested more than ${MAX_DEPTH} levels deep.`);
+  const message = byKey.has("method") ? readCall(body, byKey) : readResponse(body, byKey);
+  if (message.kind === "notification" || !hasHalves(body)) return message;
+  return unanswerable(body, byKey, "The message has half of a surrogate pair in it.");
+}
+
+/**
+ * The runtime drops such a message without a word, and whoever waits for an answer waits for ever. Here they get one: the
+ * client, or the server that it was to answer.
+ */
+function unanswerable(body: Buffer, members: ReadonlyMap<string, Member>, message: string): ClientMessage {
+  const member = members.get("id");
+  if (member === undefined) {
+    const name = members.get("method");
+    const method = name && plainString(body, name);
+    if (method !== undefined) return { kind: "notification", method };
+  }
+  const id = member && parseId(body.toString("utf8", member.start, member.end));
+  if (id === undefined) throw new ProtocolError(message, INVALID_REQUEST);
+  if (members.has("method")) return { kind: "unfit", id, rpcCode: INVALID_PARAMS, message };
+  const answer = { jsonrpc: "2.0", error: { code: INVALID_PARAMS, message } };
+  return { kind: "response", id, withId: (other) => encodeBody(Buffer.from(JSON.stringify({ ...answer, id: other }))) };
+}
+
+/**
+ * Whether there is half a surrogate pair in it, as of an emoji that was cut: JavaScript makes nothing of that, the runtime does.
+ * In bytes that are UTF-8 it can only be an escape.
+ */
+function hasHalves(body: Buffer): boolean {
+  if (!body.includes("\\ud") && !body.includes("\\uD")) return false;
+  const text = body.toString("latin1");
+  /** Where the second half of a pair has to be. */
+  let owed = -1;
+  for (let at = text.indexOf("\\u"); at !== -1; at = text.indexOf("\\u", at + 2)) {
+    if (isEscaped(text, at)) continue;
+    if (owed !== -1 && at > owed) return true;
+    const half = Number.parseInt(text.slice(at + 2, at + 6), 16) & HALF_MASK;
+    if ((half === SECOND_HALF) !== (at === owed)) return true;
+    owed = half === FIRST_HALF ? at + ESCAPE_LENGTH : -1;
+  }
+  return owed !== -1;
+}
+
+/** Whether a backslash is one that stands for itself. */
+function isEscaped(text: string, at: number): boolean {
+  let before = at;
+  while (text[before - 1] === "\\") before--;
+  return (at - before) % 2 === 1;
 }
 
 function readCall(body: Buffer, members: ReadonlyMap<string, Member>): ClientMessage {
   if (members.has("result") || members.has("error")) {
     throw new ProtocolError("A frame is both a request and a response.", INVALID_REQUEST);
   }
-  const { id, method, params = {} } = parse(body);
+  const { id, method, params: given } = parse(body);
+  const params = isNothing(given) ? {} : given;
   if (typeof method !== "string" || !/^[\x21-\x7e]{1,200}$/.test(method)) {
     throw new ProtocolError("The method of a request is not a name.", INVALID_REQUEST);
   }
@@ -65,11 +118,11 @@ function readCall(body: Buffer, members: ReadonlyMap<string, Member>): ClientMes
   if (!isParams(params)) {
     return { kind: "unfit", id, rpcCode: INVALID_PARAMS, message: "params must be an object: parameters have names." };
   }
-  const given = members.get("params");
-  if (given !== undefined && hasDoubtfulKeys(body, given)) {
+  const member = members.get("params");
+  if (member !== undefined && hasDoubtfulKeys(body, member)) {
     return { kind: "unfit", id, rpcCode: INVALID_PARAMS, message: "params has a key twice, or one with an escape." };
   }
-  return { kind: "request", id, method, params };
+  return { kind: "request", id, method, params, bytes: body.length };
 }
 
 /** What the client answers may be large and of any content: all but the id passes as it is. */
@@ -92,6 +145,11 @@ export function replaceId(body: Buffer, { start, end }: { start: number; end: nu
 
 export function isId(value: unknown): value is RpcId {
   return typeof value === "string" ? value.length <= MAX_ID_LENGTH : Number.isSafeInteger(value);
+}
+
+/** No arguments, in any notation: `vscode-jsonrpc` writes one that is left out as `[null]`. */
+function isNothing(params: unknown): boolean {
+  return params === undefined || params === null || (Array.isArray(params) && params.every((value) => value === null));
 }
 
 function isParams(value: unknown): value is Params {

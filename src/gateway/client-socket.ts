@@ -5,9 +5,13 @@ import { encodeMessage } from "./refusals.js";
 /** Notifications whose method begins with `$/` are nobody's business in this protocol (LSP, "$ requests"). */
 const ACKNOWLEDGEMENT = encodeMessage({ method: "$/ack" });
 
-/** How long a client may take to go on with a frame that it began, or to take what it was sent, in milliseconds. */
+/** How long a client may take to go on with a frame that it began, or with taking what it was sent, in milliseconds. */
 const STALL_MS = 60_000;
 const KEEP_ALIVE_MS = 30_000;
+/** How long one that is hung up on may take for the last word, in milliseconds. */
+const END_MS = 1_000;
+/** A client that does not take so much of what it was sent is not read from: each answer to it would add to that. */
+const MAX_UNREAD_BYTES = 8 * 1024 * 1024;
 
 export interface ClientSocketListener {
   onFrames(frames: readonly Frame[]): void;
@@ -28,15 +32,18 @@ export class ClientSocket {
   readonly #socket: Socket;
   readonly #splitter: FrameSplitter;
   readonly #listener: ClientSocketListener;
+  readonly #stallMs: number;
   /** Who wants nothing more to arrive for now. */
   readonly #holds = new Set<unknown>();
   /** What is to leave together. */
-  #batch: Buffer[] | null = null;
+  #batch: Run[] | null = null;
   #stalledIn: NodeJS.Timeout | undefined;
-  #stalledOut: NodeJS.Timeout | undefined;
+  #ending: NodeJS.Timeout | undefined;
 
-  constructor(socket: Socket, limitBytes: number, listener: ClientSocketListener) {
+  /** @param limitBytes of one frame @param stallMs after how long a client that stalls is cut off, in milliseconds */
+  constructor(socket: Socket, limitBytes: number, listener: ClientSocketListener, stallMs = STALL_MS) {
     this.#socket = socket;
+    this.#stallMs = stallMs;
     this.#listener = listener;
     this.#splitter = new FrameSplitter(limitBytes);
     this.address = socket.remoteAddress ?? "unknown";
@@ -44,14 +51,15 @@ export class ClientSocket {
     socket.setKeepAlive(true, KEEP_ALIVE_MS);
     socket.on("data", (chunk) => this.#receive(chunk, listener));
     socket.on("drain", () => {
-      clearTimeout(this.#stalledOut);
-      this.#stalledOut = undefined;
+      socket.setTimeout(0);
+      this.letGo(this);
       listener.onDrain();
     });
+    socket.on("timeout", () => socket.destroy());
     socket.on("error", () => undefined); // `close` follows, and says all there is to say
     socket.once("close", () => {
       clearTimeout(this.#stalledIn);
-      clearTimeout(this.#stalledOut);
+      clearTimeout(this.#ending);
       listener.onClosed();
     });
   }
@@ -72,7 +80,9 @@ export class ClientSocket {
 
   #write(bytes: Buffer): void {
     if (this.closed || this.#socket.write(bytes)) return;
-    this.#stalledOut ??= this.#stall();
+    // Each piece that it takes counts, also of one long frame: a slow client is none that stalls.
+    this.#socket.setTimeout(this.#stallMs);
+    if (this.#socket.writableLength > MAX_UNREAD_BYTES) this.hold(this);
     this.#listener.onFull();
   }
 
@@ -85,7 +95,9 @@ export class ClientSocket {
     const batch = this.#batch ?? [];
     this.#batch = null;
     this.#socket.cork();
-    for (const bytes of batch) this.#write(bytes);
+    for (const { first, bytes } of batch) {
+      this.#write(bytes === first.length ? first : Buffer.from(first.buffer, first.byteOffset, bytes));
+    }
     this.#socket.uncork();
   }
 
@@ -93,17 +105,25 @@ export class ClientSocket {
   hold(reason: unknown): void {
     this.#holds.add(reason);
     this.#socket.pause();
+    // What it has begun stays so meanwhile, by no fault of its own.
+    clearTimeout(this.#stalledIn);
   }
 
   letGo(reason: unknown): void {
-    if (this.#holds.delete(reason) && this.#holds.size === 0) this.#socket.resume();
+    if (!this.#holds.delete(reason) || this.#holds.size > 0) return;
+    if (this.#splitter.incomplete) this.#stalledIn = this.#stall();
+    this.#socket.resume();
   }
 
-  /** Says the last word and hangs up. Whoever does not take it within the time is cut off. */
+  /**
+   * Says the last word and hangs up. Whoever does not take it within the time is cut off, and so is whoever goes on talking:
+   * nothing of that is looked at, and it gains no time by it.
+   */
   end(frame?: Buffer): void {
+    if (this.#ending !== undefined) return;
     if (frame !== undefined) this.send(frame);
     this.#socket.end();
-    this.#stalledOut ??= this.#stall(1_000);
+    this.#ending = this.#stall(END_MS);
   }
 
   destroy(): void {
@@ -111,6 +131,8 @@ export class ClientSocket {
   }
 
   #receive(chunk: Buffer, listener: ClientSocketListener): void {
+    // Read all the same: with bytes unread the kernel would take the last word back.
+    if (this.#ending !== undefined) return;
     let frames: Frame[];
     try {
       frames = this.#splitter.push(chunk);
@@ -130,23 +152,29 @@ export class ClientSocket {
     clearTimeout(this.#stalledIn);
     this.#stalledIn = undefined;
     if (!this.#splitter.incomplete) return;
-    this.#stalledIn = this.#stall();
+    if (this.#holds.size === 0) this.#stalledIn = this.#stall();
     if (this.#socket.writable && this.#socket.writableLength === 0) this.#socket.write(ACKNOWLEDGEMENT);
   }
 
-  #stall(ms = STALL_MS): NodeJS.Timeout {
+  #stall(ms = this.#stallMs): NodeJS.Timeout {
     const timer = setTimeout(() => this.#socket.destroy(), ms);
     timer.unref();
     return timer;
   }
 }
 
-/** Frames that arrived one behind the other leave as one piece of memory, not as one each. */
-function append(batch: Buffer[], frame: Buffer): void {
+/** Frames that lie one behind the other in memory, as they arrived: they leave as one piece, not as one each. */
+interface Run {
+  first: Buffer;
+  /** Of all of them. */
+  bytes: number;
+}
+
+function append(batch: Run[], frame: Buffer): void {
   const last = batch.at(-1);
-  if (last?.buffer === frame.buffer && last.byteOffset + last.length === frame.byteOffset) {
-    batch[batch.length - 1] = Buffer.from(last.buffer, last.byteOffset, last.length + frame.length);
+  if (last?.first.buffer === frame.buffer && last.first.byteOffset + last.bytes === frame.byteOffset) {
+    last.bytes += frame.length;
   } else {
-    batch.push(frame);
+    batch.push({ first: frame, bytes: frame.length });
   }
 }

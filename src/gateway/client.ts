@@ -1,34 +1,58 @@
+import { setTimeout as delay } from "node:timers/promises";
+import { isFleetError } from "../errors.js";
 import { serverIdOf } from "../pool/server.js";
-import type { ServerRecord, SessionRecord } from "../store/store.js";
+import { PROTOCOL_VERSION } from "../runtime/client/raw-connection.js";
+import type { HostRecord, ServerRecord } from "../store/store.js";
 import type { Attachment } from "./attachments.js";
 import type { ClientMessage, Params } from "./client-message.js";
 import type { ClientSocket } from "./client-socket.js";
-import type { DoorContext, DoorEvent, RequestReport } from "./context.js";
+import type { DoorContext, DoorEvent, RequestReport, Together } from "./context.js";
 import { brokenTurnFrames } from "./events.js";
 import { Exchange } from "./exchange.js";
 import { ProtocolError } from "./frames.js";
 import { FromServers } from "./from-servers.js";
-import { type Link, Links } from "./links.js";
+import { isPeerLinkId, type Link, Links } from "./links.js";
 import { Opener } from "./opener.js";
-import { errorFrame } from "./refusals.js";
+import type { PeerDialer } from "./peers.js";
+import { clientGone, describe, errorFrame } from "./refusals.js";
 import { Requests } from "./requests.js";
+import { Routes } from "./routes.js";
 import type { TokenHolder } from "./tokens.js";
 import { Turns } from "./turns.js";
 
 /** What the clients of one door share. */
 export interface DoorServices extends DoorContext {
   /** Starts a server once for all clients that need it at the same time. */
-  together: (serverId: string, start: () => Promise<ServerRecord>) => Promise<ServerRecord>;
+  together: Together;
   /** Calls `reattach` of the client when the server runs again. */
   awaitServer: (server: ServerRecord, client: Client) => void;
+  /** The same when what was on that host can be had again: there, or where it was taken. */
+  awaitHost: (host: HostRecord, client: Client) => void;
+  /** This client has opened the session on a server here. */
+  opened: (sessionId: string, client: Client) => void;
+  /** Resolves when the next prompt may be begun, or session opened. */
+  pace: () => Promise<void>;
   /** Whether no new turns are let in. */
   isDraining: () => boolean;
   onRequest: (report: RequestReport) => void;
   onEvent: (event: DoorEvent) => void;
 }
 
+/** Where a client comes from, and how it gets to other hosts. */
+export interface ClientOrigin {
+  /** What it said of itself in `connect`, without its token. */
+  hello: Params;
+  /** The host whose front door carries it; undefined: it came by itself. */
+  via: string | undefined;
+  /** Null: it is carried no further. */
+  peers: PeerDialer | null;
+}
+
 /** A client that asks on and on without taking an answer would fill the memory. */
 const MAX_OPEN_REQUESTS = 10_000;
+
+/** How often it is looked whether turns at other hosts are over, in milliseconds. */
+const SETTLED_POLL_MS = 50;
 
 /** An authenticated client: its servers, its sessions, its turns. */
 export class Client {
@@ -38,37 +62,49 @@ export class Client {
   readonly #socket: ClientSocket;
   readonly #exchange: Exchange;
   readonly #links: Links;
-  readonly #opener: Opener;
+  readonly #routes: Routes;
   readonly #requests: Requests;
   readonly #attachments = new Map<string, Attachment>();
   readonly #gone = new AbortController();
-  #home: ServerRecord | undefined;
+  readonly #isCarried: boolean;
 
-  constructor(door: DoorServices, socket: ClientSocket, holder: TokenHolder, hello: Params) {
+  constructor(door: DoorServices, socket: ClientSocket, holder: TokenHolder, { hello, via, peers }: ClientOrigin) {
     this.#door = door;
     this.#socket = socket;
     this.holder = holder;
-    const { user } = holder;
-    const { config, store, sessions, pool } = door;
-    const context = { config, store, sessions, pool, user };
+    this.#isCarried = via !== undefined;
+    const { user, lease } = holder;
+    const { config, store, sessions, pool, directory } = door;
+    const { signal } = this.#gone;
+    const attachments = this.#attachments;
+    const attachment = (sessionId: string) => attachments.get(sessionId);
+    const turn = (sessionId: string) => this.turns.of(sessionId);
+    const context = { config, store, sessions, pool, directory, user, signal, carried: this.#isCarried };
     const onEvent = (event: Omit<DoorEvent, "address" | "user">) => this.#tell(event);
     this.#exchange = new Exchange(socket, (report) => door.onRequest({ ...report, user }));
     const fromServers = new FromServers({
       client: socket,
       exchange: this.#exchange,
-      attachment: (sessionId) => this.#attachments.get(sessionId),
-      turn: (sessionId) => this.turns.of(sessionId),
+      attachment,
+      turn,
+      deleted: (sessionId) => void attachments.delete(sessionId),
       onEvent,
       onLost: (link) => this.#lose(link),
     });
-    this.#links = new Links({ hello, ownServerId: serverIdOf(user), listen: (link) => fromServers.listener(link) });
-    const { signal } = this.#gone;
-    this.#opener = new Opener({ ...context, links: this.#links, together: door.together, signal });
+    const listen = (link: () => Link | undefined) => fromServers.listener(link);
+    this.#links = new Links({ hello, ownServerId: serverIdOf(user), peers, listen });
+    const opener = new Opener({ ...context, links: this.#links, together: door.together });
+    const cut = (entry: Attachment, message: string) => this.#cut(entry, message);
+    const opened = (sessionId: string) => door.opened(sessionId, this);
+    this.#routes = new Routes({ ...context, links: this.#links, opener, attachments, turn, cut, opened, onEvent });
     this.turns = new Turns({
       ...context,
+      lease,
       exchange: this.#exchange,
-      attachment: (sessionId) => this.#attachments.get(sessionId),
-      linkFor: async (record) => await this.#linkFor(record),
+      attachment,
+      linkFor: async (record) => await this.#routes.local(record),
+      refuse: (request, error) => this.#requests.refuse(request, error),
+      isDraining: door.isDraining,
       unloaded: (sessionId) => this.#unload(sessionId),
       onEvent,
       cut: (sessionId, message) => this.#sendAll(brokenTurnFrames(sessionId, message).slice(0, 1)),
@@ -76,21 +112,45 @@ export class Client {
     this.#requests = new Requests({
       ...context,
       exchange: this.#exchange,
-      attachments: this.#attachments,
-      opener: this.#opener,
+      attachments,
+      opened,
+      left: (sessionId) => this.turns.of(sessionId)?.unheard(),
+      lost: (sessionId) => this.turns.of(sessionId)?.interrupted("lost"),
+      opener,
+      links: this.#links,
+      routes: this.#routes,
       turns: this.turns,
-      home: async () => await this.#homeLink(),
-      liveLink: (serverId) => this.#links.live(serverId),
-      linkFor: async (record) => await this.#linkFor(record),
       unloaded: (sessionId) => this.#unload(sessionId),
+      pace: door.pace,
       isDraining: door.isDraining,
+      lease,
       onEvent,
     });
   }
 
-  /** Connects to the user's home server. @returns what that says of itself. */
+  /** Connects to the user's home, on whichever host. @returns what the server there says of itself. */
   async greet(): Promise<Params> {
-    return (await this.#homeLink()).greeting;
+    const { directory } = this.#door;
+    // Carried here for a session that is not on the host of its user: no server is started for that.
+    if (this.#isCarried && !(await directory.place(this.holder.user)).here)
+      return { protocolVersion: PROTOCOL_VERSION };
+    return (await this.#routes.home()).greeting;
+  }
+
+  /** How many turns are under way or waited for, here and at other hosts. */
+  get inTurns(): number {
+    return this.turns.size + this.#carriedTurns();
+  }
+
+  /** Resolves when no turn is. */
+  async settled(signal: AbortSignal): Promise<void> {
+    await this.turns.settled();
+    while (this.#carriedTurns() > 0) await delay(SETTLED_POLL_MS, undefined, { signal });
+  }
+
+  #carriedTurns(): number {
+    const carried = [...this.#attachments.values()].filter(({ linkId, inTurn }) => inTurn && isPeerLinkId(linkId));
+    return carried.length;
   }
 
   /** @throws ProtocolError */
@@ -125,92 +185,102 @@ export class Client {
     }
   }
 
-  /** The server runs again: what this client had open there is opened again, so that it goes on hearing of it. */
-  async reattach(serverId: string): Promise<void> {
-    const lost = [...this.#attachments.values()].filter((entry) => entry.serverId === serverId && !entry.attached);
-    for (const { record } of lost) {
-      if (this.#gone.signal.aborted) return;
-      try {
-        await this.#linkFor(record);
-      } catch (error) {
-        // The next request for it says so to the client.
-        this.#tell({ event: "failed", sessionId: record.id, detail: String(error) });
-      }
+  /**
+   * The server, or the host, is there again: what this client had open there is opened again, so that it goes on hearing of
+   * it. Without a link: whatever it had open on this host.
+   */
+  async reattach(lost?: string): Promise<void> {
+    const isLost = ({ linkId, attached }: Attachment) =>
+      !attached && (lost === undefined ? !isPeerLinkId(linkId) : linkId === lost);
+    for (const attachment of [...this.#attachments.values()].filter(isLost)) await this.#reattach(attachment);
+  }
+
+  /** Somebody has loaded the session again: if this client had it open, it goes on hearing of it. Never rejects. */
+  async follow(sessionId: string): Promise<void> {
+    const attachment = this.#attachments.get(sessionId);
+    if (attachment === undefined || attachment.attached || attachment.heard || attachment.reopening !== null) return;
+    await this.#reattach(attachment);
+  }
+
+  /** Never rejects. */
+  async #reattach(attachment: Attachment): Promise<void> {
+    if (this.#gone.signal.aborted) return;
+    try {
+      await this.#routes.reattach(attachment);
+    } catch (error) {
+      // Deleted meanwhile: its id may be somebody else's by now.
+      if (isFleetError(error, "FLEET_SESSION_NOT_FOUND")) this.#forget(attachment);
+      // The next request for it says so to the client.
+      else if (!this.#gone.signal.aborted)
+        this.#tell({ event: "failed", sessionId: attachment.sessionId, detail: describe(error) });
     }
   }
 
+  /** Unless the client has opened another of that id since. */
+  #forget(attachment: Attachment): void {
+    const { sessionId } = attachment;
+    if (this.#attachments.get(sessionId) === attachment) this.#attachments.delete(sessionId);
+  }
+
+  /** Hangs up on the servers of this host: what is in a turn is cut, and unloaded there. */
+  leaveServers(): void {
+    for (const { kind, upstream } of this.#links.all()) if (kind === "server") upstream.destroy();
+  }
+
+  /** Whether it is connected to other hosts, or about to be. */
+  get hasPeers(): boolean {
+    return this.#links.hasPeers;
+  }
+
+  /** Hangs up on other hosts that have gone. @param there the links to those that have not */
+  hangUp(there: ReadonlySet<string>): void {
+    this.#links.hangUp((linkId) => there.has(linkId));
+  }
+
   close(): void {
-    this.#gone.abort();
+    this.#gone.abort(clientGone());
+    this.#exchange.close();
     this.turns.close();
     this.#links.close();
   }
 
-  async #homeLink(): Promise<Link> {
-    const live = this.#home && this.#links.live(this.#home.id);
-    if (live !== undefined) return live;
-    // On shared servers a client stays where it was placed first.
-    this.#home =
-      this.#home === undefined || this.#home.isolation === "per-user"
-        ? await this.#opener.homeServer()
-        : await this.#opener.again(this.#home);
-    return await this.#opener.link(this.#home);
-  }
-
-  async #linkFor(record: SessionRecord): Promise<Link> {
-    const attachment = this.#attachments.get(record.id);
-    const live = this.#links.live(attachment?.serverId ?? record.serverId);
-    if (live !== undefined && attachment?.attached !== false) return live;
-    if (attachment === undefined) return await this.#opener.link(await this.#opener.serverFor(record));
-    attachment.reopening ??= this.#reopen(attachment).finally(() => {
-      attachment.reopening = null;
-    });
-    return await attachment.reopening;
-  }
-
-  async #reopen(attachment: Attachment): Promise<Link> {
-    const { record } = attachment;
-    const turn = this.turns.of(record.id);
-    const link = await this.#opener.open({
-      // Looked at anew: it may have been deleted, and its id be somebody else's by now.
-      record: await this.#door.sessions.recordFor(record.id, this.holder.user),
-      asked: { ...attachment.asked, continuePendingWork: undefined },
-      isNew: false,
-      marked: turn?.active === true ? turn.marked : undefined,
-      onLink: ({ server }) => {
-        attachment.serverId = server.id;
-      },
-      onResult: () => {
-        attachment.attached = true;
-      },
-    });
-    this.#tell({ event: "session-reopened", sessionId: record.id });
-    return link;
-  }
-
   #unload(sessionId: string): void {
     const attachment = this.#attachments.get(sessionId);
-    if (attachment !== undefined) attachment.attached = false;
+    if (attachment === undefined) return;
+    attachment.attached = false;
+    attachment.heard = false;
   }
 
-  /** A server has ended, or its connection: nobody waits for it in vain, and what was open there is opened again. */
+  /**
+   * A server has ended, or another host, or the connection to it: nobody waits for it in vain, and what was open there is
+   * opened again.
+   */
   #lose(link: Link): void {
     this.#links.forget(link);
     if (this.#gone.signal.aborted) return;
-    this.#tell({ event: "server-lost", detail: link.server.id });
+    this.#tell({ event: link.kind === "peer" ? "host-lost" : "server-lost", detail: link.id });
     this.#exchange.drop(link);
     let lost = false;
     for (const [id, attachment] of this.#attachments) {
-      if (attachment.serverId !== link.server.id || !attachment.attached) continue;
+      if (attachment.linkId !== link.id || !attachment.attached) continue;
       lost = true;
       attachment.attached = false;
-      attachment.permissions.clear();
-      if (attachment.inTurn || this.turns.of(id)?.active === true) {
-        this.#sendAll(brokenTurnFrames(id, "The server ended during the turn. The session goes on: send it again."));
-      }
-      attachment.inTurn = false;
-      this.turns.of(id)?.end("lost");
+      attachment.heard = false;
+      this.#cut(attachment, "The server ended during the turn. The session goes on: send it again.");
+      this.turns.of(id)?.interrupted("lost");
     }
-    if (lost) this.#door.awaitServer(link.server, this);
+    if (lost && link.kind === "server") this.#door.awaitServer(link.server, this);
+    if (lost && link.kind === "peer") this.#door.awaitHost(link.host, this);
+  }
+
+  /** Of the turn that the session is in nothing more is heard: the client is told so in place of its server. */
+  #cut(attachment: Attachment, message: string): void {
+    const { sessionId, permissions, inTurn } = attachment;
+    const turn = this.turns.of(sessionId);
+    permissions.clear();
+    if (inTurn || turn?.active === true) this.#sendAll(brokenTurnFrames(sessionId, message));
+    attachment.inTurn = false;
+    if (turn?.active === true) turn.end("lost");
   }
 
   #sendAll(frames: readonly Buffer[]): void {

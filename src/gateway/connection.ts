@@ -1,24 +1,33 @@
 import type { Socket } from "node:net";
 import { FleetError } from "../errors.js";
 import type { Attempts } from "./attempts.js";
-import { Client, type DoorServices } from "./client.js";
-import { type ClientMessage, type ClientRequest, type Params, readClientFrame } from "./client-message.js";
+import { Client, type ClientOrigin, type DoorServices } from "./client.js";
+import { type ClientMessage, type ClientRequest, readClientFrame } from "./client-message.js";
 import { ClientSocket } from "./client-socket.js";
-import type { DoorEvent } from "./context.js";
+import type { DoorEvent, DoorOwner } from "./context.js";
+import { ControlConnection } from "./control.js";
 import { type Frame, ProtocolError } from "./frames.js";
-import { AUTHENTICATION_FAILED, AUTHENTICATION_REQUIRED, encodeMessage, errorFrame, refusalFrame } from "./refusals.js";
-import { type TokenHolder, verifyToken } from "./tokens.js";
+import { carriedFrom, PeerDialer } from "./peers.js";
+import {
+  AUTHENTICATION_FAILED,
+  AUTHENTICATION_REQUIRED,
+  describe,
+  encodeMessage,
+  errorFrame,
+  refusalFrame,
+} from "./refusals.js";
+import { type HostHolder, isTokenGood, type TokenHolder, verifyToken } from "./tokens.js";
 
 /** What somebody may send who has shown no token yet: enough for `connect`. */
 const HELLO_BYTES = 16 * 1024;
 /** How long somebody may take to show a token, in milliseconds. */
 const HELLO_MS = 10_000;
 
-export interface ConnectionServices extends DoorServices {
+export interface ConnectionServices extends DoorServices, Pick<DoorOwner, "control"> {
   attempts: Attempts;
 }
 
-/** One connection to the front door: nobody's until a token was shown, then a client's. */
+/** One connection to the front door: nobody's until a token was shown, then a client's, or another host's. */
 export class Connection {
   readonly address: string;
   readonly #services: ConnectionServices;
@@ -29,6 +38,8 @@ export class Connection {
   readonly #early: ClientMessage[] = [];
   #state: "new" | "authenticating" | "open" | "closed" = "new";
   #client: Client | undefined;
+  /** Instead of a client. */
+  #control: ControlConnection | undefined;
 
   constructor(socket: Socket, services: ConnectionServices, onClosed: (connection: Connection) => void) {
     this.#services = services;
@@ -44,20 +55,29 @@ export class Connection {
     this.#hello = setTimeout(() => this.#socket.destroy(), HELLO_MS);
     this.#hello.unref();
     // Whoever guesses is not even listened to.
-    if (services.attempts.waitMs(this.address) > 0) {
-      this.#state = "closed";
-      this.#tell({ event: "attempts-limited" });
-      this.#socket.end(refusalFrame(null, tooManyAttempts()));
-    }
+    if (this.#isLimited()) this.#refuse(refusalFrame(null, tooManyAttempts()));
   }
 
-  /** Whose it is; undefined until a token was shown. */
+  /** Whether too many wrong tokens came from its address. */
+  #isLimited(): boolean {
+    if (this.#services.attempts.waitMs(this.address) === 0) return false;
+    this.#tell({ event: "attempts-limited" });
+    return true;
+  }
+
+  /** Whose it is; undefined until a user's token was shown. */
   get client(): Client | undefined {
     return this.#client;
   }
 
+  /** Whether a token was shown, a user's or another host's. */
   get authenticated(): boolean {
     return this.#state === "open";
+  }
+
+  /** Whether it is not known yet who that is. */
+  get isStranger(): boolean {
+    return this.#client === undefined && this.#control === undefined;
   }
 
   /** Ends the connection, after what was already sent to the client has left. */
@@ -84,7 +104,7 @@ export class Connection {
   #take(message: ClientMessage): void {
     switch (this.#state) {
       case "open":
-        this.#client?.take(message);
+        (this.#control ?? this.#client)?.take(message);
         break;
       case "authenticating":
         this.#early.push(message);
@@ -106,33 +126,62 @@ export class Connection {
 
   /** Never rejects. */
   async #authenticate({ id, params }: ClientRequest): Promise<void> {
-    const { token, ...hello } = params;
+    const { token, fleet, ...hello } = params;
     try {
       const holder = await verifyToken(this.#services.store, token);
+      // Whoever connected many times before guessing is told no more than whoever guesses first.
+      if (this.#isLimited()) {
+        this.#refuse(refusalFrame(id, tooManyAttempts()));
+        return;
+      }
       if (holder === null) {
         this.#services.attempts.failed(this.address);
         this.#tell({ event: "token-refused", code: "FLEET_TOKEN_REFUSED" });
         this.#refuse(errorFrame(id, AUTHENTICATION_FAILED, "AUTHENTICATION_FAILED"));
         return;
       }
-      await this.#admit(id, holder, hello);
+      if (holder.role === "host") {
+        await this.#admitHost(id, holder);
+        return;
+      }
+      const via = carriedFrom(fleet);
+      const { own } = this.#services.directory;
+      const isGood = async () => await isTokenGood(this.#services.store, holder);
+      const peers = own === null || via !== undefined ? null : new PeerDialer(own, hello, String(token), isGood);
+      await this.#admit(id, holder, { hello, via, peers });
     } catch (error) {
-      this.#tell({ event: "failed", detail: error instanceof Error ? error.message : String(error) });
+      // What was done for one that has hung up was given up.
+      if (!this.#socket.closed) this.#tell({ event: "failed", detail: describe(error) });
       this.#refuse(refusalFrame(id, error));
     }
   }
 
-  async #admit(id: ClientRequest["id"], holder: TokenHolder, hello: Params): Promise<void> {
+  async #admit(id: ClientRequest["id"], holder: TokenHolder, origin: ClientOrigin): Promise<void> {
     if (this.#state === "closed") return;
     clearTimeout(this.#hello);
-    this.#client = new Client(this.#services, this.#socket, holder, hello);
+    this.#client = new Client(this.#services, this.#socket, holder, origin);
     const greeting = await this.#client.greet();
     if (this.#socket.closed) return;
     this.#state = "open";
     this.#socket.limitBytes = this.#services.config.serve.maxFrameBytes;
     this.#socket.send(encodeMessage({ id, result: greeting }));
-    this.#tell({ event: "connected" });
+    this.#tell({ event: "connected", ...(origin.via === undefined ? {} : { detail: `by host ${origin.via}` }) });
     for (const message of this.#early.splice(0)) this.#client.take(message);
+    this.#socket.letGo(this);
+  }
+
+  /** Another host is no client, and never becomes one: it has no user, no home and no sessions. */
+  async #admitHost(id: ClientRequest["id"], holder: HostHolder): Promise<void> {
+    const { control } = this.#services;
+    const greeting = await ControlConnection.greet(this.#services, holder);
+    if (this.#state === "closed") return;
+    clearTimeout(this.#hello);
+    this.#control = new ControlConnection(this.#socket, control, (event) => this.#tell(event));
+    this.#state = "open";
+    this.#socket.limitBytes = this.#services.config.serve.maxFrameBytes;
+    this.#socket.send(encodeMessage({ id, result: greeting }));
+    this.#tell({ event: "host-connected", detail: holder.host });
+    for (const message of this.#early.splice(0)) this.#control.take(message);
     this.#socket.letGo(this);
   }
 
@@ -144,17 +193,19 @@ export class Connection {
 
   /** What came is not the protocol: this connection ends, and no other notices. */
   #fault(error: unknown): void {
-    const fault = error instanceof ProtocolError ? error : new ProtocolError("A frame cannot be read.", -32700);
-    this.#tell({ event: "protocol-error", detail: fault.message });
+    const isFault = error instanceof ProtocolError;
+    const fault = isFault ? error : new ProtocolError("A frame cannot be read.", -32700);
+    if (isFault) this.#tell({ event: "protocol-error", detail: fault.message });
+    else this.#tell({ event: "failed", detail: `at a frame of the client's: ${describe(error)}` });
     this.#state = "closed";
-    this.#client?.close();
+    (this.#control ?? this.#client)?.close();
     this.#socket.end(errorFrame(null, fault.rpcCode, fault.message));
   }
 
   #close(): void {
     clearTimeout(this.#hello);
     this.#state = "closed";
-    this.#client?.close();
+    (this.#control ?? this.#client)?.close();
     this.#tell({ event: "closed" });
     this.#onClosed(this);
   }

@@ -8,7 +8,11 @@ import type { ServerRecord } from "../store/store.js";
 import { Attempts } from "./attempts.js";
 import type { Client } from "./client.js";
 import { Connection, type ConnectionServices } from "./connection.js";
-import type { DoorContext, DoorListeners } from "./context.js";
+import type { DoorListeners, DoorOwner, Together } from "./context.js";
+import { peerLinkId } from "./links.js";
+import { LostHosts } from "./lost-hosts.js";
+import { Pace } from "./pace.js";
+import { doorDraining } from "./refusals.js";
 import { isTokenGood, type TokenHolder } from "./tokens.js";
 
 /** How many connections may be open that have shown no token yet, from everywhere and from one address. */
@@ -19,6 +23,8 @@ const RECHECK_MS = 2_000;
 /** How long a server is waited for after its end, so that clients that only listen go on hearing, and how it is looked for. */
 const REVIVAL_MS = 60_000;
 const REVIVAL_POLL_MS = 250;
+/** How often it is looked whether the other hosts that clients are connected to are there yet, in milliseconds. */
+const HOSTS_POLL_MS = 1_000;
 
 export interface DoorOptions extends DoorListeners {
   /**
@@ -43,7 +49,7 @@ export interface DoorDrain {
  *
  * @throws FleetError `FLEET_ADDRESS_TAKEN`, `FLEET_ADDRESS_UNUSABLE` when the address cannot be listened on.
  */
-export async function openFrontDoor(context: DoorContext, options: DoorOptions): Promise<FrontDoor> {
+export async function openFrontDoor(context: DoorOwner, options: DoorOptions): Promise<FrontDoor> {
   const door = new FrontDoor(context, options);
   await door.listen(options.listen, options.signal ?? NEVER);
   return door;
@@ -56,16 +62,25 @@ export class FrontDoor implements AsyncDisposable {
   readonly #connections = new Set<Connection>();
   readonly #starting = new Map<string, Promise<ServerRecord>>();
   readonly #awaited = new Map<string, Set<Client>>();
+  readonly #lostHosts: LostHosts<Client>;
+  readonly #pace = new Pace();
   readonly #closed = new AbortController();
   #draining = false;
+  /** Until this host is there again for the others. */
+  #withoutServers: Promise<void> | undefined;
   #address: Address = { host: "", port: 0 };
 
-  constructor(context: DoorContext, { onRequest, onEvent }: DoorListeners) {
+  constructor(context: DoorOwner, { onRequest, onEvent }: DoorListeners) {
+    const { directory, config } = context;
+    this.#lostHosts = new LostHosts({ takenOver: directory.isShared, ttlMs: config.host.ttlMs, waitMs: REVIVAL_MS });
     this.#services = {
       ...context,
       attempts: new Attempts(),
-      together: async (serverId, start) => await this.#together(serverId, start),
+      together: async (serverId, signal, start) => await this.#together(serverId, signal, start),
       awaitServer: (server, client) => this.#awaitServer(server, client),
+      awaitHost: (host, client) => this.#lostHosts.await(host, client),
+      opened: (sessionId, client) => this.#tellOthers(sessionId, client),
+      pace: async () => await this.#pace.pass(),
       isDraining: () => this.#draining,
       onRequest: onRequest ?? (() => undefined),
       onEvent: onEvent ?? (() => undefined),
@@ -80,12 +95,12 @@ export class FrontDoor implements AsyncDisposable {
 
   /** How many clients are connected that have shown their token. */
   get clients(): number {
-    return [...this.#connections].filter(({ authenticated }) => authenticated).length;
+    return [...this.#connections].filter(({ authenticated, client }) => authenticated && client !== undefined).length;
   }
 
   /** How many turns are under way or waited for. */
   get turns(): number {
-    return this.#clients().reduce((sum, { turns }) => sum + turns.size, 0);
+    return this.#clients().reduce((sum, { inTurns }) => sum + inTurns, 0);
   }
 
   async listen(where: Address | InheritedListener, signal: AbortSignal): Promise<void> {
@@ -95,21 +110,23 @@ export class FrontDoor implements AsyncDisposable {
       this.#services.onEvent({ event: "failed", address: "", detail: error.message }),
     );
     void this.#recheckTokens();
+    if (this.#services.store.hosts !== null) void this.#watchHosts();
   }
 
   /**
-   * Closes the door: takes no new connections and no new turns, lets the turns under way end, hangs up. Sessions and servers
-   * stay.
+   * Closes the door: takes no new connections and no new turns, refuses the prompts that wait, lets the turns under way end,
+   * hangs up. Sessions and servers stay.
    *
    * @returns how many turns were cut since the time was up.
    */
   async close({ timeoutMs }: DoorDrain = { timeoutMs: 0 }): Promise<{ cut: number }> {
     this.#draining = true;
+    for (const { turns } of this.#clients()) turns.cancelAll(doorDraining());
     const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
-    {
+    if (timeoutMs > 0) {
       using limit = deadline(timeoutMs);
-      const settled = Promise.all(this.#clients().map(async ({ turns }) => await turns.settled()));
-      if (timeoutMs > 0) await abortable(settled, limit.signal).catch(() => "the time is up");
+      const settled = Promise.all(this.#clients().map(async (client) => await client.settled(limit.signal)));
+      await abortable(settled, limit.signal).catch(() => "the time is up");
     }
     const cut = this.turns;
     this.#closed.abort();
@@ -117,6 +134,51 @@ export class FrontDoor implements AsyncDisposable {
     for (const connection of this.#connections) if (!connection.authenticated) connection.destroy();
     await closed;
     return { cut };
+  }
+
+  /**
+   * Other hosts may take the sessions of this one from now on: nothing more is said to its servers, and clients stay. What
+   * they had open is opened again, here or where it is then, when this host is there again.
+   */
+  leaveServers(): void {
+    for (const client of this.#clients()) client.leaveServers();
+    this.#withoutServers ??= this.#untilTerm();
+  }
+
+  /** Never rejects. */
+  async #untilTerm(): Promise<void> {
+    const { signal } = this.#closed;
+    let isThere = false;
+    while (!isThere && !signal.aborted) {
+      await delay(REVIVAL_POLL_MS, undefined, { signal, ref: false }).catch(() => "closed");
+      // When the store does not answer at the moment, it is asked again.
+      isThere = await this.#services.directory.isThere().catch(() => false);
+    }
+    // From here on another loss is one of its own.
+    this.#withoutServers = undefined;
+    await Promise.all(this.#clients().map(async (client) => await client.reattach()));
+  }
+
+  /**
+   * Hangs up on hosts that have gone: one that went silent says nothing of its end. And brings clients back to what they had
+   * open on one. Never rejects.
+   */
+  async #watchHosts(): Promise<void> {
+    const { signal } = this.#closed;
+    const { directory } = this.#services;
+    while (!signal.aborted) {
+      await delay(HOSTS_POLL_MS, undefined, { signal, ref: false }).catch(() => "closed");
+      const connected = this.#clients().filter(({ hasPeers }) => hasPeers);
+      if (connected.length === 0 && !this.#lostHosts.any) continue;
+      // When the store does not answer at the moment, it is asked again.
+      const hosts = await directory.list().catch(() => null);
+      if (hosts === null) continue;
+      const there = new Set(hosts.filter(({ gone }) => !gone).map(peerLinkId));
+      for (const client of connected) client.hangUp(there);
+      for (const { host, clients } of this.#lostHosts.back(hosts)) {
+        for (const client of clients) void client.reattach(peerLinkId(host));
+      }
+    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -128,7 +190,7 @@ export class FrontDoor implements AsyncDisposable {
   }
 
   #accept(socket: Socket): void {
-    const strangers = [...this.#connections].filter(({ client }) => client === undefined);
+    const strangers = [...this.#connections].filter(({ isStranger }) => isStranger);
     const neighbours = strangers.filter(({ address }) => address === socket.remoteAddress);
     if (strangers.length >= MAX_STRANGERS || neighbours.length >= MAX_STRANGERS_OF_ADDRESS) {
       socket.destroy();
@@ -139,16 +201,19 @@ export class FrontDoor implements AsyncDisposable {
     );
   }
 
-  async #together(serverId: string, start: () => Promise<ServerRecord>): Promise<ServerRecord> {
-    const known = this.#starting.get(serverId);
-    if (known !== undefined) return await known;
-    const starting = start();
-    this.#starting.set(serverId, starting);
-    try {
-      return await starting;
-    } finally {
-      this.#starting.delete(serverId);
+  async #together(...[serverId, signal, start]: Parameters<Together>): Promise<ServerRecord> {
+    signal.throwIfAborted();
+    let starting = this.#starting.get(serverId);
+    if (starting === undefined) {
+      starting = start(this.#closed.signal).finally(() => void this.#starting.delete(serverId));
+      this.#starting.set(serverId, starting);
     }
+    return await abortable(starting, signal);
+  }
+
+  /** A session that was evicted is in memory again: whoever else had it open is to hear of it again, too. */
+  #tellOthers(sessionId: string, opener: Client): void {
+    for (const client of this.#clients()) if (client !== opener) void client.follow(sessionId);
   }
 
   #awaitServer(server: ServerRecord, client: Client): void {

@@ -1,5 +1,6 @@
 import { randomUUID } from "node:crypto";
 import { encodeMessage } from "./refusals.js";
+import { parse } from "./server-message.js";
 
 /**
  * What a client gets for a turn that ended without its server saying so: the error and the idle that the runtime itself
@@ -21,7 +22,7 @@ export function brokenTurnFrames(sessionId: string, message: string): Buffer[] {
 
 /** Whether a `session.idle` of the wire is the end of what a prompt set off. */
 export function endsTurn(body: Buffer): boolean {
-  const { event } = (JSON.parse(body.toString("utf8")) as { params: { event: IdleEvent } }).params;
+  const { event } = (parse(body) as { params: { event: IdleEvent } }).params;
   // A sub-agent's end is inside the turn, and an autopilot goes on by itself.
   return event.agentId === undefined && event.data?.mode !== "autopilot";
 }

@@ -25,6 +25,13 @@ export interface ForwardOptions {
   onLost?: () => void;
 }
 
+interface Open {
+  method: string;
+  /** When it came, by `performance.now()`. */
+  since: number;
+  bytes: number;
+}
+
 interface Pending {
   request: ClientRequest;
   link: Link;
@@ -41,10 +48,11 @@ interface Asked {
 export class Exchange {
   readonly #client: ClientSocket;
   readonly #report: (report: Omit<RequestReport, "user">) => void;
-  /** Ids of the client's requests that are not answered, with when they came. */
-  readonly #open = new Map<RpcId, number>();
+  /** The client's requests that are not answered, by their ids. */
+  readonly #open = new Map<RpcId, Open>();
   readonly #pending = new Map<RpcId, Pending>();
   readonly #asked = new Map<number, Asked>();
+  #openBytes = 0;
   #sequence = 0;
 
   constructor(client: ClientSocket, report: (report: Omit<RequestReport, "user">) => void) {
@@ -57,10 +65,16 @@ export class Exchange {
     return this.#open.size;
   }
 
+  /** How long all of them together were, in bytes: what each says is kept until its answer. */
+  get openBytes(): number {
+    return this.#openBytes;
+  }
+
   /** Takes note of a request. @returns false when one with its id is not answered yet: it cannot be told apart from that. */
-  begin({ id }: ClientRequest): boolean {
+  begin({ id, method, bytes }: ClientRequest): boolean {
     if (this.#open.has(id)) return false;
-    this.#open.set(id, performance.now());
+    this.#open.set(id, { method, since: performance.now(), bytes });
+    this.#openBytes += bytes;
     return true;
   }
 
@@ -78,9 +92,10 @@ export class Exchange {
   answer(link: Link, message: ServerMessage & { kind: "response" }, { raw, body }: Frame): void {
     const pending = this.#pending.get(message.id);
     if (pending?.link !== link) return;
+    const held = pending.options.onAnswer?.({ failed: message.failed, body }) === "hold";
+    // Only now: if the answer could not be read, the end of the link, which follows, is its answer.
     this.#pending.delete(message.id);
-    const { onAnswer } = pending.options;
-    if (onAnswer?.({ failed: message.failed, body }) === "hold") return;
+    if (held) return;
     this.#end(pending.request, message.failed ? "failed" : "answered");
     this.#client.send(raw);
   }
@@ -93,9 +108,10 @@ export class Exchange {
   }
 
   /** Passes an error of a server on, from a request that was made in the client's place. */
-  fail(request: ClientRequest, { message, rpcCode }: RpcError): void {
+  fail(request: ClientRequest, { message, rpcCode, data }: RpcError): void {
+    if (!this.#open.has(request.id)) return; // answered before
     this.#end(request, "failed");
-    this.#client.send(errorFrame(request.id, rpcCode, message));
+    this.#client.send(errorFrame(request.id, rpcCode, message, data));
   }
 
   refuse(request: ClientRequest, error: unknown): void {
@@ -129,6 +145,11 @@ export class Exchange {
     for (const [id, pending] of this.#pending) if (pending.link === link) this.#lose(id);
   }
 
+  /** The client has gone: what it asked is over, whatever becomes of it. */
+  close(): void {
+    for (const id of [...this.#open.keys()]) this.#end({ id }, "abandoned");
+  }
+
   /** The server is told that nobody here answers such a request. */
   static decline({ upstream }: Link, id: RpcId): void {
     upstream.send(errorFrame(id, REFUSED, "There is no such session on this connection."));
@@ -142,15 +163,16 @@ export class Exchange {
     pending.options.onLost?.();
   }
 
-  #end({ id, method }: ClientRequest, outcome: RequestReport["outcome"], code?: RequestReport["code"]): void {
-    const began = this.#open.get(id);
+  #end({ id }: Pick<ClientRequest, "id">, outcome: RequestReport["outcome"], code?: RequestReport["code"]): void {
+    const open = this.#open.get(id);
     this.#open.delete(id);
-    if (began === undefined) return;
+    if (open === undefined) return;
+    this.#openBytes -= open.bytes;
     this.#report({
-      method: isKnownMethod(method) ? method : "unknown",
+      method: isKnownMethod(open.method) ? open.method : "unknown",
       outcome,
       ...(code === undefined ? {} : { code }),
-      ms: performance.now() - began,
+      ms: performance.now() - open.since,
     });
   }
 }

@@ -18,9 +18,12 @@ export class ProtocolError extends Error {
 
 const MAX_HEADER_BYTES = 1024;
 const HEADER_END = Buffer.from("\r\n\r\n");
+const USUAL = "Content-Length: ";
+const MAX_DIGITS = 10;
 const LENGTH = /^content-length: ?(\d{1,10})$/i;
 const TYPE = /^content-type: ?[\x20-\x7e]{1,200}$/i;
-const PARSE_ERROR = -32700;
+/** The code of JSON-RPC 2.0 for what is not JSON, or no frame. */
+export const PARSE_ERROR = -32700;
 
 /** A message with its header, in one buffer and so in one write. */
 export function encodeBody(body: Buffer): Buffer {
@@ -53,33 +56,36 @@ export class FrameSplitter {
   push(chunk: Buffer): Frame[] {
     this.#pending.push(chunk);
     this.#pendingBytes += chunk.length;
+    if (this.#frameBytes !== null && this.#pendingBytes < this.#frameBytes) return [];
+    const joined = this.#join();
     const frames: Frame[] = [];
+    let at = 0;
     for (;;) {
-      if (this.#frameBytes === null && !this.#readHeader()) return frames;
-      const frameBytes = this.#frameBytes ?? 0;
-      if (this.#pendingBytes < frameBytes) return frames;
-      const joined = this.#join();
-      frames.push({ raw: joined.subarray(0, frameBytes), body: joined.subarray(this.#headerBytes, frameBytes) });
-      this.#keep(joined.subarray(frameBytes));
+      this.#frameBytes ??= this.#readHeader(joined, at);
+      if (this.#frameBytes === null || joined.length - at < this.#frameBytes) break;
+      const end = at + this.#frameBytes;
+      frames.push({ raw: joined.subarray(at, end), body: joined.subarray(at + this.#headerBytes, end) });
+      at = end;
       this.#frameBytes = null;
     }
+    this.#keep(at === 0 ? joined : joined.subarray(at));
+    return frames;
   }
 
-  #readHeader(): boolean {
-    if (this.#pendingBytes === 0) return false;
-    const joined = this.#join();
-    const end = joined.indexOf(HEADER_END);
-    if (end > MAX_HEADER_BYTES || (end === -1 && joined.length > MAX_HEADER_BYTES)) {
-      throw new ProtocolError("The header of a frame does not end.", PARSE_ERROR);
-    }
-    if (end === -1) return false;
-    const bodyBytes = contentLength(joined.toString("latin1", 0, end));
+  /** @returns how long the frame that begins at `from` is, header and body; null while its header is not whole. */
+  #readHeader(joined: Buffer, from: number): number | null {
+    if (from === joined.length) return null;
+    const end = joined.indexOf(HEADER_END, from);
+    const headerBytes = (end === -1 ? joined.length : end) - from;
+    if (headerBytes > MAX_HEADER_BYTES) throw new ProtocolError("The header of a frame does not end.", PARSE_ERROR);
+    if (end === -1) return null;
+    const header = joined.toString("latin1", from, end);
+    const bodyBytes = usualLength(header) ?? contentLength(header);
     if (bodyBytes > this.limitBytes) {
       throw new ProtocolError(`A frame of ${bodyBytes} bytes: at most ${this.limitBytes} are allowed.`, PARSE_ERROR);
     }
-    this.#headerBytes = end + HEADER_END.length;
-    this.#frameBytes = this.#headerBytes + bodyBytes;
-    return true;
+    this.#headerBytes = headerBytes + HEADER_END.length;
+    return this.#headerBytes + bodyBytes;
   }
 
   #join(): Buffer {
@@ -93,6 +99,19 @@ export class FrameSplitter {
     this.#pending = rest.length === 0 ? [] : [rest];
     this.#pendingBytes = rest.length;
   }
+}
+
+/** Nearly every header is this one line, and a reader that expects it is several times as fast. */
+function usualLength(header: string): number | null {
+  const digits = header.length - USUAL.length;
+  if (digits < 1 || digits > MAX_DIGITS || !header.startsWith(USUAL)) return null;
+  let length = 0;
+  for (let at = USUAL.length; at < header.length; at++) {
+    const digit = header.charCodeAt(at) - 0x30;
+    if (digit < 0 || digit > 9) return null;
+    length = length * 10 + digit;
+  }
+  return length;
 }
 
 /** Strict, so that no two readers of one header can find different lengths in it. */

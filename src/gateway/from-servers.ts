@@ -3,9 +3,10 @@ import type { ClientSocket } from "./client-socket.js";
 import type { DoorEvent } from "./context.js";
 import { brokenTurnFrames, endsTurn } from "./events.js";
 import { Exchange } from "./exchange.js";
-import type { Frame } from "./frames.js";
+import { type Frame, ProtocolError } from "./frames.js";
 import type { Link } from "./links.js";
-import type { ServerMessage } from "./server-message.js";
+import { describe } from "./refusals.js";
+import { parse, type ServerMessage } from "./server-message.js";
 import type { Turn } from "./turn.js";
 import type { UpstreamListener } from "./upstream.js";
 
@@ -14,11 +15,13 @@ export interface FromServersContext {
   exchange: Exchange;
   attachment: (sessionId: string) => Attachment | undefined;
   turn: (sessionId: string) => Turn | undefined;
+  /** The session is gone for good: whoever takes its id has another. */
+  deleted: (sessionId: string) => void;
   onEvent: (event: Omit<DoorEvent, "address" | "user">) => void;
   onLost: (link: Link) => void;
 }
 
-/** What comes from servers: passed on as it is, if it is this client's to see. */
+/** What comes from servers, and from them over other front doors: passed on as it is, if it is this client's to see. */
 export class FromServers {
   readonly #context: FromServersContext;
 
@@ -27,7 +30,7 @@ export class FromServers {
   }
 
   listener(linkOf: () => Link | undefined): UpstreamListener {
-    const { client, onLost } = this.#context;
+    const { client, onEvent, onLost } = this.#context;
     return {
       onBatch: (edge) => (edge === "begin" ? client.cork() : client.uncork()),
       onFrame: (message, frame) => {
@@ -38,6 +41,12 @@ export class FromServers {
       onDrain: () => {
         const link = linkOf();
         if (link !== undefined) client.letGo(link);
+      },
+      onFault: (error) => {
+        const from = linkOf()?.id ?? "a server that was being connected to";
+        if (error instanceof ProtocolError)
+          onEvent({ event: "protocol-error", detail: `from ${from}: ${error.message}` });
+        else onEvent({ event: "failed", detail: `at a frame from ${from}: ${describe(error)}` });
       },
       onClosed: () => {
         const link = linkOf();
@@ -54,9 +63,12 @@ export class FromServers {
     }
     const { sessionId, method } = message;
     const attachment = sessionId === undefined ? undefined : this.#context.attachment(sessionId);
-    const here = attachment?.serverId === link.server.id ? attachment : undefined;
+    const here = attachment?.linkId === link.id ? attachment : undefined;
     // On a server where others are, too, only what this client opened is its to see. (`session.lifecycle` goes to all.)
-    if (!link.own && here === undefined) {
+    // What the client has open elsewhere by now says nothing more from where it was.
+    const isLeft = attachment !== undefined && here === undefined && method !== "session.lifecycle";
+    const isOthers = !link.own && (here === undefined || isOfAnother(message, here));
+    if (isOthers || isLeft) {
       if (message.kind === "request") Exchange.decline(link, message.id);
       if (method !== "session.lifecycle")
         onEvent({ event: "dropped", method, detail: "from a server, for nobody here" });
@@ -73,7 +85,7 @@ export class FromServers {
   /** Keeps in mind what the events say of the session. */
   #follow(link: Link, attachment: Attachment, eventType: string, { body }: Frame): void {
     const { client } = this.#context;
-    const turn = this.#context.turn(attachment.record.id);
+    const turn = this.#context.turn(attachment.sessionId);
     switch (eventType) {
       case "user.message":
       case "assistant.turn_start":
@@ -84,12 +96,17 @@ export class FromServers {
         attachment.inTurn = false;
         turn?.idle();
         break;
+      case "session.deleted":
+        this.#context.deleted(attachment.sessionId);
+        break;
       case "session.shutdown":
         attachment.attached = false;
-        // The runtime unloads it without a word to whoever waits for the end of the turn.
-        if (attachment.inTurn) for (const cut of brokenTurnFrames(attachment.record.id, UNLOADED)) client.send(cut);
+        attachment.heard = false;
+        // The runtime unloads it without a word to whoever waits for the end of the turn, which may not have been heard of yet.
+        if (attachment.inTurn || (turn?.active === true && turn.accepted))
+          for (const cut of brokenTurnFrames(attachment.sessionId, UNLOADED)) client.send(cut);
         attachment.inTurn = false;
-        turn?.end("unloaded");
+        turn?.interrupted("unloaded");
         break;
       case "permission.requested":
         if (!link.own) rememberPermission(attachment, body);
@@ -98,11 +115,17 @@ export class FromServers {
   }
 }
 
+/** Deleted without the server's word, or while the client did not hear of it, the session may be a namesake of somebody else's. */
+function isOfAnother(message: ServerMessage & { kind: "request" | "notification" }, { heard }: Attachment): boolean {
+  if (heard || message.kind === "request" || message.method !== "session.lifecycle") return false;
+  return message.eventType !== "session.deleted";
+}
+
 const UNLOADED = "The session was unloaded during the turn. It goes on: send it again.";
 const MAX_PERMISSIONS = 100;
 
 function rememberPermission({ permissions }: Attachment, body: Buffer): void {
-  const { event } = (JSON.parse(body.toString("utf8")) as { params: { event: PermissionEvent } }).params;
+  const { event } = (parse(body) as { params: { event: PermissionEvent } }).params;
   const { requestId, permissionRequest } = event.data ?? {};
   if (typeof requestId !== "string") return;
   permissions.set(requestId, String(permissionRequest?.kind));

@@ -1,31 +1,65 @@
 import { FleetError } from "../errors.js";
 import { provenEndpoint } from "../runtime/probe.js";
 import { isAlive } from "../runtime/process-table.js";
-import type { ServerRecord } from "../store/store.js";
+import type { HostRecord, ServerRecord } from "../store/store.js";
 import type { Params } from "./client-message.js";
+import type { PeerDialer } from "./peers.js";
 import { Upstream, type UpstreamListener } from "./upstream.js";
 
-/** One client's connection to one launch of a server. */
-export interface Link {
-  readonly server: ServerRecord;
+interface AnyLink {
+  /** Names it among the links of its client: the server's id, or {@link peerLinkId}. */
+  readonly id: string;
   readonly upstream: Upstream;
-  /** The user's own server: all that is on it is the user's. */
+  /** All that comes over it is this client's to see: from the user's own server, or judged by another front door. */
   readonly own: boolean;
-  /** What the server answered to `connect`. */
+  /** What the other end answered to `connect`. */
   readonly greeting: Params;
+}
+
+/** One client's connection to one launch of a server of this host. */
+export interface ServerLink extends AnyLink {
+  readonly kind: "server";
+  readonly server: ServerRecord;
+}
+
+/** One client's connection to the front door of another host. */
+export interface PeerLink extends AnyLink {
+  readonly kind: "peer";
+  readonly host: HostRecord;
+}
+
+export type Link = ServerLink | PeerLink;
+
+/** No server has such an id: those have no colon. */
+export function peerLinkId({ name }: Pick<HostRecord, "name">): string {
+  return `host:${name}`;
+}
+
+export function isPeerLinkId(linkId: string): boolean {
+  return linkId.startsWith(peerLinkId({ name: "" }));
 }
 
 export interface LinksOptions {
   hello: Params;
   ownServerId: string;
+  /** Null: this client came from another front door, and goes no further. */
+  peers: PeerDialer | null;
   /** Makes the listener of a link. It may be called before the link is known to anybody else. */
   listen: (link: () => Link | undefined) => UpstreamListener;
 }
 
-/** The servers that one client is connected to: its home, and those that sessions of others or on other servers need. */
+interface Opening {
+  readonly link: Promise<Link>;
+  readonly abort: AbortController;
+}
+
+/**
+ * What one client is connected to: its home, and the servers that sessions of others or on other servers need; the front
+ * doors of other hosts in place of servers there.
+ */
 export class Links {
   readonly #options: LinksOptions;
-  readonly #links = new Map<string, Promise<Link>>();
+  readonly #opening = new Map<string, Opening>();
   readonly #live = new Map<string, Link>();
   #closed = false;
 
@@ -33,40 +67,99 @@ export class Links {
     this.#options = options;
   }
 
+  /** The link of that id, if its other end lives as far as is known. */
+  live(id: string): Link | undefined {
+    return this.#live.get(id)?.kind === "peer" ? this.#livePeer(id) : this.server(id);
+  }
+
   /**
    * The connection to this server if there is one whose server lives. The process is looked at: its end may be known to the
    * kernel before it is known to us, and what is sent in between would be lost.
    */
-  live(serverId: string): Link | undefined {
+  server(serverId: string): ServerLink | undefined {
     const link = this.#live.get(serverId);
-    const process = link?.server.process ?? null;
-    return link !== undefined && !link.upstream.closed && process !== null && isAlive(process) ? link : undefined;
+    if (link?.kind !== "server" || link.upstream.closed) return undefined;
+    const { process } = link.server;
+    return process !== null && isAlive(process) ? link : undefined;
   }
 
   /** Connects to a running server. @throws FleetError `FLEET_SERVER_LOST`, `FLEET_SERVER_UNREACHABLE`. */
-  async to(server: ServerRecord, signal: AbortSignal): Promise<Link> {
-    const live = this.live(server.id);
+  async to(server: ServerRecord, signal: AbortSignal): Promise<ServerLink> {
+    const live = this.server(server.id);
     if (live?.server.launchId === server.launchId) return live;
     this.#live.get(server.id)?.upstream.destroy();
-    const known = this.#links.get(server.id);
-    if (known !== undefined) return await known;
-    const opening = this.#open(server, signal);
-    this.#links.set(server.id, opening);
+    return (await this.#once(
+      server.id,
+      signal,
+      async (opening) => await this.#toServer(server, opening),
+    )) as ServerLink;
+  }
+
+  /**
+   * Connects to the front door of another host.
+   *
+   * @throws FleetError `FLEET_HOST_AWAY` when it cannot be reached, `FLEET_SESSION_MOVED` for a client that came from another
+   * host; `RpcError` with what it refused the client with.
+   */
+  async toPeer(host: HostRecord, signal: AbortSignal): Promise<PeerLink> {
+    const id = peerLinkId(host);
+    const live = this.#livePeer(id);
+    // It may listen elsewhere since it was started again.
+    if (live?.host.door === host.door) return live;
+    live?.upstream.destroy();
+    return (await this.#once(id, signal, async (opening) => await this.#toHost(id, host, opening))) as PeerLink;
+  }
+
+  #livePeer(id: string): PeerLink | undefined {
+    const link = this.#live.get(id);
+    return link?.kind === "peer" && !link.upstream.closed ? link : undefined;
+  }
+
+  /** Opens a link once for all that need it at the same time. */
+  async #once(id: string, outer: AbortSignal, open: (signal: AbortSignal) => Promise<Link>): Promise<Link> {
+    const known = this.#opening.get(id);
+    if (known !== undefined) return await known.link;
+    const abort = new AbortController();
+    const onAbort = () => abort.abort(outer.reason);
+    if (outer.aborted) onAbort();
+    outer.addEventListener("abort", onAbort, { once: true });
+    const link = open(abort.signal);
+    this.#opening.set(id, { link, abort });
     try {
-      return await opening;
+      return await link;
     } finally {
-      this.#links.delete(server.id);
+      outer.removeEventListener("abort", onAbort);
+      this.#opening.delete(id);
     }
   }
 
-  async #open(server: ServerRecord, signal: AbortSignal): Promise<Link> {
-    let link: Link | undefined;
-    const listener = this.#options.listen(() => link);
-    const { upstream, greeting } = await Upstream.open(provenEndpoint(server), this.#options.hello, listener, signal);
-    link = { server, upstream, greeting, own: server.id === this.#options.ownServerId };
-    if (this.#closed) upstream.destroy(); // the client has gone meanwhile
-    if (upstream.closed) throw new FleetError("FLEET_SERVER_LOST", `Server ${server.id} ended.`);
-    this.#live.set(server.id, link);
+  async #toServer(server: ServerRecord, signal: AbortSignal): Promise<ServerLink> {
+    const { hello, ownServerId } = this.#options;
+    return await this.#keep(
+      async (listener) => await Upstream.open(provenEndpoint(server), hello, listener, signal),
+      (opened): ServerLink => ({ kind: "server", id: server.id, server, own: server.id === ownServerId, ...opened }),
+    );
+  }
+
+  async #toHost(id: string, host: HostRecord, signal: AbortSignal): Promise<PeerLink> {
+    const { peers } = this.#options;
+    if (peers === null) throw new FleetError("FLEET_INTERNAL", "A client that was carried here is not carried on.");
+    return await this.#keep(
+      async (listener) => await peers.open(host, listener, signal),
+      (opened): PeerLink => ({ kind: "peer", id, host, own: true, ...opened }),
+    );
+  }
+
+  async #keep<T extends Link>(
+    open: (listener: UpstreamListener) => Promise<Pick<Link, "upstream" | "greeting">>,
+    make: (opened: Pick<Link, "upstream" | "greeting">) => T,
+  ): Promise<T> {
+    let link: T | undefined;
+    const opened = await open(this.#options.listen(() => link));
+    link = make(opened);
+    if (this.#closed) opened.upstream.destroy(); // the client has gone meanwhile
+    if (opened.upstream.closed) throw new FleetError("FLEET_SERVER_LOST", `The connection to ${link.id} ended.`);
+    this.#live.set(link.id, link);
     return link;
   }
 
@@ -74,8 +167,21 @@ export class Links {
     return [...this.#live.values()];
   }
 
+  /** Whether it is connected to another host, or about to be. */
+  get hasPeers(): boolean {
+    return [...this.#live.keys(), ...this.#opening.keys()].some(isPeerLinkId);
+  }
+
+  /** Hangs up on hosts that are not there any more: one that has gone silent says nothing of its end. */
+  hangUp(isThere: (linkId: string) => boolean): void {
+    for (const { kind, id, upstream } of this.all()) if (kind === "peer" && !isThere(id)) upstream.destroy();
+    for (const [id, { abort }] of this.#opening) {
+      if (isPeerLinkId(id) && !isThere(id)) abort.abort(new Error("The host has gone."));
+    }
+  }
+
   forget(link: Link): void {
-    if (this.#live.get(link.server.id) === link) this.#live.delete(link.server.id);
+    if (this.#live.get(link.id) === link) this.#live.delete(link.id);
   }
 
   close(): void {

@@ -20,6 +20,8 @@ export type Scope =
   | "session"
   /** The same, but it ends or steers the turn that is under way: in a collaborative session only for whoever is in it. */
   | "steer"
+  /** The same, but it queues prompts, which begin a turn when none is under way: in a collaborative session only within one's own. */
+  | "queue"
   /** The same, but it makes the model work, or changes the history, outside a turn: not in collaborative sessions. */
   | "work"
   /**
@@ -82,7 +84,8 @@ const TABLE: Record<Scope, string> = {
     sessions.save sessions.readPersistedEvents`,
   steer: `
     session.abort session.interruptMainTurn session.cancelAllBackgroundAgents session.suspend session.shutdown
-    sessions.close
+    sessions.close`,
+  queue: `
     session.queue.moveItem session.queue.insertAt session.queue.removeAt session.queue.updateText
     session.queue.duplicateAt session.queue.setDrainPaused session.queue.sendNow session.queue.removeMostRecent
     session.queue.clear`,

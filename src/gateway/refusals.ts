@@ -1,4 +1,5 @@
 import { FleetError, isFleetError, quote } from "../errors.js";
+import { RpcError } from "../runtime/client/raw-connection.js";
 import type { RpcId } from "./client-message.js";
 import { encodeBody } from "./frames.js";
 
@@ -12,8 +13,11 @@ export function encodeMessage(message: object): Buffer {
   return encodeBody(Buffer.from(JSON.stringify({ jsonrpc: "2.0", ...message })));
 }
 
-/** A refusal as its client gets it. What a bug says of itself stays in the log. */
+/** A refusal as its client gets it; that of another front door as it came. What a bug says of itself stays in the log. */
 export function refusalFrame(id: RpcId | null, error: unknown): Buffer {
+  if (error instanceof RpcError && error.fleetCode !== undefined) {
+    return errorFrame(id, error.rpcCode, error.message, error.data);
+  }
   const refusal = isFleetError(error)
     ? error
     : new FleetError("FLEET_INTERNAL", "The front door failed at this request.", { cause: error });
@@ -22,8 +26,15 @@ export function refusalFrame(id: RpcId | null, error: unknown): Buffer {
   return encodeMessage({ id, error: { code: REFUSED, message, data } });
 }
 
-export function errorFrame(id: RpcId | null, rpcCode: number, message: string): Buffer {
-  return encodeMessage({ id, error: { code: rpcCode, message } });
+/** @param data left out if undefined */
+export function errorFrame(id: RpcId | null, rpcCode: number, message: string, data?: unknown): Buffer {
+  return encodeMessage({ id, error: { code: rpcCode, message, data } });
+}
+
+/** What a log says of an error: of one that nobody meant to be thrown, also where that was. */
+export function describe(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  return isFleetError(error) || error instanceof RpcError ? String(error) : (error.stack ?? String(error));
 }
 
 export function methodDenied(method: string, why: string): FleetError {
@@ -46,6 +57,24 @@ export function doorDraining(): FleetError {
     "FLEET_DOOR_DRAINING",
     "The front door is about to close and lets no new turns in. Connect again.",
   );
+}
+
+export function tokenEnded(): FleetError {
+  return new FleetError("FLEET_TOKEN_REFUSED", "The token of this connection was revoked or has expired.");
+}
+
+/** @param limitBytes what all open requests of a client together may be */
+export function requestsExhausted(limitBytes: number): FleetError {
+  return new FleetError(
+    "FLEET_REQUESTS_EXHAUSTED",
+    `The requests of this connection that are not answered are more than ${limitBytes} bytes (serve.maxFrame).`,
+    { suggestions: ["Wait for the answers to those that were sent before.", "Raise serve.maxFrame."] },
+  );
+}
+
+/** Told to nobody: why what was done for a client is given up. */
+export function clientGone(): FleetError {
+  return new FleetError("FLEET_TURN_FAILED", "The client has gone.");
 }
 
 export function serverLost(what: string): FleetError {

@@ -1,36 +1,74 @@
+import { setTimeout as delay } from "node:timers/promises";
 import { isFleetError } from "../errors.js";
 import { RpcError } from "../runtime/client/raw-connection.js";
-import { sessionLocked } from "../sessions/problems.js";
-import type { SessionRecord } from "../store/store.js";
+import { readSessionFolder } from "../runtime/session-state.js";
+import { isStoreTrouble, sessionLocked } from "../sessions/problems.js";
+import type { ServerRecord, SessionRecord } from "../store/store.js";
 import { Answers, type AnswersContext } from "./answers.js";
 import { saysUnloaded } from "./attachments.js";
+import { Carrier, isMoved } from "./carrier.js";
 import type { ClientRequest, Params } from "./client-message.js";
 import type { DoorEvent } from "./context.js";
-import type { Link } from "./links.js";
+import type { ServerLink } from "./links.js";
 import { type Scope, scopeOf } from "./methods.js";
 import { checkReach, decide } from "./reach.js";
-import { doorDraining, methodDenied, noSuchSession } from "./refusals.js";
+import { describe, doorDraining, methodDenied, noSuchSession, requestsExhausted } from "./refusals.js";
+import type { Routes } from "./routes.js";
 import { checkOptions } from "./settings.js";
+import type { TokenHolder } from "./tokens.js";
 import type { Turns } from "./turns.js";
 
 export interface RequestsContext extends AnswersContext {
   turns: Turns;
-  linkFor: (record: SessionRecord) => Promise<Link>;
+  /** The lease that the client came with, if it came with one. */
+  lease: TokenHolder["lease"];
+  routes: Routes;
   unloaded: (sessionId: string) => void;
+  /** Resolves when the next prompt may be begun, or session opened. */
+  pace: () => Promise<void>;
   isDraining: () => boolean;
+  /** Whether one that was carried here in vain is told so, instead of being looked for again. */
+  carried: boolean;
   onEvent: (event: Omit<DoorEvent, "address" | "user">) => void;
+  /** Aborts when the client has gone. */
+  signal: AbortSignal;
+}
+
+/** A request up to so long is taken however much waits: what is called off by one must not keep it out. */
+const SHORT_BYTES = 4 * 1024;
+
+/** What a bare server answers about a session that there is not, where that is no error of whoever asks. */
+const NOTHING: Partial<Record<Scope, object>> = { metadata: {}, detach: { success: true } };
+
+/** How long after it was found to have moved a session, or a user, is looked for again, in milliseconds. */
+const LOOK_AGAIN_MS = [100, 1_000];
+
+/** A request on its way through the line of those about the same. */
+interface Visit {
+  readonly request: ClientRequest;
+  readonly line: string;
+  /** Where it stands in the order in which the client's requests came. */
+  readonly place: number;
+  /** How often what it is about was looked for again. */
+  looks: number;
+  /** When it is looked for again, by `performance.now()`. */
+  notBefore: number;
 }
 
 /** The requests of one client: each is judged by the table of methods, and then sent on, answered or refused. */
 export class Requests {
   readonly #context: RequestsContext;
   readonly #answers: Answers;
+  readonly #carrier: Carrier;
+  readonly #visits = new WeakMap<ClientRequest, Visit>();
   /** What is said to one session, or to the server, arrives there in the order in which it was said. */
-  readonly #lines = new Map<string, Promise<void>>();
+  readonly #lines = new Map<string, Visit[]>();
+  #places = 0;
 
   constructor(context: RequestsContext) {
     this.#context = context;
     this.#answers = new Answers(context);
+    this.#carrier = new Carrier({ ...context, again: (request) => this.#again(request) });
   }
 
   take(request: ClientRequest): void {
@@ -39,19 +77,76 @@ export class Requests {
       this.#context.onEvent({ event: "denied", detail: "an id that is in use" });
       return;
     }
-    const { sessionId } = request.params;
-    // A session that gets its id here is not behind anything, and opening it may take a while.
-    if (request.method === "session.create" && typeof sessionId !== "string") {
-      void this.#judge(request);
+    const { maxFrameBytes } = this.#context.config.serve;
+    // One alone may be as long as a frame may be; so may all together that wait, for their turns or for a server.
+    const isTooMuch = exchange.openBytes > maxFrameBytes && exchange.openBytes > request.bytes;
+    if (isTooMuch && request.bytes > SHORT_BYTES) {
+      const { method } = request;
+      exchange.refuse(request, requestsExhausted(maxFrameBytes));
+      this.#context.onEvent({ event: "denied", method, code: "FLEET_REQUESTS_EXHAUSTED" });
       return;
     }
-    const line = typeof sessionId === "string" ? sessionId : "";
-    const before = this.#lines.get(line) ?? Promise.resolve();
-    const now = before.then(async () => await this.#judge(request));
-    this.#lines.set(line, now);
-    void now.then(() => {
-      if (this.#lines.get(line) === now) this.#lines.delete(line);
-    });
+    const { sessionId } = request.params;
+    const place = this.#places++;
+    // A session that gets its id here is not behind anything, and opening it may take a while.
+    const isAlone = request.method === "session.create" && typeof sessionId !== "string";
+    const line = isAlone ? `new ${place}` : typeof sessionId === "string" ? sessionId : "";
+    const visit = { request, line, place, looks: 0, notBefore: 0 };
+    this.#visits.set(request, visit);
+    this.#queue(visit);
+  }
+
+  /** Behind what came before it, also when it comes again. */
+  #queue(visit: Visit): void {
+    const waiting = this.#lines.get(visit.line);
+    if (waiting !== undefined) {
+      const behind = waiting.findIndex(({ place }) => place > visit.place);
+      waiting.splice(behind === -1 ? waiting.length : behind, 0, visit);
+      return;
+    }
+    const line = [visit];
+    this.#lines.set(visit.line, line);
+    void this.#serve(visit.line, line);
+  }
+
+  /** Whether one that was said before it has come back meanwhile. Then it goes behind that. */
+  #isOvertaking(request: ClientRequest): boolean {
+    const visit = this.#visits.get(request);
+    const first = visit && this.#lines.get(visit.line)?.[0];
+    if (visit === undefined || first === undefined || first.place > visit.place) return false;
+    this.#queue(visit);
+    return true;
+  }
+
+  /** Never rejects. */
+  async #serve(name: string, waiting: Visit[]): Promise<void> {
+    const { signal } = this.#context;
+    for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) {
+      const pauseMs = next.notBefore - performance.now();
+      if (pauseMs > 0) await delay(pauseMs, undefined, { signal }).catch(() => "the client has gone");
+      if (pauseMs > 0 && signal.aborted) continue;
+      if (!this.#isOvertaking(next.request)) await this.#judge(next.request);
+    }
+    this.#lines.delete(name);
+  }
+
+  /** Refuses a request, or looks again for what it is about if that has gone to another host. */
+  refuse(request: ClientRequest, error: unknown): void {
+    if (isMoved(error) && this.#again(request)) return;
+    const { exchange } = this.#context;
+    if (error instanceof RpcError) exchange.fail(request, error);
+    else exchange.refuse(request, error);
+  }
+
+  /** @returns false when it was looked for often enough: then the error is its client's. */
+  #again(request: ClientRequest): boolean {
+    const visit = this.#visits.get(request);
+    const pauseMs = LOOK_AGAIN_MS[visit?.looks ?? LOOK_AGAIN_MS.length];
+    if (this.#context.carried || visit === undefined || pauseMs === undefined) return false;
+    visit.looks++;
+    visit.notBefore = performance.now() + pauseMs;
+    this.#queue(visit);
+    return true;
   }
 
   /** Never rejects. */
@@ -61,6 +156,7 @@ export class Requests {
     try {
       await this.#route(scopeOf(method), request);
     } catch (error) {
+      if (isMoved(error) && this.#again(request)) return;
       if (error instanceof RpcError) {
         exchange.fail(request, error);
         return;
@@ -68,52 +164,84 @@ export class Requests {
       exchange.refuse(request, error);
       const code = isFleetError(error) ? error.code : "FLEET_INTERNAL";
       const named = typeof params.sessionId === "string" ? { sessionId: params.sessionId.slice(0, 128) } : {};
-      const bug = isFleetError(error)
-        ? {}
-        : { detail: error instanceof Error ? (error.stack ?? error.message) : String(error) };
+      const bug = isFleetError(error) ? {} : { detail: describe(error) };
       onEvent({ event: isFleetError(error) ? "denied" : "failed", method, code, ...named, ...bug });
     }
   }
 
   async #route(scope: Scope, request: ClientRequest): Promise<void> {
-    const { exchange, home } = this.#context;
-    const { method, params } = request;
+    const { method } = request;
+    if (scope === "send" || scope === "resume" || scope === "create") await this.#context.pace();
     switch (scope) {
       case "never":
         throw methodDenied(method, "the front door does not pass it on");
       case "connect":
         throw methodDenied(method, "this connection is authenticated already");
       case "free":
-        return exchange.forward(await home(), request);
       case "own":
-        return exchange.forward(await this.#ownHome(method), request);
       case "list":
-        return await this.#answers.list(request);
       case "last":
-        return await this.#answers.last(request);
       case "create":
-        return await this.#answers.create(request);
+        return await this.#routeHome(scope, request);
     }
-    const record = await this.#recordFor(params, scope === "metadata" ? request : undefined);
+    const record = await this.#recordFor(request, NOTHING[scope]);
     if (record === null) return;
+    if (scope === "detach") return await this.#answers.detach(request, record);
+    if (scope === "send" && this.#context.isDraining()) throw doorDraining();
+    // Wherever the session is now: those that were said before it wait here, and go there together.
+    if (scope === "send" && this.#context.turns.waits(record.id))
+      return await this.#context.turns.send(request, record);
+    if (method === "session.abort" && this.#context.turns.cancel(record.id)) {
+      return this.#context.exchange.reply(request, { success: true });
+    }
+    const host = await this.#context.routes.hostOf(record);
+    if (this.#isOvertaking(request)) return;
+    if (host !== null) await this.#carrier.session(scope, host, request, record);
+    else await this.#routeHere(scope, request, record);
+  }
+
+  /** What is about no session, or makes one: at the user's home. */
+  async #routeHome(scope: "free" | "own" | "list" | "last" | "create", request: ClientRequest): Promise<void> {
+    const { exchange, routes } = this.#context;
+    // Before its server is started: who creates a session may be refused.
+    const host = await routes.homeHost();
+    if (host !== null) return this.#carrier.home(await routes.peer(host), request);
+    if (scope === "create") return await this.#answers.create(request);
+    const link = await routes.homeHere();
+    switch (scope) {
+      case "list":
+        return await this.#answers.list(link, request);
+      case "last":
+        return await this.#answers.last(link, request);
+      case "own":
+        if (!link.own) throw methodDenied(request.method, "it is about the whole server, where others are, too");
+    }
+    exchange.forward(link, request);
+  }
+
+  async #routeHere(scope: Scope, request: ClientRequest, record: SessionRecord): Promise<void> {
+    const { method, params } = request;
     switch (scope) {
       case "resume":
         return await this.#answers.open(request, record, false);
       case "delete":
         return await this.#answers.delete(request, record);
-      case "detach":
-        return await this.#answers.detach(request, record);
       case "send":
-        if (this.#context.isDraining()) throw doorDraining();
         return await this.#context.turns.send(request, record);
       case "steer":
-        if (request.method === "session.abort" && this.#context.turns.cancel(record.id)) {
-          return exchange.reply(request, { success: true });
-        }
+        await this.#context.turns.sent(record.id);
         await this.#assertFree(record);
         break;
       case "host":
         await this.#assertFree(record);
+        break;
+      case "queue":
+        if (record.kind === "collaborative" && this.#context.turns.of(record.id)?.active !== true) {
+          throw methodDenied(
+            method,
+            "in a collaborative session prompts are queued in a turn of one's own (session.send)",
+          );
+        }
         break;
       case "work":
         if (record.kind === "collaborative") {
@@ -121,7 +249,7 @@ export class Requests {
         }
         break;
     }
-    const link = await this.#context.linkFor(record);
+    const link = await this.#context.routes.local(record);
     if (scope === "host" && !link.own) {
       throw methodDenied(method, "it reaches past the session, on a server where others are, too");
     }
@@ -132,24 +260,66 @@ export class Requests {
   }
 
   /** Sends a request about a session on; if the session was unloaded meanwhile, it is opened again and the request repeated. */
-  #forward(link: Link, request: ClientRequest, record: SessionRecord, again = false): void {
-    const { exchange, attachments, unloaded, linkFor } = this.#context;
+  #forward(link: ServerLink, request: ClientRequest, record: SessionRecord, again = false): void {
+    const { exchange, attachments, unloaded, routes } = this.#context;
     exchange.forward(link, request, {
       params: { ...request.params, sessionId: record.id },
       onAnswer: ({ failed, body }) => {
+        const finish = failed ? undefined : this.#finishing(request.method);
+        if (finish !== undefined) {
+          finish(request, link, resultIn(body)).then(
+            (result) => exchange.reply(request, result),
+            (error: unknown) => this.refuse(request, error),
+          );
+          return "hold";
+        }
         if (again || !failed || !attachments.has(record.id) || !saysUnloaded(body)) return undefined;
         unloaded(record.id);
-        linkFor(record).then(
+        routes.local(record).then(
           (reopened) => this.#forward(reopened, request, record, true),
-          (error: unknown) => exchange.refuse(request, error),
+          (error: unknown) => this.refuse(request, error),
         );
         return "hold";
       },
     });
   }
 
+  /** What is left to do before the client gets the answer to such a request; it resolves with that. */
+  #finishing(method: string): Finishing | undefined {
+    switch (method) {
+      // The runtime keeps what was shut down in memory until everybody has left it, takes prompts without ever answering
+      // them, and cannot resume it (measured with 1.0.85). Once it is unloaded, who goes on with it opens it again.
+      case "session.shutdown":
+        return async ({ params }, { upstream }, result) => {
+          await upstream.request("sessions.close", { sessionId: params.sessionId });
+          return result;
+        };
+      // Recorded right now, the new session is found by other hosts, too; with a turn, none takes it for one without a history.
+      case "sessions.fork":
+        return async ({ method }, { server }, result) => {
+          const sessionId = String((result as { sessionId?: unknown }).sessionId);
+          await this.#recordFork(sessionId, server).catch((error: unknown) => {
+            // The fork is there, and is recorded when it is first used here.
+            if (!isStoreTrouble(error)) throw error;
+            this.#context.onEvent({ event: "failed", method, sessionId, detail: describe(error) });
+          });
+          return result;
+        };
+    }
+    return undefined;
+  }
+
+  async #recordFork(sessionId: string, server: ServerRecord): Promise<void> {
+    const { sessions, store, user } = this.#context;
+    const { id } = await sessions.recordFor(sessionId, user);
+    if (readSessionFolder(server.home, id)?.hasHistory !== true) return;
+    await store.updateSession(id, (draft) => {
+      draft.turns ||= 1;
+    });
+  }
+
   /** An approval counts only if it is the user's to give: see {@link decide}. */
-  #decided({ own }: Link, { method, params }: ClientRequest): Params {
+  #decided({ own }: ServerLink, { method, params }: ClientRequest): Params {
     if (own || method !== "session.permissions.handlePendingPermissionRequest") return params;
     const attachment = this.#context.attachments.get(String(params.sessionId));
     const decided = decide(params, attachment?.permissions, this.#context.config);
@@ -160,40 +330,46 @@ export class Requests {
     return decided;
   }
 
-  async #ownHome(method: string): Promise<Link> {
-    const link = await this.#context.home();
-    if (link.own) return link;
-    throw methodDenied(method, "it is about the whole server, where others are, too");
-  }
-
   /**
-   * The record of a session that the user may use. With `asking`, one that there is not is answered as a bare server does:
-   * with nothing.
+   * The record of a session that the user may use.
+   *
+   * @param nothing the answer about one that there is not, if that is no error; then null is returned
    */
-  async #recordFor(params: Params, asking?: ClientRequest): Promise<SessionRecord | null> {
-    const { sessions, user, exchange, onEvent } = this.#context;
+  async #recordFor(request: ClientRequest, nothing: object | undefined): Promise<SessionRecord | null> {
+    const { sessions, user, exchange, attachments, left, onEvent } = this.#context;
+    const { method, params } = request;
     const { sessionId } = params;
     if (typeof sessionId !== "string" || !isUsableId(sessionId)) throw noSuchSession(String(sessionId));
     try {
       return await sessions.recordFor(sessionId, user);
     } catch (error) {
       if (!isFleetError(error, "FLEET_SESSION_NOT_FOUND")) throw error;
-      if (asking === undefined) throw noSuchSession(sessionId);
-      onEvent({ event: "denied", method: asking.method, sessionId, code: error.code });
-      exchange.reply(asking, {});
+      if (nothing === undefined) throw noSuchSession(sessionId);
+      onEvent({ event: "denied", method, sessionId, code: error.code });
+      // Deleted, it may be open here yet.
+      attachments.delete(sessionId);
+      left(sessionId);
+      exchange.reply(request, nothing);
       return null;
     }
   }
 
   /**
-   * In a collaborative session whoever is in a turn is alone in it. @throws FleetError `FLEET_SESSION_LOCKED`.
+   * In a collaborative session whoever is in a turn, or holds the lease, is alone in it. @throws FleetError `FLEET_SESSION_LOCKED`.
    */
   async #assertFree(record: SessionRecord): Promise<void> {
-    const { store, turns } = this.#context;
+    const { store, turns, lease: own } = this.#context;
     if (record.kind === "private" || turns.of(record.id)?.active === true) return;
     const lease = await store.readLease(record.id);
-    if (lease !== null) throw sessionLocked(record.id, lease);
+    const isOwn = own?.sessionId === record.id && own.fence === lease?.fence;
+    if (lease !== null && !isOwn) throw sessionLocked(record.id, lease);
   }
+}
+
+type Finishing = (request: ClientRequest, link: ServerLink, result: unknown) => Promise<unknown>;
+
+function resultIn(body: Buffer): unknown {
+  return (JSON.parse(body.toString("utf8")) as { result?: unknown }).result;
 }
 
 /** What cannot be an id is in no store, and must not become a path. */

@@ -30,53 +30,99 @@ export interface IssuedToken {
   expiresAt: string | null;
 }
 
-/** Whom a token stands for. */
+/** Whom a token stands for: a user. */
 export interface TokenHolder {
+  role?: undefined;
   tokenId: string;
   user: string;
+  /** The lease that the user's turns in a session are taken under. */
+  lease?: TokenRecord["lease"] | undefined;
 }
 
-/** Makes a token for a user. @param ttlMs how long it is good, in milliseconds; null: until it is revoked. */
-export async function issueToken(store: Store, user: string, ttlMs: number | null): Promise<IssuedToken> {
+/** Whom a token stands for: another host of the fleet, which may use one front door, once. */
+export interface HostHolder {
+  role: "host";
+  tokenId: string;
+  /** The name of the other host. */
+  host: string;
+  /** The host whose front door takes the token. */
+  door: string;
+}
+
+/** A host cannot be a user by its name: no user's has a colon. */
+const HOST_PREFIX = "host:";
+/** How long another host has to take up its connection, in milliseconds. */
+const HOST_TOKEN_MS = 60_000;
+
+type Kind = Pick<TokenRecord, "role" | "door" | "passing" | "lease">;
+
+/**
+ * Makes a token for a user.
+ *
+ * @param ttlMs how long it is good, in milliseconds; null: until it is revoked
+ * @param kind `passing` for one that the fleet makes for a connection of its own; `lease` of what is held already
+ */
+export async function issueToken(
+  store: Store,
+  user: string,
+  ttlMs: number | null,
+  kind: Kind = {},
+): Promise<IssuedToken> {
   const id = randomBytes(ID_BYTES).toString("hex");
   const token = `cft_${id}_${randomBytes(SECRET_BYTES).toString("base64url")}`;
-  const now = Date.now();
+  const now = await store.now();
   const expiresAt = ttlMs === null ? null : new Date(now + ttlMs).toISOString();
-  const record = { id, user, sha256: hashOf(token), createdAt: new Date(now).toISOString(), expiresAt };
+  const record = { ...kind, id, user, sha256: hashOf(token), createdAt: new Date(now).toISOString(), expiresAt };
   await store.createToken(record);
   return { token, id, user, expiresAt };
 }
 
+/** Makes a token with which `from` connects to the front door of `to`, once and soon. */
+export async function issueHostToken(store: Store, from: string, to: string): Promise<IssuedToken> {
+  return await issueToken(store, `${HOST_PREFIX}${from}`, HOST_TOKEN_MS, { role: "host", door: to, passing: true });
+}
+
+/** Clears away tokens that the fleet made for connections of its own, and that a crash left behind. */
+export async function sweepTokens(store: Store): Promise<void> {
+  for (const record of await store.listTokens()) {
+    if (record.passing === true && (await isExpired(store, record))) await store.deleteToken(record.id);
+  }
+}
+
 /**
  * Whom the token stands for, or null when it is not good: malformed, unknown, wrong, revoked or expired, which are not
- * told apart. Costs one read.
+ * told apart. Costs one read, and a look at the clock for a token that ends.
  */
-export async function verifyToken(store: Store, token: unknown): Promise<TokenHolder | null> {
+export async function verifyToken(store: Store, token: unknown): Promise<TokenHolder | HostHolder | null> {
   const id = typeof token === "string" ? TOKEN.exec(token)?.[1] : undefined;
   if (id === undefined) return null;
   const record = await store.readToken(id);
   const good = isSameHash(hashOf(String(token)), record?.sha256 ?? NO_HASH);
-  return good && record !== null && !isExpired(record) ? { tokenId: id, user: record.user } : null;
+  if (!good || record === null || (await isExpired(store, record))) return null;
+  const { role, user, door = "", lease } = record;
+  if (role === "host") return { role, tokenId: id, host: user.slice(HOST_PREFIX.length), door };
+  return { tokenId: id, user, lease };
 }
 
 /** Whether the token of that id may still be used: neither revoked nor expired since it was verified. */
 export async function isTokenGood(store: Store, { tokenId, user }: TokenHolder): Promise<boolean> {
   const record = await store.readToken(tokenId);
-  return record !== null && record.user === user && !isExpired(record);
+  return record !== null && record.role === undefined && record.user === user && !(await isExpired(store, record));
 }
 
-/** The tokens of all users, or of one, the newest first. */
+/** The tokens of all users, or of one, the newest first. Those of hosts are nobody's to see. */
 export async function listTokens(store: Store, user?: string): Promise<TokenView[]> {
   const records = await store.listTokens();
+  const now = await store.now();
   return records
-    .filter((record) => user === undefined || record.user === user)
+    .filter((record) => record.role === undefined && (user === undefined || record.user === user))
     .sort((a, b) => b.createdAt.localeCompare(a.createdAt) || a.id.localeCompare(b.id))
     .map((record) => ({
       id: record.id,
       user: record.user,
       createdAt: record.createdAt,
       expiresAt: record.expiresAt,
-      expired: isExpired(record),
+      expired: isOver(record, now),
     }));
 }
 
@@ -101,9 +147,14 @@ export function validateTokenId(value: string): string {
   });
 }
 
-function isExpired({ expiresAt }: TokenRecord): boolean {
+/** By the store's clock: another host's, which made the token, may say something else than this one's. */
+async function isExpired(store: Store, record: TokenRecord): Promise<boolean> {
+  return record.expiresAt !== null && isOver(record, await store.now());
+}
+
+function isOver({ expiresAt }: TokenRecord, now: number): boolean {
   // A date that cannot be read has passed: the safe side.
-  return expiresAt !== null && !(Date.parse(expiresAt) > Date.now());
+  return expiresAt !== null && !(Date.parse(expiresAt) > now);
 }
 
 function hashOf(token: string): string {

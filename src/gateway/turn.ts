@@ -1,5 +1,4 @@
-import { setTimeout as delay } from "node:timers/promises";
-import type { HeldLease } from "../sessions/leases.js";
+import type { TurnLease } from "../sessions/lease-seen.js";
 import type { ServerRecord } from "../store/store.js";
 
 /** How often a turn of which nothing is heard is asked after, in milliseconds. */
@@ -21,7 +20,7 @@ export class Turn {
   #accepted = 0;
   #idleMissed = false;
   #wake: (() => void) | undefined;
-  lease: HeldLease | undefined;
+  lease: TurnLease | undefined;
   /** The server on which the turn is marked: whoever drains that waits for it. */
   marked: ServerRecord | undefined;
 
@@ -39,9 +38,14 @@ export class Turn {
     return this.#accepted > 0;
   }
 
-  start(lease: HeldLease | undefined): void {
+  start(lease: TurnLease | undefined): void {
     this.lease = lease;
     this.#started = true;
+  }
+
+  /** Whether a prompt went out that was not refused: then something may be going on. */
+  get begun(): boolean {
+    return this.#accepted + this.#unanswered > 0;
   }
 
   /** A prompt goes out. */
@@ -58,11 +62,18 @@ export class Turn {
   }
 
   /**
-   * The session is idle. While a prompt is unanswered that may be the end of what came before it: the server is asked then.
+   * The session is idle. While this turn waits for its beginning, another's is over. While a prompt is unanswered that may be
+   * the end of what came before it, too: the server is asked then.
    */
   idle(): void {
+    if (!this.#started) return;
     if (this.#unanswered === 0) this.end("idle");
     else this.#idleMissed = true;
+  }
+
+  /** Its client gets no events of the session any more. */
+  unheard(): void {
+    this.#wake?.();
   }
 
   end(how: TurnEnd): void {
@@ -70,16 +81,22 @@ export class Turn {
     this.#wake?.();
   }
 
+  /** The session is not in its server's memory any more. A turn that has not begun loses nothing by that. */
+  interrupted(how: "lost" | "unloaded"): void {
+    if (this.#started) this.end(how);
+  }
+
   /**
    * Resolves when it is over.
    *
    * @param isIdle asks the server
-   * @param blind whether this client does not get the session's events
+   * @param isBlind whether this client does not get the session's events, at the moment
    */
-  async ended(isIdle: () => Promise<boolean>, blind: boolean): Promise<void> {
+  async ended(isIdle: () => Promise<boolean>, isBlind: () => boolean): Promise<void> {
     let idleBefore = false;
+    let askAfterMs = ASK_AFTER_MS;
     while (this.#end === null) {
-      if (!this.#idleMissed || this.#unanswered > 0) await this.#pause(blind ? ASK_BLIND_MS : ASK_AFTER_MS);
+      if (!this.#idleMissed || this.#unanswered > 0) await this.#pause(isBlind() ? ASK_BLIND_MS : askAfterMs);
       if (this.#end !== null) return;
       if (this.#unanswered > 0) continue;
       const missed = this.#idleMissed;
@@ -88,13 +105,22 @@ export class Turn {
       // Twice, unless it said so: a prompt that was just taken may not have begun.
       if (idle && (idleBefore || missed)) this.end("idle");
       idleBefore = idle;
+      // An end that came early may have been the only one: it is asked again soon, and less and less often.
+      if (missed && !idle) askAfterMs = ASK_BLIND_MS;
+      else askAfterMs = Math.min(2 * askAfterMs, ASK_AFTER_MS);
     }
   }
 
   async #pause(ms: number): Promise<void> {
-    const controller = new AbortController();
-    this.#wake = () => controller.abort();
-    await delay(ms, undefined, { signal: controller.signal, ref: false }).catch(() => "woken");
+    // In every turn: an AbortSignal and the error that it makes cost many times as much as this timer.
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, ms);
+      timer.unref();
+      this.#wake = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
     this.#wake = undefined;
   }
 }

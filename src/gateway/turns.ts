@@ -1,21 +1,31 @@
 import { FleetError } from "../errors.js";
-import type { HeldLease } from "../sessions/leases.js";
+import { sessionMoved } from "../hosts/problems.js";
+import { deadline, isTimeout } from "../runtime/deadline.js";
+import type { TurnLease } from "../sessions/lease-seen.js";
 import { takeTurn } from "../sessions/turn-taking.js";
 import type { ServerRecord, SessionRecord } from "../store/store.js";
 import { type Attachment, saysUnloaded } from "./attachments.js";
 import type { ClientRequest } from "./client-message.js";
 import type { DoorContext, DoorEvent } from "./context.js";
 import type { Exchange } from "./exchange.js";
-import type { Link } from "./links.js";
+import { leftTurnOver } from "./left-turn.js";
+import type { ServerLink } from "./links.js";
 import { checkReach } from "./reach.js";
+import { clientGone, describe, doorDraining } from "./refusals.js";
+import type { TokenHolder } from "./tokens.js";
 import { Turn } from "./turn.js";
 
 export interface TurnsContext extends DoorContext {
   user: string;
+  /** The lease that the client's turns in a session are taken under, if it came with one. */
+  lease: TokenHolder["lease"];
   exchange: Exchange;
   attachment: (sessionId: string) => Attachment | undefined;
-  /** The session's server, with the session loaded for this client if the client opened it. */
-  linkFor: (record: SessionRecord) => Promise<Link>;
+  /** The session's server here, with the session loaded for this client if the client opened it. */
+  linkFor: (record: SessionRecord) => Promise<ServerLink>;
+  /** Refuses a prompt; one whose session has gone to another host is carried there instead. */
+  refuse: (request: ClientRequest, error: unknown) => void;
+  isDraining: () => boolean;
   /** The session is not in its server's memory any more. */
   unloaded: (sessionId: string) => void;
   onEvent: (event: Omit<DoorEvent, "address" | "user">) => void;
@@ -23,19 +33,35 @@ export interface TurnsContext extends DoorContext {
   cut: (sessionId: string, message: string) => void;
 }
 
+interface Prompt {
+  readonly request: ClientRequest;
+  /** Prompts reach the server in the order in which they came. */
+  readonly place: number;
+  /** The turn that counts it as one of its own. */
+  turn: Turn | undefined;
+  /** Whether the server said before that it does not have the session. */
+  again: boolean;
+}
+
 interface Running {
   readonly turn: Turn;
-  readonly record: SessionRecord;
-  /** Prompts that came before the turn was theirs, in order. */
-  readonly waiting: ClientRequest[];
+  /** Read anew when the session turns out to be on another server by the time that its turn comes. */
+  record: SessionRecord;
+  /** Prompts that are to be sent, in order: once the turn is theirs, and those before them were. */
+  readonly waiting: Prompt[];
+  /** Resolves when those that wait were sent or refused; null when that is not going on. */
+  sending: Promise<void> | null;
   readonly abort: AbortController;
-  readonly over: Promise<void>;
+  over: Promise<void>;
 }
 
 /** The turns of one client: one at a time in each session, whoever else uses it, by the rules of `turn-taking.ts`. */
 export class Turns {
   readonly #context: TurnsContext;
   readonly #running = new Map<string, Running>();
+  #places = 0;
+  /** Why no turn begins any more. */
+  #gone: FleetError | undefined;
 
   constructor(context: TurnsContext) {
     this.#context = context;
@@ -53,39 +79,83 @@ export class Turns {
 
   /** How many turns are under way or waited for. */
   get size(): number {
-    return this.#running.size;
+    return [...this.#running.values()].filter(({ turn }) => turn.over === null).length;
   }
 
-  /** A prompt. Resolves when it was sent, refused, or has to wait. */
+  /** A prompt. Resolves when it was sent, refused, or has to wait. @throws FleetError `FLEET_TURN_FAILED` after `close`. */
   async send(request: ClientRequest, record: SessionRecord): Promise<void> {
-    const running = this.#running.get(record.id);
-    if (running?.turn.over === null) {
-      if (running.turn.active) await this.#forward(running, request);
-      else running.waiting.push(request);
-      return;
-    }
-    this.#begin(request, record);
+    // It was on its way here when its client hung up: nobody is there to wait.
+    if (this.#gone !== undefined) throw this.#gone;
+    // Asked again: the door may have begun to close while it was looked for where the session is.
+    if (this.#context.isDraining()) throw doorDraining();
+    await this.#queue({ request, place: this.#places++, turn: undefined, again: false }, record);
+  }
+
+  /** Whether prompts of the client wait for their turn in the session. */
+  waits(sessionId: string): boolean {
+    const running = this.#running.get(sessionId);
+    return running !== undefined && isWaiting(running);
+  }
+
+  /** Resolves when all prompts of the turn that the client is in were sent or refused: what comes after them may follow. */
+  async sent(sessionId: string): Promise<void> {
+    await this.#running.get(sessionId)?.sending;
   }
 
   /** Gives up prompts that wait for their turn. @returns false when none does. */
   cancel(sessionId: string): boolean {
     const running = this.#running.get(sessionId);
-    if (running === undefined || running.turn.active || running.turn.over !== null) return false;
-    running.abort.abort(new FleetError("FLEET_TURN_FAILED", "The prompt was cancelled while it waited for its turn."));
+    if (running === undefined || !isWaiting(running)) return false;
+    this.#giveUp(
+      running,
+      new FleetError("FLEET_TURN_FAILED", "The prompt was cancelled while it waited for its turn."),
+    );
     return true;
   }
 
+  /** The same of all sessions, with an error of the caller's. */
+  cancelAll(error: FleetError): void {
+    for (const running of this.#running.values()) if (isWaiting(running)) this.#giveUp(running, error);
+  }
+
   close(): void {
-    const gone = new FleetError("FLEET_TURN_FAILED", "The client has gone.");
+    const gone = clientGone();
+    this.#gone = gone;
     for (const { turn, abort } of this.#running.values()) {
       turn.end("closed");
       abort.abort(gone);
     }
   }
 
-  #begin(request: ClientRequest, record: SessionRecord): void {
-    const base = { turn: new Turn(), record, waiting: [request], abort: new AbortController() };
-    const running: Running = { ...base, over: this.#run(base) };
+  /** At once: a prompt that comes after that has nothing to do with these. */
+  #giveUp({ turn, waiting, abort }: Running, error: FleetError): void {
+    for (const { request } of waiting.splice(0)) this.#context.refuse(request, error);
+    turn.end("refused");
+    abort.abort(error);
+  }
+
+  /** Resolves when the prompt was sent, refused, or has to wait for a turn. */
+  async #queue(prompt: Prompt, record: SessionRecord): Promise<void> {
+    const running = this.#running.get(record.id);
+    // After a turn that is over comes another, but not past prompts that were left over from that.
+    if (running === undefined || (running.turn.over !== null && running.sending === null)) {
+      this.#begin(prompt, record);
+      return;
+    }
+    insert(running.waiting, prompt);
+    if (running.turn.active) await this.#sendWaiting(running);
+  }
+
+  #begin(prompt: Prompt, record: SessionRecord): void {
+    const running: Running = {
+      turn: new Turn(),
+      record,
+      waiting: [prompt],
+      sending: null,
+      abort: new AbortController(),
+      over: Promise.resolve(),
+    };
+    running.over = this.#run(running);
     this.#running.set(record.id, running);
     void running.over.then(() => {
       if (this.#running.get(record.id) === running) this.#running.delete(record.id);
@@ -93,21 +163,28 @@ export class Turns {
   }
 
   /** Never rejects: what goes wrong is told to those who wait. */
-  async #run(running: Omit<Running, "over">): Promise<void> {
-    const { sessions, user, config, linkFor, exchange, onEvent } = this.#context;
+  async #run(running: Running): Promise<void> {
+    const { sessions, user, lease: own, config, linkFor, unloaded, refuse, onEvent } = this.#context;
     const { turn, record, waiting, abort } = running;
     const waitMs = config.serve.turnWaitMs;
     const { signal } = abort;
+    const fence = own?.sessionId === record.id ? own.fence : undefined;
     const place = {
       sessionId: record.id,
       permit: async ({ always }: { always: boolean }) =>
-        await sessions.permit(record, { waitMs, signal }, { always, user }),
+        await sessions.permit(record, { waitMs, signal }, { always, user, fence }),
       server: async () => {
-        const { server } = await linkFor(record);
+        const { server } = await linkFor(running.record);
         turn.marked = server;
         return server;
       },
-      admitted: async (server: ServerRecord) => await sessions.admitted(server),
+      admitted: async (server: ServerRecord) => {
+        if (await sessions.admitted(server, record.id)) return true;
+        running.record = await sessions.recordFor(record.id, user);
+        if (running.record.serverId !== server.id) unloaded(record.id);
+        return false;
+      },
+      unreleased: (error: FleetError) => onEvent({ event: "failed", sessionId: record.id, detail: String(error) }),
       waitMs,
       signal,
     };
@@ -115,47 +192,92 @@ export class Turns {
       await takeTurn(place, async (lease) => await this.#hold(running, lease));
     } catch (error) {
       // The lease may have been lost after all was answered: then nobody waits, and the log has it.
-      if (waiting.length === 0) onEvent({ event: "failed", sessionId: record.id, detail: String(error) });
-      for (const request of waiting.splice(0)) exchange.refuse(request, error);
+      if (waiting.length === 0 && error !== signal.reason)
+        onEvent({ event: "failed", sessionId: record.id, detail: describe(error) });
+      for (const { request } of waiting.splice(0)) refuse(request, error);
       turn.end("refused");
     }
     // A turn that was cut may have left nothing on the disk, and what counts as a turn must have.
     if (!turn.accepted || turn.over !== "idle") return;
     await sessions.used(record.id).catch((error: unknown) => {
-      onEvent({ event: "failed", sessionId: record.id, detail: `The turn could not be recorded: ${String(error)}` });
+      onEvent({ event: "failed", sessionId: record.id, detail: `The turn could not be recorded: ${describe(error)}` });
     });
   }
 
-  async #hold(running: Omit<Running, "over">, lease: HeldLease | undefined): Promise<void> {
-    const { turn, record, waiting, abort } = running;
+  async #hold(running: Running, lease: TurnLease | undefined): Promise<void> {
+    const { turn, abort } = running;
     abort.signal.throwIfAborted();
-    const onLost = () => void this.#abandon(record, lease?.signal.reason);
+    const onLost = () => void this.#abandon(running.record, lease?.signal.reason);
     lease?.signal.addEventListener("abort", onLost, { once: true });
     try {
       turn.start(lease);
-      for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) await this.#forward(running, next);
-      await turn.ended(async () => await this.#isIdle(record), this.#context.attachment(record.id) === undefined);
+      await this.#sendWaiting(running);
+      const isBlind = () => this.#context.attachment(running.record.id) === undefined;
+      await turn.ended(async () => await this.#isIdle(running.record), isBlind);
     } finally {
       lease?.signal.removeEventListener("abort", onLost);
     }
+    const { marked: server } = turn;
+    if (turn.over !== "closed" || !turn.begun || server === undefined) return;
+    const { config, isDraining } = this.#context;
+    const times = { ttlMs: config.lock.ttlMs, answerMs: config.health.timeoutMs };
+    await leftTurnOver({ server, sessionId: running.record.id, lease: lease?.signal, ...times, isDraining });
   }
 
-  async #forward(running: Omit<Running, "over">, request: ClientRequest, again = false): Promise<void> {
-    const { exchange, linkFor, attachment, unloaded, config } = this.#context;
-    const { turn, record } = running;
+  /** Sends the prompts that wait, one after the other, as long as the turn is theirs. Never rejects. */
+  async #sendWaiting(running: Running): Promise<void> {
+    const { turn, waiting } = running;
+    // Each is the turn's from now on: one that is refused does not end it for those behind.
+    for (const prompt of waiting) {
+      if (prompt.turn === turn) continue;
+      prompt.turn = turn;
+      turn.sent();
+    }
+    running.sending ??= Promise.resolve().then(async () => {
+      while (turn.active) {
+        const next = waiting.shift();
+        if (next === undefined) break;
+        await this.#forward(running, next);
+      }
+      running.sending = null;
+      if (turn.over !== null) this.#moveOn(running);
+    });
+    await running.sending;
+  }
+
+  /** The turn is over: whoever waits still has no lease and no mark any more, and needs another. */
+  #moveOn({ waiting, record }: Running): void {
+    for (const prompt of waiting.splice(0)) {
+      const error = this.#gone ?? (this.#context.isDraining() ? doorDraining() : undefined);
+      if (error === undefined) void this.#queue(prompt, record);
+      else this.#context.refuse(prompt.request, error);
+    }
+  }
+
+  async #forward(running: Running, prompt: Prompt): Promise<void> {
+    const { exchange, linkFor, attachment, unloaded, config, refuse } = this.#context;
+    const { turn, record, waiting } = running;
+    const { request } = prompt;
     const { id } = record;
-    if (!again) turn.sent();
     try {
       const link = await linkFor(record);
       if (!link.own) checkReach(request.method, request.params, config);
+      await this.#assertHere(record);
       // The late holder's prompt is refused here: behind this line only the write to the socket is left.
       await turn.lease?.check();
+      const [first] = waiting;
+      // Meanwhile the turn has ended, or one that was sent before this one has to be sent again.
+      if (!turn.active || (first !== undefined && first.place < prompt.place)) {
+        insert(waiting, prompt);
+        return;
+      }
       exchange.forward(link, request, {
         params: { ...request.params, sessionId: id },
         onAnswer: ({ failed, body }) => {
-          if (failed && !again && attachment(id) !== undefined && saysUnloaded(body)) {
+          if (failed && !prompt.again && attachment(id) !== undefined && saysUnloaded(body)) {
             unloaded(id);
-            void this.#forward(running, request, true);
+            prompt.again = true;
+            void this.#queue(prompt, record);
             return "hold";
           }
           turn.answered(!failed);
@@ -165,18 +287,34 @@ export class Turns {
       });
     } catch (error) {
       turn.answered(false);
-      exchange.refuse(request, error);
+      refuse(request, error);
     }
   }
 
+  /**
+   * Where sessions may change hosts: the prompt may have waited, and its session have gone meanwhile.
+   *
+   * @throws FleetError `FLEET_SESSION_MOVED`; `FLEET_HOST_AWAY` when this host may count as gone; `FLEET_STORAGE_UNUSABLE`.
+   */
+  async #assertHere({ id }: SessionRecord): Promise<void> {
+    const { directory, store } = this.#context;
+    if (!directory.isShared) return;
+    const now = await store.readSession(id);
+    if (now !== null && !(await directory.has(now))) throw sessionMoved(now, null);
+    await directory.assertStorage();
+  }
+
   async #isIdle(record: SessionRecord): Promise<boolean> {
-    const { linkFor } = this.#context;
+    const { linkFor, config } = this.#context;
     try {
       const { upstream } = await linkFor(record);
-      const activity = await upstream.request("session.metadata.activity", { sessionId: record.id });
+      using limit = deadline(config.health.timeoutMs);
+      const params = { sessionId: record.id };
+      const activity = await upstream.request("session.metadata.activity", params, undefined, limit.signal);
       return (activity as { hasActiveWork?: unknown }).hasActiveWork !== true;
-    } catch {
-      return true; // not loaded, or its server has gone: in no turn
+    } catch (error) {
+      // Not loaded, or its server has gone: in no turn. One that is slow to answer has not said so.
+      return !isTimeout(error);
     }
   }
 
@@ -187,7 +325,17 @@ export class Turns {
     try {
       await (await linkFor(record)).upstream.request("session.abort", { sessionId: record.id });
     } catch (error) {
-      onEvent({ event: "failed", sessionId: record.id, detail: `The turn could not be ended: ${String(error)}` });
+      onEvent({ event: "failed", sessionId: record.id, detail: `The turn could not be ended: ${describe(error)}` });
     }
   }
+}
+
+function isWaiting({ turn }: Running): boolean {
+  return !turn.active && turn.over === null;
+}
+
+/** Where it belongs among those that wait. */
+function insert(waiting: Prompt[], prompt: Prompt): void {
+  const behind = waiting.findIndex(({ place }) => place > prompt.place);
+  waiting.splice(behind === -1 ? waiting.length : behind, 0, prompt);
 }

@@ -3,10 +3,11 @@ import { connect, type Socket } from "node:net";
 import { FleetError } from "../errors.js";
 import { acknowledgePromptly } from "../runtime/client/acknowledge.js";
 import { type Endpoint, PROTOCOL_VERSION, RpcError } from "../runtime/client/raw-connection.js";
+import { abortable } from "../runtime/deadline.js";
 import type { Params, RpcId } from "./client-message.js";
 import { type Frame, FrameSplitter } from "./frames.js";
 import { encodeMessage } from "./refusals.js";
-import { readServerFrame, type ServerMessage } from "./server-message.js";
+import { parse, readServerFrame, type ServerMessage } from "./server-message.js";
 
 /** Far above what a server sends, far below what would exhaust memory. */
 const MAX_FRAME_BYTES = 256 * 1024 * 1024;
@@ -19,6 +20,12 @@ export interface UpstreamListener {
   onBatch(edge: "begin" | "end"): void;
   /** The server takes more again after `send` returned false. */
   onDrain(): void;
+  /**
+   * It is hung up on: the other end broke the protocol, or what came from it could not be dealt with. `onClosed` follows.
+   *
+   * @param error a {@link ProtocolError}, or a bug of ours
+   */
+  onFault(error: unknown): void;
   /** Once, when it has ended, whoever ended it. */
   onClosed(): void;
 }
@@ -29,7 +36,7 @@ interface Waiting {
   reject(error: Error): void;
 }
 
-/** One client's connection to one server. Requests of the front door's own and of the client share it. */
+/** One client's connection to one server, or to another front door. Requests of the front door's own and of the client share it. */
 export class Upstream {
   readonly #socket: Socket;
   readonly #splitter = new FrameSplitter(MAX_FRAME_BYTES);
@@ -52,9 +59,11 @@ export class Upstream {
   }
 
   /**
-   * Connects to a server whose identity was proved, and authenticates with its token.
+   * Connects to a server whose identity was proved, and authenticates with its token; or to another front door, with the
+   * client's.
    *
    * @param hello what the client said of itself in its own `connect`, without its token
+   * @param connectMs how long the other end may take to accept the connection, in milliseconds
    * @returns the connection, and what the server answered to `connect`
    * @throws FleetError `FLEET_SERVER_UNREACHABLE`, `FLEET_RUNTIME_TOO_OLD`.
    */
@@ -63,10 +72,14 @@ export class Upstream {
     hello: Params,
     listener: UpstreamListener,
     signal: AbortSignal,
+    connectMs?: number,
   ): Promise<{ upstream: Upstream; greeting: Params }> {
     const where = `${endpoint.address}:${endpoint.port}`;
-    const upstream = new Upstream(connect({ host: endpoint.address, port: endpoint.port }), listener);
+    const socket = connect({ host: endpoint.address, port: endpoint.port });
+    const upstream = new Upstream(socket, listener);
     const onAbort = () => upstream.destroy();
+    const impatient = connectMs === undefined ? undefined : setTimeout(onAbort, connectMs);
+    socket.once("connect", () => clearTimeout(impatient));
     signal.addEventListener("abort", onAbort, { once: true });
     if (signal.aborted) onAbort();
     try {
@@ -84,6 +97,7 @@ export class Upstream {
         },
       );
     } finally {
+      clearTimeout(impatient);
       signal.removeEventListener("abort", onAbort);
     }
   }
@@ -101,18 +115,28 @@ export class Upstream {
    * A request of the front door's own.
    *
    * @param onResult called with the result before the frame behind it is looked at
-   * @throws {@link RpcError}, FleetError `FLEET_SERVER_LOST`.
+   * @param signal gives up the wait: an answer that comes later is dropped
+   * @throws {@link RpcError}, FleetError `FLEET_SERVER_LOST`, the signal's reason.
    */
-  async request(method: string, params: Params, onResult?: (result: unknown) => void): Promise<unknown> {
-    return await new Promise((resolve, reject) => {
-      if (this.#closed) {
-        reject(lost());
-        return;
-      }
-      const id = `${this.#prefix}${this.#sequence++}`;
+  async request(
+    method: string,
+    params: Params,
+    onResult?: (result: unknown) => void,
+    signal?: AbortSignal,
+  ): Promise<unknown> {
+    if (this.#closed) throw lost();
+    signal?.throwIfAborted();
+    const id = `${this.#prefix}${this.#sequence++}`;
+    const answer = new Promise<unknown>((resolve, reject) => {
       this.#waiting.set(id, { resolve, reject, onResult });
-      this.#socket.write(encodeMessage({ id, method, params }));
     });
+    this.#socket.write(encodeMessage({ id, method, params }));
+    if (signal === undefined) return await answer;
+    try {
+      return await abortable(answer, signal);
+    } finally {
+      this.#waiting.delete(id);
+    }
   }
 
   pause(): void {
@@ -128,17 +152,23 @@ export class Upstream {
   }
 
   #receive(chunk: Buffer): void {
-    let frames: Frame[];
+    // Whatever goes wrong here is this connection's end, and nobody else's: the same process serves all the others.
     try {
-      frames = this.#splitter.push(chunk);
-    } catch {
-      this.#socket.destroy(); // no server of ours
-      return;
+      const frames = this.#splitter.push(chunk);
+      if (frames.length > 0) this.#takeAll(frames);
+    } catch (error) {
+      this.#socket.destroy();
+      this.#listener.onFault(error);
     }
-    if (frames.length === 0) return;
+  }
+
+  #takeAll(frames: readonly Frame[]): void {
     this.#listener.onBatch("begin");
-    for (const frame of frames) this.#take(frame);
-    this.#listener.onBatch("end");
+    try {
+      for (const frame of frames) this.#take(frame);
+    } finally {
+      this.#listener.onBatch("end");
+    }
   }
 
   #take(frame: Frame): void {
@@ -149,15 +179,15 @@ export class Upstream {
       this.#listener.onFrame(message, frame);
       return;
     }
-    this.#waiting.delete(message.id);
-    const { result, error } = JSON.parse(frame.body.toString("utf8")) as {
+    const { result, error } = parse(frame.body) as {
       result?: unknown;
-      error?: { message?: string; code?: number };
+      error?: { message?: string; code?: number; data?: unknown };
     };
-    if (error === undefined) {
-      waiting.onResult?.(result);
-      waiting.resolve(result);
-    } else waiting.reject(new RpcError(error.message ?? "unknown error", error.code ?? 0));
+    // Whoever waits is waiting still if that fails: told by the end of the connection.
+    if (error === undefined) waiting.onResult?.(result);
+    this.#waiting.delete(message.id);
+    if (error === undefined) waiting.resolve(result);
+    else waiting.reject(new RpcError(error.message ?? "unknown error", error.code ?? 0, error.data));
   }
 
   #end(): void {

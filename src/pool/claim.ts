@@ -105,7 +105,9 @@ export function claimStop(
  * in somebody else's name would cut the very turns that it waited for.
  */
 export function giveUpStop(server: ServerRecord, from: ServerState): void {
-  server.state = from === "draining" ? "ready" : from;
+  // A start whose command died before a stop whose command died: it was never ready, and is adopted or cleared as one.
+  const before = server.process === null ? "starting" : "ready";
+  server.state = from === "draining" ? before : from;
   server.claim = null;
 }
 

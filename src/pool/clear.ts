@@ -1,10 +1,11 @@
 import { randomBytes } from "node:crypto";
-import { lstatSync, readdirSync, renameSync, rmSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { lstatSync, readdirSync, readlinkSync, renameSync, rmSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
 import { systemCode } from "../errors.js";
 import { identify, ownIdentity } from "../runtime/process-table.js";
 import { homeOf, serverFolder } from "../runtime/server-folder.js";
 import { listSessionFolders, sessionStatePath } from "../runtime/session-state.js";
+import { sessionsOfThisHost } from "../store/of-this-host.js";
 import type { Registry, ServerRecord, SessionRecord, Store } from "../store/store.js";
 import { type Cleared, isClaimed } from "./mend.js";
 import { isRunning } from "./server.js";
@@ -85,7 +86,7 @@ class Clearing {
     );
     const removed = new Set<string>();
     try {
-      const records = await this.#store.listSessions();
+      const records = await sessionsOfThisHost(this.#store);
       for (const { id, home } of claimed) {
         if (holdsSessions(id, home, records)) continue;
         // A home elsewhere was not made by the fleet.
@@ -108,7 +109,7 @@ class Clearing {
   async #removeOrphans(): Promise<Cleared[]> {
     const removed: Cleared[] = [];
     for (const id of this.#orphans) {
-      if (holdsSessions(id, this.#homeOf(id), await this.#store.listSessions())) continue;
+      if (holdsSessions(id, this.#homeOf(id), await sessionsOfThisHost(this.#store))) continue;
       const moved = this.#moveAway(id);
       if (moved === null) continue;
       // A server is recorded before its folder is used: one that is not recorded now starts with a folder of its own.
@@ -181,7 +182,10 @@ function lastUse(stateRoot: string, id: string, server: ServerRecord | undefined
   return Math.max(...written, Number.isNaN(created) ? 0 : created);
 }
 
-/** By the records, and, in a home of its own, by the folders. What shared servers have in common is no single one's. */
+/**
+ * By the records, and by the folders, wherever the home has its own of them. What shared servers have in common is no single
+ * one's.
+ */
 function holdsSessions(
   id: string,
   home: string,
@@ -189,7 +193,9 @@ function holdsSessions(
   gone: ReadonlySet<string> = new Set(),
 ): boolean {
   if (records.some(({ serverId }) => serverId === id)) return true;
-  if (lstatSync(sessionStatePath(home), { throwIfNoEntry: false })?.isSymbolicLink() === true) return false;
+  const state = sessionStatePath(home);
+  const isLink = lstatSync(state, { throwIfNoEntry: false })?.isSymbolicLink() === true;
+  if (isLink && basename(dirname(readlinkSync(state))) !== id) return false;
   return listSessionFolders(home).some((session) => !gone.has(session));
 }
 

@@ -1,4 +1,3 @@
-import { createHash } from "node:crypto";
 import type { Registry } from "../store/store.js";
 import { loadedSessions } from "./drain.js";
 import { isRunning } from "./server.js";
@@ -20,23 +19,6 @@ export function nextSharedServer(registry: Registry): string {
     const server = registry.servers[sharedServerId(index)];
     if (server === undefined || (!isRunning(server) && server.claim === null)) return sharedServerId(index);
   }
-}
-
-/**
- * The server with the highest score for this user (rendezvous hashing, Thaler and Ravishankar 1998): always the same one,
- * and when servers come or go only the users of those move.
- */
-export function stickyServer(user: string, ids: readonly string[]): string {
-  let best = "";
-  let highest = "";
-  for (const id of ids) {
-    const score = createHash("sha256").update(`${user}\0${id}`).digest("hex");
-    if (best === "" || score > highest) {
-      best = id;
-      highest = score;
-    }
-  }
-  return best;
 }
 
 /** The server with the fewest sessions in memory; one that does not run has none. Ties go to the first. */

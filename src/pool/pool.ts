@@ -1,8 +1,9 @@
 import { FleetError, isFleetError, quote } from "../errors.js";
 import { tokenSourceFromConfig } from "../models/github-token.js";
-import type { ServerRecord, TokenSource } from "../store/store.js";
+import type { Placement, Registry, ServerRecord, TokenSource } from "../store/store.js";
 import { mapConcurrently, STARTS_AT_ONCE } from "./concurrency.js";
-import { leastLoadedServer, nextSharedServer, sharedServerId, sharedServerIds, stickyServer } from "./placement.js";
+import { leastLoadedServer, nextSharedServer, sharedServerId, sharedServerIds } from "./placement.js";
+import { rendezvous } from "./rendezvous.js";
 import { repairRecords } from "./repair.js";
 import { type Replaced, type ReplaceOptions, replaceServer } from "./replace.js";
 import { isBroken, type ServerView, serverIdOf, viewServer } from "./server.js";
@@ -79,30 +80,33 @@ export class Pool {
 
   /** The shared server that a user's next session goes to, by the configured strategy; started if need be. */
   async sharedServerFor(user: string, options: SpawnOptions): Promise<StartResult> {
-    const id = await this.#place(user);
+    const id = await this.sharedServerIdFor(user);
     return await this.#start({ id, user: null, isolation: "shared" }, options);
   }
 
   /**
    * Where a user's next session goes, and why. Starts nothing, and records nothing.
    *
-   * @param strategy instead of the configured one
+   * @param options.strategy instead of the configured one
+   * @param options.on the host to look at, and its registry, instead of this one's
    */
-  async route(user: string, strategy: Strategy = this.#context.config.pool.strategy): Promise<Route> {
+  async route(
+    user: string,
+    options: { strategy?: Strategy; on?: { host: string; registry: Registry } },
+  ): Promise<Route> {
     const { store, config } = this.#context;
+    const { strategy = config.pool.strategy, on } = options;
     if (config.isolation === "per-user") {
       return { serverId: serverIdOf(user), strategy: null, reason: "it is the user's own (isolation per-user)" };
     }
-    const registry = await store.readRegistry();
+    const registry = on?.registry ?? (await store.readRegistry());
     const ids = sharedServerIds(registry, config.pool.servers);
     switch (strategy) {
       case "sticky": {
-        const recorded = await store.readPlacement(user);
-        if (recorded !== null && ids.includes(recorded)) {
-          return { serverId: recorded, strategy, reason: "the user was placed there before" };
-        }
+        const recorded = await this.#recorded(user, ids, on?.host);
+        if (recorded !== null) return { serverId: recorded, strategy, reason: "the user was placed there before" };
         const reason = `it has the highest score for this user among ${ids.length}`;
-        return { serverId: stickyServer(user, ids), strategy, reason };
+        return { serverId: rendezvous(user, ids), strategy, reason };
       }
       case "least-loaded": {
         const reason = `it has the fewest sessions in memory among ${ids.length}`;
@@ -116,17 +120,31 @@ export class Pool {
     }
   }
 
-  async #place(user: string): Promise<string> {
+  /** The shared server of a host, or of this one, that a user was placed on, if it is one of `ids`. */
+  async #recorded(user: string, ids: readonly string[], host?: string): Promise<string | null> {
+    const placement = await this.#context.store.readPlacement(user);
+    const serverId = this.#isAt(placement, host) ? (placement?.serverId ?? null) : null;
+    return serverId !== null && ids.includes(serverId) ? serverId : null;
+  }
+
+  #isAt(placement: Placement | null, host = this.#context.store.hosts?.own): boolean {
+    return placement?.host === undefined || placement.host === host;
+  }
+
+  /** The shared server of this host that a user's next session goes to, which is recorded. Starts nothing. */
+  async sharedServerIdFor(user: string): Promise<string> {
     const { store, config } = this.#context;
     const registry = await store.readRegistry();
     const ids = sharedServerIds(registry, config.pool.servers);
     switch (config.pool.strategy) {
       case "sticky": {
         // Recorded, so that a user stays when servers are added: only those of a server that is gone move.
-        const recorded = await store.readPlacement(user);
-        if (recorded !== null && ids.includes(recorded)) return recorded;
-        const id = stickyServer(user, ids);
-        await store.recordPlacement(user, id);
+        const recorded = await this.#recorded(user, ids);
+        if (recorded !== null) return recorded;
+        const id = rendezvous(user, ids);
+        const before = await store.readPlacement(user);
+        // A user who was placed on another host stays that one's.
+        if (this.#isAt(before)) await store.recordPlacement(user, before, { ...before, serverId: id });
         return id;
       }
       case "least-loaded":

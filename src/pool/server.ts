@@ -2,7 +2,8 @@ import { createHash } from "node:crypto";
 import { isAlive, privateMemoryBytes } from "../runtime/process-table.js";
 import { logPath } from "../runtime/server-folder.js";
 import { countLoaded } from "../runtime/session-state.js";
-import type { Isolation, ServerRecord, ServerState } from "../store/store.js";
+import { SHARED_GROUP } from "../runtime/shared-storage.js";
+import type { Isolation, ServerRecord, ServerState, SessionRecord } from "../store/store.js";
 import { isHeld } from "./held-claim.js";
 
 /** A server as `--json` and the library show it. Times are ISO 8601 in UTC. */
@@ -11,6 +12,10 @@ export interface ServerView {
   /** The owner; null for a shared server. */
   user: string | null;
   isolation: Isolation;
+  /** The host of the fleet that it is on; null where the fleet is on one. */
+  hostName: string | null;
+  /** That host cannot be asked: this is what it recorded last, and whether it runs is not known. */
+  away: boolean;
   /** The address it listens on. */
   host: string;
   /** Null, like `url` and `pid`, when nothing runs. */
@@ -51,6 +56,21 @@ export function serverIdOf(user: string): string {
   return `${label === "" ? "user" : label}-${digest}`;
 }
 
+/** What names one server among all hosts: its id, and its host where there are several. */
+export function referenceOf({ id, hostName }: { id: string; hostName: string | null }): string {
+  return hostName === null ? id : `${id}@${hostName}`;
+}
+
+/** Which place of its host's has the sessions of a server. */
+export function groupOfServer({ id, isolation }: Pick<ServerRecord, "id" | "isolation">): string {
+  return isolation === "shared" ? SHARED_GROUP : id;
+}
+
+/** Which place of its host's has the session's state: that of its owner's own server, or that of the shared ones. */
+export function groupOfSession({ serverId, owner }: Pick<SessionRecord, "serverId" | "owner">): string {
+  return serverId === serverIdOf(owner) ? serverId : SHARED_GROUP;
+}
+
 /** Whether the record stands for a running process: recorded as such, and that very process still runs. */
 export function isRunning(server: ServerRecord): boolean {
   return server.process !== null && isAlive(server.process);
@@ -87,6 +107,8 @@ export function viewServer(server: ServerRecord): ServerView {
     id: server.id,
     user: server.user,
     isolation: server.isolation,
+    hostName: null,
+    away: false,
     host: server.address,
     port: shownPort,
     url: pid === null || shownPort === null ? null : `${server.address}:${shownPort}`,
@@ -103,4 +125,12 @@ export function viewServer(server: ServerRecord): ServerView {
     activeSessions: pid === null ? 0 : countLoaded(server.home, pid),
     version: server.version,
   };
+}
+
+/** A server of a host that cannot be asked, as that recorded it last. Nothing is known of its process. */
+export function viewServerOf(hostName: string, server: ServerRecord): ServerView {
+  const view = viewServer({ ...server, process: null, port: null });
+  const isUnknown = server.state !== "stopped" && server.state !== "failed";
+  const unknown = { state: "unhealthy", failure: `host ${hostName} cannot be asked` } as const;
+  return { ...view, ...(isUnknown ? unknown : {}), hostName, away: true };
 }

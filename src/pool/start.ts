@@ -1,11 +1,12 @@
 import { randomUUID } from "node:crypto";
 import type { Config } from "../config/schema.js";
-import { FleetError, quote } from "../errors.js";
+import { FleetError, isFleetError, quote } from "../errors.js";
 import { resolveGitHubToken } from "../models/github-token.js";
 import { findRuntime } from "../runtime/find.js";
 import type { LaunchedServer } from "../runtime/launch.js";
 import { ownLimit } from "../runtime/own-limits.js";
 import { createServerFolder, homeOf, shareSessionState, writeConnectionToken } from "../runtime/server-folder.js";
+import { linkToPlace } from "../runtime/shared-storage.js";
 import { stopServer } from "../runtime/stop.js";
 import type { Isolation, ServerRecord, Store, TokenSource } from "../store/store.js";
 import { poolDraining } from "./admission.js";
@@ -14,7 +15,7 @@ import { claimStart, countCrash, holderOf, ownClaim, settle, settleReady } from 
 import { HeldClaim } from "./held-claim.js";
 import { launchOnFreePort } from "./launching.js";
 import { choosePort } from "./ports.js";
-import { isRunning } from "./server.js";
+import { groupOfServer, isRunning } from "./server.js";
 import { untilUnclaimed } from "./waiting.js";
 
 export interface StarterContext {
@@ -22,6 +23,8 @@ export interface StarterContext {
   config: Config;
   stateRoot: string;
   env: NodeJS.ProcessEnv;
+  /** Notes under which host's name the servers of this state folder are recorded, before one is. */
+  noteHost: () => void;
 }
 
 export interface StartRequest {
@@ -68,6 +71,7 @@ export async function startServer(
   let token: Promise<string | null> | undefined;
   const readToken = () => (token ??= githubToken(context, request, source, signal));
   if (known === undefined || !isRunning(known)) await readToken();
+  if (known === undefined) context.noteHost();
 
   using held = new HeldClaim();
   for (;;) {
@@ -149,7 +153,7 @@ async function launchClaimed(
       await stopServer({ process: null, launchId: claimed.leftover, home }, { graceMs: 0 });
     const githubToken = await readToken();
     createServerFolder(home);
-    if (claimed.server.isolation === "shared") shareSessionState(context.stateRoot, home);
+    await keepSessions(context, claimed.server);
     launched = await launchOnFreePort(
       context,
       {
@@ -187,12 +191,21 @@ async function launchClaimed(
     await store.updateRegistry((registry) => {
       const server = registry.servers[id];
       if (server?.launchId !== launchId) return;
-      // Called off, a full disk, no more processes: none of that says anything of this server.
-      if (!off && ownLimit(error) === undefined) countCrash(server, Date.now(), context.config.health.stableMs);
+      // Called off, a full disk, no more processes, a share that is away: none of that says anything of this server.
+      const isOwn = ownLimit(error) === undefined && !isFleetError(error, "FLEET_STORAGE_UNUSABLE");
+      if (!off && isOwn) countCrash(server, Date.now(), context.config.health.stableMs);
       settle(server, "failed", off ? "its start was called off" : reason);
     });
     throw error;
   }
+}
+
+/** Where the server's sessions are kept: in its home, or in a place that others can get at, too. */
+async function keepSessions({ store, config, stateRoot }: StarterContext, server: ServerRecord): Promise<void> {
+  const { shared } = config.storage;
+  if (shared !== null && store.hosts !== null) {
+    await linkToPlace(server.home, { shared, host: store.hosts.own, group: groupOfServer(server) });
+  } else if (server.isolation === "shared") shareSessionState(stateRoot, server.home);
 }
 
 export async function githubToken(

@@ -26,6 +26,8 @@ export interface Stopped {
   outcome: "drained" | "killed" | "already-stopped";
   /** Sessions whose turn was cut. */
   cut: string[];
+  /** The host that it is on, where the fleet is on several. */
+  hostName?: string;
 }
 
 export const TERMINATE_GRACE_MS = 5_000;

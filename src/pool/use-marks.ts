@@ -1,7 +1,7 @@
 import { closeSync, mkdirSync, openSync, readdirSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { setTimeout as delay } from "node:timers/promises";
 import { systemCode } from "../errors.js";
+import { pause } from "../runtime/deadline.js";
 import { isAlive, ownIdentity } from "../runtime/process-table.js";
 import type { ProcessIdentity, ServerRecord } from "../store/store.js";
 
@@ -26,24 +26,58 @@ export interface UseMark extends Disposable {
   isShared(): boolean;
 }
 
-/** Marks a session as used, until disposed of. Waits for an eviction under way, which takes milliseconds. */
-export async function markUse(server: ServerRecord, sessionId: string): Promise<UseMark> {
+/**
+ * Marks a session as used, until disposed of. Waits for an eviction under way, which takes milliseconds; null if that is
+ * still under way after `waitMs`.
+ *
+ * @throws the signal's own reason.
+ */
+export async function markUse(
+  server: ServerRecord,
+  sessionId: string,
+  { waitMs, signal }: { waitMs: number; signal: AbortSignal | undefined },
+): Promise<UseMark | null> {
+  const until = performance.now() + waitMs;
   const mark = writeMark(server, sessionId, "use");
-  while (marked(server, "evict").has(sessionId)) await delay(EVICTION_POLL_MS);
-  return { ...mark, isShared: () => marked(server, "use", mark.name).has(sessionId) };
+  try {
+    while (isMarked(server, sessionId, "evict")) {
+      if (performance.now() > until) {
+        mark[Symbol.dispose]();
+        return null;
+      }
+      await pause(EVICTION_POLL_MS, signal);
+    }
+  } catch (error) {
+    mark[Symbol.dispose]();
+    throw error;
+  }
+  return { ...mark, isShared: () => isMarked(server, sessionId, "use", mark.name) };
 }
 
 /** Marks a session as being evicted, until disposed of; null if it is in use. */
 export function markEviction(server: ServerRecord, sessionId: string): Disposable | null {
   const mark = writeMark(server, sessionId, "evict");
-  if (!marked(server, "use").has(sessionId)) return mark;
+  if (!isMarked(server, sessionId, "use")) return mark;
   mark[Symbol.dispose]();
   return null;
 }
 
+/** Whether a live process uses the session: it is being opened, or in a turn. */
+export function isUsed(server: ServerRecord, sessionId: string): boolean {
+  return isMarked(server, sessionId, "use");
+}
+
 /** Sessions that live processes use: they are being opened, or in a turn. */
 export function usedSessions(server: ServerRecord): Set<string> {
-  return marked(server, "use");
+  // All marks are looked at, so that those of the dead go also where nobody comes back to the session.
+  const marks = [...liveMarks(server, () => true)];
+  return new Set(marks.filter(({ kind }) => kind === "use").map(({ sessionId }) => sessionId));
+}
+
+/** Asked in every turn, so the processes of other sessions' marks are not looked at. */
+function isMarked(server: ServerRecord, sessionId: string, wanted: Kind, except?: string): boolean {
+  const marks = liveMarks(server, (id, kind, name) => id === sessionId && kind === wanted && name !== except);
+  return marks.next().done !== true;
 }
 
 function writeMark(server: ServerRecord, sessionId: string, kind: Kind): Disposable & { name: string } {
@@ -61,22 +95,24 @@ function writeMark(server: ServerRecord, sessionId: string, kind: Kind): Disposa
   return { name, [Symbol.dispose]: () => rmSync(path, { force: true }) };
 }
 
-function marked(server: ServerRecord, wanted: Kind, except?: string): Set<string> {
-  const sessions = new Set<string>();
-  for (const name of namesIn(folderOf(server))) {
-    if (name === except) continue;
-    const [sessionId, kind, pid, startTicks, bootId] = name.split(SEPARATOR);
-    if (kind !== wanted || sessionId === undefined) continue;
-    const maker: ProcessIdentity = {
-      ...ownIdentity(),
-      pid: Number(pid),
-      startTicks: startTicks ?? "",
-      bootId: bootId ?? "",
-    };
-    if (isAlive(maker)) sessions.add(sessionId);
-    else rmSync(join(folderOf(server), name), { force: true });
+/** Those marks that are wanted, and whose makers live. Marks of the dead are removed on the way. */
+function* liveMarks(
+  server: ServerRecord,
+  isWanted: (sessionId: string, kind: string | undefined, name: string) => boolean,
+): Generator<{ sessionId: string; kind: string | undefined }> {
+  const folder = folderOf(server);
+  // A process is looked at once, however many marks it has.
+  const alive = new Map<string, boolean>();
+  for (const name of namesIn(folder)) {
+    const [sessionId = "", kind, pid, startTicks = "", bootId = ""] = name.split(SEPARATOR);
+    if (!isWanted(sessionId, kind, name)) continue;
+    const maker: ProcessIdentity = { ...ownIdentity(), pid: Number(pid), startTicks, bootId };
+    const key = `${pid} ${startTicks} ${bootId}`;
+    const lives = alive.get(key) ?? isAlive(maker);
+    alive.set(key, lives);
+    if (lives) yield { sessionId, kind };
+    else rmSync(join(folder, name), { force: true });
   }
-  return sessions;
 }
 
 function namesIn(folder: string): string[] {

@@ -1,4 +1,5 @@
 import { setMaxListeners } from "node:events";
+import { setTimeout as delay } from "node:timers/promises";
 
 /** A limit on a wait; disposing it takes it off again. */
 export interface Deadline extends Disposable {
@@ -14,7 +15,7 @@ export interface Deadline extends Disposable {
 export function deadline(ms: number | undefined, outer?: AbortSignal): Deadline {
   const controller = new AbortController();
   const timer =
-    ms === undefined ? undefined : setTimeout(() => controller.abort(new Error(`no answer within ${ms} ms`)), ms);
+    ms === undefined ? undefined : setTimeout(() => controller.abort(new TimeIsUp(`no answer within ${ms} ms`)), ms);
   timer?.unref();
   const onAbort = () => controller.abort(outer?.reason);
   if (outer?.aborted === true) onAbort();
@@ -59,6 +60,25 @@ export async function abortable<T>(work: Promise<T>, signal: AbortSignal): Promi
   } finally {
     signal.removeEventListener("abort", onAbort);
   }
+}
+
+/** Waits `ms`. @throws the signal's own reason as soon as that aborts, where Node's timers throw an `AbortError` of theirs. */
+export async function pause(ms: number, signal: AbortSignal | undefined): Promise<void> {
+  if (signal !== undefined) setMaxListeners(0, signal);
+  try {
+    await delay(ms, undefined, { signal });
+  } catch (error) {
+    signal?.throwIfAborted();
+    throw error;
+  }
+}
+
+/** Why a {@link deadline} aborted by itself. */
+class TimeIsUp extends Error {}
+
+/** Whether a signal aborted since its time was up, not since somebody gave up: a {@link deadline}, or one of the platform's. */
+export function isTimeout(reason: unknown): boolean {
+  return reason instanceof TimeIsUp || (reason instanceof DOMException && reason.name === "TimeoutError");
 }
 
 /** One signal ends the waits of a whole fleet: Node warns of more than ten listeners on standard error, as of a leak. */

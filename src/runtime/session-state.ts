@@ -10,6 +10,9 @@ import { systemCode } from "../errors.js";
 /** A loaded session holds `inuse.<pid>.lock`; it goes when its last client leaves. */
 const IN_USE = /^inuse\.(\d+)\.lock$/;
 
+/** The history of a session, in its folder. */
+export const HISTORY = "events.jsonl";
+
 export interface SessionFolder {
   path: string;
   /** Without a history (no turn yet) the runtime can only create the session, not resume it. */
@@ -40,9 +43,13 @@ export function readSessionFolder(home: string, sessionId: string): SessionFolde
     path,
     createdAt: stat.birthtime,
     modifiedAt: stat.mtime,
-    hasHistory: entries.some(({ name }) => name === "events.jsonl"),
+    hasHistory: entries.some(({ name }) => name === HISTORY),
     loadedBy: loadedBy(entries),
   };
+}
+
+export function isInUseMark(name: string): boolean {
+  return IN_USE.test(name);
 }
 
 function loadedBy(entries: readonly Dirent[]): number[] {
@@ -60,6 +67,12 @@ export function listSessionFolders(home: string): string[] {
   return entries.filter((entry) => entry.isDirectory()).map(({ name }) => name);
 }
 
+/** Ids of sessions that another host has taken from a home: each has left a plain file there (`shared-storage.ts`). */
+export function listTakenSessions(home: string): string[] {
+  const entries = entriesOf(sessionStatePath(home)) ?? [];
+  return entries.filter((entry) => entry.isFile()).map(({ name }) => name);
+}
+
 /** Whether the process `pid` has the session in memory. */
 export function isLoadedBy(home: string, sessionId: string, pid: number): boolean {
   return existsSync(join(sessionFolderPath(home, sessionId), `inuse.${pid}.lock`));
@@ -67,7 +80,7 @@ export function isLoadedBy(home: string, sessionId: string, pid: number): boolea
 
 /** The session's history, which the runtime appends to; not there before its first turn. */
 export function historyPath(home: string, sessionId: string): string {
-  return join(sessionFolderPath(home, sessionId), "events.jsonl");
+  return join(sessionFolderPath(home, sessionId), HISTORY);
 }
 
 /** When the session's history was last written, in milliseconds since the epoch; 0 if it has none. */

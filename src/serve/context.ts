@@ -1,6 +1,7 @@
 import type { Config } from "../config/schema.js";
 import type { DoorListeners } from "../gateway/context.js";
 import type { FrontDoor } from "../gateway/door.js";
+import type { HostDirectory } from "../hosts/directory.js";
 import type { Pool } from "../pool/pool.js";
 import type { GcResult } from "../sessions/gc.js";
 import type { Store } from "../store/store.js";
@@ -16,6 +17,7 @@ export interface ServeContext {
   store: Store;
   config: Config;
   stateRoot: string;
+  directory: HostDirectory;
   pool: Pool;
   metrics: FleetMetrics;
   log: ServeLog;

@@ -4,6 +4,7 @@ import type { LogLevel, ServeContext } from "./context.js";
 /** What of the front door stands in the log, and how loud. What a client says never does. */
 const LEVELS: Record<DoorEvent["event"], LogLevel> = {
   connected: "debug",
+  "host-connected": "debug",
   closed: "debug",
   "token-refused": "warn",
   "attempts-limited": "warn",
@@ -11,6 +12,7 @@ const LEVELS: Record<DoorEvent["event"], LogLevel> = {
   denied: "warn",
   dropped: "debug",
   "server-lost": "info",
+  "host-lost": "info",
   "session-reopened": "info",
   failed: "error",
 };

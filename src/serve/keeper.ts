@@ -1,3 +1,4 @@
+import { isFleetError } from "../errors.js";
 import { closedBy } from "../pool/admission.js";
 import { endHung, recordCrashLoop, recordHealth } from "../pool/health.js";
 import { isClaimed } from "../pool/mend.js";
@@ -194,7 +195,7 @@ export class Keeper {
       log("info", `server ${id} is ready`, { server: id, serverPid: started.process?.pid, port: started.port });
     } catch (error) {
       if (this.#stopping.aborted) throw error;
-      if (ownLimit(error) !== undefined) {
+      if (ownLimit(error) !== undefined || isFleetError(error, "FLEET_STORAGE_UNUSABLE")) {
         const starved = (this.#starved.get(id) ?? 0) + 1;
         this.#starved.set(id, starved);
         this.#schedule(id, starved + 1);

@@ -183,7 +183,7 @@ export class FleetMetrics {
   /** A request at the front door that is over; `method` is one of the protocol's, or `unknown`. */
   requested(method: string, outcome: RequestReport["outcome"], seconds: number): void {
     this.#requests.inc({ method, outcome });
-    this.#requestSeconds.observe({ method }, seconds);
+    if (outcome !== "abandoned") this.#requestSeconds.observe({ method }, seconds);
   }
 
   restarted(reason: RestartReason): void {

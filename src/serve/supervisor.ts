@@ -1,5 +1,8 @@
+import { setTimeout as delay } from "node:timers/promises";
 import { isFleetError } from "../errors.js";
 import type { FrontDoor } from "../gateway/door.js";
+import { SEEN_MS } from "../hosts/directory.js";
+import { forgetServing, noteServing } from "../hosts/serving-note.js";
 import { closedBy } from "../pool/admission.js";
 import { isRunning } from "../pool/server.js";
 import type { Stopped } from "../pool/stopping.js";
@@ -10,10 +13,13 @@ import { doorListeners } from "./door-reports.js";
 import { HealthEndpoint } from "./health-endpoint.js";
 import { collectPeriodically, enforceCap, rotatePeriodically } from "./housekeeping.js";
 import { Keeper } from "./keeper.js";
+import { claimUntermed, unloadTaken } from "./new-term.js";
 import { Operations } from "./operations.js";
+import { Presence } from "./presence.js";
 import { Recycler } from "./recycler.js";
 import { Seat } from "./seat.js";
 import { Sleeper } from "./sleeper.js";
+import { placeSessions } from "./storage.js";
 import { Surveyor } from "./surveyor.js";
 import { countTrouble, noteTrouble } from "./trouble.js";
 
@@ -30,7 +36,13 @@ export interface Drained {
   failed: { id: string; error: unknown }[];
 }
 
-type Look = "the servers could not be looked at" | "their use could not be looked at";
+/** What the regular looks fail with, and what is said when they succeed again. */
+const WELL_AGAIN = {
+  "the servers could not be looked at": "the servers can be looked at again",
+  "their use could not be looked at": "the servers can be looked at again",
+  "the shared storage is away": "the shared storage is there again",
+} as const;
+type Look = keyof typeof WELL_AGAIN;
 
 /** How often the registry and the process table are looked at when nothing happens, in milliseconds. */
 const TICK_MS = 1_000;
@@ -52,6 +64,8 @@ export class Supervisor {
   readonly #surveyor: Surveyor;
   #endpoint: HealthEndpoint | undefined;
   #door: FrontDoor | undefined;
+  /** Of a fleet on several hosts. */
+  #presence: Presence | undefined;
   #wake: () => void = () => undefined;
   #wokenEarly = false;
   #state: "starting" | "serving" | "draining" = "starting";
@@ -61,6 +75,7 @@ export class Supervisor {
   /** What each of the regular looks last failed with; nothing while it succeeds. */
   readonly #troubles = new Map<Look, string>();
   #loops: Promise<unknown> = Promise.resolve();
+  #closing: Promise<void> | undefined;
   readonly #lost = new AbortController();
 
   private constructor(context: ServeContext, seat: Seat) {
@@ -92,6 +107,12 @@ export class Supervisor {
     const seat = await Seat.take(context.store);
     const supervisor = new Supervisor(context, seat);
     try {
+      noteServing(context.config, context.stateRoot);
+    } catch (error) {
+      // It guards against mistakes; serve decides nothing by it, and may be what makes room on the disk.
+      noteTrouble(context, "what this serve runs with could not be noted", error);
+    }
+    try {
       await supervisor.#open(signal);
     } catch (error) {
       await supervisor.leave();
@@ -111,6 +132,7 @@ export class Supervisor {
       signal,
     });
     await this.#seat.announce({ metrics: this.metricsAddress });
+    await this.#enter();
     const registry = await this.#keeper.reconcile();
     await Promise.all(this.#keeper.monitors.map(({ first }) => first));
     await this.#survey(registry);
@@ -118,6 +140,7 @@ export class Supervisor {
       this.#door = await openDoor({ ...doorListeners(this.#context), signal });
       await this.#seat.announce({ metrics: this.metricsAddress, door: this.doorAddress });
     }
+    await this.#presence?.announce(this.#door?.address ?? null);
     this.#state = "serving";
     const { signal: stopping } = this.#stopping;
     this.#loops = Promise.all([
@@ -125,6 +148,24 @@ export class Supervisor {
       collectPeriodically(this.#context, stopping),
       rotatePeriodically(this.#context, stopping),
     ]);
+  }
+
+  /** From here on this host is there for the others; not yet for users. */
+  async #enter(): Promise<void> {
+    const { store, config, directory } = this.#context;
+    const { hosts } = store;
+    if (hosts === null) return;
+    await placeSessions(this.#context);
+    this.#presence = await Presence.enter(this.#context, hosts, {
+      onTermOver: () => {
+        // Elsewhere nobody can take what is on this host's own disk.
+        if (config.storage.shared !== null) this.#door?.leaveServers();
+      },
+      onNewTerm: () => void unloadTaken(this.#context, directory),
+    });
+    if (config.storage.shared !== null) {
+      await claimUntermed(this.#context, { host: hosts.own, term: this.#presence.term });
+    }
   }
 
   /** `host:port` of the metrics and health endpoints. */
@@ -162,6 +203,7 @@ export class Supervisor {
       if (this.#lost.signal.aborted) return;
       if (registry === null || performance.now() - surveyed < this.#context.config.health.intervalMs) continue;
       surveyed = performance.now();
+      await this.#attempt("the shared storage is away", async () => await this.#context.directory.assertStorage());
       await this.#attempt("their use could not be looked at", async () => await this.#survey(registry));
     }
   }
@@ -170,7 +212,7 @@ export class Supervisor {
   async #attempt<T>(look: Look, work: () => Promise<T>): Promise<T | null> {
     try {
       const result = await work();
-      if (this.#troubles.delete(look)) this.#context.log("info", "the servers can be looked at again");
+      if (this.#troubles.delete(look)) this.#context.log("info", WELL_AGAIN[look]);
       return result;
     } catch (error) {
       const message = error instanceof Error ? error.message : String(error);
@@ -237,17 +279,26 @@ export class Supervisor {
   /**
    * Admits nothing new, waits for turns in flight, unloads, stops every server, and leaves. Servers that should run are
    * started again by the next supervisor.
+   *
+   * @throws FleetError when the store fails at it: what still runs then is left to the next supervisor.
    */
-  async drain({ drainTimeoutMs, hurry }: DrainRequest): Promise<Drained> {
-    const { store, pool, log } = this.#context;
+  async drain(request: DrainRequest): Promise<Drained> {
     try {
-      await this.#seat.closePool();
+      return await this.#drain(request);
     } catch (error) {
-      // Nothing can be recorded, so nothing can be stopped in order: the servers are left to the next supervisor.
+      // Nothing can be recorded, so nothing can be stopped in order.
       await this.leave().catch((late: unknown) => noteTrouble(this.#context, "the seat could not be left", late));
       throw error;
     }
+  }
+
+  async #drain({ drainTimeoutMs, hurry }: DrainRequest): Promise<Drained> {
+    const { store, pool, log } = this.#context;
+    await this.#seat.closePool();
     this.#state = "draining";
+    await this.#presence
+      ?.closeToUsers()
+      .catch((error: unknown) => noteTrouble(this.#context, "the other hosts could not be told of the drain", error));
     // Its turns are waited for with all others, at the servers.
     const closing = this.#door?.close({ timeoutMs: drainTimeoutMs });
     await this.#stopLoops();
@@ -271,7 +322,7 @@ export class Supervisor {
       }),
     );
     await closing;
-    await this.#close();
+    await this.#close({ gone: result.failed.length === 0 });
     return result;
   }
 
@@ -282,7 +333,7 @@ export class Supervisor {
   async leave({ doorTimeoutMs = 0 } = {}): Promise<void> {
     await this.#door?.close({ timeoutMs: doorTimeoutMs });
     await this.#stopLoops();
-    await this.#close();
+    await this.#close({ gone: false });
   }
 
   async #stopLoops(): Promise<void> {
@@ -293,11 +344,29 @@ export class Supervisor {
     await this.#keeper.close();
   }
 
-  async #close(): Promise<void> {
+  /** @param gone whether nothing is left here that other hosts would have to wait for */
+  async #close(how: { gone: boolean }): Promise<void> {
+    this.#closing ??= this.#closeOnce(how);
+    await this.#closing;
+  }
+
+  async #closeOnce({ gone }: { gone: boolean }): Promise<void> {
     try {
+      await this.#presence?.leave({ gone });
+      // Until every process of this host that still counts on the term has looked again, the pool stays closed to it.
+      if (gone && this.#context.directory.isShared) await delay(SEEN_MS);
       await this.#seat.leave();
     } finally {
+      this.#forgetServing();
       await this.#endpoint?.close();
+    }
+  }
+
+  #forgetServing(): void {
+    try {
+      forgetServing(this.#context.stateRoot);
+    } catch (error) {
+      noteTrouble(this.#context, "the note of what this serve ran with is left", error);
     }
   }
 }

@@ -1,7 +1,8 @@
-import { rmSync } from "node:fs";
+import { realpathSync, rmSync } from "node:fs";
 import { RawConnection, RpcError } from "../runtime/client/raw-connection.js";
 import { provenEndpoint } from "../runtime/probe.js";
 import { isAlive } from "../runtime/process-table.js";
+import { unwritable } from "../runtime/server-folder.js";
 import { readSessionFolder } from "../runtime/session-state.js";
 import type { ServerRecord } from "../store/store.js";
 import { sessionBusy } from "./problems.js";
@@ -10,7 +11,7 @@ import { sessionBusy } from "./problems.js";
  * Deletes a session's state from a server's home: through the server while it runs, since it would otherwise go on
  * writing into a folder that is half removed; directly when it does not. Nothing there is success.
  *
- * @throws FleetError `FLEET_SESSION_BUSY` while it is in a turn.
+ * @throws FleetError `FLEET_SESSION_BUSY` while it is in a turn; `FLEET_STATE_UNWRITABLE` when the disk does not let it go.
  */
 export async function deleteSessionState(server: ServerRecord, id: string, answerMs: number): Promise<void> {
   const folder = readSessionFolder(server.home, id);
@@ -20,7 +21,12 @@ export async function deleteSessionState(server: ServerRecord, id: string, answe
     if (folder.loadedBy.includes(server.process.pid)) await refuseBusy(connection, id);
     await connection.request("session.delete", { sessionId: id });
   }
-  rmSync(folder.path, { recursive: true, force: true });
+  try {
+    rmSync(folder.path, { recursive: true, force: true });
+  } catch (error) {
+    // It may be reached by a link, from the home to where it really is.
+    throw unwritable(realpathSync(folder.path), error);
+  }
 }
 
 async function refuseBusy(connection: RawConnection, id: string): Promise<void> {

@@ -9,6 +9,7 @@ import { provenEndpoint } from "../runtime/probe.js";
 import { isLoadedBy, lastWrite } from "../runtime/session-state.js";
 import type { ServerRecord, Store } from "../store/store.js";
 import { knownLoaded } from "./loaded.js";
+import { sessionBusy } from "./problems.js";
 
 export interface EvictionContext {
   store: Store;
@@ -38,13 +39,15 @@ const RETRY_MS = 50;
  * Makes room for one more session in a server's memory and marks it as used, until disposed of: at the cap the least
  * recently used idle session is unloaded. A session in a turn, under a lease or just being opened never is.
  *
- * @throws FleetError `FLEET_SESSIONS_EXHAUSTED` when none can be unloaded within the wait.
+ * @throws FleetError `FLEET_SESSIONS_EXHAUSTED` when none can be unloaded within the wait; `FLEET_SESSION_BUSY` when it is
+ * itself being unloaded for all of it.
  */
 export async function admit(server: ServerRecord, id: string, options: AdmissionOptions): Promise<Disposable> {
   const until = performance.now() + options.waitMs;
   for (;;) {
     // Marked before counting: of two that come at once each sees the other, and none slips past the cap.
-    const mark = await markUse(server, id);
+    const mark = await markUse(server, id, { waitMs: until - performance.now(), signal: options.signal });
+    if (mark === null) throw sessionBusy(id);
     try {
       const active = new Set([...knownLoaded(server), ...usedSessions(server), id]);
       const excess = active.size - options.maxActive;
@@ -76,6 +79,21 @@ export async function unloadOldest(
   return await unload(server, candidates, count, context);
 }
 
+/** A session in a server's memory. */
+export interface LoadedSession {
+  id: string;
+  /** When it was last written to, in milliseconds since the epoch. */
+  usedMs: number;
+}
+
+/** All sessions in the memory of these servers, the least recently used first. */
+export function allLoaded(servers: readonly ServerRecord[]): (LoadedSession & { server: ServerRecord })[] {
+  return servers
+    .filter(isRunning)
+    .flatMap((server) => loadedSessions(server).map((id) => ({ server, id, usedMs: lastWrite(server.home, id) })))
+    .sort((a, b) => a.usedMs - b.usedMs);
+}
+
 /**
  * Unloads sessions over the whole pool: those that are named, or the least recently used until at most `max` are in
  * memory. Any process may do it at any time.
@@ -85,10 +103,7 @@ export async function evict(
   what: { ids: readonly string[] } | { max: number },
   context: EvictionContext,
 ): Promise<EvictionResult> {
-  const loaded = servers
-    .filter(isRunning)
-    .flatMap((server) => loadedSessions(server).map((id) => ({ server, id, used: lastWrite(server.home, id) })))
-    .sort((a, b) => a.used - b.used);
+  const loaded = allLoaded(servers);
   const result: EvictionResult = { evicted: [], skipped: [] };
   const unloadFrom = async (server: ServerRecord, id: string) => {
     const { evicted, skipped } = await unload(server, [id], 1, context);
@@ -141,6 +156,14 @@ async function unloadOne(
   if ((await store.readLease(id)) !== null) return "leased";
   using mark = markEviction(server, id);
   if (mark === null) return "in use";
+  return await unloadIdle(id, connection);
+}
+
+/** Unloads a session that its caller has marked as being evicted, unless it is in a turn. @returns why it stays, or null. */
+export async function unloadIdle(
+  id: string,
+  connection: RawConnection,
+): Promise<Extract<KeptReason, "in a turn" | "not active"> | null> {
   try {
     const activity = await connection.request("session.metadata.activity", { sessionId: id });
     if ((activity as { hasActiveWork?: unknown }).hasActiveWork === true) return "in a turn";

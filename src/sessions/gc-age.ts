@@ -2,7 +2,7 @@ import { lstatSync, readdirSync, type Stats } from "node:fs";
 import { join } from "node:path";
 import { systemCode } from "../errors.js";
 import { isAlive, ownIdentity } from "../runtime/process-table.js";
-import type { ProcessIdentity, SessionRecord } from "../store/store.js";
+import type { ProcessIdentity, SessionRecord, SessionUser } from "../store/store.js";
 
 /** What gc goes by. Times are milliseconds since the epoch. */
 
@@ -67,10 +67,31 @@ export function lastUseOf(record: SessionRecord, nowMs: number): number {
   return Number.isNaN(used) ? nowMs : used;
 }
 
+/** The hosts of the fleet, as far as they matter to whoever looks for processes. */
+export interface HostsSeen {
+  /** The name of this host; null where the store is one host's alone. */
+  own: string | null;
+  /** Whether each host that the directory knows is there. */
+  there: ReadonlyMap<string, boolean>;
+}
+
+export const ONE_HOST: HostsSeen = { own: null, there: new Map() };
+
 /** Whether an ephemeral session's use is over since the process that used it is. Its age does not matter then. */
-export function isAbandoned(record: SessionRecord | null): boolean {
+export function isAbandoned(record: SessionRecord | null, hosts: HostsSeen): boolean {
   const usedBy = record?.usedBy ?? null;
-  return record?.persistence === "ephemeral" && usedBy !== null && isOver(usedBy);
+  if (record?.persistence !== "ephemeral" || usedBy === null) return false;
+  return isElsewhere(usedBy, hosts) ? hosts.there.get(usedBy.at ?? "") === false : isOver(usedBy);
+}
+
+/** Whether the process that an ephemeral session is for goes on. One of another host is there for as long as that is. */
+export function isInUse({ usedBy }: SessionRecord, hosts: HostsSeen): boolean {
+  if (usedBy === null) return false;
+  return isElsewhere(usedBy, hosts) ? hosts.there.get(usedBy.at ?? "") === true : isAlive(usedBy);
+}
+
+function isElsewhere({ at }: SessionUser, { own }: HostsSeen): boolean {
+  return at !== undefined && at !== own;
 }
 
 /** Of a process of another host or PID namespace nothing can be said: then the session's age decides. */

@@ -3,10 +3,9 @@ import { isFleetError, systemCode } from "../errors.js";
 import { mapConcurrently } from "../pool/concurrency.js";
 import { isRunning } from "../pool/server.js";
 import { usedSessions } from "../pool/use-marks.js";
-import { isAlive } from "../runtime/process-table.js";
 import { claimedBy } from "../runtime/session-state.js";
 import type { Registry, SessionRecord, Store } from "../store/store.js";
-import { measureFolder } from "./gc-age.js";
+import { type HostsSeen, isInUse, measureFolder } from "./gc-age.js";
 import { type Leftover, type Note, type Run, removeFolder } from "./gc-run.js";
 import type { Candidate } from "./gc-survey.js";
 
@@ -41,11 +40,11 @@ export async function findUse(
   store: Store,
   { id, path, record }: Candidate,
   pids: ReadonlySet<number>,
+  hosts: HostsSeen,
 ): Promise<SkipReason | null> {
   if (path !== null && claimedBy(path).some((pid) => pids.has(pid))) return "active";
   if ((await store.readLease(id)) !== null) return "leased";
-  const usedBy = record?.usedBy ?? null;
-  return usedBy !== null && isAlive(usedBy) ? "in-use" : null;
+  return record !== null && isInUse(record, hosts) ? "in-use" : null;
 }
 
 /**
@@ -64,14 +63,19 @@ export async function findUse(
  * Not seen is who does without all of these: a client past the fleet whose server takes longer than `OPENING_MS` from its
  * first look at the folder to its lock, and a lease taken between step 3 and 4, on a session that nobody has opened.
  */
-export async function deleteSessions(store: Store, run: Run | null, chunk: readonly Candidate[]): Promise<Outcome[]> {
+export async function deleteSessions(
+  store: Store,
+  run: Run | null,
+  chunk: readonly Candidate[],
+  hosts: HostsSeen,
+): Promise<Outcome[]> {
   const outcomes: Outcome[] = [];
   const skip = (session: Candidate, skipped: SkipReason) => void outcomes.push({ session, skipped });
   const pids = runningPids(await store.readRegistry());
   const marked = markedIn(chunk);
   const unused: Candidate[] = [];
   for (const session of chunk) {
-    const use = (await findUse(store, session, pids)) ?? (marked(session) ? "in-use" : null);
+    const use = (await findUse(store, session, pids, hosts)) ?? (marked(session) ? "in-use" : null);
     if (use === null) unused.push(session);
     else skip(session, use);
   }

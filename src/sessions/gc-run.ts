@@ -13,6 +13,7 @@ import { readdir, rmdir, unlink } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { systemCode } from "../errors.js";
 import { identify, ownIdentity } from "../runtime/process-table.js";
+import { unwritable } from "../runtime/server-folder.js";
 import { claimedBy } from "../runtime/session-state.js";
 import type { SessionRecord } from "../store/store.js";
 
@@ -108,11 +109,19 @@ export class Run {
     });
   }
 
-  /** Writes down what is about to be deleted, before any of it is touched. What was noted before is done. */
+  /**
+   * Writes down what is about to be deleted, before any of it is touched. What was noted before is done.
+   *
+   * @throws FleetError `FLEET_STATE_UNWRITABLE`.
+   */
   note(notes: readonly Note[]): void {
-    if (!this.#made) makeFolder(join(this.#path, MOVED));
-    this.#made = true;
-    writeFileSync(join(this.#path, JOURNAL), JSON.stringify(notes), { mode: 0o600 });
+    try {
+      if (!this.#made) makeFolder(this.#path);
+      this.#made = true;
+      writeFileSync(join(this.#path, JOURNAL), JSON.stringify(notes), { mode: 0o600 });
+    } catch (error) {
+      throw unwritable(this.#statePath, error);
+    }
   }
 
   /** Moves a session out of everybody's sight. @returns null when it is not there any more. */
@@ -145,6 +154,8 @@ export class Run {
       if (finished && readRun(path).moved.length === 0) rmSync(path, { recursive: true, force: true });
       else renameIfThere(path, join(dirname(path), `${NOBODY}-${randomBytes(4).toString("hex")}`));
     }
+    // A disk that is read-only refuses that of a folder that is not there, too.
+    if (!existsSync(dirname(this.#path))) return;
     try {
       rmdirSync(dirname(this.#path));
     } catch (error) {
@@ -225,11 +236,22 @@ function renameIfThere(from: string, to: string): boolean {
 function makeFolder(path: string): void {
   for (let attempt = 0; ; attempt++) {
     try {
-      mkdirSync(path, { recursive: true, mode: 0o700 });
+      // Not with `recursive`: on a read-only disk that says ENOENT (Node 20).
+      makeIfNotThere(dirname(path));
+      makeIfNotThere(path);
+      makeIfNotThere(join(path, MOVED));
       return;
     } catch (error) {
       if (systemCode(error) !== "ENOENT" || attempt > 100) throw error;
     }
+  }
+}
+
+function makeIfNotThere(folder: string): void {
+  try {
+    mkdirSync(folder, { mode: 0o700 });
+  } catch (error) {
+    if (systemCode(error) !== "EEXIST") throw error;
   }
 }
 

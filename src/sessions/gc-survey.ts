@@ -4,7 +4,7 @@ import { setImmediate as yieldToOthers } from "node:timers/promises";
 import { systemCode } from "../errors.js";
 import { sessionStatePath } from "../runtime/session-state.js";
 import type { Registry, ServerRecord, SessionRecord, Store } from "../store/store.js";
-import { isAbandoned, lastUseOf, measureFolder, ttlOf } from "./gc-age.js";
+import { type HostsSeen, isAbandoned, lastUseOf, measureFolder, ttlOf } from "./gc-age.js";
 import { type Note, unfinishedBusiness } from "./gc-run.js";
 
 /** A folder that holds sessions' folders. Several shared servers have the same one. */
@@ -43,6 +43,9 @@ export interface SurveyOptions {
   /** Only this owner's sessions. */
   user: string | undefined;
   nowMs: number;
+  hosts: HostsSeen;
+  /** Whether a session is this host's. What is another's is that one's to delete. */
+  isOwn: (record: SessionRecord) => boolean;
 }
 
 /** Any other folder is not a session's. */
@@ -57,7 +60,9 @@ const LOOKS_AT_ONCE = 50;
 export async function survey(store: Store, stateRoot: string, options: SurveyOptions): Promise<Survey> {
   // In this order: a session is recorded before its folder is made, so none can look unrecorded that is not.
   const registry = await store.readRegistry();
-  const records = await store.listSessions();
+  const all = await store.listSessions();
+  const records = all.filter(options.isOwn);
+  const foreign = new Map(all.filter((record) => !options.isOwn(record)).map((record) => [record.id, record]));
   const { states, byServer } = stateFolders(registry, stateRoot);
   const found: Candidate[] = [];
   const recordedIn = new Map<StateFolder, Map<string, SessionRecord>>(states.map((state) => [state, new Map()]));
@@ -72,6 +77,9 @@ export async function survey(store: Store, stateRoot: string, options: SurveyOpt
     for (const record of recorded.values())
       if (!folders.has(record.id)) found.push(recordOnly(record, state, registry));
     for (const id of folders) {
+      // It may be on its way to the host that its record names, or was left here when it went.
+      const elsewhere = foreign.get(id);
+      if (elsewhere !== undefined && (state.owner === null || state.owner === elsewhere.owner)) continue;
       const record = recorded.get(id) ?? null;
       const path = join(state.path, id);
       const server = record === null ? (state.servers[0] ?? null) : (registry.servers[record.serverId] ?? null);
@@ -92,11 +100,11 @@ export async function survey(store: Store, stateRoot: string, options: SurveyOpt
 }
 
 /** The session with its age and size if it is past its TTL, or null. */
-function judge(session: Candidate, { ttlMs, nowMs }: SurveyOptions, note: Note | undefined): Candidate | null {
+function judge(session: Candidate, { ttlMs, nowMs, hosts }: SurveyOptions, note: Note | undefined): Candidate | null {
   const { record, path } = session;
   // What a gc that was killed had begun to delete is due, unless somebody has used it since.
   const begun = record === null ? note : undefined;
-  const abandoned = isAbandoned(record);
+  const abandoned = isAbandoned(record, hosts);
   const dueBeforeMs = begun?.notedAtMs ?? (abandoned ? Number.POSITIVE_INFINITY : nowMs - ttlOf(record, ttlMs));
   const recordedMs = record === null ? Number.NEGATIVE_INFINITY : lastUseOf(record, nowMs);
   if (recordedMs > dueBeforeMs) return null;

@@ -1,3 +1,6 @@
+import type { HostDirectory } from "../hosts/directory.js";
+import type { ClearedRemain } from "../hosts/remains.js";
+import type { Takeover } from "../hosts/takeover.js";
 import { prepareClearing } from "../pool/clear.js";
 import { sessionsInTurn } from "../pool/drain.js";
 import { killStrays, repairServers, type ServerAction } from "../pool/mend.js";
@@ -5,6 +8,7 @@ import type { Pool } from "../pool/pool.js";
 import { isRunning } from "../pool/server.js";
 import { isLoadedBy } from "../runtime/session-state.js";
 import type { Store } from "../store/store.js";
+import { type HostsSeen, ttlOf } from "./gc-age.js";
 import {
   deleteSessions,
   describeLeftover,
@@ -21,6 +25,8 @@ export interface GcContext {
   store: Store;
   stateRoot: string;
   pool: Pool;
+  takeover: Pick<Takeover, "settleDue">;
+  directory: HostDirectory;
   /** How long a server may take over one answer, in milliseconds. */
   answerMs: number;
 }
@@ -54,6 +60,8 @@ export interface GcResult {
   freedBytes: number;
   dryRun: boolean;
   servers: { id: string; action: ServerAction }[];
+  /** What takeovers between hosts had left in the shared storage. */
+  remains: ClearedRemain[];
 }
 
 /** What is deleted together. More costs a user who comes back in this moment a longer wait, less costs more waits of ours. */
@@ -64,14 +72,19 @@ const SESSIONS_AT_ONCE = 200;
  * Safe beside itself and beside any other command; killed at any point, the next one finishes.
  */
 export async function collectGarbage(context: GcContext, options: GcOptions): Promise<GcResult> {
-  const { store, stateRoot, pool } = context;
+  const { store, stateRoot, pool, directory } = context;
   const { dryRun, user, signal, ttlMs } = options;
   const servers = await repairServers(store, pool, { dryRun, signal });
   if (user === undefined) servers.push(...(await killStrays(store, stateRoot, dryRun)));
+  if (!dryRun) await context.takeover.settleDue((record) => Date.now() - ttlOf(record, ttlMs), signal);
   // Before anything is deleted: what is deleted below looks like a use later.
   const clearing = await prepareClearing(store, stateRoot, { ttlMs, user, nowMs: Date.now() });
-  const found = await survey(store, stateRoot, { ttlMs, user, nowMs: Date.now() });
-  const outcomes = dryRun ? await foresee(context, found, user) : await deleteAll(context, found, options);
+  const hosts = await seeHosts(directory);
+  const isOwn = await directory.holds();
+  const found = await survey(store, stateRoot, { ttlMs, user, nowMs: Date.now(), hosts, isOwn });
+  const outcomes = dryRun
+    ? await foresee(context, found, user, hosts)
+    : await deleteAll(context, found, options, hosts);
   const deleted = outcomes.flatMap(({ session, skipped }) => (skipped === null ? [session] : []));
   if (dryRun) servers.push(...clearing.foresee(found.records, deleted));
   else {
@@ -86,16 +99,27 @@ export async function collectGarbage(context: GcContext, options: GcOptions): Pr
     freedBytes: deleted.reduce((sum, { bytes }) => sum + bytes, 0),
     dryRun,
     servers,
+    remains: [],
   };
 }
 
-async function deleteAll(context: GcContext, found: Survey, { user, signal }: GcOptions): Promise<Outcome[]> {
+async function seeHosts(directory: HostDirectory): Promise<HostsSeen> {
+  const there = new Map((await directory.list()).map(({ name, gone }) => [name, !gone]));
+  return { own: directory.own, there };
+}
+
+async function deleteAll(
+  context: GcContext,
+  found: Survey,
+  { user, signal }: GcOptions,
+  hosts: HostsSeen,
+): Promise<Outcome[]> {
   const { store } = context;
   const outcomes: Outcome[] = [];
   const deleteIn = async (run: Run | null, candidates: Candidate[]) => {
     for (let start = 0; start < candidates.length; start += SESSIONS_AT_ONCE) {
       signal.throwIfAborted();
-      outcomes.push(...(await deleteSessions(store, run, candidates.slice(start, start + SESSIONS_AT_ONCE))));
+      outcomes.push(...(await deleteSessions(store, run, candidates.slice(start, start + SESSIONS_AT_ONCE), hosts)));
     }
   };
   await deleteIn(
@@ -119,12 +143,17 @@ async function deleteAll(context: GcContext, found: Survey, { user, signal }: Gc
   return await tellTurns(context, outcomes);
 }
 
-async function foresee(context: GcContext, found: Survey, user: string | undefined): Promise<Outcome[]> {
+async function foresee(
+  context: GcContext,
+  found: Survey,
+  user: string | undefined,
+  hosts: HostsSeen,
+): Promise<Outcome[]> {
   const { store } = context;
   const pids = runningPids(await store.readRegistry());
   const outcomes: Outcome[] = [];
   for (const session of found.candidates) {
-    outcomes.push({ session, skipped: await findUse(store, session, pids) });
+    outcomes.push({ session, skipped: await findUse(store, session, pids, hosts) });
   }
   const left = user === undefined ? found.states.flatMap(({ path }) => leftovers(path)) : [];
   const begun = left.map((leftover) => ({ session: describeLeftover(leftover), skipped: null }));

@@ -1,7 +1,9 @@
 import { setTimeout as delay } from "node:timers/promises";
-import { FleetError, isFleetError, quote } from "../errors.js";
+import { type FleetError, isFleetError } from "../errors.js";
 import { abortable } from "../runtime/deadline.js";
 import type { Lease, Store } from "../store/store.js";
+import type { TurnLease } from "./lease-seen.js";
+import { leaseLost, leaseOver } from "./problems.js";
 
 /** How often a holder looks whether the lease was taken from it, in milliseconds. Costs one read each. */
 const LOOK_MS = 1_000;
@@ -24,7 +26,7 @@ export interface Holding {
  * {@link check} throws. A process that slept cannot have noticed yet: whatever must not happen without the lease needs a
  * {@link check} right before it, or has to be refused by its fence where it arrives.
  */
-export class HeldLease {
+export class HeldLease implements TurnLease {
   readonly token: string;
   readonly #store: Store;
   readonly #adopted: boolean;
@@ -147,7 +149,7 @@ export class HeldLease {
   /** Also notices that the time is over: a timer is late by as long as the event loop was blocked. */
   #isOver(): boolean {
     if (!this.#over.signal.aborted && performance.now() >= this.#end) {
-      this.#lose(lost(this.#lease, "it was not renewed in time"));
+      this.#lose(leaseLost(this.#lease, "it was not renewed in time"));
     }
     return this.#over.signal.aborted;
   }
@@ -156,7 +158,7 @@ export class HeldLease {
     this.#isOver();
     if (this.#lost.signal.aborted) throw this.#lost.signal.reason;
     // Detached: nothing watches it any more, but the time is still known.
-    if (performance.now() >= this.#end) throw lost(this.#lease, "it was not renewed in time");
+    if (performance.now() >= this.#end) throw leaseLost(this.#lease, "it was not renewed in time");
   }
 
   #lose(reason: FleetError): void {
@@ -170,7 +172,7 @@ export class HeldLease {
   async #explained(error: unknown): Promise<unknown> {
     if (!isFleetError(error, "FLEET_LEASE_LOST")) return error;
     const successor = await this.#store.readLease(this.#lease.sessionId).catch(() => null);
-    const reason = lost(this.#lease, successor === null ? "it ended" : takenBy(successor), error);
+    const reason = leaseOver(this.#lease, successor, error);
     this.#lose(reason);
     return this.#lost.signal.aborted ? this.#lost.signal.reason : reason;
   }
@@ -179,15 +181,4 @@ export class HeldLease {
 /** The store's clock started between `asked` and now: the earlier of the two is the safe one. */
 function endOf({ remainingMs, ttlMs }: Lease, asked: number): number {
   return asked + Math.min(remainingMs, ttlMs);
-}
-
-function takenBy({ holder, stealReason }: Lease): string {
-  return stealReason === null
-    ? `it ended, and ${quote(holder)} has it now`
-    : `${quote(holder)} took it over (${quote(stealReason)})`;
-}
-
-function lost({ sessionId, holder }: Lease, why: string, cause?: unknown): FleetError {
-  const message = `The lease of ${quote(holder)} on session ${quote(sessionId)} is lost: ${why}.`;
-  return new FleetError("FLEET_LEASE_LOST", message, { cause, suggestions: [`copilotfleet lock ${sessionId} --show`] });
 }

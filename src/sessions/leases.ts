@@ -1,9 +1,10 @@
 import { randomBytes } from "node:crypto";
-import { setTimeout as delay } from "node:timers/promises";
 import { ALLOWED_LEASE_TTL, LONGEST_TIMER_MS, SHORTEST_LEASE_MS } from "../config/duration.js";
 import { FleetError, quote } from "../errors.js";
+import { pause } from "../runtime/deadline.js";
 import type { Lease, LeaseAnswer, Store } from "../store/store.js";
 import { HeldLease } from "./lease-held.js";
+import { SeenLease, type TurnLease } from "./lease-seen.js";
 
 export { HeldLease } from "./lease-held.js";
 
@@ -91,13 +92,28 @@ export class Leases {
   }
 
   /**
+   * Goes on under a lease that a process of another host holds, by its fence: whoever says that may, has seen its token.
+   *
+   * @param holder The user who has to be its holder.
+   * @throws FleetError `FLEET_LEASE_LOST` when it is not in force.
+   */
+  async see(sessionId: string, fence: number, holder: string): Promise<TurnLease> {
+    return await SeenLease.see(this.#store, sessionId, { fence, holder });
+  }
+
+  /**
    * {@link adopt} if the environment says that this process runs under a lease of this session (`copilotfleet lock SESSION
    * -- COMMAND`), else {@link acquire}. Without it a command would wait for the very lease that it runs under.
    */
   async enter(options: AcquireOptions, env: NodeJS.ProcessEnv): Promise<HeldLease> {
+    return (await this.outer(options.sessionId, options.holder, env)) ?? (await this.acquire(options));
+  }
+
+  /** The lease that this process runs under, if it is one of this session. @throws FleetError as {@link adopt}. */
+  async outer(sessionId: string, holder: string, env: NodeJS.ProcessEnv): Promise<HeldLease | null> {
     const token = env[LEASE_VARIABLES.token];
-    const outer = token !== undefined && token !== "" && env[LEASE_VARIABLES.session] === options.sessionId;
-    return outer ? await this.adopt(options.sessionId, token, options.holder) : await this.acquire(options);
+    const isUnder = token !== undefined && token !== "" && env[LEASE_VARIABLES.session] === sessionId;
+    return isUnder ? await this.adopt(sessionId, token, holder) : null;
   }
 
   /**
@@ -149,15 +165,6 @@ function pauseMs(attempt: number, answer: LeaseAnswer & { granted: false }): num
   const pause = Math.min(FIRST_PAUSE_MS * 1.5 ** attempt, LONGEST_PAUSE_MS) * (0.75 + Math.random() / 2);
   const isNext = answer.ahead === 0 && answer.lease !== null;
   return isNext ? Math.min(pause, Math.ceil(answer.lease?.remainingMs ?? 0) + 1) : pause;
-}
-
-async function pause(ms: number, signal: AbortSignal | undefined): Promise<void> {
-  try {
-    await delay(ms, undefined, signal === undefined ? {} : { signal });
-  } catch (error) {
-    signal?.throwIfAborted();
-    throw error;
-  }
 }
 
 function sessionLocked(sessionId: string, answer: LeaseAnswer & { granted: false }, waitMs: number): FleetError {

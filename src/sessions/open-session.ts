@@ -1,10 +1,11 @@
 import type { CopilotSession, SessionEvent } from "@github/copilot-sdk";
+import { type FleetError, quote } from "../errors.js";
 import type { ConnectedClient } from "../runtime/client/connect.js";
 import { runTurn, type TurnOptions, type TurnReply } from "../runtime/client/turn.js";
 import { abortable, deadline, either } from "../runtime/deadline.js";
 import type { ServerRecord, SessionRecord } from "../store/store.js";
-import type { HeldLease } from "./leases.js";
-import { explained } from "./problems.js";
+import type { TurnLease } from "./lease-seen.js";
+import { explained, isStoreTrouble, unreleased } from "./problems.js";
 import { type Permit, takeTurn } from "./turn-taking.js";
 
 /** A session as one connection has it. */
@@ -23,19 +24,23 @@ export interface SessionKeeper {
    * server goes there as long as that runs: its drain waits for this one, so this one must not wait for it.
    */
   attach(record: SessionRecord, marked: ServerRecord | null): Promise<Attachment>;
-  /** Whether this launch of the server still takes turns. */
-  admitted(server: ServerRecord): Promise<boolean>;
+  /** Whether this host still has the session. */
+  has(record: SessionRecord): Promise<boolean>;
+  /** Whether this launch of the server still takes turns, and still has the session. */
+  admitted(server: ServerRecord, id: string): Promise<boolean>;
   /** The lease that a turn needs, or null if it needs none; with `always` it does. */
   permit(record: SessionRecord, options: SendOptions, how: { always: boolean }): Promise<Permit | null>;
   /** Records a turn that ended. */
   used(id: string): Promise<void>;
   /** Deletes an ephemeral session whose use has ended. */
   end(id: string): Promise<void>;
+  /** Tells of what came to nothing beside a turn that was answered. */
+  warn(message: string): void;
 }
 
 export interface SendOptions extends TurnOptions {
   /** A lease on the session that the caller holds; it is checked right before the prompt goes out. */
-  lease?: HeldLease;
+  lease?: TurnLease;
   /** How long to wait for a lease that somebody else holds, in milliseconds. Default: 30,000. */
   waitMs?: number;
 }
@@ -69,21 +74,32 @@ export class OpenSession {
     return this.#attached.session;
   }
 
+  /** The server that it is open on, or was last. */
+  get server(): ServerRecord {
+    return this.#attached.server;
+  }
+
   /**
    * One turn, when it is this one's turn.
    *
    * @throws as {@link runTurn}; `FLEET_SESSION_LOCKED`, `FLEET_SESSION_BUSY`, `FLEET_LEASE_LOST`, `FLEET_SESSIONS_EXHAUSTED`.
    */
   async send(message: Prompt, options: SendOptions = {}): Promise<TurnReply> {
+    const { id } = this.record;
     const turn = {
-      sessionId: this.record.id,
+      sessionId: id,
       permit: async (how: { always: boolean }) => await this.#keeper.permit(this.record, options, how),
       server: async () => {
         // Asked before each mark: a server that was drained meanwhile is another one by now, or is started for this.
-        if (this.#lost || !(await this.#keeper.admitted(this.#attached.server))) await this.#reattach(null);
+        const isHere =
+          !this.#lost &&
+          (await this.#keeper.has(this.record)) &&
+          (await this.#keeper.admitted(this.#attached.server, id));
+        if (!isHere) await this.#reattach(null);
         return this.#attached.server;
       },
-      admitted: async (server: ServerRecord) => await this.#keeper.admitted(server),
+      admitted: async (server: ServerRecord) => await this.#keeper.admitted(server, id),
+      unreleased: ({ message }: FleetError) => this.#keeper.warn(unreleased(id, message)),
       waitMs: options.waitMs ?? WAIT_MS,
       signal: options.signal,
     };
@@ -91,7 +107,7 @@ export class OpenSession {
   }
 
   /** One turn at once: for callers that have seen to it that nobody else is in one. */
-  async turn(message: Prompt, options: TurnOptions, lease: HeldLease | undefined): Promise<TurnReply> {
+  async turn(message: Prompt, options: TurnOptions, lease: TurnLease | undefined): Promise<TurnReply> {
     const prompt = typeof message === "string" ? { prompt: message } : message;
     // A turn whose lease is lost is aborted: the next holder's must not run into it.
     using stop = either(options.signal, lease?.signal);
@@ -127,10 +143,13 @@ export class OpenSession {
     });
   }
 
-  /** Resolves when all turns are recorded. @throws FleetError when one could not be. */
+  /** Resolves when all turns are recorded. One that the store does not take is warned of: its reply was had all the same. */
   async recorded(): Promise<void> {
     const failure = await this.#recording;
-    if (failure !== undefined) throw failure;
+    if (failure === undefined) return;
+    if (!isStoreTrouble(failure)) throw failure;
+    this.#recording = Promise.resolve(undefined);
+    this.#keeper.warn(`A turn in session ${quote(this.record.id)} could not be recorded: ${failure.message}`);
   }
 
   /** Begins to record a turn, once the one before is recorded. */

@@ -1,5 +1,5 @@
 import type { ServerRecord } from "../store/store.js";
-import type { HeldLease } from "./leases.js";
+import type { TurnLease } from "./lease-seen.js";
 import type { SessionOptions } from "./session-config.js";
 
 export interface OpenOptions {
@@ -13,7 +13,7 @@ export interface OpenOptions {
    * A lease on the session that the caller holds. On shared servers the session may then be opened where the user is
    * placed, and not only where it was last.
    */
-  lease?: HeldLease | undefined;
+  lease?: TurnLease | undefined;
   /** The server on which the caller has marked its use of the session, and was admitted. */
   marked?: ServerRecord | undefined;
 }

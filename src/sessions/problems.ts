@@ -1,6 +1,6 @@
-import { FleetError, quote } from "../errors.js";
+import { FleetError, type FleetErrorCode, isFleetError, quote } from "../errors.js";
 import type { ConnectedClient } from "../runtime/client/connect.js";
-import { abortable } from "../runtime/deadline.js";
+import { abortable, isTimeout } from "../runtime/deadline.js";
 import type { Lease, SessionRecord } from "../store/store.js";
 
 export function sessionExists(id: string): FleetError {
@@ -39,7 +39,7 @@ export async function answer<T>(request: Promise<T>, { closed }: ConnectedClient
     return await abortable(Promise.race([request, lost]), signal);
   } catch (cause) {
     if (!signal.aborted || cause !== signal.reason) return explained(cause);
-    if (!(cause instanceof DOMException && cause.name === "TimeoutError")) throw cause;
+    if (!isTimeout(cause)) throw cause;
     throw new FleetError("FLEET_SERVER_UNREACHABLE", "The server did not answer in time.", {
       cause,
       suggestions: ["copilotfleet ps", "copilotfleet restart --user USER --force"],
@@ -77,6 +77,32 @@ export function explained(error: unknown): never {
   throw error;
 }
 
+const STORE_TROUBLE: ReadonlySet<FleetErrorCode> = new Set([
+  "FLEET_STATE_UNWRITABLE",
+  "FLEET_STATE_BUSY",
+  "FLEET_STATE_LOST",
+  "FLEET_STORE_UNAVAILABLE",
+  "FLEET_STORAGE_UNUSABLE",
+]);
+
+/**
+ * Whether a look at the store, or a change, failed for reasons of the store or of the shared storage, such as a full disk. After a turn was answered
+ * that is a warning beside the reply, and no error in place of it: the turn has happened, and was paid for.
+ */
+export function isStoreTrouble(error: unknown): error is FleetError {
+  return isFleetError(error) && STORE_TROUBLE.has(error.code);
+}
+
+/** A warning. */
+export function unreleased(id: string, why: string): string {
+  return `The lease on session ${quote(id)} could not be given back, and ends by itself: ${why}`;
+}
+
+/** A warning. */
+export function unseen(id: string, why: string): string {
+  return `Session ${quote(id)} could not be looked at after the turn: ${why}`;
+}
+
 export function sessionLocked(id: string, lease: Lease): FleetError {
   return new FleetError(
     "FLEET_SESSION_LOCKED",
@@ -96,4 +122,28 @@ export function serverDraining(id: string): FleetError {
   return new FleetError("FLEET_SERVER_DRAINING", `Server ${id} is being drained and takes no new turns.`, {
     suggestions: ["Try again in a moment.", "copilotfleet ps"],
   });
+}
+
+export function leaseLost(
+  { sessionId, holder }: Pick<Lease, "sessionId" | "holder">,
+  why: string,
+  cause?: unknown,
+): FleetError {
+  const message = `The lease of ${quote(holder)} on session ${quote(sessionId)} is lost: ${why}.`;
+  return new FleetError("FLEET_LEASE_LOST", message, { cause, suggestions: [`copilotfleet lock ${sessionId} --show`] });
+}
+
+/** @param successor the lease that is in force instead, if any is */
+export function leaseOver(
+  lease: Pick<Lease, "sessionId" | "holder">,
+  successor: Lease | null,
+  cause?: unknown,
+): FleetError {
+  return leaseLost(lease, successor === null ? "it ended" : takenBy(successor), cause);
+}
+
+function takenBy({ holder, stealReason }: Lease): string {
+  return stealReason === null
+    ? `it ended, and ${quote(holder)} has it now`
+    : `${quote(holder)} took it over (${quote(stealReason)})`;
 }

@@ -28,12 +28,17 @@ export function sessionConfig(
     model: record.model ?? config.session.model,
     streaming: true,
     infiniteSessions: record.persistence === "ephemeral" ? { enabled: false } : config.session.infinite,
-    onPermissionRequest: config.session.approve === "all" ? approveOnce : reject,
+    onPermissionRequest: permissions(config),
     ...(tools === null ? {} : { availableTools: tools }),
     ...(provider === null ? {} : { provider }),
     ...(gitHubToken === null ? {} : { gitHubToken }),
     ...overrides,
   };
+}
+
+/** What answers a session that asks whether it may use a tool. */
+export function permissions({ session }: Pick<Config, "session">): PermissionHandler {
+  return session.approve === "all" ? approveOnce : reject;
 }
 
 const approveOnce: PermissionHandler = () => ({ kind: "approve-once" });

@@ -1,25 +1,39 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { ProviderConfig } from "@github/copilot-sdk";
 import type { Config } from "../config/schema.js";
-import { isFleetError } from "../errors.js";
+import { type FleetError, isFleetError } from "../errors.js";
+import type { HostDirectory } from "../hosts/directory.js";
+import { sessionMoved } from "../hosts/problems.js";
+import type { Takeover } from "../hosts/takeover.js";
 import { resolveGitHubToken, tokenSourceFromConfig } from "../models/github-token.js";
 import { admits, closedBy, poolDraining } from "../pool/admission.js";
 import type { Clients } from "../pool/clients.js";
 import type { Pool } from "../pool/pool.js";
-import { isRunning, serverIdOf } from "../pool/server.js";
+import { groupOfServer, isRunning, serverIdOf } from "../pool/server.js";
 import type { TurnReply } from "../runtime/client/turn.js";
 import { ownIdentity } from "../runtime/process-table.js";
-import { isLoadedBy, listSessionFolders, readSessionFolder } from "../runtime/session-state.js";
-import type { Registry, ServerRecord, SessionRecord, Store } from "../store/store.js";
+import { listSessionFolders, readSessionFolder } from "../runtime/session-state.js";
+import type { Lease, Registry, ServerRecord, SessionRecord, SessionUser, Store } from "../store/store.js";
+import { serverUnderLease } from "./between-servers.js";
 import { deleteSessionState } from "./delete.js";
-import { admit } from "./eviction.js";
 import { foundRecord, holders } from "./found.js";
 import { newSessionId } from "./ids.js";
+import type { TurnLease } from "./lease-seen.js";
 import type { HeldLease, Leases } from "./leases.js";
 import { noteOpened } from "./loaded.js";
 import { type Attachment, OpenSession, type SendOptions, type SessionKeeper } from "./open-session.js";
 import type { CreateOptions, OpenOptions } from "./options.js";
-import { answer, serverDraining, sessionExists, sessionLocked, sessionLost, sessionNotFound } from "./problems.js";
+import {
+  answer,
+  isStoreTrouble,
+  sessionExists,
+  sessionLocked,
+  sessionLost,
+  sessionNotFound,
+  unreleased,
+  unseen,
+} from "./problems.js";
+import { withRoom } from "./room.js";
 import { sessionConfig } from "./session-config.js";
 import { type Permit, takeTurn } from "./turn-taking.js";
 import { type SessionView, viewSession } from "./view.js";
@@ -31,8 +45,12 @@ export interface SessionsContext {
   pool: Pool;
   clients: Clients;
   leases: Leases;
+  directory: HostDirectory;
+  takeover: Takeover;
   /** The configured model provider, or null for GitHub's own models; an echo model is started on first use. */
   provider: () => Promise<ProviderConfig | null>;
+  /** Tells of a problem that was worked around. */
+  warn: (message: string) => void;
 }
 
 export interface Exchange {
@@ -43,7 +61,9 @@ export interface Exchange {
 
 const OPEN_WAIT_MS = 30_000;
 const REATTACH_MS = 30_000;
-const DRAIN_POLL_MS = 20;
+/** How long a process may take to end after its sockets have closed, and how often it is looked at, in milliseconds. */
+const ENDING_MS = 1_000;
+const ENDING_POLL_MS = 10;
 
 /** Sessions and whose they are. Ownership stands in the store, never in the text of an id. */
 export class Sessions implements SessionKeeper {
@@ -77,11 +97,12 @@ export class Sessions implements SessionKeeper {
       members: [...(options.members ?? [])],
       persistence: options.ephemeral === true ? "ephemeral" : "persistent",
       serverId: server.id,
+      ...(await this.#context.directory.ownership()),
       model: options.model ?? null,
       createdAt: now,
       lastUsedAt: now,
       ttlMs: options.ttlMs ?? null,
-      usedBy: options.ephemeral === true ? ownIdentity() : null,
+      usedBy: options.ephemeral === true ? this.#ownUse() : null,
       turns: 0,
     };
     // The runtime silently goes on with an id that it finds on its disk: look first.
@@ -91,11 +112,30 @@ export class Sessions implements SessionKeeper {
       throw isFleetError(error, "FLEET_SESSION_EXISTS") ? sessionExists(record.id) : error;
     });
     try {
+      await this.clearPlace(record.id, server);
       return await this.#open(record, server, options);
     } catch (error) {
-      // Nobody has used it yet: an id whose creation failed is free again.
-      await store.deleteSession(record.id);
+      await this.discard(record);
       throw error;
+    }
+  }
+
+  /**
+   * Frees the id of a session whose creation failed: nobody has used it yet. What its server has made of it goes, too, or the
+   * next one of that id would be told that there is one; what cannot be removed now is left to gc.
+   */
+  async discard({ id, serverId }: SessionRecord): Promise<void> {
+    const { store, config } = this.#context;
+    try {
+      const server = (await store.readRegistry()).servers[serverId];
+      if (server === undefined || readSessionFolder(server.home, id)?.hasHistory !== false) return;
+      const remove = async () => await deleteSessionState(server, id, config.health.timeoutMs);
+      const removeOnceEnded = async () => ((await ends(server)) ? await remove() : undefined);
+      await remove()
+        .catch(removeOnceEnded)
+        .catch(() => "gc removes it");
+    } finally {
+      await store.deleteSession(id);
     }
   }
 
@@ -113,7 +153,7 @@ export class Sessions implements SessionKeeper {
     const open = await this.#open(record, server, options);
     if (record.persistence === "ephemeral") {
       await this.#context.store.updateSession(id, (draft) => {
-        draft.usedBy = ownIdentity();
+        draft.usedBy = this.#ownUse();
       });
     }
     return open;
@@ -127,16 +167,18 @@ export class Sessions implements SessionKeeper {
     const record = await this.recordFor(id, options.user);
     await this.#context.provider();
     const { user, signal, waitMs = OPEN_WAIT_MS } = options;
-    const under = (lease: HeldLease | undefined) => (lease === undefined ? options : { ...options, lease });
+    const under = (lease: TurnLease | undefined) => (lease === undefined ? options : { ...options, lease });
     let marked: ServerRecord | undefined;
     const turn = {
       sessionId: id,
       permit: async ({ always }: { always: boolean }) => await this.permit(record, options, { always, user }),
-      server: async (lease: HeldLease | undefined) => {
-        marked = await this.serverFor(record, under(lease));
+      server: async (lease: TurnLease | undefined) => {
+        // Looked at under the lease, and each time anew: whoever had the lease before may have taken it elsewhere.
+        marked = await this.serverFor(await this.recordFor(id, user), under(lease));
         return marked;
       },
-      admitted: async (server: ServerRecord) => await this.admitted(server),
+      admitted: async (server: ServerRecord) => await this.admitted(server, id),
+      unreleased: ({ message }: FleetError) => this.warn(unreleased(id, message)),
       waitMs,
       signal,
     };
@@ -149,8 +191,20 @@ export class Sessions implements SessionKeeper {
         await open.close();
         throw error;
       }
-      return { reply, session: await this.leave(open, user) };
+      return { reply, session: await this.#leaveAnswered(open, user) };
     });
+  }
+
+  /** After a turn that was answered nothing of the store's own keeps the reply from the caller. */
+  async #leaveAnswered(open: OpenSession, user: string): Promise<SessionView> {
+    try {
+      return await this.leave(open, user);
+    } catch (error) {
+      if (!isStoreTrouble(error)) throw error;
+      const { record, server } = open;
+      this.warn(unseen(record.id, error.message));
+      return this.#viewBeside(record, server, null);
+    }
   }
 
   /** Leaves an open session. Resolves with what it is afterwards. */
@@ -166,14 +220,26 @@ export class Sessions implements SessionKeeper {
       }
       return await this.get(id, user);
     }
-    const before = await this.get(id, user);
-    await open.close();
+    let before: SessionView;
+    try {
+      before = await this.get(id, user);
+    } finally {
+      await open.close();
+    }
     return { ...before, state: "gone", sizeBytes: 0 };
   }
 
-  /** All sessions, or those a user may use: recorded ones, and those that a user's client made on the user's server. */
+  #ownUse(): SessionUser {
+    return ownUse(this.#context.directory);
+  }
+
+  /**
+   * All sessions of this host, or those a user may use: recorded ones, and those that a user's client made on the user's
+   * server here.
+   */
   async list(user?: string): Promise<SessionView[]> {
-    const { store } = this.#context;
+    const { store, directory } = this.#context;
+    await directory.assertStorage();
     const [{ servers }, records] = await Promise.all([store.readRegistry(), store.listSessions()]);
     const recorded = new Set(records.map(({ id }) => id));
     const unrecorded = Object.values(servers)
@@ -181,7 +247,8 @@ export class Sessions implements SessionKeeper {
       .flatMap((server) => listSessionFolders(server.home).map((id) => ({ server, id })))
       .filter(({ id }) => !recorded.has(id))
       .map(({ server, id }) => foundRecord(server, id));
-    const wanted = records.filter((record) => user === undefined || mayUse(record, user));
+    const isHere = ({ host }: SessionRecord) => (host ?? directory.own) === directory.own;
+    const wanted = records.filter((record) => isHere(record) && (user === undefined || mayUse(record, user)));
     const views = [...wanted, ...unrecorded].map((record) => this.#view(record, servers[record.serverId]));
     return (await Promise.all(views)).sort(
       (a, b) => b.lastUsedAt.localeCompare(a.lastUsedAt) || a.id.localeCompare(b.id),
@@ -195,10 +262,13 @@ export class Sessions implements SessionKeeper {
   }
 
   async #view(record: SessionRecord, server: ServerRecord | undefined): Promise<SessionView> {
-    const { store, config } = this.#context;
+    return this.#viewBeside(record, server, await this.#context.store.readLease(record.id));
+  }
+
+  #viewBeside(record: SessionRecord, server: ServerRecord | undefined, lease: Lease | null): SessionView {
+    const { config, directory } = this.#context;
     const pid = server !== undefined && isRunning(server) ? (server.process?.pid ?? null) : null;
-    const surroundings = { server, pid, lease: await store.readLease(record.id), ttlMs: config.session.ttlMs };
-    return viewSession(record, surroundings);
+    return viewSession(record, { server, pid, lease, ttlMs: config.session.ttlMs, own: directory.own });
   }
 
   /**
@@ -220,9 +290,11 @@ export class Sessions implements SessionKeeper {
   }
 
   async #deleteOne(id: string, user: string | undefined, servers: Registry["servers"]): Promise<void> {
-    const { store, config } = this.#context;
-    const record = await store.readSession(id);
-    if (user !== undefined && record !== null && record.owner !== user) return;
+    const { store, config, takeover, directory } = this.#context;
+    const recorded = await store.readSession(id);
+    if (user !== undefined && recorded !== null && recorded.owner !== user) return;
+    await directory.assertStorage();
+    const record = recorded && (await takeover.settle(recorded, AbortSignal.timeout(OPEN_WAIT_MS)));
     for (const server of holders(Object.values(servers), id, record, user)) {
       await deleteSessionState(server, id, config.health.timeoutMs);
     }
@@ -243,8 +315,9 @@ export class Sessions implements SessionKeeper {
       throw sessionNotFound(id);
     }
     const server = (await store.readRegistry()).servers[serverIdOf(user)];
+    if (server !== undefined) await this.#context.directory.assertStorage();
     if (server === undefined || readSessionFolder(server.home, id) === null) throw sessionNotFound(id);
-    const found = foundRecord(server, id);
+    const found = { ...foundRecord(server, id), ...(await this.#context.directory.ownership()) };
     try {
       await store.createSession(found);
       return found;
@@ -256,7 +329,8 @@ export class Sessions implements SessionKeeper {
 
   /** The server that a user's next session is created on, started if need be. */
   async serverForNew({ user, signal }: Pick<CreateOptions, "user" | "signal">): Promise<ServerRecord> {
-    const { pool, config } = this.#context;
+    const { pool, config, directory } = this.#context;
+    await directory.assertStorage();
     const placed =
       config.isolation === "shared"
         ? await pool.sharedServerFor(user, { signal })
@@ -264,61 +338,65 @@ export class Sessions implements SessionKeeper {
     return placed.server;
   }
 
+  /** The record of a session that this host has, brought here if no host has it any more. @throws as `Takeover.settle`. */
+  async broughtHere(record: SessionRecord, signal: AbortSignal): Promise<SessionRecord> {
+    return await this.#context.takeover.settle(record, signal);
+  }
+
+  /** Makes sure that a new session can be made on a server here, also if one of that id was taken from this host. */
+  async clearPlace(id: string, server: ServerRecord): Promise<void> {
+    await this.#context.takeover.clearPlace(id, groupOfServer(server));
+  }
+
   /**
-   * The server that a recorded session is opened on: its owner's own, or the shared one that has it. Two servers must
-   * never have one session in memory, so only who holds its lease, and finds it unloaded, may take it elsewhere.
+   * The server that a recorded session is opened on: its owner's own, or the shared one that the record names; only who
+   * holds its lease may take it elsewhere. One that no host has any more is brought to this one, if it belongs here.
+   *
+   * @param asked the record as it is now: with one of before, the session may not be on that server any more
    */
-  async serverFor(record: SessionRecord, options: OpenOptions): Promise<ServerRecord> {
-    const { pool, store } = this.#context;
-    const { signal, marked } = options;
+  async serverFor(asked: SessionRecord, options: OpenOptions): Promise<ServerRecord> {
+    const { pool, store, takeover, directory } = this.#context;
+    const { signal, marked, lease, user } = options;
     if (marked !== undefined && isRunning(marked)) return marked;
+    await directory.assertStorage();
+    const record = await takeover.settle(asked, signal);
     if (record.serverId === serverIdOf(record.owner)) return (await pool.serverOf(record.owner, { signal })).server;
-    if (options.lease === undefined) return await pool.shared(record.serverId, { signal });
-    const { servers } = await store.readRegistry();
-    const holder = Object.values(servers).find(
-      (server) => server.isolation === "shared" && isRunning(server) && isLoaded(server, record.id),
-    );
-    const target = holder ?? (await pool.sharedServerFor(options.user, { signal })).server;
-    await options.lease.check();
-    if (target.id !== record.serverId) {
-      await store.updateSession(record.id, (draft) => {
-        draft.serverId = target.id;
-      });
-    }
-    return target;
+    if (lease === undefined) return await pool.shared(record.serverId, { signal });
+    return await serverUnderLease(record, { store, pool, user, lease, signal });
   }
 
   async #open(record: SessionRecord, server: ServerRecord, options: OpenOptions): Promise<OpenSession> {
     const attached = await this.#attachTo(record, server, options);
-    const { marked: _, ...lasting } = options;
+    // Where it is marked, and the lease it was opened under, are of this use alone.
+    const { marked: _marked, lease: _lease, ...lasting } = options;
     this.#opened.set(record.id, lasting);
     return new OpenSession(record, attached, this);
   }
 
-  /** Loads the session in a server's memory, within the cap, and attaches this process's connection to it. */
+  /**
+   * Loads the session in a server's memory, within the cap, and attaches this process's connection to it. A server that ends
+   * before it has answered has done nothing yet: the one that is started in its place is asked, once.
+   */
   async #attachTo(record: SessionRecord, server: ServerRecord, options: OpenOptions): Promise<Attachment> {
-    for (let target = server; ; ) {
-      {
-        using _use = await this.#admit(record, target, options);
-        // Under the mark: from here on a drain waits for this one. Who had marked it before is waited for already.
-        if (options.marked === target || (await this.admitted(target)))
-          return await this.#load(record, target, options);
-      }
-      if (options.signal.aborted) throw serverDraining(target.id);
-      await delay(DRAIN_POLL_MS);
-      target = await this.serverFor(record, options);
+    try {
+      return await this.#attachOnce(record, server, options);
+    } catch (error) {
+      if (!isFleetError(error, "FLEET_SERVER_LOST") || !(await ends(server)) || options.signal.aborted) throw error;
+      return await this.#attachOnce(record, await this.serverFor(record, options), options);
     }
   }
 
-  async #admit({ id }: SessionRecord, server: ServerRecord, options: OpenOptions): Promise<Disposable> {
-    const { config, store } = this.#context;
-    return await admit(server, id, {
-      store,
-      answerMs: config.health.timeoutMs,
-      maxActive: config.session.maxActive,
+  async #attachOnce(record: SessionRecord, server: ServerRecord, options: OpenOptions): Promise<Attachment> {
+    const request = {
+      sessionId: record.id,
+      server,
+      next: async () => await this.serverFor(await this.recordFor(record.id, options.user), options),
+      marked: options.marked,
       waitMs: options.waitMs ?? OPEN_WAIT_MS,
       signal: options.signal,
-    });
+    };
+    const load = async (target: ServerRecord) => await this.#load(record, target, options);
+    return await withRoom({ ...this.#context, sessions: this }, request, load);
   }
 
   /** The caller has marked its use. */
@@ -326,7 +404,12 @@ export class Sessions implements SessionKeeper {
     const { store, clients } = this.#context;
     const { id } = record;
     // Looked at only now, under the mark: gc deletes the record first and looks at the marks then.
-    if ((await store.readSession(id)) === null) throw sessionNotFound(id);
+    const current = await store.readSession(id);
+    if (current === null) throw sessionNotFound(id);
+    // Where it is may have changed meanwhile, also from one server of this host to another.
+    const isHere = current.serverId === server.id && (await this.#context.directory.has(current));
+    if (!isHere) throw sessionMoved(current, null);
+    await this.#context.directory.assertStorage();
     const folder = readSessionFolder(server.home, id);
     if (folder?.hasHistory !== true && record.turns > 0) throw sessionLost(record);
     noteOpened(server, id);
@@ -354,11 +437,25 @@ export class Sessions implements SessionKeeper {
     return { config, isolation, gitHubToken, provider };
   }
 
-  async admitted(server: ServerRecord): Promise<boolean> {
-    const registry = await this.#context.store.readRegistry();
+  async has({ id }: SessionRecord): Promise<boolean> {
+    const { store, directory } = this.#context;
+    // Nobody else could have it: nothing to read.
+    if (!directory.isShared) return true;
+    await directory.assertStorage();
+    const current = await store.readSession(id);
+    return current !== null && (await directory.has(current));
+  }
+
+  async admitted(server: ServerRecord, id: string): Promise<boolean> {
+    const { store } = this.#context;
+    const registry = await store.readRegistry();
     const by = closedBy(registry);
     if (by !== null) throw poolDraining(by);
-    return admits(registry, server);
+    if (!admits(registry, server)) return false;
+    // A user's own server keeps what it has.
+    if (server.isolation === "per-user") return true;
+    const record = await store.readSession(id);
+    return record === null || record.serverId === server.id;
   }
 
   async attach(record: SessionRecord, marked: ServerRecord | null): Promise<Attachment> {
@@ -375,8 +472,10 @@ export class Sessions implements SessionKeeper {
     {
       always = false,
       user = this.#opened.get(record.id)?.user ?? record.owner,
-    }: { always?: boolean; user?: string } = {},
+      fence,
+    }: { always?: boolean; user?: string; fence?: number | undefined } = {},
   ): Promise<Permit | null> {
+    if (fence !== undefined) return { lease: await this.#context.leases.see(record.id, fence, user), owned: true };
     if (options.lease !== undefined) return { lease: options.lease, owned: false };
     // A private session needs none, but respects the one that somebody took.
     const free = record.kind === "private" && !always && (await this.#context.store.readLease(record.id)) === null;
@@ -389,12 +488,12 @@ export class Sessions implements SessionKeeper {
     user: string,
     { waitMs, signal }: { waitMs?: number | undefined; signal?: AbortSignal | undefined },
   ): Promise<HeldLease> {
-    const { leases, config, env } = this.#context;
+    const { leases, store, config, env } = this.#context;
     const request = {
       sessionId: id,
       holder: user,
       mayUse: async () => await this.recordFor(id, user),
-      ttlMs: config.lock.ttlMs,
+      ttlMs: turnLeaseMs(config, store),
       waitMs: waitMs ?? OPEN_WAIT_MS,
       ...(signal === undefined ? {} : { signal }),
     };
@@ -408,16 +507,36 @@ export class Sessions implements SessionKeeper {
     });
   }
 
+  warn(message: string): void {
+    this.#context.warn(message);
+  }
+
   async end(id: string): Promise<void> {
     // Under a lease of this very use, if under any: nobody else is asked.
     await this.#deleteOne(id, undefined, (await this.#context.store.readRegistry()).servers);
   }
 }
 
-function mayUse(record: SessionRecord, user: string): boolean {
-  return record.owner === user || record.members.includes(user);
+/** This process, as the user of a session. */
+export function ownUse({ own }: HostDirectory): SessionUser {
+  return own === null ? ownIdentity() : { ...ownIdentity(), at: own };
 }
 
-function isLoaded(server: ServerRecord, id: string): boolean {
-  return server.process !== null && isLoadedBy(server.home, id, server.process.pid);
+/**
+ * The lease of one turn is renewed for as long as that lasts. On many hosts it does not outlive its host for longer than that
+ * counts as there: who takes over the session goes on in it then.
+ */
+function turnLeaseMs({ lock, host }: Config, { hosts }: Store): number {
+  return hosts === null ? lock.ttlMs : Math.min(lock.ttlMs, host.ttlMs);
+}
+
+/** Whether a server whose connection broke is gone, or is so in a moment: its sockets close before its last thread ends. */
+async function ends(server: ServerRecord): Promise<boolean> {
+  const until = performance.now() + ENDING_MS;
+  while (isRunning(server) && performance.now() < until) await delay(ENDING_POLL_MS);
+  return !isRunning(server);
+}
+
+export function mayUse(record: SessionRecord, user: string): boolean {
+  return record.owner === user || record.members.includes(user);
 }

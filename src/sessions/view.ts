@@ -10,6 +10,10 @@ export interface SessionView {
   members: string[];
   persistence: SessionRecord["persistence"];
   serverId: string;
+  /** The host that has it, or had it last; null where the fleet is on one host. */
+  host: string | null;
+  /** It is on the disk of a host that is away: nobody can use it before that is back. */
+  stranded: boolean;
   state: SessionState;
   model: string | null;
   createdAt: string;
@@ -29,10 +33,21 @@ export interface SessionSurroundings {
   lease: Lease | null;
   /** The configured TTL, for a session without one of its own. */
   ttlMs: number;
+  /** The name of this host; null where the fleet is on one. */
+  own: string | null;
+}
+
+export interface RecordSurroundings {
+  lease: Lease | null;
+  ttlMs: number;
+  stranded: boolean;
 }
 
 /** Looks at the record, at its folder and at the server that should hold it. */
-export function viewSession(record: SessionRecord, { server, pid, lease, ttlMs }: SessionSurroundings): SessionView {
+export function viewSession(
+  record: SessionRecord,
+  { server, pid, lease, ttlMs, own }: SessionSurroundings,
+): SessionView {
   const folder = server === undefined ? null : readSessionFolder(server.home, record.id);
   return {
     id: record.id,
@@ -42,6 +57,8 @@ export function viewSession(record: SessionRecord, { server, pid, lease, ttlMs }
     members: record.members,
     persistence: record.persistence,
     serverId: record.serverId,
+    host: own === null ? null : (record.host ?? own),
+    stranded: false,
     state: stateOf(record, folder, pid),
     model: record.model,
     createdAt: record.createdAt,
@@ -55,4 +72,10 @@ export function viewSession(record: SessionRecord, { server, pid, lease, ttlMs }
 function stateOf(record: SessionRecord, folder: SessionFolder | null, runningPid: number | null): SessionState {
   if (runningPid !== null && folder?.loadedBy.includes(runningPid) === true) return "active";
   return record.turns > 0 && folder?.hasHistory !== true ? "gone" : "idle";
+}
+
+/** The session as its record alone tells, of a host that cannot be asked. */
+export function viewRecord(record: SessionRecord, { ttlMs, lease, stranded }: RecordSurroundings): SessionView {
+  const unseen = { server: undefined, pid: null, own: record.host ?? null, lease, ttlMs };
+  return { ...viewSession(record, unseen), state: "idle", stranded };
 }

@@ -45,7 +45,7 @@ export async function copyContents(contents: Contents, from: Store, to: Store, s
       signal.throwIfAborted();
       const part = contents.sessions.slice(at, at + AT_ONCE);
       ids.push(...part.map(({ id }) => id));
-      await allDone(part.map((record) => to.createSession(record)));
+      await allDone(part.map((record) => to.createSession(adapted(record, to))));
     }
     for (const token of contents.tokens) {
       signal.throwIfAborted();
@@ -80,7 +80,8 @@ async function allDone(writes: readonly Promise<void>[]): Promise<void> {
 
 async function verify(contents: Contents, from: Store, to: Store): Promise<void> {
   const written = await readContents(to);
-  if (!isDeepStrictEqual(records(written), records(contents))) {
+  const adaptedContents = { ...contents, sessions: contents.sessions.map((record) => adapted(record, to)) };
+  if (!isDeepStrictEqual(records(written), records(adaptedContents))) {
     throw new FleetError("FLEET_STATE_BUSY", "What was copied reads back otherwise: somebody writes to the target.", {
       suggestions: ["Let nobody use the target, and run the command again."],
     });
@@ -90,6 +91,11 @@ async function verify(contents: Contents, from: Store, to: Store): Promise<void>
       suggestions: ["Run the command again while nobody uses the fleet."],
     });
   }
+}
+
+/** A session as the other store has it: on this host, in no term yet, or in a store that knows no hosts. */
+function adapted({ host: _, term: __, ...record }: SessionRecord, { hosts }: Store): SessionRecord {
+  return hosts === null ? record : { ...record, host: hosts.own };
 }
 
 function records({ registry, sessions, tokens }: Contents): unknown {
@@ -102,7 +108,7 @@ async function takeBack(
   written: { ids: readonly string[]; tokens: readonly string[] },
   to: Store,
 ): Promise<void> {
-  const ours = new Map(sessions.map((record) => [record.id, record]));
+  const ours = new Map(sessions.map((record) => [record.id, adapted(record, to)]));
   for (const token of tokens) {
     if (written.tokens.includes(token.id) && isDeepStrictEqual(await to.readToken(token.id), token))
       await to.deleteToken(token.id);

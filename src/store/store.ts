@@ -10,7 +10,13 @@
 export interface Store {
   readonly kind: "file" | "redis";
 
-  /** The newest committed registry. An empty store gives an empty registry; an unreadable one never does. */
+  /**
+   * The hosts that share this store, where several may: each has a registry of its own, while sessions, leases, tokens
+   * and placements are everybody's. Null: one host has all of it.
+   */
+  readonly hosts: Hosts | null;
+
+  /** The newest committed registry of this host. An empty store gives an empty registry; an unreadable one never does. */
   readRegistry(): Promise<Registry>;
 
   /**
@@ -85,11 +91,24 @@ export interface Store {
   /** All tokens, in no particular order. One that is issued or revoked meanwhile may or may not be there. */
   listTokens(): Promise<TokenRecord[]>;
 
-  /** The shared server that a user was placed on, or null. Costs one read, however many users there are. */
-  readPlacement(user: string): Promise<string | null>;
+  /** Where a user was placed, or null. Costs one read, however many users there are. */
+  readPlacement(user: string): Promise<Placement | null>;
 
-  /** Records where a user was placed. Of two that do so at once, one wins. */
-  recordPlacement(user: string, serverId: string): Promise<void>;
+  /**
+   * Records where a user goes from now on, if `from` is what is recorded still. Resolves with what is recorded then: of two
+   * that place a user at once, both get the same.
+   */
+  recordPlacement(user: string, from: Placement | null, to: Placement): Promise<Placement>;
+
+  /** Where every user was placed, in no particular order. One that is placed meanwhile may or may not be there. */
+  listPlacements(): Promise<UserPlacement[]>;
+
+  /**
+   * The time by which tokens end, in milliseconds since the epoch: one clock for all that use this store, whatever those of
+   * their machines say.
+   */
+  now(): Promise<number>;
+
   /** No fence that was given out so far is higher; 0 if there was none. For another store to go on from. */
   highestFence(): Promise<number>;
 
@@ -107,6 +126,73 @@ export interface Store {
 
   /** Releases what the adapter holds open. Writes under way are finished first. */
   close(): Promise<void>;
+}
+
+/** The directory of the hosts of a fleet. Each is there by its heartbeat, whose time is that of the store. */
+export interface Hosts {
+  /** The name of this host. */
+  readonly own: string;
+
+  /**
+   * Enters this host, or says that it is still there. Its term stays the same for as long as no heartbeat came too late;
+   * after that it is a new one, since others may have taken over meanwhile. Safe to repeat. Of several at a time the last one that
+   * was asked for counts.
+   *
+   * @param instance who beats: a random id of this host's state folder
+   * @param ttlMs how long it counts as there without another heartbeat, in milliseconds
+   * @throws FleetError `FLEET_HOST_TAKEN` when another instance is there under this name.
+   */
+  beat(instance: string, entry: HostEntry, ttlMs: number): Promise<HostRecord>;
+
+  /** The host has nothing left that others must wait for: it counts as gone at once. */
+  leave(instance: string): Promise<void>;
+
+  /** Takes a host that is gone off the directory. Resolves with whether there was one. One that is there stays. */
+  forget(name: string): Promise<boolean>;
+
+  /** All hosts, also those that are gone, by name. Costs one read for each. */
+  list(): Promise<HostRecord[]>;
+
+  /** The registry of another host: to look at. */
+  registryOf(name: string): Promise<Registry>;
+}
+
+/** What a host says of itself. */
+export interface HostEntry {
+  /** `host:port` at which other hosts reach its front door; null: it has none. */
+  door: string | null;
+  /** `draining`: nobody is placed there any more. */
+  state: "serving" | "draining";
+  /** When its `serve` started (ISO 8601, UTC). */
+  startedAt: string;
+  /** The folder for the state of sessions that all hosts mount; null: it keeps them on a disk of its own. */
+  storage: string | null;
+  /** What it has written into that folder, for others to see that theirs is the same one. */
+  beacon?: string | null;
+}
+
+export interface HostRecord extends HostEntry {
+  name: string;
+  instance: string;
+  /** Grows with each time that it enters. What it had in an earlier one may be somebody else's by now. */
+  term: number;
+  /** Whether its last heartbeat is older than it said. */
+  gone: boolean;
+  /** How long it counts as there yet, in milliseconds; 0 when it is gone. */
+  remainingMs: number;
+}
+
+/** Where a user goes. */
+export interface Placement {
+  /** Absent where the store is one host's alone. */
+  host?: string;
+  /** The shared server there; null with a server of the user's own. */
+  serverId: string | null;
+}
+
+export interface UserPlacement {
+  user: string;
+  placement: Placement;
 }
 
 /** The version of the recorded shapes below. A store written by a newer one is refused and left untouched. */
@@ -257,9 +343,20 @@ export type LeaseAnswer =
 
 /** What is kept of a token that a client shows at the front door: never the token itself. */
 export interface TokenRecord {
+  /** `host`: it stands for another host of the fleet, and is good for one connection. Absent: for a user. */
+  role?: "host";
+  /** Of a host's: the only host whose front door takes it. */
+  door?: string;
+  /** Made by the fleet for one connection, and gone with it: one whose time is over is a left-over. */
+  passing?: true;
+  /**
+   * Of a passing one: its user's turns in this session are taken under the lease that has this fence. Whoever recorded that
+   * has shown the lease's token to the store.
+   */
+  lease?: { sessionId: string; fence: number };
   /** 1 to 64 lower-case letters and digits; stands in the token, so that looking it up is one read. */
   id: string;
-  /** Whom the token stands for. */
+  /** Whom the token stands for. Of a host's: `host:` and its name, which no user can have. */
   user: string;
   /** SHA-256 of the whole token, in hex. A token has 256 random bits, so a plain hash cannot be searched back. */
   sha256: string;
@@ -267,6 +364,12 @@ export interface TokenRecord {
   createdAt: string;
   /** From when on it is good for nothing; null: until it is revoked. */
   expiresAt: string | null;
+}
+
+/** A process that uses a session, and the host of the fleet that it runs on. */
+export interface SessionUser extends ProcessIdentity {
+  /** Absent where the store is one host's alone. */
+  at?: string;
 }
 
 export type SessionState = "active" | "idle" | "draining" | "gone";
@@ -280,6 +383,13 @@ export interface SessionRecord {
   persistence: "persistent" | "ephemeral";
   /** The server that has it, or had it last: the only one that may open it, see `Sessions`. */
   serverId: string;
+  /** The host of that server, and its term when it took the session. Absent where the store is one host's alone. */
+  host?: string;
+  term?: number;
+  /** Its host has unloaded it and uses it no more: whoever shares its storage may take it. */
+  released?: boolean;
+  /** Where its state has to be fetched from yet, and by whom; until that is done it is not where it belongs. */
+  from?: { host: string; group: string; mark: string; taker: Claim | null };
   model: string | null;
   /** ISO 8601, UTC. */
   createdAt: string;
@@ -287,7 +397,7 @@ export interface SessionRecord {
   /** Milliseconds after the last use until gc may delete it; null: as the fleet's configuration has it. */
   ttlMs: number | null;
   /** The process that uses an ephemeral session at the moment: with its end the session's is due. */
-  usedBy: ProcessIdentity | null;
+  usedBy: SessionUser | null;
   /** Turns that went through the fleet: one that had any must have a history on disk. */
   turns: number;
 }

@@ -10,6 +10,7 @@ describe("defaults", () => {
   it("are those of the public contract", async () => {
     await using folder = new Folder();
     expect(folder.load()).toEqual({
+      given: new Map(),
       sources: [],
       stateRoot: join(folder.home, ".local/state/copilotfleet"),
       config: {
@@ -53,6 +54,8 @@ describe("defaults", () => {
         },
         store: { kind: "file" },
         storeOptions: { insecure: false },
+        host: { name: null, advertise: null, ttlMs: 15_000 },
+        storage: { shared: null },
       },
     });
   });
@@ -215,6 +218,7 @@ describe("environment", () => {
       COPILOTFLEET_PORT_4300_TCP: "tcp://10.0.0.1:4300",
       COPILOTFLEET_PORT_4300_TCP_ADDR: "10.0.0.1",
       COPILOTFLEET_HOME: join(folder.root, "state"),
+      COPILOTFLEET_ALLOW_NETWORK_FS: "1",
       COPILOTFLEET_SESION_TTL: "1h",
       COPILOTFLEET_STORE: "file",
       HOME: folder.home,

@@ -23,6 +23,8 @@ const VALUES: Record<string, unknown[]> = {
   ...Object.fromEntries(DURATIONS.map((name) => [name, BAD_DURATIONS])),
   "lock.ttl": [...BAD_DURATIONS, "999ms", "25d", "1y"],
   isolation: ["both", "", null, 1],
+  "host.name": ["A", "", "a@b", "../x", "-a", "a..b"],
+  "host.advertise": ["host", ":4300", "a:99999", "a:0", "0.0.0.0:4300", "[::]:4300", "0:4300"],
   "ports.from": ["5000", 0, -1, 65_536, 4321.5, null],
   "pool.servers": [0, -1, 1.5, "2", null],
   "pool.strategy": ["random", "Sticky"],
@@ -133,6 +135,28 @@ describe("a value that is not allowed", () => {
     await using folder = new Folder();
     folder.write(folder.projectFile, `{"store": ${"[".repeat(100_000)}${"]".repeat(100_000)}}`);
     expect(folder.refusal().message).toContain("store in");
+  });
+});
+
+describe("the folder that hosts share", () => {
+  const STORE = { COPILOTFLEET_STORE: "redis://127.0.0.1:6379/0" };
+
+  it("is neither in the state folder nor around it", async () => {
+    await using folder = new Folder();
+    const state = `${folder.home}/fleet/state`;
+    const env = { ...STORE, COPILOTFLEET_HOME: state };
+    for (const shared of [state, `${state}/`, `${state}/shared`, `${folder.home}/fleet`, "/", `${state}/../state/x`]) {
+      const error = folder.refusal({ env: { ...env, COPILOTFLEET_STORAGE_SHARED: shared } });
+      expect(error, shared).toMatchObject({ code: "FLEET_CONFIG_INVALID", exit: 3 });
+      expect(error.message).toMatch(
+        /^COPILOTFLEET_STORAGE_SHARED \(storage\.shared\) is .* allowed is a folder that all hosts mount, neither in the state folder .* nor around it/,
+      );
+    }
+    for (const shared of [`${state}-shared`, `${folder.home}/fleet/shared`, `${state}/../x`, "/mnt/fleet"]) {
+      expect(
+        folder.load({ env: { ...env, COPILOTFLEET_STORAGE_SHARED: shared } }).config.storage.shared,
+      ).not.toBeNull();
+    }
   });
 });
 

@@ -306,14 +306,23 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
     describe("placements", () => {
       it("are none at first, and then the last one recorded, for every instance", async () => {
         expect(await store.readPlacement("alice")).toBeNull();
-        await store.recordPlacement("alice", "shared-1");
-        await store.recordPlacement("Alice", "shared-2");
+        expect(await store.recordPlacement("alice", null, { serverId: "shared-1" })).toEqual({ serverId: "shared-1" });
+        await store.recordPlacement("Alice", null, { serverId: "shared-2" });
         const other = await opened.reopen();
-        expect(await other.readPlacement("alice")).toBe("shared-1");
-        expect(await other.readPlacement("Alice")).toBe("shared-2");
-        await other.recordPlacement("alice", "shared-3");
-        expect(await store.readPlacement("alice")).toBe("shared-3");
+        expect(await other.readPlacement("alice")).toEqual({ serverId: "shared-1" });
+        expect(await other.readPlacement("Alice")).toEqual({ serverId: "shared-2" });
+        const [first, third] = [{ serverId: "shared-1" }, { host: "h", serverId: "shared-3" }];
+        await other.recordPlacement("alice", first, third);
+        expect(await store.readPlacement("alice")).toEqual(third);
+        // From what is not recorded any more nobody is placed elsewhere.
+        expect(await store.recordPlacement("alice", first, { serverId: "shared-4" })).toEqual(third);
+        expect(await store.recordPlacement("alice", null, { serverId: "shared-4" })).toEqual(third);
         expect(await store.readPlacement("bob")).toBeNull();
+        const all = (await store.listPlacements()).sort((a, b) => (a.user < b.user ? -1 : 1));
+        expect(all).toEqual([
+          { user: "Alice", placement: { serverId: "shared-2" } },
+          { user: "alice", placement: third },
+        ]);
         await other.close();
       });
     });

@@ -38,6 +38,16 @@ export function describeTokens(current: () => { store: Store; reopen: () => Prom
     await other.close();
   });
 
+  it("end by one clock", async () => {
+    const before = await store.now();
+    const other = await reopen();
+    const after = await other.now();
+    expect(after).toBeGreaterThanOrEqual(before);
+    // The tests run on one machine.
+    expect(Math.abs(after - Date.now())).toBeLessThan(10_000);
+    await other.close();
+  });
+
   it("are gone for every instance once they are revoked", async () => {
     await store.createToken(tokenRecord("a1"));
     await store.createToken(tokenRecord("a2"));

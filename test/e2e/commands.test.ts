@@ -10,6 +10,9 @@ const COMMANDS = [
   "connect",
   "create",
   "delete",
+  "deploy compose",
+  "deploy kubernetes",
+  "deploy systemd",
   "doctor",
   "drain",
   "evict",
@@ -29,6 +32,7 @@ const COMMANDS = [
   "token issue",
   "token list",
   "token revoke",
+  "top",
   "store migrate",
   "unlock",
 ];

@@ -85,8 +85,8 @@ describe("evict", () => {
     );
     if (idle === undefined || busy === undefined || leased === undefined) throw new Error("no sessions");
     for (const session of [idle, leased]) await library.send(session, "hi");
-    const turn = library.send(busy, "!delay 1500 x");
     await fleet.ok(["lock", "leased", "--user", "eve"]);
+    const turn = library.send(busy, "!delay 4000 x");
     await until(async () => {
       const { skipped } = await fleet.json<EvictionResult>(["evict", "in-turn"]);
       return skipped.some(({ reason }) => reason === "in a turn" || reason === "in use");

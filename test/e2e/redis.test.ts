@@ -3,6 +3,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { Check } from "../../src/doctor.js";
 import type { ServerView } from "../../src/pool/server.js";
 import type { SessionView } from "../../src/sessions/view.js";
 import type { Lease } from "../../src/store/store.js";
@@ -10,9 +11,11 @@ import { TestFleet } from "../fixtures/cli.js";
 import { eventually } from "../fixtures/fault-fleet.js";
 import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
 
-const FIRST_PORT = 36_200;
+const FIRST_PORT = 16_200;
 /** 5 seconds by the contract, the start of the command, and what a busy machine adds. Nothing may hold it after that. */
 const BOUND_MS = 6_900;
+/** What `doctor` may take to try the runtime out. */
+const TRIAL_MS = 2_500;
 const PASSWORD = "canary-of-redis";
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`the command on Redis is not tested: ${problem}`);
@@ -105,6 +108,17 @@ describe.skipIf(problem !== undefined)("the fleet on Redis", () => {
         message: expect.stringContaining(`127.0.0.1:${redis.port}`),
       });
       expect(performance.now() - begun).toBeLessThan(BOUND_MS);
+      const examined = performance.now();
+      const { code, stdout } = await fleet.run(["doctor", "--json"]);
+      printed.push(stdout);
+      expect(code).toBe(7);
+      const { checks } = JSON.parse(stdout) as { checks: Check[] };
+      // What needs the registry is left out: each look would wait for Redis once more.
+      expect(checks.filter(({ ok }) => !ok)).toMatchObject([
+        { name: "registry", detail: expect.stringContaining(`Redis at 127.0.0.1:${redis.port} does not answer`) },
+      ]);
+      expect(checks.at(-1)).toMatchObject({ name: "registry" });
+      expect(performance.now() - examined).toBeLessThan(BOUND_MS + TRIAL_MS);
     } finally {
       redis.signal("SIGCONT");
     }
@@ -116,7 +130,13 @@ describe.skipIf(problem !== undefined)("the fleet on Redis", () => {
     expect(performance.now() - before).toBeLessThan(1_900);
     const stranger = await fleet.refusal(3, ["ps"], { env: { COPILOTFLEET_STORE: redis.url("f") } });
     expect(stranger).toMatchObject({ code: "FLEET_STORE_DENIED" });
-    printed.push(JSON.stringify([nobody, stranger]));
+    const credentials = `redis://:${PASSWORD}@127.0.0.1:${redis.port}`;
+    const unknown = await fleet.refusal(3, ["ps"], { env: { COPILOTFLEET_STORE: `${credentials}/99` } });
+    expect(unknown).toMatchObject({
+      code: "FLEET_CONFIG_INVALID",
+      message: expect.stringContaining(`"store" names "redis://127.0.0.1:${redis.port}/99"`),
+    });
+    printed.push(JSON.stringify([nobody, stranger, unknown]));
   });
 
   it("starts no second server on a home after Redis lost its data, until somebody says how to go on", async () => {

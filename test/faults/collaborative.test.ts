@@ -27,8 +27,8 @@ beforeAll(async () => {
     // Each turn is placed anew, so that the session wanders between two servers with one place for its state.
     COPILOTFLEET_POOL_STRATEGY: "round-robin",
     COPILOTFLEET_PROVIDER_TYPE: "echo",
-    COPILOTFLEET_PORTS_FROM: "38900",
-    COPILOTFLEET_PORTS_TO: "38999",
+    COPILOTFLEET_PORTS_FROM: "18900",
+    COPILOTFLEET_PORTS_TO: "18999",
     COPILOT_OFFLINE: "true",
   };
   fleet = await Fleet.open({ cwd: folder, env });

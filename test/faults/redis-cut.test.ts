@@ -1,8 +1,9 @@
-import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished, vi } from "vitest";
 import { openStore } from "../../src/store/open.js";
-import type { LeaseRequest, Store } from "../../src/store/store.js";
+import { openRedisStore } from "../../src/store/redis/redis-store.js";
+import type { HostEntry, LeaseRequest, Store } from "../../src/store/store.js";
 import { CuttingProxy } from "../fixtures/cutting-proxy.js";
-import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
+import { parsed, RedisServer, redisProblem } from "../fixtures/redis-server.js";
 import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
 import { temporaryRoot } from "../fixtures/store-root.js";
 
@@ -146,5 +147,40 @@ describe.skipIf(problem !== undefined)("a connection that breaks after a write, 
     expect(await direct.acquireLease(request("t3"))).toMatchObject({ granted: false, ahead: 1 });
     expect(await store.acquireLease(request("t2"))).toMatchObject({ granted: false, ahead: 0 });
     expect(proxy.cuts).toBe(1);
+  });
+
+  it("writes no older heartbeat of a host over a newer one, and none over its leaving", async () => {
+    const proxy = await CuttingProxy.start(redis.port);
+    onTestFinished(() => proxy.end());
+    const url = redis.url();
+    const options = { host: "h1", instance: () => "i1" };
+    const through = parsed(url.replace(String(redis.port), String(proxy.port)));
+    const store = openRedisStore(through, await temporaryRoot(), options);
+    const direct = openRedisStore(parsed(url), await temporaryRoot(), options);
+    onTestFinished(async () => void (await Promise.all([store.close(), direct.close()])));
+    const [hosts, watcher] = [store.hosts, direct.hosts];
+    if (hosts === null || watcher === null) throw new Error("the store knows no hosts");
+    const entry: HostEntry = { door: null, state: "serving", startedAt: "2026-01-01T00:00:00.000Z", storage: null };
+    const { term } = await hosts.beat("i1", entry, 60_000);
+    // Half a second passes before what was cut off is sent again: its connection is made anew at once for what comes then.
+    const random = vi.spyOn(Math, "random").mockReturnValue(50);
+    onTestFinished(() => random.mockRestore());
+
+    /** `later` is done while an earlier heartbeat waits to be sent again. */
+    const overtake = async (later: () => Promise<unknown>) => {
+      const cuts = proxy.cuts;
+      proxy.loseAnswerTo(/older/);
+      const older = hosts.beat("i1", { ...entry, door: "older:1" }, 60_000);
+      await expect.poll(() => proxy.cuts, { interval: 5 }).toBe(cuts + 1);
+      await new Promise((resolve) => setTimeout(resolve, 100));
+      await later();
+      await older;
+    };
+    await overtake(async () => await hosts.beat("i1", { ...entry, door: "newer:1", state: "draining" }, 60_000));
+    expect(await watcher.list()).toMatchObject([{ door: "newer:1", state: "draining", term, gone: false }]);
+    await overtake(async () => await hosts.leave("i1"));
+    expect(await watcher.list()).toMatchObject([{ gone: true }]);
+    expect((await hosts.beat("i1", entry, 60_000)).term).toBeGreaterThan(term);
+    expect(await watcher.list()).toMatchObject([{ door: null, gone: false }]);
   });
 });

@@ -5,7 +5,8 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { openStore } from "../../src/store/open.js";
 import { openRedisStore } from "../../src/store/redis/redis-store.js";
-import type { LeaseRequest, Store } from "../../src/store/store.js";
+import type { HostEntry, LeaseRequest, Store } from "../../src/store/store.js";
+import { CuttingProxy } from "../fixtures/cutting-proxy.js";
 import { eventually } from "../fixtures/fault-fleet.js";
 import { freePort, parsed, RedisServer, redisProblem } from "../fixtures/redis-server.js";
 import { bundleFixture } from "../fixtures/store-bundle.js";
@@ -295,6 +296,21 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
       await store.createSession(sessionRecord("d"));
     });
 
+    it("is full: hosts stay there in their terms, and can leave", async () => {
+      const store = openRedisStore(parsed(redis.url()), await temporaryRoot(), { host: "h1", instance: () => "i1" });
+      onTestFinished(() => store.close());
+      const { hosts } = store;
+      if (hosts === null) throw new Error("the store knows no hosts");
+      const entry: HostEntry = { door: null, state: "serving", startedAt: "2026-01-01T00:00:00.000Z", storage: null };
+      const { term } = await hosts.beat("i1", entry, 60_000);
+      await redis.client.config("SET", "maxmemory", "1mb");
+      onTestFinished(async () => void (await redis.client.config("SET", "maxmemory", "0")));
+      expect(await hosts.beat("i1", { ...entry, state: "draining" }, 60_000)).toMatchObject({ term, gone: false });
+      expect(await hosts.list()).toMatchObject([{ name: "h1", state: "draining", term, gone: false }]);
+      await hosts.leave("i1");
+      expect(await hosts.list()).toMatchObject([{ name: "h1", gone: true }]);
+    });
+
     it.each(["allkeys-lru", "volatile-ttl"])("evicts (%s): refused, with the command that mends it", async (policy) => {
       await redis.client.config("SET", "maxmemory-policy", policy);
       const store = await open(redis.url());
@@ -361,9 +377,15 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
 
     it("does not have the database: refused, instead of using another one", async () => {
       const store = await open(redis.url("nowhere").replace("/0?", "/999?"));
+      const begun = performance.now();
       await expect(store.createSession(sessionRecord("a"))).rejects.toMatchObject({
-        message: expect.stringContaining("DB index is out of range"),
+        code: "FLEET_CONFIG_INVALID",
+        exit: 3,
+        message: expect.stringMatching(
+          /^Setting "store" names "redis:\/\/127\.0\.0\.1:\d+\/999\?fleet=nowhere", .* no database 999: .*DB index is out of range/,
+        ),
       });
+      expect(performance.now() - begun).toBeLessThan(1_000);
       expect(await contents(redis, "nowhere")).toEqual({});
     });
 
@@ -505,6 +527,50 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
     }
   });
 
+  it("becomes a replica in a failover: writes go on at the new primary, each once, and no later than they may", async () => {
+    // Redis 7 lets replicas wait for 5 s, in case that more come.
+    const old = await RedisServer.start(["--appendonly", "yes", "--repl-diskless-sync-delay", "0"]);
+    onTestFinished(() => old.end());
+    const next = await RedisServer.start(["--replicaof", "127.0.0.1", String(old.port), "--appendonly", "yes"]);
+    onTestFinished(() => next.end());
+    const address = await CuttingProxy.start(old.port);
+    onTestFinished(() => address.end());
+    const url = old.url("f").replace(String(old.port), String(address.port));
+    const store = openRedisStore(parsed(url), await temporaryRoot(), { operationMs: 2_000 });
+    onTestFinished(() => store.close());
+    const fence = await populate(store);
+    expect(await store.updateSession("a", (draft) => ++draft.turns)).toBe(1);
+    expect(await old.client.wait(1, 10_000)).toBe(1);
+
+    await next.client.replicaof("NO", "ONE");
+    await old.client.replicaof("127.0.0.1", next.port);
+    const begun = performance.now();
+    // The address leads to the old one yet.
+    await expect(store.updateSession("a", (draft) => ++draft.turns)).rejects.toMatchObject({
+      code: "FLEET_STATE_UNWRITABLE",
+      exit: 7,
+      message: expect.stringContaining("READONLY"),
+    });
+    expect(performance.now() - begun).toBeLessThan(2_000 + 1_000);
+    const under = [
+      store.updateSession("a", (draft) => ++draft.turns),
+      store.updateRegistry((draft) => {
+        draft.placed = (draft.placed ?? 0) + 1;
+        return draft.placed;
+      }),
+      store.renewLease("a", "t1", 600_000),
+    ];
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    address.target = next.port;
+    expect(await Promise.all(under)).toEqual([2, 1, expect.objectContaining({ fence })]);
+    expect((await store.readSession("a"))?.turns).toBe(2);
+    expect(await store.updateSession("a", (draft) => ++draft.turns)).toBe(3);
+    const direct = openStore(next.url("f"), await temporaryRoot());
+    onTestFinished(() => direct.close());
+    expect((await direct.readSession("a"))?.turns).toBe(3);
+    expect((await direct.readRegistry()).placed).toBe(1);
+  });
+
   it.skipIf(spawnSync("openssl", ["version"]).error !== undefined)(
     "speaks TLS: only with a certificate that is trusted, and then like any other",
     async () => {
@@ -536,6 +602,27 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
       expect(refused.stderr).toMatch(/self-signed certificate/);
     },
   );
+
+  it("is in protected mode, and turns everybody away from another machine: refused at once, with what it said", async () => {
+    // What Redis 8 says then, and does. It takes all that comes from this machine for its own.
+    const denial =
+      "-DENIED Redis is running in protected mode because protected mode is enabled and no password is set for the " +
+      "default user. In this mode connections are only accepted from the loopback interface.\r\n";
+    const closed = createServer((socket) => socket.on("error", () => undefined).end(denial));
+    const port = await freePort();
+    await new Promise<void>((resolve) => closed.listen(port, "127.0.0.1", resolve));
+    onTestFinished(() => void closed.close());
+    const begun = performance.now();
+    const store = openStore(`redis://127.0.0.1:${port}/0`, await temporaryRoot());
+    await expect(store.readRegistry()).rejects.toMatchObject({
+      code: "FLEET_STORE_DENIED",
+      exit: 3,
+      message: expect.stringContaining("protected mode is enabled and no password is set"),
+      suggestions: [expect.stringContaining("requirepass")],
+    });
+    expect(performance.now() - begun).toBeLessThan(2_000);
+    await store.close();
+  });
 
   it("is none, and takes connections without a word: refused within 5 s", async () => {
     const silent = createServer();

@@ -3,7 +3,7 @@ import { errorOf, eventually, expectConsistent, type FaultFleet, faultFleet } fr
 import { serve } from "../fixtures/serve.js";
 import { directSession, directTurn, echoModel } from "../fixtures/turns.js";
 
-const PORTS = 33_200;
+const PORTS = 13_200;
 
 async function states(fleet: FaultFleet): Promise<Record<string, string>> {
   return Object.fromEntries((await fleet.ps()).map(({ user, state }) => [user, state]));

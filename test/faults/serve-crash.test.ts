@@ -8,7 +8,7 @@ import { eventually, expectConsistent, type FaultFleet, fake, faultFleet, isRunn
 import { FAST_HEALTH, type Serving, serve } from "../fixtures/serve.js";
 import { openLibrary } from "../fixtures/turns.js";
 
-const PORTS = 33_300;
+const PORTS = 13_300;
 
 /** Waits until another process than `pid` is the user's server and answers an authenticated ping. Gives its PID. */
 async function healthyAgain(fleet: FaultFleet, user: string, pid: number, withinMs = 10_000): Promise<number> {

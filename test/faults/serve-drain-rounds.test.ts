@@ -8,7 +8,7 @@ import { serve } from "../fixtures/serve.js";
 import { seededRandom } from "../fixtures/store-random.js";
 import { directSession, echoModel, openLibrary, turnsBefore } from "../fixtures/turns.js";
 
-const PORTS = 33_100;
+const PORTS = 13_100;
 const USERS = Array.from({ length: 10 }, (_, index) => `user-${index}`);
 
 /** How often each session was answered, as its clients count. */

@@ -5,7 +5,7 @@ import { eventually, expectConsistent, fake, faultFleet, killed } from "../fixtu
 import { FAST_HEALTH, serve, startServe } from "../fixtures/serve.js";
 import { directSession, directTurn, echoModel, isInTurn, openLibrary } from "../fixtures/turns.js";
 
-const PORTS = 33_000;
+const PORTS = 13_000;
 
 /** The outcome of a turn that may be refused or cut. */
 async function outcome(turn: Promise<unknown>): Promise<string> {

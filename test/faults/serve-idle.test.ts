@@ -14,7 +14,7 @@ import {
 } from "../fixtures/fault-fleet.js";
 import { FAST_HEALTH, type Serving, serve } from "../fixtures/serve.js";
 
-const PORTS = 34_400;
+const PORTS = 14_400;
 const WARM = {
   ...FAST_HEALTH,
   COPILOTFLEET_ISOLATION: "shared",

@@ -15,7 +15,7 @@ import { FAST_HEALTH, serve, startServe } from "../fixtures/serve.js";
 import { seededRandom } from "../fixtures/store-random.js";
 import { directSession, directTurn, echoModel, openLibrary, turnsBefore } from "../fixtures/turns.js";
 
-const PORTS = 33_400;
+const PORTS = 13_400;
 /** Of these, about 300 are the start of serve itself. */
 const LATEST_MS = 2_500;
 

@@ -16,7 +16,7 @@ import {
 } from "../fixtures/fault-fleet.js";
 import { FAST_HEALTH, type Serving, serve } from "../fixtures/serve.js";
 
-const PORTS = 34_100;
+const PORTS = 14_100;
 
 /** Why no file system can be mounted here, or undefined when it can. */
 const noMounts =

@@ -23,7 +23,7 @@ import {
 import { FAST_HEALTH, type Serving, serve } from "../fixtures/serve.js";
 
 /** In the range from which the kernel takes ports for connections: which of these a server gets is not certain. */
-const PORTS = 34_000;
+const PORTS = 14_000;
 
 /** Everything of a process, for records that are to name it. */
 function identityOf(pid: number): ProcessIdentity {

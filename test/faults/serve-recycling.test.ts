@@ -12,7 +12,7 @@ import {
 } from "../fixtures/fault-fleet.js";
 import { FAST_HEALTH, type Serving, serve } from "../fixtures/serve.js";
 
-const PORTS = 34_200;
+const PORTS = 14_200;
 /** Over from the first moment on, and not again within the test: a server that was replaced rests for a minute. */
 const OLD = { COPILOTFLEET_RECYCLE_MAX_AGE: "1s" };
 

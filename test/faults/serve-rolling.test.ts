@@ -14,7 +14,7 @@ import {
 } from "../fixtures/fault-fleet.js";
 import { FAST_HEALTH, serve } from "../fixtures/serve.js";
 
-const PORTS = 34_300;
+const PORTS = 14_300;
 
 async function spawned(fleet: FaultFleet, users: readonly string[]): Promise<Map<string, number | null>> {
   const pids = new Map<string, number | null>();

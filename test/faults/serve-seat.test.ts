@@ -4,7 +4,7 @@ import { errorOf, eventually, expectConsistent, faultFleet, statusOf } from "../
 import { serve, startServe } from "../fixtures/serve.js";
 import { directSession, directTurn, echoModel, isInTurn, openLibrary } from "../fixtures/turns.js";
 
-const PORTS = 33_500;
+const PORTS = 13_500;
 
 it("refuses a second supervisor, and names the first", async () => {
   const fleet = await faultFleet(PORTS);

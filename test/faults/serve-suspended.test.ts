@@ -3,7 +3,7 @@ import { expect, it } from "vitest";
 import { eventually, expectConsistent, type FaultFleet, faultFleet, statusOf } from "../fixtures/fault-fleet.js";
 import { FAST_HEALTH, type Serving, serve } from "../fixtures/serve.js";
 
-const PORTS = 34_500;
+const PORTS = 14_500;
 /** Longer than all deadlines of the settings below. */
 const AWAY_MS = 2_500;
 const USERS = ["alice", "bob"];

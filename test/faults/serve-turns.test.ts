@@ -6,7 +6,7 @@ import { eventually, expectConsistent, type FaultFleet, faultFleet, killed, roun
 import { FAST_HEALTH, type Serving, serve } from "../fixtures/serve.js";
 import { openLibrary } from "../fixtures/turns.js";
 
-const PORTS = 33_600;
+const PORTS = 13_600;
 const USERS = ["alice", "bob", "carol", "dave"];
 
 /** Turn after turn until the signal aborts. Resolves with how many there were; every one is answered. */

@@ -1,4 +1,8 @@
 import { randomBytes } from "node:crypto";
+import { existsSync } from "node:fs";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import {
   approveAll,
   type CopilotClient,
@@ -6,16 +10,14 @@ import {
   type SessionConfig,
   type SessionEvent,
 } from "@github/copilot-sdk";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { eventually } from "../fixtures/fault-fleet.js";
-import type { DoorFleet } from "./harness.js";
 
 export interface Connected {
   /** A new client of the same user. */
   connect: () => Promise<CopilotClient>;
   /** What a client has to say of the model itself. */
   settings: Partial<SessionConfig>;
-  fleet: DoorFleet;
 }
 
 /** What a client can do at its own server, in the words of the unmodified SDK. */
@@ -82,6 +84,68 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       await expect(client.resumeSession(session.sessionId, { onPermissionRequest: approveAll })).rejects.toThrow(
         /session not found/i,
       );
+    });
+
+    it("leaves a session that was deleted, by itself or by another client", async () => {
+      const session = await create();
+      await say(session, "hi");
+      const other = await at.connect();
+      const watching = await other.resumeSession(session.sessionId, {
+        onPermissionRequest: approveAll,
+        ...at.settings,
+      });
+      await client.deleteSession(session.sessionId);
+      await session.disconnect();
+      await watching.disconnect();
+      expect(await other.stop()).toEqual([]);
+    });
+
+    it("shuts a session down, and comes back to it", async () => {
+      const session = await create();
+      await say(session, "one");
+      const shutDown = new Promise<SessionEvent>((resolve) => session.on("session.shutdown", resolve));
+      await session.rpc.shutdown({});
+      expect(await shutDown).toMatchObject({ data: { shutdownType: "routine" } });
+      expect(await session.rpc.name.get()).toMatchObject({ name: "one" });
+      await session.disconnect();
+      const again = await client.resumeSession(session.sessionId, { onPermissionRequest: approveAll, ...at.settings });
+      expect(await say(again, "two")).toBe("you said: two");
+      expect((await again.getEvents()).filter(({ type }) => type === "user.message")).toHaveLength(2);
+    });
+
+    it("keeps a session in a folder of its own, and comes back to it there", async () => {
+      const configDirectory = await mkdtemp(join(tmpdir(), "copilotfleet-config-"));
+      onTestFinished(async () => await rm(configDirectory, { recursive: true }));
+      const settings = { onPermissionRequest: approveAll, ...at.settings, configDirectory };
+      const session = await create(settings);
+      const other = await at.connect();
+      const unused = await other.resumeSession(session.sessionId, settings);
+      await session.disconnect();
+      expect(await say(unused, "one")).toBe("you said: one");
+      await other.stop();
+      expect(existsSync(join(configDirectory, "session-state", session.sessionId, "events.jsonl"))).toBe(true);
+      const again = await client.resumeSession(session.sessionId, settings);
+      expect(await say(again, "two")).toBe("you said: two");
+      expect((await again.getEvents()).filter(({ type }) => type === "user.message")).toHaveLength(2);
+      await expect(client.deleteSession(session.sessionId)).rejects.toThrow(/not found/);
+      expect(await say(again, "three")).toBe("you said: three");
+      await again.disconnect();
+    });
+
+    it("leaves out arguments", async () => {
+      expect(await client.rpc.tools.list(undefined as never)).toMatchObject({ tools: expect.any(Array) });
+      expect(await client.rpc.ping(undefined as never)).toMatchObject({ message: "pong", protocolVersion: 3 });
+    });
+
+    it("gives its tools schemas as deep as the runtime takes them", async () => {
+      // With what is around it in `session.create`: 127 levels.
+      const levels = 123;
+      const parameters = JSON.parse(`${'{"properties":'.repeat(levels)}1${"}".repeat(levels)}`) as Record<
+        string,
+        unknown
+      >;
+      const session = await create({ tools: [{ name: "deep", description: "d", parameters, handler: () => "x" }] });
+      expect(await say(session, "hi")).toBe("you said: hi");
     });
 
     it("gets the reply in pieces, in order", async () => {
@@ -202,6 +266,62 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       await heard;
       await other.stop();
       expect(await say(session, "fourth")).toBe("you said: fourth");
+    });
+
+    it("has each tool run by the client that brought it, as long as that is there", async () => {
+      const tool = (name: string) => ({
+        name,
+        description: name,
+        parameters: { type: "object", properties: {} },
+        handler: async () => `from ${name}`,
+      });
+      const session = await create({ tools: [tool("first")] });
+      await say(session, "hi");
+      const other = await at.connect();
+      await other.resumeSession(session.sessionId, {
+        onPermissionRequest: approveAll,
+        ...at.settings,
+        tools: [tool("second")],
+      });
+      expect(await say(session, "!tool second {}")).toBe("tool said: from second");
+      expect(await say(session, "!tool first {}")).toBe("tool said: from first");
+      await other.stop();
+      expect(await say(session, "!tool second {}")).toMatch(/disconnected|does not exist/);
+      expect(await say(session, "!tool first {}")).toBe("tool said: from first");
+    });
+
+    it("is asked what a form asks for", async () => {
+      const session = await create({
+        onElicitationRequest: async ({ message }) => ({ action: "accept", content: { name: `re: ${message}` } }),
+      });
+      expect(session.capabilities.ui).toMatchObject({ elicitation: true });
+      const requestedSchema = { type: "object" as const, properties: { name: { type: "string" as const } } };
+      expect(await session.ui.elicitation({ message: "who?", requestedSchema })).toEqual({
+        action: "accept",
+        content: { name: "re: who?" },
+      });
+    });
+
+    it("queues prompts during a turn, and takes one back", async () => {
+      const session = await create();
+      const idle = new Promise((resolve) => session.on("session.idle", resolve));
+      await session.send("!delay 500 one");
+      await session.send("two");
+      await session.send("three");
+      expect(await session.rpc.queue.removeMostRecent()).toMatchObject({ removed: true });
+      await idle;
+      const said = (await session.getEvents()).filter(({ type }) => type === "user.message");
+      expect(said.map(({ data }) => (data as { content?: string }).content)).toEqual(["!delay 500 one", "two"]);
+    });
+
+    it("forks a session, and goes on in the fork", async () => {
+      const session = await create();
+      await say(session, "common");
+      const { sessionId } = await client.rpc.sessions.fork({ sessionId: session.sessionId });
+      const fork = await client.resumeSession(sessionId, { onPermissionRequest: approveAll, ...at.settings });
+      expect(await say(fork, "apart")).toBe("you said: apart");
+      expect((await fork.getEvents()).filter(({ type }) => type === "user.message")).toHaveLength(2);
+      expect((await session.getEvents()).filter(({ type }) => type === "user.message")).toHaveLength(1);
     });
 
     it("gets the server's own errors", async () => {

@@ -3,7 +3,7 @@ import { DoorFleet, MODEL_KEY } from "./harness.js";
 
 /** One suite twice: what a client can do at a bare server it can do at the front door. */
 describeClient("directly", async () => {
-  const fleet = await DoorFleet.open({ from: 36_500, to: 36_519 });
+  const fleet = await DoorFleet.open({ from: 16_500, to: 16_519 });
   await fleet.fleet.spawn("alice");
   const { url, token } = await fleet.fleet.connectInfo("alice");
   const provider = {
@@ -13,7 +13,6 @@ describeClient("directly", async () => {
     apiKey: MODEL_KEY,
   };
   return {
-    fleet,
     connect: async () => await fleet.connect(url, token),
     settings: { provider, model: "gpt-5" },
     [Symbol.asyncDispose]: async () => await fleet[Symbol.asyncDispose](),
@@ -21,9 +20,8 @@ describeClient("directly", async () => {
 });
 
 describeClient("through-the-door", async () => {
-  const fleet = await DoorFleet.open({ from: 36_520, to: 36_539 });
+  const fleet = await DoorFleet.open({ from: 16_520, to: 16_539 });
   return {
-    fleet,
     connect: async () => await fleet.client("alice"),
     settings: {},
     [Symbol.asyncDispose]: async () => await fleet[Symbol.asyncDispose](),

@@ -1,12 +1,13 @@
 import { approveAll } from "@github/copilot-sdk";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { issueToken } from "../../src/gateway/tokens.js";
 import { eventually } from "../fixtures/fault-fleet.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
 describe.each([
-  { isolation: "per-user", from: 36_665 },
-  { isolation: "shared", from: 36_670 },
+  { isolation: "per-user", from: 16_665 },
+  { isolation: "shared", from: 16_670 },
 ] as const)("a collaborative session on $isolation servers", ({ isolation, from }) => {
   let at: DoorFleet;
   let tokens: Record<"ann" | "ben" | "eve", string>;
@@ -85,6 +86,19 @@ describe.each([
     expect(ann.events(id)).not.toContain("abort");
   });
 
+  it("begins no turn by the queue, past the lease", async () => {
+    const id = await team(`team-8-${isolation}`);
+    const [ann, ben] = [await join("ann", id), await join("ben", id)];
+    const queued = { sessionId: id, position: 0, message: { prompt: "sneaked in" } };
+    const denied = { error: { data: { code: "FLEET_METHOD_DENIED" } } };
+    expect(await ben.request("session.queue.insertAt", queued)).toMatchObject(denied);
+    await ann.request("session.send", { sessionId: id, prompt: "!delay 700 x" });
+    expect(await ben.request("session.queue.insertAt", queued)).toMatchObject(denied);
+    expect((await ann.request("session.queue.clear", { sessionId: id })).error).toBeUndefined();
+    await eventually("ann's turn ends", () => ann.events(id).includes("session.idle"));
+    expect(JSON.stringify(ann.received)).not.toContain("sneaked in");
+  });
+
   it("respects a lease that somebody took with the lock command", async () => {
     const id = await team(`team-4-${isolation}`);
     const ben = await join("ben", id);
@@ -94,6 +108,26 @@ describe.each([
     });
     await lease.release();
     expect(await ben.turn(id, "x")).toMatchObject({ result: {} });
+  });
+
+  it("lets the client that came with the lease call off what goes on, also outside its turns, and nobody else", async () => {
+    const id = await team(`team-9-${isolation}`);
+    const ben = await join("ben", id);
+    const lease = await at.fleet.lockSession(id, { user: "ann" });
+    const under = { lease: { sessionId: id, fence: lease.fence } };
+    const ann = await RawClient.as(at.url, (await issueToken(at.store, "ann", null, under)).token);
+    const abort = async (client: RawClient) => await client.request("session.abort", { sessionId: id });
+    expect((await ann.request("session.resume", { sessionId: id })).error).toBeUndefined();
+    expect(await abort(ann)).toMatchObject({ result: {} });
+    expect(await ann.turn(id, "mine")).toMatchObject({ result: {} });
+    const locked = { error: { data: { code: "FLEET_SESSION_LOCKED" } } };
+    expect(await abort(ben)).toMatchObject(locked);
+    await lease.release();
+    expect(await abort(ben)).toMatchObject({ result: {} });
+    // That lease was another one.
+    const next = await at.fleet.lockSession(id, { user: "ann" });
+    expect(await abort(ann)).toMatchObject(locked);
+    await next.release();
   });
 
   it("ends the turn of a holder whose lease was taken over, and refuses its late prompts", async () => {

@@ -8,7 +8,7 @@ describe("who may come in", () => {
   let at: DoorFleet;
   let token: string;
   beforeAll(async () => {
-    at = await DoorFleet.open({ from: 36_590, to: 36_599 }, { config: { serve: { maxFrame: "64kb" } } });
+    at = await DoorFleet.open({ from: 16_590, to: 16_599 }, { config: { serve: { maxFrame: "64kb" } } });
     token = await at.token("alice");
   });
   afterAll(async () => {
@@ -76,7 +76,7 @@ describe("who may come in", () => {
 
   it("is told when the user's server cannot be started", async () => {
     await using broken = await DoorFleet.open(
-      { from: 36_600, to: 36_609 },
+      { from: 16_600, to: 16_609 },
       { config: { runtime: { path: "/bin/false" } } },
     );
     const client = await RawClient.open(broken.url);
@@ -88,8 +88,19 @@ describe("who may come in", () => {
     await client.end();
   });
 
+  it("does not take the server along that it was the first to need, when it hangs up", async () => {
+    await using fresh = await DoorFleet.open({ from: 16_745, to: 16_749 });
+    const own = await fresh.token("ann");
+    const [first, second] = [await RawClient.open(fresh.url), await RawClient.open(fresh.url)];
+    for (const client of [first, second]) client.send({ id: 1, method: "connect", params: { token: own } });
+    await eventually("the start", async () => (await fresh.fleet.servers()).length > 0);
+    first.socket.destroy();
+    expect(await second.answerTo(1)).toMatchObject({ result: { protocolVersion: 3 } });
+    expect(fresh.events.map(({ event }) => event)).not.toContain("failed");
+  });
+
   it("is not listened to after too many wrong tokens", async () => {
-    await using guarded = await DoorFleet.open({ from: 36_610, to: 36_619 });
+    await using guarded = await DoorFleet.open({ from: 16_610, to: 16_619 });
     const good = await guarded.token("alice");
     const outcomes: unknown[] = [];
     for (let attempt = 0; attempt < 15; attempt++) {
@@ -109,6 +120,21 @@ describe("who may come in", () => {
     expect(guarded.events.map(({ event }) => event)).not.toContain("connected");
     expect(guarded.events.filter(({ event }) => event === "attempts-limited").length).toBeGreaterThanOrEqual(4);
   });
+});
+
+it("looks at no more tokens of an address that is connected many times already", async () => {
+  await using at = await DoorFleet.open({ from: 16_760, to: 16_764 });
+  const clients = await Promise.all(Array.from({ length: 60 }, async () => await RawClient.open(at.url)));
+  // All of them are let in, as the door has heard each.
+  for (const client of clients) client.send({ method: "$/here" });
+  const last = await RawClient.open(at.url);
+  last.send({ id: 1, method: "ping" });
+  await last.answerTo(1);
+  for (const client of clients) client.send({ id: 1, method: "connect", params: { token: "wrong" } });
+  await Promise.all(clients.map(async (client) => await client.end()));
+  const codes = clients.map(({ received }) => received[0]?.error?.code);
+  expect(codes.filter((code) => code === -32002).length).toBeLessThanOrEqual(10);
+  expect(codes.filter((code) => code === -32003).length).toBeGreaterThanOrEqual(50);
 });
 
 describe("wrong tokens", () => {
@@ -132,7 +158,7 @@ describe("wrong tokens", () => {
 
 describe("the ends of a connection", () => {
   it("takes its server's connection along, and lets the session go", async () => {
-    await using at = await DoorFleet.open({ from: 36_620, to: 36_629 });
+    await using at = await DoorFleet.open({ from: 16_620, to: 16_629 });
     const client = await RawClient.as(at.url, await at.token("alice"));
     await client.request("session.create", { sessionId: "s" });
     await client.turn("s", "hi");
@@ -144,7 +170,7 @@ describe("the ends of a connection", () => {
   });
 
   it("holds a server back whose client does not read, without growing", async () => {
-    await using at = await DoorFleet.open({ from: 36_630, to: 36_639 });
+    await using at = await DoorFleet.open({ from: 16_630, to: 16_639 });
     const client = await RawClient.as(at.url, await at.token("alice"));
     await client.request("session.create", { sessionId: "s", streaming: true });
     await client.turn("s", "!words 2000");
@@ -157,4 +183,15 @@ describe("the ends of a connection", () => {
     client.socket.resume();
     for (let id = 0; id < 400; id++) expect((await client.answerTo(id)).error).toBeUndefined();
   });
+});
+
+it("records a fork as its user's, which has a history", async () => {
+  await using at = await DoorFleet.open({ from: 16_770, to: 16_774 });
+  const client = await RawClient.as(at.url, await at.token("alice"), true);
+  await client.request("session.create", { sessionId: "trunk" });
+  await client.turn("trunk", "hi");
+  const { result } = await client.request("sessions.fork", { sessionId: "trunk" });
+  const { sessionId } = result as { sessionId: string };
+  expect(await at.store.readSession(sessionId)).toMatchObject({ owner: "alice", kind: "private", turns: 1 });
+  client.socket.destroy();
 });

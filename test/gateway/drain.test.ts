@@ -15,7 +15,7 @@ const refuses = async (port: number) =>
   });
 
 it("lets turns end, takes no new ones, and then hangs up", async () => {
-  await using at = await DoorFleet.open({ from: 36_675, to: 36_679 });
+  await using at = await DoorFleet.open({ from: 16_675, to: 16_679 });
   const client = await RawClient.as(at.url, await at.token("ann"));
   await client.request("session.create", { sessionId: "s" });
   await client.request("session.create", { sessionId: "t" });
@@ -34,7 +34,7 @@ it("lets turns end, takes no new ones, and then hangs up", async () => {
 });
 
 it("cuts what is not over in time, and says how much that was", async () => {
-  await using at = await DoorFleet.open({ from: 36_680, to: 36_684 });
+  await using at = await DoorFleet.open({ from: 16_680, to: 16_684 });
   const client = await RawClient.as(at.url, await at.token("ann"));
   await client.request("session.create", { sessionId: "s" });
   await client.request("session.send", { sessionId: "s", prompt: "!delay 30000 x" });
@@ -44,8 +44,26 @@ it("cuts what is not over in time, and says how much that was", async () => {
   await eventually("the end of the connection", () => client.closed);
 });
 
+it("tells those who wait for their turn, and does not wait for them", async () => {
+  await using at = await DoorFleet.open({ from: 16_740, to: 16_744 });
+  const client = await RawClient.as(at.url, await at.token("ann"));
+  await client.request("session.create", { sessionId: "s" });
+  const lease = await at.fleet.lockSession("s", { user: "ann" });
+  client.send({ id: 1, method: "session.send", params: { sessionId: "s", prompt: "waits" } });
+  await client.request("ping");
+  await eventually("it waits", () => at.door.turns === 1);
+  const began = performance.now();
+  expect(await at.door.close({ timeoutMs: 20_000 })).toEqual({ cut: 0 });
+  expect(performance.now() - began).toBeLessThan(5_000);
+  await client.end();
+  expect(client.received.find(({ id }) => id === 1)).toMatchObject({
+    error: { code: -32003, data: { code: "FLEET_DOOR_DRAINING", retryable: true } },
+  });
+  await lease.release();
+});
+
 it("is followed by the next one on the same port, with the same sessions", async () => {
-  await using at = await DoorFleet.open({ from: 36_685, to: 36_689 });
+  await using at = await DoorFleet.open({ from: 16_685, to: 16_689 });
   const token = await at.token("ann");
   const client = await RawClient.as(at.url, token);
   await client.request("session.create", { sessionId: "s" });
@@ -59,7 +77,7 @@ it("is followed by the next one on the same port, with the same sessions", async
 });
 
 it("says so when it cannot be opened", async () => {
-  await using at = await DoorFleet.open({ from: 36_690, to: 36_694 });
+  await using at = await DoorFleet.open({ from: 16_690, to: 16_694 });
   const { host, port } = at.door.address;
   await expect(at.fleet.openFrontDoor({ listen: { host, port } })).rejects.toMatchObject({
     code: "FLEET_ADDRESS_TAKEN",
@@ -68,7 +86,7 @@ it("says so when it cannot be opened", async () => {
 });
 
 it("reports each request without what was said in it", async () => {
-  await using at = await DoorFleet.open({ from: 36_690, to: 36_694 });
+  await using at = await DoorFleet.open({ from: 16_690, to: 16_694 });
   const client = await RawClient.as(at.url, await at.token("ann"));
   await client.request("session.create", { sessionId: "s" });
   await client.turn("s", "unspeakable");
@@ -87,4 +105,19 @@ it("reports each request without what was said in it", async () => {
   ]);
   for (const { ms } of at.requests) expect(ms).toBeGreaterThanOrEqual(0);
   expect(JSON.stringify([at.requests, at.events])).not.toContain("unspeakable");
+});
+
+it("reports a request whose client hangs up before its answer, once", async () => {
+  await using at = await DoorFleet.open({ from: 16_690, to: 16_694 });
+  const client = await RawClient.as(at.url, await at.token("ann"));
+  await client.request("session.create", { sessionId: "s" });
+  const lease = await at.fleet.lockSession("s", { user: "ann" });
+  client.send({ id: 1, method: "session.send", params: { sessionId: "s", prompt: "x" } });
+  await eventually("the prompt waits", () => at.door.turns === 1);
+  client.socket.destroy();
+  await eventually("the report", () => at.requests.length > 1);
+  await lease.release();
+  await eventually("the end of the wait", () => at.door.clients === 0);
+  const seen = at.requests.map(({ method, outcome }) => ({ method, outcome }));
+  expect(seen.slice(1)).toEqual([{ method: "session.send", outcome: "abandoned" }]);
 });

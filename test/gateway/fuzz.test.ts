@@ -54,7 +54,7 @@ const BATCH = 100;
 describe("a front door under nonsense", () => {
   let at: DoorFleet;
   beforeAll(async () => {
-    at = await DoorFleet.open({ from: 36_640, to: 36_649 });
+    at = await DoorFleet.open({ from: 16_640, to: 16_649 });
   });
   afterAll(async () => {
     await at[Symbol.asyncDispose]();

@@ -74,7 +74,7 @@ describe("what the fleet adds to a session", () => {
 
 describe.each(["per-user", "shared"] as const)("the model's key on %s servers", (isolation) => {
   let at: DoorFleet;
-  const from = isolation === "shared" ? 36_650 : 36_655;
+  const from = isolation === "shared" ? 16_650 : 16_655;
   beforeAll(async () => {
     at = await DoorFleet.open({ from, to: from + 4 }, { config: { isolation } });
   });
@@ -121,7 +121,7 @@ describe.each(["per-user", "shared"] as const)("the model's key on %s servers", 
 });
 
 it("leaves the model to the client that brings its own", async () => {
-  await using at = await DoorFleet.open({ from: 36_660, to: 36_664 });
+  await using at = await DoorFleet.open({ from: 16_660, to: 16_664 });
   const client = await at.client("alice");
   const provider = {
     type: "openai" as const,

@@ -7,13 +7,14 @@ import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
 const ABOUT_A_SESSION = knownMethods().filter(
-  (method) => !["connect", "create", "list", "last", "free", "own", "never", "metadata"].includes(scopeOf(method)),
+  (method) =>
+    !["connect", "create", "list", "last", "free", "own", "never", "metadata", "detach"].includes(scopeOf(method)),
 );
 const REFUSALS = ["FLEET_SESSION_NOT_FOUND", "FLEET_METHOD_DENIED"];
 
 describe.each([
-  { isolation: "per-user", ports: { from: 36_540, to: 36_549 } },
-  { isolation: "shared", ports: { from: 36_550, to: 36_559 } },
+  { isolation: "per-user", ports: { from: 16_540, to: 16_549 } },
+  { isolation: "shared", ports: { from: 16_550, to: 16_559 } },
 ] as const)("on $isolation servers", ({ isolation, ports }) => {
   let at: DoorFleet;
   let alice: RawClient;
@@ -74,6 +75,9 @@ describe.each([
     }
     for (const method of ["session.getMetadata", "sessions.getMetadata"]) {
       expect((await mallory.request(method, { sessionId: secret })).result).toEqual({});
+    }
+    for (const sessionId of [secret, "nobodys-session"]) {
+      expect((await mallory.request("session.detach", { sessionId })).result).toEqual({ success: true });
     }
     expect(await state()).toEqual(before);
     expect(JSON.stringify(mallory.received)).not.toContain("xyzzy");

@@ -62,19 +62,20 @@ export class RawClient {
     this.frame(JSON.stringify({ jsonrpc: "2.0", ...message }));
   }
 
-  async request(method: string, params: object = {}): Promise<RawMessage> {
+  async request(method: string, params: object = {}, withinMs?: number): Promise<RawMessage> {
     const id = `raw-${this.#sequence++}`;
     this.send({ id, method, params });
-    return await this.answerTo(id, method);
+    return await this.answerTo(id, method, withinMs);
   }
 
-  async answerTo(id: string | number | null, what = String(id)): Promise<RawMessage> {
-    return await eventually(`the answer to ${what}`, () => {
+  async answerTo(id: string | number | null, what = String(id), withinMs?: number): Promise<RawMessage> {
+    const look = () => {
       const answer = this.received.find((message) => message.id === id && message.method === undefined);
       if (answer === undefined && this.closed)
         throw new Error(`the connection was closed before the answer to ${what}`);
       return answer;
-    });
+    };
+    return await eventually(`the answer to ${what}`, look, withinMs);
   }
 
   async end(): Promise<void> {
@@ -83,20 +84,28 @@ export class RawClient {
 
   /** Events of a session, by their types. */
   events(sessionId: string): string[] {
+    return this.#events(sessionId).map(({ type }) => type);
+  }
+
+  #events(sessionId: string) {
     return this.received.flatMap(({ method, params }) =>
-      method === "session.event" && params?.sessionId === sessionId ? [(params.event as { type: string }).type] : [],
+      method === "session.event" && params?.sessionId === sessionId
+        ? [params.event as { type: string; data?: { content?: string } }]
+        : [],
     );
   }
 
   /** One turn, until the session is idle. */
   async turn(sessionId: string, prompt: string): Promise<RawMessage> {
-    const before = this.events(sessionId).filter((type) => type === "session.idle").length;
+    const before = this.#events(sessionId).length;
     const answer = await this.request("session.send", { sessionId, prompt });
     if (answer.error !== undefined) return answer;
-    await eventually(
-      "the end of the turn",
-      () => this.events(sessionId).filter((type) => type === "session.idle").length > before,
-    );
+    // An idle that comes before the prompt is the end of something else, and so is one after another's prompt.
+    await eventually("the end of the turn", () => {
+      const since = this.#events(sessionId).slice(before);
+      const begun = since.findIndex(({ type, data }) => type === "user.message" && data?.content === prompt);
+      return begun !== -1 && since.slice(begun).some(({ type }) => type === "session.idle");
+    });
     return answer;
   }
 }

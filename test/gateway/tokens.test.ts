@@ -96,7 +96,7 @@ describe("a token", () => {
 });
 
 describe("the commands", () => {
-  const fleet = testFleet(36_700);
+  const fleet = testFleet(16_700);
 
   it("issue, list and revoke", async () => {
     const issued = await fleet.json<{ token: string; id: string }>([

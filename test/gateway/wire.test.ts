@@ -91,6 +91,8 @@ describe("the scanner", () => {
 
 describe("a client's frame", () => {
   const read = (text: string | Buffer) => readClientFrame(Buffer.from(text));
+  const nested = (levels: number) => "[".repeat(levels) + "]".repeat(levels);
+  const isNothing = (params: unknown) => [params ?? null].flat().every((value) => value === null);
 
   it("is what JSON.parse says it is, or refused", () => {
     const json = fc.oneof(
@@ -116,13 +118,14 @@ describe("a client's frame", () => {
           expect(error).toBeInstanceOf(ProtocolError);
           return;
         }
-        const parsed = JSON.parse(text) as { id?: unknown; method?: unknown; params?: object };
+        const parsed = JSON.parse(text) as { id?: unknown; method?: unknown; params?: unknown };
         if (message.kind === "request") {
           expect(message).toEqual({
             kind: "request",
             id: parsed.id,
             method: parsed.method,
-            params: parsed.params ?? {},
+            params: isNothing(parsed.params) ? {} : parsed.params,
+            bytes: Buffer.byteLength(text),
           });
         }
       }),
@@ -136,6 +139,65 @@ describe("a client's frame", () => {
     if (message.kind !== "response") throw new Error("not a response");
     const framed = message.withId("abc").toString();
     expect(framed.slice(framed.indexOf("{"))).toBe(text.replace('"id":5', '"id":"abc"'));
+  });
+
+  it.each(["null", "[]", "[null]", "[null,null]"])("may say %s for no parameters", (params) => {
+    expect(read(`{"jsonrpc":"2.0","id":1,"method":"ping","params":${params}}`)).toMatchObject({
+      kind: "request",
+      params: {},
+    });
+  });
+
+  it.each(['[{"message":"x"}]', "[null,5]", "5", '"x"', "[[null]]"])("is unfit with parameters %s", (params) => {
+    expect(read(`{"jsonrpc":"2.0","id":1,"method":"ping","params":${params}}`)).toMatchObject({
+      kind: "unfit",
+      id: 1,
+      rpcCode: -32602,
+    });
+  });
+
+  it("is unfit when it is nested deeper than the runtime takes, and whoever waits for an answer is told so", () => {
+    const request = (levels: number) =>
+      `{"jsonrpc":"2.0","id":"a","method":"ping","params":{"a":${nested(levels - 2)}}}`;
+    expect(read(request(127))).toMatchObject({ kind: "request" });
+    expect(read(request(128))).toMatchObject({ kind: "unfit", id: "a", rpcCode: -32602 });
+    expect(read(request(1_000_000))).toMatchObject({ kind: "unfit", id: "a" });
+    const response = (levels: number) => {
+      const message = read(`{"jsonrpc":"2.0","id":5,"result":${nested(levels - 1)}}`);
+      if (message.kind !== "response") throw new Error("not a response");
+      const framed = message.withId("b").toString();
+      return JSON.parse(framed.slice(framed.indexOf("{")));
+    };
+    expect(response(127)).toEqual({ jsonrpc: "2.0", id: "b", result: JSON.parse(nested(126)) });
+    expect(response(128)).toEqual({ jsonrpc: "2.0", id: "b", error: { code: -32602, message: expect.any(String) } });
+  });
+
+  it("is unfit with half of an emoji in it, which the runtime would not answer", () => {
+    const request = (text: string) => read(`{"jsonrpc":"2.0","id":"a","method":"ping","params":{"a":[${text}]}}`);
+    const whole = ['"\\ud83e\\udd8a \\\\ud83e \\uD7FF 🦊"', '"\\\\\\ud83e\\uDD8A\\ud83e\\udd8a"', '"\\\\\\\\udd8a"'];
+    for (const text of whole) expect(request(text), text).toMatchObject({ kind: "request" });
+    const halves = ['"cut \\ud83e"', '"\\udd8a"', '{"a":["\\uD83E "]}', '"\\udd8a\\ud83e"', '"\\ud83e\\ud83e\\udd8a"'];
+    const apart = [
+      '"\\ud83e","\\udd8a"',
+      '"\\ud83e \\udd8a"',
+      '"\\ud83e\\u0041"',
+      '"\\ud83e\\\\udd8a"',
+      '"\\\\\\udd8a"',
+    ];
+    for (const half of [...halves, ...apart])
+      expect(request(half), half).toMatchObject({ kind: "unfit", id: "a", rpcCode: -32602 });
+    const response = read('{"jsonrpc":"2.0","id":5,"result":"\\ud83e"}');
+    if (response.kind !== "response") throw new Error("not a response");
+    expect(response.withId("b").toString()).toContain('"error":{"code":-32602');
+    expect(() => read('{"jsonrpc":"2.0","id":5,"method":"ping","params":{"\\ud83e"}}')).toThrow(ProtocolError);
+  });
+
+  it("is a notification without an id, whatever is in it: nobody waits for an answer", () => {
+    for (const params of ['{"a":"\\ud83e"}', nested(127)])
+      expect(read(`{"jsonrpc":"2.0","method":"$/progress","params":${params}}`)).toEqual({
+        kind: "notification",
+        method: "$/progress",
+      });
   });
 
   it.each([
@@ -152,8 +214,7 @@ describe("a client's frame", () => {
     ['{"jsonrpc":"2.0","id":1,"method":"pi\\nng"}'],
     ['{"jsonrpc":"2.0","id":1,"method":"ping","extra":1}'],
     ['{"jsonrpc":"2.0","id":1,"result":1,"error":{}}'],
-    [`{"jsonrpc":"2.0","id":1,"method":"ping","params":{"a":${"[".repeat(200)}${"]".repeat(200)}}}`],
-    [`{"jsonrpc":"2.0","id":1,"result":${"[".repeat(200)}${"]".repeat(200)}}`],
+    [`{"jsonrpc":"2.0","id":null,"result":${nested(127)}}`],
     [`{"jsonrpc":"2.0","id":"${"x".repeat(300)}","method":"ping"}`],
   ])("%j is refused", (text) => {
     expect(() => read(text)).toThrow(ProtocolError);
@@ -174,6 +235,31 @@ describe("a server's frame", () => {
     expect(read(JSON.stringify({ jsonrpc: "2.0", method: "session.event", params: event }, null, 2))).toEqual(expected);
   });
 
+  it("is of the session that it names also when it tells of the life of one", () => {
+    const params = { type: "session.updated", sessionId: "s-1", metadata: { sessionId: "other" } };
+    const eventType = "session.updated";
+    const expected = { kind: "notification", method: "session.lifecycle", sessionId: "s-1", eventType };
+    expect(read({ jsonrpc: "2.0", method: "session.lifecycle", params })).toEqual(expected);
+    const reversed = { metadata: params.metadata, sessionId: "s-1", type: "session.updated" };
+    expect(read({ method: "session.lifecycle", params: reversed, jsonrpc: "2.0" })).toEqual(expected);
+  });
+
+  it("says the same of any names, read from its beginning or thoroughly", () => {
+    const name = fc.oneof(fc.string({ unit: "binary" }), fc.string({ minLength: 190, maxLength: 410 }));
+    fc.assert(
+      fc.property(name, name, (sessionId, type) => {
+        for (const [method, params] of [
+          ["session.event", { sessionId, event: { type } }],
+          ["session.lifecycle", { type, sessionId }],
+        ]) {
+          const message = { jsonrpc: "2.0", method, params };
+          // What is indented does not begin as the runtime's frames do.
+          expect(read(message)).toEqual(read(JSON.stringify(message, null, 1)));
+        }
+      }),
+    );
+  });
+
   it("is a response, a request or nothing", () => {
     expect(read({ jsonrpc: "2.0", id: 5, result: {} })).toMatchObject({ kind: "response", id: 5, failed: false });
     expect(read({ jsonrpc: "2.0", id: "a", error: { code: 1 } })).toMatchObject({
@@ -186,7 +272,11 @@ describe("a server's frame", () => {
       id: 1,
       sessionId: "s",
     });
-    for (const text of ["", "{}", "[]", "nonsense", '{"id":null,"error":{}}', "{".repeat(100)])
-      expect(read(text)).toBeNull();
+    for (const text of ["{}", "[]", '{"id":null,"error":{}}']) expect(read(text)).toBeNull();
+  });
+
+  it("is refused when it is not JSON", () => {
+    for (const text of ["", "nonsense", "{".repeat(100), '{"jsonrpc":"2.0","id":x}'])
+      expect(() => read(text), text).toThrow(ProtocolError);
   });
 });

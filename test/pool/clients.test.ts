@@ -2,7 +2,7 @@ import { expect, it, onTestFinished } from "vitest";
 import { Clients } from "../../src/pool/clients.js";
 import { faultFleet } from "../fixtures/fault-fleet.js";
 
-const PORTS = 33_700;
+const PORTS = 13_700;
 
 it("connects to the launch that is asked for, though the connection to an earlier one seems open", async () => {
   const fleet = await faultFleet(PORTS);

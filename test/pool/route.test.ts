@@ -12,6 +12,7 @@ describe("route", () => {
     expect(first).toEqual({
       user: "ann",
       isolation: "shared",
+      host: null,
       strategy: "sticky",
       serverId: expect.stringMatching(/^shared-[123]$/),
       reason: "it has the highest score for this user among 3",
@@ -63,12 +64,17 @@ describe("route", () => {
       ["c1", "c2", "c3", "c4", "c5", "c6"].map(async (user) => await route("--user", user)),
     );
     expect(fresh.some(({ serverId }) => /-\d\d$/.test(String(serverId)))).toBe(true);
-    await store.recordPlacement("ben", "shared-99");
+    await store.recordPlacement("ben", await store.readPlacement("ben"), { serverId: "shared-99" });
     expect(await route("--user", "ben")).toMatchObject({ reason: expect.stringContaining("highest score") });
   });
 
   it.each([
     [["route"], "--user is missing"],
+    [["route", "--plan", "--rebalance"], "--plan and --rebalance"],
+    [["route", "--user", "a", "--plan"], "--user and --plan"],
+    [["route", "--plan", "--wait", "3s"], "--wait"],
+    [["route", "--rebalance", "--wait", "soon"], '--wait is "soon"'],
+    [["route", "--plan", "--strategy", "sticky"], "--strategy"],
     [["route", "--user", "a/b"], '--user "a/b"'],
     [["route", "--user", "a", "--strategy", "random"], '--strategy "random"'],
   ])("%j is refused", async (args, message) => {

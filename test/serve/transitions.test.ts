@@ -61,7 +61,7 @@ class Histories {
       },
     } as unknown as Store;
     const { config } = loadConfig({ env: { COPILOTFLEET_HOME: stateRoot }, cwd: "/" });
-    this.context = { store, config, stateRoot, env: {} };
+    this.context = { store, config, stateRoot, env: {}, noteHost: () => undefined };
   }
 
   async run(each: Step): Promise<void> {
@@ -153,6 +153,15 @@ function expectSound({ servers }: Histories): void {
     if (server.state === "ready") expect(server.process).not.toBeNull();
   }
 }
+
+it("is not ready after a stop that was given up of a start that died", async () => {
+  const histories = new Histories(ownIdentity());
+  const dead = { id: "s1", stays: false, end: "dead" } as const;
+  await histories.run({ kind: "start", ...dead });
+  await histories.run({ kind: "stop", ...dead });
+  await histories.run({ kind: "stop", ...dead, end: "given up" });
+  expectSound(histories);
+});
 
 it("comes to a sound state from every history, and ends no process that runs", async () => {
   const pid = sleeper();

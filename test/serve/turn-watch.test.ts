@@ -40,7 +40,7 @@ import {
 } from "../fixtures/history.js";
 import { startToolModel, type ToolModel } from "../fixtures/tool-model.js";
 
-const PORT = 36_100;
+const PORT = 16_100;
 
 let home: string;
 beforeEach(() => {

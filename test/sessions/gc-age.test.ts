@@ -2,7 +2,7 @@ import { mkdirSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { identify, ownIdentity } from "../../src/runtime/process-table.js";
-import { isAbandoned, lastUseOf, measureFolder, ttlOf } from "../../src/sessions/gc-age.js";
+import { isAbandoned, isInUse, lastUseOf, measureFolder, ONE_HOST, ttlOf } from "../../src/sessions/gc-age.js";
 import { makeOld } from "../fixtures/gc-sessions.js";
 import { sessionRecord } from "../fixtures/store-records.js";
 import { temporaryRoot } from "../fixtures/store-root.js";
@@ -96,13 +96,37 @@ describe("what a record says", () => {
       ["not when another host's process uses it", { ...dead, host: "elsewhere", bootId: "another" }, false],
       ["not when a process of another PID namespace uses it", { ...dead, pidNamespace: "pid:[1]" }, false],
     ])("%s", (_, usedBy, abandoned) => {
-      expect(isAbandoned(sessionRecord("a", { ...ephemeral, usedBy }))).toBe(abandoned);
+      expect(isAbandoned(sessionRecord("a", { ...ephemeral, usedBy }), ONE_HOST)).toBe(abandoned);
     });
 
     it("and a persistent one never is", () => {
       expect(identify(process.pid)).not.toBeNull();
-      expect(isAbandoned(sessionRecord("a", { usedBy: dead }))).toBe(false);
-      expect(isAbandoned(null)).toBe(false);
+      expect(isAbandoned(sessionRecord("a", { usedBy: dead }), ONE_HOST)).toBe(false);
+      expect(isAbandoned(null, ONE_HOST)).toBe(false);
+    });
+  });
+
+  describe("the process of another host of the fleet goes by its host", () => {
+    const hosts = {
+      own: "h1",
+      there: new Map([
+        ["h1", true],
+        ["h2", true],
+        ["h3", false],
+      ]),
+    };
+    const own = ownIdentity();
+    const dead = { ...own, startTicks: "1" };
+
+    it.each([
+      ["one that is there", { ...dead, at: "h2" }, { used: true, abandoned: false }],
+      ["one that is gone, also where the machine is the same", { ...own, at: "h3" }, { used: false, abandoned: true }],
+      ["one that nobody has seen: its age decides", { ...dead, at: "h4" }, { used: false, abandoned: false }],
+      ["this one: by the process", { ...dead, at: "h1" }, { used: false, abandoned: true }],
+      ["this one: by the process that runs", { ...own, at: "h1" }, { used: true, abandoned: false }],
+    ])("%s", (_, usedBy, { used, abandoned }) => {
+      const record = sessionRecord("a", { persistence: "ephemeral", usedBy });
+      expect({ used: isInUse(record, hosts), abandoned: isAbandoned(record, hosts) }).toEqual({ used, abandoned });
     });
   });
 });

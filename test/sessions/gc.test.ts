@@ -6,6 +6,8 @@ import { ownIdentity } from "../../src/runtime/process-table.js";
 import { type GcState, gcState, HOUR_MS, meddling, OLD_MS } from "../fixtures/gc-state.js";
 import { serverRecord } from "../fixtures/store-records.js";
 
+const NO_WAIT = { waitMs: 0, signal: undefined };
+
 const PID = process.pid;
 
 const idsOf = (sessions: readonly { id: string }[]) => sessions.map(({ id }) => id).toSorted();
@@ -175,7 +177,7 @@ describe("gc leaves a session alone, and says why", () => {
     await state.session("s1", "held");
     const server = serverRecord("s1", { home: state.home("s1") });
     {
-      using _use = await markUse(server, "held");
+      using _use = await markUse(server, "held", NO_WAIT);
       expect(await state.gc()).toMatchObject({ deleted: [], skipped: [{ id: "held", reason: "in-use" }] });
     }
     expect(idsOf((await state.gc()).deleted)).toEqual(["held"]);
@@ -211,7 +213,7 @@ describe("gc leaves a session alone, and says why", () => {
       await state.server("s1");
       const before = await state.session("s1", "held");
       const server = serverRecord("s1", { home: state.home("s1") });
-      const store = meddling(state.store, "deleteSessions", () => markUse(server, "held"));
+      const store = meddling(state.store, "deleteSessions", () => markUse(server, "held", NO_WAIT));
       expect(await state.gc({ store })).toMatchObject({ deleted: [], skipped: [{ id: "held", reason: "in-use" }] });
       expect(await record(state)).toEqual(before);
     });

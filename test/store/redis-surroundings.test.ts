@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { explain, Interruption } from "../../src/store/redis/failures.js";
+import { Demotion, explain, Interruption } from "../../src/store/redis/failures.js";
 import { judge, type Surroundings } from "../../src/store/redis/surroundings.js";
 
 const WHERE = "redis.example:6379";
@@ -71,7 +71,6 @@ describe("what Redis refuses a command with", () => {
       "FLEET_STATE_UNWRITABLE",
     ],
     ["ERR Error running script: @user_script: 3: -OOM command not allowed when used memory", "FLEET_STATE_UNWRITABLE"],
-    ["READONLY You can't write against a read only replica.", "FLEET_STATE_UNWRITABLE"],
     ["MISCONF Redis is configured to save RDB snapshots, but", "FLEET_STATE_UNWRITABLE"],
     ["NOREPLICAS Not enough good replicas to write.", "FLEET_STATE_UNWRITABLE"],
     ["WRONGPASS invalid username-password pair or user is disabled.", "FLEET_STORE_DENIED"],
@@ -87,6 +86,16 @@ describe("what Redis refuses a command with", () => {
     expect(error).toMatchObject({ code, cause: expect.any(Error) });
     // ioredis hangs the command on its errors, arguments and all.
     expect(Object.keys(Object(error.cause))).not.toContain("command");
+  });
+
+  it.each([
+    "READONLY You can't write against a read only replica.",
+    "ERR Error running script: @user_script: 3: -READONLY You can't write against a read only replica.",
+  ])("%s: another connection may help, and what is told if none does", (message) => {
+    const error = explain(reply(message), WHERE);
+    if (!(error instanceof Demotion)) throw error;
+    expect(error.refusal).toMatchObject({ code: "FLEET_STATE_UNWRITABLE", cause: expect.any(Error) });
+    expect(Object.keys(Object(error.refusal.cause))).not.toContain("command");
   });
 
   it.each([

@@ -143,10 +143,20 @@ const METHOD_NOT_FOUND = -32601;
 export class RpcError extends Error {
   override readonly name = "RpcError";
   readonly rpcCode: number;
+  /** What else the error says (`error.data`): from a front door `{code, retryable}`. */
+  readonly data: unknown;
 
-  constructor(message: string, rpcCode: number) {
+  constructor(message: string, rpcCode: number, data?: unknown) {
     super(message);
     this.rpcCode = rpcCode;
+    this.data = data;
+  }
+
+  /** The code of the `FleetError` that a front door refused the request with, if it was one. */
+  get fleetCode(): string | undefined {
+    const { data } = this;
+    const code = typeof data === "object" && data !== null && "code" in data ? data.code : undefined;
+    return typeof code === "string" ? code : undefined;
   }
 }
 
@@ -155,13 +165,13 @@ function settle(waiting: Map<number, Waiting>, message: unknown): void {
   const { id, result, error } = message as {
     id?: unknown;
     result?: unknown;
-    error?: { message?: string; code?: number };
+    error?: { message?: string; code?: number; data?: unknown };
   };
   if (typeof id !== "number") return;
   const caller = waiting.get(id);
   waiting.delete(id);
   if (error === undefined) caller?.resolve(result);
-  else caller?.reject(new RpcError(error.message ?? "unknown error", error.code ?? 0));
+  else caller?.reject(new RpcError(error.message ?? "unknown error", error.code ?? 0, error.data));
 }
 
 function tooOld(where: string, what: string, cause?: unknown): FleetError {

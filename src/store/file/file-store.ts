@@ -1,11 +1,20 @@
-import { parseRegistry } from "../registry-data.js";
-import type { Lease, LeaseAnswer, LeaseRequest, Registry, SessionRecord, Store, TokenRecord } from "../store.js";
+import type {
+  Lease,
+  LeaseAnswer,
+  LeaseRequest,
+  Placement,
+  Registry,
+  SessionRecord,
+  Store,
+  TokenRecord,
+  UserPlacement,
+} from "../store.js";
 import type { StepHook } from "./commit.js";
 import type { StoreContext } from "./context.js";
 import { Document } from "./document.js";
 import { LeaseRecords } from "./lease-records.js";
 import { PlacementRecords } from "./placement-records.js";
-import { loadRegistry, registryFolder, registrySpec } from "./registry.js";
+import { RegistryReader, registryFolder, registrySpec } from "./registry.js";
 import { SessionRecords } from "./session-records.js";
 import { checkStateFolder, ensureStateFolder } from "./state-folder.js";
 import { sweepFolder } from "./sweep.js";
@@ -34,8 +43,11 @@ export function openFileStore(root: string, options: FileStoreOptions = {}): Fil
 
 class FolderStore implements FileStore {
   readonly kind = "file";
+  /** Its lock and its clock are one machine's. */
+  readonly hosts = null;
   readonly #root: string;
   readonly #registry: Document<Registry>;
+  readonly #reader: RegistryReader;
   readonly #sessions: SessionRecords;
   readonly #leases: LeaseRecords;
   readonly #tokens: TokenRecords;
@@ -55,6 +67,7 @@ class FolderStore implements FileStore {
       ensureRoot: () => ensureStateFolder(root),
     };
     this.#registry = new Document(registrySpec(shared));
+    this.#reader = new RegistryReader(root, this.#warn);
     this.#sessions = new SessionRecords(shared);
     this.#leases = new LeaseRecords(shared);
     this.#tokens = new TokenRecords(shared);
@@ -63,7 +76,7 @@ class FolderStore implements FileStore {
 
   async readRegistry(): Promise<Registry> {
     checkStateFolder(this.#root);
-    return parseRegistry(loadRegistry(this.#root, this.#warn).data);
+    return this.#reader.read();
   }
 
   async updateRegistry<T>(change: (draft: Registry) => T): Promise<T> {
@@ -148,13 +161,21 @@ class FolderStore implements FileStore {
     return this.#tokens.list();
   }
 
-  async readPlacement(user: string): Promise<string | null> {
+  async readPlacement(user: string): Promise<Placement | null> {
     checkStateFolder(this.#root);
     return this.#placements.read(user);
   }
 
-  async recordPlacement(user: string, serverId: string): Promise<void> {
-    await this.#placements.record(user, serverId);
+  async listPlacements(): Promise<UserPlacement[]> {
+    return this.#placements.list();
+  }
+
+  async recordPlacement(user: string, from: Placement | null, to: Placement): Promise<Placement> {
+    return await this.#placements.record(user, from, to);
+  }
+
+  async now(): Promise<number> {
+    return Date.now();
   }
 
   async highestFence(): Promise<number> {

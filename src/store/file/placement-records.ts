@@ -1,20 +1,22 @@
 import { createHash } from "node:crypto";
 import { rename } from "node:fs/promises";
 import { join } from "node:path";
+import { isDeepStrictEqual } from "node:util";
+import type { Placement, UserPlacement } from "../store.js";
 import type { StoreContext } from "./context.js";
 import { closeQuietly, makeFolder, scratchName, syncFolder, unlinkQuietly, writeNewFile } from "./durable.js";
 import { mediumError, newerError } from "./failures.js";
-import { readIfThere } from "./head.js";
+import { listFolder, readIfThere } from "./head.js";
 import { decodeRevision, encodeRevision } from "./revision.js";
 
 const REVISION = 1;
 
-interface Placement {
-  user: string;
-  serverId: string;
-}
+const FILE = /^[0-9a-f]{32}\.json$/;
 
-/** One file a user, named by a digest: ids that differ in case only have two files on any disk. The last writer wins. */
+/**
+ * One file a user, named by a digest: ids that differ in case only have two files on any disk. Of two that write at the same
+ * moment the later one wins.
+ */
 export class PlacementRecords {
   readonly #context: StoreContext;
   readonly #folder: string;
@@ -25,27 +27,39 @@ export class PlacementRecords {
   }
 
   /** A damaged file counts as none: the placement is worked out, and recorded, anew. */
-  read(user: string): string | null {
-    const path = this.#pathOf(user);
+  read(user: string): Placement | null {
+    const recorded = this.#readFile(this.#pathOf(user));
+    return recorded?.user === user ? recorded.placement : null;
+  }
+
+  list(): UserPlacement[] {
+    const names = (listFolder(this.#folder)?.others ?? []).filter((name) => FILE.test(name));
+    return names.flatMap((name) => this.#readFile(join(this.#folder, name)) ?? []);
+  }
+
+  #readFile(path: string): UserPlacement | null {
     const bytes = readIfThere(path);
     if (bytes === undefined) return null;
     const decoded = decodeRevision(bytes, REVISION);
     if (decoded.kind === "newer") throw newerError(path, decoded.schema);
     if (decoded.kind === "damaged") return null;
-    const placement = JSON.parse(decoded.data) as Placement;
-    return placement.user === user ? placement.serverId : null;
+    const { user, ...placement } = JSON.parse(decoded.data) as { user: string } & Placement;
+    return { user, placement };
   }
 
-  async record(user: string, serverId: string): Promise<void> {
+  async record(user: string, from: Placement | null, to: Placement): Promise<Placement> {
+    const current = this.read(user);
+    if (current !== null && !isDeepStrictEqual(current, from)) return current;
     const { root, ensureRoot } = this.#context;
     ensureRoot();
     const temp = join(root, scratchName("tmp"));
     try {
       makeFolder(this.#folder);
-      const data = JSON.stringify({ user, serverId } satisfies Placement);
+      const data = JSON.stringify({ user, ...to });
       await closeQuietly(await writeNewFile(temp, encodeRevision(REVISION, scratchName("tmp"), data)));
       await rename(temp, this.#pathOf(user));
       await syncFolder(this.#folder);
+      return to;
     } catch (error) {
       await unlinkQuietly(temp);
       throw mediumError("write", this.#folder, error);

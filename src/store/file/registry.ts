@@ -1,4 +1,4 @@
-import { readdirSync } from "node:fs";
+import { lstatSync, readdirSync, type Stats } from "node:fs";
 import { join } from "node:path";
 import { quote } from "../../errors.js";
 import { EMPTY_REGISTRY, parseRegistry } from "../registry-data.js";
@@ -6,11 +6,12 @@ import type { Registry } from "../store.js";
 import type { StoreContext } from "./context.js";
 import type { Base, DocumentSpec } from "./document.js";
 import { makeFolder } from "./durable.js";
-import { corruptError, reason } from "./failures.js";
+import { corruptError, mediumError, reason } from "./failures.js";
 import { type Head, listFolder, readHead } from "./head.js";
 import { enterPolitely } from "./polite-lock.js";
 import { type Published, publish, publishedPath, readPublished } from "./published.js";
 import { isQuarantined } from "./quarantine.js";
+import { revisionName } from "./revision.js";
 
 const KEEP = 16;
 
@@ -76,6 +77,42 @@ export function loadRegistry(root: string, warn: (message: string) => void): Bas
   }
   refuseIfLost(root, head, published);
   return { ...ownTop, rev: 0, next: 1, data: EMPTY_REGISTRY };
+}
+
+/**
+ * Reads the registry again and again, in each turn among others. While the newest revision is the same file, only that is
+ * found out: a revision never changes, and its number is never taken again while it is the highest.
+ */
+export class RegistryReader {
+  readonly #root: string;
+  readonly #warn: (message: string) => void;
+  #last: { file: string; data: string } | undefined;
+
+  constructor(root: string, warn: (message: string) => void) {
+    this.#root = root;
+    this.#warn = warn;
+  }
+
+  /** @returns a registry of the caller's own */
+  read(): Registry {
+    const folder = registryFolder(this.#root);
+    const [top] = listFolder(folder)?.revisions ?? [];
+    const stat = top === undefined ? undefined : statIfThere(join(folder, revisionName(top)));
+    const file = stat && `${top} ${stat.ino} ${stat.size} ${stat.mtimeMs}`;
+    if (file !== undefined && file === this.#last?.file) return parseRegistry(this.#last.data);
+    const { rev, damaged, data } = loadRegistry(this.#root, this.#warn);
+    // Damage is looked at each time, and told; and a newer one may have come since the look.
+    this.#last = file === undefined || rev !== top || damaged.length > 0 ? undefined : { file, data };
+    return parseRegistry(data);
+  }
+}
+
+function statIfThere(path: string): Stats | undefined {
+  try {
+    return lstatSync(path, { throwIfNoEntry: false });
+  } catch (error) {
+    throw mediumError("read", path, error);
+  }
 }
 
 const NO_HEAD: Head = { rev: 0, data: undefined, top: 0, damaged: [], others: [] };

@@ -1,13 +1,14 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { type RedisUrl, showRedisUrl } from "../../config/redis-url.js";
+import type { FleetError } from "../../errors.js";
 import { EMPTY_REGISTRY } from "../registry-data.js";
 import { SCHEMA } from "../store.js";
 import type { Epoch } from "./epoch.js";
-import { corruptError, Interruption, unavailable } from "./failures.js";
+import { corruptError, Demotion, Interruption, unavailable } from "./failures.js";
 import type { Keys } from "./keys.js";
 import { ANSWER_MS, Link, placeOf } from "./link.js";
 import type { Script } from "./scripts.js";
-import { judge } from "./surroundings.js";
+import { isReplica, judge } from "./surroundings.js";
 import { within } from "./within.js";
 
 /** How long one operation may take, connecting included, before Redis counts as unavailable. */
@@ -45,6 +46,8 @@ export class Connection {
   /** The one that is being opened. */
   #opening: Link | undefined;
   #wasOpen = false;
+  /** Whether one of them led to a server that is no replica. */
+  #metPrimary = false;
 
   constructor(options: ConnectionOptions) {
     this.#options = options;
@@ -72,15 +75,15 @@ export class Connection {
     });
   }
 
-  /** The registry; null in a database that nothing was written to. @throws as {@link read}. */
-  async readRegistry(): Promise<string | null> {
+  /** The registry under this key; null if nothing was written to it. @throws as {@link read}. */
+  async readRegistry(key: string): Promise<string | null> {
     return await this.#operate(async (link) => {
       const { epoch, keys } = this.#options;
       const { expected } = epoch;
-      const [found = null, registry = null] = await link.read([keys.epoch, keys.registry]);
+      const [found = null, founding = null, registry = null] = await link.read([keys.epoch, keys.founding, key]);
       epoch.meet(found, expected);
-      if (found === null && registry !== null) throw this.#orphan();
-      if (found !== null && registry === null) throw epoch.lost(NO_REGISTRY);
+      if (found === null && founding !== null) throw this.#orphan();
+      if (found !== null && founding === null) throw epoch.lost(NO_REGISTRY);
       return registry;
     });
   }
@@ -102,7 +105,7 @@ export class Connection {
       const { expected, known } = epoch;
       const notAfter = link.serverTime(Math.min(until, performance.now() + ANSWER_MS));
       const common = [known ?? "", notAfter, epoch.fresh, FIRST_REGISTRY];
-      const [word, ...rest] = await link.run(script, [names.epoch, names.registry, ...keys], [...common, ...args]);
+      const [word, ...rest] = await link.run(script, [names.epoch, names.founding, ...keys], [...common, ...args]);
       if (word === "late") {
         link.setClock(Number(rest[0]));
         return undefined;
@@ -144,6 +147,7 @@ export class Connection {
 
   /** `work` gives undefined for another try. */
   async #tryUntil<T>(until: number, work: (link: Link, until: number) => Promise<T | undefined>): Promise<T> {
+    let refusal: FleetError | undefined;
     for (let attempt = 0; ; attempt++) {
       let link: Link | undefined;
       try {
@@ -155,11 +159,16 @@ export class Connection {
         if (link !== undefined) this.#forget(link)?.cut();
         // A server that was never there is more likely a wrong address than one that is about to come back.
         if (error.nobody && !this.#wasOpen) throw unavailable(this.#where, error.message, error);
+        if (error instanceof Demotion) {
+          ({ refusal } = error);
+          // One that was a replica from the first is no failover.
+          if (!this.#metPrimary) throw refusal;
+        }
         const pauseMs = Math.random() * Math.min(10 * 2 ** attempt, LONGEST_PAUSE_MS);
-        if (performance.now() + pauseMs >= until) throw this.#late(error);
+        if (performance.now() + pauseMs >= until) throw refusal ?? this.#late(error);
         await sleep(pauseMs);
       }
-      if (performance.now() >= until) throw this.#late();
+      if (performance.now() >= until) throw refusal ?? this.#late();
     }
   }
 
@@ -181,6 +190,7 @@ export class Connection {
       try {
         for (const doubt of judge(surroundings, this.#where)) warn(doubt);
         epoch.meet(found, expected);
+        if (!isReplica(surroundings)) this.#metPrimary = true;
       } catch (error) {
         link.cut();
         throw error;

@@ -1,3 +1,4 @@
+import { type RedisUrl, showRedisUrl } from "../../config/redis-url.js";
 import { redact } from "../../config/text.js";
 import { FleetError, quote, systemCode } from "../../errors.js";
 import { SCHEMA } from "../store.js";
@@ -14,14 +15,31 @@ export class Interruption extends Error {
   }
 }
 
+/**
+ * A replica refused to write, and wrote nothing: so the very same command may be sent again. It may have been the primary a
+ * moment ago, and another connection to the same address may lead to the one that is it now.
+ */
+export class Demotion extends Interruption {
+  /** For callers of the store, if it stays like that. */
+  readonly refusal: FleetError;
+
+  constructor(refusal: FleetError) {
+    super(refusal.message);
+    this.refusal = refusal;
+  }
+}
+
 /** System errors that a server has that is there, or was a moment ago. */
 const PASSING: ReadonlySet<string> = new Set(["ECONNRESET", "EPIPE", "ETIMEDOUT"]);
 
 /** What Redis answers when it cannot serve at the moment; nothing was run. (Redis source, `server.c`, `shared` errors) */
 const NOT_NOW = /^(?:(?:LOADING|BUSY|TRYAGAIN|MASTERDOWN) |ERR max number of clients)/;
 /** In a script's error the code stands somewhere in the middle: Redis 6.2 and 7 put it in different places. */
-const NO_WRITES = /\b(OOM command not allowed|MISCONF|READONLY You can't write|NOREPLICAS)/;
+const NO_WRITES = /\b(OOM command not allowed|MISCONF|NOREPLICAS)/;
+const DEMOTED = /\bREADONLY You can't write/;
 const NO_ENTRY = /^(?:NOAUTH|WRONGPASS|NOPERM|DENIED|ERR invalid password|ERR AUTH)/;
+/** The answers to SELECT. */
+const NO_DATABASE = /^ERR (?:DB index is out of range|invalid DB index|SELECT is not allowed)/;
 const ELSEWHERE = /\b(?:MOVED \d|CLUSTERDOWN|CROSSSLOT)/;
 
 /**
@@ -42,6 +60,7 @@ export function explain(error: unknown, where: string): Error {
     const code = systemCode(error);
     return new Interruption(message || `the connection failed (${code})`, code);
   }
+  if (DEMOTED.test(text)) return new Demotion(unwritable(where, message, cause));
   if (NO_WRITES.test(text)) return unwritable(where, message, cause);
   if (NO_ENTRY.test(text)) return denied(where, message, cause);
   if (ELSEWHERE.test(text)) return elsewhere(where, message, cause);
@@ -49,6 +68,20 @@ export function explain(error: unknown, where: string): Error {
     return corruptError(where, "a key of the fleet holds something of another type", cause);
   }
   return new FleetError("FLEET_INTERNAL", `Redis at ${where} refused a command: ${message}`, { cause });
+}
+
+/** The same of the handshake, which may end at a database that is not there: the only thing in it that the URL alone decides. */
+export function explainOpening(error: unknown, target: RedisUrl, where: string): Error {
+  const text = error instanceof Error ? error.message : String(error);
+  if (!NO_DATABASE.test(text)) return explain(error, where);
+  const what = `Setting "store" names ${quote(showRedisUrl(target))}, and Redis at ${where} has no database ${target.db}: ${text}.`;
+  return new FleetError("FLEET_CONFIG_INVALID", what, {
+    suggestions: [
+      `${cli(where)} CONFIG GET databases`,
+      'Set "store" (COPILOTFLEET_STORE) to a database that is there, such as 0; "?fleet=NAME" keeps several fleets apart in one.',
+    ],
+    cause: new Error(text),
+  });
 }
 
 export function unavailable(where: string, why: string, cause?: unknown): FleetError {
@@ -71,10 +104,11 @@ function unwritable(where: string, message: string, cause: Error): FleetError {
 }
 
 function denied(where: string, message: string, cause: Error): FleetError {
-  return new FleetError("FLEET_STORE_DENIED", `Redis at ${where} does not let this user in: ${message}.`, {
-    suggestions: ["Correct user and password in the store's URL, or what Redis allows that user (ACL)."],
-    cause,
-  });
+  const mend = message.startsWith("DENIED")
+    ? "Give Redis a password (requirepass, or a user of its own) and put it into the store's URL."
+    : "Correct user and password in the store's URL, or what Redis allows that user (ACL).";
+  const what = `Redis at ${where} does not let this user in: ${message.replace(/\.$/, "")}.`;
+  return new FleetError("FLEET_STORE_DENIED", what, { suggestions: [mend], cause });
 }
 
 function elsewhere(where: string, message: string, cause: Error): FleetError {

@@ -7,6 +7,9 @@ export class Keys {
   readonly prefix: string;
   /** Schema and random id of this database's life; made once and never changed. */
   readonly epoch: string;
+  /** Comes into being with the epoch, so that one without the other is a loss. The registry of a fleet without named hosts. */
+  readonly founding: string;
+  /** The registry of this host. */
   readonly registry: string;
   /** The writer of the registry whose turn it is; expires soon. With `:<writer>` behind it the channel that it listens to. */
   readonly turn: string;
@@ -17,16 +20,24 @@ export class Keys {
   readonly sessions: string;
   /** The set of all tokens' ids. */
   readonly tokens: string;
+  /** The set of all users that were placed. */
+  readonly placements: string;
+  /** The set of all hosts' names. */
+  readonly hosts: string;
   /** The highest fence given out. Never expires. */
   readonly fence: string;
 
-  constructor(fleet: string) {
+  /** @param host Whose registry it is; null for a fleet that knows no hosts. */
+  constructor(fleet: string, host: string | null = null) {
     this.prefix = `copilotfleet:{${fleet}}:`;
     this.epoch = `${this.prefix}epoch`;
-    this.registry = `${this.prefix}registry`;
-    this.turn = `${this.prefix}turn`;
-    this.turnQueue = `${this.prefix}turn-queue`;
-    this.turnPlaces = `${this.prefix}turn-places`;
+    this.founding = `${this.prefix}registry`;
+    this.registry = this.registryOf(host);
+    this.turn = `${this.prefix}turn${suffix(host)}`;
+    this.turnQueue = `${this.prefix}turn-queue${suffix(host)}`;
+    this.turnPlaces = `${this.prefix}turn-places${suffix(host)}`;
+    this.placements = `${this.prefix}placements`;
+    this.hosts = `${this.prefix}hosts`;
     this.sessions = `${this.prefix}sessions`;
     this.tokens = `${this.prefix}tokens`;
     this.fence = `${this.prefix}fence`;
@@ -34,6 +45,15 @@ export class Keys {
 
   get turnKeys(): readonly [turn: string, queue: string, places: string] {
     return [this.turn, this.turnQueue, this.turnPlaces];
+  }
+
+  registryOf(host: string | null): string {
+    return `${this.prefix}registry${suffix(host)}`;
+  }
+
+  /** A host's entry in the directory. */
+  host(name: string): string {
+    return `${this.prefix}host:${name}`;
   }
 
   session(id: string): string {
@@ -69,4 +89,8 @@ export class Keys {
   commit(id: string): string {
     return `${this.prefix}commit:${id}`;
   }
+}
+
+function suffix(host: string | null): string {
+  return host === null ? "" : `:${host}`;
 }

@@ -1,6 +1,6 @@
 import type { Redis } from "ioredis";
 import type { RedisUrl } from "../../config/redis-url.js";
-import { explain } from "./failures.js";
+import { explain, explainOpening } from "./failures.js";
 import { COMMON_KEYS, type Script } from "./scripts.js";
 import type { Surroundings } from "./surroundings.js";
 import { within } from "./within.js";
@@ -16,19 +16,21 @@ type Answer = [word: string, ...rest: unknown[]];
 /** One connection, from the handshake to the first failure. It is never mended: another one is opened. */
 export class Link {
   readonly #client: Redis;
+  readonly #target: RedisUrl;
   readonly #where: string;
   readonly #channels = new Set<string>();
   /** The server's clock less ours (`performance.now()`), in milliseconds; at most the truth, by less than one answer takes. */
   #clockMs = 0;
 
-  private constructor(client: Redis, where: string) {
+  private constructor(client: Redis, target: RedisUrl) {
     this.#client = client;
-    this.#where = where;
+    this.#target = target;
+    this.#where = placeOf(target);
   }
 
   /** Not connected yet. */
   static async to(target: RedisUrl): Promise<Link> {
-    return new Link(await makeClient(target), placeOf(target));
+    return new Link(await makeClient(target), target);
   }
 
   /**
@@ -41,14 +43,18 @@ export class Link {
     const client = this.#client;
     const errors: unknown[] = [];
     client.on("error", (error: unknown) => errors.push(error));
+    const turnedAway = whetherTurnedAway(client);
     try {
       // Every failure of the connection is "closed" to it; the events say why. An unknown database comes as an event alone.
       await within(client.connect(), until).catch((error: unknown) => Promise.reject(errors[0] ?? error));
       if (errors.length > 0) throw errors[0];
-      return await within(this.#greet(epochKey), until);
+      const greeted = await within(this.#greet(epochKey), until);
+      // Or what was asked meanwhile was asked of database 0.
+      if (errors.length > 0) throw errors[0];
+      return greeted;
     } catch (error) {
       this.cut();
-      throw explain(error, this.#where);
+      throw explainOpening(turnedAway() ?? error, this.#target, this.#where);
     }
   }
 
@@ -173,6 +179,23 @@ async function makeClient({ host, port, db, username, password, tls }: RedisUrl)
     // With RESP2 a connection that listens to a channel could do nothing else.
     protocol: 3,
   });
+}
+
+/**
+ * A Redis in protected mode says so unasked to whoever comes from another machine, and hangs up. ioredis takes that for the
+ * answer to its greeting and tells nobody; only that the connection has failed.
+ *
+ * @returns what gives the refusal, if it has come.
+ */
+function whetherTurnedAway(client: Redis): () => Error | undefined {
+  let refusal: Error | undefined;
+  client.once("connect", () => {
+    client.stream.once("data", (bytes: Buffer) => {
+      const [, sentence] = /^-(DENIED [^.\r\n]*)/.exec(bytes.toString()) ?? [];
+      if (sentence !== undefined) refusal = Object.assign(new Error(sentence), { name: "ReplyError" });
+    });
+  });
+  return () => refusal;
 }
 
 /** Null where the server's rules forbid it (ACL, renamed commands). */

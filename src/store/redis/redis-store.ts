@@ -1,13 +1,25 @@
 import { type RedisUrl, showRedisUrl } from "../../config/redis-url.js";
-import type { Lease, LeaseAnswer, LeaseRequest, Registry, SessionRecord, Store, TokenRecord } from "../store.js";
+import type {
+  Lease,
+  LeaseAnswer,
+  LeaseRequest,
+  Placement,
+  Registry,
+  SessionRecord,
+  Store,
+  TokenRecord,
+  UserPlacement,
+} from "../store.js";
 import { Connection } from "./connection.js";
 import { Documents, newId } from "./documents.js";
 import { Epoch } from "./epoch.js";
+import { RedisHosts } from "./hosts.js";
 import { Keys } from "./keys.js";
 import { RedisLeases } from "./leases.js";
 import { Note } from "./note.js";
 import { PlacementDocuments } from "./placements.js";
 import { RegistryDocument } from "./registry.js";
+import { TELL_TIME } from "./scripts.js";
 import { SessionDocuments } from "./sessions.js";
 import { TokenDocuments } from "./tokens.js";
 import { Turns } from "./turn.js";
@@ -19,6 +31,10 @@ export interface RedisStore extends Store {
 }
 
 export interface RedisStoreOptions {
+  /** The name of this host among those that share the fleet. Left out: the fleet knows no hosts, and is one host's. */
+  host?: string;
+  /** The random id of this host's state folder, or null while it has none. Left out: nobody is refused by it. */
+  instance?: () => string | null;
   /** How long one update is tried against other writers before `FLEET_STATE_BUSY`. */
   deadlineMs?: number;
   /** How long one operation waits for Redis before `FLEET_STORE_UNAVAILABLE`. */
@@ -40,8 +56,11 @@ export function openRedisStore(target: RedisUrl, root: string, options: RedisSto
 
 class DatabaseStore implements RedisStore {
   readonly kind = "redis";
+  readonly hosts: RedisHosts | null;
   readonly #connection: Connection;
   readonly #registry: RegistryDocument;
+  /** Of the registry, from when each was asked for: not all of them are in its queue yet. */
+  readonly #updates = new Set<Promise<unknown>>();
   readonly #sessions: SessionDocuments;
   readonly #leases: RedisLeases;
   readonly #tokens: TokenDocuments;
@@ -50,9 +69,10 @@ class DatabaseStore implements RedisStore {
   /** A connection that is opened again has nothing new to say. */
   readonly #warned = new Set<string>();
 
-  constructor(target: RedisUrl, root: string, { deadlineMs = DEADLINE_MS, operationMs }: RedisStoreOptions) {
+  constructor(target: RedisUrl, root: string, options: RedisStoreOptions) {
+    const { host = null, instance, deadlineMs = DEADLINE_MS, operationMs } = options;
     const database = showRedisUrl(target);
-    const keys = new Keys(target.fleet);
+    const keys = new Keys(target.fleet, host);
     const warn = (message: string) => this.#warn(message);
     const epoch = new Epoch(database, new Note(root, database, warn));
     const connection = new Connection({
@@ -64,8 +84,10 @@ class DatabaseStore implements RedisStore {
     });
     const documents = new Documents(connection, keys);
     this.#connection = connection;
+    this.hosts = host === null ? null : new RedisHosts({ own: host, instance, connection, keys });
     this.#registry = new RegistryDocument({
       key: keys.registry,
+      isFounding: keys.registry === keys.founding,
       connection,
       documents,
       turns: new Turns(connection, keys, newId()),
@@ -75,14 +97,26 @@ class DatabaseStore implements RedisStore {
     this.#sessions = new SessionDocuments({ connection, documents, keys, deadlineMs });
     this.#leases = new RedisLeases(connection, keys);
     this.#tokens = new TokenDocuments(connection, documents, keys);
-    this.#placements = new PlacementDocuments(documents, keys);
+    this.#placements = new PlacementDocuments(connection, documents, keys);
   }
 
   async readRegistry(): Promise<Registry> {
+    await this.hosts?.assertOwn();
     return await this.#registry.read();
   }
 
   async updateRegistry<T>(change: (draft: Registry) => T): Promise<T> {
+    const update = this.#updateOwn(change);
+    this.#updates.add(update);
+    try {
+      return await update;
+    } finally {
+      this.#updates.delete(update);
+    }
+  }
+
+  async #updateOwn<T>(change: (draft: Registry) => T): Promise<T> {
+    await this.hosts?.assertOwn();
     return await this.#registry.update(change);
   }
 
@@ -126,12 +160,16 @@ class DatabaseStore implements RedisStore {
     return await this.#tokens.list();
   }
 
-  async readPlacement(user: string): Promise<string | null> {
+  async readPlacement(user: string): Promise<Placement | null> {
     return await this.#placements.read(user);
   }
 
-  async recordPlacement(user: string, serverId: string): Promise<void> {
-    await this.#placements.record(user, serverId);
+  async recordPlacement(user: string, from: Placement | null, to: Placement): Promise<Placement> {
+    return await this.#placements.record(user, from, to);
+  }
+
+  async listPlacements(): Promise<UserPlacement[]> {
+    return await this.#placements.list();
   }
 
   async acquireLease(request: LeaseRequest): Promise<LeaseAnswer> {
@@ -158,6 +196,11 @@ class DatabaseStore implements RedisStore {
     return await this.#leases.check(sessionId, token);
   }
 
+  async now(): Promise<number> {
+    const [, now] = await this.#connection.run(TELL_TIME, [], []);
+    return Number(now);
+  }
+
   async highestFence(): Promise<number> {
     return await this.#leases.highestFence();
   }
@@ -178,7 +221,7 @@ class DatabaseStore implements RedisStore {
   }
 
   async close(): Promise<void> {
-    await this.#registry.pending;
+    await Promise.allSettled(this.#updates);
     await this.#sessions.settled();
     await this.#connection.close();
   }

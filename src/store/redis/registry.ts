@@ -1,4 +1,5 @@
 import { applyChanges, type Outcome } from "../batch.js";
+import { EMPTY_REGISTRY } from "../registry-data.js";
 import type { Registry } from "../store.js";
 import { UpdateQueue } from "../update-queue.js";
 import { type Connection, FIRST_REGISTRY } from "./connection.js";
@@ -8,6 +9,8 @@ import type { Turn, Turns } from "./turn.js";
 
 export interface RegistryOptions {
   key: string;
+  /** Whether it comes into being with the epoch; any other one does with its first write. */
+  isFounding: boolean;
   connection: Connection;
   documents: Documents;
   turns: Turns;
@@ -15,7 +18,10 @@ export interface RegistryOptions {
   warn: (message: string) => void;
 }
 
-/** The registry: one document, which is there from the first write on. */
+/** What the first commit takes the place of, where nothing is. */
+const NONE: Stored = { head: "", revision: 0, data: EMPTY_REGISTRY };
+
+/** The registry of one host, or of a fleet that knows none: one document, which is there from the first write on. */
 export class RegistryDocument {
   readonly #options: RegistryOptions;
   readonly #updates: UpdateQueue<Registry>;
@@ -38,15 +44,11 @@ export class RegistryDocument {
 
   async read(): Promise<Registry> {
     const highest = this.#highest;
-    return this.#parse(this.#found(await this.#options.connection.readRegistry(), highest).data);
+    return this.#parse(this.#found(await this.#read(), highest).data);
   }
 
   update<T>(change: (draft: Registry) => T): Promise<T> {
     return this.#updates.update(change);
-  }
-
-  get pending(): Promise<void> | undefined {
-    return this.#updates.pending;
   }
 
   async #enter(): Promise<() => Promise<void>> {
@@ -76,13 +78,17 @@ export class RegistryDocument {
   async #base(): Promise<Stored> {
     const { registry, highest = this.#highest } = this.#turn ?? {};
     if (this.#turn !== undefined) this.#turn.registry = undefined;
-    return this.#found(registry === undefined ? await this.#options.connection.readRegistry() : registry, highest);
+    return this.#found(registry === undefined ? await this.#read() : registry, highest);
+  }
+
+  async #read(): Promise<string | null> {
+    return await this.#options.connection.readRegistry(this.#options.key);
   }
 
   /** @param highest The highest revision that was seen before the question was sent. */
   #found(text: string | null, highest: number): Stored {
-    const { key, warn } = this.#options;
-    const stored = decode(key, text ?? FIRST_REGISTRY);
+    const { key, isFounding, warn } = this.#options;
+    const stored = text === null && !isFounding ? NONE : decode(key, text ?? FIRST_REGISTRY);
     const { revision } = stored;
     if (revision < highest) {
       // A restart from an older save, or a failover, keeps the epoch and takes the last changes away.
@@ -95,12 +101,21 @@ export class RegistryDocument {
     return stored;
   }
 
-  /** A key such as `__proto__` in `servers` is an id like any other, hence no prototype. */
   #parse(data: string): Registry {
-    const { key } = this.#options;
-    const registry = parseObject<Registry>(key, data);
-    const { servers } = registry;
-    if (typeof servers !== "object" || servers === null) throw corruptError(key, "it holds no servers");
-    return { ...registry, servers: Object.assign(Object.create(null), servers) };
+    return parseRegistryAt(this.#options.key, data);
   }
+}
+
+/** A key such as `__proto__` in `servers` is an id like any other, hence no prototype. */
+function parseRegistryAt(key: string, data: string): Registry {
+  const registry = parseObject<Registry>(key, data);
+  const { servers } = registry;
+  if (typeof servers !== "object" || servers === null) throw corruptError(key, "it holds no servers");
+  return { ...registry, servers: Object.assign(Object.create(null), servers) };
+}
+
+/** The registry under a key that this process does not write; an empty one if there is none. */
+export async function readForeignRegistry(key: string, connection: Connection): Promise<Registry> {
+  const text = await connection.readRegistry(key);
+  return parseRegistryAt(key, text === null ? EMPTY_REGISTRY : decode(key, text).data);
 }

@@ -48,6 +48,9 @@ export function foundingScript(body: string): Script {
   return make(PRELUDE + FOUND + body, true);
 }
 
+/** Answers `now` with the server's time (ms). */
+export const TELL_TIME = script("return {'now', now}");
+
 function make(lua: string, founds: boolean): Script {
   return { lua, sha: createHash("sha1").update(lua).digest("hex"), founds };
 }

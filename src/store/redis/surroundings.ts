@@ -52,6 +52,11 @@ export function judge({ info, save, appendOnly }: Surroundings, where: string): 
   return warnings;
 }
 
+/** Whether it says that it is a replica of another. */
+export function isReplica({ info }: Surroundings): boolean {
+  return info !== null && parseInfo(info).get("role") === "slave";
+}
+
 function parseInfo(info: string): Map<string, string> {
   return new Map(
     info.split(/\r?\n/).flatMap((line) => {

@@ -2,7 +2,7 @@ import { PASS_ON, QUEUE } from "./queue-lua.js";
 import { script } from "./scripts.js";
 
 /**
- * KEYS[3] turn, [4] queue, [5] places. ARGV[5] token, [6] how long a turn lasts (ms), [7] how long a place is kept (ms).
+ * KEYS[3] turn, [4] queue, [5] places, [6] registry. ARGV[5] token, [6] how long a turn lasts (ms), [7] how long a place is kept (ms).
  * Answers `turn` with the registry, or `wait` with how many come first.
  */
 export const TAKE_TURN = script(`${QUEUE}
@@ -17,12 +17,12 @@ if turn ~= token then
   leave_queue(KEYS[4], KEYS[5], token)
 end
 redis.call('SET', KEYS[3], token, 'PX', ARGV[6])
-return {'turn', redis.call('GET', KEYS[2])}
+return {'turn', redis.call('GET', KEYS[6])}
 `);
 
-/** KEYS[3] turn, [4] queue, [5] places. ARGV[5] token, [6] how long the next turn lasts (ms). */
+/** KEYS[3] turn, [4] queue, [5] places, [6] registry. ARGV[5] token, [6] how long the next turn lasts (ms). */
 export const LEAVE_TURN = script(`${PASS_ON}
 leave_queue(KEYS[4], KEYS[5], ARGV[5])
-pass_on(KEYS[3], KEYS[4], KEYS[5], ARGV[5], ARGV[6], redis.call('GET', KEYS[2]) or '')
+pass_on(KEYS[3], KEYS[4], KEYS[5], ARGV[5], ARGV[6], redis.call('GET', KEYS[6]) or '')
 return {'ok'}
 `);

@@ -33,7 +33,7 @@ export class Turns {
   constructor(connection: Connection, keys: Keys, token: string) {
     this.#connection = connection;
     this.token = token;
-    this.#keys = keys.turnKeys;
+    this.#keys = [...keys.turnKeys, keys.registry];
     this.#channel = `${keys.turn}:${token}`;
   }
 

@@ -1,10 +1,11 @@
+import { statSync } from "node:fs";
 import { appendFile, copyFile, mkdtemp, rm, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { followFile, lastLines, lastLogLines } from "../../src/cli/tail.js";
 import { rotateLog } from "../../src/serve/log-rotation.js";
+import { awaitMore, followLog, lastLines, lastLogLines } from "../../src/serve/log-tail.js";
 
 let folder: string;
 let path: string;
@@ -50,40 +51,47 @@ describe("lastLogLines", () => {
     await writeFile(`${path}.1`, "five\nsix\n");
     await writeFile(`${path}.2`, "four\n");
     await writeFile(`${path}.4`, "one\n");
-    expect(lastLogLines(path, 2)).toEqual({ lines: ["six", "seven"], offset: 6 });
-    expect(lastLogLines(path, 100)).toEqual({ lines: ["four", "five", "six", "seven"], offset: 6 });
+    const at = { offset: 6, rotated: statSync(`${path}.1`).ino };
+    expect(lastLogLines(path, 2)).toEqual({ lines: ["six", "seven"], at });
+    expect(lastLogLines(path, 100)).toEqual({ lines: ["four", "five", "six", "seven"], at });
     expect(lastLogLines(path, 0).lines).toEqual([]);
     for (const number of [1, 2, 4]) await rm(`${path}.${number}`);
   });
 });
 
-describe("followFile", () => {
+/** Collects what is added, from here on. */
+function follow(offset: number, signal: AbortSignal) {
+  const decoder = new TextDecoder();
+  const seen = { text: "" };
+  const done = (async () => {
+    for await (const bytes of followLog(path, { offset, rotated: null }, signal)) {
+      seen.text += decoder.decode(bytes, { stream: true });
+    }
+  })();
+  return { seen, done };
+}
+
+describe("followLog", () => {
   it("gives what is added, begins again when the file was cut short, and ends with its signal", async () => {
     await writeFile(path, "old\n");
     const stop = new AbortController();
-    let seen = "";
-    const following = (async () => {
-      for await (const text of followFile(path, 4, stop.signal)) seen += text;
-    })();
+    const { seen, done } = follow(4, stop.signal);
     const [first, second] = [Buffer.from("n\u00e9w\n").subarray(0, 2), Buffer.from("n\u00e9w\n").subarray(2)];
     await appendFile(path, first);
-    await expect.poll(() => seen).toBe("n");
+    await expect.poll(() => seen.text).toBe("n");
     await appendFile(path, second);
-    await expect.poll(() => seen).toBe("n\u00e9w\n");
+    await expect.poll(() => seen.text).toBe("n\u00e9w\n");
     await truncate(path);
     await appendFile(path, "x\n");
-    await expect.poll(() => seen).toBe("n\u00e9w\nx\n");
+    await expect.poll(() => seen.text).toBe("n\u00e9w\nx\n");
     stop.abort();
-    await following;
+    await done;
   });
 
   it("goes on over rotations without losing a line or giving one twice, whatever the server writes meanwhile", async () => {
     await writeFile(path, "");
     const stop = new AbortController();
-    let seen = "";
-    const following = (async () => {
-      for await (const text of followFile(path, 0, stop.signal)) seen += text;
-    })();
+    const { seen, done } = follow(0, stop.signal);
     let written = "";
     const write = async (text: string) => {
       written += text;
@@ -92,34 +100,48 @@ describe("followFile", () => {
     for (let round = 0; round < 6; round++) {
       await write(`${round} before: \u00e9 ${"x".repeat(200 * round)}\n`);
       // In some rounds the last lines before the rotation were seen, in others not.
-      if (round % 2 === 0) await expect.poll(() => seen).toBe(written);
+      if (round % 2 === 0) await expect.poll(() => seen.text).toBe(written);
       await write(`${round} last\n`);
       expect(await rotateLog(path, { maxBytes: 0, keep: 2 })).toBeGreaterThan(0);
       // Less than what was there, more than that, or nothing.
       await write(`${round} ${"y".repeat([0, 5_000, 10][round % 3] ?? 0)}\n`);
-      await expect.poll(() => seen).toBe(written);
+      await expect.poll(() => seen.text).toBe(written);
     }
     stop.abort();
-    await following;
+    await done;
   });
 
   it("is not misled by a rotated file that was copied before the log is emptied", async () => {
     await rm(`${path}.1`, { force: true });
     await writeFile(path, "one\n");
     const stop = new AbortController();
-    let seen = "";
-    const following = (async () => {
-      for await (const text of followFile(path, 0, stop.signal)) seen += text;
-    })();
-    await expect.poll(() => seen).toBe("one\n");
+    const { seen, done } = follow(0, stop.signal);
+    await expect.poll(() => seen.text).toBe("one\n");
     await copyFile(path, `${path}.1`);
     await appendFile(path, "two\n");
-    await expect.poll(() => seen).toBe("one\ntwo\n");
+    await expect.poll(() => seen.text).toBe("one\ntwo\n");
     await appendFile(`${path}.1`, "two\nthree\n");
     await truncate(path);
     await appendFile(path, "four\n");
-    await expect.poll(() => seen).toBe("one\ntwo\nthree\nfour\n");
+    await expect.poll(() => seen.text).toBe("one\ntwo\nthree\nfour\n");
     stop.abort();
-    await following;
+    await done;
+  });
+});
+
+describe("awaitMore", () => {
+  it("gives what is there at once, waits for what is not, and nothing when its time is up", async () => {
+    await rm(`${path}.1`, { force: true });
+    await writeFile(path, "one\n");
+    const start = { offset: 0, rotated: null };
+    const first = await awaitMore(path, start, new AbortController().signal);
+    expect(first).toEqual({ bytes: Buffer.from("one\n"), at: { offset: 4, rotated: null } });
+    const more = awaitMore(path, first.at, new AbortController().signal);
+    await appendFile(path, "two\n");
+    expect((await more).bytes.toString()).toBe("two\n");
+    expect(await awaitMore(path, { offset: 8, rotated: null }, AbortSignal.abort())).toEqual({
+      bytes: Buffer.alloc(0),
+      at: { offset: 8, rotated: null },
+    });
   });
 });

@@ -1,7 +1,7 @@
 import { closeSync, fstatSync, openSync, readSync, statSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import { systemCode } from "../errors.js";
-import { rotatedPath } from "../serve/rotated-files.js";
+import { rotatedPath } from "./rotated-files.js";
 
 const BLOCK_BYTES = 64 * 1024;
 const FOLLOW_POLL_MS = 200;
@@ -28,47 +28,70 @@ export function lastLines(path: string, count: number): { lines: string[]; offse
   }
 }
 
-/** The last lines of a log and of its rotated files, and the offset behind them in the log itself. */
-export function lastLogLines(path: string, count: number): { lines: string[]; offset: number } {
+/** How far somebody has read a log: to go on from there also after it was rotated. */
+export interface LogPosition {
+  /** Bytes of the log itself that are read. */
+  offset: number;
+  /** Which file the newest rotated one was then (its inode); null: there was none. */
+  rotated: number | null;
+}
+
+/** The last lines of a log and of its rotated files, and the position behind them in the log itself. */
+export function lastLogLines(path: string, count: number): { lines: string[]; at: LogPosition } {
+  const rotatedBefore = inodeOf(rotatedPath(path, 1));
   const { lines, offset } = lastLines(path, count);
   for (let number = 1; lines.length < count; number++) {
     const rotated = rotatedPath(path, number);
     if (inodeOf(rotated) === null) break;
     lines.unshift(...lastLines(rotated, count - lines.length).lines);
   }
-  return { lines, offset };
+  return { lines, at: { offset, rotated: rotatedBefore } };
 }
 
 /**
- * What is added to a file from `offset` on, until the signal. When the file is rotated, what was still to be read of it is
- * read from the rotated one; a file that was cut short otherwise is read from its beginning.
+ * What was added to a log since a position. When the log was rotated, what was still to be read of it is read from the
+ * rotated one; one that was cut short otherwise is read from its beginning.
  */
-export async function* followFile(path: string, offset: number, signal: AbortSignal): AsyncGenerator<string> {
-  const decoder = new TextDecoder();
+export function readOn(path: string, at: LogPosition): { bytes: Buffer; at: LogPosition } {
+  const fd = openIfThere(path);
+  if (fd === null) return { bytes: Buffer.alloc(0), at };
   const newestRotated = rotatedPath(path, 1);
-  let from = offset;
-  let rotated = inodeOf(newestRotated);
-  while (!signal.aborted) {
-    const fd = openIfThere(path);
-    if (fd !== null) {
-      try {
-        // The size first: a log that was emptied has its rotated file already.
-        const { size } = fstatSync(fd);
-        const isNew = inodeOf(newestRotated) !== rotated;
-        const isRotated = isNew && (size < from || !isStillWhole(fd, size, newestRotated));
-        if (isRotated) {
-          rotated = inodeOf(newestRotated);
-          yield decoder.decode(restOf(newestRotated, from), { stream: true });
-        }
-        if (isRotated || size < from) from = 0;
-        const added = readRange(fd, from, Math.max(from, fstatSync(fd).size));
-        from += added.length; // fewer than expected when it was emptied just now
-        if (added.length > 0) yield decoder.decode(added, { stream: true });
-      } finally {
-        closeSync(fd);
-      }
-    }
+  try {
+    // The size first: a log that was emptied has its rotated file already.
+    const { size } = fstatSync(fd);
+    const isNew = inodeOf(newestRotated) !== at.rotated;
+    const isRotated = isNew && (size < at.offset || !isStillWhole(fd, size, newestRotated));
+    const rest = isRotated ? restOf(newestRotated, at.offset) : Buffer.alloc(0);
+    const from = isRotated || size < at.offset ? 0 : at.offset;
+    // Fewer than expected when it was emptied just now.
+    const added = readRange(fd, from, Math.max(from, fstatSync(fd).size));
+    const rotated = isRotated ? inodeOf(newestRotated) : at.rotated;
+    return { bytes: Buffer.concat([rest, added]), at: { offset: from + added.length, rotated } };
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** What is added to a log from a position on, until the signal. */
+export async function* followLog(path: string, at: LogPosition, signal: AbortSignal): AsyncGenerator<Buffer> {
+  for (let position = at; !signal.aborted; ) {
+    const read = readOn(path, position);
+    position = read.at;
+    if (read.bytes.length > 0) yield read.bytes;
     await delay(FOLLOW_POLL_MS, undefined, { signal }).catch(() => undefined); // aborted: the loop's condition ends it
+  }
+}
+
+/** What was added since a position, as soon as anything was; empty when nothing was until the signal. */
+export async function awaitMore(
+  path: string,
+  at: LogPosition,
+  signal: AbortSignal,
+): Promise<{ bytes: Buffer; at: LogPosition }> {
+  for (;;) {
+    const read = readOn(path, at);
+    if (read.bytes.length > 0 || signal.aborted) return read;
+    await delay(FOLLOW_POLL_MS, undefined, { signal }).catch(() => undefined); // aborted: read a last time
   }
 }
 

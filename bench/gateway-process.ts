@@ -1,0 +1,68 @@
+/**
+ * One part of `bench/gateway.ts` in a process of its own, so that its time and its memory can be counted: the `door`, the
+ * `model`, or a `relay` to an address, which holds two sockets for each connection and does nothing else. Prints where it
+ * listens, answers each line of its input with its memory after a garbage collection, and ends with its input.
+ */
+import { once } from "node:events";
+import type { AddressInfo } from "node:net";
+import { connect, createServer } from "node:net";
+import { createInterface } from "node:readline";
+import { Fleet } from "../src/index.js";
+import { startEchoModel } from "../src/models/echo.js";
+
+interface Part extends AsyncDisposable {
+  url: string;
+}
+
+const [name = "", target = ""] = process.argv.slice(2);
+await using part = await start();
+say({ url: part.url });
+for await (const _ of createInterface({ input: process.stdin })) {
+  // Twice: what only a finalizer of the first round lets go is garbage in the second.
+  globalThis.gc?.();
+  globalThis.gc?.();
+  say(process.memoryUsage());
+}
+
+async function start(): Promise<Part> {
+  if (name === "door") return await startDoor();
+  if (name === "relay") return await startRelay();
+  const model = await startEchoModel();
+  return { url: model.baseUrl, [Symbol.asyncDispose]: async () => await model.close() };
+}
+
+async function startDoor(): Promise<Part> {
+  const fleet = await Fleet.open();
+  const door = await fleet.openFrontDoor({ listen: { host: "127.0.0.1", port: 0 } });
+  return {
+    url: `127.0.0.1:${door.address.port}`,
+    [Symbol.asyncDispose]: async () => {
+      await door.close();
+      await fleet[Symbol.asyncDispose]();
+    },
+  };
+}
+
+/** As much as any front door in Node needs. */
+async function startRelay(): Promise<Part> {
+  const [host = "", port = ""] = target.split(":");
+  const server = createServer((client) => {
+    const upstream = connect({ host, port: Number(port) });
+    client.on("data", (chunk) => upstream.write(chunk));
+    upstream.on("data", (chunk) => client.write(chunk));
+    client.on("error", () => upstream.destroy());
+    upstream.on("error", () => client.destroy());
+    client.on("close", () => upstream.destroy());
+    upstream.on("close", () => client.destroy());
+  });
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  return {
+    url: `127.0.0.1:${(server.address() as AddressInfo).port}`,
+    [Symbol.asyncDispose]: async () => void server.close(),
+  };
+}
+
+function say(message: object): void {
+  process.stdout.write(`${JSON.stringify(message)}\n`);
+}

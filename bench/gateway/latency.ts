@@ -1,0 +1,44 @@
+import { CopilotClient, RuntimeConnection } from "@github/copilot-sdk";
+import { Fleet } from "../../src/index.js";
+import { connectClient } from "../../src/runtime/client/connect.js";
+import { claim, compare, ratio } from "../measure.js";
+import { type PartProcess, startPart } from "./processes.js";
+
+/** The unmodified SDK through the door, the same SDK at the server itself, and the best direct client, on one server. */
+export async function measureLatency(env: NodeJS.ProcessEnv, folder: string, model: PartProcess): Promise<void> {
+  await using fleet = await Fleet.open({ env, cwd: folder });
+  await fleet.spawn("bench");
+  const { url, token } = await fleet.connectInfo("bench");
+  using door = await startPart(["door"], env);
+  const plain = await sdk(url, token);
+  const through = await sdk(door.url, (await fleet.issueToken("bench")).token);
+  const [address = "", port = ""] = url.split(":");
+  const best = (await connectClient({ address, port: Number(port), token }, {}, AbortSignal.timeout(10_000))).client;
+  const provider = { type: "openai", wireApi: "completions", baseUrl: model.url } as const;
+  const config = { model: "gpt-5", provider, streaming: true };
+  const sessions = {
+    plain: await plain.createSession({ ...config, sessionId: "plain" }),
+    through: await through.createSession({ streaming: true, sessionId: "through" }),
+    best: await best.createSession({ ...config, sessionId: "best" }),
+  };
+  const medians = await compare(60, [
+    { name: "ping, SDK directly", round: async () => void (await plain.ping()) },
+    { name: "ping, SDK through the door", round: async () => void (await through.ping()) },
+    { name: "ping, best direct client", round: async () => void (await best.ping()) },
+    { name: "turn, SDK directly", round: async () => void (await sessions.plain.sendAndWait("hello")) },
+    { name: "turn, SDK through the door", round: async () => void (await sessions.through.sendAndWait("hello")) },
+    { name: "turn, best direct client", round: async () => void (await sessions.best.sendAndWait("hello")) },
+  ]);
+  for (const client of [plain, through, best]) await client.forceStop();
+  await fleet.stop([(await fleet.serverOf("bench")).id], { force: true });
+  const [ping, turn] = ["ping, SDK through the door", "turn, SDK through the door"];
+  claim("ping, door to SDK directly", ratio(medians, ping, "ping, SDK directly"), 0.05);
+  claim("turn, door to SDK directly", ratio(medians, turn, "turn, SDK directly"), 0.25);
+  claim("turn, door to best direct client", ratio(medians, turn, "turn, best direct client"), 1.3);
+}
+
+async function sdk(where: string, connectionToken: string): Promise<CopilotClient> {
+  const client = new CopilotClient({ connection: RuntimeConnection.forUri(where, { connectionToken }) });
+  await client.start();
+  return client;
+}

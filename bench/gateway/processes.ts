@@ -1,0 +1,38 @@
+import { spawn } from "node:child_process";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+
+const SCRIPT = fileURLToPath(new URL("../gateway-process.ts", import.meta.url));
+
+/** A part of the benchmark that runs in a process of its own; see `gateway-process.ts`. */
+export interface PartProcess extends Disposable {
+  /** Where it listens. */
+  url: string;
+  pid: number;
+  /** What it has in memory after a garbage collection. */
+  memory(): Promise<NodeJS.MemoryUsage>;
+}
+
+/** @param env for a door: that of its fleet */
+export async function startPart(args: readonly string[], env: NodeJS.ProcessEnv = process.env): Promise<PartProcess> {
+  const child = spawn(process.execPath, ["--expose-gc", "--import", "tsx", SCRIPT, ...args], {
+    env,
+    stdio: ["pipe", "pipe", "inherit"],
+  });
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+  const next = async () => {
+    const { value, done } = await lines.next();
+    if (done === true) throw new Error(`${args[0]} ended`);
+    return JSON.parse(value) as unknown;
+  };
+  const { url } = (await next()) as { url: string };
+  return {
+    url,
+    pid: child.pid ?? 0,
+    memory: async () => {
+      child.stdin.write("\n");
+      return (await next()) as NodeJS.MemoryUsage;
+    },
+    [Symbol.dispose]: () => child.stdin.end(),
+  };
+}

@@ -1,0 +1,73 @@
+import { connect, type Socket } from "node:net";
+import { encodeFrame, FrameDecoder } from "../../src/runtime/client/frames.js";
+
+interface Message {
+  id?: number;
+  error?: unknown;
+  params?: { sessionId?: string; event?: { type?: string } };
+}
+
+interface Waiting {
+  resolve(): void;
+  reject(error: Error): void;
+}
+
+/** A client that costs as little as possible, so that what is measured is the rest. */
+export class RawClient {
+  /** How many pieces of answers it has received. */
+  deltas = 0;
+  readonly #socket: Socket;
+  readonly #waiting = new Map<string | number, Waiting>();
+  #sequence = 0;
+
+  private constructor(socket: Socket) {
+    this.#socket = socket;
+    const decoder = new FrameDecoder();
+    const acknowledgement = encodeFrame({ jsonrpc: "2.0", method: "$/ack" });
+    socket.on("data", (chunk) => {
+      socket.write(acknowledgement);
+      for (const message of decoder.push(chunk)) this.#take(message as Message);
+    });
+    socket.on("error", () => undefined); // `close` follows
+    socket.on("close", () => {
+      for (const { reject } of this.#waiting.values()) reject(new Error("the connection was closed"));
+    });
+  }
+
+  static async connect(url: string, token: string): Promise<RawClient> {
+    const [host = "", port = ""] = url.split(":");
+    const client = new RawClient(connect({ host, port: Number(port), noDelay: true }));
+    await client.request("connect", { token, supportedTaskKinds: [] });
+    return client;
+  }
+
+  #take(message: Message): void {
+    const type = message.params?.event?.type;
+    if (type === "assistant.message_delta") this.deltas++;
+    const key = type === "session.idle" ? message.params?.sessionId : message.id;
+    if (key === undefined) return;
+    const waiting = this.#waiting.get(key);
+    this.#waiting.delete(key);
+    if (message.error === undefined) waiting?.resolve();
+    else waiting?.reject(new Error(JSON.stringify(message.error)));
+  }
+
+  async #answer(key: string | number): Promise<void> {
+    return await new Promise((resolve, reject) => this.#waiting.set(key, { resolve, reject }));
+  }
+
+  async request(method: string, params: object): Promise<void> {
+    const id = this.#sequence++;
+    const answer = this.#answer(id);
+    this.#socket.write(encodeFrame({ jsonrpc: "2.0", id, method, params }));
+    await answer;
+  }
+
+  async turn(sessionId: string, prompt: string): Promise<void> {
+    await Promise.all([this.#answer(sessionId), this.request("session.send", { sessionId, prompt })]);
+  }
+
+  end(): void {
+    this.#socket.destroy();
+  }
+}

@@ -1,0 +1,73 @@
+import type { Fleet } from "../fleet.js";
+import type { Rebalanced, RouteView } from "../fleet-options.js";
+import type { RebalancePlan } from "../hosts/rebalance.js";
+import type { Strategy } from "../pool/pool.js";
+import { usage } from "./flags.js";
+import { renderState, renderTable } from "./table.js";
+
+export interface RouteFlags {
+  user: string | undefined;
+  strategy: Strategy | undefined;
+  plan: boolean;
+  rebalance: boolean;
+  wait: number | undefined;
+}
+
+/** Does the one thing that the flags ask for. `show` prints it for people. */
+export async function runRoute(
+  fleet: Fleet,
+  flags: RouteFlags,
+  show: (text: string) => void,
+): Promise<RouteView | RebalancePlan | Rebalanced> {
+  const { user, strategy, plan, rebalance, wait } = flags;
+  const asked = [user === undefined ? null : "--user", plan ? "--plan" : null, rebalance ? "--rebalance" : null];
+  const named = asked.filter((flag) => flag !== null);
+  if (named.length > 1) throw usage(`${named.join(" and ")} do not go together: one of them is allowed.`);
+  if (strategy !== undefined && user === undefined) throw usage(`--strategy is about one user: --user is missing.`);
+  if (wait !== undefined && !rebalance) throw usage("--wait goes with --rebalance only.");
+  if (rebalance) {
+    const result = await fleet.rebalance(wait === undefined ? {} : { waitMs: wait });
+    show(renderRebalanced(result));
+    return result;
+  }
+  if (plan) {
+    const planned = await fleet.planRebalance();
+    show(renderPlan(planned));
+    return planned;
+  }
+  if (user === undefined) throw usage("--user is missing: name a user, or ask for --plan or --rebalance.");
+  const route = await fleet.route(user, strategy === undefined ? {} : { strategy });
+  show(renderRoute(route));
+  return route;
+}
+
+function renderRoute({ user, host, serverId, server, reason }: RouteView): string {
+  const row = [user, serverId, server?.url ?? null, renderState(server?.state ?? "stopped"), reason];
+  if (host === null) return renderTable(["USER", "SERVER", "URL", "STATE", "REASON"], [row]);
+  return renderTable(["USER", "HOST", "SERVER", "URL", "STATE", "REASON"], [[user, host, ...row.slice(1)]]);
+}
+
+function renderPlan({ hosts, moves, stays }: RebalancePlan): string {
+  if (hosts.length === 0) return "The fleet is on one host: there is nobody to move.";
+  const loads = renderTable(
+    ["HOST", "USERS", "AFTERWARDS", "TAKES USERS"],
+    hosts.map(({ name, users, planned, takesUsers }) => [name, users, planned, takesUsers ? "yes" : "no"]),
+  );
+  const moving = renderTable(
+    ["USER", "FROM", "TO", "SESSIONS"],
+    moves.map(({ user, from, to, sessions }) => [user, from, to, sessions]),
+  );
+  const summary = `${moves.length} users would move, ${stays.length} stay where their sessions are.`;
+  return [loads, ...(moves.length === 0 ? [] : ["", moving]), "", summary].join("\n");
+}
+
+function renderRebalanced({ moved, stays }: Rebalanced): string {
+  const kept = moved.flatMap((each) => each.kept.map(({ id, reason }) => [id, each.user, each.from, reason]));
+  const table = kept.length === 0 ? [] : ["", renderTable(["SESSION", "USER", "STAYS ON", "REASON"], kept)];
+  const released = moved.reduce((sum, each) => sum + each.released.length, 0);
+  const summary = `${moved.length} users moved with ${released} sessions; ${kept.length} sessions and ${stays.length} users stay.`;
+  const failed = moved.flatMap(({ user, from, failure }) =>
+    failure === null ? [] : [`${user} (from ${from}): ${failure}`],
+  );
+  return [summary, ...table, ...failed].join("\n");
+}

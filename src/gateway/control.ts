@@ -1,0 +1,113 @@
+import { LONGEST_TIMER_MS } from "../config/duration.js";
+import { FleetError, isFleetError } from "../errors.js";
+import { PROTOCOL_VERSION } from "../runtime/client/raw-connection.js";
+import { abortable, deadline } from "../runtime/deadline.js";
+import type { ClientMessage, ClientRequest, Params, RpcId } from "./client-message.js";
+import type { ClientSocket } from "./client-socket.js";
+import type { DoorContext, DoorEvent, DoorOwner } from "./context.js";
+import { ProtocolError } from "./frames.js";
+import { describe, encodeMessage, errorFrame, methodDenied, REFUSED } from "./refusals.js";
+import type { HostHolder } from "./tokens.js";
+
+/** Another host asks for one thing at a time. */
+const MAX_OPEN_CALLS = 100;
+
+/**
+ * A connection of another host, which asks this one to do something with its servers and sessions. It takes
+ * `fleet.call {method, params, limitMs}` and nothing else; what can be called is the table's to say (`remote/calls.ts`).
+ * Who hangs up calls off what is under way.
+ */
+export class ControlConnection {
+  readonly #socket: ClientSocket;
+  readonly #handle: DoorOwner["control"];
+  readonly #onEvent: (event: Omit<DoorEvent, "address" | "user">) => void;
+  readonly #gone = new AbortController();
+  #open = 0;
+
+  constructor(
+    socket: ClientSocket,
+    handle: DoorOwner["control"],
+    onEvent: (event: Omit<DoorEvent, "address" | "user">) => void,
+  ) {
+    this.#socket = socket;
+    this.#handle = handle;
+    this.#onEvent = onEvent;
+  }
+
+  /**
+   * Lets another host in, whose token was good. It is good for this once: whoever saw it on its way comes too late.
+   *
+   * @throws FleetError `FLEET_TOKEN_REFUSED` for one that is meant for another host's door, or was used.
+   */
+  static async greet({ store, directory }: DoorContext, { tokenId, door }: HostHolder): Promise<Params> {
+    const isMeant = directory.own !== null && door === directory.own;
+    if (isMeant && (await store.deleteToken(tokenId))) return { protocolVersion: PROTOCOL_VERSION };
+    throw new FleetError("FLEET_TOKEN_REFUSED", "The token of a host is good at one front door, once.");
+  }
+
+  /** @throws ProtocolError */
+  take(message: ClientMessage): void {
+    switch (message.kind) {
+      case "request":
+        if (this.#open >= MAX_OPEN_CALLS) {
+          throw new ProtocolError(`More than ${MAX_OPEN_CALLS} calls are not answered.`, -32600);
+        }
+        void this.#call(message);
+        break;
+      case "unfit":
+        this.#socket.send(errorFrame(message.id, message.rpcCode, message.message));
+        break;
+      case "response":
+        this.#onEvent({ event: "dropped", detail: "an answer that nobody waits for" });
+        break;
+      case "notification":
+        if (!message.method.startsWith("$/")) this.#onEvent({ event: "dropped", detail: "a notification" });
+        break;
+    }
+  }
+
+  close(): void {
+    this.#gone.abort(new Error("the other host has hung up"));
+  }
+
+  /** Never rejects. */
+  async #call({ id, method, params }: ClientRequest): Promise<void> {
+    this.#open += 1;
+    try {
+      if (method !== "fleet.call") throw methodDenied(method, 'another host sends "fleet.call" alone');
+      const call = readCall(params);
+      using limit = deadline(call.limitMs, this.#gone.signal);
+      const result = await abortable(this.#handle(call.method, call.params, limit.signal), limit.signal);
+      this.#socket.send(encodeMessage({ id, result: result ?? null }));
+    } catch (error) {
+      if (this.#gone.signal.aborted) return;
+      this.#refuse(id, method, error);
+    } finally {
+      this.#open -= 1;
+    }
+  }
+
+  #refuse(id: RpcId, method: string, error: unknown): void {
+    if (!isFleetError(error)) {
+      this.#onEvent({ event: "failed", method, detail: describe(error) });
+    }
+    const { code, message, suggestions } = isFleetError(error)
+      ? error
+      : new FleetError("FLEET_INTERNAL", "The other host failed at this. Its log says more.");
+    this.#socket.send(encodeMessage({ id, error: { code: REFUSED, message, data: { code, suggestions } } }));
+  }
+}
+
+function readCall({ method, params = {}, limitMs }: Params): { method: string; params: Params; limitMs: number } {
+  const isLimit = typeof limitMs === "number" && limitMs > 0 && limitMs <= LONGEST_TIMER_MS;
+  if (
+    typeof method === "string" &&
+    isLimit &&
+    typeof params === "object" &&
+    params !== null &&
+    !Array.isArray(params)
+  ) {
+    return { method, params: params as Params, limitMs };
+  }
+  throw methodDenied("fleet.call", "it says which method, with which parameters, and within how many milliseconds");
+}

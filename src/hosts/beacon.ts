@@ -1,0 +1,89 @@
+import { randomBytes } from "node:crypto";
+import { readFile, rename, rm, rmdir, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import { FleetError, quote, systemCode } from "../errors.js";
+import { makeHostFolder, usable } from "../runtime/shared-storage.js";
+import type { HostRecord } from "../store/store.js";
+
+/**
+ * What proves that two hosts have one folder: each host writes a number of its own there that nobody can guess, and says in
+ * the directory which one.
+ */
+
+/** File systems over a network show others' files late, in milliseconds. */
+const PATIENCE_MS = 3_000;
+const POLL_MS = 250;
+
+function pathOf(shared: string, host: string): string {
+  return join(shared, "hosts", host, "beacon");
+}
+
+/** Lights the beacon of a host. @returns its number. @throws FleetError `FLEET_STORAGE_UNUSABLE`. */
+export async function lightBeacon(shared: string, host: string): Promise<string> {
+  const number = randomBytes(16).toString("hex");
+  await makeHostFolder(shared, host);
+  const path = pathOf(shared, host);
+  try {
+    await writeFile(`${path}.tmp`, number, { mode: 0o600 });
+    await rename(`${path}.tmp`, path);
+  } catch (cause) {
+    await rm(`${path}.tmp`, { force: true }).catch(() => "it cannot be written, and that is told");
+    const why = cause instanceof Error ? cause.message : String(cause);
+    throw new FleetError("FLEET_STORAGE_UNUSABLE", `The shared storage ${quote(shared)} cannot be written: ${why}.`, {
+      suggestions: ["copilotfleet doctor", `ls -ld ${shared}`],
+      cause,
+    });
+  }
+  return number;
+}
+
+/** Leaves nothing of a host that was not there before. @param number of its beacon, if that was lit */
+export async function putOutBeacon(shared: string, host: string, number: string | null | undefined): Promise<void> {
+  const path = pathOf(shared, host);
+  if (number != null) await rm(path, { force: true });
+  for (const folder of [dirname(path), join(shared, "hosts")]) {
+    await rmdir(folder).catch((error: unknown) => {
+      // There is something in it: sessions, what kept the beacon from being lit, other hosts.
+      if (!["ENOENT", "ENOTEMPTY", "EEXIST"].includes(systemCode(error) ?? "")) throw error;
+    });
+  }
+}
+
+/** The hosts, of those that are there, whose beacons are not in this folder: they have another one. */
+export async function missingBeacons(shared: string, hosts: readonly HostRecord[]): Promise<string[]> {
+  const there = hosts.filter(({ gone, beacon }) => !gone && beacon != null);
+  const until = performance.now() + PATIENCE_MS;
+  for (;;) {
+    const seen = await Promise.all(there.map(async ({ name, beacon }) => (await readBeacon(shared, name)) === beacon));
+    const missing = there.filter((_, index) => seen[index] === false).map(({ name }) => name);
+    if (missing.length === 0 || performance.now() >= until) return missing;
+    await delay(POLL_MS);
+  }
+}
+
+/** Whether a folder is the one that this host has lit its beacon in. @throws FleetError `FLEET_STORAGE_UNUSABLE`. */
+export async function hasOwnBeacon(shared: string, { name, beacon }: HostRecord): Promise<boolean> {
+  // What a host wrote through a mount of its own it sees there at once.
+  return beacon == null || (await readBeacon(shared, name)) === beacon;
+}
+
+/** The folder is not the one that this host has lit its beacon in, such as when nothing is mounted there any more. */
+export function notMounted(shared: string, host: Pick<HostRecord, "name">): FleetError {
+  const message = `The folder ${quote(shared)} is not the one that host ${quote(host.name)} shares with others, or is not mounted.`;
+  return new FleetError("FLEET_STORAGE_UNUSABLE", message, {
+    suggestions: [`findmnt --target ${shared}`, "copilotfleet doctor"],
+  });
+}
+
+/** @throws FleetError `FLEET_STORAGE_UNUSABLE`. */
+async function readBeacon(shared: string, host: string): Promise<string | null> {
+  return await usable(shared, async () => {
+    try {
+      return await readFile(pathOf(shared, host), "utf8");
+    } catch (error) {
+      if (systemCode(error) === "ENOENT") return null;
+      throw error;
+    }
+  });
+}

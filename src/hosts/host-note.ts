@@ -1,0 +1,117 @@
+import { randomBytes } from "node:crypto";
+import { linkSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { hostname } from "node:os";
+import { join } from "node:path";
+import { isHostName } from "../config/rules.js";
+import type { Config } from "../config/schema.js";
+import { FleetError, quote, systemCode } from "../errors.js";
+import { unwritable } from "../runtime/server-folder.js";
+import { mediumError } from "../store/file/failures.js";
+import { ensureStateFolder } from "../store/file/state-folder.js";
+
+/** Who this host is: its name among the hosts, and a random id of its state folder. */
+export interface HostNote {
+  name: string;
+  instance: string;
+}
+
+function pathOf(stateRoot: string): string {
+  return join(stateRoot, "host.json");
+}
+
+/**
+ * The name of this host: as configured, as it was called when `serve` or a server first ran on this state folder, or as the
+ * machine is called. A machine that is renamed stays the host that it was.
+ *
+ * @throws FleetError `FLEET_CONFIG_INVALID` when the machine's name cannot be one.
+ */
+export function ownHostName({ host }: Pick<Config, "host">, stateRoot: string): string {
+  const name = host.name ?? readNote(stateRoot)?.name ?? hostname().toLowerCase();
+  if (isHostName(name)) return name;
+  throw new FleetError("FLEET_CONFIG_INVALID", `The name of this machine, ${quote(name)}, cannot be a host's name.`, {
+    suggestions: ["COPILOTFLEET_HOST_NAME=host-1"],
+  });
+}
+
+function readNote(stateRoot: string): HostNote | null {
+  let text: string;
+  try {
+    text = readFileSync(pathOf(stateRoot), "utf8");
+  } catch (error) {
+    if (systemCode(error) === "ENOENT") return null;
+    throw unreadable(stateRoot, error);
+  }
+  try {
+    const { name, instance } = JSON.parse(text) as Partial<HostNote>;
+    if (typeof name === "string" && typeof instance === "string") return { name, instance };
+  } catch (error) {
+    throw unreadable(stateRoot, error);
+  }
+  throw unreadable(stateRoot, undefined);
+}
+
+/**
+ * Makes sure that a state folder with servers stays its host's: those, and their sessions, are recorded under the name that it had.
+ *
+ * @throws FleetError `FLEET_CONFIG_INVALID`.
+ */
+export function refuseRenamed({ store, host }: Pick<Config, "store" | "host">, stateRoot: string): void {
+  if (store.kind === "file" || host.name === null) return;
+  const before = readNote(stateRoot)?.name ?? host.name;
+  if (before === host.name || !hasServers(stateRoot)) return;
+  throw new FleetError(
+    "FLEET_CONFIG_INVALID",
+    `host.name is ${quote(host.name)}, and the state folder ${quote(stateRoot)} is that of host ${quote(before)}, whose servers and sessions are in it.`,
+    { suggestions: [`COPILOTFLEET_HOST_NAME=${before}`, "Set COPILOTFLEET_HOME to another folder, for another host."] },
+  );
+}
+
+function hasServers(stateRoot: string): boolean {
+  const folder = join(stateRoot, "servers");
+  try {
+    return readdirSync(folder).length > 0;
+  } catch (error) {
+    if (systemCode(error) === "ENOENT") return false;
+    throw mediumError("read", folder, error);
+  }
+}
+
+/** The random id of this state folder, or null while it has none: neither `serve` nor a server has run on it. */
+export function instanceOf(stateRoot: string): string | null {
+  return readNote(stateRoot)?.instance ?? null;
+}
+
+/** The note of this state folder under this name, written if there is none. @throws FleetError `FLEET_STATE_UNWRITABLE`. */
+export function ensureNote(stateRoot: string, name: string): HostNote {
+  const before = readNote(stateRoot);
+  if (before?.name === name) return before;
+  const note = { name, instance: before?.instance ?? randomBytes(16).toString("hex") };
+  const path = pathOf(stateRoot);
+  const temp = `${path}.${note.instance.slice(0, 8)}.tmp`;
+  try {
+    ensureStateFolder(stateRoot);
+    writeFileSync(temp, `${JSON.stringify(note)}\n`, { mode: 0o600 });
+    if (before === null) linkSync(temp, path);
+    else renameSync(temp, path);
+  } catch (error) {
+    // Another process of this host was first: there is one id.
+    const others = systemCode(error) === "EEXIST" ? readNote(stateRoot) : null;
+    if (others?.name !== name) throw unwritable(path, error);
+    return others;
+  } finally {
+    rmSync(temp, { force: true });
+  }
+  return note;
+}
+
+/** Of a host that never was one. */
+export function removeNote(stateRoot: string): void {
+  rmSync(pathOf(stateRoot), { force: true });
+}
+
+function unreadable(stateRoot: string, cause: unknown): FleetError {
+  return new FleetError("FLEET_STATE_CORRUPT", `${quote(pathOf(stateRoot))} does not say who this host is.`, {
+    suggestions: [`Remove it, and give the host the name that it had: COPILOTFLEET_HOST_NAME=NAME`],
+    cause,
+  });
+}

@@ -1,0 +1,44 @@
+import { FleetError, quote } from "../errors.js";
+import type { HostRecord, SessionRecord } from "../store/store.js";
+
+/** Nothing may be opened here: others could take it at any moment. */
+export function ownHostAway(own: string, cause?: unknown): FleetError {
+  return new FleetError(
+    "FLEET_HOST_AWAY",
+    `This host, ${quote(own)}, does not serve: others may take over its sessions in the shared storage.`,
+    { suggestions: ["copilotfleet serve", "copilotfleet top"], cause },
+  );
+}
+
+export function hostAway(name: string, cause?: unknown): FleetError {
+  return new FleetError("FLEET_HOST_AWAY", `Host ${quote(name)} cannot be reached.`, {
+    suggestions: [
+      "copilotfleet top",
+      "Try again: with shared storage another host takes over from one that does not come back.",
+    ],
+    cause,
+  });
+}
+
+export function sessionStranded({ id, host = "" }: SessionRecord): FleetError {
+  return new FleetError(
+    "FLEET_SESSION_STRANDED",
+    `Session ${quote(id)} is on the disk of host ${quote(host)}, which does not serve.`,
+    { suggestions: [`copilotfleet serve (on host ${host})`, "copilotfleet top"] },
+  );
+}
+
+/** Whoever carries the user's client goes there. */
+export function userMoved(user: string, to: Pick<HostRecord, "name">): FleetError {
+  return new FleetError("FLEET_SESSION_MOVED", `User ${quote(user)} is placed on host ${quote(to.name)} now.`, {
+    suggestions: ["Try again: you are carried to the host that has the user's sessions.", "copilotfleet top"],
+  });
+}
+
+/** Whoever asked goes there. */
+export function sessionMoved({ id }: Pick<SessionRecord, "id">, to: Pick<HostRecord, "name"> | null): FleetError {
+  const where = to === null ? "is about to be on another host" : `is on host ${quote(to.name)} now`;
+  return new FleetError("FLEET_SESSION_MOVED", `Session ${quote(id)} ${where}.`, {
+    suggestions: ["Try again: you are carried to the host that has it.", "copilotfleet top"],
+  });
+}

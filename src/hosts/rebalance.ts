@@ -1,0 +1,105 @@
+import { rendezvous } from "../pool/rendezvous.js";
+import type { HostRecord, Placement, SessionRecord, UserPlacement } from "../store/store.js";
+import { admitting } from "./directory.js";
+
+/**
+ * A user who is not on the host that has the highest score for the user; or who is, and has left sessions elsewhere, which could
+ * not go along before: those were in use, or whoever moved the user was killed on the way.
+ */
+export interface Move {
+  user: string;
+  from: string;
+  to: string;
+  /** How many of the user's sessions are on the host that the user leaves, by their records. */
+  sessions: number;
+}
+
+export interface RebalancePlan {
+  /** How many users each host has, and would have after the moves. */
+  hosts: { name: string; users: number; planned: number; takesUsers: boolean }[];
+  moves: Move[];
+  /** Users who would be better off elsewhere, and why they stay. */
+  stays: { user: string; host: string; reason: string }[];
+}
+
+export interface PlanInput {
+  hosts: readonly HostRecord[];
+  placements: readonly UserPlacement[];
+  sessions: readonly SessionRecord[];
+  /** Whether sessions can go along. */
+  isShared: boolean;
+}
+
+/**
+ * Who moves when users are placed anew on the hosts that there are: only those whose highest score is another host's by
+ * now, so that one more among n hosts gets 1 in n users, from all of the others alike, and nobody else moves.
+ */
+export function planRebalance({ hosts, placements, sessions, isShared }: PlanInput): RebalancePlan {
+  const targets = admitting(hosts).map(({ name }) => name);
+  const there = new Set(hosts.flatMap(({ name, gone }) => (gone ? [] : name)));
+  const counted = countSessions(sessions);
+  const plan: RebalancePlan = { hosts: [], moves: [], stays: [] };
+  const [before, after] = [new Map<string, number>(), new Map<string, number>()];
+  for (const { user, placement } of placements) {
+    const from = placement.host;
+    if (from === undefined) continue;
+    const move = { user, from, to: targetOf(user, from, targets), sessions: counted.get(user)?.get(from) ?? 0 };
+    count(before, from);
+    if (move.to === from) {
+      count(after, from);
+      if (isShared && targets.includes(from)) plan.moves.push(...leftBehind(user, from, counted.get(user), there));
+    } else if (move.sessions > 0 && !isShared && there.has(from)) {
+      plan.stays.push({ user, host: from, reason: `${move.sessions} sessions are on the disk of ${from}` });
+      count(after, from);
+    } else {
+      plan.moves.push(move);
+      count(after, move.to);
+    }
+  }
+  const names = [...new Set([...hosts.map(({ name }) => name), ...before.keys()])].sort();
+  plan.hosts = names.map((name) => ({
+    name,
+    users: before.get(name) ?? 0,
+    planned: after.get(name) ?? 0,
+    takesUsers: targets.includes(name),
+  }));
+  plan.moves.sort((a, b) => (a.user < b.user ? -1 : 1));
+  return plan;
+}
+
+/** What is left of hosts that are gone is taken from there when it is wanted. */
+function leftBehind(
+  user: string,
+  to: string,
+  counted: ReadonlyMap<string, number> | undefined,
+  there: ReadonlySet<string>,
+): Move[] {
+  return [...(counted ?? [])].flatMap(([from, sessions]) =>
+    from !== to && there.has(from) ? [{ user, from, to, sessions }] : [],
+  );
+}
+
+/** With no host that takes users, everybody stays. */
+function targetOf(user: string, from: string, targets: readonly string[]): string {
+  return targets.length === 0 ? from : rendezvous(user, targets);
+}
+
+function countSessions(sessions: readonly SessionRecord[]): Map<string, Map<string, number>> {
+  const counted = new Map<string, Map<string, number>>();
+  for (const { owner, host, released } of sessions) {
+    if (host === undefined || released === true) continue;
+    const ofOwner = counted.get(owner) ?? new Map<string, number>();
+    counted.set(owner, ofOwner);
+    count(ofOwner, host);
+  }
+  return counted;
+}
+
+function count(counts: Map<string, number>, name: string): void {
+  counts.set(name, (counts.get(name) ?? 0) + 1);
+}
+
+/** The placement of a user who was moved: the shared server there is for that host to choose. */
+export function movedTo(host: string): Placement {
+  return { host, serverId: null };
+}

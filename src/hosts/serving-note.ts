@@ -1,0 +1,130 @@
+import { readFileSync, realpathSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { isLoopback, readRedisUrl, showRedisUrl } from "../config/redis-url.js";
+import type { Config } from "../config/schema.js";
+import { FleetError, quote, systemCode } from "../errors.js";
+import { isAlive, ownIdentity } from "../runtime/process-table.js";
+import { unwritable } from "../runtime/server-folder.js";
+import { mediumError } from "../store/file/failures.js";
+import { ensureStateFolder } from "../store/file/state-folder.js";
+import type { ProcessIdentity } from "../store/store.js";
+import { ownHostName } from "./host-note.js";
+
+/** The settings that decide where the state lies, as messages show them: the store without what its URL holds of secrets. */
+interface Settings {
+  store: string;
+  "host.name": string | null;
+  "storage.shared": string | null;
+}
+
+type Setting = keyof Settings;
+
+/** What the `serve` of a state folder runs with, for as long as it lives. */
+interface ServingNote {
+  process: ProcessIdentity;
+  settings: Settings;
+}
+
+function pathOf(stateRoot: string): string {
+  return join(stateRoot, "serving.json");
+}
+
+function settingsOf(config: Config, stateRoot: string): Settings {
+  const { store, storage } = config;
+  if (store.kind === "file") return { store: "file", "host.name": null, "storage.shared": null };
+  const target = readRedisUrl(store.url);
+  return {
+    store: target === null ? "" : showRedisUrl(target),
+    "host.name": ownHostName(config, stateRoot),
+    "storage.shared": storage.shared,
+  };
+}
+
+/** Notes what this process serves with. @throws FleetError `FLEET_STATE_UNWRITABLE`. */
+export function noteServing(config: Config, stateRoot: string): void {
+  const note: ServingNote = { process: ownIdentity(), settings: settingsOf(config, stateRoot) };
+  const path = pathOf(stateRoot);
+  const temp = `${path}.${process.pid}.tmp`;
+  try {
+    ensureStateFolder(stateRoot);
+    writeFileSync(temp, `${JSON.stringify(note)}\n`, { mode: 0o600 });
+    renameSync(temp, path);
+  } catch (error) {
+    rmSync(temp, { force: true });
+    throw unwritable(path, error);
+  }
+}
+
+/** Takes the note back, unless another `serve` has taken over meanwhile. */
+export function forgetServing(stateRoot: string): void {
+  const own = ownIdentity();
+  const noted = readNote(stateRoot)?.process;
+  if (noted?.pid === own.pid && noted.startTicks === own.startTicks) rmSync(pathOf(stateRoot), { force: true });
+}
+
+/**
+ * Makes sure that a process means the same state as the `serve` that runs on its state folder: with another store it would
+ * see none of the servers there, and start others on their homes. What a `serve` that died has left keeps nobody out.
+ *
+ * @throws FleetError `FLEET_CONFIG_INVALID`.
+ */
+export function refuseOtherSettings(config: Config, stateRoot: string): void {
+  const note = readNote(stateRoot);
+  if (note === null || !isAlive(note.process)) return;
+  const own = settingsOf(config, stateRoot);
+  for (const name of Object.keys(own) as Setting[]) {
+    const [given, serving] = [own[name], note.settings[name]];
+    if (isSame(name, given, serving)) continue;
+    const [here, there] = [given, serving].map((value) => (value === null ? "not set" : quote(value)));
+    throw new FleetError(
+      "FLEET_CONFIG_INVALID",
+      `${name} is ${here}, and the serve that runs on the state folder ${quote(stateRoot)} (process ${note.process.pid}) was started with ${there}.`,
+      {
+        suggestions: [
+          `Set ${name} as that serve has it, or COPILOTFLEET_HOME to another folder.`,
+          `kill -TERM ${note.process.pid}  # ends that serve`,
+        ],
+      },
+    );
+  }
+}
+
+function isSame(name: Setting, one: string | null, other: string | null): boolean {
+  if (one === other) return true;
+  if (one === null || other === null) return false;
+  if (name === "store") return isSameStore(one, other);
+  return name === "storage.shared" && isSameFolder(one, other);
+}
+
+/** How a database is reached, and under which of this machine's own names, makes it no other one. */
+function isSameStore(one: string, other: string): boolean {
+  const [a, b] = [readRedisUrl(one), readRedisUrl(other)];
+  if (a === null || b === null) return false;
+  const isSameHost = a.host === b.host || (isLoopback(a) && isLoopback(b));
+  return isSameHost && a.port === b.port && a.db === b.db && a.fleet === b.fleet;
+}
+
+function isSameFolder(one: string, other: string): boolean {
+  try {
+    return realpathSync(one) === realpathSync(other);
+  } catch (error) {
+    if (systemCode(error) === undefined) throw error;
+    return false; // one of them is not there
+  }
+}
+
+function readNote(stateRoot: string): ServingNote | null {
+  let text: string;
+  try {
+    text = readFileSync(pathOf(stateRoot), "utf8");
+  } catch (error) {
+    if (systemCode(error) === "ENOENT") return null;
+    throw mediumError("read", pathOf(stateRoot), error);
+  }
+  try {
+    const { process, settings } = JSON.parse(text) as Partial<ServingNote>;
+    return process === undefined || settings === undefined ? null : { process, settings };
+  } catch {
+    return null; // it says nothing of any process
+  }
+}

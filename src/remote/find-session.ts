@@ -1,0 +1,68 @@
+import { setTimeout as delay } from "node:timers/promises";
+import { isFleetError } from "../errors.js";
+import type { HostDirectory, Whereabouts } from "../hosts/directory.js";
+import type { Sessions } from "../sessions/sessions.js";
+import type { SessionRecord, Store } from "../store/store.js";
+import type { FleetHosts } from "./fleet-hosts.js";
+
+export interface FindContext {
+  store: Store;
+  directory: HostDirectory;
+  sessions: Sessions;
+  hosts: FleetHosts;
+}
+
+/** How often a session that is just being moved is looked for, and how long to wait in between, in milliseconds. */
+const TRIES = 3;
+const PAUSE_MS = 300;
+
+/**
+ * The record if the user may use the session, also of one that the user's client made past the fleet, on whichever host: it
+ * is recorded now.
+ *
+ * @throws FleetError `FLEET_SESSION_NOT_FOUND`.
+ */
+export async function findRecord(
+  { store, sessions, hosts }: Omit<FindContext, "directory">,
+  id: string,
+  user: string,
+): Promise<SessionRecord> {
+  try {
+    return await sessions.recordFor(id, user);
+  } catch (error) {
+    const isUnrecorded = isFleetError(error, "FLEET_SESSION_NOT_FOUND") && (await store.readSession(id)) === null;
+    if (!isUnrecorded) throw error;
+    for (const host of await hosts.othersOf(user)) {
+      try {
+        await host.sessionOf(id, user);
+        return await sessions.recordFor(id, user);
+      } catch (there) {
+        // A host that cannot be asked may have it: that it is nowhere is not known then.
+        if (!isFleetError(there, "FLEET_SESSION_NOT_FOUND")) throw there;
+      }
+    }
+    throw error;
+  }
+}
+
+/**
+ * Does `work` where a session is. One that went elsewhere in this very moment is looked for again.
+ *
+ * @throws what `work` throws; FleetError `FLEET_SESSION_NOT_FOUND`, `FLEET_SESSION_STRANDED`, `FLEET_HOST_AWAY`.
+ */
+export async function whereItIs<T>(
+  context: FindContext,
+  id: string,
+  user: string,
+  work: (record: SessionRecord, where: Whereabouts) => Promise<T>,
+): Promise<T> {
+  for (let tries = 1; ; tries++) {
+    const record = await findRecord(context, id, user);
+    try {
+      return await work(record, await context.directory.whereIs(record));
+    } catch (error) {
+      if (!isFleetError(error, "FLEET_SESSION_MOVED") || tries === TRIES) throw error;
+      await delay(PAUSE_MS);
+    }
+  }
+}

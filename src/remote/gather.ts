@@ -1,0 +1,148 @@
+import { isFleetError } from "../errors.js";
+import type { SpawnRequest } from "../fleet-options.js";
+import type { HostDirectory } from "../hosts/directory.js";
+import { sessionStranded } from "../hosts/problems.js";
+import { type ServerView, viewServerOf } from "../pool/server.js";
+import type { EvictionResult } from "../sessions/eviction.js";
+import type { GcOptions, GcResult } from "../sessions/gc.js";
+import { mayUse } from "../sessions/sessions.js";
+import { type SessionView, viewRecord } from "../sessions/view.js";
+import type { SessionRecord, Store } from "../store/store.js";
+import { type FindContext, findRecord } from "./find-session.js";
+import { allOf, type FleetHosts } from "./fleet-hosts.js";
+import type { HostActions } from "./host-actions.js";
+
+/** All servers of all hosts; of hosts that cannot be asked, as they recorded them last. */
+export async function gatherServers(hosts: FleetHosts): Promise<ServerView[]> {
+  const { answers, missing } = await hosts.everywhere(async (host) => await host.servers());
+  const recorded = missing.map(async ({ host }) =>
+    Object.values((await hosts.registryOf(host)).servers).map((server) => viewServerOf(host, server)),
+  );
+  return [...answers.flatMap(({ answer }) => answer), ...(await Promise.all(recorded)).flat()];
+}
+
+export interface GatherSessionsContext {
+  store: Store;
+  directory: HostDirectory;
+  hosts: FleetHosts;
+  /** The configured TTL, in milliseconds. */
+  ttlMs: number;
+}
+
+/** All sessions of all hosts, the latest used first; those that no host shows, as their records have them. */
+export async function gatherSessions(
+  { store, directory, hosts, ttlMs }: GatherSessionsContext,
+  user: string | undefined,
+): Promise<SessionView[]> {
+  const { answers } = await hosts.everywhere(async (host) => await host.sessions(user));
+  const views = answers.flatMap(({ answer }) => answer);
+  if (hosts.own.name === null) return views;
+  const records = (await store.listSessions()).filter((record) => user === undefined || mayUse(record, user));
+  const hostOf = new Map(records.map(({ id, host }) => [id, host]));
+  // One that moved meanwhile was shown by two.
+  const shown = views.filter(({ id, host }) => !hostOf.has(id) || hostOf.get(id) === host);
+  const ids = new Set(shown.map(({ id }) => id));
+  const rest = records.filter(({ id }) => !ids.has(id));
+  const unseen = await Promise.all(rest.map(async (record) => await viewUnseen({ store, directory, ttlMs }, record)));
+  return [...shown, ...unseen].sort((a, b) => b.lastUsedAt.localeCompare(a.lastUsedAt) || a.id.localeCompare(b.id));
+}
+
+/** A session of a host that cannot be asked. */
+export async function viewUnseen(
+  { store, directory, ttlMs }: Pick<GatherSessionsContext, "store" | "directory" | "ttlMs">,
+  record: SessionRecord,
+): Promise<SessionView> {
+  const lease = await store.readLease(record.id);
+  return viewRecord(record, { lease, ttlMs, stranded: await directory.isStranded(record) });
+}
+
+/** Each host deletes what is its own. */
+export async function gatherGarbage(hosts: FleetHosts, options: GcOptions): Promise<GcResult> {
+  const { answers } = await hosts.everywhere(async (host) => await host.gc(options));
+  const results = answers.map(({ answer }) => answer);
+  return {
+    deleted: results.flatMap(({ deleted }) => deleted),
+    skipped: results.flatMap(({ skipped }) => skipped),
+    freedBytes: results.reduce((sum, { freedBytes }) => sum + freedBytes, 0),
+    dryRun: options.dryRun,
+    servers: results.flatMap(({ servers }) => servers),
+    // A host of another version says nothing of them.
+    remains: results.flatMap(({ remains = [] }) => remains),
+  };
+}
+
+/**
+ * Unloads these sessions, wherever each is in memory.
+ *
+ * @throws FleetError why the host could not be asked that may have one of them in memory; others may be unloaded then.
+ */
+export async function evictEverywhere(
+  { store, directory, hosts }: Pick<FindContext, "store" | "directory" | "hosts">,
+  ids: readonly string[],
+): Promise<EvictionResult> {
+  const { answers, missing } = await hosts.everywhere(async (host) => await host.evict(ids));
+  const evicted = answers.flatMap(({ answer }) => answer.evicted);
+  const kept = answers.flatMap(({ answer }) => answer.skipped).filter(({ reason }) => reason !== "not active");
+  const known = new Set([...evicted, ...kept.map(({ id }) => id)]);
+  const absent = [...new Set(ids)].filter((id) => !known.has(id));
+  for (const id of missing.length === 0 ? [] : absent) {
+    const record = await store.readSession(id);
+    // What shared storage has of a host that is gone is in no memory that counts.
+    const asked = missing.filter(({ isGone }) => !(isGone && directory.isShared));
+    const holder = asked.find(({ host, isGone }) => (record === null ? !isGone : host === record.host));
+    if (holder === undefined) continue;
+    throw holder.isGone && record !== null ? sessionStranded(record) : holder.error;
+  }
+  return { evicted, skipped: [...kept, ...absent.map((id) => ({ id, reason: "not active" as const }))] };
+}
+
+/** Unloads the least recently used sessions of all hosts, until at most `max` are in memory. */
+export async function evictDownTo(hosts: FleetHosts, max: number): Promise<EvictionResult> {
+  const { answers } = await hosts.everywhere(async (host) => await host.loaded());
+  const loaded = answers
+    .flatMap(({ host, answer }) => answer.map(({ id, usedMs }) => ({ host, id, usedMs })))
+    .sort((a, b) => a.usedMs - b.usedMs);
+  const result: EvictionResult = { evicted: [], skipped: [] };
+  for (const { host, id } of loaded) {
+    if (loaded.length - result.evicted.length <= max) break;
+    const { evicted, skipped } = await host.evict([id]);
+    result.evicted.push(...evicted);
+    result.skipped.push(...skipped);
+  }
+  return result;
+}
+
+/** The servers of many users, each where its user is placed. Those that can be started run. @throws the first failure. */
+export async function spawnEverywhere(
+  hosts: FleetHosts,
+  users: readonly string[],
+  request: SpawnRequest,
+): Promise<ServerView[]> {
+  const groups = new Map<string | null, { host: HostActions; users: string[] }>();
+  for (const user of users) {
+    const host = await hosts.ofUser(user);
+    const group = groups.get(host.name) ?? { host, users: [] };
+    groups.set(host.name, group);
+    group.users.push(user);
+  }
+  const started = await allOf([...groups.values()].map(({ host, users: own }) => host.spawnMany(own, request)));
+  const servers = new Map(started.flat().map((server) => [server.user, server]));
+  return users.flatMap((user) => servers.get(user) ?? []);
+}
+
+/** One session of a user, as its host shows it, or as its record has it. @throws FleetError `FLEET_SESSION_NOT_FOUND`. */
+export async function viewSessionOf(
+  context: FindContext & { ttlMs: number },
+  id: string,
+  user: string,
+): Promise<SessionView> {
+  const record = await findRecord(context, id, user);
+  try {
+    const host = context.hosts.at(await context.directory.whereIs(record));
+    return await host.sessionOf(id, user);
+  } catch (error) {
+    const isAway = isFleetError(error, "FLEET_HOST_AWAY") || isFleetError(error, "FLEET_SESSION_STRANDED");
+    if (!isAway) throw error;
+    return await viewUnseen(context, record);
+  }
+}

@@ -1,0 +1,56 @@
+import type { RollingRequest, SpawnRequest, StopRequest } from "../fleet-options.js";
+import type { RollingResult } from "../pool/rolling.js";
+import type { ServerView } from "../pool/server.js";
+import type { Stopped } from "../pool/stopping.js";
+import type { LogPosition } from "../serve/log-tail.js";
+import type { EvictionResult, LoadedSession } from "../sessions/eviction.js";
+import type { GcOptions, GcResult } from "../sessions/gc.js";
+import type { Released } from "../sessions/release.js";
+import type { SessionView } from "../sessions/view.js";
+
+export type Spawned = { server: ServerView; created: boolean };
+export type Restarted = { stopped: Stopped[]; servers: ServerView[] };
+
+/** The end of a server's log, and where to read on. */
+export interface LogEnd {
+  /** Of the server. */
+  server: string;
+  /** Its path, on the server's host. */
+  log: string;
+  lines: string[];
+  at: LogPosition;
+}
+
+/** Ends what is asked for before it is done: the caller has gone. */
+export type Call = { signal?: AbortSignal };
+
+/**
+ * What a host does with its own servers and sessions, asked by itself or by another one: see {@link OwnHost} and
+ * {@link OtherHost}. Servers go by their whole ids.
+ */
+export interface HostActions {
+  /** Null: the fleet is on one host. */
+  readonly name: string | null;
+
+  spawn(user: string, request: SpawnRequest, call?: Call): Promise<Spawned>;
+  spawnMany(users: readonly string[], request: SpawnRequest, call?: Call): Promise<ServerView[]>;
+  serverFor(user: string, request: SpawnRequest, call?: Call): Promise<ServerView>;
+  servers(call?: Call): Promise<ServerView[]>;
+  /** @throws FleetError `FLEET_SERVER_NOT_FOUND`. */
+  server(id: string, call?: Call): Promise<ServerView>;
+  stop(ids: readonly string[], request: StopRequest): Promise<Stopped[]>;
+  restart(ids: readonly string[], request: StopRequest): Promise<Restarted>;
+  restartRolling(ids: readonly string[], request: RollingRequest): Promise<RollingResult>;
+  logEnd(id: string, lines: number, call?: Call): Promise<LogEnd>;
+  /** What is added to the log, until the signal. */
+  followLog(id: string, at: LogPosition, signal: AbortSignal): AsyncIterable<Buffer>;
+
+  sessions(user: string | undefined, call?: Call): Promise<SessionView[]>;
+  sessionOf(id: string, user: string, call?: Call): Promise<SessionView>;
+  loaded(call?: Call): Promise<LoadedSession[]>;
+  evict(ids: readonly string[], call?: Call): Promise<EvictionResult>;
+  deleteSessions(ids: readonly string[], user: string | undefined, call?: Call): Promise<string[]>;
+  gc(request: GcOptions): Promise<GcResult>;
+  /** Lets go of a user's sessions, each between its turns: whoever shares the storage may take them. */
+  release(user: string, waitMs: number, call?: Call): Promise<Released>;
+}

@@ -1,0 +1,47 @@
+import { isFleetError } from "../errors.js";
+import type { MovedUser } from "../fleet-options.js";
+import { type Move, movedTo } from "../hosts/rebalance.js";
+import { mapConcurrently } from "../pool/concurrency.js";
+import type { Store } from "../store/store.js";
+import type { FleetHosts } from "./fleet-hosts.js";
+
+/** Users who are moved at the same time. */
+const AT_ONCE = 8;
+
+/**
+ * Moves users between hosts, each session between its turns. One whose host does not answer is moved all the same: the sessions
+ * there are carried to, as before, until they are let go or that host is gone.
+ *
+ * @param waitMs how long to wait for the sessions of one user to be between turns, in milliseconds
+ */
+export async function moveUsers(
+  moves: readonly Move[],
+  waitMs: number,
+  context: { store: Store; hosts: FleetHosts },
+): Promise<MovedUser[]> {
+  const moved = await mapConcurrently(moves, AT_ONCE, async (move) => await moveOne(move, waitMs, context));
+  return moved.filter((each) => each !== null);
+}
+
+async function moveOne(
+  { user, from, to }: Move,
+  waitMs: number,
+  { store, hosts }: { store: Store; hosts: FleetHosts },
+): Promise<MovedUser | null> {
+  const placed = await store.readPlacement(user);
+  if (placed?.host !== to) {
+    if (placed?.host !== from) return null; // placed anew meanwhile
+    // First: from here on the user's next sessions are made there, and those that are let go are taken there.
+    const now = await store.recordPlacement(user, placed, movedTo(to));
+    if (now.host !== to) return null;
+  }
+  const nothing = { user, from, to, released: [], kept: [], failure: null };
+  try {
+    const host = await hosts.thereUnder(from);
+    // What a host had that is gone is taken when it is wanted.
+    return host === null ? nothing : { ...nothing, ...(await host.release(user, waitMs)) };
+  } catch (error) {
+    if (!isFleetError(error)) throw error;
+    return { ...nothing, failure: error.message };
+  }
+}

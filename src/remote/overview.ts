@@ -1,0 +1,87 @@
+import type { Config } from "../config/schema.js";
+import { ownHostName } from "../hosts/host-note.js";
+import type { ServerView } from "../pool/server.js";
+import { isAlive } from "../runtime/process-table.js";
+import type { HostRecord, SupervisorRecord } from "../store/store.js";
+import type { FindContext } from "./find-session.js";
+import { gatherServers } from "./gather.js";
+
+/** A host as `top` shows it. */
+export interface HostView {
+  name: string;
+  /** `unattended`: no `serve` runs there. `gone`: it was there, and its heartbeats have ended. */
+  state: "serving" | "draining" | "unattended" | "gone";
+  /** Null where the fleet is on one host. */
+  term: number | null;
+  /** How long ago it was last heard of, in milliseconds; null where nothing is heard, or not any more. */
+  heartbeatAgeMs: number | null;
+  /** `host:port` of its front door. */
+  door: string | null;
+  startedAt: string | null;
+  /** How many servers run. */
+  servers: number;
+  /** How many sessions are in their memory. */
+  sessions: number;
+  memoryBytes: number;
+}
+
+export interface Overview {
+  hosts: HostView[];
+  servers: ServerView[];
+  /** `active`: in a server's memory; `idle`: every other recorded one. */
+  sessions: { active: number; idle: number };
+}
+
+export interface OverviewContext extends FindContext {
+  config: Config;
+  stateRoot: string;
+}
+
+/** One look at all hosts. */
+export async function lookAtAll(context: OverviewContext): Promise<Overview> {
+  const { store, hosts } = context;
+  const [entries, servers, loaded, records] = await Promise.all([
+    hostEntries(context),
+    gatherServers(hosts),
+    hosts.everywhere(async (host) => await host.loaded()),
+    store.listSessions(),
+  ]);
+  const active = new Set(loaded.answers.flatMap(({ answer }) => answer.map(({ id }) => id)));
+  const idle = records.filter(({ id }) => !active.has(id)).length;
+  return {
+    hosts: entries.map((entry) => ({ ...entry, ...sumOf(servers, entry.name, entries.length === 1) })),
+    servers,
+    sessions: { active: active.size, idle },
+  };
+}
+
+type Entry = Omit<HostView, "servers" | "sessions" | "memoryBytes">;
+
+async function hostEntries({ store, directory, config, stateRoot }: OverviewContext): Promise<Entry[]> {
+  const known = (await directory.list()).map((host) => entryOf(host, config.host.ttlMs));
+  const own = directory.own ?? ownHostName(config, stateRoot);
+  if (known.some(({ name }) => name === own)) return known;
+  const { supervisors = [] } = await store.readRegistry();
+  const supervisor = supervisors.find(({ process }) => isAlive(process));
+  return [...known, unlisted(own, supervisor)].sort((a, b) => a.name.localeCompare(b.name));
+}
+
+function entryOf({ name, state, term, gone, remainingMs, door, startedAt }: HostRecord, ttlMs: number): Entry {
+  const heartbeatAgeMs = gone ? null : Math.max(0, ttlMs - remainingMs);
+  return { name, state: gone ? "gone" : state, term, heartbeatAgeMs, door, startedAt };
+}
+
+/** This host, where there is no directory, or while it is not in it. */
+function unlisted(name: string, supervisor: SupervisorRecord | undefined): Entry {
+  const { state = "unattended", door = null, startedAt = null } = supervisor ?? {};
+  return { name, state, term: null, heartbeatAgeMs: null, door, startedAt };
+}
+
+function sumOf(servers: readonly ServerView[], name: string, isOnly: boolean) {
+  const running = servers.filter(({ hostName, pid }) => pid !== null && (hostName ?? (isOnly ? name : null)) === name);
+  return {
+    servers: running.length,
+    sessions: running.reduce((sum, { activeSessions }) => sum + activeSessions, 0),
+    memoryBytes: running.reduce((sum, { memoryBytes }) => sum + (memoryBytes ?? 0), 0),
+  };
+}

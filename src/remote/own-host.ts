@@ -1,0 +1,210 @@
+import type { Config } from "../config/schema.js";
+import type { RollingRequest, SpawnRequest, StopRequest } from "../fleet-options.js";
+import { sweepTokens } from "../gateway/tokens.js";
+import type { HostDirectory } from "../hosts/directory.js";
+import { forgetEmptyHosts } from "../hosts/forget.js";
+import { clearRemains } from "../hosts/remains.js";
+import type { Takeover } from "../hosts/takeover.js";
+import type { Clients } from "../pool/clients.js";
+import type { Pool, SpawnOptions } from "../pool/pool.js";
+import { type RollingResult, restartRolling } from "../pool/rolling.js";
+import { type ServerView, viewServer } from "../pool/server.js";
+import type { StopOptions, Stopped } from "../pool/stopping.js";
+import { deadline } from "../runtime/deadline.js";
+import { logPath } from "../runtime/server-folder.js";
+import { followLog, type LogPosition, lastLogLines } from "../serve/log-tail.js";
+import { allLoaded, type EvictionResult, evict, type LoadedSession } from "../sessions/eviction.js";
+import { collectGarbage, type GcOptions, type GcResult } from "../sessions/gc.js";
+import { type Released, releaseSessionsOf } from "../sessions/release.js";
+import type { Sessions } from "../sessions/sessions.js";
+import type { SessionView } from "../sessions/view.js";
+import type { ServerRecord, Store } from "../store/store.js";
+import type { Call, HostActions, LogEnd, Restarted, Spawned } from "./host-actions.js";
+
+export interface OwnHostContext {
+  store: Store;
+  config: Config;
+  stateRoot: string;
+  directory: HostDirectory;
+  takeover: Takeover;
+  pool: Pool;
+  clients: Clients;
+  sessions: Sessions;
+}
+
+const START_WAIT_MS = 30_000;
+const NEVER = new AbortController().signal;
+
+/** This host: does what it is asked with what the registry here knows. */
+export class OwnHost implements HostActions {
+  readonly #context: OwnHostContext;
+
+  constructor(context: OwnHostContext) {
+    this.#context = context;
+  }
+
+  get name(): string | null {
+    return this.#context.directory.own;
+  }
+
+  async spawn(user: string, request: SpawnRequest, call: Call = {}): Promise<Spawned> {
+    using start = startOptions(request, call);
+    const { server, created } = await this.#context.pool.serverOf(user, start.options);
+    return { server: this.#view(server), created };
+  }
+
+  async spawnMany(users: readonly string[], request: SpawnRequest, call: Call = {}): Promise<ServerView[]> {
+    using start = startOptions(request, call);
+    const results = await this.#context.pool.serversOf(users, start.options);
+    return results.map(({ server }) => this.#view(server));
+  }
+
+  async spawnShared(request: SpawnRequest): Promise<ServerView> {
+    using start = startOptions(request, {});
+    return this.#view((await this.#context.pool.addShared(start.options)).server);
+  }
+
+  async serverFor(user: string, request: SpawnRequest, call: Call = {}): Promise<ServerView> {
+    const { pool, config } = this.#context;
+    using start = startOptions(request, call);
+    const placed =
+      config.isolation === "shared"
+        ? await pool.sharedServerFor(user, start.options)
+        : await pool.serverOf(user, start.options);
+    return this.#view(placed.server);
+  }
+
+  async servers({ signal }: Call = {}): Promise<ServerView[]> {
+    using limit = deadline(START_WAIT_MS, signal);
+    return (await this.#context.pool.list(limit.signal)).map((view) => this.#named(view));
+  }
+
+  async server(id: string): Promise<ServerView> {
+    return this.#view(await this.#context.pool.find(id));
+  }
+
+  async stop(ids: readonly string[], request: StopRequest): Promise<Stopped[]> {
+    return await this.stopAll(ids, this.#stopOptions(request));
+  }
+
+  /** @param options.stays it should run nevertheless: the next `serve` starts it again */
+  async stopAll(ids: readonly string[], options: StopOptions): Promise<Stopped[]> {
+    const { pool, clients } = this.#context;
+    const stopped = await pool.stopAll(ids, options);
+    // Only now: closing a client ends its turns, which are waited for like everybody else's.
+    for (const id of ids) await clients.close(id);
+    return stopped.map((each) => this.#named(each));
+  }
+
+  async restart(ids: readonly string[], request: StopRequest): Promise<Restarted> {
+    const { pool } = this.#context;
+    const stopped = await this.stopAll(ids, { ...this.#stopOptions(request), stays: true });
+    const servers = await Promise.all(
+      ids.map(async (id) => {
+        using limit = deadline(START_WAIT_MS);
+        const again = await pool.startAgain(await pool.find(id), { signal: limit.signal });
+        return this.#view(again.server);
+      }),
+    );
+    return { stopped, servers };
+  }
+
+  async restartRolling(ids: readonly string[], request: RollingRequest): Promise<RollingResult> {
+    const { drainTimeoutMs, signal } = this.#stopOptions(request);
+    const { maxUnavailable = 1 } = request;
+    const result = await restartRolling(this.#context.pool, ids, { drainTimeoutMs, signal, maxUnavailable });
+    return {
+      stopped: result.stopped.map((each) => this.#named(each)),
+      servers: result.servers.map((each) => this.#named(each)),
+    };
+  }
+
+  async logEnd(id: string, lines: number): Promise<LogEnd> {
+    const log = await this.logOf(id);
+    return { server: id, log, ...lastLogLines(log, lines) };
+  }
+
+  async *followLog(id: string, at: LogPosition, signal: AbortSignal): AsyncGenerator<Buffer> {
+    yield* followLog(await this.logOf(id), at, signal);
+  }
+
+  /** The path of a server's log. @throws FleetError `FLEET_SERVER_NOT_FOUND`. */
+  async logOf(id: string): Promise<string> {
+    return logPath((await this.#context.pool.find(id)).home);
+  }
+
+  async sessions(user: string | undefined): Promise<SessionView[]> {
+    return await this.#context.sessions.list(user);
+  }
+
+  async sessionOf(id: string, user: string): Promise<SessionView> {
+    return await this.#context.sessions.get(id, user);
+  }
+
+  async loaded(): Promise<LoadedSession[]> {
+    return allLoaded(await this.#records()).map(({ id, usedMs }) => ({ id, usedMs }));
+  }
+
+  async evict(ids: readonly string[]): Promise<EvictionResult> {
+    const { store, config } = this.#context;
+    return await evict(await this.#records(), { ids }, { store, answerMs: config.health.timeoutMs });
+  }
+
+  async deleteSessions(ids: readonly string[], user: string | undefined): Promise<string[]> {
+    return await this.#context.sessions.delete(ids, user);
+  }
+
+  async gc(options: GcOptions): Promise<GcResult> {
+    const { store, stateRoot, pool, directory, takeover, config } = this.#context;
+    // Without their folders sessions would be judged by their records alone.
+    await directory.assertStorage();
+    const result = await collectGarbage(
+      { store, stateRoot, pool, directory, takeover, answerMs: config.health.timeoutMs },
+      options,
+    );
+    if (options.user !== undefined) return result;
+    if (!options.dryRun) {
+      await sweepTokens(store);
+      await forgetEmptyHosts(store);
+    }
+    const { ttlMs, dryRun, signal } = options;
+    const remains = await clearRemains({ store, config }, { ttlMs, dryRun, nowMs: Date.now(), signal });
+    const freedBytes = remains.reduce((sum, { bytes }) => sum + bytes, result.freedBytes);
+    return { ...result, freedBytes, remains };
+  }
+
+  async release(user: string, waitMs: number): Promise<Released> {
+    const { store, config, directory } = this.#context;
+    // On this host's own disk nobody else could take them.
+    if (!directory.isShared) return { released: [], kept: [] };
+    return await releaseSessionsOf(user, waitMs, { store, answerMs: config.health.timeoutMs });
+  }
+
+  async #records(): Promise<ServerRecord[]> {
+    return Object.values((await this.#context.store.readRegistry()).servers);
+  }
+
+  #view(server: ServerRecord): ServerView {
+    return this.#named(viewServer(server));
+  }
+
+  #named<T extends ServerView | Stopped>(view: T): T {
+    return this.name === null ? view : { ...view, hostName: this.name };
+  }
+
+  #stopOptions(request: StopRequest): StopOptions {
+    return {
+      drainTimeoutMs: request.drainTimeoutMs ?? this.#context.config.drain.timeoutMs,
+      force: request.force ?? false,
+      signal: request.signal ?? NEVER,
+    };
+  }
+}
+
+function startOptions({ token, cwd, waitMs }: SpawnRequest, { signal }: Call): { options: SpawnOptions } & Disposable {
+  const limit = deadline(waitMs ?? START_WAIT_MS, signal);
+  return {
+    options: { token, cwd, calledOff: signal, signal: limit.signal },
+    [Symbol.dispose]: () => limit[Symbol.dispose](),
+  };
+}

@@ -1,0 +1,24 @@
+import { FleetError, quote } from "../errors.js";
+import type { HostRecord } from "../store/store.js";
+
+/** A server listens on its own host alone, and its token stays there. */
+export function onAnotherHost(user: string, { name, door }: HostRecord): FleetError {
+  return new FleetError(
+    "FLEET_SERVER_UNREACHABLE",
+    `The server of ${quote(user)} is on host ${quote(name)}, and can be connected to directly there only.`,
+    {
+      suggestions: [
+        ...(door === null ? [] : [`Connect to the front door of host ${name} instead, at ${door}, with a token:`]),
+        `copilotfleet token issue --user ${user} --ttl 30d`,
+      ],
+    },
+  );
+}
+
+export function tokenStaysHere(user: string, { name }: HostRecord): FleetError {
+  return new FleetError(
+    "FLEET_USAGE_INVALID",
+    `gitHubToken cannot be given for ${quote(user)}, who is on host ${quote(name)}: a token does not travel.`,
+    { suggestions: [`Set "auth" in the configuration of host ${name}.`] },
+  );
+}

@@ -1,0 +1,119 @@
+import type { CopilotSession } from "@github/copilot-sdk";
+import { isFleetError } from "../errors.js";
+import { hostAway } from "../hosts/problems.js";
+import { runTurn, type TurnReply } from "../runtime/client/turn.js";
+import { abortable, deadline, either } from "../runtime/deadline.js";
+import type { TurnLease } from "../sessions/lease-seen.js";
+import type { HeldLease } from "../sessions/leases.js";
+import type { SendOptions } from "../sessions/open-session.js";
+import type { HostRecord, SessionRecord } from "../store/store.js";
+import { errorOfDoor, type LinkContext, whenGone } from "./control-link.js";
+import type { DoorClient } from "./door-client.js";
+
+/** A session as it is open at the front door of the host that has it. */
+export interface RemoteAttachment {
+  session: CopilotSession;
+  door: DoorClient;
+  host: HostRecord;
+  /** Of the lease that its turns are taken under there. */
+  fence: number | undefined;
+}
+
+type Prompt = Parameters<CopilotSession["send"]>[0] | string;
+
+const GOODBYE_MS = 2_000;
+
+/**
+ * A session on another host that this process uses, through that host's front door: leases, room in memory and the deaths of
+ * servers are that one's business.
+ */
+export class RemoteSession {
+  readonly record: SessionRecord;
+  readonly #context: LinkContext;
+  readonly #attach: (lease: TurnLease | undefined) => Promise<RemoteAttachment>;
+  /** Taken by the process that started this one: turns that come with no lease of their own are taken under it. */
+  readonly #outer: HeldLease | null;
+  #attached: RemoteAttachment;
+  #lost = false;
+
+  /** @param attach opens it once more, after the connection or the host has ended, or under another lease */
+  constructor(
+    record: SessionRecord,
+    context: LinkContext,
+    attached: RemoteAttachment,
+    attach: (lease: TurnLease | undefined) => Promise<RemoteAttachment>,
+    outer: HeldLease | null,
+  ) {
+    this.record = record;
+    this.#context = context;
+    this.#attached = attached;
+    this.#attach = attach;
+    this.#outer = outer;
+    this.#watch(attached);
+  }
+
+  /** The SDK's session. Another one after the connection has ended and the next turn has made a new one. */
+  get session(): CopilotSession {
+    return this.#attached.session;
+  }
+
+  /** The host that it is open on. */
+  get host(): HostRecord {
+    return this.#attached.host;
+  }
+
+  /** @throws FleetError as a turn on this host; `FLEET_HOST_AWAY` as soon as its host is gone. */
+  async send(message: Prompt, options: SendOptions = {}): Promise<TurnReply> {
+    const prompt = typeof message === "string" ? { prompt: message } : message;
+    const { lease = this.#outer ?? undefined } = options;
+    await lease?.check();
+    if (this.#lost || lease?.fence !== this.#attached.fence) await this.#reattach(lease);
+    const { session, door, host } = this.#attached;
+    // A turn whose lease is lost is aborted: there, too, when that host sees it.
+    using stop = either(options.signal, lease?.signal);
+    using gone = whenGone(this.#context.directory, host.name);
+    let isGone = false;
+    const away = gone.promise.then(() => {
+      isGone = true;
+    });
+    try {
+      return await runTurn(session, Promise.race([door.closed, away]), prompt, { ...options, signal: stop.signal });
+    } catch (error) {
+      if (isGone) throw hostAway(host.name, error);
+      if (!isFleetError(error, "FLEET_TURN_FAILED")) throw error;
+      // That host may have seen first that the lease is lost, and have ended the turn for it.
+      await lease?.check();
+      throw errorOfDoor(error.cause) ?? error;
+    }
+  }
+
+  async #reattach(lease: TurnLease | undefined): Promise<void> {
+    const before = this.#attached;
+    await before.door.end();
+    this.#attached = await this.#attach(lease);
+    this.#lost = false;
+    this.#watch(this.#attached);
+  }
+
+  #watch({ session, door }: RemoteAttachment): void {
+    // The SDK's own sendAndWait hangs until its time-out when the connection ends during the turn; this one does not.
+    session.sendAndWait = async (message, timeout = 60_000) => (await this.send(message, { timeoutMs: timeout })).event;
+    void door.closed.then(() => {
+      if (this.#attached.door === door) this.#lost = true;
+    });
+  }
+
+  /** Leaves the session: it is unloaded there when nobody else is attached. Its state stays. */
+  async close(): Promise<void> {
+    const { session, door } = this.#attached;
+    {
+      using limit = deadline(GOODBYE_MS);
+      await abortable(Promise.race([session.disconnect(), door.closed]), limit.signal).catch(() => null);
+    }
+    try {
+      await door.end();
+    } finally {
+      await this.#outer?.detach();
+    }
+  }
+}

@@ -1,0 +1,153 @@
+import { randomBytes } from "node:crypto";
+import { readFileSync, realpathSync } from "node:fs";
+import { appendFile, link, mkdir, open, readFile, rename, rm, symlink, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { systemCode } from "../errors.js";
+
+export interface FileSystem {
+  /** As the kernel calls it: `ext4`, `nfs4`, `fuse.sshfs`. */
+  type: string;
+  /** What is mounted: a device, a server's export. */
+  source: string;
+  mountPoint: string;
+}
+
+/** File systems of one machine alone: what is on them no other host sees, unless it is another namespace of this machine. */
+const LOCAL_TYPES = /^(?:ext[234]|xfs|btrfs|zfs|tmpfs|ramfs|overlay|f2fs|vfat|exfat|ntfs3?)$/;
+
+export function isLocal({ type }: FileSystem): boolean {
+  return LOCAL_TYPES.test(type);
+}
+
+/** The file system that a path is on, from `/proc/self/mountinfo` (proc(5)). @throws a system error when the path is not there. */
+export function fileSystemOf(path: string): FileSystem {
+  const real = realpathSync(path);
+  let found: FileSystem = { type: "unknown", source: "unknown", mountPoint: "/" };
+  for (const line of readFileSync("/proc/self/mountinfo", "utf8").split("\n")) {
+    // Optional fields end with a hyphen: `… <mount point> <options> [<optional>…] - <type> <source> <options>`.
+    const [before = "", after = ""] = line.split(" - ");
+    const mountPoint = withoutEscapes(before.split(" ")[4] ?? "");
+    const [type = "", source = ""] = after.split(" ");
+    const holds = mountPoint === "/" || real === mountPoint || real.startsWith(`${mountPoint}/`);
+    // Of two at one place the later one covers the earlier.
+    if (mountPoint !== "" && holds && mountPoint.length >= found.mountPoint.length) {
+      found = { type, source: withoutEscapes(source), mountPoint };
+    }
+  }
+  return found;
+}
+
+/** Blanks and the like stand in that file as octal numbers. */
+function withoutEscapes(text: string): string {
+  return text.replace(/\\([0-7]{3})/g, (_, digits: string) => String.fromCharCode(Number.parseInt(digits, 8)));
+}
+
+/**
+ * Tries what the state of sessions stands on, in a folder of its own that goes away again: that a rename replaces a file as a
+ * whole and never a filled folder, that of two who create a name one is told so, that appending appends, that links and
+ * syncing work, and that names keep their case.
+ *
+ * @returns what does not hold, as ends of the sentence "this file system …"; nothing if all does
+ * @throws a system error when the folder cannot be written at all.
+ */
+export async function problemsOf(folder: string): Promise<string[]> {
+  const trial = join(folder, `.copilotfleet-trial-${randomBytes(6).toString("hex")}`);
+  await mkdir(trial, { mode: 0o700 });
+  try {
+    const problems: string[] = [];
+    for (const [problem, holds] of TRIALS) {
+      // What the system refuses outright does not hold either.
+      const code = await holds(trial).then(
+        (held) => (held ? null : ""),
+        (error: unknown) => systemCode(error) ?? String(error),
+      );
+      if (code !== null) problems.push(code === "" ? problem : `${problem} (${code})`);
+    }
+    return problems;
+  } finally {
+    await rm(trial, { recursive: true, force: true });
+  }
+}
+
+type Trial = [problem: string, holds: (folder: string) => Promise<boolean>];
+
+const TRIALS: readonly Trial[] = [
+  [
+    "does not replace a file by a rename",
+    async (folder) => {
+      const [old, fresh] = [join(folder, "old"), join(folder, "fresh")];
+      await writeFile(old, "old");
+      await writeFile(fresh, "fresh");
+      await rename(fresh, old);
+      return (await readFile(old, "utf8")) === "fresh" && (await refused(() => readFile(fresh), "ENOENT"));
+    },
+  ],
+  [
+    "lets a rename replace a folder that is not empty",
+    async (folder) => {
+      const [full, other] = [join(folder, "full"), join(folder, "other")];
+      await mkdir(full);
+      await writeFile(join(full, "entry"), "");
+      await mkdir(other);
+      return await refused(() => rename(other, full), "ENOTEMPTY", "EEXIST");
+    },
+  ],
+  [
+    "lets two create one name",
+    async (folder) => {
+      const path = join(folder, "one");
+      await writeFile(path, "", { flag: "wx" });
+      return await refused(() => writeFile(path, "", { flag: "wx" }), "EEXIST");
+    },
+  ],
+  [
+    "has no hard links, or lets one replace a file",
+    async (folder) => {
+      const [source, target] = [join(folder, "source"), join(folder, "target")];
+      await writeFile(source, "linked");
+      await link(source, target);
+      return (await readFile(target, "utf8")) === "linked" && (await refused(() => link(source, target), "EEXIST"));
+    },
+  ],
+  [
+    "has no symbolic links",
+    async (folder) => {
+      const path = join(folder, "symbolic");
+      await symlink("old", path);
+      return (await readFile(path, "utf8")) === "fresh";
+    },
+  ],
+  [
+    "does not append what is appended",
+    async (folder) => {
+      const path = join(folder, "log");
+      await appendFile(path, "one");
+      await appendFile(path, "two");
+      return (await readFile(path, "utf8")) === "onetwo";
+    },
+  ],
+  [
+    "does not sync files or folders",
+    async (folder) => {
+      for (const path of [join(folder, "log"), folder]) {
+        const handle = await open(path, "r");
+        await handle.sync().finally(async () => await handle.close());
+      }
+      return true;
+    },
+  ],
+  [
+    "takes names that differ only in case for one",
+    async (folder) => await refused(() => readFile(join(folder, "LOG")), "ENOENT"),
+  ],
+];
+
+async function refused(work: () => Promise<unknown>, ...codes: string[]): Promise<boolean> {
+  try {
+    await work();
+    return false;
+  } catch (error) {
+    if (codes.includes(systemCode(error) ?? "")) return true;
+    throw error;
+  }
+}

@@ -1,0 +1,133 @@
+import type { Dirent, Stats } from "node:fs";
+import { lstat, readdir, rename, rm, unlink, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { systemCode } from "../errors.js";
+import { HISTORY } from "./session-state.js";
+import { incomingPath, placePath, TAKEN_FOLDER, takenPath, usable } from "./shared-storage.js";
+
+/**
+ * What takeovers leave below a host's name in the shared storage:
+ *
+ * - `block`, a plain file where a session was that another host has taken;
+ * - `taken`, what was set aside there, by a taker that was killed before it could remove it;
+ * - `incoming`, the copy of a session that was on its way here, likewise.
+ */
+export type RemainKind = "block" | "taken" | "incoming";
+
+export interface Remain {
+  kind: RemainKind;
+  group: string;
+  /** The session's id; null where it is not known. */
+  session: string | null;
+  /** Of what was set aside: of which takeover. */
+  mark: string | null;
+  path: string;
+  /** Whether a history is in it. */
+  hasHistory: boolean;
+  bytes: number;
+  /** When anything of it was last written or moved, by the file system's clock; in milliseconds since the epoch. */
+  changedMs: number;
+}
+
+const SESSION_ID = /^[A-Za-z0-9._-]{1,128}$/;
+/** The id of a session has no tilde. */
+const TAKEN = /^([A-Za-z0-9._-]{1,128})~([0-9a-f]+)$/;
+const INCOMING = /^\.incoming-[0-9a-f]+$/;
+
+/** All of it below one host's name. @throws FleetError `FLEET_STORAGE_UNUSABLE`. */
+export async function findRemains(shared: string, host: string): Promise<Remain[]> {
+  return await usable(shared, async () => {
+    const found: Remain[] = [];
+    const folder = join(shared, "hosts", host);
+    for (const { name: group } of (await entriesOf(folder)).filter((entry) => entry.isDirectory())) {
+      const place = { shared, host, group };
+      for (const entry of await entriesOf(join(folder, group))) {
+        if (!entry.isDirectory() || !INCOMING.test(entry.name)) continue;
+        found.push(...(await remainAt(join(folder, group, entry.name), { kind: "incoming", group })));
+      }
+      for (const { name } of await entriesOf(join(folder, group, TAKEN_FOLDER))) {
+        const [, session, mark] = TAKEN.exec(name) ?? [];
+        if (session === undefined || mark === undefined) continue;
+        found.push(...(await remainAt(takenPath(place, session, mark), { kind: "taken", group, session, mark })));
+      }
+      for (const entry of await entriesOf(placePath(place))) {
+        if (!entry.isFile() || !SESSION_ID.test(entry.name)) continue;
+        const [block] = await remainAt(join(placePath(place), entry.name), {
+          kind: "block",
+          group,
+          session: entry.name,
+        });
+        // What has something in it is nothing that a takeover has left.
+        if (block?.bytes === 0) found.push(block);
+      }
+    }
+    return found;
+  });
+}
+
+/** Removes what {@link findRemains} has found; a block only while it is one. @returns false when it is not there any more. */
+export async function removeRemain(shared: string, { kind, path }: Remain): Promise<boolean> {
+  return await usable(shared, async () => {
+    if (kind !== "block") {
+      // Under another name first: a taker that is late finds no copy then, instead of half of one.
+      const doomed = kind === "incoming" ? incomingPath(dirname(path)) : path;
+      const found = await orNull(async () => await (doomed === path ? lstat(path) : rename(path, doomed)));
+      await rm(doomed, { recursive: true, force: true });
+      return found !== null;
+    }
+    try {
+      await unlink(path); // refused for a folder: a new session of this id
+      return true;
+    } catch (error) {
+      if (["ENOENT", "EISDIR", "EPERM"].includes(systemCode(error) ?? "")) return false;
+      throw error;
+    }
+  });
+}
+
+/** Puts a block back that should have stayed. What is there meanwhile stays as it is. */
+export async function putBlockBack(shared: string, { path }: Remain): Promise<void> {
+  await usable(shared, async () => {
+    await writeFile(path, "", { flag: "wx", mode: 0o600 }).catch((error: unknown) => {
+      if (systemCode(error) !== "EEXIST") throw error;
+    });
+  });
+}
+
+type Named = Pick<Remain, "kind" | "group"> & Partial<Pick<Remain, "session" | "mark">>;
+
+async function remainAt(path: string, { session = null, mark = null, ...named }: Named): Promise<Remain[]> {
+  const total = { bytes: 0, changedMs: 0 };
+  await measure(path, total);
+  const hasHistory = (await statOf(join(path, HISTORY))) !== null;
+  return total.changedMs === 0 ? [] : [{ ...named, session, mark, path, hasHistory, ...total }];
+}
+
+/** What vanishes meanwhile counts nothing. A move changes the time of the folder itself, and of nothing in it. */
+async function measure(path: string, total: Pick<Remain, "bytes" | "changedMs">): Promise<void> {
+  const stat = await statOf(path);
+  if (stat === null) return;
+  total.changedMs = Math.max(total.changedMs, stat.mtimeMs, stat.ctimeMs);
+  if (!stat.isDirectory()) {
+    total.bytes += stat.size;
+    return;
+  }
+  for (const { name } of await entriesOf(path)) await measure(join(path, name), total);
+}
+
+async function statOf(path: string): Promise<Stats | null> {
+  return await orNull(async () => await lstat(path));
+}
+
+async function entriesOf(path: string): Promise<Dirent[]> {
+  return (await orNull(async () => await readdir(path, { withFileTypes: true }))) ?? [];
+}
+
+async function orNull<T>(work: () => Promise<T>): Promise<T | null> {
+  try {
+    return await work();
+  } catch (error) {
+    if (["ENOENT", "ENOTDIR"].includes(systemCode(error) ?? "")) return null;
+    throw error;
+  }
+}

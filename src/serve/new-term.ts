@@ -1,0 +1,59 @@
+import type { HostDirectory } from "../hosts/directory.js";
+import { loadedSessions } from "../pool/drain.js";
+import { isRunning } from "../pool/server.js";
+import { unloadAtOnce } from "../pool/unload.js";
+import { listTakenSessions } from "../runtime/session-state.js";
+import { sessionsOfThisHost } from "../store/of-this-host.js";
+import { isSessionId } from "../store/session-id.js";
+import type { ServerRecord } from "../store/store.js";
+import type { ServeContext } from "./context.js";
+import { noteTrouble } from "./trouble.js";
+
+/** Sessions that are unloaded over one connection, which has a time limit. */
+const AT_ONCE = 100;
+
+/**
+ * Unloads what servers of this host still have in memory and another host has taken meanwhile, whoever uses it: what is said
+ * there is written nowhere any more. Never rejects.
+ */
+export async function unloadTaken(context: ServeContext, directory: HostDirectory): Promise<void> {
+  try {
+    const { servers } = await context.store.readRegistry();
+    for (const server of Object.values(servers).filter(isRunning)) await unloadFrom(server, context, directory);
+  } catch (error) {
+    noteTrouble(context, "what other hosts have taken could not be unloaded", error);
+  }
+}
+
+/**
+ * Sessions that this host made while it kept them on its own disk are this term's from now on: they are in the shared storage
+ * by now, and others may take them when this host is gone.
+ */
+export async function claimUntermed(
+  { store }: ServeContext,
+  { host, term }: { host: string; term: number },
+): Promise<void> {
+  for (const { id } of (await sessionsOfThisHost(store)).filter((record) => record.term === undefined)) {
+    await store.updateSession(id, (draft) => {
+      if (draft.term === undefined && (draft.host ?? host) === host) Object.assign(draft, { host, term });
+    });
+  }
+}
+
+async function unloadFrom(server: ServerRecord, context: ServeContext, directory: HostDirectory): Promise<void> {
+  const { store, config, log } = context;
+  const taken: string[] = [];
+  // Of one that was fetched already nothing here tells any more whether it is loaded: the mark of that went with the rest.
+  for (const id of new Set([...loadedSessions(server), ...listTakenSessions(server.home)])) {
+    const record = isSessionId(id) ? await store.readSession(id) : null;
+    if (record?.host !== undefined && record.host !== directory.own) taken.push(id);
+  }
+  if (taken.length === 0) return;
+  for (let start = 0; start < taken.length; start += AT_ONCE) {
+    await unloadAtOnce(server, taken.slice(start, start + AT_ONCE), config.health.timeoutMs);
+  }
+  log("warn", `server ${server.id} may have had ${taken.length} sessions that are on other hosts now`, {
+    server: server.id,
+    sessions: taken,
+  });
+}

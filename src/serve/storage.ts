@@ -1,0 +1,70 @@
+import { existsSync, lstatSync, readlinkSync, realpathSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { FleetError, quote } from "../errors.js";
+import { putOutBeacon } from "../hosts/beacon.js";
+import { groupOfServer, isRunning } from "../pool/server.js";
+import { sessionStatePath } from "../runtime/session-state.js";
+import { linkToPlace, makeHostFolder, placePath } from "../runtime/shared-storage.js";
+import type { ServeContext } from "./context.js";
+import { refuseUnlike } from "./presence.js";
+
+/**
+ * Puts the sessions of all servers of this host where the other hosts can get at them, before this one says that it is
+ * there: those that a server kept on this host's own disk before.
+ *
+ * @throws FleetError `FLEET_STORAGE_UNUSABLE`, also when the others have another folder, or while a server runs that still keeps them elsewhere.
+ */
+export async function placeSessions({ store, config }: Pick<ServeContext, "store" | "config">): Promise<void> {
+  const { shared } = config.storage;
+  if (shared === null || store.hosts === null) return;
+  const { own } = store.hosts;
+  const { servers } = await store.readRegistry();
+  for (const { home } of Object.values(servers)) refuseUnmounted(home, join(shared, "hosts", own));
+  await makeHostFolder(shared, own);
+  try {
+    await refuseUnlike(store.hosts, shared);
+  } catch (error) {
+    // Before anything of this host is moved into a folder that is not the others'.
+    await putOutBeacon(shared, own, null);
+    throw error;
+  }
+  for (const server of Object.values(servers)) {
+    const place = { shared, host: own, group: groupOfServer(server) };
+    if (lstatSync(server.home, { throwIfNoEntry: false }) === undefined || isAt(server.home, placePath(place)))
+      continue;
+    if (isRunning(server)) {
+      throw new FleetError(
+        "FLEET_STORAGE_UNUSABLE",
+        `Server ${server.id} runs, and keeps its sessions outside of the shared storage.`,
+        { suggestions: ["copilotfleet stop --all", "Then start serve again: it moves them."] },
+      );
+    }
+    await linkToPlace(server.home, place);
+  }
+}
+
+/**
+ * What this host keeps in the storage is there, or nothing is mounted: made anew, it would hide that.
+ *
+ * @throws FleetError `FLEET_STORAGE_UNUSABLE`.
+ */
+function refuseUnmounted(home: string, hostFolder: string): void {
+  const state = sessionStatePath(home);
+  if (lstatSync(state, { throwIfNoEntry: false })?.isSymbolicLink() !== true || existsSync(hostFolder)) return;
+  if (!readlinkSync(state).startsWith(`${hostFolder}/`)) return;
+  throw new FleetError(
+    "FLEET_STORAGE_UNUSABLE",
+    `This host keeps sessions in ${quote(hostFolder)}, which is not there: nothing is mounted, or something else is.`,
+    { suggestions: [`findmnt --target ${dirname(dirname(hostFolder))}`, "copilotfleet doctor"] },
+  );
+}
+
+function isAt(home: string, path: string): boolean {
+  const state = sessionStatePath(home);
+  if (lstatSync(state, { throwIfNoEntry: false })?.isSymbolicLink() !== true) return false;
+  return realpathIfThere(state) === realpathIfThere(path);
+}
+
+function realpathIfThere(path: string): string {
+  return existsSync(path) ? realpathSync(path) : path;
+}

@@ -1,0 +1,119 @@
+import { setTimeout as delay } from "node:timers/promises";
+import { isFleetError } from "../errors.js";
+import type { Lease, Store } from "../store/store.js";
+import { leaseOver } from "./problems.js";
+
+/** A lease that turns are taken under, whoever holds it. */
+export interface TurnLease {
+  readonly fence: number;
+  /** Aborts when the lease is lost; its reason is the `FLEET_LEASE_LOST`. Not when it is released. */
+  readonly signal: AbortSignal;
+  /** Makes sure that the lease is in force. @throws FleetError `FLEET_LEASE_LOST`; `FLEET_STATE_…` when the store cannot tell. */
+  check(): Promise<void>;
+  /** The end of its use. @throws FleetError `FLEET_LEASE_LOST` when it was lost before. */
+  release(): Promise<void>;
+}
+
+/** How often it is looked whether the lease is in force still, in milliseconds. Costs one read each. */
+const LOOK_MS = 1_000;
+
+/**
+ * A lease that a process of another host holds, and renews, known here by its fence: no two leases on a session have the
+ * same. It is over here at the latest when its holder would have to have renewed it.
+ */
+export class SeenLease implements TurnLease {
+  readonly #store: Store;
+  readonly #lost = new AbortController();
+  readonly #over = new AbortController();
+  readonly #watching: Promise<void>;
+  readonly #lease: Lease;
+  /** `performance.now()` at which it may have ended, as of the last look: never later than the store's own end. */
+  #end: number;
+  #expiry: NodeJS.Timeout | undefined;
+
+  private constructor(store: Store, lease: Lease, asked: number) {
+    this.#store = store;
+    this.#lease = lease;
+    this.#end = asked + lease.remainingMs;
+    this.#arm();
+    this.#watching = this.#watch();
+  }
+
+  /** @param holder the user who has to hold it @throws FleetError `FLEET_LEASE_LOST` when it is not in force. */
+  static async see(store: Store, sessionId: string, { fence, holder }: { fence: number; holder: string }) {
+    const asked = performance.now();
+    const lease = await store.readLease(sessionId);
+    if (lease?.fence !== fence || lease.holder !== holder) throw leaseOver({ sessionId, holder }, lease);
+    return new SeenLease(store, lease, asked);
+  }
+
+  get fence(): number {
+    return this.#lease.fence;
+  }
+
+  get signal(): AbortSignal {
+    return this.#lost.signal;
+  }
+
+  async check(): Promise<void> {
+    await this.#look();
+    this.#refuseIfOver(); // it may have ended during the look
+  }
+
+  async release(): Promise<void> {
+    try {
+      await this.check();
+    } finally {
+      this.#over.abort();
+      clearTimeout(this.#expiry);
+      await this.#watching;
+    }
+  }
+
+  async #watch(): Promise<void> {
+    for (;;) {
+      const options = { ref: false, signal: this.#over.signal };
+      await delay(LOOK_MS, undefined, options).catch(() => "over");
+      if (this.#over.signal.aborted) return;
+      // A store that does not answer may at the next look; the end comes in any case.
+      await this.#look().catch(() => "lost, or not known");
+    }
+  }
+
+  /** @throws FleetError `FLEET_LEASE_LOST`. */
+  async #look(): Promise<void> {
+    this.#refuseIfOver();
+    const asked = performance.now();
+    const now = await this.#store.readLease(this.#lease.sessionId).catch((error: unknown) => {
+      if (isFleetError(error, "FLEET_STATE_LOST")) return null; // it went with the rest
+      throw error;
+    });
+    if (now?.fence !== this.#lease.fence) throw this.#lose(now);
+    this.#end = Math.max(this.#end, asked + now.remainingMs);
+    this.#arm();
+  }
+
+  #arm(): void {
+    clearTimeout(this.#expiry);
+    if (this.#over.signal.aborted) return;
+    const tick = () => {
+      if (performance.now() >= this.#end) this.#lose(null);
+      else this.#arm();
+    };
+    this.#expiry = setTimeout(tick, Math.max(1, this.#end - performance.now()));
+    this.#expiry.unref();
+  }
+
+  #refuseIfOver(): void {
+    if (this.#lost.signal.aborted) throw this.#lost.signal.reason;
+    if (performance.now() >= this.#end) throw this.#lose(null);
+  }
+
+  /** @returns the reason, which is then told to all. */
+  #lose(successor: Lease | null): unknown {
+    clearTimeout(this.#expiry);
+    this.#over.abort();
+    this.#lost.abort(leaseOver(this.#lease, successor));
+    return this.#lost.signal.reason;
+  }
+}

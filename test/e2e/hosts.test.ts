@@ -1,0 +1,378 @@
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { Fleet } from "../../src/fleet.js";
+import { issueToken } from "../../src/gateway/tokens.js";
+import type { ServerView } from "../../src/pool/server.js";
+import type { Stopped } from "../../src/pool/stopping.js";
+import type { HostView, Overview } from "../../src/remote/overview.js";
+import type { GcResult } from "../../src/sessions/gc.js";
+import type { SessionView } from "../../src/sessions/view.js";
+import { COMMAND } from "../fixtures/cli.js";
+import { eventually } from "../fixtures/fault-fleet.js";
+import { type TestHost, TestHosts } from "../fixtures/hosts.js";
+import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
+import { RawClient } from "../gateway/raw-client.js";
+
+const problem = redisProblem();
+if (problem !== undefined) console.warn(`a fleet on two hosts is not tested: ${problem}`);
+
+interface Turn {
+  session: SessionView;
+  reply: string;
+}
+
+/** Every command is given on h1, for what is on h2. */
+describe.skipIf(problem !== undefined).each([
+  ["with storage of their own", { storage: "local", firstPort: 29_500 }],
+  ["with shared storage", { storage: "shared", firstPort: 29_700 }],
+] as const)("two hosts %s", (_, { storage, firstPort }) => {
+  let redis: RedisServer;
+  let hosts: TestHosts;
+  let h1: TestHost;
+  let h2: TestHost;
+  beforeAll(async () => {
+    redis = await RedisServer.start();
+    // Long enough for a busy machine: a heartbeat that is late makes a host go.
+    const env = { COPILOTFLEET_HOST_TTL: "5s" };
+    hosts = new TestHosts({ redis, names: ["h1", "h2"], firstPort, storage, env });
+    [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
+    await hosts.serve();
+    await hosts.place("alice", "h1");
+    await hosts.place("bob", "h2");
+  }, 60_000);
+  afterAll(async () => {
+    await hosts[Symbol.asyncDispose]();
+    await redis.end();
+  }, 60_000);
+
+  it("say that nobody on another machine reaches a door on loopback", () => {
+    const warning = { level: "warn", listen: expect.stringMatching(/^127\.0\.0\.1:\d+$/) };
+    const lines = (h1.printed + h2.printed).split("\n");
+    const warnings = lines.filter((line) => line.includes("host.advertise")).map((line) => JSON.parse(line) as object);
+    expect(warnings).toMatchObject([warning, warning]);
+  });
+
+  it("start, show and log a server on the host of its user", async () => {
+    const { server, created } = await h1.json<{ server: ServerView; created: boolean }>(["spawn", "--user", "bob"]);
+    expect({ created, ...server }).toMatchObject({
+      created: true,
+      user: "bob",
+      hostName: "h2",
+      state: "ready",
+      away: false,
+    });
+    expect(h2.processes()).toContain(server.pid);
+    expect(h1.processes()).not.toContain(server.pid);
+    expect(await h1.json(["spawn", "--user", "bob"])).toMatchObject({ created: false, server: { pid: server.pid } });
+    await h1.json(["spawn", "--user", "alice"]);
+    for (const { json } of [h1, h2].map((host) => ({ json: host.json.bind(host) }))) {
+      const { servers } = await json<{ servers: ServerView[] }>(["ps"]);
+      expect(servers.map(({ user, hostName }) => `${user}@${hostName}`).toSorted()).toEqual(["alice@h1", "bob@h2"]);
+    }
+    expect((await h1.ok(["ps"])).split("\n")[0]).toMatch(/^SERVER +HOST +USER/);
+    const log = await h1.json<{ server: string; lines: string[] }>(["logs", "bob", "-n", "5"]);
+    expect(log.server).toBe(server.id);
+    expect(log.lines.join("\n")).toContain(`listening on port ${server.port}`);
+    const both = await h1.json<{ servers: ServerView[] }>(["spawn", "--user", "many", "--count", "6"]);
+    expect(both.servers.map(({ user }) => user)).toEqual([1, 2, 3, 4, 5, 6].map((number) => `many-${number}`));
+    const placed = await Promise.all(both.servers.map(async ({ user }) => await hosts.store.readPlacement(user ?? "")));
+    expect(placed.map((placement) => placement?.host)).toEqual(both.servers.map(({ hostName }) => hostName));
+  });
+
+  it("follow a log there, and end with the command", async () => {
+    const following = h1.start(["logs", "bob", "-f", "-n", "1"]);
+    let seen = "";
+    following.child.stdout?.on("data", (text: string) => {
+      seen += text;
+    });
+    await eventually("the log so far", () => seen !== "", 20_000);
+    seen = "";
+    await h1.json(["restart", "--user", "bob"]);
+    await eventually("the log of the new process", () => /listening on port \d+/.test(seen), 20_000);
+    following.child.kill("SIGINT");
+    expect((await following.done).code).toBe(130);
+  });
+
+  it("have conversations there, as if the session were here", async () => {
+    const made = await h1.json<Turn>(["create", "--user", "bob", "--id", "notes", "--purpose", "p", "--prompt", "one"]);
+    expect(made).toMatchObject({
+      reply: "[turn 1] one",
+      session: { owner: "bob", host: "h2", purpose: "p", stranded: false },
+    });
+    expect(await h1.json(["send", "notes", "two", "--user", "bob"])).toMatchObject({ reply: "[turn 2] two" });
+    expect(await h2.json(["send", "notes", "three", "--user", "bob"])).toMatchObject({ reply: "[turn 3] three" });
+    expect(await h1.json(["resume", "notes", "--user", "bob", "--prompt", "four"])).toMatchObject({
+      reply: "[turn 4] four",
+      session: { state: "idle", host: "h2" },
+    });
+    // Created without a turn, and left: the next one makes it, under the same id.
+    await h1.json(["create", "--user", "bob", "--id", "later"]);
+    expect(await h1.json(["send", "later", "x", "--user", "bob"])).toMatchObject({ reply: "[turn 1] x" });
+    expect(await h1.refusal(5, ["create", "--user", "bob", "--id", "notes"])).toMatchObject({
+      code: "FLEET_SESSION_EXISTS",
+    });
+    for (const user of ["mallory", "alice"]) {
+      const error = await h1.refusal(4, ["send", "notes", "x", "--user", user]);
+      expect(error.code).toBe("FLEET_SESSION_NOT_FOUND");
+    }
+    const { sessions } = await h1.json<{ sessions: SessionView[] }>(["list", "--user", "bob"]);
+    expect(sessions.map(({ id, host }) => `${id}@${host}`)).toEqual(["later@h2", "notes@h2"]);
+    expect(sessions.every(({ sizeBytes }) => sizeBytes > 0)).toBe(true);
+    expect((await h1.ok(["list"])).split("\n")[0]).toMatch(/^SESSION +OWNER +HOST +SERVER/);
+  });
+
+  it("let a member on the other host take turns, and whoever holds the lease, wherever it was taken", async () => {
+    await h1.json(["create", "--user", "bob", "--id", "team", "--collaborative", "--member", "alice"]);
+    expect(await h1.json(["send", "team", "a", "--user", "alice"])).toMatchObject({ reply: "[turn 1] a" });
+    expect(await h1.json(["send", "team", "b", "--user", "bob"])).toMatchObject({ reply: "[turn 2] b" });
+    // Run for as long as the lease is held: two turns, of which none waits for the lease.
+    const send = (prompt: string) => [process.execPath, COMMAND, "send", "team", prompt, "--user", "bob"];
+    for (const [prompt, turn] of [
+      ["c", 3],
+      ["d", 4],
+    ] as const) {
+      const ran = await h1.run(["lock", "team", "--user", "bob", "--", ...send(prompt)]);
+      expect(ran).toMatchObject({ code: 0, stdout: `[turn ${turn}] ${prompt}\n`, stderr: "" });
+    }
+    const lock = ["lock", "team", "--user", "bob"];
+    const { lease } = await h1.json<{ lease: { token: string } }>(lock);
+    const env = { COPILOTFLEET_LEASE_SESSION: "team", COPILOTFLEET_LEASE_TOKEN: lease.token };
+    expect(await h1.json(["send", "team", "e", "--user", "bob"], { env })).toMatchObject({ reply: "[turn 5] e" });
+    expect(await h2.json(["send", "team", "f", "--user", "bob"], { env })).toMatchObject({ reply: "[turn 6] f" });
+    const LOST = { code: "FLEET_LEASE_LOST" };
+    // It is bob's, and of this token.
+    expect(await h1.refusal(5, ["send", "team", "x", "--user", "alice"], { env })).toMatchObject(LOST);
+    const wrong = { ...env, COPILOTFLEET_LEASE_TOKEN: "0".repeat(64) };
+    expect(await h1.refusal(5, ["send", "team", "x", "--user", "bob"], { env: wrong })).toMatchObject(LOST);
+    const stolen = await h1.json<typeof lease>(["lock", "team", "--user", "bob", "--steal", "--reason", "mine"]);
+    expect(await h1.refusal(5, ["send", "team", "x", "--user", "bob"], { env })).toMatchObject(LOST);
+    expect(stolen).toMatchObject({ lease: { stealReason: "mine" } });
+    const { token } = (stolen as unknown as { lease: { token: string } }).lease;
+    await h1.json(["unlock", "team", "--token", token]);
+    expect(await h1.json(["send", "team", "g", "--user", "alice"])).toMatchObject({ reply: "[turn 7] g" });
+    expect(await hosts.store.readLease("team")).toBeNull();
+  });
+
+  it("take turns of a program there under its lease, and go on without it", async () => {
+    await h1.json(["create", "--user", "bob", "--id", "held"]);
+    await using fleet = await Fleet.open({ env: h1.env, cwd: h1.folder });
+    const session = await fleet.resumeSession("held", { user: "bob" });
+    expect((await fleet.send(session, "one")).text).toBe("[turn 1] one");
+    await fleet.withSessionLock("held", { user: "bob", ttl: "30s" }, async (lease) => {
+      expect((await fleet.send(session, "two", { lease })).text).toBe("[turn 2] two");
+      expect((await fleet.send(session, "three", { lease })).text).toBe("[turn 3] three");
+      const { reply } = await fleet.exchange("held", "four", { user: "bob", lease });
+      expect(reply.text).toBe("[turn 4] four");
+      const records = await hosts.store.listTokens();
+      expect(records.some((record) => record.lease?.fence === lease.fence)).toBe(true);
+      expect(JSON.stringify(records)).not.toContain(lease.token);
+    });
+    expect((await fleet.send(session, "five")).text).toBe("[turn 5] five");
+    const held = await fleet.lockSession("held", { user: "bob", ttl: "30s" });
+    // The other one ends the first one's turn, here and there.
+    const turn = fleet.send(session, "!delay 20000 six", { lease: held });
+    const lost = expect(turn).rejects.toMatchObject({ code: "FLEET_LEASE_LOST" });
+    const isInTurn = async () =>
+      (await h1.json<{ sessions: SessionView[] }>(["list"])).sessions.find(({ id }) => id === "held")?.state ===
+      "active";
+    await eventually("the turn", isInTurn, 20_000);
+    const next = await fleet.lockSession("held", { user: "bob", steal: { reason: "mine" } });
+    await lost;
+    expect(await fleet.exchange("held", "seven", { user: "bob", lease: next })).toMatchObject({
+      reply: { text: expect.stringContaining("seven") },
+    });
+    // Also when that host hears of it first.
+    const unheard = { fence: next.fence, signal: new AbortController().signal, check: async () => await next.check() };
+    const late = fleet.send(session, "!delay 20000 eight", { lease: { ...unheard, release: async () => undefined } });
+    const ended = expect(late).rejects.toMatchObject({ code: "FLEET_LEASE_LOST" });
+    await eventually("the turn", isInTurn, 20_000);
+    const last = await fleet.lockSession("held", { user: "bob", steal: { reason: "mine" } });
+    await ended;
+    await last.release();
+  });
+
+  it("refuse at the front door what comes under a lease that is over", async () => {
+    const { store } = hosts;
+    await h1.json(["create", "--user", "bob", "--id", "late", "--prompt", "one"]);
+    const { lease } = await h1.json<{ lease: { token: string; fence: number } }>(["lock", "late", "--user", "bob"]);
+    const { id, token } = await issueToken(store, "bob", 60_000, { lease: { sessionId: "late", fence: lease.fence } });
+    const door = (await store.hosts.list()).find(({ name }) => name === h2.name)?.door ?? "";
+    const client = await RawClient.as(door, token);
+    await client.request("session.resume", { sessionId: "late" }, 20_000);
+    const send = async (prompt: string) => await client.request("session.send", { sessionId: "late", prompt }, 20_000);
+    expect((await send("two")).error).toBeUndefined();
+    await h1.json(["unlock", "late", "--token", lease.token]);
+    const LOST = { data: { code: "FLEET_LEASE_LOST" } };
+    await eventually("the end of the turn", async () => (await send("three")).error !== undefined, 20_000);
+    expect((await send("four")).error).toMatchObject(LOST);
+    // In other sessions it counts for nothing.
+    expect((await client.request("session.create", { sessionId: "other" }, 20_000)).error).toBeUndefined();
+    expect((await client.request("session.send", { sessionId: "other", prompt: "x" }, 20_000)).error).toBeUndefined();
+    client.socket.destroy();
+    await store.deleteToken(id);
+  });
+
+  it("use ephemeral sessions there, which are gone afterwards", async () => {
+    const made = await h1.json<Turn>(["create", "--user", "bob", "--id", "brief", "--ephemeral", "--prompt", "x"]);
+    expect(made).toMatchObject({ reply: "[turn 1] x", session: { state: "gone", persistence: "ephemeral" } });
+    expect(await hosts.store.readSession("brief")).toBeNull();
+  });
+
+  it("keep a session open from a program, evict and collect it from here, and delete it", async () => {
+    await using fleet = await Fleet.open({ env: h1.env, cwd: h1.folder });
+    const session = await fleet.createSession({ user: "bob", sessionId: "open", ephemeral: true, ttl: "1ms" });
+    let heard = "";
+    session.on("assistant.message", (event) => {
+      heard += event.data.content;
+    });
+    expect((await fleet.send(session, "one")).text).toBe("[turn 1] one");
+    expect(heard).toBe("[turn 1] one");
+    expect(await hosts.store.readSession("open")).toMatchObject({ host: "h2", usedBy: { at: "h1", pid: process.pid } });
+    // What is open is in use, however old: its user is a process that h2 cannot see.
+    const kept = await h1.json<GcResult>(["gc", "--ttl", "24h"]);
+    expect(kept.deleted.map(({ id }) => id)).not.toContain("open");
+    const evicted = await h1.json<{ evicted: string[] }>(["evict", "open"]);
+    expect(evicted.evicted).toEqual(["open"]);
+    const idle = await h1.json<GcResult>(["gc", "--ttl", "24h"]);
+    expect(idle.skipped).toContainEqual({ id: "open", reason: "in-use" });
+    expect((await fleet.send(session, "two")).text).toBe("[turn 2] two");
+    expect(await h1.json(["evict", "--max", "0"])).toMatchObject({ evicted: ["open"] });
+    expect(await fleet.leaveSession(session)).toMatchObject({ state: "gone" });
+    expect(await hosts.store.readSession("open")).toBeNull();
+    const client = await fleet.clientForUser("bob");
+    expect(await client.ping("hello")).toMatchObject({ message: expect.stringContaining("hello") });
+    await expect(fleet.clientForUser("bob", { gitHubToken: "ghp_x" })).rejects.toMatchObject({
+      code: "FLEET_USAGE_INVALID",
+    });
+  });
+
+  it("collect and delete on each host what is its own", async () => {
+    await h1.json(["create", "--user", "bob", "--id", "old-2", "--ttl", "1ms", "--prompt", "x"]);
+    await h1.json(["create", "--user", "alice", "--id", "old-1", "--ttl", "1ms", "--prompt", "x"]);
+    const dry = await h2.json<GcResult>(["gc", "--ttl", "24h", "--dry-run"]);
+    expect(dry.deleted.map(({ id }) => id).toSorted()).toEqual(["old-1", "old-2"]);
+    const result = await h1.json<GcResult>(["gc", "--ttl", "24h"]);
+    expect(result.deleted.map(({ id }) => id).toSorted()).toEqual(["old-1", "old-2"]);
+    expect(result.deleted.every(({ bytes }) => bytes > 0)).toBe(true);
+    for (const id of ["old-1", "old-2"]) expect(await hosts.store.readSession(id)).toBeNull();
+    await h1.json(["create", "--user", "bob", "--id", "doomed", "--prompt", "x"]);
+    expect(await h1.json(["delete", "doomed", "nothing", "--user", "bob"])).toEqual({ deleted: ["doomed", "nothing"] });
+    expect(await hosts.store.readSession("doomed")).toBeNull();
+    expect(await h1.refusal(4, ["send", "doomed", "x", "--user", "bob"])).toMatchObject({
+      code: "FLEET_SESSION_NOT_FOUND",
+    });
+  });
+
+  it("stop and restart there, by user, by id, and all", async () => {
+    const { servers } = await h1.json<{ servers: ServerView[] }>(["ps"]);
+    const bob = servers.find(({ user }) => user === "bob");
+    const again = await h1.json<{ stopped: Stopped[]; servers: ServerView[] }>(["restart", "--user", "bob"]);
+    expect(again).toMatchObject({ stopped: [{ outcome: "drained", hostName: "h2" }], servers: [{ hostName: "h2" }] });
+    expect(again.servers[0]?.pid).not.toBe(bob?.pid);
+    const rolled = await h1.json<{ servers: ServerView[] }>(["restart", "--rolling", `${bob?.id}@h2`]);
+    expect(rolled.servers).toMatchObject([{ user: "bob", hostName: "h2", state: "ready" }]);
+    expect(await h1.refusal(4, ["stop", `${bob?.id}@h1`])).toMatchObject({ code: "FLEET_SERVER_NOT_FOUND" });
+    const { stopped } = await h1.json<{ stopped: Stopped[] }>(["stop", "--all"]);
+    expect(new Set(stopped.map(({ hostName }) => hostName))).toEqual(new Set(["h1", "h2"]));
+    const after = await h1.json<{ servers: ServerView[] }>(["ps"]);
+    expect(new Set(after.servers.map(({ state }) => state))).toEqual(new Set(["stopped"]));
+    expect(await h1.json(["send", "notes", "five", "--user", "bob"])).toMatchObject({ reply: "[turn 5] five" });
+  });
+
+  it("say where a server can be connected to that is not here", async () => {
+    const error = await h1.refusal(7, ["connect", "--user", "bob"]);
+    expect(error).toMatchObject({ code: "FLEET_SERVER_UNREACHABLE", message: expect.stringContaining('host "h2"') });
+    const door = (await hosts.store.hosts.list()).find(({ name }) => name === "h2")?.door;
+    expect(error.suggestions.join("\n")).toContain(String(door));
+    expect(error.suggestions).toContain("copilotfleet token issue --user bob --ttl 30d");
+    expect(await h2.json(["connect", "--user", "bob"])).toMatchObject({ user: "bob", token: expect.any(String) });
+  });
+
+  it("tell of a server that a user has on two hosts", async () => {
+    await hosts.place("carol", "h1");
+    await h1.json(["spawn", "--user", "carol"]);
+    await hosts.place("carol", "h2");
+    const { server } = await h1.json<{ server: ServerView }>(["spawn", "--user", "carol"]);
+    expect(server.hostName).toBe("h2");
+    const error = await h1.refusal(4, ["stop", server.id]);
+    expect(error).toMatchObject({
+      code: "FLEET_SERVER_NOT_FOUND",
+      message: expect.stringContaining(`${server.id}@h1`),
+    });
+    expect(error.message).toContain(`${server.id}@h2`);
+    expect(await h1.json(["stop", `${server.id}@h1`])).toMatchObject({
+      stopped: [{ hostName: "h1", outcome: "drained" }],
+    });
+    expect(await h1.json(["stop", "--user", "carol"])).toMatchObject({
+      stopped: [{ hostName: "h2", outcome: "drained" }],
+    });
+  });
+
+  it("show it all at one look", async () => {
+    const seen = await h1.json<Overview>(["top"]);
+    expect(seen.hosts).toMatchObject([
+      { name: "h1", state: "serving", term: expect.any(Number), door: expect.stringMatching(/^127\.0\.0\.1:\d+$/) },
+      { name: "h2", state: "serving", servers: 1 },
+    ]);
+    expect(seen.hosts.every(({ heartbeatAgeMs }) => heartbeatAgeMs !== null)).toBe(true);
+    expect(seen.servers.length).toBeGreaterThan(2);
+    expect(seen.sessions).toEqual({ active: expect.any(Number), idle: expect.any(Number) });
+    const text = await h1.ok(["top", "--once"]);
+    expect(text).toMatch(/^HOST +STATE +TERM +HEARTBEAT +FRONT DOOR/);
+    expect(text).toMatch(/^Sessions: \d+ active, \d+ idle$/m);
+  });
+
+  it("leave no token in the store, and show none", async () => {
+    expect(await hosts.store.listTokens()).toEqual([]);
+    expect(await h1.json(["token", "list"])).toEqual({ tokens: [] });
+    expect(h1.printed.split("\n").length).toBeGreaterThan(50);
+    for (const text of hosts.said()) expect(text).not.toContain("cft_");
+  });
+
+  it("go on when one is away", async () => {
+    await h2.stopServing("SIGKILL");
+    await eventually("the end of h2", async () => {
+      const list = await hosts.store.hosts.list();
+      return list.find(({ name }) => name === "h2")?.gone === true;
+    });
+    const ps = await h1.run(["ps", "--json"]);
+    expect(ps).toMatchObject({ code: 0, stderr: "Warning: Host h2 is away.\n" });
+    const bob = ps.json<{ servers: ServerView[] }>().servers.find(({ user }) => user === "bob");
+    expect(bob).toMatchObject({ hostName: "h2", away: true, pid: null, state: "unhealthy" });
+    expect(await h1.refusal(7, ["stop", `${bob?.id}@h2`])).toMatchObject({ code: "FLEET_HOST_AWAY" });
+    expect(await h1.refusal(7, ["logs", `${bob?.id}@h2`])).toMatchObject({ code: "FLEET_HOST_AWAY" });
+    for (const command of ["stop", "restart"]) {
+      await h1.json(["spawn", "--user", "alice"]);
+      const all = await h1.run([command, "--all", "--json"]);
+      const { stopped, away } = all.json<{ stopped: Stopped[]; away: string[] }>();
+      expect(all.code, command).toBe(7);
+      expect(stopped.map(({ hostName, outcome }) => [hostName, outcome])).toContainEqual(["h1", "drained"]);
+      expect(stopped.map(({ hostName }) => hostName)).not.toContain("h2");
+      expect(away).toContain(`${bob?.id}@h2`);
+      expect(all.stderr).toContain("Warning: Host h2 is away.\n");
+      expect(all.stderr).toContain(
+        `Warning: Left as they are, since their hosts cannot be asked: ${away.join(", ")}\n`,
+      );
+    }
+    const top = await h1.run(["top", "--json"]);
+    const gone = top.json<Overview>().hosts.find(({ name }: HostView) => name === "h2");
+    expect(gone).toMatchObject({ state: "gone", heartbeatAgeMs: null, servers: 0 });
+    const list = await h1.run(["list", "--user", "bob", "--json"]);
+    const notes = list.json<{ sessions: SessionView[] }>().sessions.find(({ id }) => id === "notes");
+    expect(notes).toMatchObject({ host: "h2", stranded: storage === "local" });
+    if (storage === "shared") {
+      expect(await h1.json(["send", "notes", "six", "--user", "bob"])).toMatchObject({
+        reply: "[turn 6] six",
+        session: { host: "h1" },
+      });
+      return;
+    }
+    for (const args of [
+      ["send", "notes", "x", "--user", "bob"],
+      ["delete", "notes"],
+    ]) {
+      expect(await h1.refusal(7, args)).toMatchObject({ code: "FLEET_SESSION_STRANDED" });
+    }
+    await h2.serve(hosts.store);
+    expect(await h1.json(["send", "notes", "six", "--user", "bob"])).toMatchObject({ reply: "[turn 6] six" });
+  });
+});

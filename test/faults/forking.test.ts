@@ -1,0 +1,81 @@
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import { rounds } from "../fixtures/fault-fleet.js";
+import { bareRuntime, SETTINGS } from "../fixtures/pod-runtime.js";
+import { Pods, podsProblem } from "../fixtures/pods.js";
+import { judgeHistory, readHistory } from "../fixtures/session-history.js";
+
+const problem = podsProblem();
+if (problem !== undefined) console.warn(`hosts in namespaces are not tested: ${problem}`);
+
+describe("the judge of histories", () => {
+  const event = (id: string, parentId: string | null, type: string, content?: string) =>
+    `${JSON.stringify({ id, parentId, type, data: { content } })}\n`;
+  const begin = event("1", null, "session.start") + event("2", "1", "user.message", "one");
+  const whole = `${begin}${event("3", "2", "assistant.message", "[turn 1] one")}${event("4", "3", "user.message", "two")}`;
+  const sound = { forks: [], orphans: [], jumps: [], torn: 0, lost: [] };
+
+  it("finds nothing in a whole one, nor in older copies of it", () => {
+    const turns = [
+      { prompt: "one", reply: "[turn 1] one" },
+      { prompt: "two", reply: null },
+    ];
+    expect(judgeHistory(whole)).toEqual({ ...sound, turns });
+    expect(judgeHistory(whole, begin)).toEqual({ ...sound, turns });
+  });
+
+  it("finds a fork in one file, and what it loses", () => {
+    const forked = whole + event("5", "3", "user.message", "other");
+    expect(judgeHistory(forked)).toMatchObject({ forks: ["3"], jumps: ["5"], lost: ["two"], orphans: [] });
+    expect(judgeHistory(forked).turns.map(({ prompt }) => prompt)).toEqual(["one", "other"]);
+  });
+
+  it("finds a fork between two copies, and one that begins nowhere", () => {
+    expect(judgeHistory(whole, begin + event("6", "2", "user.message", "else"))).toMatchObject({
+      forks: ["2"],
+      jumps: [],
+      lost: ["else"],
+    });
+    expect(judgeHistory(whole, event("7", "gone", "user.message", "late"))).toMatchObject({
+      forks: [],
+      orphans: ["7"],
+      lost: ["late"],
+    });
+    expect(judgeHistory(whole, event("8", null, "session.start"))).toMatchObject({ forks: ["the beginning"] });
+  });
+
+  it("counts lines that were cut", () => {
+    expect(judgeHistory(`${begin}{"id":"3","par`)).toMatchObject({ ...sound, torn: 1 });
+  });
+});
+
+it.skipIf(problem !== undefined)(
+  "two bare runtimes on one home, each on a host of its own, fork histories",
+  async () => {
+    const count = rounds(5, 100);
+    await using pods = await Pods.start({ count: 2 });
+    const home = join(pods.shared, "home");
+    const clients = await Promise.all(pods.hosts.map(async (host) => await bareRuntime(host, home)));
+    const reports = [];
+    for (let round = 0; round < count; round++) {
+      const sessionId = `round-${round}`;
+      const first = await clients[0]?.createSession({ ...SETTINGS, sessionId });
+      await first?.sendAndWait({ prompt: "begin" });
+      await first?.disconnect();
+      const both = await Promise.all(clients.map((client) => client.resumeSession(sessionId, SETTINGS)));
+      // Neither is refused, and each has an answer.
+      const replies = await Promise.all(
+        both.map((session, host) => session.sendAndWait({ prompt: `of host ${host}` })),
+      );
+      expect(replies.map((reply) => reply?.data.content)).toEqual(["[turn 2] of host 0", "[turn 2] of host 1"]);
+      await Promise.all(both.map((session) => session.disconnect()));
+      reports.push(readHistory(join(home, "session-state", sessionId, "events.jsonl")));
+    }
+    const forked = reports.filter(({ forks }) => forks.length > 0);
+    console.log(`bare runtimes: ${forked.length} of ${count} histories forked`);
+    expect(forked.length).toBeGreaterThan(0);
+    // One user's turn is not in what the session goes on from, though it was answered.
+    expect(forked.every(({ lost }) => lost.length > 0)).toBe(true);
+    await Promise.all(clients.map((client) => client.forceStop()));
+  },
+);

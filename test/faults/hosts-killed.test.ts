@@ -1,0 +1,135 @@
+import { approveAll, CopilotClient, RuntimeConnection } from "@github/copilot-sdk";
+import { expect, it } from "vitest";
+import { rounds } from "../fixtures/fault-fleet.js";
+import { type Answer, askUntilAnswered, turn } from "../fixtures/pod-user.js";
+import { Pods, podsProblem } from "../fixtures/pods.js";
+import { historyFiles, readHistory } from "../fixtures/session-history.js";
+import { RawClient } from "../gateway/raw-client.js";
+
+const problem = podsProblem();
+if (problem !== undefined) console.warn(`hosts in namespaces are not tested: ${problem}`);
+
+const USERS = rounds(6, 50);
+const HOST_TTL_MS = rounds(3_000, 15_000);
+/** What an answer may take beyond the term of the host that is gone, where the machine is this test's alone. */
+const BEYOND_MS = 5_000;
+/** What it may take on a busy machine before somebody is said to have no answer, in milliseconds. */
+const WITHIN_MS = 90_000;
+const TIMEOUT_MS = rounds(240_000, 30 * 60_000);
+/** Users that are given their history at a time: each needs a server of its own at first. */
+const AT_ONCE = 4;
+
+interface User {
+  name: string;
+  token: string;
+  sessionId: string;
+  /** The connection that was there when the host was killed. */
+  client: RawClient;
+  /** The number of the host that it is connected to. */
+  at: number;
+}
+
+async function settle(pods: Pods, index: number): Promise<User> {
+  const name = `user-${index}`;
+  const at = index % pods.hosts.length;
+  const { token } = await pods.host(at).json<{ token: string }>(["token", "issue", "--user", name]);
+  const client = await RawClient.as(await pods.host(at).reach(), token, true);
+  const sessionId = `of-${name}`;
+  expect((await client.request("session.create", { sessionId }, WITHIN_MS)).error).toBeUndefined();
+  await turn(client, sessionId, "one");
+  await turn(client, sessionId, "two");
+  return { name, token, sessionId, client, at };
+}
+
+async function settleAll(pods: Pods): Promise<User[]> {
+  const users: User[] = [];
+  for (let first = 0; first < USERS; first += AT_ONCE) {
+    const indices = Array.from({ length: Math.min(AT_ONCE, USERS - first) }, (_, offset) => first + offset);
+    users.push(...(await Promise.all(indices.map(async (index) => await settle(pods, index)))));
+  }
+  return users;
+}
+
+/** One more turn by the unmodified SDK. */
+async function askBySdk(door: string, { token, sessionId }: User): Promise<string | undefined> {
+  const client = new CopilotClient({ connection: RuntimeConnection.forUri(door, { connectionToken: token }) });
+  try {
+    await client.start();
+    const session = await client.resumeSession(sessionId, { onPermissionRequest: approveAll });
+    return (await session.sendAndWait({ prompt: "by the SDK" }, WITHIN_MS))?.data.content;
+  } finally {
+    await client.forceStop();
+  }
+}
+
+const CASES = [
+  { isolation: "shared", hosts: 2 },
+  { isolation: "per-user", hosts: 3 },
+  ...(process.env.SOAK === undefined
+    ? []
+    : [
+        { isolation: "shared", hosts: 3 },
+        { isolation: "per-user", hosts: 2 },
+      ]),
+];
+
+it.skipIf(problem !== undefined).each(CASES)(
+  "a host of $hosts that is killed under its users: each has an answer again, with the history ($isolation)",
+  async ({ isolation, hosts }) => {
+    const env = { COPILOTFLEET_ISOLATION: isolation, COPILOTFLEET_HOST_TTL: `${HOST_TTL_MS}ms` };
+    await using pods = await Pods.start({ count: hosts, env });
+    await Promise.all(pods.hosts.map(async (host) => await host.serve()));
+    const users = await settleAll(pods);
+    const survivors = await Promise.all(pods.hosts.slice(1).map(async (host) => await host.reach()));
+    const doorsOf = (index: number) => survivors.map((_, at) => survivors[(index + at) % survivors.length] ?? "");
+
+    const begun = performance.now();
+    await pods.host(0).kill();
+    const asked = users.map(async ({ token, sessionId }, index): Promise<Answer & { sinceMs: number }> => {
+      const prompt = (attempt: number) => `after, try ${attempt}`;
+      const answer = await askUntilAnswered({ doors: doorsOf(index), token, sessionId, prompt, withinMs: WITHIN_MS });
+      return { ...answer, sinceMs: performance.now() - begun };
+    });
+    const answers = await Promise.all(asked);
+    for (const user of users) {
+      if (user.at === 0) await user.client.end();
+      user.client.socket.destroy();
+    }
+
+    const sinceMs = answers.map((answer) => Math.round(answer.sinceMs)).sort((a, b) => a - b);
+    const tried = answers.filter(({ failures }) => failures.length > 0).length;
+    const median = sinceMs[Math.floor(sinceMs.length / 2)];
+    console.log(`${USERS} users, ${hosts} hosts, ${isolation}: ${tried} of them tried more than once; answers after`);
+    console.log(
+      `  ${sinceMs[0]} ms (first), ${median} ms (median), ${sinceMs.at(-1)} ms (last); term ${HOST_TTL_MS} ms`,
+    );
+    const failures = answers.flatMap((answer) => answer.failures);
+    if (process.env.SOAK !== undefined) {
+      expect(
+        sinceMs.filter((ms) => ms > HOST_TTL_MS + BEYOND_MS),
+        failures.join("\n"),
+      ).toEqual([]);
+    }
+
+    for (const [index, user] of users.entries()) {
+      const last = await askBySdk(doorsOf(index)[0] ?? "", user); // any door will do
+      const [first, ...more] = historyFiles(pods.folder, user.sessionId).sort((a, b) => turnsIn(b) - turnsIn(a));
+      if (first === undefined) throw new Error(`${user.sessionId} has no history`);
+      const { turns, ...report } = readHistory(first, ...more);
+      expect(report, user.name).toEqual({ forks: [], orphans: [], jumps: [], torn: 0, lost: [] });
+      expect(turns.slice(0, 2), user.name).toEqual([
+        { prompt: "one", reply: "[turn 1] one" },
+        { prompt: "two", reply: "[turn 2] two" },
+      ]);
+      const { prompt, reply } = answers[index] ?? {};
+      expect(turns, user.name).toContainEqual({ prompt, reply });
+      // What the model heard is what is written down.
+      expect(last, user.name).toBe(`[turn ${turns.length}] by the SDK`);
+    }
+  },
+  TIMEOUT_MS,
+);
+
+function turnsIn(path: string): number {
+  return readHistory(path).turns.length;
+}

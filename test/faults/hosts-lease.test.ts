@@ -1,0 +1,36 @@
+import { expect, it } from "vitest";
+import { eventually } from "../fixtures/fault-fleet.js";
+import { askUntilAnswered, turn } from "../fixtures/pod-user.js";
+import { Pods, podsProblem } from "../fixtures/pods.js";
+import { RawClient } from "../gateway/raw-client.js";
+
+const problem = podsProblem();
+if (problem !== undefined) console.warn(`hosts in namespaces are not tested: ${problem}`);
+
+it.skipIf(problem !== undefined)(
+  "a turn that was queued behind another when its host was killed does not hold up the next",
+  async () => {
+    const env = { COPILOTFLEET_HOST_TTL: "3s" };
+    await using pods = await Pods.start({ count: 2, env });
+    await Promise.all(pods.hosts.map(async (host) => await host.serve()));
+    const [door, other] = await Promise.all(pods.hosts.map(async (host) => await host.reach()));
+    if (door === undefined || other === undefined) throw new Error("no doors");
+    const { token } = await pods.host(0).json<{ token: string }>(["token", "issue", "--user", "ann"]);
+    const first = await RawClient.as(door, token);
+    expect((await first.request("session.create", { sessionId: "queued" }, 30_000)).error).toBeUndefined();
+    await turn(first, "queued", "begin");
+    const second = await RawClient.as(door, token);
+    await second.request("session.resume", { sessionId: "queued" });
+    first.send({ id: "slow", method: "session.send", params: { sessionId: "queued", prompt: "!delay 20000 slow" } });
+    await first.answerTo("slow");
+    second.send({ id: "waits", method: "session.send", params: { sessionId: "queued", prompt: "waits" } });
+    await eventually("the lease of the second", async () => (await pods.network.redis.keys("*:lease:*")).length > 0);
+    await pods.host(0).kill();
+    const prompt = (attempt: number) => `after, try ${attempt}`;
+    const doors = [other];
+    // Much less than lock.ttl, for which the lease was once kept.
+    const answer = await askUntilAnswered({ doors, token, sessionId: "queued", prompt, withinMs: 60_000 });
+    expect(answer.reply).toMatch(/^\[turn \d\] after/);
+  },
+  150_000,
+);

@@ -1,0 +1,47 @@
+import { expect, it } from "vitest";
+import { Pods, podsProblem } from "../fixtures/pods.js";
+
+const problem = podsProblem();
+if (problem !== undefined) console.warn(`hosts in namespaces are not tested: ${problem}`);
+
+it.skipIf(problem !== undefined)(
+  "a machine that has the name of another host does nothing in that one's place",
+  async () => {
+    await using pods = await Pods.start({ count: 2 });
+    const [one, two] = [pods.host(0), pods.host(1)];
+    const serving = await one.serve();
+    await one.json(["create", "--user", "ann", "--id", "notes", "--prompt", "one"]);
+    const before = await one.json<{ servers: { pid: number }[] }>(["ps"]);
+    // As with a configuration and an image that were copied.
+    const env = { COPILOTFLEET_HOST_NAME: one.name };
+    await two.exec(["sh", "-c", `echo ${one.name} > /proc/sys/kernel/hostname`]).done;
+    const commands = [
+      ["serve"],
+      ["send", "notes", "two", "--user", "ann"],
+      ["spawn", "--user", "bob"],
+      ["ps"],
+      ["list"],
+      ["drain"],
+      ["gc", "--ttl", "1s"],
+      ["stop", "--all"],
+      ["logs", "ann"],
+      ["route", "--rebalance"],
+      ["delete", "notes"],
+    ];
+    for (const args of commands) {
+      const { code, stdout } = await two.run([...args, "--json"], { env });
+      const { error } = JSON.parse(stdout) as { error?: { code: string } };
+      expect({ args, code, error: error?.code }).toEqual({ args, code: 5, error: "FLEET_HOST_TAKEN" });
+    }
+    const examined = await two.run(["doctor", "--fix", "--json"], { env });
+    expect(examined.stdout).toContain(`is called \\"${one.name}\\"`);
+    // Nothing has changed there, and its serve goes on.
+    const after = await one.json<{ servers: { pid: number; activeSessions: number }[] }>(["ps"]);
+    expect(after.servers.map(({ pid }) => pid)).toEqual(before.servers.map(({ pid }) => pid));
+    expect(await one.json(["send", "notes", "two", "--user", "ann"])).toMatchObject({ reply: "[turn 2] two" });
+    expect((await serving.readyz()).ok).toBe(true);
+    // Under a name of its own it is a host like any other.
+    expect(await two.json(["send", "notes", "three", "--user", "ann"])).toMatchObject({ reply: "[turn 3] three" });
+  },
+  150_000,
+);

@@ -1,0 +1,123 @@
+import { CopilotClient, RuntimeConnection } from "@github/copilot-sdk";
+import { afterAll, afterEach, beforeAll, describe, expect, it, onTestFinished } from "vitest";
+import type { Fleet } from "../../src/fleet.js";
+import type { SessionView } from "../../src/sessions/view.js";
+import { eventually, faultFleet } from "../fixtures/fault-fleet.js";
+import { HOST_TTL_MS, TestHosts } from "../fixtures/hosts.js";
+import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
+import { serve } from "../fixtures/serve.js";
+import { isInTurn, openLibrary } from "../fixtures/turns.js";
+
+const PORTS = 14_700;
+const HOST_PORTS = 14_800;
+const problem = redisProblem();
+if (problem !== undefined) console.warn(`replies beside a full Redis are not tested: ${problem}`);
+
+/** Answers cost money and time: what the store cannot take afterwards must not take them from who waits. */
+describe.skipIf(problem !== undefined)("a Redis that is full by the time that a turn is answered", () => {
+  let redis: RedisServer;
+  beforeAll(async () => {
+    redis = await RedisServer.start();
+  });
+  afterEach(async () => void (await redis.client.config("SET", "maxmemory", "0")));
+  afterAll(() => redis.end());
+
+  const fill = async () => void (await redis.client.config("SET", "maxmemory", "1mb"));
+  const open = async () => {
+    const fleet = await faultFleet(PORTS, { COPILOTFLEET_STORE: redis.url() });
+    onTestFinished(async () => void (await redis.client.config("SET", "maxmemory", "0")));
+    return fleet;
+  };
+  const lastUse = async (library: Fleet, id: string) =>
+    (await library.sessions()).find((session: SessionView) => session.id === id)?.lastUsedAt;
+
+  it.each([
+    ["private", []],
+    ["collaborative", ["--collaborative", "--member", "bob"]],
+  ])("send prints the reply and warns, in a %s session", async (_, kind) => {
+    const fleet = await open();
+    await fleet.json(["create", "--user", "alice", "--id", "notes", ...kind, "--prompt", "one"]);
+    const library = await openLibrary(fleet);
+    const before = await lastUse(library, "notes");
+    const sending = fleet.start(["send", "notes", "!delay 2000 two", "--user", "alice", "--json"]);
+    await eventually("the turn", () => isInTurn(fleet, "alice", "notes"));
+    await fill();
+    const { code, stdout, stderr } = await sending.done;
+    expect({ code, stdout: JSON.parse(stdout), stderr }).toEqual({
+      code: 0,
+      stdout: { session: expect.objectContaining({ id: "notes", owner: "alice" }), reply: "[turn 2] two" },
+      stderr: expect.stringMatching(/^Warning: .*"notes".*could not be recorded: .*OOM.*\n$/),
+    });
+    expect(await lastUse(library, "notes")).toBe(before);
+    await redis.client.config("SET", "maxmemory", "0");
+    expect(await fleet.json(["send", "notes", "three", "--user", "alice"])).toMatchObject({ reply: "[turn 3] three" });
+  });
+
+  it("the library's send gives each reply, and its warnings tell", async () => {
+    const fleet = await open();
+    const library = await openLibrary(fleet);
+    const session = await library.createSession({ user: "alice", sessionId: "notes" });
+    expect(await library.send(session, "one")).toMatchObject({ text: "[turn 1] one" });
+    await eventually("the record", async () => (await library.sessionOf("notes", "alice")).state === "active");
+    await fill();
+    expect(await library.send(session, "two")).toMatchObject({ text: "[turn 2] two" });
+    expect(await library.send(session, "three")).toMatchObject({ text: "[turn 3] three" });
+    expect((await session.sendAndWait("four"))?.data.content).toBe("[turn 4] four");
+    expect(await library.leaveSession(session)).toMatchObject({ id: "notes", state: "idle" });
+    expect(library.takeWarnings()).toEqual([expect.stringMatching(/"notes".*could not be recorded: .*OOM/)]);
+  });
+
+  it("send prints the reply from another host, which stays there", async () => {
+    await using hosts = new TestHosts({ redis, names: ["h1", "h2"], firstPort: HOST_PORTS, storage: "local" });
+    await hosts.serve();
+    await hosts.store.recordPlacement("alice", null, { host: "h2", serverId: null });
+    const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
+    await h1.ok(["create", "--user", "alice", "--id", "notes", "--prompt", "one"]);
+    const sending = h1.start(["send", "notes", `!delay ${HOST_TTL_MS + 2_000} two`, "--user", "alice", "--json"]);
+    await eventually("the turn", async () => (await h2.server("alice")).activeSessions === 1);
+    await fill();
+    const { code, stdout, stderr } = await sending.done;
+    expect({ code, stdout: JSON.parse(stdout), stderr }).toEqual({
+      code: 0,
+      stdout: { session: expect.objectContaining({ id: "notes", host: "h2" }), reply: "[turn 2] two" },
+      stderr: expect.stringMatching(/^Warning: Session "notes" could not be looked at after the turn: .*OOM.*\n$/),
+    });
+    expect(h2.output).not.toContain("this host may count as gone");
+    expect((await hosts.store.hosts.list()).filter(({ gone }) => !gone).map(({ name }) => name)).toEqual(["h1", "h2"]);
+  });
+
+  it("a client at the front door gets it, and the log has the rest", async () => {
+    const fleet = await open();
+    const serving = await serve(fleet);
+    const { token } = await fleet.json<{ token: string }>(["token", "issue", "--user", "alice"]);
+    const log = await serving.logged("serving");
+    const connection = RuntimeConnection.forUri(String(log.door), { connectionToken: token });
+    const client = new CopilotClient({ connection });
+    onTestFinished(async () => void (await client.forceStop()));
+    await client.start();
+    const session = await client.createSession({ sessionId: "notes", onPermissionRequest: () => ({ kind: "reject" }) });
+    expect((await session.sendAndWait("one"))?.data.content).toBe("[turn 1] one");
+    await fill();
+    expect((await session.sendAndWait("two"))?.data.content).toBe("[turn 2] two");
+    await redis.client.config("SET", "maxmemory", "0");
+    await client.stop();
+    await serving.end();
+  });
+});
+
+describe.skipIf(problem !== undefined)("a Redis that is gone by the time that a turn is answered", () => {
+  it("the reply is given, and an ephemeral session is left all the same", async () => {
+    const redis = await RedisServer.start();
+    onTestFinished(() => redis.end());
+    const fleet = await faultFleet(PORTS, { COPILOTFLEET_STORE: redis.url() });
+    await fleet.json(["create", "--user", "alice", "--id", "brief", "--ephemeral"]);
+    const library = await openLibrary(fleet);
+    const exchange = library.exchange("brief", "!delay 2000 one", { user: "alice" });
+    await eventually("the turn", () => isInTurn(fleet, "alice", "brief"));
+    await redis.kill();
+    expect((await exchange).reply.text).toBe("[turn 1] one");
+    expect(library.takeWarnings()).toContainEqual(expect.stringContaining('"brief"'));
+    await redis.run();
+    expect(await fleet.ps()).toMatchObject([{ state: "ready", activeSessions: 0 }]);
+  });
+});

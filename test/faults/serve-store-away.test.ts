@@ -1,0 +1,68 @@
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
+import { CuttingProxy } from "../fixtures/cutting-proxy.js";
+import { eventually, faultFleet } from "../fixtures/fault-fleet.js";
+import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
+import { serve } from "../fixtures/serve.js";
+import { isInTurn } from "../fixtures/turns.js";
+
+const PORTS = 14_600;
+/** A few operations in a row that each wait for Redis as long as they may, in milliseconds. */
+const BOUND_MS = 60_000;
+const problem = redisProblem();
+if (problem !== undefined) console.warn(`the end of serve without its store is not tested: ${problem}`);
+
+describe.skipIf(problem !== undefined)("a Redis that goes away while serve drains", () => {
+  let redis: RedisServer;
+  beforeAll(async () => {
+    redis = await RedisServer.start();
+  });
+  afterAll(() => redis.end());
+
+  it("right after the pool was closed: serve ends with 7, and leaves the servers to the next one", async () => {
+    const url = redis.url();
+    const fleet = await faultFleet(PORTS, { COPILOTFLEET_STORE: url });
+    const { pid } = await fleet.spawn("alice");
+    const proxy = await CuttingProxy.start(redis.port);
+    onTestFinished(() => proxy.end());
+    const env = { COPILOTFLEET_STORE: url.replace(String(redis.port), String(proxy.port)) };
+    const serving = await serve(fleet, { args: ["--json"], env });
+    proxy.goAfter(/"state":"draining"/);
+    const begun = performance.now();
+    const { code, stdout } = await serving.end();
+    expect({ code, error: JSON.parse(stdout) }).toMatchObject({
+      code: 7,
+      error: { error: { code: "FLEET_STORE_UNAVAILABLE" } },
+    });
+    expect(performance.now() - begun).toBeLessThan(BOUND_MS);
+    expect(fleet.processes()).toEqual([pid]);
+    const next = await serve(fleet);
+    expect(await fleet.ps()).toMatchObject([{ pid, state: "ready" }]);
+    expect((await next.end()).code).toBe(0);
+  }, 120_000);
+
+  it("while a turn is waited for: the turn is answered, and serve ends with 7", async () => {
+    const fleet = await faultFleet(PORTS, { COPILOTFLEET_STORE: redis.url() });
+    await fleet.json(["create", "--user", "alice", "--id", "notes", "--prompt", "one"]);
+    const [server] = await fleet.ps();
+    const serving = await serve(fleet, { args: ["--json"] });
+    const turn = fleet.start(["send", "notes", "!delay 5000 two", "--user", "alice"]);
+    await eventually("the turn", () => isInTurn(fleet, "alice", "notes"));
+    serving.kill("SIGTERM");
+    await serving.logged("draining 1 servers");
+    await redis.kill();
+    const begun = performance.now();
+    const [{ code, stdout }, sent] = await Promise.all([serving.done, turn.done]);
+    await redis.run();
+    expect({ code: sent.code, stdout: sent.stdout }, sent.stderr).toEqual({ code: 0, stdout: "[turn 2] two\n" });
+    expect(sent.stderr).toMatch(/^Warning: A turn in session "notes" could not be recorded: Redis .* does not answer/);
+    expect({ code, error: JSON.parse(stdout) }).toMatchObject({
+      code: 7,
+      error: { error: { code: "FLEET_STORE_UNAVAILABLE" } },
+    });
+    expect(performance.now() - begun).toBeLessThan(BOUND_MS);
+    expect(fleet.processes()).toEqual([server?.pid]);
+    const next = await serve(fleet);
+    expect(await fleet.json(["send", "notes", "three", "--user", "alice"])).toMatchObject({ reply: "[turn 3] three" });
+    expect((await next.end()).code).toBe(0);
+  }, 120_000);
+});

@@ -1,0 +1,148 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { eventually, fake, killed } from "../fixtures/fault-fleet.js";
+import { DoorFleet } from "./harness.js";
+import { RawClient } from "./raw-client.js";
+
+describe("a server that does not keep to the protocol", () => {
+  let at: DoorFleet;
+  beforeAll(async () => {
+    at = await DoorFleet.open({ from: 16_775, to: 16_784 }, { config: { runtime: { path: fake("obedient.mjs") } } });
+  });
+  afterAll(async () => {
+    await at[Symbol.asyncDispose]();
+  });
+
+  const session = async (user: string, sessionId: string) => {
+    const client = await RawClient.as(at.url, await at.token(user));
+    expect(await client.request("session.create", { sessionId })).toMatchObject({ result: { sessionId } });
+    return client;
+  };
+  const lost = { error: { code: -32003, data: { code: "FLEET_SERVER_LOST", retryable: true } } };
+
+  it.each([
+    ["text", "no-json", "no JSON at all"],
+    ["an object that breaks off", "breaks-off", '{"jsonrpc":"2.0","id":ID,"result":{"a":'],
+    ["an id that is none", "bad-id", '{"jsonrpc":"2.0","id":abc,"result":{}}'],
+    ["an error that is none", "bad-error", '{"jsonrpc":"2.0","id":ID,"error":{+}}'],
+    [
+      "an event that is none",
+      "bad-event",
+      '{"jsonrpc":"2.0","method":"session.event","params":{"sessionId":"bad-event","event":{"type":"session.idle",+}}}',
+    ],
+  ])("is hung up on by whoever got %s from it, and by nobody else", async (_, sessionId, frame) => {
+    const user = `of-${sessionId}`;
+    const [client, other] = [await session(user, sessionId), await RawClient.as(at.url, await at.token(user))];
+    const { pid } = await at.serverOf(user);
+    const before = at.events.length;
+    expect(await client.request("session.send", { sessionId, prompt: `!${frame}` })).toMatchObject(lost);
+    const told = at.events.slice(before).filter(({ event }) => event !== "closed");
+    expect(told).toMatchObject([
+      { event: "protocol-error", user, detail: expect.stringMatching(/^from of-[^:]+: A frame is not JSON\.$/) },
+      { event: "server-lost", user },
+    ]);
+    // The connections of both go on, and so does the server.
+    expect(await client.request("session.send", { sessionId, prompt: "again" })).toMatchObject({ result: {} });
+    expect(await other.request("ping")).toMatchObject({ result: {} });
+    expect((await at.serverOf(user)).pid).toBe(pid);
+  });
+
+  it("has a turn ended for it that it unloads before a word of that", async () => {
+    const client = await session("unloaded", "brief");
+    expect(await client.request("session.send", { sessionId: "brief", prompt: "unload" })).toMatchObject({
+      result: {},
+    });
+    const ended = ["session.error", "session.idle", "session.shutdown"];
+    await eventually("the end of the turn", () => client.events("brief").length === ended.length);
+    expect(client.events("brief")).toEqual(ended);
+  });
+
+  it("has the stack of what its frame was too much for in the log", async () => {
+    const client = await session("stacked", "stacked");
+    const frame =
+      '{"jsonrpc":"2.0","method":"session.event","params":{"sessionId":"stacked","event":{"type":"session.idle"}},"params":null}';
+    expect(await client.request("session.send", { sessionId: "stacked", prompt: `!${frame}` })).toMatchObject(lost);
+    const failed = await eventually("the log", () => at.events.find(({ event }) => event === "failed"));
+    expect(failed.detail).toMatch(/^at a frame from stacked-.*: TypeError: .*\n +at endsTurn .*events\.ts/s);
+  });
+});
+
+describe("a server that is slow", () => {
+  let at: DoorFleet;
+  beforeAll(async () => {
+    at = await DoorFleet.open({ from: 16_790, to: 16_794 }, { config: { runtime: { path: fake("obedient.mjs") } } });
+  });
+  afterAll(async () => {
+    await at[Symbol.asyncDispose]();
+  });
+
+  it("does not keep a session open that its client left while it was being opened again", async () => {
+    const token = await at.token("ann");
+    const client = await RawClient.as(at.url, token);
+    await client.request("session.create", { sessionId: "left", model: "slow" });
+    await killed((await at.serverOf("ann")).pid);
+    client.send({ id: 1, method: "session.send", params: { sessionId: "left", prompt: "one" } });
+    await eventually("it is needed", () => at.door.turns === 1);
+    // Answered by the server that was started in its place, which is opening the session by then.
+    expect(await client.request("ping")).toMatchObject({ result: {} });
+    expect(await client.request("session.detach", { sessionId: "left" })).toMatchObject({ result: { success: true } });
+    expect((await client.answerTo(1)).error).toBeUndefined();
+    const before = client.events("left").length;
+    const other = await RawClient.as(at.url, token);
+    await other.request("session.resume", { sessionId: "left" });
+    await other.turn("left", "two");
+    await client.request("ping");
+    expect(client.events("left").slice(before)).toEqual([]);
+  });
+
+  it("does not keep the id of a session that it could not make", async () => {
+    const client = await RawClient.as(at.url, await at.token("cid"));
+    const { pid, home } = await at.serverOf("cid");
+    client.send({ id: 1, method: "session.create", params: { sessionId: "again", model: "stuck" } });
+    await eventually("its folder", () => existsSync(join(home, "session-state", "again")));
+    await killed(pid);
+    expect(await client.answerTo(1)).toMatchObject({ error: { data: { code: "FLEET_SERVER_LOST" } } });
+    expect(existsSync(join(home, "session-state", "again"))).toBe(false);
+    expect(await client.request("session.create", { sessionId: "again" })).toMatchObject({ result: {} });
+  });
+
+  // The next ones wait for long, and so do it together.
+  it.concurrent("keeps a session open that its client opens once more in vain", async () => {
+    const client = await RawClient.as(at.url, await at.token("eve"), true);
+    await client.request("session.create", { sessionId: "kept" });
+    const again = await client.request("session.resume", { sessionId: "kept", model: "stuck" }, 40_000);
+    expect(again).toMatchObject({ error: { data: { code: "FLEET_SERVER_UNREACHABLE" } } });
+    const before = client.events("kept").length;
+    expect(await client.turn("kept", "next")).toMatchObject({ result: {} });
+    expect(client.events("kept").slice(before)).toEqual(["user.message", "session.idle"]);
+    client.socket.destroy();
+  });
+
+  it.concurrent("is waited for while it opens a session, but not for ever", async () => {
+    const client = await RawClient.as(at.url, await at.token("ben"), true);
+    const unreachable = { error: { code: -32003, data: { code: "FLEET_SERVER_UNREACHABLE", retryable: true } } };
+    const began = performance.now();
+    const stuck = client.request("session.create", { sessionId: "stuck", model: "stuck" }, 40_000);
+    expect(await stuck).toMatchObject(unreachable);
+    expect(performance.now() - began).toBeGreaterThan(29_000);
+    expect(performance.now() - began).toBeLessThan(33_000);
+    // It had begun to make one: that does not stand in the way of the next.
+    expect(await client.request("session.create", { sessionId: "stuck" })).toMatchObject({ result: {} });
+    client.socket.destroy();
+  });
+
+  it.concurrent("ends a turn by saying so, also when it did not answer before whether that goes on", async () => {
+    const client = await RawClient.as(at.url, await at.token("dan"), true);
+    await client.request("session.create", { sessionId: "mute" });
+    expect((await client.request("session.send", { sessionId: "mute", prompt: "mute" })).error).toBeUndefined();
+    const began = performance.now();
+    // It is asked after 15 seconds.
+    await eventually("the end of the turn", () => at.door.turns === 0, 25_000);
+    expect(performance.now() - began).toBeGreaterThan(19_000);
+    await eventually("its end at the client", () => client.events("mute").includes("session.idle"));
+    expect(client.events("mute")).toEqual(["session.idle"]);
+    expect(await client.turn("mute", "next")).toMatchObject({ result: {} });
+    client.socket.destroy();
+  });
+});

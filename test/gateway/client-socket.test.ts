@@ -1,0 +1,135 @@
+import { once } from "node:events";
+import { connect, createServer, type Socket } from "node:net";
+import { afterEach, expect, it, onTestFinished, vi } from "vitest";
+import { ClientSocket } from "../../src/gateway/client-socket.js";
+import { eventually } from "../fixtures/fault-fleet.js";
+import { DoorFleet } from "./harness.js";
+import { RawClient } from "./raw-client.js";
+
+/** Both ends of a connection: the door's, with what it heard of it, and the client's. */
+async function pair(stallMs?: number) {
+  const heard: string[] = [];
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const { port } = server.address() as { port: number };
+  const accepted = once(server, "connection") as Promise<[Socket]>;
+  const client = connect({ host: "127.0.0.1", port });
+  onTestFinished(() => {
+    client.destroy();
+    server.close();
+  });
+  client.on("error", () => undefined);
+  const [socket] = await accepted;
+  const listener = {
+    onFrames: () => void heard.push("frames"),
+    onProtocolError: () => void heard.push("protocol error"),
+    onFull: () => void heard.push("full"),
+    onDrain: () => void heard.push("drain"),
+    onClosed: () => void heard.push("closed"),
+  };
+  const door = new ClientSocket(socket, 1_000, listener, stallMs);
+  return { door, client, socket, heard };
+}
+
+afterEach(() => {
+  vi.useRealTimers();
+});
+
+it("cuts off a client that does not go on with a frame, but not while it is not read from", async () => {
+  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+  const { door, client, socket, heard } = await pair();
+  client.write("Content-Length: 10\r\n\r\n{");
+  await once(client, "data"); // the acknowledgement
+  door.hold("busy");
+  vi.advanceTimersByTime(120_000);
+  expect(socket.destroyed).toBe(false);
+  door.letGo("busy");
+  vi.advanceTimersByTime(59_000);
+  expect(socket.destroyed).toBe(false);
+  vi.advanceTimersByTime(2_000);
+  expect(socket.destroyed).toBe(true);
+  await once(client, "close");
+  expect(heard).toEqual(["closed"]);
+});
+
+it("cuts off a client that takes nothing, but not one that is slow in taking one long frame", async () => {
+  const { door, client, socket, heard } = await pair(2_000);
+  client.pause();
+  const long = 128 * 1024 * 1024;
+  door.send(Buffer.alloc(long));
+  let taken = 0;
+  const began = performance.now();
+  while (performance.now() - began < 5_000) {
+    const piece = client.read() as Buffer | null;
+    taken += piece?.length ?? 0;
+    // What the kernel keeps for it is taken in pieces of megabytes.
+    await new Promise((resolve) => setTimeout(resolve, 3));
+  }
+  expect(taken).toBeGreaterThan(0);
+  expect(taken).toBeLessThan(long);
+  expect(socket.destroyed).toBe(false);
+  expect(heard).toEqual(["full"]);
+  await eventually("the end", () => heard.length > 1, 10_000);
+  expect(heard).toEqual(["full", "closed"]);
+});
+
+it.each([
+  ["bytes that are no frame", "GET / HTTP/1.1\r\n\r\n", -32700],
+  ["a frame that is no request", "Content-Length: 2\r\n\r\n{}", -32600],
+])("ends a client that sends %s and goes on talking, with one answer", async (_, broken, code) => {
+  await using at = await DoorFleet.open({ from: 16_770, to: 16_774 });
+  const client = await RawClient.as(at.url, await at.token("ann"));
+  client.socket.allowHalfOpen = true; // it does not mind that the door says no more
+  client.bytes(broken);
+  const talking = setInterval(() => client.bytes(broken), 50);
+  onTestFinished(() => clearInterval(talking));
+  const began = performance.now();
+  await eventually("the end of the connection", () => client.closed, 4_000);
+  expect(performance.now() - began).toBeLessThan(2_000);
+  expect(client.received.filter(({ error }) => error !== undefined)).toMatchObject([{ id: null, error: { code } }]);
+  expect(at.events.filter(({ event }) => event === "protocol-error")).toHaveLength(1);
+  await eventually("the door knows", () => at.door.clients === 0);
+});
+
+it("is not held up at the end by a client that reads nothing", async () => {
+  await using at = await DoorFleet.open({ from: 16_750, to: 16_754 });
+  const client = await RawClient.as(at.url, await at.token("ann"));
+  await client.request("session.create", { sessionId: "s" });
+  await client.turn("s", `${"x ".repeat(100_000)}`);
+  client.socket.pause();
+  for (let id = 0; id < 100; id++) client.send({ id, method: "session.getMessages", params: { sessionId: "s" } });
+  // As much as the buffers in between take, and then no more for a while.
+  let before = -1;
+  let since = performance.now();
+  await eventually("it is full", () => {
+    if (at.requests.length !== before) since = performance.now();
+    before = at.requests.length;
+    return performance.now() - since > 500;
+  });
+  expect(at.requests.length).toBeLessThan(100);
+  const began = performance.now();
+  await at.door.close();
+  expect(performance.now() - began).toBeLessThan(5_000);
+});
+
+it("does not go on listening to a client that floods it and takes no answer", async () => {
+  await using at = await DoorFleet.open({ from: 16_755, to: 16_759 });
+  const client = await RawClient.as(at.url, await at.token("ann"));
+  client.socket.pause();
+  const method = "x".repeat(190);
+  let id = 0;
+  let taken = true;
+  while (taken && id < 400_000) {
+    for (let count = 0; count < 1_000; count++) client.send({ id: id++, method });
+    if (!client.socket.writableNeedDrain) continue;
+    const drained = once(client.socket, "drain").then(() => true);
+    const tooLong = new Promise<false>((resolve) => setTimeout(() => resolve(false), 5_000));
+    taken = await Promise.race([drained, tooLong]);
+  }
+  expect(taken).toBe(false);
+  const answers = at.requests.length;
+  expect(answers).toBeLessThan(60_000);
+  // It goes on where it was once the client reads.
+  client.socket.resume();
+  await eventually("the rest", () => at.requests.length > answers && client.received.length > answers, 30_000);
+});

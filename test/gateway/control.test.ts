@@ -1,0 +1,228 @@
+import { mkdtemp, realpath, rm } from "node:fs/promises";
+import { createServer, type Socket } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { Fleet } from "../../src/fleet.js";
+import type { DoorEvent } from "../../src/gateway/context.js";
+import type { FrontDoor } from "../../src/gateway/door.js";
+import { issueHostToken, issueToken, listTokens, revokeTokens, sweepTokens } from "../../src/gateway/tokens.js";
+import { HostDirectory } from "../../src/hosts/directory.js";
+import { ensureNote } from "../../src/hosts/host-note.js";
+import { CALL_NAMES } from "../../src/remote/calls.js";
+import { ControlLink } from "../../src/remote/control-link.js";
+import { openStore } from "../../src/store/open.js";
+import type { HostRecord, Store } from "../../src/store/store.js";
+import { eventually } from "../fixtures/fault-fleet.js";
+import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
+import { RawClient } from "./raw-client.js";
+
+const problem = redisProblem();
+const CALL = { method: "servers", params: {}, limitMs: 5_000 };
+
+/** The front door of host h1 in this process; the tests are host h2. */
+describe.skipIf(problem !== undefined)("a control connection", () => {
+  let redis: RedisServer;
+  let folder: string;
+  let fleet: Fleet;
+  let door: FrontDoor;
+  let store: Store;
+  let directory: HostDirectory;
+  const events: DoorEvent[] = [];
+  const requests: unknown[] = [];
+
+  beforeAll(async () => {
+    redis = await RedisServer.start();
+    folder = await realpath(await mkdtemp(join(tmpdir(), "copilotfleet-control-")));
+    const url = redis.url("control");
+    const env = {
+      PATH: process.env.PATH,
+      HOME: folder,
+      COPILOTFLEET_HOME: join(folder, "state"),
+      COPILOTFLEET_HOST_NAME: "h1",
+      COPILOTFLEET_STORE: url,
+      COPILOTFLEET_PORTS_FROM: "29900",
+      COPILOTFLEET_PORTS_TO: "29949",
+      COPILOTFLEET_PROVIDER_TYPE: "echo",
+      COPILOT_OFFLINE: "true",
+    };
+    fleet = await Fleet.open({ env, cwd: folder });
+    door = await fleet.openFrontDoor({
+      listen: { host: "127.0.0.1", port: 0 },
+      onEvent: (event) => events.push(event),
+      onRequest: (report) => requests.push(report),
+    });
+    store = openStore(url, join(folder, "other"), "h2");
+    directory = new HostDirectory({ store, config: { storage: { shared: null } } });
+    // What is written first makes the database a fleet's.
+    await revokeTokens(store, { ids: [(await issueToken(store, "nobody", null)).id] });
+  });
+  afterAll(async () => {
+    await door.close();
+    const { servers } = await fleet.overview();
+    await fleet.stop(
+      servers.map(({ id }) => id),
+      { force: true },
+    );
+    await fleet.close();
+    await store.close();
+    await redis.end();
+    await rm(folder, { recursive: true, force: true });
+  });
+
+  const url = () => `127.0.0.1:${door.address.port}`;
+  const host = (over: Partial<HostRecord> = {}): HostRecord => ({
+    name: "h1",
+    instance: "i",
+    door: url(),
+    state: "serving",
+    startedAt: new Date().toISOString(),
+    storage: null,
+    term: 1,
+    gone: false,
+    remainingMs: 60_000,
+    ...over,
+  });
+  /** In the directory, so that whoever waits for it sees it there. */
+  const beat = async () => {
+    const h1 = openStore(redis.url("control"), join(folder, "state"), "h1");
+    await h1.hosts?.beat(ensureNote(fleet.stateRoot, "h1").instance, host(), 60_000);
+    await h1.close();
+  };
+
+  it("answers another host's calls, and has no token left then", async () => {
+    const link = await ControlLink.open({ store, directory }, host());
+    expect(await store.listTokens()).toEqual([]);
+    expect(await link.call("servers", {}, { limitMs: 5_000 })).toEqual([]);
+    expect(door.clients, "it is no client").toBe(0);
+    expect(requests, "nor do its calls count as a client's").toEqual([]);
+    await link[Symbol.asyncDispose]();
+    expect(events).toContainEqual(expect.objectContaining({ event: "host-connected", detail: "h2" }));
+  });
+
+  it("takes fleet.call and nothing else", async () => {
+    const { token } = await issueHostToken(store, "h2", "h1");
+    const raw = await RawClient.as(url(), token);
+    for (const method of ["ping", "session.create", "sessions.list", "connect", "fleet.other"]) {
+      expect((await raw.request(method, { sessionId: "x" })).error?.data?.code, method).toBe("FLEET_METHOD_DENIED");
+    }
+    expect((await raw.request("fleet.call", CALL)).result).toEqual([]);
+    for (const wrong of [{}, { ...CALL, limitMs: 0 }, { ...CALL, method: 7 }, { ...CALL, params: [] }]) {
+      expect((await raw.request("fleet.call", wrong)).error?.data?.code).toBe("FLEET_METHOD_DENIED");
+    }
+    for (const method of ["shutdown", "constructor", "__proto__", "toString", ""]) {
+      expect((await raw.request("fleet.call", { ...CALL, method })).error?.data?.code).toBe("FLEET_METHOD_DENIED");
+    }
+  });
+
+  it("reads parameters as if they came from anywhere", async () => {
+    const { token } = await issueHostToken(store, "h2", "h1");
+    const raw = await RawClient.as(url(), token);
+    const refused = async (method: string, params: object) =>
+      (await raw.request("fleet.call", { ...CALL, method, params })).error?.data?.code;
+    expect(await refused("spawn", { user: "../x", request: {} })).toBe("FLEET_USER_INVALID");
+    expect(await refused("spawn", { user: "bob", request: { token: { from: "command", command: "id" } } })).toBe(
+      "FLEET_USAGE_INVALID",
+    );
+    expect(await refused("spawn", { user: "bob", request: { waitMs: "5" } })).toBe("FLEET_USAGE_INVALID");
+    expect(await refused("sessionOf", { user: "bob", id: "a/b" })).toBe("FLEET_SESSION_ID_INVALID");
+    expect(await refused("logEnd", { id: "nobody", lines: -1 })).toBe("FLEET_USAGE_INVALID");
+    expect(await refused("logEnd", { id: "nobody", lines: 5 })).toBe("FLEET_SERVER_NOT_FOUND");
+    expect(await refused("moreLog", { id: "nobody", at: { offset: 1.5 } })).toBe("FLEET_SERVER_NOT_FOUND");
+    expect(await refused("gc", { ttlMs: 1, dryRun: "yes" })).toBe("FLEET_USAGE_INVALID");
+    for (const method of CALL_NAMES.filter((name) => !["servers", "sessions", "loaded"].includes(name))) {
+      expect(await refused(method, {}), `${method} without parameters`).toMatch(/^FLEET_USAGE_INVALID$/);
+    }
+    expect((await fleet.servers()).length, "nothing was started").toBe(0);
+  });
+
+  it("is refused a second time, at another door, and too late", async () => {
+    const { token } = await issueHostToken(store, "h2", "h1");
+    await RawClient.as(url(), token);
+    await expect(RawClient.as(url(), token)).rejects.toThrow("AUTHENTICATION_FAILED");
+    const elsewhere = await issueHostToken(store, "h2", "h3");
+    await expect(RawClient.as(url(), elsewhere.token)).rejects.toThrow("good at one front door, once");
+    await store.deleteToken(elsewhere.id);
+    const late = await issueToken(store, "host:h2", 0, { role: "host", door: "h1", passing: true });
+    await expect(RawClient.as(url(), late.token)).rejects.toThrow("AUTHENTICATION_FAILED");
+    expect(await store.readToken(late.id)).not.toBeNull();
+    await sweepTokens(store);
+    expect(await store.readToken(late.id), "a left-over is swept").toBeNull();
+  });
+
+  it("is let in once, whoever comes at the same time", async () => {
+    const { token } = await issueHostToken(store, "h2", "h1");
+    const tries = await Promise.allSettled(Array.from({ length: 8 }, async () => await RawClient.as(url(), token)));
+    expect(tries.filter(({ status }) => status === "fulfilled")).toHaveLength(1);
+  });
+
+  it("is nothing that a user's token gets, nor does a list show a host's", async () => {
+    const { token, id } = await issueToken(store, "alice", 60_000);
+    const hosts = await issueHostToken(store, "h2", "h1");
+    expect((await listTokens(store)).map((each) => each.id)).toEqual([id]);
+    expect(await revokeTokens(store, { user: "host:h2" })).toEqual([]);
+    const raw = await RawClient.as(url(), token);
+    expect((await raw.request("fleet.call", CALL)).error).toBeDefined();
+    expect(events.some(({ event, user }) => event === "connected" && user === "alice")).toBe(true);
+    await revokeTokens(store, { ids: [id, hosts.id] });
+  });
+
+  it("says with the code of the other side what went wrong there", async () => {
+    await beat();
+    await using link = await ControlLink.open({ store, directory }, host());
+    await expect(link.call("logEnd", { id: "nobody", lines: 1 }, { limitMs: 5_000 })).rejects.toMatchObject({
+      code: "FLEET_SERVER_NOT_FOUND",
+      suggestions: expect.arrayContaining(["copilotfleet ps"]),
+    });
+  });
+
+  it("calls off what is under way when it is hung up", async () => {
+    await beat();
+    const { server } = await fleet.spawn("bob");
+    const { at } = await fleet.logEnd(server.id, 0);
+    const before = events.filter(({ event }) => event === "closed").length;
+    const stop = new AbortController();
+    await using link = await ControlLink.open({ store, directory }, host());
+    const waiting = link.call("moreLog", { id: server.id, at }, { limitMs: 60_000, signal: stop.signal });
+    const reason = new Error("enough");
+    setImmediate(() => stop.abort(reason));
+    await expect(waiting).rejects.toBe(reason);
+    await link[Symbol.asyncDispose]();
+    await eventually(
+      "the end of the connection",
+      () => events.filter(({ event }) => event === "closed").length > before,
+    );
+  });
+
+  it("fails at once at a host that is gone, and in time at one that says nothing", async () => {
+    await expect(ControlLink.open({ store, directory }, host({ gone: true }))).rejects.toMatchObject({
+      code: "FLEET_HOST_AWAY",
+      exit: 7,
+    });
+    const sockets: Socket[] = [];
+    const deaf = createServer((socket) => void sockets.push(socket)).listen(0, "127.0.0.1");
+    await eventually("the listener", () => deaf.listening);
+    const address = deaf.address();
+    const port = typeof address === "object" ? address?.port : 0;
+    try {
+      await expect(ControlLink.open({ store, directory }, host({ door: `127.0.0.1:${port}` }))).rejects.toMatchObject({
+        code: "FLEET_HOST_AWAY",
+      });
+      expect(await store.listTokens(), "the token that it saw is good for nothing").toEqual([]);
+    } finally {
+      for (const socket of sockets) socket.destroy();
+      deaf.close();
+    }
+  });
+
+  it("ends a call when its host is gone meanwhile", async () => {
+    const { server: id, at } = await fleet.logEnd("bob", 0);
+    await using link = await ControlLink.open({ store, directory }, host());
+    const waiting = link.call("moreLog", { id, at }, { limitMs: 60_000 });
+    const outcome = expect(waiting).rejects.toMatchObject({ code: "FLEET_HOST_AWAY" });
+    const h1 = openStore(redis.url("control"), join(folder, "state"), "h1");
+    await h1.hosts?.leave(ensureNote(fleet.stateRoot, "h1").instance);
+    await h1.close();
+    await outcome;
+  });
+});

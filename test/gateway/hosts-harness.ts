@@ -1,0 +1,120 @@
+import { CopilotClient, RuntimeConnection } from "@github/copilot-sdk";
+import { issueToken } from "../../src/gateway/tokens.js";
+import type { SessionRecord } from "../../src/store/store.js";
+import { TestHosts } from "../fixtures/hosts.js";
+import type { RedisServer } from "../fixtures/redis-server.js";
+import { type ScriptedModel, startScriptedModel } from "../fixtures/scripted-model.js";
+import type { LogEntry } from "../fixtures/serve.js";
+import { MODEL_KEY } from "./harness.js";
+import { RawClient } from "./raw-client.js";
+
+export interface HostDoorsOptions {
+  redis: RedisServer;
+  firstPort: number;
+  storage: "local" | "shared";
+  names?: readonly string[];
+  env?: NodeJS.ProcessEnv;
+}
+
+/** Hosts with a `serve` each, on the scripted model, and clients at their front doors. */
+export class HostDoors implements AsyncDisposable {
+  readonly #clients = new Set<CopilotClient>();
+  readonly #doors = new Map<string, string>();
+  /** All tokens that were given out. */
+  readonly tokens: string[] = [];
+
+  private constructor(
+    readonly redis: RedisServer,
+    readonly hosts: TestHosts,
+    readonly model: ScriptedModel,
+  ) {}
+
+  static async open({ env, names = ["h1", "h2"], ...options }: HostDoorsOptions): Promise<HostDoors> {
+    const model = await startScriptedModel();
+    const hosts = new TestHosts({
+      ...options,
+      names,
+      env: {
+        COPILOTFLEET_PROVIDER_TYPE: "openai",
+        COPILOTFLEET_PROVIDER_BASE_URL: model.baseUrl,
+        COPILOTFLEET_PROVIDER_API_KEY_ENV: "MODEL_KEY",
+        COPILOTFLEET_SERVE_ACCESS_LOG: "true",
+        MODEL_KEY,
+        ...env,
+      },
+    });
+    const doors = new HostDoors(options.redis, hosts, model);
+    await Promise.all(names.map(async (name) => await doors.serve(name)));
+    return doors;
+  }
+
+  get store() {
+    return this.hosts.store;
+  }
+
+  async serve(name: string): Promise<void> {
+    const { door } = await this.hosts.host(name).serve(this.store);
+    this.#doors.set(name, door ?? "");
+  }
+
+  /** Where the front door of a host is, or was. */
+  url(name: string): string {
+    return this.#doors.get(name) ?? "";
+  }
+
+  /** What `serve` of a host has logged so far. */
+  log(name: string): LogEntry[] {
+    const lines = this.hosts.host(name).output.split("\n").slice(0, -1);
+    return lines.filter((line) => line.startsWith("{")).map((line) => JSON.parse(line) as LogEntry);
+  }
+
+  async token(user: string): Promise<string> {
+    const { token } = await issueToken(this.store, user, null);
+    this.tokens.push(token);
+    return token;
+  }
+
+  /** The host of a user from now on, whatever it was. */
+  async place(user: string, host: string): Promise<void> {
+    await this.store.recordPlacement(user, await this.store.readPlacement(user), { host, serverId: null });
+  }
+
+  /** Makes a host count as gone, until its next heartbeat. */
+  async expire(name: string): Promise<void> {
+    const { client } = this.redis;
+    const found: string[] = [];
+    for (const key of await client.keys("*")) {
+      if ((await client.type(key)) === "hash" && key.endsWith(name) && (await client.hexists(key, "until")) === 1) {
+        found.push(key);
+      }
+    }
+    // Fleets of other tests may be there yet: theirs have ended.
+    if (found.length === 0) throw new Error(`no entry of host ${name}`);
+    for (const key of found) await client.hset(key, "until", 0);
+  }
+
+  async session(id: string): Promise<SessionRecord> {
+    const record = await this.store.readSession(id);
+    if (record === null) throw new Error(`there is no session ${id}`);
+    return record;
+  }
+
+  async raw(user: string, host: string): Promise<RawClient> {
+    return await RawClient.as(this.url(host), await this.token(user));
+  }
+
+  /** An unmodified SDK client at the front door of a host, stopped at the end. */
+  async client(user: string, host: string): Promise<CopilotClient> {
+    const connectionToken = await this.token(user);
+    const client = new CopilotClient({ connection: RuntimeConnection.forUri(this.url(host), { connectionToken }) });
+    this.#clients.add(client);
+    await client.start();
+    return client;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.all([...this.#clients].map(async (client) => await client.forceStop()));
+    await this.hosts[Symbol.asyncDispose]();
+    await this.model[Symbol.asyncDispose]();
+  }
+}

@@ -1,0 +1,435 @@
+import { approveAll } from "@github/copilot-sdk";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
+import { rendezvous } from "../../src/pool/rendezvous.js";
+import { eventually, fake } from "../fixtures/fault-fleet.js";
+import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
+import { HostDoors } from "./hosts-harness.js";
+import { RawClient, type RawMessage } from "./raw-client.js";
+
+const problem = redisProblem();
+if (problem !== undefined) console.warn(`front doors of several hosts are not tested: ${problem}`);
+
+/** Each fleet of this file ends before the next one begins. */
+const FIRST_PORT = 29_200;
+const ROUNDS = 10;
+
+const idles = (client: RawClient, id: string) => client.events(id).filter((type) => type === "session.idle").length;
+
+/** The same request until it is answered: a host that died is missed only after a while. */
+async function insist(what: string, ask: () => Promise<RawMessage>): Promise<RawMessage> {
+  const refusals = new Set<string>();
+  const answer = await eventually(
+    `an answer to ${what}`,
+    async () => {
+      const { error, ...rest } = await ask();
+      if (error === undefined) return rest;
+      refusals.add(error.data?.code ?? error.message);
+      return undefined;
+    },
+    20_000,
+  );
+  // All that a client gets to hear meanwhile says that it is worth another try.
+  for (const code of refusals) expect(["FLEET_HOST_AWAY", "FLEET_SESSION_MOVED", "FLEET_SERVER_LOST"]).toContain(code);
+  return answer;
+}
+
+describe.skipIf(problem !== undefined)("the front doors of several hosts", () => {
+  let redis: RedisServer;
+  beforeAll(async () => {
+    redis = await RedisServer.start();
+  });
+  afterAll(() => redis.end());
+
+  describe.each([{ storage: "local" }, { storage: "shared" }] as const)("with $storage storage", ({ storage }) => {
+    let at: HostDoors;
+    beforeAll(async () => {
+      at = await HostDoors.open({ redis, firstPort: FIRST_PORT, storage, env: { COPILOTFLEET_SERVE_TURN_WAIT: "3s" } });
+    });
+    afterAll(async () => {
+      await at[Symbol.asyncDispose]();
+    });
+
+    it("give a user the server of the host that the user is placed on, and no other", async () => {
+      await at.place("ann", "h2");
+      const ann = await at.raw("ann", "h1");
+      await ann.request("session.create", { sessionId: "ann-1" });
+      expect(await ann.turn("ann-1", "one")).toMatchObject({ result: {} });
+      expect(JSON.stringify(ann.received)).toContain("you said: one");
+      expect(await at.session("ann-1")).toMatchObject({ owner: "ann", host: "h2" });
+      expect(Object.keys((await at.store.hosts.registryOf("h1")).servers)).toEqual([]);
+      await eventually("the turn is recorded", async () => (await at.session("ann-1")).turns === 1);
+      const listed = await ann.request("session.list");
+      expect(listed).toMatchObject({ result: { sessions: [expect.objectContaining({ sessionId: "ann-1" })] } });
+      expect(await ann.request("sessions.getSizes")).toMatchObject({ result: {} });
+    });
+
+    it("pass refusals of the other host on as they are", async () => {
+      await at.place("eve", "h2");
+      const eve = await at.raw("eve", "h1");
+      await eve.request("session.create", { sessionId: "eve-1" });
+      expect(await eve.request("session.create", { sessionId: "eve-1" })).toMatchObject({
+        error: { code: -32003, data: { code: "FLEET_SESSION_EXISTS" } },
+      });
+      expect(await eve.request("session.options.update", { sessionId: "eve-1", provider: {} })).toMatchObject({
+        error: { code: -32003, data: { code: "FLEET_METHOD_DENIED" } },
+      });
+      for (const method of ["session.resume", "session.send", "session.delete", "session.getMessages"]) {
+        expect(await eve.request(method, { sessionId: "ann-1", prompt: "x" }), method).toMatchObject({
+          error: { data: { code: "FLEET_SESSION_NOT_FOUND" } },
+        });
+      }
+      expect(await eve.request("runtime.shutdown")).toMatchObject({ error: { data: { code: "FLEET_METHOD_DENIED" } } });
+    });
+
+    it("bring a member to a collaborative session of another host, where leases are taken", async () => {
+      await at.place("ola", "h2");
+      await at.place("mia", "h1");
+      const library = await at.hosts.host("h2").library();
+      const team = await library.createSession({ user: "ola", members: ["mia"], sessionId: "team" });
+      await library.leaveSession(team);
+      await library.close();
+      const [ola, mia] = [await at.raw("ola", "h2"), await at.raw("mia", "h1")];
+      for (const client of [ola, mia]) {
+        expect(await client.request("session.resume", { sessionId: "team" })).toMatchObject({ result: {} });
+      }
+      await mia.request("session.send", { sessionId: "team", prompt: "!delay 8000 mine" });
+      expect(await at.store.readLease("team")).toMatchObject({ holder: "mia" });
+      expect(await ola.request("session.send", { sessionId: "team", prompt: "too early" })).toMatchObject({
+        error: { data: { code: "FLEET_SESSION_LOCKED" } },
+      });
+      expect(await mia.request("session.abort", { sessionId: "team" })).toMatchObject({ result: {} });
+      await eventually("the lease is given back", async () => (await at.store.readLease("team")) === null);
+      await ola.turn("team", "from ola");
+      await eventually("the reply at mia's", () => JSON.stringify(mia.received).includes("you said: from ola"));
+      // Nothing past the conversation, and no server of mia's on ola's host.
+      expect(await mia.request("session.shell.exec", { sessionId: "team", command: "id" })).toMatchObject({
+        error: { data: { code: "FLEET_METHOD_DENIED" } },
+      });
+      const there = Object.values((await at.store.hosts.registryOf("h2")).servers).map(({ user }) => user);
+      expect(there).not.toContain("mia");
+      expect(await mia.request("session.detach", { sessionId: "team" })).toMatchObject({ result: {} });
+    });
+
+    it("let no user's ended token shut others of the same host out of another one", async () => {
+      await at.place("kim", "h2");
+      const first = await at.raw("kim", "h2");
+      expect(await first.request("session.create", { sessionId: "kim-1" })).toMatchObject({ result: {} });
+      await at.place("kim", "h1");
+      const token = await at.token("kim");
+      const many = await Promise.all(Array.from({ length: 15 }, async () => await RawClient.as(at.url("h1"), token)));
+      await at.store.deleteToken(token.split("_")[1] ?? "");
+      // Before the front door has noticed by itself, each asks for what is on the other host.
+      const answers = await Promise.all(
+        many.map(async (client) => await client.request("session.getMessages", { sessionId: "kim-1" })),
+      );
+      await at.place("lee", "h2");
+      const lee = await at.raw("lee", "h1");
+      expect(await lee.request("session.create", { sessionId: "lee-1" })).toMatchObject({ result: {} });
+      await at.hosts.host("h1").ok(["ps"]);
+      for (const answer of answers) {
+        expect(answer).toMatchObject({ error: { code: -32003, data: { code: "FLEET_TOKEN_REFUSED" } } });
+      }
+      await eventually("the end of those connections", () => many.every(({ closed }) => closed));
+    });
+
+    it("carry nobody further who was carried already", async () => {
+      await at.place("una", "h2");
+      const token = await at.token("una");
+      const una = await RawClient.as(at.url("h1"), token);
+      await una.request("session.create", { sessionId: "una-1" });
+      const carried = await RawClient.open(at.url("h1"));
+      const hello = { token, supportedTaskKinds: [], fleet: { via: "h2", hops: 1 } };
+      expect(await carried.request("connect", hello)).toMatchObject({ result: { protocolVersion: 3 } });
+      for (const [method, params] of [
+        ["session.resume", { sessionId: "una-1" }],
+        ["session.send", { sessionId: "una-1", prompt: "x" }],
+        ["session.create", {}],
+        ["session.list", {}],
+        ["ping", {}],
+      ] as const) {
+        expect(await carried.request(method, params), method).toMatchObject({
+          error: { code: -32003, data: { code: "FLEET_SESSION_MOVED", retryable: true } },
+        });
+      }
+      // Whatever it says in there.
+      for (const fleet of [null, 1, "x", {}, { via: "../h2" }, { via: 'h2"\n', hops: -1 }]) {
+        const odd = await RawClient.open(at.url("h1"));
+        await odd.request("connect", { ...hello, fleet });
+        expect(await odd.request("ping"), JSON.stringify(fleet)).toMatchObject({
+          error: { data: { code: "FLEET_SESSION_MOVED" } },
+        });
+      }
+    });
+
+    it("end a search for a session that is always on the other host", async () => {
+      await at.place("ivo", "h1");
+      const ivo = await at.raw("ivo", "h1");
+      await ivo.request("session.create", { sessionId: "ball" });
+      await ivo.turn("ball", "one");
+      const hosts = await at.store.hosts.list();
+      const termOf = (name: string) => hosts.find((host) => host.name === name)?.term ?? 0;
+      let throwing = true;
+      const thrower = (async () => {
+        for (let host = "h2"; throwing; host = host === "h1" ? "h2" : "h1") {
+          await at.store.updateSession("ball", (draft) => {
+            draft.host = host;
+            if (storage === "shared") draft.term = termOf(host);
+          });
+        }
+      })();
+      onTestFinished(async () => {
+        throwing = false;
+        await thrower;
+      });
+      for (let round = 0; round < ROUNDS; round++) {
+        const { error } = await ivo.request("session.name.get", { sessionId: "ball" });
+        // Whichever host it comes to, there may be nothing of it there.
+        if (error !== undefined) expect(error.data?.code).toMatch(/^FLEET_(SESSION_MOVED|SESSION_LOST|HOST_AWAY)$/);
+      }
+      throwing = false;
+      await thrower;
+      const requests = (name: string) => at.log(name).filter(({ msg, user }) => msg === "request" && user === "ivo");
+      const asked = (name: string) => requests(name).filter(({ method }) => method === "session.name.get").length;
+      // Every request came to the other host as often as it was looked for there, to be opened at first, and never back from it.
+      await eventually("the access log", () => requests("h2").length > 0 && asked("h1") >= ROUNDS);
+      expect(asked("h1")).toBe(ROUNDS);
+      expect(requests("h2").length).toBeLessThanOrEqual(2 * 3 * ROUNDS);
+    });
+
+    it("end the connections of a token that is revoked, and write no token anywhere", async () => {
+      await at.place("rae", "h2");
+      const rae = await at.raw("rae", "h1");
+      await rae.request("session.create", { sessionId: "rae-1" });
+      const token = at.tokens.at(-1) ?? "";
+      await at.store.deleteToken(token.split("_")[1] ?? "");
+      await rae.end();
+      const text = ["h1", "h2"].map((name) => at.hosts.host(name).output).join("");
+      expect(text).toContain("rae");
+      expect(at.tokens.filter((given) => text.includes(given.slice(-20)))).toEqual([]);
+      const keys = await redis.client.keys("*");
+      expect(keys.length).toBeGreaterThan(5);
+      for (const key of keys) {
+        const dump = (await redis.client.dumpBuffer(key))?.toString("latin1") ?? "";
+        expect(at.tokens.filter((given) => dump.includes(given.slice(-20)))).toEqual([]);
+      }
+    });
+  });
+
+  describe("when a host ends", () => {
+    const open = async (storage: "local" | "shared", names?: readonly string[]) =>
+      await HostDoors.open({ redis, firstPort: FIRST_PORT, storage, ...(names === undefined ? {} : { names }) });
+
+    it("tell its clients at once, and bring them to the host that takes over, as they had opened their sessions", async () => {
+      await using at = await open("shared");
+      await at.place("ann", "h2");
+      const client = await at.client("ann", "h1");
+      const session = await client.createSession({
+        sessionId: "notes",
+        onPermissionRequest: approveAll,
+        tools: [
+          { name: "mine", description: "x", parameters: { type: "object" }, handler: async () => "the client's" },
+        ],
+      });
+      await session.sendAndWait("one", 20_000);
+      await eventually("the turn is recorded", async () => (await at.session("notes")).turns === 1);
+      const raw = await at.raw("ann", "h1");
+      await raw.request("session.create", { sessionId: "busy" });
+      await raw.request("session.send", { sessionId: "busy", prompt: "!delay 60000 never" });
+      const waiting = raw.request("session.tasks.waitForPending", { sessionId: "busy" });
+      await raw.request("ping");
+      await at.hosts.host("h2").die();
+      expect(await waiting).toMatchObject({ error: { data: { code: "FLEET_SERVER_LOST", retryable: true } } });
+      await eventually("the end of the turn", () => raw.events("busy").includes("session.idle"));
+      expect(raw.events("busy").slice(-2)).toEqual(["session.error", "session.idle"]);
+      expect(raw.closed).toBe(false);
+
+      await insist("another client", async () => await raw.request("session.resume", { sessionId: "notes" }));
+      await raw.turn("notes", "x");
+      await eventually("its end", async () => (await at.session("notes")).turns === 2);
+      expect(await at.session("notes")).toMatchObject({ host: "h1" });
+      // Without being asked: it goes on hearing of it.
+      const heard: string[] = [];
+      session.on((event) => void heard.push(event.type === "assistant.message" ? event.data.content : event.type));
+      await eventually("the way back of who only listens", async () => {
+        await raw.turn("notes", "y");
+        return heard.includes("you said: y");
+      });
+      // The SDK goes by the event alone: a prompt takes the end of the turn before it for its own.
+      await eventually("the end of that turn", () => heard.at(-1) === "session.idle");
+      const reply = await session.sendAndWait("!tool mine {}", 20_000);
+      expect(reply?.data.content).toBe("tool said: the client's");
+      const said = (await session.getEvents()).flatMap((event) =>
+        event.type === "user.message" ? [event.data.content] : [],
+      );
+      expect(said.filter((prompt) => prompt !== "y")).toEqual(["one", "x", "!tool mine {}"]);
+    });
+
+    it("find it out although it says nothing of its end, and it is no longer listened to when it comes back", async () => {
+      await using at = await open("shared");
+      await at.place("ann", "h2");
+      const [far, near] = [await at.raw("ann", "h1"), await at.raw("ann", "h2")];
+      await far.request("session.create", { sessionId: "notes" });
+      await far.turn("notes", "one");
+      await near.request("session.resume", { sessionId: "notes" });
+      await eventually("the turn is recorded", async () => (await at.session("notes")).turns === 1);
+      await far.request("session.send", { sessionId: "notes", prompt: "!delay 60000 never" });
+      // Only who has heard of the turn can be told of its end.
+      await eventually("the turn at both", () =>
+        [near, far].every(({ received }) => JSON.stringify(received).includes("!delay 60000 never")),
+      );
+      const frozen = at.hosts.host("h2").suspend();
+      try {
+        await at.hosts.gone("h2");
+        await eventually("the end of the turn", () => far.events("notes").includes("session.error"));
+        await insist("a prompt", async () => await far.request("session.send", { sessionId: "notes", prompt: "two" }));
+        await eventually("the reply", () => JSON.stringify(far.received).includes("you said: two"));
+        expect(await at.session("notes")).toMatchObject({ host: "h1" });
+      } finally {
+        frozen.resume();
+      }
+      // Whoever was at its own front door is told, too, and carried to where the session is now.
+      await eventually("the end of the turn there", () => near.events("notes").includes("session.error"));
+      await insist("a prompt", async () => await near.request("session.send", { sessionId: "notes", prompt: "three" }));
+      await eventually("the reply at both", () =>
+        [near, far].every(({ received }) => JSON.stringify(received).includes("you said: three")),
+      );
+      const { result } = await far.request("session.getMessages", { sessionId: "notes" });
+      const said = JSON.stringify(result).match(/"content":"(one|two|three|!delay 60000 never)"/g);
+      expect(said?.filter((content) => content.includes("two"))).toHaveLength(1);
+      expect([far.closed, near.closed]).toEqual([false, false]);
+    });
+
+    it("go to a third one if the user belongs there", async () => {
+      await using at = await open("shared", ["h1", "h2", "h3"]);
+      const user = ["ann", "ben", "cid", "dan", "eve", "fay", "gil"].find(
+        (name) => rendezvous(name, ["h1", "h3"]) === "h3",
+      );
+      await at.place(user ?? "", "h2");
+      const client = await at.raw(user ?? "", "h1");
+      await client.request("session.create", { sessionId: "notes" });
+      await client.turn("notes", "one");
+      await eventually("the turn is recorded", async () => (await at.session("notes")).turns === 1);
+      await at.hosts.host("h2").die();
+      await insist("a prompt", async () => await client.request("session.send", { sessionId: "notes", prompt: "two" }));
+      await eventually("the reply", () => JSON.stringify(client.received).includes("you said: two"));
+      expect(await at.session("notes")).toMatchObject({ host: "h3" });
+    });
+
+    it("leave what is on its disk, and go on when it is back", async () => {
+      await using at = await open("local");
+      await at.place("ann", "h2");
+      const client = await at.raw("ann", "h1");
+      await client.request("session.create", { sessionId: "notes" });
+      await client.turn("notes", "one");
+      await eventually("the turn is recorded", async () => (await at.session("notes")).turns === 1);
+      await at.hosts.host("h2").die();
+      await at.hosts.gone("h2");
+      const stranded = { error: { data: { code: "FLEET_SESSION_STRANDED" } } };
+      await eventually("the refusal", async () => {
+        const { error } = await client.request("session.name.get", { sessionId: "notes" });
+        return error?.data?.code === "FLEET_SESSION_STRANDED";
+      });
+      expect(await client.request("session.send", { sessionId: "notes", prompt: "x" })).toMatchObject(stranded);
+      expect(await client.request("session.create", { sessionId: "new" })).toMatchObject({ result: {} });
+      expect(await at.session("new")).toMatchObject({ host: "h1" });
+      expect(await client.turn("new", "hi")).toMatchObject({ result: {} });
+      // What is elsewhere is listed as well, from its record.
+      const listed = (await client.request("session.list")).result as { sessions: { sessionId: string }[] };
+      expect(listed.sessions.map(({ sessionId }) => sessionId).toSorted()).toEqual(["new", "notes"]);
+
+      await at.serve("h2");
+      expect(await client.turn("notes", "two")).toMatchObject({ result: {} });
+      expect(await client.turn("new", "again")).toMatchObject({ result: {} });
+      expect(await at.session("notes")).toMatchObject({ host: "h2" });
+      expect(await at.session("new")).toMatchObject({ host: "h1" });
+    });
+  });
+
+  describe("when a session moves", () => {
+    it("carry its client after it, without a word of what it left", async () => {
+      await using at = await HostDoors.open({ redis, firstPort: FIRST_PORT, storage: "shared" });
+      await at.place("ann", "h1");
+      const client = await at.raw("ann", "h1");
+      await client.request("session.create", { sessionId: "notes" });
+      await client.turn("notes", "one");
+      await eventually("the turn is recorded", async () => (await at.session("notes")).turns === 1);
+      await client.request("sessions.close", { sessionId: "notes" });
+      await at.place("ann", "h2");
+      await at.store.updateSession("notes", (draft) => {
+        draft.released = true;
+      });
+      const before = client.events("notes").length;
+      expect(await client.turn("notes", "two")).toMatchObject({ result: {} });
+      expect(await at.session("notes")).toMatchObject({ host: "h2" });
+      expect(client.events("notes").slice(before)).not.toContain("session.error");
+      expect((await client.request("session.getMessages", { sessionId: "notes" })).error).toBeUndefined();
+    });
+
+    it("carry the prompts that were waiting for it in the order in which they came, before those that come then", async () => {
+      const env = { COPILOTFLEET_RUNTIME_PATH: fake("obedient.mjs") };
+      await using at = await HostDoors.open({ redis, firstPort: FIRST_PORT, storage: "shared", env });
+      await at.place("ann", "h1");
+      const client = await at.raw("ann", "h1");
+      await client.request("session.create", { sessionId: "notes" });
+      const lease = { sessionId: "notes", holder: "ann", ttlMs: 30_000, placeMs: 30_000 };
+      expect(await at.store.acquireLease({ ...lease, token: "the test's" })).toMatchObject({ granted: true });
+      const prompts = Array.from({ length: 100 }, (_, index) => `prompt ${index}`);
+      const send = async (prompt: string) => await client.request("session.send", { sessionId: "notes", prompt });
+      const sent = prompts.slice(0, 3).map(send);
+      await eventually("the first one waits", async () => {
+        const answer = await at.store.acquireLease({ ...lease, token: "who looks", placeMs: 1_000 });
+        await at.store.leaveLeaseQueue("notes", "who looks");
+        return !answer.granted && answer.ahead > 0;
+      });
+      await at.place("ann", "h2");
+      await at.store.updateSession("notes", (draft) => {
+        draft.released = true;
+      });
+      await at.store.releaseLease("notes", "the test's");
+      for (const prompt of prompts.slice(3)) {
+        sent.push(send(prompt));
+        await new Promise((resolve) => setTimeout(resolve, 10));
+      }
+      expect((await Promise.all(sent)).filter(({ error }) => error !== undefined)).toEqual([]);
+      expect(await at.session("notes")).toMatchObject({ host: "h2" });
+      const said = client.received.flatMap(({ params }) => {
+        const { type, data } = (params?.event ?? {}) as { type?: string; data?: { content: string } };
+        return type === "user.message" ? [data?.content] : [];
+      });
+      expect(said).toEqual(prompts);
+    });
+
+    it("hang up on their servers when their host may count as gone, and open again what is theirs after that", async () => {
+      await using at = await HostDoors.open({ redis, firstPort: FIRST_PORT, storage: "shared" });
+      await at.place("ann", "h1");
+      const token = await at.token("ann");
+      const [client, listener] = [await RawClient.as(at.url("h1"), token), await RawClient.as(at.url("h1"), token)];
+      await client.request("session.create", { sessionId: "notes" });
+      await client.turn("notes", "one");
+      await eventually("the turn is recorded", async () => (await at.session("notes")).turns === 1);
+      await listener.request("session.resume", { sessionId: "notes" });
+      await client.request("session.send", { sessionId: "notes", prompt: "!delay 60000 never" });
+      const before = await at.session("notes");
+      // As if the heartbeat had been late: from here on the host has another term.
+      await at.expire("h1");
+      await eventually("the cut", () => idles(client, "notes") === 2);
+      expect(client.events("notes").slice(-2)).toEqual(["session.error", "session.idle"]);
+      // Without being asked.
+      const resumed = () => listener.events("notes").filter((type) => type === "session.resume").length;
+      await eventually("the listener's way back", () => resumed() >= 2);
+      // As long as the old term would have lasted it may be taken to.
+      const isTaken = async () => (await at.session("notes")).term !== before.term;
+      for (let turns = 0; !(await isTaken()); turns++) {
+        await insist("a prompt", async () => await client.turn("notes", `round ${turns}`));
+      }
+      await client.turn("notes", "two");
+      await eventually("the reply at who only listens", () =>
+        JSON.stringify(listener.received).includes("you said: two"),
+      );
+      const after = await at.session("notes");
+      expect(after.host).toBe("h1");
+      expect(after.term).toBeGreaterThan(before.term ?? 0);
+      expect([client.closed, listener.closed]).toEqual([false, false]);
+    });
+  });
+});

@@ -1,0 +1,53 @@
+import { describe, expect, it } from "vitest";
+import { LostHosts } from "../../src/gateway/lost-hosts.js";
+import type { HostRecord } from "../../src/store/store.js";
+
+const HOST: HostRecord = {
+  name: "h2",
+  instance: "i",
+  door: "127.0.0.1:1",
+  state: "serving",
+  startedAt: "2026-01-01T00:00:00.000Z",
+  storage: null,
+  term: 1,
+  gone: false,
+  remainingMs: 10_000,
+};
+
+describe("a host to which connections were lost", () => {
+  const make = (takenOver: boolean) => {
+    const clock = { ms: 0 };
+    const lost = new LostHosts<string>({ takenOver, ttlMs: 15_000, waitMs: 60_000 }, () => clock.ms);
+    lost.await(HOST, "ann");
+    lost.await(HOST, "ben");
+    const back = (hosts: readonly HostRecord[]) => lost.back(hosts).flatMap(({ clients }) => [...clients]);
+    return { lost, clock, back };
+  };
+
+  it.each([true, false])("is waited for while it only counts as there (taken over: %s)", (takenOver) => {
+    const { clock, back, lost } = make(takenOver);
+    expect(back([HOST])).toEqual([]);
+    clock.ms = 15_001;
+    expect(back([HOST])).toEqual(["ann", "ben"]);
+    expect(lost.any).toBe(false);
+  });
+
+  it.each([true, false])("is back once it was started again (taken over: %s)", (takenOver) => {
+    expect(make(takenOver).back([{ ...HOST, startedAt: "2026-01-01T00:00:01.000Z" }])).toEqual(["ann", "ben"]);
+  });
+
+  it("need not come back where others take over", () => {
+    expect(make(true).back([{ ...HOST, gone: true }])).toEqual(["ann", "ben"]);
+    expect(make(true).back([])).toEqual(["ann", "ben"]);
+  });
+
+  it("is waited for where nobody takes over, but not for ever", () => {
+    const { clock, back, lost } = make(false);
+    clock.ms = 59_000;
+    expect(back([{ ...HOST, gone: true }])).toEqual([]);
+    expect(lost.any).toBe(true);
+    clock.ms = 61_000;
+    expect(back([])).toEqual([]);
+    expect(lost.any).toBe(false);
+  });
+});

@@ -1,0 +1,123 @@
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { unloadAtOnce } from "../../src/pool/unload.js";
+import { markUse } from "../../src/pool/use-marks.js";
+import { eventually } from "../fixtures/fault-fleet.js";
+import { historyFiles, readHistory } from "../fixtures/session-history.js";
+import { DoorFleet } from "./harness.js";
+import { RawClient } from "./raw-client.js";
+
+const NO_WAIT = { waitMs: 0, signal: undefined };
+
+/** Two shared servers, on each of which the next session or turn goes in turn: sessions change servers all the time. */
+describe("a session that its lease's holder takes to another shared server", () => {
+  let at: DoorFleet;
+  beforeAll(async () => {
+    const config = { isolation: "shared", pool: { servers: 2, strategy: "round-robin" } };
+    at = await DoorFleet.open({ from: 16_765, to: 16_769 }, { config });
+  });
+  afterAll(async () => {
+    await at[Symbol.asyncDispose]();
+  });
+
+  const team = async (sessionId: string) => {
+    const session = await at.fleet.createSession({ user: "ann", members: ["ben"], sessionId });
+    await at.fleet.send(session, "first");
+    await at.fleet.leaveSession(session);
+    return sessionId;
+  };
+  const serverIdOf = async (sessionId: string) => (await at.store.readSession(sessionId))?.serverId;
+  const serverOf = async (sessionId: string) => {
+    const server = (await at.store.readRegistry()).servers[(await serverIdOf(sessionId)) ?? ""];
+    if (server === undefined) throw new Error(`session ${sessionId} is on no server`);
+    return server;
+  };
+  /** Takes turns until the session is on another server. */
+  const move = async (sessionId: string, lease?: Awaited<ReturnType<typeof at.fleet.lockSession>>) => {
+    const before = await serverIdOf(sessionId);
+    await eventually("the session is on another server", async () => {
+      await at.fleet.exchange(sessionId, "on", { user: "ann", ...(lease === undefined ? {} : { lease }) });
+      return (await serverIdOf(sessionId)) !== before;
+    });
+  };
+  /** How many wait for the lease: as many as one more who asks has to let go first. */
+  const waiters = async (sessionId: string): Promise<number> => {
+    const asked = { sessionId, holder: "ann", token: "who asks", ttlMs: 1_000, placeMs: 1_000 };
+    const answer = await at.store.acquireLease(asked);
+    await at.store.leaveLeaseQueue(sessionId, asked.token);
+    return answer.granted ? 0 : answer.ahead;
+  };
+  const prompts = async (sessionId: string) => {
+    const [path = "", ...others] = historyFiles(at.folder, sessionId);
+    expect(others, "copies of the history").toEqual([]);
+    const { forks, lost, torn, turns } = readHistory(path);
+    expect({ forks, lost, torn }).toEqual({ forks: [], lost: [], torn: 0 });
+    for (const { prompt, reply } of turns) expect(reply).toContain(prompt);
+    return turns.map(({ prompt }) => prompt);
+  };
+
+  it("is found by a member who was waiting for the lease meanwhile, also where the member's own turn goes", async () => {
+    const id = await team("moved-1");
+    const before = await serverIdOf(id);
+    const lease = await at.fleet.lockSession(id, { user: "ann" });
+    const waiting = at.fleet.exchange(id, "mine", { user: "ben" });
+    await eventually("ben waits", async () => (await waiters(id)) === 1);
+    await move(id, lease);
+    expect((await at.fleet.route("ben")).serverId).toBe(before);
+    const behind = at.fleet.exchange(id, "after", { user: "ann" });
+    await eventually("ann waits behind ben", async () => (await waiters(id)) === 2);
+    await lease.release();
+    expect((await waiting).reply.text).toContain("mine");
+    expect((await behind).reply.text).toContain("after");
+    expect((await prompts(id)).slice(-2)).toEqual(["mine", "after"]);
+  });
+
+  it("stays where somebody uses it without the lease", async () => {
+    const id = await team("moved-2");
+    const before = await serverOf(id);
+    const lease = await at.fleet.lockSession(id, { user: "ann" });
+    {
+      using _used = await markUse(before, id, NO_WAIT);
+      // It is not asked where it would go, either: others would go elsewhere for that.
+      const next = (await at.fleet.route("cid")).serverId;
+      // Twice: one of the two would go to the other server.
+      const waits = { user: "ann", lease, waitMs: 300 };
+      for (const prompt of ["a", "b"]) {
+        await expect(at.fleet.exchange(id, prompt, waits)).rejects.toMatchObject({ code: "FLEET_SESSION_BUSY" });
+        expect(await serverIdOf(id)).toBe(before.id);
+        expect((await at.fleet.route("cid")).serverId).toBe(next);
+      }
+    }
+    await move(id, lease);
+    await lease.release();
+    expect(await prompts(id)).not.toContain("a");
+  });
+
+  it("is gone on with by whoever had it open before", async () => {
+    const id = await team("moved-3");
+    const mine = await at.fleet.resumeSession(id, { user: "ann" });
+    const client = await RawClient.as(at.url, await at.token("ben"));
+    expect((await client.request("session.resume", { sessionId: id })).error).toBeUndefined();
+    await at.fleet.evict({ ids: [id] });
+    await move(id);
+    expect((await at.fleet.send(mine, "by the library")).text).toContain("by the library");
+    expect((await client.turn(id, "at the front door")).error).toBeUndefined();
+    await at.fleet.leaveSession(mine);
+    expect((await prompts(id)).slice(-2)).toEqual(["by the library", "at the front door"]);
+    expect(client.events(id)).toContain("assistant.message");
+  });
+
+  it("is found by a client of the front door who was waiting for the lease meanwhile", async () => {
+    const id = await team("moved-4");
+    const client = await RawClient.as(at.url, await at.token("ben"));
+    expect((await client.request("session.resume", { sessionId: id })).error).toBeUndefined();
+    const lease = await at.fleet.lockSession(id, { user: "ann" });
+    const turn = client.turn(id, "mine");
+    await eventually("ben waits", async () => (await waiters(id)) === 1);
+    // Unloaded as a server does by itself after a while: nobody asks about leases then.
+    await unloadAtOnce(await serverOf(id), [id], 2_000);
+    await move(id, lease);
+    await lease.release();
+    expect((await turn).error).toBeUndefined();
+    expect((await prompts(id)).at(-1)).toBe("mine");
+  });
+});

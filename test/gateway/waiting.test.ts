@@ -1,0 +1,241 @@
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { usedSessions } from "../../src/pool/use-marks.js";
+import { eventually, fake, killed } from "../fixtures/fault-fleet.js";
+import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
+import { DoorFleet } from "./harness.js";
+import { RawClient } from "./raw-client.js";
+
+describe("a prompt that waits for its turn in a collaborative session", () => {
+  let at: DoorFleet;
+  beforeAll(async () => {
+    at = await DoorFleet.open(
+      { from: 16_730, to: 16_734 },
+      { config: { isolation: "shared", serve: { turnWait: "15s", maxFrame: "1mb" }, lock: { ttl: "6s" } } },
+    );
+  });
+  afterAll(async () => {
+    await at[Symbol.asyncDispose]();
+  });
+
+  const team = async (sessionId: string) => {
+    const session = await at.fleet.createSession({ user: "ann", members: ["ben"], sessionId });
+    await at.fleet.leaveSession(session);
+    return [await join("ann", sessionId), await join("ben", sessionId)] as const;
+  };
+  const join = async (user: string, sessionId: string) => {
+    const client = await RawClient.as(at.url, await at.token(user));
+    expect(await client.request("session.resume", { sessionId })).toMatchObject({ result: { sessionId } });
+    return client;
+  };
+  const holder = async (sessionId: string) => (await at.store.readLease(sessionId))?.holder;
+  const marks = async () => {
+    const { servers } = await at.store.readRegistry();
+    return Object.values(servers).flatMap((server) => [...usedSessions(server)]);
+  };
+  /** What was asked, and when the session was idle, in order. */
+  const course = ({ received }: RawClient, sessionId: string) =>
+    received.flatMap(({ method, params }) => {
+      if (method !== "session.event" || params?.sessionId !== sessionId) return [];
+      const { type, data } = params.event as { type: string; data: { content?: string } };
+      if (type === "user.message") return [data.content];
+      return type === "session.idle" ? ["idle"] : [];
+    });
+
+  it("has a turn of its own after that of another, whose end it heard", async () => {
+    const [ann, ben] = await team("own-turn");
+    await ann.request("session.send", { sessionId: "own-turn", prompt: "!delay 500 a" });
+    await ben.request("session.send", { sessionId: "own-turn", prompt: "!delay 1500 b" });
+    expect(await holder("own-turn")).toBe("ben");
+    await ann.turn("own-turn", "c");
+    expect(course(ann, "own-turn")).toEqual(["!delay 500 a", "idle", "!delay 1500 b", "idle", "c", "idle"]);
+  });
+
+  it("has one also when the server ended meanwhile", async () => {
+    const [ann, ben] = await team("lost-turn");
+    await ann.turn("lost-turn", "one");
+    await ann.request("session.send", { sessionId: "lost-turn", prompt: "!delay 30000 a" });
+    const sent = ben.request("session.send", { sessionId: "lost-turn", prompt: "!delay 1500 b" });
+    await ben.request("ping");
+    await killed((await at.fleet.servers()).find(({ state }) => state === "ready")?.pid ?? null);
+    expect(await sent).toMatchObject({ result: {} });
+    expect(await holder("lost-turn")).toBe("ben");
+    await eventually("the end of the turn", async () => (await holder("lost-turn")) === undefined);
+    expect(course(ben, "lost-turn").slice(-2)).toEqual(["!delay 1500 b", "idle"]);
+  });
+
+  it("takes nothing along that comes after it was taken back", async () => {
+    const [ann, ben] = await team("taken-back");
+    await ann.request("session.send", { sessionId: "taken-back", prompt: "!delay 1000 a" });
+    ben.send({ id: 1, method: "session.send", params: { sessionId: "taken-back", prompt: "b" } });
+    await eventually("it waits", () => at.door.turns === 2);
+    ben.send({ id: 2, method: "session.abort", params: { sessionId: "taken-back" } });
+    ben.send({ id: 3, method: "session.send", params: { sessionId: "taken-back", prompt: "c" } });
+    expect(await ben.answerTo(1)).toMatchObject({ error: { data: { code: "FLEET_TURN_FAILED" } } });
+    expect(await ben.answerTo(2)).toMatchObject({ result: { success: true } });
+    expect((await ben.answerTo(3)).error).toBeUndefined();
+    await eventually("its turn", () => course(ann, "taken-back").length === 4);
+    expect(course(ann, "taken-back")).toEqual(["!delay 1000 a", "idle", "c", "idle"]);
+  });
+
+  it("has the lease and the mark of its own also behind one that is refused", async () => {
+    const [ann, ben] = await team("behind-refused");
+    await ann.request("session.send", { sessionId: "behind-refused", prompt: "!delay 700 a" });
+    const attachments = [{ type: "file", path: "/etc/passwd" }];
+    ben.send({ id: 1, method: "session.send", params: { sessionId: "behind-refused", prompt: "b", attachments } });
+    ben.send({ id: 2, method: "session.send", params: { sessionId: "behind-refused", prompt: "!delay 60000 c" } });
+    expect(await ben.answerTo(1)).toMatchObject({ error: { data: { code: "FLEET_METHOD_DENIED" } } });
+    expect(await ben.answerTo(2)).toMatchObject({ result: {} });
+    // A turn that ends only when it is told to: neither may go away before.
+    for (let look = 0; look < 20; look += 1) {
+      expect(await holder("behind-refused")).toBe("ben");
+      expect(await marks()).toContain("behind-refused");
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+    expect(await ben.request("session.abort", { sessionId: "behind-refused" })).toMatchObject({
+      result: { success: true },
+    });
+    await ann.turn("behind-refused", "d");
+    expect(course(ann, "behind-refused")).toEqual(["!delay 700 a", "idle", "!delay 60000 c", "idle", "d", "idle"]);
+    await eventually("neither is kept", async () => {
+      return (await holder("behind-refused")) === undefined && !(await marks()).includes("behind-refused");
+    });
+  });
+
+  it("takes no place any more when its client has hung up, however early", async () => {
+    const [ann, ben] = await team("hung-up");
+    const late = await RawClient.as(at.url, await at.token("ben"));
+    await ann.request("session.send", { sessionId: "hung-up", prompt: "!delay 6000 a" });
+    ben.send({ id: 1, method: "session.send", params: { sessionId: "hung-up", prompt: "b" } });
+    await eventually("it waits", () => at.door.turns === 2);
+    ben.socket.destroy();
+    late.send({ id: 1, method: "session.resume", params: { sessionId: "hung-up" } });
+    late.send({ id: 2, method: "session.send", params: { sessionId: "hung-up", prompt: "b" } });
+    late.socket.destroy();
+    await eventually("they have gone", () => late.closed && ben.closed && at.door.turns === 1);
+    const place = { sessionId: "hung-up", holder: "ann", token: "looks", ttlMs: 5_000, placeMs: 3_000 };
+    const isNext = async () => {
+      const answer = await at.store.acquireLease(place);
+      return !answer.granted && answer.ahead === 0;
+    };
+    await eventually("nobody is before us", isNext, 3_000);
+    await at.store.leaveLeaseQueue("hung-up", "looks");
+    expect(course(ann, "hung-up")).toEqual(["!delay 6000 a"]);
+    await ann.request("session.abort", { sessionId: "hung-up" });
+  });
+
+  it("waits for the end of the turn of a client that hung up", async () => {
+    const [ann, ben] = await team("left");
+    await ann.request("session.send", { sessionId: "left", prompt: "!delay 2000 a" });
+    await eventually("it has begun", () => course(ben, "left").length === 1);
+    ann.socket.destroy();
+    await eventually("she has gone", () => at.door.turns === 0);
+    expect(await holder("left")).toBe("ann");
+    await ben.turn("left", "b");
+    expect(course(ben, "left")).toEqual(["!delay 2000 a", "idle", "b", "idle"]);
+    await eventually("the lease is given back", async () => (await holder("left")) === undefined);
+  });
+
+  it("waits no longer for one that may never end than the time of a lease", async () => {
+    const [ann, ben] = await team("stuck");
+    await ann.request("session.send", { sessionId: "stuck", prompt: "!delay 60000 a" });
+    await eventually("it has begun", () => course(ben, "stuck").length === 1);
+    ann.socket.destroy();
+    await eventually("she has gone", () => at.door.turns === 0);
+    expect((await ben.turn("stuck", "b")).error).toBeUndefined();
+    expect(course(ben, "stuck")).toEqual(["!delay 60000 a", "idle", "b", "idle"]);
+    expect(ben.events("stuck")).toContain("abort");
+  });
+
+  it("is refused when all that wait are longer together than one frame may be", async () => {
+    const [ann, ben] = await team("long");
+    await ann.request("session.send", { sessionId: "long", prompt: "!delay 60000 a" });
+    const prompt = "x".repeat(300 * 1024);
+    for (const id of [1, 2, 3]) ben.send({ id, method: "session.send", params: { sessionId: "long", prompt } });
+    ben.send({ id: 4, method: "session.send", params: { sessionId: "long", prompt } });
+    const refused = { error: { code: -32003, data: { code: "FLEET_REQUESTS_EXHAUSTED", retryable: true } } };
+    expect(await ben.answerTo(4)).toMatchObject(refused);
+    // What is short is heard all the same.
+    expect(await ben.request("session.abort", { sessionId: "long" })).toMatchObject({ result: { success: true } });
+    for (const id of [1, 2, 3]) expect((await ben.answerTo(id)).error?.data?.code).toBe("FLEET_TURN_FAILED");
+    await ann.request("session.abort", { sessionId: "long" });
+    expect((await ben.request("session.send", { sessionId: "long", prompt })).error).toBeUndefined();
+  });
+
+  it("does not wait for long after the turn of a client that left the session", async () => {
+    const [ann, ben] = await team("detached");
+    await ann.request("session.send", { sessionId: "detached", prompt: "!delay 1000 a" });
+    expect((await ann.request("session.detach", { sessionId: "detached" })).error).toBeUndefined();
+    await eventually("the end of her turn", () => course(ben, "detached").includes("idle"));
+    const began = performance.now();
+    await ben.turn("detached", "b");
+    expect(performance.now() - began).toBeLessThan(4_000);
+    expect(course(ben, "detached")).toEqual(["!delay 1000 a", "idle", "b", "idle"]);
+  });
+
+  it("does not wait for a prompt that the runtime would never answer", async () => {
+    const [ann, ben] = await team("cut");
+    expect(await ann.request("session.send", { sessionId: "cut", prompt: "half an emoji: \ud83e" })).toMatchObject({
+      error: { code: -32602 },
+    });
+    expect(await holder("cut")).toBeUndefined();
+    await ben.turn("cut", "b");
+    await ann.turn("cut", "a");
+    expect(course(ben, "cut")).toEqual(["b", "idle", "a", "idle"]);
+  });
+});
+
+describe.skipIf(redisProblem())("prompts that a client sends without waiting for the answers to those before", () => {
+  let redis: RedisServer;
+  let at: DoorFleet;
+  beforeAll(async () => {
+    redis = await RedisServer.start();
+    // The real server takes prompts that come close to each other in any order.
+    const config = { store: redis.url(), runtime: { path: fake("obedient.mjs") } };
+    at = await DoorFleet.open({ from: 16_785, to: 16_789 }, { config });
+  });
+  afterAll(async () => {
+    await at[Symbol.asyncDispose]();
+    await redis.end();
+  });
+
+  const session = async (sessionId: string) => {
+    const client = await RawClient.as(at.url, await at.token("ann"));
+    await client.request("session.create", { sessionId });
+    return client;
+  };
+  const said = ({ received }: RawClient) =>
+    received.flatMap(({ params }) => {
+      const { type, data } = (params?.event ?? {}) as { type?: string; data?: { content: string } };
+      return type === "user.message" ? [data?.content] : [];
+    });
+
+  it("arrive in the order in which they were sent, when the first ones had to wait for their turn", async () => {
+    const client = await session("in-order");
+    const lease = await at.fleet.lockSession("in-order", { user: "ann" });
+    const prompts = Array.from({ length: 200 }, (_, index) => `prompt ${index}`);
+    setTimeout(() => void lease.release(), 200);
+    const sent = prompts.map(async (prompt, index) => {
+      await new Promise((resolve) => setTimeout(resolve, 2 * index));
+      return await client.request("session.send", { sessionId: "in-order", prompt });
+    });
+    expect((await Promise.all(sent)).filter(({ error }) => error !== undefined)).toEqual([]);
+    expect(said(client)).toEqual(prompts);
+  });
+
+  it("go on in another turn, in order, when their server is lost before they were sent", async () => {
+    const client = await session("lost");
+    const lease = await at.fleet.lockSession("lost", { user: "ann" });
+    const prompts = Array.from({ length: 200 }, (_, index) => (index === 0 ? "!no JSON" : `prompt ${index}`));
+    const sent = prompts.map(async (prompt) => await client.request("session.send", { sessionId: "lost", prompt }));
+    await eventually("they wait", () => at.door.turns === 1);
+    await lease.release();
+    const answers = await Promise.all(sent);
+    const lost = answers.filter(({ error }) => error !== undefined);
+    expect(new Set(lost.map(({ error }) => error?.data?.code))).toEqual(new Set(["FLEET_SERVER_LOST"]));
+    // How many were on their way by then is the machine's affair; the last ones were not.
+    expect(answers.at(-1)).toMatchObject({ result: {} });
+    expect(said(client)).toEqual(prompts.filter((_, index) => answers[index]?.error === undefined));
+    await eventually("the end of the turn", () => at.door.turns === 0);
+    await eventually("the lease is given back", async () => (await at.fleet.leaseOf("lost")) === null);
+  });
+});

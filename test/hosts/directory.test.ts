@@ -1,0 +1,41 @@
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { HostDirectory } from "../../src/hosts/directory.js";
+import { openStore } from "../../src/store/open.js";
+import type { SessionRecord } from "../../src/store/store.js";
+import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
+
+const problem = redisProblem();
+if (problem !== undefined) console.warn(`the directory of hosts is not tested by itself: ${problem}`);
+
+describe.skipIf(problem !== undefined)("the directory of hosts", () => {
+  let redis: RedisServer;
+  let folder: string;
+  beforeAll(async () => {
+    redis = await RedisServer.start();
+    folder = await mkdtemp(join(tmpdir(), "copilotfleet-directory-"));
+  });
+  afterAll(async () => {
+    await redis.end();
+    await rm(folder, { recursive: true });
+  });
+
+  it("asks again for the front door of a host that was seen before it had opened it", async () => {
+    const url = redis.url();
+    const [here, there] = ["h1", "h2"].map((name) => openStore(url, join(folder, name), name));
+    if (here === undefined || there === undefined) throw new Error("no stores");
+    try {
+      const entry = { state: "serving", startedAt: new Date().toISOString(), storage: null } as const;
+      await there.hosts?.beat("instance", { ...entry, door: null }, 60_000);
+      const directory = new HostDirectory({ store: here, config: { storage: { shared: null } } });
+      expect(await directory.list()).toMatchObject([{ name: "h2", door: null }]);
+      await there.hosts?.beat("instance", { ...entry, door: "10.0.0.2:4300" }, 60_000);
+      const record = { id: "notes", owner: "ann", host: "h2" } as SessionRecord;
+      expect(await directory.whereIs(record)).toMatchObject({ here: false, host: { door: "10.0.0.2:4300" } });
+    } finally {
+      await Promise.all([here.close(), there.close()]);
+    }
+  });
+});

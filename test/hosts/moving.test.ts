@@ -1,0 +1,126 @@
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { Rebalanced } from "../../src/fleet-options.js";
+import type { RebalancePlan } from "../../src/hosts/rebalance.js";
+import { rendezvous } from "../../src/pool/rendezvous.js";
+import { TestHosts } from "../fixtures/hosts.js";
+import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
+
+const FIRST_PORT = 18_500;
+const problem = redisProblem();
+if (problem !== undefined) console.warn(`moving users between hosts is not tested: ${problem}`);
+
+/** Users whose place is on this host, as soon as it is there. */
+function usersOf(host: string, count: number): string[] {
+  const users = Array.from({ length: 100 }, (_, index) => `user-${index}`);
+  return users.filter((user) => rendezvous(user, ["h1", "h2"]) === host).slice(0, count);
+}
+
+describe.skipIf(problem !== undefined)("a host that comes", () => {
+  let redis: RedisServer;
+  beforeAll(async () => {
+    redis = await RedisServer.start();
+  });
+  afterAll(() => redis.end());
+
+  it("gets the users that are its own when told to, with their sessions, between turns", async () => {
+    await using hosts = new TestHosts({ redis, names: ["h1", "h2"], firstPort: FIRST_PORT, storage: "shared" });
+    const { store } = hosts;
+    const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
+    await h1.serve(store);
+    const [mover = "", busy = ""] = usersOf("h2", 2);
+    const [stayer = ""] = usersOf("h1", 1);
+    for (const user of [mover, busy, stayer]) {
+      await h1.create(user, `of-${user}`);
+      expect(await h1.send(user, `of-${user}`, "one")).toBe("[turn 1] one");
+    }
+    await h2.serve(store);
+    const move = (user: string) => ({ user, from: "h1", to: "h2", sessions: 1 });
+    const moves = [mover, busy].sort().map(move);
+    expect(await h2.json<RebalancePlan>(["route", "--plan"])).toEqual({
+      hosts: [
+        { name: "h1", users: 3, planned: 1, takesUsers: true },
+        { name: "h2", users: 0, planned: 2, takesUsers: true },
+      ],
+      moves,
+      stays: [],
+    });
+    expect(await h1.ok(["route", "--plan"])).toContain("2 users would move");
+    // Showing moves nobody.
+    expect(await store.readPlacement(mover)).toMatchObject({ host: "h1" });
+
+    // Under a lease a session is in use, also between the turns of whoever holds it.
+    const token = (await h1.ok(["lock", `of-${busy}`, "--user", busy])).trim();
+    const { moved } = await h2.json<Rebalanced>(["route", "--rebalance", "--wait", "500ms"]);
+    expect(moved.sort((a, b) => (a.user < b.user ? -1 : 1))).toEqual(
+      [mover, busy].sort().map((user) => ({
+        user,
+        from: "h1",
+        to: "h2",
+        released: user === mover ? [`of-${user}`] : [],
+        failure: null,
+        kept: user === mover ? [] : [{ id: `of-${user}`, reason: "leased" }],
+      })),
+    );
+    expect(await store.readSession(`of-${mover}`)).toMatchObject({ host: "h1", released: true });
+    await h1.ok(["unlock", `of-${busy}`, "--token", token]);
+    for (const [user, host] of [
+      [mover, "h2"],
+      [busy, "h1"],
+      [stayer, "h1"],
+    ] as const) {
+      expect(await h1.send(user, `of-${user}`, "two")).toBe("[turn 2] two");
+      expect(await store.readSession(`of-${user}`)).toMatchObject({ host, turns: 2 });
+    }
+    expect(await h1.json(["route", "--user", mover])).toMatchObject({ host: "h2" });
+    // What could not go along then goes another time; likewise when whoever moved the user was killed on the way.
+    expect(await h1.json(["route", "--plan"])).toMatchObject({ moves: [move(busy)] });
+    expect(await h1.json(["route", "--rebalance"])).toMatchObject({
+      moved: [{ user: busy, released: [`of-${busy}`] }],
+    });
+    expect(await h1.json(["route", "--plan"])).toMatchObject({ moves: [] });
+    expect(await h1.send(busy, `of-${busy}`, "three")).toBe("[turn 3] three");
+    expect(await store.readSession(`of-${busy}`)).toMatchObject({ host: "h2", turns: 3 });
+    // New sessions of a user who was moved are made there, whoever is asked for them.
+    await h1.create(busy, "new");
+    expect(await store.readSession("new")).toMatchObject({ host: "h2" });
+  });
+
+  it("goes, and programs on it that knew it as there open nothing any more", async () => {
+    await using hosts = new TestHosts({ redis, names: ["h1", "h2"], firstPort: FIRST_PORT + 800, storage: "shared" });
+    await hosts.serve();
+    const h1 = hosts.host("h1");
+    const [user = ""] = usersOf("h1", 1);
+    await using program = await h1.library();
+    await program.createSession({ user, sessionId: "held" });
+    expect((await program.exchange("held", "one", { user })).reply.text).toBe("[turn 1] one");
+    await h1.stopServing("SIGTERM");
+    // It is taken by the other host, and they are carried there.
+    expect((await program.exchange("held", "two", { user })).reply.text).toBe("[turn 2] two");
+    expect(await hosts.store.readSession("held")).toMatchObject({ host: "h2", turns: 2 });
+    expect(h1.processes()).toEqual([]);
+  });
+
+  it("goes, and its users are served elsewhere at once", async () => {
+    await using hosts = new TestHosts({ redis, names: ["h1", "h2"], firstPort: FIRST_PORT + 200, storage: "shared" });
+    await hosts.serve();
+    const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
+    const [user = ""] = usersOf("h2", 1);
+    await h1.create(user, "notes");
+    expect(await h1.send(user, "notes", "one")).toBe("[turn 1] one");
+    expect(await hosts.store.readSession("notes")).toMatchObject({ host: "h2" });
+    await h2.stopServing("SIGTERM");
+    expect(h2.processes()).toEqual([]);
+    const withGone = [{ name: "h1" }, { name: "h2", gone: true }];
+    expect(await hosts.store.hosts.list()).toMatchObject(withGone);
+    // What a host has that is gone is not forgotten.
+    await h1.run(["gc", "--ttl", "24h"]);
+    expect(await hosts.store.hosts.list()).toMatchObject(withGone);
+    expect(await h1.send(user, "notes", "two")).toBe("[turn 2] two");
+    expect(await hosts.store.readSession("notes")).toMatchObject({ host: "h1" });
+    await h1.run(["gc", "--ttl", "24h"]);
+    expect(await hosts.store.hosts.list()).toMatchObject([{ name: "h1", gone: false }]);
+    expect(await h1.json(["ps"])).toMatchObject({ servers: [{ user, state: "ready" }] });
+    await h2.serve(hosts.store);
+    expect(await hosts.store.hosts.list()).toMatchObject([{ name: "h1" }, { name: "h2", gone: false }]);
+  });
+});

@@ -1,0 +1,186 @@
+import { existsSync, lstatSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import type { Config } from "../../src/config/schema.js";
+import { type ClearedRemain, clearRemains } from "../../src/hosts/remains.js";
+import { serverIdOf } from "../../src/pool/server.js";
+import { fetchSession, placePath, type StatePlace } from "../../src/runtime/shared-storage.js";
+import type { GcResult } from "../../src/sessions/gc.js";
+import { openStore } from "../../src/store/open.js";
+import type { SessionRecord, Store } from "../../src/store/store.js";
+import { eventually } from "../fixtures/fault-fleet.js";
+import { TestHosts } from "../fixtures/hosts.js";
+import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
+import { temporaryRoot } from "../fixtures/store-root.js";
+import { RawClient } from "../gateway/raw-client.js";
+
+const FIRST_PORT = 17_600;
+const HOUR_MS = 3_600_000;
+const DAY_MS = 24 * HOUR_MS;
+const problem = redisProblem();
+if (problem !== undefined) console.warn(`what takeovers leave behind is not tested: ${problem}`);
+
+/** A command for which it is two hours later. */
+const LATER = {
+  NODE_OPTIONS: `--import=data:text/javascript,const%20now=Date.now;Date.now=()=>now()+${2 * HOUR_MS}`,
+};
+
+describe.skipIf(problem !== undefined)("what takeovers leave behind", () => {
+  let redis: RedisServer;
+  beforeAll(async () => {
+    redis = await RedisServer.start();
+  });
+  afterAll(() => redis.end());
+
+  describe("below the name of a host", () => {
+    let shared: string;
+    let store: Store;
+    const h1 = (): StatePlace => ({ shared, host: "h1", group: serverIdOf("alice") });
+    const h2 = (): StatePlace => ({ ...h1(), host: "h2" });
+    let fleets = 0;
+    beforeEach(async () => {
+      shared = await temporaryRoot();
+      store = openStore(redis.url(`remains-${fleets++}`), await temporaryRoot(), "h1");
+    });
+    afterEach(async () => await store.close());
+
+    function plant(path: string, file = "events.jsonl"): string {
+      mkdirSync(path, { recursive: true });
+      writeFileSync(join(path, file), "history");
+      return path;
+    }
+    const block = (id: string) => {
+      const path = join(placePath(h1()), id);
+      mkdirSync(dirname(path), { recursive: true });
+      writeFileSync(path, "");
+      return path;
+    };
+    const takenAt = (id: string, mark: string) => join(dirname(placePath(h1())), "taken", `${id}~${mark}`);
+    async function record(id: string, over: Partial<SessionRecord> = {}): Promise<void> {
+      const now = new Date().toISOString();
+      const common = { purpose: null, members: [], model: null, ttlMs: null, usedBy: null };
+      await store.createSession({
+        ...common,
+        id,
+        owner: "alice",
+        kind: "private",
+        persistence: "persistent",
+        serverId: serverIdOf("alice"),
+        host: "h2",
+        term: 1,
+        createdAt: now,
+        lastUsedAt: now,
+        turns: 1,
+        ...over,
+      });
+    }
+    const clear = async (laterMs: number, dryRun = false): Promise<ClearedRemain[]> => {
+      const config = { storage: { shared }, health: { timeoutMs: 1_000 } } as Config;
+      const signal = new AbortController().signal;
+      const request = { ttlMs: DAY_MS, dryRun, nowMs: Date.now() + laterMs, signal };
+      return (await clearRemains({ store, config }, request)).sort((a, b) => a.kind.localeCompare(b.kind));
+    };
+
+    it("goes when no record refers to it, it is old, and it is not all there is", async () => {
+      const [deleted, elsewhere] = [block("deleted"), block("elsewhere")];
+      await record("elsewhere");
+      plant(join(placePath(h2()), "elsewhere"));
+      const copied = plant(takenAt("elsewhere", "aa"));
+      const orphan = plant(takenAt("deleted", "bb"));
+      await record("under-way", { from: { host: "h1", group: serverIdOf("alice"), mark: "cc", taker: null } });
+      const underWay = plant(takenAt("under-way", "cc"));
+      await record("lost", { turns: 0 });
+      const onlyOne = plant(takenAt("lost", "dd"));
+      const incoming = plant(join(dirname(placePath(h1())), ".incoming-ee"));
+      const live = plant(join(placePath(h1()), "live"));
+      const strange = join(placePath(h1()), "strange");
+      writeFileSync(strange, "of somebody");
+      const foreign = plant(join(dirname(placePath(h2())), "taken", "deleted~ff"));
+      const all = [deleted, elsewhere, copied, orphan, underWay, onlyOne, incoming, live, strange, foreign];
+
+      expect(await clear(HOUR_MS / 2)).toEqual([]);
+      const due = [
+        { kind: "block", session: "deleted", bytes: 0 },
+        { kind: "incoming", session: null, bytes: 7 },
+        { kind: "taken", session: "elsewhere", bytes: 7 },
+      ];
+      expect(await clear(2 * HOUR_MS, true)).toEqual(due);
+      expect(all.filter((path) => !existsSync(path))).toEqual([]);
+      // Beside itself: each is cleared, and no other.
+      const both = await Promise.all([clear(2 * HOUR_MS), clear(2 * HOUR_MS)]);
+      for (const entry of due) expect(both.flat()).toContainEqual(entry);
+      expect(all.filter((path) => !existsSync(path))).toEqual([deleted, copied, incoming]);
+      // What no record knows stays as long as any such session.
+      expect(await clear(DAY_MS + HOUR_MS)).toEqual([{ kind: "taken", session: "deleted", bytes: 7 }]);
+      expect(await clear(9 * DAY_MS)).toEqual([]);
+    });
+
+    it("is not taken from a takeover, at whatever step that is", async () => {
+      for (let step = 0; step < 2; step++) {
+        const [id, mark] = [`step-${step}`, `a${step}`];
+        const from = { host: "h1", group: serverIdOf("alice"), mark, taker: null };
+        await record(id, { from });
+        plant(join(placePath(h1()), id));
+        let checks = 0;
+        const check = async () => {
+          if (checks++ === step) expect(await clear(9 * DAY_MS)).toEqual([]);
+        };
+        await fetchSession({ id, mark, from: h1(), to: h2(), hasHistory: true, check });
+        expect(await clear(9 * DAY_MS)).toEqual([]);
+        expect(readFileSync(join(placePath(h2()), id, "events.jsonl"), "utf8")).toBe("history");
+        // Killed before it could forget: that it is done stands in the record.
+        await store.updateSession(id, (draft) => {
+          delete draft.from;
+        });
+        expect(await clear(2 * HOUR_MS)).toEqual([{ kind: "taken", session: id, bytes: 7 }]);
+      }
+    });
+  });
+
+  it("goes with gc, and no runtime that had the session can bring it back", async () => {
+    await using hosts = new TestHosts({ redis, names: ["h1", "h2"], firstPort: FIRST_PORT, storage: "shared" });
+    await hosts.serve();
+    const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
+    await hosts.store.recordPlacement("alice", null, { host: "h1", serverId: null });
+    await h1.create("alice", "notes");
+    expect(await h1.send("alice", "notes", "one")).toBe("[turn 1] one");
+    const { url, token } = JSON.parse(await h1.ok(["connect", "--user", "alice", "--json"]));
+    const direct = await RawClient.as(url, token);
+    expect((await direct.request("session.resume", { sessionId: "notes" }, 20_000)).error).toBeUndefined();
+
+    const pause = h1.suspend();
+    await hosts.gone("h1");
+    expect(await h2.send("alice", "notes", "two")).toBe("[turn 2] two");
+    const isThere = async () => (await hosts.store.hosts.list()).some(({ name, gone }) => name === "h1" && !gone);
+    pause.resume();
+    await eventually("the return of h1", isThere, 20_000);
+    // It has gone from the memory here, where nothing that is said is written any more.
+    const isUnloaded = async () => {
+      const { error } = await direct.request("session.metadata.activity", { sessionId: "notes" }, 20_000);
+      return /session not found/i.test(error?.message ?? "");
+    };
+    await eventually("the unloading of what was taken", isUnloaded, 20_000);
+    const place = join(hosts.shared, "hosts", "h1", serverIdOf("alice"), "session-state", "notes");
+    const gc = async (env = {}, args: string[] = []) =>
+      JSON.parse(await h1.ok(["gc", "--ttl", "30d", "--json", ...args], { env })) as GcResult;
+
+    // As long as there is the session, wherever, the runtime that had it is kept from answering in its name.
+    expect((await gc(LATER)).remains).toEqual([]);
+    expect(lstatSync(place).isFile()).toBe(true);
+    await h2.ok(["delete", "notes"]);
+    expect((await gc()).remains).toEqual([]);
+    const due = [{ kind: "block", session: "notes", bytes: 0 }];
+    expect(await gc(LATER, ["--dry-run"])).toMatchObject({ dryRun: true, remains: due });
+    expect(existsSync(place)).toBe(true);
+    expect((await gc(LATER)).remains).toEqual(due);
+    expect(existsSync(place)).toBe(false);
+    const late = await direct.request("session.send", { sessionId: "notes", prompt: "three" }, 20_000);
+    expect(late.error).toMatchObject({ message: expect.stringMatching(/session not found/i) });
+    expect(existsSync(place)).toBe(false);
+    direct.socket.destroy();
+    // Its id is anybody's.
+    await hosts.store.recordPlacement("bob", null, { host: "h1", serverId: null });
+    await h1.create("bob", "notes");
+    expect(await h1.send("bob", "notes", "mine")).toBe("[turn 1] mine");
+  });
+});

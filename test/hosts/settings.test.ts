@@ -1,0 +1,115 @@
+import { existsSync, mkdirSync, readFileSync, symlinkSync } from "node:fs";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { DoctorResult } from "../../src/doctor.js";
+import { type TestHost, TestHosts } from "../fixtures/hosts.js";
+import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
+
+const FIRST_PORT = 22_500;
+const problem = redisProblem();
+if (problem !== undefined) console.warn(`settings that a host does not have are not tested: ${problem}`);
+
+/** What doctor says of the state folder. */
+async function ofStateFolder(host: TestHost, env: NodeJS.ProcessEnv) {
+  const ran = await host.run(["doctor", "--json"], { env });
+  return { code: ran.code, ...ran.json<DoctorResult>().checks.find(({ name }) => name === "state folder") };
+}
+
+describe.skipIf(problem !== undefined)("a state folder", () => {
+  let redis: RedisServer;
+  beforeAll(async () => {
+    redis = await RedisServer.start();
+  });
+  afterAll(() => redis.end());
+
+  it("is closed to a process with another store, name or share than its serve has, while that lives", async () => {
+    await using hosts = new TestHosts({ redis, names: ["h1"], firstPort: FIRST_PORT, storage: "shared" });
+    const h1 = hosts.host("h1");
+    await h1.serve(hosts.store);
+    await h1.ok(["create", "--user", "ann", "--id", "notes", "--prompt", "one"]);
+    const store = h1.env.COPILOTFLEET_STORE ?? "";
+    const other = join(h1.folder, "other");
+    mkdirSync(other, { mode: 0o700 });
+    const settings: [string, NodeJS.ProcessEnv, string, string][] = [
+      ["store", { COPILOTFLEET_STORE: "file", COPILOTFLEET_STORAGE_SHARED: "null" }, '"file"', store],
+      ["store", { COPILOTFLEET_STORE: redis.url("else") }, `"${redis.url("else")}"`, store],
+      ["host.name", { COPILOTFLEET_HOST_NAME: "h9" }, '"h9"', '"h1"'],
+      ["storage.shared", { COPILOTFLEET_STORAGE_SHARED: other }, `"${other}"`, hosts.shared],
+      ["storage.shared", { COPILOTFLEET_STORAGE_SHARED: "null" }, "not set", hosts.shared],
+    ];
+    for (const [name, env, given, serving] of settings) {
+      for (const args of [["serve"], ["spawn", "--user", "ann"], ["list"], ["gc"], ["stop", "--all"]]) {
+        const { code, message } = await h1.refusal(3, args, { env });
+        expect({ code, message }, args.join(" ")).toEqual({
+          code: "FLEET_CONFIG_INVALID",
+          message: expect.stringContaining(`${name} is ${given},`),
+        });
+        expect(message).toContain(serving);
+      }
+      expect(await ofStateFolder(h1, env)).toMatchObject({
+        code: 3,
+        ok: false,
+        detail: expect.stringContaining(`${name} is ${given},`),
+      });
+    }
+    const migrated = await h1.refusal(3, ["store", "migrate", "--to", redis.url("copy")], {
+      env: { COPILOTFLEET_STORE: "file", COPILOTFLEET_STORAGE_SHARED: "null" },
+    });
+    expect(migrated.message).toContain('store is "file",');
+    expect(existsSync(join(h1.root, "registry"))).toBe(false);
+    // The same by another name is no other one.
+    const alias = join(h1.folder, "alias");
+    symlinkSync(hosts.shared, alias);
+    const same = { COPILOTFLEET_STORE: store.replace("127.0.0.1", "localhost"), COPILOTFLEET_STORAGE_SHARED: alias };
+    expect((await h1.run(["ps"], { env: same })).code).toBe(0);
+    expect((await h1.run(["ps"], { env: { COPILOTFLEET_STORE: store.replace("//", "//:secret@") } })).code).not.toBe(3);
+    expect(readFileSync(join(h1.root, "serving.json"), "utf8")).not.toContain("secret");
+
+    // One that died keeps nobody out, and one that ended leaves nothing.
+    await h1.stopServing("SIGKILL");
+    expect(existsSync(join(h1.root, "serving.json"))).toBe(true);
+    expect((await h1.run(["ps"], { env: { COPILOTFLEET_STORE: redis.url("else") } })).code).toBe(0);
+    await h1.serve(hosts.store);
+    await h1.stopServing("SIGTERM");
+    expect(existsSync(join(h1.root, "serving.json"))).toBe(false);
+  }, 120_000);
+
+  it("stays its host's from its first server on, also if no serve has ever run on it", async () => {
+    await using hosts = new TestHosts({ redis, names: ["h1"], firstPort: FIRST_PORT, storage: "local" });
+    const h1 = hosts.host("h1");
+    await h1.spawn("ann");
+    const env = { COPILOTFLEET_HOST_NAME: "h9" };
+    for (const args of [["serve"], ["spawn", "--user", "ann"]]) {
+      expect((await h1.refusal(3, args, { env })).message).toContain('is that of host "h1"');
+    }
+    expect(await h1.spawn("ann")).toMatchObject({ state: "ready" });
+  }, 30_000);
+
+  it("stays its host's while there are servers in it", async () => {
+    await using hosts = new TestHosts({ redis, names: ["h1"], firstPort: FIRST_PORT, storage: "local" });
+    const h1 = hosts.host("h1");
+    const env = { COPILOTFLEET_HOST_NAME: "h9" };
+    // Nothing is in it yet.
+    await h1.serve(hosts.store);
+    await h1.stopServing("SIGTERM");
+    expect((await h1.run(["ps"], { env })).code).toBe(0);
+    await h1.serve(hosts.store);
+    await h1.ok(["create", "--user", "ann", "--id", "notes", "--prompt", "one"]);
+    await h1.stopServing("SIGTERM");
+    for (const args of [
+      ["serve"],
+      ["list"],
+      ["send", "notes", "two", "--user", "ann"],
+      ["store", "migrate", "--to", "file"],
+    ]) {
+      const { code, message, suggestions } = await h1.refusal(3, args, { env });
+      expect(code).toBe("FLEET_CONFIG_INVALID");
+      expect(message).toMatch(/host\.name is "h9", .* is that of host "h1"/);
+      expect(suggestions).toContain("COPILOTFLEET_HOST_NAME=h1");
+    }
+    expect(await ofStateFolder(h1, env)).toMatchObject({ code: 3, detail: expect.stringContaining('host "h1"') });
+    expect((await h1.run(["deploy", "systemd"], { env })).code).toBe(0);
+    await h1.serve(hosts.store);
+    expect(await h1.ok(["send", "notes", "two", "--user", "ann"])).toBe("[turn 2] two\n");
+  }, 60_000);
+});

@@ -1,0 +1,65 @@
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { RouteView } from "../../src/fleet-options.js";
+import type { EvictionResult } from "../../src/sessions/eviction.js";
+import { TestHosts } from "../fixtures/hosts.js";
+import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
+
+const FIRST_PORT = 22_700;
+const problem = redisProblem();
+if (problem !== undefined) console.warn(`a host that does not answer is not tested: ${problem}`);
+
+describe.skipIf(problem !== undefined)("what another host has to tell", () => {
+  let redis: RedisServer;
+  beforeAll(async () => {
+    redis = await RedisServer.start();
+  });
+  afterAll(() => redis.end());
+
+  it("is told as it is, and is an error when that host does not answer, or is gone", async () => {
+    await using hosts = new TestHosts({
+      redis,
+      names: ["h1", "h2"],
+      firstPort: FIRST_PORT,
+      storage: "local",
+      // It counts as there for as long as it stands still.
+      env: { COPILOTFLEET_HOST_TTL: "60s" },
+    });
+    const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
+    await hosts.serve();
+    await hosts.place("ann", "h1");
+    await hosts.place("bob", "h2");
+    await h2.ok(["create", "--user", "bob", "--id", "notes", "--prompt", "one"]);
+    const server = await h2.spawn("bob");
+    const route = await h1.json<RouteView>(["route", "--user", "bob"]);
+    expect(route).toMatchObject({ host: "h2", server: { pid: server.pid, state: "ready", url: server.url } });
+    expect(await h1.ok(["route", "--user", "bob"])).toContain("ready");
+    expect(await h1.json<EvictionResult>(["evict", "notes", "nowhere"])).toEqual({
+      evicted: [],
+      skipped: ["notes", "nowhere"].map((id) => ({ id, reason: "not active" })),
+    });
+
+    await h1.ok(["create", "--user", "ann", "--id", "own"]);
+    const frozen = h2.suspend();
+    const refused = async (args: string[]) => {
+      const { code: exit, json } = await h1.run([...args, "--json"]);
+      return { exit, ...json<{ error: { code: string; message: string } }>().error };
+    };
+    const silent = [
+      ["route", "--user", "bob"],
+      ["evict", "notes"],
+      ["evict", "nowhere"],
+    ].map(async (args) => {
+      const away = { exit: 7, code: "FLEET_HOST_AWAY", message: expect.stringContaining('"h2"') };
+      expect(await refused(args), args.join(" ")).toMatchObject(away);
+    });
+    await Promise.all(silent);
+    // What is known to be elsewhere goes on.
+    expect((await h1.run(["evict", "own"])).code).toBe(0);
+    frozen.resume();
+    expect((await h1.run(["evict", "notes"])).code).toBe(0);
+
+    await h2.stopServing("SIGTERM");
+    await hosts.gone("h2");
+    expect(await refused(["evict", "notes"])).toMatchObject({ exit: 7, code: "FLEET_SESSION_STRANDED" });
+  }, 180_000);
+});

@@ -1,0 +1,154 @@
+import { execFileSync } from "node:child_process";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
+import type { DoctorResult } from "../../src/doctor.js";
+import { fileSystemOf, isLocal, problemsOf } from "../../src/runtime/file-system.js";
+import { TestHosts } from "../fixtures/hosts.js";
+import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
+
+const FIRST_PORT = 18_000;
+const problem = redisProblem();
+if (problem !== undefined) console.warn(`shared storage is not tested with hosts: ${problem}`);
+const isRoot = process.getuid?.() === 0;
+if (!isRoot) console.warn("file systems without some properties are not tested: mounting them takes root");
+
+describe("the file system of a folder", () => {
+  let folder: string;
+  afterEach(() => rmSync(folder, { recursive: true, force: true }));
+
+  it("is named", () => {
+    folder = mkdtempSync(join(tmpdir(), "copilotfleet-fs-"));
+    const { type, mountPoint } = fileSystemOf(folder);
+    const [expected = ""] = execFileSync("stat", ["--file-system", "--format=%T", folder], { encoding: "utf8" }).split(
+      "\n",
+    );
+    // stat has one name for the ext family.
+    expect(expected.split("/").some((name) => type.startsWith(name.slice(0, 3)))).toBe(true);
+    expect(folder.startsWith(mountPoint)).toBe(true);
+    expect(fileSystemOf("/proc/self")).toEqual({ type: "proc", source: "proc", mountPoint: "/proc" });
+    expect(isLocal({ type: "ext4", source: "", mountPoint: "/" })).toBe(true);
+    expect(isLocal({ type: "nfs4", source: "", mountPoint: "/" })).toBe(false);
+  });
+
+  it("is tried, and nothing is left of that", async () => {
+    folder = mkdtempSync(join(tmpdir(), "copilotfleet-fs-"));
+    expect(await problemsOf(folder)).toEqual([]);
+    expect(readdirSync(folder)).toEqual([]);
+  });
+
+  it.skipIf(!isRoot)("is found wanting when it is", async () => {
+    folder = mkdtempSync(join(tmpdir(), "copilotfleet-fs with blanks-"));
+    execFileSync("mount", ["-t", "tmpfs", "-o", "nosymfollow", "fleet", folder]);
+    try {
+      expect(fileSystemOf(folder)).toEqual({ type: "tmpfs", source: "fleet", mountPoint: folder });
+      expect(await problemsOf(folder)).toEqual(["has no symbolic links (ELOOP)"]);
+    } finally {
+      execFileSync("umount", [folder]);
+    }
+  });
+});
+
+describe.skipIf(problem !== undefined)("the folder that hosts share", () => {
+  let redis: RedisServer;
+  beforeAll(async () => {
+    redis = await RedisServer.start();
+  });
+  afterAll(() => redis.end());
+
+  it("is proved to be one, or another one, by doctor and by serve", async () => {
+    await using hosts = new TestHosts({ redis, names: ["h1", "h2", "h3"], firstPort: FIRST_PORT, storage: "shared" });
+    const [h1, h2, h3] = ["h1", "h2", "h3"].map((name) => hosts.host(name));
+    if (h1 === undefined || h2 === undefined || h3 === undefined) throw new Error("there are three hosts");
+    const check = async (host: typeof h1) => {
+      const { checks } = (await host.run(["doctor", "--json"])).json<DoctorResult>();
+      return checks.find(({ name }) => name === "shared storage");
+    };
+    expect(await check(h1)).toMatchObject({ ok: true, detail: expect.stringContaining("is not proved") });
+    await h1.serve(hosts.store);
+    await h2.serve(hosts.store);
+    expect(await check(h2)).toMatchObject({ ok: true, detail: expect.stringContaining("shared with h1, h2") });
+
+    const other = join(h3.folder, "other");
+    mkdirSync(other, { mode: 0o700 });
+    h3.env.COPILOTFLEET_STORAGE_SHARED = other;
+    expect(await check(h3)).toMatchObject({
+      ok: false,
+      detail: expect.stringContaining("not the folder that h1, h2 shares"),
+    });
+    const refused = await h3.run(["serve"]);
+    expect({ code: refused.code, stderr: refused.stderr }).toMatchObject({
+      code: 7,
+      stderr: expect.stringContaining('"h1"'),
+    });
+    expect(readdirSync(other)).toEqual([]);
+    // Neither made nor waited for.
+    const slip = join(h3.folder, "not", "mounted");
+    const file = join(h3.folder, "file");
+    writeFileSync(file, "");
+    for (const wrong of [slip, file, "/proc"]) {
+      const unusable = await h3.run(["serve", "--json"], { env: { COPILOTFLEET_STORAGE_SHARED: wrong } });
+      expect(unusable.code).toBe(7);
+      expect(unusable.stdout).toContain("FLEET_STORAGE_UNUSABLE");
+      expect(unusable.stdout).toContain(wrong);
+    }
+    expect(existsSync(dirname(slip))).toBe(false);
+    delete h3.env.COPILOTFLEET_STORAGE_SHARED;
+    expect((await h3.run(["serve"])).stderr).toContain("Set storage.shared on all hosts");
+  });
+
+  it("leaves nothing of a host that cannot light its beacon there", async () => {
+    await using hosts = new TestHosts({ redis, names: ["h1", "h2"], firstPort: FIRST_PORT, storage: "shared" });
+    const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
+    await h1.serve(hosts.store);
+    const listed = async () => (await hosts.store.hosts.list()).map(({ name, gone }) => [name, gone]);
+    const folder = join(hosts.shared, "hosts", "h2");
+    const fail = async () => {
+      // No file can take its place.
+      mkdirSync(join(folder, "beacon", "x"), { recursive: true });
+      const refused = await h2.run(["serve", "--json"]);
+      expect({ code: refused.code, stdout: refused.stdout }).toMatchObject({
+        code: 7,
+        stdout: expect.stringMatching(/FLEET_STORAGE_UNUSABLE.*cannot be written/s),
+      });
+      expect(readdirSync(folder)).toEqual(["beacon"]);
+      expect((await hosts.store.hosts.registryOf("h2")).supervisors ?? []).toEqual([]);
+      rmSync(join(folder, "beacon"), { recursive: true });
+    };
+    await fail();
+    expect(await listed()).toEqual([["h1", false]]);
+    expect(existsSync(join(h2.root, "host.json"))).toBe(false);
+    await h1.ok(["ps"]);
+    // A host that was there before is what it was.
+    await h2.serve(hosts.store);
+    await h2.stopServing("SIGTERM");
+    rmSync(join(folder, "beacon"));
+    await fail();
+    expect(await listed()).toEqual([
+      ["h1", false],
+      ["h2", true],
+    ]);
+    await h2.serve(hosts.store);
+    expect(await listed()).toEqual([
+      ["h1", false],
+      ["h2", false],
+    ]);
+  });
+
+  it("has to be there for gc, which deletes nothing otherwise", async () => {
+    await using hosts = new TestHosts({ redis, names: ["h1"], firstPort: FIRST_PORT, storage: "shared" });
+    const h1 = hosts.host("h1");
+    await h1.serve(hosts.store);
+    await h1.ok(["create", "--user", "ann", "--id", "old", "--ttl", "1s", "--prompt", "one"]);
+    const away = `${hosts.shared}-away`;
+    renameSync(hosts.shared, away);
+    mkdirSync(hosts.shared, { mode: 0o700 });
+    const refusal = await h1.refusal(7, ["gc"]);
+    expect(refusal).toMatchObject({ code: "FLEET_STORAGE_UNUSABLE", message: expect.stringContaining(hosts.shared) });
+    expect(await hosts.store.readSession("old")).not.toBeNull();
+    rmSync(hosts.shared, { recursive: true });
+    renameSync(away, hosts.shared);
+    expect(await h1.ok(["send", "old", "two", "--user", "ann"])).toBe("[turn 2] two\n");
+  });
+});

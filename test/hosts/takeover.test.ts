@@ -1,0 +1,103 @@
+import { existsSync, mkdirSync, readFileSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { serverIdOf } from "../../src/pool/server.js";
+import { TestHosts } from "../fixtures/hosts.js";
+import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
+
+const FIRST_PORT = 17_000;
+const problem = redisProblem();
+if (problem !== undefined) console.warn(`taking over from other hosts is not tested: ${problem}`);
+
+describe.skipIf(problem !== undefined)("shared storage", () => {
+  let redis: RedisServer;
+  beforeAll(async () => {
+    redis = await RedisServer.start();
+  });
+  afterAll(() => redis.end());
+
+  it.each([
+    ["per-user", 0],
+    ["shared", 200],
+  ])("has the sessions of a host that died for another one (isolation %s)", async (isolation, offset) => {
+    await using hosts = new TestHosts({
+      redis,
+      names: ["h1", "h2"],
+      firstPort: FIRST_PORT + offset,
+      storage: "shared",
+      env: { COPILOTFLEET_ISOLATION: isolation },
+    });
+    await hosts.serve();
+    const { store } = hosts;
+    await store.recordPlacement("alice", null, { host: "h1", serverId: null });
+    const first = await hosts.host("h1").library();
+    const session = await first.createSession({ user: "alice", sessionId: "notes" });
+    expect((await first.send(session, "one")).text).toBe("[turn 1] one");
+    await first.close();
+    const before = await store.readSession("notes");
+    expect(before).toMatchObject({ host: "h1", turns: 1 });
+
+    await using second = await hosts.host("h2").library();
+    // While the first one is there, it is asked.
+    expect(await second.exchange("notes", "early", { user: "alice" })).toMatchObject({
+      reply: { text: "[turn 2] early" },
+    });
+    expect(await store.readSession("notes")).toMatchObject({ host: "h1", turns: 2 });
+
+    await hosts.host("h1").die();
+    await hosts.gone("h1");
+    expect(await second.exchange("notes", "two", { user: "alice" })).toMatchObject({ reply: { text: "[turn 3] two" } });
+    const after = await store.readSession("notes");
+    expect(after).toMatchObject({ host: "h2", turns: 3 });
+    expect(after?.from).toBeUndefined();
+    expect(await store.readPlacement("alice")).toMatchObject({ host: "h2" });
+    const group = isolation === "shared" ? "shared" : serverIdOf("alice");
+    // Where it was, no runtime can make it anew, and nothing is left over.
+    const old = join(hosts.shared, "hosts", "h1", group);
+    expect(statSync(join(old, "session-state", "notes")).isFile()).toBe(true);
+    expect(existsSync(join(old, "taken", "notes"))).toBe(false);
+    const history = readFileSync(
+      join(hosts.shared, "hosts", "h2", group, "session-state", "notes", "events.jsonl"),
+      "utf8",
+    );
+    expect(history.match(/"type":"user.message"/g)).toHaveLength(3);
+
+    // And back again, when the first one is there and the second is not.
+    await hosts.host("h1").serve(store);
+    await hosts.host("h2").die();
+    await hosts.gone("h2");
+    await using third = await hosts.host("h1").library();
+    expect(await third.exchange("notes", "three", { user: "alice" })).toMatchObject({
+      reply: { text: "[turn 4] three" },
+    });
+  });
+
+  it.each([
+    ["per-user", 400],
+    ["shared", 500],
+  ])("gets what a host had on its own disk before (isolation %s)", async (isolation, offset) => {
+    await using hosts = new TestHosts({
+      redis,
+      names: ["h1"],
+      firstPort: FIRST_PORT + offset,
+      storage: "local",
+      env: { COPILOTFLEET_ISOLATION: isolation },
+    });
+    const host = hosts.host("h1");
+    await host.create("alice", "notes");
+    expect(await host.send("alice", "notes", "one")).toBe("[turn 1] one");
+    const shared = join(host.folder, "common");
+    mkdirSync(shared, { mode: 0o700 });
+    host.env.COPILOTFLEET_STORAGE_SHARED = shared;
+    expect((await host.run(["serve"])).stderr).toContain("copilotfleet stop --all");
+    await host.ok(["stop", "--all"]);
+    // Without serve nobody else knows of this host, and could take over what is opened here.
+    expect(await host.refusal(7, ["send", "notes", "early", "--user", "alice"])).toMatchObject({
+      code: "FLEET_HOST_AWAY",
+    });
+    await host.serve(hosts.store);
+    expect(await host.send("alice", "notes", "two")).toBe("[turn 2] two");
+    const group = isolation === "shared" ? "shared" : serverIdOf("alice");
+    expect(existsSync(join(shared, "hosts", "h1", group, "session-state", "notes", "events.jsonl"))).toBe(true);
+  });
+});

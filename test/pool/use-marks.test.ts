@@ -1,0 +1,53 @@
+import { existsSync, mkdirSync, readdirSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { describe, expect, it } from "vitest";
+import { markEviction, markUse } from "../../src/pool/use-marks.js";
+import { serverRecord } from "../fixtures/store-records.js";
+import { temporaryRoot } from "../fixtures/store-root.js";
+
+async function server() {
+  const home = join(await temporaryRoot(), "servers", "s1", "home");
+  mkdirSync(home, { recursive: true });
+  return serverRecord("s1", { home });
+}
+
+function marks({ home }: { home: string }): string[] {
+  const folder = join(dirname(home), "uses");
+  return existsSync(folder) ? readdirSync(folder) : [];
+}
+
+describe("a mark of use", () => {
+  it("waits for the end of an eviction of its session, not for that of another", async () => {
+    const on = await server();
+    using other = markEviction(on, "other");
+    const evicted = markEviction(on, "held");
+    expect([other, evicted]).not.toContain(null);
+    const waiting = markUse(on, "held", { waitMs: 10_000, signal: undefined });
+    const first = await Promise.race([waiting.then(() => "marked"), new Promise((resolve) => setTimeout(resolve, 50))]);
+    expect(first).toBeUndefined();
+    evicted?.[Symbol.dispose]();
+    using mark = await waiting;
+    expect(mark?.isShared()).toBe(false);
+    expect(markEviction(on, "held")).toBeNull();
+  });
+
+  it("is not waited for any longer than it may, and then leaves nothing", async () => {
+    const on = await server();
+    using _evicted = markEviction(on, "held");
+    const before = marks(on);
+    expect(await markUse(on, "held", { waitMs: 30, signal: undefined })).toBeNull();
+    expect(marks(on)).toEqual(before);
+  });
+
+  it("is given up with the caller's own reason, and then leaves nothing", async () => {
+    const on = await server();
+    using _evicted = markEviction(on, "held");
+    const before = marks(on);
+    const reason = new Error("hung up");
+    const giveUp = new AbortController();
+    const waiting = markUse(on, "held", { waitMs: 10_000, signal: giveUp.signal });
+    giveUp.abort(reason);
+    await expect(waiting).rejects.toBe(reason);
+    expect(marks(on)).toEqual(before);
+  });
+});

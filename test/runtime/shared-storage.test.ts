@@ -1,0 +1,138 @@
+import { existsSync, lstatSync, mkdirSync, readFileSync, readlinkSync, symlinkSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { beforeEach, describe, expect, it } from "vitest";
+import {
+  type Fetch,
+  fetchSession,
+  forgetTaken,
+  linkToPlace,
+  makeHostFolder,
+  placePath,
+  type StatePlace,
+  unblock,
+} from "../../src/runtime/shared-storage.js";
+import { temporaryRoot } from "../fixtures/store-root.js";
+
+let shared: string;
+let a: StatePlace;
+let b: StatePlace;
+
+beforeEach(async () => {
+  shared = await temporaryRoot();
+  a = { shared, host: "a", group: "alice" };
+  b = { shared, host: "b", group: "alice" };
+});
+
+function plant(folder: string, id: string, history: string): void {
+  mkdirSync(join(folder, id, "files"), { recursive: true });
+  writeFileSync(join(folder, id, "events.jsonl"), history);
+  writeFileSync(join(folder, id, "files", "note"), "kept");
+  writeFileSync(join(folder, id, "inuse.77.lock"), "");
+}
+
+const historyAt = (place: StatePlace, id = "s") => readFileSync(join(placePath(place), id, "events.jsonl"), "utf8");
+
+async function take(over: Partial<Fetch> = {}): Promise<void> {
+  await fetchSession({ id: "s", mark: "one", from: a, to: b, hasHistory: true, check: async () => undefined, ...over });
+}
+
+describe("a session that is taken", () => {
+  it("is a copy, without the marks of processes, and leaves a plain file", async () => {
+    plant(placePath(a), "s", "history");
+    await take();
+    expect(historyAt(b)).toBe("history");
+    expect(readFileSync(join(placePath(b), "s", "files", "note"), "utf8")).toBe("kept");
+    expect(existsSync(join(placePath(b), "s", "inuse.77.lock"))).toBe(false);
+    expect(lstatSync(join(placePath(a), "s")).isFile()).toBe(true);
+    await forgetTaken({ id: "s", mark: "one", from: a });
+    expect(existsSync(join(shared, "hosts", "a", "alice", "taken", "s~one"))).toBe(false);
+  });
+
+  it("is taken once more after a crash, also when a runtime has made its folder anew meanwhile", async () => {
+    plant(placePath(a), "s", "history");
+    await expect(take({ check: afterChecks(1) })).rejects.toThrow("not ours");
+    expect(existsSync(join(placePath(b), "s"))).toBe(false);
+    plant(placePath(b), "s", "of an earlier time");
+    await take();
+    expect(historyAt(b)).toBe("history");
+  });
+
+  it("has nothing of what an earlier takeover left behind", async () => {
+    plant(placePath(a), "s", "old");
+    await take();
+    // Killed before it could forget; the session went back, and on.
+    await fetchSession({ id: "s", mark: "two", from: b, to: a, hasHistory: true, check: async () => undefined });
+    writeFileSync(join(placePath(a), "s", "events.jsonl"), "old and new");
+    await take({ mark: "three" });
+    expect(historyAt(b)).toBe("old and new");
+  });
+
+  it("is not taken for one without a history when nothing of it is there", async () => {
+    plant(placePath(b), "s", "of an earlier time");
+    await expect(take()).rejects.toMatchObject({ code: "FLEET_STORAGE_UNUSABLE" });
+    expect(historyAt(b)).toBe("of an earlier time");
+    expect(existsSync(join(placePath(a), "s"))).toBe(false);
+    // One that never had a turn may have no folder.
+    await take({ hasHistory: false });
+    expect(existsSync(join(placePath(b), "s"))).toBe(false);
+  });
+
+  it("stays where it is when it is not this one's to take any more", async () => {
+    plant(placePath(a), "s", "history");
+    await expect(take({ check: afterChecks(0) })).rejects.toThrow("not ours");
+    expect(historyAt(a)).toBe("history");
+  });
+
+  it("can be made anew under its id where it was taken from, once it is deleted", async () => {
+    plant(placePath(a), "s", "history");
+    await take();
+    await unblock("s", a);
+    expect(existsSync(join(placePath(a), "s"))).toBe(false);
+    await unblock("s", b);
+    expect(historyAt(b)).toBe("history");
+  });
+});
+
+/** A check that holds so many times, and then no more. */
+function afterChecks(count: number): () => Promise<void> {
+  let left = count;
+  return async () => {
+    if (left-- <= 0) throw new Error("not ours");
+  };
+}
+
+describe("a home that keeps its sessions in a place", () => {
+  let home: string;
+  beforeEach(async () => {
+    home = join(await temporaryRoot(), "servers", "alice", "home");
+    mkdirSync(home, { recursive: true });
+  });
+
+  it("brings what it had on its own disk, and replaces nothing", async () => {
+    plant(join(home, "session-state"), "s", "local");
+    plant(join(home, "session-state"), "t", "local");
+    plant(placePath(a), "t", "newer");
+    for (let time = 0; time < 2; time++) await linkToPlace(home, a);
+    expect(readlinkSync(join(home, "session-state"))).toBe(placePath(a));
+    expect([historyAt(a, "s"), historyAt(a, "t")]).toEqual(["local", "newer"]);
+  });
+
+  it("loses nothing when the same folder goes by another path", async () => {
+    plant(placePath(a), "s", "history");
+    await linkToPlace(home, a);
+    const alias = `${shared}-alias`;
+    symlinkSync(shared, alias);
+    await linkToPlace(home, { ...a, shared: alias });
+    expect(historyAt(a)).toBe("history");
+    expect(readFileSync(join(home, "session-state", "s", "events.jsonl"), "utf8")).toBe("history");
+  });
+
+  it("leaves what is under another host's name where it is: it is taken over, each session by itself", async () => {
+    plant(placePath(a), "s", "history");
+    await linkToPlace(home, a);
+    await makeHostFolder(shared, b.host);
+    await linkToPlace(home, b);
+    expect(historyAt(a)).toBe("history");
+    expect(existsSync(join(home, "session-state", "s"))).toBe(false);
+  });
+});

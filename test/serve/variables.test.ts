@@ -1,0 +1,25 @@
+import { expect, it } from "vitest";
+import { faultFleet } from "../fixtures/fault-fleet.js";
+import { serve } from "../fixtures/serve.js";
+
+const PORTS = 32_300;
+
+it("serve says which variables set nothing, in one line, before it serves", async () => {
+  const fleet = await faultFleet(PORTS);
+  const slips = { COPILOTFLEET_HOST_NMAE: "h1", COPILOTFLEET_SESION_TTL: "1h" };
+  const serving = await serve(fleet, { env: { ...slips, COPILOTFLEET_SERVICE_HOST: "10.0.0.1" } });
+  const warnings = serving.log().filter(({ level }) => level === "warn");
+  expect(warnings).toMatchObject([
+    {
+      msg:
+        "variables are ignored, since they set nothing: COPILOTFLEET_HOST_NMAE (nearest known: COPILOTFLEET_HOST_NAME), " +
+        "COPILOTFLEET_SESION_TTL (nearest known: COPILOTFLEET_SESSION_TTL)",
+    },
+  ]);
+  expect(serving.log()[0]).toEqual(warnings[0]);
+  await serving.end();
+
+  const quiet = await serve(fleet);
+  expect(quiet.log().filter(({ level }) => level === "warn")).toEqual([]);
+  await quiet.end();
+});

@@ -1,0 +1,113 @@
+import { setTimeout as delay } from "node:timers/promises";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { openStore } from "../../src/store/open.js";
+import type { HostEntry, Hosts, Store } from "../../src/store/store.js";
+import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
+import { serverRecord } from "../fixtures/store-records.js";
+import { temporaryRoot } from "../fixtures/store-root.js";
+
+const ENTRY: HostEntry = {
+  door: "10.0.0.1:4300",
+  state: "serving",
+  startedAt: "2026-01-01T00:00:00.000Z",
+  storage: null,
+};
+const TTL_MS = 60_000;
+const problem = redisProblem();
+if (problem !== undefined) console.warn(`the directory of hosts is not tested: ${problem}`);
+
+describe.skipIf(problem !== undefined)("the directory of hosts", () => {
+  let redis: RedisServer;
+  const stores: Store[] = [];
+
+  beforeAll(async () => {
+    redis = await RedisServer.start();
+  });
+  afterAll(async () => {
+    await Promise.all(stores.map((store) => store.close()));
+    await redis.end();
+  });
+
+  async function open(url: string, host: string): Promise<Store & { hosts: Hosts }> {
+    const store = openStore(url, await temporaryRoot(), host);
+    stores.push(store);
+    if (store.hosts === null) throw new Error("the store knows no hosts");
+    return store as Store & { hosts: Hosts };
+  }
+
+  it("has each host from its first heartbeat on, by name", async () => {
+    const url = redis.url();
+    const [b, a] = [await open(url, "b"), await open(url, "a")];
+    expect(await a.hosts.list()).toEqual([]);
+    await b.hosts.beat("two", ENTRY, TTL_MS);
+    const own = await a.hosts.beat("one", { ...ENTRY, door: null }, TTL_MS);
+    expect(own).toMatchObject({ name: "a", instance: "one", door: null, gone: false });
+    expect(await b.hosts.list()).toMatchObject([
+      { ...own, remainingMs: expect.any(Number) },
+      { ...ENTRY, name: "b", instance: "two", gone: false },
+    ]);
+    for (const { remainingMs } of await b.hosts.list()) {
+      expect(remainingMs).toBeGreaterThan(TTL_MS / 2);
+      expect(remainingMs).toBeLessThanOrEqual(TTL_MS);
+    }
+  });
+
+  it("keeps a term for as long as no heartbeat comes too late", async () => {
+    const store = await open(redis.url(), "a");
+    const first = await store.hosts.beat("one", ENTRY, TTL_MS);
+    expect((await store.hosts.beat("one", { ...ENTRY, state: "draining" }, 80)).term).toBe(first.term);
+    expect(await store.hosts.list()).toMatchObject([{ state: "draining", term: first.term }]);
+    await delay(120);
+    expect(await store.hosts.list()).toMatchObject([{ name: "a", gone: true, remainingMs: 0, term: first.term }]);
+    expect((await store.hosts.beat("one", ENTRY, TTL_MS)).term).toBeGreaterThan(first.term);
+  });
+
+  it("gives terms that grow when a name goes from one instance to another, and over a loss of the entry", async () => {
+    const url = redis.url("terms");
+    const store = await open(url, "a");
+    const terms: number[] = [(await store.hosts.beat("one", ENTRY, TTL_MS)).term];
+    await store.hosts.leave("one");
+    terms.push((await store.hosts.beat("two", ENTRY, TTL_MS)).term);
+    await redis.client.del("copilotfleet:{terms}:host:a");
+    terms.push((await store.hosts.beat("two", ENTRY, TTL_MS)).term);
+    expect(terms).toEqual([...new Set(terms)].sort((x, y) => x - y));
+  });
+
+  it("refuses a second instance under a name, until the first is gone", async () => {
+    const store = await open(redis.url(), "a");
+    const { term } = await store.hosts.beat("one", ENTRY, TTL_MS);
+    const refusal = { code: "FLEET_HOST_TAKEN", message: expect.stringContaining("10.0.0.1:4300") };
+    await expect(store.hosts.beat("two", ENTRY, TTL_MS)).rejects.toMatchObject(refusal);
+    await store.hosts.leave("two");
+    expect(await store.hosts.list()).toMatchObject([{ instance: "one", term, gone: false }]);
+    await store.hosts.leave("one");
+    expect(await store.hosts.list()).toMatchObject([{ instance: "one", gone: true }]);
+    expect(await store.hosts.beat("two", ENTRY, TTL_MS)).toMatchObject({ instance: "two", gone: false });
+  });
+
+  it("forgets hosts that are gone, and no others", async () => {
+    const store = await open(redis.url(), "a");
+    await store.hosts.beat("one", ENTRY, TTL_MS);
+    expect(await store.hosts.forget("a")).toBe(false);
+    expect(await store.hosts.list()).toHaveLength(1);
+    await store.hosts.leave("one");
+    expect(await store.hosts.forget("a")).toBe(true);
+    expect(await store.hosts.forget("a")).toBe(false);
+    expect(await store.hosts.list()).toEqual([]);
+  });
+
+  it("gives each host a registry of its own, which the others can look at, and all the same sessions", async () => {
+    const url = redis.url();
+    const [a, b] = [await open(url, "a"), await open(url, "b")];
+    await a.updateRegistry((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));
+    await b.updateRegistry(
+      (draft) => void Object.assign(draft.servers, { s1: serverRecord("s1"), s2: serverRecord("s2") }),
+    );
+    expect(Object.keys((await a.readRegistry()).servers)).toEqual(["s1"]);
+    expect(Object.keys((await b.readRegistry()).servers)).toEqual(["s1", "s2"]);
+    expect(await a.hosts.registryOf("b")).toEqual(await b.readRegistry());
+    expect(await a.hosts.registryOf("c")).toEqual({ servers: {} });
+    // As another process of the host finds it.
+    expect(await (await open(url, "a")).readRegistry()).toEqual(await a.readRegistry());
+  });
+});
