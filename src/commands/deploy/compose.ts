@@ -1,0 +1,30 @@
+import { FleetCommand } from "../../cli/base-command.js";
+import { deployCompose } from "../../cli/deploy.js";
+import { containerFlags } from "../../cli/deploy-flags.js";
+
+export default class DeployCompose extends FleetCommand {
+  static override summary = "Print a Docker Compose file for this configuration.";
+  static override description =
+    "With more than one host a Redis comes with it, unless the configuration names one that is not on this machine. " +
+    "No secret is in it: variables are filled in by docker compose. Needs Compose 2.23.1 or later.";
+  static override examples = [
+    "<%= config.bin %> deploy compose > compose.yaml",
+    "<%= config.bin %> deploy compose --replicas 3 --storage shared",
+  ];
+  static override flags = containerFlags;
+
+  async run(): Promise<{ compose: Record<string, unknown>; notices: string[] }> {
+    const { flags } = await this.parse(DeployCompose);
+    const { compose, notices, yaml } = await deployCompose({
+      name: flags.name,
+      image: flags.image ?? `copilotfleet:${this.config.version}`,
+      replicas: flags.replicas,
+      storage: flags.storage,
+      servers: flags.servers,
+      sessions: flags.sessions,
+      secretStore: false,
+    });
+    this.log(yaml.trimEnd());
+    return { compose, notices };
+  }
+}

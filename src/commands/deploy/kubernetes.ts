@@ -1,0 +1,40 @@
+import { FleetCommand } from "../../cli/base-command.js";
+import { deployKubernetes } from "../../cli/deploy.js";
+import { kubernetesFlags } from "../../cli/deploy-flags.js";
+import type { Manifest } from "../../deploy/kubernetes/render.js";
+
+export default class DeployKubernetes extends FleetCommand {
+  static override summary = "Print Kubernetes manifests for this configuration, for kubectl apply.";
+  static override description =
+    "Nothing is applied, and no secret is in them: keys, tokens and a Redis URL with a password are references to Secrets, " +
+    "which comments at the top name. More than one host needs a Redis store.";
+  static override examples = [
+    "<%= config.bin %> deploy kubernetes --image registry.example/copilotfleet:1 | kubectl apply -f -",
+    "<%= config.bin %> deploy kubernetes --replicas 3 --redis-secret fleet-redis --storage shared --storage-class nfs",
+  ];
+  static override flags = kubernetesFlags;
+
+  async run(): Promise<{ manifests: Manifest[]; notices: string[] }> {
+    const { flags } = await this.parse(DeployKubernetes);
+    const { manifests, notices, yaml } = await deployKubernetes({
+      name: flags.name,
+      image: flags.image ?? `copilotfleet:${this.config.version}`,
+      replicas: flags.replicas,
+      maxReplicas: flags["max-replicas"],
+      storage: flags.storage,
+      servers: flags.servers,
+      sessions: flags.sessions,
+      secretStore: flags["redis-secret"] !== undefined,
+      namespace: flags.namespace,
+      secret: flags.secret,
+      redisSecret: flags["redis-secret"],
+      storageSize: flags["storage-size"],
+      storageClass: flags["storage-class"],
+      monitoringNamespace: flags["monitoring-namespace"],
+      clientNamespaces: flags["client-namespace"],
+      egressPorts: flags["egress-port"] ?? [],
+    });
+    this.log(yaml.trimEnd());
+    return { manifests, notices };
+  }
+}

@@ -1,0 +1,24 @@
+import { FleetCommand } from "../../cli/base-command.js";
+import { deploySystemd } from "../../cli/deploy.js";
+import { systemdFlags } from "../../cli/deploy-flags.js";
+import type { UnitFile } from "../../deploy/systemd.js";
+
+export default class DeploySystemd extends FleetCommand {
+  static override summary = "Print systemd units for this configuration: serve, its socket, and a timer for gc.";
+  static override description =
+    "Each file stands below a comment with its path; --output writes them. No secret is in them: keys, tokens and a Redis " +
+    "URL with a password belong into /etc/copilotfleet/secrets.env.";
+  static override examples = [
+    "<%= config.bin %> deploy systemd",
+    "<%= config.bin %> deploy systemd --command /usr/bin/copilotfleet --output /",
+  ];
+  static override flags = systemdFlags;
+
+  async run(): Promise<{ files: UnitFile[]; notices: string[]; written: string[] }> {
+    const { flags } = await this.parse(DeploySystemd);
+    const options = { command: flags.command, user: flags["run-as"] };
+    const { files, notices, written, text } = await deploySystemd(options, flags.output);
+    this.log(flags.output === undefined ? text.trimEnd() : [...written, "", ...notices].join("\n"));
+    return { files, notices, written };
+  }
+}

@@ -1,0 +1,164 @@
+import type { Layer } from "../config/layers.js";
+import type { Config } from "../config/schema.js";
+import {
+  COMMAND,
+  CONFIG_FILE,
+  CONFIG_FOLDER,
+  DOOR_PORT,
+  ENVIRONMENT,
+  METRICS_PORT,
+  SCRATCH,
+  SHARED_FOLDER,
+  SHARED_VOLUME,
+  TOKENS_FOLDER,
+  UID,
+  VOLUME,
+} from "./container.js";
+import { type Deployment, type DeployOptions, describe } from "./deployment.js";
+import { unfit } from "./problem.js";
+import { configText } from "./settings.js";
+import { memoryBytes } from "./sizing.js";
+import { yamlStream } from "./yaml.js";
+
+export interface RenderedCompose {
+  compose: Record<string, unknown>;
+  notices: string[];
+  yaml: string;
+}
+
+/** The Redis of the composition: nobody outside of its network reaches it, and it has no password. */
+const OWN_REDIS = "redis://redis:6379/0";
+const REDIS_IMAGE = "redis:7-bookworm";
+
+/** A rejection that nobody takes ends Node with 1. Without a blank: Podman takes the words of an argument apart (5.4). */
+const READY = `fetch("http://127.0.0.1:${METRICS_PORT}/readyz").then((r)=>{if(!r.ok)throw(r.status)})`;
+
+/**
+ * The fleet of this configuration as a Compose file (2.23.1 or later: the configuration stands in it). A service for each
+ * host, since each has a name and a volume of its own; the Redis is in it unless the configuration names one elsewhere.
+ */
+export function renderCompose(loaded: { config: Config; given: Layer }, options: DeployOptions): RenderedCompose {
+  const deployment = describe(loaded, options, OWN_REDIS);
+  const { name, replicas, storage, settings } = deployment;
+  if (settings.userTokenVariables !== null) {
+    throw unfit('auth.githubTokenEnv has "{user}" in it: Compose passes on variables by name alone', [
+      "Use auth.githubTokenFile or auth.githubTokenCommand",
+    ]);
+  }
+  const ownRedis = settings.file.store === OWN_REDIS;
+  const hosts = Array.from({ length: replicas }, (_, index) => `host-${index + 1}`);
+  const { tokenFiles } = settings;
+  const file =
+    tokenFiles === null
+      ? settings.file
+      : { ...settings.file, auth: { githubTokenFile: `${TOKENS_FOLDER}/${tokenFiles.name}` } };
+  const compose = {
+    name,
+    services: {
+      ...(ownRedis ? { redis: redisService() } : {}),
+      ...Object.fromEntries(hosts.map((host, index) => [host, hostService(deployment, host, index, ownRedis)])),
+    },
+    configs: { fleet: { content: literal(configText(file)) } },
+    volumes: Object.fromEntries(
+      [...hosts, ...(storage === "shared" ? ["shared"] : []), ...(ownRedis ? ["redis"] : [])].map((key) => [key, {}]),
+    ),
+  };
+  const notices = [...composeNotices(deployment), ...deployment.notices];
+  return { compose, notices, yaml: yamlStream(notices, [{ value: compose }]) };
+}
+
+function hostService(deployment: Deployment, host: string, index: number, ownRedis: boolean) {
+  const { image, storage, settings, capacity } = deployment;
+  const secrets = settings.secrets.map(({ name, required }) => [
+    name,
+    required ? `\${${name}:?a secret of the fleet}` : `\${${name}:-}`,
+  ]);
+  return {
+    image,
+    hostname: host,
+    restart: "unless-stopped",
+    // Docker's own init takes the place of the image's: PID 1 has to reap what is orphaned.
+    init: true,
+    entrypoint: [COMMAND],
+    command: ["serve"],
+    user: `${UID}:${UID}`,
+    working_dir: VOLUME,
+    read_only: true,
+    tmpfs: [SCRATCH],
+    cap_drop: ["ALL"],
+    security_opt: ["no-new-privileges:true"],
+    environment: {
+      ...ENVIRONMENT,
+      COPILOTFLEET_HOST_NAME: host,
+      COPILOTFLEET_HOST_ADVERTISE: `${host}:${DOOR_PORT}`,
+      ...(storage === "shared" ? { COPILOTFLEET_STORAGE_SHARED: SHARED_FOLDER } : {}),
+      ...Object.fromEntries(secrets),
+    },
+    configs: [{ source: "fleet", target: `${CONFIG_FOLDER}/${CONFIG_FILE}` }],
+    volumes: [
+      `${host}:${VOLUME}`,
+      ...(storage === "shared" ? [`shared:${SHARED_VOLUME}`] : []),
+      ...tokenMounts(deployment),
+    ],
+    ports: [`127.0.0.1:${DOOR_PORT + index}:${DOOR_PORT}`],
+    healthcheck: {
+      test: ["CMD", "node", "-e", READY],
+      interval: "10s",
+      timeout: "5s",
+      retries: 3,
+      start_period: "60s",
+    },
+    stop_grace_period: `${deployment.stopGraceSeconds}s`,
+    deploy: { resources: { reservations: { memory: `${memoryBytes(capacity) / (1024 * 1024)}M` } } },
+    ...(ownRedis ? { depends_on: { redis: { condition: "service_healthy" } } } : {}),
+  };
+}
+
+function redisService() {
+  return {
+    image: REDIS_IMAGE,
+    restart: "unless-stopped",
+    // What the fleet asks of a Redis: docs/redis.md.
+    command: ["redis-server", "--appendonly", "yes", "--maxmemory-policy", "noeviction"],
+    security_opt: ["no-new-privileges:true"],
+    volumes: ["redis:/data"],
+    healthcheck: { test: ["CMD", "redis-cli", "ping"], interval: "5s", timeout: "3s", retries: 12 },
+    stop_grace_period: "30s",
+  };
+}
+
+/** The file itself, or the folder that has one for each user. */
+function tokenMounts({ settings: { tokenFiles } }: Deployment): string[] {
+  if (tokenFiles === null) return [];
+  const { path, name, perUser } = tokenFiles;
+  if (!perUser) return [literal(`${path}:${TOKENS_FOLDER}/${name}:ro`)];
+  const folder = path.slice(0, path.lastIndexOf("/"));
+  if (folder.includes("{user}")) {
+    throw unfit('auth.githubTokenFile has "{user}" in the name of a folder: one folder is mounted, with all files', [
+      'Put "{user}" into the name of the file alone',
+    ]);
+  }
+  return [literal(`${folder}:${TOKENS_FOLDER}:ro`)];
+}
+
+/** Compose fills in variables wherever a `$` stands. */
+function literal(text: string): string {
+  return text.replaceAll("$", "$$$$");
+}
+
+function composeNotices({ settings, replicas }: Deployment): string[] {
+  const names = settings.secrets.filter(({ required }) => required).map(({ name }) => name);
+  return [
+    ...(names.length === 0
+      ? []
+      : [
+          `Set ${names.join(", ")} in the environment of docker compose, or in a file: docker compose --env-file FILE up`,
+        ]),
+    ...(settings.tokenFiles === null
+      ? []
+      : [`Token files have to belong to uid ${UID}, with mode 0600: the fleet refuses what others can read.`]),
+    ...(replicas === 1
+      ? []
+      : [`Host N listens at port ${DOOR_PORT - 1} + N of this machine; each of them takes every user.`]),
+  ];
+}

@@ -1,0 +1,156 @@
+import type { Layer } from "../config/layers.js";
+import { isLoopback, readRedisUrl, showRedisUrl } from "../config/redis-url.js";
+import type { Config } from "../config/schema.js";
+import { quote } from "../errors.js";
+import { stopGraceSeconds } from "./grace.js";
+import { badFlag, unfit } from "./problem.js";
+import { type Settings, settingsOf } from "./settings.js";
+import type { Capacity } from "./sizing.js";
+
+export type StorageKind = "local" | "shared";
+
+/** What the command line says of a deployment in containers. */
+export interface DeployOptions {
+  name: string;
+  image: string;
+  /** Default: 1 with the file store, else 2. */
+  replicas?: number | undefined;
+  /** How many hosts there may become; default: twice as many. */
+  maxReplicas?: number | undefined;
+  /** Default: what the configuration says by `storage.shared`, else local. */
+  storage?: StorageKind | undefined;
+  /** How many servers a host is meant to carry; default: `pool.servers` of shared ones, else 20. */
+  servers?: number | undefined;
+  /** How many sessions in memory; default: 50. */
+  sessions?: number | undefined;
+  /** The Redis URL comes from a secret, whatever the configuration says. */
+  secretStore: boolean;
+}
+
+/** What the renderers share: hosts in containers, described without a word of the orchestrator's. */
+export interface Deployment {
+  name: string;
+  image: string;
+  replicas: number;
+  maxReplicas: number;
+  storage: StorageKind;
+  capacity: Capacity;
+  settings: Settings;
+  /** Null: the file store. The port is null when the URL is a secret. */
+  redis: { port: number | null } | null;
+  /** After how many seconds a `serve` that drains may be killed. */
+  stopGraceSeconds: number;
+  /** TCP ports that hosts have to reach elsewhere, but for Redis. */
+  modelPorts: number[];
+  /** What a reader of the manifests has to know or to do, a sentence each. */
+  notices: string[];
+}
+
+/** An orchestrator decides these for each host. */
+export const PER_HOST = ["host.name", "host.advertise", "storage.shared", "serve.listen", "serve.metrics"];
+const USUAL_SERVERS = 20;
+const USUAL_SESSIONS = 50;
+const HTTPS_PORT = 443;
+
+/**
+ * Describes the fleet of this configuration as hosts in containers.
+ *
+ * @param ownRedis The orchestrator brings a Redis of its own, at this URL, if the configuration names none that others
+ * can reach.
+ * @throws FleetError `FLEET_USAGE_INVALID`, `FLEET_CONFIG_INVALID` for what cannot be deployed so.
+ */
+export function describe(
+  { config, given }: { config: Config; given: Layer },
+  options: DeployOptions,
+  ownRedis: string | null = null,
+): Deployment {
+  const url = config.store.kind === "redis" ? readRedisUrl(config.store.url) : null;
+  const reachable = options.secretStore || (url !== null && !isLoopback(url));
+  const own = !reachable && ownRedis !== null && (url !== null || (options.replicas ?? 1) > 1);
+  if (url !== null && !reachable && !own) {
+    throw unfit(
+      `store is ${quote(showRedisUrl(url))}: in a pod that is the pod itself, so no two hosts would share it`,
+      ["Set store to a Redis that all pods reach", "Give its URL in a Secret: --redis-secret NAME"],
+    );
+  }
+  const hasRedis = reachable || own;
+  const replicas = replicasOf(options, hasRedis);
+  const storage = options.storage ?? (given.has("storage.shared") ? "shared" : "local");
+  const settings = settingsOf(config, given, {
+    without: [...PER_HOST, "runtime.path", ...(own ? ["store", "storeOptions"] : [])],
+    with: own ? { store: ownRedis, "storeOptions.insecure": true } : {},
+    secretStore: options.secretStore,
+    moveTokenFiles: true,
+  });
+  const described: Deployment = {
+    name: options.name,
+    image: options.image,
+    replicas,
+    maxReplicas: hasRedis ? maxReplicasOf(options, replicas) : 1,
+    storage,
+    capacity: capacityOf(options, config),
+    settings,
+    redis: hasRedis ? { port: own || options.secretStore ? null : (url?.port ?? null) } : null,
+    stopGraceSeconds: stopGraceSeconds(config.drain.timeoutMs),
+    modelPorts: modelPorts(config),
+    notices: [],
+  };
+  described.notices.push(...noticesOf(config, given, described));
+  return described;
+}
+
+function replicasOf({ replicas }: DeployOptions, hasRedis: boolean): number {
+  if (hasRedis || replicas === undefined) return replicas ?? (hasRedis ? 2 : 1);
+  if (replicas === 1) return 1;
+  throw badFlag(
+    "replicas",
+    replicas,
+    'only 1 is with "store": "file", which is the state of one host; more need a Redis',
+    ["Set store to a Redis that all hosts reach, or name the Secret with its URL: --redis-secret NAME"],
+  );
+}
+
+function maxReplicasOf({ maxReplicas }: DeployOptions, replicas: number): number {
+  if (maxReplicas === undefined) return 2 * replicas;
+  if (maxReplicas >= replicas) return maxReplicas;
+  throw badFlag("max-replicas", maxReplicas, `a number from --replicas, ${replicas}, is`);
+}
+
+function capacityOf({ servers, sessions }: DeployOptions, config: Config): Capacity {
+  const usual = config.isolation === "shared" ? config.pool.servers : USUAL_SERVERS;
+  return { servers: servers ?? usual, sessions: sessions ?? USUAL_SESSIONS };
+}
+
+function modelPorts({ provider, auth }: Config): number[] {
+  const ports = new Set<number>();
+  const hasToken = Object.values(auth).some((source) => source !== null);
+  if (hasToken || provider === null) ports.add(HTTPS_PORT);
+  if (provider !== null && provider.type !== "echo") {
+    const { port, protocol } = new URL(provider.baseUrl);
+    ports.add(port === "" ? (protocol === "https:" ? HTTPS_PORT : 80) : Number(port));
+  }
+  return [...ports].sort((a, b) => a - b);
+}
+
+function noticesOf(config: Config, given: Layer, { settings }: Deployment): string[] {
+  const notices: string[] = [];
+  const { provider, auth, runtime } = config;
+  if (given.has("runtime.path"))
+    notices.push("runtime.path is left out: it is a path of this machine. The image's own runtime is used.");
+  if (auth.githubTokenCommand !== null)
+    notices.push("auth.githubTokenCommand runs inside the container: the image has to have what it calls.");
+  if (settings.userTokenVariables !== null)
+    notices.push(
+      `auth.githubTokenEnv is ${quote(settings.userTokenVariables)}: only users whose ids are letters, digits and _ can have one, and a new one counts after a restart.`,
+    );
+  if (provider === null && Object.values(auth).every((source) => source === null))
+    notices.push("Neither a provider nor a GitHub token is configured: sessions have no model.");
+  if (provider !== null && provider.type !== "echo" && isThisMachine(provider.baseUrl))
+    notices.push("provider.baseUrl is an address of this machine: in a container that is the container itself.");
+  if (runtime.args.length > 0) notices.push("runtime.args are passed on as they are: paths in them are the image's.");
+  return notices;
+}
+
+function isThisMachine(url: string): boolean {
+  return isLoopback({ host: new URL(url).hostname.replace(/^\[|\]$/g, "") });
+}

@@ -1,0 +1,44 @@
+import { NetworkPolicy } from "kubernetes-models/networking.k8s.io/v1/NetworkPolicy";
+import { DOOR_PORT, METRICS_PORT } from "../container.js";
+import { HOST, metadata, type Plan, selector } from "./options.js";
+
+const DNS_PORT = 53;
+const REDIS_PORT = 6379;
+/** The label that Kubernetes itself gives each namespace. */
+const NAMESPACE_LABEL = "kubernetes.io/metadata.name";
+
+const tcp = (port: number) => ({ port, protocol: "TCP" as const });
+const ofNamespace = (name: string) => ({ namespaceSelector: { matchLabels: { [NAMESPACE_LABEL]: name } } });
+
+/**
+ * Who may reach the pods, and what they may reach. Destinations outside are ports alone: a policy knows addresses and no
+ * names, and those of Redis and of a model service change. The kubelet's probes come from the node, and always pass.
+ */
+export function networkPolicy(plan: Plan): NetworkPolicy {
+  const { deployment, options, labels } = plan;
+  const hosts = { podSelector: { matchLabels: selector(plan, HOST) } };
+  const clients =
+    options.clientNamespaces.length === 0 ? [{ namespaceSelector: {} }] : options.clientNamespaces.map(ofNamespace);
+  const { redis, modelPorts } = deployment;
+  const outside = new Set([
+    ...(redis === null ? [] : [redis.port ?? REDIS_PORT]),
+    ...modelPorts,
+    ...options.egressPorts,
+  ]);
+  return new NetworkPolicy({
+    metadata: metadata(plan, plan.names.main),
+    spec: {
+      podSelector: { matchLabels: labels },
+      policyTypes: ["Ingress", "Egress"],
+      ingress: [
+        { from: [...clients, hosts], ports: [tcp(DOOR_PORT)] },
+        { from: [ofNamespace(options.monitoringNamespace)], ports: [tcp(METRICS_PORT)] },
+      ],
+      egress: [
+        { ports: [{ port: DNS_PORT, protocol: "UDP" }, tcp(DNS_PORT)] },
+        { to: [hosts], ports: [tcp(DOOR_PORT)] },
+        ...(outside.size === 0 ? [] : [{ ports: [...outside].sort((a, b) => a - b).map(tcp) }]),
+      ],
+    },
+  });
+}

@@ -1,0 +1,145 @@
+import { createHash } from "node:crypto";
+import { StatefulSet } from "kubernetes-models/apps/v1/StatefulSet";
+import { CronJob } from "kubernetes-models/batch/v1/CronJob";
+import { PodDisruptionBudget } from "kubernetes-models/policy/v1/PodDisruptionBudget";
+import { ConfigMap } from "kubernetes-models/v1/ConfigMap";
+import { Namespace } from "kubernetes-models/v1/Namespace";
+import { PersistentVolumeClaim } from "kubernetes-models/v1/PersistentVolumeClaim";
+import type { IIoK8sApiCoreV1PersistentVolumeClaimSpec } from "kubernetes-models/v1/PersistentVolumeClaimSpec";
+import { Service } from "kubernetes-models/v1/Service";
+import { CONFIG_FILE, DOOR_PORT, METRICS_PORT } from "../container.js";
+import { configText } from "../settings.js";
+import { diskGib } from "../sizing.js";
+import { GC, HOST, metadata, type Plan, selector } from "./options.js";
+import { gcPod, hostPod } from "./pod.js";
+
+/** The namespace, in which nothing may run that asks for more rights than the pods here do. */
+export function namespace({ options, labels }: Plan): Namespace {
+  return new Namespace({
+    metadata: {
+      name: options.namespace,
+      labels: { ...labels, "pod-security.kubernetes.io/enforce": "restricted" },
+    },
+  });
+}
+
+export function configMap(plan: Plan, file: Record<string, unknown>): ConfigMap {
+  return new ConfigMap({ metadata: metadata(plan, plan.names.config), data: { [CONFIG_FILE]: configText(file) } });
+}
+
+/** Where clients connect: any host that is ready, as each takes every user. */
+export function frontService(plan: Plan): Service {
+  return new Service({
+    metadata: metadata(plan, plan.names.main),
+    spec: { selector: selector(plan, HOST), ports: [{ name: "door", port: DOOR_PORT, targetPort: "door" }] },
+  });
+}
+
+/** Gives each pod a name of its own, under which other hosts and Prometheus reach it. */
+export function hostsService(plan: Plan): Service {
+  return new Service({
+    metadata: metadata(plan, plan.names.hosts),
+    spec: {
+      clusterIP: "None",
+      // A host that drains is not ready, and still has the sessions that others ask it for.
+      publishNotReadyAddresses: true,
+      selector: selector(plan, HOST),
+      ports: [
+        { name: "door", port: DOOR_PORT, targetPort: "door" },
+        { name: "metrics", port: METRICS_PORT, targetPort: "metrics" },
+      ],
+    },
+  });
+}
+
+export function sharedClaim(plan: Plan): PersistentVolumeClaim {
+  return new PersistentVolumeClaim({
+    metadata: metadata(plan, plan.names.shared),
+    spec: claim("ReadWriteMany", plan.options.storageSize ?? sharedSize(plan), plan.options.storageClass),
+  });
+}
+
+/** The sessions of all hosts there may be. */
+function sharedSize({ deployment }: Plan): string {
+  return `${deployment.maxReplicas * diskGib({ servers: 0, sessions: deployment.capacity.sessions }, true)}Gi`;
+}
+
+function claim(
+  accessMode: "ReadWriteOnce" | "ReadWriteMany",
+  storage: string,
+  storageClassName: string | undefined,
+): IIoK8sApiCoreV1PersistentVolumeClaimSpec {
+  return {
+    accessModes: [accessMode],
+    resources: { requests: { storage } },
+    ...(storageClassName === undefined ? {} : { storageClassName }),
+  };
+}
+
+export function statefulSet(plan: Plan, file: Record<string, unknown>): StatefulSet {
+  const { deployment, options, names } = plan;
+  const { storage, replicas, maxReplicas, capacity } = deployment;
+  const local = storage === "local";
+  const size = `${diskGib(capacity, local)}Gi`;
+  const own = local
+    ? claim("ReadWriteOnce", options.storageSize ?? size, options.storageClass)
+    : claim("ReadWriteOnce", size, undefined);
+  return new StatefulSet({
+    metadata: metadata(plan, names.main),
+    spec: {
+      serviceName: names.hosts,
+      // The autoscaler's to set, if there is one: applying the manifest again would set it back.
+      ...(maxReplicas > replicas ? {} : { replicas }),
+      // Hosts do not wait for one another to start or to end.
+      podManagementPolicy: "Parallel",
+      updateStrategy: { type: "RollingUpdate" },
+      selector: { matchLabels: selector(plan, HOST) },
+      template: {
+        metadata: {
+          labels: selector(plan, HOST),
+          // The configuration is read at the start: another one is another template.
+          annotations: {
+            "copilotfleet/config-sha256": createHash("sha256").update(configText(file)).digest("hex"),
+          },
+        },
+        spec: hostPod(plan),
+      },
+      volumeClaimTemplates: [
+        { apiVersion: "v1", kind: "PersistentVolumeClaim", metadata: { name: "state" }, spec: own },
+      ],
+      persistentVolumeClaimRetentionPolicy: { whenDeleted: "Retain", whenScaled: "Retain" },
+    },
+  });
+}
+
+/** Nodes are emptied one host at a time. One that is not ready anyway is in nobody's way. */
+export function disruptionBudget(plan: Plan): PodDisruptionBudget {
+  return new PodDisruptionBudget({
+    metadata: metadata(plan, plan.names.main),
+    spec: {
+      maxUnavailable: 1,
+      unhealthyPodEvictionPolicy: "AlwaysAllow",
+      selector: { matchLabels: selector(plan, HOST) },
+    },
+  });
+}
+
+export function gcJob(plan: Plan): CronJob {
+  return new CronJob({
+    metadata: metadata(plan, plan.names.gc),
+    spec: {
+      schedule: "17 * * * *",
+      concurrencyPolicy: "Forbid",
+      startingDeadlineSeconds: 600,
+      successfulJobsHistoryLimit: 1,
+      failedJobsHistoryLimit: 3,
+      jobTemplate: {
+        spec: {
+          backoffLimit: 0,
+          activeDeadlineSeconds: 1800,
+          template: { metadata: { labels: selector(plan, GC) }, spec: gcPod(plan) },
+        },
+      },
+    },
+  });
+}

@@ -1,0 +1,40 @@
+import { HorizontalPodAutoscaler } from "kubernetes-models/autoscaling/v2/HorizontalPodAutoscaler";
+import type { IIoK8sApiAutoscalingV2HPAScalingRules } from "kubernetes-models/autoscaling/v2/HPAScalingRules";
+import { metadata, type Plan } from "./options.js";
+
+/** The metric of `src/serve/metrics.ts`; a test compares them. */
+const ACTIVE_SESSIONS = "copilotfleet_sessions_active";
+/** Another host comes before those there are full. */
+const FILL = 0.8;
+
+/** Ends of hosts cost turns that have to be waited for, so they are rare, and one at a time. */
+const SLOWLY: IIoK8sApiAutoscalingV2HPAScalingRules = {
+  stabilizationWindowSeconds: 1800,
+  policies: [{ type: "Pods", value: 1, periodSeconds: 600 }],
+};
+
+export function autoscaler(plan: Plan): HorizontalPodAutoscaler {
+  const { replicas, maxReplicas, storage, capacity } = plan.deployment;
+  return new HorizontalPodAutoscaler({
+    metadata: metadata(plan, plan.names.main),
+    spec: {
+      scaleTargetRef: { apiVersion: "apps/v1", kind: "StatefulSet", name: plan.names.main },
+      minReplicas: replicas,
+      maxReplicas,
+      metrics: [
+        {
+          type: "Pods",
+          pods: {
+            metric: { name: ACTIVE_SESSIONS },
+            target: { type: "AverageValue", averageValue: String(Math.max(1, Math.floor(capacity.sessions * FILL))) },
+          },
+        },
+      ],
+      behavior: {
+        scaleUp: { stabilizationWindowSeconds: 60, policies: [{ type: "Pods", value: 2, periodSeconds: 60 }] },
+        // With local storage the sessions of a host are where no other host reaches them.
+        scaleDown: storage === "local" ? { selectPolicy: "Disabled" } : SLOWLY,
+      },
+    },
+  });
+}

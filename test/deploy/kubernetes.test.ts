@@ -1,0 +1,263 @@
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { StatefulSet as StatefulSetModel } from "kubernetes-models/apps/v1/StatefulSet";
+import { describe, expect, it, onTestFinished } from "vitest";
+import { parseAllDocuments } from "yaml";
+import { COMMAND, CONFIG_FOLDER, INIT, SHARED_VOLUME, STATE_FOLDER, UID, VOLUME } from "../../src/deploy/container.js";
+import { validated } from "../../src/deploy/kubernetes/render.js";
+import { isFleetError } from "../../src/errors.js";
+import { FleetMetrics } from "../../src/serve/metrics.js";
+import { find, has, hostContainer, kubernetes, REDIS, type StatefulSet } from "./render.js";
+
+const kinds = (manifests: { kind: string }[]) => manifests.map(({ kind }) => kind);
+
+function refusal(render: () => unknown): { exit: number; message: string } {
+  try {
+    render();
+  } catch (error) {
+    if (isFleetError(error)) return { exit: error.exit, message: error.message };
+    throw error;
+  }
+  throw new Error("nothing was refused");
+}
+
+describe("what is rendered", () => {
+  it("with the file store is one host", () => {
+    const { manifests } = kubernetes({ COPILOTFLEET_PROVIDER_TYPE: "echo" });
+    expect(kinds(manifests)).toEqual([
+      "Namespace",
+      "ConfigMap",
+      "Service",
+      "Service",
+      "NetworkPolicy",
+      "StatefulSet",
+      "PodDisruptionBudget",
+    ]);
+    expect(find(manifests, "StatefulSet").spec?.replicas).toBe(1);
+  });
+
+  it("with Redis and shared storage has a claim for all, an autoscaler and a gc job", () => {
+    const { manifests } = kubernetes(REDIS, {
+      storage: "shared",
+      replicas: 3,
+      storageClass: "nfs",
+      storageSize: "80Gi",
+    });
+    expect(kinds(manifests)).toEqual(
+      expect.arrayContaining(["PersistentVolumeClaim", "HorizontalPodAutoscaler", "CronJob"]),
+    );
+    expect(find(manifests, "PersistentVolumeClaim").spec).toEqual({
+      accessModes: ["ReadWriteMany"],
+      resources: { requests: { storage: "80Gi" } },
+      storageClassName: "nfs",
+    });
+    expect(hostContainer(manifests).volumeMounts).toContainEqual({ name: "shared", mountPath: SHARED_VOLUME });
+    const set = find(manifests, "StatefulSet").spec;
+    expect(set).not.toHaveProperty("replicas"); // the autoscaler's
+    expect(find(manifests, "HorizontalPodAutoscaler").spec).toMatchObject({
+      minReplicas: 3,
+      maxReplicas: 6,
+      behavior: { scaleDown: { stabilizationWindowSeconds: 1800 } },
+    });
+  });
+
+  it("with local storage never scales down by itself, and says who collects garbage", () => {
+    const { manifests, yaml } = kubernetes(REDIS);
+    expect(find(manifests, "HorizontalPodAutoscaler").spec).toMatchObject({
+      behavior: { scaleDown: { selectPolicy: "Disabled" } },
+    });
+    expect(kinds(manifests)).not.toContain("CronJob");
+    expect(yaml.replace(/\n# /g, " ")).toContain("There is no CronJob for gc");
+  });
+
+  it("scales by a metric that serve has", async () => {
+    const spec = find(kubernetes(REDIS).manifests, "HorizontalPodAutoscaler").spec as unknown as {
+      metrics: { pods: { metric: { name: string } } }[];
+    };
+    const text = await (await FleetMetrics.open({ version: "0" })).text();
+    expect(text).toContain(`\n${spec.metrics[0]?.pods.metric.name} `);
+  });
+
+  it("runs a pod without rights, behind an init, with time to drain", () => {
+    const { manifests } = kubernetes({ ...REDIS, COPILOTFLEET_DRAIN_TIMEOUT: "2m" });
+    const { template } = (find(manifests, "StatefulSet") as unknown as StatefulSet).spec;
+    expect(template.spec).toMatchObject({
+      enableServiceLinks: false,
+      automountServiceAccountToken: false,
+      securityContext: {
+        runAsNonRoot: true,
+        runAsUser: UID,
+        fsGroup: UID,
+        fsGroupChangePolicy: "OnRootMismatch",
+        seccompProfile: { type: "RuntimeDefault" },
+      },
+    });
+    const container = hostContainer(manifests);
+    expect(container.securityContext).toEqual({
+      allowPrivilegeEscalation: false,
+      readOnlyRootFilesystem: true,
+      capabilities: { drop: ["ALL"] },
+    });
+    expect(container.command).toEqual([...INIT, COMMAND]);
+    const sleep = Number(container.lifecycle.preStop.exec.command[1]);
+    expect(template.spec.terminationGracePeriodSeconds).toBeGreaterThan(120 + sleep + 20);
+    expect(container).toMatchObject({
+      readinessProbe: { httpGet: { path: "/readyz" } },
+      livenessProbe: { httpGet: { path: "/healthz" } },
+    });
+  });
+
+  it("lets hosts reach Redis, the model and what was asked for, and no other port", () => {
+    const env = {
+      ...REDIS,
+      COPILOTFLEET_PROVIDER_TYPE: "openai",
+      COPILOTFLEET_PROVIDER_BASE_URL: "http://model:8080/v1",
+    };
+    const { manifests } = kubernetes(env, { egressPorts: [3128], clientNamespaces: ["web"] });
+    const { ingress, egress } = find(manifests, "NetworkPolicy").spec as unknown as {
+      ingress: { from: unknown[] }[];
+      egress: { to?: unknown; ports: { port: number }[] }[];
+    };
+    const outside = egress.filter(({ to }) => to === undefined).flatMap(({ ports }) => ports.map(({ port }) => port));
+    expect([...new Set(outside)].sort((a, b) => a - b)).toEqual([53, 3128, 6380, 8080]);
+    expect(ingress[0]?.from[0]).toEqual({
+      namespaceSelector: { matchLabels: { "kubernetes.io/metadata.name": "web" } },
+    });
+  });
+
+  it("changes the template with the configuration, so that pods take it", () => {
+    const annotation = (env: Record<string, string>) =>
+      find(kubernetes(env).manifests, "StatefulSet").spec?.template?.metadata?.annotations;
+    expect(annotation({ ...REDIS, COPILOTFLEET_SESSION_MODEL: "a" })).not.toEqual(
+      annotation({ ...REDIS, COPILOTFLEET_SESSION_MODEL: "b" }),
+    );
+  });
+
+  it("has the paths and the user of the Dockerfile", () => {
+    const dockerfile = readFileSync(new URL("../../Dockerfile", import.meta.url), "utf8");
+    expect(dockerfile).toContain(`ENTRYPOINT ${JSON.stringify([...INIT, COMMAND]).replaceAll(",", ", ")}`);
+    for (const text of [
+      `USER ${UID}:${UID}`,
+      `COPILOTFLEET_HOME=${STATE_FOLDER}`,
+      `WORKDIR ${VOLUME}\n`,
+      SHARED_VOLUME,
+    ])
+      expect(dockerfile).toContain(text);
+  });
+});
+
+describe("secrets", () => {
+  const SECRET = {
+    COPILOTFLEET_STORE: "rediss://fleet:canary-redis@redis.example:6379/0",
+    COPILOTFLEET_PROVIDER_TYPE: "azure",
+    COPILOTFLEET_PROVIDER_BASE_URL: "https://models.example/v1?code=canary-query",
+    COPILOTFLEET_PROVIDER_API_KEY_ENV: "MODEL_KEY",
+    MODEL_KEY: "canary-key",
+    COPILOTFLEET_AUTH_GITHUB_TOKEN_ENV: "TEAM_TOKEN",
+    TEAM_TOKEN: "canary-token",
+    HTTPS_PROXY: "http://proxy:canary-proxy@proxy.example",
+  };
+
+  it("are references and stand nowhere", () => {
+    const { manifests, yaml, notices } = kubernetes(SECRET, { secret: "keys", redisSecret: "redis-url" });
+    expect(yaml + JSON.stringify({ manifests, notices })).not.toContain("canary");
+    const referred = hostContainer(manifests).env.flatMap(({ name, valueFrom }) =>
+      valueFrom?.secretKeyRef === undefined ? [] : [[name, valueFrom.secretKeyRef.name, valueFrom.secretKeyRef.key]],
+    );
+    expect(referred).toEqual([
+      ["COPILOTFLEET_STORE", "redis-url", "COPILOTFLEET_STORE"],
+      ["MODEL_KEY", "keys", "MODEL_KEY"],
+      ["COPILOTFLEET_PROVIDER_BASE_URL", "keys", "COPILOTFLEET_PROVIDER_BASE_URL"],
+      ["TEAM_TOKEN", "keys", "TEAM_TOKEN"],
+      ["HTTPS_PROXY", "keys", "HTTPS_PROXY"],
+    ]);
+    expect(notices.join()).toMatch(/The Secret keys has to hold MODEL_KEY, .*TEAM_TOKEN/);
+  });
+
+  it("of one user each are a Secret of their own", () => {
+    const { manifests } = kubernetes({ ...REDIS, COPILOTFLEET_AUTH_GITHUB_TOKEN_ENV: "TOKEN_{user}" });
+    expect(hostContainer(manifests).envFrom).toEqual([{ secretRef: { name: "fleet-user-tokens" } }]);
+  });
+
+  it("in files are mounted, and read by a command, as the fleet refuses files of a Secret", () => {
+    const { manifests } = kubernetes({ ...REDIS, COPILOTFLEET_AUTH_GITHUB_TOKEN_FILE: "/keys/{user}/github" });
+    const config = JSON.parse(String(find(manifests, "ConfigMap").data?.["config.json"])) as { auth: unknown };
+    expect(config.auth).toEqual({ githubTokenCommand: "cat '/run/secrets/copilotfleet/{user}-github'" });
+    const { volumes } = (find(manifests, "StatefulSet") as unknown as StatefulSet).spec.template.spec;
+    expect(volumes).toContainEqual({
+      name: "github-tokens",
+      secret: { secretName: "fleet-user-tokens", defaultMode: 0o440 },
+    });
+    expect(refusal(() => kubernetes({ ...REDIS, COPILOTFLEET_AUTH_GITHUB_TOKEN_FILE: "/keys/it's" }))).toMatchObject({
+      exit: 3,
+      message: expect.stringContaining('"it\'s"'),
+    });
+  });
+});
+
+describe("what cannot run there is refused", () => {
+  it.each([
+    [{}, { replicas: 3 }, 2, /--replicas "3" is not allowed: only 1 is with "store": "file"/],
+    [REDIS, { replicas: 3, maxReplicas: 2 }, 2, /--max-replicas "2" is not allowed: a number from --replicas, 3, is/],
+    [{ COPILOTFLEET_STORE: "redis://127.0.0.1:6379" }, {}, 3, /store is "redis:\/\/127.0.0.1:6379\/0": in a pod/],
+  ])("%j with %j", (env, options, exit, message) => {
+    expect(refusal(() => kubernetes(env as Record<string, string>, options))).toMatchObject({
+      exit,
+      message: expect.stringMatching(message),
+    });
+  });
+
+  it("and an object that is none by Kubernetes' schema is found", () => {
+    const { spec } = find(kubernetes(REDIS).manifests, "StatefulSet");
+    const broken = (change: object) =>
+      new StatefulSetModel({ metadata: { name: "x" }, spec: { ...spec, ...change } } as never);
+    expect(validated(broken({}))).toMatchObject({ kind: "StatefulSet" });
+    expect(() => validated(broken({ replicas: "three" }))).toThrow(/spec\/replicas must be integer/);
+    expect(() => validated(broken({ selector: undefined }))).toThrow(/selector/);
+    const quantity = { volumeClaimTemplates: [{ spec: { resources: { requests: { storage: "10 Gigs" } } } }] };
+    expect(() => validated(broken(quantity))).toThrow(/quantity/);
+  });
+});
+
+describe("kubectl", () => {
+  const variants: [string, () => { yaml: string; manifests: unknown[] }][] = [
+    ["one host", () => kubernetes({ COPILOTFLEET_PROVIDER_TYPE: "echo" })],
+    ["hosts with volumes of their own", () => kubernetes(REDIS)],
+    ["a name that is no string in YAML 1.1", () => kubernetes(REDIS, { name: "on" })],
+    ["hosts with shared storage", () => kubernetes(REDIS, { storage: "shared", replicas: 2 })],
+  ];
+
+  it.each(variants)("reads the stream as the same objects: %s", (_, render) => {
+    const { yaml, manifests } = render();
+    for (const version of ["1.1", "1.2"] as const) {
+      expect(parseAllDocuments(yaml, { version }).map((document) => document.toJS())).toEqual(manifests);
+    }
+  });
+
+  it.skipIf(!has("kubectl")).each(variants)("takes the stream (skipped without kubectl): %s", (_, render) => {
+    const folder = mkdtempSync(join(tmpdir(), "copilotfleet-kubectl-"));
+    onTestFinished(() => rmSync(folder, { recursive: true }));
+    const { yaml, manifests } = render();
+    const build = (text: string) => {
+      writeFileSync(join(folder, "fleet.yaml"), text);
+      writeFileSync(join(folder, "kustomization.yaml"), "resources: [fleet.yaml]\n");
+      return spawnSync("kubectl", ["kustomize", folder], { encoding: "utf8" });
+    };
+    const built = build(yaml);
+    expect(built).toMatchObject({ status: 0, stderr: "" });
+    const objects = parseAllDocuments(built.stdout).map((document) => document.toJS() as object);
+    expect(objects).toHaveLength(manifests.length);
+    expect(objects).toEqual(expect.arrayContaining(manifests));
+    expect(build(yaml.replace("kind: Namespace", "kin: Namespace")).status).not.toBe(0);
+  });
+});
+
+it("mounts the configuration where the command looks for it", () => {
+  expect(hostContainer(kubernetes(REDIS).manifests).volumeMounts).toContainEqual({
+    name: "config",
+    mountPath: CONFIG_FOLDER,
+    readOnly: true,
+  });
+});

@@ -1,0 +1,72 @@
+import { mkdtempSync, rmSync, statSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { expect, it, onTestFinished } from "vitest";
+import { DOOR_PORT, METRICS_PORT, UID } from "../../src/deploy/container.js";
+import { DeployedPod } from "../fixtures/deployed-pod.js";
+import { eventually } from "../fixtures/fault-fleet.js";
+import { RawClient } from "../gateway/raw-client.js";
+import { has, kubernetes } from "./render.js";
+
+const POSSIBLE = process.getuid?.() === 0 && ["unshare", "nsenter", "setpriv", "tini", "ip"].every(has);
+
+it.skipIf(!POSSIBLE)(
+  "the pod of the manifest serves a conversation, and drains on SIGTERM within its grace period (skipped without root, tini or ip)",
+  async () => {
+    const folder = mkdtempSync(join(tmpdir(), "copilotfleet-pod-"));
+    const { manifests } = kubernetes({ COPILOTFLEET_PROVIDER_TYPE: "echo" });
+    const pod = new DeployedPod(manifests, { folder, env: { COPILOT_OFFLINE: "true" } });
+    onTestFinished(async () => {
+      pod.kill();
+      await pod.ended;
+      rmSync(folder, { recursive: true, force: true });
+    });
+    await Promise.race([pod.started(), pod.ended.then(({ stderr }) => Promise.reject(new Error(stderr)))]);
+
+    const metrics = await pod.reach(METRICS_PORT);
+    const probe = async (path: string) => (await fetch(`http://${metrics}${path}`).catch(() => null))?.status ?? 0;
+    await eventually("readiness", async () => (await probe("/readyz")) === 200, 30_000);
+    expect(await probe("/healthz")).toBe(200);
+
+    // Nothing but the volumes can be written, and the state is for nobody else.
+    const written = await pod.exec(["sh", "-c", "touch /opt/copilotfleet/x /x /etc/copilotfleet/x; id -u"]);
+    expect(written.stderr.match(/Read-only file system/g)).toHaveLength(3);
+    expect(written.stdout).toBe(`${UID}\n`);
+    const state = statSync(join(folder, "volume-state", "state"));
+    expect([state.uid, state.mode & 0o777]).toEqual([UID, 0o700]);
+
+    const issued = await pod.exec(["copilotfleet", "token", "issue", "--user", "alice", "--json"]);
+    expect(issued).toMatchObject({ code: 0, stderr: "" });
+    const { token } = JSON.parse(issued.stdout) as { token: string };
+    const client = await RawClient.as(await pod.reach(DOOR_PORT), token);
+    expect(await client.request("session.create", { sessionId: "s" })).toMatchObject({ result: {} });
+    await client.turn("s", "hello");
+    expect(JSON.stringify(client.received)).toContain("[turn 1] hello");
+    expect(await pod.exec(["copilotfleet", "ps"])).toMatchObject({
+      code: 0,
+      stdout: expect.stringMatching(/alice.*ready/),
+    });
+
+    // What a command leaves behind is reaped.
+    await pod.exec(["sh", "-c", "sleep 0.2 & exit 0"]);
+    const states = ["sh", "-c", "grep -h ^State: /proc/[0-9]*/status; grep -h ^Name: /proc/[0-9]*/status"];
+    const seen = async () => (await pod.exec(states)).stdout;
+    expect(await seen()).toMatch(/Name:\s+tini\n/);
+    await eventually("the end of the orphan", async () => !/State:\s+Z|Name:\s+sleep/.test(await seen()));
+
+    // As a kubelet ends a pod, with a turn in flight.
+    await client.request("session.send", { sessionId: "s", prompt: "!delay 3000 last" });
+    expect(await pod.exec(pod.preStop)).toMatchObject({ code: 0, stderr: "" });
+    await client.request("session.send", { sessionId: "s", prompt: "!delay 3000 the very last" });
+    process.kill(pod.init, "SIGTERM");
+    await eventually("not ready", async () => (await probe("/readyz")) !== 200);
+    const late = setTimeout(() => process.kill(pod.init, "SIGKILL"), pod.graceMs);
+    const end = await pod.ended;
+    clearTimeout(late);
+    expect(end.code, end.stderr).toBe(0);
+    expect(JSON.stringify(client.received)).toContain("[turn 3] the very last");
+    expect(end.stderr).toContain('"msg":"drained"');
+    expect(pod.processes()).toEqual([]);
+  },
+  120_000,
+);

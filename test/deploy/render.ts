@@ -1,0 +1,86 @@
+import { spawnSync } from "node:child_process";
+import { loadConfig, type PartialConfig } from "../../src/config/load.js";
+import type { DeployOptions } from "../../src/deploy/deployment.js";
+import type { KubernetesOptions } from "../../src/deploy/kubernetes/options.js";
+import { type Manifest, renderKubernetes } from "../../src/deploy/kubernetes/render.js";
+
+/** No file is found from there. */
+const NOWHERE = "/nonexistent/copilotfleet";
+
+/** The configuration of these variables and nothing else. */
+export function configured(env: Record<string, string> = {}, flags: PartialConfig = {}) {
+  return loadConfig({ env, flags, cwd: NOWHERE, home: NOWHERE });
+}
+
+export const CONTAINERS: DeployOptions = { name: "fleet", image: "registry.example/fleet:1", secretStore: false };
+
+export function kubernetes(env: Record<string, string> = {}, options: Partial<KubernetesOptions> = {}) {
+  return renderKubernetes(configured(env), {
+    ...CONTAINERS,
+    namespace: "chat",
+    monitoringNamespace: "monitoring",
+    clientNamespaces: [],
+    egressPorts: [],
+    ...options,
+  });
+}
+
+export const REDIS = { COPILOTFLEET_STORE: "rediss://redis.example:6380/0", COPILOTFLEET_PROVIDER_TYPE: "echo" };
+
+/** Of each manifest what tests look into; a wrong path fails. */
+export interface Parts {
+  [key: string]: Parts;
+}
+
+/** The one object of this kind and name. */
+export function find(manifests: readonly Manifest[], kind: string, name?: string): Parts {
+  const [found, ...more] = manifests.filter((m) => m.kind === kind && (name === undefined || m.metadata.name === name));
+  if (found === undefined || more.length > 0) throw new Error(`there is not one ${kind} ${name ?? ""}`);
+  return found as unknown as Parts;
+}
+
+/** The only container of a host's pod. */
+export function hostContainer(manifests: readonly Manifest[]) {
+  const { spec } = find(manifests, "StatefulSet") as unknown as StatefulSet;
+  const [container] = spec.template.spec.containers;
+  if (container === undefined) throw new Error("the pod has no container");
+  return container;
+}
+
+export interface StatefulSet {
+  spec: {
+    template: { metadata: { labels: Record<string, string> }; spec: PodSpec };
+    volumeClaimTemplates: { metadata: { name: string } }[];
+  };
+}
+
+interface PodSpec {
+  terminationGracePeriodSeconds: number;
+  securityContext: { runAsUser: number; runAsGroup: number; fsGroup: number; runAsNonRoot: boolean };
+  containers: Container[];
+  volumes: { name: string; configMap?: { name: string }; emptyDir?: object; secret?: { secretName: string } }[];
+}
+
+interface Container {
+  command: string[];
+  args: string[];
+  workingDir: string;
+  env: {
+    name: string;
+    value?: string;
+    valueFrom?: { secretKeyRef?: { name: string; key: string; optional?: boolean } };
+  }[];
+  envFrom?: object[];
+  volumeMounts: { name: string; mountPath: string; readOnly?: boolean }[];
+  securityContext: {
+    readOnlyRootFilesystem: boolean;
+    allowPrivilegeEscalation: boolean;
+    capabilities: { drop: string[] };
+  };
+  readinessProbe: { httpGet: { path: string } };
+  lifecycle: { preStop: { exec: { command: string[] } } };
+}
+
+export function has(program: string): boolean {
+  return spawnSync(program, ["--version"]).error === undefined;
+}

@@ -1,0 +1,130 @@
+import { spawnSync } from "node:child_process";
+import { chmodSync, cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { describe, expect, it, onTestFinished } from "vitest";
+import { type RenderedSystemd, renderSystemd } from "../../src/deploy/systemd.js";
+import { writeFiles } from "../../src/deploy/write.js";
+import { configured, has } from "./render.js";
+
+const ECHO = { COPILOTFLEET_PROVIDER_TYPE: "echo" };
+
+function systemd(env: Record<string, string> = {}): RenderedSystemd {
+  return renderSystemd(configured({ ...ECHO, ...env }), {
+    command: "/usr/local/bin/copilotfleet",
+    user: "copilotfleet",
+  });
+}
+
+function unit({ files }: RenderedSystemd, name: string): string {
+  return files.find(({ path }) => path.endsWith(`/${name}`))?.content ?? "";
+}
+
+function scratch(): string {
+  const folder = mkdtempSync(join(tmpdir(), "copilotfleet-systemd-"));
+  onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
+  return folder;
+}
+
+describe("the units", () => {
+  it("drain by serve alone, within their time", () => {
+    const service = unit(systemd({ COPILOTFLEET_DRAIN_TIMEOUT: "90s" }), "copilotfleet.service");
+    expect(service).toContain("\nKillMode=mixed\n");
+    expect(service).toContain("\nOOMPolicy=continue\n");
+    expect(Number(/^TimeoutStopSec=(\d+)s$/m.exec(service)?.[1])).toBeGreaterThan(90 + 20);
+  });
+
+  it("hold the front door where it is an address, and none where there is no door", () => {
+    expect(unit(systemd(), "copilotfleet.socket")).toContain("\nListenStream=127.0.0.1:4300\n");
+    expect(unit(systemd({ COPILOTFLEET_SERVE_LISTEN: "[::1]:4301" }), "copilotfleet.socket")).toContain(
+      "=[::1]:4301\n",
+    );
+    for (const listen of ["null", "host.example:4300"]) {
+      const rendered = systemd({ COPILOTFLEET_SERVE_LISTEN: listen });
+      expect(unit(rendered, "copilotfleet.socket")).toBe("");
+      expect(rendered.text).not.toContain("copilotfleet.socket");
+    }
+  });
+
+  it("refer to secrets by a file that they need", () => {
+    const rendered = systemd({ COPILOTFLEET_STORE: "redis://:canary@127.0.0.1:6379/0" });
+    expect(JSON.stringify(rendered)).not.toContain("canary");
+    expect(unit(rendered, "copilotfleet.service")).toContain("\nEnvironmentFile=/etc/copilotfleet/secrets.env\n");
+    expect(rendered.notices.join()).toContain("has to hold COPILOTFLEET_STORE");
+    expect(rendered.notices.at(-1)).toContain("--property=EnvironmentFile=/etc/copilotfleet/secrets.env");
+    expect(systemd().notices.at(-1)).toContain("sudo -u copilotfleet env COPILOTFLEET_HOME=");
+    expect(unit(systemd(), "copilotfleet.service")).toContain("\nEnvironmentFile=-/etc/copilotfleet/secrets.env\n");
+  });
+
+  it("make the host that is configured, which may write to the storage that it shares", () => {
+    const rendered = systemd({
+      COPILOTFLEET_STORE: "redis://127.0.0.1:6379/0",
+      COPILOTFLEET_HOST_NAME: "host-7",
+      COPILOTFLEET_HOST_ADVERTISE: "10.0.0.7:4300",
+      COPILOTFLEET_STORAGE_SHARED: "/mnt/the 9% fleet",
+    });
+    expect(JSON.parse(unit(rendered, "config.json"))).toMatchObject({
+      host: { name: "host-7", advertise: "10.0.0.7:4300" },
+      storage: { shared: "/mnt/the 9% fleet" },
+    });
+    // Everything else is read-only for it.
+    for (const name of ["copilotfleet.service", "copilotfleet-gc.service"]) {
+      expect(unit(rendered, name)).toContain("\nProtectSystem=strict\n");
+      expect(unit(rendered, name)).toContain('\nReadWritePaths=-"/mnt/the 9%% fleet"\n');
+      expect(unit(rendered, name)).toContain('\nRequiresMountsFor="/mnt/the 9%% fleet"\n');
+      expect(unit(systemd(), name)).not.toMatch(/ReadWritePaths|RequiresMountsFor/);
+    }
+    expect(rendered.notices.join()).toContain("copilotfleet has to be able to write in it");
+  });
+
+  it("stand in the stream as they are, each below its path, and are written with --output", async () => {
+    const rendered = systemd();
+    for (const { path, content } of rendered.files) expect(rendered.text).toContain(`# ${path}\n${content}`);
+    const folder = scratch();
+    const written = await writeFiles(folder, rendered.files);
+    for (const [index, { path, content, mode }] of rendered.files.entries()) {
+      expect(written[index]).toBe(join(folder, path));
+      expect(readFileSync(join(folder, path), "utf8")).toBe(content);
+      expect((statSync(join(folder, path)).mode & 0o777).toString(8).padStart(4, "0")).toBe(mode);
+    }
+    writeFileSync(join(folder, "file"), "");
+    await expect(writeFiles(join(folder, "file"), rendered.files)).rejects.toMatchObject({
+      code: "FLEET_USAGE_INVALID",
+      message: expect.stringContaining("--output"),
+    });
+  });
+
+  it.skipIf(!has("systemd-analyze"))("pass systemd-analyze verify (skipped without it)", async () => {
+    const root = scratch();
+    const command = join(root, "usr/local/bin/copilotfleet");
+    mkdirSync(dirname(command), { recursive: true });
+    writeFileSync(command, "#!/bin/sh\n");
+    chmodSync(command, 0o755);
+    // Targets and slices that the units name.
+    cpSync("/usr/lib/systemd/system", join(root, "usr/lib/systemd/system"), { recursive: true, dereference: false });
+    const rendered = systemd({
+      COPILOTFLEET_STORE: "redis://127.0.0.1:6379/0",
+      COPILOTFLEET_STORAGE_SHARED: "/mnt/the 9% fleet",
+    });
+    const written = await writeFiles(root, rendered.files);
+    const verify = () => {
+      const units = written.filter((path) => /\.(service|socket|timer)$/.test(path));
+      return spawnSync(
+        "systemd-analyze",
+        [`--root=${root}`, "--man=no", "verify", ...units.map((path) => path.slice(root.length))],
+        {
+          encoding: "utf8",
+        },
+      );
+    };
+    const complaints = (text: string) => text.split("\n").filter((line) => line.includes("copilotfleet"));
+    const good = verify();
+    expect({ status: good.status, complaints: complaints(good.stderr) }).toEqual({ status: 0, complaints: [] });
+    // It would complain.
+    const [service = ""] = written;
+    writeFileSync(service, readFileSync(service, "utf8").replace("KillMode=mixed", "KillMod=mixed"));
+    expect(complaints(verify().stderr).join()).toContain("KillMod");
+    rmSync(command);
+    expect(verify().status).not.toBe(0);
+  });
+});
