@@ -5,7 +5,7 @@ import type { SessionView } from "../../src/sessions/view.js";
 import { eventually, faultFleet } from "../fixtures/fault-fleet.js";
 import { HOST_TTL_MS, TestHosts } from "../fixtures/hosts.js";
 import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
-import { serve } from "../fixtures/serve.js";
+import { type LogEntry, serve } from "../fixtures/serve.js";
 import { isInTurn, openLibrary } from "../fixtures/turns.js";
 
 const PORTS = 14_700;
@@ -86,7 +86,7 @@ describe.skipIf(problem !== undefined)("a Redis that is full by the time that a 
     expect((await hosts.store.hosts.list()).filter(({ gone }) => !gone).map(({ name }) => name)).toEqual(["h1", "h2"]);
   });
 
-  it("a client at the front door gets it, and the log has the rest", async () => {
+  it("a client at the front door gets it, and a fork, and the log has the rest", async () => {
     const fleet = await open();
     const serving = await serve(fleet);
     const { token } = await fleet.json<{ token: string }>(["token", "issue", "--user", "alice"]);
@@ -99,7 +99,19 @@ describe.skipIf(problem !== undefined)("a Redis that is full by the time that a 
     expect((await session.sendAndWait("one"))?.data.content).toBe("[turn 1] one");
     await fill();
     expect((await session.sendAndWait("two"))?.data.content).toBe("[turn 2] two");
+    const fork = await client.rpc.sessions.fork({ sessionId: "notes" });
+    const isAboutFork = ({ method }: LogEntry) => method === "sessions.fork";
+    expect(await eventually("the log", () => serving.log().find(isAboutFork))).toMatchObject({
+      msg: "front door: failed",
+      sessionId: fork.sessionId,
+      detail: expect.stringContaining("OOM"),
+    });
     await redis.client.config("SET", "maxmemory", "0");
+    // What could not be recorded then is recorded when it is first used.
+    const other = await client.resumeSession(fork.sessionId, { onPermissionRequest: () => ({ kind: "reject" }) });
+    expect((await other.sendAndWait("three"))?.data.content).toBe("[turn 3] three");
+    const library = await openLibrary(fleet);
+    expect(await library.sessionOf(fork.sessionId, "alice")).toMatchObject({ owner: "alice" });
     await client.stop();
     await serving.end();
   });

@@ -1,3 +1,4 @@
+import { mkdir, readdir } from "node:fs/promises";
 import { expect, it } from "vitest";
 import type { Served } from "../../src/cli/serve.js";
 import { errorOf, eventually, expectConsistent, faultFleet, statusOf } from "../fixtures/fault-fleet.js";
@@ -89,4 +90,18 @@ it("--leave-running touches no server and no turn, and the next one adopts them"
     return state === "ready" && now?.pid !== pid;
   });
   await next.end();
+});
+
+it("serves also where it cannot note with what, and says so", async () => {
+  const fleet = await faultFleet(PORTS);
+  // What it writes there goes to a device that is full.
+  const script = 'ln -s /dev/full "$COPILOTFLEET_HOME/serving.json.$$.tmp" && exec "$@"';
+  await mkdir(fleet.root, { recursive: true, mode: 0o700 });
+  const serving = await serve(fleet, { under: ["sh", "-c", script, "sh"] });
+  const [trouble] = serving.log();
+  expect(trouble?.msg).toMatch(/^what this serve runs with could not be noted: .*serving\.json.*ENOSPC/);
+  expect((await readdir(fleet.root)).filter((name) => name.startsWith("serving.json"))).toEqual([]);
+  expect(await serving.readyz()).toMatchObject({ status: 200 });
+  expect(await fleet.spawn("alice")).toMatchObject({ state: "ready" });
+  expect((await serving.end()).code).toBe(0);
 });
