@@ -89,7 +89,7 @@ export class Answers {
     await directory.assertStorage();
     const near = (await directory.has(record)) ? links.server(record.serverId) : undefined;
     const link = near ?? (await opener.link(await opener.serverFor(record)));
-    const result = (await link.upstream.request(request.method, { sessionId: id })) as { success?: unknown };
+    const result = (await link.upstream.ask(request.method, { sessionId: id })) as { success?: unknown };
     // The runtime finds nothing to delete elsewhere, and the session goes on.
     const goesOn = result.success !== true && isElsewhere(attachments.get(id)?.asked ?? {});
     if (!goesOn) {
@@ -142,7 +142,7 @@ export class Answers {
   async list(link: ServerLink, request: ClientRequest): Promise<void> {
     const { exchange, directory } = this.#context;
     if (link.own && directory.own === null) return exchange.forward(link, request);
-    const result = (await link.upstream.request(request.method, request.params)) as { sessions?: unknown };
+    const result = (await link.upstream.ask(request.method, request.params)) as { sessions?: unknown };
     const visible = await this.#visible();
     const ids = new Set(visible.map(({ id }) => id));
     const listed = Array.isArray(result.sessions) ? (result.sessions as { sessionId?: string }[]) : [];

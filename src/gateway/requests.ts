@@ -291,7 +291,7 @@ export class Requests {
       // them, and cannot resume it (measured with 1.0.85). Once it is unloaded, who goes on with it opens it again.
       case "session.shutdown":
         return async ({ params }, { upstream }, result) => {
-          await upstream.request("sessions.close", { sessionId: params.sessionId });
+          await upstream.ask("sessions.close", { sessionId: params.sessionId });
           return result;
         };
       // Recorded right now, the new session is found by other hosts, too; with a turn, none takes it for one without a history.

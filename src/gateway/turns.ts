@@ -323,7 +323,7 @@ export class Turns {
     const { linkFor, cut, onEvent } = this.#context;
     cut(record.id, reason instanceof Error ? reason.message : String(reason));
     try {
-      await (await linkFor(record)).upstream.request("session.abort", { sessionId: record.id });
+      await (await linkFor(record)).upstream.ask("session.abort", { sessionId: record.id });
     } catch (error) {
       onEvent({ event: "failed", sessionId: record.id, detail: `The turn could not be ended: ${describe(error)}` });
     }

@@ -1,9 +1,9 @@
 import { randomBytes } from "node:crypto";
 import { connect, type Socket } from "node:net";
-import { FleetError } from "../errors.js";
+import { FleetError, quote } from "../errors.js";
 import { acknowledgePromptly } from "../runtime/client/acknowledge.js";
 import { type Endpoint, PROTOCOL_VERSION, RpcError } from "../runtime/client/raw-connection.js";
-import { abortable } from "../runtime/deadline.js";
+import { abortable, deadline, isTimeout } from "../runtime/deadline.js";
 import type { Params, RpcId } from "./client-message.js";
 import { type Frame, FrameSplitter } from "./frames.js";
 import { encodeMessage } from "./refusals.js";
@@ -11,6 +11,9 @@ import { parse, readServerFrame, type ServerMessage } from "./server-message.js"
 
 /** Far above what a server sends, far below what would exhaust memory. */
 const MAX_FRAME_BYTES = 256 * 1024 * 1024;
+
+/** How long a server may take over what others wait behind, in milliseconds. */
+const ASK_MS = 30_000;
 
 /** What an upstream connection reports to the client connection that it serves. */
 export interface UpstreamListener {
@@ -139,6 +142,21 @@ export class Upstream {
     }
   }
 
+  /**
+   * A request of the front door's own that other requests wait behind. The runtime may leave one about a session unanswered for
+   * good when many others are under way there (seen with 1.0.85); those behind it must not hang as well.
+   *
+   * @throws as `request`, and FleetError `FLEET_SERVER_UNREACHABLE` when no answer comes in time.
+   */
+  async ask(method: string, params: Params): Promise<unknown> {
+    using limit = deadline(ASK_MS);
+    try {
+      return await this.request(method, params, undefined, limit.signal);
+    } catch (error) {
+      throw isTimeout(error) ? unanswered(method, error) : error;
+    }
+  }
+
   pause(): void {
     this.#socket.pause();
   }
@@ -200,4 +218,12 @@ export class Upstream {
 
 function lost(): FleetError {
   return new FleetError("FLEET_SERVER_LOST", "The server closed the connection.");
+}
+
+function unanswered(method: string, cause: unknown): FleetError {
+  return new FleetError(
+    "FLEET_SERVER_UNREACHABLE",
+    `The server did not answer ${quote(method)} within ${ASK_MS / 1000} s.`,
+    { cause, suggestions: ["Try again in a moment.", "copilotfleet ps"] },
+  );
 }

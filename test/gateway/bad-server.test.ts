@@ -71,7 +71,7 @@ describe("a server that does not keep to the protocol", () => {
 describe("a server that is slow", () => {
   let at: DoorFleet;
   beforeAll(async () => {
-    at = await DoorFleet.open({ from: 16_790, to: 16_794 }, { config: { runtime: { path: fake("obedient.mjs") } } });
+    at = await DoorFleet.open({ from: 16_790, to: 16_799 }, { config: { runtime: { path: fake("obedient.mjs") } } });
   });
   afterAll(async () => {
     await at[Symbol.asyncDispose]();
@@ -129,6 +129,22 @@ describe("a server that is slow", () => {
     expect(performance.now() - began).toBeLessThan(33_000);
     // It had begun to make one: that does not stand in the way of the next.
     expect(await client.request("session.create", { sessionId: "stuck" })).toMatchObject({ result: {} });
+    client.socket.destroy();
+  });
+
+  it.concurrent("is waited for while it deletes a session, but not for ever", async () => {
+    const client = await RawClient.as(at.url, await at.token("fay"), true);
+    await client.request("session.create", { sessionId: "lasting" });
+    await client.request("session.create", { sessionId: "other" });
+    client.send({ id: 1, method: "session.delete", params: { sessionId: "lasting" } });
+    client.send({ id: 2, method: "session.getMessages", params: { sessionId: "lasting" } });
+    expect(await client.turn("other", "meanwhile")).toMatchObject({ result: {} });
+    expect(await client.answerTo(1, "session.delete", 40_000)).toMatchObject({
+      error: { message: expect.stringContaining('"session.delete"'), data: { code: "FLEET_SERVER_UNREACHABLE" } },
+    });
+    // It is there, and what is behind it goes on.
+    expect(await client.answerTo(2)).toMatchObject({ result: {} });
+    expect(await client.turn("lasting", "next")).toMatchObject({ result: {} });
     client.socket.destroy();
   });
 

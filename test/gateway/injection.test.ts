@@ -88,14 +88,12 @@ describe.each(["per-user", "shared"] as const)("the model's key on %s servers", 
     expect((await client.request("session.create", create)).error).toBeUndefined();
     await client.turn("s", "hello");
     expect(at.model.keys).toEqual(new Set([`Bearer ${MODEL_KEY}`]));
-    // Whatever the method makes of these, none may give the key away. Those that end the session come last.
+    // Whatever the method makes of these, none may give the key away. Those that end the session come last. One after the
+    // other: under all of them at once the runtime may never answer those (seen with 1.0.85, also without the front door).
     const ending = /delete|shutdown|suspend|close|detach|abort|send|create|resume/;
     const methods = knownMethods().sort((a, b) => Number(ending.test(a)) - Number(ending.test(b)));
     const asked = methods.filter((name) => !WAITS_FOR_CLIENT.includes(name));
-    for (const method of asked) {
-      client.send({ id: `m-${method}`, method, params: { sessionId: "s", name: "x", modelId: "gpt-5" } });
-    }
-    for (const method of asked) await client.answerTo(`m-${method}`, method);
+    for (const method of asked) await client.request(method, { sessionId: "s", name: "x", modelId: "gpt-5" });
     expect(client.received.length).toBeGreaterThan(methods.length);
     expect(JSON.stringify(client.received)).not.toContain(MODEL_KEY);
     expect(JSON.stringify(at.events)).not.toContain(MODEL_KEY);
