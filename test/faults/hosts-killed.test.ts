@@ -10,7 +10,7 @@ const problem = podsProblem();
 if (problem !== undefined) console.warn(`hosts in namespaces are not tested: ${problem}`);
 
 const USERS = rounds(6, 50);
-const HOST_TTL_MS = rounds(3_000, 15_000);
+const HOST_TTL_MS = rounds(8_000, 15_000);
 /** What an answer may take beyond the term of the host that is gone, where the machine is this test's alone. */
 const BEYOND_MS = 5_000;
 /** What it may take on a busy machine before somebody is said to have no answer, in milliseconds. */

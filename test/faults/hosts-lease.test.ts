@@ -10,7 +10,7 @@ if (problem !== undefined) console.warn(`hosts in namespaces are not tested: ${p
 it.skipIf(problem !== undefined)(
   "a turn that was queued behind another when its host was killed does not hold up the next",
   async () => {
-    const env = { COPILOTFLEET_HOST_TTL: "3s" };
+    const env = { COPILOTFLEET_HOST_TTL: "8s" };
     await using pods = await Pods.start({ count: 2, env });
     await Promise.all(pods.hosts.map(async (host) => await host.serve()));
     const [door, other] = await Promise.all(pods.hosts.map(async (host) => await host.reach()));
@@ -21,7 +21,7 @@ it.skipIf(problem !== undefined)(
     await turn(first, "queued", "begin");
     const second = await RawClient.as(door, token);
     await second.request("session.resume", { sessionId: "queued" });
-    first.send({ id: "slow", method: "session.send", params: { sessionId: "queued", prompt: "!delay 20000 slow" } });
+    first.send({ id: "slow", method: "session.send", params: { sessionId: "queued", prompt: "!delay 60000 slow" } });
     await first.answerTo("slow");
     second.send({ id: "waits", method: "session.send", params: { sessionId: "queued", prompt: "waits" } });
     await eventually("the lease of the second", async () => (await pods.network.redis.keys("*:lease:*")).length > 0);

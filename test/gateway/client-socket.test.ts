@@ -3,6 +3,7 @@ import { connect, createServer, type Socket } from "node:net";
 import { afterEach, expect, it, onTestFinished, vi } from "vitest";
 import { ClientSocket } from "../../src/gateway/client-socket.js";
 import { eventually } from "../fixtures/fault-fleet.js";
+import { Stopwatch } from "../fixtures/stopwatch.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
@@ -53,23 +54,23 @@ it("cuts off a client that does not go on with a frame, but not while it is not 
 });
 
 it("cuts off a client that takes nothing, but not one that is slow in taking one long frame", async () => {
-  const { door, client, socket, heard } = await pair(2_000);
+  const { door, client, socket, heard } = await pair(4_000);
   client.pause();
   const long = 128 * 1024 * 1024;
   door.send(Buffer.alloc(long));
   let taken = 0;
   const began = performance.now();
-  while (performance.now() - began < 5_000) {
+  while (performance.now() - began < 10_000) {
     const piece = client.read() as Buffer | null;
     taken += piece?.length ?? 0;
     // What the kernel keeps for it is taken in pieces of megabytes.
-    await new Promise((resolve) => setTimeout(resolve, 3));
+    await new Promise((resolve) => setTimeout(resolve, 8));
   }
   expect(taken).toBeGreaterThan(0);
   expect(taken).toBeLessThan(long);
   expect(socket.destroyed).toBe(false);
   expect(heard).toEqual(["full"]);
-  await eventually("the end", () => heard.length > 1, 10_000);
+  await eventually("the end", () => heard.length > 1);
   expect(heard).toEqual(["full", "closed"]);
 });
 
@@ -83,9 +84,9 @@ it.each([
   client.bytes(broken);
   const talking = setInterval(() => client.bytes(broken), 50);
   onTestFinished(() => clearInterval(talking));
-  const began = performance.now();
-  await eventually("the end of the connection", () => client.closed, 4_000);
-  expect(performance.now() - began).toBeLessThan(2_000);
+  using watch = new Stopwatch();
+  await eventually("the end of the connection", () => client.closed);
+  expect(watch.ms).toBeLessThan(2_000);
   expect(client.received.filter(({ error }) => error !== undefined)).toMatchObject([{ id: null, error: { code } }]);
   expect(at.events.filter(({ event }) => event === "protocol-error")).toHaveLength(1);
   await eventually("the door knows", () => at.door.clients === 0);
@@ -107,9 +108,9 @@ it("is not held up at the end by a client that reads nothing", async () => {
     return performance.now() - since > 500;
   });
   expect(at.requests.length).toBeLessThan(100);
-  const began = performance.now();
+  using watch = new Stopwatch();
   await at.door.close();
-  expect(performance.now() - began).toBeLessThan(5_000);
+  expect(watch.ms).toBeLessThan(5_000);
 });
 
 it("does not go on listening to a client that floods it and takes no answer", async () => {

@@ -303,15 +303,21 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
     });
 
     it("queues prompts during a turn, and takes one back", async () => {
-      const session = await create();
+      let goOn = (_: string): void => undefined;
+      const going = new Promise<string>((resolve) => {
+        goOn = resolve;
+      });
+      const hold = { name: "hold", description: "x", parameters: { type: "object" }, handler: async () => await going };
+      const session = await create({ tools: [hold] });
       const idle = new Promise((resolve) => session.on("session.idle", resolve));
-      await session.send("!delay 500 one");
+      await session.send("!tool hold {}");
       await session.send("two");
       await session.send("three");
       expect(await session.rpc.queue.removeMostRecent()).toMatchObject({ removed: true });
+      goOn("on");
       await idle;
       const said = (await session.getEvents()).filter(({ type }) => type === "user.message");
-      expect(said.map(({ data }) => (data as { content?: string }).content)).toEqual(["!delay 500 one", "two"]);
+      expect(said.map(({ data }) => (data as { content?: string }).content)).toEqual(["!tool hold {}", "two"]);
     });
 
     it("forks a session, and goes on in the fork", async () => {

@@ -1,8 +1,14 @@
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished, vi } from "vitest";
 import { Attempts } from "../../src/gateway/attempts.js";
 import { eventually } from "../fixtures/fault-fleet.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
+
+/** Wrong tokens are forgiven after a while, which is not to pass on a machine that is slow. */
+function stopTime(): void {
+  const clock = vi.spyOn(performance, "now").mockReturnValue(performance.now());
+  onTestFinished(() => clock.mockRestore());
+}
 
 describe("who may come in", () => {
   let at: DoorFleet;
@@ -103,6 +109,7 @@ describe("who may come in", () => {
     await using guarded = await DoorFleet.open({ from: 16_610, to: 16_619 });
     const good = await guarded.token("alice");
     const outcomes: unknown[] = [];
+    stopTime();
     for (let attempt = 0; attempt < 15; attempt++) {
       const client = await RawClient.open(guarded.url);
       client.send({ id: 1, method: "connect", params: { token: "wrong" } });
@@ -110,7 +117,7 @@ describe("who may come in", () => {
       outcomes.push(client.received.find(({ error }) => error !== undefined)?.error?.code);
     }
     expect(outcomes.slice(0, 10)).toEqual(Array.from({ length: 10 }, () => -32002));
-    expect(outcomes.slice(11)).toEqual(Array.from({ length: 4 }, () => -32003));
+    expect(outcomes.slice(10)).toEqual(Array.from({ length: 5 }, () => -32003));
     const client = await RawClient.open(guarded.url);
     client.send({ id: 1, method: "connect", params: { token: good } });
     await client.end();
@@ -130,6 +137,7 @@ it("looks at no more tokens of an address that is connected many times already",
   const last = await RawClient.open(at.url);
   last.send({ id: 1, method: "ping" });
   await last.answerTo(1);
+  stopTime();
   for (const client of clients) client.send({ id: 1, method: "connect", params: { token: "wrong" } });
   await Promise.all(clients.map(async (client) => await client.end()));
   const codes = clients.map(({ received }) => received[0]?.error?.code);
@@ -186,7 +194,7 @@ describe("the ends of a connection", () => {
 });
 
 it("records a fork as its user's, which has a history", async () => {
-  await using at = await DoorFleet.open({ from: 16_770, to: 16_774 });
+  await using at = await DoorFleet.open({ from: 16_810, to: 16_814 });
   const client = await RawClient.as(at.url, await at.token("alice"), true);
   await client.request("session.create", { sessionId: "trunk" });
   await client.turn("trunk", "hi");

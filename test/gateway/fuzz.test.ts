@@ -2,7 +2,8 @@ import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { encodeBody } from "../../src/gateway/frames.js";
 import { knownMethods } from "../../src/gateway/methods.js";
-import { rounds } from "../fixtures/fault-fleet.js";
+import { eventually, rounds } from "../fixtures/fault-fleet.js";
+import { Stopwatch } from "../fixtures/stopwatch.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
@@ -97,19 +98,19 @@ describe("a front door under nonsense", () => {
         at.events.length = 0;
         at.requests.length = 0;
         if (round % 20 === 0) {
-          const began = performance.now();
+          using watch = new Stopwatch();
           expect(await good.request("ping", { message: "x" }), `seed ${seed}`).toMatchObject({ result: {} });
-          expect(performance.now() - began, `seed ${seed}`).toBeLessThan(2_000);
+          expect(watch.ms, `seed ${seed}`).toBeLessThan(2_000);
           good.received.length = 0;
         }
         if (round === 50) heapAtStart = heap();
       }
       expect(ended, `seed ${seed}`).toBeGreaterThan(0);
       await good.turn("alices", "after");
-      expect(at.door.clients).toBeLessThan(10);
+      await eventually("the ends of the others", () => at.door.clients < 10);
       expect(heap() - heapAtStart, `seed ${seed}`).toBeLessThan(60 * 1024 * 1024);
     },
-    rounds(60_000, 3_600_000),
+    rounds(240_000, 3_600_000),
   );
 });
 

@@ -27,7 +27,7 @@ function holdDoor(env: NodeJS.ProcessEnv, fd: number) {
     output: () => output,
     open: async () => {
       child.stdin?.write("open\n");
-      await eventually("the door", () => output.includes("open"), 30_000);
+      await eventually("the door", () => output.includes("open"));
     },
   };
 }
@@ -54,7 +54,7 @@ it("hands the port to its successor without a refused connection or a lost turn"
   const client = await RawClient.as(url, token);
   await client.request("session.create", { sessionId: "s" });
   await client.turn("s", "one");
-  await client.request("session.send", { sessionId: "s", prompt: "!delay 1500 last" });
+  await client.request("session.send", { sessionId: "s", prompt: "!hold door last" });
 
   await second.open();
   let going = true;
@@ -69,18 +69,19 @@ it("hands the port to its successor without a refused connection or a lost turn"
     }
   })();
   first.child.kill("SIGTERM");
-  await eventually("the end of the first door", () => first.child.exitCode !== null, 20_000);
+  at.model.letGo("door");
+  await eventually("the end of the first door", () => first.child.exitCode !== null, 30_000);
   const before = connected;
   await eventually("connections at the second", () => connected > before + 10);
   going = false;
   await knocking;
   expect(first.output()).toContain("cut 0");
   expect(client.events("s")).toContain("session.idle");
-  expect(JSON.stringify(client.received)).toContain("you said: !delay 1500 last");
+  expect(JSON.stringify(client.received)).toContain("you said: !hold door last");
 
   const again = await RawClient.as(url, token);
   expect(await again.request("session.resume", { sessionId: "s" })).toMatchObject({ result: {} });
   expect(await again.turn("s", "two")).toMatchObject({ result: {} });
   second.child.kill("SIGTERM");
-  await eventually("the end of the second door", () => second.child.exitCode !== null, 20_000);
+  await eventually("the end of the second door", () => second.child.exitCode !== null, 30_000);
 });

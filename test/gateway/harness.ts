@@ -48,7 +48,9 @@ export class DoorFleet implements AsyncDisposable {
       ...options.env,
     };
     const provider = { type: "openai" as const, baseUrl: model.baseUrl, apiKeyEnv: "MODEL_KEY" };
-    const fleet = await Fleet.open({ env, cwd: folder, config: { ports, provider, ...options.config } });
+    // A busy machine stands still for seconds: no server is to be taken for hung then.
+    const health = { timeout: "10s" };
+    const fleet = await Fleet.open({ env, cwd: folder, config: { ports, provider, health, ...options.config } });
     const events: DoorEvent[] = [];
     const requests: RequestReport[] = [];
     const door = await fleet.openFrontDoor({

@@ -104,6 +104,8 @@ describe.each([
     expect((await alice.request("session.getLastId")).result).toMatchObject({ sessionId: secret });
     expect(await mallory.request("session.create", { sessionId: "mallorys" })).toMatchObject({ result: {} });
     await Promise.all([alice.turn(secret, "more of it"), mallory.turn("mallorys", "hello")]);
+    // Those that look for changes after this are not to see that one.
+    await eventually("the record of the turn", async () => (await at.store.readSession(secret))?.turns === 2);
     expect(mallory.events("mallorys")).toContain("session.idle");
     expect(mallory.received.length).toBeGreaterThan(mallorys + 10);
     expect(JSON.stringify(mallory.received.slice(mallorys))).not.toContain(secret);

@@ -114,7 +114,7 @@ describe("a session that its lease's holder takes to another shared server", () 
     const turn = client.turn(id, "mine");
     await eventually("ben waits", async () => (await waiters(id)) === 1);
     // Unloaded as a server does by itself after a while: nobody asks about leases then.
-    await unloadAtOnce(await serverOf(id), [id], 2_000);
+    await unloadAtOnce(await serverOf(id), [id], 20_000);
     await move(id, lease);
     await lease.release();
     expect((await turn).error).toBeUndefined();

@@ -29,6 +29,8 @@ describe("a client whose session was deleted, on a server where others are, too"
     }
     await at.fleet.deleteSessions([id]);
     await eventually("it is told", () => lives(listener, id).includes("session.deleted"));
+    // Whatever else is said of its end has come by now.
+    await listener.request("ping");
     const before = listener.received.length;
     const other = await RawClient.as(at.url, await at.token("bob"));
     expect(await other.request("session.create", { sessionId: id })).toMatchObject({ result: { sessionId: id } });

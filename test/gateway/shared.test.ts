@@ -45,6 +45,12 @@ describe("sessions on several shared servers", () => {
   });
 
   it("are in the memory of one server only, wherever their clients came in", async () => {
+    const loaded = async () => {
+      const ids = Object.keys((await at.store.readRegistry()).servers);
+      const counts = await Promise.all(ids.map(async (id) => (await at.fleet.server(id)).activeSessions));
+      return counts.reduce((sum, active) => sum + active, 0);
+    };
+    await eventually("the unloading of what others left", async () => (await loaded()) === 0);
     const token = await at.token("ben");
     const first = await RawClient.as(at.url, token);
     await first.request("session.create", { sessionId: "once" });
@@ -54,12 +60,8 @@ describe("sessions on several shared servers", () => {
       expect(await other.request("session.resume", { sessionId: "once" })).toMatchObject({ result: {} });
       await other.turn("once", "more");
     }
-    const { servers } = await at.store.readRegistry();
-    const holders = await Promise.all(
-      Object.values(servers).map(async ({ id }) => (await at.fleet.server(id)).activeSessions),
-    );
     // Shared servers have one folder of sessions: each counts those that its own process has.
-    expect(holders.reduce((sum, active) => sum + active, 0)).toBe(1);
+    expect(await loaded()).toBe(1);
     await eventually(
       "the event at the first client",
       () => first.events("once").filter((type) => type === "session.idle").length === 4,
@@ -74,11 +76,12 @@ describe("sessions on several shared servers", () => {
     expect(left).not.toBe(right);
     await client.turn("left", "one");
     await client.turn("right", "one");
-    await client.request("session.send", { sessionId: "right", prompt: "!delay 1000 slow" });
+    await client.request("session.send", { sessionId: "right", prompt: "!hold right" });
     await killed((await at.fleet.server(left ?? "")).pid);
     expect(await client.turn("left", "two")).toMatchObject({ result: {} });
+    at.model.letGo("right");
     await eventually("the end of the other turn", () =>
-      JSON.stringify(client.received).includes("you said: !delay 1000 slow"),
+      JSON.stringify(client.received).includes("you said: !hold right"),
     );
     expect(client.events("right")).not.toContain("session.error");
   });

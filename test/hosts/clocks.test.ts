@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { TestHosts } from "../fixtures/hosts.js";
 import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
 
-const FIRST_PORT = 18_900;
+const FIRST_PORT = 19_500;
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`hosts whose clocks differ are not tested: ${problem}`);
 

@@ -30,7 +30,11 @@ describe.skipIf(problem !== undefined)("shared storage that goes away under a ru
         names: ["h1"],
         firstPort: FIRST_PORT,
         storage: "shared",
-        env: { COPILOTFLEET_HEALTH_INTERVAL: "500ms", COPILOTFLEET_HEALTH_TIMEOUT: "1s" },
+        env: {
+          COPILOTFLEET_HEALTH_INTERVAL: "500ms",
+          COPILOTFLEET_HEALTH_TIMEOUT: "3s",
+          COPILOTFLEET_HEALTH_FAILURES: "6",
+        },
       });
       const { hosts, store } = doors;
       const { shared } = hosts;
@@ -100,7 +104,7 @@ describe.skipIf(problem !== undefined)("shared storage that goes away under a ru
       expect(sessions.map(({ id }) => id).toSorted()).toEqual(["old", "opened", "other", "unused"]);
       expect(sessions.filter(({ state }) => state === "gone")).toEqual([]);
     },
-    120_000,
+    240_000,
   );
 
   it("is not made anew by a serve that starts while it is away", async () => {
@@ -118,5 +122,5 @@ describe.skipIf(problem !== undefined)("shared storage that goes away under a ru
     renameSync(away, shared);
     await doors.serve("h1");
     expect(await h1.json(["send", "old", "two", "--user", "ann"])).toMatchObject({ session: { state: "idle" } });
-  }, 60_000);
+  }, 120_000);
 });

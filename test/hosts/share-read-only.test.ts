@@ -63,5 +63,5 @@ describe.skipIf(problem !== undefined || !isRoot)("shared storage that is mounte
     expect(await h1.json(["delete", "stopped", "idle"])).toEqual({ deleted: ["stopped", "idle"] });
     expect((await client.request("session.delete", { sessionId: "opened" })).result).toMatchObject({ success: true });
     expect((await store.listSessions()).map(({ id }) => id)).toEqual(["due"]);
-  }, 60_000);
+  }, 180_000);
 });
