@@ -4,8 +4,10 @@ export default defineConfig({
   resolve: { alias: { copilotfleet: new URL("./src/index.ts", import.meta.url).pathname } },
   test: {
     include: ["test/**/*.test.ts"],
-    testTimeout: 120_000,
-    hookTimeout: 120_000,
+    // These end what hangs. They are no measure: a loaded machine takes several times as long as an idle one.
+    testTimeout: 180_000,
+    hookTimeout: 180_000,
+    expect: { poll: { timeout: 20_000 } },
     // Real servers and real processes: two files at a time is what a small machine carries without skewed deadlines.
     maxWorkers: 2,
   },

@@ -95,11 +95,11 @@ describe("send", () => {
 
   it("gives up after --timeout, with 6, and the session is free at once", async () => {
     const begun = performance.now();
-    expect(await fleet.refusal(6, ["send", "talk", "!delay 30000 x", ...ALICE, "--timeout", "300ms"])).toMatchObject({
+    expect(await fleet.refusal(6, ["send", "talk", "!delay 60000 x", ...ALICE, "--timeout", "300ms"])).toMatchObject({
       code: "FLEET_TURN_TIMEOUT",
       message: expect.stringContaining("300 ms"),
     });
-    expect(performance.now() - begun).toBeLessThan(5_000);
+    expect(performance.now() - begun).toBeLessThan(15_000);
     expect(await fleet.send("alice", "talk", "next")).toMatch(/^\[turn \d\] next$/);
   });
 
@@ -107,20 +107,20 @@ describe("send", () => {
     ["SIGINT", 130],
     ["SIGTERM", 143],
   ] as const)("ends on %s with %i, and the session is free at once", async (signal, exit) => {
-    const turn = await fleet.turn("alice", "talk", "!delay 30000 x");
+    const turn = await fleet.turn("alice", "talk", "!delay 60000 x");
     const begun = performance.now();
     turn.child.kill(signal);
     expect(await turn.done).toMatchObject({ code: exit, stdout: "", stderr: "" });
-    expect(performance.now() - begun).toBeLessThan(3_000);
+    expect(performance.now() - begun).toBeLessThan(15_000);
     expect(await fleet.send("alice", "talk", "next")).toMatch(/^\[turn \d+\] next$/);
   });
 
   it("fails at once, with 7, when its server is killed during the turn", async () => {
-    const turn = await fleet.turn("alice", "talk", "!delay 30000 x", ["--json"]);
+    const turn = await fleet.turn("alice", "talk", "!delay 60000 x", ["--json"]);
     await kill("alice");
     const begun = performance.now();
     const ran = await turn.done;
-    expect(performance.now() - begun).toBeLessThan(2_000);
+    expect(performance.now() - begun).toBeLessThan(15_000);
     expect(ran).toMatchObject({ code: 7, stderr: "" });
     expect(ran.json()).toMatchObject({ error: { code: "FLEET_SERVER_LOST" } });
     expect(await fleet.send("alice", "talk", "next")).toMatch(/^\[turn \d+\] next$/);

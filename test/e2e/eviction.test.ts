@@ -2,6 +2,7 @@ import { describe, expect, it, vi } from "vitest";
 import { Fleet } from "../../src/index.js";
 import type { EvictionResult } from "../../src/sessions/eviction.js";
 import { PORTS, testFleet } from "../fixtures/cli.js";
+import { startHeldModel } from "../fixtures/held-model.js";
 
 /** Polls until `condition` holds, for 20 s at most. */
 const until = async (condition: () => Promise<boolean>) => {
@@ -38,13 +39,17 @@ describe("at the cap", () => {
   });
 
   it("sessions in a turn stay, and the caller waits or is told the limit", async () => {
-    await using library = await Fleet.open({ env: { ...fleet.env, ...CAP }, cwd: fleet.folder });
+    await using model = await startHeldModel();
+    await using library = await Fleet.open({ env: { ...fleet.env, ...CAP, ...model.env }, cwd: fleet.folder });
     const busy = await Promise.all(["x", "y"].map((id) => library.createSession({ user: "busy", sessionId: id })));
-    const turns = busy.map((session) => library.send(session, "!delay 1500 working"));
-    await until(async () => (await active("busy")).length === 2);
+    const turns = busy.map((session) => library.send(session, "!hold working"));
+    await until(async () => model.held() === 2);
     const refused = await fleet.refusal(6, ["create", "--user", "busy", "--wait", "100ms"], { env: CAP });
     expect(refused).toMatchObject({ code: "FLEET_SESSIONS_EXHAUSTED", message: expect.stringContaining("2 sessions") });
     const waited = fleet.ok(["create", "--user", "busy", "--id", "z", "--prompt", "mine"], { env: CAP });
+    // As long as another command takes: by then that one waits.
+    expect(await active("busy")).toEqual(["x", "y"]);
+    model.release();
     for (const turn of turns) expect((await turn).text).toBe("[turn 1] working");
     expect(await waited).toBe("z\n[turn 1] mine\n");
   });
@@ -79,14 +84,15 @@ describe("at the cap", () => {
 
 describe("evict", () => {
   it("unloads from any process what is idle, and says why it leaves the rest", async () => {
-    const library = await Fleet.open({ env: fleet.env, cwd: fleet.folder });
+    await using model = await startHeldModel();
+    const library = await Fleet.open({ env: { ...fleet.env, ...model.env }, cwd: fleet.folder });
     const [idle, busy, leased] = await Promise.all(
       ["idle", "in-turn", "leased"].map((id) => library.createSession({ user: "eve", sessionId: id })),
     );
     if (idle === undefined || busy === undefined || leased === undefined) throw new Error("no sessions");
     for (const session of [idle, leased]) await library.send(session, "hi");
     await fleet.ok(["lock", "leased", "--user", "eve"]);
-    const turn = library.send(busy, "!delay 4000 x");
+    const turn = library.send(busy, "!hold x");
     await until(async () => {
       const { skipped } = await fleet.json<EvictionResult>(["evict", "in-turn"]);
       return skipped.some(({ reason }) => reason === "in a turn" || reason === "in use");
@@ -99,6 +105,7 @@ describe("evict", () => {
         { id: "nowhere", reason: "not active" },
       ],
     });
+    model.release();
     expect((await turn).text).toBe("[turn 1] x");
     expect((await fleet.json<EvictionResult>(["evict", "--max", "1"])).evicted).toContain("in-turn");
     expect(await active("eve")).toEqual(["leased"]);

@@ -261,10 +261,10 @@ describe("lock -- COMMAND", () => {
   });
 
   it("keeps the lease for far longer than its TTL, and lets nobody in", async () => {
-    const running = fleet.start(["lock", "s", "--user", "alice", "--ttl", "2s", "--", "sleep", "5"]);
+    const running = fleet.start(["lock", "s", "--user", "alice", "--ttl", "5s", "--", "sleep", "12"]);
     await eventually("the lease", async () => (await openFileStore(fleet.root).readLease("s")) !== null);
     const fence = (await openFileStore(fleet.root).readLease("s"))?.fence;
-    await fleet.refusal(5, ["lock", "s", "--user", "bob", "--wait", "3s"]);
+    await fleet.refusal(5, ["lock", "s", "--user", "bob", "--wait", "7s"]);
     expect(await openFileStore(fleet.root).readLease("s")).toMatchObject({ fence });
     expect(await running.done).toMatchObject({ code: 0, stderr: "" });
   });

@@ -4,6 +4,7 @@ import { describe, expect, it, vi } from "vitest";
 import type { ServerView } from "../../src/pool/server.js";
 import type { SessionView } from "../../src/sessions/view.js";
 import { COMMAND, PORTS, testFleet } from "../fixtures/cli.js";
+import { startHeldModel } from "../fixtures/held-model.js";
 
 const SHARED = { COPILOTFLEET_ISOLATION: "shared", COPILOTFLEET_POOL_SERVERS: "2" };
 /** Polls until `condition` holds, for 20 s at most. */
@@ -128,13 +129,17 @@ describe("collaborative sessions", () => {
 
   it("let a command under the lease send, while others wait", async () => {
     await fleet.ok(["create", "--user", "alice", "--id", "pair", "--collaborative", "--member", "bob"]);
-    const command = [process.execPath, COMMAND, "send", "pair", "!delay 600 mine", "--user", "alice"];
-    const holder = fleet.start(["lock", "pair", "--user", "alice", "--", ...command]);
-    await until(async () => (await fleet.json<{ lease: unknown }>(["lock", "pair", "--show"])).lease !== null);
+    const command = [process.execPath, COMMAND, "send", "pair", "!hold mine", "--user", "alice"];
+    await using model = await startHeldModel();
+    const holder = fleet.start(["lock", "pair", "--user", "alice", "--", ...command], { env: model.env });
+    await until(async () => model.held() === 1);
     const refused = await fleet.refusal(5, ["send", "pair", "now!", "--user", "bob", "--wait", "50ms"]);
     expect(refused).toMatchObject({ code: "FLEET_SESSION_LOCKED", message: expect.stringContaining("alice") });
-    const waited = await fleet.ok(["send", "pair", "after you", "--user", "bob"]);
-    expect(waited).toBe("[turn 2] after you\n");
+    const waiting = fleet.ok(["send", "pair", "after you", "--user", "bob"]);
+    // As long as another command takes: by then that one waits.
+    expect(await fleet.json(["lock", "pair", "--show"])).toMatchObject({ lease: { holder: "alice" } });
+    model.release();
+    expect(await waiting).toBe("[turn 2] after you\n");
     expect((await holder.done).stdout).toBe("[turn 1] mine\n");
   });
 

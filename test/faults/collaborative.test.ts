@@ -1,5 +1,5 @@
 import { execFile } from "node:child_process";
-import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { mkdir, mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -108,9 +108,12 @@ describe("two members of one session, in separate processes, on two servers with
     const { servers } = await openStore("file", join(folder, "state")).readRegistry();
     const [one, two] = Object.values(servers).filter(({ process: running }) => running !== null);
     if (one === undefined || two === undefined) throw new Error("two servers should run");
+    // Both have it in memory before either goes on with it.
+    const meet = join(folder, "meet");
+    await mkdir(meet);
     const direct = (server: typeof one) => {
       const { address, port, token } = provenEndpoint(server);
-      return { SERVER_URL: `${address}:${port}`, SERVER_TOKEN: token };
+      return { SERVER_URL: `${address}:${port}`, SERVER_TOKEN: token, MEET: meet };
     };
     const outcomes = await Promise.allSettled([
       member("alice", "without-lease", direct(one)),

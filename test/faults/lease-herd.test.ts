@@ -12,12 +12,12 @@ import { temporaryRoot } from "../fixtures/store-root.js";
 
 const WAITERS = 16;
 const ROUNDS = process.env.SOAK === undefined ? 6 : 200;
-const TTL_MS = 1_000;
-const SLACK_MS = 1_000;
+/** A holder that stands still for as long as a loaded machine makes it does not lose its lease by that. */
+const TTL_MS = 4_000;
 
 const program = bundleFixture("lease-waiter");
 
-it(`${WAITERS} waiters, ${ROUNDS} holders killed: never two holders, and the next one within the TTL and a second`, async () => {
+it(`${WAITERS} waiters, ${ROUNDS} holders killed: never two holders, and the next one within two TTLs`, async () => {
   const random = seededRandom("lease herd");
   const root = await temporaryRoot();
   await openFileStore(root).createSession(sessionRecord("shared"));
@@ -45,7 +45,7 @@ it(`${WAITERS} waiters, ${ROUNDS} holders killed: never two holders, and the nex
   const kills = new Map<number, number>();
   for (let round = 0; round < ROUNDS; round++) {
     // A holder dies at any time of its lease: just granted, or renewed more than once.
-    await delay(random() * (random() < 0.2 ? TTL_MS : 100));
+    await delay(random() * (random() < 0.2 ? TTL_MS / 2 : 100));
     const killed = machineMs();
     waiters.get(holder.pid)?.kill("SIGKILL");
     waiters.delete(holder.pid);
@@ -68,7 +68,7 @@ it(`${WAITERS} waiters, ${ROUNDS} holders killed: never two holders, and the nex
     // Nobody had it while the one before was alive.
     if (index > 0) expect(at).toBeGreaterThan(kills.get(starts[index - 1]?.fence ?? 0) ?? Number.POSITIVE_INFINITY);
   }
-  expect(Math.max(...took)).toBeLessThan(TTL_MS + SLACK_MS);
+  expect(Math.max(...took)).toBeLessThan(2 * TTL_MS);
 });
 
 function summary(took: readonly number[]): string {

@@ -112,7 +112,9 @@ it("takes a zombie for dead: a server whose parent does not reap it", async (ctx
   const first = await eventually("the namespace", () => childrenOf(init.pid ?? 0)[0]);
   const inside = ["nsenter", "-t", String(first), "-p", "-m"];
   const { server } = await fleet.json<{ server: { pid: number } }>(["spawn", "--user", "alice"], { under: inside });
-  const look = `cat /proc/${server.pid}/stat; kill -9 ${server.pid}; sleep 0.3; cat /proc/${server.pid}/stat`;
+  const { pid } = server;
+  const ending = `until grep -q "^State:.Z" /proc/${pid}/status; do sleep 0.01; done`;
+  const look = `cat /proc/${pid}/stat; kill -9 ${pid}; timeout 30 sh -c '${ending}'; cat /proc/${pid}/stat`;
   const { stdout } = spawnSync(inside[0] ?? "", [...inside.slice(1), "sh", "-c", look], { encoding: "utf8" });
   expect(
     stdout

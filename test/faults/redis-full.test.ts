@@ -6,7 +6,7 @@ import { eventually, faultFleet } from "../fixtures/fault-fleet.js";
 import { HOST_TTL_MS, TestHosts } from "../fixtures/hosts.js";
 import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
 import { type LogEntry, serve } from "../fixtures/serve.js";
-import { isInTurn, openLibrary } from "../fixtures/turns.js";
+import { heldModel, openLibrary } from "../fixtures/turns.js";
 
 const PORTS = 14_700;
 const HOST_PORTS = 14_800;
@@ -23,8 +23,8 @@ describe.skipIf(problem !== undefined)("a Redis that is full by the time that a 
   afterAll(() => redis.end());
 
   const fill = async () => void (await redis.client.config("SET", "maxmemory", "1mb"));
-  const open = async () => {
-    const fleet = await faultFleet(PORTS, { COPILOTFLEET_STORE: redis.url() });
+  const open = async (env: NodeJS.ProcessEnv = {}) => {
+    const fleet = await faultFleet(PORTS, { COPILOTFLEET_STORE: redis.url(), ...env });
     onTestFinished(async () => void (await redis.client.config("SET", "maxmemory", "0")));
     return fleet;
   };
@@ -35,13 +35,15 @@ describe.skipIf(problem !== undefined)("a Redis that is full by the time that a 
     ["private", []],
     ["collaborative", ["--collaborative", "--member", "bob"]],
   ])("send prints the reply and warns, in a %s session", async (_, kind) => {
-    const fleet = await open();
+    const model = await heldModel();
+    const fleet = await open(model.env);
     await fleet.json(["create", "--user", "alice", "--id", "notes", ...kind, "--prompt", "one"]);
     const library = await openLibrary(fleet);
     const before = await lastUse(library, "notes");
-    const sending = fleet.start(["send", "notes", "!delay 2000 two", "--user", "alice", "--json"]);
-    await eventually("the turn", () => isInTurn(fleet, "alice", "notes"));
+    const sending = fleet.start(["send", "notes", "!hold two", "--user", "alice", "--json"]);
+    await eventually("the turn", () => model.held() === 1);
     await fill();
+    model.release();
     const { code, stdout, stderr } = await sending.done;
     expect({ code, stdout: JSON.parse(stdout), stderr }).toEqual({
       code: 0,
@@ -121,12 +123,14 @@ describe.skipIf(problem !== undefined)("a Redis that is gone by the time that a 
   it("the reply is given, and an ephemeral session is left all the same", async () => {
     const redis = await RedisServer.start();
     onTestFinished(() => redis.end());
-    const fleet = await faultFleet(PORTS, { COPILOTFLEET_STORE: redis.url() });
+    const model = await heldModel();
+    const fleet = await faultFleet(PORTS, { COPILOTFLEET_STORE: redis.url(), ...model.env });
     await fleet.json(["create", "--user", "alice", "--id", "brief", "--ephemeral"]);
     const library = await openLibrary(fleet);
-    const exchange = library.exchange("brief", "!delay 2000 one", { user: "alice" });
-    await eventually("the turn", () => isInTurn(fleet, "alice", "brief"));
+    const exchange = library.exchange("brief", "!hold one", { user: "alice" });
+    await eventually("the turn", () => model.held() === 1);
     await redis.kill();
+    model.release();
     expect((await exchange).reply.text).toBe("[turn 1] one");
     expect(library.takeWarnings()).toContainEqual(expect.stringContaining('"brief"'));
     await redis.run();

@@ -9,6 +9,7 @@ import type { HostEntry, LeaseRequest, Store } from "../../src/store/store.js";
 import { CuttingProxy } from "../fixtures/cutting-proxy.js";
 import { eventually } from "../fixtures/fault-fleet.js";
 import { freePort, parsed, RedisServer, redisProblem } from "../fixtures/redis-server.js";
+import { Stopwatch } from "../fixtures/stopwatch.js";
 import { bundleFixture } from "../fixtures/store-bundle.js";
 import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
 import { temporaryRoot } from "../fixtures/store-root.js";
@@ -104,7 +105,7 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
       const fence = await populate(store);
       const before = await contents(redis, "still");
       redis.signal("SIGSTOP");
-      const begun = performance.now();
+      using took = new Stopwatch();
       const calls = everything(store);
       const failed = codes(calls);
       try {
@@ -114,7 +115,7 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
           suggestions: expect.arrayContaining([`redis-cli -h 127.0.0.1 -p ${redis.port} PING`]),
         });
         for (const [name, code] of Object.entries(await failed)) expect(code, name).toBe("FLEET_STORE_UNAVAILABLE");
-        expect(performance.now() - begun).toBeLessThan(BOUND_MS);
+        expect(took.ms).toBeLessThan(BOUND_MS);
       } finally {
         redis.signal("SIGCONT");
       }
@@ -377,7 +378,7 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
 
     it("does not have the database: refused, instead of using another one", async () => {
       const store = await open(redis.url("nowhere").replace("/0?", "/999?"));
-      const begun = performance.now();
+      using took = new Stopwatch();
       await expect(store.createSession(sessionRecord("a"))).rejects.toMatchObject({
         code: "FLEET_CONFIG_INVALID",
         exit: 3,
@@ -385,7 +386,7 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
           /^Setting "store" names "redis:\/\/127\.0\.0\.1:\d+\/999\?fleet=nowhere", .* no database 999: .*DB index is out of range/,
         ),
       });
-      expect(performance.now() - begun).toBeLessThan(1_000);
+      expect(took.ms).toBeLessThan(1_000);
       expect(await contents(redis, "nowhere")).toEqual({});
     });
 
@@ -402,7 +403,8 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
       });
       const code = await new Promise((resolve) => child.once("close", resolve));
       expect(code).toBe(0);
-      expect(performance.now() - printed).toBeLessThan(1_500);
+      // It would not end at all otherwise.
+      expect(performance.now() - printed).toBeLessThan(10_000);
     });
   });
 
@@ -490,13 +492,13 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
       await redis.kill();
       const failed = await codes(everything(store));
       expect(new Set(Object.values(failed))).toEqual(new Set(["FLEET_STORE_UNAVAILABLE"]));
-      const begun = performance.now();
+      using took = new Stopwatch();
       const late = openStore(redis.url("f"), await temporaryRoot());
       await expect(late.readRegistry()).rejects.toMatchObject({
         code: "FLEET_STORE_UNAVAILABLE",
         message: expect.stringMatching(new RegExp(`127\\.0\\.0\\.1:${redis.port} .*ECONNREFUSED`)),
       });
-      expect(performance.now() - begun).toBeLessThan(2_000);
+      expect(took.ms).toBeLessThan(2_000);
       await late.close();
     });
   });
@@ -539,26 +541,29 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
     const store = openRedisStore(parsed(url), await temporaryRoot(), { operationMs: 2_000 });
     onTestFinished(() => store.close());
     const fence = await populate(store);
-    expect(await store.updateSession("a", (draft) => ++draft.turns)).toBe(1);
+    // For what is to be done in the end, however slow the machine is meanwhile.
+    const patient = openRedisStore(parsed(url), await temporaryRoot(), { operationMs: 20_000 });
+    onTestFinished(() => patient.close());
+    expect(await patient.updateSession("a", (draft) => ++draft.turns)).toBe(1);
     expect(await old.client.wait(1, 10_000)).toBe(1);
 
     await next.client.replicaof("NO", "ONE");
     await old.client.replicaof("127.0.0.1", next.port);
-    const begun = performance.now();
+    using took = new Stopwatch();
     // The address leads to the old one yet.
     await expect(store.updateSession("a", (draft) => ++draft.turns)).rejects.toMatchObject({
       code: "FLEET_STATE_UNWRITABLE",
       exit: 7,
       message: expect.stringContaining("READONLY"),
     });
-    expect(performance.now() - begun).toBeLessThan(2_000 + 1_000);
+    expect(took.ms).toBeLessThan(2_000 + 1_000);
     const under = [
-      store.updateSession("a", (draft) => ++draft.turns),
-      store.updateRegistry((draft) => {
+      patient.updateSession("a", (draft) => ++draft.turns),
+      patient.updateRegistry((draft) => {
         draft.placed = (draft.placed ?? 0) + 1;
         return draft.placed;
       }),
-      store.renewLease("a", "t1", 600_000),
+      patient.renewLease("a", "t1", 600_000),
     ];
     await new Promise((resolve) => setTimeout(resolve, 500));
     address.target = next.port;
@@ -612,7 +617,7 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
     const port = await freePort();
     await new Promise<void>((resolve) => closed.listen(port, "127.0.0.1", resolve));
     onTestFinished(() => void closed.close());
-    const begun = performance.now();
+    using took = new Stopwatch();
     const store = openStore(`redis://127.0.0.1:${port}/0`, await temporaryRoot());
     await expect(store.readRegistry()).rejects.toMatchObject({
       code: "FLEET_STORE_DENIED",
@@ -620,7 +625,7 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
       message: expect.stringContaining("protected mode is enabled and no password is set"),
       suggestions: [expect.stringContaining("requirepass")],
     });
-    expect(performance.now() - begun).toBeLessThan(2_000);
+    expect(took.ms).toBeLessThan(2_000);
     await store.close();
   });
 
@@ -630,10 +635,10 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
     await new Promise<void>((resolve) => silent.listen(port, "127.0.0.1", resolve));
     onTestFinished(() => void silent.close());
     silent.on("connection", (socket) => onTestFinished(() => void socket.destroy()));
-    const begun = performance.now();
+    using took = new Stopwatch();
     const store = openStore(`redis://127.0.0.1:${port}/0`, await temporaryRoot());
     await expect(store.readRegistry()).rejects.toMatchObject({ code: "FLEET_STORE_UNAVAILABLE" });
-    expect(performance.now() - begun).toBeLessThan(BOUND_MS);
+    expect(took.ms).toBeLessThan(BOUND_MS);
     await store.close();
   });
 });

@@ -6,19 +6,23 @@ import { findRuntime } from "../../src/runtime/find.js";
 import { probe, provenEndpoint } from "../../src/runtime/probe.js";
 import { eventually, expectConsistent, type FaultFleet, fake, faultFleet, isRunning } from "../fixtures/fault-fleet.js";
 import { FAST_HEALTH, type Serving, serve } from "../fixtures/serve.js";
+import { Stopwatch } from "../fixtures/stopwatch.js";
 import { openLibrary } from "../fixtures/turns.js";
 
 const PORTS = 13_300;
 
 /** Waits until another process than `pid` is the user's server and answers an authenticated ping. Gives its PID. */
-async function healthyAgain(fleet: FaultFleet, user: string, pid: number, withinMs = 10_000): Promise<number> {
+async function healthyAgain(fleet: FaultFleet, user: string, pid: number, withinMs = 20_000): Promise<number> {
   return await eventually(
     `${user}'s server`,
     async () => {
       const server = await fleet.record(user);
       if (server.state !== "ready" || server.process === null || server.process.pid === pid) return null;
-      await probe(provenEndpoint(server), AbortSignal.timeout(2_000));
-      return server.process.pid;
+      const { pid: now } = server.process;
+      return await probe(provenEndpoint(server), AbortSignal.timeout(2_000)).then(
+        () => now,
+        () => null, // not yet
+      );
     },
     withinMs,
   );
@@ -46,10 +50,10 @@ it("has a server that crashed healthy again within 3 s, on its home and port, wi
   const session = await library.createSession({ user: "alice", sessionId: "s" });
   await library.send(session, "hi");
   const serving = await serve(fleet);
-  const begun = performance.now();
+  using took = new Stopwatch();
   process.kill(alice.pid ?? 0, "SIGKILL");
   const pid = await healthyAgain(fleet, "alice", alice.pid ?? 0);
-  const ms = performance.now() - begun;
+  const ms = took.ms;
   console.log(`healthy ${Math.round(ms)} ms after the crash`);
   expect(ms).toBeLessThan(3_000);
   expect(await fleet.ps()).toMatchObject([
@@ -72,10 +76,10 @@ it("has a server that hangs healthy again within 20 s, with the default settings
   const session = await library.createSession({ user: "alice", sessionId: "s" });
   await library.send(session, "hi");
   const serving = await serve(fleet);
-  const begun = performance.now();
+  using took = new Stopwatch();
   process.kill(pid ?? 0, "SIGSTOP");
-  await healthyAgain(fleet, "alice", pid ?? 0, 25_000);
-  const ms = performance.now() - begun;
+  await healthyAgain(fleet, "alice", pid ?? 0, 60_000);
+  const ms = took.ms;
   console.log(`healthy ${Math.round(ms)} ms after it hung`);
   expect(ms).toBeLessThan(20_000);
   expect((await fleet.record("alice")).port).toBe(port);
@@ -88,15 +92,15 @@ it("shows a server that hangs as unhealthy, with the reason, until it is ended",
   const fleet = await faultFleet(PORTS, FAST_HEALTH);
   const { pid, id } = await fleet.spawn("alice");
   await fleet.spawn("bob");
-  const serving = await serve(fleet, { env: { COPILOTFLEET_HEALTH_FAILURES: "6" } });
+  const serving = await serve(fleet, { env: { COPILOTFLEET_HEALTH_FAILURES: "15" } });
   process.kill(pid ?? 0, "SIGSTOP");
   const shown = await eventually("unhealthy", async () =>
     (await fleet.ps()).find(({ state }) => state === "unhealthy"),
   );
-  expect(shown).toMatchObject({ id, pid, failure: expect.stringMatching(/within \d+ ms.* \(\d of 6\)$/) });
+  expect(shown).toMatchObject({ id, pid, failure: expect.stringMatching(/within \d+ ms.* \(\d+ of 15\)$/) });
   await eventually("the metric", async () => (await serving.metric("servers", { state: "unhealthy" })) === 1);
   expect(await serving.readyz()).toMatchObject({ status: 200 });
-  await healthyAgain(fleet, "alice", pid ?? 0);
+  await healthyAgain(fleet, "alice", pid ?? 0, 60_000);
   expect(await fleet.ps()).toMatchObject([{ id, state: "ready", failure: null }, { state: "ready" }]);
   expect(await serving.metric("server_restarts_total", { reason: "hang" })).toBe(1);
   await expectConsistent(fleet);
@@ -180,10 +184,12 @@ it("gives a start the startup deadline, not that of liveness", async () => {
   });
   process.kill(pid ?? 0, "SIGKILL");
   await eventually("the start", async () => (await fleet.record("alice")).state === "starting");
-  const begun = performance.now();
   // Liveness would have given it up after about a second. What ends this start is the deadline, and the next one begins.
-  await eventually("the second start", async () => (await startsOf(fleet, "alice", serving)).length === 2);
-  expect(performance.now() - begun).toBeGreaterThan(2_800);
+  const [first = 0, second = 0] = await eventually("the second start", async () => {
+    const starts = await startsOf(fleet, "alice", serving);
+    return starts.length === 2 && starts;
+  });
+  expect(second - first).toBeGreaterThan(2_900);
   expect(await fleet.record("alice")).toMatchObject({ crashes: 2 });
   writeFileSync(join(gate, "open"), "");
   await healthyAgain(fleet, "alice", pid ?? 0);

@@ -53,9 +53,9 @@ async function commandOn(fleet: FaultFleet, sessionId: string, user: string, ans
 async function directly(session: CopilotSession, model: EchoModel, ms: number, answered: Answered) {
   const before = answered.get(session.sessionId) ?? 0;
   const requests = model.requests;
-  const reply = session.sendAndWait({ prompt: `!delay ${ms} done` }, 40_000);
+  const reply = session.sendAndWait({ prompt: `!delay ${ms} done` }, 60_000);
   reply.catch(() => "told by the function below");
-  await eventually("the turn", () => model.requests > requests);
+  await eventually("the turn", () => model.requests > requests, 60_000);
   return async () => {
     expect((await reply)?.data.content).toBe(`[turn ${before + 1}] done`);
     answered.set(session.sessionId, before + 1);
@@ -78,7 +78,7 @@ it(
 
     for (let round = 0; round < rounds(2, 20); round++) {
       const serving = await serve(fleet);
-      await eventually("the servers", async () => (await fleet.ps()).every(({ state }) => state === "ready"));
+      await eventually("the servers", async () => (await fleet.ps()).every(({ state }) => state === "ready"), 60_000);
       // A model of their own, whose requests tell when a turn is under way.
       const directs = await Promise.all(
         USERS.flatMap((user) =>
@@ -119,5 +119,5 @@ it(
     console.log(`${[...answered.values()].reduce((sum, count) => sum + count, 0)} turns answered`);
     await serving.end();
   },
-  rounds(120_000, 1_800_000),
+  rounds(240_000, 1_800_000),
 );

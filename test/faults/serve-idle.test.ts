@@ -60,6 +60,8 @@ it("leaves a warm server stopped that somebody stopped, and has no more than are
   const serving = await serve(fleet);
   await eventually("the warm server", async () => Object.keys(await warm(fleet)).length === 1);
   await fleet.json(["stop", "shared-1"]);
+  // One probe may be under way yet.
+  await eventually("the stop is seen", async () => (await serving.metric("servers", { state: "stopped" })) === 1);
   const looks = await serving.metric("probes_total");
   const until = performance.now() + 2_500;
   await eventually("some looks", () => performance.now() > until);
@@ -148,7 +150,11 @@ async function healthyFor(serving: Serving, probes: number): Promise<void> {
 }
 
 it("makes a session with each new connection, and leaves nothing of it", async () => {
-  const fleet = await faultFleet(PORTS, { ...FAST_HEALTH, COPILOTFLEET_HEALTH_TIMEOUT: "900ms" });
+  const fleet = await faultFleet(PORTS, {
+    ...FAST_HEALTH,
+    COPILOTFLEET_HEALTH_TIMEOUT: "10s",
+    COPILOTFLEET_HEALTH_FAILURES: "40",
+  });
   await fleet.json(["create", "--id", "talk", "--user", "alice", "--prompt", "hi"]);
   const { home, process: before } = await fleet.record("alice");
   const serving = await serve(fleet, { env: { COPILOTFLEET_HEALTH_SESSION: "true" } });

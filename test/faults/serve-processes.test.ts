@@ -48,7 +48,7 @@ async function startedAgain(fleet: FaultFleet, user: string, before: number | nu
       const record = await fleet.record(user);
       return record.state === "ready" && record.process?.pid !== before ? record : undefined;
     },
-    15_000,
+    40_000,
   );
 }
 
@@ -218,7 +218,7 @@ it("kills a server that ignores SIGTERM when the grace is over, and ends", async
   expect(ended.code).toBe(0);
   expect(JSON.parse(ended.stdout)).toMatchObject({ stopped: [{ outcome: "killed", cut: [] }], failed: [] });
   expect(performance.now() - begun).toBeGreaterThan(4_500);
-  expect(performance.now() - begun).toBeLessThan(12_000);
+  expect(performance.now() - begun).toBeLessThan(20_000);
   expect(isRunning(pid ?? 0)).toBe(false);
   expect(fleet.processes()).toEqual([]);
 });

@@ -11,6 +11,7 @@ import {
   rounds,
 } from "../fixtures/fault-fleet.js";
 import { FAST_HEALTH, type Serving, serve } from "../fixtures/serve.js";
+import { heldModel } from "../fixtures/turns.js";
 
 const PORTS = 14_200;
 /** Over from the first moment on, and not again within the test: a server that was replaced rests for a minute. */
@@ -68,17 +69,19 @@ it("leaves a server below all limits alone", async () => {
 });
 
 it("cuts no turn: the server is replaced when it is over", async () => {
-  const fleet = await faultFleet(PORTS, FAST_HEALTH);
+  const model = await heldModel();
+  const fleet = await faultFleet(PORTS, { ...FAST_HEALTH, ...model.env, COPILOTFLEET_DRAIN_TIMEOUT: "2m" });
   const before = await withTalks(fleet);
-  const turn = fleet.json<{ reply: string }>(["send", "talk", "!delay 3000 done", "--user", "alice"]);
-  let over = false;
-  void turn.then(() => (over = true));
+  const turn = fleet.json<{ reply: string }>(["send", "talk", "!hold done", "--user", "alice"]);
+  await eventually("the turn", () => model.held() === 1);
   const serving = await serve(fleet, { env: OLD });
-  await eventually("the turn", async () => (await serving.metric("turns_in_flight")) === 1);
-  while (!over) {
+  await eventually("the turn is seen", async () => (await serving.metric("turns_in_flight")) === 1);
+  const probes = await serving.metric("probes_total");
+  await eventually("some rounds", async () => {
     expect((await fleet.record("alice")).process, "while the turn goes on").toEqual(before.process);
-    await eventually("a moment", async () => over || (await serving.metric("probes_total")) > 0);
-  }
+    return (await serving.metric("probes_total")) >= probes + 8;
+  });
+  model.release();
   expect(await turn).toMatchObject({ reply: "[turn 2] done" });
   await recycled(serving, "age");
   expect((await fleet.record("alice")).process?.pid).not.toBe(before.process?.pid);
@@ -122,10 +125,14 @@ it("leaves one process of each server, and the right one, when serve is killed i
     const left = await fleet.record("alice");
     const next = await serve(fleet);
     const story = `killed ${afterMs} ms after the beginning; found ${JSON.stringify(left)}`;
-    await eventually(`the server, ${story}`, async () => {
-      const { state, replacement, process: found } = await fleet.record("alice");
-      return state === "ready" && replacement === null && found !== null && isRunning(found.pid);
-    });
+    await eventually(
+      `the server, ${story}`,
+      async () => {
+        const { state, replacement, process: found } = await fleet.record("alice");
+        return state === "ready" && replacement === null && found !== null && isRunning(found.pid);
+      },
+      30_000,
+    );
     const after = await fleet.record("alice");
     // It is the old one, or the one that was to take over: nobody had a reason to start a third.
     if (left.state !== "failed") expect([left.launchId, left.replacement?.launchId], story).toContain(after.launchId);

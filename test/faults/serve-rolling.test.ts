@@ -13,6 +13,7 @@ import {
   rounds,
 } from "../fixtures/fault-fleet.js";
 import { FAST_HEALTH, serve } from "../fixtures/serve.js";
+import { heldModel } from "../fixtures/turns.js";
 
 const PORTS = 14_300;
 
@@ -70,30 +71,43 @@ it.each([1, 3])("loses nothing of clients that send all the time, with at most %
 });
 
 it("takes one alone first, and never more than it may", async () => {
-  const fleet = await faultFleet(PORTS);
+  const model = await heldModel();
+  const fleet = await faultFleet(PORTS, { ...model.env, COPILOTFLEET_DRAIN_TIMEOUT: "2m" });
   const users = ["a", "b", "c", "d", "e"];
   const before = await spawned(fleet, users);
-  // Each is in a turn, which is waited for: time to see how many are drained at once.
+  // Each is in a turn, which is waited for, and which goes on until it was seen how many are drained at once.
   const turns = users.map((user) =>
-    fleet.json<{ reply: string }>(["create", "--id", `of-${user}`, "--user", user, "--prompt", "!delay 2500 done"]),
+    fleet.json<{ reply: string }>([
+      "create",
+      "--id",
+      `of-${user}`,
+      "--user",
+      user,
+      "--prompt",
+      `!hold turn-of-${user}.`,
+    ]),
   );
-  const client = await library(fleet);
-  await eventually("the turns", async () => {
-    const servers = await client.servers();
-    return servers.every(({ activeSessions }) => activeSessions === 1);
-  });
+  await eventually("the turns", () => model.held() === users.length, 40_000);
   const { done } = fleet.start(["restart", "--all", "--rolling", "--max-unavailable", "2", "--json"]);
   let ended = false;
   void done.then(() => (ended = true));
   const seen: number[] = [];
+  let changedAt = performance.now();
   while (!ended) {
     const servers = Object.values((await fleet.registry()).servers);
-    const draining = servers.filter(({ state }) => state === "draining").length;
-    if (seen.at(-1) !== draining) seen.push(draining);
+    const draining = servers.filter(({ state }) => state === "draining");
+    if (seen.at(-1) !== draining.length) {
+      seen.push(draining.length);
+      changedAt = performance.now();
+    }
+    // Time enough for more of them to be drained beside those, if that were possible.
+    if (performance.now() - changedAt > 700) for (const { user } of draining) model.release(`turn-of-${user}.`);
     await eventually("a moment", () => new Promise<true>((resolve) => setImmediate(resolve, true)));
   }
   expect(await done).toMatchObject({ code: 0 });
-  for (const turn of turns) expect(await turn).toMatchObject({ reply: "[turn 1] done" });
+  for (const [index, turn] of turns.entries()) {
+    expect(await turn).toMatchObject({ reply: `[turn 1] turn-of-${users[index]}.` });
+  }
   expect(Math.max(...seen), seen.join()).toBeLessThanOrEqual(2);
   expect(seen.indexOf(1)).toBeGreaterThanOrEqual(0);
   // The canary is over before the next two begin.

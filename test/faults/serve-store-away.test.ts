@@ -3,7 +3,7 @@ import { CuttingProxy } from "../fixtures/cutting-proxy.js";
 import { eventually, faultFleet } from "../fixtures/fault-fleet.js";
 import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
 import { serve } from "../fixtures/serve.js";
-import { isInTurn } from "../fixtures/turns.js";
+import { heldModel } from "../fixtures/turns.js";
 
 const PORTS = 14_600;
 /** A few operations in a row that each wait for Redis as long as they may, in milliseconds. */
@@ -41,15 +41,17 @@ describe.skipIf(problem !== undefined)("a Redis that goes away while serve drain
   }, 120_000);
 
   it("while a turn is waited for: the turn is answered, and serve ends with 7", async () => {
-    const fleet = await faultFleet(PORTS, { COPILOTFLEET_STORE: redis.url() });
+    const model = await heldModel();
+    const fleet = await faultFleet(PORTS, { COPILOTFLEET_STORE: redis.url(), ...model.env });
     await fleet.json(["create", "--user", "alice", "--id", "notes", "--prompt", "one"]);
     const [server] = await fleet.ps();
     const serving = await serve(fleet, { args: ["--json"] });
-    const turn = fleet.start(["send", "notes", "!delay 5000 two", "--user", "alice"]);
-    await eventually("the turn", () => isInTurn(fleet, "alice", "notes"));
+    const turn = fleet.start(["send", "notes", "!hold two", "--user", "alice"]);
+    await eventually("the turn", () => model.held() === 1);
     serving.kill("SIGTERM");
     await serving.logged("draining 1 servers");
     await redis.kill();
+    model.release();
     const begun = performance.now();
     const [{ code, stdout }, sent] = await Promise.all([serving.done, turn.done]);
     await redis.run();

@@ -5,12 +5,12 @@ import { FAST_HEALTH, type Serving, serve } from "../fixtures/serve.js";
 
 const PORTS = 14_500;
 /** Longer than all deadlines of the settings below. */
-const AWAY_MS = 2_500;
+const AWAY_MS = 4_500;
 const USERS = ["alice", "bob"];
-/** One probe that is called a failure, and the server is ended. */
+/** One probe that is called a failure, and the server is ended. A busy machine is no failure within this time. */
 const STRICT = {
-  COPILOTFLEET_HEALTH_INTERVAL: "1s",
-  COPILOTFLEET_HEALTH_TIMEOUT: "1s",
+  COPILOTFLEET_HEALTH_INTERVAL: "3s",
+  COPILOTFLEET_HEALTH_TIMEOUT: "3s",
   COPILOTFLEET_HEALTH_FAILURES: "1",
 };
 
@@ -36,7 +36,11 @@ async function away(forMs = AWAY_MS): Promise<void> {
 /** All servers answer again, and are the same processes as before. */
 async function expectSame(fleet: FaultFleet, serving: Serving, pids: readonly number[]): Promise<void> {
   const before = await serving.metric("probes_total", { outcome: "ok" });
-  await eventually("more probes", async () => (await serving.metric("probes_total", { outcome: "ok" })) >= before + 4);
+  await eventually(
+    "more probes",
+    async () => (await serving.metric("probes_total", { outcome: "ok" })) >= before + 4,
+    40_000,
+  );
   for (const [index, user] of USERS.entries()) {
     expect(await fleet.record(user)).toMatchObject({ state: "ready", process: { pid: pids[index] }, failure: null });
   }
@@ -54,9 +58,9 @@ it.each(["servers first", "serve first"])(
     const fleet = await faultFleet(PORTS, STRICT);
     const pids = await servers(fleet);
     const serving = await serve(fleet);
-    // It goes to sleep in the middle of probes: less than the time that one may take.
+    // It goes to sleep in the middle of a probe, mostly: this is by far less than the time that one may take.
     await stop(pids);
-    await away(900);
+    await away(1_500);
     await stop([serving.pid]);
     await away();
     const all = order === "serve first" ? [serving.pid, ...pids] : [...pids, serving.pid];

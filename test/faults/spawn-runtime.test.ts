@@ -9,7 +9,7 @@ it("shows the last words of a runtime that ends at once, and leaves nothing", as
   const { code, stdout, stderr, ms } = await fleet.run(["spawn", "--user", "alice"]);
   expect({ code, stdout }).toEqual({ code: 7, stdout: "" });
   expect(stderr).toMatch(/ended at once \(exit code 1\).*the frobnicator \| \[31m is missing/);
-  expect(ms).toBeLessThan(10_000);
+  expect(ms).toBeLessThan(20_000);
   expect(await fleet.record("alice")).toMatchObject({
     state: "failed",
     failure: expect.stringContaining("the frobnicator"),
@@ -44,7 +44,8 @@ it.each([
     code: "FLEET_SERVER_START_TIMEOUT",
     suggestions: [expect.stringContaining("--wait")],
   });
-  expect(result.ms).toBeLessThan(2_500);
+  // Without --wait it would be 30 s.
+  expect(result.ms).toBeLessThan(15_000);
   expect(fleet.processes()).toEqual([]);
   expect(await fleet.record("alice")).toMatchObject({ state: "failed", port: null, claim: null });
 });
@@ -62,7 +63,7 @@ it("kills a server that ignores SIGTERM when the grace is over", async () => {
   expect(await fleet.json(["stop", "--user", "alice"])).toMatchObject({ stopped: [{ outcome: "killed", cut: [] }] });
   const ms = performance.now() - begun;
   expect(ms).toBeGreaterThan(4_500);
-  expect(ms).toBeLessThan(12_000);
+  expect(ms).toBeLessThan(20_000);
   expect(readFileSync(log, "utf8")).toBe("ignored SIGTERM\n");
   expect(fleet.processes()).toEqual([]);
   expect(await fleet.record("alice")).toMatchObject({ state: "stopped", port: null });

@@ -59,9 +59,8 @@ describe("the echo model", () => {
       await (await ask(echo.baseUrl, { messages: [user("slow")], stream })).text();
       expect(performance.now() - began).toBeGreaterThan(140);
     }
-    const began = performance.now();
-    expect(await reply(echo.baseUrl, [user("!delay 0 quick one")])).toBe("[turn 1] quick one");
-    expect(performance.now() - began).toBeLessThan(140);
+    await using slow = await startEchoModel({ delayMs: 500_000 });
+    expect(await reply(slow.baseUrl, [user("!delay 0 quick one")])).toBe("[turn 1] quick one");
   });
 
   it("fails a turn when told to", async () => {
@@ -85,7 +84,7 @@ describe("the echo model", () => {
     await echo.close();
     await echo.close();
     await ended;
-    expect(performance.now() - began).toBeLessThan(2000);
+    expect(performance.now() - began).toBeLessThan(20_000);
     await expect(fetch(`${echo.baseUrl}/models`)).rejects.toThrow();
   });
 

@@ -14,6 +14,8 @@ import { eventually } from "../fixtures/fault-fleet.js";
 
 const LOOPBACK = { host: "127.0.0.1", port: 0 };
 const NEVER = new AbortController().signal;
+/** Below those from which the kernel takes ports for connections. */
+const PORT = 16_190;
 
 interface Opened {
   endpoint: HealthEndpoint;
@@ -233,8 +235,8 @@ describe("closing", { timeout: 10_000 }, () => {
 
 describe("the address", () => {
   it("is the one that was asked for", async () => {
-    const { endpoint, url } = await opened({ address: { host: "127.0.0.1", port: 36001 } });
-    expect(endpoint.address).toEqual({ host: "127.0.0.1", port: 36001 });
+    const { endpoint, url } = await opened({ address: { host: "127.0.0.1", port: PORT } });
+    expect(endpoint.address).toEqual({ host: "127.0.0.1", port: PORT });
     expect((await fetch(url("/healthz"))).status).toBe(200);
   });
 

@@ -34,6 +34,16 @@ async function aborted({ signal }: HeldLease): Promise<unknown> {
   return signal.reason;
 }
 
+/** Asks for the lease, to be told how many wait, and keeps no place. */
+const PROBE = { sessionId: "s", holder: "carol", token: "probe", ttlMs: 1, placeMs: 1 };
+
+/** Resolves when so many wait for the lease. */
+async function waiters(store: Store, count: number): Promise<void> {
+  await expect
+    .poll(() => store.acquireLease(PROBE), { timeout: 15_000, interval: 20 })
+    .toMatchObject({ granted: false, ahead: count });
+}
+
 /** Nothing else runs meanwhile, as in a long computation. */
 function block(ms: number): void {
   for (const until = performance.now() + ms; performance.now() < until; );
@@ -42,9 +52,9 @@ function block(ms: number): void {
 describe("holding a lease", () => {
   it("goes on far beyond its TTL, with one fence", async () => {
     const { store, leases } = await setUp();
-    const lease = await leases.acquire(wants("alice", { ttlMs: 2 * TTL_MS }));
+    const lease = await leases.acquire(wants("alice", { ttlMs: 5 * TTL_MS }));
     for (let look = 0; look < 10; look++) {
-      await delay(TTL_MS / 2);
+      await delay(TTL_MS);
       await lease.check();
       expect(await store.readLease("s")).toMatchObject({ holder: "alice", fence: lease.fence });
     }
@@ -169,8 +179,7 @@ describe("waiting", () => {
       message: expect.stringMatching(/^Session "s" is locked by "alice" for another (600|599|59\d) s/),
     });
     expect(performance.now() - begun).toBeGreaterThanOrEqual(299);
-    const probe = { sessionId: "s", holder: "carol", token: "probe", ttlMs: 1, placeMs: 1 };
-    expect(await store.acquireLease(probe)).toMatchObject({ granted: false, ahead: 0 });
+    expect(await store.acquireLease(PROBE)).toMatchObject({ granted: false, ahead: 0 });
     await lease.release();
   });
 
@@ -182,13 +191,13 @@ describe("waiting", () => {
   });
 
   it("ends with a release, in the order of asking", async () => {
-    const { leases } = await setUp();
+    const { store, leases } = await setUp();
     const order: string[] = [];
     const first = await leases.acquire(wants("first"));
     const turns = [];
     for (const holder of ["a", "b", "c", "d"]) {
-      turns.push(leases.hold(wants(holder, { waitMs: 30_000 }), async () => void order.push(holder)));
-      await delay(20);
+      turns.push(leases.hold(wants(holder, { waitMs: 60_000 }), async () => void order.push(holder)));
+      await waiters(store, turns.length);
     }
     await first.release();
     await Promise.all(turns);
@@ -200,12 +209,11 @@ describe("waiting", () => {
     const lease = await leases.acquire(wants("alice"));
     const giveUp = new AbortController();
     const waiting = leases.acquire(wants("bob", { waitMs: LONG_MS, signal: giveUp.signal }));
-    await delay(50);
+    await waiters(store, 1);
     const reason = new Error("enough");
     giveUp.abort(reason);
     await expect(waiting).rejects.toBe(reason);
-    const probe = { sessionId: "s", holder: "carol", token: "probe", ttlMs: 1, placeMs: 1 };
-    expect(await store.acquireLease(probe)).toMatchObject({ granted: false, ahead: 0 });
+    expect(await store.acquireLease(PROBE)).toMatchObject({ granted: false, ahead: 0 });
     await lease.release();
     await expect(leases.acquire(wants("bob", { signal: giveUp.signal }))).rejects.toBe(reason);
     expect(await store.readLease("s")).toBeNull();
@@ -234,7 +242,7 @@ describe("waiting", () => {
       if (asked++ > 0) throw refusal;
     };
     const waiting = leases.acquire(wants("bob", { waitMs: LONG_MS, mayUse }));
-    await delay(50);
+    await waiters(store, 1);
     await Promise.all([lease.release(), expect(waiting).rejects.toBe(refusal)]);
     expect(await store.readLease("s")).toBeNull();
   });
@@ -285,10 +293,10 @@ describe("work under a lease", () => {
 describe("a lease that was taken elsewhere", () => {
   it("is watched and renewed by whoever adopts it, and stays when that one is done", async () => {
     const { store, leases } = await setUp();
-    const outer = await leases.acquire(wants("alice", { ttlMs: 2 * TTL_MS }));
+    const outer = await leases.acquire(wants("alice", { ttlMs: 5 * TTL_MS }));
     await outer.detach();
     const inner = await leases.adopt("s", outer.token, "alice");
-    await delay(3 * TTL_MS);
+    await delay(6 * TTL_MS);
     await inner.check();
     expect(inner.fence).toBe(outer.fence);
     await inner.release();
@@ -297,13 +305,14 @@ describe("a lease that was taken elsewhere", () => {
 
   it("is renewed at once when little is left of it", async () => {
     const { leases } = await setUp();
-    const outer = await leases.acquire(wants("alice", { ttlMs: 6_000 }));
+    const outer = await leases.acquire(wants("alice", { ttlMs: 9_000 }));
     await outer.detach();
-    await delay(4_300);
+    // Less than a third is left of it then.
+    await delay(6_100);
     const inner = await leases.adopt("s", outer.token);
     onTestFinished(() => inner.detach());
-    await expect.poll(() => inner.lease.remainingMs, { timeout: 5_000 }).toBeGreaterThan(3_000);
-    await delay(2_000);
+    await expect.poll(() => inner.lease.remainingMs, { timeout: 5_000 }).toBeGreaterThan(4_500);
+    await delay(3_000);
     await inner.check();
   });
 
