@@ -177,8 +177,9 @@ export class Opener {
     try {
       await request(method).catch(async (error: unknown) => {
         const isMissing = error instanceof RpcError && isNotFound(error.message);
-        // As above, of one whose folder is not looked into.
-        if (method === "session.create" || !isMissing || !isElsewhere(asked) || record.turns > 0) throw error;
+        // As above, of one whose folder is not looked into; or the last of those who had it loaded has left it since the look.
+        const isUnsaved = isElsewhere(asked) || readSessionFolder(server.home, id)?.hasHistory !== true;
+        if (method === "session.create" || !isMissing || !isUnsaved || record.turns > 0) throw error;
         await request("session.create");
       });
       if (isolation === "shared") {

@@ -1,3 +1,5 @@
+import { mkdir, writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished, vi } from "vitest";
 import { Attempts } from "../../src/gateway/attempts.js";
 import { eventually } from "../fixtures/fault-fleet.js";
@@ -201,5 +203,22 @@ it("records a fork as its user's, which has a history", async () => {
   const { result } = await client.request("sessions.fork", { sessionId: "trunk" });
   const { sessionId } = result as { sessionId: string };
   expect(await at.store.readSession(sessionId)).toMatchObject({ owner: "alice", kind: "private", turns: 1 });
+  client.socket.destroy();
+});
+
+it("opens a session without a turn that the last one leaves just then", async () => {
+  await using at = await DoorFleet.open({ from: 16_800, to: 16_804 });
+  const client = await RawClient.as(at.url, await at.token("alice"), true);
+  await client.request("session.create", { sessionId: "bare" });
+  await client.request("session.detach", { sessionId: "bare" });
+  const { home, pid } = await at.serverOf("alice");
+  const folder = join(home, "session-state", "bare");
+  // Loaded by all that can be seen, which the server is not able to open any more.
+  await mkdir(folder, { recursive: true });
+  await writeFile(join(folder, `inuse.${pid}.lock`), "");
+  expect(await client.request("session.resume", { sessionId: "bare" })).toMatchObject({
+    result: { sessionId: "bare" },
+  });
+  expect(await client.turn("bare", "hi")).toMatchObject({ result: {} });
   client.socket.destroy();
 });
