@@ -8,7 +8,7 @@ export default defineConfig({
     testTimeout: 180_000,
     hookTimeout: 180_000,
     expect: { poll: { timeout: 20_000 } },
-    // Real servers and real processes: two files at a time is what a small machine carries without skewed deadlines.
-    maxWorkers: 2,
+    // Real servers and real processes, which wait more than they work: as many files at a time as two processors carry.
+    maxWorkers: 3,
   },
 });

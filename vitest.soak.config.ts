@@ -7,7 +7,8 @@ export default defineConfig({
     include: ["test/faults/**/*.test.ts", "test/gateway/{fuzz,survival}.test.ts"],
     env: { SOAK: "1" },
     testTimeout: 30 * 60_000,
-    hookTimeout: 60_000,
+    hookTimeout: 180_000,
+    expect: { poll: { timeout: 20_000 } },
     maxWorkers: 1,
   },
 });
