@@ -4,6 +4,7 @@ import { isRunning, serverIdOf } from "../pool/server.js";
 import { RpcError } from "../runtime/client/raw-connection.js";
 import { deadline, isTimeout } from "../runtime/deadline.js";
 import { readSessionFolder } from "../runtime/session-state.js";
+import { markedRecord } from "../sessions/found.js";
 import { newSessionId, validateSessionId } from "../sessions/ids.js";
 import { noteOpened } from "../sessions/loaded.js";
 import { sessionExists, sessionLost } from "../sessions/problems.js";
@@ -157,7 +158,7 @@ export class Opener {
     const { config, store, sessions, directory } = this.#context;
     const { id } = record;
     // Looked at only now, under the mark: gc deletes the record first and looks at the marks then.
-    const current = await store.readSession(id);
+    const current = await markedRecord(store, server, id, signal);
     if (current === null) throw noSuchSession(id);
     // Where it is may have changed meanwhile, also from one server of this host to another.
     const isHere = current.serverId === server.id && (await directory.has(current));

@@ -57,7 +57,8 @@ export async function findUse(
  * 1. Locks, leases and marks of use are looked at.
  * 2. The record goes, if it is still the one that was judged: whoever wants to change it later finds none.
  * 3. Leases and marks are looked at again, and the record comes back if there is one. Whoever opens a session through the
- *    fleet marks it first and reads the record then: so either they find no record, or their mark is found here.
+ *    fleet marks it first and reads the record then: so either they find no record, or their mark is found here; or both, and
+ *    then they wait for it to come back (`markedRecord`).
  * 4. The folder is moved away by one rename, and comes back if a server turns out to have opened it in that moment.
  *
  * Not seen is who does without all of these: a client past the fleet whose server takes longer than `OPENING_MS` from its

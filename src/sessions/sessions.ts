@@ -16,7 +16,7 @@ import { listSessionFolders, readSessionFolder } from "../runtime/session-state.
 import type { Lease, Registry, ServerRecord, SessionRecord, SessionUser, Store } from "../store/store.js";
 import { serverUnderLease } from "./between-servers.js";
 import { deleteSessionState } from "./delete.js";
-import { foundRecord, holders } from "./found.js";
+import { foundRecord, holders, markedRecord } from "./found.js";
 import { newSessionId } from "./ids.js";
 import type { TurnLease } from "./lease-seen.js";
 import type { HeldLease, Leases } from "./leases.js";
@@ -404,7 +404,7 @@ export class Sessions implements SessionKeeper {
     const { store, clients } = this.#context;
     const { id } = record;
     // Looked at only now, under the mark: gc deletes the record first and looks at the marks then.
-    const current = await store.readSession(id);
+    const current = await markedRecord(store, server, id, options.signal);
     if (current === null) throw sessionNotFound(id);
     // Where it is may have changed meanwhile, also from one server of this host to another.
     const isHere = current.serverId === server.id && (await this.#context.directory.has(current));

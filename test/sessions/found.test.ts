@@ -1,0 +1,47 @@
+import { mkdirSync } from "node:fs";
+import { join } from "node:path";
+import { expect, it } from "vitest";
+import { markedRecord } from "../../src/sessions/found.js";
+import { openFileStore } from "../../src/store/file/file-store.js";
+import type { Store } from "../../src/store/store.js";
+import { sessionRecord } from "../fixtures/store-records.js";
+import { temporaryRoot } from "../fixtures/store-root.js";
+
+const NEVER = new AbortController().signal;
+
+/** A store that tells how often it was asked for a session, and a home beside it. */
+async function place() {
+  const root = await temporaryRoot();
+  const store = openFileStore(root);
+  const home = join(root, "home");
+  let reads = 0;
+  const readSession: Store["readSession"] = async (id) => {
+    reads++;
+    return await store.readSession(id);
+  };
+  return { store, home, counting: { ...store, readSession } as Store, reads: () => reads };
+}
+
+it("a record that gc has taken away, and puts back since it finds the session in use, is waited for", async () => {
+  const { store, home, counting, reads } = await place();
+  mkdirSync(join(home, "session-state", "back"), { recursive: true });
+  const found = markedRecord(counting, { home }, "back", NEVER);
+  await expect.poll(reads).toBeGreaterThan(2);
+  await store.createSession(sessionRecord("back"));
+  expect(await found).toMatchObject({ id: "back" });
+});
+
+it("a record whose session is deleted is not waited for", async () => {
+  const { home, counting, reads } = await place();
+  expect(await markedRecord(counting, { home }, "gone", NEVER)).toBeNull();
+  expect(reads()).toBe(1);
+});
+
+it("the wait for a record ends with its caller's", async () => {
+  const { home, counting } = await place();
+  mkdirSync(join(home, "session-state", "back"), { recursive: true });
+  const caller = new AbortController();
+  const found = markedRecord(counting, { home }, "back", caller.signal);
+  caller.abort(new Error("given up"));
+  await expect(found).rejects.toThrow("given up");
+});
