@@ -45,7 +45,7 @@ import type { Stopped } from "./pool/stopping.js";
 import { deleteEverywhere } from "./remote/delete-sessions.js";
 import { DoorClients } from "./remote/door-client.js";
 import { type FindContext, findRecord, whereItIs } from "./remote/find-session.js";
-import { FleetHosts, type FoundServer, groupByHost } from "./remote/fleet-hosts.js";
+import { allOf, FleetHosts, type FoundServer, groupByHost } from "./remote/fleet-hosts.js";
 import {
   evictDownTo,
   evictEverywhere,
@@ -677,14 +677,20 @@ export class Fleet implements AsyncDisposable {
   }
 
   async close(): Promise<void> {
-    const open = [...this.#open.values()];
+    const [open, provider] = [[...this.#open.values()], this.#provider];
     this.#open.clear();
-    await Promise.all(open.map(async ({ close }) => await close()));
-    await this.#doors.closeAll();
-    await this.#clients.closeAll();
-    if (this.#provider !== undefined) await (await this.#provider).close();
     this.#provider = undefined;
-    await this.#store.close();
+    const steps = [
+      async () => void (await allOf(open.map(async ({ close }) => await close()))),
+      async () => await this.#doors.closeAll(),
+      async () => await this.#clients.closeAll(),
+      async () => await (await provider)?.close(),
+      async () => await this.#store.close(),
+    ];
+    // One that fails keeps none from its end: what stayed open would keep the process alive.
+    const failures: unknown[] = [];
+    for (const step of steps) await step().catch((error: unknown) => void failures.push(error));
+    if (failures.length > 0) throw failures[0];
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

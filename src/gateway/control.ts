@@ -1,5 +1,5 @@
 import { LONGEST_TIMER_MS } from "../config/duration.js";
-import { FleetError, isFleetError } from "../errors.js";
+import { FleetError, isFleetError, quote } from "../errors.js";
 import { PROTOCOL_VERSION } from "../runtime/client/raw-connection.js";
 import { abortable, deadline } from "../runtime/deadline.js";
 import type { ClientMessage, ClientRequest, Params, RpcId } from "./client-message.js";
@@ -77,7 +77,10 @@ export class ControlConnection {
       if (method !== "fleet.call") throw methodDenied(method, 'another host sends "fleet.call" alone');
       const call = readCall(params);
       using limit = deadline(call.limitMs, this.#gone.signal);
-      const result = await abortable(this.#handle(call.method, call.params, limit.signal), limit.signal);
+      const work = this.#handle(call.method, call.params, limit.signal);
+      const result = await abortable(work, limit.signal).catch((error: unknown) => {
+        throw error === limit.signal.reason ? tooSlow(call, error) : error;
+      });
       this.#socket.send(encodeMessage({ id, result: result ?? null }));
     } catch (error) {
       if (this.#gone.signal.aborted) return;
@@ -98,7 +101,21 @@ export class ControlConnection {
   }
 }
 
-function readCall({ method, params = {}, limitMs }: Params): { method: string; params: Params; limitMs: number } {
+interface Call {
+  method: string;
+  params: Params;
+  limitMs: number;
+}
+
+/** As the caller has it that hears nothing in time: it may be done yet. */
+function tooSlow({ method, limitMs }: Call, cause: unknown): FleetError {
+  return new FleetError("FLEET_HOST_AWAY", `The other host did not do ${quote(method)} within ${limitMs} ms.`, {
+    suggestions: ["copilotfleet top", "Try again in a moment."],
+    cause,
+  });
+}
+
+function readCall({ method, params = {}, limitMs }: Params): Call {
   const isLimit = typeof limitMs === "number" && limitMs > 0 && limitMs <= LONGEST_TIMER_MS;
   if (
     typeof method === "string" &&

@@ -1,6 +1,7 @@
 import type { Config } from "../config/schema.js";
 import { isFleetError } from "../errors.js";
 import { rendezvous } from "../pool/rendezvous.js";
+import { placesOf } from "../runtime/shared-storage.js";
 import type { HostRecord, Hosts, SessionRecord, Store } from "../store/store.js";
 import { hasOwnBeacon, notMounted } from "./beacon.js";
 import { ownHostAway, sessionStranded } from "./problems.js";
@@ -102,6 +103,12 @@ export class HostDirectory {
     // A `serve` that was started a moment ago has lit another one.
     const fresh = (await this.list()).find(isOwn);
     if (fresh !== undefined && !(await hasOwnBeacon(shared, fresh))) throw notMounted(shared, fresh);
+  }
+
+  /** Where this host has sessions in the shared storage, by the groups of servers; nowhere with storage of its own. */
+  async places(): Promise<ReadonlyMap<string, string>> {
+    if (this.#hosts === null || this.#shared === null) return new Map();
+    return await placesOf(this.#shared, this.#hosts.own);
   }
 
   /** Tells which sessions this host has at this moment. None with shared storage, when it does not serve. */

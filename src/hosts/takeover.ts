@@ -5,7 +5,14 @@ import { isFleetError } from "../errors.js";
 import { HeldClaim, isHeld } from "../pool/held-claim.js";
 import { groupOfServer, groupOfSession, isRunning } from "../pool/server.js";
 import { unloadAtOnce } from "../pool/unload.js";
-import { fetchSession, forgetTaken, SHARED_GROUP, type StatePlace, unblock } from "../runtime/shared-storage.js";
+import {
+  fetchSession,
+  forgetTaken,
+  removeState,
+  SHARED_GROUP,
+  type StatePlace,
+  unblock,
+} from "../runtime/shared-storage.js";
 import type { SessionRecord, Store } from "../store/store.js";
 import type { HostDirectory } from "./directory.js";
 import { sessionMoved } from "./problems.js";
@@ -86,6 +93,15 @@ export class Takeover {
     const { shared } = this.#context.config.storage;
     const { own } = this.#context.directory;
     if (shared !== null && own !== null) await unblock(id, { shared, host: own, group });
+  }
+
+  /** Deletes the state of a session that this host has: of one that was taken no server here need be recorded yet. */
+  async deleteState(record: SessionRecord): Promise<void> {
+    const { config, directory } = this.#context;
+    const { shared } = config.storage;
+    const { own } = directory;
+    if (shared === null || own === null || !(await directory.has(record))) return;
+    await removeState(record.id, { shared, host: own, group: groupOfSession(record) });
   }
 
   async #taking(record: SessionRecord): Promise<void> {

@@ -48,7 +48,8 @@ const CALLS: Readonly<Record<string, Handler>> = {
       user: optionalUserOf(params),
       signal,
     }),
-  release: async (own, params) => await own.release(userOf(params), params.whole("waitMs", LONGEST_TIMER_MS)),
+  release: async (own, params, signal) =>
+    await own.release(userOf(params), params.whole("waitMs", LONGEST_TIMER_MS), { signal }),
 };
 
 /**

@@ -1,4 +1,5 @@
 import { setTimeout as delay } from "node:timers/promises";
+import { LONGEST_TIMER_MS } from "../config/duration.js";
 import { ERRORS, FleetError, type FleetErrorCode, isFleetError } from "../errors.js";
 import { issueHostToken } from "../gateway/tokens.js";
 import type { HostDirectory } from "../hosts/directory.js";
@@ -14,7 +15,7 @@ export interface LinkContext {
 }
 
 export interface CallOptions {
-  /** How long the other host may take, in milliseconds. */
+  /** How long the other host may take, in milliseconds; no longer than a timer holds. */
   limitMs: number;
   signal?: AbortSignal | undefined;
 }
@@ -49,11 +50,10 @@ export class ControlLink implements AsyncDisposable {
       const connection = await RawConnection.open(endpoint, limit.signal, { lasting: true });
       return new ControlLink(connection, context, host.name);
     } catch (error) {
+      // The door that takes it deletes it. What is left is good for a minute, and gc sweeps it.
+      await store.deleteToken(issued.id).catch(() => "that the host is away says more");
       if (signal?.aborted === true) throw signal.reason;
       throw hostAway(host.name, error);
-    } finally {
-      // The door that took it has deleted it already.
-      await store.deleteToken(issued.id);
     }
   }
 
@@ -63,7 +63,8 @@ export class ControlLink implements AsyncDisposable {
    * @throws FleetError as the other host has it; `FLEET_HOST_AWAY` when it hangs up, is gone, or does not answer in time; the
    * signal's reason.
    */
-  async call(method: string, params: object, { limitMs, signal }: CallOptions): Promise<unknown> {
+  async call(method: string, params: object, { limitMs: wantedMs, signal }: CallOptions): Promise<unknown> {
+    const limitMs = Math.min(wantedMs, LONGEST_TIMER_MS);
     using limit = deadline(limitMs + WAY_MS, signal);
     using gone = whenGone(this.#context.directory, this.#host);
     const answer = this.#connection.request("fleet.call", { method, params, limitMs });

@@ -173,11 +173,11 @@ export class OwnHost implements HostActions {
     return { ...result, freedBytes, remains };
   }
 
-  async release(user: string, waitMs: number): Promise<Released> {
+  async release(user: string, waitMs: number, { signal }: Call = {}): Promise<Released> {
     const { store, config, directory } = this.#context;
     // On this host's own disk nobody else could take them.
     if (!directory.isShared) return { released: [], kept: [] };
-    return await releaseSessionsOf(user, waitMs, { store, answerMs: config.health.timeoutMs });
+    return await releaseSessionsOf(user, waitMs, { store, answerMs: config.health.timeoutMs, signal });
   }
 
   async #records(): Promise<ServerRecord[]> {

@@ -1,5 +1,17 @@
 import { randomBytes } from "node:crypto";
-import { copyFile, lstat, mkdir, open, readdir, readlink, rename, rm, symlink, writeFile } from "node:fs/promises";
+import {
+  copyFile,
+  lstat,
+  mkdir,
+  open,
+  readdir,
+  readlink,
+  rename,
+  rm,
+  symlink,
+  utimes,
+  writeFile,
+} from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { FleetError, quote, systemCode } from "../errors.js";
 import { HISTORY, isInUseMark, sessionStatePath } from "./session-state.js";
@@ -182,6 +194,25 @@ export async function unblock(id: string, place: StatePlace): Promise<void> {
   });
 }
 
+/** Removes the state of a session from a place. A block that was left there stays. */
+export async function removeState(id: string, place: StatePlace): Promise<void> {
+  const path = join(placePath(place), id);
+  await usable(place.shared, async () => {
+    if ((await statOf(path))?.isDirectory() === true) await rm(path, { recursive: true, force: true });
+  });
+}
+
+/** The places of a host, by their groups, whether it has servers there or not. @throws FleetError `FLEET_STORAGE_UNUSABLE`. */
+export async function placesOf(shared: string, host: string): Promise<Map<string, string>> {
+  return await usable(shared, async () => {
+    const groups = await readdir(join(shared, "hosts", host)).catch((error: unknown) => {
+      if (systemCode(error) === "ENOENT") return []; // it has none yet
+      throw error;
+    });
+    return new Map(groups.map((group) => [group, placePath({ shared, host, group })]));
+  });
+}
+
 /** A new name beside a place, for a copy that is on its way into it. */
 export function incomingPath(group: string): string {
   return join(group, `.incoming-${randomBytes(6).toString("hex")}`);
@@ -236,6 +267,9 @@ async function copyFolder(from: string, to: string): Promise<void> {
     if (entry.isDirectory()) await copyFolder(source, copy);
     else if (entry.isFile() && !isInUseMark(entry.name)) {
       await copyFile(source, copy);
+      // What nobody has used for long is not used by this.
+      const { atime, mtime } = await lstat(source);
+      await utimes(copy, atime, mtime);
       await sync(copy);
     }
   }

@@ -45,7 +45,10 @@ export async function serverUnderLease(
     return await pool.shared(record.serverId, { signal });
   await lease.check();
   await store.updateSession(id, (draft) => {
-    if (draft.serverId === record.serverId) draft.serverId = target.id;
+    // Let go or taken by another host meanwhile, whose servers have the same ids, it is not this one's to say where.
+    const isOurs = draft.host === record.host && draft.term === record.term && draft.released === record.released;
+    const isStill = isOurs && draft.from?.mark === record.from?.mark && draft.serverId === record.serverId;
+    if (isStill) draft.serverId = target.id;
   });
   return target;
 }

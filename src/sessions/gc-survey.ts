@@ -2,6 +2,7 @@ import { readdirSync, realpathSync } from "node:fs";
 import { join } from "node:path";
 import { setImmediate as yieldToOthers } from "node:timers/promises";
 import { systemCode } from "../errors.js";
+import { groupOfSession } from "../pool/server.js";
 import { sessionStatePath } from "../runtime/session-state.js";
 import type { Registry, ServerRecord, SessionRecord, Store } from "../store/store.js";
 import { type HostsSeen, isAbandoned, lastUseOf, measureFolder, ttlOf } from "./gc-age.js";
@@ -46,6 +47,8 @@ export interface SurveyOptions {
   hosts: HostsSeen;
   /** Whether a session is this host's. What is another's is that one's to delete. */
   isOwn: (record: SessionRecord) => boolean;
+  /** The state folders of this host in the shared storage, by the groups of servers. */
+  places: ReadonlyMap<string, string>;
 }
 
 /** Any other folder is not a session's. */
@@ -63,11 +66,11 @@ export async function survey(store: Store, stateRoot: string, options: SurveyOpt
   const all = await store.listSessions();
   const records = all.filter(options.isOwn);
   const foreign = new Map(all.filter((record) => !options.isOwn(record)).map((record) => [record.id, record]));
-  const { states, byServer } = stateFolders(registry, stateRoot);
+  const { states, stateOf } = stateFolders(registry, stateRoot, options.places);
   const found: Candidate[] = [];
   const recordedIn = new Map<StateFolder, Map<string, SessionRecord>>(states.map((state) => [state, new Map()]));
   for (const record of records) {
-    const state = byServer.get(record.serverId);
+    const state = stateOf(record);
     if (state === undefined) found.push(recordOnly(record, null, registry));
     else recordedIn.get(state)?.set(record.id, record);
   }
@@ -122,24 +125,36 @@ function recordOnly(record: SessionRecord, state: StateFolder | null, { servers 
 }
 
 /**
- * Every state folder there is: of recorded servers, and of folders below `servers/` that no record knows. Which server's
- * sessions are in which goes by the server's id, known or not.
+ * Every state folder there is: of recorded servers, of folders below `servers/` that no record knows, and those in the shared
+ * storage, where sessions were brought whose server has not been started here. Which session is in which goes by its server's
+ * id, known or not.
  */
 function stateFolders(
   { servers }: Registry,
   stateRoot: string,
-): { states: StateFolder[]; byServer: Map<string, StateFolder> } {
+  places: ReadonlyMap<string, string>,
+): { states: StateFolder[]; stateOf: (record: SessionRecord) => StateFolder | undefined } {
   const byPath = new Map<string, StateFolder>();
   const byServer = new Map<string, StateFolder>();
-  const add = (path: string, id: string, server: ServerRecord | undefined) => {
+  const byGroup = new Map<string, StateFolder>();
+  const stateAt = (path: string): StateFolder | null => {
     const real = realPathIfThere(path);
-    if (real === null) return;
+    if (real === null) return null;
     const state = byPath.get(real) ?? { path: real, servers: [], owner: null };
     byPath.set(real, state);
+    return state;
+  };
+  const add = (path: string, id: string, server: ServerRecord | undefined) => {
+    const state = stateAt(path);
+    if (state === null) return;
     byServer.set(id, state);
     if (server !== undefined) state.servers.push(server);
   };
   for (const server of Object.values(servers)) add(sessionStatePath(server.home), server.id, server);
+  for (const [group, path] of places) {
+    const state = stateAt(path);
+    if (state !== null) byGroup.set(group, state);
+  }
   const folder = join(stateRoot, "servers");
   for (const name of folderNames(folder)) {
     if (servers[name] !== undefined || name.startsWith(".")) continue;
@@ -150,7 +165,8 @@ function stateFolders(
     const [server, ...others] = state.servers;
     if (others.length === 0) state.owner = server?.user ?? null;
   }
-  return { states: [...byPath.values()], byServer };
+  const stateOf = (record: SessionRecord) => byGroup.get(groupOfSession(record)) ?? byServer.get(record.serverId);
+  return { states: [...byPath.values()], stateOf };
 }
 
 function realPathIfThere(path: string): string | null {

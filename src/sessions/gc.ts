@@ -81,7 +81,8 @@ export async function collectGarbage(context: GcContext, options: GcOptions): Pr
   const clearing = await prepareClearing(store, stateRoot, { ttlMs, user, nowMs: Date.now() });
   const hosts = await seeHosts(directory);
   const isOwn = await directory.holds();
-  const found = await survey(store, stateRoot, { ttlMs, user, nowMs: Date.now(), hosts, isOwn });
+  const places = await directory.places();
+  const found = await survey(store, stateRoot, { ttlMs, user, nowMs: Date.now(), hosts, isOwn, places });
   const outcomes = dryRun
     ? await foresee(context, found, user, hosts)
     : await deleteAll(context, found, options, hosts);

@@ -1,7 +1,7 @@
-import { setTimeout as delay } from "node:timers/promises";
 import { isRunning } from "../pool/server.js";
 import { markEviction } from "../pool/use-marks.js";
 import { RawConnection } from "../runtime/client/raw-connection.js";
+import { pause } from "../runtime/deadline.js";
 import { provenEndpoint } from "../runtime/probe.js";
 import { isLoadedBy } from "../runtime/session-state.js";
 import { sessionsOfThisHost } from "../store/of-this-host.js";
@@ -12,6 +12,8 @@ export interface ReleaseContext {
   store: Store;
   /** How long a server may take over one answer, in milliseconds. */
   answerMs: number;
+  /** Aborted: what is in use is not waited for any more. */
+  signal?: AbortSignal | undefined;
 }
 
 export interface Released {
@@ -28,6 +30,7 @@ const RETRY_MS = 100;
  * may take it. One that is in use is waited for.
  *
  * @param waitMs how long that may take for all of them, in milliseconds
+ * @throws the signal's own reason: those that were let go by then stay so.
  */
 export async function releaseSessionsOf(user: string, waitMs: number, context: ReleaseContext): Promise<Released> {
   const { store } = context;
@@ -43,7 +46,7 @@ export async function releaseSessionsOf(user: string, waitMs: number, context: R
       else kept.push({ id: record.id, reason });
     }
     if (kept.length === 0 || performance.now() >= until) return { ...result, kept };
-    await delay(RETRY_MS);
+    await pause(RETRY_MS, context.signal);
     // Read anew: they may be on other servers by now.
     const isKept = ({ id, released }: SessionRecord) => released !== true && kept.some((each) => each.id === id);
     left = (await sessionsOfThisHost(store)).filter(isKept);

@@ -298,6 +298,7 @@ export class Sessions implements SessionKeeper {
     for (const server of holders(Object.values(servers), id, record, user)) {
       await deleteSessionState(server, id, config.health.timeoutMs);
     }
+    if (record !== null) await takeover.deleteState(record);
     await store.deleteSession(id);
     this.#opened.delete(id);
   }

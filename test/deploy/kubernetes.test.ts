@@ -127,6 +127,22 @@ describe("what is rendered", () => {
     });
   });
 
+  it("lets the pods of the gc job ask the hosts, also where clients come from other namespaces only", () => {
+    const { manifests } = kubernetes(REDIS, { storage: "shared", clientNamespaces: ["web"] });
+    const { jobTemplate } = find(manifests, "CronJob").spec as unknown as {
+      jobTemplate: { spec: { template: { metadata: { labels: Record<string, string> } } } };
+    };
+    const { labels } = jobTemplate.spec.template.metadata;
+    const { ingress } = find(manifests, "NetworkPolicy").spec as unknown as {
+      ingress: { from: { podSelector?: { matchLabels: Record<string, string> } }[] }[];
+    };
+    const from = ingress[0]?.from ?? [];
+    const selectors = from.flatMap(({ podSelector }) => (podSelector === undefined ? [] : [podSelector.matchLabels]));
+    const isSelected = (selector: Record<string, string>) =>
+      Object.entries(selector).every(([name, value]) => labels[name] === value);
+    expect(selectors.filter(isSelected)).toHaveLength(1);
+  });
+
   it("changes the template with the configuration, so that pods take it", () => {
     const annotation = (env: Record<string, string>) =>
       find(kubernetes(env).manifests, "StatefulSet").spec?.template?.metadata?.annotations;

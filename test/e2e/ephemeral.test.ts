@@ -1,4 +1,5 @@
 import { readdir } from "node:fs/promises";
+import type { Socket } from "node:net";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { Fleet } from "../../src/index.js";
@@ -47,6 +48,23 @@ describe("an ephemeral session", () => {
     await library.close();
     expect(await foldersOf("eve")).toEqual([]);
     expect(await sessionsOf("eve")).toEqual([]);
+  });
+
+  it("keeps nothing open when it cannot be deleted as its fleet is closed", async () => {
+    const library = await Fleet.open({ env: fleet.env, cwd: fleet.folder });
+    await library.createSession({ user: "eva", sessionId: "kept", ephemeral: true });
+    const { socket } = (await library.clientForUser("eva")) as unknown as { socket: Socket };
+    const { pid } = await library.serverOf("eva");
+    if (pid === null) throw new Error("no server runs");
+    process.kill(pid, "SIGSTOP");
+    try {
+      await expect(library.close()).rejects.toMatchObject({ code: "FLEET_SERVER_UNREACHABLE" });
+    } finally {
+      process.kill(pid, "SIGCONT");
+    }
+    // Its process could not end otherwise.
+    expect(socket.destroyed).toBe(true);
+    expect(await sessionsOf("eva"), "the next gc has it").toEqual(["kept"]);
   });
 
   it("goes when its turn fails, too", async () => {

@@ -1,8 +1,10 @@
 import { mkdtemp, realpath, rm } from "node:fs/promises";
-import { createServer, type Socket } from "node:net";
+import { connect, createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { LONGEST_TIMER_MS } from "../../src/config/duration.js";
+import { FleetError } from "../../src/errors.js";
 import { Fleet } from "../../src/fleet.js";
 import type { DoorEvent } from "../../src/gateway/context.js";
 import type { FrontDoor } from "../../src/gateway/door.js";
@@ -11,6 +13,7 @@ import { HostDirectory } from "../../src/hosts/directory.js";
 import { ensureNote } from "../../src/hosts/host-note.js";
 import { CALL_NAMES } from "../../src/remote/calls.js";
 import { ControlLink } from "../../src/remote/control-link.js";
+import { OtherHost } from "../../src/remote/other-host.js";
 import { openStore } from "../../src/store/open.js";
 import type { HostRecord, Store } from "../../src/store/store.js";
 import { eventually } from "../fixtures/fault-fleet.js";
@@ -213,6 +216,63 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
       for (const socket of sockets) socket.destroy();
       deaf.close();
     }
+  });
+
+  it("says that it took too long, which is no fault of the other side's", async () => {
+    await beat();
+    const { server } = await fleet.spawn("bob");
+    const { at } = await fleet.logEnd(server.id, 0);
+    const before = events.filter(({ event }) => event === "failed").length;
+    await using link = await ControlLink.open({ store, directory }, host());
+    await expect(link.call("moreLog", { id: server.id, at }, { limitMs: 50 })).rejects.toMatchObject({
+      code: "FLEET_HOST_AWAY",
+      exit: 7,
+      message: expect.stringContaining('"moreLog" within 50 ms'),
+    });
+    expect(events.filter(({ event }) => event === "failed")).toHaveLength(before);
+  });
+
+  it("takes as long as a timer can where many servers may take long each", async () => {
+    await beat();
+    const other = new OtherHost(host(), { store, directory, config: fleet.config });
+    const ids = Array.from({ length: 30 }, (_, index) => `nobody-${index}`);
+    const nothing = { stopped: [], servers: [] };
+    expect(await other.restartRolling(ids, { drainTimeoutMs: 24 * 3_600_000 })).toEqual(nothing);
+    expect(await other.stop([], { drainTimeoutMs: LONGEST_TIMER_MS })).toEqual([]);
+  });
+
+  it("is lost to nobody when the store fails just after it was opened", async () => {
+    const failing: Store = new Proxy(store, {
+      get: (target, name) => {
+        if (name === "deleteToken") return async () => Promise.reject(new FleetError("FLEET_STORE_UNAVAILABLE", "No."));
+        const value: unknown = Reflect.get(target, name, target);
+        return typeof value === "function" ? value.bind(target) : value;
+      },
+    });
+    const callers: Socket[] = [];
+    const relay = createServer((socket) => {
+      callers.push(socket);
+      socket.pipe(connect(door.address.port, "127.0.0.1")).pipe(socket);
+    }).listen(0, "127.0.0.1");
+    await eventually("the relay", () => relay.listening);
+    const address = relay.address();
+    const port = typeof address === "object" ? address?.port : 0;
+    try {
+      const link = await ControlLink.open({ store: failing, directory }, host({ door: `127.0.0.1:${port}` }));
+      expect(await link.call("loaded", {}, { limitMs: 5_000 })).toEqual([]);
+      await link[Symbol.asyncDispose]();
+      // Left open, it would keep a command from ending.
+      await eventually("the end of the connection", () => callers.every(({ readableEnded }) => readableEnded));
+      expect(callers).toHaveLength(1);
+      // What it fails with then does not hide that the host is away.
+      relay.close();
+      const away = ControlLink.open({ store: failing, directory }, host({ door: "127.0.0.1:1" }));
+      await expect(away).rejects.toMatchObject({ code: "FLEET_HOST_AWAY" });
+    } finally {
+      for (const socket of callers) socket.destroy();
+      relay.close();
+    }
+    for (const { id } of await store.listTokens()) await store.deleteToken(id);
   });
 
   it("ends a call when its host is gone meanwhile", async () => {

@@ -1,11 +1,17 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { Rebalanced } from "../../src/fleet-options.js";
 import type { RebalancePlan } from "../../src/hosts/rebalance.js";
 import { rendezvous } from "../../src/pool/rendezvous.js";
+import { serverIdOf } from "../../src/pool/server.js";
+import type { GcResult } from "../../src/sessions/gc.js";
+import { makeOld } from "../fixtures/gc-sessions.js";
 import { TestHosts } from "../fixtures/hosts.js";
 import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
 
 const FIRST_PORT = 18_500;
+const DAY_MS = 24 * 60 * 60 * 1000;
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`moving users between hosts is not tested: ${problem}`);
 
@@ -122,5 +128,35 @@ describe.skipIf(problem !== undefined)("a host that comes", () => {
     expect(await h1.json(["ps"])).toMatchObject({ servers: [{ user, state: "ready" }] });
     await h2.serve(hosts.store);
     expect(await hosts.store.hosts.list()).toMatchObject([{ name: "h1" }, { name: "h2", gone: false }]);
+  });
+
+  it("goes, and what nobody has used for long goes with gc, as old as it was", async () => {
+    await using hosts = new TestHosts({ redis, names: ["h1", "h2"], firstPort: FIRST_PORT + 600, storage: "shared" });
+    await hosts.serve();
+    const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
+    const [user = ""] = usersOf("h2", 1);
+    for (const id of ["old", "unwanted", "young"]) {
+      await h1.create(user, id);
+      expect(await h1.send(user, id, "one")).toBe("[turn 1] one");
+    }
+    await h2.stopServing("SIGTERM");
+    const state = join(hosts.shared, "hosts", "h2", serverIdOf(user), "session-state");
+    makeOld(join(state, "old"), 2 * DAY_MS);
+    await hosts.store.updateSession("old", (draft) => {
+      draft.lastUsedAt = new Date(Date.now() - 2 * DAY_MS).toISOString();
+    });
+    const { deleted } = JSON.parse((await h1.run(["gc", "--ttl", "24h", "--json"])).stdout) as GcResult;
+    expect(deleted).toMatchObject([{ id: "old", owner: user }]);
+    expect(deleted[0]?.ageMs).toBeGreaterThan(DAY_MS);
+    await h1.run(["delete", "unwanted"]);
+    const left = async (id: string) => ({
+      record: await hosts.store.readSession(id),
+      isOnDisk: existsSync(join(hosts.shared, "hosts", "h1", serverIdOf(user), "session-state", id)),
+    });
+    expect({ old: await left("old"), unwanted: await left("unwanted") }).toEqual({
+      old: { record: null, isOnDisk: false },
+      unwanted: { record: null, isOnDisk: false },
+    });
+    expect(await h1.send(user, "young", "two")).toBe("[turn 2] two");
   });
 });

@@ -17,6 +17,8 @@ const ofNamespace = (name: string) => ({ namespaceSelector: { matchLabels: { [NA
 export function networkPolicy(plan: Plan): NetworkPolicy {
   const { deployment, options, labels } = plan;
   const hosts = { podSelector: { matchLabels: selector(plan, HOST) } };
+  // Hosts ask one another, and gc asks all of them.
+  const fleet = { podSelector: { matchLabels: labels } };
   const clients =
     options.clientNamespaces.length === 0 ? [{ namespaceSelector: {} }] : options.clientNamespaces.map(ofNamespace);
   const { redis, modelPorts } = deployment;
@@ -31,7 +33,7 @@ export function networkPolicy(plan: Plan): NetworkPolicy {
       podSelector: { matchLabels: labels },
       policyTypes: ["Ingress", "Egress"],
       ingress: [
-        { from: [...clients, hosts], ports: [tcp(DOOR_PORT)] },
+        { from: [...clients, fleet], ports: [tcp(DOOR_PORT)] },
         { from: [ofNamespace(options.monitoringNamespace)], ports: [tcp(METRICS_PORT)] },
       ],
       egress: [

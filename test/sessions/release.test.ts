@@ -1,0 +1,22 @@
+import { expect, it } from "vitest";
+import { releaseSessionsOf } from "../../src/sessions/release.js";
+import { openFileStore } from "../../src/store/file/file-store.js";
+import { sessionRecord } from "../fixtures/store-records.js";
+import { temporaryRoot } from "../fixtures/store-root.js";
+
+it("waits for sessions that are in use no longer than whoever asked for that", async () => {
+  const store = openFileStore(await temporaryRoot());
+  for (const id of ["free", "held"]) await store.createSession(sessionRecord(id));
+  const lease = { sessionId: "held", holder: "alice", token: "t", ttlMs: 60_000, placeMs: 1_000 };
+  expect(await store.acquireLease(lease)).toMatchObject({ granted: true });
+  const stop = new AbortController();
+  const waiting = releaseSessionsOf("alice", 3_600_000, { store, answerMs: 1_000, signal: stop.signal });
+  const reason = new Error("the other host has hung up");
+  setImmediate(() => stop.abort(reason));
+  await expect(waiting).rejects.toBe(reason);
+  expect(await store.readSession("free")).toMatchObject({ released: true });
+  // Nobody is at it any more.
+  await store.releaseLease("held", "t");
+  const again = await releaseSessionsOf("alice", 0, { store, answerMs: 1_000 });
+  expect(again, "held was not let go meanwhile").toEqual({ released: ["held"], kept: [] });
+});
