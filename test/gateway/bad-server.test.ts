@@ -51,6 +51,20 @@ describe("a server that does not keep to the protocol", () => {
     expect((await at.serverOf(user)).pid).toBe(pid);
   });
 
+  it("is listened to again by whoever hung up on it", async () => {
+    const client = await session("listens", "faulty");
+    await client.request("session.create", { sessionId: "heard" });
+    const other = await RawClient.as(at.url, await at.token("listens"));
+    await other.request("session.resume", { sessionId: "heard" });
+    expect(await client.request("session.send", { sessionId: "faulty", prompt: "!no JSON" })).toMatchObject(lost);
+    // Without another word of its.
+    await eventually("that it is open again", () =>
+      at.events.some(({ event, sessionId }) => event === "session-reopened" && sessionId === "heard"),
+    );
+    await other.turn("heard", "next");
+    await eventually("what the other said", () => client.events("heard").includes("session.idle"));
+  });
+
   it("has a turn ended for it that it unloads before a word of that", async () => {
     const client = await session("unloaded", "brief");
     expect(await client.request("session.send", { sessionId: "brief", prompt: "unload" })).toMatchObject({
