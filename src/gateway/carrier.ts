@@ -68,7 +68,8 @@ export class Carrier {
     this.#send(link, request, {
       params,
       onAnswer: ({ failed }) => {
-        if (failed && attachment !== undefined) attachment.inTurn = before;
+        // A turn that was under way before may have ended meanwhile: of that the events tell.
+        if (failed && !before && attachment !== undefined) attachment.inTurn = false;
         return undefined;
       },
     });

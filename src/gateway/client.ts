@@ -14,7 +14,7 @@ import { FromServers } from "./from-servers.js";
 import { isPeerLinkId, type Link, Links } from "./links.js";
 import { Opener } from "./opener.js";
 import type { PeerDialer } from "./peers.js";
-import { clientGone, describe, errorFrame } from "./refusals.js";
+import { clientGone, errorFrame, failure } from "./refusals.js";
 import { Requests } from "./requests.js";
 import { Routes } from "./routes.js";
 import type { TokenHolder } from "./tokens.js";
@@ -212,7 +212,7 @@ export class Client {
       if (isFleetError(error, "FLEET_SESSION_NOT_FOUND")) this.#forget(attachment);
       // The next request for it says so to the client.
       else if (!this.#gone.signal.aborted)
-        this.#tell({ event: "failed", sessionId: attachment.sessionId, detail: describe(error) });
+        this.#tell({ event: "failed", sessionId: attachment.sessionId, ...failure(error) });
     }
   }
 

@@ -14,6 +14,7 @@ import {
   describe,
   encodeMessage,
   errorFrame,
+  failure,
   refusalFrame,
 } from "./refusals.js";
 import { type HostHolder, isTokenGood, type TokenHolder, verifyToken } from "./tokens.js";
@@ -151,7 +152,7 @@ export class Connection {
       await this.#admit(id, holder, { hello, via, peers });
     } catch (error) {
       // What was done for one that has hung up was given up.
-      if (!this.#socket.closed) this.#tell({ event: "failed", detail: describe(error) });
+      if (!this.#socket.closed) this.#tell({ event: "failed", ...failure(error) });
       this.#refuse(refusalFrame(id, error));
     }
   }

@@ -64,7 +64,7 @@ export interface DoorEvent {
   user?: string;
   method?: string;
   sessionId?: string;
-  code?: string;
+  code?: FleetErrorCode;
   /** For people. */
   detail?: string;
 }

@@ -6,7 +6,7 @@ import type { ClientMessage, ClientRequest, Params, RpcId } from "./client-messa
 import type { ClientSocket } from "./client-socket.js";
 import type { DoorContext, DoorEvent, DoorOwner } from "./context.js";
 import { ProtocolError } from "./frames.js";
-import { describe, encodeMessage, errorFrame, methodDenied, REFUSED } from "./refusals.js";
+import { encodeMessage, errorFrame, failure, methodDenied, REFUSED } from "./refusals.js";
 import type { HostHolder } from "./tokens.js";
 
 /** Another host asks for one thing at a time. */
@@ -92,7 +92,7 @@ export class ControlConnection {
 
   #refuse(id: RpcId, method: string, error: unknown): void {
     if (!isFleetError(error)) {
-      this.#onEvent({ event: "failed", method, detail: describe(error) });
+      this.#onEvent({ event: "failed", method, ...failure(error) });
     }
     const { code, message, suggestions } = isFleetError(error)
       ? error

@@ -23,6 +23,8 @@ const RECHECK_MS = 2_000;
 /** How long a server is waited for after its end, so that clients that only listen go on hearing, and how it is looked for. */
 const REVIVAL_MS = 60_000;
 const REVIVAL_POLL_MS = 250;
+/** How long a process may take to end after its connections have: one that runs longer has lost the connection alone. */
+const ENDING_MS = 1_000;
 /** How often it is looked whether the other hosts that clients are connected to are there yet, in milliseconds. */
 const HOSTS_POLL_MS = 1_000;
 
@@ -228,11 +230,13 @@ export class FrontDoor implements AsyncDisposable {
 
   /** Never rejects. */
   async #revive(lost: ServerRecord): Promise<void> {
-    const until = performance.now() + REVIVAL_MS;
+    const lostAt = performance.now();
+    const elapsedMs = () => performance.now() - lostAt;
     let running = false;
-    while (!running && performance.now() < until && !this.#closed.signal.aborted) {
+    while (!running && elapsedMs() < REVIVAL_MS && !this.#closed.signal.aborted) {
       await delay(REVIVAL_POLL_MS, undefined, { signal: this.#closed.signal, ref: false }).catch(() => "closed");
-      running = await this.#runsAgain(lost);
+      // Hung up on since this host may be gone, it is for `#untilTerm` to come back to.
+      if (this.#withoutServers === undefined) running = await this.#runs(lost, elapsedMs() > ENDING_MS);
     }
     const waiting = this.#awaited.get(lost.id) ?? new Set();
     this.#awaited.delete(lost.id);
@@ -240,10 +244,11 @@ export class FrontDoor implements AsyncDisposable {
     await Promise.all([...waiting].map(async (client) => await client.reattach(lost.id)));
   }
 
-  async #runsAgain({ id, launchId }: ServerRecord): Promise<boolean> {
+  /** Whether the server runs again; with `still`, also if it has not ended. */
+  async #runs({ id, launchId }: ServerRecord, still: boolean): Promise<boolean> {
     try {
       const server = (await this.#services.store.readRegistry()).servers[id];
-      return server?.state === "ready" && server.launchId !== launchId && isRunning(server);
+      return server?.state === "ready" && (still || server.launchId !== launchId) && isRunning(server);
     } catch {
       return false; // unreadable at the moment: looked at again
     }

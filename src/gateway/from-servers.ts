@@ -88,6 +88,9 @@ export class FromServers {
     const turn = this.#context.turn(attachment.sessionId);
     switch (eventType) {
       case "user.message":
+        attachment.inTurn = true;
+        turn?.seen();
+        break;
       case "assistant.turn_start":
         attachment.inTurn = true;
         break;

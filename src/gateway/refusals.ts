@@ -1,6 +1,7 @@
 import { FleetError, isFleetError, quote } from "../errors.js";
 import { RpcError } from "../runtime/client/raw-connection.js";
 import type { RpcId } from "./client-message.js";
+import type { DoorEvent } from "./context.js";
 import { encodeBody } from "./frames.js";
 
 /** The one code of JSON-RPC for all that the fleet itself refuses; which refusal it is stands in `data.code`. */
@@ -35,6 +36,12 @@ export function errorFrame(id: RpcId | null, rpcCode: number, message: string, d
 export function describe(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
   return isFleetError(error) || error instanceof RpcError ? String(error) : (error.stack ?? String(error));
+}
+
+/** What an event says of what failed. @param what of more than the error itself, for people */
+export function failure(error: unknown, what?: string): Pick<DoorEvent, "code" | "detail"> {
+  const detail = what === undefined ? describe(error) : `${what}: ${describe(error)}`;
+  return isFleetError(error) ? { code: error.code, detail } : { detail };
 }
 
 export function methodDenied(method: string, why: string): FleetError {

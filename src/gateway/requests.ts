@@ -12,7 +12,7 @@ import type { DoorEvent } from "./context.js";
 import type { ServerLink } from "./links.js";
 import { type Scope, scopeOf } from "./methods.js";
 import { checkReach, decide } from "./reach.js";
-import { describe, doorDraining, methodDenied, noSuchSession, requestsExhausted } from "./refusals.js";
+import { describe, doorDraining, failure, methodDenied, noSuchSession, requestsExhausted } from "./refusals.js";
 import type { Routes } from "./routes.js";
 import { checkOptions } from "./settings.js";
 import type { TokenHolder } from "./tokens.js";
@@ -301,7 +301,7 @@ export class Requests {
           await this.#recordFork(sessionId, server).catch((error: unknown) => {
             // The fork is there, and is recorded when it is first used here.
             if (!isStoreTrouble(error)) throw error;
-            this.#context.onEvent({ event: "failed", method, sessionId, detail: describe(error) });
+            this.#context.onEvent({ event: "failed", method, sessionId, ...failure(error) });
           });
           return result;
         };

@@ -5,6 +5,8 @@ import type { ServerRecord } from "../store/store.js";
 const ASK_AFTER_MS = 15_000;
 /** The same for a session whose events this client does not get: nothing else tells of the end. */
 const ASK_BLIND_MS = 250;
+/** After so long without an answer to a prompt the server is asked all the same, in milliseconds: it may never answer it. */
+const UNANSWERED_MS = 30_000;
 
 export type TurnEnd = "idle" | "refused" | "lost" | "unloaded" | "closed";
 
@@ -18,6 +20,10 @@ export class Turn {
   #end: TurnEnd | null = null;
   #unanswered = 0;
   #accepted = 0;
+  /** How many of its prompts were seen to begin. */
+  #seen = 0;
+  /** When the last prompt went out, by `performance.now()`. */
+  #sentAt = 0;
   #idleMissed = false;
   #wake: (() => void) | undefined;
   lease: TurnLease | undefined;
@@ -51,6 +57,12 @@ export class Turn {
   /** A prompt goes out. */
   sent(): void {
     this.#unanswered++;
+    this.#sentAt = performance.now();
+  }
+
+  /** The server says that it has begun with a prompt. */
+  seen(): void {
+    if (this.#started) this.#seen++;
   }
 
   /** The server took it, or refused it. */
@@ -62,13 +74,17 @@ export class Turn {
   }
 
   /**
-   * The session is idle. While this turn waits for its beginning, another's is over. While a prompt is unanswered that may be
-   * the end of what came before it, too: the server is asked then.
+   * The session is idle. While this turn waits for its beginning, another's is over. While a prompt is unanswered, or was taken
+   * and not begun, that may be the end of what came before it, too: the server is asked then.
    */
   idle(): void {
     if (!this.#started) return;
-    if (this.#unanswered === 0) this.end("idle");
-    else this.#idleMissed = true;
+    if (this.#unanswered === 0 && this.#seen >= this.#accepted) {
+      this.end("idle");
+      return;
+    }
+    this.#idleMissed = true;
+    if (this.#unanswered === 0) this.#wake?.();
   }
 
   /** Its client gets no events of the session any more. */
@@ -98,7 +114,7 @@ export class Turn {
     while (this.#end === null) {
       if (!this.#idleMissed || this.#unanswered > 0) await this.#pause(isBlind() ? ASK_BLIND_MS : askAfterMs);
       if (this.#end !== null) return;
-      if (this.#unanswered > 0) continue;
+      if (this.#unanswered > 0 && performance.now() - this.#sentAt < UNANSWERED_MS) continue;
       const missed = this.#idleMissed;
       this.#idleMissed = false;
       const idle = await isIdle();

@@ -11,7 +11,7 @@ import type { Exchange } from "./exchange.js";
 import { leftTurnOver } from "./left-turn.js";
 import type { ServerLink } from "./links.js";
 import { checkReach } from "./reach.js";
-import { clientGone, describe, doorDraining } from "./refusals.js";
+import { clientGone, doorDraining, failure } from "./refusals.js";
 import type { TokenHolder } from "./tokens.js";
 import { Turn } from "./turn.js";
 
@@ -184,7 +184,7 @@ export class Turns {
         if (running.record.serverId !== server.id) unloaded(record.id);
         return false;
       },
-      unreleased: (error: FleetError) => onEvent({ event: "failed", sessionId: record.id, detail: String(error) }),
+      unreleased: (error: FleetError) => onEvent({ event: "failed", sessionId: record.id, ...failure(error) }),
       waitMs,
       signal,
     };
@@ -193,14 +193,14 @@ export class Turns {
     } catch (error) {
       // The lease may have been lost after all was answered: then nobody waits, and the log has it.
       if (waiting.length === 0 && error !== signal.reason)
-        onEvent({ event: "failed", sessionId: record.id, detail: describe(error) });
+        onEvent({ event: "failed", sessionId: record.id, ...failure(error) });
       for (const { request } of waiting.splice(0)) refuse(request, error);
       turn.end("refused");
     }
     // A turn that was cut may have left nothing on the disk, and what counts as a turn must have.
     if (!turn.accepted || turn.over !== "idle") return;
     await sessions.used(record.id).catch((error: unknown) => {
-      onEvent({ event: "failed", sessionId: record.id, detail: `The turn could not be recorded: ${describe(error)}` });
+      onEvent({ event: "failed", sessionId: record.id, ...failure(error, "The turn could not be recorded") });
     });
   }
 
@@ -325,7 +325,7 @@ export class Turns {
     try {
       await (await linkFor(record)).upstream.ask("session.abort", { sessionId: record.id });
     } catch (error) {
-      onEvent({ event: "failed", sessionId: record.id, detail: `The turn could not be ended: ${describe(error)}` });
+      onEvent({ event: "failed", sessionId: record.id, ...failure(error, "The turn could not be ended") });
     }
   }
 }

@@ -57,7 +57,13 @@ export async function markUse(
 /** Marks a session as being evicted, until disposed of; null if it is in use. */
 export function markEviction(server: ServerRecord, sessionId: string): Disposable | null {
   const mark = writeMark(server, sessionId, "evict");
-  if (!isMarked(server, sessionId, "use")) return mark;
+  try {
+    if (!isMarked(server, sessionId, "use")) return mark;
+  } catch (error) {
+    // Left behind, it would keep everybody from the session for as long as this process lives.
+    mark[Symbol.dispose]();
+    throw error;
+  }
   mark[Symbol.dispose]();
   return null;
 }

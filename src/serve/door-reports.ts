@@ -29,7 +29,7 @@ export function doorListeners({
       if (config.serve.accessLog) log("info", "request", { ...report });
     },
     onEvent: ({ event, ...fields }) => {
-      if (event === "failed") metrics.failed("FLEET_INTERNAL");
+      if (event === "failed") metrics.failed(fields.code ?? "FLEET_INTERNAL");
       log(LEVELS[event], `front door: ${event}`, fields);
     },
   };

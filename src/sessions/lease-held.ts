@@ -84,8 +84,11 @@ export class HeldLease implements TurnLease {
    */
   async release(): Promise<void> {
     if (this.#adopted) {
-      await this.check();
-      await this.detach();
+      try {
+        await this.check();
+      } finally {
+        await this.detach(); // in any case: renewed here, it would outlive whoever took it
+      }
       return;
     }
     await this.detach();

@@ -1,6 +1,8 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { usedSessions } from "../../src/pool/use-marks.js";
+import type { ServerRecord } from "../../src/store/store.js";
 import { eventually, fake, killed } from "../fixtures/fault-fleet.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 import { DoorFleet } from "./harness.js";
@@ -47,6 +49,20 @@ describe("a server that does not keep to the protocol", () => {
     expect(await client.request("session.send", { sessionId, prompt: "again" })).toMatchObject({ result: {} });
     expect(await other.request("ping")).toMatchObject({ result: {} });
     expect((await at.serverOf(user)).pid).toBe(pid);
+  });
+
+  it("is listened to again by whoever hung up on it", async () => {
+    const client = await session("listens", "faulty");
+    await client.request("session.create", { sessionId: "heard" });
+    const other = await RawClient.as(at.url, await at.token("listens"));
+    await other.request("session.resume", { sessionId: "heard" });
+    expect(await client.request("session.send", { sessionId: "faulty", prompt: "!no JSON" })).toMatchObject(lost);
+    // Without another word of its.
+    await eventually("that it is open again", () =>
+      at.events.some(({ event, sessionId }) => event === "session-reopened" && sessionId === "heard"),
+    );
+    await other.turn("heard", "next");
+    await eventually("what the other said", () => client.events("heard").includes("session.idle"));
   });
 
   it("has a turn ended for it that it unloads before a word of that", async () => {
@@ -152,6 +168,34 @@ describe("a server that is slow", () => {
     client.socket.destroy();
   });
 
+  it("does not end a turn by saying that what was before is over", async () => {
+    const client = await RawClient.as(at.url, await at.token("gil"));
+    await client.request("session.create", { sessionId: "behind" });
+    expect((await client.request("session.send", { sessionId: "behind", prompt: "behind" })).error).toBeUndefined();
+    await eventually("the end of what was before", () => client.events("behind").length > 0);
+    for (let look = 0; look < 20; look++) {
+      expect(at.door.turns).toBe(1);
+      await new Promise((resolve) => setTimeout(resolve, 25));
+    }
+    await client.request("session.log", { sessionId: "behind" });
+    await eventually("the end of the turn", () => at.door.turns === 0);
+    expect(client.events("behind")).toEqual(["session.idle", "user.message", "session.idle"]);
+  });
+
+  it.concurrent("does not keep a turn by never answering its prompt", async () => {
+    const client = await RawClient.as(at.url, await at.token("hal"), true);
+    await client.request("session.create", { sessionId: "swallowed" });
+    const params = { sessionId: "swallowed", event: { type: "session.idle", data: {} } };
+    const frame = JSON.stringify({ jsonrpc: "2.0", method: "session.event", params });
+    client.send({ id: 1, method: "session.send", params: { sessionId: "swallowed", prompt: `!${frame}` } });
+    const session = async () => (await at.store.readRegistry()).servers[(await at.serverOf("hal")).id];
+    const isUsed = async () => usedSessions((await session()) as ServerRecord).has("swallowed");
+    await eventually("its mark", isUsed);
+    await eventually("the end of the turn", async () => !(await isUsed()), 70_000);
+    expect(client.events("swallowed")).toEqual(["session.idle"]);
+    client.socket.destroy();
+  });
+
   it.concurrent("ends a turn by saying so, also when it did not answer before whether that goes on", async () => {
     const client = await RawClient.as(at.url, await at.token("dan"), true);
     await client.request("session.create", { sessionId: "mute" });
@@ -161,7 +205,7 @@ describe("a server that is slow", () => {
     await eventually("the end of the turn", () => at.door.turns === 0, 40_000);
     expect(performance.now() - began).toBeGreaterThan(19_000);
     await eventually("its end at the client", () => client.events("mute").includes("session.idle"));
-    expect(client.events("mute")).toEqual(["session.idle"]);
+    expect(client.events("mute")).toEqual(["user.message", "session.idle"]);
     expect(await client.turn("mute", "next")).toMatchObject({ result: {} });
     client.socket.destroy();
   });

@@ -50,4 +50,14 @@ describe("a mark of use", () => {
     await expect(waiting).rejects.toBe(reason);
     expect(marks(on)).toEqual(before);
   });
+
+  it("leaves nothing of an eviction either that could not look for it", async () => {
+    const on = await server();
+    using _use = await markUse(on, "other", { waitMs: 0, signal: undefined });
+    // Of a dead process, and cannot be removed.
+    mkdirSync(join(dirname(on.home), "uses", "held~use~0~0~0~0"));
+    const before = marks(on);
+    expect(() => markEviction(on, "held")).toThrow();
+    expect(marks(on)).toEqual(before);
+  });
 });

@@ -303,6 +303,26 @@ describe("a lease that was taken elsewhere", () => {
     expect(await store.checkLease("s", outer.token)).toMatchObject({ fence: outer.fence });
   });
 
+  it("is not renewed any more by whoever is done, also if the store fails at that moment", async () => {
+    const { store, leases } = await setUp();
+    const outer = await leases.acquire(wants("alice", { ttlMs: 3 * TTL_MS }));
+    await outer.detach();
+    let fails = false;
+    const failing = altered(store, {
+      checkLease: async (id, token) => {
+        if (fails) throw new FleetError("FLEET_STATE_UNWRITABLE", "The disk is full.");
+        return await store.checkLease(id, token);
+      },
+    });
+    const inner = await new Leases(failing).adopt("s", outer.token);
+    onTestFinished(() => inner.detach());
+    fails = true;
+    await expect(inner.release()).rejects.toMatchObject({ code: "FLEET_STATE_UNWRITABLE" });
+    fails = false;
+    await delay(4 * TTL_MS);
+    expect(await store.readLease("s")).toBeNull();
+  });
+
   it("is renewed at once when little is left of it", async () => {
     const { leases } = await setUp();
     const outer = await leases.acquire(wants("alice", { ttlMs: 9_000 }));

@@ -1,0 +1,44 @@
+import { expect, it } from "vitest";
+import { type Attachment, newAttachment } from "../../src/gateway/attachments.js";
+import { Carrier, type CarrierContext } from "../../src/gateway/carrier.js";
+import type { ClientRequest } from "../../src/gateway/client-message.js";
+import type { ForwardOptions } from "../../src/gateway/exchange.js";
+import type { HostRecord } from "../../src/store/store.js";
+import { sessionRecord } from "../fixtures/store-records.js";
+
+/** A prompt in a session of another host, whose front door is to be played. */
+async function carried(attachment: Attachment) {
+  const forwarded: ForwardOptions = {};
+  const carrier = new Carrier({
+    exchange: { forward: (_link, _request, options) => void Object.assign(forwarded, options) },
+    attachments: new Map([[attachment.sessionId, attachment]]),
+    routes: { remote: async () => ({}) },
+    again: () => false,
+  } as unknown as CarrierContext);
+  const request: ClientRequest = { kind: "request", id: 1, method: "session.send", params: {}, bytes: 1 };
+  await carrier.session("send", {} as HostRecord, request, sessionRecord(attachment.sessionId));
+  return { answer: (body: object) => forwarded.onAnswer?.({ failed: "error" in body, body: encoded(body) }) };
+}
+
+function encoded(body: object): Buffer {
+  return Buffer.from(JSON.stringify(body));
+}
+
+const refused = {
+  jsonrpc: "2.0",
+  id: 1,
+  error: { code: -32003, message: "no", data: { code: "FLEET_SESSION_LOCKED" } },
+};
+
+it.each([
+  ["none was under way before", false, false, false],
+  ["one was, and goes on", true, true, true],
+  ["one was, and has ended meanwhile", true, false, false],
+])("a carried prompt that is refused leaves no turn behind: %s", async (_, before, meanwhile, after) => {
+  const attachment = { ...newAttachment("s", "host:h2", {}), attached: true, inTurn: before };
+  const { answer } = await carried(attachment);
+  expect(attachment.inTurn).toBe(true);
+  if (before) attachment.inTurn = meanwhile; // as the events of the session say
+  answer(refused);
+  expect(attachment.inTurn).toBe(after);
+});

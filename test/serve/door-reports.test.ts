@@ -1,0 +1,24 @@
+import { expect, it } from "vitest";
+import type { DoorEvent } from "../../src/gateway/context.js";
+import { doorListeners } from "../../src/serve/door-reports.js";
+import { eventually } from "../fixtures/fault-fleet.js";
+import { DoorFleet } from "../gateway/harness.js";
+
+/** The codes by which the errors among these events are counted. */
+function counted(events: readonly DoorEvent[]): string[] {
+  const codes: string[] = [];
+  const metrics = { failed: (code: string) => codes.push(code) };
+  const context = { config: {}, metrics, log: () => undefined } as unknown as Parameters<typeof doorListeners>[0];
+  const { onEvent } = doorListeners(context);
+  for (const event of events) onEvent?.(event);
+  return codes;
+}
+
+it("what the front door fails at is counted by its own code, and as a bug only if it is one", async () => {
+  expect(counted([{ event: "failed", address: "", detail: "TypeError: x is undefined" }])).toEqual(["FLEET_INTERNAL"]);
+  await using at = await DoorFleet.open({ from: 16_885, to: 16_889 });
+  await at.fleet.drain();
+  await expect(at.client("ann")).rejects.toThrow();
+  await eventually("the report", () => at.events.some(({ event }) => event === "failed"));
+  expect(counted(at.events)).toEqual(["FLEET_POOL_DRAINING"]);
+});
