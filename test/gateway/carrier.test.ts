@@ -10,7 +10,9 @@ import { sessionRecord } from "../fixtures/store-records.js";
 async function carried(attachment: Attachment) {
   const forwarded: ForwardOptions = {};
   const carrier = new Carrier({
-    exchange: { forward: (_link, _request, options) => void Object.assign(forwarded, options) },
+    exchange: {
+      forward: (_link: unknown, _request: unknown, options: ForwardOptions) => void Object.assign(forwarded, options),
+    },
     attachments: new Map([[attachment.sessionId, attachment]]),
     routes: { remote: async () => ({}) },
     again: () => false,
