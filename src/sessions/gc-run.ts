@@ -53,6 +53,8 @@ export interface Business {
   taken: Set<string>;
   /** Of those that were killed: due. */
   noted: Map<string, Note>;
+  /** The folders of those that were killed. */
+  killed: Set<string>;
 }
 
 export function unfinishedBusiness(statePath: string): Business {
@@ -61,6 +63,7 @@ export function unfinishedBusiness(statePath: string): Business {
   return {
     taken: new Set(notes(true).map(({ id }) => id)),
     noted: new Map(notes(false).map((note) => [note.id, note])),
+    killed: new Set(runs.flatMap(({ alive, path }) => (alive ? [] : [path]))),
   };
 }
 
@@ -95,9 +98,14 @@ export class Run {
     this.#path = join(dirname(statePath), GC_FOLDER, `${pid}-${startTicks}-${randomBytes(4).toString("hex")}`);
   }
 
-  /** Takes over what gcs that were killed have left, so that no other gc does. */
-  inherit(): Leftover[] {
-    const before = runsBeside(this.#statePath).filter(({ alive }) => !alive);
+  /**
+   * Takes over what gcs that were killed have left, so that no other gc does.
+   *
+   * @param killed the folders of those that were when it was judged what is due. What one that was killed since had noted was
+   * taken for its own to delete then: that is for the next gc, which needs its journal.
+   */
+  inherit(killed: ReadonlySet<string>): Leftover[] {
+    const before = runsBeside(this.#statePath).filter(({ path }) => killed.has(path));
     if (before.length === 0) return [];
     for (const { path } of before) {
       const mine = `${this.#path}${randomBytes(4).toString("hex")}`;

@@ -6,7 +6,7 @@ import { groupOfSession } from "../pool/server.js";
 import { sessionStatePath } from "../runtime/session-state.js";
 import type { Registry, ServerRecord, SessionRecord, Store } from "../store/store.js";
 import { type HostsSeen, isAbandoned, lastUseOf, measureFolder, ttlOf } from "./gc-age.js";
-import { type Note, unfinishedBusiness } from "./gc-run.js";
+import { type Business, type Note, unfinishedBusiness } from "./gc-run.js";
 
 /** A folder that holds sessions' folders. Several shared servers have the same one. */
 export interface StateFolder {
@@ -37,6 +37,8 @@ export interface Survey {
   states: StateFolder[];
   records: SessionRecord[];
   candidates: Candidate[];
+  /** What other gcs had in hand in each state folder. */
+  business: ReadonlyMap<StateFolder, Business>;
 }
 
 export interface SurveyOptions {
@@ -99,7 +101,7 @@ export async function survey(store: Store, stateRoot: string, options: SurveyOpt
     const candidate = judge(session, options, noted.get(session.id));
     if (candidate !== null) candidates.push(candidate);
   }
-  return { states, records, candidates };
+  return { states, records, candidates, business };
 }
 
 /** The session with its age and size if it is past its TTL, or null. */

@@ -131,7 +131,8 @@ async function deleteAll(
     const run = new Run(state.path);
     let finished = false;
     try {
-      if (user === undefined) outcomes.push(...(await finishLeftovers(store, run, run.inherit())));
+      const killed = found.business.get(state)?.killed ?? new Set();
+      if (user === undefined) outcomes.push(...(await finishLeftovers(store, run, run.inherit(killed))));
       await deleteIn(
         run,
         found.candidates.filter((session) => session.state === state && session.path !== null),

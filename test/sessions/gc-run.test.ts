@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { Run } from "../../src/sessions/gc-run.js";
@@ -26,6 +26,21 @@ describe("a gc that was killed", () => {
     kill(state);
     expect(await state.gc({ dryRun: true })).toMatchObject({ deleted: [{ id: "begun", owner: "bob" }] });
     expect(await state.gc()).toMatchObject({ deleted: [{ id: "begun", owner: "bob" }], skipped: [] });
+    expect(readdirSync(state.home("s1"))).toEqual(["session-state"]);
+  });
+
+  it("while another one had judged already: what it had begun is the one's after that", async () => {
+    const state = await gcState();
+    await state.server("s1");
+    // With this the other one begins, and sees the first one killed only then.
+    await state.session("s1", "record-only");
+    rmSync(state.folder("s1", "record-only"), { recursive: true });
+    state.plant("s1", "begun", HOUR_MS);
+    new Run(state.statePath("s1")).note([note("begun")]);
+    const store = meddling(state.store, "deleteSessions", () => kill(state));
+    expect(idsOf((await state.gc({ store })).deleted)).toEqual(["record-only"]);
+    expect(readdirSync(state.statePath("s1"))).toEqual(["begun"]);
+    expect(idsOf((await state.gc()).deleted)).toEqual(["begun"]);
     expect(readdirSync(state.home("s1"))).toEqual(["session-state"]);
   });
 
