@@ -3,8 +3,11 @@ import { LAUNCH_VARIABLE } from "./process-table.js";
 /** Names the fleet (its state folder) that a process belongs to, so that processes no registry knows can be found. */
 export const FLEET_VARIABLE = "COPILOTFLEET_OWNER";
 
-/** The variable that carries the GitHub token into a server; its name goes on argv (`--auth-token-env`), never its value. */
-export const GITHUB_TOKEN_VARIABLE = "COPILOTFLEET_GITHUB_TOKEN";
+/**
+ * The variable that carries the GitHub token into a server; its name goes on argv (`--auth-token-env`), never its value.
+ * The runtime removes this name, and no name of ours, from the environment of tools and MCP servers (measured with 1.0.85).
+ */
+export const GITHUB_TOKEN_VARIABLE = "COPILOT_GITHUB_TOKEN";
 
 /** What a server gets of the caller's environment without being asked: where programs are, language, trust roots. */
 const ALLOWED = [

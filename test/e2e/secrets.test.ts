@@ -114,9 +114,9 @@ function planted(): [string, string][] {
 
 describe("secrets", () => {
   it("reach the servers, so that this test can fail", async () => {
-    expect(environmentOf(await fleet.pidOf("var"))).toContain(`COPILOTFLEET_GITHUB_TOKEN=${secrets.fromVariable}`);
-    expect(environmentOf(await fleet.pidOf("file"))).toContain(`COPILOTFLEET_GITHUB_TOKEN=${secrets.fromFile}`);
-    expect(environmentOf(await fleet.pidOf("cmd"))).toContain(`COPILOTFLEET_GITHUB_TOKEN=${secrets.fromCommand}`);
+    expect(environmentOf(await fleet.pidOf("var"))).toContain(`COPILOT_GITHUB_TOKEN=${secrets.fromVariable}`);
+    expect(environmentOf(await fleet.pidOf("file"))).toContain(`COPILOT_GITHUB_TOKEN=${secrets.fromFile}`);
+    expect(environmentOf(await fleet.pidOf("cmd"))).toContain(`COPILOT_GITHUB_TOKEN=${secrets.fromCommand}`);
     expect(model.requests).toBeGreaterThan(2);
     expect(connectionTokens).toHaveLength(3);
     for (const token of connectionTokens) expect(token).toMatch(/^[\w-]{43}$/);
@@ -145,7 +145,7 @@ describe("secrets", () => {
 
   it("stand on no command line of any process, at any moment", () => {
     const all = [...commandLines].join("\n");
-    expect(all).toContain("--auth-token-env\0COPILOTFLEET_GITHUB_TOKEN");
+    expect(all).toContain("--auth-token-env\0COPILOT_GITHUB_TOKEN");
     for (const [name, secret] of planted()) expect(all.includes(secret), name).toBe(false);
   });
 

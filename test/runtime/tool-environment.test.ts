@@ -1,0 +1,27 @@
+import { readFileSync } from "node:fs";
+import { expect, it } from "vitest";
+import { DoorFleet } from "../gateway/harness.js";
+
+it("keeps a server's GitHub token and connection token out of the environment of its tools", async () => {
+  const token = "gho_canaryOfTheTool4f81";
+  await using at = await DoorFleet.open(
+    { from: 24_000, to: 24_009 },
+    {
+      // With a token the runtime would otherwise look for GitHub.
+      env: { TOKEN: token, COPILOT_API_URL: "http://127.0.0.1:9", COPILOT_DEBUG_GITHUB_API_URL: "http://127.0.0.1:9" },
+      config: { auth: { githubTokenEnv: "TOKEN" }, session: { approve: "all" } },
+    },
+  );
+  const session = await at.fleet.createSession({ user: "alice" });
+  const { text } = await at.fleet.send(session, '!tool bash {"command":"env","description":"shows it"}');
+  const { pid } = await at.serverOf("alice");
+  const ofServer = readFileSync(`/proc/${pid}/environ`, "utf8").split("\0");
+  const connectionToken = ofServer.find((entry) => entry.startsWith("COPILOT_CONNECTION_TOKEN="))?.slice(25) ?? "";
+  expect(ofServer).toContain(`COPILOT_GITHUB_TOKEN=${token}`);
+  expect(connectionToken).toMatch(/^[\w-]{43}$/);
+  expect(text).not.toContain(token);
+  expect(text).not.toContain(connectionToken);
+  // A tool's own processes are found by these when their server has died.
+  const kept = text.match(/^COPILOTFLEET_\w+/gm)?.sort();
+  expect(kept).toEqual(["COPILOTFLEET_LAUNCH_ID", "COPILOTFLEET_OWNER"]);
+});
