@@ -30,14 +30,14 @@ export class RawConnection implements AsyncDisposable {
   /** This side's port, by which the connection is known in the kernel's table. */
   readonly localPort: number | undefined;
   readonly #socket: Socket;
-  readonly #waiting: Map<number, Waiting>;
   readonly #send: (method: string, params: unknown) => Promise<unknown>;
+  readonly #close: () => void;
 
   private constructor(
     socket: Socket,
-    waiting: Map<number, Waiting>,
     version: string,
     send: (method: string, params: unknown) => Promise<unknown>,
+    close: () => void,
   ) {
     this.#socket = socket;
     this.closed = new Promise((resolve) => {
@@ -45,9 +45,9 @@ export class RawConnection implements AsyncDisposable {
       else socket.once("close", () => resolve());
     });
     this.localPort = socket.localPort;
-    this.#waiting = waiting;
     this.version = version;
     this.#send = send;
+    this.#close = close;
   }
 
   /**
@@ -61,12 +61,15 @@ export class RawConnection implements AsyncDisposable {
     const waiting = new Map<number, Waiting>();
     const socket = connect({ host: endpoint.address, port: endpoint.port });
     acknowledgePromptly(socket);
-    const fail = (reason: string, cause?: unknown) => {
-      const error = new FleetError("FLEET_SERVER_UNREACHABLE", `The server at ${where} ${reason}.`, { cause });
+    const end = (error: FleetError) => {
       for (const { reject } of waiting.values()) reject(error);
       waiting.clear();
       socket.destroy();
     };
+    const fail = (reason: string, cause?: unknown) =>
+      end(new FleetError("FLEET_SERVER_UNREACHABLE", `The server at ${where} ${reason}.`, { cause }));
+    const closed = () =>
+      new FleetError("FLEET_SERVER_UNREACHABLE", `The connection to the server at ${where} is closed.`);
     const decoder = new FrameDecoder();
     socket.on("data", (chunk) => {
       try {
@@ -86,7 +89,7 @@ export class RawConnection implements AsyncDisposable {
     const send = (method: string, params: unknown): Promise<unknown> =>
       new Promise((resolve, reject) => {
         if (socket.destroyed) {
-          reject(new FleetError("FLEET_SERVER_UNREACHABLE", `The connection to the server at ${where} is closed.`));
+          reject(closed());
           return;
         }
         const id = nextId++;
@@ -113,7 +116,7 @@ export class RawConnection implements AsyncDisposable {
       throw tooOld(where, `version ${String(protocolVersion)}`);
     }
     if (lasting) signal.removeEventListener("abort", onAbort);
-    return new RawConnection(socket, waiting, typeof version === "string" ? version : "unknown", send);
+    return new RawConnection(socket, typeof version === "string" ? version : "unknown", send, () => end(closed()));
   }
 
   /**
@@ -128,12 +131,11 @@ export class RawConnection implements AsyncDisposable {
     return await abortable(answer, signal);
   }
 
-  /** Closes at once; requests under way are rejected. */
+  /** Closes at once. Requests that have no answer reject with `FLEET_SERVER_UNREACHABLE`. */
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#socket.destroyed) return;
-    this.#waiting.clear();
     this.#socket.end();
-    this.#socket.destroy();
+    this.#close();
   }
 }
 

@@ -1,0 +1,89 @@
+import { type AddressInfo, createServer, type Socket } from "node:net";
+import { describe, expect, it, onTestFinished } from "vitest";
+import { Upstream } from "../../src/gateway/upstream.js";
+import { encodeFrame, FrameDecoder } from "../../src/runtime/client/frames.js";
+import { PROTOCOL_VERSION, RawConnection } from "../../src/runtime/client/raw-connection.js";
+import { eventually } from "../fixtures/fault-fleet.js";
+
+/** A server that accepts every connection and never answers a request. The real runtime answers too soon for these tests. */
+async function silentServer() {
+  const methods: string[] = [];
+  const sockets = new Set<Socket>();
+  const server = createServer((socket) => {
+    sockets.add(socket);
+    socket.on("error", () => undefined);
+    const decoder = new FrameDecoder();
+    socket.on("data", (chunk) => {
+      for (const { id, method } of decoder.push(chunk) as { id: number; method: string }[]) {
+        methods.push(method);
+        if (method === "connect")
+          socket.write(encodeFrame({ jsonrpc: "2.0", id, result: { protocolVersion: PROTOCOL_VERSION } }));
+      }
+    });
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  onTestFinished(() => {
+    for (const socket of sockets) socket.destroy();
+    server.close();
+  });
+  const endpoint = { address: "127.0.0.1", port: (server.address() as AddressInfo).port, token: "t" };
+  const arrived = async (count: number) =>
+    await eventually(
+      "the requests at the server",
+      () => methods.filter((method) => method === "ping").length === count,
+    );
+  return { endpoint, arrived, hangUp: () => sockets.forEach((socket) => void socket.destroy()) };
+}
+
+/** How each request ended. Rejects if one of them does not end, so that a test names the defect and not its own time-out. */
+async function outcomes(requests: readonly Promise<unknown>[]): Promise<unknown[]> {
+  let settled: PromiseSettledResult<unknown>[] | undefined;
+  void Promise.allSettled(requests).then((results) => {
+    settled = results;
+  });
+  const results = await eventually("the end of every request", () => settled);
+  return results.map((result) => (result.status === "rejected" ? result.reason.code : "answered"));
+}
+
+const never = new AbortController().signal;
+const ignore = () => undefined;
+const nobody = { onFrame: ignore, onBatch: ignore, onDrain: ignore, onFault: ignore, onClosed: ignore };
+
+describe("a request that waits for its answer", () => {
+  it("rejects when this side closes a raw connection", async () => {
+    const { endpoint, arrived } = await silentServer();
+    const connection = await RawConnection.open(endpoint, never, { lasting: true });
+    const requests = [
+      connection.request("ping", {}),
+      connection.request("ping", {}),
+      connection.request("ping", {}, new AbortController().signal),
+    ];
+    await arrived(3);
+    await connection[Symbol.asyncDispose]();
+    const unreachable = "FLEET_SERVER_UNREACHABLE";
+    expect(await outcomes(requests)).toEqual([unreachable, unreachable, unreachable]);
+    expect(await outcomes([connection.request("ping", {})])).toEqual([unreachable]);
+    await connection.closed;
+  });
+
+  it("rejects when the server closes a raw connection", async () => {
+    const { endpoint, arrived, hangUp } = await silentServer();
+    await using connection = await RawConnection.open(endpoint, never, { lasting: true });
+    const requests = [connection.request("ping", {}), connection.request("ping", {})];
+    await arrived(2);
+    hangUp();
+    expect(await outcomes(requests)).toEqual(["FLEET_SERVER_UNREACHABLE", "FLEET_SERVER_UNREACHABLE"]);
+  });
+
+  it.each(["this side", "the server"])("rejects when %s closes a front door's upstream connection", async (side) => {
+    const { endpoint, arrived, hangUp } = await silentServer();
+    const { upstream } = await Upstream.open(endpoint, {}, nobody, never);
+    const requests = [upstream.request("ping", {}), upstream.ask("ping", {})];
+    await arrived(2);
+    if (side === "this side") upstream.destroy();
+    else hangUp();
+    // One more while the connection is about to end.
+    requests.push(upstream.request("ping", {}));
+    expect(await outcomes(requests)).toEqual(["FLEET_SERVER_LOST", "FLEET_SERVER_LOST", "FLEET_SERVER_LOST"]);
+  });
+});
