@@ -3,11 +3,14 @@
 
 FROM node:20-bookworm-slim AS build
 WORKDIR /src
+# The lock file decides the versions. It comes first, so that a change of the source does not install again.
+COPY package.json package-lock.json ./
+RUN npm ci --ignore-scripts --no-audit --no-fund
 COPY . .
-# The lock file decides the versions; what is published is packed, then gets what it needs to run.
-RUN npm install --no-audit --no-fund && npm pack --pack-destination /tmp
+RUN npm pack --pack-destination /tmp
+# The image holds only the published package and the dependencies that it needs to run.
 RUN mkdir /app && tar -xzf /tmp/copilotfleet-*.tgz -C /app --strip-components=1 && cp package-lock.json /app/
-RUN cd /app && npm install --omit=dev --no-audit --no-fund && rm package-lock.json
+RUN cd /app && npm ci --omit=dev --ignore-scripts --no-audit --no-fund && rm package-lock.json
 
 FROM node:20-bookworm-slim
 # tini reaps what servers and commands leave behind. Add what your sessions' tools need, such as git.

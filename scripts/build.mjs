@@ -18,7 +18,7 @@ const run = promisify(execFile);
 const AT_RUN_TIME = ["@github/copilot-sdk", "prom-client", "pino", "ioredis"];
 
 /** Required by the parts of the script that are loaded when `deploy` asks for them. */
-const FOR_DEPLOY = ["kubernetes-models/*", "yaml"];
+const FOR_DEPLOY = ["yaml"];
 
 /**
  * `@oclif/core` requires all of its parts at once, help and plug-in discovery included: a good part of a short

@@ -2,14 +2,13 @@ import { spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { StatefulSet as StatefulSetModel } from "kubernetes-models/apps/v1/StatefulSet";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { parseAllDocuments } from "yaml";
 import { COMMAND, CONFIG_FOLDER, INIT, SHARED_VOLUME, STATE_FOLDER, UID, VOLUME } from "../../src/deploy/container.js";
-import { validated } from "../../src/deploy/kubernetes/render.js";
+import type { Manifest } from "../../src/deploy/kubernetes/render.js";
 import { isFleetError } from "../../src/errors.js";
 import { FleetMetrics } from "../../src/serve/metrics.js";
-import { find, has, hostContainer, kubernetes, REDIS, type StatefulSet } from "./render.js";
+import { find, has, hostContainer, kubernetes, REDIS, type StatefulSet, validate } from "./render.js";
 
 const kinds = (manifests: { kind: string }[]) => manifests.map(({ kind }) => kind);
 
@@ -225,15 +224,15 @@ describe("what cannot run there is refused", () => {
     });
   });
 
-  it("and an object that is none by Kubernetes' schema is found", () => {
-    const { spec } = find(kubernetes(REDIS).manifests, "StatefulSet");
-    const broken = (change: object) =>
-      new StatefulSetModel({ metadata: { name: "x" }, spec: { ...spec, ...change } } as never);
-    expect(validated(broken({}))).toMatchObject({ kind: "StatefulSet" });
-    expect(() => validated(broken({ replicas: "three" }))).toThrow(/spec\/replicas must be integer/);
-    expect(() => validated(broken({ selector: undefined }))).toThrow(/selector/);
+  it("a manifest that breaks the schema of its kind fails the validation that every rendered manifest passes", () => {
+    const set = find(kubernetes(REDIS).manifests, "StatefulSet");
+    const broken = (change: object) => ({ ...set, spec: { ...set.spec, ...change } }) as unknown as Manifest;
+    expect(() => validate(broken({}))).not.toThrow();
+    expect(() => validate({ ...broken({}), apiVersion: "apps/v2" } as unknown as Manifest)).toThrow(/apiVersion/);
+    expect(() => validate(broken({ replicas: "three" }))).toThrow(/spec\/replicas must be integer/);
+    expect(() => validate(broken({ selector: undefined }))).toThrow(/selector/);
     const quantity = { volumeClaimTemplates: [{ spec: { resources: { requests: { storage: "10 Gigs" } } } }] };
-    expect(() => validated(broken(quantity))).toThrow(/quantity/);
+    expect(() => validate(broken(quantity))).toThrow(/quantity/);
   });
 });
 

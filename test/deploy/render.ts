@@ -1,4 +1,13 @@
 import { spawnSync } from "node:child_process";
+import { StatefulSet as StatefulSetModel } from "kubernetes-models/apps/v1/StatefulSet";
+import { HorizontalPodAutoscaler } from "kubernetes-models/autoscaling/v2/HorizontalPodAutoscaler";
+import { CronJob } from "kubernetes-models/batch/v1/CronJob";
+import { NetworkPolicy } from "kubernetes-models/networking.k8s.io/v1/NetworkPolicy";
+import { PodDisruptionBudget } from "kubernetes-models/policy/v1/PodDisruptionBudget";
+import { ConfigMap } from "kubernetes-models/v1/ConfigMap";
+import { Namespace } from "kubernetes-models/v1/Namespace";
+import { PersistentVolumeClaim } from "kubernetes-models/v1/PersistentVolumeClaim";
+import { Service } from "kubernetes-models/v1/Service";
 import { loadConfig, type PartialConfig } from "../../src/config/load.js";
 import type { DeployOptions } from "../../src/deploy/deployment.js";
 import type { KubernetesOptions } from "../../src/deploy/kubernetes/options.js";
@@ -14,8 +23,9 @@ export function configured(env: Record<string, string> = {}, flags: PartialConfi
 
 export const CONTAINERS: DeployOptions = { name: "fleet", image: "registry.example/fleet:1", secretStore: false };
 
+/** What `deploy kubernetes` renders for this configuration. Each object has passed the schema of Kubernetes' own API. */
 export function kubernetes(env: Record<string, string> = {}, options: Partial<KubernetesOptions> = {}) {
-  return renderKubernetes(configured(env), {
+  const rendered = renderKubernetes(configured(env), {
     ...CONTAINERS,
     namespace: "chat",
     monitoringNamespace: "monitoring",
@@ -23,6 +33,36 @@ export function kubernetes(env: Record<string, string> = {}, options: Partial<Ku
     egressPorts: [],
     ...options,
   });
+  for (const manifest of rendered.manifests) validate(manifest);
+  return rendered;
+}
+
+/** @throws Error naming the first part of the object that is not as the schema of its kind and version has it. */
+export function validate(manifest: Manifest): void {
+  modelOf(manifest).validate();
+}
+
+function modelOf(manifest: Manifest): { validate(): void } {
+  switch (manifest.kind) {
+    case "ConfigMap":
+      return new ConfigMap(manifest);
+    case "CronJob":
+      return new CronJob(manifest);
+    case "HorizontalPodAutoscaler":
+      return new HorizontalPodAutoscaler(manifest);
+    case "Namespace":
+      return new Namespace(manifest);
+    case "NetworkPolicy":
+      return new NetworkPolicy(manifest);
+    case "PersistentVolumeClaim":
+      return new PersistentVolumeClaim(manifest);
+    case "PodDisruptionBudget":
+      return new PodDisruptionBudget(manifest);
+    case "Service":
+      return new Service(manifest);
+    case "StatefulSet":
+      return new StatefulSetModel(manifest);
+  }
 }
 
 export const REDIS = { COPILOTFLEET_STORE: "rediss://redis.example:6380/0", COPILOTFLEET_PROVIDER_TYPE: "echo" };
@@ -34,7 +74,9 @@ export interface Parts {
 
 /** The one object of this kind and name. */
 export function find(manifests: readonly Manifest[], kind: string, name?: string): Parts {
-  const [found, ...more] = manifests.filter((m) => m.kind === kind && (name === undefined || m.metadata.name === name));
+  const [found, ...more] = manifests.filter(
+    (m) => m.kind === kind && (name === undefined || m.metadata?.name === name),
+  );
   if (found === undefined || more.length > 0) throw new Error(`there is not one ${kind} ${name ?? ""}`);
   return found as unknown as Parts;
 }

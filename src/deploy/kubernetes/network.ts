@@ -1,4 +1,4 @@
-import { NetworkPolicy } from "kubernetes-models/networking.k8s.io/v1/NetworkPolicy";
+import type { INetworkPolicy } from "kubernetes-models/networking.k8s.io/v1/NetworkPolicy";
 import { DOOR_PORT, METRICS_PORT } from "../container.js";
 import { HOST, metadata, type Plan, selector } from "./options.js";
 
@@ -14,7 +14,7 @@ const ofNamespace = (name: string) => ({ namespaceSelector: { matchLabels: { [NA
  * Who may reach the pods, and what they may reach. Destinations outside are ports alone: a policy knows addresses and no
  * names, and those of Redis and of a model service change. The kubelet's probes come from the node, and always pass.
  */
-export function networkPolicy(plan: Plan): NetworkPolicy {
+export function networkPolicy(plan: Plan): INetworkPolicy {
   const { deployment, options, labels } = plan;
   const hosts = { podSelector: { matchLabels: selector(plan, HOST) } };
   // Hosts ask one another, and gc asks all of them.
@@ -27,7 +27,9 @@ export function networkPolicy(plan: Plan): NetworkPolicy {
     ...modelPorts,
     ...options.egressPorts,
   ]);
-  return new NetworkPolicy({
+  return {
+    apiVersion: "networking.k8s.io/v1",
+    kind: "NetworkPolicy",
     metadata: metadata(plan, plan.names.main),
     spec: {
       podSelector: { matchLabels: labels },
@@ -42,5 +44,5 @@ export function networkPolicy(plan: Plan): NetworkPolicy {
         ...(outside.size === 0 ? [] : [{ ports: [...outside].sort((a, b) => a - b).map(tcp) }]),
       ],
     },
-  });
+  };
 }

@@ -1,12 +1,12 @@
 import { createHash } from "node:crypto";
-import { StatefulSet } from "kubernetes-models/apps/v1/StatefulSet";
-import { CronJob } from "kubernetes-models/batch/v1/CronJob";
-import { PodDisruptionBudget } from "kubernetes-models/policy/v1/PodDisruptionBudget";
-import { ConfigMap } from "kubernetes-models/v1/ConfigMap";
-import { Namespace } from "kubernetes-models/v1/Namespace";
-import { PersistentVolumeClaim } from "kubernetes-models/v1/PersistentVolumeClaim";
+import type { IStatefulSet } from "kubernetes-models/apps/v1/StatefulSet";
+import type { ICronJob } from "kubernetes-models/batch/v1/CronJob";
+import type { IPodDisruptionBudget } from "kubernetes-models/policy/v1/PodDisruptionBudget";
+import type { IConfigMap } from "kubernetes-models/v1/ConfigMap";
+import type { INamespace } from "kubernetes-models/v1/Namespace";
+import type { IPersistentVolumeClaim } from "kubernetes-models/v1/PersistentVolumeClaim";
 import type { IIoK8sApiCoreV1PersistentVolumeClaimSpec } from "kubernetes-models/v1/PersistentVolumeClaimSpec";
-import { Service } from "kubernetes-models/v1/Service";
+import type { IService } from "kubernetes-models/v1/Service";
 import { CONFIG_FILE, DOOR_PORT, METRICS_PORT } from "../container.js";
 import { configText } from "../settings.js";
 import { diskGib } from "../sizing.js";
@@ -14,30 +14,41 @@ import { GC, HOST, metadata, type Plan, selector } from "./options.js";
 import { gcPod, hostPod } from "./pod.js";
 
 /** The namespace, in which nothing may run that asks for more rights than the pods here do. */
-export function namespace({ options, labels }: Plan): Namespace {
-  return new Namespace({
+export function namespace({ options, labels }: Plan): INamespace {
+  return {
+    apiVersion: "v1",
+    kind: "Namespace",
     metadata: {
       name: options.namespace,
       labels: { ...labels, "pod-security.kubernetes.io/enforce": "restricted" },
     },
-  });
+  };
 }
 
-export function configMap(plan: Plan, file: Record<string, unknown>): ConfigMap {
-  return new ConfigMap({ metadata: metadata(plan, plan.names.config), data: { [CONFIG_FILE]: configText(file) } });
+export function configMap(plan: Plan, file: Record<string, unknown>): IConfigMap {
+  return {
+    apiVersion: "v1",
+    kind: "ConfigMap",
+    metadata: metadata(plan, plan.names.config),
+    data: { [CONFIG_FILE]: configText(file) },
+  };
 }
 
 /** Where clients connect: any host that is ready, as each takes every user. */
-export function frontService(plan: Plan): Service {
-  return new Service({
+export function frontService(plan: Plan): IService {
+  return {
+    apiVersion: "v1",
+    kind: "Service",
     metadata: metadata(plan, plan.names.main),
     spec: { selector: selector(plan, HOST), ports: [{ name: "door", port: DOOR_PORT, targetPort: "door" }] },
-  });
+  };
 }
 
 /** Gives each pod a name of its own, under which other hosts and Prometheus reach it. */
-export function hostsService(plan: Plan): Service {
-  return new Service({
+export function hostsService(plan: Plan): IService {
+  return {
+    apiVersion: "v1",
+    kind: "Service",
     metadata: metadata(plan, plan.names.hosts),
     spec: {
       clusterIP: "None",
@@ -49,14 +60,16 @@ export function hostsService(plan: Plan): Service {
         { name: "metrics", port: METRICS_PORT, targetPort: "metrics" },
       ],
     },
-  });
+  };
 }
 
-export function sharedClaim(plan: Plan): PersistentVolumeClaim {
-  return new PersistentVolumeClaim({
+export function sharedClaim(plan: Plan): IPersistentVolumeClaim {
+  return {
+    apiVersion: "v1",
+    kind: "PersistentVolumeClaim",
     metadata: metadata(plan, plan.names.shared),
     spec: claim("ReadWriteMany", plan.options.storageSize ?? sharedSize(plan), plan.options.storageClass),
-  });
+  };
 }
 
 /** The sessions of all hosts there may be. */
@@ -76,7 +89,7 @@ function claim(
   };
 }
 
-export function statefulSet(plan: Plan, file: Record<string, unknown>): StatefulSet {
+export function statefulSet(plan: Plan, file: Record<string, unknown>): IStatefulSet {
   const { deployment, options, names } = plan;
   const { storage, replicas, maxReplicas, capacity } = deployment;
   const local = storage === "local";
@@ -84,7 +97,9 @@ export function statefulSet(plan: Plan, file: Record<string, unknown>): Stateful
   const own = local
     ? claim("ReadWriteOnce", options.storageSize ?? size, options.storageClass)
     : claim("ReadWriteOnce", size, undefined);
-  return new StatefulSet({
+  return {
+    apiVersion: "apps/v1",
+    kind: "StatefulSet",
     metadata: metadata(plan, names.main),
     spec: {
       serviceName: names.hosts,
@@ -109,23 +124,27 @@ export function statefulSet(plan: Plan, file: Record<string, unknown>): Stateful
       ],
       persistentVolumeClaimRetentionPolicy: { whenDeleted: "Retain", whenScaled: "Retain" },
     },
-  });
+  };
 }
 
 /** Nodes are emptied one host at a time. One that is not ready anyway is in nobody's way. */
-export function disruptionBudget(plan: Plan): PodDisruptionBudget {
-  return new PodDisruptionBudget({
+export function disruptionBudget(plan: Plan): IPodDisruptionBudget {
+  return {
+    apiVersion: "policy/v1",
+    kind: "PodDisruptionBudget",
     metadata: metadata(plan, plan.names.main),
     spec: {
       maxUnavailable: 1,
       unhealthyPodEvictionPolicy: "AlwaysAllow",
       selector: { matchLabels: selector(plan, HOST) },
     },
-  });
+  };
 }
 
-export function gcJob(plan: Plan): CronJob {
-  return new CronJob({
+export function gcJob(plan: Plan): ICronJob {
+  return {
+    apiVersion: "batch/v1",
+    kind: "CronJob",
     metadata: metadata(plan, plan.names.gc),
     spec: {
       schedule: "17 * * * *",
@@ -141,5 +160,5 @@ export function gcJob(plan: Plan): CronJob {
         },
       },
     },
-  });
+  };
 }

@@ -1,4 +1,4 @@
-import { HorizontalPodAutoscaler } from "kubernetes-models/autoscaling/v2/HorizontalPodAutoscaler";
+import type { IHorizontalPodAutoscaler } from "kubernetes-models/autoscaling/v2/HorizontalPodAutoscaler";
 import type { IIoK8sApiAutoscalingV2HPAScalingRules } from "kubernetes-models/autoscaling/v2/HPAScalingRules";
 import { metadata, type Plan } from "./options.js";
 
@@ -13,9 +13,11 @@ const SLOWLY: IIoK8sApiAutoscalingV2HPAScalingRules = {
   policies: [{ type: "Pods", value: 1, periodSeconds: 600 }],
 };
 
-export function autoscaler(plan: Plan): HorizontalPodAutoscaler {
+export function autoscaler(plan: Plan): IHorizontalPodAutoscaler {
   const { replicas, maxReplicas, storage, capacity } = plan.deployment;
-  return new HorizontalPodAutoscaler({
+  return {
+    apiVersion: "autoscaling/v2",
+    kind: "HorizontalPodAutoscaler",
     metadata: metadata(plan, plan.names.main),
     spec: {
       scaleTargetRef: { apiVersion: "apps/v1", kind: "StatefulSet", name: plan.names.main },
@@ -36,5 +38,5 @@ export function autoscaler(plan: Plan): HorizontalPodAutoscaler {
         scaleDown: storage === "local" ? { selectPolicy: "Disabled" } : SLOWLY,
       },
     },
-  });
+  };
 }

@@ -1,0 +1,80 @@
+import { execFileSync, spawnSync } from "node:child_process";
+import { copyFileSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, posix } from "node:path";
+import { fileURLToPath } from "node:url";
+import { describe, expect, it, onTestFinished } from "vitest";
+
+const root = fileURLToPath(new URL("..", import.meta.url));
+const read = (path: string) => readFileSync(join(root, path), "utf8");
+
+interface Package {
+  os: string[];
+  dependencies: Record<string, string>;
+}
+interface LockedPackage {
+  os?: string[];
+  cpu?: string[];
+  optionalDependencies?: Record<string, string>;
+}
+
+const manifest = JSON.parse(read("package.json")) as Package;
+const locked = (JSON.parse(read("package-lock.json")) as { packages: Record<string, LockedPackage> }).packages;
+
+describe("the published package", () => {
+  it("holds every file that its README and its docs link to", () => {
+    const listing = execFileSync("npm", ["pack", "--dry-run", "--json", "--ignore-scripts"], { cwd: root });
+    const [{ files }] = JSON.parse(listing.toString()) as [{ files: { path: string }[] }];
+    const paths = files.map(({ path }) => path);
+    const pages = paths.filter((path) => /^(README|CONTRIBUTING|docs\/.*)\.?(md)$/.test(path));
+    expect(pages).toEqual(expect.arrayContaining(["README.md", "CONTRIBUTING.md", "docs/guide.md"]));
+    const targets = pages.flatMap((page) =>
+      [...read(page).matchAll(/\]\((?!https?:|#)([^)#]+)/g)].map(([, link = ""]) =>
+        posix.join(posix.dirname(page), link),
+      ),
+    );
+    expect(targets.length).toBeGreaterThan(10);
+    const missing = targets.filter((target) => !paths.some((path) => path === target || path.startsWith(`${target}/`)));
+    expect(missing).toEqual([]);
+  });
+
+  it("names Linux as the only operating system", () => {
+    expect(manifest.os).toEqual(["linux"]);
+  });
+
+  it("needs no Kubernetes schemas at run time", () => {
+    expect(Object.keys(manifest.dependencies)).not.toContain("kubernetes-models");
+  });
+});
+
+describe("the lock file", () => {
+  it("names each package of every platform with the platform that it is for", () => {
+    const optional = Object.values(locked).flatMap(({ optionalDependencies = {} }) =>
+      Object.entries(optionalDependencies),
+    );
+    expect(optional.map(([name]) => name)).toContain("@github/copilot-sdk-linux-arm64");
+    for (const [name] of optional) {
+      const [, entry] = Object.entries(locked).find(([path]) => path.endsWith(`node_modules/${name}`)) ?? [];
+      expect(entry, name).toBeDefined();
+      if (name.startsWith("@github/"))
+        expect(entry, name).toMatchObject({ os: [expect.any(String)], cpu: [expect.any(String)] });
+    }
+  });
+
+  it("is complete for npm ci", () => {
+    const folder = mkdtempSync(join(tmpdir(), "copilotfleet-ci-"));
+    onTestFinished(() => rmSync(folder, { recursive: true }));
+    for (const file of ["package.json", "package-lock.json"]) copyFileSync(join(root, file), join(folder, file));
+    const args = ["ci", "--dry-run", "--offline", "--ignore-scripts", "--no-audit"];
+    const { status, stderr } = spawnSync("npm", args, { cwd: folder, encoding: "utf8" });
+    expect(stderr).not.toContain("lock file");
+    expect(status).toBe(0);
+  });
+});
+
+it("the image and the continuous integration install from the lock file alone", () => {
+  for (const file of ["Dockerfile", ".ci/run"]) {
+    expect(read(file)).toMatch(/^(RUN .*)?npm ci\b/m);
+    expect(read(file)).not.toMatch(/npm install/);
+  }
+});
