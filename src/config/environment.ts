@@ -9,6 +9,7 @@ const PREFIX = "COPILOTFLEET_";
 /** Variables of the fleet that are no keys: its state folder, what that may be on, and what it tells the processes that it starts. */
 const OTHER_VARIABLES = new Set([
   "COPILOTFLEET_ALLOW_NETWORK_FS",
+  "COPILOTFLEET_ALLOW_UNSAFE_PARENTS",
   "COPILOTFLEET_HOME",
   "COPILOTFLEET_LAUNCH_ID",
   "COPILOTFLEET_LEASE_FENCE",

@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import { mkdirSync, readFileSync, renameSync, symlinkSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, renameSync, symlinkSync, unlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { FleetError, quote, systemCode } from "../errors.js";
 
@@ -61,15 +61,25 @@ export function shareSessionState(stateRoot: string, home: string): void {
 export function writeConnectionToken(home: string): string {
   const token = randomBytes(32).toString("base64url");
   const path = tokenPath(home);
-  // Always the same name: whoever holds the claim is the only one here, and writes over what a killed one left.
+  // Always the same name: whoever holds the claim is the only one here, and removes what a killed one left.
   const temporary = `${path}.tmp`;
   try {
-    writeFileSync(temporary, token, { mode: 0o600 });
+    unlinkIfThere(temporary);
+    // Only as a new file: written through a link that somebody put there, the token would end up anywhere.
+    writeFileSync(temporary, token, { mode: 0o600, flag: "wx" });
     renameSync(temporary, path);
   } catch (cause) {
     throw unwritable(path, cause);
   }
   return token;
+}
+
+function unlinkIfThere(path: string): void {
+  try {
+    unlinkSync(path);
+  } catch (error) {
+    if (systemCode(error) !== "ENOENT") throw error;
+  }
 }
 
 /** A part of a server's folder that the system does not let us write, with what it says of that. */

@@ -1,4 +1,4 @@
-import { chmod, chown, mkdir, readdir, rename, stat, symlink, writeFile } from "node:fs/promises";
+import { chmod, chown, lchown, mkdir, readdir, rename, stat, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { openFileStore } from "../../src/store/file/file-store.js";
@@ -65,6 +65,89 @@ describe("the state folder", () => {
     expect(() => checkStateFolder(join(root, "below"))).toThrow(
       expect.objectContaining({ code: "FLEET_STATE_UNSAFE", message: expect.stringContaining("below something") }),
     );
+  });
+
+  describe("below another folder", () => {
+    const isRefused = (root: string, env: NodeJS.ProcessEnv = {}) => {
+      for (const check of [checkStateFolder, ensureStateFolder])
+        expect(() => check(root, { env })).toThrow(expect.objectContaining({ code: "FLEET_STATE_UNSAFE", exit: 3 }));
+    };
+
+    it("that everybody can write is refused, with that folder and its mode", async () => {
+      const parent = await temporaryRoot();
+      await makeWithMode(parent, 0o777);
+      const root = join(parent, "a", "state");
+      isRefused(root);
+      await mkdir(root, { recursive: true, mode: 0o700 });
+      isRefused(root);
+      expect(() => checkStateFolder(root)).toThrow(
+        expect.objectContaining({
+          message: expect.stringContaining(`"${parent}", which others can write (mode 0777)`),
+          suggestions: expect.arrayContaining([`chmod go-w ${parent}`]),
+        }),
+      );
+      expect(() => checkStateFolder(root, { env: { COPILOTFLEET_ALLOW_UNSAFE_PARENTS: "1" } })).not.toThrow();
+      isRefused(root, { COPILOTFLEET_ALLOW_UNSAFE_PARENTS: "0" });
+    });
+
+    it("that everybody can write is accepted when it is sticky, as /tmp is", async () => {
+      const parent = await temporaryRoot();
+      await makeWithMode(parent, 0o1777);
+      ensureStateFolder(join(parent, "state"));
+    });
+
+    it("that a link in the path leads to is refused when everybody can write there", async () => {
+      const parent = await temporaryRoot();
+      await makeWithMode(parent, 0o777);
+      await mkdir(join(parent, "real"));
+      await symlink(join(parent, "real"), `${parent}-link`);
+      isRefused(join(`${parent}-link`, "state"));
+    });
+
+    it("is accepted when a link of ours in the path leads to a safe folder", async () => {
+      const parent = await temporaryRoot();
+      await makeWithMode(parent, 0o755);
+      await symlink("state/.", `${parent}-link`);
+      ensureStateFolder(join(`${parent}-link`, "deep", "state"));
+      expect(await readdir(parent)).toEqual(["deep"]);
+    });
+
+    it("is refused when the links in the path go in a circle", async () => {
+      const root = await temporaryRoot();
+      await symlink(`${root}-2`, `${root}-1`);
+      await symlink(`${root}-1`, `${root}-2`);
+      expect(() => checkStateFolder(join(`${root}-1`, "state"))).toThrow(
+        expect.objectContaining({ message: expect.stringMatching(/links/) }),
+      );
+    });
+
+    it.runIf(IS_ROOT)("of another user is refused, and so is one that a link of another user leads to", async () => {
+      const parent = await temporaryRoot();
+      await makeWithMode(parent, 0o755);
+      await symlink(parent, `${parent}-link`);
+      await lchown(`${parent}-link`, 12_345, 0);
+      isRefused(join(`${parent}-link`, "state"));
+      await chown(parent, 12_345, 0);
+      isRefused(join(parent, "state"));
+      expect(() => checkStateFolder(join(parent, "state"))).toThrow(/belongs to uid 12345/);
+    });
+
+    it.runIf(IS_ROOT)("that a group can write is refused, unless only root and we are in that group", async () => {
+      const parent = await temporaryRoot();
+      await makeWithMode(parent, 0o775);
+      checkStateFolder(join(parent, "state"));
+      await chown(parent, 0, 12_345);
+      isRefused(join(parent, "state"));
+    });
+  });
+
+  describe.runIf(process.platform === "linux")("on a file system of the kernel", () => {
+    it.each(["/proc/state", "/proc/self/deep/state", "/sys/state"])("is refused at once: %s", (root) => {
+      for (const check of [checkStateFolder, ensureStateFolder])
+        expect(() => check(root)).toThrow(
+          expect.objectContaining({ code: "FLEET_STATE_UNSAFE", message: expect.stringContaining("the kernel") }),
+        );
+    });
   });
 
   it("may be missing, and is then made for its owner alone, with all above it", async () => {

@@ -49,7 +49,12 @@ export function gcPod(plan: Plan): IIoK8sApiCoreV1PodSpec {
   const gc = container(plan, "gc", ["gc"]);
   const spec = pod(plan, {
     ...gc,
-    env: [{ name: "COPILOTFLEET_HOST_NAME", value: plan.names.gc }, ...(gc.env ?? [])],
+    env: [
+      { name: "COPILOTFLEET_HOST_NAME", value: plan.names.gc },
+      // Kubernetes makes an emptyDir with mode 0777. The pod has no other user.
+      { name: "COPILOTFLEET_ALLOW_UNSAFE_PARENTS", value: "1" },
+      ...(gc.env ?? []),
+    ],
     resources: { requests: { cpu: "50m", memory: "128Mi" } },
   });
   return {

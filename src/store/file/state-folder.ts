@@ -1,4 +1,5 @@
-import { lstatSync, type Stats, statfsSync } from "node:fs";
+import { lstatSync, readFileSync, readlinkSync, type Stats, statfsSync } from "node:fs";
+import { dirname, isAbsolute, join } from "node:path";
 import { FleetError, quote, systemCode } from "../../errors.js";
 import { makeFolder } from "./durable.js";
 import { mediumError } from "./failures.js";
@@ -11,7 +12,34 @@ const NETWORK_FILE_SYSTEMS: ReadonlyMap<number, string> = new Map([
   [0xfe534d42, "SMB2"],
 ]);
 
+/**
+ * File systems in which the kernel shows itself: no file of ours can be kept there. Node's recursive `mkdir` never returns
+ * below procfs. Numbers: linux/magic.h.
+ */
+const KERNEL_FILE_SYSTEMS: ReadonlyMap<number, string> = new Map([
+  [0x9fa0, "proc"],
+  [0x62656572, "sysfs"],
+  [0x27e0eb, "cgroup"],
+  [0x63677270, "cgroup2"],
+  [0x64626720, "debugfs"],
+  [0x74726163, "tracefs"],
+  [0x73636673, "securityfs"],
+  [0x62656570, "configfs"],
+  [0xcafe4a11, "bpf"],
+  [0x1cd1, "devpts"],
+  [0xde5e81e4, "efivarfs"],
+  [0x6165676c, "pstore"],
+  [0xf97cff8c, "selinuxfs"],
+  [0x43415d53, "smackfs"],
+  [0x42494e4d, "binfmt_misc"],
+  [0x19800202, "mqueue"],
+  [0x958458f6, "hugetlbfs"],
+]);
+
 const ALLOW_NETWORK = "COPILOTFLEET_ALLOW_NETWORK_FS";
+const ALLOW_PARENTS = "COPILOTFLEET_ALLOW_UNSAFE_PARENTS";
+/** As many links as the kernel follows on the way to one path (path_resolution(7)). */
+const MOST_LINKS = 40;
 
 export interface StateFolderOptions {
   /** The type number of the file system at a path; replaced in tests. */
@@ -20,13 +48,19 @@ export interface StateFolderOptions {
 }
 
 /**
- * Refuses a state folder through which somebody else could read, plant or change state. One that is not there is fine.
+ * Refuses a state folder through which somebody else could read, plant or change state, also by replacing one of the
+ * folders above it. The state folder need not exist.
  *
  * @throws FleetError `FLEET_STATE_UNSAFE`.
  */
 export function checkStateFolder(path: string, options: StateFolderOptions = {}): void {
-  const stats = lstatIfThere(path);
-  if (stats === undefined) return;
+  const stats = lstatIfThere(path, path);
+  if (stats !== undefined) checkFolder(path, stats);
+  const parent = checkParents(path, options);
+  refuseFileSystem(path, stats === undefined ? parent : path, options);
+}
+
+function checkFolder(path: string, stats: Stats): void {
   if (stats.isSymbolicLink()) {
     throw unsafe(path, "is a symbolic link, which whoever owns it can point elsewhere", [
       `export COPILOTFLEET_HOME="$(realpath ${shellQuote(path)})"`,
@@ -41,10 +75,89 @@ export function checkStateFolder(path: string, options: StateFolderOptions = {})
     ]);
   }
   if ((stats.mode & 0o022) !== 0) {
-    const mode = (stats.mode & 0o7777).toString(8).padStart(4, "0");
-    throw unsafe(path, `can be written by others (mode ${mode})`, [`chmod go-w ${shellQuote(path)}`]);
+    throw unsafe(path, `can be written by others (mode ${modeOf(stats)})`, [`chmod go-w ${shellQuote(path)}`]);
   }
-  refuseNetwork(path, options);
+}
+
+/**
+ * Refuses folders above the state folder in which another user could put something else in its place, by the rule that
+ * ssh has for its files: each belongs to root or to us, and others cannot write it. A sticky folder such as /tmp is safe,
+ * as only we can rename there what is ours.
+ *
+ * @returns the deepest folder above `path` that exists.
+ */
+function checkParents(path: string, { env = process.env }: StateFolderOptions): string {
+  let deepest = "/";
+  for (const { path: at, stats } of wayTo(path)) {
+    if (!stats.isSymbolicLink()) deepest = at;
+    if (env[ALLOW_PARENTS] === "1") continue;
+    const uid = process.getuid?.();
+    if (uid !== undefined && stats.uid !== uid && stats.uid !== 0) {
+      const what = `belongs to uid ${stats.uid}: its owner could put another folder in its place`;
+      throw unsafeParent(path, at, what, `sudo chown root ${shellQuote(at)}`);
+    }
+    if (stats.isSymbolicLink() || (stats.mode & 0o1000) !== 0) continue;
+    if ((stats.mode & 0o002) !== 0 || ((stats.mode & 0o020) !== 0 && !isPrivateGroup(stats.gid))) {
+      const what = `others can write (mode ${modeOf(stats)}): they could put another folder in its place`;
+      throw unsafeParent(path, at, what, `chmod go-w ${shellQuote(at)}`);
+    }
+  }
+  return deepest;
+}
+
+/** Every folder and every link that leads to `path`, as far as they exist, from the root on and without `path` itself. */
+function* wayTo(path: string): Generator<{ path: string; stats: Stats }> {
+  yield { path: "/", stats: lstatSync("/") };
+  const names = namesOf(dirname(path));
+  let links = 0;
+  for (let at = "/"; names.length > 0; ) {
+    const name = names.shift() ?? "";
+    const next = join(at, name);
+    const stats = lstatIfThere(next, path);
+    if (stats === undefined) return;
+    if (name !== "..") yield { path: next, stats };
+    if (!stats.isSymbolicLink()) {
+      at = next;
+      continue;
+    }
+    links += 1;
+    if (links > MOST_LINKS) throw unsafe(path, `lies behind more than ${MOST_LINKS} symbolic links`, []);
+    const target = readlinkSync(next);
+    if (isAbsolute(target)) at = "/";
+    names.unshift(...namesOf(target));
+  }
+}
+
+function namesOf(path: string): string[] {
+  return path.split("/").filter((name) => name !== "" && name !== ".");
+}
+
+/**
+ * Whether nobody but root and us is in the group, as far as the files of the system show. A user's own group is the
+ * default of many systems, and with their umask of 002 it may write every folder that the user makes. The root of a
+ * volume in Kubernetes is written by the group of the pod.
+ */
+function isPrivateGroup(gid: number): boolean {
+  const uid = process.getuid?.();
+  if (gid !== 0 && gid !== process.getgid?.()) return false;
+  const users = entriesOf("/etc/passwd").map(([name, , id, group]) => ({ name, uid: Number(id), gid: Number(group) }));
+  const isOurs = (user: { uid: number } | undefined) => user?.uid === 0 || user?.uid === uid;
+  if (!users.filter((user) => user.gid === gid).every(isOurs)) return false;
+  const entry = entriesOf("/etc/group").find(([, , id]) => id === String(gid));
+  // Not listed, as in a container or with a directory service: by convention a user's own group has the user's number.
+  if (entry === undefined) return gid === uid;
+  const members = (entry[3] ?? "").split(",").filter((name) => name !== "");
+  return members.every((member) => isOurs(users.find(({ name }) => name === member)));
+}
+
+function entriesOf(file: string): string[][] {
+  try {
+    const lines = readFileSync(file, "utf8").split("\n");
+    return lines.filter((line) => line !== "").map((line) => line.split(":"));
+  } catch (error) {
+    if (systemCode(error) === "ENOENT") return [];
+    throw mediumError("read", file, error);
+  }
 }
 
 /** Creates the state folder (mode 0700) if it is not there, and checks it. */
@@ -59,15 +172,31 @@ export function ensureStateFolder(path: string, options: StateFolderOptions = {}
   checkStateFolder(path, options);
 }
 
-function refuseNetwork(path: string, { fileSystemType = typeOf, env = process.env }: StateFolderOptions): void {
+/** @param at `path`, or the deepest folder above it that exists. */
+function refuseFileSystem(
+  path: string,
+  at: string,
+  { fileSystemType = typeOf, env = process.env }: StateFolderOptions,
+): void {
   // The numbers are Linux's; macOS counts its file systems in the order of their registration.
-  if (env[ALLOW_NETWORK] === "1" || process.platform !== "linux") return;
-  const name = NETWORK_FILE_SYSTEMS.get(fileSystemType(path) >>> 0);
-  if (name === undefined) return;
-  throw unsafe(path, `is on a network file system (${name}), where a commit of one host may not be seen by another`, [
-    "export COPILOTFLEET_HOME=<a folder on a local disk>",
-    `export ${ALLOW_NETWORK}=1  # if only this host ever uses the folder`,
-  ]);
+  if (process.platform !== "linux") return;
+  const type = fileSystemType(at) >>> 0;
+  const kernel = KERNEL_FILE_SYSTEMS.get(type);
+  if (kernel !== undefined) {
+    throw unsafe(path, `is on a file system that belongs to the kernel (${kernel}) and cannot keep files`, [
+      "export COPILOTFLEET_HOME=<a folder on a local disk>",
+    ]);
+  }
+  const network = NETWORK_FILE_SYSTEMS.get(type);
+  if (network === undefined || env[ALLOW_NETWORK] === "1") return;
+  throw unsafe(
+    path,
+    `is on a network file system (${network}), where a commit of one host may not be seen by another`,
+    [
+      "export COPILOTFLEET_HOME=<a folder on a local disk>",
+      `export ${ALLOW_NETWORK}=1  # if only this host ever uses the folder`,
+    ],
+  );
 }
 
 function typeOf(path: string): number {
@@ -78,13 +207,26 @@ function typeOf(path: string): number {
   }
 }
 
-function lstatIfThere(path: string): Stats | undefined {
+/** @param root the state folder, for messages. */
+function lstatIfThere(path: string, root: string): Stats | undefined {
   try {
     return lstatSync(path, { throwIfNoEntry: false });
   } catch (error) {
-    if (systemCode(error) === "ENOTDIR") throw unsafe(path, "lies below something that is not a folder", []);
-    throw mediumError("read", path, error);
+    if (systemCode(error) === "ENOTDIR") throw unsafe(root, "lies below something that is not a folder", []);
+    throw mediumError("read", root, error);
   }
+}
+
+function modeOf({ mode }: Stats): string {
+  return (mode & 0o7777).toString(8).padStart(4, "0");
+}
+
+function unsafeParent(root: string, parent: string, what: string, repair: string): FleetError {
+  return unsafe(root, `lies below ${quote(parent)}, which ${what}`, [
+    repair,
+    "export COPILOTFLEET_HOME=<a folder below your home folder>",
+    `export ${ALLOW_PARENTS}=1  # if no other user can reach that folder`,
+  ]);
 }
 
 function unsafe(path: string, what: string, suggestions: string[]): FleetError {
