@@ -1,5 +1,5 @@
 import type { Config } from "../config/schema.js";
-import { lastWords } from "../runtime/server-log.js";
+import { endOfLog } from "../runtime/server-log.js";
 import { stopServer } from "../runtime/stop.js";
 import type { Registry, ServerRecord, Store } from "../store/store.js";
 import { countCrash, ownClaim, settle } from "./claim.js";
@@ -38,11 +38,11 @@ export async function endHung(
   });
   if (claimed === null) return false;
   await stopServer(claimed, { graceMs: 0, force: true });
-  const words = lastWords(claimed.home);
+  const words = endOfLog(claimed);
   await store.updateRegistry((registry) => {
     const server = ownClaim(registry, id, launchId);
     countCrash(server, Date.now(), config.health.stableMs);
-    settle(server, "failed", `it hung (${reason})${words === "" ? "" : `; the end of its log: ${words}`}`);
+    settle(server, "failed", `it hung (${reason})${words}`);
   });
   return true;
 }

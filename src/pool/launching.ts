@@ -49,6 +49,7 @@ export async function launchOnFreePort(
       try {
         const launched = await launchServer(
           {
+            launchId,
             runtimePath,
             args: config.runtime.args,
             address: server.address,

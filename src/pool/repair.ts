@@ -1,4 +1,5 @@
-import { lastWords } from "../runtime/server-log.js";
+import { describeEnd } from "../runtime/server-end.js";
+import { endOfLog } from "../runtime/server-log.js";
 import { stopServer } from "../runtime/stop.js";
 import type { ServerRecord } from "../store/store.js";
 import { adoptServer } from "./adopt.js";
@@ -46,15 +47,10 @@ async function finish(
   state: "stopped" | "failed",
 ): Promise<void> {
   await stopServer(server, { graceMs: TERMINATE_GRACE_MS });
-  const failure = state === "failed" ? endedByItself(server) : null;
+  const failure = state === "failed" ? `${describeEnd(server)}${endOfLog(server)}` : null;
   await store.updateRegistry((registry) => {
     const record = ownClaim(registry, server.id, server.launchId);
     if (state === "failed") countCrash(record, Date.now(), config.health.stableMs);
     settle(record, state, failure);
   });
-}
-
-function endedByItself({ home }: ServerRecord): string {
-  const words = lastWords(home);
-  return `its process ended by itself${words === "" ? "" : `; the end of its log: ${words}`}`;
 }

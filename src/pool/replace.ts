@@ -3,6 +3,7 @@ import { isFleetError } from "../errors.js";
 import { findRuntime } from "../runtime/find.js";
 import { isAlive } from "../runtime/process-table.js";
 import { readConnectionToken } from "../runtime/server-folder.js";
+import { logSize } from "../runtime/server-log.js";
 import { stopServer } from "../runtime/stop.js";
 import type { Claim, Registry, Replacement, ServerRecord } from "../store/store.js";
 import { closedBy, poolDraining } from "./admission.js";
@@ -119,7 +120,8 @@ function claimReplacement(
   if (server.state !== "ready" && server.state !== "unhealthy") return null;
   if (server.replacement != null && isHeld(server.replacement.claim)) return null;
   const port = choosePort(registry, config.ports, new Set(), null);
-  const replacement = { launchId, port, process: null, claim, startedAt: new Date().toISOString() };
+  const logStart = logSize(server.home);
+  const replacement = { launchId, port, process: null, claim, startedAt: new Date().toISOString(), logStart };
   server.replacement = replacement;
   server.claim = null; // left by somebody who died
   return { ...server, replacement };
@@ -184,6 +186,8 @@ function promote(server: ServerRecord, process: NonNullable<ServerRecord["proces
   server.port = replacement.port;
   server.lastPort = replacement.port;
   server.startedAt = replacement.startedAt;
+  if (replacement.logStart === undefined) delete server.logStart;
+  else server.logStart = replacement.logStart;
   server.replacement = null;
   settleReady(server, { process, version });
 }

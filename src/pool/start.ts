@@ -6,6 +6,7 @@ import { findRuntime } from "../runtime/find.js";
 import type { LaunchedServer } from "../runtime/launch.js";
 import { ownLimit } from "../runtime/own-limits.js";
 import { createServerFolder, homeOf, shareSessionState, writeConnectionToken } from "../runtime/server-folder.js";
+import { logSize } from "../runtime/server-log.js";
 import { linkToPlace } from "../runtime/shared-storage.js";
 import { stopServer } from "../runtime/stop.js";
 import type { Isolation, ServerRecord, Store, TokenSource } from "../store/store.js";
@@ -88,6 +89,7 @@ export async function startServer(
           server.token = source;
           server.runtimePath = runtime.path;
           server.cwd = request.cwd ?? server.cwd;
+          server.logStart = logSize(server.home);
         },
       }),
     );

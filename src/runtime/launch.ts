@@ -4,10 +4,12 @@ import type { ProcessIdentity } from "../store/store.js";
 import { RpcError } from "./client/raw-connection.js";
 import { probe } from "./probe.js";
 import { identify, ownsListener } from "./process-table.js";
+import { noteEnd } from "./server-end.js";
 import { logPath, unwritable } from "./server-folder.js";
 import { lastWords } from "./server-log.js";
 
 export interface LaunchOptions {
+  launchId: string;
   runtimePath: string;
   /** Options for the program beyond those the fleet itself sets. */
   args: readonly string[];
@@ -78,6 +80,9 @@ export async function launchServer(options: LaunchOptions, signal: AbortSignal):
         if (version !== null) {
           // Not before: what waits for the end of a failed start would otherwise not keep this process from ending.
           child.unref();
+          void exit.then(({ signal: by = null, exitCode = null }) => {
+            noteEnd(options.home, options.launchId, { signal: by, code: exitCode });
+          });
           return { identity, version };
         }
       }

@@ -9,7 +9,7 @@ import {
   readSync,
   realpathSync,
 } from "node:fs";
-import { hostname } from "node:os";
+import { hostname, constants as osConstants } from "node:os";
 import { FleetError, systemCode } from "../errors.js";
 import type { ProcessIdentity } from "../store/store.js";
 
@@ -45,6 +45,14 @@ interface Stat {
   session: number;
   threads: number;
   startTicks: string;
+  /** As wait(2) reports it: the signal in the low seven bits, the exit code above them. 0 while the process runs. */
+  waitStatus: number;
+}
+
+/** How a process ended: one of the two is null. */
+export interface ProcessExit {
+  signal: NodeJS.Signals | null;
+  code: number | null;
 }
 
 /** What this process is out of when these come up; it says nothing of what was looked at. */
@@ -72,6 +80,7 @@ function readStat(pid: number): Stat | null {
     session: Number(fields[3]),
     threads: Number(fields[17]),
     startTicks: fields[19] ?? "",
+    waitStatus: Number(fields[49] ?? 0),
   };
 }
 
@@ -84,6 +93,20 @@ export function identify(pid: number): ProcessIdentity | null {
   const stat = readStat(pid);
   if (stat === null || ((stat.state === "Z" || stat.state === "X") && stat.threads <= 1)) return null;
   return { ...host, pid, startTicks: stat.startTicks };
+}
+
+/**
+ * How a process ended that nobody has reaped: the kernel keeps its exit status until its parent asks for it. In a
+ * container without an init process this can take for ever. Null once it is reaped, and while it runs.
+ */
+export function exitOfZombie({ pid, startTicks }: ProcessIdentity): ProcessExit | null {
+  const stat = readStat(pid);
+  if (stat === null || stat.state !== "Z" || stat.startTicks !== startTicks) return null;
+  const number = stat.waitStatus & 0x7f;
+  if (number === 0) return { signal: null, code: stat.waitStatus >> 8 };
+  const names = Object.entries(osConstants.signals) as [NodeJS.Signals, number][];
+  const signal = names.find(([, value]) => value === number)?.[0];
+  return signal === undefined ? null : { signal, code: null };
 }
 
 let self: ProcessIdentity | undefined;

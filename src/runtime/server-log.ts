@@ -1,10 +1,19 @@
-import { closeSync, fstatSync, openSync, readSync } from "node:fs";
+import { closeSync, fstatSync, openSync, readSync, statSync } from "node:fs";
 import { systemCode } from "../errors.js";
+import type { ServerRecord } from "../store/store.js";
 import { logPath } from "./server-folder.js";
 
 const LAST_WORDS_BYTES = 2_000;
 
-/** The end of what a server wrote to its log from a position on, as one line, short enough for a message. */
+/** How long a server's log is: what a launch writes comes behind that. 0 when there is none. */
+export function logSize(home: string): number {
+  return statSync(logPath(home), { throwIfNoEntry: false })?.size ?? 0;
+}
+
+/**
+ * The end of what a server wrote to its log from a position on, as one line, short enough for a message. A log that is
+ * shorter than the position was rotated since, so all of it is newer.
+ */
 export function lastWords(home: string, from = 0): string {
   let fd: number;
   try {
@@ -15,7 +24,7 @@ export function lastWords(home: string, from = 0): string {
   }
   try {
     const size = fstatSync(fd).size;
-    const start = Math.max(from, size - LAST_WORDS_BYTES);
+    const start = Math.max(from > size ? 0 : from, size - LAST_WORDS_BYTES);
     const buffer = Buffer.alloc(Math.max(0, size - start));
     const bytes = readSync(fd, buffer, 0, buffer.length, start);
     return buffer
@@ -25,4 +34,10 @@ export function lastWords(home: string, from = 0): string {
   } finally {
     closeSync(fd);
   }
+}
+
+/** The end of what the current launch wrote to its log, as the second half of a message; empty if it wrote nothing. */
+export function endOfLog({ home, logStart }: Pick<ServerRecord, "home" | "logStart">): string {
+  const words = lastWords(home, logStart);
+  return words === "" ? "" : `; the end of its log: ${words}`;
 }

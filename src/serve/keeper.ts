@@ -81,8 +81,12 @@ export class Keeper {
         log("warn", `server ${id} was left in state ${state} by somebody who did not finish`, { server: id });
       await pool.repair(this.#stopping, id);
       this.#unrepaired.delete(id);
-      const now = (await store.readRegistry()).servers[id]?.state;
-      log("info", `server ${id} is ${now} after it was looked at`, { server: id, state: now });
+      const now = (await store.readRegistry()).servers[id];
+      log("info", `server ${id} is ${now?.state} after it was looked at`, {
+        server: id,
+        state: now?.state,
+        ...(now?.failure == null ? {} : { failure: now.failure }),
+      });
       this.#wake();
     });
   }

@@ -270,6 +270,8 @@ export interface ServerRecord {
   /** Names one launch; the process carries it in its environment (`COPILOTFLEET_LAUNCH_ID`). */
   launchId: string | null;
   process: ProcessIdentity | null;
+  /** How many bytes its log had when the launch began: earlier launches wrote those. Absent: not known. */
+  logStart?: number;
   /** Who moves this server from one state to the next at the moment. Dead without finishing: anybody may clean up. */
   claim: Claim | null;
   /** Absolute path of its `COPILOT_HOME`. */
@@ -303,6 +305,8 @@ export interface Replacement {
   claim: Claim;
   /** When it was launched (ISO 8601, UTC). */
   startedAt: string;
+  /** As in the server's record. */
+  logStart?: number;
 }
 
 /** A time-bounded right to use one session. It outlives the process that took it. */

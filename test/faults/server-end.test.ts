@@ -1,0 +1,98 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { appendFileSync, rmSync } from "node:fs";
+import { expect, it, onTestFinished } from "vitest";
+import { exitOfZombie, identify } from "../../src/runtime/process-table.js";
+import { describeEnd } from "../../src/runtime/server-end.js";
+import { logPath } from "../../src/runtime/server-folder.js";
+import { eventually, faultFleet } from "../fixtures/fault-fleet.js";
+import { FAST_HEALTH, serve } from "../fixtures/serve.js";
+import { openLibrary } from "../fixtures/turns.js";
+
+const PORTS = 26_000;
+/** The home of a server that has no folder. */
+const NO_HOME = "/nonexistent/copilotfleet/home";
+const KILLED = /^killed by SIGKILL at \d{4}-\d\d-\d\dT[\d:.]+Z/;
+
+it("names the signal that killed a server in another command, while the process that started it runs", async () => {
+  const fleet = await faultFleet(PORTS);
+  const library = await openLibrary(fleet);
+  const { server } = await library.spawn("alice");
+  process.kill(server.pid ?? 0, "SIGKILL");
+  await eventually("the end", () => identify(server.pid ?? 0) === null);
+  expect(await fleet.ps()).toMatchObject([{ state: "failed", failure: expect.stringMatching(KILLED) }]);
+});
+
+it("names the exit code of a server that ended by SIGTERM from outside", async () => {
+  const fleet = await faultFleet(PORTS);
+  const library = await openLibrary(fleet);
+  const { server } = await library.spawn("alice");
+  process.kill(server.pid ?? 0, "SIGTERM");
+  await eventually("the end", () => identify(server.pid ?? 0) === null);
+  expect(await fleet.ps()).toMatchObject([
+    { state: "failed", failure: expect.stringMatching(/^exited with code 0 at /) },
+  ]);
+});
+
+it("names the signal in the log of serve and in the reason of a crash loop", async () => {
+  const fleet = await faultFleet(PORTS, { ...FAST_HEALTH, COPILOTFLEET_HEALTH_RESTARTS: "1" });
+  const serving = await serve(fleet);
+  const first = await fleet.spawn("alice");
+  process.kill(first.pid ?? 0, "SIGKILL");
+  const second = await eventually("a start by serve", async () => {
+    const record = await fleet.record("alice");
+    return record.state === "ready" && record.process?.pid !== first.pid ? record.process : null;
+  });
+  process.kill(second.pid, "SIGKILL");
+  await eventually("the crash loop", async () =>
+    (await fleet.record("alice")).failure?.includes("Last time: killed by SIGKILL at "),
+  );
+  expect(serving.log()).toContainEqual(
+    expect.objectContaining({ state: "failed", failure: expect.stringMatching(KILLED) }),
+  );
+  await serving.end();
+});
+
+it("quotes only what the last launch wrote to the log, also after the log was rotated", async () => {
+  const fleet = await faultFleet(PORTS);
+  for (let launch = 1; launch <= 3; launch++) {
+    const { id, pid, home } = await fleet.spawn("alice");
+    const log = logPath(home);
+    if (launch === 1) appendFileSync(log, "the first launch was here\n");
+    process.kill(pid ?? 0, "SIGKILL");
+    await eventually("the end", () => identify(pid ?? 0) === null);
+    const [view] = await fleet.ps();
+    expect(view?.id).toBe(id);
+    expect(view?.failure?.match(/CLI server listening/g)).toHaveLength(1);
+    expect(view?.failure?.includes("the first launch was here")).toBe(launch === 1);
+  }
+  const { pid, home } = await fleet.spawn("alice");
+  rmSync(logPath(home)); // as a rotation does: shorter than at the launch
+  appendFileSync(logPath(home), "after the rotation\n");
+  process.kill(pid ?? 0, "SIGKILL");
+  await eventually("the end", () => identify(pid ?? 0) === null);
+  expect((await fleet.ps())[0]?.failure).toMatch(/; the end of its log: after the rotation$/);
+});
+
+it("reads the signal of a process that nobody has reaped from the kernel", async () => {
+  // `sleep` takes over the shell's child and never reaps it.
+  const parent = spawn("sh", ["-c", "sleep 600 & echo $!; exec sleep 600"], { stdio: ["ignore", "pipe", "ignore"] });
+  onTestFinished(() => void parent.kill("SIGKILL"));
+  const [line] = (await once(parent.stdout, "data")) as [Buffer];
+  const pid = Number(line.toString());
+  const identity = identify(pid);
+  if (identity === null) throw new Error("it ended at once");
+  expect(exitOfZombie(identity)).toBeNull();
+  process.kill(pid, "SIGKILL");
+  await eventually("the end", () => identify(pid) === null);
+  expect(exitOfZombie(identity)).toEqual({ signal: "SIGKILL", code: null });
+  expect(exitOfZombie({ ...identity, startTicks: "1" })).toBeNull();
+  expect(describeEnd({ home: NO_HOME, launchId: "l1", process: identity })).toBe("killed by SIGKILL");
+});
+
+it("states that the end of a server is not known when no process of ours saw it", () => {
+  const gone = { host: "h", bootId: "b", pidNamespace: "n", pid: 2 ** 22, startTicks: "1" };
+  expect(describeEnd({ home: NO_HOME, launchId: "l1", process: gone })).toBe(
+    "its process ended, and it is not known how: the process that started it had exited before",
+  );
+});
