@@ -1,28 +1,39 @@
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, rm, statfs } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { ignoredVariables } from "./config/environment.js";
+import { dirname, join } from "node:path";
+import { ignoredVariables, unknownVariables } from "./config/environment.js";
 import { type LoadedConfig, loadConfig } from "./config/load.js";
-import { isFleetError } from "./errors.js";
+import type { RemoteProvider } from "./config/schema.js";
+import { isFleetError, quote, systemCode } from "./errors.js";
 import { Fleet } from "./fleet.js";
 import { missingBeacons } from "./hosts/beacon.js";
 import { refuseRenamed } from "./hosts/host-note.js";
 import { refuseOtherSettings } from "./hosts/serving-note.js";
+import { resolveGitHubToken, tokenSourceFromConfig } from "./models/github-token.js";
+import { resolveProvider } from "./models/provider.js";
+import { isBindable, type PortRange } from "./pool/ports.js";
+import { ADDRESS } from "./pool/start.js";
 import { FLEET_VARIABLE } from "./runtime/environment.js";
 import { fileSystemOf, isLocal, problemsOf } from "./runtime/file-system.js";
 import { findRuntime, packageVersion } from "./runtime/find.js";
 import { launchesByVariable } from "./runtime/process-table.js";
+import { connectProblem } from "./runtime/reach.js";
 import { usable } from "./runtime/shared-storage.js";
 import { stopServer } from "./runtime/stop.js";
 import { checkStateFolder } from "./store/file/state-folder.js";
 import type { HostRecord } from "./store/store.js";
 
+/** `warning`: it works, but something is likely to surprise. `skipped`: it needs what an earlier check found broken. */
+export type CheckLevel = "ok" | "warning" | "failed" | "skipped";
+
 export interface Check {
   name: string;
+  /** False for `failed` and `skipped`. */
   ok: boolean;
+  level: CheckLevel;
   /** What was seen. */
   detail: string;
-  /** What mends it, as a command or a sentence; null where nothing is wrong. */
+  /** How to repair it, as a command or a sentence; null where nothing needs repair or no general advice exists. */
   fix: string | null;
   /** Whether `--fix` mended it just now. */
   fixed: boolean;
@@ -35,8 +46,9 @@ export interface DoctorResult {
   exit: number;
 }
 
+/** What one check found. A warning leaves the whole result `ok`, and its fix is shown. */
 interface Finding {
-  ok: boolean;
+  level: Exclude<CheckLevel, "skipped">;
   detail: string;
   fix?: string;
   fixed?: boolean;
@@ -50,84 +62,186 @@ export interface DoctorOptions {
 }
 
 const PROBLEM_EXIT = 3;
+/** Checks that read the recorded state, in their order. */
+const OF_THE_STATE = ["servers", "pool", "serve", "ports", "stray processes"];
+const CONNECT_MS = 2_000;
+const LITTLE_SPACE_BYTES = 1_000_000_000;
+/** Fewer free ports than this, or than a tenth of a small range, are few. */
+const FEW_PORTS = 10;
 
-/**
- * Looks at everything the fleet stands on, one check after the other; a check that needs what an earlier one found
- * broken is left out. Without `fix` it changes nothing.
- */
-export async function examine(options: DoctorOptions): Promise<DoctorResult> {
-  const checks: Check[] = [];
-  let exit = 0;
-  const run = async (name: string, look: () => Finding | Promise<Finding>): Promise<boolean> => {
+/** The checks so far. A check that cannot be made since an earlier one failed is listed as skipped. */
+class Checks {
+  readonly all: Check[] = [];
+  /** The exit code of the first failure. */
+  exit = 0;
+
+  /** Resolves with whether the check passed, possibly with a warning. */
+  async run(name: string, look: () => Finding | Promise<Finding>): Promise<boolean> {
     let finding: Finding;
-    let problemExit = PROBLEM_EXIT;
+    let exit = PROBLEM_EXIT;
     try {
       finding = await look();
     } catch (error) {
-      finding = { ok: false, detail: error instanceof Error ? error.message : String(error) };
+      finding = { level: "failed", detail: error instanceof Error ? error.message : String(error) };
       if (isFleetError(error)) {
-        problemExit = error.exit;
-        if (error.suggestions[0] !== undefined) finding.fix = error.suggestions[0];
+        exit = error.exit;
+        const fix = adviceOf(error.suggestions);
+        if (fix !== undefined) finding.fix = fix;
       }
     }
-    const { ok, detail, fix = null, fixed = false } = finding;
-    checks.push({ name, ok, detail, fix: ok ? null : fix, fixed });
-    if (!ok && exit === 0) exit = problemExit;
+    const { level, detail, fix = null, fixed = false } = finding;
+    const ok = level !== "failed";
+    this.all.push({ name, ok, level, detail, fix: level === "ok" ? null : fix, fixed });
+    if (!ok && this.exit === 0) this.exit = exit;
     return ok;
-  };
+  }
 
-  await run("node", () => ({
-    ok: true,
+  skip(names: readonly string[], because: string): void {
+    const detail = `not checked, because the check "${because}" failed`;
+    for (const name of names) this.all.push({ name, ok: false, level: "skipped", detail, fix: null, fixed: false });
+  }
+}
+
+/** The first suggestion that does not send the user back to this very command. */
+function adviceOf(suggestions: readonly string[]): string | undefined {
+  return suggestions.find((suggestion) => !suggestion.includes("copilotfleet doctor"));
+}
+
+/**
+ * Looks at everything the fleet stands on, one check after the other. Checks that need what an earlier one found broken are
+ * listed as skipped. Without `fix` it changes nothing.
+ */
+export async function examine(options: DoctorOptions): Promise<DoctorResult> {
+  const checks = new Checks();
+  await checks.run("node", () => ({
+    level: "ok",
     detail: `Node.js ${process.versions.node} on ${process.platform}-${process.arch}`,
   }));
   let loaded: LoadedConfig | undefined;
-  await run("configuration", () => {
+  await checks.run("configuration", () => {
     loaded = loadConfig({ env: options.env, cwd: options.cwd });
-    return { ok: true, detail: loaded.sources.length === 0 ? "defaults; no file" : loaded.sources.join(", ") };
+    return { level: "ok", detail: loaded.sources.length === 0 ? "defaults; no file" : loaded.sources.join(", ") };
   });
-  await run("environment", () => unknownSettings(options.env));
-  if (loaded !== undefined) {
+  await checks.run("environment", () => unknownSettings(options.env));
+  if (loaded === undefined) {
+    checks.skip(["runtime", "model", "state folder", "disk space", "registry", ...OF_THE_STATE], "configuration");
+  } else {
     const known = loaded;
-    await run("runtime", () => runtimeStarts(known, options.env));
-    await run("model", () => modelIsConfigured(known));
-    if (await run("state folder", () => stateFolder(known))) await recordedState(run, options, known);
+    await checks.run("runtime", () => runtimeStarts(known, options.env));
+    await checks.run("model", () => modelAnswers(known, options.env));
+    const isUsable = await checks.run("state folder", () => stateFolder(known));
+    await checks.run("disk space", () => diskSpace(known));
+    if (isUsable) await recordedState(checks, options, known);
+    else checks.skip(["registry", ...stateChecks(known)], "state folder");
   }
-  return { ok: checks.every(({ ok }) => ok), checks, exit };
+  return { ok: checks.all.every(({ ok }) => ok), checks: checks.all, exit: checks.exit };
 }
 
-type Run = (name: string, look: () => Finding | Promise<Finding>) => Promise<boolean>;
+/** Also the one of the shared storage, where there is one. */
+function stateChecks({ config }: LoadedConfig): string[] {
+  return config.storage.shared === null ? OF_THE_STATE : [...OF_THE_STATE, "shared storage"];
+}
 
-async function recordedState(run: Run, options: DoctorOptions, { stateRoot, config }: LoadedConfig): Promise<void> {
+async function recordedState(checks: Checks, options: DoctorOptions, loaded: LoadedConfig): Promise<void> {
+  const { stateRoot, config } = loaded;
   await using fleet = await Fleet.open({ env: options.env, cwd: options.cwd });
-  const isReadable = await run("registry", async () => {
+  const isReadable = await checks.run("registry", async () => {
     const count = await fleet.recordedServers();
     const warnings = fleet.takeWarnings();
-    if (warnings.length === 0) return { ok: true, detail: `${count} servers recorded` };
+    if (warnings.length === 0) return { level: "ok", detail: `${count} servers recorded` };
     // The next write mends what the warnings are about: nothing here is worth a write of its own.
-    return { ok: true, detail: `${count} servers recorded; ${warnings.join(" ")}` };
+    return { level: "ok", detail: `${count} servers recorded; ${warnings.join(" ")}` };
   });
-  if (!isReadable) return;
-  await run("servers", async () => {
+  if (!isReadable) return checks.skip(stateChecks(loaded), "registry");
+  await checks.run("servers", async () => {
     const broken = await fleet.brokenServers();
-    if (broken.length === 0) return { ok: true, detail: "every recorded server is what it is recorded as" };
+    if (broken.length === 0) return { level: "ok", detail: "every recorded server is what it is recorded as" };
     if (options.fix) await fleet.servers();
     const detail = `${broken.join(", ")}: recorded as running, and not running`;
-    return { ok: options.fix, detail, fix: "copilotfleet ps", fixed: options.fix };
+    return { level: options.fix ? "ok" : "failed", detail, fix: "copilotfleet ps", fixed: options.fix };
   });
-  const { shared } = config.storage;
-  if (shared !== null) await run("shared storage", async () => await sharedStorage(shared, await fleet.hosts()));
-  await run("stray processes", async () => {
+  await checks.run("pool", async () => await poolAdmits(fleet));
+  await checks.run("serve", async () => await supervision(fleet));
+  await checks.run("ports", async () => await freePorts(config.ports, await fleet.heldPorts()));
+  await checks.run("stray processes", async () => {
     // Processes first: a launch is recorded before its process starts, so none seen here is recorded only later.
     const launches = [...launchesByVariable(FLEET_VARIABLE, stateRoot)];
     const known = await fleet.launchIds();
     const strays = launches.filter(([launchId]) => !known.has(launchId));
-    if (strays.length === 0) return { ok: true, detail: "none" };
+    if (strays.length === 0) return { level: "ok", detail: "none" };
     if (options.fix)
       for (const [launchId] of strays) await stopServer({ process: null, launchId, home: null }, { graceMs: 0 });
     const pids = strays.flatMap(([, processes]) => processes.map(({ pid }) => pid));
     const detail = `of this fleet, but in no record: pid ${pids.join(", ")}`;
-    return { ok: options.fix, detail, fix: "copilotfleet doctor --fix", fixed: options.fix };
+    const fix = "Add --fix to end these processes.";
+    return { level: options.fix ? "ok" : "failed", detail, fix, fixed: options.fix };
   });
+  const { shared } = config.storage;
+  if (shared !== null) await checks.run("shared storage", async () => await sharedStorage(shared, await fleet.hosts()));
+}
+
+async function poolAdmits(fleet: Fleet): Promise<Finding> {
+  const { state, reason, drainedAt } = await fleet.poolState();
+  if (state === "open") return { level: "ok", detail: "open" };
+  const fix = drainedAt === null ? {} : { fix: "copilotfleet drain --undo" };
+  return { level: "warning", detail: `${reason}: it takes no new servers or turns`, ...fix };
+}
+
+async function supervision(fleet: Fleet): Promise<Finding> {
+  const pid = await fleet.supervisorPid();
+  if (pid !== null) return { level: "ok", detail: `running as process ${pid}` };
+  const detail = "not running: nothing restarts crashed servers, deletes expired sessions or opens the front door";
+  return { level: "warning", detail, fix: "copilotfleet serve" };
+}
+
+/** Ports are tried only until enough free ones are found: a range may have tens of thousands. */
+async function freePorts({ from, to }: PortRange, held: ReadonlySet<number>): Promise<Finding> {
+  const size = to - from + 1;
+  const enough = Math.min(FEW_PORTS, Math.ceil(size / 10));
+  let free = 0;
+  let foreign = 0;
+  for (let port = from; port <= to && free < enough; port++) {
+    if (held.has(port)) continue;
+    if (await isBindable(ADDRESS, port)) free++;
+    else foreign++;
+  }
+  const own = [...held].filter((port) => port >= from && port <= to).length;
+  if (free >= enough)
+    return { level: "ok", detail: `${own} of the ${size} ports from ${from} to ${to} are used by servers` };
+  const count = free === 0 ? "none" : `only ${free}`;
+  const used = `${own} are used by servers, ${foreign} by other programs`;
+  return {
+    level: "warning",
+    detail: `${count} of the ${size} ports from ${from} to ${to} ${free === 1 ? "is" : "are"} free; ${used}`,
+    fix: "Widen ports.from and ports.to in the configuration.",
+  };
+}
+
+async function diskSpace({ config, stateRoot }: LoadedConfig): Promise<Finding> {
+  const { shared } = config.storage;
+  const spaces = await Promise.all([stateRoot, ...(shared === null ? [] : [shared])].map(freeSpace));
+  const little = spaces.filter(({ bytes }) => bytes < LITTLE_SPACE_BYTES);
+  const detail = (little.length === 0 ? spaces : little)
+    .map(({ path, bytes }) => `${megabytes(bytes)} free at ${path}`)
+    .join(", ");
+  if (little.length === 0) return { level: "ok", detail };
+  const fix = "copilotfleet gc --dry-run";
+  return { level: "warning", detail: `only ${detail}; a full disk refuses new sessions and turns`, fix };
+}
+
+/** What this user may still write on the file system of the path, or of the nearest folder above it that exists. */
+async function freeSpace(path: string): Promise<{ path: string; bytes: number }> {
+  try {
+    const { bavail, bsize } = await statfs(path);
+    return { path, bytes: bavail * bsize };
+  } catch (error) {
+    if (systemCode(error) !== "ENOENT" || dirname(path) === path) throw error;
+    return { path, bytes: (await freeSpace(dirname(path))).bytes };
+  }
+}
+
+function megabytes(bytes: number): string {
+  return bytes < LITTLE_SPACE_BYTES ? `${Math.floor(bytes / 1e6)} MB` : `${(bytes / 1e9).toFixed(1)} GB`;
 }
 
 /** That the folder is there, can be relied on, and is the one that the other hosts have. */
@@ -137,23 +251,26 @@ async function sharedStorage(shared: string, hosts: readonly HostRecord[]): Prom
   const problems = await problemsOf(shared);
   if (problems.length > 0) {
     const fix = "Put the shared storage on another file system, such as NFS 4 or CephFS.";
-    return { ok: false, detail: `${at}: this file system ${problems.join(", and it ")}`, fix };
+    return { level: "failed", detail: `${at}: this file system ${problems.join(", and it ")}`, fix };
   }
   const there = hosts.filter(({ gone }) => !gone);
   const missing = await missingBeacons(shared, there);
   if (missing.length > 0) {
     const detail = `${at} is not the folder that ${missing.join(", ")} shares`;
-    return { ok: false, detail, fix: `findmnt --target ${shared} (on each host)` };
+    return { level: "failed", detail, fix: `findmnt --target ${shared} (on each host)` };
   }
   const seen = there.filter(({ beacon }) => beacon != null).map(({ name }) => name);
   const proof =
     seen.length === 0 ? "no host serves, so that others share it is not proved" : `shared with ${seen.join(", ")}`;
   const doubt = isLocal(fileSystem) ? ". That is a file system of one machine" : "";
-  return { ok: true, detail: `${at}: writable, renames and links hold; ${proof}${doubt}` };
+  return { level: "ok", detail: `${at}: writable, renames and links hold; ${proof}${doubt}` };
 }
 
 function unknownSettings(env: NodeJS.ProcessEnv): Finding {
-  return { ok: true, detail: ignoredVariables(env) ?? "no unknown COPILOTFLEET_ variables" };
+  const ignored = ignoredVariables(env);
+  if (ignored === null) return { level: "ok", detail: "no unknown COPILOTFLEET_ variables" };
+  const names = unknownVariables(env).map(({ name }) => name);
+  return { level: "warning", detail: ignored, fix: `unset ${names.join(" ")}` };
 }
 
 /** Finding the file proves little: it is started once, in a folder that goes away, and asked for its version. */
@@ -176,22 +293,64 @@ async function runtimeStarts({ config }: LoadedConfig, env: NodeJS.ProcessEnv): 
     await trial.stop([server.id], { force: true });
     const version = packageVersion(runtime.path);
     const from = version === null ? runtime.origin : `${runtime.origin}, package ${version}`;
-    return { ok: true, detail: `${runtime.path} (${from}) starts and answers as version ${server.version}` };
+    return { level: "ok", detail: `${runtime.path} (${from}) starts and answers as version ${server.version}` };
   } finally {
     await rm(folder, { recursive: true, force: true });
   }
 }
 
-function modelIsConfigured({ config }: LoadedConfig): Finding {
-  if (config.provider !== null) return { ok: true, detail: `provider of type ${config.provider.type}` };
-  const sources = Object.entries(config.auth).filter(([, value]) => value !== null);
-  if (sources.length > 0) return { ok: true, detail: `GitHub token by auth.${sources[0]?.[0]}` };
-  return { ok: true, detail: "none configured: give each server a token (spawn --token-env), or set auth or provider" };
+/** Whether prompts will find a model. Connects to its address at most: no key is sent, and no token command runs. */
+async function modelAnswers({ config }: LoadedConfig, env: NodeJS.ProcessEnv): Promise<Finding> {
+  const { provider, auth } = config;
+  try {
+    if (provider?.type === "echo") return { level: "ok", detail: "the built-in echo model" };
+    if (provider !== null) {
+      resolveProvider(provider, env);
+      return await providerAnswers(provider, config.runtime.env, env);
+    }
+    const [setting] = Object.entries(auth).find(([, value]) => value !== null) ?? [];
+    if (setting === undefined) return noModel();
+    const source = auth.githubTokenEnv?.includes("{user}") === false ? tokenSourceFromConfig(auth, null) : null;
+    if (source !== null) await resolveGitHubToken(source, { user: null, env });
+    return { level: "ok", detail: `GitHub token by auth.${setting}` };
+  } catch (error) {
+    if (!isFleetError(error)) throw error;
+    const fix = adviceOf(error.suggestions);
+    return { level: "warning", detail: error.message, ...(fix === undefined ? {} : { fix }) };
+  }
+}
+
+function noModel(): Finding {
+  return {
+    level: "warning",
+    detail:
+      "none: neither provider nor auth is set, so only servers that were started with a GitHub token answer prompts",
+    fix: "Set provider or auth in .copilotfleet.json, or give a server a token with spawn --token-env VAR.",
+  };
+}
+
+async function providerAnswers(
+  { type, baseUrl }: RemoteProvider,
+  passedOn: readonly string[],
+  env: NodeJS.ProcessEnv,
+): Promise<Finding> {
+  const url = new URL(baseUrl);
+  const isSecure = url.protocol === "https:";
+  const proxy = passedOn.find((name) => /^https_proxy$/i.test(name) && env[name] !== undefined && env[name] !== "");
+  const service = `provider of type ${type} at ${url.host}`;
+  if (isSecure && proxy !== undefined) {
+    return { level: "ok", detail: `${service}; not tried, because servers reach it through ${proxy}` };
+  }
+  const port = url.port === "" ? (isSecure ? 443 : 80) : Number(url.port);
+  const problem = await connectProblem({ host: url.hostname.replace(/^\[|\]$/g, ""), port }, CONNECT_MS);
+  if (problem === null) return { level: "ok", detail: `${service} accepts connections` };
+  const fix = `Start the service, or correct provider.baseUrl (${quote(baseUrl)}).`;
+  return { level: "warning", detail: `${service} cannot be reached: ${problem}`, fix };
 }
 
 function stateFolder({ config, stateRoot }: LoadedConfig): Finding {
   checkStateFolder(stateRoot);
   refuseOtherSettings(config, stateRoot);
   refuseRenamed(config, stateRoot);
-  return { ok: true, detail: stateRoot };
+  return { level: "ok", detail: stateRoot };
 }

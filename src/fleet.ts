@@ -36,9 +36,10 @@ import { planRebalance, type RebalancePlan } from "./hosts/rebalance.js";
 import { refuseOtherSettings } from "./hosts/serving-note.js";
 import { Takeover } from "./hosts/takeover.js";
 import { type OpenedProvider, openProvider } from "./models/provider.js";
-import { closePool, launchesOf, openPool } from "./pool/admission.js";
+import { closePool, launchesOf, liveSupervisor, openPool, type PoolState, poolState } from "./pool/admission.js";
 import { type ClientOptions, Clients } from "./pool/clients.js";
 import { Pool, type Strategy } from "./pool/pool.js";
+import { heldPorts } from "./pool/ports.js";
 import type { RollingResult } from "./pool/rolling.js";
 import { isBroken, type ServerView, viewServer } from "./pool/server.js";
 import type { Stopped } from "./pool/stopping.js";
@@ -236,6 +237,21 @@ export class Fleet implements AsyncDisposable {
   /** The launch ids of all recorded servers of this host: a process of this fleet that carries another one is a stray. */
   async launchIds(): Promise<Set<string>> {
     return launchesOf(await this.#store.readRegistry());
+  }
+
+  /** Whether the pool of this host takes new servers and turns, and if not, why. */
+  async poolState(): Promise<PoolState> {
+    return poolState(await this.#store.readRegistry());
+  }
+
+  /** The process of the `serve` that supervises this host; null if none runs. */
+  async supervisorPid(): Promise<number | null> {
+    return liveSupervisor(await this.#store.readRegistry())?.process.pid ?? null;
+  }
+
+  /** The ports that the recorded servers of this host hold. */
+  async heldPorts(): Promise<Set<number>> {
+    return heldPorts(await this.#store.readRegistry());
   }
 
   /**

@@ -25,6 +25,7 @@ export type {
 export type { DoorEvent, DoorListeners, RequestReport } from "./gateway/context.js";
 export type { FrontDoor } from "./gateway/door.js";
 export type { IssuedToken, TokenView } from "./gateway/tokens.js";
+export type { PoolState } from "./pool/admission.js";
 export type { ClientOptions } from "./pool/clients.js";
 export type { ServerView } from "./pool/server.js";
 export type { Stopped } from "./pool/stopping.js";

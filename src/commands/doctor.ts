@@ -19,7 +19,14 @@ export default class Doctor extends FleetCommand {
   }
 }
 
-function render({ name, ok, detail, fix, fixed }: Check): string {
-  const mark = fixed ? chalk.yellow("mended") : ok ? chalk.green("ok    ") : chalk.red("FAIL  ");
+const MARKS = {
+  ok: chalk.green("ok    "),
+  warning: chalk.yellow("WARN  "),
+  failed: chalk.red("FAIL  "),
+  skipped: chalk.yellow("SKIP  "),
+} as const;
+
+function render({ name, level, detail, fix, fixed }: Check): string {
+  const mark = fixed ? chalk.yellow("mended") : MARKS[level];
   return `${mark} ${name.padEnd(16)} ${detail}${fix === null ? "" : `\n${" ".repeat(24)}Try: ${fix}`}`;
 }

@@ -16,6 +16,21 @@ export function closedBy(registry: Registry): string | null {
     : null;
 }
 
+/** Whether the pool of a host takes new servers and turns. */
+export interface PoolState {
+  state: "open" | "closed";
+  /** Why it is closed: who closed it. Null while it is open. */
+  reason: string | null;
+  /** When `drain` closed it, ISO 8601 in UTC: `drain --undo` opens it again. Null if it is open, or if a `serve` closed it. */
+  drainedAt: string | null;
+}
+
+export function poolState(registry: Registry): PoolState {
+  const by = closedBy(registry);
+  if (by === null) return { state: "open", reason: null, drainedAt: null };
+  return { state: "closed", reason: `closed by ${by}`, drainedAt: registry.drainedAt ?? null };
+}
+
 /**
  * Whether a session may still be used on this launch of the server: it is neither ending nor gone. The process is looked
  * at, too: one that was killed stands in the record, and its connections seem open, for some moments more.

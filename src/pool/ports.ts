@@ -19,11 +19,7 @@ export function choosePort(
   skip: ReadonlySet<number>,
   preferred: number | null,
 ): number {
-  const held = new Set(
-    Object.values(registry.servers).flatMap(({ port, replacement }) =>
-      [port, replacement?.port].filter((held) => held != null),
-    ),
-  );
+  const held = heldPorts(registry);
   const free = (port: number) => !held.has(port) && !skip.has(port);
   if (preferred !== null && preferred >= range.from && preferred <= range.to && free(preferred)) return preferred;
   for (let port = range.from; port <= range.to; port++) {
@@ -40,6 +36,15 @@ export function choosePort(
         "Widen ports.from and ports.to in the configuration.",
       ],
     },
+  );
+}
+
+/** The ports that recorded servers hold. */
+export function heldPorts(registry: Registry): Set<number> {
+  return new Set(
+    Object.values(registry.servers).flatMap(({ port, replacement }) =>
+      [port, replacement?.port].filter((held) => held != null),
+    ),
   );
 }
 

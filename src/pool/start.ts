@@ -49,7 +49,7 @@ export interface StartResult {
   created: boolean;
 }
 
-const ADDRESS = "127.0.0.1";
+export const ADDRESS = "127.0.0.1";
 
 /**
  * Starts the server of a request, or returns the one that runs. The intent is recorded first; process and network work

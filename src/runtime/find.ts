@@ -27,31 +27,37 @@ export function findRuntime(configuredPath: string | null, env: NodeJS.ProcessEn
 
 function usable(path: string, setting: string): string {
   const absolute = resolve(path);
+  const useBundled = [
+    setting === "runtime.path" ? "Set runtime.path to null in the configuration." : `unset ${setting}`,
+  ];
   const use = `${setting} must name the native Copilot program, or be left out to use the bundled runtime`;
   let real: string;
   try {
     real = realpathSync(absolute);
   } catch (cause) {
-    if (systemCode(cause) !== "ENOENT") throw unusable(`${setting}: ${quote(path)} cannot be read. ${use}.`, cause);
+    if (systemCode(cause) !== "ENOENT") {
+      throw unusable(`${setting}: ${quote(path)} cannot be read. ${use}.`, useBundled, cause);
+    }
     throw new FleetError("FLEET_RUNTIME_MISSING", `${setting}: there is no file ${quote(path)}. ${use}.`, {
       cause,
-      suggestions: ["copilotfleet doctor"],
+      suggestions: useBundled,
     });
   }
   const native = basename(real) === "npm-loader.js" ? nativeBesideWrapper(real) : real;
   if (native === null) {
-    throw unusable(`${setting}: ${quote(path)} is the npm wrapper, and the native program it runs is not installed.`);
+    const message = `${setting}: ${quote(path)} is the npm wrapper, and the native program it runs is not installed.`;
+    throw unusable(message, useBundled);
   }
-  if (!statSync(native).isFile()) throw unusable(`${setting}: ${quote(path)} is not a file. ${use}.`);
+  if (!statSync(native).isFile()) throw unusable(`${setting}: ${quote(path)} is not a file. ${use}.`, useBundled);
   try {
     accessSync(native, constants.X_OK);
   } catch (cause) {
-    throw unusable(`${setting}: ${quote(path)} is not executable. ${use}.`, cause, [`chmod +x ${native}`]);
+    throw unusable(`${setting}: ${quote(path)} is not executable. ${use}.`, [`chmod +x ${native}`], cause);
   }
   return native;
 }
 
-function unusable(message: string, cause?: unknown, suggestions: string[] = ["copilotfleet doctor"]): FleetError {
+function unusable(message: string, suggestions: string[], cause?: unknown): FleetError {
   return new FleetError("FLEET_RUNTIME_UNUSABLE", message, { cause, suggestions });
 }
 

@@ -129,9 +129,9 @@ describe("the configuration", () => {
   it("that is wrong still lets doctor say what is wrong, and nothing more", async () => {
     const ran = await fleet.run(["doctor", "--json"], { env: { COPILOTFLEET_PORTS_FROM: "abc" } });
     expect(ran).toMatchObject({ code: 3, stderr: "" });
-    const { ok, checks } = ran.json<{ ok: boolean; checks: { name: string; ok: boolean; fix: string }[] }>();
+    const { ok, checks } = ran.json<{ ok: boolean; checks: { name: string; level: string; fix: string }[] }>();
     expect(ok).toBe(false);
-    expect(checks.filter((check) => !check.ok).map(({ name, fix }) => [name, fix])).toEqual([
+    expect(checks.filter(({ level }) => level === "failed").map(({ name, fix }) => [name, fix])).toEqual([
       ["configuration", "Correct or unset COPILOTFLEET_PORTS_FROM"],
     ]);
   });

@@ -1,0 +1,190 @@
+import { spawnSync } from "node:child_process";
+import { mkdirSync } from "node:fs";
+import { type AddressInfo, createServer, type Server, type Socket } from "node:net";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import type { Check, DoctorResult } from "../../src/doctor.js";
+import { COMMAND, PORTS, type Ran, testFleet } from "../fixtures/cli.js";
+import { fake } from "../fixtures/fault-fleet.js";
+
+const fleet = testFleet(PORTS.doctor);
+
+const NO_MODEL = { COPILOTFLEET_PROVIDER_TYPE: undefined };
+const OWN_MODEL = { COPILOTFLEET_PROVIDER_TYPE: "openai", COPILOTFLEET_PROVIDER_BASE_URL: "http://127.0.0.1:1/v1" };
+const STATE_CHECKS = ["servers", "pool", "serve", "ports", "stray processes"];
+
+/** What `doctor` finds where nothing is broken: warnings leave it at exit code 0. */
+async function findings(env: NodeJS.ProcessEnv = {}): Promise<Map<string, Check>> {
+  const { ok, checks } = await fleet.json<DoctorResult>(["doctor"], { env });
+  expect(ok).toBe(true);
+  return new Map(checks.map((check) => [check.name, check]));
+}
+
+async function listen(port = 0): Promise<Server> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen({ port, host: "127.0.0.1" }, resolve));
+  return server;
+}
+
+describe("doctor", () => {
+  it.each([
+    ["that no model is configured", NO_MODEL, "model", /^none: neither provider nor auth is set/, /provider or auth/],
+    [
+      "that the variable with the model's key is not set",
+      { ...OWN_MODEL, COPILOTFLEET_PROVIDER_API_KEY_ENV: "NO_SUCH_KEY" },
+      "model",
+      /^NO_SUCH_KEY, which provider\.apiKeyEnv names .* is not set$/,
+      /^Set NO_SUCH_KEY to the key$/,
+    ],
+    [
+      "that the variable with the GitHub token is not set",
+      { ...NO_MODEL, COPILOTFLEET_AUTH_GITHUB_TOKEN_ENV: "NO_SUCH_TOKEN" },
+      "model",
+      /^The environment variable NO_SUCH_TOKEN is not set$/,
+      /^Set NO_SUCH_TOKEN/,
+    ],
+    [
+      "that nothing listens at the model's address",
+      OWN_MODEL,
+      "model",
+      /^provider of type openai at 127\.0\.0\.1:1 cannot be reached: connection refused$/,
+      /provider\.baseUrl \("http:\/\/127\.0\.0\.1:1\/v1"\)/,
+    ],
+    [
+      "of a variable that sets nothing",
+      { COPILOTFLEET_PORTS_FORM: "1" },
+      "environment",
+      /COPILOTFLEET_PORTS_FORM \(nearest known: COPILOTFLEET_PORTS_FROM\)/,
+      /^unset COPILOTFLEET_PORTS_FORM$/,
+    ],
+  ] as const)("warns %s, and still exits with 0", async (_, env, name, detail, fix) => {
+    expect((await findings(env)).get(name)).toEqual({
+      name,
+      ok: true,
+      level: "warning",
+      detail: expect.stringMatching(detail),
+      fix: expect.stringMatching(fix),
+      fixed: false,
+    });
+  });
+
+  it("connects to the model's address without sending anything, also when there is a key", async () => {
+    const model = await listen();
+    const ends: Promise<number>[] = [];
+    model.on("connection", (socket: Socket) => {
+      let bytes = 0;
+      socket.on("data", (chunk) => {
+        bytes += chunk.length;
+      });
+      ends.push(new Promise((resolve) => socket.once("close", () => resolve(bytes))));
+    });
+    const { port } = model.address() as AddressInfo;
+    const env = {
+      ...OWN_MODEL,
+      COPILOTFLEET_PROVIDER_BASE_URL: `http://127.0.0.1:${port}/v1`,
+      COPILOTFLEET_PROVIDER_API_KEY_ENV: "MODEL_KEY",
+      MODEL_KEY: "sk-secret",
+    };
+    expect((await findings(env)).get("model")).toMatchObject({
+      level: "ok",
+      detail: `provider of type openai at 127.0.0.1:${port} accepts connections`,
+    });
+    expect(await Promise.all(ends)).toEqual([0]);
+    model.close();
+  });
+
+  it("warns while no serve runs, and names its process while one does", async () => {
+    expect((await findings()).get("serve")).toMatchObject({
+      level: "warning",
+      detail: expect.stringMatching(/^not running/),
+      fix: "copilotfleet serve",
+    });
+    const env = { COPILOTFLEET_SERVE_LISTEN: "null", COPILOTFLEET_SERVE_METRICS: "127.0.0.1:0" };
+    const serve = fleet.start(["serve"], { env });
+    await expect
+      .poll(async () => (await findings()).get("serve"), { timeout: 20_000, interval: 100 })
+      .toMatchObject({ level: "ok", detail: `running as process ${serve.pid}` });
+    serve.child.kill("SIGTERM");
+    expect((await serve.done).code).toBe(0);
+  });
+
+  it("warns that the pool is closed, and since when, until it is opened again", async () => {
+    await fleet.ok(["drain"]);
+    expect((await findings()).get("pool")).toMatchObject({
+      level: "warning",
+      detail: expect.stringMatching(/^closed by "copilotfleet drain" at \d{4}-\d\d-\d\dT\S+: it takes no new/),
+      fix: "copilotfleet drain --undo",
+    });
+    await fleet.ok(["drain", "--undo"]);
+    expect((await findings()).get("pool")).toMatchObject({ level: "ok", detail: "open", fix: null });
+  });
+
+  it("warns when other programs leave few ports of the range free", async () => {
+    const from = PORTS.doctor + 20;
+    const strangers = await Promise.all(Array.from({ length: 37 }, (_, index) => listen(from + index)));
+    const env = { COPILOTFLEET_PORTS_FROM: String(from), COPILOTFLEET_PORTS_TO: String(from + 39) };
+    expect((await findings(env)).get("ports")).toMatchObject({
+      level: "warning",
+      detail: expect.stringMatching(/^only 3 of the 40 ports from 27020 to 27059 are free; .*37 by other programs$/),
+      fix: expect.stringMatching(/ports\.from and ports\.to/),
+    });
+    for (const stranger of strangers) stranger.close();
+    expect((await findings()).get("ports")).toMatchObject({ level: "ok" });
+  });
+
+  const canMount =
+    spawnSync("unshare", ["--map-root-user", "--mount", "mount", "-t", "tmpfs", "t", "/tmp"]).status === 0;
+  if (!canMount) console.log("doctor on a small disk: skipped, since unshare cannot mount here");
+  it.skipIf(!canMount)("warns when little space is left where the state is", () => {
+    const folder = join(fleet.folder, "small");
+    mkdirSync(folder);
+    const script = 'mount -t tmpfs -o size=64m,mode=0700 tmpfs "$1"; exec "$2" "$3" doctor --json';
+    const argv = ["--map-root-user", "--mount", "sh", "-ec", script, "sh", folder, process.execPath, COMMAND];
+    const env = { ...fleet.env, COPILOTFLEET_HOME: join(folder, "state") };
+    const { stdout } = spawnSync("unshare", argv, { encoding: "utf8", env, cwd: fleet.folder });
+    const { checks } = JSON.parse(stdout) as DoctorResult;
+    expect(checks.find(({ name }) => name === "disk space")).toMatchObject({
+      ok: true,
+      level: "warning",
+      detail: expect.stringMatching(/^only \d\d MB free at \S+\/small\/state; a full disk/),
+      fix: "copilotfleet gc --dry-run",
+    });
+  });
+
+  it("prints warnings as such, and where a check failed those that it therefore skipped", async () => {
+    const warned = await fleet.ok(["doctor"]);
+    expect(warned).toMatch(/^WARN {3}serve {12}not running: [^\n]+\n {24}Try: copilotfleet serve$/m);
+    const env = { COPILOTFLEET_PORTS_FROM: "abc" };
+    const { checks } = await shown(fleet.run(["doctor", "--json"], { env }));
+    const skipped = ["runtime", "model", "state folder", "disk space", "registry", ...STATE_CHECKS];
+    expect(checks.filter(({ level }) => level === "skipped")).toEqual(
+      skipped.map((name) => ({
+        name,
+        ok: false,
+        level: "skipped",
+        detail: 'not checked, because the check "configuration" failed',
+        fix: null,
+        fixed: false,
+      })),
+    );
+    const text = (await fleet.run(["doctor"], { env })).stdout;
+    for (const name of skipped) expect(text).toMatch(new RegExp(`^SKIP   ${name} +not checked`, "m"));
+    const unsafe = await shown(fleet.run(["doctor", "--json"], { env: { COPILOTFLEET_HOME: "/etc/hostname/state" } }));
+    const names = unsafe.checks.filter(({ level }) => level === "skipped").map(({ name }) => name);
+    expect(names).toEqual(["registry", ...STATE_CHECKS]);
+  });
+
+  it("does not advise to run doctor when the runtime is missing or ends at once", async () => {
+    for (const [path, fix] of [
+      [join(fleet.folder, "nowhere"), "unset COPILOT_CLI_PATH"],
+      [fake("exits.mjs"), null],
+    ] as const) {
+      const ran = await shown(fleet.run(["doctor", "--json"], { env: { COPILOT_CLI_PATH: path } }));
+      expect(ran.checks.find(({ name }) => name === "runtime")).toMatchObject({ level: "failed", fix });
+    }
+  });
+});
+
+async function shown(run: Promise<Ran>): Promise<DoctorResult> {
+  return (await run).json<DoctorResult>();
+}
