@@ -113,6 +113,8 @@ export class Answers {
       return;
     }
     exchange.forward(link, request, {
+      // Also for a client that says "session.destroy": a newer runtime may no longer know the older name.
+      method: "session.detach",
       params: { sessionId: record.id },
       onAnswer: (answer) => {
         const moved = saysMoved(answer);

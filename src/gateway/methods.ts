@@ -1,7 +1,7 @@
 /**
- * Every method of the protocol that a client may name, and what the front door makes of it. The list is that of SDK 1.0.14
- * (`dist/generated/rpc.js`, and what `client.js` and `session.js` send themselves); `test/gateway/methods.test.ts` fails when
- * the SDK has one that is not here. What is not here is refused.
+ * Every method of the protocol that a client may name, and what the front door makes of it. It covers the SDKs 1.0.5 to
+ * 1.0.15-preview.4, because clients bring their own version; `test/gateway/methods.test.ts` fails when one of them, or the
+ * installed one, sends a method that is not here. What is not here is refused.
  */
 export type Scope =
   /** Its own rules: see `connection.ts` and `opening.ts`. */
@@ -41,7 +41,8 @@ const TABLE: Record<Scope, string> = {
   create: "session.create",
   resume: "session.resume",
   delete: "session.delete sessions.delete",
-  detach: "session.detach",
+  // SDKs up to 1.0.11, and other languages' of that time, leave a session by the second name.
+  detach: "session.detach session.destroy",
   list: "session.list sessions.list",
   last: "session.getLastId",
   metadata: "session.getMetadata sessions.getMetadata",
@@ -72,7 +73,7 @@ const TABLE: Record<Scope, string> = {
     session.ui.handlePendingSampling session.ui.handlePendingAutoModeSwitch
     session.ui.handlePendingSessionLimitsExhausted
     session.permissions.handlePendingPermissionRequest session.permissions.pendingRequests
-    session.permissions.getMode session.permissions.resetSessionApprovals
+    session.permissions.getMode session.permissions.getAllowAll session.permissions.resetSessionApprovals
     session.permissions.notifyPromptShown
     session.metadata.snapshot session.metadata.getClientMetadata session.metadata.updateClientMetadata
     session.metadata.isProcessing session.metadata.activity session.metadata.contextInfo
@@ -88,7 +89,7 @@ const TABLE: Record<Scope, string> = {
   queue: `
     session.queue.moveItem session.queue.insertAt session.queue.removeAt session.queue.updateText
     session.queue.duplicateAt session.queue.setDrainPaused session.queue.sendNow session.queue.removeMostRecent
-    session.queue.clear`,
+    session.queue.clear session.queue.appendSteering session.queue.withdrawMessage`,
   work: `
     session.fleet.start session.tasks.startAgent session.tasks.sendMessage session.ui.ephemeralQuery
     session.history.compact session.history.truncate session.history.summarizeForHandoff session.history.clearContext`,
@@ -98,6 +99,9 @@ const TABLE: Record<Scope, string> = {
     session.factory.run session.factory.resume session.factory.getRun session.factory.listRuns
     session.factory.getRunDetail session.factory.getRunProgress session.factory.cancel session.factory.pause
     session.factory.log session.factory.agent session.factory.journal.get session.factory.journal.put
+    session.workflow.run session.workflow.resume session.workflow.getRun session.workflow.listRuns
+    session.workflow.getRunDetail session.workflow.getRunProgress session.workflow.cancel session.workflow.pause
+    session.workflow.log session.workflow.agent session.workflow.journal.get session.workflow.journal.put
     session.model.setAllowedModels
     session.workspaces.getWorkspace session.workspaces.updateMetadata session.workspaces.ensure
     session.workspaces.listFiles session.workspaces.readFile session.workspaces.createFile session.workspaces.statFile
@@ -106,21 +110,31 @@ const TABLE: Record<Scope, string> = {
     session.workspaces.truncateSummaries session.workspaces.readAutopilotObjective
     session.workspaces.writeAutopilotObjective session.workspaces.deleteAutopilotObjective
     session.workspaces.autopilotObjectiveExists session.workspaces.saveLargePaste session.workspaces.diff
-    session.instructions.getSources session.agent.reload
+    session.instructions.getSources session.instructions.reload session.customizations.reload session.agent.reload
     session.skills.enable session.skills.disable session.skills.reload session.skills.ensureLoaded
     session.mcp.enable session.mcp.disable session.mcp.reload session.mcp.executeSampling
     session.mcp.setEnvValueMode session.mcp.removeGitHub session.mcp.startServer session.mcp.restartServer
     session.mcp.stopServer session.mcp.oauth.authenticationStateChanged session.mcp.oauth.login session.mcp.oauth.probe
+    session.mcp.oauth.prepareLogin session.mcp.oauth.cancelLogin
     session.mcp.apps.readResource session.mcp.apps.listTools session.mcp.apps.callTool
     session.mcp.apps.setHostContext session.mcp.apps.getHostContext session.mcp.apps.diagnose
     session.mcp.resources.read session.mcp.resources.list session.mcp.resources.listTemplates
-    session.plugins.reload session.provider.add session.lsp.initialize
+    session.plugins.reload session.plugins.install session.plugins.uninstall session.plugins.update
+    session.plugins.enable session.plugins.disable session.plugins.marketplaces.list session.plugins.marketplaces.add
+    session.plugins.marketplaces.remove session.plugins.marketplaces.browse session.plugins.marketplaces.refresh
+    session.provider.add session.provider.sync session.lsp.initialize
+    session.connectors.getCapabilities session.connectors.getStatus session.connectors.list
+    session.connectors.connect session.connectors.continueConnection session.connectors.disconnect
+    session.connectors.reconcile session.connectors.reconcileForStartup session.connectors.reconnect
+    session.connectors.refresh session.connectors.withdrawProjection
+    session.diagnostics.configure session.diagnostics.read session.managedSettings.get
     session.extensions.enable session.extensions.disable session.extensions.reload
     session.extensions.sendAttachmentsToMessage
     session.tools.execute session.tools.updateSubagentSettings
     session.commands.invoke session.commands.execute session.commands.enqueue session.telemetry.setFeatureOverrides
     session.ui.handlePendingExitPlanMode session.permissions.setRequired
-    session.permissions.configure session.permissions.setApproveAll session.permissions.setMode
+    session.permissions.configure session.permissions.setApproveAll session.permissions.setAllowAll
+    session.permissions.setMode
     session.permissions.modifyRules session.permissions.paths.list session.permissions.paths.add
     session.permissions.paths.updatePrimary session.permissions.paths.isPathWithinAllowedDirectories
     session.permissions.paths.isPathWithinWorkspace session.permissions.locations.resolve
@@ -137,31 +151,38 @@ const TABLE: Record<Scope, string> = {
   own: `
     hooks.discover account.getQuota secrets.addFilterValues
     mcp.config.list mcp.config.add mcp.config.update mcp.config.remove mcp.config.enable mcp.config.disable
-    mcp.config.reload mcp.discover mcp.planInstall extensions.discover extensions.enable extensions.disable
-    catalog.search plugins.list plugins.install plugins.uninstall plugins.update plugins.updateAll plugins.enable
+    mcp.config.reload mcp.discover mcp.planInstall mcp.prepareInstall mcp.applyInstall mcp.planUninstall
+    mcp.applyUninstall mcp.installations.list mcp.installations.status mcp.installations.recover
+    mcp.installations.cancel extensions.discover extensions.enable extensions.disable
+    sandbox.getHostSupport catalog.search catalog.select plugins.list plugins.install plugins.uninstall plugins.update plugins.updateAll plugins.enable
     plugins.disable plugins.marketplaces.list plugins.marketplaces.add plugins.marketplaces.remove
     plugins.marketplaces.browse plugins.marketplaces.refresh
-    skills.config.setDisabledSkills skills.config.setSkillDisabled skills.discover skills.getDiscoveryPaths
+    skills.planInstall skills.applyInstall skills.planUninstall skills.applyUninstall skills.installations.list
+    skills.installations.status skills.installations.recover skills.installations.cancel
+    skills.installations.setEnabled skills.config.setDisabledSkills skills.config.setSkillDisabled skills.discover skills.getDiscoveryPaths
     agents.discover agents.getDiscoveryPaths instructions.discover instructions.getDiscoveryPaths
     user.settings.reload user.settings.get user.settings.set managedSettings.read
     sessions.getClientMetadata sessions.findByTaskId sessions.findByPrefix sessions.getLastForContext
     sessions.getSizes sessions.checkInUse sessions.enrichMetadata sessions.listNonEmptySessionIds`,
   never: `
-    runtime.shutdown account.login account.logout account.getCurrentAuth account.getAllUsers
+    runtime.shutdown accounts.acquireEntraToken account.login account.logout account.getCurrentAuth account.getAllUsers
     registerExtensionLaunchProvider plugins.builtin.set managedSettings.clearCache sessionFs.setProvider
     llmInference.setProvider llmInference.httpResponseStart llmInference.httpResponseChunk agentRegistry.spawn
     sessions.open sessions.connect sessions.bulkDelete sessions.pruneOld sessions.releaseLock
     sessions.setAdditionalPlugins sessions.startRemoteControl sessions.transferRemoteControl
     sessions.setRemoteControlSteering sessions.stopRemoteControl sessions.getRemoteControlStatus
     sessions.getEventFilePath sessions.getPersistedRemoteSteerable sessions.getBoardEntryCount
-    sessions.configureSessionExtensions session.getForeground session.setForeground
+    sessions.configureSessionExtensions sessions.registerExtensionToolsOnSession sessions.pollSpawnedSessions session.getForeground session.setForeground
     session.provider.getEndpoint session.debug.collectLogs
     session.gitHubAuth.setCredentials session.gitHubAuth.getCurrentAuthInfo session.gitHubAuth.getAllAuthAvailable
     session.gitHubAuth.refreshCopilotUser session.gitHubAuth.login session.gitHubAuth.switchToAuth
     session.gitHubAuth.logout session.gitHubAuth.logoutUser session.gitHubAuth.lastAuthErrors
+    session.accounts.enumerate session.accounts.get session.accounts.set session.accounts.login.begin
+    session.accounts.login.advance session.accounts.login.cancel
     session.ui.registerDirectAutoModeSwitchHandler session.ui.unregisterDirectAutoModeSwitchHandler
     session.canvas.provider.register session.canvas.provider.unregister
     session.factory.runFromTool session.factory.resumeFromTool session.factory.pauseAtCheckpoint
+    session.workflow.runFromTool session.workflow.resumeFromTool session.workflow.pauseAtCheckpoint
     session.model.applyStartupOverlay session.mcp.reloadWithConfig session.mcp.configureGitHub
     session.mcp.registerExternalClient session.mcp.unregisterExternalClient
     session.commands.finalizeInvocationEffect session.settings.snapshot session.settings.evaluatePredicate

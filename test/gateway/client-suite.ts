@@ -20,6 +20,12 @@ export interface Connected {
   settings: Partial<SessionConfig>;
 }
 
+/** A request that this version of the SDK has no function for. */
+async function request(client: CopilotClient, method: string, params: object): Promise<unknown> {
+  const { connection } = client as unknown as { connection: { sendRequest(method: string, params: object): unknown } };
+  return await connection.sendRequest(method, params);
+}
+
 /** What a client can do at its own server, in the words of the unmodified SDK. */
 export function describeClient(name: string, open: () => Promise<Connected & AsyncDisposable>): void {
   describe(`a client ${name}`, () => {
@@ -84,6 +90,20 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       await expect(client.resumeSession(session.sessionId, { onPermissionRequest: approveAll })).rejects.toThrow(
         /session not found/i,
       );
+    });
+
+    it("leaves a session by the method of older SDKs, and comes back to it", async () => {
+      const session = await create();
+      await say(session, "one");
+      const sessionId = session.sessionId;
+      const other = await at.connect();
+      const watching = await other.resumeSession(sessionId, { onPermissionRequest: approveAll, ...at.settings });
+      expect(await request(client, "session.destroy", { sessionId })).toMatchObject({ success: true });
+      expect(await say(watching, "still here")).toBe("you said: still here");
+      await other.stop();
+      const again = await client.resumeSession(sessionId, { onPermissionRequest: approveAll, ...at.settings });
+      expect(await say(again, "two")).toBe("you said: two");
+      expect((await again.getEvents()).filter(({ type }) => type === "user.message")).toHaveLength(3);
     });
 
     it("leaves a session that was deleted, by itself or by another client", async () => {

@@ -77,7 +77,9 @@ describe.each([
       expect((await mallory.request(method, { sessionId: secret })).result).toEqual({});
     }
     for (const sessionId of [secret, "nobodys-session"]) {
-      expect((await mallory.request("session.detach", { sessionId })).result).toEqual({ success: true });
+      for (const method of ["session.detach", "session.destroy"]) {
+        expect((await mallory.request(method, { sessionId })).result, method).toEqual({ success: true });
+      }
     }
     expect(await state()).toEqual(before);
     expect(JSON.stringify(mallory.received)).not.toContain("xyzzy");

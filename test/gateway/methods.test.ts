@@ -1,27 +1,23 @@
-import { readFileSync } from "node:fs";
-import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
 import { isKnownMethod, knownMethods, scopeOf } from "../../src/gateway/methods.js";
-
-const SDK = fileURLToPath(new URL("../../node_modules/@github/copilot-sdk/dist/", import.meta.url));
-
-/** Every method that the SDK's code can send to a server. */
-function methodsOfSdk(): string[] {
-  const found = ["generated/rpc.js", "client.js", "session.js", "extension.js", "copilotRequestHandler.js"].flatMap(
-    (file) =>
-      [...readFileSync(`${SDK}${file}`, "utf8").matchAll(/sendRequest\(\s*"([^"]+)"/g)].map(([, name = ""]) => name),
-  );
-  return [...new Set(found)].sort();
-}
+import { INSTALLED_SDK, methodsByVersion, methodsSentBy } from "../fixtures/sdk-methods.js";
 
 describe("the table of methods", () => {
-  it("has every method that the SDK sends", () => {
-    expect(methodsOfSdk().length).toBeGreaterThan(350);
-    expect(methodsOfSdk().filter((method) => !isKnownMethod(method))).toEqual([]);
+  const versions = methodsByVersion();
+
+  it("covers the SDKs from 1.0.5 to 1.0.15-preview.4", () => {
+    expect([...versions.keys()].at(0)).toBe("1.0.5");
+    expect([...versions.keys()].at(-1)).toBe("1.0.15-preview.4");
+    for (const methods of versions.values()) expect(methods.size).toBeGreaterThan(250);
   });
 
-  it("has none that the SDK does not send", () => {
-    const sent = new Set(methodsOfSdk());
+  it.each([...versions, ["that is installed", methodsSentBy(INSTALLED_SDK)] as const])(
+    "has every method that the SDK %s sends",
+    (_, methods) => expect([...methods].filter((method) => !isKnownMethod(method))).toEqual([]),
+  );
+
+  it("has no method that none of these SDKs sends", () => {
+    const sent = new Set([...versions.values(), methodsSentBy(INSTALLED_SDK)].flatMap((methods) => [...methods]));
     expect(knownMethods().filter((method) => !sent.has(method))).toEqual([]);
   });
 
