@@ -4,12 +4,12 @@
  * Run: npx tsx examples/analyze.ts
  */
 import type { Fleet } from "copilotfleet";
-import { newApp, serve, userOf } from "./server.js";
+import { newApp, serve, textOf, userOf } from "./server.js";
 
 export function analyzeApp(fleet: Fleet) {
   return newApp((app) => {
     app.post("/api/analyze", async (request, response) => {
-      response.json({ result: await analyze(fleet, userOf(request), request.body.prompt) });
+      response.json({ result: await analyze(fleet, userOf(request), textOf(request, "prompt")) });
     });
   });
 }

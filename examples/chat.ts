@@ -1,22 +1,32 @@
 /**
- * POST /chat {message}: each user's one long conversation, on the user's own server.
+ * POST /chat {message}: each user's one long conversation, on the user's own server. A client that accepts
+ * text/event-stream gets the reply piece by piece, and stops it by hanging up.
  * Run: npx tsx examples/chat.ts
+ * Try: curl -N localhost:3000/chat -H 'x-authenticated-user: alice' -H 'accept: text/event-stream' --json '{"message":"hi"}'
  */
 import type { Fleet } from "copilotfleet";
-import { newApp, serve, userOf } from "./server.js";
+import { newApp, serve, stream, textOf, userOf } from "./server.js";
 
 export function chatApp(fleet: Fleet) {
   return newApp((app) => {
     app.post("/chat", async (request, response) => {
       const user = userOf(request);
+      const message = textOf(request, "message");
       const sessionId = await chatSessionOf(fleet, user);
-      const { reply } = await fleet.exchange(sessionId, request.body.message, { user });
-      response.json({ content: reply.text });
+      if (request.accepts("application/json", "text/event-stream") === "text/event-stream") {
+        await stream(response, async (onDelta, signal) => {
+          const { reply } = await fleet.exchange(sessionId, message, { user, onDelta, signal });
+          return { content: reply.text };
+        });
+      } else {
+        const { reply } = await fleet.exchange(sessionId, message, { user });
+        response.json({ content: reply.text });
+      }
     });
   });
 }
 
-/** The id says whose it is to people only; the fleet looks up the owner, whatever the id reads. */
+/** The purpose finds the session again. The fleet knows the owner, so the id needs no meaning. */
 async function chatSessionOf(fleet: Fleet, user: string): Promise<string> {
   const existing = (await fleet.sessions(user)).find(({ purpose }) => purpose === "chat");
   if (existing !== undefined) return existing.id;

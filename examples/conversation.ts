@@ -4,7 +4,7 @@
  * Run: npx tsx examples/conversation.ts
  */
 import type { Fleet } from "copilotfleet";
-import { newApp, serve, userOf } from "./server.js";
+import { newApp, serve, textOf, userOf } from "./server.js";
 
 export function conversationApp(fleet: Fleet) {
   return newApp((app) => {
@@ -14,15 +14,15 @@ export function conversationApp(fleet: Fleet) {
       response.json({ sessionId: session.sessionId });
     });
 
-    // The session is the body's, the user is not: somebody else's session is not found.
+    // The body names the session, and the proxy names the user. The fleet does not find another user's session.
     app.post("/api/chat/message", async (request, response) => {
-      const { sessionId, message } = request.body;
-      const { reply } = await fleet.exchange(sessionId, message, { user: userOf(request) });
+      const user = userOf(request);
+      const { reply } = await fleet.exchange(textOf(request, "sessionId"), textOf(request, "message"), { user });
       response.json({ content: reply.text });
     });
 
     app.post("/api/chat/end", async (request, response) => {
-      await fleet.deleteSessions([request.body.sessionId], userOf(request));
+      await fleet.deleteSessions([textOf(request, "sessionId")], userOf(request));
       response.json({ success: true });
     });
   });

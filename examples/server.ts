@@ -2,25 +2,103 @@ import type { Server } from "node:http";
 import { Fleet, isFleetError } from "copilotfleet";
 import express, { type Express, type NextFunction, type Request, type Response } from "express";
 
-/** What the four services share: who asks, how errors become answers, and an end that cuts nothing. */
+/** The parts that the four services share: who asks, what they ask, how errors become answers, and a clean end. */
 
-/** The status that an exit code of the contract stands for. */
+/** The HTTP status for each exit code of a fleet's error. */
 const STATUS: Record<number, number> = { 2: 400, 3: 500, 4: 404, 5: 409, 6: 503, 7: 502, 8: 503 };
 
-/** The user, as an authenticating proxy in front of the service tells it. Never take it from the body of the request. */
+/** A request that never gets as far as the fleet. */
+class RequestError extends Error {
+  constructor(
+    readonly status: number,
+    readonly code: string,
+    message: string,
+  ) {
+    super(message);
+  }
+}
+
+/**
+ * The user whom the authenticating proxy in front of the service names. Never take the user from the body of a request.
+ *
+ * @throws RequestError 401
+ */
 export function userOf(request: Request): string {
-  return request.get("x-authenticated-user") ?? "";
+  const user = request.get("x-authenticated-user");
+  if (user === undefined || user === "") {
+    throw new RequestError(401, "UNAUTHENTICATED", "The header X-Authenticated-User is missing.");
+  }
+  return user;
+}
+
+/** A text from the JSON body. @throws RequestError 400 */
+export function textOf(request: Request, field: string): string {
+  const body: unknown = request.body;
+  const value = typeof body === "object" && body !== null ? (body as Record<string, unknown>)[field] : undefined;
+  if (typeof value !== "string" || value.trim() === "") {
+    throw new RequestError(400, "BAD_REQUEST", `The JSON body needs "${field}", a text that is not empty.`);
+  }
+  return value;
 }
 
 export function newApp(addRoutes: (app: Express) => void): Express {
   const app = express();
+  app.disable("x-powered-by");
   app.use(express.json());
   addRoutes(app);
-  app.use((error: unknown, _request: Request, response: Response, next: NextFunction) => {
-    if (!isFleetError(error)) return next(error);
-    response.status(STATUS[error.exit] ?? 500).json({ error: { code: error.code, message: error.message } });
+  app.use((request) => {
+    throw new RequestError(404, "NOT_FOUND", `There is no ${request.method} ${request.path} here.`);
+  });
+  // Express recognizes an error handler by its four parameters.
+  app.use((error: unknown, _request: Request, response: Response, _next: NextFunction) => {
+    const { status, error: told } = answerFor(error);
+    response.status(status).json({ error: told });
   });
   return app;
+}
+
+/**
+ * Answers with server-sent events: `delta` for each piece of the reply, then `end`, or `error`. When the client hangs up,
+ * the signal aborts, which ends the turn.
+ */
+export async function stream(
+  response: Response,
+  work: (onDelta: (text: string) => void, signal: AbortSignal) => Promise<object>,
+): Promise<void> {
+  const hungUp = new AbortController();
+  response.once("close", () => hungUp.abort());
+  const send = (event: string, data: object) => response.write(`event: ${event}\ndata: ${JSON.stringify(data)}\n\n`);
+  response.writeHead(200, { "content-type": "text/event-stream", "cache-control": "no-store" });
+  // The client learns that the stream is open before the model has its first word.
+  response.flushHeaders();
+  try {
+    send("end", await work((text) => send("delta", { text }), hungUp.signal));
+  } catch (error) {
+    if (!hungUp.signal.aborted) send("error", { error: answerFor(error).error });
+  }
+  response.end();
+}
+
+interface ErrorAnswer {
+  status: number;
+  error: { code: string; message: string };
+}
+
+/** A caller learns what the caller can mend. Everything else stays in the log of this service. */
+function answerFor(error: unknown): ErrorAnswer {
+  if (error instanceof RequestError) {
+    return { status: error.status, error: { code: error.code, message: error.message } };
+  }
+  if (isFleetError(error)) {
+    return { status: STATUS[error.exit] ?? 500, error: { code: error.code, message: error.message } };
+  }
+  // Express itself refuses bodies that are not JSON, or too large.
+  const { status, expose, message } = error as { status?: number; expose?: boolean; message?: string };
+  if (status !== undefined && expose === true) {
+    return { status, error: { code: "BAD_REQUEST", message: message ?? "The request cannot be read." } };
+  }
+  console.error(error);
+  return { status: 500, error: { code: "INTERNAL", message: "The service failed at this request." } };
 }
 
 /** Serves until SIGTERM or SIGINT, then lets requests under way end. */

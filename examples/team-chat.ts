@@ -1,18 +1,20 @@
 /**
- * POST /team-chat {message}: one conversation of a team. Each turn happens under the session's lease, so every member
- * gets the answer to the own message, however many write at once and however many copies of this service run.
+ * POST /team-chat {message}: one conversation of a team. Each turn runs under the session's lease, so every member gets
+ * the answer to their own message, however many write at once and however many copies of this service run.
  * Run: TEAM=alice,bob npx tsx examples/team-chat.ts
  */
 import { type Fleet, isFleetError } from "copilotfleet";
-import { newApp, serve, userOf } from "./server.js";
+import { newApp, serve, textOf, userOf } from "./server.js";
 
 const SESSION = "team-project-review";
 
 export function teamChatApp(fleet: Fleet, [owner = "", ...members]: readonly string[]) {
   return newApp((app) => {
     app.post("/team-chat", async (request, response) => {
+      const user = userOf(request);
+      const message = textOf(request, "message");
       await ensureSession(fleet, owner, members);
-      const { reply } = await fleet.exchange(SESSION, request.body.message, { user: userOf(request), waitMs: 60_000 });
+      const { reply } = await fleet.exchange(SESSION, message, { user, waitMs: 60_000 });
       response.json({ content: reply.text });
     });
   });

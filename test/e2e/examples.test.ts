@@ -4,7 +4,7 @@ import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Express } from "express";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { analyzeApp } from "../../examples/analyze.js";
 import { chatApp } from "../../examples/chat.js";
 import { conversationApp } from "../../examples/conversation.js";
@@ -12,6 +12,14 @@ import { teamChatApp } from "../../examples/team-chat.js";
 import { Fleet } from "../../src/index.js";
 
 /** The guide's applications, rewritten: each with two copies on one state, as behind a load balancer. */
+
+function withResolvers<T>() {
+  let resolve: (value: T) => void = () => undefined;
+  const promise = new Promise<T>((fulfil) => {
+    resolve = fulfil;
+  });
+  return { promise, resolve };
+}
 
 let folder: string;
 const fleets: Fleet[] = [];
@@ -88,8 +96,128 @@ describe("/chat", () => {
   });
 });
 
+describe("every service", () => {
+  const raw = async (url: string, init: RequestInit): Promise<{ status: number; type: string; body: unknown }> => {
+    const response = await fetch(url, { method: "POST", ...init });
+    return {
+      status: response.status,
+      type: response.headers.get("content-type") ?? "",
+      body: await response.json(),
+    };
+  };
+  const alice = { "content-type": "application/json", "x-authenticated-user": "alice" };
+  const services = [
+    ["/chat", chatApp, "message"],
+    ["/team-chat", (fleet: Fleet) => teamChatApp(fleet, ["alice"]), "message"],
+    ["/api/analyze", analyzeApp, "prompt"],
+    ["/api/chat/message", conversationApp, "sessionId"],
+    ["/api/chat/end", conversationApp, "sessionId"],
+  ] as const;
+
+  it.each(services)("answers 401 to %s without an identity", async (path, app, field) => {
+    const url = await start(app(await openFleet()));
+    const init = { headers: { "content-type": "application/json" }, body: JSON.stringify({ [field]: "hi" }) };
+    expect(await raw(`${url}${path}`, init)).toMatchObject({
+      status: 401,
+      type: expect.stringContaining("application/json"),
+      body: { error: { code: "UNAUTHENTICATED" } },
+    });
+  });
+
+  it.each(services)("answers 400 to %s with a body that it cannot use", async (path, app, field) => {
+    const url = await start(app(await openFleet()));
+    for (const body of ["{", "null", "[]", "{}", `{"${field}":""}`, `{"${field}":7}`, `{"${field}":{"a":1}}`]) {
+      expect(await raw(`${url}${path}`, { headers: alice, body }), body).toMatchObject({
+        status: 400,
+        type: expect.stringContaining("application/json"),
+        body: { error: { code: "BAD_REQUEST", message: expect.any(String) } },
+      });
+    }
+    const plain = { headers: { ...alice, "content-type": "text/plain" }, body: "hi" };
+    expect(await raw(`${url}${path}`, plain)).toMatchObject({ status: 400 });
+  });
+
+  it("answers in JSON to a path that it does not have and to a body that is too large", async () => {
+    const url = await start(chatApp(await openFleet()));
+    const json = { type: expect.stringContaining("application/json") };
+    expect(await raw(`${url}/nothing`, { headers: alice })).toMatchObject({ status: 404, ...json });
+    const large = JSON.stringify({ message: "x".repeat(200_000) });
+    expect(await raw(`${url}/chat`, { headers: alice, body: large })).toMatchObject({ status: 413, ...json });
+  });
+
+  it("answers in JSON when the service itself fails, and keeps the reason to itself", async () => {
+    const fleet = await openFleet();
+    vi.spyOn(fleet, "sessions").mockRejectedValue(new Error("secret"));
+    const url = await start(chatApp(fleet));
+    const logged = vi.spyOn(console, "error").mockImplementation(() => undefined);
+    const answer = await raw(`${url}/chat`, { headers: alice, body: '{"message":"hi"}' });
+    expect(answer).toMatchObject({ status: 500, body: { error: { code: "INTERNAL" } } });
+    expect(JSON.stringify(answer)).not.toContain("secret");
+    expect(logged).toHaveBeenCalledWith(expect.objectContaining({ message: "secret" }));
+    logged.mockRestore();
+  });
+});
+
+describe("/chat as server-sent events", () => {
+  const ask = async (url: string, user: string, message: string, signal: AbortSignal | null = null) =>
+    await fetch(`${url}/chat`, {
+      method: "POST",
+      headers: { "content-type": "application/json", "x-authenticated-user": user, accept: "text/event-stream" },
+      body: JSON.stringify({ message }),
+      signal,
+    });
+
+  it("sends the pieces of the reply, which make up the whole reply at the end", async () => {
+    const url = await start(chatApp(await openFleet()));
+    const response = await ask(url, "streamer", "one two three");
+    expect(response.headers.get("content-type")).toBe("text/event-stream");
+    const events = (await response.text())
+      .trim()
+      .split("\n\n")
+      .map((event) => /^event: (\w+)\ndata: (.*)$/.exec(event)?.slice(1) ?? []);
+    const deltas = events.filter(([name]) => name === "delta").map(([, data = ""]) => JSON.parse(data).text);
+    expect(deltas.length).toBeGreaterThan(1);
+    expect(deltas.join("")).toBe("[turn 1] one two three");
+    expect(events.at(-1)).toEqual(["end", '{"content":"[turn 1] one two three"}']);
+  });
+
+  it("answers 401 before the stream begins", async () => {
+    const url = await start(chatApp(await openFleet()));
+    expect((await ask(url, "", "hi")).status).toBe(401);
+  });
+
+  it("sends an error as the last event when the turn fails", async () => {
+    const fleet = await openFleet();
+    const session = await fleet.createSession({ user: "streamer", purpose: "chat" });
+    await fleet.leaveSession(session);
+    const [known] = await fleet.sessions("streamer");
+    vi.spyOn(fleet, "sessions").mockResolvedValue(known === undefined ? [] : [{ ...known, id: "gone" }]);
+    const url = await start(chatApp(fleet));
+    const text = await (await ask(url, "streamer", "hi")).text();
+    expect(text).toMatch(/^event: error\ndata: .*FLEET_SESSION_NOT_FOUND/);
+  });
+
+  it("ends the turn when the client hangs up", async () => {
+    const fleet = await openFleet();
+    const url = await start(chatApp(fleet));
+    const begun = withResolvers<AbortSignal>();
+    vi.spyOn(fleet, "exchange").mockImplementation(async (_id, _prompt, { signal }) => {
+      if (signal === undefined) throw new Error("the turn has no signal");
+      begun.resolve(signal);
+      return await new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+    });
+    const caller = new AbortController();
+    const response = await ask(url, "streamer", "hi", caller.signal);
+    const turn = await begun.promise;
+    expect(turn.aborted).toBe(false);
+    caller.abort();
+    await expect(response.text()).rejects.toThrow();
+    await expect.poll(() => turn.aborted).toBe(true);
+  });
+});
+
 describe("/team-chat", () => {
-  it("gives each member the answer to the own message, in one history", async () => {
+  it("gives each member the answer to their own message, in one history", async () => {
     const team = ["alice", "bob", "carol"];
     const urls = await Promise.all(team.map(async () => await start(teamChatApp(await openFleet(), team))));
     const asked = team.flatMap((user, index) => [0, 1, 2].map((round) => ({ user, index, text: `${user} ${round}` })));
