@@ -102,7 +102,8 @@ const provider = v.pipe(
 
 const session = v.pipe(
   v.strictObject({
-    model: v.optional(modelName(), "gpt-5"),
+    // Null: the runtime chooses. The default depends on the provider: see `withModel`.
+    model: v.optional(v.nullable(modelName())),
     ttl: v.optional(age(), "24h"),
     maxActive: v.optional(count(), 50),
     approve: v.optional(choice(["none", "all"]), "none"),
@@ -220,7 +221,7 @@ const storage = v.strictObject({
   shared: v.optional(v.nullable(path("always")), null),
 });
 
-export const ConfigSchema = v.strictObject({
+const keys = v.strictObject({
   isolation: v.optional(choice(["per-user", "shared"]), "per-user"),
   ports: v.optional(ports, {}),
   pool: v.optional(pool, {}),
@@ -238,6 +239,19 @@ export const ConfigSchema = v.strictObject({
   host: v.optional(host, {}),
   storage: v.optional(storage, {}),
 });
+
+const DEFAULT_MODEL = "gpt-5";
+
+/**
+ * A provider of one's own cannot choose a model. GitHub's own models differ from account to account, so that no name is
+ * right for all of them: there the runtime chooses.
+ */
+function withModel({ session, ...rest }: v.InferOutput<typeof keys>) {
+  const { model = rest.provider === null ? null : DEFAULT_MODEL, ...others } = session;
+  return { ...rest, session: { ...others, model } };
+}
+
+export const ConfigSchema = v.pipe(keys, v.transform(withModel));
 
 /** The configuration as it is written in a file. */
 export type ConfigInput = v.InferInput<typeof ConfigSchema>;

@@ -104,7 +104,10 @@ export function sessionParams(
     else if (gitHubToken !== null) params.gitHubToken = gitHubToken;
   }
   // On resume the session's history knows its model, which its user may have switched.
-  if (method === "session.create" && isAbsent(params.model)) params.model = record.model ?? config.session.model;
+  if (method === "session.create" && isAbsent(params.model)) {
+    const model = record.model ?? config.session.model;
+    if (model !== null) params.model = model;
+  }
   if (isAbsent(params.infiniteSessions)) {
     params.infiniteSessions = record.persistence === "ephemeral" ? { enabled: false } : config.session.infinite;
   }

@@ -24,8 +24,9 @@ export function sessionConfig(
 ): SessionOptions {
   // On a shared server tools would act for all users with one set of rights: none unless they are named.
   const tools = config.session.tools ?? (isolation === "shared" ? [] : null);
+  const model = record.model ?? config.session.model;
   return {
-    model: record.model ?? config.session.model,
+    ...(model === null ? {} : { model }),
     streaming: true,
     infiniteSessions: record.persistence === "ephemeral" ? { enabled: false } : config.session.infinite,
     onPermissionRequest: permissions(config),

@@ -4,6 +4,7 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { unknownVariables } from "../../src/config/environment.js";
 import { keysBelow, keyTree } from "../../src/config/keys.js";
+import type { PartialConfig } from "../../src/config/load.js";
 import { Folder } from "./folder.js";
 
 describe("defaults", () => {
@@ -21,7 +22,7 @@ describe("defaults", () => {
         auth: { githubTokenEnv: null, githubTokenFile: null, githubTokenCommand: null },
         provider: null,
         session: {
-          model: "gpt-5",
+          model: null,
           ttlMs: 86_400_000,
           maxActive: 50,
           approve: "none",
@@ -66,7 +67,8 @@ describe("defaults", () => {
     const defaults = folder.load().config;
     folder.write(folder.projectFile, text);
     const { provider, ...rest } = folder.load().config;
-    expect({ ...rest, provider: null }).toEqual(defaults);
+    // Its provider brings a default model.
+    expect({ ...rest, provider: null }).toEqual({ ...defaults, session: { ...defaults.session, model: "gpt-5" } });
     expect(provider).toEqual({
       type: "openai",
       baseUrl: "http://127.0.0.1:11434/v1",
@@ -78,6 +80,17 @@ describe("defaults", () => {
       const value = key.name.split(".").reduce<unknown>((at, part) => (at as Record<string, unknown>)[part], example);
       expect(value, key.name).toBeDefined();
     }
+  });
+
+  it("name no model for GitHub's own models, and gpt-5 for a provider", async () => {
+    await using folder = new Folder();
+    const model = (flags: PartialConfig) => folder.load({ flags }).config.session.model;
+    const provider = { type: "echo" } as const;
+    expect(model({})).toBeNull();
+    expect(model({ provider })).toBe("gpt-5");
+    expect(model({ provider, session: { model: null } })).toBeNull();
+    expect(model({ provider, session: { model: "of-flag" } })).toBe("of-flag");
+    expect(model({ session: { model: "of-flag" } })).toBe("of-flag");
   });
 
   it("fit the health deadline to a faster interval", async () => {
@@ -94,7 +107,7 @@ describe("precedence", () => {
       project: (value: string) => folder.write(folder.projectFile, { session: { model: value } }),
     };
     const model = (options = {}) => folder.load(options).config.session.model;
-    expect(model()).toBe("gpt-5");
+    expect(model()).toBeNull();
     sources.user("of-user");
     expect(model()).toBe("of-user");
     sources.project("of-project");
@@ -129,7 +142,7 @@ describe("precedence", () => {
           flags.session?.maxActive ?? project.session?.maxActive ?? user.session?.maxActive ?? 50,
         );
         expect(config.session.model).toBe(
-          flags.session?.model ?? project.session?.model ?? user.session?.model ?? "gpt-5",
+          flags.session?.model ?? project.session?.model ?? user.session?.model ?? null,
         );
         expect(config.runtime.args).toEqual(flags.runtime?.args ?? project.runtime?.args ?? user.runtime?.args ?? []);
       }),

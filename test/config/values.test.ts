@@ -32,7 +32,7 @@ const VALUES: Record<string, unknown[]> = {
   "runtime.idleTimeout": ["0s", "10"],
   "auth.githubTokenFile": ["", 3],
   "auth.githubTokenCommand": [" ", 3],
-  "session.model": ["", "a b", "a\nb", null],
+  "session.model": ["", "a b", "a\nb", 5],
   "session.maxActive": [0, -3, "all"],
   "session.approve": ["some", true],
   "session.infinite.enabled": ["yes", "true", 1],
