@@ -74,6 +74,8 @@ export interface FleetErrorOptions {
   suggestions?: readonly string[];
   /** The error underneath, kept for logs and never lost. */
   cause?: unknown;
+  /** What was done before or in spite of the failure, under the names that the result would have had. */
+  outcome?: Readonly<Record<string, unknown>>;
 }
 
 /** An error that is part of the contract: a stable code, a message for people, and what to do next. */
@@ -81,11 +83,14 @@ export class FleetError extends Error {
   override readonly name = "FleetError";
   readonly code: FleetErrorCode;
   readonly suggestions: readonly string[];
+  /** What was done before or in spite of the failure, such as `{ deleted: ["a"] }`; empty if nothing was. */
+  readonly outcome: Readonly<Record<string, unknown>>;
 
   constructor(code: FleetErrorCode, message: string, options: FleetErrorOptions = {}) {
     super(message, options.cause === undefined ? {} : { cause: options.cause });
     this.code = code;
     this.suggestions = options.suggestions ?? [];
+    this.outcome = options.outcome ?? {};
   }
 
   /** The process's exit code by the public contract. */

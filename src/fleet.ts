@@ -54,6 +54,7 @@ import {
   gatherServers,
   gatherSessions,
   spawnEverywhere,
+  unknownOf,
   viewSessionOf,
 } from "./remote/gather.js";
 import type { LogEnd } from "./remote/host-actions.js";
@@ -74,6 +75,7 @@ import { newSessionId, validateSessionId, validateUser } from "./sessions/ids.js
 import { acquireOptions, type LockOptions } from "./sessions/lease-options.js";
 import { type AcquireOptions, type HeldLease, Leases } from "./sessions/leases.js";
 import type { OpenSession, SendOptions } from "./sessions/open-session.js";
+import { sessionsNotFound } from "./sessions/problems.js";
 import type { SessionOptions } from "./sessions/session-config.js";
 import { type Exchange, Sessions } from "./sessions/sessions.js";
 import type { SessionView } from "./sessions/view.js";
@@ -560,7 +562,7 @@ export class Fleet implements AsyncDisposable {
 
   /**
    * Unloads idle sessions from their servers' memory, whoever opened them; their state stays. A session in a turn, under
-   * a lease or just being opened is skipped, and says why.
+   * a lease or just being opened is skipped, and says why; so is one that is not found.
    */
   async evict(what: { ids: readonly string[] } | { max: number }): Promise<EvictionResult> {
     if ("max" in what) return await evictDownTo(this.#hosts, what.max);
@@ -583,10 +585,24 @@ export class Fleet implements AsyncDisposable {
     return await viewSessionOf(context, validateSessionId(sessionId), validateUser(user));
   }
 
-  /** Deletes sessions for good; what is gone already counts as deleted. @throws FleetError `FLEET_SESSION_BUSY`. */
-  async deleteSessions(sessionIds: readonly string[], user?: string): Promise<string[]> {
+  /**
+   * Deletes sessions for good, and resolves with the ids of those that existed. With `user`, a session of somebody else
+   * counts as not found.
+   *
+   * @param options.ignoreNotFound whether a session that is not found is not an error
+   * @throws FleetError `FLEET_SESSION_NOT_FOUND` after all others were deleted; `FLEET_SESSION_BUSY`, `FLEET_SESSION_LOCKED`. The
+   * error's `outcome` has the ids that were deleted: `{ deleted, notFound }`.
+   */
+  async deleteSessions(
+    sessionIds: readonly string[],
+    user?: string,
+    options: { ignoreNotFound?: boolean } = {},
+  ): Promise<string[]> {
     const ids = sessionIds.map((id) => validateSessionId(id));
-    return await deleteEverywhere(this.#finding(), ids, user === undefined ? undefined : validateUser(user));
+    const owner = user === undefined ? undefined : validateUser(user);
+    const { deleted, notFound } = await deleteEverywhere(this.#finding(), ids, owner);
+    if (notFound.length > 0 && options.ignoreNotFound !== true) throw sessionsNotFound(notFound, { deleted, notFound });
+    return deleted;
   }
 
   /**
@@ -610,11 +626,18 @@ export class Fleet implements AsyncDisposable {
     await this.#store.releaseLease(validateSessionId(sessionId), token);
   }
 
-  /** The lease in force on a session, or null. With `user`: @throws FleetError `FLEET_SESSION_NOT_FOUND`. */
+  /**
+   * The lease in force on a session, or null.
+   *
+   * @throws FleetError `FLEET_SESSION_NOT_FOUND`; with `user` also for a session that this user may not use.
+   */
   async leaseOf(sessionId: string, user?: string): Promise<Lease | null> {
     const id = validateSessionId(sessionId);
     if (user !== undefined) await findRecord(this.#finding(), id, validateUser(user));
-    return await this.#store.readLease(id);
+    const lease = await this.#store.readLease(id);
+    if (lease === null && user === undefined && (await unknownOf(this.#finding(), [id])).length > 0)
+      throw sessionsNotFound([id]);
+    return lease;
   }
 
   /**

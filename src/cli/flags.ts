@@ -57,10 +57,10 @@ export function lifetimeFlag(description: string) {
   });
 }
 
-/** A prompt: any text that is not blank. */
+/** A prompt: any text that is not blank, or "-". See `prompt.ts`. */
 export function promptFlag(description: string) {
   return Flags.string({
-    description,
+    description: `${description}; - reads it from standard input`,
     helpValue: "TEXT",
     parse: async (value) => {
       if (value.trim() !== "") return value;

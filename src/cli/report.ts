@@ -4,6 +4,7 @@ import { printable, redact } from "../config/text.js";
 import { FleetError, isFleetError, quote } from "../errors.js";
 import { commandOf, spoken } from "./command-id.js";
 import { Interrupted } from "./interrupted.js";
+import { unmarked } from "./prompt.js";
 
 interface Invocation {
   args: readonly string[];
@@ -17,11 +18,13 @@ interface Invocation {
 export function reportError(error: unknown, invocation: Invocation): number {
   if (error instanceof Errors.ExitError) return error.oclif.exit ?? 0;
   if (error instanceof Interrupted) return error.exitCode;
-  const { code, exit, message, suggestions, retryable, stack } = toFleetError(error, invocation);
+  const { code, exit, message, suggestions, retryable, outcome, stack } = toFleetError(error, invocation);
   const end = invocation.args.indexOf("--");
   const flags = end === -1 ? invocation.args : invocation.args.slice(0, end);
   if (flags.includes("--json")) {
-    process.stdout.write(`${JSON.stringify({ error: { code, message, suggestions, retryable } }, null, 2)}\n`);
+    process.stdout.write(
+      `${JSON.stringify({ error: { code, message, suggestions, retryable }, ...outcome }, null, 2)}\n`,
+    );
     return exit;
   }
   const lines = [`Error: ${message}`, ...suggestions.map((suggestion) => `  Try: ${suggestion}`)];
@@ -54,6 +57,9 @@ function usageError(error: Error, { args, config }: Invocation): FleetError {
     cause: error,
     suggestions: [
       ...unknown.flatMap((flag) => nearest(flag, flags, (name) => `${name} instead of ${quoteSafely(flag)}`)),
+      ...unknown
+        .slice(0, "text" in command.args ? 1 : 0)
+        .map((flag) => `-- ${quoteSafely(flag)} if that is the prompt`),
       `copilotfleet ${spoken(command.id)} --help`,
     ],
   });
@@ -92,7 +98,7 @@ function describeUsage(error: Error): string {
 }
 
 function quoteSafely(value: string): string {
-  return quote(redact(value));
+  return quote(redact(unmarked(value)));
 }
 
 /** As they were written, without a value behind them. */

@@ -1,12 +1,13 @@
 import { Args, Flags } from "@oclif/core";
 import type { Fleet } from "../fleet.js";
+import type { StopRequest } from "../fleet-options.js";
 import { referenceOf } from "../pool/server.js";
 import { durationFlag, usage, userFlag } from "./flags.js";
 
 /** How `stop` and `restart` name servers, and how long they wait for turns. */
 export const selectionArgs = {
   server: Args.string({
-    description: "ids of servers, or unambiguous beginnings of them; on several hosts also ID@HOST",
+    description: "ids of servers or users, or unambiguous beginnings of a server's id; on several hosts also ID@HOST",
     ignoreStdin: true,
   }),
 };
@@ -17,6 +18,17 @@ export const selectionFlags = {
   "drain-timeout": durationFlag("drain-timeout", "how long turns in flight may take to end (default 30s)"),
   force: Flags.boolean({ description: "kill at once, whatever is in flight" }),
 };
+
+/** How `stop` and `restart` wait for turns. @throws FleetError `FLEET_USAGE_INVALID` for flags that contradict each other. */
+export function stopRequest(flags: {
+  force: boolean | undefined;
+  "drain-timeout": number | undefined;
+}): Pick<StopRequest, "force" | "drainTimeoutMs"> {
+  const { force = false, "drain-timeout": drainTimeoutMs } = flags;
+  if (drainTimeoutMs === undefined) return { force };
+  if (force) throw usage("--force and --drain-timeout cannot be used together: --force does not wait for turns.");
+  return { force, drainTimeoutMs };
+}
 
 export interface Selection {
   servers: string[];

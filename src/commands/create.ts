@@ -1,7 +1,10 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
+import { afterPrompt, whatBecameOf } from "../cli/failed-prompt.js";
 import { durationFlag, modelFlag, promptFlag, requiredUserFlag, sessionIdFlag, ttlFlag, usage } from "../cli/flags.js";
+import { markPrompts, readPrompt } from "../cli/prompt.js";
 import { printTurn } from "../cli/turn.js";
+import { isFleetError } from "../errors.js";
 import type { SessionView } from "../sessions/view.js";
 
 export default class Create extends FleetCommand {
@@ -24,8 +27,9 @@ export default class Create extends FleetCommand {
   };
 
   async run(): Promise<{ session: SessionView; reply: string | null }> {
-    const { flags } = await this.parse(Create);
+    const { flags } = await this.parse(Create, markPrompts(this.argv));
     if (flags.member !== undefined && !flags.collaborative) throw usage("--member goes with --collaborative.");
+    const prompt = flags.prompt === undefined ? undefined : await readPrompt(flags.prompt);
     return await this.withFleet(async (fleet) => {
       const session = await fleet.createSession({
         user: flags.user,
@@ -38,11 +42,15 @@ export default class Create extends FleetCommand {
         ephemeral: flags.ephemeral,
       });
       this.log(session.sessionId);
-      const { prompt } = flags;
       if (prompt === undefined) return { session: await fleet.leaveSession(session, { park: true }), reply: null };
       const output = { json: this.jsonEnabled(), signal: this.interruptSignal() };
-      const { text } = await printTurn(output, (options) => fleet.send(session, prompt, options));
-      return { session: await fleet.leaveSession(session), reply: text };
+      try {
+        const { text } = await printTurn(output, (options) => fleet.send(session, prompt, options));
+        return { session: await fleet.leaveSession(session), reply: text };
+      } catch (error) {
+        if (!isFleetError(error)) throw error;
+        throw afterPrompt(error, await whatBecameOf(fleet, session.sessionId, flags));
+      }
     });
   }
 }

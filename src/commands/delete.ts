@@ -1,19 +1,37 @@
+import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
 import { sessionArg, userFlag } from "../cli/flags.js";
+import { isFleetError } from "../errors.js";
 
 export default class Delete extends FleetCommand {
-  static override summary = "Delete sessions for good, with their history. Deleting what is gone is success.";
+  static override summary = "Delete sessions for good, with their history.";
+  static override description =
+    "With --user, a session of somebody else counts as not found. Exits with 4 when a session is not found; the others are " +
+    "deleted all the same.";
   static override examples = ["<%= config.bin %> delete SESSION", "<%= config.bin %> delete SESSION --user alice"];
   static override strict = false;
   static override args = { session: sessionArg };
-  static override flags = { user: userFlag };
+  static override flags = {
+    user: userFlag,
+    "ignore-not-found": Flags.boolean({ description: "exit with 0 when a session is not found" }),
+  };
 
   async run(): Promise<{ deleted: string[] }> {
     const { argv, flags } = await this.parse(Delete);
+    const options = { ignoreNotFound: flags["ignore-not-found"] === true };
     return await this.withFleet(async (fleet) => {
-      const deleted = await fleet.deleteSessions(argv as string[], flags.user);
-      this.log(deleted.join("\n"));
-      return { deleted };
+      try {
+        const deleted = await fleet.deleteSessions(argv as string[], flags.user, options);
+        this.#print(deleted);
+        return { deleted };
+      } catch (error) {
+        if (isFleetError(error)) this.#print((error.outcome.deleted ?? []) as string[]);
+        throw error;
+      }
     });
+  }
+
+  #print(deleted: readonly string[]): void {
+    if (deleted.length > 0) this.log(deleted.join("\n"));
   }
 }

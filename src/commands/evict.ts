@@ -2,10 +2,13 @@ import { FleetCommand } from "../cli/base-command.js";
 import { integerFlag, optionalSessionArg, usage } from "../cli/flags.js";
 import { renderTable } from "../cli/table.js";
 import type { EvictionResult } from "../sessions/eviction.js";
+import { sessionsNotFound } from "../sessions/problems.js";
 
 export default class Evict extends FleetCommand {
   static override summary = "Unload idle sessions from the servers' memory. Their state stays.";
-  static override description = "A session in a turn, under a lease or just being opened is skipped, and says why.";
+  static override description =
+    "A session in a turn, under a lease or just being opened is skipped, and the reason is shown. " +
+    "Exits with 4 when a session is not found; the others are unloaded all the same.";
   static override examples = ["<%= config.bin %> evict SESSION", "<%= config.bin %> evict --max 10"];
   static override strict = false;
   static override args = { session: optionalSessionArg };
@@ -24,6 +27,8 @@ export default class Evict extends FleetCommand {
         ...result.skipped.map(({ id, reason }) => [id, `skipped: ${reason}`]),
       ];
       this.log(rows.length === 0 ? "Nothing to evict." : renderTable(["SESSION", "OUTCOME"], rows));
+      const notFound = result.skipped.filter(({ reason }) => reason === "not found").map(({ id }) => id);
+      if (notFound.length > 0) throw sessionsNotFound(notFound, { ...result });
       return result;
     });
   }

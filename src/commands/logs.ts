@@ -1,31 +1,38 @@
 import { Args, Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { integerFlag } from "../cli/flags.js";
+import { integerFlag, usage, userFlag } from "../cli/flags.js";
+import { referenceOf } from "../pool/server.js";
 
 export default class Logs extends FleetCommand {
   static override summary = "Show what a server wrote to its log.";
-  static override examples = ["<%= config.bin %> logs alice-2bd806c97f0e -n 20", "<%= config.bin %> logs alice -f"];
+  static override examples = [
+    "<%= config.bin %> logs alice-2bd806c97f0e -n 20",
+    "<%= config.bin %> logs --user alice -f",
+  ];
   static override args = {
     server: Args.string({
-      description: "id of the server, or an unambiguous beginning of it",
-      required: true,
+      description: "id of the server or its user, or an unambiguous beginning of the server's id",
       ignoreStdin: true,
     }),
   };
   static override flags = {
+    user: userFlag,
     follow: Flags.boolean({ char: "f", description: "go on with what is added, until interrupted" }),
     lines: integerFlag("lines", "how many lines to begin with (default 100)", { min: 0, max: 1_000_000 }, "n"),
   };
 
   async run(): Promise<{ server: string; log: string; lines: string[] }> {
     const { args, flags } = await this.parse(Logs);
+    if ((args.server === undefined) === (flags.user === undefined))
+      throw usage("Give the id of a server or --user USER.", ["copilotfleet ps"]);
     return await this.withFleet(async (fleet) => {
+      const wanted = flags.user === undefined ? (args.server ?? "") : referenceOf(await fleet.serverOf(flags.user));
       // Before the first line is out: from then on somebody may interrupt it.
       const signal = flags.follow && !this.jsonEnabled() ? this.interruptSignal() : undefined;
-      const { server, log, lines, at } = await fleet.logEnd(args.server, flags.lines ?? 100);
+      const { server, log, lines, at } = await fleet.logEnd(wanted, flags.lines ?? 100);
       if (lines.length > 0) this.log(lines.join("\n"));
       if (signal !== undefined) {
-        for await (const bytes of fleet.followLog(args.server, at, signal)) process.stdout.write(bytes);
+        for await (const bytes of fleet.followLog(wanted, at, signal)) process.stdout.write(bytes);
         signal.throwIfAborted();
       }
       return { server, log, lines };

@@ -1,7 +1,7 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
 import { integerFlag, usage } from "../cli/flags.js";
-import { leftOut, selectionArgs, selectionFlags, selectServers } from "../cli/select-servers.js";
+import { leftOut, selectionArgs, selectionFlags, selectServers, stopRequest } from "../cli/select-servers.js";
 import { renderServers } from "../cli/servers.js";
 import { exitCodeOf } from "../cli/stopped.js";
 import type { ServerView } from "../pool/server.js";
@@ -31,15 +31,13 @@ export default class Restart extends FleetCommand {
     if (flags.rolling && flags.force) throw usage("--rolling waits for turns, --force does not: give one of them.");
     if (!flags.rolling && flags["max-unavailable"] !== undefined)
       throw usage("--max-unavailable goes with --rolling.", ["copilotfleet restart --all --rolling"]);
+    const { force = false, ...drain } = stopRequest(flags);
     return await this.withFleet(async (fleet) => {
       const { ids, away } = await selectServers(fleet, { servers: argv as string[], user: flags.user, all: flags.all });
-      const request = {
-        signal: this.interruptSignal(),
-        ...(flags["drain-timeout"] === undefined ? {} : { drainTimeoutMs: flags["drain-timeout"] }),
-      };
+      const request = { ...drain, signal: this.interruptSignal() };
       const result = flags.rolling
         ? await fleet.restartRolling(ids, { ...request, maxUnavailable: flags["max-unavailable"] ?? 1 })
-        : await fleet.restart(ids, { ...request, force: flags.force });
+        : await fleet.restart(ids, { ...request, force });
       this.log(renderServers(result.servers, await fleet.hostNames()));
       process.exitCode = exitCodeOf(result.stopped, away);
       return { ...result, ...leftOut(away) };

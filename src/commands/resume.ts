@@ -2,6 +2,7 @@ import { FleetCommand } from "../cli/base-command.js";
 import { chat } from "../cli/chat.js";
 import { exchange } from "../cli/exchange.js";
 import { leaseWaitFlag, promptFlag, requiredUserFlag, sessionArg } from "../cli/flags.js";
+import { markPrompts, readPrompt } from "../cli/prompt.js";
 import type { SessionView } from "../sessions/view.js";
 
 export default class Resume extends FleetCommand {
@@ -18,11 +19,12 @@ export default class Resume extends FleetCommand {
   };
 
   async run(): Promise<{ session: SessionView; reply: string | null }> {
-    const { args, flags } = await this.parse(Resume);
+    const { args, flags } = await this.parse(Resume, markPrompts(this.argv));
+    const prompt = flags.prompt === undefined ? undefined : await readPrompt(flags.prompt);
     return await this.withFleet(async (fleet) => {
       const output = { json: this.jsonEnabled(), signal: this.interruptSignal() };
-      if (flags.prompt !== undefined) {
-        return await exchange(fleet, args.session, flags.prompt, { user: flags.user, waitMs: flags.wait, output });
+      if (prompt !== undefined) {
+        return await exchange(fleet, args.session, prompt, { user: flags.user, waitMs: flags.wait, output });
       }
       const session = await fleet.resumeSession(args.session, { user: flags.user });
       if (!output.json && process.stdin.isTTY === true && process.stdout.isTTY === true) {

@@ -1,8 +1,8 @@
-import { text } from "node:stream/consumers";
 import { Args } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
 import { exchange } from "../cli/exchange.js";
-import { durationFlag, leaseWaitFlag, requiredUserFlag, sessionArg, usage } from "../cli/flags.js";
+import { durationFlag, leaseWaitFlag, requiredUserFlag, sessionArg } from "../cli/flags.js";
+import { markPrompts, readPrompt } from "../cli/prompt.js";
 import type { SessionView } from "../sessions/view.js";
 
 export default class Send extends FleetCommand {
@@ -28,9 +28,8 @@ export default class Send extends FleetCommand {
   };
 
   async run(): Promise<{ session: SessionView; reply: string }> {
-    const { args, flags } = await this.parse(Send);
-    const prompt = args.text === "-" ? await text(process.stdin) : args.text;
-    if (prompt.trim() === "") throw usage("The prompt is empty: text is needed, as TEXT or on standard input with -.");
+    const { args, flags } = await this.parse(Send, markPrompts(this.argv));
+    const prompt = await readPrompt(args.text);
     return await this.withFleet(async (fleet) => {
       const output = { json: this.jsonEnabled(), signal: this.interruptSignal(), timeoutMs: flags.timeout };
       return await exchange(fleet, args.session, prompt, { user: flags.user, waitMs: flags.wait, output });

@@ -18,7 +18,10 @@ export default class Spawn extends FleetCommand {
   ];
   static override flags = {
     user: userFlag,
-    count: integerFlag("count", "start the servers of the users USER-1 to USER-N", { min: 1, max: 1_000 }),
+    count: integerFlag("count", "start the servers of the users USER-1 to USER-N; with 1, of USER", {
+      min: 1,
+      max: 1_000,
+    }),
     shared: Flags.boolean({ description: "start one more server that is shared by many users" }),
     "token-env": Flags.string({ description: "variable that holds the GitHub token", helpValue: "VARIABLE" }),
     "token-file": Flags.string({ description: "file (mode 0600) that holds the GitHub token", helpValue: "FILE" }),
@@ -38,7 +41,9 @@ export default class Spawn extends FleetCommand {
     };
     return await this.withFleet(async (fleet) => {
       if (flags.count !== undefined) {
-        const users = Array.from({ length: flags.count }, (_, index) => `${flags.user}-${index + 1}`);
+        const user = flags.user ?? "";
+        const users =
+          flags.count === 1 ? [user] : Array.from({ length: flags.count }, (_, index) => `${user}-${index + 1}`);
         const servers = await fleet.spawnMany(users, request);
         this.log(renderServers(servers, await fleet.hostNames()));
         return { servers };

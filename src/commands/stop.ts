@@ -1,5 +1,5 @@
 import { FleetCommand } from "../cli/base-command.js";
-import { leftOut, selectionArgs, selectionFlags, selectServers } from "../cli/select-servers.js";
+import { leftOut, selectionArgs, selectionFlags, selectServers, stopRequest } from "../cli/select-servers.js";
 import { exitCodeOf, renderStopped } from "../cli/stopped.js";
 import type { Stopped } from "../pool/stopping.js";
 
@@ -15,13 +15,10 @@ export default class Stop extends FleetCommand {
 
   async run(): Promise<{ stopped: Stopped[]; away?: string[] }> {
     const { flags, argv } = await this.parse(Stop);
+    const request = stopRequest(flags);
     return await this.withFleet(async (fleet) => {
       const { ids, away } = await selectServers(fleet, { servers: argv as string[], user: flags.user, all: flags.all });
-      const stopped = await fleet.stop(ids, {
-        force: flags.force,
-        signal: this.interruptSignal(),
-        ...(flags["drain-timeout"] === undefined ? {} : { drainTimeoutMs: flags["drain-timeout"] }),
-      });
+      const stopped = await fleet.stop(ids, { ...request, signal: this.interruptSignal() });
       this.log(renderStopped(stopped));
       process.exitCode = exitCodeOf(stopped, away);
       return { stopped, ...leftOut(away) };

@@ -1,4 +1,5 @@
 import { randomUUID } from "node:crypto";
+import { resolve } from "node:path";
 import type { Config } from "../config/schema.js";
 import { FleetError, isFleetError, quote } from "../errors.js";
 import { resolveGitHubToken } from "../models/github-token.js";
@@ -97,7 +98,7 @@ export async function startServer(
       case "closed":
         throw poolDraining(decision.by);
       case "running":
-        refuseOtherToken(decision.server, request);
+        refuseOtherSettings(decision.server, request);
         return { server: decision.server, created: false };
       case "busy":
         if (signal.aborted) throw stillBusy(decision.server, signal);
@@ -106,7 +107,7 @@ export async function startServer(
       case "adopt": {
         const adopted = await adoptServer(store, decision.server, signal);
         if (adopted === null) continue;
-        refuseOtherToken(adopted, request);
+        refuseOtherSettings(adopted, request);
         return { server: adopted, created: false };
       }
       case "start":
@@ -221,14 +222,16 @@ export async function githubToken(
   return await resolveGitHubToken(source, { user, env: context.env, signal });
 }
 
-/** A running server keeps the credential it was started with: asking for another one must not pass unnoticed. */
-function refuseOtherToken(server: ServerRecord, request: StartRequest): void {
-  if (request.token === undefined || JSON.stringify(request.token) === JSON.stringify(server.token)) return;
-  throw new FleetError(
-    "FLEET_SERVER_CONFLICT",
-    `Server ${server.id} runs already, with another GitHub token source than the one asked for.`,
-    { suggestions: [`copilotfleet stop ${server.id}`] },
-  );
+/** A running server keeps what it was started with, so a request for another credential or folder must not pass unnoticed. */
+function refuseOtherSettings(server: ServerRecord, { token, cwd }: StartRequest): void {
+  const conflict = (what: string) =>
+    new FleetError("FLEET_SERVER_CONFLICT", `Server ${server.id} already runs ${what}.`, {
+      suggestions: [`copilotfleet stop ${server.id}`],
+    });
+  if (token !== undefined && JSON.stringify(token) !== JSON.stringify(server.token))
+    throw conflict("with another GitHub token source than the requested one");
+  if (cwd !== undefined && resolve(cwd) !== resolve(server.cwd))
+    throw conflict(`in folder ${quote(server.cwd)}, not in the requested ${quote(cwd)}`);
 }
 
 function stillBusy(server: ServerRecord, signal: AbortSignal): FleetError {

@@ -1,26 +1,45 @@
-import { FleetError, quote } from "../errors.js";
+import { FleetError, isFleetError, quote } from "../errors.js";
 import type { FindContext } from "./find-session.js";
 import type { HostActions } from "./host-actions.js";
 
 /**
- * Deletes sessions for good, one after the other, each on the host that has it; deleting what is gone is success.
+ * Deletes sessions for good, one after the other, each on the host that has it. One that does not exist does not keep the
+ * others from being deleted. Resolves with those that were deleted and those that were not found; a session of somebody
+ * else counts as not found.
  *
- * @throws FleetError as `Sessions.delete`; `FLEET_SESSION_STRANDED`, `FLEET_HOST_AWAY`: those before it are gone.
+ * @throws FleetError as `Sessions.delete`; `FLEET_SESSION_STRANDED`, `FLEET_HOST_AWAY`. The error's `outcome` has the same
+ * lists, of the sessions before that one.
  */
 export async function deleteEverywhere(
   context: FindContext,
   ids: readonly string[],
   user: string | undefined,
-): Promise<string[]> {
-  const { store, directory, hosts } = context;
-  for (const id of ids) {
-    const record = await store.readSession(id);
-    const isForeign = record !== null && user !== undefined && record.owner !== user;
-    if (isForeign) continue; // as good as not there
-    const holders = record === null ? await holdersOf(context, id, user) : [hosts.at(await directory.whereIs(record))];
-    for (const host of holders) await host.deleteSessions([id], user);
+): Promise<{ deleted: string[]; notFound: string[] }> {
+  const outcome = { deleted: [] as string[], notFound: [] as string[] };
+  for (const id of new Set(ids)) {
+    try {
+      const wasDeleted = await deleteWhereItIs(context, id, user);
+      (wasDeleted ? outcome.deleted : outcome.notFound).push(id);
+    } catch (error) {
+      const isFirst = outcome.deleted.length + outcome.notFound.length === 0;
+      if (isFirst || !isFleetError(error)) throw error;
+      const { code, message, suggestions } = error;
+      throw new FleetError(code, message, { suggestions, cause: error, outcome: { ...outcome } });
+    }
   }
-  return [...ids];
+  return outcome;
+}
+
+/** Whether there was such a session. */
+async function deleteWhereItIs(context: FindContext, id: string, user: string | undefined): Promise<boolean> {
+  const { store, directory, hosts } = context;
+  const record = await store.readSession(id);
+  const isForeign = record !== null && user !== undefined && record.owner !== user;
+  if (isForeign) return false;
+  const holders = record === null ? await holdersOf(context, id, user) : [hosts.at(await directory.whereIs(record))];
+  const deleted: string[] = [];
+  for (const host of holders) deleted.push(...(await host.deleteSessions([id], user)));
+  return deleted.length > 0;
 }
 
 /** The hosts on whose disks a session lies that no record knows. */

@@ -64,20 +64,26 @@ export class FleetHosts {
   }
 
   /**
-   * The server with this id, or whose id begins so if only one does. A user may have one on several hosts, all with the same
-   * id: `ID@HOST` says which.
+   * The server with this id, or else the server of the user with this id, or else the one whose id begins so, if only one
+   * does. A user may have one on several hosts, all with the same id: `ID@HOST` says which.
    *
    * @throws FleetError `FLEET_SERVER_NOT_FOUND`, also for what could be several; `FLEET_HOST_AWAY` when its host is gone.
    */
   async find(reference: string): Promise<FoundServer> {
     const at = reference.lastIndexOf("@");
     const [id, host] = at === -1 ? [reference, undefined] : [reference.slice(0, at), reference.slice(at + 1)];
-    const known = (await this.#registries()).filter(({ name }) => host === undefined || name === host);
-    const matches = known.flatMap(({ name, registry }) =>
-      Object.values(registry.servers).flatMap((server) => (server.id.startsWith(id) ? [{ name, server }] : [])),
+    const all = (await this.#registries()).flatMap(({ name, registry }) =>
+      Object.values(registry.servers).map((server) => ({ name, server })),
     );
-    const exact = matches.filter(({ server }) => server.id === id);
-    const candidates = exact.length > 0 ? exact : matches;
+    const there = all.filter(({ name }) => host === undefined || name === host);
+    const readings = [
+      there.filter(({ server }) => server.id === id),
+      // The "@" may be the user's own.
+      all.filter(({ server }) => isOfUser(server, reference)),
+      there.filter(({ server }) => isOfUser(server, id)),
+      there.filter(({ server }) => server.id.startsWith(id)),
+    ];
+    const candidates = readings.find((reading) => reading.length > 0) ?? [];
     const [found] = candidates;
     if (id === "" || found === undefined || candidates.length > 1) {
       throw notFound(
@@ -189,6 +195,10 @@ export class FleetHosts {
     const host = (await directory.list()).find((each) => each.name === name && !each.gone);
     return host === undefined ? null : new OtherHost(host, this.#context);
   }
+}
+
+function isOfUser(server: ServerRecord, user: string): boolean {
+  return server.user !== null && server.user === user.normalize("NFC");
 }
 
 export function groupByHost(found: readonly FoundServer[]): { host: HostActions; ids: string[] }[] {

@@ -3,7 +3,7 @@ import type { SpawnRequest } from "../fleet-options.js";
 import type { HostDirectory } from "../hosts/directory.js";
 import { sessionStranded } from "../hosts/problems.js";
 import { type ServerView, viewServerOf } from "../pool/server.js";
-import type { EvictionResult } from "../sessions/eviction.js";
+import type { EvictionResult, KeptReason } from "../sessions/eviction.js";
 import type { GcOptions, GcResult } from "../sessions/gc.js";
 import { mayUse } from "../sessions/sessions.js";
 import { type SessionView, viewRecord } from "../sessions/view.js";
@@ -77,9 +77,10 @@ export async function gatherGarbage(hosts: FleetHosts, options: GcOptions): Prom
  * @throws FleetError why the host could not be asked that may have one of them in memory; others may be unloaded then.
  */
 export async function evictEverywhere(
-  { store, directory, hosts }: Pick<FindContext, "store" | "directory" | "hosts">,
+  context: Pick<FindContext, "store" | "directory" | "hosts">,
   ids: readonly string[],
 ): Promise<EvictionResult> {
+  const { store, directory, hosts } = context;
   const { answers, missing } = await hosts.everywhere(async (host) => await host.evict(ids));
   const evicted = answers.flatMap(({ answer }) => answer.evicted);
   const kept = answers.flatMap(({ answer }) => answer.skipped).filter(({ reason }) => reason !== "not active");
@@ -93,7 +94,23 @@ export async function evictEverywhere(
     if (holder === undefined) continue;
     throw holder.isGone && record !== null ? sessionStranded(record) : holder.error;
   }
-  return { evicted, skipped: [...kept, ...absent.map((id) => ({ id, reason: "not active" as const }))] };
+  const unknown = new Set(await unknownOf(context, absent));
+  const reasonOf = (id: string): KeptReason => (unknown.has(id) ? "not found" : "not active");
+  return { evicted, skipped: [...kept, ...absent.map((id) => ({ id, reason: reasonOf(id) }))] };
+}
+
+/** Those of these sessions that no user of any host has. */
+export async function unknownOf(
+  { store, directory, hosts }: Pick<FindContext, "store" | "directory" | "hosts">,
+  ids: readonly string[],
+): Promise<string[]> {
+  const records = await Promise.all(ids.map(async (id) => await store.readSession(id)));
+  const unrecorded = ids.filter((_, at) => records[at] === null);
+  if (unrecorded.length === 0) return [];
+  // A client that connects to its server directly makes sessions that no record knows.
+  const views = await gatherSessions({ store, directory, hosts, ttlMs: 0 }, undefined);
+  const known = new Set(views.map(({ id }) => id));
+  return unrecorded.filter((id) => !known.has(id));
 }
 
 /** Unloads the least recently used sessions of all hosts, until at most `max` are in memory. */

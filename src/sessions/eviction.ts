@@ -18,7 +18,7 @@ export interface EvictionContext {
 }
 
 /** Why a session stays in memory. */
-export type KeptReason = "not active" | "in a turn" | "leased" | "in use";
+export type KeptReason = "not active" | "in a turn" | "leased" | "in use" | "not found";
 
 export interface EvictionResult {
   evicted: string[];

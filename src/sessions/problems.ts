@@ -15,6 +15,15 @@ export function sessionNotFound(id: string): FleetError {
   });
 }
 
+/** @param outcome what the call did with the other sessions that it was given */
+export function sessionsNotFound(ids: readonly string[], outcome: Readonly<Record<string, unknown>> = {}): FleetError {
+  const subject = `${ids.length === 1 ? "Session" : "Sessions"} ${ids.map(quote).join(", ")}`;
+  return new FleetError("FLEET_SESSION_NOT_FOUND", `${subject} not found.`, {
+    suggestions: ["copilotfleet list"],
+    outcome,
+  });
+}
+
 export function sessionLost(record: SessionRecord): FleetError {
   return new FleetError(
     "FLEET_SESSION_LOST",

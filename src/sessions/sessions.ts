@@ -272,7 +272,7 @@ export class Sessions implements SessionKeeper {
   }
 
   /**
-   * Deletes sessions for good, one after the other, on disk and in the store. Deleting what is gone is success. With
+   * Deletes sessions for good, one after the other, on disk and in the store. Resolves with those that existed. With
    * `user`, sessions of others are treated as not there; members may not delete.
    *
    * @throws FleetError `FLEET_SESSION_BUSY` when one is in a turn, `FLEET_SESSION_LOCKED` when one is under a lease,
@@ -281,26 +281,28 @@ export class Sessions implements SessionKeeper {
   async delete(ids: readonly string[], user?: string): Promise<string[]> {
     const { store } = this.#context;
     const { servers } = await store.readRegistry();
+    const deleted: string[] = [];
     for (const id of ids) {
       const lease = await store.readLease(id);
       if (lease !== null) throw sessionLocked(id, lease);
-      await this.#deleteOne(id, user, servers);
+      if (await this.#deleteOne(id, user, servers)) deleted.push(id);
     }
-    return [...ids];
+    return deleted;
   }
 
-  async #deleteOne(id: string, user: string | undefined, servers: Registry["servers"]): Promise<void> {
+  /** Whether there was such a session. */
+  async #deleteOne(id: string, user: string | undefined, servers: Registry["servers"]): Promise<boolean> {
     const { store, config, takeover, directory } = this.#context;
     const recorded = await store.readSession(id);
-    if (user !== undefined && recorded !== null && recorded.owner !== user) return;
+    if (user !== undefined && recorded !== null && recorded.owner !== user) return false;
     await directory.assertStorage();
     const record = recorded && (await takeover.settle(recorded, AbortSignal.timeout(OPEN_WAIT_MS)));
-    for (const server of holders(Object.values(servers), id, record, user)) {
-      await deleteSessionState(server, id, config.health.timeoutMs);
-    }
+    const having = holders(Object.values(servers), id, record, user);
+    for (const server of having) await deleteSessionState(server, id, config.health.timeoutMs);
     if (record !== null) await takeover.deleteState(record);
     await store.deleteSession(id);
     this.#opened.delete(id);
+    return recorded !== null || having.length > 0;
   }
 
   /**

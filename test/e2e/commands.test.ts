@@ -323,11 +323,8 @@ describe("sessions", () => {
     expect(row).toMatch(/^two {2,}alice {2,}alice-\w+ {2,}idle {2,}\d+s {2,}\d+s {2,}\d+\.\d kB {2,}-$/);
   });
 
-  it("delete takes several; what is gone already counts as deleted", async () => {
-    expect(await fleet.json(["delete", "two", "A-b_c-1", "never-was"])).toEqual({
-      deleted: ["two", "A-b_c-1", "never-was"],
-    });
-    expect(await fleet.ok(["delete", "two"])).toBe("two\n");
+  it("delete takes several", async () => {
+    expect(await fleet.json(["delete", "two", "A-b_c-1"])).toEqual({ deleted: ["two", "A-b_c-1"] });
     const { sessions } = await fleet.json<{ sessions: SessionView[] }>(["list"]);
     expect(sessions.map(({ id }) => id)).not.toContain("two");
     const { home } = await fleet.server("alice");

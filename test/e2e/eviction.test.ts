@@ -97,12 +97,13 @@ describe("evict", () => {
       const { skipped } = await fleet.json<EvictionResult>(["evict", "in-turn"]);
       return skipped.some(({ reason }) => reason === "in a turn" || reason === "in use");
     });
-    const result = await fleet.json<EvictionResult>(["evict", "idle", "leased", "nowhere"]);
-    expect(result).toEqual({
+    const ran = await fleet.run(["evict", "idle", "leased", "nowhere", "--json"]);
+    expect(ran.code).toBe(4);
+    expect(ran.json()).toMatchObject({
       evicted: ["idle"],
       skipped: [
         { id: "leased", reason: "leased" },
-        { id: "nowhere", reason: "not active" },
+        { id: "nowhere", reason: "not found" },
       ],
     });
     model.release();

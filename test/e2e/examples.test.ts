@@ -257,9 +257,10 @@ describe("/api/chat", () => {
     if (pid !== null) process.kill(pid, "SIGKILL");
     expect((await say("erin", "two")).body).toEqual({ content: "[turn 2] two" });
     expect((await say("frank", "mine?")).status).toBe(404);
-    expect((await post(`${url}/api/chat/end`, "frank", { sessionId })).body).toEqual({ success: true });
+    expect((await post(`${url}/api/chat/end`, "frank", { sessionId })).status).toBe(404);
     expect((await say("erin", "three")).body).toEqual({ content: "[turn 3] three" });
     expect((await post(`${url}/api/chat/end`, "erin", { sessionId })).body).toEqual({ success: true });
+    expect((await post(`${url}/api/chat/end`, "erin", { sessionId })).status).toBe(404);
     expect((await say("erin", "four")).status).toBe(404);
   });
 });

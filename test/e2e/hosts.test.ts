@@ -255,7 +255,8 @@ describe.skipIf(problem !== undefined).each([
     expect(result.deleted.every(({ bytes }) => bytes > 0)).toBe(true);
     for (const id of ["old-1", "old-2"]) expect(await hosts.store.readSession(id)).toBeNull();
     await h1.json(["create", "--user", "bob", "--id", "doomed", "--prompt", "x"]);
-    expect(await h1.json(["delete", "doomed", "nothing", "--user", "bob"])).toEqual({ deleted: ["doomed", "nothing"] });
+    const doomed = ["delete", "doomed", "nothing", "--user", "bob", "--ignore-not-found"];
+    expect(await h1.json(doomed)).toEqual({ deleted: ["doomed"] });
     expect(await hosts.store.readSession("doomed")).toBeNull();
     expect(await h1.refusal(4, ["send", "doomed", "x", "--user", "bob"])).toMatchObject({
       code: "FLEET_SESSION_NOT_FOUND",

@@ -50,7 +50,7 @@ describe("somebody else's session", () => {
       fleet.run(["delete", "hers", "--user", "mary"]),
       fleet.run(["delete", "nobodys", "--user", "mary"]),
     ]);
-    expect(foreign).toMatchObject({ code: 0, stderr: "" });
+    expect(foreign).toMatchObject({ code: 4, stdout: "" });
     expect(without("hers", foreign)).toEqual(without("nobodys", unknown));
     expect(await fleet.send("mary-jane", "hers", "still")).toBe("[turn 2] still");
   });

@@ -1,0 +1,36 @@
+import { FleetError, isFleetError, quote } from "../errors.js";
+import type { Fleet } from "../fleet.js";
+import type { SessionView } from "../sessions/view.js";
+
+/** The session after a prompt that failed; null if it cannot be looked up. */
+export async function whatBecameOf(
+  fleet: Fleet,
+  id: string,
+  { user, ephemeral }: { user: string; ephemeral: boolean },
+): Promise<SessionView | null> {
+  try {
+    const view = await fleet.sessionOf(id, user);
+    // Its use has ended: it is deleted when the fleet is closed.
+    return ephemeral ? { ...view, state: "gone", sizeBytes: 0 } : view;
+  } catch (error) {
+    if (isFleetError(error)) return null;
+    throw error;
+  }
+}
+
+/** The error of a first prompt, with what became of the session and how to go on. */
+export function afterPrompt(error: FleetError, session: SessionView | null): FleetError {
+  const { code, message, suggestions } = error;
+  if (session === null) return error;
+  const { id, owner, state } = session;
+  const remains =
+    state === "gone"
+      ? `The ephemeral session ${quote(id)} was deleted.`
+      : `The session ${quote(id)} was created and still exists.`;
+  const goOn = state === "gone" ? [] : [`copilotfleet send ${id} TEXT --user ${owner}`, `copilotfleet delete ${id}`];
+  return new FleetError(code, `${message} ${remains}`, {
+    cause: error,
+    suggestions: [...suggestions.filter((suggestion) => !suggestion.includes(id)), ...goOn],
+    outcome: { session },
+  });
+}

@@ -1,0 +1,143 @@
+import { mkdirSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import type { ServerView } from "../../src/pool/server.js";
+import type { SessionView } from "../../src/sessions/view.js";
+import { type ErrorShape, testFleet } from "../fixtures/cli.js";
+
+const fleet = testFleet(27_500);
+const ALICE = ["--user", "alice"];
+/** Runs a command with `--json` that has to fail, and gives all that it printed. */
+async function failed<T extends object>(exit: number, args: readonly string[]) {
+  const ran = await fleet.run([...args, "--json"]);
+  expect({ code: ran.code, stderr: ran.stderr }, args.join(" ")).toEqual({ code: exit, stderr: "" });
+  return ran.json<{ error: ErrorShape } & T>();
+}
+
+describe("a prompt that begins with a hyphen", () => {
+  it("is sent as it was typed, as TEXT, as the value of --prompt and after --", async () => {
+    await fleet.create("alice", "hyphens");
+    expect(await fleet.send("alice", "hyphens", "- fix the bug")).toBe("[turn 1] - fix the bug");
+    expect(await fleet.send("alice", "hyphens", "--help me, please")).toBe("[turn 2] --help me, please");
+    expect(await fleet.send("alice", "hyphens", "-1 + 1?")).toBe("[turn 3] -1 + 1?");
+    const resume = ["resume", "hyphens", ...ALICE];
+    expect(await fleet.ok([...resume, "--prompt", "- and\n- that"])).toBe("[turn 4] - and\n- that\n");
+    expect(await fleet.ok([...resume, "--prompt=--json"])).toBe("[turn 5] --json\n");
+    expect(await fleet.ok(["send", "hyphens", ...ALICE, "--", "--usr"])).toBe("[turn 6] --usr\n");
+    const create = ["create", ...ALICE, "--id", "hyphens-2"];
+    expect(await fleet.ok([...create, "--prompt", "- one"])).toBe("hyphens-2\n[turn 1] - one\n");
+  });
+
+  it("does not hide a flag that does not exist", async () => {
+    const { error } = await failed(2, ["send", "s", "- fix the bug", "--usr", "a"]);
+    expect(error.message).toBe('There is no flag "--usr".');
+    expect(error.suggestions).toContain('--user instead of "--usr"');
+    const word = (await failed(2, ["send", "s", "-x", ...ALICE])).error;
+    expect(word.message).toBe('There is no flag "-x".');
+    expect(word.suggestions).toContain('-- "-x" if that is the prompt');
+  });
+});
+
+it("reads the prompt of create, resume and send from standard input for -", async () => {
+  const create = ["create", ...ALICE, "--id", "piped", "--prompt", "-"];
+  expect(await fleet.ok(create, { input: "one\ntwo" })).toBe("piped\n[turn 1] one\ntwo\n");
+  const resume = ["resume", "piped", ...ALICE, "--prompt", "-"];
+  expect(await fleet.ok(resume, { input: "three" })).toBe("[turn 2] three\n");
+  expect(await fleet.ok(["send", "piped", "-", ...ALICE], { input: "four" })).toBe("[turn 3] four\n");
+  for (const args of [create, resume]) expect(await fleet.run(args, { input: " \n" })).toMatchObject({ code: 2 });
+});
+
+describe("delete", () => {
+  it("answers 4 for a session that does not exist, and deletes the others", async () => {
+    await fleet.create("alice", "a-1");
+    await fleet.create("alice", "a-2");
+    const some = await failed<{ deleted: string[] }>(4, ["delete", "a-1", "nope", "a-2"]);
+    expect(some.error).toMatchObject({ code: "FLEET_SESSION_NOT_FOUND", message: 'Session "nope" not found.' });
+    expect(some.deleted).toEqual(["a-1", "a-2"]);
+    expect((await failed<{ deleted: string[] }>(4, ["delete", "a-1", "nope"])).deleted).toEqual([]);
+    expect(await fleet.run(["delete", "nope"])).toMatchObject({
+      code: 4,
+      stdout: "",
+      stderr: expect.stringContaining('"nope" not found'),
+    });
+  });
+
+  it("prints what it deleted, and answers 0 with --ignore-not-found", async () => {
+    await fleet.create("alice", "b-1");
+    const args = ["delete", "b-1", "nope", "--ignore-not-found"];
+    expect(await fleet.ok(args)).toBe("b-1\n");
+    expect(await fleet.ok(args)).toBe("");
+    expect(await fleet.json(args)).toEqual({ deleted: [] });
+  });
+});
+
+it("evict and lock --show answer 4 for a session that does not exist", async () => {
+  await fleet.create("alice", "there");
+  const evicted = await failed(4, ["evict", "there", "nope"]);
+  expect(evicted).toMatchObject({
+    error: { code: "FLEET_SESSION_NOT_FOUND", message: 'Session "nope" not found.' },
+    evicted: [],
+    skipped: [
+      { id: "there", reason: "not active" },
+      { id: "nope", reason: "not found" },
+    ],
+  });
+  expect((await failed(4, ["lock", "nope", "--show"])).error.message).toBe('Session "nope" not found.');
+  expect(await fleet.json(["lock", "there", "--show"])).toEqual({ lease: null });
+});
+
+it("create --prompt tells in a failure that the session exists, and how to go on", async () => {
+  const args = (id: string) => ["create", ...ALICE, "--id", id, "--prompt", "!fail out of order"];
+  const kept = await failed<{ session: SessionView }>(7, args("first"));
+  expect(kept.error).toMatchObject({ code: "FLEET_TURN_FAILED", message: expect.stringContaining("still exists") });
+  expect(kept.error.suggestions).toContain("copilotfleet send first TEXT --user alice");
+  expect(kept.session).toMatchObject({ id: "first", owner: "alice" });
+  expect(await fleet.send("alice", "first", "again")).toMatch(/again$/);
+
+  const gone = await failed<{ session: SessionView }>(7, [...args("second"), "--ephemeral"]);
+  expect(gone.error.message).toContain('ephemeral session "second" was deleted');
+  expect(gone.session).toMatchObject({ id: "second", state: "gone" });
+  await failed(4, ["delete", "second"]);
+});
+
+describe("a server", () => {
+  it("that runs in another folder than the requested one is a conflict", async () => {
+    const [one, two] = [join(fleet.folder, "one"), join(fleet.folder, "two")];
+    for (const folder of [one, two]) mkdirSync(folder);
+    const spawn = (cwd: string) => ["spawn", "--user", "cwd", "--cwd", cwd];
+    const { server } = await fleet.json<{ server: ServerView }>(spawn(one));
+    const { error } = await failed(5, spawn(two));
+    expect(error).toMatchObject({ code: "FLEET_SERVER_CONFLICT", suggestions: [`copilotfleet stop ${server.id}`] });
+    expect(error.message).toContain(`in folder "${one}", not in the requested "${two}"`);
+    expect(await fleet.json(spawn(`${one}/`))).toMatchObject({ created: false, server: { pid: server.pid } });
+    await fleet.ok(["stop", "--user", "cwd"]);
+    expect(await fleet.json(spawn(two))).toMatchObject({ created: true, server: { cwd: two } });
+  });
+
+  it("is found by the exact id of its user before by the beginning of another id", async () => {
+    for (const user of ["ann", "Ann", "ann2", "日本", "ann@example.com"]) await fleet.spawn(user);
+    const idOf = async (user: string) => (await fleet.server(user)).id;
+    for (const user of ["ann", "Ann", "日本", "ann@example.com"]) {
+      expect(await fleet.json(["logs", user]), user).toMatchObject({ server: await idOf(user) });
+      expect(await fleet.json(["logs", "--user", user]), user).toMatchObject({ server: await idOf(user) });
+    }
+    expect(await fleet.json(["stop", "ann"])).toMatchObject({ stopped: [{ id: await idOf("ann") }] });
+    expect((await failed(4, ["stop", "an"])).error.message).toContain("it could be");
+    await failed(2, ["logs"]);
+    await failed(2, ["logs", "ann", "--user", "ann"]);
+  });
+
+  it("is the user's own with spawn --count 1", async () => {
+    const one = await fleet.json<{ servers: ServerView[] }>(["spawn", "--user", "solo", "--count", "1"]);
+    expect(one.servers.map(({ user }) => user)).toEqual(["solo"]);
+    const two = await fleet.json<{ servers: ServerView[] }>(["spawn", "--user", "solo", "--count", "2"]);
+    expect(two.servers.map(({ user }) => user)).toEqual(["solo-1", "solo-2"]);
+  });
+});
+
+it("stop and restart refuse --force with --drain-timeout", async () => {
+  for (const command of ["stop", "restart"]) {
+    const { error } = await failed(2, [command, "--all", "--force", "--drain-timeout", "5s"]);
+    expect(error.message).toMatch(/^--force and --drain-timeout cannot be used together/);
+  }
+});
