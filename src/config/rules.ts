@@ -87,7 +87,7 @@ export const size = () => text(ALLOWED_SIZE, readSize, { flagCode: "FLEET_SIZE_I
 /** A message has to fit in memory, as text, several times. */
 export const frameSize = () =>
   text(
-    'a size with a unit (kb, mb), such as "64mb", from 64kb to 256mb',
+    'a size with a unit (kb, mb), such as "8mb", from 64kb to 256mb',
     (given) => {
       const bytes = readSize(given);
       return bytes !== null && bytes >= 64 * 1024 && bytes <= 256 * 1024 * 1024 ? bytes : null;

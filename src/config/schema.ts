@@ -182,7 +182,7 @@ const serve = v.pipe(
     metrics: v.optional(address(), "127.0.0.1:9464"),
     gcInterval: v.optional(wait(), "1h"),
     // The longest message that a client may send to the front door.
-    maxFrame: v.optional(frameSize(), "64mb"),
+    maxFrame: v.optional(frameSize(), "8mb"),
     // How long a prompt may wait at the front door while others use its session.
     turnWait: v.optional(wait(), "30s"),
     logMaxSize: v.optional(size(), "10mb"),

@@ -1,6 +1,6 @@
 import { isUtf8 } from "node:buffer";
 import { encodeBody, PARSE_ERROR, ProtocolError } from "./frames.js";
-import { type Member, plainString, scanObject } from "./scan.js";
+import { type Member, plainString, type ScanLimits, scanObject, scanWithin } from "./scan.js";
 
 /** JSON-RPC 2.0 allows null, too, in what it calls an unwise use; fractions and huge numbers name nothing reliably. */
 export type RpcId = string | number;
@@ -24,10 +24,20 @@ export type ClientMessage =
   | { kind: "unfit"; id: RpcId; rpcCode: number; message: string }
   | { kind: "response"; id: RpcId; withId(id: RpcId): Buffer };
 
-/** What the runtime takes (measured with 1.0.85): serde_json gives up at 128. */
-const MAX_DEPTH = 127;
-/** Of UTF-16: D800 to DBFF, and DC00 to DFFF. */
-const [HALF_MASK, FIRST_HALF, SECOND_HALF] = [0xfc00, 0xd800, 0xdc00];
+/**
+ * How much one message may hold. The depth is what the runtime takes (measured with 1.0.85): serde_json gives up at 128. JSON
+ * of many small values costs far more to parse than its length suggests, and nobody else is served while that is done: at this
+ * limit, up to 50 ms for the parsing and the writing together (Node 20.20).
+ */
+const LIMITS: ScanLimits = { depth: 127, values: 50_000 };
+const OVER: Record<keyof ScanLimits, string> = {
+  depth: `The message is nested more than ${LIMITS.depth} levels deep.`,
+  values: `The message has more than ${LIMITS.values} values. A long text may be one string.`,
+};
+/** In a message over the limits the id is looked for if the message is no longer than this. */
+const SEARCHED_BYTES = 1024 * 1024;
+const BACKSLASH = 0x5c;
+const LETTER_U = 0x75;
 const ESCAPE_LENGTH = "\\uXXXX".length;
 const KEYS = new Set(["jsonrpc", "id", "method", "params", "result", "error"]);
 const MAX_ID_LENGTH = 256;
@@ -43,21 +53,39 @@ const INVALID_PARAMS = -32602;
  */
 export function readClientFrame(body: Buffer): ClientMessage {
   if (!isUtf8(body)) throw new ProtocolError("A frame is not UTF-8.", PARSE_ERROR);
-  const fit = scanObject(body, 0, MAX_DEPTH);
-  const members = fit ?? scanObject(body);
-  if (members === null) throw new ProtocolError("A frame is not a JSON object.", INVALID_REQUEST);
+  const scan = scanWithin(body, LIMITS);
+  if (scan === null) throw new ProtocolError("A frame is not a JSON object.", INVALID_REQUEST);
+  const byKey = membersByKey(scan.members);
+  if (scan.over !== null) return refuseOver(body, byKey, OVER[scan.over]);
+  assertVersion(body, byKey);
+  const message = byKey.has("method") ? readCall(body, byKey) : readResponse(body, byKey);
+  if (message.kind === "notification" || !hasHalves(body)) return message;
+  return unanswerable(body, byKey, "The message has half of a surrogate pair in it.");
+}
+
+function membersByKey(members: readonly Member[]): Map<string, Member> {
   const byKey = new Map(members.map((member) => [member.key, member]));
   if (byKey.size < members.length || members.some(({ key }) => !KEYS.has(key))) {
     throw new ProtocolError("A frame has a key twice, or one that JSON-RPC does not have.", INVALID_REQUEST);
   }
-  const version = byKey.get("jsonrpc");
+  return byKey;
+}
+
+function assertVersion(body: Buffer, members: ReadonlyMap<string, Member>): void {
+  const version = members.get("jsonrpc");
   if (version === undefined || plainString(body, version) !== "2.0") {
     throw new ProtocolError('A frame does not say "jsonrpc":"2.0".', INVALID_REQUEST);
   }
-  if (fit === null) return unanswerable(body, byKey, `The message is nested more than ${MAX_DEPTH} levels deep.`);
-  const message = byKey.has("method") ? readCall(body, byKey) : readResponse(body, byKey);
-  if (message.kind === "notification" || !hasHalves(body)) return message;
-  return unanswerable(body, byKey, "The message has half of a surrogate pair in it.");
+}
+
+/** @param seen the members up to the one that goes over a limit */
+function refuseOver(body: Buffer, seen: ReadonlyMap<string, Member>, message: string): ClientMessage {
+  const isKnown = seen.has("jsonrpc") && seen.has("id") && (seen.has("method") || !seen.has("params"));
+  // Some writers put the id last. Without it the request cannot be answered, and the connection has to end.
+  if (!isKnown && body.length > SEARCHED_BYTES) throw new ProtocolError(message, INVALID_REQUEST);
+  const members = isKnown ? seen : membersByKey(scanObject(body) ?? []);
+  assertVersion(body, members);
+  return unanswerable(body, members, message);
 }
 
 /**
@@ -84,24 +112,25 @@ function unanswerable(body: Buffer, members: ReadonlyMap<string, Member>, messag
  */
 function hasHalves(body: Buffer): boolean {
   if (!body.includes("\\ud") && !body.includes("\\uD")) return false;
-  const text = body.toString("latin1");
   /** Where the second half of a pair has to be. */
   let owed = -1;
-  for (let at = text.indexOf("\\u"); at !== -1; at = text.indexOf("\\u", at + 2)) {
-    if (isEscaped(text, at)) continue;
-    if (owed !== -1 && at > owed) return true;
-    const half = Number.parseInt(text.slice(at + 2, at + 6), 16) & HALF_MASK;
-    if ((half === SECOND_HALF) !== (at === owed)) return true;
-    owed = half === FIRST_HALF ? at + ESCAPE_LENGTH : -1;
+  for (let at = 0; at < body.length; at++) {
+    if (body[at] !== BACKSLASH) continue;
+    const half = body[at + 1] === LETTER_U ? halfAt(body, at + 2) : "none";
+    const isFit = owed === -1 ? half !== "second" : at === owed && half === "second";
+    if (!isFit) return true;
+    owed = half === "first" ? at + ESCAPE_LENGTH : -1;
+    at++; // what is escaped may be a backslash
   }
   return owed !== -1;
 }
 
-/** Whether a backslash is one that stands for itself. */
-function isEscaped(text: string, at: number): boolean {
-  let before = at;
-  while (text[before - 1] === "\\") before--;
-  return (at - before) % 2 === 1;
+/** Which half of a pair four hexadecimal digits name: D800 to DBFF the first, DC00 to DFFF the second. */
+function halfAt(body: Buffer, at: number): "first" | "second" | "none" {
+  if (String.fromCharCode(body[at] ?? 0).toLowerCase() !== "d") return "none";
+  const second = Number.parseInt(String.fromCharCode(body[at + 1] ?? 0), 16);
+  if (second >= 0xc) return "second";
+  return second >= 0x8 ? "first" : "none";
 }
 
 function readCall(body: Buffer, members: ReadonlyMap<string, Member>): ClientMessage {

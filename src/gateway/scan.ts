@@ -16,35 +16,123 @@ const CLOSE_BRACE = 0x7d;
 const OPEN_BRACKET = 0x5b;
 const CLOSE_BRACKET = 0x5d;
 
+/** How much a JSON text may hold. */
+export interface ScanLimits {
+  /** How deep it may be nested, the object itself counted. */
+  depth: number;
+  /** How many values it may have: each comma, each `{` and each `[` outside of strings counts as one. */
+  values: number;
+}
+
+/** An object that was scanned within limits. */
+export interface Scan {
+  /** With `over`: the members before the limit was reached, and the one that goes over it, whose end is not known. */
+  members: Member[];
+  /** The limit that the object goes over; null if it keeps to both. */
+  over: keyof ScanLimits | null;
+}
+
+const UNLIMITED: ScanLimits = { depth: Number.POSITIVE_INFINITY, values: Number.POSITIVE_INFINITY };
+
 /**
- * The members of the object that begins at `from`, without parsing what is in them: strings are leapt over, so megabytes
- * cost little. Exact for every text that is JSON. For one that is not, it may find members that no parser would: whoever
- * passes the text on relies on its reader to refuse it, or parses it first.
+ * The members of the object that begins at `from`, without parsing what is in them. Exact for every text that is JSON. For one
+ * that is not, it may find members that no parser would: whoever passes the text on relies on its reader to refuse it, or
+ * parses it first.
  *
- * @param maxDepth how deep it may be nested, the object itself counted
- * @returns null when there is no object, or it is nested too deeply.
+ * @returns null when there is no object.
  */
-export function scanObject(text: Buffer, from = 0, maxDepth = Number.POSITIVE_INFINITY): Member[] | null {
-  let at = skipBlanks(text, from);
-  if (text[at] !== OPEN_BRACE) return null;
-  const members: Member[] = [];
-  at = skipBlanks(text, at + 1);
-  if (text[at] === CLOSE_BRACE) return members;
-  for (;;) {
-    if (text[at] !== QUOTE) return null;
-    const keyEnd = skipString(text, at);
-    if (keyEnd === -1) return null;
-    const key = text.toString("utf8", at + 1, keyEnd - 1);
-    at = skipBlanks(text, keyEnd);
-    if (text[at] !== COLON) return null;
-    const start = skipBlanks(text, at + 1);
-    const end = skipValue(text, start, maxDepth - 1);
-    if (end === -1) return null;
-    members.push({ key, start, end });
-    at = skipBlanks(text, end);
-    if (text[at] === CLOSE_BRACE) return members;
-    if (text[at] !== COMMA) return null;
+export function scanObject(text: Buffer, from = 0): Member[] | null {
+  return scanWithin(text, UNLIMITED, from)?.members ?? null;
+}
+
+/** The same within limits. The scan stops at the first value over a limit, so a hostile text costs no more than a legal one. */
+export function scanWithin(text: Buffer, limits: ScanLimits, from = 0): Scan | null {
+  const scan = new Scanner(text, limits);
+  const members = scan.object(from);
+  return members === null ? null : { members, over: scan.over };
+}
+
+/** One pass over a text. Every `skip…` takes where a value begins, and returns the byte after its end, or -1. */
+class Scanner {
+  over: keyof ScanLimits | null = null;
+  readonly #text: Buffer;
+  readonly #maxDepth: number;
+  #valuesLeft: number;
+
+  constructor(text: Buffer, { depth, values }: ScanLimits) {
+    this.#text = text;
+    this.#maxDepth = depth;
+    this.#valuesLeft = values;
+  }
+
+  object(from: number): Member[] | null {
+    const text = this.#text;
+    let at = skipBlanks(text, from);
+    if (text[at] !== OPEN_BRACE) return null;
+    const members: Member[] = [];
     at = skipBlanks(text, at + 1);
+    if (text[at] === CLOSE_BRACE) return members;
+    for (;;) {
+      if (text[at] !== QUOTE) return null;
+      const keyEnd = skipString(text, at);
+      if (keyEnd === -1) return null;
+      const key = text.toString("utf8", at + 1, keyEnd - 1);
+      at = skipBlanks(text, keyEnd);
+      if (text[at] !== COLON) return null;
+      const start = skipBlanks(text, at + 1);
+      if (--this.#valuesLeft < 0) this.over = "values";
+      const end = this.over === null ? this.#skipValue(start) : -1;
+      if (this.over !== null) {
+        members.push({ key, start, end: text.length });
+        return members;
+      }
+      if (end === -1) return null;
+      members.push({ key, start, end });
+      at = skipBlanks(text, end);
+      if (text[at] === CLOSE_BRACE) return members;
+      if (text[at] !== COMMA) return null;
+      at = skipBlanks(text, at + 1);
+    }
+  }
+
+  #skipValue(from: number): number {
+    const text = this.#text;
+    const first = text[from];
+    if (first === QUOTE) return skipString(text, from);
+    if (first === OPEN_BRACE || first === OPEN_BRACKET) return this.#skipNested(from);
+    let at = from;
+    for (let byte = text[at]; isScalar(byte); byte = text[at]) at++;
+    return at === from ? -1 : at;
+  }
+
+  #skipNested(from: number): number {
+    const text = this.#text;
+    // The object around it is the first level.
+    const maxDepth = this.#maxDepth - 1;
+    let valuesLeft = this.#valuesLeft;
+    let depth = 0;
+    for (let at = from; at < text.length; at++) {
+      const byte = text[at];
+      if (byte === QUOTE) {
+        at = skipString(text, at) - 1;
+        if (at < 0) return -1;
+      } else if (byte === COMMA) {
+        if (--valuesLeft < 0) return this.#stop("values");
+      } else if (byte === OPEN_BRACE || byte === OPEN_BRACKET) {
+        if (++depth > maxDepth) return this.#stop("depth");
+        if (--valuesLeft < 0) return this.#stop("values");
+      } else if (byte === CLOSE_BRACE || byte === CLOSE_BRACKET) {
+        if (--depth > 0) continue;
+        this.#valuesLeft = valuesLeft;
+        return at + 1;
+      }
+    }
+    return -1;
+  }
+
+  #stop(over: keyof ScanLimits): number {
+    this.over = over;
+    return -1;
   }
 }
 
@@ -61,45 +149,30 @@ function skipBlanks(text: Buffer, from: number): number {
   return at;
 }
 
-/** @returns the byte after the closing quote, or -1. */
+/**
+ * A string without escapes is leapt over, so megabytes cost little. From the first escape on each byte is looked at: a leap
+ * from one escaped quote to the next costs much more than the few bytes between them.
+ *
+ * @returns the byte after the closing quote, or -1.
+ */
 function skipString(text: Buffer, from: number): number {
-  for (let at = from + 1; ; at++) {
-    at = text.indexOf(QUOTE, at);
-    if (at === -1) return -1;
-    let before = at - 1;
-    while (text[before] === BACKSLASH) before--;
-    // An odd number of backslashes escapes the quote.
-    if ((at - before) % 2 === 1) return at + 1;
+  const quote = text.indexOf(QUOTE, from + 1);
+  if (quote === -1) return -1;
+  if (text[quote - 1] !== BACKSLASH) return quote + 1;
+  let before = quote - 1;
+  while (text[before] === BACKSLASH) before--;
+  // An odd number of backslashes escapes the quote.
+  if ((quote - before) % 2 === 1) return quote + 1;
+  for (let at = quote + 1; at < text.length; at++) {
+    const byte = text[at];
+    if (byte === BACKSLASH) at++;
+    else if (byte === QUOTE) return at + 1;
   }
-}
-
-function skipValue(text: Buffer, from: number, maxDepth: number): number {
-  const first = text[from];
-  if (first === QUOTE) return skipString(text, from);
-  if (first === OPEN_BRACE || first === OPEN_BRACKET) return skipNested(text, from, maxDepth);
-  let at = from;
-  for (let byte = text[at]; isScalar(byte); byte = text[at]) at++;
-  return at === from ? -1 : at;
+  return -1;
 }
 
 /** Bytes of numbers, true, false and null. */
 function isScalar(byte: number | undefined): boolean {
   if (byte === undefined) return false;
   return (byte >= 0x30 && byte <= 0x39) || (byte >= 0x61 && byte <= 0x7a) || "+-.E".includes(String.fromCharCode(byte));
-}
-
-function skipNested(text: Buffer, from: number, maxDepth: number): number {
-  let depth = 0;
-  for (let at = from; at < text.length; at++) {
-    const byte = text[at];
-    if (byte === QUOTE) {
-      at = skipString(text, at) - 1;
-      if (at < 0) return -1;
-    } else if (byte === OPEN_BRACE || byte === OPEN_BRACKET) {
-      if (++depth > maxDepth) return -1;
-    } else if (byte === CLOSE_BRACE || byte === CLOSE_BRACKET) {
-      if (--depth === 0) return at + 1;
-    }
-  }
-  return -1;
 }

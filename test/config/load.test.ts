@@ -48,7 +48,7 @@ describe("defaults", () => {
           accessLog: false,
           metrics: { host: "127.0.0.1", port: 9464 },
           gcIntervalMs: 3_600_000,
-          maxFrameBytes: 67_108_864,
+          maxFrameBytes: 8_388_608,
           turnWaitMs: 30_000,
           logMaxBytes: 10_485_760,
           logFiles: 3,

@@ -2,7 +2,7 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { readClientFrame } from "../../src/gateway/client-message.js";
 import { encodeBody, FrameSplitter, ProtocolError } from "../../src/gateway/frames.js";
-import { scanObject } from "../../src/gateway/scan.js";
+import { scanObject, scanWithin } from "../../src/gateway/scan.js";
 import { readServerFrame } from "../../src/gateway/server-message.js";
 
 const LIMIT = 1_000;
@@ -74,9 +74,8 @@ describe("the scanner", () => {
 
   it("counts how deep it goes", () => {
     const nested = (depth: number) => Buffer.from(`{"a":${"[".repeat(depth - 1)}${"]".repeat(depth - 1)}}`);
-    expect(scanObject(nested(10), 0, 10)).toHaveLength(1);
-    expect(scanObject(nested(11), 0, 10)).toBeNull();
-    expect(scanObject(nested(1_000_000), 0, 10)).toBeNull();
+    const over = (levels: number) => scanWithin(nested(levels), { depth: 10, values: 1_000 })?.over;
+    expect([10, 11, 1_000_000].map(over)).toEqual([null, "depth", "depth"]);
   });
 
   it("ends with every text", () => {
@@ -170,6 +169,69 @@ describe("a client's frame", () => {
     };
     expect(response(127)).toEqual({ jsonrpc: "2.0", id: "b", result: JSON.parse(nested(126)) });
     expect(response(128)).toEqual({ jsonrpc: "2.0", id: "b", error: { code: -32602, message: expect.any(String) } });
+  });
+
+  it.each([
+    [
+      "elements",
+      (values: number) =>
+        `{"a":[${Array(values - 2)
+          .fill("{}")
+          .join()}]}`,
+    ],
+    ["members", (values: number) => `{"a":{${Array.from({ length: values }, (_, index) => `"${index}":1`).join()}}}`],
+    ["parameters", (values: number) => `{${Array.from({ length: values }, (_, index) => `"${index}":1`).join()}}`],
+  ])("is unfit with more than 50,000 %s, wherever its id is", (_, make) => {
+    const few = make(20_000);
+    const many = make(50_001);
+    const over = { rpcCode: -32602, message: "The message has more than 50000 values. A long text may be one string." };
+    expect(read(`{"jsonrpc":"2.0","id":1,"method":"ping","params":${few}}`)).toMatchObject({ kind: "request" });
+    expect(read(`{"jsonrpc":"2.0","id":1,"method":"ping","params":${many}}`)).toEqual({
+      kind: "unfit",
+      id: 1,
+      ...over,
+    });
+    expect(read(`{"jsonrpc":"2.0","method":"ping","params":${many},"id":1}`)).toEqual({
+      kind: "unfit",
+      id: 1,
+      ...over,
+    });
+    expect(read(`{"params":${many},"method":"ping","id":1,"jsonrpc":"2.0"}`)).toEqual({
+      kind: "unfit",
+      id: 1,
+      ...over,
+    });
+    expect(read(`{"jsonrpc":"2.0","method":"$/x","params":${many}}`)).toEqual({ kind: "notification", method: "$/x" });
+    for (const text of [`{"jsonrpc":"2.0","id":5,"result":${many}}`, `{"jsonrpc":"2.0","result":${many},"id":5}`]) {
+      const response = read(text);
+      if (response.kind !== "response") throw new Error("not a response");
+      const framed = response.withId("b").toString();
+      const error = { code: -32602, message: over.message };
+      expect(JSON.parse(framed.slice(framed.indexOf("{")))).toEqual({ jsonrpc: "2.0", id: "b", error });
+    }
+  });
+
+  it("is refused with too many values if its id stands behind more than a megabyte of them", () => {
+    const many = `[${Array(400_000).fill("{}").join()}]`;
+    expect(() => read(`{"jsonrpc":"2.0","method":"ping","params":{"a":${many}},"id":1}`)).toThrow(
+      "The message has more than 50000 values.",
+    );
+  });
+
+  it("may have a string of megabytes, with any escapes, as one value", () => {
+    const texts = ["a", '"', "\\", '\\"', "\n{[,", "é", "🦊"].map((piece) => piece.repeat(300_000));
+    for (const text of texts)
+      expect(read(JSON.stringify({ jsonrpc: "2.0", id: 1, method: "ping", params: { text } }))).toMatchObject({
+        kind: "request",
+        params: { text },
+      });
+    const escaped = "\\ud83e\\udd8a".repeat(300_000);
+    expect(read(`{"jsonrpc":"2.0","id":1,"method":"ping","params":{"text":"${escaped}"}}`)).toMatchObject({
+      params: { text: "🦊".repeat(300_000) },
+    });
+    expect(read(`{"jsonrpc":"2.0","id":1,"method":"ping","params":{"text":"${escaped}\\ud83e"}}`)).toMatchObject({
+      kind: "unfit",
+    });
   });
 
   it("is unfit with half of an emoji in it, which the runtime would not answer", () => {

@@ -1,0 +1,109 @@
+import { readdirSync, readFileSync } from "node:fs";
+import { expect, it } from "vitest";
+import { type FaultFleet, faultFleet } from "../fixtures/fault-fleet.js";
+import { type Serving, serve } from "../fixtures/serve.js";
+import { RawClient } from "./raw-client.js";
+
+const MB = 1024 * 1024;
+const VALUES = { code: -32602, message: expect.stringMatching(/^The message has more than 50000 values\./) };
+const DEPTH = { code: -32602, message: "The message is nested more than 127 levels deep." };
+const PROMPTLY_MS = 250;
+const CHEAPLY_MS = 100;
+
+const elements = (value: string, bytes: number) =>
+  `[${Array(Math.floor(bytes / 3))
+    .fill(value)
+    .join()}]`;
+const members = (bytes: number) => {
+  const names = Array.from({ length: Math.floor(bytes / 12) }, (_, index) => String(index).padStart(7, "k"));
+  return `{${names.map((name) => `"${name}":1`).join()}}`;
+};
+const nested = (bytes: number) => "[".repeat(bytes / 2) + "]".repeat(bytes / 2);
+type Hostile = [kind: string, make: (bytes: number) => string, error: object];
+const HOSTILE: [Hostile, Hostile, Hostile, Hostile] = [
+  ["[{},{},…]", (bytes) => elements("{}", bytes), VALUES],
+  ["[[],[],…]", (bytes) => elements("[]", bytes), VALUES],
+  ["keys", members, VALUES],
+  ["nesting", nested, DEPTH],
+];
+
+/** A request of about so many bytes. */
+function frameOf(id: number, make: (bytes: number) => string, bytes: number): Buffer {
+  const [before, behind] = [`{"jsonrpc":"2.0","id":${id},"method":"session.getMessages","params":{"a":`, "}}"];
+  return Buffer.from(`${before}${make(bytes - before.length - behind.length - 2)}${behind}`);
+}
+
+/** The processor time that a process has used with all its threads, in milliseconds. */
+function processorMs(pid: number): number {
+  const threads = readdirSync(`/proc/${pid}/task`);
+  const used = (thread: string) => Number(readFileSync(`/proc/${pid}/task/${thread}/schedstat`, "utf8").split(" ")[0]);
+  return threads.reduce((sum, thread) => sum + used(thread), 0) / 1e6;
+}
+
+async function clientOf(fleet: FaultFleet, serving: Serving, user: string): Promise<RawClient> {
+  const { token } = await fleet.json<{ token: string }>(["token", "issue", "--user", user]);
+  return await RawClient.as(String((await serving.logged("serving")).door), token);
+}
+
+/** Pings one after the other. `end` resolves with the longest delay of a ping, in milliseconds. */
+function pinging(client: RawClient, pid: number): { end(): Promise<number> } {
+  let going = true;
+  let longestMs = 0;
+  const over = (async () => {
+    while (going) {
+      const [begun, used] = [performance.now(), processorMs(pid)];
+      expect(await client.request("ping")).toMatchObject({ result: {} });
+      // `serve` delays a ping by no more than the processor time that it uses. Other programs cause the rest.
+      longestMs = Math.max(longestMs, Math.min(performance.now() - begun, processorMs(pid) - used));
+    }
+  })();
+  return {
+    end: async () => {
+      going = false;
+      await over;
+      return longestMs;
+    },
+  };
+}
+
+it("refuses hostile frames of 8 MB and 60 MB for little, takes a long text, and answers other clients promptly", async () => {
+  const fleet = await faultFleet(23_500);
+  const serving = await serve(fleet);
+  const [alice, mallory] = [await clientOf(fleet, serving, "alice"), await clientOf(fleet, serving, "mallory")];
+  const pings = pinging(alice, serving.pid);
+  for (const [id, [kind, make, error]] of HOSTILE.entries()) {
+    const frame = frameOf(id, make, 8 * MB);
+    const before = processorMs(serving.pid);
+    mallory.frame(frame);
+    expect((await mallory.answerTo(id)).error, kind).toEqual(error);
+    expect(processorMs(serving.pid) - before, kind).toBeLessThan(CHEAPLY_MS);
+  }
+  const message = 'a "text"\n'.repeat(600_000);
+  expect((await mallory.request("ping", { message })).result).toMatchObject({ message: `pong: ${message}` });
+
+  const frame = frameOf(60, (bytes) => elements("{}", bytes), 60 * MB);
+  const before = processorMs(serving.pid);
+  mallory.frame(frame);
+  expect((await mallory.answerTo(null)).error).toEqual({
+    code: -32700,
+    message: `A frame of ${frame.length} bytes: at most ${8 * MB} are allowed.`,
+  });
+  expect(processorMs(serving.pid) - before).toBeLessThan(CHEAPLY_MS);
+  await mallory.end();
+  expect(await pings.end()).toBeLessThan(PROMPTLY_MS);
+  await serving.end();
+});
+
+it("answers other clients promptly while it refuses hostile frames of 60 MB that serve.maxFrame allows", async () => {
+  const fleet = await faultFleet(23_600, { COPILOTFLEET_SERVE_MAX_FRAME: "64mb" });
+  const serving = await serve(fleet);
+  const [alice, mallory] = [await clientOf(fleet, serving, "alice"), await clientOf(fleet, serving, "mallory")];
+  const pings = pinging(alice, serving.pid);
+  // One of values, and one of nesting.
+  for (const [id, [kind, make, error]] of [HOSTILE[0], HOSTILE[3]].entries()) {
+    mallory.frame(frameOf(id, make, 60 * MB));
+    expect((await mallory.answerTo(id)).error, kind).toEqual(error);
+  }
+  expect(await pings.end()).toBeLessThan(PROMPTLY_MS);
+  await serving.end();
+});
