@@ -20,6 +20,7 @@ import { launchesByVariable } from "./runtime/process-table.js";
 import { connectProblem } from "./runtime/reach.js";
 import { usable } from "./runtime/shared-storage.js";
 import { stopServer } from "./runtime/stop.js";
+import { DAMAGE_ADVICE } from "./store/file/damage.js";
 import { checkStateFolder } from "./store/file/state-folder.js";
 import type { HostRecord } from "./store/store.js";
 
@@ -63,7 +64,7 @@ export interface DoctorOptions {
 
 const PROBLEM_EXIT = 3;
 /** Checks that read the recorded state, in their order. */
-const OF_THE_STATE = ["servers", "pool", "serve", "ports", "stray processes"];
+const OF_THE_STATE = ["session records", "servers", "pool", "serve", "ports", "stray processes"];
 const CONNECT_MS = 2_000;
 const LITTLE_SPACE_BYTES = 1_000_000_000;
 /** Fewer free ports than this, or than a tenth of a small range, are few. */
@@ -148,11 +149,18 @@ async function recordedState(checks: Checks, options: DoctorOptions, loaded: Loa
   const isReadable = await checks.run("registry", async () => {
     const count = await fleet.recordedServers();
     const warnings = fleet.takeWarnings();
-    if (warnings.length === 0) return { level: "ok", detail: `${count} servers recorded` };
-    // The next write mends what the warnings are about: nothing here is worth a write of its own.
-    return { level: "ok", detail: `${count} servers recorded; ${warnings.join(" ")}` };
+    const fixed = options.fix && warnings.some(isDamage);
+    if (fixed) await fleet.repairRegistry();
+    return recorded(`${count} servers recorded`, warnings, fixed);
   });
   if (!isReadable) return checks.skip(stateChecks(loaded), "registry");
+  await checks.run("session records", async () => {
+    const count = await fleet.recordedSessions();
+    const warnings = fleet.takeWarnings();
+    const fixed = options.fix && warnings.some(isDamage);
+    if (fixed) await fleet.repairSessionRecords();
+    return recorded(`${count} sessions recorded`, warnings, fixed);
+  });
   await checks.run("servers", async () => {
     const broken = await fleet.brokenServers();
     if (broken.length === 0) return { level: "ok", detail: "every recorded server is what it is recorded as" };
@@ -178,6 +186,19 @@ async function recordedState(checks: Checks, options: DoctorOptions, loaded: Loa
   });
   const { shared } = config.storage;
   if (shared !== null) await checks.run("shared storage", async () => await sharedStorage(shared, await fleet.hosts()));
+}
+
+/** Damage leaves the records usable, so it is a warning. */
+function recorded(count: string, warnings: readonly string[], fixed: boolean): Finding {
+  if (warnings.length === 0) return { level: "ok", detail: count };
+  const texts = warnings.map((warning) => warning.replace(DAMAGE_ADVICE, "").trim());
+  const advice = "Check the disk. Add --fix to write the records again; the damaged files stay as corrupt-*.";
+  const fix = warnings.some(isDamage) ? { fix: advice } : {};
+  return { level: fixed ? "ok" : "warning", detail: `${count}; ${texts.join(" ")}`, ...fix, fixed };
+}
+
+function isDamage(warning: string): boolean {
+  return warning.endsWith(DAMAGE_ADVICE);
 }
 
 async function poolAdmits(fleet: Fleet): Promise<Finding> {

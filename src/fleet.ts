@@ -3,7 +3,7 @@ import { parseDuration } from "./config/duration.js";
 import { loadConfig } from "./config/load.js";
 import type { Address } from "./config/rules.js";
 import type { Config } from "./config/schema.js";
-import { FleetError, quote } from "./errors.js";
+import { FleetError, isFleetError, quote } from "./errors.js";
 import type {
   ConnectInfo,
   CreateSessionOptions,
@@ -227,6 +227,29 @@ export class Fleet implements AsyncDisposable {
   /** How many servers are recorded on this host, in whatever state. */
   async recordedServers(): Promise<number> {
     return Object.keys((await this.#store.readRegistry()).servers).length;
+  }
+
+  /** How many sessions are recorded, of all hosts. Reads each record, so that damage is warned of ({@link takeWarnings}). */
+  async recordedSessions(): Promise<number> {
+    return (await this.#store.listSessions()).length;
+  }
+
+  /** Writes the registry again if a file of it is damaged. */
+  async repairRegistry(): Promise<void> {
+    await this.#store.updateRegistry(() => undefined);
+    this.#store.takeWarnings(); // of the damage that is repaired now
+  }
+
+  /** Writes each session record again that has a damaged file. */
+  async repairSessionRecords(): Promise<void> {
+    for (const { id } of await this.#store.listSessions()) {
+      await this.#store
+        .updateSession(id, () => undefined)
+        .catch((error: unknown) => {
+          if (!isFleetError(error, "FLEET_SESSION_NOT_FOUND")) throw error; // deleted since the listing
+        });
+    }
+    this.#store.takeWarnings();
   }
 
   /** Ids of servers of this host whose record does not agree with the processes there are; {@link Fleet.servers} mends them. */

@@ -22,7 +22,7 @@ export interface Store {
   /**
    * Changes the registry atomically. `change` gets a private draft and may edit it in place; it must be synchronous
    * and free of effects, since it runs again when another writer committed first. What it throws aborts the update:
-   * nothing is written. A draft left as it was is not written either. Resolves with what the last run returned.
+   * nothing is written. A draft left as it was is not written either, unless that repairs damage. Resolves with what the last run returned.
    *
    * @throws FleetError `FLEET_STATE_BUSY` when no commit succeeded within the deadline, `FLEET_STATE_UNWRITABLE` when the
    * medium refuses (full disk, read-only, I/O error); the old state is then intact.

@@ -1,5 +1,5 @@
 import { spawnSync } from "node:child_process";
-import { mkdirSync } from "node:fs";
+import { mkdirSync, readdirSync, truncateSync } from "node:fs";
 import { type AddressInfo, createServer, type Server, type Socket } from "node:net";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
@@ -11,7 +11,7 @@ const fleet = testFleet(PORTS.doctor);
 
 const NO_MODEL = { COPILOTFLEET_PROVIDER_TYPE: undefined };
 const OWN_MODEL = { COPILOTFLEET_PROVIDER_TYPE: "openai", COPILOTFLEET_PROVIDER_BASE_URL: "http://127.0.0.1:1/v1" };
-const STATE_CHECKS = ["servers", "pool", "serve", "ports", "stray processes"];
+const STATE_CHECKS = ["session records", "servers", "pool", "serve", "ports", "stray processes"];
 
 /** What `doctor` finds where nothing is broken: warnings leave it at exit code 0. */
 async function findings(env: NodeJS.ProcessEnv = {}): Promise<Map<string, Check>> {
@@ -174,6 +174,42 @@ describe("doctor", () => {
     expect(names).toEqual(["registry", ...STATE_CHECKS]);
   });
 
+  it("warns of damaged records, and writes them again with --fix", async () => {
+    await fleet.spawn("alice");
+    await fleet.create("alice", "damaged");
+    await fleet.send("alice", "damaged", "hi");
+    await fleet.ok(["stop", "--user", "alice"]);
+    const folders = [join(fleet.root, "registry"), join(fleet.root, "sessions", "damaged")];
+    for (const folder of folders) truncateSync(join(folder, newest(folder)), 0);
+
+    const listed = await fleet.run(["ps"]);
+    expect(listed.code).toBe(0);
+    expect(listed.stderr).toMatch(
+      /^Warning: The newest revision of the registry is damaged \(it is empty: "[^"]+"\)\. The fleet recovered revision \d+ from its copy "[^"]+registry\.json"; nothing is lost\. Check the disk, then run: copilotfleet doctor --fix\n$/,
+    );
+
+    const { ok, checks } = await shown(fleet.run(["doctor", "--json"]));
+    expect(ok).toBe(true);
+    for (const [name, damage] of [
+      ["registry", /^\d+ servers recorded; The newest revision of the registry is damaged/],
+      ["session records", /^\d+ sessions recorded; The newest revision of the record of session "damaged" is damaged/],
+    ] as const) {
+      const check = checks.find((one) => one.name === name);
+      expect(check).toMatchObject({ level: "warning", detail: expect.stringMatching(damage), fixed: false });
+      expect(check?.detail).not.toContain("copilotfleet doctor");
+      expect(check?.fix).toMatch(/^Check the disk\. Add --fix to /);
+    }
+
+    const fixed = await shown(fleet.run(["doctor", "--fix", "--json"]));
+    expect(fixed.checks.filter((one) => one.fixed).map(({ name }) => name)).toEqual(["registry", "session records"]);
+    for (const folder of folders) {
+      expect(readdirSync(folder).filter((name) => name.startsWith("corrupt-"))).toHaveLength(1);
+    }
+    const after = await findings();
+    expect([after.get("registry")?.level, after.get("session records")?.level]).toEqual(["ok", "ok"]);
+    expect(await fleet.ok(["list", "--user", "alice"])).toContain("damaged");
+  });
+
   it("does not advise to run doctor when the runtime is missing or ends at once", async () => {
     for (const [path, fix] of [
       [join(fleet.folder, "nowhere"), "unset COPILOT_CLI_PATH"],
@@ -184,6 +220,11 @@ describe("doctor", () => {
     }
   });
 });
+
+function newest(folder: string): string {
+  const names = readdirSync(folder).filter((name) => /^\d+\.json$/.test(name));
+  return names.toSorted().at(-1) ?? "";
+}
 
 async function shown(run: Promise<Ran>): Promise<DoctorResult> {
   return (await run).json<DoctorResult>();

@@ -64,7 +64,11 @@ describe.each(DAMAGES)("a head revision that is %s", (_, damage) => {
     await damage(join(root, "registry", "0000000000000003.json"));
     const store = openFileStore(root);
     expect(Object.keys((await store.readRegistry()).servers)).toEqual(["s1", "s2", "s3"]);
-    expect(store.takeWarnings()).toEqual([expect.stringMatching(/revision 3 of the registry is damaged.*recovered/)]);
+    expect(store.takeWarnings()).toEqual([
+      expect.stringMatching(
+        /^The newest revision of the registry is damaged \(it.*0000000000000003\.json"\)\. The fleet recovered revision 3 from its copy ".*registry\.json"; nothing is lost\. Check the disk, then run: copilotfleet doctor --fix$/,
+      ),
+    ]);
     expect(store.takeWarnings()).toEqual([]);
     await add(root, "s4");
     expect(await serverIds(root)).toEqual(["s1", "s2", "s3", "s4"]);
@@ -78,7 +82,11 @@ describe.each(DAMAGES)("a head revision that is %s", (_, damage) => {
     await rm(join(root, "registry.json"));
     const store = openFileStore(root);
     expect(Object.keys((await store.readRegistry()).servers)).toEqual(["s1", "s2"]);
-    expect(store.takeWarnings()).toEqual([expect.stringMatching(/revision 3 of the registry is damaged.*revision 2/)]);
+    expect(store.takeWarnings()).toEqual([
+      expect.stringMatching(
+        /^The newest revision of the registry is damaged .*went back to revision 2 and lost the last change: a server that it started may run without a record\. Check/,
+      ),
+    ]);
     await add(root, "s4");
     expect(await serverIds(root)).toEqual(["s1", "s2", "s4"]);
     expect(await readdir(join(root, "registry"))).toContain("0000000000000004.json");
@@ -92,7 +100,9 @@ describe.each(DAMAGES)("all revisions %s", (_, damage) => {
     await Promise.all((await revisions(root)).map(damage));
     const store = openFileStore(root);
     expect(Object.keys((await store.readRegistry()).servers)).toEqual(["s1", "s2", "s3"]);
-    expect(store.takeWarnings()).toEqual([expect.stringContaining("recovered revision 3")]);
+    expect(store.takeWarnings()).toEqual([
+      expect.stringMatching(/^The newest 3 revisions of the registry are damaged \(it.*recovered revision 3/),
+    ]);
     await add(root, "s4");
     expect(await serverIds(root)).toEqual(["s1", "s2", "s3", "s4"]);
     expect(await readdir(join(root, "registry"))).toContain("0000000000000004.json");
@@ -120,6 +130,23 @@ it("a number below those that are kept was linked too late, and is never fallen 
   await rm(join(root, "registry.json"));
   await writeFile(late, bytes);
   await expect(openFileStore(root).readRegistry()).rejects.toMatchObject({ code: "FLEET_STATE_CORRUPT" });
+});
+
+it("an update that changes nothing repairs damage, and writes nothing where there is none", async () => {
+  const root = await filled(3);
+  await truncate(join(root, "registry", "0000000000000003.json"), 0);
+  for (let update = 1; update <= 2; update++) await openFileStore(root).updateRegistry(() => undefined);
+  const names = await readdir(join(root, "registry"));
+  expect(names.toSorted().at(-1)).toBe("corrupt-0000000000000003.json");
+  expect(
+    names
+      .filter((name) => /^\d+\.json$/.test(name))
+      .toSorted()
+      .at(-1),
+  ).toBe("0000000000000004.json");
+  const store = openFileStore(root);
+  expect(Object.keys((await store.readRegistry()).servers)).toEqual(["s1", "s2", "s3"]);
+  expect(store.takeWarnings()).toEqual([]);
 });
 
 describe("registry.json", () => {
@@ -250,7 +277,9 @@ describe.each(DAMAGES)("a session record that is %s", (_, damage) => {
     const folder = join(root, "sessions", "a");
     await damage(join(folder, (await readdir(folder)).toSorted().at(-1) ?? ""));
     expect(await store.readSession("a")).toMatchObject({ turns: 2 });
-    expect(store.takeWarnings()).toEqual([expect.stringContaining('session "a" is damaged')]);
+    expect(store.takeWarnings()).toEqual([
+      expect.stringMatching(/^The newest revision of the record of session "a" is damaged .*uses the one before and/),
+    ]);
     expect(await store.updateSession("a", (draft) => ++draft.turns)).toBe(3);
     expect(await store.readSession("a")).toMatchObject({ turns: 3 });
   });

@@ -9,6 +9,8 @@ export interface Base extends Parent {
   data: string;
   /** Revisions above `rev` that are not readable. */
   damaged: readonly number[];
+  /** Whether to write this state again although nothing changed, because some file of it is damaged. */
+  mend: boolean;
 }
 
 /** What differs between the registry and a session record. */
@@ -60,7 +62,7 @@ export class Document<T> {
     this.#spec.prepare();
     const base = this.#spec.load();
     const { data, outcomes } = applyChanges(base.data, parse, changes);
-    if (data === base.data) return outcomes;
+    if (data === base.data && !base.mend) return outcomes;
     await keepEvidence(folder, base.damaged);
     if (!(await commitRevision({ folder, parent: base, data, keep, onStep }))) return undefined;
     await this.#spec.committed(base.next, data);

@@ -7,6 +7,7 @@ import { hashToken, leaseLost } from "../lease-token.js";
 import { assertSessionId, isSessionId } from "../session-id.js";
 import type { Lease, LeaseAnswer, LeaseRequest } from "../store.js";
 import type { StoreContext } from "./context.js";
+import { damageWarning, describeDamage } from "./damage.js";
 import { type Base, Document } from "./document.js";
 import { scratchName } from "./durable.js";
 import { corruptError, mediumError } from "./failures.js";
@@ -221,14 +222,13 @@ export class LeaseRecords {
       const why = head.damaged.map(({ rev, reason }) => `revision ${rev}: ${reason}`).join("; ");
       throw corruptError(folder, why || "its folder is empty", `mv ${folder} ${this.#folder}-corrupt-${sessionId}`);
     }
-    for (const { rev, reason } of head.damaged) {
-      const session = quote(sessionId);
-      this.#context.warn(
-        `Revision ${rev} of the lease on ${session} is damaged (${reason}); went back to ${head.rev}.`,
-      );
-    }
     const damaged = head.damaged.map(({ rev }) => rev);
-    return { rev: head.rev, top: head.top, next: head.top + 1, data: head.data, damaged };
+    if (damaged.length > 0) {
+      const damage = describeDamage(`the lease on ${quote(sessionId)}`, folder, head.damaged);
+      this.#context.warn(damageWarning(damage, "The fleet uses the one before."));
+    }
+    const mend = damaged.length > 0;
+    return { rev: head.rev, top: head.top, next: head.top + 1, data: head.data, damaged, mend };
   }
 
   /**

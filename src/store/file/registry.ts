@@ -4,6 +4,7 @@ import { quote } from "../../errors.js";
 import { EMPTY_REGISTRY, parseRegistry } from "../registry-data.js";
 import type { Registry } from "../store.js";
 import type { StoreContext } from "./context.js";
+import { damageWarning, describeDamage } from "./damage.js";
 import type { Base, DocumentSpec } from "./document.js";
 import { makeFolder } from "./durable.js";
 import { corruptError, mediumError, reason } from "./failures.js";
@@ -61,22 +62,26 @@ export function loadRegistry(root: string, warn: (message: string) => void): Bas
   const damaged = head.damaged.map(({ rev }) => rev);
   const ownTop = { top: head.top, damaged };
 
-  if (head.data !== undefined && published.kind === "damaged") warnOfCopy(root, published.reason, warn);
+  const isCopyDamaged = published.kind === "damaged";
+  if (head.data !== undefined && isCopyDamaged) warnOfCopy(root, published.reason, warn);
   if (head.data !== undefined && damaged.length === 0) {
-    return { ...ownTop, rev: head.rev, next: head.top + 1, data: head.data };
+    return { ...ownTop, rev: head.rev, next: head.top + 1, data: head.data, mend: isCopyDamaged };
   }
+  const damage = describeDamage("the registry", registryFolder(root), head.damaged);
   // The copy may be newer than the newest whole revision: it was made of the one that is damaged now.
   if (published.kind === "good" && published.rev > head.rev) {
-    warn(`Damage found: ${describe(head)}; recovered revision ${published.rev} from ${quote(publishedPath(root))}.`);
+    const recovered = `The fleet recovered revision ${published.rev} from its copy ${quote(publishedPath(root))}`;
+    warn(damageWarning(damage, `${recovered}${lost(head.top - published.rev)}.`));
     const next = Math.max(head.top, published.rev) + 1;
-    return { ...ownTop, rev: damaged.includes(published.rev) ? published.rev : 0, next, data: published.data };
+    const rev = damaged.includes(published.rev) ? published.rev : 0;
+    return { ...ownTop, rev, next, data: published.data, mend: true };
   }
   if (head.data !== undefined) {
-    warn(`Damage found: ${describe(head)}; went back to revision ${head.rev}.`);
-    return { ...ownTop, rev: head.rev, next: head.top + 1, data: head.data };
+    warn(damageWarning(damage, `The fleet went back to revision ${head.rev}${lost(head.top - head.rev)}.`));
+    return { ...ownTop, rev: head.rev, next: head.top + 1, data: head.data, mend: true };
   }
   refuseIfLost(root, head, published);
-  return { ...ownTop, rev: 0, next: 1, data: EMPTY_REGISTRY };
+  return { ...ownTop, rev: 0, next: 1, data: EMPTY_REGISTRY, mend: false };
 }
 
 /**
@@ -122,17 +127,20 @@ const NO_HEAD: Head = { rev: 0, data: undefined, top: 0, damaged: [], others: []
  * without numbers: that is empty. Anything more is state that was lost.
  */
 function refuseIfLost(root: string, head: Head, published: Published): void {
+  const folder = registryFolder(root);
   const mend = `Put a backup in place: ${publishedPath(root)}`;
   if (published.kind === "damaged") throw corruptError(publishedPath(root), published.reason, mend);
-  if (head.top > 0) throw corruptError(registryFolder(root), describe(head), mend);
+  if (head.top > 0) throw corruptError(folder, describeDamage("the registry", folder, head.damaged), mend);
   if (head.others.some(isQuarantined) || namesIn(root).some(isQuarantined)) {
     throw corruptError(root, "only damaged copies are left", mend);
   }
 }
 
-function describe({ damaged }: Head): string {
-  if (damaged.length === 0) return "no revision of the registry is there";
-  return damaged.map(({ rev, reason }) => `revision ${rev} of the registry is damaged (${reason})`).join("; ");
+/** What the lost changes may have been. */
+function lost(changes: number): string {
+  if (changes <= 0) return "; nothing is lost";
+  const [these, they] = changes === 1 ? ["change", "it"] : [`${changes} changes`, "they"];
+  return ` and lost the last ${these}: a server that ${they} started may run without a record`;
 }
 
 function namesIn(folder: string): string[] {
@@ -145,9 +153,7 @@ function namesIn(folder: string): string[] {
 }
 
 function warnOfCopy(root: string, why: string, warn: (message: string) => void): void {
-  warn(
-    `${quote(publishedPath(root))} is damaged (${why}); the state itself is not, and the next write mends the copy.`,
-  );
+  warn(damageWarning(`${quote(publishedPath(root))} is damaged (${why})`, "It is only a copy; nothing is lost."));
 }
 
 function newerRevision(folder: string, rev: number): { rev: number; data: string } | undefined {

@@ -6,6 +6,7 @@ import { FleetError, isFleetError, quote, systemCode } from "../../errors.js";
 import { assertSessionId, isSessionId } from "../session-id.js";
 import type { SessionRecord } from "../store.js";
 import type { StoreContext } from "./context.js";
+import { damageWarning, describeDamage } from "./damage.js";
 import { type Base, Document } from "./document.js";
 import { scratchName, syncFolder } from "./durable.js";
 import { corruptError, mediumError } from "./failures.js";
@@ -210,11 +211,15 @@ export class SessionRecords {
     if (head.data === TOMBSTONE) return null;
     // Two ids that differ in case share a folder on some file systems.
     if (parseRecord(head.data).id !== id) return null;
-    for (const { rev, reason } of head.damaged) {
-      this.#context.warn(`Revision ${rev} of session ${quote(id)} is damaged (${reason}); went back to ${head.rev}.`);
-    }
     const damaged = head.damaged.map(({ rev }) => rev);
-    return { rev: head.rev, top: head.top, next: head.top + 1, data: head.data, damaged };
+    if (damaged.length > 0) {
+      const damage = describeDamage(`the record of session ${quote(id)}`, folder, head.damaged);
+      const consequence =
+        "The fleet uses the one before and lost the last change, such as the time of last use. The conversation is kept elsewhere.";
+      this.#context.warn(damageWarning(damage, consequence));
+    }
+    const mend = damaged.length > 0;
+    return { rev: head.rev, top: head.top, next: head.top + 1, data: head.data, damaged, mend };
   }
 
   /** A record that is not readable may be deleted, or nothing could ever clear it away. */
