@@ -58,6 +58,8 @@ interface Finding {
 export interface DoctorOptions {
   env: NodeJS.ProcessEnv;
   cwd: string;
+  /** The configuration file that the user named. */
+  configFile?: string;
   /** Mend what can be mended without losing anything. */
   fix: boolean;
 }
@@ -120,7 +122,7 @@ export async function examine(options: DoctorOptions): Promise<DoctorResult> {
   }));
   let loaded: LoadedConfig | undefined;
   await checks.run("configuration", () => {
-    loaded = loadConfig({ env: options.env, cwd: options.cwd });
+    loaded = loadConfig(options);
     return { level: "ok", detail: loaded.sources.length === 0 ? "defaults; no file" : loaded.sources.join(", ") };
   });
   await checks.run("environment", () => unknownSettings(options.env));
@@ -145,7 +147,7 @@ function stateChecks({ config }: LoadedConfig): string[] {
 
 async function recordedState(checks: Checks, options: DoctorOptions, loaded: LoadedConfig): Promise<void> {
   const { stateRoot, config } = loaded;
-  await using fleet = await Fleet.open({ env: options.env, cwd: options.cwd });
+  await using fleet = await Fleet.open(options);
   const isReadable = await checks.run("registry", async () => {
     const count = await fleet.recordedServers();
     const warnings = fleet.takeWarnings();

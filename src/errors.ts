@@ -14,6 +14,7 @@ export const ERRORS = {
   FLEET_PORT_INVALID: { exit: 2 },
   FLEET_CONFIG_INVALID: { exit: 3 },
   FLEET_CONFIG_KEY_UNKNOWN: { exit: 3 },
+  FLEET_CONFIG_UNTRUSTED: { exit: 3 },
   FLEET_NODE_UNSUPPORTED: { exit: 3 },
   FLEET_PLATFORM_UNSUPPORTED: { exit: 3 },
   FLEET_RUNTIME_MISSING: { exit: 3 },

@@ -15,8 +15,13 @@ export interface FleetOptions {
   config?: PartialConfig;
   /** The environment to read settings and tokens from, and to pass on to servers. Default: `process.env`. */
   env?: NodeJS.ProcessEnv;
-  /** Where to look upward for `.copilotfleet.json`. Default: the working folder. */
+  /**
+   * Where to look upward for `.copilotfleet.json`. Default: the working folder. Keys of it that name programs, variables,
+   * addresses or stores need the user's trust (`copilotfleet trust`).
+   */
   cwd?: string;
+  /** A configuration file to read instead of that one. All of its keys count. */
+  configFile?: string;
 }
 
 export interface ConnectInfo {

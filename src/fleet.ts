@@ -170,6 +170,7 @@ export class Fleet implements AsyncDisposable {
     const { config, stateRoot } = loadConfig({
       env,
       cwd: options.cwd ?? process.cwd(),
+      ...(options.configFile === undefined ? {} : { configFile: options.configFile }),
       ...(options.config === undefined ? {} : { flags: options.config }),
     });
     checkStateFolder(stateRoot);

@@ -17,6 +17,7 @@ import type { ServerRecord, Store } from "./store/store.js";
 export interface MigrateOptions {
   env: NodeJS.ProcessEnv;
   cwd: string;
+  configFile?: string;
   /** "file", or a Redis URL. */
   to: string;
   /** Where that was given, for messages. */
@@ -46,7 +47,7 @@ export interface MigrateResult {
  * in the target.
  */
 export async function migrateStore(options: MigrateOptions): Promise<MigrateResult> {
-  const { config, stateRoot } = loadConfig({ env: options.env, cwd: options.cwd });
+  const { config, stateRoot } = loadConfig(options);
   checkStateFolder(stateRoot);
   refuseOtherSettings(config, stateRoot);
   refuseRenamed(config, stateRoot);

@@ -12,7 +12,7 @@ const LAYERS: RegExp[][] = [
   [/^main\.ts$/],
   [/^commands\//],
   [/^cli\//],
-  [/^smoke\.ts$/, /^doctor\.ts$/, /^migrate\.ts$/, /^index\.ts$/],
+  [/^smoke\.ts$/, /^doctor\.ts$/, /^migrate\.ts$/, /^trust\.ts$/, /^index\.ts$/],
   [/^fleet\.ts$/],
   [/^remote\//],
   [/^fleet-options\.ts$/],

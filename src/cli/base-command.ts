@@ -1,4 +1,4 @@
-import { Command } from "@oclif/core";
+import { Command, Flags, type Interfaces } from "@oclif/core";
 import { Fleet } from "../fleet.js";
 import { Interrupted } from "./interrupted.js";
 
@@ -8,18 +8,37 @@ import { Interrupted } from "./interrupted.js";
  */
 export abstract class FleetCommand extends Command {
   static override enableJsonFlag = true;
+  static override baseFlags: Interfaces.FlagInput = {
+    config: Flags.string({
+      description: "configuration file to read instead of the project's .copilotfleet.json",
+      helpValue: "FILE",
+    }),
+  };
 
+  /** Where the configuration comes from, as the library takes it: the file that `--config` names. */
+  protected configSource: { configFile?: string } = {};
   #interrupt: AbortController | undefined;
 
   /** Opens the fleet for the length of `use`. */
   protected async withFleet<T>(use: (fleet: Fleet) => Promise<T>): Promise<T> {
-    const fleet = await Fleet.open();
+    const fleet = await Fleet.open(this.configSource);
     try {
       return await use(fleet);
     } finally {
       for (const warning of fleet.takeWarnings()) process.stderr.write(`Warning: ${warning}\n`);
       await fleet.close();
     }
+  }
+
+  protected override async parse<
+    F extends Interfaces.OutputFlags<Interfaces.FlagInput>,
+    B extends Interfaces.OutputFlags<Interfaces.FlagInput>,
+    A extends Interfaces.OutputArgs<Interfaces.ArgInput>,
+  >(options?: Interfaces.Input<F, B, A>, argv?: string[]): Promise<Interfaces.ParserOutput<F, B, A>> {
+    const parsed = await super.parse(options, argv);
+    const file: unknown = parsed.flags.config;
+    if (typeof file === "string") this.configSource = { configFile: file };
+    return parsed;
   }
 
   /**

@@ -12,7 +12,12 @@ export default class Doctor extends FleetCommand {
 
   async run(): Promise<{ ok: boolean; checks: Check[] }> {
     const { flags } = await this.parse(Doctor);
-    const { ok, checks, exit } = await examine({ env: process.env, cwd: process.cwd(), fix: flags.fix });
+    const { ok, checks, exit } = await examine({
+      env: process.env,
+      cwd: process.cwd(),
+      ...this.configSource,
+      fix: flags.fix,
+    });
     for (const check of checks) this.log(render(check));
     process.exitCode = exit;
     return { ok, checks };

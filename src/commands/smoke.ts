@@ -5,6 +5,8 @@ import { type SmokeResult, smoke } from "../smoke.js";
 export default class Smoke extends FleetCommand {
   static override summary = "Try everything once, offline, with a built-in echo model. Needs no account.";
   static override description = "Exits with 0 only if each step did what it says. Leaves nothing behind.";
+  // It has a configuration of its own.
+  static override baseFlags = {};
 
   async run(): Promise<SmokeResult> {
     await this.parse(Smoke);

@@ -5,7 +5,7 @@ import { locateJsonFault } from "./json-error.js";
 import { unusableFile } from "./problem.js";
 import { printable } from "./text.js";
 
-const PROJECT_FILE = ".copilotfleet.json";
+export const PROJECT_FILE = ".copilotfleet.json";
 const LARGEST_BYTES = 1024 * 1024;
 
 /** The nearest `.copilotfleet.json` upward from `folder`, or null. */
@@ -17,19 +17,25 @@ export function findProjectFile(folder: string): string | null {
   }
 }
 
+/** A configuration file: its text, and the JSON value in it. */
+export interface ConfigFile {
+  text: string;
+  content: unknown;
+}
+
 /**
- * What a configuration file says, or undefined when there is none. Synchronous, as every command waits for it first.
+ * A configuration file, or undefined when there is none. Synchronous, as every command waits for it first.
  *
  * A file that another user could have written is refused: it is found by walking upward, so that anybody could put one
  * into a shared folder such as /tmp, and it names programs to run and variables to send.
  *
  * @throws FleetError `FLEET_CONFIG_INVALID`.
  */
-export function readConfigFile(path: string, uid: number | undefined): unknown {
+export function readConfigFile(path: string, uid: number | undefined): ConfigFile | undefined {
   if (!exists(path)) return undefined;
   const text = readText(path, uid).replace(/^\uFEFF/, "");
   try {
-    return JSON.parse(text);
+    return { text, content: JSON.parse(text) as unknown };
   } catch {
     // The parser's own error is not kept as the cause: it quotes the text around the fault.
     const { line, column, reason } = locateJsonFault(text);

@@ -8,6 +8,11 @@ export function printable(text: string): string {
   return text.replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, (c) => `\\u{${c.codePointAt(0)?.toString(16)}}`);
 }
 
+/** A path as one word for a shell, for a command that is meant to be pasted. */
+export function shellQuote(path: string): string {
+  return /^[\w/.@%+,:=-]+$/.test(path) ? path : `'${path.replaceAll("'", "'\\''")}'`;
+}
+
 const SECRETS = [
   // GitHub's own prefixes: https://github.blog/engineering/behind-githubs-new-authentication-token-formats/
   /\b(?:gh[a-z]_|github_pat_)\w+/g,

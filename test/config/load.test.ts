@@ -1,11 +1,14 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { unknownVariables } from "../../src/config/environment.js";
 import { keysBelow, keyTree } from "../../src/config/keys.js";
 import type { PartialConfig } from "../../src/config/load.js";
 import { Folder } from "./folder.js";
+
+const EXAMPLE = fileURLToPath(new URL("../../.copilotfleet.example.json", import.meta.url));
 
 describe("defaults", () => {
   it("are those of the public contract", async () => {
@@ -63,10 +66,9 @@ describe("defaults", () => {
 
   it("equal the example, which names every key", async () => {
     await using folder = new Folder();
-    const text = readFileSync(new URL("../../.copilotfleet.example.json", import.meta.url), "utf8");
+    const text = readFileSync(EXAMPLE, "utf8");
     const defaults = folder.load().config;
-    folder.write(folder.projectFile, text);
-    const { provider, ...rest } = folder.load().config;
+    const { provider, ...rest } = folder.load({ configFile: EXAMPLE }).config;
     // Its provider brings a default model.
     expect({ ...rest, provider: null }).toEqual({ ...defaults, session: { ...defaults.session, model: "gpt-5" } });
     expect(provider).toEqual({
@@ -136,7 +138,7 @@ describe("precedence", () => {
       fc.property(part, part, part, (user, project, flags) => {
         folder.write(folder.userFile, user);
         folder.write(folder.projectFile, project);
-        const { config } = folder.load({ flags });
+        const { config } = folder.load({ flags, configFile: folder.projectFile });
         expect(config.pool.servers).toBe(flags.pool?.servers ?? project.pool?.servers ?? user.pool?.servers ?? 1);
         expect(config.session.maxActive).toBe(
           flags.session?.maxActive ?? project.session?.maxActive ?? user.session?.maxActive ?? 50,
@@ -162,10 +164,18 @@ describe("precedence", () => {
     folder.write(folder.userFile, {
       provider: { type: "openai", baseUrl: "https://a.example/v1", apiKeyEnv: "A_KEY" },
     });
-    folder.write(folder.projectFile, { provider: { type: "anthropic", baseUrl: "https://b.example" } });
-    expect(folder.load().config.provider).toMatchObject({ baseUrl: "https://b.example", apiKeyEnv: null });
-    folder.write(folder.projectFile, { provider: { baseUrl: "https://c.example" } });
-    expect(folder.load().config.provider).toMatchObject({ baseUrl: "https://c.example", apiKeyEnv: "A_KEY" });
+    const configFile = folder.projectFile;
+    folder.write(configFile, { provider: { type: "anthropic", baseUrl: "https://b.example" } });
+    expect(folder.load({ configFile }).config.provider).toMatchObject({
+      baseUrl: "https://b.example",
+      apiKeyEnv: null,
+    });
+    folder.write(configFile, { provider: { baseUrl: "https://c.example" } });
+    expect(folder.load({ configFile }).config.provider).toMatchObject({
+      baseUrl: "https://c.example",
+      apiKeyEnv: "A_KEY",
+    });
+    folder.write(configFile, {});
     expect(folder.load({ env: { COPILOTFLEET_PROVIDER_TYPE: "echo" } }).config.provider).toEqual({ type: "echo" });
     expect(folder.load({ env: { COPILOTFLEET_PROVIDER: "null" } }).config.provider).toBeNull();
     expect(folder.load({ flags: { provider: null } }).config.provider).toBeNull();
@@ -181,7 +191,8 @@ describe("precedence", () => {
   it("counts a file's relative paths from that file, and a variable's from the working folder", async () => {
     await using folder = new Folder();
     folder.write(folder.projectFile, { runtime: { path: "./bin/copilot" }, auth: { githubTokenFile: "~/t" } });
-    const { runtime, auth } = folder.load().config;
+    const { runtime, auth } = folder.load({ configFile: folder.projectFile }).config;
+    folder.write(folder.projectFile, {});
     expect(runtime.path).toBe(join(folder.project, "bin/copilot"));
     expect(auth.githubTokenFile).toBe(join(folder.home, "t"));
     const path = (text: string) => folder.load({ env: { COPILOTFLEET_RUNTIME_PATH: text } }).config.runtime.path;

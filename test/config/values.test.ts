@@ -82,11 +82,11 @@ const CASES = Object.entries(VALUES).flatMap(([name, values]) => values.map((val
 describe("a value that is not allowed", () => {
   it.each(CASES)("$name: $value", async ({ name, value }) => {
     await using folder = new Folder();
-    folder.write(folder.projectFile, at(name, value));
+    folder.write(folder.userFile, at(name, value));
     const error = folder.refusal();
     expect(error).toMatchObject({ code: "FLEET_CONFIG_INVALID", exit: 3 });
-    expect(error.message).toContain(`${name} in ${folder.projectFile} is ${quote(value)}: allowed is `);
-    expect(error.suggestions).toEqual([`Correct ${name} in ${folder.projectFile}`]);
+    expect(error.message).toContain(`${name} in ${folder.userFile} is ${quote(value)}: allowed is `);
+    expect(error.suggestions).toEqual([`Correct ${name} in ${folder.userFile}`]);
   });
 
   it.each([
@@ -125,7 +125,7 @@ describe("a value that is not allowed", () => {
     ["session.infinite", true],
   ])("a section that is no object: %s = %j", async (name, value) => {
     await using folder = new Folder();
-    folder.write(folder.projectFile, at(name, value));
+    folder.write(folder.userFile, at(name, value));
     const error = folder.refusal();
     expect(error).toMatchObject({ code: "FLEET_CONFIG_INVALID" });
     expect(error.message).toMatch(new RegExp(`^${name} in .*: allowed is an object`));
@@ -133,7 +133,7 @@ describe("a value that is not allowed", () => {
 
   it("that is nested too deep to be printed is refused all the same", async () => {
     await using folder = new Folder();
-    folder.write(folder.projectFile, `{"store": ${"[".repeat(100_000)}${"]".repeat(100_000)}}`);
+    folder.write(folder.userFile, `{"store": ${"[".repeat(100_000)}${"]".repeat(100_000)}}`);
     expect(folder.refusal().message).toContain("store in");
   });
 });
@@ -165,10 +165,8 @@ describe("what the fleet keeps to itself", () => {
     "runtime.args with %j",
     async (arg) => {
       await using folder = new Folder();
-      folder.write(folder.projectFile, { runtime: { args: ["--log-level", arg] } });
-      expect(folder.refusal().message).toContain(
-        `runtime.args[1] in ${folder.projectFile} is ${quote(arg)}: allowed is`,
-      );
+      folder.write(folder.userFile, { runtime: { args: ["--log-level", arg] } });
+      expect(folder.refusal().message).toContain(`runtime.args[1] in ${folder.userFile} is ${quote(arg)}: allowed is`);
     },
   );
 
@@ -176,16 +174,14 @@ describe("what the fleet keeps to itself", () => {
     "runtime.env with %j",
     async (name) => {
       await using folder = new Folder();
-      folder.write(folder.projectFile, { runtime: { env: [name] } });
-      expect(folder.refusal().message).toContain(
-        `runtime.env[0] in ${folder.projectFile} is ${quote(name)}: allowed is`,
-      );
+      folder.write(folder.userFile, { runtime: { env: [name] } });
+      expect(folder.refusal().message).toContain(`runtime.env[0] in ${folder.userFile} is ${quote(name)}: allowed is`);
     },
   );
 
   it("takes other arguments and variables", async () => {
     await using folder = new Folder();
-    folder.write(folder.projectFile, { runtime: { args: ["--log-level", "debug"], env: ["NO_PROXY", "https_proxy"] } });
+    folder.write(folder.userFile, { runtime: { args: ["--log-level", "debug"], env: ["NO_PROXY", "https_proxy"] } });
     expect(folder.load().config.runtime).toMatchObject({
       args: ["--log-level", "debug"],
       env: ["NO_PROXY", "https_proxy"],
@@ -205,7 +201,7 @@ describe("secrets", () => {
     ["store", "http://user:canary@a.example"],
   ])("%s that holds one is refused and not shown", async (name, value) => {
     await using folder = new Folder();
-    folder.write(folder.projectFile, at(name, value));
+    folder.write(folder.userFile, at(name, value));
     const error = folder.refusal();
     expect(error).toMatchObject({ code: "FLEET_CONFIG_INVALID" });
     expect(error.message).toContain(name);
@@ -235,7 +231,7 @@ describe("secrets", () => {
     for (const url of ["redis://localhost", "redis://127.0.0.9:1/3", "redis://[::1]/0", "rediss://redis.example/0"]) {
       expect(folder.load(env(url)).config.store).toEqual({ kind: "redis", url });
     }
-    folder.write(folder.projectFile, { storeOptions: { insecure: true } });
+    folder.write(folder.userFile, { storeOptions: { insecure: true } });
     expect(folder.load(env("redis://redis.example")).config.store.kind).toBe("redis");
   });
 });
@@ -276,7 +272,7 @@ describe("values that do not go together", () => {
     ],
   ])("%s", async (_, content, part, allowed) => {
     await using folder = new Folder();
-    folder.write(folder.projectFile, content);
+    folder.write(folder.userFile, content);
     const error = folder.refusal();
     expect(error).toMatchObject({ code: "FLEET_CONFIG_INVALID", exit: 3 });
     expect(error.message).toContain(part);
@@ -285,10 +281,10 @@ describe("values that do not go together", () => {
 
   it("says where each of the values came from, and blames the flag", async () => {
     await using folder = new Folder();
-    folder.write(folder.projectFile, { ports: { to: 4500 } });
+    folder.write(folder.userFile, { ports: { to: 4500 } });
     const error = folder.refusal({ flags: { ports: { from: 4600 } }, flagNames: { "ports.from": "--port-from" } });
     expect(error).toMatchObject({ code: "FLEET_PORT_INVALID", exit: 2 });
-    expect(error.message).toContain(`(ports.from: the flag --port-from; ports.to: in ${folder.projectFile})`);
+    expect(error.message).toContain(`(ports.from: the flag --port-from; ports.to: in ${folder.userFile})`);
   });
 
   it("keeps ports below 1024 for root", async () => {

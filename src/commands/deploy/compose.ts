@@ -15,15 +15,18 @@ export default class DeployCompose extends FleetCommand {
 
   async run(): Promise<{ compose: Record<string, unknown>; notices: string[] }> {
     const { flags } = await this.parse(DeployCompose);
-    const { compose, notices, yaml } = await deployCompose({
-      name: flags.name,
-      image: flags.image ?? `copilotfleet:${this.config.version}`,
-      replicas: flags.replicas,
-      storage: flags.storage,
-      servers: flags.servers,
-      sessions: flags.sessions,
-      secretStore: false,
-    });
+    const { compose, notices, yaml } = await deployCompose(
+      {
+        name: flags.name,
+        image: flags.image ?? `copilotfleet:${this.config.version}`,
+        replicas: flags.replicas,
+        storage: flags.storage,
+        servers: flags.servers,
+        sessions: flags.sessions,
+        secretStore: false,
+      },
+      this.configSource,
+    );
     this.log(yaml.trimEnd());
     return { compose, notices };
   }

@@ -16,24 +16,27 @@ export default class DeployKubernetes extends FleetCommand {
 
   async run(): Promise<{ manifests: Manifest[]; notices: string[] }> {
     const { flags } = await this.parse(DeployKubernetes);
-    const { manifests, notices, yaml } = await deployKubernetes({
-      name: flags.name,
-      image: flags.image ?? `copilotfleet:${this.config.version}`,
-      replicas: flags.replicas,
-      maxReplicas: flags["max-replicas"],
-      storage: flags.storage,
-      servers: flags.servers,
-      sessions: flags.sessions,
-      secretStore: flags["redis-secret"] !== undefined,
-      namespace: flags.namespace,
-      secret: flags.secret,
-      redisSecret: flags["redis-secret"],
-      storageSize: flags["storage-size"],
-      storageClass: flags["storage-class"],
-      monitoringNamespace: flags["monitoring-namespace"],
-      clientNamespaces: flags["client-namespace"],
-      egressPorts: flags["egress-port"] ?? [],
-    });
+    const { manifests, notices, yaml } = await deployKubernetes(
+      {
+        name: flags.name,
+        image: flags.image ?? `copilotfleet:${this.config.version}`,
+        replicas: flags.replicas,
+        maxReplicas: flags["max-replicas"],
+        storage: flags.storage,
+        servers: flags.servers,
+        sessions: flags.sessions,
+        secretStore: flags["redis-secret"] !== undefined,
+        namespace: flags.namespace,
+        secret: flags.secret,
+        redisSecret: flags["redis-secret"],
+        storageSize: flags["storage-size"],
+        storageClass: flags["storage-class"],
+        monitoringNamespace: flags["monitoring-namespace"],
+        clientNamespaces: flags["client-namespace"],
+        egressPorts: flags["egress-port"] ?? [],
+      },
+      this.configSource,
+    );
     this.log(yaml.trimEnd());
     return { manifests, notices };
   }

@@ -17,7 +17,7 @@ export default class DeploySystemd extends FleetCommand {
   async run(): Promise<{ files: UnitFile[]; notices: string[]; written: string[] }> {
     const { flags } = await this.parse(DeploySystemd);
     const options = { command: flags.command, user: flags["run-as"] };
-    const { files, notices, written, text } = await deploySystemd(options, flags.output);
+    const { files, notices, written, text } = await deploySystemd(options, flags.output, this.configSource);
     this.log(flags.output === undefined ? text.trimEnd() : [...written, "", ...notices].join("\n"));
     return { files, notices, written };
   }

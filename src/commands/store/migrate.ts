@@ -25,6 +25,7 @@ export default class StoreMigrate extends FleetCommand {
     const result = await migrateStore({
       env: process.env,
       cwd: process.cwd(),
+      ...this.configSource,
       ...storeTarget(flags.to, flags["to-env"], process.env),
       signal: this.interruptSignal(),
     });

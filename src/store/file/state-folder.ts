@@ -1,5 +1,6 @@
 import { lstatSync, readFileSync, readlinkSync, type Stats, statfsSync } from "node:fs";
 import { dirname, isAbsolute, join } from "node:path";
+import { shellQuote } from "../../config/text.js";
 import { FleetError, quote, systemCode } from "../../errors.js";
 import { makeFolder } from "./durable.js";
 import { mediumError } from "./failures.js";
@@ -231,9 +232,4 @@ function unsafeParent(root: string, parent: string, what: string, repair: string
 
 function unsafe(path: string, what: string, suggestions: string[]): FleetError {
   return new FleetError("FLEET_STATE_UNSAFE", `The state folder ${quote(path)} ${what}.`, { suggestions });
-}
-
-/** For a command that is meant to be pasted. */
-function shellQuote(path: string): string {
-  return /^[\w/.@%+,:=-]+$/.test(path) ? path : `'${path.replaceAll("'", "'\\''")}'`;
 }

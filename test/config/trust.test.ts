@@ -1,0 +1,166 @@
+import { mkdirSync, symlinkSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import { guardedKeys, KEY_CLASSES } from "../../src/config/guarded.js";
+import { keysBelow, keyTree } from "../../src/config/keys.js";
+import { Fleet } from "../../src/fleet.js";
+import { listTrusted, readProjectFile, revokeTrust, trustFile } from "../../src/trust.js";
+import { Folder } from "./folder.js";
+
+/** Values that each guarded key allows, where the text "x" is not one of them. */
+const VALUES: Record<string, unknown> = {
+  isolation: "shared",
+  "runtime.args": ["--x"],
+  "runtime.env": ["AWS_SECRET_ACCESS_KEY"],
+  provider: null,
+  "provider.baseUrl": "http://attacker.example/v1",
+  "session.approve": "all",
+  "session.tools": ["bash"],
+  "serve.listen": "0.0.0.0:4300",
+  "serve.metrics": "0.0.0.0:9464",
+  "serve.maxFrame": "256mb",
+  store: "rediss://attacker.example:6379/0",
+  "storeOptions.insecure": true,
+  "host.advertise": "attacker.example:4300",
+  "host.ttl": "3s",
+};
+
+const guarded = Object.entries(KEY_CLASSES).filter(([, found]) => found !== "open");
+const open = Object.entries(KEY_CLASSES).filter(([, found]) => found === "open");
+
+/** The nested form of one dotted key. */
+function at(name: string, value: unknown): unknown {
+  return name.split(".").reduceRight<unknown>((inner, part) => ({ [part]: inner }), value);
+}
+
+describe("the keys of the configuration", () => {
+  it("each have a class that decides whether a project file may set them", () => {
+    const settable = [...keysBelow(keyTree())].filter((key) => key.kind !== "section" || key.nullable);
+    expect(Object.keys(KEY_CLASSES).sort()).toEqual(settable.map(({ name }) => name).sort());
+  });
+
+  it("without a class count as guarded", () => {
+    expect(guardedKeys(new Map([["new.key", { value: 1, origin: { from: "file", name: "f" } }]]))).toEqual(["new.key"]);
+  });
+
+  it.each(guarded)("refuse %s from a project file that nobody trusts, and name it and the file", async (name) => {
+    await using folder = new Folder();
+    const content = at(name, name in VALUES ? VALUES[name] : "x");
+    folder.write(folder.projectFile, content);
+    const error = folder.refusal();
+    expect(error).toMatchObject({ code: "FLEET_CONFIG_UNTRUSTED", exit: 3 });
+    expect(error.message).toContain(`${name} in ${folder.projectFile} counts only when you trust this file.`);
+    expect(error.suggestions).toContain(`copilotfleet trust ${folder.projectFile}`);
+  });
+
+  it.each(open)("take %s from a project file that nobody trusts", (name) => {
+    expect(guardedKeys(new Map([[name, { value: "x", origin: { from: "file", name: "f" } }]]))).toEqual([]);
+  });
+
+  it.each([
+    ["provider.type", "echo"],
+    ["session.approve", "none"],
+  ])("take %s from a project file that nobody trusts when its value is %j", async (name, value) => {
+    await using folder = new Folder();
+    folder.write(folder.projectFile, at(name, value));
+    expect(folder.load().sources).toEqual([folder.projectFile]);
+  });
+
+  it("count from the user's own file, a variable, a flag, and a file that the user names", async () => {
+    await using folder = new Folder();
+    const pathOf = (options = {}) => folder.load(options).config.runtime.path;
+    folder.write(folder.userFile, { runtime: { path: "/user" } });
+    expect(pathOf()).toBe("/user");
+    expect(pathOf({ env: { COPILOTFLEET_RUNTIME_PATH: "/variable" } })).toBe("/variable");
+    expect(pathOf({ flags: { runtime: { path: "/flag" } } })).toBe("/flag");
+    const configFile = join(folder.root, "named.json");
+    folder.write(configFile, { runtime: { path: "/named" } });
+    folder.write(folder.projectFile, { runtime: { path: "/project" } });
+    expect(pathOf({ configFile })).toBe("/named");
+    expect(folder.load({ configFile }).sources).toEqual([configFile, folder.userFile]);
+  });
+
+  it("are refused when the file that the user names does not exist", async () => {
+    await using folder = new Folder();
+    expect(folder.refusal({ configFile: "missing.json" })).toMatchObject({
+      code: "FLEET_CONFIG_INVALID",
+      message: expect.stringContaining(`${join(folder.cwd, "missing.json")} does not exist`),
+    });
+  });
+});
+
+describe("a project file that the user trusts", () => {
+  /** A project with a guarded key, and the surroundings in which the user trusts it. */
+  function hostile(folder: Folder) {
+    folder.write(folder.projectFile, { runtime: { path: "./x" }, session: { model: "m" } });
+    return { env: { COPILOTFLEET_HOME: join(folder.root, "state"), HOME: folder.home }, cwd: folder.cwd };
+  }
+
+  it("counts whole until its content changes", async () => {
+    await using folder = new Folder();
+    const where = hostile(folder);
+    const file = readProjectFile(undefined, where);
+    expect(file).toMatchObject({ path: folder.projectFile, sets: { "runtime.path": join(folder.project, "x") } });
+    expect(folder.refusal(where).code).toBe("FLEET_CONFIG_UNTRUSTED");
+    trustFile(file, where);
+    expect(folder.load(where).config.runtime.path).toBe(join(folder.project, "x"));
+    expect(listTrusted(where)).toMatchObject([{ path: folder.projectFile, state: "trusted" }]);
+    folder.write(folder.projectFile, { runtime: { path: "./y" } });
+    expect(folder.refusal(where)).toMatchObject({
+      code: "FLEET_CONFIG_UNTRUSTED",
+      message: expect.stringContaining("has changed since then"),
+    });
+    expect(listTrusted(where)).toMatchObject([{ state: "changed" }]);
+  });
+
+  it("is trusted as it was read, not as it is when the trust is recorded", async () => {
+    await using folder = new Folder();
+    const where = hostile(folder);
+    const file = readProjectFile(undefined, where);
+    folder.write(folder.projectFile, { runtime: { path: "./y" } });
+    trustFile(file, where);
+    expect(folder.refusal(where).code).toBe("FLEET_CONFIG_UNTRUSTED");
+  });
+
+  it("is not trusted when the same content stands elsewhere, or is linked to from elsewhere", async () => {
+    await using folder = new Folder();
+    const where = hostile(folder);
+    trustFile(readProjectFile(undefined, where), where);
+    const clone = join(folder.root, "clone");
+    mkdirSync(clone);
+    symlinkSync(folder.projectFile, join(clone, ".copilotfleet.json"));
+    expect(folder.refusal({ ...where, cwd: clone }).code).toBe("FLEET_CONFIG_UNTRUSTED");
+  });
+
+  it("is trusted through a link to its folder, from which its relative paths count as before", async () => {
+    await using folder = new Folder();
+    const where = hostile(folder);
+    const link = join(folder.root, "link");
+    symlinkSync(folder.project, link);
+    trustFile(readProjectFile(link, where), where);
+    expect(folder.load(where).config.runtime.path).toBe(join(folder.project, "x"));
+    expect(folder.load({ ...where, cwd: link }).config.runtime.path).toBe(join(link, "x"));
+  });
+
+  it("is trusted by this state folder alone, and only until that is revoked", async () => {
+    await using folder = new Folder();
+    const where = hostile(folder);
+    trustFile(readProjectFile(undefined, where), where);
+    const other = { ...where, env: { ...where.env, COPILOTFLEET_HOME: join(folder.root, "other") } };
+    expect(folder.refusal(other).code).toBe("FLEET_CONFIG_UNTRUSTED");
+    expect(revokeTrust(folder.project, where)).toEqual([folder.projectFile]);
+    expect(revokeTrust(folder.project, where)).toEqual([]);
+    expect(folder.refusal(where).code).toBe("FLEET_CONFIG_UNTRUSTED");
+  });
+
+  it("opens the fleet of the library, which refuses it otherwise", async () => {
+    await using folder = new Folder();
+    const where = hostile(folder);
+    await expect(Fleet.open(where)).rejects.toMatchObject({ code: "FLEET_CONFIG_UNTRUSTED", exit: 3 });
+    await using named = await Fleet.open({ ...where, configFile: folder.projectFile });
+    expect(named.config.runtime.path).toBe(join(folder.project, "x"));
+    trustFile(readProjectFile(undefined, where), where);
+    await using trusted = await Fleet.open(where);
+    expect(trusted.config.runtime.path).toBe(join(folder.project, "x"));
+  });
+});
