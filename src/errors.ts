@@ -29,6 +29,7 @@ export const ERRORS = {
   FLEET_TOKEN_INVALID: { exit: 3 },
   FLEET_MODEL_UNCONFIGURED: { exit: 3 },
   FLEET_METHOD_DENIED: { exit: 5 },
+  FLEET_METHOD_UNKNOWN: { exit: 5 },
   FLEET_TOKEN_REFUSED: { exit: 5 },
   FLEET_DOOR_DRAINING: { exit: 5, retryable: true },
   FLEET_SERVER_NOT_FOUND: { exit: 4 },

@@ -2,7 +2,7 @@ import type { Socket } from "node:net";
 import { FleetError } from "../errors.js";
 import type { Attempts } from "./attempts.js";
 import { Client, type ClientOrigin, type DoorServices } from "./client.js";
-import { type ClientMessage, type ClientRequest, readClientFrame } from "./client-message.js";
+import { type ClientMessage, type ClientRequest, type Params, readClientFrame } from "./client-message.js";
 import { ClientSocket } from "./client-socket.js";
 import type { DoorEvent, DoorOwner } from "./context.js";
 import { ControlConnection } from "./control.js";
@@ -17,7 +17,7 @@ import {
   failure,
   refusalFrame,
 } from "./refusals.js";
-import { type HostHolder, isTokenGood, type TokenHolder, verifyToken } from "./tokens.js";
+import { type HostHolder, isTokenGood, recognizer, type TokenHolder, verifyToken } from "./tokens.js";
 
 /** What somebody may send who has shown no token yet: enough for `connect`. */
 const HELLO_BYTES = 16 * 1024;
@@ -26,6 +26,18 @@ const HELLO_MS = 10_000;
 
 export interface ConnectionServices extends DoorServices, Pick<DoorOwner, "control"> {
   attempts: Attempts;
+}
+
+interface Connect {
+  id: ClientRequest["id"];
+  token: string;
+}
+
+/** How a client was let in. */
+interface Admission {
+  isSameToken: (shown: unknown) => boolean;
+  /** The answer to its `connect`. */
+  greeting: Params;
 }
 
 /** One connection to the front door: nobody's until a token was shown, then a client's, or another host's. */
@@ -39,6 +51,7 @@ export class Connection {
   readonly #early: ClientMessage[] = [];
   #state: "new" | "authenticating" | "open" | "closed" = "new";
   #client: Client | undefined;
+  #admitted: Admission | undefined;
   /** Instead of a client. */
   #control: ControlConnection | undefined;
 
@@ -105,6 +118,10 @@ export class Connection {
   #take(message: ClientMessage): void {
     switch (this.#state) {
       case "open":
+        if (this.#admitted !== undefined && message.kind === "request" && message.method === "connect") {
+          this.#greetAgain(message, this.#admitted);
+          break;
+        }
         (this.#control ?? this.#client)?.take(message);
         break;
       case "authenticating":
@@ -149,7 +166,7 @@ export class Connection {
       const { own } = this.#services.directory;
       const isGood = async () => await isTokenGood(this.#services.store, holder);
       const peers = own === null || via !== undefined ? null : new PeerDialer(own, hello, String(token), isGood);
-      await this.#admit(id, holder, { hello, via, peers });
+      await this.#admit({ id, token: String(token) }, holder, { hello, via, peers });
     } catch (error) {
       // What was done for one that has hung up was given up.
       if (!this.#socket.closed) this.#tell({ event: "failed", ...failure(error) });
@@ -157,18 +174,32 @@ export class Connection {
     }
   }
 
-  async #admit(id: ClientRequest["id"], holder: TokenHolder, origin: ClientOrigin): Promise<void> {
+  async #admit({ id, token }: Connect, holder: TokenHolder, origin: ClientOrigin): Promise<void> {
     if (this.#state === "closed") return;
     clearTimeout(this.#hello);
     this.#client = new Client(this.#services, this.#socket, holder, origin);
     const greeting = await this.#client.greet();
     if (this.#socket.closed) return;
+    this.#admitted = { isSameToken: recognizer(token), greeting };
     this.#state = "open";
     this.#socket.limitBytes = this.#services.config.serve.maxFrameBytes;
     this.#socket.send(encodeMessage({ id, result: greeting }));
     this.#tell({ event: "connected", ...(origin.via === undefined ? {} : { detail: `by host ${origin.via}` }) });
-    for (const message of this.#early.splice(0)) this.#client.take(message);
+    for (const message of this.#early.splice(0)) this.#take(message);
     this.#socket.letGo(this);
+  }
+
+  /**
+   * As a bare server answers a second `connect`. Only the token of the first one counts. No other token is looked up, so that
+   * nobody can try tokens here.
+   */
+  #greetAgain({ id, params }: ClientRequest, { isSameToken, greeting }: Admission): void {
+    if (isSameToken(params.token)) {
+      this.#socket.send(encodeMessage({ id, result: greeting }));
+      return;
+    }
+    this.#tell({ event: "token-refused", code: "FLEET_TOKEN_REFUSED" });
+    this.#socket.send(errorFrame(id, AUTHENTICATION_FAILED, "AUTHENTICATION_FAILED"));
   }
 
   /** Another host is no client, and never becomes one: it has no user, no home and no sessions. */

@@ -4,7 +4,7 @@
  * installed one, sends a method that is not here. What is not here is refused.
  */
 export type Scope =
-  /** Its own rules: see `connection.ts` and `opening.ts`. */
+  /** Its own rules: see `connection.ts` and `opener.ts`. */
   | "connect"
   | "create"
   | "resume"
@@ -29,6 +29,8 @@ export type Scope =
    * on the owner's own server.
    */
   | "host"
+  /** Answered as a headless server answers it: there is no foreground session. */
+  | "foreground"
   /** About no session, and the same for everybody. */
   | "free"
   /** About the whole server: only on the user's own. */
@@ -147,6 +149,7 @@ const TABLE: Record<Scope, string> = {
     session.remote.enable session.remote.disable session.remote.notifySteerableChanged session.visibility.set
     session.schedule.stop session.sendSystemNotification
     sessions.fork sessions.reloadPluginHooks sessions.loadDeferredRepoHooks`,
+  foreground: "session.getForeground session.setForeground",
   free: "ping status.get auth.getStatus models.list models.getBuiltInCatalog tools.list commands.list",
   own: `
     hooks.discover account.getQuota secrets.addFilterValues
@@ -172,7 +175,7 @@ const TABLE: Record<Scope, string> = {
     sessions.setAdditionalPlugins sessions.startRemoteControl sessions.transferRemoteControl
     sessions.setRemoteControlSteering sessions.stopRemoteControl sessions.getRemoteControlStatus
     sessions.getEventFilePath sessions.getPersistedRemoteSteerable sessions.getBoardEntryCount
-    sessions.configureSessionExtensions sessions.registerExtensionToolsOnSession sessions.pollSpawnedSessions session.getForeground session.setForeground
+    sessions.configureSessionExtensions sessions.registerExtensionToolsOnSession sessions.pollSpawnedSessions
     session.provider.getEndpoint session.debug.collectLogs
     session.gitHubAuth.setCredentials session.gitHubAuth.getCurrentAuthInfo session.gitHubAuth.getAllAuthAvailable
     session.gitHubAuth.refreshCopilotUser session.gitHubAuth.login session.gitHubAuth.switchToAuth

@@ -4,8 +4,10 @@ import type { RpcId } from "./client-message.js";
 import type { DoorEvent } from "./context.js";
 import { encodeBody } from "./frames.js";
 
-/** The one code of JSON-RPC for all that the fleet itself refuses; which refusal it is stands in `data.code`. */
+/** The code of JSON-RPC for what the fleet itself refuses. `data.code` names the refusal. */
 export const REFUSED = -32003;
+/** As JSON-RPC has it, and the runtime answers: clients look for it to find out what a server can do. */
+const METHOD_NOT_FOUND = -32601;
 /** As the runtime answers a wrong token (measured with 1.0.85). */
 export const AUTHENTICATION_FAILED = -32002;
 export const AUTHENTICATION_REQUIRED = -32001;
@@ -24,7 +26,7 @@ export function refusalFrame(id: RpcId | null, error: unknown): Buffer {
     : new FleetError("FLEET_INTERNAL", "The front door failed at this request.", { cause: error });
   const { code, message, retryable } = refusal;
   const data = { code, retryable };
-  return encodeMessage({ id, error: { code: REFUSED, message, data } });
+  return errorFrame(id, code === "FLEET_METHOD_UNKNOWN" ? METHOD_NOT_FOUND : REFUSED, message, data);
 }
 
 /** @param data left out if undefined */
@@ -46,6 +48,10 @@ export function failure(error: unknown, what?: string): Pick<DoorEvent, "code" |
 
 export function methodDenied(method: string, why: string): FleetError {
   return new FleetError("FLEET_METHOD_DENIED", `${quote(method)} is not allowed here: ${why}.`);
+}
+
+export function methodUnknown(method: string): FleetError {
+  return new FleetError("FLEET_METHOD_UNKNOWN", `Unhandled method ${quote(method)}: the front door does not know it.`);
 }
 
 /**

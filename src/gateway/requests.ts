@@ -10,9 +10,17 @@ import { Carrier, isMoved } from "./carrier.js";
 import type { ClientRequest, Params } from "./client-message.js";
 import type { DoorEvent } from "./context.js";
 import type { ServerLink } from "./links.js";
-import { type Scope, scopeOf } from "./methods.js";
+import { isKnownMethod, type Scope, scopeOf } from "./methods.js";
 import { checkReach, decide } from "./reach.js";
-import { describe, doorDraining, failure, methodDenied, noSuchSession, requestsExhausted } from "./refusals.js";
+import {
+  describe,
+  doorDraining,
+  failure,
+  methodDenied,
+  methodUnknown,
+  noSuchSession,
+  requestsExhausted,
+} from "./refusals.js";
 import type { Routes } from "./routes.js";
 import { checkOptions } from "./settings.js";
 import type { TokenHolder } from "./tokens.js";
@@ -37,8 +45,14 @@ export interface RequestsContext extends AnswersContext {
 /** A request up to so long is taken however much waits: what is called off by one must not keep it out. */
 const SHORT_BYTES = 4 * 1024;
 
-/** What a bare server answers about a session that there is not, where that is no error of whoever asks. */
-const NOTHING: Partial<Record<Scope, object>> = { metadata: {}, detach: { success: true } };
+/** A bare server's answer about a session that does not exist, for methods that it does not answer with an error. */
+const WITHOUT_SESSION: Record<string, (sessionId: string) => object> = {
+  "session.getMetadata": () => ({}),
+  "sessions.getMetadata": () => ({}),
+  "session.detach": () => ({ success: true }),
+  "session.destroy": () => ({ success: true }),
+  "session.delete": (sessionId) => ({ success: false, error: `Session file not found for ${sessionId}` }),
+};
 
 /** How long after it was found to have moved a session, or a user, is looked for again, in milliseconds. */
 const LOOK_AGAIN_MS = [100, 1_000];
@@ -173,10 +187,13 @@ export class Requests {
     const { method } = request;
     if (scope === "send" || scope === "resume" || scope === "create") await this.#context.pace();
     switch (scope) {
-      case "never":
-        throw methodDenied(method, "the front door does not pass it on");
       case "connect":
-        throw methodDenied(method, "this connection is authenticated already");
+      case "never":
+        throw isKnownMethod(method)
+          ? methodDenied(method, "the front door does not pass it on")
+          : methodUnknown(method);
+      case "foreground":
+        return this.#context.exchange.reply(request, foregroundOf(request));
       case "free":
       case "own":
       case "list":
@@ -184,7 +201,7 @@ export class Requests {
       case "create":
         return await this.#routeHome(scope, request);
     }
-    const record = await this.#recordFor(request, NOTHING[scope]);
+    const record = await this.#recordFor(request);
     if (record === null) return;
     if (scope === "detach") return await this.#answers.detach(request, record);
     if (scope === "send" && this.#context.isDraining()) throw doorDraining();
@@ -330,28 +347,26 @@ export class Requests {
     return decided;
   }
 
-  /**
-   * The record of a session that the user may use.
-   *
-   * @param nothing the answer about one that there is not, if that is no error; then null is returned
-   */
-  async #recordFor(request: ClientRequest, nothing: object | undefined): Promise<SessionRecord | null> {
+  /** The record of a session that the user may use; null: there is none, and the client was answered. */
+  async #recordFor(request: ClientRequest): Promise<SessionRecord | null> {
     const { sessions, user, exchange, attachments, left, onEvent } = this.#context;
     const { method, params } = request;
     const { sessionId } = params;
-    if (typeof sessionId !== "string" || !isUsableId(sessionId)) throw noSuchSession(String(sessionId));
+    if (typeof sessionId !== "string") throw noSuchSession(String(sessionId));
     try {
-      return await sessions.recordFor(sessionId, user);
+      // What cannot be an id is in no store, and must not become a path.
+      if (isUsableId(sessionId)) return await sessions.recordFor(sessionId, user);
     } catch (error) {
       if (!isFleetError(error, "FLEET_SESSION_NOT_FOUND")) throw error;
-      if (nothing === undefined) throw noSuchSession(sessionId);
-      onEvent({ event: "denied", method, sessionId, code: error.code });
-      // Deleted, it may be open here yet.
-      attachments.delete(sessionId);
-      left(sessionId);
-      exchange.reply(request, nothing);
-      return null;
     }
+    const answer = WITHOUT_SESSION[method];
+    if (answer === undefined) throw noSuchSession(sessionId);
+    onEvent({ event: "denied", method, sessionId: sessionId.slice(0, 128), code: "FLEET_SESSION_NOT_FOUND" });
+    // Deleted, it may be open here yet.
+    attachments.delete(sessionId);
+    left(sessionId);
+    exchange.reply(request, answer(sessionId));
+    return null;
   }
 
   /**
@@ -372,7 +387,13 @@ function resultIn(body: Buffer): unknown {
   return (JSON.parse(body.toString("utf8")) as { result?: unknown }).result;
 }
 
-/** What cannot be an id is in no store, and must not become a path. */
+/** The runtime is always started headless (`runtime/launch.ts`), without the terminal that has a foreground (measured with 1.0.85). */
+function foregroundOf({ method, params }: ClientRequest): object {
+  if (method === "session.getForeground") return {};
+  const error = `Not running in TUI+server mode - cannot set foreground session ${String(params.sessionId)}`;
+  return { success: false, error };
+}
+
 function isUsableId(id: string): boolean {
   return /^[A-Za-z0-9._-]{1,128}$/.test(id) && !/^\.{1,2}$/.test(id);
 }

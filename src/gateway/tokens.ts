@@ -104,6 +104,12 @@ export async function verifyToken(store: Store, token: unknown): Promise<TokenHo
   return { tokenId: id, user, lease };
 }
 
+/** Recognizes a token that is shown again, without keeping it. */
+export function recognizer(token: string): (shown: unknown) => boolean {
+  const hash = hashOf(token);
+  return (shown) => typeof shown === "string" && isSameHash(hashOf(shown), hash);
+}
+
 /** Whether the token of that id may still be used: neither revoked nor expired since it was verified. */
 export async function isTokenGood(store: Store, { tokenId, user }: TokenHolder): Promise<boolean> {
   const record = await store.readToken(tokenId);

@@ -26,6 +26,11 @@ async function request(client: CopilotClient, method: string, params: object): P
   return await connection.sendRequest(method, params);
 }
 
+/** What this client shows at `connect`. */
+function tokenOf(client: CopilotClient): string | undefined {
+  return (client as unknown as { effectiveConnectionToken?: string }).effectiveConnectionToken;
+}
+
 /** What a client can do at its own server, in the words of the unmodified SDK. */
 export function describeClient(name: string, open: () => Promise<Connected & AsyncDisposable>): void {
   describe(`a client ${name}`, () => {
@@ -348,6 +353,39 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       expect(await say(fork, "apart")).toBe("you said: apart");
       expect((await fork.getEvents()).filter(({ type }) => type === "user.message")).toHaveLength(2);
       expect((await session.getEvents()).filter(({ type }) => type === "user.message")).toHaveLength(1);
+    });
+
+    it("connects a second time with the same token, and not with another one", async () => {
+      const connect = async (token: string | undefined) =>
+        await request(client, "connect", { token, supportedTaskKinds: [] });
+      const greeting = await connect(tokenOf(client));
+      expect(greeting).toMatchObject({ ok: true, protocolVersion: 3, version: expect.any(String) });
+      expect(await connect(tokenOf(client))).toEqual(greeting);
+      await expect(connect("wrong")).rejects.toMatchObject({ code: -32002, message: "AUTHENTICATION_FAILED" });
+      await expect(connect(undefined)).rejects.toMatchObject({ code: -32002 });
+      expect(await client.ping("still here")).toMatchObject({ message: "pong: still here" });
+    });
+
+    it("has no foreground session at a headless server", async () => {
+      const { sessionId } = await create();
+      expect(await client.getForegroundSessionId()).toBeUndefined();
+      await expect(client.setForegroundSessionId(sessionId)).rejects.toThrow(/Not running in TUI\+server mode/);
+      expect(await client.getForegroundSessionId()).toBeUndefined();
+    });
+
+    it("is told that a session which does not exist cannot be deleted", async () => {
+      expect(await request(client, "session.delete", { sessionId: "never-was" })).toEqual({
+        success: false,
+        error: "Session file not found for never-was",
+      });
+      await expect(client.deleteSession("never-was")).rejects.toThrow(/Session file not found/);
+    });
+
+    it("is told that a method does not exist", async () => {
+      await expect(request(client, "session.brandNew", { sessionId: "x" })).rejects.toMatchObject({
+        code: -32601,
+        message: expect.stringMatching(/^Unhandled method "?session\.brandNew/),
+      });
     });
 
     it("gets the server's own errors", async () => {

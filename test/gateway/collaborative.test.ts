@@ -170,7 +170,8 @@ describe.each([
       });
     }
     const eve = await RawClient.as(at.url, tokens.eve);
-    for (const method of ["session.resume", "session.send", "session.getMessages", "session.delete"]) {
+    expect((await eve.request("session.delete", { sessionId: id })).result).toMatchObject({ success: false });
+    for (const method of ["session.resume", "session.send", "session.getMessages", "sessions.delete"]) {
       expect(await eve.request(method, { sessionId: id }), method).toMatchObject({
         error: { data: { code: "FLEET_SESSION_NOT_FOUND" } },
       });

@@ -55,9 +55,12 @@ describe("who may come in", () => {
     client.send({ id: 1, method: "connect", params: { token } });
     client.send({ id: 2, method: "ping", params: { message: "early" } });
     expect(await client.answerTo(2)).toMatchObject({ result: { message: "pong: early" } });
-    expect(await client.request("connect", { token })).toMatchObject({
-      error: { data: { code: "FLEET_METHOD_DENIED" } },
-    });
+    const answer = await client.answerTo(1);
+    expect((await client.request("connect", { token })).result).toEqual(answer.result);
+    const other = await at.token("bob");
+    expect(await client.request("connect", { token: other })).toMatchObject({ error: { code: -32002 } });
+    expect(at.events).toContainEqual(expect.objectContaining({ event: "token-refused", user: "alice" }));
+    expect(await client.request("ping", { message: "still alice" })).toMatchObject({ result: {} });
   });
 
   it("says little before the token, and not much at once after it", async () => {

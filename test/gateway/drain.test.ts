@@ -100,10 +100,10 @@ it("reports each request without what was said in it", async () => {
   expect(seen).toEqual([
     { method: "session.create", outcome: "answered", code: undefined, user: "ann" },
     { method: "session.send", outcome: "answered", code: undefined, user: "ann" },
-    { method: "unknown", outcome: "denied", code: "FLEET_METHOD_DENIED", user: "ann" },
+    { method: "unknown", outcome: "denied", code: "FLEET_METHOD_UNKNOWN", user: "ann" },
     { method: "runtime.shutdown", outcome: "denied", code: "FLEET_METHOD_DENIED", user: "ann" },
     { method: "session.abort", outcome: "denied", code: "FLEET_SESSION_NOT_FOUND", user: "ann" },
-    { method: "unknown", outcome: "denied", code: "FLEET_METHOD_DENIED", user: "ann" },
+    { method: "unknown", outcome: "denied", code: "FLEET_METHOD_UNKNOWN", user: "ann" },
   ]);
   for (const { ms } of at.requests) expect(ms).toBeGreaterThanOrEqual(0);
   expect(JSON.stringify([at.requests, at.events])).not.toContain("unspeakable");

@@ -73,7 +73,8 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
       expect(await eve.request("session.options.update", { sessionId: "eve-1", provider: {} })).toMatchObject({
         error: { code: -32003, data: { code: "FLEET_METHOD_DENIED" } },
       });
-      for (const method of ["session.resume", "session.send", "session.delete", "session.getMessages"]) {
+      expect((await eve.request("session.delete", { sessionId: "ann-1" })).result).toMatchObject({ success: false });
+      for (const method of ["session.resume", "session.send", "sessions.delete", "session.getMessages"]) {
         expect(await eve.request(method, { sessionId: "ann-1", prompt: "x" }), method).toMatchObject({
           error: { data: { code: "FLEET_SESSION_NOT_FOUND" } },
         });

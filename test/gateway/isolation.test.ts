@@ -6,9 +6,10 @@ import { eventually } from "../fixtures/fault-fleet.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
+const OTHERWISE = ["connect", "create", "list", "last", "foreground", "free", "own", "never", "metadata", "detach"];
+/** Not those that are about no session, or that answer without an error about one that does not exist. */
 const ABOUT_A_SESSION = knownMethods().filter(
-  (method) =>
-    !["connect", "create", "list", "last", "free", "own", "never", "metadata", "detach"].includes(scopeOf(method)),
+  (method) => !OTHERWISE.includes(scopeOf(method)) && method !== "session.delete",
 );
 const REFUSALS = ["FLEET_SESSION_NOT_FOUND", "FLEET_METHOD_DENIED"];
 
@@ -80,6 +81,8 @@ describe.each([
       for (const method of ["session.detach", "session.destroy"]) {
         expect((await mallory.request(method, { sessionId })).result, method).toEqual({ success: true });
       }
+      const error = `Session file not found for ${sessionId}`;
+      expect((await mallory.request("session.delete", { sessionId })).result).toEqual({ success: false, error });
     }
     expect(await state()).toEqual(before);
     expect(JSON.stringify(mallory.received)).not.toContain("xyzzy");
@@ -116,9 +119,13 @@ describe.each([
   });
 
   it("never passes on what ends or rewires a server, by anybody", async () => {
-    for (const method of [...knownMethods().filter((name) => scopeOf(name) === "never"), "session.brandNew", "Ping"]) {
+    for (const method of knownMethods().filter((name) => scopeOf(name) === "never")) {
       const { error } = await alice.request(method, { sessionId: secret });
       expect(error, method).toMatchObject({ code: -32003, data: { code: "FLEET_METHOD_DENIED", retryable: false } });
+    }
+    for (const method of ["session.brandNew", "Ping", "__proto__"]) {
+      const { error } = await alice.request(method, { sessionId: secret });
+      expect(error, method).toMatchObject({ code: -32601, data: { code: "FLEET_METHOD_UNKNOWN", retryable: false } });
     }
     expect(await alice.request("ping", { message: "still here" })).toMatchObject({
       result: { message: "pong: still here" },
