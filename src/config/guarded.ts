@@ -70,6 +70,8 @@ export const KEY_CLASSES: Readonly<Record<KeyName, Class>> = {
   "serve.metrics": "guarded",
   "serve.gcInterval": "open",
   "serve.maxFrame": "guarded",
+  // Decides whose word on a client's address counts.
+  "serve.proxyProtocol": [false],
   "serve.turnWait": "open",
   "serve.logMaxSize": "open",
   "serve.logFiles": "open",

@@ -183,6 +183,8 @@ const serve = v.pipe(
     gcInterval: v.optional(wait(), "1h"),
     // The longest message that a client may send to the front door.
     maxFrame: v.optional(frameSize(), "8mb"),
+    // Whether each connection to the front door begins with the header of a proxy that names the client (PROXY protocol v2).
+    proxyProtocol: v.optional(flag(), false),
     // How long a prompt may wait at the front door while others use its session.
     turnWait: v.optional(wait(), "30s"),
     logMaxSize: v.optional(size(), "10mb"),

@@ -1,17 +1,26 @@
-/** How many wrong tokens an address may show at once, and how long it takes until it may show one more. */
-const BURST = 10;
-const REFILL_MS = 6_000;
-/** How many addresses are remembered: the oldest are forgotten first, so that nobody can fill the memory. */
-const MAX_ADDRESSES = 10_000;
+/** How long the answer to a wrong token is delayed: at the first failure of its id, and at most, in milliseconds. */
+const FIRST_DELAY_MS = 250;
+const LONGEST_DELAY_MS = 8_000;
+/** After this time one failure of an id is forgiven, in milliseconds. */
+const FORGIVEN_MS = 10_000;
+/** How many ids are remembered. The oldest are forgotten first, so that nobody can fill the memory. */
+const MAX_IDS = 10_000;
+/** How many answers are delayed at the same time. One more, and the one that has waited longest is given at once. */
+const MAX_DELAYED = 256;
 
 interface Failures {
   count: number;
   sinceMs: number;
 }
 
-/** Counts wrong tokens by remote address. Whoever showed too many is not listened to for a while. */
+/**
+ * Slows down whoever guesses tokens. Failures are counted by the id in the token, not by address: behind a proxy all clients
+ * have the same one. A good token is never delayed or refused, whatever was tried with its id. That is safe because its secret
+ * has 256 random bits.
+ */
 export class Attempts {
   readonly #failures = new Map<string, Failures>();
+  readonly #delayed = new Set<() => void>();
   readonly #now: () => number;
 
   /** @param now a clock in milliseconds that never goes back; replaced in tests */
@@ -19,24 +28,39 @@ export class Attempts {
     this.#now = now;
   }
 
-  /** How long the address has to wait, in milliseconds; 0 if it may try. */
-  waitMs(address: string): number {
-    const failures = this.#failures.get(address);
-    if (failures === undefined) return 0;
-    return Math.max(0, (this.#left(failures) - BURST + 1) * REFILL_MS);
+  /**
+   * Notes a wrong token, and resolves when it may be answered.
+   *
+   * @param tokenId the id in it; undefined for one that is not shaped like a token
+   */
+  async failed(tokenId: string | undefined): Promise<void> {
+    const ms = tokenId === undefined ? FIRST_DELAY_MS : this.#count(tokenId);
+    const [longest] = this.#delayed;
+    if (this.#delayed.size >= MAX_DELAYED) longest?.();
+    await new Promise<void>((resolve) => {
+      const answer = () => {
+        clearTimeout(timer);
+        this.#delayed.delete(answer);
+        resolve();
+      };
+      const timer = setTimeout(answer, ms);
+      timer.unref();
+      this.#delayed.add(answer);
+    });
   }
 
-  failed(address: string): void {
-    const known = this.#failures.get(address);
+  /** @returns how long the answer is to be delayed, in milliseconds. */
+  #count(tokenId: string): number {
+    const known = this.#failures.get(tokenId);
     const count = (known === undefined ? 0 : this.#left(known)) + 1;
-    this.#failures.delete(address);
-    this.#failures.set(address, { count, sinceMs: this.#now() });
+    this.#failures.delete(tokenId);
+    this.#failures.set(tokenId, { count, sinceMs: this.#now() });
     const oldest = this.#failures.keys().next().value;
-    if (this.#failures.size > MAX_ADDRESSES && oldest !== undefined) this.#failures.delete(oldest);
+    if (this.#failures.size > MAX_IDS && oldest !== undefined) this.#failures.delete(oldest);
+    return Math.min(FIRST_DELAY_MS * 2 ** Math.floor(count - 1), LONGEST_DELAY_MS);
   }
 
-  /** What is left of the failures, each of which is forgiven after its time. */
   #left({ count, sinceMs }: Failures): number {
-    return Math.max(0, count - (this.#now() - sinceMs) / REFILL_MS);
+    return Math.max(0, count - (this.#now() - sinceMs) / FORGIVEN_MS);
   }
 }

@@ -1,17 +1,28 @@
 import type { Socket } from "node:net";
 import { type Frame, FrameSplitter, type ProtocolError } from "./frames.js";
+import { readProxyHeader } from "./proxy-protocol.js";
 import { encodeMessage } from "./refusals.js";
 
 /** Notifications whose method begins with `$/` are nobody's business in this protocol (LSP, "$ requests"). */
 const ACKNOWLEDGEMENT = encodeMessage({ method: "$/ack" });
 
-/** How long a client may take to go on with a frame that it began, or with taking what it was sent, in milliseconds. */
+/** How long a client may take to go on with taking what it was sent, in milliseconds. */
 const STALL_MS = 60_000;
+/** How long a whole frame may take to arrive: so many milliseconds, and one more for each of so many bytes (64 kB/s). */
+const FRAME_MS = 30_000;
+const FRAME_BYTES_PER_MS = 64;
 const KEEP_ALIVE_MS = 30_000;
 /** How long one that is hung up on may take for the last word, in milliseconds. */
 const END_MS = 1_000;
 /** A client that does not take so much of what it was sent is not read from: each answer to it would add to that. */
 const MAX_UNREAD_BYTES = 8 * 1024 * 1024;
+
+export interface ClientSocketOptions {
+  /** After how long a client is cut off that takes nothing of what it was sent, in milliseconds. */
+  stallMs?: number;
+  /** Whether the connection begins with the header of a proxy: see {@link readProxyHeader}. */
+  proxyProtocol?: boolean;
+}
 
 export interface ClientSocketListener {
   onFrames(frames: readonly Frame[]): void;
@@ -28,7 +39,8 @@ export interface ClientSocketListener {
  * ever; one whose machine is gone is found by TCP's own keep-alive.
  */
 export class ClientSocket {
-  readonly address: string;
+  /** The client's address, without its port. Until a proxy has named it, the proxy's. */
+  address: string;
   readonly #socket: Socket;
   readonly #splitter: FrameSplitter;
   readonly #listener: ClientSocketListener;
@@ -37,13 +49,22 @@ export class ClientSocket {
   readonly #holds = new Set<unknown>();
   /** What is to leave together. */
   #batch: Run[] | null = null;
-  #stalledIn: NodeJS.Timeout | undefined;
+  /** The beginning of the header of a proxy; null once that is whole, or if none is expected. */
+  #proxyHeader: Buffer | null;
+  #arriving: ArrivingFrame | null = null;
+  #frameTimer: NodeJS.Timeout | undefined;
   #ending: NodeJS.Timeout | undefined;
 
-  /** @param limitBytes of one frame @param stallMs after how long a client that stalls is cut off, in milliseconds */
-  constructor(socket: Socket, limitBytes: number, listener: ClientSocketListener, stallMs = STALL_MS) {
+  /** @param limitBytes of one frame */
+  constructor(
+    socket: Socket,
+    limitBytes: number,
+    listener: ClientSocketListener,
+    { stallMs = STALL_MS, proxyProtocol = false }: ClientSocketOptions = {},
+  ) {
     this.#socket = socket;
     this.#stallMs = stallMs;
+    this.#proxyHeader = proxyProtocol ? Buffer.alloc(0) : null;
     this.#listener = listener;
     this.#splitter = new FrameSplitter(limitBytes);
     this.address = socket.remoteAddress ?? "unknown";
@@ -58,7 +79,7 @@ export class ClientSocket {
     socket.on("timeout", () => socket.destroy());
     socket.on("error", () => undefined); // `close` follows, and says all there is to say
     socket.once("close", () => {
-      clearTimeout(this.#stalledIn);
+      clearTimeout(this.#frameTimer);
       clearTimeout(this.#ending);
       listener.onClosed();
     });
@@ -103,15 +124,21 @@ export class ClientSocket {
 
   /** Reads nothing more until `letGo` with the same reason. */
   hold(reason: unknown): void {
+    const isRead = this.#holds.size === 0;
     this.#holds.add(reason);
     this.#socket.pause();
-    // What it has begun stays so meanwhile, by no fault of its own.
-    clearTimeout(this.#stalledIn);
+    if (!isRead || this.#arriving === null) return;
+    // The time in which the door does not read is not the client's fault.
+    this.#arriving.readMs += performance.now() - this.#arriving.since;
+    clearTimeout(this.#frameTimer);
   }
 
   letGo(reason: unknown): void {
     if (!this.#holds.delete(reason) || this.#holds.size > 0) return;
-    if (this.#splitter.incomplete) this.#stalledIn = this.#stall();
+    if (this.#arriving !== null) {
+      this.#arriving.since = performance.now();
+      this.#startFrameTimer(this.#arriving);
+    }
     this.#socket.resume();
   }
 
@@ -123,7 +150,7 @@ export class ClientSocket {
     if (this.#ending !== undefined) return;
     if (frame !== undefined) this.send(frame);
     this.#socket.end();
-    this.#ending = this.#stall(END_MS);
+    this.#ending = this.#cutOffIn(END_MS);
   }
 
   destroy(): void {
@@ -135,7 +162,9 @@ export class ClientSocket {
     if (this.#ending !== undefined) return;
     let frames: Frame[];
     try {
-      frames = this.#splitter.push(chunk);
+      const bytes = this.#behindProxyHeader(chunk);
+      if (bytes === null) return;
+      frames = this.#splitter.push(bytes);
     } catch (error) {
       listener.onProtocolError(error as ProtocolError);
       return;
@@ -144,23 +173,61 @@ export class ClientSocket {
     if (frames.length > 0) listener.onFrames(frames);
   }
 
+  /** @returns what the client sent; null while the header is not whole. @throws ProtocolError */
+  #behindProxyHeader(chunk: Buffer): Buffer | null {
+    if (this.#proxyHeader === null) return chunk;
+    const bytes = Buffer.concat([this.#proxyHeader, chunk]);
+    const header = readProxyHeader(bytes);
+    this.#proxyHeader = header === null ? bytes : null;
+    if (header === null) return null;
+    this.address = header.address ?? this.address;
+    return bytes.subarray(header.length);
+  }
+
   /**
    * Clients write header and body apart, and without TCP_NODELAY the body then waits for the header's acknowledgement, which
    * the kernel delays by about 40 ms. Sending anything carries it at once. See `runtime/client/acknowledge.ts`.
    */
   #watchArrival(): void {
-    clearTimeout(this.#stalledIn);
-    this.#stalledIn = undefined;
+    this.#timeFrame();
     if (!this.#splitter.incomplete) return;
-    if (this.#holds.size === 0) this.#stalledIn = this.#stall();
     if (this.#socket.writable && this.#socket.writableLength === 0) this.#socket.write(ACKNOWLEDGEMENT);
   }
 
-  #stall(ms = this.#stallMs): NodeJS.Timeout {
+  /** Sets the time for the whole frame that is arriving. Bytes of it that arrive later gain the client no time. */
+  #timeFrame(): void {
+    const { incomplete, arrived: number, frameBytes: bytes } = this.#splitter;
+    const known = this.#arriving;
+    if (incomplete && known?.number === number && known.bytes === bytes) return;
+    clearTimeout(this.#frameTimer);
+    const isSame = incomplete && known?.number === number;
+    const since = performance.now();
+    this.#arriving = !incomplete ? null : isSame ? { ...known, bytes } : { number, bytes, readMs: 0, since };
+    if (this.#arriving !== null && this.#holds.size === 0) this.#startFrameTimer(this.#arriving);
+  }
+
+  #startFrameTimer({ bytes, readMs, since }: ArrivingFrame): void {
+    const allowedMs = FRAME_MS + (bytes ?? 0) / FRAME_BYTES_PER_MS;
+    this.#frameTimer = this.#cutOffIn(Math.max(0, allowedMs - readMs - (performance.now() - since)));
+  }
+
+  #cutOffIn(ms: number): NodeJS.Timeout {
     const timer = setTimeout(() => this.#socket.destroy(), ms);
     timer.unref();
     return timer;
   }
+}
+
+/** A frame that is not whole. */
+interface ArrivingFrame {
+  /** How many frames came before it. */
+  number: number;
+  /** Its length; null while its header is not whole. */
+  bytes: number | null;
+  /** For how long the door read from the client before `since`, in milliseconds. */
+  readMs: number;
+  /** When the door began to read, by `performance.now()`. */
+  since: number;
 }
 
 /** Frames that lie one behind the other in memory, as they arrived: they leave as one piece, not as one each. */

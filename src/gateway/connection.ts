@@ -1,5 +1,4 @@
 import type { Socket } from "node:net";
-import { FleetError } from "../errors.js";
 import type { Attempts } from "./attempts.js";
 import { Client, type ClientOrigin, type DoorServices } from "./client.js";
 import { type ClientMessage, type ClientRequest, type Params, readClientFrame } from "./client-message.js";
@@ -17,7 +16,7 @@ import {
   failure,
   refusalFrame,
 } from "./refusals.js";
-import { type HostHolder, isTokenGood, recognizer, type TokenHolder, verifyToken } from "./tokens.js";
+import { type HostHolder, isTokenGood, recognizer, type TokenHolder, tokenIdIn, verifyToken } from "./tokens.js";
 
 /** What somebody may send who has shown no token yet: enough for `connect`. */
 const HELLO_BYTES = 16 * 1024;
@@ -42,7 +41,6 @@ interface Admission {
 
 /** One connection to the front door: nobody's until a token was shown, then a client's, or another host's. */
 export class Connection {
-  readonly address: string;
   readonly #services: ConnectionServices;
   readonly #socket: ClientSocket;
   readonly #onClosed: (connection: Connection) => void;
@@ -58,25 +56,22 @@ export class Connection {
   constructor(socket: Socket, services: ConnectionServices, onClosed: (connection: Connection) => void) {
     this.#services = services;
     this.#onClosed = onClosed;
-    this.#socket = new ClientSocket(socket, HELLO_BYTES, {
-      onFrames: (frames) => this.#takeAll(frames),
-      onProtocolError: (error) => this.#fault(error),
+    const listener = {
+      onFrames: (frames: readonly Frame[]) => this.#takeAll(frames),
+      onProtocolError: (error: unknown) => this.#fault(error),
       onFull: () => this.#client?.setFlow(false),
       onDrain: () => this.#client?.setFlow(true),
       onClosed: () => this.#close(),
-    });
-    this.address = this.#socket.address;
+    };
+    const { proxyProtocol } = services.config.serve;
+    this.#socket = new ClientSocket(socket, HELLO_BYTES, listener, { proxyProtocol });
     this.#hello = setTimeout(() => this.#socket.destroy(), HELLO_MS);
     this.#hello.unref();
-    // Whoever guesses is not even listened to.
-    if (this.#isLimited()) this.#refuse(refusalFrame(null, tooManyAttempts()));
   }
 
-  /** Whether too many wrong tokens came from its address. */
-  #isLimited(): boolean {
-    if (this.#services.attempts.waitMs(this.address) === 0) return false;
-    this.#tell({ event: "attempts-limited" });
-    return true;
+  /** The client's address, without its port: with `serve.proxyProtocol` as its proxy names it. */
+  get address(): string {
+    return this.#socket.address;
   }
 
   /** Whose it is; undefined until a user's token was shown. */
@@ -92,6 +87,11 @@ export class Connection {
   /** Whether it is not known yet who that is. */
   get isStranger(): boolean {
     return this.#client === undefined && this.#control === undefined;
+  }
+
+  /** Whether its token is being looked up. */
+  get isAuthenticating(): boolean {
+    return this.#state === "authenticating";
   }
 
   /** Ends the connection, after what was already sent to the client has left. */
@@ -147,14 +147,9 @@ export class Connection {
     const { token, fleet, ...hello } = params;
     try {
       const holder = await verifyToken(this.#services.store, token);
-      // Whoever connected many times before guessing is told no more than whoever guesses first.
-      if (this.#isLimited()) {
-        this.#refuse(refusalFrame(id, tooManyAttempts()));
-        return;
-      }
       if (holder === null) {
-        this.#services.attempts.failed(this.address);
         this.#tell({ event: "token-refused", code: "FLEET_TOKEN_REFUSED" });
+        await this.#services.attempts.failed(tokenIdIn(token));
         this.#refuse(errorFrame(id, AUTHENTICATION_FAILED, "AUTHENTICATION_FAILED"));
         return;
       }
@@ -246,8 +241,4 @@ export class Connection {
     const user = this.#client?.holder.user;
     this.#services.onEvent({ ...event, address: this.address, ...(user === undefined ? {} : { user }) });
   }
-}
-
-function tooManyAttempts(): FleetError {
-  return new FleetError("FLEET_TOKEN_REFUSED", "Too many wrong tokens came from this address. Try again in a minute.");
 }

@@ -51,7 +51,6 @@ export interface DoorEvent {
     | "host-connected"
     | "closed"
     | "token-refused"
-    | "attempts-limited"
     | "protocol-error"
     | "denied"
     | "dropped"

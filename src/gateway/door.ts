@@ -15,9 +15,8 @@ import { Pace } from "./pace.js";
 import { doorDraining } from "./refusals.js";
 import { isTokenGood, type TokenHolder } from "./tokens.js";
 
-/** How many connections may be open that have shown no token yet, from everywhere and from one address. */
+/** How many connections may be open that have not shown a good token. One more, and the oldest of them is closed. */
 const MAX_STRANGERS = 2_048;
-const MAX_STRANGERS_OF_ADDRESS = 1_024;
 /** How long a connection outlives its token, in milliseconds. */
 const RECHECK_MS = 2_000;
 /** How long a server is waited for after its end, so that clients that only listen go on hearing, and how it is looked for. */
@@ -62,6 +61,8 @@ export class FrontDoor implements AsyncDisposable {
   readonly #services: ConnectionServices;
   readonly #server: Server;
   readonly #connections = new Set<Connection>();
+  /** Those that were strangers when they were looked at last, the oldest first. */
+  readonly #strangers = new Set<Connection>();
   readonly #starting = new Map<string, Promise<ServerRecord>>();
   readonly #awaited = new Map<string, Set<Client>>();
   readonly #lostHosts: LostHosts<Client>;
@@ -192,15 +193,26 @@ export class FrontDoor implements AsyncDisposable {
   }
 
   #accept(socket: Socket): void {
-    const strangers = [...this.#connections].filter(({ isStranger }) => isStranger);
-    const neighbours = strangers.filter(({ address }) => address === socket.remoteAddress);
-    if (strangers.length >= MAX_STRANGERS || neighbours.length >= MAX_STRANGERS_OF_ADDRESS) {
-      socket.destroy();
-      return;
-    }
-    this.#connections.add(
-      new Connection(socket, this.#services, (connection) => void this.#connections.delete(connection)),
-    );
+    this.#makeRoom();
+    const connection = new Connection(socket, this.#services, () => {
+      this.#connections.delete(connection);
+      this.#strangers.delete(connection);
+    });
+    this.#connections.add(connection);
+    this.#strangers.add(connection);
+  }
+
+  /**
+   * Closes the oldest stranger when there are too many, whatever its address: behind a proxy all clients have the same one. A
+   * good client shows its token at once, so it is never the oldest for long.
+   */
+  #makeRoom(): void {
+    if (this.#strangers.size < MAX_STRANGERS) return;
+    for (const connection of this.#strangers) if (!connection.isStranger) this.#strangers.delete(connection);
+    if (this.#strangers.size < MAX_STRANGERS) return;
+    const strangers = [...this.#strangers];
+    // One whose token is being looked up may be let in at any moment.
+    (strangers.find(({ isAuthenticating }) => !isAuthenticating) ?? strangers[0])?.destroy();
   }
 
   async #together(...[serverId, signal, start]: Parameters<Together>): Promise<ServerRecord> {

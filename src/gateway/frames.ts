@@ -42,6 +42,7 @@ export class FrameSplitter {
   /** Of the frame that is arriving, once its header is there. */
   #headerBytes = 0;
   #frameBytes: number | null = null;
+  #arrived = 0;
 
   constructor(limitBytes: number) {
     this.limitBytes = limitBytes;
@@ -50,6 +51,16 @@ export class FrameSplitter {
   /** Whether a frame has begun to arrive and is not whole yet. */
   get incomplete(): boolean {
     return this.#pendingBytes > 0;
+  }
+
+  /** How long the frame is that is arriving, in bytes; null while its header is not whole. */
+  get frameBytes(): number | null {
+    return this.#frameBytes;
+  }
+
+  /** How many frames have arrived. */
+  get arrived(): number {
+    return this.#arrived;
   }
 
   /** @throws ProtocolError */
@@ -67,6 +78,7 @@ export class FrameSplitter {
       frames.push({ raw: joined.subarray(at, end), body: joined.subarray(at + this.#headerBytes, end) });
       at = end;
       this.#frameBytes = null;
+      this.#arrived++;
     }
     this.#keep(at === 0 ? joined : joined.subarray(at));
     return frames;

@@ -44,8 +44,7 @@ export class PeerDialer {
   ): Promise<{ upstream: Upstream; greeting: Params }> {
     const address = host.door === null ? null : parseAddress(host.door);
     if (address === null) throw hostAway(host.name);
-    // Wrong tokens are counted there by address, which all clients of this host have in common: none is shown that has ended
-    // since it was shown here.
+    // It may have ended since it was shown here. The other door would count it as a wrong one, and answer late.
     if (!(await this.#isGood())) throw tokenEnded();
     const endpoint = { address: address.host, port: address.port, token: this.#token };
     const hello = { ...this.#hello, fleet: { via: this.#own, hops: 1 } };

@@ -94,7 +94,7 @@ export async function sweepTokens(store: Store): Promise<void> {
  * told apart. Costs one read, and a look at the clock for a token that ends.
  */
 export async function verifyToken(store: Store, token: unknown): Promise<TokenHolder | HostHolder | null> {
-  const id = typeof token === "string" ? TOKEN.exec(token)?.[1] : undefined;
+  const id = tokenIdIn(token);
   if (id === undefined) return null;
   const record = await store.readToken(id);
   const good = isSameHash(hashOf(String(token)), record?.sha256 ?? NO_HASH);
@@ -108,6 +108,11 @@ export async function verifyToken(store: Store, token: unknown): Promise<TokenHo
 export function recognizer(token: string): (shown: unknown) => boolean {
   const hash = hashOf(token);
   return (shown) => typeof shown === "string" && isSameHash(hashOf(shown), hash);
+}
+
+/** The id in a token; undefined for anything that is not shaped like one. */
+export function tokenIdIn(token: unknown): string | undefined {
+  return typeof token === "string" ? TOKEN.exec(token)?.[1] : undefined;
 }
 
 /** Whether the token of that id may still be used: neither revoked nor expired since it was verified. */

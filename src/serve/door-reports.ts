@@ -7,7 +7,6 @@ const LEVELS: Record<DoorEvent["event"], LogLevel> = {
   "host-connected": "debug",
   closed: "debug",
   "token-refused": "warn",
-  "attempts-limited": "warn",
   "protocol-error": "warn",
   denied: "warn",
   dropped: "debug",

@@ -52,6 +52,7 @@ describe("defaults", () => {
           metrics: { host: "127.0.0.1", port: 9464 },
           gcIntervalMs: 3_600_000,
           maxFrameBytes: 8_388_608,
+          proxyProtocol: false,
           turnWaitMs: 30_000,
           logMaxBytes: 10_485_760,
           logFiles: 3,

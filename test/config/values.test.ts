@@ -57,6 +57,7 @@ const VALUES: Record<string, unknown[]> = {
   ],
   "serve.metrics": ["localhost:http"],
   "serve.maxFrame": ["64", "63kb", "257mb", "1gb", 1024, null],
+  "serve.proxyProtocol": ["yes", 1, null],
   store: [
     "http://127.0.0.1:6379",
     "redis",

@@ -1,14 +1,14 @@
 import { once } from "node:events";
 import { connect, createServer, type Socket } from "node:net";
-import { afterEach, expect, it, onTestFinished, vi } from "vitest";
-import { ClientSocket } from "../../src/gateway/client-socket.js";
+import { afterEach, beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
+import { ClientSocket, type ClientSocketOptions } from "../../src/gateway/client-socket.js";
 import { eventually } from "../fixtures/fault-fleet.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
 /** Both ends of a connection: the door's, with what it heard of it, and the client's. */
-async function pair(stallMs?: number) {
+async function pair(options: ClientSocketOptions = {}) {
   const heard: string[] = [];
   const server = createServer();
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
@@ -28,7 +28,7 @@ async function pair(stallMs?: number) {
     onDrain: () => void heard.push("drain"),
     onClosed: () => void heard.push("closed"),
   };
-  const door = new ClientSocket(socket, 1_000, listener, stallMs);
+  const door = new ClientSocket(socket, 8 * 1024 * 1024, listener, options);
   return { door, client, socket, heard };
 }
 
@@ -36,25 +36,81 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-it("cuts off a client that does not go on with a frame, but not while it is not read from", async () => {
-  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
-  const { door, client, socket, heard } = await pair();
-  client.write("Content-Length: 10\r\n\r\n{");
-  await once(client, "data"); // the acknowledgement
-  door.hold("busy");
-  vi.advanceTimersByTime(120_000);
-  expect(socket.destroyed).toBe(false);
-  door.letGo("busy");
-  vi.advanceTimersByTime(59_000);
-  expect(socket.destroyed).toBe(false);
-  vi.advanceTimersByTime(2_000);
-  expect(socket.destroyed).toBe(true);
-  await once(client, "close");
-  expect(heard).toEqual(["closed"]);
+describe("the time for a whole frame", () => {
+  const MB = 1024 * 1024;
+  beforeEach(() => {
+    vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "performance"] });
+  });
+
+  /** Sends a piece, and resolves when the door has it: each piece of an unfinished frame is acknowledged. */
+  async function arrive(client: Socket, piece: string | Buffer): Promise<void> {
+    const acknowledged = once(client, "data");
+    client.write(piece);
+    await acknowledged;
+  }
+
+  it("ends 30 s after the frame began, also if a byte comes every second", async () => {
+    const { client, socket, heard } = await pair();
+    await arrive(client, "Content-Length: 100\r\n\r\n{");
+    for (let second = 1; second < 30; second++) {
+      vi.advanceTimersByTime(1_000);
+      await arrive(client, " ");
+    }
+    expect(socket.destroyed).toBe(false);
+    vi.advanceTimersByTime(1_010);
+    expect(socket.destroyed).toBe(true);
+    await once(client, "close");
+    expect(heard).toEqual(["closed"]);
+  });
+
+  it("ends 30 s after the header began if that does not end", async () => {
+    const { client, socket } = await pair();
+    await arrive(client, "Content-");
+    vi.advanceTimersByTime(29_990);
+    await arrive(client, "Length: ");
+    expect(socket.destroyed).toBe(false);
+    vi.advanceTimersByTime(20);
+    expect(socket.destroyed).toBe(true);
+  });
+
+  it("is long enough for a frame of 8 MB at 64 kB/s, and begins anew with each frame", async () => {
+    const { client, socket, heard } = await pair();
+    const header = `Content-Length: ${8 * MB}\r\n\r\n`;
+    for (let frame = 0; frame < 2; frame++) {
+      await arrive(client, header);
+      for (let part = 1; part < 8; part++) {
+        vi.advanceTimersByTime(MB / 64);
+        const pieces = Buffer.alloc(MB, 0x20);
+        client.write(pieces.subarray(1));
+        await arrive(client, pieces.subarray(0, 1));
+      }
+      vi.advanceTimersByTime(MB / 64 + 20_000);
+      client.write(Buffer.alloc(MB, 0x20));
+      vi.useRealTimers();
+      await eventually("the frame", () => heard.length === frame + 1);
+      vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "performance"] });
+      expect(socket.destroyed).toBe(false);
+    }
+    vi.advanceTimersByTime(300_000);
+    expect(socket.destroyed).toBe(false);
+  });
+
+  it("stands still while the door does not read", async () => {
+    const { door, client, socket } = await pair();
+    await arrive(client, "Content-Length: 10\r\n\r\n{");
+    vi.advanceTimersByTime(20_000);
+    door.hold("busy");
+    vi.advanceTimersByTime(120_000);
+    door.letGo("busy");
+    vi.advanceTimersByTime(9_000);
+    expect(socket.destroyed).toBe(false);
+    vi.advanceTimersByTime(1_100);
+    expect(socket.destroyed).toBe(true);
+  });
 });
 
 it("cuts off a client that takes nothing, but not one that is slow in taking one long frame", async () => {
-  const { door, client, socket, heard } = await pair(4_000);
+  const { door, client, socket, heard } = await pair({ stallMs: 4_000 });
   client.pause();
   const long = 128 * 1024 * 1024;
   door.send(Buffer.alloc(long));

@@ -1,16 +1,9 @@
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, it, onTestFinished, vi } from "vitest";
-import { Attempts } from "../../src/gateway/attempts.js";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { eventually } from "../fixtures/fault-fleet.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
-
-/** Wrong tokens are forgiven after a while, which is not to pass on a machine that is slow. */
-function stopTime(): void {
-  const clock = vi.spyOn(performance, "now").mockReturnValue(performance.now());
-  onTestFinished(() => clock.mockRestore());
-}
 
 describe("who may come in", () => {
   let at: DoorFleet;
@@ -108,64 +101,6 @@ describe("who may come in", () => {
     first.socket.destroy();
     expect(await second.answerTo(1)).toMatchObject({ result: { protocolVersion: 3 } });
     expect(fresh.events.map(({ event }) => event)).not.toContain("failed");
-  });
-
-  it("is not listened to after too many wrong tokens", async () => {
-    await using guarded = await DoorFleet.open({ from: 16_610, to: 16_619 });
-    const good = await guarded.token("alice");
-    const outcomes: unknown[] = [];
-    stopTime();
-    for (let attempt = 0; attempt < 15; attempt++) {
-      const client = await RawClient.open(guarded.url);
-      client.send({ id: 1, method: "connect", params: { token: "wrong" } });
-      await client.end();
-      outcomes.push(client.received.find(({ error }) => error !== undefined)?.error?.code);
-    }
-    expect(outcomes.slice(0, 10)).toEqual(Array.from({ length: 10 }, () => -32002));
-    expect(outcomes.slice(10)).toEqual(Array.from({ length: 5 }, () => -32003));
-    const client = await RawClient.open(guarded.url);
-    client.send({ id: 1, method: "connect", params: { token: good } });
-    await client.end();
-    expect(client.received).toMatchObject([{ id: null, error: { data: { code: "FLEET_TOKEN_REFUSED" } } }]);
-    // Not even a good token is looked at: nothing was started for it.
-    expect(await guarded.fleet.servers()).toEqual([]);
-    expect(guarded.events.map(({ event }) => event)).not.toContain("connected");
-    expect(guarded.events.filter(({ event }) => event === "attempts-limited").length).toBeGreaterThanOrEqual(4);
-  });
-});
-
-it("looks at no more tokens of an address that is connected many times already", async () => {
-  await using at = await DoorFleet.open({ from: 16_760, to: 16_764 });
-  const clients = await Promise.all(Array.from({ length: 60 }, async () => await RawClient.open(at.url)));
-  // All of them are let in, as the door has heard each.
-  for (const client of clients) client.send({ method: "$/here" });
-  const last = await RawClient.open(at.url);
-  last.send({ id: 1, method: "ping" });
-  await last.answerTo(1);
-  stopTime();
-  for (const client of clients) client.send({ id: 1, method: "connect", params: { token: "wrong" } });
-  await Promise.all(clients.map(async (client) => await client.end()));
-  const codes = clients.map(({ received }) => received[0]?.error?.code);
-  expect(codes.filter((code) => code === -32002).length).toBeLessThanOrEqual(10);
-  expect(codes.filter((code) => code === -32003).length).toBeGreaterThanOrEqual(50);
-});
-
-describe("wrong tokens", () => {
-  it("are forgiven one by one, and counted by address", () => {
-    let now = 0;
-    const attempts = new Attempts(() => now);
-    for (let count = 0; count < 10; count++) {
-      expect(attempts.waitMs("a")).toBe(0);
-      attempts.failed("a");
-    }
-    expect(attempts.waitMs("a")).toBe(6_000);
-    expect(attempts.waitMs("b")).toBe(0);
-    now += 5_999;
-    expect(attempts.waitMs("a")).toBeGreaterThan(0);
-    now += 1;
-    expect(attempts.waitMs("a")).toBe(0);
-    attempts.failed("a");
-    expect(attempts.waitMs("a")).toBe(6_000);
   });
 });
 

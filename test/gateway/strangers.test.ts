@@ -1,0 +1,100 @@
+import { describe, expect, it, vi } from "vitest";
+import { Attempts } from "../../src/gateway/attempts.js";
+import { eventually } from "../fixtures/fault-fleet.js";
+import { Stopwatch } from "../fixtures/stopwatch.js";
+import { DoorFleet } from "./harness.js";
+import { RawClient } from "./raw-client.js";
+
+const REFUSED = { code: -32002, message: "AUTHENTICATION_FAILED" };
+
+describe("a good token", () => {
+  it("is taken while others guess at its address, at its id and at other ids", async () => {
+    await using at = await DoorFleet.open({ from: 23_700, to: 23_709 });
+    const token = await at.token("alice");
+    (await RawClient.as(at.url, token)).socket.destroy();
+    const wrong = (index: number) =>
+      [
+        `${token.slice(0, -1)}${token.endsWith("A") ? "B" : "A"}`,
+        `cft_${String(index).padStart(16, "0")}${token.slice(20)}`,
+        "wrong",
+      ][index % 3];
+    const guessers = await Promise.all(
+      Array.from({ length: 15 }, async (_, index) => {
+        const guesser = await RawClient.open(at.url);
+        guesser.send({ id: 1, method: "connect", params: { token: wrong(index) } });
+        return guesser;
+      }),
+    );
+    const refused = () => at.events.filter(({ event }) => event === "token-refused").length;
+    await eventually("the wrong tokens", () => refused() === guessers.length);
+    for (let login = 0; login < 10; login++) {
+      const client = await RawClient.as(at.url, token);
+      expect((await client.request("ping")).error).toBeUndefined();
+      client.socket.destroy();
+    }
+    for (const guesser of guessers.slice(0, 6)) expect((await guesser.answerTo(1)).error).toEqual(REFUSED);
+  });
+
+  it("gets in within a second where 2,048 strangers say nothing, and the oldest of them leaves", async () => {
+    await using at = await DoorFleet.open({ from: 23_710, to: 23_719 });
+    const token = await at.token("alice");
+    const first = await RawClient.as(at.url, token);
+    const strangers: RawClient[] = [];
+    for (let round = 0; round < 16; round++) {
+      strangers.push(...(await Promise.all(Array.from({ length: 128 }, async () => await RawClient.open(at.url)))));
+    }
+    // The connections are accepted in order: this one is answered after all of them were.
+    const last = await RawClient.open(at.url);
+    last.send({ id: 1, method: "ping" });
+    await last.answerTo(1);
+    expect(strangers.filter(({ closed }) => closed).length).toBeLessThanOrEqual(1);
+    using watch = new Stopwatch();
+    for (let login = 0; login < 5; login++)
+      expect((await (await RawClient.as(at.url, token)).request("ping")).error).toBeUndefined();
+    expect(watch.ms).toBeLessThan(1_000);
+    await eventually("the end of the oldest", () => strangers.filter(({ closed }) => closed).length >= 5);
+    expect(strangers.findIndex(({ closed }) => !closed)).toBe(strangers.filter(({ closed }) => closed).length);
+    // Known by its token, the very first one stays.
+    expect((await first.request("ping")).error).toBeUndefined();
+  });
+});
+
+describe("the answer to a wrong token", () => {
+  const answered = async (attempts: Attempts, id: string | undefined, ms: number) => {
+    let isAnswered = false;
+    void attempts.failed(id).then(() => {
+      isAnswered = true;
+    });
+    await vi.advanceTimersByTimeAsync(ms - 1);
+    const early = isAnswered;
+    await vi.advanceTimersByTimeAsync(1);
+    return { early, late: !isAnswered };
+  };
+  const ON_TIME = { early: false, late: false };
+
+  it("takes longer with each failure of the same id, up to 8 s, and less again after a while", async () => {
+    vi.useFakeTimers();
+    const attempts = new Attempts(() => 0);
+    for (const ms of [250, 500, 1_000, 2_000, 4_000, 8_000, 8_000])
+      expect(await answered(attempts, "a", ms)).toEqual(ON_TIME);
+    expect(await answered(attempts, "b", 250)).toEqual(ON_TIME);
+    for (let count = 0; count < 3; count++) expect(await answered(attempts, undefined, 250)).toEqual(ON_TIME);
+    let now = 0;
+    const forgiving = new Attempts(() => now);
+    for (const ms of [250, 500, 1_000]) expect(await answered(forgiving, "a", ms)).toEqual(ON_TIME);
+    now += 20_000;
+    expect(await answered(forgiving, "a", 500)).toEqual(ON_TIME);
+    vi.useRealTimers();
+  });
+
+  it("is given at once to the one that waits longest when 256 wait", async () => {
+    const attempts = new Attempts(() => 0);
+    const given: number[] = [];
+    const failed = (index: number) => void attempts.failed("a").then(() => given.push(index));
+    vi.useFakeTimers();
+    for (let index = 0; index < 258; index++) failed(index);
+    await vi.advanceTimersByTimeAsync(0);
+    expect(given).toEqual([0, 1]);
+    vi.useRealTimers();
+  });
+});
