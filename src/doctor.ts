@@ -127,9 +127,13 @@ export async function examine(options: DoctorOptions): Promise<DoctorResult> {
   });
   await checks.run("environment", () => unknownSettings(options.env));
   if (loaded === undefined) {
-    checks.skip(["runtime", "model", "state folder", "disk space", "registry", ...OF_THE_STATE], "configuration");
+    checks.skip(
+      ["isolation", "runtime", "model", "state folder", "disk space", "registry", ...OF_THE_STATE],
+      "configuration",
+    );
   } else {
     const known = loaded;
+    await checks.run("isolation", () => isolationOf(known));
     await checks.run("runtime", () => runtimeStarts(known, options.env));
     await checks.run("model", () => modelAnswers(known, options.env));
     const isUsable = await checks.run("state folder", () => stateFolder(known));
@@ -138,6 +142,24 @@ export async function examine(options: DoctorOptions): Promise<DoctorResult> {
     else checks.skip(["registry", ...stateChecks(known)], "state folder");
   }
   return { ok: checks.all.every(({ ok }) => ok), checks: checks.all, exit: checks.exit };
+}
+
+/** States what separates users, and warns where programs of one user can run beside the state of others. */
+function isolationOf({ config: { isolation, session } }: LoadedConfig): Finding {
+  if (isolation === "shared") {
+    return { level: "ok", detail: "shared: clients of one server are separated by the front door's rules" };
+  }
+  const detail =
+    "per-user: servers have their own homes, histories and tokens, but all run as one operating-system user: an agent with a " +
+    "shell, or a client with session.host \"owner\", can read all that the fleet's account can read, other users' " +
+    "conversations and keys included";
+  const open = [
+    ...(session.host === "owner" ? ['session.host is "owner"'] : []),
+    ...(session.approve === "none" ? [] : [`session.approve is "${session.approve}"`]),
+  ];
+  if (open.length === 0) return { level: "ok", detail };
+  const fix = 'If you do not trust all users and their agents: "session": {"host": "none", "approve": "none"}';
+  return { level: "warning", detail: `${detail}; here ${open.join(" and ")}`, fix };
 }
 
 /** Also the one of the shared storage, where there is one. */

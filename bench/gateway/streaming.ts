@@ -58,6 +58,7 @@ export async function measureStreaming(
         config: fleet.config,
         own: false,
         isolation: "shared" as const,
+        home: "/",
         provider,
         gitHubToken: null,
       };

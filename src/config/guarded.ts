@@ -47,6 +47,7 @@ export const KEY_CLASSES: Readonly<Record<KeyName, Class>> = {
   "session.ttl": "open",
   "session.maxActive": "open",
   "session.approve": ["none"],
+  "session.host": ["none"],
   "session.tools": "guarded",
   "session.infinite.enabled": "open",
   "session.infinite.backgroundCompactionThreshold": "open",

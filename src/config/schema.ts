@@ -106,7 +106,9 @@ const session = v.pipe(
     model: v.optional(v.nullable(modelName())),
     ttl: v.optional(age(), "24h"),
     maxActive: v.optional(count(), 50),
-    approve: v.optional(choice(["none", "all"]), "none"),
+    approve: v.optional(choice(["none", "ask", "all"]), "none"),
+    // Whether a user's clients reach the disk and start programs of the user's own server. Auto: only inside a sandbox.
+    host: v.optional(choice(["owner", "none", "auto"]), "auto"),
     // Null: all that the runtime has on a user's own server, none on a shared one.
     tools: v.optional(v.nullable(toolNames()), null),
     infinite: v.optional(

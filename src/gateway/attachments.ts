@@ -17,8 +17,14 @@ export interface Attachment {
   inTurn: boolean;
   /** It is being opened again, by whoever needed it first. */
   reopening: Promise<Link> | null;
-  /** The kinds of permission requests that nobody answered yet, by their ids. */
-  readonly permissions: Map<string, string>;
+  /** The permission requests that nobody answered yet, by their ids. */
+  readonly permissions: Map<string, PendingPermission>;
+}
+
+export interface PendingPermission {
+  kind: string;
+  /** The name of the tool that a client brought, and that the request is about. */
+  tool: string | undefined;
 }
 
 export function newAttachment(sessionId: string, linkId: string, asked: Params): Attachment {
@@ -32,6 +38,12 @@ export function newAttachment(sessionId: string, linkId: string, asked: Params):
     reopening: null,
     permissions: new Map(),
   };
+}
+
+/** The names of the tools that the client brought, as it opened the session or has set them since. */
+export function ownTools({ asked }: Pick<Attachment, "asked">): Set<string> {
+  const tools: unknown[] = Array.isArray(asked.tools) ? asked.tools : [];
+  return new Set(tools.map((tool) => String((tool as { name?: unknown } | null)?.name)));
 }
 
 /** The runtime's words for a session that it does not have in memory. */

@@ -22,7 +22,10 @@ export type ClientMessage =
   | { kind: "notification"; method: string }
   /** A request whose id is known and that is to be answered with this error instead of being judged. */
   | { kind: "unfit"; id: RpcId; rpcCode: number; message: string }
-  | { kind: "response"; id: RpcId; withId(id: RpcId): Buffer };
+  | { kind: "response"; id: RpcId; withId: WithId };
+
+/** The same message under another id, framed. With `filter` its result is what that makes of it. */
+export type WithId = (id: RpcId, filter?: (result: unknown) => unknown) => Buffer;
 
 /**
  * How much one message may hold. The depth is what the runtime takes (measured with 1.0.85): serde_json gives up at 128. JSON
@@ -163,7 +166,12 @@ function readResponse(body: Buffer, members: ReadonlyMap<string, Member>): Clien
   const id = parseId(body.toString("utf8", member.start, member.end));
   if (id === undefined)
     throw new ProtocolError("The id of a response is not a string or whole number.", INVALID_REQUEST);
-  return { kind: "response", id, withId: (other) => replaceId(body, member, other) };
+  const withId: WithId = (other, filter) => {
+    if (filter === undefined || !members.has("result")) return replaceId(body, member, other);
+    const result = filter((parse(body) as { result?: unknown }).result);
+    return encodeBody(Buffer.from(JSON.stringify({ jsonrpc: "2.0", id: other, result })));
+  };
+  return { kind: "response", id, withId };
 }
 
 /** The same message under another id, framed. */

@@ -83,6 +83,7 @@ export class Client {
     const onEvent = (event: Omit<DoorEvent, "address" | "user">) => this.#tell(event);
     this.#exchange = new Exchange(socket, (report) => door.onRequest({ ...report, user }));
     const fromServers = new FromServers({
+      config,
       client: socket,
       exchange: this.#exchange,
       attachment,

@@ -1,6 +1,6 @@
 import { isFleetError } from "../errors.js";
 import type { RpcError } from "../runtime/client/raw-connection.js";
-import { type ClientRequest, type Params, type RpcId, replaceId } from "./client-message.js";
+import { type ClientRequest, type Params, type RpcId, replaceId, type WithId } from "./client-message.js";
 import type { ClientSocket } from "./client-socket.js";
 import type { RequestReport } from "./context.js";
 import type { Frame } from "./frames.js";
@@ -42,6 +42,8 @@ interface Pending {
 interface Asked {
   link: Link;
   id: RpcId;
+  /** What the server gets of the result; undefined: all of it, as it came. */
+  filter: ((result: unknown) => unknown) | undefined;
 }
 
 /** Who asked what of whom, in both directions, on one client connection. */
@@ -123,18 +125,18 @@ export class Exchange {
   }
 
   /** The client has to be asked something. */
-  ask(link: Link, { id, idAt }: ServerMessage & { kind: "request" }, { body }: Frame): void {
+  ask(link: Link, { id, idAt }: ServerMessage & { kind: "request" }, { body }: Frame, filter?: Asked["filter"]): void {
     const own = this.#sequence++;
-    this.#asked.set(own, { link, id });
+    this.#asked.set(own, { link, id, filter });
     this.#client.send(replaceId(body, idAt, own));
   }
 
   /** What the client answered. @returns false when nobody asked. */
-  answered(message: { id: RpcId; withId(id: RpcId): Buffer }): boolean {
+  answered(message: { id: RpcId; withId: WithId }): boolean {
     const asked = typeof message.id === "number" ? this.#asked.get(message.id) : undefined;
     if (asked === undefined || typeof message.id !== "number") return false;
     this.#asked.delete(message.id);
-    if (!asked.link.upstream.send(message.withId(asked.id))) this.#client.hold(asked.link);
+    if (!asked.link.upstream.send(message.withId(asked.id, asked.filter))) this.#client.hold(asked.link);
     return true;
   }
 

@@ -1,3 +1,4 @@
+import type { Config } from "../config/schema.js";
 import type { Attachment } from "./attachments.js";
 import type { ClientSocket } from "./client-socket.js";
 import type { DoorEvent } from "./context.js";
@@ -5,12 +6,14 @@ import { brokenTurnFrames, endsTurn } from "./events.js";
 import { Exchange } from "./exchange.js";
 import { type Frame, ProtocolError } from "./frames.js";
 import type { Link } from "./links.js";
+import { decidesOnTools, withoutApproval } from "./reach.js";
 import { describe } from "./refusals.js";
 import { parse, type ServerMessage } from "./server-message.js";
 import type { Turn } from "./turn.js";
 import type { UpstreamListener } from "./upstream.js";
 
 export interface FromServersContext {
+  config: Config;
   client: ClientSocket;
   exchange: Exchange;
   attachment: (sessionId: string) => Attachment | undefined;
@@ -75,15 +78,21 @@ export class FromServers {
       return;
     }
     if (message.kind === "request") {
-      exchange.ask(link, message, frame);
+      exchange.ask(link, message, frame, this.#filterFor(link, message.method));
       return;
     }
-    if (here !== undefined && message.eventType !== undefined) this.#follow(link, here, message.eventType, frame);
+    if (here !== undefined && message.eventType !== undefined) this.#follow(here, message.eventType, frame);
     client.send(frame.raw);
   }
 
+  /** What a server gets of the client's answer: all of it, unless that could approve tools. */
+  #filterFor({ own }: Link, method: string): ((result: unknown) => unknown) | undefined {
+    const { config } = this.#context;
+    return method === "hooks.invoke" && !decidesOnTools({ own, config }) ? withoutApproval : undefined;
+  }
+
   /** Keeps in mind what the events say of the session. */
-  #follow(link: Link, attachment: Attachment, eventType: string, { body }: Frame): void {
+  #follow(attachment: Attachment, eventType: string, { body }: Frame): void {
     const { client } = this.#context;
     const turn = this.#context.turn(attachment.sessionId);
     switch (eventType) {
@@ -112,7 +121,7 @@ export class FromServers {
         turn?.interrupted("unloaded");
         break;
       case "permission.requested":
-        if (!link.own) rememberPermission(attachment, body);
+        rememberPermission(attachment, body);
         break;
     }
   }
@@ -131,11 +140,12 @@ function rememberPermission({ permissions }: Attachment, body: Buffer): void {
   const { event } = (parse(body) as { params: { event: PermissionEvent } }).params;
   const { requestId, permissionRequest } = event.data ?? {};
   if (typeof requestId !== "string") return;
-  permissions.set(requestId, String(permissionRequest?.kind));
+  const { kind, toolName } = permissionRequest ?? {};
+  permissions.set(requestId, { kind: String(kind), tool: typeof toolName === "string" ? toolName : undefined });
   const oldest = permissions.keys().next().value;
   if (permissions.size > MAX_PERMISSIONS && oldest !== undefined) permissions.delete(oldest);
 }
 
 interface PermissionEvent {
-  data?: { requestId?: unknown; permissionRequest?: { kind?: unknown } };
+  data?: { requestId?: unknown; permissionRequest?: { kind?: unknown; toolName?: unknown } };
 }

@@ -24,9 +24,13 @@ export type Scope =
   | "queue"
   /** The same, but it makes the model work, or changes the history, outside a turn: not in collaborative sessions. */
   | "work"
+  /** By a session, but it reaches past the conversation, into the home of its server: only on the owner's own server. */
+  | "home"
+  /** By a session, and it approves tools that are not asked for yet: only on the owner's own server, as `session.approve` says. */
+  | "approve"
   /**
-   * By a session, but it reaches past the conversation: files, processes, credentials, settings, or time. Only for the owner,
-   * on the owner's own server.
+   * By a session, but it reads or writes files, starts programs, or takes credentials elsewhere: only on the owner's own
+   * server, and if `session.host` is "owner".
    */
   | "host"
   /** Answered as a headless server answers it: there is no foreground session. */
@@ -35,6 +39,8 @@ export type Scope =
   | "free"
   /** About the whole server: only on the user's own. */
   | "own"
+  /** The same, but it reaches files and programs: as with `host`. */
+  | "own-host"
   /** Never: it ends or rewires the server, hands out credentials, or goes behind the fleet's back. */
   | "never";
 
@@ -95,16 +101,26 @@ const TABLE: Record<Scope, string> = {
   work: `
     session.fleet.start session.tasks.startAgent session.tasks.sendMessage session.ui.ephemeralQuery
     session.history.compact session.history.truncate session.history.summarizeForHandoff session.history.clearContext`,
+  home: `
+    session.sandbox.getEnforcementStatus session.canvas.open session.canvas.close session.canvas.action.invoke
+    session.model.setAllowedModels session.instructions.getSources session.agent.reload session.skills.enable
+    session.skills.disable session.skills.reload session.skills.ensureLoaded session.provider.add
+    session.tools.updateSubagentSettings session.commands.execute session.ui.handlePendingExitPlanMode
+    session.permissions.paths.list session.history.previewRewind session.history.rewind session.schedule.stop
+    session.sendSystemNotification sessions.fork session.instructions.reload session.customizations.reload
+    session.managedSettings.get`,
+  approve: `
+    session.permissions.setRequired session.permissions.configure session.permissions.setApproveAll
+    session.permissions.setAllowAll session.permissions.setMode session.permissions.modifyRules
+    session.permissions.locations.addToolApproval session.permissions.urls.setUnrestrictedMode`,
   host: `
-    session.sandbox.getEnforcementStatus session.sandbox.disableForSession
-    session.canvas.open session.canvas.close session.canvas.action.invoke
+    session.sandbox.disableForSession
     session.factory.run session.factory.resume session.factory.getRun session.factory.listRuns
     session.factory.getRunDetail session.factory.getRunProgress session.factory.cancel session.factory.pause
     session.factory.log session.factory.agent session.factory.journal.get session.factory.journal.put
     session.workflow.run session.workflow.resume session.workflow.getRun session.workflow.listRuns
     session.workflow.getRunDetail session.workflow.getRunProgress session.workflow.cancel session.workflow.pause
     session.workflow.log session.workflow.agent session.workflow.journal.get session.workflow.journal.put
-    session.model.setAllowedModels
     session.workspaces.getWorkspace session.workspaces.updateMetadata session.workspaces.ensure
     session.workspaces.listFiles session.workspaces.readFile session.workspaces.createFile session.workspaces.statFile
     session.workspaces.createDirectory session.workspaces.removePath session.workspaces.renamePath
@@ -112,8 +128,6 @@ const TABLE: Record<Scope, string> = {
     session.workspaces.truncateSummaries session.workspaces.readAutopilotObjective
     session.workspaces.writeAutopilotObjective session.workspaces.deleteAutopilotObjective
     session.workspaces.autopilotObjectiveExists session.workspaces.saveLargePaste session.workspaces.diff
-    session.instructions.getSources session.instructions.reload session.customizations.reload session.agent.reload
-    session.skills.enable session.skills.disable session.skills.reload session.skills.ensureLoaded
     session.mcp.enable session.mcp.disable session.mcp.reload session.mcp.executeSampling
     session.mcp.setEnvValueMode session.mcp.removeGitHub session.mcp.startServer session.mcp.restartServer
     session.mcp.stopServer session.mcp.oauth.authenticationStateChanged session.mcp.oauth.login session.mcp.oauth.probe
@@ -124,49 +138,53 @@ const TABLE: Record<Scope, string> = {
     session.plugins.reload session.plugins.install session.plugins.uninstall session.plugins.update
     session.plugins.enable session.plugins.disable session.plugins.marketplaces.list session.plugins.marketplaces.add
     session.plugins.marketplaces.remove session.plugins.marketplaces.browse session.plugins.marketplaces.refresh
-    session.provider.add session.provider.sync session.lsp.initialize
+    session.provider.sync session.lsp.initialize
     session.connectors.getCapabilities session.connectors.getStatus session.connectors.list
     session.connectors.connect session.connectors.continueConnection session.connectors.disconnect
     session.connectors.reconcile session.connectors.reconcileForStartup session.connectors.reconnect
     session.connectors.refresh session.connectors.withdrawProjection
-    session.diagnostics.configure session.diagnostics.read session.managedSettings.get
+    session.diagnostics.configure session.diagnostics.read
     session.extensions.enable session.extensions.disable session.extensions.reload
     session.extensions.sendAttachmentsToMessage
-    session.tools.execute session.tools.updateSubagentSettings
-    session.commands.invoke session.commands.execute session.commands.enqueue session.telemetry.setFeatureOverrides
-    session.ui.handlePendingExitPlanMode session.permissions.setRequired
-    session.permissions.configure session.permissions.setApproveAll session.permissions.setAllowAll
-    session.permissions.setMode
-    session.permissions.modifyRules session.permissions.paths.list session.permissions.paths.add
+    session.tools.execute
+    session.commands.invoke session.commands.enqueue session.telemetry.setFeatureOverrides
+    session.permissions.paths.add
     session.permissions.paths.updatePrimary session.permissions.paths.isPathWithinAllowedDirectories
     session.permissions.paths.isPathWithinWorkspace session.permissions.locations.resolve
-    session.permissions.locations.apply session.permissions.locations.addToolApproval
+    session.permissions.locations.apply
     session.permissions.folderTrust.isTrusted session.permissions.folderTrust.addTrusted
-    session.permissions.urls.setUnrestrictedMode
     session.metadata.recordContextChange session.metadata.setWorkingDirectory session.contentExclusion.checkPaths
     session.shell.exec session.shell.kill session.shell.executeUserRequested session.shell.cancelUserRequested
-    session.history.previewRewind session.history.rewind
     session.remote.enable session.remote.disable session.remote.notifySteerableChanged session.visibility.set
-    session.schedule.stop session.sendSystemNotification
-    sessions.fork sessions.reloadPluginHooks sessions.loadDeferredRepoHooks`,
+    sessions.reloadPluginHooks sessions.loadDeferredRepoHooks`,
   foreground: "session.getForeground session.setForeground",
   free: "ping status.get auth.getStatus models.list models.getBuiltInCatalog tools.list commands.list",
   own: `
-    hooks.discover account.getQuota secrets.addFilterValues
-    mcp.config.list mcp.config.add mcp.config.update mcp.config.remove mcp.config.enable mcp.config.disable
-    mcp.config.reload mcp.discover mcp.planInstall mcp.prepareInstall mcp.applyInstall mcp.planUninstall
-    mcp.applyUninstall mcp.installations.list mcp.installations.status mcp.installations.recover
-    mcp.installations.cancel extensions.discover extensions.enable extensions.disable
-    sandbox.getHostSupport catalog.search catalog.select plugins.list plugins.install plugins.uninstall plugins.update plugins.updateAll plugins.enable
-    plugins.disable plugins.marketplaces.list plugins.marketplaces.add plugins.marketplaces.remove
-    plugins.marketplaces.browse plugins.marketplaces.refresh
-    skills.planInstall skills.applyInstall skills.planUninstall skills.applyUninstall skills.installations.list
-    skills.installations.status skills.installations.recover skills.installations.cancel
-    skills.installations.setEnabled skills.config.setDisabledSkills skills.config.setSkillDisabled skills.discover skills.getDiscoveryPaths
-    agents.discover agents.getDiscoveryPaths instructions.discover instructions.getDiscoveryPaths
-    user.settings.reload user.settings.get user.settings.set managedSettings.read
+    account.getQuota secrets.addFilterValues
+    mcp.config.list
+    mcp.installations.list mcp.installations.status
+    sandbox.getHostSupport catalog.search plugins.list
+    plugins.marketplaces.list
+    skills.installations.list
+    skills.installations.status
+    skills.config.setDisabledSkills skills.config.setSkillDisabled
+    user.settings.reload user.settings.get managedSettings.read
     sessions.getClientMetadata sessions.findByTaskId sessions.findByPrefix sessions.getLastForContext
     sessions.getSizes sessions.checkInUse sessions.enrichMetadata sessions.listNonEmptySessionIds`,
+  "own-host": `
+    hooks.discover
+    mcp.config.add mcp.config.update mcp.config.remove mcp.config.enable mcp.config.disable
+    mcp.config.reload mcp.discover mcp.planInstall mcp.prepareInstall mcp.applyInstall mcp.planUninstall
+    mcp.applyUninstall mcp.installations.recover
+    mcp.installations.cancel extensions.discover extensions.enable extensions.disable
+    catalog.select plugins.install plugins.uninstall plugins.update plugins.updateAll plugins.enable
+    plugins.disable plugins.marketplaces.add plugins.marketplaces.remove
+    plugins.marketplaces.browse plugins.marketplaces.refresh
+    skills.planInstall skills.applyInstall skills.planUninstall skills.applyUninstall
+    skills.installations.recover skills.installations.cancel
+    skills.installations.setEnabled skills.discover skills.getDiscoveryPaths
+    agents.discover agents.getDiscoveryPaths instructions.discover instructions.getDiscoveryPaths
+    user.settings.set`,
   never: `
     runtime.shutdown accounts.acquireEntraToken account.login account.logout account.getCurrentAuth account.getAllUsers
     registerExtensionLaunchProvider plugins.builtin.set managedSettings.clearCache sessionFs.setProvider
@@ -208,6 +226,18 @@ export function scopeOf(method: string): Scope {
 
 export function isKnownMethod(method: string): boolean {
   return SCOPES.has(method);
+}
+
+/** Methods of other scopes that may approve tools, too: commands such as `/allow-all`, and what the runtime trusts for good. */
+const APPROVING = new Set(
+  `session.commands.invoke session.commands.enqueue session.sandbox.disableForSession session.permissions.paths.add
+  session.permissions.paths.updatePrimary session.permissions.locations.apply session.permissions.folderTrust.addTrusted
+  user.settings.set`.split(/\s+/),
+);
+
+/** Whether a method may approve tools that the client is not asked about. */
+export function approves(method: string): boolean {
+  return scopeOf(method) === "approve" || APPROVING.has(method);
 }
 
 /** All methods of the table. */

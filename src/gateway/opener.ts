@@ -168,10 +168,10 @@ export class Opener {
     const link = await this.link(server);
     onLink(link);
     const { own } = link;
-    const { isolation } = server;
+    const { isolation, home } = server;
     const { provider, gitHubToken } = await sessions.surroundings(server, record.owner, signal);
     const request = async (name: OpeningMethod) => {
-      const params = sessionParams(name, asked, record, { config, own, isolation, provider, gitHubToken });
+      const params = sessionParams(name, asked, record, { config, own, isolation, home, provider, gitHubToken });
       noteOpened(server, id);
       await link.upstream.request(name, params, (result) => onResult(result, link), signal);
     };

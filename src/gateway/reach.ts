@@ -1,30 +1,46 @@
 import type { Config } from "../config/schema.js";
+import type { PendingPermission } from "./attachments.js";
 import type { Params } from "./client-message.js";
-import { methodDenied } from "./refusals.js";
+import { approves } from "./methods.js";
+import { approvalDenied, hostDenied, methodDenied } from "./refusals.js";
 
 /**
- * What a client may not say on a server where others are, too, in a request that is otherwise its own affair: these reach
- * past the conversation all the same.
+ * What a client may not say in a request that is otherwise its own affair, since it reaches past the conversation all the
+ * same: to the disk and the programs of the server's machine, or to tools that nobody approved.
  */
+
+/** Where a request goes to, and what the fleet allows there. */
+export interface Reach {
+  config: Config;
+  /** The user's own server: nobody else's sessions are on it. */
+  own: boolean;
+}
+
+/** Whether the client may have files read and written, and programs started. Without a sandbox "auto" means no. */
+export function reachesHost({ own, config: { session } }: Reach): boolean {
+  return own && session.host === "owner";
+}
+
+/** Whether the client's word on tools counts, other than on tools of its own. */
+export function decidesOnTools({ own, config: { session } }: Reach): boolean {
+  return session.approve === "all" || (own && session.approve === "ask");
+}
 
 /** The modes in which the user is asked before a tool does anything. */
 const ASKING_MODES = ["interactive", "plan"];
 
 /**
- * Refuses attachments that the server would read from its own disk, and modes in which nobody is asked.
+ * Refuses attachments that the server would read from its own disk, methods that approve tools, and modes in which nobody
+ * is asked.
  *
  * @throws FleetError `FLEET_METHOD_DENIED`.
  */
-export function checkReach(method: string, params: Params, { session }: Config): void {
-  for (const attachment of attachmentsIn(params)) {
-    if (typeof attachment === "object" && attachment !== null && "type" in attachment && attachment.type === "blob")
-      continue;
-    throw methodDenied(
-      method,
-      'attachments other than "blob" would be read from the disk of a server where others are, too',
-    );
-  }
-  if (session.approve === "all") return;
+export function checkReach(method: string, params: Params, reach: Reach): void {
+  if (!reachesHost(reach)) refuseFiles(method, params, reach);
+  if (decidesOnTools(reach)) return;
+  if (approves(method)) throw approvalDenied(method);
+  // On a user's own server the mode changes nothing about approvals (measured with 1.0.85).
+  if (reach.own) return;
   for (const name of ["mode", "agentMode"] as const) {
     const mode = params[name];
     const isMode = name === "agentMode" || method === "session.mode.set";
@@ -34,6 +50,18 @@ export function checkReach(method: string, params: Params, { session }: Config):
         `${JSON.stringify(name)} may be "interactive" or "plan" on a server where others are, too`,
       );
     }
+  }
+}
+
+function refuseFiles(method: string, params: Params, { own }: Reach): void {
+  for (const attachment of attachmentsIn(params)) {
+    if (typeof attachment === "object" && attachment !== null && "type" in attachment && attachment.type === "blob")
+      continue;
+    if (own) throw hostDenied(method, 'an attachment other than "blob" is read from the disk');
+    throw methodDenied(
+      method,
+      'attachments other than "blob" would be read from the disk of a server where others are, too',
+    );
   }
 }
 
@@ -47,15 +75,40 @@ function attachmentsIn(value: unknown): unknown[] {
 }
 
 /**
- * The parameters of a permission decision that a server gets. Who may decide on a tool is whose server it runs on; elsewhere
- * approval counts only for the client's own tools, which run in the client, unless the fleet approves of all.
+ * The parameters of a permission decision that a server gets. Where the client's word does not count, an approval counts for
+ * the client's own tools alone, which run in the client.
  *
- * @param kinds the kinds of what was asked, by the ids of the requests
+ * @param pending what was asked, by the ids of the requests
+ * @param tools the names of the client's own tools
+ * @returns null for a tool of another client, which that one decides on
  */
-export function decide(params: Params, kinds: Map<string, string> | undefined, { session }: Config): Params {
+export function decide(
+  params: Params,
+  pending: ReadonlyMap<string, PendingPermission> | undefined,
+  tools: ReadonlySet<string>,
+  reach: Reach,
+): Params | null {
   const { kind: decision } = (params.result ?? {}) as { kind?: unknown };
-  if (session.approve === "all" || decision === "reject" || decision === "user-not-available") return params;
-  if (decision === "approve-once" && kinds?.get(String(params.requestId)) === "custom-tool") return params;
-  const feedback = 'Tools are not allowed here (session.approve is "none").';
+  if (decidesOnTools(reach)) return params;
+  const asked = pending?.get(String(params.requestId));
+  const isOwnTool = asked?.kind === "custom-tool" && asked.tool !== undefined && tools.has(asked.tool);
+  if (asked?.kind === "custom-tool" && !isOwnTool) return null;
+  if (decision === "reject" || decision === "user-not-available") return params;
+  if (decision === "approve-once" && isOwnTool) return params;
+  const feedback = `Tools are not allowed here (session.approve is ${JSON.stringify(reach.config.session.approve)}).`;
   return { sessionId: params.sessionId, requestId: params.requestId, result: { kind: "reject", feedback } };
 }
+
+/**
+ * What a server gets of a client's answer to a hook, by which a hook could approve a tool in place of whoever is asked.
+ *
+ * @param result what the client answered
+ */
+export function withoutApproval(result: unknown): unknown {
+  if (Array.isArray(result)) return result.map(withoutApproval);
+  if (typeof result !== "object" || result === null) return result;
+  const kept = Object.entries(result).filter(([key, value]) => key !== "permissionDecision" || RESTRICTING.has(value));
+  return Object.fromEntries(kept.map(([key, value]) => [key, key === "modifiedArgs" ? value : withoutApproval(value)]));
+}
+
+const RESTRICTING = new Set<unknown>(["deny", "ask"]);

@@ -54,6 +54,22 @@ export function methodUnknown(method: string): FleetError {
   return new FleetError("FLEET_METHOD_UNKNOWN", `Unhandled method ${quote(method)}: the front door does not know it.`);
 }
 
+/** @param why what of it reaches the disk or starts programs */
+export function hostDenied(method: string, why: string): FleetError {
+  return new FleetError(
+    "FLEET_METHOD_DENIED",
+    `${quote(method)} is not allowed here: ${why}, which session.host does not allow. An operator allows it by "session": {"host": "owner"}.`,
+  );
+}
+
+/** @param setting the parameter that the method is refused for, if not for itself */
+export function approvalDenied(method: string, setting?: string): FleetError {
+  return new FleetError(
+    "FLEET_METHOD_DENIED",
+    `${quote(method)} is not allowed here: ${setting === undefined ? "it" : JSON.stringify(setting)} may approve tools, which session.approve does not allow. An operator allows it by "session": {"approve": "ask"}.`,
+  );
+}
+
 /**
  * The same for a session that is not there and one that is somebody else's. It begins as the runtime's own answer does,
  * which clients look for.

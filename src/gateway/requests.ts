@@ -5,17 +5,18 @@ import { readSessionFolder } from "../runtime/session-state.js";
 import { isStoreTrouble, sessionLocked } from "../sessions/problems.js";
 import type { ServerRecord, SessionRecord } from "../store/store.js";
 import { Answers, type AnswersContext } from "./answers.js";
-import { saysUnloaded } from "./attachments.js";
+import { ownTools, saysUnloaded } from "./attachments.js";
 import { Carrier, isMoved } from "./carrier.js";
 import type { ClientRequest, Params } from "./client-message.js";
 import type { DoorEvent } from "./context.js";
 import type { ServerLink } from "./links.js";
 import { isKnownMethod, type Scope, scopeOf } from "./methods.js";
-import { checkReach, decide } from "./reach.js";
+import { checkReach, decide, reachesHost } from "./reach.js";
 import {
   describe,
   doorDraining,
   failure,
+  hostDenied,
   methodDenied,
   methodUnknown,
   noSuchSession,
@@ -196,6 +197,7 @@ export class Requests {
         return this.#context.exchange.reply(request, foregroundOf(request));
       case "free":
       case "own":
+      case "own-host":
       case "list":
       case "last":
       case "create":
@@ -218,7 +220,10 @@ export class Requests {
   }
 
   /** What is about no session, or makes one: at the user's home. */
-  async #routeHome(scope: "free" | "own" | "list" | "last" | "create", request: ClientRequest): Promise<void> {
+  async #routeHome(
+    scope: "free" | "own" | "own-host" | "list" | "last" | "create",
+    request: ClientRequest,
+  ): Promise<void> {
     const { exchange, routes } = this.#context;
     // Before its server is started: who creates a session may be refused.
     const host = await routes.homeHost();
@@ -231,7 +236,9 @@ export class Requests {
       case "last":
         return await this.#answers.last(link, request);
       case "own":
+      case "own-host":
         if (!link.own) throw methodDenied(request.method, "it is about the whole server, where others are, too");
+        this.#checkReach(scope, request, link);
     }
     exchange.forward(link, request);
   }
@@ -249,6 +256,8 @@ export class Requests {
         await this.#context.turns.sent(record.id);
         await this.#assertFree(record);
         break;
+      case "home":
+      case "approve":
       case "host":
         await this.#assertFree(record);
         break;
@@ -267,13 +276,23 @@ export class Requests {
         break;
     }
     const link = await this.#context.routes.local(record);
-    if (scope === "host" && !link.own) {
+    if ((scope === "home" || scope === "approve" || scope === "host") && !link.own) {
       throw methodDenied(method, "it reaches past the session, on a server where others are, too");
     }
     const { config } = this.#context;
     if (scope === "options") checkOptions(method, params, { own: link.own, config });
-    if (!link.own) checkReach(method, params, config);
-    this.#forward(link, { ...request, params: this.#decided(link, request) }, record);
+    this.#checkReach(scope, request, link);
+    const decided = this.#decided(link, request);
+    // Answered for another client's tool: as if that one had been quicker.
+    if (decided === null) return this.#context.exchange.reply(request, { success: false });
+    this.#forward(link, { ...request, params: decided }, record);
+  }
+
+  #checkReach(scope: Scope, { method, params }: ClientRequest, { own }: ServerLink): void {
+    const { config } = this.#context;
+    const isHost = scope === "host" || scope === "own-host";
+    if (isHost && !reachesHost({ own, config })) throw hostDenied(method, "it reaches files or programs");
+    checkReach(method, params, { own, config });
   }
 
   /** Sends a request about a session on; if the session was unloaded meanwhile, it is opened again and the request repeated. */
@@ -311,6 +330,13 @@ export class Requests {
           await upstream.ask("sessions.close", { sessionId: params.sessionId });
           return result;
         };
+      // Opened again, the session has the tools that it had last.
+      case "session.tools.set":
+        return async ({ params: { sessionId, tools } }, _link, result) => {
+          const attachment = this.#context.attachments.get(String(sessionId));
+          if (attachment !== undefined) attachment.asked = { ...attachment.asked, tools };
+          return await Promise.resolve(result);
+        };
       // Recorded right now, the new session is found by other hosts, too; with a turn, none takes it for one without a history.
       case "sessions.fork":
         return async ({ method }, { server }, result) => {
@@ -336,10 +362,12 @@ export class Requests {
   }
 
   /** An approval counts only if it is the user's to give: see {@link decide}. */
-  #decided({ own }: ServerLink, { method, params }: ClientRequest): Params {
-    if (own || method !== "session.permissions.handlePendingPermissionRequest") return params;
-    const attachment = this.#context.attachments.get(String(params.sessionId));
-    const decided = decide(params, attachment?.permissions, this.#context.config);
+  #decided({ own }: ServerLink, { method, params }: ClientRequest): Params | null {
+    if (method !== "session.permissions.handlePendingPermissionRequest") return params;
+    const { config, attachments } = this.#context;
+    const attachment = attachments.get(String(params.sessionId));
+    const tools = attachment === undefined ? new Set<string>() : ownTools(attachment);
+    const decided = decide(params, attachment?.permissions, tools, { own, config });
     if (decided !== params) {
       const detail = "an approval that is not this user's to give";
       this.#context.onEvent({ event: "denied", method, sessionId: String(params.sessionId), detail });

@@ -1,7 +1,10 @@
 import type { Config } from "../config/schema.js";
+import { type FleetError, quote } from "../errors.js";
 import type { Isolation, SessionRecord } from "../store/store.js";
+import { isBelowHome } from "./below-home.js";
 import type { Params } from "./client-message.js";
-import { methodDenied } from "./refusals.js";
+import { decidesOnTools, reachesHost } from "./reach.js";
+import { approvalDenied, hostDenied, methodDenied } from "./refusals.js";
 
 /** What a client may set on its session, and what the fleet adds. */
 export interface Surroundings {
@@ -9,6 +12,8 @@ export interface Surroundings {
   /** The user's own server: nobody else's sessions are on it. */
   own: boolean;
   isolation: Isolation;
+  /** `COPILOT_HOME` of the server. */
+  home: string;
   /** The fleet's model provider with its key. */
   provider: object | null;
   /** The user's own GitHub token, on a server that is not the user's own. */
@@ -33,6 +38,16 @@ const HARMLESS = new Set(
     /\s+/,
   ),
 );
+
+/** What may be set on the user's own server beside that, also where a client must not reach files and programs. */
+const HARMLESS_ON_OWN = new Set(
+  `canvases requestCanvasRenderer canvasProvider openCanvases provider providers capi models enableFileChangeTracking
+  requestMcpApps enableGitHubTelemetryForwarding organizationCustomInstructions disabledSkills disabledMcpServers
+  largeOutput`.split(/\s+/),
+);
+
+/** Settings that may approve tools. */
+const APPROVING = ["managedSettings", "enableManagedSettings"];
 
 /**
  * What every session on a shared server gets, whatever its client says: the SDK's own `mode: "empty"` (client.js,
@@ -77,6 +92,17 @@ const HARMLESS_OPTIONS = new Set([
   "contextTier",
 ]);
 
+/** The same on the user's own server, also where a client must not reach files and programs. */
+const HARMLESS_OPTIONS_ON_OWN = new Set(
+  `modelCapabilitiesOverrides lspClientName integrationId isExperimentalMode provider capi availableTools
+  includedBuiltinAgents excludedBuiltinAgents toolFilterPrecedence allowAllMcpServerInstructions includedBuiltinSkills
+  disabledSkills enableOnDemandInstructionDiscovery maxInlineBinaryBytes customAgentsLocalOnly suppressCustomAgentPrompt
+  skipCustomInstructions disabledInstructionSources coauthorEnabled continueOnAutoMode runningInInteractiveMode
+  agentContext eventsLogIncludesSubagents additionalContentExclusionPolicies manageScheduleEnabled sessionCapabilities
+  skipEmbeddingRetrieval organizationCustomInstructions enableHostGitOperations enableSessionStore enableSkills
+  envValueMode`.split(/\s+/),
+);
+
 /** Options that send the session's model requests, and with them the fleet's credentials, somewhere else. */
 const REROUTING = ["provider", "copilotUrl", "capi"];
 
@@ -95,7 +121,7 @@ export function sessionParams(
   const { config, own, provider, gitHubToken } = surroundings;
   // A session in the cloud would be nobody's server's, and its id not the fleet's to give.
   if (asked.cloud !== undefined) throw methodDenied(method, '"cloud" sessions are not on any server of this fleet');
-  if (!own) refuseReach(method, asked);
+  refuseReach(method, asked, surroundings);
   const params: Params = { ...asked, sessionId: record.id };
   if (method === "session.create") for (const name of RESUME_ONLY) delete params[name];
   if (CREDENTIALS.every((name) => isAbsent(asked[name]))) {
@@ -129,10 +155,10 @@ export function checkOptions(
   if (own && config.session.tools !== null && !isAbsent(asked.availableTools)) {
     throw methodDenied(method, '"availableTools" is set by the fleet (session.tools)');
   }
-  if (own) return;
+  if (reachesHost({ own, config })) return;
   for (const [name, value] of Object.entries(asked)) {
     if (HARMLESS_OPTIONS.has(name) || JSON.stringify(APART_OPTIONS[name]) === JSON.stringify(value)) continue;
-    throw methodDenied(method, `${JSON.stringify(name)} cannot be set on a server where others are, too`);
+    if (!own || !(HARMLESS_OPTIONS_ON_OWN.has(name) || isAbsent(value))) throw settingDenied(method, name, own);
   }
 }
 
@@ -156,16 +182,34 @@ function allowedTools({ availableTools }: Params, allowed: readonly string[]): s
   );
 }
 
-function refuseReach(method: string, asked: Params): void {
+function refuseReach(method: string, asked: Params, { own, config, home }: Surroundings): void {
+  const approving = APPROVING.find((name) => isSet(asked[name]));
+  if (approving !== undefined && !decidesOnTools({ own, config })) throw approvalDenied(method, approving);
+  if (reachesHost({ own, config })) {
+    if (isAbsent(asked.configDir) || isBelowHome(asked.configDir, home)) return;
+    const allowed = `an absolute path in the home of the user's own server, ${quote(home)}`;
+    throw methodDenied(method, `"configDir" (configDirectory in the SDK) has to be ${allowed}`);
+  }
   for (const [name, value] of Object.entries(asked)) {
-    if (!HARMLESS.has(name) && !isAbsent(value)) {
-      throw methodDenied(method, `${JSON.stringify(name)} cannot be set on a server where others are, too`);
-    }
+    if (HARMLESS.has(name) || isAbsent(value)) continue;
+    if (!own || (!HARMLESS_ON_OWN.has(name) && isSet(value))) throw settingDenied(method, name, own);
   }
   // An agent may bring its own MCP servers, which are processes.
-  if (JSON.stringify(asked.customAgents ?? null).includes('"mcpServers"')) {
-    throw methodDenied(method, '"customAgents" with "mcpServers" cannot be set on a server where others are, too');
-  }
+  if (/"mcp[-_]?servers"/i.test(JSON.stringify(asked.customAgents ?? null)))
+    throw settingDenied(method, "customAgents.mcpServers", own);
+  if (isSet((asked.largeOutput as Params | null | undefined)?.outputDir))
+    throw settingDenied(method, "largeOutput.outputDir", own);
+}
+
+function settingDenied(method: string, name: string, own: boolean): FleetError {
+  if (own) return hostDenied(method, `${JSON.stringify(name)} reaches files or programs`);
+  return methodDenied(method, `${JSON.stringify(name)} cannot be set on a server where others are, too`);
+}
+
+/** Lists and tables of nothing set nothing, and neither does a switch that is off. */
+function isSet(value: unknown): boolean {
+  if (typeof value === "object" && value !== null) return Object.keys(value).length > 0;
+  return !isAbsent(value) && value !== false;
 }
 
 function isAbsent(value: unknown): boolean {

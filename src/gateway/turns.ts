@@ -261,7 +261,7 @@ export class Turns {
     const { id } = record;
     try {
       const link = await linkFor(record);
-      if (!link.own) checkReach(request.method, request.params, config);
+      checkReach(request.method, request.params, { own: link.own, config });
       await this.#assertHere(record);
       // The late holder's prompt is refused here: behind this line only the write to the socket is left.
       await turn.lease?.check();

@@ -189,8 +189,8 @@ export class RemoteSessions {
     const under = lease === undefined ? undefined : { sessionId: id, fence: lease.fence };
     const door = await connectToDoor(this.#context, host, user, {}, signal, under);
     try {
-      // The rest of its settings is that host's to add: provider, key, model and tools.
-      const settings = { streaming: true, onPermissionRequest: permissions(config), ...session };
+      // The rest of its settings is that host's to add: provider, key, model and tools. So is whether approvals count.
+      const settings = { streaming: true, ...session, onPermissionRequest: permissions(config, true, session) };
       const lost = door.closed.then((): never => {
         throw hostAway(host.name);
       });

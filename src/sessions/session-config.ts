@@ -8,6 +8,8 @@ export type SessionOptions = Omit<SessionConfig, "sessionId">;
 export interface Surroundings {
   config: Config;
   isolation: Isolation;
+  /** Whether it is the user's own server. */
+  own: boolean;
   provider: ProviderConfig | null;
   /** The user's own GitHub token, on a server that is not the user's own. */
   gitHubToken: string | null;
@@ -18,7 +20,7 @@ export interface Surroundings {
  * persisted by the runtime, so they have to be given each time.
  */
 export function sessionConfig(
-  { config, isolation, provider, gitHubToken }: Surroundings,
+  { config, isolation, own, provider, gitHubToken }: Surroundings,
   record: SessionRecord,
   overrides: SessionOptions = {},
 ): SessionOptions {
@@ -29,22 +31,28 @@ export function sessionConfig(
     ...(model === null ? {} : { model }),
     streaming: true,
     infiniteSessions: record.persistence === "ephemeral" ? { enabled: false } : config.session.infinite,
-    onPermissionRequest: permissions(config),
     ...(tools === null ? {} : { availableTools: tools }),
     ...(provider === null ? {} : { provider }),
     ...(gitHubToken === null ? {} : { gitHubToken }),
     ...overrides,
+    onPermissionRequest: permissions(config, own, overrides),
   };
 }
 
-/** What answers a session that asks whether it may use a tool. */
-export function permissions({ session }: Pick<Config, "session">): PermissionHandler {
-  return session.approve === "all" ? approveOnce : reject;
+/**
+ * What answers a session that asks whether it may use a tool: the caller's own handler, where `session.approve` lets it
+ * decide, and always for the tools that the caller brings, since those run in the caller's process.
+ */
+export function permissions(
+  { session: { approve } }: Pick<Config, "session">,
+  own: boolean,
+  { onPermissionRequest: asked, tools = [] }: Pick<SessionOptions, "onPermissionRequest" | "tools"> = {},
+): PermissionHandler {
+  if (approve === "all") return asked ?? (() => ({ kind: "approve-once" }));
+  const names = new Set(tools.map(({ name }) => name));
+  return (request, invocation) => {
+    const isOwnTool = request.kind === "custom-tool" && names.has(request.toolName);
+    if (asked !== undefined && (isOwnTool || (own && approve === "ask"))) return asked(request, invocation);
+    return { kind: "reject", feedback: `Tools are not allowed here (session.approve is "${approve}").` };
+  };
 }
-
-const approveOnce: PermissionHandler = () => ({ kind: "approve-once" });
-
-const reject: PermissionHandler = () => ({
-  kind: "reject",
-  feedback: 'Tools are not allowed here (session.approve is "none").',
-});

@@ -418,8 +418,9 @@ export class Sessions implements SessionKeeper {
     noteOpened(server, id);
     const empty = server.isolation === "shared" ? { mode: "empty" as const, baseDirectory: server.home } : {};
     const connection = await clients.to(server, empty, options.signal);
+    const own = server.isolation === "per-user" && options.user === record.owner;
     const settings = sessionConfig(
-      await this.surroundings(server, record.owner, options.signal),
+      { ...(await this.surroundings(server, record.owner, options.signal)), own },
       record,
       options.session,
     );

@@ -29,6 +29,7 @@ describe("defaults", () => {
           ttlMs: 86_400_000,
           maxActive: 50,
           approve: "none",
+          host: "auto",
           tools: null,
           infinite: { enabled: true, backgroundCompactionThreshold: 0.8 },
         },

@@ -35,6 +35,7 @@ const VALUES: Record<string, unknown[]> = {
   "session.model": ["", "a b", "a\nb", 5],
   "session.maxActive": [0, -3, "all"],
   "session.approve": ["some", true],
+  "session.host": ["all", true],
   "session.infinite.enabled": ["yes", "true", 1],
   "session.infinite.backgroundCompactionThreshold": [0, 1.1, -0.5, "0.8"],
   "health.failures": [0, 2.5],

@@ -50,6 +50,23 @@ describe("doctor", () => {
       /^provider of type openai at 127\.0\.0\.1:1 cannot be reached: connection refused$/,
       /provider\.baseUrl \("http:\/\/127\.0\.0\.1:1\/v1"\)/,
     ],
+    ...(["ask", "all"] as const).map(
+      (approve) =>
+        [
+          `that agents may get a shell beside others' state while session.approve is ${approve}`,
+          { COPILOTFLEET_SESSION_APPROVE: approve },
+          "isolation",
+          new RegExp(`all run as one operating-system user: .*; here session\\.approve is "${approve}"$`),
+          /"session": \{"host": "none", "approve": "none"\}$/,
+        ] as const,
+    ),
+    [
+      "that clients reach others' state while session.host is owner",
+      { COPILOTFLEET_SESSION_HOST: "owner" },
+      "isolation",
+      /all run as one operating-system user: .*; here session\.host is "owner"$/,
+      /"session": \{"host": "none", "approve": "none"\}$/,
+    ],
     [
       "of a variable that sets nothing",
       { COPILOTFLEET_PORTS_FORM: "1" },
@@ -156,7 +173,7 @@ describe("doctor", () => {
     expect(warned).toMatch(/^WARN {3}serve {12}not running: [^\n]+\n {24}Try: copilotfleet serve$/m);
     const env = { COPILOTFLEET_PORTS_FROM: "abc" };
     const { checks } = await shown(fleet.run(["doctor", "--json"], { env }));
-    const skipped = ["runtime", "model", "state folder", "disk space", "registry", ...STATE_CHECKS];
+    const skipped = ["isolation", "runtime", "model", "state folder", "disk space", "registry", ...STATE_CHECKS];
     expect(checks.filter(({ level }) => level === "skipped")).toEqual(
       skipped.map((name) => ({
         name,

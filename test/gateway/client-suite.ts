@@ -1,8 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { existsSync } from "node:fs";
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import {
   approveAll,
   type CopilotClient,
@@ -10,7 +8,7 @@ import {
   type SessionConfig,
   type SessionEvent,
 } from "@github/copilot-sdk";
-import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { eventually } from "../fixtures/fault-fleet.js";
 
 export interface Connected {
@@ -30,6 +28,9 @@ async function request(client: CopilotClient, method: string, params: object): P
 function tokenOf(client: CopilotClient): string | undefined {
   return (client as unknown as { effectiveConnectionToken?: string }).effectiveConnectionToken;
 }
+
+/** What lets a client do all of this at a front door. */
+export const OPEN_TO_CLIENTS = { approve: "ask", host: "owner" } as const;
 
 /** What a client can do at its own server, in the words of the unmodified SDK. */
 export function describeClient(name: string, open: () => Promise<Connected & AsyncDisposable>): void {
@@ -138,9 +139,9 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       expect((await again.getEvents()).filter(({ type }) => type === "user.message")).toHaveLength(2);
     });
 
-    it("keeps a session in a folder of its own, and comes back to it there", async () => {
-      const configDirectory = await mkdtemp(join(tmpdir(), "copilotfleet-config-"));
-      onTestFinished(async () => await rm(configDirectory, { recursive: true }));
+    it("keeps a session in another folder of the home, and comes back to it there", async () => {
+      const { workspacePath } = await create();
+      const configDirectory = resolve(workspacePath ?? "", "../../apart");
       const settings = { onPermissionRequest: approveAll, ...at.settings, configDirectory };
       const session = await create(settings);
       const other = await at.connect();

@@ -1,4 +1,4 @@
-import { describeClient } from "./client-suite.js";
+import { describeClient, OPEN_TO_CLIENTS } from "./client-suite.js";
 import { DoorFleet, MODEL_KEY } from "./harness.js";
 
 /** One suite twice: what a client can do at a bare server it can do at the front door. */
@@ -20,7 +20,7 @@ describeClient("directly", async () => {
 });
 
 describeClient("through-the-door", async () => {
-  const fleet = await DoorFleet.open({ from: 16_520, to: 16_539 });
+  const fleet = await DoorFleet.open({ from: 16_520, to: 16_539 }, { config: { session: OPEN_TO_CLIENTS } });
   return {
     connect: async () => await fleet.client("alice"),
     settings: {},

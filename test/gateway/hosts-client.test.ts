@@ -1,12 +1,17 @@
 import { afterAll, beforeAll, describe } from "vitest";
 import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
-import { describeClient } from "./client-suite.js";
+import { describeClient, OPEN_TO_CLIENTS } from "./client-suite.js";
 import { HostDoors } from "./hosts-harness.js";
 
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`clients at another host's front door are not tested: ${problem}`);
 
 /** Once more: what a client can do at a bare server it can do at the front door of a host that has nothing of its user's. */
+const env = {
+  COPILOTFLEET_SESSION_APPROVE: OPEN_TO_CLIENTS.approve,
+  COPILOTFLEET_SESSION_HOST: OPEN_TO_CLIENTS.host,
+};
+
 describe.skipIf(problem !== undefined)("through the front door of another host", () => {
   let redis: RedisServer;
   beforeAll(async () => {
@@ -16,7 +21,7 @@ describe.skipIf(problem !== undefined)("through the front door of another host",
 
   for (const storage of ["local", "shared"] as const) {
     describeClient(`through-the-wrong-door-with-${storage}-storage`, async () => {
-      const doors = await HostDoors.open({ redis, firstPort: 29_000, storage });
+      const doors = await HostDoors.open({ redis, firstPort: 29_000, storage, env });
       await doors.place("alice", "h2");
       return {
         connect: async () => await doors.client("alice", "h1"),

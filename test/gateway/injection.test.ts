@@ -17,11 +17,12 @@ describe("what the fleet adds to a session", () => {
       model: "gpt-5",
       tools: null,
       approve: "none",
+      host: "none",
       infinite: { enabled: true, backgroundCompactionThreshold: 0.8 },
     },
   } as never;
   const provider = { type: "openai", baseUrl: "http://m", apiKey: "k" };
-  const own = { config, own: true, isolation: "per-user" as const, provider, gitHubToken: null };
+  const own = { config, own: true, isolation: "per-user" as const, home: "/", provider, gitHubToken: null };
   const record = sessionRecord("s", { model: null });
 
   it("is the model, the provider with its key, and the compaction, where the client says nothing", () => {

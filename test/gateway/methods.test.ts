@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { isKnownMethod, knownMethods, scopeOf } from "../../src/gateway/methods.js";
+import { approves, isKnownMethod, knownMethods, scopeOf } from "../../src/gateway/methods.js";
 import { INSTALLED_SDK, methodsByVersion, methodsSentBy } from "../fixtures/sdk-methods.js";
 
 describe("the table of methods", () => {
@@ -31,15 +31,18 @@ describe("the table of methods", () => {
     (method) => expect(scopeOf(method)).toBe("never"),
   );
 
-  it("lets what reaches past a conversation happen on a user's own server only", () => {
-    for (const method of knownMethods()) {
-      if (
-        /^session\.(shell|workspaces|extensions\.(?!list)|factory|lsp|permissions\.(paths|folderTrust|setApproveAll))/.test(
-          method,
-        )
-      ) {
-        expect(["host", "never"], method).toContain(scopeOf(method));
-      }
+  it("lets what reaches files and programs happen where session.host allows it only", () => {
+    const reaching =
+      /^session\.(shell|workspaces|extensions\.(?!list)|factory|lsp|permissions\.(paths\.add|folderTrust))/;
+    for (const method of knownMethods().filter((name) => reaching.test(name))) {
+      expect(["host", "never"], method).toContain(scopeOf(method));
     }
+  });
+
+  it("lets tools be approved where session.approve allows it only", () => {
+    const approving = /^session\.permissions\.(set|configure|modifyRules|paths\.add|folderTrust\.add|urls)/;
+    const found = knownMethods().filter((name) => approving.test(name));
+    expect(found.length).toBeGreaterThan(7);
+    expect(found.filter((method) => !approves(method))).toEqual([]);
   });
 });

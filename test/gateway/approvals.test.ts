@@ -1,0 +1,237 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
+import { eventually } from "../fixtures/fault-fleet.js";
+import { DoorFleet } from "./harness.js";
+import { RawClient, type RawMessage } from "./raw-client.js";
+
+/** Answers what the server asks its client, as the test wants it to. */
+interface Answers {
+  permission?: object;
+  hook?: object;
+  exitPlanMode?: object;
+}
+
+interface Attack {
+  settings?: object;
+  answers?: Answers;
+  /** Requests before the prompt. Whether they are refused does not matter. */
+  before?: [method: string, params: object][];
+  send?: object;
+  prompt?: string;
+}
+
+const APPROVE = { kind: "approve-once" as const };
+const SHELL_RULE = { kind: "shell", argument: null };
+const EXIT_PLAN = '!tool exit_plan_mode {"summary":"s","actions":["autopilot"],"recommendedAction":"autopilot"}';
+
+/** Each makes the model's `bash` call run, or is meant to. Those that did before approvals were limited are marked. */
+const ATTACKS: Record<string, Attack> = {
+  "approve-once (worked)": { answers: { permission: APPROVE } },
+  "approve-for-session (worked)": {
+    answers: {
+      permission: { kind: "approve-for-session", approval: { kind: "commands", commandIdentifiers: ["touch"] } },
+    },
+  },
+  "approve-permanently (worked)": { answers: { permission: { kind: "approve-permanently", domain: "x" } } },
+  "approved, in the words of older clients": { answers: { permission: { kind: "approved" } } },
+  "no permission requests": { settings: { requestPermission: false }, answers: {} },
+  "a hook that allows (worked)": { settings: { hooks: true }, answers: { hook: { permissionDecision: "allow" } } },
+  "a hook that allows, further down": {
+    settings: { hooks: true },
+    answers: { hook: { hookSpecificOutput: { permissionDecision: "allow" }, decision: "approve" } },
+  },
+  "setApproveAll (worked)": { before: [["session.permissions.setApproveAll", { enabled: true }]] },
+  "setMode (worked)": { before: [["session.permissions.setMode", { mode: "allow-all" }]] },
+  "configure (worked)": { before: [["session.permissions.configure", { approveAllToolPermissionRequests: true }]] },
+  "configured rules (worked)": {
+    before: [["session.permissions.configure", { rules: { approved: [SHELL_RULE], denied: [] } }]],
+  },
+  "modifyRules (worked)": {
+    before: [["session.permissions.modifyRules", { scope: "session", add: [SHELL_RULE] }]],
+  },
+  setRequired: { before: [["session.permissions.setRequired", { required: false }]], answers: {} },
+  "the command /allow-all (worked)": { before: [["session.commands.invoke", { name: "allow-all", input: "on" }]] },
+  "the command /yolo (worked)": { before: [["session.commands.invoke", { name: "yolo", input: "" }]] },
+  "the queued command /yolo": { before: [["session.commands.enqueue", { command: "/yolo" }]] },
+  "managed settings": {
+    settings: { enableManagedSettings: true, managedSettings: { permissions: { allow: ["shell"] } } },
+  },
+  "the user's settings": {
+    before: [["user.settings.set", { settings: { allowAllTools: true, allowedTools: ["shell"] } }]],
+  },
+  autopilot: { before: [["session.mode.set", { mode: "autopilot" }]], send: { agentMode: "autopilot" } },
+  "leaving plan mode for autopilot": {
+    settings: { requestExitPlanMode: true },
+    before: [
+      ["session.mode.set", { mode: "plan" }],
+      ["session.send", { prompt: EXIT_PLAN }],
+    ],
+    answers: { exitPlanMode: { approved: true, selectedAction: "autopilot", autoApproveEdits: true } },
+  },
+  options: {
+    before: [
+      ["session.options.update", { enableScriptSafety: false, sandboxConfig: { enabled: false } }],
+      ["session.options.update", { runningInInteractiveMode: false, agentContext: "actions" }],
+    ],
+  },
+  "a background agent": {
+    before: [["session.tasks.startAgent", { agentType: "task", name: "n", description: "d", prompt: "ATTACK" }]],
+    prompt: "!delay 500 x",
+  },
+  "a fleet of agents": {
+    before: [["session.fleet.start", { prompt: "ATTACK", agentMode: "autopilot" }]],
+    prompt: "!delay 500 x",
+  },
+  "the tool itself": {
+    settings: { availableTools: ["bash"] },
+    before: [
+      ["session.tools.initializeAndValidate", {}],
+      [
+        "session.tools.execute",
+        { toolName: "bash", arguments: { command: "COMMAND", description: "x" }, toolCallId: "c" },
+      ],
+    ],
+    prompt: "x",
+  },
+};
+
+describe.each([
+  { name: "none on the user's own server", config: { session: { approve: "none" } }, from: 24_020 },
+  {
+    name: "ask on a shared server",
+    config: { isolation: "shared", session: { approve: "ask", tools: ["bash", "exit_plan_mode", "edit"] } },
+    from: 24_030,
+  },
+])("session.approve: $name", ({ config, from }) => {
+  let at: DoorFleet;
+  let token: string;
+  let client: RawClient;
+  let answering: NodeJS.Timeout;
+  let sequence = 0;
+  beforeAll(async () => {
+    at = await DoorFleet.open({ from, to: from + 9 }, { config });
+    token = await at.token("alice");
+  });
+  afterEach(() => {
+    clearInterval(answering);
+    client.socket.destroy();
+  });
+  afterAll(async () => await at[Symbol.asyncDispose]());
+
+  it.each(Object.entries(ATTACKS))("keeps the model's shell command from running: %s", async (_, attack) => {
+    const { settings, answers = { permission: { kind: "reject" } }, before = [], send, prompt } = attack;
+    const marker = join(at.folder, `ran-${sequence}`);
+    const command = `touch ${marker}`;
+    const call = `!tool bash ${JSON.stringify({ command, description: "x" })}`;
+    const filled = (params: object) =>
+      JSON.parse(JSON.stringify(params), (_key, value: unknown) =>
+        value === "ATTACK" ? call : value === "COMMAND" ? command : value,
+      ) as object;
+    client = await RawClient.as(at.url, token, true);
+    const sessionId = `attack-${sequence++}`;
+    answering = answer(client, sessionId, answers);
+    const created = await client.request("session.create", { sessionId, requestPermission: true, ...settings });
+    if (created.error !== undefined) {
+      expect(created.error.message).toContain("session.approve");
+      return;
+    }
+    for (const [method, params] of before) {
+      if (method === "session.send") await client.turn(sessionId, (params as { prompt: string }).prompt);
+      else await client.request(method, { sessionId, ...filled(params) });
+    }
+    const seen = client.received.length;
+    const sent = await client.request("session.send", { sessionId, prompt: prompt ?? call, ...send });
+    if (sent.error !== undefined) {
+      expect(sent.error.data?.code).toBe("FLEET_METHOD_DENIED");
+      return;
+    }
+    await eventually("the end of the turn, or a question that nobody answers", () =>
+      client.received
+        .slice(seen)
+        .some(
+          (message) =>
+            typeOf(message) === "session.idle" ||
+            (typeOf(message) === "permission.requested" && answers.permission === undefined),
+        ),
+    );
+    expect(existsSync(marker)).toBe(false);
+  });
+});
+
+function typeOf({ params }: RawMessage): string | undefined {
+  return (params?.event as { type?: string } | undefined)?.type;
+}
+
+function answer(client: RawClient, sessionId: string, answers: Answers): NodeJS.Timeout {
+  let next = 0;
+  return setInterval(() => {
+    for (const message of client.received.slice(next)) {
+      next++;
+      const { id, method, params } = message;
+      if (method === "hooks.invoke")
+        client.send({ id, result: { output: params?.hookType === "preToolUse" ? (answers.hook ?? {}) : {} } });
+      else if (method === "exitPlanMode.request") client.send({ id, result: answers.exitPlanMode ?? {} });
+      else if (typeOf(message) === "permission.requested" && answers.permission !== undefined) {
+        const requestId = (params?.event as { data?: { requestId?: string } } | undefined)?.data?.requestId;
+        const decision = { sessionId, requestId, result: answers.permission };
+        client.send({
+          id: `p-${requestId}`,
+          method: "session.permissions.handlePendingPermissionRequest",
+          params: decision,
+        });
+      }
+    }
+  }, 2);
+}
+
+describe("an approval of the client", () => {
+  const weather = { name: "weather", description: "w", parameters: { type: "object" }, handler: () => "sunny" };
+  const bash = '!tool bash {"command":"echo permitted-output","description":"says it"}';
+
+  it("counts for its own tools alone while session.approve is none, whatever another client of the user answers", async () => {
+    await using at = await DoorFleet.open({ from: 24_040, to: 24_049 });
+    const client = await at.client("alice");
+    const session = await client.createSession({ onPermissionRequest: () => APPROVE, tools: [weather] });
+    const other = await at.client("alice");
+    const heard: string[] = [];
+    await other.resumeSession(session.sessionId, {
+      onPermissionRequest: ({ kind }) => {
+        heard.push(kind);
+        return { kind: "reject" };
+      },
+    });
+    const said = await session.sendAndWait("!tool weather {}");
+    expect(said?.data.content).toBe("tool said: sunny");
+    expect(heard).toEqual(["custom-tool"]);
+    const refused = await session.sendAndWait(bash);
+    expect(refused?.data.content).toContain('session.approve is "none"');
+  });
+
+  it("counts for all tools on the user's own server while session.approve is ask", async () => {
+    await using at = await DoorFleet.open({ from: 24_050, to: 24_059 }, { config: { session: { approve: "ask" } } });
+    const client = await at.client("alice");
+    const session = await client.createSession({ onPermissionRequest: () => APPROVE });
+    expect((await session.sendAndWait(bash))?.data.content).toContain("permitted-output");
+    await session.rpc.permissions.setApproveAll({ enabled: true });
+  });
+
+  it("is asked of the library's caller while session.approve is ask, and of nobody while it is none", async () => {
+    for (const approve of ["ask", "none"] as const) {
+      await using at = await DoorFleet.open({ from: 24_060, to: 24_069 }, { config: { session: { approve } } });
+      const asked: string[] = [];
+      const onPermissionRequest = ({ kind }: { kind: string }) => {
+        asked.push(kind);
+        return APPROVE;
+      };
+      const session = await at.fleet.createSession({ user: "alice", onPermissionRequest, tools: [weather] });
+      const { text } = await at.fleet.send(session, bash);
+      if (approve === "ask") expect(text).toContain("permitted-output");
+      else expect(text).toContain('session.approve is "none"');
+      expect((await at.fleet.send(session, "!tool weather {}")).text).toBe("tool said: sunny");
+      expect(asked).toEqual(approve === "ask" ? ["shell", "custom-tool"] : ["custom-tool"]);
+      const silent = await at.fleet.createSession({ user: "alice" });
+      expect((await at.fleet.send(silent, bash)).text).toContain(`session.approve is "${approve}"`);
+    }
+  });
+});
