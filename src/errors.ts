@@ -7,6 +7,7 @@
 export const ERRORS = {
   FLEET_INTERNAL: { exit: 1 },
   FLEET_USAGE_INVALID: { exit: 2 },
+  FLEET_CLOSED: { exit: 2 },
   FLEET_USER_INVALID: { exit: 2 },
   FLEET_SESSION_ID_INVALID: { exit: 2 },
   FLEET_DURATION_INVALID: { exit: 2 },
@@ -80,19 +81,55 @@ export interface FleetErrorOptions {
   outcome?: Readonly<Record<string, unknown>>;
 }
 
+/** Encloses an option in a message, and separates its name from its value. `quote()` lets neither through. */
+const MARK = "\u0001";
+const SEPARATOR = "\u0002";
+
+/** How a message names an option of the call that failed; `value` is an example of what to set it to, or empty. */
+export type OptionNaming = (name: string, value: string) => string;
+
+/**
+ * An option of the call, for the message or a suggestion of a {@link FleetError}. The same error reaches programs, which
+ * set options, and people at the command, who set flags: a program reads `wait: "30s"`, and `cli/report.ts` shows `--wait 30s`.
+ */
+export function option(name: string, value = ""): string {
+  return `${MARK}${name}${SEPARATOR}${value}${MARK}`;
+}
+
+function nameOptions(text: string, naming: OptionNaming): string {
+  const parts = text.split(MARK).map((part, at) => {
+    const [name = "", value = ""] = part.split(SEPARATOR);
+    return at % 2 === 0 ? part : naming(name, value);
+  });
+  return parts.join("");
+}
+
+const asOption: OptionNaming = (name, value) => (value === "" ? name : `${name}: ${JSON.stringify(value)}`);
+
 /** An error that is part of the contract: a stable code, a message for people, and what to do next. */
 export class FleetError extends Error {
   override readonly name = "FleetError";
   readonly code: FleetErrorCode;
   readonly suggestions: readonly string[];
+  readonly #text: { message: string; suggestions: readonly string[] };
   /** What was done before or in spite of the failure, such as `{ deleted: ["a"] }`; empty if nothing was. */
   readonly outcome: Readonly<Record<string, unknown>>;
 
   constructor(code: FleetErrorCode, message: string, options: FleetErrorOptions = {}) {
-    super(message, options.cause === undefined ? {} : { cause: options.cause });
+    super(nameOptions(message, asOption), options.cause === undefined ? {} : { cause: options.cause });
     this.code = code;
-    this.suggestions = options.suggestions ?? [];
+    this.#text = { message, suggestions: options.suggestions ?? [] };
+    this.suggestions = this.#text.suggestions.map((text) => nameOptions(text, asOption));
     this.outcome = options.outcome ?? {};
+  }
+
+  /** The message and the suggestions, with another way to name options. */
+  describe(naming: OptionNaming): { message: string; suggestions: string[] } {
+    const { message, suggestions } = this.#text;
+    return {
+      message: nameOptions(message, naming),
+      suggestions: suggestions.map((text) => nameOptions(text, naming)),
+    };
   }
 
   /** The process's exit code by the public contract. */

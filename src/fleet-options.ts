@@ -1,13 +1,17 @@
+import type { Duration } from "./config/duration.js";
 import type { PartialConfig } from "./config/load.js";
 import type { Address } from "./config/rules.js";
 import type { DoorListeners } from "./gateway/context.js";
 import type { RebalancePlan } from "./hosts/rebalance.js";
 import type { Strategy } from "./pool/pool.js";
 import type { ServerView } from "./pool/server.js";
+import type { TurnReply } from "./runtime/client/turn.js";
 import type { InheritedListener } from "./runtime/listen.js";
 import type { ServeLog } from "./serve/context.js";
+import type { TurnLease } from "./sessions/lease-seen.js";
 import type { Released } from "./sessions/release.js";
 import type { SessionOptions } from "./sessions/session-config.js";
+import type { SessionView } from "./sessions/view.js";
 import type { Isolation, TokenSource } from "./store/store.js";
 
 export interface FleetOptions {
@@ -53,33 +57,71 @@ export interface CreateSessionOptions extends SessionOptions {
   sessionId?: string;
   purpose?: string;
   /** After how long without use gc may delete it, such as `24h`. Default: `session.ttl` of the configuration. */
-  ttl?: string;
+  ttl?: Duration;
   /** Other users who may use it too, each turn under a lease. Left out: it is private; empty: shared with nobody yet. */
   members?: readonly string[];
   /** Deleted, on disk too, when it is left or the fleet is closed; after a crash by gc. */
   ephemeral?: boolean;
-  /** How long to wait for room in the server's memory (`session.maxActive`), in milliseconds. Default: 30,000. */
+  /** How long to wait for room in the server's memory (`session.maxActive`). Default: `30s`. */
+  wait?: Duration;
+  /** @deprecated The same as `wait`, in milliseconds. */
   waitMs?: number;
   signal?: AbortSignal;
 }
 
 export interface ResumeSessionOptions extends SessionOptions {
   user: string;
-  /** How long to wait for room in the server's memory (`session.maxActive`), in milliseconds. Default: 30,000. */
+  /** How long to wait for room in the server's memory (`session.maxActive`). Default: `30s`. */
+  wait?: Duration;
+  /** @deprecated The same as `wait`, in milliseconds. */
   waitMs?: number;
   signal?: AbortSignal;
+}
+
+export interface SendOptions {
+  /** How long the turn may take until it is given up and aborted. Default: forever. */
+  timeout?: Duration;
+  /** @deprecated The same as `timeout`, in milliseconds. */
+  timeoutMs?: number;
+  /** How long to wait for a lease that somebody else holds. Default: `30s`. */
+  wait?: Duration;
+  /** @deprecated The same as `wait`, in milliseconds. */
+  waitMs?: number;
+  /** A lease on the session that the caller holds; it is checked right before the prompt goes out. */
+  lease?: TurnLease;
+  /** Called with each piece of the reply as it arrives. The reply itself can be iterated for the same. */
+  onDelta?: (text: string) => void;
+  /** Gives up and aborts the turn. */
+  signal?: AbortSignal;
+}
+
+export interface ExchangeOptions extends SendOptions {
+  user: string;
+  /** Further settings for the SDK's `resumeSession`. */
+  session?: SessionOptions;
+}
+
+/** The reply of a turn, and the session after it. */
+export interface Exchange extends TurnReply {
+  session: SessionView;
+  /** @deprecated The reply's `text` and `event` are here, beside it. */
+  reply: TurnReply;
 }
 
 export interface SpawnRequest {
   /** Where the server's GitHub token comes from. Default: as recorded, or `auth` of the configuration. */
   token?: TokenSource;
   cwd?: string;
-  /** How long the server may take to answer, in milliseconds. Default: 30,000. */
+  /** How long the server may take to answer. Default: `30s`. */
+  wait?: Duration;
+  /** @deprecated The same as `wait`, in milliseconds. */
   waitMs?: number;
 }
 
 export interface StopRequest {
-  /** How long turns in flight may take to end, in milliseconds. Default: `drain.timeout` of the configuration. */
+  /** How long turns in flight may take to end. Default: `drain.timeout` of the configuration. */
+  drainTimeout?: Duration;
+  /** @deprecated The same as `drainTimeout`, in milliseconds. */
   drainTimeoutMs?: number;
   /** Kill at once. */
   force?: boolean;
@@ -92,7 +134,9 @@ export interface RollingRequest extends Omit<StopRequest, "force"> {
 }
 
 export interface RebalanceRequest {
-  /** How long to wait for the sessions of one user to be between turns, in milliseconds. Default: `drain.timeout`. */
+  /** How long to wait for the sessions of one user to be between turns. Default: `drain.timeout`. */
+  wait?: Duration;
+  /** @deprecated The same as `wait`, in milliseconds. */
   waitMs?: number;
 }
 
@@ -110,22 +154,25 @@ export interface Rebalanced extends Pick<RebalancePlan, "stays"> {
 }
 
 export interface DrainRequest extends StopRequest {
-  /** The same as `drainTimeoutMs`, such as `30s`. */
-  timeout?: string;
+  /** @deprecated The same as `drainTimeout`. */
+  timeout?: Duration;
 }
 
 export interface SuperviseOptions {
   /** Called with each event of the supervisor's life. */
   log: ServeLog;
-  /** Where the front door listens, or an inherited descriptor that does. Default: `serve.listen` of the configuration. */
-  listen?: Address | InheritedListener;
+  /** Where the front door listens, as in {@link OpenDoorOptions}. Default: `serve.listen` of the configuration. */
+  listen?: string | Address | InheritedListener;
   /** Gives up the start. */
   signal?: AbortSignal;
 }
 
 export interface OpenDoorOptions extends DoorListeners {
-  /** An address, port 0 for any free one, or an inherited descriptor. Default: `serve.listen` of the configuration. */
-  listen?: Address | InheritedListener;
+  /**
+   * An address such as "127.0.0.1:4300", port 0 for any free one, or an inherited descriptor. Default: `serve.listen` of the
+   * configuration.
+   */
+  listen?: string | Address | InheritedListener;
   /** Gives up the wait for the address. */
   signal?: AbortSignal;
 }

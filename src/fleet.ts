@@ -1,13 +1,16 @@
 import type { CopilotClient, CopilotSession } from "@github/copilot-sdk";
-import { parseDuration } from "./config/duration.js";
+import { type Duration, parseDuration } from "./config/duration.js";
 import { loadConfig } from "./config/load.js";
 import type { Address } from "./config/rules.js";
 import type { Config } from "./config/schema.js";
-import { FleetError, isFleetError, quote } from "./errors.js";
+import { FleetError, isFleetError, option, quote } from "./errors.js";
+import { ARGUMENTS, guardMethods, readFleetOptions, readListener } from "./fleet-arguments.js";
 import type {
   ConnectInfo,
   CreateSessionOptions,
   DrainRequest,
+  Exchange,
+  ExchangeOptions,
   FleetOptions,
   OpenDoorOptions,
   Rebalanced,
@@ -15,6 +18,7 @@ import type {
   ResumeSessionOptions,
   RollingRequest,
   RouteView,
+  SendOptions,
   SpawnRequest,
   StopRequest,
   SuperviseOptions,
@@ -40,6 +44,7 @@ import { closePool, launchesOf, liveSupervisor, openPool, type PoolState, poolSt
 import { type ClientOptions, Clients } from "./pool/clients.js";
 import { Pool, type Strategy } from "./pool/pool.js";
 import { heldPorts } from "./pool/ports.js";
+import { fleetClosed } from "./pool/problems.js";
 import type { RollingResult } from "./pool/rolling.js";
 import { isBroken, type ServerView, viewServer } from "./pool/server.js";
 import type { Stopped } from "./pool/stopping.js";
@@ -74,10 +79,10 @@ import type { GcOptions, GcRequest, GcResult } from "./sessions/gc.js";
 import { newSessionId, validateSessionId, validateUser } from "./sessions/ids.js";
 import { acquireOptions, type LockOptions } from "./sessions/lease-options.js";
 import { type AcquireOptions, type HeldLease, Leases } from "./sessions/leases.js";
-import type { OpenSession, SendOptions } from "./sessions/open-session.js";
+import type { OpenSession } from "./sessions/open-session.js";
 import { sessionsNotFound } from "./sessions/problems.js";
-import type { SessionOptions } from "./sessions/session-config.js";
-import { type Exchange, Sessions } from "./sessions/sessions.js";
+import { PendingReply } from "./sessions/reply.js";
+import { Sessions } from "./sessions/sessions.js";
 import type { SessionView } from "./sessions/view.js";
 import { checkStateFolder } from "./store/file/state-folder.js";
 import { openStore } from "./store/open.js";
@@ -91,7 +96,10 @@ const ANY_ADDRESS: Address = { host: "127.0.0.1", port: 0 };
  * The fleet of one state folder: the same servers, sessions and rules as the command of this name. Any number of
  * processes may have it open at once.
  *
- * Closing it (`await using`, or {@link Fleet.close}) ends this process's connections; servers and sessions stay.
+ * Closing it (`await using`, or {@link Fleet.close}) ends this process's connections; servers and sessions stay. Every method
+ * refuses then, with `FLEET_CLOSED`.
+ *
+ * A duration is a text such as "30s" or a number of milliseconds, wherever one is taken. Nonsense is a usage error.
  */
 export class Fleet implements AsyncDisposable {
   /** The configuration in force. */
@@ -112,8 +120,16 @@ export class Fleet implements AsyncDisposable {
   readonly #doors = new DoorClients();
   readonly #open = new Map<string, Opened>();
   readonly #warnings: string[] = [];
+  /** Front doors of this process that are open. */
+  readonly #frontDoors = new Set<FrontDoor>();
   #provider: Promise<OpenedProvider> | undefined;
+  #closed = false;
   readonly #env: NodeJS.ProcessEnv;
+
+  static {
+    const declared: Readonly<Record<GuardedMethod, unknown>> & typeof ARGUMENTS = ARGUMENTS;
+    guardMethods(Fleet.prototype, declared, (fleet) => fleet.#assertOpen());
+  }
 
   private constructor(config: Config, stateRoot: string, env: NodeJS.ProcessEnv) {
     this.config = config;
@@ -166,6 +182,7 @@ export class Fleet implements AsyncDisposable {
    * does not have; `FLEET_STATE_UNSAFE`.
    */
   static async open(options: FleetOptions = {}): Promise<Fleet> {
+    readFleetOptions(options, "options");
     const env = options.env ?? process.env;
     const { config, stateRoot } = loadConfig({
       env,
@@ -420,11 +437,9 @@ export class Fleet implements AsyncDisposable {
    * @throws FleetError `FLEET_DURATION_INVALID`.
    */
   async drain(request: DrainRequest = {}): Promise<Stopped[]> {
-    const { timeout, ...rest } = request;
-    const timeoutMs = timeout === undefined ? {} : { drainTimeoutMs: parseDuration(timeout, { name: "timeout" }) };
     await closePool(this.#store);
     const ids = (await this.#pool.all()).map(({ id }) => id);
-    const { drainTimeoutMs = this.config.drain.timeoutMs, force = false, signal = NEVER } = { ...rest, ...timeoutMs };
+    const { drainTimeoutMs = this.config.drain.timeoutMs, force = false, signal = NEVER } = request;
     return await this.#own.stopAll(ids, { drainTimeoutMs, force, signal, stays: true });
   }
 
@@ -503,8 +518,8 @@ export class Fleet implements AsyncDisposable {
    */
   async createSession(options: CreateSessionOptions): Promise<CopilotSession> {
     const { user, sessionId, purpose, ttl, signal, model, members, ephemeral, waitMs, ...session } = options;
-    const id = sessionId === undefined ? newSessionId(purpose ?? null) : validateSessionId(sessionId, "sessionId");
-    const owner = validateUser(user, "user");
+    const id = sessionId === undefined ? newSessionId(purpose ?? null) : validateSessionId(sessionId);
+    const owner = validateUser(user);
     const create = {
       user: owner,
       id,
@@ -513,7 +528,7 @@ export class Fleet implements AsyncDisposable {
       members: members === undefined ? undefined : validateMembers(members, owner),
       ephemeral,
       waitMs,
-      ttlMs: ttl === undefined ? undefined : parseDuration(ttl, { name: "ttl" }),
+      ttlMs: ttl === undefined ? undefined : parseDuration(ttl, { name: option("ttl") }),
       session,
       signal: signal ?? AbortSignal.timeout(START_WAIT_MS),
     };
@@ -530,9 +545,9 @@ export class Fleet implements AsyncDisposable {
    */
   async resumeSession(sessionId: string, options: ResumeSessionOptions): Promise<CopilotSession> {
     const { user, signal, waitMs, ...session } = options;
-    const id = validateSessionId(sessionId, "sessionId");
+    const id = validateSessionId(sessionId);
     const open = {
-      user: validateUser(user, "user"),
+      user: validateUser(user),
       session,
       waitMs,
       signal: signal ?? AbortSignal.timeout(START_WAIT_MS),
@@ -549,8 +564,10 @@ export class Fleet implements AsyncDisposable {
    *
    * @throws FleetError `FLEET_TURN_FAILED`, `FLEET_TURN_TIMEOUT`, `FLEET_SERVER_LOST`.
    */
-  async send(session: CopilotSession, prompt: string, options: SendOptions = {}): Promise<TurnReply> {
-    return await this.#opened(session.sessionId).open.send(prompt, options);
+  send(session: CopilotSession, prompt: string, options: SendOptions = {}): PendingReply<TurnReply> {
+    return new PendingReply(
+      async (onDelta) => await this.#opened(session.sessionId).open.send(prompt, alsoTo(onDelta, options)),
+    );
   }
 
   /**
@@ -559,19 +576,18 @@ export class Fleet implements AsyncDisposable {
    *
    * @throws FleetError as {@link resumeSession} and {@link send}; `FLEET_SESSION_LOCKED`.
    */
-  async exchange(
-    sessionId: string,
-    prompt: string,
-    options: SendOptions & { user: string; session?: SessionOptions },
-  ): Promise<Exchange> {
-    const id = validateSessionId(sessionId, "sessionId");
-    const user = validateUser(options.user, "user");
-    const open = { ...options, user, signal: options.signal ?? NEVER };
-    return await whereItIs(this.#finding(), id, user, async (record, where) =>
-      where.here
-        ? await this.#sessions.exchange(id, prompt, open)
-        : await this.#remote.exchange(record, where.host, prompt, open),
-    );
+  exchange(sessionId: string, prompt: string, options: ExchangeOptions): PendingReply<Exchange> {
+    return new PendingReply(async (onDelta) => {
+      const id = validateSessionId(sessionId);
+      const user = validateUser(options.user);
+      const open = { ...alsoTo(onDelta, options), user, signal: options.signal ?? NEVER };
+      const { reply, session } = await whereItIs(this.#finding(), id, user, async (record, where) =>
+        where.here
+          ? await this.#sessions.exchange(id, prompt, open)
+          : await this.#remote.exchange(record, where.host, prompt, open),
+      );
+      return { ...reply, session, reply };
+    });
   }
 
   /**
@@ -590,7 +606,7 @@ export class Fleet implements AsyncDisposable {
    */
   async evict(what: { ids: readonly string[] } | { max: number }): Promise<EvictionResult> {
     if ("max" in what) return await evictDownTo(this.#hosts, what.max);
-    const ids = what.ids.map((id) => validateSessionId(id));
+    const ids = what.ids.map((id) => validateSessionId(id, option("sessionIds")));
     return await evictEverywhere(this.#finding(), ids);
   }
 
@@ -622,7 +638,7 @@ export class Fleet implements AsyncDisposable {
     user?: string,
     options: { ignoreNotFound?: boolean } = {},
   ): Promise<string[]> {
-    const ids = sessionIds.map((id) => validateSessionId(id));
+    const ids = sessionIds.map((id) => validateSessionId(id, option("sessionIds")));
     const owner = user === undefined ? undefined : validateUser(user);
     const { deleted, notFound } = await deleteEverywhere(this.#finding(), ids, owner);
     if (notFound.length > 0 && options.ignoreNotFound !== true) throw sessionsNotFound(notFound, { deleted, notFound });
@@ -677,7 +693,8 @@ export class Fleet implements AsyncDisposable {
 
   #gcOptions(request: GcRequest): GcOptions {
     return {
-      ttlMs: request.ttl === undefined ? this.config.session.ttlMs : parseDuration(request.ttl, { name: "ttl" }),
+      ttlMs:
+        request.ttl === undefined ? this.config.session.ttlMs : parseDuration(request.ttl, { name: option("ttl") }),
       dryRun: request.dryRun ?? false,
       user: request.user === undefined ? undefined : validateUser(request.user),
       signal: request.signal ?? NEVER,
@@ -689,8 +706,8 @@ export class Fleet implements AsyncDisposable {
    *
    * @param options.ttl how long it is good, such as `30d`; left out: until it is revoked.
    */
-  async issueToken(user: string, options: { ttl?: string } = {}): Promise<IssuedToken> {
-    const ttlMs = options.ttl === undefined ? null : parseDuration(options.ttl, { name: "ttl" });
+  async issueToken(user: string, options: { ttl?: Duration } = {}): Promise<IssuedToken> {
+    const ttlMs = options.ttl === undefined ? null : parseDuration(options.ttl, { name: option("ttl") });
     return await issueToken(this.#store, validateUser(user), ttlMs);
   }
 
@@ -710,14 +727,15 @@ export class Fleet implements AsyncDisposable {
    * Opens the front door in this process: one address at which any Copilot SDK is served with a user's token, as if it were
    * that user's own server. Close it before the fleet.
    *
-   * @param options.listen an address, port 0 for any free one, or an inherited descriptor that listens already; left out:
-   * `serve.listen` of the configuration
+   * @param options.listen an address such as "127.0.0.1:4300", port 0 for any free one, or an inherited descriptor that listens
+   * already; left out: `serve.listen` of the configuration
    * @throws FleetError `FLEET_ADDRESS_TAKEN`, `FLEET_ADDRESS_UNUSABLE`.
    */
   async openFrontDoor(options: OpenDoorOptions = {}): Promise<FrontDoor> {
     // Loaded only now: every other command is faster without it.
     const { openFrontDoor } = await import("./gateway/door.js");
-    const { listen = this.config.serve.listen ?? ANY_ADDRESS, ...listeners } = options;
+    const { listen: given = this.config.serve.listen ?? ANY_ADDRESS, ...listeners } = options;
+    const listen = readListener(given, "listen");
     const { answerCall } = await import("./remote/calls.js");
     const context = {
       config: this.config,
@@ -728,7 +746,9 @@ export class Fleet implements AsyncDisposable {
       control: async (method: string, params: object, signal: AbortSignal) =>
         await answerCall(this.#own, method, params, signal),
     };
-    return await openFrontDoor(context, { ...listeners, listen });
+    const door = await openFrontDoor(context, { ...listeners, listen });
+    this.#frontDoors.add(door);
+    return door;
   }
 
   /**
@@ -739,11 +759,19 @@ export class Fleet implements AsyncDisposable {
     return [...new Set([...this.#store.takeWarnings(), ...this.#warnings.splice(0)])];
   }
 
+  /**
+   * Ends all connections of this process, and its front doors at once. Servers and sessions stay; ephemeral sessions that
+   * this fleet has open are deleted. A supervisor has to be told to leave or drain before.
+   */
   async close(): Promise<void> {
+    this.#closed = true;
+    const doors = [...this.#frontDoors];
+    this.#frontDoors.clear();
     const [open, provider] = [[...this.#open.values()], this.#provider];
     this.#open.clear();
     this.#provider = undefined;
     const steps = [
+      async () => void (await allOf(doors.map(async (door) => await door.close()))),
       async () => void (await allOf(open.map(async ({ close }) => await close()))),
       async () => await this.#doors.closeAll(),
       async () => await this.#clients.closeAll(),
@@ -785,8 +813,9 @@ export class Fleet implements AsyncDisposable {
   #opened(sessionId: string): Opened {
     const open = this.#open.get(sessionId);
     if (open !== undefined) return open;
-    throw new TypeError(
-      `Session ${sessionId} was not opened with this Fleet: call createSession or resumeSession first.`,
+    throw new FleetError(
+      "FLEET_USAGE_INVALID",
+      `Session ${quote(sessionId)} was not opened with this Fleet: call createSession or resumeSession first.`,
     );
   }
 
@@ -794,7 +823,12 @@ export class Fleet implements AsyncDisposable {
     return { store: this.#store, directory: this.#directory, sessions: this.#sessions, hosts: this.#hosts };
   }
 
+  #assertOpen(): void {
+    if (this.#closed) throw fleetClosed();
+  }
+
   #openedProvider(): Promise<OpenedProvider> {
+    this.#assertOpen();
     this.#provider ??= openProvider(this.config.provider, this.#env);
     return this.#provider;
   }
@@ -803,6 +837,23 @@ export class Fleet implements AsyncDisposable {
     const acquire = acquireOptions(id, options, this.config);
     return { ...acquire, mayUse: () => findRecord(this.#finding(), acquire.sessionId, acquire.holder) };
   }
+}
+
+/** Every method that can be refused. One that is not listed in {@link ARGUMENTS} does not compile. */
+type GuardedMethod = Exclude<
+  keyof Fleet,
+  "config" | "stateRoot" | "close" | "takeWarnings" | typeof Symbol.asyncDispose
+>;
+
+/** The options of a turn, with one more listener to the pieces of its reply. */
+function alsoTo<T extends SendOptions>(onDelta: (text: string) => void, options: T): T {
+  return {
+    ...options,
+    onDelta: (text: string) => {
+      onDelta(text);
+      options.onDelta?.(text);
+    },
+  };
 }
 
 /** A session that this process has open, here or on another host. */
@@ -820,7 +871,10 @@ function openFleetStore(config: Config, stateRoot: string): Store {
 }
 
 function validateMembers(members: readonly string[], owner: string): string[] {
-  const valid = [...new Set(members.map((member) => validateUser(member, "--member")))];
+  const valid = [...new Set(members.map((member) => validateUser(member, option("members"))))];
   if (!valid.includes(owner)) return valid;
-  throw new FleetError("FLEET_USAGE_INVALID", `--member ${quote(owner)} is the owner: only other users are members.`);
+  throw new FleetError(
+    "FLEET_USAGE_INVALID",
+    `${option("members")} ${quote(owner)} is the owner: only other users are members.`,
+  );
 }

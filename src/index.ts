@@ -10,37 +10,74 @@
  * const { text } = await fleet.send(session, "Hello");
  * ```
  */
+export type { Duration } from "./config/duration.js";
+export type { PartialConfig } from "./config/load.js";
+export type { Address } from "./config/rules.js";
 export type { Config } from "./config/schema.js";
-export { ERRORS, FleetError, type FleetErrorCode, isFleetError } from "./errors.js";
+export {
+  ERRORS,
+  FleetError,
+  type FleetErrorCode,
+  type FleetErrorOptions,
+  isFleetError,
+  type OptionNaming,
+} from "./errors.js";
 export { Fleet } from "./fleet.js";
 export type {
   ConnectInfo,
   CreateSessionOptions,
+  DrainRequest,
+  Exchange,
+  ExchangeOptions,
   FleetOptions,
+  MovedUser,
+  OpenDoorOptions,
+  Rebalanced,
+  RebalanceRequest,
   ResumeSessionOptions,
+  RollingRequest,
   RouteView,
+  SendOptions,
   SpawnRequest,
   StopRequest,
+  SuperviseOptions,
 } from "./fleet-options.js";
 export type { DoorEvent, DoorListeners, RequestReport } from "./gateway/context.js";
-export type { FrontDoor } from "./gateway/door.js";
+export type { DoorDrain, FrontDoor } from "./gateway/door.js";
 export type { IssuedToken, TokenView } from "./gateway/tokens.js";
+export type { Move, RebalancePlan } from "./hosts/rebalance.js";
+export type { ClearedRemain } from "./hosts/remains.js";
 export type { PoolState } from "./pool/admission.js";
 export type { ClientOptions } from "./pool/clients.js";
+export type { ServerAction } from "./pool/mend.js";
+export type { Strategy } from "./pool/pool.js";
+export type { RollingResult } from "./pool/rolling.js";
 export type { ServerView } from "./pool/server.js";
 export type { Stopped } from "./pool/stopping.js";
 export type { LogEnd } from "./remote/host-actions.js";
 export type { HostView, Overview } from "./remote/overview.js";
 export type { TurnOptions, TurnReply } from "./runtime/client/turn.js";
 export type { InheritedListener } from "./runtime/listen.js";
+export type { RemainKind } from "./runtime/storage-remains.js";
+export type { LogLevel, ServeLog } from "./serve/context.js";
 export type { LogPosition } from "./serve/log-tail.js";
-export type { EvictionResult } from "./sessions/eviction.js";
+export type { Drained, DrainRequest as SupervisorDrain, Supervisor } from "./serve/supervisor.js";
+export type { EvictionResult, KeptReason } from "./sessions/eviction.js";
 export type { GcRequest, GcResult } from "./sessions/gc.js";
+export type { SkipReason } from "./sessions/gc-delete.js";
 export type { LockOptions } from "./sessions/lease-options.js";
 export type { TurnLease } from "./sessions/lease-seen.js";
 export type { HeldLease } from "./sessions/leases.js";
-export type { SendOptions } from "./sessions/open-session.js";
+export type { Released } from "./sessions/release.js";
+export type { PendingReply } from "./sessions/reply.js";
 export type { SessionOptions } from "./sessions/session-config.js";
-export type { Exchange } from "./sessions/sessions.js";
 export type { SessionView } from "./sessions/view.js";
-export type { Isolation, Lease, ServerState, SessionState, TokenSource } from "./store/store.js";
+export type {
+  HostEntry,
+  HostRecord,
+  Isolation,
+  Lease,
+  ServerState,
+  SessionState,
+  TokenSource,
+} from "./store/store.js";

@@ -15,7 +15,7 @@ const LAYERS: RegExp[][] = [
   [/^smoke\.ts$/, /^doctor\.ts$/, /^migrate\.ts$/, /^trust\.ts$/, /^index\.ts$/],
   [/^fleet\.ts$/],
   [/^remote\//],
-  [/^fleet-options\.ts$/],
+  [/^fleet-options\.ts$/, /^fleet-arguments\.ts$/],
   [/^serve\//],
   [/^gateway\//],
   [/^sessions\/(?!ids\.ts)/],

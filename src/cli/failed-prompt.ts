@@ -1,4 +1,4 @@
-import { FleetError, isFleetError, quote } from "../errors.js";
+import { FleetError, isFleetError, option, quote } from "../errors.js";
 import type { Fleet } from "../fleet.js";
 import type { SessionView } from "../sessions/view.js";
 
@@ -20,7 +20,8 @@ export async function whatBecameOf(
 
 /** The error of a first prompt, with what became of the session and how to go on. */
 export function afterPrompt(error: FleetError, session: SessionView | null): FleetError {
-  const { code, message, suggestions } = error;
+  const { code } = error;
+  const { message, suggestions } = error.describe(option);
   if (session === null) return error;
   const { id, owner, state } = session;
   const remains =

@@ -25,7 +25,7 @@ export const sessionArg = Args.string({
   description: "id of the session",
   required: true,
   ignoreStdin: true,
-  parse: async (value) => validateSessionId(value),
+  parse: async (value) => validateSessionId(value, "SESSION"),
 });
 
 export const sessionIdFlag = Flags.string({

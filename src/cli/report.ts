@@ -18,7 +18,10 @@ interface Invocation {
 export function reportError(error: unknown, invocation: Invocation): number {
   if (error instanceof Errors.ExitError) return error.oclif.exit ?? 0;
   if (error instanceof Interrupted) return error.exitCode;
-  const { code, exit, message, suggestions, retryable, outcome, stack } = toFleetError(error, invocation);
+  const fleetError = toFleetError(error, invocation);
+  const { code, exit, retryable, outcome, stack } = fleetError;
+  // Not its own message: oclif writes around the message of whatever the parser of a flag throws.
+  const { message, suggestions } = fleetError.describe(asFlag);
   const end = invocation.args.indexOf("--");
   const flags = end === -1 ? invocation.args : invocation.args.slice(0, end);
   if (flags.includes("--json")) {
@@ -34,16 +37,23 @@ export function reportError(error: unknown, invocation: Invocation): number {
 }
 
 function toFleetError(error: unknown, invocation: Invocation): FleetError {
-  if (isFleetError(error)) return withoutFrame(error);
+  if (isFleetError(error)) return error;
   if (error instanceof Errors.CLIError) return usageError(error, invocation);
   const message = error instanceof Error ? error.message : String(error);
   return new FleetError("FLEET_INTERNAL", `${message} (this is a bug in copilotfleet)`, { cause: error });
 }
 
-/** oclif writes around the message of whatever the parser of a flag throws. */
-function withoutFrame(error: FleetError): FleetError {
-  error.message = error.message.replace(/^Parsing --\S+ \n\t/, "").replace(/\nSee more help with --help$/, "");
-  return error;
+/** Options of the library whose flag or argument has another name. */
+const FLAGS: Readonly<Record<string, string>> = {
+  members: "--member",
+  sessionId: "--id",
+  sessionIds: "SESSION",
+  token: "--token-env or --token-file",
+};
+
+function asFlag(name: string, value: string): string {
+  const flag = FLAGS[name] ?? `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+  return value === "" ? flag : `${flag} ${value}`;
 }
 
 /** Turns oclif's complaints about the command line into ours: what was written, and what was meant, probably. */

@@ -43,20 +43,36 @@ export function readLeaseTtl(text: string): number | null {
   return ms !== null && ms >= SHORTEST_LEASE_MS ? ms : null;
 }
 
+/** How long something takes: a text such as "30s" or "1h30m", or milliseconds. */
+export type Duration = string | number;
+
+export interface DurationBounds {
+  /** What the value was given as, for the message: a flag ("--ttl"), an option or a key ("session.ttl"). */
+  name: string;
+  /** The longest that is allowed, in milliseconds; 10 years by default. */
+  maxMs?: number;
+  /** Whether 0 is allowed. */
+  orZero?: boolean;
+}
+
 /**
- * Milliseconds of a duration such as "24h", "1h30m" or "1.5h".
+ * Milliseconds of a duration such as "24h", "1h30m" or "1.5h". A number is a number of milliseconds.
  *
- * @param options.name What the value was given as, for the message: a flag ("--ttl") or a key ("session.ttl").
- * @param options.maxMs The longest that is allowed, 10 years by default.
  * @throws FleetError `FLEET_DURATION_INVALID`.
  */
-export function parseDuration(text: string, options: { name: string; maxMs?: number }): number {
-  const maxMs = options.maxMs ?? LONGEST_MS;
-  const ms = readDuration(text, maxMs);
+export function parseDuration(given: Duration, { name, maxMs = LONGEST_MS, orZero = false }: DurationBounds): number {
+  if (orZero && (given === 0 || given === "0" || given === "0s")) return 0;
+  const ms = typeof given === "number" ? readMilliseconds(given, maxMs) : readDuration(given, maxMs);
   if (ms !== null) return ms;
   throw new FleetError(
     "FLEET_DURATION_INVALID",
-    `${options.name} is ${quote(text)}: allowed is ${allowedDuration(maxMs)}`,
-    { suggestions: [`Give ${options.name} a unit, for example "24h"`] },
+    `${name} is ${quote(given)}: allowed is ${allowedDuration(maxMs)}${orZero ? "; or 0" : ""}`,
+    { suggestions: [`Give ${name} a unit, for example "24h"`] },
   );
+}
+
+/** Whole milliseconds from 1 to `maxMs`, or null. */
+function readMilliseconds(given: number, maxMs: number): number | null {
+  const ms = Math.round(given);
+  return ms >= 1 && ms <= maxMs ? ms : null;
 }

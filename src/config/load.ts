@@ -20,7 +20,7 @@ type DeepPartial<T> = T extends readonly unknown[]
     : T;
 
 export interface LoadOptions {
-  /** What the command line, or a caller of the library, sets. */
+  /** What a caller of the library sets, or the command line: then {@link flagNames} has the flag. */
   flags?: PartialConfig;
   /** How the flag of a dotted key is called, for messages: `{ "session.ttl": "--ttl" }`. */
   flagNames?: Readonly<Record<string, string>>;
@@ -72,7 +72,10 @@ export function loadConfig(options: LoadOptions = {}): LoadedConfig {
   }
   const flagNames = options.flagNames ?? {};
   const flags = flatten(options.flags ?? {}, {
-    originOf: (name) => ({ from: "flag", name: flagNames[name] ?? `--${name}` }),
+    originOf: (name) => {
+      const flag = flagNames[name];
+      return flag === undefined ? { from: "option", name: `config.${name}` } : { from: "flag", name: flag };
+    },
     folder: cwd,
     home,
   });

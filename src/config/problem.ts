@@ -2,9 +2,9 @@ import { FleetError, type FleetErrorCode, quote } from "../errors.js";
 import { findKey, nearestKeys } from "./keys.js";
 import { printable, redact } from "./text.js";
 
-/** Where a value was given. `name` is a flag ("--ttl"), a variable, or a file's path. */
+/** Where a value was given. `name` is a flag ("--ttl"), an option ("config.session.ttl"), a variable, or a file's path. */
 export interface Origin {
-  from: "flag" | "variable" | "file";
+  from: "flag" | "option" | "variable" | "file";
   name: string;
 }
 
@@ -61,23 +61,26 @@ export function unusableFile(path: string, reason: string, suggestions: string[]
 }
 
 function invalidCode(origins: MaybeOrigin[], flagCode: FleetErrorCode = "FLEET_USAGE_INVALID"): FleetErrorCode {
-  return origins.some((origin) => origin?.from === "flag") ? flagCode : "FLEET_CONFIG_INVALID";
+  return origins.some((origin) => origin?.from === "flag" || origin?.from === "option")
+    ? flagCode
+    : "FLEET_CONFIG_INVALID";
 }
 
 function locate(name: string, origin: Origin): string {
+  if (origin.from === "option") return origin.name;
   return origin.from === "file" ? `${name} in ${printable(origin.name)}` : `${origin.name} (${name})`;
 }
 
 function whence(origin: MaybeOrigin): string {
   if (origin === undefined) return "the default";
   if (origin.from === "file") return `in ${printable(origin.name)}`;
-  return `${origin.from === "flag" ? "the flag" : "the variable"} ${origin.name}`;
+  return `the ${origin.from} ${origin.name}`;
 }
 
 function correction(name: string, origin: MaybeOrigin): string {
   if (origin === undefined) return `Set ${name}`;
   if (origin.from === "file") return `Correct ${name} in ${printable(origin.name)}`;
-  return origin.from === "flag" ? `Correct ${origin.name}` : `Correct or unset ${origin.name}`;
+  return origin.from === "variable" ? `Correct or unset ${origin.name}` : `Correct ${origin.name}`;
 }
 
 /** A value for a message: without secrets, and of lists and objects only what they are. */

@@ -1,5 +1,5 @@
 import { LONGEST_TIMER_MS } from "../config/duration.js";
-import { FleetError, isFleetError, quote } from "../errors.js";
+import { FleetError, isFleetError, option, quote } from "../errors.js";
 import { PROTOCOL_VERSION } from "../runtime/client/raw-connection.js";
 import { abortable, deadline } from "../runtime/deadline.js";
 import type { ClientMessage, ClientRequest, Params, RpcId } from "./client-message.js";
@@ -94,9 +94,12 @@ export class ControlConnection {
     if (!isFleetError(error)) {
       this.#onEvent({ event: "failed", method, ...failure(error) });
     }
-    const { code, message, suggestions } = isFleetError(error)
+    const refusal = isFleetError(error)
       ? error
       : new FleetError("FLEET_INTERNAL", "The other host failed at this. Its log says more.");
+    const { code } = refusal;
+    // The host that asked knows whether it was asked by a program or a command.
+    const { message, suggestions } = refusal.describe(option);
     this.#socket.send(encodeMessage({ id, error: { code: REFUSED, message, data: { code, suggestions } } }));
   }
 }

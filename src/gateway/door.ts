@@ -1,9 +1,11 @@
 import { createServer, type Server, type Socket } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
+import { type Duration, LONGEST_TIMER_MS, parseDuration } from "../config/duration.js";
 import type { Address } from "../config/rules.js";
+import { option } from "../errors.js";
 import { isRunning } from "../pool/server.js";
 import { abortable, deadline } from "../runtime/deadline.js";
-import { type InheritedListener, listenOn } from "../runtime/listen.js";
+import { type InheritedListener, listenOn, showAddress } from "../runtime/listen.js";
 import type { ServerRecord } from "../store/store.js";
 import { Attempts } from "./attempts.js";
 import type { Client } from "./client.js";
@@ -40,8 +42,10 @@ export interface DoorOptions extends DoorListeners {
 const NEVER = new AbortController().signal;
 
 export interface DoorDrain {
-  /** How long turns may take to end, in milliseconds. */
-  timeoutMs: number;
+  /** How long turns may take to end, such as `30s`, or in milliseconds. Default: 0, which cuts them. */
+  timeout?: Duration;
+  /** @deprecated The same as `timeout`, in milliseconds. */
+  timeoutMs?: number;
 }
 
 /**
@@ -96,6 +100,16 @@ export class FrontDoor implements AsyncDisposable {
     return this.#address;
   }
 
+  /**
+   * `host:port`, as the SDK's `RuntimeConnection.forUri` takes it. For a door on all addresses of this machine it has the
+   * loopback address.
+   */
+  get url(): string {
+    const { host, port } = this.#address;
+    const everywhere: Readonly<Record<string, string>> = { "0.0.0.0": "127.0.0.1", "::": "::1" };
+    return showAddress({ host: everywhere[host] ?? host, port });
+  }
+
   /** How many clients are connected that have shown their token. */
   get clients(): number {
     return [...this.#connections].filter(({ authenticated, client }) => authenticated && client !== undefined).length;
@@ -122,7 +136,10 @@ export class FrontDoor implements AsyncDisposable {
    *
    * @returns how many turns were cut since the time was up.
    */
-  async close({ timeoutMs }: DoorDrain = { timeoutMs: 0 }): Promise<{ cut: number }> {
+  async close({ timeout, timeoutMs: givenMs = 0 }: DoorDrain = {}): Promise<{ cut: number }> {
+    const name = option("timeout");
+    const timeoutMs =
+      timeout === undefined ? givenMs : parseDuration(timeout, { name, maxMs: LONGEST_TIMER_MS, orZero: true });
     this.#draining = true;
     for (const { turns } of this.#clients()) turns.cancelAll(doorDraining());
     const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));

@@ -1,6 +1,6 @@
 import type { Config } from "../config/schema.js";
 import { redact } from "../config/text.js";
-import { FleetError, quote } from "../errors.js";
+import { FleetError, option, quote } from "../errors.js";
 import type { TokenSource } from "../store/store.js";
 import { readTokenCommand } from "./token-command.js";
 import { readTokenFile } from "./token-file.js";
@@ -58,7 +58,7 @@ async function read(source: TokenSource, { user, env, signal }: TokenContext): P
       throw new FleetError(
         "FLEET_TOKEN_UNAVAILABLE",
         "The token of this server was handed over in memory by the program that started it, and is not recorded",
-        { suggestions: ["Start the server from that program, or name a source with --token-env or --token-file"] },
+        { suggestions: [`Start the server from that program, or name a source with ${option("token")}`] },
       );
   }
 }

@@ -3,6 +3,7 @@ import { type ConnectedClient, connectClient } from "../runtime/client/connect.j
 import { abortable, deadline } from "../runtime/deadline.js";
 import { provenEndpoint } from "../runtime/probe.js";
 import type { ServerRecord } from "../store/store.js";
+import { fleetClosed } from "./problems.js";
 
 /** What a caller of the library may set on its client; where it connects is the fleet's business. */
 export type ClientOptions = Omit<CopilotClientOptions, "connection">;
@@ -18,9 +19,20 @@ interface Known {
 /** This process's connections to servers, one per server: made on demand, forgotten when they end. */
 export class Clients {
   readonly #clients = new Map<string, Known>();
+  #closed = false;
 
-  /** The connection to this launch of the server. Its identity is proved before the token goes out. */
+  /** @throws FleetError `FLEET_CLOSED` after {@link closeAll}. */
+  assertOpen(): void {
+    if (this.#closed) throw fleetClosed();
+  }
+
+  /**
+   * The connection to this launch of the server. Its identity is proved before the token goes out.
+   *
+   * @throws FleetError `FLEET_CLOSED` after {@link closeAll}.
+   */
   async to(server: ServerRecord, options: ClientOptions, signal: AbortSignal): Promise<ConnectedClient> {
+    this.assertOpen();
     const key = server.id;
     const known = this.#clients.get(key);
     // One to an earlier launch has ended, or is about to, whether this process has heard of it yet or not.
@@ -52,7 +64,9 @@ export class Clients {
     destroy();
   }
 
+  /** Closes all connections, and makes no more. */
   async closeAll(): Promise<void> {
+    this.#closed = true;
     await Promise.all([...this.#clients.keys()].map((id) => this.close(id)));
   }
 }

@@ -1,7 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { resolve } from "node:path";
 import type { Config } from "../config/schema.js";
-import { FleetError, isFleetError, quote } from "../errors.js";
+import { FleetError, isFleetError, option, quote } from "../errors.js";
 import { resolveGitHubToken } from "../models/github-token.js";
 import { findRuntime } from "../runtime/find.js";
 import type { LaunchedServer } from "../runtime/launch.js";
@@ -238,6 +238,9 @@ function stillBusy(server: ServerRecord, signal: AbortSignal): FleetError {
   return new FleetError(
     "FLEET_SERVER_START_TIMEOUT",
     `Server ${server.id} is ${server.state} by ${holderOf(server)}, and did not get done in time.`,
-    { cause: signal.reason, suggestions: ["copilotfleet ps", `Wait longer: --wait 60s (server ${quote(server.id)})`] },
+    {
+      cause: signal.reason,
+      suggestions: ["copilotfleet ps", `Wait longer: ${option("wait", "60s")} (server ${quote(server.id)})`],
+    },
   );
 }

@@ -1,4 +1,4 @@
-import { FleetError, isFleetError, quote } from "../errors.js";
+import { FleetError, isFleetError, option, quote } from "../errors.js";
 import type { FindContext } from "./find-session.js";
 import type { HostActions } from "./host-actions.js";
 
@@ -23,8 +23,8 @@ export async function deleteEverywhere(
     } catch (error) {
       const isFirst = outcome.deleted.length + outcome.notFound.length === 0;
       if (isFirst || !isFleetError(error)) throw error;
-      const { code, message, suggestions } = error;
-      throw new FleetError(code, message, { suggestions, cause: error, outcome: { ...outcome } });
+      const { message, suggestions } = error.describe(option);
+      throw new FleetError(error.code, message, { suggestions, cause: error, outcome: { ...outcome } });
     }
   }
   return outcome;

@@ -1,5 +1,5 @@
 import { closeSync, constants, fstatSync, openSync } from "node:fs";
-import { FleetError, isFleetError, systemCode } from "../errors.js";
+import { FleetError, isFleetError, option, systemCode } from "../errors.js";
 import type { ProcessIdentity } from "../store/store.js";
 import { RpcError } from "./client/raw-connection.js";
 import { probe } from "./probe.js";
@@ -196,7 +196,7 @@ function announced(home: string, logStart: number): boolean {
 function startTimeout(options: LaunchOptions, signal: AbortSignal): FleetError {
   return new FleetError("FLEET_SERVER_START_TIMEOUT", `The server on port ${options.port} did not answer in time.`, {
     cause: signal.reason,
-    suggestions: ["Give it longer: --wait 60s"],
+    suggestions: [`Give it longer: ${option("wait", "60s")}`],
   });
 }
 

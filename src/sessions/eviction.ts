@@ -1,5 +1,5 @@
 import { setTimeout as delay } from "node:timers/promises";
-import { FleetError } from "../errors.js";
+import { FleetError, option } from "../errors.js";
 import { loadedSessions } from "../pool/drain.js";
 import { isRunning } from "../pool/server.js";
 import { markEviction, markUse, usedSessions } from "../pool/use-marks.js";
@@ -179,6 +179,12 @@ function exhausted(server: ServerRecord, maxActive: number): FleetError {
   return new FleetError(
     "FLEET_SESSIONS_EXHAUSTED",
     `Server ${server.id} has ${maxActive} sessions in memory (session.maxActive), and none of them is idle.`,
-    { suggestions: ["copilotfleet list --state active", "Wait longer: --wait 2m", "Raise session.maxActive."] },
+    {
+      suggestions: [
+        "copilotfleet list --state active",
+        `Wait longer: ${option("wait", "2m")}`,
+        "Raise session.maxActive.",
+      ],
+    },
   );
 }

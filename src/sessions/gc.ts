@@ -1,3 +1,4 @@
+import type { Duration } from "../config/duration.js";
 import type { HostDirectory } from "../hosts/directory.js";
 import type { ClearedRemain } from "../hosts/remains.js";
 import type { Takeover } from "../hosts/takeover.js";
@@ -33,7 +34,7 @@ export interface GcContext {
 
 export interface GcRequest {
   /** After how long without use a session goes, such as `24h`. Default: `session.ttl` of the configuration. */
-  ttl?: string;
+  ttl?: Duration;
   /** Change nothing, and tell what would be done. */
   dryRun?: boolean;
   /** Only this user's sessions and server. */

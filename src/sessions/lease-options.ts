@@ -1,12 +1,13 @@
 import {
   ALLOWED_LEASE_TTL,
   allowedDuration,
+  type Duration,
   LONGEST_TIMER_MS,
   readDuration,
   readLeaseTtl,
 } from "../config/duration.js";
 import type { Config } from "../config/schema.js";
-import { FleetError, quote } from "../errors.js";
+import { FleetError, option, quote } from "../errors.js";
 import { validateSessionId, validateUser } from "./ids.js";
 import type { AcquireOptions } from "./leases.js";
 
@@ -14,10 +15,10 @@ import type { AcquireOptions } from "./leases.js";
 export interface LockOptions {
   /** Who is to hold it: the owner of the session, or a member. */
   user: string;
-  /** How long it outlives a holder that died, such as `300s`: 1s to 24d. Default: `lock.ttl` of the configuration. */
-  ttl?: string;
-  /** How long to wait for others, such as `30s`; `0` tries once. Default: `30s`. */
-  wait?: string;
+  /** How long it outlives a holder that died, such as `300s`, or in milliseconds: 1s to 24d. Default: `lock.ttl` of the configuration. */
+  ttl?: Duration;
+  /** How long to wait for others, such as `30s`, or in milliseconds; `0` tries once. Default: `30s`. */
+  wait?: Duration;
   /** Take it at once, whoever holds it. The reason must not be empty; it is shown to everybody. */
   steal?: { reason: string };
   signal?: AbortSignal;
@@ -31,27 +32,28 @@ const LONGEST_REASON = 500;
 export function acquireOptions(sessionId: string, options: LockOptions, { lock }: Config): AcquireOptions {
   const { user, ttl, wait, steal, signal } = options;
   return {
-    sessionId: validateSessionId(sessionId, "sessionId"),
-    holder: validateUser(user, "user"),
-    ttlMs: ttl === undefined ? lock.ttlMs : parseLeaseTtl(ttl, "ttl"),
-    waitMs: wait === undefined ? WAIT_MS : parseWait(wait, "wait"),
-    ...(steal === undefined ? {} : { steal: { reason: parseReason(steal.reason, "reason") } }),
+    sessionId: validateSessionId(sessionId),
+    holder: validateUser(user),
+    ttlMs: ttl === undefined ? lock.ttlMs : parseLeaseTtl(ttl, option("ttl")),
+    waitMs: wait === undefined ? WAIT_MS : parseWait(wait, option("wait")),
+    ...(steal === undefined ? {} : { steal: { reason: parseReason(steal.reason, option("reason")) } }),
     ...(signal === undefined ? {} : { signal }),
   };
 }
 
 /** Milliseconds. @throws FleetError `FLEET_DURATION_INVALID`. */
-export function parseLeaseTtl(text: string, name: string): number {
-  const ms = readLeaseTtl(text);
+export function parseLeaseTtl(given: Duration, name: string): number {
+  const ms = readLeaseTtl(asText(given));
   if (ms !== null) return ms;
-  throw invalidDuration(text, name, ALLOWED_LEASE_TTL, "300s");
+  throw invalidDuration(given, name, ALLOWED_LEASE_TTL, "300s");
 }
 
 /** Milliseconds; 0 for "0" and "0s". @throws FleetError `FLEET_DURATION_INVALID`. */
-export function parseWait(text: string, name: string): number {
-  const ms = /^0s?$/.test(text) ? 0 : readDuration(text, LONGEST_TIMER_MS);
+export function parseWait(given: Duration, name: string): number {
+  const text = asText(given);
+  const ms = /^0(?:m?s)?$/.test(text) ? 0 : readDuration(text, LONGEST_TIMER_MS);
   if (ms !== null) return ms;
-  throw invalidDuration(text, name, `${allowedDuration(LONGEST_TIMER_MS)}; or 0, not to wait`, "30s");
+  throw invalidDuration(given, name, `${allowedDuration(LONGEST_TIMER_MS)}; or 0, not to wait`, "30s");
 }
 
 /** @throws FleetError `FLEET_USAGE_INVALID`. */
@@ -62,8 +64,12 @@ export function parseReason(text: string, name: string): string {
   throw new FleetError("FLEET_USAGE_INVALID", `${name} ${quote(text)} ${why}: ${allowed}.`);
 }
 
-function invalidDuration(text: string, name: string, allowed: string, example: string): FleetError {
-  return new FleetError("FLEET_DURATION_INVALID", `${name} is ${quote(text)}: allowed is ${allowed}`, {
+function asText(given: Duration): string {
+  return typeof given === "number" ? `${given}ms` : given;
+}
+
+function invalidDuration(given: Duration, name: string, allowed: string, example: string): FleetError {
+  return new FleetError("FLEET_DURATION_INVALID", `${name} is ${quote(given)}: allowed is ${allowed}`, {
     suggestions: [`Give ${name} a unit, for example "${example}"`],
   });
 }

@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { ALLOWED_LEASE_TTL, LONGEST_TIMER_MS, SHORTEST_LEASE_MS } from "../config/duration.js";
-import { FleetError, quote } from "../errors.js";
+import { FleetError, option, quote } from "../errors.js";
 import { pause } from "../runtime/deadline.js";
 import type { Lease, LeaseAnswer, Store } from "../store/store.js";
 import { HeldLease } from "./lease-held.js";
@@ -176,7 +176,7 @@ function sessionLocked(sessionId: string, answer: LeaseAnswer & { granted: false
     {
       suggestions: [
         `copilotfleet lock ${sessionId} --show`,
-        "Wait longer for it: --wait 5m",
+        `Wait longer for it: ${option("wait", "5m")}`,
         `copilotfleet lock ${sessionId} --user USER --steal --reason "WHY"`,
       ],
     },

@@ -1,11 +1,14 @@
-import { FleetError, type FleetErrorCode, isFleetError, quote } from "../errors.js";
+import { FleetError, type FleetErrorCode, isFleetError, option, quote } from "../errors.js";
 import type { ConnectedClient } from "../runtime/client/connect.js";
 import { abortable, isTimeout } from "../runtime/deadline.js";
 import type { Lease, SessionRecord } from "../store/store.js";
 
 export function sessionExists(id: string): FleetError {
   return new FleetError("FLEET_SESSION_EXISTS", `Session ${quote(id)} exists already.`, {
-    suggestions: ["Choose another --id, or leave it out for a new one.", `copilotfleet resume ${id} --user USER`],
+    suggestions: [
+      `Choose another ${option("sessionId")}, or leave it out for a new one.`,
+      `copilotfleet resume ${id} --user USER`,
+    ],
   });
 }
 

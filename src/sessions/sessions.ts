@@ -463,6 +463,8 @@ export class Sessions implements SessionKeeper {
   }
 
   async attach(record: SessionRecord, marked: ServerRecord | null): Promise<Attachment> {
+    // A session's object may outlive its fleet. Nothing is started for it then.
+    this.#context.clients.assertOpen();
     const opened = this.#opened.get(record.id);
     const signal = AbortSignal.timeout(REATTACH_MS);
     const current = await this.recordFor(record.id, opened?.user ?? record.owner);

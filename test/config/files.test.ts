@@ -90,9 +90,9 @@ describe("unknown keys", () => {
     }
   });
 
-  it("names the flag it came from", async () => {
+  it("names the option it came from", async () => {
     await using folder = new Folder();
     const flags = { nonsense: 1 } as unknown as PartialConfig;
-    expect(folder.refusal({ flags }).message).toContain("the flag --nonsense");
+    expect(folder.refusal({ flags }).message).toContain("the option config.nonsense");
   });
 });

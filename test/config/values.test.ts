@@ -298,7 +298,7 @@ describe("values that do not go together", () => {
     ] as const) {
       const flags = at(name, value) as PartialConfig;
       expect(folder.refusal({ flags, uid: 1000 }).message).toMatch(
-        new RegExp(`${name}\\) is "8[01]": allowed is a port from 1024`),
+        new RegExp(`^config\\.${name} is "8[01]": allowed is a port from 1024`),
       );
       expect(() => folder.load({ flags, uid: 0 })).not.toThrow();
     }

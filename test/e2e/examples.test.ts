@@ -10,6 +10,7 @@ import { chatApp } from "../../examples/chat.js";
 import { conversationApp } from "../../examples/conversation.js";
 import { teamChatApp } from "../../examples/team-chat.js";
 import { Fleet } from "../../src/index.js";
+import { PendingReply } from "../../src/sessions/reply.js";
 
 /** The guide's applications, rewritten: each with two copies on one state, as behind a load balancer. */
 
@@ -201,10 +202,12 @@ describe("/chat as server-sent events", () => {
     const fleet = await openFleet();
     const url = await start(chatApp(fleet));
     const begun = withResolvers<AbortSignal>();
-    vi.spyOn(fleet, "exchange").mockImplementation(async (_id, _prompt, { signal }) => {
+    vi.spyOn(fleet, "exchange").mockImplementation((_id, _prompt, { signal }) => {
       if (signal === undefined) throw new Error("the turn has no signal");
       begun.resolve(signal);
-      return await new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+      return new PendingReply(
+        async () => await new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason))),
+      );
     });
     const caller = new AbortController();
     const response = await ask(url, "streamer", "hi", caller.signal);

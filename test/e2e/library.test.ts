@@ -199,7 +199,7 @@ describe("sessions", () => {
   it("that this fleet did not open cannot be sent to", async () => {
     await using second = await open();
     const session = await fleet.createSession({ user: "alice" });
-    await expect(second.send(session, "x")).rejects.toThrow(TypeError);
+    await expect(second.send(session, "x")).rejects.toMatchObject({ code: "FLEET_USAGE_INVALID" });
   });
 });
 

@@ -1,9 +1,9 @@
 import type { AssistantMessageEvent, CopilotSession, MessageOptions, SessionEvent } from "@github/copilot-sdk";
-import { FleetError } from "../../errors.js";
+import { FleetError, option } from "../../errors.js";
 import { abortable, deadline } from "../deadline.js";
 
 export interface TurnOptions {
-  /** Milliseconds until the turn is given up and aborted; none by default. */
+  /** How long the turn may take, in milliseconds, until it is given up and aborted; forever by default. */
   timeoutMs?: number;
   signal?: AbortSignal;
   /** Called with each piece of the reply as it arrives; needs a session with `streaming: true`. */
@@ -122,7 +122,7 @@ function serverLost(sessionId: string, cause?: unknown): FleetError {
 function turnTimeout(sessionId: string, timeoutMs: number | undefined): FleetError {
   return new FleetError("FLEET_TURN_TIMEOUT", `Session ${sessionId} did not finish its turn within ${timeoutMs} ms.`, {
     suggestions: [
-      "Give it longer: --timeout 10m",
+      `Give it longer: ${option("timeout", "10m")}`,
       `The session goes on: copilotfleet send ${sessionId} TEXT --user USER`,
     ],
   });

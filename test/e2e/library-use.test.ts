@@ -1,0 +1,284 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { text } from "node:stream/consumers";
+import { fileURLToPath } from "node:url";
+import { CopilotClient, RuntimeConnection } from "@github/copilot-sdk";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { Fleet, type FleetError, type FleetOptions, isFleetError } from "../../src/index.js";
+import { testFleet } from "../fixtures/cli.js";
+
+const command = testFleet(27_600);
+const ROOT = fileURLToPath(new URL("../..", import.meta.url));
+const open = (options: FleetOptions = {}) => Fleet.open({ env: command.env, cwd: command.folder, ...options });
+
+let fleet: Fleet;
+beforeEach(async () => {
+  fleet = await open();
+});
+afterEach(async () => {
+  await fleet.close();
+});
+
+async function refusal(work: () => unknown): Promise<FleetError> {
+  const error: unknown = await (async () => await work())().then(
+    () => new Error("nothing was refused"),
+    (reason: unknown) => reason,
+  );
+  if (!isFleetError(error)) throw error;
+  return error;
+}
+
+/** Every method that calls something, as a caller in JavaScript sees it. */
+type Untyped = Record<string, (...args: unknown[]) => unknown>;
+
+function methods(): string[] {
+  const own = Object.getOwnPropertyNames(Fleet.prototype);
+  return own.filter((name) => !["constructor", "close", "takeWarnings"].includes(name));
+}
+
+async function call(method: string, ...args: unknown[]): Promise<FleetError> {
+  const result = (fleet as unknown as Untyped)[method];
+  return await refusal(async () => {
+    const given = result?.apply(fleet, args);
+    if (method === "followLog") for await (const _ of given as AsyncIterable<unknown>);
+    await given;
+  });
+}
+
+describe("a message to a program", () => {
+  it("names the option where the command names its flag", async () => {
+    expect((await refusal(() => open({ config: { pool: { servers: 0 } } }))).message).toMatch(
+      /^config\.pool\.servers is/,
+    );
+    const unknown = await refusal(() => open({ config: { pol: {} } as FleetOptions["config"] & object }));
+    expect(unknown.message).toContain("(the option config.pol)");
+    expect((await refusal(() => fleet.issueToken("a b"))).message).toMatch(/^user "a b" is not a user id/);
+    expect((await refusal(() => fleet.createSession({ user: "a", members: ["a"] }))).message).toMatch(/^members "a"/);
+
+    await fleet.createSession({ user: "alice", sessionId: "named" });
+    const taken = await refusal(() => fleet.createSession({ user: "alice", sessionId: "named" }));
+    expect(taken.suggestions).toContain("Choose another sessionId, or leave it out for a new one.");
+    const atCommand = await command.refusal(5, ["create", "--user", "alice", "--id", "named"]);
+    expect(atCommand.suggestions).toContain("Choose another --id, or leave it out for a new one.");
+
+    const lease = await fleet.lockSession("named", { user: "alice", ttl: "60s" });
+    const locked = await refusal(() => fleet.lockSession("named", { user: "alice", wait: 0 }));
+    expect(locked.suggestions).toContain('Wait longer for it: wait: "5m"');
+    const refused = await command.refusal(5, ["lock", "named", "--user", "alice", "--wait", "0"]);
+    expect(refused.suggestions).toContain("Wait longer for it: --wait 5m");
+    await lease.release();
+  });
+});
+
+describe("a fleet that is closed", () => {
+  it("refuses every method, also through a session that it opened, and starts nothing", async () => {
+    const session = await fleet.createSession({ user: "alice" });
+    const door = await fleet.openFrontDoor({ listen: "127.0.0.1:0" });
+    await fleet.close();
+    await fleet.close();
+    expect(methods().length).toBeGreaterThan(40);
+    for (const method of methods()) {
+      const { code } = await call(method, "x", "y", {});
+      expect(code, method).toBe("FLEET_CLOSED");
+    }
+    await command.ok(["stop", "--all"]);
+    await expect(session.sendAndWait("hi")).rejects.toMatchObject({ code: "FLEET_CLOSED" });
+    const client = new CopilotClient({ connection: RuntimeConnection.forUri(door.url, { connectionToken: "x" }) });
+    await expect(client.start()).rejects.toThrow();
+    expect(command.processes()).toEqual([]);
+    expect(fleet.takeWarnings()).toEqual([]);
+  });
+
+  it("lets the process end, whatever was open and is tried afterwards", async () => {
+    const { code, stdout } = await run(`
+      import { Fleet } from "copilotfleet";
+      const fleet = await Fleet.open();
+      const session = await fleet.createSession({ user: "ender" });
+      await fleet.send(session, "hi");
+      await fleet.openFrontDoor({ listen: "127.0.0.1:0" });
+      await fleet.close();
+      await session.sendAndWait("again").catch((error) => console.log(error.code));
+      await fleet.createSession({ user: "ender" }).catch((error) => console.log(error.code));
+    `);
+    expect({ code, stdout }).toEqual({ code: 0, stdout: "FLEET_CLOSED\nFLEET_CLOSED\n" });
+  });
+});
+
+describe("a caller in JavaScript", () => {
+  /** Each is wrong as the first argument of every method that takes one. */
+  const NONSENSE = [5, null, Symbol("x"), () => undefined, [[]], Number.NaN];
+
+  it("gets a usage error for nonsense from every method that takes something", async () => {
+    const takesNothing = ["servers", "hosts", "overview", "undrain", "planRebalance"];
+    for (const method of methods().filter((name) => (fleet as unknown as Untyped)[name] !== undefined)) {
+      const { ARGUMENTS } = await import("../../src/fleet-arguments.js");
+      if ((ARGUMENTS as Record<string, readonly unknown[]>)[method]?.length === 0) continue;
+      expect(takesNothing).not.toContain(method);
+      for (const value of NONSENSE) {
+        const error = await call(method, value, value, value);
+        expect({ method, exit: error.exit, value: String(value) }).toMatchObject({ exit: 2 });
+      }
+    }
+    expect(await fleet.servers()).toEqual(expect.any(Array));
+  });
+
+  it.each([
+    ["createSession", [{}], /^user must be a string \(got undefined\)\.$/],
+    ["createSession", [], /^options must be an object \(got undefined\)\.$/],
+    ["createSession", [{ user: "a", wait: "soon" }], /^wait is "soon": allowed is a number with a unit/],
+    ["stop", ["x"], /^ids must be a list of strings \(got "x"\)\.$/],
+    ["spawn", ["a", { cwd: 5 }], /^cwd must be a string \(got 5\)\.$/],
+    ["evict", [{}], /^what must be an object with either ids or max/],
+    ["gc", [{ ttl: {} }], /^ttl must be a duration such as "30s", or a number of milliseconds \(got an object\)\.$/],
+    ["send", ["s", "hi"], /^session must be a session of this fleet \(got "s"\)\.$/],
+    ["withSessionLock", ["s", { user: "a" }, "work"], /^work must be a function \(got "work"\)\.$/],
+    ["openFrontDoor", [{ listen: "nowhere" }], /^listen must be host:port, such as "127\.0\.0\.1:4300"/],
+  ])("is told by %s what %j should be", async (method, args, message) => {
+    const error = await call(method, ...args);
+    expect(error).toMatchObject({ exit: 2, message: expect.stringMatching(message) });
+  });
+
+  it("is told by Fleet.open, too", async () => {
+    const untyped = Fleet.open as unknown as (options: unknown) => Promise<Fleet>;
+    for (const options of ["x", null, { config: 5 }, { cwd: 1 }]) {
+      expect(await refusal(() => untyped(options))).toMatchObject({ exit: 2 });
+    }
+  });
+});
+
+describe("the front door of a program", () => {
+  it.each([
+    ["an option", { listen: "127.0.0.1:0" }, {}],
+    ["the configuration", {}, { serve: { listen: "127.0.0.1:0" } }],
+  ])("listens on an address that is a text in %s, and has a url", async (_, options, config) => {
+    await using other = await open({ config });
+    await using door = await other.openFrontDoor(options);
+    expect(door.url).toBe(`127.0.0.1:${door.address.port}`);
+    expect(door.address.port).toBeGreaterThan(0);
+    const { token } = await other.issueToken("alice", { ttl: 60_000 });
+    const client = new CopilotClient({ connection: RuntimeConnection.forUri(door.url, { connectionToken: token }) });
+    await client.start();
+    await client.stop();
+    await door.close({ timeout: "1s" });
+  });
+});
+
+describe("durations", () => {
+  it("are texts or milliseconds in every option, and the older names still work", async () => {
+    const ttls = await Promise.all(
+      ["1h", 3_600_000].map(async (ttl) => {
+        const session = await fleet.createSession({ user: "time", ttl, wait: "10s" });
+        return (await fleet.leaveSession(session)).ttlMs;
+      }),
+    );
+    expect(ttls).toEqual([3_600_000, 3_600_000]);
+    const session = await fleet.createSession({ user: "time", waitMs: 10_000 });
+    for (const options of [{ timeout: "50ms" }, { timeout: 50 }, { timeoutMs: 50 }]) {
+      const error = await refusal(() => fleet.send(session, "!delay 60000 x", options));
+      expect(error).toMatchObject({ code: "FLEET_TURN_TIMEOUT", suggestions: expect.arrayContaining([]) });
+      expect(error.suggestions).toContain('Give it longer: timeout: "10m"');
+    }
+    await fleet.leaveSession(session);
+    const { id } = await fleet.spawn("time", { wait: 10_000 }).then(({ server }) => server);
+    for (const options of [{ drainTimeout: "5s" }, { drainTimeout: 5_000 }, { drainTimeoutMs: 5_000 }]) {
+      expect(await fleet.stop([id], options)).toMatchObject([{ id }]);
+    }
+    expect(await fleet.gc({ ttl: 3_600_000, dryRun: true })).toMatchObject({ dryRun: true });
+    expect(await refusal(() => fleet.gc({ ttl: -1 }))).toMatchObject({ code: "FLEET_DURATION_INVALID" });
+  });
+});
+
+describe("a reply", () => {
+  it("has one shape, from send and from exchange", async () => {
+    const session = await fleet.createSession({ user: "alice", sessionId: "shape" });
+    const sent = await fleet.send(session, "one");
+    expect(sent).toMatchObject({ text: "[turn 1] one", event: { type: "assistant.message" } });
+    const exchanged = await fleet.exchange("shape", "two", { user: "alice" });
+    expect(exchanged).toMatchObject({
+      text: "[turn 2] two",
+      event: { type: "assistant.message" },
+      session: { id: "shape" },
+    });
+    expect(exchanged.reply.text).toBe(exchanged.text);
+  });
+
+  it("is an async iterable of its pieces, for any number of loops, also after its end", async () => {
+    const session = await fleet.createSession({ user: "alice", sessionId: "pieces" });
+    const collect = async (reply: AsyncIterable<string>) => {
+      const pieces: string[] = [];
+      for await (const piece of reply) pieces.push(piece);
+      return pieces;
+    };
+    const deltas: string[] = [];
+    const reply = fleet.send(session, "one two three", { onDelta: (text) => deltas.push(text) });
+    const [first, second] = await Promise.all([collect(reply), collect(reply)]);
+    expect(first.join("")).toBe("[turn 1] one two three");
+    expect(second).toEqual(first);
+    expect(deltas.join("")).toBe((await reply).text);
+    expect(await collect(reply)).toEqual(["[turn 1] one two three"]);
+    const exchanged = fleet.exchange("pieces", "four", { user: "alice" });
+    expect((await collect(exchanged)).join("")).toBe("[turn 2] four");
+    expect((await exchanged).session.id).toBe("pieces");
+  });
+
+  it("fails the loop with what the turn failed with, and goes on after a loop that was left", async () => {
+    const session = await fleet.createSession({ user: "alice", sessionId: "failing" });
+    const failing = await refusal(async () => {
+      for await (const _ of fleet.send(session, "!fail no"));
+    });
+    expect(failing.code).toBe("FLEET_TURN_FAILED");
+    const whole = await fleet.createSession({ user: "alice" });
+    const reply = fleet.send(whole, "one two three");
+    for await (const _ of reply) break;
+    expect((await reply).text).toMatch(/one two three$/);
+  });
+
+  it("arrives as one piece from a session that does not stream", async () => {
+    const session = await fleet.createSession({ user: "alice", streaming: false });
+    const pieces: string[] = [];
+    for await (const piece of fleet.send(session, "one two")) pieces.push(piece);
+    expect(pieces).toEqual(["[turn 1] one two"]);
+  });
+});
+
+describe("the README", () => {
+  it("has a sample of the library that runs as it is printed", async () => {
+    const readme = readFileSync(join(ROOT, "README.md"), "utf8");
+    const section = readme.slice(readme.indexOf("\n## Library\n"));
+    const [, sample = ""] = /```ts\n([\s\S]*?)```/.exec(section) ?? [];
+    expect(sample).toContain('from "copilotfleet"');
+    const { code, stdout, stderr } = await run(sample);
+    expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+    expect(stdout).toContain("[turn 1] Hello");
+  });
+});
+
+/** Runs a program that uses the built package, in a folder of its own where that is installed. */
+async function run(source: string) {
+  const folder = join(command.folder, "program");
+  mkdirSync(join(folder, "node_modules"), { recursive: true });
+  for (const [name, target] of [
+    ["copilotfleet", ROOT],
+    ["@github", join(ROOT, "node_modules/@github")],
+  ] as const) {
+    try {
+      symlinkSync(target, join(folder, "node_modules", name));
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
+    }
+  }
+  const file = join(folder, "sample.mts");
+  writeFileSync(file, source);
+  const tsx = join(ROOT, "node_modules/tsx/dist/cli.mjs");
+  const child = spawn(process.execPath, [tsx, file], {
+    cwd: folder,
+    env: command.env,
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  const timer = setTimeout(() => child.kill("SIGKILL"), 60_000);
+  const [stdout, stderr, [code]] = await Promise.all([text(child.stdout), text(child.stderr), once(child, "close")]);
+  clearTimeout(timer);
+  return { code: code as number | null, stdout, stderr };
+}

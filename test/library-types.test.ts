@@ -1,0 +1,78 @@
+import { fileURLToPath } from "node:url";
+import ts from "typescript";
+import { expect, it } from "vitest";
+
+/** A program that uses the library can name every type that it meets: each is exported beside what uses it. */
+
+const ROOT = fileURLToPath(new URL("..", import.meta.url));
+const SRC = fileURLToPath(new URL("../src/", import.meta.url));
+const INDEX = `${SRC}index.ts`;
+
+/** The names in public signatures that the index does not export, each with where it is used. */
+function unexported(): string[] {
+  const path = ts.findConfigFile(ROOT, ts.sys.fileExists, "tsconfig.json") ?? "";
+  const { options } = ts.parseJsonConfigFileContent(ts.readConfigFile(path, ts.sys.readFile).config, ts.sys, ROOT);
+  const program = ts.createProgram([INDEX], { ...options, noEmit: true });
+  const checker = program.getTypeChecker();
+  const resolved = (symbol: ts.Symbol) =>
+    (symbol.flags & ts.SymbolFlags.Alias) === 0 ? symbol : checker.getAliasedSymbol(symbol);
+  const index = program.getSourceFile(INDEX);
+  const module = index === undefined ? undefined : checker.getSymbolAtLocation(index);
+  if (module === undefined) throw new Error("the index exports nothing");
+  const exports = checker.getExportsOfModule(module);
+  const exported = new Set(exports.map(resolved));
+  // A class that is exported as a type alone is never called.
+  const constructible = new Set(exports.filter((symbol) => !isTypeOnly(symbol)).map(resolved));
+  const missing = new Set<string>();
+
+  const visit = (node: ts.Node, owner: string): void => {
+    // Bodies and private members are in no signature. The type of a record's field, `Record["field"]`, needs no name.
+    if (ts.isBlock(node) || isPrivate(node) || ts.isIndexedAccessTypeNode(node)) return;
+    if (isOfClass(node) && !constructible.has(checker.getSymbolAtLocation(className(node)) as ts.Symbol)) return;
+    if (ts.isTypeReferenceNode(node) || ts.isExpressionWithTypeArguments(node)) {
+      const name = ts.isTypeReferenceNode(node) ? node.typeName : node.expression;
+      const symbol = checker.getSymbolAtLocation(name);
+      const target = symbol === undefined ? undefined : resolved(symbol);
+      const isOurs = target?.declarations?.some((at) => at.getSourceFile().fileName.startsWith(SRC)) === true;
+      const isParameter = target !== undefined && (target.flags & ts.SymbolFlags.TypeParameter) !== 0;
+      if (isOurs && !isParameter && target !== undefined && !exported.has(target))
+        missing.add(`${target.name} (in ${owner})`);
+    }
+    ts.forEachChild(node, (child) => visit(child, owner));
+  };
+  for (const symbol of exported) {
+    for (const declaration of symbol.declarations ?? []) {
+      // How a type is made up does not matter to those who name it.
+      if (!ts.isTypeAliasDeclaration(declaration)) visit(declaration, symbol.name);
+    }
+  }
+  return [...missing].sort();
+}
+
+/** What is called on the class itself. */
+function isOfClass(node: ts.Node): boolean {
+  if (ts.isConstructorDeclaration(node)) return true;
+  const modifiers = ts.isMethodDeclaration(node) ? ts.getModifiers(node) : undefined;
+  return modifiers?.some(({ kind }) => kind === ts.SyntaxKind.StaticKeyword) === true;
+}
+
+function className({ parent }: ts.Node): ts.Node {
+  return ts.isClassDeclaration(parent) ? (parent.name ?? parent) : parent;
+}
+
+function isTypeOnly({ declarations }: ts.Symbol): boolean {
+  const [declaration] = declarations ?? [];
+  return declaration !== undefined && ts.isExportSpecifier(declaration) && declaration.parent.parent.isTypeOnly;
+}
+
+function isPrivate(node: ts.Node): boolean {
+  if (ts.isPropertyDeclaration(node) || ts.isMethodDeclaration(node) || ts.isGetAccessor(node))
+    return ts.isPrivateIdentifier(node.name);
+  if (ts.isClassStaticBlockDeclaration(node)) return true;
+  const modifiers = ts.canHaveModifiers(node) ? ts.getModifiers(node) : undefined;
+  return modifiers?.some(({ kind }) => kind === ts.SyntaxKind.PrivateKeyword) === true;
+}
+
+it("the index exports every type that a public signature names", () => {
+  expect(unexported()).toEqual([]);
+});
