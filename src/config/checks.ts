@@ -4,6 +4,7 @@ import type { Layer } from "./layers.js";
 import { conflict, invalidValue, type Origin } from "./problem.js";
 import { isLoopback, readRedisUrl } from "./redis-url.js";
 import type { Config } from "./schema.js";
+import { reachesFiles } from "./tool-names.js";
 
 const FIRST_FREE_PORT = 1024;
 
@@ -24,6 +25,7 @@ export function checkTogether(config: Config, given: Layer, { uid, stateRoot }: 
   const origins = new Map([...given].map(([name, { origin }]) => [name, origin]));
   checkPorts(config, origins, uid);
   checkAuth(config, origins);
+  checkTools(config, origins);
   checkHealth(config, origins);
   checkServe(config, origins, uid);
   checkStore(config, origins);
@@ -83,6 +85,18 @@ function checkAuth({ auth }: Config, origins: Map<string, Origin>): void {
   if (named.length < 2) return;
   const names = named.map(([part]) => `auth.${part}`);
   throw conflict(names, `${names.join(" and ")} are both set: allowed is one way to get the token`, origins);
+}
+
+/** A shared server holds the histories of all its users, and a tool that reaches files reaches all of them. */
+function checkTools({ isolation, session }: Config, origins: Map<string, Origin>): void {
+  if (isolation !== "shared" || session.approve !== "all") return;
+  const reaching = session.tools?.filter(reachesFiles) ?? [];
+  if (reaching.length === 0) return;
+  const tools = reaching.map((name) => quote(name)).join(", ");
+  const message =
+    `session.approve is "all", and session.tools has ${tools}, which reach every user's history on a shared server: ` +
+    'allowed is session.approve "none", or session.tools with "custom:*" and tools that reach no files';
+  throw conflict(["session.approve", "session.tools", "isolation"], message, origins);
 }
 
 function checkHealth({ health }: Config, origins: Map<string, Origin>): void {

@@ -272,6 +272,14 @@ describe("values that do not go together", () => {
       "provider.baseUrl",
       "nothing when provider.type is",
     ],
+    ...["bash", "builtin:view", "builtin:*", "*", "mcp:files", "task", "somethingNew"].map(
+      (tool): [string, object, string, string] => [
+        `approval of all on shared servers that have the tool ${tool}`,
+        { isolation: "shared", session: { approve: "all", tools: ["custom:*", tool] } },
+        `session.approve is "all", and session.tools has "${tool}"`,
+        'session.approve "none"',
+      ],
+    ),
   ])("%s", async (_, content, part, allowed) => {
     await using folder = new Folder();
     folder.write(folder.userFile, content);
@@ -279,6 +287,17 @@ describe("values that do not go together", () => {
     expect(error).toMatchObject({ code: "FLEET_CONFIG_INVALID", exit: 3 });
     expect(error.message).toContain(part);
     expect(error.message).toMatch(new RegExp(`allowed is .*${allowed}`));
+  });
+
+  it.each([
+    { isolation: "shared", session: { approve: "all" } },
+    { isolation: "shared", session: { approve: "all", tools: ["custom:*", "custom:bash", "builtin:ask_user"] } },
+    { isolation: "shared", session: { approve: "ask", tools: ["bash"] } },
+    { isolation: "per-user", session: { approve: "all", tools: ["bash"] } },
+  ])("go together where no tool of a shared server reaches files unasked: %j", async (content) => {
+    await using folder = new Folder();
+    folder.write(folder.userFile, content);
+    expect(() => folder.load()).not.toThrow();
   });
 
   it("says where each of the values came from, and blames the flag", async () => {

@@ -1,6 +1,7 @@
 import { mkdirSync, readFileSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { BUILTIN_TOOLS } from "../../src/config/tool-names.js";
 import { knownMethods, scopeOf } from "../../src/gateway/methods.js";
 import { eventually } from "../fixtures/fault-fleet.js";
 import { DoorFleet } from "./harness.js";
@@ -77,6 +78,13 @@ describe("a client on its user's own server, as session.host is by default", () 
     const { error } = await client.request("session.options.update", { sessionId, [name]: value });
     expect(error?.message).toContain(name);
     expect(error?.message).toContain(HOW_TO_ALLOW);
+  });
+
+  it("has no built-in tool that the fleet does not know", async () => {
+    const { result } = await client.request("session.tools.getBuiltinDescriptors", { sessionId });
+    const names = (result as { tools: { name: string }[] }).tools.map(({ name }) => name);
+    expect(names).toContain("bash");
+    expect(names.filter((name) => !BUILTIN_TOOLS.has(name))).toEqual([]);
   });
 
   it("is refused attachments that are read from the disk, and may send blobs", async () => {
