@@ -18,6 +18,7 @@ import { clientGone, errorFrame, failure } from "./refusals.js";
 import { Requests } from "./requests.js";
 import { Routes } from "./routes.js";
 import type { TokenHolder } from "./tokens.js";
+import { TurnEnds } from "./turn-ends.js";
 import { Turns } from "./turns.js";
 
 /** What the clients of one door share. */
@@ -60,6 +61,7 @@ export class Client {
   readonly turns: Turns;
   readonly #door: DoorServices;
   readonly #socket: ClientSocket;
+  readonly #ends: TurnEnds;
   readonly #exchange: Exchange;
   readonly #links: Links;
   readonly #routes: Routes;
@@ -81,11 +83,13 @@ export class Client {
     const turn = (sessionId: string) => this.turns.of(sessionId);
     const context = { config, store, sessions, pool, directory, user, signal, carried: this.#isCarried };
     const onEvent = (event: Omit<DoorEvent, "address" | "user">) => this.#tell(event);
-    this.#exchange = new Exchange(socket, (report) => door.onRequest({ ...report, user }));
+    this.#ends = new TurnEnds(socket, { isCarried: this.#isCarried });
+    this.#exchange = new Exchange(socket, this.#ends, (report) => door.onRequest({ ...report, user }));
     const fromServers = new FromServers({
       config,
       client: socket,
       exchange: this.#exchange,
+      ends: this.#ends,
       attachment,
       turn,
       deleted: (sessionId) => void attachments.delete(sessionId),
@@ -102,6 +106,7 @@ export class Client {
       ...context,
       lease,
       exchange: this.#exchange,
+      ends: this.#ends,
       attachment,
       linkFor: async (record) => await this.#routes.local(record),
       refuse: (request, error) => this.#requests.refuse(request, error),
@@ -115,7 +120,10 @@ export class Client {
       exchange: this.#exchange,
       attachments,
       opened,
-      left: (sessionId) => this.turns.of(sessionId)?.unheard(),
+      left: (sessionId) => {
+        this.#ends.over(sessionId);
+        this.turns.of(sessionId)?.unheard();
+      },
       lost: (sessionId) => this.turns.of(sessionId)?.interrupted("lost"),
       opener,
       links: this.#links,
@@ -164,7 +172,7 @@ export class Client {
         this.#requests.take(message);
         break;
       case "response":
-        if (!this.#exchange.answered(message))
+        if (!this.#ends.read(message.id) && !this.#exchange.answered(message))
           this.#tell({ event: "dropped", detail: "an answer that nobody waits for" });
         break;
       case "unfit":
@@ -279,7 +287,9 @@ export class Client {
     const { sessionId, permissions, inTurn } = attachment;
     const turn = this.turns.of(sessionId);
     permissions.clear();
-    if (inTurn || turn?.active === true) this.#sendAll(brokenTurnFrames(sessionId, message));
+    // A prompt that waits for its turn has lost nothing, and its client must not take the end of another's for its own.
+    if (turn?.active === true) this.#ends.cut(sessionId, message);
+    else if (inTurn) this.#ends.cutOther(sessionId, message);
     attachment.inTurn = false;
     if (turn?.active === true) turn.end("lost");
   }

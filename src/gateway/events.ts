@@ -27,6 +27,24 @@ export function endsTurn(body: Buffer): boolean {
   return event.agentId === undefined && event.data?.mode !== "autopilot";
 }
 
+/** The message id of the prompt that begins with a `user.message`; undefined for those inside a turn, of sub-agents. */
+export function promptIn(body: Buffer): string | undefined {
+  const { event } = (parse(body) as { params: { event: UserMessageEvent } }).params;
+  const messageId = event.data?.messageId;
+  return event.agentId === undefined && typeof messageId === "string" ? messageId : undefined;
+}
+
+interface UserMessageEvent {
+  agentId?: string;
+  data?: { messageId?: unknown };
+}
+
+/** The message of a `session.error`. */
+export function errorIn(body: Buffer): string {
+  const { event } = (parse(body) as { params: { event: { data?: { message?: unknown } } } }).params;
+  return String(event.data?.message);
+}
+
 interface IdleEvent {
   agentId?: string;
   data?: { mode?: string };

@@ -5,9 +5,10 @@ import type { ClientSocket } from "./client-socket.js";
 import type { RequestReport } from "./context.js";
 import type { Frame } from "./frames.js";
 import type { Link } from "./links.js";
-import { isKnownMethod } from "./methods.js";
+import { isKnownMethod, scopeOf } from "./methods.js";
 import { encodeMessage, errorFrame, REFUSED, refusalFrame, serverLost } from "./refusals.js";
 import type { ServerMessage } from "./server-message.js";
+import { messageIdsIn, type TurnEnds } from "./turn-ends.js";
 
 /** What a server answered. */
 export interface Answer {
@@ -49,6 +50,7 @@ interface Asked {
 /** Who asked what of whom, in both directions, on one client connection. */
 export class Exchange {
   readonly #client: ClientSocket;
+  readonly #ends: TurnEnds;
   readonly #report: (report: Omit<RequestReport, "user">) => void;
   /** The client's requests that are not answered, by their ids. */
   readonly #open = new Map<RpcId, Open>();
@@ -57,8 +59,9 @@ export class Exchange {
   #openBytes = 0;
   #sequence = 0;
 
-  constructor(client: ClientSocket, report: (report: Omit<RequestReport, "user">) => void) {
+  constructor(client: ClientSocket, ends: TurnEnds, report: (report: Omit<RequestReport, "user">) => void) {
     this.#client = client;
+    this.#ends = ends;
     this.#report = report;
   }
 
@@ -73,8 +76,9 @@ export class Exchange {
   }
 
   /** Takes note of a request. @returns false when one with its id is not answered yet: it cannot be told apart from that. */
-  begin({ id, method, bytes }: ClientRequest): boolean {
+  begin({ id, method, params, bytes }: ClientRequest): boolean {
     if (this.#open.has(id)) return false;
+    if (scopeOf(method) === "send" && typeof params.sessionId === "string") this.#ends.received(id, params.sessionId);
     this.#open.set(id, { method, since: performance.now(), bytes });
     this.#openBytes += bytes;
     return true;
@@ -95,25 +99,27 @@ export class Exchange {
     const pending = this.#pending.get(message.id);
     if (pending?.link !== link) return;
     const held = pending.options.onAnswer?.({ failed: message.failed, body }) === "hold";
+    const isTaken = !message.failed && scopeOf(pending.request.method) === "send";
+    const messageIds = isTaken ? messageIdsIn(body) : null;
     // Only now: if the answer could not be read, the end of the link, which follows, is its answer.
     this.#pending.delete(message.id);
     if (held) return;
     this.#end(pending.request, message.failed ? "failed" : "answered");
-    this.#client.send(raw);
+    this.#ends.answer(pending.request.id, raw, messageIds);
   }
 
   /** Answers in place of a server. */
   reply(request: ClientRequest, result: unknown): void {
     if (!this.#open.has(request.id)) return; // answered before
     this.#end(request, "answered");
-    this.#client.send(encodeMessage({ id: request.id, result }));
+    this.#ends.answer(request.id, encodeMessage({ id: request.id, result }));
   }
 
   /** Passes an error of a server on, from a request that was made in the client's place. */
   fail(request: ClientRequest, { message, rpcCode, data }: RpcError): void {
     if (!this.#open.has(request.id)) return; // answered before
     this.#end(request, "failed");
-    this.#client.send(errorFrame(request.id, rpcCode, message, data));
+    this.#ends.answer(request.id, errorFrame(request.id, rpcCode, message, data));
   }
 
   refuse(request: ClientRequest, error: unknown): void {
@@ -121,7 +127,7 @@ export class Exchange {
     const lost = isFleetError(error, "FLEET_SERVER_LOST");
     const code = isFleetError(error) ? error.code : "FLEET_INTERNAL";
     this.#end(request, lost ? "lost" : "denied", code);
-    this.#client.send(refusalFrame(request.id, error));
+    this.#ends.answer(request.id, refusalFrame(request.id, error));
   }
 
   /** The client has to be asked something. */

@@ -2,7 +2,7 @@ import type { Config } from "../config/schema.js";
 import type { Attachment } from "./attachments.js";
 import type { ClientSocket } from "./client-socket.js";
 import type { DoorEvent } from "./context.js";
-import { brokenTurnFrames, endsTurn } from "./events.js";
+import { endsTurn, errorIn, promptIn } from "./events.js";
 import { Exchange } from "./exchange.js";
 import { type Frame, ProtocolError } from "./frames.js";
 import type { Link } from "./links.js";
@@ -10,12 +10,14 @@ import { decidesOnTools, withoutApproval } from "./reach.js";
 import { describe } from "./refusals.js";
 import { parse, type ServerMessage } from "./server-message.js";
 import type { Turn } from "./turn.js";
+import type { TurnEnds } from "./turn-ends.js";
 import type { UpstreamListener } from "./upstream.js";
 
 export interface FromServersContext {
   config: Config;
   client: ClientSocket;
   exchange: Exchange;
+  ends: TurnEnds;
   attachment: (sessionId: string) => Attachment | undefined;
   turn: (sessionId: string) => Turn | undefined;
   /** The session is gone for good: whoever takes its id has another. */
@@ -81,8 +83,8 @@ export class FromServers {
       exchange.ask(link, message, frame, this.#filterFor(link, message.method));
       return;
     }
-    if (here !== undefined && message.eventType !== undefined) this.#follow(here, message.eventType, frame);
-    client.send(frame.raw);
+    if (here === undefined || message.eventType === undefined) client.send(frame.raw);
+    else this.#pass(link, here, message.eventType, frame);
   }
 
   /** What a server gets of the client's answer: all of it, unless that could approve tools. */
@@ -91,32 +93,44 @@ export class FromServers {
     return method === "hooks.invoke" && !decidesOnTools({ own, config }) ? withoutApproval : undefined;
   }
 
-  /** Keeps in mind what the events say of the session. */
-  #follow(attachment: Attachment, eventType: string, { body }: Frame): void {
-    const { client } = this.#context;
-    const turn = this.#context.turn(attachment.sessionId);
+  /** Passes an event of a session on, and keeps in mind what it says of the session. */
+  #pass(link: Link, attachment: Attachment, eventType: string, { raw, body }: Frame): void {
+    const { client, ends } = this.#context;
+    const { sessionId } = attachment;
+    const turn = this.#context.turn(sessionId);
+    const isJudged = link.kind === "peer";
     switch (eventType) {
       case "user.message":
         attachment.inTurn = true;
-        turn?.seen();
+        ends.began(sessionId, ends.watches(sessionId) ? promptIn(body) : undefined);
+        break;
+      case "assistant.message":
+        ends.spoke(sessionId);
         break;
       case "assistant.turn_start":
         attachment.inTurn = true;
         break;
-      case "session.idle":
-        if (!endsTurn(body)) break;
-        attachment.inTurn = false;
-        turn?.idle();
-        break;
+      case "session.error":
+        ends.error(sessionId, raw, { message: errorIn(body), isJudged });
+        return;
+      case "session.idle": {
+        const isLast = endsTurn(body);
+        if (isLast) {
+          attachment.inTurn = false;
+          turn?.idle(ends.hasBegunAll(sessionId));
+        }
+        ends.idle(sessionId, raw, { isLast, isJudged });
+        return;
+      }
       case "session.deleted":
-        this.#context.deleted(attachment.sessionId);
+        this.#context.deleted(sessionId);
         break;
       case "session.shutdown":
         attachment.attached = false;
         attachment.heard = false;
         // The runtime unloads it without a word to whoever waits for the end of the turn, which may not have been heard of yet.
-        if (attachment.inTurn || (turn?.active === true && turn.accepted))
-          for (const cut of brokenTurnFrames(attachment.sessionId, UNLOADED)) client.send(cut);
+        if (turn?.active === true && turn.accepted) ends.cut(sessionId, UNLOADED);
+        else if (attachment.inTurn) ends.cutOther(sessionId, UNLOADED);
         attachment.inTurn = false;
         turn?.interrupted("unloaded");
         break;
@@ -124,6 +138,7 @@ export class FromServers {
         rememberPermission(attachment, body);
         break;
     }
+    client.send(raw);
   }
 }
 

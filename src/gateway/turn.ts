@@ -20,8 +20,6 @@ export class Turn {
   #end: TurnEnd | null = null;
   #unanswered = 0;
   #accepted = 0;
-  /** How many of its prompts were seen to begin. */
-  #seen = 0;
   /** When the last prompt went out, by `performance.now()`. */
   #sentAt = 0;
   #idleMissed = false;
@@ -60,11 +58,6 @@ export class Turn {
     this.#sentAt = performance.now();
   }
 
-  /** The server says that it has begun with a prompt. */
-  seen(): void {
-    if (this.#started) this.#seen++;
-  }
-
   /** The server took it, or refused it. */
   answered(taken: boolean): void {
     this.#unanswered--;
@@ -76,10 +69,12 @@ export class Turn {
   /**
    * The session is idle. While this turn waits for its beginning, another's is over. While a prompt is unanswered, or was taken
    * and not begun, that may be the end of what came before it, too: the server is asked then.
+   *
+   * @param hasBegunAll whether all prompts have begun that the server took from this client
    */
-  idle(): void {
+  idle(hasBegunAll: boolean): void {
     if (!this.#started) return;
-    if (this.#unanswered === 0 && this.#seen >= this.#accepted) {
+    if (this.#unanswered === 0 && hasBegunAll) {
       this.end("idle");
       return;
     }
@@ -107,24 +102,30 @@ export class Turn {
    *
    * @param isIdle asks the server
    * @param isBlind whether this client does not get the session's events, at the moment
+   * @returns whether that was found out by asking: then no event has ended it
    */
-  async ended(isIdle: () => Promise<boolean>, isBlind: () => boolean): Promise<void> {
+  async ended(isIdle: () => Promise<boolean>, isBlind: () => boolean): Promise<boolean> {
     let idleBefore = false;
     let askAfterMs = ASK_AFTER_MS;
     while (this.#end === null) {
       if (!this.#idleMissed || this.#unanswered > 0) await this.#pause(isBlind() ? ASK_BLIND_MS : askAfterMs);
-      if (this.#end !== null) return;
+      if (this.#end !== null) return false;
       if (this.#unanswered > 0 && performance.now() - this.#sentAt < UNANSWERED_MS) continue;
       const missed = this.#idleMissed;
       this.#idleMissed = false;
       const idle = await isIdle();
+      if (this.#end !== null) return false;
       // Twice, unless it said so: a prompt that was just taken may not have begun.
-      if (idle && (idleBefore || missed)) this.end("idle");
+      if (idle && (idleBefore || missed)) {
+        this.end("idle");
+        return true;
+      }
       idleBefore = idle;
       // An end that came early may have been the only one: it is asked again soon, and less and less often.
       if (missed && !idle) askAfterMs = ASK_BLIND_MS;
       else askAfterMs = Math.min(2 * askAfterMs, ASK_AFTER_MS);
     }
+    return false;
   }
 
   async #pause(ms: number): Promise<void> {

@@ -14,12 +14,14 @@ import { checkReach } from "./reach.js";
 import { clientGone, doorDraining, failure } from "./refusals.js";
 import type { TokenHolder } from "./tokens.js";
 import { Turn } from "./turn.js";
+import type { TurnEnds } from "./turn-ends.js";
 
 export interface TurnsContext extends DoorContext {
   user: string;
   /** The lease that the client's turns in a session are taken under, if it came with one. */
   lease: TokenHolder["lease"];
   exchange: Exchange;
+  ends: TurnEnds;
   attachment: (sessionId: string) => Attachment | undefined;
   /** The session's server here, with the session loaded for this client if the client opened it. */
   linkFor: (record: SessionRecord) => Promise<ServerLink>;
@@ -213,7 +215,8 @@ export class Turns {
       turn.start(lease);
       await this.#sendWaiting(running);
       const isBlind = () => this.#context.attachment(running.record.id) === undefined;
-      await turn.ended(async () => await this.#isIdle(running.record), isBlind);
+      const isFoundIdle = await turn.ended(async () => await this.#isIdle(running.record), isBlind);
+      if (isFoundIdle) this.#context.ends.over(running.record.id);
     } finally {
       lease?.signal.removeEventListener("abort", onLost);
     }

@@ -176,15 +176,18 @@ describe("a server that is slow", () => {
   it("does not end a turn by saying that what was before is over", async () => {
     const client = await RawClient.as(at.url, await at.token("gil"));
     await client.request("session.create", { sessionId: "behind" });
+    const listener = await RawClient.as(at.url, await at.token("gil"));
+    await listener.request("session.resume", { sessionId: "behind" });
     expect((await client.request("session.send", { sessionId: "behind", prompt: "behind" })).error).toBeUndefined();
-    await eventually("the end of what was before", () => client.events("behind").length > 0);
+    await eventually("the end of what was before", () => listener.events("behind").length > 0);
     for (let look = 0; look < 20; look++) {
       expect(at.door.turns).toBe(1);
       await new Promise((resolve) => setTimeout(resolve, 25));
     }
     await client.request("session.log", { sessionId: "behind" });
     await eventually("the end of the turn", () => at.door.turns === 0);
-    expect(client.events("behind")).toEqual(["session.idle", "user.message", "session.idle"]);
+    expect(listener.events("behind")).toEqual(["session.idle", "user.message", "session.idle"]);
+    expect(client.events("behind")).toEqual(["user.message", "session.idle"]);
   });
 
   it.concurrent("does not keep a turn by never answering its prompt", async () => {

@@ -42,8 +42,9 @@ describe("a prompt that waits for its turn in a collaborative session", () => {
       return type === "session.idle" ? ["idle"] : [];
     });
 
-  it("has a turn of its own after that of another, whose end it heard", async () => {
+  it("has a turn of its own after that of another, whose end its client is not sent", async () => {
     const [ann, ben] = await team("own-turn");
+    const listener = await join("ann", "own-turn");
     await ann.request("session.send", { sessionId: "own-turn", prompt: "!delay 500 a" });
     await ben.request("session.send", { sessionId: "own-turn", prompt: "!hold own b" });
     expect(await holder("own-turn")).toBe("ben");
@@ -51,7 +52,9 @@ describe("a prompt that waits for its turn in a collaborative session", () => {
     await eventually("it waits", () => at.door.turns === 2);
     at.model.letGo("own");
     await turn;
-    expect(course(ann, "own-turn")).toEqual(["!delay 500 a", "idle", "!hold own b", "idle", "c", "idle"]);
+    expect(course(ann, "own-turn")).toEqual(["!delay 500 a", "idle", "!hold own b", "c", "idle"]);
+    await eventually("the last end at the listener", () => course(listener, "own-turn").length === 6);
+    expect(course(listener, "own-turn")).toEqual(["!delay 500 a", "idle", "!hold own b", "idle", "c", "idle"]);
   });
 
   it("has one also when the server ended meanwhile", async () => {
@@ -133,6 +136,7 @@ describe("a prompt that waits for its turn in a collaborative session", () => {
 
   it("waits for the end of the turn of a client that hung up", async () => {
     const [ann, ben] = await team("left");
+    const listener = await join("ben", "left");
     await ann.request("session.send", { sessionId: "left", prompt: "!hold left a" });
     await eventually("it has begun", () => course(ben, "left").length === 1);
     ann.socket.destroy();
@@ -142,18 +146,23 @@ describe("a prompt that waits for its turn in a collaborative session", () => {
     await eventually("he waits", () => at.door.turns === 1);
     at.model.letGo("left");
     await turn;
-    expect(course(ben, "left")).toEqual(["!hold left a", "idle", "b", "idle"]);
+    expect(course(ben, "left")).toEqual(["!hold left a", "b", "idle"]);
+    await eventually("the last end at the listener", () => course(listener, "left").length === 4);
+    expect(course(listener, "left")).toEqual(["!hold left a", "idle", "b", "idle"]);
     await eventually("the lease is given back", async () => (await holder("left")) === undefined);
   });
 
   it("waits no longer for one that may never end than the time of a lease", async () => {
     const [ann, ben] = await team("stuck");
+    const listener = await join("ben", "stuck");
     await ann.request("session.send", { sessionId: "stuck", prompt: "!delay 60000 a" });
     await eventually("it has begun", () => course(ben, "stuck").length === 1);
     ann.socket.destroy();
     await eventually("she has gone", () => at.door.turns === 0);
     expect((await ben.turn("stuck", "b")).error).toBeUndefined();
-    expect(course(ben, "stuck")).toEqual(["!delay 60000 a", "idle", "b", "idle"]);
+    expect(course(ben, "stuck")).toEqual(["!delay 60000 a", "b", "idle"]);
+    await eventually("the last end at the listener", () => course(listener, "stuck").length === 4);
+    expect(course(listener, "stuck")).toEqual(["!delay 60000 a", "idle", "b", "idle"]);
     expect(ben.events("stuck")).toContain("abort");
   });
 

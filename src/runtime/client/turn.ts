@@ -20,9 +20,12 @@ export interface TurnReply {
 type Outcome = { kind: "idle" } | { kind: "failed"; error: FleetError };
 
 const ABORT_WAIT_MS = 2_000;
+/** How long after the server was first asked about a turn that did not begin it is asked again, in milliseconds. */
+const ASK_AGAIN_MS = 250;
 
 /**
- * One turn: sends the prompt and waits for `session.idle`, the end of everything the prompt set off.
+ * One turn: sends the prompt and waits for `session.idle`, the end of everything the prompt set off. Events that arrive before
+ * the prompt has begun belong to another turn, whose last events may be on their way when this prompt is sent.
  *
  * Unlike the SDK's `sendAndWait` it never hangs: the end of the connection ends the wait at once. (A server that is
  * terminated during a turn drops it without a word; measured with SDK 1.0.14.)
@@ -36,26 +39,21 @@ export async function runTurn(
   message: MessageOptions,
   options: TurnOptions = {},
 ): Promise<TurnReply> {
-  const reply: TurnReply = { text: "", event: undefined };
-  let unsubscribe = (): void => undefined;
-  const ended = new Promise<Outcome>((resolve) => {
-    unsubscribe = session.on((event) => {
-      const outcome = follow(session.sessionId, event, reply, options.onDelta);
-      if (outcome !== null) resolve(outcome);
-    });
-  });
+  const prompt = new SentPrompt(session, options.onDelta);
+  const { ended } = prompt;
+  const unsubscribe = session.on((event) => prompt.push(event));
   using limit = deadline(options.timeoutMs, options.signal);
   const stop = limit.signal;
   const lost = closed.then((): Outcome => ({ kind: "failed", error: serverLost(session.sessionId) }));
   let sent: Promise<unknown> | undefined;
   try {
     stop.throwIfAborted();
-    sent = session.send(message);
+    sent = session.send(message).then((messageId) => prompt.taken(messageId));
     // A send that fails after the race is over has been answered for already.
     sent.catch(() => undefined);
     const outcome = await abortable(Promise.race([sent.then(() => ended), ended, lost]), stop);
     if (outcome.kind === "failed") throw outcome.error;
-    return reply;
+    return prompt.reply;
   } catch (error) {
     if (!stop.aborted) throw await asTurnError(error, session.sessionId, closed);
     // Its end is waited for, or the next turn would take the end of this one for its own. Best effort: it may be over.
@@ -68,30 +66,90 @@ export async function runTurn(
   }
 }
 
-/** Keeps `reply` current and tells when the turn is over. Events of sub-agents do not count: their work is inside it. */
-function follow(
-  sessionId: string,
-  event: SessionEvent,
-  reply: TurnReply,
-  onDelta: TurnOptions["onDelta"],
-): Outcome | null {
-  if ("agentId" in event && event.agentId !== undefined) return null;
-  switch (event.type) {
-    case "assistant.message_delta":
-      onDelta?.(event.data.deltaContent);
-      return null;
-    case "assistant.message":
-      if (event.data.content !== "") {
-        reply.text = event.data.content;
-        reply.event = event;
-      }
-      return null;
-    case "session.idle":
-      return event.data.mode === "autopilot" ? null : { kind: "idle" };
-    case "session.error":
-      return { kind: "failed", error: turnFailed(sessionId, `The turn failed: ${event.data.message}`) };
-    default:
-      return null;
+/** Follows one prompt through the events of its session. Events of sub-agents do not count: their work is inside a turn. */
+class SentPrompt {
+  readonly reply: TurnReply = { text: "", event: undefined };
+  /** Resolves when the turn is over. */
+  readonly ended: Promise<Outcome>;
+  readonly #session: CopilotSession;
+  readonly #onDelta: TurnOptions["onDelta"];
+  #end: (outcome: Outcome) => void = () => undefined;
+  /** Events that arrived before the server's answer, which has the id of the prompt; null after that. */
+  #early: SessionEvent[] | null = [];
+  #messageId: string | undefined;
+  #begun = false;
+  #failure: FleetError | undefined;
+
+  constructor(session: CopilotSession, onDelta: TurnOptions["onDelta"]) {
+    this.#session = session;
+    this.#onDelta = onDelta;
+    this.ended = new Promise((resolve) => {
+      this.#end = resolve;
+    });
+  }
+
+  push(event: SessionEvent): void {
+    if ("agentId" in event && event.agentId !== undefined) return;
+    if (this.#early === null) this.#follow(event);
+    else this.#early.push(event);
+  }
+
+  /** The server took the prompt. @param messageId undefined if the server does not name it */
+  taken(messageId: string | undefined): void {
+    const early = this.#early ?? [];
+    this.#early = null;
+    this.#messageId = messageId;
+    this.#begun = messageId === undefined;
+    for (const event of early) this.#follow(event);
+  }
+
+  #follow(event: SessionEvent): void {
+    switch (event.type) {
+      case "user.message":
+        if (!this.#begun && event.data.messageId === this.#messageId) this.#begin();
+        break;
+      case "assistant.message_delta":
+        if (this.#begun) this.#onDelta?.(event.data.deltaContent);
+        break;
+      case "assistant.message":
+        if (event.data.content === "") break;
+        this.reply.text = event.data.content;
+        this.reply.event = event;
+        break;
+      case "session.idle":
+        if (event.data.mode === "autopilot") break;
+        if (this.#begun) this.#end({ kind: "idle" });
+        else void this.#endUnlessAtWork();
+        break;
+      case "session.error":
+        this.#failure = turnFailed(this.#session.sessionId, `The turn failed: ${event.data.message}`);
+        if (this.#begun) this.#end({ kind: "failed", error: this.#failure });
+        break;
+    }
+  }
+
+  #begin(): void {
+    this.#begun = true;
+    this.reply.text = "";
+    this.reply.event = undefined;
+    this.#failure = undefined;
+  }
+
+  /** Ends a turn of a prompt that did not begin: it may have failed before that, or have begun under another id. Never rejects. */
+  async #endUnlessAtWork(): Promise<void> {
+    for (const pauseMs of [0, ASK_AGAIN_MS]) {
+      await wait(pauseMs);
+      if (this.#begun || (await this.#isAtWork())) return;
+    }
+    this.#end(this.#failure === undefined ? { kind: "idle" } : { kind: "failed", error: this.#failure });
+  }
+
+  async #isAtWork(): Promise<boolean> {
+    try {
+      return (await this.#session.rpc.metadata.activity()).hasActiveWork;
+    } catch {
+      return false; // not in memory, and so in no turn
+    }
   }
 }
 

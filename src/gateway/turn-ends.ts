@@ -1,0 +1,261 @@
+import { FleetError } from "../errors.js";
+import type { RpcId } from "./client-message.js";
+import type { ClientSocket } from "./client-socket.js";
+import { brokenTurnFrames } from "./events.js";
+import { encodeMessage, refusalFrame } from "./refusals.js";
+import { parse } from "./server-message.js";
+
+/** A prompt that is not answered. */
+interface OpenPrompt {
+  readonly sessionId: string;
+  /** Whether it may have been sent before its client read the end of another's turn. */
+  readonly isRaced: boolean;
+}
+
+/** An answer that its client gets when its turn is over. */
+interface LateAnswer {
+  readonly id: RpcId;
+  readonly frame: Buffer;
+}
+
+interface HeldEnd {
+  readonly frame: Buffer;
+  /** Whether the turn is over with it. */
+  readonly isLast: boolean;
+}
+
+/** The client's own prompts in one session. */
+interface Own {
+  /** How many have arrived here and are not answered. */
+  open: number;
+  /** The message ids of those that the server took and has not begun. */
+  readonly taken: Set<string>;
+  /** The message ids of prompts that began while one of the client's was not answered: its own may be among them. */
+  readonly seen: Set<string>;
+  /** One of them has begun, and the session has not been idle since. */
+  begun: boolean;
+  /** Why the turn that has begun has no answer; null if it has one. */
+  failure: string | null;
+  /** What the client is not sent while one of them waits. */
+  held: HeldEnd[];
+  late: LateAnswer[];
+}
+
+const NO_ANSWER = "The turn ended without an answer.";
+/** In the ids of the questions whether the client has read what it was sent. */
+const QUESTION = "fleet-read-";
+
+/**
+ * Decides which ends of turns one client is sent, and when. The `sendAndWait` of the SDKs takes the first `session.idle` or
+ * `session.error` after it sent its prompt for the end of its own turn. Once the prompt is answered, it returns the last
+ * message that it got by then. (Measured with SDK 1.0.14.) So:
+ *
+ * - A client whose prompt waits does not get the ends of other turns. It gets them when its prompt is refused, unless another
+ *   turn has begun by then. It gets everything else as it comes.
+ * - The end of another's turn and a prompt of the client may cross on the way. After each such end the client is asked
+ *   something that it does not know; its answer shows that it has read the end. A prompt that arrives before that is answered
+ *   when its turn is over, so that the last message is its own.
+ */
+export class TurnEnds {
+  readonly #client: ClientSocket;
+  readonly #isCarried: boolean;
+  readonly #open = new Map<RpcId, OpenPrompt>();
+  readonly #own = new Map<string, Own>();
+  /** How many questions the client was asked. */
+  #asked = 0;
+  /** How many of them it has answered; a client that answers none is not known to be able to. */
+  #answered = 0;
+  /** How many questions the client has to have answered when it has read the last end of another's turn, by sessions. */
+  readonly #unread = new Map<string, number>();
+
+  /** @param isCarried whether the client is connected to another front door, which asks it */
+  constructor(client: ClientSocket, { isCarried }: { isCarried: boolean }) {
+    this.#client = client;
+    this.#isCarried = isCarried;
+  }
+
+  /** A prompt has arrived from the client. */
+  received(id: RpcId, sessionId: string): void {
+    const own = this.#own.get(sessionId) ?? newOwn();
+    own.open++;
+    this.#own.set(sessionId, own);
+    const isRaced = this.#answered > 0 && (this.#unread.get(sessionId) ?? 0) > this.#answered;
+    this.#open.set(id, { sessionId, isRaced });
+  }
+
+  /** Takes the client's answer to a question. @returns false if it answers something else */
+  read(id: RpcId): boolean {
+    if (typeof id !== "string" || !id.startsWith(QUESTION)) return false;
+    const answered = Number(id.slice(QUESTION.length));
+    if (answered <= this.#asked) this.#answered = Math.max(this.#answered, answered);
+    if (this.#answered === this.#asked) this.#unread.clear();
+    return true;
+  }
+
+  /**
+   * Sends the answer to a request.
+   *
+   * @param messageIds of the prompts that the server took with it; null if it was refused, or is not a prompt
+   */
+  answer(id: RpcId, frame: Buffer, messageIds: readonly string[] | null = null): void {
+    const prompt = this.#open.get(id);
+    const own = prompt && this.#own.get(prompt.sessionId);
+    if (prompt === undefined || own === undefined) {
+      this.#client.send(frame);
+      return;
+    }
+    this.#open.delete(id);
+    own.open--;
+    for (const messageId of messageIds ?? []) {
+      if (own.seen.has(messageId)) begin(own);
+      else own.taken.add(messageId);
+    }
+    // Nothing in the session's events will name it.
+    if (messageIds?.length === 0) begin(own);
+    if (own.open === 0) own.seen.clear();
+    // Before the answer: after a refusal the client may send the next prompt, which would get them for its own.
+    if (!isWaiting(own)) this.#release(own);
+    const goesOn = own.begun || own.taken.size > 0;
+    if (prompt.isRaced && messageIds !== null && goesOn) own.late.push({ id, frame: Buffer.from(frame) });
+    else this.#client.send(frame);
+    this.#forget(prompt.sessionId, own);
+  }
+
+  /** Whether {@link began} has to know which prompt of the session has begun. */
+  watches(sessionId: string): boolean {
+    return this.#own.has(sessionId);
+  }
+
+  /** The server has begun with a prompt, whoever sent it. */
+  began(sessionId: string, messageId: string | undefined): void {
+    const own = this.#own.get(sessionId);
+    const isOwn = own !== undefined && messageId !== undefined && own.taken.delete(messageId);
+    // So that it is known in time whether the client answers.
+    if (!isOwn && this.#asked === 0) this.#ask();
+    if (own === undefined) return;
+    own.held = []; // the session is busy again, and its next end is still to come
+    if (isOwn) begin(own);
+    else if (own.open > 0 && messageId !== undefined) own.seen.add(messageId);
+  }
+
+  /** The model has answered in the session. */
+  spoke(sessionId: string): void {
+    const own = this.#own.get(sessionId);
+    if (own?.begun === true) own.failure = null;
+  }
+
+  /** Whether the server has begun with all prompts that it took from this client. */
+  hasBegunAll(sessionId: string): boolean {
+    return (this.#own.get(sessionId)?.taken.size ?? 0) === 0;
+  }
+
+  /**
+   * Sends a `session.idle`, or holds it back.
+   *
+   * @param isLast whether the turn is over with it
+   * @param isJudged whether it comes from another host's front door, which holds back what its clients are not to get. Only
+   *   while that door may not know of a prompt, because it has not answered it, is there something to hold back here.
+   */
+  idle(sessionId: string, frame: Buffer, { isLast, isJudged }: { isLast: boolean; isJudged: boolean }): void {
+    const own = this.#own.get(sessionId);
+    if (own !== undefined && isWaiting(own) && (own.open > 0 || !isJudged)) {
+      own.held.push({ frame: Buffer.from(frame), isLast }); // a copy: the frame is part of a larger buffer
+      return;
+    }
+    this.#client.send(frame);
+    if (own === undefined || !(own.begun || own.taken.size > 0)) this.#askBehind(sessionId);
+    if (own === undefined || !isLast) return;
+    if (isJudged) own.taken.clear();
+    this.#settle(own);
+    this.#forget(sessionId, own);
+  }
+
+  /** Sends a `session.error`, or holds it back. Its turn goes on until the session is idle. */
+  error(sessionId: string, frame: Buffer, { message, isJudged }: { message: string; isJudged: boolean }): void {
+    const own = this.#own.get(sessionId);
+    if (own?.begun === true) own.failure = message;
+    this.idle(sessionId, frame, { isLast: false, isJudged });
+  }
+
+  /** The client's own turn was cut, and its server sends no end. */
+  cut(sessionId: string, message: string): void {
+    for (const frame of brokenTurnFrames(sessionId, message)) this.#client.send(frame);
+    const own = this.#own.get(sessionId);
+    if (own === undefined) return;
+    own.held = [];
+    own.failure = message;
+    this.over(sessionId);
+  }
+
+  /** The same of another's turn, or of one that nobody here knows of. */
+  cutOther(sessionId: string, message: string): void {
+    for (const frame of brokenTurnFrames(sessionId, message)) {
+      this.idle(sessionId, frame, { isLast: true, isJudged: false });
+    }
+  }
+
+  /** The client's own turn is over, also if no event was seen that ends it, or its client has left the session. */
+  over(sessionId: string): void {
+    const own = this.#own.get(sessionId);
+    if (own === undefined) return;
+    own.taken.clear();
+    own.seen.clear();
+    this.#release(own);
+    this.#settle(own);
+    this.#forget(sessionId, own);
+  }
+
+  #release(own: Own): void {
+    const { held } = own;
+    own.held = [];
+    for (const { frame } of held) this.#client.send(frame);
+    if (held.some(({ isLast }) => isLast)) this.#settle(own);
+  }
+
+  /** The client knows that the turn is over: it gets the answers that it did not get before. */
+  #settle(own: Own): void {
+    const { late, failure } = own;
+    own.late = [];
+    own.begun = false;
+    own.failure = null;
+    for (const { id, frame } of late) {
+      this.#client.send(failure === null ? frame : refusalFrame(id, new FleetError("FLEET_TURN_FAILED", failure)));
+    }
+  }
+
+  #askBehind(sessionId: string): void {
+    this.#ask();
+    this.#unread.set(sessionId, this.#asked);
+  }
+
+  #ask(): void {
+    if (this.#isCarried) return;
+    this.#asked++;
+    this.#client.send(encodeMessage({ id: `${QUESTION}${this.#asked}`, method: "$/copilotfleet.read" }));
+  }
+
+  #forget(sessionId: string, own: Own): void {
+    const isOver = own.open === 0 && own.taken.size === 0 && !own.begun;
+    if (isOver && own.late.length === 0) this.#own.delete(sessionId);
+  }
+}
+
+function newOwn(): Own {
+  return { open: 0, taken: new Set(), seen: new Set(), begun: false, failure: null, held: [], late: [] };
+}
+
+function begin(own: Own): void {
+  own.begun = true;
+  own.failure = NO_ANSWER;
+}
+
+function isWaiting({ open, taken, begun }: Own): boolean {
+  return !begun && open + taken.size > 0;
+}
+
+/** The ids that a server's answer to a prompt gives the messages in it. */
+export function messageIdsIn(body: Buffer): string[] {
+  const { result } = parse(body) as { result?: { messageId?: unknown; messageIds?: unknown } };
+  const ids = Array.isArray(result?.messageIds) ? result.messageIds : [result?.messageId];
+  return ids.filter((id) => typeof id === "string");
+}

@@ -1,0 +1,152 @@
+import { execFile } from "node:child_process";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import { approveAll, type CopilotClient, type CopilotSession } from "@github/copilot-sdk";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { converse, crossed, idlesOf, messagesOf, type Said, type Speaker } from "../fixtures/conversations.js";
+import { COMMAND, eventually, rounds } from "../fixtures/fault-fleet.js";
+import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
+import { historyFiles, readHistory } from "../fixtures/session-history.js";
+import { DoorFleet } from "../gateway/harness.js";
+import { HostDoors } from "../gateway/hosts-harness.js";
+
+const CLIENTS = rounds(3, 8);
+const PROMPTS = rounds(5, 200);
+const COMMANDS = rounds(2, 50);
+/** With pauses the prompts of one client arrive while the turns of the others end. */
+const CASES = [
+  { streaming: true, pauseMs: 30 },
+  { streaming: false, pauseMs: 0 },
+].slice(0, rounds(1, 2));
+
+const run = promisify(execFile);
+
+async function open(client: CopilotClient, sessionId: string, streaming: boolean): Promise<CopilotSession> {
+  return await client.resumeSession(sessionId, { onPermissionRequest: approveAll, streaming });
+}
+
+/** What all of them said, in any order. */
+async function converseAll(speakers: readonly Speaker[], pauseMs: number): Promise<Said[]> {
+  return (await Promise.all(speakers.map(async (each) => await converse(each, PROMPTS, pauseMs)))).flat();
+}
+
+/** The session has one history without a fork, with each prompt in it once, and its own answer behind it. */
+function expectOneHistory(folder: string, id: string, said: readonly Said[]): void {
+  const [first, ...others] = historyFiles(folder, id);
+  if (first === undefined) throw new Error(`session ${id} has no history`);
+  const report = readHistory(first, ...others);
+  expect(report).toMatchObject({ forks: [], orphans: [], jumps: [], torn: 0, lost: [] });
+  expect(report.turns.toSorted(byPrompt)).toEqual(said.toSorted(byPrompt));
+}
+
+function byPrompt(a: { prompt: string }, b: { prompt: string }): number {
+  return a.prompt < b.prompt ? -1 : 1;
+}
+
+describe.each([
+  { isolation: "per-user", isTeam: false, from: 23_100 },
+  { isolation: "per-user", isTeam: true, from: 23_110 },
+  { isolation: "shared", isTeam: false, from: 23_120 },
+  { isolation: "shared", isTeam: true, from: 23_130 },
+] as const)(
+  `${CLIENTS} clients in one session on $isolation servers (of several users: $isTeam)`,
+  ({ isolation, isTeam, from }) => {
+    let at: DoorFleet;
+    beforeAll(async () => {
+      at = await DoorFleet.open({ from, to: from + 4 }, { config: { isolation, serve: { turnWait: "10m" } } });
+    });
+    afterAll(async () => {
+      await at[Symbol.asyncDispose]();
+    });
+
+    const members = (count: number) => (isTeam ? Array.from({ length: count }, (_, index) => `user${index + 1}`) : []);
+
+    it.each(CASES)(
+      `get their own answers to ${PROMPTS} prompts each, and all messages (streaming $streaming, pauses of $pauseMs ms)`,
+      async ({ streaming, pauseMs }) => {
+        const sessionId = `own-${from}-${streaming}`;
+        const users = ["user0", ...members(CLIENTS - 1)];
+        await at.fleet.leaveSession(
+          await at.fleet.createSession({ user: "user0", members: users.slice(1), sessionId }),
+        );
+        const joined = async (user: string) => await open(await at.client(user), sessionId, streaming);
+        const sessions = await Promise.all(
+          Array.from({ length: CLIENTS }, async (_, index) => await joined(users[index] ?? "user0")),
+        );
+        const listener = await joined("user0");
+        const idles = idlesOf(listener);
+        const received = [...sessions, listener].map(messagesOf);
+        const said = await converseAll(
+          sessions.map((session, index) => ({ name: `client${index}`, session })),
+          pauseMs,
+        );
+        expect(crossed(said)).toEqual([]);
+        const replies = said.map(({ reply }) => reply).toSorted();
+        await eventually("all messages at all clients", () => received.every(({ length }) => length >= said.length));
+        for (const messages of received) expect(messages.toSorted()).toEqual(replies);
+        await eventually("every end at the listener", () => idles.count >= said.length);
+        expect(idles.count).toBe(said.length);
+        expectOneHistory(join(at.folder, "state"), sessionId, said);
+      },
+    );
+  },
+);
+
+it("gives clients at the front door, the library and the command their own answers in one session", async () => {
+  await using at = await DoorFleet.open({ from: 23_140, to: 23_144 }, { config: { serve: { turnWait: "10m" } } });
+  const sessionId = "mixed";
+  await at.fleet.leaveSession(await at.fleet.createSession({ user: "ann", members: ["ben"], sessionId }));
+  const config = { COPILOTFLEET_PORTS_FROM: "23140", COPILOTFLEET_PORTS_TO: "23144" };
+  const provider = { COPILOTFLEET_PROVIDER_TYPE: "openai", COPILOTFLEET_PROVIDER_BASE_URL: at.model.baseUrl };
+  const env = { ...at.env, ...config, ...provider, COPILOTFLEET_PROVIDER_API_KEY_ENV: "MODEL_KEY" };
+  const byCommand = async (): Promise<Said[]> => {
+    const said: Said[] = [];
+    for (let index = 0; index < COMMANDS; index++) {
+      const prompt = `command-${index}`;
+      const args = [COMMAND, "send", sessionId, prompt, "--user", "ben", "--wait", "10m", "--json"];
+      const { stdout } = await run(process.execPath, args, { env, cwd: at.folder });
+      said.push({ prompt, reply: (JSON.parse(stdout) as { reply: string }).reply });
+    }
+    return said;
+  };
+  const byLibrary = async (): Promise<Said[]> => {
+    const said: Said[] = [];
+    for (let index = 0; index < PROMPTS; index++) {
+      const prompt = `library-${index}`;
+      const { reply } = await at.fleet.exchange(sessionId, prompt, { user: "ann", waitMs: 600_000 });
+      said.push({ prompt, reply: reply.text });
+    }
+    return said;
+  };
+  const speakers = [
+    { name: "ann", session: await open(await at.client("ann"), sessionId, true) },
+    { name: "ben", session: await open(await at.client("ben"), sessionId, false) },
+  ];
+  const said = (await Promise.all([converseAll(speakers, 30), byCommand(), byLibrary()])).flat();
+  expect(crossed(said)).toEqual([]);
+  expectOneHistory(join(at.folder, "state"), sessionId, said);
+});
+
+describe.skipIf(redisProblem())("at the front doors of two hosts", () => {
+  let redis: RedisServer;
+  beforeAll(async () => {
+    redis = await RedisServer.start();
+  });
+  afterAll(() => redis.end());
+
+  it("gives clients of one session their own answers", async () => {
+    const env = { COPILOTFLEET_SERVE_TURN_WAIT: "10m" };
+    await using doors = await HostDoors.open({ redis, firstPort: 23_200, storage: "local", env });
+    await doors.place("ann", "h2");
+    const first = await doors.client("ann", "h1");
+    const { sessionId } = await first.createSession({ onPermissionRequest: approveAll, sessionId: "hosts" });
+    const clients = [first, await doors.client("ann", "h1"), await doors.client("ann", "h2")];
+    const sessions = await Promise.all(clients.map(async (client) => await open(client, sessionId, true)));
+    const received = sessions.map(messagesOf);
+    const speakers = sessions.map((session, index) => ({ name: `client${index}`, session }));
+    const said = await converseAll(speakers, 30);
+    expect(crossed(said)).toEqual([]);
+    await eventually("all messages at all clients", () => received.every(({ length }) => length >= said.length));
+    expectOneHistory(doors.hosts.host("h2").root, sessionId, said);
+  });
+});

@@ -1,0 +1,182 @@
+import { approveAll, type CopilotClient, type CopilotSession, type SessionConfig } from "@github/copilot-sdk";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { idlesOf, messagesOf } from "../fixtures/conversations.js";
+import { eventually, killed } from "../fixtures/fault-fleet.js";
+import { DoorFleet } from "./harness.js";
+import { RawClient } from "./raw-client.js";
+
+const WAIT_MS = 60_000;
+
+describe.each([
+  { isolation: "per-user", members: [], from: 23_000 },
+  { isolation: "per-user", members: ["ben"], from: 23_010 },
+  { isolation: "shared", members: [], from: 23_020 },
+  { isolation: "shared", members: ["ben"], from: 23_030 },
+] as const)("two clients in a session with members $members on $isolation servers", ({ isolation, members, from }) => {
+  let at: DoorFleet;
+  let clients: [CopilotClient, CopilotClient];
+  const [other = "ann"] = members;
+  beforeAll(async () => {
+    at = await DoorFleet.open({ from, to: from + 4 }, { config: { isolation, lock: { ttl: "20s" } } });
+    clients = [await at.client("ann"), await at.client(other)];
+  });
+  afterAll(async () => {
+    await at[Symbol.asyncDispose]();
+  });
+
+  const opened = async (sessionId: string, settings: Partial<SessionConfig> = {}) => {
+    const session = await at.fleet.createSession({ user: "ann", members: [...members], sessionId });
+    await at.fleet.leaveSession(session);
+    const [first, second] = clients.map(async (client) => {
+      return await client.resumeSession(sessionId, { onPermissionRequest: approveAll, ...settings });
+    });
+    return [await first, await second] as [CopilotSession, CopilotSession];
+  };
+  const say = async (session: CopilotSession, prompt: string) =>
+    (await session.sendAndWait(prompt, WAIT_MS))?.data.content;
+  /** Sends a prompt whose answer the model holds back, and resolves when its turn has begun. */
+  const hold = async (session: CopilotSession, name: string) => {
+    const begun = new Promise((resolve) => session.on("user.message", resolve));
+    const answer = say(session, `!hold ${name} one`);
+    await begun;
+    return { answer, reply: `you said: !hold ${name} one` };
+  };
+
+  it.each([{ streaming: true }, { streaming: false }])(
+    "get their own answers from sendAndWait, and all messages (streaming $streaming)",
+    async ({ streaming }) => {
+      const id = `own-${from}-${streaming}`;
+      const [first, second] = await opened(id, { streaming });
+      const messages = [messagesOf(first), messagesOf(second)];
+      const { answer: one, reply } = await hold(first, id);
+      const two = say(second, "two");
+      await eventually("the second prompt", () => at.door.turns === 2);
+      at.model.letGo(id);
+      expect(await Promise.all([one, two])).toEqual([reply, "you said: two"]);
+      await eventually("all messages at both", () => messages.every(({ length }) => length === 2));
+      expect(messages).toEqual([
+        [reply, "you said: two"],
+        [reply, "you said: two"],
+      ]);
+    },
+  );
+
+  it("get their own answers beside a turn of the library", async () => {
+    const id = `library-${from}`;
+    const [first, second] = await opened(id);
+    const { answer: one, reply } = await hold(first, id);
+    const two = at.fleet.exchange(id, "two", { user: other });
+    const three = say(second, "three");
+    await eventually("the third prompt", () => at.door.turns === 2);
+    at.model.letGo(id);
+    expect(await one).toBe(reply);
+    expect((await two).reply.text).toBe("you said: two");
+    expect(await three).toBe("you said: three");
+  });
+
+  it("are told of each end of a turn while they only listen", async () => {
+    const id = `listens-${from}`;
+    const [first, second] = await opened(id);
+    await say(second, "zero");
+    const idles = idlesOf(second);
+    for (const prompt of ["one", "two", "three"]) await say(first, prompt);
+    await eventually("three ends", () => idles.count >= 3);
+    expect(idles.count).toBe(3);
+  });
+
+  it("get an answer when the server dies during the turn of the other one", async () => {
+    const id = `killed-${from}`;
+    const [first, second] = await opened(id);
+    await say(first, "zero");
+    const { answer: one } = await hold(first, id);
+    const failed = expect(one).rejects.toThrow(/ended during the turn/);
+    const two = say(second, "two");
+    await eventually("the second prompt", () => at.door.turns === 2);
+    const { serverId } = (await at.store.readSession(id)) ?? { serverId: "" };
+    await killed((await at.fleet.servers()).find((server) => server.id === serverId)?.pid ?? null);
+    await failed;
+    expect(await two).toBe("you said: two");
+  });
+});
+
+describe("the front door, towards a client whose prompt waits", () => {
+  let at: DoorFleet;
+  beforeAll(async () => {
+    at = await DoorFleet.open({ from: 23_040, to: 23_044 });
+  });
+  afterAll(async () => {
+    await at[Symbol.asyncDispose]();
+  });
+
+  const joined = async (sessionId: string) => {
+    const client = await RawClient.as(at.url, await at.token("ann"));
+    expect(await client.request("session.resume", { sessionId })).toMatchObject({ result: { sessionId } });
+    return client;
+  };
+  const pair = async (sessionId: string) => {
+    await at.fleet.leaveSession(await at.fleet.createSession({ user: "ann", sessionId }));
+    return [await joined(sessionId), await joined(sessionId)] as const;
+  };
+  const question = /^fleet-read-/;
+  const questions = ({ received }: RawClient) =>
+    received.filter(({ id, method }) => method && question.test(String(id)));
+  const isIdle = ({ params }: { params?: { event?: unknown } }) =>
+    (params?.event as { type?: string } | undefined)?.type === "session.idle";
+  /** What the client received, in order, as far as it is an end of a turn, or the answer to this request. */
+  const order = ({ received }: RawClient, answerTo: number) =>
+    received.flatMap((message) => (isIdle(message) ? ["idle"] : message.id === answerTo ? ["answer"] : []));
+
+  it("sends the end of another's turn before it refuses the prompt", async () => {
+    const [ann, ben] = await pair("refused");
+    await ann.request("session.send", { sessionId: "refused", prompt: "!hold refused a" });
+    await eventually("the first turn", () => ann.events("refused").includes("user.message"));
+    // The prompt goes on waiting for it when the turn is over.
+    const lease = await at.fleet.lockSession("refused", { user: "ann" });
+    ben.send({ id: 1, method: "session.send", params: { sessionId: "refused", prompt: "b" } });
+    await eventually("the second prompt", () => at.door.turns === 2);
+    at.model.letGo("refused");
+    await eventually("the end of the first turn", () => ann.events("refused").includes("session.idle"));
+    expect(order(ben, 1)).toEqual([]);
+    expect(await ben.request("session.abort", { sessionId: "refused" })).toMatchObject({ result: { success: true } });
+    expect(order(ben, 1)).toEqual(["idle", "answer"]);
+    await lease.release();
+  });
+
+  it("answers a prompt that crossed the end of another's turn when its own turn is over", async () => {
+    const [ann, ben] = await pair("crossed");
+    await ann.turn("crossed", "one");
+    // It answers, so it is one that could.
+    await eventually("the first question", () => questions(ben).length > 0);
+    for (const { id } of questions(ben)) ben.send({ id, error: { code: -32601, message: "unknown" } });
+    await ben.request("ping");
+    await ann.turn("crossed", "two");
+    await eventually("its end at the other client", () => ben.events("crossed").filter(isEnd).length === 2);
+    ben.send({ id: 1, method: "session.send", params: { sessionId: "crossed", prompt: "three" } });
+    await ben.answerTo(1);
+    expect(order(ben, 1)).toEqual(["idle", "idle", "idle", "answer"]);
+    // Once it has read that, nothing crosses any more.
+    for (const { id } of questions(ben)) ben.send({ id, error: { code: -32601, message: "unknown" } });
+    await ben.request("session.send", { sessionId: "crossed", prompt: "!hold crossed four" });
+    at.model.letGo("crossed");
+    await eventually("the end of the last turn", () => at.door.turns === 0);
+  });
+
+  it("refuses a prompt that crossed the end of another's turn and is not answered by the model", async () => {
+    const [ann, ben] = await pair("aborted");
+    await ann.turn("aborted", "one");
+    await eventually("the first question", () => questions(ben).length > 0);
+    for (const { id } of questions(ben)) ben.send({ id, error: { code: -32601, message: "unknown" } });
+    await ben.request("ping");
+    await ann.turn("aborted", "two");
+    await eventually("its end at the other client", () => ben.events("aborted").filter(isEnd).length === 2);
+    ben.send({ id: 1, method: "session.send", params: { sessionId: "aborted", prompt: "!hold aborted three" } });
+    await eventually("its turn", () => ben.events("aborted").filter((type) => type === "user.message").length === 3);
+    await ben.request("session.abort", { sessionId: "aborted" });
+    // Its SDK would take the last message for the answer, which is another's.
+    expect(await ben.answerTo(1)).toMatchObject({ error: { data: { code: "FLEET_TURN_FAILED" } } });
+  });
+});
+
+function isEnd(type: string): boolean {
+  return type === "session.idle";
+}

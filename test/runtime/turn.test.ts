@@ -1,0 +1,73 @@
+import type { CopilotSession, SessionEvent } from "@github/copilot-sdk";
+import { expect, it } from "vitest";
+import { runTurn } from "../../src/runtime/client/turn.js";
+
+/** A session whose events come in an order that the real runtime cannot be made to keep. */
+class FakeSession {
+  readonly sessionId = "s";
+  readonly rpc = { metadata: { activity: async () => ({ hasActiveWork: this.isAtWork }) } };
+  isAtWork = true;
+  #listener: (event: SessionEvent) => void = () => undefined;
+
+  on(listener: (event: SessionEvent) => void) {
+    this.#listener = listener;
+    return () => undefined;
+  }
+
+  async send(): Promise<string> {
+    return "mine";
+  }
+
+  emit(type: string, data: object = {}): void {
+    this.#listener({ type, data } as SessionEvent);
+  }
+}
+
+/** Resolves when what was sent has been answered. */
+async function answered(): Promise<void> {
+  await new Promise((resolve) => setImmediate(resolve));
+}
+
+function run(session: FakeSession, onDelta?: (text: string) => void) {
+  const options = onDelta === undefined ? {} : { onDelta };
+  return runTurn(session as unknown as CopilotSession, new Promise(() => undefined), { prompt: "x" }, options);
+}
+
+it("leaves out the last events of another's turn that arrive after the prompt was sent", async () => {
+  const session = new FakeSession();
+  const pieces: string[] = [];
+  const turn = run(session, (text) => void pieces.push(text));
+  session.emit("assistant.message_delta", { deltaContent: "another's" });
+  await answered();
+  session.emit("assistant.message", { content: "another's" });
+  session.emit("session.error", { message: "another's" });
+  session.emit("session.idle");
+  session.emit("user.message", { messageId: "mine" });
+  session.emit("assistant.message_delta", { deltaContent: "own" });
+  session.emit("assistant.message", { content: "own" });
+  session.emit("session.idle");
+  expect((await turn).text).toBe("own");
+  expect(pieces).toEqual(["own"]);
+});
+
+it("does not take the answer of another's turn for one to a prompt that the model did not answer", async () => {
+  const session = new FakeSession();
+  const turn = run(session);
+  session.emit("assistant.message", { content: "another's" });
+  session.emit("user.message", { messageId: "mine" });
+  session.emit("session.idle");
+  expect((await turn).text).toBe("");
+});
+
+it("ends a turn whose prompt does not begin once the server says that it is idle", async () => {
+  const session = new FakeSession();
+  const turn = run(session);
+  await answered();
+  session.isAtWork = false;
+  session.emit("session.error", { message: "no such model" });
+  session.emit("session.idle");
+  await expect(turn).rejects.toMatchObject({
+    code: "FLEET_TURN_FAILED",
+    message: expect.stringContaining("no such model"),
+  });
+});
