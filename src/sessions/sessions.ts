@@ -507,10 +507,16 @@ export class Sessions implements SessionKeeper {
   }
 
   async used(id: string): Promise<void> {
-    await this.#context.store.updateSession(id, (record) => {
-      record.lastUsedAt = new Date().toISOString();
-      record.turns += 1;
-    });
+    const { store } = this.#context;
+    try {
+      await store.updateSession(id, (record) => {
+        record.lastUsedAt = new Date().toISOString();
+        record.turns += 1;
+      });
+    } catch (error) {
+      // Its user deleted the session right after the turn, so there is nothing left to record.
+      if (!isFleetError(error, "FLEET_SESSION_NOT_FOUND")) throw error;
+    }
   }
 
   warn(message: string): void {

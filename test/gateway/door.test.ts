@@ -160,3 +160,17 @@ it("opens a session without a turn that the last one leaves just then", async ()
   expect(await client.turn("bare", "hi")).toMatchObject({ result: {} });
   client.socket.destroy();
 });
+
+it("reports no failure when a session is deleted before its last turn is recorded", async () => {
+  await using at = await DoorFleet.open({ from: 23_050, to: 23_054 });
+  const client = await RawClient.as(at.url, await at.token("alice"));
+  await client.request("session.create", { sessionId: "deleted" });
+  await client.request("session.send", { sessionId: "deleted", prompt: "!hold deleted" });
+  // Between the end of the turn and its record, where a client's own `session.delete` may come as well.
+  expect(await at.store.deleteSession("deleted")).toBe(true);
+  at.model.letGo("deleted");
+  await eventually("the end of the turn", () => client.events("deleted").includes("session.idle"));
+  await eventually("the turn is given up", () => at.door.turns === 0);
+  await at.door.close();
+  expect(at.events.filter(({ event }) => event === "failed")).toEqual([]);
+});
