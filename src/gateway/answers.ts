@@ -79,17 +79,28 @@ export class Answers {
   }
 
   async delete(request: ClientRequest, record: SessionRecord): Promise<void> {
-    const { store, user, exchange, opener, attachments, links, directory } = this.#context;
+    this.#context.exchange.reply(request, await this.deleteHere(request.method, record));
+  }
+
+  /**
+   * Deletes a session that is on this host.
+   *
+   * @returns what its server answered
+   * @throws FleetError `FLEET_METHOD_DENIED` for a member, `FLEET_SESSION_LOCKED`, `FLEET_STATE_UNWRITABLE`, and as
+   * `Opener.serverFor`; `RpcError` with what the server refused it with.
+   */
+  async deleteHere(method: string, record: SessionRecord): Promise<unknown> {
+    const { store, user, opener, attachments, links, directory } = this.#context;
     const { id } = record;
     await this.#reopened(id);
-    if (record.owner !== user) throw methodDenied(request.method, "only the owner of a session deletes it");
+    if (record.owner !== user) throw methodDenied(method, "only the owner of a session deletes it");
     const lease = await store.readLease(id);
     if (lease !== null) throw sessionLocked(id, lease);
     // What is not in it would pass for deleted.
     await directory.assertStorage();
     const near = (await directory.has(record)) ? links.server(record.serverId) : undefined;
     const link = near ?? (await opener.link(await opener.serverFor(record)));
-    const result = (await link.upstream.ask(request.method, { sessionId: id })) as { success?: unknown };
+    const result = (await link.upstream.ask(method, { sessionId: id })) as { success?: unknown };
     // The runtime finds nothing to delete elsewhere, and the session goes on.
     const goesOn = result.success !== true && isElsewhere(attachments.get(id)?.asked ?? {});
     if (!goesOn) {
@@ -97,7 +108,7 @@ export class Answers {
       else refuseFailed(id, result);
       attachments.delete(id);
     }
-    exchange.reply(request, result);
+    return result;
   }
 
   /** Wherever the client has it open. */

@@ -1,3 +1,5 @@
+import { REFUSED_METHODS } from "./refused-methods.js";
+
 /**
  * Every method of the protocol that a client may name, and what the front door makes of it. It covers the SDKs 1.0.5 to
  * 1.0.15-preview.4, because clients bring their own version; `test/gateway/methods.test.ts` fails when one of them, or the
@@ -41,7 +43,9 @@ export type Scope =
   | "own"
   /** The same, but it reaches files and programs: as with `host`. */
   | "own-host"
-  /** Never: it ends or rewires the server, hands out credentials, or goes behind the fleet's back. */
+  /** The same as `own`, and it deletes sessions: each by the rules of `delete`. */
+  | "bulk"
+  /** Never: see `refused-methods.ts`. */
   | "never";
 
 const TABLE: Record<Scope, string> = {
@@ -170,7 +174,8 @@ const TABLE: Record<Scope, string> = {
     skills.config.setDisabledSkills skills.config.setSkillDisabled
     user.settings.reload user.settings.get managedSettings.read
     sessions.getClientMetadata sessions.findByTaskId sessions.findByPrefix sessions.getLastForContext
-    sessions.getSizes sessions.checkInUse sessions.enrichMetadata sessions.listNonEmptySessionIds`,
+    sessions.getSizes sessions.checkInUse sessions.enrichMetadata sessions.listNonEmptySessionIds
+    sessions.getRemoteControlStatus`,
   "own-host": `
     hooks.discover
     mcp.config.add mcp.config.update mcp.config.remove mcp.config.enable mcp.config.disable
@@ -185,33 +190,8 @@ const TABLE: Record<Scope, string> = {
     skills.installations.setEnabled skills.discover skills.getDiscoveryPaths
     agents.discover agents.getDiscoveryPaths instructions.discover instructions.getDiscoveryPaths
     user.settings.set`,
-  never: `
-    runtime.shutdown accounts.acquireEntraToken account.login account.logout account.getCurrentAuth account.getAllUsers
-    registerExtensionLaunchProvider plugins.builtin.set managedSettings.clearCache sessionFs.setProvider
-    llmInference.setProvider llmInference.httpResponseStart llmInference.httpResponseChunk agentRegistry.spawn
-    sessions.open sessions.connect sessions.bulkDelete sessions.pruneOld sessions.releaseLock
-    sessions.setAdditionalPlugins sessions.startRemoteControl sessions.transferRemoteControl
-    sessions.setRemoteControlSteering sessions.stopRemoteControl sessions.getRemoteControlStatus
-    sessions.getEventFilePath sessions.getPersistedRemoteSteerable sessions.getBoardEntryCount
-    sessions.configureSessionExtensions sessions.registerExtensionToolsOnSession sessions.pollSpawnedSessions
-    session.provider.getEndpoint session.debug.collectLogs
-    session.gitHubAuth.setCredentials session.gitHubAuth.getCurrentAuthInfo session.gitHubAuth.getAllAuthAvailable
-    session.gitHubAuth.refreshCopilotUser session.gitHubAuth.login session.gitHubAuth.switchToAuth
-    session.gitHubAuth.logout session.gitHubAuth.logoutUser session.gitHubAuth.lastAuthErrors
-    session.accounts.enumerate session.accounts.get session.accounts.set session.accounts.login.begin
-    session.accounts.login.advance session.accounts.login.cancel
-    session.ui.registerDirectAutoModeSwitchHandler session.ui.unregisterDirectAutoModeSwitchHandler
-    session.canvas.provider.register session.canvas.provider.unregister
-    session.factory.runFromTool session.factory.resumeFromTool session.factory.pauseAtCheckpoint
-    session.workflow.runFromTool session.workflow.resumeFromTool session.workflow.pauseAtCheckpoint
-    session.model.applyStartupOverlay session.mcp.reloadWithConfig session.mcp.configureGitHub
-    session.mcp.registerExternalClient session.mcp.unregisterExternalClient
-    session.commands.finalizeInvocationEffect session.settings.snapshot session.settings.evaluatePredicate
-    session.queue.snapshot session.queue.hasPending session.queue.beginDeferredIdleDrain
-    session.queue.finishDeferredIdleDrain session.queue.deferSessionIdle session.queue.consumeSystemNotifications
-    session.queue.enqueueResumePending session.queue.process
-    session.schedule.hydrate session.schedule.hasSelfPaced session.schedule.add session.schedule.addCron
-    session.schedule.addAt session.schedule.addSelfPaced session.schedule.rearmSelfPaced`,
+  bulk: "sessions.bulkDelete sessions.pruneOld",
+  never: REFUSED_METHODS.join(" "),
 };
 
 const SCOPES = new Map<string, Scope>();

@@ -6,6 +6,7 @@ import { isStoreTrouble, sessionLocked } from "../sessions/problems.js";
 import type { ServerRecord, SessionRecord } from "../store/store.js";
 import { Answers, type AnswersContext } from "./answers.js";
 import { ownTools, saysUnloaded } from "./attachments.js";
+import { BulkDeletion } from "./bulk-deletion.js";
 import { Carrier, isMoved } from "./carrier.js";
 import type { ClientRequest, Params } from "./client-message.js";
 import type { DoorEvent } from "./context.js";
@@ -22,6 +23,7 @@ import {
   noSuchSession,
   requestsExhausted,
 } from "./refusals.js";
+import { whyRefused } from "./refused-methods.js";
 import type { Routes } from "./routes.js";
 import { checkOptions } from "./settings.js";
 import type { TokenHolder } from "./tokens.js";
@@ -74,6 +76,7 @@ interface Visit {
 export class Requests {
   readonly #context: RequestsContext;
   readonly #answers: Answers;
+  readonly #bulkDeletion: BulkDeletion;
   readonly #carrier: Carrier;
   readonly #visits = new WeakMap<ClientRequest, Visit>();
   /** What is said to one session, or to the server, arrives there in the order in which it was said. */
@@ -83,6 +86,7 @@ export class Requests {
   constructor(context: RequestsContext) {
     this.#context = context;
     this.#answers = new Answers(context);
+    this.#bulkDeletion = new BulkDeletion(context, this.#answers);
     this.#carrier = new Carrier({ ...context, again: (request) => this.#again(request) });
   }
 
@@ -190,14 +194,13 @@ export class Requests {
     switch (scope) {
       case "connect":
       case "never":
-        throw isKnownMethod(method)
-          ? methodDenied(method, "the front door does not pass it on")
-          : methodUnknown(method);
+        throw isKnownMethod(method) ? methodDenied(method, whyRefused(method)) : methodUnknown(method);
       case "foreground":
         return this.#context.exchange.reply(request, foregroundOf(request));
       case "free":
       case "own":
       case "own-host":
+      case "bulk":
       case "list":
       case "last":
       case "create":
@@ -221,7 +224,7 @@ export class Requests {
 
   /** What is about no session, or makes one: at the user's home. */
   async #routeHome(
-    scope: "free" | "own" | "own-host" | "list" | "last" | "create",
+    scope: "free" | "own" | "own-host" | "bulk" | "list" | "last" | "create",
     request: ClientRequest,
   ): Promise<void> {
     const { exchange, routes } = this.#context;
@@ -237,9 +240,12 @@ export class Requests {
         return await this.#answers.last(link, request);
       case "own":
       case "own-host":
+      case "bulk":
         if (!link.own) throw methodDenied(request.method, "it is about the whole server, where others are, too");
         this.#checkReach(scope, request, link);
     }
+    if (request.method === "sessions.bulkDelete") return await this.#bulkDeletion.delete(link, request);
+    if (request.method === "sessions.pruneOld") return await this.#bulkDeletion.prune(link, request);
     exchange.forward(link, request);
   }
 

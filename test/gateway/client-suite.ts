@@ -382,6 +382,50 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       await expect(client.deleteSession("never-was")).rejects.toThrow(/Session file not found/);
     });
 
+    it("deletes several sessions at once, and is told what that freed", async () => {
+      const sessions = [await create(), await create()];
+      for (const session of sessions) await say(session, "hi");
+      const ids = sessions.map(({ sessionId }) => sessionId);
+      const { freedBytes } = await client.rpc.sessions.bulkDelete({ sessionIds: [...ids, "never-was"] });
+      expect(freedBytes).toEqual({
+        [String(ids[0])]: expect.any(Number),
+        [String(ids[1])]: expect.any(Number),
+        "never-was": 0,
+      });
+      expect(freedBytes[String(ids[0])]).toBeGreaterThan(0);
+      const listed = (await client.listSessions()).map(({ sessionId }) => sessionId);
+      expect(listed.filter((id) => ids.includes(id))).toEqual([]);
+      await expect(request(client, "sessions.bulkDelete", {})).rejects.toThrow(/non-array parameter 'sessionIds'/);
+      await expect(client.rpc.sessions.bulkDelete({ sessionIds: ["a/b"] })).rejects.toThrow(
+        /Invalid sessionId: "a\/b"/,
+      );
+    });
+
+    it("is told which sessions are old, and deletes those", async () => {
+      const session = await create();
+      await say(session, "hi");
+      await session.disconnect();
+      const { sessionId } = session;
+      const others = (await client.listSessions()).map((listed) => listed.sessionId).filter((id) => id !== sessionId);
+      const asked = { olderThanDays: 0, includeNamed: true, excludeSessionIds: others };
+      const plan = await client.rpc.sessions.pruneOld({ ...asked, dryRun: true });
+      expect(plan).toMatchObject({ candidates: [sessionId], deleted: [], skipped: [], dryRun: true });
+      expect(await client.getSessionMetadata(sessionId)).toMatchObject({ sessionId });
+      expect(await client.rpc.sessions.pruneOld(asked)).toEqual({
+        deleted: [sessionId],
+        candidates: [],
+        skipped: [],
+        freedBytes: expect.any(Number),
+        dryRun: false,
+      });
+      expect(await client.getSessionMetadata(sessionId)).toBeUndefined();
+      await expect(request(client, "sessions.pruneOld", {})).rejects.toThrow(/parameter 'olderThanDays'/);
+    });
+
+    it("is told that remote control is off", async () => {
+      expect(await client.rpc.sessions.getRemoteControlStatus()).toEqual({ status: { state: "off" } });
+    });
+
     it("is told that a method does not exist", async () => {
       await expect(request(client, "session.brandNew", { sessionId: "x" })).rejects.toMatchObject({
         code: -32601,

@@ -6,7 +6,19 @@ import { eventually } from "../fixtures/fault-fleet.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
-const OTHERWISE = ["connect", "create", "list", "last", "foreground", "free", "own", "never", "metadata", "detach"];
+const OTHERWISE = [
+  "connect",
+  "create",
+  "list",
+  "last",
+  "foreground",
+  "free",
+  "own",
+  "bulk",
+  "never",
+  "metadata",
+  "detach",
+];
 /** Not those that are about no session, or that answer without an error about one that does not exist. */
 const ABOUT_A_SESSION = knownMethods().filter(
   (method) => !OTHERWISE.includes(scopeOf(method)) && method !== "session.delete",

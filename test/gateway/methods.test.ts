@@ -1,5 +1,7 @@
+import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { approves, isKnownMethod, knownMethods, scopeOf } from "../../src/gateway/methods.js";
+import { whyRefused } from "../../src/gateway/refused-methods.js";
 import { INSTALLED_SDK, methodsByVersion, methodsSentBy } from "../fixtures/sdk-methods.js";
 
 describe("the table of methods", () => {
@@ -21,7 +23,24 @@ describe("the table of methods", () => {
     expect(knownMethods().filter((method) => !sent.has(method))).toEqual([]);
   });
 
-  it.each(["runtime.shutdown", "llmInference.setProvider", "session.provider.getEndpoint", "sessions.bulkDelete"])(
+  it("refuses to everybody just the methods that the documentation says are refused", () => {
+    const text = readFileSync(new URL("../../docs/architecture.md", import.meta.url), "utf8");
+    const [, table = ""] = /^\| refused methods .*\n(?:\|.*\n)((?:\|.*\n)+)/m.exec(text) ?? [];
+    const listed = table.split("\n").flatMap((row) => [...(row.split("|")[1] ?? "").matchAll(/`([^`]+)`/g)]);
+    const refused = knownMethods().filter((method) => scopeOf(method) === "never");
+    expect(refused.length).toBeGreaterThan(50);
+    expect(listed.map(([, method]) => method).sort()).toEqual(refused.sort());
+  });
+
+  it.each([
+    ["requestHandler", "llmInference.setProvider"],
+    ["sessionFs", "sessionFs.setProvider"],
+    ["builtinPluginDirectories", "plugins.builtin.set"],
+  ])("names the SDK's option %s in the refusal of %s", (option, method) => {
+    expect(whyRefused(method)).toContain(`the SDK's option "${option}"`);
+  });
+
+  it.each(["runtime.shutdown", "llmInference.setProvider", "session.provider.getEndpoint", "sessions.open"])(
     "never passes %s on",
     (method) => expect(scopeOf(method)).toBe("never"),
   );

@@ -1,0 +1,95 @@
+interface RefusedMethods {
+  /** Completes the refusal: "METHOD is not allowed here: …". */
+  why: string;
+  names: string;
+}
+
+/**
+ * Methods that no client may use. `docs/architecture.md` lists them for users, and `test/gateway/methods.test.ts` fails when
+ * one is missing there.
+ */
+const REFUSED: RefusedMethods[] = [
+  { why: "it would end the server, which is the fleet's to end", names: "runtime.shutdown" },
+  {
+    why: `the SDK's option "requestHandler" would send all model requests of the server through this client, with the fleet's credentials in them`,
+    names: "llmInference.setProvider llmInference.httpResponseStart llmInference.httpResponseChunk",
+  },
+  {
+    why: `the SDK's option "sessionFs" would keep the state of sessions in this client, where the fleet finds it neither after a restart nor to delete it`,
+    names: "sessionFs.setProvider",
+  },
+  {
+    why: `the SDK's option "builtinPluginDirectories" sets up the whole server before its first session, and is lost when the fleet starts that again`,
+    names: "plugins.builtin.set",
+  },
+  {
+    why: "it would hand out the credentials of the model's provider",
+    names: "session.provider.getEndpoint",
+  },
+  {
+    why: "credentials and accounts are the fleet's to set and to know",
+    names: `
+      account.login account.logout account.getCurrentAuth account.getAllUsers accounts.acquireEntraToken
+      session.gitHubAuth.setCredentials session.gitHubAuth.getCurrentAuthInfo session.gitHubAuth.getAllAuthAvailable
+      session.gitHubAuth.refreshCopilotUser session.gitHubAuth.login session.gitHubAuth.switchToAuth
+      session.gitHubAuth.logout session.gitHubAuth.logoutUser session.gitHubAuth.lastAuthErrors
+      session.accounts.enumerate session.accounts.get session.accounts.set session.accounts.login.begin
+      session.accounts.login.advance session.accounts.login.cancel`,
+  },
+  {
+    why: "sessions are opened by session.create and session.resume, so that the fleet records them and checks whose they are",
+    names: "sessions.open sessions.connect sessions.pollSpawnedSessions agentRegistry.spawn",
+  },
+  {
+    why: "the runtime's lock on a session keeps two servers from loading it",
+    names: "sessions.releaseLock",
+  },
+  {
+    why: "remote control would let a session be used past the front door",
+    names: `
+      sessions.startRemoteControl sessions.stopRemoteControl sessions.transferRemoteControl
+      sessions.setRemoteControlSteering sessions.getPersistedRemoteSteerable`,
+  },
+  {
+    why: "it tells of, or collects, files of the server's machine",
+    names: "sessions.getEventFilePath sessions.getBoardEntryCount session.debug.collectLogs",
+  },
+  {
+    why: "it is lost, without the client's knowledge, when the fleet opens the session again or starts its server again",
+    names: `
+      sessions.setAdditionalPlugins sessions.configureSessionExtensions sessions.registerExtensionToolsOnSession
+      registerExtensionLaunchProvider managedSettings.clearCache
+      session.mcp.reloadWithConfig session.mcp.configureGitHub session.mcp.registerExternalClient
+      session.mcp.unregisterExternalClient session.canvas.provider.register session.canvas.provider.unregister
+      session.model.applyStartupOverlay session.ui.registerDirectAutoModeSwitchHandler
+      session.ui.unregisterDirectAutoModeSwitchHandler`,
+  },
+  {
+    why: "it is for the programs that the runtime is built into",
+    names: `
+      session.factory.runFromTool session.factory.resumeFromTool session.factory.pauseAtCheckpoint
+      session.workflow.runFromTool session.workflow.resumeFromTool session.workflow.pauseAtCheckpoint
+      session.commands.finalizeInvocationEffect session.settings.snapshot session.settings.evaluatePredicate
+      session.queue.snapshot session.queue.hasPending session.queue.beginDeferredIdleDrain
+      session.queue.finishDeferredIdleDrain session.queue.deferSessionIdle session.queue.consumeSystemNotifications
+      session.queue.enqueueResumePending session.queue.process`,
+  },
+  {
+    why: "a prompt on a schedule would begin a turn that nobody sent",
+    names: `
+      session.schedule.hydrate session.schedule.hasSelfPaced session.schedule.add session.schedule.addCron
+      session.schedule.addAt session.schedule.addSelfPaced session.schedule.rearmSelfPaced`,
+  },
+];
+
+const REASONS = new Map<string, string>();
+for (const { why, names } of REFUSED) {
+  for (const name of names.split(/\s+/)) if (name !== "") REASONS.set(name, why);
+}
+
+export const REFUSED_METHODS: readonly string[] = [...REASONS.keys()];
+
+/** Why no client may use a method, as the end of a sentence. */
+export function whyRefused(method: string): string {
+  return REASONS.get(method) ?? "the front door does not pass it on";
+}

@@ -1,0 +1,47 @@
+import { expect, it } from "vitest";
+import { DoorFleet } from "./harness.js";
+import { RawClient } from "./raw-client.js";
+
+async function begun(client: RawClient, ...ids: string[]): Promise<void> {
+  for (const sessionId of ids) {
+    expect((await client.request("session.create", { sessionId })).error).toBeUndefined();
+    expect((await client.turn(sessionId, "hi")).error).toBeUndefined();
+  }
+}
+
+it("deletes in bulk what the user may delete, with its records, and nothing else", async () => {
+  await using at = await DoorFleet.open({ from: 26_510, to: 26_519 });
+  const alice = await RawClient.as(at.url, await at.token("alice"));
+  const mallory = await RawClient.as(at.url, await at.token("mallory"));
+  await begun(alice, "secret", "locked", "old");
+  await begun(mallory, "mallorys");
+  const lease = await at.fleet.lockSession("locked", { user: "alice" });
+  const sessionIds = ["secret", "locked", "old", "mallorys"];
+  const foreign = await mallory.request("sessions.bulkDelete", { sessionIds: ["secret", "nobodys"] });
+  expect(foreign.result).toEqual({ freedBytes: { secret: 0, nobodys: 0 } });
+  expect(await at.store.readSession("secret")).not.toBeNull();
+
+  const { result } = await alice.request("sessions.bulkDelete", { sessionIds });
+  expect(result).toEqual({ freedBytes: { secret: expect.any(Number), old: expect.any(Number), mallorys: 0 } });
+  expect(at.events).toContainEqual(
+    expect.objectContaining({ event: "denied", sessionId: "locked", code: "FLEET_SESSION_LOCKED", user: "alice" }),
+  );
+  expect((await at.store.listSessions()).map(({ id }) => id).sort()).toEqual(["locked", "mallorys"]);
+
+  const pruned = await alice.request("sessions.pruneOld", { olderThanDays: 0, includeNamed: true });
+  expect(pruned.result).toMatchObject({ deleted: [], skipped: ["locked"], freedBytes: 0 });
+  await lease.release();
+  const again = await alice.request("sessions.pruneOld", { olderThanDays: 0, includeNamed: true });
+  expect(again.result).toMatchObject({ deleted: ["locked"], skipped: [] });
+  expect((await at.store.listSessions()).map(({ id }) => id)).toEqual(["mallorys"]);
+});
+
+it("deletes nothing in bulk on a shared server", async () => {
+  await using at = await DoorFleet.open({ from: 26_520, to: 26_524 }, { config: { isolation: "shared" } });
+  const alice = await RawClient.as(at.url, await at.token("alice"));
+  await begun(alice, "kept");
+  const denied = { error: { code: -32003, data: { code: "FLEET_METHOD_DENIED" } } };
+  expect(await alice.request("sessions.bulkDelete", { sessionIds: ["kept"] })).toMatchObject(denied);
+  expect(await alice.request("sessions.pruneOld", { olderThanDays: 0 })).toMatchObject(denied);
+  expect(await at.store.readSession("kept")).not.toBeNull();
+});
