@@ -34,7 +34,7 @@ export interface ServerView {
   log: string;
   startedAt: string | null;
   uptimeMs: number | null;
-  /** Private memory. */
+  /** Private memory of the process itself, without what its sessions started. */
   memoryBytes: number | null;
   /** Sessions in its memory. */
   activeSessions: number;

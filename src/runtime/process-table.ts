@@ -24,6 +24,9 @@ import type { ProcessIdentity } from "../store/store.js";
 /** The variable every server carries in its environment, naming the launch that made it. */
 export const LAUNCH_VARIABLE = "COPILOTFLEET_LAUNCH_ID";
 
+/** The variable by which the runtime names the session to tools and MCP servers (seen with 1.0.85 and 1.0.102). */
+const SESSION_VARIABLE = "COPILOT_AGENT_SESSION_ID";
+
 let hostFacts: Pick<ProcessIdentity, "host" | "bootId" | "pidNamespace"> | undefined;
 
 function thisHost(): Pick<ProcessIdentity, "host" | "bootId" | "pidNamespace"> {
@@ -42,6 +45,7 @@ function thisHost(): Pick<ProcessIdentity, "host" | "bootId" | "pidNamespace"> {
 
 interface Stat {
   state: string;
+  parent: number;
   session: number;
   threads: number;
   startTicks: string;
@@ -77,6 +81,7 @@ function readStat(pid: number): Stat | null {
   const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
   return {
     state: fields[0] ?? "X",
+    parent: Number(fields[1]),
     session: Number(fields[3]),
     threads: Number(fields[17]),
     startTicks: fields[19] ?? "",
@@ -249,6 +254,55 @@ export function launchesByVariable(name: string, value: string): Map<string, Pro
     launches.set(launchId, [...(launches.get(launchId) ?? []), identity]);
   }
   return launches;
+}
+
+/** A live process of a launch. */
+export interface LaunchedProcess {
+  identity: ProcessIdentity;
+  /** The session that it or the process that started it names; null when neither names one. */
+  sessionId: string | null;
+}
+
+/**
+ * The live processes of every launch whose processes carry the variable with this value: those that carry it, and their
+ * descendants that do not.
+ */
+export function processesByLaunch(name: string, value: string): Map<string, LaunchedProcess[]> {
+  const known = new Map<number, { parent: number; variables: Map<string, string> }>();
+  for (const pid of pids()) {
+    const stat = readStat(pid);
+    if (stat === null) continue;
+    const text = seen(() => readFileSync(`/proc/${pid}/environ`, "utf8")) ?? ""; // gone, or another user's
+    const wanted = text.split("\0").filter((entry) => /^(COPILOTFLEET_|COPILOT_AGENT_SESSION_ID=)/.test(entry));
+    const variables = new Map(wanted.map((entry) => splitAt(entry, entry.indexOf("="))));
+    known.set(pid, { parent: stat.parent, variables });
+  }
+  const launches = new Map<string, LaunchedProcess[]>();
+  for (const pid of known.keys()) {
+    let launch: Map<string, string> | undefined;
+    let sessionId: string | undefined;
+    // A parent may end and its PID be reused while the table is read: the number of steps is bounded by that of processes.
+    for (
+      let at = known.get(pid), steps = 0;
+      at !== undefined && steps <= known.size;
+      at = known.get(at.parent), steps++
+    ) {
+      sessionId ??= at.variables.get(SESSION_VARIABLE);
+      if (!at.variables.has(LAUNCH_VARIABLE)) continue;
+      launch ??= at.variables;
+      if (sessionId !== undefined || at.variables.get(LAUNCH_VARIABLE) !== launch.get(LAUNCH_VARIABLE)) break;
+    }
+    const launchId = launch?.get(LAUNCH_VARIABLE);
+    if (launchId === undefined || launch?.get(name) !== value) continue;
+    const identity = identify(pid);
+    if (identity === null) continue;
+    launches.set(launchId, [...(launches.get(launchId) ?? []), { identity, sessionId: sessionId ?? null }]);
+  }
+  return launches;
+}
+
+function splitAt(text: string, at: number): [string, string] {
+  return [text.slice(0, at), text.slice(at + 1)];
 }
 
 /**

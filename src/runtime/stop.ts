@@ -58,6 +58,14 @@ export async function stopServer(
   return outcome;
 }
 
+/**
+ * Ends processes: SIGTERM, a grace period in milliseconds, SIGKILL. @throws FleetError `FLEET_INTERNAL` as
+ * {@link stopServer}.
+ */
+export async function endProcesses(processes: ProcessIdentity[], graceMs: number): Promise<void> {
+  if (!(await signalAndWait(processes, "SIGTERM", graceMs))) await kill(processes);
+}
+
 /** Until none is found any more: those not killed yet may have started others meanwhile. */
 async function killLaunch(launchId: string): Promise<void> {
   const deadline = performance.now() + KILL_WAIT_MS;

@@ -1,11 +1,11 @@
 import { sessionsInTurn } from "../pool/drain.js";
 import { isClaimed } from "../pool/mend.js";
-import { privateMemoryBytes } from "../runtime/process-table.js";
 import { knownLoaded, notedSessions } from "../sessions/loaded.js";
 import type { ServerRecord } from "../store/store.js";
 import type { ServeContext } from "./context.js";
 import type { RecycleReason } from "./metric-labels.js";
 import type { Operations } from "./operations.js";
+import type { ProcessCensus } from "./process-census.js";
 
 /** For so long a moment without turns is waited for; after that admission stops for at most the drain's deadline. */
 const PATIENCE_MS = 5 * 60_000;
@@ -22,6 +22,7 @@ interface Overdue {
 export class Recycler {
   readonly #context: ServeContext;
   readonly #operations: Operations;
+  readonly #census: ProcessCensus;
   readonly #stopping: AbortSignal;
   /** Sessions that each launch was seen with. */
   readonly #seen = new Map<string, Set<string>>();
@@ -30,9 +31,10 @@ export class Recycler {
   readonly #resting = new Map<string, number>();
   #current: string | undefined;
 
-  constructor(context: ServeContext, operations: Operations, stopping: AbortSignal) {
+  constructor(context: ServeContext, operations: Operations, census: ProcessCensus, stopping: AbortSignal) {
     this.#context = context;
     this.#operations = operations;
+    this.#census = census;
     this.#stopping = stopping;
   }
 
@@ -58,8 +60,7 @@ export class Recycler {
 
   #reasonFor(server: ServerRecord): RecycleReason | null {
     const { maxMemoryBytes, maxAgeMs, maxSessions } = this.#context.config.recycle;
-    const pid = server.process?.pid ?? 0;
-    if (maxMemoryBytes !== null && (privateMemoryBytes(pid) ?? 0) > maxMemoryBytes) return "memory";
+    if (maxMemoryBytes !== null && this.#census.memoryOf(server) > maxMemoryBytes) return "memory";
     if (maxAgeMs !== null && Date.now() - Date.parse(server.startedAt ?? "") > maxAgeMs * spread(server)) return "age";
     if (maxSessions !== null && this.#sessionsOf(server) > maxSessions) return "sessions";
     return null;

@@ -13,9 +13,11 @@ import { doorListeners } from "./door-reports.js";
 import { HealthEndpoint } from "./health-endpoint.js";
 import { collectPeriodically, enforceCap, rotatePeriodically } from "./housekeeping.js";
 import { Keeper } from "./keeper.js";
+import { Leftovers } from "./leftovers.js";
 import { claimUntermed, unloadTaken } from "./new-term.js";
 import { Operations } from "./operations.js";
 import { Presence } from "./presence.js";
+import { ProcessCensus } from "./process-census.js";
 import { Recycler } from "./recycler.js";
 import { Seat } from "./seat.js";
 import { Sleeper } from "./sleeper.js";
@@ -60,6 +62,7 @@ export class Supervisor {
   readonly #operations: Operations;
   readonly #keeper: Keeper;
   readonly #recycler: Recycler;
+  readonly #leftovers: Leftovers;
   readonly #sleeper: Sleeper;
   readonly #surveyor: Surveyor;
   #endpoint: HealthEndpoint | undefined;
@@ -92,9 +95,11 @@ export class Supervisor {
       () => this.#wakeUp(),
     );
     this.#keeper = new Keeper(context, this.#operations, signal, () => this.#wakeUp());
-    this.#recycler = new Recycler(context, this.#operations, signal);
+    const census = new ProcessCensus(context.stateRoot, context.config.health.intervalMs);
+    this.#recycler = new Recycler(context, this.#operations, census, signal);
+    this.#leftovers = new Leftovers(context, this.#operations, census);
     this.#sleeper = new Sleeper(context, this.#operations, signal);
-    this.#surveyor = new Surveyor(context);
+    this.#surveyor = new Surveyor(context, census);
   }
 
   /**
@@ -227,6 +232,7 @@ export class Supervisor {
     const running = Object.values(registry.servers).filter(isWatchable);
     const ownPorts = new Set(this.#keeper.monitors.flatMap(({ localPort }) => localPort ?? []));
     this.#recycler.look(running);
+    this.#leftovers.look(running);
     this.#sleeper.look(running, ownPorts);
     for (const server of running) {
       await enforceCap(this.#context, server).catch((error: unknown) => {

@@ -1,15 +1,16 @@
-import { privateMemoryBytes } from "../runtime/process-table.js";
 import { knownLoaded, lately } from "../sessions/loaded.js";
 import type { Registry, ServerRecord, ServerState } from "../store/store.js";
 import type { ServeContext } from "./context.js";
 import { diskOf } from "./housekeeping.js";
 import { LogDisks } from "./log-disks.js";
+import type { ProcessCensus } from "./process-census.js";
 import { noteTrouble } from "./trouble.js";
 import { TurnWatch } from "./turn-watch.js";
 
 /** Counts how the fleet stands, for the metrics. */
 export class Surveyor {
   readonly #context: ServeContext;
+  readonly #census: ProcessCensus;
   readonly #turns = new TurnWatch();
   /** Sessions whose turn was said not to move. */
   #stalled = new Set<string>();
@@ -17,8 +18,9 @@ export class Surveyor {
   #diskIsLow = false;
   #diskProblem: string | null = null;
 
-  constructor(context: ServeContext) {
+  constructor(context: ServeContext, census: ProcessCensus) {
     this.#context = context;
+    this.#census = census;
     this.#logDisks = new LogDisks(context);
   }
 
@@ -45,7 +47,7 @@ export class Surveyor {
     const loaded = running.flatMap(knownLoaded);
     const { inFlight, stalled } = this.#lookAtTurns(running);
     const leases = await Promise.all(loaded.map(async (id) => await store.readLease(id)));
-    const memory = running.map(({ process }) => privateMemoryBytes(process?.pid ?? 0) ?? 0);
+    const memory = running.map((server) => this.#census.memoryOf(server));
     await this.#logDisks.look(running);
     metrics.observe({
       serversByState,

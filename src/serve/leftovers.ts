@@ -1,0 +1,96 @@
+import { loadedSessions } from "../pool/drain.js";
+import { isClaimed } from "../pool/mend.js";
+import { usedSessions } from "../pool/use-marks.js";
+import type { LaunchedProcess } from "../runtime/process-table.js";
+import { isLoadedBy } from "../runtime/session-state.js";
+import { endProcesses } from "../runtime/stop.js";
+import { isSessionId } from "../store/session-id.js";
+import type { ServerRecord } from "../store/store.js";
+import type { ServeContext } from "./context.js";
+import type { Operations } from "./operations.js";
+import type { ProcessCensus } from "./process-census.js";
+
+/** A client that lost its connection comes back to what its session runs within this many health intervals. */
+const INTERVALS = 12;
+/** How long a process may take over SIGTERM. */
+const GRACE_MS = 2_000;
+
+/**
+ * Ends what unloaded sessions left running: background commands above all, which the runtime (1.0.85) leaves alone.
+ *
+ * The runtime names the session in the environment of its tools and MCP servers. A process that names none, such as one
+ * started by `session.shell.exec`, may belong to any session of its server, and is ended only while none is loaded.
+ */
+export class Leftovers {
+  readonly #context: ServeContext;
+  readonly #operations: Operations;
+  readonly #census: ProcessCensus;
+  /** Since when a process has had no loaded session, in milliseconds of `performance.now()`. */
+  readonly #since = new Map<string, number>();
+  #lookedAt = Number.NEGATIVE_INFINITY;
+
+  constructor(context: ServeContext, operations: Operations, census: ProcessCensus) {
+    this.#context = context;
+    this.#operations = operations;
+    this.#census = census;
+  }
+
+  look(servers: readonly ServerRecord[]): void {
+    const { intervalMs } = this.#context.config.health;
+    const now = performance.now();
+    if (now - this.#lookedAt < intervalMs) return;
+    this.#lookedAt = now;
+    const seen = new Set<string>();
+    for (const server of servers) {
+      const due = withoutOwner(server, this.#childrenOf(server)).filter(({ identity }) => {
+        const key = `${identity.pid} ${identity.startTicks}`;
+        seen.add(key);
+        const since = this.#since.get(key) ?? now;
+        this.#since.set(key, since);
+        return now - since >= INTERVALS * intervalMs;
+      });
+      if (due.length === 0 || isClaimed(server) || this.#operations.isBusy(server.id)) continue;
+      this.#operations.begin("what its sessions left running could not be ended", server.id, async () => {
+        await this.#end(server, due);
+      });
+    }
+    for (const key of this.#since.keys()) if (!seen.has(key)) this.#since.delete(key);
+  }
+
+  #childrenOf(server: ServerRecord): LaunchedProcess[] {
+    const runtime = server.process?.pid;
+    return this.#census.of(server.launchId ?? "").filter(({ identity }) => identity.pid !== runtime);
+  }
+
+  async #end(server: ServerRecord, due: readonly LaunchedProcess[]): Promise<void> {
+    // Again, because a session may have been loaded since the look.
+    const left = withoutOwner(server, due);
+    if (left.length === 0) return;
+    await endProcesses(
+      left.map(({ identity }) => identity),
+      GRACE_MS,
+    );
+    const sessions = [...new Set(left.flatMap(({ sessionId }) => sessionId ?? []))];
+    const pids = left.map(({ identity }) => identity.pid);
+    this.#context.log("info", `server ${server.id}: ended ${left.length} processes of unloaded sessions`, {
+      server: server.id,
+      pids,
+      sessions,
+    });
+  }
+}
+
+/** Those that no session can own which is loaded or being opened. */
+function withoutOwner(server: ServerRecord, children: readonly LaunchedProcess[]): LaunchedProcess[] {
+  if (children.length === 0) return [];
+  const used = usedSessions(server);
+  let isEmpty: boolean | undefined;
+  return children.filter(({ sessionId }) => {
+    // A process may change its environment, so the name is checked before it becomes part of a path.
+    if (sessionId !== null && isSessionId(sessionId)) {
+      return !used.has(sessionId) && !isLoadedBy(server.home, sessionId, server.process?.pid ?? 0);
+    }
+    isEmpty ??= used.size === 0 && loadedSessions(server).length === 0;
+    return isEmpty;
+  });
+}

@@ -1,0 +1,104 @@
+import { readdirSync, readFileSync } from "node:fs";
+import type { CopilotSession } from "@github/copilot-sdk";
+import { expect, it, onTestFinished } from "vitest";
+import { identify, privateMemoryBytes } from "../../src/runtime/process-table.js";
+import { eventually, faultFleet, isRunning } from "../fixtures/fault-fleet.js";
+import { FAST_HEALTH, serve } from "../fixtures/serve.js";
+import { startToolModel, type ToolModel } from "../fixtures/tool-model.js";
+import { directSession } from "../fixtures/turns.js";
+
+const PORTS = 26_100;
+/** A process of an unloaded session is left alone for twelve intervals. */
+const FAST = { ...FAST_HEALTH, COPILOTFLEET_HEALTH_INTERVAL: "200ms", COPILOTFLEET_HEALTH_FAILURES: "10" };
+const HOLD_BYTES = 150_000_000;
+/** Holds memory, and runs on until somebody ends it. */
+const HOG = `const b = Buffer.alloc(${HOLD_BYTES}, 1); setInterval(() => b[0], 1e6)`;
+
+async function toolModel(): Promise<ToolModel> {
+  const model = await startToolModel();
+  onTestFinished(async () => await model[Symbol.asyncDispose]());
+  return model;
+}
+
+/** Lets the session's shell tool run a command that outlives the tool call. Resolves when it runs. */
+async function leaveRunning(session: CopilotSession, command: string): Promise<number[]> {
+  const call = { command: `setsid ${command} >/dev/null 2>&1 &`, description: "test", mode: "sync" };
+  await session.sendAndWait({ prompt: `!tool bash ${JSON.stringify(call)}` }, 30_000);
+  const marked = () => running(command);
+  return await eventually(command, () => (marked().length === 2 ? marked() : null)); // the model calls its tool twice
+}
+
+/** The processes of this command line. */
+function running(command: string): number[] {
+  return readdirSync("/proc")
+    .map(Number)
+    .filter((pid) => Number.isInteger(pid) && commandLine(pid) === command && identify(pid) !== null);
+}
+
+function commandLine(pid: number): string | null {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0").join(" ").trim();
+  } catch {
+    return null; // it ended
+  }
+}
+
+it("ends what an unloaded session left running, and nothing of sessions that are loaded or come back", async () => {
+  const fleet = await faultFleet(PORTS, FAST);
+  const model = await toolModel();
+  const { pid } = await fleet.spawn("alice");
+  const [left, stays, returns] = await Promise.all(
+    ["left", "stays", "returns"].map(async (id) => await directSession(fleet, model, id)),
+  );
+  if (left === undefined || stays === undefined || returns === undefined) throw new Error("a session is missing");
+  const ofLeft = await leaveRunning(left, "sleep 26101");
+  const ofStays = await leaveRunning(stays, "sleep 26102");
+  const ofReturns = await leaveRunning(returns, "sleep 26103");
+  // The runtime names no session to this one.
+  await left.rpc.shell.exec({ command: "exec sleep 26104" });
+  const [ofNone] = await eventually("shell.exec", () =>
+    running("sleep 26104").length > 0 ? running("sleep 26104") : null,
+  );
+
+  const serving = await serve(fleet);
+  await returns.disconnect();
+  const back = await directSession(fleet, model, "returns", { resume: true });
+  await left.disconnect();
+  const ended = await serving.logged(/ended 2 processes of unloaded sessions$/);
+  expect(ended).toMatchObject({ sessions: ["left"], pids: expect.arrayContaining(ofLeft) });
+  expect(ofLeft.filter(isRunning)).toEqual([]);
+  for (const other of [...ofStays, ...ofReturns, ofNone ?? 0])
+    expect(isRunning(other), "while a session that may own it is loaded").toBe(true);
+
+  await Promise.all([stays.disconnect(), back.disconnect()]);
+  await eventually("the end of the others", () => ![...ofStays, ...ofReturns, ofNone ?? 0].some(isRunning));
+  expect((await fleet.ps())[0]).toMatchObject({ pid, state: "ready" });
+  await serving.end();
+});
+
+it("counts the memory of everything that a server's sessions run for recycle.maxMemory and the metric", async () => {
+  const fleet = await faultFleet(PORTS, FAST);
+  const { pid } = await fleet.spawn("alice");
+  const session = await directSession(fleet, await toolModel(), "hungry");
+  const command = `${process.execPath} -e ${HOG}`;
+  const call = {
+    command: `setsid ${process.execPath} -e '${HOG}' >/dev/null 2>&1 &`,
+    description: "test",
+    mode: "sync",
+  };
+  await session.sendAndWait({ prompt: `!tool bash ${JSON.stringify(call)}` }, 30_000);
+  const hogs = await eventually("the memory", () => {
+    const pids = running(command);
+    return pids.length === 2 && pids.every((hog) => (privateMemoryBytes(hog) ?? 0) > HOLD_BYTES) ? pids : null;
+  });
+  expect(privateMemoryBytes(pid ?? 0)).toBeLessThan(HOLD_BYTES);
+  const watching = await serve(fleet);
+  await eventually("the metric", async () => (await watching.metric("servers_memory_bytes")) > 2 * HOLD_BYTES);
+  watching.kill("SIGKILL"); // which leaves the server running
+  await watching.done;
+  const serving = await serve(fleet, { env: { COPILOTFLEET_RECYCLE_MAX_MEMORY: "200mb" } });
+  expect(await serving.logged(/ was recycled$/, { withinMs: 20_000 })).toMatchObject({ reason: "memory" });
+  expect(hogs.filter(isRunning)).toEqual([]);
+  expect((await fleet.ps())[0]?.pid).not.toBe(pid);
+  await serving.end();
+});
