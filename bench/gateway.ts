@@ -27,6 +27,8 @@ async function withModel(use: (env: NodeJS.ProcessEnv, folder: string, model: Pa
         COPILOTFLEET_PROVIDER_TYPE: "openai",
         COPILOTFLEET_PROVIDER_BASE_URL: model.url,
         COPILOTFLEET_SESSION_MAX_ACTIVE: "5000",
+        COPILOTFLEET_LIMITS_DEFAULT_CONNECTIONS: "null",
+        COPILOTFLEET_LIMITS_TOTAL_CONNECTIONS: "null",
       };
       await use(env, folder, model);
     },

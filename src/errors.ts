@@ -53,6 +53,7 @@ export const ERRORS = {
   FLEET_SERVER_START_TIMEOUT: { exit: 6, retryable: true },
   FLEET_SESSIONS_EXHAUSTED: { exit: 6, retryable: true },
   FLEET_REQUESTS_EXHAUSTED: { exit: 6, retryable: true },
+  FLEET_LIMIT_REACHED: { exit: 6, retryable: true },
   FLEET_TURN_TIMEOUT: { exit: 6 },
   FLEET_STATE_BUSY: { exit: 6, retryable: true },
   FLEET_STATE_UNWRITABLE: { exit: 7 },
@@ -79,6 +80,10 @@ export interface FleetErrorOptions {
   cause?: unknown;
   /** What was done before or in spite of the failure, under the names that the result would have had. */
   outcome?: Readonly<Record<string, unknown>>;
+  /** The limit that was reached, as `limits.default` and `limits.total` name it: `connections`, `total.connections`. */
+  limit?: string;
+  /** After how many milliseconds the same call may succeed, where that is known. */
+  retryAfterMs?: number;
 }
 
 /** Encloses an option in a message, and separates its name from its value. `quote()` lets neither through. */
@@ -114,6 +119,10 @@ export class FleetError extends Error {
   readonly #text: { message: string; suggestions: readonly string[] };
   /** What was done before or in spite of the failure, such as `{ deleted: ["a"] }`; empty if nothing was. */
   readonly outcome: Readonly<Record<string, unknown>>;
+  /** The limit that was reached; undefined for an error of another kind. */
+  readonly limit: string | undefined;
+  /** After how many milliseconds the same call may succeed; undefined where that is not known. */
+  readonly retryAfterMs: number | undefined;
 
   constructor(code: FleetErrorCode, message: string, options: FleetErrorOptions = {}) {
     super(nameOptions(message, asOption), options.cause === undefined ? {} : { cause: options.cause });
@@ -121,6 +130,8 @@ export class FleetError extends Error {
     this.#text = { message, suggestions: options.suggestions ?? [] };
     this.suggestions = this.#text.suggestions.map((text) => nameOptions(text, asOption));
     this.outcome = options.outcome ?? {};
+    this.limit = options.limit;
+    this.retryAfterMs = options.retryAfterMs;
   }
 
   /** The message and the suggestions, with another way to name options. */

@@ -19,14 +19,14 @@ export function reportError(error: unknown, invocation: Invocation): number {
   if (error instanceof Errors.ExitError) return error.oclif.exit ?? 0;
   if (error instanceof Interrupted) return error.exitCode;
   const fleetError = toFleetError(error, invocation);
-  const { code, exit, retryable, outcome, stack } = fleetError;
+  const { code, exit, retryable, retryAfterMs, limit, outcome, stack } = fleetError;
   // Not its own message: oclif writes around the message of whatever the parser of a flag throws.
   const { message, suggestions } = fleetError.describe(asFlag);
   const end = invocation.args.indexOf("--");
   const flags = end === -1 ? invocation.args : invocation.args.slice(0, end);
   if (flags.includes("--json")) {
     process.stdout.write(
-      `${JSON.stringify({ error: { code, message, suggestions, retryable }, ...outcome }, null, 2)}\n`,
+      `${JSON.stringify({ error: { code, message, suggestions, retryable, retryAfterMs, limit }, ...outcome }, null, 2)}\n`,
     );
     return exit;
   }

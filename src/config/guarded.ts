@@ -76,6 +76,13 @@ export const KEY_CLASSES: Readonly<Record<KeyName, Class>> = {
   "serve.turnWait": "open",
   "serve.logMaxSize": "open",
   "serve.logFiles": "open",
+  // These protect each user from the others.
+  "limits.default.connections": "guarded",
+  "limits.default.requestsInFlight": "guarded",
+  "limits.default.unreadBytes": "guarded",
+  "limits.total.connections": "guarded",
+  "limits.total.requestsInFlight": "guarded",
+  "limits.total.unreadBytes": "guarded",
   store: "guarded",
   "storeOptions.insecure": "guarded",
   "host.name": "guarded",

@@ -202,6 +202,25 @@ const serve = v.pipe(
   })),
 );
 
+/** @param bytes of `unreadBytes` */
+const limitsOf = (defaults: { connections: number; requestsInFlight: number; bytes: string }) =>
+  v.strictObject({
+    // Connections to the front door at the same time.
+    connections: v.optional(v.nullable(count()), defaults.connections),
+    // Requests at the front door that are not answered.
+    requestsInFlight: v.optional(v.nullable(count()), defaults.requestsInFlight),
+    // What the front door holds in its buffers: unfinished frames, unanswered requests, and what clients do not take.
+    unreadBytes: v.optional(v.nullable(size()), defaults.bytes),
+  });
+
+/** Null: no limit. */
+const limits = v.strictObject({
+  /** For each user. */
+  default: v.optional(limitsOf({ connections: 16, requestsInFlight: 2000, bytes: "64mb" }), {}),
+  /** For all users together. */
+  total: v.optional(limitsOf({ connections: 1024, requestsInFlight: 20_000, bytes: "512mb" }), {}),
+});
+
 const storeOptions = v.strictObject({
   // Redis without TLS on another host: whoever is on the way reads and changes the state of the fleet.
   insecure: v.optional(flag(), false),
@@ -238,6 +257,7 @@ const keys = v.strictObject({
   recycle: v.optional(recycle, {}),
   drain: v.optional(drain, {}),
   serve: v.optional(serve, {}),
+  limits: v.optional(limits, {}),
   store: v.optional(store(), "file"),
   storeOptions: v.optional(storeOptions, {}),
   host: v.optional(host, {}),

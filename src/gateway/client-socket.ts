@@ -27,6 +27,8 @@ export interface ClientSocketOptions {
 export interface ClientSocketListener {
   onFrames(frames: readonly Frame[]): void;
   onProtocolError(error: unknown): void;
+  /** The buffers hold so many bytes now: of a frame that is not whole, and of what the client does not take. */
+  onBuffered(bytes: number, of: { arriving: number }): void;
   /** It is slower than what is sent to it. */
   onFull(): void;
   /** It takes more again. */
@@ -53,6 +55,8 @@ export class ClientSocket {
   #proxyHeader: Buffer | null;
   #arriving: ArrivingFrame | null = null;
   #frameTimer: NodeJS.Timeout | undefined;
+  /** How many bytes of an unfinished frame were counted last. */
+  #toldPending = 0;
   #ending: NodeJS.Timeout | undefined;
 
   /** @param limitBytes of one frame */
@@ -73,6 +77,7 @@ export class ClientSocket {
     socket.on("data", (chunk) => this.#receive(chunk, listener));
     socket.on("drain", () => {
       socket.setTimeout(0);
+      this.#tellBuffered();
       this.letGo(this);
       listener.onDrain();
     });
@@ -103,6 +108,7 @@ export class ClientSocket {
     if (this.closed || this.#socket.write(bytes)) return;
     // Each piece that it takes counts, also of one long frame: a slow client is none that stalls.
     this.#socket.setTimeout(this.#stallMs);
+    this.#tellBuffered();
     if (this.#socket.writableLength > MAX_UNREAD_BYTES) this.hold(this);
     this.#listener.onFull();
   }
@@ -170,7 +176,14 @@ export class ClientSocket {
       return;
     }
     this.#watchArrival();
+    if (this.#splitter.pendingBytes !== this.#toldPending) this.#tellBuffered();
     if (frames.length > 0) listener.onFrames(frames);
+  }
+
+  #tellBuffered(): void {
+    const { pendingBytes } = this.#splitter;
+    this.#toldPending = pendingBytes;
+    this.#listener.onBuffered(pendingBytes + this.#socket.writableLength, { arriving: pendingBytes });
   }
 
   /** @returns what the client sent; null while the header is not whole. @throws ProtocolError */

@@ -17,6 +17,7 @@ import type { PeerDialer } from "./peers.js";
 import { clientGone, errorFrame, failure } from "./refusals.js";
 import { Requests } from "./requests.js";
 import { Routes } from "./routes.js";
+import type { Share } from "./shares.js";
 import type { TokenHolder } from "./tokens.js";
 import { TurnEnds } from "./turn-ends.js";
 import { Turns } from "./turns.js";
@@ -47,6 +48,8 @@ export interface ClientOrigin {
   via: string | undefined;
   /** Null: it is carried no further. */
   peers: PeerDialer | null;
+  /** What it has of its user's limits. */
+  share: Share;
 }
 
 /** A client that asks on and on without taking an answer would fill the memory. */
@@ -70,7 +73,12 @@ export class Client {
   readonly #gone = new AbortController();
   readonly #isCarried: boolean;
 
-  constructor(door: DoorServices, socket: ClientSocket, holder: TokenHolder, { hello, via, peers }: ClientOrigin) {
+  constructor(
+    door: DoorServices,
+    socket: ClientSocket,
+    holder: TokenHolder,
+    { hello, via, peers, share }: ClientOrigin,
+  ) {
     this.#door = door;
     this.#socket = socket;
     this.holder = holder;
@@ -84,7 +92,7 @@ export class Client {
     const context = { config, store, sessions, pool, directory, user, signal, carried: this.#isCarried };
     const onEvent = (event: Omit<DoorEvent, "address" | "user">) => this.#tell(event);
     this.#ends = new TurnEnds(socket, { isCarried: this.#isCarried });
-    this.#exchange = new Exchange(socket, this.#ends, (report) => door.onRequest({ ...report, user }));
+    this.#exchange = new Exchange(socket, this.#ends, (report) => door.onRequest({ ...report, user }), share);
     const fromServers = new FromServers({
       config,
       client: socket,
@@ -117,6 +125,7 @@ export class Client {
     });
     this.#requests = new Requests({
       ...context,
+      share,
       exchange: this.#exchange,
       attachments,
       opened,

@@ -1,4 +1,5 @@
 import type { Socket } from "node:net";
+import { isFleetError } from "../errors.js";
 import type { Attempts } from "./attempts.js";
 import { Client, type ClientOrigin, type DoorServices } from "./client.js";
 import { type ClientMessage, type ClientRequest, type Params, readClientFrame } from "./client-message.js";
@@ -16,15 +17,19 @@ import {
   failure,
   refusalFrame,
 } from "./refusals.js";
+import type { Share, Shares } from "./shares.js";
 import { type HostHolder, isTokenGood, recognizer, type TokenHolder, tokenIdIn, verifyToken } from "./tokens.js";
 
 /** What somebody may send who has shown no token yet: enough for `connect`. */
 const HELLO_BYTES = 16 * 1024;
+/** A frame of which no more has arrived is not ended for what else its user has in the buffers. */
+const SMALL_BYTES = 64 * 1024;
 /** How long somebody may take to show a token, in milliseconds. */
 const HELLO_MS = 10_000;
 
 export interface ConnectionServices extends DoorServices, Pick<DoorOwner, "control"> {
   attempts: Attempts;
+  shares: Shares;
 }
 
 interface Connect {
@@ -50,6 +55,7 @@ export class Connection {
   #state: "new" | "authenticating" | "open" | "closed" = "new";
   #client: Client | undefined;
   #admitted: Admission | undefined;
+  #share: Share | undefined;
   /** Instead of a client. */
   #control: ControlConnection | undefined;
 
@@ -59,6 +65,7 @@ export class Connection {
     const listener = {
       onFrames: (frames: readonly Frame[]) => this.#takeAll(frames),
       onProtocolError: (error: unknown) => this.#fault(error),
+      onBuffered: (bytes: number, { arriving }: { arriving: number }) => this.#count(bytes, arriving),
       onFull: () => this.#client?.setFlow(false),
       onDrain: () => this.#client?.setFlow(true),
       onClosed: () => this.#close(),
@@ -161,10 +168,13 @@ export class Connection {
       const { own } = this.#services.directory;
       const isGood = async () => await isTokenGood(this.#services.store, holder);
       const peers = own === null || via !== undefined ? null : new PeerDialer(own, hello, String(token), isGood);
-      await this.#admit({ id, token: String(token) }, holder, { hello, via, peers });
+      // It may have hung up while its token was looked up, and then nothing would give the share back.
+      if (this.#socket.closed) return;
+      this.#share = this.#services.shares.admit(holder.user, via !== undefined);
+      await this.#admit({ id, token: String(token) }, holder, { hello, via, peers, share: this.#share });
     } catch (error) {
       // What was done for one that has hung up was given up.
-      if (!this.#socket.closed) this.#tell({ event: "failed", ...failure(error) });
+      if (!this.#socket.closed) this.#tell(refusal(error));
       this.#refuse(refusalFrame(id, error));
     }
   }
@@ -212,6 +222,18 @@ export class Connection {
     this.#socket.letGo(this);
   }
 
+  /** @param arriving how many of the bytes belong to a frame that is not whole */
+  #count(bytes: number, arriving: number): void {
+    if (this.#share === undefined || this.#state === "closed") return;
+    this.#share.buffers(bytes);
+    const reached = arriving > SMALL_BYTES ? this.#share.overBytes : null;
+    if (reached === null) return;
+    // The rest of the frame would have to be read before its request could be refused.
+    this.#tell(refusal(reached));
+    this.#client?.close();
+    this.#refuse(refusalFrame(null, reached));
+  }
+
   #refuse(frame: Buffer): void {
     this.#state = "closed";
     this.#socket.letGo(this); // or its end would not be seen
@@ -233,6 +255,7 @@ export class Connection {
     clearTimeout(this.#hello);
     this.#state = "closed";
     (this.#control ?? this.#client)?.close();
+    this.#share?.release();
     this.#tell({ event: "closed" });
     this.#onClosed(this);
   }
@@ -241,4 +264,11 @@ export class Connection {
     const user = this.#client?.holder.user;
     this.#services.onEvent({ ...event, address: this.address, ...(user === undefined ? {} : { user }) });
   }
+}
+
+/** A limit that does its work is not a failure of the front door. */
+function refusal(error: unknown): Omit<DoorEvent, "address" | "user"> {
+  if (!isFleetError(error, "FLEET_LIMIT_REACHED")) return { event: "failed", ...failure(error) };
+  const { code, limit, message } = error;
+  return { event: "denied", code, ...(limit === undefined ? {} : { limit }), detail: message };
 }

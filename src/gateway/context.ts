@@ -64,6 +64,8 @@ export interface DoorEvent {
   method?: string;
   sessionId?: string;
   code?: FleetErrorCode;
+  /** The limit that was reached. */
+  limit?: string;
   /** For people. */
   detail?: string;
 }

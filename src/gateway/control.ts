@@ -97,10 +97,11 @@ export class ControlConnection {
     const refusal = isFleetError(error)
       ? error
       : new FleetError("FLEET_INTERNAL", "The other host failed at this. Its log says more.");
-    const { code } = refusal;
+    const { code, retryAfterMs, limit } = refusal;
     // The host that asked knows whether it was asked by a program or a command.
     const { message, suggestions } = refusal.describe(option);
-    this.#socket.send(encodeMessage({ id, error: { code: REFUSED, message, data: { code, suggestions } } }));
+    const data = { code, suggestions, retryAfterMs, limit };
+    this.#socket.send(encodeMessage({ id, error: { code: REFUSED, message, data } }));
   }
 }
 

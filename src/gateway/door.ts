@@ -15,6 +15,7 @@ import { peerLinkId } from "./links.js";
 import { LostHosts } from "./lost-hosts.js";
 import { Pace } from "./pace.js";
 import { doorDraining } from "./refusals.js";
+import { Shares } from "./shares.js";
 import { isTokenGood, type TokenHolder } from "./tokens.js";
 
 /** How many connections may be open that have not shown a good token. One more, and the oldest of them is closed. */
@@ -83,6 +84,7 @@ export class FrontDoor implements AsyncDisposable {
     this.#services = {
       ...context,
       attempts: new Attempts(),
+      shares: new Shares(config.limits),
       together: async (serverId, signal, start) => await this.#together(serverId, signal, start),
       awaitServer: (server, client) => this.#awaitServer(server, client),
       awaitHost: (host, client) => this.#lostHosts.await(host, client),

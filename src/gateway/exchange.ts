@@ -8,6 +8,7 @@ import type { Link } from "./links.js";
 import { isKnownMethod, scopeOf } from "./methods.js";
 import { encodeMessage, errorFrame, REFUSED, refusalFrame, serverLost } from "./refusals.js";
 import type { ServerMessage } from "./server-message.js";
+import type { Share } from "./shares.js";
 import { messageIdsIn, type TurnEnds } from "./turn-ends.js";
 
 /** What a server answered. */
@@ -56,13 +57,20 @@ export class Exchange {
   readonly #open = new Map<RpcId, Open>();
   readonly #pending = new Map<RpcId, Pending>();
   readonly #asked = new Map<number, Asked>();
+  readonly #share: Share;
   #openBytes = 0;
   #sequence = 0;
 
-  constructor(client: ClientSocket, ends: TurnEnds, report: (report: Omit<RequestReport, "user">) => void) {
+  constructor(
+    client: ClientSocket,
+    ends: TurnEnds,
+    report: (report: Omit<RequestReport, "user">) => void,
+    share: Share,
+  ) {
     this.#client = client;
     this.#ends = ends;
     this.#report = report;
+    this.#share = share;
   }
 
   /** How many requests of the client are not answered. */
@@ -81,6 +89,7 @@ export class Exchange {
     if (scopeOf(method) === "send" && typeof params.sessionId === "string") this.#ends.received(id, params.sessionId);
     this.#open.set(id, { method, since: performance.now(), bytes });
     this.#openBytes += bytes;
+    this.#share.begin(bytes);
     return true;
   }
 
@@ -176,6 +185,7 @@ export class Exchange {
     this.#open.delete(id);
     if (open === undefined) return;
     this.#openBytes -= open.bytes;
+    this.#share.end(open.bytes);
     this.#report({
       method: isKnownMethod(open.method) ? open.method : "unknown",
       outcome,

@@ -58,6 +58,11 @@ export class FrameSplitter {
     return this.#frameBytes;
   }
 
+  /** How many bytes of a frame that is not whole are kept. */
+  get pendingBytes(): number {
+    return this.#pendingBytes;
+  }
+
   /** How many frames have arrived. */
   get arrived(): number {
     return this.#arrived;

@@ -24,8 +24,8 @@ export function refusalFrame(id: RpcId | null, error: unknown): Buffer {
   const refusal = isFleetError(error)
     ? error
     : new FleetError("FLEET_INTERNAL", "The front door failed at this request.", { cause: error });
-  const { code, message, retryable } = refusal;
-  const data = { code, retryable };
+  const { code, message, retryable, retryAfterMs, limit } = refusal;
+  const data = { code, retryable, retryAfterMs, limit };
   return errorFrame(id, code === "FLEET_METHOD_UNKNOWN" ? METHOD_NOT_FOUND : REFUSED, message, data);
 }
 

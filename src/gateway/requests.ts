@@ -1,5 +1,5 @@
 import { setTimeout as delay } from "node:timers/promises";
-import { isFleetError } from "../errors.js";
+import { type FleetError, isFleetError } from "../errors.js";
 import { RpcError } from "../runtime/client/raw-connection.js";
 import { readSessionFolder } from "../runtime/session-state.js";
 import { isStoreTrouble, sessionLocked } from "../sessions/problems.js";
@@ -26,11 +26,14 @@ import {
 import { whyRefused } from "./refused-methods.js";
 import type { Routes } from "./routes.js";
 import { checkOptions } from "./settings.js";
+import type { Share } from "./shares.js";
 import type { TokenHolder } from "./tokens.js";
 import type { Turns } from "./turns.js";
 
 export interface RequestsContext extends AnswersContext {
   turns: Turns;
+  /** What the client has of its user's limits. */
+  share: Share;
   /** The lease that the client came with, if it came with one. */
   lease: TokenHolder["lease"];
   routes: Routes;
@@ -105,6 +108,13 @@ export class Requests {
       this.#context.onEvent({ event: "denied", method, code: "FLEET_REQUESTS_EXHAUSTED" });
       return;
     }
+    const reached = this.#limitReached(request);
+    if (reached !== null) {
+      const { method } = request;
+      exchange.refuse(request, reached);
+      this.#context.onEvent({ event: "denied", method, ...reason(reached) });
+      return;
+    }
     const { sessionId } = request.params;
     const place = this.#places++;
     // A session that gets its id here is not behind anything, and opening it may take a while.
@@ -113,6 +123,13 @@ export class Requests {
     const visit = { request, line, place, looks: 0, notBefore: 0 };
     this.#visits.set(request, visit);
     this.#queue(visit);
+  }
+
+  #limitReached({ method, bytes }: ClientRequest): FleetError | null {
+    const { share } = this.#context;
+    // A user who is at a limit has to be able to call off what was begun.
+    if (method === "session.abort") return null;
+    return share.overRequests ?? (bytes > SHORT_BYTES ? share.overBytes : null);
   }
 
   /** Behind what came before it, also when it comes again. */
@@ -181,10 +198,10 @@ export class Requests {
         return;
       }
       exchange.refuse(request, error);
-      const code = isFleetError(error) ? error.code : "FLEET_INTERNAL";
+      const why = isFleetError(error) ? reason(error) : ({ code: "FLEET_INTERNAL" } as const);
       const named = typeof params.sessionId === "string" ? { sessionId: params.sessionId.slice(0, 128) } : {};
       const bug = isFleetError(error) ? {} : { detail: describe(error) };
-      onEvent({ event: isFleetError(error) ? "denied" : "failed", method, code, ...named, ...bug });
+      onEvent({ event: isFleetError(error) ? "denied" : "failed", method, ...why, ...named, ...bug });
     }
   }
 
@@ -413,6 +430,11 @@ export class Requests {
     const isOwn = own?.sessionId === record.id && own.fence === lease?.fence;
     if (lease !== null && !isOwn) throw sessionLocked(record.id, lease);
   }
+}
+
+/** What an event tells of a refusal. */
+function reason({ code, limit }: FleetError): Pick<DoorEvent, "code" | "limit"> {
+  return limit === undefined ? { code } : { code, limit };
 }
 
 type Finishing = (request: ClientRequest, link: ServerLink, result: unknown) => Promise<unknown>;

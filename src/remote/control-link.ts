@@ -122,8 +122,13 @@ function fromThere(error: unknown, host: string): unknown {
 /** The fleet's own error in the answer of a front door, or null if there is none. */
 export function errorOfDoor(error: unknown): FleetError | null {
   if (!(error instanceof Error) || !("data" in error)) return null;
-  const { code, suggestions } = (error.data ?? {}) as { code?: unknown; suggestions?: unknown };
+  const { code, suggestions, retryAfterMs, limit } = (error.data ?? {}) as Record<string, unknown>;
   if (typeof code !== "string" || !Object.hasOwn(ERRORS, code)) return null;
   const tries = Array.isArray(suggestions) ? suggestions.map(String) : [];
-  return new FleetError(code as FleetErrorCode, error.message, { suggestions: tries, cause: error });
+  return new FleetError(code as FleetErrorCode, error.message, {
+    suggestions: tries,
+    cause: error,
+    ...(typeof limit === "string" ? { limit } : {}),
+    ...(typeof retryAfterMs === "number" ? { retryAfterMs } : {}),
+  });
 }

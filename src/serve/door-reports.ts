@@ -29,6 +29,7 @@ export function doorListeners({
     },
     onEvent: ({ event, ...fields }) => {
       if (event === "failed") metrics.failed(fields.code ?? "FLEET_INTERNAL");
+      if (fields.limit !== undefined) metrics.limited(fields.limit);
       log(LEVELS[event], `front door: ${event}`, fields);
     },
   };

@@ -1,4 +1,5 @@
 import type { Counter, Gauge, Histogram, Registry } from "prom-client";
+import { LIMITED } from "../config/limits.js";
 import { ERRORS, type FleetErrorCode } from "../errors.js";
 import type { RequestReport } from "../gateway/context.js";
 import type { GcResult } from "../sessions/gc.js";
@@ -75,6 +76,7 @@ export class FleetMetrics {
   readonly #doorTurns: Gauge;
   readonly #requests: Counter<"method" | "outcome">;
   readonly #requestSeconds: Histogram<"method">;
+  readonly #limitsReached: Counter<"limit">;
   readonly #healthy: Gauge;
   readonly #ready: Gauge;
   readonly #errors: Counter<"code">;
@@ -135,6 +137,13 @@ export class FleetMetrics {
       labelNames: ["method"] as const,
       buckets: REQUEST_BUCKETS_SECONDS,
     });
+    const limits = LIMITED.flatMap((limited) => [limited, `total.${limited}`]);
+    this.#limitsReached = counterBy(
+      "door_limits_reached_total",
+      "limit",
+      limits,
+      "Refusals at the front door by limits.",
+    );
     this.#draining = gauge("draining", "1 while the supervisor drains.");
     this.#healthy = gauge("healthy", "1 when /healthz says ok.");
     this.#ready = gauge("ready", "1 when /readyz says ok.");
@@ -184,6 +193,11 @@ export class FleetMetrics {
   requested(method: string, outcome: RequestReport["outcome"], seconds: number): void {
     this.#requests.inc({ method, outcome });
     if (outcome !== "abandoned") this.#requestSeconds.observe({ method }, seconds);
+  }
+
+  /** Something was refused at the front door since a limit was reached: one of the names in `config/limits.ts`. */
+  limited(limit: string): void {
+    this.#limitsReached.inc({ limit });
   }
 
   restarted(reason: RestartReason): void {

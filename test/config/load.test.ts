@@ -58,6 +58,10 @@ describe("defaults", () => {
           logMaxBytes: 10_485_760,
           logFiles: 3,
         },
+        limits: {
+          default: { connections: 16, requestsInFlight: 2000, unreadBytes: 67_108_864 },
+          total: { connections: 1024, requestsInFlight: 20_000, unreadBytes: 536_870_912 },
+        },
         store: { kind: "file" },
         storeOptions: { insecure: false },
         host: { name: null, advertise: null, ttlMs: 15_000 },

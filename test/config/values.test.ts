@@ -59,6 +59,8 @@ const VALUES: Record<string, unknown[]> = {
   "serve.metrics": ["localhost:http"],
   "serve.maxFrame": ["64", "63kb", "257mb", "1gb", 1024, null],
   "serve.proxyProtocol": ["yes", 1, null],
+  "limits.default.connections": [0, -1, 1.5, "16"],
+  "limits.total.unreadBytes": ["64", 64, "0mb"],
   store: [
     "http://127.0.0.1:6379",
     "redis",

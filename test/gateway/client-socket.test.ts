@@ -24,6 +24,7 @@ async function pair(options: ClientSocketOptions = {}) {
   const listener = {
     onFrames: () => void heard.push("frames"),
     onProtocolError: () => void heard.push("protocol error"),
+    onBuffered: () => undefined,
     onFull: () => void heard.push("full"),
     onDrain: () => void heard.push("drain"),
     onClosed: () => void heard.push("closed"),

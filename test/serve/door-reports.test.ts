@@ -22,3 +22,20 @@ it("what the front door fails at is counted by its own code, and as a bug only i
   await eventually("the report", () => at.events.some(({ event }) => event === "failed"));
   expect(counted(at.events)).toEqual(["FLEET_POOL_DRAINING"]);
 });
+
+it("counts a refusal by a limit under the name of the limit, and not as an error", async () => {
+  const limits: string[] = [];
+  const levels: string[] = [];
+  const metrics = { failed: (code: string) => limits.push(code), limited: (limit: string) => limits.push(limit) };
+  const log = (level: string) => levels.push(level);
+  const context = { config: {}, metrics, log } as unknown as Parameters<typeof doorListeners>[0];
+  await using at = await DoorFleet.open(
+    { from: 23_760, to: 23_769 },
+    { config: { limits: { default: { connections: 1 } } } },
+  );
+  const { onEvent } = doorListeners(context);
+  await at.client("ann");
+  await expect(at.client("ann")).rejects.toThrow("A user may have 1 connections");
+  for (const event of at.events.filter(({ event }) => event !== "connected" && event !== "closed")) onEvent?.(event);
+  expect({ limits, levels }).toEqual({ limits: ["connections"], levels: ["warn"] });
+});

@@ -140,7 +140,7 @@ describe("the metrics", () => {
     metrics.observe({ ...SNAPSHOT, serversByState: foreign });
     expect(await metrics.text()).not.toContain("alice");
     const names = new Set([...(await metrics.text()).matchAll(/([a-z]+)="/g)].map(([, name]) => name));
-    expect([...names].sort()).toEqual(["code", "le", "node", "outcome", "reason", "state", "version"]);
+    expect([...names].sort()).toEqual(["code", "le", "limit", "node", "outcome", "reason", "state", "version"]);
   });
 
   it("of two supervisors in one process stay apart, and out of the library's own registry", async () => {

@@ -1,0 +1,112 @@
+import { type Limited, type LimitName, type Limits, limitReached } from "../config/limits.js";
+import type { FleetError } from "../errors.js";
+
+type Use = Record<Limited, number>;
+
+const NOTHING: Readonly<Use> = { connections: 0, requestsInFlight: 0, unreadBytes: 0 };
+
+/** How much each user, and all of them together, have of one front door at the moment. */
+export class Shares {
+  readonly #limits: { default: Limits; total: Limits };
+  readonly #users = new Map<string, Use>();
+  readonly #total: Use = { ...NOTHING };
+
+  constructor(limits: { default: Limits; total: Limits }) {
+    this.#limits = limits;
+  }
+
+  /**
+   * Counts one more connection of a user.
+   *
+   * @param carried Whether another host's front door says that it carries this client. Such connections are counted apart: the
+   * client counts at the other door, too, and nobody proves that a connection is carried.
+   * @throws FleetError `FLEET_LIMIT_REACHED`.
+   */
+  admit(user: string, carried: boolean): Share {
+    // No user's id has a colon.
+    const name = carried ? `carried:${user}` : user;
+    const use = this.#users.get(name) ?? { ...NOTHING };
+    const reached = this.#reached(use, "connections", 1);
+    if (reached !== null) throw reached;
+    this.#users.set(name, use);
+    const forget = () => {
+      if (use.connections === 0 && this.#users.get(name) === use) this.#users.delete(name);
+    };
+    const add = (what: Limited, count: number) => {
+      use[what] += count;
+      this.#total[what] += count;
+    };
+    add("connections", 1);
+    return new Share({ add, reached: (what) => this.#reached(use, what, 0), forget });
+  }
+
+  /** @param more how much is about to be added */
+  #reached(use: Use, what: Limited, more: number): FleetError | null {
+    const check = (limit: LimitName, now: number, max: number | null) =>
+      max !== null && now + more > max ? limitReached(limit, max) : null;
+    return (
+      check(what, use[what], this.#limits.default[what]) ??
+      check(`total.${what}`, this.#total[what], this.#limits.total[what])
+    );
+  }
+}
+
+interface Account {
+  add: (what: Limited, count: number) => void;
+  reached: (what: Limited) => FleetError | null;
+  forget: () => void;
+}
+
+/** What one connection has of its user's limits. */
+export class Share {
+  readonly #account: Account;
+  #requests = 0;
+  #requestBytes = 0;
+  #bufferedBytes = 0;
+  #released = false;
+
+  constructor(account: Account) {
+    this.#account = account;
+  }
+
+  /** A request has arrived, whose content is kept until it is answered. */
+  begin(bytes: number): void {
+    this.#count(1, bytes, 0);
+  }
+
+  end(bytes: number): void {
+    this.#count(-1, -bytes, 0);
+  }
+
+  /** So many bytes of unfinished frames, and of what the client does not take, are in the connection's buffers now. */
+  buffers(bytes: number): void {
+    this.#count(0, 0, bytes - this.#bufferedBytes);
+  }
+
+  /** The refusal if there are more requests in flight than allowed, or null. */
+  get overRequests(): FleetError | null {
+    return this.#account.reached("requestsInFlight");
+  }
+
+  /** The refusal if there are more bytes in buffers than allowed, or null. */
+  get overBytes(): FleetError | null {
+    return this.#account.reached("unreadBytes");
+  }
+
+  /** The connection has ended. */
+  release(): void {
+    this.#count(-this.#requests, -this.#requestBytes, -this.#bufferedBytes);
+    if (!this.#released) this.#account.add("connections", -1);
+    this.#released = true;
+    this.#account.forget();
+  }
+
+  #count(requests: number, requestBytes: number, bufferedBytes: number): void {
+    if (this.#released) return;
+    this.#requests += requests;
+    this.#requestBytes += requestBytes;
+    this.#bufferedBytes += bufferedBytes;
+    this.#account.add("requestsInFlight", requests);
+    this.#account.add("unreadBytes", requestBytes + bufferedBytes);
+  }
+}

@@ -1,0 +1,126 @@
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { Shares } from "../../src/gateway/shares.js";
+import { eventually } from "../fixtures/fault-fleet.js";
+import { DoorFleet } from "./harness.js";
+import { RawClient } from "./raw-client.js";
+
+const reached = (limit: string, message?: string) => ({
+  code: -32003,
+  message: message ?? expect.any(String),
+  data: { code: "FLEET_LIMIT_REACHED", retryable: true, limit },
+});
+const MB = 1024 * 1024;
+
+/** Opens a connection, and gives what its `connect` is answered. */
+async function tryToConnect(at: DoorFleet, token: string) {
+  const client = await RawClient.open(at.url);
+  return { client, answer: await client.request("connect", { token }) };
+}
+
+describe("one user's connections", () => {
+  it("end at 16 of 127, also on a shared server, where other users still get in", async () => {
+    await using at = await DoorFleet.open({ from: 23_740, to: 23_749 }, { config: { isolation: "shared" } });
+    const [bob, alice] = [await at.token("bob"), await at.token("alice")];
+    const tried = [];
+    for (let index = 0; index < 127; index++) tried.push(await tryToConnect(at, bob));
+    const [letIn, refused] = [tried.slice(0, 16), tried.slice(16)];
+    expect(letIn.filter(({ answer }) => answer.error !== undefined)).toEqual([]);
+    const message =
+      "A user may have 16 connections to the front door (limits.default.connections), and the limit is reached.";
+    for (const { answer } of refused) expect(answer.error).toEqual(reached("connections", message));
+    await Promise.all(refused.map(async ({ client }) => await client.end()));
+    expect(at.events.filter(({ limit }) => limit === "connections")).toHaveLength(111);
+    expect(at.events.map(({ event }) => event)).not.toContain("failed");
+
+    const { client, answer } = await tryToConnect(at, alice);
+    expect(answer.error).toBeUndefined();
+    await client.request("session.create", { sessionId: "alices" });
+    expect(await client.turn("alices", "hi")).toMatchObject({ result: {} });
+
+    letIn[0]?.client.socket.destroy();
+    await eventually("room for bob", async () => (await tryToConnect(at, bob)).answer.error === undefined);
+  });
+
+  it("count apart from those of all users, and from those that other hosts carry", () => {
+    const most = { connections: 2, requestsInFlight: null, unreadBytes: null };
+    const shares = new Shares({ default: most, total: { ...most, connections: 5 } });
+    const bobs = [shares.admit("bob", false), shares.admit("bob", false)];
+    expect(() => shares.admit("bob", false)).toThrow(expect.objectContaining({ limit: "connections" }));
+    for (let count = 0; count < 2; count++) shares.admit("bob", true);
+    expect(() => shares.admit("bob", true)).toThrow(expect.objectContaining({ limit: "connections" }));
+    shares.admit("alice", false);
+    expect(() => shares.admit("carol", false)).toThrow(
+      expect.objectContaining({ code: "FLEET_LIMIT_REACHED", exit: 6, limit: "total.connections" }),
+    );
+    // Twice gives back no more than once.
+    for (let count = 0; count < 2; count++) bobs[0]?.release();
+    shares.admit("carol", false);
+    expect(() => shares.admit("dave", false)).toThrow(expect.objectContaining({ limit: "total.connections" }));
+  });
+});
+
+describe("one user's requests and bytes", () => {
+  let at: DoorFleet;
+  beforeAll(async () => {
+    const limits = { default: { requestsInFlight: 5, unreadBytes: "1mb" }, total: { unreadBytes: "1.5mb" } };
+    at = await DoorFleet.open({ from: 23_750, to: 23_759 }, { config: { limits } });
+  });
+  afterAll(async () => {
+    await at[Symbol.asyncDispose]();
+  });
+
+  /** A request that has begun to arrive, on a connection of its own. */
+  async function unfinished(user: string, bytes: number): Promise<RawClient> {
+    const client = await RawClient.as(at.url, await at.token(user));
+    client.bytes(`Content-Length: ${8 * MB}\r\n\r\n{"jsonrpc":"2.0","id":1,"method":"ping","params":{"message":"`);
+    client.bytes("x".repeat(bytes));
+    return client;
+  }
+
+  it("are answered up to the limit of requests in flight, and refused beyond it", async () => {
+    const client = await RawClient.as(at.url, await at.token("alice"));
+    const frames = Array.from({ length: 8 }, (_, id) => {
+      const body = JSON.stringify({ jsonrpc: "2.0", id, method: "ping", params: {} });
+      return `Content-Length: ${body.length}\r\n\r\n${body}`;
+    });
+    client.bytes(frames.join("")); // they arrive together, before any of them is answered
+    const answers = [];
+    for (let id = 0; id < 8; id++) answers.push((await client.answerTo(id)).error);
+    expect(answers).toEqual([...Array(5).fill(undefined), ...Array(3).fill(reached("requestsInFlight"))]);
+    for (let count = 0; count < 8; count++) expect((await client.request("ping")).error).toBeUndefined();
+    const abort = await client.request("session.abort", { sessionId: "nobodys" });
+    expect(abort.error?.data?.code).toBe("FLEET_SESSION_NOT_FOUND");
+  });
+
+  it("refuse a request while another connection's unfinished frame takes the bytes, but not a short one", async () => {
+    const first = await unfinished("bob", MB - 20_000);
+    const second = await RawClient.as(at.url, await at.token("bob"));
+    const message = "y".repeat(40_000);
+    const error = await eventually("the refusal", async () => (await second.request("ping", { message })).error);
+    expect(error).toEqual(reached("unreadBytes"));
+    expect((await second.request("ping")).error).toBeUndefined();
+    const other = await RawClient.as(at.url, await at.token("alice"));
+    expect((await other.request("ping", { message })).error).toBeUndefined();
+    first.socket.destroy();
+    await eventually("room", async () => (await second.request("ping", { message })).error === undefined);
+  });
+
+  it("end a connection whose unfinished frame goes over the limit, and no other", async () => {
+    const other = await RawClient.as(at.url, await at.token("carol"));
+    const client = await unfinished("carol", 1.2 * MB);
+    expect((await client.answerTo(null)).error).toEqual(reached("unreadBytes"));
+    await client.end();
+    expect((await other.request("ping")).error).toBeUndefined();
+  });
+
+  it("end unfinished frames that go over the limit for all users together", async () => {
+    const first = await unfinished("dave", 0.9 * MB);
+    await eventually("its bytes", async () => {
+      const second = await unfinished("erin", 0.9 * MB);
+      const { error } = await second.answerTo(null);
+      expect(error).toEqual(reached("total.unreadBytes"));
+      return true;
+    });
+    first.socket.destroy();
+  });
+});
