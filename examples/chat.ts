@@ -15,12 +15,12 @@ export function chatApp(fleet: Fleet) {
       const sessionId = await chatSessionOf(fleet, user);
       if (request.accepts("application/json", "text/event-stream") === "text/event-stream") {
         await stream(response, async (onDelta, signal) => {
-          const { reply } = await fleet.exchange(sessionId, message, { user, onDelta, signal });
-          return { content: reply.text };
+          const { text } = await fleet.exchange(sessionId, message, { user, onDelta, signal });
+          return { content: text };
         });
       } else {
-        const { reply } = await fleet.exchange(sessionId, message, { user });
-        response.json({ content: reply.text });
+        const { text } = await fleet.exchange(sessionId, message, { user });
+        response.json({ content: text });
       }
     });
   });

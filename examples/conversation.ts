@@ -17,8 +17,8 @@ export function conversationApp(fleet: Fleet) {
     // The body names the session, and the proxy names the user. The fleet does not find another user's session.
     app.post("/api/chat/message", async (request, response) => {
       const user = userOf(request);
-      const { reply } = await fleet.exchange(textOf(request, "sessionId"), textOf(request, "message"), { user });
-      response.json({ content: reply.text });
+      const { text } = await fleet.exchange(textOf(request, "sessionId"), textOf(request, "message"), { user });
+      response.json({ content: text });
     });
 
     app.post("/api/chat/end", async (request, response) => {

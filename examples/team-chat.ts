@@ -14,8 +14,8 @@ export function teamChatApp(fleet: Fleet, [owner = "", ...members]: readonly str
       const user = userOf(request);
       const message = textOf(request, "message");
       await ensureSession(fleet, owner, members);
-      const { reply } = await fleet.exchange(SESSION, message, { user, waitMs: 60_000 });
-      response.json({ content: reply.text });
+      const { text } = await fleet.exchange(SESSION, message, { user, wait: "60s" });
+      response.json({ content: text });
     });
   });
 }

@@ -120,8 +120,8 @@ export class Fleet implements AsyncDisposable {
   readonly #doors = new DoorClients();
   readonly #open = new Map<string, Opened>();
   readonly #warnings: string[] = [];
-  /** Front doors of this process that are open. */
-  readonly #frontDoors = new Set<FrontDoor>();
+  /** Ends what this process serves: front doors, and a supervisor, which comes before its door. Harmless when that has ended. */
+  readonly #endings: (() => Promise<unknown>)[] = [];
   #provider: Promise<OpenedProvider> | undefined;
   #closed = false;
   readonly #env: NodeJS.ProcessEnv;
@@ -467,7 +467,9 @@ export class Fleet implements AsyncDisposable {
     const gc = async (signal: AbortSignal) => await this.#own.gc(this.#gcOptions({ signal }));
     const [store, pool, directory] = [this.#store, this.#pool, this.#directory];
     const fleet = { store, pool, directory, config, stateRoot, log: options.log, gc, openDoor };
-    return await supervise(fleet, options.signal ?? NEVER);
+    const supervisor = await supervise(fleet, options.signal ?? NEVER);
+    this.#endings.unshift(async () => await supervisor.leave());
+    return supervisor;
   }
 
   /**
@@ -747,7 +749,7 @@ export class Fleet implements AsyncDisposable {
         await answerCall(this.#own, method, params, signal),
     };
     const door = await openFrontDoor(context, { ...listeners, listen });
-    this.#frontDoors.add(door);
+    this.#endings.push(async () => await door.close());
     return door;
   }
 
@@ -760,18 +762,17 @@ export class Fleet implements AsyncDisposable {
   }
 
   /**
-   * Ends all connections of this process, and its front doors at once. Servers and sessions stay; ephemeral sessions that
-   * this fleet has open are deleted. A supervisor has to be told to leave or drain before.
+   * Ends all connections of this process. Front doors close at once and cut their turns, and a supervisor leaves. Servers and
+   * sessions stay; ephemeral sessions that this fleet has open are deleted.
    */
   async close(): Promise<void> {
     this.#closed = true;
-    const doors = [...this.#frontDoors];
-    this.#frontDoors.clear();
+    const endings = this.#endings.splice(0);
     const [open, provider] = [[...this.#open.values()], this.#provider];
     this.#open.clear();
     this.#provider = undefined;
     const steps = [
-      async () => void (await allOf(doors.map(async (door) => await door.close()))),
+      ...endings,
       async () => void (await allOf(open.map(async ({ close }) => await close()))),
       async () => await this.#doors.closeAll(),
       async () => await this.#clients.closeAll(),

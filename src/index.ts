@@ -61,7 +61,7 @@ export type { InheritedListener } from "./runtime/listen.js";
 export type { RemainKind } from "./runtime/storage-remains.js";
 export type { LogLevel, ServeLog } from "./serve/context.js";
 export type { LogPosition } from "./serve/log-tail.js";
-export type { Drained, DrainRequest as SupervisorDrain, Supervisor } from "./serve/supervisor.js";
+export type { Drained, DrainRequest as SupervisorDrain, LeaveRequest, Supervisor } from "./serve/supervisor.js";
 export type { EvictionResult, KeptReason } from "./sessions/eviction.js";
 export type { GcRequest, GcResult } from "./sessions/gc.js";
 export type { SkipReason } from "./sessions/gc-delete.js";

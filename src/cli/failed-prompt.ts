@@ -1,5 +1,6 @@
 import { FleetError, isFleetError, option, quote } from "../errors.js";
 import type { Fleet } from "../fleet.js";
+import { isStoreTrouble } from "../sessions/problems.js";
 import type { SessionView } from "../sessions/view.js";
 
 /** The session after a prompt that failed; null if it cannot be looked up. */
@@ -34,4 +35,14 @@ export function afterPrompt(error: FleetError, session: SessionView | null): Fle
     suggestions: [...suggestions.filter((suggestion) => !suggestion.includes(id)), ...goOn],
     outcome: { session },
   });
+}
+
+/** The error of a session that could not be created, for somebody who sent a prompt along. */
+export function withoutSession(error: unknown): never {
+  if (!isFleetError(error)) throw error;
+  const isUnknown: boolean = isStoreTrouble(error);
+  if (isUnknown) throw error;
+  const { message, suggestions } = error.describe(option);
+  const text = `${message} No session was created, and the prompt was not sent.`;
+  throw new FleetError(error.code, text, { cause: error, suggestions, outcome: { session: null } });
 }

@@ -1,6 +1,6 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { afterPrompt, whatBecameOf } from "../cli/failed-prompt.js";
+import { afterPrompt, whatBecameOf, withoutSession } from "../cli/failed-prompt.js";
 import { durationFlag, modelFlag, promptFlag, requiredUserFlag, sessionIdFlag, ttlFlag, usage } from "../cli/flags.js";
 import { markPrompts, readPrompt } from "../cli/prompt.js";
 import { printTurn } from "../cli/turn.js";
@@ -31,7 +31,7 @@ export default class Create extends FleetCommand {
     if (flags.member !== undefined && !flags.collaborative) throw usage("--member goes with --collaborative.");
     const prompt = flags.prompt === undefined ? undefined : await readPrompt(flags.prompt);
     return await this.withFleet(async (fleet) => {
-      const session = await fleet.createSession({
+      const creating = fleet.createSession({
         user: flags.user,
         ...(flags.id === undefined ? {} : { sessionId: flags.id }),
         ...(flags.purpose === undefined ? {} : { purpose: flags.purpose }),
@@ -41,6 +41,7 @@ export default class Create extends FleetCommand {
         ...(flags.wait === undefined ? {} : { waitMs: flags.wait }),
         ephemeral: flags.ephemeral,
       });
+      const session = await (prompt === undefined ? creating : creating.catch(withoutSession));
       this.log(session.sessionId);
       if (prompt === undefined) return { session: await fleet.leaveSession(session, { park: true }), reply: null };
       const output = { json: this.jsonEnabled(), signal: this.interruptSignal() };

@@ -1,5 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
-import { isFleetError } from "../errors.js";
+import { type Duration, LONGEST_TIMER_MS, parseDuration } from "../config/duration.js";
+import { isFleetError, option } from "../errors.js";
 import type { FrontDoor } from "../gateway/door.js";
 import { SEEN_MS } from "../hosts/directory.js";
 import { forgetServing, noteServing } from "../hosts/serving-note.js";
@@ -26,10 +27,19 @@ import { Surveyor } from "./surveyor.js";
 import { countTrouble, noteTrouble } from "./trouble.js";
 
 export interface DrainRequest {
-  /** How long turns in flight may take to end, in milliseconds. */
-  drainTimeoutMs: number;
+  /** How long turns in flight may take to end. Default: `drain.timeout` of the configuration. */
+  drainTimeout?: Duration;
+  /** @deprecated The same as `drainTimeout`, in milliseconds. */
+  drainTimeoutMs?: number;
   /** Aborted: what is left is killed at once. */
   hurry: AbortSignal;
+}
+
+export interface LeaveRequest {
+  /** How long turns that came through the front door may take to end. Default: 0, which cuts them. */
+  doorTimeout?: Duration;
+  /** @deprecated The same as `doorTimeout`, in milliseconds. */
+  doorTimeoutMs?: number;
 }
 
 export interface Drained {
@@ -298,7 +308,9 @@ export class Supervisor {
     }
   }
 
-  async #drain({ drainTimeoutMs, hurry }: DrainRequest): Promise<Drained> {
+  async #drain(request: DrainRequest): Promise<Drained> {
+    const { hurry } = request;
+    const drainTimeoutMs = readTimeout(request, this.#context.config.drain.timeoutMs);
     const { store, pool, log } = this.#context;
     await this.#seat.closePool();
     this.#state = "draining";
@@ -336,8 +348,8 @@ export class Supervisor {
    * Leaves the servers to the next supervisor, as they are. Turns that came through the front door may end before that:
    * they hang on this process.
    */
-  async leave({ doorTimeoutMs = 0 } = {}): Promise<void> {
-    await this.#door?.close({ timeoutMs: doorTimeoutMs });
+  async leave({ doorTimeout, doorTimeoutMs = 0 }: LeaveRequest = {}): Promise<void> {
+    await this.#door?.close({ timeout: doorTimeout ?? doorTimeoutMs });
     await this.#stopLoops();
     await this.#close({ gone: false });
   }
@@ -385,4 +397,9 @@ function isWatchable(server: ServerRecord): boolean {
 
 function needsStop({ state, process }: ServerRecord): boolean {
   return state !== "stopped" && (state !== "failed" || process !== null);
+}
+
+function readTimeout({ drainTimeout, drainTimeoutMs }: DrainRequest, configuredMs: number): number {
+  if (drainTimeout === undefined) return drainTimeoutMs ?? configuredMs;
+  return parseDuration(drainTimeout, { name: option("drainTimeout"), maxMs: LONGEST_TIMER_MS, orZero: true });
 }

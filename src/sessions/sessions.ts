@@ -481,6 +481,7 @@ export class Sessions implements SessionKeeper {
       fence,
     }: { always?: boolean; user?: string; fence?: number | undefined } = {},
   ): Promise<Permit | null> {
+    this.#context.clients.assertOpen();
     if (fence !== undefined) return { lease: await this.#context.leases.see(record.id, fence, user), owned: true };
     if (options.lease !== undefined) return { lease: options.lease, owned: false };
     // A private session needs none, but respects the one that somebody took.

@@ -94,10 +94,12 @@ describe("a fleet that is closed", () => {
   it("lets the process end, whatever was open and is tried afterwards", async () => {
     const { code, stdout } = await run(`
       import { Fleet } from "copilotfleet";
-      const fleet = await Fleet.open();
+      const fleet = await Fleet.open({ config: { serve: { listen: "127.0.0.1:0", metrics: "127.0.0.1:0" } } });
       const session = await fleet.createSession({ user: "ender" });
       await fleet.send(session, "hi");
       await fleet.openFrontDoor({ listen: "127.0.0.1:0" });
+      await fleet.supervise({ log: () => undefined });
+      await fleet.lockSession(session.sessionId, { user: "ender" });
       await fleet.close();
       await session.sendAndWait("again").catch((error) => console.log(error.code));
       await fleet.createSession({ user: "ender" }).catch((error) => console.log(error.code));

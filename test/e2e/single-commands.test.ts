@@ -98,6 +98,10 @@ it("create --prompt tells in a failure that the session exists, and how to go on
   expect(gone.error.message).toContain('ephemeral session "second" was deleted');
   expect(gone.session).toMatchObject({ id: "second", state: "gone" });
   await failed(4, ["delete", "second"]);
+
+  const taken = await failed(5, args("first"));
+  expect(taken).toMatchObject({ error: { code: "FLEET_SESSION_EXISTS" }, session: null });
+  expect(taken.error.message).toContain("No session was created");
 });
 
 describe("a server", () => {
