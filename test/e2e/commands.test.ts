@@ -344,6 +344,7 @@ describe("doctor and smoke", () => {
       "node",
       "configuration",
       "environment",
+      "isolation",
       "runtime",
       "model",
       "state folder",
@@ -366,7 +367,7 @@ describe("doctor and smoke", () => {
       .trimEnd()
       .split("\n")
       .filter((line) => !line.startsWith(" "));
-    expect(lines).toHaveLength(14);
+    expect(lines).toHaveLength(15);
     for (const line of lines) expect(line).toMatch(/^(ok {5}|WARN {3})\S/);
   });
 
