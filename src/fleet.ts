@@ -648,8 +648,9 @@ export class Fleet implements AsyncDisposable {
   }
 
   /**
-   * Runs `work` under the lease on a session, which is renewed meanwhile and released at the end. Before anything that
-   * must not happen without it: `await lease.check()`.
+   * Runs `work` under the lease on a session, which is renewed meanwhile and released at the end. Turns of the same user in
+   * that session that `work` begins ({@link exchange}, {@link send}) are taken under this lease, unless they come with another
+   * one. Before anything else that must not happen without it: `await lease.check()`.
    *
    * @throws what `work` throws; FleetError `FLEET_SESSION_LOCKED` when it could not be had, `FLEET_SESSION_NOT_FOUND` for a
    * user who is neither owner nor member, `FLEET_LEASE_LOST` when it was lost meanwhile, whatever `work` made of it.
@@ -748,7 +749,8 @@ export class Fleet implements AsyncDisposable {
       control: async (method: string, params: object, signal: AbortSignal) =>
         await answerCall(this.#own, method, params, signal),
     };
-    const door = await openFrontDoor(context, { ...listeners, listen });
+    // Its clients are not the caller: a lease that the caller runs under is not theirs.
+    const door = await this.#leases.ambient.outside(() => openFrontDoor(context, { ...listeners, listen }));
     this.#endings.push(async () => await door.close());
     return door;
   }

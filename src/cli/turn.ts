@@ -1,4 +1,5 @@
-import type { TurnOptions } from "../runtime/client/turn.js";
+import type { SendOptions } from "../sessions/open-session.js";
+import { waitNotice } from "./waiting.js";
 
 export interface TurnOutput {
   /** With `--json` nothing but the result may stand on standard output. */
@@ -10,12 +11,13 @@ export interface TurnOutput {
 /** One turn, begun by `take`, whose reply is streamed to a terminal or printed whole to a pipe. */
 export async function printTurn<Taken extends { text: string }>(
   output: TurnOutput,
-  take: (options: TurnOptions) => Promise<Taken>,
+  take: (options: SendOptions) => Promise<Taken>,
 ): Promise<Taken> {
   const stream = !output.json && process.stdout.isTTY === true;
   let streamed = "";
   const taken = await take({
     signal: output.signal,
+    ...waitNotice(output.json),
     ...(output.timeoutMs === undefined ? {} : { timeoutMs: output.timeoutMs }),
     ...(stream
       ? {

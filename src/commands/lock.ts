@@ -4,6 +4,7 @@ import { renderLease } from "../cli/lease.js";
 import { lockFlags, lockOptions, refuseBesideShow, splitCommand } from "../cli/lease-flags.js";
 import { LeaseSignals } from "../cli/lease-signals.js";
 import { runUnderLease } from "../cli/run-under-lease.js";
+import { waitNotice } from "../cli/waiting.js";
 import type { LockOptions } from "../sessions/lease-options.js";
 import type { Lease } from "../store/store.js";
 
@@ -41,7 +42,7 @@ export default class Lock extends FleetCommand {
       refuseBesideShow(flags, command);
       return await this.#show(args.session, flags.user);
     }
-    const options = lockOptions(flags);
+    const options = { ...lockOptions(flags), ...waitNotice(this.jsonEnabled()) };
     if (command === undefined) return await this.#take(args.session, options);
     return await this.#run(args.session, options, command);
   }
@@ -56,7 +57,7 @@ export default class Lock extends FleetCommand {
 
   async #take(session: string, options: LockOptions): Promise<LockResult> {
     return await this.withFleet(async (fleet) => {
-      const held = await fleet.lockSession(session, { ...options, signal: this.interruptSignal() });
+      const held = await fleet.lockSession(session, { ...options, detached: true, signal: this.interruptSignal() });
       await held.detach();
       this.log(held.token);
       return { lease: { ...held.lease, token: held.token } };

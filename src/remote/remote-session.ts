@@ -3,6 +3,7 @@ import { isFleetError } from "../errors.js";
 import { hostAway } from "../hosts/problems.js";
 import { runTurn, type TurnReply } from "../runtime/client/turn.js";
 import { abortable, deadline, either } from "../runtime/deadline.js";
+import type { AmbientLeases } from "../sessions/ambient-leases.js";
 import type { TurnLease } from "../sessions/lease-seen.js";
 import type { HeldLease } from "../sessions/leases.js";
 import type { SendOptions } from "../sessions/open-session.js";
@@ -19,6 +20,14 @@ export interface RemoteAttachment {
   fence: number | undefined;
 }
 
+/** Where turns that come with no lease of their own find one. */
+interface LeasesAround {
+  ambient: AmbientLeases;
+  user: string;
+  /** Taken by the process that started this one. */
+  outer: HeldLease | null;
+}
+
 type Prompt = Parameters<CopilotSession["send"]>[0] | string;
 
 const GOODBYE_MS = 2_000;
@@ -31,8 +40,7 @@ export class RemoteSession {
   readonly record: SessionRecord;
   readonly #context: LinkContext;
   readonly #attach: (lease: TurnLease | undefined) => Promise<RemoteAttachment>;
-  /** Taken by the process that started this one: turns that come with no lease of their own are taken under it. */
-  readonly #outer: HeldLease | null;
+  readonly #around: LeasesAround;
   #attached: RemoteAttachment;
   #lost = false;
 
@@ -42,13 +50,13 @@ export class RemoteSession {
     context: LinkContext,
     attached: RemoteAttachment,
     attach: (lease: TurnLease | undefined) => Promise<RemoteAttachment>,
-    outer: HeldLease | null,
+    around: LeasesAround,
   ) {
     this.record = record;
     this.#context = context;
     this.#attached = attached;
     this.#attach = attach;
-    this.#outer = outer;
+    this.#around = around;
     this.#watch(attached);
   }
 
@@ -65,7 +73,8 @@ export class RemoteSession {
   /** @throws FleetError as a turn on this host; `FLEET_HOST_AWAY` as soon as its host is gone. */
   async send(message: Prompt, options: SendOptions = {}): Promise<TurnReply> {
     const prompt = typeof message === "string" ? { prompt: message } : message;
-    const { lease = this.#outer ?? undefined } = options;
+    const { ambient, user, outer } = this.#around;
+    const lease = options.lease ?? ambient.find(this.record.id, user) ?? outer ?? undefined;
     await lease?.check();
     if (this.#lost || lease?.fence !== this.#attached.fence) await this.#reattach(lease);
     const { session, door, host } = this.#attached;
@@ -113,7 +122,7 @@ export class RemoteSession {
     try {
       await door.end();
     } finally {
-      await this.#outer?.detach();
+      await this.#around.outer?.detach();
     }
   }
 }

@@ -156,14 +156,18 @@ export class RemoteSessions {
 
   async #open(record: SessionRecord, host: HostRecord, options: OpenOptions): Promise<RemoteSession> {
     const { env, leases } = this.#context;
-    const given = options.lease;
+    const given = options.lease ?? leases.ambient.find(record.id, options.user) ?? undefined;
     const outer = given === undefined ? await leases.outer(record.id, options.user, env) : null;
     const lease = given ?? outer ?? undefined;
     try {
       await lease?.check();
       const attached = await this.#attach(record, host, { ...options, lease }, options.signal);
       const again = async (under: TurnLease | undefined) => await this.#again(record, { ...options, lease: under });
-      return new RemoteSession(record, this.#context, attached, again, outer);
+      return new RemoteSession(record, this.#context, attached, again, {
+        ambient: leases.ambient,
+        user: options.user,
+        outer,
+      });
     } catch (error) {
       await outer?.detach();
       throw error;

@@ -9,7 +9,7 @@ import {
 import type { Config } from "../config/schema.js";
 import { FleetError, option, quote } from "../errors.js";
 import { validateSessionId, validateUser } from "./ids.js";
-import type { AcquireOptions } from "./leases.js";
+import type { AcquireOptions, LeaseWait } from "./leases.js";
 
 /** How the lease on a session is asked for, by a program or a command. */
 export interface LockOptions {
@@ -21,6 +21,10 @@ export interface LockOptions {
   wait?: Duration;
   /** Take it at once, whoever holds it. The reason must not be empty; it is shown to everybody. */
   steal?: { reason: string };
+  /** Take it for another process, which gets its token: until that releases it, it lasts for `ttl` and is not renewed. */
+  detached?: true;
+  /** Called once if the wait takes longer than a second. */
+  onWait?: (wait: LeaseWait) => void;
   signal?: AbortSignal;
 }
 
@@ -30,13 +34,15 @@ const LONGEST_REASON = 500;
 
 /** @throws FleetError a usage error for whatever is not allowed. */
 export function acquireOptions(sessionId: string, options: LockOptions, { lock }: Config): AcquireOptions {
-  const { user, ttl, wait, steal, signal } = options;
+  const { user, ttl, wait, steal, detached, onWait, signal } = options;
   return {
     sessionId: validateSessionId(sessionId),
     holder: validateUser(user),
     ttlMs: ttl === undefined ? lock.ttlMs : parseLeaseTtl(ttl, option("ttl")),
     waitMs: wait === undefined ? WAIT_MS : parseWait(wait, option("wait")),
     ...(steal === undefined ? {} : { steal: { reason: parseReason(steal.reason, option("reason")) } }),
+    ...(detached === undefined ? {} : { detached }),
+    ...(onWait === undefined ? {} : { onWait }),
     ...(signal === undefined ? {} : { signal }),
   };
 }

@@ -3,6 +3,7 @@ import { ALLOWED_LEASE_TTL, LONGEST_TIMER_MS, SHORTEST_LEASE_MS } from "../confi
 import { FleetError, option, quote } from "../errors.js";
 import { pause } from "../runtime/deadline.js";
 import type { Lease, LeaseAnswer, Store } from "../store/store.js";
+import { AmbientLeases } from "./ambient-leases.js";
 import { HeldLease } from "./lease-held.js";
 import { SeenLease, type TurnLease } from "./lease-seen.js";
 
@@ -17,6 +18,8 @@ export const LEASE_VARIABLES = {
 
 /** How long a waiter may fall silent before it loses its place: what a dead one costs those behind it. */
 const PLACE_MS = 3_000;
+/** How long a wait may last before the waiter is told of it. */
+const NOTICE_MS = 1_000;
 const FIRST_PAUSE_MS = 10;
 const LONGEST_PAUSE_MS = 100;
 
@@ -33,10 +36,26 @@ export interface AcquireOptions {
   signal?: AbortSignal;
   /** Take it at once, whoever holds it and whoever waits. The reason is shown to everybody. */
   steal?: { reason: string };
+  /** It is not to be renewed: it lasts until it is released by its token, or until its end. */
+  detached?: true;
+  /** Do not wait for a detached lease of the holder's own: only the holder can release it. */
+  refuseOwn?: boolean;
+  onWait?: (wait: LeaseWait) => void;
+}
+
+/** What a caller waits for who waits for the lease on a session. */
+export interface LeaseWait {
+  sessionId: string;
+  /** The lease in force; null if those who asked before are about to take it. */
+  lease: Lease | null;
+  /** How many others asked before. */
+  ahead: number;
 }
 
 /** Leases on sessions, taken in the order in which they were asked for, by any number of processes. */
 export class Leases {
+  /** Of the callers that {@link hold} runs. */
+  readonly ambient = new AmbientLeases();
   readonly #store: Store;
 
   constructor(store: Store) {
@@ -50,12 +69,14 @@ export class Leases {
    * out of bounds; the signal's own reason when that aborts.
    */
   async acquire(options: AcquireOptions): Promise<HeldLease> {
-    const { sessionId, waitMs, signal } = options;
+    const { sessionId, holder, waitMs, signal, refuseOwn = false } = options;
     assertTtl(options.ttlMs);
     signal?.throwIfAborted();
     await options.mayUse?.();
     const token = randomBytes(32).toString("hex");
-    const until = performance.now() + waitMs;
+    const begun = performance.now();
+    const until = begun + waitMs;
+    let { onWait } = options;
     try {
       for (let attempt = 0; ; attempt++) {
         const asked = performance.now();
@@ -66,7 +87,13 @@ export class Leases {
           return new HeldLease({ store: this.#store, token, lease: answer.lease, asked, adopted: false });
         }
         const left = until - performance.now();
-        if (left <= 0) throw sessionLocked(sessionId, answer, waitMs);
+        const isOwn = answer.lease?.detached === true && answer.lease.holder === holder;
+        if (isOwn && refuseOwn && answer.lease !== null && answer.lease.remainingMs > left) throw ownLock(answer.lease);
+        if (left <= 0) throw isOwn && answer.lease !== null ? ownLock(answer.lease) : sessionLocked(options, answer);
+        if (isOwn || asked - begun >= NOTICE_MS) {
+          onWait?.({ sessionId, lease: answer.lease, ahead: answer.ahead });
+          onWait = undefined;
+        }
         await pause(Math.min(pauseMs(attempt, answer), left), signal);
       }
     } catch (error) {
@@ -117,16 +144,19 @@ export class Leases {
   }
 
   /**
-   * Runs `work` under a lease, which is released at its end.
+   * Runs `work` under a lease, which is released at its end, and is {@link ambient} until then. Work of the same holder on the same
+   * session that it calls goes on under the same lease.
    *
    * @throws what `work` throws; FleetError as {@link acquire}, and `FLEET_LEASE_LOST` when the lease was lost meanwhile,
    * whatever `work` made of it.
    */
   async hold<T>(options: AcquireOptions, work: (lease: HeldLease) => Promise<T>): Promise<T> {
-    const lease = await this.acquire(options);
+    const { sessionId, holder, steal } = options;
+    const outer = steal === undefined ? this.ambient.find(sessionId, holder) : null;
+    const lease = outer === null ? await this.acquire(options) : await this.adopt(sessionId, outer.token, holder);
     let result: T;
     try {
-      result = await work(lease);
+      result = await this.ambient.run(lease, work);
     } catch (error) {
       // The work's own error says more than that the lease was lost on the way, which may be its very reason.
       await lease.release().catch(() => "lost, or it ends by itself");
@@ -136,7 +166,7 @@ export class Leases {
     return result;
   }
 
-  async #ask({ sessionId, holder, ttlMs, steal }: AcquireOptions, token: string): Promise<LeaseAnswer> {
+  async #ask({ sessionId, holder, ttlMs, steal, detached }: AcquireOptions, token: string): Promise<LeaseAnswer> {
     return await this.#store.acquireLease({
       sessionId,
       holder,
@@ -144,6 +174,7 @@ export class Leases {
       ttlMs,
       placeMs: PLACE_MS,
       ...(steal === undefined ? {} : { steal }),
+      ...(detached === undefined ? {} : { detached }),
     });
   }
 
@@ -167,7 +198,25 @@ function pauseMs(attempt: number, answer: LeaseAnswer & { granted: false }): num
   return isNext ? Math.min(pause, Math.ceil(answer.lease?.remainingMs ?? 0) + 1) : pause;
 }
 
-function sessionLocked(sessionId: string, answer: LeaseAnswer & { granted: false }, waitMs: number): FleetError {
+/** The holder's own lock, which would be waited for in vain. */
+function ownLock({ sessionId, holder, remainingMs }: Lease): FleetError {
+  const { session, token } = LEASE_VARIABLES;
+  const message =
+    `Session ${quote(sessionId)} is locked by ${quote(holder)} for another ${seconds(remainingMs)}. ` +
+    "Continue with the token of that lease, or release it first.";
+  return new FleetError("FLEET_SESSION_LOCKED", message, {
+    suggestions: [
+      `copilotfleet unlock ${sessionId} --token TOKEN`,
+      `export ${session}=${sessionId} ${token}=TOKEN`,
+      `Wait for another process to release it: ${option("wait", "5m")}`,
+    ],
+  });
+}
+
+function sessionLocked(
+  { sessionId, holder, waitMs }: AcquireOptions,
+  answer: LeaseAnswer & { granted: false },
+): FleetError {
   const waited = waitMs > 0 ? ` (waited ${seconds(waitMs)})` : "";
   const others = answer.ahead === 0 ? "" : `, and ${answer.ahead} ${answer.ahead === 1 ? "waits" : "wait"} for it`;
   return new FleetError(
@@ -177,7 +226,7 @@ function sessionLocked(sessionId: string, answer: LeaseAnswer & { granted: false
       suggestions: [
         `copilotfleet lock ${sessionId} --show`,
         `Wait longer for it: ${option("wait", "5m")}`,
-        `copilotfleet lock ${sessionId} --user USER --steal --reason "WHY"`,
+        `copilotfleet lock ${sessionId} --user ${holder} --steal --reason "WHY"`,
       ],
     },
   );

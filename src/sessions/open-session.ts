@@ -5,6 +5,7 @@ import { runTurn, type TurnOptions, type TurnReply } from "../runtime/client/tur
 import { abortable, deadline, either } from "../runtime/deadline.js";
 import type { ServerRecord, SessionRecord } from "../store/store.js";
 import type { TurnLease } from "./lease-seen.js";
+import type { LeaseWait } from "./leases.js";
 import { explained, isStoreTrouble, unreleased } from "./problems.js";
 import { type Permit, takeTurn } from "./turn-taking.js";
 
@@ -41,8 +42,13 @@ export interface SessionKeeper {
 export interface SendOptions extends TurnOptions {
   /** A lease on the session that the caller holds; it is checked right before the prompt goes out. */
   lease?: TurnLease;
-  /** How long to wait for a lease that somebody else holds, in milliseconds. Default: 30,000. */
+  /**
+   * How long to wait for a lease that somebody else holds, in milliseconds. Default: 30,000; then a lease that the same user
+   * took with `copilotfleet lock`, and that outlasts the wait, is refused at once.
+   */
   waitMs?: number;
+  /** Called once if the wait for that lease takes longer than a second. */
+  onWait?: (wait: LeaseWait) => void;
 }
 
 const GOODBYE_MS = 2_000;

@@ -484,6 +484,9 @@ export class Sessions implements SessionKeeper {
     this.#context.clients.assertOpen();
     if (fence !== undefined) return { lease: await this.#context.leases.see(record.id, fence, user), owned: true };
     if (options.lease !== undefined) return { lease: options.lease, owned: false };
+    const { waitMs = OPEN_WAIT_MS, signal } = options;
+    const ambient = await this.#context.leases.ambient.turn(record.id, user, { waitMs, signal });
+    if (ambient !== null) return { lease: ambient, owned: true };
     // A private session needs none, but respects the one that somebody took.
     const free = record.kind === "private" && !always && (await this.#context.store.readLease(record.id)) === null;
     return free ? null : { lease: await this.#takeLease(record.id, user, options), owned: true };
@@ -493,7 +496,7 @@ export class Sessions implements SessionKeeper {
   async #takeLease(
     id: string,
     user: string,
-    { waitMs, signal }: { waitMs?: number | undefined; signal?: AbortSignal | undefined },
+    { waitMs, signal, onWait }: Pick<SendOptions, "waitMs" | "signal" | "onWait">,
   ): Promise<HeldLease> {
     const { leases, store, config, env } = this.#context;
     const request = {
@@ -502,6 +505,9 @@ export class Sessions implements SessionKeeper {
       mayUse: async () => await this.recordFor(id, user),
       ttlMs: turnLeaseMs(config, store),
       waitMs: waitMs ?? OPEN_WAIT_MS,
+      // Who asks for a wait may know that another process is about to release it.
+      refuseOwn: waitMs === undefined,
+      ...(onWait === undefined ? {} : { onWait }),
       ...(signal === undefined ? {} : { signal }),
     };
     return await leases.enter(request, env);

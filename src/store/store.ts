@@ -326,6 +326,8 @@ export interface Lease {
   ttlMs: number;
   /** Why it was taken from the holder before, if it was. */
   stealReason: string | null;
+  /** No process holds it: `lock` without a command took it, and it lasts until `unlock` or its end. */
+  detached?: true;
 }
 
 export interface LeaseRequest {
@@ -338,6 +340,8 @@ export interface LeaseRequest {
   placeMs: number;
   /** Take it at once, whoever holds it and whoever waits. */
   steal?: { reason: string };
+  /** As in {@link Lease}. */
+  detached?: true;
 }
 
 export type LeaseAnswer =

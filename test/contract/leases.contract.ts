@@ -72,6 +72,17 @@ export function describeLeases(stores: () => Stores): void {
     await other.close();
   });
 
+  it("shows that no process holds a lease, until its end, and not of the next one", async () => {
+    expect(await granted(store(), "t1", { detached: true })).toMatchObject({ detached: true });
+    expect(await store().renewLease("a", "t1", LONG_MS)).toMatchObject({ detached: true });
+    expect(await store().readLease("a")).toMatchObject({ detached: true });
+    const answer = await store().acquireLease(request("t2"));
+    expect(answer).toMatchObject({ granted: false, lease: { detached: true } });
+    await store().releaseLease("a", "t1");
+    expect(await granted(store(), "t2")).not.toHaveProperty("detached");
+    expect(await store().readLease("a")).not.toHaveProperty("detached");
+  });
+
   it("gives the same answer to the same request again", async () => {
     const lease = await granted(store(), "t1");
     expect(await granted(store(), "t1")).toMatchObject({ fence: lease.fence, acquiredAt: lease.acquiredAt });

@@ -20,6 +20,8 @@ const LEASE = {
   ttlMs: 300_000,
   stealReason: null,
 };
+/** No process holds it. */
+const DETACHED = { ...LEASE, detached: true };
 const TOKEN = expect.stringMatching(/^[0-9a-f]{64}$/);
 
 interface Locked {
@@ -52,7 +54,7 @@ describe("lock and unlock", () => {
     expect(await fleet.ok(["unlock", "s", "--token", token.trimEnd()])).toBe("s\n");
 
     const locked = await lock();
-    expect(locked).toEqual({ lease: { ...LEASE, token: TOKEN } });
+    expect(locked).toEqual({ lease: { ...DETACHED, token: TOKEN } });
     const { acquiredAt = "", expiresAt = "" } = locked.lease ?? {};
     expect(Date.parse(expiresAt) - Date.parse(acquiredAt)).toBe(300_000);
     expect(await fleet.json(["unlock", "s", "--token", locked.lease?.token ?? ""])).toEqual({ unlocked: "s" });
@@ -63,13 +65,13 @@ describe("lock and unlock", () => {
     expect(await fleet.ok(["lock", "s", "--show"])).toBe("No lease.\n");
     const locked = await lock("--ttl", "1h");
     for (const user of [[], ["--user", "alice"], ["--user", "bob"]]) {
-      expect(await fleet.json(["lock", "s", "--show", ...user])).toEqual({ lease: { ...LEASE, ttlMs: 3_600_000 } });
+      expect(await fleet.json(["lock", "s", "--show", ...user])).toEqual({ lease: { ...DETACHED, ttlMs: 3_600_000 } });
     }
     const [heading = "", row = ""] = (await fleet.ok(["lock", "s", "--show"])).split("\n");
     expect(heading.split(/ {2,}/)).toEqual(["SESSION", "HOLDER", "AGE", "ENDS IN", "FENCE", "TAKEN OVER SINCE"]);
     expect(row.split(/ {2,}/)).toEqual(["s", "alice", expect.stringMatching(/^\d+s$/), "59m", expect.anything(), "-"]);
     expect(await fleet.json(["list", "--user", "alice"])).toMatchObject({
-      sessions: [{ id: "s", lease: { ...LEASE, ttlMs: 3_600_000 } }],
+      sessions: [{ id: "s", lease: { ...DETACHED, ttlMs: 3_600_000 } }],
     });
     const files = (await readdir(fleet.root, { recursive: true, withFileTypes: true })).filter((entry) =>
       entry.isFile(),

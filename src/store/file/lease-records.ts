@@ -46,8 +46,15 @@ export class LeaseRecords {
   }
 
   async acquire(request: LeaseRequest): Promise<LeaseAnswer> {
-    const { sessionId, holder, ttlMs, placeMs, steal } = request;
-    const wanted = { holder, ttlMs, placeMs, tokenHash: hashToken(request.token), stealReason: steal?.reason ?? null };
+    const { sessionId, holder, ttlMs, placeMs, steal, detached } = request;
+    const wanted = {
+      holder,
+      ttlMs,
+      placeMs,
+      tokenHash: hashToken(request.token),
+      stealReason: steal?.reason ?? null,
+      ...(detached === undefined ? {} : { detached }),
+    };
     for (;;) {
       const answer = await this.#update(sessionId, (state) => acquire(state, wanted, now()));
       if (answer === undefined) {
@@ -273,7 +280,8 @@ function parseState(data: string): LeaseState {
 
 /** As callers see it. Without the token's hash, and with what is left now, not at the time of the commit. */
 function viewLease(sessionId: string, granted: Granted): Lease {
-  const { holder, fence, acquiredAt, expiresAt, ttlMs, stealReason } = granted;
+  const { holder, fence, acquiredAt, expiresAt, ttlMs, stealReason, detached } = granted;
   const remainingMs = Math.floor(remaining(granted.end, now()));
-  return { sessionId, holder, fence, acquiredAt, expiresAt, remainingMs, ttlMs, stealReason };
+  const lease = { sessionId, holder, fence, acquiredAt, expiresAt, remainingMs, ttlMs, stealReason };
+  return detached === undefined ? lease : { ...lease, detached };
 }

@@ -26,6 +26,7 @@ export interface Granted {
   end: Moment;
   ttlMs: number;
   stealReason: string | null;
+  detached?: true;
 }
 
 interface Place {
@@ -42,6 +43,7 @@ export interface Request {
   ttlMs: number;
   placeMs: number;
   stealReason: string | null;
+  detached?: true;
 }
 
 export type Answer = { granted: Granted } | { granted: null; current: Granted | null; ahead: number };
@@ -95,6 +97,7 @@ function grant(state: LeaseState, request: Request, now: Instant): Granted {
     end: after(now, request.ttlMs),
     ttlMs: request.ttlMs,
     stealReason: taken ? request.stealReason : null,
+    ...(request.detached === undefined ? {} : { detached: request.detached }),
   };
   leave(state, request.tokenHash);
   return state.lease;

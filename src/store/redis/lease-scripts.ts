@@ -11,14 +11,14 @@ import { foundingScript, script } from "./scripts.js";
 /** The lease in force as an answer; `lease` is its key. */
 const ANSWER = `
 local function answer(word, rank, lease)
-  local f = redis.call('HMGET', lease, 'holder', 'fence', 'token', 'acquired', 'expires', 'ttl', 'steal')
-  return {word, rank, redis.call('PTTL', lease), f[1], f[2], f[3], f[4], f[5], f[6], f[7]}
+  local f = redis.call('HMGET', lease, 'holder', 'fence', 'token', 'acquired', 'expires', 'ttl', 'steal', 'detached')
+  return {word, rank, redis.call('PTTL', lease), f[1], f[2], f[3], f[4], f[5], f[6], f[7], f[8]}
 end
 `;
 
 /**
  * KEYS[3] fence, [4] lease, [5] queue, [6] places. ARGV[5] token's hash, [6] holder, [7] TTL (ms), [8] how long a place is
- * kept (ms), [9] '1' to take it from whoever has it, [10] why.
+ * kept (ms), [9] '1' to take it from whoever has it, [10] why, [11] '1' if no process holds it.
  *
  * The fence is one more than the last, and at least the time: so it grows also over a loss of all data. A number that is
  * handed to redis.call is written with 17 digits, which a time in milliseconds does not fill.
@@ -38,6 +38,7 @@ local function grant()
   redis.call('HSET', lease, 'holder', ARGV[6], 'fence', fence, 'token', token,
     'acquired', now, 'expires', now + ARGV[7], 'ttl', ARGV[7])
   if current and ARGV[9] == '1' then redis.call('HSET', lease, 'steal', ARGV[10]) end
+  if ARGV[11] == '1' then redis.call('HSET', lease, 'detached', '1') end
   redis.call('PEXPIRE', lease, ARGV[7])
   leave_queue(queue, places, token)
   return answer('granted', 0, lease)

@@ -26,14 +26,15 @@ export class RedisLeases {
     this.#keys = keys;
   }
 
-  async acquire({ sessionId, holder, token, ttlMs, placeMs, steal }: LeaseRequest): Promise<LeaseAnswer> {
+  async acquire(request: LeaseRequest): Promise<LeaseAnswer> {
+    const { sessionId, holder, token, ttlMs, placeMs, steal, detached } = request;
     assertSessionId(sessionId);
     const keys = this.#keys;
     const reply = await this.#ask(
       sessionId,
       ACQUIRE,
       [keys.fence, keys.lease(sessionId), keys.queue(sessionId), keys.places(sessionId)],
-      [hashToken(token), holder, ttlMs, placeMs, steal === undefined ? "0" : "1", steal?.reason ?? ""],
+      [hashToken(token), holder, ttlMs, placeMs, bit(steal), steal?.reason ?? "", bit(detached)],
     );
     const { word, lease, ahead } = reply;
     if (word !== "granted") return { granted: false, lease, ahead };
@@ -112,7 +113,7 @@ export class RedisLeases {
     const [word, ahead, leftMs, ...fields] = await this.#connection.run(script, keys, args);
     // What is left now, and not at the time of the answer; rather too little than too much.
     const remainingMs = Math.max(0, Math.floor(Number(leftMs ?? 0) - (performance.now() - asked)));
-    const [holder, fence, tokenHash, acquired, expires, ttlMs, steal] = fields;
+    const [holder, fence, tokenHash, acquired, expires, ttlMs, steal, detached] = fields;
     const lease = {
       sessionId,
       holder: String(holder),
@@ -122,6 +123,7 @@ export class RedisLeases {
       remainingMs,
       ttlMs: Number(ttlMs),
       stealReason: typeof steal === "string" ? steal : null,
+      ...(detached === "1" ? { detached: true as const } : {}),
     };
     return {
       word: String(word),
@@ -130,6 +132,10 @@ export class RedisLeases {
       tokenHash: String(tokenHash),
     };
   }
+}
+
+function bit(given: unknown): "0" | "1" {
+  return given === undefined ? "0" : "1";
 }
 
 /** Whether a holder may count on it: for others it is in force as long as Redis says so. */

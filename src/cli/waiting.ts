@@ -1,0 +1,21 @@
+import { quote } from "../errors.js";
+import type { LeaseWait } from "../sessions/leases.js";
+
+/** Reports on standard error what a command waits for: to a person at a terminal, never to a script. */
+export function waitNotice(json: boolean): { onWait?: (wait: LeaseWait) => void } {
+  if (json || process.stderr.isTTY !== true) return {};
+  return {
+    onWait: (wait) => {
+      process.stderr.write(`Waiting for session ${quote(wait.sessionId)}: ${reason(wait)} Ctrl-C stops waiting.\n`);
+    },
+  };
+}
+
+function reason({ sessionId, lease, ahead }: LeaseWait): string {
+  if (lease === null) return "others asked for it before.";
+  const seconds = Math.ceil(lease.remainingMs / 1_000);
+  const holder = `${quote(lease.holder)} holds its lease for another ${seconds} s`;
+  if (lease.detached) return `${holder}, or until: copilotfleet unlock ${sessionId} --token TOKEN.`;
+  const queue = ahead === 0 ? "" : `, and ${ahead} ${ahead === 1 ? "waits" : "wait"} for it`;
+  return `${holder}, unless it is renewed${queue}.`;
+}

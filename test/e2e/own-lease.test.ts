@@ -1,0 +1,202 @@
+import { rmSync } from "node:fs";
+import { join } from "node:path";
+import { approveAll, CopilotClient, RuntimeConnection } from "@github/copilot-sdk";
+import { afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { Fleet } from "../../src/index.js";
+import { openFileStore } from "../../src/store/file/file-store.js";
+import type { Lease } from "../../src/store/store.js";
+import { PORTS, testFleet } from "../fixtures/cli.js";
+import { Terminal } from "../fixtures/terminal.js";
+
+const command = testFleet(PORTS.ownLease, { COPILOTFLEET_SERVE_TURN_WAIT: "500ms" });
+
+interface Locked {
+  lease: Lease & { token: string };
+}
+
+async function lock(session: string, ...args: string[]): Promise<Locked["lease"]> {
+  return (await command.json<Locked>(["lock", session, "--user", "alice", ...args])).lease;
+}
+
+async function unlock({ sessionId, token }: Locked["lease"]): Promise<void> {
+  await command.ok(["unlock", sessionId, "--token", token]);
+}
+
+beforeAll(async () => {
+  await command.create("alice", "notes");
+  await command.ok(["create", "--user", "alice", "--id", "team", "--collaborative", "--member", "bob"]);
+});
+
+/** One test that fails must not lock out those after it. */
+afterEach(() => rmSync(join(command.root, "leases"), { recursive: true, force: true }));
+
+describe("a user's own lock on a session", () => {
+  it.each(["notes", "team"])("makes that user's send to %s fail at once, and names what releases it", async (id) => {
+    const lease = await lock(id);
+    for (const args of [
+      ["send", id, "x", "--user", "alice"],
+      ["resume", id, "--user", "alice", "--prompt", "x"],
+    ]) {
+      const error = await command.refusal(5, args);
+      expect(error).toMatchObject({
+        code: "FLEET_SESSION_LOCKED",
+        message: expect.stringMatching(
+          new RegExp(`^Session "${id}" is locked by "alice" for another (2\\d\\d|300) s\\. `),
+        ),
+        suggestions: [
+          `copilotfleet unlock ${id} --token TOKEN`,
+          `export COPILOTFLEET_LEASE_SESSION=${id} COPILOTFLEET_LEASE_TOKEN=TOKEN`,
+          "Wait for another process to release it: --wait 5m",
+        ],
+      });
+      expect(error.message).not.toContain("waited");
+    }
+    const env = { COPILOTFLEET_LEASE_SESSION: id, COPILOTFLEET_LEASE_TOKEN: lease.token };
+    expect(await command.ok(["send", id, "under it", "--user", "alice"], { env })).toMatch(/under it\n$/);
+    await unlock(lease);
+    expect(await command.send("alice", id, "after it")).toMatch(/after it$/);
+  });
+
+  it("is waited for when the user asks for that, or when it ends soon enough", async () => {
+    const lease = await lock("notes");
+    const waiting = command.start(["send", "notes", "waited", "--user", "alice", "--wait", "1m"]);
+    await queued("notes");
+    await unlock(lease);
+    expect(await waiting.done).toMatchObject({ code: 0, stderr: "", stdout: expect.stringMatching(/waited\n$/) });
+    await lock("notes", "--ttl", "2s");
+    expect(await command.send("alice", "notes", "soon")).toMatch(/soon$/);
+  });
+});
+
+describe("a wait for a session", () => {
+  it.each([
+    ["send", ["send", "team", "x", "--user", "bob"]],
+    ["lock", ["lock", "team", "--user", "bob"]],
+  ])("of %s is reported on a terminal, with the holder and the time, and ends with Ctrl-C", async (_, args) => {
+    const lease = await lock("team");
+    await using terminal = new Terminal(command, args);
+    await terminal.shows(
+      /Waiting for session "team": "alice" holds its lease for another (2\d\d|300) s, .*Ctrl-C stops/s,
+    );
+    terminal.type("\x03");
+    expect(await terminal.done).toBe(130);
+    await unlock(lease);
+  });
+
+  it("is not reported in a pipe or with --json", async () => {
+    const lease = await lock("team");
+    for (const json of [[], ["--json"]]) {
+      const ran = await command.run(["send", "team", "x", "--user", "bob", "--wait", "1500ms", ...json]);
+      expect(ran.code).toBe(5);
+      expect(ran.stdout + ran.stderr).not.toContain("Waiting");
+      expect(ran.stdout + ran.stderr).toContain("waited 1.5 s");
+      expect(ran.stdout + ran.stderr).toContain("lock team --user bob --steal");
+    }
+    await unlock(lease);
+  });
+});
+
+describe("withSessionLock", () => {
+  let fleet: Fleet;
+  beforeEach(async () => {
+    fleet = await Fleet.open({ env: command.env, cwd: command.folder });
+  });
+  afterEach(async () => {
+    await fleet.close();
+  });
+
+  const alice = { user: "alice" };
+  const ALICE_AT_ONCE = { user: "alice", waitMs: 0 };
+  const LOCKED = { code: "FLEET_SESSION_LOCKED" };
+
+  it.each(["notes", "team"])("lends its lease to the turns that its work begins in %s", async (id) => {
+    const session = await fleet.resumeSession(id, alice);
+    await fleet.withSessionLock(id, alice, async ({ fence }) => {
+      expect((await fleet.exchange(id, "one", ALICE_AT_ONCE)).reply.text).toMatch(/one$/);
+      expect((await fleet.send(session, "two", { waitMs: 0 })).text).toMatch(/two$/);
+      expect((await session.sendAndWait({ prompt: "three" }))?.data.content).toMatch(/three$/);
+      expect(await fleet.leaseOf(id)).toMatchObject({ fence, holder: "alice" });
+    });
+    expect(await fleet.leaseOf(id)).toBeNull();
+  });
+
+  it("runs turns that its work begins at once one after the other", async () => {
+    const prompts = ["a", "b", "c", "d"];
+    const replies = await fleet.withSessionLock("notes", alice, async () => {
+      return await Promise.all(prompts.map(async (prompt) => await fleet.exchange("notes", prompt, alice)));
+    });
+    expect(replies.map(({ reply }) => reply.text.replace(/^\[turn \d+\] /, ""))).toEqual(prompts);
+    const turns = replies.map(({ reply }) => Number(/\d+/.exec(reply.text)?.[0]));
+    expect(turns).toEqual(turns.map((_, index) => (turns[0] ?? 0) + index));
+  });
+
+  it("does not lend it to another user, to callers outside of its work, or to what outlives its work", async () => {
+    const [entered, enter] = gate();
+    const [checked, check] = gate();
+    const [released, release] = gate();
+    let left: Promise<unknown> | undefined;
+    const inside = fleet.withSessionLock("team", alice, async () => {
+      enter();
+      await expect(fleet.exchange("team", "x", { user: "bob", waitMs: 0 })).rejects.toMatchObject(LOCKED);
+      left = released.then(async () => await fleet.exchange("team", "x", ALICE_AT_ONCE));
+      // Whoever comes through the front door is another client, also of the same user.
+      await using door = await fleet.openFrontDoor({ listen: { host: "127.0.0.1", port: 0 } });
+      const { token } = await fleet.issueToken("alice");
+      const client = new CopilotClient({
+        connection: RuntimeConnection.forUri(`127.0.0.1:${door.address.port}`, { connectionToken: token }),
+      });
+      const session = await client.resumeSession("team", { onPermissionRequest: approveAll });
+      await expect(session.sendAndWait({ prompt: "x" })).rejects.toThrow(/locked by "alice"/);
+      await client.stop();
+      await checked;
+    });
+    await entered;
+    await expect(fleet.exchange("team", "x", ALICE_AT_ONCE)).rejects.toMatchObject(LOCKED);
+    check();
+    await inside;
+    const next = await fleet.lockSession("team", { user: "bob" });
+    release();
+    await expect(left).rejects.toMatchObject(LOCKED);
+    await next.release();
+  });
+
+  it("keeps the leases of nested work apart, and enters the same session again", async () => {
+    await fleet.withSessionLock("notes", alice, async (outer) => {
+      await fleet.withSessionLock("team", alice, async () => {
+        for (const id of ["notes", "team"]) {
+          expect((await fleet.exchange(id, "nested", ALICE_AT_ONCE)).reply.text).toMatch(/nested$/);
+        }
+      });
+      const other = await fleet.lockSession("team", { user: "bob", wait: "0" });
+      await other.release();
+      await fleet.withSessionLock("notes", { user: "alice", wait: "0" }, async (inner) => {
+        expect(inner.fence).toBe(outer.fence);
+      });
+      await outer.check();
+    });
+  });
+
+  it("gives way to a lease that the turn comes with", async () => {
+    const lost = await fleet.lockSession("notes", alice);
+    await fleet.withSessionLock("notes", { user: "alice", steal: { reason: "test" } }, async () => {
+      const exchange = fleet.exchange("notes", "x", { user: "alice", lease: lost });
+      await expect(exchange).rejects.toMatchObject({ code: "FLEET_LEASE_LOST" });
+    });
+  });
+});
+
+/** Resolves when somebody waits for the lease on a session. */
+async function queued(session: string): Promise<void> {
+  const probe = { sessionId: session, holder: "p", token: "p", ttlMs: 1, placeMs: 1 };
+  const ask = () => openFileStore(command.root).acquireLease(probe);
+  await expect.poll(ask, { timeout: 20_000 }).toMatchObject({ granted: false, ahead: 1 });
+}
+
+/** A promise, and what resolves it. */
+function gate(): [Promise<void>, () => void] {
+  let open = (): void => undefined;
+  const opened = new Promise<void>((resolve) => {
+    open = resolve;
+  });
+  return [opened, () => open()];
+}
