@@ -3,6 +3,7 @@ import type { PartialConfig } from "./config/load.js";
 import type { Address } from "./config/rules.js";
 import type { DoorListeners } from "./gateway/context.js";
 import type { RebalancePlan } from "./hosts/rebalance.js";
+import type { PoolState } from "./pool/admission.js";
 import type { Strategy } from "./pool/pool.js";
 import type { ServerView } from "./pool/server.js";
 import type { TurnReply } from "./runtime/client/turn.js";
@@ -49,6 +50,8 @@ export interface RouteView {
   reason: string;
   /** The server as it is now; null if it was never started. */
   server: ServerView | null;
+  /** Of that host: a closed pool starts no server and takes no turn. */
+  pool: PoolState;
 }
 
 export interface CreateSessionOptions extends SessionOptions {

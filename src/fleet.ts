@@ -61,6 +61,7 @@ import {
   spawnEverywhere,
   unknownOf,
   viewSessionOf,
+  withSessionCounts,
 } from "./remote/gather.js";
 import type { LogEnd } from "./remote/host-actions.js";
 import { moveUsers } from "./remote/move-users.js";
@@ -223,7 +224,8 @@ export class Fleet implements AsyncDisposable {
    * answer is warned of ({@link takeWarnings}), and its servers are shown as it recorded them last (`away`).
    */
   async servers(): Promise<ServerView[]> {
-    return await gatherServers(this.#hosts);
+    const [servers, records] = await Promise.all([gatherServers(this.#hosts), this.#store.listSessions()]);
+    return withSessionCounts(servers, records, this.#directory.own);
   }
 
   /** The hosts of the fleet, also those that are gone; none where the store is one host's alone. */
@@ -352,6 +354,7 @@ export class Fleet implements AsyncDisposable {
       reason: foreseen === null ? reason : `${foreseen.reason}; ${reason}`,
       server:
         server === undefined ? null : isElsewhere ? await this.#viewOn(foreseen.host, server) : viewServer(server),
+      pool: poolState(registry),
     };
   }
 

@@ -13,6 +13,8 @@ export abstract class FleetCommand extends Command {
       description: "configuration file to read instead of the project's .copilotfleet.json",
       helpValue: "FILE",
     }),
+    // Read in `colour.ts`, before flags are parsed: errors in them have no colour either.
+    "no-color": Flags.boolean({ description: "print without colours", helpGroup: "GLOBAL" }),
   };
 
   /** Where the configuration comes from, as the library takes it: the file that `--config` names. */

@@ -2,7 +2,7 @@ import { Flags } from "@oclif/core";
 import { parseDuration } from "../config/duration.js";
 import { ERRORS } from "../errors.js";
 import type { GcResult } from "../sessions/gc.js";
-import { renderAge, renderBytes, renderTable } from "./table.js";
+import { type Column, renderAge, renderBytes, renderTable, SESSION } from "./table.js";
 
 export const gcTtlFlag = Flags.string({
   description: "after how long without use a session goes (default: session.ttl); its own TTL wins",
@@ -13,12 +13,19 @@ export const gcTtlFlag = Flags.string({
   },
 });
 
+const COLUMNS: Column[] = [
+  SESSION,
+  { heading: "OWNER", cut: "middle" },
+  { heading: "AGE", yields: 1 },
+  { heading: "SIZE", yields: 2 },
+];
+
 /** One line, as a mail from cron should be; a dry run tells first what would go. */
 export function renderGc(result: GcResult): string {
   const { deleted, dryRun } = result;
   if (!dryRun || deleted.length === 0) return summarize(result);
   const rows = deleted.map(({ id, owner, ageMs, bytes }) => [id, owner, renderAge(ageMs), renderBytes(bytes)]);
-  return `${renderTable(["SESSION", "OWNER", "AGE", "SIZE"], rows)}\n${summarize(result)}`;
+  return `${renderTable(COLUMNS, rows)}\n${summarize(result)}`;
 }
 
 function summarize({ deleted, skipped, freedBytes, dryRun, servers, remains }: GcResult): string {

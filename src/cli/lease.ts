@@ -1,12 +1,19 @@
 import { printable } from "../config/text.js";
 import type { Lease } from "../store/store.js";
-import { renderAge, renderTable } from "./table.js";
+import { renderAge, renderTable, SESSION } from "./table.js";
 
 /** What `lock --show` prints. */
 export function renderLease(lease: Lease | null): string {
   if (lease === null) return "No lease.";
   return renderTable(
-    ["SESSION", "HOLDER", "AGE", "ENDS IN", "FENCE", "TAKEN OVER SINCE"],
+    [
+      SESSION,
+      { heading: "HOLDER", cut: "middle" },
+      { heading: "AGE", yields: 1 },
+      "ENDS IN",
+      { heading: "FENCE", yields: 3 },
+      { heading: "TAKEN OVER SINCE", yields: 2, cut: "end" },
+    ],
     [
       [
         lease.sessionId,

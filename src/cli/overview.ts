@@ -1,22 +1,46 @@
 import type { HostView, Overview } from "../remote/overview.js";
+import { describeClosedPool } from "./pool.js";
+import type { LiveView } from "./scroll.js";
 import { renderServers } from "./servers.js";
 import { renderAge, renderBytes, renderState, renderTable } from "./table.js";
 
-/** One look at the fleet, as `top` shows it. */
-export function renderOverview({ hosts, servers, sessions }: Overview): string {
+/** One look at the fleet, as `top` prints it once. */
+export function renderOverview(overview: Overview): string {
+  return [...sectionsOf(overview).flatMap((lines) => [...lines, ""]), sumOf(overview)].join("\n");
+}
+
+/** The same for `top` on a terminal. */
+export function viewOverview(overview: Overview, warnings: readonly string[]): LiveView {
+  const closed = describeClosedPool(overview.pool);
+  return {
+    above: closed === null ? [] : [closed, ""],
+    sections: sectionsOf(overview),
+    below: ["", sumOf(overview), ...warnings.map((warning) => `Warning: ${warning}`)],
+  };
+}
+
+function sectionsOf({ hosts, servers }: Overview): string[][] {
   const names = hosts.map(({ name }) => name);
-  return [
-    renderHosts(hosts),
-    "",
-    servers.length === 0 ? "No servers." : renderServers(servers, names),
-    "",
-    `Sessions: ${sessions.active} active, ${sessions.idle} idle`,
-  ].join("\n");
+  const table = servers.length === 0 ? "No servers." : renderServers(servers, names);
+  return [renderHosts(hosts), table].map((text) => text.split("\n"));
+}
+
+function sumOf({ sessions }: Overview): string {
+  return `Sessions: ${sessions.active} active, ${sessions.idle} idle`;
 }
 
 function renderHosts(hosts: readonly HostView[]): string {
   return renderTable(
-    ["HOST", "STATE", "TERM", "HEARTBEAT", "FRONT DOOR", "SERVERS", "SESSIONS", "MEMORY"],
+    [
+      { heading: "HOST", cut: "middle" },
+      "STATE",
+      { heading: "TERM", yields: 6 },
+      { heading: "HEARTBEAT", yields: 4 },
+      { heading: "FRONT DOOR", yields: 5 },
+      "SERVERS",
+      { heading: "LOADED", yields: 2 },
+      { heading: "MEMORY", yields: 3 },
+    ],
     hosts.map((host) => [
       host.name,
       renderState(host.state),

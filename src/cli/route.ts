@@ -3,7 +3,10 @@ import type { Rebalanced, RouteView } from "../fleet-options.js";
 import type { RebalancePlan } from "../hosts/rebalance.js";
 import type { Strategy } from "../pool/pool.js";
 import { usage } from "./flags.js";
-import { renderState, renderTable } from "./table.js";
+import { type Column, renderState, renderTable, SERVER, SESSION, USER } from "./table.js";
+
+const HOST: Column = { heading: "HOST", cut: "middle" };
+const KEPT: Column[] = [SESSION, USER, { heading: "STAYS ON", cut: "middle" }, { heading: "REASON", cut: "end" }];
 
 export interface RouteFlags {
   user: string | undefined;
@@ -43,18 +46,19 @@ export async function runRoute(
 
 function renderRoute({ user, host, serverId, server, reason }: RouteView): string {
   const row = [user, serverId, server?.url ?? null, renderState(server?.state ?? "stopped"), reason];
-  if (host === null) return renderTable(["USER", "SERVER", "URL", "STATE", "REASON"], [row]);
-  return renderTable(["USER", "HOST", "SERVER", "URL", "STATE", "REASON"], [[user, host, ...row.slice(1)]]);
+  const columns: Column[] = [USER, SERVER, { heading: "URL", yields: 1 }, "STATE", { heading: "REASON", cut: "end" }];
+  if (host === null) return renderTable(columns, [row]);
+  return renderTable([USER, HOST, ...columns.slice(1)], [[user, host, ...row.slice(1)]]);
 }
 
 function renderPlan({ hosts, moves, stays }: RebalancePlan): string {
   if (hosts.length === 0) return "The fleet is on one host: there is nobody to move.";
   const loads = renderTable(
-    ["HOST", "USERS", "AFTERWARDS", "TAKES USERS"],
+    [HOST, "USERS", "AFTERWARDS", "TAKES USERS"],
     hosts.map(({ name, users, planned, takesUsers }) => [name, users, planned, takesUsers ? "yes" : "no"]),
   );
   const moving = renderTable(
-    ["USER", "FROM", "TO", "SESSIONS"],
+    [USER, { heading: "FROM", cut: "middle" }, { heading: "TO", cut: "middle" }, "SESSIONS"],
     moves.map(({ user, from, to, sessions }) => [user, from, to, sessions]),
   );
   const summary = `${moves.length} users would move, ${stays.length} stay where their sessions are.`;
@@ -63,7 +67,7 @@ function renderPlan({ hosts, moves, stays }: RebalancePlan): string {
 
 function renderRebalanced({ moved, stays }: Rebalanced): string {
   const kept = moved.flatMap((each) => each.kept.map(({ id, reason }) => [id, each.user, each.from, reason]));
-  const table = kept.length === 0 ? [] : ["", renderTable(["SESSION", "USER", "STAYS ON", "REASON"], kept)];
+  const table = kept.length === 0 ? [] : ["", renderTable(KEPT, kept)];
   const released = moved.reduce((sum, each) => sum + each.released.length, 0);
   const summary = `${moved.length} users moved with ${released} sessions; ${kept.length} sessions and ${stays.length} users stay.`;
   const failed = moved.flatMap(({ user, from, failure }) =>

@@ -1,6 +1,6 @@
 import { printable } from "../config/text.js";
 import type { ServerView } from "../pool/server.js";
-import { renderAge, renderBytes, renderState, renderTable } from "./table.js";
+import { renderAge, renderBytes, renderState, renderTable, SERVER, USER } from "./table.js";
 
 /**
  * The table of servers that `ps`, `spawn` and `restart` print, and below it why servers are not well.
@@ -13,8 +13,20 @@ export function renderServers(servers: readonly ServerView[], hosts: readonly st
 }
 
 function table(servers: readonly ServerView[], withHost: boolean): string {
+  const withSessions = servers.some(({ sessions }) => sessions !== null);
   return renderTable(
-    ["SERVER", ...(withHost ? ["HOST"] : []), "USER", "URL", "PID", "STATE", "UPTIME", "MEMORY", "SESSIONS"],
+    [
+      SERVER,
+      ...(withHost ? [{ heading: "HOST", yields: 2, cut: "middle" } as const] : []),
+      USER,
+      { heading: "URL", yields: 5 },
+      { heading: "PID", yields: 7 },
+      "STATE",
+      { heading: "UPTIME", yields: 4 },
+      { heading: "MEMORY", yields: 6 },
+      ...(withSessions ? [{ heading: "SESSIONS", yields: 1 }] : []),
+      { heading: "LOADED", yields: 3 },
+    ],
     servers.map((server) => [
       server.id,
       ...(withHost ? [server.hostName] : []),
@@ -24,6 +36,7 @@ function table(servers: readonly ServerView[], withHost: boolean): string {
       renderState(server.state),
       renderAge(server.uptimeMs),
       renderBytes(server.memoryBytes),
+      ...(withSessions ? [server.sessions] : []),
       server.activeSessions,
     ]),
   );

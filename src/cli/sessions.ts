@@ -1,5 +1,5 @@
 import type { SessionView } from "../sessions/view.js";
-import { renderAge, renderBytes, renderState, renderTable } from "./table.js";
+import { renderAge, renderBytes, renderState, renderTable, SESSION } from "./table.js";
 
 /**
  * The table of sessions that `list` prints.
@@ -10,7 +10,17 @@ export function renderSessions(sessions: readonly SessionView[], hosts: readonly
   const withHost = hosts.length > 1;
   const age = (since: string) => renderAge(Math.max(0, Date.now() - Date.parse(since)));
   return renderTable(
-    ["SESSION", "OWNER", ...(withHost ? ["HOST"] : []), "SERVER", "STATE", "AGE", "LAST USE", "SIZE", "LEASE"],
+    [
+      SESSION,
+      { heading: "OWNER", cut: "middle" },
+      ...(withHost ? [{ heading: "HOST", yields: 4, cut: "middle" } as const] : []),
+      { heading: "SERVER", yields: 6, cut: "middle" },
+      "STATE",
+      { heading: "AGE", yields: 5 },
+      { heading: "LAST USE", yields: 1 },
+      { heading: "SIZE", yields: 3 },
+      { heading: "LEASE", yields: 2, cut: "middle" },
+    ],
     sessions.map((session) => [
       session.id,
       session.owner,

@@ -1,12 +1,17 @@
 import { ERRORS } from "../errors.js";
 import type { Stopped } from "../pool/stopping.js";
-import { renderState, renderTable } from "./table.js";
+import { renderState, renderTable, SERVER } from "./table.js";
 
 export function renderStopped(stopped: readonly Stopped[]): string {
   if (stopped.length === 0) return "Nothing to stop.";
   const withHost = new Set(stopped.map(({ hostName }) => hostName)).size > 1;
   return renderTable(
-    ["SERVER", ...(withHost ? ["HOST"] : []), "OUTCOME", "CUT"],
+    [
+      SERVER,
+      ...(withHost ? [{ heading: "HOST", yields: 1, cut: "middle" } as const] : []),
+      "OUTCOME",
+      { heading: "CUT", cut: "end" },
+    ],
     stopped.map(({ id, hostName = null, outcome, cut }) => [
       id,
       ...(withHost ? [hostName] : []),

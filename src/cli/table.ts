@@ -1,7 +1,8 @@
-import chalk from "chalk";
 import Table from "cli-table3";
+import stringWidth from "string-width";
+import { colour } from "./colour.js";
 
-/** A cell: text, and how to colour it where colours are shown at all (`NO_COLOR` and pipes are honoured by chalk). */
+/** A cell: text, coloured already where that is wanted. */
 export type Cell = string | number | null;
 
 const BARE = {
@@ -22,14 +23,41 @@ const BARE = {
   middle: "   ",
 };
 
-/** A table as `docker ps` prints it: a heading, columns, no lines. Nothing known is shown as `-`. */
-export function renderTable(headings: readonly string[], rows: readonly (readonly Cell[])[]): string {
+/** A column, or just its heading. */
+export type Column = string | { heading: string; yields?: number; cut?: "middle" | "end" };
+
+/** Columns of ids. */
+export const SESSION: Column = { heading: "SESSION", cut: "middle" };
+export const SERVER: Column = { heading: "SERVER", cut: "middle" };
+export const USER: Column = { heading: "USER", cut: "middle" };
+
+/** To this width a cell can be cut while there are still columns that can be left out. */
+const EASY_WIDTH = 20;
+const NARROWEST = 8;
+const GAP = BARE.middle.length;
+
+/**
+ * A table as `docker ps` prints it: a heading, columns, no lines. Nothing known is shown as `-`.
+ *
+ * On a terminal each row fits on one line: cells of columns with `cut` are shortened to 20 characters, then the columns with
+ * the highest `yields` are left out, then cells are shortened further. In a pipe all columns are there, and whole.
+ */
+export function renderTable(
+  columns: readonly Column[],
+  rows: readonly (readonly Cell[])[],
+  width = terminalWidth(),
+): string {
+  const whole = columns.map((column, index): FittedColumn => {
+    const { heading, yields = 0, cut } = typeof column === "string" ? { heading: column } : column;
+    const cells = rows.map((row) => textOf(row[index] ?? null));
+    return { cells: [colour.bold(heading), ...cells], heading, yields, cut };
+  });
+  const fitted = fitColumns(whole, width);
   const table = new Table({
     chars: BARE,
     style: { "padding-left": 0, "padding-right": 0, head: [], border: [], compact: true },
   });
-  table.push(headings.map((heading) => chalk.bold(heading)));
-  for (const row of rows) table.push(row.map((cell) => (cell === null || cell === "" ? "-" : String(cell))));
+  for (let row = 0; row <= rows.length; row++) table.push(fitted.map(({ cells }) => cells[row] ?? ""));
   return table
     .toString()
     .split("\n")
@@ -37,12 +65,94 @@ export function renderTable(headings: readonly string[], rows: readonly (readonl
     .join("\n");
 }
 
+/** How many columns of characters fit on a line of standard output: no limit in a pipe, or where nothing is known. */
+export function terminalWidth(): number {
+  const { isTTY, columns } = process.stdout;
+  return isTTY === true && columns > 0 ? columns : Number.POSITIVE_INFINITY;
+}
+
+interface FittedColumn {
+  /** The heading first. */
+  cells: string[];
+  heading: string;
+  yields: number;
+  cut: "middle" | "end" | undefined;
+}
+
+function textOf(cell: Cell): string {
+  return cell === null || cell === "" ? "-" : String(cell);
+}
+
+function fitColumns(columns: FittedColumn[], width: number): FittedColumn[] {
+  let left = columns;
+  while (totalOf(left.map((column) => lowest(column, EASY_WIDTH))) > width) {
+    const first = left.reduce((most, column) => Math.max(most, column.yields), 0);
+    if (first === 0) break;
+    // The rightmost of those that yield alike.
+    const leaving = left.findLastIndex(({ yields }) => yields === first);
+    left = left.filter((_, index) => index !== leaving);
+  }
+  const widths = left.map(widthOf);
+  for (let over = totalOf(widths) - width; over > 0; over--) {
+    const widest = widestThatYields(left, widths, EASY_WIDTH) ?? widestThatYields(left, widths, NARROWEST);
+    if (widest === undefined) break;
+    widths[widest] = (widths[widest] ?? 0) - 1;
+  }
+  return left.map((column, index) => ({
+    ...column,
+    cells: column.cells.map((cell) => shorten(cell, widths[index] ?? 0, column.cut)),
+  }));
+}
+
+/** The column that is one narrower next: of those that can be cut and are wider than `than`. */
+function widestThatYields(columns: readonly FittedColumn[], widths: readonly number[], than: number) {
+  let widest: number | undefined;
+  for (const [index, column] of columns.entries()) {
+    const width = widths[index] ?? 0;
+    if (width > Math.max(lowest(column, than), widest === undefined ? 0 : (widths[widest] ?? 0))) widest = index;
+  }
+  return widest;
+}
+
+/** How narrow the column may become; its heading stays whole. */
+function lowest(column: FittedColumn, limit: number): number {
+  const width = widthOf(column);
+  return column.cut === undefined ? width : Math.min(width, Math.max(limit, column.heading.length));
+}
+
+function widthOf({ cells }: FittedColumn): number {
+  return cells.reduce((most, cell) => Math.max(most, stringWidth(cell)), 0);
+}
+
+function totalOf(widths: readonly number[]): number {
+  return widths.reduce((sum, width) => sum + width, 0) + GAP * Math.max(0, widths.length - 1);
+}
+
+/** The text, cut to a width with `…` in the middle or at its end. Characters that take two places are not cut in half. */
+export function shorten(text: string, width: number, cut: "middle" | "end" | undefined): string {
+  if (cut === undefined || stringWidth(text) <= width) return text;
+  const characters = Array.from(new Intl.Segmenter().segment(text), ({ segment }) => segment);
+  const tail = cut === "end" ? 0 : Math.floor((width - 1) / 2);
+  const end = take(characters.toReversed(), tail).toReversed().join("");
+  return `${take(characters, width - 1 - stringWidth(end)).join("")}…${end}`;
+}
+
+/** As many of the characters as fit. */
+function take(characters: readonly string[], width: number): string[] {
+  let left = width;
+  const end = characters.findIndex((character) => {
+    left -= stringWidth(character);
+    return left < 0;
+  });
+  return end === -1 ? [...characters] : characters.slice(0, end);
+}
+
 const GOOD = new Set(["ready", "active", "drained", "ok"]);
 const BAD = new Set(["failed", "unhealthy", "gone", "killed"]);
 
 export function renderState(state: string): string {
-  if (GOOD.has(state)) return chalk.green(state);
-  return BAD.has(state) ? chalk.red(state) : chalk.yellow(state);
+  if (GOOD.has(state)) return colour.green(state);
+  return BAD.has(state) ? colour.red(state) : colour.yellow(state);
 }
 
 const UNITS = [

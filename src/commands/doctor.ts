@@ -1,6 +1,6 @@
 import { Flags } from "@oclif/core";
-import chalk from "chalk";
 import { FleetCommand } from "../cli/base-command.js";
+import { colour } from "../cli/colour.js";
 import { type Check, examine } from "../doctor.js";
 
 export default class Doctor extends FleetCommand {
@@ -25,13 +25,13 @@ export default class Doctor extends FleetCommand {
 }
 
 const MARKS = {
-  ok: chalk.green("ok    "),
-  warning: chalk.yellow("WARN  "),
-  failed: chalk.red("FAIL  "),
-  skipped: chalk.yellow("SKIP  "),
+  ok: colour.green("ok    "),
+  warning: colour.yellow("WARN  "),
+  failed: colour.red("FAIL  "),
+  skipped: colour.yellow("SKIP  "),
 } as const;
 
 function render({ name, level, detail, fix, fixed }: Check): string {
-  const mark = fixed ? chalk.yellow("mended") : MARKS[level];
+  const mark = fixed ? colour.yellow("mended") : MARKS[level];
   return `${mark} ${name.padEnd(16)} ${detail}${fix === null ? "" : `\n${" ".repeat(24)}Try: ${fix}`}`;
 }

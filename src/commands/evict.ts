@@ -1,6 +1,6 @@
 import { FleetCommand } from "../cli/base-command.js";
 import { integerFlag, optionalSessionArg, usage } from "../cli/flags.js";
-import { renderTable } from "../cli/table.js";
+import { renderTable, SESSION } from "../cli/table.js";
 import type { EvictionResult } from "../sessions/eviction.js";
 import { sessionsNotFound } from "../sessions/problems.js";
 
@@ -26,7 +26,9 @@ export default class Evict extends FleetCommand {
         ...result.evicted.map((id) => [id, "evicted"]),
         ...result.skipped.map(({ id, reason }) => [id, `skipped: ${reason}`]),
       ];
-      this.log(rows.length === 0 ? "Nothing to evict." : renderTable(["SESSION", "OUTCOME"], rows));
+      this.log(
+        rows.length === 0 ? "Nothing to evict." : renderTable([SESSION, { heading: "OUTCOME", cut: "end" }], rows),
+      );
       const notFound = result.skipped.filter(({ reason }) => reason === "not found").map(({ id }) => id);
       if (notFound.length > 0) throw sessionsNotFound(notFound, { ...result });
       return result;

@@ -1,18 +1,22 @@
 import { FleetCommand } from "../cli/base-command.js";
+import { warnOfClosedPool } from "../cli/pool.js";
 import { renderServers } from "../cli/servers.js";
+import type { PoolState } from "../pool/admission.js";
 import type { ServerView } from "../pool/server.js";
 
 export default class Ps extends FleetCommand {
   static override summary = "Show all servers: what runs, what is stopped, what died.";
   static override examples = ["<%= config.bin %> ps", "<%= config.bin %> ps --json"];
 
-  async run(): Promise<{ servers: ServerView[] }> {
+  async run(): Promise<{ pool: PoolState; servers: ServerView[] }> {
     await this.parse(Ps);
     return await this.withFleet(async (fleet) => {
       const servers = await fleet.servers();
+      const pool = await fleet.poolState();
+      if (!this.jsonEnabled()) warnOfClosedPool(pool);
       const none = "No servers. Start one: copilotfleet spawn --user USER";
       this.log(servers.length === 0 ? none : renderServers(servers, await fleet.hostNames()));
-      return { servers };
+      return { pool, servers };
     });
   }
 }

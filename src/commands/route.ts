@@ -1,6 +1,7 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
 import { durationFlag, userFlag } from "../cli/flags.js";
+import { warnOfClosedPool } from "../cli/pool.js";
 import { runRoute } from "../cli/route.js";
 import type { Rebalanced, RouteView } from "../fleet-options.js";
 import type { RebalancePlan } from "../hosts/rebalance.js";
@@ -30,6 +31,10 @@ export default class Route extends FleetCommand {
     const { flags } = await this.parse(Route);
     const { user, strategy, plan, rebalance, wait } = flags;
     const asked = { user, strategy, plan, rebalance, wait };
-    return await this.withFleet(async (fleet) => await runRoute(fleet, asked, (text) => this.log(text)));
+    return await this.withFleet(async (fleet) => {
+      const result = await runRoute(fleet, asked, (text) => this.log(text));
+      if ("pool" in result && !this.jsonEnabled()) warnOfClosedPool(result.pool);
+      return result;
+    });
   }
 }

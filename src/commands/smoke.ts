@@ -1,5 +1,5 @@
-import chalk from "chalk";
 import { FleetCommand } from "../cli/base-command.js";
+import { colour } from "../cli/colour.js";
 import { type SmokeResult, smoke } from "../smoke.js";
 
 export default class Smoke extends FleetCommand {
@@ -12,7 +12,7 @@ export default class Smoke extends FleetCommand {
     await this.parse(Smoke);
     const result = await smoke(process.env, ({ name, ok, ms, detail }) => {
       this.log(
-        `${ok ? chalk.green("ok  ") : chalk.red("FAIL")} ${name.padEnd(10)} ${String(ms).padStart(5)} ms  ${detail}`,
+        `${ok ? colour.green("ok  ") : colour.red("FAIL")} ${name.padEnd(10)} ${String(ms).padStart(5)} ms  ${detail}`,
       );
     });
     if (!result.ok) process.exitCode = 1;

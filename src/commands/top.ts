@@ -1,13 +1,14 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
 import { showLive } from "../cli/live.js";
-import { renderOverview } from "../cli/overview.js";
+import { renderOverview, viewOverview } from "../cli/overview.js";
+import { warnOfClosedPool } from "../cli/pool.js";
 import type { Overview } from "../remote/overview.js";
 
 const REFRESH_MS = 2_000;
 
 export default class Top extends FleetCommand {
-  static override summary = "Show hosts, servers and sessions, live on a terminal: q ends it.";
+  static override summary = "Show hosts, servers and sessions, live on a terminal: arrows scroll, q ends it.";
   static override description = "With --once, with --json and into a pipe it looks once.";
   static override examples = ["<%= config.bin %> top", "<%= config.bin %> top --once", "<%= config.bin %> top --json"];
   static override flags = { once: Flags.boolean({ description: "look once" }) };
@@ -18,13 +19,14 @@ export default class Top extends FleetCommand {
       let last = await fleet.overview();
       const isLive = process.stdout.isTTY === true && process.stdin.isTTY === true;
       if (flags.once || this.jsonEnabled() || !isLive) {
+        if (!this.jsonEnabled()) warnOfClosedPool(last.pool);
         this.log(renderOverview(last));
         return last;
       }
       const look = async () => {
         last = await fleet.overview();
         // On the screen, not below it: these are about this very look.
-        return [renderOverview(last), ...fleet.takeWarnings().map((warning) => `Warning: ${warning}`)].join("\n");
+        return viewOverview(last, fleet.takeWarnings());
       };
       const signal = this.interruptSignal();
       await showLive(look, REFRESH_MS, signal);

@@ -36,6 +36,8 @@ export interface ServerView {
   uptimeMs: number | null;
   /** Private memory of the process itself, without what its sessions started. */
   memoryBytes: number | null;
+  /** Its sessions, loaded or not; null where they were not counted. */
+  sessions: number | null;
   /** Sessions in its memory. */
   activeSessions: number;
   /** What the runtime says of itself. */
@@ -122,6 +124,7 @@ export function viewServer(server: ServerRecord): ServerView {
     startedAt: running ? server.startedAt : null,
     uptimeMs: running && server.startedAt !== null ? Math.max(0, Date.now() - Date.parse(server.startedAt)) : null,
     memoryBytes: pid === null ? null : privateMemoryBytes(pid),
+    sessions: null,
     activeSessions: pid === null ? 0 : countLoaded(server.home, pid),
     version: server.version,
   };

@@ -3,6 +3,7 @@ import type { SpawnRequest } from "../fleet-options.js";
 import type { HostDirectory } from "../hosts/directory.js";
 import { sessionStranded } from "../hosts/problems.js";
 import { type ServerView, viewServerOf } from "../pool/server.js";
+import { listSessionFolders } from "../runtime/session-state.js";
 import type { EvictionResult, KeptReason } from "../sessions/eviction.js";
 import type { GcOptions, GcResult } from "../sessions/gc.js";
 import { mayUse } from "../sessions/sessions.js";
@@ -19,6 +20,26 @@ export async function gatherServers(hosts: FleetHosts): Promise<ServerView[]> {
     Object.values((await hosts.registryOf(host)).servers).map((server) => viewServerOf(host, server)),
   );
   return [...answers.flatMap(({ answer }) => answer), ...(await Promise.all(recorded)).flat()];
+}
+
+/** The servers, each with how many sessions it has: recorded ones, and those of this host that clients made on it themselves. */
+export function withSessionCounts(
+  servers: readonly ServerView[],
+  records: readonly SessionRecord[],
+  own: string | null,
+): ServerView[] {
+  const counts = new Map<string, number>();
+  const keyOf = (host: string | null, id: string) => JSON.stringify([host, id]);
+  for (const { host, serverId } of records) {
+    const key = keyOf(host ?? own, serverId);
+    counts.set(key, (counts.get(key) ?? 0) + 1);
+  }
+  const recorded = new Set(records.map(({ id }) => id));
+  return servers.map((server) => {
+    const isHere = server.user !== null && server.hostName === own;
+    const found = isHere ? listSessionFolders(server.home).filter((id) => !recorded.has(id)).length : 0;
+    return { ...server, sessions: (counts.get(keyOf(server.hostName, server.id)) ?? 0) + found };
+  });
 }
 
 export interface GatherSessionsContext {

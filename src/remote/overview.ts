@@ -1,10 +1,10 @@
 import type { Config } from "../config/schema.js";
 import { ownHostName } from "../hosts/host-note.js";
+import { liveSupervisor, type PoolState, poolState } from "../pool/admission.js";
 import type { ServerView } from "../pool/server.js";
-import { isAlive } from "../runtime/process-table.js";
-import type { HostRecord, SupervisorRecord } from "../store/store.js";
+import type { HostRecord, Registry, SupervisorRecord } from "../store/store.js";
 import type { FindContext } from "./find-session.js";
-import { gatherServers } from "./gather.js";
+import { gatherServers, withSessionCounts } from "./gather.js";
 
 /** A host as `top` shows it. */
 export interface HostView {
@@ -26,6 +26,8 @@ export interface HostView {
 }
 
 export interface Overview {
+  /** Of this host. */
+  pool: PoolState;
   hosts: HostView[];
   servers: ServerView[];
   /** `active`: in a server's memory; `idle`: every other recorded one. */
@@ -40,8 +42,9 @@ export interface OverviewContext extends FindContext {
 /** One look at all hosts. */
 export async function lookAtAll(context: OverviewContext): Promise<Overview> {
   const { store, hosts } = context;
+  const registry = await store.readRegistry();
   const [entries, servers, loaded, records] = await Promise.all([
-    hostEntries(context),
+    hostEntries(context, registry),
     gatherServers(hosts),
     hosts.everywhere(async (host) => await host.loaded()),
     store.listSessions(),
@@ -49,21 +52,20 @@ export async function lookAtAll(context: OverviewContext): Promise<Overview> {
   const active = new Set(loaded.answers.flatMap(({ answer }) => answer.map(({ id }) => id)));
   const idle = records.filter(({ id }) => !active.has(id)).length;
   return {
+    pool: poolState(registry),
     hosts: entries.map((entry) => ({ ...entry, ...sumOf(servers, entry.name, entries.length === 1) })),
-    servers,
+    servers: withSessionCounts(servers, records, context.directory.own),
     sessions: { active: active.size, idle },
   };
 }
 
 type Entry = Omit<HostView, "servers" | "sessions" | "memoryBytes">;
 
-async function hostEntries({ store, directory, config, stateRoot }: OverviewContext): Promise<Entry[]> {
+async function hostEntries({ directory, config, stateRoot }: OverviewContext, registry: Registry): Promise<Entry[]> {
   const known = (await directory.list()).map((host) => entryOf(host, config.host.ttlMs));
   const own = directory.own ?? ownHostName(config, stateRoot);
   if (known.some(({ name }) => name === own)) return known;
-  const { supervisors = [] } = await store.readRegistry();
-  const supervisor = supervisors.find(({ process }) => isAlive(process));
-  return [...known, unlisted(own, supervisor)].sort((a, b) => a.name.localeCompare(b.name));
+  return [...known, unlisted(own, liveSupervisor(registry))].sort((a, b) => a.name.localeCompare(b.name));
 }
 
 function entryOf({ name, state, term, gone, remainingMs, door, startedAt }: HostRecord, ttlMs: number): Entry {

@@ -74,7 +74,7 @@ const SESSION = {
 
 describe("before there is anything", () => {
   it("says so, in JSON and in words, and makes no state folder", async () => {
-    expect(await fleet.json(["ps"])).toEqual({ servers: [] });
+    expect(await fleet.json(["ps"])).toEqual({ pool: { state: "open", reason: null, drainedAt: null }, servers: [] });
     expect(await fleet.json(["list"])).toEqual({ sessions: [] });
     expect(await fleet.json(["stop", "--all"])).toEqual({ stopped: [] });
     expect(await fleet.ok(["ps"])).toBe("No servers. Start one: copilotfleet spawn --user USER\n");
@@ -111,7 +111,8 @@ describe("servers", () => {
         "STATE",
         "UPTIME",
         "MEMORY",
-        "SESSIONS",
+        ...(args[0] === "ps" ? ["SESSIONS"] : []),
+        "LOADED",
       ]);
       expect(row?.split(/\s{2,}/)).toEqual([
         server.id,
@@ -121,6 +122,7 @@ describe("servers", () => {
         "ready",
         expect.stringMatching(/^\d+[smh]$/),
         expect.stringMatching(/^\d+\.\d MB$/),
+        ...(args[0] === "ps" ? ["0"] : []),
         "0",
       ]);
       expect(more).toEqual([]);
@@ -243,7 +245,7 @@ describe("servers", () => {
       // The init process may have reaped it, and the command that started it is over.
       failure: expect.stringMatching(/^(killed by SIGKILL|its process ended, and it is not known how)/),
     });
-    expect(await fleet.ok(["ps"])).toMatch(/^alice-\w+ +alice +- +- +failed +- +- +0$/m);
+    expect(await fleet.ok(["ps"])).toMatch(/^alice-\w+ +alice +- +- +failed +- +- +0 +0$/m);
     expect(await fleet.json(["stop", "--user", "alice"])).toMatchObject({ stopped: [{ outcome: "already-stopped" }] });
   });
 });

@@ -4,8 +4,9 @@ import { type AddressInfo, createServer, type Server, type Socket } from "node:n
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import type { Check, DoctorResult } from "../../src/doctor.js";
-import { COMMAND, PORTS, type Ran, testFleet } from "../fixtures/cli.js";
+import { COMMAND, PORTS, type Ran, TIME, testFleet } from "../fixtures/cli.js";
 import { fake } from "../fixtures/fault-fleet.js";
+import { Terminal } from "../fixtures/terminal.js";
 
 const fleet = testFleet(PORTS.doctor);
 
@@ -132,7 +133,32 @@ describe("doctor", () => {
       detail: expect.stringMatching(/^closed by "copilotfleet drain" at \d{4}-\d\d-\d\dT\S+: it takes no new/),
       fix: "copilotfleet drain --undo",
     });
+    // So do the commands that show servers: on standard error, below which a script finds the same table as ever.
+    const pool = {
+      state: "closed",
+      reason: expect.stringMatching(/^closed by "copilotfleet drain" at /),
+      drainedAt: TIME,
+    };
+    for (const args of [["ps"], ["top", "--once"], ["route", "--user", "alice"]]) {
+      expect(await fleet.json(args)).toMatchObject({ pool });
+      const { stdout, stderr, code } = await fleet.run(args);
+      expect({ stderr, code }).toEqual({
+        stderr: expect.stringMatching(/^The pool is closed by .* Open it again: copilotfleet drain --undo\n$/),
+        code: 0,
+      });
+      expect(stdout).not.toContain("closed");
+    }
+    {
+      await using top = new Terminal(fleet, ["top"], { columns: 160 });
+      await top.shows(/The pool is closed by .*HOST +STATE/s);
+      top.type("q");
+      expect(await top.done).toBe(0);
+    }
     await fleet.ok(["drain", "--undo"]);
+    for (const args of [["ps"], ["top"], ["route", "--user", "alice"]]) {
+      expect(await fleet.json(args)).toMatchObject({ pool: { state: "open", reason: null, drainedAt: null } });
+      await fleet.ok(args);
+    }
     expect((await findings()).get("pool")).toMatchObject({ level: "ok", detail: "open", fix: null });
   });
 
@@ -201,8 +227,9 @@ describe("doctor", () => {
 
     const listed = await fleet.run(["ps"]);
     expect(listed.code).toBe(0);
+    // It counts sessions, and so reads their records, too.
     expect(listed.stderr).toMatch(
-      /^Warning: The newest revision of the registry is damaged \(it is empty: "[^"]+"\)\. The fleet recovered revision \d+ from its copy "[^"]+registry\.json"; nothing is lost\. Check the disk, then run: copilotfleet doctor --fix\n$/,
+      /^Warning: The newest revision of the record of session "damaged" [^\n]+\nWarning: The newest revision of the registry is damaged \(it is empty: "[^"]+"\)\. The fleet recovered revision \d+ from its copy "[^"]+registry\.json"; nothing is lost\. Check the disk, then run: copilotfleet doctor --fix\n$/,
     );
 
     const { ok, checks } = await shown(fleet.run(["doctor", "--json"]));

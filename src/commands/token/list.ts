@@ -1,7 +1,9 @@
 import { FleetCommand } from "../../cli/base-command.js";
 import { userFlag } from "../../cli/flags.js";
-import { renderAge, renderTable } from "../../cli/table.js";
+import { type Column, renderAge, renderTable, USER } from "../../cli/table.js";
 import type { TokenView } from "../../gateway/tokens.js";
+
+const COLUMNS: Column[] = [{ heading: "TOKEN", cut: "middle" }, USER, { heading: "AGE", yields: 1 }, "EXPIRES"];
 
 export default class TokenList extends FleetCommand {
   static override summary = "Show the tokens that were issued and not revoked, never the secrets in them.";
@@ -16,7 +18,7 @@ export default class TokenList extends FleetCommand {
         const age = renderAge(Math.max(0, Date.now() - Date.parse(createdAt)));
         return [id, user, age, expired ? "expired" : (expiresAt ?? "never")];
       });
-      this.log(rows.length === 0 ? "No tokens." : renderTable(["TOKEN", "USER", "AGE", "EXPIRES"], rows));
+      this.log(rows.length === 0 ? "No tokens." : renderTable(COLUMNS, rows));
       return { tokens };
     });
   }

@@ -1,0 +1,50 @@
+import { stripVTControlCharacters } from "node:util";
+import { shorten } from "./table.js";
+
+/** What a live view shows: lines that stay above and below, and sections between them that scroll below their headings. */
+export interface LiveView {
+  above: readonly string[];
+  /** The first line of each is its heading. */
+  sections: readonly (readonly string[])[];
+  below: readonly string[];
+}
+
+export interface Screen {
+  rows: number;
+  columns: number;
+}
+
+interface Line {
+  text: string;
+  /** Of its section; null for headings. */
+  heading: string | null;
+}
+
+/**
+ * The lines that fit on the screen.
+ *
+ * @param offset how many lines were scrolled away. The result has it within its bounds.
+ */
+export function layOut(view: LiveView, offset: number, { rows, columns }: Screen): { lines: string[]; offset: number } {
+  const { above, sections, below } = view;
+  const all = sections.flatMap((section, index): Line[] => [
+    ...(index === 0 ? [] : [{ text: "", heading: sections[index - 1]?.[0] ?? null }]),
+    ...section.map((text, row) => ({ text, heading: row === 0 ? null : (section[0] ?? null) })),
+  ]);
+  // The last line names the keys.
+  const space = Math.max(2, rows - above.length - below.length - 1);
+  const first = Math.max(0, Math.min(offset, all.length - space));
+  const shown = all.slice(first, first + space).map(({ text }) => text);
+  const heading = all[first]?.heading;
+  if (heading != null) shown[0] = heading;
+  const scroll = all.length > space ? `   ↑ ↓ PgUp PgDn: scroll   ${first + shown.length} of ${all.length} lines` : "";
+  const lines = [...above, ...shown, ...below, `q: quit${scroll}`];
+  return { lines: lines.slice(0, rows).map((line) => clip(line, columns)), offset: first };
+}
+
+/** Tables fit already; what else is too long loses its end, and its colours. */
+function clip(line: string, columns: number): string {
+  const text = stripVTControlCharacters(line);
+  const short = shorten(text, columns, "end");
+  return short === text ? line : short;
+}

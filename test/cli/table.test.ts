@@ -1,0 +1,89 @@
+import stringWidth from "string-width";
+import { describe, expect, it } from "vitest";
+import { layOut } from "../../src/cli/scroll.js";
+import { type Column, renderTable, shorten } from "../../src/cli/table.js";
+
+const COLUMNS: Column[] = [
+  { heading: "ID", cut: "middle" },
+  { heading: "FIRST", yields: 1 },
+  { heading: "LAST", yields: 2 },
+  "STATE",
+];
+const ROW = ["a".repeat(30), "second", "third", "ready"];
+
+function headings(width: number): string[] {
+  return renderTable(COLUMNS, [ROW], width).split("\n")[0]?.split(/ +/) ?? [];
+}
+
+describe("a table", () => {
+  it("keeps all columns whole where it fits, and cuts ids before it leaves out a column", () => {
+    expect(renderTable(COLUMNS, [ROW], 55)).toContain("a".repeat(30));
+    expect(headings(54)).toEqual(["ID", "FIRST", "LAST", "STATE"]);
+    expect(renderTable(COLUMNS, [ROW], 54)).toContain(`${"a".repeat(14)}…${"a".repeat(14)}`);
+  });
+
+  it("leaves out the columns of the lowest priority first, and cuts ids further when none is left to leave out", () => {
+    expect(headings(44)).toEqual(["ID", "FIRST", "STATE"]);
+    expect(headings(36)).toEqual(["ID", "STATE"]);
+    expect(renderTable(COLUMNS, [ROW], 18)).toBe("ID           STATE\naaaaa…aaaa   ready");
+  });
+
+  it.each([60, 37, 25, 16])("has no line above %i columns, whatever is in it", (width) => {
+    const rows = ["x", "李".repeat(40), "é".repeat(40), "👩‍👩‍👧".repeat(20), "ä".repeat(128)].map((id) => [
+      ...[id, "second", "third", "ready"],
+    ]);
+    const lines = renderTable(COLUMNS, rows, width).split("\n");
+    expect(lines).toHaveLength(rows.length + 1);
+    for (const line of lines) expect(stringWidth(line), line).toBeLessThanOrEqual(width);
+  });
+});
+
+describe("a shortened text", () => {
+  it.each([
+    ["abcdefghij", 10, "middle", "abcdefghij"],
+    ["abcdefghij", 9, "middle", "abcd…ghij"],
+    ["abcdefghij", 4, "middle", "ab…j"],
+    ["abcdefghij", 4, "end", "abc…"],
+    ["李雷韩梅梅", 7, "middle", "李雷…梅"],
+    ["李雷韩梅梅", 4, "end", "李…"],
+  ] as const)("of %s in %i columns, cut in the %s, is %s", (text, width, cut, short) => {
+    expect(shorten(text, width, cut)).toBe(short);
+  });
+});
+
+describe("a live view", () => {
+  const view = {
+    above: ["closed"],
+    sections: [
+      ["HOST", "h1"],
+      ["SERVER", ...Array.from({ length: 20 }, (_, index) => `s${index}`)],
+    ],
+    below: ["sum"],
+  };
+  const screen = { rows: 10, columns: 60 };
+
+  it("fills the screen, and names the keys and how far it was scrolled", () => {
+    const { lines } = layOut(view, 0, screen);
+    expect(lines).toEqual([
+      ...["closed", "HOST", "h1", "", "SERVER", "s0", "s1", "s2", "sum"],
+      "q: quit   ↑ ↓ PgUp PgDn: scroll   7 of 24 lines",
+    ]);
+  });
+
+  it("keeps the heading of the section that is at the top", () => {
+    expect(layOut(view, 9, screen).lines.slice(1, 4)).toEqual(["SERVER", "s6", "s7"]);
+    expect(layOut(view, 1, screen).lines.slice(1, 4)).toEqual(["HOST", "", "SERVER"]);
+  });
+
+  it("does not scroll past its ends", () => {
+    expect(layOut(view, -5, screen).offset).toBe(0);
+    const end = layOut(view, 1_000, screen);
+    expect(end.offset).toBe(17);
+    expect(end.lines.slice(-3)).toEqual(["s19", "sum", "q: quit   ↑ ↓ PgUp PgDn: scroll   24 of 24 lines"]);
+  });
+
+  it("cuts what is too long for a line", () => {
+    const long = { above: ["x".repeat(100)], sections: [], below: [] };
+    expect(layOut(long, 0, { rows: 10, columns: 20 }).lines[0]).toBe(`${"x".repeat(19)}…`);
+  });
+});

@@ -1,0 +1,122 @@
+import stringWidth from "string-width";
+import { beforeAll, describe, expect, it } from "vitest";
+import type { ServerView } from "../../src/pool/server.js";
+import { openFileStore } from "../../src/store/file/file-store.js";
+import { PORTS, testFleet } from "../fixtures/cli.js";
+import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
+import { Terminal, type TerminalOptions } from "../fixtures/terminal.js";
+
+const fleet = testFleet(PORTS.terminal);
+const COLOUR = "\x1b[";
+const LONG = "u".repeat(128);
+const USERS = ["alice", "李雷", "محمد", LONG];
+const UUID = "0ba2d2f0-6ab5-4a2c-9d3a-5c58452b9ddf";
+
+/** A fleet with some history: stopped servers need no process. */
+beforeAll(async () => {
+  const store = openFileStore(fleet.root);
+  await store.updateRegistry(({ servers }) => {
+    const stopped = { state: "stopped", desired: "stopped", process: null, port: null, startedAt: null } as const;
+    for (const user of [...USERS, ...Array.from({ length: 36 }, (_, index) => `user-${index}`)]) {
+      const id = `${user.slice(0, 24)}-2bd806c97f0e`;
+      servers[id] = serverRecord(id, { ...stopped, user, home: `${fleet.root}/homes/${id}` });
+    }
+  });
+  for (const [index, owner] of USERS.entries()) {
+    await store.createSession(sessionRecord(`${index}${UUID}`, { owner, serverId: `${owner}-2bd806c97f0e` }));
+  }
+});
+
+async function shown(args: readonly string[], options: TerminalOptions = {}): Promise<Terminal> {
+  const terminal = new Terminal(fleet, args, options);
+  expect(await terminal.done).toBe(0);
+  return terminal;
+}
+
+describe("colours", () => {
+  it("are there on a terminal, unless NO_COLOR or --no-color refuses them", async () => {
+    expect((await shown(["ps"])).raw).toContain(COLOUR);
+    expect((await shown(["ps"], { env: { NO_COLOR: "" } })).raw).toContain(COLOUR);
+    for (const [args, env] of [
+      [["ps"], { NO_COLOR: "1" }],
+      [["ps", "--no-color"], {}],
+      [["list"], { NO_COLOR: "0", CLICOLOR_FORCE: "1" }],
+      [["doctor", "--no-color"], { FORCE_COLOR: "1" }],
+      [["top", "--once"], { NO_COLOR: "1" }],
+      [["--help"], { NO_COLOR: "1" }],
+    ] as const) {
+      expect((await shown(args, { env })).raw, args.join(" ")).not.toContain(COLOUR);
+    }
+  });
+
+  it("are in a pipe when CLICOLOR_FORCE asks for them", async () => {
+    for (const [env, isColoured] of [
+      [{ CLICOLOR_FORCE: "1" }, true],
+      [{ CLICOLOR_FORCE: "0" }, false],
+      [{ CLICOLOR_FORCE: "1", NO_COLOR: "1" }, false],
+      [{}, false],
+    ] as const) {
+      expect((await fleet.ok(["ps"], { env })).includes(COLOUR), JSON.stringify(env)).toBe(isColoured);
+    }
+  });
+});
+
+describe("a table on a terminal", () => {
+  it.each([60, 80, 140])(
+    "of %i columns has one line for each row, and keeps the columns that matter",
+    async (columns) => {
+      const [ps = [], list = [], top = []] = await Promise.all(
+        [["ps"], ["list"], ["top", "--once"]].map(async (args) => (await shown(args, { columns })).text.split("\n")),
+      );
+      for (const line of [...ps, ...list, ...top]) expect(stringWidth(line), line).toBeLessThanOrEqual(columns);
+      expect(ps.filter((line) => line !== "")).toHaveLength(41);
+      expect(ps[0]).toMatch(/^SERVER +USER +.*STATE/);
+      expect(ps.filter((line) => /u…u+ .*stopped/.test(line))).toHaveLength(1);
+      expect(list.filter((line) => line !== "")).toHaveLength(5);
+      expect(list[0]).toMatch(/^SESSION +OWNER +.*STATE/);
+      expect(top.slice(0, 4)).toEqual([expect.stringMatching(/^HOST +STATE/), expect.anything(), "", ps[0]]);
+    },
+  );
+
+  it("is whole in a pipe", async () => {
+    const [heading, ...rows] = (await fleet.ok(["ps"])).trimEnd().split("\n");
+    expect(heading).toMatch(/^SERVER +USER +URL +PID +STATE +UPTIME +MEMORY +SESSIONS +LOADED$/);
+    expect(rows.filter((row) => row.includes(LONG))).toHaveLength(1);
+    expect(await fleet.ok(["list"])).toMatch(new RegExp(`^0${UUID} +alice +alice-2bd806c97f0e +idle`, "m"));
+  });
+});
+
+describe("top on a terminal", () => {
+  it("keeps its headings, and scrolls to the last server and back", async () => {
+    await using top = new Terminal(fleet, ["top"], { columns: 80, rows: 24 });
+    await top.frameShows(/^HOST/);
+    const first = top.frame;
+    expect(first).toHaveLength(24);
+    expect(first[3]).toMatch(/^SERVER +USER/);
+    expect(first[23]).toMatch(/^q: quit {3}↑ ↓ PgUp PgDn: scroll {3}21 of 44 lines$/);
+    for (const line of first) expect(stringWidth(line), line).toBeLessThanOrEqual(80);
+    top.type("j\x1b[B");
+    await top.frameShows(/23 of 44 lines/);
+    expect(top.frame[0]).toMatch(/^HOST/);
+    top.type("\x1b[6~\x1b[6~\x1b[6~");
+    await top.frameShows(/44 of 44 lines/);
+    expect(top.frame[0]).toMatch(/^SERVER +USER/);
+    expect(top.frame[20]).toMatch(/stopped/);
+    top.type("\x1b[5~\x1b[5~\x1b[5~k\x1b[A");
+    await top.frameShows(/21 of 44 lines/);
+    top.type("q");
+    expect(await top.done).toBe(0);
+    // The screen from before is back, with its cursor and its line wrapping.
+    expect(top.raw.endsWith("\x1b[?7h\x1b[?25h\x1b[?1049l")).toBe(true);
+  });
+});
+
+describe("ps", () => {
+  it("counts all sessions of a server, and apart from them those in its memory", async () => {
+    await fleet.create("counted", "one");
+    await fleet.ok(["create", "--user", "counted", "--id", "two", "--prompt", "hello"]);
+    const { servers } = await fleet.json<{ servers: ServerView[] }>(["ps"]);
+    expect(servers.find(({ user }) => user === "counted")).toMatchObject({ sessions: 2, activeSessions: 0 });
+    expect(await fleet.ok(["ps"])).toMatch(/^counted-.* 2 +0$/m);
+  });
+});
