@@ -72,6 +72,8 @@ export class Client {
   readonly #attachments = new Map<string, Attachment>();
   readonly #gone = new AbortController();
   readonly #isCarried: boolean;
+  /** The server that this client has set up for itself: see `server-setup.ts`. */
+  #boundTo: Link | undefined;
 
   constructor(
     door: DoorServices,
@@ -139,6 +141,9 @@ export class Client {
       routes: this.#routes,
       turns: this.turns,
       unloaded: (sessionId) => this.#unload(sessionId),
+      boundTo: (link) => {
+        this.#boundTo = link;
+      },
       pace: door.pace,
       isDraining: door.isDraining,
       lease,
@@ -278,6 +283,10 @@ export class Client {
     if (this.#gone.signal.aborted) return;
     this.#tell({ event: link.kind === "peer" ? "host-lost" : "server-lost", detail: link.id });
     this.#exchange.drop(link);
+    if (this.#boundTo === link) {
+      this.#socket.end();
+      return;
+    }
     let lost = false;
     for (const [id, attachment] of this.#attachments) {
       if (attachment.linkId !== link.id || !attachment.attached) continue;

@@ -43,6 +43,8 @@ export type Scope =
   | "own"
   /** The same, but it reaches files and programs: as with `host`. */
   | "own-host"
+  /** As `own-host`, and it sets up the server for as long as that runs: see `server-setup.ts`. */
+  | "setup"
   /** The same as `own`, and it deletes sessions: each by the rules of `delete`. */
   | "bulk"
   /** Never: see `refused-methods.ts`. */
@@ -190,6 +192,7 @@ const TABLE: Record<Scope, string> = {
     skills.installations.setEnabled skills.discover skills.getDiscoveryPaths
     agents.discover agents.getDiscoveryPaths instructions.discover instructions.getDiscoveryPaths
     user.settings.set`,
+  setup: "plugins.builtin.set llmInference.setProvider llmInference.httpResponseStart llmInference.httpResponseChunk",
   bulk: "sessions.bulkDelete sessions.pruneOld",
   never: REFUSED_METHODS.join(" "),
 };

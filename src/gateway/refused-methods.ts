@@ -11,16 +11,8 @@ interface RefusedMethods {
 const REFUSED: RefusedMethods[] = [
   { why: "it would end the server, which is the fleet's to end", names: "runtime.shutdown" },
   {
-    why: `the SDK's option "requestHandler" would send all model requests of the server through this client, with the fleet's credentials in them`,
-    names: "llmInference.setProvider llmInference.httpResponseStart llmInference.httpResponseChunk",
-  },
-  {
     why: `the SDK's option "sessionFs" would keep the state of sessions in this client, where the fleet finds it neither after a restart nor to delete it`,
     names: "sessionFs.setProvider",
-  },
-  {
-    why: `the SDK's option "builtinPluginDirectories" sets up the whole server before its first session, and is lost when the fleet starts that again`,
-    names: "plugins.builtin.set",
   },
   {
     why: "it would hand out the credentials of the model's provider",

@@ -25,6 +25,7 @@ import {
 } from "./refusals.js";
 import { whyRefused } from "./refused-methods.js";
 import type { Routes } from "./routes.js";
+import { checkSetup, refuseSetupElsewhere } from "./server-setup.js";
 import { checkOptions } from "./settings.js";
 import type { Share } from "./shares.js";
 import type { TokenHolder } from "./tokens.js";
@@ -38,6 +39,8 @@ export interface RequestsContext extends AnswersContext {
   lease: TokenHolder["lease"];
   routes: Routes;
   unloaded: (sessionId: string) => void;
+  /** The client's connection is to end with this link. */
+  boundTo: (link: ServerLink) => void;
   /** Resolves when the next prompt may be begun, or session opened. */
   pace: () => Promise<void>;
   isDraining: () => boolean;
@@ -217,6 +220,7 @@ export class Requests {
       case "free":
       case "own":
       case "own-host":
+      case "setup":
       case "bulk":
       case "list":
       case "last":
@@ -241,12 +245,13 @@ export class Requests {
 
   /** What is about no session, or makes one: at the user's home. */
   async #routeHome(
-    scope: "free" | "own" | "own-host" | "bulk" | "list" | "last" | "create",
+    scope: "free" | "own" | "own-host" | "setup" | "bulk" | "list" | "last" | "create",
     request: ClientRequest,
   ): Promise<void> {
     const { exchange, routes } = this.#context;
     // Before its server is started: who creates a session may be refused.
     const host = await routes.homeHost();
+    if (host !== null && scope === "setup") refuseSetupElsewhere(request.method);
     if (host !== null) return this.#carrier.home(await routes.peer(host), request);
     if (scope === "create") return await this.#answers.create(request);
     const link = await routes.homeHere();
@@ -260,10 +265,24 @@ export class Requests {
       case "bulk":
         if (!link.own) throw methodDenied(request.method, "it is about the whole server, where others are, too");
         this.#checkReach(scope, request, link);
+        break;
+      case "setup":
+        return this.#setUp(link, request);
     }
     if (request.method === "sessions.bulkDelete") return await this.#bulkDeletion.delete(link, request);
     if (request.method === "sessions.pruneOld") return await this.#bulkDeletion.prune(link, request);
     exchange.forward(link, request);
+  }
+
+  #setUp(link: ServerLink, request: ClientRequest): void {
+    const { exchange, config, boundTo } = this.#context;
+    checkSetup(request.method, link.server, link.own, config);
+    exchange.forward(link, request, {
+      onAnswer: ({ failed }) => {
+        if (!failed) boundTo(link);
+        return undefined;
+      },
+    });
   }
 
   async #routeHere(scope: Scope, request: ClientRequest, record: SessionRecord): Promise<void> {

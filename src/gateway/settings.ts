@@ -5,6 +5,7 @@ import { isBelowHome } from "./below-home.js";
 import type { Params } from "./client-message.js";
 import { decidesOnTools, reachesHost } from "./reach.js";
 import { approvalDenied, hostDenied, methodDenied } from "./refusals.js";
+import { hasCredentials } from "./server-setup.js";
 
 /** What a client may set on its session, and what the fleet adds. */
 export interface Surroundings {
@@ -147,9 +148,8 @@ export function checkOptions(
   asked: Params,
   { own, config }: Pick<Surroundings, "own" | "config">,
 ): void {
-  const paid = config.provider !== null || Object.values(config.auth).some((source) => source !== null);
   const rerouting = REROUTING.find((name) => !isAbsent(asked[name]));
-  if (rerouting !== undefined && (paid || !own)) {
+  if (rerouting !== undefined && (hasCredentials(config) || !own)) {
     throw methodDenied(method, `"${rerouting}" would take the fleet's credentials elsewhere`);
   }
   if (own && config.session.tools !== null && !isAbsent(asked.availableTools)) {

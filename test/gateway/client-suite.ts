@@ -4,6 +4,8 @@ import { join, resolve } from "node:path";
 import {
   approveAll,
   type CopilotClient,
+  type CopilotClientOptions,
+  CopilotRequestHandler,
   type CopilotSession,
   type SessionConfig,
   type SessionEvent,
@@ -448,5 +450,38 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       await session.rpc.name.set({ name: "my name" });
       expect(await session.rpc.name.get()).toMatchObject({ name: "my name" });
     });
+  });
+}
+
+/** What a client can do that answers the model's requests itself, at a server without credentials. */
+export function describeRequestHandler(
+  name: string,
+  open: () => Promise<{ connect: (options: CopilotClientOptions) => Promise<CopilotClient> } & AsyncDisposable>,
+): void {
+  it(`a client ${name} answers the model's requests itself`, async () => {
+    await using at = await open();
+    const asked: { url: string; sessionId: string | undefined; key: string | null }[] = [];
+    class Handler extends CopilotRequestHandler {
+      protected override async sendRequest({ url, headers }: Request, { sessionId }: { sessionId?: string }) {
+        asked.push({ url, sessionId, key: headers.get("authorization") });
+        const chunk = (choice: object) =>
+          `data: ${JSON.stringify({ id: "c", choices: [{ index: 0, ...choice }] })}\n\n`;
+        const said = chunk({ delta: { role: "assistant", content: "from the handler" }, finish_reason: null });
+        const end = chunk({ delta: {}, finish_reason: "stop" });
+        const stream = `${said}${end}data: [DONE]\n\n`;
+        return await Promise.resolve(new Response(stream, { headers: { "content-type": "text/event-stream" } }));
+      }
+    }
+    const client = await at.connect({ requestHandler: new Handler() });
+    const provider = { type: "openai" as const, wireApi: "completions" as const, baseUrl: "http://model.invalid/v1" };
+    const session = await client.createSession({
+      onPermissionRequest: approveAll,
+      provider: { ...provider, apiKey: "own-key" },
+      model: "gpt-5",
+      streaming: true,
+    });
+    expect((await session.sendAndWait("hi", 20_000))?.data.content).toBe("from the handler");
+    const url = "http://model.invalid/v1/chat/completions";
+    expect(asked).toContainEqual({ url, sessionId: session.sessionId, key: "Bearer own-key" });
   });
 }

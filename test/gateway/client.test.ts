@@ -1,4 +1,4 @@
-import { describeClient, OPEN_TO_CLIENTS } from "./client-suite.js";
+import { describeClient, describeRequestHandler, OPEN_TO_CLIENTS } from "./client-suite.js";
 import { DoorFleet, MODEL_KEY } from "./harness.js";
 
 /** One suite twice: what a client can do at a bare server it can do at the front door. */
@@ -24,6 +24,27 @@ describeClient("through-the-door", async () => {
   return {
     connect: async () => await fleet.client("alice"),
     settings: {},
+    [Symbol.asyncDispose]: async () => await fleet[Symbol.asyncDispose](),
+  };
+});
+
+const WITHOUT_CREDENTIALS = { config: { provider: null, session: OPEN_TO_CLIENTS } };
+
+describeRequestHandler("directly", async () => {
+  const fleet = await DoorFleet.open({ from: 26_530, to: 26_534 }, WITHOUT_CREDENTIALS);
+  await fleet.fleet.spawn("alice");
+  const { url, token } = await fleet.fleet.connectInfo("alice");
+  return {
+    connect: async (options) => await fleet.connect(url, token, options),
+    [Symbol.asyncDispose]: async () => await fleet[Symbol.asyncDispose](),
+  };
+});
+
+describeRequestHandler("through-the-door", async () => {
+  const fleet = await DoorFleet.open({ from: 26_535, to: 26_539 }, WITHOUT_CREDENTIALS);
+  const token = await fleet.token("alice");
+  return {
+    connect: async (options) => await fleet.connect(fleet.url, token, options),
     [Symbol.asyncDispose]: async () => await fleet[Symbol.asyncDispose](),
   };
 });

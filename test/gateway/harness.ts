@@ -1,7 +1,7 @@
 import { mkdtemp, realpath, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { CopilotClient, RuntimeConnection } from "@github/copilot-sdk";
+import { CopilotClient, type CopilotClientOptions, RuntimeConnection } from "@github/copilot-sdk";
 import { expect } from "vitest";
 import { Fleet } from "../../src/fleet.js";
 import type { DoorEvent, RequestReport } from "../../src/gateway/context.js";
@@ -79,8 +79,8 @@ export class DoorFleet implements AsyncDisposable {
     return await this.connect(this.url, await this.token(user));
   }
 
-  async connect(url: string, connectionToken: string): Promise<CopilotClient> {
-    const client = new CopilotClient({ connection: RuntimeConnection.forUri(url, { connectionToken }) });
+  async connect(url: string, connectionToken: string, options: CopilotClientOptions = {}): Promise<CopilotClient> {
+    const client = new CopilotClient({ ...options, connection: RuntimeConnection.forUri(url, { connectionToken }) });
     this.#clients.add(client);
     await client.start();
     return client;

@@ -32,15 +32,11 @@ describe("the table of methods", () => {
     expect(listed.map(([, method]) => method).sort()).toEqual(refused.sort());
   });
 
-  it.each([
-    ["requestHandler", "llmInference.setProvider"],
-    ["sessionFs", "sessionFs.setProvider"],
-    ["builtinPluginDirectories", "plugins.builtin.set"],
-  ])("names the SDK's option %s in the refusal of %s", (option, method) => {
-    expect(whyRefused(method)).toContain(`the SDK's option "${option}"`);
+  it("names the SDK's option sessionFs in the refusal of what that needs", () => {
+    expect(whyRefused("sessionFs.setProvider")).toContain(`the SDK's option "sessionFs"`);
   });
 
-  it.each(["runtime.shutdown", "llmInference.setProvider", "session.provider.getEndpoint", "sessions.open"])(
+  it.each(["runtime.shutdown", "sessionFs.setProvider", "session.provider.getEndpoint", "sessions.open"])(
     "never passes %s on",
     (method) => expect(scopeOf(method)).toBe("never"),
   );

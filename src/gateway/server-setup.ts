@@ -1,0 +1,42 @@
+import type { Config } from "../config/schema.js";
+import type { ServerRecord } from "../store/store.js";
+import { reachesHost } from "./reach.js";
+import { hostDenied, methodDenied } from "./refusals.js";
+
+/**
+ * What a client may set up on a whole server before its first session. The runtime forgets it when the server ends, and takes
+ * it from nobody while sessions are loaded, so that the front door cannot do it again on a new server. Therefore the
+ * connection of the client ends with the server, as on a bare one.
+ */
+
+/** The SDK's options behind the methods: who gets a refusal knows only those. */
+const OPTIONS: Record<string, string> = {
+  "plugins.builtin.set": "builtinPluginDirectories",
+  "llmInference.setProvider": "requestHandler",
+  "llmInference.httpResponseStart": "requestHandler",
+  "llmInference.httpResponseChunk": "requestHandler",
+};
+
+/** @throws FleetError `FLEET_METHOD_DENIED`. */
+export function checkSetup(method: string, server: Pick<ServerRecord, "token">, own: boolean, config: Config): void {
+  const option = `the SDK's option "${OPTIONS[method]}"`;
+  if (!own) throw methodDenied(method, `${option} is about the whole server, where others are, too`);
+  if (!reachesHost({ own, config })) throw hostDenied(method, `${option} reaches files or programs`);
+  const sendsModelRequests = method !== "plugins.builtin.set";
+  if (sendsModelRequests && (hasCredentials(config) || server.token !== null)) {
+    throw methodDenied(
+      method,
+      `${option} would send all model requests of the server to this client, with the fleet's credentials in them`,
+    );
+  }
+}
+
+/** @throws FleetError `FLEET_METHOD_DENIED`. */
+export function refuseSetupElsewhere(method: string): never {
+  throw methodDenied(method, `the SDK's option "${OPTIONS[method]}" works at the front door of the user's host only`);
+}
+
+/** Whether the fleet pays for model requests: with a key of its own, or with GitHub tokens. */
+export function hasCredentials({ provider, auth }: Config): boolean {
+  return provider !== null || Object.values(auth).some((source) => source !== null);
+}

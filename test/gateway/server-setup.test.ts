@@ -1,0 +1,78 @@
+import { tmpdir } from "node:os";
+import { expect, it } from "vitest";
+import { eventually } from "../fixtures/fault-fleet.js";
+import { OPEN_TO_CLIENTS } from "./client-suite.js";
+import { DoorFleet } from "./harness.js";
+import { RawClient } from "./raw-client.js";
+
+const MODEL = ["llmInference.setProvider", "llmInference.httpResponseStart", "llmInference.httpResponseChunk"];
+const PLUGINS = ["plugins.builtin.set", { paths: [tmpdir()] }] as const;
+
+const denied = (...texts: string[]) => ({
+  error: {
+    code: -32003,
+    message: expect.stringMatching(new RegExp(texts.join(".*"))),
+    data: { code: "FLEET_METHOD_DENIED" },
+  },
+});
+
+it("sends no model request to a client while the fleet's credentials would be in it", async () => {
+  await using at = await DoorFleet.open({ from: 26_540, to: 26_549 }, { config: { session: OPEN_TO_CLIENTS } });
+  const client = await RawClient.as(at.url, await at.token("alice"));
+  for (const method of MODEL)
+    expect(await client.request(method, {})).toMatchObject(denied("requestHandler", "credentials"));
+  await expect(at.connect(at.url, await at.token("alice"), { requestHandler: {} as never })).rejects.toThrow(
+    /requestHandler/,
+  );
+});
+
+it("sends no model request to a client whose server was started with a GitHub token", async () => {
+  const env = { ALICES_TOKEN: "gho_canary" };
+  const config = { provider: null, session: OPEN_TO_CLIENTS };
+  await using at = await DoorFleet.open({ from: 26_550, to: 26_554 }, { env, config });
+  await at.fleet.spawn("alice", { token: { from: "env", name: "ALICES_TOKEN" } });
+  const client = await RawClient.as(at.url, await at.token("alice"));
+  for (const method of MODEL)
+    expect(await client.request(method, {})).toMatchObject(denied("requestHandler", "credentials"));
+});
+
+it("lets nobody set up a server unless session.host is owner", async () => {
+  await using at = await DoorFleet.open({ from: 26_555, to: 26_559 }, { config: { provider: null } });
+  const client = await RawClient.as(at.url, await at.token("alice"));
+  for (const method of MODEL) {
+    expect(await client.request(method, {})).toMatchObject(denied("requestHandler", "session.host"));
+  }
+  expect(await client.request(...PLUGINS)).toMatchObject(denied("builtinPluginDirectories", "session.host"));
+});
+
+it("lets nobody set up a server where others are, too", async () => {
+  const config = { provider: null, isolation: "shared", session: { host: "owner" } } as const;
+  await using at = await DoorFleet.open({ from: 26_560, to: 26_564 }, { config });
+  const client = await RawClient.as(at.url, await at.token("alice"));
+  for (const method of MODEL)
+    expect(await client.request(method, {})).toMatchObject(denied("requestHandler", "others"));
+  expect(await client.request(...PLUGINS)).toMatchObject(denied("builtinPluginDirectories", "others"));
+});
+
+it("ends the connection of the client that has set up a server when that ends, and no other one", async () => {
+  const config = { provider: null, session: OPEN_TO_CLIENTS };
+  await using at = await DoorFleet.open({ from: 26_565, to: 26_569 }, { config });
+  const token = await at.token("alice");
+  const [setter, plugger, other] = [
+    await RawClient.as(at.url, token),
+    await RawClient.as(at.url, token),
+    await RawClient.as(at.url, token),
+  ];
+  expect((await setter.request("llmInference.setProvider", {})).result).toMatchObject({ success: true });
+  expect((await plugger.request(...PLUGINS)).error).toBeUndefined();
+  process.kill((await at.serverOf("alice")).pid, "SIGKILL");
+  await setter.end();
+  await plugger.end();
+  expect(await other.request("ping", { message: "on" })).toMatchObject({ result: { message: "pong: on" } });
+  // The new server has no such client, and takes one.
+  const again = await RawClient.as(at.url, token);
+  await eventually(
+    "the new server",
+    async () => (await again.request("llmInference.setProvider", {})).error === undefined,
+  );
+});
