@@ -30,6 +30,13 @@ const ALLOWED = [
   "COPILOT_DEBUG_GITHUB_API_URL",
 ];
 
+/**
+ * Offline, the full CLI (1.0.102) exits at once unless the environment names a provider and a model. The fleet sends the
+ * real provider with each session, so these only have to be there. Nothing listens at this address (port 9 is "discard").
+ * The bundled runtime (1.0.85) ignores them.
+ */
+const OFFLINE_PROVIDER = { COPILOT_PROVIDER_BASE_URL: "http://127.0.0.1:9/v1", COPILOT_MODEL: "none" };
+
 export interface ServerEnvironment {
   home: string;
   connectionToken: string;
@@ -49,6 +56,9 @@ export function serverEnvironment(options: ServerEnvironment, caller: NodeJS.Pro
   for (const name of [...ALLOWED, ...options.pass]) {
     const value = caller[name];
     if (value !== undefined) environment[name] = value;
+  }
+  if ((environment.COPILOT_OFFLINE ?? "") !== "") {
+    for (const [name, value] of Object.entries(OFFLINE_PROVIDER)) environment[name] ??= value;
   }
   environment.COPILOT_HOME = options.home;
   environment.COPILOT_CONNECTION_TOKEN = options.connectionToken;

@@ -61,10 +61,15 @@ export function claimedBy(folder: string): number[] {
   return loadedBy(entriesOf(folder) ?? []);
 }
 
+/** Whether a folder in `session-state` is the runtime's own: the full CLI (1.0.102) has `.session-operation-locks`. */
+export function isRuntimeFolder(name: string): boolean {
+  return name.startsWith(".");
+}
+
 /** Ids of all session folders in a home. */
 export function listSessionFolders(home: string): string[] {
   const entries = entriesOf(sessionStatePath(home)) ?? [];
-  return entries.filter((entry) => entry.isDirectory()).map(({ name }) => name);
+  return entries.filter((entry) => entry.isDirectory() && !isRuntimeFolder(entry.name)).map(({ name }) => name);
 }
 
 /** Ids of sessions that another host has taken from a home: each has left a plain file there (`shared-storage.ts`). */

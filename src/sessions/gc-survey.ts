@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { setImmediate as yieldToOthers } from "node:timers/promises";
 import { systemCode } from "../errors.js";
 import { groupOfSession } from "../pool/server.js";
-import { sessionStatePath } from "../runtime/session-state.js";
+import { isRuntimeFolder, sessionStatePath } from "../runtime/session-state.js";
 import type { Registry, ServerRecord, SessionRecord, Store } from "../store/store.js";
 import { type HostsSeen, isAbandoned, lastUseOf, measureFolder, ttlOf } from "./gc-age.js";
 import { type Business, type Note, unfinishedBusiness } from "./gc-run.js";
@@ -78,7 +78,7 @@ export async function survey(store: Store, stateRoot: string, options: SurveyOpt
   }
   for (const state of states) {
     const recorded = recordedIn.get(state) ?? new Map<string, SessionRecord>();
-    const folders = new Set(folderNames(state.path).filter((name) => SESSION_ID.test(name)));
+    const folders = new Set(folderNames(state.path).filter((name) => SESSION_ID.test(name) && !isRuntimeFolder(name)));
     for (const record of recorded.values())
       if (!folders.has(record.id)) found.push(recordOnly(record, state, registry));
     for (const id of folders) {

@@ -1,8 +1,18 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { markUse } from "../../src/pool/use-marks.js";
 import { ownIdentity } from "../../src/runtime/process-table.js";
+import { listSessionFolders } from "../../src/runtime/session-state.js";
 import { type GcState, gcState, HOUR_MS, meddling, OLD_MS } from "../fixtures/gc-state.js";
 import { serverRecord } from "../fixtures/store-records.js";
 
@@ -30,6 +40,19 @@ describe("gc finds", () => {
     expect(readdirSync(state.statePath("s1"))).toEqual(["young"]);
     expect(readdirSync(state.home("s1"))).toEqual(["session-state"]);
     expect(await recorded(state)).toEqual(["young"]);
+  });
+
+  it("no session in the folder that the full CLI keeps beside its sessions", async () => {
+    const state = await gcState();
+    await state.server("s1");
+    await state.session("s1", "young", {}, HOUR_MS);
+    const folder = join(state.statePath("s1"), ".session-operation-locks");
+    mkdirSync(folder);
+    const old = new Date(Date.now() - OLD_MS);
+    utimesSync(folder, old, old);
+    expect((await state.gc()).deleted).toEqual([]);
+    expect(existsSync(folder)).toBe(true);
+    expect(listSessionFolders(state.home("s1"))).toEqual(["young"]);
   });
 
   it("the newer of record and folder", async () => {
