@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { ERRORS, FleetError, isFleetError, quote, systemCode } from "../src/errors.js";
+import { ERRORS, FleetError, isFleetError, option, quote, systemCode } from "../src/errors.js";
 import { RAW } from "./fixtures/cli.js";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
@@ -33,6 +33,24 @@ describe("the catalogue of errors", () => {
     const constants = new Set(["FLEET_VARIABLE"]);
     expect([...used].filter((code) => !(code in ERRORS) && !constants.has(code))).toEqual([]);
     expect(Object.keys(ERRORS).filter((code) => !used.has(code))).toEqual([]);
+  });
+
+  it("names an option as a program sets it, and in any other way on request", () => {
+    const suggestions = [`Wait longer: ${option("wait", "5m")}`];
+    const error = new FleetError("FLEET_USAGE_INVALID", `${option("ttl")} is ${quote("x")}`, { suggestions });
+    expect(error).toMatchObject({ message: 'ttl is "x"', suggestions: ['Wait longer: wait: "5m"'] });
+    const described = error.describe((name, value) => `--${name}${value === "" ? "" : ` ${value}`}`);
+    expect(described).toEqual({ message: '--ttl is "x"', suggestions: ["Wait longer: --wait 5m"] });
+    // As another host passes it on: the host that asked chooses the words.
+    const { message, suggestions: marked } = error.describe(option);
+    const passedOn = new FleetError(error.code, message, { suggestions: marked });
+    expect(passedOn.describe((name) => name.toUpperCase())).toMatchObject({ message: 'TTL is "x"' });
+    expect(passedOn.message).toBe(error.message);
+  });
+
+  it("takes nothing that was quoted for an option", () => {
+    const error = new FleetError("FLEET_USAGE_INVALID", `${quote(option("wait", "5m"))} is not a user id`);
+    expect(error.describe(() => "FORGED").message).not.toContain("FORGED");
   });
 
   it("gives the command its exit code, and keeps the cause", () => {
