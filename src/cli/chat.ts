@@ -1,27 +1,34 @@
-import { createInterface } from "node:readline/promises";
 import type { CopilotSession } from "@github/copilot-sdk";
 import { isFleetError } from "../errors.js";
 import type { Fleet } from "../fleet.js";
+import { either } from "../runtime/deadline.js";
+import { ChatInput, TurnCancelled } from "./chat-input.js";
+import { promptOf } from "./pasted.js";
+import { reportInChat } from "./report.js";
 import { printTurn } from "./turn.js";
 
-/** A conversation on the terminal, until an empty end of input (Ctrl-D) or the signal. A failed turn does not end it. */
+/**
+ * A conversation on the terminal, until Ctrl-D, Ctrl-C twice at the prompt, or the signal. Ctrl-C during a turn ends only that
+ * turn. A failed turn does not end the chat.
+ */
 export async function chat(fleet: Fleet, session: CopilotSession, signal: AbortSignal): Promise<void> {
-  process.stderr.write(`Session ${session.sessionId}. End with Ctrl-D.\n`);
-  const lines = createInterface({ input: process.stdin, output: process.stderr, prompt: "> " });
-  // In a raw terminal Ctrl-C arrives here, not as a signal.
-  lines.on("SIGINT", () => process.kill(process.pid, "SIGINT"));
-  signal.addEventListener("abort", () => lines.close(), { once: true });
-  lines.prompt();
-  for await (const line of lines) {
-    if (line.trim() !== "") {
+  process.stderr.write(`Session ${session.sessionId}. Ctrl-C cancels a turn. Ctrl-D ends the chat.\n`);
+  {
+    using input = new ChatInput(signal);
+    for await (const line of input.lines()) {
+      if (line.trim() === "") continue;
       try {
-        await printTurn({ json: false, signal }, (options) => fleet.send(session, line, options));
+        await input.during(async (cancelled) => {
+          using stop = either(signal, cancelled);
+          const output = { json: false, signal: stop.signal };
+          await printTurn(output, (options) => fleet.send(session, promptOf(line), options));
+        });
       } catch (error) {
-        if (!isFleetError(error, "FLEET_TURN_FAILED")) throw error;
-        process.stderr.write(`${error.message}\n`);
+        if (error instanceof TurnCancelled) process.stderr.write("The turn was cancelled.\n");
+        else if (isFleetError(error)) reportInChat(error);
+        else throw error;
       }
     }
-    lines.prompt();
   }
   process.stderr.write("\n");
 }

@@ -30,10 +30,20 @@ export function reportError(error: unknown, invocation: Invocation): number {
     );
     return exit;
   }
-  const lines = [`Error: ${message}`, ...suggestions.map((suggestion) => `  Try: ${suggestion}`)];
+  const lines = [`Error: ${message}`, ...suggestions.map(asAdvice)];
   if (code === "FLEET_INTERNAL" || process.env.DEBUG !== undefined) lines.push(causes(error, stack));
   process.stderr.write(`${lines.join("\n")}\n`);
   return exit;
+}
+
+/** An error that does not end the command. */
+export function reportInChat(error: FleetError): void {
+  const { message, suggestions } = error.describe(asFlag);
+  process.stderr.write(`${[message, ...suggestions.map(asAdvice)].join("\n")}\n`);
+}
+
+function asAdvice(suggestion: string): string {
+  return `  Try: ${suggestion}`;
 }
 
 function toFleetError(error: unknown, invocation: Invocation): FleetError {

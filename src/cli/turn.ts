@@ -27,6 +27,11 @@ export async function printTurn<Taken extends { text: string }>(
           },
         }
       : {}),
+  }).catch((error: unknown) => {
+    // What is said about the error must not stand behind half a reply, or behind the ^C that the terminal shows.
+    const isLineOpen = streamed === "" ? output.signal.aborted : !streamed.endsWith("\n");
+    if (stream && isLineOpen) process.stdout.write("\n");
+    throw error;
   });
   // A model that does not stream still has its reply shown.
   if (stream) process.stdout.write(streamed === "" ? `${taken.text}\n` : "\n");
