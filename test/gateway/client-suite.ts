@@ -5,6 +5,7 @@ import {
   approveAll,
   type CopilotClient,
   type CopilotClientOptions,
+  type CopilotRequestContext,
   CopilotRequestHandler,
   type CopilotSession,
   type SessionConfig,
@@ -453,35 +454,86 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
   });
 }
 
+interface AskedOfHandler {
+  url: string;
+  sessionId: string | undefined;
+  key: string | null;
+}
+
+/** Answers every prompt but "wait", for which it waits until the runtime calls the request off. */
+class Handler extends CopilotRequestHandler {
+  readonly asked: AskedOfHandler[] = [];
+  calledOff = 0;
+
+  protected override async sendRequest(request: Request, { sessionId, signal }: CopilotRequestContext) {
+    this.asked.push({ url: request.url, sessionId, key: request.headers.get("authorization") });
+    if ((await request.text()).includes("please wait")) {
+      await new Promise<void>((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
+      this.calledOff++;
+      throw new Error("called off");
+    }
+    const chunk = (choice: object) => `data: ${JSON.stringify({ id: "c", choices: [{ index: 0, ...choice }] })}\n\n`;
+    const said = chunk({ delta: { role: "assistant", content: "from the handler" }, finish_reason: null });
+    const end = chunk({ delta: {}, finish_reason: "stop" });
+    return new Response(`${said}${end}data: [DONE]\n\n`, { headers: { "content-type": "text/event-stream" } });
+  }
+}
+
 /** What a client can do that answers the model's requests itself, at a server without credentials. */
 export function describeRequestHandler(
   name: string,
   open: () => Promise<{ connect: (options: CopilotClientOptions) => Promise<CopilotClient> } & AsyncDisposable>,
 ): void {
-  it(`a client ${name} answers the model's requests itself`, async () => {
-    await using at = await open();
-    const asked: { url: string; sessionId: string | undefined; key: string | null }[] = [];
-    class Handler extends CopilotRequestHandler {
-      protected override async sendRequest({ url, headers }: Request, { sessionId }: { sessionId?: string }) {
-        asked.push({ url, sessionId, key: headers.get("authorization") });
-        const chunk = (choice: object) =>
-          `data: ${JSON.stringify({ id: "c", choices: [{ index: 0, ...choice }] })}\n\n`;
-        const said = chunk({ delta: { role: "assistant", content: "from the handler" }, finish_reason: null });
-        const end = chunk({ delta: {}, finish_reason: "stop" });
-        const stream = `${said}${end}data: [DONE]\n\n`;
-        return await Promise.resolve(new Response(stream, { headers: { "content-type": "text/event-stream" } }));
-      }
-    }
-    const client = await at.connect({ requestHandler: new Handler() });
-    const provider = { type: "openai" as const, wireApi: "completions" as const, baseUrl: "http://model.invalid/v1" };
-    const session = await client.createSession({
-      onPermissionRequest: approveAll,
-      provider: { ...provider, apiKey: "own-key" },
-      model: "gpt-5",
-      streaming: true,
+  describe(`a client ${name} that answers the model's requests`, () => {
+    const handler = new Handler();
+    let at: Awaited<ReturnType<typeof open>>;
+    let client: CopilotClient;
+    beforeAll(async () => {
+      at = await open();
+      client = await at.connect({ requestHandler: handler });
     });
-    expect((await session.sendAndWait("hi", 20_000))?.data.content).toBe("from the handler");
-    const url = "http://model.invalid/v1/chat/completions";
-    expect(asked).toContainEqual({ url, sessionId: session.sessionId, key: "Bearer own-key" });
+    afterAll(async () => {
+      await at[Symbol.asyncDispose]();
+    });
+
+    const create = async (credentials: object) =>
+      await client.createSession({
+        onPermissionRequest: approveAll,
+        provider: { type: "openai", wireApi: "completions", baseUrl: "http://model.invalid/v1", ...credentials },
+        model: "gpt-5",
+        streaming: true,
+      });
+
+    it("gets them with the session's id and key, and its answers count", async () => {
+      const session = await create({ apiKey: "own-key" });
+      expect((await session.sendAndWait("hi", 20_000))?.data.content).toBe("from the handler");
+      const url = "http://model.invalid/v1/chat/completions";
+      expect(handler.asked).toContainEqual({ url, sessionId: session.sessionId, key: "Bearer own-key" });
+    });
+
+    it("gets them with the token that it gives for each of them", async () => {
+      let given = 0;
+      const session = await create({ bearerTokenProvider: async () => await Promise.resolve(`token-${++given}`) });
+      for (const prompt of ["one", "two"]) await session.sendAndWait(prompt, 20_000);
+      const keys = handler.asked.filter(({ sessionId }) => sessionId === session.sessionId).map(({ key }) => key);
+      expect(keys).toEqual(expect.arrayContaining(["Bearer token-1", "Bearer token-2"]));
+    });
+
+    it("is told when its answer is no longer wanted", async () => {
+      const session = await create({ apiKey: "own-key" });
+      const before = handler.asked.length;
+      await session.send("please wait");
+      await eventually("the model's request", () => handler.asked.length > before);
+      await session.abort();
+      await eventually("the end of the request", () => handler.calledOff > 0);
+    });
+
+    it("is told that nobody waits for an answer", async () => {
+      const requestId = "never-was";
+      const start = { requestId, status: 200, headers: {} };
+      expect(await client.rpc.llmInference.httpResponseStart(start)).toMatchObject({ accepted: false });
+      const chunk = { requestId, data: "", binary: false, end: true };
+      expect(await client.rpc.llmInference.httpResponseChunk(chunk)).toMatchObject({ accepted: false });
+    });
   });
 }
