@@ -196,7 +196,12 @@ function holdsSessions(
   const state = sessionStatePath(home);
   const isLink = lstatSync(state, { throwIfNoEntry: false })?.isSymbolicLink() === true;
   if (isLink && basename(dirname(readlinkSync(state))) !== id) return false;
-  return listSessionFolders(home).some((session) => !gone.has(session));
+  try {
+    return listSessionFolders(home).some((session) => !gone.has(session));
+  } catch (error) {
+    if (systemCode(error) === "EACCES") return true; // nobody can tell
+    throw error;
+  }
 }
 
 /** Folders of servers that no record knows. */

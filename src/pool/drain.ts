@@ -4,7 +4,7 @@ import { RawConnection, RpcError } from "../runtime/client/raw-connection.js";
 import { abortable, deadline } from "../runtime/deadline.js";
 import { provenEndpoint } from "../runtime/probe.js";
 import { endsInsideTurn } from "../runtime/session-events.js";
-import { listSessionFolders, readSessionFolder } from "../runtime/session-state.js";
+import { listLoaded } from "../runtime/session-state.js";
 import type { ServerRecord } from "../store/store.js";
 import { usedSessions } from "./use-marks.js";
 
@@ -180,7 +180,5 @@ async function tolerant(request: Promise<unknown>): Promise<unknown> {
 export function loadedSessions(server: ServerRecord): string[] {
   const pid = server.process?.pid;
   if (pid === undefined) return [];
-  return listSessionFolders(server.home).filter(
-    (id) => readSessionFolder(server.home, id)?.loadedBy.includes(pid) === true,
-  );
+  return listLoaded(server.home, pid);
 }

@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { isAlive, privateMemoryBytes } from "../runtime/process-table.js";
 import { logPath } from "../runtime/server-folder.js";
-import { countLoaded } from "../runtime/session-state.js";
+import { listLoaded } from "../runtime/session-state.js";
 import { SHARED_GROUP } from "../runtime/shared-storage.js";
 import type { Isolation, ServerRecord, ServerState, SessionRecord } from "../store/store.js";
 import { isHeld } from "./held-claim.js";
@@ -125,7 +125,7 @@ export function viewServer(server: ServerRecord): ServerView {
     uptimeMs: running && server.startedAt !== null ? Math.max(0, Date.now() - Date.parse(server.startedAt)) : null,
     memoryBytes: pid === null ? null : privateMemoryBytes(pid),
     sessions: null,
-    activeSessions: pid === null ? 0 : countLoaded(server.home, pid),
+    activeSessions: pid === null ? 0 : listLoaded(server.home, pid).length,
     version: server.version,
   };
 }

@@ -155,13 +155,15 @@ export class OwnHost implements HostActions {
   }
 
   async gc(options: GcOptions): Promise<GcResult> {
-    const { store, stateRoot, pool, directory, takeover, config } = this.#context;
+    const { store, stateRoot, pool, directory, takeover, config, sessions } = this.#context;
     // Without their folders sessions would be judged by their records alone.
     await directory.assertStorage();
+    const warnings: string[] = [];
     const result = await collectGarbage(
-      { store, stateRoot, pool, directory, takeover, answerMs: config.health.timeoutMs },
+      { store, stateRoot, pool, directory, takeover, answerMs: config.health.timeoutMs, warnings },
       options,
     );
+    for (const warning of warnings) sessions.warn(warning);
     if (options.user !== undefined) return result;
     if (!options.dryRun) {
       await sweepTokens(store);

@@ -4,7 +4,7 @@ import { dirname, join } from "node:path";
 import { FleetError, quote, systemCode } from "../errors.js";
 
 /** The name of a server's `COPILOT_HOME` inside its own folder; token and log lie beside it, out of the runtime's reach. */
-const HOME = "home";
+export const HOME = "home";
 
 /** Not a server's folder: an id of a server never is this word alone. */
 const SHARED_STATE = "shared";

@@ -1,8 +1,7 @@
-import { closeSync, constants, fstatSync, openSync, readSync, type Stats, statSync } from "node:fs";
-import { systemCode } from "../errors.js";
+import { closeSync, fstatSync, lstatSync, readSync, type Stats } from "node:fs";
 import { type HistoryEvent, readEvent } from "./history-event.js";
 import { LineSplitter } from "./history-line.js";
-import { historyPath } from "./session-state.js";
+import { historyPath, openHistoryFile } from "./session-state.js";
 import type { EndedTurn } from "./turn-state.js";
 import { TurnTracker } from "./turn-tracker.js";
 
@@ -34,13 +33,15 @@ interface Place {
 
 /** Reads what is appended to one session's history. A line that is half written is read when it is whole. */
 export class SessionEvents {
-  readonly #path: string;
+  readonly #home: string;
+  readonly #sessionId: string;
   #place: Place | null;
   #splitter: LineSplitter;
 
   /** @param place null for a file that is not there yet. */
-  constructor(path: string, place: Place | null, splitter: LineSplitter) {
-    this.#path = path;
+  constructor(home: string, sessionId: string, place: Place | null, splitter: LineSplitter) {
+    this.#home = home;
+    this.#sessionId = sessionId;
     this.#place = place;
     this.#splitter = splitter;
   }
@@ -52,9 +53,9 @@ export class SessionEvents {
    * @throws what the system says when the file cannot be read.
    */
   read(maxBytes: number): Appended {
-    const seen = statSync(this.#path, { throwIfNoEntry: false });
+    const seen = lstatSync(historyPath(this.#home, this.#sessionId), { throwIfNoEntry: false });
     if (this.#place !== null && seen !== undefined && isUnchanged(this.#place, seen)) return nothing("there");
-    const fd = seen === undefined ? null : openHistoryFile(this.#path);
+    const fd = seen === undefined ? null : openHistoryFile(this.#home, this.#sessionId);
     if (fd === null) {
       this.#place = null;
       this.#splitter = new LineSplitter();
@@ -101,10 +102,9 @@ export interface SessionHistory {
  * @throws what the system says when the file cannot be read.
  */
 export function openHistory(home: string, sessionId: string, maxBytes: number): SessionHistory {
-  const path = historyPath(home, sessionId);
-  const fd = openHistoryFile(path);
+  const fd = openHistoryFile(home, sessionId);
   if (fd === null) {
-    const events = new SessionEvents(path, null, new LineSplitter());
+    const events = new SessionEvents(home, sessionId, null, new LineSplitter());
     return { tracker: new TurnTracker(), events, ended: [], bytes: 0 };
   }
   try {
@@ -118,7 +118,7 @@ export function openHistory(home: string, sessionId: string, maxBytes: number): 
       if (!isAll && wanted < maxBytes && !read.history.tracker.isCertain) continue;
       const place = { ino: stat.ino, offset: stat.size, mtimeMs: stat.mtimeMs, mark: read.mark };
       const { tracker, ended } = isAll ? read.history : certain(read, stat);
-      return { tracker, ended, bytes, events: new SessionEvents(path, place, read.splitter) };
+      return { tracker, ended, bytes, events: new SessionEvents(home, sessionId, place, read.splitter) };
     }
     throw new Error("unreachable: the last window is taken as it is");
   } finally {
@@ -182,21 +182,6 @@ function isContinued(fd: number, place: Place, stat: Stats): boolean {
 
 function nothing(fate: Appended["fate"]): Appended {
   return { events: [], bytes: 0, atEnd: true, fate };
-}
-
-/** The tools of a session can put anything in its place: a pipe would block this process, a link lead elsewhere. */
-function openHistoryFile(path: string): number | null {
-  let fd: number;
-  try {
-    fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
-  } catch (error) {
-    const code = systemCode(error);
-    if (code === "ENOENT" || code === "ENOTDIR") return null;
-    throw error;
-  }
-  if (fstatSync(fd).isFile()) return fd;
-  closeSync(fd);
-  throw Object.assign(new Error(`${path} is not a file`), { code: "EINVAL" });
 }
 
 function readAt(fd: number, position: number, length: number): Buffer {

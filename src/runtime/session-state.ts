@@ -1,6 +1,7 @@
-import { type Dirent, existsSync, readdirSync, statSync } from "node:fs";
-import { join } from "node:path";
+import { type Dirent, existsSync, realpathSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
 import { systemCode } from "../errors.js";
+import { type Budget, HeldFolder, walk } from "./held-folder.js";
 
 /**
  * What the runtime keeps of sessions below `COPILOT_HOME/session-state/<id>/`, read directly: its own list hides
@@ -33,17 +34,69 @@ function sessionFolderPath(home: string, sessionId: string): string {
   return join(sessionStatePath(home), sessionId);
 }
 
+/** How many sessions' folders of one home are looked at. A home of more was filled by its user's agent. */
+export const MOST_FOLDERS = 10_000;
+/** How many entries of one session's folder are looked at. */
+const MOST_ENTRIES = 10_000;
+/** How the ids of shared servers look. The digest in the id of a user's own server is longer. */
+const SHARED_SERVER = /^shared-\d{1,9}$/;
+
+/**
+ * The folder of a home's sessions, or null when there is none. It may be a link of our own making: to what the shared
+ * servers of this host have in common, or to this home's place in shared storage. A link to anywhere else is the user's,
+ * and is not followed.
+ */
+export function openSessionState(home: string): HeldFolder | null {
+  const folder = HeldFolder.follow(sessionStatePath(home));
+  if (folder === null) return null;
+  // By the descriptor and not by the path, which the user can change at any time.
+  if (isSessionState(folder.realPath, home)) return folder;
+  folder[Symbol.dispose]();
+  return null;
+}
+
+function isSessionState(real: string, home: string): boolean {
+  const realHome = realpathSync(home);
+  if (real === sessionStatePath(realHome)) return true;
+  const serverId = basename(dirname(realHome));
+  const isShared = SHARED_SERVER.test(serverId);
+  if (isShared && real === join(dirname(dirname(realHome)), "shared", "session-state")) return true;
+  // The place of this home in shared storage (`placePath`).
+  const group = isShared ? "shared" : serverId;
+  const place = dirname(dirname(dirname(real)));
+  return (
+    real === join(place, basename(dirname(dirname(real))), group, "session-state") &&
+    basename(place) === "hosts" &&
+    !real.startsWith(`${realHome}/`)
+  );
+}
+
+function openSession(home: string, sessionId: string): HeldFolder | null {
+  using state = openReadable(home);
+  return state?.folder(sessionId) ?? null;
+}
+
+/** Null also for a folder that its user has made unreadable: one user's sessions must not end a look at all. */
+function openReadable(home: string): HeldFolder | null {
+  try {
+    return openSessionState(home);
+  } catch (error) {
+    if (systemCode(error) === "EACCES") return null;
+    throw error;
+  }
+}
+
 /** One session's folder, or null when there is none. */
 export function readSessionFolder(home: string, sessionId: string): SessionFolder | null {
-  const path = sessionFolderPath(home, sessionId);
-  const entries = entriesOf(path);
-  const stat = statSync(path, { throwIfNoEntry: false });
-  if (entries === null || stat === undefined) return null;
+  using folder = openSession(home, sessionId);
+  if (folder === null) return null;
+  const { entries } = folder.entries(MOST_ENTRIES);
+  const { birthtime, mtime } = folder.stats;
   return {
-    path,
-    createdAt: stat.birthtime,
-    modifiedAt: stat.mtime,
-    hasHistory: entries.some(({ name }) => name === HISTORY),
+    path: sessionFolderPath(home, sessionId),
+    createdAt: birthtime,
+    modifiedAt: mtime,
+    hasHistory: folder.lstat(HISTORY) !== undefined,
     loadedBy: loadedBy(entries),
   };
 }
@@ -58,7 +111,8 @@ function loadedBy(entries: readonly Dirent[]): number[] {
 
 /** PIDs that claim to have the session of this very folder loaded, wherever the folder is; none when it is gone. */
 export function claimedBy(folder: string): number[] {
-  return loadedBy(entriesOf(folder) ?? []);
+  using held = HeldFolder.open(folder);
+  return held === null ? [] : loadedBy(held.entries(MOST_ENTRIES).entries);
 }
 
 /** Whether a folder in `session-state` is the runtime's own: the full CLI (1.0.102) has `.session-operation-locks`. */
@@ -66,21 +120,39 @@ export function isRuntimeFolder(name: string): boolean {
   return name.startsWith(".");
 }
 
-/** Ids of all session folders in a home. */
+/** Ids of the session folders in a home, at most {@link MOST_FOLDERS}. */
 export function listSessionFolders(home: string): string[] {
-  const entries = entriesOf(sessionStatePath(home)) ?? [];
-  return entries.filter((entry) => entry.isDirectory() && !isRuntimeFolder(entry.name)).map(({ name }) => name);
+  return namesIn(home, (entry) => entry.isDirectory() && !isRuntimeFolder(entry.name));
 }
 
 /** Ids of sessions that another host has taken from a home: each has left a plain file there (`shared-storage.ts`). */
 export function listTakenSessions(home: string): string[] {
-  const entries = entriesOf(sessionStatePath(home)) ?? [];
-  return entries.filter((entry) => entry.isFile()).map(({ name }) => name);
+  return namesIn(home, (entry) => entry.isFile());
+}
+
+function namesIn(home: string, isWanted: (entry: Dirent) => boolean): string[] {
+  using state = openSessionState(home);
+  if (state === null) return [];
+  const { entries } = state.entries(MOST_FOLDERS);
+  return entries.filter(isWanted).map(({ name }) => name);
 }
 
 /** Whether the process `pid` has the session in memory. */
 export function isLoadedBy(home: string, sessionId: string, pid: number): boolean {
-  return existsSync(join(sessionFolderPath(home, sessionId), `inuse.${pid}.lock`));
+  using state = openReadable(home);
+  return state !== null && isLoadedIn(state, sessionId, pid);
+}
+
+function isLoadedIn(state: HeldFolder, sessionId: string, pid: number): boolean {
+  return existsSync(state.at(`${sessionId}/inuse.${pid}.lock`)) && state.lstat(sessionId)?.isDirectory() === true;
+}
+
+/** Ids of the sessions that the process `pid` has in memory. */
+export function listLoaded(home: string, pid: number): string[] {
+  using state = openReadable(home);
+  if (state === null) return [];
+  const { entries } = state.entries(MOST_FOLDERS);
+  return entries.map(({ name }) => name).filter((name) => isLoadedIn(state, name, pid));
 }
 
 /** The session's history, which the runtime appends to; not there before its first turn. */
@@ -88,33 +160,33 @@ export function historyPath(home: string, sessionId: string): string {
   return join(sessionFolderPath(home, sessionId), HISTORY);
 }
 
+/**
+ * A descriptor of the session's history, which the caller closes; null if there is none. The tools of a session can put
+ * anything in its place: a pipe would block this process, a link would lead elsewhere.
+ *
+ * @throws what the system says when it cannot be read, and EINVAL for anything but a file.
+ */
+export function openHistoryFile(home: string, sessionId: string): number | null {
+  using folder = openSession(home, sessionId);
+  return folder?.file(HISTORY) ?? null;
+}
+
 /** When the session's history was last written, in milliseconds since the epoch; 0 if it has none. */
 export function lastWrite(home: string, sessionId: string): number {
-  return statSync(historyPath(home, sessionId), { throwIfNoEntry: false })?.mtimeMs ?? 0;
+  using folder = openSession(home, sessionId);
+  return folder?.lstat(HISTORY)?.mtimeMs ?? 0;
 }
 
-/** How many sessions the process `pid` has in memory. */
-export function countLoaded(home: string, pid: number): number {
-  return listSessionFolders(home).filter((id) => isLoadedBy(home, id, pid)).length;
-}
-
-/** Bytes of all files below a folder. What vanishes meanwhile counts nothing. */
-export function folderBytes(path: string): number {
+/** Bytes of the files of a session; of the first ones if there are very many. */
+export function sessionBytes(home: string, sessionId: string): number {
+  using folder = openSession(home, sessionId);
   let bytes = 0;
-  for (const entry of entriesOf(path) ?? []) {
-    const child = join(path, entry.name);
-    if (entry.isDirectory()) bytes += folderBytes(child);
-    else if (entry.isFile()) bytes += statSync(child, { throwIfNoEntry: false })?.size ?? 0;
+  const budget: Budget = { left: MOST_ENTRIES };
+  if (folder !== null) {
+    walk(folder, budget, (stats) => {
+      if (stats.isFile()) bytes += stats.size;
+      return true;
+    });
   }
   return bytes;
-}
-
-function entriesOf(path: string): Dirent[] | null {
-  try {
-    return readdirSync(path, { withFileTypes: true });
-  } catch (error) {
-    const code = systemCode(error);
-    if (code === "ENOENT" || code === "ENOTDIR") return null;
-    throw error;
-  }
 }

@@ -1,4 +1,5 @@
 import { randomBytes } from "node:crypto";
+import { closeSync } from "node:fs";
 import {
   copyFile,
   lstat,
@@ -14,6 +15,7 @@ import {
 } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { FleetError, quote, systemCode } from "../errors.js";
+import { type Budget, DEEPEST, HeldFolder, removeTree, walk } from "./held-folder.js";
 import { HISTORY, isInUseMark, sessionStatePath } from "./session-state.js";
 
 /**
@@ -40,6 +42,8 @@ export interface StatePlace {
 
 export const SHARED_GROUP = "shared";
 
+/** How much of one session is copied. One with more was filled by its user's agent, and stays where it is. */
+const MOST_COPIED = 100_000;
 /** How often a place is blocked anew when a runtime makes the folder there again in between. */
 const BLOCK_TRIES = 20;
 
@@ -95,8 +99,9 @@ export async function linkToPlace(home: string, place: StatePlace): Promise<void
     await makePlace(place);
     if (old !== null) {
       // Only what is on this host's own disk: another place in shared storage is taken over session by session.
-      const isLocal = old.startsWith(`${dirname(dirname(home))}/`) && (await statOf(old)) !== null;
-      if (isLocal) await moveInto(old, target);
+      // A link to anywhere else was made by the user's agent, perhaps to another user's sessions.
+      const common = join(dirname(dirname(home)), SHARED_GROUP, "session-state");
+      if (place.group === SHARED_GROUP && old === common && (await statOf(old)) !== null) await moveInto(old, target);
       await rm(link);
     } else if (before !== null) {
       await moveInto(link, target);
@@ -164,6 +169,7 @@ export async function fetchSession({ id, mark, from, to, hasHistory, check }: Fe
     const [source, taken] = [join(placePath(from), id), takenPath(from, id, mark)];
     const isThere = (await statOf(source))?.isDirectory() === true || (await statOf(taken)) !== null;
     if (!isThere && hasHistory) throw new Error(`nothing of session ${id} is at ${source}`);
+    assertCopyable(source);
     await check();
     await block(source, taken);
     const target = placePath(to);
@@ -183,7 +189,7 @@ export async function fetchSession({ id, mark, from, to, hasHistory, check }: Fe
 
 /** The copy is where it belongs, and recorded as such: nobody needs the original any more. */
 export async function forgetTaken({ id, mark, from }: Pick<Fetch, "id" | "mark" | "from">): Promise<void> {
-  await usable(from.shared, async () => await rm(takenPath(from, id, mark), { recursive: true, force: true }));
+  await usable(from.shared, async () => await removeIfThere(takenPath(from, id, mark)));
 }
 
 /** A new session of this id may be made in the place, also where one of that id was taken from it. */
@@ -198,7 +204,7 @@ export async function unblock(id: string, place: StatePlace): Promise<void> {
 export async function removeState(id: string, place: StatePlace): Promise<void> {
   const path = join(placePath(place), id);
   await usable(place.shared, async () => {
-    if ((await statOf(path))?.isDirectory() === true) await rm(path, { recursive: true, force: true });
+    if ((await statOf(path))?.isDirectory() === true) await removeIfThere(path);
   });
 }
 
@@ -238,7 +244,16 @@ async function block(path: string, taken: string): Promise<void> {
 async function setAside(path: string, taken: string): Promise<void> {
   await mkdir(dirname(taken), { recursive: true, mode: 0o700 });
   if ((await statOf(taken)) === null) await rename(path, taken);
-  else await rm(path, { recursive: true, force: true });
+  else await removeIfThere(path);
+}
+
+/** A folder that an agent may still write in. */
+export async function removeIfThere(path: string): Promise<void> {
+  try {
+    await removeTree(path, { left: Number.POSITIVE_INFINITY });
+  } catch (error) {
+    if (systemCode(error) !== "ENOENT") throw error;
+  }
 }
 
 /** Copies a folder to `name` in `target`, whole or not at all, and onto the disk. */
@@ -260,20 +275,54 @@ async function copyBeside(from: string, target: string): Promise<string> {
   }
 }
 
+/**
+ * The user's agent may still write in `from` while it is copied, and what is there is its own choice: links are left out,
+ * and so are pipes and devices.
+ */
 async function copyFolder(from: string, to: string): Promise<void> {
+  using source = HeldFolder.open(from);
+  if (source === null) throw new Error(`${from} is not a folder`);
+  await copyHeld(source, to, { left: MOST_COPIED }, 0);
+}
+
+async function copyHeld(source: HeldFolder, to: string, budget: Budget, depth: number): Promise<void> {
+  const { entries, more } = source.entries(Math.max(0, budget.left));
+  budget.left -= entries.length;
+  if (more || depth > DEEPEST) {
+    throw tooLarge(source.realPath);
+  }
   await mkdir(to, { mode: 0o700 });
-  for (const entry of await readdir(from, { withFileTypes: true })) {
-    const [source, copy] = [join(from, entry.name), join(to, entry.name)];
-    if (entry.isDirectory()) await copyFolder(source, copy);
-    else if (entry.isFile() && !isInUseMark(entry.name)) {
-      await copyFile(source, copy);
+  for (const { name } of entries) {
+    const copy = join(to, name);
+    const stats = source.lstat(name);
+    if (stats?.isDirectory() === true) {
+      using child = source.folder(name);
+      if (child !== null) await copyHeld(child, copy, budget, depth + 1);
+    } else if (stats?.isFile() === true && !isInUseMark(name)) {
+      const fd = source.file(name);
+      if (fd === null) continue;
+      try {
+        await copyFile(`/proc/self/fd/${fd}`, copy);
+      } finally {
+        closeSync(fd);
+      }
       // What nobody has used for long is not used by this.
-      const { atime, mtime } = await lstat(source);
-      await utimes(copy, atime, mtime);
+      await utimes(copy, stats.atime, stats.mtime);
       await sync(copy);
     }
   }
   await sync(to);
+}
+
+function tooLarge(path: string): Error {
+  const limit = `more than ${MOST_COPIED} files and folders, or folders more than ${DEEPEST} deep`;
+  return new Error(`${path} has ${limit}, so it is not moved`);
+}
+
+/** @throws for a session that is too large to be copied, while nothing has been done to it. */
+function assertCopyable(path: string): void {
+  using folder = HeldFolder.open(path);
+  if (folder !== null && walk(folder, { left: MOST_COPIED }, () => true) === "cut") throw tooLarge(path);
 }
 
 async function sync(path: string): Promise<void> {

@@ -1,9 +1,10 @@
 import type { Dirent, Stats } from "node:fs";
-import { lstat, readdir, rename, rm, unlink, writeFile } from "node:fs/promises";
+import { lstat, readdir, rename, unlink, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { systemCode } from "../errors.js";
+import type { Budget } from "./held-folder.js";
 import { HISTORY } from "./session-state.js";
-import { incomingPath, placePath, TAKEN_FOLDER, takenPath, usable } from "./shared-storage.js";
+import { incomingPath, placePath, removeIfThere, TAKEN_FOLDER, takenPath, usable } from "./shared-storage.js";
 
 /**
  * What takeovers leave below a host's name in the shared storage:
@@ -29,6 +30,8 @@ export interface Remain {
   changedMs: number;
 }
 
+/** How much of one remain is measured: an agent has filled it. */
+const MOST_MEASURED = 10_000;
 const SESSION_ID = /^[A-Za-z0-9._-]{1,128}$/;
 /** The id of a session has no tilde. */
 const TAKEN = /^([A-Za-z0-9._-]{1,128})~([0-9a-f]+)$/;
@@ -72,7 +75,7 @@ export async function removeRemain(shared: string, { kind, path }: Remain): Prom
       // Under another name first: a taker that is late finds no copy then, instead of half of one.
       const doomed = kind === "incoming" ? incomingPath(dirname(path)) : path;
       const found = await orNull(async () => await (doomed === path ? lstat(path) : rename(path, doomed)));
-      await rm(doomed, { recursive: true, force: true });
+      await removeIfThere(doomed);
       return found !== null;
     }
     try {
@@ -98,13 +101,15 @@ type Named = Pick<Remain, "kind" | "group"> & Partial<Pick<Remain, "session" | "
 
 async function remainAt(path: string, { session = null, mark = null, ...named }: Named): Promise<Remain[]> {
   const total = { bytes: 0, changedMs: 0 };
-  await measure(path, total);
+  await measure(path, total, { left: MOST_MEASURED });
   const hasHistory = (await statOf(join(path, HISTORY))) !== null;
   return total.changedMs === 0 ? [] : [{ ...named, session, mark, path, hasHistory, ...total }];
 }
 
 /** What vanishes meanwhile counts nothing. A move changes the time of the folder itself, and of nothing in it. */
-async function measure(path: string, total: Pick<Remain, "bytes" | "changedMs">): Promise<void> {
+async function measure(path: string, total: Pick<Remain, "bytes" | "changedMs">, budget: Budget): Promise<void> {
+  if (budget.left <= 0) return;
+  budget.left -= 1;
   const stat = await statOf(path);
   if (stat === null) return;
   total.changedMs = Math.max(total.changedMs, stat.mtimeMs, stat.ctimeMs);
@@ -112,7 +117,7 @@ async function measure(path: string, total: Pick<Remain, "bytes" | "changedMs">)
     total.bytes += stat.size;
     return;
   }
-  for (const { name } of await entriesOf(path)) await measure(join(path, name), total);
+  for (const { name } of await entriesOf(path)) await measure(join(path, name), total, budget);
 }
 
 async function statOf(path: string): Promise<Stats | null> {
@@ -127,7 +132,7 @@ async function orNull<T>(work: () => Promise<T>): Promise<T | null> {
   try {
     return await work();
   } catch (error) {
-    if (["ENOENT", "ENOTDIR"].includes(systemCode(error) ?? "")) return null;
+    if (["ENOENT", "ENOTDIR", "ENAMETOOLONG"].includes(systemCode(error) ?? "")) return null;
     throw error;
   }
 }

@@ -1,9 +1,11 @@
-import { realpathSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { systemCode } from "../errors.js";
 import { RawConnection, RpcError } from "../runtime/client/raw-connection.js";
+import { removeTree } from "../runtime/held-folder.js";
 import { provenEndpoint } from "../runtime/probe.js";
 import { isAlive } from "../runtime/process-table.js";
 import { unwritable } from "../runtime/server-folder.js";
-import { readSessionFolder } from "../runtime/session-state.js";
+import { openSessionState, readSessionFolder } from "../runtime/session-state.js";
 import type { ServerRecord } from "../store/store.js";
 import { sessionBusy } from "./problems.js";
 
@@ -21,11 +23,13 @@ export async function deleteSessionState(server: ServerRecord, id: string, answe
     if (folder.loadedBy.includes(server.process.pid)) await refuseBusy(connection, id);
     await connection.request("session.delete", { sessionId: id });
   }
+  // The server is gone or has let the session go, and its user's agent may still write there.
+  using state = openSessionState(server.home);
+  if (state === null) return;
   try {
-    rmSync(folder.path, { recursive: true, force: true });
+    await removeTree(state.at(id), { left: Number.POSITIVE_INFINITY });
   } catch (error) {
-    // It may be reached by a link, from the home to where it really is.
-    throw unwritable(realpathSync(folder.path), error);
+    if (systemCode(error) !== "ENOENT") throw unwritable(join(state.realPath, id), error);
   }
 }
 

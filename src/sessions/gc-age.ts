@@ -1,7 +1,6 @@
-import { lstatSync, readdirSync, type Stats } from "node:fs";
-import { join } from "node:path";
-import { systemCode } from "../errors.js";
+import { HeldFolder, walk } from "../runtime/held-folder.js";
 import { isAlive, ownIdentity } from "../runtime/process-table.js";
+import { HISTORY } from "../runtime/session-state.js";
 import type { ProcessIdentity, SessionRecord, SessionUser } from "../store/store.js";
 
 /** What gc goes by. Times are milliseconds since the epoch. */
@@ -12,48 +11,29 @@ export interface Measured {
   newestMs: number;
 }
 
+/** How many entries of one session's folder gc looks at to find its age. */
+const MOST_ENTRIES = 10_000;
+
 /**
  * Size and age of a session's folder by one walk, which ends early at the first file written after `youngAfterMs`: that
- * is `young`, and how young is nobody's concern. Links are not followed.
+ * is `young`, and how young is nobody's concern. Links are not followed. Of a folder with very many files only the first
+ * ones count, and its history always does: a user cannot keep a session for ever by filling its folder.
  */
 export function measureFolder(path: string, youngAfterMs: number): Measured | "young" | "gone" {
-  const own = statIfThere(path);
-  if (own === undefined) return "gone";
+  using folder = HeldFolder.open(path);
+  if (folder === null) return "gone";
   const total: Measured = { bytes: 0, newestMs: Number.NEGATIVE_INFINITY };
-  if (!walk(path, total, youngAfterMs)) return "young";
-  if (total.newestMs === Number.NEGATIVE_INFINITY) total.newestMs = own.mtimeMs;
-  return total.newestMs > youngAfterMs ? "young" : total;
-}
-
-/** @returns false as soon as something young is found. */
-function walk(path: string, total: Measured, youngAfterMs: number): boolean {
-  const folders: string[] = [];
-  for (const entry of entriesIfThere(path)) {
-    const child = join(path, entry.name);
-    if (entry.isDirectory()) {
-      folders.push(child);
-      continue;
-    }
-    const stat = statIfThere(child);
-    if (stat === undefined) continue;
+  const history = folder.lstat(HISTORY);
+  if (history !== undefined && history.mtimeMs > youngAfterMs) return "young";
+  const result = walk(folder, { left: MOST_ENTRIES }, (stat) => {
     if (stat.mtimeMs > youngAfterMs) return false;
     total.bytes += stat.size;
     total.newestMs = Math.max(total.newestMs, stat.mtimeMs);
-  }
-  return folders.every((folder) => walk(folder, total, youngAfterMs));
-}
-
-function entriesIfThere(path: string) {
-  try {
-    return readdirSync(path, { withFileTypes: true });
-  } catch (error) {
-    if (systemCode(error) === "ENOENT") return []; // deleted by somebody else meanwhile
-    throw error;
-  }
-}
-
-function statIfThere(path: string): Stats | undefined {
-  return lstatSync(path, { throwIfNoEntry: false });
+    return true;
+  });
+  if (result === "stopped") return "young";
+  if (total.newestMs === Number.NEGATIVE_INFINITY) total.newestMs = folder.stats.mtimeMs;
+  return total.newestMs > youngAfterMs ? "young" : total;
 }
 
 /** The TTL that a session is under, in milliseconds: its own, if it was given one. */

@@ -6,7 +6,7 @@ import { usedSessions } from "../pool/use-marks.js";
 import { claimedBy } from "../runtime/session-state.js";
 import type { Registry, SessionRecord, Store } from "../store/store.js";
 import { type HostsSeen, isInUse, measureFolder } from "./gc-age.js";
-import { type Leftover, type Note, type Run, removeFolder } from "./gc-run.js";
+import type { Leftover, Note, Run } from "./gc-run.js";
 import type { Candidate } from "./gc-survey.js";
 
 /**
@@ -146,8 +146,8 @@ async function removeMoved(
   return await mapConcurrently(moved, REMOVED_AT_ONCE, async ({ session, path }): Promise<Outcome> => {
     const { id, record } = session;
     const isUsed = run.isOpened(id, path, pids) || (record === null && (await isRecorded(store, session)));
-    if (!isUsed) return { session, skipped: await remove(path) };
-    run.giveBack(id, path);
+    if (!isUsed) return { session, skipped: await remove(run, path) };
+    await run.giveBack(id, path);
     await putBack(store, record);
     return { session, skipped: "in-use" };
   });
@@ -164,8 +164,8 @@ export async function finishLeftovers(store: Store, run: Run, left: readonly Lef
   const pids = runningPids(await store.readRegistry());
   return await mapConcurrently(left, REMOVED_AT_ONCE, async ({ note, path }): Promise<Outcome> => {
     const session = describeLeftover({ note, path });
-    if (!run.isOpened(note.id, path, pids)) return { session, skipped: await remove(path) };
-    run.giveBack(note.id, path);
+    if (!run.isOpened(note.id, path, pids)) return { session, skipped: await remove(run, path) };
+    await run.giveBack(note.id, path);
     await putBack(store, note.record);
     return { session, skipped: "in-use" };
   });
@@ -181,10 +181,9 @@ function noteOf({ id, owner, record }: Candidate): Note {
   return { id, owner, record, notedAtMs: Date.now() };
 }
 
-async function remove(path: string): Promise<SkipReason | null> {
+async function remove(run: Run, path: string): Promise<SkipReason | null> {
   try {
-    await removeFolder(path);
-    return null;
+    return (await run.remove(path)) ? null : "failed";
   } catch (error) {
     if (systemCode(error) === undefined) throw error;
     return "failed";

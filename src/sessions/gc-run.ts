@@ -1,5 +1,6 @@
 import { randomBytes } from "node:crypto";
 import {
+  closeSync,
   existsSync,
   mkdirSync,
   readdirSync,
@@ -9,17 +10,17 @@ import {
   rmSync,
   writeFileSync,
 } from "node:fs";
-import { readdir, rmdir, unlink } from "node:fs/promises";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { systemCode } from "../errors.js";
+import { type Budget, HeldFolder, removeTree } from "../runtime/held-folder.js";
 import { identify, ownIdentity } from "../runtime/process-table.js";
-import { unwritable } from "../runtime/server-folder.js";
-import { claimedBy } from "../runtime/session-state.js";
+import { HOME, unwritable } from "../runtime/server-folder.js";
+import { claimedBy, HISTORY } from "../runtime/session-state.js";
 import type { SessionRecord } from "../store/store.js";
 
 /**
- * Where a gc puts sessions on their way out, beside the state folder that they come from: a folder of its own, named
- * after its process, with a journal of what it is about to delete. Moving a session there is one rename, which at once
+ * Where a gc puts sessions on their way out, near the state folder that they come from and never in a home, where the
+ * user's agent could write: a folder of its own, named after its process, with a journal of what it is about to delete. Moving a session there is one rename, which at once
  * takes it from everybody and can be undone. When the process is killed, the next gc finds both and finishes.
  */
 const GC_FOLDER = ".copilotfleet-gc";
@@ -27,6 +28,10 @@ const JOURNAL = "journal.json";
 const MOVED = "sessions";
 /** In place of a process: there is none of this number. */
 const NOBODY = "0-0";
+/** How much of one state folder a gc removes in one go, in files and folders. The next one goes on. */
+const MOST_REMOVED = 100_000;
+const MOST_MERGED = 10_000;
+const DEEPEST_MERGED = 32;
 const NAME = /^(\d+)-(\d+)-[0-9a-f]+$/;
 
 /** One session that a gc is about to delete. */
@@ -55,6 +60,12 @@ export interface Business {
   noted: Map<string, Note>;
   /** The folders of those that were killed. */
   killed: Set<string>;
+}
+
+/** Of a home the folder above it: the home is on the same disk, and its user's agent can write only below. */
+function gcFolder(statePath: string): string {
+  const parent = dirname(statePath);
+  return join(basename(parent) === HOME ? dirname(parent) : parent, GC_FOLDER);
 }
 
 export function unfinishedBusiness(statePath: string): Business {
@@ -91,11 +102,13 @@ export class Run {
   /** Of gcs that were killed, taken over: removed at the end, when what their journals tell of is done. */
   readonly #inherited: string[] = [];
   #made = false;
+  readonly #budget: Budget = { left: MOST_REMOVED };
 
+  /** @param statePath with all links resolved. */
   constructor(statePath: string) {
     const { pid, startTicks } = ownIdentity();
     this.#statePath = statePath;
-    this.#path = join(dirname(statePath), GC_FOLDER, `${pid}-${startTicks}-${randomBytes(4).toString("hex")}`);
+    this.#path = join(gcFolder(statePath), `${pid}-${startTicks}-${randomBytes(4).toString("hex")}`);
   }
 
   /**
@@ -135,7 +148,22 @@ export class Run {
   /** Moves a session out of everybody's sight. @returns null when it is not there any more. */
   take(id: string): string | null {
     const moved = join(this.#path, MOVED, id);
-    return renameIfThere(join(this.#statePath, id), moved) ? moved : null;
+    using state = this.#openState();
+    if (state?.lstat(id)?.isDirectory() !== true) return null;
+    return renameIfThere(state.at(id), moved) ? moved : null;
+  }
+
+  /** Null when a folder on the way was replaced since the survey, perhaps by a link to somebody else's sessions. */
+  #openState(): HeldFolder | null {
+    const state = HeldFolder.open(this.#statePath);
+    if (state === null || state.realPath === this.#statePath) return state;
+    state[Symbol.dispose]();
+    return null;
+  }
+
+  /** Removes what was moved, unless this run has removed very much: that is for the next gc. @returns whether it is gone. */
+  async remove(moved: string): Promise<boolean> {
+    return await removeTree(moved, this.#budget);
   }
 
   /**
@@ -149,8 +177,18 @@ export class Run {
   }
 
   /** Moves a session back, into what the runtime has made of its folder meanwhile, if it has. */
-  giveBack(id: string, moved: string): void {
-    mergeInto(join(this.#statePath, id), moved);
+  async giveBack(id: string, moved: string): Promise<void> {
+    using state = this.#openState();
+    if (state === null) return; // the next gc tries again
+    if (state.lstat(id) === undefined) {
+      renameSync(moved, state.at(id));
+      return;
+    }
+    using target = state.folder(id);
+    using source = HeldFolder.open(moved);
+    if (target === null || source === null) return;
+    mergeInto(target, source);
+    await this.remove(moved);
   }
 
   /**
@@ -172,20 +210,8 @@ export class Run {
   }
 }
 
-/** Removes a session's folder for good. Links are removed, never followed. */
-export async function removeFolder(path: string): Promise<void> {
-  const entries = await readdir(path, { withFileTypes: true });
-  await Promise.all(
-    entries.map(async (entry) => {
-      const child = join(path, entry.name);
-      await (entry.isDirectory() ? removeFolder(child) : unlink(child));
-    }),
-  );
-  await rmdir(path);
-}
-
 function runsBeside(statePath: string): FoundRun[] {
-  const folder = join(dirname(statePath), GC_FOLDER);
+  const folder = gcFolder(statePath);
   return entriesIfThere(folder).flatMap(({ name }) => {
     const [, pid, startTicks] = NAME.exec(name) ?? [];
     if (pid === undefined) return [];
@@ -209,25 +235,40 @@ function readJournal(path: string): Note[] {
   }
 }
 
-/** The newer of two files stays, but for the history: that goes on after what it was. */
-function mergeInto(target: string, source: string): void {
-  if (!existsSync(target)) {
-    renameSync(source, target);
-    return;
+/**
+ * The newer of two files stays, but for the history: that goes on after what it was. The user's agent can write both
+ * folders, so whatever is not a file there is not read.
+ */
+function mergeInto(target: HeldFolder, source: HeldFolder, depth = 0): void {
+  for (const entry of source.entries(MOST_MERGED).entries) {
+    const { name } = entry;
+    if (target.lstat(name) === undefined) renameSync(source.at(name), target.at(name));
+    else if (entry.isDirectory() && depth < DEEPEST_MERGED) {
+      using into = target.folder(name);
+      using from = source.folder(name);
+      if (into !== null && from !== null) mergeInto(into, from, depth + 1);
+    } else if (name === HISTORY) prepend(target, source);
   }
-  for (const entry of readdirSync(source, { withFileTypes: true })) {
-    const [from, to] = [join(source, entry.name), join(target, entry.name)];
-    if (!existsSync(to)) renameSync(from, to);
-    else if (entry.isDirectory()) mergeInto(to, from);
-    else if (entry.name === "events.jsonl") prepend(to, from);
-  }
-  rmSync(source, { recursive: true, force: true });
 }
 
-function prepend(path: string, beginning: string): void {
-  const whole = Buffer.concat([readFileSync(beginning), readFileSync(path)]);
-  writeFileSync(beginning, whole);
-  renameSync(beginning, path);
+function prepend(target: HeldFolder, source: HeldFolder): void {
+  const [before, after] = [readHistory(source), readHistory(target)];
+  if (before === null || after === null) return;
+  const whole = `${HISTORY}.${randomBytes(6).toString("hex")}`;
+  writeFileSync(source.at(whole), Buffer.concat([before, after]), { mode: 0o600, flag: "wx" });
+  renameSync(source.at(whole), target.at(HISTORY));
+}
+
+/** Null for anything but a file. */
+function readHistory(folder: HeldFolder): Buffer | null {
+  if (folder.lstat(HISTORY)?.isFile() !== true) return null;
+  const fd = folder.file(HISTORY);
+  if (fd === null) return null;
+  try {
+    return readFileSync(fd);
+  } finally {
+    closeSync(fd);
+  }
 }
 
 function renameIfThere(from: string, to: string): boolean {

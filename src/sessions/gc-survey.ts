@@ -1,9 +1,12 @@
 import { readdirSync, realpathSync } from "node:fs";
 import { join } from "node:path";
 import { setImmediate as yieldToOthers } from "node:timers/promises";
-import { systemCode } from "../errors.js";
+import { printable } from "../config/text.js";
+import { quote, systemCode } from "../errors.js";
 import { groupOfSession } from "../pool/server.js";
-import { isRuntimeFolder, sessionStatePath } from "../runtime/session-state.js";
+import { HeldFolder } from "../runtime/held-folder.js";
+import { isRuntimeFolder, MOST_FOLDERS, openSessionState, sessionStatePath } from "../runtime/session-state.js";
+import { SHARED_GROUP } from "../runtime/shared-storage.js";
 import type { Registry, ServerRecord, SessionRecord, Store } from "../store/store.js";
 import { type HostsSeen, isAbandoned, lastUseOf, measureFolder, ttlOf } from "./gc-age.js";
 import { type Business, type Note, unfinishedBusiness } from "./gc-run.js";
@@ -33,7 +36,12 @@ export interface Candidate {
   bytes: number;
 }
 
+/** Of sessions in one state folder that no record knows, at most so many are deleted in one go. */
+const MOST_UNRECORDED = 1_000;
+
 export interface Survey {
+  /** State folders that could not be looked at whole. */
+  warnings: string[];
   states: StateFolder[];
   records: SessionRecord[];
   candidates: Candidate[];
@@ -68,6 +76,7 @@ export async function survey(store: Store, stateRoot: string, options: SurveyOpt
   const all = await store.listSessions();
   const records = all.filter(options.isOwn);
   const foreign = new Map(all.filter((record) => !options.isOwn(record)).map((record) => [record.id, record]));
+  const warnings: string[] = [];
   const { states, stateOf } = stateFolders(registry, stateRoot, options.places);
   const found: Candidate[] = [];
   const recordedIn = new Map<StateFolder, Map<string, SessionRecord>>(states.map((state) => [state, new Map()]));
@@ -78,7 +87,8 @@ export async function survey(store: Store, stateRoot: string, options: SurveyOpt
   }
   for (const state of states) {
     const recorded = recordedIn.get(state) ?? new Map<string, SessionRecord>();
-    const folders = new Set(folderNames(state.path).filter((name) => SESSION_ID.test(name) && !isRuntimeFolder(name)));
+    const folders = sessionFolders(state, recorded, warnings);
+    if (folders === null) continue;
     for (const record of recorded.values())
       if (!folders.has(record.id)) found.push(recordOnly(record, state, registry));
     for (const id of folders) {
@@ -93,15 +103,63 @@ export async function survey(store: Store, stateRoot: string, options: SurveyOpt
   }
   const business = new Map(states.map((state) => [state, unfinishedBusiness(state.path)]));
   const candidates: Candidate[] = [];
+  const unrecorded = new Map<StateFolder | null, number>();
   for (const [index, session] of found.entries()) {
     if (index % LOOKS_AT_ONCE === LOOKS_AT_ONCE - 1) await yieldToOthers();
     if (options.user !== undefined && session.owner !== options.user) continue;
     const { taken, noted } = (session.state && business.get(session.state)) ?? { taken: new Set(), noted: new Map() };
     if (taken.has(session.id)) continue; // another gc is at it
     const candidate = judge(session, options, noted.get(session.id));
-    if (candidate !== null) candidates.push(candidate);
+    if (candidate === null) continue;
+    if (candidate.record === null) {
+      const before = unrecorded.get(candidate.state) ?? 0;
+      unrecorded.set(candidate.state, before + 1);
+      // Otherwise one user's agent could keep gc busy, and all others' sessions would wait.
+      if (before >= MOST_UNRECORDED) continue;
+    }
+    candidates.push(candidate);
   }
-  return { states, records, candidates, business };
+  for (const [state, number] of unrecorded) {
+    if (state !== null && number > MOST_UNRECORDED)
+      warnings.push(
+        `${nameOf(state)} has ${number} sessions to delete that the fleet did not make. This gc deletes ${MOST_UNRECORDED} of them.`,
+      );
+  }
+  return { states, records, candidates, business, warnings };
+}
+
+/**
+ * The ids of the sessions that have a folder: of all recorded ones, and of others among the first entries. Null when the
+ * state folder cannot be read: then nothing is known of its sessions.
+ */
+function sessionFolders(
+  state: StateFolder,
+  recorded: ReadonlyMap<string, SessionRecord>,
+  warnings: string[],
+): Set<string> | null {
+  try {
+    using folder = HeldFolder.open(state.path);
+    if (folder === null) return new Set();
+    const { entries, more } = folder.entries(MOST_FOLDERS);
+    const names = entries
+      .filter((entry) => entry.isDirectory() && SESSION_ID.test(entry.name) && !isRuntimeFolder(entry.name))
+      .map(({ name }) => name);
+    if (!more) return new Set(names);
+    warnings.push(
+      `${nameOf(state)} has more than ${MOST_FOLDERS} folders of sessions. Only the first ones are looked at.`,
+    );
+    const others = [...recorded.keys()].filter((id) => folder.lstat(id)?.isDirectory() === true);
+    return new Set([...names, ...others]);
+  } catch (error) {
+    const code = systemCode(error);
+    if (code === undefined) throw error;
+    warnings.push(`${nameOf(state)} cannot be read (${code}). Its sessions are left as they are.`);
+    return null;
+  }
+}
+
+function nameOf({ owner, path }: StateFolder): string {
+  return owner === null ? printable(path) : `The home of user ${quote(owner)} (${printable(path)})`;
 }
 
 /** The session with its age and size if it is past its TTL, or null. */
@@ -139,29 +197,29 @@ function stateFolders(
   const byPath = new Map<string, StateFolder>();
   const byServer = new Map<string, StateFolder>();
   const byGroup = new Map<string, StateFolder>();
-  const stateAt = (path: string): StateFolder | null => {
-    const real = realPathIfThere(path);
-    if (real === null) return null;
+  const stateAt = (real: string): StateFolder => {
     const state = byPath.get(real) ?? { path: real, servers: [], owner: null };
     byPath.set(real, state);
     return state;
   };
-  const add = (path: string, id: string, server: ServerRecord | undefined) => {
-    const state = stateAt(path);
-    if (state === null) return;
+  const known = new Set([...places.values()].flatMap((path) => realPathIfThere(path) ?? []));
+  const add = (real: string | null, id: string, server: ServerRecord | undefined) => {
+    if (real === null) return;
+    const state = stateAt(real);
     byServer.set(id, state);
     if (server !== undefined) state.servers.push(server);
   };
-  for (const server of Object.values(servers)) add(sessionStatePath(server.home), server.id, server);
+  for (const server of Object.values(servers)) add(stateOfHome(server.home, stateRoot, known), server.id, server);
   for (const [group, path] of places) {
-    const state = stateAt(path);
-    if (state !== null) byGroup.set(group, state);
+    const real = realPathIfThere(path);
+    if (real !== null) byGroup.set(group, stateAt(real));
   }
   const folder = join(stateRoot, "servers");
   for (const name of folderNames(folder)) {
     if (servers[name] !== undefined || name.startsWith(".")) continue;
-    add(sessionStatePath(join(folder, name, "home")), name, undefined);
-    add(sessionStatePath(join(folder, name)), name, undefined); // what shared servers have in common
+    add(stateOfHome(join(folder, name, "home"), stateRoot, known), name, undefined);
+    using common = HeldFolder.open(sessionStatePath(join(folder, name))); // what shared servers have in common
+    add(common?.realPath ?? null, name, undefined);
   }
   for (const state of byPath.values()) {
     const [server, ...others] = state.servers;
@@ -169,6 +227,23 @@ function stateFolders(
   }
   const stateOf = (record: SessionRecord) => byGroup.get(groupOfSession(record)) ?? byServer.get(record.serverId);
   return { states: [...byPath.values()], stateOf };
+}
+
+/** @param known the real paths of this host's places in shared storage: a link of a home may lead there and nowhere else. */
+function stateOfHome(home: string, stateRoot: string, known: ReadonlySet<string>): string | null {
+  const own = realPathIfThere(home);
+  if (own === null) return null;
+  const inHome = sessionStatePath(own);
+  try {
+    using state = openSessionState(home);
+    if (state === null) return null;
+    const { realPath } = state;
+    const common = sessionStatePath(join(realpathSync(stateRoot), "servers", SHARED_GROUP));
+    return realPath === inHome || realPath === common || known.has(realPath) ? realPath : null;
+  } catch (error) {
+    if (systemCode(error) !== "EACCES") throw error;
+    return realPathIfThere(inHome) === inHome ? inHome : null; // it is reported when it is read
+  }
 }
 
 function realPathIfThere(path: string): string | null {

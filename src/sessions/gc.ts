@@ -30,6 +30,8 @@ export interface GcContext {
   directory: HostDirectory;
   /** How long a server may take over one answer, in milliseconds. */
   answerMs: number;
+  /** What could not be looked at whole is added here, with the user whose it is. */
+  warnings: string[];
 }
 
 export interface GcRequest {
@@ -84,6 +86,7 @@ export async function collectGarbage(context: GcContext, options: GcOptions): Pr
   const isOwn = await directory.holds();
   const places = await directory.places();
   const found = await survey(store, stateRoot, { ttlMs, user, nowMs: Date.now(), hosts, isOwn, places });
+  context.warnings.push(...found.warnings);
   const outcomes = dryRun
     ? await foresee(context, found, user, hosts)
     : await deleteAll(context, found, options, hosts);

@@ -1,7 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { ProviderConfig } from "@github/copilot-sdk";
 import type { Config } from "../config/schema.js";
-import { type FleetError, isFleetError } from "../errors.js";
+import { type FleetError, isFleetError, quote, systemCode } from "../errors.js";
 import type { HostDirectory } from "../hosts/directory.js";
 import { sessionMoved } from "../hosts/problems.js";
 import type { Takeover } from "../hosts/takeover.js";
@@ -59,6 +59,8 @@ export interface Exchange {
   session: SessionView;
 }
 
+/** How many sessions that no record knows are listed of one home. */
+const MOST_UNRECORDED = 1_000;
 const OPEN_WAIT_MS = 30_000;
 const REATTACH_MS = 30_000;
 /** How long a process may take to end after its sockets have closed, and how often it is looked at, in milliseconds. */
@@ -244,15 +246,32 @@ export class Sessions implements SessionKeeper {
     const recorded = new Set(records.map(({ id }) => id));
     const unrecorded = Object.values(servers)
       .filter((server) => server.user !== null && (user === undefined || server.user === user))
-      .flatMap((server) => listSessionFolders(server.home).map((id) => ({ server, id })))
-      .filter(({ id }) => !recorded.has(id))
-      .map(({ server, id }) => foundRecord(server, id));
+      .flatMap((server) => this.#unrecorded(server, recorded).map((id) => foundRecord(server, id)));
     const isHere = ({ host }: SessionRecord) => (host ?? directory.own) === directory.own;
     const wanted = records.filter((record) => isHere(record) && (user === undefined || mayUse(record, user)));
     const views = [...wanted, ...unrecorded].map((record) => this.#view(record, servers[record.serverId]));
     return (await Promise.all(views)).sort(
       (a, b) => b.lastUsedAt.localeCompare(a.lastUsedAt) || a.id.localeCompare(b.id),
     );
+  }
+
+  /** Ids of sessions in a user's home that no record knows. */
+  #unrecorded(server: ServerRecord, recorded: ReadonlySet<string>): string[] {
+    const whose = `user ${quote(server.user ?? server.id)}`;
+    let ids: string[];
+    try {
+      ids = listSessionFolders(server.home).filter((id) => !recorded.has(id));
+    } catch (error) {
+      const code = systemCode(error);
+      if (code === undefined) throw error;
+      this.warn(`The sessions in the home of ${whose} cannot be read (${code}).`);
+      return [];
+    }
+    if (ids.length <= MOST_UNRECORDED) return ids;
+    this.warn(
+      `The home of ${whose} has more than ${MOST_UNRECORDED} sessions that the fleet did not make. The list shows ${MOST_UNRECORDED} of them.`,
+    );
+    return ids.slice(0, MOST_UNRECORDED);
   }
 
   /** One session of this user. @throws FleetError `FLEET_SESSION_NOT_FOUND`. */

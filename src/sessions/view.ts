@@ -1,4 +1,4 @@
-import { folderBytes, readSessionFolder, type SessionFolder } from "../runtime/session-state.js";
+import { readSessionFolder, type SessionFolder, sessionBytes } from "../runtime/session-state.js";
 import type { Lease, ServerRecord, SessionRecord, SessionState } from "../store/store.js";
 
 /** A session as `--json` and the library show it. Times are ISO 8601 in UTC. */
@@ -64,7 +64,7 @@ export function viewSession(
     createdAt: record.createdAt,
     lastUsedAt: record.lastUsedAt,
     ttlMs: record.ttlMs ?? ttlMs,
-    sizeBytes: folder === null ? 0 : folderBytes(folder.path),
+    sizeBytes: server === undefined || folder === null ? 0 : sessionBytes(server.home, record.id),
     lease,
   };
 }

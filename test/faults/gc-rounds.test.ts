@@ -1,5 +1,5 @@
 import { cpSync, readdirSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import type { CopilotSession } from "@github/copilot-sdk";
 import { expect, it, onTestFinished } from "vitest";
 import { Fleet, type GcResult } from "../../src/index.js";
@@ -140,7 +140,7 @@ it("touches no session in use, and deletes all others, killed and beside itself 
 
     expect(at.folders(), `round ${round}`).toEqual(inUse);
     expect(await at.records()).toEqual(inUse);
-    expect(readdirSync(at.server.home)).not.toContain(".copilotfleet-gc");
+    expect(readdirSync(dirname(at.server.home))).not.toContain(".copilotfleet-gc");
     expect(readdirSync(fleet.root).filter((name) => name.startsWith("."))).toEqual([]);
     const reported = [...runs, last].flatMap((run) => run?.deleted.map(({ id }) => id) ?? []);
     expect(new Set(reported).size, "each is reported once").toBe(reported.length);

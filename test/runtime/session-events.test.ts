@@ -199,7 +199,7 @@ describe("SessionEvents", () => {
           const text = Buffer.from(turns.map((make) => make()).join(""));
           const expected = turnsOf(text.toString("utf8"));
           rmSync(path, { force: true });
-          const events = new SessionEvents(path, null, new LineSplitter());
+          const events = new SessionEvents(home, "s", null, new LineSplitter());
           const tracker = new TurnTracker();
           const ended: EndedTurn[] = [];
           const places = [...new Set(cuts.map((cut) => cut % text.length))].sort((a, b) => a - b);

@@ -1,4 +1,14 @@
-import { existsSync, lstatSync, mkdirSync, readFileSync, readlinkSync, symlinkSync, writeFileSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import {
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { beforeEach, describe, expect, it } from "vitest";
 import {
@@ -37,6 +47,30 @@ async function take(over: Partial<Fetch> = {}): Promise<void> {
 }
 
 describe("a session that is taken", () => {
+  it("is copied without the links, pipes and devices that its agent left in it", async () => {
+    plant(placePath(a), "s", "history");
+    const folder = join(placePath(a), "s");
+    const outside = join(shared, "outside");
+    mkdirSync(outside);
+    writeFileSync(join(outside, "secret"), "of another user");
+    symlinkSync(outside, join(folder, "linked"));
+    symlinkSync(join(outside, "secret"), join(folder, "secret"));
+    execFileSync("mkfifo", [join(folder, "pipe")]);
+    await take();
+    expect(readdirSync(join(placePath(b), "s")).sort()).toEqual(["events.jsonl", "files"]);
+  });
+
+  it("stays where it is when its agent has made folders too deep to copy", async () => {
+    plant(placePath(a), "s", "history");
+    mkdirSync(join(placePath(a), "s", ...Array.from({ length: 70 }, () => "d")), { recursive: true });
+    await expect(take()).rejects.toMatchObject({
+      code: "FLEET_STORAGE_UNUSABLE",
+      message: expect.stringContaining(`${join(placePath(a), "s")} has more than`),
+    });
+    expect(historyAt(a)).toBe("history");
+    expect(existsSync(placePath(b))).toBe(false);
+  });
+
   it("is a copy, without the marks of processes, and leaves a plain file", async () => {
     plant(placePath(a), "s", "history");
     await take();
@@ -106,6 +140,19 @@ describe("a home that keeps its sessions in a place", () => {
   beforeEach(async () => {
     home = join(await temporaryRoot(), "servers", "alice", "home");
     mkdirSync(home, { recursive: true });
+  });
+
+  it("takes nothing from another user's home when the agent has linked its session-state there", async () => {
+    const root = await temporaryRoot();
+    const [home, bobs] = [join(root, "alice", "home"), join(root, "bob", "home", "session-state")];
+    mkdirSync(home, { recursive: true });
+    plant(bobs, "of-bob", "history");
+    symlinkSync(bobs, join(home, "session-state"));
+    await makeHostFolder(shared, "a");
+    await linkToPlace(home, a);
+    expect(readlinkSync(join(home, "session-state"))).toBe(placePath(a));
+    expect(readdirSync(placePath(a))).toEqual([]);
+    expect(readdirSync(bobs)).toEqual(["of-bob"]);
   });
 
   it("brings what it had on its own disk, and replaces nothing", async () => {

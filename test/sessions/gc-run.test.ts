@@ -6,7 +6,7 @@ import type { SessionRecord } from "../../src/store/store.js";
 import { type GcState, gcState, HOUR_MS, meddling } from "../fixtures/gc-state.js";
 
 const idsOf = (sessions: readonly { id: string }[]) => sessions.map(({ id }) => id).toSorted();
-const gcFolder = (state: GcState) => join(state.home("s1"), ".copilotfleet-gc");
+const gcFolder = (state: GcState) => join(state.home("s1"), "..", ".copilotfleet-gc");
 const note = (id: string, record: SessionRecord | null = null) => ({ id, owner: "bob", record, notedAtMs: Date.now() });
 
 /** Makes the runs that are there look like those of a process that was killed. */
@@ -26,7 +26,7 @@ describe("a gc that was killed", () => {
     kill(state);
     expect(await state.gc({ dryRun: true })).toMatchObject({ deleted: [{ id: "begun", owner: "bob" }] });
     expect(await state.gc()).toMatchObject({ deleted: [{ id: "begun", owner: "bob" }], skipped: [] });
-    expect(readdirSync(state.home("s1"))).toEqual(["session-state"]);
+    expect(readdirSync(join(state.home("s1"), ".."))).toEqual(["home"]);
   });
 
   it("while another one had judged already: what it had begun is the one's after that", async () => {
@@ -41,7 +41,7 @@ describe("a gc that was killed", () => {
     expect(idsOf((await state.gc({ store })).deleted)).toEqual(["record-only"]);
     expect(readdirSync(state.statePath("s1"))).toEqual(["begun"]);
     expect(idsOf((await state.gc()).deleted)).toEqual(["begun"]);
-    expect(readdirSync(state.home("s1"))).toEqual(["session-state"]);
+    expect(readdirSync(join(state.home("s1"), ".."))).toEqual(["home"]);
   });
 
   it("before it moved a session, which was used since: it goes by its age again", async () => {
@@ -53,7 +53,7 @@ describe("a gc that was killed", () => {
     await state.session("s1", "recorded", {}, HOUR_MS);
     expect(await state.gc()).toMatchObject({ deleted: [], skipped: [] });
     expect(readdirSync(state.statePath("s1")).toSorted()).toEqual(["recorded", "used"]);
-    expect(readdirSync(state.home("s1"))).toEqual(["session-state"]);
+    expect(readdirSync(join(state.home("s1"), ".."))).toEqual(["home"]);
   });
 
   it("after it moved a session: the next one removes it, and tells so", async () => {
@@ -66,7 +66,7 @@ describe("a gc that was killed", () => {
     kill(state);
     expect(await state.gc({ dryRun: true })).toMatchObject({ deleted: [{ id: "moved", owner: "bob", bytes: 37 }] });
     expect(await state.gc()).toMatchObject({ deleted: [{ id: "moved", owner: "bob", bytes: 37 }], freedBytes: 37 });
-    expect(readdirSync(state.home("s1"))).toEqual(["session-state"]);
+    expect(readdirSync(join(state.home("s1"), ".."))).toEqual(["home"]);
     expect((await state.gc()).deleted).toEqual([]);
   });
 
@@ -94,7 +94,7 @@ describe("a gc that was killed", () => {
     const [name = ""] = readdirSync(gcFolder(state));
     writeFileSync(join(gcFolder(state), name, "journal.json"), '[{"id":"yo');
     expect((await state.gc()).deleted).toEqual([]);
-    expect(readdirSync(state.home("s1"))).toEqual(["session-state"]);
+    expect(readdirSync(join(state.home("s1"), ".."))).toEqual(["home"]);
     expect(readdirSync(state.statePath("s1"))).toEqual(["young"]);
   });
 });
@@ -124,7 +124,7 @@ describe("a gc beside another", () => {
     const all = await Promise.all([state.gc(), state.gc(), state.gc()]);
     expect(idsOf(all.flatMap(({ deleted }) => deleted))).toEqual(ids.toSorted());
     expect(all.flatMap(({ skipped }) => skipped)).toEqual([]);
-    expect(readdirSync(state.home("s1"))).toEqual(["session-state"]);
+    expect(readdirSync(join(state.home("s1"), ".."))).toEqual(["home"]);
   });
 });
 
@@ -139,7 +139,7 @@ describe("a gc that fails half way", () => {
     await expect(state.gc({ store })).rejects.toThrow("full disk");
     expect(await state.store.listSessions()).toEqual([]);
     expect(idsOf((await state.gc()).deleted)).toEqual(["short"]);
-    expect(readdirSync(state.home("s1"))).toEqual(["session-state"]);
+    expect(readdirSync(join(state.home("s1"), ".."))).toEqual(["home"]);
   });
 
   it("gives a session back into a folder that was made anew", async () => {
@@ -150,10 +150,10 @@ describe("a gc that fails half way", () => {
     const moved = run.take("open") ?? "";
     mkdirSync(join(folder, "checkpoints"), { recursive: true });
     writeFileSync(join(folder, "checkpoints", "index.md"), "newer\n");
-    run.giveBack("open", moved);
+    await run.giveBack("open", moved);
     expect(readFileSync(join(folder, "checkpoints", "index.md"), "utf8")).toBe("newer\n");
     expect(readFileSync(join(folder, "events.jsonl"), "utf8")).toBe('{"session":"open"}\n');
     run.end(true);
-    expect(readdirSync(state.home("s1"))).toEqual(["session-state"]);
+    expect(readdirSync(join(state.home("s1"), ".."))).toEqual(["home"]);
   });
 });

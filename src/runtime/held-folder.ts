@@ -1,0 +1,205 @@
+import { randomBytes } from "node:crypto";
+import {
+  closeSync,
+  constants,
+  type Dirent,
+  fstatSync,
+  lstatSync,
+  opendirSync,
+  openSync,
+  readlinkSync,
+  type Stats,
+} from "node:fs";
+import { type FileHandle, open, opendir, rename, rmdir, unlink } from "node:fs/promises";
+import { systemCode } from "../errors.js";
+
+/**
+ * Reading and deleting below a home. Its files are written by the user's agent, so there can be links, pipes and devices,
+ * very many folders, and folders that are replaced by links while we look. Each folder is therefore opened without
+ * following a link, and everything in it is reached through its descriptor (`/proc/self/fd`). Every walk is bounded.
+ */
+
+const NOT_THERE = new Set(["ENOENT", "ENOTDIR", "ELOOP", "ENAMETOOLONG"]);
+const FOLDER = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
+/** A walk goes no deeper, as it holds a descriptor of each folder that it is in. */
+export const DEEPEST = 64;
+const READ_AT_ONCE = 1_000;
+
+/** How many entries a walk may still look at. */
+export interface Budget {
+  left: number;
+}
+
+/** A folder that stays the same one, whatever becomes of its path. */
+export class HeldFolder implements Disposable {
+  readonly #fd: number;
+
+  private constructor(fd: number) {
+    this.#fd = fd;
+  }
+
+  /** Null where no folder is, or a link. @throws what the system says of a folder that cannot be opened. */
+  static open(path: string): HeldFolder | null {
+    return HeldFolder.#open(path, FOLDER);
+  }
+
+  /** The same, and links are followed. Check {@link realPath} before you use it. */
+  static follow(path: string): HeldFolder | null {
+    return HeldFolder.#open(path, FOLDER & ~constants.O_NOFOLLOW);
+  }
+
+  static #open(path: string, flags: number): HeldFolder | null {
+    try {
+      return new HeldFolder(openSync(path, flags));
+    } catch (error) {
+      if (NOT_THERE.has(systemCode(error) ?? "")) return null;
+      throw error;
+    }
+  }
+
+  /** Where it is now, with all links resolved. */
+  get realPath(): string {
+    return readlinkSync(this.at(""));
+  }
+
+  /** The path of one entry, through the descriptor; of the folder itself for "". */
+  at(name: string): string {
+    return name === "" ? `/proc/self/fd/${this.#fd}` : `/proc/self/fd/${this.#fd}/${name}`;
+  }
+
+  /** A folder in it. Null as for {@link open}, and for one that we may not read. */
+  folder(name: string): HeldFolder | null {
+    try {
+      return HeldFolder.open(this.at(name));
+    } catch (error) {
+      if (systemCode(error) === "EACCES") return null;
+      throw error;
+    }
+  }
+
+  /** A descriptor of a regular file in it, which the caller closes. Null where there is none; others are refused (EINVAL). */
+  file(name: string): number | null {
+    let fd: number;
+    try {
+      // Without O_NONBLOCK, opening a pipe would wait for a writer.
+      fd = openSync(this.at(name), constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+    } catch (error) {
+      const code = systemCode(error);
+      if (code === "ENOENT" || code === "ENOTDIR") return null;
+      throw error;
+    }
+    if (fstatSync(fd).isFile()) return fd;
+    closeSync(fd);
+    throw Object.assign(new Error(`${name} is not a file`), { code: "EINVAL" });
+  }
+
+  lstat(name: string): Stats | undefined {
+    return lstatSync(this.at(name), { throwIfNoEntry: false });
+  }
+
+  get stats(): Stats {
+    return fstatSync(this.#fd);
+  }
+
+  /** At most `most` entries, and whether there are more. */
+  entries(most: number): { entries: Dirent[]; more: boolean } {
+    const entries: Dirent[] = [];
+    const folder = opendirSync(this.at(""), { bufferSize: 512 });
+    try {
+      for (let entry = folder.readSync(); entry !== null; entry = folder.readSync()) {
+        if (entries.length === most) return { entries, more: true };
+        entries.push(entry);
+      }
+      return { entries, more: false };
+    } finally {
+      folder.closeSync();
+    }
+  }
+
+  [Symbol.dispose](): void {
+    closeSync(this.#fd);
+  }
+}
+
+/**
+ * Visits everything below a folder but folders, the upper ones first, until `visit` returns false.
+ *
+ * @returns `stopped` by `visit`, `cut` at the end of the budget or at too deep a folder, or `whole`.
+ */
+export function walk(
+  folder: HeldFolder,
+  budget: Budget,
+  visit: (stats: Stats) => boolean,
+  depth = 0,
+): "whole" | "cut" | "stopped" {
+  const { entries, more } = folder.entries(Math.max(0, budget.left));
+  budget.left -= entries.length;
+  let result: "whole" | "cut" = more ? "cut" : "whole";
+  for (const entry of entries) {
+    if (entry.isDirectory()) continue;
+    const stats = folder.lstat(entry.name);
+    if (stats !== undefined && !visit(stats)) return "stopped";
+  }
+  for (const entry of entries) {
+    if (!entry.isDirectory()) continue;
+    if (budget.left <= 0 || depth === DEEPEST) return "cut";
+    using child = folder.folder(entry.name);
+    const below = child === null ? "whole" : walk(child, budget, visit, depth + 1);
+    if (below === "stopped") return "stopped";
+    if (below === "cut") result = "cut";
+  }
+  return result;
+}
+
+/**
+ * Removes a folder with everything in it. Links are removed, never followed. The folders above `path` have to be ours.
+ *
+ * @returns false when the budget was used up before it was done.
+ * @throws what the system says when something cannot be removed.
+ */
+export async function removeTree(path: string, budget: Budget): Promise<boolean> {
+  const top = await open(path, FOLDER);
+  try {
+    if (!(await empty(top, top, budget, 0))) return false;
+  } finally {
+    await top.close();
+  }
+  await rmdir(path);
+  return true;
+}
+
+async function empty(folder: FileHandle, top: FileHandle, budget: Budget, depth: number): Promise<boolean> {
+  const at = (name: string) => `/proc/self/fd/${folder.fd}/${name}`;
+  // Read again until nothing is left: a folder that changes while it is read may leave out entries.
+  for (;;) {
+    const entries = await readSome(at(""));
+    if (entries.length === 0) return true;
+    for (const { name, isFolder } of entries) {
+      if (budget.left <= 0) return false;
+      budget.left -= 1;
+      if (!isFolder) await unlink(at(name));
+      else if (depth === DEEPEST) {
+        // Handled from the top, so that a chain of folders needs neither a long path nor many descriptors.
+        await rename(at(name), `/proc/self/fd/${top.fd}/.deep-${randomBytes(6).toString("hex")}`);
+      } else {
+        const child = await open(at(name), FOLDER);
+        try {
+          if (!(await empty(child, top, budget, depth + 1))) return false;
+        } finally {
+          await child.close();
+        }
+        await rmdir(at(name));
+      }
+    }
+  }
+}
+
+async function readSome(path: string): Promise<{ name: string; isFolder: boolean }[]> {
+  const found: { name: string; isFolder: boolean }[] = [];
+  const folder = await opendir(path, { bufferSize: READ_AT_ONCE });
+  for await (const entry of folder) {
+    found.push({ name: entry.name, isFolder: entry.isDirectory() });
+    if (found.length === READ_AT_ONCE) break;
+  }
+  return found;
+}

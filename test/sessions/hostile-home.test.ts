@@ -1,0 +1,272 @@
+import { execFileSync } from "node:child_process";
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import { HeldFolder, removeTree, walk } from "../../src/runtime/held-folder.js";
+import {
+  isLoadedBy,
+  lastWrite,
+  listLoaded,
+  listSessionFolders,
+  MOST_FOLDERS,
+  openHistoryFile,
+  readSessionFolder,
+  sessionBytes,
+} from "../../src/runtime/session-state.js";
+import { Run } from "../../src/sessions/gc-run.js";
+import { rounds } from "../fixtures/fault-fleet.js";
+import { makeOld } from "../fixtures/gc-sessions.js";
+import { type GcState, gcState, HOUR_MS, OLD_MS } from "../fixtures/gc-state.js";
+import { temporaryRoot } from "../fixtures/store-root.js";
+
+/** alice's agent writes in alice's home whatever it wants. bob has a session there that is due, and one that is not. */
+async function twoUsers(): Promise<GcState> {
+  const state = await gcState();
+  await state.server("alice-1", { user: "alice" });
+  await state.server("bob-1", { user: "bob" });
+  state.plant("bob-1", "of-bob", HOUR_MS);
+  return state;
+}
+
+function relink(path: string, target: string): void {
+  rmSync(path, { recursive: true, force: true });
+  symlinkSync(target, path);
+}
+
+/** All that gc could take from bob. */
+function isUnharmed(state: GcState): void {
+  expect(readdirSync(state.folder("bob-1", "of-bob")).sort()).toEqual([
+    "checkpoints",
+    "events.jsonl",
+    "workspace.yaml",
+  ]);
+}
+
+describe("a home whose session-state is a link", () => {
+  it("to another user's sessions shows none of them, and gc deletes none of them", async () => {
+    const state = await twoUsers();
+    makeOld(state.folder("bob-1", "of-bob"), OLD_MS);
+    // bob's session has a record, and is not due by that.
+    await state.session("bob-1", "recorded", { owner: "bob" }, HOUR_MS);
+    relink(state.statePath("alice-1"), state.statePath("bob-1"));
+    const home = state.home("alice-1");
+    expect(listSessionFolders(home)).toEqual([]);
+    expect(readSessionFolder(home, "recorded")).toBeNull();
+    expect(sessionBytes(home, "recorded")).toBe(0);
+    expect(openHistoryFile(home, "recorded")).toBeNull();
+    expect((await state.gc({ user: "alice" })).deleted).toEqual([]);
+    isUnharmed(state);
+  });
+
+  it("to a folder outside of the fleet is left alone by gc", async () => {
+    const state = await twoUsers();
+    const outside = join(state.root, "..", "outside");
+    mkdirSync(join(outside, "project"), { recursive: true });
+    writeFileSync(join(outside, "project", "file"), "");
+    makeOld(join(outside, "project"), OLD_MS);
+    relink(state.statePath("alice-1"), outside);
+    expect((await state.gc()).deleted).toEqual([]);
+    expect(readdirSync(join(outside, "project"))).toEqual(["file"]);
+  });
+
+  it("to itself ends no look at all", async () => {
+    const state = await twoUsers();
+    relink(state.statePath("alice-1"), "session-state");
+    expect(listSessionFolders(state.home("alice-1"))).toEqual([]);
+    expect((await state.gc()).deleted).toEqual([]);
+  });
+
+  it("to what shared servers have in common, as the fleet makes it, works", async () => {
+    const state = await gcState();
+    await state.server("shared-1", { user: null });
+    const common = join(state.root, "servers", "shared", "session-state");
+    mkdirSync(common, { recursive: true });
+    relink(state.statePath("shared-1"), common);
+    state.plant("shared-1", "due");
+    expect(listSessionFolders(state.home("shared-1"))).toEqual(["due"]);
+    expect(readSessionFolder(state.home("shared-1"), "due")?.hasHistory).toBe(true);
+    expect((await state.gc()).deleted.map(({ id }) => id)).toEqual(["due"]);
+    expect(readdirSync(common)).toEqual([]);
+  });
+});
+
+describe("a session's folder in a hostile home", () => {
+  it("that is a link is not looked into", async () => {
+    const state = await twoUsers();
+    const home = state.home("alice-1");
+    symlinkSync(state.folder("bob-1", "of-bob"), state.folder("alice-1", "linked"));
+    expect(readSessionFolder(home, "linked")).toBeNull();
+    expect(sessionBytes(home, "linked")).toBe(0);
+    expect(lastWrite(home, "linked")).toBe(0);
+    expect(openHistoryFile(home, "linked")).toBeNull();
+    writeFileSync(join(state.folder("bob-1", "of-bob"), `inuse.${process.pid}.lock`), "");
+    expect(isLoadedBy(home, "linked", process.pid)).toBe(false);
+    expect(listLoaded(home, process.pid)).toEqual([]);
+  });
+
+  it("with a pipe, a device or a link as its history blocks nobody and leads nowhere", async () => {
+    const state = await twoUsers();
+    const home = state.home("alice-1");
+    const history = join(state.plant("alice-1", "s"), "events.jsonl");
+    rmSync(history);
+    execFileSync("mkfifo", [history]);
+    expect(() => openHistoryFile(home, "s")).toThrow(/not a file/);
+    expect(sessionBytes(home, "s")).toBeGreaterThan(0);
+    relink(history, "/dev/zero");
+    expect(() => openHistoryFile(home, "s")).toThrow(/ELOOP/);
+    relink(history, join(state.folder("bob-1", "of-bob"), "events.jsonl"));
+    expect(() => openHistoryFile(home, "s")).toThrow(/ELOOP/);
+    expect(lastWrite(home, "s")).not.toBe(0);
+  });
+
+  it("that is due is deleted with its pipes and links, and nothing that those lead to", async () => {
+    const state = await twoUsers();
+    const folder = state.plant("alice-1", "due");
+    execFileSync("mkfifo", [join(folder, "pipe")]);
+    symlinkSync(state.folder("bob-1", "of-bob"), join(folder, "link"));
+    makeOld(folder, OLD_MS);
+    execFileSync("touch", ["-h", "-d", "2 days ago", join(folder, "link"), join(folder, "pipe")]);
+    expect((await state.gc()).deleted.map(({ id }) => id)).toEqual(["due"]);
+    expect(existsSync(folder)).toBe(false);
+    isUnharmed(state);
+  });
+
+  it("replaced by a link after gc judged it is left, and so is what the link leads to", async () => {
+    const state = await twoUsers();
+    state.plant("alice-1", "due");
+    const run = new Run(state.statePath("alice-1"));
+    run.note([]);
+    relink(state.folder("alice-1", "due"), state.folder("bob-1", "of-bob"));
+    expect(run.take("due")).toBeNull();
+    run.end(true);
+    isUnharmed(state);
+  });
+
+  it("is not taken from another home when session-state is replaced by a link after gc judged it", async () => {
+    const state = await twoUsers();
+    state.plant("alice-1", "of-bob");
+    const run = new Run(state.statePath("alice-1"));
+    run.note([]);
+    relink(state.statePath("alice-1"), state.statePath("bob-1"));
+    expect(run.take("of-bob")).toBeNull();
+    run.end(true);
+    isUnharmed(state);
+  });
+
+  it("given back by gc takes over no file that a link in its place leads to", async () => {
+    const state = await twoUsers();
+    const folder = state.plant("alice-1", "s");
+    const run = new Run(state.statePath("alice-1"));
+    run.note([]);
+    const moved = run.take("s") ?? "";
+    mkdirSync(folder);
+    symlinkSync(join(state.folder("bob-1", "of-bob"), "events.jsonl"), join(folder, "events.jsonl"));
+    symlinkSync(join(state.folder("bob-1", "of-bob"), "checkpoints"), join(folder, "checkpoints"));
+    await run.giveBack("s", moved);
+    run.end(true);
+    for (const at of [folder, state.folder("bob-1", "of-bob")])
+      expect(readFileSync(join(at, "events.jsonl"), "utf8")).toBe('{"session":"of-bob"}\n');
+    isUnharmed(state);
+  });
+});
+
+it("a gc folder that the agent plants in its home has no effect", async () => {
+  const state = await twoUsers();
+  const planted = join(state.home("alice-1"), ".copilotfleet-gc", "0-0-ab");
+  mkdirSync(planted, { recursive: true });
+  symlinkSync(state.statePath("bob-1"), join(planted, "sessions"));
+  expect((await state.gc()).deleted).toEqual([]);
+  isUnharmed(state);
+});
+
+describe("a home with very many folders of sessions", () => {
+  it("is looked at in part, with a warning that names the user, and other users' sessions are collected", async () => {
+    const state = await twoUsers();
+    makeOld(state.folder("bob-1", "of-bob"), OLD_MS);
+    await state.session("alice-1", "zzz-recorded", { owner: "alice" });
+    const folders = rounds(MOST_FOLDERS + 1_000, 30_000);
+    for (let index = 0; index < folders; index++) mkdirSync(join(state.statePath("alice-1"), `x${index}`));
+    expect(listSessionFolders(state.home("alice-1"))).toHaveLength(MOST_FOLDERS);
+    const { deleted } = await state.gc();
+    // By their records and not by where they stand among the others.
+    expect(deleted.map(({ id }) => id).sort()).toEqual(["of-bob", "zzz-recorded"]);
+    expect(existsSync(state.folder("alice-1", "zzz-recorded"))).toBe(false);
+    expect(state.warnings).toEqual([expect.stringContaining('The home of user "alice"')]);
+  });
+
+  it("that are all due is emptied over several gcs", async () => {
+    const state = await twoUsers();
+    const old = new Date(Date.now() - OLD_MS);
+    for (let index = 0; index < 1_500; index++) {
+      const path = join(state.statePath("alice-1"), `x${index}`);
+      mkdirSync(path);
+      utimesSync(path, old, old);
+    }
+    expect((await state.gc()).deleted).toHaveLength(1_000);
+    expect(state.warnings).toEqual([expect.stringContaining('The home of user "alice"')]);
+    expect((await state.gc()).deleted).toHaveLength(500);
+    expect(readdirSync(state.statePath("alice-1"))).toEqual([]);
+  });
+});
+
+describe("a tree of very many or very deep folders", () => {
+  /** A chain of folders whose path is longer than the system allows, and deeper than a walk goes. */
+  function deep(top: string): void {
+    mkdirSync(top);
+    const name = "d".repeat(100);
+    const chain = [HeldFolder.open(top)];
+    for (let depth = 0; depth < 100; depth++) {
+      mkdirSync(chain[depth]?.at(name) ?? "");
+      chain.push(chain[depth]?.folder(name) ?? null);
+    }
+    for (const folder of chain) folder?.[Symbol.dispose]();
+  }
+
+  it("is walked as far as the budget allows", async () => {
+    const root = await temporaryRoot();
+    mkdirSync(root);
+    for (let index = 0; index < 50; index++) writeFileSync(join(root, `f${index}`), "x");
+    deep(join(root, "deep"));
+    using folder = HeldFolder.open(root);
+    let seen = 0;
+    const visit = () => {
+      seen += 1;
+      return true;
+    };
+    if (folder === null) throw new Error("there is no folder");
+    expect(walk(folder, { left: 20 }, visit)).toBe("cut");
+    expect(seen).toBe(20);
+    expect(walk(folder, { left: 10_000 }, visit)).toBe("cut");
+    await removeTree(root, { left: 10_000 });
+  });
+
+  it("is removed, in several goes if the budget is small", async () => {
+    const root = await temporaryRoot();
+    deep(root);
+    for (let index = 0; index < 100; index++) writeFileSync(join(root, `f${index}`), "x");
+    let goes = 1;
+    while (!(await removeTree(root, { left: 150 }))) goes += 1;
+    expect(existsSync(root)).toBe(false);
+    expect(goes).toBeGreaterThan(1);
+  });
+
+  it("is still the same one when a link takes its place", async () => {
+    const root = await temporaryRoot();
+    mkdirSync(join(root, "a"), { recursive: true });
+    using folder = HeldFolder.open(join(root, "a"));
+    renameSync(join(root, "a"), join(root, "b"));
+    symlinkSync("/", join(root, "a"));
+    expect(folder?.realPath.endsWith("/b")).toBe(true);
+    expect(folder?.entries(10)).toEqual({ entries: [], more: false });
+  });
+});
