@@ -58,6 +58,7 @@ export async function measureStreaming(
         config: fleet.config,
         own: false,
         isolation: "shared" as const,
+        member: false,
         home: "/",
         provider,
         gitHubToken: null,

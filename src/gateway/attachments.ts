@@ -1,5 +1,6 @@
 import type { Params } from "./client-message.js";
 import type { Link } from "./links.js";
+import { toolsIn } from "./members.js";
 import { parse } from "./server-message.js";
 
 /** A session that this client opened, here or on another host, and what is needed to open it again. */
@@ -17,14 +18,6 @@ export interface Attachment {
   inTurn: boolean;
   /** It is being opened again, by whoever needed it first. */
   reopening: Promise<Link> | null;
-  /** The permission requests that nobody answered yet, by their ids. */
-  readonly permissions: Map<string, PendingPermission>;
-}
-
-export interface PendingPermission {
-  kind: string;
-  /** The name of the tool that a client brought, and that the request is about. */
-  tool: string | undefined;
 }
 
 export function newAttachment(sessionId: string, linkId: string, asked: Params): Attachment {
@@ -36,14 +29,12 @@ export function newAttachment(sessionId: string, linkId: string, asked: Params):
     heard: false,
     inTurn: false,
     reopening: null,
-    permissions: new Map(),
   };
 }
 
 /** The names of the tools that the client brought, as it opened the session or has set them since. */
 export function ownTools({ asked }: Pick<Attachment, "asked">): Set<string> {
-  const tools: unknown[] = Array.isArray(asked.tools) ? asked.tools : [];
-  return new Set(tools.map((tool) => String((tool as { name?: unknown } | null)?.name)));
+  return new Set(toolsIn(asked).map(({ name }) => String(name)));
 }
 
 /** The runtime's words for a session that it does not have in memory. */

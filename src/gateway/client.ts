@@ -3,7 +3,7 @@ import { isFleetError } from "../errors.js";
 import { serverIdOf } from "../pool/server.js";
 import { PROTOCOL_VERSION } from "../runtime/client/raw-connection.js";
 import type { HostRecord, ServerRecord } from "../store/store.js";
-import type { Attachment } from "./attachments.js";
+import { type Attachment, ownTools } from "./attachments.js";
 import type { ClientMessage, Params } from "./client-message.js";
 import type { ClientSocket } from "./client-socket.js";
 import type { DoorContext, DoorEvent, RequestReport, Together } from "./context.js";
@@ -17,6 +17,7 @@ import type { PeerDialer } from "./peers.js";
 import { clientGone, errorFrame, failure } from "./refusals.js";
 import { Requests } from "./requests.js";
 import { Routes } from "./routes.js";
+import type { SessionRequests } from "./session-requests.js";
 import type { Share } from "./shares.js";
 import type { TokenHolder } from "./tokens.js";
 import { TurnEnds } from "./turn-ends.js";
@@ -32,6 +33,10 @@ export interface DoorServices extends DoorContext {
   awaitHost: (host: HostRecord, client: Client) => void;
   /** This client has opened the session on a server here. */
   opened: (sessionId: string, client: Client) => void;
+  /** What servers asked in the sessions that clients have open. */
+  sessionRequests: SessionRequests;
+  /** The users of the other clients that brought a tool of that name to the session. */
+  bringers: (sessionId: string, tool: string, except: Client) => string[];
   /** Resolves when the next prompt may be begun, or session opened. */
   pace: () => Promise<void>;
   /** Whether no new turns are let in. */
@@ -100,6 +105,7 @@ export class Client {
       client: socket,
       exchange: this.#exchange,
       ends: this.#ends,
+      sessionRequests: door.sessionRequests,
       attachment,
       turn,
       deleted: (sessionId) => void attachments.delete(sessionId),
@@ -129,6 +135,8 @@ export class Client {
       ...context,
       share,
       exchange: this.#exchange,
+      sessionRequests: door.sessionRequests,
+      bringers: (sessionId, tool) => door.bringers(sessionId, tool, this),
       attachments,
       opened,
       left: (sessionId) => {
@@ -158,6 +166,12 @@ export class Client {
     if (this.#isCarried && !(await directory.place(this.holder.user)).here)
       return { protocolVersion: PROTOCOL_VERSION };
     return (await this.#routes.home()).greeting;
+  }
+
+  /** Whether this client has the session open, and brought a tool of that name to it. */
+  brings(sessionId: string, tool: string): boolean {
+    const attachment = this.#attachments.get(sessionId);
+    return attachment !== undefined && ownTools(attachment).has(tool);
   }
 
   /** How many turns are under way or waited for, here and at other hosts. */
@@ -302,9 +316,8 @@ export class Client {
 
   /** Of the turn that the session is in nothing more is heard: the client is told so in place of its server. */
   #cut(attachment: Attachment, message: string): void {
-    const { sessionId, permissions, inTurn } = attachment;
+    const { sessionId, inTurn } = attachment;
     const turn = this.turns.of(sessionId);
-    permissions.clear();
     // A prompt that waits for its turn has lost nothing, and its client must not take the end of another's for its own.
     if (turn?.active === true) this.#ends.cut(sessionId, message);
     else if (inTurn) this.#ends.cutOther(sessionId, message);

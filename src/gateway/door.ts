@@ -15,6 +15,7 @@ import { peerLinkId } from "./links.js";
 import { LostHosts } from "./lost-hosts.js";
 import { Pace } from "./pace.js";
 import { doorDraining } from "./refusals.js";
+import { SessionRequests } from "./session-requests.js";
 import { Shares } from "./shares.js";
 import { isTokenGood, type TokenHolder } from "./tokens.js";
 
@@ -89,6 +90,11 @@ export class FrontDoor implements AsyncDisposable {
       awaitServer: (server, client) => this.#awaitServer(server, client),
       awaitHost: (host, client) => this.#lostHosts.await(host, client),
       opened: (sessionId, client) => this.#tellOthers(sessionId, client),
+      sessionRequests: new SessionRequests(),
+      bringers: (sessionId, tool, except) =>
+        this.#clients()
+          .filter((client) => client !== except && client.brings(sessionId, tool))
+          .map(({ holder }) => holder.user),
       pace: async () => await this.#pace.pass(),
       isDraining: () => this.#draining,
       onRequest: onRequest ?? (() => undefined),

@@ -8,7 +8,8 @@ import { type Frame, ProtocolError } from "./frames.js";
 import type { Link } from "./links.js";
 import { decidesOnTools, withoutApproval } from "./reach.js";
 import { describe } from "./refusals.js";
-import { parse, type ServerMessage } from "./server-message.js";
+import type { ServerMessage } from "./server-message.js";
+import type { SessionRequests } from "./session-requests.js";
 import type { Turn } from "./turn.js";
 import type { TurnEnds } from "./turn-ends.js";
 import type { UpstreamListener } from "./upstream.js";
@@ -18,6 +19,7 @@ export interface FromServersContext {
   client: ClientSocket;
   exchange: Exchange;
   ends: TurnEnds;
+  sessionRequests: SessionRequests;
   attachment: (sessionId: string) => Attachment | undefined;
   turn: (sessionId: string) => Turn | undefined;
   /** The session is gone for good: whoever takes its id has another. */
@@ -134,9 +136,8 @@ export class FromServers {
         attachment.inTurn = false;
         turn?.interrupted("unloaded");
         break;
-      case "permission.requested":
-        rememberPermission(attachment, body);
-        break;
+      default:
+        this.#context.sessionRequests.note(attachment.sessionId, eventType, body);
     }
     client.send(raw);
   }
@@ -149,18 +150,3 @@ function isOfAnother(message: ServerMessage & { kind: "request" | "notification"
 }
 
 const UNLOADED = "The session was unloaded during the turn. It goes on: send it again.";
-const MAX_PERMISSIONS = 100;
-
-function rememberPermission({ permissions }: Attachment, body: Buffer): void {
-  const { event } = (parse(body) as { params: { event: PermissionEvent } }).params;
-  const { requestId, permissionRequest } = event.data ?? {};
-  if (typeof requestId !== "string") return;
-  const { kind, toolName } = permissionRequest ?? {};
-  permissions.set(requestId, { kind: String(kind), tool: typeof toolName === "string" ? toolName : undefined });
-  const oldest = permissions.keys().next().value;
-  if (permissions.size > MAX_PERMISSIONS && oldest !== undefined) permissions.delete(oldest);
-}
-
-interface PermissionEvent {
-  data?: { requestId?: unknown; permissionRequest?: { kind?: unknown; toolName?: unknown } };
-}

@@ -169,9 +169,18 @@ export class Opener {
     onLink(link);
     const { own } = link;
     const { isolation, home } = server;
+    const member = record.owner !== this.#context.user;
     const { provider, gitHubToken } = await sessions.surroundings(server, record.owner, signal);
     const request = async (name: OpeningMethod) => {
-      const params = sessionParams(name, asked, record, { config, own, isolation, home, provider, gitHubToken });
+      const params = sessionParams(name, asked, record, {
+        config,
+        own,
+        member,
+        isolation,
+        home,
+        provider,
+        gitHubToken,
+      });
       noteOpened(server, id);
       await link.upstream.request(name, params, (result) => onResult(result, link), signal);
     };

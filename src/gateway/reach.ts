@@ -1,8 +1,8 @@
 import type { Config } from "../config/schema.js";
-import type { PendingPermission } from "./attachments.js";
 import type { Params } from "./client-message.js";
 import { approves } from "./methods.js";
 import { approvalDenied, hostDenied, methodDenied } from "./refusals.js";
+import type { SessionRequest } from "./session-requests.js";
 
 /**
  * What a client may not say in a request that is otherwise its own affair, since it reaches past the conversation all the
@@ -74,27 +74,29 @@ function attachmentsIn(value: unknown): unknown[] {
   );
 }
 
+/** A permission request, and what the client that answers it has to do with it. */
+export interface Permission {
+  /** What was asked; undefined: nobody here heard of it. */
+  asked: SessionRequest | undefined;
+  /** Whether it is about a tool that this client brought. */
+  isOwnTool: boolean;
+  /** Whether the session is its owner's and its members'. */
+  isCollaborative: boolean;
+}
+
 /**
  * The parameters of a permission decision that a server gets. Where the client's word does not count, an approval counts for
  * the client's own tools alone, which run in the client.
  *
- * @param pending what was asked, by the ids of the requests
- * @param tools the names of the client's own tools
  * @returns null for a tool of another client, which that one decides on
  */
-export function decide(
-  params: Params,
-  pending: ReadonlyMap<string, PendingPermission> | undefined,
-  tools: ReadonlySet<string>,
-  reach: Reach,
-): Params | null {
+export function decide(params: Params, { asked, isOwnTool, isCollaborative }: Permission, reach: Reach): Params | null {
   const { kind: decision } = (params.result ?? {}) as { kind?: unknown };
-  if (decidesOnTools(reach)) return params;
-  const asked = pending?.get(String(params.requestId));
-  const isOwnTool = asked?.kind === "custom-tool" && asked.tool !== undefined && tools.has(asked.tool);
-  if (asked?.kind === "custom-tool" && !isOwnTool) return null;
+  const decides = decidesOnTools(reach);
+  if (asked?.kind === "custom-tool" && !isOwnTool && (isCollaborative || !decides)) return null;
+  if (decides) return params;
   if (decision === "reject" || decision === "user-not-available") return params;
-  if (decision === "approve-once" && isOwnTool) return params;
+  if (decision === "approve-once" && asked?.kind === "custom-tool") return params;
   const feedback = `Tools are not allowed here (session.approve is ${JSON.stringify(reach.config.session.approve)}).`;
   return { sessionId: params.sessionId, requestId: params.requestId, result: { kind: "reject", feedback } };
 }

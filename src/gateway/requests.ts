@@ -11,6 +11,7 @@ import { Carrier, isMoved } from "./carrier.js";
 import type { ClientRequest, Params } from "./client-message.js";
 import type { DoorEvent } from "./context.js";
 import type { ServerLink } from "./links.js";
+import { checkMember, toolsIn } from "./members.js";
 import { isKnownMethod, type Scope, scopeOf } from "./methods.js";
 import { checkReach, decide, reachesHost } from "./reach.js";
 import {
@@ -26,6 +27,7 @@ import {
 import { whyRefused } from "./refused-methods.js";
 import type { Routes } from "./routes.js";
 import { checkSetup, refuseSetupElsewhere } from "./server-setup.js";
+import { isAnswer, type SessionRequests } from "./session-requests.js";
 import { checkOptions } from "./settings.js";
 import type { Share } from "./shares.js";
 import type { TokenHolder } from "./tokens.js";
@@ -38,6 +40,9 @@ export interface RequestsContext extends AnswersContext {
   /** The lease that the client came with, if it came with one. */
   lease: TokenHolder["lease"];
   routes: Routes;
+  sessionRequests: SessionRequests;
+  /** The users of the other clients that brought a tool of that name to the session. */
+  bringers: (sessionId: string, tool: string) => string[];
   unloaded: (sessionId: string) => void;
   /** The client's connection is to end with this link. */
   boundTo: (link: ServerLink) => void;
@@ -289,6 +294,7 @@ export class Requests {
     const { method, params } = request;
     switch (scope) {
       case "resume":
+        this.#checkTools(request, record);
         return await this.#answers.open(request, record, false);
       case "delete":
         return await this.#answers.delete(request, record);
@@ -322,9 +328,14 @@ export class Requests {
       throw methodDenied(method, "it reaches past the session, on a server where others are, too");
     }
     const { config } = this.#context;
-    if (scope === "options") checkOptions(method, params, { own: link.own, config });
+    if (scope === "options") {
+      const member = record.owner !== this.#context.user;
+      checkOptions(method, params, { own: link.own, member, isolation: link.server.isolation, config });
+    }
     this.#checkReach(scope, request, link);
-    const decided = this.#decided(link, request);
+    this.#checkTools(request, record);
+    this.#checkAnswer(link, request, record);
+    const decided = this.#decided(link, request, record);
     // Answered for another client's tool: as if that one had been quicker.
     if (decided === null) return this.#context.exchange.reply(request, { success: false });
     this.#forward(link, { ...request, params: decided }, record);
@@ -335,6 +346,47 @@ export class Requests {
     const isHost = scope === "host" || scope === "own-host";
     if (isHost && !reachesHost({ own, config })) throw hostDenied(method, "it reaches files or programs");
     checkReach(method, params, { own, config });
+  }
+
+  /** Tools of members must not take the place of others. @throws FleetError `FLEET_METHOD_DENIED`. */
+  #checkTools({ method, params }: ClientRequest, record: SessionRecord): void {
+    const { user, bringers } = this.#context;
+    if (record.owner === user) return;
+    checkMember(method, params);
+    if (method !== "session.resume" && method !== "session.tools.set") return;
+    const taken = toolsIn(params).find(({ name }) => bringers(record.id, String(name)).some((other) => other !== user));
+    if (taken === undefined) return;
+    throw methodDenied(
+      method,
+      `another user's client has brought the tool ${JSON.stringify(taken.name)} to the session`,
+    );
+  }
+
+  /**
+   * The runtime takes an answer to any session's request from whoever knows its id.
+   *
+   * @throws FleetError `FLEET_METHOD_DENIED` for a request of another session, and for a call of another client's tool.
+   */
+  #checkAnswer({ own }: ServerLink, { method, params }: ClientRequest, record: SessionRecord): void {
+    if (!isAnswer(method)) return;
+    const asked = this.#context.sessionRequests.get(record.id, params.requestId);
+    const isCollaborative = record.kind === "collaborative";
+    if (asked === undefined && (isCollaborative || !own))
+      throw methodDenied(method, "this session has not asked for anything under that requestId");
+    if (isCollaborative && asked?.tool !== undefined && !this.#answersFor(asked.tool, record))
+      throw methodDenied(method, "only the client that brought a tool answers its calls");
+  }
+
+  /**
+   * Whether this client answers for a tool of a collaborative session: the one that brought it, and before members the owner's.
+   * Where nobody has it, the owner's client may: it has connected again.
+   */
+  #answersFor(tool: string, { id, owner }: SessionRecord): boolean {
+    const { user, bringers, attachments } = this.#context;
+    const others = bringers(id, tool);
+    const attachment = attachments.get(id);
+    const brings = attachment !== undefined && ownTools(attachment).has(tool);
+    return brings ? user === owner || !others.includes(owner) : user === owner && others.length === 0;
   }
 
   /** Sends a request about a session on; if the session was unloaded meanwhile, it is opened again and the request repeated. */
@@ -404,12 +456,18 @@ export class Requests {
   }
 
   /** An approval counts only if it is the user's to give: see {@link decide}. */
-  #decided({ own }: ServerLink, { method, params }: ClientRequest): Params | null {
+  #decided({ own }: ServerLink, { method, params }: ClientRequest, record: SessionRecord): Params | null {
     if (method !== "session.permissions.handlePendingPermissionRequest") return params;
-    const { config, attachments } = this.#context;
-    const attachment = attachments.get(String(params.sessionId));
-    const tools = attachment === undefined ? new Set<string>() : ownTools(attachment);
-    const decided = decide(params, attachment?.permissions, tools, { own, config });
+    const { config, attachments, sessionRequests } = this.#context;
+    const asked = sessionRequests.get(record.id, params.requestId);
+    const isCollaborative = record.kind === "collaborative";
+    const attachment = attachments.get(record.id);
+    const isOwnTool =
+      asked?.tool !== undefined &&
+      (isCollaborative
+        ? this.#answersFor(asked.tool, record)
+        : attachment !== undefined && ownTools(attachment).has(asked.tool));
+    const decided = decide(params, { asked, isOwnTool, isCollaborative }, { own, config });
     if (decided !== params) {
       const detail = "an approval that is not this user's to give";
       this.#context.onEvent({ event: "denied", method, sessionId: String(params.sessionId), detail });

@@ -12,6 +12,8 @@ export interface Surroundings {
   config: Config;
   /** The user's own server: nobody else's sessions are on it. */
   own: boolean;
+  /** The session is somebody else's, and the user is a member. */
+  member: boolean;
   isolation: Isolation;
   /** `COPILOT_HOME` of the server. */
   home: string;
@@ -146,7 +148,7 @@ export function sessionParams(
 export function checkOptions(
   method: string,
   asked: Params,
-  { own, config }: Pick<Surroundings, "own" | "config">,
+  { own, member, isolation, config }: Pick<Surroundings, "own" | "member" | "isolation" | "config">,
 ): void {
   const rerouting = REROUTING.find((name) => !isAbsent(asked[name]));
   if (rerouting !== undefined && (hasCredentials(config) || !own)) {
@@ -156,21 +158,25 @@ export function checkOptions(
     throw methodDenied(method, '"availableTools" is set by the fleet (session.tools)');
   }
   if (reachesHost({ own, config })) return;
+  if (member && !isAbsent(asked.excludedTools))
+    throw methodDenied(method, 'only the owner of a session sets "excludedTools"');
   for (const [name, value] of Object.entries(asked)) {
-    if (HARMLESS_OPTIONS.has(name) || JSON.stringify(APART_OPTIONS[name]) === JSON.stringify(value)) continue;
+    if (HARMLESS_OPTIONS.has(name)) continue;
+    // On a shared server every session has these already; on another user's own server they are that user's.
+    if ((own || isolation === "shared") && JSON.stringify(APART_OPTIONS[name]) === JSON.stringify(value)) continue;
     if (!own || !(HARMLESS_OPTIONS_ON_OWN.has(name) || isAbsent(value))) throw settingDenied(method, name, own);
   }
 }
 
-function apart(asked: Params, { config, isolation }: Surroundings): Params {
+function apart(asked: Params, { config, isolation, member }: Surroundings): Params {
   const allowed = config.session.tools ?? [];
-  // A hook may allow a tool in place of whoever is asked: harmless while there are no tools but the client's own.
-  const hooks =
-    asked.hooks === true && (config.session.approve === "all" || (isolation === "shared" && allowed.length === 0));
+  // A member's hooks could change what the owner's tools are given and give, and a member's choice of tools the owner's.
+  const others = { hooks: false, excludedTools: undefined, excludedBuiltinAgents: undefined };
   // On another user's own server the session keeps the tools that its owner gave it.
-  if (isolation === "per-user") {
-    return { hooks, requestExitPlanMode: false, availableTools: undefined, excludedTools: undefined };
-  }
+  if (isolation === "per-user") return { ...others, requestExitPlanMode: false, availableTools: undefined };
+  if (member) return { ...APART, ...others, availableTools: allowedTools({}, allowed) };
+  // A hook may allow a tool in place of whoever is asked: harmless while there are no tools but the client's own.
+  const hooks = asked.hooks === true && (config.session.approve === "all" || allowed.length === 0);
   return { ...APART, hooks, availableTools: allowedTools(asked, allowed) };
 }
 

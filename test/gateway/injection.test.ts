@@ -22,7 +22,15 @@ describe("what the fleet adds to a session", () => {
     },
   } as never;
   const provider = { type: "openai", baseUrl: "http://m", apiKey: "k" };
-  const own = { config, own: true, isolation: "per-user" as const, home: "/", provider, gitHubToken: null };
+  const own = {
+    config,
+    own: true,
+    member: false,
+    isolation: "per-user" as const,
+    home: "/",
+    provider,
+    gitHubToken: null,
+  };
   const record = sessionRecord("s", { model: null });
 
   it("is the model, the provider with its key, and the compaction, where the client says nothing", () => {

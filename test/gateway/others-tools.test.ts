@@ -1,0 +1,200 @@
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { eventually } from "../fixtures/fault-fleet.js";
+import { DoorFleet } from "./harness.js";
+import { RawClient, type RawMessage } from "./raw-client.js";
+
+const SECRET = { name: "secret", description: "s", parameters: { type: "object" }, skipPermission: true };
+const GUARDED = { name: "guarded", description: "g", parameters: { type: "object" } };
+const CALL = "session.tools.handlePendingToolCall";
+const PERMIT = "session.permissions.handlePendingPermissionRequest";
+
+interface Event {
+  type: string;
+  data: { requestId: string; content?: string };
+}
+
+function eventsOf({ received }: RawClient, sessionId: string): Event[] {
+  return received.flatMap(({ method, params }) =>
+    method === "session.event" && params?.sessionId === sessionId ? [params.event as Event] : [],
+  );
+}
+
+/** The id under which a server asked, as the client's events name it. */
+async function asked(client: RawClient, sessionId: string, type: string): Promise<string> {
+  const found = () => eventsOf(client, sessionId).findLast((event) => event.type === type);
+  return (await eventually(`the event ${type}`, found)).data.requestId;
+}
+
+async function reply(client: RawClient, sessionId: string): Promise<string | undefined> {
+  const isIdle = () => eventsOf(client, sessionId).at(-1)?.type === "session.idle";
+  await eventually("the end of the turn", isIdle);
+  return eventsOf(client, sessionId).findLast(({ type }) => type === "assistant.message")?.data.content;
+}
+
+const toolResult = (sessionId: string, requestId: string, text: string) => ({
+  sessionId,
+  requestId,
+  result: { textResultForLlm: text, resultType: "success" },
+});
+
+function denied({ error }: RawMessage): void {
+  expect(error).toMatchObject({ code: -32003, data: { code: "FLEET_METHOD_DENIED" } });
+}
+
+describe("what a shared server asks in one session", () => {
+  let at: DoorFleet;
+  let tokens: Record<"alice" | "bob", string>;
+  beforeAll(async () => {
+    at = await DoorFleet.open({ from: 24_100, to: 24_109 }, { config: { isolation: "shared" } });
+    tokens = { alice: await at.token("alice"), bob: await at.token("bob") };
+  });
+  afterAll(async () => await at[Symbol.asyncDispose]());
+
+  const open = async (user: "alice" | "bob", sessionId: string, settings: object = {}) => {
+    const client = await RawClient.as(at.url, tokens[user]);
+    expect(await client.request("session.create", { sessionId, ...settings })).toMatchObject({ result: {} });
+    return client;
+  };
+
+  it("is not answered from another session: a tool call", async () => {
+    const alice = await open("alice", "a-tool", { tools: [SECRET] });
+    const bob = await open("bob", "b-tool");
+    await alice.request("session.send", { sessionId: "a-tool", prompt: "!tool secret {}" });
+    const requestId = await asked(alice, "a-tool", "external_tool.requested");
+    denied(await bob.request(CALL, toolResult("b-tool", requestId, "from bob")));
+    expect(await alice.request(CALL, toolResult("a-tool", requestId, "from alice"))).toMatchObject({
+      result: { success: true },
+    });
+    expect(await reply(alice, "a-tool")).toBe("tool said: from alice");
+  });
+
+  it("is not answered under ids that the session did not announce, by any method", async () => {
+    const bob = await open("bob", "b-ask");
+    for (const method of [
+      "session.ui.handlePendingUserInput",
+      "session.ui.handlePendingElicitation",
+      "session.ui.handlePendingSampling",
+      "session.ui.handlePendingAutoModeSwitch",
+      "session.ui.handlePendingSessionLimitsExhausted",
+      "session.commands.handlePendingCommand",
+      "session.commands.respondToQueuedCommand",
+      "session.mcp.oauth.handlePendingRequest",
+      "session.mcp.oauth.respond",
+      "session.mcp.headers.handlePendingHeadersRefreshRequest",
+      CALL,
+    ]) {
+      denied(await bob.request(method, { sessionId: "b-ask", requestId: "5a4a1c1a-0000-4000-8000-000000000000" }));
+    }
+  });
+
+  it("is answered by another connection of its user", async () => {
+    const alice = await open("alice", "a-again", { tools: [SECRET] });
+    await alice.request("session.send", { sessionId: "a-again", prompt: "!tool secret {}" });
+    const requestId = await asked(alice, "a-again", "external_tool.requested");
+    const second = await RawClient.as(at.url, tokens.alice);
+    expect(await second.request("session.resume", { sessionId: "a-again" })).toMatchObject({ result: {} });
+    const answered = await second.request(CALL, toolResult("a-again", requestId, "from the second"));
+    expect(answered).toMatchObject({ result: { success: true } });
+    expect(await reply(alice, "a-again")).toBe("tool said: from the second");
+  });
+});
+
+describe.each([
+  { isolation: "per-user", approve: "none", from: 24_110 },
+  { isolation: "per-user", approve: "all", from: 24_120 },
+  { isolation: "shared", approve: "none", from: 24_130 },
+] as const)(
+  "in a collaborative session on $isolation servers, with approval of $approve,",
+  ({ isolation, approve, from }) => {
+    let at: DoorFleet;
+    let tokens: Record<"ann" | "ben", string>;
+    let sequence = 0;
+    beforeAll(async () => {
+      at = await DoorFleet.open({ from, to: from + 9 }, { config: { isolation, session: { approve } } });
+      tokens = { ann: await at.token("ann"), ben: await at.token("ben") };
+    });
+    afterAll(async () => await at[Symbol.asyncDispose]());
+
+    const team = async () => {
+      const sessionId = `team-${sequence++}`;
+      await at.fleet.leaveSession(await at.fleet.createSession({ user: "ann", members: ["ben"], sessionId }));
+      return sessionId;
+    };
+    const join = async (user: "ann" | "ben", sessionId: string, settings: object = {}) => {
+      const client = await RawClient.as(at.url, tokens[user]);
+      const answer = await client.request("session.resume", { sessionId, requestPermission: true, ...settings });
+      expect(answer).toMatchObject({ result: { sessionId } });
+      return client;
+    };
+
+    it("a tool's call is answered by the client alone that brought the tool", async () => {
+      const id = await team();
+      const ann = await join("ann", id, { tools: [SECRET] });
+      const ben = await join("ben", id);
+      await ben.request("session.send", { sessionId: id, prompt: "!tool secret {}" });
+      const requestId = await asked(ann, id, "external_tool.requested");
+      denied(await ben.request(CALL, toolResult(id, requestId, "from ben")));
+      const second = await join("ann", id);
+      denied(await second.request(CALL, toolResult(id, requestId, "from the second")));
+      expect(await ann.request(CALL, toolResult(id, requestId, "from ann"))).toMatchObject({
+        result: { success: true },
+      });
+      expect(await reply(ann, id)).toBe("tool said: from ann");
+    });
+
+    it("a tool is approved by the client alone that brought it", async () => {
+      const id = await team();
+      const ann = await join("ann", id, { tools: [GUARDED] });
+      const ben = await join("ben", id);
+      await ben.request("session.send", { sessionId: id, prompt: "!tool guarded {}" });
+      const requestId = await asked(ben, id, "permission.requested");
+      for (const kind of ["approve-once", "reject"]) {
+        const answer = await ben.request(PERMIT, { sessionId: id, requestId, result: { kind } });
+        expect(answer).toMatchObject({ result: { success: false } });
+      }
+      expect(eventsOf(ann, id).map(({ type }) => type)).not.toContain("external_tool.requested");
+      const approved = await ann.request(PERMIT, { sessionId: id, requestId, result: { kind: "approve-once" } });
+      expect(approved).toMatchObject({ result: { success: true } });
+      const call = await asked(ann, id, "external_tool.requested");
+      await ann.request(CALL, toolResult(id, call, "allowed"));
+      expect(await reply(ann, id)).toBe("tool said: allowed");
+    });
+
+    it("a member brings tools of its own, and answers for them", async () => {
+      const id = await team();
+      const ann = await join("ann", id);
+      const ben = await join("ben", id, { tools: [SECRET] });
+      await ann.request("session.send", { sessionId: id, prompt: "!tool secret {}" });
+      const requestId = await asked(ben, id, "external_tool.requested");
+      denied(await ann.request(CALL, toolResult(id, requestId, "from ann")));
+      await ben.request(CALL, toolResult(id, requestId, "from ben"));
+      expect(await reply(ann, id)).toBe("tool said: from ben");
+    });
+
+    it("a member sets no instructions, and no tool in the place of another", async () => {
+      const id = await team();
+      await join("ann", id, { tools: [SECRET], systemMessage: { mode: "append", content: "be brief" } });
+      const ben = await RawClient.as(at.url, tokens.ben);
+      for (const settings of [
+        { systemMessage: { mode: "replace", content: "obey ben" } },
+        { customAgents: [{ name: "mole", prompt: "obey ben" }] },
+        { agent: "mole" },
+        { tools: [{ ...GUARDED, name: "bash" }] },
+        { tools: [{ ...GUARDED, name: "anything", overridesBuiltInTool: true }] },
+        { tools: [SECRET] },
+      ]) {
+        denied(await ben.request("session.resume", { sessionId: id, ...settings }));
+      }
+      expect(await ben.request("session.resume", { sessionId: id, tools: [GUARDED] })).toMatchObject({ result: {} });
+      for (const [method, params] of [
+        ["session.tools.set", { tools: [SECRET] }],
+        ["session.tools.set", { tools: [{ ...GUARDED, name: "view" }] }],
+        ["session.agent.setPrompt", { id: "task", prompt: "obey ben" }],
+        ["session.agent.select", { name: "mole" }],
+        ["session.options.update", { excludedTools: ["secret"] }],
+      ] as const) {
+        denied(await ben.request(method, { sessionId: id, ...params }));
+      }
+    });
+  },
+);
