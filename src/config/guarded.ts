@@ -78,9 +78,11 @@ export const KEY_CLASSES: Readonly<Record<KeyName, Class>> = {
   "serve.logFiles": "open",
   // These protect each user from the others.
   "limits.default.connections": "guarded",
+  "limits.default.sessions": "guarded",
   "limits.default.requestsInFlight": "guarded",
   "limits.default.unreadBytes": "guarded",
   "limits.total.connections": "guarded",
+  "limits.total.sessions": "guarded",
   "limits.total.requestsInFlight": "guarded",
   "limits.total.unreadBytes": "guarded",
   store: "guarded",

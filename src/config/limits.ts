@@ -1,7 +1,7 @@
 import { FleetError } from "../errors.js";
 
 /** What is limited, for each user and in sum over all of them. The names are those of the keys below `limits.default`. */
-export const LIMITED = ["connections", "requestsInFlight", "unreadBytes"] as const;
+export const LIMITED = ["connections", "sessions", "requestsInFlight", "unreadBytes"] as const;
 export type Limited = (typeof LIMITED)[number];
 
 /** Names a limit in errors and metrics. */
@@ -12,13 +12,15 @@ export type Limits = Readonly<Record<Limited, number | null>>;
 
 const WORDS: Record<Limited, string> = {
   connections: "connections to the front door",
+  sessions: "sessions",
   requestsInFlight: "requests that wait for an answer",
   unreadBytes: "bytes in the buffers of the front door",
 };
-const REMEDIES: Record<Limited, string> = {
-  connections: "Close a connection that is not needed.",
-  requestsInFlight: "Wait for the answers to earlier requests.",
-  unreadBytes: "Send less at the same time, and read the answers.",
+const REMEDIES: Record<Limited, readonly string[]> = {
+  connections: ["Close a connection that is not needed."],
+  sessions: ["copilotfleet list --user USER", "copilotfleet delete SESSION"],
+  requestsInFlight: ["Wait for the answers to earlier requests."],
+  unreadBytes: ["Send less at the same time, and read the answers."],
 };
 
 /** The error for a user who would go over a limit. @param max what the limit is */
@@ -31,7 +33,7 @@ export function limitReached(limit: LimitName, max: number): FleetError {
     "FLEET_LIMIT_REACHED",
     `${whose} may have ${max} ${WORDS[what]} (${key}), and the limit is reached.`,
     {
-      suggestions: [...(isTotal ? ["Try again in a moment."] : [REMEDIES[what]]), `Raise ${key}.`],
+      suggestions: [...(isTotal ? ["Try again in a moment."] : REMEDIES[what]), `Raise ${key}.`],
       limit,
     },
   );

@@ -203,10 +203,17 @@ const serve = v.pipe(
 );
 
 /** @param bytes of `unreadBytes` */
-const limitsOf = (defaults: { connections: number; requestsInFlight: number; bytes: string }) =>
+const limitsOf = (defaults: {
+  connections: number;
+  sessions: number | null;
+  requestsInFlight: number;
+  bytes: string;
+}) =>
   v.strictObject({
     // Connections to the front door at the same time.
     connections: v.optional(v.nullable(count()), defaults.connections),
+    // Sessions that are kept, in all states.
+    sessions: v.optional(v.nullable(count()), defaults.sessions),
     // Requests at the front door that are not answered.
     requestsInFlight: v.optional(v.nullable(count()), defaults.requestsInFlight),
     // What the front door holds in its buffers: unfinished frames, unanswered requests, and what clients do not take.
@@ -216,9 +223,9 @@ const limitsOf = (defaults: { connections: number; requestsInFlight: number; byt
 /** Null: no limit. */
 const limits = v.strictObject({
   /** For each user. */
-  default: v.optional(limitsOf({ connections: 16, requestsInFlight: 2000, bytes: "64mb" }), {}),
+  default: v.optional(limitsOf({ connections: 16, sessions: 1000, requestsInFlight: 2000, bytes: "64mb" }), {}),
   /** For all users together. */
-  total: v.optional(limitsOf({ connections: 1024, requestsInFlight: 20_000, bytes: "512mb" }), {}),
+  total: v.optional(limitsOf({ connections: 1024, sessions: null, requestsInFlight: 20_000, bytes: "512mb" }), {}),
 });
 
 const storeOptions = v.strictObject({

@@ -1,4 +1,4 @@
-import { FleetError, isFleetError, quote } from "../errors.js";
+import { FleetError, quote } from "../errors.js";
 import { sessionMoved } from "../hosts/problems.js";
 import { isRunning, serverIdOf } from "../pool/server.js";
 import { RpcError } from "../runtime/client/raw-connection.js";
@@ -91,7 +91,7 @@ export class Opener {
   /**
    * Records a new session as the user's, before anything is done with its id.
    *
-   * @throws FleetError `FLEET_SESSION_EXISTS` whoever has it, `FLEET_SESSION_ID_INVALID`, and as `Pool.serverOf`.
+   * @throws FleetError `FLEET_SESSION_EXISTS` whoever has it, `FLEET_SESSION_ID_INVALID`, `FLEET_LIMIT_REACHED`, and as `Pool.serverOf`.
    */
   async recordNew(asked: Params): Promise<SessionRecord> {
     const { store, user, sessions } = this.#context;
@@ -99,6 +99,7 @@ export class Opener {
     const id =
       given === undefined || given === null ? newSessionId(null) : validateSessionId(String(given), "sessionId");
     if ((await store.readSession(id)) !== null) throw sessionExists(id);
+    await sessions.assertRoom(user);
     const server = await this.homeServer();
     if (readSessionFolder(server.home, id) !== null) throw sessionExists(id);
     const now = new Date().toISOString();
@@ -118,9 +119,7 @@ export class Opener {
       usedBy: null,
       turns: 0,
     };
-    await store.createSession(record).catch((error: unknown) => {
-      throw isFleetError(error, "FLEET_SESSION_EXISTS") ? sessionExists(id) : error;
-    });
+    await sessions.record(record);
     await sessions.clearPlace(id, server);
     return record;
   }

@@ -323,6 +323,7 @@ export class Requests {
         }
         break;
     }
+    if (method === "sessions.fork") await this.#context.sessions.assertRoom(this.#context.user);
     const link = await this.#context.routes.local(record);
     if ((scope === "home" || scope === "approve" || scope === "host") && !link.own) {
       throw methodDenied(method, "it reaches past the session, on a server where others are, too");

@@ -1,7 +1,9 @@
 import { type Limited, type LimitName, type Limits, limitReached } from "../config/limits.js";
 import type { FleetError } from "../errors.js";
 
-type Use = Record<Limited, number>;
+/** What a front door counts itself. Sessions are counted in the store. */
+type Counted = Exclude<Limited, "sessions">;
+type Use = Record<Counted, number>;
 
 const NOTHING: Readonly<Use> = { connections: 0, requestsInFlight: 0, unreadBytes: 0 };
 
@@ -32,7 +34,7 @@ export class Shares {
     const forget = () => {
       if (use.connections === 0 && this.#users.get(name) === use) this.#users.delete(name);
     };
-    const add = (what: Limited, count: number) => {
+    const add = (what: Counted, count: number) => {
       use[what] += count;
       this.#total[what] += count;
     };
@@ -41,7 +43,7 @@ export class Shares {
   }
 
   /** @param more how much is about to be added */
-  #reached(use: Use, what: Limited, more: number): FleetError | null {
+  #reached(use: Use, what: Counted, more: number): FleetError | null {
     const check = (limit: LimitName, now: number, max: number | null) =>
       max !== null && now + more > max ? limitReached(limit, max) : null;
     return (
@@ -52,8 +54,8 @@ export class Shares {
 }
 
 interface Account {
-  add: (what: Limited, count: number) => void;
-  reached: (what: Limited) => FleetError | null;
+  add: (what: Counted, count: number) => void;
+  reached: (what: Counted) => FleetError | null;
   forget: () => void;
 }
 

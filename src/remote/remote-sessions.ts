@@ -41,7 +41,7 @@ export class RemoteSessions {
    * @throws FleetError `FLEET_SESSION_EXISTS` whoever has it; `FLEET_HOST_AWAY`; and as on that host.
    */
   async create(host: HostRecord, options: CreateOptions & { id: string }, isRandom: boolean): Promise<RemoteSession> {
-    const { store, config, directory } = this.#context;
+    const { store, config, directory, sessions } = this.#context;
     const { id, user, signal } = options;
     const there = new OtherHost(host, this.#context);
     if ((await store.readSession(id)) !== null) throw sessionExists(id);
@@ -67,9 +67,7 @@ export class RemoteSessions {
       usedBy: options.ephemeral === true ? ownUse(directory) : null,
       turns: 0,
     };
-    await store.createSession(record).catch((error: unknown) => {
-      throw isFleetError(error, "FLEET_SESSION_EXISTS") ? sessionExists(id) : error;
-    });
+    await sessions.record(record);
     try {
       return await this.#open(record, host, options);
     } catch (error) {

@@ -35,6 +35,7 @@ import {
 } from "./problems.js";
 import { withRoom } from "./room.js";
 import { sessionConfig } from "./session-config.js";
+import { SessionLimits } from "./session-limits.js";
 import { type Permit, takeTurn } from "./turn-taking.js";
 import { type SessionView, viewSession } from "./view.js";
 
@@ -72,16 +73,19 @@ export class Sessions implements SessionKeeper {
   readonly #context: SessionsContext;
   /** How each session of this process was opened, for when it has to be loaded again. */
   readonly #opened = new Map<string, OpenOptions>();
+  readonly #limits: SessionLimits;
 
   constructor(context: SessionsContext) {
     this.#context = context;
+    this.#limits = new SessionLimits(context);
   }
 
   /**
    * Creates a session and starts the server it goes to if need be. The record is written first: it is what makes the id
    * the user's.
    *
-   * @throws FleetError `FLEET_SESSION_EXISTS` whoever has it; `FLEET_SESSIONS_EXHAUSTED`; and as `Pool.serverOf`.
+   * @throws FleetError `FLEET_SESSION_EXISTS` whoever has it; `FLEET_SESSIONS_EXHAUSTED`, `FLEET_LIMIT_REACHED`; and as
+   * `Pool.serverOf`.
    */
   async create(options: CreateOptions): Promise<OpenSession> {
     const { store } = this.#context;
@@ -89,6 +93,7 @@ export class Sessions implements SessionKeeper {
     const id = options.id ?? newSessionId(options.purpose ?? null);
     // What can be refused is refused before anything is started: an id that is taken, a model that cannot be used.
     if ((await store.readSession(id)) !== null) throw sessionExists(id);
+    await this.assertRoom(options.user);
     await this.#context.provider();
     const server = await this.serverForNew(options);
     const record: SessionRecord = {
@@ -109,16 +114,28 @@ export class Sessions implements SessionKeeper {
     };
     // The runtime silently goes on with an id that it finds on its disk: look first.
     if (readSessionFolder(server.home, record.id) !== null) throw sessionExists(record.id);
-    await store.createSession(record).catch((error: unknown) => {
-      // One answer for all: whose it is, is nobody's business.
-      throw isFleetError(error, "FLEET_SESSION_EXISTS") ? sessionExists(record.id) : error;
-    });
+    await this.record(record);
     try {
       await this.clearPlace(record.id, server);
       return await this.#open(record, server, options);
     } catch (error) {
       await this.discard(record);
       throw error;
+    }
+  }
+
+  /** @throws FleetError `FLEET_LIMIT_REACHED` when the user can have no more sessions. */
+  async assertRoom(owner: string): Promise<void> {
+    await this.#limits.assertRoom(owner);
+  }
+
+  /** Records a new session. @throws FleetError `FLEET_SESSION_EXISTS` whoever has it; `FLEET_LIMIT_REACHED`. */
+  async record(record: SessionRecord): Promise<void> {
+    try {
+      await this.#limits.add(record);
+    } catch (error) {
+      // One answer for all: whose it is, is nobody's business.
+      throw isFleetError(error, "FLEET_SESSION_EXISTS") ? sessionExists(record.id) : error;
     }
   }
 

@@ -51,6 +51,14 @@ export interface Store {
    */
   deleteSessions(ids: readonly string[], agree: (record: SessionRecord) => boolean): Promise<string[]>;
 
+  /**
+   * How many sessions a user has; null: all users together. Costs no more than the user's own sessions, however many others
+   * there are. Sessions that an earlier version recorded count from their next change on.
+   *
+   * @param limit from which number on it has to be exact; below, it may be too high after a crash
+   */
+  countSessions(owner: string | null, limit: number): Promise<number>;
+
   /** All records, in no particular order. A record that is created or deleted meanwhile may or may not be there. */
   listSessions(): Promise<SessionRecord[]>;
 

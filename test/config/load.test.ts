@@ -59,8 +59,8 @@ describe("defaults", () => {
           logFiles: 3,
         },
         limits: {
-          default: { connections: 16, requestsInFlight: 2000, unreadBytes: 67_108_864 },
-          total: { connections: 1024, requestsInFlight: 20_000, unreadBytes: 536_870_912 },
+          default: { connections: 16, sessions: 1000, requestsInFlight: 2000, unreadBytes: 67_108_864 },
+          total: { connections: 1024, sessions: null, requestsInFlight: 20_000, unreadBytes: 536_870_912 },
         },
         store: { kind: "file" },
         storeOptions: { insecure: false },

@@ -255,6 +255,26 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         expect(await store.readSession("a")).toEqual(sessionRecord("a"));
       });
 
+      it("counts each user's sessions, and all of them", async () => {
+        const other = await opened.reopen();
+        const count = async () =>
+          await Promise.all(["alice", "bob", "carol", null].map((user) => other.countSessions(user, 2)));
+        expect(await count()).toEqual([0, 0, 0, 0]);
+        for (const id of ["a", "b", "c", "d"]) await store.createSession(sessionRecord(id));
+        await expect(store.createSession(sessionRecord("a", { owner: "bob" }))).rejects.toThrow();
+        await store.createSession(sessionRecord("e", { owner: "bob", members: ["carol"] }));
+        await store.updateSession("b", (draft) => void draft.members.push("carol"));
+        expect(await count()).toEqual([4, 1, 0, 5]);
+        expect(await store.deleteSession("a")).toBe(true);
+        expect(await store.deleteSession("a")).toBe(false);
+        expect(await store.deleteSessions(["b", "c", "e"], ({ id }) => id !== "c")).toEqual(["b", "e"]);
+        expect(await count()).toEqual([2, 0, 0, 2]);
+        // The id of a session that is gone may be another user's.
+        await store.createSession(sessionRecord("b", { owner: "bob" }));
+        expect(await count()).toEqual([2, 1, 0, 3]);
+        await other.close();
+      });
+
       it("tells ids apart by case, or refuses the second one", async () => {
         await store.createSession(sessionRecord("Abc"));
         const second = await store.createSession(sessionRecord("abc", { owner: "bob" })).then(

@@ -1,5 +1,6 @@
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { Shares } from "../../src/gateway/shares.js";
+import { TestFleet } from "../fixtures/cli.js";
 import { eventually } from "../fixtures/fault-fleet.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
@@ -42,7 +43,7 @@ describe("one user's connections", () => {
   });
 
   it("count apart from those of all users, and from those that other hosts carry", () => {
-    const most = { connections: 2, requestsInFlight: null, unreadBytes: null };
+    const most = { connections: 2, sessions: null, requestsInFlight: null, unreadBytes: null };
     const shares = new Shares({ default: most, total: { ...most, connections: 5 } });
     const bobs = [shares.admit("bob", false), shares.admit("bob", false)];
     expect(() => shares.admit("bob", false)).toThrow(expect.objectContaining({ limit: "connections" }));
@@ -122,5 +123,55 @@ describe("one user's requests and bytes", () => {
       return true;
     });
     first.socket.destroy();
+  });
+});
+
+describe("one user's sessions", () => {
+  it("end at the limit at the front door and in the library, and deleting one makes room", async () => {
+    const limits = { default: { sessions: 3 }, total: { sessions: 5 } };
+    await using at = await DoorFleet.open({ from: 23_770, to: 23_779 }, { config: { limits } });
+    const client = await RawClient.as(at.url, await at.token("alice"), true);
+    const created = await Promise.all(
+      Array.from({ length: 6 }, async (_, index) => await client.request("session.create", { sessionId: `s${index}` })),
+    );
+    expect(created.filter(({ error }) => error === undefined)).toHaveLength(3);
+    const message = "A user may have 3 sessions (limits.default.sessions), and the limit is reached.";
+    for (const { error } of created) if (error !== undefined) expect(error).toEqual(reached("sessions", message));
+    expect(await at.store.listSessions()).toHaveLength(3);
+    expect(at.events.filter(({ limit }) => limit === "sessions")).toHaveLength(3);
+
+    const [{ id = "" } = {}] = await at.store.listSessions();
+    await client.turn(id, "hi");
+    expect((await client.request("sessions.fork", { sessionId: id })).error).toEqual(reached("sessions"));
+    await expect(at.fleet.createSession({ user: "alice" })).rejects.toMatchObject({
+      code: "FLEET_LIMIT_REACHED",
+      exit: 6,
+      retryable: true,
+      limit: "sessions",
+      suggestions: ["copilotfleet list --user USER", "copilotfleet delete SESSION", "Raise limits.default.sessions."],
+    });
+    for (let count = 0; count < 2; count++) await at.fleet.leaveSession(await at.fleet.createSession({ user: "bob" }));
+    await expect(at.fleet.createSession({ user: "bob" })).rejects.toMatchObject({ limit: "total.sessions" });
+    await at.fleet.deleteSessions([id]);
+    await at.fleet.leaveSession(await at.fleet.createSession({ user: "alice" }));
+    client.socket.destroy();
+  });
+
+  it("end at the limit in the command, with the name of the limit as JSON", async () => {
+    const fleet = new TestFleet(23_800, { COPILOTFLEET_LIMITS_DEFAULT_SESSIONS: "1" });
+    onTestFinished(async () => await fleet.end());
+    await fleet.ok(["create", "--user", "alice", "--id", "one"]);
+    const { code, stdout } = await fleet.run(["create", "--user", "alice", "--id", "two", "--json"]);
+    expect({ code, error: JSON.parse(stdout).error }).toEqual({
+      code: 6,
+      error: {
+        code: "FLEET_LIMIT_REACHED",
+        message: "A user may have 1 sessions (limits.default.sessions), and the limit is reached.",
+        suggestions: expect.any(Array),
+        retryable: true,
+        limit: "sessions",
+      },
+    });
+    await fleet.ok(["create", "--user", "bob", "--id", "two"]);
   });
 });

@@ -111,6 +111,11 @@ class FolderStore implements FileStore {
     return this.#sessions.deleteMany(ids, agree);
   }
 
+  async countSessions(owner: string | null, limit: number): Promise<number> {
+    checkStateFolder(this.#root);
+    return this.#sessions.count(owner, limit);
+  }
+
   async listSessions(): Promise<SessionRecord[]> {
     checkStateFolder(this.#root);
     return this.#sessions.list();

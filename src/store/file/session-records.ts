@@ -12,6 +12,7 @@ import { scratchName, syncFolder } from "./durable.js";
 import { corruptError, mediumError } from "./failures.js";
 import { readHead, TOMBSTONE } from "./head.js";
 import { createDocument, discard } from "./new-document.js";
+import { OwnedSessions } from "./owned-sessions.js";
 import { raiseTombstone } from "./tombstone.js";
 
 const KEEP = 2;
@@ -26,12 +27,14 @@ const RECORDS_AT_ONCE = 100;
 export class SessionRecords {
   readonly #context: StoreContext;
   readonly #folder: string;
+  readonly #owned: OwnedSessions;
   /** Those with an update under way. */
   readonly #documents = new Map<string, Document<SessionRecord>>();
 
   constructor(context: StoreContext) {
     this.#context = context;
     this.#folder = join(context.root, "sessions");
+    this.#owned = new OwnedSessions(context);
   }
 
   read(id: string): SessionRecord | null {
@@ -41,7 +44,10 @@ export class SessionRecords {
 
   async create(record: SessionRecord): Promise<void> {
     const make = () => createDocument(this.#context, this.#folderOf(record.id), JSON.stringify(record));
-    if ((await make()) || ((await this.#makeRoom(record.id)) && (await make()))) return;
+    if ((await make()) || ((await this.#makeRoom(record.id)) && (await make()))) {
+      this.#owned.add(record.owner, record.id);
+      return;
+    }
     throw new FleetError("FLEET_SESSION_EXISTS", `There is already a session ${quote(record.id)}.`);
   }
 
@@ -58,12 +64,17 @@ export class SessionRecords {
   async update<T>(id: string, change: (draft: SessionRecord) => T): Promise<T> {
     const document = this.#documents.get(id) ?? this.#open(id);
     this.#documents.set(id, document);
+    let owner = "";
     try {
-      return await document.update((draft) => {
+      const updated = await document.update((draft) => {
         const result = change(draft);
         if (draft.id !== id) throw new FleetError("FLEET_INTERNAL", `The id of session ${quote(id)} cannot change.`);
+        owner = draft.owner;
         return result;
       });
+      // One that an earlier version recorded has no file there.
+      this.#owned.add(owner, id);
+      return updated;
     } finally {
       if (document.pending === undefined) this.#documents.delete(id);
     }
@@ -71,7 +82,8 @@ export class SessionRecords {
 
   async delete(id: string): Promise<boolean> {
     const target = this.#folderOf(id);
-    if (!this.#mayDelete(id)) return false;
+    const owner = this.#ownerOf(id);
+    if (owner === null) return false;
     const trash = join(this.#context.root, scratchName("trash"));
     try {
       await rename(target, trash);
@@ -84,6 +96,7 @@ export class SessionRecords {
     } catch (error) {
       throw mediumError("write", this.#folder, error);
     }
+    if (owner !== "") this.#owned.remove(owner, id);
     await discard(trash);
     return true;
   }
@@ -121,6 +134,7 @@ export class SessionRecords {
       await this.#context.onStep?.("read");
       if (!raiseTombstone(this.#folderOf(id), base.next)) continue;
       await this.#context.onStep?.("linked");
+      this.#owned.remove(parseRecord(base.data).owner, id);
       return true;
     }
   }
@@ -147,6 +161,20 @@ export class SessionRecords {
       if (record !== null) records.push(record);
     }
     return records;
+  }
+
+  /** As {@link Store.countSessions}. */
+  count(owner: string | null, limit: number): number {
+    if (owner === null) return this.#ids().length;
+    return this.#owned.count(owner, limit, (id) => {
+      try {
+        return this.read(id)?.owner === owner;
+      } catch (error) {
+        // Nobody knows whose it is. It counts until somebody deletes or repairs it.
+        if (isFleetError(error, "FLEET_STATE_CORRUPT")) return true;
+        throw error;
+      }
+    });
   }
 
   /** Whether there is a record, readable or not. */
@@ -222,12 +250,15 @@ export class SessionRecords {
     return { rev: head.rev, top: head.top, next: head.top + 1, data: head.data, damaged, mend };
   }
 
-  /** A record that is not readable may be deleted, or nothing could ever clear it away. */
-  #mayDelete(id: string): boolean {
+  /**
+   * The owner of a session that may be deleted; null if there is none. It is "" for a record that is not readable: that may be
+   * deleted, too, or nothing could ever clear it away.
+   */
+  #ownerOf(id: string): string | null {
     try {
-      return this.#load(id) !== null;
+      return this.read(id)?.owner ?? null;
     } catch (error) {
-      if (isFleetError(error, "FLEET_STATE_CORRUPT")) return true;
+      if (isFleetError(error, "FLEET_STATE_CORRUPT")) return "";
       throw error;
     }
   }

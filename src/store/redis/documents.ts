@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { SCHEMA } from "../store.js";
 import type { Connection } from "./connection.js";
-import { COMMIT, REMOVE } from "./document-scripts.js";
+import { COMMIT, COUNT, REMOVE } from "./document-scripts.js";
 import { corruptError, newerError } from "./failures.js";
 import type { Keys } from "./keys.js";
 import { TURN_MS } from "./turn.js";
@@ -23,9 +23,11 @@ export interface Stored {
 }
 
 /** Where a document is listed: the key of the set, and what stands there for it. */
-interface Listed {
+export interface Listed {
   set: string;
   member: string;
+  /** Another set that has the member. */
+  also?: string;
 }
 
 /** @throws FleetError `FLEET_STATE_NEWER`, `FLEET_STATE_CORRUPT`. */
@@ -84,6 +86,7 @@ export class Documents {
     const id = newId();
     const document = `${SCHEMA} ${(from?.revision ?? 0) + 1}-${id}\n${data}`;
     const keys = [key, this.#keys.commit(id), listed?.set ?? this.#keys.sessions, ...this.#keys.turnKeys];
+    if (listed?.also !== undefined) keys.push(listed.also);
     const args = [from?.head ?? "", document, MARK_MS, listed?.member ?? "", turn, TURN_MS];
     const [word] = await this.#connection.run(COMMIT, keys, args);
     return word === "ok";
@@ -96,13 +99,20 @@ export class Documents {
    * @param besides Keys that go with it, and also go when there is no record.
    */
   async remove(
-    { key, set, member }: Listed & { key: string },
+    { key, set, member, also }: Listed & { key: string },
     from: Stored | null,
     besides: readonly string[] = [],
   ): Promise<"ok" | "absent" | "conflict"> {
-    const keys = [key, this.#keys.commit(newId()), set, ...besides];
-    const [word] = await this.#connection.run(REMOVE, keys, [from?.head ?? "*", MARK_MS, member]);
+    const keys = [key, this.#keys.commit(newId()), set, ...besides, ...(also === undefined ? [] : [also])];
+    const args = [from?.head ?? "*", MARK_MS, member, also === undefined ? 0 : 1];
+    const [word] = await this.#connection.run(REMOVE, keys, args);
     return word === "ok" || word === "absent" ? word : "conflict";
+  }
+
+  /** How many members a set has. */
+  async count(set: string): Promise<number> {
+    const [, count] = await this.#connection.run(COUNT, [set], []);
+    return Number(count);
   }
 }
 

@@ -60,6 +60,11 @@ export class Keys {
     return `${this.prefix}session:${id}`;
   }
 
+  /** The set of the ids of one user's sessions. */
+  ownedBy(user: string): string {
+    return `${this.prefix}owned:${user}`;
+  }
+
   /** A token of the front door. */
   token(id: string): string {
     return `${this.prefix}token:${id}`;

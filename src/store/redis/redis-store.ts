@@ -140,6 +140,10 @@ class DatabaseStore implements RedisStore {
     return await this.#sessions.deleteMany(ids, agree);
   }
 
+  async countSessions(owner: string | null): Promise<number> {
+    return await this.#sessions.count(owner);
+  }
+
   async listSessions(): Promise<SessionRecord[]> {
     return await this.#sessions.list();
   }

@@ -4,7 +4,7 @@ import { assertSessionId } from "../session-id.js";
 import type { SessionRecord } from "../store.js";
 import { UpdateQueue } from "../update-queue.js";
 import type { Connection } from "./connection.js";
-import { type Documents, parseObject } from "./documents.js";
+import { type Documents, type Listed, parseObject } from "./documents.js";
 import { busyError } from "./failures.js";
 import type { Keys } from "./keys.js";
 
@@ -35,7 +35,11 @@ export class SessionDocuments {
 
   async create(record: SessionRecord): Promise<void> {
     const { id } = record;
-    if (await this.#options.documents.commit(this.#key(id), null, JSON.stringify(record), { listed: this.#listed(id) }))
+    if (
+      await this.#options.documents.commit(this.#key(id), null, JSON.stringify(record), {
+        listed: this.#listed(id, record.owner),
+      })
+    )
       return;
     throw new FleetError("FLEET_SESSION_EXISTS", `There is already a session ${quote(id)}.`);
   }
@@ -57,11 +61,16 @@ export class SessionDocuments {
   /** Its lease and the queue for it end with it. A record that is not readable may go, or nothing could clear it away. */
   async delete(id: string): Promise<boolean> {
     const { keys, documents } = this.#options;
-    await this.read(id).catch((error: unknown) => {
+    const record = await this.read(id).catch((error: unknown) => {
       if (!isFleetError(error, "FLEET_STATE_CORRUPT")) throw error;
+      return null;
     });
     return (
-      (await documents.remove(this.#document(id), null, [keys.lease(id), keys.queue(id), keys.places(id)])) === "ok"
+      (await documents.remove(this.#document(id, record?.owner), null, [
+        keys.lease(id),
+        keys.queue(id),
+        keys.places(id),
+      ])) === "ok"
     );
   }
 
@@ -81,13 +90,16 @@ export class SessionDocuments {
   async #deleteSome(ids: readonly string[], agree: (record: SessionRecord) => boolean): Promise<string[]> {
     const keys = ids.map((id) => this.#key(id));
     const stored = await this.#options.documents.read(keys);
-    const agreed = stored.map((each, index) =>
-      each !== null && agree(parseObject(keys[index] ?? "", each.data)) ? each : null,
-    );
+    const agreed = stored.map((each, index) => {
+      if (each === null) return null;
+      const record = parseObject<SessionRecord>(keys[index] ?? "", each.data);
+      return agree(record) ? { stored: each, owner: record.owner } : null;
+    });
     return await Promise.all(
       ids.map(async (id, index) => {
         const each = agreed[index] ?? null;
-        return each === null ? "stays" : await this.#options.documents.remove(this.#document(id), each);
+        if (each === null) return "stays";
+        return await this.#options.documents.remove(this.#document(id, each.owner), each.stored);
       }),
     );
   }
@@ -107,6 +119,12 @@ export class SessionDocuments {
       if (next === "0") return [...records.values()];
       cursor = next;
     }
+  }
+
+  /** As `Store.countSessions`. */
+  async count(owner: string | null): Promise<number> {
+    const { documents, keys } = this.#options;
+    return await documents.count(owner === null ? keys.sessions : keys.ownedBy(owner));
   }
 
   async settled(): Promise<void> {
@@ -135,15 +153,18 @@ export class SessionDocuments {
     if (base === null) throw new FleetError("FLEET_SESSION_NOT_FOUND", `There is no session ${quote(id)}.`);
     const { data, outcomes } = applyChanges(base.data, (text) => parseObject<SessionRecord>(key, text), changes);
     if (data === base.data) return outcomes;
-    return (await documents.commit(key, base, data, { listed: this.#listed(id) })) ? outcomes : undefined;
+    const { owner } = parseObject<SessionRecord>(key, data);
+    return (await documents.commit(key, base, data, { listed: this.#listed(id, owner) })) ? outcomes : undefined;
   }
 
-  #listed(id: string): { set: string; member: string } {
-    return { set: this.#options.keys.sessions, member: id };
+  /** @param owner undefined: not known, since the record is not readable */
+  #listed(id: string, owner: string | undefined): Listed {
+    const { keys } = this.#options;
+    return { set: keys.sessions, member: id, ...(owner === undefined ? {} : { also: keys.ownedBy(owner) }) };
   }
 
-  #document(id: string): { key: string; set: string; member: string } {
-    return { key: this.#key(id), ...this.#listed(id) };
+  #document(id: string, owner: string | undefined): { key: string } & Listed {
+    return { key: this.#key(id), ...this.#listed(id, owner) };
   }
 
   #key(id: string): string {

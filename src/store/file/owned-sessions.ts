@@ -1,0 +1,86 @@
+import { createHash } from "node:crypto";
+import { readdirSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { systemCode } from "../../errors.js";
+import type { StoreContext } from "./context.js";
+import { makeFolder } from "./durable.js";
+import { mediumError } from "./failures.js";
+
+/** How long a count that was checked record by record holds, in milliseconds: nobody can ask for one again and again. */
+const CHECKED_MS = 5_000;
+
+/**
+ * A folder for each user with an empty file for each session, so that counting a user's sessions costs the same however many
+ * others there are. The records decide whose a session is. A file is written after its record and removed after it; a process
+ * that dies in between leaves the two apart, and {@link count} then looks at the records.
+ */
+export class OwnedSessions {
+  readonly #root: string;
+  readonly #warn: StoreContext["warn"];
+  /** When the files of a user were last compared with the records, by `performance.now()`. */
+  readonly #checked = new Map<string, number>();
+
+  constructor({ root, warn }: StoreContext) {
+    this.#warn = warn;
+    this.#root = join(root, "owned");
+  }
+
+  /** A failure is a warning: the record is written, and that is what counts for everything but the limit. */
+  add(owner: string, id: string): void {
+    const folder = this.#folderOf(owner);
+    const write = () => writeFileSync(join(folder, id), "", { flag: "a", mode: 0o600 });
+    this.#tolerant(folder, () => {
+      try {
+        write();
+      } catch (error) {
+        if (systemCode(error) !== "ENOENT") throw error;
+        makeFolder(this.#root);
+        makeFolder(folder);
+        write();
+      }
+    });
+  }
+
+  /** As {@link add}. */
+  remove(owner: string, id: string): void {
+    const folder = this.#folderOf(owner);
+    this.#tolerant(folder, () => rmSync(join(folder, id), { force: true }));
+  }
+
+  #tolerant(folder: string, work: () => void): void {
+    try {
+      work();
+    } catch (error) {
+      const { message } = mediumError("write", folder, error) as Error;
+      this.#warn(`${message} The number of sessions that a user has may be wrong until it can be written.`);
+    }
+  }
+
+  /**
+   * How many sessions the user has.
+   *
+   * @param limit from how many on the records are looked at
+   * @param isOwned whether the record of a session is the user's
+   */
+  count(owner: string, limit: number, isOwned: (id: string) => boolean): number {
+    const folder = this.#folderOf(owner);
+    let ids: string[];
+    try {
+      ids = readdirSync(folder);
+    } catch (error) {
+      if (systemCode(error) === "ENOENT") return 0;
+      throw mediumError("read", folder, error);
+    }
+    const now = performance.now();
+    const checkedAt = this.#checked.get(owner);
+    if (ids.length < limit || (checkedAt !== undefined && now - checkedAt < CHECKED_MS)) return ids.length;
+    const owned = ids.filter(isOwned);
+    for (const id of ids) if (!owned.includes(id)) this.remove(owner, id);
+    this.#checked.set(owner, now);
+    return owned.length;
+  }
+
+  #folderOf(owner: string): string {
+    return join(this.#root, createHash("sha256").update(owner).digest("hex").slice(0, 32));
+  }
+}
