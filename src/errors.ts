@@ -21,6 +21,8 @@ export const ERRORS = {
   FLEET_RUNTIME_MISSING: { exit: 3 },
   FLEET_RUNTIME_UNUSABLE: { exit: 3 },
   FLEET_RUNTIME_TOO_OLD: { exit: 3 },
+  FLEET_RUNTIME_TOO_NEW: { exit: 3 },
+  FLEET_PROTOCOL_UNSUPPORTED: { exit: 3 },
   FLEET_STATE_UNSAFE: { exit: 3 },
   FLEET_STATE_NEWER: { exit: 3 },
   FLEET_ADDRESS_UNUSABLE: { exit: 3 },

@@ -1,7 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { isFleetError } from "../errors.js";
 import { serverIdOf } from "../pool/server.js";
-import { PROTOCOL_VERSION } from "../runtime/client/raw-connection.js";
+import { PROTOCOL_VERSION } from "../runtime/protocol.js";
 import type { HostRecord, ServerRecord } from "../store/store.js";
 import { type Attachment, ownTools } from "./attachments.js";
 import type { ClientMessage, Params } from "./client-message.js";

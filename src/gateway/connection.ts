@@ -1,5 +1,6 @@
 import type { Socket } from "node:net";
 import { isFleetError } from "../errors.js";
+import { checkClientProtocol } from "../runtime/protocol.js";
 import type { Attempts } from "./attempts.js";
 import { Client, type ClientOrigin, type DoorServices } from "./client.js";
 import { type ClientMessage, type ClientRequest, type Params, readClientFrame } from "./client-message.js";
@@ -160,6 +161,7 @@ export class Connection {
         this.#refuse(errorFrame(id, AUTHENTICATION_FAILED, "AUTHENTICATION_FAILED"));
         return;
       }
+      checkClientProtocol(hello.protocolVersion);
       if (holder.role === "host") {
         await this.#admitHost(id, holder);
         return;

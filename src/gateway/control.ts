@@ -1,7 +1,7 @@
 import { LONGEST_TIMER_MS } from "../config/duration.js";
 import { FleetError, isFleetError, option, quote } from "../errors.js";
-import { PROTOCOL_VERSION } from "../runtime/client/raw-connection.js";
 import { abortable, deadline } from "../runtime/deadline.js";
+import { PROTOCOL_VERSION } from "../runtime/protocol.js";
 import type { ClientMessage, ClientRequest, Params, RpcId } from "./client-message.js";
 import type { ClientSocket } from "./client-socket.js";
 import type { DoorContext, DoorEvent, DoorOwner } from "./context.js";

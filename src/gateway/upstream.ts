@@ -2,8 +2,9 @@ import { randomBytes } from "node:crypto";
 import { connect, type Socket } from "node:net";
 import { FleetError, quote } from "../errors.js";
 import { acknowledgePromptly } from "../runtime/client/acknowledge.js";
-import { type Endpoint, PROTOCOL_VERSION, RpcError } from "../runtime/client/raw-connection.js";
+import { type Endpoint, RpcError } from "../runtime/client/raw-connection.js";
 import { abortable, deadline, isTimeout } from "../runtime/deadline.js";
+import { PROTOCOL_VERSION, runtimeMismatch } from "../runtime/protocol.js";
 import type { Params, RpcId } from "./client-message.js";
 import { type Frame, FrameSplitter } from "./frames.js";
 import { encodeMessage } from "./refusals.js";
@@ -68,7 +69,7 @@ export class Upstream {
    * @param hello what the client said of itself in its own `connect`, without its token
    * @param connectMs how long the other end may take to accept the connection, in milliseconds
    * @returns the connection, and what the server answered to `connect`
-   * @throws FleetError `FLEET_SERVER_UNREACHABLE`, `FLEET_RUNTIME_TOO_OLD`.
+   * @throws FleetError `FLEET_SERVER_UNREACHABLE`, `FLEET_RUNTIME_TOO_OLD`, `FLEET_RUNTIME_TOO_NEW`.
    */
   static async open(
     endpoint: Endpoint,
@@ -88,7 +89,7 @@ export class Upstream {
     try {
       const greeting = (await upstream.request("connect", { ...hello, token: endpoint.token })) as Params;
       if (greeting.protocolVersion === PROTOCOL_VERSION) return { upstream, greeting };
-      throw new FleetError("FLEET_RUNTIME_TOO_OLD", `The server at ${where} speaks another version of the protocol.`);
+      throw runtimeMismatch(where, greeting.protocolVersion ?? null);
     } catch (cause) {
       upstream.destroy();
       if (cause instanceof FleetError && cause.code !== "FLEET_SERVER_LOST") throw cause;

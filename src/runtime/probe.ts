@@ -31,7 +31,7 @@ export function provenEndpoint(server: ServerRecord): Endpoint {
  * An authenticated ping with a deadline: the only proof of health (a stopped process still accepts connections).
  * Resolves with the version the server gives.
  *
- * @throws FleetError `FLEET_SERVER_UNREACHABLE`, `FLEET_RUNTIME_TOO_OLD`.
+ * @throws FleetError `FLEET_SERVER_UNREACHABLE`, `FLEET_RUNTIME_TOO_OLD`, `FLEET_RUNTIME_TOO_NEW`.
  */
 export async function probe(endpoint: Endpoint, signal: AbortSignal): Promise<string> {
   await using connection = await RawConnection.open(endpoint, signal);

@@ -180,6 +180,21 @@ describe("a runtime", () => {
     await fleet.create("early", "early");
   });
 
+  it("that speaks a newer protocol is refused with the versions that fit, and is not left running", async () => {
+    const env = { COPILOT_CLI_PATH: fake("newer.mjs") };
+    const error = await fleet.refusal(3, ["spawn", "--user", "new"], { env });
+    expect(error.code).toBe("FLEET_RUNTIME_TOO_NEW");
+    expect(error.message).toMatch(
+      /speaks version 4 of the Copilot protocol; this fleet needs version 3\. Version 3 is spoken by SDK 1\.x and CLI 1\.0\.112 or earlier\. Version 4 is spoken by SDK 2\.x and CLI 1\.0\.113 or later\.$/,
+    );
+    expect(await fleet.server("new")).toMatchObject({ state: "failed", pid: null, port: null });
+    const { checks } = (await fleet.run(["doctor", "--json"], { env })).json<{ checks: { name: string }[] }>();
+    expect(checks.find(({ name }) => name === "runtime")).toMatchObject({
+      ok: false,
+      detail: expect.stringContaining("SDK 2.x and CLI 1.0.113 or later"),
+    });
+  });
+
   it("that speaks an older protocol is refused, and is not left running", async () => {
     const path = fileURLToPath(new URL("../fixtures/cli-old-runtime.mjs", import.meta.url));
     const error = await fleet.refusal(3, ["spawn", "--user", "old"], { env: { COPILOT_CLI_PATH: path } });

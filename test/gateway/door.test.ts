@@ -92,6 +92,20 @@ describe("who may come in", () => {
     await client.end();
   });
 
+  it("refuses a client that names another protocol version, and names the SDK that fits", async () => {
+    await using fresh = await DoorFleet.open({ from: 26_300, to: 26_309 });
+    const client = await RawClient.open(fresh.url);
+    const answer = await client.request("connect", { token: await fresh.token("alice"), protocolVersion: 4 });
+    expect(answer.error).toMatchObject({
+      message: expect.stringMatching(
+        /speaks version 3 .* the client speaks version 4\. Version 3 is spoken by SDK 1\.x/,
+      ),
+      data: { code: "FLEET_PROTOCOL_UNSUPPORTED" },
+    });
+    await client.end();
+    expect(await fresh.fleet.servers()).toEqual([]);
+  });
+
   it("does not take the server along that it was the first to need, when it hangs up", async () => {
     await using fresh = await DoorFleet.open({ from: 16_745, to: 16_749 });
     const own = await fresh.token("ann");

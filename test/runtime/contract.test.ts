@@ -8,8 +8,9 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { encodeFrame, FrameDecoder } from "../../src/runtime/client/frames.js";
-import { PROTOCOL_VERSION, RawConnection, RpcError } from "../../src/runtime/client/raw-connection.js";
+import { RawConnection, RpcError } from "../../src/runtime/client/raw-connection.js";
 import { findRuntime } from "../../src/runtime/find.js";
+import { PROTOCOL_VERSION } from "../../src/runtime/protocol.js";
 import { PORTS } from "../fixtures/cli.js";
 
 /**

@@ -2,7 +2,8 @@ import { type AddressInfo, createServer, type Socket } from "node:net";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { Upstream } from "../../src/gateway/upstream.js";
 import { encodeFrame, FrameDecoder } from "../../src/runtime/client/frames.js";
-import { PROTOCOL_VERSION, RawConnection } from "../../src/runtime/client/raw-connection.js";
+import { RawConnection } from "../../src/runtime/client/raw-connection.js";
+import { PROTOCOL_VERSION } from "../../src/runtime/protocol.js";
 import { eventually } from "../fixtures/fault-fleet.js";
 
 /** A server that accepts every connection and never answers a request. The real runtime answers too soon for these tests. */

@@ -1,11 +1,9 @@
 import { connect, type Socket } from "node:net";
 import { FleetError } from "../../errors.js";
 import { abortable } from "../deadline.js";
+import { PROTOCOL_VERSION, runtimeMismatch } from "../protocol.js";
 import { acknowledgePromptly } from "./acknowledge.js";
 import { encodeFrame, FrameDecoder } from "./frames.js";
-
-/** The protocol version this fleet speaks; the SDK it ships with refuses any other. */
-export const PROTOCOL_VERSION = 3;
 
 export interface Endpoint {
   address: string;
@@ -54,7 +52,8 @@ export class RawConnection implements AsyncDisposable {
    * Connects and authenticates. The caller has proved before that the listener is the server: the token goes out here.
    * The signal ends the connection, whenever it aborts; with `lasting` only its opening.
    *
-   * @throws FleetError `FLEET_SERVER_UNREACHABLE` (refused, wrong token, no answer in time), `FLEET_RUNTIME_TOO_OLD`.
+   * @throws FleetError `FLEET_SERVER_UNREACHABLE` (refused, wrong token, no answer in time), `FLEET_RUNTIME_TOO_OLD`,
+   * `FLEET_RUNTIME_TOO_NEW`.
    */
   static async open(endpoint: Endpoint, signal: AbortSignal, { lasting = false } = {}): Promise<RawConnection> {
     const where = `${endpoint.address}:${endpoint.port}`;
@@ -99,7 +98,8 @@ export class RawConnection implements AsyncDisposable {
 
     const hello = await send("connect", { token: endpoint.token, supportedTaskKinds: [] }).catch((cause: unknown) => {
       socket.destroy();
-      if (cause instanceof RpcError && cause.rpcCode === METHOD_NOT_FOUND) throw tooOld(where, "an older one", cause);
+      if (cause instanceof RpcError && cause.rpcCode === METHOD_NOT_FOUND)
+        throw runtimeMismatch(where, undefined, cause);
       throw cause instanceof RpcError
         ? new FleetError(
             "FLEET_SERVER_UNREACHABLE",
@@ -113,7 +113,7 @@ export class RawConnection implements AsyncDisposable {
     const { protocolVersion, version } = hello as { protocolVersion?: unknown; version?: unknown };
     if (protocolVersion !== PROTOCOL_VERSION) {
       socket.destroy();
-      throw tooOld(where, `version ${String(protocolVersion)}`);
+      throw runtimeMismatch(where, protocolVersion ?? null);
     }
     if (lasting) signal.removeEventListener("abort", onAbort);
     return new RawConnection(socket, typeof version === "string" ? version : "unknown", send, () => end(closed()));
@@ -174,12 +174,4 @@ function settle(waiting: Map<number, Waiting>, message: unknown): void {
   waiting.delete(id);
   if (error === undefined) caller?.resolve(result);
   else caller?.reject(new RpcError(error.message ?? "unknown error", error.code ?? 0, error.data));
-}
-
-function tooOld(where: string, what: string, cause?: unknown): FleetError {
-  return new FleetError(
-    "FLEET_RUNTIME_TOO_OLD",
-    `The runtime at ${where} speaks ${what} of the Copilot protocol; this fleet needs version ${PROTOCOL_VERSION}.`,
-    { cause, suggestions: ["Update it, or remove runtime.path and COPILOT_CLI_PATH to use the bundled runtime."] },
-  );
 }
