@@ -132,6 +132,7 @@ const SEND = {
   ...WAIT,
   signal: SIGNAL,
   onDelta: { check: callback },
+  onWait: { check: callback },
   lease: { check: object },
 };
 const LOCK = options({
@@ -139,6 +140,8 @@ const LOCK = options({
   ttl: { check: span },
   wait: { check: span },
   steal: { check: options({ reason: required(text) }) },
+  detached: { check: flag },
+  onWait: { check: callback },
   signal: SIGNAL,
 });
 const SESSION: Check = (value, name) => {

@@ -10,6 +10,7 @@ import type { TurnReply } from "./runtime/client/turn.js";
 import type { InheritedListener } from "./runtime/listen.js";
 import type { ServeLog } from "./serve/context.js";
 import type { TurnLease } from "./sessions/lease-seen.js";
+import type { LeaseWait } from "./sessions/leases.js";
 import type { Released } from "./sessions/release.js";
 import type { SessionOptions } from "./sessions/session-config.js";
 import type { SessionView } from "./sessions/view.js";
@@ -92,6 +93,8 @@ export interface SendOptions {
   waitMs?: number;
   /** A lease on the session that the caller holds; it is checked right before the prompt goes out. */
   lease?: TurnLease;
+  /** Called once if the wait for a lease takes longer than a second. */
+  onWait?: (wait: LeaseWait) => void;
   /** Called with each piece of the reply as it arrives. The reply itself can be iterated for the same. */
   onDelta?: (text: string) => void;
   /** Gives up and aborts the turn. */

@@ -67,7 +67,7 @@ export type { GcRequest, GcResult } from "./sessions/gc.js";
 export type { SkipReason } from "./sessions/gc-delete.js";
 export type { LockOptions } from "./sessions/lease-options.js";
 export type { TurnLease } from "./sessions/lease-seen.js";
-export type { HeldLease } from "./sessions/leases.js";
+export type { HeldLease, LeaseWait } from "./sessions/leases.js";
 export type { Released } from "./sessions/release.js";
 export type { PendingReply } from "./sessions/reply.js";
 export type { SessionOptions } from "./sessions/session-config.js";
