@@ -1,4 +1,6 @@
+import { isDeepStrictEqual } from "node:util";
 import type { Config } from "../config/schema.js";
+import { tokenSourceFromConfig } from "../models/github-token.js";
 import type { ServerRecord } from "../store/store.js";
 import { reachesHost } from "./reach.js";
 import { hostDenied, methodDenied } from "./refusals.js";
@@ -17,13 +19,15 @@ const OPTIONS: Record<string, string> = {
   "llmInference.httpResponseChunk": "requestHandler",
 };
 
+type Credentialed = Pick<ServerRecord, "token" | "user">;
+
 /** @throws FleetError `FLEET_METHOD_DENIED`. */
-export function checkSetup(method: string, server: Pick<ServerRecord, "token">, own: boolean, config: Config): void {
+export function checkSetup(method: string, server: Credentialed, own: boolean, config: Config): void {
   const option = `the SDK's option "${OPTIONS[method]}"`;
   if (!own) throw methodDenied(method, `${option} is about the whole server, where others are, too`);
   if (!reachesHost({ own, config })) throw hostDenied(method, `${option} reaches files or programs`);
   const sendsModelRequests = method !== "plugins.builtin.set";
-  if (sendsModelRequests && (hasCredentials(config) || server.token !== null)) {
+  if (sendsModelRequests && isGivenCredentials(server, config)) {
     throw methodDenied(
       method,
       `${option} would send all model requests of the server to this client, with the fleet's credentials in them`,
@@ -39,4 +43,15 @@ export function refuseSetupElsewhere(method: string): never {
 /** Whether the fleet pays for model requests: with a key of its own, or with GitHub tokens. */
 export function hasCredentials({ provider, auth }: Config): boolean {
   return provider !== null || Object.values(auth).some((source) => source !== null);
+}
+
+/**
+ * Whether model requests of the server carry credentials that are not the user's own. A GitHub token is the user's own if
+ * the configuration names one for each user; with `session.host` "owner" the user can read it on the server anyway.
+ */
+function isGivenCredentials({ token, user }: Credentialed, { provider, auth }: Config): boolean {
+  if (provider !== null) return true;
+  if (token === null) return false;
+  const isForEachUser = Object.values(auth).some((source) => source?.includes("{user}") === true);
+  return !isForEachUser || !isDeepStrictEqual(token, tokenSourceFromConfig(auth, user));
 }

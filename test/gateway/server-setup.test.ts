@@ -36,6 +36,19 @@ it("sends no model request to a client whose server was started with a GitHub to
     expect(await client.request(method, {})).toMatchObject(denied("requestHandler", "credentials"));
 });
 
+it("sends model requests with a GitHub token to the user whose own it is, and not with one for all users", async () => {
+  const env = { TOKEN_alice: "gho_canary", TOKEN: "gho_canary" };
+  for (const { name, from, expected } of [
+    { name: "TOKEN_{user}", from: 26_570, expected: { result: { success: true } } },
+    { name: "TOKEN", from: 26_575, expected: denied("requestHandler", "credentials") },
+  ]) {
+    const config = { provider: null, auth: { githubTokenEnv: name }, session: OPEN_TO_CLIENTS };
+    await using at = await DoorFleet.open({ from, to: from + 4 }, { env, config });
+    const client = await RawClient.as(at.url, await at.token("alice"));
+    expect(await client.request("llmInference.setProvider", {}), name).toMatchObject(expected);
+  }
+});
+
 it("lets nobody set up a server unless session.host is owner", async () => {
   await using at = await DoorFleet.open({ from: 26_555, to: 26_559 }, { config: { provider: null } });
   const client = await RawClient.as(at.url, await at.token("alice"));
