@@ -140,6 +140,7 @@ export class Answers {
       onLost: () => {
         attachments.delete(record.id);
         lost(record.id);
+        return undefined;
       },
     });
   }

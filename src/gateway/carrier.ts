@@ -97,7 +97,10 @@ export class Carrier {
         }
         return undefined;
       },
-      onLost: failed,
+      onLost: () => {
+        failed();
+        return undefined;
+      },
     });
   }
 

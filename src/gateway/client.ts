@@ -14,7 +14,7 @@ import { FromServers } from "./from-servers.js";
 import { isPeerLinkId, type Link, Links } from "./links.js";
 import { Opener } from "./opener.js";
 import type { PeerDialer } from "./peers.js";
-import { clientGone, errorFrame, failure } from "./refusals.js";
+import { clientGone, errorFrame, failure, SERVER_ENDED } from "./refusals.js";
 import { Requests } from "./requests.js";
 import { Routes } from "./routes.js";
 import type { SessionRequests } from "./session-requests.js";
@@ -296,6 +296,7 @@ export class Client {
     this.#links.forget(link);
     if (this.#gone.signal.aborted) return;
     this.#tell({ event: link.kind === "peer" ? "host-lost" : "server-lost", detail: link.id });
+    const goOn = this.turns.lose(link);
     this.#exchange.drop(link);
     if (this.#boundTo === link) {
       this.#socket.end();
@@ -307,7 +308,11 @@ export class Client {
       lost = true;
       attachment.attached = false;
       attachment.heard = false;
-      this.#cut(attachment, "The server ended during the turn. The session goes on: send it again.");
+      if (goOn.has(id)) {
+        attachment.inTurn = false;
+        continue;
+      }
+      this.#cut(attachment, SERVER_ENDED);
       this.turns.of(id)?.interrupted("lost");
     }
     if (lost && link.kind === "server") this.#door.awaitServer(link.server, this);

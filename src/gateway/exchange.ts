@@ -23,8 +23,8 @@ export interface ForwardOptions {
   params?: Params;
   /** Sees the answer before the client does; `hold` keeps it from the client, who then has to be answered otherwise. */
   onAnswer?: (answer: Answer) => "hold" | undefined;
-  /** The server ended without an answer. The client has been told. */
-  onLost?: () => void;
+  /** The server ended without an answer. `hold` keeps that from the client, who then has to be answered otherwise. */
+  onLost?: () => "hold" | undefined;
 }
 
 interface Open {
@@ -117,11 +117,11 @@ export class Exchange {
     this.#ends.answer(pending.request.id, raw, messageIds);
   }
 
-  /** Answers in place of a server. */
-  reply(request: ClientRequest, result: unknown): void {
+  /** Answers in place of a server. @param messageIds as in {@link TurnEnds.answer} */
+  reply(request: ClientRequest, result: unknown, messageIds: readonly string[] | null = null): void {
     if (!this.#open.has(request.id)) return; // answered before
     this.#end(request, "answered");
-    this.#ends.answer(request.id, encodeMessage({ id: request.id, result }));
+    this.#ends.answer(request.id, encodeMessage({ id: request.id, result }), messageIds);
   }
 
   /** Passes an error of a server on, from a request that was made in the client's place. */
@@ -176,8 +176,7 @@ export class Exchange {
     const pending = this.#pending.get(id);
     if (pending === undefined) return;
     this.#pending.delete(id);
-    this.refuse(pending.request, serverLost("it answered"));
-    pending.options.onLost?.();
+    if (pending.options.onLost?.() !== "hold") this.refuse(pending.request, serverLost("it answered"));
   }
 
   #end({ id }: Pick<ClientRequest, "id">, outcome: RequestReport["outcome"], code?: RequestReport["code"]): void {

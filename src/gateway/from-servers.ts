@@ -104,7 +104,7 @@ export class FromServers {
     switch (eventType) {
       case "user.message":
         attachment.inTurn = true;
-        ends.began(sessionId, ends.watches(sessionId) ? promptIn(body) : undefined);
+        if (ends.watches(sessionId)) ends.began(sessionId, promptIn(body));
         break;
       case "assistant.message":
         ends.spoke(sessionId);

@@ -106,6 +106,9 @@ export function clientGone(): FleetError {
   return new FleetError("FLEET_TURN_FAILED", "The client has gone.");
 }
 
+/** The end of a turn that was cut. */
+export const SERVER_ENDED = "The server ended during the turn. The session goes on: send it again.";
+
 export function serverLost(what: string): FleetError {
   return new FleetError("FLEET_SERVER_LOST", `The server ended before ${what}. Send it again.`);
 }

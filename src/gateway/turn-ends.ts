@@ -36,6 +36,8 @@ interface Own {
   begun: boolean;
   /** Why the turn that has begun has no answer; null if it has one. */
   failure: string | null;
+  /** Its client has got a `session.error` and may send the next prompt before it reads the `session.idle` behind that. */
+  hasFailed: boolean;
   /** What the client is not sent while one of them waits. */
   held: HeldEnd[];
   late: LateAnswer[];
@@ -52,8 +54,8 @@ const QUESTION = "fleet-read-";
  *
  * - A client whose prompt waits does not get the ends of other turns. It gets them when its prompt is refused, unless another
  *   turn has begun by then. It gets everything else as it comes.
- * - The end of another's turn and a prompt of the client may cross on the way. After each such end the client is asked
- *   something that it does not know; its answer shows that it has read the end. A prompt that arrives before that is answered
+ * - The end of another's turn, or the `session.idle` behind an error, and a prompt of the client may cross on the way. After
+ *   each such end the client is asked something that it does not know; its answer shows that it has read the end. A prompt that arrives before that is answered
  *   when its turn is over, so that the last message is its own.
  */
 export class TurnEnds {
@@ -79,6 +81,8 @@ export class TurnEnds {
     const own = this.#own.get(sessionId) ?? newOwn();
     own.open++;
     this.#own.set(sessionId, own);
+    // So that it is known in time whether the client answers.
+    if (this.#asked === 0) this.#ask();
     const isRaced = this.#answered > 0 && (this.#unread.get(sessionId) ?? 0) > this.#answered;
     this.#open.set(id, { sessionId, isRaced });
   }
@@ -105,14 +109,7 @@ export class TurnEnds {
       return;
     }
     this.#open.delete(id);
-    own.open--;
-    for (const messageId of messageIds ?? []) {
-      if (own.seen.has(messageId)) begin(own);
-      else own.taken.add(messageId);
-    }
-    // Nothing in the session's events will name it.
-    if (messageIds?.length === 0) begin(own);
-    if (own.open === 0) own.seen.clear();
+    this.#taken(own, messageIds);
     // Before the answer: after a refusal the client may send the next prompt, which would get them for its own.
     if (!isWaiting(own)) this.#release(own);
     const goesOn = own.begun || own.taken.size > 0;
@@ -121,7 +118,7 @@ export class TurnEnds {
     this.#forget(prompt.sessionId, own);
   }
 
-  /** Whether {@link began} has to know which prompt of the session has begun. */
+  /** Whether {@link began} has to be called for the session. */
   watches(sessionId: string): boolean {
     return this.#own.has(sessionId);
   }
@@ -130,8 +127,6 @@ export class TurnEnds {
   began(sessionId: string, messageId: string | undefined): void {
     const own = this.#own.get(sessionId);
     const isOwn = own !== undefined && messageId !== undefined && own.taken.delete(messageId);
-    // So that it is known in time whether the client answers.
-    if (!isOwn && this.#asked === 0) this.#ask();
     if (own === undefined) return;
     own.held = []; // the session is busy again, and its next end is still to come
     if (isOwn) begin(own);
@@ -142,6 +137,33 @@ export class TurnEnds {
   spoke(sessionId: string): void {
     const own = this.#own.get(sessionId);
     if (own?.begun === true) own.failure = null;
+  }
+
+  /** The message ids of prompts that began while one of the client's was not answered. */
+  seen(sessionId: string): ReadonlySet<string> {
+    return new Set(this.#own.get(sessionId)?.seen);
+  }
+
+  /** Whether the server took a prompt with this message id and has not begun with it. */
+  waitsFor(sessionId: string, messageId: string): boolean {
+    return this.#own.get(sessionId)?.taken.has(messageId) === true;
+  }
+
+  /** A prompt that was answered goes out again: the server has ended and had not begun with it. */
+  sentAgain(sessionId: string, messageIds: readonly string[]): void {
+    const own = this.#own.get(sessionId) ?? newOwn();
+    this.#own.set(sessionId, own);
+    for (const messageId of messageIds) own.taken.delete(messageId);
+    own.open++;
+  }
+
+  /** The server took a prompt that went out again, or refused it (null). Its client has its answer. */
+  takenAgain(sessionId: string, messageIds: readonly string[] | null): void {
+    const own = this.#own.get(sessionId);
+    if (own === undefined) return;
+    this.#taken(own, messageIds);
+    if (!isWaiting(own)) this.#release(own);
+    this.#forget(sessionId, own);
   }
 
   /** Whether the server has begun with all prompts that it took from this client. */
@@ -163,7 +185,8 @@ export class TurnEnds {
       return;
     }
     this.#client.send(frame);
-    if (own === undefined || !(own.begun || own.taken.size > 0)) this.#askBehind(sessionId);
+    const isOwn = own !== undefined && (own.begun || own.taken.size > 0);
+    if (!isOwn || own.hasFailed) this.#askBehind(sessionId);
     if (own === undefined || !isLast) return;
     if (isJudged) own.taken.clear();
     this.#settle(own);
@@ -173,13 +196,17 @@ export class TurnEnds {
   /** Sends a `session.error`, or holds it back. Its turn goes on until the session is idle. */
   error(sessionId: string, frame: Buffer, { message, isJudged }: { message: string; isJudged: boolean }): void {
     const own = this.#own.get(sessionId);
-    if (own?.begun === true) own.failure = message;
+    if (own?.begun === true) {
+      own.failure = message;
+      own.hasFailed = true;
+    }
     this.idle(sessionId, frame, { isLast: false, isJudged });
   }
 
   /** The client's own turn was cut, and its server sends no end. */
   cut(sessionId: string, message: string): void {
     for (const frame of brokenTurnFrames(sessionId, message)) this.#client.send(frame);
+    this.#askBehind(sessionId);
     const own = this.#own.get(sessionId);
     if (own === undefined) return;
     own.held = [];
@@ -205,6 +232,17 @@ export class TurnEnds {
     this.#forget(sessionId, own);
   }
 
+  #taken(own: Own, messageIds: readonly string[] | null): void {
+    own.open--;
+    for (const messageId of messageIds ?? []) {
+      if (own.seen.has(messageId)) begin(own);
+      else own.taken.add(messageId);
+    }
+    // Nothing in the session's events will name it.
+    if (messageIds?.length === 0) begin(own);
+    if (own.open === 0) own.seen.clear();
+  }
+
   #release(own: Own): void {
     const { held } = own;
     own.held = [];
@@ -218,6 +256,7 @@ export class TurnEnds {
     own.late = [];
     own.begun = false;
     own.failure = null;
+    own.hasFailed = false;
     for (const { id, frame } of late) {
       this.#client.send(failure === null ? frame : refusalFrame(id, new FleetError("FLEET_TURN_FAILED", failure)));
     }
@@ -241,7 +280,16 @@ export class TurnEnds {
 }
 
 function newOwn(): Own {
-  return { open: 0, taken: new Set(), seen: new Set(), begun: false, failure: null, held: [], late: [] };
+  return {
+    open: 0,
+    taken: new Set(),
+    seen: new Set(),
+    begun: false,
+    failure: null,
+    hasFailed: false,
+    held: [],
+    late: [],
+  };
 }
 
 function begin(own: Own): void {
@@ -255,7 +303,12 @@ function isWaiting({ open, taken, begun }: Own): boolean {
 
 /** The ids that a server's answer to a prompt gives the messages in it. */
 export function messageIdsIn(body: Buffer): string[] {
-  const { result } = parse(body) as { result?: { messageId?: unknown; messageIds?: unknown } };
-  const ids = Array.isArray(result?.messageIds) ? result.messageIds : [result?.messageId];
+  return messageIdsOf((parse(body) as { result?: unknown }).result);
+}
+
+/** The same from the result in that answer. */
+export function messageIdsOf(result: unknown): string[] {
+  const { messageId, messageIds } = (result ?? {}) as { messageId?: unknown; messageIds?: unknown };
+  const ids = Array.isArray(messageIds) ? messageIds : [messageId];
   return ids.filter((id) => typeof id === "string");
 }

@@ -58,6 +58,12 @@ export class Turn {
     this.#sentAt = performance.now();
   }
 
+  /** A prompt that the server took goes out again: the server has ended and had not begun with it. */
+  sentAgain(): void {
+    this.#accepted--;
+    this.sent();
+  }
+
   /** The server took it, or refused it. */
   answered(taken: boolean): void {
     this.#unanswered--;

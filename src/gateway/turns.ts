@@ -1,20 +1,23 @@
-import { FleetError } from "../errors.js";
+import { randomUUID } from "node:crypto";
+import { FleetError, isFleetError } from "../errors.js";
 import { sessionMoved } from "../hosts/problems.js";
-import { deadline, isTimeout } from "../runtime/deadline.js";
+import { hasEnded } from "../pool/server.js";
+import { deadline, isTimeout, pause } from "../runtime/deadline.js";
+import { historyBytes, promptsSince } from "../runtime/session-events.js";
 import type { TurnLease } from "../sessions/lease-seen.js";
 import { takeTurn } from "../sessions/turn-taking.js";
 import type { ServerRecord, SessionRecord } from "../store/store.js";
-import { type Attachment, saysUnloaded } from "./attachments.js";
+import { type Attachment, isElsewhere, saysUnloaded } from "./attachments.js";
 import type { ClientRequest } from "./client-message.js";
 import type { DoorContext, DoorEvent } from "./context.js";
 import type { Exchange } from "./exchange.js";
 import { leftTurnOver } from "./left-turn.js";
-import type { ServerLink } from "./links.js";
+import type { Link, ServerLink } from "./links.js";
 import { checkReach } from "./reach.js";
-import { clientGone, doorDraining, failure } from "./refusals.js";
+import { clientGone, doorDraining, failure, SERVER_ENDED, serverLost } from "./refusals.js";
 import type { TokenHolder } from "./tokens.js";
 import { Turn } from "./turn.js";
-import type { TurnEnds } from "./turn-ends.js";
+import { messageIdsIn, messageIdsOf, type TurnEnds } from "./turn-ends.js";
 
 export interface TurnsContext extends DoorContext {
   user: string;
@@ -43,6 +46,22 @@ interface Prompt {
   turn: Turn | undefined;
   /** Whether the server said before that it does not have the session. */
   again: boolean;
+  /** How it was sent last. */
+  sent: SentPrompt | undefined;
+  /** Whether it was sent again because its server ended. */
+  isRepeated: boolean;
+  /** Whether its client has the server's answer. */
+  isAnswered: boolean;
+}
+
+interface SentPrompt {
+  readonly link: ServerLink;
+  /** How long the session's history was before, in bytes. */
+  readonly historyBytes: number;
+  /** The message ids of prompts that had begun before. */
+  readonly seenBefore: ReadonlySet<string>;
+  /** The ids that the server's answer gave the messages in it; null before that. */
+  messageIds: readonly string[] | null;
 }
 
 interface Running {
@@ -53,9 +72,17 @@ interface Running {
   readonly waiting: Prompt[];
   /** Resolves when those that wait were sent or refused; null when that is not going on. */
   sending: Promise<void> | null;
+  /** Those that were sent in this turn and not refused. */
+  readonly sent: Set<Prompt>;
+  /** Those whose server has ended, while it is being found out whether they had begun. Nothing is sent before that. */
+  doubtful: readonly Prompt[];
   readonly abort: AbortController;
   over: Promise<void>;
 }
+
+/** How long a server may take to end, and how often it is tried again in that time, in milliseconds. */
+const ENDING_MS = 2_000;
+const ENDING_POLL_MS = 20;
 
 /** The turns of one client: one at a time in each session, whoever else uses it, by the rules of `turn-taking.ts`. */
 export class Turns {
@@ -90,7 +117,8 @@ export class Turns {
     if (this.#gone !== undefined) throw this.#gone;
     // Asked again: the door may have begun to close while it was looked for where the session is.
     if (this.#context.isDraining()) throw doorDraining();
-    await this.#queue({ request, place: this.#places++, turn: undefined, again: false }, record);
+    const state = { turn: undefined, again: false, sent: undefined, isRepeated: false, isAnswered: false };
+    await this.#queue({ request, place: this.#places++, ...state }, record);
   }
 
   /** Whether prompts of the client wait for their turn in the session. */
@@ -130,8 +158,8 @@ export class Turns {
   }
 
   /** At once: a prompt that comes after that has nothing to do with these. */
-  #giveUp({ turn, waiting, abort }: Running, error: FleetError): void {
-    for (const { request } of waiting.splice(0)) this.#context.refuse(request, error);
+  #giveUp({ turn, waiting, abort, record }: Running, error: FleetError): void {
+    for (const prompt of waiting.splice(0)) this.#refuse(prompt, record, error);
     turn.end("refused");
     abort.abort(error);
   }
@@ -154,6 +182,8 @@ export class Turns {
       record,
       waiting: [prompt],
       sending: null,
+      sent: new Set(),
+      doubtful: [],
       abort: new AbortController(),
       over: Promise.resolve(),
     };
@@ -166,7 +196,7 @@ export class Turns {
 
   /** Never rejects: what goes wrong is told to those who wait. */
   async #run(running: Running): Promise<void> {
-    const { sessions, user, lease: own, config, linkFor, unloaded, refuse, onEvent } = this.#context;
+    const { sessions, user, lease: own, config, unloaded, onEvent } = this.#context;
     const { turn, record, waiting, abort } = running;
     const waitMs = config.serve.turnWaitMs;
     const { signal } = abort;
@@ -176,7 +206,7 @@ export class Turns {
       permit: async ({ always }: { always: boolean }) =>
         await sessions.permit(record, { waitMs, signal }, { always, user, fence }),
       server: async () => {
-        const { server } = await linkFor(running.record);
+        const { server } = await this.#linkFor(running.record);
         turn.marked = server;
         return server;
       },
@@ -196,7 +226,7 @@ export class Turns {
       // The lease may have been lost after all was answered: then nobody waits, and the log has it.
       if (waiting.length === 0 && error !== signal.reason)
         onEvent({ event: "failed", sessionId: record.id, ...failure(error) });
-      for (const { request } of waiting.splice(0)) refuse(request, error);
+      for (const prompt of waiting.splice(0)) this.#refuse(prompt, record, error);
       turn.end("refused");
     }
     // A turn that was cut may have left nothing on the disk, and what counts as a turn must have.
@@ -237,7 +267,7 @@ export class Turns {
       turn.sent();
     }
     running.sending ??= Promise.resolve().then(async () => {
-      while (turn.active) {
+      while (turn.active && running.doubtful.length === 0) {
         const next = waiting.shift();
         if (next === undefined) break;
         await this.#forward(running, next);
@@ -253,45 +283,227 @@ export class Turns {
     for (const prompt of waiting.splice(0)) {
       const error = this.#gone ?? (this.#context.isDraining() ? doorDraining() : undefined);
       if (error === undefined) void this.#queue(prompt, record);
-      else this.#context.refuse(prompt.request, error);
+      else this.#refuse(prompt, record, error);
     }
   }
 
+  #refuse(prompt: Prompt, { id }: SessionRecord, error: unknown): void {
+    if (!prompt.isAnswered) {
+      this.#context.refuse(prompt.request, error);
+      return;
+    }
+    const { ends } = this.#context;
+    ends.cut(id, error instanceof Error ? error.message : String(error));
+    ends.takenAgain(id, null);
+  }
+
   async #forward(running: Running, prompt: Prompt): Promise<void> {
-    const { exchange, linkFor, attachment, unloaded, config, refuse } = this.#context;
+    const { config } = this.#context;
     const { turn, record, waiting } = running;
     const { request } = prompt;
-    const { id } = record;
     try {
-      const link = await linkFor(record);
+      const link = await this.#linkFor(record);
       checkReach(request.method, request.params, { own: link.own, config });
       await this.#assertHere(record);
       // The late holder's prompt is refused here: behind this line only the write to the socket is left.
       await turn.lease?.check();
       const [first] = waiting;
-      // Meanwhile the turn has ended, or one that was sent before this one has to be sent again.
-      if (!turn.active || (first !== undefined && first.place < prompt.place)) {
+      // In the meantime the turn has ended, or one that was sent before this one has to be sent again.
+      const isOvertaking = running.doubtful.length > 0 || (first !== undefined && first.place < prompt.place);
+      // What is written to a connection that has ended reaches nobody, and nothing reports that.
+      if (!turn.active || isOvertaking || link.upstream.closed) {
         insert(waiting, prompt);
         return;
       }
-      exchange.forward(link, request, {
-        params: { ...request.params, sessionId: id },
-        onAnswer: ({ failed, body }) => {
-          if (failed && !prompt.again && attachment(id) !== undefined && saysUnloaded(body)) {
-            unloaded(id);
-            prompt.again = true;
-            void this.#queue(prompt, record);
-            return "hold";
-          }
-          turn.answered(!failed);
-          return undefined;
-        },
-        onLost: () => turn.end("lost"),
-      });
+      if (prompt.isAnswered) this.#writeAgain(running, prompt, link);
+      else this.#write(running, prompt, link);
     } catch (error) {
       turn.answered(false);
-      refuse(request, error);
+      this.#refuse(prompt, record, error);
     }
+  }
+
+  /** As {@link TurnsContext.linkFor}; a server that is about to end refuses connections first and is started again then. */
+  async #linkFor(record: SessionRecord): Promise<ServerLink> {
+    const { linkFor } = this.#context;
+    const until = performance.now() + ENDING_MS;
+    for (;;) {
+      try {
+        return await linkFor(record);
+      } catch (error) {
+        const isEnding = isFleetError(error, "FLEET_SERVER_LOST") || isFleetError(error, "FLEET_SERVER_UNREACHABLE");
+        if (!isEnding || performance.now() > until || this.#gone !== undefined) throw error;
+      }
+      await pause(ENDING_POLL_MS, undefined);
+    }
+  }
+
+  #write(running: Running, prompt: Prompt, link: ServerLink): void {
+    const { exchange, attachment, unloaded } = this.#context;
+    const { turn, record, sent } = running;
+    const { request } = prompt;
+    const { id } = record;
+    this.#note(running, prompt, link);
+    exchange.forward(link, request, {
+      params: { ...request.params, sessionId: id },
+      onAnswer: ({ failed, body }) => {
+        if (failed) sent.delete(prompt);
+        if (failed && !prompt.again && attachment(id) !== undefined && saysUnloaded(body)) {
+          unloaded(id);
+          prompt.again = true;
+          void this.#queue(prompt, record);
+          return "hold";
+        }
+        if (!failed) this.#noteAnswer(prompt, messageIdsIn(body));
+        turn.answered(!failed);
+        return undefined;
+      },
+      onLost: () => {
+        if (running.doubtful.includes(prompt)) return "hold";
+        turn.end("lost");
+        return undefined;
+      },
+    });
+  }
+
+  /** Its client has the answer to it from the server that has ended. */
+  #writeAgain(running: Running, prompt: Prompt, link: ServerLink): void {
+    const { ends } = this.#context;
+    const { turn, record, sent } = running;
+    const { request } = prompt;
+    this.#note(running, prompt, link);
+    const taken = (result: unknown) => {
+      const messageIds = messageIdsOf(result);
+      this.#noteAnswer(prompt, messageIds);
+      ends.takenAgain(record.id, messageIds);
+      turn.answered(true);
+    };
+    const params = { ...request.params, sessionId: record.id };
+    link.upstream.request(request.method, params, taken).catch((error: unknown) => {
+      if (running.doubtful.includes(prompt)) return;
+      sent.delete(prompt);
+      turn.answered(false);
+      this.#refuse(prompt, record, error);
+    });
+  }
+
+  #note({ sent, record }: Running, prompt: Prompt, link: ServerLink): void {
+    const { id } = record;
+    const home = this.#homeOf(id, link);
+    const seenBefore = this.#context.ends.seen(id);
+    prompt.sent = { link, historyBytes: historyBytes(home, id), seenBefore, messageIds: null };
+    sent.add(prompt);
+  }
+
+  #noteAnswer(prompt: Prompt, messageIds: readonly string[]): void {
+    if (prompt.sent !== undefined) prompt.sent.messageIds = messageIds;
+    prompt.isAnswered = true;
+  }
+
+  /** The folder of the server's, or the client's own choice, that has the session. */
+  #homeOf(sessionId: string, { server }: ServerLink): string {
+    const asked = this.#context.attachment(sessionId)?.asked ?? {};
+    return isElsewhere(asked) ? String(asked.configDir) : server.home;
+  }
+
+  /**
+   * A server has ended. Prompts that it had not begun are sent again in the same turn; one that was sent again before is not.
+   *
+   * @returns the sessions whose turns go on for that
+   */
+  lose(link: Link): ReadonlySet<string> {
+    const goOn = new Set<string>();
+    for (const [id, running] of this.#running) {
+      if (!running.turn.active) continue;
+      const sent = [...running.sent].filter((prompt) => prompt.sent?.link === link);
+      const doubtful = sent.filter((prompt) => !this.#isSeenBegun(id, prompt));
+      if (sent.length > 0 && doubtful.length === 0) continue;
+      goOn.add(id);
+      if (doubtful.length < sent.length) this.#context.ends.cut(id, SERVER_ENDED);
+      if (doubtful.length === 0 || link.kind !== "server") continue;
+      running.doubtful = [...running.doubtful, ...doubtful];
+      void this.#resolve(running, doubtful, link);
+    }
+    return goOn;
+  }
+
+  /** Whether the events of the session show that the server has begun with a prompt. */
+  #isSeenBegun(sessionId: string, { sent }: Prompt): boolean {
+    const { ends } = this.#context;
+    if (sent === undefined) return false;
+    if (sent.messageIds !== null) return !sent.messageIds.some((id) => ends.waitsFor(sessionId, id));
+    return [...ends.seen(sessionId)].some((id) => !sent.seenBefore.has(id));
+  }
+
+  /** Sends prompts again whose server has ended, unless they had begun. Never rejects. */
+  async #resolve(running: Running, prompts: readonly Prompt[], link: ServerLink): Promise<void> {
+    const { exchange, ends, onEvent } = this.#context;
+    const { turn, record, waiting, sent } = running;
+    const { id } = record;
+    let begun: ReadonlyMap<Prompt, string> | null = null;
+    try {
+      if (await hasEnded(link.server)) begun = this.#recorded(id, prompts, link);
+    } catch (error) {
+      onEvent({ event: "failed", sessionId: id, ...failure(error, "The session's history could not be read") });
+    }
+    running.doubtful = running.doubtful.filter((prompt) => !prompts.includes(prompt));
+    let isCut = false;
+    for (const prompt of prompts) {
+      const messageId = begun?.get(prompt);
+      sent.delete(prompt);
+      if (messageId !== undefined) {
+        isCut = true;
+        if (prompt.isAnswered) continue;
+        exchange.reply(prompt.request, { messageId }, [messageId]);
+        turn.answered(true);
+      } else if (begun === null || prompt.isRepeated || !turn.active) {
+        isCut ||= prompt.isAnswered;
+        if (prompt.isAnswered) continue;
+        turn.answered(false);
+        exchange.refuse(prompt.request, serverLost("it answered"));
+      } else {
+        prompt.isRepeated = true;
+        if (prompt.isAnswered) {
+          turn.sentAgain();
+          ends.sentAgain(id, prompt.sent?.messageIds ?? []);
+        }
+        insert(waiting, prompt);
+      }
+    }
+    if (isCut) ends.cut(id, SERVER_ENDED);
+    if (waiting.length === 0) turn.end("lost");
+    if (turn.active) await this.#sendWaiting(running);
+    else this.#moveOn(running);
+  }
+
+  /** Those of the prompts that are in the session's history, with the message ids that they have there. */
+  #recorded(sessionId: string, prompts: readonly Prompt[], link: ServerLink): Map<Prompt, string> {
+    const fromBytes = Math.min(...prompts.map(({ sent }) => sent?.historyBytes ?? 0));
+    const recorded = promptsSince(this.#homeOf(sessionId, link), sessionId, fromBytes);
+    const found = new Map<Prompt, string>();
+    const known = new Set<string>();
+    for (const { sent } of this.#running.get(sessionId)?.sent ?? [])
+      for (const id of sent?.messageIds ?? []) known.add(id);
+    for (const prompt of prompts) {
+      const isThere = recorded.find(({ messageId = "" }) => prompt.sent?.messageIds?.includes(messageId));
+      if (isThere?.messageId !== undefined) found.set(prompt, isThere.messageId);
+    }
+    // The server gave these their ids and did not get to answer.
+    const unknown = recorded.filter(({ messageId = "" }) => !known.has(messageId));
+    const unanswered = prompts.filter(({ sent }) => sent?.messageIds === null);
+    const take = (prompt: Prompt, at: number) => {
+      if (at !== -1) found.set(prompt, unknown.splice(at, 1)[0]?.messageId ?? randomUUID());
+    };
+    for (const prompt of unanswered) {
+      const { prompt: text } = prompt.request.params;
+      take(
+        prompt,
+        unknown.findIndex(({ content }) => content === text),
+      );
+    }
+    // The text of the others may be recorded otherwise. A prompt must not run twice, so they count as begun.
+    for (const prompt of unanswered) if (!found.has(prompt)) take(prompt, unknown.length > 0 ? 0 : -1);
+    return found;
   }
 
   /**

@@ -1,4 +1,5 @@
 import { createHash } from "node:crypto";
+import { setTimeout as delay } from "node:timers/promises";
 import { isAlive, privateMemoryBytes } from "../runtime/process-table.js";
 import { logPath } from "../runtime/server-folder.js";
 import { listLoaded } from "../runtime/session-state.js";
@@ -76,6 +77,17 @@ export function groupOfSession({ serverId, owner }: Pick<SessionRecord, "serverI
 /** Whether the record stands for a running process: recorded as such, and that very process still runs. */
 export function isRunning(server: ServerRecord): boolean {
   return server.process !== null && isAlive(server.process);
+}
+
+/** How long a process may take to end after its sockets have closed, in milliseconds. */
+const ENDING_MS = 2_000;
+const ENDING_POLL_MS = 5;
+
+/** Whether a server whose connection broke is gone, or is so in a moment: its sockets close before its last thread ends. */
+export async function hasEnded(server: ServerRecord): Promise<boolean> {
+  const until = performance.now() + ENDING_MS;
+  while (isRunning(server) && performance.now() < until) await delay(ENDING_POLL_MS);
+  return !isRunning(server);
 }
 
 /** Whether it should run, whatever it does at the moment. */

@@ -141,6 +141,57 @@ export function endsInsideTurn(home: string, sessionId: string, sinceMs = 0): bo
   return turn !== null && turn.startedAtMs >= sinceMs;
 }
 
+/** A prompt in a session's history. */
+export interface RecordedPrompt {
+  messageId: string | undefined;
+  content: string | undefined;
+}
+
+/** How long a session's history is, in bytes; 0 if it has none. */
+export function historyBytes(home: string, sessionId: string): number {
+  const fd = openHistoryFile(home, sessionId);
+  if (fd === null) return 0;
+  try {
+    return fstatSync(fd).size;
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/**
+ * The prompts that the history has behind its first `fromBytes` bytes. A line that is cut short does not count: the runtime
+ * removes it when it loads the session (measured with 1.0.85).
+ *
+ * The runtime writes a prompt up to 0.1 s after it has called the model with it (measured with 1.0.85). So a prompt that is
+ * not there may have begun if its server was killed, and its `user.message` event has to be looked for, too.
+ *
+ * @throws what the system says when the file cannot be read.
+ */
+export function promptsSince(home: string, sessionId: string, fromBytes: number): RecordedPrompt[] {
+  const fd = openHistoryFile(home, sessionId);
+  if (fd === null) return [];
+  try {
+    const text = readAt(fd, fromBytes, Math.max(0, fstatSync(fd).size - fromBytes)).toString("utf8");
+    const lines = text.split("\n").slice(0, -1);
+    return lines.filter((line) => line.startsWith(PROMPT_LINE)).flatMap((line) => readPrompt(line) ?? []);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+const PROMPT_LINE = '{"type":"user.message"';
+
+/** Null for one inside a turn: a sub-agent's, or one with which an autopilot goes on. */
+function readPrompt(line: string): RecordedPrompt | null {
+  const event = readEvent({ whole: Buffer.from(line) });
+  if (event?.agentId != null || event?.data.isAutopilotContinuation === true) return null;
+  const { messageId, content } = event?.data ?? {};
+  return {
+    messageId: typeof messageId === "string" ? messageId : undefined,
+    content: typeof content === "string" ? content : undefined,
+  };
+}
+
 interface ReadEnd {
   history: { tracker: TurnTracker; ended: EndedTurn[] };
   read: HistoryEvent[];

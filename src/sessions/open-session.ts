@@ -1,8 +1,10 @@
 import type { CopilotSession, SessionEvent } from "@github/copilot-sdk";
-import { type FleetError, quote } from "../errors.js";
+import { type FleetError, isFleetError, quote } from "../errors.js";
+import { hasEnded } from "../pool/server.js";
 import type { ConnectedClient } from "../runtime/client/connect.js";
 import { runTurn, type TurnOptions, type TurnReply } from "../runtime/client/turn.js";
 import { abortable, deadline, either } from "../runtime/deadline.js";
+import { historyBytes, promptsSince } from "../runtime/session-events.js";
 import type { ServerRecord, SessionRecord } from "../store/store.js";
 import type { TurnLease } from "./lease-seen.js";
 import type { LeaseWait } from "./leases.js";
@@ -117,15 +119,29 @@ export class OpenSession {
     const prompt = typeof message === "string" ? { prompt: message } : message;
     // A turn whose lease is lost is aborted: the next holder's must not run into it.
     using stop = either(options.signal, lease?.signal);
+    let hasBegun = false;
+    let bytesBefore = 0;
     const take = async () => {
-      const { session, connection } = this.#attached;
+      const { session, connection, server } = this.#attached;
       await lease?.check();
-      return await runTurn(session, connection.closed, prompt, { ...options, signal: stop.signal }).catch(explained);
+      bytesBefore = historyBytes(server.home, this.record.id);
+      using watch = connection.watchPrompt(this.record.id);
+      try {
+        return await runTurn(session, connection.closed, prompt, { ...options, signal: stop.signal }).catch(explained);
+      } finally {
+        hasBegun = watch.hasBegun;
+      }
+    };
+    /** Whether the server ended before it began with the prompt. */
+    const isUntouched = async (error: unknown) => {
+      const { server } = this.#attached;
+      if (!isFleetError(error, "FLEET_SERVER_LOST") || hasBegun || !(await hasEnded(server))) return false;
+      return promptsSince(server.home, this.record.id, bytesBefore).length === 0;
     };
     if (this.#lost) await this.#reattach(this.#attached.server);
     const reply = await take().catch(async (error: unknown) => {
-      // Evicted since the last turn, so nothing of this one has happened.
-      if (!isUnloaded(error)) throw error;
+      // Evicted since the last turn, or lost with its server: nothing of this one has happened. It is sent once more.
+      if (!isUnloaded(error) && !(await isUntouched(error))) throw error;
       await this.#reattach(this.#attached.server);
       return await take();
     });

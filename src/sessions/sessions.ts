@@ -1,4 +1,3 @@
-import { setTimeout as delay } from "node:timers/promises";
 import type { ProviderConfig } from "@github/copilot-sdk";
 import type { Config } from "../config/schema.js";
 import { type FleetError, isFleetError, quote, systemCode } from "../errors.js";
@@ -9,7 +8,7 @@ import { resolveGitHubToken, tokenSourceFromConfig } from "../models/github-toke
 import { admits, closedBy, poolDraining } from "../pool/admission.js";
 import type { Clients } from "../pool/clients.js";
 import type { Pool } from "../pool/pool.js";
-import { groupOfServer, isRunning, serverIdOf } from "../pool/server.js";
+import { groupOfServer, hasEnded, isRunning, serverIdOf } from "../pool/server.js";
 import type { TurnReply } from "../runtime/client/turn.js";
 import { ownIdentity } from "../runtime/process-table.js";
 import { listSessionFolders, readSessionFolder } from "../runtime/session-state.js";
@@ -64,9 +63,6 @@ export interface Exchange {
 const MOST_UNRECORDED = 1_000;
 const OPEN_WAIT_MS = 30_000;
 const REATTACH_MS = 30_000;
-/** How long a process may take to end after its sockets have closed, and how often it is looked at, in milliseconds. */
-const ENDING_MS = 1_000;
-const ENDING_POLL_MS = 10;
 
 /** Sessions and whose they are. Ownership stands in the store, never in the text of an id. */
 export class Sessions implements SessionKeeper {
@@ -149,7 +145,7 @@ export class Sessions implements SessionKeeper {
       const server = (await store.readRegistry()).servers[serverId];
       if (server === undefined || readSessionFolder(server.home, id)?.hasHistory !== false) return;
       const remove = async () => await deleteSessionState(server, id, config.health.timeoutMs);
-      const removeOnceEnded = async () => ((await ends(server)) ? await remove() : undefined);
+      const removeOnceEnded = async () => ((await hasEnded(server)) ? await remove() : undefined);
       await remove()
         .catch(removeOnceEnded)
         .catch(() => "gc removes it");
@@ -420,7 +416,7 @@ export class Sessions implements SessionKeeper {
     try {
       return await this.#attachOnce(record, server, options);
     } catch (error) {
-      if (!isFleetError(error, "FLEET_SERVER_LOST") || !(await ends(server)) || options.signal.aborted) throw error;
+      if (!isFleetError(error, "FLEET_SERVER_LOST") || !(await hasEnded(server)) || options.signal.aborted) throw error;
       return await this.#attachOnce(record, await this.serverFor(record, options), options);
     }
   }
@@ -583,13 +579,6 @@ export function ownUse({ own }: HostDirectory): SessionUser {
  */
 function turnLeaseMs({ lock, host }: Config, { hosts }: Store): number {
   return hosts === null ? lock.ttlMs : Math.min(lock.ttlMs, host.ttlMs);
-}
-
-/** Whether a server whose connection broke is gone, or is so in a moment: its sockets close before its last thread ends. */
-async function ends(server: ServerRecord): Promise<boolean> {
-  const until = performance.now() + ENDING_MS;
-  while (isRunning(server) && performance.now() < until) await delay(ENDING_POLL_MS);
-  return !isRunning(server);
 }
 
 export function mayUse(record: SessionRecord, user: string): boolean {

@@ -40,7 +40,8 @@ describe("a server that does not keep to the protocol", () => {
     const before = at.events.length;
     expect(await client.request("session.send", { sessionId, prompt: `!${frame}` })).toMatchObject(lost);
     const told = at.events.slice(before).filter(({ event }) => event !== "closed");
-    expect(told).toMatchObject([
+    // The prompt is refused once it is clear that the server lives, and its session may be open again by then.
+    expect(told.slice(0, 2)).toMatchObject([
       { event: "protocol-error", user, detail: expect.stringMatching(/^from of-[^:]+: A frame is not JSON\.$/) },
       { event: "server-lost", user },
     ]);
@@ -198,6 +199,7 @@ describe("a server that is slow", () => {
     client.send({ id: 1, method: "session.send", params: { sessionId: "swallowed", prompt: `!${frame}` } });
     await eventually("its mark", async () => await isUsed("swallowed"));
     await eventually("the end of the turn", async () => !(await isUsed("swallowed")), 70_000);
+    await eventually("its end at the client", () => client.events("swallowed").length > 0);
     expect(client.events("swallowed")).toEqual(["session.idle"]);
     client.socket.destroy();
   });

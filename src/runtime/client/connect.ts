@@ -10,6 +10,11 @@ export interface ConnectedClient {
   client: CopilotClient;
   /** Resolves when the connection is closed, by either side. Never rejects. Pending for ever if the SDK hides its socket. */
   closed: Promise<void>;
+  /**
+   * Sees on the wire whether a prompt has begun in the session from now on. The SDK drops events that it has received and not
+   * handed out when the connection closes.
+   */
+  watchPrompt(sessionId: string): PromptWatch;
   /** Cuts the connection, whatever the other side does. The SDK's own `stop` waits for that side to hang up, too. */
   destroy(): void;
 }
@@ -52,7 +57,31 @@ export async function connectClient(
   quietWriteErrors(client);
   // The SDK leaves requests that wait for an answer waiting when the connection closes; this rejects them.
   closed.then(() => client.forceStop()).catch(() => undefined);
-  return { client, closed, destroy: () => void socket?.destroy() };
+  return { client, closed, watchPrompt: (id) => watchPrompt(socket, id), destroy: () => void socket?.destroy() };
+}
+
+export interface PromptWatch extends Disposable {
+  readonly hasBegun: boolean;
+}
+
+/** By the order in which the runtime writes the fields (measured with 1.0.85). */
+function watchPrompt(socket: Socket | undefined, sessionId: string): PromptWatch {
+  const wanted = Buffer.from(`"sessionId":${JSON.stringify(sessionId)},"event":{"type":"user.message"`);
+  // Without the socket nothing is seen, so that it must count as begun.
+  let hasBegun = socket === undefined;
+  let end = Buffer.alloc(0);
+  const look = (chunk: Buffer) => {
+    const seam = Buffer.concat([end, chunk.subarray(0, wanted.length)]);
+    hasBegun ||= seam.includes(wanted) || chunk.includes(wanted);
+    end = Buffer.concat([end, chunk]).subarray(-wanted.length);
+  };
+  socket?.on("data", look);
+  return {
+    get hasBegun() {
+      return hasBegun;
+    },
+    [Symbol.dispose]: () => void socket?.off("data", look),
+  };
 }
 
 /** `start()` makes the socket before its first await: it is tuned then, so that the handshake is fast as well. */

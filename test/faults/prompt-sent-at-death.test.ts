@@ -1,0 +1,99 @@
+import { setTimeout as delay } from "node:timers/promises";
+import { approveAll } from "@github/copilot-sdk";
+import { afterAll, beforeAll, expect, it } from "vitest";
+import { eventually, rounds } from "../fixtures/fault-fleet.js";
+import { DoorFleet } from "../gateway/harness.js";
+
+const KILLS = rounds(12, 500);
+/** How long before or after the prompt its server is killed at most, in milliseconds: a turn takes about 30. */
+const AROUND_MS = 25;
+
+let at: DoorFleet;
+beforeAll(async () => {
+  at = await DoorFleet.open({ from: 23_300, to: 23_304 });
+});
+afterAll(async () => {
+  await at[Symbol.asyncDispose]();
+});
+
+/** Sends a prompt while its server is killed. @returns the reply, or the error */
+async function around(say: () => Promise<string | undefined>): Promise<{ reply?: string | undefined; error?: Error }> {
+  const { pid } = await at.serverOf("ann");
+  const [sendAfterMs, killAfterMs] = [Math.random() * AROUND_MS, Math.random() * 2 * AROUND_MS];
+  const killed = delay(killAfterMs).then(() => process.kill(pid, "SIGKILL"));
+  await delay(sendAfterMs);
+  const outcome = await say().then(
+    (reply) => ({ reply }),
+    (error: Error) => ({ error }),
+  );
+  await killed;
+  return outcome;
+}
+
+/** No prompt runs twice, none is lost without a word, and none is refused whose turn had not begun. */
+function expectOnce(prompt: string, { reply, error }: { reply?: string | undefined; error?: Error }): void {
+  const shown = at.model.shown(prompt);
+  if (error === undefined) {
+    expect(reply).toBe(`you said: ${prompt}`);
+    expect(shown, prompt).toBe(1);
+    return;
+  }
+  expect(error.message).toMatch(/server ended (during|while)/);
+  expect(shown, `${prompt}: ${error.message}`).toBeLessThanOrEqual(1);
+}
+
+it(`begins each prompt once that is sent at the front door while its server dies (${KILLS} kills)`, async () => {
+  const client = await at.client("ann");
+  const session = await client.createSession({ onPermissionRequest: approveAll, sessionId: "door" });
+  await session.sendAndWait("first", 30_000);
+  let cut = 0;
+  for (let kill = 0; kill < KILLS; kill++) {
+    const prompt = `door-${kill}.`;
+    const outcome = await around(async () => (await session.sendAndWait(prompt, 30_000))?.data.content);
+    if (outcome.error !== undefined) cut++;
+    expectOnce(prompt, outcome);
+    await session.sendAndWait(`after-${kill}.`, 30_000);
+  }
+  console.log(`${cut} of ${KILLS} turns were cut`);
+});
+
+it(`begins each prompt once that the library sends while its server dies (${KILLS} kills)`, async () => {
+  const session = await at.fleet.createSession({ user: "ann", sessionId: "library" });
+  await session.sendAndWait("first");
+  let cut = 0;
+  for (let kill = 0; kill < KILLS; kill++) {
+    const prompt = `library-${kill}.`;
+    const outcome = await around(async () => (await session.sendAndWait(prompt))?.data.content);
+    if (outcome.error !== undefined) cut++;
+    expectOnce(prompt, outcome);
+    await session.sendAndWait(`after-${kill}.`);
+  }
+  console.log(`${cut} of ${KILLS} turns were cut`);
+  await at.fleet.leaveSession(session);
+});
+
+it("answers a prompt that the server had not read when it died", async () => {
+  const client = await at.client("ann");
+  const session = await client.createSession({ onPermissionRequest: approveAll, sessionId: "unread" });
+  await session.sendAndWait("first", 30_000);
+  const { pid } = await at.serverOf("ann");
+  process.kill(pid, "SIGSTOP");
+  const reply = session.sendAndWait("unread.", 30_000);
+  await eventually("the prompt at the front door", () => at.door.turns === 1);
+  process.kill(pid, "SIGKILL");
+  expect((await reply)?.data.content).toBe("you said: unread.");
+  expect(at.model.shown("unread.")).toBe(1);
+});
+
+it("reports a turn as cut that the server had begun when it died", async () => {
+  const client = await at.client("ann");
+  const session = await client.createSession({ onPermissionRequest: approveAll, sessionId: "begun" });
+  await session.sendAndWait("first", 30_000);
+  const reply = session.sendAndWait("!hold begun", 30_000);
+  const failed = expect(reply).rejects.toThrow(/ended during the turn/);
+  await eventually("the model", () => at.model.shown("!hold begun") === 1);
+  process.kill((await at.serverOf("ann")).pid, "SIGKILL");
+  await failed;
+  expect((await session.sendAndWait("next.", 30_000))?.data.content).toBe("you said: next.");
+  expect(at.model.shown("!hold begun")).toBe(1);
+});
