@@ -122,8 +122,8 @@ describe("collaborative sessions", () => {
     expect((await fleet.refusal(4, ["send", "team", "hi", "--user", "mallory"])).code).toBe("FLEET_SESSION_NOT_FOUND");
     const bobs = await fleet.json<{ sessions: SessionView[] }>(["list", "--user", "bob"]);
     expect(bobs.sessions.map(({ id }) => id)).toEqual(["team"]);
-    // A member may use it, and not make an end of it.
-    await fleet.ok(["delete", "team", "--user", "bob"]);
+    // A member may use it. Only the owner may delete it.
+    expect((await fleet.refusal(4, ["delete", "team", "--user", "bob"])).code).toBe("FLEET_SESSION_NOT_FOUND");
     expect((await fleet.json<{ sessions: SessionView[] }>(["list", "--user", "alice"])).sessions).toHaveLength(1);
   });
 
