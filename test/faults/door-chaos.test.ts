@@ -204,9 +204,9 @@ async function commandOn(fleet: FaultFleet, user: string, sent: Sent[], until: A
 function accidents(fleet: FaultFleet, door: Door, random: () => number): (() => Promise<unknown>)[] {
   const someone = () => TEAM[Math.floor(random() * TEAM.length)] ?? "alice";
   const command = async (...args: string[]) => {
-    const { code, stderr } = await fleet.run(args);
+    const { code, stdout, stderr } = await fleet.run(args);
     // Two commands may want the same server at the same time: one of them is refused.
-    expect([0, 5, 6], `${args.join(" ")}: ${stderr}`).toContain(code);
+    expect([0, 5, 6], `${args.join(" ")}: ${stderr}${stdout}`).toContain(code);
   };
   const kill = async () => {
     const pid = (await fleet.record(someone()).catch(() => undefined))?.process?.pid;

@@ -238,7 +238,7 @@ it("says that there can be no more processes, and tries again until there can", 
   mkdirSync(join(folder, "home"));
   chownSync(join(folder, "home"), uid, uid);
   const fleet = await faultFleet(PORTS, { ...FAST_HEALTH, HOME: join(folder, "home") }, folder);
-  onTestFinished(() => void execFileSync("chown", ["-R", "0:0", folder]));
+  onTestFinished(() => void execFileSync("chown", ["-R", "0:0", dirname(folder)]));
   const under = ["setpriv", "--reuid", String(uid), "--regid", String(uid), "--clear-groups"];
   const { server } = await fleet.json<{ server: { pid: number } }>(["spawn", "--user", "alice"], { under });
   const serving = await serve(fleet, { under });

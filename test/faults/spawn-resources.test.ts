@@ -150,7 +150,7 @@ it("says so when there can be no more processes, and leaves nothing half done", 
   chownSync(folder, 65_534, 65_534);
   chownSync(dirname(folder), 65_534, 65_534);
   const fleet = await faultFleet(PORTS, { HOME: folder }, folder);
-  onTestFinished(() => void execFileSync("chown", ["-R", "0:0", folder]));
+  onTestFinished(() => void execFileSync("chown", ["-R", "0:0", dirname(folder)]));
   const user = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
   const results: Finished[] = [];
   for (let threads = 9; threads <= rounds(14, 30); threads++) {
