@@ -86,7 +86,9 @@ export class Exchange {
   /** Takes note of a request. @returns false when one with its id is not answered yet: it cannot be told apart from that. */
   begin({ id, method, params, bytes }: ClientRequest): boolean {
     if (this.#open.has(id)) return false;
-    if (scopeOf(method) === "send" && typeof params.sessionId === "string") this.#ends.received(id, params.sessionId);
+    const scope = scopeOf(method);
+    if (scope === "create" || scope === "resume") this.#ends.opens();
+    if (scope === "send" && typeof params.sessionId === "string") this.#ends.received(id, params.sessionId);
     this.#open.set(id, { method, since: performance.now(), bytes });
     this.#openBytes += bytes;
     this.#share.begin(bytes);

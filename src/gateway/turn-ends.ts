@@ -76,13 +76,16 @@ export class TurnEnds {
     this.#isCarried = isCarried;
   }
 
+  /** The client opens a session. It is asked here already, so that it is known before its first prompt whether it answers. */
+  opens(): void {
+    if (this.#asked === 0) this.#ask();
+  }
+
   /** A prompt has arrived from the client. */
   received(id: RpcId, sessionId: string): void {
     const own = this.#own.get(sessionId) ?? newOwn();
     own.open++;
     this.#own.set(sessionId, own);
-    // So that it is known in time whether the client answers.
-    if (this.#asked === 0) this.#ask();
     const isRaced = this.#answered > 0 && (this.#unread.get(sessionId) ?? 0) > this.#answered;
     this.#open.set(id, { sessionId, isRaced });
   }
@@ -111,7 +114,7 @@ export class TurnEnds {
     this.#open.delete(id);
     this.#taken(own, messageIds);
     // Before the answer: after a refusal the client may send the next prompt, which would get them for its own.
-    if (!isWaiting(own)) this.#release(own);
+    if (!isWaiting(own)) this.#release(prompt.sessionId, own);
     const goesOn = own.begun || own.taken.size > 0;
     if (prompt.isRaced && messageIds !== null && goesOn) own.late.push({ id, frame: Buffer.from(frame) });
     else this.#client.send(frame);
@@ -162,7 +165,7 @@ export class TurnEnds {
     const own = this.#own.get(sessionId);
     if (own === undefined) return;
     this.#taken(own, messageIds);
-    if (!isWaiting(own)) this.#release(own);
+    if (!isWaiting(own)) this.#release(sessionId, own);
     this.#forget(sessionId, own);
   }
 
@@ -227,7 +230,7 @@ export class TurnEnds {
     if (own === undefined) return;
     own.taken.clear();
     own.seen.clear();
-    this.#release(own);
+    this.#release(sessionId, own);
     this.#settle(own);
     this.#forget(sessionId, own);
   }
@@ -243,10 +246,12 @@ export class TurnEnds {
     if (own.open === 0) own.seen.clear();
   }
 
-  #release(own: Own): void {
+  #release(sessionId: string, own: Own): void {
     const { held } = own;
+    if (held.length === 0) return;
     own.held = [];
     for (const { frame } of held) this.#client.send(frame);
+    this.#askBehind(sessionId);
     if (held.some(({ isLast }) => isLast)) this.#settle(own);
   }
 

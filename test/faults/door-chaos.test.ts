@@ -138,11 +138,12 @@ class Sender {
       expect(error.message, "a call that hangs").not.toContain("waiting for session.idle");
       entry.outcome = "refused";
       entry.reason = error.message;
+      this.#note("refused", error.message);
     }
   }
 
   #note(what: string, content: unknown): void {
-    if (!/^(sends|user\.message|assistant\.(message|turn_start)|session\..*|abort)$/.test(what)) return;
+    if (!/^(sends|refused|user\.message|assistant\.(message|turn_start)|session\..*|abort)$/.test(what)) return;
     this.#seen.push(`${performance.now().toFixed(1)} ${what} ${typeof content === "string" ? content : ""}`);
     if (this.#seen.length > 40) this.#seen.shift();
   }

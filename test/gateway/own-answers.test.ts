@@ -120,6 +120,10 @@ describe("the front door, towards a client whose prompt waits", () => {
   const question = /^fleet-read-/;
   const questions = ({ received }: RawClient) =>
     received.filter(({ id, method }) => method && question.test(String(id)));
+  /** Shows that the client has read what it was sent, as every SDK does. */
+  const read = (client: RawClient) => {
+    for (const { id } of questions(client)) client.send({ id, error: { code: -32601, message: "unknown" } });
+  };
   const isIdle = ({ params }: { params?: { event?: unknown } }) =>
     (params?.event as { type?: string } | undefined)?.type === "session.idle";
   /** What the client received, in order, as far as it is an end of a turn, or the answer to this request. */
@@ -128,6 +132,7 @@ describe("the front door, towards a client whose prompt waits", () => {
 
   it("sends the end of another's turn before it refuses the prompt", async () => {
     const [ann, ben] = await pair("refused");
+    read(ben);
     await ann.request("session.send", { sessionId: "refused", prompt: "!hold refused a" });
     await eventually("the first turn", () => ann.events("refused").includes("user.message"));
     // The prompt goes on waiting for it when the turn is over.
@@ -140,6 +145,10 @@ describe("the front door, towards a client whose prompt waits", () => {
     expect(await ben.request("session.abort", { sessionId: "refused" })).toMatchObject({ result: { success: true } });
     expect(order(ben, 1)).toEqual(["idle", "answer"]);
     await lease.release();
+    // The next prompt may cross what was sent before the refusal.
+    ben.send({ id: 2, method: "session.send", params: { sessionId: "refused", prompt: "c" } });
+    await ben.answerTo(2);
+    expect(order(ben, 2)).toEqual(["idle", "idle", "answer"]);
   });
 
   it("answers a prompt that crossed the end of another's turn when its own turn is over", async () => {
@@ -147,7 +156,7 @@ describe("the front door, towards a client whose prompt waits", () => {
     await ann.turn("crossed", "one");
     // It answers, so it is one that could.
     await eventually("the first question", () => questions(ben).length > 0);
-    for (const { id } of questions(ben)) ben.send({ id, error: { code: -32601, message: "unknown" } });
+    read(ben);
     await ben.request("ping");
     await ann.turn("crossed", "two");
     await eventually("its end at the other client", () => ben.events("crossed").filter(isEnd).length === 2);
@@ -155,17 +164,31 @@ describe("the front door, towards a client whose prompt waits", () => {
     await ben.answerTo(1);
     expect(order(ben, 1)).toEqual(["idle", "idle", "idle", "answer"]);
     // Once it has read that, nothing crosses any more.
-    for (const { id } of questions(ben)) ben.send({ id, error: { code: -32601, message: "unknown" } });
+    read(ben);
     await ben.request("session.send", { sessionId: "crossed", prompt: "!hold crossed four" });
     at.model.letGo("crossed");
     await eventually("the end of the last turn", () => at.door.turns === 0);
+  });
+
+  it("answers the first prompt of a connection that crossed the end of another's turn when its own turn is over", async () => {
+    const [ann] = await pair("first");
+    await ann.request("session.send", { sessionId: "first", prompt: "!hold first one" });
+    await eventually("the turn", () => ann.events("first").includes("user.message"));
+    const ben = await joined("first");
+    read(ben);
+    await ben.request("ping");
+    at.model.letGo("first");
+    await eventually("its end at the other client", () => ben.events("first").includes("session.idle"));
+    ben.send({ id: 1, method: "session.send", params: { sessionId: "first", prompt: "two" } });
+    await ben.answerTo(1);
+    expect(order(ben, 1)).toEqual(["idle", "idle", "answer"]);
   });
 
   it("refuses a prompt that crossed the end of another's turn and is not answered by the model", async () => {
     const [ann, ben] = await pair("aborted");
     await ann.turn("aborted", "one");
     await eventually("the first question", () => questions(ben).length > 0);
-    for (const { id } of questions(ben)) ben.send({ id, error: { code: -32601, message: "unknown" } });
+    read(ben);
     await ben.request("ping");
     await ann.turn("aborted", "two");
     await eventually("its end at the other client", () => ben.events("aborted").filter(isEnd).length === 2);
