@@ -118,6 +118,15 @@ describe("the source", () => {
     }
   });
 
+  it("reads the tables of methods and settings through the protocol of a client or a server alone", () => {
+    for (const table of [/^gateway\/methods\.ts$/, /^gateway\/settings\.ts$/])
+      expect(importers(table, { types: false })).toEqual(["gateway/protocols.ts"]);
+    expect(importers(/^gateway\/refused-methods\.ts$/, { types: false })).toEqual([
+      "gateway/methods.ts",
+      "gateway/protocols.ts",
+    ]);
+  });
+
   it("has each other dependency in its home", () => {
     expect(importers(/^valibot$/, { types: true }).every((file) => file.startsWith("config/"))).toBe(true);
     expect(importers(/^proper-lockfile$/, { types: true })).toEqual(["store/file/polite-lock.ts"]);

@@ -1,7 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { isFleetError } from "../errors.js";
 import { serverIdOf } from "../pool/server.js";
-import { PROTOCOL_VERSION } from "../runtime/protocol.js";
 import type { HostRecord, ServerRecord } from "../store/store.js";
 import { type Attachment, ownTools } from "./attachments.js";
 import type { ClientMessage, Params } from "./client-message.js";
@@ -14,6 +13,7 @@ import { FromServers } from "./from-servers.js";
 import { isPeerLinkId, type Link, Links } from "./links.js";
 import { Opener } from "./opener.js";
 import type { PeerDialer } from "./peers.js";
+import type { Protocol } from "./protocols.js";
 import { clientGone, errorFrame, failure, SERVER_ENDED } from "./refusals.js";
 import { Requests } from "./requests.js";
 import { Routes } from "./routes.js";
@@ -49,6 +49,8 @@ export interface DoorServices extends DoorContext {
 export interface ClientOrigin {
   /** What it said of itself in `connect`, without its token. */
   hello: Params;
+  /** The protocol that it speaks. */
+  protocol: Protocol;
   /** The host whose front door carries it; undefined: it came by itself. */
   via: string | undefined;
   /** Null: it is carried no further. */
@@ -77,6 +79,7 @@ export class Client {
   readonly #attachments = new Map<string, Attachment>();
   readonly #gone = new AbortController();
   readonly #isCarried: boolean;
+  readonly #protocol: Protocol;
   /** The server that this client has set up for itself: see `server-setup.ts`. */
   #boundTo: Link | undefined;
 
@@ -84,22 +87,23 @@ export class Client {
     door: DoorServices,
     socket: ClientSocket,
     holder: TokenHolder,
-    { hello, via, peers, share }: ClientOrigin,
+    { hello, protocol, via, peers, share }: ClientOrigin,
   ) {
     this.#door = door;
     this.#socket = socket;
     this.holder = holder;
     this.#isCarried = via !== undefined;
+    this.#protocol = protocol;
     const { user, lease } = holder;
     const { config, store, sessions, pool, directory } = door;
     const { signal } = this.#gone;
     const attachments = this.#attachments;
     const attachment = (sessionId: string) => attachments.get(sessionId);
     const turn = (sessionId: string) => this.turns.of(sessionId);
-    const context = { config, store, sessions, pool, directory, user, signal, carried: this.#isCarried };
+    const context = { config, store, sessions, pool, directory, user, protocol, signal, carried: this.#isCarried };
     const onEvent = (event: Omit<DoorEvent, "address" | "user">) => this.#tell(event);
     this.#ends = new TurnEnds(socket, { isCarried: this.#isCarried });
-    this.#exchange = new Exchange(socket, this.#ends, (report) => door.onRequest({ ...report, user }), share);
+    this.#exchange = new Exchange(socket, this.#ends, (report) => door.onRequest({ ...report, user }), share, protocol);
     const fromServers = new FromServers({
       config,
       client: socket,
@@ -113,7 +117,7 @@ export class Client {
       onLost: (link) => this.#lose(link),
     });
     const listen = (link: () => Link | undefined) => fromServers.listener(link);
-    this.#links = new Links({ hello, ownServerId: serverIdOf(user), peers, listen });
+    this.#links = new Links({ hello, protocol, ownServerId: serverIdOf(user), peers, listen });
     const opener = new Opener({ ...context, links: this.#links, together: door.together });
     const cut = (entry: Attachment, message: string) => this.#cut(entry, message);
     const opened = (sessionId: string) => door.opened(sessionId, this);
@@ -164,7 +168,7 @@ export class Client {
     const { directory } = this.#door;
     // Carried here for a session that is not on the host of its user: no server is started for that.
     if (this.#isCarried && !(await directory.place(this.holder.user)).here)
-      return { protocolVersion: PROTOCOL_VERSION };
+      return { protocolVersion: this.#protocol.version };
     return (await this.#routes.home()).greeting;
   }
 

@@ -1,6 +1,5 @@
 import type { Socket } from "node:net";
 import { isFleetError } from "../errors.js";
-import { checkClientProtocol } from "../runtime/protocol.js";
 import type { Attempts } from "./attempts.js";
 import { Client, type ClientOrigin, type DoorServices } from "./client.js";
 import { type ClientMessage, type ClientRequest, type Params, readClientFrame } from "./client-message.js";
@@ -9,6 +8,7 @@ import type { DoorEvent, DoorOwner } from "./context.js";
 import { ControlConnection } from "./control.js";
 import { type Frame, ProtocolError } from "./frames.js";
 import { carriedFrom, PeerDialer } from "./peers.js";
+import { clientProtocol, type Protocol } from "./protocols.js";
 import {
   AUTHENTICATION_FAILED,
   AUTHENTICATION_REQUIRED,
@@ -161,9 +161,9 @@ export class Connection {
         this.#refuse(errorFrame(id, AUTHENTICATION_FAILED, "AUTHENTICATION_FAILED"));
         return;
       }
-      checkClientProtocol(hello.protocolVersion);
+      const protocol = clientProtocol(hello.protocolVersion);
       if (holder.role === "host") {
-        await this.#admitHost(id, holder);
+        await this.#admitHost(id, holder, protocol);
         return;
       }
       const via = carriedFrom(fleet);
@@ -173,7 +173,7 @@ export class Connection {
       // It may have hung up while its token was looked up, and then nothing would give the share back.
       if (this.#socket.closed) return;
       this.#share = this.#services.shares.admit(holder.user, via !== undefined);
-      await this.#admit({ id, token: String(token) }, holder, { hello, via, peers, share: this.#share });
+      await this.#admit({ id, token: String(token) }, holder, { hello, protocol, via, peers, share: this.#share });
     } catch (error) {
       // What was done for one that has hung up was given up.
       if (!this.#socket.closed) this.#tell(refusal(error));
@@ -210,9 +210,9 @@ export class Connection {
   }
 
   /** Another host is no client, and never becomes one: it has no user, no home and no sessions. */
-  async #admitHost(id: ClientRequest["id"], holder: HostHolder): Promise<void> {
+  async #admitHost(id: ClientRequest["id"], holder: HostHolder, protocol: Protocol): Promise<void> {
     const { control } = this.#services;
-    const greeting = await ControlConnection.greet(this.#services, holder);
+    const greeting = await ControlConnection.greet(this.#services, holder, protocol);
     if (this.#state === "closed") return;
     clearTimeout(this.#hello);
     this.#control = new ControlConnection(this.#socket, control, (event) => this.#tell(event));

@@ -1,11 +1,11 @@
 import { LONGEST_TIMER_MS } from "../config/duration.js";
 import { FleetError, isFleetError, option, quote } from "../errors.js";
 import { abortable, deadline } from "../runtime/deadline.js";
-import { PROTOCOL_VERSION } from "../runtime/protocol.js";
 import type { ClientMessage, ClientRequest, Params, RpcId } from "./client-message.js";
 import type { ClientSocket } from "./client-socket.js";
 import type { DoorContext, DoorEvent, DoorOwner } from "./context.js";
 import { ProtocolError } from "./frames.js";
+import type { Protocol } from "./protocols.js";
 import { encodeMessage, errorFrame, failure, methodDenied, REFUSED } from "./refusals.js";
 import type { HostHolder } from "./tokens.js";
 
@@ -39,9 +39,13 @@ export class ControlConnection {
    *
    * @throws FleetError `FLEET_TOKEN_REFUSED` for one that is meant for another host's door, or was used.
    */
-  static async greet({ store, directory }: DoorContext, { tokenId, door }: HostHolder): Promise<Params> {
+  static async greet(
+    { store, directory }: DoorContext,
+    { tokenId, door }: HostHolder,
+    { version }: Protocol,
+  ): Promise<Params> {
     const isMeant = directory.own !== null && door === directory.own;
-    if (isMeant && (await store.deleteToken(tokenId))) return { protocolVersion: PROTOCOL_VERSION };
+    if (isMeant && (await store.deleteToken(tokenId))) return { protocolVersion: version };
     throw new FleetError("FLEET_TOKEN_REFUSED", "The token of a host is good at one front door, once.");
   }
 

@@ -5,7 +5,7 @@ import type { ClientSocket } from "./client-socket.js";
 import type { RequestReport } from "./context.js";
 import type { Frame } from "./frames.js";
 import type { Link } from "./links.js";
-import { isKnownMethod, scopeOf } from "./methods.js";
+import type { Protocol } from "./protocols.js";
 import { encodeMessage, errorFrame, REFUSED, refusalFrame, serverLost } from "./refusals.js";
 import type { ServerMessage } from "./server-message.js";
 import type { Share } from "./shares.js";
@@ -58,6 +58,7 @@ export class Exchange {
   readonly #pending = new Map<RpcId, Pending>();
   readonly #asked = new Map<number, Asked>();
   readonly #share: Share;
+  readonly #protocol: Protocol;
   #openBytes = 0;
   #sequence = 0;
 
@@ -66,11 +67,13 @@ export class Exchange {
     ends: TurnEnds,
     report: (report: Omit<RequestReport, "user">) => void,
     share: Share,
+    protocol: Protocol,
   ) {
     this.#client = client;
     this.#ends = ends;
     this.#report = report;
     this.#share = share;
+    this.#protocol = protocol;
   }
 
   /** How many requests of the client are not answered. */
@@ -86,7 +89,7 @@ export class Exchange {
   /** Takes note of a request. @returns false when one with its id is not answered yet: it cannot be told apart from that. */
   begin({ id, method, params, bytes }: ClientRequest): boolean {
     if (this.#open.has(id)) return false;
-    const scope = scopeOf(method);
+    const scope = this.#protocol.scopeOf(method);
     if (scope === "create" || scope === "resume") this.#ends.opens();
     if (scope === "send" && typeof params.sessionId === "string") this.#ends.received(id, params.sessionId);
     this.#open.set(id, { method, since: performance.now(), bytes });
@@ -110,7 +113,7 @@ export class Exchange {
     const pending = this.#pending.get(message.id);
     if (pending?.link !== link) return;
     const held = pending.options.onAnswer?.({ failed: message.failed, body }) === "hold";
-    const isTaken = !message.failed && scopeOf(pending.request.method) === "send";
+    const isTaken = !message.failed && this.#protocol.scopeOf(pending.request.method) === "send";
     const messageIds = isTaken ? messageIdsIn(body) : null;
     // Only now: if the answer could not be read, the end of the link, which follows, is its answer.
     this.#pending.delete(message.id);
@@ -188,7 +191,7 @@ export class Exchange {
     this.#openBytes -= open.bytes;
     this.#share.end(open.bytes);
     this.#report({
-      method: isKnownMethod(open.method) ? open.method : "unknown",
+      method: this.#protocol.isKnownMethod(open.method) ? open.method : "unknown",
       outcome,
       ...(code === undefined ? {} : { code }),
       ms: performance.now() - open.since,

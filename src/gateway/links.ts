@@ -4,7 +4,8 @@ import { isAlive } from "../runtime/process-table.js";
 import type { HostRecord, ServerRecord } from "../store/store.js";
 import type { Params } from "./client-message.js";
 import type { PeerDialer } from "./peers.js";
-import { Upstream, type UpstreamListener } from "./upstream.js";
+import { checkSameProtocol, type Protocol } from "./protocols.js";
+import { type OpenUpstream, Upstream, type UpstreamListener } from "./upstream.js";
 
 interface AnyLink {
   /** Names it among the links of its client: the server's id, or {@link peerLinkId}. */
@@ -14,6 +15,8 @@ interface AnyLink {
   readonly own: boolean;
   /** What the other end answered to `connect`. */
   readonly greeting: Params;
+  /** The protocol that the other end speaks. */
+  readonly protocol: Protocol;
 }
 
 /** One client's connection to one launch of a server of this host. */
@@ -41,6 +44,8 @@ export function isPeerLinkId(linkId: string): boolean {
 
 export interface LinksOptions {
   hello: Params;
+  /** The protocol that the client speaks. */
+  protocol: Protocol;
   ownServerId: string;
   /** Null: this client came from another front door, and goes no further. */
   peers: PeerDialer | null;
@@ -83,7 +88,12 @@ export class Links {
     return process !== null && isAlive(process) ? link : undefined;
   }
 
-  /** Connects to a running server. @throws FleetError `FLEET_SERVER_LOST`, `FLEET_SERVER_UNREACHABLE`. */
+  /**
+   * Connects to a running server.
+   *
+   * @throws FleetError `FLEET_SERVER_LOST`, `FLEET_SERVER_UNREACHABLE`; `FLEET_PROTOCOL_UNSUPPORTED` when the client speaks
+   * another version than the server.
+   */
   async to(server: ServerRecord, signal: AbortSignal): Promise<ServerLink> {
     const live = this.server(server.id);
     if (live?.server.launchId === server.launchId) return live;
@@ -98,8 +108,8 @@ export class Links {
   /**
    * Connects to the front door of another host.
    *
-   * @throws FleetError `FLEET_HOST_AWAY` when it cannot be reached, `FLEET_SESSION_MOVED` for a client that came from another
-   * host; `RpcError` with what it refused the client with.
+   * @throws FleetError `FLEET_PROTOCOL_UNSUPPORTED` as `to`, `FLEET_HOST_AWAY` when it cannot be reached, `FLEET_SESSION_MOVED`
+   * for a client that came from another host; `RpcError` with what it refused the client with.
    */
   async toPeer(host: HostRecord, signal: AbortSignal): Promise<PeerLink> {
     const id = peerLinkId(host);
@@ -151,11 +161,17 @@ export class Links {
   }
 
   async #keep<T extends Link>(
-    open: (listener: UpstreamListener) => Promise<Pick<Link, "upstream" | "greeting">>,
-    make: (opened: Pick<Link, "upstream" | "greeting">) => T,
+    open: (listener: UpstreamListener) => Promise<OpenUpstream>,
+    make: (opened: OpenUpstream) => T,
   ): Promise<T> {
     let link: T | undefined;
     const opened = await open(this.#options.listen(() => link));
+    try {
+      checkSameProtocol(this.#options.protocol, opened.protocol);
+    } catch (error) {
+      opened.upstream.destroy();
+      throw error;
+    }
     link = make(opened);
     if (this.#closed) opened.upstream.destroy(); // the client has gone meanwhile
     if (opened.upstream.closed) throw new FleetError("FLEET_SERVER_LOST", `The connection to ${link.id} ended.`);

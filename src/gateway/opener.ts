@@ -15,7 +15,6 @@ import type { Params } from "./client-message.js";
 import type { DoorContext, Together } from "./context.js";
 import type { Links, ServerLink } from "./links.js";
 import { noSuchSession } from "./refusals.js";
-import { APART_OPTIONS, sessionParams } from "./settings.js";
 
 /** How long a server may take to start, and to open a session, in milliseconds. */
 const OPEN_MS = 30_000;
@@ -166,12 +165,12 @@ export class Opener {
     const method = isNew ? "session.create" : methodFor(record, server, asked);
     const link = await this.link(server);
     onLink(link);
-    const { own } = link;
+    const { own, protocol } = link;
     const { isolation, home } = server;
     const member = record.owner !== this.#context.user;
     const { provider, gitHubToken } = await sessions.surroundings(server, record.owner, signal);
     const request = async (name: OpeningMethod) => {
-      const params = sessionParams(name, asked, record, {
+      const params = protocol.sessionParams(name, asked, record, {
         config,
         own,
         member,
@@ -192,7 +191,7 @@ export class Opener {
         await request("session.create");
       });
       if (isolation === "shared") {
-        const options = { ...APART_OPTIONS, sessionId: id };
+        const options = { ...protocol.apartOptions, sessionId: id };
         await link.upstream.request("session.options.update", options, undefined, signal);
       }
     } catch (error) {

@@ -5,7 +5,7 @@ import { deadline } from "../runtime/deadline.js";
 import type { HostRecord } from "../store/store.js";
 import type { Params } from "./client-message.js";
 import { AUTHENTICATION_FAILED, tokenEnded } from "./refusals.js";
-import { Upstream, type UpstreamListener } from "./upstream.js";
+import { type OpenUpstream, Upstream, type UpstreamListener } from "./upstream.js";
 
 /** How long another host may take to accept a connection, in milliseconds. */
 const CONNECT_MS = 2_000;
@@ -37,11 +37,7 @@ export class PeerDialer {
    * @throws FleetError `FLEET_HOST_AWAY`, `FLEET_TOKEN_REFUSED`; `RpcError` with what the other front door refused the client
    * with.
    */
-  async open(
-    host: HostRecord,
-    listener: UpstreamListener,
-    signal: AbortSignal,
-  ): Promise<{ upstream: Upstream; greeting: Params }> {
+  async open(host: HostRecord, listener: UpstreamListener, signal: AbortSignal): Promise<OpenUpstream> {
     const address = host.door === null ? null : parseAddress(host.door);
     if (address === null) throw hostAway(host.name);
     // It may have ended since it was shown here. The other door would count it as a wrong one, and answer late.

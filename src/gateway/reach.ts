@@ -1,6 +1,6 @@
 import type { Config } from "../config/schema.js";
 import type { Params } from "./client-message.js";
-import { approves } from "./methods.js";
+import type { Protocol } from "./protocols.js";
 import { approvalDenied, hostDenied, methodDenied } from "./refusals.js";
 import type { SessionRequest } from "./session-requests.js";
 
@@ -31,14 +31,14 @@ const ASKING_MODES = ["interactive", "plan"];
 
 /**
  * Refuses attachments that the server would read from its own disk, methods that approve tools, and modes in which nobody
- * is asked.
+ * is asked. `protocol` is the client's.
  *
  * @throws FleetError `FLEET_METHOD_DENIED`.
  */
-export function checkReach(method: string, params: Params, reach: Reach): void {
+export function checkReach(method: string, params: Params, reach: Reach, protocol: Pick<Protocol, "approves">): void {
   if (!reachesHost(reach)) refuseFiles(method, params, reach);
   if (decidesOnTools(reach)) return;
-  if (approves(method)) throw approvalDenied(method);
+  if (protocol.approves(method)) throw approvalDenied(method);
   // On a user's own server the mode changes nothing about approvals (measured with 1.0.85).
   if (reach.own) return;
   for (const name of ["mode", "agentMode"] as const) {

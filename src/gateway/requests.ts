@@ -12,7 +12,8 @@ import type { ClientRequest, Params } from "./client-message.js";
 import type { DoorEvent } from "./context.js";
 import type { ServerLink } from "./links.js";
 import { checkMember, toolsIn } from "./members.js";
-import { isKnownMethod, type Scope, scopeOf } from "./methods.js";
+import type { Scope } from "./methods.js";
+import type { Protocol } from "./protocols.js";
 import { checkReach, decide, reachesHost } from "./reach.js";
 import {
   describe,
@@ -24,16 +25,16 @@ import {
   noSuchSession,
   requestsExhausted,
 } from "./refusals.js";
-import { whyRefused } from "./refused-methods.js";
 import type { Routes } from "./routes.js";
 import { checkSetup, refuseSetupElsewhere } from "./server-setup.js";
 import { isAnswer, type SessionRequests } from "./session-requests.js";
-import { checkOptions } from "./settings.js";
 import type { Share } from "./shares.js";
 import type { TokenHolder } from "./tokens.js";
 import type { Turns } from "./turns.js";
 
 export interface RequestsContext extends AnswersContext {
+  /** The protocol that the client speaks. Its table of methods judges the requests. */
+  protocol: Protocol;
   turns: Turns;
   /** What the client has of its user's limits. */
   share: Share;
@@ -198,7 +199,7 @@ export class Requests {
     const { exchange, onEvent } = this.#context;
     const { method, params } = request;
     try {
-      await this.#route(scopeOf(method), request);
+      await this.#route(this.#context.protocol.scopeOf(method), request);
     } catch (error) {
       if (isMoved(error) && this.#again(request)) return;
       if (error instanceof RpcError) {
@@ -219,7 +220,7 @@ export class Requests {
     switch (scope) {
       case "connect":
       case "never":
-        throw isKnownMethod(method) ? methodDenied(method, whyRefused(method)) : methodUnknown(method);
+        throw this.#refusalOf(method);
       case "foreground":
         return this.#context.exchange.reply(request, foregroundOf(request));
       case "free":
@@ -246,6 +247,11 @@ export class Requests {
     if (this.#isOvertaking(request)) return;
     if (host !== null) await this.#carrier.session(scope, host, request, record);
     else await this.#routeHere(scope, request, record);
+  }
+
+  #refusalOf(method: string): FleetError {
+    const { protocol } = this.#context;
+    return protocol.isKnownMethod(method) ? methodDenied(method, protocol.whyRefused(method)) : methodUnknown(method);
   }
 
   /** What is about no session, or makes one: at the user's home. */
@@ -331,7 +337,7 @@ export class Requests {
     const { config } = this.#context;
     if (scope === "options") {
       const member = record.owner !== this.#context.user;
-      checkOptions(method, params, { own: link.own, member, isolation: link.server.isolation, config });
+      link.protocol.checkOptions(method, params, { own: link.own, member, isolation: link.server.isolation, config });
     }
     this.#checkReach(scope, request, link);
     this.#checkTools(request, record);
@@ -343,10 +349,10 @@ export class Requests {
   }
 
   #checkReach(scope: Scope, { method, params }: ClientRequest, { own }: ServerLink): void {
-    const { config } = this.#context;
+    const { config, protocol } = this.#context;
     const isHost = scope === "host" || scope === "own-host";
     if (isHost && !reachesHost({ own, config })) throw hostDenied(method, "it reaches files or programs");
-    checkReach(method, params, { own, config });
+    checkReach(method, params, { own, config }, protocol);
   }
 
   /** Tools of members must not take the place of others. @throws FleetError `FLEET_METHOD_DENIED`. */

@@ -13,6 +13,7 @@ import type { DoorContext, DoorEvent } from "./context.js";
 import type { Exchange } from "./exchange.js";
 import { leftTurnOver } from "./left-turn.js";
 import type { Link, ServerLink } from "./links.js";
+import type { Protocol } from "./protocols.js";
 import { checkReach } from "./reach.js";
 import { clientGone, doorDraining, failure, SERVER_ENDED, serverLost } from "./refusals.js";
 import type { TokenHolder } from "./tokens.js";
@@ -21,6 +22,8 @@ import { messageIdsIn, messageIdsOf, type TurnEnds } from "./turn-ends.js";
 
 export interface TurnsContext extends DoorContext {
   user: string;
+  /** The protocol that the client speaks. */
+  protocol: Protocol;
   /** The lease that the client's turns in a session are taken under, if it came with one. */
   lease: TokenHolder["lease"];
   exchange: Exchange;
@@ -298,12 +301,12 @@ export class Turns {
   }
 
   async #forward(running: Running, prompt: Prompt): Promise<void> {
-    const { config } = this.#context;
+    const { config, protocol } = this.#context;
     const { turn, record, waiting } = running;
     const { request } = prompt;
     try {
       const link = await this.#linkFor(record);
-      checkReach(request.method, request.params, { own: link.own, config });
+      checkReach(request.method, request.params, { own: link.own, config }, protocol);
       await this.#assertHere(record);
       // The late holder's prompt is refused here: behind this line only the write to the socket is left.
       await turn.lease?.check();

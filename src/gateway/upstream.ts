@@ -4,9 +4,9 @@ import { FleetError, quote } from "../errors.js";
 import { acknowledgePromptly } from "../runtime/client/acknowledge.js";
 import { type Endpoint, RpcError } from "../runtime/client/raw-connection.js";
 import { abortable, deadline, isTimeout } from "../runtime/deadline.js";
-import { PROTOCOL_VERSION, runtimeMismatch } from "../runtime/protocol.js";
 import type { Params, RpcId } from "./client-message.js";
 import { type Frame, FrameSplitter } from "./frames.js";
+import { type Protocol, serverProtocol } from "./protocols.js";
 import { encodeMessage } from "./refusals.js";
 import { parse, readServerFrame, type ServerMessage } from "./server-message.js";
 
@@ -32,6 +32,14 @@ export interface UpstreamListener {
   onFault(error: unknown): void;
   /** Once, when it has ended, whoever ended it. */
   onClosed(): void;
+}
+
+export interface OpenUpstream {
+  upstream: Upstream;
+  /** What the other end answered to `connect`. */
+  greeting: Params;
+  /** The protocol that the other end speaks. */
+  protocol: Protocol;
 }
 
 interface Waiting {
@@ -68,7 +76,7 @@ export class Upstream {
    *
    * @param hello what the client said of itself in its own `connect`, without its token
    * @param connectMs how long the other end may take to accept the connection, in milliseconds
-   * @returns the connection, and what the server answered to `connect`
+   * @returns the connection, what the server answered to `connect`, and the protocol that it speaks
    * @throws FleetError `FLEET_SERVER_UNREACHABLE`, `FLEET_RUNTIME_TOO_OLD`, `FLEET_RUNTIME_TOO_NEW`.
    */
   static async open(
@@ -77,7 +85,7 @@ export class Upstream {
     listener: UpstreamListener,
     signal: AbortSignal,
     connectMs?: number,
-  ): Promise<{ upstream: Upstream; greeting: Params }> {
+  ): Promise<OpenUpstream> {
     const where = `${endpoint.address}:${endpoint.port}`;
     const socket = connect({ host: endpoint.address, port: endpoint.port });
     const upstream = new Upstream(socket, listener);
@@ -88,8 +96,7 @@ export class Upstream {
     if (signal.aborted) onAbort();
     try {
       const greeting = (await upstream.request("connect", { ...hello, token: endpoint.token })) as Params;
-      if (greeting.protocolVersion === PROTOCOL_VERSION) return { upstream, greeting };
-      throw runtimeMismatch(where, greeting.protocolVersion ?? null);
+      return { upstream, greeting, protocol: serverProtocol(where, greeting.protocolVersion) };
     } catch (cause) {
       upstream.destroy();
       if (cause instanceof FleetError && cause.code !== "FLEET_SERVER_LOST") throw cause;

@@ -85,6 +85,24 @@ describe("a server that does not keep to the protocol", () => {
   });
 });
 
+describe("a server that speaks version 4 of the protocol", () => {
+  it("is refused to a client in words that name the versions and the releases that fit", async () => {
+    await using at = await DoorFleet.open(
+      { from: 24_300, to: 24_309 },
+      { config: { runtime: { path: fake("newer.mjs") } } },
+    );
+    const client = await RawClient.open(at.url);
+    const answer = await client.request("connect", { token: await at.token("ann") });
+    expect(answer.error).toMatchObject({
+      message: expect.stringMatching(
+        /speaks version 4 of .*; this fleet needs version 3\. Version 3 is spoken by SDK 1\.x .* Version 4 is spoken by SDK 2\.x/,
+      ),
+      data: { code: "FLEET_RUNTIME_TOO_NEW" },
+    });
+    await client.end();
+  });
+});
+
 describe("a server that is slow", () => {
   let at: DoorFleet;
   beforeAll(async () => {

@@ -3,7 +3,6 @@ import { describe, expect, it, onTestFinished } from "vitest";
 import { Upstream } from "../../src/gateway/upstream.js";
 import { encodeFrame, FrameDecoder } from "../../src/runtime/client/frames.js";
 import { RawConnection } from "../../src/runtime/client/raw-connection.js";
-import { PROTOCOL_VERSION } from "../../src/runtime/protocol.js";
 import { eventually } from "../fixtures/fault-fleet.js";
 
 /** A server that accepts every connection and never answers a request. The real runtime answers too soon for these tests. */
@@ -17,8 +16,7 @@ async function silentServer() {
     socket.on("data", (chunk) => {
       for (const { id, method } of decoder.push(chunk) as { id: number; method: string }[]) {
         methods.push(method);
-        if (method === "connect")
-          socket.write(encodeFrame({ jsonrpc: "2.0", id, result: { protocolVersion: PROTOCOL_VERSION } }));
+        if (method === "connect") socket.write(encodeFrame({ jsonrpc: "2.0", id, result: { protocolVersion: 3 } }));
       }
     });
   });

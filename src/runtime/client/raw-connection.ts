@@ -1,7 +1,7 @@
 import { connect, type Socket } from "node:net";
 import { FleetError } from "../../errors.js";
 import { abortable } from "../deadline.js";
-import { PROTOCOL_VERSION, runtimeMismatch } from "../protocol.js";
+import { runtimeMismatch, SUPPORTED_VERSIONS } from "../protocol.js";
 import { acknowledgePromptly } from "./acknowledge.js";
 import { encodeFrame, FrameDecoder } from "./frames.js";
 
@@ -23,6 +23,8 @@ interface Waiting {
 export class RawConnection implements AsyncDisposable {
   /** What the server said of itself when it accepted the token. */
   readonly version: string;
+  /** The version of the protocol that the server speaks. */
+  readonly protocolVersion: number;
   /** Resolves when the connection is closed, by either side. */
   readonly closed: Promise<void>;
   /** This side's port, by which the connection is known in the kernel's table. */
@@ -33,7 +35,7 @@ export class RawConnection implements AsyncDisposable {
 
   private constructor(
     socket: Socket,
-    version: string,
+    { version, protocolVersion }: Pick<RawConnection, "version" | "protocolVersion">,
     send: (method: string, params: unknown) => Promise<unknown>,
     close: () => void,
   ) {
@@ -44,6 +46,7 @@ export class RawConnection implements AsyncDisposable {
     });
     this.localPort = socket.localPort;
     this.version = version;
+    this.protocolVersion = protocolVersion;
     this.#send = send;
     this.#close = close;
   }
@@ -111,12 +114,13 @@ export class RawConnection implements AsyncDisposable {
         : cause;
     });
     const { protocolVersion, version } = hello as { protocolVersion?: unknown; version?: unknown };
-    if (protocolVersion !== PROTOCOL_VERSION) {
+    if (typeof protocolVersion !== "number" || !SUPPORTED_VERSIONS.has(protocolVersion)) {
       socket.destroy();
       throw runtimeMismatch(where, protocolVersion ?? null);
     }
     if (lasting) signal.removeEventListener("abort", onAbort);
-    return new RawConnection(socket, typeof version === "string" ? version : "unknown", send, () => end(closed()));
+    const greeting = { version: typeof version === "string" ? version : "unknown", protocolVersion };
+    return new RawConnection(socket, greeting, send, () => end(closed()));
   }
 
   /**

@@ -1,0 +1,141 @@
+import { createServer, type Socket } from "node:net";
+import { expect, it, onTestFinished } from "vitest";
+import { FleetError } from "../../src/errors.js";
+import type { Exchange } from "../../src/gateway/exchange.js";
+import { Links } from "../../src/gateway/links.js";
+import { PeerDialer } from "../../src/gateway/peers.js";
+import { checkSameProtocol, clientProtocol, PROTOCOLS, type Protocol } from "../../src/gateway/protocols.js";
+import { Requests, type RequestsContext } from "../../src/gateway/requests.js";
+import { encodeFrame, FrameDecoder } from "../../src/runtime/client/frames.js";
+import { SUPPORTED_VERSIONS } from "../../src/runtime/protocol.js";
+import type { HostRecord } from "../../src/store/store.js";
+
+const three = clientProtocol(3);
+/** A version in which another method asks for the foreground session. */
+const four: Protocol = {
+  ...three,
+  version: 4,
+  scopeOf: (method) => (method === "foreground.get" ? "foreground" : "never"),
+  isKnownMethod: (method) => method === "foreground.get",
+};
+const both = new Map([...PROTOCOLS, [4, four]]);
+
+it("has tables for each protocol version that the fleet supports", () => {
+  expect([...PROTOCOLS.keys()]).toEqual([...SUPPORTED_VERSIONS]);
+  for (const [version, protocol] of PROTOCOLS) expect(protocol.version).toBe(version);
+});
+
+it("gives a client the protocol that it names in connect, and version 3 to one that names none", () => {
+  expect(clientProtocol(4, both)).toBe(four);
+  expect(clientProtocol(3, both)).toBe(three);
+  expect(clientProtocol(undefined, both)).toBe(three);
+});
+
+it("names all supported versions when it refuses a client that names another one", () => {
+  expect(() => clientProtocol(5, both)).toThrow(
+    expect.objectContaining({
+      code: "FLEET_PROTOCOL_UNSUPPORTED",
+      message: expect.stringMatching(/^This front door speaks version 3 and 4 .*; the client speaks version 5\. /),
+      suggestions: ["npm install @github/copilot-sdk@1", "npm install @github/copilot-sdk@2"],
+    }),
+  );
+});
+
+it.each([
+  ["3", three, "session.getForeground", "foreground.get"],
+  ["4", four, "foreground.get", "session.getForeground"],
+])("judges the requests of a client by the table of its own version %s", async (_, protocol, allowed, unknown) => {
+  expect(await outcomeOf(protocol, allowed)).not.toBeInstanceOf(FleetError);
+  expect(await outcomeOf(protocol, unknown)).toMatchObject({
+    code: "FLEET_METHOD_UNKNOWN",
+    message: expect.stringContaining(unknown),
+  });
+});
+
+it("refuses to connect a client to a server that speaks another supported version, and names the SDK that fits", async () => {
+  const { port, closed } = await serverSpeaking(3);
+  const hello = { protocolVersion: 4 };
+  const links = new Links({
+    hello,
+    protocol: four,
+    ownServerId: "of-ann",
+    peers: new PeerDialer("here", hello, "token", async () => await Promise.resolve(true)),
+    listen: () => ({
+      onBatch: () => undefined,
+      onFrame: () => undefined,
+      onDrain: () => undefined,
+      onFault: () => undefined,
+      onClosed: () => undefined,
+    }),
+  });
+  const host = { name: "there", door: `127.0.0.1:${port}` } as HostRecord;
+  await expect(links.toPeer(host, new AbortController().signal)).rejects.toMatchObject({
+    code: "FLEET_PROTOCOL_UNSUPPORTED",
+    message: expect.stringMatching(
+      /speaks version 3 .*; the client speaks version 4\. Version 3 is spoken by SDK 1\.x/,
+    ),
+    suggestions: ["npm install @github/copilot-sdk@1"],
+  });
+  expect(links.all()).toEqual([]);
+  await closed;
+});
+
+it("names the SDK of version 4 to a client of version 3 whose server speaks version 4", () => {
+  expect(() => checkSameProtocol(three, four)).toThrow(
+    expect.objectContaining({
+      code: "FLEET_PROTOCOL_UNSUPPORTED",
+      message: expect.stringMatching(
+        /speaks version 4 .*; the client speaks version 3\. Version 4 is spoken by SDK 2\.x/,
+      ),
+      suggestions: ["npm install @github/copilot-sdk@2"],
+    }),
+  );
+});
+
+/** The result of a request that needs no server, or the error that it is refused with. */
+async function outcomeOf(protocol: Protocol, method: string): Promise<unknown> {
+  return await new Promise((resolve) => {
+    const exchange = {
+      begin: () => true,
+      openBytes: 0,
+      reply: (_request, result) => resolve(result),
+      refuse: (_request, error) => resolve(error),
+    } as Pick<Exchange, "begin" | "openBytes" | "reply" | "refuse">;
+    const context = {
+      protocol,
+      exchange,
+      share: { overRequests: null, overBytes: null },
+      config: { serve: { maxFrameBytes: 1024 } },
+      onEvent: () => undefined,
+      signal: new AbortController().signal,
+    } as unknown as RequestsContext;
+    new Requests(context).take({ kind: "request", id: 1, method, params: {}, bytes: 10 });
+  });
+}
+
+/** Answers every request with a protocol version. `closed` resolves when its first client has hung up. */
+async function serverSpeaking(protocolVersion: number): Promise<{ port: number; closed: Promise<void> }> {
+  const sockets = new Set<Socket>();
+  let onClosed: () => void = () => undefined;
+  const closed = new Promise<void>((resolve) => {
+    onClosed = resolve;
+  });
+  const server = createServer((socket) => {
+    sockets.add(socket);
+    const decoder = new FrameDecoder();
+    socket.on("data", (chunk) => {
+      for (const { id } of decoder.push(chunk) as { id: unknown }[])
+        socket.write(encodeFrame({ jsonrpc: "2.0", id, result: { protocolVersion } }));
+    });
+    socket.on("error", () => undefined);
+    socket.once("close", () => onClosed());
+  });
+  await new Promise<void>((resolve) => server.listen({ host: "127.0.0.1", port: 0 }, resolve));
+  onTestFinished(() => {
+    for (const socket of sockets) socket.destroy();
+    server.close();
+  });
+  const address = server.address();
+  if (address === null || typeof address === "string") throw new Error("the server has no port");
+  return { port: address.port, closed };
+}
