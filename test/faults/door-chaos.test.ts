@@ -134,7 +134,7 @@ class Sender {
       entry.outcome = "answered";
     } catch (error) {
       if (!(error instanceof Error) || error.name === "AssertionError") throw error;
-      if (closed.aborted || /closed|disposed/i.test(error.message)) return await this.close();
+      if (closed.aborted || /closed|disposed|ended by the other party/i.test(error.message)) return await this.close();
       expect(error.message, "a call that hangs").not.toContain("waiting for session.idle");
       entry.outcome = "refused";
       entry.reason = error.message;
@@ -260,6 +260,7 @@ it("answers each client its own prompt and keeps one history through kills, stop
     COPILOTFLEET_PROVIDER_BASE_URL: model.baseUrl,
     COPILOTFLEET_HEALTH_TIMEOUT: "10s", // a busy machine stands still for seconds
     COPILOTFLEET_HEALTH_BACKOFF: "100ms",
+    COPILOTFLEET_LOCK_TTL: "5s", // so long a front door that was killed in a turn keeps the session to itself
     COPILOTFLEET_HEALTH_RESTARTS: "1000",
   });
   for (const user of PRIVATE) await fleet.json(["create", "--user", user, "--id", `${user}-session`]);
