@@ -8,6 +8,8 @@ import { methodDenied } from "./refusals.js";
  */
 
 const OWNERS_SETTINGS = ["systemMessage", "customAgents", "defaultAgent", "agent"];
+/** An SDK's client in `mode: "empty"` sends this by itself (1.0.14, client.js, getSystemMessageConfigForMode). */
+const MESSAGE_OF_EMPTY_MODE = { mode: "customize", sections: { environment_context: { action: "remove" } } };
 const OWNERS_METHODS = new Set(["session.agent.setPrompt", "session.agent.select", "session.agent.deselect"]);
 
 /**
@@ -17,7 +19,12 @@ const OWNERS_METHODS = new Set(["session.agent.setPrompt", "session.agent.select
 export function checkMember(method: string, params: Params): void {
   if (OWNERS_METHODS.has(method)) throw methodDenied(method, "only the owner of a session instructs its agents");
   if (method !== "session.resume" && method !== "session.tools.set") return;
-  const setting = OWNERS_SETTINGS.find((name) => params[name] !== undefined && params[name] !== null);
+  const setting = OWNERS_SETTINGS.find((name) => {
+    const value = params[name];
+    // The program did not set it, and the server never gets it from a member.
+    if (name === "systemMessage" && JSON.stringify(value) === JSON.stringify(MESSAGE_OF_EMPTY_MODE)) return false;
+    return value !== undefined && value !== null;
+  });
   if (setting !== undefined) throw methodDenied(method, `only the owner of a session sets ${JSON.stringify(setting)}`);
   for (const tool of toolsIn(params)) {
     const { name, overridesBuiltInTool } = tool;

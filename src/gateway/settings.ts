@@ -171,7 +171,7 @@ export function checkOptions(
 function apart(asked: Params, { config, isolation, member }: Surroundings): Params {
   const allowed = config.session.tools ?? [];
   // A member's hooks could change what the owner's tools are given and give, and a member's choice of tools the owner's.
-  const others = { hooks: false, excludedTools: undefined, excludedBuiltinAgents: undefined };
+  const others = { systemMessage: undefined, hooks: false, excludedTools: undefined, excludedBuiltinAgents: undefined };
   // On another user's own server the session keeps the tools that its owner gave it.
   if (isolation === "per-user") return { ...others, requestExitPlanMode: false, availableTools: undefined };
   if (member) return { ...APART, ...others, availableTools: allowedTools({}, allowed) };

@@ -79,6 +79,15 @@ describe("what the fleet adds to a session", () => {
       memory: { enabled: false },
     });
   });
+
+  it("has no system message of a member, on any server", () => {
+    const asked = { systemMessage: { mode: "customize", sections: { environment_context: { action: "remove" } } } };
+    for (const isolation of ["shared", "per-user"] as const) {
+      const member = { ...own, own: false, member: true, isolation };
+      expect(JSON.stringify(sessionParams("session.resume", asked, record, member))).not.toContain("systemMessage");
+    }
+    expect(sessionParams("session.resume", asked, record, own)).toMatchObject(asked);
+  });
 });
 
 describe.each(["per-user", "shared"] as const)("the model's key on %s servers", (isolation) => {

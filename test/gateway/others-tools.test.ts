@@ -186,7 +186,10 @@ describe.each([
       ]) {
         denied(await ben.request("session.resume", { sessionId: id, ...settings }));
       }
-      expect(await ben.request("session.resume", { sessionId: id, tools: [GUARDED] })).toMatchObject({ result: {} });
+      // The SDK sends this by itself in its mode "empty", so nobody asked for it.
+      const systemMessage = { mode: "customize", sections: { environment_context: { action: "remove" } } };
+      const settings = { sessionId: id, tools: [GUARDED], systemMessage };
+      expect(await ben.request("session.resume", settings)).toMatchObject({ result: {} });
       for (const [method, params] of [
         ["session.tools.set", { tools: [SECRET] }],
         ["session.tools.set", { tools: [{ ...GUARDED, name: "view" }] }],
