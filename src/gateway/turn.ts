@@ -119,8 +119,11 @@ export class Turn {
       if (this.#unanswered > 0 && performance.now() - this.#sentAt < UNANSWERED_MS) continue;
       const missed = this.#idleMissed;
       this.#idleMissed = false;
+      const askedAt = this.#sentAt;
       const idle = await isIdle();
       if (this.#end !== null) return false;
+      // Another prompt went out while the server was asked, and its answer is about the time before that.
+      if (this.#sentAt !== askedAt) continue;
       // Twice, unless it said so: a prompt that was just taken may not have begun.
       if (idle && (idleBefore || missed)) {
         this.end("idle");
