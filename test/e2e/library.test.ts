@@ -129,8 +129,13 @@ describe("sessions", () => {
     ] as const;
     for (const [name, run] of turns) {
       const session = await fleet.resumeSession(sessionId, { user: "alice" });
+      // A prompt whose turn had not begun is sent again.
+      let begun = false;
+      session.on("user.message", () => {
+        begun = true;
+      });
       const lost = refusal(run(session));
-      await eventually("the turn", async () => await command.inTurn("alice", sessionId));
+      await eventually("the turn", () => begun);
       using took = new Stopwatch();
       await killServer("alice");
       expect(await lost, name).toMatchObject({ code: "FLEET_SERVER_LOST", exit: 7 });

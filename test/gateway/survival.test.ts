@@ -209,6 +209,10 @@ describe("a server with many clients that is killed", () => {
 
     for (const { client, id } of connected)
       await client.request("session.send", { sessionId: id, prompt: "!delay 60000 x" });
+    // A prompt whose turn had not begun is sent again.
+    const prompts = ({ client, id }: { client: RawClient; id: string }) =>
+      client.events(id).filter((type) => type === "user.message").length;
+    await eventually("all the turns", () => connected.every((entry) => prompts(entry) === 3));
     const pid = await pidOf();
     const idles = ({ client, id }: { client: RawClient; id: string }) =>
       client.events(id).filter((type) => type === "session.error").length;
