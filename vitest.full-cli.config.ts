@@ -10,5 +10,7 @@ export default defineConfig({
     hookTimeout: 180_000,
     expect: { poll: { timeout: 20_000 } },
     maxWorkers: 2,
+    retry: 1,
+    reporters: ["default", "./test/fixtures/flaky-reporter.ts"],
   },
 });
