@@ -11,7 +11,9 @@ import { DoorFleet } from "../gateway/harness.js";
 import { HostDoors } from "../gateway/hosts-harness.js";
 
 const CLIENTS = rounds(3, 8);
-const PROMPTS = rounds(5, 200);
+/** Each prompt sends the whole history to the model, so many prompts are several conversations. */
+const CONVERSATIONS = rounds(1, 10);
+const PROMPTS = rounds(5, 20);
 const COMMANDS = rounds(2, 50);
 /** With pauses the prompts of one client arrive while the turns of the others end. */
 const CASES = [
@@ -62,31 +64,36 @@ describe.each([
     const members = (count: number) => (isTeam ? Array.from({ length: count }, (_, index) => `user${index + 1}`) : []);
 
     it.each(CASES)(
-      `get their own answers to ${PROMPTS} prompts each, and all messages (streaming $streaming, pauses of $pauseMs ms)`,
+      `get their own answers to ${CONVERSATIONS * PROMPTS} prompts each, and all messages (streaming $streaming, pauses of $pauseMs ms)`,
       async ({ streaming, pauseMs }) => {
-        const sessionId = `own-${from}-${streaming}`;
         const users = ["user0", ...members(CLIENTS - 1)];
-        await at.fleet.leaveSession(
-          await at.fleet.createSession({ user: "user0", members: users.slice(1), sessionId }),
+        const clients = await Promise.all(
+          Array.from({ length: CLIENTS }, async (_, index) => await at.client(users[index] ?? "user0")),
         );
-        const joined = async (user: string) => await open(await at.client(user), sessionId, streaming);
-        const sessions = await Promise.all(
-          Array.from({ length: CLIENTS }, async (_, index) => await joined(users[index] ?? "user0")),
-        );
-        const listener = await joined("user0");
-        const idles = idlesOf(listener);
-        const received = [...sessions, listener].map(messagesOf);
-        const said = await converseAll(
-          sessions.map((session, index) => ({ name: `client${index}`, session })),
-          pauseMs,
-        );
-        expect(crossed(said)).toEqual([]);
-        const replies = said.map(({ reply }) => reply).toSorted();
-        await eventually("all messages at all clients", () => received.every(({ length }) => length >= said.length));
-        for (const messages of received) expect(messages.toSorted()).toEqual(replies);
-        await eventually("every end at the listener", () => idles.count >= said.length);
-        expect(idles.count).toBe(said.length);
-        expectOneHistory(join(at.folder, "state"), sessionId, said);
+        const listening = await at.client("user0");
+        for (let conversation = 0; conversation < CONVERSATIONS; conversation++) {
+          const sessionId = `own-${from}-${streaming}-${conversation}`;
+          await at.fleet.leaveSession(
+            await at.fleet.createSession({ user: "user0", members: users.slice(1), sessionId }),
+          );
+          const sessions = await Promise.all(clients.map(async (client) => await open(client, sessionId, streaming)));
+          const listener = await open(listening, sessionId, streaming);
+          const idles = idlesOf(listener);
+          const received = [...sessions, listener].map(messagesOf);
+          const said = await converseAll(
+            sessions.map((session, index) => ({ name: `client${index}`, session })),
+            pauseMs,
+          );
+          expect(crossed(said)).toEqual([]);
+          const replies = said.map(({ reply }) => reply).toSorted();
+          await eventually("all messages at all clients", () => received.every(({ length }) => length >= said.length));
+          for (const messages of received) expect(messages.toSorted()).toEqual(replies);
+          await eventually("every end at the listener", () => idles.count >= said.length);
+          expect(idles.count).toBe(said.length);
+          expectOneHistory(join(at.folder, "state"), sessionId, said);
+          await Promise.all([...sessions, listener].map(async (session) => await session.disconnect()));
+        }
+        await Promise.all([...clients, listening].map(async (client) => await client.stop()));
       },
     );
   },
