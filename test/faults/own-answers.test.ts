@@ -55,7 +55,7 @@ describe.each([
   ({ isolation, isTeam, from }) => {
     let at: DoorFleet;
     beforeAll(async () => {
-      at = await DoorFleet.open({ from, to: from + 4 }, { config: { isolation, serve: { turnWait: "10m" } } });
+      at = await DoorFleet.open({ from, to: from + 9 }, { config: { isolation, serve: { turnWait: "10m" } } });
     });
     afterAll(async () => {
       await at[Symbol.asyncDispose]();
