@@ -47,7 +47,7 @@ export interface DoctorResult {
   exit: number;
 }
 
-/** What one check found. A warning leaves the whole result `ok`, and its fix is shown. */
+/** The result of one check. A warning leaves the whole result `ok`, and its fix is shown. */
 interface Finding {
   level: Exclude<CheckLevel, "skipped">;
   detail: string;
@@ -274,7 +274,7 @@ async function diskSpace({ config, stateRoot }: LoadedConfig): Promise<Finding> 
   return { level: "warning", detail: `only ${detail}; a full disk refuses new sessions and turns`, fix };
 }
 
-/** What this user may still write on the file system of the path, or of the nearest folder above it that exists. */
+/** The bytes that this user may still write on the file system of the path, or of the nearest folder above it that exists. */
 async function freeSpace(path: string): Promise<{ path: string; bytes: number }> {
   try {
     const { bavail, bsize } = await statfs(path);

@@ -80,7 +80,7 @@ export interface FleetErrorOptions {
   suggestions?: readonly string[];
   /** The error underneath, kept for logs and never lost. */
   cause?: unknown;
-  /** What was done before or in spite of the failure, under the names that the result would have had. */
+  /** Work that was done before or in spite of the failure, under the names that the result would have had. */
   outcome?: Readonly<Record<string, unknown>>;
   /** The limit that was reached, as `limits.default` and `limits.total` name it: `connections`, `total.connections`. */
   limit?: string;
@@ -119,7 +119,7 @@ export class FleetError extends Error {
   readonly code: FleetErrorCode;
   readonly suggestions: readonly string[];
   readonly #text: { message: string; suggestions: readonly string[] };
-  /** What was done before or in spite of the failure, such as `{ deleted: ["a"] }`; empty if nothing was. */
+  /** Work that was done before or in spite of the failure, such as `{ deleted: ["a"] }`; empty if nothing was. */
   readonly outcome: Readonly<Record<string, unknown>>;
   /** The limit that was reached; undefined for an error of another kind. */
   readonly limit: string | undefined;

@@ -7,8 +7,7 @@ const BREAKS = /\r\n|\r|\n/g;
 const CONTROLS = /[\x00-\x08\x0b-\x1f\x7f]/g;
 
 /**
- * What is typed on a terminal in raw mode, with pasted texts turned into text for one line: a line break in them is not the
- * Enter key. Terminals mark a pasted text when they are asked to (`\x1b[?2004h`). Some programs that type for others do not;
+ * Input of a terminal in raw mode. A pasted text becomes text for one line, because a line break in it is not the Enter key. Terminals mark a pasted text when they are asked to (`\x1b[?2004h`). Some programs that type for others do not;
  * their text comes in one piece, with line breaks inside.
  */
 export class PastedText {
@@ -16,7 +15,7 @@ export class PastedText {
   /** The beginning of a mark whose end has not arrived. */
   #rest = "";
 
-  /** What arrived, as it is to be edited. */
+  /** The text that arrived, ready for the line editor. */
   read(chunk: string): string {
     let left = this.#rest + chunk;
     this.#rest = "";

@@ -1,6 +1,6 @@
 import type { PoolState } from "../pool/admission.js";
 
-/** What a person has to know about a closed pool; null while it is open. */
+/** Explains a closed pool to a person; null while the pool is open. */
 export function describeClosedPool({ state, reason, drainedAt }: PoolState): string | null {
   if (state === "open") return null;
   const wayOut = drainedAt === null ? "" : " Open it again: copilotfleet drain --undo";

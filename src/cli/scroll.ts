@@ -1,7 +1,7 @@
 import { stripVTControlCharacters } from "node:util";
 import { shorten } from "./table.js";
 
-/** What a live view shows: lines that stay above and below, and sections between them that scroll below their headings. */
+/** The content of a live view: fixed lines above and below, and between them sections that scroll under their headings. */
 export interface LiveView {
   above: readonly string[];
   /** The first line of each is its heading. */

@@ -28,7 +28,7 @@ export async function printTurn<Taken extends { text: string }>(
         }
       : {}),
   }).catch((error: unknown) => {
-    // What is said about the error must not stand behind half a reply, or behind the ^C that the terminal shows.
+    // Start the error on a new line, because half a reply or the terminal's ^C may stand on this one.
     const isLineOpen = streamed === "" ? output.signal.aborted : !streamed.endsWith("\n");
     if (stream && isLineOpen) process.stdout.write("\n");
     throw error;

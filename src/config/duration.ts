@@ -47,7 +47,7 @@ export function readLeaseTtl(text: string): number | null {
 export type Duration = string | number;
 
 export interface DurationBounds {
-  /** What the value was given as, for the message: a flag ("--ttl"), an option or a key ("session.ttl"). */
+  /** The name of the value in the message: a flag ("--ttl"), an option or a key ("session.ttl"). */
   name: string;
   /** The longest that is allowed, in milliseconds; 10 years by default. */
   maxMs?: number;

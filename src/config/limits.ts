@@ -1,6 +1,6 @@
 import { FleetError } from "../errors.js";
 
-/** What is limited, for each user and in sum over all of them. The names are those of the keys below `limits.default`. */
+/** The limits, for each user and in sum over all of them. The names are those of the keys below `limits.default`. */
 export const LIMITED = ["connections", "sessions", "requestsInFlight", "unreadBytes"] as const;
 export type Limited = (typeof LIMITED)[number];
 

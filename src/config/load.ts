@@ -20,7 +20,7 @@ type DeepPartial<T> = T extends readonly unknown[]
     : T;
 
 export interface LoadOptions {
-  /** What a caller of the library sets, or the command line: then {@link flagNames} has the flag. */
+  /** Settings of a caller of the library, or of the command line, whose flags {@link flagNames} names. */
   flags?: PartialConfig;
   /** How the flag of a dotted key is called, for messages: `{ "session.ttl": "--ttl" }`. */
   flagNames?: Readonly<Record<string, string>>;

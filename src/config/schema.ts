@@ -216,7 +216,7 @@ const limitsOf = (defaults: {
     sessions: v.optional(v.nullable(count()), defaults.sessions),
     // Requests at the front door that are not answered.
     requestsInFlight: v.optional(v.nullable(count()), defaults.requestsInFlight),
-    // What the front door holds in its buffers: unfinished frames, unanswered requests, and what clients do not take.
+    // Bytes that the front door holds in its buffers: unfinished frames, unanswered requests, and what clients do not take.
     unreadBytes: v.optional(v.nullable(size()), defaults.bytes),
   });
 

@@ -38,7 +38,7 @@ interface Own {
   failure: string | null;
   /** Its client has got a `session.error` and may send the next prompt before it reads the `session.idle` behind that. */
   hasFailed: boolean;
-  /** What the client is not sent while one of them waits. */
+  /** Ends of turns that the client does not get while one of its prompts waits. */
   held: HeldEnd[];
   late: LateAnswer[];
 }

@@ -313,7 +313,7 @@ export class Turns {
       const [first] = waiting;
       // In the meantime the turn has ended, or one that was sent before this one has to be sent again.
       const isOvertaking = running.doubtful.length > 0 || (first !== undefined && first.place < prompt.place);
-      // What is written to a connection that has ended reaches nobody, and nothing reports that.
+      // A write to a connection that has ended reaches nobody, and nothing reports that.
       if (!turn.active || isOvertaking || link.upstream.closed) {
         insert(waiting, prompt);
         return;
