@@ -1,4 +1,4 @@
-import { mkdtemp, readdir, rm } from "node:fs/promises";
+import { mkdtemp, readdir } from "node:fs/promises";
 import type { Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
@@ -11,6 +11,7 @@ import { conversationApp } from "../../examples/conversation.js";
 import { teamChatApp } from "../../examples/team-chat.js";
 import { Fleet } from "../../src/index.js";
 import { PendingReply } from "../../src/sessions/reply.js";
+import { removeFolder } from "../fixtures/remove-folder.js";
 
 /** The guide's applications, rewritten: each with two copies on one state, as behind a load balancer. */
 
@@ -78,7 +79,7 @@ afterAll(async () => {
     );
   }
   await Promise.all(fleets.map((open) => open.close()));
-  await rm(folder, { recursive: true, force: true });
+  await removeFolder(folder);
 });
 
 describe("/chat", () => {

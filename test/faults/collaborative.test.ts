@@ -1,5 +1,5 @@
 import { execFile } from "node:child_process";
-import { mkdir, mkdtemp, readFile, rm } from "node:fs/promises";
+import { mkdir, mkdtemp, readFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -8,6 +8,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Fleet } from "../../src/index.js";
 import { provenEndpoint } from "../../src/runtime/probe.js";
 import { openStore } from "../../src/store/open.js";
+import { removeFolder } from "../fixtures/remove-folder.js";
 
 const run = promisify(execFile);
 const MEMBER = fileURLToPath(new URL("../fixtures/member.ts", import.meta.url));
@@ -40,7 +41,7 @@ afterAll(async () => {
     { force: true },
   );
   await fleet.close();
-  await rm(folder, { recursive: true, force: true });
+  await removeFolder(folder);
 });
 
 interface Exchange {

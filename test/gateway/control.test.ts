@@ -1,4 +1,4 @@
-import { mkdtemp, realpath, rm } from "node:fs/promises";
+import { mkdtemp, realpath } from "node:fs/promises";
 import { connect, createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -18,6 +18,7 @@ import { openStore } from "../../src/store/open.js";
 import type { HostRecord, Store } from "../../src/store/store.js";
 import { eventually } from "../fixtures/fault-fleet.js";
 import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
+import { removeFolder } from "../fixtures/remove-folder.js";
 import { RawClient } from "./raw-client.js";
 
 const problem = redisProblem();
@@ -70,7 +71,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
     await fleet.close();
     await store.close();
     await redis.end();
-    await rm(folder, { recursive: true, force: true });
+    await removeFolder(folder);
   });
 
   const url = () => `127.0.0.1:${door.address.port}`;

@@ -1,4 +1,4 @@
-import { mkdtemp, realpath, rm } from "node:fs/promises";
+import { mkdtemp, realpath } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { CopilotClient, type CopilotClientOptions, RuntimeConnection } from "@github/copilot-sdk";
@@ -9,6 +9,7 @@ import type { FrontDoor } from "../../src/gateway/door.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import type { Store } from "../../src/store/store.js";
 import { processesWith } from "../fixtures/fault-fleet.js";
+import { removeFolder } from "../fixtures/remove-folder.js";
 import { type ScriptedModel, startScriptedModel } from "../fixtures/scripted-model.js";
 
 /** What stands for the model's key: it must never reach a client. */
@@ -104,7 +105,7 @@ export class DoorFleet implements AsyncDisposable {
     await this.fleet.close();
     await this.model[Symbol.asyncDispose]();
     const left = processesWith(`COPILOTFLEET_OWNER=${join(this.folder, "state")}`);
-    await rm(this.folder, { recursive: true, force: true });
+    await removeFolder(this.folder);
     expect(left, "processes left").toEqual([]);
   }
 }

@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
@@ -8,6 +8,7 @@ import { createInterface } from "node:readline";
 import { approveAll, CopilotClient, RuntimeConnection } from "@github/copilot-sdk";
 import { describe, expect, it } from "vitest";
 import { openProvider } from "../../src/models/provider.js";
+import { removeFolder } from "../fixtures/remove-folder.js";
 
 const TOKEN = "echo-test-token";
 const TURN_MS = 20_000;
@@ -66,7 +67,7 @@ describe("the echo model behind the real runtime", () => {
       const exited = once(child, "exit");
       child.kill("SIGKILL");
       await exited;
-      await rm(home, { recursive: true, force: true });
+      await removeFolder(home);
     }
   });
 });

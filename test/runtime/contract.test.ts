@@ -1,7 +1,6 @@
 import { type ChildProcess, execFileSync, spawn, spawnSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { existsSync, mkdtempSync, readdirSync } from "node:fs";
-import { rm } from "node:fs/promises";
 import { createConnection } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -11,6 +10,7 @@ import { encodeFrame, FrameDecoder } from "../../src/runtime/client/frames.js";
 import { RawConnection, RpcError } from "../../src/runtime/client/raw-connection.js";
 import { findRuntime } from "../../src/runtime/find.js";
 import { PORTS } from "../fixtures/cli.js";
+import { removeFolder } from "../fixtures/remove-folder.js";
 
 /**
  * What the fleet relies on and no documentation promises: flags that `--help` does not show, methods that the SDK calls
@@ -59,7 +59,7 @@ beforeAll(async () => {
 
 afterAll(async () => {
   child.kill("SIGKILL");
-  await rm(home, { recursive: true, force: true });
+  await removeFolder(home);
 });
 
 /** One request on a connection of its own, without any `connect` before it. */
