@@ -40,18 +40,10 @@ import { planRebalance, type RebalancePlan } from "./hosts/rebalance.js";
 import { refuseOtherSettings } from "./hosts/serving-note.js";
 import { Takeover } from "./hosts/takeover.js";
 import { type OpenedProvider, openProvider } from "./models/provider.js";
-import { closePool, launchesOf, liveSupervisor, openPool, type PoolState, poolState } from "./pool/admission.js";
-import { type ClientOptions, Clients } from "./pool/clients.js";
-import { Pool, type Strategy } from "./pool/pool.js";
-import { heldPorts } from "./pool/ports.js";
-import { fleetClosed } from "./pool/problems.js";
-import type { RollingResult } from "./pool/rolling.js";
-import { isBroken, type ServerView, viewServer } from "./pool/server.js";
-import type { Stopped } from "./pool/stopping.js";
-import { deleteEverywhere } from "./remote/delete-sessions.js";
-import { DoorClients } from "./remote/door-client.js";
-import { type FindContext, findRecord, whereItIs } from "./remote/find-session.js";
-import { allOf, FleetHosts, type FoundServer, groupByHost } from "./remote/fleet-hosts.js";
+import { deleteEverywhere } from "./peers/delete-sessions.js";
+import { DoorClients } from "./peers/door-client.js";
+import { type FindContext, findRecord, whereItIs } from "./peers/find-session.js";
+import { allOf, FleetHosts, type FoundServer, groupByHost } from "./peers/fleet-hosts.js";
 import {
   evictDownTo,
   evictEverywhere,
@@ -62,15 +54,23 @@ import {
   unknownOf,
   viewSessionOf,
   withSessionCounts,
-} from "./remote/gather.js";
-import type { LogEnd } from "./remote/host-actions.js";
-import { moveUsers } from "./remote/move-users.js";
-import { OtherHost } from "./remote/other-host.js";
-import { lookAtAll, type Overview } from "./remote/overview.js";
-import { OwnHost } from "./remote/own-host.js";
-import { onAnotherHost, tokenStaysHere } from "./remote/problems.js";
-import type { RemoteSession } from "./remote/remote-session.js";
-import { RemoteSessions } from "./remote/remote-sessions.js";
+} from "./peers/gather.js";
+import type { LogEnd } from "./peers/host-actions.js";
+import { moveUsers } from "./peers/move-users.js";
+import { OtherHost } from "./peers/other-host.js";
+import { lookAtAll, type Overview } from "./peers/overview.js";
+import { OwnHost } from "./peers/own-host.js";
+import { onAnotherHost, tokenStaysHere } from "./peers/problems.js";
+import type { RemoteSession } from "./peers/remote-session.js";
+import { RemoteSessions } from "./peers/remote-sessions.js";
+import { closePool, launchesOf, liveSupervisor, openPool, type PoolState, poolState } from "./pool/admission.js";
+import { type ClientOptions, Clients } from "./pool/clients.js";
+import { Pool, type Strategy } from "./pool/pool.js";
+import { heldPorts } from "./pool/ports.js";
+import { fleetClosed } from "./pool/problems.js";
+import type { RollingResult } from "./pool/rolling.js";
+import { isBroken, type ServerView, viewServer } from "./pool/server.js";
+import type { Stopped } from "./pool/stopping.js";
 import type { TurnReply } from "./runtime/client/turn.js";
 import { provenEndpoint } from "./runtime/probe.js";
 import type { LogPosition } from "./serve/log-tail.js";
@@ -742,7 +742,7 @@ export class Fleet implements AsyncDisposable {
     const { openFrontDoor } = await import("./gateway/door.js");
     const { listen: given = this.config.serve.listen ?? ANY_ADDRESS, ...listeners } = options;
     const listen = readListener(given, "listen");
-    const { answerCall } = await import("./remote/calls.js");
+    const { answerCall } = await import("./peers/calls.js");
     const context = {
       config: this.config,
       store: this.#store,

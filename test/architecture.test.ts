@@ -14,7 +14,7 @@ const LAYERS: RegExp[][] = [
   [/^cli\//],
   [/^smoke\.ts$/, /^doctor\.ts$/, /^migrate\.ts$/, /^trust\.ts$/, /^index\.ts$/],
   [/^fleet\.ts$/],
-  [/^remote\//],
+  [/^peers\//],
   [/^fleet-options\.ts$/, /^fleet-arguments\.ts$/],
   [/^serve\//],
   [/^gateway\//],
@@ -113,7 +113,7 @@ describe("the source", () => {
     expect(importers(/^@github\/copilot-sdk/, { types: false })).toEqual(["runtime/client/connect.ts"]);
     for (const file of importers(/^@github\/copilot-sdk/, { types: true })) {
       expect(file).toMatch(
-        /^(models\/|sessions\/|remote\/|pool\/clients\.ts$|runtime\/client\/|fleet(-options)?\.ts$|cli\/|smoke\.ts$|index\.ts$)/,
+        /^(models\/|sessions\/|peers\/|pool\/clients\.ts$|runtime\/client\/|fleet(-options)?\.ts$|cli\/|smoke\.ts$|index\.ts$)/,
       );
     }
   });

@@ -1,4 +1,4 @@
-import type { HostView, Overview } from "../remote/overview.js";
+import type { HostView, Overview } from "../peers/overview.js";
 import { describeClosedPool } from "./pool.js";
 import type { LiveView } from "./scroll.js";
 import { renderServers } from "./servers.js";

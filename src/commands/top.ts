@@ -3,7 +3,7 @@ import { FleetCommand } from "../cli/base-command.js";
 import { showLive } from "../cli/live.js";
 import { renderOverview, viewOverview } from "../cli/overview.js";
 import { warnOfClosedPool } from "../cli/pool.js";
-import type { Overview } from "../remote/overview.js";
+import type { Overview } from "../peers/overview.js";
 
 const REFRESH_MS = 2_000;
 

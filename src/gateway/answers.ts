@@ -3,17 +3,17 @@ import { readSessionFolder } from "../runtime/session-state.js";
 import { sessionLocked } from "../sessions/problems.js";
 import type { SessionRecord } from "../store/store.js";
 import { type Attachment, isElsewhere, newAttachment } from "./attachments.js";
-import { saysMoved } from "./carrier.js";
 import type { ClientRequest } from "./client-message.js";
 import type { DoorContext } from "./context.js";
-import type { Exchange } from "./exchange.js";
 import type { Link, Links, ServerLink } from "./links.js";
+import type { OpenRequests } from "./open-requests.js";
 import type { Opener } from "./opener.js";
 import { methodDenied } from "./refusals.js";
+import { saysMoved } from "./relay.js";
 
 export interface AnswersContext extends DoorContext {
   user: string;
-  exchange: Exchange;
+  openRequests: OpenRequests;
   attachments: Map<string, Attachment>;
   /** The client has the session open on a server here. */
   opened: (sessionId: string) => void;
@@ -46,7 +46,7 @@ export class Answers {
   }
 
   async open(request: ClientRequest, record: SessionRecord, isNew: boolean): Promise<void> {
-    const { opener, attachments, exchange } = this.#context;
+    const { opener, attachments, openRequests } = this.#context;
     const before = attachments.get(record.id);
     const attachment = before ?? newAttachment(record.id, record.serverId, request.params);
     let answer: unknown;
@@ -66,7 +66,7 @@ export class Answers {
           attachment.asked = request.params;
           answer = result;
           // Before the events that follow. Where more has to be set, the session is not ready yet.
-          if (own) exchange.reply(request, result);
+          if (own) openRequests.reply(request, result);
         },
       });
     } catch (error) {
@@ -75,11 +75,11 @@ export class Answers {
       throw error;
     }
     this.#context.opened(record.id);
-    exchange.reply(request, answer);
+    openRequests.reply(request, answer);
   }
 
   async delete(request: ClientRequest, record: SessionRecord): Promise<void> {
-    this.#context.exchange.reply(request, await this.deleteHere(request.method, record));
+    this.#context.openRequests.reply(request, await this.deleteHere(request.method, record));
   }
 
   /**
@@ -113,17 +113,17 @@ export class Answers {
 
   /** Wherever the client has it open. */
   async detach(request: ClientRequest, record: SessionRecord): Promise<void> {
-    const { attachments, left, lost, links, exchange } = this.#context;
+    const { attachments, left, lost, links, openRequests } = this.#context;
     await this.#reopened(record.id);
     const attachment = attachments.get(record.id);
     const link = links.live(attachment?.linkId ?? record.serverId);
     if (link === undefined) {
       // Its server has gone, and the session with it: there is nothing to leave.
       attachments.delete(record.id);
-      exchange.reply(request, { success: true });
+      openRequests.reply(request, { success: true });
       return;
     }
-    exchange.forward(link, request, {
+    openRequests.forward(link, request, {
       // Also for a client that says "session.destroy": a newer runtime may no longer know the older name.
       method: "session.detach",
       params: { sessionId: record.id },
@@ -134,7 +134,7 @@ export class Answers {
           left(record.id);
         }
         if (!moved) return undefined;
-        exchange.reply(request, { success: true }); // left by itself
+        openRequests.reply(request, { success: true }); // left by itself
         return "hold";
       },
       onLost: () => {
@@ -154,8 +154,8 @@ export class Answers {
   }
 
   async list(link: ServerLink, request: ClientRequest): Promise<void> {
-    const { exchange, directory } = this.#context;
-    if (link.own && directory.own === null) return exchange.forward(link, request);
+    const { openRequests, directory } = this.#context;
+    if (link.own && directory.own === null) return openRequests.forward(link, request);
     const result = (await link.upstream.ask(request.method, request.params)) as { sessions?: unknown };
     const visible = await this.#visible();
     const ids = new Set(visible.map(({ id }) => id));
@@ -164,7 +164,7 @@ export class Answers {
     // What a filter goes by is not in the records.
     const isFiltered = request.params.filter !== undefined && request.params.filter !== null;
     const elsewhere = isFiltered ? [] : await this.#elsewhere(visible, here);
-    exchange.reply(request, { ...result, sessions: [...here, ...elsewhere] });
+    openRequests.reply(request, { ...result, sessions: [...here, ...elsewhere] });
   }
 
   /** The user's sessions that are on other hosts, as far as their records tell of them. As on a bare server: if they had a turn. */
@@ -182,11 +182,11 @@ export class Answers {
   }
 
   async last(link: Link, request: ClientRequest): Promise<void> {
-    const { exchange } = this.#context;
-    if (link.own) return exchange.forward(link, request);
+    const { openRequests } = this.#context;
+    if (link.own) return openRequests.forward(link, request);
     const used = (await this.#visible()).sort((a, b) => b.lastUsedAt.localeCompare(a.lastUsedAt));
     const [last] = used;
-    exchange.reply(request, last === undefined ? {} : { sessionId: last.id });
+    openRequests.reply(request, last === undefined ? {} : { sessionId: last.id });
   }
 
   async #visible(): Promise<SessionRecord[]> {

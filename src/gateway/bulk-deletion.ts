@@ -36,15 +36,17 @@ export class BulkDeletion {
     if (!Array.isArray(sessionIds)) throw invalid(request, "missing or non-array parameter 'sessionIds'");
     const odd = sessionIds.find((id) => typeof id !== "string" || !/^[A-Za-z0-9._-]{1,128}$/.test(id));
     if (odd !== undefined) throw invalid(request, `Invalid sessionId: ${JSON.stringify(odd)}`);
-    this.#context.exchange.reply(request, { freedBytes: await this.#deleteAll(link, request, sessionIds as string[]) });
+    this.#context.openRequests.reply(request, {
+      freedBytes: await this.#deleteAll(link, request, sessionIds as string[]),
+    });
   }
 
   /** `sessions.pruneOld`: the server names the sessions that are old enough, also when they are to be deleted. */
   async prune(link: ServerLink, request: ClientRequest): Promise<void> {
     const { upstream } = link;
     const plan = (await upstream.ask(request.method, { ...request.params, dryRun: true })) as PruneResult;
-    const { exchange } = this.#context;
-    if (request.params.dryRun === true) return exchange.reply(request, plan);
+    const { openRequests } = this.#context;
+    if (request.params.dryRun === true) return openRequests.reply(request, plan);
     const freed = await this.#deleteAll(link, request, plan.candidates);
     const kept = plan.candidates.filter((id) => freed[id] === undefined);
     const result: PruneResult = {
@@ -54,7 +56,7 @@ export class BulkDeletion {
       freedBytes: Object.values(freed).reduce((sum, bytes) => sum + bytes, 0),
       dryRun: false,
     };
-    exchange.reply(request, result);
+    openRequests.reply(request, result);
   }
 
   /** @returns the bytes that were freed, by the ids of those that are gone. */

@@ -7,10 +7,10 @@ import type { ClientMessage, Params } from "./client-message.js";
 import type { ClientSocket } from "./client-socket.js";
 import type { DoorContext, DoorEvent, RequestReport, Together } from "./context.js";
 import { brokenTurnFrames } from "./events.js";
-import { Exchange } from "./exchange.js";
 import { ProtocolError } from "./frames.js";
 import { FromServers } from "./from-servers.js";
 import { isPeerLinkId, type Link, Links } from "./links.js";
+import { OpenRequests } from "./open-requests.js";
 import { Opener } from "./opener.js";
 import type { PeerDialer } from "./peers.js";
 import type { Protocol } from "./protocols.js";
@@ -53,7 +53,7 @@ export interface ClientOrigin {
   protocol: Protocol;
   /** The host whose front door carries it; undefined: it came by itself. */
   via: string | undefined;
-  /** Null: it is carried no further. */
+  /** Null: it is relayed no further. */
   peers: PeerDialer | null;
   /** What it has of its user's limits. */
   share: Share;
@@ -72,13 +72,13 @@ export class Client {
   readonly #door: DoorServices;
   readonly #socket: ClientSocket;
   readonly #ends: TurnEnds;
-  readonly #exchange: Exchange;
+  readonly #openRequests: OpenRequests;
   readonly #links: Links;
   readonly #routes: Routes;
   readonly #requests: Requests;
   readonly #attachments = new Map<string, Attachment>();
   readonly #gone = new AbortController();
-  readonly #isCarried: boolean;
+  readonly #isRelayed: boolean;
   readonly #protocol: Protocol;
   /** The server that this client has set up for itself: see `server-setup.ts`. */
   #boundTo: Link | undefined;
@@ -92,7 +92,7 @@ export class Client {
     this.#door = door;
     this.#socket = socket;
     this.holder = holder;
-    this.#isCarried = via !== undefined;
+    this.#isRelayed = via !== undefined;
     this.#protocol = protocol;
     const { user, lease } = holder;
     const { config, store, sessions, pool, directory } = door;
@@ -100,14 +100,20 @@ export class Client {
     const attachments = this.#attachments;
     const attachment = (sessionId: string) => attachments.get(sessionId);
     const turn = (sessionId: string) => this.turns.of(sessionId);
-    const context = { config, store, sessions, pool, directory, user, protocol, signal, carried: this.#isCarried };
+    const context = { config, store, sessions, pool, directory, user, protocol, signal, relayed: this.#isRelayed };
     const onEvent = (event: Omit<DoorEvent, "address" | "user">) => this.#tell(event);
-    this.#ends = new TurnEnds(socket, { isCarried: this.#isCarried });
-    this.#exchange = new Exchange(socket, this.#ends, (report) => door.onRequest({ ...report, user }), share, protocol);
+    this.#ends = new TurnEnds(socket, { isRelayed: this.#isRelayed });
+    this.#openRequests = new OpenRequests(
+      socket,
+      this.#ends,
+      (report) => door.onRequest({ ...report, user }),
+      share,
+      protocol,
+    );
     const fromServers = new FromServers({
       config,
       client: socket,
-      exchange: this.#exchange,
+      openRequests: this.#openRequests,
       ends: this.#ends,
       sessionRequests: door.sessionRequests,
       attachment,
@@ -125,7 +131,7 @@ export class Client {
     this.turns = new Turns({
       ...context,
       lease,
-      exchange: this.#exchange,
+      openRequests: this.#openRequests,
       ends: this.#ends,
       attachment,
       linkFor: async (record) => await this.#routes.local(record),
@@ -138,7 +144,7 @@ export class Client {
     this.#requests = new Requests({
       ...context,
       share,
-      exchange: this.#exchange,
+      openRequests: this.#openRequests,
       sessionRequests: door.sessionRequests,
       bringers: (sessionId, tool) => door.bringers(sessionId, tool, this),
       attachments,
@@ -167,7 +173,7 @@ export class Client {
   async greet(): Promise<Params> {
     const { directory } = this.#door;
     // Carried here for a session that is not on the host of its user: no server is started for that.
-    if (this.#isCarried && !(await directory.place(this.holder.user)).here)
+    if (this.#isRelayed && !(await directory.place(this.holder.user)).here)
       return { protocolVersion: this.#protocol.version };
     return (await this.#routes.home()).greeting;
   }
@@ -180,31 +186,31 @@ export class Client {
 
   /** How many turns are under way or waited for, here and at other hosts. */
   get inTurns(): number {
-    return this.turns.size + this.#carriedTurns();
+    return this.turns.size + this.#relayedTurns();
   }
 
   /** Resolves when no turn is. */
   async settled(signal: AbortSignal): Promise<void> {
     await this.turns.settled();
-    while (this.#carriedTurns() > 0) await delay(SETTLED_POLL_MS, undefined, { signal });
+    while (this.#relayedTurns() > 0) await delay(SETTLED_POLL_MS, undefined, { signal });
   }
 
-  #carriedTurns(): number {
-    const carried = [...this.#attachments.values()].filter(({ linkId, inTurn }) => inTurn && isPeerLinkId(linkId));
-    return carried.length;
+  #relayedTurns(): number {
+    const relayed = [...this.#attachments.values()].filter(({ linkId, inTurn }) => inTurn && isPeerLinkId(linkId));
+    return relayed.length;
   }
 
   /** @throws ProtocolError */
   take(message: ClientMessage): void {
     switch (message.kind) {
       case "request":
-        if (this.#exchange.open >= MAX_OPEN_REQUESTS) {
+        if (this.#openRequests.open >= MAX_OPEN_REQUESTS) {
           throw new ProtocolError(`More than ${MAX_OPEN_REQUESTS} requests are not answered.`, -32600);
         }
         this.#requests.take(message);
         break;
       case "response":
-        if (!this.#ends.read(message.id) && !this.#exchange.answered(message))
+        if (!this.#ends.read(message.id) && !this.#openRequests.answered(message))
           this.#tell({ event: "dropped", detail: "an answer that nobody waits for" });
         break;
       case "unfit":
@@ -280,7 +286,7 @@ export class Client {
 
   close(): void {
     this.#gone.abort(clientGone());
-    this.#exchange.close();
+    this.#openRequests.close();
     this.turns.close();
     this.#links.close();
   }
@@ -301,7 +307,7 @@ export class Client {
     if (this.#gone.signal.aborted) return;
     this.#tell({ event: link.kind === "peer" ? "host-lost" : "server-lost", detail: link.id });
     const goOn = this.turns.lose(link);
-    this.#exchange.drop(link);
+    this.#openRequests.drop(link);
     if (this.#boundTo === link) {
       this.#socket.end();
       return;

@@ -7,7 +7,7 @@ import { ClientSocket } from "./client-socket.js";
 import type { DoorEvent, DoorOwner } from "./context.js";
 import { ControlConnection } from "./control.js";
 import { type Frame, ProtocolError } from "./frames.js";
-import { carriedFrom, PeerDialer } from "./peers.js";
+import { PeerDialer, relayedFrom } from "./peers.js";
 import { clientProtocol, type Protocol } from "./protocols.js";
 import {
   AUTHENTICATION_FAILED,
@@ -166,7 +166,7 @@ export class Connection {
         await this.#admitHost(id, holder, protocol);
         return;
       }
-      const via = carriedFrom(fleet);
+      const via = relayedFrom(fleet);
       const { own } = this.#services.directory;
       const isGood = async () => await isTokenGood(this.#services.store, holder);
       const peers = own === null || via !== undefined ? null : new PeerDialer(own, hello, String(token), isGood);

@@ -14,7 +14,7 @@ const MAX_OPEN_CALLS = 100;
 
 /**
  * A connection of another host, which asks this one to do something with its servers and sessions. It takes
- * `fleet.call {method, params, limitMs}` and nothing else; what can be called is the table's to say (`remote/calls.ts`).
+ * `fleet.call {method, params, limitMs}` and nothing else; what can be called is the table's to say (`peers/calls.ts`).
  * Who hangs up calls off what is under way.
  */
 export class ControlConnection {

@@ -3,9 +3,9 @@ import type { Attachment } from "./attachments.js";
 import type { ClientSocket } from "./client-socket.js";
 import type { DoorEvent } from "./context.js";
 import { endsTurn, errorIn, promptIn } from "./events.js";
-import { Exchange } from "./exchange.js";
 import { type Frame, ProtocolError } from "./frames.js";
 import type { Link } from "./links.js";
+import { OpenRequests } from "./open-requests.js";
 import { decidesOnTools, withoutApproval } from "./reach.js";
 import { describe } from "./refusals.js";
 import type { ServerMessage } from "./server-message.js";
@@ -17,7 +17,7 @@ import type { UpstreamListener } from "./upstream.js";
 export interface FromServersContext {
   config: Config;
   client: ClientSocket;
-  exchange: Exchange;
+  openRequests: OpenRequests;
   ends: TurnEnds;
   sessionRequests: SessionRequests;
   attachment: (sessionId: string) => Attachment | undefined;
@@ -63,9 +63,9 @@ export class FromServers {
   }
 
   #take(link: Link, message: ServerMessage, frame: Frame): void {
-    const { client, exchange, onEvent } = this.#context;
+    const { client, openRequests, onEvent } = this.#context;
     if (message.kind === "response") {
-      exchange.answer(link, message, frame);
+      openRequests.answer(link, message, frame);
       return;
     }
     const { sessionId, method } = message;
@@ -76,13 +76,13 @@ export class FromServers {
     const isLeft = attachment !== undefined && here === undefined && method !== "session.lifecycle";
     const isOthers = !link.own && (here === undefined || isOfAnother(message, here));
     if (isOthers || isLeft) {
-      if (message.kind === "request") Exchange.decline(link, message.id);
+      if (message.kind === "request") OpenRequests.decline(link, message.id);
       if (method !== "session.lifecycle")
         onEvent({ event: "dropped", method, detail: "from a server, for nobody here" });
       return;
     }
     if (message.kind === "request") {
-      exchange.ask(link, message, frame, this.#filterFor(link, message.method));
+      openRequests.ask(link, message, frame, this.#filterFor(link, message.method));
       return;
     }
     if (here === undefined || message.eventType === undefined) client.send(frame.raw);

@@ -153,7 +153,7 @@ export class Links {
 
   async #toHost(id: string, host: HostRecord, signal: AbortSignal): Promise<PeerLink> {
     const { peers } = this.#options;
-    if (peers === null) throw new FleetError("FLEET_INTERNAL", "A client that was carried here is not carried on.");
+    if (peers === null) throw new FleetError("FLEET_INTERNAL", "A client that was relayed here is not relayed on.");
     return await this.#keep(
       async (listener) => await peers.open(host, listener, signal),
       (opened): PeerLink => ({ kind: "peer", id, host, own: true, ...opened }),

@@ -13,7 +13,7 @@ const CONNECT_MS = 2_000;
 const ANSWER_MS = 30_000;
 
 /**
- * Opens connections to the front doors of other hosts for one client, and says there that the client was carried. It alone
+ * Opens connections to the front doors of other hosts for one client, and says there that the client was relayed. It alone
  * keeps the client's token, in memory and for the life of the client's connection.
  */
 export class PeerDialer {
@@ -61,7 +61,7 @@ export class PeerDialer {
  *
  * @returns the name of that host, for the log; undefined: it did not.
  */
-export function carriedFrom(fleet: unknown): string | undefined {
+export function relayedFrom(fleet: unknown): string | undefined {
   if (fleet === undefined) return undefined;
   const via = typeof fleet === "object" && fleet !== null && "via" in fleet ? fleet.via : undefined;
   return typeof via === "string" && isHostName(via) ? via : "unknown";

@@ -7,7 +7,6 @@ import type { ServerRecord, SessionRecord } from "../store/store.js";
 import { Answers, type AnswersContext } from "./answers.js";
 import { ownTools, saysUnloaded } from "./attachments.js";
 import { BulkDeletion } from "./bulk-deletion.js";
-import { Carrier, isMoved } from "./carrier.js";
 import type { ClientRequest, Params } from "./client-message.js";
 import type { DoorEvent } from "./context.js";
 import type { ServerLink } from "./links.js";
@@ -25,6 +24,7 @@ import {
   noSuchSession,
   requestsExhausted,
 } from "./refusals.js";
+import { isMoved, Relay } from "./relay.js";
 import type { Routes } from "./routes.js";
 import { checkSetup, refuseSetupElsewhere } from "./server-setup.js";
 import { isAnswer, type SessionRequests } from "./session-requests.js";
@@ -50,8 +50,8 @@ export interface RequestsContext extends AnswersContext {
   /** Resolves when the next prompt may be begun, or session opened. */
   pace: () => Promise<void>;
   isDraining: () => boolean;
-  /** Whether one that was carried here in vain is told so, instead of being looked for again. */
-  carried: boolean;
+  /** Whether one that was relayed here in vain is told so, instead of being looked for again. */
+  relayed: boolean;
   onEvent: (event: Omit<DoorEvent, "address" | "user">) => void;
   /** Aborts when the client has gone. */
   signal: AbortSignal;
@@ -89,7 +89,7 @@ export class Requests {
   readonly #context: RequestsContext;
   readonly #answers: Answers;
   readonly #bulkDeletion: BulkDeletion;
-  readonly #carrier: Carrier;
+  readonly #relay: Relay;
   readonly #visits = new WeakMap<ClientRequest, Visit>();
   /** What is said to one session, or to the server, arrives there in the order in which it was said. */
   readonly #lines = new Map<string, Visit[]>();
@@ -99,28 +99,28 @@ export class Requests {
     this.#context = context;
     this.#answers = new Answers(context);
     this.#bulkDeletion = new BulkDeletion(context, this.#answers);
-    this.#carrier = new Carrier({ ...context, again: (request) => this.#again(request) });
+    this.#relay = new Relay({ ...context, again: (request) => this.#again(request) });
   }
 
   take(request: ClientRequest): void {
-    const { exchange } = this.#context;
-    if (!exchange.begin(request)) {
+    const { openRequests } = this.#context;
+    if (!openRequests.begin(request)) {
       this.#context.onEvent({ event: "denied", detail: "an id that is in use" });
       return;
     }
     const { maxFrameBytes } = this.#context.config.serve;
     // One alone may be as long as a frame may be; so may all together that wait, for their turns or for a server.
-    const isTooMuch = exchange.openBytes > maxFrameBytes && exchange.openBytes > request.bytes;
+    const isTooMuch = openRequests.openBytes > maxFrameBytes && openRequests.openBytes > request.bytes;
     if (isTooMuch && request.bytes > SHORT_BYTES) {
       const { method } = request;
-      exchange.refuse(request, requestsExhausted(maxFrameBytes));
+      openRequests.refuse(request, requestsExhausted(maxFrameBytes));
       this.#context.onEvent({ event: "denied", method, code: "FLEET_REQUESTS_EXHAUSTED" });
       return;
     }
     const reached = this.#limitReached(request);
     if (reached !== null) {
       const { method } = request;
-      exchange.refuse(request, reached);
+      openRequests.refuse(request, reached);
       this.#context.onEvent({ event: "denied", method, ...reason(reached) });
       return;
     }
@@ -178,16 +178,16 @@ export class Requests {
   /** Refuses a request, or looks again for what it is about if that has gone to another host. */
   refuse(request: ClientRequest, error: unknown): void {
     if (isMoved(error) && this.#again(request)) return;
-    const { exchange } = this.#context;
-    if (error instanceof RpcError) exchange.fail(request, error);
-    else exchange.refuse(request, error);
+    const { openRequests } = this.#context;
+    if (error instanceof RpcError) openRequests.fail(request, error);
+    else openRequests.refuse(request, error);
   }
 
   /** @returns false when it was looked for often enough: then the error is its client's. */
   #again(request: ClientRequest): boolean {
     const visit = this.#visits.get(request);
     const pauseMs = LOOK_AGAIN_MS[visit?.looks ?? LOOK_AGAIN_MS.length];
-    if (this.#context.carried || visit === undefined || pauseMs === undefined) return false;
+    if (this.#context.relayed || visit === undefined || pauseMs === undefined) return false;
     visit.looks++;
     visit.notBefore = performance.now() + pauseMs;
     this.#queue(visit);
@@ -196,17 +196,17 @@ export class Requests {
 
   /** Never rejects. */
   async #judge(request: ClientRequest): Promise<void> {
-    const { exchange, onEvent } = this.#context;
+    const { openRequests, onEvent } = this.#context;
     const { method, params } = request;
     try {
       await this.#route(this.#context.protocol.scopeOf(method), request);
     } catch (error) {
       if (isMoved(error) && this.#again(request)) return;
       if (error instanceof RpcError) {
-        exchange.fail(request, error);
+        openRequests.fail(request, error);
         return;
       }
-      exchange.refuse(request, error);
+      openRequests.refuse(request, error);
       const why = isFleetError(error) ? reason(error) : ({ code: "FLEET_INTERNAL" } as const);
       const named = typeof params.sessionId === "string" ? { sessionId: params.sessionId.slice(0, 128) } : {};
       const bug = isFleetError(error) ? {} : { detail: describe(error) };
@@ -222,7 +222,7 @@ export class Requests {
       case "never":
         throw this.#refusalOf(method);
       case "foreground":
-        return this.#context.exchange.reply(request, foregroundOf(request));
+        return this.#context.openRequests.reply(request, foregroundOf(request));
       case "free":
       case "own":
       case "own-host":
@@ -241,11 +241,11 @@ export class Requests {
     if (scope === "send" && this.#context.turns.waits(record.id))
       return await this.#context.turns.send(request, record);
     if (method === "session.abort" && this.#context.turns.cancel(record.id)) {
-      return this.#context.exchange.reply(request, { success: true });
+      return this.#context.openRequests.reply(request, { success: true });
     }
     const host = await this.#context.routes.hostOf(record);
     if (this.#isOvertaking(request)) return;
-    if (host !== null) await this.#carrier.session(scope, host, request, record);
+    if (host !== null) await this.#relay.session(scope, host, request, record);
     else await this.#routeHere(scope, request, record);
   }
 
@@ -259,11 +259,11 @@ export class Requests {
     scope: "free" | "own" | "own-host" | "setup" | "bulk" | "list" | "last" | "create",
     request: ClientRequest,
   ): Promise<void> {
-    const { exchange, routes } = this.#context;
+    const { openRequests, routes } = this.#context;
     // Before its server is started: who creates a session may be refused.
     const host = await routes.homeHost();
     if (host !== null && scope === "setup") refuseSetupElsewhere(request.method);
-    if (host !== null) return this.#carrier.home(await routes.peer(host), request);
+    if (host !== null) return this.#relay.home(await routes.peer(host), request);
     if (scope === "create") return await this.#answers.create(request);
     const link = await routes.homeHere();
     switch (scope) {
@@ -282,13 +282,13 @@ export class Requests {
     }
     if (request.method === "sessions.bulkDelete") return await this.#bulkDeletion.delete(link, request);
     if (request.method === "sessions.pruneOld") return await this.#bulkDeletion.prune(link, request);
-    exchange.forward(link, request);
+    openRequests.forward(link, request);
   }
 
   #setUp(link: ServerLink, request: ClientRequest): void {
-    const { exchange, config, boundTo } = this.#context;
+    const { openRequests, config, boundTo } = this.#context;
     checkSetup(request.method, link.server, link.own, config);
-    exchange.forward(link, request, {
+    openRequests.forward(link, request, {
       onAnswer: ({ failed }) => {
         if (!failed) boundTo(link);
         return undefined;
@@ -344,7 +344,7 @@ export class Requests {
     this.#checkAnswer(link, request, record);
     const decided = this.#decided(link, request, record);
     // Answered for another client's tool: as if that one had been quicker.
-    if (decided === null) return this.#context.exchange.reply(request, { success: false });
+    if (decided === null) return this.#context.openRequests.reply(request, { success: false });
     this.#forward(link, { ...request, params: decided }, record);
   }
 
@@ -398,14 +398,14 @@ export class Requests {
 
   /** Sends a request about a session on; if the session was unloaded meanwhile, it is opened again and the request repeated. */
   #forward(link: ServerLink, request: ClientRequest, record: SessionRecord, again = false): void {
-    const { exchange, attachments, unloaded, routes } = this.#context;
-    exchange.forward(link, request, {
+    const { openRequests, attachments, unloaded, routes } = this.#context;
+    openRequests.forward(link, request, {
       params: { ...request.params, sessionId: record.id },
       onAnswer: ({ failed, body }) => {
         const finish = failed ? undefined : this.#finishing(request.method);
         if (finish !== undefined) {
           finish(request, link, resultIn(body)).then(
-            (result) => exchange.reply(request, result),
+            (result) => openRequests.reply(request, result),
             (error: unknown) => this.refuse(request, error),
           );
           return "hold";
@@ -484,7 +484,7 @@ export class Requests {
 
   /** The record of a session that the user may use; null: there is none, and the client was answered. */
   async #recordFor(request: ClientRequest): Promise<SessionRecord | null> {
-    const { sessions, user, exchange, attachments, left, onEvent } = this.#context;
+    const { sessions, user, openRequests, attachments, left, onEvent } = this.#context;
     const { method, params } = request;
     const { sessionId } = params;
     if (typeof sessionId !== "string") throw noSuchSession(String(sessionId));
@@ -500,7 +500,7 @@ export class Requests {
     // Deleted, it may be open here yet.
     attachments.delete(sessionId);
     left(sessionId);
-    exchange.reply(request, answer(sessionId));
+    openRequests.reply(request, answer(sessionId));
     return null;
   }
 

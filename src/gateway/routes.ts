@@ -10,8 +10,8 @@ import type { Turn } from "./turn.js";
 
 export interface RoutesContext extends DoorContext {
   user: string;
-  /** The client came from the front door of another host: it gets what is here, and is carried no further. */
-  carried: boolean;
+  /** The client came from the front door of another host: it gets what is here, and is relayed no further. */
+  relayed: boolean;
   links: Links;
   opener: Opener;
   attachments: Map<string, Attachment>;
@@ -42,10 +42,10 @@ export class Routes {
   /**
    * The other host that has the session; null: it is on this one, or is to be. The record has to be fresh.
    *
-   * @throws FleetError `FLEET_SESSION_MOVED` when the client was carried here in vain; and as `HostDirectory.whereIs`.
+   * @throws FleetError `FLEET_SESSION_MOVED` when the client was relayed here in vain; and as `HostDirectory.whereIs`.
    */
   async hostOf(record: SessionRecord): Promise<HostRecord | null> {
-    const { directory, carried, attachments } = this.#context;
+    const { directory, relayed, attachments } = this.#context;
     const attachment = attachments.get(record.id);
     const where = await directory.whereIs(record);
     if (where.here) {
@@ -53,7 +53,7 @@ export class Routes {
       if (attachment?.attached === true && !(await directory.has(record))) this.leave(attachment);
       return null;
     }
-    if (!carried) return where.host;
+    if (!relayed) return where.host;
     if (attachment !== undefined) this.leave(attachment);
     attachments.delete(record.id);
     throw sessionMoved(record, where.host);
@@ -61,10 +61,10 @@ export class Routes {
 
   /** The same for what is about no session, and for new ones. @throws FleetError; as `HostDirectory.place`. */
   async homeHost(): Promise<HostRecord | null> {
-    const { directory, user, carried } = this.#context;
+    const { directory, user, relayed } = this.#context;
     const where = await directory.place(user);
     if (where.here) return null;
-    if (carried) throw userMoved(user, where.host);
+    if (relayed) throw userMoved(user, where.host);
     return where.host;
   }
 

@@ -20,13 +20,13 @@ export class Shares {
   /**
    * Counts one more connection of a user.
    *
-   * @param carried Whether another host's front door says that it carries this client. Such connections are counted apart: the
-   * client counts at the other door, too, and nobody proves that a connection is carried.
+   * @param relayed Whether another host's front door says that it carries this client. Such connections are counted apart: the
+   * client counts at the other door, too, and nobody proves that a connection is relayed.
    * @throws FleetError `FLEET_LIMIT_REACHED`.
    */
-  admit(user: string, carried: boolean): Share {
+  admit(user: string, relayed: boolean): Share {
     // No user's id has a colon.
-    const name = carried ? `carried:${user}` : user;
+    const name = relayed ? `relayed:${user}` : user;
     const use = this.#users.get(name) ?? { ...NOTHING };
     const reached = this.#reached(use, "connections", 1);
     if (reached !== null) throw reached;

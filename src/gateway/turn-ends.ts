@@ -60,7 +60,7 @@ const QUESTION = "fleet-read-";
  */
 export class TurnEnds {
   readonly #client: ClientSocket;
-  readonly #isCarried: boolean;
+  readonly #isRelayed: boolean;
   readonly #open = new Map<RpcId, OpenPrompt>();
   readonly #own = new Map<string, Own>();
   /** How many questions the client was asked. */
@@ -70,10 +70,10 @@ export class TurnEnds {
   /** How many questions the client has to have answered when it has read the last end of another's turn, by sessions. */
   readonly #unread = new Map<string, number>();
 
-  /** @param isCarried whether the client is connected to another front door, which asks it */
-  constructor(client: ClientSocket, { isCarried }: { isCarried: boolean }) {
+  /** @param isRelayed whether the client is connected to another front door, which asks it */
+  constructor(client: ClientSocket, { isRelayed }: { isRelayed: boolean }) {
     this.#client = client;
-    this.#isCarried = isCarried;
+    this.#isRelayed = isRelayed;
   }
 
   /** The client opens a session. It is asked here already, so that it is known before its first prompt whether it answers. */
@@ -273,7 +273,7 @@ export class TurnEnds {
   }
 
   #ask(): void {
-    if (this.#isCarried) return;
+    if (this.#isRelayed) return;
     this.#asked++;
     this.#client.send(encodeMessage({ id: `${QUESTION}${this.#asked}`, method: "$/copilotfleet.read" }));
   }

@@ -10,9 +10,9 @@ import type { ServerRecord, SessionRecord } from "../store/store.js";
 import { type Attachment, isElsewhere, saysUnloaded } from "./attachments.js";
 import type { ClientRequest } from "./client-message.js";
 import type { DoorContext, DoorEvent } from "./context.js";
-import type { Exchange } from "./exchange.js";
 import { leftTurnOver } from "./left-turn.js";
 import type { Link, ServerLink } from "./links.js";
+import type { OpenRequests } from "./open-requests.js";
 import type { Protocol } from "./protocols.js";
 import { checkReach } from "./reach.js";
 import { clientGone, doorDraining, failure, SERVER_ENDED, serverLost } from "./refusals.js";
@@ -26,12 +26,12 @@ export interface TurnsContext extends DoorContext {
   protocol: Protocol;
   /** The lease that the client's turns in a session are taken under, if it came with one. */
   lease: TokenHolder["lease"];
-  exchange: Exchange;
+  openRequests: OpenRequests;
   ends: TurnEnds;
   attachment: (sessionId: string) => Attachment | undefined;
   /** The session's server here, with the session loaded for this client if the client opened it. */
   linkFor: (record: SessionRecord) => Promise<ServerLink>;
-  /** Refuses a prompt; one whose session has gone to another host is carried there instead. */
+  /** Refuses a prompt; one whose session has gone to another host is relayed there instead. */
   refuse: (request: ClientRequest, error: unknown) => void;
   isDraining: () => boolean;
   /** The session is not in its server's memory any more. */
@@ -342,12 +342,12 @@ export class Turns {
   }
 
   #write(running: Running, prompt: Prompt, link: ServerLink): void {
-    const { exchange, attachment, unloaded } = this.#context;
+    const { openRequests, attachment, unloaded } = this.#context;
     const { turn, record, sent } = running;
     const { request } = prompt;
     const { id } = record;
     this.#note(running, prompt, link);
-    exchange.forward(link, request, {
+    openRequests.forward(link, request, {
       params: { ...request.params, sessionId: id },
       onAnswer: ({ failed, body }) => {
         if (failed) sent.delete(prompt);
@@ -440,7 +440,7 @@ export class Turns {
 
   /** Sends prompts again whose server has ended, unless they had begun. Never rejects. */
   async #resolve(running: Running, prompts: readonly Prompt[], link: ServerLink): Promise<void> {
-    const { exchange, ends, onEvent } = this.#context;
+    const { openRequests, ends, onEvent } = this.#context;
     const { turn, record, waiting, sent } = running;
     const { id } = record;
     let begun: ReadonlyMap<Prompt, string> | null = null;
@@ -457,13 +457,13 @@ export class Turns {
       if (messageId !== undefined) {
         isCut = true;
         if (prompt.isAnswered) continue;
-        exchange.reply(prompt.request, { messageId }, [messageId]);
+        openRequests.reply(prompt.request, { messageId }, [messageId]);
         turn.answered(true);
       } else if (begun === null || prompt.isRepeated || !turn.active) {
         isCut ||= prompt.isAnswered;
         if (prompt.isAnswered) continue;
         turn.answered(false);
-        exchange.refuse(prompt.request, serverLost("it answered"));
+        openRequests.refuse(prompt.request, serverLost("it answered"));
       } else {
         prompt.isRepeated = true;
         if (prompt.isAnswered) {

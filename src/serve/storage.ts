@@ -6,7 +6,7 @@ import { groupOfServer, isRunning } from "../pool/server.js";
 import { sessionStatePath } from "../runtime/session-state.js";
 import { linkToPlace, makeHostFolder, placePath } from "../runtime/shared-storage.js";
 import type { ServeContext } from "./context.js";
-import { refuseUnlike } from "./presence.js";
+import { refuseUnlike } from "./heartbeat.js";
 
 /**
  * Puts the sessions of all servers of this host where the other hosts can get at them, before this one says that it is

@@ -12,16 +12,16 @@ import type { Registry, ServerRecord } from "../store/store.js";
 import type { ServeContext } from "./context.js";
 import { doorListeners } from "./door-reports.js";
 import { HealthEndpoint } from "./health-endpoint.js";
+import { Heartbeat } from "./heartbeat.js";
+import { HostLock } from "./host-lock.js";
 import { collectPeriodically, enforceCap, rotatePeriodically } from "./housekeeping.js";
-import { Keeper } from "./keeper.js";
+import { IdleStopper } from "./idle-stopper.js";
 import { Leftovers } from "./leftovers.js";
 import { claimUntermed, unloadTaken } from "./new-term.js";
 import { Operations } from "./operations.js";
-import { Presence } from "./presence.js";
 import { ProcessCensus } from "./process-census.js";
+import { Reconciler } from "./reconciler.js";
 import { Recycler } from "./recycler.js";
-import { Seat } from "./seat.js";
-import { Sleeper } from "./sleeper.js";
 import { placeSessions } from "./storage.js";
 import { Surveyor } from "./surveyor.js";
 import { countTrouble, noteTrouble } from "./trouble.js";
@@ -67,18 +67,18 @@ const STUCK_MS = 30_000;
  */
 export class Supervisor {
   readonly #context: ServeContext;
-  readonly #seat: Seat;
+  readonly #hostLock: HostLock;
   readonly #stopping = new AbortController();
   readonly #operations: Operations;
-  readonly #keeper: Keeper;
+  readonly #reconciler: Reconciler;
   readonly #recycler: Recycler;
   readonly #leftovers: Leftovers;
-  readonly #sleeper: Sleeper;
+  readonly #idleStopper: IdleStopper;
   readonly #surveyor: Surveyor;
   #endpoint: HealthEndpoint | undefined;
   #door: FrontDoor | undefined;
   /** Of a fleet on several hosts. */
-  #presence: Presence | undefined;
+  #heartbeat: Heartbeat | undefined;
   #wake: () => void = () => undefined;
   #wokenEarly = false;
   #state: "starting" | "serving" | "draining" = "starting";
@@ -91,9 +91,9 @@ export class Supervisor {
   #closing: Promise<void> | undefined;
   readonly #lost = new AbortController();
 
-  private constructor(context: ServeContext, seat: Seat) {
+  private constructor(context: ServeContext, hostLock: HostLock) {
     this.#context = context;
-    this.#seat = seat;
+    this.#hostLock = hostLock;
     const { signal } = this.#stopping;
     this.#operations = new Operations(
       (what, server, error) => {
@@ -104,11 +104,11 @@ export class Supervisor {
       },
       () => this.#wakeUp(),
     );
-    this.#keeper = new Keeper(context, this.#operations, signal, () => this.#wakeUp());
+    this.#reconciler = new Reconciler(context, this.#operations, signal, () => this.#wakeUp());
     const census = new ProcessCensus(context.stateRoot, context.config.health.intervalMs);
     this.#recycler = new Recycler(context, this.#operations, census, signal);
     this.#leftovers = new Leftovers(context, this.#operations, census);
-    this.#sleeper = new Sleeper(context, this.#operations, signal);
+    this.#idleStopper = new IdleStopper(context, this.#operations, signal);
     this.#surveyor = new Surveyor(context, census);
   }
 
@@ -119,8 +119,8 @@ export class Supervisor {
    * @throws FleetError `FLEET_SUPERVISOR_RUNNING`, `FLEET_ADDRESS_TAKEN`, `FLEET_ADDRESS_UNUSABLE`.
    */
   static async start(context: ServeContext, signal: AbortSignal): Promise<Supervisor> {
-    const seat = await Seat.take(context.store);
-    const supervisor = new Supervisor(context, seat);
+    const hostLock = await HostLock.take(context.store);
+    const supervisor = new Supervisor(context, hostLock);
     try {
       noteServing(context.config, context.stateRoot);
     } catch (error) {
@@ -146,16 +146,16 @@ export class Supervisor {
       onError: (error) => noteTrouble(this.#context, "the health endpoint failed", error),
       signal,
     });
-    await this.#seat.announce({ metrics: this.metricsAddress });
+    await this.#hostLock.announce({ metrics: this.metricsAddress });
     await this.#enter();
-    const registry = await this.#keeper.reconcile();
-    await Promise.all(this.#keeper.monitors.map(({ first }) => first));
+    const registry = await this.#reconciler.reconcile();
+    await Promise.all(this.#reconciler.monitors.map(({ first }) => first));
     await this.#survey(registry);
     if (openDoor !== null) {
       this.#door = await openDoor({ ...doorListeners(this.#context), signal });
-      await this.#seat.announce({ metrics: this.metricsAddress, door: this.doorAddress });
+      await this.#hostLock.announce({ metrics: this.metricsAddress, door: this.doorAddress });
     }
-    await this.#presence?.announce(this.#door?.address ?? null);
+    await this.#heartbeat?.announce(this.#door?.address ?? null);
     this.#state = "serving";
     const { signal: stopping } = this.#stopping;
     this.#loops = Promise.all([
@@ -171,7 +171,7 @@ export class Supervisor {
     const { hosts } = store;
     if (hosts === null) return;
     await placeSessions(this.#context);
-    this.#presence = await Presence.enter(this.#context, hosts, {
+    this.#heartbeat = await Heartbeat.enter(this.#context, hosts, {
       onTermOver: () => {
         // Elsewhere nobody can take what is on this host's own disk.
         if (config.storage.shared !== null) this.#door?.leaveServers();
@@ -179,7 +179,7 @@ export class Supervisor {
       onNewTerm: () => void unloadTaken(this.#context, directory),
     });
     if (config.storage.shared !== null) {
-      await claimUntermed(this.#context, { host: hosts.own, term: this.#presence.term });
+      await claimUntermed(this.#context, { host: hosts.own, term: this.#heartbeat.term });
     }
   }
 
@@ -195,7 +195,7 @@ export class Supervisor {
 
   /** How many servers are watched at the moment. */
   get watched(): number {
-    return this.#keeper.monitors.length;
+    return this.#reconciler.monitors.length;
   }
 
   /** Aborts when another supervisor has taken over, since this process did not run for too long. */
@@ -209,10 +209,10 @@ export class Supervisor {
       await this.#pause();
       if (this.#stopping.signal.aborted) return;
       const registry = await this.#attempt("the servers could not be looked at", async () => {
-        const found = await this.#keeper.reconcile();
+        const found = await this.#reconciler.reconcile();
         this.#closedBy = closedBy(found);
         this.#lookedAt = performance.now();
-        if (!this.#seat.isHeld(found)) this.#lost.abort();
+        if (!this.#hostLock.isHeld(found)) this.#lost.abort();
         return found;
       });
       if (this.#lost.signal.aborted) return;
@@ -240,10 +240,10 @@ export class Supervisor {
 
   async #survey(registry: Registry): Promise<void> {
     const running = Object.values(registry.servers).filter(isWatchable);
-    const ownPorts = new Set(this.#keeper.monitors.flatMap(({ localPort }) => localPort ?? []));
+    const ownPorts = new Set(this.#reconciler.monitors.flatMap(({ localPort }) => localPort ?? []));
     this.#recycler.look(running);
     this.#leftovers.look(running);
-    this.#sleeper.look(running, ownPorts);
+    this.#idleStopper.look(running, ownPorts);
     for (const server of running) {
       await enforceCap(this.#context, server).catch((error: unknown) => {
         // A server that is ill is the monitor's business.
@@ -303,7 +303,9 @@ export class Supervisor {
       return await this.#drain(request);
     } catch (error) {
       // Nothing can be recorded, so nothing can be stopped in order.
-      await this.leave().catch((late: unknown) => noteTrouble(this.#context, "the seat could not be left", late));
+      await this.leave().catch((late: unknown) =>
+        noteTrouble(this.#context, "the host lock could not be given back", late),
+      );
       throw error;
     }
   }
@@ -312,9 +314,9 @@ export class Supervisor {
     const { hurry } = request;
     const drainTimeoutMs = readTimeout(request, this.#context.config.drain.timeoutMs);
     const { store, pool, log } = this.#context;
-    await this.#seat.closePool();
+    await this.#hostLock.closePool();
     this.#state = "draining";
-    await this.#presence
+    await this.#heartbeat
       ?.closeToUsers()
       .catch((error: unknown) => noteTrouble(this.#context, "the other hosts could not be told of the drain", error));
     // Its turns are waited for with all others, at the servers.
@@ -359,7 +361,7 @@ export class Supervisor {
     this.#wakeUp();
     await this.#loops;
     await this.#operations.settled();
-    await this.#keeper.close();
+    await this.#reconciler.close();
   }
 
   /** @param gone whether nothing is left here that other hosts would have to wait for */
@@ -370,10 +372,10 @@ export class Supervisor {
 
   async #closeOnce({ gone }: { gone: boolean }): Promise<void> {
     try {
-      await this.#presence?.leave({ gone });
+      await this.#heartbeat?.leave({ gone });
       // Until every process of this host that still counts on the term has looked again, the pool stays closed to it.
       if (gone && this.#context.directory.isShared) await delay(SEEN_MS);
-      await this.#seat.leave();
+      await this.#hostLock.leave();
     } finally {
       this.#forgetServing();
       await this.#endpoint?.close();

@@ -1,9 +1,9 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Fleet } from "../../src/fleet.js";
 import { issueToken } from "../../src/gateway/tokens.js";
+import type { HostView, Overview } from "../../src/peers/overview.js";
 import type { ServerView } from "../../src/pool/server.js";
 import type { Stopped } from "../../src/pool/stopping.js";
-import type { HostView, Overview } from "../../src/remote/overview.js";
 import type { GcResult } from "../../src/sessions/gc.js";
 import type { SessionView } from "../../src/sessions/view.js";
 import { COMMAND } from "../fixtures/cli.js";

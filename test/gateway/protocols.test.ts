@@ -1,8 +1,8 @@
 import { createServer, type Socket } from "node:net";
 import { expect, it, onTestFinished } from "vitest";
 import { FleetError } from "../../src/errors.js";
-import type { Exchange } from "../../src/gateway/exchange.js";
 import { Links } from "../../src/gateway/links.js";
+import type { OpenRequests } from "../../src/gateway/open-requests.js";
 import { PeerDialer } from "../../src/gateway/peers.js";
 import { checkSameProtocol, clientProtocol, PROTOCOLS, type Protocol } from "../../src/gateway/protocols.js";
 import { Requests, type RequestsContext } from "../../src/gateway/requests.js";
@@ -95,15 +95,15 @@ it("names the SDK of version 4 to a client of version 3 whose server speaks vers
 /** The result of a request that needs no server, or the error that it is refused with. */
 async function outcomeOf(protocol: Protocol, method: string): Promise<unknown> {
   return await new Promise((resolve) => {
-    const exchange = {
+    const openRequests = {
       begin: () => true,
       openBytes: 0,
       reply: (_request, result) => resolve(result),
       refuse: (_request, error) => resolve(error),
-    } as Pick<Exchange, "begin" | "openBytes" | "reply" | "refuse">;
+    } as Pick<OpenRequests, "begin" | "openBytes" | "reply" | "refuse">;
     const context = {
       protocol,
-      exchange,
+      openRequests,
       share: { overRequests: null, overBytes: null },
       config: { serve: { maxFrameBytes: 1024 } },
       onEvent: () => undefined,

@@ -13,7 +13,7 @@ import { foundingScript, script } from "./scripts.js";
 /**
  * ARGV[5]: the line that the document has to begin with, empty if there must be none. [6] the new document, [7] how long
  * the mark stays (ms), [8] the member to add to the set KEYS[5], or empty, [9] whose turn ends with this, or empty.
- * KEYS[6] to [8] are the turn's, as in turn-scripts.ts; ARGV[10] how long the next one lasts (ms). KEYS[9] is another set that
+ * KEYS[6] to [8] are the turn's, as in writer-lock-scripts.ts; ARGV[10] how long the next one lasts (ms). KEYS[9] is another set that
  * gets the member, if there is one.
  */
 export const COMMIT = foundingScript(`${PASS_ON}

@@ -4,7 +4,7 @@ import type { Connection } from "./connection.js";
 import { COMMIT, COUNT, REMOVE } from "./document-scripts.js";
 import { corruptError, newerError } from "./failures.js";
 import type { Keys } from "./keys.js";
-import { TURN_MS } from "./turn.js";
+import { TURN_MS } from "./writer-lock.js";
 
 /**
  * How long the mark of a commit stays. Longer than any writer goes on asking: each gives up after seconds, and the server

@@ -22,7 +22,7 @@ import { RegistryDocument } from "./registry.js";
 import { TELL_TIME } from "./scripts.js";
 import { SessionDocuments } from "./sessions.js";
 import { TokenDocuments } from "./tokens.js";
-import { Turns } from "./turn.js";
+import { WriterLock } from "./writer-lock.js";
 
 const DEADLINE_MS = 30_000;
 
@@ -90,7 +90,7 @@ class DatabaseStore implements RedisStore {
       isFounding: keys.registry === keys.founding,
       connection,
       documents,
-      turns: new Turns(connection, keys, newId()),
+      turns: new WriterLock(connection, keys, newId()),
       deadlineMs,
       warn,
     });

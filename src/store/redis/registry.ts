@@ -5,7 +5,7 @@ import { UpdateQueue } from "../update-queue.js";
 import { type Connection, FIRST_REGISTRY } from "./connection.js";
 import { type Documents, decode, parseObject, type Stored } from "./documents.js";
 import { busyError, corruptError } from "./failures.js";
-import type { Turn, Turns } from "./turn.js";
+import type { WriterLock, WriterTurn } from "./writer-lock.js";
 
 export interface RegistryOptions {
   key: string;
@@ -13,7 +13,7 @@ export interface RegistryOptions {
   isFounding: boolean;
   connection: Connection;
   documents: Documents;
-  turns: Turns;
+  turns: WriterLock;
   deadlineMs: number;
   warn: (message: string) => void;
 }
@@ -26,7 +26,7 @@ export class RegistryDocument {
   readonly #options: RegistryOptions;
   readonly #updates: UpdateQueue<Registry>;
   /** The turn that no commit has ended yet. */
-  #turn: (Turn & { highest: number }) | undefined;
+  #turn: (WriterTurn & { highest: number }) | undefined;
   /** The highest revision seen, to notice when there is less than there was. */
   #highest = 0;
 

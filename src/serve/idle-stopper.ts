@@ -10,7 +10,7 @@ import type { Operations } from "./operations.js";
  * Stops users' own servers that nobody has used for `pool.idleTimeout`: no session in memory, no client connected. Whoever
  * comes back has it started again, in milliseconds.
  */
-export class Sleeper {
+export class IdleStopper {
   readonly #context: ServeContext;
   readonly #operations: Operations;
   readonly #stopping: AbortSignal;

@@ -1,7 +1,7 @@
 import { isFleetError } from "../../errors.js";
 import type { Connection } from "./connection.js";
 import type { Keys } from "./keys.js";
-import { LEAVE_TURN, TAKE_TURN } from "./turn-scripts.js";
+import { LEAVE_TURN, TAKE_TURN } from "./writer-lock-scripts.js";
 
 /** Longer than an update takes, and no longer than others should wait for a writer that died. */
 export const TURN_MS = 250;
@@ -13,14 +13,14 @@ const NEXT_ASKS_MS = 25;
 const OTHERS_ASK_MS = 150;
 
 /** What a writer begins from: the registry as it is, null when there is none, undefined when the wait was given up. */
-export type Turn = { registry: string | null | undefined };
+export type WriterTurn = { registry: string | null | undefined };
 
 /**
  * Writers of the registry take turns, in the order in which they come. That is politeness: the compare in the commit is
  * what keeps updates apart. But fifty who all try at once, and all but one in vain, take seconds for what takes
  * milliseconds one after the other.
  */
-export class Turns {
+export class WriterLock {
   readonly #connection: Connection;
   readonly #keys: readonly string[];
   readonly #channel: string;
@@ -38,7 +38,7 @@ export class Turns {
   }
 
   /** Waits for the turn; the registry comes with it. */
-  async take(): Promise<Turn> {
+  async take(): Promise<WriterTurn> {
     const until = performance.now() + PATIENCE_MS;
     this.#heard = undefined;
     do {

@@ -6,7 +6,7 @@ import type { Registry, Store, SupervisorRecord } from "../store/store.js";
  * The one place of a supervisor on this host. Whoever has it stands in the registry by the identity of its process, so a
  * place whose holder died is free, and a reused PID holds nothing.
  */
-export class Seat {
+export class HostLock {
   readonly #store: Store;
 
   private constructor(store: Store) {
@@ -14,7 +14,7 @@ export class Seat {
   }
 
   /** Takes the place, and opens the pool again if it was drained. @throws FleetError `FLEET_SUPERVISOR_RUNNING`. */
-  static async take(store: Store): Promise<Seat> {
+  static async take(store: Store): Promise<HostLock> {
     const own = ownIdentity();
     await store.updateRegistry((registry) => {
       const others = registry.supervisors ?? [];
@@ -25,7 +25,7 @@ export class Seat {
       registry.supervisors.push({ process: own, state: "serving", startedAt, metrics: null });
       delete registry.drainedAt;
     });
-    return new Seat(store);
+    return new HostLock(store);
   }
 
   /** Whether the place is still this process's. */

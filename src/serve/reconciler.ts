@@ -21,7 +21,7 @@ const STILL_ENDING_MS = [20, 60, 200];
  * Brings what is in line with what should be: servers that should run and do not are started, each running one has a
  * monitor, one that hangs is ended. One server's trouble delays no other's.
  */
-export class Keeper {
+export class Reconciler {
   readonly #context: ServeContext;
   readonly #operations: Operations;
   readonly #stopping: AbortSignal;

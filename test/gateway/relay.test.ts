@@ -1,24 +1,24 @@
 import { expect, it } from "vitest";
 import { type Attachment, newAttachment } from "../../src/gateway/attachments.js";
-import { Carrier, type CarrierContext } from "../../src/gateway/carrier.js";
 import type { ClientRequest } from "../../src/gateway/client-message.js";
-import type { ForwardOptions } from "../../src/gateway/exchange.js";
+import type { ForwardOptions } from "../../src/gateway/open-requests.js";
+import { Relay, type RelayContext } from "../../src/gateway/relay.js";
 import type { HostRecord } from "../../src/store/store.js";
 import { sessionRecord } from "../fixtures/store-records.js";
 
 /** A prompt in a session of another host, whose front door is to be played. */
 async function carried(attachment: Attachment) {
   const forwarded: ForwardOptions = {};
-  const carrier = new Carrier({
-    exchange: {
+  const relay = new Relay({
+    openRequests: {
       forward: (_link: unknown, _request: unknown, options: ForwardOptions) => void Object.assign(forwarded, options),
     },
     attachments: new Map([[attachment.sessionId, attachment]]),
     routes: { remote: async () => ({}) },
     again: () => false,
-  } as unknown as CarrierContext);
+  } as unknown as RelayContext);
   const request: ClientRequest = { kind: "request", id: 1, method: "session.send", params: {}, bytes: 1 };
-  await carrier.session("send", {} as HostRecord, request, sessionRecord(attachment.sessionId));
+  await relay.session("send", {} as HostRecord, request, sessionRecord(attachment.sessionId));
   return { answer: (body: object) => forwarded.onAnswer?.({ failed: "error" in body, body: encoded(body) }) };
 }
 

@@ -3,14 +3,14 @@ import { RpcError } from "../runtime/client/raw-connection.js";
 import type { HostRecord, SessionRecord } from "../store/store.js";
 import { type Attachment, newAttachment } from "./attachments.js";
 import type { ClientRequest } from "./client-message.js";
-import type { Answer, Exchange, ForwardOptions } from "./exchange.js";
 import type { PeerLink } from "./links.js";
 import type { Scope } from "./methods.js";
+import type { Answer, ForwardOptions, OpenRequests } from "./open-requests.js";
 import type { Routes } from "./routes.js";
 import { parse } from "./server-message.js";
 
-export interface CarrierContext {
-  exchange: Exchange;
+export interface RelayContext {
+  openRequests: OpenRequests;
   attachments: Map<string, Attachment>;
   routes: Routes;
   /** What it is about has left that host: looks again. @returns false when that was done often enough. */
@@ -21,10 +21,10 @@ export interface CarrierContext {
  * Sends requests on to the front doors of other hosts, which judge them for this client as those of their own: here it is
  * only kept in mind what the client has open there.
  */
-export class Carrier {
-  readonly #context: CarrierContext;
+export class Relay {
+  readonly #context: RelayContext;
 
-  constructor(context: CarrierContext) {
+  constructor(context: RelayContext) {
     this.#context = context;
   }
 
@@ -105,8 +105,8 @@ export class Carrier {
   }
 
   #send(link: PeerLink, request: ClientRequest, options: ForwardOptions = {}): void {
-    const { exchange, again } = this.#context;
-    exchange.forward(link, request, {
+    const { openRequests, again } = this.#context;
+    openRequests.forward(link, request, {
       ...options,
       onAnswer: (answer) => {
         options.onAnswer?.(answer);

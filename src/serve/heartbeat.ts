@@ -14,7 +14,7 @@ const BEATS = 3;
 /** The least time between two tries after one that failed, in milliseconds. */
 const RETRY_MS = 500;
 
-export interface PresenceListener {
+export interface HeartbeatListener {
   /** The host may count as gone from now on: others may take what it has. */
   onTermOver(): void;
   /** It is there again, in another term: what it had may be somebody else's. */
@@ -25,11 +25,11 @@ export interface PresenceListener {
  * The heartbeat of this host, by which the others know that it is there. A term lasts for as long as none came too late;
  * when one does, this host knows it at the latest when the others do.
  */
-export class Presence {
+export class Heartbeat {
   readonly #context: Pick<ServeContext, "config" | "log" | "metrics">;
   readonly #hosts: Hosts;
   readonly #instance: string;
-  readonly #listener: PresenceListener;
+  readonly #listener: HeartbeatListener;
   #entry: HostEntry;
   #term = 0;
   /** `performance.now()` at which the term may be over: never later than for the others. */
@@ -47,7 +47,7 @@ export class Presence {
     context: Pick<ServeContext, "config" | "log" | "metrics">,
     hosts: Hosts,
     instance: string,
-    listener: PresenceListener,
+    listener: HeartbeatListener,
   ) {
     this.#context = context;
     this.#hosts = hosts;
@@ -65,30 +65,30 @@ export class Presence {
   static async enter(
     context: Pick<ServeContext, "config" | "log" | "metrics" | "stateRoot">,
     hosts: Hosts,
-    listener: PresenceListener,
-  ): Promise<Presence> {
+    listener: HeartbeatListener,
+  ): Promise<Heartbeat> {
     const { stateRoot } = context;
     const { shared } = context.config.storage;
     await refuseUnlike(hosts, shared);
     const before = (await hosts.list()).find(({ name }) => name === hosts.own);
     const isNoted = instanceOf(stateRoot) !== null;
     const { instance } = ensureNote(stateRoot, hosts.own);
-    const presence = new Presence(context, hosts, instance, listener);
+    const heartbeat = new Heartbeat(context, hosts, instance, listener);
     try {
       // In this order: the beacon of another host that has this name stays as it is.
-      await presence.#send();
-      if (shared !== null) presence.#entry = { ...presence.#entry, beacon: await lightBeacon(shared, hosts.own) };
-      await presence.#send();
-      presence.#next();
+      await heartbeat.#send();
+      if (shared !== null) heartbeat.#entry = { ...heartbeat.#entry, beacon: await lightBeacon(shared, hosts.own) };
+      await heartbeat.#send();
+      heartbeat.#next();
       // Once more: of two that enter at the same moment each sees the other by now.
       await refuseUnlike(hosts, shared);
     } catch (error) {
       const late = (failure: unknown) => noteTrouble(context, "what this host entered could not be undone", failure);
-      await presence.#withdraw(before).catch(late);
+      await heartbeat.#withdraw(before).catch(late);
       if (before === undefined && !isNoted) removeNote(stateRoot);
       throw error;
     }
-    return presence;
+    return heartbeat;
   }
 
   /** As if it had never entered. @param before what the directory had of this host until then */

@@ -49,7 +49,7 @@ interface Asked {
 }
 
 /** Who asked what of whom, in both directions, on one client connection. */
-export class Exchange {
+export class OpenRequests {
   readonly #client: ClientSocket;
   readonly #ends: TurnEnds;
   readonly #report: (report: Omit<RequestReport, "user">) => void;
