@@ -11,25 +11,25 @@ import type { ServerMessage } from "./server-message.js";
 import type { Share } from "./shares.js";
 import { messageIdsIn, type TurnEnds } from "./turn-ends.js";
 
-/** What a server answered. */
+/** A server's answer to a request. */
 export interface Answer {
   failed: boolean;
   body: Buffer;
 }
 
 export interface ForwardOptions {
-  /** What the server gets instead of what the client sent. */
+  /** The method and parameters that the server gets in place of the client's. */
   method?: string;
   params?: Params;
-  /** Sees the answer before the client does; `hold` keeps it from the client, who then has to be answered otherwise. */
+  /** Sees the answer before the client does. `hold` keeps it from the client, and the caller must then answer. */
   onAnswer?: (answer: Answer) => "hold" | undefined;
-  /** The server ended without an answer. `hold` keeps that from the client, who then has to be answered otherwise. */
+  /** The server ended without an answer. `hold` keeps that from the client, and the caller must then answer. */
   onLost?: () => "hold" | undefined;
 }
 
 interface Open {
   method: string;
-  /** When it came, by `performance.now()`. */
+  /** When the request arrived, by `performance.now()`. */
   since: number;
   bytes: number;
 }
@@ -40,20 +40,22 @@ interface Pending {
   options: ForwardOptions;
 }
 
-/** A request of the server's own, which the client answers under an id of ours: those of two servers may be the same. */
+/**
+ * A server's request to the client. The client answers under an id of ours, because two servers may use the same id.
+ */
 interface Asked {
   link: Link;
   id: RpcId;
-  /** What the server gets of the result; undefined: all of it, as it came. */
+  /** Changes the result before the server gets it. If undefined, the server gets the result as it came. */
   filter: ((result: unknown) => unknown) | undefined;
 }
 
-/** Who asked what of whom, in both directions, on one client connection. */
+/** The open requests of one client connection, in both directions. */
 export class OpenRequests {
   readonly #client: ClientSocket;
   readonly #ends: TurnEnds;
   readonly #report: (report: Omit<RequestReport, "user">) => void;
-  /** The client's requests that are not answered, by their ids. */
+  /** The client's requests that have no answer, by their ids. */
   readonly #open = new Map<RpcId, Open>();
   readonly #pending = new Map<RpcId, Pending>();
   readonly #asked = new Map<number, Asked>();
@@ -76,17 +78,21 @@ export class OpenRequests {
     this.#protocol = protocol;
   }
 
-  /** How many requests of the client are not answered. */
+  /** How many of the client's requests have no answer. */
   get open(): number {
     return this.#open.size;
   }
 
-  /** How long all of them together were, in bytes: what each says is kept until its answer. */
+  /** The length of all these requests together, in bytes. Each is kept in memory until it is answered. */
   get openBytes(): number {
     return this.#openBytes;
   }
 
-  /** Takes note of a request. @returns false when one with its id is not answered yet: it cannot be told apart from that. */
+  /**
+   * Registers a request.
+   *
+   * @returns false when another request with this id has no answer, because the two could not be told apart.
+   */
   begin({ id, method, params, bytes }: ClientRequest): boolean {
     if (this.#open.has(id)) return false;
     const scope = this.#protocol.scopeOf(method);
@@ -98,38 +104,42 @@ export class OpenRequests {
     return true;
   }
 
-  /** Sends a request on, made anew from what was judged. */
+  /** Sends a request on, encoded again from the values that were checked. */
   forward(link: Link, request: ClientRequest, options: ForwardOptions = {}): void {
     const { id } = request;
     this.#pending.set(id, { request, link, options });
     const { method = request.method, params = request.params } = options;
     if (!link.upstream.send(encodeMessage({ id, method, params }))) this.#client.hold(link);
-    // It ended while the request was on its way here: nobody else will tell.
+    // The server ended while the request was on its way to this line, so no event will report the loss.
     if (link.upstream.closed) this.#lose(id);
   }
 
-  /** Passes a server's answer on, as it came. */
+  /** Passes a server's answer on unchanged. */
   answer(link: Link, message: ServerMessage & { kind: "response" }, { raw, body }: Frame): void {
     const pending = this.#pending.get(message.id);
     if (pending?.link !== link) return;
     const held = pending.options.onAnswer?.({ failed: message.failed, body }) === "hold";
     const isTaken = !message.failed && this.#protocol.scopeOf(pending.request.method) === "send";
     const messageIds = isTaken ? messageIdsIn(body) : null;
-    // Only now: if the answer could not be read, the end of the link, which follows, is its answer.
+    // Delete this only now: if the answer cannot be read, the link ends, and its loss answers the request.
     this.#pending.delete(message.id);
     if (held) return;
     this.#end(pending.request, message.failed ? "failed" : "answered");
     this.#ends.answer(pending.request.id, raw, messageIds);
   }
 
-  /** Answers in place of a server. @param messageIds as in {@link TurnEnds.answer} */
+  /**
+   * Answers in place of a server.
+   *
+   * @param messageIds as in {@link TurnEnds.answer}
+   */
   reply(request: ClientRequest, result: unknown, messageIds: readonly string[] | null = null): void {
     if (!this.#open.has(request.id)) return; // answered before
     this.#end(request, "answered");
     this.#ends.answer(request.id, encodeMessage({ id: request.id, result }), messageIds);
   }
 
-  /** Passes an error of a server on, from a request that was made in the client's place. */
+  /** Passes on a server's error to a request that the front door made for the client. */
   fail(request: ClientRequest, { message, rpcCode, data }: RpcError): void {
     if (!this.#open.has(request.id)) return; // answered before
     this.#end(request, "failed");
@@ -144,14 +154,18 @@ export class OpenRequests {
     this.#ends.answer(request.id, refusalFrame(request.id, error));
   }
 
-  /** The client has to be asked something. */
+  /** Passes a server's request on to the client. */
   ask(link: Link, { id, idAt }: ServerMessage & { kind: "request" }, { body }: Frame, filter?: Asked["filter"]): void {
     const own = this.#sequence++;
     this.#asked.set(own, { link, id, filter });
     this.#client.send(replaceId(body, idAt, own));
   }
 
-  /** What the client answered. @returns false when nobody asked. */
+  /**
+   * Passes the client's answer on to the server that asked.
+   *
+   * @returns false when no server asked.
+   */
   answered(message: { id: RpcId; withId: WithId }): boolean {
     const asked = typeof message.id === "number" ? this.#asked.get(message.id) : undefined;
     if (asked === undefined || typeof message.id !== "number") return false;
@@ -160,19 +174,19 @@ export class OpenRequests {
     return true;
   }
 
-  /** A server has ended: whoever waits for it is told, and what it asked no longer matters. */
+  /** A server has ended: answers the requests that wait for it, and forgets the server's own requests. */
   drop(link: Link): void {
     this.#client.letGo(link);
     for (const [id, asked] of this.#asked) if (asked.link === link) this.#asked.delete(id);
     for (const [id, pending] of this.#pending) if (pending.link === link) this.#lose(id);
   }
 
-  /** The client has gone: what it asked is over, whatever becomes of it. */
+  /** The client has gone: ends all of its requests. */
   close(): void {
     for (const id of [...this.#open.keys()]) this.#end({ id }, "abandoned");
   }
 
-  /** The server is told that nobody here answers such a request. */
+  /** Refuses a server's request that no client here can answer. */
   static decline({ upstream }: Link, id: RpcId): void {
     upstream.send(errorFrame(id, REFUSED, "There is no such session on this connection."));
   }

@@ -16,7 +16,7 @@ import type { DoorContext, Together } from "./context.js";
 import type { Links, ServerLink } from "./links.js";
 import { noSuchSession } from "./refusals.js";
 
-/** How long a server may take to start, and to open a session, in milliseconds. */
+/** How long a server may take to start, and how long it may take to open a session, in milliseconds. */
 const OPEN_MS = 30_000;
 
 export interface OpenerContext extends DoorContext {
@@ -29,21 +29,27 @@ export interface OpenerContext extends DoorContext {
 
 export interface OpenRequest {
   record: SessionRecord;
-  /** What the client asked for. */
+  /** The parameters of the client's request. */
   asked: Params;
-  /** It was recorded just now and cannot be on any disk. */
+  /** Whether the session was recorded a moment ago, and so cannot be on a disk. */
   isNew: boolean;
-  /** The client has it open already, and goes on having it open if this fails. */
+  /** Whether the client has the session open already. It still does if this fails. */
   isOpen?: boolean;
-  /** The server on which its turn, which is under way, is marked. */
+  /** The server that holds the use marker of the client's turn, if a turn is under way. */
   marked?: ServerRecord | undefined;
-  /** Known before the server is asked: events may come before its answer does. */
+  /** Called before the request is sent, because events may arrive before the answer. */
   onLink: (link: ServerLink) => void;
-  /** The server's answer, before anything that it sent after that. On shared servers the session is not ready yet. */
+  /**
+   * Called with the server's answer, before any frame behind it. On a shared server the session still needs more
+   * settings.
+   */
   onResult: (result: unknown, link: ServerLink) => void;
 }
 
-/** Opens sessions for one client: finds or starts the server, makes room in its memory, adds what is the fleet's to add. */
+/**
+ * Opens sessions for one client. It finds or starts the server, makes room in the server's memory, and adds the fleet's
+ * own settings.
+ */
 export class Opener {
   readonly #context: OpenerContext;
 
@@ -55,7 +61,7 @@ export class Opener {
   async serverFor(record: SessionRecord): Promise<ServerRecord> {
     const { sessions, user, together, signal } = this.#context;
     using limit = deadline(OPEN_MS, signal);
-    // Each session by itself: only the start of the server is the same for all that are on it.
+    // Bring each session here separately. Only the start of the server is shared by all sessions on it.
     const here = await sessions.broughtHere(record, limit.signal);
     return await together(here.serverId, signal, async (shared) => {
       using starting = deadline(OPEN_MS, shared);
@@ -63,7 +69,7 @@ export class Opener {
     });
   }
 
-  /** The server for what is about no session: the user's own, or the shared one that the user is placed on. */
+  /** The server for requests without a session: the user's own, or the shared one that the user is placed on. */
   async homeServer(): Promise<ServerRecord> {
     const { sessions, user, config, together, signal } = this.#context;
     const start = async (until: AbortSignal) => {
@@ -73,7 +79,7 @@ export class Opener {
     return config.isolation === "shared" ? await start(signal) : await together(serverIdOf(user), signal, start);
   }
 
-  /** The same server once more, started if it has ended. */
+  /** The same server again, started if it has ended. */
   async again({ id }: ServerRecord): Promise<ServerRecord> {
     const { pool, together, signal } = this.#context;
     return await together(id, signal, async (shared) => {
@@ -88,9 +94,10 @@ export class Opener {
   }
 
   /**
-   * Records a new session as the user's, before anything is done with its id.
+   * Records a new session for the user, before anything else uses its id.
    *
-   * @throws FleetError `FLEET_SESSION_EXISTS` whoever has it, `FLEET_SESSION_ID_INVALID`, `FLEET_LIMIT_REACHED`, and as `Pool.serverOf`.
+   * @throws FleetError `FLEET_SESSION_EXISTS` when any user has a session with this id; `FLEET_SESSION_ID_INVALID`,
+   * `FLEET_LIMIT_REACHED`, and the errors of `Pool.serverOf`.
    */
   async recordNew(asked: Params): Promise<SessionRecord> {
     const { store, user, sessions } = this.#context;
@@ -124,10 +131,11 @@ export class Opener {
   }
 
   /**
-   * Loads a session in its server's memory, within the cap, for this client.
+   * Loads a session into its server's memory, within the cap, for this client.
    *
-   * @throws FleetError `FLEET_SESSION_NOT_FOUND`, `FLEET_SESSION_LOST`, `FLEET_SESSIONS_EXHAUSTED`, `FLEET_METHOD_DENIED`,
-   * `FLEET_SERVER_UNREACHABLE` when the server takes too long, and as `Pool.serverOf`; `RpcError` with what the server refused it with.
+   * @throws FleetError `FLEET_SESSION_NOT_FOUND`, `FLEET_SESSION_LOST`, `FLEET_SESSIONS_EXHAUSTED`,
+   * `FLEET_METHOD_DENIED`; `FLEET_SERVER_UNREACHABLE` when the server takes too long; the errors of `Pool.serverOf`;
+   * and `RpcError` with the server's refusal.
    */
   async open(request: OpenRequest): Promise<ServerLink> {
     const { record, marked } = request;
@@ -155,10 +163,10 @@ export class Opener {
   ): Promise<ServerLink> {
     const { config, store, sessions, directory } = this.#context;
     const { id } = record;
-    // Looked at only now, under the mark: gc deletes the record first and looks at the marks then.
+    // Read the record only now, under the use marker: gc deletes the record before it looks for use markers.
     const current = await markedRecord(store, server, id, signal);
     if (current === null) throw noSuchSession(id);
-    // Where it is may have changed meanwhile, also from one server of this host to another.
+    // The session may have moved since the first read, to another host or to another server of this host.
     const isHere = current.serverId === server.id && (await directory.has(current));
     if (!isHere) throw sessionMoved(current, null);
     await directory.assertStorage();
@@ -185,7 +193,8 @@ export class Opener {
     try {
       await request(method).catch(async (error: unknown) => {
         const isMissing = error instanceof RpcError && isNotFound(error.message);
-        // As above, of one whose folder is not looked into; or the last of those who had it loaded has left it since the look.
+        // This resume may have been for a session without a turn: its folder is the client's choice, which we do not
+        // read, or the last client that had it loaded has left since `methodFor` looked.
         const isUnsaved = isElsewhere(asked) || readSessionFolder(server.home, id)?.hasHistory !== true;
         if (method === "session.create" || !isMissing || !isUnsaved || record.turns > 0) throw error;
         await request("session.create");
@@ -195,7 +204,7 @@ export class Opener {
         await link.upstream.request("session.options.update", options, undefined, signal);
       }
     } catch (error) {
-      // If it opens it yet, nobody here has it open. Nobody waits for that.
+      // The server may still open the session, but no client here would have it open. Do not wait for the detach.
       if (signal.aborted && !isOpen)
         link.upstream.request("session.detach", { sessionId: id }).catch(() => "it has gone");
       throw error;
@@ -214,7 +223,9 @@ function notOpened(sessionId: string, cause: unknown): FleetError {
   );
 }
 
-/** The runtime cannot resume a session that never had a turn, unless somebody has it open. */
+/**
+ * Chooses the method because the runtime cannot resume a session that never had a turn, unless a client has it open.
+ */
 function methodFor(record: SessionRecord, server: ServerRecord, asked: Params): OpeningMethod {
   if (isElsewhere(asked)) return "session.resume";
   const folder = readSessionFolder(server.home, record.id);

@@ -1,10 +1,11 @@
-/** How many prompts and openings are begun in one round of the event loop. */
+/** How many prompts and openings may begin in one round of the event loop. */
 const AT_ONCE = 8;
 
 /**
- * Lets a few pass in each round of the event loop, and the others in the rounds after, in order. What it takes to begin a
- * turn is mostly done without a break: a thousand prompts that come at once would otherwise be begun one after the other while
- * nothing that servers send is passed on, for seconds where the processors are busy.
+ * Lets a few callers pass in each round of the event loop. The others pass in later rounds, in order.
+ *
+ * Most of the work that begins a turn runs without a pause. Without this limit, a thousand prompts that arrive together
+ * would begin one after another, and on a busy machine no frame from a server would be passed on for seconds.
  */
 export class Pace {
   readonly #waiting: (() => void)[] = [];

@@ -9,12 +9,14 @@ import { type OpenUpstream, Upstream, type UpstreamListener } from "./upstream.j
 
 /** How long another host may take to accept a connection, in milliseconds. */
 const CONNECT_MS = 2_000;
-/** How long its front door may take to answer `connect`: it may have to start a server for that. In milliseconds. */
+/**
+ * How long that host's front door may take to answer `connect`, in milliseconds. It may have to start a server first.
+ */
 const ANSWER_MS = 30_000;
 
 /**
- * Opens connections to the front doors of other hosts for one client, and says there that the client was relayed. It alone
- * keeps the client's token, in memory and for the life of the client's connection.
+ * Connects one client to the front doors of other hosts, and names itself there as the host that relays the client.
+ * Only this object keeps the client's token. It keeps it in memory, for as long as the client is connected.
  */
 export class PeerDialer {
   readonly #own: string;
@@ -23,7 +25,7 @@ export class PeerDialer {
   readonly #isGood: () => Promise<boolean>;
 
   /**
-   * @param hello what the client said of itself, without its token
+   * @param hello the client's own parameters of `connect`, without its token
    * @param isGood whether the token may still be used
    */
   constructor(own: string, hello: Params, token: string, isGood: () => Promise<boolean>) {
@@ -34,13 +36,14 @@ export class PeerDialer {
   }
 
   /**
-   * @throws FleetError `FLEET_HOST_AWAY`, `FLEET_TOKEN_REFUSED`; `RpcError` with what the other front door refused the client
-   * with.
+   * @throws FleetError `FLEET_HOST_AWAY`, `FLEET_TOKEN_REFUSED`; `RpcError` with the fleet's error from the other front
+   * door.
    */
   async open(host: HostRecord, listener: UpstreamListener, signal: AbortSignal): Promise<OpenUpstream> {
     const address = host.door === null ? null : parseAddress(host.door);
     if (address === null) throw hostAway(host.name);
-    // It may have ended since it was shown here. The other door would count it as a wrong one, and answer late.
+    // The token may have ended since the client connected. The other front door would count it as a wrong token and
+    // answer late.
     if (!(await this.#isGood())) throw tokenEnded();
     const endpoint = { address: address.host, port: address.port, token: this.#token };
     const hello = { ...this.#hello, fleet: { via: this.#own, hops: 1 } };
@@ -56,10 +59,10 @@ export class PeerDialer {
 }
 
 /**
- * Whether a client says in its `connect` that it came from the front door of another host. Nobody has to prove that: who
- * says so gets less.
+ * Reads the `fleet` parameter of `connect`, in which a client claims that another host's front door relays it. The
+ * claim needs no proof, because it only takes rights away.
  *
- * @returns the name of that host, for the log; undefined: it did not.
+ * @returns the name of that host, for the log; undefined if the client makes no such claim.
  */
 export function relayedFrom(fleet: unknown): string | undefined {
   if (fleet === undefined) return undefined;

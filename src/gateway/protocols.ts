@@ -6,8 +6,8 @@ import { whyRefused } from "./refused-methods.js";
 import { APART_OPTIONS, checkOptions, type Surroundings, sessionParams } from "./settings.js";
 
 /**
- * One version of the protocol: its tables of methods and settings. Each client and each server has one, by the version that
- * it speaks.
+ * One version of the protocol, with its tables of methods and settings. Each client and each server uses the one of the
+ * version that it speaks.
  */
 export interface Protocol {
   readonly version: number;
@@ -39,7 +39,7 @@ export interface Protocol {
   ): void;
 }
 
-/** By version: those of `SUPPORTED_VERSIONS` in `runtime/protocol.ts`. */
+/** The protocols by version. The versions are those of `SUPPORTED_VERSIONS` in `runtime/protocol.ts`. */
 export const PROTOCOLS: ReadonlyMap<number, Protocol> = new Map([
   [
     3,
@@ -63,7 +63,7 @@ const UNNAMED_VERSION = 3;
  * The protocol of a client.
  *
  * @param named the `protocolVersion` in its `connect`
- * @throws FleetError `FLEET_PROTOCOL_UNSUPPORTED`.
+ * @throws FleetError `FLEET_PROTOCOL_UNSUPPORTED` when this fleet does not know the version.
  */
 export function clientProtocol(named: unknown, protocols = PROTOCOLS): Protocol {
   const version = typeof named === "number" ? named : UNNAMED_VERSION;
@@ -76,7 +76,7 @@ export function clientProtocol(named: unknown, protocols = PROTOCOLS): Protocol 
  * The protocol of a server.
  *
  * @param answered the `protocolVersion` in its answer to `connect`
- * @throws FleetError `FLEET_RUNTIME_TOO_OLD`, `FLEET_RUNTIME_TOO_NEW`.
+ * @throws FleetError `FLEET_RUNTIME_TOO_OLD` or `FLEET_RUNTIME_TOO_NEW` when this fleet does not know the version.
  */
 export function serverProtocol(where: string, answered: unknown): Protocol {
   const protocol = typeof answered === "number" ? PROTOCOLS.get(answered) : undefined;
@@ -85,9 +85,9 @@ export function serverProtocol(where: string, answered: unknown): Protocol {
 }
 
 /**
- * A client's requests reach the server in the client's protocol, because the front door does not translate.
+ * Requires that client and server speak the same version, because the front door does not translate requests.
  *
- * @throws FleetError `FLEET_PROTOCOL_UNSUPPORTED`.
+ * @throws FleetError `FLEET_PROTOCOL_UNSUPPORTED` when they do not.
  */
 export function checkSameProtocol(client: Protocol, server: Protocol): void {
   if (client.version !== server.version) throw clientMismatch(client.version, [server.version]);

@@ -1,12 +1,12 @@
 import { PARSE_ERROR, ProtocolError } from "./frames.js";
 
 /**
- * The header of PROXY protocol version 2, with which a proxy names the client that it connects for
+ * The header of PROXY protocol version 2. A proxy sends it to name the client that it connects for
  * (https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt, section 2.2).
  */
 const SIGNATURE = Buffer.from("\r\n\r\n\0\r\nQUIT\n", "latin1");
 const FIXED_BYTES = 16;
-/** The addresses and the extra fields behind them. Proxies send a few hundred bytes. */
+/** The maximum length of the addresses and the extra fields behind them. Proxies send a few hundred bytes. */
 const MAX_VARIABLE_BYTES = 4 * 1024;
 const VERSION = 0x2;
 const [LOCAL, PROXY] = [0x0, 0x1];
@@ -17,16 +17,16 @@ const [TCP4_BYTES, TCP6_BYTES] = [2 * (4 + 2), 2 * (16 + 2)];
 export interface ProxyHeader {
   /** Its length, in bytes. */
   length: number;
-  /** The client's address. Null: the proxy connected for itself, for example to see whether somebody listens. */
+  /** The client's address. Null when the proxy connects for itself, for example to check that the port is open. */
   address: string | null;
 }
 
 /**
  * Reads the header at the beginning of a connection.
  *
- * @param bytes all that has arrived
- * @returns null while the header is not whole.
- * @throws ProtocolError for anything else than a header for TCP over IPv4 or IPv6, or of the proxy's own.
+ * @param bytes everything that has arrived
+ * @returns null while the header is incomplete.
+ * @throws ProtocolError unless the header is for TCP over IPv4 or IPv6, or for a connection of the proxy itself.
  */
 export function readProxyHeader(bytes: Buffer): ProxyHeader | null {
   const known = Math.min(bytes.length, SIGNATURE.length);
@@ -53,7 +53,7 @@ export function readProxyHeader(bytes: Buffer): ProxyHeader | null {
 
 function ipv6(bytes: Buffer, from: number): string {
   const groups = Array.from({ length: 8 }, (_, index) => bytes.readUInt16BE(from + 2 * index).toString(16));
-  // The URL parser shortens it, so that one address has one text in the log.
+  // The URL parser shortens the address, so that each address appears in the log in one form only.
   return new URL(`http://[${groups.join(":")}]`).hostname.slice(1, -1);
 }
 

@@ -5,23 +5,23 @@ import { approvalDenied, hostDenied, methodDenied } from "./refusals.js";
 import type { SessionRequest } from "./session-requests.js";
 
 /**
- * What a client may not say in a request that is otherwise its own affair, since it reaches past the conversation all the
- * same: to the disk and the programs of the server's machine, or to tools that nobody approved.
+ * The limits on requests that clients may otherwise make freely. Some of their parameters reach beyond the
+ * conversation: to the disk and the programs of the server's machine, or to tools that the user did not approve.
  */
 
-/** Where a request goes to, and what the fleet allows there. */
+/** The server that a request is for, and the configuration that applies there. */
 export interface Reach {
   config: Config;
-  /** The user's own server: nobody else's sessions are on it. */
+  /** Whether it is the user's own server, with no other user's sessions on it. */
   own: boolean;
 }
 
-/** Whether the client may have files read and written, and programs started. Without a sandbox "auto" means no. */
+/** Whether the client may use files and programs on the server's machine. Without a sandbox, "auto" means no. */
 export function reachesHost({ own, config: { session } }: Reach): boolean {
   return own && session.host === "owner";
 }
 
-/** Whether the client's word on tools counts, other than on tools of its own. */
+/** Whether the client may approve tools other than its own. */
 export function decidesOnTools({ own, config: { session } }: Reach): boolean {
   return session.approve === "all" || (own && session.approve === "ask");
 }
@@ -30,16 +30,17 @@ export function decidesOnTools({ own, config: { session } }: Reach): boolean {
 const ASKING_MODES = ["interactive", "plan"];
 
 /**
- * Refuses attachments that the server would read from its own disk, methods that approve tools, and modes in which nobody
- * is asked. `protocol` is the client's.
+ * Refuses attachments that the server would read from its own disk, methods that approve tools, and modes in which the
+ * user is not asked.
  *
+ * @param protocol the client's protocol
  * @throws FleetError `FLEET_METHOD_DENIED`.
  */
 export function checkReach(method: string, params: Params, reach: Reach, protocol: Pick<Protocol, "approves">): void {
   if (!reachesHost(reach)) refuseFiles(method, params, reach);
   if (decidesOnTools(reach)) return;
   if (protocol.approves(method)) throw approvalDenied(method);
-  // On a user's own server the mode changes nothing about approvals (measured with 1.0.85).
+  // On a user's own server the mode does not change approvals (measured with 1.0.85).
   if (reach.own) return;
   for (const name of ["mode", "agentMode"] as const) {
     const mode = params[name];
@@ -65,7 +66,7 @@ function refuseFiles(method: string, params: Params, { own }: Reach): void {
   }
 }
 
-/** All that stands under the key `attachments`, however deep. */
+/** All values under the key `attachments`, at any depth. */
 function attachmentsIn(value: unknown): unknown[] {
   if (Array.isArray(value)) return value.flatMap(attachmentsIn);
   if (typeof value !== "object" || value === null) return [];
@@ -74,21 +75,21 @@ function attachmentsIn(value: unknown): unknown[] {
   );
 }
 
-/** A permission request, and what the client that answers it has to do with it. */
+/** A permission request, and its relation to the client that answers it. */
 export interface Permission {
-  /** What was asked; undefined: nobody here heard of it. */
+  /** The request itself; undefined if this front door did not see it. */
   asked: SessionRequest | undefined;
   /** Whether it is about a tool that this client brought. */
   isOwnTool: boolean;
-  /** Whether the session is its owner's and its members'. */
+  /** Whether the session is collaborative. */
   isCollaborative: boolean;
 }
 
 /**
- * The parameters of a permission decision that a server gets. Where the client's word does not count, an approval counts for
- * the client's own tools alone, which run in the client.
+ * The parameters of a permission decision that the server gets. A client that may not approve tools can still approve
+ * its own, because those run in the client.
  *
- * @returns null for a tool of another client, which that one decides on
+ * @returns null for another client's tool, because only that client decides on it
  */
 export function decide(params: Params, { asked, isOwnTool, isCollaborative }: Permission, reach: Reach): Params | null {
   const { kind: decision } = (params.result ?? {}) as { kind?: unknown };
@@ -102,9 +103,9 @@ export function decide(params: Params, { asked, isOwnTool, isCollaborative }: Pe
 }
 
 /**
- * What a server gets of a client's answer to a hook, by which a hook could approve a tool in place of whoever is asked.
+ * A client's answer to a hook without its approvals. Otherwise the hook could approve tools that the client may not.
  *
- * @param result what the client answered
+ * @param result the client's answer
  */
 export function withoutApproval(result: unknown): unknown {
   if (Array.isArray(result)) return result.map(withoutApproval);

@@ -4,11 +4,11 @@ import type { RpcId } from "./client-message.js";
 import type { DoorEvent } from "./context.js";
 import { encodeBody } from "./frames.js";
 
-/** The code of JSON-RPC for what the fleet itself refuses. `data.code` names the refusal. */
+/** The JSON-RPC code of the fleet's own refusals. `data.code` names the refusal. */
 export const REFUSED = -32003;
-/** As JSON-RPC has it, and the runtime answers: clients look for it to find out what a server can do. */
+/** The code of JSON-RPC and of the runtime. Clients check for it to find out which methods a server supports. */
 const METHOD_NOT_FOUND = -32601;
-/** As the runtime answers a wrong token (measured with 1.0.85). */
+/** The runtime's code for a wrong token (measured with 1.0.85). */
 export const AUTHENTICATION_FAILED = -32002;
 export const AUTHENTICATION_REQUIRED = -32001;
 
@@ -16,7 +16,10 @@ export function encodeMessage(message: object): Buffer {
   return encodeBody(Buffer.from(JSON.stringify({ jsonrpc: "2.0", ...message })));
 }
 
-/** A refusal as its client gets it; that of another front door as it came. What a bug says of itself stays in the log. */
+/**
+ * A refusal in the form that the client gets. Refusals of another front door pass unchanged. The details of a bug stay
+ * in the log.
+ */
 export function refusalFrame(id: RpcId | null, error: unknown): Buffer {
   if (error instanceof RpcError && error.fleetCode !== undefined) {
     return errorFrame(id, error.rpcCode, error.message, error.data);
@@ -34,13 +37,17 @@ export function errorFrame(id: RpcId | null, rpcCode: number, message: string, d
   return encodeMessage({ id, error: { code: rpcCode, message, data } });
 }
 
-/** What a log says of an error: of one that nobody meant to be thrown, also where that was. */
+/** The text of an error for the log. An error that our code did not mean to throw comes with its stack. */
 export function describe(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
   return isFleetError(error) || error instanceof RpcError ? String(error) : (error.stack ?? String(error));
 }
 
-/** What an event says of what failed. @param what of more than the error itself, for people */
+/**
+ * The fields of an event that describe a failure.
+ *
+ * @param what context for people, put before the error
+ */
 export function failure(error: unknown, what?: string): Pick<DoorEvent, "code" | "detail"> {
   const detail = what === undefined ? describe(error) : `${what}: ${describe(error)}`;
   return isFleetError(error) ? { code: error.code, detail } : { detail };
@@ -54,7 +61,7 @@ export function methodUnknown(method: string): FleetError {
   return new FleetError("FLEET_METHOD_UNKNOWN", `Unhandled method ${quote(method)}: the front door does not know it.`);
 }
 
-/** @param why what of it reaches the disk or starts programs */
+/** @param why how the method reaches files or programs, as the middle of a sentence */
 export function hostDenied(method: string, why: string): FleetError {
   return new FleetError(
     "FLEET_METHOD_DENIED",
@@ -62,7 +69,7 @@ export function hostDenied(method: string, why: string): FleetError {
   );
 }
 
-/** @param setting the parameter that the method is refused for, if not for itself */
+/** @param setting the parameter that causes the refusal; left out if the method itself does */
 export function approvalDenied(method: string, setting?: string): FleetError {
   return new FleetError(
     "FLEET_METHOD_DENIED",
@@ -71,8 +78,8 @@ export function approvalDenied(method: string, setting?: string): FleetError {
 }
 
 /**
- * The same for a session that is not there and one that is somebody else's. It begins as the runtime's own answer does,
- * which clients look for.
+ * The refusal for a session that does not exist and for another user's session, which look the same to the client. The
+ * message begins like the runtime's own, because clients check for that.
  */
 export function noSuchSession(sessionId: string): FleetError {
   return new FleetError(
@@ -92,7 +99,7 @@ export function tokenEnded(): FleetError {
   return new FleetError("FLEET_TOKEN_REFUSED", "The token of this connection was revoked or has expired.");
 }
 
-/** @param limitBytes what all open requests of a client together may be */
+/** @param limitBytes how much all open requests of a client together may have, in bytes */
 export function requestsExhausted(limitBytes: number): FleetError {
   return new FleetError(
     "FLEET_REQUESTS_EXHAUSTED",
@@ -101,12 +108,12 @@ export function requestsExhausted(limitBytes: number): FleetError {
   );
 }
 
-/** Told to nobody: why what was done for a client is given up. */
+/** The reason to give up work for a client that has gone. No client gets it. */
 export function clientGone(): FleetError {
   return new FleetError("FLEET_TURN_FAILED", "The client has gone.");
 }
 
-/** The end of a turn that was cut. */
+/** The message that ends a turn that was cut. */
 export const SERVER_ENDED = "The server ended during the turn. The session goes on: send it again.";
 
 export function serverLost(what: string): FleetError {

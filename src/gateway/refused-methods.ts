@@ -5,8 +5,8 @@ interface RefusedMethods {
 }
 
 /**
- * Methods that no client may use. `docs/architecture.md` lists them for users, and `test/gateway/methods.test.ts` fails when
- * one is missing there.
+ * Methods that no client may use. `docs/architecture.md` lists them for users, and `test/gateway/methods.test.ts` fails
+ * when one is missing there.
  */
 const REFUSED: RefusedMethods[] = [
   { why: "it would end the server, which is the fleet's to end", names: "runtime.shutdown" },
@@ -81,7 +81,7 @@ for (const { why, names } of REFUSED) {
 
 export const REFUSED_METHODS: readonly string[] = [...REASONS.keys()];
 
-/** Why no client may use a method, as the end of a sentence. */
+/** The reason why no client may use a method, as the end of a sentence. */
 export function whyRefused(method: string): string {
   return REASONS.get(method) ?? "the front door does not pass it on";
 }

@@ -13,13 +13,17 @@ export interface RelayContext {
   openRequests: OpenRequests;
   attachments: Map<string, Attachment>;
   routes: Routes;
-  /** What it is about has left that host: looks again. @returns false when that was done often enough. */
+  /**
+   * Looks again for a request's session or user, which has left that host.
+   *
+   * @returns false after the last attempt.
+   */
   again: (request: ClientRequest) => boolean;
 }
 
 /**
- * Sends requests on to the front doors of other hosts, which judge them for this client as those of their own: here it is
- * only kept in mind what the client has open there.
+ * Relays requests to the front doors of other hosts, which check them like those of their own clients. This host only
+ * keeps track of the sessions that the client has open there.
  */
 export class Relay {
   readonly #context: RelayContext;
@@ -28,7 +32,7 @@ export class Relay {
     this.#context = context;
   }
 
-  /** What is about no session that there is yet. */
+  /** Relays a request that is not about an existing session. */
   home(link: PeerLink, request: ClientRequest): void {
     if (request.method !== "session.create") {
       this.#send(link, request);
@@ -63,12 +67,12 @@ export class Relay {
     if (scope !== "send") return this.#send(link, request, { params });
     const attachment = attachments.get(id);
     const before = attachment?.inTurn ?? false;
-    // Before its events come, of which the last one takes it back.
+    // Set this before the turn's events arrive, because the last event clears it.
     if (attachment !== undefined) attachment.inTurn = true;
     this.#send(link, request, {
       params,
       onAnswer: ({ failed }) => {
-        // A turn that was under way before may have ended meanwhile: of that the events tell.
+        // If the session was in a turn before, that turn's events clear the flag.
         if (failed && !before && attachment !== undefined) attachment.inTurn = false;
         return undefined;
       },
@@ -81,7 +85,7 @@ export class Relay {
     const before = attachments.get(id);
     if (before !== undefined && before.linkId !== link.id) routes.leave(before);
     const attachment = before ?? newAttachment(id, link.id, request.params);
-    // Known before the answer comes, as its events may.
+    // Record this before the answer comes, because events may arrive first.
     attachment.linkId = link.id;
     attachments.set(id, attachment);
     const failed = () => {
@@ -116,14 +120,14 @@ export class Relay {
   }
 }
 
-/** Whether an answer of another front door says that what was asked for is not there. */
+/** Whether the answer of another front door reports that the session or user has moved. */
 export function saysMoved({ failed, body }: Answer): boolean {
   if (!failed) return false;
   const { error } = parse(body) as { error?: { data?: { code?: unknown } } };
   return error?.data?.code === MOVED;
 }
 
-/** The same of an error that was thrown, here or by another front door. */
+/** The same for an error that was thrown, here or by another front door. */
 export function isMoved(error: unknown): boolean {
   return isFleetError(error, MOVED) || (error instanceof RpcError && error.fleetCode === MOVED);
 }

@@ -33,34 +33,37 @@ import type { TokenHolder } from "./tokens.js";
 import type { Turns } from "./turns.js";
 
 export interface RequestsContext extends AnswersContext {
-  /** The protocol that the client speaks. Its table of methods judges the requests. */
+  /** The client's protocol. Its table of methods decides on each request. */
   protocol: Protocol;
   turns: Turns;
-  /** What the client has of its user's limits. */
+  /** The client's part of its user's limits. */
   share: Share;
-  /** The lease that the client came with, if it came with one. */
+  /** The lease that the client brought, if it brought one. */
   lease: TokenHolder["lease"];
   routes: Routes;
   sessionRequests: SessionRequests;
-  /** The users of the other clients that brought a tool of that name to the session. */
+  /** The users of other clients that brought a tool with this name to the session. */
   bringers: (sessionId: string, tool: string) => string[];
   unloaded: (sessionId: string) => void;
-  /** The client's connection is to end with this link. */
+  /** Makes the client's connection end together with this link. */
   boundTo: (link: ServerLink) => void;
-  /** Resolves when the next prompt may be begun, or session opened. */
+  /** Resolves when the next prompt or opening may begin. */
   pace: () => Promise<void>;
   isDraining: () => boolean;
-  /** Whether one that was relayed here in vain is told so, instead of being looked for again. */
+  /**
+   * Whether another host relays this client. When its session or user has moved, it gets an error, and this host does
+   * not look again.
+   */
   relayed: boolean;
   onEvent: (event: Omit<DoorEvent, "address" | "user">) => void;
   /** Aborts when the client has gone. */
   signal: AbortSignal;
 }
 
-/** A request up to so long is taken however much waits: what is called off by one must not keep it out. */
+/** Requests up to this size are accepted even if much is waiting, so that a client can always cancel its work. */
 const SHORT_BYTES = 4 * 1024;
 
-/** A bare server's answer about a session that does not exist, for methods that it does not answer with an error. */
+/** The answers of a bare server for a session that does not exist, for methods that do not fail in that case. */
 const WITHOUT_SESSION: Record<string, (sessionId: string) => object> = {
   "session.getMetadata": () => ({}),
   "sessions.getMetadata": () => ({}),
@@ -69,29 +72,31 @@ const WITHOUT_SESSION: Record<string, (sessionId: string) => object> = {
   "session.delete": (sessionId) => ({ success: false, error: `Session file not found for ${sessionId}` }),
 };
 
-/** How long after it was found to have moved a session, or a user, is looked for again, in milliseconds. */
+/** How long to wait before each new look for a session or user that has moved, in milliseconds. */
 const LOOK_AGAIN_MS = [100, 1_000];
 
-/** A request on its way through the line of those about the same. */
+/** A request in the line of those for the same session. */
 interface Visit {
   readonly request: ClientRequest;
   readonly line: string;
-  /** Where it stands in the order in which the client's requests came. */
+  /** Its position in the order in which the client's requests came. */
   readonly place: number;
-  /** How often what it is about was looked for again. */
+  /** How many times the fleet looked for its session or user again. */
   looks: number;
-  /** When it is looked for again, by `performance.now()`. */
+  /** The time before which the fleet does not look again, by `performance.now()`. */
   notBefore: number;
 }
 
-/** The requests of one client: each is judged by the table of methods, and then sent on, answered or refused. */
+/** The requests of one client. Each is checked against the table of methods, and then sent on, answered or refused. */
 export class Requests {
   readonly #context: RequestsContext;
   readonly #answers: Answers;
   readonly #bulkDeletion: BulkDeletion;
   readonly #relay: Relay;
   readonly #visits = new WeakMap<ClientRequest, Visit>();
-  /** What is said to one session, or to the server, arrives there in the order in which it was said. */
+  /**
+   * The lines of requests, one for each session and one for the server, so that requests arrive there in their order.
+   */
   readonly #lines = new Map<string, Visit[]>();
   #places = 0;
 
@@ -109,7 +114,7 @@ export class Requests {
       return;
     }
     const { maxFrameBytes } = this.#context.config.serve;
-    // One alone may be as long as a frame may be; so may all together that wait, for their turns or for a server.
+    // A single request may be as long as a frame may be. All requests that wait together have the same limit.
     const isTooMuch = openRequests.openBytes > maxFrameBytes && openRequests.openBytes > request.bytes;
     if (isTooMuch && request.bytes > SHORT_BYTES) {
       const { method } = request;
@@ -126,7 +131,7 @@ export class Requests {
     }
     const { sessionId } = request.params;
     const place = this.#places++;
-    // A session that gets its id here is not behind anything, and opening it may take a while.
+    // A session that gets its id here does not have to wait for other requests, and opening it may take a while.
     const isAlone = request.method === "session.create" && typeof sessionId !== "string";
     const line = isAlone ? `new ${place}` : typeof sessionId === "string" ? sessionId : "";
     const visit = { request, line, place, looks: 0, notBefore: 0 };
@@ -136,12 +141,12 @@ export class Requests {
 
   #limitReached({ method, bytes }: ClientRequest): FleetError | null {
     const { share } = this.#context;
-    // A user who is at a limit has to be able to call off what was begun.
+    // A user at a limit must be able to cancel work.
     if (method === "session.abort") return null;
     return share.overRequests ?? (bytes > SHORT_BYTES ? share.overBytes : null);
   }
 
-  /** Behind what came before it, also when it comes again. */
+  /** Puts a request behind those that came before it, even if it is in the line for the second time. */
   #queue(visit: Visit): void {
     const waiting = this.#lines.get(visit.line);
     if (waiting !== undefined) {
@@ -154,7 +159,7 @@ export class Requests {
     void this.#serve(visit.line, line);
   }
 
-  /** Whether one that was said before it has come back meanwhile. Then it goes behind that. */
+  /** Whether an earlier request has come back to the line. Then this one is put behind it. */
   #isOvertaking(request: ClientRequest): boolean {
     const visit = this.#visits.get(request);
     const first = visit && this.#lines.get(visit.line)?.[0];
@@ -175,7 +180,7 @@ export class Requests {
     this.#lines.delete(name);
   }
 
-  /** Refuses a request, or looks again for what it is about if that has gone to another host. */
+  /** Refuses a request. If its session or user has moved to another host, looks for it again instead. */
   refuse(request: ClientRequest, error: unknown): void {
     if (isMoved(error) && this.#again(request)) return;
     const { openRequests } = this.#context;
@@ -183,7 +188,7 @@ export class Requests {
     else openRequests.refuse(request, error);
   }
 
-  /** @returns false when it was looked for often enough: then the error is its client's. */
+  /** @returns false after the last attempt: the client then gets the error. */
   #again(request: ClientRequest): boolean {
     const visit = this.#visits.get(request);
     const pauseMs = LOOK_AGAIN_MS[visit?.looks ?? LOOK_AGAIN_MS.length];
@@ -237,7 +242,7 @@ export class Requests {
     if (record === null) return;
     if (scope === "detach") return await this.#answers.detach(request, record);
     if (scope === "send" && this.#context.isDraining()) throw doorDraining();
-    // Wherever the session is now: those that were said before it wait here, and go there together.
+    // Wherever the session is now, this prompt waits behind the earlier ones, and they go there together.
     if (scope === "send" && this.#context.turns.waits(record.id))
       return await this.#context.turns.send(request, record);
     if (method === "session.abort" && this.#context.turns.cancel(record.id)) {
@@ -254,13 +259,13 @@ export class Requests {
     return protocol.isKnownMethod(method) ? methodDenied(method, protocol.whyRefused(method)) : methodUnknown(method);
   }
 
-  /** What is about no session, or makes one: at the user's home. */
+  /** Routes a request that is not about a session, or that creates one, to the user's home. */
   async #routeHome(
     scope: "free" | "own" | "own-host" | "setup" | "bulk" | "list" | "last" | "create",
     request: ClientRequest,
   ): Promise<void> {
     const { openRequests, routes } = this.#context;
-    // Before its server is started: who creates a session may be refused.
+    // Do this before the home server is started, because creating a session may be refused.
     const host = await routes.homeHost();
     if (host !== null && scope === "setup") refuseSetupElsewhere(request.method);
     if (host !== null) return this.#relay.home(await routes.peer(host), request);
@@ -343,7 +348,7 @@ export class Requests {
     this.#checkTools(request, record);
     this.#checkAnswer(link, request, record);
     const decided = this.#decided(link, request, record);
-    // Answered for another client's tool: as if that one had been quicker.
+    // The approval was for another client's tool: answer as if that client had answered first.
     if (decided === null) return this.#context.openRequests.reply(request, { success: false });
     this.#forward(link, { ...request, params: decided }, record);
   }
@@ -355,7 +360,11 @@ export class Requests {
     checkReach(method, params, { own, config }, protocol);
   }
 
-  /** Tools of members must not take the place of others. @throws FleetError `FLEET_METHOD_DENIED`. */
+  /**
+   * Keeps members from replacing the tools of other users.
+   *
+   * @throws FleetError `FLEET_METHOD_DENIED`.
+   */
   #checkTools({ method, params }: ClientRequest, record: SessionRecord): void {
     const { user, bringers } = this.#context;
     if (record.owner === user) return;
@@ -370,7 +379,8 @@ export class Requests {
   }
 
   /**
-   * The runtime takes an answer to any session's request from whoever knows its id.
+   * Refuses answers to requests of other sessions, in collaborative sessions and on servers with other users. The runtime
+   * does not: it accepts an answer from every client that knows the request's id.
    *
    * @throws FleetError `FLEET_METHOD_DENIED` for a request of another session, and for a call of another client's tool.
    */
@@ -385,8 +395,9 @@ export class Requests {
   }
 
   /**
-   * Whether this client answers for a tool of a collaborative session: the one that brought it, and before members the owner's.
-   * Where nobody has it, the owner's client may: it has connected again.
+   * Whether this client may answer for a tool of a collaborative session. The client that brought the tool may, and the
+   * owner's client takes precedence over a member's. If no client has the tool, the owner's client may, because it has
+   * connected again.
    */
   #answersFor(tool: string, { id, owner }: SessionRecord): boolean {
     const { user, bringers, attachments } = this.#context;
@@ -396,7 +407,9 @@ export class Requests {
     return brings ? user === owner || !others.includes(owner) : user === owner && others.length === 0;
   }
 
-  /** Sends a request about a session on; if the session was unloaded meanwhile, it is opened again and the request repeated. */
+  /**
+   * Sends on a request about a session. If the server has unloaded the session, opens it again and repeats the request.
+   */
   #forward(link: ServerLink, request: ClientRequest, record: SessionRecord, again = false): void {
     const { openRequests, attachments, unloaded, routes } = this.#context;
     openRequests.forward(link, request, {
@@ -421,29 +434,31 @@ export class Requests {
     });
   }
 
-  /** What is left to do before the client gets the answer to such a request; it resolves with that. */
+  /** The work that is left before the client gets the answer to this method. It resolves with the answer's result. */
   #finishing(method: string): Finishing | undefined {
     switch (method) {
-      // The runtime keeps what was shut down in memory until everybody has left it, takes prompts without ever answering
-      // them, and cannot resume it (measured with 1.0.85). Once it is unloaded, who goes on with it opens it again.
+      // The runtime keeps a session that was shut down in memory until every client has left it. In that state it
+      // accepts prompts without ever answering them, and cannot resume the session (measured with 1.0.85). After this
+      // close, the next client to use the session opens it again.
       case "session.shutdown":
         return async ({ params }, { upstream }, result) => {
           await upstream.ask("sessions.close", { sessionId: params.sessionId });
           return result;
         };
-      // Opened again, the session has the tools that it had last.
+      // Keep the tools, because the session gets them again when it is opened again.
       case "session.tools.set":
         return async ({ params: { sessionId, tools } }, _link, result) => {
           const attachment = this.#context.attachments.get(String(sessionId));
           if (attachment !== undefined) attachment.asked = { ...attachment.asked, tools };
           return await Promise.resolve(result);
         };
-      // Recorded right now, the new session is found by other hosts, too; with a turn, none takes it for one without a history.
+      // Record the new session right now, so that other hosts find it. Count a turn, so that no host takes it for a
+      // session without a history.
       case "sessions.fork":
         return async ({ method }, { server }, result) => {
           const sessionId = String((result as { sessionId?: unknown }).sessionId);
           await this.#recordFork(sessionId, server).catch((error: unknown) => {
-            // The fork is there, and is recorded when it is first used here.
+            // The fork exists, and is recorded when it is first used here.
             if (!isStoreTrouble(error)) throw error;
             this.#context.onEvent({ event: "failed", method, sessionId, ...failure(error) });
           });
@@ -462,7 +477,7 @@ export class Requests {
     });
   }
 
-  /** An approval counts only if it is the user's to give: see {@link decide}. */
+  /** Removes an approval that this user may not give: see {@link decide}. */
   #decided({ own }: ServerLink, { method, params }: ClientRequest, record: SessionRecord): Params | null {
     if (method !== "session.permissions.handlePendingPermissionRequest") return params;
     const { config, attachments, sessionRequests } = this.#context;
@@ -482,14 +497,14 @@ export class Requests {
     return decided;
   }
 
-  /** The record of a session that the user may use; null: there is none, and the client was answered. */
+  /** The record of a session that the user may use. Null if there is none and the client has its answer. */
   async #recordFor(request: ClientRequest): Promise<SessionRecord | null> {
     const { sessions, user, openRequests, attachments, left, onEvent } = this.#context;
     const { method, params } = request;
     const { sessionId } = params;
     if (typeof sessionId !== "string") throw noSuchSession(String(sessionId));
     try {
-      // What cannot be an id is in no store, and must not become a path.
+      // A string that cannot be an id is not in the store, and must not become a path.
       if (isUsableId(sessionId)) return await sessions.recordFor(sessionId, user);
     } catch (error) {
       if (!isFleetError(error, "FLEET_SESSION_NOT_FOUND")) throw error;
@@ -497,7 +512,7 @@ export class Requests {
     const answer = WITHOUT_SESSION[method];
     if (answer === undefined) throw noSuchSession(sessionId);
     onEvent({ event: "denied", method, sessionId: sessionId.slice(0, 128), code: "FLEET_SESSION_NOT_FOUND" });
-    // Deleted, it may be open here yet.
+    // The session was deleted, but may still be open here.
     attachments.delete(sessionId);
     left(sessionId);
     openRequests.reply(request, answer(sessionId));
@@ -505,7 +520,9 @@ export class Requests {
   }
 
   /**
-   * In a collaborative session whoever is in a turn, or holds the lease, is alone in it. @throws FleetError `FLEET_SESSION_LOCKED`.
+   * Refuses a request in a collaborative session while another client is in a turn or holds the lease.
+   *
+   * @throws FleetError `FLEET_SESSION_LOCKED`.
    */
   async #assertFree(record: SessionRecord): Promise<void> {
     const { store, turns, lease: own } = this.#context;
@@ -516,7 +533,7 @@ export class Requests {
   }
 }
 
-/** What an event tells of a refusal. */
+/** The fields of an event that describe a refusal. */
 function reason({ code, limit }: FleetError): Pick<DoorEvent, "code" | "limit"> {
   return limit === undefined ? { code } : { code, limit };
 }
@@ -527,7 +544,10 @@ function resultIn(body: Buffer): unknown {
   return (JSON.parse(body.toString("utf8")) as { result?: unknown }).result;
 }
 
-/** The runtime is always started headless (`runtime/launch.ts`), without the terminal that has a foreground (measured with 1.0.85). */
+/**
+ * The runtime always starts headless (`runtime/launch.ts`), without the terminal that has a foreground session
+ * (measured with 1.0.85).
+ */
 function foregroundOf({ method, params }: ClientRequest): object {
   if (method === "session.getForeground") return {};
   const error = `Not running in TUI+server mode - cannot set foreground session ${String(params.sessionId)}`;

@@ -10,13 +10,16 @@ import type { Turn } from "./turn.js";
 
 export interface RoutesContext extends DoorContext {
   user: string;
-  /** The client came from the front door of another host: it gets what is here, and is relayed no further. */
+  /**
+   * Whether another host's front door relays the client. Such a client gets only what is on this host, and is not
+   * relayed again.
+   */
   relayed: boolean;
   links: Links;
   opener: Opener;
   attachments: Map<string, Attachment>;
   turn: (sessionId: string) => Turn | undefined;
-  /** Tells the client that the turn which the session is in, if it is in one, has come to nothing. */
+  /** Tells the client that the session's turn, if there is one, has ended without a result. */
   cut: (attachment: Attachment, message: string) => void;
   /** The client has the session open again, on a server here. */
   opened: (sessionId: string) => void;
@@ -25,12 +28,15 @@ export interface RoutesContext extends DoorContext {
   signal: AbortSignal;
 }
 
-/** How long another host's front door may take to be connected to, and to start a server for it, in milliseconds. */
+/**
+ * How long it may take to connect to another host's front door, in milliseconds. The door may have to start a server
+ * before it answers.
+ */
 const PEER_MS = 35_000;
 
 const MOVED = "The session was taken elsewhere during the turn. It goes on there: send it again.";
 
-/** Where one client's requests go: to a server of this host, or to the front door of the host that has what they are about. */
+/** Chooses where the requests of one client go: to a server of this host, or to the front door of another host. */
 export class Routes {
   readonly #context: RoutesContext;
   #home: ServerRecord | undefined;
@@ -40,16 +46,19 @@ export class Routes {
   }
 
   /**
-   * The other host that has the session; null: it is on this one, or is to be. The record has to be fresh.
+   * The other host that has the session; null if this host has it, or is to have it.
    *
-   * @throws FleetError `FLEET_SESSION_MOVED` when the client was relayed here in vain; and as `HostDirectory.whereIs`.
+   * @param record as it is now: it must be fresh
+   * @throws FleetError `FLEET_SESSION_MOVED` when another host relayed the client here but the session is not here; and
+   * the errors of `HostDirectory.whereIs`.
    */
   async hostOf(record: SessionRecord): Promise<HostRecord | null> {
     const { directory, relayed, attachments } = this.#context;
     const attachment = attachments.get(record.id);
     const where = await directory.whereIs(record);
     if (where.here) {
-      // Not this host's as it stands, since its term is another: what is in memory is not to be gone on with.
+      // The record has another term of this host, so the session may have been elsewhere since. Do not use what is in
+      // memory.
       if (attachment?.attached === true && !(await directory.has(record))) this.leave(attachment);
       return null;
     }
@@ -59,7 +68,12 @@ export class Routes {
     throw sessionMoved(record, where.host);
   }
 
-  /** The same for what is about no session, and for new ones. @throws FleetError; as `HostDirectory.place`. */
+  /**
+   * The same for new sessions and for requests without a session.
+   *
+   * @throws FleetError `FLEET_SESSION_MOVED` when another host relayed the client here but the user is not placed here;
+   * and the errors of `HostDirectory.place`.
+   */
   async homeHost(): Promise<HostRecord | null> {
     const { directory, user, relayed } = this.#context;
     const where = await directory.place(user);
@@ -73,7 +87,7 @@ export class Routes {
     return host === null ? await this.homeHere() : await this.peer(host);
   }
 
-  /** The server here for what is about no session. */
+  /** The server here for requests without a session. */
   async homeHere(): Promise<ServerLink> {
     const { links, opener } = this.#context;
     const live = this.#home && links.server(this.#home.id);
@@ -86,16 +100,20 @@ export class Routes {
     return await opener.link(this.#home);
   }
 
-  /** The front door of that host. @throws as `Links.toPeer`. */
+  /**
+   * Connects to the front door of that host.
+   *
+   * @throws as `Links.toPeer`.
+   */
   async peer(host: HostRecord): Promise<PeerLink> {
     using limit = deadline(PEER_MS, this.#context.signal);
     return await this.#context.links.toPeer(host, limit.signal);
   }
 
   /**
-   * The session's server here, with the session loaded for this client if the client opened it.
+   * The session's server here. If the client has opened the session, the session is loaded for it.
    *
-   * @throws FleetError `FLEET_SESSION_MOVED` when another host has it; and as `Opener.open`.
+   * @throws FleetError `FLEET_SESSION_MOVED` when another host has the session; and the errors of `Opener.open`.
    */
   async local(record: SessionRecord): Promise<ServerLink> {
     const { links, opener, attachments, directory } = this.#context;
@@ -114,7 +132,11 @@ export class Routes {
     return link;
   }
 
-  /** The same at the host that has it. @throws FleetError as {@link peer}; `RpcError` with what it was refused with there. */
+  /**
+   * The same for a session on another host.
+   *
+   * @throws FleetError as {@link peer}; `RpcError` with the refusal of that host.
+   */
   async remote(record: SessionRecord, host: HostRecord): Promise<PeerLink> {
     const { links, attachments } = this.#context;
     const attachment = attachments.get(record.id);
@@ -128,7 +150,7 @@ export class Routes {
     return link;
   }
 
-  /** The session is opened anew, wherever it is: its client goes on hearing of it. */
+  /** Opens the session again, wherever it is, so that its client receives its events again. */
   async reattach({ sessionId }: Attachment): Promise<void> {
     const { sessions, user } = this.#context;
     const record = await sessions.recordFor(sessionId, user);
@@ -137,7 +159,7 @@ export class Routes {
     else await this.remote(record, host);
   }
 
-  /** The client has nothing to do any more with the session where it was opened last. */
+  /** Detaches the client from the session on the link where it was opened last. */
   leave(attachment: Attachment): void {
     const { links, cut } = this.#context;
     const link = links.live(attachment.linkId);
@@ -145,7 +167,7 @@ export class Routes {
     if (!attachment.attached) return;
     attachment.attached = false;
     attachment.heard = false;
-    // As far as it is there yet: nobody waits for that.
+    // The session may no longer be there, so do not wait for the answer.
     link?.upstream.request("session.detach", { sessionId: attachment.sessionId }).catch(() => "it has gone");
   }
 
@@ -154,7 +176,7 @@ export class Routes {
     attachment.linkId = linkId;
   }
 
-  /** Whoever needs it first opens it, for all. */
+  /** The first caller opens the session, and the others wait for it. */
   async #reopened(attachment: Attachment, open: () => Promise<Link>): Promise<Link> {
     attachment.reopening ??= open().finally(() => {
       attachment.reopening = null;
@@ -166,7 +188,7 @@ export class Routes {
     const { opener, sessions, user, onEvent } = this.#context;
     const { sessionId } = attachment;
     const turn = this.#context.turn(sessionId);
-    // Looked at anew: it may have been deleted, and its id be somebody else's by now.
+    // Read the record again: the session may have been deleted, and another user may have its id now.
     const record = await sessions.recordFor(sessionId, user);
     let link: ServerLink;
     try {

@@ -1,8 +1,8 @@
-/** Where a member of a JSON object stands in its text. */
+/** The place of a member of a JSON object in the text. */
 export interface Member {
-  /** As it is written, without its quotes; escapes are not resolved. */
+  /** The key as written, without its quotes. Escapes are not resolved. */
   key: string;
-  /** The value's first byte, and the one after its last. */
+  /** The offsets of the value's first byte and of the byte after its last one. */
   start: number;
   end: number;
 }
@@ -16,28 +16,30 @@ const CLOSE_BRACE = 0x7d;
 const OPEN_BRACKET = 0x5b;
 const CLOSE_BRACKET = 0x5d;
 
-/** How much a JSON text may hold. */
+/** How much a JSON text may contain. */
 export interface ScanLimits {
-  /** How deep it may be nested, the object itself counted. */
+  /** The maximum depth of nesting. The object itself is the first level. */
   depth: number;
-  /** How many values it may have: each comma, each `{` and each `[` outside of strings counts as one. */
+  /** The maximum number of values. Each comma, each `{` and each `[` outside of strings counts as one. */
   values: number;
 }
 
-/** An object that was scanned within limits. */
+/** The result of scanning an object within limits. */
 export interface Scan {
-  /** With `over`: the members before the limit was reached, and the one that goes over it, whose end is not known. */
+  /**
+   * With `over`: the members before the limit was reached, and then the member that exceeds it, whose end is not known.
+   */
   members: Member[];
-  /** The limit that the object goes over; null if it keeps to both. */
+  /** The limit that the object exceeds; null if it exceeds neither. */
   over: keyof ScanLimits | null;
 }
 
 const UNLIMITED: ScanLimits = { depth: Number.POSITIVE_INFINITY, values: Number.POSITIVE_INFINITY };
 
 /**
- * The members of the object that begins at `from`, without parsing what is in them. Exact for every text that is JSON. For one
- * that is not, it may find members that no parser would: whoever passes the text on relies on its reader to refuse it, or
- * parses it first.
+ * Finds the members of the object that begins at `from`, without parsing their values. The result is exact for every
+ * valid JSON text. In an invalid text it may contain members that no parser would find. A caller that passes the text
+ * on must therefore parse it first, or rely on the receiver to refuse it.
  *
  * @returns null when there is no object.
  */
@@ -45,14 +47,20 @@ export function scanObject(text: Buffer, from = 0): Member[] | null {
   return scanWithin(text, UNLIMITED, from)?.members ?? null;
 }
 
-/** The same within limits. The scan stops at the first value over a limit, so a hostile text costs no more than a legal one. */
+/**
+ * The same within limits. The scan stops at the first value over a limit, so a hostile text costs no more than a legal
+ * one.
+ */
 export function scanWithin(text: Buffer, limits: ScanLimits, from = 0): Scan | null {
   const scan = new Scanner(text, limits);
   const members = scan.object(from);
   return members === null ? null : { members, over: scan.over };
 }
 
-/** One pass over a text. Every `skip…` takes where a value begins, and returns the byte after its end, or -1. */
+/**
+ * One pass over a text. Every `skip…` takes the offset where a value begins, and returns the offset after its end, or
+ * -1.
+ */
 class Scanner {
   over: keyof ScanLimits | null = null;
   readonly #text: Buffer;
@@ -136,7 +144,7 @@ class Scanner {
   }
 }
 
-/** The value of a member that is a string, if it has no escapes in it; undefined for anything else. */
+/** The value of a string member; undefined if it has escapes, or is not a string. */
 export function plainString(text: Buffer, { start, end }: Member): string | undefined {
   if (text[start] !== QUOTE) return undefined;
   const value = text.toString("utf8", start + 1, end - 1);
@@ -150,10 +158,10 @@ function skipBlanks(text: Buffer, from: number): number {
 }
 
 /**
- * A string without escapes is leapt over, so megabytes cost little. From the first escape on each byte is looked at: a leap
- * from one escaped quote to the next costs much more than the few bytes between them.
+ * Skips a string without escapes in one search for the closing quote, so megabytes cost little. After the first escaped
+ * quote it checks each byte, because the few bytes between escaped quotes cost much less than another search.
  *
- * @returns the byte after the closing quote, or -1.
+ * @returns the offset after the closing quote, or -1.
  */
 function skipString(text: Buffer, from: number): number {
   const quote = text.indexOf(QUOTE, from + 1);
@@ -171,7 +179,7 @@ function skipString(text: Buffer, from: number): number {
   return -1;
 }
 
-/** Bytes of numbers, true, false and null. */
+/** Whether the byte occurs in numbers, true, false or null. */
 function isScalar(byte: number | undefined): boolean {
   if (byte === undefined) return false;
   return (byte >= 0x30 && byte <= 0x39) || (byte >= 0x61 && byte <= 0x7a) || "+-.E".includes(String.fromCharCode(byte));

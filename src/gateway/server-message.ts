@@ -2,30 +2,32 @@ import { isId, type RpcId } from "./client-message.js";
 import { PARSE_ERROR, ProtocolError } from "./frames.js";
 import { type Member, plainString, scanObject } from "./scan.js";
 
-/** What a server sent, as far as the front door has to know it. The frame itself passes on as it came. */
+/** The parts of a server's message that the front door needs. The frame itself passes on unchanged. */
 export type ServerMessage =
   | { kind: "response"; id: RpcId; failed: boolean; idAt: Member }
   | { kind: "request"; id: RpcId; method: string; sessionId: string | undefined; idAt: Member }
-  /** `eventType`: of an event, or of what happened in the session's life. */
+  /** `eventType` is the type of a session event or of a lifecycle notification. */
   | { kind: "notification"; method: string; sessionId: string | undefined; eventType: string | undefined };
 
-/** How the runtime begins most of its frames: those are read without looking at the rest. */
+/**
+ * The beginning that the runtime gives most of its frames. For these the rest of the frame does not have to be read.
+ */
 const EVENT = Buffer.from('{"jsonrpc":"2.0","method":"session.event","params":{"sessionId":"');
 const EVENT_TYPE = '","event":{"type":"';
-/** On a server where others are, too, most frames are these: every session's, to every client. */
+/** On a server with several users these are most of the frames, because every client gets those of every session. */
 const LIFECYCLE = Buffer.from('{"jsonrpc":"2.0","method":"session.lifecycle","params":{"type":"');
 const LIFECYCLE_SESSION = '","sessionId":"';
 const LONGEST_NAME = 200;
 
 /**
- * @returns null for what is no message of JSON-RPC, or has an id that nothing of ours has.
- * @throws ProtocolError for what is not JSON, as far as that is looked at.
+ * @returns null for a body that is not a JSON-RPC message, or has an id that no message of ours could have.
+ * @throws ProtocolError when one of the parts that are read is not JSON.
  */
 export function readServerFrame(body: Buffer): ServerMessage | null {
   return readEvent(body) ?? readLifecycle(body) ?? readAny(body);
 }
 
-/** Writers of JSON do not write a key twice, so what the beginning says is all there is to know. */
+/** JSON writers do not write a key twice, so the beginning is enough to know the message. */
 function readEvent(body: Buffer): ServerMessage | null {
   const names = readNames(body, EVENT, EVENT_TYPE);
   if (names === null) return null;
@@ -40,7 +42,10 @@ function readLifecycle(body: Buffer): ServerMessage | null {
   return { kind: "notification", method: "session.lifecycle", sessionId, eventType };
 }
 
-/** The two strings behind this beginning, with `between` between them; null for what is otherwise, or has escapes. */
+/**
+ * The two strings after `beginning`, with `between` between them. Null if the body differs from that, or a string has
+ * escapes.
+ */
 function readNames(body: Buffer, beginning: Buffer, between: string): [string, string] | null {
   if (body.length < beginning.length || beginning.compare(body, 0, beginning.length) !== 0) return null;
   const text = body.toString("latin1", beginning.length, beginning.length + 2 * LONGEST_NAME);
@@ -53,7 +58,7 @@ function readNames(body: Buffer, beginning: Buffer, between: string): [string, s
   return names.every((name) => PLAIN.test(name)) ? names : null;
 }
 
-/** Without escapes, and the same in every encoding. */
+/** Characters without escapes that are the same in every encoding. */
 const PLAIN = /^[\x20-\x5b\x5d-\x7e]*$/;
 
 function readAny(body: Buffer): ServerMessage | null {
@@ -90,12 +95,16 @@ function readId(body: Buffer, { start, end }: Member): RpcId | undefined {
   return isId(value) ? value : undefined;
 }
 
-/** What a server said, or a part of it. @throws ProtocolError when that is not JSON. */
+/**
+ * Parses a server's message, or a part of it.
+ *
+ * @throws ProtocolError when it is not JSON.
+ */
 export function parse(body: Buffer, start = 0, end = body.length): unknown {
   try {
     return JSON.parse(body.toString("utf8", start, end));
   } catch {
-    // The parser's own message quotes what was said.
+    // The parser's own message would quote the content.
     throw new ProtocolError("A frame is not JSON.", PARSE_ERROR);
   }
 }

@@ -6,12 +6,13 @@ import { reachesHost } from "./reach.js";
 import { hostDenied, methodDenied } from "./refusals.js";
 
 /**
- * What a client may set up on a whole server before its first session. The runtime forgets it when the server ends, and takes
- * it from nobody while sessions are loaded, so that the front door cannot do it again on a new server. Therefore the
- * connection of the client ends with the server, as on a bare one.
+ * Settings of a whole server that a client may make before its first session.
+ *
+ * The runtime forgets them when the server ends, and accepts none while sessions are loaded. The front door therefore
+ * cannot make them again on a new server. So the client's connection ends with the server, as it does on a bare server.
  */
 
-/** The SDK's options behind the methods: who gets a refusal knows only those. */
+/** The SDK's options behind the methods. Users know only the options, so a refusal names them. */
 const OPTIONS: Record<string, string> = {
   "plugins.builtin.set": "builtinPluginDirectories",
   "llmInference.setProvider": "requestHandler",
@@ -40,14 +41,15 @@ export function refuseSetupElsewhere(method: string): never {
   throw methodDenied(method, `the SDK's option "${OPTIONS[method]}" works at the front door of the user's host only`);
 }
 
-/** Whether the fleet pays for model requests: with a key of its own, or with GitHub tokens. */
+/** Whether the fleet pays for model requests, with its own provider's key or with GitHub tokens. */
 export function hasCredentials({ provider, auth }: Config): boolean {
   return provider !== null || Object.values(auth).some((source) => source !== null);
 }
 
 /**
- * Whether model requests of the server carry credentials that are not the user's own. A GitHub token is the user's own if
- * the configuration names one for each user; with `session.host` "owner" the user can read it on the server anyway.
+ * Whether the server's model requests carry credentials that are not the user's own. A GitHub token is the user's own
+ * if the configuration names one for each user. With `session.host` "owner" the user can read that token on the server
+ * anyway.
  */
 function isGivenCredentials({ token, user }: Credentialed, { provider, auth }: Config): boolean {
   if (provider !== null) return true;

@@ -1,10 +1,10 @@
 import { parse } from "./server-message.js";
 
-/** Something that a server asked the clients of one session by an event, and that they answer by its id. */
+/** A request that a server makes by an event to the clients of one session. They answer it by its id. */
 export interface SessionRequest {
-  /** Of a permission request: what it is about. */
+  /** The kind of a permission request. */
   kind: string | undefined;
-  /** The name of the tool that a client brought, and that the request is about. */
+  /** The name of the tool, if the request is about a client's tool. */
   tool: string | undefined;
 }
 
@@ -29,7 +29,7 @@ const ANSWERED_BY = new Map(
 
 const ANSWERS = new Set<string>([...ANSWERED_BY.values()].flat());
 
-/** Whether a method answers a request of a server that the runtime knows by its id alone, whichever session that is in. */
+/** Whether a method answers a request that the runtime finds by its id alone, regardless of the session. */
 export function isAnswer(method: string): boolean {
   return ANSWERS.has(method);
 }
@@ -38,14 +38,14 @@ const MAX_REQUESTS = 1_000;
 const MAX_SESSIONS = 10_000;
 
 /**
- * The requests that servers made in sessions that clients of this door have open. The runtime has one table of them for all
- * sessions of a server: which session a request belongs to is known from its event alone. It is kept for the door's
- * lifetime, not a client's, so that a user who connects again can answer what was asked before.
+ * The requests that servers made in sessions that this door's clients have open. The runtime keeps one table for all
+ * sessions of a server, so only the event shows which session a request belongs to. The requests are kept as long as
+ * the door exists, so that a user who connects again can answer an earlier request.
  */
 export class SessionRequests {
   readonly #sessions = new Map<string, Map<string, SessionRequest>>();
 
-  /** Takes note of an event, if it asks for an answer. */
+  /** Keeps a request if the event makes one. */
   note(sessionId: string, eventType: string, body: Buffer): void {
     if (!ANSWERED_BY.has(eventType)) return;
     const { requestId, toolName, permissionRequest } =
@@ -58,12 +58,11 @@ export class SessionRequests {
     dropOldest(requests, MAX_REQUESTS);
   }
 
-  /** What was asked in that session under that id. */
   get(sessionId: string, requestId: unknown): SessionRequest | undefined {
     return typeof requestId === "string" ? this.#sessions.get(sessionId)?.get(requestId) : undefined;
   }
 
-  /** The session's requests. It becomes the one that was used last. */
+  /** The session's requests. The session becomes the most recently used one. */
   #of(sessionId: string): Map<string, SessionRequest> {
     const requests = this.#sessions.get(sessionId) ?? new Map<string, SessionRequest>();
     this.#sessions.delete(sessionId);

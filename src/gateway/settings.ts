@@ -7,12 +7,12 @@ import { decidesOnTools, reachesHost } from "./reach.js";
 import { approvalDenied, hostDenied, methodDenied } from "./refusals.js";
 import { hasCredentials } from "./server-setup.js";
 
-/** What a client may set on its session, and what the fleet adds. */
+/** The conditions that decide which settings a client may make on its session, and which ones the fleet adds. */
 export interface Surroundings {
   config: Config;
-  /** The user's own server: nobody else's sessions are on it. */
+  /** Whether it is the user's own server, with no other user's sessions on it. */
   own: boolean;
-  /** The session is somebody else's, and the user is a member. */
+  /** Whether the session belongs to another user, who made this user a member. */
   member: boolean;
   isolation: Isolation;
   /** `COPILOT_HOME` of the server. */
@@ -29,7 +29,10 @@ const CREDENTIALS = ["provider", "providers", "gitHubToken", "gitHubTokenProvide
 /** Parameters of `session.resume` that `session.create` does not have. */
 const RESUME_ONLY = ["disableResume", "continuePendingWork", "openCanvases", "requestedEnvironmentVariables"];
 
-/** What a client may give for a session on a server where others are, too: nothing that names a path or a process. */
+/**
+ * The parameters that a client may set for a session on a server with other users. None of them names a path or a
+ * process.
+ */
 const HARMLESS = new Set(
   `sessionId clientName model reasoningEffort reasoningSummary contextTier systemMessage tools toolSearch commands
   availableTools excludedTools toolFilterPrecedence excludedBuiltinAgents modelCapabilities enableSessionTelemetry
@@ -42,7 +45,7 @@ const HARMLESS = new Set(
   ),
 );
 
-/** What may be set on the user's own server beside that, also where a client must not reach files and programs. */
+/** More parameters that a client may set on the user's own server, even if it must not use files and programs. */
 const HARMLESS_ON_OWN = new Set(
   `canvases requestCanvasRenderer canvasProvider openCanvases provider providers capi models enableFileChangeTracking
   requestMcpApps enableGitHubTelemetryForwarding organizationCustomInstructions disabledSkills disabledMcpServers
@@ -53,8 +56,8 @@ const HARMLESS_ON_OWN = new Set(
 const APPROVING = ["managedSettings", "enableManagedSettings"];
 
 /**
- * What every session on a shared server gets, whatever its client says: the SDK's own `mode: "empty"` (client.js,
- * configDefaultsForMode), which keeps a session away from the host and from other sessions.
+ * Settings of every session on a shared server, which the client cannot change. The SDK's own `mode: "empty"` makes the
+ * same ones (client.js, configDefaultsForMode). They keep a session away from the host and from other sessions.
  */
 const APART = {
   mcpOAuthTokenStorage: "in-memory",
@@ -69,7 +72,7 @@ const APART = {
   customAgentsLocalOnly: true,
 };
 
-/** The rest of it, which the runtime takes by `session.options.update` only. */
+/** The rest of these settings, which the runtime accepts only through `session.options.update`. */
 export const APART_OPTIONS: Params = {
   skipCustomInstructions: true,
   customAgentsLocalOnly: true,
@@ -79,7 +82,7 @@ export const APART_OPTIONS: Params = {
   includedBuiltinSkills: [],
 };
 
-/** Options that a client may change of a session on a server where others are, too. */
+/** Options that a client may change for a session on a server with other users. */
 const HARMLESS_OPTIONS = new Set([
   "sessionId",
   "model",
@@ -95,7 +98,7 @@ const HARMLESS_OPTIONS = new Set([
   "contextTier",
 ]);
 
-/** The same on the user's own server, also where a client must not reach files and programs. */
+/** More options that a client may change on the user's own server, even if it must not use files and programs. */
 const HARMLESS_OPTIONS_ON_OWN = new Set(
   `modelCapabilitiesOverrides lspClientName integrationId isExperimentalMode provider capi availableTools
   includedBuiltinAgents excludedBuiltinAgents toolFilterPrecedence allowAllMcpServerInstructions includedBuiltinSkills
@@ -106,14 +109,14 @@ const HARMLESS_OPTIONS_ON_OWN = new Set(
   envValueMode`.split(/\s+/),
 );
 
-/** Options that send the session's model requests, and with them the fleet's credentials, somewhere else. */
+/** Options that redirect the session's model requests, and the fleet's credentials with them. */
 const REROUTING = ["provider", "copilotUrl", "capi"];
 
 /**
  * The parameters that a server gets for `session.create` or `session.resume`.
  *
- * @param asked what the client sent
- * @throws FleetError `FLEET_METHOD_DENIED` for what is not allowed on that server.
+ * @param asked the client's own parameters
+ * @throws FleetError `FLEET_METHOD_DENIED` for a parameter that is not allowed on that server.
  */
 export function sessionParams(
   method: "session.create" | "session.resume",
@@ -122,17 +125,17 @@ export function sessionParams(
   surroundings: Surroundings,
 ): Params {
   const { config, own, provider, gitHubToken } = surroundings;
-  // A session in the cloud would be nobody's server's, and its id not the fleet's to give.
+  // A session in the cloud would not be on a server of this fleet, and the fleet could not choose its id.
   if (asked.cloud !== undefined) throw methodDenied(method, '"cloud" sessions are not on any server of this fleet');
   refuseReach(method, asked, surroundings);
   const params: Params = { ...asked, sessionId: record.id };
   if (method === "session.create") for (const name of RESUME_ONLY) delete params[name];
   if (CREDENTIALS.every((name) => isAbsent(asked[name]))) {
-    // The runtime takes a session's token or a provider, not both.
+    // The runtime accepts a token or a provider for a session, but not both.
     if (provider !== null) params.provider = provider;
     else if (gitHubToken !== null) params.gitHubToken = gitHubToken;
   }
-  // On resume the session's history knows its model, which its user may have switched.
+  // A resumed session keeps the model in its history, because its user may have switched models.
   if (method === "session.create" && isAbsent(params.model)) {
     const model = record.model ?? config.session.model;
     if (model !== null) params.model = model;
@@ -144,7 +147,7 @@ export function sessionParams(
   return own ? params : { ...params, ...apart(asked, surroundings) };
 }
 
-/** @throws FleetError `FLEET_METHOD_DENIED`. */
+/** @throws FleetError `FLEET_METHOD_DENIED` for an option that is not allowed on that server. */
 export function checkOptions(
   method: string,
   asked: Params,
@@ -162,7 +165,8 @@ export function checkOptions(
     throw methodDenied(method, 'only the owner of a session sets "excludedTools"');
   for (const [name, value] of Object.entries(asked)) {
     if (HARMLESS_OPTIONS.has(name)) continue;
-    // On a shared server every session has these already; on another user's own server they are that user's.
+    // On a shared server every session has these values already. On another user's own server the choice is that
+    // user's.
     if ((own || isolation === "shared") && JSON.stringify(APART_OPTIONS[name]) === JSON.stringify(value)) continue;
     if (!own || !(HARMLESS_OPTIONS_ON_OWN.has(name) || isAbsent(value))) throw settingDenied(method, name, own);
   }
@@ -170,17 +174,19 @@ export function checkOptions(
 
 function apart(asked: Params, { config, isolation, member }: Surroundings): Params {
   const allowed = config.session.tools ?? [];
-  // A member's hooks could change what the owner's tools are given and give, and a member's choice of tools the owner's.
+  // A member's hooks could change the input and the output of the owner's tools. A member's choice of tools could
+  // replace the owner's.
   const others = { systemMessage: undefined, hooks: false, excludedTools: undefined, excludedBuiltinAgents: undefined };
   // On another user's own server the session keeps the tools that its owner gave it.
   if (isolation === "per-user") return { ...others, requestExitPlanMode: false, availableTools: undefined };
   if (member) return { ...APART, ...others, availableTools: allowedTools({}, allowed) };
-  // A hook may allow a tool in place of whoever is asked: harmless while there are no tools but the client's own.
+  // A hook may allow a tool without the client being asked. This is harmless while the session has only the client's
+  // own tools.
   const hooks = asked.hooks === true && (config.session.approve === "all" || allowed.length === 0);
   return { ...APART, hooks, availableTools: allowedTools(asked, allowed) };
 }
 
-/** The client's choice of those that are allowed; its own tools run in the client, and are its own affair. */
+/** The allowed tools that the client chose, and all of the client's own tools, because those run in the client. */
 function allowedTools({ availableTools }: Params, allowed: readonly string[]): string[] {
   if (!Array.isArray(availableTools)) return [...allowed, "custom:*"];
   return availableTools.filter(
@@ -212,7 +218,7 @@ function settingDenied(method: string, name: string, own: boolean): FleetError {
   return methodDenied(method, `${JSON.stringify(name)} cannot be set on a server where others are, too`);
 }
 
-/** Lists and tables of nothing set nothing, and neither does a switch that is off. */
+/** Whether a value sets something. Empty lists, empty objects and `false` do not. */
 function isSet(value: unknown): boolean {
   if (typeof value === "object" && value !== null) return Object.keys(value).length > 0;
   return !isAbsent(value) && value !== false;

@@ -1,13 +1,13 @@
 import { type Limited, type LimitName, type Limits, limitReached } from "../config/limits.js";
 import type { FleetError } from "../errors.js";
 
-/** What a front door counts itself. Sessions are counted in the store. */
+/** The quantities that a front door counts itself. Sessions are counted in the store. */
 type Counted = Exclude<Limited, "sessions">;
 type Use = Record<Counted, number>;
 
 const NOTHING: Readonly<Use> = { connections: 0, requestsInFlight: 0, unreadBytes: 0 };
 
-/** How much each user, and all of them together, have of one front door at the moment. */
+/** How much of one front door each user has, and all users together have, at the moment. */
 export class Shares {
   readonly #limits: { default: Limits; total: Limits };
   readonly #users = new Map<string, Use>();
@@ -20,8 +20,8 @@ export class Shares {
   /**
    * Counts one more connection of a user.
    *
-   * @param relayed Whether another host's front door says that it carries this client. Such connections are counted apart: the
-   * client counts at the other door, too, and nobody proves that a connection is relayed.
+   * @param relayed Whether the client claims that another host's front door relays it. Relayed connections count
+   * separately because the client also counts at the other door, and because the claim is not proved.
    * @throws FleetError `FLEET_LIMIT_REACHED`.
    */
   admit(user: string, relayed: boolean): Share {
@@ -59,7 +59,7 @@ interface Account {
   forget: () => void;
 }
 
-/** What one connection has of its user's limits. */
+/** The part of its user's limits that one connection has. */
 export class Share {
   readonly #account: Account;
   #requests = 0;
@@ -71,7 +71,7 @@ export class Share {
     this.#account = account;
   }
 
-  /** A request has arrived, whose content is kept until it is answered. */
+  /** Counts a request that has arrived. Its content is kept in memory until it is answered. */
   begin(bytes: number): void {
     this.#count(1, bytes, 0);
   }
@@ -80,7 +80,7 @@ export class Share {
     this.#count(-1, -bytes, 0);
   }
 
-  /** So many bytes of unfinished frames, and of what the client does not take, are in the connection's buffers now. */
+  /** Sets how many bytes the connection's buffers hold: unfinished frames, and data that the client has not read. */
   buffers(bytes: number): void {
     this.#count(0, 0, bytes - this.#bufferedBytes);
   }
@@ -95,7 +95,7 @@ export class Share {
     return this.#account.reached("unreadBytes");
   }
 
-  /** The connection has ended. */
+  /** Returns everything when the connection has ended. */
   release(): void {
     this.#count(-this.#requests, -this.#requestBytes, -this.#bufferedBytes);
     if (!this.#released) this.#account.add("connections", -1);

@@ -3,43 +3,42 @@ import { FleetError, quote } from "../errors.js";
 import type { Store, TokenRecord } from "../store/store.js";
 
 /**
- * The tokens that clients show at the front door: `cft_<id>_<secret>`. The id finds the record, the secret has 256
- * random bits, and the store keeps a hash of the whole.
+ * The tokens that clients present at the front door: `cft_<id>_<secret>`. The id finds the record. The secret has 256
+ * random bits. The store keeps a hash of the whole token.
  */
 const TOKEN = /^cft_([a-z0-9]{16})_[A-Za-z0-9_-]{43}$/;
 const ID_BYTES = 8;
 const SECRET_BYTES = 32;
-/** Stands in for the hash of a token that is not there, so that looking for one takes as long as comparing one. */
+/** Stands in for the hash of a missing token, so that a lookup takes as long as a comparison. */
 const NO_HASH = "0".repeat(64);
 
-/** A token as it is shown to everybody: the secret only once, by {@link issueToken}. Times are ISO 8601 in UTC. */
+/** A token without its secret, which only {@link issueToken} returns. Times are ISO 8601 in UTC. */
 export interface TokenView {
   id: string;
   user: string;
   createdAt: string;
   expiresAt: string | null;
-  /** Whether its time is over. */
   expired: boolean;
 }
 
 export interface IssuedToken {
-  /** The token itself. It cannot be had again. */
+  /** The token itself, which cannot be read again. */
   token: string;
   id: string;
   user: string;
   expiresAt: string | null;
 }
 
-/** Whom a token stands for: a user. */
+/** The user that a token stands for. */
 export interface TokenHolder {
   role?: undefined;
   tokenId: string;
   user: string;
-  /** The lease that the user's turns in a session are taken under. */
+  /** The lease that covers the user's turns in a session. */
   lease?: TokenRecord["lease"] | undefined;
 }
 
-/** Whom a token stands for: another host of the fleet, which may use one front door, once. */
+/** The host that a token stands for. The token is good for one connection to one front door. */
 export interface HostHolder {
   role: "host";
   tokenId: string;
@@ -49,9 +48,9 @@ export interface HostHolder {
   door: string;
 }
 
-/** A host cannot be a user by its name: no user's has a colon. */
+/** A host cannot pass for a user, because no user's id has a colon. */
 const HOST_PREFIX = "host:";
-/** How long another host has to take up its connection, in milliseconds. */
+/** How long another host has to connect, in milliseconds. */
 const HOST_TOKEN_MS = 60_000;
 
 type Kind = Pick<TokenRecord, "role" | "door" | "passing" | "lease">;
@@ -59,8 +58,9 @@ type Kind = Pick<TokenRecord, "role" | "door" | "passing" | "lease">;
 /**
  * Makes a token for a user.
  *
- * @param ttlMs how long it is good, in milliseconds; null: until it is revoked
- * @param kind `passing` for one that the fleet makes for a connection of its own; `lease` of what is held already
+ * @param ttlMs how long the token is good, in milliseconds; null if it is good until it is revoked
+ * @param kind `passing` for a token that the fleet makes for its own connection; `lease` for a lease that is held
+ * already
  */
 export async function issueToken(
   store: Store,
@@ -77,12 +77,15 @@ export async function issueToken(
   return { token, id, user, expiresAt };
 }
 
-/** Makes a token with which `from` connects to the front door of `to`, once and soon. */
+/**
+ * Makes a token with which host `from` connects to the front door of host `to`. It is good for one connection, for a
+ * minute.
+ */
 export async function issueHostToken(store: Store, from: string, to: string): Promise<IssuedToken> {
   return await issueToken(store, `${HOST_PREFIX}${from}`, HOST_TOKEN_MS, { role: "host", door: to, passing: true });
 }
 
-/** Clears away tokens that the fleet made for connections of its own, and that a crash left behind. */
+/** Deletes expired tokens that the fleet made for its own connections and that a crash left behind. */
 export async function sweepTokens(store: Store): Promise<void> {
   for (const record of await store.listTokens()) {
     if (record.passing === true && (await isExpired(store, record))) await store.deleteToken(record.id);
@@ -90,8 +93,9 @@ export async function sweepTokens(store: Store): Promise<void> {
 }
 
 /**
- * Whom the token stands for, or null when it is not good: malformed, unknown, wrong, revoked or expired, which are not
- * told apart. Costs one read, and a look at the clock for a token that ends.
+ * The user or host that the token stands for, or null when the token is not good. Malformed, unknown, wrong, revoked
+ * and expired tokens give the same result. Costs one read of the store, and for a token that expires a read of the
+ * store's clock.
  */
 export async function verifyToken(store: Store, token: unknown): Promise<TokenHolder | HostHolder | null> {
   const id = tokenIdIn(token);
@@ -104,24 +108,24 @@ export async function verifyToken(store: Store, token: unknown): Promise<TokenHo
   return { tokenId: id, user, lease };
 }
 
-/** Recognizes a token that is shown again, without keeping it. */
+/** Recognizes a token that is presented again, without keeping the token. */
 export function recognizer(token: string): (shown: unknown) => boolean {
   const hash = hashOf(token);
   return (shown) => typeof shown === "string" && isSameHash(hashOf(shown), hash);
 }
 
-/** The id in a token; undefined for anything that is not shaped like one. */
+/** The id in a token; undefined if the value does not have the form of a token. */
 export function tokenIdIn(token: unknown): string | undefined {
   return typeof token === "string" ? TOKEN.exec(token)?.[1] : undefined;
 }
 
-/** Whether the token of that id may still be used: neither revoked nor expired since it was verified. */
+/** Whether a verified token may still be used: it was neither revoked nor has it expired. */
 export async function isTokenGood(store: Store, { tokenId, user }: TokenHolder): Promise<boolean> {
   const record = await store.readToken(tokenId);
   return record !== null && record.role === undefined && record.user === user && !(await isExpired(store, record));
 }
 
-/** The tokens of all users, or of one, the newest first. Those of hosts are nobody's to see. */
+/** The tokens of one user or of all users, the newest first. Tokens of hosts are left out. */
 export async function listTokens(store: Store, user?: string): Promise<TokenView[]> {
   const records = await store.listTokens();
   const now = await store.now();
@@ -138,8 +142,9 @@ export async function listTokens(store: Store, user?: string): Promise<TokenView
 }
 
 /**
- * Revokes tokens by their ids, or all of a user. One that is gone already counts as revoked. Connections that were made
- * with one end within seconds.
+ * Revokes tokens by their ids, or all tokens of a user. Connections that were made with them end within seconds.
+ *
+ * @returns the ids. A token that did not exist counts as revoked.
  */
 export async function revokeTokens(store: Store, which: { ids: readonly string[] } | { user: string }) {
   const ids = "ids" in which ? which.ids : (await listTokens(store, which.user)).map(({ id }) => id);
@@ -147,7 +152,7 @@ export async function revokeTokens(store: Store, which: { ids: readonly string[]
   return [...ids];
 }
 
-/** @throws FleetError `FLEET_USAGE_INVALID`; what was written may be a whole token and is then not shown. */
+/** @throws FleetError `FLEET_USAGE_INVALID`. The message does not quote a value that may be a whole token. */
 export function validateTokenId(value: string): string {
   if (/^[a-z0-9]{1,64}$/.test(value)) return value;
   const what = value.startsWith("cft_")
@@ -158,13 +163,13 @@ export function validateTokenId(value: string): string {
   });
 }
 
-/** By the store's clock: another host's, which made the token, may say something else than this one's. */
+/** Uses the store's clock, because the host that made the token may have another clock than this one. */
 async function isExpired(store: Store, record: TokenRecord): Promise<boolean> {
   return record.expiresAt !== null && isOver(record, await store.now());
 }
 
 function isOver({ expiresAt }: TokenRecord, now: number): boolean {
-  // A date that cannot be read has passed: the safe side.
+  // A date that cannot be read counts as past, which is the safe side.
   return expiresAt !== null && !(Date.parse(expiresAt) > now);
 }
 

@@ -5,14 +5,14 @@ import { brokenTurnFrames } from "./events.js";
 import { encodeMessage, refusalFrame } from "./refusals.js";
 import { parse } from "./server-message.js";
 
-/** A prompt that is not answered. */
+/** A prompt without an answer. */
 interface OpenPrompt {
   readonly sessionId: string;
-  /** Whether it may have been sent before its client read the end of another's turn. */
+  /** Whether the client may have sent it before it read the end of another client's turn. */
   readonly isRaced: boolean;
 }
 
-/** An answer that its client gets when its turn is over. */
+/** An answer that the client gets when its turn is over. */
 interface LateAnswer {
   readonly id: RpcId;
   readonly frame: Buffer;
@@ -20,63 +20,81 @@ interface LateAnswer {
 
 interface HeldEnd {
   readonly frame: Buffer;
-  /** Whether the turn is over with it. */
+  /** Whether it ends the turn. */
   readonly isLast: boolean;
 }
 
 /** The client's own prompts in one session. */
 interface Own {
-  /** How many have arrived here and are not answered. */
+  /** How many have arrived here and have no answer. */
   open: number;
-  /** The message ids of those that the server took and has not begun. */
+  /** The message ids of prompts that the server took and has not begun. */
   readonly taken: Set<string>;
-  /** The message ids of prompts that began while one of the client's was not answered: its own may be among them. */
+  /**
+   * The message ids of prompts that began while a prompt of the client had no answer. The client's own may be among
+   * them.
+   */
   readonly seen: Set<string>;
-  /** One of them has begun, and the session has not been idle since. */
+  /** Whether one of the client's prompts has begun, and the session has not been idle since. */
   begun: boolean;
   /** Why the turn that has begun has no answer; null if it has one. */
   failure: string | null;
-  /** Its client has got a `session.error` and may send the next prompt before it reads the `session.idle` behind that. */
+  /**
+   * Whether the client got a `session.error`. It may then send the next prompt before it reads the `session.idle` that
+   * follows.
+   */
   hasFailed: boolean;
-  /** Ends of turns that the client does not get while one of its prompts waits. */
+  /** Ends of turns that are held back while one of the client's prompts waits. */
   held: HeldEnd[];
   late: LateAnswer[];
 }
 
 const NO_ANSWER = "The turn ended without an answer.";
-/** In the ids of the questions whether the client has read what it was sent. */
+/**
+ * Begins the ids of the front door's questions to the client. The client's answer shows that it has read everything
+ * before.
+ */
 const QUESTION = "fleet-read-";
 
 /**
- * Decides which ends of turns one client is sent, and when. The `sendAndWait` of the SDKs takes the first `session.idle` or
- * `session.error` after it sent its prompt for the end of its own turn. Once the prompt is answered, it returns the last
- * message that it got by then. (Measured with SDK 1.0.14.) So:
+ * Decides which ends of turns one client gets, and when.
  *
- * - A client whose prompt waits does not get the ends of other turns. It gets them when its prompt is refused, unless another
- *   turn has begun by then. It gets everything else as it comes.
- * - The end of another's turn, or the `session.idle` behind an error, and a prompt of the client may cross on the way. After
- *   each such end the client is asked something that it does not know; its answer shows that it has read the end. A prompt that arrives before that is answered
- *   when its turn is over, so that the last message is its own.
+ * The `sendAndWait` of the SDKs takes the first `session.idle` or `session.error` after its prompt for the end of its
+ * own turn. Once the prompt is answered, it returns the last message that it received by then (measured with SDK
+ * 1.0.14). So:
+ *
+ * - While a client's prompt waits, the client does not get the ends of other turns. If the prompt is refused, the
+ *   client gets them then, unless another turn has begun. The client gets everything else as it comes.
+ * - A client may send a prompt while the end of another client's turn, or the `session.idle` after an error, is still
+ *   on its way. After each such end the front door therefore sends the client a request that the client does not know,
+ *   and the answer shows that the client has read the end. A prompt that arrives before that is answered when its turn
+ *   is over, so that `sendAndWait` returns the message of its own turn.
  */
 export class TurnEnds {
   readonly #client: ClientSocket;
   readonly #isRelayed: boolean;
   readonly #open = new Map<RpcId, OpenPrompt>();
   readonly #own = new Map<string, Own>();
-  /** How many questions the client was asked. */
+  /** How many questions the front door has asked the client. */
   #asked = 0;
-  /** How many of them it has answered; a client that answers none is not known to be able to. */
+  /** How many of them the client has answered. A client that has answered none may be unable to answer. */
   #answered = 0;
-  /** How many questions the client has to have answered when it has read the last end of another's turn, by sessions. */
+  /**
+   * How many questions the client must have answered once it has read the last end of another client's turn, by
+   * session.
+   */
   readonly #unread = new Map<string, number>();
 
-  /** @param isRelayed whether the client is connected to another front door, which asks it */
+  /** @param isRelayed whether another front door relays the client, and asks it these questions */
   constructor(client: ClientSocket, { isRelayed }: { isRelayed: boolean }) {
     this.#client = client;
     this.#isRelayed = isRelayed;
   }
 
-  /** The client opens a session. It is asked here already, so that it is known before its first prompt whether it answers. */
+  /**
+   * The client opens a session. The front door asks its first question now, to know before the first prompt whether the
+   * client answers.
+   */
   opens(): void {
     if (this.#asked === 0) this.#ask();
   }
@@ -90,7 +108,11 @@ export class TurnEnds {
     this.#open.set(id, { sessionId, isRaced });
   }
 
-  /** Takes the client's answer to a question. @returns false if it answers something else */
+  /**
+   * Takes the client's answer to a question.
+   *
+   * @returns false if the response answers something else
+   */
   read(id: RpcId): boolean {
     if (typeof id !== "string" || !id.startsWith(QUESTION)) return false;
     const answered = Number(id.slice(QUESTION.length));
@@ -102,7 +124,7 @@ export class TurnEnds {
   /**
    * Sends the answer to a request.
    *
-   * @param messageIds of the prompts that the server took with it; null if it was refused, or is not a prompt
+   * @param messageIds the ids of the prompts that the server took with it; null if it was refused, or is not a prompt
    */
   answer(id: RpcId, frame: Buffer, messageIds: readonly string[] | null = null): void {
     const prompt = this.#open.get(id);
@@ -113,7 +135,8 @@ export class TurnEnds {
     }
     this.#open.delete(id);
     this.#taken(own, messageIds);
-    // Before the answer: after a refusal the client may send the next prompt, which would get them for its own.
+    // Send the held ends before the answer. After a refusal the client may send its next prompt, and would take a later
+    // end for the end of that prompt's turn.
     if (!isWaiting(own)) this.#release(prompt.sessionId, own);
     const goesOn = own.begun || own.taken.size > 0;
     if (prompt.isRaced && messageIds !== null && goesOn) own.late.push({ id, frame: Buffer.from(frame) });
@@ -121,12 +144,12 @@ export class TurnEnds {
     this.#forget(prompt.sessionId, own);
   }
 
-  /** Whether {@link began} has to be called for the session. */
+  /** Whether {@link began} must be called for the session. */
   watches(sessionId: string): boolean {
     return this.#own.has(sessionId);
   }
 
-  /** The server has begun with a prompt, whoever sent it. */
+  /** The server has begun a prompt of this client or of another one. */
   began(sessionId: string, messageId: string | undefined): void {
     const own = this.#own.get(sessionId);
     const isOwn = own !== undefined && messageId !== undefined && own.taken.delete(messageId);
@@ -142,17 +165,17 @@ export class TurnEnds {
     if (own?.begun === true) own.failure = null;
   }
 
-  /** The message ids of prompts that began while one of the client's was not answered. */
+  /** The message ids of prompts that began while a prompt of the client had no answer. */
   seen(sessionId: string): ReadonlySet<string> {
     return new Set(this.#own.get(sessionId)?.seen);
   }
 
-  /** Whether the server took a prompt with this message id and has not begun with it. */
+  /** Whether the server took a prompt with this message id and has not begun it. */
   waitsFor(sessionId: string, messageId: string): boolean {
     return this.#own.get(sessionId)?.taken.has(messageId) === true;
   }
 
-  /** A prompt that was answered goes out again: the server has ended and had not begun with it. */
+  /** A prompt that was answered is sent again, because the server ended before it began the prompt. */
   sentAgain(sessionId: string, messageIds: readonly string[]): void {
     const own = this.#own.get(sessionId) ?? newOwn();
     this.#own.set(sessionId, own);
@@ -160,7 +183,7 @@ export class TurnEnds {
     own.open++;
   }
 
-  /** The server took a prompt that went out again, or refused it (null). Its client has its answer. */
+  /** The server took a prompt that was sent again, or refused it (null). The client already has its answer. */
   takenAgain(sessionId: string, messageIds: readonly string[] | null): void {
     const own = this.#own.get(sessionId);
     if (own === undefined) return;
@@ -169,7 +192,7 @@ export class TurnEnds {
     this.#forget(sessionId, own);
   }
 
-  /** Whether the server has begun with all prompts that it took from this client. */
+  /** Whether the server has begun all prompts that it took from this client. */
   hasBegunAll(sessionId: string): boolean {
     return (this.#own.get(sessionId)?.taken.size ?? 0) === 0;
   }
@@ -177,14 +200,14 @@ export class TurnEnds {
   /**
    * Sends a `session.idle`, or holds it back.
    *
-   * @param isLast whether the turn is over with it
-   * @param isJudged whether it comes from another host's front door, which holds back what its clients are not to get. Only
-   *   while that door may not know of a prompt, because it has not answered it, is there something to hold back here.
+   * @param isLast whether it ends the turn
+   * @param isJudged whether it comes from another host's front door, which itself holds back ends. This door then holds
+   * ends back only while a prompt has no answer, because the other door may not know of that prompt.
    */
   idle(sessionId: string, frame: Buffer, { isLast, isJudged }: { isLast: boolean; isJudged: boolean }): void {
     const own = this.#own.get(sessionId);
     if (own !== undefined && isWaiting(own) && (own.open > 0 || !isJudged)) {
-      own.held.push({ frame: Buffer.from(frame), isLast }); // a copy: the frame is part of a larger buffer
+      own.held.push({ frame: Buffer.from(frame), isLast }); // a copy, because the frame is part of a larger buffer
       return;
     }
     this.#client.send(frame);
@@ -196,7 +219,7 @@ export class TurnEnds {
     this.#forget(sessionId, own);
   }
 
-  /** Sends a `session.error`, or holds it back. Its turn goes on until the session is idle. */
+  /** Sends a `session.error`, or holds it back. Its turn lasts until the session is idle. */
   error(sessionId: string, frame: Buffer, { message, isJudged }: { message: string; isJudged: boolean }): void {
     const own = this.#own.get(sessionId);
     if (own?.begun === true) {
@@ -206,7 +229,7 @@ export class TurnEnds {
     this.idle(sessionId, frame, { isLast: false, isJudged });
   }
 
-  /** The client's own turn was cut, and its server sends no end. */
+  /** Ends the client's own turn, which was cut. The server sends no end for it. */
   cut(sessionId: string, message: string): void {
     for (const frame of brokenTurnFrames(sessionId, message)) this.#client.send(frame);
     this.#askBehind(sessionId);
@@ -217,14 +240,16 @@ export class TurnEnds {
     this.over(sessionId);
   }
 
-  /** The same of another's turn, or of one that nobody here knows of. */
+  /** The same for another client's turn, or for a turn that no client here knows of. */
   cutOther(sessionId: string, message: string): void {
     for (const frame of brokenTurnFrames(sessionId, message)) {
       this.idle(sessionId, frame, { isLast: true, isJudged: false });
     }
   }
 
-  /** The client's own turn is over, also if no event was seen that ends it, or its client has left the session. */
+  /**
+   * The client's own turn is over. Also called when no event showed its end, and when the client has left the session.
+   */
   over(sessionId: string): void {
     const own = this.#own.get(sessionId);
     if (own === undefined) return;
@@ -241,7 +266,7 @@ export class TurnEnds {
       if (own.seen.has(messageId)) begin(own);
       else own.taken.add(messageId);
     }
-    // Nothing in the session's events will name it.
+    // The session's events will not name this prompt.
     if (messageIds?.length === 0) begin(own);
     if (own.open === 0) own.seen.clear();
   }
@@ -255,7 +280,7 @@ export class TurnEnds {
     if (held.some(({ isLast }) => isLast)) this.#settle(own);
   }
 
-  /** The client knows that the turn is over: it gets the answers that it did not get before. */
+  /** The client knows that the turn is over, so it gets the answers that were delayed. */
   #settle(own: Own): void {
     const { late, failure } = own;
     own.late = [];
@@ -306,12 +331,12 @@ function isWaiting({ open, taken, begun }: Own): boolean {
   return !begun && open + taken.size > 0;
 }
 
-/** The ids that a server's answer to a prompt gives the messages in it. */
+/** The message ids in a server's answer to a prompt. */
 export function messageIdsIn(body: Buffer): string[] {
   return messageIdsOf((parse(body) as { result?: unknown }).result);
 }
 
-/** The same from the result in that answer. */
+/** The same for the result in that answer. */
 export function messageIdsOf(result: unknown): string[] {
   const { messageId, messageIds } = (result ?? {}) as { messageId?: unknown; messageIds?: unknown };
   const ids = Array.isArray(messageIds) ? messageIds : [messageId];

@@ -1,34 +1,40 @@
 import type { TurnLease } from "../sessions/lease-seen.js";
 import type { ServerRecord } from "../store/store.js";
 
-/** How often a turn of which nothing is heard is asked after, in milliseconds. */
+/** How long a turn may be silent before the server is asked about it, in milliseconds. */
 const ASK_AFTER_MS = 15_000;
-/** The same for a session whose events this client does not get: nothing else tells of the end. */
+/**
+ * The same for a session whose events this client does not get, in milliseconds. Only asking shows the end of such a
+ * turn.
+ */
 const ASK_BLIND_MS = 250;
-/** After so long without an answer to a prompt the server is asked all the same, in milliseconds: it may never answer it. */
+/**
+ * How long to wait for the answer to a prompt before the server is asked anyway, in milliseconds. The answer may never
+ * come.
+ */
 const UNANSWERED_MS = 30_000;
 
 export type TurnEnd = "idle" | "refused" | "lost" | "unloaded" | "closed";
 
 /**
- * One turn of a session, as one client has it: from the first prompt that was let through until the session is idle.
- * Prompts that come meanwhile belong to it, as they do on a bare server.
+ * One client's turn in a session: from its first prompt that was let through until the session is idle. Prompts that
+ * the client sends during the turn belong to it, as they do on a bare server.
  */
 export class Turn {
-  /** Null while it waits for others. */
+  /** False while the turn waits for others. */
   #started = false;
   #end: TurnEnd | null = null;
   #unanswered = 0;
   #accepted = 0;
-  /** When the last prompt went out, by `performance.now()`. */
+  /** When the last prompt was sent, by `performance.now()`. */
   #sentAt = 0;
   #idleMissed = false;
   #wake: (() => void) | undefined;
   lease: TurnLease | undefined;
-  /** The server on which the turn is marked: whoever drains that waits for it. */
+  /** The server that holds the turn's use marker. A drain of that server waits for the turn. */
   marked: ServerRecord | undefined;
 
-  /** Whether prompts may go out now. */
+  /** Whether prompts may be sent now. */
   get active(): boolean {
     return this.#started && this.#end === null;
   }
@@ -37,7 +43,7 @@ export class Turn {
     return this.#end;
   }
 
-  /** Whether the server took a prompt: only then anything has happened. */
+  /** Whether the server took a prompt. If it did not, nothing has happened. */
   get accepted(): boolean {
     return this.#accepted > 0;
   }
@@ -47,24 +53,24 @@ export class Turn {
     this.#started = true;
   }
 
-  /** Whether a prompt went out that was not refused: then something may be going on. */
+  /** Whether a prompt was sent and not refused. Then the server may be working on it. */
   get begun(): boolean {
     return this.#accepted + this.#unanswered > 0;
   }
 
-  /** A prompt goes out. */
+  /** A prompt is sent. */
   sent(): void {
     this.#unanswered++;
     this.#sentAt = performance.now();
   }
 
-  /** A prompt that the server took goes out again: the server has ended and had not begun with it. */
+  /** A prompt that the server took is sent again, because the server ended before it began the prompt. */
   sentAgain(): void {
     this.#accepted--;
     this.sent();
   }
 
-  /** The server took it, or refused it. */
+  /** The server took the prompt, or refused it. */
   answered(taken: boolean): void {
     this.#unanswered--;
     if (taken) this.#accepted++;
@@ -73,10 +79,12 @@ export class Turn {
   }
 
   /**
-   * The session is idle. While this turn waits for its beginning, another's is over. While a prompt is unanswered, or was taken
-   * and not begun, that may be the end of what came before it, too: the server is asked then.
+   * The session is idle. Before this turn has started, that is the end of another turn.
    *
-   * @param hasBegunAll whether all prompts have begun that the server took from this client
+   * While a prompt has no answer, or was taken and has not begun, it may be the end of earlier work. The server is then
+   * asked.
+   *
+   * @param hasBegunAll whether the server has begun all prompts that it took from this client
    */
   idle(hasBegunAll: boolean): void {
     if (!this.#started) return;
@@ -88,7 +96,7 @@ export class Turn {
     if (this.#unanswered === 0) this.#wake?.();
   }
 
-  /** Its client gets no events of the session any more. */
+  /** The client no longer gets the session's events. */
   unheard(): void {
     this.#wake?.();
   }
@@ -98,17 +106,17 @@ export class Turn {
     this.#wake?.();
   }
 
-  /** The session is not in its server's memory any more. A turn that has not begun loses nothing by that. */
+  /** The session is no longer in its server's memory. A turn that has not begun loses nothing by that. */
   interrupted(how: "lost" | "unloaded"): void {
     if (this.#started) this.end(how);
   }
 
   /**
-   * Resolves when it is over.
+   * Resolves when the turn is over.
    *
    * @param isIdle asks the server
-   * @param isBlind whether this client does not get the session's events, at the moment
-   * @returns whether that was found out by asking: then no event has ended it
+   * @param isBlind whether this client does not get the session's events at the moment
+   * @returns true if asking showed the end and no event did
    */
   async ended(isIdle: () => Promise<boolean>, isBlind: () => boolean): Promise<boolean> {
     let idleBefore = false;
@@ -122,15 +130,16 @@ export class Turn {
       const askedAt = this.#sentAt;
       const idle = await isIdle();
       if (this.#end !== null) return false;
-      // Another prompt went out while the server was asked, and its answer is about the time before that.
+      // The answer is about the time before the prompt that was sent while the server was asked.
       if (this.#sentAt !== askedAt) continue;
-      // Twice, unless it said so: a prompt that was just taken may not have begun.
+      // Require two idle answers, or one after a `session.idle`: the server may not have begun a prompt that it just
+      // took.
       if (idle && (idleBefore || missed)) {
         this.end("idle");
         return true;
       }
       idleBefore = idle;
-      // An end that came early may have been the only one: it is asked again soon, and less and less often.
+      // An early `session.idle` may have been the only one. Ask again soon, and then less and less often.
       if (missed && !idle) askAfterMs = ASK_BLIND_MS;
       else askAfterMs = Math.min(2 * askAfterMs, ASK_AFTER_MS);
     }
@@ -138,7 +147,7 @@ export class Turn {
   }
 
   async #pause(ms: number): Promise<void> {
-    // In every turn: an AbortSignal and the error that it makes cost many times as much as this timer.
+    // This runs in every turn. An AbortSignal and its error cost many times as much as this timer.
     await new Promise<void>((resolve) => {
       const timer = setTimeout(resolve, ms);
       timer.unref();

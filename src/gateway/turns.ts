@@ -24,17 +24,17 @@ export interface TurnsContext extends DoorContext {
   user: string;
   /** The protocol that the client speaks. */
   protocol: Protocol;
-  /** The lease that the client's turns in a session are taken under, if it came with one. */
+  /** The lease that covers the client's turns in a session, if the client brought one. */
   lease: TokenHolder["lease"];
   openRequests: OpenRequests;
   ends: TurnEnds;
   attachment: (sessionId: string) => Attachment | undefined;
-  /** The session's server here, with the session loaded for this client if the client opened it. */
+  /** The session's server here. If the client has opened the session, the session is loaded for it. */
   linkFor: (record: SessionRecord) => Promise<ServerLink>;
-  /** Refuses a prompt; one whose session has gone to another host is relayed there instead. */
+  /** Refuses a prompt. If its session has moved to another host, the prompt is relayed there instead. */
   refuse: (request: ClientRequest, error: unknown) => void;
   isDraining: () => boolean;
-  /** The session is not in its server's memory any more. */
+  /** The session is no longer in its server's memory. */
   unloaded: (sessionId: string) => void;
   onEvent: (event: Omit<DoorEvent, "address" | "user">) => void;
   /** Tells the client that its turn was cut. */
@@ -43,13 +43,13 @@ export interface TurnsContext extends DoorContext {
 
 interface Prompt {
   readonly request: ClientRequest;
-  /** Prompts reach the server in the order in which they came. */
+  /** Its position in the order in which prompts came, and in which they reach the server. */
   readonly place: number;
-  /** The turn that counts it as one of its own. */
+  /** The turn that counts it as one of its prompts. */
   turn: Turn | undefined;
-  /** Whether the server said before that it does not have the session. */
+  /** Whether the server has already answered once that it does not have the session. */
   again: boolean;
-  /** How it was sent last. */
+  /** How it was last sent. */
   sent: SentPrompt | undefined;
   /** Whether it was sent again because its server ended. */
   isRepeated: boolean;
@@ -59,47 +59,52 @@ interface Prompt {
 
 interface SentPrompt {
   readonly link: ServerLink;
-  /** How long the session's history was before, in bytes. */
+  /** The length of the session's history when it was sent, in bytes. */
   readonly historyBytes: number;
-  /** The message ids of prompts that had begun before. */
+  /** The message ids of prompts that had begun by then. */
   readonly seenBefore: ReadonlySet<string>;
-  /** The ids that the server's answer gave the messages in it; null before that. */
+  /** The message ids in the server's answer; null until the server answers. */
   messageIds: readonly string[] | null;
 }
 
 interface Running {
   readonly turn: Turn;
-  /** Read anew when the session turns out to be on another server by the time that its turn comes. */
+  /** Read again if the session is on another server when the turn comes. */
   record: SessionRecord;
-  /** Prompts that are to be sent, in order: once the turn is theirs, and those before them were. */
+  /** Prompts to be sent, in order, once the turn has begun and the prompts before them were sent. */
   readonly waiting: Prompt[];
-  /** Resolves when those that wait were sent or refused; null when that is not going on. */
+  /** Resolves when the waiting prompts were sent or refused; null when no prompt is being sent. */
   sending: Promise<void> | null;
-  /** Those that were sent in this turn and not refused. */
+  /** Prompts that were sent in this turn and not refused. */
   readonly sent: Set<Prompt>;
-  /** Those whose server has ended, while it is being found out whether they had begun. Nothing is sent before that. */
+  /**
+   * Prompts whose server has ended, while the fleet finds out whether they had begun. No other prompt is sent before
+   * that.
+   */
   doubtful: readonly Prompt[];
   readonly abort: AbortController;
   over: Promise<void>;
 }
 
-/** How long a server may take to end, and how often it is tried again in that time, in milliseconds. */
+/** How long to retry while a server is ending, and how often, in milliseconds. */
 const ENDING_MS = 2_000;
 const ENDING_POLL_MS = 20;
 
-/** The turns of one client: one at a time in each session, whoever else uses it, by the rules of `turn-taking.ts`. */
+/**
+ * The turns of one client. Each session has one turn at a time, for all who use it, by the rules of `turn-taking.ts`.
+ */
 export class Turns {
   readonly #context: TurnsContext;
   readonly #running = new Map<string, Running>();
   #places = 0;
-  /** Why no turn begins any more. */
+  /** Why no more turns begin. */
   #gone: FleetError | undefined;
 
   constructor(context: TurnsContext) {
     this.#context = context;
   }
 
-  /** The turn of a session that this client is in, or waits for. */
+  /** The turn of a session that this client is in or waits for. */
   of(sessionId: string): Turn | undefined {
     return this.#running.get(sessionId)?.turn;
   }
@@ -109,16 +114,20 @@ export class Turns {
     while (this.#running.size > 0) await Promise.all([...this.#running.values()].map(({ over }) => over));
   }
 
-  /** How many turns are under way or waited for. */
+  /** How many turns are under way or waiting. */
   get size(): number {
     return [...this.#running.values()].filter(({ turn }) => turn.over === null).length;
   }
 
-  /** A prompt. Resolves when it was sent, refused, or has to wait. @throws FleetError `FLEET_TURN_FAILED` after `close`. */
+  /**
+   * Takes a prompt. Resolves when it was sent or refused, or has to wait.
+   *
+   * @throws FleetError `FLEET_TURN_FAILED` after `close`; `FLEET_DOOR_DRAINING` when the door is about to close.
+   */
   async send(request: ClientRequest, record: SessionRecord): Promise<void> {
-    // It was on its way here when its client hung up: nobody is there to wait.
+    // The client hung up while the prompt was on its way here.
     if (this.#gone !== undefined) throw this.#gone;
-    // Asked again: the door may have begun to close while it was looked for where the session is.
+    // Check again: the door may have begun to close while the fleet looked up where the session is.
     if (this.#context.isDraining()) throw doorDraining();
     const state = { turn: undefined, again: false, sent: undefined, isRepeated: false, isAnswered: false };
     await this.#queue({ request, place: this.#places++, ...state }, record);
@@ -130,12 +139,16 @@ export class Turns {
     return running !== undefined && isWaiting(running);
   }
 
-  /** Resolves when all prompts of the turn that the client is in were sent or refused: what comes after them may follow. */
+  /** Resolves when all prompts of the client's current turn were sent or refused, so that later requests may follow. */
   async sent(sessionId: string): Promise<void> {
     await this.#running.get(sessionId)?.sending;
   }
 
-  /** Gives up prompts that wait for their turn. @returns false when none does. */
+  /**
+   * Gives up the prompts that wait for their turn.
+   *
+   * @returns false when there are none.
+   */
   cancel(sessionId: string): boolean {
     const running = this.#running.get(sessionId);
     if (running === undefined || !isWaiting(running)) return false;
@@ -146,7 +159,7 @@ export class Turns {
     return true;
   }
 
-  /** The same of all sessions, with an error of the caller's. */
+  /** The same for all sessions, with the given error. */
   cancelAll(error: FleetError): void {
     for (const running of this.#running.values()) if (isWaiting(running)) this.#giveUp(running, error);
   }
@@ -160,17 +173,17 @@ export class Turns {
     }
   }
 
-  /** At once: a prompt that comes after that has nothing to do with these. */
+  /** Refuses the waiting prompts at once, so that a prompt which comes later is not among them. */
   #giveUp({ turn, waiting, abort, record }: Running, error: FleetError): void {
     for (const prompt of waiting.splice(0)) this.#refuse(prompt, record, error);
     turn.end("refused");
     abort.abort(error);
   }
 
-  /** Resolves when the prompt was sent, refused, or has to wait for a turn. */
+  /** Resolves when the prompt was sent or refused, or has to wait for a turn. */
   async #queue(prompt: Prompt, record: SessionRecord): Promise<void> {
     const running = this.#running.get(record.id);
-    // After a turn that is over comes another, but not past prompts that were left over from that.
+    // A new turn may begin when the last one is over, but must not overtake prompts that the last one has left.
     if (running === undefined || (running.turn.over !== null && running.sending === null)) {
       this.#begin(prompt, record);
       return;
@@ -197,7 +210,7 @@ export class Turns {
     });
   }
 
-  /** Never rejects: what goes wrong is told to those who wait. */
+  /** Never rejects: an error goes to the clients whose prompts wait. */
   async #run(running: Running): Promise<void> {
     const { sessions, user, lease: own, config, unloaded, onEvent } = this.#context;
     const { turn, record, waiting, abort } = running;
@@ -226,13 +239,14 @@ export class Turns {
     try {
       await takeTurn(place, async (lease) => await this.#hold(running, lease));
     } catch (error) {
-      // The lease may have been lost after all was answered: then nobody waits, and the log has it.
+      // The lease may have been lost after all prompts were answered. Then no client waits for the error, so log it.
       if (waiting.length === 0 && error !== signal.reason)
         onEvent({ event: "failed", sessionId: record.id, ...failure(error) });
       for (const prompt of waiting.splice(0)) this.#refuse(prompt, record, error);
       turn.end("refused");
     }
-    // A turn that was cut may have left nothing on the disk, and what counts as a turn must have.
+    // Count only complete turns. A turn that was cut may have left nothing on the disk, but a session with turns must
+    // have a history there.
     if (!turn.accepted || turn.over !== "idle") return;
     await sessions.used(record.id).catch((error: unknown) => {
       onEvent({ event: "failed", sessionId: record.id, ...failure(error, "The turn could not be recorded") });
@@ -260,10 +274,10 @@ export class Turns {
     await leftTurnOver({ server, sessionId: running.record.id, lease: lease?.signal, ...times, isDraining });
   }
 
-  /** Sends the prompts that wait, one after the other, as long as the turn is theirs. Never rejects. */
+  /** Sends the waiting prompts one after another, while the turn is active. Never rejects. */
   async #sendWaiting(running: Running): Promise<void> {
     const { turn, waiting } = running;
-    // Each is the turn's from now on: one that is refused does not end it for those behind.
+    // Count each prompt as part of the turn now, so that a refusal does not end the turn for the prompts behind it.
     for (const prompt of waiting) {
       if (prompt.turn === turn) continue;
       prompt.turn = turn;
@@ -281,7 +295,7 @@ export class Turns {
     await running.sending;
   }
 
-  /** The turn is over: whoever waits still has no lease and no mark any more, and needs another. */
+  /** The turn is over, so the prompts that still wait have neither a lease nor a use marker. They need another turn. */
   #moveOn({ waiting, record }: Running): void {
     for (const prompt of waiting.splice(0)) {
       const error = this.#gone ?? (this.#context.isDraining() ? doorDraining() : undefined);
@@ -308,12 +322,12 @@ export class Turns {
       const link = await this.#linkFor(record);
       checkReach(request.method, request.params, { own: link.own, config }, protocol);
       await this.#assertHere(record);
-      // The late holder's prompt is refused here: behind this line only the write to the socket is left.
+      // This refuses a prompt whose lease was lost while it waited. Only the write to the socket comes after this line.
       await turn.lease?.check();
       const [first] = waiting;
-      // In the meantime the turn has ended, or one that was sent before this one has to be sent again.
+      // By now the turn may be over, or an earlier prompt may have to be sent again.
       const isOvertaking = running.doubtful.length > 0 || (first !== undefined && first.place < prompt.place);
-      // A write to a connection that has ended reaches nobody, and nothing reports that.
+      // A write to a connection that has ended is lost without an error.
       if (!turn.active || isOvertaking || link.upstream.closed) {
         insert(waiting, prompt);
         return;
@@ -326,7 +340,10 @@ export class Turns {
     }
   }
 
-  /** As {@link TurnsContext.linkFor}; a server that is about to end refuses connections first and is started again then. */
+  /**
+   * As {@link TurnsContext.linkFor}, but retries while a server is ending. Such a server refuses connections before it
+   * ends, and is then started again.
+   */
   async #linkFor(record: SessionRecord): Promise<ServerLink> {
     const { linkFor } = this.#context;
     const until = performance.now() + ENDING_MS;
@@ -369,7 +386,7 @@ export class Turns {
     });
   }
 
-  /** Its client has the answer to it from the server that has ended. */
+  /** Sends a prompt again whose client already has an answer, from the server that has ended. */
   #writeAgain(running: Running, prompt: Prompt, link: ServerLink): void {
     const { ends } = this.#context;
     const { turn, record, sent } = running;
@@ -403,16 +420,16 @@ export class Turns {
     prompt.isAnswered = true;
   }
 
-  /** The folder of the server's, or the client's own choice, that has the session. */
+  /** The folder that has the session: the server's, or the one that the client chose. */
   #homeOf(sessionId: string, { server }: ServerLink): string {
     const asked = this.#context.attachment(sessionId)?.asked ?? {};
     return isElsewhere(asked) ? String(asked.configDir) : server.home;
   }
 
   /**
-   * A server has ended. Prompts that it had not begun are sent again in the same turn; one that was sent again before is not.
+   * A server has ended. Prompts that it had not begun are sent again in the same turn, but each only once.
    *
-   * @returns the sessions whose turns go on for that
+   * @returns the sessions whose turns continue
    */
   lose(link: Link): ReadonlySet<string> {
     const goOn = new Set<string>();
@@ -430,7 +447,7 @@ export class Turns {
     return goOn;
   }
 
-  /** Whether the events of the session show that the server has begun with a prompt. */
+  /** Whether the session's events show that the server has begun the prompt. */
   #isSeenBegun(sessionId: string, { sent }: Prompt): boolean {
     const { ends } = this.#context;
     if (sent === undefined) return false;
@@ -438,7 +455,7 @@ export class Turns {
     return [...ends.seen(sessionId)].some((id) => !sent.seenBefore.has(id));
   }
 
-  /** Sends prompts again whose server has ended, unless they had begun. Never rejects. */
+  /** Sends prompts of an ended server again, unless the server had begun them. Never rejects. */
   async #resolve(running: Running, prompts: readonly Prompt[], link: ServerLink): Promise<void> {
     const { openRequests, ends, onEvent } = this.#context;
     const { turn, record, waiting, sent } = running;
@@ -479,7 +496,7 @@ export class Turns {
     else this.#moveOn(running);
   }
 
-  /** Those of the prompts that are in the session's history, with the message ids that they have there. */
+  /** Those prompts that are in the session's history, with their message ids there. */
   #recorded(sessionId: string, prompts: readonly Prompt[], link: ServerLink): Map<Prompt, string> {
     const fromBytes = Math.min(...prompts.map(({ sent }) => sent?.historyBytes ?? 0));
     const recorded = promptsSince(this.#homeOf(sessionId, link), sessionId, fromBytes);
@@ -491,7 +508,7 @@ export class Turns {
       const isThere = recorded.find(({ messageId = "" }) => prompt.sent?.messageIds?.includes(messageId));
       if (isThere?.messageId !== undefined) found.set(prompt, isThere.messageId);
     }
-    // The server gave these their ids and did not get to answer.
+    // The server gave these prompts their ids, but ended before it answered.
     const unknown = recorded.filter(({ messageId = "" }) => !known.has(messageId));
     const unanswered = prompts.filter(({ sent }) => sent?.messageIds === null);
     const take = (prompt: Prompt, at: number) => {
@@ -504,15 +521,17 @@ export class Turns {
         unknown.findIndex(({ content }) => content === text),
       );
     }
-    // The text of the others may be recorded otherwise. A prompt must not run twice, so they count as begun.
+    // The history may record a prompt with a different text. A prompt must not run twice, so each remaining prompt
+    // takes one of the remaining records and counts as begun.
     for (const prompt of unanswered) if (!found.has(prompt)) take(prompt, unknown.length > 0 ? 0 : -1);
     return found;
   }
 
   /**
-   * Where sessions may change hosts: the prompt may have waited, and its session have gone meanwhile.
+   * Checks that a session which may change hosts is still here, because it may have moved while the prompt waited.
    *
-   * @throws FleetError `FLEET_SESSION_MOVED`; `FLEET_HOST_AWAY` when this host may count as gone; `FLEET_STORAGE_UNUSABLE`.
+   * @throws FleetError `FLEET_SESSION_MOVED`; `FLEET_HOST_AWAY` when other hosts may count this one as gone;
+   * `FLEET_STORAGE_UNUSABLE`.
    */
   async #assertHere({ id }: SessionRecord): Promise<void> {
     const { directory, store } = this.#context;
@@ -531,12 +550,13 @@ export class Turns {
       const activity = await upstream.request("session.metadata.activity", params, undefined, limit.signal);
       return (activity as { hasActiveWork?: unknown }).hasActiveWork !== true;
     } catch (error) {
-      // Not loaded, or its server has gone: in no turn. One that is slow to answer has not said so.
+      // If the session is not loaded, or its server has gone, the session is not in a turn. A slow server proves
+      // neither.
       return !isTimeout(error);
     }
   }
 
-  /** A turn whose lease is lost is ended: the next holder's must not run into it. */
+  /** Ends a turn whose lease is lost, so that the next holder's turn does not run into it. */
   async #abandon(record: SessionRecord, reason: unknown): Promise<void> {
     const { linkFor, cut, onEvent } = this.#context;
     cut(record.id, reason instanceof Error ? reason.message : String(reason));
@@ -552,7 +572,7 @@ function isWaiting({ turn }: Running): boolean {
   return !turn.active && turn.over === null;
 }
 
-/** Where it belongs among those that wait. */
+/** Inserts a prompt by its position among those that wait. */
 function insert(waiting: Prompt[], prompt: Prompt): void {
   const behind = waiting.findIndex(({ place }) => place > prompt.place);
   waiting.splice(behind === -1 ? waiting.length : behind, 0, prompt);

@@ -10,33 +10,33 @@ import { type Protocol, serverProtocol } from "./protocols.js";
 import { encodeMessage } from "./refusals.js";
 import { parse, readServerFrame, type ServerMessage } from "./server-message.js";
 
-/** Far above what a server sends, far below what would exhaust memory. */
+/** Far above what a server sends, and far below what would exhaust memory. */
 const MAX_FRAME_BYTES = 256 * 1024 * 1024;
 
-/** How long a server may take over what others wait behind, in milliseconds. */
+/** How long a server may take to answer a request that other requests wait behind, in milliseconds. */
 const ASK_MS = 30_000;
 
-/** What an upstream connection reports to the client connection that it serves. */
+/** The callbacks of an upstream connection to the client connection that it serves. */
 export interface UpstreamListener {
-  /** A frame that is no answer to a request of the front door's own. */
+  /** A frame that does not answer a request of the front door. */
   onFrame(message: ServerMessage, frame: Frame): void;
-  /** Before and after the frames that arrived together. */
+  /** Called before and after the frames that arrived together. */
   onBatch(edge: "begin" | "end"): void;
-  /** The server takes more again after `send` returned false. */
+  /** The server accepts more data again after `send` returned false. */
   onDrain(): void;
   /**
-   * It is hung up on: the other end broke the protocol, or what came from it could not be dealt with. `onClosed` follows.
+   * The front door hangs up, because the other end broke the protocol or handling its data failed. `onClosed` follows.
    *
    * @param error a {@link ProtocolError}, or a bug of ours
    */
   onFault(error: unknown): void;
-  /** Once, when it has ended, whoever ended it. */
+  /** Called once when the connection has ended, whichever end closed it. */
   onClosed(): void;
 }
 
 export interface OpenUpstream {
   upstream: Upstream;
-  /** What the other end answered to `connect`. */
+  /** The other end's answer to `connect`. */
   greeting: Params;
   /** The protocol that the other end speaks. */
   protocol: Protocol;
@@ -48,12 +48,15 @@ interface Waiting {
   reject(error: Error): void;
 }
 
-/** One client's connection to one server, or to another front door. Requests of the front door's own and of the client share it. */
+/**
+ * One client's connection to one server or to another front door. It carries the requests of the front door and of the
+ * client.
+ */
 export class Upstream {
   readonly #socket: Socket;
   readonly #splitter = new FrameSplitter(MAX_FRAME_BYTES);
   readonly #listener: UpstreamListener;
-  /** A client cannot know it, so it cannot take an id of ours for its own. */
+  /** Random, so that a client cannot guess it and use an id of ours. */
   readonly #prefix = `fleet-${randomBytes(9).toString("base64url")}-`;
   readonly #waiting = new Map<RpcId, Waiting>();
   #sequence = 0;
@@ -66,17 +69,17 @@ export class Upstream {
     socket.setKeepAlive(true, 30_000);
     socket.on("data", (chunk) => this.#receive(chunk));
     socket.on("drain", () => listener.onDrain());
-    socket.on("error", () => undefined); // `close` follows, and says all there is to say
+    socket.on("error", () => undefined); // `close` follows and reports the end
     socket.once("close", () => this.#end());
   }
 
   /**
-   * Connects to a server whose identity was proved, and authenticates with its token; or to another front door, with the
-   * client's.
+   * Connects to a server whose identity was proved, with the server's token; or to another front door, with the
+   * client's token.
    *
-   * @param hello what the client said of itself in its own `connect`, without its token
+   * @param hello the client's own parameters of `connect`, without its token
    * @param connectMs how long the other end may take to accept the connection, in milliseconds
-   * @returns the connection, what the server answered to `connect`, and the protocol that it speaks
+   * @returns the connection, the answer to `connect`, and the protocol that the other end speaks
    * @throws FleetError `FLEET_SERVER_UNREACHABLE`, `FLEET_RUNTIME_TOO_OLD`, `FLEET_RUNTIME_TOO_NEW`.
    */
   static async open(
@@ -117,16 +120,16 @@ export class Upstream {
     return this.#closed;
   }
 
-  /** @returns false when the server is slower than what is sent to it: wait for `onDrain`. */
+  /** @returns false when the server reads more slowly than data is sent. The caller should then wait for `onDrain`. */
   send(frame: Buffer): boolean {
     return this.#closed || this.#socket.write(frame);
   }
 
   /**
-   * A request of the front door's own.
+   * Makes a request of the front door itself.
    *
-   * @param onResult called with the result before the frame behind it is looked at
-   * @param signal gives up the wait: an answer that comes later is dropped
+   * @param onResult called with the result before the next frame is handled
+   * @param signal gives up the wait; a later answer is dropped
    * @throws {@link RpcError}, FleetError `FLEET_SERVER_LOST`, the signal's reason.
    */
   async request(
@@ -151,8 +154,9 @@ export class Upstream {
   }
 
   /**
-   * A request of the front door's own that other requests wait behind. The runtime may leave one about a session unanswered for
-   * good when many others are under way there (seen with 1.0.85); those behind it must not hang as well.
+   * Makes a request of the front door that other requests wait behind. When many other requests about a session are
+   * under way, the runtime may never answer one of them (seen with 1.0.85). The time limit keeps the requests behind it
+   * from hanging too.
    *
    * @throws as `request`, and FleetError `FLEET_SERVER_UNREACHABLE` when no answer comes in time.
    */
@@ -178,7 +182,7 @@ export class Upstream {
   }
 
   #receive(chunk: Buffer): void {
-    // Whatever goes wrong here is this connection's end, and nobody else's: the same process serves all the others.
+    // An error must end only this connection, because the same process serves all the others.
     try {
       const frames = this.#splitter.push(chunk);
       if (frames.length > 0) this.#takeAll(frames);
@@ -209,7 +213,7 @@ export class Upstream {
       result?: unknown;
       error?: { message?: string; code?: number; data?: unknown };
     };
-    // Whoever waits is waiting still if that fails: told by the end of the connection.
+    // Remove the entry only after this callback: if it throws, the end of the connection rejects the request.
     if (error === undefined) waiting.onResult?.(result);
     this.#waiting.delete(message.id);
     if (error === undefined) waiting.resolve(result);

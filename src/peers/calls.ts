@@ -13,7 +13,7 @@ type Handler = (own: OwnHost, params: Params, signal: AbortSignal) => Promise<un
 const MAX_LINES = 1_000_000;
 const MAX_COUNT = 1_000_000;
 
-/** All that another host can ask for. What it sends is read as if it came from anywhere. */
+/** Everything that another host can ask for. Its parameters are checked like those of any stranger. */
 const CALLS: Readonly<Record<string, Handler>> = {
   spawn: async (own, params, signal) => await own.spawn(userOf(params), spawnRequest(params), { signal }),
   spawnMany: async (own, params, signal) => {
@@ -55,8 +55,8 @@ const CALLS: Readonly<Record<string, Handler>> = {
 /**
  * Does what another host asks of this one.
  *
- * @throws FleetError `FLEET_METHOD_DENIED` for what is not in the table, `FLEET_USAGE_INVALID` for parameters that do not fit,
- * and whatever the work itself throws.
+ * @throws FleetError `FLEET_METHOD_DENIED` for a method that is not in the table, `FLEET_USAGE_INVALID` for parameters
+ * that do not fit, and whatever the work itself throws.
  */
 export async function answerCall(own: OwnHost, method: string, given: object, signal: AbortSignal): Promise<unknown> {
   const handler = Object.hasOwn(CALLS, method) ? CALLS[method] : undefined;
@@ -68,7 +68,7 @@ export async function answerCall(own: OwnHost, method: string, given: object, si
   return await handler(own, new Params(given), signal);
 }
 
-/** For the tests: one each has to be tried. */
+/** For a test that tries each call. */
 export const CALL_NAMES = Object.keys(CALLS);
 
 function userOf(params: Params): string {

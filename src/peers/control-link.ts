@@ -8,26 +8,26 @@ import { RawConnection, RpcError } from "../runtime/client/raw-connection.js";
 import { abortable, deadline } from "../runtime/deadline.js";
 import type { HostRecord, Store } from "../store/store.js";
 
-/** What it takes to reach another host. */
+/** The collaborators needed to reach another host. */
 export interface LinkContext {
   store: Store;
   directory: HostDirectory;
 }
 
 export interface CallOptions {
-  /** How long the other host may take, in milliseconds; no longer than a timer holds. */
+  /** How long the other host may take, in milliseconds. Values above the longest timer are cut to that. */
   limitMs: number;
   signal?: AbortSignal | undefined;
 }
 
-/** How long another host may take to let this one in, in milliseconds. */
+/** How long another host may take to accept a connection from this one, in milliseconds. */
 const CONNECT_MS = 5_000;
-/** How often it is looked whether a host that is waited for is there still, in milliseconds. */
+/** How often to check that a host which must answer still counts as there, in milliseconds. */
 const LOOK_MS = 1_000;
-/** What the way there and back may take beyond that, in milliseconds. */
+/** How much longer than the limit an answer may take on its way, in milliseconds. */
 const WAY_MS = 2_000;
 
-/** A connection to the front door of another host, on which it is asked to do something. Hanging up calls that off. */
+/** A connection to the front door of another host, for calls to that host. Closing it cancels the calls. */
 export class ControlLink implements AsyncDisposable {
   readonly #connection: RawConnection;
   readonly #context: LinkContext;
@@ -39,7 +39,7 @@ export class ControlLink implements AsyncDisposable {
     this.#host = host;
   }
 
-  /** @throws FleetError `FLEET_HOST_AWAY`, at once for a host that is gone. */
+  /** @throws FleetError `FLEET_HOST_AWAY`, without a wait if the host counts as gone; the signal's reason. */
   static async open(context: LinkContext, host: HostRecord, signal?: AbortSignal): Promise<ControlLink> {
     const door = doorOf(host);
     const { store, directory } = context;
@@ -50,7 +50,7 @@ export class ControlLink implements AsyncDisposable {
       const connection = await RawConnection.open(endpoint, limit.signal, { lasting: true });
       return new ControlLink(connection, context, host.name);
     } catch (error) {
-      // The door that takes it deletes it. What is left is good for a minute, and gc sweeps it.
+      // A door that takes the token deletes it. A token that is left behind expires after a minute, and gc deletes it.
       await store.deleteToken(issued.id).catch(() => "that the host is away says more");
       if (signal?.aborted === true) throw signal.reason;
       throw hostAway(host.name, error);
@@ -58,17 +58,17 @@ export class ControlLink implements AsyncDisposable {
   }
 
   /**
-   * Asks the host for one thing.
+   * Calls one method on the host.
    *
-   * @throws FleetError as the other host has it; `FLEET_HOST_AWAY` when it hangs up, is gone, or does not answer in time; the
-   * signal's reason.
+   * @throws FleetError as the other host reports it; `FLEET_HOST_AWAY` when that host closes the connection, is gone,
+   * or does not answer in time; the signal's reason.
    */
   async call(method: string, params: object, { limitMs: wantedMs, signal }: CallOptions): Promise<unknown> {
     const limitMs = Math.min(wantedMs, LONGEST_TIMER_MS);
     using limit = deadline(limitMs + WAY_MS, signal);
     using gone = whenGone(this.#context.directory, this.#host);
     const answer = this.#connection.request("fleet.call", { method, params, limitMs });
-    answer.catch(() => undefined); // told to nobody, if something else was first
+    answer.catch(() => undefined); // nobody waits for it if the race below has another winner
     const away = gone.promise.then((): never => {
       throw hostAway(this.#host);
     });
@@ -86,14 +86,18 @@ export class ControlLink implements AsyncDisposable {
   }
 }
 
-/** Where a host's front door is. @throws FleetError `FLEET_HOST_AWAY`. */
+/**
+ * The address of a host's front door.
+ *
+ * @throws FleetError `FLEET_HOST_AWAY` when the host is gone or has no front door.
+ */
 export function doorOf({ name, gone, door }: HostRecord): { address: string; port: number } {
   const end = door?.lastIndexOf(":") ?? -1;
   if (gone || door === null || end === -1) throw hostAway(name);
   return { address: door.slice(0, end).replace(/^\[|\]$/g, ""), port: Number(door.slice(end + 1)) };
 }
 
-/** Resolves when the host counts as gone; looks until it is disposed of. */
+/** Resolves when the host counts as gone. Polls the store until it is disposed. */
 export function whenGone(directory: HostDirectory, name: string): { promise: Promise<void> } & Disposable {
   const over = new AbortController();
   return { promise: watch(directory, name, over.signal), [Symbol.dispose]: () => over.abort() };
@@ -105,15 +109,15 @@ async function watch(directory: HostDirectory, name: string, signal: AbortSignal
     try {
       await delay(LOOK_MS, undefined, { signal, ref: false });
     } catch {
-      return await new Promise(() => undefined); // nobody waits any more
+      return await new Promise(() => undefined); // the watch was disposed
     }
-    // A store that does not answer at the moment says nothing of the host.
+    // A store that does not answer at the moment proves nothing about the host.
     const hosts = await directory.list().catch(() => null);
     if (hosts !== null && !hosts.some((host) => host.name === name && !host.gone)) return;
   }
 }
 
-/** What went wrong there, as that host has it. */
+/** The error as the other host reports it. */
 function fromThere(error: unknown, host: string): unknown {
   if (error instanceof RpcError) return errorOfDoor(error) ?? hostAway(host, error);
   return isFleetError(error, "FLEET_SERVER_UNREACHABLE") ? hostAway(host, error) : error;

@@ -3,12 +3,12 @@ import type { FindContext } from "./find-session.js";
 import type { HostActions } from "./host-actions.js";
 
 /**
- * Deletes sessions for good, one after the other, each on the host that has it. One that does not exist does not keep the
- * others from being deleted. Resolves with those that were deleted and those that were not found; a session of somebody
- * else counts as not found.
+ * Deletes sessions for good, one after another, each on the host that has it. A missing session does not stop the
+ * deletion of the others. Another user's session counts as not found.
  *
- * @throws FleetError as `Sessions.delete`; `FLEET_SESSION_STRANDED`, `FLEET_HOST_AWAY`. The error's `outcome` has the same
- * lists, of the sessions before that one.
+ * @returns the ids that were deleted and those that were not found
+ * @throws FleetError as `Sessions.delete`; `FLEET_SESSION_STRANDED`, `FLEET_HOST_AWAY`. The error's `outcome` has the
+ * same two lists for the sessions before the failed one.
  */
 export async function deleteEverywhere(
   context: FindContext,
@@ -30,7 +30,11 @@ export async function deleteEverywhere(
   return outcome;
 }
 
-/** Whether there was such a session. */
+/**
+ * Deletes the session on every host that has it.
+ *
+ * @returns whether there was such a session
+ */
 async function deleteWhereItIs(context: FindContext, id: string, user: string | undefined): Promise<boolean> {
   const { store, directory, hosts } = context;
   const record = await store.readSession(id);
@@ -42,7 +46,7 @@ async function deleteWhereItIs(context: FindContext, id: string, user: string | 
   return deleted.length > 0;
 }
 
-/** The hosts on whose disks a session lies that no record knows. */
+/** The hosts that have an unrecorded session with this id on their disks. */
 async function holdersOf({ hosts }: FindContext, id: string, user: string | undefined): Promise<HostActions[]> {
   const { own } = hosts;
   if (own.name === null) return [own];

@@ -9,10 +9,13 @@ import { doorOf, type LinkContext } from "./control-link.js";
 
 const CONNECT_MS = 10_000;
 const GOODBYE_MS = 2_000;
-/** How long a connection can last at most, in milliseconds: its token ends then, also when this process was killed. */
+/**
+ * The longest time that a connection can last, in milliseconds. The token then expires, even if this process was
+ * killed.
+ */
 const TOKEN_MS = 24 * 3_600_000;
 
-/** The SDK's client at the front door of another host, as any client of that user. */
+/** An SDK client at the front door of another host, connected as the user. */
 export interface DoorClient {
   client: CopilotClient;
   /** Resolves when the connection has ended. Never rejects. */
@@ -22,7 +25,9 @@ export interface DoorClient {
 }
 
 /**
- * @param lease what the user's turns in a session are taken under: it is this process's, or that of whoever started it
+ * Connects as the user to the front door of another host.
+ *
+ * @param lease the lease that covers the user's turns in a session, held by this process or by the one that started it
  * @throws FleetError `FLEET_HOST_AWAY`; the signal's reason.
  */
 export async function connectToDoor(
@@ -43,7 +48,7 @@ export async function connectToDoor(
     const { client, closed, destroy } = await connectClient({ ...door, token }, options, limit.signal);
     const end = async () => {
       using goodbye = deadline(GOODBYE_MS);
-      // A host that died or hangs cannot say goodbye: do not wait for an answer that will not come.
+      // A host that died or hangs cannot answer, so do not wait longer than the deadline.
       await abortable(Promise.race([client.stop(), closed]), goodbye.signal).catch(() => undefined);
       await client.forceStop();
       destroy();
@@ -57,11 +62,15 @@ export async function connectToDoor(
   }
 }
 
-/** The clients of this process at the front doors of other hosts, one for each user. */
+/** This process's clients at the front doors of other hosts, one for each user. */
 export class DoorClients {
   readonly #clients = new Map<string, Promise<DoorClient>>();
 
-  /** The user's client, connected if it is not. @throws as {@link connectToDoor}. */
+  /**
+   * The user's client, connected if necessary.
+   *
+   * @throws as {@link connectToDoor}.
+   */
   async to(...connection: Parameters<typeof connectToDoor>): Promise<CopilotClient> {
     const [, , user] = connection;
     const known = this.#clients.get(user);

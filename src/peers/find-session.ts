@@ -12,15 +12,17 @@ export interface FindContext {
   hosts: FleetHosts;
 }
 
-/** How often a session that is just being moved is looked for, and how long to wait in between, in milliseconds. */
+/**
+ * How many times to look for a session that is being moved, and how long to wait between the looks, in milliseconds.
+ */
 const TRIES = 3;
 const PAUSE_MS = 300;
 
 /**
- * The record if the user may use the session, also of one that the user's client made past the fleet, on whichever host: it
- * is recorded now.
+ * The session's record, if the user may use the session. A session that the user's client made past the fleet, on any
+ * host, is recorded now.
  *
- * @throws FleetError `FLEET_SESSION_NOT_FOUND`.
+ * @throws FleetError `FLEET_SESSION_NOT_FOUND`; and the error of a host that could not be asked.
  */
 export async function findRecord(
   { store, sessions, hosts }: Omit<FindContext, "directory">,
@@ -37,7 +39,7 @@ export async function findRecord(
         await host.sessionOf(id, user);
         return await sessions.recordFor(id, user);
       } catch (there) {
-        // A host that cannot be asked may have it: that it is nowhere is not known then.
+        // A host that cannot be asked may have the session, so nobody knows that it does not exist.
         if (!isFleetError(there, "FLEET_SESSION_NOT_FOUND")) throw there;
       }
     }
@@ -46,9 +48,9 @@ export async function findRecord(
 }
 
 /**
- * Does `work` where a session is. One that went elsewhere in this very moment is looked for again.
+ * Does `work` where the session is. If the session has just moved, looks for it again.
  *
- * @throws what `work` throws; FleetError `FLEET_SESSION_NOT_FOUND`, `FLEET_SESSION_STRANDED`, `FLEET_HOST_AWAY`.
+ * @throws whatever `work` throws; FleetError `FLEET_SESSION_NOT_FOUND`, `FLEET_SESSION_STRANDED`, `FLEET_HOST_AWAY`.
  */
 export async function whereItIs<T>(
   context: FindContext,

@@ -9,7 +9,7 @@ import type { OwnHost } from "./own-host.js";
 
 export interface FleetHostsContext extends OtherHostContext {
   own: OwnHost;
-  /** Told of hosts that do not answer where others do. */
+  /** Called about hosts that do not answer when all are asked. */
   warn: (message: string) => void;
 }
 
@@ -19,22 +19,22 @@ export interface FoundServer {
   server: ServerRecord;
 }
 
-/** The host that could not be asked, and why. */
+/** A host that could not be asked, and the reason. */
 export interface Missing {
   host: string;
-  /** It is not there, rather than silent. */
+  /** True if the host counts as gone, false if it is there and did not answer. */
   isGone: boolean;
   error: FleetError;
 }
 
 export interface Gathered<T> {
-  /** What each host that answered said. */
+  /** The answer of each host that answered. */
   answers: { host: HostActions; answer: T }[];
-  /** Those that did not, or are gone. */
+  /** The hosts that did not answer, or are gone. */
   missing: Missing[];
 }
 
-/** The hosts of the fleet, this one among them, and which of them to ask for what. */
+/** The hosts of the fleet, including this one, and the choice of the host to ask. */
 export class FleetHosts {
   readonly #context: FleetHostsContext;
 
@@ -46,28 +46,33 @@ export class FleetHosts {
     return this.#context.own;
   }
 
-  /** The names of all hosts that were seen, with this one; none where the fleet is on one host. */
+  /** The names of all known hosts, including this one. Empty if the fleet is on one host. */
   async names(): Promise<string[]> {
     const { own, directory } = this.#context;
     if (own.name === null) return [];
     return [...new Set([own.name, ...(await directory.list()).map(({ name }) => name)])].sort();
   }
 
-  /** The host that something was found to be on. */
+  /** The host at the given place. */
   at(where: Whereabouts): HostActions {
     return where.here ? this.#context.own : new OtherHost(where.host, this.#context);
   }
 
-  /** Where a user is placed, or is now. @throws FleetError `FLEET_HOST_AWAY`. */
+  /**
+   * The host that a user is placed on. Places the user if necessary.
+   *
+   * @throws FleetError `FLEET_HOST_AWAY`.
+   */
   async ofUser(user: string): Promise<HostActions> {
     return this.at(await this.#context.directory.place(user));
   }
 
   /**
-   * The server with this id, or else the server of the user with this id, or else the one whose id begins so, if only one
-   * does. A user may have one on several hosts, all with the same id: `ID@HOST` says which.
+   * Finds the server with this id, or else the server of the user with this id, or else the only server whose id begins
+   * with it. A user may have servers on several hosts, all with the same id. `ID@HOST` then names the host.
    *
-   * @throws FleetError `FLEET_SERVER_NOT_FOUND`, also for what could be several; `FLEET_HOST_AWAY` when its host is gone.
+   * @throws FleetError `FLEET_SERVER_NOT_FOUND`, also when several servers match; `FLEET_HOST_AWAY` when its host is
+   * gone.
    */
   async find(reference: string): Promise<FoundServer> {
     const at = reference.lastIndexOf("@");
@@ -78,7 +83,7 @@ export class FleetHosts {
     const there = all.filter(({ name }) => host === undefined || name === host);
     const readings = [
       there.filter(({ server }) => server.id === id),
-      // The "@" may be the user's own.
+      // The "@" may be part of the user's id.
       all.filter(({ server }) => isOfUser(server, reference)),
       there.filter(({ server }) => isOfUser(server, id)),
       there.filter(({ server }) => server.id.startsWith(id)),
@@ -94,7 +99,11 @@ export class FleetHosts {
     return { host: await this.#named(found.name), server: found.server };
   }
 
-  /** The recorded server of a user: where the user is placed, if it is there. @throws FleetError as {@link find}. */
+  /**
+   * The recorded server of a user. If several hosts have one, it is the server on the host where the user is placed.
+   *
+   * @throws FleetError as {@link find}.
+   */
   async findOf(user: string): Promise<FoundServer> {
     const id = serverIdOf(user);
     const { own, store } = this.#context;
@@ -120,7 +129,7 @@ export class FleetHosts {
     return { host: await this.#named(wanted.name), server: wanted.server };
   }
 
-  /** The hosts other than this one on which a user has a server of the user's own, and that are there. */
+  /** The hosts that are there and have the user's own server, without this host. */
   async othersOf(user: string): Promise<HostActions[]> {
     const id = serverIdOf(user);
     const hosts = await this.#others();
@@ -131,8 +140,8 @@ export class FleetHosts {
   }
 
   /**
-   * Asks every host that is there, side by side. What this host fails with is the failure of the whole; another one that does
-   * not answer is told of, and left out.
+   * Asks all hosts that are there, at the same time. If this host fails, the whole call fails. If another host does not
+   * answer, the result leaves it out, with a warning.
    */
   async everywhere<T>(ask: (host: HostActions) => Promise<T>): Promise<Gathered<T>> {
     const { own, warn } = this.#context;
@@ -156,12 +165,18 @@ export class FleetHosts {
     return { answers: answers.flat(), missing };
   }
 
-  /** Groups what is on several hosts, and does it there, side by side. The first failure is told when all are done. */
+  /**
+   * Groups servers by host, and does the work on all hosts at the same time.
+   *
+   * @throws the first failure, after all hosts have finished.
+   */
   async onEach<T>(found: readonly FoundServer[], work: (host: HostActions, ids: string[]) => Promise<T>): Promise<T[]> {
     return await allOf(groupByHost(found).map(async ({ host, ids }) => await work(host, ids)));
   }
 
-  /** The registries of all hosts, gone ones included, by name; null: the fleet is on one host. */
+  /**
+   * The registries of all hosts, including gone ones, with their names. The name is null if the fleet is on one host.
+   */
   async #registries(): Promise<{ name: string | null; registry: Registry }[]> {
     const { store, own } = this.#context;
     const [here, { there, gone }] = await Promise.all([store.readRegistry(), this.#others()]);
@@ -169,7 +184,7 @@ export class FleetHosts {
     return [{ name: own.name, registry: here }, ...(await Promise.all(others))];
   }
 
-  /** What another host recorded last. */
+  /** The registry that another host recorded last. */
   async registryOf(name: string): Promise<Registry> {
     return (await this.#context.store.hosts?.registryOf(name)) ?? { servers: {} };
   }
@@ -188,7 +203,7 @@ export class FleetHosts {
     return host;
   }
 
-  /** The host of this name; null when it is gone. */
+  /** The host with this name; null when it is gone. */
   async thereUnder(name: string): Promise<HostActions | null> {
     const { directory, own } = this.#context;
     if (name === own.name) return own;
@@ -211,7 +226,11 @@ export function groupByHost(found: readonly FoundServer[]): { host: HostActions;
   return [...groups.values()];
 }
 
-/** What all give. The first failure is told when all are done. */
+/**
+ * The results of all promises.
+ *
+ * @throws the first failure, after all have settled.
+ */
 export async function allOf<T>(works: readonly Promise<T>[]): Promise<T[]> {
   const results = await Promise.allSettled(works);
   const failed = results.find((result) => result.status === "rejected");

@@ -13,7 +13,7 @@ import { type FindContext, findRecord } from "./find-session.js";
 import { allOf, type FleetHosts } from "./fleet-hosts.js";
 import type { HostActions } from "./host-actions.js";
 
-/** All servers of all hosts; of hosts that cannot be asked, as they recorded them last. */
+/** The servers of all hosts. For a host that cannot be asked, they are the servers that it recorded last. */
 export async function gatherServers(hosts: FleetHosts): Promise<ServerView[]> {
   const { answers, missing } = await hosts.everywhere(async (host) => await host.servers());
   const recorded = missing.map(async ({ host }) =>
@@ -22,7 +22,10 @@ export async function gatherServers(hosts: FleetHosts): Promise<ServerView[]> {
   return [...answers.flatMap(({ answer }) => answer), ...(await Promise.all(recorded)).flat()];
 }
 
-/** The servers, each with how many sessions it has: recorded ones, and those of this host that clients made on it themselves. */
+/**
+ * Adds to each server the number of its sessions: the recorded ones, and on this host also those that clients made on
+ * it past the fleet.
+ */
 export function withSessionCounts(
   servers: readonly ServerView[],
   records: readonly SessionRecord[],
@@ -50,7 +53,7 @@ export interface GatherSessionsContext {
   ttlMs: number;
 }
 
-/** All sessions of all hosts, the latest used first; those that no host shows, as their records have them. */
+/** The sessions of all hosts, the most recently used first. A session that no host lists is shown from its record. */
 export async function gatherSessions(
   { store, directory, hosts, ttlMs }: GatherSessionsContext,
   user: string | undefined,
@@ -60,7 +63,7 @@ export async function gatherSessions(
   if (hosts.own.name === null) return views;
   const records = (await store.listSessions()).filter((record) => user === undefined || mayUse(record, user));
   const hostOf = new Map(records.map(({ id, host }) => [id, host]));
-  // One that moved meanwhile was shown by two.
+  // A session that moved between the answers was shown by two hosts.
   const shown = views.filter(({ id, host }) => !hostOf.has(id) || hostOf.get(id) === host);
   const ids = new Set(shown.map(({ id }) => id));
   const rest = records.filter(({ id }) => !ids.has(id));
@@ -68,7 +71,7 @@ export async function gatherSessions(
   return [...shown, ...unseen].sort((a, b) => b.lastUsedAt.localeCompare(a.lastUsedAt) || a.id.localeCompare(b.id));
 }
 
-/** A session of a host that cannot be asked. */
+/** The view of a session whose host cannot be asked. */
 export async function viewUnseen(
   { store, directory, ttlMs }: Pick<GatherSessionsContext, "store" | "directory" | "ttlMs">,
   record: SessionRecord,
@@ -77,7 +80,7 @@ export async function viewUnseen(
   return viewRecord(record, { lease, ttlMs, stranded: await directory.isStranded(record) });
 }
 
-/** Each host deletes what is its own. */
+/** Makes each host delete its own garbage. */
 export async function gatherGarbage(hosts: FleetHosts, options: GcOptions): Promise<GcResult> {
   const { answers } = await hosts.everywhere(async (host) => await host.gc(options));
   const results = answers.map(({ answer }) => answer);
@@ -87,15 +90,16 @@ export async function gatherGarbage(hosts: FleetHosts, options: GcOptions): Prom
     freedBytes: results.reduce((sum, { freedBytes }) => sum + freedBytes, 0),
     dryRun: options.dryRun,
     servers: results.flatMap(({ servers }) => servers),
-    // A host of another version says nothing of them.
+    // A host with another version leaves these out.
     remains: results.flatMap(({ remains = [] }) => remains),
   };
 }
 
 /**
- * Unloads these sessions, wherever each is in memory.
+ * Unloads these sessions on whichever hosts have them in memory.
  *
- * @throws FleetError why the host could not be asked that may have one of them in memory; others may be unloaded then.
+ * @throws FleetError for a host that could not be asked and may have one of them in memory. Other sessions may be
+ * unloaded by then.
  */
 export async function evictEverywhere(
   context: Pick<FindContext, "store" | "directory" | "hosts">,
@@ -109,7 +113,7 @@ export async function evictEverywhere(
   const absent = [...new Set(ids)].filter((id) => !known.has(id));
   for (const id of missing.length === 0 ? [] : absent) {
     const record = await store.readSession(id);
-    // What shared storage has of a host that is gone is in no memory that counts.
+    // With shared storage, a gone host's memory does not count.
     const asked = missing.filter(({ isGone }) => !(isGone && directory.isShared));
     const holder = asked.find(({ host, isGone }) => (record === null ? !isGone : host === record.host));
     if (holder === undefined) continue;
@@ -120,7 +124,7 @@ export async function evictEverywhere(
   return { evicted, skipped: [...kept, ...absent.map((id) => ({ id, reason: reasonOf(id) }))] };
 }
 
-/** Those of these sessions that no user of any host has. */
+/** The ids among these that do not belong to a session of any user on any host. */
 export async function unknownOf(
   { store, directory, hosts }: Pick<FindContext, "store" | "directory" | "hosts">,
   ids: readonly string[],
@@ -128,13 +132,13 @@ export async function unknownOf(
   const records = await Promise.all(ids.map(async (id) => await store.readSession(id)));
   const unrecorded = ids.filter((_, at) => records[at] === null);
   if (unrecorded.length === 0) return [];
-  // A client that connects to its server directly makes sessions that no record knows.
+  // A client that connects to its server directly makes sessions without a record.
   const views = await gatherSessions({ store, directory, hosts, ttlMs: 0 }, undefined);
   const known = new Set(views.map(({ id }) => id));
   return unrecorded.filter((id) => !known.has(id));
 }
 
-/** Unloads the least recently used sessions of all hosts, until at most `max` are in memory. */
+/** Unloads the least recently used sessions of all hosts until at most `max` are in memory. */
 export async function evictDownTo(hosts: FleetHosts, max: number): Promise<EvictionResult> {
   const { answers } = await hosts.everywhere(async (host) => await host.loaded());
   const loaded = answers
@@ -150,7 +154,12 @@ export async function evictDownTo(hosts: FleetHosts, max: number): Promise<Evict
   return result;
 }
 
-/** The servers of many users, each where its user is placed. Those that can be started run. @throws the first failure. */
+/**
+ * Starts the servers of many users, each on the host where its user is placed. A server that fails to start does not keep
+ * the others from starting.
+ *
+ * @throws the first failure.
+ */
 export async function spawnEverywhere(
   hosts: FleetHosts,
   users: readonly string[],
@@ -168,7 +177,11 @@ export async function spawnEverywhere(
   return users.flatMap((user) => servers.get(user) ?? []);
 }
 
-/** One session of a user, as its host shows it, or as its record has it. @throws FleetError `FLEET_SESSION_NOT_FOUND`. */
+/**
+ * One session of a user, as its host shows it. If the host is away, the session is shown from its record.
+ *
+ * @throws FleetError `FLEET_SESSION_NOT_FOUND`.
+ */
 export async function viewSessionOf(
   context: FindContext & { ttlMs: number },
   id: string,

@@ -11,9 +11,9 @@ import type { SessionView } from "../sessions/view.js";
 export type Spawned = { server: ServerView; created: boolean };
 export type Restarted = { stopped: Stopped[]; servers: ServerView[] };
 
-/** The end of a server's log, and where to read on. */
+/** The end of a server's log, and the position to read on from. */
 export interface LogEnd {
-  /** Of the server. */
+  /** The server's id. */
   server: string;
   /** Its path, on the server's host. */
   log: string;
@@ -21,15 +21,15 @@ export interface LogEnd {
   at: LogPosition;
 }
 
-/** Ends what is asked for before it is done: the caller has gone. */
+/** The signal cancels a call because its caller has gone. */
 export type Call = { signal?: AbortSignal };
 
 /**
- * What a host does with its own servers and sessions, asked by itself or by another one: see {@link OwnHost} and
- * {@link OtherHost}. Servers go by their whole ids.
+ * The operations that a host performs on its own servers and sessions, for itself or for another host: see {@link
+ * OwnHost} and {@link OtherHost}. Servers are named by their full ids.
  */
 export interface HostActions {
-  /** Null: the fleet is on one host. */
+  /** Null if the fleet is on one host. */
   readonly name: string | null;
 
   spawn(user: string, request: SpawnRequest, call?: Call): Promise<Spawned>;
@@ -42,7 +42,7 @@ export interface HostActions {
   restart(ids: readonly string[], request: StopRequest): Promise<Restarted>;
   restartRolling(ids: readonly string[], request: RollingRequest): Promise<RollingResult>;
   logEnd(id: string, lines: number, call?: Call): Promise<LogEnd>;
-  /** What is added to the log, until the signal. */
+  /** Yields the bytes that are added to the log, until the signal. */
   followLog(id: string, at: LogPosition, signal: AbortSignal): AsyncIterable<Buffer>;
 
   sessions(user: string | undefined, call?: Call): Promise<SessionView[]>;
@@ -51,6 +51,6 @@ export interface HostActions {
   evict(ids: readonly string[], call?: Call): Promise<EvictionResult>;
   deleteSessions(ids: readonly string[], user: string | undefined, call?: Call): Promise<string[]>;
   gc(request: GcOptions): Promise<GcResult>;
-  /** Lets go of a user's sessions, each between its turns: whoever shares the storage may take them. */
+  /** Releases a user's sessions, each between its turns, so that another host with the same storage may take them. */
   release(user: string, waitMs: number, call?: Call): Promise<Released>;
 }

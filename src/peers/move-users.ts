@@ -5,12 +5,12 @@ import { mapConcurrently } from "../pool/concurrency.js";
 import type { Store } from "../store/store.js";
 import type { FleetHosts } from "./fleet-hosts.js";
 
-/** Users who are moved at the same time. */
+/** How many users are moved at the same time. */
 const AT_ONCE = 8;
 
 /**
- * Moves users between hosts, each session between its turns. One whose host does not answer is moved all the same: the sessions
- * there are carried to, as before, until they are let go or that host is gone.
+ * Moves users between hosts. Each session moves between its turns. A user whose host does not answer is moved, too:
+ * requests for the user's sessions there are relayed to that host as before, until it releases the sessions or is gone.
  *
  * @param waitMs how long to wait for the sessions of one user to be between turns, in milliseconds
  */
@@ -30,15 +30,15 @@ async function moveOne(
 ): Promise<MovedUser | null> {
   const placed = await store.readPlacement(user);
   if (placed?.host !== to) {
-    if (placed?.host !== from) return null; // placed anew meanwhile
-    // First: from here on the user's next sessions are made there, and those that are let go are taken there.
+    if (placed?.host !== from) return null; // placed elsewhere since the moves were planned
+    // Do this first: from now on the user's new sessions are made there, and released sessions are taken there.
     const now = await store.recordPlacement(user, placed, movedTo(to));
     if (now.host !== to) return null;
   }
   const nothing = { user, from, to, released: [], kept: [], failure: null };
   try {
     const host = await hosts.thereUnder(from);
-    // What a host had that is gone is taken when it is wanted.
+    // The sessions of a gone host are taken over when they are next used.
     return host === null ? nothing : { ...nothing, ...(await host.release(user, waitMs)) };
   } catch (error) {
     if (!isFleetError(error)) throw error;

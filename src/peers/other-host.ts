@@ -16,17 +16,19 @@ export interface OtherHostContext extends LinkContext {
   config: Config;
 }
 
-/** A look at what is there. */
+/** The limit for calls that only read, in milliseconds. */
 const LOOK_MS = 10_000;
-/** What may have to start a server, or wait for one. */
+/** The limit for calls that may have to start a server or wait for one, in milliseconds. */
 const START_MS = 30_000;
-/** What stopping and starting takes beyond the drain. */
+/** How long a stop and a start may take in addition to the drain, in milliseconds. */
 const BEYOND_DRAIN_MS = 60_000;
 const GC_MS = 10 * 60_000;
-/** How long a host waits for something to be added to a log before it says that nothing was. */
+/** How long a host waits for additions to a log before it answers that there are none, in milliseconds. */
 export const MORE_LOG_MS = 5_000;
 
-/** Another host, which is asked over a connection to the front door of its `serve`: `calls.ts` is the other end. */
+/**
+ * Another host. Calls to it go over a connection to the front door of its `serve`, and `calls.ts` handles them there.
+ */
 export class OtherHost implements HostActions {
   readonly record: HostRecord;
   readonly #context: OtherHostContext;

@@ -9,28 +9,31 @@ import { gatherServers, withSessionCounts } from "./gather.js";
 /** A host as `top` shows it. */
 export interface HostView {
   name: string;
-  /** `unattended`: no `serve` runs there. `gone`: it was there, and its heartbeats have ended. */
+  /** `unattended`: no `serve` runs there. `gone`: its heartbeats have ended. */
   state: "serving" | "draining" | "unattended" | "gone";
-  /** Null where the fleet is on one host. */
+  /** Null if the fleet is on one host. */
   term: number | null;
-  /** How long ago it was last heard of, in milliseconds; null where nothing is heard, or not any more. */
+  /**
+   * The time since its last heartbeat, in milliseconds. Null if the fleet is on one host, or the host is gone or not
+   * listed.
+   */
   heartbeatAgeMs: number | null;
   /** `host:port` of its front door. */
   door: string | null;
   startedAt: string | null;
-  /** How many servers run. */
+  /** How many of its servers run. */
   servers: number;
-  /** How many sessions are in their memory. */
+  /** How many sessions are in the memory of these servers. */
   sessions: number;
   memoryBytes: number;
 }
 
 export interface Overview {
-  /** Of this host. */
+  /** The state of this host's pool. */
   pool: PoolState;
   hosts: HostView[];
   servers: ServerView[];
-  /** `active`: in a server's memory; `idle`: every other recorded one. */
+  /** `active`: in a server's memory; `idle`: all other recorded sessions. */
   sessions: { active: number; idle: number };
 }
 
@@ -39,7 +42,7 @@ export interface OverviewContext extends FindContext {
   stateRoot: string;
 }
 
-/** One look at all hosts. */
+/** Gathers the state of all hosts. */
 export async function lookAtAll(context: OverviewContext): Promise<Overview> {
   const { store, hosts } = context;
   const registry = await store.readRegistry();
@@ -73,7 +76,7 @@ function entryOf({ name, state, term, gone, remainingMs, door, startedAt }: Host
   return { name, state: gone ? "gone" : state, term, heartbeatAgeMs, door, startedAt };
 }
 
-/** This host, where there is no directory, or while it is not in it. */
+/** The entry of this host while the directory does not list it. */
 function unlisted(name: string, supervisor: SupervisorRecord | undefined): Entry {
   const { state = "unattended", door = null, startedAt = null } = supervisor ?? {};
   return { name, state, term: null, heartbeatAgeMs: null, door, startedAt };

@@ -35,7 +35,7 @@ export interface OwnHostContext {
 const START_WAIT_MS = 30_000;
 const NEVER = new AbortController().signal;
 
-/** This host: does what it is asked with what the registry here knows. */
+/** This host. It performs the operations on the servers in its own registry. */
 export class OwnHost implements HostActions {
   readonly #context: OwnHostContext;
 
@@ -87,11 +87,11 @@ export class OwnHost implements HostActions {
     return await this.stopAll(ids, this.#stopOptions(request));
   }
 
-  /** @param options.stays it should run nevertheless: the next `serve` starts it again */
+  /** @param options.stays the server should run again after the stop: the next `serve` starts it */
   async stopAll(ids: readonly string[], options: StopOptions): Promise<Stopped[]> {
     const { pool, clients } = this.#context;
     const stopped = await pool.stopAll(ids, options);
-    // Only now: closing a client ends its turns, which are waited for like everybody else's.
+    // Close the clients only now: closing a client ends its turns, and the drain waits for them as for all others.
     for (const id of ids) await clients.close(id);
     return stopped.map((each) => this.#named(each));
   }
@@ -128,7 +128,11 @@ export class OwnHost implements HostActions {
     yield* followLog(await this.logOf(id), at, signal);
   }
 
-  /** The path of a server's log. @throws FleetError `FLEET_SERVER_NOT_FOUND`. */
+  /**
+   * The path of a server's log.
+   *
+   * @throws FleetError `FLEET_SERVER_NOT_FOUND`.
+   */
   async logOf(id: string): Promise<string> {
     return logPath((await this.#context.pool.find(id)).home);
   }
@@ -156,7 +160,7 @@ export class OwnHost implements HostActions {
 
   async gc(options: GcOptions): Promise<GcResult> {
     const { store, stateRoot, pool, directory, takeover, config, sessions } = this.#context;
-    // Without their folders sessions would be judged by their records alone.
+    // Without the storage the folders would be missing, and gc would judge sessions by their records alone.
     await directory.assertStorage();
     const warnings: string[] = [];
     const result = await collectGarbage(
@@ -177,7 +181,7 @@ export class OwnHost implements HostActions {
 
   async release(user: string, waitMs: number, { signal }: Call = {}): Promise<Released> {
     const { store, config, directory } = this.#context;
-    // On this host's own disk nobody else could take them.
+    // Without shared storage no other host could take the sessions.
     if (!directory.isShared) return { released: [], kept: [] };
     return await releaseSessionsOf(user, waitMs, { store, answerMs: config.health.timeoutMs, signal });
   }

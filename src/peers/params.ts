@@ -1,7 +1,11 @@
 import { FleetError, quote } from "../errors.js";
 import type { TokenSource } from "../store/store.js";
 
-/** Parameters that came over the wire, each read as what it has to be. @throws FleetError `FLEET_USAGE_INVALID`. */
+/**
+ * Parameters that arrived from another host. Each method checks the type of one parameter.
+ *
+ * @throws FleetError `FLEET_USAGE_INVALID`.
+ */
 export class Params {
   readonly #given: Readonly<Record<string, unknown>>;
 
@@ -9,7 +13,7 @@ export class Params {
     this.#given = { ...given };
   }
 
-  /** Whether it is given. Null counts as left out. */
+  /** Whether the parameter is given. Null counts as left out. */
   has(name: string): boolean {
     return this.#get(name) !== undefined;
   }
@@ -46,7 +50,7 @@ export class Params {
     throw unfit(name, "an object");
   }
 
-  /** Where a token is on the host that is asked; a token itself never travels. */
+  /** The place of a token on the host that is asked. Tokens themselves are never sent. */
   tokenSource(name: string): TokenSource {
     const source = this.object(name);
     switch (source.text("from")) {

@@ -1,7 +1,7 @@
 import { FleetError, quote } from "../errors.js";
 import type { HostRecord } from "../store/store.js";
 
-/** A server listens on its own host alone, and its token stays there. */
+/** Refuses a direct connection, because a server listens only on its own host and its token stays there. */
 export function onAnotherHost(user: string, { name, door }: HostRecord): FleetError {
   return new FleetError(
     "FLEET_SERVER_UNREACHABLE",

@@ -11,20 +11,20 @@ import type { HostRecord, SessionRecord } from "../store/store.js";
 import { errorOfDoor, type LinkContext, whenGone } from "./control-link.js";
 import type { DoorClient } from "./door-client.js";
 
-/** A session as it is open at the front door of the host that has it. */
+/** A session that is open at the front door of the host that has it. */
 export interface RemoteAttachment {
   session: CopilotSession;
   door: DoorClient;
   host: HostRecord;
-  /** Of the lease that its turns are taken under there. */
+  /** The fence of the lease that covers its turns there. */
   fence: number | undefined;
 }
 
-/** Where turns that come with no lease of their own find one. */
+/** The leases for turns that are not given one. */
 interface LeasesAround {
   ambient: AmbientLeases;
   user: string;
-  /** Taken by the process that started this one. */
+  /** A lease that was taken by the process which started this one. */
   outer: HeldLease | null;
 }
 
@@ -33,8 +33,8 @@ type Prompt = Parameters<CopilotSession["send"]>[0] | string;
 const GOODBYE_MS = 2_000;
 
 /**
- * A session on another host that this process uses, through that host's front door: leases, room in memory and the deaths of
- * servers are that one's business.
+ * A session on another host that this process uses through that host's front door. That host takes care of leases, of
+ * room in memory, and of servers that die.
  */
 export class RemoteSession {
   readonly record: SessionRecord;
@@ -44,7 +44,7 @@ export class RemoteSession {
   #attached: RemoteAttachment;
   #lost = false;
 
-  /** @param attach opens it once more, after the connection or the host has ended, or under another lease */
+  /** @param attach opens the session again, after the connection or the host has ended, or under another lease */
   constructor(
     record: SessionRecord,
     context: LinkContext,
@@ -60,17 +60,17 @@ export class RemoteSession {
     this.#watch(attached);
   }
 
-  /** The SDK's session. Another one after the connection has ended and the next turn has made a new one. */
+  /** The SDK's session. The first turn after the end of the connection replaces it. */
   get session(): CopilotSession {
     return this.#attached.session;
   }
 
-  /** The host that it is open on. */
+  /** The host that the session is open on. */
   get host(): HostRecord {
     return this.#attached.host;
   }
 
-  /** @throws FleetError as a turn on this host; `FLEET_HOST_AWAY` as soon as its host is gone. */
+  /** @throws FleetError as a turn on this host; `FLEET_HOST_AWAY` as soon as the session's host is gone. */
   async send(message: Prompt, options: SendOptions = {}): Promise<TurnReply> {
     const prompt = typeof message === "string" ? { prompt: message } : message;
     const { ambient, user, outer } = this.#around;
@@ -78,7 +78,7 @@ export class RemoteSession {
     await lease?.check();
     if (this.#lost || lease?.fence !== this.#attached.fence) await this.#reattach(lease);
     const { session, door, host } = this.#attached;
-    // A turn whose lease is lost is aborted: there, too, when that host sees it.
+    // A turn whose lease is lost is aborted here, and also there when that host notices.
     using stop = either(options.signal, lease?.signal);
     using gone = whenGone(this.#context.directory, host.name);
     let isGone = false;
@@ -90,7 +90,7 @@ export class RemoteSession {
     } catch (error) {
       if (isGone) throw hostAway(host.name, error);
       if (!isFleetError(error, "FLEET_TURN_FAILED")) throw error;
-      // That host may have seen first that the lease is lost, and have ended the turn for it.
+      // That host may have noticed first that the lease is lost, and may have ended the turn for that reason.
       await lease?.check();
       throw errorOfDoor(error.cause) ?? error;
     }
@@ -105,14 +105,14 @@ export class RemoteSession {
   }
 
   #watch({ session, door }: RemoteAttachment): void {
-    // The SDK's own sendAndWait hangs until its time-out when the connection ends during the turn; this one does not.
+    // The SDK's own sendAndWait hangs until its timeout when the connection ends during the turn. This one does not.
     session.sendAndWait = async (message, timeout = 60_000) => (await this.send(message, { timeoutMs: timeout })).event;
     void door.closed.then(() => {
       if (this.#attached.door === door) this.#lost = true;
     });
   }
 
-  /** Leaves the session: it is unloaded there when nobody else is attached. Its state stays. */
+  /** Leaves the session. Its server unloads it when no other client has it open. Its state stays. */
   async close(): Promise<void> {
     const { session, door } = this.#attached;
     {

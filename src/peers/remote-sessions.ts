@@ -26,7 +26,7 @@ export interface RemoteSessionsContext extends LinkContext {
 
 const REATTACH_MS = 30_000;
 
-/** Sessions on other hosts, used through the front doors of these: the counterpart of `Sessions`. */
+/** Sessions on other hosts, used through the front doors of these hosts. The counterpart of `Sessions`. */
 export class RemoteSessions {
   readonly #context: RemoteSessionsContext;
 
@@ -35,17 +35,18 @@ export class RemoteSessions {
   }
 
   /**
-   * Creates a session of a user who is placed on another host. The record is written first, here: its front door makes the
-   * session when it is opened, since it never had a turn.
+   * Creates a session for a user who is placed on another host. This host writes the record first. The other host's
+   * front door then creates the session when it is opened, because the session never had a turn.
    *
-   * @throws FleetError `FLEET_SESSION_EXISTS` whoever has it; `FLEET_HOST_AWAY`; and as on that host.
+   * @throws FleetError `FLEET_SESSION_EXISTS` when any user has a session with this id; `FLEET_HOST_AWAY`; and the
+   * errors of that host.
    */
   async create(host: HostRecord, options: CreateOptions & { id: string }, isRandom: boolean): Promise<RemoteSession> {
     const { store, config, directory, sessions } = this.#context;
     const { id, user, signal } = options;
     const there = new OtherHost(host, this.#context);
     if ((await store.readSession(id)) !== null) throw sessionExists(id);
-    // The runtime silently goes on with an id that it finds on its disk.
+    // The runtime silently continues a session if it finds the id on its disk.
     if (!isRandom && (await isThere(there, id, user, signal))) throw sessionExists(id);
     const serverId =
       config.isolation === "shared" ? (await there.serverFor(user, {}, { signal })).id : serverIdOf(user);
@@ -71,7 +72,7 @@ export class RemoteSessions {
     try {
       return await this.#open(record, host, options);
     } catch (error) {
-      // Nobody has used it yet: an id whose creation failed is free again.
+      // Nobody has used the session, so free its id after the failure.
       await store.deleteSession(id);
       throw error;
     }
@@ -88,7 +89,7 @@ export class RemoteSessions {
     return open;
   }
 
-  /** One prompt and its reply, with the session opened for just that. */
+  /** Sends one prompt and returns the reply, in a session that is opened only for this. */
   async exchange(
     record: SessionRecord,
     host: HostRecord,
@@ -111,7 +112,7 @@ export class RemoteSessions {
     }
   }
 
-  /** After a turn that was answered neither the store nor the end of its host keeps the reply from the caller. */
+  /** Leaves the session after an answered turn. A failing store or host must not keep the reply from the caller. */
   async #leaveAnswered(open: RemoteSession, user: string): Promise<SessionView> {
     try {
       return await this.leave(open, user);
@@ -123,7 +124,11 @@ export class RemoteSessions {
     }
   }
 
-  /** Leaves an open session; an ephemeral one is deleted, unless it is parked. Resolves with what it is afterwards. */
+  /**
+   * Leaves an open session. Deletes an ephemeral one, unless it is parked.
+   *
+   * @returns the session's state after that
+   */
   async leave(open: RemoteSession, user: string, options: { park?: boolean } = {}): Promise<SessionView> {
     const { id, persistence } = open.record;
     const there = new OtherHost(open.host, this.#context);
@@ -145,7 +150,7 @@ export class RemoteSessions {
     return { ...before, state: "gone", sizeBytes: 0 };
   }
 
-  /** The end of a session's use by this process. */
+  /** Ends this process's use of the session. */
   async end(open: RemoteSession): Promise<void> {
     await open.close();
     const { id, persistence } = open.record;
@@ -176,7 +181,7 @@ export class RemoteSessions {
     const { sessions, directory } = this.#context;
     const record = await sessions.recordFor(id, options.user);
     const where = await directory.whereIs(record);
-    // It came here meanwhile: whoever resumes it gets one of this host's own.
+    // The session is on this host now, so the caller must resume it here.
     if (where.here) throw sessionMoved(record, { name: directory.own ?? "" });
     return await this.#attach(record, where.host, options, AbortSignal.timeout(REATTACH_MS));
   }
@@ -191,7 +196,7 @@ export class RemoteSessions {
     const under = lease === undefined ? undefined : { sessionId: id, fence: lease.fence };
     const door = await connectToDoor(this.#context, host, user, {}, signal, under);
     try {
-      // The rest of its settings is that host's to add: provider, key, model and tools. So is whether approvals count.
+      // That host adds the other settings: provider, key, model and tools. It also decides whether approvals count.
       const settings = { streaming: true, ...session, onPermissionRequest: permissions(config, true, session) };
       const lost = door.closed.then((): never => {
         throw hostAway(host.name);
@@ -217,7 +222,7 @@ async function isThere(there: OtherHost, id: string, user: string, signal: Abort
   }
 }
 
-/** The runtime's own words, in those of a fleet. */
+/** The runtime's error, translated into one of the fleet's. */
 function reasonOf(error: unknown): unknown {
   try {
     return explained(error);
