@@ -3,8 +3,9 @@ import { Fleet } from "../fleet.js";
 import { Interrupted } from "./interrupted.js";
 
 /**
- * What all commands share: `--json`, the fleet of this configuration, and one way for errors to leave (`report.ts`).
- * A command parses, calls the fleet, renders; what it returns is its `--json`.
+ * The base of all commands. It provides `--json` and the fleet of this configuration, and it passes every error to one
+ * place (`report.ts`). A command parses its input, calls the fleet and renders the result. The value that `run` returns
+ * is its `--json` output.
  */
 export abstract class FleetCommand extends Command {
   static override enableJsonFlag = true;
@@ -13,15 +14,15 @@ export abstract class FleetCommand extends Command {
       description: "configuration file to read instead of the project's .copilotfleet.json",
       helpValue: "FILE",
     }),
-    // Read in `colour.ts`, before flags are parsed: errors in them have no colour either.
+    // `colour.ts` reads this flag before flags are parsed, so that parse errors have no colour either.
     "no-color": Flags.boolean({ description: "print without colours", helpGroup: "GLOBAL" }),
   };
 
-  /** Where the configuration comes from, as the library takes it: the file that `--config` names. */
+  /** Options for the library: the file that `--config` names. */
   protected configSource: { configFile?: string } = {};
   #interrupt: AbortController | undefined;
 
-  /** Opens the fleet for the length of `use`. */
+  /** Opens the fleet, runs `use`, and closes the fleet again. Prints the fleet's warnings on standard error. */
   protected async withFleet<T>(use: (fleet: Fleet) => Promise<T>): Promise<T> {
     const fleet = await Fleet.open(this.configSource);
     try {
@@ -44,8 +45,9 @@ export abstract class FleetCommand extends Command {
   }
 
   /**
-   * Aborted by the first SIGINT or SIGTERM, so that a command can end what it began. The second one, or a command that
-   * never asked for this signal, ends the process at once. The exit code is the signal's either way.
+   * The first SIGINT or SIGTERM aborts this signal, so that a command can finish what it began. The second one ends the
+   * process at once. A command that never asks for this signal keeps Node's default: the first one ends it. The exit
+   * code is 130 for SIGINT and 143 for SIGTERM.
    */
   protected interruptSignal(): AbortSignal {
     if (this.#interrupt !== undefined) return this.#interrupt.signal;
@@ -63,9 +65,9 @@ export abstract class FleetCommand extends Command {
     return controller.signal;
   }
 
-  /** Errors are rendered in one place, for every command and for oclif's own: see `report.ts`. */
+  /** `report.ts` renders all errors: those of commands and those of oclif. */
   protected override async catch(error: Error): Promise<never> {
-    // Whatever an interrupted command failed with, it failed since it was interrupted.
+    // An interrupted command may fail with any error, but the cause is the interrupt.
     if (this.#interrupt?.signal.aborted === true) throw this.#interrupt.signal.reason;
     throw error;
   }

@@ -7,12 +7,15 @@ const PASTES_PLAIN = "\x1b[?2004l";
 const CTRL_C = "\x03";
 const ENDS = "Ctrl-C again, or Ctrl-D, ends the chat.";
 
-/** The lines that a person types on the terminal, between the replies. What is typed during a reply comes after it. */
+/**
+ * Reads the lines that a person types on the terminal between replies. Keeps text that is typed during a turn until the
+ * turn ends.
+ */
 export class ChatInput implements Disposable {
   readonly #keys = new PassThrough();
   readonly #lines: Interface;
   readonly #pasted = new PastedText();
-  /** Typed during the turn. */
+  /** Text that was typed during the current turn. */
   readonly #early: string[] = [];
   #turn: AbortController | undefined;
   #isLeaving = false;
@@ -30,7 +33,7 @@ export class ChatInput implements Disposable {
     stderr.write(PASTES_MARKED);
   }
 
-  /** Ends with the end of the input. */
+  /** Yields each line until the input ends. */
   async *lines(): AsyncGenerator<string> {
     this.#lines.prompt();
     for await (const line of this.#lines) {
@@ -39,7 +42,7 @@ export class ChatInput implements Disposable {
     }
   }
 
-  /** Runs one turn, whose signal Ctrl-C aborts. */
+  /** Runs one turn. Ctrl-C aborts the signal that the turn gets. */
   async during<T>(turn: (signal: AbortSignal) => Promise<T>): Promise<T> {
     const controller = new AbortController();
     this.#turn = controller;
@@ -61,7 +64,10 @@ export class ChatInput implements Disposable {
     } else this.#early.push(text);
   }
 
-  /** Ctrl-C at the prompt: it clears what was typed, as in a shell; on an empty line the second one ends the chat. */
+  /**
+   * Handles Ctrl-C at the prompt. It clears the line, as a shell does. On an empty line, the second Ctrl-C ends the
+   * chat.
+   */
   #interrupt(): void {
     if (this.#lines.line === "") {
       if (this.#isLeaving) {

@@ -8,8 +8,8 @@ import { reportInChat } from "./report.js";
 import { printTurn } from "./turn.js";
 
 /**
- * A conversation on the terminal, until Ctrl-D, Ctrl-C twice at the prompt, or the signal. Ctrl-C during a turn ends only that
- * turn. A failed turn does not end the chat.
+ * Runs a conversation on the terminal. Ctrl-D, Ctrl-C twice at the prompt, or the signal ends it. Ctrl-C during a turn
+ * ends only that turn. A failed turn does not end the chat.
  */
 export async function chat(fleet: Fleet, session: CopilotSession, signal: AbortSignal): Promise<void> {
   process.stderr.write(`Session ${session.sessionId}. Ctrl-C cancels a turn. Ctrl-D ends the chat.\n`);

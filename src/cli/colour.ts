@@ -1,9 +1,9 @@
 import { Chalk, type ColorSupportLevel, default as detected } from "chalk";
 
-/** Colours where they are wanted. chalk looks at the terminal and at FORCE_COLOR, but not at NO_COLOR. */
+/** Colours where the user wants them. chalk checks the terminal and FORCE_COLOR, but not NO_COLOR. */
 export const colour = new Chalk({ level: level(process.env, process.argv) });
 
-/** https://no-color.org and https://bixense.com/clicolors; a refusal wins, and a flag over the environment. */
+/** Follows https://no-color.org and https://bixense.com/clicolors. NO_COLOR and `--no-color` win over CLICOLOR_FORCE. */
 function level({ NO_COLOR, CLICOLOR_FORCE }: NodeJS.ProcessEnv, argv: readonly string[]): ColorSupportLevel {
   const end = argv.indexOf("--");
   const isRefused = argv.slice(0, end === -1 ? undefined : end).includes("--no-color");

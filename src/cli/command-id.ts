@@ -1,18 +1,18 @@
 import type { Config } from "@oclif/core";
 
-/** How many words the longest command has: `store migrate`. */
+/** The number of words in the longest command: `store migrate`. */
 const MOST_WORDS = 2;
 
-/** A command as it is typed: oclif's id "store:migrate" is "store migrate". */
+/** Turns oclif's id "store:migrate" into the words that a user types: "store migrate". */
 export function spoken(id: string): string {
   return id.replaceAll(":", " ");
 }
 
-/** The id of the command that the first words name, and what follows it; undefined when they name none. */
+/** The id of the command that the first words name, and the words after it. Undefined if they do not name a command. */
 export function commandOf(args: readonly string[], config: Config): { id: string; rest: string[] } | undefined {
   for (let words = MOST_WORDS; words > 0; words--) {
     const id = args.slice(0, words).join(":");
-    // A ":" that was typed is no space.
+    // Do not accept "store:migrate": a typed ":" does not separate words.
     if (args.length < words || args.slice(0, words).some((word) => word.includes(":"))) continue;
     if (config.findCommand(id) !== undefined) return { id, rest: args.slice(words) };
   }

@@ -2,7 +2,10 @@ import { Flags } from "@oclif/core";
 import { quote } from "../errors.js";
 import { integerFlag, usage } from "./flags.js";
 
-/** Kubernetes adds to a name what must still fit in a label: https://kubernetes.io/docs/concepts/overview/working-with-objects/names/ */
+/**
+ * Limits a name to 40 characters, because Kubernetes appends to it and the result must fit in a label:
+ * https://kubernetes.io/docs/concepts/overview/working-with-objects/names/
+ */
 const NAME = /^[a-z](?:[a-z0-9-]{0,38}[a-z0-9])?$/;
 const NAME_ALLOWED = "1 to 40 lower-case letters, digits and hyphens, a letter first and no hyphen last";
 const LABEL = /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/;
@@ -14,7 +17,7 @@ const IMAGE =
   /^[A-Za-z0-9](?:[A-Za-z0-9.:-]*[A-Za-z0-9])?(?:\/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*(?::\w[\w.-]{0,127})?(?:@sha256:[0-9a-f]{64})?$/;
 const QUANTITY = /^[1-9]\d{0,5}(?:Mi|Gi|Ti)$/;
 const ACCOUNT = /^[a-z_][a-z0-9_-]{0,30}$/;
-/** systemd reads blanks, quotes, "%" and "$" in a command line in its own way. */
+/** systemd gives blanks, quotes, "%" and "$" in a command line a special meaning, so the path must not contain them. */
 const PROGRAM = /^\/[\w.+/-]+$/;
 
 function checked(name: string, description: string, helpValue: string, pattern: RegExp, allowed: string) {
@@ -33,63 +36,69 @@ const subdomain = (name: string, description: string) =>
   checked(name, description, "NAME", SUBDOMAIN, `${SUBDOMAIN_ALLOWED} are`);
 const number = (name: string, description: string, max: number) => integerFlag(name, description, { min: 1, max });
 
-/** What every orchestrator of containers is told. */
+/** Flags that Kubernetes and Compose share. */
 export const containerFlags = {
   name: Flags.string({
-    ...checked("name", "what everything is called", "NAME", NAME, `${NAME_ALLOWED} are`),
+    ...checked("name", "name of all objects", "NAME", NAME, `${NAME_ALLOWED} are`),
     default: "copilotfleet",
   }),
   image: Flags.string(
     checked(
       "image",
-      "the image to run (default: copilotfleet:VERSION, of this version)",
+      "image to run (default: copilotfleet:VERSION with the version of this command)",
       "IMAGE",
       IMAGE,
       "the name of an image is, such as registry/path:tag",
     ),
   ),
-  replicas: number("replicas", "how many hosts (default: 1 with the file store, else 2)", 100),
+  replicas: number("replicas", "number of hosts (default: 1 with the file store, otherwise 2)", 100),
   storage: Flags.custom<"local" | "shared">({
-    description: "where sessions are: on a volume of each host, or in a folder that all hosts mount",
+    description: "where sessions are stored: local, on a volume of each host; shared, in a folder that all hosts mount",
     options: ["local", "shared"],
   })(),
   servers: number(
     "servers",
-    "how many servers a host is meant to carry (default: pool.servers if shared, else 20)",
+    "servers to plan for on each host (default: pool.servers if isolation is shared, otherwise 20)",
     1000,
   ),
-  sessions: number("sessions", "how many sessions a host is meant to have in memory (default 50)", 100_000),
+  sessions: number("sessions", "sessions to plan for in the memory of each host (default: 50)", 100_000),
 };
 
 export const kubernetesFlags = {
   ...containerFlags,
-  namespace: Flags.string({ ...label("namespace", "the namespace"), default: "copilotfleet" }),
-  "max-replicas": number("max-replicas", "up to how many hosts, by active sessions (default: twice --replicas)", 200),
-  secret: Flags.string(subdomain("secret", "the Secret with keys and tokens (default: --name)")),
+  namespace: Flags.string({ ...label("namespace", "namespace of all objects"), default: "copilotfleet" }),
+  "max-replicas": number(
+    "max-replicas",
+    "highest number of hosts when scaling by active sessions (default: twice --replicas)",
+    200,
+  ),
+  secret: Flags.string(subdomain("secret", "Secret that holds keys and tokens (default: the value of --name)")),
   "redis-secret": Flags.string(
-    subdomain("redis-secret", "the Secret whose key COPILOTFLEET_STORE is the Redis URL, whatever store says"),
+    subdomain("redis-secret", "Secret whose key COPILOTFLEET_STORE holds the Redis URL; overrides store"),
   ),
   "storage-size": Flags.string(
     checked(
       "storage-size",
-      "size of the claims for sessions",
+      "size of the volume claims for sessions",
       "SIZE",
       QUANTITY,
       "a number with Mi, Gi or Ti is, such as 10Gi",
     ),
   ),
-  "storage-class": Flags.string(subdomain("storage-class", "their storage class (default: the cluster's)")),
+  "storage-class": Flags.string(
+    subdomain("storage-class", "storage class of the volume claims (default: the cluster's)"),
+  ),
   "monitoring-namespace": Flags.string({
-    ...label("monitoring-namespace", "whose pods may read the metrics"),
+    ...label("monitoring-namespace", "namespace whose pods may read the metrics"),
     default: "monitoring",
   }),
   "client-namespace": Flags.string({
-    ...label("client-namespace", "whose pods may connect to the front door; any number of times (default: all)"),
+    ...label("client-namespace", "namespace whose pods may connect to the front door; may be repeated (default: all)"),
     multiple: true,
     default: [],
   }),
   "egress-port": Flags.custom<number>({
-    description: "a TCP port that hosts may reach, beside those of the model, GitHub and Redis; any number of times",
+    description: "TCP port that hosts may reach, in addition to those of the model, GitHub and Redis; may be repeated",
     helpValue: "PORT",
     multiple: true,
     parse: async (value) => {
@@ -104,7 +113,7 @@ export const systemdFlags = {
   command: Flags.string({
     ...checked(
       "command",
-      "the installed command",
+      "path of the installed command",
       "PATH",
       PROGRAM,
       "an absolute path of letters, digits and . _ + - is",
@@ -112,11 +121,11 @@ export const systemdFlags = {
     default: "/usr/local/bin/copilotfleet",
   }),
   "run-as": Flags.string({
-    ...checked("run-as", "the account that it runs as", "USER", ACCOUNT, "the name of an account is"),
+    ...checked("run-as", "account that the units run as", "USER", ACCOUNT, "the name of an account is"),
     default: "copilotfleet",
   }),
   output: Flags.string({
-    description: "write the files below this folder (/: where they belong) instead of printing them",
+    description: "write the files below this folder instead of printing them; / writes them where systemd expects them",
     helpValue: "DIR",
     parse: async (value) => {
       if (value.trim() !== "" && !value.includes("\0")) return value;

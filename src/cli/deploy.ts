@@ -5,10 +5,11 @@ import type { KubernetesOptions } from "../deploy/kubernetes/options.js";
 import type { RenderedKubernetes } from "../deploy/kubernetes/render.js";
 import type { RenderedSystemd, SystemdOptions } from "../deploy/systemd.js";
 
-/** Which configuration file `--config` names. */
+/** The configuration file that `--config` names. */
 type ConfigSource = Pick<LoadOptions, "configFile">;
 
-// The renderers, and the libraries that they need, are loaded when one of these is called: no other command pays for them.
+// Import the renderers and their libraries only when one of these functions is called, so that no other command pays
+// for loading them.
 
 export async function deployKubernetes(options: KubernetesOptions, source: ConfigSource): Promise<RenderedKubernetes> {
   const { renderKubernetes } = await import("../deploy/kubernetes/render.js");
@@ -20,7 +21,7 @@ export async function deployCompose(options: DeployOptions, source: ConfigSource
   return renderCompose(loadConfig(source), options);
 }
 
-/** @param output Below which folder the files are written; none: they are only rendered. */
+/** @param output the folder to write the files below; undefined only renders them */
 export async function deploySystemd(
   options: SystemdOptions,
   output: string | undefined,

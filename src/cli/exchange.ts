@@ -9,7 +9,7 @@ export interface ExchangeOptions {
   output: TurnOutput;
 }
 
-/** What `send` and `resume --prompt` do: one prompt, its reply printed, the session left again. */
+/** Sends one prompt for `send` and `resume --prompt`, prints the reply, and leaves the session. */
 export async function exchange(
   fleet: Fleet,
   sessionId: string,

@@ -3,7 +3,7 @@ import type { Fleet } from "../fleet.js";
 import { isStoreTrouble } from "../sessions/problems.js";
 import type { SessionView } from "../sessions/view.js";
 
-/** The session after a prompt that failed; null if it cannot be looked up. */
+/** Returns the session after a failed prompt; null if it cannot be looked up. */
 export async function whatBecameOf(
   fleet: Fleet,
   id: string,
@@ -11,7 +11,7 @@ export async function whatBecameOf(
 ): Promise<SessionView | null> {
   try {
     const view = await fleet.sessionOf(id, user);
-    // Its use has ended: it is deleted when the fleet is closed.
+    // The session is still there, but its only use has ended. It is deleted when the fleet is closed.
     return ephemeral ? { ...view, state: "gone", sizeBytes: 0 } : view;
   } catch (error) {
     if (isFleetError(error)) return null;
@@ -19,7 +19,7 @@ export async function whatBecameOf(
   }
 }
 
-/** The error of a first prompt, with what became of the session and how to go on. */
+/** Adds to the error of a first prompt the state of the session and how to continue. */
 export function afterPrompt(error: FleetError, session: SessionView | null): FleetError {
   const { code } = error;
   const { message, suggestions } = error.describe(option);
@@ -37,7 +37,7 @@ export function afterPrompt(error: FleetError, session: SessionView | null): Fle
   });
 }
 
-/** The error of a session that could not be created, for somebody who sent a prompt along. */
+/** Rethrows the error of a failed `create --prompt`, and adds that the prompt was not sent either. */
 export function withoutSession(error: unknown): never {
   if (!isFleetError(error)) throw error;
   const isUnknown: boolean = isStoreTrouble(error);

@@ -4,8 +4,8 @@ import { isModelName } from "../config/rules.js";
 import { FleetError, quote } from "../errors.js";
 import { validateSessionId, validateUser } from "../sessions/ids.js";
 
-// The fleet checks all of these itself, so that the library refuses what the command refuses; it does not know flags,
-// though, and a message has to name the one that was meant.
+// The fleet checks all of these values again, so that the library refuses what the command refuses. The fleet does not
+// know flags, so the checks here make the message name the flag.
 
 const user = {
   description: "id of the user",
@@ -13,14 +13,15 @@ const user = {
   parse: async (value: string) => validateUser(value, "--user"),
 };
 
-/** `--user U` */
 export const userFlag = Flags.string(user);
 
 export const requiredUserFlag = Flags.string({ ...user, required: true });
 
-/** oclif would otherwise read an argument that is not given from standard input, say from the list of a `while read`. */
-export const optionalSessionArg = Args.string({ description: "ids of sessions" });
+export const optionalSessionArg = Args.string({ description: "ids of the sessions" });
 
+/**
+
+ */
 export const sessionArg = Args.string({
   description: "id of the session",
   required: true,
@@ -29,13 +30,13 @@ export const sessionArg = Args.string({
 });
 
 export const sessionIdFlag = Flags.string({
-  description: "id of the session; a random one if left out",
+  description: "id of the session (default: a random id)",
   helpValue: "SESSION",
   parse: async (value) => validateSessionId(value, "--id"),
 });
 
 export const modelFlag = Flags.string({
-  description: "model to use instead of the configured one",
+  description: "model to use (default: session.model)",
   helpValue: "MODEL",
   parse: async (value) => {
     if (isModelName(value)) return value;
@@ -43,9 +44,9 @@ export const modelFlag = Flags.string({
   },
 });
 
-export const ttlFlag = lifetimeFlag("how long after its last use gc may delete it");
+export const ttlFlag = lifetimeFlag("how long gc keeps the session after its last use (default: session.ttl)");
 
-/** `--ttl`: how long something may live, up to years. */
+/** A `--ttl` flag: a lifetime of up to 10 years. */
 export function lifetimeFlag(description: string) {
   return Flags.string({
     description,
@@ -57,7 +58,7 @@ export function lifetimeFlag(description: string) {
   });
 }
 
-/** A prompt: any text that is not blank, or "-". See `prompt.ts`. */
+/** A `--prompt` flag: any text that is not blank, or "-". See `prompt.ts`. */
 export function promptFlag(description: string) {
   return Flags.string({
     description: `${description}; - reads it from standard input`,
@@ -69,7 +70,7 @@ export function promptFlag(description: string) {
   });
 }
 
-/** How long to wait, such as `30s`, as milliseconds. */
+/** A flag for a waiting time such as `30s`. Parses to milliseconds. */
 export function durationFlag(name: string, description: string) {
   return Flags.custom<number>({
     description,
@@ -78,7 +79,7 @@ export function durationFlag(name: string, description: string) {
   })();
 }
 
-/** A whole number within bounds, written in plain digits. */
+/** A flag for a whole number within bounds, written in plain digits. */
 export function integerFlag(name: string, description: string, bounds: { min: number; max: number }, char?: "n") {
   return Flags.custom<number>({
     description,
@@ -99,5 +100,8 @@ export function usage(message: string, suggestions: string[] = []): FleetError {
   return new FleetError("FLEET_USAGE_INVALID", message, { suggestions });
 }
 
-/** How long a turn may wait for the session's lease. */
-export const leaseWaitFlag = durationFlag("wait", "how long to wait while another user has the session (default 30s)");
+/** The `--wait` flag: how long a turn may wait for the session's lease. */
+export const leaseWaitFlag = durationFlag(
+  "wait",
+  "how long to wait while another user holds the session (default: 30s)",
+);

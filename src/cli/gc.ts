@@ -5,7 +5,7 @@ import type { GcResult } from "../sessions/gc.js";
 import { type Column, renderAge, renderBytes, renderTable, SESSION } from "./table.js";
 
 export const gcTtlFlag = Flags.string({
-  description: "after how long without use a session goes (default: session.ttl); its own TTL wins",
+  description: "delete sessions that were not used for this long (default: session.ttl); a session's own TTL wins",
   helpValue: "DURATION",
   parse: async (value) => {
     parseDuration(value, { name: "--ttl" });
@@ -20,7 +20,7 @@ const COLUMNS: Column[] = [
   { heading: "SIZE", yields: 2 },
 ];
 
-/** One line, as a mail from cron should be; a dry run tells first what would go. */
+/** Renders one line, so that a mail from cron is short. A dry run first lists the sessions that would be deleted. */
 export function renderGc(result: GcResult): string {
   const { deleted, dryRun } = result;
   if (!dryRun || deleted.length === 0) return summarize(result);
@@ -48,7 +48,7 @@ function counts(words: readonly string[]): string {
   return each.length === 0 ? "" : ` (${each.join(", ")})`;
 }
 
-/** What could not be removed has to show where nobody reads the line. */
+/** The exit code reports sessions that could not be deleted, because nobody may read the line when cron runs `gc`. */
 export function exitCodeOfGc({ skipped }: GcResult): number {
   return skipped.some(({ reason }) => reason === "failed") ? ERRORS.FLEET_STATE_UNWRITABLE.exit : 0;
 }

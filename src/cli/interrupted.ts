@@ -1,4 +1,4 @@
-/** The user asked to stop: nothing to explain, only an exit code to give. */
+/** Thrown when the user interrupts a command. It has an exit code and needs no message. */
 export class Interrupted extends Error {
   override readonly name = "Interrupted";
   readonly exitCode: number;

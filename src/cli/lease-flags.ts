@@ -5,7 +5,7 @@ import { type LockOptions, parseLeaseTtl, parseReason, parseWait } from "../sess
 
 import { usage, userFlag } from "./flags.js";
 
-/** Checked here so that the message names the flag; the fleet reads the text itself. */
+/** A text flag that is checked here so that the message names the flag. The fleet parses the text itself. */
 function textFlag(
   name: string,
   description: string,
@@ -24,14 +24,14 @@ function textFlag(
 
 export const lockFlags = {
   user: userFlag,
-  ttl: textFlag("ttl", "how long it outlives a holder that died (default: lock.ttl)", "DURATION", parseLeaseTtl),
-  wait: textFlag("wait", "how long to wait for others, 0 tries once (default 30s)", "DURATION", parseWait),
-  show: Flags.boolean({ description: "show who holds it, and take nothing" }),
-  steal: Flags.boolean({ description: "take it at once, whoever holds it" }),
-  reason: textFlag("reason", "why it is taken over, for everybody to see", "TEXT", parseReason),
+  ttl: textFlag("ttl", "how long the lease lasts unless it is renewed (default: lock.ttl)", "DURATION", parseLeaseTtl),
+  wait: textFlag("wait", "how long to wait for the lease; 0 tries once (default: 30s)", "DURATION", parseWait),
+  show: Flags.boolean({ description: "show who holds the lease without taking it" }),
+  steal: Flags.boolean({ description: "take the lease at once from its holder; needs --reason" }),
+  reason: textFlag("reason", "why the lease is taken over; everybody can read it", "TEXT", parseReason),
 };
 
-/** oclif would not tell the words before "--" from those behind it. */
+/** Splits the command line at `--`, because oclif does not separate the words before it from the words after it. */
 export function splitCommand(argv: string[]): { own: string[]; command: string[] | undefined } {
   const end = argv.indexOf("--");
   if (end === -1) return { own: argv, command: undefined };
@@ -43,13 +43,13 @@ export interface LockFlags {
   user?: string | undefined;
   ttl?: string | undefined;
   wait?: string | undefined;
-  /** oclif leaves a boolean flag that was not given undefined, whatever its types say. */
+  /** oclif leaves a boolean flag undefined if it was not given, although its type is `boolean`. */
   show: boolean | undefined;
   steal: boolean | undefined;
   reason?: string | undefined;
 }
 
-/** @throws FleetError `FLEET_USAGE_INVALID` for what does not go together. */
+/** @throws FleetError `FLEET_USAGE_INVALID` when `--user` is missing, or `--steal` and `--reason` are not given together. */
 export function lockOptions({ user, ttl, wait, steal, reason }: LockFlags): LockOptions {
   if (user === undefined) throw usage("--user is missing.", ["copilotfleet lock --help"]);
   if (steal === true && reason === undefined) {
@@ -64,7 +64,7 @@ export function lockOptions({ user, ttl, wait, steal, reason }: LockFlags): Lock
   };
 }
 
-/** @throws FleetError `FLEET_USAGE_INVALID`. */
+/** @throws FleetError `FLEET_USAGE_INVALID` when another flag or a command is given with `--show`. */
 export function refuseBesideShow({ ttl, wait, steal, reason }: LockFlags, command: string[] | undefined): void {
   const given = [
     ttl === undefined ? [] : "--ttl",
@@ -77,11 +77,17 @@ export function refuseBesideShow({ ttl, wait, steal, reason }: LockFlags, comman
 }
 
 export const unlockFlags = {
-  token: Flags.string({ description: "what lock printed", helpValue: "TOKEN" }),
-  "token-env": Flags.string({ description: "the environment variable that holds it", helpValue: "VAR" }),
+  token: Flags.string({ description: "lease token that lock printed", helpValue: "TOKEN" }),
+  "token-env": Flags.string({ description: "environment variable that holds the lease token", helpValue: "VAR" }),
 };
 
-/** A token is a secret for as long as its lease lasts: no message shows it. */
+/**
+ * Reads the lease token from the flags or from the environment. A token is a secret while its lease lasts, so no
+ * message shows it.
+ *
+ * @throws FleetError `FLEET_USAGE_INVALID` when both or neither of the flags are given, or `--token` is empty;
+ * `FLEET_TOKEN_UNAVAILABLE` when the variable is not set or empty.
+ */
 export function leaseToken(given: { token?: string | undefined; "token-env"?: string | undefined }): string {
   const { token, "token-env": variable } = given;
   if ((token === undefined) === (variable === undefined)) {

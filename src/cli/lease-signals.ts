@@ -4,8 +4,8 @@ import { Interrupted } from "./interrupted.js";
 const FORWARDED = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"] as const;
 
 /**
- * The signals of a command that runs another one: until that runs they end the wait, and from then on they are the other
- * one's, which decides what they mean.
+ * Handles the signals of `lock` with a COMMAND. Until COMMAND runs, a signal ends the wait for the lease. From then on,
+ * signals are forwarded to COMMAND, which decides how to react.
  */
 export class LeaseSignals implements Disposable {
   readonly #interrupt = new AbortController();
@@ -16,7 +16,7 @@ export class LeaseSignals implements Disposable {
     for (const [name, listener] of this.#listeners) process.on(name, listener);
   }
 
-  /** Aborts with an {@link Interrupted}. */
+  /** Aborts with an {@link Interrupted} when a signal arrives before the command runs. */
   get interrupt(): AbortSignal {
     return this.#interrupt.signal;
   }

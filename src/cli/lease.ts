@@ -2,7 +2,7 @@ import { printable } from "../config/text.js";
 import type { Lease } from "../store/store.js";
 import { renderAge, renderTable, SESSION } from "./table.js";
 
-/** What `lock --show` prints. */
+/** Renders the output of `lock --show`. */
 export function renderLease(lease: Lease | null): string {
   if (lease === null) return "No lease.";
   return renderTable(

@@ -2,7 +2,10 @@ import { emitKeypressEvents } from "node:readline";
 import { setTimeout as delay } from "node:timers/promises";
 import { type LiveView, layOut, type Screen } from "./scroll.js";
 
-/** A screen of its own, so that what stood on the terminal is there again afterwards; without a cursor or line wrapping. */
+/**
+ * Switches to the alternate screen, so that the previous content returns afterwards. Hides the cursor and turns line
+ * wrapping off.
+ */
 const ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l";
 const LEAVE = "\x1b[?7h\x1b[?25h\x1b[?1049l";
 const HOME = "\x1b[H";
@@ -15,9 +18,10 @@ interface Key {
 }
 
 /**
- * Shows `look` on the terminal again and again, until q, Ctrl-C or the signal. What it fails with ends it.
+ * Shows the result of `look` on the terminal, repeatedly, until q, Ctrl-C or the signal. An error of `look` ends it.
  *
  * @param everyMs the pause between two looks, in milliseconds
+ * @throws the error of `look`
  */
 export async function showLive(look: () => Promise<LiveView>, everyMs: number, signal: AbortSignal): Promise<void> {
   const stop = new AbortController();
@@ -33,7 +37,7 @@ export async function showLive(look: () => Promise<LiveView>, everyMs: number, s
   };
   const onKey = (text: string | undefined, key: Key) => {
     if (text === "q") end();
-    // In a raw terminal Ctrl-C arrives here, not as a signal.
+    // In raw mode, Ctrl-C arrives here and not as a signal.
     else if (key.ctrl === true && key.name === "c") process.kill(process.pid, "SIGINT");
     else {
       offset += linesOf(key);
@@ -63,7 +67,7 @@ export async function showLive(look: () => Promise<LiveView>, everyMs: number, s
   }
 }
 
-/** How far a key scrolls. */
+/** The number of lines that a key scrolls by. */
 function linesOf({ name }: Key): number {
   const page = Math.max(1, Math.floor(screen().rows / 2));
   switch (name) {
@@ -83,7 +87,7 @@ function linesOf({ name }: Key): number {
   }
 }
 
-/** Some terminals say that they have no lines or columns. */
+/** The size of the terminal. Some terminals report 0 rows or columns, so those become 24 and 80. */
 function screen(): Screen {
   const { rows, columns } = process.stdout;
   return { rows: rows > 0 ? rows : 24, columns: columns > 0 ? columns : 80 };

@@ -4,12 +4,12 @@ import type { LiveView } from "./scroll.js";
 import { renderServers } from "./servers.js";
 import { renderAge, renderBytes, renderState, renderTable } from "./table.js";
 
-/** One look at the fleet, as `top` prints it once. */
+/** Renders the output of `top --once`. */
 export function renderOverview(overview: Overview): string {
   return [...sectionsOf(overview).flatMap((lines) => [...lines, ""]), sumOf(overview)].join("\n");
 }
 
-/** The same for `top` on a terminal. */
+/** Builds the live view of `top` on a terminal. */
 export function viewOverview(overview: Overview, warnings: readonly string[]): LiveView {
   const closed = describeClosedPool(overview.pool);
   return {

@@ -1,21 +1,22 @@
 const START = "\x1b[200~";
 const END = "\x1b[201~";
-/** Stands for a line break in a text that is edited on one line. */
+/** Replaces a line break in text that is edited on one line. */
 const BREAK = "⏎";
 const BREAKS = /\r\n|\r|\n/g;
-// biome-ignore lint/suspicious/noControlCharactersInRegex: control characters of a pasted text are no commands
+// biome-ignore lint/suspicious/noControlCharactersInRegex: control characters in pasted text are removed
 const CONTROLS = /[\x00-\x08\x0b-\x1f\x7f]/g;
 
 /**
- * Input of a terminal in raw mode. A pasted text becomes text for one line, because a line break in it is not the Enter key. Terminals mark a pasted text when they are asked to (`\x1b[?2004h`). Some programs that type for others do not;
- * their text comes in one piece, with line breaks inside.
+ * Turns the input of a terminal in raw mode into text for a line editor. A line break in pasted text does not count as
+ * the Enter key. Terminals put markers around pasted text if asked to (`\x1b[?2004h`). Some programs that type for
+ * others do not. Their text arrives in one piece with line breaks inside.
  */
 export class PastedText {
   #isInside = false;
-  /** The beginning of a mark whose end has not arrived. */
+  /** The beginning of a paste marker that has not fully arrived. */
   #rest = "";
 
-  /** The text that arrived, ready for the line editor. */
+  /** Returns the text that arrived, ready for the line editor. */
   read(chunk: string): string {
     let left = this.#rest + chunk;
     this.#rest = "";
@@ -42,7 +43,7 @@ export class PastedText {
   }
 }
 
-/** The prompt that a line stands for. */
+/** Restores the line breaks of a prompt that was edited on one line. */
 export function promptOf(line: string): string {
   return line.replaceAll(BREAK, "\n");
 }
@@ -51,7 +52,7 @@ function onOneLine(text: string): string {
   return text.replace(BREAKS, BREAK).replace(CONTROLS, "");
 }
 
-/** How many characters at the end may be the beginning of the mark. */
+/** The number of characters at the end of `text` that may begin a paste marker. */
 function heldBack(text: string, mark: string, least: number): number {
   for (let length = Math.min(mark.length - 1, text.length); length >= least; length--) {
     if (text.endsWith(mark.slice(0, length))) return length;

@@ -1,12 +1,12 @@
 import { FleetError } from "../errors.js";
 
-/** A word that begins with it is text. No argument of a process can contain this character. */
+/** Prefix of words that are prompt text. The arguments of a process cannot contain this character. */
 const MARK = "\0";
 
 /**
- * Marks the words of a command line that are a prompt, so that oclif does not take "- fix the bug" for a flag.
- * A word that looks like a flag stays one, because it may be a slip ("--usr"); after `--` everything is text anyway.
- * {@link unmarked} undoes it.
+ * Prefixes the words of a command line that are a prompt, so that oclif does not take "- fix the bug" for a flag. A
+ * word that looks like a flag ("--usr") stays a flag, because it may be a typing error. Words after `--` are text
+ * anyway. {@link unmarked} removes the prefix.
  */
 export function markPrompts(argv: readonly string[]): string[] {
   const end = argv.indexOf("--");
@@ -14,7 +14,7 @@ export function markPrompts(argv: readonly string[]): string[] {
   return [...own.map(marked), ...argv.slice(own.length)];
 }
 
-/** The text as it was typed. */
+/** Returns the text as it was typed. */
 export function unmarked(text: string): string {
   return text.startsWith(MARK) ? text.slice(MARK.length) : text;
 }
@@ -22,14 +22,14 @@ export function unmarked(text: string): string {
 function marked(word: string): string {
   const [, flag = "", value] = /^(--prompt=)(-.+)$/s.exec(word) ?? [];
   if (value !== undefined) return `${flag}${MARK}${value}`;
-  // The name of a flag begins with a letter and contains no white space.
+  // A flag's name begins with a letter and does not contain white space.
   return word.length > 1 && word.startsWith("-") && !/^--?\p{L}[^\s=]*(?:=|$)/u.test(word) ? `${MARK}${word}` : word;
 }
 
 /**
- * The prompt that was given: the text, or standard input for "-".
+ * Returns the given text, or standard input if the text is "-".
  *
- * @throws FleetError `FLEET_USAGE_INVALID` for a blank one.
+ * @throws FleetError `FLEET_USAGE_INVALID` when the prompt is blank.
  */
 export async function readPrompt(given: string): Promise<string> {
   const prompt = given === "-" ? await readStandardInput() : unmarked(given);

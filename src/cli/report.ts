@@ -12,15 +12,15 @@ interface Invocation {
 }
 
 /**
- * The one place where an error meets the user: as text on standard error, or with `--json` as the only thing on
- * standard output. Returns the exit code of the contract.
+ * Reports an error to the user. This is the only place that does. It writes text to standard error. With `--json`, it
+ * writes only JSON, to standard output. Returns the exit code of the contract.
  */
 export function reportError(error: unknown, invocation: Invocation): number {
   if (error instanceof Errors.ExitError) return error.oclif.exit ?? 0;
   if (error instanceof Interrupted) return error.exitCode;
   const fleetError = toFleetError(error, invocation);
   const { code, exit, retryable, retryAfterMs, limit, outcome, stack } = fleetError;
-  // Not its own message: oclif writes around the message of whatever the parser of a flag throws.
+  // Do not use `error.message`: oclif adds text around the message of an error that a flag's parser throws.
   const { message, suggestions } = fleetError.describe(asFlag);
   const end = invocation.args.indexOf("--");
   const flags = end === -1 ? invocation.args : invocation.args.slice(0, end);
@@ -36,7 +36,7 @@ export function reportError(error: unknown, invocation: Invocation): number {
   return exit;
 }
 
-/** An error that does not end the command. */
+/** Reports an error that does not end the chat. */
 export function reportInChat(error: FleetError): void {
   const { message, suggestions } = error.describe(asFlag);
   process.stderr.write(`${[message, ...suggestions.map(asAdvice)].join("\n")}\n`);
@@ -53,7 +53,7 @@ function toFleetError(error: unknown, invocation: Invocation): FleetError {
   return new FleetError("FLEET_INTERNAL", `${message} (this is a bug in copilotfleet)`, { cause: error });
 }
 
-/** Options of the library whose flag or argument has another name. */
+/** Options of the library whose flag or argument has a different name. */
 const FLAGS: Readonly<Record<string, string>> = {
   members: "--member",
   sessionId: "--id",
@@ -66,7 +66,7 @@ function asFlag(name: string, value: string): string {
   return value === "" ? flag : `${flag} ${value}`;
 }
 
-/** Turns oclif's complaints about the command line into ours: what was written, and what was meant, probably. */
+/** Turns oclif's parse errors into our usage errors. Suggests the flag that the user probably meant. */
 function usageError(error: Error, { args, config }: Invocation): FleetError {
   const id = commandOf(args, config)?.id;
   const command = id === undefined ? undefined : config.findCommand(id);
@@ -87,7 +87,7 @@ function usageError(error: Error, { args, config }: Invocation): FleetError {
 
 function unknownCommand(args: readonly string[], config: Config): FleetError {
   const [topic = "", word] = args;
-  // Behind a topic's name the second word is what there is none of.
+  // After the name of a topic, the second word is the unknown one.
   const inTopic = config.findTopic(topic) !== undefined && word !== undefined && !word.startsWith("-");
   const written = inTopic ? `${topic} ${word}` : topic;
   return new FleetError("FLEET_USAGE_INVALID", `There is no command ${quoteSafely(written)}.`, {
@@ -98,7 +98,10 @@ function unknownCommand(args: readonly string[], config: Config): FleetError {
   });
 }
 
-/** What is wrong with the command line, with what was written quoted: it may hold anything, also a token. */
+/**
+ * Describes the fault in the command line. Redacts the values that it quotes, because they may contain anything,
+ * including a token.
+ */
 function describeUsage(error: Error): string {
   const given = "args" in error ? error.args : [];
   if (/^Missing \d+ required arg/.test(error.message)) {
@@ -121,7 +124,7 @@ function quoteSafely(value: string): string {
   return quote(redact(unmarked(value)));
 }
 
-/** As they were written, without a value behind them. */
+/** The flags as the user wrote them, without their values. */
 function flagNames(flags: unknown): string[] {
   return textsOf(flags).map((flag) => flag.replace(/=.*$/s, ""));
 }

@@ -16,7 +16,11 @@ export interface RouteFlags {
   wait: number | undefined;
 }
 
-/** Does the one thing that the flags ask for. `show` prints it for people. */
+/**
+ * Does the one thing that the flags ask for. Passes the result to `show` as text.
+ *
+ * @throws FleetError `FLEET_USAGE_INVALID` when the flags do not fit together.
+ */
 export async function runRoute(
   fleet: Fleet,
   flags: RouteFlags,

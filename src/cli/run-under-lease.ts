@@ -3,23 +3,24 @@ import { ForegroundCommand } from "../runtime/foreground.js";
 import { type HeldLease, LEASE_VARIABLES } from "../sessions/leases.js";
 import type { LeaseSignals } from "./lease-signals.js";
 
-/** How long a command whose lease is lost may take over SIGTERM. */
+/** The time that a command gets to end after SIGTERM when its lease is lost. */
 const GRACE_MS = 5_000;
 
 export interface RunOptions {
   signals: LeaseSignals;
-  /** Standard output is for something else: the command's goes to standard error. */
+  /** Standard output is for the result of `--json`, so the command's output must go to standard error. */
   outputToStderr: boolean;
 }
 
 /**
- * Runs a command for as long as the lease is held; resolves with its exit code. If the lease is lost, the command and all
- * that it started are ended.
+ * Runs a command while the lease is held. Resolves with the command's exit code. If the lease is lost, ends the command
+ * and all processes that it started.
  *
- * Not guaranteed: when this process is killed, the command runs on, and its lease ends after its TTL. What must never
- * happen then has to be refused by the fence (`COPILOTFLEET_LEASE_FENCE`).
+ * If this process is killed, the command keeps running, and its lease expires after its TTL. A resource that must be
+ * protected even then has to check the fence (`COPILOTFLEET_LEASE_FENCE`).
  *
- * @throws FleetError `FLEET_LEASE_LOST`, when the command has ended; the interrupt's reason, when it was not started.
+ * @throws FleetError `FLEET_LEASE_LOST` when the lease is lost, after the command has ended; the interrupt's reason
+ * when the interrupt came before the command was started.
  */
 export async function runUnderLease(
   command: readonly string[],
@@ -36,7 +37,7 @@ export async function runUnderLease(
       [LEASE_VARIABLES.fence]: String(lease.fence),
     },
   });
-  // Before anything is waited for: a signal may arrive at any time from now on.
+  // Forward signals before the first `await`, because a signal may arrive at any time from now on.
   signals.forwardTo((name) => running.signal(name));
   try {
     const { exitCode, problem } = await abortable(running.ended, lease.signal);

@@ -1,7 +1,7 @@
 import { stripVTControlCharacters } from "node:util";
 import { shorten } from "./table.js";
 
-/** The content of a live view: fixed lines above and below, and between them sections that scroll under their headings. */
+/** The content of a live view: fixed lines above and below, and sections between them that scroll under their headings. */
 export interface LiveView {
   above: readonly string[];
   /** The first line of each is its heading. */
@@ -16,14 +16,14 @@ export interface Screen {
 
 interface Line {
   text: string;
-  /** Of its section; null for headings. */
+  /** The heading of the line's section; null for a heading. */
   heading: string | null;
 }
 
 /**
- * The lines that fit on the screen.
+ * Chooses the lines that fit on the screen.
  *
- * @param offset how many lines were scrolled away. The result has it within its bounds.
+ * @param offset how many lines the user scrolled down. The returned offset is limited to the existing lines.
  */
 export function layOut(view: LiveView, offset: number, { rows, columns }: Screen): { lines: string[]; offset: number } {
   const { above, sections, below } = view;
@@ -42,7 +42,7 @@ export function layOut(view: LiveView, offset: number, { rows, columns }: Screen
   return { lines: lines.slice(0, rows).map((line) => clip(line, columns)), offset: first };
 }
 
-/** Tables fit already; what else is too long loses its end, and its colours. */
+/** Shortens lines that are too long. They lose their colours, too. Tables fit already. */
 function clip(line: string, columns: number): string {
   const text = stripVTControlCharacters(line);
   const short = shorten(text, columns, "end");

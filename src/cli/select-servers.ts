@@ -4,22 +4,26 @@ import type { StopRequest } from "../fleet-options.js";
 import { referenceOf } from "../pool/server.js";
 import { durationFlag, usage, userFlag } from "./flags.js";
 
-/** How `stop` and `restart` name servers, and how long they wait for turns. */
+/** Arguments and flags with which `stop` and `restart` select servers and wait for turns. */
 export const selectionArgs = {
   server: Args.string({
-    description: "ids of servers or users, or unambiguous beginnings of a server's id; on several hosts also ID@HOST",
+    description: "ids of servers or users, or unique prefixes of server ids; with several hosts also ID@HOST",
     ignoreStdin: true,
   }),
 };
 
 export const selectionFlags = {
   user: userFlag,
-  all: Flags.boolean({ description: "all servers" }),
-  "drain-timeout": durationFlag("drain-timeout", "how long turns in flight may take to end (default 30s)"),
-  force: Flags.boolean({ description: "kill at once, whatever is in flight" }),
+  all: Flags.boolean({ description: "select all servers" }),
+  "drain-timeout": durationFlag("drain-timeout", "how long to wait for turns in flight (default: drain.timeout)"),
+  force: Flags.boolean({ description: "kill the servers at once, even during a turn" }),
 };
 
-/** How `stop` and `restart` wait for turns. @throws FleetError `FLEET_USAGE_INVALID` for flags that contradict each other. */
+/**
+ * Reads how `stop` and `restart` wait for turns.
+ *
+ * @throws FleetError `FLEET_USAGE_INVALID` when the flags contradict each other.
+ */
 export function stopRequest(flags: {
   force: boolean | undefined;
   "drain-timeout": number | undefined;
@@ -33,18 +37,23 @@ export function stopRequest(flags: {
 export interface Selection {
   servers: string[];
   user: string | undefined;
-  /** oclif leaves a boolean flag that was not given undefined, whatever its types say. */
+  /** oclif leaves a boolean flag undefined if it was not given, although its type is `boolean`. */
   all: boolean | undefined;
 }
 
 export interface Selected {
-  /** What names the servers that can be asked. */
+  /** References of the servers on hosts that can be reached. */
   ids: string[];
-  /** With `all`: what names those that may run on hosts that cannot be asked. */
+  /** With `all`: references of servers that may run on hosts that cannot be reached. */
   away: string[];
 }
 
-/** The servers that were asked for, among all hosts. @throws FleetError `FLEET_USAGE_INVALID`, `FLEET_SERVER_NOT_FOUND`. */
+/**
+ * Finds the selected servers on all hosts.
+ *
+ * @throws FleetError `FLEET_USAGE_INVALID` when not exactly one way of selecting is used; `FLEET_SERVER_NOT_FOUND` when
+ * a server does not exist.
+ */
 export async function selectServers(fleet: Fleet, { servers, user, all }: Selection): Promise<Selected> {
   const ways = [servers.length > 0, user !== undefined, all === true].filter(Boolean);
   if (ways.length !== 1) throw usage("Give ids of servers, or --user USER, or --all.", ["copilotfleet ps"]);
@@ -60,7 +69,10 @@ export async function selectServers(fleet: Fleet, { servers, user, all }: Select
   return { ids: [...new Set(found)], away: [] };
 }
 
-/** What is left undone on hosts that are away shows in the exit code, too, and in `--json` where there is any. */
+/**
+ * Warns about servers that were left alone because their hosts cannot be reached. The result adds them to `--json`.
+ * {@link exitCodeOf} reports them in the exit code, too.
+ */
 export function leftOut(away: readonly string[]): { away?: string[] } {
   if (away.length === 0) return {};
   process.stderr.write(`Warning: Left as they are, since their hosts cannot be asked: ${away.join(", ")}\n`);

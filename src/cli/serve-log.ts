@@ -1,8 +1,8 @@
 import type { ServeLog } from "../serve/context.js";
 
 /**
- * The log of `serve`, on standard error: one JSON object a line, as pino writes it, or plain lines on a terminal.
- * Nobody reading it any more is no reason to end.
+ * Opens the log of `serve` on standard error. It has one JSON object per line, as pino writes it, or plain lines on a
+ * terminal. A closed standard error does not end `serve`.
  */
 export async function openServeLog(): Promise<ServeLog> {
   process.stderr.on("error", () => undefined);

@@ -1,6 +1,6 @@
 const NAMES = ["SIGTERM", "SIGINT"] as const;
 
-/** The signals that end `serve`: the first one asks, any later one insists. */
+/** The signals that end `serve`. The first one drains, and a second one cuts the drain short. */
 export class ServeSignals implements Disposable {
   readonly #first = new AbortController();
   readonly #second = new AbortController();
@@ -11,17 +11,17 @@ export class ServeSignals implements Disposable {
     for (const [name, listener] of this.#listeners) process.on(name, listener);
   }
 
-  /** Aborts with the first signal. */
+  /** Aborts when the first signal arrives. */
   get first(): AbortSignal {
     return this.#first.signal;
   }
 
-  /** Aborts with the second one. */
+  /** Aborts when a second signal arrives. */
   get second(): AbortSignal {
     return this.#second.signal;
   }
 
-  /** The first signal's name. */
+  /** The name of the first signal. */
   get name(): NodeJS.Signals | undefined {
     return this.#name;
   }

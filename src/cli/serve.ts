@@ -11,11 +11,11 @@ import { exitCodeOf } from "./stopped.js";
 export interface ServeOptions {
   drainTimeoutMs: number;
   leaveRunning: boolean;
-  /** Called once, when it serves, with a line for people. */
+  /** Called once, when `serve` is ready, with a line for people. */
   ready: (line: string) => void;
 }
 
-/** How a `serve` ended. */
+/** The result of `serve`. */
 export interface Served {
   leftRunning: boolean;
   stopped: Stopped[];
@@ -24,9 +24,11 @@ export interface Served {
 }
 
 /**
- * Supervises until a signal, then drains or leaves; a signal before it serves leaves everything as it is.
+ * Supervises until a signal arrives. Then drains the servers, or leaves them running. A signal before `serve` is ready
+ * changes nothing.
  *
- * @throws FleetError `FLEET_SUPERVISOR_RUNNING` when another took over; Interrupted.
+ * @throws FleetError `FLEET_SUPERVISOR_RUNNING` when another supervisor took over; {@link Interrupted} when a signal
+ * arrives before `serve` is ready.
  */
 export async function runServe(fleet: Fleet, options: ServeOptions): Promise<Served> {
   preferSmallHeap();
@@ -37,7 +39,7 @@ export async function runServe(fleet: Fleet, options: ServeOptions): Promise<Ser
   const inherited = inheritedListener(process.env, process.pid);
   const listen = inherited === null ? {} : { listen: inherited };
   const supervisor = await fleet.supervise({ log, signal: signals.first, ...listen }).catch((error: unknown) => {
-    // Nothing was begun that could be drained.
+    // A signal during the start ends here, because there is nothing to drain.
     throw signals.first.aborted ? new Interrupted(signals.name === "SIGINT" ? 130 : 143) : error;
   });
   const { watched, metricsAddress, doorAddress } = supervisor;
@@ -68,23 +70,23 @@ export async function runServe(fleet: Fleet, options: ServeOptions): Promise<Ser
 }
 
 /**
- * With 50 idle servers, V8 otherwise lets the garbage of quiet days grow. It reads this flag at each collection, so that it
- * can still be set here. Do not add --optimize-for-size: with it, the time for JSON.parse grows faster than the text, and one
- * large message stops the front door.
+ * Makes V8 compact the heap on every full garbage collection. Without this, garbage accumulates for days while 50
+ * servers are idle. V8 reads the flag at each collection, so it can still be set here. Do not add --optimize-for-size:
+ * with it, the time for JSON.parse grows faster than the text, and one large message blocks the front door.
  */
 function preferSmallHeap(): void {
   setFlagsFromString("--compact-on-every-full-gc");
 }
 
-/** The first descriptor that a supervisor hands on: systemd's `.socket` unit (sd_listen_fds(3)). */
+/** The first file descriptor that systemd passes for a `.socket` unit (sd_listen_fds(3)). */
 const FIRST_LISTENER = 3;
 
-/** The socket that listens for the front door already, if whoever started this process holds it. */
+/** The socket that the parent process already listens on for the front door, if there is one. */
 function inheritedListener({ LISTEN_FDS, LISTEN_PID }: NodeJS.ProcessEnv, pid: number): { fd: number } | null {
   return LISTEN_PID === String(pid) && Number(LISTEN_FDS) >= 1 ? { fd: FIRST_LISTENER } : null;
 }
 
-/** What was cut tells more than what could not be stopped. */
+/** A cut turn determines the exit code before a server that could not be stopped does. */
 export function exitCodeOfServe({ stopped, failed }: Served): number {
   const cut = exitCodeOf(stopped);
   return cut === 0 && failed.length > 0 ? ERRORS.FLEET_SERVER_LOST.exit : cut;

@@ -3,9 +3,9 @@ import type { ServerView } from "../pool/server.js";
 import { renderAge, renderBytes, renderState, renderTable, SERVER, USER } from "./table.js";
 
 /**
- * The table of servers that `ps`, `spawn` and `restart` print, and below it why servers are not well.
+ * Renders the table of servers for `ps`, `spawn` and `restart`. Lines below it explain failures.
  *
- * @param hosts the hosts of the fleet: where there are several, the table says which one each is on
+ * @param hosts the hosts of the fleet; if there are several, the table has a column for the host
  */
 export function renderServers(servers: readonly ServerView[], hosts: readonly string[] = []): string {
   const ill = servers.flatMap(({ id, failure }) => (failure === null ? [] : [`${id}: ${printable(failure)}`]));

@@ -2,9 +2,9 @@ import type { SessionView } from "../sessions/view.js";
 import { renderAge, renderBytes, renderState, renderTable, SESSION } from "./table.js";
 
 /**
- * The table of sessions that `list` prints.
+ * Renders the table of sessions for `list`.
  *
- * @param hosts the hosts of the fleet: where there are several, the table says which one each is on
+ * @param hosts the hosts of the fleet; if there are several, the table has a column for the host
  */
 export function renderSessions(sessions: readonly SessionView[], hosts: readonly string[]): string {
   const withHost = hosts.length > 1;

@@ -22,9 +22,9 @@ export function renderStopped(stopped: readonly Stopped[]): string {
 }
 
 /**
- * A turn that was cut shows in the exit code, also where the outcome is what was asked for; and what could not be reached.
+ * The exit code reports a cut turn, even if `--force` asked for it. It also reports hosts that could not be reached.
  *
- * @param away servers on hosts that cannot be asked
+ * @param away servers on hosts that cannot be reached
  */
 export function exitCodeOf(stopped: readonly Stopped[], away: readonly string[] = []): number {
   if (stopped.some(({ cut }) => cut.length > 0)) return ERRORS.FLEET_TURN_CUT.exit;

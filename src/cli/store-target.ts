@@ -1,7 +1,12 @@
 import type { Origin } from "../config/problem.js";
 import { usage } from "./flags.js";
 
-/** Which store `--to` or `--to-env` names. A password may stand in a variable alone: flags can be read by others. */
+/**
+ * Reads which store `--to` or `--to-env` names. A URL with a password has to come from a variable, because other users
+ * can read flags.
+ *
+ * @throws FleetError `FLEET_USAGE_INVALID` when not exactly one of the flags is given, or the variable is not usable.
+ */
 export function storeTarget(
   to: string | undefined,
   variable: string | undefined,

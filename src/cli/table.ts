@@ -2,7 +2,7 @@ import Table from "cli-table3";
 import stringWidth from "string-width";
 import { colour } from "./colour.js";
 
-/** A cell: text, coloured already where that is wanted. */
+/** The content of a cell. The text may already be coloured. */
 export type Cell = string | number | null;
 
 const BARE = {
@@ -23,24 +23,26 @@ const BARE = {
   middle: "   ",
 };
 
-/** A column, or just its heading. */
+/** A column, or only its heading. `yields` and `cut` are explained at {@link renderTable}. */
 export type Column = string | { heading: string; yields?: number; cut?: "middle" | "end" };
 
-/** Columns of ids. */
 export const SESSION: Column = { heading: "SESSION", cut: "middle" };
 export const SERVER: Column = { heading: "SERVER", cut: "middle" };
 export const USER: Column = { heading: "USER", cut: "middle" };
 
-/** To this width a cell can be cut while there are still columns that can be left out. */
+/** Cells are not cut below this width while there are columns that can be left out. */
 const EASY_WIDTH = 20;
 const NARROWEST = 8;
 const GAP = BARE.middle.length;
 
 /**
- * A table as `docker ps` prints it: a heading, columns, no lines. Nothing known is shown as `-`.
+ * Renders a table like `docker ps`: a heading and columns without lines. A missing value is shown as `-`.
  *
- * On a terminal each row fits on one line: cells of columns with `cut` are shortened to 20 characters, then the columns with
- * the highest `yields` are left out, then cells are shortened further. In a pipe all columns are there, and whole.
+ * On a terminal, each row fits on one line. First, cells of columns with `cut` are shortened to 20 characters. Then the
+ * columns with the highest `yields` are left out. Then cells are shortened further. A pipe gets all columns with whole
+ * cells.
+ *
+ * @param width the width of a line in characters
  */
 export function renderTable(
   columns: readonly Column[],
@@ -65,14 +67,14 @@ export function renderTable(
     .join("\n");
 }
 
-/** How many columns of characters fit on a line of standard output: no limit in a pipe, or where nothing is known. */
+/** The number of characters that fit on a line of standard output. Infinite in a pipe, or if the width is not known. */
 export function terminalWidth(): number {
   const { isTTY, columns } = process.stdout;
   return isTTY === true && columns > 0 ? columns : Number.POSITIVE_INFINITY;
 }
 
 interface FittedColumn {
-  /** The heading first. */
+  /** The heading and the cells below it. */
   cells: string[];
   heading: string;
   yields: number;
@@ -88,7 +90,7 @@ function fitColumns(columns: FittedColumn[], width: number): FittedColumn[] {
   while (totalOf(left.map((column) => lowest(column, EASY_WIDTH))) > width) {
     const first = left.reduce((most, column) => Math.max(most, column.yields), 0);
     if (first === 0) break;
-    // The rightmost of those that yield alike.
+    // If several columns have the same `yields`, leave out the rightmost.
     const leaving = left.findLastIndex(({ yields }) => yields === first);
     left = left.filter((_, index) => index !== leaving);
   }
@@ -104,7 +106,7 @@ function fitColumns(columns: FittedColumn[], width: number): FittedColumn[] {
   }));
 }
 
-/** The column that is one narrower next: of those that can be cut and are wider than `than`. */
+/** The widest column that can be cut and is wider than `than`. It becomes one character narrower next. */
 function widestThatYields(columns: readonly FittedColumn[], widths: readonly number[], than: number) {
   let widest: number | undefined;
   for (const [index, column] of columns.entries()) {
@@ -114,7 +116,7 @@ function widestThatYields(columns: readonly FittedColumn[], widths: readonly num
   return widest;
 }
 
-/** How narrow the column may become; its heading stays whole. */
+/** The smallest width of the column. The heading stays whole. */
 function lowest(column: FittedColumn, limit: number): number {
   const width = widthOf(column);
   return column.cut === undefined ? width : Math.min(width, Math.max(limit, column.heading.length));
@@ -128,7 +130,7 @@ function totalOf(widths: readonly number[]): number {
   return widths.reduce((sum, width) => sum + width, 0) + GAP * Math.max(0, widths.length - 1);
 }
 
-/** The text, cut to a width with `…` in the middle or at its end. Characters that take two places are not cut in half. */
+/** Cuts the text to a width, with `…` in the middle or at the end. Does not cut characters in half that take two places. */
 export function shorten(text: string, width: number, cut: "middle" | "end" | undefined): string {
   if (cut === undefined || stringWidth(text) <= width) return text;
   const characters = Array.from(new Intl.Segmenter().segment(text), ({ segment }) => segment);
@@ -137,7 +139,7 @@ export function shorten(text: string, width: number, cut: "middle" | "end" | und
   return `${take(characters, width - 1 - stringWidth(end)).join("")}…${end}`;
 }
 
-/** As many of the characters as fit. */
+/** The first characters that fit into the width. */
 function take(characters: readonly string[], width: number): string[] {
   let left = width;
   const end = characters.findIndex((character) => {
@@ -162,7 +164,7 @@ const UNITS = [
   ["s", 1_000],
 ] as const;
 
-/** About how long, for people: the largest unit that fits. */
+/** Renders a duration for people, rounded down to the largest unit that fits. */
 export function renderAge(ms: number | null): Cell {
   if (ms === null) return null;
   for (const [unit, size] of UNITS) {

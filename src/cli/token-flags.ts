@@ -2,10 +2,15 @@ import { resolve } from "node:path";
 import type { TokenSource } from "../store/store.js";
 import { usage } from "./flags.js";
 
-/** Beginnings of GitHub's own tokens (docs.github.com, "GitHub's token formats"). */
+/** Prefixes of GitHub's tokens (docs.github.com, "GitHub's token formats"). */
 const TOKEN = /^(gh[pousr]_|github_pat_)/;
 
-/** A token is given by where it is, never as itself: a command line can be read by every user of the machine. */
+/**
+ * Reads where the GitHub token is. The flags never contain the token itself, because every user of the machine can read
+ * a command line.
+ *
+ * @throws FleetError `FLEET_USAGE_INVALID` when both flags are given, or a value is not a name or path.
+ */
 export function tokenSourceFromFlags(variable: string | undefined, file: string | undefined): TokenSource | undefined {
   if (variable !== undefined && file !== undefined) throw usage("Give --token-env or --token-file, not both.");
   if (TOKEN.test(variable ?? file ?? "")) {

@@ -2,13 +2,13 @@ import type { SendOptions } from "../sessions/open-session.js";
 import { waitNotice } from "./waiting.js";
 
 export interface TurnOutput {
-  /** With `--json` nothing but the result may stand on standard output. */
+  /** With `--json`, standard output contains only the result. */
   json: boolean;
   signal: AbortSignal;
   timeoutMs?: number | undefined;
 }
 
-/** One turn, begun by `take`, whose reply is streamed to a terminal or printed whole to a pipe. */
+/** Runs one turn with `take`. Streams the reply to a terminal, or prints it whole to a pipe. */
 export async function printTurn<Taken extends { text: string }>(
   output: TurnOutput,
   take: (options: SendOptions) => Promise<Taken>,
@@ -33,7 +33,7 @@ export async function printTurn<Taken extends { text: string }>(
     if (stream && isLineOpen) process.stdout.write("\n");
     throw error;
   });
-  // A model that does not stream still has its reply shown.
+  // Also print the reply of a model that does not stream.
   if (stream) process.stdout.write(streamed === "" ? `${taken.text}\n` : "\n");
   else if (!output.json) process.stdout.write(`${taken.text}\n`);
   return taken;

@@ -1,7 +1,7 @@
 import { quote } from "../errors.js";
 import type { LeaseWait } from "../sessions/leases.js";
 
-/** Reports on standard error what a command waits for: to a person at a terminal, never to a script. */
+/** Reports on standard error what a command waits for, but only if that is a terminal. */
 export function waitNotice(json: boolean): { onWait?: (wait: LeaseWait) => void } {
   if (json || process.stderr.isTTY !== true) return {};
   return {

@@ -3,9 +3,10 @@ import { requiredUserFlag } from "../cli/flags.js";
 import type { ConnectInfo } from "../fleet-options.js";
 
 export default class Connect extends FleetCommand {
-  static override summary = "Print what an SDK client needs to use a user's running server directly.";
+  static override summary =
+    "Print the URL and the connection token that an SDK client needs for a user's running server.";
   static override description =
-    "The connection token is a secret: whoever has it acts as this user. Without --json it is printed as shell exports.";
+    "The connection token is a secret: anybody who has it acts as this user. Prints shell exports, or JSON with --json.";
   static override examples = [
     'eval "$(<%= config.bin %> connect --user alice)"',
     "<%= config.bin %> connect --user alice --json",
@@ -16,7 +17,7 @@ export default class Connect extends FleetCommand {
     const { flags } = await this.parse(Connect);
     return await this.withFleet(async (fleet) => {
       const info = await fleet.connectInfo(flags.user);
-      // Both values consist of characters that no shell treats specially.
+      // Both values contain only characters that no shell treats specially.
       this.log(`export COPILOT_CLI_URL=${info.url}\nexport COPILOT_CONNECTION_TOKEN=${info.token}`);
       return info;
     });

@@ -16,13 +16,19 @@ export default class Create extends FleetCommand {
   static override flags = {
     user: requiredUserFlag,
     id: sessionIdFlag,
-    purpose: Flags.string({ description: "what it is for; begins a random id", helpValue: "TEXT" }),
+    purpose: Flags.string({ description: "purpose of the session; a random id begins with it", helpValue: "TEXT" }),
     model: modelFlag,
-    prompt: promptFlag("first prompt to send; its reply is printed after the id"),
-    ephemeral: Flags.boolean({ description: "delete it after its first use: after --prompt, or else the first send" }),
-    collaborative: Flags.boolean({ description: "members may use it too, in turn" }),
-    member: Flags.string({ description: "a user who may use it; may be repeated", helpValue: "USER", multiple: true }),
-    wait: durationFlag("wait", "how long to wait for room in the server's memory (default 30s)"),
+    prompt: promptFlag("first prompt to send; prints its reply after the id"),
+    ephemeral: Flags.boolean({
+      description: "delete the session after its first use: after --prompt, or otherwise after the first send",
+    }),
+    collaborative: Flags.boolean({ description: "let members use the session, too, one at a time" }),
+    member: Flags.string({
+      description: "a user who may use the session; may be repeated",
+      helpValue: "USER",
+      multiple: true,
+    }),
+    wait: durationFlag("wait", "how long to wait while session.maxActive sessions are loaded (default: 30s)"),
     ttl: ttlFlag,
   };
 

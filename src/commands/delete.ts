@@ -4,10 +4,10 @@ import { sessionArg, userFlag } from "../cli/flags.js";
 import { isFleetError } from "../errors.js";
 
 export default class Delete extends FleetCommand {
-  static override summary = "Delete sessions for good, with their history.";
+  static override summary = "Delete sessions permanently, with their history.";
   static override description =
-    "With --user, a session of somebody else counts as not found. Exits with 4 when a session is not found; the others are " +
-    "deleted all the same.";
+    "With --user, a session of another user counts as not found. Exits with 4 when a session is not found, but still " +
+    "deletes the others.";
   static override examples = ["<%= config.bin %> delete SESSION", "<%= config.bin %> delete SESSION --user alice"];
   static override strict = false;
   static override args = { session: sessionArg };

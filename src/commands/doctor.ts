@@ -7,7 +7,7 @@ export default class Doctor extends FleetCommand {
   static override summary = "Check the installation, the state and the servers.";
   static override examples = ["<%= config.bin %> doctor", "<%= config.bin %> doctor --fix"];
   static override flags = {
-    fix: Flags.boolean({ description: "mend what can be mended without losing anything" }),
+    fix: Flags.boolean({ description: "repair what can be repaired without losing anything" }),
   };
 
   async run(): Promise<{ ok: boolean; checks: Check[] }> {

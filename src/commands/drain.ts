@@ -6,15 +6,16 @@ import { exitCodeOf, renderStopped } from "../cli/stopped.js";
 import type { Stopped } from "../pool/stopping.js";
 
 export default class Drain extends FleetCommand {
-  static override summary = "Let turns in flight end and stop, admitting nothing new: the whole pool, or some servers.";
+  static override summary =
+    "Close the pool or some servers to new turns, wait for turns in flight, then stop the servers.";
   static override description =
-    "For the preStop hook of a container. The whole pool stays closed until `serve` starts or `drain --undo`. " +
-    "Exits with 8 when a turn had to be cut; the sessions are listed.";
+    "Made for the preStop hook of a container. Without SERVER it drains the whole pool, which stays closed until `serve` " +
+    "starts or `drain --undo` runs. Exits with 8 when a turn had to be cut, and lists the sessions.";
   static override examples = ["<%= config.bin %> drain --drain-timeout 2m", "<%= config.bin %> drain --undo"];
   static override strict = false;
   static override args = selectionArgs;
   static override flags = {
-    "drain-timeout": durationFlag("drain-timeout", "how long turns in flight may take to end (default: drain.timeout)"),
+    "drain-timeout": durationFlag("drain-timeout", "how long to wait for turns in flight (default: drain.timeout)"),
     undo: Flags.boolean({ description: "open the pool again" }),
   };
 

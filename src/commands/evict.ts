@@ -5,15 +5,18 @@ import type { EvictionResult } from "../sessions/eviction.js";
 import { sessionsNotFound } from "../sessions/problems.js";
 
 export default class Evict extends FleetCommand {
-  static override summary = "Unload idle sessions from the servers' memory. Their state stays.";
+  static override summary = "Unload idle sessions from the servers' memory. Keeps their state.";
   static override description =
-    "A session in a turn, under a lease or just being opened is skipped, and the reason is shown. " +
-    "Exits with 4 when a session is not found; the others are unloaded all the same.";
+    "Skips a session that is in a turn, under a lease or just being opened, and shows the reason. " +
+    "Exits with 4 when a session is not found, but still unloads the others.";
   static override examples = ["<%= config.bin %> evict SESSION", "<%= config.bin %> evict --max 10"];
   static override strict = false;
   static override args = { session: optionalSessionArg };
   static override flags = {
-    max: integerFlag("max", "unload the least recently used until at most N are in memory", { min: 0, max: 1_000_000 }),
+    max: integerFlag("max", "unload the least recently used sessions until at most N are in memory", {
+      min: 0,
+      max: 1_000_000,
+    }),
   };
 
   async run(): Promise<EvictionResult> {

@@ -5,13 +5,14 @@ import { exitCodeOfGc, gcTtlFlag, renderGc } from "../cli/gc.js";
 import type { GcResult } from "../sessions/gc.js";
 
 export default class Gc extends FleetCommand {
-  static override summary = "Delete sessions past their TTL and clear away what is left of servers.";
+  static override summary = "Delete sessions past their TTL and clear dead servers and their folders.";
   static override description =
-    "Sessions in use, in a turn or under a lease stay, whatever their age. Prints one line, for cron; safe beside itself.";
+    "Keeps sessions that are in use, in a turn or under a lease, whatever their age. Prints one summary line. It is " +
+    "safe to run from cron, and while another gc is running.";
   static override examples = ["<%= config.bin %> gc --ttl 24h", "<%= config.bin %> gc --ttl 7d --dry-run --json"];
   static override flags = {
     ttl: gcTtlFlag,
-    "dry-run": Flags.boolean({ description: "change nothing, and show what would be deleted" }),
+    "dry-run": Flags.boolean({ description: "show what would be deleted without changing anything" }),
     user: userFlag,
   };
 

@@ -5,11 +5,14 @@ import { renderSessions } from "../cli/sessions.js";
 import type { SessionView } from "../sessions/view.js";
 
 export default class List extends FleetCommand {
-  static override summary = "Show sessions, the latest used first.";
+  static override summary = "Show sessions, most recently used first.";
   static override examples = ["<%= config.bin %> list", "<%= config.bin %> list --user alice --state idle --json"];
   static override flags = {
     user: userFlag,
-    state: Flags.string({ description: "only those in this state", options: ["active", "idle", "draining", "gone"] }),
+    state: Flags.string({
+      description: "show only sessions in this state",
+      options: ["active", "idle", "draining", "gone"],
+    }),
   };
 
   async run(): Promise<{ sessions: SessionView[] }> {

@@ -10,18 +10,18 @@ import type { Lease } from "../store/store.js";
 
 interface LockResult {
   lease: (Lease & { token?: string }) | null;
-  /** The command's. */
+  /** The exit code of COMMAND. */
   exitCode?: number;
 }
 
 export default class Lock extends FleetCommand {
-  static override summary = "Take the lease on a session; with a command, hold it while that runs.";
+  static override summary = "Take the lease on a session. With a command, hold it while the command runs.";
   static override description = [
-    "With a command it works like flock: the lease is renewed while the command runs, and the command's exit code is",
-    "passed on. If the lease is lost, the command is ended (SIGTERM, SIGKILL after 5s) and the exit code is 5. The command",
+    "With a command, lock works like flock: it renews the lease while the command runs and returns the command's exit code.",
+    "If the lease is lost, lock ends the command (SIGTERM, SIGKILL after 5s) and exits with 5. The command",
     "finds COPILOTFLEET_LEASE_SESSION, COPILOTFLEET_LEASE_TOKEN and COPILOTFLEET_LEASE_FENCE in its environment. With",
-    "--json its output goes to standard error.\n\nWithout a command the token of the lease is printed; the lease ends by",
-    "itself, or with unlock.",
+    "--json, lock writes the command's output to standard error.\n\nWithout a command, lock prints the lease token. The",
+    "lease ends with unlock, or after its TTL.",
   ].join(" ");
   static override usage = [
     "lock SESSION --user USER [--ttl 300s] [--wait 30s] [--steal --reason TEXT] [-- COMMAND…]",

@@ -4,21 +4,26 @@ import { integerFlag, usage, userFlag } from "../cli/flags.js";
 import { referenceOf } from "../pool/server.js";
 
 export default class Logs extends FleetCommand {
-  static override summary = "Show what a server wrote to its log.";
+  static override summary = "Show the log of a server.";
   static override examples = [
     "<%= config.bin %> logs alice-2bd806c97f0e -n 20",
     "<%= config.bin %> logs --user alice -f",
   ];
   static override args = {
     server: Args.string({
-      description: "id of the server or its user, or an unambiguous beginning of the server's id",
+      description: "id of the server or of its user, or a unique prefix of the server's id",
       ignoreStdin: true,
     }),
   };
   static override flags = {
     user: userFlag,
-    follow: Flags.boolean({ char: "f", description: "go on with what is added, until interrupted" }),
-    lines: integerFlag("lines", "how many lines to begin with (default 100)", { min: 0, max: 1_000_000 }, "n"),
+    follow: Flags.boolean({ char: "f", description: "keep printing new lines until interrupted" }),
+    lines: integerFlag(
+      "lines",
+      "how many of the last lines to print first (default: 100)",
+      { min: 0, max: 1_000_000 },
+      "n",
+    ),
   };
 
   async run(): Promise<{ server: string; log: string; lines: string[] }> {
@@ -27,7 +32,7 @@ export default class Logs extends FleetCommand {
       throw usage("Give the id of a server or --user USER.", ["copilotfleet ps"]);
     return await this.withFleet(async (fleet) => {
       const wanted = flags.user === undefined ? (args.server ?? "") : referenceOf(await fleet.serverOf(flags.user));
-      // Before the first line is out: from then on somebody may interrupt it.
+      // Ask for the signal before printing the first line, because a user may interrupt from then on.
       const signal = flags.follow && !this.jsonEnabled() ? this.interruptSignal() : undefined;
       const { server, log, lines, at } = await fleet.logEnd(wanted, flags.lines ?? 100);
       if (lines.length > 0) this.log(lines.join("\n"));

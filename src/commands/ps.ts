@@ -5,7 +5,7 @@ import type { PoolState } from "../pool/admission.js";
 import type { ServerView } from "../pool/server.js";
 
 export default class Ps extends FleetCommand {
-  static override summary = "Show all servers: what runs, what is stopped, what died.";
+  static override summary = "Show all servers: running, stopped and dead.";
   static override examples = ["<%= config.bin %> ps", "<%= config.bin %> ps --json"];
 
   async run(): Promise<{ pool: PoolState; servers: ServerView[] }> {

@@ -8,7 +8,7 @@ import type { ServerView } from "../pool/server.js";
 import type { Stopped } from "../pool/stopping.js";
 
 export default class Restart extends FleetCommand {
-  static override summary = "Stop servers like `stop` does, and start them again on the same home and port.";
+  static override summary = "Stop servers as `stop` does, and start them again with the same home and port.";
   static override examples = [
     "<%= config.bin %> restart --user alice",
     "<%= config.bin %> restart --all --rolling --max-unavailable 2",
@@ -18,12 +18,17 @@ export default class Restart extends FleetCommand {
   static override flags = {
     ...selectionFlags,
     rolling: Flags.boolean({
-      description: "one after the other, the new process before the old one goes; ends at the first that fails",
+      description:
+        "replace one server after the other; start the new process before stopping the old one; end at the first failure",
     }),
-    "max-unavailable": integerFlag("max-unavailable", "with --rolling: how many at a time (default 1)", {
-      min: 1,
-      max: 1_000,
-    }),
+    "max-unavailable": integerFlag(
+      "max-unavailable",
+      "with --rolling: how many servers to replace at a time (default: 1)",
+      {
+        min: 1,
+        max: 1_000,
+      },
+    ),
   };
 
   async run(): Promise<{ stopped: Stopped[]; servers: ServerView[]; away?: string[] }> {

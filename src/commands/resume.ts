@@ -6,7 +6,7 @@ import { markPrompts, readPrompt } from "../cli/prompt.js";
 import type { SessionView } from "../sessions/view.js";
 
 export default class Resume extends FleetCommand {
-  static override summary = "Open a session again: with a prompt for one turn, on a terminal without one to chat.";
+  static override summary = "Resume a session: send one prompt, or chat if run on a terminal without --prompt.";
   static override examples = [
     '<%= config.bin %> resume SESSION --user alice --prompt "Go on"',
     "<%= config.bin %> resume SESSION --user alice",
@@ -14,7 +14,7 @@ export default class Resume extends FleetCommand {
   static override args = { session: sessionArg };
   static override flags = {
     user: requiredUserFlag,
-    prompt: promptFlag("prompt to send"),
+    prompt: promptFlag("prompt to send; prints its reply"),
     wait: leaseWaitFlag,
   };
 

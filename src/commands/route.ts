@@ -8,8 +8,8 @@ import type { RebalancePlan } from "../hosts/rebalance.js";
 
 export default class Route extends FleetCommand {
   static override summary =
-    "Show which server a user's next session goes to, and why; or who would move between hosts.";
-  static override description = "Starts nothing, and moves nobody unless told to with --rebalance.";
+    "Show which server a user's next session would use, and why, or which users would move between hosts.";
+  static override description = "Does not start servers. Moves users only with --rebalance.";
   static override examples = [
     "<%= config.bin %> route --user alice",
     "<%= config.bin %> route --user alice --strategy least-loaded --json",
@@ -22,9 +22,12 @@ export default class Route extends FleetCommand {
       description: "how to choose among shared servers (default: pool.strategy)",
       options: ["sticky", "round-robin", "least-loaded"] as const,
     })(),
-    plan: Flags.boolean({ description: "show which users would move to which host, and move nobody" }),
-    rebalance: Flags.boolean({ description: "move them, each session between its turns" }),
-    wait: durationFlag("wait", "how long to wait for the turns of one user to end (default: drain.timeout)"),
+    plan: Flags.boolean({ description: "show which users would move to which host without moving them" }),
+    rebalance: Flags.boolean({ description: "move users between hosts, each session between two turns" }),
+    wait: durationFlag(
+      "wait",
+      "with --rebalance: how long to wait for turns of one user to end (default: drain.timeout)",
+    ),
   };
 
   async run(): Promise<RouteView | RebalancePlan | Rebalanced> {

@@ -7,8 +7,7 @@ import type { SessionView } from "../sessions/view.js";
 
 export default class Send extends FleetCommand {
   static override summary = "Send one prompt to a session and print the reply.";
-  static override description =
-    "In a collaborative session it waits for its turn, and holds the lease for as long as that takes.";
+  static override description = "In a collaborative session, it waits for the lease and holds it during the turn.";
   static override examples = [
     '<%= config.bin %> send SESSION "What changed since yesterday?" --user alice',
     "git diff | <%= config.bin %> send SESSION - --user alice",
@@ -16,14 +15,14 @@ export default class Send extends FleetCommand {
   static override args = {
     session: sessionArg,
     text: Args.string({
-      description: "the prompt; - reads it from standard input",
+      description: "the prompt; - reads standard input",
       required: true,
       ignoreStdin: true,
     }),
   };
   static override flags = {
     user: requiredUserFlag,
-    timeout: durationFlag("timeout", "give up and abort the turn after this long (default: never)"),
+    timeout: durationFlag("timeout", "abort the turn after this long (default: never)"),
     wait: leaseWaitFlag,
   };
 

@@ -5,14 +5,15 @@ import { exitCodeOfServe, runServe, type Served } from "../cli/serve.js";
 import { renderStopped } from "../cli/stopped.js";
 
 export default class Serve extends FleetCommand {
-  static override summary = "Keep the pool healthy: restart, adopt, recycle, collect garbage, and tell how it is.";
+  static override summary =
+    "Supervise the servers: check health, restart, adopt, recycle, run gc, serve metrics and the front door.";
   static override description =
-    "SIGTERM drains: nothing new is admitted, turns in flight end, every server is stopped; a second one forces. " +
+    "On SIGTERM it admits no new turns, waits for turns in flight, and stops all servers. A second SIGTERM cuts the turns. " +
     "Exits with 8 when a turn had to be cut. Logs go to standard error.";
   static override examples = ["<%= config.bin %> serve", "<%= config.bin %> serve --leave-running"];
   static override flags = {
-    "drain-timeout": durationFlag("drain-timeout", "how long turns in flight may take to end (default: drain.timeout)"),
-    "leave-running": Flags.boolean({ description: "at the end leave the servers to the next supervisor, as they are" }),
+    "drain-timeout": durationFlag("drain-timeout", "how long to wait for turns in flight (default: drain.timeout)"),
+    "leave-running": Flags.boolean({ description: "on SIGTERM, leave the servers running for the next supervisor" }),
   };
 
   async run(): Promise<Served> {

@@ -3,9 +3,9 @@ import { colour } from "../cli/colour.js";
 import { type SmokeResult, smoke } from "../smoke.js";
 
 export default class Smoke extends FleetCommand {
-  static override summary = "Try everything once, offline, with a built-in echo model. Needs no account.";
-  static override description = "Exits with 0 only if each step did what it says. Leaves nothing behind.";
-  // It has a configuration of its own.
+  static override summary = "Run the whole workflow once, offline, with a built-in echo model. Needs no account.";
+  static override description = "Exits with 0 only if each step did what it reports. Leaves nothing behind.";
+  // The command uses its own configuration, so it does not take `--config`.
   static override baseFlags = {};
 
   async run(): Promise<SmokeResult> {

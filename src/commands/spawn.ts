@@ -10,7 +10,7 @@ import type { SpawnRequest } from "../fleet-options.js";
 import type { ServerView } from "../pool/server.js";
 
 export default class Spawn extends FleetCommand {
-  static override summary = "Start a user's own Copilot server, or show the one that runs already.";
+  static override summary = "Start a user's own Copilot server, or show it if it is already running.";
   static override examples = [
     "<%= config.bin %> spawn --user alice",
     "<%= config.bin %> spawn --user load --count 16",
@@ -18,15 +18,15 @@ export default class Spawn extends FleetCommand {
   ];
   static override flags = {
     user: userFlag,
-    count: integerFlag("count", "start the servers of the users USER-1 to USER-N; with 1, of USER", {
+    count: integerFlag("count", "start the servers of the users USER-1 to USER-N; 1 starts the server of USER", {
       min: 1,
       max: 1_000,
     }),
-    shared: Flags.boolean({ description: "start one more server that is shared by many users" }),
-    "token-env": Flags.string({ description: "variable that holds the GitHub token", helpValue: "VARIABLE" }),
+    shared: Flags.boolean({ description: "start one more shared server" }),
+    "token-env": Flags.string({ description: "environment variable that holds the GitHub token", helpValue: "VAR" }),
     "token-file": Flags.string({ description: "file (mode 0600) that holds the GitHub token", helpValue: "FILE" }),
-    cwd: Flags.string({ description: "working folder of the server", helpValue: "FOLDER" }),
-    wait: durationFlag("wait", "how long the server may take to answer (default 30s)"),
+    cwd: Flags.string({ description: "working folder of the server", helpValue: "DIR" }),
+    wait: durationFlag("wait", "how long to wait until the server answers (default: 30s)"),
   };
 
   async run(): Promise<{ server: ServerView; created: boolean } | { servers: ServerView[] }> {

@@ -4,10 +4,10 @@ import { exitCodeOf, renderStopped } from "../cli/stopped.js";
 import type { Stopped } from "../pool/stopping.js";
 
 export default class Stop extends FleetCommand {
-  static override summary = "Wait for turns in flight, then stop servers. Homes and sessions stay.";
+  static override summary = "Wait for turns in flight, then stop servers. Keeps their homes and sessions.";
   static override description =
-    "Exits with 8 when a turn had to be cut; the sessions are listed. With --all, exits with 7 when a host could not be asked " +
-    "on which servers may run.";
+    "Exits with 8 when a turn had to be cut, and lists the sessions. With --all, exits with 7 when a host with possibly " +
+    "running servers could not be reached.";
   static override examples = ["<%= config.bin %> stop --user alice", "<%= config.bin %> stop --all --drain-timeout 2m"];
   static override strict = false;
   static override args = selectionArgs;

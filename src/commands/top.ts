@@ -8,10 +8,10 @@ import type { Overview } from "../peers/overview.js";
 const REFRESH_MS = 2_000;
 
 export default class Top extends FleetCommand {
-  static override summary = "Show hosts, servers and sessions, live on a terminal: arrows scroll, q ends it.";
-  static override description = "With --once, with --json and into a pipe it looks once.";
+  static override summary = "Show hosts, servers and sessions, live on a terminal. Arrow keys scroll, q quits.";
+  static override description = "With --once, with --json or in a pipe, it prints the current state once.";
   static override examples = ["<%= config.bin %> top", "<%= config.bin %> top --once", "<%= config.bin %> top --json"];
-  static override flags = { once: Flags.boolean({ description: "look once" }) };
+  static override flags = { once: Flags.boolean({ description: "print the current state once" }) };
 
   async run(): Promise<Overview> {
     const { flags } = await this.parse(Top);
@@ -25,7 +25,7 @@ export default class Top extends FleetCommand {
       }
       const look = async () => {
         last = await fleet.overview();
-        // On the screen, not below it: these are about this very look.
+        // Show warnings on the screen and not below it, because they belong to this look.
         return viewOverview(last, fleet.takeWarnings());
       };
       const signal = this.interruptSignal();

@@ -8,10 +8,10 @@ import { listTrusted, readProjectFile, revokeTrust, type TrustView, trustFile } 
 type TrustResult = { trusted: TrustView | TrustView[] | null } | { revoked: string[] };
 
 export default class Trust extends FleetCommand {
-  static override summary = "Let a project's .copilotfleet.json name programs, variables, addresses and stores.";
+  static override summary = "Allow a project's .copilotfleet.json to name programs, variables, addresses and stores.";
   static override description = [
-    "Such keys count only when you trust the file, as it may come with a repository that somebody else wrote. The trust is",
-    "bound to the path and the content of the file: when either changes, it ends.",
+    "Commands refuse such keys until you trust the file, because somebody else may have written it. The permission is",
+    "bound to the path and the content of the file. It ends when either changes.",
   ].join(" ");
   static override examples = [
     "<%= config.bin %> trust",
@@ -19,17 +19,17 @@ export default class Trust extends FleetCommand {
     "<%= config.bin %> trust --list",
     "<%= config.bin %> trust --revoke ~/work/app",
   ];
-  // It reads no configuration but the file that it is about.
+  // This command reads only the file that it is about, so it does not take `--config`.
   static override baseFlags = {};
   static override args = {
     path: Args.string({
-      description: "the file, or its folder; the nearest one upward from the working folder if left out",
+      description: "the file or its folder (default: the nearest file, searching upward from the working folder)",
       ignoreStdin: true,
     }),
   };
   static override flags = {
     list: Flags.boolean({ description: "show the files that you trust" }),
-    revoke: Flags.string({ description: "trust this file no more", helpValue: "PATH" }),
+    revoke: Flags.string({ description: "stop trusting this file", helpValue: "PATH" }),
   };
 
   async run(): Promise<TrustResult> {

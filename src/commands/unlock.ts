@@ -3,8 +3,9 @@ import { sessionArg } from "../cli/flags.js";
 import { leaseToken, unlockFlags } from "../cli/lease-flags.js";
 
 export default class Unlock extends FleetCommand {
-  static override summary = "Release the lease on a session, by its token.";
-  static override description = "Exits with 5 when the token has no lease on the session, or no longer.";
+  static override summary = "Release the lease on a session. Needs the token that lock printed.";
+  static override description =
+    "Exits with 5 when the token does not hold the lease, for example because the lease has expired.";
   static override examples = [
     '<%= config.bin %> unlock SESSION --token "$token"',
     "<%= config.bin %> unlock SESSION --token-env TOKEN",

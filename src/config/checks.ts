@@ -8,7 +8,7 @@ import { reachesFiles } from "./tool-names.js";
 
 const FIRST_FREE_PORT = 1024;
 
-/** What runs this, and where. */
+/** The process that loads the configuration, and its state folder. */
 interface Surroundings {
   /** The effective user id; undefined where there is none. */
   uid: number | undefined;
@@ -17,7 +17,8 @@ interface Surroundings {
 }
 
 /**
- * What no single key can tell: whether the values fit together, and fit who runs this.
+ * Checks whether the values fit together, and whether this user may use them. A check of a single key cannot find this
+ * out.
  *
  * @throws FleetError `FLEET_CONFIG_INVALID`, or a usage error when a flag is part of the conflict.
  */
@@ -33,7 +34,7 @@ export function checkTogether(config: Config, given: Layer, { uid, stateRoot }: 
   checkSharedFolder(config, origins, stateRoot);
 }
 
-/** A state folder is one host's alone; what all hosts mount is a folder beside it. */
+/** The state folder belongs to one host, so a folder that all hosts mount must be outside of it. */
 function checkSharedFolder({ storage }: Config, origins: Map<string, Origin>, stateRoot: string): void {
   if (storage.shared === null) return;
   const shared = resolve(storage.shared);
@@ -55,7 +56,7 @@ function checkStorage({ storage, store, host }: Config, origins: Map<string, Ori
     throw invalidValue("host.advertise", given, allowed, origins.get("host.advertise"));
   };
   if (port === 0) refuse("the port at which other hosts reach this one, not 0");
-  // Whoever connects there gets to a door of its own.
+  // A host that connects to an unspecified address reaches itself.
   if (/^[0.]+$/.test(name) || /^[0:]+$/.test(name)) {
     refuse('the address at which other hosts reach this one, such as "10.0.0.1:4300"');
   }
@@ -87,7 +88,7 @@ function checkAuth({ auth }: Config, origins: Map<string, Origin>): void {
   throw conflict(names, `${names.join(" and ")} are both set: allowed is one way to get the token`, origins);
 }
 
-/** A shared server holds the histories of all its users, and a tool that reaches files reaches all of them. */
+/** On a shared server, a tool that reaches files reaches the histories of all users. */
 function checkTools({ isolation, session }: Config, origins: Map<string, Origin>): void {
   if (isolation !== "shared" || session.approve !== "all") return;
   const reaching = session.tools?.filter(reachesFiles) ?? [];
@@ -100,7 +101,7 @@ function checkTools({ isolation, session }: Config, origins: Map<string, Origin>
 }
 
 function checkHealth({ health }: Config, origins: Map<string, Origin>): void {
-  // A deadline beyond that makes the first missed probe alone take longer than all the failures that were allowed.
+  // With a longer timeout, the first missed probe alone would take longer than all allowed failures together.
   const limitMs = health.intervalMs * health.failures;
   if (health.timeoutMs <= limitMs) return;
   const message = `health.timeout is ${health.timeoutMs} ms: allowed is at most health.interval × health.failures, ${limitMs} ms`;
@@ -117,7 +118,7 @@ function checkServe({ serve }: Config, origins: Map<string, Origin>, uid: number
   throw conflict(["serve.listen", "serve.metrics"], message, origins);
 }
 
-/** Flags are readable by every user of the machine, in the process table. A file or a variable is not. */
+/** Every user of the machine can read flags in the process table, but not a private file or a variable. */
 function checkStore({ store, storeOptions }: Config, origins: Map<string, Origin>): void {
   const origin = origins.get("store");
   if (store.kind !== "redis") return;
@@ -130,11 +131,11 @@ function checkStore({ store, storeOptions }: Config, origins: Map<string, Origin
   throw invalidValue("store", store.url, ALLOWED_PLAINTEXT, origin);
 }
 
-/** "allowed is …" for a Redis that is reached without TLS. */
+/** Ends the sentence "allowed is …" for a Redis without TLS. */
 export const ALLOWED_PLAINTEXT =
   'rediss:// (TLS) for a host other than this one; "storeOptions": {"insecure": true} allows plain text, where the network is trusted';
 
-/** Whether a store's URL sends what it says in plain text over a network. */
+/** Whether a connection to this URL sends plain text over a network. */
 export function isPlaintext(url: string): boolean {
   const target = readRedisUrl(url);
   return target !== null && !target.tls && !isLoopback(target);

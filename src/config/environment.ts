@@ -6,7 +6,10 @@ import { invalidValue, type Origin } from "./problem.js";
 
 const PREFIX = "COPILOTFLEET_";
 
-/** Variables of the fleet that are no keys: its state folder, what that may be on, and what it tells the processes that it starts. */
+/**
+ * Variables of the fleet that are not configuration keys: its state folder, the rules for that folder, and the values
+ * that it passes to the processes that it starts.
+ */
 const OTHER_VARIABLES = new Set([
   "COPILOTFLEET_ALLOW_NETWORK_FS",
   "COPILOTFLEET_ALLOW_UNSAFE_PARENTS",
@@ -19,12 +22,15 @@ const OTHER_VARIABLES = new Set([
 ]);
 
 /**
- * What the environment says. Each key has one variable: `session.maxActive` is `COPILOTFLEET_SESSION_MAX_ACTIVE`.
- * A list is separated by commas, and "null" is null where a key allows it.
+ * Reads the configuration from the environment. Each key has one variable: `session.maxActive` is
+ * `COPILOTFLEET_SESSION_MAX_ACTIVE`. Commas separate the items of a list. "null" means null if the key allows it.
  *
- * Other `COPILOTFLEET_*` variables are ignored on purpose, unlike unknown keys in a file: Kubernetes puts
- * `COPILOTFLEET_SERVICE_HOST`, `COPILOTFLEET_PORT` and more into every pod beside a Service named "copilotfleet", and
- * no command could start there. `doctor` and `serve` name those that look like a slip: {@link ignoredVariables}.
+ * Unlike unknown keys in a file, other `COPILOTFLEET_*` variables are ignored on purpose. Kubernetes adds
+ * `COPILOTFLEET_SERVICE_HOST`, `COPILOTFLEET_PORT` and more to every pod in the namespace of a Service named
+ * "copilotfleet", and commands would not start there. `doctor` and `serve` report variables that look like typing
+ * errors: {@link ignoredVariables}.
+ *
+ * @throws FleetError `FLEET_CONFIG_INVALID` when the variable of a section has a value other than "null".
  */
 export function environmentLayer(env: Environment, folder: string, home: string): Layer {
   const layer = new Map<string, Given>();
@@ -39,12 +45,16 @@ export function environmentLayer(env: Environment, folder: string, home: string)
     else if (key.nullable)
       throw invalidValue(key.name, text, `"null"; ${key.variable}_TYPE and so on set its parts`, origin);
   }
-  // "COPILOTFLEET_PROVIDER=null" beside one of the parts' variables: the parts say more.
+  // If "COPILOTFLEET_PROVIDER=null" is set together with a variable of a part, the part wins because it is more
+  // specific.
   if ([...layer.keys()].some((name) => name.startsWith("provider."))) layer.delete("provider");
   return layer;
 }
 
-/** A text that is no number or boolean stays one, for the schema to refuse in its own words. */
+/**
+ * Converts the text to the kind of the key. Text that is not a number or boolean stays text, so that the schema refuses
+ * it with its own message.
+ */
 function read(text: string, key: Key): unknown {
   if (text === "null" && key.nullable) return null;
   if (key.kind === "number") return readNumber(text) ?? text;
@@ -53,16 +63,22 @@ function read(text: string, key: Key): unknown {
   return text;
 }
 
-/** What Kubernetes derives from a Service's name (https://kubernetes.io/docs/concepts/services-networking/service/). */
+/**
+ * Variables that Kubernetes derives from a Service's name
+ * (https://kubernetes.io/docs/concepts/services-networking/service/).
+ */
 const FROM_KUBERNETES = /_SERVICE_(?:HOST|PORT(?:_\w+)?)$|_PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?$/;
 
-/** Says which `COPILOTFLEET_*` variables mean nothing, each with the known one nearest to it; null if there is none. */
+/**
+ * Describes the `COPILOTFLEET_*` variables that have no meaning, each with the nearest known variable. Null if there
+ * are none.
+ */
 export function ignoredVariables(env: Environment): string | null {
   const unknown = unknownVariables(env).map(({ name, nearest }) => `${name} (nearest known: ${nearest})`);
   return unknown.length === 0 ? null : `ignored, since they set nothing: ${unknown.join(", ")}`;
 }
 
-/** `COPILOTFLEET_*` variables that mean nothing, each with the known one nearest to it. */
+/** Lists the `COPILOTFLEET_*` variables that have no meaning, each with the nearest known variable. */
 export function unknownVariables(env: Environment): { name: string; nearest: string }[] {
   const known = new Set([...keysBelow(keyTree())].filter(isVariable).map((key) => key.variable));
   return Object.keys(env)
@@ -72,7 +88,7 @@ export function unknownVariables(env: Environment): { name: string; nearest: str
     .map((name) => ({ name, nearest: nearestVariable(name) }));
 }
 
-/** A section has no variable of its own, save one that can be null. */
+/** A section has a variable only if it can be null. */
 function isVariable(key: Key): boolean {
   return key.kind !== "section" || key.nullable;
 }

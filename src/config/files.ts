@@ -8,7 +8,7 @@ import { printable } from "./text.js";
 export const PROJECT_FILE = ".copilotfleet.json";
 const LARGEST_BYTES = 1024 * 1024;
 
-/** The nearest `.copilotfleet.json` upward from `folder`, or null. */
+/** Returns the path of the nearest `.copilotfleet.json` in `folder` or above it, or null. */
 export function findProjectFile(folder: string): string | null {
   for (let at = folder; ; at = dirname(at)) {
     const path = join(at, PROJECT_FILE);
@@ -17,19 +17,21 @@ export function findProjectFile(folder: string): string | null {
   }
 }
 
-/** A configuration file: its text, and the JSON value in it. */
+/** The text of a configuration file, and the JSON value that it contains. */
 export interface ConfigFile {
   text: string;
   content: unknown;
 }
 
 /**
- * A configuration file, or undefined when there is none. Synchronous, as every command waits for it first.
+ * Reads a configuration file. Returns undefined if it does not exist. This is synchronous because every command waits
+ * for it first.
  *
- * A file that another user could have written is refused: it is found by walking upward, so that anybody could put one
+ * Refuses a file that another user could have written. The file is found by walking upward, so anybody could put one
  * into a shared folder such as /tmp, and it names programs to run and variables to send.
  *
- * @throws FleetError `FLEET_CONFIG_INVALID`.
+ * @throws FleetError `FLEET_CONFIG_INVALID` when the file cannot be read, is not JSON, or another user could have
+ * written it.
  */
 export function readConfigFile(path: string, uid: number | undefined): ConfigFile | undefined {
   if (!exists(path)) return undefined;
@@ -37,7 +39,7 @@ export function readConfigFile(path: string, uid: number | undefined): ConfigFil
   try {
     return { text, content: JSON.parse(text) as unknown };
   } catch {
-    // The parser's own error is not kept as the cause: it quotes the text around the fault.
+    // Do not keep the parser's error as the cause, because it quotes the text around the fault.
     const { line, column, reason } = locateJsonFault(text);
     throw unusableFile(path, `is not JSON at line ${line}, column ${column}: ${reason}; allowed is plain JSON`, [
       `Correct line ${line} of ${printable(path)}`,
@@ -49,7 +51,8 @@ function exists(path: string): boolean {
   try {
     return statSync(path, { throwIfNoEntry: false }) !== undefined;
   } catch (error) {
-    // A folder that may not be searched has nothing to say; a name that is no folder, or too long, neither.
+    // The file does not exist for us if we may not search its folder, or if the path is too long or leads through
+    // something that is not a folder.
     if (["EACCES", "ENOTDIR", "ENAMETOOLONG", "ELOOP"].includes(systemCode(error) ?? "")) return false;
     throw error;
   }
@@ -58,7 +61,7 @@ function exists(path: string): boolean {
 function readText(path: string, uid: number | undefined): string {
   let handle: number;
   try {
-    // Without O_NONBLOCK, opening a named pipe would wait for a writer for ever.
+    // Without O_NONBLOCK, opening a named pipe would wait for a writer forever.
     handle = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
   } catch (error) {
     const reason = `cannot be read: ${systemCode(error) ?? "unknown reason"}`;

@@ -2,18 +2,17 @@ import type { Layer } from "./layers.js";
 import type { ConfigInput } from "./schema.js";
 
 /**
- * Which keys a project's `.copilotfleet.json` may set. Such a file is found upward from the working folder, so it may be
- * a stranger's: it comes with every repository that somebody clones.
+ * Decides whether a project's `.copilotfleet.json` may set a key. The file is found by walking upward from the working
+ * folder, so a stranger may have written it: every cloned repository can contain one.
  *
  * - `open`: sizes, times, counts and the model. The file may set these.
- * - `guarded`: programs, variables, addresses, stores, tokens, folders, approvals, and limits that protect others. These
- *   count only when the user trusts the file (`trust.ts`).
- *
- * A list names the values of a guarded key that are harmless.
+ * - `guarded`: programs, variables, addresses, stores, tokens, folders, approvals, and limits that protect others.
+ *   These count only if the user trusts the file (`trust.ts`).
+ * - A list: the harmless values of a key that is otherwise guarded.
  */
 type Class = "open" | "guarded" | readonly unknown[];
 
-/** The dotted names of all keys: every value, and every section that can be null as a whole. */
+/** The dotted names of all keys: every value, and every section that can be null. */
 type KeyName<T = ConfigInput, Prefix extends string = ""> = {
   [K in keyof T & string]-?: NonNullable<T[K]> extends readonly unknown[] | string | number | boolean
     ? `${Prefix}${K}`
@@ -21,7 +20,7 @@ type KeyName<T = ConfigInput, Prefix extends string = ""> = {
 }[keyof T & string];
 
 export const KEY_CLASSES: Readonly<Record<KeyName, Class>> = {
-  // Decides who shares a server with whom.
+  // Decides which users share a server.
   isolation: "guarded",
   "ports.from": "open",
   "ports.to": "open",
@@ -71,7 +70,7 @@ export const KEY_CLASSES: Readonly<Record<KeyName, Class>> = {
   "serve.metrics": "guarded",
   "serve.gcInterval": "open",
   "serve.maxFrame": "guarded",
-  // Decides whose word on a client's address counts.
+  // Decides whether the fleet believes a proxy about a client's address.
   "serve.proxyProtocol": [false],
   "serve.turnWait": "open",
   "serve.logMaxSize": "open",
@@ -95,13 +94,13 @@ export const KEY_CLASSES: Readonly<Record<KeyName, Class>> = {
 
 const classes: ReadonlyMap<string, Class> = new Map(Object.entries(KEY_CLASSES));
 
-/** The names of the keys in `layer` that a file may set only when the user trusts it. */
+/** Returns the names of the keys in `layer` that a file may set only if the user trusts it. */
 export function guardedKeys(layer: Layer): string[] {
   return [...layer].filter(([name, { value }]) => isGuarded(name, value)).map(([name]) => name);
 }
 
 function isGuarded(name: string, value: unknown): boolean {
-  // Without a class a key is guarded: nothing is known about it.
+  // A key without a class is guarded, because we know nothing about it.
   const found = classes.get(name) ?? "guarded";
   return typeof found === "string" ? found === "guarded" : !found.includes(value);
 }

@@ -1,6 +1,6 @@
 /**
- * Where a text stops being JSON. V8 tells the position only in some of its messages (and quotes the text, which may
- * hold a secret), so a text that `JSON.parse` refused is read once more, for line and column alone.
+ * The place where a text stops being JSON. Only some of V8's messages contain the position, and they quote the text,
+ * which may contain a secret. Therefore we scan a text that `JSON.parse` refused once more to find the line and column.
  */
 export interface JsonFault {
   line: number;
@@ -8,13 +8,14 @@ export interface JsonFault {
   reason: string;
 }
 
-// Blanks, then one of: a sign; a string; a number or literal that ends where a word would.
+// Matches blanks and then one of: a punctuation character; a string; a number or literal that is not part of a longer
+// word.
 const TOKEN =
   /[ \t\r\n]*(?:([{}[\],:])|("(?:[ !#-[\]-\u{10FFFF}]|\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4}))*")|(-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|null)(?![\w.+-]))/uy;
 
 type Expected = "value" | "value or ]" | "name" | "name or }" | ":" | ", or end";
 
-/** The first fault in `text`, which `JSON.parse` has refused. */
+/** Finds the first fault in `text`, which `JSON.parse` has refused. */
 export function locateJsonFault(text: string): JsonFault {
   const open: string[] = [];
   let expected: Expected = "value";
@@ -30,7 +31,7 @@ export function locateJsonFault(text: string): JsonFault {
   }
 }
 
-/** What must follow `token`, or null when the token itself must not be there. */
+/** Returns what must follow `token`, or null if `token` itself is not allowed here. */
 function step(expected: Expected, open: string[], token: string): Expected | null {
   const wantsValue = expected === "value" || expected === "value or ]";
   if (token === "string" && (expected === "name" || expected === "name or }")) return ":";

@@ -3,16 +3,16 @@ import * as v from "valibot";
 import type { Rule } from "./rules.js";
 import { ConfigSchema } from "./schema.js";
 
-/** What the schema says about its keys, read from the schema itself so that there is one list of them. */
+/** A configuration key. The keys are derived from the schema, so that there is only one list of them. */
 export interface Key {
-  /** Dotted, from the top: "session.maxActive". */
+  /** The dotted name: "session.maxActive". */
   name: string;
-  /** Its environment variable: "COPILOTFLEET_SESSION_MAX_ACTIVE". */
+  /** The environment variable: "COPILOTFLEET_SESSION_MAX_ACTIVE". */
   variable: string;
   kind: "text" | "number" | "boolean" | "list" | "section";
   nullable: boolean;
   rule: Rule;
-  /** A section's keys by their last part; empty for a value. */
+  /** The keys of a section by the last part of their names; empty for a value. */
   children: ReadonlyMap<string, Key>;
 }
 
@@ -25,7 +25,7 @@ const KINDS: Record<string, Key["kind"]> = {
 
 let root: Key | undefined;
 
-/** The whole tree, as a section without a name. Built on first use. */
+/** Returns the whole tree as a section without a name. Builds it on first use. */
 export function keyTree(): Key {
   root ??= describe("", ConfigSchema);
   return root;
@@ -53,7 +53,7 @@ function describe(name: string, given: v.GenericSchema): Key {
   };
 }
 
-/** Every key below `key`, sections before what is in them. */
+/** Yields every key below `key`. A section comes before the keys in it. */
 export function* keysBelow(key: Key): Generator<Key> {
   for (const child of key.children.values()) {
     yield child;
@@ -61,7 +61,7 @@ export function* keysBelow(key: Key): Generator<Key> {
   }
 }
 
-/** The key of that dotted name, or undefined. */
+/** Finds a key by its dotted name. */
 export function findKey(name: string): Key | undefined {
   let key: Key | undefined = keyTree();
   for (const part of name.split(".")) key = key?.children.get(part);
@@ -69,8 +69,9 @@ export function findKey(name: string): Key | undefined {
 }
 
 /**
- * The known keys nearest to an unknown dotted name: by the whole name, or by the last part alone, as who writes "ttl"
- * at the top means one of those further down. More than one when they are equally near.
+ * Returns the known keys that are nearest to an unknown dotted name; several if they are equally near. Compares the
+ * whole name and the last part alone, because a user who writes "ttl" at the top level means one of the keys in the
+ * sections.
  */
 export function nearestKeys(name: string): string[] {
   const written = name.toLowerCase();
@@ -79,14 +80,14 @@ export function nearestKeys(name: string): string[] {
     const known = key.name.toLowerCase();
     const whole = distance(written, known);
     const part = distance(last, known.slice(known.lastIndexOf(".") + 1));
-    // One more for a key that is in another section than the one written.
+    // A key in a different section than the written one costs one more.
     return { name: key.name, cost: Math.min(whole, part + 1) };
   });
   const least = Math.min(...ranked.map(({ cost }) => cost));
   return ranked.filter(({ cost }) => cost === least).map(({ name: known }) => known);
 }
 
-/** The known variable nearest to `name`. */
+/** Returns the known variable that is nearest to `name`. */
 export function nearestVariable(name: string): string {
   return closest(
     name,

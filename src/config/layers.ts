@@ -3,16 +3,16 @@ import { join, resolve } from "node:path";
 import { type Key, keyTree } from "./keys.js";
 import { invalidValue, type Origin, unknownKey } from "./problem.js";
 
-/** A value and where it was given. */
+/** A value and its source. */
 export interface Given {
   value: unknown;
   origin: Origin;
 }
 
-/** What one source says, flat: dotted key to value. Only known keys are ever in it, so none can reach a prototype. */
+/** The flat content of one source: values by dotted key. It contains only known keys, so a key cannot reach a prototype. */
 export type Layer = ReadonlyMap<string, Given>;
 
-/** How to call the place of a key in a source, and which folder its relative paths count from. */
+/** How to name the place of a key in this source, and the folder to resolve its relative paths against. */
 export interface Source {
   originOf(name: string): Origin;
   folder: string;
@@ -20,13 +20,14 @@ export interface Source {
 }
 
 /**
- * Flattens what a file or a caller gives. A key whose value is undefined counts as not given.
+ * Flattens the input from a file or a caller. A key whose value is undefined counts as not given.
  *
- * @throws FleetError `FLEET_CONFIG_KEY_UNKNOWN`, or `FLEET_CONFIG_INVALID` where an object has to be and is not.
+ * @throws FleetError `FLEET_CONFIG_KEY_UNKNOWN` when a key does not exist, or `FLEET_CONFIG_INVALID` when a value
+ * stands where an object is needed.
  */
 export function flatten(input: unknown, source: Source): Layer {
   const layer = new Map<string, Given>();
-  // The usual command sets nothing: it is not worth walking the schema for (0.5 ms of start-up).
+  // Most commands set nothing. Skipping the walk through the schema saves 0.5 ms at start.
   if (isPlainObject(input) && Object.keys(input).length === 0) return layer;
   collect(keyTree(), input, source, layer);
   return layer;
@@ -54,16 +55,19 @@ function isPlainObject(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-/** A file's paths count from that file, as it may be found from many working folders. "~/" is the home folder. */
+/**
+ * Resolves a path against the folder of its file, because the file may be found from many working folders. "~/" is the
+ * home folder.
+ */
 export function absolute(key: Key, value: unknown, source: Pick<Source, "folder" | "home">): unknown {
   const kind = key.rule.path;
   if (kind === undefined || typeof value !== "string" || value.trim() === "") return value;
   if (value.startsWith("~/")) return join(source.home ?? homedir(), value.slice(2));
-  // A bare name of a program is for PATH to find.
+  // The system finds the bare name of a program on PATH.
   return kind === "always" || value.includes("/") ? resolve(source.folder, value) : value;
 }
 
-/** Lays `layers` over one another; the last wins. Values replace one another key by key, with two exceptions. */
+/** Merges `layers`. The last one wins, key by key, with the exceptions of {@link dropReplaced}. */
 export function merge(layers: readonly Layer[]): Layer {
   const merged = new Map<string, Given>();
   for (const layer of layers) {
@@ -74,8 +78,9 @@ export function merge(layers: readonly Layer[]): Layer {
 }
 
 /**
- * The exceptions. A provider of another type replaces the lower one whole: the old one's URL and key would go to a
- * service they were not meant for. And the ways to get a token are one choice: naming one lets go of the others.
+ * Drops values that a higher layer replaces as a group. A provider of another type replaces the whole lower provider,
+ * because the old URL and key must not be used for a different service. The ways to get a token are one choice, so
+ * naming one drops the others.
  */
 function dropReplaced(merged: Map<string, Given>, layer: Layer): void {
   const type = layer.get("provider.type")?.value;
@@ -90,7 +95,7 @@ function removeBelow(merged: Map<string, Given>, section: string): void {
   for (const name of merged.keys()) if (name === section || name.startsWith(`${section}.`)) merged.delete(name);
 }
 
-/** The nested form of a flat layer. */
+/** Converts a flat layer to nested objects. */
 export function unflatten(layer: Layer): Record<string, unknown> {
   const root: Record<string, unknown> = {};
   for (const [name, { value }] of layer) {

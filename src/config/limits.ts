@@ -1,13 +1,13 @@
 import { FleetError } from "../errors.js";
 
-/** The limits, for each user and in sum over all of them. The names are those of the keys below `limits.default`. */
+/** The limits for each user and for all users together. The names are those of the keys below `limits.default`. */
 export const LIMITED = ["connections", "sessions", "requestsInFlight", "unreadBytes"] as const;
 export type Limited = (typeof LIMITED)[number];
 
 /** Names a limit in errors and metrics. */
 export type LimitName = Limited | `total.${Limited}`;
 
-/** The most of each; null: as much as anybody likes. */
+/** The highest value of each; null means unlimited. */
 export type Limits = Readonly<Record<Limited, number | null>>;
 
 const WORDS: Record<Limited, string> = {
@@ -23,7 +23,11 @@ const REMEDIES: Record<Limited, readonly string[]> = {
   unreadBytes: ["Send less at the same time, and read the answers."],
 };
 
-/** The error for a user who would go over a limit. @param max what the limit is */
+/**
+ * Creates the error for exceeding a limit.
+ *
+ * @param max the value of the limit
+ */
 export function limitReached(limit: LimitName, max: number): FleetError {
   const isTotal = limit.startsWith("total.");
   const what = (isTotal ? limit.slice("total.".length) : limit) as Limited;

@@ -10,7 +10,7 @@ import { type Config, type ConfigInput, ConfigSchema } from "./schema.js";
 import { printable } from "./text.js";
 import { refuseUntrusted } from "./trust.js";
 
-/** Any part of the configuration; undefined counts as not given. */
+/** A part of the configuration. A value of undefined counts as not given. */
 export type PartialConfig = DeepPartial<ConfigInput>;
 
 type DeepPartial<T> = T extends readonly unknown[]
@@ -20,36 +20,37 @@ type DeepPartial<T> = T extends readonly unknown[]
     : T;
 
 export interface LoadOptions {
-  /** Settings of a caller of the library, or of the command line, whose flags {@link flagNames} names. */
+  /** Settings from a caller of the library, or from flags of the command line. {@link flagNames} names those flags. */
   flags?: PartialConfig;
-  /** How the flag of a dotted key is called, for messages: `{ "session.ttl": "--ttl" }`. */
+  /** The flags that set dotted keys, for messages: `{ "session.ttl": "--ttl" }`. */
   flagNames?: Readonly<Record<string, string>>;
   env?: Environment;
   cwd?: string;
-  /** A file that the user named. It counts in place of the project's `.copilotfleet.json`, and all of its keys do. */
+  /** A file that the user named. It replaces the project's `.copilotfleet.json`, and it may set all keys. */
   configFile?: string;
   home?: string;
-  /** Whose rights count: the effective user id. */
+  /** The effective user id of the process. */
   uid?: number;
 }
 
 export interface LoadedConfig {
   config: Config;
-  /** What was given, as it was written, by dotted key; the rest of {@link config} is defaults. */
+  /** The given values, unresolved, by dotted key. All other values in {@link config} are defaults. */
   given: Layer;
-  /** The files that were read, the one that counts more first. */
+  /** The files that were read. The first one takes precedence. */
   sources: string[];
-  /** Absolute path of the folder that holds all state. */
+  /** The absolute path of the folder that contains all state. */
   stateRoot: string;
 }
 
 /**
- * The configuration that is in force: flag, `COPILOTFLEET_*` variable, `.copilotfleet.json` (the nearest upward from
- * the working folder), the user's own file, default, in this order. Synchronous and light: every command begins here.
+ * Loads the configuration. A value comes from the first of these sources that has it: flag, `COPILOTFLEET_*` variable,
+ * `.copilotfleet.json` (the nearest one upward from the working folder), the user's own file, default. This function is
+ * synchronous and light because every command begins with it.
  *
- * @throws FleetError `FLEET_CONFIG_INVALID` or `FLEET_CONFIG_KEY_UNKNOWN`; `FLEET_CONFIG_UNTRUSTED` for a
- * `.copilotfleet.json` with keys that need the user's trust (`guarded.ts`); for a value that was given as a flag the
- * usage error of its kind (`FLEET_DURATION_INVALID`, …).
+ * @throws FleetError `FLEET_CONFIG_INVALID` or `FLEET_CONFIG_KEY_UNKNOWN` when a value or key is not allowed;
+ * `FLEET_CONFIG_UNTRUSTED` when a `.copilotfleet.json` sets keys that need the user's trust (`guarded.ts`); the usage
+ * error of its kind (`FLEET_DURATION_INVALID`, …) when a flag has a value that is not allowed.
  */
 export function loadConfig(options: LoadOptions = {}): LoadedConfig {
   const env = options.env ?? process.env;

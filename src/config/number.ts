@@ -2,19 +2,22 @@ import { FleetError, quote } from "../errors.js";
 
 export const LARGEST_PORT = 65_535;
 
-// Not `Number(text)`, which also takes "1e4", "0x10", " 4321" and "".
+// `Number(text)` would also accept "1e4", "0x10", " 4321" and "".
 const DECIMAL = /^-?(?:0|[1-9]\d{0,15})(?:\.\d{1,15})?$/;
 
-/** The number that `text` spells in plain decimal digits, or null: no exponent, no blanks, no leading zeros. */
+/**
+ * Returns the number that `text` contains in plain decimal digits: no exponent, no blanks, no leading zeros. Otherwise
+ * null.
+ */
 export function readNumber(text: string): number | null {
   return DECIMAL.test(text) ? Number(text) : null;
 }
 
 /**
- * A TCP port given as a flag. Ports below 1024 are for `checkPrivilege` in checks.ts to judge, when all is known.
+ * Reads a TCP port from a flag. `checkPrivilege` in checks.ts refuses ports below 1024 later, if they are not allowed.
  *
- * @param options.name The flag, for the message.
- * @throws FleetError `FLEET_PORT_INVALID`.
+ * @param options.name the flag, for the message
+ * @throws FleetError `FLEET_PORT_INVALID` when the text is not a port.
  */
 export function parsePort(text: string, options: { name: string }): number {
   const port = readNumber(text);
@@ -26,10 +29,10 @@ export function parsePort(text: string, options: { name: string }): number {
 }
 
 /**
- * A count given as a flag.
+ * Reads a count from a flag.
  *
- * @param options.name The flag, for the message.
- * @throws FleetError `FLEET_USAGE_INVALID`.
+ * @param options.name the flag, for the message
+ * @throws FleetError `FLEET_USAGE_INVALID` when the text is not a whole number within the bounds.
  */
 export function parseCount(text: string, options: { name: string; min: number; max: number }): number {
   const count = readNumber(text);

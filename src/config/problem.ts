@@ -2,20 +2,24 @@ import { FleetError, type FleetErrorCode, quote } from "../errors.js";
 import { findKey, nearestKeys } from "./keys.js";
 import { printable, redact } from "./text.js";
 
-/** Where a value was given. `name` is a flag ("--ttl"), an option ("config.session.ttl"), a variable, or a file's path. */
+/**
+ * The source of a value. `name` is a flag ("--ttl"), an option ("config.session.ttl"), a variable, or the path of a
+ * file.
+ */
 export interface Origin {
   from: "flag" | "option" | "variable" | "file";
   name: string;
 }
 
-/** The default, for messages about two keys of which only one was given. */
+/** The source of a value. Undefined means the default, for messages about two keys of which only one was given. */
 export type MaybeOrigin = Origin | undefined;
 
 /**
- * A value that is not allowed. Exit code 3 for files and variables; what was given as a flag is a usage error.
+ * Creates the error for a value that is not allowed. The exit code is 3 for files and variables. A value from a flag or
+ * an option is a usage error.
  *
- * @param name The dotted key, with an index ("runtime.args[0]") for an item of a list.
- * @param allowed The end of the sentence "allowed is …".
+ * @param name the dotted key, with an index ("runtime.args[0]") for an item of a list
+ * @param allowed the end of the sentence "allowed is …"
  */
 export function invalidValue(name: string, value: unknown, allowed: string, origin: MaybeOrigin): FleetError {
   const what = name === "" ? "the configuration" : name;
@@ -27,7 +31,7 @@ export function invalidValue(name: string, value: unknown, allowed: string, orig
   });
 }
 
-/** Values that are fine alone and not together. `names` are the keys in question. */
+/** Creates the error for values that are allowed alone but do not fit together. `names` are the keys in question. */
 export function conflict(names: string[], message: string, origins: ReadonlyMap<string, Origin>): FleetError {
   const given = names.map((name) => origins.get(name));
   const code = names.map((name) => findKey(name)?.rule.flagCode).find((flagCode) => flagCode !== undefined);
@@ -37,7 +41,10 @@ export function conflict(names: string[], message: string, origins: ReadonlyMap<
   });
 }
 
-/** A key that does not exist, with the nearest ones that do. Its value is not shown: it may be a secret. */
+/**
+ * Creates the error for a key that does not exist. It names the nearest keys. It does not show the value, which may be
+ * a secret.
+ */
 export function unknownKey(name: string, origin: Origin): FleetError {
   const nearest = nearestKeys(name).map((key) => `"${key}"`);
   const suggestions = [`Did you mean ${nearest.slice(0, 3).join(" or ")}?`];
@@ -52,7 +59,7 @@ export function unknownKey(name: string, origin: Origin): FleetError {
   return new FleetError("FLEET_CONFIG_KEY_UNKNOWN", message, { suggestions });
 }
 
-/** A configuration file that cannot be used at all. */
+/** Creates the error for a configuration file that cannot be used at all. */
 export function unusableFile(path: string, reason: string, suggestions: string[], cause?: unknown): FleetError {
   return new FleetError("FLEET_CONFIG_INVALID", `The configuration file ${printable(path)} ${reason}`, {
     suggestions,
@@ -83,7 +90,7 @@ function correction(name: string, origin: MaybeOrigin): string {
   return origin.from === "variable" ? `Correct or unset ${origin.name}` : `Correct ${origin.name}`;
 }
 
-/** A value for a message: without secrets, and of lists and objects only what they are. */
+/** Shows a value in a message without secrets. Shows only the kind of a list or object. */
 function show(value: unknown, concealed = false): string {
   if (Array.isArray(value)) return "a list";
   if (typeof value === "object" && value !== null) return "an object";

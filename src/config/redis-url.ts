@@ -1,4 +1,4 @@
-/** A Redis URL in its parts. Username and password are secrets, and stand in no message. */
+/** The parts of a Redis URL. The username and password are secrets, so no message shows them. */
 export interface RedisUrl {
   host: string;
   port: number;
@@ -7,7 +7,7 @@ export interface RedisUrl {
   username: string | null;
   password: string | null;
   db: number;
-  /** Names the fleet: hosts that share it are one fleet, and one database can hold several. */
+  /** The name of the fleet. All hosts with the same name are one fleet. One database can hold several fleets. */
   fleet: string;
 }
 
@@ -18,8 +18,8 @@ const DEFAULT_PORT = 6379;
 const FLEET = /^[A-Za-z0-9._-]{1,64}$/;
 
 /**
- * Reads a URL that names a database: nothing else may stand in it, since a slip would quietly mean another database, and
- * two hosts that do not mean the same one would be two fleets. @returns null for anything else.
+ * Reads the URL of a Redis database. Refuses every other part in the URL. A typing error would silently name another
+ * database, and two hosts with different databases would be two fleets. Returns null if the URL is not allowed.
  */
 export function readRedisUrl(text: string): RedisUrl | null {
   if (!/^rediss?:\/\/\S+$/.test(text) || !URL.canParse(text)) return null;
@@ -42,7 +42,7 @@ export function readRedisUrl(text: string): RedisUrl | null {
   };
 }
 
-/** Null for a part that is empty, undefined for one that cannot be decoded. */
+/** Returns null for an empty part, and undefined for a part that cannot be decoded. */
 function decode(part: string): string | null | undefined {
   try {
     return part === "" ? null : decodeURIComponent(part);
@@ -51,12 +51,12 @@ function decode(part: string): string | null | undefined {
   }
 }
 
-/** Whether what is sent can be read on no wire: the host is this one. */
+/** Whether the host is this machine, so that the data does not leave it. */
 export function isLoopback({ host }: { host: string }): boolean {
   return host === "localhost" || host === "::1" || /^127(?:\.\d{1,3}){3}$/.test(host);
 }
 
-/** The database as messages and other people may see it. */
+/** Shows the database without its credentials, for messages. */
 export function showRedisUrl({ host, port, tls, db, fleet }: RedisUrl): string {
   const name = host.includes(":") ? `[${host}]` : host;
   const query = fleet === `db${db}` ? "" : `?fleet=${fleet}`;

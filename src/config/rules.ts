@@ -14,15 +14,15 @@ import { ALLOWED_SIZE, readSize } from "./size.js";
 import { holdsGitHubToken } from "./text.js";
 
 /**
- * The kinds of values that a key can have. Each schema's message is the end of the sentence "allowed is …", so that one
- * place can build every message; what else the loader has to know about a key is in its metadata.
+ * The metadata of a key's value that the loader needs. The functions below create one schema for each kind of value.
+ * The message of each schema ends the sentence "allowed is …", so that one place can build every message.
  */
 export interface Rule {
-  /** The code when the value came from a flag; from a file or a variable it is `FLEET_CONFIG_INVALID`. */
+  /** The error code when the value came from a flag. A value from a file or a variable gets `FLEET_CONFIG_INVALID`. */
   flagCode?: FleetErrorCode;
-  /** Its value may be a secret that was put where its name belongs: never shown. */
+  /** The value may be a secret that the user put in place of its name, so messages never show it. */
   concealed?: boolean;
-  /** A path: a relative one counts from the folder of the file that says it. */
+  /** The value is a path. A relative path is resolved against the folder of the file that sets it. */
   path?: "always" | "with-slash";
 }
 
@@ -30,7 +30,7 @@ const VARIABLE = /^[A-Za-z_][A-Za-z0-9_]*$/;
 const ALLOWED_VARIABLE = "the name of an environment variable (letters, digits, _), never a token or key itself";
 const MAX_COUNT = 1_000_000;
 
-/** A text that `read` turns into `T`; null from `read` refuses it. */
+/** A text that `read` converts to `T`. If `read` returns null, the text is refused. */
 function text<T>(allowed: string, read: (text: string) => T | null, rule: Rule = {}) {
   return v.pipe(
     v.string(allowed),
@@ -63,11 +63,11 @@ const whole = (min: number, max: number, rule: Rule) => {
 };
 
 export const count = () => whole(1, MAX_COUNT, {});
-/** How many, and none is allowed. */
+/** A count that may be 0. */
 export const countOrNone = () => whole(0, MAX_COUNT, {});
 export const port = () => whole(1, LARGEST_PORT, { flagCode: "FLEET_PORT_INVALID" });
 
-/** A share of a whole, above 0. */
+/** A fraction above 0 and at most 1. */
 export const share = () => {
   const allowed = "a number above 0 and at most 1";
   return v.pipe(v.number(allowed), v.gtValue(0, allowed), v.maxValue(1, allowed));
@@ -76,15 +76,15 @@ export const share = () => {
 const span = (maxMs: number) =>
   text(allowedDuration(maxMs), (given) => readDuration(given, maxMs), { flagCode: "FLEET_DURATION_INVALID" });
 
-/** How long something may live. */
+/** The age at which something expires. */
 export const age = () => span(LONGEST_MS);
-/** What a timer waits for. */
+/** A duration that a timer can wait for. */
 export const wait = () => span(LONGEST_TIMER_MS);
-/** How long a lease outlives a holder that died. */
+/** The time after which a lease expires unless it is renewed. */
 export const leaseTtl = () => text(ALLOWED_LEASE_TTL, readLeaseTtl, { flagCode: "FLEET_DURATION_INVALID" });
 export const size = () => text(ALLOWED_SIZE, readSize, { flagCode: "FLEET_SIZE_INVALID" });
 
-/** A message has to fit in memory, as text, several times. */
+/** The size of the largest message. Several copies of a message must fit in memory, as text. */
 export const frameSize = () =>
   text(
     'a size with a unit (kb, mb), such as "8mb", from 64kb to 256mb',
@@ -105,7 +105,7 @@ export const command = () => text("a command for the shell", filled);
 
 export const variable = () => text(ALLOWED_VARIABLE, (name) => (isVariable(name) ? name : null), { concealed: true });
 
-/** A variable's name in which "{user}" stands for the user. */
+/** The name of a variable. "{user}" in it is replaced by the user's id. */
 export const userVariable = () =>
   text(
     `${ALLOWED_VARIABLE}; "{user}" is filled in`,
@@ -121,7 +121,7 @@ export const httpUrl = () =>
     return url.username === "" && url.password === "" && !holdsGitHubToken(given) ? given : null;
   });
 
-/** A host's name stands in names of folders and keys, and is a DNS label in many set-ups. */
+/** A host's name is part of the names of folders and keys, and in many installations it is a DNS label. */
 export const isHostName = (name: string) =>
   /^[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?$/.test(name) && !name.includes("..");
 export const hostName = () =>
@@ -129,7 +129,10 @@ export const hostName = () =>
     isHostName(name) ? name : null,
   );
 
-/** How long a host counts as there without a heartbeat. Less would take a short stall for its death. */
+/**
+ * The shortest TTL of a host, in milliseconds. With a shorter one, other hosts would take a short stall for the death
+ * of the host.
+ */
 const SHORTEST_HOST_TTL_MS = 3_000;
 export const hostTtl = () =>
   text(
@@ -150,7 +153,7 @@ export interface Address {
 export const address = () =>
   text('host:port, such as "127.0.0.1:4300" or "[::1]:4300" (port 0: any free one)', parseAddress);
 
-/** An address as it is written, or null for what is none. */
+/** Reads host:port. Returns null if the text is not an address. */
 export function parseAddress(given: string): Address | null {
   const [, ipv6, name, digits = ""] = /^(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+)):(0|[1-9]\d{0,4})$/.exec(given) ?? [];
   const host = ipv6 ?? name;
@@ -158,7 +161,7 @@ export function parseAddress(given: string): Address | null {
   return URL.canParse(`http://${given}`) ? { host, port: Number(digits) } : null;
 }
 
-/** Which store, and where it is. `url` may hold a password: never print it without `redact()`. */
+/** The store and its address. `url` may contain a password: never print it without `redact()`. */
 export type StoreConfig = { kind: "file" } | { kind: "redis"; url: string };
 
 export const store = () =>

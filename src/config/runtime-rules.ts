@@ -1,25 +1,28 @@
 import * as v from "valibot";
 import { holdsGitHubToken } from "./text.js";
 
-/** Flags that the fleet gives every server itself: a second value would break the pool, or put a token into argv. */
+/** Flags that the fleet passes to every server. A second value would break the pool, or put a token on the command line. */
 const OWN_FLAGS = ["--headless", "--port", "--host", "--stdio", "--auth-token-env", "--no-auto-login"];
 const ALLOWED_ARGS = `a list of the runtime's flags, without a token in any and without the fleet's own (${OWN_FLAGS.join(", ")})`;
 
-/** Variables that carry a server's identity; handing the fleet's own down would give one server another's. */
+/**
+ * Variables that identify a server. A server that inherited the fleet's own values would get the identity of another
+ * server.
+ */
 const OWN_VARIABLE = /^(?:COPILOT_CONNECTION_TOKEN|COPILOT_HOME|COPILOTFLEET_.*)$/;
 const ALLOWED_ENV =
   "a list of the names of environment variables (letters, digits, _), without COPILOT_HOME, COPILOT_CONNECTION_TOKEN and COPILOTFLEET_*";
 
 const isForeignFlag = (arg: string) => !OWN_FLAGS.some((flag) => arg === flag || arg.startsWith(`${flag}=`));
 
-/** Flags for the runtime. World-readable through the process table, hence no token in any of them. */
+/** Flags for the runtime. Everybody can read them in the process table, so they must not contain a token. */
 export const runtimeArgs = () => list(ALLOWED_ARGS, (arg) => isForeignFlag(arg) && !holdsGitHubToken(arg));
 
-/** Names of the variables that a server gets besides the fleet's own allow-list. */
+/** Names of the variables that a server gets in addition to the fleet's own allow-list. */
 export const runtimeEnv = () =>
   list(ALLOWED_ENV, (name) => /^[A-Za-z_][A-Za-z0-9_]*$/.test(name) && !OWN_VARIABLE.test(name));
 
-/** Names or patterns of tools, as the SDK's `availableTools` takes them. */
+/** Names or patterns of tools, in the format of the SDK's `availableTools`. */
 export const toolNames = () => list('an array of tool names or patterns, such as ["builtin:view"]', () => true);
 
 function list(allowed: string, isAllowed: (item: string) => boolean) {

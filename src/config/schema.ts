@@ -25,8 +25,8 @@ import {
 import { runtimeArgs, runtimeEnv, toolNames } from "./runtime-rules.js";
 
 /**
- * Every key of the configuration, as the public contract has it, with its default. What comes out is resolved:
- * durations in milliseconds, sizes in bytes, addresses and the store as objects, with the unit in the name.
+ * Every key of the configuration with its default, as in the public contract. The output is resolved: durations are in
+ * milliseconds, sizes are in bytes, and addresses and the store are objects. Resolved names contain the unit.
  */
 
 const ports = v.strictObject({ from: v.optional(port(), 5000), to: v.optional(port(), 5999) });
@@ -35,7 +35,8 @@ const pool = v.pipe(
   v.strictObject({
     servers: v.optional(count(), 1),
     strategy: v.optional(choice(["sticky", "round-robin", "least-loaded"]), "sticky"),
-    // What `serve` does beside: shared servers that run before anybody asks, and users' own that sleep when nobody is there.
+    // For `serve`: the number of shared servers to keep running in advance, and the idle time after which a user's own
+    // server is stopped.
     warm: v.optional(countOrNone(), 0),
     idleTimeout: v.optional(v.nullable(wait()), null),
   }),
@@ -58,17 +59,17 @@ const auth = v.strictObject({
   githubTokenCommand: v.optional(v.nullable(command()), null),
 });
 
-/** A model service that speaks one of the known protocols. */
+/** A model service that uses one of the known protocols. */
 export interface RemoteProvider {
   type: "openai" | "azure" | "anthropic";
   baseUrl: string;
-  /** The variable that holds the key; null for services that want none. */
+  /** The variable that contains the key; null for services that do not need one. */
   apiKeyEnv: string | null;
-  /** Means something to "openai" and "azure" only. */
+  /** Only "openai" and "azure" use it. */
   wireApi: "completions" | "responses";
 }
 
-/** The echo model that comes with the fleet: it needs no network. */
+/** The built-in echo model, which needs no network. */
 interface EchoProvider {
   type: "echo";
 }
@@ -102,14 +103,15 @@ const provider = v.pipe(
 
 const session = v.pipe(
   v.strictObject({
-    // Null: the runtime chooses. The default depends on the provider: see `withModel`.
+    // If null, the runtime chooses. The default depends on the provider: see `withModel`.
     model: v.optional(v.nullable(modelName())),
     ttl: v.optional(age(), "24h"),
     maxActive: v.optional(count(), 50),
     approve: v.optional(choice(["none", "ask", "all"]), "none"),
-    // Whether a user's clients reach the disk and start programs of the user's own server. Auto: only inside a sandbox.
+    // Whether a user's clients may reach the disk and start programs of the user's own server. Auto: only inside a
+    // sandbox.
     host: v.optional(choice(["owner", "none", "auto"]), "auto"),
-    // Null: all that the runtime has on a user's own server, none on a shared one.
+    // Null: all tools of the runtime on a user's own server, and none on a shared one.
     tools: v.optional(v.nullable(toolNames()), null),
     infinite: v.optional(
       v.strictObject({
@@ -132,7 +134,7 @@ const health = v.pipe(
     interval: v.optional(wait(), "5s"),
     timeout: v.optional(wait()),
     failures: v.optional(count(), 3),
-    // Beyond the ping: whether a session can be made, too.
+    // Whether to check, in addition to the ping, that a session can be created.
     session: v.optional(flag(), false),
     startup: v.optional(wait(), "30s"),
     restarts: v.optional(count(), 5),
@@ -140,7 +142,7 @@ const health = v.pipe(
     stable: v.optional(wait(), "60s"),
     stalledTurn: v.optional(wait(), "10m"),
   }),
-  // Who asks for a faster interval only, gets a deadline that fits it.
+  // If only the interval is set, and it is short, the timeout is shortened to fit.
   v.transform(({ interval, timeout, failures, session, startup, restarts, backoff, stable, stalledTurn }) => ({
     intervalMs: interval,
     timeoutMs: timeout ?? Math.min(2000, interval),
@@ -159,7 +161,7 @@ const recycle = v.pipe(
     maxMemory: v.optional(v.nullable(size()), "1gb"),
     maxAge: v.optional(v.nullable(age()), "24h"),
     maxSessions: v.optional(v.nullable(count()), null),
-    // The least time between two attempts at one server.
+    // The shortest time between two attempts to recycle the same server.
     pause: v.optional(wait(), "60s"),
   }),
   v.transform(({ maxMemory, maxAge, maxSessions, pause }) => ({
@@ -177,20 +179,20 @@ const drain = v.pipe(
 
 const serve = v.pipe(
   v.strictObject({
-    // Null: no front door.
+    // If null, there is no front door.
     listen: v.optional(v.nullable(address()), "127.0.0.1:4300"),
-    // Whether each request at the front door gets a line in the log, without its content.
+    // Whether the log gets a line for each request at the front door, without its content.
     accessLog: v.optional(flag(), false),
     metrics: v.optional(address(), "127.0.0.1:9464"),
     gcInterval: v.optional(wait(), "1h"),
-    // The longest message that a client may send to the front door.
+    // The largest message that a client may send to the front door.
     maxFrame: v.optional(frameSize(), "8mb"),
-    // Whether each connection to the front door begins with the header of a proxy that names the client (PROXY protocol v2).
+    // Whether each connection to the front door begins with a proxy's header that names the client (PROXY protocol v2).
     proxyProtocol: v.optional(flag(), false),
-    // How long a prompt may wait at the front door while others use its session.
+    // How long a prompt may wait at the front door while other users use its session.
     turnWait: v.optional(wait(), "30s"),
     logMaxSize: v.optional(size(), "10mb"),
-    // How many rotated logs are kept of each server, beside the one that it writes.
+    // The number of rotated logs to keep for each server, in addition to the current one.
     logFiles: v.optional(count(), 3),
   }),
   v.transform(({ gcInterval, maxFrame, turnWait, logMaxSize, ...rest }) => ({
@@ -202,7 +204,7 @@ const serve = v.pipe(
   })),
 );
 
-/** @param bytes of `unreadBytes` */
+/** @param defaults.bytes the default of `unreadBytes`, as a size with a unit */
 const limitsOf = (defaults: {
   connections: number;
   sessions: number | null;
@@ -210,17 +212,18 @@ const limitsOf = (defaults: {
   bytes: string;
 }) =>
   v.strictObject({
-    // Connections to the front door at the same time.
+    // Open connections to the front door.
     connections: v.optional(v.nullable(count()), defaults.connections),
-    // Sessions that are kept, in all states.
+    // Sessions in any state.
     sessions: v.optional(v.nullable(count()), defaults.sessions),
-    // Requests at the front door that are not answered.
+    // Unanswered requests at the front door.
     requestsInFlight: v.optional(v.nullable(count()), defaults.requestsInFlight),
-    // Bytes that the front door holds in its buffers: unfinished frames, unanswered requests, and what clients do not take.
+    // Bytes in the buffers of the front door: unfinished frames, unanswered requests, and data that clients have not
+    // read.
     unreadBytes: v.optional(v.nullable(size()), defaults.bytes),
   });
 
-/** Null: no limit. */
+/** A limit of null means unlimited. */
 const limits = v.strictObject({
   /** For each user. */
   default: v.optional(limitsOf({ connections: 16, sessions: 1000, requestsInFlight: 2000, bytes: "64mb" }), {}),
@@ -229,25 +232,28 @@ const limits = v.strictObject({
 });
 
 const storeOptions = v.strictObject({
-  // Redis without TLS on another host: whoever is on the way reads and changes the state of the fleet.
+  // Allows Redis without TLS on another host. Anybody on the network path can then read and change the state of the
+  // fleet.
   insecure: v.optional(flag(), false),
 });
 
-/** This host, where several share a fleet (and its Redis). */
+/** Settings of this host, for a fleet of several hosts that share a Redis. */
 const host = v.pipe(
   v.strictObject({
-    // Null: as it was called before, or as the machine is called.
+    // If null, the host keeps its previous name or takes the machine's name.
     name: v.optional(v.nullable(hostName()), null),
-    // Where other hosts reach the front door of this one. Null: where it listens.
+    // The address at which other hosts reach the front door of this host. If null, it is the address at which the front
+    // door listens.
     advertise: v.optional(v.nullable(address()), null),
-    // How long after its last heartbeat others take it for dead, and take over what was there.
+    // How long after the last heartbeat of this host the other hosts consider it dead and take over its users and
+    // sessions.
     ttl: v.optional(hostTtl(), "15s"),
   }),
   v.transform(({ ttl, ...rest }) => ({ ...rest, ttlMs: ttl })),
 );
 
 const storage = v.strictObject({
-  // A folder that all hosts mount, for the state of sessions. Null: each host keeps it on a disk of its own.
+  // A folder that all hosts mount, for the state of sessions. If null, each host stores the state on its own disk.
   shared: v.optional(v.nullable(path("always")), null),
 });
 
@@ -274,8 +280,8 @@ const keys = v.strictObject({
 const DEFAULT_MODEL = "gpt-5";
 
 /**
- * A provider of one's own cannot choose a model. GitHub's own models differ from account to account, so that no name is
- * right for all of them: there the runtime chooses.
+ * Chooses the model. A provider needs a default, because it cannot choose a model itself. GitHub's models differ from
+ * account to account, so no default is right for all of them, and the runtime chooses.
  */
 function withModel({ session, ...rest }: v.InferOutput<typeof keys>) {
   const { model = rest.provider === null ? null : DEFAULT_MODEL, ...others } = session;
@@ -284,8 +290,8 @@ function withModel({ session, ...rest }: v.InferOutput<typeof keys>) {
 
 export const ConfigSchema = v.pipe(keys, v.transform(withModel));
 
-/** The configuration as it is written in a file. */
+/** The configuration as a file contains it. */
 export type ConfigInput = v.InferInput<typeof ConfigSchema>;
 
-/** The configuration, complete and resolved. */
+/** The complete and resolved configuration. */
 export type Config = v.InferOutput<typeof ConfigSchema>;

@@ -1,14 +1,14 @@
 /**
- * Text on its way into a message: made harmless to a terminal, and rid of what may be a secret. `quote()` of errors.ts
- * is for short values; these are for paths and for the output of other programs, which must not be shortened.
+ * Prepares text for a message: makes it harmless to a terminal, and removes possible secrets. `quote()` of errors.ts is
+ * for short values. These functions are for paths and the output of other programs, which must not be shortened.
  */
 
-/** `text` with control, zero-width and bidirectional characters escaped. */
+/** Escapes control, zero-width and bidirectional characters. */
 export function printable(text: string): string {
   return text.replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, (c) => `\\u{${c.codePointAt(0)?.toString(16)}}`);
 }
 
-/** A path as one word for a shell, for a command that is meant to be pasted. */
+/** Quotes a path as one shell word, for a command that the user can paste. */
 export function shellQuote(path: string): string {
   return /^[\w/.@%+,:=-]+$/.test(path) ? path : `'${path.replaceAll("'", "'\\''")}'`;
 }
@@ -18,19 +18,20 @@ const SECRETS = [
   /\b(?:gh[a-z]_|github_pat_)\w+/g,
   // Model vendors' keys and JSON web tokens.
   /\b(?:sk-|eyJ)[\w.+/=-]{8,}/g,
-  // Any long run that mixes letters and digits is more likely a secret than a word.
+  // A long run that mixes letters and digits is more likely a secret than a word.
   /(?<![\w+/=-])(?=[\w+/=-]*\d)(?=[\w+/=-]*[A-Za-z])[\w+=-]{20,}/g,
 ];
 
-/** `text` without credentials in URLs and without whatever looks like a token. */
+/** Removes credentials from URLs, and everything that looks like a token. */
 export function redact(text: string): string {
-  // Up to the last "@": a password may hold a "/" or an "@" itself, and too much hidden is better than too little.
+  // Hide everything up to the last "@", because a password may contain a "/" or an "@". It is better to hide too much
+  // than too little.
   let safe = text.replace(/:\/\/\S*@/g, "://***@");
   for (const secret of SECRETS) safe = safe.replace(secret, "***");
   return safe;
 }
 
-/** Whether `text` holds one of GitHub's tokens. */
+/** Whether `text` contains a GitHub token. */
 export function holdsGitHubToken(text: string): boolean {
   return /gh[a-z]_\w|github_pat_/.test(text);
 }

@@ -1,6 +1,6 @@
 /**
- * The tools of the runtime, as `session.tools.getBuiltinDescriptors` of 1.0.85 lists them, and `write_bash` of other versions.
- * A test compares the list with the runtime's.
+ * The tools that `session.tools.getBuiltinDescriptors` of runtime 1.0.85 lists, and `write_bash` of other versions. A
+ * test compares this list with the runtime's.
  */
 export const BUILTIN_TOOLS: ReadonlySet<string> = new Set(
   `apply_patch ask_user bash context_board create create_pull_request edit exit_plan_mode factories_manage
@@ -9,14 +9,17 @@ export const BUILTIN_TOOLS: ReadonlySet<string> = new Set(
   tool_search_tool update_todo view web_fetch write_agent write_bash`.split(/\s+/),
 );
 
-/** Those that neither reach files, programs or the network, nor start an agent that could. */
+/** Tools that do not reach files, programs or the network, and do not start an agent that could. */
 const HARMLESS = new Set(
   "ask_user exit_plan_mode fetch_copilot_cli_documentation generic_tool_search task_complete tool_search_tool update_todo".split(
     " ",
   ),
 );
 
-/** Whether a name or pattern of `session.tools` may let the model reach files or programs. Clients run their own tools. */
+/**
+ * Whether a name or pattern in `session.tools` may let the model reach files or programs. Custom tools do not count,
+ * because clients run them.
+ */
 export function reachesFiles(pattern: string): boolean {
   return !pattern.startsWith("custom:") && !HARMLESS.has(pattern.replace(/^builtin:/, ""));
 }

@@ -6,7 +6,7 @@ import { guardedKeys } from "./guarded.js";
 import type { Layer } from "./layers.js";
 import { printable, shellQuote } from "./text.js";
 
-/** That the user trusts a project file, in `trusted/` of the state folder. */
+/** Records that the user trusts a project file. Stored in `trusted/` of the state folder. */
 export interface TrustRecord {
   path: string;
   /** SHA-256 of path and content. */
@@ -14,7 +14,7 @@ export interface TrustRecord {
   trustedAt: string;
 }
 
-/** The folder of the records, one file for each project file. */
+/** Returns the folder of the trust records, which has one file for each project file. */
 export function trustFolder(stateRoot: string): string {
   return join(stateRoot, "trusted");
 }
@@ -28,8 +28,9 @@ export function trustDigest(path: string, text: string): string {
 }
 
 /**
- * How a project file is called in its record: with the real path of its folder, from which its relative paths count. The
- * file itself may be a link; its content is what counts.
+ * Returns the name of a project file in its trust record: the real path of its folder, because relative paths in the
+ * file are resolved against it, and the file's name. The file itself may be a link, because the record also covers its
+ * content.
  */
 export function trustedName(path: string): string {
   try {
@@ -41,10 +42,10 @@ export function trustedName(path: string): string {
 }
 
 /**
- * Refuses guarded keys of a project file unless the user trusted this content at this path.
+ * Refuses guarded keys in a project file unless the user trusted this content at this path.
  *
  * @param text the content that `layer` was read from
- * @throws FleetError `FLEET_CONFIG_UNTRUSTED`.
+ * @throws FleetError `FLEET_CONFIG_UNTRUSTED` when the file sets guarded keys without the user's trust.
  */
 export function refuseUntrusted(path: string, text: string, layer: Layer, stateRoot: string): void {
   const keys = guardedKeys(layer);
@@ -70,14 +71,14 @@ export function refuseUntrusted(path: string, text: string, layer: Layer, stateR
   );
 }
 
-/** The record of a project file under its {@link trustedName}; undefined if there is none that can be relied on. */
+/** Returns the trust record of a project file by its {@link trustedName}; undefined if no reliable record exists. */
 export function readTrust(stateRoot: string, name: string): TrustRecord | undefined {
   const text = readOwn(trustRecordPath(stateRoot, name));
   const record = text === undefined ? undefined : parseTrust(text);
   return record?.path === name ? record : undefined;
 }
 
-/** A damaged record trusts nothing: the user can trust the file again. */
+/** Parses a trust record. Returns undefined if it is damaged, because the user can trust the file again. */
 export function parseTrust(text: string): TrustRecord | undefined {
   let value: unknown;
   try {
@@ -91,7 +92,10 @@ export function parseTrust(text: string): TrustRecord | undefined {
   return { path, digest, trustedAt };
 }
 
-/** A file that only we can have written; undefined for any other. The state folder is checked later than this is read. */
+/**
+ * Reads a file that only we can have written; returns undefined for any other. The check is needed here, because this
+ * runs before the state folder is checked.
+ */
 export function readOwn(path: string): string | undefined {
   let handle: number;
   try {

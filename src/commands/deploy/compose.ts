@@ -5,8 +5,8 @@ import { containerFlags } from "../../cli/deploy-flags.js";
 export default class DeployCompose extends FleetCommand {
   static override summary = "Print a Docker Compose file for this configuration.";
   static override description =
-    "With more than one host a Redis comes with it, unless the configuration names one that is not on this machine. " +
-    "No secret is in it: variables are filled in by docker compose. Needs Compose 2.23.1 or later.";
+    "With more than one host, the file includes a Redis, unless the configuration names one on another machine. The file " +
+    "contains no secrets: docker compose fills in the variables. Needs Compose 2.23.1 or later.";
   static override examples = [
     "<%= config.bin %> deploy compose > compose.yaml",
     "<%= config.bin %> deploy compose --replicas 3 --storage shared",

@@ -4,10 +4,10 @@ import { kubernetesFlags } from "../../cli/deploy-flags.js";
 import type { Manifest } from "../../deploy/kubernetes/render.js";
 
 export default class DeployKubernetes extends FleetCommand {
-  static override summary = "Print Kubernetes manifests for this configuration, for kubectl apply.";
+  static override summary = "Print Kubernetes manifests for this configuration.";
   static override description =
-    "Nothing is applied, and no secret is in them: keys, tokens and a Redis URL with a password are references to Secrets, " +
-    "which comments at the top name. More than one host needs a Redis store.";
+    "Applies nothing: pipe the output to kubectl apply. The manifests contain no secrets. Keys, tokens and a Redis URL " +
+    "with a password are references to Secrets, which comments at the top name. More than one host needs a Redis store.";
   static override examples = [
     "<%= config.bin %> deploy kubernetes --image registry.example/copilotfleet:1 | kubectl apply -f -",
     "<%= config.bin %> deploy kubernetes --replicas 3 --redis-secret fleet-redis --storage shared --storage-class nfs",

@@ -4,10 +4,11 @@ import { systemdFlags } from "../../cli/deploy-flags.js";
 import type { UnitFile } from "../../deploy/systemd.js";
 
 export default class DeploySystemd extends FleetCommand {
-  static override summary = "Print systemd units for this configuration: serve, its socket, and a timer for gc.";
+  static override summary =
+    "Print systemd units for this configuration: for serve, for its socket, and a timer for gc.";
   static override description =
-    "Each file stands below a comment with its path; --output writes them. No secret is in them: keys, tokens and a Redis " +
-    "URL with a password belong into /etc/copilotfleet/secrets.env.";
+    "Prints each file below a comment with its path. --output writes the files instead. The units contain no secrets: put " +
+    "keys, tokens and a Redis URL with a password into /etc/copilotfleet/secrets.env.";
   static override examples = [
     "<%= config.bin %> deploy systemd",
     "<%= config.bin %> deploy systemd --command /usr/bin/copilotfleet --output /",

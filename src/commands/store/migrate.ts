@@ -6,9 +6,9 @@ import { type MigrateResult, migrateStore } from "../../migrate.js";
 export default class StoreMigrate extends FleetCommand {
   static override summary = "Copy the recorded state to another store: from files to Redis, or back.";
   static override description = [
-    "Copies servers, sessions and the numbering of leases from the store in use to an empty one, and reads them back. The",
-    "store in use is not changed, and stays in use until the configuration names the other. Run it while nobody uses the",
-    "fleet; servers may go on running. What sessions and servers keep on disk stays where it is.",
+    "Copies servers, sessions and the numbering of leases from the store in use to an empty one, and verifies the copy. The",
+    "store in use does not change. It stays in use until the configuration names the other. Run this while nobody uses the",
+    "fleet; servers may keep running. The files of sessions and servers stay where they are.",
   ].join(" ");
   static override examples = [
     "<%= config.bin %> store migrate --to redis://127.0.0.1:6379/0",
@@ -17,7 +17,7 @@ export default class StoreMigrate extends FleetCommand {
   ];
   static override flags = {
     to: Flags.string({ description: '"file", or a Redis URL without a password', helpValue: "STORE" }),
-    "to-env": Flags.string({ description: "the variable that holds the Redis URL", helpValue: "VAR" }),
+    "to-env": Flags.string({ description: "environment variable that holds the Redis URL", helpValue: "VAR" }),
   };
 
   async run(): Promise<MigrateResult> {

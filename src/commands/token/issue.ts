@@ -3,14 +3,18 @@ import { lifetimeFlag, requiredUserFlag } from "../../cli/flags.js";
 import type { IssuedToken } from "../../gateway/tokens.js";
 
 export default class TokenIssue extends FleetCommand {
-  static override summary = "Issue a token with which a user's clients connect to the front door.";
+  static override summary = "Issue a token that lets a user's clients connect to the front door.";
   static override description =
-    "The token is printed once and kept nowhere: whoever has it acts as this user. Without --ttl it is good until it is revoked.";
+    "Prints the token once and does not store it. Everybody who has it acts as this user. Without --ttl it is valid until " +
+    "it is revoked.";
   static override examples = [
     "<%= config.bin %> token issue --user alice --ttl 30d",
     "<%= config.bin %> token issue --user alice --json",
   ];
-  static override flags = { user: requiredUserFlag, ttl: lifetimeFlag("how long it is good, such as 30d") };
+  static override flags = {
+    user: requiredUserFlag,
+    ttl: lifetimeFlag("how long the token is valid, such as 30d (default: until it is revoked)"),
+  };
 
   async run(): Promise<IssuedToken> {
     const { flags } = await this.parse(TokenIssue);

@@ -6,7 +6,7 @@ import type { TokenView } from "../../gateway/tokens.js";
 const COLUMNS: Column[] = [{ heading: "TOKEN", cut: "middle" }, USER, { heading: "AGE", yields: 1 }, "EXPIRES"];
 
 export default class TokenList extends FleetCommand {
-  static override summary = "Show the tokens that were issued and not revoked, never the secrets in them.";
+  static override summary = "Show the tokens that were issued and not revoked, without their secrets.";
   static override examples = ["<%= config.bin %> token list", "<%= config.bin %> token list --user alice --json"];
   static override flags = { user: userFlag };
 

@@ -3,14 +3,15 @@ import { FleetCommand } from "../../cli/base-command.js";
 import { usage, userFlag } from "../../cli/flags.js";
 
 export default class TokenRevoke extends FleetCommand {
-  static override summary = "Revoke tokens, by their ids or all of a user. Revoking what is gone is success.";
-  static override description = "Connections that were made with one of them end within seconds.";
+  static override summary = "Revoke tokens by their ids, or all tokens of a user.";
+  static override description =
+    "Connections that use a revoked token end within seconds. Revoking a token that does not exist is a success.";
   static override examples = [
     "<%= config.bin %> token revoke 0123456789abcdef",
     "<%= config.bin %> token revoke --user alice",
   ];
   static override strict = false;
-  /** oclif would otherwise read an argument that is not given from standard input. */
+  /** Without `ignoreStdin`, oclif reads a missing argument from standard input. */
   static override args = { token: Args.string({ description: "ids of tokens", ignoreStdin: true }) };
   static override flags = { user: userFlag };
 
