@@ -15,17 +15,17 @@ export interface AnswersContext extends DoorContext {
   user: string;
   openRequests: OpenRequests;
   attachments: Map<string, Attachment>;
-  /** The client has the session open on a server here. */
+  /** Called when the client has opened the session on a server here. */
   opened: (sessionId: string) => void;
-  /** The client gets no events of the session any more, which may be in a turn of its. */
+  /** Called when the client no longer gets events of the session, in which its own turn may still run. */
   left: (sessionId: string) => void;
-  /** The server has ended with a session that the client was just leaving. */
+  /** Called when the server ends while the client is leaving the session. */
   lost: (sessionId: string) => void;
   opener: Opener;
   links: Links;
 }
 
-/** The requests that the front door answers with work of its own: the life of sessions, and lists of them. */
+/** Answers the requests that the front door does not merely pass on: to open, leave, delete and list sessions. */
 export class Answers {
   readonly #context: AnswersContext;
 
@@ -65,7 +65,8 @@ export class Answers {
           attachment.attached = true;
           attachment.asked = request.params;
           answer = result;
-          // Before the events that follow. Where more has to be set, the session is not ready yet.
+          // On the user's own server, reply now, so that the client gets the answer before the events that follow it. On
+          // other servers, reply later, because the session may not be ready before its options are set.
           if (own) openRequests.reply(request, result);
         },
       });
@@ -85,9 +86,10 @@ export class Answers {
   /**
    * Deletes a session that is on this host.
    *
-   * @returns what its server answered
-   * @throws FleetError `FLEET_METHOD_DENIED` for a member, `FLEET_SESSION_LOCKED`, `FLEET_STATE_UNWRITABLE`, and as
-   * `Opener.serverFor`; `RpcError` with what the server refused it with.
+   * @returns the server's answer
+   * @throws FleetError `FLEET_METHOD_DENIED` when the user is not the owner, `FLEET_SESSION_LOCKED` when somebody holds the
+   * session's lease, `FLEET_STATE_UNWRITABLE` when the server cannot delete the session's folder, and as
+   * `HostDirectory.assertStorage`, `Opener.serverFor` and `Upstream.ask`; `RpcError` when the server refuses.
    */
   async deleteHere(method: string, record: SessionRecord): Promise<unknown> {
     const { store, user, opener, attachments, links, directory } = this.#context;
@@ -96,12 +98,12 @@ export class Answers {
     if (record.owner !== user) throw methodDenied(method, "only the owner of a session deletes it");
     const lease = await store.readLease(id);
     if (lease !== null) throw sessionLocked(id, lease);
-    // What is not in it would pass for deleted.
+    // With the shared storage unmounted, every session would look deleted.
     await directory.assertStorage();
     const near = (await directory.has(record)) ? links.server(record.serverId) : undefined;
     const link = near ?? (await opener.link(await opener.serverFor(record)));
     const result = (await link.upstream.ask(method, { sessionId: id })) as { success?: unknown };
-    // The runtime finds nothing to delete elsewhere, and the session goes on.
+    // The runtime does not find a session that the client keeps in a folder of its own choice. Such a session stays.
     const goesOn = result.success !== true && isElsewhere(attachments.get(id)?.asked ?? {});
     if (!goesOn) {
       if (readSessionFolder(link.server.home, id) === null) await store.deleteSession(id);
@@ -111,20 +113,20 @@ export class Answers {
     return result;
   }
 
-  /** Wherever the client has it open. */
+  /** Leaves the session on whichever server or host the client has it open. */
   async detach(request: ClientRequest, record: SessionRecord): Promise<void> {
     const { attachments, left, lost, links, openRequests } = this.#context;
     await this.#reopened(record.id);
     const attachment = attachments.get(record.id);
     const link = links.live(attachment?.linkId ?? record.serverId);
     if (link === undefined) {
-      // Its server has gone, and the session with it: there is nothing to leave.
+      // The server or host at the other end has gone, so there is nothing to leave.
       attachments.delete(record.id);
       openRequests.reply(request, { success: true });
       return;
     }
     openRequests.forward(link, request, {
-      // Also for a client that says "session.destroy": a newer runtime may no longer know the older name.
+      // Also for a client that sends "session.destroy", because a newer runtime may no longer know that older name.
       method: "session.detach",
       params: { sessionId: record.id },
       onAnswer: (answer) => {
@@ -134,7 +136,7 @@ export class Answers {
           left(record.id);
         }
         if (!moved) return undefined;
-        openRequests.reply(request, { success: true }); // left by itself
+        openRequests.reply(request, { success: true }); // the session moved, so it is not open there any longer
         return "hold";
       },
       onLost: () => {
@@ -145,11 +147,11 @@ export class Answers {
     });
   }
 
-  /** Waits for the end of an opening that is under way: left before that, the session would be open again after it. */
+  /** Waits until nothing is reopening the session. Otherwise it would be open again after the client has left it. */
   async #reopened(sessionId: string): Promise<void> {
     const { attachments } = this.#context;
     for (let under = attachments.get(sessionId)?.reopening; under; under = attachments.get(sessionId)?.reopening) {
-      await under.catch(() => "whoever needs it is told");
+      await under.catch(() => "the request that needs it gets the error");
     }
   }
 
@@ -161,13 +163,13 @@ export class Answers {
     const ids = new Set(visible.map(({ id }) => id));
     const listed = Array.isArray(result.sessions) ? (result.sessions as { sessionId?: string }[]) : [];
     const here = link.own ? listed : listed.filter(({ sessionId = "" }) => ids.has(sessionId));
-    // What a filter goes by is not in the records.
+    // The records lack the values that a filter compares.
     const isFiltered = request.params.filter !== undefined && request.params.filter !== null;
     const elsewhere = isFiltered ? [] : await this.#elsewhere(visible, here);
     openRequests.reply(request, { ...result, sessions: [...here, ...elsewhere] });
   }
 
-  /** The user's sessions that are on other hosts, as far as their records tell of them. As on a bare server: if they had a turn. */
+  /** The user's sessions on other hosts, as their records describe them. As on a bare server, only those with a turn. */
   async #elsewhere(visible: readonly SessionRecord[], listed: readonly { sessionId?: string }[]): Promise<object[]> {
     const { directory, user } = this.#context;
     if (directory.own === null) return [];
@@ -195,7 +197,7 @@ export class Answers {
   }
 }
 
-/** What the disk did not let the server delete is there. @throws FleetError `FLEET_STATE_UNWRITABLE`. */
+/** @throws FleetError `FLEET_STATE_UNWRITABLE` when the server could not delete the session, whose folder is still there. */
 function refuseFailed(id: string, result: unknown): void {
   const { success, error } = (result ?? {}) as { success?: unknown; error?: unknown };
   if (success !== false) return;

@@ -3,20 +3,23 @@ import type { Link } from "./links.js";
 import { toolsIn } from "./members.js";
 import { parse } from "./server-message.js";
 
-/** A session that this client opened, here or on another host, and what is needed to open it again. */
+/** A session that this client opened, here or on another host, with all that is needed to open it again. */
 export interface Attachment {
   readonly sessionId: string;
-  /** The link that it was opened on last, by its id: that of a server, or of another host's front door. */
+  /** The id of the link on which the session was last opened: to a server, or to another host's front door. */
   linkId: string;
-  /** What the client asked for when it opened the session, without anything of the fleet's. */
+  /** The parameters with which the client opened the session, without those that the fleet adds. */
   asked: Params;
-  /** Whether the other end of that link has it open for this client, as far as is known. */
+  /** Whether the other end of that link has the session open for this client, as far as we know. */
   attached: boolean;
-  /** Whether what the server says to all of the session's life is about this one: its id may be another's once it is unloaded. */
+  /**
+   * Whether `session.lifecycle` events, which a server sends to all clients, are about this session. Once it is unloaded,
+   * another session may get its id.
+   */
   heard: boolean;
-  /** Whether its events say that it is in a turn, whoever began that. */
+  /** Whether its events show that it is in a turn, of this client or another. */
   inTurn: boolean;
-  /** It is being opened again, by whoever needed it first. */
+  /** Set while the session is being reopened. The first request that needs it starts that, and the others wait for it. */
   reopening: Promise<Link> | null;
 }
 
@@ -32,23 +35,23 @@ export function newAttachment(sessionId: string, linkId: string, asked: Params):
   };
 }
 
-/** The names of the tools that the client brought, as it opened the session or has set them since. */
+/** The names of the tools that the client brought when it opened the session, or has set after that. */
 export function ownTools({ asked }: Pick<Attachment, "asked">): Set<string> {
   return new Set(toolsIn(asked).map(({ name }) => String(name)));
 }
 
-/** The runtime's words for a session that it does not have in memory. */
+/** Whether an answer is the runtime's error for a session that it does not have in memory. */
 export function saysUnloaded(body: Buffer): boolean {
   const { error } = parse(body) as { error?: { message?: unknown } };
   return typeof error?.message === "string" && isNotFound(error.message);
 }
 
-/** The same of the message alone. */
+/** The same for the message of such an error. */
 export function isNotFound(message: string): boolean {
   return /session not found/i.test(message);
 }
 
-/** Whether a client has the session in a folder of its own choice: what is there is its server's to say. */
+/** Whether a client keeps the session in a folder of its own choice, where only the server looks for it. */
 export function isElsewhere({ configDir }: Params): boolean {
   return configDir !== undefined && configDir !== null;
 }

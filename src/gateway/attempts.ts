@@ -1,11 +1,11 @@
-/** How long the answer to a wrong token is delayed: at the first failure of its id, and at most, in milliseconds. */
+/** How long the answer to a wrong token is delayed at the first failure of its id, and at most. In milliseconds. */
 const FIRST_DELAY_MS = 250;
 const LONGEST_DELAY_MS = 8_000;
-/** After this time one failure of an id is forgiven, in milliseconds. */
+/** One failure of an id is forgiven after this time, in milliseconds. */
 const FORGIVEN_MS = 10_000;
-/** How many ids are remembered. The oldest are forgotten first, so that nobody can fill the memory. */
+/** How many ids are remembered. Beyond that the oldest is forgotten, so that nobody can fill the memory. */
 const MAX_IDS = 10_000;
-/** How many answers are delayed at the same time. One more, and the one that has waited longest is given at once. */
+/** How many answers are delayed at the same time. Beyond that the answer that has waited longest is given at once. */
 const MAX_DELAYED = 256;
 
 interface Failures {
@@ -14,9 +14,9 @@ interface Failures {
 }
 
 /**
- * Slows down whoever guesses tokens. Failures are counted by the id in the token, not by address: behind a proxy all clients
- * have the same one. A good token is never delayed or refused, whatever was tried with its id. That is safe because its secret
- * has 256 random bits.
+ * Slows down clients that guess tokens. Failures are counted by the id in the token, not by address, because all clients
+ * behind one proxy have the same address. A good token is never delayed or refused, no matter how often its id was tried
+ * before. That is safe because its secret has 256 random bits.
  */
 export class Attempts {
   readonly #failures = new Map<string, Failures>();
@@ -29,9 +29,9 @@ export class Attempts {
   }
 
   /**
-   * Notes a wrong token, and resolves when it may be answered.
+   * Counts a wrong token, and resolves when the door may answer it.
    *
-   * @param tokenId the id in it; undefined for one that is not shaped like a token
+   * @param tokenId the id in the token; undefined if it does not look like a token
    */
   async failed(tokenId: string | undefined): Promise<void> {
     const ms = tokenId === undefined ? FIRST_DELAY_MS : this.#count(tokenId);
@@ -49,7 +49,7 @@ export class Attempts {
     });
   }
 
-  /** @returns how long the answer is to be delayed, in milliseconds. */
+  /** @returns how long to delay the answer, in milliseconds. */
   #count(tokenId: string): number {
     const known = this.#failures.get(tokenId);
     const count = (known === undefined ? 0 : this.#left(known)) + 1;

@@ -2,30 +2,30 @@ import { lstatSync, realpathSync } from "node:fs";
 import { basename, dirname, isAbsolute, join, resolve } from "node:path";
 
 /**
- * Whether a path that a client named lies in the home, wherever links lead. All servers run as one user of the operating
- * system, so nothing else keeps a server out of the homes of others.
+ * Whether a path that a client named lies in the home once all links are resolved. All servers run as the same user of the
+ * operating system, so nothing else keeps a server out of the homes of others.
  */
 export function isBelowHome(path: unknown, home: string): boolean {
-  // The runtime follows a link before it goes up from it: a path with ".." in it is not what it reads like.
+  // The runtime resolves a link before the ".." behind it, so a path with ".." may not lead where it seems to.
   if (typeof path !== "string" || path.includes("\0") || !isAbsolute(path) || resolve(path) !== path) return false;
   const real = realPath(path);
   const realHome = realPath(home);
   return real !== null && realHome !== null && (real === realHome || real.startsWith(`${realHome}/`));
 }
 
-/** The path without links, of which the end need not exist; null if it cannot be followed. */
+/** The path with its links resolved. The end of the path need not exist. Null if the path cannot be resolved. */
 function realPath(path: string): string | null {
   try {
     return realpathSync(path);
   } catch {
-    // A link that leads nowhere would be followed once somebody makes what it names.
+    // Refuse a dangling link, because it leads somewhere as soon as somebody creates its target.
     if (dirname(path) === path || isThere(path)) return null;
     const parent = realPath(dirname(path));
     return parent === null ? null : join(parent, basename(path));
   }
 }
 
-/** Whether there is anything of this name, or whether that cannot be seen. */
+/** Whether something with this name exists, or may exist where we cannot look. */
 function isThere(path: string): boolean {
   try {
     return lstatSync(path, { throwIfNoEntry: false }) !== undefined;

@@ -14,12 +14,12 @@ export interface BulkDeletionContext extends AnswersContext {
   onEvent: (event: Omit<DoorEvent, "address" | "user">) => void;
 }
 
-/** As the runtime answers a parameter that is missing or of another type (measured with 1.0.85). */
+/** The runtime's error code for a parameter that is missing or has the wrong type (measured with 1.0.85). */
 const INTERNAL_ERROR = -32603;
 
 /**
- * Deletes many sessions of a user in one request. The server alone would neither ask who may delete a session nor forget its
- * record, so each of them goes the way of `session.delete`. The answers have the shape of a bare server's.
+ * Deletes many sessions of a user in one request. The server alone would neither check who may delete a session nor delete
+ * its record, so the door handles each session like a `session.delete`. The answers have the same shape as a bare server's.
  */
 export class BulkDeletion {
   readonly #context: BulkDeletionContext;
@@ -30,7 +30,7 @@ export class BulkDeletion {
     this.#answers = answers;
   }
 
-  /** `sessions.bulkDelete`: as on a bare server, what cannot be deleted is missing in the answer. */
+  /** `sessions.bulkDelete`: like a bare server's, the answer omits the sessions that could not be deleted. */
   async delete(link: ServerLink, request: ClientRequest): Promise<void> {
     const { sessionIds } = request.params;
     if (!Array.isArray(sessionIds)) throw invalid(request, "missing or non-array parameter 'sessionIds'");
@@ -41,7 +41,7 @@ export class BulkDeletion {
     });
   }
 
-  /** `sessions.pruneOld`: the server names the sessions that are old enough, also when they are to be deleted. */
+  /** `sessions.pruneOld`: the server only lists the sessions that are old enough, and the door deletes them. */
   async prune(link: ServerLink, request: ClientRequest): Promise<void> {
     const { upstream } = link;
     const plan = (await upstream.ask(request.method, { ...request.params, dryRun: true })) as PruneResult;
@@ -59,7 +59,7 @@ export class BulkDeletion {
     openRequests.reply(request, result);
   }
 
-  /** @returns the bytes that were freed, by the ids of those that are gone. */
+  /** @returns the freed bytes by session id, for the sessions that no longer exist. */
   async #deleteAll(link: ServerLink, { method }: ClientRequest, ids: string[]): Promise<Record<string, number>> {
     const { sizes } = (await link.upstream.ask("sessions.getSizes", {})) as { sizes: Record<string, number> };
     const freed: Record<string, number> = {};
@@ -87,11 +87,11 @@ export class BulkDeletion {
       await upstream.ask("session.delete", { sessionId });
       attachments.delete(sessionId);
     }
-    // A session whose state is in a folder of its client's (`configDirectory`) goes on.
+    // A session stays if its client keeps its state in a folder of its own choice (`configDirectory`).
     return (await store.readSession(sessionId)) === null ? "deleted" : "kept";
   }
 
-  /** Null: there is no such session, or it is not this user's. */
+  /** Null if there is no such session, or if it is not this user's. */
   async #recordOf(sessionId: string): Promise<SessionRecord | null> {
     const { sessions, user } = this.#context;
     try {

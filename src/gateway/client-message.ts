@@ -2,7 +2,7 @@ import { isUtf8 } from "node:buffer";
 import { encodeBody, PARSE_ERROR, ProtocolError } from "./frames.js";
 import { type Member, plainString, type ScanLimits, scanObject, scanWithin } from "./scan.js";
 
-/** JSON-RPC 2.0 allows null, too, in what it calls an unwise use; fractions and huge numbers name nothing reliably. */
+/** JSON-RPC 2.0 also allows null but discourages it. Fractions and huge numbers do not identify a request reliably. */
 export type RpcId = string | number;
 export type Params = Record<string, unknown>;
 
@@ -12,32 +12,32 @@ export interface ClientRequest {
   method: string;
   /** Empty if the request had none. */
   params: Params;
-  /** How long it was, in bytes. */
+  /** The length of the message, in bytes. */
   bytes: number;
 }
 
-/** What a client sent, read once and strictly: this is what is judged, and what a server gets is made from it. */
+/** A client's message, read once and strictly. The door judges this value, and builds from it what the server gets. */
 export type ClientMessage =
   | ClientRequest
   | { kind: "notification"; method: string }
-  /** A request whose id is known and that is to be answered with this error instead of being judged. */
+  /** A request with a known id, which is answered with this error instead of being judged. */
   | { kind: "unfit"; id: RpcId; rpcCode: number; message: string }
   | { kind: "response"; id: RpcId; withId: WithId };
 
-/** The same message under another id, framed. With `filter` its result is what that makes of it. */
+/** The same message under another id, framed. With `filter`, its result is replaced by what the filter returns for it. */
 export type WithId = (id: RpcId, filter?: (result: unknown) => unknown) => Buffer;
 
 /**
- * How much one message may hold. The depth is what the runtime takes (measured with 1.0.85): serde_json gives up at 128. JSON
- * of many small values costs far more to parse than its length suggests, and nobody else is served while that is done: at this
- * limit, up to 50 ms for the parsing and the writing together (Node 20.20).
+ * How much one message may hold. The runtime accepts this depth (measured with 1.0.85), because its serde_json fails at 128.
+ * JSON with many small values takes far longer to parse than its length suggests, and the door serves nobody else in that
+ * time. A message at this limit takes up to 50 ms for parsing and writing together (Node 20.20).
  */
 const LIMITS: ScanLimits = { depth: 127, values: 50_000 };
 const OVER: Record<keyof ScanLimits, string> = {
   depth: `The message is nested more than ${LIMITS.depth} levels deep.`,
   values: `The message has more than ${LIMITS.values} values. A long text may be one string.`,
 };
-/** In a message over the limits the id is looked for if the message is no longer than this. */
+/** The longest message over the limits that we still search for its id, in bytes. */
 const SEARCHED_BYTES = 1024 * 1024;
 const BACKSLASH = 0x5c;
 const LETTER_U = 0x75;
@@ -49,10 +49,10 @@ const INVALID_REQUEST = -32600;
 const INVALID_PARAMS = -32602;
 
 /**
- * Reads a client's frame. Two readers of one text can differ over keys that occur twice, over escapes in keys, batches and
- * bytes that are not UTF-8: none of these gets through.
+ * Reads a client's frame. Two readers of one text can disagree about duplicate keys, escapes in keys, batches and bytes that
+ * are not UTF-8, so none of these gets through.
  *
- * @throws ProtocolError for what is no JSON-RPC message.
+ * @throws ProtocolError when the frame is not a JSON-RPC message.
  */
 export function readClientFrame(body: Buffer): ClientMessage {
   if (!isUtf8(body)) throw new ProtocolError("A frame is not UTF-8.", PARSE_ERROR);
@@ -81,10 +81,10 @@ function assertVersion(body: Buffer, members: ReadonlyMap<string, Member>): void
   }
 }
 
-/** @param seen the members up to the one that goes over a limit */
+/** @param seen the members up to the one that exceeds a limit */
 function refuseOver(body: Buffer, seen: ReadonlyMap<string, Member>, message: string): ClientMessage {
   const isKnown = seen.has("jsonrpc") && seen.has("id") && (seen.has("method") || !seen.has("params"));
-  // Some writers put the id last. Without it the request cannot be answered, and the connection has to end.
+  // Some writers put the id last. Without the id we cannot answer the request, and have to end the connection.
   if (!isKnown && body.length > SEARCHED_BYTES) throw new ProtocolError(message, INVALID_REQUEST);
   const members = isKnown ? seen : membersByKey(scanObject(body) ?? []);
   assertVersion(body, members);
@@ -92,8 +92,8 @@ function refuseOver(body: Buffer, seen: ReadonlyMap<string, Member>, message: st
 }
 
 /**
- * The runtime drops such a message without a word, and whoever waits for an answer waits for ever. Here they get one: the
- * client, or the server that it was to answer.
+ * The runtime drops such a message silently, and the side that waits for an answer would wait for ever. So that side gets an
+ * error from us: the client for its request, or the server for the request that the client answers.
  */
 function unanswerable(body: Buffer, members: ReadonlyMap<string, Member>, message: string): ClientMessage {
   const member = members.get("id");
@@ -110,12 +110,12 @@ function unanswerable(body: Buffer, members: ReadonlyMap<string, Member>, messag
 }
 
 /**
- * Whether there is half a surrogate pair in it, as of an emoji that was cut: JavaScript makes nothing of that, the runtime does.
- * In bytes that are UTF-8 it can only be an escape.
+ * Whether the message has half of a surrogate pair in it, such as half of an emoji. JavaScript accepts that, but the runtime
+ * does not. In valid UTF-8 it can only be an escape.
  */
 function hasHalves(body: Buffer): boolean {
   if (!body.includes("\\ud") && !body.includes("\\uD")) return false;
-  /** Where the second half of a pair has to be. */
+  /** Where the second half of a pair has to begin; -1 if none is due. */
   let owed = -1;
   for (let at = 0; at < body.length; at++) {
     if (body[at] !== BACKSLASH) continue;
@@ -123,12 +123,12 @@ function hasHalves(body: Buffer): boolean {
     const isFit = owed === -1 ? half !== "second" : at === owed && half === "second";
     if (!isFit) return true;
     owed = half === "first" ? at + ESCAPE_LENGTH : -1;
-    at++; // what is escaped may be a backslash
+    at++; // skip the escaped character, which may be a backslash
   }
   return owed !== -1;
 }
 
-/** Which half of a pair four hexadecimal digits name: D800 to DBFF the first, DC00 to DFFF the second. */
+/** Which half of a pair the four hexadecimal digits encode: D800 to DBFF is a first half, DC00 to DFFF a second half. */
 function halfAt(body: Buffer, at: number): "first" | "second" | "none" {
   if (String.fromCharCode(body[at] ?? 0).toLowerCase() !== "d") return "none";
   const second = Number.parseInt(String.fromCharCode(body[at + 1] ?? 0), 16);
@@ -157,7 +157,7 @@ function readCall(body: Buffer, members: ReadonlyMap<string, Member>): ClientMes
   return { kind: "request", id, method, params, bytes: body.length };
 }
 
-/** What the client answers may be large and of any content: all but the id passes as it is. */
+/** A client's answer may be large and contain anything, so everything but its id passes unchanged. */
 function readResponse(body: Buffer, members: ReadonlyMap<string, Member>): ClientMessage {
   const member = members.get("id");
   if (member === undefined || members.has("result") === members.has("error")) {
@@ -184,7 +184,7 @@ export function isId(value: unknown): value is RpcId {
   return typeof value === "string" ? value.length <= MAX_ID_LENGTH : Number.isSafeInteger(value);
 }
 
-/** No arguments, in any notation: `vscode-jsonrpc` writes one that is left out as `[null]`. */
+/** Whether there are no arguments, in any notation: `vscode-jsonrpc` writes an omitted one as `[null]`. */
 function isNothing(params: unknown): boolean {
   return params === undefined || params === null || (Array.isArray(params) && params.every((value) => value === null));
 }

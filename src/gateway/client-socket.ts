@@ -3,63 +3,63 @@ import { type Frame, FrameSplitter, type ProtocolError } from "./frames.js";
 import { readProxyHeader } from "./proxy-protocol.js";
 import { encodeMessage } from "./refusals.js";
 
-/** Notifications whose method begins with `$/` are nobody's business in this protocol (LSP, "$ requests"). */
+/** Clients may ignore notifications whose method begins with `$/` (LSP, "$ requests"). */
 const ACKNOWLEDGEMENT = encodeMessage({ method: "$/ack" });
 
-/** How long a client may take to go on with taking what it was sent, in milliseconds. */
+/** How long a client may read nothing of what it was sent, in milliseconds. */
 const STALL_MS = 60_000;
-/** How long a whole frame may take to arrive: so many milliseconds, and one more for each of so many bytes (64 kB/s). */
+/** How long a whole frame may take to arrive: this many milliseconds, plus one for every 64 bytes of it (64 kB/s). */
 const FRAME_MS = 30_000;
 const FRAME_BYTES_PER_MS = 64;
 const KEEP_ALIVE_MS = 30_000;
-/** How long one that is hung up on may take for the last word, in milliseconds. */
+/** How long a client may take to read the last frame before it is cut off, in milliseconds. */
 const END_MS = 1_000;
-/** A client that does not take so much of what it was sent is not read from: each answer to it would add to that. */
+/** While a client has more bytes than this to read, the door reads nothing from it: each answer would add to them. */
 const MAX_UNREAD_BYTES = 8 * 1024 * 1024;
 
 export interface ClientSocketOptions {
-  /** After how long a client is cut off that takes nothing of what it was sent, in milliseconds. */
+  /** How long a client may read nothing of what it was sent before it is cut off, in milliseconds. */
   stallMs?: number;
-  /** Whether the connection begins with the header of a proxy: see {@link readProxyHeader}. */
+  /** Whether the connection begins with a proxy's header: see {@link readProxyHeader}. */
   proxyProtocol?: boolean;
 }
 
 export interface ClientSocketListener {
   onFrames(frames: readonly Frame[]): void;
   onProtocolError(error: unknown): void;
-  /** The buffers hold so many bytes now: of a frame that is not whole, and of what the client does not take. */
+  /** The buffers now hold `bytes`: the `arriving` bytes of an unfinished frame, and those that the client has not read. */
   onBuffered(bytes: number, of: { arriving: number }): void;
-  /** It is slower than what is sent to it. */
+  /** The client reads more slowly than the door sends. */
   onFull(): void;
-  /** It takes more again. */
+  /** Everything that waited for the client has been sent. */
   onDrain(): void;
   onClosed(): void;
 }
 
 /**
- * The client's end of the wire: frames in, frames out, and no patience with one that stalls. An idle client may stay for
- * ever; one whose machine is gone is found by TCP's own keep-alive.
+ * The socket of one client: receives and sends frames, and cuts off a client that stalls. An idle client may stay for ever.
+ * TCP keep-alive finds a client whose machine has gone.
  */
 export class ClientSocket {
-  /** The client's address, without its port. Until a proxy has named it, the proxy's. */
+  /** The client's address, without its port. Until a proxy's header has named it, it is the proxy's address. */
   address: string;
   readonly #socket: Socket;
   readonly #splitter: FrameSplitter;
   readonly #listener: ClientSocketListener;
   readonly #stallMs: number;
-  /** Who wants nothing more to arrive for now. */
+  /** The reasons not to read from the client for now. */
   readonly #holds = new Set<unknown>();
-  /** What is to leave together. */
+  /** The frames to send together; null while each frame is sent at once. */
   #batch: Run[] | null = null;
-  /** The beginning of the header of a proxy; null once that is whole, or if none is expected. */
+  /** The beginning of a proxy's header; null once the header is complete, or if none is expected. */
   #proxyHeader: Buffer | null;
   #arriving: ArrivingFrame | null = null;
   #frameTimer: NodeJS.Timeout | undefined;
-  /** How many bytes of an unfinished frame were counted last. */
+  /** How many bytes of an unfinished frame the last `onBuffered` reported. */
   #toldPending = 0;
   #ending: NodeJS.Timeout | undefined;
 
-  /** @param limitBytes of one frame */
+  /** @param limitBytes the longest body of a frame, in bytes */
   constructor(
     socket: Socket,
     limitBytes: number,
@@ -82,7 +82,7 @@ export class ClientSocket {
       listener.onDrain();
     });
     socket.on("timeout", () => socket.destroy());
-    socket.on("error", () => undefined); // `close` follows, and says all there is to say
+    socket.on("error", () => undefined); // `close` follows, and we handle that
     socket.once("close", () => {
       clearTimeout(this.#frameTimer);
       clearTimeout(this.#ending);
@@ -94,7 +94,7 @@ export class ClientSocket {
     return this.#socket.destroyed || !this.#socket.writable;
   }
 
-  /** The longest frame that is taken from now on, in bytes. */
+  /** The longest body of a frame that is accepted from now on, in bytes. */
   set limitBytes(bytes: number) {
     this.#splitter.limitBytes = bytes;
   }
@@ -106,14 +106,14 @@ export class ClientSocket {
 
   #write(bytes: Buffer): void {
     if (this.closed || this.#socket.write(bytes)) return;
-    // Each piece that it takes counts, also of one long frame: a slow client is none that stalls.
+    // Each piece that the client reads restarts this time, even within one long frame. So a client may be slow.
     this.#socket.setTimeout(this.#stallMs);
     this.#tellBuffered();
     if (this.#socket.writableLength > MAX_UNREAD_BYTES) this.hold(this);
     this.#listener.onFull();
   }
 
-  /** Frames that are sent in between leave together. */
+  /** Holds frames back until `uncork`, which sends them together. */
   cork(): void {
     this.#batch ??= [];
   }
@@ -128,13 +128,13 @@ export class ClientSocket {
     this.#socket.uncork();
   }
 
-  /** Reads nothing more until `letGo` with the same reason. */
+  /** Stops reading until `letGo` is called with the same reason. */
   hold(reason: unknown): void {
     const isRead = this.#holds.size === 0;
     this.#holds.add(reason);
     this.#socket.pause();
     if (!isRead || this.#arriving === null) return;
-    // The time in which the door does not read is not the client's fault.
+    // Stop the client's time while the door does not read.
     this.#arriving.readMs += performance.now() - this.#arriving.since;
     clearTimeout(this.#frameTimer);
   }
@@ -149,8 +149,8 @@ export class ClientSocket {
   }
 
   /**
-   * Says the last word and hangs up. Whoever does not take it within the time is cut off, and so is whoever goes on talking:
-   * nothing of that is looked at, and it gains no time by it.
+   * Sends a last frame and hangs up. A client that does not read the frame in time is cut off. The door ignores what the
+   * client still sends, and that gains it no time.
    */
   end(frame?: Buffer): void {
     if (this.#ending !== undefined) return;
@@ -164,7 +164,7 @@ export class ClientSocket {
   }
 
   #receive(chunk: Buffer, listener: ClientSocketListener): void {
-    // Read all the same: with bytes unread the kernel would take the last word back.
+    // Keep reading and ignore the bytes. Closing a socket with unread bytes would make the client lose the last frame.
     if (this.#ending !== undefined) return;
     let frames: Frame[];
     try {
@@ -186,7 +186,7 @@ export class ClientSocket {
     this.#listener.onBuffered(pendingBytes + this.#socket.writableLength, { arriving: pendingBytes });
   }
 
-  /** @returns what the client sent; null while the header is not whole. @throws ProtocolError */
+  /** @returns the bytes behind the header; null until it is complete. @throws ProtocolError as {@link readProxyHeader}. */
   #behindProxyHeader(chunk: Buffer): Buffer | null {
     if (this.#proxyHeader === null) return chunk;
     const bytes = Buffer.concat([this.#proxyHeader, chunk]);
@@ -198,8 +198,9 @@ export class ClientSocket {
   }
 
   /**
-   * Clients write header and body apart, and without TCP_NODELAY the body then waits for the header's acknowledgement, which
-   * the kernel delays by about 40 ms. Sending anything carries it at once. See `runtime/client/acknowledge.ts`.
+   * Clients write header and body separately. Without TCP_NODELAY the body then waits for the header's acknowledgement,
+   * which our kernel delays by about 40 ms. Anything that we send takes the acknowledgement along at once. See
+   * `runtime/client/acknowledge.ts`.
    */
   #watchArrival(): void {
     this.#timeFrame();
@@ -207,7 +208,7 @@ export class ClientSocket {
     if (this.#socket.writable && this.#socket.writableLength === 0) this.#socket.write(ACKNOWLEDGEMENT);
   }
 
-  /** Sets the time for the whole frame that is arriving. Bytes of it that arrive later gain the client no time. */
+  /** Sets the time limit for the whole frame that is arriving. Later bytes of the frame do not extend it. */
   #timeFrame(): void {
     const { incomplete, arrived: number, frameBytes: bytes } = this.#splitter;
     const known = this.#arriving;
@@ -231,11 +232,11 @@ export class ClientSocket {
   }
 }
 
-/** A frame that is not whole. */
+/** A frame that has not arrived completely. */
 interface ArrivingFrame {
-  /** How many frames came before it. */
+  /** How many frames arrived before it. */
   number: number;
-  /** Its length; null while its header is not whole. */
+  /** The frame's length, header and body; null until its header is complete. */
   bytes: number | null;
   /** For how long the door read from the client before `since`, in milliseconds. */
   readMs: number;
@@ -243,10 +244,10 @@ interface ArrivingFrame {
   since: number;
 }
 
-/** Frames that lie one behind the other in memory, as they arrived: they leave as one piece, not as one each. */
+/** Frames that lie one behind the other in memory, as they arrived. One write sends them all. */
 interface Run {
   first: Buffer;
-  /** Of all of them. */
+  /** The length of all of them together. */
   bytes: number;
 }
 

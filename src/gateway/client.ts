@@ -23,49 +23,49 @@ import type { TokenHolder } from "./tokens.js";
 import { TurnEnds } from "./turn-ends.js";
 import { Turns } from "./turns.js";
 
-/** What the clients of one door share. */
+/** The parts of the door that all its clients share. */
 export interface DoorServices extends DoorContext {
-  /** Starts a server once for all clients that need it at the same time. */
+  /** Starts a server only once for all clients that need it at the same time. */
   together: Together;
-  /** Calls `reattach` of the client when the server runs again. */
+  /** Calls the client's `reattach` when the server runs again. */
   awaitServer: (server: ServerRecord, client: Client) => void;
-  /** The same when what was on that host can be had again: there, or where it was taken. */
+  /** Calls the client's `reattach` when the sessions of that host are available again, there or on another host. */
   awaitHost: (host: HostRecord, client: Client) => void;
-  /** This client has opened the session on a server here. */
+  /** Called when this client has opened the session on a server here. */
   opened: (sessionId: string, client: Client) => void;
-  /** What servers asked in the sessions that clients have open. */
+  /** The requests that servers made in the sessions that clients have open. */
   sessionRequests: SessionRequests;
-  /** The users of the other clients that brought a tool of that name to the session. */
+  /** The users of the other clients that brought a tool with that name to the session. */
   bringers: (sessionId: string, tool: string, except: Client) => string[];
-  /** Resolves when the next prompt may be begun, or session opened. */
+  /** Resolves when the next prompt may begin, or the next session may be opened. */
   pace: () => Promise<void>;
-  /** Whether no new turns are let in. */
+  /** Whether the door lets no new turns begin. */
   isDraining: () => boolean;
   onRequest: (report: RequestReport) => void;
   onEvent: (event: DoorEvent) => void;
 }
 
-/** Where a client comes from, and how it gets to other hosts. */
+/** Where a client comes from, and how it reaches other hosts. */
 export interface ClientOrigin {
-  /** What it said of itself in `connect`, without its token. */
+  /** The parameters of its `connect`, without `token` and `fleet`. */
   hello: Params;
-  /** The protocol that it speaks. */
+  /** The protocol that the client speaks. */
   protocol: Protocol;
-  /** The host whose front door carries it; undefined: it came by itself. */
+  /** The host whose front door relays the client; undefined if it connected here directly. */
   via: string | undefined;
-  /** Null: it is relayed no further. */
+  /** Null if the client is not relayed any further. */
   peers: PeerDialer | null;
-  /** What it has of its user's limits. */
+  /** The part of its user's limits that it takes up. */
   share: Share;
 }
 
-/** A client that asks on and on without taking an answer would fill the memory. */
+/** A client that keeps sending requests without reading the answers would fill the memory. */
 const MAX_OPEN_REQUESTS = 10_000;
 
-/** How often it is looked whether turns at other hosts are over, in milliseconds. */
+/** How often we check whether turns on other hosts are over, in milliseconds. */
 const SETTLED_POLL_MS = 50;
 
-/** An authenticated client: its servers, its sessions, its turns. */
+/** An authenticated client, with its servers, sessions and turns. */
 export class Client {
   readonly holder: TokenHolder;
   readonly turns: Turns;
@@ -80,7 +80,7 @@ export class Client {
   readonly #gone = new AbortController();
   readonly #isRelayed: boolean;
   readonly #protocol: Protocol;
-  /** The server that this client has set up for itself: see `server-setup.ts`. */
+  /** The server that this client has set up for itself. The client's connection ends with it: see `server-setup.ts`. */
   #boundTo: Link | undefined;
 
   constructor(
@@ -169,27 +169,27 @@ export class Client {
     });
   }
 
-  /** Connects to the user's home, on whichever host. @returns what the server there says of itself. */
+  /** Connects to the user's home, on whichever host it is. @returns the answer to `connect` from there. */
   async greet(): Promise<Params> {
     const { directory } = this.#door;
-    // Carried here for a session that is not on the host of its user: no server is started for that.
+    // The client was relayed here for a session, and its user's home is on another host. Start no server for that.
     if (this.#isRelayed && !(await directory.place(this.holder.user)).here)
       return { protocolVersion: this.#protocol.version };
     return (await this.#routes.home()).greeting;
   }
 
-  /** Whether this client has the session open, and brought a tool of that name to it. */
+  /** Whether this client has the session open, and brought a tool with that name to it. */
   brings(sessionId: string, tool: string): boolean {
     const attachment = this.#attachments.get(sessionId);
     return attachment !== undefined && ownTools(attachment).has(tool);
   }
 
-  /** How many turns are under way or waited for, here and at other hosts. */
+  /** How many turns are running or waiting, here and on other hosts. */
   get inTurns(): number {
     return this.turns.size + this.#relayedTurns();
   }
 
-  /** Resolves when no turn is. */
+  /** Resolves when no turn is running or waiting. @throws when the signal aborts. */
   async settled(signal: AbortSignal): Promise<void> {
     await this.turns.settled();
     while (this.#relayedTurns() > 0) await delay(SETTLED_POLL_MS, undefined, { signal });
@@ -200,7 +200,7 @@ export class Client {
     return relayed.length;
   }
 
-  /** @throws ProtocolError */
+  /** @throws ProtocolError when too many requests are unanswered. */
   take(message: ClientMessage): void {
     switch (message.kind) {
       case "request":
@@ -218,13 +218,13 @@ export class Client {
         this.#tell({ event: "denied", detail: message.message });
         break;
       case "notification":
-        // The protocol has none in this direction, and a server may take one for a request.
+        // The protocol has no notifications from clients, and a server may take one for a request.
         if (!message.method.startsWith("$/")) this.#tell({ event: "dropped", detail: "a notification" });
         break;
     }
   }
 
-  /** Nothing more comes from the servers for a while, since the client is slow; or it does again. */
+  /** Stops reading from the servers because the client is slow (false), or reads again (true). */
   setFlow(flowing: boolean): void {
     for (const { upstream } of this.#links.all()) {
       if (flowing) upstream.resume();
@@ -233,8 +233,10 @@ export class Client {
   }
 
   /**
-   * The server, or the host, is there again: what this client had open there is opened again, so that it goes on hearing of
-   * it. Without a link: whatever it had open on this host.
+   * Reopens the sessions that this client lost, so that it gets their events again. Call this when their server or host is
+   * there again.
+   *
+   * @param lost the id of the link on which the client had the sessions open; undefined: any server of this host
    */
   async reattach(lost?: string): Promise<void> {
     const isLost = ({ linkId, attached }: Attachment) =>
@@ -242,7 +244,7 @@ export class Client {
     for (const attachment of [...this.#attachments.values()].filter(isLost)) await this.#reattach(attachment);
   }
 
-  /** Somebody has loaded the session again: if this client had it open, it goes on hearing of it. Never rejects. */
+  /** Another client has loaded the session again. Reopens it for this client too, if it had it open. Never rejects. */
   async follow(sessionId: string): Promise<void> {
     const attachment = this.#attachments.get(sessionId);
     if (attachment === undefined || attachment.attached || attachment.heard || attachment.reopening !== null) return;
@@ -255,31 +257,31 @@ export class Client {
     try {
       await this.#routes.reattach(attachment);
     } catch (error) {
-      // Deleted meanwhile: its id may be somebody else's by now.
+      // The session was deleted while the client did not have it open. Another user may have its id by now.
       if (isFleetError(error, "FLEET_SESSION_NOT_FOUND")) this.#forget(attachment);
-      // The next request for it says so to the client.
+      // The client gets the error as the answer to its next request for the session.
       else if (!this.#gone.signal.aborted)
         this.#tell({ event: "failed", sessionId: attachment.sessionId, ...failure(error) });
     }
   }
 
-  /** Unless the client has opened another of that id since. */
+  /** Does nothing if the client has opened another session with that id since then. */
   #forget(attachment: Attachment): void {
     const { sessionId } = attachment;
     if (this.#attachments.get(sessionId) === attachment) this.#attachments.delete(sessionId);
   }
 
-  /** Hangs up on the servers of this host: what is in a turn is cut, and unloaded there. */
+  /** Hangs up on the servers of this host. That cuts the turns in them, and they unload the sessions. */
   leaveServers(): void {
     for (const { kind, upstream } of this.#links.all()) if (kind === "server") upstream.destroy();
   }
 
-  /** Whether it is connected to other hosts, or about to be. */
+  /** Whether the client is connected to other hosts, or about to be. */
   get hasPeers(): boolean {
     return this.#links.hasPeers;
   }
 
-  /** Hangs up on other hosts that have gone. @param there the links to those that have not */
+  /** Hangs up on other hosts that have gone. @param there the ids of the links to hosts that have not */
   hangUp(there: ReadonlySet<string>): void {
     this.#links.hangUp((linkId) => there.has(linkId));
   }
@@ -299,8 +301,8 @@ export class Client {
   }
 
   /**
-   * A server has ended, or another host, or the connection to it: nobody waits for it in vain, and what was open there is
-   * opened again.
+   * A server, another host, or the connection to it has ended. Answers all that waits for it, and asks the door to call
+   * `reattach` for the sessions that were open there.
    */
   #lose(link: Link): void {
     this.#links.forget(link);
@@ -329,11 +331,12 @@ export class Client {
     if (lost && link.kind === "peer") this.#door.awaitHost(link.host, this);
   }
 
-  /** Of the turn that the session is in nothing more is heard: the client is told so in place of its server. */
+  /** The server sends no more events of the session's turn, so the door sends the client the end of the turn. */
   #cut(attachment: Attachment, message: string): void {
     const { sessionId, inTurn } = attachment;
     const turn = this.turns.of(sessionId);
-    // A prompt that waits for its turn has lost nothing, and its client must not take the end of another's for its own.
+    // A prompt that still waits for its turn loses nothing. Its client must not take the end of somebody else's turn for the
+    // end of its own.
     if (turn?.active === true) this.#ends.cut(sessionId, message);
     else if (inTurn) this.#ends.cutOther(sessionId, message);
     attachment.inTurn = false;

@@ -21,11 +21,11 @@ import {
 import type { Share, Shares } from "./shares.js";
 import { type HostHolder, isTokenGood, recognizer, type TokenHolder, tokenIdIn, verifyToken } from "./tokens.js";
 
-/** What somebody may send who has shown no token yet: enough for `connect`. */
+/** The longest frame that a connection may send before it has shown a token, in bytes. That is enough for `connect`. */
 const HELLO_BYTES = 16 * 1024;
-/** A frame of which no more has arrived is not ended for what else its user has in the buffers. */
+/** The limit on unread bytes ends a connection only while more bytes than this have arrived of an unfinished frame. */
 const SMALL_BYTES = 64 * 1024;
-/** How long somebody may take to show a token, in milliseconds. */
+/** How long a connection may take to show a token, in milliseconds. */
 const HELLO_MS = 10_000;
 
 export interface ConnectionServices extends DoorServices, Pick<DoorOwner, "control"> {
@@ -45,19 +45,19 @@ interface Admission {
   greeting: Params;
 }
 
-/** One connection to the front door: nobody's until a token was shown, then a client's, or another host's. */
+/** One connection to the front door. It is a stranger's until it shows a token, then a client's or another host's. */
 export class Connection {
   readonly #services: ConnectionServices;
   readonly #socket: ClientSocket;
   readonly #onClosed: (connection: Connection) => void;
   readonly #hello: NodeJS.Timeout;
-  /** What came behind `connect` before that was answered. */
+  /** The messages that arrived behind `connect` before it was answered. */
   readonly #early: ClientMessage[] = [];
   #state: "new" | "authenticating" | "open" | "closed" = "new";
   #client: Client | undefined;
   #admitted: Admission | undefined;
   #share: Share | undefined;
-  /** Instead of a client. */
+  /** Set instead of the client when another host has connected. */
   #control: ControlConnection | undefined;
 
   constructor(socket: Socket, services: ConnectionServices, onClosed: (connection: Connection) => void) {
@@ -77,22 +77,22 @@ export class Connection {
     this.#hello.unref();
   }
 
-  /** The client's address, without its port: with `serve.proxyProtocol` as its proxy names it. */
+  /** The client's address, without its port. With `serve.proxyProtocol`, it is the address that the proxy names. */
   get address(): string {
     return this.#socket.address;
   }
 
-  /** Whose it is; undefined until a user's token was shown. */
+  /** The client; undefined until a user's token was shown. */
   get client(): Client | undefined {
     return this.#client;
   }
 
-  /** Whether a token was shown, a user's or another host's. */
+  /** Whether a good token was shown, a user's or another host's. */
   get authenticated(): boolean {
     return this.#state === "open";
   }
 
-  /** Whether it is not known yet who that is. */
+  /** Whether it is still unknown who has connected. */
   get isStranger(): boolean {
     return this.#client === undefined && this.#control === undefined;
   }
@@ -102,7 +102,7 @@ export class Connection {
     return this.#state === "authenticating";
   }
 
-  /** Ends the connection, after what was already sent to the client has left. */
+  /** Ends the connection once everything that was sent to the client has left. */
   end(): void {
     this.#socket.end();
   }
@@ -170,12 +170,12 @@ export class Connection {
       const { own } = this.#services.directory;
       const isGood = async () => await isTokenGood(this.#services.store, holder);
       const peers = own === null || via !== undefined ? null : new PeerDialer(own, hello, String(token), isGood);
-      // It may have hung up while its token was looked up, and then nothing would give the share back.
+      // If the client hung up while its token was being looked up, nothing would give the share back.
       if (this.#socket.closed) return;
       this.#share = this.#services.shares.admit(holder.user, via !== undefined);
       await this.#admit({ id, token: String(token) }, holder, { hello, protocol, via, peers, share: this.#share });
     } catch (error) {
-      // What was done for one that has hung up was given up.
+      // If the client has hung up, the error is only that we gave up our work for it.
       if (!this.#socket.closed) this.#tell(refusal(error));
       this.#refuse(refusalFrame(id, error));
     }
@@ -197,8 +197,8 @@ export class Connection {
   }
 
   /**
-   * As a bare server answers a second `connect`. Only the token of the first one counts. No other token is looked up, so that
-   * nobody can try tokens here.
+   * Answers a second `connect` as a bare server does. Only the token of the first one counts. No other token is looked
+   * up, so nobody can try tokens here.
    */
   #greetAgain({ id, params }: ClientRequest, { isSameToken, greeting }: Admission): void {
     if (isSameToken(params.token)) {
@@ -209,7 +209,7 @@ export class Connection {
     this.#socket.send(errorFrame(id, AUTHENTICATION_FAILED, "AUTHENTICATION_FAILED"));
   }
 
-  /** Another host is no client, and never becomes one: it has no user, no home and no sessions. */
+  /** Admits another host. It never becomes a client, because it has no user, no home and no sessions. */
   async #admitHost(id: ClientRequest["id"], holder: HostHolder, protocol: Protocol): Promise<void> {
     const { control } = this.#services;
     const greeting = await ControlConnection.greet(this.#services, holder, protocol);
@@ -224,13 +224,13 @@ export class Connection {
     this.#socket.letGo(this);
   }
 
-  /** @param arriving how many of the bytes belong to a frame that is not whole */
+  /** @param arriving how many of the bytes belong to an unfinished frame */
   #count(bytes: number, arriving: number): void {
     if (this.#share === undefined || this.#state === "closed") return;
     this.#share.buffers(bytes);
     const reached = arriving > SMALL_BYTES ? this.#share.overBytes : null;
     if (reached === null) return;
-    // The rest of the frame would have to be read before its request could be refused.
+    // End the connection: to refuse only this request, we would have to read the rest of its frame.
     this.#tell(refusal(reached));
     this.#client?.close();
     this.#refuse(refusalFrame(null, reached));
@@ -238,11 +238,11 @@ export class Connection {
 
   #refuse(frame: Buffer): void {
     this.#state = "closed";
-    this.#socket.letGo(this); // or its end would not be seen
+    this.#socket.letGo(this); // a socket that is not read from does not notice its end
     this.#socket.end(frame);
   }
 
-  /** What came is not the protocol: this connection ends, and no other notices. */
+  /** A frame broke the protocol, or we failed to handle it. Ends this connection, without any effect on others. */
   #fault(error: unknown): void {
     const isFault = error instanceof ProtocolError;
     const fault = isFault ? error : new ProtocolError("A frame cannot be read.", -32700);
@@ -268,7 +268,7 @@ export class Connection {
   }
 }
 
-/** A limit that does its work is not a failure of the front door. */
+/** A limit that refuses a client is not a failure of the front door. */
 function refusal(error: unknown): Omit<DoorEvent, "address" | "user"> {
   if (!isFleetError(error, "FLEET_LIMIT_REACHED")) return { event: "failed", ...failure(error) };
   const { code, limit, message } = error;

@@ -6,7 +6,7 @@ import type { Sessions } from "../sessions/sessions.js";
 import type { ServerRecord, Store } from "../store/store.js";
 import type { Params } from "./client-message.js";
 
-/** What the front door needs of the fleet. */
+/** The parts of the fleet that the front door needs. */
 export interface DoorContext {
   config: Config;
   store: Store;
@@ -16,8 +16,8 @@ export interface DoorContext {
 }
 
 /**
- * Runs `start`, or waits for the one that runs already for that server, until the signal aborts; for the others it goes on
- * then. `start` gets a signal of its own.
+ * Runs `start`, or waits for the `start` that already runs for that server. When `signal` aborts, only this wait ends: the
+ * start goes on for the other callers, because it gets another signal.
  */
 export type Together = (
   serverId: string,
@@ -25,26 +25,26 @@ export type Together = (
   start: (signal: AbortSignal) => Promise<ServerRecord>,
 ) => Promise<ServerRecord>;
 
-/** What it needs besides, for other hosts. */
+/** The front door's context, with what it needs for other hosts. */
 export interface DoorOwner extends DoorContext {
-  /** Does what another host asks of this one, and gives what goes back as JSON. */
+  /** Does what another host asks of this one. @returns the result, which is sent back as JSON. */
   control: (method: string, params: Params, signal: AbortSignal) => Promise<unknown>;
 }
 
-/** One request of a client, when it is over. For metrics and access logs: nothing of what was said is in it. */
+/** One completed request of a client, for metrics and access logs. It contains nothing of the conversation. */
 export interface RequestReport {
   user: string;
-  /** A method of the table, or `unknown`: a client cannot make up labels. */
+  /** A method of the table, or `unknown`, so that a client cannot make up labels. */
   method: string;
-  /** `lost`: its server ended before it answered; `abandoned`: its client hung up before that. */
+  /** `lost`: the server ended before it answered; `abandoned`: the client hung up before the answer. */
   outcome: "answered" | "failed" | "denied" | "lost" | "abandoned";
-  /** Of a refusal. */
+  /** The error's code, if the request was refused or lost. */
   code?: FleetErrorCode;
   /** From the arrival of the request to its answer, in milliseconds. */
   ms: number;
 }
 
-/** Something that happened at the front door, for a log. Never a token, and nothing of what was said. */
+/** Something that happened at the front door, for a log. It contains no token, and nothing of the conversation. */
 export interface DoorEvent {
   event:
     | "connected"
@@ -66,11 +66,11 @@ export interface DoorEvent {
   code?: FleetErrorCode;
   /** The limit that was reached. */
   limit?: string;
-  /** For people. */
+  /** A description for people. */
   detail?: string;
 }
 
-/** How the front door tells its owner what happens. Neither may throw. */
+/** Listeners for what happens at the front door. They must not throw. */
 export interface DoorListeners {
   onRequest?: (report: RequestReport) => void;
   onEvent?: (event: DoorEvent) => void;

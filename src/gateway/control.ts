@@ -9,13 +9,13 @@ import type { Protocol } from "./protocols.js";
 import { encodeMessage, errorFrame, failure, methodDenied, REFUSED } from "./refusals.js";
 import type { HostHolder } from "./tokens.js";
 
-/** Another host asks for one thing at a time. */
+/** Far more than another host needs, which makes one call at a time. */
 const MAX_OPEN_CALLS = 100;
 
 /**
- * A connection of another host, which asks this one to do something with its servers and sessions. It takes
- * `fleet.call {method, params, limitMs}` and nothing else; what can be called is the table's to say (`peers/calls.ts`).
- * Who hangs up calls off what is under way.
+ * A connection of another host, which asks this one to do something with its servers and sessions. It accepts only
+ * `fleet.call {method, params, limitMs}`. The table in `peers/calls.ts` has the methods that can be called. When the
+ * other host hangs up, its unfinished calls are aborted.
  */
 export class ControlConnection {
   readonly #socket: ClientSocket;
@@ -35,9 +35,10 @@ export class ControlConnection {
   }
 
   /**
-   * Lets another host in, whose token was good. It is good for this once: whoever saw it on its way comes too late.
+   * Lets in another host that has shown a good token, and deletes the token. A token is good only once, so that it is
+   * useless to somebody who has seen it on its way.
    *
-   * @throws FleetError `FLEET_TOKEN_REFUSED` for one that is meant for another host's door, or was used.
+   * @throws FleetError `FLEET_TOKEN_REFUSED` when the token is meant for another host's door, or was already used.
    */
   static async greet(
     { store, directory }: DoorContext,
@@ -49,7 +50,7 @@ export class ControlConnection {
     throw new FleetError("FLEET_TOKEN_REFUSED", "The token of a host is good at one front door, once.");
   }
 
-  /** @throws ProtocolError */
+  /** @throws ProtocolError when too many calls are unanswered. */
   take(message: ClientMessage): void {
     switch (message.kind) {
       case "request":
@@ -102,7 +103,7 @@ export class ControlConnection {
       ? error
       : new FleetError("FLEET_INTERNAL", "The other host failed at this. Its log says more.");
     const { code, retryAfterMs, limit } = refusal;
-    // The host that asked knows whether it was asked by a program or a command.
+    // Only the host that asked knows whether a program or a command asked it, and so how to name options.
     const { message, suggestions } = refusal.describe(option);
     const data = { code, suggestions, retryAfterMs, limit };
     this.#socket.send(encodeMessage({ id, error: { code: REFUSED, message, data } }));
@@ -115,7 +116,7 @@ interface Call {
   limitMs: number;
 }
 
-/** As the caller has it that hears nothing in time: it may be done yet. */
+/** Has the code that the caller uses when no answer arrives in time, because the work may still be done. */
 function tooSlow({ method, limitMs }: Call, cause: unknown): FleetError {
   return new FleetError("FLEET_HOST_AWAY", `The other host did not do ${quote(method)} within ${limitMs} ms.`, {
     suggestions: ["copilotfleet top", "Try again in a moment."],

@@ -19,42 +19,47 @@ import { SessionRequests } from "./session-requests.js";
 import { Shares } from "./shares.js";
 import { isTokenGood, type TokenHolder } from "./tokens.js";
 
-/** How many connections may be open that have not shown a good token. One more, and the oldest of them is closed. */
+/** How many connections without a good token may be open. One more, and the door closes the oldest of them. */
 const MAX_STRANGERS = 2_048;
 /** How long a connection outlives its token, in milliseconds. */
 const RECHECK_MS = 2_000;
-/** How long a server is waited for after its end, so that clients that only listen go on hearing, and how it is looked for. */
+/**
+ * How long the door waits until a lost server runs again, so that clients that only listen get its events again, and how
+ * often it checks. In milliseconds.
+ */
 const REVIVAL_MS = 60_000;
 const REVIVAL_POLL_MS = 250;
-/** How long a process may take to end after its connections have: one that runs longer has lost the connection alone. */
+/** How long a process may outlive its connection, in milliseconds. If it runs longer, only the connection was lost. */
 const ENDING_MS = 1_000;
-/** How often it is looked whether the other hosts that clients are connected to are there yet, in milliseconds. */
+/** How often the door checks whether the other hosts that clients are connected to are still there, in milliseconds. */
 const HOSTS_POLL_MS = 1_000;
 
 export interface DoorOptions extends DoorListeners {
   /**
-   * Port 0: any free one. Or the number of an inherited descriptor that listens already: whoever holds that (systemd's
-   * `.socket` unit, a parent) can hand it to the next front door, and no connection is refused in between.
+   * An address, in which port 0 means any free port. Or the number of an inherited descriptor that already listens: its
+   * holder (systemd's `.socket` unit, a parent) can pass it to the next front door, and no connection is refused in
+   * between.
    */
   listen: Address | InheritedListener;
-  /** Gives up the wait for the address. */
+  /** Ends the wait for the address. */
   signal?: AbortSignal;
 }
 
 const NEVER = new AbortController().signal;
 
 export interface DoorDrain {
-  /** How long turns may take to end, such as `30s`, or in milliseconds. Default: 0, which cuts them. */
+  /** How long turns may take to end: a text such as `30s`, or milliseconds. Default: 0, which cuts them at once. */
   timeout?: Duration;
   /** @deprecated The same as `timeout`, in milliseconds. */
   timeoutMs?: number;
 }
 
 /**
- * Opens the front door: one address at which any Copilot SDK is served with a user's token, as if it were that user's own
+ * Opens the front door: one address to which any Copilot SDK can connect with a user's token, as if it were that user's own
  * server.
  *
- * @throws FleetError `FLEET_ADDRESS_TAKEN`, `FLEET_ADDRESS_UNUSABLE` when the address cannot be listened on.
+ * @throws FleetError `FLEET_ADDRESS_TAKEN` when somebody already listens on the address, `FLEET_ADDRESS_UNUSABLE` when this
+ * host does not have the address or this user may not have the port; the signal's reason if it aborts first.
  */
 export async function openFrontDoor(context: DoorOwner, options: DoorOptions): Promise<FrontDoor> {
   const door = new FrontDoor(context, options);
@@ -67,7 +72,7 @@ export class FrontDoor implements AsyncDisposable {
   readonly #services: ConnectionServices;
   readonly #server: Server;
   readonly #connections = new Set<Connection>();
-  /** Those that were strangers when they were looked at last, the oldest first. */
+  /** The connections that were strangers at the last check, the oldest first. */
   readonly #strangers = new Set<Connection>();
   readonly #starting = new Map<string, Promise<ServerRecord>>();
   readonly #awaited = new Map<string, Set<Client>>();
@@ -75,7 +80,7 @@ export class FrontDoor implements AsyncDisposable {
   readonly #pace = new Pace();
   readonly #closed = new AbortController();
   #draining = false;
-  /** Until this host is there again for the others. */
+  /** Set by `leaveServers`, until this host may have sessions again. */
   #withoutServers: Promise<void> | undefined;
   #address: Address = { host: "", port: 0 };
 
@@ -103,14 +108,14 @@ export class FrontDoor implements AsyncDisposable {
     this.#server = createServer({ pauseOnConnect: false }, (socket) => this.#accept(socket));
   }
 
-  /** Where it listens. */
+  /** The address that the door listens on. */
   get address(): Address {
     return this.#address;
   }
 
   /**
-   * `host:port`, as the SDK's `RuntimeConnection.forUri` takes it. For a door on all addresses of this machine it has the
-   * loopback address.
+   * `host:port`, as the SDK's `RuntimeConnection.forUri` takes it. If the door listens on all addresses of this machine, the
+   * host is the loopback address.
    */
   get url(): string {
     const { host, port } = this.#address;
@@ -118,19 +123,19 @@ export class FrontDoor implements AsyncDisposable {
     return showAddress({ host: everywhere[host] ?? host, port });
   }
 
-  /** How many clients are connected that have shown their token. */
+  /** How many connected clients have shown a good token. */
   get clients(): number {
     return [...this.#connections].filter(({ authenticated, client }) => authenticated && client !== undefined).length;
   }
 
-  /** How many turns are under way or waited for. */
+  /** How many turns are running or waiting. */
   get turns(): number {
     return this.#clients().reduce((sum, { inTurns }) => sum + inTurns, 0);
   }
 
   async listen(where: Address | InheritedListener, signal: AbortSignal): Promise<void> {
     this.#address = await listenOn(this.#server, "serve.listen", where, signal);
-    // Accepting fails while there are no descriptors left: the next connection may find one.
+    // Accepting fails while no descriptors are left. There may be one for the next connection.
     this.#server.on("error", (error) =>
       this.#services.onEvent({ event: "failed", address: "", detail: error.message }),
     );
@@ -139,10 +144,11 @@ export class FrontDoor implements AsyncDisposable {
   }
 
   /**
-   * Closes the door: takes no new connections and no new turns, refuses the prompts that wait, lets the turns under way end,
-   * hangs up. Sessions and servers stay.
+   * Closes the door: takes no new connections and no new turns, refuses the prompts that wait, lets the running turns
+   * end, and hangs up. Sessions and servers stay.
    *
-   * @returns how many turns were cut since the time was up.
+   * @returns how many turns were cut because the time was up
+   * @throws FleetError `FLEET_DURATION_INVALID` when `timeout` is not a duration.
    */
   async close({ timeout, timeoutMs: givenMs = 0 }: DoorDrain = {}): Promise<{ cut: number }> {
     const name = option("timeout");
@@ -165,8 +171,9 @@ export class FrontDoor implements AsyncDisposable {
   }
 
   /**
-   * Other hosts may take the sessions of this one from now on: nothing more is said to its servers, and clients stay. What
-   * they had open is opened again, here or where it is then, when this host is there again.
+   * Hangs up on the servers of this host but not on the clients. Call this when other hosts may take this host's
+   * sessions. Once this host may have sessions again, the door reopens what the clients had open, here or on the host
+   * that has it then.
    */
   leaveServers(): void {
     for (const client of this.#clients()) client.leaveServers();
@@ -179,17 +186,17 @@ export class FrontDoor implements AsyncDisposable {
     let isThere = false;
     while (!isThere && !signal.aborted) {
       await delay(REVIVAL_POLL_MS, undefined, { signal, ref: false }).catch(() => "closed");
-      // When the store does not answer at the moment, it is asked again.
+      // If the store does not answer, ask it again in the next round.
       isThere = await this.#services.directory.isThere().catch(() => false);
     }
-    // From here on another loss is one of its own.
+    // From here on, `leaveServers` starts another wait.
     this.#withoutServers = undefined;
     await Promise.all(this.#clients().map(async (client) => await client.reattach()));
   }
 
   /**
-   * Hangs up on hosts that have gone: one that went silent says nothing of its end. And brings clients back to what they had
-   * open on one. Never rejects.
+   * Hangs up on hosts that have gone, because a host that falls silent does not close its connections. Reopens the sessions
+   * that clients had open on a lost host, once they are available again. Never rejects.
    */
   async #watchHosts(): Promise<void> {
     const { signal } = this.#closed;
@@ -198,7 +205,7 @@ export class FrontDoor implements AsyncDisposable {
       await delay(HOSTS_POLL_MS, undefined, { signal, ref: false }).catch(() => "closed");
       const connected = this.#clients().filter(({ hasPeers }) => hasPeers);
       if (connected.length === 0 && !this.#lostHosts.any) continue;
-      // When the store does not answer at the moment, it is asked again.
+      // If the store does not answer, ask it again in the next round.
       const hosts = await directory.list().catch(() => null);
       if (hosts === null) continue;
       const there = new Set(hosts.filter(({ gone }) => !gone).map(peerLinkId));
@@ -228,15 +235,15 @@ export class FrontDoor implements AsyncDisposable {
   }
 
   /**
-   * Closes the oldest stranger when there are too many, whatever its address: behind a proxy all clients have the same one. A
-   * good client shows its token at once, so it is never the oldest for long.
+   * Closes the oldest stranger when there are too many. Addresses do not matter, because all clients behind one proxy
+   * have the same address. A good client shows its token at once, so it is never the oldest for long.
    */
   #makeRoom(): void {
     if (this.#strangers.size < MAX_STRANGERS) return;
     for (const connection of this.#strangers) if (!connection.isStranger) this.#strangers.delete(connection);
     if (this.#strangers.size < MAX_STRANGERS) return;
     const strangers = [...this.#strangers];
-    // One whose token is being looked up may be let in at any moment.
+    // Spare a connection whose token is being looked up, because it may be let in at any moment.
     (strangers.find(({ isAuthenticating }) => !isAuthenticating) ?? strangers[0])?.destroy();
   }
 
@@ -250,7 +257,7 @@ export class FrontDoor implements AsyncDisposable {
     return await abortable(starting, signal);
   }
 
-  /** A session that was evicted is in memory again: whoever else had it open is to hear of it again, too. */
+  /** `opener` has loaded the session. Other clients that had it open before its eviction get its events again, too. */
   #tellOthers(sessionId: string, opener: Client): void {
     for (const client of this.#clients()) if (client !== opener) void client.follow(sessionId);
   }
@@ -272,7 +279,7 @@ export class FrontDoor implements AsyncDisposable {
     let running = false;
     while (!running && elapsedMs() < REVIVAL_MS && !this.#closed.signal.aborted) {
       await delay(REVIVAL_POLL_MS, undefined, { signal: this.#closed.signal, ref: false }).catch(() => "closed");
-      // Hung up on since this host may be gone, it is for `#untilTerm` to come back to.
+      // While this host may count as gone, `#untilTerm` brings the clients back.
       if (this.#withoutServers === undefined) running = await this.#runs(lost, elapsedMs() > ENDING_MS);
     }
     const waiting = this.#awaited.get(lost.id) ?? new Set();
@@ -281,13 +288,13 @@ export class FrontDoor implements AsyncDisposable {
     await Promise.all([...waiting].map(async (client) => await client.reattach(lost.id)));
   }
 
-  /** Whether the server runs again; with `still`, also if it has not ended. */
+  /** Whether the server runs again, in another launch. With `still`, also if it has not ended. */
   async #runs({ id, launchId }: ServerRecord, still: boolean): Promise<boolean> {
     try {
       const server = (await this.#services.store.readRegistry()).servers[id];
       return server?.state === "ready" && (still || server.launchId !== launchId) && isRunning(server);
     } catch {
-      return false; // unreadable at the moment: looked at again
+      return false; // the registry cannot be read now; the next round tries again
     }
   }
 
@@ -299,7 +306,7 @@ export class FrontDoor implements AsyncDisposable {
       const holders = new Map(this.#clients().map(({ holder }) => [holder.tokenId, holder]));
       for (const holder of holders.values()) {
         if (signal.aborted) return;
-        // When the store does not answer at the moment, it is asked again.
+        // If the store does not answer, ask it again in the next round.
         const good = await isTokenGood(this.#services.store, holder).catch(() => true);
         if (!good) this.#endAllOf(holder);
       }

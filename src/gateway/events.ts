@@ -3,8 +3,8 @@ import { encodeMessage } from "./refusals.js";
 import { parse } from "./server-message.js";
 
 /**
- * What a client gets for a turn that ended without its server saying so: the error and the idle that the runtime itself
- * would have sent (their shape: `session-events.d.ts` of the SDK). Neither is in the session's history.
+ * The frames that a client gets when its server sends no end of a turn: the `session.error` and the `session.idle` that the
+ * runtime would have sent (for their shape see `session-events.d.ts` of the SDK). Neither is in the session's history.
  */
 export function brokenTurnFrames(sessionId: string, message: string): Buffer[] {
   const error = { type: "session.error", data: { errorType: "server_lost", message } };
@@ -20,14 +20,14 @@ export function brokenTurnFrames(sessionId: string, message: string): Buffer[] {
   );
 }
 
-/** Whether a `session.idle` of the wire is the end of what a prompt set off. */
+/** Whether a frame with a `session.idle` ends the turn that a prompt started. */
 export function endsTurn(body: Buffer): boolean {
   const { event } = (parse(body) as { params: { event: IdleEvent } }).params;
-  // A sub-agent's end is inside the turn, and an autopilot goes on by itself.
+  // A sub-agent ends within the turn, and an autopilot continues by itself.
   return event.agentId === undefined && event.data?.mode !== "autopilot";
 }
 
-/** The message id of the prompt that begins with a `user.message`; undefined for those inside a turn, of sub-agents. */
+/** The message id of the prompt that a `user.message` begins; undefined for a sub-agent's message within a turn. */
 export function promptIn(body: Buffer): string | undefined {
   const { event } = (parse(body) as { params: { event: UserMessageEvent } }).params;
   const messageId = event.data?.messageId;

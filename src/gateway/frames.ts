@@ -1,13 +1,13 @@
-/** One message as it came: header and body, and the body alone. Both share the memory they arrived in. */
+/** One message as it arrived: `raw` is header and body, `body` is only the body. Both share the memory they arrived in. */
 export interface Frame {
   raw: Buffer;
   body: Buffer;
 }
 
-/** What arrived is not the protocol; the stream is beyond repair, and its connection is closed. */
+/** The bytes that arrived break the protocol. The stream cannot be repaired, so its connection is closed. */
 export class ProtocolError extends Error {
   override readonly name = "ProtocolError";
-  /** The code of JSON-RPC 2.0 for it. */
+  /** The error code of JSON-RPC 2.0. */
   readonly rpcCode: number;
 
   constructor(message: string, rpcCode: number) {
@@ -22,24 +22,24 @@ const USUAL = "Content-Length: ";
 const MAX_DIGITS = 10;
 const LENGTH = /^content-length: ?(\d{1,10})$/i;
 const TYPE = /^content-type: ?[\x20-\x7e]{1,200}$/i;
-/** The code of JSON-RPC 2.0 for what is not JSON, or no frame. */
+/** The error code of JSON-RPC 2.0 for text that is not JSON. Also used for bytes that are not a frame. */
 export const PARSE_ERROR = -32700;
 
-/** A message with its header, in one buffer and so in one write. */
+/** A message with its header, in one buffer, so that one write sends both. */
 export function encodeBody(body: Buffer): Buffer {
   return Buffer.concat([Buffer.from(`Content-Length: ${body.length}\r\n\r\n`), body]);
 }
 
 /**
- * Cuts a byte stream into whole frames without looking into them. What is not whole yet is kept, up to the limit: a frame
- * that says to be longer is refused at its header, before its bytes come.
+ * Cuts a byte stream into whole frames without reading their bodies, and keeps an unfinished frame until the rest of it
+ * arrives. Refuses a frame over the limit at its header, before the body arrives.
  */
 export class FrameSplitter {
-  /** The longest body that is taken, in bytes. */
+  /** The longest body that is accepted, in bytes. */
   limitBytes: number;
   #pending: Buffer[] = [];
   #pendingBytes = 0;
-  /** Of the frame that is arriving, once its header is there. */
+  /** The lengths of the arriving frame's header, and of header and body. Known once the header is complete. */
   #headerBytes = 0;
   #frameBytes: number | null = null;
   #arrived = 0;
@@ -48,17 +48,17 @@ export class FrameSplitter {
     this.limitBytes = limitBytes;
   }
 
-  /** Whether a frame has begun to arrive and is not whole yet. */
+  /** Whether a frame has begun to arrive but is not complete. */
   get incomplete(): boolean {
     return this.#pendingBytes > 0;
   }
 
-  /** How long the frame is that is arriving, in bytes; null while its header is not whole. */
+  /** The length of the arriving frame, in bytes; null until its header is complete. */
   get frameBytes(): number | null {
     return this.#frameBytes;
   }
 
-  /** How many bytes of a frame that is not whole are kept. */
+  /** How many bytes of an unfinished frame are kept. */
   get pendingBytes(): number {
     return this.#pendingBytes;
   }
@@ -68,7 +68,7 @@ export class FrameSplitter {
     return this.#arrived;
   }
 
-  /** @throws ProtocolError */
+  /** @throws ProtocolError when a header is not valid, or when it announces a body over the limit. */
   push(chunk: Buffer): Frame[] {
     this.#pending.push(chunk);
     this.#pendingBytes += chunk.length;
@@ -89,7 +89,7 @@ export class FrameSplitter {
     return frames;
   }
 
-  /** @returns how long the frame that begins at `from` is, header and body; null while its header is not whole. */
+  /** @returns the length in bytes of the frame that begins at `from`, header and body; null until its header is complete. */
   #readHeader(joined: Buffer, from: number): number | null {
     if (from === joined.length) return null;
     const end = joined.indexOf(HEADER_END, from);
@@ -118,7 +118,7 @@ export class FrameSplitter {
   }
 }
 
-/** Nearly every header is this one line, and a reader that expects it is several times as fast. */
+/** Nearly every header is only this line. Reading it directly is several times as fast as the general case. */
 function usualLength(header: string): number | null {
   const digits = header.length - USUAL.length;
   if (digits < 1 || digits > MAX_DIGITS || !header.startsWith(USUAL)) return null;
@@ -131,7 +131,7 @@ function usualLength(header: string): number | null {
   return length;
 }
 
-/** Strict, so that no two readers of one header can find different lengths in it. */
+/** Reads the length strictly, so that no other reader can find a different length in the same header. */
 function contentLength(header: string): number {
   let found: number | null = null;
   for (const line of header.split("\r\n")) {

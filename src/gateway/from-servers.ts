@@ -22,13 +22,13 @@ export interface FromServersContext {
   sessionRequests: SessionRequests;
   attachment: (sessionId: string) => Attachment | undefined;
   turn: (sessionId: string) => Turn | undefined;
-  /** The session is gone for good: whoever takes its id has another. */
+  /** Called when the session was deleted. A later session with the same id is another one. */
   deleted: (sessionId: string) => void;
   onEvent: (event: Omit<DoorEvent, "address" | "user">) => void;
   onLost: (link: Link) => void;
 }
 
-/** What comes from servers, and from them over other front doors: passed on as it is, if it is this client's to see. */
+/** Passes on to the client what servers send, directly or through other front doors, if the client may see it. */
 export class FromServers {
   readonly #context: FromServersContext;
 
@@ -42,7 +42,7 @@ export class FromServers {
       onBatch: (edge) => (edge === "begin" ? client.cork() : client.uncork()),
       onFrame: (message, frame) => {
         const link = linkOf();
-        // Before it is known there is nothing to come but the answer to `connect`.
+        // Until the link is known, only the answer to `connect` can arrive.
         if (link !== undefined) this.#take(link, message, frame);
       },
       onDrain: () => {
@@ -71,8 +71,8 @@ export class FromServers {
     const { sessionId, method } = message;
     const attachment = sessionId === undefined ? undefined : this.#context.attachment(sessionId);
     const here = attachment?.linkId === link.id ? attachment : undefined;
-    // On a server where others are, too, only what this client opened is its to see. (`session.lifecycle` goes to all.)
-    // What the client has open elsewhere by now says nothing more from where it was.
+    // The runtime sends `session.lifecycle` to every client. On a server that others use, too, the client must see only the
+    // sessions that it opened. Also drop what a link sends about a session that the client has open on another link by now.
     const isLeft = attachment !== undefined && here === undefined && method !== "session.lifecycle";
     const isOthers = !link.own && (here === undefined || isOfAnother(message, here));
     if (isOthers || isLeft) {
@@ -89,13 +89,13 @@ export class FromServers {
     else this.#pass(link, here, message.eventType, frame);
   }
 
-  /** What a server gets of the client's answer: all of it, unless that could approve tools. */
+  /** The filter for the client's answer, if that must not approve tools. Undefined: the server gets the whole answer. */
   #filterFor({ own }: Link, method: string): ((result: unknown) => unknown) | undefined {
     const { config } = this.#context;
     return method === "hooks.invoke" && !decidesOnTools({ own, config }) ? withoutApproval : undefined;
   }
 
-  /** Passes an event of a session on, and keeps in mind what it says of the session. */
+  /** Passes on an event of a session, and records its effect on the session's state. */
   #pass(link: Link, attachment: Attachment, eventType: string, { raw, body }: Frame): void {
     const { client, ends } = this.#context;
     const { sessionId } = attachment;
@@ -130,7 +130,8 @@ export class FromServers {
       case "session.shutdown":
         attachment.attached = false;
         attachment.heard = false;
-        // The runtime unloads it without a word to whoever waits for the end of the turn, which may not have been heard of yet.
+        // The runtime unloads the session without sending the end of its turn, so send it here. The turn may have begun
+        // even if none of its events have arrived.
         if (turn?.active === true && turn.accepted) ends.cut(sessionId, UNLOADED);
         else if (attachment.inTurn) ends.cutOther(sessionId, UNLOADED);
         attachment.inTurn = false;
@@ -143,7 +144,10 @@ export class FromServers {
   }
 }
 
-/** Deleted without the server's word, or while the client did not hear of it, the session may be a namesake of somebody else's. */
+/**
+ * Whether a `session.lifecycle` event may be about another user's session with the same id. Once `heard` is false, the
+ * client's session may have been deleted unnoticed. A `session.deleted` passes in any case.
+ */
 function isOfAnother(message: ServerMessage & { kind: "request" | "notification" }, { heard }: Attachment): boolean {
   if (heard || message.kind === "request" || message.method !== "session.lifecycle") return false;
   return message.eventType !== "session.deleted";

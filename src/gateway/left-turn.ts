@@ -5,27 +5,28 @@ import { deadline } from "../runtime/deadline.js";
 import { provenEndpoint } from "../runtime/probe.js";
 import type { ServerRecord } from "../store/store.js";
 
-/** How often a turn whose client has gone is asked after, in milliseconds. */
+/** How often to ask the server about a turn whose client has gone, in milliseconds. */
 const ASK_MS = 250;
 
 export interface LeftTurn {
   server: ServerRecord;
   sessionId: string;
-  /** Aborts when the turn is not to go on. */
+  /** Aborts when the turn must not go on. */
   lease: AbortSignal | undefined;
-  /** How long it may go on, in milliseconds: it may wait for its client, and so for ever. Then it is aborted. */
+  /** How long the turn may go on before it is aborted, in milliseconds. It may wait for its client, which never answers. */
   ttlMs: number;
   /** How long the server may take over one answer, in milliseconds. */
   answerMs: number;
-  /** Whether it is not to be waited for any more. */
+  /** Whether to stop waiting for the turn. */
   isDraining: () => boolean;
 }
 
 /**
- * Resolves when a turn is over whose client has hung up: others may have the session open, and then it goes on. It is asked
- * after over a connection of its own, since the client's are closed. A server that is slow to answer has not said that it is.
+ * Resolves when a turn whose client has hung up is over, or when it was aborted. Such a turn goes on if others have the
+ * session open. We ask about it over a new connection, because the client's connections are closed. If the server is slow
+ * to answer, the turn does not count as over.
  *
- * @throws what is neither the end of the server nor that of the session in its memory.
+ * @throws the last error, when we give up on a server that runs but does not answer.
  */
 export async function leftTurnOver(turn: LeftTurn): Promise<void> {
   const until = performance.now() + turn.ttlMs;
@@ -34,7 +35,7 @@ export async function leftTurnOver(turn: LeftTurn): Promise<void> {
     try {
       return await ask(turn, isGivenUp);
     } catch (error) {
-      // Not in memory any more, or its server has ended: then no turn goes on.
+      // The session is no longer in memory, or its server has ended. Either way its turn is over.
       if (error instanceof RpcError || !isRunning(turn.server)) return;
       if (isGivenUp()) throw error;
     }
@@ -49,7 +50,7 @@ async function ask({ server, sessionId, answerMs, isDraining }: LeftTurn, isGive
     using limit = deadline(answerMs);
     return await connection.request(method, { sessionId }, limit.signal);
   };
-  // Twice: the prompt may still be on its way to the server.
+  // Ask twice, because the prompt may still be on its way to the server.
   for (let idle = 0; idle < 2; ) {
     if (isDraining()) return;
     if (isGivenUp()) {

@@ -8,12 +8,12 @@ import { checkSameProtocol, type Protocol } from "./protocols.js";
 import { type OpenUpstream, Upstream, type UpstreamListener } from "./upstream.js";
 
 interface AnyLink {
-  /** Names it among the links of its client: the server's id, or {@link peerLinkId}. */
+  /** Identifies the link among those of its client: the server's id, or {@link peerLinkId}. */
   readonly id: string;
   readonly upstream: Upstream;
-  /** All that comes over it is this client's to see: from the user's own server, or judged by another front door. */
+  /** Whether the client may see all that comes over the link: from its own server, or judged by another front door. */
   readonly own: boolean;
-  /** What the other end answered to `connect`. */
+  /** The other end's answer to `connect`. */
   readonly greeting: Params;
   /** The protocol that the other end speaks. */
   readonly protocol: Protocol;
@@ -33,7 +33,7 @@ export interface PeerLink extends AnyLink {
 
 export type Link = ServerLink | PeerLink;
 
-/** No server has such an id: those have no colon. */
+/** The id of the link to a host. No server has such an id, because servers' ids have no colon. */
 export function peerLinkId({ name }: Pick<HostRecord, "name">): string {
   return `host:${name}`;
 }
@@ -47,9 +47,9 @@ export interface LinksOptions {
   /** The protocol that the client speaks. */
   protocol: Protocol;
   ownServerId: string;
-  /** Null: this client came from another front door, and goes no further. */
+  /** Null if the client must not be relayed to other hosts. */
   peers: PeerDialer | null;
-  /** Makes the listener of a link. It may be called before the link is known to anybody else. */
+  /** Makes the listener of a link, before the link exists. Until then `link` returns undefined. */
   listen: (link: () => Link | undefined) => UpstreamListener;
 }
 
@@ -59,8 +59,8 @@ interface Opening {
 }
 
 /**
- * What one client is connected to: its home, and the servers that sessions of others or on other servers need; the front
- * doors of other hosts in place of servers there.
+ * The connections of one client: to its home, to the servers of sessions that are elsewhere on this host, and to the
+ * front doors of other hosts in place of the servers there.
  */
 export class Links {
   readonly #options: LinksOptions;
@@ -72,14 +72,14 @@ export class Links {
     this.#options = options;
   }
 
-  /** The link of that id, if its other end lives as far as is known. */
+  /** The link with that id, if its other end is alive as far as we know. */
   live(id: string): Link | undefined {
     return this.#live.get(id)?.kind === "peer" ? this.#livePeer(id) : this.server(id);
   }
 
   /**
-   * The connection to this server if there is one whose server lives. The process is looked at: its end may be known to the
-   * kernel before it is known to us, and what is sent in between would be lost.
+   * The connection to this server, if there is one and the server is alive. Checks the process, too: the kernel may know
+   * about its exit before our socket does, and we would lose anything that we send in between.
    */
   server(serverId: string): ServerLink | undefined {
     const link = this.#live.get(serverId);
@@ -91,8 +91,8 @@ export class Links {
   /**
    * Connects to a running server.
    *
-   * @throws FleetError `FLEET_SERVER_LOST`, `FLEET_SERVER_UNREACHABLE`; `FLEET_PROTOCOL_UNSUPPORTED` when the client speaks
-   * another version than the server.
+   * @throws FleetError `FLEET_SERVER_LOST` when the connection ends at once, `FLEET_PROTOCOL_UNSUPPORTED` when the client
+   * and the server speak different versions, and as `Upstream.open`.
    */
   async to(server: ServerRecord, signal: AbortSignal): Promise<ServerLink> {
     const live = this.server(server.id);
@@ -108,13 +108,14 @@ export class Links {
   /**
    * Connects to the front door of another host.
    *
-   * @throws FleetError `FLEET_PROTOCOL_UNSUPPORTED` as `to`, `FLEET_HOST_AWAY` when it cannot be reached, `FLEET_SESSION_MOVED`
-   * for a client that came from another host; `RpcError` with what it refused the client with.
+   * @throws FleetError `FLEET_SERVER_LOST` and `FLEET_PROTOCOL_UNSUPPORTED` as `to`, `FLEET_HOST_AWAY` when the host
+   * cannot be reached, `FLEET_TOKEN_REFUSED` when the client's token has ended, `FLEET_INTERNAL` for a client that must
+   * not be relayed; `RpcError` when the other front door refuses the client.
    */
   async toPeer(host: HostRecord, signal: AbortSignal): Promise<PeerLink> {
     const id = peerLinkId(host);
     const live = this.#livePeer(id);
-    // It may listen elsewhere since it was started again.
+    // A host that was started again may listen on another address.
     if (live?.host.door === host.door) return live;
     live?.upstream.destroy();
     return (await this.#once(id, signal, async (opening) => await this.#toHost(id, host, opening))) as PeerLink;
@@ -173,7 +174,7 @@ export class Links {
       throw error;
     }
     link = make(opened);
-    if (this.#closed) opened.upstream.destroy(); // the client has gone meanwhile
+    if (this.#closed) opened.upstream.destroy(); // the client has gone while the link was being opened
     if (opened.upstream.closed) throw new FleetError("FLEET_SERVER_LOST", `The connection to ${link.id} ended.`);
     this.#live.set(link.id, link);
     return link;
@@ -183,12 +184,12 @@ export class Links {
     return [...this.#live.values()];
   }
 
-  /** Whether it is connected to another host, or about to be. */
+  /** Whether the client is connected to another host, or about to be. */
   get hasPeers(): boolean {
     return [...this.#live.keys(), ...this.#opening.keys()].some(isPeerLinkId);
   }
 
-  /** Hangs up on hosts that are not there any more: one that has gone silent says nothing of its end. */
+  /** Hangs up on hosts that have gone, because a host that falls silent does not close its connections. */
   hangUp(isThere: (linkId: string) => boolean): void {
     for (const { kind, id, upstream } of this.all()) if (kind === "peer" && !isThere(id)) upstream.destroy();
     for (const [id, { abort }] of this.#opening) {

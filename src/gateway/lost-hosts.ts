@@ -1,11 +1,11 @@
 import type { HostRecord } from "../store/store.js";
 
 export interface LostHostsOptions {
-  /** Whether what was on a host that is gone is another's to take, so that its coming back is not waited for. */
+  /** Whether other hosts take over the sessions of a host that is gone, so that clients need not wait for its return. */
   takenOver: boolean;
   /** How long a host counts as there after its last heartbeat, in milliseconds. */
   ttlMs: number;
-  /** How long clients wait for it, in milliseconds. */
+  /** How long clients wait for a host, in milliseconds. */
   waitMs: number;
 }
 
@@ -15,7 +15,7 @@ interface Lost<Client> {
   readonly sinceMs: number;
 }
 
-/** Hosts to which connections were lost, and which clients had something open there. */
+/** The hosts to which connections were lost, and the clients that had sessions open there. */
 export class LostHosts<Client> {
   readonly #options: LostHostsOptions;
   readonly #now: () => number;
@@ -37,7 +37,7 @@ export class LostHosts<Client> {
     else this.#lost.set(host.name, { host, clients: new Set([client]), sinceMs: this.#now() });
   }
 
-  /** Takes out those whose sessions can be had again; those that were waited for long enough are forgotten. */
+  /** Removes and returns the hosts whose sessions are available again. Forgets the others after `waitMs`. */
   back(hosts: readonly HostRecord[]): Lost<Client>[] {
     const back: Lost<Client>[] = [];
     for (const [name, lost] of this.#lost) {
@@ -52,7 +52,7 @@ export class LostHosts<Client> {
     const { takenOver, ttlMs } = this.#options;
     const now = hosts.find(({ name }) => name === host.name);
     if (now === undefined || now.gone) return takenOver;
-    // One that still counts as there may have died: it is there if it has said so after the loss, or was started since.
+    // A host within its TTL may already be dead. It is back only if it restarted, or sent a heartbeat after we lost it.
     return now.startedAt !== host.startedAt || this.#now() - sinceMs > ttlMs;
   }
 }

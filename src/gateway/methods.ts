@@ -1,12 +1,12 @@
 import { REFUSED_METHODS } from "./refused-methods.js";
 
 /**
- * Every method of the protocol that a client may name, and what the front door makes of it. It covers the SDKs 1.0.5 to
+ * Every method of the protocol that a client may name, and how the front door handles it. It covers the SDKs 1.0.5 to
  * 1.0.15-preview.4, because clients bring their own version; `test/gateway/methods.test.ts` fails when one of them, or the
- * installed one, sends a method that is not here. What is not here is refused.
+ * installed one, sends a method that is not here. A method that is not here is refused.
  */
 export type Scope =
-  /** Its own rules: see `connection.ts` and `opener.ts`. */
+  /** Each has its own rules: see `connection.ts`, `requests.ts`, `answers.ts` and `opener.ts`. */
   | "connect"
   | "create"
   | "resume"
@@ -16,38 +16,41 @@ export type Scope =
   | "last"
   | "metadata"
   | "options"
-  /** A turn begins: one at a time. */
+  /** Begins a turn. A session has one turn at a time. */
   | "send"
-  /** Within one session, for its owner and its members, on any server. */
+  /** Acts within one session. For the owner and the members, on any server. */
   | "session"
-  /** The same, but it ends or steers the turn that is under way: in a collaborative session only for whoever is in it. */
+  /** Like `session`, but ends or steers the turn. In a collaborative session, not during somebody else's turn or lease. */
   | "steer"
-  /** The same, but it queues prompts, which begin a turn when none is under way: in a collaborative session only within one's own. */
+  /**
+   * Like `session`, but queues prompts, which begin a turn when none is running. In a collaborative session, only during the
+   * client's own turn.
+   */
   | "queue"
-  /** The same, but it makes the model work, or changes the history, outside a turn: not in collaborative sessions. */
+  /** Like `session`, but makes the model work, or changes the history, outside a turn. Not in collaborative sessions. */
   | "work"
-  /** By a session, but it reaches past the conversation, into the home of its server: only on the owner's own server. */
+  /** Names a session, but reaches past the conversation, into its server's home. Only on the user's own server. */
   | "home"
-  /** By a session, and it approves tools that are not asked for yet: only on the owner's own server, as `session.approve` says. */
+  /** Names a session, and approves tools in advance. Only on the user's own server, and as `session.approve` allows. */
   | "approve"
   /**
-   * By a session, but it reads or writes files, starts programs, or takes credentials elsewhere: only on the owner's own
-   * server, and if `session.host` is "owner".
+   * Names a session, but reads or writes files, starts programs, or sends credentials elsewhere. Only on the user's own
+   * server, and only if `session.host` is "owner".
    */
   | "host"
-  /** Answered as a headless server answers it: there is no foreground session. */
+  /** Answered here as a headless server answers it, which has no foreground session. */
   | "foreground"
-  /** About no session, and the same for everybody. */
+  /** Concerns no session, and has the same answer for everybody. */
   | "free"
-  /** About the whole server: only on the user's own. */
+  /** Concerns the whole server. Only on the user's own server. */
   | "own"
-  /** The same, but it reaches files and programs: as with `host`. */
+  /** Like `own`, but reaches files and programs, so only if `session.host` is "owner". */
   | "own-host"
-  /** As `own-host`, and it sets up the server for as long as that runs: see `server-setup.ts`. */
+  /** Like `own-host`, and sets up the server for as long as it runs: see `server-setup.ts`. */
   | "setup"
-  /** The same as `own`, and it deletes sessions: each by the rules of `delete`. */
+  /** Like `own`, and deletes sessions, each by the rules of `delete`. */
   | "bulk"
-  /** Never: see `refused-methods.ts`. */
+  /** Always refused: see `refused-methods.ts`. */
   | "never";
 
 const TABLE: Record<Scope, string> = {
@@ -55,7 +58,7 @@ const TABLE: Record<Scope, string> = {
   create: "session.create",
   resume: "session.resume",
   delete: "session.delete sessions.delete",
-  // SDKs up to 1.0.11, and other languages' of that time, leave a session by the second name.
+  // SDKs up to 1.0.11, and those of other languages from that time, use the second name to leave a session.
   detach: "session.detach session.destroy",
   list: "session.list sessions.list",
   last: "session.getLastId",
@@ -202,7 +205,7 @@ for (const [scope, names] of Object.entries(TABLE)) {
   for (const name of names.split(/\s+/)) if (name !== "") SCOPES.set(name, scope as Scope);
 }
 
-/** What the table says of a method. One that it does not know is never passed on. */
+/** The scope of a method. A method that is not in the table is never passed on. */
 export function scopeOf(method: string): Scope {
   return SCOPES.get(method) ?? "never";
 }
@@ -211,19 +214,19 @@ export function isKnownMethod(method: string): boolean {
   return SCOPES.has(method);
 }
 
-/** Methods of other scopes that may approve tools, too: commands such as `/allow-all`, and what the runtime trusts for good. */
+/** Methods of other scopes that may also approve tools, by a command such as `/allow-all` or by lasting trust in a folder. */
 const APPROVING = new Set(
   `session.commands.invoke session.commands.enqueue session.sandbox.disableForSession session.permissions.paths.add
   session.permissions.paths.updatePrimary session.permissions.locations.apply session.permissions.folderTrust.addTrusted
   user.settings.set`.split(/\s+/),
 );
 
-/** Whether a method may approve tools that the client is not asked about. */
+/** Whether a method may approve tools without a question to the client. */
 export function approves(method: string): boolean {
   return scopeOf(method) === "approve" || APPROVING.has(method);
 }
 
-/** All methods of the table. */
+/** All methods in the table. */
 export function knownMethods(): string[] {
   return [...SCOPES.keys()];
 }
