@@ -28,6 +28,7 @@ for (const size of SIZES) {
       ...process.env,
       COPILOTFLEET_HOME: root,
       COPILOTFLEET_PROVIDER_TYPE: "echo",
+      COPILOTFLEET_LIMITS_DEFAULT_SESSIONS: "null",
       COPILOT_OFFLINE: "true",
       COPILOTFLEET_PORTS_FROM: "15000",
       COPILOTFLEET_PORTS_TO: "15999",
