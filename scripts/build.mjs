@@ -43,6 +43,8 @@ const lazyOclif = {
         ({ name, expression }) => `let ${name}_loaded; const ${name} = () => (${name}_loaded ??= ${expression});`,
       );
       contents = contents.replace(/\bimport\((?!["'])/g, "__import(");
+      // Sorting command ids in a language's order loads a collator, which takes 6 ms.
+      contents = contents.replace(/(\w+\.id)\.localeCompare\((\w+\.id)\)/g, "($1 < $2 ? -1 : Number($1 > $2))");
       return { contents: contents.replace(/^("use strict";)?/, `$1${getters.join("")}`), loader: "js" };
     });
   },
@@ -110,6 +112,8 @@ async function buildCommandLine() {
   // A script that comes out of the code cache has no dynamic import of its own: the loader hands it one.
   let source = await readFile(`${root}/dist/cli.cjs`, "utf8");
   for (const name of AT_RUN_TIME) source = source.replaceAll(`import("${name}")`, `__import("${name}")`);
+  // The loader reads ASCII. The bundler escapes everything else already, except inside of regular expressions.
+  source = source.replace(/[^\0-\x7f]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
   await writeFile(`${root}/dist/cli.cjs`, source);
   await copyFile(`${root}/scripts/cli-loader.mjs`, `${root}/dist/cli.js`);
 }

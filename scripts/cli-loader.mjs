@@ -10,7 +10,8 @@ const { Script } = require("node:vm");
 
 const filename = fileURLToPath(new URL("cli.cjs", import.meta.url));
 const parameters = "exports, require, module, __filename, __dirname, __import, __importMetaUrl";
-const source = `(function (${parameters}) {${readFileSync(filename, "utf8")}\n})`;
+// The bundler writes ASCII alone, which is read faster as Latin-1 than as UTF-8.
+const source = `(function (${parameters}) {${readFileSync(filename, "latin1")}\n})`;
 
 export const script = new Script(source, { filename, cachedData: readCache() });
 

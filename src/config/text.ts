@@ -13,6 +13,15 @@ export function shellQuote(path: string): string {
   return /^[\w/.@%+,:=-]+$/.test(path) ? path : `'${path.replaceAll("'", "'\\''")}'`;
 }
 
+/**
+ * Orders texts by their code units, for `sort`: ids and ISO 8601 times need no language's order. The first call of
+ * `localeCompare` takes 6 ms in Node.js 20, because it loads a collator.
+ */
+export function compareText(a: string, b: string): number {
+  if (a === b) return 0;
+  return a < b ? -1 : 1;
+}
+
 const SECRETS = [
   // GitHub's own prefixes: https://github.blog/engineering/behind-githubs-new-authentication-token-formats/
   /\b(?:gh[a-z]_|github_pat_)\w+/g,

@@ -1,3 +1,4 @@
+import { compareText } from "../config/text.js";
 import { FleetError, quote } from "../errors.js";
 import { readSessionFolder } from "../runtime/session-state.js";
 import { sessionLocked } from "../sessions/problems.js";
@@ -186,7 +187,7 @@ export class Answers {
   async last(link: Link, request: ClientRequest): Promise<void> {
     const { openRequests } = this.#context;
     if (link.own) return openRequests.forward(link, request);
-    const used = (await this.#visible()).sort((a, b) => b.lastUsedAt.localeCompare(a.lastUsedAt));
+    const used = (await this.#visible()).sort((a, b) => compareText(b.lastUsedAt, a.lastUsedAt));
     const [last] = used;
     openRequests.reply(request, last === undefined ? {} : { sessionId: last.id });
   }

@@ -1,4 +1,5 @@
 import { createHash, randomBytes, timingSafeEqual } from "node:crypto";
+import { compareText } from "../config/text.js";
 import { FleetError, quote } from "../errors.js";
 import type { Store, TokenRecord } from "../store/store.js";
 
@@ -131,7 +132,7 @@ export async function listTokens(store: Store, user?: string): Promise<TokenView
   const now = await store.now();
   return records
     .filter((record) => record.role === undefined && (user === undefined || record.user === user))
-    .sort((a, b) => b.createdAt.localeCompare(a.createdAt) || a.id.localeCompare(b.id))
+    .sort((a, b) => compareText(b.createdAt, a.createdAt) || compareText(a.id, b.id))
     .map((record) => ({
       id: record.id,
       user: record.user,

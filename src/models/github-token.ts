@@ -7,9 +7,6 @@ import { readTokenFile } from "./token-file.js";
 
 const LONGEST_TOKEN = 4096;
 
-/** The characters that user ids consist of; none of them means anything to a shell or in a path. */
-const USER = /^[\p{L}\p{M}\p{N}_@+][\p{L}\p{M}\p{N}._@+-]*$/u;
-
 export interface TokenContext {
   /** Whose token; null for a shared server. Fills in "{user}". */
   user: string | null;
@@ -117,7 +114,8 @@ function fill(template: string, user: string | null): string {
     );
   }
   // Ids are checked where they enter. Here they reach a shell, so that this does not rest on it.
-  if (!USER.test(user)) {
+  // The characters that user ids consist of; none of them means anything to a shell or in a path.
+  if (!/^[\p{L}\p{M}\p{N}_@+][\p{L}\p{M}\p{N}._@+-]*$/u.test(user)) {
     throw new FleetError(
       "FLEET_USER_INVALID",
       `The user id ${quote(user)} cannot be filled in: allowed are letters, digits and . _ @ + -`,

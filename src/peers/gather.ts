@@ -1,3 +1,4 @@
+import { compareText } from "../config/text.js";
 import { isFleetError } from "../errors.js";
 import type { SpawnRequest } from "../fleet-options.js";
 import type { HostDirectory } from "../hosts/directory.js";
@@ -68,7 +69,7 @@ export async function gatherSessions(
   const ids = new Set(shown.map(({ id }) => id));
   const rest = records.filter(({ id }) => !ids.has(id));
   const unseen = await Promise.all(rest.map(async (record) => await viewUnseen({ store, directory, ttlMs }, record)));
-  return [...shown, ...unseen].sort((a, b) => b.lastUsedAt.localeCompare(a.lastUsedAt) || a.id.localeCompare(b.id));
+  return [...shown, ...unseen].sort((a, b) => compareText(b.lastUsedAt, a.lastUsedAt) || compareText(a.id, b.id));
 }
 
 /** The view of a session whose host cannot be asked. */

@@ -1,4 +1,5 @@
 import type { Config } from "../config/schema.js";
+import { compareText } from "../config/text.js";
 import { ownHostName } from "../hosts/host-note.js";
 import { liveSupervisor, type PoolState, poolState } from "../pool/admission.js";
 import type { ServerView } from "../pool/server.js";
@@ -68,7 +69,7 @@ async function hostEntries({ directory, config, stateRoot }: OverviewContext, re
   const known = (await directory.list()).map((host) => entryOf(host, config.host.ttlMs));
   const own = directory.own ?? ownHostName(config, stateRoot);
   if (known.some(({ name }) => name === own)) return known;
-  return [...known, unlisted(own, liveSupervisor(registry))].sort((a, b) => a.name.localeCompare(b.name));
+  return [...known, unlisted(own, liveSupervisor(registry))].sort((a, b) => compareText(a.name, b.name));
 }
 
 function entryOf({ name, state, term, gone, remainingMs, door, startedAt }: HostRecord, ttlMs: number): Entry {

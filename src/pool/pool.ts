@@ -1,3 +1,4 @@
+import { compareText } from "../config/text.js";
 import { FleetError, isFleetError, quote } from "../errors.js";
 import { tokenSourceFromConfig } from "../models/github-token.js";
 import type { Placement, Registry, ServerRecord, TokenSource } from "../store/store.js";
@@ -193,7 +194,7 @@ export class Pool {
       ({ servers } = await this.#context.store.readRegistry());
     }
     return Object.values(servers)
-      .sort((a, b) => a.createdAt.localeCompare(b.createdAt) || a.id.localeCompare(b.id))
+      .sort((a, b) => compareText(a.createdAt, b.createdAt) || compareText(a.id, b.id))
       .map(viewServer);
   }
 

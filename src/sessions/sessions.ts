@@ -1,5 +1,6 @@
 import type { ProviderConfig } from "@github/copilot-sdk";
 import type { Config } from "../config/schema.js";
+import { compareText } from "../config/text.js";
 import { type FleetError, isFleetError, quote, systemCode } from "../errors.js";
 import type { HostDirectory } from "../hosts/directory.js";
 import { sessionMoved } from "../hosts/problems.js";
@@ -264,7 +265,7 @@ export class Sessions implements SessionKeeper {
     const wanted = records.filter((record) => isHere(record) && (user === undefined || mayUse(record, user)));
     const views = [...wanted, ...unrecorded].map((record) => this.#view(record, servers[record.serverId]));
     return (await Promise.all(views)).sort(
-      (a, b) => b.lastUsedAt.localeCompare(a.lastUsedAt) || a.id.localeCompare(b.id),
+      (a, b) => compareText(b.lastUsedAt, a.lastUsedAt) || compareText(a.id, b.id),
     );
   }
 
