@@ -4,8 +4,8 @@ const AT_ONCE = 8;
 /**
  * Lets a few callers pass in each round of the event loop. The others pass in later rounds, in order.
  *
- * Most of the work that begins a turn runs without a pause. Without this limit, a thousand prompts that arrive together
- * would begin one after another, and on a busy machine no frame from a server would be passed on for seconds.
+ * Most of the work that begins a turn blocks the event loop. Without this limit, a thousand prompts that arrive together
+ * would begin right after one another, and on a busy machine no frame from a server would be passed on for seconds.
  */
 export class Pace {
   readonly #waiting: (() => void)[] = [];

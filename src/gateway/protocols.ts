@@ -6,8 +6,8 @@ import { whyRefused } from "./refused-methods.js";
 import { APART_OPTIONS, checkOptions, type Surroundings, sessionParams } from "./settings.js";
 
 /**
- * One version of the protocol, with its tables of methods and settings. Each client and each server uses the one of the
- * version that it speaks.
+ * One version of the protocol, with its tables of methods and settings. Each client and each server has the protocol of
+ * the version that it speaks.
  */
 export interface Protocol {
   readonly version: number;

@@ -550,8 +550,7 @@ export class Turns {
       const activity = await upstream.request("session.metadata.activity", params, undefined, limit.signal);
       return (activity as { hasActiveWork?: unknown }).hasActiveWork !== true;
     } catch (error) {
-      // If the session is not loaded, or its server has gone, the session is not in a turn. A slow server proves
-      // neither.
+      // A timeout proves nothing. Any other error counts as idle: the session is not loaded, or its server has gone.
       return !isTimeout(error);
     }
   }
