@@ -7,11 +7,11 @@ import { makeHostFolder, usable } from "../runtime/shared-storage.js";
 import type { HostRecord } from "../store/store.js";
 
 /**
- * What proves that two hosts have one folder: each host writes a number of its own there that nobody can guess, and says in
- * the directory which one.
+ * The beacon proves that two hosts mount the same folder. Each host writes a random number into the folder and
+ * publishes it in the directory. The other hosts then look for that number in their own mount.
  */
 
-/** File systems over a network show others' files late, in milliseconds. */
+/** A network file system may show the files of other hosts late, so wait up to this long, in milliseconds. */
 const PATIENCE_MS = 3_000;
 const POLL_MS = 250;
 
@@ -19,7 +19,12 @@ function pathOf(shared: string, host: string): string {
   return join(shared, "hosts", host, "beacon");
 }
 
-/** Lights the beacon of a host. @returns its number. @throws FleetError `FLEET_STORAGE_UNUSABLE`. */
+/**
+ * Writes a new beacon for a host.
+ *
+ * @returns the beacon's number.
+ * @throws FleetError `FLEET_STORAGE_UNUSABLE`.
+ */
 export async function lightBeacon(shared: string, host: string): Promise<string> {
   const number = randomBytes(16).toString("hex");
   await makeHostFolder(shared, host);
@@ -38,19 +43,24 @@ export async function lightBeacon(shared: string, host: string): Promise<string>
   return number;
 }
 
-/** Leaves nothing of a host that was not there before. @param number of its beacon, if that was lit */
+/**
+ * Removes a host's beacon, and the folders that are empty without it.
+ *
+ * @param number The beacon's number; null or undefined if the host has no beacon.
+ */
 export async function putOutBeacon(shared: string, host: string, number: string | null | undefined): Promise<void> {
   const path = pathOf(shared, host);
   if (number != null) await rm(path, { force: true });
   for (const folder of [dirname(path), join(shared, "hosts")]) {
     await rmdir(folder).catch((error: unknown) => {
-      // There is something in it: sessions, what kept the beacon from being lit, other hosts.
+      // The folder is not empty. It contains sessions, an obstacle that kept the beacon from being written, or other
+      // hosts.
       if (!["ENOENT", "ENOTEMPTY", "EEXIST"].includes(systemCode(error) ?? "")) throw error;
     });
   }
 }
 
-/** The hosts, of those that are there, whose beacons are not in this folder: they have another one. */
+/** The names of those live hosts whose beacon is not in this folder, because they mount another one. */
 export async function missingBeacons(shared: string, hosts: readonly HostRecord[]): Promise<string[]> {
   const there = hosts.filter(({ gone, beacon }) => !gone && beacon != null);
   const until = performance.now() + PATIENCE_MS;
@@ -62,13 +72,17 @@ export async function missingBeacons(shared: string, hosts: readonly HostRecord[
   }
 }
 
-/** Whether a folder is the one that this host has lit its beacon in. @throws FleetError `FLEET_STORAGE_UNUSABLE`. */
+/**
+ * Whether a folder is the one that this host wrote its beacon into.
+ *
+ * @throws FleetError `FLEET_STORAGE_UNUSABLE`.
+ */
 export async function hasOwnBeacon(shared: string, { name, beacon }: HostRecord): Promise<boolean> {
-  // What a host wrote through a mount of its own it sees there at once.
+  // Read only once, because a host sees its own writes through its own mount at once.
   return beacon == null || (await readBeacon(shared, name)) === beacon;
 }
 
-/** The folder is not the one that this host has lit its beacon in, such as when nothing is mounted there any more. */
+/** The folder is not the one that this host wrote its beacon into, for example because it is no longer mounted. */
 export function notMounted(shared: string, host: Pick<HostRecord, "name">): FleetError {
   const message = `The folder ${quote(shared)} is not the one that host ${quote(host.name)} shares with others, or is not mounted.`;
   return new FleetError("FLEET_STORAGE_UNUSABLE", message, {
@@ -76,7 +90,10 @@ export function notMounted(shared: string, host: Pick<HostRecord, "name">): Flee
   });
 }
 
-/** @throws FleetError `FLEET_STORAGE_UNUSABLE`. */
+/**
+ * @returns null when there is no beacon.
+ * @throws FleetError `FLEET_STORAGE_UNUSABLE`.
+ */
 async function readBeacon(shared: string, host: string): Promise<string | null> {
   return await usable(shared, async () => {
     try {

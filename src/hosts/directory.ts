@@ -6,14 +6,17 @@ import type { HostRecord, Hosts, SessionRecord, Store } from "../store/store.js"
 import { hasOwnBeacon, notMounted } from "./beacon.js";
 import { ownHostAway, sessionStranded } from "./problems.js";
 
-/** Where something is: on this host, or on another one that is there. */
+/** The host that has something: this one, or another live host. */
 export type Whereabouts = { here: true } | { here: false; host: HostRecord };
 
 const HERE: Whereabouts = { here: true };
 
-/** How long the look at a host that was there counts, in milliseconds; also at this one, which may have left since. */
+/**
+ * How long a read of the directory stays valid, in milliseconds. The limit applies to this host's own entry too,
+ * because this host may have left the directory after the read.
+ */
 export const SEEN_MS = 1_000;
-/** A term counts until this long before it may end, in milliseconds. */
+/** This host stops relying on its term this long before the term may end, in milliseconds. */
 const MARGIN_MS = 200;
 
 export interface DirectoryContext {
@@ -22,11 +25,12 @@ export interface DirectoryContext {
 }
 
 /**
- * Which host has what, of a fleet on several. A session is on the host that its record names, and stays there while that is
- * there; a user goes to the host that the user was placed on.
+ * Knows which host has which session and which user, in a fleet on several hosts. A session is on the host that its
+ * record names, as long as that host is alive. A user belongs to the host that the user was placed on.
  *
- * With storage of their own, hosts keep what they have, also while they are away. With shared storage a host has its sessions
- * for the term that its heartbeats make: what it had in an earlier one, or was gone with, is whoever's takes it first.
+ * Hosts with their own storage keep their sessions even while they are down. With shared storage, a host has its
+ * sessions only for its current term, which its heartbeats extend. Any host may take the sessions of an earlier term or
+ * of a host that is gone.
  */
 export class HostDirectory {
   readonly #store: Store;
@@ -40,17 +44,17 @@ export class HostDirectory {
     this.#shared = config.storage.shared;
   }
 
-  /** The name of this host; null where the store is one host's alone. */
+  /** The name of this host; null if the store serves a single host. */
   get own(): string | null {
     return this.#hosts?.own ?? null;
   }
 
-  /** Whether sessions may change hosts. */
+  /** Whether sessions may move between hosts. */
   get isShared(): boolean {
     return this.#shared !== null && this.#hosts !== null;
   }
 
-  /** All hosts, as they are now. */
+  /** Reads all hosts from the store. */
   async list(): Promise<HostRecord[]> {
     if (this.#hosts === null) return [];
     const asked = performance.now();
@@ -60,10 +64,10 @@ export class HostDirectory {
   }
 
   /**
-   * What a session's record has to say for it to be here. Undefined where the store is one host's alone; the term is absent
-   * with storage of the host's own.
+   * The host and term that a session's record must name for the session to be on this host. Undefined if the store
+   * serves a single host. The term is absent if the host has its own storage.
    *
-   * @throws FleetError `FLEET_HOST_AWAY` with shared storage, when this host does not serve.
+   * @throws FleetError `FLEET_HOST_AWAY` when hosts share storage and this host does not serve.
    */
   async ownership(): Promise<{ host: string; term?: number } | undefined> {
     if (this.#hosts === null) return undefined;
@@ -73,7 +77,7 @@ export class HostDirectory {
 
   async #ownTerm(own: string): Promise<number> {
     const known = this.#seen?.hosts.find(({ name }) => name === own);
-    // Nobody can take what is this host's before the end that the store gave it: as with a lease.
+    // As with a lease, no other host can take this host's sessions before the time that the store granted has passed.
     const ageMs = performance.now() - (this.#seen?.at ?? 0);
     const left = (known?.remainingMs ?? 0) - ageMs;
     if (known !== undefined && ageMs < SEEN_MS && left > MARGIN_MS) return known.term;
@@ -82,14 +86,18 @@ export class HostDirectory {
     return fresh.term;
   }
 
-  /** Whether this host has the session at this moment, and may open it. @throws as {@link ownership}. */
+  /**
+   * Whether this host has the session now and may open it.
+   *
+   * @throws as {@link ownership}.
+   */
   async has(record: SessionRecord): Promise<boolean> {
     return isOf(record, await this.ownership());
   }
 
   /**
-   * Makes sure that the storage which hosts share is there, before anything is made in it, or what is not in it is taken for
-   * gone. A host that never served has nothing there yet.
+   * Verifies that the shared storage is mounted. Call it before you create anything there, and before you conclude that
+   * something was deleted because it is missing. A host that has never served passes, because it has nothing there.
    *
    * @throws FleetError `FLEET_STORAGE_UNUSABLE`.
    */
@@ -100,18 +108,23 @@ export class HostDirectory {
     const isOwn = ({ name }: HostRecord) => name === own;
     const known = performance.now() - (this.#seen?.at ?? 0) < SEEN_MS ? this.#seen?.hosts.find(isOwn) : undefined;
     if (known !== undefined && (await hasOwnBeacon(shared, known))) return;
-    // A `serve` that was started a moment ago has lit another one.
+    // A `serve` that started a moment ago may have written a new beacon.
     const fresh = (await this.list()).find(isOwn);
     if (fresh !== undefined && !(await hasOwnBeacon(shared, fresh))) throw notMounted(shared, fresh);
   }
 
-  /** Where this host has sessions in the shared storage, by the groups of servers; nowhere with storage of its own. */
+  /**
+   * The folders of this host's sessions in the shared storage, by server group. Empty if the host has its own storage.
+   */
   async places(): Promise<ReadonlyMap<string, string>> {
     if (this.#hosts === null || this.#shared === null) return new Map();
     return await placesOf(this.#shared, this.#hosts.own);
   }
 
-  /** Tells which sessions this host has at this moment. None with shared storage, when it does not serve. */
+  /**
+   * Returns a function that decides whether this host has a session now. With shared storage it has none while it does
+   * not serve.
+   */
   async holds(): Promise<(record: SessionRecord) => boolean> {
     try {
       const owns = await this.ownership();
@@ -122,7 +135,10 @@ export class HostDirectory {
     }
   }
 
-  /** Whether this host may have sessions at this moment: where the store is one host's alone, or storage its own, always. */
+  /**
+   * Whether this host may have sessions now. Always true if the store serves a single host or the host has its own
+   * storage.
+   */
   async isThere(): Promise<boolean> {
     try {
       await this.ownership();
@@ -134,9 +150,10 @@ export class HostDirectory {
   }
 
   /**
-   * Where a session is, or where it goes now that nobody has it: to the host of its owner.
+   * The host that has a session, or if no host has it, the host that its owner is placed on.
    *
-   * @throws FleetError `FLEET_HOST_AWAY`; `FLEET_SESSION_STRANDED` when it is on the disk of a host that is not there.
+   * @throws FleetError `FLEET_HOST_AWAY`, or `FLEET_SESSION_STRANDED` when the session is on the disk of a host that is
+   * not alive.
    */
   async whereIs(record: SessionRecord): Promise<Whereabouts> {
     if (this.#hosts === null) return HERE;
@@ -149,7 +166,8 @@ export class HostDirectory {
     }
     const holder = record.host === undefined ? undefined : await this.#find(record.host, record.term);
     if (record.host !== undefined && record.term === undefined) {
-      // From a time when hosts had storage of their own: only that one has it, and puts it where all can get at it.
+      // The session dates from a time when the hosts had their own storage. Only its host has the state and can move it
+      // to the shared storage.
       if (holder === undefined) throw record.host === own ? ownHostAway(own) : sessionStranded(record);
       return holder.name === own ? HERE : { here: false, host: holder };
     }
@@ -158,29 +176,29 @@ export class HostDirectory {
     return holder.name === own ? HERE : { here: false, host: holder };
   }
 
-  /** Whether a session is on the disk of a host that is not there. */
+  /** Whether the session is on the disk of a host that is not alive. */
   async isStranded({ host }: SessionRecord): Promise<boolean> {
     if (this.#hosts === null || this.isShared || host === undefined || host === this.#hosts.own) return false;
     return (await this.#find(host)) === undefined;
   }
 
-  /** The host if it is there. One that was seen a moment ago is taken to be; one that was not is looked for. */
+  /** The host, if it is alive. A host that the last read showed alive is not read again; any other host is. */
   async #find(name: string, term?: number): Promise<HostRecord | undefined> {
     const isMeant = (host: HostRecord) =>
       host.name === name && !host.gone && (term === undefined || host.term === term);
     const among = (hosts: HostRecord[]) => hosts.find(isMeant);
     const { hosts, at } = this.#seen ?? { hosts: [], at: Number.NEGATIVE_INFINITY };
     const known = performance.now() - at < SEEN_MS ? among(hosts) : undefined;
-    // One that has just come says a moment later where its front door is.
+    // A host that has just started publishes the address of its front door a moment later.
     const isEnough = known !== undefined && (known.door !== null || known.name === this.own);
     return isEnough ? known : among(await this.list());
   }
 
   /**
-   * Where a user goes: where the user was placed, while that is there; otherwise to the host that has the highest score for
-   * the user among those that are, which is recorded.
+   * The host that a user belongs to. This is the recorded host as long as it is alive. Otherwise it is the live host
+   * with the highest score for the user, and this method records it.
    *
-   * @throws FleetError `FLEET_HOST_AWAY` with shared storage, when no host serves.
+   * @throws FleetError `FLEET_HOST_AWAY` when hosts share storage and none of them serves.
    */
   async place(user: string): Promise<Whereabouts> {
     if (this.#hosts === null) return HERE;
@@ -192,7 +210,7 @@ export class HostDirectory {
     }
     const hosts = admitting(await this.list());
     if (hosts.length === 0) {
-      // No host serves: what is asked of this one happens here, as on a single host.
+      // No host serves, so do the work here, as on a single host.
       if (this.isShared) throw ownHostAway(own);
       return HERE;
     }
@@ -200,15 +218,17 @@ export class HostDirectory {
       user,
       hosts.map((host) => host.name),
     );
-    // The shared server there is for that host to choose.
+    // The chosen host picks the shared server itself.
     const placed = await this.#store.recordPlacement(user, recorded, { host: name, serverId: null });
     const host = hosts.find((each) => each.name === (placed.host ?? name));
-    // Another host has placed the user at the same moment, on one that has come since the look.
+    // At the same moment another process placed the user on a host that started after our read.
     if (host === undefined) return await this.place(user);
     return host.name === own ? HERE : { here: false, host };
   }
 
-  /** Where {@link place} would have a user go, and why. Records nothing. Null where the store is one host's alone. */
+  /**
+   * The host that {@link place} would choose, and the reason. Records nothing. Null if the store serves a single host.
+   */
   async foresee(user: string): Promise<{ host: string; reason: string } | null> {
     if (this.#hosts === null) return null;
     const hosts = await this.list();
@@ -225,7 +245,7 @@ export class HostDirectory {
     };
   }
 
-  /** A user whose sessions can go along does not wait for a host that is about to end. */
+  /** Whether a user should leave the host. If sessions can move, a user need not wait for a host that is draining. */
   #leaves({ state }: HostRecord): boolean {
     return this.isShared && state === "draining";
   }
@@ -233,12 +253,12 @@ export class HostDirectory {
 
 function isOf(record: SessionRecord, owns: { host: string; term?: number } | undefined): boolean {
   if (owns === undefined) return true;
-  // With storage of its own a host has what it has, whatever was meant to become of it.
+  // With its own storage a host ignores `released` and `from`, because the state never left its disk.
   if (owns.term !== undefined && (record.released === true || record.from !== undefined)) return false;
   return (record.host ?? owns.host) === owns.host && (owns.term === undefined || record.term === owns.term);
 }
 
-/** The hosts that take users. One without a front door cannot be reached by others. */
+/** The hosts that accept users. Other hosts cannot reach a host without a front door. */
 export function admitting(hosts: readonly HostRecord[]): HostRecord[] {
   return hosts.filter(({ gone, state, door }) => !gone && state === "serving" && door !== null);
 }

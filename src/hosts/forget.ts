@@ -1,8 +1,8 @@
 import type { Store } from "../store/store.js";
 
 /**
- * Takes hosts off the directory that are gone and have nothing that others could want: no session's record names them. One
- * that comes back enters as any other does.
+ * Removes from the directory every host that is gone and that no session's record names. If such a host comes back, it
+ * enters the directory like a new one.
  */
 export async function forgetEmptyHosts(store: Store): Promise<void> {
   const { hosts } = store;

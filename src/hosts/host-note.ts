@@ -9,7 +9,7 @@ import { unwritable } from "../runtime/server-folder.js";
 import { mediumError } from "../store/file/failures.js";
 import { ensureStateFolder } from "../store/file/state-folder.js";
 
-/** Who this host is: its name among the hosts, and a random id of its state folder. */
+/** Identifies this host by its name among the hosts and the random id of its state folder. */
 export interface HostNote {
   name: string;
   instance: string;
@@ -20,10 +20,11 @@ function pathOf(stateRoot: string): string {
 }
 
 /**
- * The name of this host: as configured, as it was called when `serve` or a server first ran on this state folder, or as the
- * machine is called. A machine that is renamed stays the host that it was.
+ * The name of this host. It comes from the configuration, from the note that the first `serve` or server wrote into
+ * this state folder, or from the machine's name, in this order. Because of the note, renaming the machine does not
+ * rename the host.
  *
- * @throws FleetError `FLEET_CONFIG_INVALID` when the machine's name cannot be one.
+ * @throws FleetError `FLEET_CONFIG_INVALID` when the machine's name is not a valid host name.
  */
 export function ownHostName({ host }: Pick<Config, "host">, stateRoot: string): string {
   const name = host.name ?? readNote(stateRoot)?.name ?? hostname().toLowerCase();
@@ -51,7 +52,8 @@ function readNote(stateRoot: string): HostNote | null {
 }
 
 /**
- * Makes sure that a state folder with servers stays its host's: those, and their sessions, are recorded under the name that it had.
+ * Refuses to rename a host whose state folder has servers, because they and their sessions are recorded under the old
+ * name.
  *
  * @throws FleetError `FLEET_CONFIG_INVALID`.
  */
@@ -76,12 +78,16 @@ function hasServers(stateRoot: string): boolean {
   }
 }
 
-/** The random id of this state folder, or null while it has none: neither `serve` nor a server has run on it. */
+/** The random id of this state folder, or null if neither `serve` nor a server has run on it. */
 export function instanceOf(stateRoot: string): string | null {
   return readNote(stateRoot)?.instance ?? null;
 }
 
-/** The note of this state folder under this name, written if there is none. @throws FleetError `FLEET_STATE_UNWRITABLE`. */
+/**
+ * Returns the note of this state folder under this name, and writes it if necessary.
+ *
+ * @throws FleetError `FLEET_STATE_UNWRITABLE`.
+ */
 export function ensureNote(stateRoot: string, name: string): HostNote {
   const before = readNote(stateRoot);
   if (before?.name === name) return before;
@@ -94,7 +100,7 @@ export function ensureNote(stateRoot: string, name: string): HostNote {
     if (before === null) linkSync(temp, path);
     else renameSync(temp, path);
   } catch (error) {
-    // Another process of this host was first: there is one id.
+    // Another process of this host wrote the note first. Use its id.
     const others = systemCode(error) === "EEXIST" ? readNote(stateRoot) : null;
     if (others?.name !== name) throw unwritable(path, error);
     return others;
@@ -104,7 +110,7 @@ export function ensureNote(stateRoot: string, name: string): HostNote {
   return note;
 }
 
-/** Of a host that never was one. */
+/** Removes the note of a host that never entered the directory. */
 export function removeNote(stateRoot: string): void {
   rmSync(pathOf(stateRoot), { force: true });
 }

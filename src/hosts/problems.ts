@@ -1,7 +1,7 @@
 import { FleetError, quote } from "../errors.js";
 import type { HostRecord, SessionRecord } from "../store/store.js";
 
-/** Nothing may be opened here: others could take it at any moment. */
+/** This host may open nothing, because other hosts may take its sessions at any moment. */
 export function ownHostAway(own: string, cause?: unknown): FleetError {
   return new FleetError(
     "FLEET_HOST_AWAY",
@@ -28,14 +28,14 @@ export function sessionStranded({ id, host = "" }: SessionRecord): FleetError {
   );
 }
 
-/** Whoever carries the user's client goes there. */
+/** The relay that serves the user's client sends it to that host. */
 export function userMoved(user: string, to: Pick<HostRecord, "name">): FleetError {
   return new FleetError("FLEET_SESSION_MOVED", `User ${quote(user)} is placed on host ${quote(to.name)} now.`, {
     suggestions: ["Try again: you are carried to the host that has the user's sessions.", "copilotfleet top"],
   });
 }
 
-/** Whoever asked goes there. */
+/** The caller retries on that host. */
 export function sessionMoved({ id }: Pick<SessionRecord, "id">, to: Pick<HostRecord, "name"> | null): FleetError {
   const where = to === null ? "is about to be on another host" : `is on host ${quote(to.name)} now`;
   return new FleetError("FLEET_SESSION_MOVED", `Session ${quote(id)} ${where}.`, {

@@ -3,22 +3,23 @@ import type { HostRecord, Placement, SessionRecord, UserPlacement } from "../sto
 import { admitting } from "./directory.js";
 
 /**
- * A user who is not on the host that has the highest score for the user; or who is, and has left sessions elsewhere, which could
- * not go along before: those were in use, or whoever moved the user was killed on the way.
+ * Moves a user and the user's sessions to the host with the highest score for the user. If the user is already on that
+ * host, the move fetches sessions that an earlier move left on another one, because they were in use or because the
+ * process that moved the user was killed.
  */
 export interface Move {
   user: string;
   from: string;
   to: string;
-  /** How many of the user's sessions are on the host that the user leaves, by their records. */
+  /** How many of the user's sessions are recorded on `from`. */
   sessions: number;
 }
 
 export interface RebalancePlan {
-  /** How many users each host has, and would have after the moves. */
+  /** How many users each host has now, and how many it would have after the moves. */
   hosts: { name: string; users: number; planned: number; takesUsers: boolean }[];
   moves: Move[];
-  /** Users who would be better off elsewhere, and why they stay. */
+  /** Users who should be on another host, and the reason why they stay. */
   stays: { user: string; host: string; reason: string }[];
 }
 
@@ -26,13 +27,13 @@ export interface PlanInput {
   hosts: readonly HostRecord[];
   placements: readonly UserPlacement[];
   sessions: readonly SessionRecord[];
-  /** Whether sessions can go along. */
+  /** Whether sessions can move with their user. */
   isShared: boolean;
 }
 
 /**
- * Who moves when users are placed anew on the hosts that there are: only those whose highest score is another host's by
- * now, so that one more among n hosts gets 1 in n users, from all of the others alike, and nobody else moves.
+ * Plans which users move. A user moves only if another host has the highest score for the user now. So a host that
+ * joins n - 1 others gets 1 in n users, evenly from all of them, and no other user moves.
  */
 export function planRebalance({ hosts, placements, sessions, isShared }: PlanInput): RebalancePlan {
   const targets = admitting(hosts).map(({ name }) => name);
@@ -67,7 +68,7 @@ export function planRebalance({ hosts, placements, sessions, isShared }: PlanInp
   return plan;
 }
 
-/** What is left of hosts that are gone is taken from there when it is wanted. */
+/** Leaves out hosts that are gone. Their sessions are taken over when somebody uses them. */
 function leftBehind(
   user: string,
   to: string,
@@ -79,7 +80,7 @@ function leftBehind(
   );
 }
 
-/** With no host that takes users, everybody stays. */
+/** If no host accepts users, everybody stays. */
 function targetOf(user: string, from: string, targets: readonly string[]): string {
   return targets.length === 0 ? from : rendezvous(user, targets);
 }
@@ -99,7 +100,7 @@ function count(counts: Map<string, number>, name: string): void {
   counts.set(name, (counts.get(name) ?? 0) + 1);
 }
 
-/** The placement of a user who was moved: the shared server there is for that host to choose. */
+/** The placement of a user who was moved. The new host picks the shared server itself. */
 export function movedTo(host: string): Placement {
   return { host, serverId: null };
 }

@@ -6,29 +6,33 @@ import { hasHistoryIn } from "../runtime/shared-storage.js";
 import { findRemains, putBlockBack, type Remain, type RemainKind, removeRemain } from "../runtime/storage-remains.js";
 import type { SessionRecord, Store } from "../store/store.js";
 
-/** What a takeover had left in the shared storage. */
+/** A left-over of a takeover in the shared storage. */
 export interface ClearedRemain {
   kind: RemainKind;
-  /** The session's id; null where it is not known. */
+  /** The session's id; null if it is not known. */
   session: string | null;
   bytes: number;
 }
 
 export interface RemainsRequest {
-  /** After how long without use a session goes that no record knows, in milliseconds. */
+  /** How long after its last change a session that no record names is deleted, in milliseconds. */
   ttlMs: number;
   dryRun: boolean;
   nowMs: number;
   signal: AbortSignal;
 }
 
-/** Nothing rests on it: whoever goes on with a takeover has its mark in the record. In milliseconds. */
+/**
+ * A left-over that changed less than this long ago stays, in milliseconds. Correctness does not depend on this limit,
+ * because a takeover that may still continue has its id in the record.
+ */
 const YOUNG_MS = 3_600_000;
 
 /**
- * Clears what takeovers have left below this host's name: that which no record refers to. Safe beside takeovers and beside
- * itself: a mark is in the record before anything is set aside under it, and never again once it was taken out. What may be
- * all that there is of a session stays, and so does the block of a session that there still is, somewhere.
+ * Deletes the left-overs of takeovers below this host's name that no record refers to. It is safe to run beside
+ * takeovers and beside itself. A takeover records its id (`mark`) before it sets anything aside under that id, and an
+ * id that has left the record never returns. It keeps everything that may be the only copy of a session, and it keeps
+ * the block of a session that still exists on any host.
  *
  * @throws FleetError `FLEET_STORAGE_UNUSABLE`.
  */
@@ -42,7 +46,7 @@ export async function clearRemains(
   for (const remain of await findRemains(shared, store.hosts.own)) {
     request.signal.throwIfAborted();
     if (request.nowMs - remain.changedMs < YOUNG_MS) continue;
-    // Read anew for each: what is done with it comes right behind.
+    // Read the record for each left-over just before the decision, because records change while this loop runs.
     const record = remain.session === null ? null : await store.readSession(remain.session);
     if (!(await isDue(remain, record, shared, request))) continue;
     const isCleared = request.dryRun || (await clear(remain, shared, { store, config }));
@@ -63,10 +67,10 @@ async function isDue(
     case "block":
       return record === null;
     case "taken":
-      // Like any session that no record knows: the record may be what was lost.
+      // Wait as for any session without a record, because the record may be what was lost.
       if (record === null) return nowMs - changedMs >= ttlMs;
       if (record.from !== undefined) return false;
-      // It was copied, then. Without that it may be all there is, by whatever way it got here.
+      // The takeover is complete, so the session was copied. If its place has no history, this may be the only copy.
       return !hasHistory || (await hasHistoryIn(placeOf(record, shared), record.id));
   }
 }
@@ -75,7 +79,7 @@ function placeOf(record: SessionRecord, shared: string) {
   return { shared, host: record.host ?? "", group: groupOfSession(record) };
 }
 
-/** @returns false when it stays, or was not there any more. */
+/** @returns false when the left-over stays or had already disappeared. */
 async function clear(
   remain: Remain,
   shared: string,
@@ -86,15 +90,16 @@ async function clear(
   if (!(await isForgotten(remain.group, session, { store, config }))) return false;
   if ((await store.readSession(session)) !== null) return false;
   const isRemoved = await removeRemain(shared, remain);
-  // Made anew, and taken again, in this very moment.
+  // The session was created again and taken over in this very moment, so restore the block.
   if ((await store.readSession(session)) === null) return isRemoved;
   await putBlockBack(shared, remain);
   return false;
 }
 
 /**
- * Makes sure that no server here has the session in memory, which could make its folder anew then. @returns false when one does
- * not say.
+ * Makes sure that no server here has the session in memory, because such a server could create its folder again.
+ *
+ * @returns false when a server does not answer.
  */
 async function isForgotten(
   group: string,

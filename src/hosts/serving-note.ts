@@ -10,7 +10,7 @@ import { ensureStateFolder } from "../store/file/state-folder.js";
 import type { ProcessIdentity } from "../store/store.js";
 import { ownHostName } from "./host-note.js";
 
-/** The settings that decide where the state lies, as messages show them: the store without what its URL holds of secrets. */
+/** The settings that decide where the state is, as messages show them. The store's URL has no secrets. */
 interface Settings {
   store: string;
   "host.name": string | null;
@@ -19,7 +19,7 @@ interface Settings {
 
 type Setting = keyof Settings;
 
-/** What the `serve` of a state folder runs with, for as long as it lives. */
+/** The process and settings of the `serve` on a state folder, while it lives. */
 interface ServingNote {
   process: ProcessIdentity;
   settings: Settings;
@@ -40,7 +40,11 @@ function settingsOf(config: Config, stateRoot: string): Settings {
   };
 }
 
-/** Notes what this process serves with. @throws FleetError `FLEET_STATE_UNWRITABLE`. */
+/**
+ * Records the process and settings of this `serve`.
+ *
+ * @throws FleetError `FLEET_STATE_UNWRITABLE`.
+ */
 export function noteServing(config: Config, stateRoot: string): void {
   const note: ServingNote = { process: ownIdentity(), settings: settingsOf(config, stateRoot) };
   const path = pathOf(stateRoot);
@@ -55,7 +59,7 @@ export function noteServing(config: Config, stateRoot: string): void {
   }
 }
 
-/** Takes the note back, unless another `serve` has taken over meanwhile. */
+/** Removes the note, unless another `serve` has replaced it. */
 export function forgetServing(stateRoot: string): void {
   const own = ownIdentity();
   const noted = readNote(stateRoot)?.process;
@@ -63,8 +67,9 @@ export function forgetServing(stateRoot: string): void {
 }
 
 /**
- * Makes sure that a process means the same state as the `serve` that runs on its state folder: with another store it would
- * see none of the servers there, and start others on their homes. What a `serve` that died has left keeps nobody out.
+ * Refuses settings that differ from those of the `serve` running on this state folder. With another store this process
+ * would not see that `serve`'s servers, and would start others on the same homes. The note of a dead `serve` is
+ * ignored.
  *
  * @throws FleetError `FLEET_CONFIG_INVALID`.
  */
@@ -96,7 +101,7 @@ function isSame(name: Setting, one: string | null, other: string | null): boolea
   return name === "storage.shared" && isSameFolder(one, other);
 }
 
-/** How a database is reached, and under which of this machine's own names, makes it no other one. */
+/** Two URLs name the same database even if they differ in the way to reach it, or in the name of this machine. */
 function isSameStore(one: string, other: string): boolean {
   const [a, b] = [readRedisUrl(one), readRedisUrl(other)];
   if (a === null || b === null) return false;
@@ -109,7 +114,7 @@ function isSameFolder(one: string, other: string): boolean {
     return realpathSync(one) === realpathSync(other);
   } catch (error) {
     if (systemCode(error) === undefined) throw error;
-    return false; // one of them is not there
+    return false; // one of them does not exist
   }
 }
 
@@ -125,6 +130,6 @@ function readNote(stateRoot: string): ServingNote | null {
     const { process, settings } = JSON.parse(text) as Partial<ServingNote>;
     return process === undefined || settings === undefined ? null : { process, settings };
   } catch {
-    return null; // it says nothing of any process
+    return null; // it names no process
   }
 }

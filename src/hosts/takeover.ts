@@ -21,21 +21,22 @@ export interface TakeoverContext {
   store: Store;
   config: Config;
   directory: HostDirectory;
-  /** The shared server here that the user's sessions go to; starts nothing. */
+  /** The shared server on this host that the user's sessions belong to. Does not start it. */
   sharedServerId: (user: string) => Promise<string>;
 }
 
-/** How often another process of this host that is at it is looked at, in milliseconds. */
+/** How often to check whether another process of this host has finished its takeover, in milliseconds. */
 const POLL_MS = 50;
 
 /**
- * Brings sessions to this host that nobody has any more, so that at any moment at most one host may open each:
+ * Takes over sessions that no host has any longer. At most one host may open a session at any moment:
  *
- * 1. The record names this host, if it is still as it was seen. From here on the session is this host's to fetch.
- * 2. What the last host had of it is set aside there, and copied here (`runtime/shared-storage.ts`).
- * 3. The record says that it is here.
+ * 1. This host enters its name into the record, unless the record has changed. From now on only it may fetch the session.
+ * 2. The state on the previous host is set aside there and copied here (`runtime/shared-storage.ts`).
+ * 3. The record is changed to show that the session is here.
  *
- * Killed anywhere in between, the next one who wants it, here or on another host, goes on from the same source.
+ * If the process is killed during these steps, the next process that wants the session, on any host, continues from the
+ * same source.
  */
 export class Takeover {
   readonly #context: TakeoverContext;
@@ -46,7 +47,7 @@ export class Takeover {
   }
 
   /**
-   * The record of a session that this host has: as it is, or after it was taken.
+   * Returns the record of a session that is on this host, after taking the session over if necessary.
    *
    * @throws FleetError `FLEET_SESSION_MOVED` when another host has it, `FLEET_HOST_AWAY`, `FLEET_SESSION_STRANDED`,
    * `FLEET_STORAGE_UNUSABLE`.
@@ -61,20 +62,20 @@ export class Takeover {
       await taking;
       if (signal.aborted) throw sessionMoved(seen, null);
       const now = await store.readSession(seen.id);
-      if (now === null) return seen; // deleted meanwhile: whoever opens it finds that
+      if (now === null) return seen; // deleted in the meantime: the caller finds out when it opens the session
       seen = now;
     }
   }
 
   /**
-   * Brings sessions here that nobody has any more and that were last used before a time, so that a gc of this host finds
-   * them: those whose owners go to this host.
+   * Takes over sessions that no host has, whose owners belong to this host and that are due for deletion, so that a gc
+   * of this host finds them.
    *
-   * @param dueMs when a session is due, in milliseconds since the epoch, by its record
+   * @param dueMs A session is due if it was last used before this time, in milliseconds since the epoch.
    */
   async settleDue(dueMs: (record: SessionRecord) => number, signal: AbortSignal): Promise<void> {
     const { store, directory } = this.#context;
-    // One that does not serve has no sessions, and gets none.
+    // A host that does not serve has no sessions and must not take any.
     if (!directory.isShared || !(await directory.isThere())) return;
     for (const record of await store.listSessions()) {
       if (Date.parse(record.lastUsedAt) >= dueMs(record) || (await directory.has(record))) continue;
@@ -82,20 +83,27 @@ export class Takeover {
       try {
         if ((await directory.whereIs(record)).here) await this.settle(record, signal);
       } catch (error) {
-        // One that another host takes at this moment, or that cannot be had, keeps nobody from the rest.
+        // Continue with the others if another host is taking this session, or if it cannot be fetched.
         if (!isFleetError(error)) throw error;
       }
     }
   }
 
-  /** Removes what a session of this id that was taken from here has left. @param group of the place here */
+  /**
+   * Removes the block that was left here when another host took a session with this id.
+   *
+   * @param group The server group whose folder had the session.
+   */
   async clearPlace(id: string, group: string): Promise<void> {
     const { shared } = this.#context.config.storage;
     const { own } = this.#context.directory;
     if (shared !== null && own !== null) await unblock(id, { shared, host: own, group });
   }
 
-  /** Deletes the state of a session that this host has: of one that was taken no server here need be recorded yet. */
+  /**
+   * Deletes the state of a session that this host has. It works without a server, because after a takeover the server
+   * may not be recorded here.
+   */
   async deleteState(record: SessionRecord): Promise<void> {
     const { config, directory } = this.#context;
     const { shared } = config.storage;
@@ -128,7 +136,8 @@ export class Takeover {
       if (owns.term !== undefined) draft.term = owns.term;
       delete draft.released;
       delete draft.from;
-      // What this host had in an earlier term, and nobody took, is where it was, and may be in its server's memory.
+      // If this host had the session in an earlier term and nobody took it, its state has not moved and may be in the
+      // memory of a server here.
       if (before === null || (from === undefined && host === owns.host)) return draft;
       draft.serverId = serverId;
       draft.from = { host: before.host, group: before.group, mark: before.mark, taker: held.claim };
@@ -138,7 +147,10 @@ export class Takeover {
     else if (taken?.from !== undefined) await this.#fetch(taken, taken.from, shared);
   }
 
-  /** @throws FleetError `FLEET_SESSION_MOVED` when this host has not, or no more, to fetch the session in this takeover; `FLEET_STORAGE_UNUSABLE`. */
+  /**
+   * @throws FleetError `FLEET_SESSION_MOVED` when it is no longer this host's task to fetch the session in this
+   * takeover, `FLEET_STORAGE_UNUSABLE`.
+   */
   async #assertOurs({ id, host, term }: SessionRecord, mark: string): Promise<void> {
     const { store, directory } = this.#context;
     const [now, owns] = await Promise.all([store.readSession(id), directory.ownership()]);
@@ -159,7 +171,7 @@ export class Takeover {
         return isOurs;
       });
     try {
-      // A server here that had it in an earlier term may have turns in memory that it could not write.
+      // A server here that had the session in an earlier term may have turns in memory that it could not write to disk.
       await this.#unload(record);
       await fetchSession({
         id,
@@ -190,7 +202,7 @@ export class Takeover {
   }
 }
 
-/** Names one takeover of one session. */
+/** A random id for one takeover of one session. */
 function newMark(): string {
   return randomBytes(6).toString("hex");
 }

@@ -1,13 +1,13 @@
 import { FleetError } from "../errors.js";
 
-/** How a document's data becomes what callers see. Every call gives a private copy. */
+/** Turns a document's data into the value that callers see. Every call returns a private copy. */
 export type Parse<T> = (data: string) => T;
 
 export type Outcome = { ok: true; value: unknown } | { ok: false; error: unknown };
 
 /**
- * Runs changes one after the other, each on what the ones before it left. One that throws leaves no trace: its draft is
- * dropped, and only its own outcome is an error.
+ * Runs the changes in order, each on the result of the ones before it. If a change throws, its draft is dropped and
+ * only its own outcome is an error.
  */
 export function applyChanges<T>(
   data: string,

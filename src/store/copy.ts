@@ -2,12 +2,12 @@ import { isDeepStrictEqual } from "node:util";
 import { FleetError } from "../errors.js";
 import type { Registry, SessionRecord, Store, TokenRecord } from "./store.js";
 
-/** Records that are written together. */
+/** How many records are written at the same time. */
 const AT_ONCE = 50;
 
 /**
- * All that one store hands over to another. Leases are not: nobody may hold one meanwhile. Where users were placed is not
- * either: their sessions say where they are, and new ones are placed anew.
+ * Everything that is copied from one store to another. Leases are not copied, because nobody may hold one during the
+ * copy. Placements are not copied either: each session's record names its host, and the fleet places users again.
  */
 export interface Contents {
   registry: Registry;
@@ -30,16 +30,18 @@ export function isEmpty({ registry, sessions, tokens }: Contents): boolean {
 }
 
 /**
- * Writes the contents to a store that has none, and reads both back. When that fails, or is interrupted, what was written
- * is taken out again. The source is only read.
+ * Writes the contents to an empty store and reads both stores back. If that fails or is interrupted, it removes what it
+ * wrote. It only reads the source.
  *
- * @throws FleetError `FLEET_STATE_BUSY` when the source changed meanwhile; the signal's own reason.
+ * @throws FleetError `FLEET_STATE_BUSY` when the source or the target changed during the copy, `FLEET_STORE_OCCUPIED`
+ * when what was written could not be removed.
+ * @throws the signal's reason when it is aborted.
  */
 export async function copyContents(contents: Contents, from: Store, to: Store, signal: AbortSignal): Promise<void> {
   const ids: string[] = [];
   const tokens: string[] = [];
   try {
-    // First, so that no lease on what follows can be numbered too low.
+    // Do this first, so that no lease on the copied sessions gets a fence that is too low.
     await to.raiseFences(contents.highestFence);
     for (let at = 0; at < contents.sessions.length; at += AT_ONCE) {
       signal.throwIfAborted();
@@ -72,7 +74,7 @@ export async function copyContents(contents: Contents, from: Store, to: Store, s
   }
 }
 
-/** Waits for all of them, also when one fails: what is still being written could not be taken back. */
+/** Waits for all writes, even if one fails, because {@link takeBack} cannot remove what is still being written. */
 async function allDone(writes: readonly Promise<void>[]): Promise<void> {
   const failed = (await Promise.allSettled(writes)).find((write) => write.status === "rejected");
   if (failed !== undefined) throw failed.reason;
@@ -93,7 +95,9 @@ async function verify(contents: Contents, from: Store, to: Store): Promise<void>
   }
 }
 
-/** A session as the other store has it: on this host, in no term yet, or in a store that knows no hosts. */
+/**
+ * The session as the other store records it: on this host without a term, or without a host if that store has no hosts.
+ */
 function adapted({ host: _, term: __, ...record }: SessionRecord, { hosts }: Store): SessionRecord {
   return hosts === null ? record : { ...record, host: hosts.own };
 }
@@ -102,7 +106,7 @@ function records({ registry, sessions, tokens }: Contents): unknown {
   return { registry, sessions, tokens };
 }
 
-/** What others wrote there stays. Fences stay as high as they were made: no lease is wrong by that. */
+/** Removes our own records and leaves those of others. The fences stay raised, which makes no lease invalid. */
 async function takeBack(
   { registry, sessions, tokens }: Contents,
   written: { ids: readonly string[]; tokens: readonly string[] },

@@ -1,11 +1,10 @@
 import type { SessionRecord, Store } from "./store.js";
 
-/** Whether a session is on this host by its record. Where the store is one host's alone, all are. */
+/** Whether the session's record places it on this host. True for every session if the store has no hosts. */
 export function isOfThisHost({ hosts }: Pick<Store, "hosts">, { host }: Pick<SessionRecord, "host">): boolean {
   return hosts === null || host === undefined || host === hosts.own;
 }
 
-/** The records of the sessions on this host. */
 export async function sessionsOfThisHost(store: Store): Promise<SessionRecord[]> {
   return (await store.listSessions()).filter((record) => isOfThisHost(store, record));
 }

@@ -5,12 +5,13 @@ import { openRedisStore } from "./redis/redis-store.js";
 import type { Store } from "./store.js";
 
 /**
- * Opens the store that the configuration names: "file", or a Redis URL. Nothing is touched and nothing is connected yet.
+ * Opens the store that the configuration names: "file", or a Redis URL. It does not touch the disk or connect.
  *
- * @param root The state folder, which the file store keeps everything in.
- * @param host The name of this host, where several share a Redis; left out: the fleet knows no hosts.
- * @param instance The random id of this host's state folder, once it has one: another host of that name is refused by it.
- * @throws FleetError `FLEET_CONFIG_INVALID` for a store that this version does not have.
+ * @param root The state folder. The file store keeps everything in it.
+ * @param host The name of this host, if several hosts share a Redis. Omit it if the fleet has no hosts.
+ * @param instance Returns the random id of this host's state folder, or null while it has none. The store uses it to
+ * refuse another host with the same name.
+ * @throws FleetError `FLEET_CONFIG_INVALID` when the URL names a store that this version does not support.
  */
 export function openStore(url: string, root: string, host?: string, instance?: () => string | null): Store {
   if (url === "file") return openFileStore(root);
@@ -19,7 +20,7 @@ export function openStore(url: string, root: string, host?: string, instance?: (
     const named = host === undefined ? {} : { host };
     return openRedisStore(target, root, instance === undefined ? named : { ...named, instance });
   }
-  // The URL may carry a password: only its scheme is shown.
+  // The URL may contain a password, so show only its scheme.
   const named = /^[a-z][a-z0-9+.-]*:/i.exec(url)?.[0] ?? url;
   throw new FleetError("FLEET_CONFIG_INVALID", `The store ${quote(named)} is not available: "file" and Redis are.`, {
     suggestions: ['Set "store" to "file" or to a redis:// URL in the configuration.'],

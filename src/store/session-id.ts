@@ -6,7 +6,11 @@ export function isSessionId(text: string): boolean {
   return SESSION_ID.test(text) && text !== "." && text !== "..";
 }
 
-/** Callers have validated it already. This is the last line of defence, since it becomes a path. */
+/**
+ * Callers have validated the id already. This is the last line of defence, because the id becomes part of a path.
+ *
+ * @throws FleetError `FLEET_SESSION_ID_INVALID`.
+ */
 export function assertSessionId(id: string): void {
   if (isSessionId(id)) return;
   throw new FleetError(

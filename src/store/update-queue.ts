@@ -1,16 +1,23 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Outcome } from "./batch.js";
 
-/** What differs between the stores. */
+/** The operations in which the stores differ. */
 export interface UpdateTries<T> {
   readonly deadlineMs: number;
-  /** Waits for other writers, for a bounded time. Resolves with the release, which does not reject; a rejection fails all who wait. */
+  /**
+   * Waits for other writers, for a bounded time. Resolves with a release function that never rejects. A rejection fails
+   * all updates in the queue.
+   */
   enter(): Promise<() => Promise<void>>;
-  /** Applies all changes to the newest state and commits. @returns undefined when another writer was first. */
+  /**
+   * Applies all changes to the newest state and commits.
+   *
+   * @returns undefined when another writer was first.
+   */
   attempt(changes: readonly ((draft: T) => unknown)[]): Promise<Outcome[] | undefined>;
-  /** The error for an update that was never first within the deadline. */
+  /** The error for an update that lost to other writers until the deadline. */
   busy(): Error;
-  /** What an attempt threw, as the callers are to see it. */
+  /** Converts an error of an attempt into the one that callers get. */
   failure(error: unknown): unknown;
 }
 
@@ -23,7 +30,7 @@ interface Pending<T> {
 
 const MAX_BACKOFF_MS = 40;
 
-/** The updates of one document by this process: they share commits, and try again when another writer was first. */
+/** The updates of one document by this process. They share commits, and try again when another writer was first. */
 export class UpdateQueue<T> {
   readonly #tries: UpdateTries<T>;
   readonly #queue: Pending<T>[] = [];
@@ -37,7 +44,7 @@ export class UpdateQueue<T> {
     return new Promise<R>((resolve, reject) => {
       this.#queue.push({
         change,
-        // The outcome is the very value that `change` returned.
+        // `change` returned exactly this value.
         resolve: (value) => resolve(value as R),
         reject,
         since: performance.now(),
@@ -46,7 +53,7 @@ export class UpdateQueue<T> {
     });
   }
 
-  /** Resolves when no update is under way; undefined when that is so already. */
+  /** Resolves when no update is under way; undefined if none is. */
   get pending(): Promise<void> | undefined {
     return this.#worker;
   }
@@ -60,7 +67,7 @@ export class UpdateQueue<T> {
         rejectAll(this.#queue.splice(0), this.#tries.failure(error));
         continue;
       }
-      // Taken only now: what was asked for during the wait goes into the same commit.
+      // Take the queue only after the wait, so that updates requested during the wait join this commit.
       const settle = await this.#commit(this.#queue.splice(0));
       await leave();
       settle();
@@ -68,7 +75,10 @@ export class UpdateQueue<T> {
     this.#worker = undefined;
   }
 
-  /** Resolves with how to tell the callers. Every outcome rests on the commit, a refusal too, so none is told before. */
+  /**
+   * Resolves with a function that settles the callers. Callers learn their outcome only after the commit, because every
+   * outcome depends on it, even a refusal.
+   */
   async #commit(batch: Pending<T>[]): Promise<() => void> {
     let waiting = batch;
     try {

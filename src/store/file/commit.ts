@@ -7,38 +7,40 @@ import { encodeRevision, revisionName } from "./revision.js";
 import { sweepNames } from "./sweep.js";
 
 /*
- * How a document changes. Its folder holds numbered whole copies; `link()` to the next number is the commit, since it
- * fails when the name exists. No lock is needed for that to be right, but a writer may be suspended between any two of
- * its calls, for any time, and two things follow:
+ * How a document changes. Its folder contains numbered whole copies. `link()` to the next number is the commit, because
+ * it fails if the name exists. This is correct without a lock. But a writer may be suspended between any two of its
+ * calls, for any length of time. Two things follow:
  *
- * - Old revisions are pruned, so a sleeper may link a number that was taken, and pruned, long ago. Its link succeeds and
- *   means nothing.
- * - So a writer has to find out afterwards whether it committed. If its number is the highest, it did: the highest
- *   number never goes down, so the number had never been taken before. If there are higher ones, either others built on
- *   it already, or it came too late. The mark tells: whoever builds on a revision first makes that file read-only, on an
- *   open handle, after having seen that it was the highest at a time when the handle was already open. Only a revision
- *   that really was the head once can get the mark, and nothing is ever built on one without it.
+ * - Old revisions are pruned, so a suspended writer may link a number that was taken and pruned long ago. Its link
+ *   succeeds but means nothing.
+ * - So every writer must find out afterwards whether it committed. If its number is the highest, it did. The highest
+ *   number never decreases, so nobody took this number before. If there are higher numbers, either others have already
+ *   built on its revision, or it came too late. The mode of its file decides. The first writer that builds on a
+ *   revision makes the file of that revision read-only. It does so through an open handle, after it has seen that the
+ *   revision was the highest while the handle was already open. So a file is read-only only if its revision really was
+ *   the head once, and nobody builds on a revision before its file is read-only.
  *
- * The mark is a permission bit because it belongs to the file and not to its name, can be set without rewriting
- * anything, and can be read by the sleeper however long ago its file lost its name. (Root is not held back by it, and
- * need not be: it is a message, not a barrier.) It need not survive a power cut: no sleeper does either.
+ * The mode is suitable because it belongs to the file and not to its name. It can be set without rewriting anything,
+ * and the suspended writer can read it however long ago its file lost its name. (Root may write to a read-only file.
+ * That does not matter, because the mode is a message and not a barrier.) It need not survive a power cut, because no
+ * suspended writer survives one either.
  *
- * Listing a folder is one system call for as few names as there are here, hence a snapshot.
+ * A folder has so few names here that listing it is one system call, so the list is a snapshot.
  */
 
 const UNMARKED = 0o600;
 const MARKED = 0o400;
 
-/** The points between two steps, at which a test may let other writers pass. */
+/** The points between two steps at which a test may let other writers run. */
 export type CommitStep = "read" | "checked" | "marked" | "written" | "linked";
 export type StepHook = (step: CommitStep) => void | Promise<void>;
 
 export interface Parent {
-  /** The revision whose data was changed, or 0 when there was none. */
+  /** The revision whose data was changed, or 0 if there was none. */
   rev: number;
-  /** The highest number taken in the folder when it was read, or 0. */
+  /** The highest number in the folder when it was read, or 0. */
   top: number;
-  /** The number to take: above `top`. */
+  /** The number for the new revision, which is above `top`. */
   next: number;
 }
 
@@ -46,12 +48,12 @@ export interface Commit {
   folder: string;
   parent: Parent;
   data: string;
-  /** How many revisions stay. */
+  /** How many revisions to keep. */
   keep: number;
   onStep?: StepHook | undefined;
 }
 
-/** @returns false when another writer was first, or the folder went away: read again and retry. */
+/** @returns false when another writer was first or the folder disappeared. The caller then reads again and retries. */
 export async function commitRevision({ folder, parent, data, keep, onStep }: Commit): Promise<boolean> {
   await onStep?.("read");
   if (!(await acceptParent(folder, parent, onStep))) return false;
@@ -74,13 +76,18 @@ export async function commitRevision({ folder, parent, data, keep, onStep }: Com
   return true;
 }
 
-/** Marks the parent, unless it is not the head any more. Without one there is nothing to mark: the link decides. */
+/**
+ * Makes the parent's file read-only, if it is still the head. If there is no parent, the link alone decides.
+ *
+ * @returns false when the parent is not the head.
+ */
 async function acceptParent(folder: string, parent: Parent, onStep: StepHook | undefined): Promise<boolean> {
   if (parent.rev === 0) return true;
   const handle = await openIfThere(join(folder, revisionName(parent.rev)));
   if (handle === undefined) return false;
   try {
-    // In this order: that the name still stood at the top after the handle was opened proves which file the handle is.
+    // List the folder only after the file is open. If the highest number is still the same then, the handle belongs to
+    // the parent's file.
     if (highest(folder) !== parent.top) return false;
     await onStep?.("checked");
     await handle.chmod(MARKED);
@@ -90,7 +97,7 @@ async function acceptParent(folder: string, parent: Parent, onStep: StepHook | u
   }
 }
 
-/** @returns undefined when the folder went away. */
+/** @returns undefined when the folder disappeared. */
 async function writeTemp(path: string, bytes: Buffer): Promise<FileHandle | undefined> {
   let handle: FileHandle;
   try {
@@ -110,7 +117,7 @@ async function writeTemp(path: string, bytes: Buffer): Promise<FileHandle | unde
   );
 }
 
-/** ENOENT: a sweep took the temp file for an orphan, or the folder went away. */
+/** ENOENT means that a sweep took the temporary file for an orphan, or that the folder disappeared. */
 async function linkIfFree(temp: string, target: string): Promise<boolean> {
   try {
     await link(temp, target);
@@ -127,7 +134,7 @@ async function isCommitted(folder: string, rev: number, handle: FileHandle): Pro
   return ((await handle.stat()).mode & 0o777) === MARKED;
 }
 
-/** A record may be deleted right after the commit: trying again then finds out that it is gone. */
+/** The record may be deleted right after the commit. The caller then tries again and finds that it does not exist. */
 async function syncIfThere(folder: string): Promise<boolean> {
   try {
     await syncFolder(folder);
@@ -144,8 +151,8 @@ function highest(folder: string): number | undefined {
 }
 
 /**
- * Removes every number up to `last`, not only the one that fell out of the window: a sleeper may have linked any of
- * them. What cannot be removed now is tried again by the next commit, so a failure here fails nobody's update.
+ * Removes every number up to `last`, not only the newest of them, because a suspended writer may have linked any of
+ * them. The next commit tries again to remove what cannot be removed now, so a failure here does not fail the update.
  */
 async function prune(folder: string, last: number): Promise<void> {
   let listing: Listing | undefined;

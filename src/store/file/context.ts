@@ -1,16 +1,16 @@
 import type { StepHook } from "./commit.js";
 
-/** What the documents of one store share. */
+/** The state that the documents of one store share. */
 export interface StoreContext {
   /** The state folder. */
   root: string;
-  /** How long one update is tried. */
+  /** How long one update is tried, in milliseconds. */
   deadlineMs: number;
   onStep: StepHook | undefined;
-  /** Tells of a problem that was worked around. */
+  /** Reports a problem that was worked around. */
   warn: (message: string) => void;
-  /** Refuses an unsafe state folder. */
+  /** Throws if the state folder is unsafe. */
   checkRoot: () => void;
-  /** The same, and makes it if it is not there. */
+  /** Like `checkRoot`, but creates the state folder if necessary. */
   ensureRoot: () => void;
 }

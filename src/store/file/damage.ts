@@ -7,7 +7,7 @@ interface Damaged {
   reason: string;
 }
 
-/** Names the damaged revisions of a document, which always are its newest, with the file of the very newest. */
+/** Describes the damaged revisions of a document, which are always its newest, and names the file of the newest one. */
 export function describeDamage(what: string, folder: string, damaged: readonly Damaged[]): string {
   const [newest] = damaged;
   if (newest === undefined) return `all revisions of ${what} are missing from ${quote(folder)}`;
@@ -16,10 +16,10 @@ export function describeDamage(what: string, folder: string, damaged: readonly D
   return `${which} of ${what} ${damaged.length === 1 ? "is" : "are"} damaged (${newest.reason}: ${file})`;
 }
 
-/** What to do about damage, at the end of each warning. `doctor` leaves it out. */
+/** The advice at the end of each warning. `doctor` omits it. */
 export const DAMAGE_ADVICE = "Check the disk, then run: copilotfleet doctor --fix";
 
-/** A warning of damage that the fleet works around: what is damaged, what that means, and what to do about it. */
+/** A warning about damage that the fleet works around. It names the damage, the consequence and the remedy. */
 export function damageWarning(damage: string, consequence: string): string {
   const sentence = `${damage.charAt(0).toUpperCase()}${damage.slice(1)}`;
   return `${sentence}. ${consequence} ${DAMAGE_ADVICE}`;

@@ -4,34 +4,34 @@ import { commitRevision, type Parent, type StepHook } from "./commit.js";
 import { busyError, mediumError } from "./failures.js";
 import { keepEvidence } from "./quarantine.js";
 
-/** The newest state, as the parent of the next one. */
+/** The newest state, which is the parent of the next revision. */
 export interface Base extends Parent {
   data: string;
-  /** Revisions above `rev` that are not readable. */
+  /** Unreadable revisions above `rev`. */
   damaged: readonly number[];
-  /** Whether to write this state again although nothing changed, because some file of it is damaged. */
+  /** Whether to write this state even if nothing changes, because one of its files is damaged. */
   mend: boolean;
 }
 
-/** What differs between the registry and a session record. */
+/** The properties in which kinds of documents differ. */
 export interface DocumentSpec<T> {
   readonly folder: string;
-  /** How many revisions stay. At least 2: a damaged head must have one to fall back to. */
+  /** How many revisions to keep. At least 2, because a damaged head needs a revision to fall back to. */
   readonly keep: number;
   readonly deadlineMs: number;
   readonly onStep: StepHook | undefined;
   readonly parse: Parse<T>;
-  /** Makes the folder, where an update may. */
+  /** Runs before each attempt. Checks the state folder, and may create missing folders. */
   prepare(): void;
-  /** Reads the newest state; throws when there is none, or none that is readable. */
+  /** Reads the newest state. Throws if there is none or if it is unreadable. */
   load(): Base;
-  /** Waits for other writers, for a bounded time. Resolves with the release, which does not reject. */
+  /** Waits for other writers, for a bounded time. Resolves with a release function that never rejects. */
   enter(): Promise<() => Promise<void>>;
-  /** Runs after each commit, before its callers are told. Does not reject: the commit stands. */
+  /** Runs after each commit, before the callers learn about it. It must not reject, because the commit stands. */
   committed(rev: number, data: string): Promise<void>;
 }
 
-/** One document, changed by any number of processes. The updates of this process share commits. */
+/** One document that any number of processes may change. The updates of this process share commits. */
 export class Document<T> {
   readonly #spec: DocumentSpec<T>;
   readonly #updates: UpdateQueue<T>;
@@ -52,7 +52,7 @@ export class Document<T> {
     return this.#updates.update(change);
   }
 
-  /** Resolves when no update is under way; undefined when that is so already. */
+  /** Resolves when no update is under way; undefined if none is. */
   get pending(): Promise<void> | undefined {
     return this.#updates.pending;
   }

@@ -3,19 +3,19 @@ import { closeSync, fsyncSync, mkdirSync, openSync } from "node:fs";
 import { type FileHandle, open, unlink } from "node:fs/promises";
 import { dirname } from "node:path";
 
-/** A name that no other write uses, and that tells a later sweep whose it was. */
+/** A name that no other write uses. It contains the PID, so that a later sweep knows whose file it is. */
 export function scratchName(kind: "tmp" | "trash"): string {
   return `.${kind}-${process.pid}-${randomBytes(6).toString("hex")}`;
 }
 
 /**
- * Writes a new file and forces it to the disk. Resolves with the handle, still open; a file that could not be written
- * whole is removed.
+ * Writes a new file and syncs it to disk. Resolves with the open handle. Removes the file if it cannot be written
+ * completely.
  */
 export async function writeNewFile(path: string, bytes: Buffer): Promise<FileHandle> {
   const handle = await open(path, "wx", 0o600);
   try {
-    // The umask may have taken bits away from the mode above; here the mode carries meaning (see commit.ts).
+    // The umask may have removed bits from the mode above, and commit.ts depends on the exact mode.
     await handle.chmod(0o600);
     await writeWhole(handle, bytes);
     await handle.sync();
@@ -27,7 +27,7 @@ export async function writeNewFile(path: string, bytes: Buffer): Promise<FileHan
   }
 }
 
-/** On a nearly full disk a write may take only the first part of the bytes and report no error. */
+/** Writes all bytes. On a nearly full disk, one write may write only the first part of them without an error. */
 async function writeWhole(handle: FileHandle, bytes: Buffer): Promise<void> {
   for (let done = 0; done < bytes.length; ) {
     const { bytesWritten } = await handle.write(bytes, done, bytes.length - done, done);
@@ -36,7 +36,7 @@ async function writeWhole(handle: FileHandle, bytes: Buffer): Promise<void> {
   }
 }
 
-/** Makes the names in a folder durable: what was created, linked or renamed there. */
+/** Makes the names in a folder durable, such as created, linked or renamed files. */
 export async function syncFolder(path: string): Promise<void> {
   const handle = await open(path, "r");
   try {
@@ -46,7 +46,7 @@ export async function syncFolder(path: string): Promise<void> {
   }
 }
 
-/** Creates a private folder and those above it, durably. One that exists is left as it is. */
+/** Creates a private folder and its missing parents durably. Existing folders stay as they are. */
 export function makeFolder(path: string): void {
   const first = mkdirSync(path, { recursive: true, mode: 0o700 });
   if (first === undefined) return;
@@ -61,16 +61,16 @@ export function makeFolder(path: string): void {
   }
 }
 
-/** For a handle whose bytes are either synced already or given up: closing it can no longer change what is stored. */
+/** Closes a handle whose bytes are already synced or abandoned, so that a failure to close it loses nothing. */
 export async function closeQuietly(handle: FileHandle): Promise<void> {
   await handle.close().catch(ignore);
 }
 
-/** For a scratch file: one that cannot be removed now is swept by a later write. */
+/** Removes a scratch file. If that fails, a later write sweeps it. */
 export async function unlinkQuietly(path: string): Promise<void> {
   await unlink(path).catch(ignore);
 }
 
 function ignore(): void {
-  // Both callers say why nothing can be lost.
+  // Both callers explain why a failure is harmless.
 }

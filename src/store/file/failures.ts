@@ -3,8 +3,8 @@ import { FleetError, quote, systemCode } from "../../errors.js";
 import { SCHEMA } from "../store.js";
 
 /**
- * An error of the file system as one of the contract; anything else (a bug, or a FleetError already) stays as it is.
- * Reading has no code of its own: "the medium refuses" is one condition, and the message says which way.
+ * Converts an error of the file system into an error of the contract. Other errors (a bug, or a FleetError) are
+ * returned unchanged. Reading and writing share one code, and the message names the failed action.
  */
 export function mediumError(action: "read" | "write", path: string, error: unknown): unknown {
   const code = systemCode(error);
@@ -16,7 +16,7 @@ export function mediumError(action: "read" | "write", path: string, error: unkno
   });
 }
 
-/** What the system says, in its own words: `no space left on device (ENOSPC)`. */
+/** The system's description of the error: `no space left on device (ENOSPC)`. */
 export function reason(error: unknown): string {
   const code = systemCode(error);
   if (code === undefined) return error instanceof Error ? error.message : String(error);
@@ -39,7 +39,7 @@ export function corruptError(path: string, detail: string, mend: string): FleetE
   });
 }
 
-/** @param what the rest of a sentence about the state: `could not be changed …`. */
+/** @param what The rest of a sentence about the state: `could not be changed …`. */
 export function busyError(path: string, what: string): FleetError {
   return new FleetError("FLEET_STATE_BUSY", `The state in ${quote(path)} ${what}.`, {
     suggestions: ["Run the command again when fewer others are at work."],

@@ -27,15 +27,15 @@ export interface FileStore extends Store {
 }
 
 export interface FileStoreOptions {
-  /** How long one update is tried before `FLEET_STATE_BUSY`. */
+  /** How long one update is tried before `FLEET_STATE_BUSY`, in milliseconds. */
   deadlineMs?: number;
-  /** Called between the steps of every commit, for tests of what other writers may do there. */
+  /** Called between the steps of every commit, so that tests can let other writers run there. */
   onStep?: StepHook;
 }
 
 /**
- * The store in a folder of this machine. Opening does nothing yet: the folder is checked by the first use, and made by
- * the first write.
+ * Opens the store in a folder of this machine. It does not touch the disk. The first use checks the folder, and the
+ * first write creates it.
  */
 export function openFileStore(root: string, options: FileStoreOptions = {}): FileStore {
   return new FolderStore(root, options);
@@ -43,7 +43,7 @@ export function openFileStore(root: string, options: FileStoreOptions = {}): Fil
 
 class FolderStore implements FileStore {
   readonly kind = "file";
-  /** Its lock and its clock are one machine's. */
+  /** The lock and the clock of this store belong to one machine. */
   readonly hosts = null;
   readonly #root: string;
   readonly #registry: Document<Registry>;
@@ -101,7 +101,7 @@ class FolderStore implements FileStore {
   async deleteSession(id: string): Promise<boolean> {
     checkStateFolder(this.#root);
     const deleted = await this.#sessions.delete(id);
-    // In this order: whoever holds the lease holds it until the record is gone.
+    // Delete the lease last, so that its holder keeps it until the record is gone.
     await this.#leases.delete(id);
     return deleted;
   }
@@ -211,7 +211,7 @@ class FolderStore implements FileStore {
     for (const folder of [this.#root, registryFolder(this.#root), ...documents]) await sweepFolder(folder);
   }
 
-  /** A record's own folder is swept by each commit in it, as is the registry's. */
+  /** Sweeps the state folder once. The commits in the folders of records and of the registry sweep those folders. */
   async #sweepOnce(): Promise<void> {
     if (this.#swept) return;
     this.#swept = true;

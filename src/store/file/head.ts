@@ -4,34 +4,37 @@ import { systemCode } from "../../errors.js";
 import { busyError, mediumError, newerError } from "./failures.js";
 import { decodeRevision, revisionName, revisionNumber } from "./revision.js";
 
-/** What is in a document's folder. */
+/** The names in a document's folder. */
 export interface Listing {
   /** Highest first. */
   revisions: number[];
-  /** Everything else: scratch files of writers, quarantined copies. */
+  /** All other names: scratch files of writers, and quarantined copies. */
   others: string[];
 }
 
 export interface Head {
-  /** The newest revision that is whole, or 0. */
+  /** The newest undamaged revision, or 0. */
   rev: number;
   /** Its data, or undefined when `rev` is 0. */
   data: string | undefined;
-  /** The highest number taken, by a damaged revision too, or 0. */
+  /** The highest number in the folder, including damaged revisions, or 0. */
   top: number;
-  /** The revisions above `rev`, which are damaged. */
+  /** The damaged revisions, which are all above `rev`. */
   damaged: { rev: number; reason: string }[];
-  /** Names beside the revisions. */
+  /** The names that are not revisions. */
   others: string[];
 }
 
-/** The data of a document that ends in a tombstone (`tombstone.ts`): it is deleted, until its folder is gone. */
+/**
+ * The data of a document whose newest revision is a tombstone (`tombstone.ts`). The document is deleted, and its folder
+ * will be removed.
+ */
 export const TOMBSTONE = "null";
 
-/** A file that is gone between listing and reading is possible, this many times in a row it is not. */
+/** A file may disappear between listing and reading, but not this many times in a row. */
 const MAX_ATTEMPTS = 100;
 
-/** @returns undefined when the folder is not there. */
+/** @returns undefined when the folder does not exist. */
 export function listFolder(folder: string): Listing | undefined {
   let names: string[];
   try {
@@ -51,11 +54,11 @@ export function listFolder(folder: string): Listing | undefined {
 }
 
 /**
- * Finds the newest whole revision among the newest `keep` numbers. Lower ones are never looked at: they are either
- * pruned soon, or were linked by a writer that slept so long that its number had been pruned, and then hold a past that
- * never was.
+ * Finds the newest undamaged revision among the newest `keep` numbers. It never reads lower ones. They are about to be
+ * pruned, or a writer linked them that was suspended until its number had been pruned. Their content was never current.
  *
- * @returns undefined when the folder is not there. @throws FleetError `FLEET_STATE_NEWER`.
+ * @returns undefined when the folder does not exist.
+ * @throws FleetError `FLEET_STATE_NEWER`, or `FLEET_STATE_BUSY` when the folder changed during every attempt.
  */
 export function readHead(folder: string, keep: number): Head | undefined {
   for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt++) {
@@ -75,7 +78,7 @@ function newestWhole(folder: string, { revisions, others }: Listing, keep: numbe
     const path = join(folder, revisionName(rev));
     const bytes = readIfThere(path);
     if (bytes === undefined && isTombstone(path)) return { rev, data: TOMBSTONE, top, damaged, others };
-    // Pruned since the listing, so there is a newer head; or the whole folder was removed.
+    // The revision was pruned after the listing, so there is a newer head. Or the whole folder was removed.
     if (bytes === undefined) return "moved";
     const decoded = decodeRevision(bytes, rev);
     if (decoded.kind === "newer") throw newerError(path, decoded.schema);
@@ -85,7 +88,7 @@ function newestWhole(folder: string, { revisions, others }: Listing, keep: numbe
   return { rev: 0, data: undefined, top, damaged, others };
 }
 
-/** @returns undefined when there is no such file. */
+/** @returns undefined when the file does not exist. */
 export function readIfThere(path: string): Buffer | undefined {
   try {
     return readFileSync(path);

@@ -2,20 +2,20 @@ import { readFileSync } from "node:fs";
 import { FleetError } from "../../errors.js";
 
 /**
- * What a lease is measured by: time since the machine was started, which all of its processes share and which nobody can
- * set. (`process.hrtime` is CLOCK_MONOTONIC on Linux, clock_gettime(2). It stands still while the machine sleeps, and so
- * does every holder.) It says nothing about another boot, hence the boot's id: no process lived through a restart, so
- * neither did a lease.
+ * A time on the clock for leases, which counts from the start of the machine. All processes of the machine share this
+ * clock and nobody can set it. (`process.hrtime` is CLOCK_MONOTONIC on Linux, clock_gettime(2). It stops while the
+ * machine sleeps, and so does every holder.) The boot id is part of it, because times of two boots cannot be compared.
+ * No process survives a restart, so no lease does either.
  */
 export interface Instant {
   bootId: string;
-  /** Milliseconds since the boot. */
+  /** Milliseconds since boot. */
   monotonicMs: number;
-  /** Milliseconds since the epoch, for people, and for fences. */
+  /** Milliseconds since the epoch, for people and for fences. */
   wallMs: number;
 }
 
-/** A time on the clock above. */
+/** A time on the same clock, without the wall-clock time. */
 export interface Moment {
   bootId: string;
   monotonicMs: number;
@@ -30,7 +30,7 @@ export function after(instant: Instant, ms: number): Moment {
   return { bootId: instant.bootId, monotonicMs: instant.monotonicMs + ms };
 }
 
-/** Milliseconds from `instant` to `moment`; 0 when it has passed. */
+/** Milliseconds from `instant` to `moment`; 0 if it has passed. */
 export function remaining(moment: Moment, instant: Instant): number {
   if (moment.bootId !== instant.bootId) return 0;
   return Math.max(0, moment.monotonicMs - instant.monotonicMs);

@@ -27,17 +27,17 @@ import {
 import { createDocument, discard } from "./new-document.js";
 
 const KEEP = 2;
-/** How far the clock that numbered the leases of another store may be ahead of this one. */
+/** How far the clock behind the fences of another store may be ahead of this one, in milliseconds. */
 const LONGEST_WAIT_MS = 10_000;
 
 /**
- * One document a session, made when its first lease is asked for and kept until the session is deleted: so taking a lease
- * costs the same however many sessions there are.
+ * One document for each session. The first request for a lease creates it, and it lasts until the session is deleted.
+ * So taking a lease costs the same however many sessions there are.
  */
 export class LeaseRecords {
   readonly #context: StoreContext;
   readonly #folder: string;
-  /** Those with an update under way. */
+  /** The documents with an update under way. */
   readonly #documents = new Map<string, Document<LeaseState>>();
 
   constructor(context: StoreContext) {
@@ -65,7 +65,7 @@ export class LeaseRecords {
         return { granted: false, lease: current && viewLease(sessionId, current), ahead };
       } else {
         const lease = viewLease(sessionId, answer.granted);
-        // Its commit may have taken longer than it lasts.
+        // The commit may have taken longer than the lease lasts.
         return lease.remainingMs > 0 ? { granted: true, lease } : { granted: false, lease: null, ahead: 0 };
       }
     }
@@ -106,7 +106,10 @@ export class LeaseRecords {
     return viewLease(sessionId, held(state, hashToken(token), now()));
   }
 
-  /** Of all sessions. A document that is not readable had fences that came from the clock: see {@link raiseFences}. */
+  /**
+   * The highest fence of all sessions. For an unreadable document the time stands in, because its fences came from the
+   * clock, see {@link raiseFences}.
+   */
   highestFence(): number {
     const fences = this.#ids().map((id) => {
       try {
@@ -120,8 +123,9 @@ export class LeaseRecords {
   }
 
   /**
-   * Every fence begins at the time, so there is nothing to record once the time is higher than `fence`: which it is, or the
-   * fence came from a clock that is ahead of this machine's. A little is waited for.
+   * Records nothing, because every fence is at least the time when it is given out. So it is enough that the time is
+   * above `fence`. If it is not, the fence came from a clock that is ahead of this machine's, and this method waits a
+   * short time.
    */
   async raiseFences(fence: number): Promise<void> {
     const aheadMs = fence + 1 - Date.now();
@@ -135,7 +139,10 @@ export class LeaseRecords {
     if (aheadMs > 0) await sleep(aheadMs);
   }
 
-  /** Ends the lease and drops the queue: the session is gone. Nothing of it need be durable, as no lease survives a boot. */
+  /**
+   * Ends the lease and drops the queue of a deleted session. This need not be durable, because no lease survives a
+   * boot.
+   */
   async delete(sessionId: string): Promise<void> {
     const target = this.#folderOf(sessionId);
     if (!existsSync(target)) return;
@@ -156,14 +163,14 @@ export class LeaseRecords {
     await discard(trash);
   }
 
-  /** Removes documents of sessions that are not recorded, unless somebody holds the lease all the same. */
+  /** Removes the documents of sessions without a record, unless somebody still holds the lease. */
   async sweepOrphans(isRecorded: (sessionId: string) => boolean): Promise<void> {
     for (const id of this.#ids()) {
       if (!isRecorded(id) && !this.#isHeld(id)) await this.delete(id);
     }
   }
 
-  /** One that is not readable is of no use to a holder either. */
+  /** False for an unreadable document, because it is useless to a holder, too. */
   #isHeld(sessionId: string): boolean {
     try {
       return this.read(sessionId) !== null;
@@ -173,7 +180,6 @@ export class LeaseRecords {
     }
   }
 
-  /** The folders of all documents. */
   folders(): string[] {
     return this.#ids().map((id) => join(this.#folder, id));
   }
@@ -210,7 +216,8 @@ export class LeaseRecords {
         if (base === null) throw new Missing();
         return base;
       },
-      // Most of those who come only look: waiting for each other would cost them more than a retry now and then.
+      // Do not wait for other writers. Most callers only look, so waiting would cost them more than an occasional
+      // retry.
       enter: async () => async () => undefined,
       committed: async () => undefined,
     });
@@ -239,8 +246,9 @@ export class LeaseRecords {
   }
 
   /**
-   * Whether fences could go back if the document were deleted now, since a new one begins at the time: the clock was set
-   * back, or leases changed hands faster than it ticks. One that is not readable may go, or nothing could clear it away.
+   * Whether fences could decrease if the document were deleted now, because a new document starts at the current time.
+   * This happens if the clock was set back, or if leases changed hands faster than it ticks. An unreadable document may
+   * be deleted, because nothing else could clear it away.
    */
   #mayGoBack(sessionId: string): boolean {
     try {
@@ -267,7 +275,7 @@ export class LeaseRecords {
   }
 }
 
-/** There is no document: never seen by callers of the store. */
+/** There is no document. Callers of the store never see this error. */
 class Missing extends FleetError {
   constructor() {
     super("FLEET_INTERNAL", "There is no lease document.");
@@ -278,7 +286,7 @@ function parseState(data: string): LeaseState {
   return JSON.parse(data) as LeaseState;
 }
 
-/** As callers see it. Without the token's hash, and with what is left now, not at the time of the commit. */
+/** The lease for callers. It omits the hash of the token, and its remaining time is as of now, not of the commit. */
 function viewLease(sessionId: string, granted: Granted): Lease {
   const { holder, fence, acquiredAt, expiresAt, ttlMs, stealReason, detached } = granted;
   const remainingMs = Math.floor(remaining(granted.end, now()));

@@ -2,17 +2,17 @@ import { isSameHash as isSame, leaseLost } from "../lease-token.js";
 import { after, type Instant, type Moment, remaining } from "./lease-clock.js";
 
 /*
- * What is recorded of one session's lease, and the rules by which it changes hands. Nothing here reads a clock or a file:
- * the time comes in, so that the rules can be tested without waiting.
+ * The recorded state of one session's lease, and the rules by which the lease changes hands. This file reads no clock
+ * and no file. The caller passes the time, so that tests need not wait.
  */
 
 export interface LeaseState {
   sessionId: string;
-  /** No lease has a higher one yet. */
+  /** No lease on this session has had a higher fence so far. */
   fence: number;
-  /** The last one granted, also after its end: only {@link inForce} says whether it counts. */
+  /** The last lease granted, even if it has ended. Only {@link inForce} decides whether it counts. */
   lease: Granted | null;
-  /** Who waits, in the order in which they first asked. */
+  /** The waiters, in the order of their first request. */
   queue: Place[];
 }
 
@@ -32,11 +32,11 @@ export interface Granted {
 interface Place {
   holder: string;
   tokenHash: string;
-  /** When it is lost, unless it is asked for again. */
+  /** When the waiter loses its place, unless it asks again. */
   end: Moment;
 }
 
-/** As `LeaseRequest` of the store's contract, the token hashed. */
+/** Like `LeaseRequest` of the store's contract, but with the hash of the token. */
 export interface Request {
   holder: string;
   tokenHash: string;
@@ -49,8 +49,8 @@ export interface Request {
 export type Answer = { granted: Granted } | { granted: null; current: Granted | null; ahead: number };
 
 /**
- * The state before the first lease. Its fence is the time, and so above all fences of a session of this id that was deleted
- * before: those were at most the time at which they were given out.
+ * The state before the first lease. Its fence is the current time. This is above all fences of a deleted session with
+ * the same id, because each of those was at most the time when it was given out.
  */
 export function emptyState(sessionId: string, wallMs: number): LeaseState {
   return { sessionId, fence: wallMs, lease: null, queue: [] };
@@ -60,7 +60,7 @@ export function inForce({ lease }: LeaseState, now: Instant): Granted | null {
   return lease !== null && remaining(lease.end, now) > 0 ? lease : null;
 }
 
-/** Grants the lease, or gives a place in the queue; the same request again gives the same answer. */
+/** Grants the lease, or gives a place in the queue. Repeating the same request returns the same answer. */
 export function acquire(state: LeaseState, request: Request, now: Instant): Answer {
   const current = inForce(state, now);
   if (current !== null && isSame(current.tokenHash, request.tokenHash)) return { granted: current };
@@ -69,14 +69,14 @@ export function acquire(state: LeaseState, request: Request, now: Instant): Answ
   const waiting = state.queue.filter((place) => remaining(place.end, now) > 0);
   const found = waiting.findIndex((place) => isSame(place.tokenHash, request.tokenHash));
   const ahead = found === -1 ? waiting.length : found;
-  // The queue is left as it is when nothing happened, so that those who only wait write nothing.
+  // Leave the queue unchanged if nothing happened, so that a waiter's request writes nothing.
   if (waiting.length !== state.queue.length) state.queue = waiting;
   if (current === null && ahead === 0) return { granted: grant(state, request, now) };
   keepPlace(state, found, request, now);
   return { granted: null, current, ahead };
 }
 
-/** A place is renewed when a third of its time is over, and not each time that it is asked for. */
+/** To save writes, a place is renewed only after a third of its time has passed. */
 function keepPlace(state: LeaseState, found: number, request: Request, now: Instant): void {
   const end = after(now, request.placeMs);
   const place = state.queue[found];
@@ -86,7 +86,8 @@ function keepPlace(state: LeaseState, found: number, request: Request, now: Inst
 
 function grant(state: LeaseState, request: Request, now: Instant): Granted {
   const taken = inForce(state, now) !== null;
-  // The time, and not just one more than the last: when its newest revision is damaged, the state does not know the last.
+  // Use the time and not only the last fence plus one. If the newest revision is damaged, the state does not contain
+  // the last fence.
   state.fence = Math.max(state.fence + 1, now.wallMs);
   state.lease = {
     holder: request.holder,
@@ -108,14 +109,22 @@ export function leave(state: LeaseState, tokenHash: string): void {
   state.queue = state.queue.filter((place) => !isSame(place.tokenHash, tokenHash));
 }
 
-/** The lease in force, which has to be this token's. @throws FleetError `FLEET_LEASE_LOST`. */
+/**
+ * Returns the lease in force, if it belongs to the token.
+ *
+ * @throws FleetError `FLEET_LEASE_LOST` when it does not.
+ */
 export function held(state: LeaseState, tokenHash: string, now: Instant): Granted {
   const lease = inForce(state, now);
   if (lease !== null && isSame(lease.tokenHash, tokenHash)) return lease;
   throw leaseLost(state.sessionId);
 }
 
-/** Puts the end of the token's lease `ttlMs` from now. @throws FleetError `FLEET_LEASE_LOST`. */
+/**
+ * Lets the token's lease end `ttlMs` from now.
+ *
+ * @throws FleetError `FLEET_LEASE_LOST` when the token does not hold the lease.
+ */
 export function renew(state: LeaseState, tokenHash: string, ttlMs: number, now: Instant): Granted {
   const lease = held(state, tokenHash, now);
   lease.end = after(now, ttlMs);
@@ -125,8 +134,10 @@ export function renew(state: LeaseState, tokenHash: string, ttlMs: number, now: 
 }
 
 /**
- * Ends the token's lease. Whoever is first in the queue takes it when asking next; nobody is handed it, since a waiter may
- * be dead. @throws FleetError `FLEET_LEASE_LOST`.
+ * Ends the token's lease. The first waiter gets the lease with its next request. It does not get the lease now, because
+ * it may be dead.
+ *
+ * @throws FleetError `FLEET_LEASE_LOST` when the token does not hold the lease.
  */
 export function release(state: LeaseState, tokenHash: string, now: Instant): void {
   held(state, tokenHash, now);

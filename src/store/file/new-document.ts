@@ -8,12 +8,12 @@ import { busyError, mediumError } from "./failures.js";
 import { encodeRevision, revisionName } from "./revision.js";
 
 /**
- * Makes a document's folder. It appears under its name by one rename, with the first revision in it. Numbers start at the
- * time, in units that no writer can keep up with, and not at 1: so a writer that was suspended while the document was
- * deleted and created again can link only a number below those of the new one, where it counts for nothing.
+ * Creates a document's folder. One rename makes it appear with its first revision. Numbers start at the time in
+ * microseconds and not at 1, and no writer commits that fast. So if a writer was suspended while the document was
+ * deleted and created again, it can link only a number below those of the new document, where it has no effect.
  *
- * @returns false when there is one already, also one whose name differs in case only, where the file system takes the two
- * for one.
+ * @returns false when the document exists. On a file system that ignores case, this includes a name that differs only
+ * in case.
  */
 export async function createDocument(context: StoreContext, target: string, data: string): Promise<boolean> {
   const until = performance.now() + context.deadlineMs;
@@ -29,7 +29,7 @@ export async function createDocument(context: StoreContext, target: string, data
   }
 }
 
-/** `swept`: a sweep took the half-made folder for an orphan. */
+/** `swept` means that a sweep took the unfinished folder for an orphan. */
 async function tryCreate(context: StoreContext, target: string, data: string): Promise<"created" | "exists" | "swept"> {
   context.ensureRoot();
   makeFolder(dirname(target));
@@ -53,7 +53,7 @@ async function tryCreate(context: StoreContext, target: string, data: string): P
   return "created";
 }
 
-/** Removes a folder. What stays behind is swept later. */
+/** Removes a folder. If that fails, a later sweep removes the rest. */
 export async function discard(path: string): Promise<void> {
   await rm(path, { recursive: true, force: true }).catch(() => "swept later");
 }

@@ -6,13 +6,16 @@ import type { StoreContext } from "./context.js";
 import { makeFolder } from "./durable.js";
 import { mediumError } from "./failures.js";
 
-/** How long a count that was checked record by record holds, in milliseconds: nobody can ask for one again and again. */
+/**
+ * How long a count that was verified against the records stays valid, in milliseconds. So nobody can force the
+ * expensive verification again and again.
+ */
 const CHECKED_MS = 5_000;
 
 /**
- * A folder for each user with an empty file for each session, so that counting a user's sessions costs the same however many
- * others there are. The records decide whose a session is. A file is written after its record and removed after it; a process
- * that dies in between leaves the two apart, and {@link count} then looks at the records.
+ * One folder for each user, with an empty file for each session. So counting a user's sessions costs the same however
+ * many other sessions there are. The records decide who owns a session. A file is written after its record and removed
+ * after it. If a process dies in between, the two disagree, and {@link count} then reads the records.
  */
 export class OwnedSessions {
   readonly #root: string;
@@ -25,7 +28,7 @@ export class OwnedSessions {
     this.#root = join(root, "owned");
   }
 
-  /** A failure is a warning: the record is written, and that is what counts for everything but the limit. */
+  /** A failure is only a warning, because the record was written. The file matters only for the limit on sessions. */
   add(owner: string, id: string): void {
     const folder = this.#folderOf(owner);
     const write = () => writeFileSync(join(folder, id), "", { flag: "a", mode: 0o600 });
@@ -57,10 +60,10 @@ export class OwnedSessions {
   }
 
   /**
-   * How many sessions the user has.
+   * Counts the user's sessions.
    *
-   * @param limit from how many on the records are looked at
-   * @param isOwned whether the record of a session is the user's
+   * @param limit From this number on, the records are read.
+   * @param isOwned Whether the record of a session names the user as its owner.
    */
   count(owner: string, limit: number, isOwned: (id: string) => boolean): number {
     const folder = this.#folderOf(owner);

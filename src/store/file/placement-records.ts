@@ -14,8 +14,8 @@ const REVISION = 1;
 const FILE = /^[0-9a-f]{32}\.json$/;
 
 /**
- * One file a user, named by a digest: ids that differ in case only have two files on any disk. Of two that write at the same
- * moment the later one wins.
+ * One file for each user. Its name is a digest, so that ids that differ only in case have separate files on any disk.
+ * If two processes write at the same time, the later write wins.
  */
 export class PlacementRecords {
   readonly #context: StoreContext;
@@ -26,7 +26,7 @@ export class PlacementRecords {
     this.#folder = join(context.root, "placements");
   }
 
-  /** A damaged file counts as none: the placement is worked out, and recorded, anew. */
+  /** A damaged file counts as missing, so the user is placed again. */
   read(user: string): Placement | null {
     const recorded = this.#readFile(this.#pathOf(user));
     return recorded?.user === user ? recorded.placement : null;

@@ -7,9 +7,9 @@ const MAX_WAIT_MS = 80;
 type Release = () => Promise<void>;
 
 /**
- * Lets writers pass one after the other, which saves them the retries. That is all: the wait is short, a lock that is
- * not had by then is done without, and one that is lost meanwhile changes nothing (see commit.ts for what does decide).
- * So a holder that was killed costs the next writer the wait, and nobody anything else.
+ * Lets writers commit one after another, which saves them retries. Correctness does not depend on the lock (see
+ * commit.ts). A writer waits only briefly and then continues without it. Losing the lock has no consequence. A holder
+ * that was killed costs the next writer only that wait.
  */
 export async function enterPolitely(folder: string): Promise<Release> {
   const until = performance.now() + MAX_WAIT_MS;
@@ -17,7 +17,8 @@ export async function enterPolitely(folder: string): Promise<Release> {
     try {
       return await acquire(folder);
     } catch (error) {
-      // Anything but ELOCKED: no lock can be had here. Whether a commit can is for the commit to find out.
+      // An error other than ELOCKED means that this folder cannot be locked. The commit will find out whether it can be
+      // written.
       if (systemCode(error) !== "ELOCKED" || performance.now() >= until) return async () => undefined;
     }
     await sleep(4 + Math.random() * 8);
@@ -25,15 +26,15 @@ export async function enterPolitely(folder: string): Promise<Release> {
 }
 
 async function acquire(folder: string): Promise<Release> {
-  // Not at the top: commands that only read start faster without it.
+  // Import it only here, so that commands that only read start faster.
   const { default: lockfile } = await import("proper-lockfile");
   const release = await lockfile.lock(folder, {
     lockfilePath: `${folder}.lock`,
     realpath: false,
     stale: STALE_MS,
-    // By default this throws from a timer, which ends the process.
+    // The default throws from a timer, which ends the process.
     onCompromised: () => undefined,
   });
-  // It fails when the lock was taken for stale and removed by somebody else: then there is nothing to release.
+  // This fails if another process took the lock for stale and removed it. Then there is nothing to release.
   return () => release().catch(() => undefined);
 }

@@ -8,9 +8,9 @@ import { keepCopy } from "./quarantine.js";
 import { parseObject } from "./revision.js";
 
 /*
- * `registry.json`: the newest whole registry, laid out for people and scripts. It decides nothing. A writer that was
- * suspended may put an old copy over a newer one, and mends that when it wakes up; if it is killed first, the next commit
- * does.
+ * `registry.json`: the newest undamaged registry, formatted for people and scripts. The fleet reads it only to recover,
+ * when the newest revisions are damaged or missing (`loadRegistry`). A suspended writer may replace a newer copy with
+ * an old one. It repairs this when it continues. If it is killed first, the next commit repairs it.
  */
 
 const MAX_ROUNDS = 3;
@@ -43,7 +43,10 @@ function readCopy(path: string): Published {
   return { kind: "good", rev, data: JSON.stringify(registry) };
 }
 
-/** People may edit this file, and it is what is left when every revision is lost: so it is looked at more closely. */
+/**
+ * Validate it more strictly than a revision. People may edit this file, and it is all that is left if every revision is
+ * lost.
+ */
 function hasServers({ servers }: Record<string, unknown>): boolean {
   if (typeof servers !== "object" || servers === null || Array.isArray(servers)) return false;
   return Object.entries(servers).every(([id, server]) => server?.id === id);
@@ -55,9 +58,9 @@ interface Revision {
 }
 
 /**
- * Writes the copy; then again, if there is a revision by then that is newer than the one just written, since its own copy
- * may have been overwritten. Not for ever: among faster writers a slow one would never come to an end, and they put
- * newer copies in place anyway.
+ * Writes the copy. Writes it again if there is a newer revision afterwards, because we may have overwritten the newer
+ * copy. The number of rounds is limited. A slow writer would never finish among faster ones, and they publish newer
+ * copies anyway.
  */
 export async function publish(
   root: string,

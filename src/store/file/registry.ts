@@ -36,10 +36,10 @@ export function registrySpec({ root, deadlineMs, onStep, warn, ensureRoot }: Sto
     load: () => loadRegistry(root, warn),
     enter: async () => {
       try {
-        // The lock lies beside the folder: without this, the very first writers would have none.
+        // The lock is a file beside this folder. Without the folder, the very first writers would have no lock.
         prepare();
       } catch {
-        // The attempt that follows meets the same error, and has callers to tell.
+        // The attempt that follows meets the same error and reports it to its callers.
         return async () => undefined;
       }
       return enterPolitely(folder);
@@ -54,9 +54,14 @@ export function registrySpec({ root, deadlineMs, onStep, warn, ensureRoot }: Sto
   };
 }
 
-/** The newest registry; an empty one only if there has never been any. */
+/**
+ * The newest registry. It is empty only if there has never been one.
+ *
+ * @throws FleetError `FLEET_STATE_CORRUPT` when there was one and neither a revision nor the copy is readable.
+ */
 export function loadRegistry(root: string, warn: (message: string) => void): Base {
-  // In this order: a first commit between the two reads then looks like one that came before both.
+  // Read the copy first. If the first commit happens between the two reads, the result is the same as if it had
+  // happened before both.
   const published = readPublished(root);
   const head = readHead(registryFolder(root), KEEP) ?? NO_HEAD;
   const damaged = head.damaged.map(({ rev }) => rev);
@@ -68,7 +73,8 @@ export function loadRegistry(root: string, warn: (message: string) => void): Bas
     return { ...ownTop, rev: head.rev, next: head.top + 1, data: head.data, mend: isCopyDamaged };
   }
   const damage = describeDamage("the registry", registryFolder(root), head.damaged);
-  // The copy may be newer than the newest whole revision: it was made of the one that is damaged now.
+  // The copy may be newer than the newest undamaged revision, because it may come from the revision that is damaged
+  // now.
   if (published.kind === "good" && published.rev > head.rev) {
     const recovered = `The fleet recovered revision ${published.rev} from its copy ${quote(publishedPath(root))}`;
     warn(damageWarning(damage, `${recovered}${lost(head.top - published.rev)}.`));
@@ -85,8 +91,9 @@ export function loadRegistry(root: string, warn: (message: string) => void): Bas
 }
 
 /**
- * Reads the registry again and again, in each turn among others. While the newest revision is the same file, only that is
- * found out: a revision never changes, and its number is never taken again while it is the highest.
+ * Reads the registry cheaply, because it is read often, for example in each turn. As long as the newest revision is the
+ * same file, the reader only checks that. This is sufficient because a revision never changes, and its number is never
+ * taken again while it is the highest.
  */
 export class RegistryReader {
   readonly #root: string;
@@ -98,7 +105,7 @@ export class RegistryReader {
     this.#warn = warn;
   }
 
-  /** @returns a registry of the caller's own */
+  /** @returns a private copy of the registry. */
   read(): Registry {
     const folder = registryFolder(this.#root);
     const [top] = listFolder(folder)?.revisions ?? [];
@@ -106,7 +113,8 @@ export class RegistryReader {
     const file = stat && `${top} ${stat.ino} ${stat.size} ${stat.mtimeMs}`;
     if (file !== undefined && file === this.#last?.file) return parseRegistry(this.#last.data);
     const { rev, damaged, data } = loadRegistry(this.#root, this.#warn);
-    // Damage is looked at each time, and told; and a newer one may have come since the look.
+    // Keep nothing if there is damage, because each read must report it. Keep nothing either if a newer revision
+    // appeared after the listing.
     this.#last = file === undefined || rev !== top || damaged.length > 0 ? undefined : { file, data };
     return parseRegistry(data);
   }
@@ -123,8 +131,8 @@ function statIfThere(path: string): Stats | undefined {
 const NO_HEAD: Head = { rev: 0, data: undefined, top: 0, damaged: [], others: [] };
 
 /**
- * The link of revision 1 is what makes a registry be there at all, so a first commit that was interrupted leaves a folder
- * without numbers: that is empty. Anything more is state that was lost.
+ * A registry exists from the link of revision 1 on. So an interrupted first commit leaves a folder without numbers,
+ * which counts as empty. Any other trace means that state was lost.
  */
 function refuseIfLost(root: string, head: Head, published: Published): void {
   const folder = registryFolder(root);
@@ -136,7 +144,7 @@ function refuseIfLost(root: string, head: Head, published: Published): void {
   }
 }
 
-/** What the lost changes may have been. */
+/** The rest of a warning: how many changes were lost and the possible consequence. */
 function lost(changes: number): string {
   if (changes <= 0) return "; nothing is lost";
   const [these, they] = changes === 1 ? ["change", "it"] : [`${changes} changes`, "they"];
@@ -147,7 +155,8 @@ function namesIn(folder: string): string[] {
   try {
     return readdirSync(folder);
   } catch {
-    // A folder that is not there has no left-overs; one that cannot be listed has failed the reads before.
+    // A folder that does not exist has no left-overs. If the folder could not be listed, the reads before this have
+    // failed.
     return [];
   }
 }

@@ -4,7 +4,7 @@ import { SCHEMA } from "../store.js";
 const NAME = /^(\d{16})\.json$/;
 const NEWLINE = 0x0a;
 
-/** What one revision file turned out to hold. */
+/** The result of decoding one revision file. */
 export type Decoded =
   | { kind: "good"; data: string }
   | { kind: "damaged"; reason: string }
@@ -14,15 +14,15 @@ export function revisionName(rev: number): string {
   return `${String(rev).padStart(16, "0")}.json`;
 }
 
-/** The number that a file name carries, or undefined when it is not the name of a revision. */
+/** The revision number in a file name, or undefined if the name is not that of a revision. */
 export function revisionNumber(name: string): number | undefined {
   const digits = NAME.exec(name)?.[1];
   return digits === undefined ? undefined : Number(digits);
 }
 
 /**
- * Two lines: a header, then the data that its checksum covers. `commit` names the writer and its attempt; nothing reads
- * it, but it tells who wrote a file that somebody has to look at by hand.
+ * Two lines: a header, then the data that its checksum covers. `commit` identifies the writer and its attempt. No code
+ * reads it. It is for people who examine a file by hand.
  */
 export function encodeRevision(rev: number, commit: string, data: string): Buffer {
   const sha256 = createHash("sha256").update(data).digest("hex");
@@ -34,7 +34,7 @@ export function decodeRevision(bytes: Buffer, rev: number): Decoded {
   const headerEnd = bytes.indexOf(NEWLINE);
   if (headerEnd === -1) return { kind: "damaged", reason: "it is cut short" };
   const header = parseObject(bytes.toString("utf8", 0, headerEnd));
-  // A newer version may checksum in another way, so its number is believed before anything else is looked at.
+  // Check the schema before anything else, because a newer version may compute the checksum differently.
   if (typeof header?.schema === "number" && header.schema > SCHEMA) return { kind: "newer", schema: header.schema };
   if (header?.schema !== SCHEMA) return { kind: "damaged", reason: "its header is not readable" };
   if (header.rev !== rev) return { kind: "damaged", reason: "its header belongs to another revision" };
@@ -45,7 +45,7 @@ export function decodeRevision(bytes: Buffer, rev: number): Decoded {
   return { kind: "good", data: data.toString("utf8") };
 }
 
-/** The JSON object in `text`, or undefined when there is none. */
+/** The JSON object in `text`, or undefined if there is none. */
 export function parseObject(text: string): Record<string, unknown> | undefined {
   try {
     const value: unknown = JSON.parse(text);

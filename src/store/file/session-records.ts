@@ -16,19 +16,19 @@ import { OwnedSessions } from "./owned-sessions.js";
 import { raiseTombstone } from "./tombstone.js";
 
 const KEEP = 2;
-/** Reading is synchronous: after this many records everything else in the process gets its turn. */
+/** Reads are synchronous, so yield to the rest of the process after this many records. */
 const RECORDS_AT_ONCE = 100;
 
 /**
- * One folder a record, so that touching one costs the same however many there are. `sessions/` holds nothing else: an id
- * may look like the store's own scratch names, and a sweep must not have to go through 10,000 names. What is half made or
- * half deleted is in the state folder itself.
+ * One folder for each record, so that access to one costs the same however many there are. `sessions/` contains nothing
+ * else. An id may look like one of the store's scratch names, and a sweep must not list 10,000 names. Unfinished
+ * creations and deletions are in the state folder itself.
  */
 export class SessionRecords {
   readonly #context: StoreContext;
   readonly #folder: string;
   readonly #owned: OwnedSessions;
-  /** Those with an update under way. */
+  /** The documents with an update under way. */
   readonly #documents = new Map<string, Document<SessionRecord>>();
 
   constructor(context: StoreContext) {
@@ -51,7 +51,7 @@ export class SessionRecords {
     throw new FleetError("FLEET_SESSION_EXISTS", `There is already a session ${quote(record.id)}.`);
   }
 
-  /** Clears away a record that was deleted by somebody who died before its folder was gone. */
+  /** Removes the folder of a deleted record, if the process that deleted it died first. */
   async #makeRoom(id: string): Promise<boolean> {
     if (readHead(this.#folderOf(id), KEEP)?.data !== TOMBSTONE) return false;
     const trash = join(this.#context.root, scratchName("trash"));
@@ -72,7 +72,7 @@ export class SessionRecords {
         owner = draft.owner;
         return result;
       });
-      // One that an earlier version recorded has no file there.
+      // A record of an earlier version has no file there.
       this.#owned.add(owner, id);
       return updated;
     } finally {
@@ -101,7 +101,7 @@ export class SessionRecords {
     return true;
   }
 
-  /** As {@link Store.deleteSessions}. Forced to the disk once for all of them. */
+  /** As {@link Store.deleteSessions}. Syncs to disk once for all of them. */
   async deleteMany(ids: readonly string[], agree: (record: SessionRecord) => boolean): Promise<string[]> {
     if (ids.length === 0 || !existsSync(this.#folder)) return [];
     const trash = join(this.#context.root, scratchName("trash"));
@@ -124,8 +124,8 @@ export class SessionRecords {
   }
 
   /**
-   * The tombstone is the deletion: whoever wants to change the record after it finds none, and whoever changed it before
-   * is seen by `agree`. Moving the folder away afterwards only makes room.
+   * The tombstone is the deletion. A later change finds no record, and `agree` has seen every earlier change. Moving
+   * the folder away only makes room for a new record.
    */
   async #deleteIf(id: string, agree: (record: SessionRecord) => boolean): Promise<boolean> {
     for (;;) {
@@ -139,16 +139,17 @@ export class SessionRecords {
     }
   }
 
-  /** Takes the folder of a deleted record out of the way, unless a new record has its id by now. */
+  /** Moves the folder of a deleted record away, unless a new record has its id by now. */
   #bury(id: string, trash: string): void {
     const folder = this.#folderOf(id);
     const buried = join(trash, id);
     try {
       renameSync(folder, buried);
-      // Only after a suspension since the tombstone: somebody else buried it, and created it anew.
+      // This happens only if this process was suspended after the tombstone. Others moved the folder away and created
+      // the session again.
       if (readHead(buried, KEEP)?.data !== TOMBSTONE) renameSync(buried, folder);
     } catch (error) {
-      if (systemCode(error) !== "ENOENT") throw error; // buried by somebody else
+      if (systemCode(error) !== "ENOENT") throw error; // another process moved it
     }
   }
 
@@ -170,19 +171,18 @@ export class SessionRecords {
       try {
         return this.read(id)?.owner === owner;
       } catch (error) {
-        // Nobody knows whose it is. It counts until somebody deletes or repairs it.
+        // Nobody knows the owner. The record counts until somebody deletes or repairs it.
         if (isFleetError(error, "FLEET_STATE_CORRUPT")) return true;
         throw error;
       }
     });
   }
 
-  /** Whether there is a record, readable or not. */
+  /** Whether there is a record, even an unreadable one. */
   has(id: string): boolean {
     return existsSync(this.#folderOf(id));
   }
 
-  /** The folders of all records. */
   folders(): string[] {
     return this.#ids().map((id) => join(this.#folder, id));
   }
@@ -199,7 +199,7 @@ export class SessionRecords {
   #ids(): string[] {
     try {
       const entries = readdirSync(this.#folder, { withFileTypes: true });
-      // A file manager may have left a file of its own.
+      // A file manager may have left a file here.
       return entries.filter((entry) => entry.isDirectory() && isSessionId(entry.name)).map(({ name }) => name);
     } catch (error) {
       if (systemCode(error) === "ENOENT") return [];
@@ -221,7 +221,7 @@ export class SessionRecords {
         if (base === null) throw new FleetError("FLEET_SESSION_NOT_FOUND", `There is no session ${quote(id)}.`);
         return base;
       },
-      // Writers of one and the same record are few; the retries cost less than a lock would.
+      // Do not wait for other writers. One record has so few of them that the retries cost less than a lock.
       enter: async () => async () => undefined,
       committed: async () => undefined,
     });
@@ -231,13 +231,14 @@ export class SessionRecords {
     const folder = this.#folderOf(id);
     const head = readHead(folder, KEEP);
     if (head === undefined) return null;
-    // A record's folder appears with a revision in it, so one without any was not interrupted: it lost something.
+    // A record's folder appears together with its first revision. If there is none, the record was lost, not
+    // interrupted.
     if (head.data === undefined) {
       const why = head.damaged.map(({ rev, reason }) => `revision ${rev}: ${reason}`).join("; ");
       throw corruptError(folder, why || "its folder is empty", `mv ${folder} ${this.#folder}-corrupt-${id}`);
     }
     if (head.data === TOMBSTONE) return null;
-    // Two ids that differ in case share a folder on some file systems.
+    // A record's folder appears together with its first revision, so a folder without a revision has lost something.
     if (parseRecord(head.data).id !== id) return null;
     const damaged = head.damaged.map(({ rev }) => rev);
     if (damaged.length > 0) {
@@ -251,8 +252,8 @@ export class SessionRecords {
   }
 
   /**
-   * The owner of a session that may be deleted; null if there is none. It is "" for a record that is not readable: that may be
-   * deleted, too, or nothing could ever clear it away.
+   * The owner of a session that is about to be deleted; null if there is no record. It is "" for an unreadable record,
+   * which may be deleted because nothing else could clear it away.
    */
   #ownerOf(id: string): string | null {
     try {

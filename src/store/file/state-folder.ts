@@ -5,7 +5,10 @@ import { FleetError, quote, systemCode } from "../../errors.js";
 import { makeFolder } from "./durable.js";
 import { mediumError } from "./failures.js";
 
-/** File systems that other hosts share: no identity of a process or socket can be proved across them. statfs(2). */
+/**
+ * File systems that several hosts share. The identity of a process or a socket cannot be proved across hosts. Numbers:
+ * statfs(2).
+ */
 const NETWORK_FILE_SYSTEMS: ReadonlyMap<number, string> = new Map([
   [0x6969, "NFS"],
   [0x517b, "SMB"],
@@ -14,8 +17,8 @@ const NETWORK_FILE_SYSTEMS: ReadonlyMap<number, string> = new Map([
 ]);
 
 /**
- * File systems in which the kernel shows itself: no file of ours can be kept there. Node's recursive `mkdir` never returns
- * below procfs. Numbers: linux/magic.h.
+ * File systems that show the kernel's own data and cannot store our files. Node's recursive `mkdir` never returns below
+ * procfs. Numbers: linux/magic.h.
  */
 const KERNEL_FILE_SYSTEMS: ReadonlyMap<number, string> = new Map([
   [0x9fa0, "proc"],
@@ -39,18 +42,18 @@ const KERNEL_FILE_SYSTEMS: ReadonlyMap<number, string> = new Map([
 
 const ALLOW_NETWORK = "COPILOTFLEET_ALLOW_NETWORK_FS";
 const ALLOW_PARENTS = "COPILOTFLEET_ALLOW_UNSAFE_PARENTS";
-/** As many links as the kernel follows on the way to one path (path_resolution(7)). */
+/** The kernel follows this many links in one path (path_resolution(7)). */
 const MOST_LINKS = 40;
 
 export interface StateFolderOptions {
-  /** The type number of the file system at a path; replaced in tests. */
+  /** Returns the type number of the file system at a path; replaced in tests. */
   fileSystemType?: (path: string) => number;
   env?: NodeJS.ProcessEnv;
 }
 
 /**
- * Refuses a state folder through which somebody else could read, plant or change state, also by replacing one of the
- * folders above it. The state folder need not exist.
+ * Refuses a state folder that would let another user read, plant or change state, even by replacing a folder above it.
+ * The state folder need not exist.
  *
  * @throws FleetError `FLEET_STATE_UNSAFE`.
  */
@@ -81,11 +84,11 @@ function checkFolder(path: string, stats: Stats): void {
 }
 
 /**
- * Refuses folders above the state folder in which another user could put something else in its place, by the rule that
- * ssh has for its files: each belongs to root or to us, and others cannot write it. A sticky folder such as /tmp is safe,
- * as only we can rename there what is ours.
+ * Refuses a folder above the state folder if another user could replace something in it. The rule is the one that ssh
+ * applies to its files: each folder must belong to root or to us, and others must not be able to write to it. A sticky
+ * folder such as /tmp is safe, because only we can rename our own files there.
  *
- * @returns the deepest folder above `path` that exists.
+ * @returns the deepest existing folder above `path`.
  */
 function checkParents(path: string, { env = process.env }: StateFolderOptions): string {
   let deepest = "/";
@@ -106,7 +109,7 @@ function checkParents(path: string, { env = process.env }: StateFolderOptions): 
   return deepest;
 }
 
-/** Every folder and every link that leads to `path`, as far as they exist, from the root on and without `path` itself. */
+/** Every existing folder and link on the way from the root to `path`, without `path` itself. */
 function* wayTo(path: string): Generator<{ path: string; stats: Stats }> {
   yield { path: "/", stats: lstatSync("/") };
   const names = namesOf(dirname(path));
@@ -134,9 +137,9 @@ function namesOf(path: string): string[] {
 }
 
 /**
- * Whether nobody but root and us is in the group, as far as the files of the system show. A user's own group is the
- * default of many systems, and with their umask of 002 it may write every folder that the user makes. The root of a
- * volume in Kubernetes is written by the group of the pod.
+ * Whether the group has no members other than root and us, according to the system's files. Many systems give each user
+ * their own group and a umask of 002, so that this group may write to every folder that the user creates. In
+ * Kubernetes, the pod's group may write to the root of a volume.
  */
 function isPrivateGroup(gid: number): boolean {
   const uid = process.getuid?.();
@@ -145,7 +148,8 @@ function isPrivateGroup(gid: number): boolean {
   const isOurs = (user: { uid: number } | undefined) => user?.uid === 0 || user?.uid === uid;
   if (!users.filter((user) => user.gid === gid).every(isOurs)) return false;
   const entry = entriesOf("/etc/group").find(([, , id]) => id === String(gid));
-  // Not listed, as in a container or with a directory service: by convention a user's own group has the user's number.
+  // The group is not listed, as in a container or with a directory service. By convention, a user's own group has the
+  // user's number.
   if (entry === undefined) return gid === uid;
   const members = (entry[3] ?? "").split(",").filter((name) => name !== "");
   return members.every((member) => isOurs(users.find(({ name }) => name === member)));
@@ -161,7 +165,11 @@ function entriesOf(file: string): string[][] {
   }
 }
 
-/** Creates the state folder (mode 0700) if it is not there, and checks it. */
+/**
+ * Creates the state folder (mode 0700) if necessary, and checks it.
+ *
+ * @throws FleetError `FLEET_STATE_UNSAFE`, `FLEET_STATE_UNWRITABLE`.
+ */
 export function ensureStateFolder(path: string, options: StateFolderOptions = {}): void {
   checkStateFolder(path, options);
   try {
@@ -169,17 +177,17 @@ export function ensureStateFolder(path: string, options: StateFolderOptions = {}
   } catch (error) {
     throw mediumError("write", path, error);
   }
-  // Once more: it was made in a folder that might be on the network, or by somebody else at the same moment.
+  // Check again. The folder may have been created on a network file system, or by another user at the same moment.
   checkStateFolder(path, options);
 }
 
-/** @param at `path`, or the deepest folder above it that exists. */
+/** @param at `path`, or the deepest existing folder above it. */
 function refuseFileSystem(
   path: string,
   at: string,
   { fileSystemType = typeOf, env = process.env }: StateFolderOptions,
 ): void {
-  // The numbers are Linux's; macOS counts its file systems in the order of their registration.
+  // The numbers apply to Linux. macOS numbers its file systems in the order of their registration.
   if (process.platform !== "linux") return;
   const type = fileSystemType(at) >>> 0;
   const kernel = KERNEL_FILE_SYSTEMS.get(type);
@@ -208,7 +216,7 @@ function typeOf(path: string): number {
   }
 }
 
-/** @param root the state folder, for messages. */
+/** @param root The state folder, for messages. */
 function lstatIfThere(path: string, root: string): Stats | undefined {
   try {
     return lstatSync(path, { throwIfNoEntry: false });

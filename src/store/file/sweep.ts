@@ -4,24 +4,27 @@ import { systemCode } from "../../errors.js";
 
 const SCRATCH = /^\.(?:tmp|trash)-(\d+)-[0-9a-f]+$/;
 
-/** No write takes this long; only a PID that was given to somebody else keeps a left-over alive until then. */
+/**
+ * How old a left-over may get, in milliseconds. No write takes this long, so an older file is removed even if its
+ * writer's PID now belongs to another process.
+ */
 const MAX_AGE_MS = 10 * 60_000;
 
-/** Removes what killed writers left in `folder`. A folder that is not there has nothing to sweep. */
+/** Removes the left-overs of killed writers in `folder`. Does nothing if the folder does not exist. */
 export async function sweepFolder(folder: string): Promise<void> {
   let names: string[];
   try {
     names = await readdir(folder);
   } catch {
-    // Sweeping is housekeeping: what cannot be listed now is left for the next time.
+    // If the folder cannot be listed now, the next sweep tries again.
     return;
   }
   await sweepNames(folder, names);
 }
 
 /**
- * The same for names already listed. It may err on a live writer (another PID namespace, a clock that jumped): that one
- * finds its file gone and tries again, since only the link decides.
+ * Like {@link sweepFolder}, for names that are already listed. It may remove the file of a live writer (another PID
+ * namespace, or a clock that jumped). That writer notices and tries again, because only the link decides.
  */
 export async function sweepNames(folder: string, names: readonly string[]): Promise<void> {
   for (const name of names) {

@@ -11,10 +11,10 @@ import { decodeRevision, encodeRevision } from "./revision.js";
 
 const ID = /^[a-z0-9]{1,64}$/;
 const NAME = /^([a-z0-9]{1,64})\.json$/;
-/** A token is never changed, only issued and revoked: each has one revision. */
+/** A token is issued and revoked but never changed, so it has only one revision. */
 const REVISION = 1;
 
-/** One file a token. It appears whole by `link()`, which fails when the name exists, and goes by `unlink()`. */
+/** One file for each token. `link()` creates it complete and fails if the name exists. `unlink()` deletes it. */
 export class TokenRecords {
   readonly #context: StoreContext;
   readonly #folder: string;
@@ -24,7 +24,7 @@ export class TokenRecords {
     this.#folder = join(context.root, "tokens");
   }
 
-  /** A damaged file is an error and no missing token: the two are told apart by whoever looks into it. */
+  /** A damaged file is an error and not a missing token, so that people who investigate can distinguish the two. */
   read(id: string): TokenRecord | null {
     if (!ID.test(id)) return null;
     const path = this.#pathOf(id);

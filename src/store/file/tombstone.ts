@@ -5,14 +5,14 @@ import { listFolder } from "./head.js";
 import { revisionName } from "./revision.js";
 
 /**
- * Ends a document by taking the next number for a link to nowhere: like the `link()` of a commit it fails when somebody
- * else was first, and it is whole at once, for the price of one name. It need not survive a power cut: the deletion was
- * not acknowledged then.
+ * Deletes a document by taking the next number with a symbolic link to nowhere. Like the `link()` of a commit, this
+ * fails if another writer was first. The tombstone is complete at once and costs only one name. It need not survive a
+ * power cut, because the deletion has not been acknowledged by then.
  *
- * Unlike a commit it does not mark the revision before it. Who made that, and finds the tombstone when looking whether it
- * stood, tries again and is told that there is no such document, which is true.
+ * Unlike a commit, it does not make the previous revision read-only. The writer of that revision may find the tombstone
+ * when it checks whether it committed. It then tries again and learns that the document does not exist, which is true.
  *
- * @returns false when another writer was first, or the folder went away: read again.
+ * @returns false when another writer was first or the folder disappeared. The caller then reads again.
  */
 export function raiseTombstone(folder: string, next: number): boolean {
   try {
@@ -22,6 +22,6 @@ export function raiseTombstone(folder: string, next: number): boolean {
     if (code === "EEXIST" || code === "ENOENT") return false;
     throw error;
   }
-  // After a suspension the number may be one that was taken, and pruned, long ago: then it means nothing.
+  // After a suspension, the number may be one that was taken and pruned long ago. Then the tombstone has no effect.
   return listFolder(folder)?.revisions[0] === next;
 }

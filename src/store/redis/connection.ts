@@ -11,11 +11,11 @@ import type { Script } from "./scripts.js";
 import { isReplica, judge } from "./surroundings.js";
 import { within } from "./within.js";
 
-/** How long one operation may take, connecting included, before Redis counts as unavailable. */
+/** How long one operation may take, including connecting, before Redis counts as unavailable. */
 const OPERATION_MS = 5_000;
 const LONGEST_PAUSE_MS = 200;
 
-/** What the registry is before anything was written to it. */
+/** The registry before the first write to it. */
 export const FIRST_REGISTRY = `${SCHEMA} 0-0\n${EMPTY_REGISTRY}`;
 
 const NO_REGISTRY = "its registry is gone";
@@ -30,11 +30,11 @@ export interface ConnectionOptions {
 }
 
 /**
- * The way to the server: a {@link Link} at a time, opened by the first use and again after each that broke. Within its
- * time an operation is tried again after a failure, which is safe for all that goes through here: reads, and scripts that
- * notice that they ran already.
+ * Access to the Redis server. It uses one {@link Link} at a time. The first operation opens it, and the next operation
+ * after a failure opens a new one. A failed operation is tried again until its time is up. That is safe for everything
+ * that runs here: reads, and scripts that have the same effect when they run twice.
  *
- * It keeps the process alive only while somebody waits for an answer.
+ * The connection keeps the process alive only while somebody waits for an answer.
  */
 export class Connection {
   readonly #options: ConnectionOptions;
@@ -43,10 +43,10 @@ export class Connection {
   readonly #underWay = new Set<Promise<unknown>>();
   #link: Promise<Link> | undefined;
   #open: Link | undefined;
-  /** The one that is being opened. */
+  /** The link that is being opened. */
   #opening: Link | undefined;
   #wasOpen = false;
-  /** Whether one of them led to a server that is no replica. */
+  /** Whether a link has ever led to a server that is not a replica. */
   #metPrimary = false;
 
   constructor(options: ConnectionOptions) {
@@ -55,15 +55,15 @@ export class Connection {
     this.#operationMs = options.operationMs ?? OPERATION_MS;
   }
 
-  /** The database, for messages. */
+  /** The URL of the database without secrets, for messages. */
   get database(): string {
     return showRedisUrl(this.#options.target);
   }
 
   /**
-   * The values of keys, as they were at one moment, in a database that is still the same.
+   * Reads the values of several keys at one moment, and verifies that the database is still the same.
    *
-   * @throws FleetError `FLEET_STORE_UNAVAILABLE`, `FLEET_STATE_LOST`, and what the handshake refuses.
+   * @throws FleetError `FLEET_STORE_UNAVAILABLE`, `FLEET_STATE_LOST`, and the errors of the handshake.
    */
   async read(keys: readonly string[]): Promise<(string | null)[]> {
     return await this.#operate(async (link) => {
@@ -75,7 +75,11 @@ export class Connection {
     });
   }
 
-  /** The registry under this key; null if nothing was written to it. @throws as {@link read}. */
+  /**
+   * Reads the registry under this key; null if it was never written.
+   *
+   * @throws as {@link read}.
+   */
   async readRegistry(key: string): Promise<string | null> {
     return await this.#operate(async (link) => {
       const { epoch, keys } = this.#options;
@@ -88,17 +92,27 @@ export class Connection {
     });
   }
 
-  /** A part of a set's members, and the cursor of the next part, "0" after the last. Members may come twice. */
+  /**
+   * Reads a part of a set's members. The cursor of the next part is "0" after the last part. A member may appear twice.
+   */
   async scan(set: string, cursor: string, count: number): Promise<[cursor: string, members: string[]]> {
     return await this.#operate((link) => link.scan(set, cursor, count));
   }
 
-  /** Hears what is published on a channel, as long as the connection lasts. @returns whether it did not do so before. */
+  /**
+   * Subscribes to a channel for as long as the connection lasts.
+   *
+   * @returns whether this call started the subscription.
+   */
   async listen(channel: string, onMessage: (message: string) => void): Promise<boolean> {
     return await this.#operate((link) => link.listen(channel, onMessage));
   }
 
-  /** Runs a script, whose own keys and arguments these are. Resolves with its answer. @throws as {@link read}. */
+  /**
+   * Runs a script with its own keys and arguments, which follow the common ones. Resolves with its answer.
+   *
+   * @throws as {@link read}.
+   */
   async run(script: Script, keys: readonly string[], args: readonly (string | number)[]): Promise<unknown[]> {
     const { epoch, keys: names } = this.#options;
     return await this.#operate(async (link, until) => {
@@ -121,7 +135,7 @@ export class Connection {
     });
   }
 
-  /** Ends the connection when nothing is under way any more. Another use opens another one. */
+  /** Closes the connection once nothing is under way. The next operation opens a new one. */
   async close(): Promise<void> {
     while (this.#underWay.size > 0) await Promise.allSettled(this.#underWay);
     const link = this.#open;
@@ -139,13 +153,13 @@ export class Connection {
       this.#underWay.delete(operation);
       if (this.#underWay.size === 0) {
         if (this.#open !== undefined) this.#open.held = false;
-        // Nobody waits for it any more.
+        // Nobody waits for this link now.
         this.#opening?.cut();
       }
     }
   }
 
-  /** `work` gives undefined for another try. */
+  /** Runs `work` until it returns a value. If it returns undefined, it runs again. */
   async #tryUntil<T>(until: number, work: (link: Link, until: number) => Promise<T | undefined>): Promise<T> {
     let refusal: FleetError | undefined;
     for (let attempt = 0; ; attempt++) {
@@ -157,11 +171,11 @@ export class Connection {
       } catch (error) {
         if (!(error instanceof Interruption)) throw error;
         if (link !== undefined) this.#forget(link)?.cut();
-        // A server that was never there is more likely a wrong address than one that is about to come back.
+        // If there has never been a server, the address is probably wrong, so do not wait for it to come back.
         if (error.nobody && !this.#wasOpen) throw unavailable(this.#where, error.message, error);
         if (error instanceof Demotion) {
           ({ refusal } = error);
-          // One that was a replica from the first is no failover.
+          // If we have only ever met a replica, this is not a failover, so trying again does not help.
           if (!this.#metPrimary) throw refusal;
         }
         const pauseMs = Math.random() * Math.min(10 * 2 ** attempt, LONGEST_PAUSE_MS);
@@ -172,7 +186,7 @@ export class Connection {
     }
   }
 
-  /** The link there is, or a new one, which all who ask meanwhile share. */
+  /** The open link, or a new one. Everybody who asks while it is being opened shares it. */
   async #linked(until: number): Promise<Link> {
     this.#link ??= this.#connect();
     return await within(this.#link, until);
@@ -185,7 +199,7 @@ export class Connection {
     try {
       const link = await Link.to(target);
       this.#opening = link;
-      // Not until the end of whoever asked first: others share it.
+      // Use a deadline that does not depend on the first caller's, because other callers share this link.
       const [surroundings, found] = await link.open(keys.epoch, performance.now() + 2 * ANSWER_MS);
       try {
         for (const doubt of judge(surroundings, this.#where)) warn(doubt);
@@ -216,7 +230,7 @@ export class Connection {
     return corruptError(this.database, "it has a registry, and no epoch");
   }
 
-  /** Lets go of a link, unless another one has taken its place already. */
+  /** Drops a link, unless a newer one has replaced it already. */
   #forget(link: Link | undefined): Link | undefined {
     if (link === undefined || link !== this.#open) return undefined;
     this.#open = undefined;

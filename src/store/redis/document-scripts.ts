@@ -2,19 +2,20 @@ import { PASS_ON } from "./queue-lua.js";
 import { foundingScript, script } from "./scripts.js";
 
 /*
- * Documents begin with a line of their own: schema, revision, and the random id of the commit that made them. Comparing
- * that line is the compare of compare-and-set. The id in it keeps a record that was deleted and made anew apart from the
- * old one, whose revisions had the same numbers.
+ * A document begins with a header line: schema, revision, and the random id of the commit that wrote it. A commit
+ * compares this line before it sets the document. The id distinguishes a record from an earlier one that was deleted,
+ * because both have the same revision numbers.
  *
- * KEYS[4] is the mark of this commit. It comes into being together with what the commit changes, so a writer whom the
- * answer did not reach sends the very same command again: it finds the mark, or it is the first to arrive.
+ * KEYS[3] is the document. KEYS[4] is the commit key, which is created together with the commit's changes. A writer
+ * that gets no answer sends the same command again. If the first command arrived, the second one finds the commit key.
+ * If not, the second one does the work.
  */
 
 /**
- * ARGV[5]: the line that the document has to begin with, empty if there must be none. [6] the new document, [7] how long
- * the mark stays (ms), [8] the member to add to the set KEYS[5], or empty, [9] whose turn ends with this, or empty.
- * KEYS[6] to [8] are the turn's, as in writer-lock-scripts.ts; ARGV[10] how long the next one lasts (ms). KEYS[9] is another set that
- * gets the member, if there is one.
+ * ARGV[5] header line that the document must have, or empty if there must be no document, [6] new document, [7]
+ * lifetime of the commit key (ms), [8] member to add to the set KEYS[5], or empty, [9] token of the writer that
+ * releases the writer lock, or empty, [10] lifetime of the next writer's lock (ms). KEYS[6] to [8] are the keys of the
+ * writer lock, as in writer-lock-scripts.ts. KEYS[9] is optional, a second set that gets the member.
  */
 export const COMMIT = foundingScript(`${PASS_ON}
 local done = redis.call('GET', KEYS[4])
@@ -34,11 +35,12 @@ return {'ok'}
 `);
 
 /**
- * ARGV[5]: as above, or `*` for any document. [6] how long the mark stays (ms), [7] the member to remove from the set
- * KEYS[5]. KEYS[6] and on are removed with the document, and also without one; the last of them loses the member instead if
- * ARGV[8] is '1'.
+ * ARGV[5] header line that the document must have, or `*` for any, [6] lifetime of the commit key (ms), [7] member to
+ * remove from the set KEYS[5], [8] '1' if the last key is a second set that loses the member. All other keys from
+ * KEYS[6] on are deleted too, even if there is no document.
  *
- * The deletions come first: Redis refuses a script whose first write wants memory when it has none, and no later one.
+ * The deletions come first. When memory is full, Redis refuses a script's first write if it needs memory, but no later
+ * one.
  */
 export const REMOVE = script(`
 local done = redis.call('GET', KEYS[4])
@@ -59,5 +61,5 @@ redis.call('SET', KEYS[4], 'ok', 'PX', ARGV[6])
 return {'ok'}
 `);
 
-/** Answers `count` with the size of the set KEYS[3]. */
+/** Answers `count` and the size of the set KEYS[3]. */
 export const COUNT = script("return {'count', redis.call('SCARD', KEYS[3])}");

@@ -7,26 +7,26 @@ import type { Keys } from "./keys.js";
 import { TURN_MS } from "./writer-lock.js";
 
 /**
- * How long the mark of a commit stays. Longer than any writer goes on asking: each gives up after seconds, and the server
- * then refuses what still arrives.
+ * How long a commit key lasts, in milliseconds. This is longer than any writer tries. A writer gives up after seconds,
+ * and from then on the server refuses its commands.
  */
 export const MARK_MS = 60_000;
 
 /** A document as it was read. */
 export interface Stored {
-  /** Its first line, the line's end included: schema, revision, id of the commit. */
+  /** The first line including its newline: schema, revision, and id of the commit. */
   head: string;
-  /** Counts up with each commit. */
+  /** Grows by one with each commit. */
   revision: number;
   /** JSON. */
   data: string;
 }
 
-/** Where a document is listed: the key of the set, and what stands there for it. */
+/** The set that lists a document, and the member that stands for the document in it. */
 export interface Listed {
   set: string;
   member: string;
-  /** Another set that has the member. */
+  /** A second set with the same member. */
   also?: string;
 }
 
@@ -40,7 +40,11 @@ export function decode(key: string, text: string): Stored {
   return { head, revision: Number(revision), data: text.slice(end + 1) };
 }
 
-/** The data of a document as an object. Every call gives a private copy. @throws FleetError `FLEET_STATE_CORRUPT`. */
+/**
+ * Parses the data of a document. Every call returns a private copy.
+ *
+ * @throws FleetError `FLEET_STATE_CORRUPT`.
+ */
 export function parseObject<T>(key: string, data: string): T {
   let content: unknown;
   try {
@@ -55,8 +59,8 @@ export function parseObject<T>(key: string, data: string): T {
 }
 
 /**
- * Whole documents under a key each. A commit replaces one if it is still the one that was read; it is exactly once there
- * also when its answer was lost (document-scripts.ts).
+ * Whole documents, each under its own key. A commit replaces a document only if it is unchanged since it was read. The
+ * commit happens exactly once even if its answer is lost (document-scripts.ts).
  */
 export class Documents {
   readonly #connection: Connection;
@@ -73,8 +77,9 @@ export class Documents {
   }
 
   /**
-   * @param from What it takes the place of, or null when there may be none.
-   * @param beside Where to list it, if it is one of many; whose turn it ends, if it is the registry.
+   * @param from The document to replace, or null if there must be none.
+   * @param beside `listed`: where to list a document that is one of many. `turn`: for the registry, the token of the
+   * writer whose lock the commit releases.
    * @returns false when another writer was first.
    */
   async commit(
@@ -93,10 +98,10 @@ export class Documents {
   }
 
   /**
-   * Removes a document that is listed.
+   * Deletes a document and removes it from its lists.
    *
-   * @param from The one to remove, or null for whatever is there.
-   * @param besides Keys that go with it, and also go when there is no record.
+   * @param from The document to delete, or null to delete any.
+   * @param besides Other keys to delete, even if there is no document.
    */
   async remove(
     { key, set, member, also }: Listed & { key: string },
@@ -109,7 +114,7 @@ export class Documents {
     return word === "ok" || word === "absent" ? word : "conflict";
   }
 
-  /** How many members a set has. */
+  /** The number of members of a set. */
   async count(set: string): Promise<number> {
     const [, count] = await this.#connection.run(COUNT, [set], []);
     return Number(count);

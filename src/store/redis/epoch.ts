@@ -7,17 +7,17 @@ import type { Note } from "./note.js";
 const EPOCH = /^(\d{1,9}) \S+$/;
 
 /**
- * Tells whether a database is still the one it was. Its first write gives it an epoch, a random id; a database that lost
- * its data has none, or another. Every read and every script compares, so that a lost registry is never taken for an
- * empty pool, by this process or, through a note in the state folder, by a later one on this host.
+ * Detects whether a database has lost its data. The first write gives the database an epoch, which is a random id. A
+ * database that lost its data has no epoch, or another one. Every read and every script compares it, so that nobody
+ * takes a lost registry for an empty pool. A note in the state folder extends this to later processes on this host.
  */
 export class Epoch {
-  /** What the database gets if it has none yet. */
+  /** The epoch for a database that has none. */
   readonly fresh = `${SCHEMA} ${randomBytes(16).toString("hex")}`;
   readonly #where: string;
   readonly #note: Note;
   #known: string | undefined;
-  /** What the note says. */
+  /** The epoch in the note. */
   #noted: string | undefined;
 
   /** @param where The database, for messages. */
@@ -26,28 +26,28 @@ export class Epoch {
     this.#note = note;
   }
 
-  /** As the database had it when it was met first; undefined while it has none. */
+  /** The epoch that this process found in the database; undefined before it finds one. */
   get known(): string | undefined {
     return this.#known;
   }
 
   /**
-   * What the database has to say: the epoch as it was met before, or undefined while none is known. To be taken before the
-   * question is sent, since others may make the first write meanwhile.
+   * The epoch that the database must have, or undefined if none is known. Read it before you send a request, because
+   * another process may make the first write while the request is under way.
    */
   get expected(): string | undefined {
     return this.#known ?? this.#noted;
   }
 
-  /** Looks up what this host met before. To be done before a connection is opened. */
+  /** Reads the note. Call this before you open a connection. */
   recall(): void {
     this.#noted ??= this.#note.read();
   }
 
   /**
-   * Compares with what the database says.
+   * Compares the epoch in the database with the expected one.
    *
-   * @throws FleetError `FLEET_STATE_LOST` when it is another one than before, `FLEET_STATE_NEWER`, `FLEET_STATE_CORRUPT`.
+   * @throws FleetError `FLEET_STATE_LOST` when it has changed, `FLEET_STATE_NEWER`, `FLEET_STATE_CORRUPT`.
    */
   meet(found: string | null, expected: string | undefined): void {
     if (found === null) {

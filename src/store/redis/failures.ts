@@ -3,10 +3,13 @@ import { redact } from "../../config/text.js";
 import { FleetError, quote, systemCode } from "../../errors.js";
 import { SCHEMA } from "../store.js";
 
-/** The connection failed, or Redis cannot answer yet: trying again may help. Never seen by callers of the store. */
+/**
+ * The connection failed, or Redis cannot answer at the moment. Trying again may help. Callers of the store never see
+ * this error.
+ */
 export class Interruption extends Error {
   override readonly name = "Interruption";
-  /** Whether nothing is there that could be the server, or is to be trusted as it. */
+  /** Whether there is no server at the address, or none that we can trust. */
   readonly nobody: boolean;
 
   constructor(message: string, code?: string) {
@@ -16,11 +19,11 @@ export class Interruption extends Error {
 }
 
 /**
- * A replica refused to write, and wrote nothing: so the very same command may be sent again. It may have been the primary a
- * moment ago, and another connection to the same address may lead to the one that is it now.
+ * A replica refused a write and wrote nothing, so the same command may be sent again. The replica may have been the
+ * primary a moment ago, and a new connection to the same address may reach the new primary.
  */
 export class Demotion extends Interruption {
-  /** For callers of the store, if it stays like that. */
+  /** The error that callers of the store get if trying again does not help. */
   readonly refusal: FleetError;
 
   constructor(refusal: FleetError) {
@@ -29,22 +32,25 @@ export class Demotion extends Interruption {
   }
 }
 
-/** System errors that a server has that is there, or was a moment ago. */
+/** System errors that occur only if there is a server, or was a moment ago. */
 const PASSING: ReadonlySet<string> = new Set(["ECONNRESET", "EPIPE", "ETIMEDOUT"]);
 
-/** What Redis answers when it cannot serve at the moment; nothing was run. (Redis source, `server.c`, `shared` errors) */
+/**
+ * Answers of a Redis that cannot serve at the moment. It did not run the command. (Redis source, `server.c`, `shared`
+ * errors)
+ */
 const NOT_NOW = /^(?:(?:LOADING|BUSY|TRYAGAIN|MASTERDOWN) |ERR max number of clients)/;
-/** In a script's error the code stands somewhere in the middle: Redis 6.2 and 7 put it in different places. */
+/** In the error of a script, the code is in the middle. Redis 6.2 and 7 put it in different places. */
 const NO_WRITES = /\b(OOM command not allowed|MISCONF|NOREPLICAS)/;
 const DEMOTED = /\bREADONLY You can't write/;
 const NO_ENTRY = /^(?:NOAUTH|WRONGPASS|NOPERM|DENIED|ERR invalid password|ERR AUTH)/;
-/** The answers to SELECT. */
+/** Answers to SELECT. */
 const NO_DATABASE = /^ERR (?:DB index is out of range|invalid DB index|SELECT is not allowed)/;
 const ELSEWHERE = /\b(?:MOVED \d|CLUSTERDOWN|CROSSSLOT)/;
 
 /**
- * What a command was rejected with, in the terms of the contract. ioredis hangs the command on its errors, with its
- * arguments, which may be a password: only the message goes on.
+ * Converts the rejection of a command into an error of the contract. It keeps only the message, because ioredis
+ * attaches the command with its arguments, which may include a password.
  *
  * @param where Host and port.
  */
@@ -56,7 +62,7 @@ export function explain(error: unknown, where: string): Error {
   const isReply = error instanceof Error && error.name === "ReplyError";
   if (NOT_NOW.test(text)) return new Interruption(message);
   if (!isReply) {
-    // Errors of several addresses at once (AggregateError) have no message of their own.
+    // If several addresses failed (AggregateError), the error has no message of its own.
     const code = systemCode(error);
     return new Interruption(message || `the connection failed (${code})`, code);
   }
@@ -70,7 +76,10 @@ export function explain(error: unknown, where: string): Error {
   return new FleetError("FLEET_INTERNAL", `Redis at ${where} refused a command: ${message}`, { cause });
 }
 
-/** The same of the handshake, which may end at a database that is not there: the only thing in it that the URL alone decides. */
+/**
+ * Like {@link explain}, for the handshake. The handshake may also find that the database number does not exist, which
+ * is the only failure that the URL alone causes.
+ */
 export function explainOpening(error: unknown, target: RedisUrl, where: string): Error {
   const text = error instanceof Error ? error.message : String(error);
   if (!NO_DATABASE.test(text)) return explain(error, where);
@@ -142,7 +151,11 @@ export function busyError(where: string, deadlineMs: number): FleetError {
   });
 }
 
-/** For a command that is meant to be typed. @param where `host:port`, the host of IPv6 in brackets. */
+/**
+ * A command for people to type.
+ *
+ * @param where `host:port`, with brackets around an IPv6 host.
+ */
 export function cli(where: string): string {
   const [, host = "", port = ""] = /^\[?(.*?)\]?:(\d+)$/.exec(where) ?? [];
   return `redis-cli -h ${host} -p ${port}`;

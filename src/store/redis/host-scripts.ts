@@ -1,12 +1,15 @@
 import { foundingScript, script } from "./scripts.js";
 
 /*
- * A host's entry is a hash: instance, what it says of itself, its term, and until when it is there, by Redis's own clock; and
- * which process wrote it last, with a number that grows with each thing that one has to say. Beating twice has the outcome of
- * once, so a cut connection needs no mark; but what is sent again may come after what was said later, and is ignored then.
+ * A host's entry is a hash. It contains the instance, the host's published facts, its term, and the time until which it
+ * is alive by Redis's own clock. It also names the process that wrote it last, and the number of that process's
+ * message, which grows with each one.
+ *
+ * A repeated heartbeat has the same effect as a single one, so it needs no commit key. But a repeated message may
+ * arrive after a later one. The numbers let the scripts ignore it.
  */
 
-/** `by` and `number` are of the caller. */
+/** Whether the same process has already written a later message. `by` and `number` come from the caller. */
 const OVERTAKEN = `
 local function overtaken(by, number)
   local last = redis.call('HMGET', KEYS[3], 'by', 'number')
@@ -15,11 +18,13 @@ end
 `;
 
 /**
- * KEYS[3] entry, [4] set of all hosts, [5] fence. ARGV[5] name, [6] instance, [7] entry as JSON, [8] TTL (ms), [9] by
- * whom, [10] its number. Answers `ok` with the term, or `taken` with what the other one said.
+ * KEYS[3] entry, [4] set of all hosts, [5] fence. ARGV[5] name, [6] instance, [7] entry as JSON, [8] TTL (ms), [9]
+ * process that writes, [10] number of its message. Answers `ok` with the term, or `taken` with the entry of the other
+ * instance.
  *
- * Terms come from where fences do: they grow also over a loss of all data. A field that is never there is deleted first: with
- * memory full, Redis refuses no write of a script that has written already, and a fleet would lose its hosts otherwise.
+ * Terms come from the counter for fences, so they grow even if all data is lost. The script first deletes a field that
+ * never exists. When memory is full, Redis refuses no later write of a script that has already written. Without this
+ * deletion, a fleet would lose its hosts when memory is full.
  */
 export const BEAT = foundingScript(`${OVERTAKEN}
 local seen = redis.call('HMGET', KEYS[3], 'instance', 'until', 'term', 'entry')
@@ -40,7 +45,10 @@ redis.call('SADD', KEYS[4], ARGV[5])
 return {'ok', term}
 `);
 
-/** KEYS[3] entry. ARGV[5] instance, [6] by whom, [7] its number. Goes on with memory full, as a heartbeat does. */
+/**
+ * KEYS[3] entry. ARGV[5] instance, [6] process that writes, [7] number of its message. Works when memory is full, like
+ * a heartbeat.
+ */
 export const LEAVE_HOSTS = script(`${OVERTAKEN}
 if redis.call('HGET', KEYS[3], 'instance') ~= ARGV[5] or overtaken(ARGV[6], ARGV[7]) then return {'ok'} end
 redis.call('HDEL', KEYS[3], '')
@@ -57,7 +65,10 @@ if redis.call('SREM', KEYS[4], ARGV[5]) == 0 then return {'absent'} end
 return {'forgotten'}
 `);
 
-/** KEYS[3] and on: entries. Answers `seen` with four values for each: instance, term, entry, and how long it is there (ms). */
+/**
+ * KEYS[3] and later keys: entries. Answers `seen` with four values for each entry: instance, term, facts as JSON, and
+ * how long the host still counts as alive (ms).
+ */
 export const LOOK_AT_HOSTS = script(`
 local answer = {'seen'}
 for index = 3, #KEYS do

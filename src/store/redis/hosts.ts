@@ -13,20 +13,20 @@ export interface RedisHostsOptions {
   keys: Keys;
 }
 
-/** Values that {@link LOOK_AT_HOSTS} gives for each host. */
+/** How many values {@link LOOK_AT_HOSTS} returns for each host. */
 const FIELDS = 4;
-/** Names that are read together; far more than there are hosts. */
+/** How many names are read together. A fleet has far fewer hosts. */
 const AT_ONCE = 1_000;
 
-/** The directory of hosts, by Redis's own clock. */
+/** The directory of hosts. Redis's own clock decides which hosts are alive. */
 export class RedisHosts implements Hosts {
   readonly own: string;
   readonly #instance: (() => string | null) | undefined;
   readonly #connection: Connection;
   readonly #keys: Keys;
-  /** Tells what this process says of its host from what another did. */
+  /** Distinguishes this process's messages about its host from those of other processes. */
   readonly #by = newId();
-  /** How much it has said so far. */
+  /** How many messages this process has sent. */
   #said = 0;
   #assured: Promise<void> | undefined;
 
@@ -38,8 +38,8 @@ export class RedisHosts implements Hosts {
   }
 
   /**
-   * Makes sure, once, that nobody else is this host: with a configuration or an image that was copied, this machine would take
-   * the registry of that one for its own, and all that is in it for dead.
+   * Verifies once that no other machine uses this host's name. With a copied configuration or image, this machine would
+   * take the other one's registry for its own and consider all servers in it dead.
    *
    * @throws FleetError `FLEET_HOST_TAKEN`.
    */
@@ -63,7 +63,8 @@ export class RedisHosts implements Hosts {
       [own, instance, JSON.stringify(entry), ttlMs, this.#by, ++this.#said],
     );
     if (word !== "ok") throw taken(own, JSON.parse(String(term)) as HostEntry);
-    // Rather too little than too much: by what time it was made known, nobody here knows.
+    // Count from the time of the request, because we do not know when Redis ran it. An estimate that is too short is
+    // safe.
     const remainingMs = Math.max(0, Math.floor(ttlMs - (performance.now() - asked)));
     return { ...entry, name: own, instance, term: Number(term), gone: remainingMs === 0, remainingMs };
   }
@@ -72,7 +73,7 @@ export class RedisHosts implements Hosts {
     try {
       await this.#connection.run(LEAVE_HOSTS, [this.#keys.host(this.own)], [instance, this.#by, ++this.#said]);
     } catch (error) {
-      // The directory went with the rest.
+      // The directory was lost with all other data.
       if (!isFleetError(error, "FLEET_STATE_LOST")) throw error;
     }
   }
@@ -103,10 +104,11 @@ export class RedisHosts implements Hosts {
     const tookMs = performance.now() - asked;
     return sorted.flatMap((name, index) => {
       const [instance, term, entry, leftMs] = values.slice(index * FIELDS, (index + 1) * FIELDS);
-      if (typeof entry !== "string") return []; // forgotten since the look at the set
+      if (typeof entry !== "string") return []; // another process removed it after the scan
       const remainingMs = Math.max(0, Math.floor(Number(leftMs) - tookMs));
       const said = parseObject<HostEntry>(keys[index] ?? "", entry);
-      // Whether it is gone is for Redis to say: who has waited for the answer knows only that it was there.
+      // Only Redis decides whether a host is gone. If its answer was slow, `remainingMs` may be 0 for a host that was
+      // alive.
       const gone = Number(leftMs) <= 0;
       return [{ ...said, name, instance: String(instance), term: Number(term), gone, remainingMs }];
     });

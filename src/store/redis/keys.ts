@@ -1,33 +1,40 @@
 /**
- * The names of all keys. The braces make them one hash slot (Redis Cluster specification), so that a script may touch
- * several. The fleet's name comes from the database's URL alone: whoever has that URL means the same fleet.
+ * The names of all keys. The braces put them into one hash slot (Redis Cluster specification), so that a script may use
+ * several of them. The fleet's name comes from the database's URL alone, so that everybody with the same URL uses the
+ * same fleet.
  */
 export class Keys {
   /** `copilotfleet:{<fleet>}:` */
   readonly prefix: string;
-  /** Schema and random id of this database's life; made once and never changed. */
+  /** The schema and the random id of this database's data. Written once and never changed. */
   readonly epoch: string;
-  /** Comes into being with the epoch, so that one without the other is a loss. The registry of a fleet without named hosts. */
+  /**
+   * Created together with the epoch, so data was lost if only one of them exists. This is also the registry of a fleet
+   * without named hosts.
+   */
   readonly founding: string;
   /** The registry of this host. */
   readonly registry: string;
-  /** The writer of the registry whose turn it is; expires soon. With `:<writer>` behind it the channel that it listens to. */
+  /**
+   * The token of the writer that holds the writer lock of the registry. It expires soon. Followed by `:<writer>`, this
+   * is also the name of the channel that the writer subscribes to.
+   */
   readonly turn: string;
-  /** Writers that wait for it, by arrival, and by the time at which each loses its place. */
+  /** The writers that wait for the lock, by arrival, and by the time at which each loses its place. */
   readonly turnQueue: string;
   readonly turnPlaces: string;
-  /** The set of all sessions' ids. */
+  /** The set of all session ids. */
   readonly sessions: string;
-  /** The set of all tokens' ids. */
+  /** The set of all token ids. */
   readonly tokens: string;
-  /** The set of all users that were placed. */
+  /** The set of all users who were placed. */
   readonly placements: string;
-  /** The set of all hosts' names. */
+  /** The set of all host names. */
   readonly hosts: string;
-  /** The highest fence given out. Never expires. */
+  /** The highest fence that was given out. Never expires. */
   readonly fence: string;
 
-  /** @param host Whose registry it is; null for a fleet that knows no hosts. */
+  /** @param host The host that owns the registry; null for a fleet without named hosts. */
   constructor(fleet: string, host: string | null = null) {
     this.prefix = `copilotfleet:{${fleet}}:`;
     this.epoch = `${this.prefix}epoch`;
@@ -60,7 +67,7 @@ export class Keys {
     return `${this.prefix}session:${id}`;
   }
 
-  /** The set of the ids of one user's sessions. */
+  /** The set of a user's session ids. */
   ownedBy(user: string): string {
     return `${this.prefix}owned:${user}`;
   }
@@ -70,17 +77,16 @@ export class Keys {
     return `${this.prefix}token:${id}`;
   }
 
-  /** Where a user was placed. */
   placement(user: string): string {
     return `${this.prefix}placement:${user}`;
   }
 
-  /** A hash, which expires with the lease. */
+  /** A hash that expires with the lease. */
   lease(sessionId: string): string {
     return `${this.prefix}lease:${sessionId}`;
   }
 
-  /** Hashes of waiting tokens, in the order in which they first asked. */
+  /** The hashes of waiting tokens, in the order of their first request. */
   queue(sessionId: string): string {
     return `${this.prefix}queue:${sessionId}`;
   }
@@ -90,7 +96,7 @@ export class Keys {
     return `${this.prefix}places:${sessionId}`;
   }
 
-  /** Says for a while that a commit was made: for a writer whom the answer did not reach. */
+  /** The commit key. It exists for a while after a commit, so that a writer that got no answer can find out. */
   commit(id: string): string {
     return `${this.prefix}commit:${id}`;
   }

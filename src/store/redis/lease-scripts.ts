@@ -2,13 +2,13 @@ import { QUEUE } from "./queue-lua.js";
 import { foundingScript, script } from "./scripts.js";
 
 /*
- * The rules of file/lease-state.ts, by one clock for all hosts: Redis's own. A lease is a key that expires, so its end
- * needs nobody.
+ * The rules of file/lease-state.ts, by one clock for all hosts: Redis's own. A lease is a key that expires, so it ends
+ * without anybody's help.
  *
- * Taking, keeping, renewing and leaving can be run twice with the outcome of once: a cut connection needs no mark there.
+ * Acquiring, keeping a place, renewing and leaving have the same effect if they run twice. So they need no commit key.
  */
 
-/** The lease in force as an answer; `lease` is its key. */
+/** Builds the answer with the lease in force. `lease` is its key. */
 const ANSWER = `
 local function answer(word, rank, lease)
   local f = redis.call('HMGET', lease, 'holder', 'fence', 'token', 'acquired', 'expires', 'ttl', 'steal', 'detached')
@@ -17,11 +17,12 @@ end
 `;
 
 /**
- * KEYS[3] fence, [4] lease, [5] queue, [6] places. ARGV[5] token's hash, [6] holder, [7] TTL (ms), [8] how long a place is
- * kept (ms), [9] '1' to take it from whoever has it, [10] why, [11] '1' if no process holds it.
+ * KEYS[3] fence, [4] lease, [5] queue, [6] places. ARGV[5] hash of the token, [6] holder, [7] TTL (ms), [8] how long a
+ * place is kept (ms), [9] '1' to take the lease from its holder, [10] the reason for that, [11] '1' if no process holds
+ * it.
  *
- * The fence is one more than the last, and at least the time: so it grows also over a loss of all data. A number that is
- * handed to redis.call is written with 17 digits, which a time in milliseconds does not fill.
+ * The fence is one more than the last one and at least the current time, so that it grows even if all data is lost.
+ * Redis writes a number argument with 17 digits, which is enough for a time in milliseconds.
  */
 export const ACQUIRE = foundingScript(`${ANSWER}${QUEUE}
 local lease, queue, places, token = KEYS[4], KEYS[5], KEYS[6], ARGV[5]
@@ -53,13 +54,16 @@ keep_place(queue, places, token, tonumber(ARGV[8]))
 return answer('waiting', ahead, lease)
 `);
 
-/** KEYS[3] queue, [4] places. ARGV[5] token's hash. */
+/** KEYS[3] queue, [4] places. ARGV[5] hash of the token. */
 export const LEAVE = script(`${QUEUE}
 leave_queue(KEYS[3], KEYS[4], ARGV[5])
 return {'ok'}
 `);
 
-/** KEYS[3] lease. ARGV[5] token's hash, [6] TTL (ms). The expiry is set first: with memory full, no later write is refused. */
+/**
+ * KEYS[3] lease. ARGV[5] hash of the token, [6] TTL (ms). The expiry is set first, so that Redis does not refuse the
+ * later write when memory is full.
+ */
 export const RENEW = script(`${ANSWER}
 if redis.call('HGET', KEYS[3], 'token') ~= ARGV[5] then return {'lost'} end
 redis.call('PEXPIRE', KEYS[3], ARGV[6])
@@ -67,7 +71,7 @@ redis.call('HSET', KEYS[3], 'ttl', ARGV[6], 'expires', now + ARGV[6])
 return answer('granted', 0, KEYS[3])
 `);
 
-/** KEYS[3] lease, [4] mark of this release. ARGV[5] token's hash, [6] how long the mark stays (ms). */
+/** KEYS[3] lease, [4] commit key of this release. ARGV[5] hash of the token, [6] lifetime of the commit key (ms). */
 export const RELEASE = script(`
 local done = redis.call('GET', KEYS[4])
 if done then return {done} end
@@ -82,7 +86,7 @@ export const LOOK = script(`${ANSWER}
 return answer('seen', 0, KEYS[3])
 `);
 
-/** KEYS[3] fence. ARGV[5] what every later fence has to be above. */
+/** KEYS[3] fence. ARGV[5] the number that every later fence must exceed. */
 export const RAISE = foundingScript(`
 local fence = redis.call('GET', KEYS[3])
 if not fence or tonumber(fence) < tonumber(ARGV[5]) then redis.call('SET', KEYS[3], ARGV[5]) end

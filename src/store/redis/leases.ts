@@ -7,7 +7,10 @@ import { MARK_MS, newId } from "./documents.js";
 import type { Keys } from "./keys.js";
 import { ACQUIRE, LEAVE, LOOK, RAISE, RELEASE, RENEW } from "./lease-scripts.js";
 
-/** What `answer` of lease-scripts.ts gives: word, rank, what is left (ms; below 0 for no lease), and the lease's fields. */
+/**
+ * The parsed result of `answer` in lease-scripts.ts: word, rank, remaining time (ms; below 0 if there is no lease), and
+ * the fields of the lease.
+ */
 interface LeaseReply {
   word: string;
   ahead: number;
@@ -16,7 +19,7 @@ interface LeaseReply {
   tokenHash: string;
 }
 
-/** Leases by Redis's own clock, each step a script of its own. */
+/** Leases by Redis's own clock. Each step is one script. */
 export class RedisLeases {
   readonly #connection: Connection;
   readonly #keys: Keys;
@@ -48,7 +51,7 @@ export class RedisLeases {
     try {
       await this.#connection.run(LEAVE, keys, [hashToken(token)]);
     } catch (error) {
-      // The queue went with the rest.
+      // The queue was lost with all other data.
       if (!isFleetError(error, "FLEET_STATE_LOST")) throw error;
     }
   }
@@ -89,7 +92,10 @@ export class RedisLeases {
     await this.#connection.run(RAISE, [this.#keys.fence], [above]);
   }
 
-  /** For who claims to hold a lease: it is not in force, or went with all the other data. */
+  /**
+   * Runs a step for a caller that claims to hold the lease. The lease counts as lost if it is not in force, or if Redis
+   * lost all data.
+   */
   async #ofHolder<T>(sessionId: string, work: () => Promise<T | null>): Promise<T> {
     assertSessionId(sessionId);
     let result: T | null;
@@ -111,7 +117,7 @@ export class RedisLeases {
   ): Promise<LeaseReply> {
     const asked = performance.now();
     const [word, ahead, leftMs, ...fields] = await this.#connection.run(script, keys, args);
-    // What is left now, and not at the time of the answer; rather too little than too much.
+    // Subtract the time since the request, so that this is the time left now. An estimate that is too short is safe.
     const remainingMs = Math.max(0, Math.floor(Number(leftMs ?? 0) - (performance.now() - asked)));
     const [holder, fence, tokenHash, acquired, expires, ttlMs, steal, detached] = fields;
     const lease = {
@@ -138,12 +144,12 @@ function bit(given: unknown): "0" | "1" {
   return given === undefined ? "0" : "1";
 }
 
-/** Whether a holder may count on it: for others it is in force as long as Redis says so. */
+/** Whether a holder may rely on the lease. For everybody else it is in force as long as it exists in Redis. */
 function isLeft(lease: Lease | null): lease is Lease {
   return lease !== null && lease.remainingMs > 0;
 }
 
-/** @param ms What Redis said: milliseconds since the epoch, or null where there is no lease. */
+/** @param ms Milliseconds since the epoch, by Redis's clock; null if there is no lease. */
 function timeOf(ms: unknown): string {
   return new Date(Number(ms ?? 0)).toISOString();
 }

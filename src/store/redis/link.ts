@@ -6,20 +6,23 @@ import type { Surroundings } from "./surroundings.js";
 import { within } from "./within.js";
 
 /**
- * How long Redis may take for one answer. A connection that has died without a word (a firewall forgot it, the host is
- * gone) looks just like that, so then another one is tried.
+ * How long Redis may take for one answer, in milliseconds. A connection that died silently (a firewall dropped it, or
+ * the host disappeared) looks the same as a slow server, so after this time we try a new connection.
  */
 export const ANSWER_MS = 2_000;
 
 type Answer = [word: string, ...rest: unknown[]];
 
-/** One connection, from the handshake to the first failure. It is never mended: another one is opened. */
+/** One connection, from the handshake to the first failure. After a failure it is not repaired but replaced. */
 export class Link {
   readonly #client: Redis;
   readonly #target: RedisUrl;
   readonly #where: string;
   readonly #channels = new Set<string>();
-  /** The server's clock less ours (`performance.now()`), in milliseconds; at most the truth, by less than one answer takes. */
+  /**
+   * The server's clock minus ours (`performance.now()`), in milliseconds. It is never too high, and too low by less
+   * than the time of one answer.
+   */
   #clockMs = 0;
 
   private constructor(client: Redis, target: RedisUrl) {
@@ -28,15 +31,15 @@ export class Link {
     this.#where = placeOf(target);
   }
 
-  /** Not connected yet. */
+  /** Does not connect. */
   static async to(target: RedisUrl): Promise<Link> {
     return new Link(await makeClient(target), target);
   }
 
   /**
-   * Connects and asks what the server is, and for the epoch (`epochKey`), in one round trip.
+   * Connects, and in one round trip asks for the server's properties and for the epoch (`epochKey`).
    *
-   * @param until `performance.now()` at the latest.
+   * @param until The deadline, by `performance.now()`.
    * @throws Interruption, FleetError.
    */
   async open(epochKey: string, until: number): Promise<[Surroundings, string | null]> {
@@ -45,11 +48,12 @@ export class Link {
     client.on("error", (error: unknown) => errors.push(error));
     const turnedAway = whetherTurnedAway(client);
     try {
-      // Every failure of the connection is "closed" to it; the events say why. An unknown database comes as an event alone.
+      // `connect()` rejects every failure as "closed", and only the error events have the reason. An unknown database
+      // causes only an event.
       await within(client.connect(), until).catch((error: unknown) => Promise.reject(errors[0] ?? error));
       if (errors.length > 0) throw errors[0];
       const greeted = await within(this.#greet(epochKey), until);
-      // Or what was asked meanwhile was asked of database 0.
+      // If selecting the database failed only now, the requests above were sent to database 0.
       if (errors.length > 0) throw errors[0];
       return greeted;
     } catch (error) {
@@ -72,27 +76,33 @@ export class Link {
     return [{ info, save: secondOf(save), appendOnly: secondOf(appendOnly) }, epoch];
   }
 
-  /** The time of the server at `at` (`performance.now()`), in whole milliseconds since the epoch. */
+  /** The server's time at `at` (`performance.now()`), in whole milliseconds since the epoch. */
   serverTime(at: number): number {
     return Math.floor(at + this.#clockMs);
   }
 
-  /** @param serverMs What the server's clock just said. */
+  /** @param serverMs The server's time now, in milliseconds since the epoch. */
   setClock(serverMs: number): void {
     this.#clockMs = serverMs - performance.now();
   }
 
-  /** Several keys, as they were at one moment. */
+  /** Reads several keys at one moment. */
   async read(keys: readonly string[]): Promise<(string | null)[]> {
     return await this.#answered(this.#client.mget(...keys));
   }
 
-  /** A part of a set's members, and the cursor of the next part, "0" after the last. Members may come twice. */
+  /**
+   * Reads a part of a set's members. The cursor of the next part is "0" after the last part. A member may appear twice.
+   */
   async scan(set: string, cursor: string, count: number): Promise<[cursor: string, members: string[]]> {
     return await this.#answered(this.#client.sscan(set, cursor, "COUNT", count));
   }
 
-  /** Hears what is published on a channel, from now to the end of the connection. @returns false when it does already. */
+  /**
+   * Subscribes to a channel until the connection ends.
+   *
+   * @returns false when it was already subscribed.
+   */
   async listen(channel: string, onMessage: (message: string) => void): Promise<boolean> {
     if (this.#channels.has(channel)) return false;
     this.#channels.add(channel);
@@ -109,13 +119,16 @@ export class Link {
     try {
       return (await this.#answered(this.#client.evalsha(script.sha, ...rest))) as Answer;
     } catch (error) {
-      // It was not run: the server does not have it, or no longer.
+      // The server did not run the script, because it does not have it (or has dropped it).
       if (!(error instanceof Error && error.message.includes("NOSCRIPT"))) throw error;
       return (await this.#answered(this.#client.eval(script.lua, ...rest))) as Answer;
     }
   }
 
-  /** Whether the connection keeps the process alive. One that is closed does not, and would collect listeners. */
+  /**
+   * Whether the connection keeps the process alive. A closed connection is skipped. It does not keep the process alive,
+   * and it would collect listeners.
+   */
   set held(held: boolean) {
     const { stream } = this.#client;
     if (stream === undefined || stream.destroyed) return;
@@ -123,15 +136,15 @@ export class Link {
     else stream.unref();
   }
 
-  /** Lets the server know. For when nothing is under way. */
+  /** Closes the connection properly. Call it when nothing is under way. */
   async quit(until: number): Promise<void> {
     await within(this.#client.quit(), until).catch(() => "cut then");
     this.cut();
   }
 
   /**
-   * At once: what is under way fails. ioredis's own `disconnect` waits for the other side, which may be the one that does
-   * not answer, and keeps the process alive for that.
+   * Closes the connection at once, so that everything under way fails. ioredis's own `disconnect` waits for the server,
+   * which may not answer, and keeps the process alive while it waits.
    */
   cut(): void {
     const { stream } = this.#client;
@@ -163,11 +176,11 @@ async function makeClient({ host, port, db, username, password, tls }: RedisUrl)
     ...(password === null ? {} : { password }),
     ...(tls ? { tls: {} } : {}),
     lazyConnect: true,
-    // No script takes long: what has no answer by then may never have one.
+    // All scripts are short, so a command without an answer after this time may never get one.
     connectTimeout: ANSWER_MS,
     commandTimeout: ANSWER_MS,
-    // A command whose outcome is unknown must not be sent again behind our back, to a server that may have lost its data
-    // meanwhile. So nothing is queued, resent or reconnected here: `Connection` does it, and looks first.
+    // Do not let ioredis queue or resend commands, or reconnect. It would resend a command with an unknown outcome,
+    // perhaps to a server that has lost its data. `Connection` does this instead, and checks the server first.
     retryStrategy: null,
     maxRetriesPerRequest: 0,
     enableOfflineQueue: false,
@@ -176,16 +189,16 @@ async function makeClient({ host, port, db, username, password, tls }: RedisUrl)
     enableReadyCheck: false,
     disableClientInfo: true,
     connectionName: "copilotfleet",
-    // With RESP2 a connection that listens to a channel could do nothing else.
+    // With RESP2, a connection that subscribes to a channel can do nothing else.
     protocol: 3,
   });
 }
 
 /**
- * A Redis in protected mode says so unasked to whoever comes from another machine, and hangs up. ioredis takes that for the
- * answer to its greeting and tells nobody; only that the connection has failed.
+ * In protected mode, Redis sends a refusal to every client from another machine and closes the connection. ioredis
+ * takes the refusal for the answer to its greeting and drops it. Its callers learn only that the connection failed.
  *
- * @returns what gives the refusal, if it has come.
+ * @returns a function that returns the refusal, if one has arrived.
  */
 function whetherTurnedAway(client: Redis): () => Error | undefined {
   let refusal: Error | undefined;
@@ -198,7 +211,7 @@ function whetherTurnedAway(client: Redis): () => Error | undefined {
   return () => refusal;
 }
 
-/** Null where the server's rules forbid it (ACL, renamed commands). */
+/** Resolves with null where the server forbids the command (ACL, renamed commands). */
 async function permitted<T>(answer: Promise<T>): Promise<T | null> {
   try {
     return await answer;
@@ -208,7 +221,7 @@ async function permitted<T>(answer: Promise<T>): Promise<T | null> {
   }
 }
 
-/** The value of CONFIG GET, which answers with name and value. */
+/** The value in the answer to CONFIG GET, which is a pair of name and value. */
 function secondOf(answer: unknown): string | null {
   return Array.isArray(answer) && typeof answer[1] === "string" ? answer[1] : null;
 }

@@ -7,8 +7,8 @@ import { reason } from "../file/failures.js";
 import { ensureStateFolder } from "../file/state-folder.js";
 
 /**
- * The epoch of a database, as this host met it: a file in the state folder, one for each database. It is a help against
- * the loss of all data between two commands, and no more than that: without it the fleet works as well.
+ * The epoch of a database as this host last found it, in one file per database in the state folder. It helps to detect
+ * the loss of all data between two commands. The fleet also works without it.
  */
 export class Note {
   readonly path: string;
@@ -16,7 +16,7 @@ export class Note {
   readonly #database: string;
   readonly #warn: (message: string) => void;
 
-  /** @param database Its URL without secrets: what it is called on this host. */
+  /** @param database The URL without secrets, which identifies the database on this host. */
   constructor(root: string, database: string, warn: (message: string) => void) {
     this.#root = root;
     this.#database = database;
@@ -24,7 +24,7 @@ export class Note {
     this.path = join(root, `redis-${createHash("sha256").update(database).digest("hex").slice(0, 12)}.json`);
   }
 
-  /** Undefined when this host has not met the database yet. */
+  /** Undefined if this host has not used the database before. */
   read(): string | undefined {
     try {
       const { epoch } = JSON.parse(readFileSync(this.path, "utf8")) as { epoch?: unknown };

@@ -4,10 +4,10 @@ import type { Connection } from "./connection.js";
 import { type Documents, parseObject } from "./documents.js";
 import type { Keys } from "./keys.js";
 
-/** Records that are read together. */
+/** How many records are read together. */
 const AT_ONCE = 200;
 
-/** A key a user, and a set of all users, which only a list reads. */
+/** One key for each user, and a set of all users, which only `list` reads. */
 export class PlacementDocuments {
   readonly #connection: Connection;
   readonly #documents: Documents;

@@ -1,6 +1,6 @@
 /**
- * A queue in two sorted sets of waiting tokens: by arrival, and by the time at which a place is lost. A place is kept by
- * asking again, which is written down only when a third of its time is over.
+ * A queue of waiting tokens in two sorted sets: by arrival, and by the time at which a token loses its place. A token
+ * keeps its place by asking again. To save writes, the new time is stored only after a third of the old one has passed.
  */
 export const QUEUE = `
 local function drop_silent(queue, places)
@@ -31,8 +31,9 @@ end
 `;
 
 /**
- * The end of a turn at the registry: the next who waits gets it, and hears of it, with the registry, on a channel of its
- * own. It may not hear (a message is never kept, and rules may forbid channels, hence pcall): then it finds out by asking.
+ * Releases the writer lock of the registry and gives it to the next waiter. The script publishes the registry on that
+ * waiter's channel. The waiter may miss the message, because Redis does not store messages and rules may forbid
+ * channels (hence pcall). It then finds out by asking.
  */
 export const PASS_ON = `${QUEUE}
 local function pass_on(turn, queue, places, token, turn_ms, registry)

@@ -31,24 +31,27 @@ export interface RedisStore extends Store {
 }
 
 export interface RedisStoreOptions {
-  /** The name of this host among those that share the fleet. Left out: the fleet knows no hosts, and is one host's. */
+  /** The name of this host among the hosts that share the fleet. If it is omitted, the fleet serves a single host. */
   host?: string;
-  /** The random id of this host's state folder, or null while it has none. Left out: nobody is refused by it. */
+  /**
+   * Returns the random id of this host's state folder, or null if it has none. If it is omitted, the store does not
+   * check whether another machine uses the host's name.
+   */
   instance?: () => string | null;
-  /** How long one update is tried against other writers before `FLEET_STATE_BUSY`. */
+  /** How long an update competes with other writers before `FLEET_STATE_BUSY`, in milliseconds. */
   deadlineMs?: number;
-  /** How long one operation waits for Redis before `FLEET_STORE_UNAVAILABLE`. */
+  /** How long one operation waits for Redis before `FLEET_STORE_UNAVAILABLE`, in milliseconds. */
   operationMs?: number;
 }
 
 /**
- * The store in a Redis, for one host or many. Opening does nothing yet: the first use connects, and loads the client
- * library.
+ * Opens the store in a Redis, for one host or many. It does not connect. The first operation connects and loads the
+ * client library.
  *
- * Beside what the contract says, every method may throw FleetError `FLEET_STORE_UNAVAILABLE` (within 5 seconds),
- * `FLEET_STORE_UNSAFE`, `FLEET_STORE_DENIED`, and `FLEET_STATE_LOST` when the database is no longer what it was.
+ * Besides the errors in the contract, every method may throw FleetError `FLEET_STORE_UNAVAILABLE` (within 5 seconds),
+ * `FLEET_STORE_UNSAFE`, `FLEET_STORE_DENIED`, and `FLEET_STATE_LOST` when the database has lost its data.
  *
- * @param root The state folder of this host: a note of which database it met is kept there.
+ * @param root The state folder of this host, which keeps a note about the database.
  */
 export function openRedisStore(target: RedisUrl, root: string, options: RedisStoreOptions = {}): RedisStore {
   return new DatabaseStore(target, root, options);
@@ -59,14 +62,14 @@ class DatabaseStore implements RedisStore {
   readonly hosts: RedisHosts | null;
   readonly #connection: Connection;
   readonly #registry: RegistryDocument;
-  /** Of the registry, from when each was asked for: not all of them are in its queue yet. */
+  /** Registry updates from the moment they are requested, because some of them are not in the registry's queue yet. */
   readonly #updates = new Set<Promise<unknown>>();
   readonly #sessions: SessionDocuments;
   readonly #leases: RedisLeases;
   readonly #tokens: TokenDocuments;
   readonly #placements: PlacementDocuments;
   readonly #warnings = new Set<string>();
-  /** A connection that is opened again has nothing new to say. */
+  /** Warnings given so far, because every new connection would repeat them. */
   readonly #warned = new Set<string>();
 
   constructor(target: RedisUrl, root: string, options: RedisStoreOptions) {
@@ -213,7 +216,10 @@ class DatabaseStore implements RedisStore {
     await this.#leases.raiseFences(above);
   }
 
-  /** Every write is one script, so a writer that was killed leaves nothing half done; marks and leases expire. */
+  /**
+   * Nothing to do. Every write is one script, so a killed writer leaves nothing half done. Commit keys and leases
+   * expire.
+   */
   async sweep(): Promise<void> {
     return undefined;
   }

@@ -9,7 +9,7 @@ import type { WriterLock, WriterTurn } from "./writer-lock.js";
 
 export interface RegistryOptions {
   key: string;
-  /** Whether it comes into being with the epoch; any other one does with its first write. */
+  /** Whether this registry is created together with the epoch. Any other registry is created by its first write. */
   isFounding: boolean;
   connection: Connection;
   documents: Documents;
@@ -18,16 +18,16 @@ export interface RegistryOptions {
   warn: (message: string) => void;
 }
 
-/** What the first commit takes the place of, where nothing is. */
+/** The base of the first commit to a registry that does not exist. */
 const NONE: Stored = { head: "", revision: 0, data: EMPTY_REGISTRY };
 
-/** The registry of one host, or of a fleet that knows none: one document, which is there from the first write on. */
+/** The registry of one host, or of a fleet without named hosts. It is one document, which the first write creates. */
 export class RegistryDocument {
   readonly #options: RegistryOptions;
   readonly #updates: UpdateQueue<Registry>;
-  /** The turn that no commit has ended yet. */
+  /** The writer lock that this process holds, until a commit releases it. */
   #turn: (WriterTurn & { highest: number }) | undefined;
-  /** The highest revision seen, to notice when there is less than there was. */
+  /** The highest revision seen. A lower one shows that Redis has lost changes. */
   #highest = 0;
 
   constructor(options: RegistryOptions) {
@@ -74,7 +74,7 @@ export class RegistryDocument {
     return outcomes;
   }
 
-  /** What came with the turn serves one attempt. */
+  /** The registry that came with the writer lock is used for one attempt only. */
   async #base(): Promise<Stored> {
     const { registry, highest = this.#highest } = this.#turn ?? {};
     if (this.#turn !== undefined) this.#turn.registry = undefined;
@@ -85,13 +85,13 @@ export class RegistryDocument {
     return await this.#options.connection.readRegistry(this.#options.key);
   }
 
-  /** @param highest The highest revision that was seen before the question was sent. */
+  /** @param highest The highest revision that was seen before the request was sent. */
   #found(text: string | null, highest: number): Stored {
     const { key, isFounding, warn } = this.#options;
     const stored = text === null && !isFounding ? NONE : decode(key, text ?? FIRST_REGISTRY);
     const { revision } = stored;
     if (revision < highest) {
-      // A restart from an older save, or a failover, keeps the epoch and takes the last changes away.
+      // A restart from an older save, or a failover, keeps the epoch but loses the latest changes.
       warn(
         `Redis went back in time: the registry was at revision ${highest} and is at ${revision}. Changes that were acknowledged in between are lost.`,
       );
@@ -106,7 +106,7 @@ export class RegistryDocument {
   }
 }
 
-/** A key such as `__proto__` in `servers` is an id like any other, hence no prototype. */
+/** `servers` has no prototype, because a server id may be `__proto__`. */
 function parseRegistryAt(key: string, data: string): Registry {
   const registry = parseObject<Registry>(key, data);
   const { servers } = registry;
@@ -114,7 +114,7 @@ function parseRegistryAt(key: string, data: string): Registry {
   return { ...registry, servers: Object.assign(Object.create(null), servers) };
 }
 
-/** The registry under a key that this process does not write; an empty one if there is none. */
+/** Reads a registry that this process does not write; an empty one if there is none. */
 export async function readForeignRegistry(key: string, connection: Connection): Promise<Registry> {
   const text = await connection.readRegistry(key);
   return parseRegistryAt(key, text === null ? EMPTY_REGISTRY : decode(key, text).data);

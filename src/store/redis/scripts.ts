@@ -1,11 +1,11 @@
 import { createHash } from "node:crypto";
 
-/** A Lua script, which Redis runs as one step: no other client sees anything in between (redis.io, "EVAL"). */
+/** A Lua script. Redis runs it as one step, so that no other client sees a state in between (redis.io, "EVAL"). */
 export interface Script {
   lua: string;
-  /** Redis keeps scripts by it. */
+  /** Redis stores scripts under this hash. */
   sha: string;
-  /** Whether it makes the database a fleet's when it is none yet. */
+  /** Whether the script creates the fleet in an empty database. */
   founds: boolean;
 }
 
@@ -13,12 +13,12 @@ export interface Script {
 export const COMMON_KEYS = 2;
 
 /**
- * What every script begins with. `ARGV[2]` is when the caller will have given up, by the server's clock: a command that
- * lay in the buffers of a stalled server, or of a cut connection, must not be run after its failure was reported.
- * (`TIME` stands still within a script.)
+ * The beginning of every script. `ARGV[1]` is the expected epoch. `ARGV[2]` is the time at which the caller gives up,
+ * by the server's clock. A command may wait in the buffers of a stalled server or a cut connection. It must not run
+ * after its failure was reported. (`TIME` does not advance within a script.)
  *
- * Answers are arrays that begin with a word. Of this part: `late` with the time, `epoch` with the one there is, `orphan`
- * for a registry without an epoch, `gone` for an epoch without a registry.
+ * Every answer is an array that begins with a word. This part answers `late` with the time, `epoch` with the epoch in
+ * the database, `orphan` for a registry without an epoch, or `gone` for an epoch without a registry.
  */
 const PRELUDE = `
 local time = redis.call('TIME')
@@ -31,7 +31,7 @@ if registry and not epoch then return {'orphan'} end
 if epoch and not registry then return {'gone'} end
 `;
 
-/** Epoch and registry appear together, so that from then on one without the other is a loss. */
+/** Creates epoch and registry together, so that data was lost if later only one of them exists. */
 const FOUND = `
 if not epoch then
   redis.call('SET', KEYS[1], ARGV[3])
@@ -43,7 +43,7 @@ export function script(body: string): Script {
   return make(PRELUDE + body, false);
 }
 
-/** For scripts that may be the first to write to a database. */
+/** For scripts that may make the first write to a database. */
 export function foundingScript(body: string): Script {
   return make(PRELUDE + FOUND + body, true);
 }

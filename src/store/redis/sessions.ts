@@ -8,7 +8,7 @@ import { type Documents, type Listed, parseObject } from "./documents.js";
 import { busyError } from "./failures.js";
 import type { Keys } from "./keys.js";
 
-/** Records that are read or deleted together. */
+/** How many records are read or deleted together. */
 const AT_ONCE = 200;
 
 export interface SessionsOptions {
@@ -18,10 +18,13 @@ export interface SessionsOptions {
   deadlineMs: number;
 }
 
-/** A key a record, and a set of all ids, which only a list reads: touching one costs the same however many there are. */
+/**
+ * One key for each record, and a set of all ids, which only `list` reads. So access to one record costs the same
+ * however many there are.
+ */
 export class SessionDocuments {
   readonly #options: SessionsOptions;
-  /** Those with an update under way. */
+  /** The queues of sessions with an update under way. */
   readonly #updates = new Map<string, UpdateQueue<SessionRecord>>();
 
   constructor(options: SessionsOptions) {
@@ -58,7 +61,9 @@ export class SessionDocuments {
     }
   }
 
-  /** Its lease and the queue for it end with it. A record that is not readable may go, or nothing could clear it away. */
+  /**
+   * Deletes the lease and its queue too. An unreadable record may be deleted, because nothing else could clear it away.
+   */
   async delete(id: string): Promise<boolean> {
     const { keys, documents } = this.#options;
     const record = await this.read(id).catch((error: unknown) => {
@@ -74,7 +79,10 @@ export class SessionDocuments {
     );
   }
 
-  /** As `Store.deleteSessions`. Leases stay, as those who hold them may be at it: they end by themselves. */
+  /**
+   * As `Store.deleteSessions`. It leaves the leases, because a holder may be the one who deletes. They expire by
+   * themselves.
+   */
   async deleteMany(ids: readonly string[], agree: (record: SessionRecord) => boolean): Promise<string[]> {
     const deleted: string[] = [];
     for (let at = 0; at < ids.length; at += AT_ONCE) {
@@ -109,11 +117,11 @@ export class SessionDocuments {
     const records = new Map<string, SessionRecord>();
     for (let cursor = "0"; ; ) {
       const [next, ids] = await connection.scan(keys.sessions, cursor, AT_ONCE);
-      // Also without ids: reading is what notices that the database lost them.
+      // Read even if there are no ids, because the read detects whether the database lost them.
       const stored = await documents.read(ids.map((id) => this.#key(id)));
       for (const [index, id] of ids.entries()) {
         const each = stored[index] ?? null;
-        // Null: it was deleted since the look at the set.
+        // Null if it was deleted after the scan.
         if (each !== null) records.set(id, parseObject(this.#key(id), each.data));
       }
       if (next === "0") return [...records.values()];
@@ -157,7 +165,7 @@ export class SessionDocuments {
     return (await documents.commit(key, base, data, { listed: this.#listed(id, owner) })) ? outcomes : undefined;
   }
 
-  /** @param owner undefined: not known, since the record is not readable */
+  /** @param owner Undefined if it is not known, because the record is unreadable. */
   #listed(id: string, owner: string | undefined): Listed {
     const { keys } = this.#options;
     return { set: keys.sessions, member: id, ...(owner === undefined ? {} : { also: keys.ownedBy(owner) }) };

@@ -1,7 +1,7 @@
 import { FleetError } from "../../errors.js";
 import { cli, Interruption } from "./failures.js";
 
-/** What the server says of itself; null where it forbids to ask. */
+/** The properties of the server. A field is null if the server forbids the command that reads it. */
 export interface Surroundings {
   /** The answer to INFO. */
   info: string | null;
@@ -10,16 +10,19 @@ export interface Surroundings {
   appendOnly: string | null;
 }
 
-/** `SET … PX` and `INCR` are old; `ZADD`, `EVAL` with effects replicated, ACLs and `GETRANGE` as used are all in 6.2. */
+/**
+ * Redis 6.2 has everything that we use: `SET … PX`, `INCR`, `ZADD`, `GETRANGE`, ACLs, and `EVAL` that replicates
+ * effects.
+ */
 const OLDEST = [6, 2] as const;
 
 /**
- * Judges whether a Redis can be trusted with the state.
+ * Decides whether a Redis can be trusted with the state.
  *
  * @param where Host and port.
- * @returns what is doubtful, each as a sentence.
- * @throws FleetError `FLEET_STORE_UNSAFE` for one that loses data as a matter of course, or is too old; Interruption while
- * it loads its data.
+ * @returns warnings, each as a sentence.
+ * @throws FleetError `FLEET_STORE_UNSAFE` when the server is too old, or evicts keys when its memory is full.
+ * @throws Interruption while the server loads its data.
  */
 export function judge({ info, save, appendOnly }: Surroundings, where: string): string[] {
   if (info === null) {
@@ -52,7 +55,7 @@ export function judge({ info, save, appendOnly }: Surroundings, where: string): 
   return warnings;
 }
 
-/** Whether it says that it is a replica of another. */
+/** Whether the server reports that it is a replica. */
 export function isReplica({ info }: Surroundings): boolean {
   return info !== null && parseInfo(info).get("role") === "slave";
 }

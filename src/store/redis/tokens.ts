@@ -5,10 +5,13 @@ import { type Documents, parseObject } from "./documents.js";
 import type { Keys } from "./keys.js";
 
 const ID = /^[a-z0-9]{1,64}$/;
-/** Records that are read together. */
+/** How many records are read together. */
 const AT_ONCE = 200;
 
-/** A key a token, and a set of all ids, which only a list reads. A token is never changed, only issued and revoked. */
+/**
+ * One key for each token, and a set of all ids, which only `list` reads. A token is issued and revoked but never
+ * changed.
+ */
 export class TokenDocuments {
   readonly #connection: Connection;
   readonly #documents: Documents;
@@ -35,7 +38,7 @@ export class TokenDocuments {
     throw new FleetError("FLEET_INTERNAL", `There is already a token ${id}.`);
   }
 
-  /** One that is not readable may go, or nothing could clear it away. */
+  /** An unreadable record may be deleted, because nothing else could clear it away. */
   async delete(id: string): Promise<boolean> {
     if (!ID.test(id)) return false;
     await this.read(id).catch((error: unknown) => {
@@ -53,7 +56,7 @@ export class TokenDocuments {
       const stored = await this.#documents.read(keys);
       for (const [index, id] of ids.entries()) {
         const each = stored[index] ?? null;
-        // Null: it was revoked since the look at the set.
+        // Null if it was revoked after the scan.
         if (each !== null) records.set(id, parseObject(keys[index] ?? "", each.data));
       }
       if (next === "0") return [...records.values()];

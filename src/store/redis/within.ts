@@ -1,6 +1,11 @@
 import { Interruption } from "./failures.js";
 
-/** What `work` gives, or an {@link Interruption} at `until` (`performance.now()`); its own outcome is dropped then. */
+/**
+ * Resolves with the result of `work`, whose outcome is ignored after `until`.
+ *
+ * @param until The deadline, by `performance.now()`.
+ * @throws Interruption at the deadline.
+ */
 export async function within<T>(work: Promise<T>, until: number): Promise<T> {
   const ms = Math.max(0, until - performance.now());
   let timer: NodeJS.Timeout | undefined;

@@ -2,8 +2,8 @@ import { PASS_ON, QUEUE } from "./queue-lua.js";
 import { script } from "./scripts.js";
 
 /**
- * KEYS[3] turn, [4] queue, [5] places, [6] registry. ARGV[5] token, [6] how long a turn lasts (ms), [7] how long a place is kept (ms).
- * Answers `turn` with the registry, or `wait` with how many come first.
+ * KEYS[3] writer lock, [4] queue, [5] places, [6] registry. ARGV[5] token, [6] lifetime of the lock (ms), [7] how long
+ * a place is kept (ms). Answers `turn` with the registry, or `wait` with the number of writers that come first.
  */
 export const TAKE_TURN = script(`${QUEUE}
 local turn, token = redis.call('GET', KEYS[3]), ARGV[5]
@@ -20,7 +20,9 @@ redis.call('SET', KEYS[3], token, 'PX', ARGV[6])
 return {'turn', redis.call('GET', KEYS[6])}
 `);
 
-/** KEYS[3] turn, [4] queue, [5] places, [6] registry. ARGV[5] token, [6] how long the next turn lasts (ms). */
+/**
+ * KEYS[3] writer lock, [4] queue, [5] places, [6] registry. ARGV[5] token, [6] lifetime of the next writer's lock (ms).
+ */
 export const LEAVE_TURN = script(`${PASS_ON}
 leave_queue(KEYS[4], KEYS[5], ARGV[5])
 pass_on(KEYS[3], KEYS[4], KEYS[5], ARGV[5], ARGV[6], redis.call('GET', KEYS[6]) or '')

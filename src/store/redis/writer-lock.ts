@@ -3,28 +3,31 @@ import type { Connection } from "./connection.js";
 import type { Keys } from "./keys.js";
 import { LEAVE_TURN, TAKE_TURN } from "./writer-lock-scripts.js";
 
-/** Longer than an update takes, and no longer than others should wait for a writer that died. */
+/**
+ * How long a writer may hold the lock, in milliseconds. An update is faster, and others do not wait too long for a
+ * writer that died.
+ */
 export const TURN_MS = 250;
 const PLACE_MS = 1_000;
-/** After that long a writer goes on without its turn. */
+/** After this time a writer continues without the lock, in milliseconds. */
 const PATIENCE_MS = 2_000;
-/** How often a waiter asks that hears nothing: the next in turn, and those behind it. */
+/** How often waiting writers ask if they get no message, in milliseconds: the first in the queue, and the others. */
 const NEXT_ASKS_MS = 25;
 const OTHERS_ASK_MS = 150;
 
-/** What a writer begins from: the registry as it is, null when there is none, undefined when the wait was given up. */
+/** The registry that a writer starts from; null if there is none, undefined if the writer gave up waiting. */
 export type WriterTurn = { registry: string | null | undefined };
 
 /**
- * Writers of the registry take turns, in the order in which they come. That is politeness: the compare in the commit is
- * what keeps updates apart. But fifty who all try at once, and all but one in vain, take seconds for what takes
- * milliseconds one after the other.
+ * Lets the writers of the registry commit one after another, in the order of their arrival. Correctness does not depend
+ * on this, because the compare in each commit keeps updates apart. It saves time. If fifty writers try at once, all but
+ * one fail in each round, and they take seconds for work that takes milliseconds one after another.
  */
 export class WriterLock {
   readonly #connection: Connection;
   readonly #keys: readonly string[];
   readonly #channel: string;
-  /** Names this store among the writers; it has one turn at a time. */
+  /** Identifies this store among the writers. A store holds the lock at most once at a time. */
   readonly token: string;
   #listens = true;
   #heard: string | undefined;
@@ -37,14 +40,14 @@ export class WriterLock {
     this.#channel = `${keys.turn}:${token}`;
   }
 
-  /** Waits for the turn; the registry comes with it. */
+  /** Waits for the lock, which comes with the registry. */
   async take(): Promise<WriterTurn> {
     const until = performance.now() + PATIENCE_MS;
     this.#heard = undefined;
     do {
       const [word, rest] = await this.#connection.run(TAKE_TURN, this.#keys, [this.token, TURN_MS, PLACE_MS]);
       if (word === "turn") return { registry: typeof rest === "string" ? rest : null };
-      // Once more after having begun to listen: the turn may have come before.
+      // Ask once more after subscribing, because the message may have been sent before.
       if (await this.#listen()) continue;
       await this.#hear(rest === 0 ? NEXT_ASKS_MS : OTHERS_ASK_MS);
       if (this.#heard !== undefined) return { registry: this.#heard === "" ? null : this.#heard };
@@ -52,12 +55,12 @@ export class WriterLock {
     return { registry: undefined };
   }
 
-  /** Gives up a turn, or a place in the queue, that no commit has ended. */
+  /** Releases the lock if no commit has released it, or gives up the place in the queue. */
   async leave(): Promise<void> {
     await this.#connection.run(LEAVE_TURN, this.#keys, [this.token, TURN_MS]);
   }
 
-  /** @returns whether it begins only now. Where rules forbid it (ACL), asking is all there is. */
+  /** @returns whether this call started the subscription. If rules forbid it (ACL), the writer can only ask. */
   async #listen(): Promise<boolean> {
     if (!this.#listens) return false;
     const onMessage = (registry: string) => {
