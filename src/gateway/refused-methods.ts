@@ -5,7 +5,7 @@ interface RefusedMethods {
 }
 
 /**
- * Methods that no client may use. `docs/architecture.md` lists them for users, and `test/gateway/methods.test.ts` fails
+ * Methods that no client may use. `docs/front-door.md` lists them for users, and `test/gateway/methods.test.ts` fails
  * when one is missing there.
  */
 const REFUSED: RefusedMethods[] = [

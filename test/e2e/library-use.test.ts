@@ -245,10 +245,13 @@ describe("a reply", () => {
   });
 });
 
-describe("the README", () => {
-  it("has a sample of the library that runs as it is printed", async () => {
-    const readme = readFileSync(join(ROOT, "README.md"), "utf8");
-    const section = readme.slice(readme.indexOf("\n## Library\n"));
+describe("the documentation", () => {
+  it.each([
+    ["README.md", "\n## Library\n"],
+    ["docs/library.md", "# Library\n"],
+  ])("has in %s a sample of the library that runs as it is printed", async (path, heading) => {
+    const page = readFileSync(join(ROOT, path), "utf8");
+    const section = page.slice(page.indexOf(heading));
     const [, sample = ""] = /```ts\n([\s\S]*?)```/.exec(section) ?? [];
     expect(sample).toContain('from "copilotfleet"');
     const { code, stdout, stderr } = await run(sample);
