@@ -1,16 +1,16 @@
 import { setMaxListeners } from "node:events";
 import { setTimeout as delay } from "node:timers/promises";
 
-/** A limit on a wait; disposing it takes it off again. */
+/** A signal that ends a wait. Dispose it after the wait to remove its timer and listeners. */
 export interface Deadline extends Disposable {
   readonly signal: AbortSignal;
 }
 
 /**
- * Aborts after `ms` (never, if that is undefined), or together with `outer`, whichever is first.
+ * Aborts after `ms` milliseconds or when `outer` aborts, whichever is first. Without `ms`, only `outer` counts.
  *
- * Not `AbortSignal.any([outer, AbortSignal.timeout(ms)])`: Node 20 holds the parts of such a signal weakly, so that a
- * garbage collection at the wrong moment makes it wait for ever (measured with 20.20: `test/runtime/deadline.test.ts`).
+ * Do not use `AbortSignal.any([outer, AbortSignal.timeout(ms)])`: Node 20 holds the parts of such a signal weakly, so a
+ * garbage collection at the wrong moment makes it wait forever (measured with 20.20: `test/runtime/deadline.test.ts`).
  */
 export function deadline(ms: number | undefined, outer?: AbortSignal): Deadline {
   const controller = new AbortController();
@@ -29,7 +29,7 @@ export function deadline(ms: number | undefined, outer?: AbortSignal): Deadline 
   };
 }
 
-/** Aborts together with whichever of the signals is first; disposing it lets go of both. */
+/** Aborts when the first of the two signals aborts. Dispose it to remove its listeners. */
 export function either(first: AbortSignal | undefined, second: AbortSignal | undefined): Deadline {
   const controller = new AbortController();
   const abortWith = (signal: AbortSignal | undefined) => {
@@ -47,7 +47,10 @@ export function either(first: AbortSignal | undefined, second: AbortSignal | und
   };
 }
 
-/** What `work` gives, or the signal's reason if that aborts first; the work's own outcome is dropped then. */
+/**
+ * Resolves as `work` does, or rejects with the signal's reason if the signal aborts first. The outcome of `work` is then
+ * dropped.
+ */
 export async function abortable<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
   let onAbort = (): void => undefined;
   const aborted = new Promise<never>((_, reject) => {
@@ -62,7 +65,7 @@ export async function abortable<T>(work: Promise<T>, signal: AbortSignal): Promi
   }
 }
 
-/** Waits `ms`. @throws the signal's own reason as soon as that aborts, where Node's timers throw an `AbortError` of theirs. */
+/** Waits `ms` milliseconds. @throws the signal's reason when the signal aborts. (Node's timers throw an `AbortError`.) */
 export async function pause(ms: number, signal: AbortSignal | undefined): Promise<void> {
   if (signal !== undefined) setMaxListeners(0, signal);
   try {
@@ -73,15 +76,18 @@ export async function pause(ms: number, signal: AbortSignal | undefined): Promis
   }
 }
 
-/** Why a {@link deadline} aborted by itself. */
+/** The reason of a {@link deadline} that aborted because its time was up. */
 class TimeIsUp extends Error {}
 
-/** Whether a signal aborted since its time was up, not since somebody gave up: a {@link deadline}, or one of the platform's. */
+/**
+ * Whether a signal aborted because its time was up, and not because somebody gave up. The signal may be a {@link deadline}
+ * or an `AbortSignal.timeout`.
+ */
 export function isTimeout(reason: unknown): boolean {
   return reason instanceof TimeIsUp || (reason instanceof DOMException && reason.name === "TimeoutError");
 }
 
-/** One signal ends the waits of a whole fleet: Node warns of more than ten listeners on standard error, as of a leak. */
+/** One signal may end all waits of a fleet. With more than ten listeners, Node prints a leak warning to standard error. */
 function follow(signal: AbortSignal, onAbort: () => void): void {
   setMaxListeners(0, signal);
   signal.addEventListener("abort", onAbort, { once: true });

@@ -1,15 +1,16 @@
 import { LAUNCH_VARIABLE } from "./process-table.js";
 
-/** Names the fleet (its state folder) that a process belongs to, so that processes no registry knows can be found. */
+/** Names the fleet (by its state folder) that a process belongs to, so that we find processes that no registry knows. */
 export const FLEET_VARIABLE = "COPILOTFLEET_OWNER";
 
 /**
- * The variable that carries the GitHub token into a server; its name goes on argv (`--auth-token-env`), never its value.
- * The runtime removes this name, and no name of ours, from the environment of tools and MCP servers (measured with 1.0.85).
+ * The variable that passes the GitHub token to a server. Only its name is in argv (`--auth-token-env`), never its value.
+ * The runtime removes this variable from the environment of tools and MCP servers. It would not remove a variable with a
+ * name of ours (measured with 1.0.85).
  */
 export const GITHUB_TOKEN_VARIABLE = "COPILOT_GITHUB_TOKEN";
 
-/** What a server gets of the caller's environment without being asked: where programs are, language, trust roots. */
+/** The caller's variables that every server gets: where programs are, the language, and trusted certificates. */
 const ALLOWED = [
   "PATH",
   "LANG",
@@ -32,8 +33,8 @@ const ALLOWED = [
 
 /**
  * Offline, the full CLI (1.0.102) exits at once unless the environment names a provider and a model. The fleet sends the
- * real provider with each session, so these only have to be there. Nothing listens at this address (port 9 is "discard").
- * The bundled runtime (1.0.85) ignores them.
+ * real provider with each session, so these values only have to exist. Nothing listens at this address (port 9 is
+ * "discard"). The bundled runtime (1.0.85) ignores them.
  */
 const OFFLINE_PROVIDER = { COPILOT_PROVIDER_BASE_URL: "http://127.0.0.1:9/v1", COPILOT_MODEL: "none" };
 
@@ -43,13 +44,13 @@ export interface ServerEnvironment {
   launchId: string;
   stateRoot: string;
   githubToken: string | null;
-  /** Names of further variables of the caller's environment to pass on (`runtime.env`). */
+  /** Names of more variables to pass on from the caller's environment (`runtime.env`). */
   pass: readonly string[];
 }
 
 /**
- * The whole environment of a server. `HOME` is the server's own home too: what a tool reads or leaves in its home
- * folder is then the user's, never the operator's (`HOME` in `runtime.env` gives the operator's back).
+ * The complete environment of a server. `HOME` is the server's own home, too, so tools read and write the user's files
+ * there, never the operator's. (`HOME` in `runtime.env` restores the operator's.)
  */
 export function serverEnvironment(options: ServerEnvironment, caller: NodeJS.ProcessEnv): Record<string, string> {
   const environment: Record<string, string> = { HOME: options.home };

@@ -5,31 +5,31 @@ import { join } from "node:path";
 import { systemCode } from "../errors.js";
 
 export interface FileSystem {
-  /** As the kernel calls it: `ext4`, `nfs4`, `fuse.sshfs`. */
+  /** As the kernel names it: `ext4`, `nfs4`, `fuse.sshfs`. */
   type: string;
-  /** What is mounted: a device, a server's export. */
+  /** The device or the server's export that is mounted. */
   source: string;
   mountPoint: string;
 }
 
-/** File systems of one machine alone: what is on them no other host sees, unless it is another namespace of this machine. */
+/** File systems of one machine. No other host can see them, unless it is another namespace of the same machine. */
 const LOCAL_TYPES = /^(?:ext[234]|xfs|btrfs|zfs|tmpfs|ramfs|overlay|f2fs|vfat|exfat|ntfs3?)$/;
 
 export function isLocal({ type }: FileSystem): boolean {
   return LOCAL_TYPES.test(type);
 }
 
-/** The file system that a path is on, from `/proc/self/mountinfo` (proc(5)). @throws a system error when the path is not there. */
+/** The file system of a path, from `/proc/self/mountinfo` (proc(5)). @throws a system error when the path does not exist. */
 export function fileSystemOf(path: string): FileSystem {
   const real = realpathSync(path);
   let found: FileSystem = { type: "unknown", source: "unknown", mountPoint: "/" };
   for (const line of readFileSync("/proc/self/mountinfo", "utf8").split("\n")) {
-    // Optional fields end with a hyphen: `… <mount point> <options> [<optional>…] - <type> <source> <options>`.
+    // A hyphen ends the optional fields: `… <mount point> <options> [<optional>…] - <type> <source> <options>`.
     const [before = "", after = ""] = line.split(" - ");
     const mountPoint = withoutEscapes(before.split(" ")[4] ?? "");
     const [type = "", source = ""] = after.split(" ");
     const holds = mountPoint === "/" || real === mountPoint || real.startsWith(`${mountPoint}/`);
-    // Of two at one place the later one covers the earlier.
+    // If two are mounted at one place, the later one covers the earlier one.
     if (mountPoint !== "" && holds && mountPoint.length >= found.mountPoint.length) {
       found = { type, source: withoutEscapes(source), mountPoint };
     }
@@ -37,17 +37,17 @@ export function fileSystemOf(path: string): FileSystem {
   return found;
 }
 
-/** Blanks and the like stand in that file as octal numbers. */
+/** Spaces and similar characters are octal numbers in that file. */
 function withoutEscapes(text: string): string {
   return text.replace(/\\([0-7]{3})/g, (_, digits: string) => String.fromCharCode(Number.parseInt(digits, 8)));
 }
 
 /**
- * Tries what the state of sessions stands on, in a folder of its own that goes away again: that a rename replaces a file as a
- * whole and never a filled folder, that of two who create a name one is told so, that appending appends, that links and
- * syncing work, and that names keep their case.
+ * Tests what session state depends on, in a temporary folder that it removes again. A rename must replace a file as a whole
+ * and must never replace a filled folder. If two processes create one name, one must fail. Appending, links and syncing
+ * must work, and names must keep their case.
  *
- * @returns what does not hold, as ends of the sentence "this file system …"; nothing if all does
+ * @returns the properties that do not hold, as ends of the sentence "this file system …"; empty if all of them hold
  * @throws a system error when the folder cannot be written at all.
  */
 export async function problemsOf(folder: string): Promise<string[]> {
@@ -56,7 +56,7 @@ export async function problemsOf(folder: string): Promise<string[]> {
   try {
     const problems: string[] = [];
     for (const [problem, holds] of TRIALS) {
-      // What the system refuses outright does not hold either.
+      // If the system refuses the operation, the property does not hold either.
       const code = await holds(trial).then(
         (held) => (held ? null : ""),
         (error: unknown) => systemCode(error) ?? String(error),

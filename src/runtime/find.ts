@@ -3,18 +3,19 @@ import { createRequire } from "node:module";
 import { basename, dirname, join, resolve } from "node:path";
 import { FleetError, quote, systemCode } from "../errors.js";
 
-/** The native program to start, and where it was found (for messages and `doctor`). */
+/** The native program to start, and the origin of its path (for messages and `doctor`). */
 export interface Runtime {
   path: string;
   origin: "bundled" | "config" | "environment";
 }
 
 /**
- * Finds the native runtime: a configured path, else `COPILOT_CLI_PATH`, else the one that `@github/copilot-sdk` brings.
- * The npm wrapper of the full CLI (`npm-loader.js`) is never started, since a signal to it leaves the real server
- * running: the native file beside it is taken instead.
+ * Finds the native runtime: the configured path, else `COPILOT_CLI_PATH`, else the one that `@github/copilot-sdk` brings.
+ * Replaces the npm wrapper of the full CLI (`npm-loader.js`) with the native file beside it, because a signal to the
+ * wrapper leaves the real server running.
  *
- * @throws FleetError `FLEET_RUNTIME_MISSING`, `FLEET_RUNTIME_UNUSABLE`.
+ * @throws FleetError `FLEET_RUNTIME_MISSING` when there is no such file, or the SDK brought no runtime;
+ * `FLEET_RUNTIME_UNUSABLE` when the path cannot be read, is not an executable file, or is a wrapper without its native file.
  */
 export function findRuntime(configuredPath: string | null, env: NodeJS.ProcessEnv): Runtime {
   if (configuredPath !== null) return { path: usable(configuredPath, "runtime.path"), origin: "config" };
@@ -61,7 +62,7 @@ function unusable(message: string, suggestions: string[], cause?: unknown): Flee
   return new FleetError("FLEET_RUNTIME_UNUSABLE", message, { cause, suggestions });
 }
 
-/** The package of this platform that `@github/copilot` installs beside itself holds the program the wrapper runs. */
+/** The wrapper runs the program in the package for this platform, which `@github/copilot` installs beside itself. */
 function nativeBesideWrapper(wrapper: string): string | null {
   const require = createRequire(wrapper);
   for (const platform of platforms()) {
@@ -78,7 +79,7 @@ function bundledRuntime(): string {
     if (folder === null) continue;
     const prebuilds = join(folder, "prebuilds", platform);
     const path = join(prebuilds, "copilot-runtime");
-    // The small program loads the large one beside it; without that it would fail only when it is started.
+    // The small program loads the large one beside it. Without the large one, it would fail only when it is started.
     if (existsSync(path) && existsSync(join(prebuilds, "runtime.node"))) return path;
   }
   throw new FleetError(

@@ -7,7 +7,7 @@ import { identify, isAlive, processesOfSession } from "./process-table.js";
 
 /** How a command ended. */
 export interface Ended {
-  /** 128 and the number of the signal, if one ended it; 127 if there is no such command, 126 if it cannot be run. */
+  /** 128 plus the signal's number if a signal ended it; 127 if there is no such command, 126 if it cannot be run. */
   exitCode: number;
   /** Why it could not be run, or null. */
   problem: string | null;
@@ -15,7 +15,7 @@ export interface Ended {
 
 export interface ForegroundOptions {
   env: NodeJS.ProcessEnv;
-  /** Its standard output goes to this process's standard error. */
+  /** Sends the command's standard output to this process's standard error. */
   outputToStderr: boolean;
 }
 
@@ -25,11 +25,11 @@ const POLL_MS = 20;
 const KILL_WAIT_MS = 5_000;
 
 /**
- * A command that shares this process's input and output, in a session and process group of its own: so all of it can be
- * signalled at once, and nothing else is. (The terminal's own signals reach this process only: hand them on.)
+ * A command that shares this process's input and output, but has its own session and process group. So a signal reaches
+ * all of the command and nothing else. The terminal's own signals reach this process only: pass them on.
  */
 export class ForegroundCommand {
-  /** Does not reject. */
+  /** Never rejects. */
   readonly ended: Promise<Ended>;
   readonly #child: ChildProcess;
 
@@ -39,20 +39,23 @@ export class ForegroundCommand {
     this.ended = endOf(this.#child, file);
   }
 
-  /** Until Node has seen the end of the child its PID cannot be somebody else's, and so neither its group's. */
+  /** The PID, and so the group, cannot belong to another process until Node has seen the end of the child. */
   signal(name: NodeJS.Signals): void {
     const { pid, exitCode, signalCode } = this.#child;
     if (pid !== undefined && exitCode === null && signalCode === null) send(-pid, name);
   }
 
-  /** Ends it and all that it started: SIGTERM, a grace period, SIGKILL. Resolves when they are gone. */
+  /**
+   * Ends the command and everything that it started: SIGTERM, a grace period in milliseconds, SIGKILL. Resolves when all of
+   * it is gone, or at most 5 seconds after SIGKILL.
+   */
   async end(graceMs: number): Promise<void> {
     const leader = this.#child.pid === undefined ? null : identify(this.#child.pid);
     if (leader === null) return;
-    // Before the first signal: once the leader is gone, nobody can tell any more what it had started.
+    // Look before the first signal: once the leader is gone, nobody can find out what it had started.
     const members = processesOfSession(leader);
     this.signal("SIGTERM");
-    // What is stopped takes note of SIGTERM only when it goes on.
+    // A stopped process handles SIGTERM only when it continues.
     this.signal("SIGCONT");
     if (await allGone(members, graceMs)) return;
     this.signal("SIGKILL");
@@ -62,7 +65,7 @@ export class ForegroundCommand {
   }
 }
 
-/** As a shell has it. */
+/** The exit code that a shell reports for a command that this signal ended. */
 export function exitCodeOfSignal(name: NodeJS.Signals): number {
   return 128 + constants.signals[name];
 }
@@ -99,6 +102,6 @@ function send(pid: number, name: NodeJS.Signals): void {
   try {
     process.kill(pid, name);
   } catch (error) {
-    if (systemCode(error) !== "ESRCH") throw error; // ended meanwhile
+    if (systemCode(error) !== "ESRCH") throw error; // it has already ended
   }
 }

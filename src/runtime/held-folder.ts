@@ -14,23 +14,23 @@ import { type FileHandle, open, opendir, rename, rmdir, unlink } from "node:fs/p
 import { systemCode } from "../errors.js";
 
 /**
- * Reading and deleting below a home. Its files are written by the user's agent, so there can be links, pipes and devices,
- * very many folders, and folders that are replaced by links while we look. Each folder is therefore opened without
- * following a link, and everything in it is reached through its descriptor (`/proc/self/fd`). Every walk is bounded.
+ * This file reads and deletes below a home, where the user's agent writes the files. So there may be links, pipes, devices
+ * and very many folders, and a link may replace a folder while we look. We therefore open each folder without following
+ * links, and reach everything in it through its descriptor (`/proc/self/fd`). Every walk has a limit.
  */
 
 const NOT_THERE = new Set(["ENOENT", "ENOTDIR", "ELOOP", "ENAMETOOLONG"]);
 const FOLDER = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
-/** A walk goes no deeper, as it holds a descriptor of each folder that it is in. */
+/** A walk goes no deeper, because it holds a descriptor of each folder that it is in. */
 export const DEEPEST = 64;
 const READ_AT_ONCE = 1_000;
 
-/** How many entries a walk may still look at. */
+/** How many more entries a walk may look at. */
 export interface Budget {
   left: number;
 }
 
-/** A folder that stays the same one, whatever becomes of its path. */
+/** An open folder. It stays the same folder, whatever happens to its path. */
 export class HeldFolder implements Disposable {
   readonly #fd: number;
 
@@ -38,12 +38,12 @@ export class HeldFolder implements Disposable {
     this.#fd = fd;
   }
 
-  /** Null where no folder is, or a link. @throws what the system says of a folder that cannot be opened. */
+  /** Null when there is no folder, or a link. @throws a system error when the folder cannot be opened. */
   static open(path: string): HeldFolder | null {
     return HeldFolder.#open(path, FOLDER);
   }
 
-  /** The same, and links are followed. Check {@link realPath} before you use it. */
+  /** Like {@link open}, but follows links. Check {@link realPath} before you use it. */
   static follow(path: string): HeldFolder | null {
     return HeldFolder.#open(path, FOLDER & ~constants.O_NOFOLLOW);
   }
@@ -57,17 +57,17 @@ export class HeldFolder implements Disposable {
     }
   }
 
-  /** Where it is now, with all links resolved. */
+  /** The folder's current path, with all links resolved. */
   get realPath(): string {
     return readlinkSync(this.at(""));
   }
 
-  /** The path of one entry, through the descriptor; of the folder itself for "". */
+  /** The path of an entry through the descriptor. The name "" stands for the folder itself. */
   at(name: string): string {
     return name === "" ? `/proc/self/fd/${this.#fd}` : `/proc/self/fd/${this.#fd}/${name}`;
   }
 
-  /** A folder in it. Null as for {@link open}, and for one that we may not read. */
+  /** Opens a folder in this one. Null as for {@link open}, and also when we may not read it. */
   folder(name: string): HeldFolder | null {
     try {
       return HeldFolder.open(this.at(name));
@@ -77,7 +77,11 @@ export class HeldFolder implements Disposable {
     }
   }
 
-  /** A descriptor of a regular file in it, which the caller closes. Null where there is none; others are refused (EINVAL). */
+  /**
+   * Opens a regular file in this folder. Returns its descriptor, which the caller closes, or null when there is none.
+   *
+   * @throws a system error, with code EINVAL when it is not a regular file.
+   */
   file(name: string): number | null {
     let fd: number;
     try {
@@ -122,9 +126,10 @@ export class HeldFolder implements Disposable {
 }
 
 /**
- * Visits everything below a folder but folders, the upper ones first, until `visit` returns false.
+ * Visits everything below a folder except folders, until `visit` returns false. Visits the files of a folder before those
+ * of its subfolders.
  *
- * @returns `stopped` by `visit`, `cut` at the end of the budget or at too deep a folder, or `whole`.
+ * @returns `stopped` when `visit` returned false, `cut` when the budget ran out or a folder was too deep, or `whole`.
  */
 export function walk(
   folder: HeldFolder,
@@ -152,10 +157,10 @@ export function walk(
 }
 
 /**
- * Removes a folder with everything in it. Links are removed, never followed. The folders above `path` have to be ours.
+ * Removes a folder with everything in it. Removes links, but never follows them. The folders above `path` must be ours.
  *
- * @returns false when the budget was used up before it was done.
- * @throws what the system says when something cannot be removed.
+ * @returns false when the budget ran out first.
+ * @throws a system error when something cannot be removed.
  */
 export async function removeTree(path: string, budget: Budget): Promise<boolean> {
   const top = await open(path, FOLDER);
@@ -170,7 +175,7 @@ export async function removeTree(path: string, budget: Budget): Promise<boolean>
 
 async function empty(folder: FileHandle, top: FileHandle, budget: Budget, depth: number): Promise<boolean> {
   const at = (name: string) => `/proc/self/fd/${folder.fd}/${name}`;
-  // Read again until nothing is left: a folder that changes while it is read may leave out entries.
+  // List the folder again until it is empty: if it changes while we list it, entries may be missing from the list.
   for (;;) {
     const entries = await readSome(at(""));
     if (entries.length === 0) return true;
@@ -179,7 +184,7 @@ async function empty(folder: FileHandle, top: FileHandle, budget: Budget, depth:
       budget.left -= 1;
       if (!isFolder) await unlink(at(name));
       else if (depth === DEEPEST) {
-        // Handled from the top, so that a chain of folders needs neither a long path nor many descriptors.
+        // Move it to the top, so that a chain of folders needs neither a long path nor many descriptors.
         await rename(at(name), `/proc/self/fd/${top.fd}/.deep-${randomBytes(6).toString("hex")}`);
       } else {
         const child = await open(at(name), FOLDER);

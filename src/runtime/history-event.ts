@@ -1,16 +1,16 @@
 import type { Line } from "./history-line.js";
 
-/** One event of a session's history, as far as turns are concerned. */
+/** The part of an event in a session's history that matters for turns. */
 export interface HistoryEvent {
   type: string;
-  /** Set when it is a sub-agent's. */
+  /** The sub-agent's id. Null for an event of the main agent. */
   agentId: string | null;
   /** Milliseconds since the epoch, by the clock of the server's machine. */
   atMs: number;
   data: Record<string, unknown>;
 }
 
-/** Those of which more is needed than when they were. The others (a prompt of 20 KB, a diff) are not parsed when long. */
+/** We need the data of these events. Long events of other types (a system prompt of 20 KB, a diff) are not parsed. */
 const TELLING = new Set([
   "user.message",
   "assistant.message",
@@ -20,10 +20,10 @@ const TELLING = new Set([
 ]);
 const SHORT_BYTES = 8192;
 const HEAD = /^\{"type":"([^"\\]+)"/;
-/** What stands behind `data`: inside a JSON text every quotation mark is escaped, so none of it can look like this. */
+/** The fields after `data`. Nothing in `data` can look like this, because JSON escapes every quotation mark in a text. */
 const TRAILER = /\},(?:"agentId":"([^"\\]*)",)?"id":"[^"\\]*","timestamp":"([^"\\]*)"[^{}]*\}\s*$/;
 
-/** The event of a line, or null for anything else: cut short, not JSON, without a type or a time. */
+/** The event of a line. Null for a line that is cut short, is not JSON, or has no type or time. */
 export function readEvent(line: Line): HistoryEvent | null {
   if (!("whole" in line)) return abridged(line.head, line.tail);
   const { whole } = line;
@@ -44,8 +44,8 @@ export function readEvent(line: Line): HistoryEvent | null {
 }
 
 /**
- * By the order in which the runtime of SDK 1.0.14 writes the fields: type, data, agentId, id, timestamp, parentId. Of
- * the data there is only what is looked for in a long line, and no error: a refusal is short.
+ * Depends on the order in which the runtime of SDK 1.0.14 writes the fields: type, data, agentId, id, timestamp, parentId.
+ * Extracts only the fields of `data` that we need from a long line. It leaves out errors, because a refusal is short.
  */
 function abridged(head: Buffer, tail: Buffer): HistoryEvent | null {
   const begin = head.toString("utf8", 0, Math.min(head.length, SHORT_BYTES));

@@ -1,19 +1,19 @@
-/** Longer lines are not kept whole: a tool's output may be megabytes, and nothing of it is needed. */
+/** We do not keep longer lines whole. A tool's output may be megabytes, and we do not need it. */
 const WHOLE_BYTES = 1024 * 1024;
 const END_BYTES = 4096;
 const NEWLINE = 10;
 
-/** A line without its newline. Of one longer than a megabyte there are the first and the last 4 KB. */
+/** A line without its newline. For a line longer than a megabyte, only the first and the last 4 KB. */
 export type Line = { whole: Buffer } | { head: Buffer; tail: Buffer };
 
-/** Cuts what is read, in pieces of any size, into lines. What comes out does not depend on how it was cut. */
+/** Splits pieces of any size into lines. The result does not depend on where the pieces were cut. */
 export class LineSplitter {
   /** The beginning of a line whose end has not been read. */
   #parts: Buffer[] = [];
   #bytes = 0;
   #skipping: boolean;
 
-  /** @param options.skipFirst The reading begins within a line, which is left out. */
+  /** @param options.skipFirst Set this if reading begins inside a line. That line is left out. */
   constructor(options: { skipFirst?: boolean } = {}) {
     this.#skipping = options.skipFirst === true;
   }
@@ -38,7 +38,7 @@ export class LineSplitter {
   }
 
   #keep(part: Buffer): void {
-    // A copy: whoever reads uses the memory again.
+    // Copy it, because the reader uses the memory again.
     this.#parts.push(Buffer.from(part));
     this.#bytes += part.length;
     if (this.#bytes <= WHOLE_BYTES) return;

@@ -11,7 +11,7 @@ import { lastWords } from "./server-log.js";
 export interface LaunchOptions {
   launchId: string;
   runtimePath: string;
-  /** Options for the program beyond those the fleet itself sets. */
+  /** Options for the program in addition to those that the fleet sets itself. */
   args: readonly string[];
   address: string;
   port: number;
@@ -30,27 +30,29 @@ export interface LaunchedServer {
   version: string;
 }
 
-/** The runtime could not listen since somebody else holds the port: another port may work. */
+/** The runtime could not listen because another process holds the port. Another port may work. */
 export class PortTakenError extends Error {
   override readonly name = "PortTakenError";
 }
 
 const POLL_MS = 4;
 /**
- * Reading the kernel's table of sockets takes a millisecond, so it waits for the runtime to say that it listens; one
- * that does not say so is looked at every so many polls.
+ * A look at the kernel's table of sockets takes a millisecond, so we wait until the runtime has announced that it listens.
+ * For a runtime without that announcement, we look once in this many polls.
  */
 const UNANNOUNCED_POLLS = 25;
 const ANNOUNCEMENT = /listening on port/i;
 
 /**
- * Starts one server, detached (it outlives this process), and waits until it answers an authenticated ping, racing its
- * exit and the signal. On any failure nothing of it is left running.
+ * Starts one server, detached so that it outlives this process. Waits until it answers an authenticated ping, but ends the
+ * wait when it exits or the signal aborts. After a failure, nothing of it is left running.
  *
- * The token is sent only after the kernel showed that the new process itself holds the listening socket.
+ * It sends the token only after the kernel has shown that the new process itself holds the listening socket.
  *
- * @throws FleetError `FLEET_SERVER_EXITED` with the runtime's own last words, `FLEET_SERVER_START_TIMEOUT`,
- * `FLEET_RUNTIME_UNUSABLE`, or {@link PortTakenError}.
+ * @throws FleetError `FLEET_SERVER_EXITED` with the end of the runtime's output, `FLEET_SERVER_START_TIMEOUT` when the
+ * signal aborts, `FLEET_RUNTIME_UNUSABLE` when the program cannot be started, `FLEET_RUNTIME_TOO_OLD` or
+ * `FLEET_RUNTIME_TOO_NEW` when it speaks another protocol version, `FLEET_STATE_UNWRITABLE` when its log cannot be opened;
+ * or {@link PortTakenError}.
  */
 export async function launchServer(options: LaunchOptions, signal: AbortSignal): Promise<LaunchedServer> {
   const { child, logStart } = await start(options);
@@ -78,7 +80,7 @@ export async function launchServer(options: LaunchOptions, signal: AbortSignal):
       if (due && ownsListener(pid, options.port)) {
         const version = await Promise.race([firstAnswer(options, signal), exit.then(() => null)]);
         if (version !== null) {
-          // Not before: what waits for the end of a failed start would otherwise not keep this process from ending.
+          // Not earlier: while it waits for the end of a failed start, this process must stay alive.
           child.unref();
           void exit.then(({ signal: by = null, exitCode = null }) => {
             noteEnd(options.home, options.launchId, { signal: by, code: exitCode });
@@ -90,7 +92,7 @@ export async function launchServer(options: LaunchOptions, signal: AbortSignal):
     }
   } catch (error) {
     if (ended === null) {
-      // It leads its own process group, which this very process made: no proof of identity is needed.
+      // It leads its own process group, which this process created, so its identity needs no check.
       killGroup(pid);
       await exit;
     }
@@ -103,7 +105,7 @@ async function start(options: LaunchOptions) {
   const log = openLog(options.home);
   try {
     const logStart = fstatSync(log).size;
-    const output = log as 1; // execa takes any open descriptor; its types know 1 and 2 only
+    const output = log as 1; // execa accepts any open descriptor, but its types know only 1 and 2
     requireDescriptors(options);
     const child = execa(options.runtimePath, commandLine(options), {
       cwd: options.cwd,
@@ -122,8 +124,8 @@ async function start(options: LaunchOptions) {
 }
 
 /**
- * Starting a process takes two file descriptors. Without them execa (9.6) throws a TypeError, and the child it gave up
- * emits an error that nobody can listen to, which ends this process: so it is tried before.
+ * Checks for the two file descriptors that it takes to start a process. Without them, execa (9.6) throws a TypeError. The
+ * child that it abandons then emits an error that nobody can listen to, which ends this process.
  */
 function requireDescriptors(options: LaunchOptions): void {
   const spare: number[] = [];
@@ -151,7 +153,7 @@ function commandLine(options: LaunchOptions): string[] {
   ];
 }
 
-/** What the server says of itself; null when it did not come to answer, which its exit or the signal then explains. */
+/** Resolves with the server's version, or with null if it did not answer. Its exit or the signal then explains why. */
 async function firstAnswer(options: LaunchOptions, signal: AbortSignal): Promise<string | null> {
   try {
     return await probe({ address: options.address, port: options.port, token: options.connectionToken }, signal);
@@ -204,7 +206,7 @@ function killGroup(pid: number): void {
   try {
     process.kill(-pid, "SIGKILL");
   } catch (error) {
-    if (systemCode(error) !== "ESRCH") throw error; // ended by itself in this very moment
+    if (systemCode(error) !== "ESRCH") throw error; // it has just ended by itself
   }
 }
 

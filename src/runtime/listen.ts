@@ -4,19 +4,20 @@ import type { Address } from "../config/rules.js";
 import { FleetError, type FleetErrorCode, quote, systemCode } from "../errors.js";
 import { abortable } from "../runtime/deadline.js";
 
-/** A key of the configuration that says where `serve` listens. */
+/** A configuration key that sets an address on which `serve` listens. */
 export type AddressKey = "serve.metrics" | "serve.listen";
 
-/** A descriptor that listens already, by its number. */
+/** A file descriptor on which a socket already listens. */
 export interface InheritedListener {
   fd: number;
 }
 
 /**
- * Makes `server` listen on what `key` says, and resolves with where it does: port 0 became a real one.
+ * Makes `server` listen on `address`, which is the value of `key`. Resolves with the real address: port 0 has become the
+ * port that the system chose.
  *
- * @throws FleetError `FLEET_ADDRESS_TAKEN` when somebody listens there already, `FLEET_ADDRESS_UNUSABLE` when this host
- * does not have that address or this user may not have that port; the signal's reason when that aborts first.
+ * @throws FleetError `FLEET_ADDRESS_TAKEN` when another process listens there, `FLEET_ADDRESS_UNUSABLE` when this host does
+ * not have the address or this user may not use the port; the signal's reason when the signal aborts first.
  */
 export async function listenOn(
   server: Server,
@@ -31,7 +32,7 @@ export async function listenOn(
     await abortable(listening, signal);
   } catch (cause) {
     if (!signal.aborted) throw cannotListen(key, address, cause);
-    server.close(); // or it would listen after all, once the name that it looks up has an address
+    server.close(); // otherwise it would start to listen as soon as the name lookup finds an address
     throw cause;
   }
   const bound = server.address();
@@ -39,7 +40,7 @@ export async function listenOn(
   return { host: bound.address, port: bound.port };
 }
 
-/** `host:port` as the configuration has it, IPv6 in brackets. */
+/** `host:port` as in the configuration, with IPv6 addresses in brackets. */
 export function showAddress({ host, port }: Address): string {
   return `${host.includes(":") ? `[${host}]` : host}:${port}`;
 }

@@ -1,6 +1,6 @@
 import { systemCode } from "../errors.js";
 
-/** What the system says when this process, its user or the machine has no more of something: of the other side it tells nothing. */
+/** Codes of system errors that are due to this process, its user or its machine, and not to the other side. */
 const CODES = new Set([
   "EMFILE",
   "ENFILE",
@@ -13,7 +13,7 @@ const CODES = new Set([
   "EROFS",
 ]);
 
-/** The system's code, if that was the reason for an error, however deep underneath. */
+/** The code of such a system error among the causes of an error, however deep. Undefined when there is none. */
 export function ownLimit(error: unknown): string | undefined {
   for (let cause = error; cause instanceof Error; cause = cause.cause) {
     const code = systemCode(cause);

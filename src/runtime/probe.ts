@@ -5,10 +5,10 @@ import { isAlive, ownsListener } from "./process-table.js";
 import { readConnectionToken } from "./server-folder.js";
 
 /**
- * Proves that the recorded process still runs and itself holds the listening socket, then hands out what is needed to
- * connect. The one way to a token: a stranger that took the port never sees it.
+ * Checks that the recorded process is still running and itself holds the listening socket. Only then reads the token and
+ * returns what is needed to connect, so a stranger that took the port never gets the token.
  *
- * @throws FleetError `FLEET_SERVER_LOST` when the proof fails.
+ * @throws FleetError `FLEET_SERVER_LOST` when the check fails, `FLEET_SERVER_UNREACHABLE` when the token cannot be read.
  */
 export function provenEndpoint(server: ServerRecord): Endpoint {
   const { process: identity, port } = server;
@@ -28,10 +28,11 @@ export function provenEndpoint(server: ServerRecord): Endpoint {
 }
 
 /**
- * An authenticated ping with a deadline: the only proof of health (a stopped process still accepts connections).
- * Resolves with the version the server gives.
+ * Sends an authenticated ping. Resolves with the server's version. Only this proves that the server is healthy: a stopped
+ * process still accepts connections. The signal is the deadline.
  *
- * @throws FleetError `FLEET_SERVER_UNREACHABLE`, `FLEET_RUNTIME_TOO_OLD`, `FLEET_RUNTIME_TOO_NEW`.
+ * @throws FleetError `FLEET_SERVER_UNREACHABLE` when the server does not answer or refuses the token,
+ * `FLEET_RUNTIME_TOO_OLD` or `FLEET_RUNTIME_TOO_NEW` when it speaks another version of the protocol.
  */
 export async function probe(endpoint: Endpoint, signal: AbortSignal): Promise<string> {
   await using connection = await RawConnection.open(endpoint, signal);

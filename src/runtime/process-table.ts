@@ -14,17 +14,17 @@ import { FleetError, systemCode } from "../errors.js";
 import type { ProcessIdentity } from "../store/store.js";
 
 /**
- * What the operating system says of processes, read from `/proc` (proc(5)). Nothing here signals anything.
- * Every answer is a snapshot: prove an identity again right before acting on it.
+ * This file reads what the operating system knows about processes from `/proc` (proc(5)). It sends no signals. Every answer
+ * is a snapshot: check an identity again right before you act on it.
  *
- * All of it throws FleetError `FLEET_PROCESSES_UNREADABLE` when this very process has no file descriptors or memory left
- * to look with: whoever cannot see a process must not take it for dead.
+ * Every function throws FleetError `FLEET_PROCESSES_UNREADABLE` when this process has no file descriptors or memory left,
+ * because a process that we cannot look at must not count as dead.
  */
 
-/** The variable every server carries in its environment, naming the launch that made it. */
+/** Every server has this variable in its environment. It names the launch that started the server. */
 export const LAUNCH_VARIABLE = "COPILOTFLEET_LAUNCH_ID";
 
-/** The variable by which the runtime names the session to tools and MCP servers (seen with 1.0.85 and 1.0.102). */
+/** The variable in which the runtime gives tools and MCP servers the session's id (seen with 1.0.85 and 1.0.102). */
 const SESSION_VARIABLE = "COPILOT_AGENT_SESSION_ID";
 
 let hostFacts: Pick<ProcessIdentity, "host" | "bootId" | "pidNamespace"> | undefined;
@@ -49,20 +49,20 @@ interface Stat {
   session: number;
   threads: number;
   startTicks: string;
-  /** As wait(2) reports it: the signal in the low seven bits, the exit code above them. 0 while the process runs. */
+  /** As in wait(2): the signal in the low seven bits, the exit code from bit 8 on. 0 while the process runs. */
   waitStatus: number;
 }
 
-/** How a process ended: one of the two is null. */
+/** How a process ended. One of the two is null. */
 export interface ProcessExit {
   signal: NodeJS.Signals | null;
   code: number | null;
 }
 
-/** What this process is out of when these come up; it says nothing of what was looked at. */
+/** Errors that mean that this process has reached a limit. They reveal nothing about the process that we look at. */
 const OWN_LIMITS = new Set(["EMFILE", "ENFILE", "ENOMEM"]);
 
-/** What is looked at, or null if it is not there, or is another user's. */
+/** Returns the result of `look`, or null if its target does not exist or belongs to another user. */
 function seen<T>(look: () => T): T | null {
   try {
     return look();
@@ -74,10 +74,10 @@ function seen<T>(look: () => T): T | null {
   }
 }
 
-/** `/proc/<pid>/stat`, or null when there is no such process. The name in it may hold spaces and brackets. */
+/** Reads `/proc/<pid>/stat`. Null when there is no such process. The name in it may contain spaces and parentheses. */
 function readStat(pid: number): Stat | null {
   const text = seen(() => readFileSync(`/proc/${pid}/stat`, "utf8"));
-  if (text === null) return null; // gone, or never there: the same answer
+  if (text === null) return null;
   const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
   return {
     state: fields[0] ?? "X",
@@ -90,8 +90,8 @@ function readStat(pid: number): Stat | null {
 }
 
 /**
- * The identity of a running process; null when it is gone or a zombie, which is as dead as gone. While a process with
- * several threads ends, its first one may be a zombie already and the others still hold its sockets: it is not dead yet.
+ * The identity of a running process. Null when the process is gone or a zombie. When a process with several threads ends,
+ * its first thread may already be a zombie while the others still hold its sockets. Such a process is not dead yet.
  */
 export function identify(pid: number): ProcessIdentity | null {
   const host = thisHost();
@@ -101,8 +101,8 @@ export function identify(pid: number): ProcessIdentity | null {
 }
 
 /**
- * How a process ended that nobody has reaped: the kernel keeps its exit status until its parent asks for it. In a
- * container without an init process this can take for ever. Null once it is reaped, and while it runs.
+ * How a process ended that nobody has reaped. The kernel keeps the exit status until the parent asks for it. In a container
+ * without an init process, that may never happen. Null while the process runs, and once it is reaped.
  */
 export function exitOfZombie({ pid, startTicks }: ProcessIdentity): ProcessExit | null {
   const stat = readStat(pid);
@@ -116,7 +116,7 @@ export function exitOfZombie({ pid, startTicks }: ProcessIdentity): ProcessExit 
 
 let self: ProcessIdentity | undefined;
 
-/** The identity of this very process. */
+/** The identity of this process. */
 export function ownIdentity(): ProcessIdentity {
   if (self === undefined) {
     const found = identify(process.pid);
@@ -127,9 +127,9 @@ export function ownIdentity(): ProcessIdentity {
 }
 
 /**
- * Whether this very process still runs. A reused PID, a changed boot id (reboot) and a zombie all mean no. A process of
- * another host or PID namespace cannot be seen from here: also no. The host's name says nothing: it may change while
- * its processes run, and two kernels never have one boot id.
+ * Whether exactly this process is still running. False for a reused PID, after a reboot (which changes the boot id), and for
+ * a zombie. Also false for a process of another host or PID namespace, because we cannot see it from here. The host name is
+ * not compared, because it may change while processes run, and two kernels never have the same boot id.
  */
 export function isAlive(identity: ProcessIdentity): boolean {
   const found = identify(identity.pid);
@@ -141,7 +141,7 @@ export function isAlive(identity: ProcessIdentity): boolean {
   );
 }
 
-/** Whether `pid` itself holds the socket that listens on the port: the proof before a token is sent there. */
+/** Whether `pid` itself holds the socket that listens on the port. Check this before you send a token there. */
 export function ownsListener(pid: number, port: number): boolean {
   const own = socketInodes(pid);
   if (own.size === 0) return false;
@@ -153,11 +153,11 @@ export function ownsListener(pid: number, port: number): boolean {
   return false;
 }
 
-/** Inodes of all sockets of a process; none when it is gone or another user's, of which nothing can be proved. */
+/** Inodes of all sockets of a process. Empty when it is gone or another user's, because then we can prove nothing. */
 function socketInodes(pid: number): Set<string> {
   const inodes = new Set<string>();
   for (const fd of openFiles(pid)) {
-    // Closed between the listing and the look: not listening either.
+    // If the file was closed after we listed it, it does not listen either.
     const target = seen(() => readlinkSync(`/proc/${pid}/fd/${fd}`)) ?? "";
     const inode = /^socket:\[(\d+)\]$/.exec(target)?.[1];
     if (inode !== undefined) inodes.add(inode);
@@ -165,13 +165,13 @@ function socketInodes(pid: number): Set<string> {
   return inodes;
 }
 
-/** Bytes of one line of the kernel's table of TCP sockets (`tcp4_seq_show` pads each to 149 and a newline). */
+/** Bytes in one line of the kernel's table of TCP sockets: `tcp4_seq_show` pads each to 149 and adds a newline. */
 const SOCKET_LINE_BYTES = 150;
 
 /**
- * The listening sockets (state 0A) of a network namespace. The kernel lists them before all others, and walks its
- * whole table of connections, which takes milliseconds, as soon as it is asked for more than there are: so it is asked
- * line by line, for as long as the caller wants more.
+ * Yields the listening sockets (state 0A) of a network namespace. The kernel lists them before all other sockets. If we ask
+ * for more lines than there are listening sockets, it walks its whole table of connections, which takes milliseconds. So we
+ * read line by line, and only as long as the caller wants more.
  */
 function* listeners(table: string): Generator<{ port: number; inode: string }> {
   const fd = seen(() => openSync(table, "r"));
@@ -197,8 +197,8 @@ function* listeners(table: string): Generator<{ port: number; inode: string }> {
 }
 
 /**
- * Which of the listening ports have clients connected, but for those whose own end is one of `except`. Reads the kernel's
- * whole table, which takes milliseconds.
+ * Returns those of the listening ports that have clients connected. Ignores clients whose own port is in `except`. Reads
+ * the kernel's whole table, which takes milliseconds.
  */
 export function connectionsTo(ports: ReadonlySet<number>, except: ReadonlySet<number>): Set<number> {
   const found = new Set<number>();
@@ -224,8 +224,8 @@ function linesOf(path: string): string[] {
 }
 
 /**
- * All live processes that carry this launch id in their environment: the server and whatever it started. Costs a look
- * at each process of this user, so it is for clean-up and adoption, not for hot paths.
+ * All live processes that have this launch id in their environment: the server and everything that it started. It looks at
+ * every process of this user, so use it for clean-up and adoption, not for hot paths.
  */
 export function processesOfLaunch(launchId: string): ProcessIdentity[] {
   const needle = Buffer.from(`${LAUNCH_VARIABLE}=${launchId}\0`);
@@ -238,7 +238,7 @@ export function processesOfLaunch(launchId: string): ProcessIdentity[] {
   return found;
 }
 
-/** Every launch id that a live process of this user carries, with the processes that do. */
+/** The live processes that have both this variable and a launch id in their environment, by launch id. */
 export function launchesByVariable(name: string, value: string): Map<string, ProcessIdentity[]> {
   const needle = Buffer.from(`${name}=${value}\0`);
   const launches = new Map<string, ProcessIdentity[]>();
@@ -259,20 +259,20 @@ export function launchesByVariable(name: string, value: string): Map<string, Pro
 /** A live process of a launch. */
 export interface LaunchedProcess {
   identity: ProcessIdentity;
-  /** The session that it or the process that started it names; null when neither names one. */
+  /** The session that the process or its nearest ancestor names in its environment. Null when none of them does. */
   sessionId: string | null;
 }
 
 /**
- * The live processes of every launch whose processes carry the variable with this value: those that carry it, and their
- * descendants that do not.
+ * Returns live processes by launch id: those that have the variable with this value in their environment, and those of
+ * their descendants that do not have it.
  */
 export function processesByLaunch(name: string, value: string): Map<string, LaunchedProcess[]> {
   const known = new Map<number, { parent: number; variables: Map<string, string> }>();
   for (const pid of pids()) {
     const stat = readStat(pid);
     if (stat === null) continue;
-    const text = seen(() => readFileSync(`/proc/${pid}/environ`, "utf8")) ?? ""; // gone, or another user's
+    const text = seen(() => readFileSync(`/proc/${pid}/environ`, "utf8")) ?? ""; // it is gone, or another user's
     const wanted = text.split("\0").filter((entry) => /^(COPILOTFLEET_|COPILOT_AGENT_SESSION_ID=)/.test(entry));
     const variables = new Map(wanted.map((entry) => splitAt(entry, entry.indexOf("="))));
     known.set(pid, { parent: stat.parent, variables });
@@ -281,7 +281,7 @@ export function processesByLaunch(name: string, value: string): Map<string, Laun
   for (const pid of known.keys()) {
     let launch: Map<string, string> | undefined;
     let sessionId: string | undefined;
-    // A parent may end and its PID be reused while the table is read: the number of steps is bounded by that of processes.
+    // A parent may end, and its PID may be reused, while we read the table. So the number of steps has a limit.
     for (
       let at = known.get(pid), steps = 0;
       at !== undefined && steps <= known.size;
@@ -306,8 +306,8 @@ function splitAt(text: string, at: number): [string, string] {
 }
 
 /**
- * All live processes of the session that a live process leads, itself among them. Its PID names the session for as long
- * as it lives; of a dead leader's nothing can be said.
+ * All live processes of the session that a live process leads, including the leader. Empty when the leader is dead, because
+ * its PID then no longer identifies the session.
  */
 export function processesOfSession(leader: ProcessIdentity): ProcessIdentity[] {
   const members = pids().flatMap((pid) => (readStat(pid)?.session === leader.pid ? (identify(pid) ?? []) : []));
@@ -315,8 +315,8 @@ export function processesOfSession(leader: ProcessIdentity): ProcessIdentity[] {
 }
 
 /**
- * All live processes that have the file open for writing. A server has its log so, and a child that is forked to become
- * one has it already, while between fork and exec its environment still is its parent's.
+ * All live processes that have the file open for writing. A server has its log open like this. So does a child that was
+ * forked to become a server, even between fork and exec, when its environment is still that of its parent.
  */
 export function writersOf(path: string): ProcessIdentity[] {
   if (!existsSync(path)) return [];
@@ -324,14 +324,14 @@ export function writersOf(path: string): ProcessIdentity[] {
   return pids().flatMap((pid) => (openFiles(pid).some((fd) => writes(pid, fd, real)) ? (identify(pid) ?? []) : []));
 }
 
-/** Numbers of the open files of a process; none when it is gone or another user's. */
+/** Numbers of the open files of a process. Empty when it is gone or another user's. */
 function openFiles(pid: number): string[] {
   return seen(() => readdirSync(`/proc/${pid}/fd`)) ?? [];
 }
 
 function writes(pid: number, fd: string, path: string): boolean {
   if (seen(() => readlinkSync(`/proc/${pid}/fd/${fd}`)) !== path) return false;
-  const info = seen(() => readFileSync(`/proc/${pid}/fdinfo/${fd}`, "utf8")) ?? ""; // closed meanwhile
+  const info = seen(() => readFileSync(`/proc/${pid}/fdinfo/${fd}`, "utf8")) ?? ""; // it was just closed
   const flags = /^flags:\s+(\d+)$/m.exec(info)?.[1] ?? "0";
   return (Number.parseInt(flags, 8) & (constants.O_WRONLY | constants.O_RDWR)) !== 0;
 }
@@ -345,11 +345,11 @@ function pids(): number[] {
 function* environments(): Generator<{ pid: number; environment: Buffer }> {
   for (const pid of pids()) {
     const environment = seen(() => readFileSync(`/proc/${pid}/environ`));
-    if (environment !== null) yield { pid, environment }; // gone meanwhile, or another user's: not one of ours
+    if (environment !== null) yield { pid, environment }; // null: it is gone, or another user's
   }
 }
 
-/** Private memory in bytes (`RssAnon`: what would come back if the process ended), or null when it is gone. */
+/** Private memory in bytes (`RssAnon`, which is freed when the process ends). Null when the process is gone. */
 export function privateMemoryBytes(pid: number): number | null {
   const status = seen(() => readFileSync(`/proc/${pid}/status`, "utf8")) ?? "";
   const kilobytes = /^RssAnon:\s+(\d+) kB$/m.exec(status)?.[1];

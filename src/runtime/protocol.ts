@@ -3,13 +3,13 @@ import { FleetError } from "../errors.js";
 /** The protocol versions that this fleet speaks. `gateway/protocols.ts` has the front door's tables for each. */
 export const SUPPORTED_VERSIONS: ReadonlySet<number> = new Set([3]);
 
-/** The releases that speak each version. A client and a runtime understand each other only with the same one. */
+/** The releases that speak each version. A client and a runtime must speak the same version. */
 const RELEASES: Readonly<Record<number, { sdk: number; names: string }>> = {
   3: { sdk: 1, names: "SDK 1.x and CLI 1.0.112 or earlier" },
   4: { sdk: 2, names: "SDK 2.x and CLI 1.0.113 or later" },
 };
 
-/** Refuses a runtime that speaks another protocol version. `version` is what it answered; undefined: nothing. */
+/** The error for a runtime with another protocol version. `version` is what it answered; undefined when it gave none. */
 export function runtimeMismatch(where: string, version: unknown, cause?: unknown): FleetError {
   const supported = [...SUPPORTED_VERSIONS];
   const isNewer = typeof version === "number" && version > Math.max(...supported);
@@ -21,7 +21,7 @@ export function runtimeMismatch(where: string, version: unknown, cause?: unknown
   );
 }
 
-/** Refuses a client that speaks another protocol version. `spoken` are the versions that it could speak here. */
+/** The error for a client with another protocol version. `spoken` lists the versions that the client could speak here. */
 export function clientMismatch(version: number, spoken: readonly number[]): FleetError {
   return new FleetError(
     "FLEET_PROTOCOL_UNSUPPORTED",

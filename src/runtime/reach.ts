@@ -13,7 +13,7 @@ export function connectProblem(address: { host: string; port: number }, timeoutM
       socket.destroy();
       resolve(problem);
     };
-    // This limits the look-up of the name, too.
+    // This limits the name lookup, too.
     const timer = setTimeout(() => settle(`no answer within ${timeoutMs / 1_000} s`), timeoutMs);
     socket.once("close", () => clearTimeout(timer));
     socket.once("connect", () => settle(null));

@@ -4,7 +4,7 @@ import { systemCode } from "../errors.js";
 import type { ServerRecord } from "../store/store.js";
 import { exitOfZombie, type ProcessExit } from "./process-table.js";
 
-/** The end of one launch, as the process that started it saw it. */
+/** How one launch ended, as seen by the process that started it. */
 interface EndNote extends ProcessExit {
   launchId: string;
   /** ISO 8601, UTC. */
@@ -16,10 +16,10 @@ function notePath(home: string): string {
 }
 
 /**
- * Leaves a note of how a launch ended, for the command that repairs the record. Linux reports an exit status to the
- * parent process only, so the starting process has to write it down.
+ * Records how a launch ended, for the command that repairs the record. Linux reports an exit status to the parent process
+ * only, so the process that started the server has to write it down.
  *
- * The note is a courtesy: a folder that is gone or a full disk must not fail the process that happens to be the parent.
+ * The note is optional: a missing folder or a full disk must not fail the process that happens to be the parent.
  */
 export function noteEnd(home: string, launchId: string, exit: ProcessExit): void {
   const note: EndNote = { launchId, ...exit, at: new Date().toISOString() };
@@ -35,8 +35,8 @@ export function noteEnd(home: string, launchId: string, exit: ProcessExit): void
 }
 
 /**
- * How a server's process ended, in words. There are two sources: the note of the process that started it, and the
- * kernel, for as long as nobody has reaped the process. Without either, nobody can know.
+ * Describes how a server's process ended. There are two sources: the note of the process that started it, and the kernel
+ * for as long as nobody has reaped the process. Without both, nobody can know.
  */
 export function describeEnd({ home, launchId, process }: Pick<ServerRecord, "home" | "launchId" | "process">): string {
   const note = readNote(home);
@@ -49,7 +49,7 @@ export function describeEnd({ home, launchId, process }: Pick<ServerRecord, "hom
   return seen === null ? how : `${how} at ${seen.at}`;
 }
 
-/** @returns null when there is none, or it is not readable: then it is as good as none. */
+/** @returns null when there is no readable note. */
 function readNote(home: string): EndNote | null {
   try {
     return JSON.parse(readFileSync(notePath(home), "utf8")) as EndNote;

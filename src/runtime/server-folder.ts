@@ -3,13 +3,13 @@ import { mkdirSync, readFileSync, renameSync, symlinkSync, unlinkSync, writeFile
 import { dirname, join } from "node:path";
 import { FleetError, quote, systemCode } from "../errors.js";
 
-/** The name of a server's `COPILOT_HOME` inside its own folder; token and log lie beside it, out of the runtime's reach. */
+/** The folder name of a server's `COPILOT_HOME`. The token and the log are beside it, outside of the runtime's home. */
 export const HOME = "home";
 
-/** Not a server's folder: an id of a server never is this word alone. */
+/** The folder for what shared servers have in common. No server id is this word alone. */
 const SHARED_STATE = "shared";
 
-/** The folder of one server: everything the fleet keeps for it outside the registry. */
+/** The folder for everything that the fleet keeps for one server outside the registry. */
 export function serverFolder(stateRoot: string, serverId: string): string {
   return join(stateRoot, "servers", serverId);
 }
@@ -26,9 +26,9 @@ function tokenPath(home: string): string {
   return join(dirname(home), "connection-token");
 }
 
-/** Creates the folder and the home, both for this user's eyes only. @throws FleetError `FLEET_STATE_UNWRITABLE`. */
+/** Creates the server's folder and its home with mode 0700. @throws FleetError `FLEET_STATE_UNWRITABLE` when it cannot. */
 export function createServerFolder(home: string): void {
-  // Not with `recursive`: on a read-only disk that says ENOENT (Node 20).
+  // Do not use `recursive`: on a read-only disk, Node 20 then reports ENOENT.
   for (const folder of [dirname(dirname(home)), dirname(home), home]) {
     try {
       mkdirSync(folder, { mode: 0o700 });
@@ -39,8 +39,8 @@ export function createServerFolder(home: string): void {
 }
 
 /**
- * Shared servers have one place for the state of sessions, so that each can open any session. Everything else in their
- * homes stays apart: servers are not made to write one folder together.
+ * Links a shared server's session state to one folder for all shared servers, so that each of them can open any session.
+ * Everything else in their homes stays separate, because servers are not built to write to the same folder.
  */
 export function shareSessionState(stateRoot: string, home: string): void {
   const common = join(stateRoot, "servers", SHARED_STATE, "session-state");
@@ -48,24 +48,24 @@ export function shareSessionState(stateRoot: string, home: string): void {
   try {
     symlinkSync(common, join(home, "session-state"));
   } catch (error) {
-    if (systemCode(error) !== "EEXIST") throw error; // made by an earlier start
+    if (systemCode(error) !== "EEXIST") throw error; // an earlier start made it
   }
 }
 
 /**
- * Makes a new 256-bit connection token and records it in a file of mode 0600. The old one is void from here on. It is
- * not forced to the disk: a machine that goes down takes the server along, and with it the use of the token.
+ * Makes a new 256-bit connection token and records it in a file of mode 0600, in place of the old token. The file is not
+ * synced to disk: if the machine goes down, so does the server, and the token has no more use.
  *
- * @throws FleetError `FLEET_STATE_UNWRITABLE`.
+ * @throws FleetError `FLEET_STATE_UNWRITABLE` when the file cannot be written.
  */
 export function writeConnectionToken(home: string): string {
   const token = randomBytes(32).toString("base64url");
   const path = tokenPath(home);
-  // Always the same name: whoever holds the claim is the only one here, and removes what a killed one left.
+  // The name is fixed because only the holder of the claim gets here. It removes the file that a killed holder left.
   const temporary = `${path}.tmp`;
   try {
     unlinkIfThere(temporary);
-    // Only as a new file: written through a link that somebody put there, the token would end up anywhere.
+    // Create a new file only: if somebody put a link there, the token would be written to the link's target.
     writeFileSync(temporary, token, { mode: 0o600, flag: "wx" });
     renameSync(temporary, path);
   } catch (cause) {
@@ -82,7 +82,7 @@ function unlinkIfThere(path: string): void {
   }
 }
 
-/** A part of a server's folder that the system does not let us write, with what it says of that. */
+/** The error for a part of a server's folder that the system does not let us write. Its message has the system's reason. */
 export function unwritable(path: string, cause: unknown): FleetError {
   const code = systemCode(cause);
   const why = cause instanceof Error ? cause.message.replace(/, \w+ '.*$/s, "") : String(cause);
@@ -92,7 +92,11 @@ export function unwritable(path: string, cause: unknown): FleetError {
   });
 }
 
-/** @throws FleetError `FLEET_SERVER_UNREACHABLE` when it cannot be read: without it nobody can talk to the server. */
+/**
+ * Reads the token without which nobody can connect to the server.
+ *
+ * @throws FleetError `FLEET_SERVER_UNREACHABLE` when the token cannot be read or is empty.
+ */
 export function readConnectionToken(home: string): string {
   try {
     const token = readFileSync(tokenPath(home), "utf8");

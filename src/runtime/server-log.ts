@@ -5,21 +5,21 @@ import { logPath } from "./server-folder.js";
 
 const LAST_WORDS_BYTES = 2_000;
 
-/** How long a server's log is: what a launch writes comes behind that. 0 when there is none. */
+/** The size of a server's log in bytes, which is where the output of a launch begins. 0 when there is none. */
 export function logSize(home: string): number {
   return statSync(logPath(home), { throwIfNoEntry: false })?.size ?? 0;
 }
 
 /**
- * The end of what a server wrote to its log from a position on, as one line, short enough for a message. A log that is
- * shorter than the position was rotated since, so all of it is newer.
+ * The end of a server's log after a position, as one line that is short enough for a message. If the log is shorter than
+ * the position, it was rotated since, so all of it is newer.
  */
 export function lastWords(home: string, from = 0): string {
   let fd: number;
   try {
     fd = openSync(logPath(home), "r");
   } catch (error) {
-    if (systemCode(error) === "ENOENT") return ""; // it never came to write one
+    if (systemCode(error) === "ENOENT") return ""; // the server never wrote one
     throw error;
   }
   try {
@@ -36,7 +36,7 @@ export function lastWords(home: string, from = 0): string {
   }
 }
 
-/** The end of what the current launch wrote to its log, as the second half of a message; empty if it wrote nothing. */
+/** The end of what the current launch wrote to its log, as the second half of a message. Empty if it wrote nothing. */
 export function endOfLog({ home, logStart }: Pick<ServerRecord, "home" | "logStart">): string {
   const words = lastWords(home, logStart);
   return words === "" ? "" : `; the end of its log: ${words}`;

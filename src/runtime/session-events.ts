@@ -6,39 +6,39 @@ import type { EndedTurn } from "./turn-state.js";
 import { TurnTracker } from "./turn-tracker.js";
 
 const CHUNK_BYTES = 256 * 1024;
-/** How much is read from the end of a history, one after the other, until it tells how things stand. */
+/** How much of the end of a history we read. We try the next size until we know whether the session is in a turn. */
 const WINDOWS_BYTES = [4 * 1024, 64 * 1024, 1024 * 1024];
 const LONGEST_END_BYTES = 4 * 1024 * 1024;
-/** So many bytes before the place where reading goes on have to be those that stood there before. */
+/** Before we read on, we check that this many bytes before the offset have not changed. */
 const MARK_BYTES = 32;
 
-/** What was appended since the last time. */
+/** The events that were appended since the last read. */
 export interface Appended {
   events: HistoryEvent[];
-  /** Bytes that were read: none when nothing changed. */
+  /** How many bytes were read. 0 when nothing changed. */
   bytes: number;
-  /** Whether that was all that there is. */
+  /** Whether the read came to the end of the file. */
   atEnd: boolean;
-  /** `replaced`: what was read before is not what stands there now (another file, or this one cut short). */
+  /** `replaced`: the bytes that we read before are no longer there, because the file is another one or was cut short. */
   fate: "there" | "gone" | "replaced";
 }
 
 interface Place {
   ino: number;
   offset: number;
-  /** Of the file when it was last read to its end. */
+  /** The file's modification time when we last read it to its end; 0 if we did not reach the end. */
   mtimeMs: number;
   mark: Buffer;
 }
 
-/** Reads what is appended to one session's history. A line that is half written is read when it is whole. */
+/** Reads what is appended to one session's history. Reads a half-written line once it is complete. */
 export class SessionEvents {
   readonly #home: string;
   readonly #sessionId: string;
   #place: Place | null;
   #splitter: LineSplitter;
 
-  /** @param place null for a file that is not there yet. */
+  /** @param place null when the file does not exist yet. */
   constructor(home: string, sessionId: string, place: Place | null, splitter: LineSplitter) {
     this.#home = home;
     this.#sessionId = sessionId;
@@ -47,10 +47,10 @@ export class SessionEvents {
   }
 
   /**
-   * A file that did not change since it was read to its end costs one `stat`.
+   * Reads on. Costs one `lstat` if the file has not changed since it was read to its end.
    *
-   * @param maxBytes how much to read at most, rounded up to whole pieces of 256 KB.
-   * @throws what the system says when the file cannot be read.
+   * @param maxBytes how much to read at most, rounded up to a multiple of 256 KB.
+   * @throws a system error when the file cannot be read.
    */
   read(maxBytes: number): Appended {
     const seen = lstatSync(historyPath(this.#home, this.#sessionId), { throwIfNoEntry: false });
@@ -75,7 +75,7 @@ export class SessionEvents {
     const events: HistoryEvent[] = [];
     while (place.offset < stat.size && place.offset - from < maxBytes) {
       const chunk = readAt(fd, place.offset, Math.min(CHUNK_BYTES, stat.size - place.offset));
-      if (chunk.length === 0) break; // cut short just now: the next time tells
+      if (chunk.length === 0) break; // the file was just cut short: the next read will find out
       place.offset += chunk.length;
       place.mark = Buffer.concat([place.mark, chunk.subarray(-MARK_BYTES)]).subarray(-MARK_BYTES);
       events.push(...eventsOf(this.#splitter, chunk));
@@ -86,20 +86,20 @@ export class SessionEvents {
   }
 }
 
-/** A history as it stood when it was opened, and how to read on from there. */
+/** A history as it was when it was opened, and the means to read on from there. */
 export interface SessionHistory {
   tracker: TurnTracker;
   events: SessionEvents;
-  /** Turns whose end was within what was read. */
+  /** Turns that ended in the part that was read. */
   ended: EndedTurn[];
   bytes: number;
 }
 
 /**
- * Reads as much from the end of a session's history as it takes to tell whether it is in a turn and since when, but at
- * most `maxBytes` of it. A turn that began further back counts from the first event that was read.
+ * Reads the end of a session's history, as far back as it takes to know whether the session is in a turn and since when,
+ * but at most `maxBytes`. A turn that began before that part counts from the first event that was read.
  *
- * @throws what the system says when the file cannot be read.
+ * @throws a system error when the file cannot be read.
  */
 export function openHistory(home: string, sessionId: string, maxBytes: number): SessionHistory {
   const fd = openHistoryFile(home, sessionId);
@@ -127,13 +127,13 @@ export function openHistory(home: string, sessionId: string, maxBytes: number): 
 }
 
 /**
- * Whether the history ends within a turn: it has a prompt without an end. For after a server was stopped, to name the turns
- * that this cut. A turn that the client itself left, or that `sessions.close` cut, counts as well, until the session is
+ * Whether the history ends inside a turn: it has a prompt without an end. Use it after a server was stopped, to name the
+ * turns that the stop cut. It also counts a turn that its client left or that `sessions.close` cut, until the session is
  * loaded again.
  *
- * @param sinceMs turns that began before are left out (milliseconds since the epoch): give the start of the server that was
- *   stopped, since a turn that an earlier one left stays without an end for ever.
- * @throws what the system says when the file cannot be read; one that is not there has no turns.
+ * @param sinceMs ignores turns that began earlier (milliseconds since the epoch). Pass the start of the stopped server,
+ *   because a turn that an earlier server left never gets an end.
+ * @throws a system error when the file cannot be read. A missing file has no turns.
  */
 export function endsInsideTurn(home: string, sessionId: string, sinceMs = 0): boolean {
   const { tracker } = openHistory(home, sessionId, LONGEST_END_BYTES);
@@ -147,7 +147,7 @@ export interface RecordedPrompt {
   content: string | undefined;
 }
 
-/** How long a session's history is, in bytes; 0 if it has none. */
+/** The size of a session's history in bytes. 0 if there is none. */
 export function historyBytes(home: string, sessionId: string): number {
   const fd = openHistoryFile(home, sessionId);
   if (fd === null) return 0;
@@ -159,13 +159,13 @@ export function historyBytes(home: string, sessionId: string): number {
 }
 
 /**
- * The prompts that the history has behind its first `fromBytes` bytes. A line that is cut short does not count: the runtime
- * removes it when it loads the session (measured with 1.0.85).
+ * Returns the prompts after the first `fromBytes` bytes of the history. Ignores a line that is cut short, because the
+ * runtime removes it when it loads the session (measured with 1.0.85).
  *
- * The runtime writes a prompt up to 0.1 s after it has called the model with it (measured with 1.0.85). So a prompt that is
- * not there may have begun if its server was killed, and its `user.message` event has to be looked for, too.
+ * The runtime writes a prompt up to 0.1 s after it has called the model with it (measured with 1.0.85). So if the server
+ * was killed, a prompt that is missing here may still have begun. Look for its `user.message` event, too.
  *
- * @throws what the system says when the file cannot be read.
+ * @throws a system error when the file cannot be read.
  */
 export function promptsSince(home: string, sessionId: string, fromBytes: number): RecordedPrompt[] {
   const fd = openHistoryFile(home, sessionId);
@@ -181,7 +181,7 @@ export function promptsSince(home: string, sessionId: string, fromBytes: number)
 
 const PROMPT_LINE = '{"type":"user.message"';
 
-/** Null for one inside a turn: a sub-agent's, or one with which an autopilot goes on. */
+/** Returns null for a prompt inside a turn: one of a sub-agent, or one with which autopilot continues. */
 function readPrompt(line: string): RecordedPrompt | null {
   const event = readEvent({ whole: Buffer.from(line) });
   if (event?.agentId != null || event?.data.isAutopilotContinuation === true) return null;
@@ -208,7 +208,7 @@ function readEnd(fd: number, size: number, bytes: number): ReadEnd {
   return { history: follow(new TurnTracker(), read), read, splitter, mark, bytes: chunk.length };
 }
 
-/** The longest end that may be read, and nothing begins in it: only a turn is as long as that. */
+/** If no turn begins in the longest end that we may read, it is all inside one turn: nothing else is that long. */
 function certain({ history, read }: ReadEnd, stat: Stats): ReadEnd["history"] {
   if (history.tracker.open !== null || history.tracker.isCertain) return history;
   return follow(TurnTracker.within(read[0]?.atMs ?? stat.mtimeMs), read);

@@ -4,28 +4,28 @@ import { systemCode } from "../errors.js";
 import { type Budget, HeldFolder, walk } from "./held-folder.js";
 
 /**
- * What the runtime keeps of sessions below `COPILOT_HOME/session-state/<id>/`, read directly: its own list hides
- * sessions that never had a turn, and reading the folders is faster. Measured with runtime 1.0.85.
+ * This file reads the runtime's folders of sessions, `COPILOT_HOME/session-state/<id>/`, directly. The runtime's own list
+ * hides sessions that never had a turn, and reading the folders is faster. Measured with runtime 1.0.85.
  */
 
-/** A loaded session holds `inuse.<pid>.lock`; it goes when its last client leaves. */
+/** A loaded session has a file `inuse.<pid>.lock`. The runtime removes it when the session's last client leaves. */
 const IN_USE = /^inuse\.(\d+)\.lock$/;
 
-/** The history of a session, in its folder. */
+/** The file name of a session's history. */
 export const HISTORY = "events.jsonl";
 
 export interface SessionFolder {
   path: string;
-  /** Without a history (no turn yet) the runtime can only create the session, not resume it. */
+  /** False before the first turn. The runtime can then only create the session, not resume it. */
   hasHistory: boolean;
-  /** PIDs that claim to have it loaded; a killed server leaves its claim behind. */
+  /** PIDs that have an `inuse` file here. A killed server leaves its file behind, so a PID may be stale. */
   loadedBy: number[];
   createdAt: Date;
-  /** When an entry of the folder itself was last added or removed; the files inside may be newer. */
+  /** When an entry of the folder itself was last added or removed. Files inside may be newer. */
   modifiedAt: Date;
 }
 
-/** Where a home keeps its sessions, a folder each; homes of shared servers have a link there. */
+/** The folder that holds a home's sessions, one folder each. It may be a link, see {@link openSessionState}. */
 export function sessionStatePath(home: string): string {
   return join(home, "session-state");
 }
@@ -34,22 +34,22 @@ function sessionFolderPath(home: string, sessionId: string): string {
   return join(sessionStatePath(home), sessionId);
 }
 
-/** How many sessions' folders of one home are looked at. A home of more was filled by its user's agent. */
+/** How many entries of one home's session state we read. A home with more was filled by its user's agent. */
 export const MOST_FOLDERS = 10_000;
-/** How many entries of one session's folder are looked at. */
+/** How many entries of one session's folder we read. */
 const MOST_ENTRIES = 10_000;
-/** How the ids of shared servers look. The digest in the id of a user's own server is longer. */
+/** The form of a shared server's id. The digest in the id of a user's own server is longer, so that id does not match. */
 const SHARED_SERVER = /^shared-\d{1,9}$/;
 
 /**
- * The folder of a home's sessions, or null when there is none. It may be a link of our own making: to what the shared
- * servers of this host have in common, or to this home's place in shared storage. A link to anywhere else is the user's,
- * and is not followed.
+ * Opens the folder of a home's sessions. Returns null when there is none. The folder may be a link that the fleet made,
+ * either to the folder that this host's shared servers have in common or to this home's place in shared storage. The user
+ * made any other link, so we do not follow it.
  */
 export function openSessionState(home: string): HeldFolder | null {
   const folder = HeldFolder.follow(sessionStatePath(home));
   if (folder === null) return null;
-  // By the descriptor and not by the path, which the user can change at any time.
+  // Check the descriptor, not the path: the user can change the path at any time.
   if (isSessionState(folder.realPath, home)) return folder;
   folder[Symbol.dispose]();
   return null;
@@ -61,7 +61,7 @@ function isSessionState(real: string, home: string): boolean {
   const serverId = basename(dirname(realHome));
   const isShared = SHARED_SERVER.test(serverId);
   if (isShared && real === join(dirname(dirname(realHome)), "shared", "session-state")) return true;
-  // The place of this home in shared storage (`placePath`).
+  // The home's place in shared storage (see `placePath`).
   const group = isShared ? "shared" : serverId;
   const place = dirname(dirname(dirname(real)));
   return (
@@ -76,7 +76,7 @@ function openSession(home: string, sessionId: string): HeldFolder | null {
   return state?.folder(sessionId) ?? null;
 }
 
-/** Null also for a folder that its user has made unreadable: one user's sessions must not end a look at all. */
+/** Null also when the user has made the folder unreadable: one user's sessions must not make the whole look fail. */
 function openReadable(home: string): HeldFolder | null {
   try {
     return openSessionState(home);
@@ -86,7 +86,7 @@ function openReadable(home: string): HeldFolder | null {
   }
 }
 
-/** One session's folder, or null when there is none. */
+/** Reads one session's folder. Returns null when there is none. */
 export function readSessionFolder(home: string, sessionId: string): SessionFolder | null {
   using folder = openSession(home, sessionId);
   if (folder === null) return null;
@@ -109,23 +109,23 @@ function loadedBy(entries: readonly Dirent[]): number[] {
   return entries.flatMap(({ name }) => IN_USE.exec(name)?.[1] ?? []).map(Number);
 }
 
-/** PIDs that claim to have the session of this very folder loaded, wherever the folder is; none when it is gone. */
+/** PIDs that have an `inuse` file in exactly this session folder, wherever it is. Empty when the folder is gone. */
 export function claimedBy(folder: string): number[] {
   using held = HeldFolder.open(folder);
   return held === null ? [] : loadedBy(held.entries(MOST_ENTRIES).entries);
 }
 
-/** Whether a folder in `session-state` is the runtime's own: the full CLI (1.0.102) has `.session-operation-locks`. */
+/** Whether a folder in `session-state` belongs to the runtime. The full CLI (1.0.102) has `.session-operation-locks`. */
 export function isRuntimeFolder(name: string): boolean {
   return name.startsWith(".");
 }
 
-/** Ids of the session folders in a home, at most {@link MOST_FOLDERS}. */
+/** Ids of the session folders in a home. Reads at most {@link MOST_FOLDERS} entries. */
 export function listSessionFolders(home: string): string[] {
   return namesIn(home, (entry) => entry.isDirectory() && !isRuntimeFolder(entry.name));
 }
 
-/** Ids of sessions that another host has taken from a home: each has left a plain file there (`shared-storage.ts`). */
+/** Ids of the sessions that other hosts have taken from a home. Each left a plain file there (see `shared-storage.ts`). */
 export function listTakenSessions(home: string): string[] {
   return namesIn(home, (entry) => entry.isFile());
 }
@@ -137,7 +137,7 @@ function namesIn(home: string, isWanted: (entry: Dirent) => boolean): string[] {
   return entries.filter(isWanted).map(({ name }) => name);
 }
 
-/** Whether the process `pid` has the session in memory. */
+/** Whether process `pid` has the session in memory. */
 export function isLoadedBy(home: string, sessionId: string, pid: number): boolean {
   using state = openReadable(home);
   return state !== null && isLoadedIn(state, sessionId, pid);
@@ -147,7 +147,7 @@ function isLoadedIn(state: HeldFolder, sessionId: string, pid: number): boolean 
   return existsSync(state.at(`${sessionId}/inuse.${pid}.lock`)) && state.lstat(sessionId)?.isDirectory() === true;
 }
 
-/** Ids of the sessions that the process `pid` has in memory. */
+/** Ids of the sessions that process `pid` has in memory. */
 export function listLoaded(home: string, pid: number): string[] {
   using state = openReadable(home);
   if (state === null) return [];
@@ -155,29 +155,29 @@ export function listLoaded(home: string, pid: number): string[] {
   return entries.map(({ name }) => name).filter((name) => isLoadedIn(state, name, pid));
 }
 
-/** The session's history, which the runtime appends to; not there before its first turn. */
+/** The path of the session's history, to which the runtime appends. The file does not exist before the first turn. */
 export function historyPath(home: string, sessionId: string): string {
   return join(sessionFolderPath(home, sessionId), HISTORY);
 }
 
 /**
- * A descriptor of the session's history, which the caller closes; null if there is none. The tools of a session can put
- * anything in its place: a pipe would block this process, a link would lead elsewhere.
+ * Opens a session's history. Returns a descriptor, which the caller closes, or null when there is none. The session's
+ * tools can put anything in its place: a pipe would block this process, and a link would lead elsewhere.
  *
- * @throws what the system says when it cannot be read, and EINVAL for anything but a file.
+ * @throws a system error when it cannot be read, with code EINVAL when it is not a regular file.
  */
 export function openHistoryFile(home: string, sessionId: string): number | null {
   using folder = openSession(home, sessionId);
   return folder?.file(HISTORY) ?? null;
 }
 
-/** When the session's history was last written, in milliseconds since the epoch; 0 if it has none. */
+/** When the session's history was last written, in milliseconds since the epoch. 0 when there is none. */
 export function lastWrite(home: string, sessionId: string): number {
   using folder = openSession(home, sessionId);
   return folder?.lstat(HISTORY)?.mtimeMs ?? 0;
 }
 
-/** Bytes of the files of a session; of the first ones if there are very many. */
+/** The total size of a session's files in bytes. Counts the first 10,000 entries only. */
 export function sessionBytes(home: string, sessionId: string): number {
   using folder = openSession(home, sessionId);
   let bytes = 0;

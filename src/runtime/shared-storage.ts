@@ -19,32 +19,36 @@ import { type Budget, DEEPEST, HeldFolder, removeTree, walk } from "./held-folde
 import { HISTORY, isInUseMark, sessionStatePath } from "./session-state.js";
 
 /**
- * The state of sessions in a folder that several hosts mount:
+ * A place for the state of sessions, in a folder that several hosts mount:
  *
  * ```
- * <shared>/hosts/<host>/<group>/session-state/<session id>/   of servers on that host; a link in their homes points here
- * <shared>/hosts/<host>/<group>/taken/<session id>~<mark>/    taken from it by another host, until that has a copy
+ * <shared>/hosts/<host>/<group>/session-state/<session id>/   sessions of servers on that host; their homes link here
+ * <shared>/hosts/<host>/<group>/taken/<session id>~<mark>/    a session that another host took, until that host has a copy
  * ```
  *
- * Each host's servers write below its own name only, so two runtimes never have one folder, whatever they believe. A session
- * changes hosts by a copy: a runtime that was stalled between opening a history and writing to it then writes to the old
- * file (after a rename it would write to the new one; measured with runtime 1.0.85). And where the session was a plain file is
- * left: a runtime that still has it loaded cannot make its folder anew, and its turns fail, where they would be answered and
- * lost (measured: `session.error` of type `persistence`).
+ * Each host's servers write only below that host's name. So two runtimes never share a folder, even if they disagree about
+ * where a session is.
+ *
+ * A session moves to another host by a copy. A runtime may stall between opening a history and writing to it. After a copy,
+ * it writes to the old file; after a rename, it would write to the new one (measured with runtime 1.0.85).
+ *
+ * A plain file stays where the session was. A runtime that still has the session loaded then cannot make its folder again,
+ * and its turns fail. Without that file, its turns would be answered and lost (measured: `session.error` of type
+ * `persistence`).
  */
 export interface StatePlace {
   /** Absolute path of the folder that all hosts mount. */
   shared: string;
   host: string;
-  /** The id of a user's own server, or {@link SHARED_GROUP} for what shared servers of a host have in common. */
+  /** The id of a user's own server, or {@link SHARED_GROUP} for the shared servers of a host. */
   group: string;
 }
 
 export const SHARED_GROUP = "shared";
 
-/** How much of one session is copied. One with more was filled by its user's agent, and stays where it is. */
+/** How many entries of one session we copy. A session with more was filled by its user's agent, and stays where it is. */
 const MOST_COPIED = 100_000;
-/** How often a place is blocked anew when a runtime makes the folder there again in between. */
+/** How often we try to block a place while a runtime keeps making the folder there again. */
 const BLOCK_TRIES = 20;
 
 /** The folder of all sessions in one place. */
@@ -54,21 +58,23 @@ export function placePath({ shared, host, group }: StatePlace): string {
 
 export const TAKEN_FOLDER = "taken";
 
-/** Where a session waits that was taken from a place. */
+/** The path to which a session is moved when it is taken from a place. */
 export function takenPath({ shared, host, group }: StatePlace, id: string, mark: string): string {
   return join(shared, "hosts", host, group, TAKEN_FOLDER, `${id}~${mark}`);
 }
 
-/** Whether the history of a session is in a place. @throws FleetError `FLEET_STORAGE_UNUSABLE`. */
+/** Whether a session has a history in a place. @throws FleetError `FLEET_STORAGE_UNUSABLE` when the storage fails. */
 export async function hasHistoryIn(place: StatePlace, id: string): Promise<boolean> {
   return await usable(place.shared, async () => (await statOf(join(placePath(place), id, HISTORY))) !== null);
 }
 
 /**
- * Makes the folder of a host. The shared one may be missing, but not what that is to be in: a path with a slip in it is no
- * mounted folder. Step by step: Node's own way to make all of them at once never ends where the kernel makes none (`/proc`).
+ * Makes the folder of a host. Also makes the shared folder if it is missing, but not the folders above it: a mistyped path
+ * must not pass for a mounted folder. Makes one folder at a time, because Node's recursive `mkdir` never ends where the
+ * kernel makes none (`/proc`).
  *
- * @returns its path. @throws FleetError `FLEET_STORAGE_UNUSABLE`.
+ * @returns its path.
+ * @throws FleetError `FLEET_STORAGE_UNUSABLE` when the storage fails.
  */
 export async function makeHostFolder(shared: string, host: string): Promise<string> {
   const path = join(shared, "hosts", host);
@@ -83,11 +89,11 @@ export async function makeHostFolder(shared: string, host: string): Promise<stri
 }
 
 /**
- * Makes a home keep its sessions in the place, before its server starts. What a server of this home had before on its own
- * disk goes along. The folder of the host has to be there ({@link makeHostFolder}), and so has the place of a home that was
- * linked to it before: made anew, it would hide what is there once the storage is mounted again.
+ * Makes a home keep its sessions in the place. Call it before the home's server starts. Moves the sessions that a server of
+ * this home kept on its own disk. The host's folder must exist ({@link makeHostFolder}). If the home already links to the
+ * place, the place must exist, too: a new one would hide that the storage is not mounted.
  *
- * @throws FleetError `FLEET_STORAGE_UNUSABLE`.
+ * @throws FleetError `FLEET_STORAGE_UNUSABLE` when a folder is missing or the storage fails.
  */
 export async function linkToPlace(home: string, place: StatePlace): Promise<void> {
   const target = placePath(place);
@@ -98,8 +104,8 @@ export async function linkToPlace(home: string, place: StatePlace): Promise<void
     if (old === target) return await assertThere(target);
     await makePlace(place);
     if (old !== null) {
-      // Only what is on this host's own disk: another place in shared storage is taken over session by session.
-      // A link to anywhere else was made by the user's agent, perhaps to another user's sessions.
+      // Move only what is on this host's own disk: another place in shared storage is taken over session by session.
+      // The user's agent made a link to anywhere else, perhaps to another user's sessions.
       const common = join(dirname(dirname(home)), SHARED_GROUP, "session-state");
       if (place.group === SHARED_GROUP && old === common && (await statOf(old)) !== null) await moveInto(old, target);
       await rm(link);
@@ -108,12 +114,12 @@ export async function linkToPlace(home: string, place: StatePlace): Promise<void
       await rename(link, `${link}.before-${randomBytes(4).toString("hex")}`);
     }
     await symlink(target, link).catch((error: unknown) => {
-      if (systemCode(error) !== "EEXIST") throw error; // another server's start, of the same home
+      if (systemCode(error) !== "EEXIST") throw error; // another start of a server in this home made it
     });
   });
 }
 
-/** Not the folder of the host, nor what that is in: without them nothing is mounted, or the wrong thing is. */
+/** Does not make the host's folder or those above it: if they are missing, nothing is mounted, or the wrong thing is. */
 async function makePlace(place: StatePlace): Promise<void> {
   const target = placePath(place);
   const hostFolder = dirname(dirname(target));
@@ -135,7 +141,7 @@ async function assertThere(folder: string): Promise<void> {
   if ((await statOf(folder))?.isDirectory() !== true) throw new Error(`the folder ${folder} is not there`);
 }
 
-/** Each session by itself, and none before its copy is there. One that is there already is newer: the old one stays behind. */
+/** Moves each session when its copy is complete. A session that is already in `target` is newer, so the old one stays. */
 async function moveInto(folder: string, target: string): Promise<void> {
   for (const entry of await readdir(folder, { withFileTypes: true })) {
     const { name } = entry;
@@ -145,24 +151,25 @@ async function moveInto(folder: string, target: string): Promise<void> {
   }
 }
 
-/** A takeover: `mark` is its own, so that what an earlier one left behind is never taken for the session. */
+/** A takeover. It has a unique `mark`, so that it never mistakes what an earlier takeover left behind for the session. */
 export interface Fetch {
   id: string;
   mark: string;
   from: StatePlace;
   to: StatePlace;
-  /** Whether the session has a history, so that something of it must be there. */
+  /** Whether the session has a history. If so, its state must exist in `from`. */
   hasHistory: boolean;
-  /** Makes sure, before each step that cannot be undone, that the session is still to be fetched by this one. */
+  /** Runs before each step that cannot be undone. Throws if this takeover may no longer fetch the session. */
   check: () => Promise<void>;
 }
 
 /**
- * Takes a session's state from one place to another: from here on no runtime that still has it loaded there can write to it,
- * or believe that it has. Once more after a crash goes on where it was; what lies at `to` already is replaced, last of all.
+ * Takes a session's state from one place to another. From then on, a runtime that still has the session loaded at `from`
+ * cannot write to it, nor believe that it has. A call after a crash continues where the last one stopped. The last step
+ * replaces anything that is already at `to`.
  *
- * @throws FleetError `FLEET_STORAGE_UNUSABLE`, also when the session has a history and it is not there: a folder that is not
- * mounted must not pass for a session without one. What `check` throws.
+ * @throws FleetError `FLEET_STORAGE_UNUSABLE` when the storage fails, or when a session with a history is not there: if the
+ * folder is not mounted, the session must not look like one without a history. Also throws what `check` throws.
  */
 export async function fetchSession({ id, mark, from, to, hasHistory, check }: Fetch): Promise<void> {
   await usable(to.shared, async () => {
@@ -187,12 +194,20 @@ export async function fetchSession({ id, mark, from, to, hasHistory, check }: Fe
   });
 }
 
-/** The copy is where it belongs, and recorded as such: nobody needs the original any more. */
+/**
+ * Deletes the original of a session. Call it once the copy is in its place and recorded as such.
+ *
+ * @throws FleetError `FLEET_STORAGE_UNUSABLE` when the storage fails.
+ */
 export async function forgetTaken({ id, mark, from }: Pick<Fetch, "id" | "mark" | "from">): Promise<void> {
   await usable(from.shared, async () => await removeIfThere(takenPath(from, id, mark)));
 }
 
-/** A new session of this id may be made in the place, also where one of that id was taken from it. */
+/**
+ * Allows a new session with this id in the place, even if a session with this id was taken from it.
+ *
+ * @throws FleetError `FLEET_STORAGE_UNUSABLE` when the storage fails.
+ */
 export async function unblock(id: string, place: StatePlace): Promise<void> {
   const path = join(placePath(place), id);
   await usable(place.shared, async () => {
@@ -200,7 +215,7 @@ export async function unblock(id: string, place: StatePlace): Promise<void> {
   });
 }
 
-/** Removes the state of a session from a place. A block that was left there stays. */
+/** Removes a session's state from a place, but not a block. @throws FleetError `FLEET_STORAGE_UNUSABLE` on failure. */
 export async function removeState(id: string, place: StatePlace): Promise<void> {
   const path = join(placePath(place), id);
   await usable(place.shared, async () => {
@@ -208,18 +223,18 @@ export async function removeState(id: string, place: StatePlace): Promise<void> 
   });
 }
 
-/** The places of a host, by their groups, whether it has servers there or not. @throws FleetError `FLEET_STORAGE_UNUSABLE`. */
+/** The host's places by group, even without servers. @throws FleetError `FLEET_STORAGE_UNUSABLE` when the storage fails. */
 export async function placesOf(shared: string, host: string): Promise<Map<string, string>> {
   return await usable(shared, async () => {
     const groups = await readdir(join(shared, "hosts", host)).catch((error: unknown) => {
-      if (systemCode(error) === "ENOENT") return []; // it has none yet
+      if (systemCode(error) === "ENOENT") return []; // the host has no places yet
       throw error;
     });
     return new Map(groups.map((group) => [group, placePath({ shared, host, group })]));
   });
 }
 
-/** A new name beside a place, for a copy that is on its way into it. */
+/** A new path beside a place, for a copy that will be moved into the place. */
 export function incomingPath(group: string): string {
   return join(group, `.incoming-${randomBytes(6).toString("hex")}`);
 }
@@ -234,20 +249,20 @@ async function block(path: string, taken: string): Promise<void> {
       return;
     } catch (error) {
       if (systemCode(error) !== "EEXIST") throw error;
-      if ((await statOf(path))?.isFile() === true) return; // blocked before
+      if ((await statOf(path))?.isFile() === true) return; // it is already blocked
     }
   }
   throw new Error(`${path} is made anew again and again`);
 }
 
-/** A folder that a runtime made anew, after the true one was set aside, has nothing in it that anybody may rely on. */
+/** If the session was set aside before, a runtime made this folder later. Nobody can rely on its contents: remove it. */
 async function setAside(path: string, taken: string): Promise<void> {
   await mkdir(dirname(taken), { recursive: true, mode: 0o700 });
   if ((await statOf(taken)) === null) await rename(path, taken);
   else await removeIfThere(path);
 }
 
-/** A folder that an agent may still write in. */
+/** Removes a folder, even one that an agent may still write in. */
 export async function removeIfThere(path: string): Promise<void> {
   try {
     await removeTree(path, { left: Number.POSITIVE_INFINITY });
@@ -256,14 +271,14 @@ export async function removeIfThere(path: string): Promise<void> {
   }
 }
 
-/** Copies a folder to `name` in `target`, whole or not at all, and onto the disk. */
+/** Copies a folder to `name` in `target`, either completely or not at all, and syncs it to disk. */
 async function copyInto(from: string, target: string, name: string): Promise<void> {
   const copy = await copyBeside(from, target);
   await rename(copy, join(target, name));
   await sync(target);
 }
 
-/** Copies a folder to a name of its own beside `target`, on the same file system. @returns its path. */
+/** Copies a folder to a new path beside `target`, on the same file system. @returns that path. */
 async function copyBeside(from: string, target: string): Promise<string> {
   const copy = incomingPath(dirname(target));
   try {
@@ -276,8 +291,8 @@ async function copyBeside(from: string, target: string): Promise<string> {
 }
 
 /**
- * The user's agent may still write in `from` while it is copied, and what is there is its own choice: links are left out,
- * and so are pipes and devices.
+ * The user's agent may still write in `from` during the copy, and decides what is there. So links, pipes and devices are
+ * left out.
  */
 async function copyFolder(from: string, to: string): Promise<void> {
   using source = HeldFolder.open(from);
@@ -306,7 +321,7 @@ async function copyHeld(source: HeldFolder, to: string, budget: Budget, depth: n
       } finally {
         closeSync(fd);
       }
-      // What nobody has used for long is not used by this.
+      // Keep the times, because a copy does not count as a use of the session.
       await utimes(copy, stats.atime, stats.mtime);
       await sync(copy);
     }
@@ -319,7 +334,7 @@ function tooLarge(path: string): Error {
   return new Error(`${path} has ${limit}, so it is not moved`);
 }
 
-/** @throws for a session that is too large to be copied, while nothing has been done to it. */
+/** Call it before anything is done to the session. @throws when the session is too large to be copied. */
 function assertCopyable(path: string): void {
   using folder = HeldFolder.open(path);
   if (folder !== null && walk(folder, { left: MOST_COPIED }, () => true) === "cut") throw tooLarge(path);
@@ -344,7 +359,7 @@ async function statOf(path: string) {
   }
 }
 
-/** @throws FleetError `FLEET_STORAGE_UNUSABLE` for what the file system fails with. */
+/** @throws FleetError `FLEET_STORAGE_UNUSABLE` when `work` throws any other error than a FleetError. */
 export async function usable<T>(shared: string, work: () => Promise<T>): Promise<T> {
   try {
     return await work();

@@ -6,21 +6,24 @@ import { logPath } from "./server-folder.js";
 
 export type StopOutcome = "terminated" | "killed" | "already-stopped";
 
-/** What is known of a server that is to be stopped. */
+/** Identifies a server to stop. Each part may be unknown. */
 export interface StopTarget {
-  /** Null when it is dead, or was never ready: then what there is of it is found by the rest. */
+  /** Null when the process is dead or was never ready. The other parts then find what is left of it. */
   process: ProcessIdentity | null;
   launchId: string | null;
-  /** Where a child that was not executed yet would have its log; null when there can be none, or no record tells it. */
+  /**
+   * Finds a child that has the server's log open but has not executed the runtime yet. Null when there cannot be such a
+   * child, or when the home is unknown.
+   */
   home: string | null;
 }
 
 export interface StopOptions {
-  /** How long the server may take over SIGTERM before the group is killed, in milliseconds. */
+  /** How long the server may take to end after SIGTERM, before SIGKILL, in milliseconds. */
   graceMs: number;
   /** Skip SIGTERM. */
   force?: boolean;
-  /** Aborted: the grace period is over at once. */
+  /** When it aborts, the grace period ends at once. */
   hurry?: AbortSignal;
 }
 
@@ -28,13 +31,13 @@ const POLL_MS = 10;
 const KILL_WAIT_MS = 5_000;
 
 /**
- * Stops a server and everything it started: SIGTERM, a grace period, SIGKILL; then what is left of its session, and
- * whatever else carries its launch id.
- * Each process is proved to be the one meant right before each signal, so a reused PID is never touched.
+ * Stops a server and everything that it started: SIGTERM, a grace period, SIGKILL. Then kills what is left of the server's
+ * session, and all other processes that have its launch id. Checks the identity of each process right before each signal,
+ * so it never signals a reused PID.
  *
- * Turns in flight are lost on SIGTERM: drain first.
+ * SIGTERM cuts turns in flight: drain first.
  *
- * @throws FleetError `FLEET_INTERNAL` when a process outlives SIGKILL (uninterruptible in the kernel).
+ * @throws FleetError `FLEET_INTERNAL` when a process outlives SIGKILL, because it hangs in the kernel.
  */
 export async function stopServer(
   { process: identity, launchId, home }: StopTarget,
@@ -59,14 +62,15 @@ export async function stopServer(
 }
 
 /**
- * Ends processes: SIGTERM, a grace period in milliseconds, SIGKILL. @throws FleetError `FLEET_INTERNAL` as
- * {@link stopServer}.
+ * Ends processes: SIGTERM, a grace period in milliseconds, SIGKILL.
+ *
+ * @throws FleetError `FLEET_INTERNAL` when a process outlives SIGKILL, because it hangs in the kernel.
  */
 export async function endProcesses(processes: ProcessIdentity[], graceMs: number): Promise<void> {
   if (!(await signalAndWait(processes, "SIGTERM", graceMs))) await kill(processes);
 }
 
-/** Until none is found any more: those not killed yet may have started others meanwhile. */
+/** Repeats until it finds no process, because a process may start others before it is killed. */
 async function killLaunch(launchId: string): Promise<void> {
   const deadline = performance.now() + KILL_WAIT_MS;
   for (let left = processesOfLaunch(launchId); left.length > 0; left = processesOfLaunch(launchId)) {
@@ -106,6 +110,6 @@ function send(pid: number, signal: NodeJS.Signals): void {
   try {
     process.kill(pid, signal);
   } catch (error) {
-    if (systemCode(error) !== "ESRCH") throw error; // ended between the proof and the signal
+    if (systemCode(error) !== "ESRCH") throw error; // it ended between the check and the signal
   }
 }

@@ -7,37 +7,36 @@ import { HISTORY } from "./session-state.js";
 import { incomingPath, placePath, removeIfThere, TAKEN_FOLDER, takenPath, usable } from "./shared-storage.js";
 
 /**
- * What takeovers leave below a host's name in the shared storage:
+ * Files and folders that takeovers leave below a host's name in the shared storage:
  *
- * - `block`, a plain file where a session was that another host has taken;
- * - `taken`, what was set aside there, by a taker that was killed before it could remove it;
- * - `incoming`, the copy of a session that was on its way here, likewise.
+ * - `block`: a plain file in the place of a session that another host has taken.
+ * - `taken`: a session that was set aside. The process that took it was killed before it could remove the original.
+ * - `incoming`: a copy of a session for this host. The process that made it was killed before the copy was in its place.
  */
 export type RemainKind = "block" | "taken" | "incoming";
 
 export interface Remain {
   kind: RemainKind;
   group: string;
-  /** The session's id; null where it is not known. */
+  /** The session's id. Null when it is unknown. */
   session: string | null;
-  /** Of what was set aside: of which takeover. */
+  /** The takeover that set it aside. Null unless the kind is `taken`. */
   mark: string | null;
   path: string;
-  /** Whether a history is in it. */
   hasHistory: boolean;
   bytes: number;
-  /** When anything of it was last written or moved, by the file system's clock; in milliseconds since the epoch. */
+  /** When any part of it was last written or moved, by the file system's clock, in milliseconds since the epoch. */
   changedMs: number;
 }
 
-/** How much of one remain is measured: an agent has filled it. */
+/** How many entries of one remain we measure. An agent has filled it, so there may be very many. */
 const MOST_MEASURED = 10_000;
 const SESSION_ID = /^[A-Za-z0-9._-]{1,128}$/;
-/** The id of a session has no tilde. */
+/** Session ids do not contain a tilde. */
 const TAKEN = /^([A-Za-z0-9._-]{1,128})~([0-9a-f]+)$/;
 const INCOMING = /^\.incoming-[0-9a-f]+$/;
 
-/** All of it below one host's name. @throws FleetError `FLEET_STORAGE_UNUSABLE`. */
+/** Finds all remains below one host's name. @throws FleetError `FLEET_STORAGE_UNUSABLE` when the storage fails. */
 export async function findRemains(shared: string, host: string): Promise<Remain[]> {
   return await usable(shared, async () => {
     const found: Remain[] = [];
@@ -60,7 +59,7 @@ export async function findRemains(shared: string, host: string): Promise<Remain[
           group,
           session: entry.name,
         });
-        // What has something in it is nothing that a takeover has left.
+        // A takeover leaves only empty files. Anything else is not ours to delete.
         if (block?.bytes === 0) found.push(block);
       }
     }
@@ -68,18 +67,23 @@ export async function findRemains(shared: string, host: string): Promise<Remain[
   });
 }
 
-/** Removes what {@link findRemains} has found; a block only while it is one. @returns false when it is not there any more. */
+/**
+ * Removes what {@link findRemains} found. Removes a block only while it is a plain file.
+ *
+ * @returns false when it is gone, or when a session is in the place of the block.
+ * @throws FleetError `FLEET_STORAGE_UNUSABLE` when the storage fails.
+ */
 export async function removeRemain(shared: string, { kind, path }: Remain): Promise<boolean> {
   return await usable(shared, async () => {
     if (kind !== "block") {
-      // Under another name first: a taker that is late finds no copy then, instead of half of one.
+      // Rename a copy first, so that a slow taker finds no copy instead of half of one.
       const doomed = kind === "incoming" ? incomingPath(dirname(path)) : path;
       const found = await orNull(async () => await (doomed === path ? lstat(path) : rename(path, doomed)));
       await removeIfThere(doomed);
       return found !== null;
     }
     try {
-      await unlink(path); // refused for a folder: a new session of this id
+      await unlink(path); // fails for a folder, which is a new session with this id
       return true;
     } catch (error) {
       if (["ENOENT", "EISDIR", "EPERM"].includes(systemCode(error) ?? "")) return false;
@@ -88,7 +92,11 @@ export async function removeRemain(shared: string, { kind, path }: Remain): Prom
   });
 }
 
-/** Puts a block back that should have stayed. What is there meanwhile stays as it is. */
+/**
+ * Puts back a block that should have stayed. Leaves anything that is there by now as it is.
+ *
+ * @throws FleetError `FLEET_STORAGE_UNUSABLE` when the storage fails.
+ */
 export async function putBlockBack(shared: string, { path }: Remain): Promise<void> {
   await usable(shared, async () => {
     await writeFile(path, "", { flag: "wx", mode: 0o600 }).catch((error: unknown) => {
@@ -106,7 +114,7 @@ async function remainAt(path: string, { session = null, mark = null, ...named }:
   return total.changedMs === 0 ? [] : [{ ...named, session, mark, path, hasHistory, ...total }];
 }
 
-/** What vanishes meanwhile counts nothing. A move changes the time of the folder itself, and of nothing in it. */
+/** Ignores entries that vanish during the measurement. A move changes the time of the folder, but not of its contents. */
 async function measure(path: string, total: Pick<Remain, "bytes" | "changedMs">, budget: Budget): Promise<void> {
   if (budget.left <= 0) return;
   budget.left -= 1;

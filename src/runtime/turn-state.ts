@@ -1,6 +1,6 @@
 import { isObject } from "./history-event.js";
 
-/** `aborted`: by whoever sent it. `cut`: the server or the session went away under it. */
+/** `aborted`: the user stopped the turn. `cut`: the server ended or the session was unloaded during the turn. */
 export type TurnOutcome = "completed" | "failed" | "aborted" | "cut";
 
 /** Times are milliseconds since the epoch, by the clock of the server's machine. */
@@ -15,27 +15,27 @@ export interface OpenTurn {
   lastEventAtMs: number;
 }
 
-/** One call of the model, with the tools that it asked for. */
+/** One call of the model, and the tools that the model asked for. */
 export interface Step {
-  /** Whether it gave a text. Null: nothing of the answer was seen. */
+  /** Whether the answer has text. Null when we saw nothing of the answer. */
   answered: boolean | null;
   wantsTools: boolean;
-  /** Tools that were asked for and have not come to an end. */
+  /** Tools that the model asked for and that have not ended. */
   pending: Set<string>;
-  /** The user refused a tool. */
+  /** Whether the user refused a tool. */
   refused: boolean;
 }
 
 export interface Turn extends OpenTurn {
-  /** Its prompt was seen, and so its beginning. */
+  /** Whether we saw its prompt, and so its beginning. */
   fromPrompt: boolean;
   interactionId: unknown;
   step: Step | null;
   aborted: boolean;
   failed: boolean;
-  /** The model has answered, while sub-agents were at work in the background; since when. */
+  /** When the model answered while sub-agents were working in the background. */
   answeredAtMs: number | null;
-  /** What it was, unless the history goes on. */
+  /** How the turn ended, unless the history continues it. */
   presumed: { outcome: TurnOutcome; endedAtMs: number } | null;
 }
 
@@ -57,7 +57,7 @@ export function newStep(): Step {
   return { answered: null, wantsTools: false, pending: new Set(), refused: false };
 }
 
-/** What is said into a turn, by the user or by the runtime (a skill's text). */
+/** Whether a message of the user or of the runtime (a skill's text) is part of this turn, and not a new prompt. */
 export function belongsTo(turn: Turn, { delivery, interactionId }: Record<string, unknown>): boolean {
   if (delivery === "idle" || delivery === "queued") return false;
   return (
@@ -66,7 +66,7 @@ export function belongsTo(turn: Turn, { delivery, interactionId }: Record<string
 }
 
 export function noteMessage(step: Step, { content, toolRequests, abridged }: Record<string, unknown>): void {
-  // Of a long one it is not known which of the two made it long; tools show by their start.
+  // We do not know whether its text or its tool requests made a message long. If it was the tools, their start shows it.
   step.answered = abridged === true || (typeof content === "string" && content !== "") || step.answered === true;
   for (const request of Array.isArray(toolRequests) ? toolRequests : []) {
     step.wantsTools = true;

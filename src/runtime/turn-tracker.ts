@@ -10,33 +10,33 @@ import {
   type TurnOutcome,
 } from "./turn-state.js";
 
-/** After this long without another event, in milliseconds, a turn that seemed to be over is over. */
+/** A turn that seems to be over counts as over after this many milliseconds without another event. */
 const SETTLE_MS = 2_000;
 
 /**
  * Follows the turns of one session through its history, `events.jsonl`.
  *
- * The runtime's own mark for the end of a turn, `session.idle`, is not in that file, and `assistant.turn_end` closes a
- * single call of the model. Seen with the runtime of SDK 1.0.14 (`test/serve/turn-watch.test.ts` drives it); each event has
- * its time, a turn begins with a `user.message` of the main agent (no `agentId`), and a step of it is one
- * `assistant.turn_start … assistant.message … assistant.turn_end`:
+ * The runtime marks the end of a turn with `session.idle`, but that event is not in the history. `assistant.turn_end` ends
+ * only a single call of the model. The rules below were seen with the runtime of SDK 1.0.14
+ * (`test/serve/turn-watch.test.ts` drives it). Each event has its time. A turn begins with a `user.message` of the main
+ * agent (no `agentId`). A step of the turn is one `assistant.turn_start … assistant.message … assistant.turn_end`.
  *
- * - Plain: one step, whose message has a text and asks for no tools.
- * - Tools: a step each time; every tool asked for has its `tool.execution_complete` before the step's end. The next step
- *   begins within a millisecond. A tool that failed, or was forbidden by rules, is no end. One that the user refused
- *   (error code `rejected`) ends the turn without a mark of its own, unless a reason was given.
- * - Failed: the step ends without a message, or with an empty one; `session.error` comes after it. Retries leave no trace.
- * - Aborted: `abort` stands before or after the step's end, and tools that ran have no `tool.execution_complete`.
- * - Cut by SIGKILL or SIGTERM: nothing more. Cut since its clients left, by `sessions.close` or `runtime.shutdown`:
- *   `session.shutdown`, and no end. `session.resume` is written late, with the next turn; one of a client that joins a
- *   turn says `sessionWasActive`.
- * - Queued prompts are turns of their own (`delivery: queued`, written when their turn begins); a prompt that steers
- *   (`delivery: steering`) belongs to the turn that it is in.
- * - Sub-agents have events of all these kinds with their `agentId`. Those in the background outlive the step: the turn goes
- *   on, and when they are done, `system.notification` and a step without a prompt follow.
+ * - Plain turn: it has one step, whose message has text and asks for no tools.
+ * - Tools: each call of the model is a step. Every tool that it asked for has its `tool.execution_complete` before the step
+ *   ends. The next step begins within a millisecond. A tool that fails or that rules forbid does not end the turn. A tool
+ *   that the user refuses (error code `rejected`) ends the turn without a further event, unless the user gave a reason.
+ * - Failed turn: the step ends without a message or with an empty one, then comes `session.error`. Retries leave no trace.
+ * - Aborted turn: `abort` comes before or after the end of the step. Tools that ran have no `tool.execution_complete`.
+ * - Turn cut by SIGKILL or SIGTERM: nothing more is written.
+ * - Turn cut because its clients left, by `sessions.close` or by `runtime.shutdown`: `session.shutdown` is written, but no
+ *   end. `session.resume` is written late, with the next turn. When a client joins a turn, it has `sessionWasActive`.
+ * - Queued prompts (`delivery: queued`) are separate turns. Each is written when its turn begins.
+ * - Steering prompts (`delivery: steering`) belong to the turn that is in flight.
+ * - Sub-agents write all these kinds of events with their `agentId`. Background sub-agents outlive the step, and the turn
+ *   continues. When they are done, a `system.notification` and a step without a prompt follow.
  *
- * What is in no file: text as it streams, and shell commands in the background. A turn that waits for one call of the
- * model, or for a permission, writes nothing.
+ * Text as it streams and shell commands in the background are not in the history. A turn writes nothing while it waits for
+ * a call of the model or for a permission.
  */
 export class TurnTracker {
   #turn: Turn | null = null;
@@ -44,7 +44,7 @@ export class TurnTracker {
   #anchored = false;
   readonly #agents = new Set<string>();
 
-  /** For a history that is read from somewhere in a turn. @param atMs when that turn is known to have been on. */
+  /** For a history that is read from inside a turn. @param atMs when that turn was known to be in flight. */
   static within(atMs: number): TurnTracker {
     const tracker = new TurnTracker();
     tracker.#turn = newTurn(atMs, undefined, false);
@@ -56,22 +56,22 @@ export class TurnTracker {
     return this.#turn;
   }
 
-  /** Whether all is said that could end the turn in flight; what is missing is silence (see {@link settle}). */
+  /** Whether the turn in flight seems to be over, and we only wait for silence to be sure (see {@link settle}). */
   get isDoubtful(): boolean {
     return this.#turn?.presumed != null;
   }
 
-  /** Whether it saw enough to tell if there is a turn in flight, and if so, when that began. */
+  /** Whether we have seen enough to know if a turn is in flight and, if so, when it began. */
   get isCertain(): boolean {
     return this.#anchored && (this.#turn === null || this.#turn.fromPrompt);
   }
 
-  /** The last turn, if it ended with the session's leaving the server's memory, and nothing came after it. */
+  /** The last turn, if the session was unloaded during it and nothing followed. Otherwise null. */
   get lastCut(): EndedTurn | null {
     return this.#last?.outcome === "cut" ? this.#last : null;
   }
 
-  /** @returns the turn that this event ended. */
+  /** @returns the turn that this event ended, or null. */
   push(event: HistoryEvent): EndedTurn | null {
     const { type, data, atMs } = event;
     const turn = this.#turn;
@@ -109,14 +109,14 @@ export class TurnTracker {
     }
   }
 
-  /** Ends a turn that only lacked silence. For a history that was read to its end. @returns that turn. */
+  /** Ends a turn that we only waited on for silence. Call it when the history was read to its end. @returns that turn. */
   settle(nowMs: number): EndedTurn | null {
     const turn = this.#turn;
     if (turn === null || turn.presumed === null || nowMs - turn.lastEventAtMs < SETTLE_MS) return null;
     return this.#end(turn.presumed.outcome, turn.presumed.endedAtMs);
   }
 
-  /** The session is not loaded any more. @returns the turn that this ended, cut if nothing else was said of it. */
+  /** The session was unloaded. @returns the turn that this ended, which was cut unless it already seemed to be over. */
   close(atMs: number): EndedTurn | null {
     this.#agents.clear();
     const turn = this.#turn;
@@ -134,7 +134,7 @@ export class TurnTracker {
   #prompt(data: Record<string, unknown>, atMs: number): EndedTurn | null {
     const turn = this.#turn;
     if (turn !== null && belongsTo(turn, data)) return null;
-    // The next one of the user's, while sub-agents are at work: the answer to the last was there.
+    // The user's next prompt, while sub-agents are working: the model had already answered the last one.
     const ended = turn?.answeredAtMs == null ? this.close(atMs) : this.#end("completed", turn.answeredAtMs);
     this.#agents.clear();
     this.#anchored = true;
@@ -159,7 +159,7 @@ export class TurnTracker {
     turn.step = null;
     if (turn.aborted) return this.#end("aborted", atMs);
     if (step === null) {
-      turn.presumed = { outcome: "completed", endedAtMs: atMs }; // its beginning was not read
+      turn.presumed = { outcome: "completed", endedAtMs: atMs }; // we have not read its beginning
     } else if (step.wantsTools) {
       if (step.pending.size > 0 || step.refused) turn.presumed = { outcome: "aborted", endedAtMs: atMs };
     } else if (step.answered === true) {

@@ -1,18 +1,18 @@
 import type { Socket } from "node:net";
 import { encodeFrame } from "./frames.js";
 
-/** Notifications whose method begins with `$/` are ignored by the runtime and by vscode-jsonrpc (LSP, "$ requests"). */
+/** The runtime and vscode-jsonrpc ignore notifications whose method begins with `$/` (LSP, "$ requests"). */
 const ACKNOWLEDGEMENT = encodeFrame({ jsonrpc: "2.0", method: "$/ack" });
 
 /**
- * Takes the two Nagle delays out of a connection to a server.
+ * Avoids the two Nagle delays on a connection to a server.
  *
- * Neither the SDK's client nor the runtime sets TCP_NODELAY, and both write header and body apart. Each second small
- * write then waits for the peer's acknowledgement, which the peer's kernel delays by about 40 ms. Our own direction is
- * mended by TCP_NODELAY. The server's is mended by sending something whenever something arrives: the segment carries
- * the acknowledgement at once, which releases the server's held one.
+ * Neither the SDK's client nor the runtime sets TCP_NODELAY, and both write the header and the body separately. The second
+ * small write then waits for the peer's acknowledgement, which the peer's kernel delays by about 40 ms. TCP_NODELAY solves
+ * this for our direction. For the server's direction, we send something whenever something arrives. That segment carries
+ * the acknowledgement at once, and the server's kernel releases the write that it held back.
  *
- * The notifications are bounded: one per chunk received, and never while our own send buffer is filling up.
+ * The number of notifications has a limit: one for each chunk that we receive, and none while our send buffer fills up.
  */
 export function acknowledgePromptly(socket: Socket): void {
   socket.setNoDelay(true);

@@ -5,26 +5,26 @@ import { abortable } from "../deadline.js";
 import { acknowledgePromptly } from "./acknowledge.js";
 import type { Endpoint } from "./raw-connection.js";
 
-/** A connected SDK client and the promise of its end. */
+/** A connected SDK client, and the end of its connection. */
 export interface ConnectedClient {
   client: CopilotClient;
-  /** Resolves when the connection is closed, by either side. Never rejects. Pending for ever if the SDK hides its socket. */
+  /** Resolves when either side closes the connection. Never rejects. Stays pending forever if the SDK hides its socket. */
   closed: Promise<void>;
   /**
-   * Sees on the wire whether a prompt has begun in the session from now on. The SDK drops events that it has received and not
-   * handed out when the connection closes.
+   * Watches the wire for a prompt that begins in the session from now on. The SDK's own events are not enough: when the
+   * connection closes, the SDK drops events that it has received and not handed out.
    */
   watchPrompt(sessionId: string): PromptWatch;
-  /** Cuts the connection, whatever the other side does. The SDK's own `stop` waits for that side to hang up, too. */
+  /** Cuts the connection at once. The SDK's own `stop` waits until the other side hangs up, too. */
   destroy(): void;
 }
 
 /**
- * Connects the SDK's client to a server whose identity was proved, without the Nagle delays of the SDK used as it is
- * (see {@link acknowledgePromptly}). The socket is a private field of the SDK's client, so it is touched only if it is
- * really there; without it the client works as usual, slower.
+ * Connects the SDK's client to a server whose identity was checked, without the Nagle delays that the SDK has by default
+ * (see {@link acknowledgePromptly}). The socket is a private field of the SDK's client, so we use it only if it exists.
+ * Without it, the client works as usual, only slower.
  *
- * @throws FleetError `FLEET_SERVER_UNREACHABLE`.
+ * @throws FleetError `FLEET_SERVER_UNREACHABLE` when the connection fails or the signal aborts first.
  */
 export async function connectClient(
   endpoint: Endpoint,
@@ -41,7 +41,7 @@ export async function connectClient(
   try {
     await abortable(started, signal);
   } catch (cause) {
-    started.catch(() => undefined); // its outcome no longer matters: the client is thrown away
+    started.catch(() => undefined); // its outcome no longer matters, because we throw the client away
     await client.forceStop();
     const reason = cause instanceof Error ? cause.message : String(cause);
     throw new FleetError("FLEET_SERVER_UNREACHABLE", `The server at ${where} cannot be used: ${reason}.`, {
@@ -55,7 +55,7 @@ export async function connectClient(
     else socket?.once("close", () => resolve());
   });
   quietWriteErrors(client);
-  // The SDK leaves requests that wait for an answer waiting when the connection closes; this rejects them.
+  // When the connection closes, the SDK leaves requests without an answer pending. This rejects them.
   closed.then(() => client.forceStop()).catch(() => undefined);
   return { client, closed, watchPrompt: (id) => watchPrompt(socket, id), destroy: () => void socket?.destroy() };
 }
@@ -64,10 +64,10 @@ export interface PromptWatch extends Disposable {
   readonly hasBegun: boolean;
 }
 
-/** By the order in which the runtime writes the fields (measured with 1.0.85). */
+/** Depends on the order in which the runtime writes the fields (measured with 1.0.85). */
 function watchPrompt(socket: Socket | undefined, sessionId: string): PromptWatch {
   const wanted = Buffer.from(`"sessionId":${JSON.stringify(sessionId)},"event":{"type":"user.message"`);
-  // Without the socket nothing is seen, so that it must count as begun.
+  // Without the socket we see nothing, so we must assume that the prompt has begun.
   let hasBegun = socket === undefined;
   let end = Buffer.alloc(0);
   const look = (chunk: Buffer) => {
@@ -84,7 +84,7 @@ function watchPrompt(socket: Socket | undefined, sessionId: string): PromptWatch
   };
 }
 
-/** `start()` makes the socket before its first await: it is tuned then, so that the handshake is fast as well. */
+/** `start()` makes the socket before its first await. We tune the socket then, so that the handshake is fast, too. */
 function startPromptly(client: CopilotClient): Promise<void> {
   const started = client.start();
   const socket = socketOf(client);
@@ -93,9 +93,9 @@ function startPromptly(client: CopilotClient): Promise<void> {
 }
 
 /**
- * A request that can no longer be written (the server has just died) rejects a second promise inside vscode-jsonrpc 8,
- * one that nobody can catch (`sendRequest` throws in an async executor): it would end this whole process. The SDK has a
- * switch against that, private like the socket, which it sets for servers that it started itself.
+ * If a request can no longer be written (the server has just died), vscode-jsonrpc 8 rejects a second promise that nobody
+ * can catch (`sendRequest` throws in an async executor). That would end this process. The SDK has a switch against it. The
+ * switch is private like the socket, and the SDK sets it for servers that it started itself.
  */
 function quietWriteErrors(client: CopilotClient): void {
   const { messageWriter } = client as unknown as { messageWriter?: unknown };

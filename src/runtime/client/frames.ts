@@ -1,26 +1,26 @@
 /**
- * The framing of the runtime's protocol: JSON-RPC 2.0 messages behind a `Content-Length` header, as in the Language
- * Server Protocol's base protocol.
+ * The frames of the runtime's protocol: JSON-RPC 2.0 messages after a `Content-Length` header, as in the base protocol of
+ * the Language Server Protocol.
  */
 
-/** Longest frame accepted, in bytes: far above what the runtime sends, far below what would exhaust memory. */
+/** The longest frame that we accept, in bytes: far above what the runtime sends, far below what would exhaust memory. */
 const MAX_FRAME_BYTES = 256 * 1024 * 1024;
 const MAX_HEADER_BYTES = 8 * 1024;
 const HEADER_END = "\r\n\r\n";
 
-/** One message as one buffer: header and body in one write, so that Nagle's algorithm has nothing to hold back. */
+/** Encodes one message as one buffer. With header and body in one write, Nagle's algorithm has nothing to hold back. */
 export function encodeFrame(message: unknown): Buffer {
   const body = Buffer.from(JSON.stringify(message));
   return Buffer.concat([Buffer.from(`Content-Length: ${body.length}\r\n\r\n`), body]);
 }
 
-/** Cuts a byte stream into messages. Throws on input that is not this protocol; the stream is then beyond repair. */
+/** Splits a byte stream into messages. Throws on input that is not this protocol; the stream is then unusable. */
 export class FrameDecoder {
   #pending: Buffer[] = [];
   #pendingBytes = 0;
   #bodyBytes: number | null = null;
 
-  /** Whether a frame has begun to arrive and is not whole yet. */
+  /** Whether a frame has begun to arrive and is not complete. */
   get incomplete(): boolean {
     return this.#pendingBytes > 0 || this.#bodyBytes !== null;
   }

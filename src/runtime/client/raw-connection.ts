@@ -17,17 +17,17 @@ interface Waiting {
 }
 
 /**
- * A bare authenticated connection to one server, for the few calls that need no SDK: a probe must cost a millisecond,
- * not the import of a client library. Every call ends when the connection does.
+ * A bare authenticated connection to one server, for the few calls that do not need the SDK. A probe must cost a
+ * millisecond, not the import of a client library. Every call ends when the connection ends.
  */
 export class RawConnection implements AsyncDisposable {
-  /** What the server said of itself when it accepted the token. */
+  /** The server's version, from its answer to the token. */
   readonly version: string;
   /** The version of the protocol that the server speaks. */
   readonly protocolVersion: number;
   /** Resolves when the connection is closed, by either side. */
   readonly closed: Promise<void>;
-  /** This side's port, by which the connection is known in the kernel's table. */
+  /** The local port, by which the connection can be found in the kernel's table. */
   readonly localPort: number | undefined;
   readonly #socket: Socket;
   readonly #send: (method: string, params: unknown) => Promise<unknown>;
@@ -52,11 +52,11 @@ export class RawConnection implements AsyncDisposable {
   }
 
   /**
-   * Connects and authenticates. The caller has proved before that the listener is the server: the token goes out here.
-   * The signal ends the connection, whenever it aborts; with `lasting` only its opening.
+   * Connects and authenticates. This sends the token, so the caller must have checked that the listener is the server. The
+   * connection ends when the signal aborts; with `lasting`, the signal ends only the opening.
    *
-   * @throws FleetError `FLEET_SERVER_UNREACHABLE` (refused, wrong token, no answer in time), `FLEET_RUNTIME_TOO_OLD`,
-   * `FLEET_RUNTIME_TOO_NEW`.
+   * @throws FleetError `FLEET_SERVER_UNREACHABLE` (refused, wrong token, no answer in time), `FLEET_RUNTIME_TOO_OLD` or
+   * `FLEET_RUNTIME_TOO_NEW` (another protocol version).
    */
   static async open(endpoint: Endpoint, signal: AbortSignal, { lasting = false } = {}): Promise<RawConnection> {
     const where = `${endpoint.address}:${endpoint.port}`;
@@ -124,18 +124,19 @@ export class RawConnection implements AsyncDisposable {
   }
 
   /**
-   * One request. An answer that comes after the signal aborted is dropped; the connection goes on.
+   * Sends one request. If the signal aborts first, the answer is dropped, and the connection stays open.
    *
-   * @throws FleetError `FLEET_SERVER_UNREACHABLE` when the connection ends first; {@link RpcError}; the signal's reason.
+   * @throws FleetError `FLEET_SERVER_UNREACHABLE` when the connection ends first; {@link RpcError} when the server answers
+   * with an error; the signal's reason.
    */
   async request(method: string, params: unknown, signal?: AbortSignal): Promise<unknown> {
     const answer = this.#send(method, params);
     if (signal === undefined) return await answer;
-    answer.catch(() => undefined); // told to nobody, if the signal was first
+    answer.catch(() => undefined); // nobody handles it if the signal aborts first
     return await abortable(answer, signal);
   }
 
-  /** Closes at once. Requests that have no answer reject with `FLEET_SERVER_UNREACHABLE`. */
+  /** Closes at once. Requests without an answer reject with `FLEET_SERVER_UNREACHABLE`. */
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#socket.destroyed) return;
     this.#socket.end();
@@ -145,11 +146,11 @@ export class RawConnection implements AsyncDisposable {
 
 const METHOD_NOT_FOUND = -32601;
 
-/** The server understood the request and answered with an error of its own. */
+/** The server understood the request and answered with an error. */
 export class RpcError extends Error {
   override readonly name = "RpcError";
   readonly rpcCode: number;
-  /** What else the error says (`error.data`): from a front door `{code, retryable}`. */
+  /** More about the error (`error.data`). A front door sends `{code, retryable}`. */
   readonly data: unknown;
 
   constructor(message: string, rpcCode: number, data?: unknown) {
@@ -158,7 +159,7 @@ export class RpcError extends Error {
     this.data = data;
   }
 
-  /** The code of the `FleetError` that a front door refused the request with, if it was one. */
+  /** The code of the `FleetError` with which a front door refused the request. Undefined for any other error. */
   get fleetCode(): string | undefined {
     const { data } = this;
     const code = typeof data === "object" && data !== null && "code" in data ? data.code : undefined;
@@ -167,7 +168,7 @@ export class RpcError extends Error {
 }
 
 function settle(waiting: Map<number, Waiting>, message: unknown): void {
-  if (typeof message !== "object" || message === null || "method" in message) return; // a request or event: not for us
+  if (typeof message !== "object" || message === null || "method" in message) return; // a request or event, not an answer
   const { id, result, error } = message as {
     id?: unknown;
     result?: unknown;

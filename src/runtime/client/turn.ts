@@ -3,35 +3,35 @@ import { FleetError, option } from "../../errors.js";
 import { abortable, deadline } from "../deadline.js";
 
 export interface TurnOptions {
-  /** How long the turn may take, in milliseconds, until it is given up and aborted; forever by default. */
+  /** How long the turn may take before it is aborted, in milliseconds. There is no limit by default. */
   timeoutMs?: number;
   signal?: AbortSignal;
-  /** Called with each piece of the reply as it arrives; needs a session with `streaming: true`. */
+  /** Receives each piece of the reply as it arrives. Needs a session with `streaming: true`. */
   onDelta?: (text: string) => void;
 }
 
-/** A reply of the model: its whole text, empty if the turn ended without one. */
+/** A reply of the model. The text is empty if the turn ended without one. */
 export interface TurnReply {
   text: string;
-  /** The SDK's event that carried it. */
+  /** The SDK's event with the reply. */
   event: AssistantMessageEvent | undefined;
 }
 
 type Outcome = { kind: "idle" } | { kind: "failed"; error: FleetError };
 
 const ABORT_WAIT_MS = 2_000;
-/** How long after the server was first asked about a turn that did not begin it is asked again, in milliseconds. */
+/** If a turn has not begun, we ask the server about it, and ask once more after this time in milliseconds. */
 const ASK_AGAIN_MS = 250;
 
 /**
- * One turn: sends the prompt and waits for `session.idle`, the end of everything the prompt set off. Events that arrive before
- * the prompt has begun belong to another turn, whose last events may be on their way when this prompt is sent.
+ * Runs one turn: sends the prompt and waits for `session.idle`, the end of everything that the prompt started. Events that
+ * arrive before the prompt has begun belong to another turn, whose last events may still arrive after we send this prompt.
  *
- * Unlike the SDK's `sendAndWait` it never hangs: the end of the connection ends the wait at once. (A server that is
- * terminated during a turn drops it without a word; measured with SDK 1.0.14.)
+ * Unlike the SDK's `sendAndWait`, it never hangs: when the connection ends, the wait ends at once. (A server that is
+ * terminated during a turn drops the turn silently; measured with SDK 1.0.14.)
  *
- * @throws FleetError `FLEET_TURN_FAILED` (the runtime's or model's error), `FLEET_SERVER_LOST`, `FLEET_TURN_TIMEOUT`; or the
- * signal's reason. In the last two cases the turn is aborted, so that the session is free for the next one.
+ * @throws FleetError `FLEET_TURN_FAILED` (an error of the runtime or the model), `FLEET_SERVER_LOST`, `FLEET_TURN_TIMEOUT`;
+ * or the signal's reason. In the last two cases the turn is aborted, so that the session is free for the next one.
  */
 export async function runTurn(
   session: CopilotSession,
@@ -49,14 +49,14 @@ export async function runTurn(
   try {
     stop.throwIfAborted();
     sent = session.send(message).then((messageId) => prompt.taken(messageId));
-    // A send that fails after the race is over has been answered for already.
+    // If the send fails after the race is over, its error no longer matters.
     sent.catch(() => undefined);
     const outcome = await abortable(Promise.race([sent.then(() => ended), ended, lost]), stop);
     if (outcome.kind === "failed") throw outcome.error;
     return prompt.reply;
   } catch (error) {
     if (!stop.aborted) throw await asTurnError(error, session.sessionId, closed);
-    // Its end is waited for, or the next turn would take the end of this one for its own. Best effort: it may be over.
+    // Wait for the end of this turn, or the next turn would mistake it for its own. Best effort: the turn may be over.
     const aborted = sent === undefined ? undefined : session.abort().then(() => ended);
     await Promise.race([aborted, closed, wait(ABORT_WAIT_MS)]).catch(() => undefined);
     if (options.signal?.aborted === true) throw options.signal.reason;
@@ -66,7 +66,7 @@ export async function runTurn(
   }
 }
 
-/** Follows one prompt through the events of its session. Events of sub-agents do not count: their work is inside a turn. */
+/** Follows one prompt through the events of its session. Ignores sub-agents, because their work is inside a turn. */
 class SentPrompt {
   readonly reply: TurnReply = { text: "", event: undefined };
   /** Resolves when the turn is over. */
@@ -74,7 +74,7 @@ class SentPrompt {
   readonly #session: CopilotSession;
   readonly #onDelta: TurnOptions["onDelta"];
   #end: (outcome: Outcome) => void = () => undefined;
-  /** Events that arrived before the server's answer, which has the id of the prompt; null after that. */
+  /** Events that arrived before the server's answer with the prompt's id. Null after that answer. */
   #early: SessionEvent[] | null = [];
   #messageId: string | undefined;
   #begun = false;
@@ -94,7 +94,7 @@ class SentPrompt {
     else this.#early.push(event);
   }
 
-  /** The server took the prompt. @param messageId undefined if the server does not name it */
+  /** The server accepted the prompt. @param messageId undefined if the server does not name it */
   taken(messageId: string | undefined): void {
     const early = this.#early ?? [];
     this.#early = null;
@@ -135,7 +135,10 @@ class SentPrompt {
     this.#failure = undefined;
   }
 
-  /** Ends a turn of a prompt that did not begin: it may have failed before that, or have begun under another id. Never rejects. */
+  /**
+   * Ends a turn whose prompt did not begin, unless the session is at work. The prompt may have failed before that, or have
+   * begun under another id. Never rejects.
+   */
   async #endUnlessAtWork(): Promise<void> {
     for (const pauseMs of [0, ASK_AGAIN_MS]) {
       await wait(pauseMs);
@@ -148,12 +151,12 @@ class SentPrompt {
     try {
       return (await this.#session.rpc.metadata.activity()).hasActiveWork;
     } catch {
-      return false; // not in memory, and so in no turn
+      return false; // the session is not loaded, so it is not in a turn
     }
   }
 }
 
-/** A send that was rejected since the connection broke says so in many ways: all of them mean the server is lost. */
+/** If the connection broke, a send may fail with any of many errors. All of them mean that the server is lost. */
 async function asTurnError(error: unknown, sessionId: string, closed: Promise<void>): Promise<unknown> {
   if (error instanceof FleetError) return error;
   const gone = await Promise.race([closed.then(() => true), wait(50).then(() => false)]);
@@ -163,7 +166,7 @@ async function asTurnError(error: unknown, sessionId: string, closed: Promise<vo
 }
 
 function turnFailed(sessionId: string, message: string, cause?: unknown): FleetError {
-  // The id stands here since whoever let `create` choose one has not seen it yet.
+  // Show the id here, because a user who let `create` choose one has not seen it yet.
   return new FleetError("FLEET_TURN_FAILED", message, {
     cause,
     suggestions: [`The session goes on: copilotfleet send ${sessionId} TEXT --user USER`],
