@@ -335,8 +335,8 @@ export class Client {
   #cut(attachment: Attachment, message: string): void {
     const { sessionId, inTurn } = attachment;
     const turn = this.turns.of(sessionId);
-    // A prompt that still waits for its turn loses nothing. Its client must not take the end of somebody else's turn for the
-    // end of its own.
+    // A prompt that still waits for its turn loses nothing. If its client got the end of another turn, it would believe that
+    // its own turn had ended.
     if (turn?.active === true) this.#ends.cut(sessionId, message);
     else if (inTurn) this.#ends.cutOther(sessionId, message);
     attachment.inTurn = false;

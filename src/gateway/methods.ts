@@ -214,7 +214,7 @@ export function isKnownMethod(method: string): boolean {
   return SCOPES.has(method);
 }
 
-/** Methods of other scopes that may also approve tools, by a command such as `/allow-all` or by lasting trust in a folder. */
+/** Methods of other scopes that may also approve tools, by commands like `/allow-all` or by lasting trust in folders. */
 const APPROVING = new Set(
   `session.commands.invoke session.commands.enqueue session.sandbox.disableForSession session.permissions.paths.add
   session.permissions.paths.updatePrimary session.permissions.locations.apply session.permissions.folderTrust.addTrusted
