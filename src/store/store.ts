@@ -143,8 +143,8 @@ export interface Store {
   listPlacements(): Promise<UserPlacement[]>;
 
   /**
-   * The clock for the expiry of tokens, in milliseconds since the epoch. All users of this store share it, whatever the
-   * clocks of their machines show.
+   * The clock for the expiry of tokens, in milliseconds since the epoch. All processes that use this store share it,
+   * whatever the clocks of their machines show.
    */
   now(): Promise<number>;
 
