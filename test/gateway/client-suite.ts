@@ -1,5 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { existsSync } from "node:fs";
+import { mkdir, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import {
   approveAll,
@@ -251,6 +252,88 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       expect(called).toEqual(expect.arrayContaining(["prompt", "before bash"]));
     });
 
+    it("has its hooks called, and is asked for permission, for the tools of a sub-agent", async () => {
+      const called: string[] = [];
+      const sessions = new Map<string, string>();
+      const session = await create({
+        hooks: {
+          onPreToolUse: ({ toolName, sessionId }) => {
+            called.push(`before ${toolName}`);
+            sessions.set(toolName, sessionId);
+          },
+          onPostToolUse: ({ toolName }) => void called.push(`after ${toolName}`),
+        },
+        onPermissionRequest: ({ kind }) => {
+          called.push(`permission for ${kind}`);
+          return { kind: "approve-once" };
+        },
+      });
+      const prompt = '!tool bash {"command":"echo from-the-sub-agent","description":"x"}';
+      const task = { agent_type: "task", name: "helper", description: "x", prompt, mode: "sync" };
+      expect(await say(session, `!tool task ${JSON.stringify(task)}`)).toContain("from-the-sub-agent");
+      const order = ["before task", "before bash", "permission for shell", "after bash", "after task"];
+      expect(called).toEqual(order);
+      expect(sessions.get("task")).toBe(session.sessionId);
+      expect(sessions.get("bash")).not.toBe(session.sessionId);
+    });
+
+    it("goes on when one of its own functions throws", async () => {
+      const fail = (): never => {
+        throw new Error("thrown by the client");
+      };
+      const command = '!tool bash {"command":"echo output","description":"x"}';
+      const session = await create({
+        tools: [{ name: "broken", description: "x", parameters: { type: "object" }, handler: fail }],
+        hooks: { onPreToolUse: fail, onPostToolUse: fail },
+        onUserInputRequest: fail,
+        onElicitationRequest: fail,
+      });
+      expect(await say(session, "!tool broken {}")).toContain("Error: Tool execution failed");
+      expect(await say(session, '!tool ask_user {"question":"Really?"}')).toContain("unable to respond");
+      expect(await say(session, command)).toMatch(/^tool said: output/);
+      const requestedSchema = { type: "object" as const, properties: {} };
+      expect(await session.ui.elicitation({ message: "who?", requestedSchema })).toEqual({ action: "cancel" });
+      const careful = await create({ onPermissionRequest: fail });
+      expect(await say(careful, command)).toContain("Permission denied");
+    });
+
+    it("uses the MCP server of a plugin", async () => {
+      const { workspacePath } = await create();
+      const plugin = resolve(workspacePath ?? "", "../../plugin");
+      await mkdir(plugin);
+      await writeFile(join(plugin, "plugin.json"), JSON.stringify({ name: "echo-plugin", version: "1.0.0" }));
+      const program = join(import.meta.dirname, "../fixtures/mcp-server.mjs");
+      const mcpServers = { echoing: { command: process.execPath, args: [program] } };
+      await writeFile(join(plugin, ".mcp.json"), JSON.stringify({ mcpServers }));
+      const session = await create({ pluginDirectories: [plugin] });
+      const server = async () => (await session.rpc.mcp.list()).servers.find(({ name }) => name === "echoing");
+      await eventually("the MCP server", async () => (await server())?.status === "connected");
+      expect(await server()).toMatchObject({ source: "plugin", sourcePlugin: "echo-plugin" });
+      expect(await say(session, '!tool echoing-echo {"text":"hello"}')).toBe("tool said: MCP said: hello");
+    });
+
+    it("gets ephemeral events, which the history does not have", async () => {
+      const session = await create();
+      const other = await at.connect();
+      const watching = await other.resumeSession(session.sessionId, {
+        onPermissionRequest: approveAll,
+        ...at.settings,
+      });
+      const heard: SessionEvent[] = [];
+      watching.on("session.info", (event) => void heard.push(event));
+      await session.log("passing", { ephemeral: true });
+      await session.log("lasting");
+      await eventually("both events at the other client", () => heard.length === 2);
+      expect(heard).toMatchObject([
+        { ephemeral: true, data: { message: "passing" } },
+        { data: { message: "lasting" } },
+      ]);
+      expect(heard[1]).not.toHaveProperty("ephemeral");
+      const kept = (await session.getEvents()).filter(({ type }) => type === "session.info");
+      expect(kept).toEqual([heard[1]]);
+      await other.stop();
+    });
+
     it("sends attachments of several megabytes", async () => {
       const session = await create();
       const data = randomBytes(3 * 1024 * 1024).toString("base64");
@@ -472,11 +555,37 @@ class Handler extends CopilotRequestHandler {
       this.calledOff++;
       throw new Error("called off");
     }
+    if (request.url.endsWith("/messages")) return citing();
     const chunk = (choice: object) => `data: ${JSON.stringify({ id: "c", choices: [{ index: 0, ...choice }] })}\n\n`;
     const said = chunk({ delta: { role: "assistant", content: "from the handler" }, finish_reason: null });
     const end = chunk({ delta: {}, finish_reason: "stop" });
     return new Response(`${said}${end}data: [DONE]\n\n`, { headers: { "content-type": "text/event-stream" } });
   }
+}
+
+/** A streamed answer of an Anthropic model that cites the client's document. */
+function citing(): Response {
+  const citation = {
+    type: "char_location",
+    cited_text: "The sky is green.",
+    document_index: 0,
+    document_title: "facts.txt",
+    start_char_index: 0,
+    end_char_index: 17,
+  };
+  const usage = { input_tokens: 1, output_tokens: 1 };
+  const message = { id: "m", type: "message", role: "assistant", model: "m", content: [], stop_reason: null, usage };
+  const events = [
+    { type: "message_start", message },
+    { type: "content_block_start", index: 0, content_block: { type: "text", text: "", citations: [] } },
+    { type: "content_block_delta", index: 0, delta: { type: "text_delta", text: "green" } },
+    { type: "content_block_delta", index: 0, delta: { type: "citations_delta", citation } },
+    { type: "content_block_stop", index: 0 },
+    { type: "message_delta", delta: { stop_reason: "end_turn", stop_sequence: null }, usage },
+    { type: "message_stop" },
+  ];
+  const body = events.map((event) => `event: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`).join("");
+  return new Response(body, { headers: { "content-type": "text/event-stream" } });
 }
 
 /** What a client can do that answers the model's requests itself, at a server without credentials. */
@@ -517,6 +626,26 @@ export function describeRequestHandler(
       for (const prompt of ["one", "two"]) await session.sendAndWait(prompt, 20_000);
       const keys = handler.asked.filter(({ sessionId }) => sessionId === session.sessionId).map(({ key }) => key);
       expect(keys).toEqual(expect.arrayContaining(["Bearer token-1", "Bearer token-2"]));
+    });
+
+    it("gets the citations of an answer", async () => {
+      const session = await client.createSession({
+        onPermissionRequest: approveAll,
+        provider: { type: "anthropic", baseUrl: "http://model.invalid", apiKey: "own-key" },
+        model: "claude-sonnet-4.5",
+        streaming: true,
+        enableCitations: true,
+      });
+      const data = Buffer.from("The sky is green.").toString("base64");
+      const attachments = [{ type: "blob" as const, data, mimeType: "text/plain", displayName: "facts.txt" }];
+      const reply = await session.sendAndWait({ prompt: "Which colour?", attachments }, 20_000);
+      expect(reply?.data).toMatchObject({
+        content: "green",
+        citations: {
+          sources: [{ provider: "anthropic", title: "facts.txt" }],
+          spans: [{ startIndex: 0, endIndex: 5, references: [{ citedText: "The sky is green." }] }],
+        },
+      });
     });
 
     it("is told when its answer is no longer wanted", async () => {
