@@ -24,7 +24,7 @@ import { DAMAGE_ADVICE } from "./store/file/damage.js";
 import { checkStateFolder } from "./store/file/state-folder.js";
 import type { HostRecord } from "./store/store.js";
 
-/** `warning`: it works, but something is likely to surprise. `skipped`: it needs what an earlier check found broken. */
+/** `warning`: it works, but it will probably cause a surprise. `skipped`: it depends on an earlier check that failed. */
 export type CheckLevel = "ok" | "warning" | "failed" | "skipped";
 
 export interface Check {
@@ -32,22 +32,22 @@ export interface Check {
   /** False for `failed` and `skipped`. */
   ok: boolean;
   level: CheckLevel;
-  /** What was seen. */
+  /** The result of the check, as a sentence for the user. */
   detail: string;
-  /** How to repair it, as a command or a sentence; null where nothing needs repair or no general advice exists. */
+  /** The repair, as a command or a sentence. Null if nothing needs repair, or if there is no general advice. */
   fix: string | null;
-  /** Whether `--fix` mended it just now. */
+  /** Whether `--fix` has just repaired it. */
   fixed: boolean;
 }
 
 export interface DoctorResult {
   ok: boolean;
   checks: Check[];
-  /** The exit code of the first problem that is left, by the public contract; 0 if there is none. */
+  /** The exit code of the first remaining problem in the public contract; 0 if there is none. */
   exit: number;
 }
 
-/** The result of one check. A warning leaves the whole result `ok`, and its fix is shown. */
+/** The result of one check. With a warning, the whole result is still `ok`, but the fix is shown. */
 interface Finding {
   level: Exclude<CheckLevel, "skipped">;
   detail: string;
@@ -58,27 +58,27 @@ interface Finding {
 export interface DoctorOptions {
   env: NodeJS.ProcessEnv;
   cwd: string;
-  /** The configuration file that the user named. */
+  /** The configuration file that the user named with `--config`. */
   configFile?: string;
-  /** Mend what can be mended without losing anything. */
+  /** Repair what can be repaired without losing anything. */
   fix: boolean;
 }
 
 const PROBLEM_EXIT = 3;
-/** Checks that read the recorded state, in their order. */
+/** The checks that read the recorded state, in order. */
 const OF_THE_STATE = ["session records", "servers", "pool", "serve", "ports", "stray processes"];
 const CONNECT_MS = 2_000;
 const LITTLE_SPACE_BYTES = 1_000_000_000;
-/** Fewer free ports than this, or than a tenth of a small range, are few. */
+/** The check warns if fewer ports than this are free. For a small range, the limit is a tenth of the range. */
 const FEW_PORTS = 10;
 
-/** The checks so far. A check that cannot be made since an earlier one failed is listed as skipped. */
+/** Collects the checks. If a check fails, the checks that depend on it are listed as skipped. */
 class Checks {
   readonly all: Check[] = [];
-  /** The exit code of the first failure. */
+  /** The exit code of the first failed check; 0 if none has failed. */
   exit = 0;
 
-  /** Resolves with whether the check passed, possibly with a warning. */
+  /** Runs one check. Resolves with true if it passed, possibly with a warning. */
   async run(name: string, look: () => Finding | Promise<Finding>): Promise<boolean> {
     let finding: Finding;
     let exit = PROBLEM_EXIT;
@@ -105,14 +105,14 @@ class Checks {
   }
 }
 
-/** The first suggestion that does not send the user back to this very command. */
+/** Returns the first suggestion that does not send the user back to this command. */
 function adviceOf(suggestions: readonly string[]): string | undefined {
   return suggestions.find((suggestion) => !suggestion.includes("copilotfleet doctor"));
 }
 
 /**
- * Looks at everything the fleet stands on, one check after the other. Checks that need what an earlier one found broken are
- * listed as skipped. Without `fix` it changes nothing.
+ * Checks everything that the fleet depends on, one check after the other. Lists checks as skipped if they depend on a
+ * failed check. Changes nothing without `fix`.
  */
 export async function examine(options: DoctorOptions): Promise<DoctorResult> {
   const checks = new Checks();
@@ -144,7 +144,7 @@ export async function examine(options: DoctorOptions): Promise<DoctorResult> {
   return { ok: checks.all.every(({ ok }) => ok), checks: checks.all, exit: checks.exit };
 }
 
-/** States what separates users, and warns where programs of one user can run beside the state of others. */
+/** Reports how users are separated. Warns if programs of one user can run with access to the state of others. */
 function isolationOf({ config: { isolation, session } }: LoadedConfig): Finding {
   if (isolation === "shared") {
     return { level: "ok", detail: "shared: clients of one server are separated by the front door's rules" };
@@ -162,7 +162,7 @@ function isolationOf({ config: { isolation, session } }: LoadedConfig): Finding 
   return { level: "warning", detail: `${detail}; here ${open.join(" and ")}`, fix };
 }
 
-/** Also the one of the shared storage, where there is one. */
+/** The checks of the recorded state, including that of the shared storage if it is configured. */
 function stateChecks({ config }: LoadedConfig): string[] {
   return config.storage.shared === null ? OF_THE_STATE : [...OF_THE_STATE, "shared storage"];
 }
@@ -196,7 +196,8 @@ async function recordedState(checks: Checks, options: DoctorOptions, loaded: Loa
   await checks.run("serve", async () => await supervision(fleet));
   await checks.run("ports", async () => await freePorts(config.ports, await fleet.heldPorts()));
   await checks.run("stray processes", async () => {
-    // Processes first: a launch is recorded before its process starts, so none seen here is recorded only later.
+    // List the processes before reading the records. A launch is recorded before its process starts, so the record of
+    // every listed process already exists.
     const launches = [...launchesByVariable(FLEET_VARIABLE, stateRoot)];
     const known = await fleet.launchIds();
     const strays = launches.filter(([launchId]) => !known.has(launchId));
@@ -212,7 +213,7 @@ async function recordedState(checks: Checks, options: DoctorOptions, loaded: Loa
   if (shared !== null) await checks.run("shared storage", async () => await sharedStorage(shared, await fleet.hosts()));
 }
 
-/** Damage leaves the records usable, so it is a warning. */
+/** Damage is a warning, because the records can still be used. */
 function recorded(count: string, warnings: readonly string[], fixed: boolean): Finding {
   if (warnings.length === 0) return { level: "ok", detail: count };
   const texts = warnings.map((warning) => warning.replace(DAMAGE_ADVICE, "").trim());
@@ -239,7 +240,7 @@ async function supervision(fleet: Fleet): Promise<Finding> {
   return { level: "warning", detail, fix: "copilotfleet serve" };
 }
 
-/** Ports are tried only until enough free ones are found: a range may have tens of thousands. */
+/** Tries ports only until enough free ones are found, because a range may have tens of thousands. */
 async function freePorts({ from, to }: PortRange, held: ReadonlySet<number>): Promise<Finding> {
   const size = to - from + 1;
   const enough = Math.min(FEW_PORTS, Math.ceil(size / 10));
@@ -274,7 +275,10 @@ async function diskSpace({ config, stateRoot }: LoadedConfig): Promise<Finding> 
   return { level: "warning", detail: `only ${detail}; a full disk refuses new sessions and turns`, fix };
 }
 
-/** The bytes that this user may still write on the file system of the path, or of the nearest folder above it that exists. */
+/**
+ * Returns the bytes that this user can still write on the file system of the path. Uses the nearest existing folder
+ * above if the path does not exist.
+ */
 async function freeSpace(path: string): Promise<{ path: string; bytes: number }> {
   try {
     const { bavail, bsize } = await statfs(path);
@@ -289,7 +293,7 @@ function megabytes(bytes: number): string {
   return bytes < LITTLE_SPACE_BYTES ? `${Math.floor(bytes / 1e6)} MB` : `${(bytes / 1e9).toFixed(1)} GB`;
 }
 
-/** That the folder is there, can be relied on, and is the one that the other hosts have. */
+/** Checks that the folder exists, that its file system is reliable, and that the other hosts use the same folder. */
 async function sharedStorage(shared: string, hosts: readonly HostRecord[]): Promise<Finding> {
   const fileSystem = await usable(shared, async () => fileSystemOf(shared));
   const at = `${shared} on ${fileSystem.type} (${fileSystem.source} at ${fileSystem.mountPoint})`;
@@ -318,7 +322,7 @@ function unknownSettings(env: NodeJS.ProcessEnv): Finding {
   return { level: "warning", detail: ignored, fix: `unset ${names.join(" ")}` };
 }
 
-/** Finding the file proves little: it is started once, in a folder that goes away, and asked for its version. */
+/** Starts the runtime once in a temporary folder and asks for its version, because finding the file does not prove much. */
 async function runtimeStarts({ config }: LoadedConfig, env: NodeJS.ProcessEnv): Promise<Finding> {
   const runtime = findRuntime(config.runtime.path, env);
   const folder = await mkdtemp(join(tmpdir(), "copilotfleet-doctor-"));
@@ -328,7 +332,7 @@ async function runtimeStarts({ config }: LoadedConfig, env: NodeJS.ProcessEnv): 
       env: { ...env, COPILOTFLEET_HOME: join(folder, "state") },
       config: {
         runtime: { path: runtime.path },
-        // The trial is nobody else's business.
+        // The trial must not touch the fleet's store, storage or tokens.
         store: "file",
         storage: { shared: null },
         auth: { githubTokenEnv: null, githubTokenFile: null, githubTokenCommand: null },
@@ -344,7 +348,10 @@ async function runtimeStarts({ config }: LoadedConfig, env: NodeJS.ProcessEnv): 
   }
 }
 
-/** Whether prompts will find a model. Connects to its address at most: no key is sent, and no token command runs. */
+/**
+ * Checks that prompts can reach a model. At most connects to the model's address. Sends no key and runs no token
+ * command.
+ */
 async function modelAnswers({ config }: LoadedConfig, env: NodeJS.ProcessEnv): Promise<Finding> {
   const { provider, auth } = config;
   try {

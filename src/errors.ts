@@ -1,8 +1,10 @@
 /**
- * The one catalogue of what can go wrong. A code is API: scripts match on it, so none is ever renamed.
- * `exit` is the command's exit code by the public contract: 1 a bug, 2 usage, 3 configuration, 4 not found (also: not
+ * The catalogue of all errors. A code is API: scripts match on it, so a code is never renamed.
+ *
+ * `exit` is the command's exit code in the public contract: 1 a bug, 2 usage, 3 configuration, 4 not found (or not
  * yours), 5 conflict or locked, 6 capacity or time-out, 7 a backend is not available, 8 a drain had to cut something.
- * `retryable`: the same call may well succeed in a moment, with nothing done by the caller.
+ *
+ * `retryable` means that the same call may succeed soon, although the caller changes nothing.
  */
 export const ERRORS = {
   FLEET_INTERNAL: { exit: 1 },
@@ -76,28 +78,29 @@ export const ERRORS = {
 export type FleetErrorCode = keyof typeof ERRORS;
 
 export interface FleetErrorOptions {
-  /** What to do next, each as a command or a sentence that can be followed as it stands. */
+  /** The next steps. Each is a command or a sentence that the user can follow as it stands. */
   suggestions?: readonly string[];
-  /** The error underneath, kept for logs and never lost. */
+  /** The underlying error, kept for logs. */
   cause?: unknown;
-  /** Work that was done before or in spite of the failure, under the names that the result would have had. */
+  /** Work that was done although the call failed, under the names that it would have in the result. */
   outcome?: Readonly<Record<string, unknown>>;
-  /** The limit that was reached, as `limits.default` and `limits.total` name it: `connections`, `total.connections`. */
+  /** The limit that was reached, under its name below `limits`: `connections`, `total.connections`. */
   limit?: string;
-  /** After how many milliseconds the same call may succeed, where that is known. */
+  /** The number of milliseconds after which the same call may succeed, if it is known. */
   retryAfterMs?: number;
 }
 
-/** Encloses an option in a message, and separates its name from its value. `quote()` lets neither through. */
+/** These characters enclose an option in a message, and separate its name from its value. `quote()` escapes both. */
 const MARK = "\u0001";
 const SEPARATOR = "\u0002";
 
-/** How a message names an option of the call that failed; `value` is an example of what to set it to, or empty. */
+/** Names an option of the failed call in a message. `value` is an example value, or empty. */
 export type OptionNaming = (name: string, value: string) => string;
 
 /**
- * An option of the call, for the message or a suggestion of a {@link FleetError}. The same error reaches programs, which
- * set options, and people at the command, who set flags: a program reads `wait: "30s"`, and `cli/report.ts` shows `--wait 30s`.
+ * Marks an option of the call in the message or a suggestion of a {@link FleetError}. The same error reaches programs,
+ * which set options, and users of the command, who set flags. A program reads `wait: "30s"`, and `cli/report.ts` shows
+ * `--wait 30s`.
  */
 export function option(name: string, value = ""): string {
   return `${MARK}${name}${SEPARATOR}${value}${MARK}`;
@@ -113,17 +116,17 @@ function nameOptions(text: string, naming: OptionNaming): string {
 
 const asOption: OptionNaming = (name, value) => (value === "" ? name : `${name}: ${JSON.stringify(value)}`);
 
-/** An error that is part of the contract: a stable code, a message for people, and what to do next. */
+/** An error that is part of the public contract. It has a stable code, a message for people, and the next steps. */
 export class FleetError extends Error {
   override readonly name = "FleetError";
   readonly code: FleetErrorCode;
   readonly suggestions: readonly string[];
   readonly #text: { message: string; suggestions: readonly string[] };
-  /** Work that was done before or in spite of the failure, such as `{ deleted: ["a"] }`; empty if nothing was. */
+  /** Work that was done although the call failed, such as `{ deleted: ["a"] }`; empty if there is none. */
   readonly outcome: Readonly<Record<string, unknown>>;
-  /** The limit that was reached; undefined for an error of another kind. */
+  /** The limit that was reached; undefined for other errors. */
   readonly limit: string | undefined;
-  /** After how many milliseconds the same call may succeed; undefined where that is not known. */
+  /** The number of milliseconds after which the same call may succeed; undefined if it is not known. */
   readonly retryAfterMs: number | undefined;
 
   constructor(code: FleetErrorCode, message: string, options: FleetErrorOptions = {}) {
@@ -136,7 +139,7 @@ export class FleetError extends Error {
     this.retryAfterMs = options.retryAfterMs;
   }
 
-  /** The message and the suggestions, with another way to name options. */
+  /** Returns the message and the suggestions, with options named by `naming`. */
   describe(naming: OptionNaming): { message: string; suggestions: string[] } {
     const { message, suggestions } = this.#text;
     return {
@@ -145,31 +148,31 @@ export class FleetError extends Error {
     };
   }
 
-  /** The process's exit code by the public contract. */
+  /** The exit code of the process in the public contract. */
   get exit(): number {
     return ERRORS[this.code].exit;
   }
 
-  /** Whether the same call may well succeed in a moment. */
+  /** Whether the same call may succeed soon, although the caller changes nothing. */
   get retryable(): boolean {
     return "retryable" in ERRORS[this.code];
   }
 }
 
-/** Whether `error` is a {@link FleetError}, and if `code` is given, that very one. */
+/** Whether `error` is a {@link FleetError}. With `code`, it must have that code. */
 export function isFleetError(error: unknown, code?: FleetErrorCode): error is FleetError {
   return error instanceof FleetError && (code === undefined || error.code === code);
 }
 
-/** The `code` of a Node system error (`ENOENT`, …), or undefined for anything else. */
+/** Returns the `code` of a Node system error (`ENOENT`, …), or undefined for any other error. */
 export function systemCode(error: unknown): string | undefined {
   if (!(error instanceof Error) || !("code" in error)) return undefined;
   return typeof error.code === "string" ? error.code : undefined;
 }
 
 /**
- * A value from outside, quoted for a message: control, zero-width and bidirectional characters are escaped, so that it
- * can neither forge a log line nor reorder what a terminal shows; long values are shortened.
+ * Quotes a value from outside for a message. Escapes control, zero-width and bidirectional characters, so that the
+ * value cannot forge a log line or reorder the text on a terminal. Shortens long values.
  */
 export function quote(value: unknown): string {
   const text = typeof value === "string" ? value : (JSON.stringify(value) ?? String(value));

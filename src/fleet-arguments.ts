@@ -5,15 +5,18 @@ import type { InheritedListener } from "./runtime/listen.js";
 import { PendingReply } from "./sessions/reply.js";
 
 /**
- * What the methods of `Fleet` take. The compiler checks this for TypeScript; a caller in JavaScript gets the same answer at
- * run time, as a usage error and before anything is changed. A check returns the value in the form that the method reads:
- * every duration may be given as "30s" or in milliseconds, and older names of options still work.
+ * Checks the arguments of the methods of `Fleet` at run time. The compiler checks them for TypeScript. A caller in
+ * JavaScript gets the same answer as a usage error, before anything changes. A check returns the value in the form that
+ * the method reads: durations become milliseconds, and older option names become the current ones.
  */
 
-/** @throws FleetError `FLEET_USAGE_INVALID`, `FLEET_DURATION_INVALID`. */
+/**
+ * @throws FleetError `FLEET_USAGE_INVALID` when the value has the wrong type; `FLEET_DURATION_INVALID` when a duration
+ * is malformed or out of bounds.
+ */
 type Check = (value: unknown, name: string) => unknown;
 
-/** One argument of a method. */
+/** An argument of a method. */
 type Argument = readonly [name: string, check: Check];
 
 function wrong(name: string, must: string, value: unknown): FleetError {
@@ -60,13 +63,17 @@ const signal = kind(
   (value): value is AbortSignal => isObject(value) && typeof value.aborted === "boolean" && "addEventListener" in value,
 );
 
-/** A duration for a timer, which the method reads as milliseconds. */
+/** Checks a duration for a timer, and converts it to milliseconds. */
 function timer(bounds: Pick<DurationBounds, "orZero">): Check {
   return (value, name) => parseDuration(span(value, name), { name: option(name), maxMs: LONGEST_TIMER_MS, ...bounds });
 }
 const wait = timer({ orZero: true });
 
-/** Where to listen. */
+/**
+ * Reads the address or descriptor to listen on.
+ *
+ * @throws FleetError `FLEET_USAGE_INVALID` when it is neither.
+ */
 export function readListener(value: unknown, name: string): Address | InheritedListener {
   const address = isText(value) ? parseAddress(value) : value;
   const isAddress = (at: unknown): at is Address => isObject(at) && isText(at.host) && Number.isInteger(at.port);
@@ -83,11 +90,11 @@ const maybe =
 interface Field {
   check: Check;
   required?: true;
-  /** The name under which the method reads it. */
+  /** The name that the method reads. */
   as?: string;
 }
 
-/** An object with options. Those that are not in `fields` pass unseen: they are the SDK's. */
+/** Checks an object with options. Options that are not in `fields` pass unchecked, because they are for the SDK. */
 function options(fields: Readonly<Record<string, Field>>): Check {
   return (value, name) => {
     const given = object(value, name);
@@ -103,7 +110,7 @@ function options(fields: Readonly<Record<string, Field>>): Check {
   };
 }
 
-/** Options of which exactly one says what is meant. */
+/** Checks options of which exactly one must be given. */
 function oneOf(fields: Readonly<Record<string, Field>>): Check {
   const read = options(fields);
   return (value, name) => {
@@ -117,7 +124,7 @@ function oneOf(fields: Readonly<Record<string, Field>>): Check {
 const required = (check: Check): Field => ({ check, required: true });
 const USER = required(text);
 const SIGNAL = { check: signal };
-/** `waitMs` is the older name of `wait`. The newer one counts if both are given, so it comes last. */
+/** `waitMs` is the older name of `wait`. If both are given, `wait` wins because it comes last. */
 const WAIT = { waitMs: { check: milliseconds }, wait: { check: wait, as: "waitMs" } };
 const DRAIN_TIMEOUT = {
   drainTimeoutMs: { check: milliseconds },
@@ -156,7 +163,7 @@ const ids: Argument = ["ids", texts];
 const spawnOptions: Argument = ["options", maybe(SPAWN)];
 const stopOptions: Argument = ["options", maybe(STOP)];
 
-/** By the names of the methods. One that takes nothing has an empty list. */
+/** The arguments of each method. A method without arguments has an empty list. */
 export const ARGUMENTS = {
   spawn: [user, spawnOptions],
   spawnMany: [["users", texts], spawnOptions],
@@ -279,10 +286,10 @@ export const ARGUMENTS = {
 type Method = (this: object, ...args: unknown[]) => unknown;
 
 /**
- * Makes each of these methods check its arguments, and refuse once the object is closed. In one place, so that no method can
- * miss it.
+ * Makes each declared method check its arguments, and refuse calls after the object is closed. This is in one place, so
+ * that no method can omit it.
  *
- * @param assertOpen throws for an object that is closed
+ * @param assertOpen throws if the object is closed
  */
 export function guardMethods<T extends object>(
   prototype: T,
@@ -299,7 +306,10 @@ export function guardMethods<T extends object>(
   }
 }
 
-/** A failure comes in the way in which the method gives its result. */
+/**
+ * Wraps a method so that a failed check is reported in the same way as the method's result: by its iterator, its {@link
+ * PendingReply} or its promise.
+ */
 function guarded(name: string, method: Method, read: (of: object, given: readonly unknown[]) => unknown[]): Method {
   if (name === "followLog") {
     return async function* (...given) {
@@ -320,7 +330,7 @@ function guarded(name: string, method: Method, read: (of: object, given: readonl
   };
 }
 
-/** The options of `Fleet.open`. The configuration in it has its own checks. */
+/** Checks the options of `Fleet.open`. The configuration in it has its own checks. */
 export const readFleetOptions: Check = options({
   config: { check: object },
   env: { check: object },

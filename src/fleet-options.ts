@@ -17,54 +17,58 @@ import type { SessionView } from "./sessions/view.js";
 import type { Isolation, TokenSource } from "./store/store.js";
 
 export interface FleetOptions {
-  /** Settings that win over the environment and the files, in the form of a configuration file. */
+  /** Settings in the form of a configuration file. They win over the environment and the files. */
   config?: PartialConfig;
-  /** The environment to read settings and tokens from, and to pass on to servers. Default: `process.env`. */
+  /** The environment that supplies settings and tokens, and that is passed on to servers. Default: `process.env`. */
   env?: NodeJS.ProcessEnv;
   /**
-   * Where to look upward for `.copilotfleet.json`. Default: the working folder. Keys of it that name programs, variables,
-   * addresses or stores need the user's trust (`copilotfleet trust`).
+   * The folder at which the search for `.copilotfleet.json` starts; it continues in the folders above. Default: the
+   * working folder. Keys in that file that name programs, variables, addresses or stores need the user's trust
+   * (`copilotfleet trust`).
    */
   cwd?: string;
-  /** A configuration file to read instead of that one. All of its keys count. */
+  /** A configuration file to read instead of `.copilotfleet.json`. It may set all keys. */
   configFile?: string;
 }
 
 export interface ConnectInfo {
-  /** `host:port`, as the SDK's `RuntimeConnection.forUri` takes it. */
+  /** `host:port`, in the format of the SDK's `RuntimeConnection.forUri`. */
   url: string;
-  /** The connection token of the user's server: whoever has it is that user. */
+  /** The connection token of the user's server. Everybody who has it can act as that user. */
   token: string;
   user: string;
   serverId: string;
 }
 
-/** Where a user's next session goes. */
+/** The server that a user's next session would use. */
 export interface RouteView {
   user: string;
   isolation: Isolation;
-  /** Null where there is nothing to choose: every user has a server. */
+  /** Null if there is no choice, because every user has their own server. */
   strategy: Strategy | null;
-  /** The host that the user goes to; null where the store is one host's alone. */
+  /** The host of that server; null if the store supports only one host. */
   host: string | null;
   serverId: string;
   reason: string;
-  /** The server as it is now; null if it was never started. */
+  /** The current state of the server; null if it was never started. */
   server: ServerView | null;
-  /** Of that host: a closed pool starts no server and takes no turn. */
+  /** The pool of that host. A closed pool starts no servers and admits no turns. */
   pool: PoolState;
 }
 
 export interface CreateSessionOptions extends SessionOptions {
   user: string;
-  /** Left out: a random id, behind the purpose if there is one. */
+  /** Default: a random id, which begins with the purpose if there is one. */
   sessionId?: string;
   purpose?: string;
-  /** After how long without use gc may delete it, such as `24h`. Default: `session.ttl` of the configuration. */
+  /** How long gc keeps the session after its last use, such as `24h`. Default: `session.ttl` of the configuration. */
   ttl?: Duration;
-  /** Other users who may use it too, each turn under a lease. Left out: it is private; empty: shared with nobody yet. */
+  /**
+   * Other users who may use the session; each turn then needs the lease. If left out, the session is private. If empty,
+   * it is collaborative without members.
+   */
   members?: readonly string[];
-  /** Deleted, on disk too, when it is left or the fleet is closed; after a crash by gc. */
+  /** Whether to delete the session, also on disk, when it is left or the fleet is closed. After a crash, gc deletes it. */
   ephemeral?: boolean;
   /** How long to wait for room in the server's memory (`session.maxActive`). Default: `30s`. */
   wait?: Duration;
@@ -83,21 +87,21 @@ export interface ResumeSessionOptions extends SessionOptions {
 }
 
 export interface SendOptions {
-  /** How long the turn may take until it is given up and aborted. Default: forever. */
+  /** How long the turn may take before it is aborted. Default: no limit. */
   timeout?: Duration;
   /** @deprecated The same as `timeout`, in milliseconds. */
   timeoutMs?: number;
-  /** How long to wait for a lease that somebody else holds. Default: `30s`. */
+  /** How long to wait for a lease that another user holds. Default: `30s`. */
   wait?: Duration;
   /** @deprecated The same as `wait`, in milliseconds. */
   waitMs?: number;
-  /** A lease on the session that the caller holds; it is checked right before the prompt goes out. */
+  /** A lease on the session that the caller holds. The fleet checks it right before it sends the prompt. */
   lease?: TurnLease;
   /** Called once if the wait for a lease takes longer than a second. */
   onWait?: (wait: LeaseWait) => void;
-  /** Called with each piece of the reply as it arrives. The reply itself can be iterated for the same. */
+  /** Called with each piece of the reply as it arrives. Iterating over the reply yields the same pieces. */
   onDelta?: (text: string) => void;
-  /** Gives up and aborts the turn. */
+  /** Aborts the turn. */
   signal?: AbortSignal;
 }
 
@@ -107,51 +111,54 @@ export interface ExchangeOptions extends SendOptions {
   session?: SessionOptions;
 }
 
-/** The reply of a turn, and the session after it. */
+/** The reply of a turn, and the state of the session after it. */
 export interface Exchange extends TurnReply {
   session: SessionView;
-  /** @deprecated The reply's `text` and `event` are here, beside it. */
+  /** @deprecated Use `text` and `event` of this object. */
   reply: TurnReply;
 }
 
 export interface SpawnRequest {
-  /** Where the server's GitHub token comes from. Default: as recorded, or `auth` of the configuration. */
+  /** The source of the server's GitHub token. Default: the recorded one, or `auth` of the configuration. */
   token?: TokenSource;
   cwd?: string;
-  /** How long the server may take to answer. Default: `30s`. */
+  /** How long to wait until the server answers. Default: `30s`. */
   wait?: Duration;
   /** @deprecated The same as `wait`, in milliseconds. */
   waitMs?: number;
 }
 
 export interface StopRequest {
-  /** How long turns in flight may take to end. Default: `drain.timeout` of the configuration. */
+  /** How long to wait for turns in flight. Default: `drain.timeout` of the configuration. */
   drainTimeout?: Duration;
   /** @deprecated The same as `drainTimeout`, in milliseconds. */
   drainTimeoutMs?: number;
-  /** Kill at once. */
+  /** Whether to kill the servers at once, even during a turn. */
   force?: boolean;
   signal?: AbortSignal;
 }
 
 export interface RollingRequest extends Omit<StopRequest, "force"> {
-  /** At most so many servers are without a process that admits turns at any moment. Default: 1. */
+  /** The highest number of servers that may be without a process that admits turns at the same time. Default: 1. */
   maxUnavailable?: number;
 }
 
 export interface RebalanceRequest {
-  /** How long to wait for the sessions of one user to be between turns. Default: `drain.timeout`. */
+  /** How long to wait until no session of one user is in a turn. Default: `drain.timeout`. */
   wait?: Duration;
   /** @deprecated The same as `wait`, in milliseconds. */
   waitMs?: number;
 }
 
-/** A user who was moved, and what became of the user's sessions on the host before. */
+/** A user who was moved, and the result for the user's sessions on the previous host. */
 export interface MovedUser extends Released {
   user: string;
   from: string;
   to: string;
-  /** Why the sessions there could not be let go; null: they could, or say themselves why they stay. */
+  /**
+   * Why the sessions on the previous host could not be released. Null if they were; sessions that stayed there have
+   * their own reasons in `kept`.
+   */
   failure: string | null;
 }
 
@@ -165,20 +172,23 @@ export interface DrainRequest extends StopRequest {
 }
 
 export interface SuperviseOptions {
-  /** Called with each event of the supervisor's life. */
+  /** Called with each log entry of the supervisor. */
   log: ServeLog;
-  /** Where the front door listens, as in {@link OpenDoorOptions}. Default: `serve.listen` of the configuration. */
+  /**
+   * The address that the front door listens on, as in {@link OpenDoorOptions}. Default: `serve.listen` of the
+   * configuration.
+   */
   listen?: string | Address | InheritedListener;
-  /** Gives up the start. */
+  /** Cancels the start. */
   signal?: AbortSignal;
 }
 
 export interface OpenDoorOptions extends DoorListeners {
   /**
-   * An address such as "127.0.0.1:4300", port 0 for any free one, or an inherited descriptor. Default: `serve.listen` of the
-   * configuration.
+   * An address such as "127.0.0.1:4300", port 0 for any free port, or an inherited descriptor. Default: `serve.listen`
+   * of the configuration.
    */
   listen?: string | Address | InheritedListener;
-  /** Gives up the wait for the address. */
+  /** Cancels the wait for the address. */
   signal?: AbortSignal;
 }

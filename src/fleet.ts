@@ -94,18 +94,18 @@ const NEVER = new AbortController().signal;
 const ANY_ADDRESS: Address = { host: "127.0.0.1", port: 0 };
 
 /**
- * The fleet of one state folder: the same servers, sessions and rules as the command of this name. Any number of
- * processes may have it open at once.
+ * The fleet of one state folder. It has the same servers, sessions and rules as the command `copilotfleet`. Any number
+ * of processes may have it open at once.
  *
- * Closing it (`await using`, or {@link Fleet.close}) ends this process's connections; servers and sessions stay. Every method
- * refuses then, with `FLEET_CLOSED`.
+ * Closing it (`await using`, or {@link Fleet.close}) ends the connections of this process. Servers and sessions stay.
+ * After that, every method fails with `FLEET_CLOSED`.
  *
- * A duration is a text such as "30s" or a number of milliseconds, wherever one is taken. Nonsense is a usage error.
+ * A duration is a text such as "30s" or a number of milliseconds. An argument that is not allowed is a usage error.
  */
 export class Fleet implements AsyncDisposable {
   /** The configuration in force. */
   readonly config: Config;
-  /** The folder with all state. */
+  /** The absolute path of the folder with all state of this host. */
   readonly stateRoot: string;
   readonly #store: Store;
   readonly #directory: HostDirectory;
@@ -114,14 +114,17 @@ export class Fleet implements AsyncDisposable {
   readonly #clients = new Clients();
   readonly #sessions: Sessions;
   readonly #leases: Leases;
-  /** This host by itself, and all hosts of the fleet. */
+  /** This host alone, and all hosts of the fleet. */
   readonly #own: OwnHost;
   readonly #hosts: FleetHosts;
   readonly #remote: RemoteSessions;
   readonly #doors = new DoorClients();
   readonly #open = new Map<string, Opened>();
   readonly #warnings: string[] = [];
-  /** Ends what this process serves: front doors, and a supervisor, which comes before its door. Harmless when that has ended. */
+  /**
+   * Closes the front doors and supervisors of this process. A supervisor comes before its door. Calling one twice is
+   * harmless.
+   */
   readonly #endings: (() => Promise<unknown>)[] = [];
   #provider: Promise<OpenedProvider> | undefined;
   #closed = false;
@@ -179,8 +182,9 @@ export class Fleet implements AsyncDisposable {
   /**
    * Opens the fleet that the environment and the configuration files name. Starts nothing and writes nothing.
    *
-   * @throws FleetError `FLEET_CONFIG_…`, also for a store, a host's name or a share that a `serve` which runs on the state folder
-   * does not have; `FLEET_STATE_UNSAFE`.
+   * @throws FleetError `FLEET_CONFIG_…` when the configuration is not allowed, or its store, host name or shared folder
+   * differs from that of a `serve` running on the same state folder; `FLEET_STATE_UNSAFE` when others could change the
+   * state folder.
    */
   static async open(options: FleetOptions = {}): Promise<Fleet> {
     readFleetOptions(options, "options");
@@ -198,69 +202,78 @@ export class Fleet implements AsyncDisposable {
   }
 
   /**
-   * The user's own server, started if it does not run, on the host that the user is placed on.
+   * Returns the user's own server on the host where the user is placed. Starts the server if it is not running.
    *
-   * @throws FleetError among others `FLEET_USER_INVALID`, `FLEET_PORTS_EXHAUSTED`, `FLEET_SERVER_START_TIMEOUT`,
-   * `FLEET_SERVER_EXITED`, `FLEET_RUNTIME_MISSING`.
+   * @throws FleetError such as `FLEET_USER_INVALID`, `FLEET_PORTS_EXHAUSTED`, `FLEET_SERVER_START_TIMEOUT`,
+   * `FLEET_SERVER_EXITED` or `FLEET_RUNTIME_MISSING`.
    */
   async spawn(user: string, request: SpawnRequest = {}): Promise<{ server: ServerView; created: boolean }> {
     const id = validateUser(user);
     return await (await this.#hosts.ofUser(id)).spawn(id, request);
   }
 
-  /** The servers of many users, started side by side. Those that can be started run; the others are in the error, a word on each. */
+  /**
+   * Starts the servers of many users in parallel.
+   *
+   * @throws FleetError when some servers cannot be started. The message gives a reason for each of them. The other
+   * servers run.
+   */
   async spawnMany(users: readonly string[], request: SpawnRequest = {}): Promise<ServerView[]> {
     const valid = users.map((user) => validateUser(user));
     return await spawnEverywhere(this.#hosts, valid, request);
   }
 
-  /** Starts one more server that belongs to no single user, on this host. */
+  /** Starts one more shared server on this host. */
   async spawnShared(request: SpawnRequest = {}): Promise<ServerView> {
     return await this.#own.spawnShared(request);
   }
 
   /**
-   * All recorded servers of all hosts as they are now. What a crash left half-done is mended on the way. A host that does not
-   * answer is warned of ({@link takeWarnings}), and its servers are shown as it recorded them last (`away`).
+   * Lists the recorded servers of all hosts in their current state. Repairs records that a crash left incomplete. If a
+   * host does not answer, adds a warning ({@link takeWarnings}) and shows its servers as it last recorded them
+   * (`away`).
    */
   async servers(): Promise<ServerView[]> {
     const [servers, records] = await Promise.all([gatherServers(this.#hosts), this.#store.listSessions()]);
     return withSessionCounts(servers, records, this.#directory.own);
   }
 
-  /** The hosts of the fleet, also those that are gone; none where the store is one host's alone. */
+  /** Lists the hosts of the fleet, including those that are gone; empty if the store supports only one host. */
   async hosts(): Promise<HostRecord[]> {
     return await this.#directory.list();
   }
 
-  /** The names of the hosts of the fleet; none where it is on one. */
+  /** Lists the names of the hosts of the fleet; empty if the fleet has only one host. */
   async hostNames(): Promise<string[]> {
     return await this.#hosts.names();
   }
 
-  /** All hosts, their servers, and how many sessions there are. */
+  /** Returns all hosts, their servers, and the number of sessions. */
   async overview(): Promise<Overview> {
     const { config, stateRoot } = this;
     return await lookAtAll({ ...this.#finding(), config, stateRoot });
   }
 
-  /** How many servers are recorded on this host, in whatever state. */
+  /** Returns the number of servers that are recorded on this host, in any state. */
   async recordedServers(): Promise<number> {
     return Object.keys((await this.#store.readRegistry()).servers).length;
   }
 
-  /** How many sessions are recorded, of all hosts. Reads each record, so that damage is warned of ({@link takeWarnings}). */
+  /**
+   * Returns the number of recorded sessions of all hosts. Reads each record, so damage adds a warning ({@link
+   * takeWarnings}).
+   */
   async recordedSessions(): Promise<number> {
     return (await this.#store.listSessions()).length;
   }
 
-  /** Writes the registry again if a file of it is damaged. */
+  /** Writes the registry again if one of its files is damaged. */
   async repairRegistry(): Promise<void> {
     await this.#store.updateRegistry(() => undefined);
-    this.#store.takeWarnings(); // of the damage that is repaired now
+    this.#store.takeWarnings(); // drop the warnings about the repaired damage
   }
 
-  /** Writes each session record again that has a damaged file. */
+  /** Writes each session record again if its file is damaged. */
   async repairSessionRecords(): Promise<void> {
     for (const { id } of await this.#store.listSessions()) {
       await this.#store
@@ -272,58 +285,73 @@ export class Fleet implements AsyncDisposable {
     this.#store.takeWarnings();
   }
 
-  /** Ids of servers of this host whose record does not agree with the processes there are; {@link Fleet.servers} mends them. */
+  /**
+   * Returns the ids of servers on this host whose records do not match the running processes. {@link Fleet.servers}
+   * repairs them.
+   */
   async brokenServers(): Promise<string[]> {
     return Object.values((await this.#store.readRegistry()).servers)
       .filter(isBroken)
       .map(({ id }) => id);
   }
 
-  /** The launch ids of all recorded servers of this host: a process of this fleet that carries another one is a stray. */
+  /**
+   * Returns the launch ids of all recorded servers of this host. A process of this fleet with another launch id is a
+   * stray.
+   */
   async launchIds(): Promise<Set<string>> {
     return launchesOf(await this.#store.readRegistry());
   }
 
-  /** Whether the pool of this host takes new servers and turns, and if not, why. */
+  /** Returns whether the pool of this host admits new servers and turns, and if not, the reason. */
   async poolState(): Promise<PoolState> {
     return poolState(await this.#store.readRegistry());
   }
 
-  /** The process of the `serve` that supervises this host; null if none runs. */
+  /** Returns the PID of the `serve` that supervises this host; null if none runs. */
   async supervisorPid(): Promise<number | null> {
     return liveSupervisor(await this.#store.readRegistry())?.process.pid ?? null;
   }
 
-  /** The ports that the recorded servers of this host hold. */
+  /** Returns the ports of the recorded servers of this host. */
   async heldPorts(): Promise<Set<number>> {
     return heldPorts(await this.#store.readRegistry());
   }
 
   /**
-   * One server by id or unambiguous beginning of it, on whichever host. A user may have one on several, all with the same id:
-   * `ID@HOST` says which.
+   * Finds one server on any host by its id or a unique prefix of it. A user may have servers with the same id on
+   * several hosts; `ID@HOST` selects one of them.
    *
-   * @throws FleetError `FLEET_SERVER_NOT_FOUND`, `FLEET_HOST_AWAY`.
+   * @throws FleetError `FLEET_SERVER_NOT_FOUND` when it does not exist; `FLEET_HOST_AWAY` when its host cannot be
+   * reached.
    */
   async server(id: string): Promise<ServerView> {
     return await this.#view(await this.#hosts.find(id));
   }
 
-  /** What a server wrote last to its log, and where to go on from with {@link followLog}. @throws as {@link server}. */
+  /**
+   * Returns the last lines of a server's log, and the position from which {@link followLog} continues.
+   *
+   * @throws like {@link server}.
+   */
   async logEnd(id: string, lines: number): Promise<LogEnd> {
     const { host, server } = await this.#hosts.find(id);
     return await host.logEnd(server.id, lines);
   }
 
-  /** What is added to a server's log, until the signal. @throws as {@link server}. */
+  /**
+   * Yields the bytes that are added to a server's log, until the signal aborts.
+   *
+   * @throws like {@link server}.
+   */
   async *followLog(id: string, at: LogPosition, signal: AbortSignal): AsyncGenerator<Buffer> {
     const { host, server } = await this.#hosts.find(id);
     yield* host.followLog(server.id, at, signal);
   }
 
   /**
-   * The server that a user's next session goes to, started if it does not run: the user's own, or the shared one by the
-   * strategy of the configuration.
+   * Returns the server that a user's next session would use, and starts it if it is not running. It is the user's own
+   * server, or a shared one that the configured strategy chooses.
    */
   async serverFor(user: string, request: SpawnRequest = {}): Promise<ServerView> {
     const id = validateUser(user);
@@ -331,9 +359,9 @@ export class Fleet implements AsyncDisposable {
   }
 
   /**
-   * Where a user's next session would go, and why. Starts nothing.
+   * Returns the server that a user's next session would use, and the reason. Starts nothing.
    *
-   * @throws FleetError `FLEET_HOST_AWAY` when the host with the user's server does not say how that is.
+   * @throws FleetError `FLEET_HOST_AWAY` when the host of that server cannot be reached.
    */
   async route(user: string, options: { strategy?: Strategy } = {}): Promise<RouteView> {
     const id = validateUser(user);
@@ -358,7 +386,7 @@ export class Fleet implements AsyncDisposable {
     };
   }
 
-  /** Which users would move if all were placed anew on the hosts that there are. Moves nobody. */
+  /** Returns the users who would move if all users were placed again on the current hosts. Moves nobody. */
   async planRebalance(): Promise<RebalancePlan> {
     const [hosts, placements, sessions] = await Promise.all([
       this.#directory.list(),
@@ -369,8 +397,8 @@ export class Fleet implements AsyncDisposable {
   }
 
   /**
-   * Moves users to where {@link planRebalance} says, each session between its turns: what is in a turn is waited for, and stays
-   * where it is when that takes too long; it is as good there, and moves another time.
+   * Moves users as {@link planRebalance} proposes, each session between two turns. If a turn takes too long, its
+   * session stays where it is. It still works there, and a later call can move it.
    */
   async rebalance(request: RebalanceRequest = {}): Promise<Rebalanced> {
     const { moves, stays } = await this.planRebalance();
@@ -378,7 +406,12 @@ export class Fleet implements AsyncDisposable {
     return { moved: await moveUsers(moves, waitMs, { store: this.#store, hosts: this.#hosts }), stays };
   }
 
-  /** The recorded server of a user, where the user is placed. @throws FleetError `FLEET_SERVER_NOT_FOUND`, `FLEET_HOST_AWAY`. */
+  /**
+   * Returns the recorded server of a user, on the host where the user is placed.
+   *
+   * @throws FleetError `FLEET_SERVER_NOT_FOUND` when it does not exist; `FLEET_HOST_AWAY` when its host cannot be
+   * reached.
+   */
   async serverOf(user: string): Promise<ServerView> {
     return await this.#view(await this.#hosts.findOf(validateUser(user)));
   }
@@ -387,7 +420,7 @@ export class Fleet implements AsyncDisposable {
     return await host.server(server.id);
   }
 
-  /** A server on another host, as it is now. */
+  /** Returns the current state of a server on another host. */
   async #viewOn(name: string, { id }: ServerRecord): Promise<ServerView> {
     const host = await this.#hosts.thereUnder(name);
     if (host === null) throw hostAway(name);
@@ -398,13 +431,16 @@ export class Fleet implements AsyncDisposable {
     return await Promise.all(ids.map(async (id) => await this.#hosts.find(id)));
   }
 
-  /** Waits for turns in flight, stops the servers, frees their ports, on whichever hosts. Homes and sessions stay. */
+  /** Waits for turns in flight, stops the servers and frees their ports, on any host. Their homes and sessions stay. */
   async stop(ids: readonly string[], request: StopRequest = {}): Promise<Stopped[]> {
     const found = await this.#found(ids);
     return (await this.#hosts.onEach(found, async (host, own) => await host.stop(own, request))).flat();
   }
 
-  /** {@link stop}, then the same servers again on the same homes and, where still free, the same ports. */
+  /**
+   * Stops the servers as {@link stop} does, and starts them again with the same homes. They keep their ports if these
+   * are still free.
+   */
   async restart(
     ids: readonly string[],
     request: StopRequest = {},
@@ -415,12 +451,12 @@ export class Fleet implements AsyncDisposable {
   }
 
   /**
-   * Replaces running servers one after the other, at most `maxUnavailable` at a time and the first one alone: each by a new
-   * process on the same home, which has to answer before the old one is drained. This is the upgrade to a new runtime.
-   * Stops at the first server whose new process does not come up; that one and those after it go on as they were. Of several
-   * hosts one comes after the other.
+   * Replaces running servers with new processes on the same homes, for example to use a new version of the runtime.
+   * Replaces the first server alone, and then at most `maxUnavailable` at a time. Drains an old process only after its
+   * new process answers. Stops at the first server whose new process does not start. That server and the remaining ones
+   * keep running. Handles one host after the other.
    *
-   * @throws FleetError with the code of that failure, and a word on how far it came.
+   * @throws FleetError with the code of that failure. The message contains the number of servers replaced before.
    */
   async restartRolling(ids: readonly string[], request: RollingRequest = {}): Promise<RollingResult> {
     const result: RollingResult = { stopped: [], servers: [] };
@@ -433,11 +469,11 @@ export class Fleet implements AsyncDisposable {
   }
 
   /**
-   * Closes the pool to everything new, on this host and for every process, waits for turns in flight, and stops all
-   * servers; those that run now run again when a supervisor starts. {@link undrain} opens the pool again, and so does a
-   * supervisor that starts.
+   * Closes the pool of this host to new servers and turns, for every process. Waits for turns in flight, and stops all
+   * servers. Servers that run now are started again by the next supervisor. {@link undrain} or a starting supervisor
+   * opens the pool again.
    *
-   * @throws FleetError `FLEET_DURATION_INVALID`.
+   * @throws FleetError `FLEET_DURATION_INVALID` when a timeout is malformed or out of bounds.
    */
   async drain(request: DrainRequest = {}): Promise<Stopped[]> {
     await closePool(this.#store);
@@ -446,19 +482,20 @@ export class Fleet implements AsyncDisposable {
     return await this.#own.stopAll(ids, { drainTimeoutMs, force, signal, stays: true });
   }
 
-  /** Opens a pool that was drained. */
+  /** Opens the drained pool of this host again. */
   async undrain(): Promise<void> {
     await openPool(this.#store);
   }
 
   /**
-   * Keeps the servers of this host healthy from now on, until the supervisor is told to drain or to leave: see
-   * {@link Supervisor}. The command `serve` is this and little else.
+   * Supervises the servers of this host until the supervisor drains or leaves: see {@link Supervisor}. The command
+   * `serve` does little else.
    *
-   * @throws FleetError `FLEET_SUPERVISOR_RUNNING`, `FLEET_ADDRESS_TAKEN`, `FLEET_ADDRESS_UNUSABLE`.
+   * @throws FleetError `FLEET_SUPERVISOR_RUNNING` when this host has a supervisor; `FLEET_ADDRESS_TAKEN` or
+   * `FLEET_ADDRESS_UNUSABLE` when it cannot listen on an address.
    */
   async supervise(options: SuperviseOptions): Promise<Supervisor> {
-    // Loaded only now: every other command is faster without it.
+    // Import it only here, because every other command starts faster without it.
     const { supervise } = await import("./serve/supervise.js");
     const { config, stateRoot } = this;
     const { listen = config.serve.listen } = options;
@@ -466,7 +503,7 @@ export class Fleet implements AsyncDisposable {
       listen === null
         ? null
         : async (door: DoorListeners & { signal: AbortSignal }) => await this.openFrontDoor({ ...door, listen });
-    // Each host's serve collects what is its own.
+    // The `serve` of each host runs gc for its own host.
     const gc = async (signal: AbortSignal) => await this.#own.gc(this.#gcOptions({ signal }));
     const [store, pool, directory] = [this.#store, this.#pool, this.#directory];
     const fleet = { store, pool, directory, config, stateRoot, log: options.log, gc, openDoor };
@@ -476,10 +513,12 @@ export class Fleet implements AsyncDisposable {
   }
 
   /**
-   * What an SDK client in any language needs to use the user's running server directly. The process behind the port is
-   * proved to be the server first. Servers listen on their own host alone: from another one there is its front door.
+   * Returns the address and the token that an SDK client in any language needs to use the user's running server
+   * directly. First proves that the process behind the port is that server. Servers listen only on their own host. On
+   * another host, clients have to use the front door.
    *
-   * @throws FleetError `FLEET_SERVER_NOT_FOUND`, `FLEET_SERVER_LOST`; `FLEET_SERVER_UNREACHABLE` for one on another host.
+   * @throws FleetError `FLEET_SERVER_NOT_FOUND` or `FLEET_SERVER_LOST` when the server does not run;
+   * `FLEET_SERVER_UNREACHABLE` when it runs on another host.
    */
   async connectInfo(user: string): Promise<ConnectInfo> {
     const { host, server } = await this.#hosts.findOf(validateUser(user));
@@ -489,11 +528,11 @@ export class Fleet implements AsyncDisposable {
   }
 
   /**
-   * The SDK's client, connected to the user's own server, which is started if need be. Calling it again gives the same
-   * client while it is connected. `gitHubToken` is the token the server starts with; it is handed to the process and
-   * recorded nowhere. A user who is placed on another host is connected through that one's front door.
+   * Returns an SDK client that is connected to the user's own server, and starts the server if necessary. Further calls
+   * return the same client while it is connected. The server starts with `gitHubToken`, which only its process gets; it
+   * is not recorded. If the user is placed on another host, connects through the front door of that host.
    *
-   * @throws FleetError `FLEET_USAGE_INVALID` for a `gitHubToken` that would have to travel to another host.
+   * @throws FleetError `FLEET_USAGE_INVALID` when `gitHubToken` would have to be sent to another host.
    */
   async clientForUser(user: string, options: ClientOptions & { signal?: AbortSignal } = {}): Promise<CopilotClient> {
     const { gitHubToken, signal = AbortSignal.timeout(START_WAIT_MS), ...client } = options;
@@ -507,7 +546,7 @@ export class Fleet implements AsyncDisposable {
     return (await this.#clients.to(server, client, signal)).client;
   }
 
-  /** The end of `clientForUser`: once all turns are done, stops the user's server and closes the client. */
+  /** Ends the use of `clientForUser`: waits for all turns, stops the user's server and closes the client. */
   async releaseUser(user: string, request: StopRequest = {}): Promise<Stopped> {
     const { host, server } = await this.#hosts.findOf(validateUser(user));
     const [stopped] = await host.stop([server.id], request);
@@ -516,10 +555,10 @@ export class Fleet implements AsyncDisposable {
   }
 
   /**
-   * Creates a session that belongs to the user, on the user's own server, which is started if need be. Settings of the
-   * SDK's `createSession` can be given too; the fleet's configuration fills in provider, model and permissions.
+   * Creates a session that belongs to the user, on the user's server, and starts the server if necessary. Also accepts
+   * settings of the SDK's `createSession`. The fleet's configuration supplies provider, model and permissions.
    *
-   * @throws FleetError `FLEET_SESSION_EXISTS`, whoever has that id.
+   * @throws FleetError `FLEET_SESSION_EXISTS` when a session has that id, even if it belongs to another user.
    */
   async createSession(options: CreateSessionOptions): Promise<CopilotSession> {
     const { user, sessionId, purpose, ttl, signal, model, members, ephemeral, waitMs, ...session } = options;
@@ -543,10 +582,11 @@ export class Fleet implements AsyncDisposable {
   }
 
   /**
-   * Opens a session again: in a new process, after its server was stopped or killed, and also if it never had a turn.
+   * Opens an existing session. This also works in a new process, after its server was stopped or killed, and if the
+   * session never had a turn.
    *
-   * @throws FleetError `FLEET_SESSION_NOT_FOUND`: the same answer for a session that is not there and one that belongs to
-   * somebody else.
+   * @throws FleetError `FLEET_SESSION_NOT_FOUND` when the session does not exist or belongs to another user. The error
+   * is the same in both cases.
    */
   async resumeSession(sessionId: string, options: ResumeSessionOptions): Promise<CopilotSession> {
     const { user, signal, waitMs, ...session } = options;
@@ -565,9 +605,9 @@ export class Fleet implements AsyncDisposable {
   }
 
   /**
-   * One turn in a session that this fleet created or resumed. Ends at once if the server does.
+   * Runs one turn in a session that this fleet created or resumed. Ends at once if the server dies.
    *
-   * @throws FleetError `FLEET_TURN_FAILED`, `FLEET_TURN_TIMEOUT`, `FLEET_SERVER_LOST`.
+   * @throws FleetError `FLEET_TURN_FAILED`, `FLEET_TURN_TIMEOUT` or `FLEET_SERVER_LOST`.
    */
   send(session: CopilotSession, prompt: string, options: SendOptions = {}): PendingReply<TurnReply> {
     return new PendingReply(
@@ -576,10 +616,11 @@ export class Fleet implements AsyncDisposable {
   }
 
   /**
-   * One prompt and its reply in a session that is opened for just that, and left again. In a collaborative session this
-   * is how members on different servers take turns: all of it happens under the lease.
+   * Opens a session, runs one turn in it, and leaves it. In a collaborative session, does all of this under the lease,
+   * so that members on different servers can take turns.
    *
-   * @throws FleetError as {@link resumeSession} and {@link send}; `FLEET_SESSION_LOCKED`.
+   * @throws FleetError like {@link resumeSession} and {@link send}; `FLEET_SESSION_LOCKED` when the lease is not
+   * available in time.
    */
   exchange(sessionId: string, prompt: string, options: ExchangeOptions): PendingReply<Exchange> {
     return new PendingReply(async (onDelta) => {
@@ -596,8 +637,8 @@ export class Fleet implements AsyncDisposable {
   }
 
   /**
-   * Leaves a session: it is unloaded when nobody else is attached; its state stays. An ephemeral one is deleted, unless
-   * `park` leaves it for the next one who uses it.
+   * Leaves a session. Unloads it if nobody else uses it, and keeps its state. Deletes an ephemeral session, unless
+   * `park` keeps it for its next use.
    */
   async leaveSession(session: CopilotSession, options: { park?: boolean } = {}): Promise<SessionView> {
     const { leave } = this.#opened(session.sessionId);
@@ -606,8 +647,8 @@ export class Fleet implements AsyncDisposable {
   }
 
   /**
-   * Unloads idle sessions from their servers' memory, whoever opened them; their state stays. A session in a turn, under
-   * a lease or just being opened is skipped, and says why; so is one that is not found.
+   * Unloads idle sessions of all users from the memory of their servers, and keeps their state. Skips a session that is
+   * in a turn, under a lease, just being opened or not found, and reports the reason.
    */
   async evict(what: { ids: readonly string[] } | { max: number }): Promise<EvictionResult> {
     if ("max" in what) return await evictDownTo(this.#hosts, what.max);
@@ -616,27 +657,32 @@ export class Fleet implements AsyncDisposable {
   }
 
   /**
-   * Sessions of all users, or of one, of all hosts, the latest used first. Of a host that does not answer, which is warned of
-   * ({@link takeWarnings}), as their records have them.
+   * Lists the sessions of all users, or of one, on all hosts, most recently used first. If a host does not answer, adds
+   * a warning ({@link takeWarnings}) and shows its sessions as recorded.
    */
   async sessions(user?: string): Promise<SessionView[]> {
     const context = { ...this.#finding(), ttlMs: this.config.session.ttlMs };
     return await gatherSessions(context, user === undefined ? undefined : validateUser(user));
   }
 
-  /** One session of a user. @throws FleetError `FLEET_SESSION_NOT_FOUND`. */
+  /**
+   * Returns one session of a user.
+   *
+   * @throws FleetError `FLEET_SESSION_NOT_FOUND` when it does not exist, or the user may not use it.
+   */
   async sessionOf(sessionId: string, user: string): Promise<SessionView> {
     const context = { ...this.#finding(), ttlMs: this.config.session.ttlMs };
     return await viewSessionOf(context, validateSessionId(sessionId), validateUser(user));
   }
 
   /**
-   * Deletes sessions for good, and resolves with the ids of those that existed. With `user`, a session of somebody else
-   * counts as not found.
+   * Deletes sessions permanently, and resolves with the ids of those that existed. With `user`, a session of another
+   * user counts as not found.
    *
-   * @param options.ignoreNotFound whether a session that is not found is not an error
-   * @throws FleetError `FLEET_SESSION_NOT_FOUND` after all others were deleted; `FLEET_SESSION_BUSY`, `FLEET_SESSION_LOCKED`. The
-   * error's `outcome` has the ids that were deleted: `{ deleted, notFound }`.
+   * @param options.ignoreNotFound whether to ignore sessions that are not found
+   * @throws FleetError `FLEET_SESSION_NOT_FOUND` after all other sessions were deleted; `FLEET_SESSION_BUSY` or
+   * `FLEET_SESSION_LOCKED` when a session is in use. The error's `outcome` lists the deleted ids: `{ deleted, notFound
+   * }`.
    */
   async deleteSessions(
     sessionIds: readonly string[],
@@ -651,31 +697,40 @@ export class Fleet implements AsyncDisposable {
   }
 
   /**
-   * Runs `work` under the lease on a session, which is renewed meanwhile and released at the end. Turns of the same user in
-   * that session that `work` begins ({@link exchange}, {@link send}) are taken under this lease, unless they come with another
-   * one. Before anything else that must not happen without it: `await lease.check()`.
+   * Runs `work` under the lease on a session. Renews the lease while `work` runs, and releases it at the end. Turns
+   * that `work` starts for the same user in that session ({@link exchange}, {@link send}) use this lease, unless they
+   * get another one. Call `await lease.check()` before any other step that must not run without the lease.
    *
-   * @throws what `work` throws; FleetError `FLEET_SESSION_LOCKED` when it could not be had, `FLEET_SESSION_NOT_FOUND` for a
-   * user who is neither owner nor member, `FLEET_LEASE_LOST` when it was lost meanwhile, whatever `work` made of it.
+   * @throws the error of `work`; FleetError `FLEET_SESSION_LOCKED` when the lease is not available in time,
+   * `FLEET_SESSION_NOT_FOUND` when the user is neither owner nor member, `FLEET_LEASE_LOST` when the lease was lost
+   * while `work` ran, whatever the result of `work`.
    */
   async withSessionLock<T>(id: string, options: LockOptions, work: (lease: HeldLease) => Promise<T>): Promise<T> {
     return await this.#leases.hold(this.#acquireOptions(id, options), work);
   }
 
-  /** Takes the lease on a session; it is renewed until it is released or detached. @throws as {@link withSessionLock}. */
+  /**
+   * Takes the lease on a session. The lease is renewed until it is released or detached.
+   *
+   * @throws like {@link withSessionLock}.
+   */
   async lockSession(id: string, options: LockOptions): Promise<HeldLease> {
     return await this.#leases.acquire(this.#acquireOptions(id, options));
   }
 
-  /** Ends a lease by its token. @throws FleetError `FLEET_LEASE_LOST` for a wrong one, and one whose lease is over. */
+  /**
+   * Releases the lease that has this token.
+   *
+   * @throws FleetError `FLEET_LEASE_LOST` when the token is wrong or its lease has ended.
+   */
   async unlockSession(sessionId: string, token: string): Promise<void> {
     await this.#store.releaseLease(validateSessionId(sessionId), token);
   }
 
   /**
-   * The lease in force on a session, or null.
+   * Returns the current lease on a session, or null.
    *
-   * @throws FleetError `FLEET_SESSION_NOT_FOUND`; with `user` also for a session that this user may not use.
+   * @throws FleetError `FLEET_SESSION_NOT_FOUND` when the session does not exist, or `user` may not use it.
    */
   async leaseOf(sessionId: string, user?: string): Promise<Lease | null> {
     const id = validateSessionId(sessionId);
@@ -687,11 +742,11 @@ export class Fleet implements AsyncDisposable {
   }
 
   /**
-   * Deletes sessions past their TTL that nobody uses, on disk and in the store, and clears away what is left of servers.
-   * Safe beside itself and any other use of the fleet; killed at any point, the next one finishes. Each host that is there
-   * does that with what is its own.
+   * Deletes sessions that are past their TTL and not in use, on disk and in the store. Also clears dead servers and
+   * their folders. Can run during any other use of the fleet, including another gc. If it is killed, the next run
+   * completes its work. Each reachable host does this for its own sessions and servers.
    *
-   * @throws FleetError `FLEET_DURATION_INVALID`, `FLEET_USER_INVALID`.
+   * @throws FleetError `FLEET_DURATION_INVALID` or `FLEET_USER_INVALID` when an option is not allowed.
    */
   async gc(request: GcRequest = {}): Promise<GcResult> {
     return await gatherGarbage(this.#hosts, this.#gcOptions(request));
@@ -708,21 +763,25 @@ export class Fleet implements AsyncDisposable {
   }
 
   /**
-   * Makes a token with which clients of the user connect to the front door. It is in the result and nowhere else.
+   * Issues a token that lets clients of the user connect to the front door. Only the result contains the token; it is
+   * not stored.
    *
-   * @param options.ttl how long it is good, such as `30d`; left out: until it is revoked.
+   * @param options.ttl how long the token is valid, such as `30d`; if left out, until it is revoked
    */
   async issueToken(user: string, options: { ttl?: Duration } = {}): Promise<IssuedToken> {
     const ttlMs = options.ttl === undefined ? null : parseDuration(options.ttl, { name: option("ttl") });
     return await issueToken(this.#store, validateUser(user), ttlMs);
   }
 
-  /** The tokens of all users, or of one, that were issued and not revoked. */
+  /** Lists the tokens of all users, or of one, that were issued and not revoked. */
   async tokens(user?: string): Promise<TokenView[]> {
     return await listTokens(this.#store, user === undefined ? undefined : validateUser(user));
   }
 
-  /** Revokes tokens by their ids, or all of a user. What is gone already counts as revoked. Resolves with the ids. */
+  /**
+   * Revokes tokens by their ids, or all tokens of a user. A token that does not exist counts as revoked. Resolves with
+   * the ids.
+   */
   async revokeTokens(which: { ids: readonly string[] } | { user: string }): Promise<string[]> {
     const checked =
       "ids" in which ? { ids: which.ids.map((id) => validateTokenId(id)) } : { user: validateUser(which.user) };
@@ -730,15 +789,15 @@ export class Fleet implements AsyncDisposable {
   }
 
   /**
-   * Opens the front door in this process: one address at which any Copilot SDK is served with a user's token, as if it were
-   * that user's own server. Close it before the fleet.
+   * Opens the front door in this process. It is one address at which any Copilot SDK with a user's token reaches the
+   * fleet as if it were that user's own server. Close the door before the fleet.
    *
-   * @param options.listen an address such as "127.0.0.1:4300", port 0 for any free one, or an inherited descriptor that listens
-   * already; left out: `serve.listen` of the configuration
-   * @throws FleetError `FLEET_ADDRESS_TAKEN`, `FLEET_ADDRESS_UNUSABLE`.
+   * @param options.listen an address such as "127.0.0.1:4300", port 0 for any free port, or an inherited descriptor
+   * that is already listening; if left out, `serve.listen` of the configuration
+   * @throws FleetError `FLEET_ADDRESS_TAKEN` or `FLEET_ADDRESS_UNUSABLE` when it cannot listen on the address.
    */
   async openFrontDoor(options: OpenDoorOptions = {}): Promise<FrontDoor> {
-    // Loaded only now: every other command is faster without it.
+    // Import it only here, because every other command starts faster without it.
     const { openFrontDoor } = await import("./gateway/door.js");
     const { listen: given = this.config.serve.listen ?? ANY_ADDRESS, ...listeners } = options;
     const listen = readListener(given, "listen");
@@ -752,23 +811,23 @@ export class Fleet implements AsyncDisposable {
       control: async (method: string, params: object, signal: AbortSignal) =>
         await answerCall(this.#own, method, params, signal),
     };
-    // Its clients are not the caller: a lease that the caller runs under is not theirs.
+    // The caller may hold a lease, but the door's clients must not use it.
     const door = await this.#leases.ambient.outside(() => openFrontDoor(context, { ...listeners, listen }));
     this.#endings.push(async () => await door.close());
     return door;
   }
 
   /**
-   * Problems that were met and worked around since the last call: with the recorded state, hosts that did not answer, and turns
-   * that were answered and could not be recorded.
+   * Returns the problems since the last call that the fleet worked around: damaged records, hosts that did not answer,
+   * and turns that were answered but could not be recorded.
    */
   takeWarnings(): string[] {
     return [...new Set([...this.#store.takeWarnings(), ...this.#warnings.splice(0)])];
   }
 
   /**
-   * Ends all connections of this process. Front doors close at once and cut their turns, and a supervisor leaves. Servers and
-   * sessions stay; ephemeral sessions that this fleet has open are deleted.
+   * Ends all connections of this process. Closes front doors at once, which cuts their turns, and makes a supervisor
+   * leave. Deletes the ephemeral sessions that this fleet has open. Servers and other sessions stay.
    */
   async close(): Promise<void> {
     this.#closed = true;
@@ -784,7 +843,7 @@ export class Fleet implements AsyncDisposable {
       async () => await (await provider)?.close(),
       async () => await this.#store.close(),
     ];
-    // One that fails keeps none from its end: what stayed open would keep the process alive.
+    // Run all steps even if one fails, because an open connection would keep the process alive.
     const failures: unknown[] = [];
     for (const step of steps) await step().catch((error: unknown) => void failures.push(error));
     if (failures.length > 0) throw failures[0];
@@ -845,13 +904,13 @@ export class Fleet implements AsyncDisposable {
   }
 }
 
-/** Every method that can be refused. One that is not listed in {@link ARGUMENTS} does not compile. */
+/** Every method whose arguments are checked. A method that {@link ARGUMENTS} does not list is a compile error. */
 type GuardedMethod = Exclude<
   keyof Fleet,
   "config" | "stateRoot" | "close" | "takeWarnings" | typeof Symbol.asyncDispose
 >;
 
-/** The options of a turn, with one more listener to the pieces of its reply. */
+/** Adds a listener for the pieces of the reply to the options of a turn. */
 function alsoTo<T extends SendOptions>(onDelta: (text: string) => void, options: T): T {
   return {
     ...options,
@@ -862,7 +921,7 @@ function alsoTo<T extends SendOptions>(onDelta: (text: string) => void, options:
   };
 }
 
-/** A session that this process has open, here or on another host. */
+/** A session that this process has open, on this host or on another. */
 interface Opened {
   open: OpenSession | RemoteSession;
   leave(options: { park?: boolean }): Promise<SessionView>;

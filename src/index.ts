@@ -1,5 +1,6 @@
 /**
- * The library: the same fleet as the command, for programs. Import nothing from deeper paths, they may change.
+ * The library lets programs use the same fleet as the command does. Do not import from deeper paths, because they may
+ * change.
  *
  * @example
  * ```ts

@@ -4,9 +4,9 @@ import { Config, flush, run } from "@oclif/core";
 import { commandOf } from "./cli/command-id.js";
 import { reportError } from "./cli/report.js";
 
-/** The command line: runs one command and sets the exit code. */
+/** Runs one command of the command line and sets the exit code. */
 export async function main(args: string[]): Promise<void> {
-  // A reader that has seen enough (`copilotfleet logs … | head`) closes the pipe: the end of the work, not an error.
+  // A reader such as `head` may close the pipe early. Then there is nothing left to do, and this is not an error.
   process.stdout.on("error", (error: NodeJS.ErrnoException) => {
     if (error.code !== "EPIPE") throw error;
     process.exit(0);
@@ -22,8 +22,9 @@ export async function main(args: string[]): Promise<void> {
 }
 
 /**
- * oclif asks for the user's shell when `SHELL` is not set, and ends with a stack trace where the user has no entry in the
- * list of users: in a container under any user id, as Kubernetes and OpenShift run them.
+ * Sets `SHELL` if necessary. Without it, oclif looks up the user's shell and ends with a stack trace if the user has no
+ * entry in the list of accounts. This happens in a container under an arbitrary user id, as in Kubernetes and
+ * OpenShift.
  */
 function nameShell(): void {
   if (process.env.SHELL !== undefined) return;
@@ -34,13 +35,13 @@ function nameShell(): void {
   }
 }
 
-/** A plain command goes straight to its class: oclif's `run` loads help and version handling first, which takes time. */
+/** Runs a plain command directly, because oclif's `run` first loads the code for help and version, which takes time. */
 async function dispatch(args: string[], config: Config): Promise<void> {
   const command = commandOf(args, config);
   const options = command?.rest ?? [];
   const own = options.includes("--") ? options.slice(0, options.indexOf("--")) : options;
   if (command !== undefined && !own.includes("--help")) await config.runCommand(command.id, command.rest);
-  // The words of a topic alone ask what there is.
+  // The name of a topic alone shows its help.
   else if (args.length === 1 && config.findTopic(args[0] ?? "") !== undefined) await run([...args, "--help"], config);
   else await run([...args], config);
 }

@@ -20,12 +20,12 @@ export interface MigrateOptions {
   configFile?: string;
   /** "file", or a Redis URL. */
   to: string;
-  /** Where that was given, for messages. */
+  /** The source of `to`, for messages. */
   origin: Origin;
   signal: AbortSignal;
 }
 
-/** Stores are shown without what their URLs hold of secrets. */
+/** The result of a migration. URLs of stores are shown without their secrets. */
 export interface MigrateResult {
   from: string;
   to: string;
@@ -33,18 +33,20 @@ export interface MigrateResult {
   sessions: number;
   tokens: number;
   highestFence: number;
-  /** What to set in the configuration of every host, so that the fleet uses the copy. */
+  /** The setting that makes the fleet use the copy. Every host needs it. */
   setting: { store: string };
   warnings: string[];
 }
 
 /**
- * Copies the recorded state of the configured store to another one, which has to be empty, and reads it back. The source
- * is not changed, and is the store in use until the configuration says otherwise.
+ * Copies the recorded state from the configured store to another store, which must be empty, and verifies the copy. The
+ * source does not change. It stays in use until the configuration names the other store. After a failure, removes the
+ * copied records from the target.
  *
- * @throws FleetError `FLEET_STORE_OCCUPIED`, `FLEET_SUPERVISOR_RUNNING`, `FLEET_SERVER_CONFLICT` while servers are being started or stopped,
- * `FLEET_SESSION_LOCKED` while leases are held, `FLEET_STATE_BUSY` when the fleet changed meanwhile; then nothing is left
- * in the target.
+ * @throws FleetError `FLEET_STORE_OCCUPIED` when the target is not empty, or the copied records cannot be removed from
+ * it; `FLEET_SUPERVISOR_RUNNING` when `serve` runs; `FLEET_SERVER_CONFLICT` when servers are being started or stopped,
+ * or the fleet has other hosts; `FLEET_SESSION_LOCKED` when leases are held; `FLEET_STATE_BUSY` when the source or the
+ * target changed during the copy.
  */
 export async function migrateStore(options: MigrateOptions): Promise<MigrateResult> {
   const { config, stateRoot } = loadConfig(options);
@@ -112,7 +114,10 @@ function refuseSupervised({ registry }: Contents): void {
   );
 }
 
-/** What is copied is one host's: the registries of the others, and what is on their disks, would stay behind. */
+/**
+ * Refuses a fleet with several hosts. Only the records of this host can be copied, so the registries and the local
+ * files of the other hosts would be lost.
+ */
 async function refuseOtherHosts({ sessions }: Contents, { hosts }: Store): Promise<void> {
   if (hosts === null) return;
   const others = (await hosts.list()).filter(({ name }) => name !== hosts.own).map(({ name }) => name);
@@ -134,7 +139,7 @@ function refuseMoving({ registry }: Contents): void {
   });
 }
 
-/** A process of another boot cannot be seen from here, and may well live. */
+/** Whether a process is working on the server. A process of another boot cannot be seen from here, so it may be alive. */
 function isMoving({ claim }: ServerRecord): boolean {
   return claim !== null && (claim.bootId !== ownIdentity().bootId || isAlive(claim));
 }

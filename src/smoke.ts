@@ -9,7 +9,7 @@ export interface SmokeStep {
   name: string;
   ok: boolean;
   ms: number;
-  /** What was seen, or why it failed. */
+  /** The result of the step, or the reason for its failure. */
   detail: string;
 }
 
@@ -23,9 +23,9 @@ const SESSION = "smoke-session";
 const RESTART_MS = 5_000;
 
 /**
- * The whole way on the real runtime, offline, with the built-in echo model and a state folder of its own that is
- * removed at the end. The echo model counts the user turns it is sent, so each reply also proves the history before
- * it. Stops at the first step that does not do what it says.
+ * Runs the whole workflow on the real runtime, offline, with the built-in echo model. Uses a temporary state folder,
+ * which is removed at the end. The echo model counts the user turns that it receives, so each reply also proves that
+ * the history is complete. Stops at the first step that fails.
  */
 export async function smoke(env: NodeJS.ProcessEnv, onStep: (step: SmokeStep) => void): Promise<SmokeResult> {
   const stateRoot = await mkdtemp(join(tmpdir(), "copilotfleet-smoke-"));
@@ -40,7 +40,7 @@ export async function smoke(env: NodeJS.ProcessEnv, onStep: (step: SmokeStep) =>
         serve: { metrics: "127.0.0.1:0", listen: "127.0.0.1:0" },
       },
     });
-  // Two fleets on one state folder stand for two commands: nothing is handed from one to the other but the state.
+  // Two fleets on one state folder act as two commands, which share only the state.
   const first = await open();
   const second = await open();
   const steps: SmokeStep[] = [];
@@ -68,7 +68,10 @@ export async function smoke(env: NodeJS.ProcessEnv, onStep: (step: SmokeStep) =>
   return { ok: steps.every(({ ok }) => ok), steps };
 }
 
-/** The user's own settings would make a different machine of each run; where the runtime is, and ports, may be theirs. */
+/**
+ * Removes the user's settings, which would make each run different. The settings for the runtime and the ports stay,
+ * because the run may need them.
+ */
 function withoutFleetSettings(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
   const kept = /^COPILOTFLEET_(RUNTIME|PORTS)_/;
   return Object.fromEntries(

@@ -26,15 +26,18 @@ export interface TrustOptions {
   cwd: string;
 }
 
-/** A project file, and what it sets that counts only with trust. */
+/** A project file, and its settings that need trust. */
 export interface ProjectFile {
   path: string;
-  /** The guarded keys with their values, as they count. */
+  /** The guarded keys with their values as the fleet would use them. */
   sets: Record<string, unknown>;
   digest: string;
 }
 
-/** `changed`: the content is not the trusted one any more, so the file is not trusted. `missing`: there is no such file. */
+/**
+ * `trusted`: the file has the trusted content. `changed`: it has different content, so it is not trusted. `missing`:
+ * the file does not exist.
+ */
 export type TrustState = "trusted" | "changed" | "missing";
 
 export interface TrustView {
@@ -46,9 +49,9 @@ export interface TrustView {
 /**
  * Reads a project file for the user to trust.
  *
- * @param given the file or its folder; left out: the nearest one upward from the working folder
- * @throws FleetError `FLEET_USAGE_INVALID` for a path that is not a project file, `FLEET_CONFIG_…` for a file that cannot
- * be used or that others can write.
+ * @param given the file or its folder; if left out, the nearest file upward from the working folder
+ * @throws FleetError `FLEET_USAGE_INVALID` when the path is not a project file; `FLEET_CONFIG_…` when the file cannot
+ * be used, or others can write it.
  */
 export function readProjectFile(given: string | undefined, { env, cwd }: TrustOptions): ProjectFile {
   const path = given === undefined ? findProjectFile(cwd) : projectFileAt(given, cwd);
@@ -73,7 +76,11 @@ export function readProjectFile(given: string | undefined, { env, cwd }: TrustOp
   return { path: name, sets, digest: trustDigest(name, file.text) };
 }
 
-/** Records that the user trusts the file with the content that was read. @throws FleetError `FLEET_STATE_…`. */
+/**
+ * Records that the user trusts the file with this content.
+ *
+ * @throws FleetError `FLEET_STATE_…` when the record cannot be written.
+ */
 export function trustFile({ path, digest }: ProjectFile, { env, cwd }: TrustOptions): TrustView {
   const root = stateRoot(env, { cwd });
   const record: TrustRecord = { path, digest, trustedAt: new Date().toISOString() };
@@ -83,7 +90,7 @@ export function trustFile({ path, digest }: ProjectFile, { env, cwd }: TrustOpti
     ensureStateFolder(root);
     mkdirSync(trustFolder(root), { recursive: true, mode: 0o700 });
     writeFileSync(temporary, `${JSON.stringify(record)}\n`, { mode: 0o600, flag: "wx" });
-    // The umask may have taken bits away.
+    // The umask may have removed bits.
     chmodSync(temporary, 0o600);
     renameSync(temporary, target);
   } catch (error) {
@@ -93,7 +100,7 @@ export function trustFile({ path, digest }: ProjectFile, { env, cwd }: TrustOpti
   return { path, trustedAt: record.trustedAt, state: "trusted" };
 }
 
-/** The files that the user trusted and did not revoke, by path. */
+/** Lists the files that the user trusted and did not revoke, sorted by path. */
 export function listTrusted({ env, cwd }: TrustOptions): TrustView[] {
   const root = stateRoot(env, { cwd });
   checkStateFolder(root);
@@ -106,7 +113,7 @@ export function listTrusted({ env, cwd }: TrustOptions): TrustView[] {
     .sort((a, b) => (a.path < b.path ? -1 : 1));
 }
 
-/** Takes the trust in a file back. Resolves with its path; an empty list if it was not trusted. */
+/** Revokes the trust in a file. Returns its path, or an empty list if the file was not trusted. */
 export function revokeTrust(given: string, { env, cwd }: TrustOptions): string[] {
   const root = stateRoot(env, { cwd });
   checkStateFolder(root);
@@ -120,7 +127,7 @@ export function revokeTrust(given: string, { env, cwd }: TrustOptions): string[]
   return [name];
 }
 
-/** The project file that a path names: the file itself, or the folder that it is in. */
+/** Returns the project file that a path names. The path is the file itself or its folder. */
 function projectFileAt(given: string, cwd: string): string {
   const path = resolve(cwd, given);
   if (basename(path) === PROJECT_FILE) return path;
@@ -131,7 +138,7 @@ function projectFileAt(given: string, cwd: string): string {
   });
 }
 
-/** Who can write the file could make it look trustworthy now. */
+/** Refuses a file that others can write, because they could change it while the user reads it. */
 function refuseWritable(path: string): void {
   const mode = statSync(path).mode & 0o7777;
   if ((mode & 0o022) === 0) return;
@@ -148,7 +155,7 @@ function stateOf(path: string, digest: string): TrustState {
     if (file === undefined) return "missing";
     return trustDigest(path, file.text) === digest ? "trusted" : "changed";
   } catch {
-    // It cannot be used now, so its content is not the one that was trusted.
+    // The file cannot be used now, so it does not have the trusted content.
     return "changed";
   }
 }

@@ -26,16 +26,25 @@ export interface RenderedCompose {
   yaml: string;
 }
 
-/** The Redis of the composition: nobody outside of its network reaches it, and it has no password. */
+/**
+ * The URL of the Redis in the Compose file. It has no password, because it can be reached only from the network of the
+ * file.
+ */
 const OWN_REDIS = "redis://redis:6379/0";
 const REDIS_IMAGE = "redis:7-bookworm";
 
-/** A rejection that nobody takes ends Node with 1. Without a blank: Podman takes the words of an argument apart (5.4). */
+/**
+ * The readiness probe. An unhandled rejection makes Node exit with 1. The script contains no blanks, because Podman 5.4
+ * splits an argument at blanks.
+ */
 const READY = `fetch("http://127.0.0.1:${METRICS_PORT}/readyz").then((r)=>{if(!r.ok)throw(r.status)})`;
 
 /**
- * The fleet of this configuration as a Compose file (2.23.1 or later: the configuration stands in it). A service for each
- * host, since each has a name and a volume of its own; the Redis is in it unless the configuration names one elsewhere.
+ * Renders the fleet of this configuration as a Compose file. Needs Compose 2.23.1 or later, because the file contains
+ * the configuration. Each host is a separate service, because each has its own name and volume. The file includes a
+ * Redis unless the configuration names one on another machine.
+ *
+ * @throws FleetError `FLEET_USAGE_INVALID` or `FLEET_CONFIG_INVALID` when the fleet cannot be deployed in this way.
  */
 export function renderCompose(loaded: { config: Config; given: Layer }, options: DeployOptions): RenderedCompose {
   const deployment = describe(loaded, options, OWN_REDIS);
@@ -77,7 +86,7 @@ function hostService(deployment: Deployment, host: string, index: number, ownRed
     image,
     hostname: host,
     restart: "unless-stopped",
-    // Docker's own init takes the place of the image's: PID 1 has to reap what is orphaned.
+    // Docker's init replaces the image's, because PID 1 has to reap orphaned processes.
     init: true,
     entrypoint: [COMMAND],
     command: ["serve"],
@@ -118,7 +127,7 @@ function redisService() {
   return {
     image: REDIS_IMAGE,
     restart: "unless-stopped",
-    // What the fleet asks of a Redis: docs/redis.md.
+    // The settings that the fleet needs in a Redis: see docs/redis.md.
     command: ["redis-server", "--appendonly", "yes", "--maxmemory-policy", "noeviction"],
     security_opt: ["no-new-privileges:true"],
     volumes: ["redis:/data"],
@@ -127,7 +136,7 @@ function redisService() {
   };
 }
 
-/** The file itself, or the folder that has one for each user. */
+/** Mounts the token file, or the folder with one file for each user. */
 function tokenMounts({ settings: { tokenFiles } }: Deployment): string[] {
   if (tokenFiles === null) return [];
   const { path, name, perUser } = tokenFiles;
@@ -141,7 +150,7 @@ function tokenMounts({ settings: { tokenFiles } }: Deployment): string[] {
   return [literal(`${folder}:${TOKENS_FOLDER}:ro`)];
 }
 
-/** Compose fills in variables wherever a `$` stands. */
+/** Escapes "$", because Compose substitutes variables. */
 function literal(text: string): string {
   return text.replaceAll("$", "$$$$");
 }

@@ -1,46 +1,53 @@
 /**
- * How a host of the fleet runs in a container, whatever runs the container. The `Dockerfile` has the same paths and the
- * same user; a test compares them.
+ * Describes how a host of the fleet runs in a container, for every orchestrator. The `Dockerfile` uses the same paths
+ * and the same user, and a test compares them.
  */
 
-/** No account of the image and of no usual host: what leaves the container by a volume belongs to nobody. */
+/**
+ * A uid that neither the image nor a usual host has in its list of accounts. Files on a volume therefore belong to
+ * nobody outside of the container.
+ */
 export const UID = 10_001;
 
-/** The ports inside the container; both listen on all of its addresses. */
+/** The ports inside the container. Both listen on all addresses of the container. */
 export const DOOR_PORT = 4300;
 export const METRICS_PORT = 9464;
 
 /**
- * PID 1 has to reap what is orphaned: servers are detached, and commands that are run inside leave processes behind. Node
- * does not, so an init does.
+ * The container needs an init as PID 1, because PID 1 has to reap orphaned processes and Node does not. Servers are
+ * detached, and commands that run in the container leave processes behind.
  */
 export const INIT = ["/usr/bin/tini", "--"];
 export const COMMAND = "copilotfleet";
 
-/** Where a host's own volume is mounted. Its state is one level deeper, see {@link STATE_FOLDER}. */
+/** The mount point of a host's own volume. The host's state is one level deeper, see {@link STATE_FOLDER}. */
 export const VOLUME = "/var/lib/copilotfleet";
 
 /**
- * The host's state (`COPILOTFLEET_HOME`). The fleet refuses a state folder that others may write, and that is what the
- * root of a volume is under `fsGroup`; so it makes a folder of its own in it, with mode 0700.
+ * The host's state (`COPILOTFLEET_HOME`). The fleet refuses a state folder that others may write, and `fsGroup` makes
+ * the root of a volume writable for the group. Therefore the fleet creates its own folder inside, with mode 0700.
  */
 export const STATE_FOLDER = `${VOLUME}/state`;
 
-/** Where the folder is mounted that all hosts share, and the folder in it that the fleet makes, for the same reason. */
+/** The mount point of the folder that all hosts share, and the folder that the fleet creates inside for the same reason. */
 export const SHARED_VOLUME = "/var/lib/copilotfleet-shared";
 export const SHARED_FOLDER = `${SHARED_VOLUME}/fleet`;
 
-/** `XDG_CONFIG_HOME`, and the user's configuration file that follows from it: also for commands run by hand inside. */
+/**
+ * `XDG_CONFIG_HOME`, and the user's configuration file below it. Commands that are run by hand in the container find
+ * it, too.
+ */
 export const CONFIG_HOME = "/etc";
 export const CONFIG_FOLDER = `${CONFIG_HOME}/copilotfleet`;
 export const CONFIG_FILE = "config.json";
 
-/** Where files with GitHub tokens are mounted. */
+/** The mount point of files with GitHub tokens. */
 export const TOKENS_FOLDER = "/run/secrets/copilotfleet";
 
 /**
- * The only other place that is written: nothing else of the root file system is (seen with strace on `serve`, servers and
- * commands, runtime 1.0.85). `HOME` is here for what oclif and tools might leave; servers have homes of their own.
+ * The only other folder that the container writes to; the rest of the root file system is never written (checked with
+ * strace on `serve`, servers and commands, runtime 1.0.85). `HOME` is here for files that oclif and tools may write.
+ * Servers have their own homes.
  */
 export const SCRATCH = "/tmp";
 

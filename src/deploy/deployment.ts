@@ -9,25 +9,25 @@ import type { Capacity } from "./sizing.js";
 
 export type StorageKind = "local" | "shared";
 
-/** What the command line says of a deployment in containers. */
+/** The options of the command line for a deployment in containers. */
 export interface DeployOptions {
   name: string;
   image: string;
-  /** Default: 1 with the file store, else 2. */
+  /** The number of hosts. Default: 1 with the file store, otherwise 2. */
   replicas?: number | undefined;
-  /** How many hosts there may become; default: twice as many. */
+  /** The highest number of hosts. Default: twice `replicas`. */
   maxReplicas?: number | undefined;
-  /** Default: what the configuration says by `storage.shared`, else local. */
+  /** Default: shared if the configuration sets `storage.shared`, otherwise local. */
   storage?: StorageKind | undefined;
-  /** How many servers a host is meant to carry; default: `pool.servers` of shared ones, else 20. */
+  /** The number of servers to plan for on each host. Default: `pool.servers` if isolation is shared, otherwise 20. */
   servers?: number | undefined;
-  /** How many sessions in memory; default: 50. */
+  /** The number of sessions to plan for in the memory of each host. Default: 50. */
   sessions?: number | undefined;
-  /** The Redis URL comes from a secret, whatever the configuration says. */
+  /** The Redis URL comes from a secret and overrides the one in the configuration. */
   secretStore: boolean;
 }
 
-/** What the renderers share: hosts in containers, described without a word of the orchestrator's. */
+/** A fleet of hosts in containers, described independently of the orchestrator. All renderers use it. */
 export interface Deployment {
   name: string;
   image: string;
@@ -36,17 +36,17 @@ export interface Deployment {
   storage: StorageKind;
   capacity: Capacity;
   settings: Settings;
-  /** Null: the file store. The port is null when the URL is a secret. */
+  /** Null means the file store. The port is null if the URL is a secret. */
   redis: { port: number | null } | null;
-  /** After how many seconds a `serve` that drains may be killed. */
+  /** The number of seconds after which a draining `serve` may be killed. */
   stopGraceSeconds: number;
-  /** TCP ports that hosts have to reach elsewhere, but for Redis. */
+  /** TCP ports outside of the deployment that hosts must reach, except that of Redis. */
   modelPorts: number[];
-  /** What a reader of the manifests has to know or to do, a sentence each. */
+  /** Sentences for the reader of the manifests: facts to know and things to do. */
   notices: string[];
 }
 
-/** An orchestrator decides these for each host. */
+/** Keys that the orchestrator sets for each host. */
 export const PER_HOST = ["host.name", "host.advertise", "storage.shared", "serve.listen", "serve.metrics"];
 const USUAL_SERVERS = 20;
 const USUAL_SESSIONS = 50;
@@ -55,9 +55,9 @@ const HTTPS_PORT = 443;
 /**
  * Describes the fleet of this configuration as hosts in containers.
  *
- * @param ownRedis The orchestrator brings a Redis of its own, at this URL, if the configuration names none that others
- * can reach.
- * @throws FleetError `FLEET_USAGE_INVALID`, `FLEET_CONFIG_INVALID` for what cannot be deployed so.
+ * @param ownRedis the URL of a Redis that the orchestrator starts if the configuration does not name one that all hosts
+ * can reach; null if it cannot start one
+ * @throws FleetError `FLEET_USAGE_INVALID` or `FLEET_CONFIG_INVALID` when the fleet cannot be deployed in this way.
  */
 export function describe(
   { config, given }: { config: Config; given: Layer },

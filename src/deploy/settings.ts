@@ -4,47 +4,50 @@ import { readRedisUrl } from "../config/redis-url.js";
 import type { Config } from "../config/schema.js";
 import { holdsGitHubToken, redact } from "../config/text.js";
 
-/** A variable whose value is a secret. Manifests name it, and where it comes from; they never hold it. */
+/** A variable whose value is a secret. Manifests contain its name and the name of its source, but never its value. */
 export interface SecretVariable {
   name: string;
-  /** Without it, nothing starts; what is only passed on to servers may be missing. */
+  /** Nothing starts without it. A variable that is only passed on to servers is optional. */
   required: boolean;
 }
 
-/** Files that hold GitHub tokens, on the machine that this is rendered on. */
+/** The files with GitHub tokens on the machine that renders the manifests. */
 export interface TokenFiles {
-  /** As it is configured: absolute, "{user}" may stand in it. */
+  /** The configured path. It is absolute and may contain "{user}". */
   path: string;
-  /** The file's name where it is mounted: one name, no folder, "{user}" may stand in it. */
+  /** The file's name in the mounted folder: a single name without a folder. It may contain "{user}". */
   name: string;
-  /** One file a user. */
+  /** There is one file for each user. */
   perUser: boolean;
 }
 
-/** The configuration in force, taken apart by where each part of it may stand. */
+/** The configuration in force, split by the places where its parts belong. */
 export interface Settings {
-  /** The configuration file of every host: what was given, as it was written, and no secret. */
+  /** The configuration file of every host. It contains the given values, unresolved, and no secrets. */
   file: Record<string, unknown>;
   secrets: SecretVariable[];
-  /** `auth.githubTokenEnv` with "{user}" in it: nobody knows the names, so a whole Secret becomes variables. */
+  /**
+   * `auth.githubTokenEnv` if it contains "{user}". The names of the variables are not known, so every key of a Secret
+   * becomes a variable.
+   */
   userTokenVariables: string | null;
   tokenFiles: TokenFiles | null;
 }
 
 export interface SettingsOptions {
-  /** Keys, or whole sections, that the place itself decides: they stand in no file. */
+  /** Keys or sections that the target environment sets, so the file leaves them out. */
   without: readonly string[];
-  /** Keys that are set beside what was given. */
+  /** Keys to set in addition to the given ones. */
   with?: Readonly<Record<string, unknown>>;
-  /** The store's URL comes from a secret, whatever was given. */
+  /** The store's URL comes from a secret and overrides the configuration. */
   secretStore: boolean;
-  /** Token files are mounted elsewhere, so their key is the renderer's to set. */
+  /** Token files are mounted at another path, so the renderer sets their key. */
   moveTokenFiles: boolean;
 }
 
 export const STORE_VARIABLE = "COPILOTFLEET_STORE";
 
-/** What of the configuration goes where. */
+/** Splits the configuration into the file, the secrets and the token files. */
 export function settingsOf(config: Config, given: Layer, options: SettingsOptions): Settings {
   const values = new Map([...given].map(([name, { value }]) => [name, value]));
   const secrets = new Map<string, SecretVariable>();
@@ -56,7 +59,7 @@ export function settingsOf(config: Config, given: Layer, options: SettingsOption
   if (options.secretStore || (store.kind === "redis" && hasCredentials(store.url))) conceal("store", STORE_VARIABLE);
   if (provider !== null && provider.type !== "echo") {
     if (provider.apiKeyEnv !== null) secrets.set(provider.apiKeyEnv, { name: provider.apiKeyEnv, required: true });
-    // Some services take their key in the query.
+    // Some services expect the key in the query of the URL.
     if (new URL(provider.baseUrl).search !== "") conceal("provider.baseUrl", "COPILOTFLEET_PROVIDER_BASE_URL");
   }
   const command = auth.githubTokenCommand;
@@ -81,7 +84,7 @@ export function settingsOf(config: Config, given: Layer, options: SettingsOption
   };
 }
 
-/** The text of a configuration file. */
+/** Returns the text of a configuration file. */
 export function configText(file: Record<string, unknown>): string {
   return `${JSON.stringify(file, null, 2)}\n`;
 }
@@ -95,7 +98,7 @@ function hasCredentials(url: string): boolean {
   return parts === null || parts.username !== null || parts.password !== null;
 }
 
-/** "/keys/{user}/github" becomes "{user}-github": what is mounted from a Secret has no folders. */
+/** Turns "/keys/{user}/github" into "{user}-github", because files that are mounted from a Secret cannot be in folders. */
 function tokenFiles(path: string): TokenFiles {
   const perUser = path.includes("{user}");
   const parts = path.split("/");

@@ -1,46 +1,54 @@
 /**
- * What a host needs. Memory is from what was measured (`npx tsx bench/memory.ts` measures again, and fails when these are too
- * small), disk and processor time are allowances:
- * Node 20.20, runtime 1.0.85, Linux x64, the built-in echo model. What tools take that a model runs, nobody can know.
+ * Estimates the resources that a host needs. The memory figures were measured with Node 20.20, runtime 1.0.85, Linux
+ * x64 and the built-in echo model. `npx tsx bench/memory.ts` measures them again, and fails if these figures are too
+ * small. Disk and processor time are estimates. The figures do not include the tools that a model runs, because their
+ * needs cannot be known.
  */
 
 const MB = 1024 * 1024;
 
-/** `serve` and its front door, resident (`bench/serve.ts` holds it below that with 50 idle servers). */
+/** Resident memory of `serve` and its front door. `bench/serve.ts` checks that it stays below this with 50 idle servers. */
 export const SERVE_MEMORY = 80 * MB;
-/** One server after its first turn, private memory. */
+/** Private memory of one server after its first turn. */
 export const SERVER_MEMORY = 64 * MB;
-/** Each session that had a turn, beyond that. */
+/** Additional memory of each session that had a turn. */
 export const SESSION_MEMORY = 3 * MB;
-/** Logs of one server at the defaults (`serve.logMaxSize` times `serve.logFiles` and the current one), and its home. */
+/**
+ * Disk space for one server: its logs at the defaults (`serve.logMaxSize` times `serve.logFiles` and the current one),
+ * and its home.
+ */
 const SERVER_DISK = 64 * MB;
-/** One session's history and checkpoints on disk. */
+/** Disk space for one session's history and checkpoints. */
 const SESSION_DISK = 4 * MB;
 
-/** What one host is meant to carry at a time. */
+/** The load to plan for on one host. */
 export interface Capacity {
   servers: number;
-  /** In memory, of all servers together. */
+  /** Sessions in memory, on all servers of the host together. */
   sessions: number;
 }
 
-/** Bytes of memory, in whole steps of 64 MB. */
+/** Returns the bytes of memory that a host needs, rounded up to a multiple of 64 MB. */
 export function memoryBytes({ servers, sessions }: Capacity): number {
   const bytes = SERVE_MEMORY + servers * SERVER_MEMORY + sessions * SESSION_MEMORY;
   return Math.ceil(bytes / (64 * MB)) * 64 * MB;
 }
 
 /**
- * Thousandths of a core. An idle host with 50 servers takes 16 of them (`bench/serve.ts`). The rest is an allowance that
- * nobody measured, so that many users' turns at once still answer their health probes.
+ * Returns the processor time that a host needs, in thousandths of a core. An idle host with 50 servers uses 16 of them
+ * (`bench/serve.ts`). The rest is an estimate that was not measured. It lets servers answer their health probes while
+ * many users have turns at once.
  */
 export function processorMillis({ servers }: Capacity): number {
   return 100 + 10 * servers;
 }
 
-/** Whole GiB for what a host keeps by itself: logs, homes, connection tokens, and the sessions unless they are shared. */
+/**
+ * Returns the disk space that a host needs, in whole GiB, for logs, homes, connection tokens, and the sessions unless
+ * they are on shared storage.
+ */
 export function diskGib({ servers, sessions }: Capacity, withSessions: boolean): number {
-  // Sessions stay on disk for their time to live, long after they left the memory: ten times as many.
+  // Assume ten times as many sessions on disk as in memory, because a session stays on disk until its TTL is over.
   const bytes = servers * SERVER_DISK + (withSessions ? 10 * sessions * SESSION_DISK : 0);
   return Math.max(1, Math.ceil(bytes / (1024 * MB)));
 }

@@ -6,13 +6,13 @@ import { configText, type Settings, settingsOf } from "./settings.js";
 import { comment } from "./yaml.js";
 
 export interface SystemdOptions {
-  /** The command's absolute path. */
+  /** The absolute path of the command. */
   command: string;
-  /** The account that everything runs as. */
+  /** The account that all units run as. */
   user: string;
 }
 
-/** A file to be put where `path` says, with this mode. */
+/** A file to install at `path` with this mode, which is in octal digits. */
 export interface UnitFile {
   path: string;
   mode: string;
@@ -22,19 +22,20 @@ export interface UnitFile {
 export interface RenderedSystemd {
   files: UnitFile[];
   notices: string[];
-  /** All files in one stream, each below a comment with its path. */
+  /** All files in one text, each below a comment with its path. */
   text: string;
 }
 
 const NAME = "copilotfleet";
 const UNITS = "/etc/systemd/system";
 const SECRETS_FILE = `/etc/${NAME}/secrets.env`;
-/** A usage or configuration error is the same at the next start. */
+/** Exit codes 2 and 3, for usage and configuration errors, because such an error would repeat at the next start. */
 const NO_RESTART_STATUS = "2 3";
 
 /**
- * Unit files for one host. `serve` says nothing to systemd about being ready: the socket takes connections before it is, so
- * nothing has to wait, and `Type=exec` tells a command that cannot be run.
+ * Renders the unit files for one host. `serve` does not notify systemd when it is ready. This is not needed, because
+ * the socket accepts connections before `serve` is ready. `Type=exec` makes systemd report a command that cannot be
+ * run.
  */
 export function renderSystemd(
   { config, given }: { config: Config; given: Layer },
@@ -78,16 +79,16 @@ function service(config: Config, settings: Settings, options: SystemdOptions, ha
     ...(hasSocket ? [`Sockets=${NAME}.socket`] : []),
     ...surroundings(config, settings, options),
     "",
-    "# SIGTERM goes to serve alone, which drains: its servers are in this unit too, and would cut their turns.",
-    "# What is left when it has ended, or is late, is killed.",
+    "# Only serve gets SIGTERM, and it drains. Its servers are in this unit, too, and a SIGTERM would cut their turns.",
+    "# systemd kills the remaining processes when serve has ended, or when the time is up.",
     "KillMode=mixed",
     "KillSignal=SIGTERM",
-    `# drain.timeout is ${config.drain.timeoutMs / 1000} s; the rest is for ending the servers.`,
+    `# drain.timeout is ${config.drain.timeoutMs / 1000} s; the rest is the time to stop the servers.`,
     `TimeoutStopSec=${stopGraceSeconds(config.drain.timeoutMs)}s`,
     "Restart=on-failure",
     "RestartSec=1s",
     `RestartPreventExitStatus=${NO_RESTART_STATUS}`,
-    "# One server that takes all memory must not bring down the others; serve starts it again.",
+    "# A server that runs out of memory must not end the others. serve starts it again.",
     "OOMPolicy=continue",
     "",
     "[Install]",
@@ -122,7 +123,10 @@ const GC_TIMER = lines([
   "WantedBy=timers.target",
 ]);
 
-/** Where the socket unit listens: it takes addresses alone, so that under another name `serve` listens itself. */
+/**
+ * Returns the address that the socket unit listens on. Null if there is no front door, or if `serve` must listen
+ * itself, because a socket unit accepts only IP addresses and a fixed port.
+ */
 function streamOf(listen: Config["serve"]["listen"]): string | null {
   if (listen === null || listen.port === 0) return null;
   const host = listen.host === "localhost" ? "127.0.0.1" : listen.host;
@@ -130,7 +134,10 @@ function streamOf(listen: Config["serve"]["listen"]): string | null {
   return `${isIP(host) === 6 ? `[${host}]` : host}:${listen.port}`;
 }
 
-/** systemd holds the front door, so that a restart of `serve` refuses nobody: connections wait in the socket meanwhile. */
+/**
+ * Renders the socket unit. systemd keeps the listening socket of the front door open, so a restart of `serve` does not
+ * refuse clients. Their connections wait in the socket during the restart.
+ */
 function socket(stream: string): string {
   return lines([
     "[Unit]",
@@ -145,17 +152,20 @@ function socket(stream: string): string {
   ]);
 }
 
-/** Shared storage is mounted first, where systemd knows how. */
+/** Makes systemd mount the shared storage first, if it manages that mount. */
 function mountsOf({ storage }: Config): string[] {
   return storage.shared === null ? [] : [`RequiresMountsFor=${quotePath(storage.shared)}`];
 }
 
-/** A path as one word of a unit file (systemd.syntax(7), systemd.unit(5) for "%"). */
+/** Quotes a path as one word of a unit file (systemd.syntax(7); systemd.unit(5) for "%"). */
 function quotePath(path: string): string {
   return `"${path.replace(/[\\"]/g, "\\$&").replaceAll("%", "%%")}"`;
 }
 
-/** Who runs it, where its state and configuration are, and what it cannot do. */
+/**
+ * The settings that all services share: the account, the folders of the state and the configuration, and the
+ * restrictions.
+ */
 function surroundings({ storage }: Config, { secrets }: Settings, { user }: SystemdOptions): string[] {
   const needsSecrets = secrets.some(({ required }) => required);
   return [
@@ -168,12 +178,12 @@ function surroundings({ storage }: Config, { secrets }: Settings, { user }: Syst
     `EnvironmentFile=${needsSecrets ? "" : "-"}${SECRETS_FILE}`,
     "UMask=0077",
     "",
-    "# No MemoryDenyWriteExecute (V8 compiles at run time), and no namespace of processes: commands that are run beside",
-    "# serve have to see its servers.",
+    "# MemoryDenyWriteExecute is missing, because V8 compiles at run time. A PID namespace is missing, because commands",
+    "# that run outside of this unit must see its servers.",
     "NoNewPrivileges=yes",
     "CapabilityBoundingSet=",
     "ProtectSystem=strict",
-    // Where it is not there, serve says so better than systemd does.
+    // The "-" ignores a missing folder, because `serve` reports it better than systemd does.
     ...(storage.shared === null ? [] : [`ReadWritePaths=-${quotePath(storage.shared)}`]),
     "ProtectHome=yes",
     "PrivateTmp=yes",
@@ -222,7 +232,10 @@ function noticesOf(config: Config, { secrets }: Settings, { user }: SystemdOptio
   ];
 }
 
-/** How to run a command with the settings of the unit, those that are secrets among them (systemd-run(1)). */
+/**
+ * Returns the words before a command that is run by hand, so that it gets the settings of the unit including the
+ * secrets (systemd-run(1)).
+ */
 function byHand(user: string, hasSecrets: boolean): string {
   const settings = [`COPILOTFLEET_HOME=/var/lib/${NAME}/state`, "XDG_CONFIG_HOME=/etc"];
   if (!hasSecrets) return `sudo -u ${user} env ${settings.join(" ")}`;

@@ -5,10 +5,11 @@ import { badFlag } from "./problem.js";
 import type { UnitFile } from "./systemd.js";
 
 /**
- * Writes files below a folder, at the paths that they have on the system. What is there is replaced: it is made from the
- * configuration. @returns where they are.
+ * Writes files below a folder, at the paths that they have on the system. Replaces existing files, because the content
+ * is generated from the configuration.
  *
- * @throws FleetError `FLEET_USAGE_INVALID` when the folder cannot be written.
+ * @returns the paths of the written files
+ * @throws FleetError `FLEET_USAGE_INVALID` when a file cannot be written.
  */
 export async function writeFiles(folder: string, files: readonly UnitFile[]): Promise<string[]> {
   const written: string[] = [];
@@ -17,7 +18,7 @@ export async function writeFiles(folder: string, files: readonly UnitFile[]): Pr
     try {
       await mkdir(dirname(target), { recursive: true });
       await writeFile(target, content);
-      await chmod(target, Number.parseInt(mode, 8)); // whatever the umask says
+      await chmod(target, Number.parseInt(mode, 8)); // independent of the umask
     } catch (error) {
       const code = systemCode(error);
       if (code === undefined) throw error;

@@ -1,28 +1,29 @@
 import { Document } from "yaml";
 
-/** One YAML document, with what stands above it as comments. */
+/** One YAML document, and the comment above it. */
 export interface CommentedManifest {
   value: object;
   comment?: string | undefined;
 }
 
-/** A stream of YAML documents. `heading` are comments at its top, a sentence each. */
+/** Renders a stream of YAML documents. Each sentence of `heading` becomes a comment at the top. */
 export function yamlStream(heading: readonly string[], manifests: readonly CommentedManifest[]): string {
   const top = heading.map((line) => `${comment(line)}\n`).join("");
   return top + manifests.map(yamlDocument).join("---\n");
 }
 
 function yamlDocument({ value, comment: above }: CommentedManifest): string {
-  // In YAML 1.1, which kubectl and some readers of Compose files still read, a bare `yes` or `on` is no string.
+  // Quote a bare `yes` or `on`: YAML 1.1, which kubectl and some readers of Compose files still use, does not read it
+  // as a string.
   const document = new Document(value, { aliasDuplicateObjects: false, compat: "yaml-1.1" });
-  // Long lines stay whole: a folded one reads as if its breaks meant something.
+  // Do not fold long lines, because the breaks would look significant.
   const text = document.toString({ lineWidth: 0 });
   return above === undefined ? text : `${comment(above)}\n${text}`;
 }
 
 const WIDTH = 118;
 
-/** Text as comment lines of limited width. Line breaks in what was configured never end the comment. */
+/** Renders text as comment lines of limited width. A line break in a configured value cannot end the comment. */
 export function comment(text: string): string {
   const lines: string[] = [];
   for (const word of text.split(/\s+/)) {

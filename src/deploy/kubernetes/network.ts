@@ -4,20 +4,21 @@ import { HOST, metadata, type Plan, selector } from "./options.js";
 
 const DNS_PORT = 53;
 const REDIS_PORT = 6379;
-/** The label that Kubernetes itself gives each namespace. */
+/** The label that Kubernetes adds to each namespace. */
 const NAMESPACE_LABEL = "kubernetes.io/metadata.name";
 
 const tcp = (port: number) => ({ port, protocol: "TCP" as const });
 const ofNamespace = (name: string) => ({ namespaceSelector: { matchLabels: { [NAMESPACE_LABEL]: name } } });
 
 /**
- * Who may reach the pods, and what they may reach. Destinations outside are ports alone: a policy knows addresses and no
- * names, and those of Redis and of a model service change. The kubelet's probes come from the node, and always pass.
+ * Renders the network policy: which clients may reach the pods, and which addresses the pods may reach. Destinations
+ * outside of the fleet are ports only. A policy knows addresses and not names, and the addresses of Redis and of a
+ * model service change. The kubelet's probes come from the node, and a policy never blocks them.
  */
 export function networkPolicy(plan: Plan): INetworkPolicy {
   const { deployment, options, labels } = plan;
   const hosts = { podSelector: { matchLabels: selector(plan, HOST) } };
-  // Hosts ask one another, and gc asks all of them.
+  // Hosts call each other, and gc calls all hosts.
   const fleet = { podSelector: { matchLabels: labels } };
   const clients =
     options.clientNamespaces.length === 0 ? [{ namespaceSelector: {} }] : options.clientNamespaces.map(ofNamespace);

@@ -13,7 +13,7 @@ import { diskGib } from "../sizing.js";
 import { GC, HOST, metadata, type Plan, selector } from "./options.js";
 import { gcPod, hostPod } from "./pod.js";
 
-/** The namespace, in which nothing may run that asks for more rights than the pods here do. */
+/** Renders the namespace. Kubernetes refuses pods in it that ask for more rights than the pods of the fleet. */
 export function namespace({ options, labels }: Plan): INamespace {
   return {
     apiVersion: "v1",
@@ -34,7 +34,7 @@ export function configMap(plan: Plan, file: Record<string, unknown>): IConfigMap
   };
 }
 
-/** Where clients connect: any host that is ready, as each takes every user. */
+/** Renders the Service that clients connect to. It selects any ready host, because each host accepts every user. */
 export function frontService(plan: Plan): IService {
   return {
     apiVersion: "v1",
@@ -44,7 +44,7 @@ export function frontService(plan: Plan): IService {
   };
 }
 
-/** Gives each pod a name of its own, under which other hosts and Prometheus reach it. */
+/** Renders the headless Service. It gives each pod a name, at which other hosts and Prometheus reach it. */
 export function hostsService(plan: Plan): IService {
   return {
     apiVersion: "v1",
@@ -52,7 +52,7 @@ export function hostsService(plan: Plan): IService {
     metadata: metadata(plan, plan.names.hosts),
     spec: {
       clusterIP: "None",
-      // A host that drains is not ready, and still has the sessions that others ask it for.
+      // A draining host is not ready, but it still has sessions that other hosts ask for.
       publishNotReadyAddresses: true,
       selector: selector(plan, HOST),
       ports: [
@@ -72,7 +72,7 @@ export function sharedClaim(plan: Plan): IPersistentVolumeClaim {
   };
 }
 
-/** The sessions of all hosts there may be. */
+/** The size for the sessions of the highest number of hosts. */
 function sharedSize({ deployment }: Plan): string {
   return `${deployment.maxReplicas * diskGib({ servers: 0, sessions: deployment.capacity.sessions }, true)}Gi`;
 }
@@ -103,16 +103,16 @@ export function statefulSet(plan: Plan, file: Record<string, unknown>): IStatefu
     metadata: metadata(plan, names.main),
     spec: {
       serviceName: names.hosts,
-      // The autoscaler's to set, if there is one: applying the manifest again would set it back.
+      // If there is an autoscaler, it sets the number. Applying the manifest again would reset it.
       ...(maxReplicas > replicas ? {} : { replicas }),
-      // Hosts do not wait for one another to start or to end.
+      // Hosts start and end independently of each other.
       podManagementPolicy: "Parallel",
       updateStrategy: { type: "RollingUpdate" },
       selector: { matchLabels: selector(plan, HOST) },
       template: {
         metadata: {
           labels: selector(plan, HOST),
-          // The configuration is read at the start: another one is another template.
+          // The configuration is read at the start, so a changed configuration must change the template.
           annotations: {
             "copilotfleet/config-sha256": createHash("sha256").update(configText(file)).digest("hex"),
           },
@@ -127,7 +127,10 @@ export function statefulSet(plan: Plan, file: Record<string, unknown>): IStatefu
   };
 }
 
-/** Nodes are emptied one host at a time. One that is not ready anyway is in nobody's way. */
+/**
+ * Renders the disruption budget. Kubernetes evicts one host at a time from its nodes. A host that is not ready can
+ * always be evicted.
+ */
 export function disruptionBudget(plan: Plan): IPodDisruptionBudget {
   return {
     apiVersion: "policy/v1",

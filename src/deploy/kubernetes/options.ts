@@ -1,41 +1,41 @@
 import type { Deployment, DeployOptions } from "../deployment.js";
 
-/** What `deploy kubernetes` is told beside what the renderers share. */
+/** The options of `deploy kubernetes` in addition to those that the renderers share. */
 export interface KubernetesOptions extends DeployOptions {
   namespace: string;
-  /** The Secret with all secret variables; default: the deployment's name. */
+  /** The Secret that contains all secret variables. Default: the deployment's name. */
   secret?: string | undefined;
-  /** The Secret whose key `COPILOTFLEET_STORE` is the Redis URL; default: the same. */
+  /** The Secret whose key `COPILOTFLEET_STORE` is the Redis URL. Default: the same Secret. */
   redisSecret?: string | undefined;
-  /** Of the large claims; default: what the capacity asks for. */
+  /** The size of the claims for sessions. Default: the size that the capacity needs. */
   storageSize?: string | undefined;
   storageClass?: string | undefined;
-  /** From whose pods the metrics may be read. */
+  /** The namespace whose pods may read the metrics. */
   monitoringNamespace: string;
-  /** From whose pods clients may come; none: from all. */
+  /** The namespaces whose pods may connect to the front door. If empty, all may. */
   clientNamespaces: readonly string[];
-  /** Further TCP ports that hosts may reach. */
+  /** Additional TCP ports that hosts may reach. */
   egressPorts: readonly number[];
 }
 
-/** What every object is made from. */
+/** The input for every object. */
 export interface Plan {
   deployment: Deployment;
   options: KubernetesOptions;
-  /** Names of the objects that others refer to. */
+  /** The names of objects that other objects refer to. */
   names: Names;
   labels: Record<string, string>;
 }
 
 interface Names {
-  /** StatefulSet, front Service and most others. */
+  /** The name of the StatefulSet, the Service for clients and most other objects. */
   main: string;
-  /** The headless Service, in whose domain each pod has its name. */
+  /** The headless Service. Each pod has its name in the domain of this Service. */
   hosts: string;
   config: string;
   secret: string;
   redisSecret: string;
-  /** The Secret with one variable or file a user. */
+  /** The Secret with one variable or file for each user. */
   userTokens: string;
   /** The claim that all hosts mount. */
   shared: string;
@@ -62,7 +62,7 @@ export function planOf(deployment: Deployment, options: KubernetesOptions): Plan
   };
 }
 
-/** Name, namespace and labels of an object. */
+/** Returns the name, namespace and labels of an object. */
 export function metadata({ options, labels }: Plan, name: string) {
   return { name, namespace: options.namespace, labels };
 }
@@ -70,7 +70,7 @@ export function metadata({ options, labels }: Plan, name: string) {
 export const HOST = { "app.kubernetes.io/component": "host" };
 export const GC = { "app.kubernetes.io/component": "gc" };
 
-/** The labels that select the pods of a component. */
+/** Returns the labels that select the pods of a component. */
 export function selector({ labels }: Plan, component: Record<string, string>): Record<string, string> {
   return { ...labels, ...component };
 }

@@ -23,15 +23,15 @@ import { memoryBytes, processorMillis } from "../sizing.js";
 import type { Plan } from "./options.js";
 
 const MIB = 1024 * 1024;
-/** The mode that a file of a Secret has in the end: `fsGroup` adds the group's right to read, whatever is asked for. */
+/** The mode of a file in a mounted Secret. `fsGroup` lets the group read it, whatever mode we ask for. */
 const GROUP_READABLE = 0o440;
 
-/** The pod of a host: `serve`, with a volume of its own at {@link VOLUME} that the StatefulSet claims. */
+/** Renders the pod of a host. It runs `serve`. The StatefulSet claims its volume at {@link VOLUME}. */
 export function hostPod(plan: Plan): IIoK8sApiCoreV1PodSpec {
   const { deployment } = plan;
   return {
     ...pod(plan, { ...container(plan, "serve", ["serve"]), ...hostContainer(plan) }),
-    // preStop counts against it, too.
+    // The grace period includes the time of preStop.
     terminationGracePeriodSeconds: LEAVE_ENDPOINTS_SECONDS + deployment.stopGraceSeconds,
     topologySpreadConstraints: [
       {
@@ -44,14 +44,14 @@ export function hostPod(plan: Plan): IIoK8sApiCoreV1PodSpec {
   };
 }
 
-/** The pod of one run of gc: it has a name as a host, and what it writes of its own goes with it. */
+/** Renders the pod for one run of gc. It has a name in the fleet, as a host has. Its own state is deleted with the pod. */
 export function gcPod(plan: Plan): IIoK8sApiCoreV1PodSpec {
   const gc = container(plan, "gc", ["gc"]);
   const spec = pod(plan, {
     ...gc,
     env: [
       { name: "COPILOTFLEET_HOST_NAME", value: plan.names.gc },
-      // Kubernetes makes an emptyDir with mode 0777. The pod has no other user.
+      // Kubernetes creates an emptyDir with mode 0777. This is safe, because the pod has no other user.
       { name: "COPILOTFLEET_ALLOW_UNSAFE_PARENTS", value: "1" },
       ...(gc.env ?? []),
     ],
@@ -66,16 +66,16 @@ export function gcPod(plan: Plan): IIoK8sApiCoreV1PodSpec {
 
 function pod(plan: Plan, main: IIoK8sApiCoreV1Container): IIoK8sApiCoreV1PodSpec {
   return {
-    // Kubernetes would put COPILOTFLEET_PORT and the like into the pod beside a Service of this name.
+    // If a Service has this name, Kubernetes would otherwise set COPILOTFLEET_PORT and similar variables in the pod.
     enableServiceLinks: false,
-    // Nothing here talks to Kubernetes.
+    // The pod does not use the API of Kubernetes.
     automountServiceAccountToken: false,
     securityContext: {
       runAsNonRoot: true,
       runAsUser: UID,
       runAsGroup: UID,
       fsGroup: UID,
-      // "Always" would open every file of the state to the group at each start, connection tokens included.
+      // At each start, "Always" would give the group access to every file of the state, including connection tokens.
       fsGroupChangePolicy: "OnRootMismatch",
       seccompProfile: { type: "RuntimeDefault" },
     },
@@ -127,10 +127,10 @@ function hostContainer(plan: Plan): Partial<IIoK8sApiCoreV1Container> {
         memory: `${memoryBytes(capacity) / MIB}Mi`,
       },
     },
-    // A host that adopts many servers may take its time; until then nothing else is asked.
+    // A host may take long to adopt many servers. Kubernetes runs no other probe until the startup probe succeeds.
     startupProbe: { ...probe("/healthz"), periodSeconds: 2, failureThreshold: 60 },
     readinessProbe: { ...probe("/readyz"), periodSeconds: 5, failureThreshold: 2 },
-    // Its end is the end of every server in the pod, so only what lasts a minute brings it about.
+    // A restart of the container ends all its servers, so only a failure of one minute causes it.
     livenessProbe: { ...probe("/healthz"), periodSeconds: 10, failureThreshold: 6 },
     lifecycle: { preStop: { exec: { command: ["sleep", String(LEAVE_ENDPOINTS_SECONDS)] } } },
   };

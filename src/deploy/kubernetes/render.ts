@@ -29,7 +29,7 @@ import {
 import { type KubernetesOptions, type Plan, planOf } from "./options.js";
 import { autoscaler } from "./scaling.js";
 
-/** A Kubernetes object as `kubectl` takes it. The types come from the schemas of Kubernetes' own API. */
+/** A Kubernetes object. The types are generated from the schemas of the Kubernetes API. */
 export type Manifest =
   | IConfigMap
   | ICronJob
@@ -44,26 +44,26 @@ export type Manifest =
 export interface RenderedKubernetes {
   manifests: Manifest[];
   notices: string[];
-  /** All of it as one stream, to be applied as it is. */
+  /** All manifests in one stream that can be applied unchanged. */
   yaml: string;
 }
 
-/** https://kubernetes.io/docs/concepts/configuration/secret/#restriction-names-data */
+/** The allowed keys of a Secret: https://kubernetes.io/docs/concepts/configuration/secret/#restriction-names-data */
 const SECRET_KEY = /^[-._A-Za-z0-9]{1,200}$/;
-const SCALING = `It needs an adapter that offers the metric of Prometheus to Kubernetes (custom.metrics.k8s.io), such as
-prometheus-adapter; without one it changes nothing, and the StatefulSet stays at the number that it has.`;
-const NO_LIMIT = `No limit of memory: reaching one would end every server in the pod at once (the kernel kills a container's
-processes as a group), while recycle.maxMemory replaces single servers that have grown, between turns.`;
-const GC_SHARED = `Sessions past their time to live are deleted from the shared folder also while no host is up long enough to do
-it; each serve collects every serve.gcInterval beside that.`;
-const GC_LOCAL = `There is no CronJob for gc: the sessions are on the pods' own volumes, which no other pod may mount while it
-cannot see the processes that use them. Each serve collects its own every serve.gcInterval.`;
+const SCALING = `The autoscaler needs an adapter that provides the Prometheus metric to Kubernetes (custom.metrics.k8s.io),
+such as prometheus-adapter. Without an adapter, the StatefulSet keeps its current number of hosts.`;
+const NO_LIMIT = `The container has no memory limit, because reaching it would end every server in the pod at once: the kernel
+kills all processes of a container together. recycle.maxMemory replaces single servers that have grown, between turns.`;
+const GC_SHARED = `This job deletes expired sessions from the shared folder even if no host stays up long enough to do so.
+In addition, each serve runs gc every serve.gcInterval.`;
+const GC_LOCAL = `There is no CronJob for gc. The sessions are on the pods' own volumes, and another pod must not mount these,
+because it cannot see the processes that use them. Each serve runs gc on its own sessions every serve.gcInterval.`;
 
 /**
- * The fleet of this configuration as Kubernetes objects. Their types are those of Kubernetes' own API, and the tests validate
- * each object against its schema.
+ * Renders the fleet of this configuration as Kubernetes objects. The tests validate each object against the schemas of
+ * the Kubernetes API.
  *
- * @throws FleetError `FLEET_USAGE_INVALID`, `FLEET_CONFIG_INVALID` for what cannot run there.
+ * @throws FleetError `FLEET_USAGE_INVALID` or `FLEET_CONFIG_INVALID` when the fleet cannot be deployed in this way.
  */
 export function renderKubernetes(
   loaded: { config: Config; given: Layer },
@@ -90,8 +90,9 @@ export function renderKubernetes(
 }
 
 /**
- * Files of a Secret belong to root, and `fsGroup` lets the group read them: `auth.githubTokenFile` refuses such files, and
- * without `fsGroup` nobody but root could read them. The group has no other member here, so they are read by a command.
+ * Replaces `auth.githubTokenFile` with a command that prints the file. The files of a Secret belong to root, and
+ * `fsGroup` lets the group read them. `auth.githubTokenFile` refuses files that a group can read, but without `fsGroup`
+ * only root could read them. Reading them with a command is safe, because the group has no other member.
  */
 function configFile({ file, tokenFiles }: Settings): Record<string, unknown> {
   if (tokenFiles === null) return file;

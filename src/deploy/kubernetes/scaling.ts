@@ -2,12 +2,12 @@ import type { IHorizontalPodAutoscaler } from "kubernetes-models/autoscaling/v2/
 import type { IIoK8sApiAutoscalingV2HPAScalingRules } from "kubernetes-models/autoscaling/v2/HPAScalingRules";
 import { metadata, type Plan } from "./options.js";
 
-/** The metric of `src/serve/metrics.ts`; a test compares them. */
+/** The metric from `src/serve/metrics.ts`. A test compares the names. */
 const ACTIVE_SESSIONS = "copilotfleet_sessions_active";
-/** Another host comes before those there are full. */
+/** The fraction of the planned sessions at which another host is started, before the existing hosts are full. */
 const FILL = 0.8;
 
-/** Ends of hosts cost turns that have to be waited for, so they are rare, and one at a time. */
+/** Removes one host at a time and rarely, because a host that ends has to wait for its turns. */
 const SLOWLY: IIoK8sApiAutoscalingV2HPAScalingRules = {
   stabilizationWindowSeconds: 1800,
   policies: [{ type: "Pods", value: 1, periodSeconds: 600 }],
@@ -34,7 +34,7 @@ export function autoscaler(plan: Plan): IHorizontalPodAutoscaler {
       ],
       behavior: {
         scaleUp: { stabilizationWindowSeconds: 60, policies: [{ type: "Pods", value: 2, periodSeconds: 60 }] },
-        // With local storage the sessions of a host are where no other host reaches them.
+        // With local storage, other hosts cannot reach the sessions of a host that ends.
         scaleDown: storage === "local" ? { selectPolicy: "Disabled" } : SLOWLY,
       },
     },
