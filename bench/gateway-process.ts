@@ -1,7 +1,8 @@
 /**
- * One part of `bench/gateway.ts` in a process of its own, so that its time and its memory can be counted: the `door`, the
- * `model`, or a `relay` to an address, which holds two sockets for each connection and does nothing else. Prints where it
- * listens, answers each line of its input with its memory after a garbage collection, and ends with its input.
+ * Runs one part of `bench/gateway.ts` in a separate process, so that its time and memory can be measured. The part is
+ * the `door`, the `model`, or a `relay` to an address. A relay only holds two sockets for each connection. The process
+ * prints its address, answers each line of its input with its memory after a garbage collection, and exits when its
+ * input ends.
  */
 import { once } from "node:events";
 import type { AddressInfo } from "node:net";
@@ -18,7 +19,7 @@ const [name = "", target = ""] = process.argv.slice(2);
 await using part = await start();
 say({ url: part.url });
 for await (const _ of createInterface({ input: process.stdin })) {
-  // Twice: what only a finalizer of the first round lets go is garbage in the second.
+  // Collect twice, because finalizers of the first collection release objects that only the second can collect.
   globalThis.gc?.();
   globalThis.gc?.();
   say(process.memoryUsage());
@@ -43,7 +44,7 @@ async function startDoor(): Promise<Part> {
   };
 }
 
-/** As much as any front door in Node needs. */
+/** Starts a relay, which does the minimum that any front door in Node needs. */
 async function startRelay(): Promise<Part> {
   const [host = "", port = ""] = target.split(":");
   const server = createServer((client) => {

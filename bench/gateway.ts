@@ -1,7 +1,8 @@
 /**
- * What the front door costs, and what it gains: latency of the unmodified SDK through it, at the server itself, and of the
- * best direct client; streams of many clients at once, on both ways; memory of idle clients. The door and the model are
- * processes of their own. It ends by itself, within 20 minutes, and its servers with it.
+ * Measures the costs and the benefits of the front door. It compares the latency of the unmodified SDK through the door
+ * and directly at the server, and of the best direct client. It streams to many clients at once in both ways, and it
+ * measures the memory of idle clients. The door and the model run as separate processes. The benchmark and its servers
+ * end within 20 minutes.
  *
  * Run: npx tsx bench/gateway.ts [all|latency|streaming|memory] [clients sessions words rounds]
  */
@@ -17,7 +18,7 @@ const [part = "all", ...numbers] = process.argv.slice(2);
 const [clients = 200, sessions = 1_000, words = 100, rounds = 3] = numbers.map(Number);
 const isWanted = (name: string) => part === "all" || part === name;
 
-/** Each part has a fleet of its own: the next one begins without its servers. */
+/** Runs one part with its own fleet, so that the next part starts without its servers. */
 async function withModel(use: (env: NodeJS.ProcessEnv, folder: string, model: PartProcess) => Promise<void>) {
   await withState(
     async (base, folder) => {

@@ -1,7 +1,9 @@
 /**
- * `gc` on 5,000 expired sessions against what else deletes them: the loop of GitHub's guide, which lists and then deletes
- * one after another through the SDK as it is (on a sample of 200 of them, scaled up), and the runtime's own bulk delete.
- * `gc` is the whole command, start of Node included, and deletes the fleet's records as well.
+ * Compares `gc` on 5,000 expired sessions with other ways to delete them: the loop of GitHub's guide, which lists the
+ * sessions and deletes them one by one with the unmodified SDK (on a sample of 200, scaled up), and the runtime's bulk
+ * delete. The time of `gc` is that of the whole command, including the start of Node. It also deletes the fleet's
+ * records.
+ *
  * Run: npm run build && npx tsx bench/gc.ts [sessions] [sample]
  */
 import { cpSync, mkdirSync, rmSync } from "node:fs";
@@ -88,7 +90,7 @@ await withState(async (env, folder) => {
   await plain.stop();
 });
 
-/** A session that really had a turn, out of its server's reach. */
+/** Copies a session that had a real turn to a folder that its server does not reach. */
 async function makeTemplate(fleet: Fleet, folder: string): Promise<Template> {
   const session = await fleet.createSession({ user: "template", sessionId: "template" });
   await fleet.send(session, "hello");

@@ -7,23 +7,23 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { Fleet } from "../src/index.js";
 
-/** What the benchmarks share: contenders take turns in one run, and only ratios of medians are claimed. */
+/** Helpers for all benchmarks. The contenders take turns in one run, and only ratios of medians are checked. */
 
 export const COMMAND = fileURLToPath(new URL("../bin/run.js", import.meta.url));
 const run = promisify(execFile);
 const LIMIT_MS = 60 * 60 * 1000;
-/** In this unit the kernel counts processor time for /proc on every architecture (`USER_HZ`, proc(5)). */
+/** The unit in which the kernel counts processor time in /proc, on every architecture (`USER_HZ`, proc(5)). */
 const TICKS_PER_SECOND = 100;
 
 export interface Contender {
   name: string;
-  /** One round; its wall time is what counts, unless it returns milliseconds of its own. */
+  /** Runs one round. It counts the wall time of the round, or the returned number of milliseconds. */
   round: () => Promise<number | undefined>;
 }
 
 /**
- * Median milliseconds per contender, in rounds that alternate (A B C, C B A, A B C …) after one that is not counted: what
- * grows with time, such as histories, weighs on all of them alike.
+ * Measures the median milliseconds of each contender. The order alternates between rounds (A B C, C B A, A B C …), so
+ * that effects that grow with time, such as histories, affect all contenders equally. The first round does not count.
  */
 export async function compare(rounds: number, contenders: readonly Contender[]): Promise<Map<string, number>> {
   const times = new Map(contenders.map(({ name }) => [name, [] as number[]]));
@@ -46,7 +46,7 @@ export async function compare(rounds: number, contenders: readonly Contender[]):
   return medians;
 }
 
-/** Prints a ratio beside its limit and makes the run fail when it is over it. */
+/** Prints a ratio with its limit. Makes the run fail if the ratio is above the limit. */
 export function claim(what: string, ratio: number, limit: number): void {
   const ok = ratio <= limit;
   console.log(`${ok ? "ok  " : "FAIL"} ${what}: ${ratio.toFixed(3)} (limit ${limit})`);
@@ -64,20 +64,21 @@ export function printMachine(): void {
   );
 }
 
-/** The built command in a state folder of its own. */
+/** Runs the built command and returns its standard output. */
 export async function fleetCommand(args: readonly string[], env: NodeJS.ProcessEnv): Promise<string> {
   const { stdout } = await run(process.execPath, [COMMAND, ...args], { env, maxBuffer: 64 * 1024 * 1024 });
   return stdout;
 }
 
 export interface StateOptions {
-  /** How long the whole run may take, in milliseconds; after that it fails. */
+  /** The time limit for the whole run, in milliseconds. The run fails when it is reached. */
   limitMs?: number;
 }
 
 /**
- * A scratch folder and an environment that uses it as the state folder. However the run ends, by its own end, an error,
- * a signal or its time limit, the servers are stopped and the folder is removed: a server left alone goes on with its turns.
+ * Runs `use` with a temporary folder, and an environment that has its state folder in it. Stops the servers and removes
+ * the folder in any case: after a normal end, an error, a signal or the time limit. A server that is left alone would
+ * continue its turns.
  */
 export async function withState(
   use: (env: NodeJS.ProcessEnv, folder: string) => Promise<void>,
@@ -92,7 +93,7 @@ export async function withState(
     COPILOTFLEET_PROVIDER_TYPE: "echo",
     COPILOT_OFFLINE: "true",
   };
-  // At once and without a wait: whoever sent the signal may not leave time for more.
+  // Do not wait for anything, because the sender of the signal may soon kill this process.
   const giveUp = (why: string, code: number) => {
     console.error(`${why}: ${killProcessesOf(folder)} processes of this run are ended`);
     rmSync(folder, { recursive: true, force: true, maxRetries: 5 });
@@ -114,7 +115,11 @@ export async function withState(
   }
 }
 
-/** Ends what was started with this run's folder in its environment, recorded or not. @returns how many that were. */
+/**
+ * Kills all processes that have this run's folder in their environment, whether they are recorded or not.
+ *
+ * @returns the number of killed processes
+ */
 function killProcessesOf(folder: string): number {
   const others = readdirSync("/proc")
     .map(Number)
@@ -126,11 +131,11 @@ function killIfOf(pid: number, folder: string): boolean {
   try {
     return readFileSync(`/proc/${pid}/environ`, "latin1").includes(`=${folder}/`) && process.kill(pid, "SIGKILL");
   } catch {
-    return false; // ended meanwhile, or somebody else's
+    return false; // it has ended, or it belongs to another user
   }
 }
 
-/** Processor time of a process so far, user and system, in seconds. */
+/** Returns the user and system processor time that a process has used, in seconds. */
 export function processorSeconds(pid: number): number {
   const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
   const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");

@@ -1,5 +1,7 @@
 /**
- * What a server and its sessions take, against what `deploy` asks an orchestrator for (`src/deploy/sizing.ts`).
+ * Compares the memory of a server and its sessions with the memory that `deploy` requests from an orchestrator
+ * (`src/deploy/sizing.ts`).
+ *
  * Run: npm run build && npx tsx bench/memory.ts [sessions]
  */
 import { SERVER_MEMORY, SESSION_MEMORY } from "../src/deploy/sizing.js";

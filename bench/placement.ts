@@ -1,8 +1,8 @@
 /**
- * Where 10,000 users go: how evenly hosts are filled, and who moves when a host is added or goes. Counts, not times, so one
- * run tells.
+ * Shows how 10,000 users are placed: how evenly the hosts are filled, and how many users move when a host is added or
+ * removed. The results are counts and not times, so one run is enough.
  *
- * node --import tsx bench/placement.ts [users]
+ * Run: node --import tsx bench/placement.ts [users]
  */
 import { planRebalance } from "../src/hosts/rebalance.js";
 import { rendezvous } from "../src/pool/rendezvous.js";

@@ -1,5 +1,6 @@
 /**
- * `ps` against starting Node and doing nothing, and against `pm2 jlist` on as many servers.
+ * Compares `ps` with starting Node without a script, and with `pm2 jlist` for the same number of servers.
+ *
  * Run: npm run build && npx tsx bench/ps.ts [servers]
  */
 import { execFile } from "node:child_process";
@@ -37,7 +38,10 @@ await withState(async (env, folder) => {
   }
 });
 
-/** PM2 is installed beside the measurement, not with the project, and runs as many of the same runtime. */
+/**
+ * Installs PM2 in a temporary folder, because the project does not depend on it, and starts the same number of runtimes
+ * with it.
+ */
 async function startWithPm2(folder: string, servers: number): Promise<(args: string[]) => Promise<unknown>> {
   const prefix = join(folder, "pm2");
   await mkdir(prefix);

@@ -1,6 +1,7 @@
 /**
- * The Redis store under 50 clients, each with a connection of its own: how long one registry operation takes, and what an
- * operation costs beside 100,000 sessions against 1,000.
+ * Measures the Redis store with 50 clients that have a connection each: the time of a registry operation, and the time
+ * of an operation with 100,000 sessions compared to 1,000.
+ *
  * Run: npx tsx bench/redis.ts (needs redis-server)
  */
 import { mkdtemp, rm } from "node:fs/promises";
@@ -17,7 +18,10 @@ import { claim, compare, printMachine, ratio } from "./measure.js";
 const CLIENTS = 50;
 const SERVERS = 50;
 const LIMIT_MS = 10;
-/** What a client has to do between two changes, on average: starting a server takes tens of milliseconds, a turn more. */
+/**
+ * The average time that a client is busy with other work between two changes, in milliseconds. Starting a server takes
+ * tens of milliseconds, and a turn takes longer.
+ */
 const CLAIMED_PAUSE_MS = 100;
 const SIZES = [1_000, 100_000];
 const OPERATIONS = 50;
@@ -40,8 +44,8 @@ try {
 }
 
 /**
- * Each client goes on as a command does: it reads the registry, changes the record of its server, and has other work to do
- * for a while. What a machine that is busy with other things adds shows beside it: a bare PING at the same pace.
+ * Each client behaves like a command: it reads the registry, changes the record of its server, and then does other work
+ * for a while. A bare PING at the same pace shows how much of the time the load of the machine adds.
  */
 async function registryOperations(): Promise<void> {
   const url = redis.url();
@@ -68,7 +72,11 @@ async function registryOperations(): Promise<void> {
   for (const client of bare) client.disconnect();
 }
 
-/** All clients at once, each with a pause between its rounds. @returns the 99th percentile by operation. */
+/**
+ * Runs all clients at once, each with a pause between its rounds.
+ *
+ * @returns the 99th percentile of each operation, in milliseconds
+ */
 async function load(
   what: string,
   pauseMs: number,

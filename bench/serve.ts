@@ -1,5 +1,6 @@
 /**
- * What `serve` costs: its start with servers to adopt, its memory and its processor time when nothing happens.
+ * Measures the costs of `serve`: its start with servers to adopt, and its memory and processor time while idle.
+ *
  * Run: npm run build && npx tsx bench/serve.ts [servers] [seconds of idling]
  */
 import { spawn } from "node:child_process";
@@ -11,15 +12,15 @@ import { COMMAND, claim, compare, fleetCommand, printMachine, processorSeconds, 
 
 const count = Number(process.argv[2] ?? 50);
 const idleSeconds = Number(process.argv[3] ?? 120);
-/** The last part of the idling, over which the processor time is counted. */
+/** The final part of the idle time, in which the processor time is measured. */
 const countedSeconds = Math.min(60, idleSeconds / 2);
 const MB = 1024 * 1024;
 
 interface Serving {
   pid: number;
-  /** From the start of the process to the line that says it serves. */
+  /** The time from the start of the process to the log line "serving", in milliseconds. */
   startMs: number;
-  /** Ends it; the servers go on. */
+  /** Ends `serve`. The servers keep running. */
   leave(): Promise<void>;
 }
 

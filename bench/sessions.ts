@@ -1,6 +1,8 @@
 /**
- * What a session costs beside many others: creating its record, touching it, taking and releasing its lease, with 10,000
- * sessions recorded against 100. Then a whole `create` through the fleet, with as many session folders in the home.
+ * Compares the costs of a session with 10,000 recorded sessions to those with 100: creating the record, updating it,
+ * and taking and releasing the lease. Then does the same for a whole `create` through the fleet, with as many session
+ * folders in the home.
+ *
  * Run: npx tsx bench/sessions.ts
  */
 import { mkdir, mkdtemp, rm } from "node:fs/promises";

@@ -1,5 +1,7 @@
 /**
- * `spawn --count N` against starting N bare runtimes one after another, each until it answers an authenticated ping.
+ * Compares `spawn --count N` with starting N bare runtimes one after another, each until it answers an authenticated
+ * ping.
+ *
  * Run: npm run build && npx tsx bench/spawn.ts [servers]
  */
 import { spawn } from "node:child_process";
@@ -35,7 +37,7 @@ await withState(async (env, folder) => {
   claim("spawn / bare runtimes", ratio(medians, fleet, bare), 1.5);
 });
 
-/** Resolves with the milliseconds until all of them answered; ends them before it resolves. */
+/** Starts the runtimes and ends them again. Resolves with the milliseconds until all of them answered. */
 async function startBare(folder: string): Promise<number> {
   const started = performance.now();
   const running = [];

@@ -1,6 +1,7 @@
 /**
- * One turn, one ping, one disconnect: the fleet's client against the SDK's client used as it is, on the same server and
- * model. Run: npx tsx bench/turn.ts
+ * Compares a turn and a ping of the fleet's client with those of the unmodified SDK, on the same server and model.
+ *
+ * Run: npx tsx bench/turn.ts
  */
 import { CopilotClient, RuntimeConnection } from "@github/copilot-sdk";
 import { Fleet } from "../src/index.js";

@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// Builds, then runs: for development only, not part of the package.
+// Builds and runs the command. This file is for development only and not part of the package.
 import "../scripts/build.mjs";
 
 await import("./run.js");

@@ -1,5 +1,6 @@
 #!/usr/bin/env node
-// Checked before anything is loaded: newer syntax in a dependency would otherwise fail with a stack trace.
+// Check the version of Node before loading anything else. On an older version, newer syntax in a dependency would
+// otherwise fail with a stack trace.
 const [major = 0, minor = 0] = process.versions.node.split(".").map(Number);
 if (major < 20 || (major === 20 && minor < 19) || major === 21 || (major === 22 && minor < 12)) {
   const message = `copilotfleet needs Node.js 20.19 or later, or 22.12 or later; this is ${process.versions.node}.`;

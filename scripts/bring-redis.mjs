@@ -1,5 +1,5 @@
-// Before the tests: a redis-server for those of the Redis store. Installs Debian's package where that is possible without
-// asking anybody (root, apt-get); elsewhere it says what will be skipped, and vitest counts it.
+// Provides redis-server for the tests of the Redis store; runs before the tests. As root with apt-get, installs
+// Debian's package without asking. Otherwise prints that these tests will be skipped. vitest counts the skipped tests.
 import { spawnSync } from "node:child_process";
 
 const TIMEOUT_MS = 180_000;

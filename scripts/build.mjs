@@ -1,5 +1,5 @@
-// Builds dist/: the command line as one script with a code cache (start-up time is a feature), the library as one ESM
-// module with its type declarations, and the oclif manifest that lets a command start without reading the others.
+// Builds dist/: the command line as one script with a code cache for a fast start, the library as one ESM module with
+// type declarations, and the oclif manifest, with which a command starts without reading the other commands.
 import { execFile } from "node:child_process";
 import { copyFile, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -12,18 +12,18 @@ const root = fileURLToPath(new URL("..", import.meta.url));
 const run = promisify(execFile);
 
 /**
- * Imported at run time, and only when a command needs them: the SDK is resolved beside its native runtime, metrics and log
- * are for `serve` alone, and the Redis client is for those who have one.
+ * These packages are imported at run time, when a command needs them. The SDK has to be resolved next to its native
+ * runtime. Only `serve` needs metrics and the log. Only fleets with a Redis store need the Redis client.
  */
 const AT_RUN_TIME = ["@github/copilot-sdk", "prom-client", "pino", "ioredis"];
 
-/** Required by the parts of the script that are loaded when `deploy` asks for them. */
+/** The parts of the script that `deploy` loads require these packages. */
 const FOR_DEPLOY = ["yaml"];
 
 /**
- * `@oclif/core` requires all of its parts at once, help and plug-in discovery included: a good part of a short
- * command's time. TypeScript emits each require as `const name_1 = require("x")` and every use as `name_1.y`, so each
- * can be turned into a getter that loads on first use.
+ * Makes `@oclif/core` load its parts on first use. It normally requires all of them at once, including help and plug-in
+ * discovery, and this takes a large part of a short command's time. TypeScript emits each require as `const name_1 =
+ * require("x")` and each use as `name_1.y`, so we can replace each with a getter.
  */
 const lazyOclif = {
   name: "lazy-oclif",
@@ -50,7 +50,7 @@ const lazyOclif = {
   },
 };
 
-/** Debug output of oclif costs 3 ms to prepare even when nobody asked for it: it is loaded if `DEBUG` is set. */
+/** Loads oclif's debug output only if `DEBUG` is set, because preparing it takes 3 ms. */
 const debugOnDemand = {
   name: "debug-on-demand",
   setup(builder) {
@@ -88,7 +88,7 @@ async function buildLibrary() {
 
 async function buildCommandLine() {
   const files = (await readdir(`${root}/src/commands`, { recursive: true })).filter((file) => file.endsWith(".ts"));
-  // A folder is a topic: commands/store/migrate.ts is "copilotfleet store migrate", with the id "store:migrate".
+  // A folder is a topic: commands/store/migrate.ts is "copilotfleet store migrate" and has the id "store:migrate".
   const commands = files.map((file) => file.slice(0, -3).replaceAll("\\", "/"));
   const getters = commands.map(
     (path) =>
@@ -102,14 +102,14 @@ async function buildCommandLine() {
     },
     outfile: "dist/cli.cjs",
     format: "cjs",
-    // `NODE_OPTIONS=--enable-source-maps` gives readable stack traces.
+    // With `NODE_OPTIONS=--enable-source-maps`, stack traces are still readable.
     minify: true,
     define: { "import.meta.url": "__importMetaUrl" },
-    // typescript and ejs are optional parts of oclif that an installed command never uses.
+    // typescript and ejs are optional dependencies of oclif that an installed command never uses.
     external: [...AT_RUN_TIME, ...FOR_DEPLOY, "typescript", "ejs"],
     plugins: [lazyOclif, debugOnDemand],
   });
-  // A script that comes out of the code cache has no dynamic import of its own: the loader hands it one.
+  // Dynamic import does not work in a script from the code cache, so the loader passes an import function to it.
   let source = await readFile(`${root}/dist/cli.cjs`, "utf8");
   for (const name of AT_RUN_TIME) source = source.replaceAll(`import("${name}")`, `__import("${name}")`);
   // The loader reads ASCII. The bundler escapes everything else already, except inside of regular expressions.
@@ -118,7 +118,7 @@ async function buildCommandLine() {
   await copyFile(`${root}/scripts/cli-loader.mjs`, `${root}/dist/cli.js`);
 }
 
-/** Written by oclif itself, from the commands just built. */
+/** Lets oclif write the manifest of the commands that were just built. */
 async function writeManifest() {
   const { Plugin } = await import("@oclif/core");
   const plugin = new Plugin({ root, ignoreManifest: true, errorOnManifestCreate: true, respectNoCacheDefault: true });
@@ -127,7 +127,10 @@ async function writeManifest() {
   await writeFile(`${root}/oclif.manifest.json`, `${JSON.stringify(plugin.manifest, null, 2)}\n`);
 }
 
-/** Fills the code cache with what a short command really runs: made after it ran, in a process of its own. */
+/**
+ * Creates the code cache in a separate process, after short commands have run there, so that it contains the code that
+ * they use.
+ */
 async function writeCodeCache() {
   const state = await mkdtemp(join(tmpdir(), "copilotfleet-build-"));
   const warm = `

@@ -1,5 +1,5 @@
-// Becomes dist/cli.js: loads the command line, one script, with V8's code cache, as Node itself can from version 22 on
-// (module.enableCompileCache). A cache that another version of V8 made is rejected by V8, and the source compiled.
+// Becomes dist/cli.js. Loads the command line, which is one script, with V8's code cache. Node 22 and later can do this
+// with module.enableCompileCache. If another version of V8 made the cache, V8 rejects it and compiles the source.
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
 
@@ -31,6 +31,6 @@ function readCache() {
   try {
     return readFileSync(`${filename}.cache`);
   } catch {
-    return undefined; // not made (yet): only slower
+    return undefined; // without a cache, the start is only slower
   }
 }

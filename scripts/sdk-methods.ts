@@ -1,5 +1,5 @@
-// Records which methods each published version of the SDK sends, because clients of all versions meet at the front door:
-// npx tsx scripts/sdk-methods.ts. The test of the table of methods reads the result.
+// Records the methods that each published version of the SDK sends, because clients of all versions connect to the
+// front door. The test of the method table reads the result. Run: npx tsx scripts/sdk-methods.ts
 import { execFileSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { METHODS_FILE, type MethodChanges, methodsSentBy } from "../test/fixtures/sdk-methods.js";
 
 const SDK = "@github/copilot-sdk";
-/** The oldest version whose clients the front door promises to serve. */
+/** The oldest version of the SDK that the front door supports. */
 const OLDEST = "1.0.5";
 
 const folder = mkdtempSync(join(tmpdir(), "copilotfleet-sdks-"));
@@ -15,7 +15,7 @@ try {
   const published = JSON.parse(
     execFileSync("npm", ["view", SDK, "versions", "--json"], { encoding: "utf8" }),
   ) as string[];
-  // npm lists them from the lowest to the highest. Unstable versions are builds of a single commit.
+  // npm lists the versions in ascending order. Unstable versions are builds of a single commit.
   const versions = published.slice(published.indexOf(OLDEST)).filter((version) => !version.includes("unstable"));
   const changes: MethodChanges[] = [];
   let before = new Set<string>();

@@ -1,5 +1,5 @@
-// Runs a command with COPILOT_CLI_PATH set to the native program of the full CLI: node scripts/with-full-cli.mjs COMMAND…
-// The program is 190 MB, so it is not a dependency. It is installed once into a cache folder, by npm.
+// Runs a command with COPILOT_CLI_PATH set to the native program of the full CLI: node scripts/with-full-cli.mjs
+// COMMAND… The program has 190 MB, so it is not a dependency. npm installs it once into a cache folder.
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { homedir } from "node:os";
@@ -16,7 +16,7 @@ const program = join(folder, "node_modules", PACKAGE, "copilot");
 if (!existsSync(program)) {
   console.error(`Installing ${PACKAGE}@${VERSION} into ${folder}.`);
   mkdirSync(dirname(folder), { recursive: true });
-  // A download that is cut off must not pass for a finished one, so it gets its final name last.
+  // Give the folder its final name last, so that an interrupted download does not count as complete.
   const download = mkdtempSync(`${folder}-`);
   writeFileSync(join(download, "package.json"), '{ "private": true }\n');
   const options = ["--no-audit", "--no-fund", "--ignore-scripts", "--no-package-lock"];

@@ -4,7 +4,10 @@ import { connectClient } from "../../src/runtime/client/connect.js";
 import { claim, compare, ratio } from "../measure.js";
 import { type PartProcess, startPart } from "./processes.js";
 
-/** The unmodified SDK through the door, the same SDK at the server itself, and the best direct client, on one server. */
+/**
+ * Compares, on one server, the unmodified SDK through the door, the same SDK directly at the server, and the best
+ * direct client.
+ */
 export async function measureLatency(env: NodeJS.ProcessEnv, folder: string, model: PartProcess): Promise<void> {
   await using fleet = await Fleet.open({ env, cwd: folder });
   await fleet.spawn("bench");

@@ -5,22 +5,23 @@ import { claim } from "../measure.js";
 import { startPart } from "./processes.js";
 import { RawClient } from "./raw-client.js";
 
-/** So many, since a server takes 128 connections at a time (measured with runtime 1.0.85). */
+/** This many servers are needed, because a server accepts 128 connections at a time (measured with runtime 1.0.85). */
 const SERVERS = 10;
 const STEPS = [100, 500, 1_000] as const;
 const KB = 1024;
 
 /**
- * What an idle client that has shown its token costs the door's process: heap and what buffers hold beside it after a
- * garbage collection, as the slope from the first step to the last, so that what a process needs anyway does not count. A
- * relay that does nothing with its two sockets for each connection tells how much of it is Node's.
+ * Measures the memory that an idle client with an accepted token costs the door's process: heap and external buffers
+ * after a garbage collection. The result is the slope from the first step to the last, so the base memory of the
+ * process does not count. A relay that only holds two sockets for each connection shows how much of the memory Node
+ * itself needs.
  */
 export async function measureMemory(env: NodeJS.ProcessEnv, folder: string): Promise<void> {
   const shared = {
     ...env,
     COPILOTFLEET_ISOLATION: "shared",
     COPILOTFLEET_POOL_SERVERS: String(SERVERS),
-    // Each connection goes to the next server.
+    // Each connection uses the next server.
     COPILOTFLEET_POOL_STRATEGY: "round-robin",
   };
   await using fleet = await Fleet.open({ env: shared, cwd: folder });
@@ -52,7 +53,11 @@ export async function measureMemory(env: NodeJS.ProcessEnv, folder: string): Pro
   claim("memory per idle client in kB", perClient, 64);
 }
 
-/** @returns kB for each connection. */
+/**
+ * Adds connections in steps and measures the memory after each step.
+ *
+ * @returns the memory for each connection, in kB
+ */
 async function slope(
   name: string,
   part: Awaited<ReturnType<typeof startPart>>,

@@ -4,16 +4,20 @@ import { fileURLToPath } from "node:url";
 
 const SCRIPT = fileURLToPath(new URL("../gateway-process.ts", import.meta.url));
 
-/** A part of the benchmark that runs in a process of its own; see `gateway-process.ts`. */
+/** A part of the benchmark in a separate process; see `gateway-process.ts`. */
 export interface PartProcess extends Disposable {
-  /** Where it listens. */
+  /** The address that it listens on. */
   url: string;
   pid: number;
-  /** What it has in memory after a garbage collection. */
+  /** Returns its memory after a garbage collection. */
   memory(): Promise<NodeJS.MemoryUsage>;
 }
 
-/** @param env for a door: that of its fleet */
+/**
+ * Starts a part of the benchmark.
+ *
+ * @param env the environment; for a door, that of its fleet
+ */
 export async function startPart(args: readonly string[], env: NodeJS.ProcessEnv = process.env): Promise<PartProcess> {
   const child = spawn(process.execPath, ["--expose-gc", "--import", "tsx", SCRIPT, ...args], {
     env,

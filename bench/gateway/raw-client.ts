@@ -12,9 +12,9 @@ interface Waiting {
   reject(error: Error): void;
 }
 
-/** A client that costs as little as possible, so that what is measured is the rest. */
+/** A client with minimal costs, so that the benchmark measures the other parts. */
 export class RawClient {
-  /** How many pieces of answers it has received. */
+  /** The number of received pieces of answers. */
   deltas = 0;
   readonly #socket: Socket;
   readonly #waiting = new Map<string | number, Waiting>();

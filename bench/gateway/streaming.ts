@@ -6,19 +6,22 @@ import { claim, compare, processorSeconds } from "../measure.js";
 import { type PartProcess, startPart } from "./processes.js";
 import { RawClient } from "./raw-client.js";
 
-/** A server takes 128 connections at a time (measured with runtime 1.0.85), and both sides are connected all the time. */
+/**
+ * A server accepts 128 connections at a time (measured with runtime 1.0.85), and the clients of both sides stay
+ * connected.
+ */
 const SERVERS = 4;
 
 export interface StreamingOptions {
   clients: number;
-  /** Of all clients together. */
+  /** The number of sessions of all clients together. */
   sessions: number;
-  /** Words of each answer, each of them a delta. */
+  /** The number of words in each answer. Each word is a delta. */
   words: number;
   rounds: number;
 }
 
-/** Clients of one side: directly at the servers, or at the door. */
+/** The clients of one side. They connect directly to the servers, or to the door. */
 interface Crowd {
   name: string;
   members: { client: RawClient; ids: string[] }[];
@@ -42,8 +45,9 @@ export async function measureStreaming(
   const guests: Crowd = { name: "through the door", members: [] };
   const provider = { type: "openai", wireApi: "completions", baseUrl: model.url };
   const pids = new Set<number>();
-  // Each user stays on one server (the strategy is the default, sticky), and so do both of its clients: the sides differ in
-  // nothing but the door. Sessions are made in the same way, too, with what the door sets on a shared server.
+  // Each user stays on one server, because the default strategy is sticky. Both clients of a user therefore use the
+  // same server, and the sides differ only in the door. The direct sessions are created with the settings that the door
+  // applies on a shared server.
   for (const [index, user] of users.entries()) {
     const server = await fleet.serverFor(user);
     if (server.pid !== null) pids.add(server.pid);
@@ -88,7 +92,7 @@ export async function measureStreaming(
         const perDelta = Object.entries(after).map(
           ([name, used]) => `${name} ${(((used - (before[name] ?? 0)) * 1e6) / deltas).toFixed(0)}`,
         );
-        // The answer has its prompt's words, behind the two of "[turn N]".
+        // An answer consists of "[turn N]", which is two words, and the words of the prompt.
         if (deltas !== sessions * (words + 2)) throw new Error(`${crowd.name}: ${deltas} deltas have come`);
         console.log(
           `   ${crowd.name}: ${deltas} deltas in ${(ms / 1000).toFixed(1)} s, ${((deltas / ms) * 1000).toFixed(0)} a second; processor time in µs per delta: ${perDelta.join(", ")}`,
