@@ -22,8 +22,8 @@ const FOR_DEPLOY = ["yaml"];
 
 /**
  * Makes `@oclif/core` load its parts on first use. It normally requires all of them at once, including help and plug-in
- * discovery, and this takes a large part of a short command's time. TypeScript emits each require as `const name_1 =
- * require("x")` and each use as `name_1.y`, so we can replace each with a getter.
+ * discovery, and this takes a large part of a short command's time. TypeScript emits each require as
+ * `const name_1 = require("x")` and each use as `name_1.y`, so we can replace each with a getter.
  */
 const lazyOclif = {
   name: "lazy-oclif",

@@ -307,8 +307,8 @@ export function guardMethods<T extends object>(
 }
 
 /**
- * Wraps a method so that a failed check is reported in the same way as the method's result: by its iterator, its {@link
- * PendingReply} or its promise.
+ * Wraps a method so that a failed check is reported in the same way as the method's result: by its iterator, its
+ * {@link PendingReply} or its promise.
  */
 function guarded(name: string, method: Method, read: (of: object, given: readonly unknown[]) => unknown[]): Method {
   if (name === "followLog") {

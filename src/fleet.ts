@@ -122,7 +122,7 @@ export class Fleet implements AsyncDisposable {
   readonly #open = new Map<string, Opened>();
   readonly #warnings: string[] = [];
   /**
-   * Closes the front doors and supervisors of this process. A supervisor comes before its door. Calling one twice is
+   * Closes the front doors and supervisors of this process. A supervisor comes before its door. Closing again is
    * harmless.
    */
   readonly #endings: (() => Promise<unknown>)[] = [];
@@ -260,8 +260,8 @@ export class Fleet implements AsyncDisposable {
   }
 
   /**
-   * Returns the number of recorded sessions of all hosts. Reads each record, so damage adds a warning ({@link
-   * takeWarnings}).
+   * Returns the number of recorded sessions of all hosts. Reads each record, so damage adds a warning
+   * ({@link takeWarnings}).
    */
   async recordedSessions(): Promise<number> {
     return (await this.#store.listSessions()).length;
@@ -681,8 +681,8 @@ export class Fleet implements AsyncDisposable {
    *
    * @param options.ignoreNotFound whether to ignore sessions that are not found
    * @throws FleetError `FLEET_SESSION_NOT_FOUND` after all other sessions were deleted; `FLEET_SESSION_BUSY` or
-   * `FLEET_SESSION_LOCKED` when a session is in use. The error's `outcome` lists the deleted ids: `{ deleted, notFound
-   * }`.
+   * `FLEET_SESSION_LOCKED` when a session is in use. The error's `outcome` lists the deleted ids:
+   * `{ deleted, notFound }`.
    */
   async deleteSessions(
     sessionIds: readonly string[],

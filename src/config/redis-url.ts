@@ -2,7 +2,7 @@
 export interface RedisUrl {
   host: string;
   port: number;
-  /** `rediss://`. */
+  /** Whether the URL is `rediss://`. */
   tls: boolean;
   username: string | null;
   password: string | null;

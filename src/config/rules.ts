@@ -144,7 +144,7 @@ export const hostTtl = () =>
     { flagCode: "FLEET_DURATION_INVALID" },
   );
 
-/** Where to listen. Port 0 asks the system for a free one. */
+/** An address to listen on. Port 0 asks the system for a free port. */
 export interface Address {
   host: string;
   port: number;
