@@ -48,7 +48,7 @@ export function either(first: AbortSignal | undefined, second: AbortSignal | und
 }
 
 /**
- * Resolves as `work` does, or rejects with the signal's reason if the signal aborts first. The outcome of `work` is then
+ * Settles like `work`, or rejects with the signal's reason if the signal aborts first. The outcome of `work` is then
  * dropped.
  */
 export async function abortable<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {

@@ -39,7 +39,7 @@ export class ForegroundCommand {
     this.ended = endOf(this.#child, file);
   }
 
-  /** The PID, and so the group, cannot belong to another process until Node has seen the end of the child. */
+  /** Signals the command's group. Until Node has seen the child's end, no other process can have its PID or its group. */
   signal(name: NodeJS.Signals): void {
     const { pid, exitCode, signalCode } = this.#child;
     if (pid !== undefined && exitCode === null && signalCode === null) send(-pid, name);

@@ -5,7 +5,7 @@ import { logPath } from "./server-folder.js";
 
 const LAST_WORDS_BYTES = 2_000;
 
-/** The size of a server's log in bytes, which is where the output of a launch begins. 0 when there is none. */
+/** The size of a server's log in bytes, which is where the output of the next launch begins. 0 when there is none. */
 export function logSize(home: string): number {
   return statSync(logPath(home), { throwIfNoEntry: false })?.size ?? 0;
 }

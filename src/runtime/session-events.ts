@@ -208,7 +208,7 @@ function readEnd(fd: number, size: number, bytes: number): ReadEnd {
   return { history: follow(new TurnTracker(), read), read, splitter, mark, bytes: chunk.length };
 }
 
-/** If no turn begins in the longest end that we may read, it is all inside one turn: nothing else is that long. */
+/** If no turn begins in the longest end that we may read, all of that end is inside one turn. Nothing else is that long. */
 function certain({ history, read }: ReadEnd, stat: Stats): ReadEnd["history"] {
   if (history.tracker.open !== null || history.tracker.isCertain) return history;
   return follow(TurnTracker.within(read[0]?.atMs ?? stat.mtimeMs), read);

@@ -90,7 +90,7 @@ export async function makeHostFolder(shared: string, host: string): Promise<stri
 
 /**
  * Makes a home keep its sessions in the place. Call it before the home's server starts. Moves the sessions that a server of
- * this home kept on its own disk. The host's folder must exist ({@link makeHostFolder}). If the home already links to the
+ * this home kept on this host's own disk. The host's folder must exist ({@link makeHostFolder}). If the home already links to the
  * place, the place must exist, too: a new one would hide that the storage is not mounted.
  *
  * @throws FleetError `FLEET_STORAGE_UNUSABLE` when a folder is missing or the storage fails.
@@ -119,7 +119,7 @@ export async function linkToPlace(home: string, place: StatePlace): Promise<void
   });
 }
 
-/** Does not make the host's folder or those above it: if they are missing, nothing is mounted, or the wrong thing is. */
+/** Makes a place, but no folder above the group's: if one is missing, nothing is mounted, or the wrong thing is. */
 async function makePlace(place: StatePlace): Promise<void> {
   const target = placePath(place);
   const hostFolder = dirname(dirname(target));
@@ -141,7 +141,10 @@ async function assertThere(folder: string): Promise<void> {
   if ((await statOf(folder))?.isDirectory() !== true) throw new Error(`the folder ${folder} is not there`);
 }
 
-/** Moves each session when its copy is complete. A session that is already in `target` is newer, so the old one stays. */
+/**
+ * Moves the sessions one by one, and removes each only when its copy is complete. A session that is already in `target` is
+ * newer, so the old one stays behind.
+ */
 async function moveInto(folder: string, target: string): Promise<void> {
   for (const entry of await readdir(folder, { withFileTypes: true })) {
     const { name } = entry;
@@ -359,7 +362,7 @@ async function statOf(path: string) {
   }
 }
 
-/** @throws FleetError `FLEET_STORAGE_UNUSABLE` when `work` throws any other error than a FleetError. */
+/** @throws FleetError `FLEET_STORAGE_UNUSABLE` when `work` fails with anything but a FleetError. */
 export async function usable<T>(shared: string, work: () => Promise<T>): Promise<T> {
   try {
     return await work();

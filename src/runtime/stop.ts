@@ -12,8 +12,8 @@ export interface StopTarget {
   process: ProcessIdentity | null;
   launchId: string | null;
   /**
-   * Finds a child that has the server's log open but has not executed the runtime yet. Null when there cannot be such a
-   * child, or when the home is unknown.
+   * The home whose log is open in a child that has not executed the runtime yet. Null when there cannot be such a child, or
+   * when the home is unknown.
    */
   home: string | null;
 }

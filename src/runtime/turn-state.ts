@@ -33,7 +33,7 @@ export interface Turn extends OpenTurn {
   step: Step | null;
   aborted: boolean;
   failed: boolean;
-  /** When the model answered while sub-agents were working in the background. */
+  /** The time at which the model answered while sub-agents were working in the background. Null otherwise. */
   answeredAtMs: number | null;
   /** How the turn ended, unless the history continues it. */
   presumed: { outcome: TurnOutcome; endedAtMs: number } | null;

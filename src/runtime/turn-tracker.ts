@@ -16,8 +16,8 @@ const SETTLE_MS = 2_000;
 /**
  * Follows the turns of one session through its history, `events.jsonl`.
  *
- * The runtime marks the end of a turn with `session.idle`, but that event is not in the history. `assistant.turn_end` ends
- * only a single call of the model. The rules below were seen with the runtime of SDK 1.0.14
+ * The runtime's signal for the end of a turn, `session.idle`, is not in the history. `assistant.turn_end` ends only a
+ * single call of the model. The rules below were seen with the runtime of SDK 1.0.14
  * (`test/serve/turn-watch.test.ts` drives it). Each event has its time. A turn begins with a `user.message` of the main
  * agent (no `agentId`). A step of the turn is one `assistant.turn_start … assistant.message … assistant.turn_end`.
  *
@@ -26,7 +26,7 @@ const SETTLE_MS = 2_000;
  *   ends. The next step begins within a millisecond. A tool that fails or that rules forbid does not end the turn. A tool
  *   that the user refuses (error code `rejected`) ends the turn without a further event, unless the user gave a reason.
  * - Failed turn: the step ends without a message or with an empty one, then comes `session.error`. Retries leave no trace.
- * - Aborted turn: `abort` comes before or after the end of the step. Tools that ran have no `tool.execution_complete`.
+ * - Aborted turn: `abort` comes before or after the end of the step. Tools that were running have no `tool.execution_complete`.
  * - Turn cut by SIGKILL or SIGTERM: nothing more is written.
  * - Turn cut because its clients left, by `sessions.close` or by `runtime.shutdown`: `session.shutdown` is written, but no
  *   end. `session.resume` is written late, with the next turn. When a client joins a turn, it has `sessionWasActive`.
@@ -109,7 +109,12 @@ export class TurnTracker {
     }
   }
 
-  /** Ends a turn that we only waited on for silence. Call it when the history was read to its end. @returns that turn. */
+  /**
+   * Ends a turn that seemed to be over, if nothing followed for two seconds. Call it when the history was read to its end.
+   *
+   * @param nowMs milliseconds since the epoch, by the clock of the server's machine.
+   * @returns the turn that this ended, or null.
+   */
   settle(nowMs: number): EndedTurn | null {
     const turn = this.#turn;
     if (turn === null || turn.presumed === null || nowMs - turn.lastEventAtMs < SETTLE_MS) return null;

@@ -2,9 +2,10 @@
 const LONGEST_MS = 60_000;
 
 /**
- * How long to wait before a server is started again that ended `crashes` times in a row, in milliseconds: not at all the
- * first time, then the base, doubled each time, of which a random half to whole, so that servers that ended together
- * do not come back together ("equal jitter", https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
+ * How long to wait, in milliseconds, before we start a server again that ended `crashes` times in a row. The first time
+ * there is no wait. Then the wait is the base, and it doubles each time. A random factor between 0.5 and 1 keeps servers
+ * that ended together from coming back together ("equal jitter",
+ * https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
  */
 export function backoffMs(crashes: number, baseMs: number, random: () => number = Math.random): number {
   if (crashes <= 1) return 0;

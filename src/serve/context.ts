@@ -9,10 +9,10 @@ import type { FleetMetrics } from "./metrics.js";
 
 export type LogLevel = "debug" | "info" | "warn" | "error";
 
-/** One event of the supervisor's life. Ids stand in the fields, never the content of a conversation. */
+/** Logs one event of the supervisor. The fields may hold ids, but never the content of a conversation. */
 export type ServeLog = (level: LogLevel, message: string, fields?: Readonly<Record<string, unknown>>) => void;
 
-/** What all parts of the supervisor work with. */
+/** The collaborators and settings that all parts of the supervisor share. */
 export interface ServeContext {
   store: Store;
   config: Config;
@@ -21,8 +21,8 @@ export interface ServeContext {
   pool: Pool;
   metrics: FleetMetrics;
   log: ServeLog;
-  /** Opens the front door; null: there is to be none. */
+  /** Opens the front door. Null when this host has none. */
   openDoor: ((options: DoorListeners & { signal: AbortSignal }) => Promise<FrontDoor>) | null;
-  /** One run of gc with the configured TTL. */
+  /** Runs gc once with the configured TTL. */
   gc(signal: AbortSignal): Promise<GcResult>;
 }

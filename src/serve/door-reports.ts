@@ -1,7 +1,7 @@
 import type { DoorEvent, DoorListeners } from "../gateway/context.js";
 import type { LogLevel, ServeContext } from "./context.js";
 
-/** What of the front door stands in the log, and how loud. What a client says never does. */
+/** The log level of each event at the front door. The content of clients' messages is never logged. */
 const LEVELS: Record<DoorEvent["event"], LogLevel> = {
   connected: "debug",
   "host-connected": "debug",
@@ -16,7 +16,7 @@ const LEVELS: Record<DoorEvent["event"], LogLevel> = {
   failed: "error",
 };
 
-/** Brings what happens at the front door into metrics and log. */
+/** Reports requests and events at the front door to the metrics and the log. */
 export function doorListeners({
   config,
   metrics,

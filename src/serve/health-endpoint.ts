@@ -4,24 +4,24 @@ import { abortable, deadline } from "../runtime/deadline.js";
 import { listenOn } from "../runtime/listen.js";
 import type { FleetMetrics } from "./metrics.js";
 
-/** Says what is wrong, each as a sentence for people; nothing: all is well. */
+/** Returns the problems, each as a sentence for people. Empty when all is well. */
 export type Check = () => readonly string[] | Promise<readonly string[]>;
 
 export interface HealthEndpointOptions {
   /** `serve.metrics` of the configuration. */
   address: Address;
   metrics: Pick<FleetMetrics, "text" | "contentType" | "judged">;
-  /** Why this process should be replaced (`/healthz`). What is a server's trouble alone does not belong there. */
+  /** Reasons to replace this process (`/healthz`). The trouble of a single server does not belong here. */
   healthy: Check;
-  /** Why nothing new should be sent here at the moment (`/readyz`). */
+  /** Reasons to send nothing new here at the moment (`/readyz`). */
   ready: Check;
-  /** Told what failed inside an answer or while accepting a connection. The endpoint goes on. */
+  /** Receives errors from an answer or from accepting a connection. The endpoint keeps running. */
   onError: (error: unknown) => void;
   /** How long a check may take before it counts as failed, in milliseconds. Default: 1,000. */
   checkMs?: number;
-  /** How long a client may take to send its request, to take the answer, or to ask again, in milliseconds. Default: 5,000. */
+  /** How long a client may take to send its request, read the answer, or ask again, in milliseconds. Default: 5,000. */
   clientMs?: number;
-  /** Ends the wait for the address, such as for a name that is looked up. It does not close the endpoint. */
+  /** Ends the wait for the address, such as a name lookup. It does not close the endpoint. */
   signal: AbortSignal;
 }
 
@@ -32,26 +32,26 @@ interface Answer {
   headers?: Record<string, string>;
 }
 
-/** Connections at a time. Who is beyond is hung up on: the supervisor needs its file descriptors. */
+/** How many connections are open at a time. Further ones are closed, because the supervisor needs its file descriptors. */
 const MAX_CONNECTIONS = 512;
-/** What an answer under way has to be written when the endpoint closes. */
+/** How long answers in progress may take when the endpoint closes. */
 const CLOSE_GRACE_MS = 500;
 const TEXT = "text/plain; charset=utf-8";
 
-/** `GET` and `HEAD` of `/metrics`, `/healthz` and `/readyz`, for Prometheus, Kubernetes and load balancers. */
+/** Serves `GET` and `HEAD` of `/metrics`, `/healthz` and `/readyz`, for Prometheus, Kubernetes and load balancers. */
 export class HealthEndpoint {
-  /** Where it listens, with the real port. */
+  /** The address on which it listens, with the real port. */
   readonly address: Address;
   readonly #server: Server;
   readonly #answering: Set<ServerResponse>;
   #closing: Promise<void> | undefined;
 
-  /** @throws FleetError `FLEET_ADDRESS_TAKEN`, `FLEET_ADDRESS_UNUSABLE`. */
+  /** @throws FleetError `FLEET_ADDRESS_TAKEN` or `FLEET_ADDRESS_UNUSABLE` as {@link listenOn}; the signal's reason. */
   static async open(options: HealthEndpointOptions): Promise<HealthEndpoint> {
     const { clientMs = 5000, onError } = options;
     const answering = new Set<ServerResponse>();
     const server = createServer(
-      // A client that sends nothing, or a byte now and then, is found by this check alone.
+      // Only this check finds a client that sends nothing, or a byte now and then.
       { connectionsCheckingInterval: Math.min(1000, clientMs / 2), maxHeaderSize: 8192 },
       (request, response) => {
         answering.add(response);
@@ -62,12 +62,12 @@ export class HealthEndpoint {
         });
       },
     );
-    server.requestTimeout = clientMs; // its headers included
-    server.timeout = clientMs; // a client that does not read
-    server.keepAliveTimeout = clientMs; // one that was answered before its body was there
+    server.requestTimeout = clientMs; // includes the headers
+    server.timeout = clientMs; // for a client that does not read
+    server.keepAliveTimeout = clientMs; // for a client that got its answer before it sent its whole body
     server.maxConnections = MAX_CONNECTIONS;
     const address = await listenOn(server, "serve.metrics", options.address, options.signal);
-    server.on("error", onError); // accept fails when there are no file descriptors left
+    server.on("error", onError); // accepting fails when there are no file descriptors left
     return new HealthEndpoint(server, address, answering);
   }
 
@@ -77,7 +77,7 @@ export class HealthEndpoint {
     this.#answering = answering;
   }
 
-  /** Takes no more connections, finishes the answers under way within half a second, and hangs up on everybody. */
+  /** Accepts no more connections, finishes the answers in progress within half a second, and closes all connections. */
   async close(): Promise<void> {
     this.#closing ??= this.#close();
     await this.#closing;
@@ -91,8 +91,8 @@ export class HealthEndpoint {
     const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
     const answers = [...this.#answering].map((response) => new Promise((resolve) => response.once("close", resolve)));
     using limit = deadline(CLOSE_GRACE_MS);
-    await abortable(Promise.all(answers), limit.signal).catch(() => undefined); // what is late is cut
-    // Clients that keep the connection for later, or have sent nothing yet, would hold it open.
+    await abortable(Promise.all(answers), limit.signal).catch(() => undefined); // late answers are cut
+    // Clients that keep the connection for later, or have sent nothing yet, would keep the server open.
     this.#server.closeAllConnections();
     await closed;
   }
@@ -152,7 +152,7 @@ function verdict(reasons: readonly string[]): Answer {
   return { status: ok ? 200 : 503, type: "application/json", body: `${JSON.stringify({ ok, reasons })}\n` };
 }
 
-/** A check that fails or hangs is itself a reason. What it threw goes to the log alone: it may name users. */
+/** A check that fails or hangs is itself a reason. Its error only goes to the log, because it may name users. */
 async function reasonsOf(which: "healthy" | "ready", options: HealthEndpointOptions): Promise<readonly string[]> {
   using limit = deadline(options.checkMs ?? 1000);
   try {

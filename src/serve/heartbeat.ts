@@ -9,21 +9,21 @@ import type { HostEntry, HostRecord, Hosts } from "../store/store.js";
 import type { ServeContext } from "./context.js";
 import { noteTrouble } from "./trouble.js";
 
-/** How many heartbeats there are in the time for which one counts. */
+/** How many heartbeats a host sends during the time for which one counts. */
 const BEATS = 3;
-/** The least time between two tries after one that failed, in milliseconds. */
+/** The shortest wait after a heartbeat that failed, in milliseconds. */
 const RETRY_MS = 500;
 
 export interface HeartbeatListener {
-  /** The host may count as gone from now on: others may take what it has. */
+  /** From now on the host may count as gone, and others may take what it has. */
   onTermOver(): void;
-  /** It is there again, in another term: what it had may be somebody else's. */
+  /** The host is back in a new term. Others may have taken what it had. */
   onNewTerm(term: number): void;
 }
 
 /**
- * The heartbeat of this host, by which the others know that it is there. A term lasts for as long as none came too late;
- * when one does, this host knows it at the latest when the others do.
+ * The heartbeat of this host, by which the other hosts know that it is alive. A term lasts until a heartbeat comes too late.
+ * When that happens, this host knows it no later than the others.
  */
 export class Heartbeat {
   readonly #context: Pick<ServeContext, "config" | "log" | "metrics">;
@@ -32,12 +32,12 @@ export class Heartbeat {
   readonly #listener: HeartbeatListener;
   #entry: HostEntry;
   #term = 0;
-  /** `performance.now()` at which the term may be over: never later than for the others. */
+  /** The time on the clock of `performance.now()` at which the term may be over. It is never later than for the others. */
   #end = 0;
   #beating: NodeJS.Timeout | undefined;
   #expiry: NodeJS.Timeout | undefined;
   #beat: Promise<unknown> = Promise.resolve();
-  /** How many heartbeats were asked for, and which of them was answered last. */
+  /** How many heartbeats we have sent, and the number of the latest one that was answered. */
   #asked = 0;
   #heard = 0;
   #isOver = false;
@@ -58,9 +58,10 @@ export class Heartbeat {
   }
 
   /**
-   * Enters this host. It takes users from when its front door is announced.
+   * Registers this host. It takes users only after its front door is announced.
    *
-   * @throws FleetError `FLEET_HOST_TAKEN`; `FLEET_STORAGE_UNUSABLE` when other hosts keep sessions in another kind of storage.
+   * @throws FleetError `FLEET_HOST_TAKEN` when another host is alive under this name; `FLEET_STORAGE_UNUSABLE` when other
+   * hosts keep sessions in another kind of storage or in another folder.
    */
   static async enter(
     context: Pick<ServeContext, "config" | "log" | "metrics" | "stateRoot">,
@@ -75,12 +76,12 @@ export class Heartbeat {
     const { instance } = ensureNote(stateRoot, hosts.own);
     const heartbeat = new Heartbeat(context, hosts, instance, listener);
     try {
-      // In this order: the beacon of another host that has this name stays as it is.
+      // The order matters: if another host has this name, its beacon must stay as it is.
       await heartbeat.#send();
       if (shared !== null) heartbeat.#entry = { ...heartbeat.#entry, beacon: await lightBeacon(shared, hosts.own) };
       await heartbeat.#send();
       heartbeat.#next();
-      // Once more: of two that enter at the same moment each sees the other by now.
+      // Check again: if two hosts enter at the same moment, each can see the other by now.
       await refuseUnlike(hosts, shared);
     } catch (error) {
       const late = (failure: unknown) => noteTrouble(context, "what this host entered could not be undone", failure);
@@ -91,23 +92,23 @@ export class Heartbeat {
     return heartbeat;
   }
 
-  /** As if it had never entered. @param before what the directory had of this host until then */
+  /** Undoes the registration. @param before the record that the directory had of this host before it */
   async #withdraw(before: HostRecord | undefined): Promise<void> {
     if (this.#term === 0) return;
     const { shared } = this.#context.config.storage;
-    // One whose serve died a moment ago is there yet, for the servers that it left: they are the next one's to adopt.
+    // If an earlier serve here died a moment ago, the host still counts as alive, because the next serve adopts its servers.
     await this.leave({ gone: before === undefined || before.gone });
     if (before !== undefined) return;
     await this.#hosts.forget(this.#hosts.own);
     if (shared !== null) await putOutBeacon(shared, this.#hosts.own, this.#entry.beacon);
   }
 
-  /** The term in which this host is there at the moment; 0 when it may count as gone. */
+  /** The current term of this host. 0 when the host may count as gone. */
   get term(): number {
     return this.#isOver ? 0 : this.#term;
   }
 
-  /** Says where the other hosts reach the front door. */
+  /** Announces the address at which the other hosts reach the front door. */
   async announce(listening: Address | null): Promise<void> {
     const { advertise } = this.#context.config.host;
     if (advertise === null && listening !== null && isLoopback(listening)) {
@@ -118,15 +119,15 @@ export class Heartbeat {
     await this.#send();
   }
 
-  /** From here on nobody is placed here. */
+  /** From here on, nobody places users on this host. */
   async closeToUsers(): Promise<void> {
     this.#entry = { ...this.#entry, state: "draining" };
     await this.#send();
   }
 
   /**
-   * Ends the heartbeat. With `gone` the host counts as gone at once, since nothing is left on it; otherwise its servers are
-   * another `serve`'s to go on with, in the same term if it comes in time.
+   * Ends the heartbeat. With `gone`, the host counts as gone at once, because nothing is left on it. Otherwise the next
+   * `serve` on this host continues with its servers, in the same term if it starts in time.
    */
   async leave({ gone }: { gone: boolean }): Promise<void> {
     this.#left = true;
@@ -161,7 +162,7 @@ export class Heartbeat {
     const asked = performance.now();
     const number = ++this.#asked;
     const { term } = await this.#hosts.beat(this.#instance, this.#entry, ttlMs);
-    // The answer to one that was asked for before: a later one has told more already.
+    // This answers an earlier heartbeat. We already have the answer to a later one, which is newer.
     if (this.#left || number < this.#heard) return;
     this.#heard = number;
     this.#end = asked + ttlMs;
@@ -171,7 +172,7 @@ export class Heartbeat {
     const before = this.#term;
     this.#term = term;
     if (before !== 0 && before !== term) {
-      this.#expire(); // a process that was suspended has not heard of it
+      this.#expire(); // a process that was suspended has not noticed the end of its term
       this.#context.log("warn", "this host was gone for the others, and is there again", { before, term });
       this.#isOver = false;
       this.#listener.onNewTerm(term);
@@ -187,19 +188,19 @@ export class Heartbeat {
   }
 }
 
-/** An address that other machines can connect to, as far as one can tell: what listens everywhere goes by its host's name. */
+/** An address that other machines can probably connect to. `0.0.0.0` and `::` become this host's name. */
 function reachable({ host, port }: Address): Address {
   return host === "0.0.0.0" || host === "::" ? { host: hostname(), port } : { host, port };
 }
 
-/** @throws FleetError `FLEET_STORAGE_UNUSABLE` when the other hosts keep sessions elsewhere. */
+/** @throws FleetError `FLEET_STORAGE_UNUSABLE` when other hosts keep sessions elsewhere. */
 export async function refuseUnlike(hosts: Hosts, shared: string | null): Promise<void> {
   const others = (await hosts.list()).filter(({ name }) => name !== hosts.own);
   refuseMixed(others, shared);
   if (shared !== null) await refuseOtherFolder(others, shared);
 }
 
-/** What is written into another folder the others would never see. */
+/** Refuses a folder that is not that of the other hosts, because they would never see what this host writes there. */
 async function refuseOtherFolder(others: readonly HostRecord[], shared: string): Promise<void> {
   const missing = await missingBeacons(shared, others);
   if (missing.length === 0) return;

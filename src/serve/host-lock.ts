@@ -3,8 +3,8 @@ import { isAlive, ownIdentity } from "../runtime/process-table.js";
 import type { Registry, Store, SupervisorRecord } from "../store/store.js";
 
 /**
- * The one place of a supervisor on this host. Whoever has it stands in the registry by the identity of its process, so a
- * place whose holder died is free, and a reused PID holds nothing.
+ * The lock that allows one supervisor on this host. The registry holds the process identity of the supervisor that has it.
+ * So the lock is free when its holder has died, and a process with a reused PID does not hold it.
  */
 export class HostLock {
   readonly #store: Store;
@@ -13,7 +13,11 @@ export class HostLock {
     this.#store = store;
   }
 
-  /** Takes the place, and opens the pool again if it was drained. @throws FleetError `FLEET_SUPERVISOR_RUNNING`. */
+  /**
+   * Takes the lock, and opens the pool again if it was drained.
+   *
+   * @throws FleetError `FLEET_SUPERVISOR_RUNNING` when another supervisor holds the lock.
+   */
   static async take(store: Store): Promise<HostLock> {
     const own = ownIdentity();
     await store.updateRegistry((registry) => {
@@ -28,12 +32,12 @@ export class HostLock {
     return new HostLock(store);
   }
 
-  /** Whether the place is still this process's. */
+  /** Whether this process still holds the lock. */
   isHeld(registry: Registry): boolean {
     return ownRecord(registry) !== undefined;
   }
 
-  /** Says where the metrics and the front door are. */
+  /** Records the addresses of the metrics and the front door. */
   async announce(addresses: Pick<SupervisorRecord, "metrics" | "door">): Promise<void> {
     await this.#change((record) => {
       Object.assign(record, addresses);

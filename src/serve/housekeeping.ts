@@ -10,16 +10,16 @@ import type { ServeContext } from "./context.js";
 import { rotateLog } from "./log-rotation.js";
 import { noteTrouble } from "./trouble.js";
 
-/** The first gc comes soon after the start, but not in the way of it. */
+/** The first gc runs soon after the start, but late enough not to slow the start down. */
 const FIRST_GC_MS = 60_000;
-/** Below this, or this share of it, a disk is called almost full. */
+/** A disk is almost full when its free space is less than this and less than this share of its size. */
 const LOW_DISK_BYTES = 64 * 1024 * 1024;
 const LOW_DISK_SHARE = 0.02;
 /** With less than this not even the registry of a small fleet can be written. */
 const FULL_DISK_BYTES = 16 * 1024;
 const ROTATE_MS = 30_000;
 
-/** Runs gc every `serve.gcInterval`, until the signal aborts. A run that fails is logged, and the next one comes in time. */
+/** Runs gc every `serve.gcInterval` until the signal aborts. Logs a run that fails, and runs the next one on time. */
 export async function collectPeriodically(context: ServeContext, stopping: AbortSignal): Promise<void> {
   const { config, metrics, log } = context;
   const { gcIntervalMs } = config.serve;
@@ -40,7 +40,7 @@ export async function collectPeriodically(context: ServeContext, stopping: Abort
   }
 }
 
-/** Unloads what is over `session.maxActive`: clients that connect directly ask nobody before they load a session. */
+/** Unloads sessions above `session.maxActive`. Clients that connect directly load sessions without asking the fleet. */
 export async function enforceCap(context: ServeContext, server: ServerRecord): Promise<void> {
   const { store, config, metrics, log } = context;
   const excess = knownLoaded(server).length - config.session.maxActive;
@@ -52,7 +52,7 @@ export async function enforceCap(context: ServeContext, server: ServerRecord): P
     log("info", `server ${server.id} had ${excess} sessions too many`, { server: server.id, evicted: evicted.length });
 }
 
-/** Rotates the logs of servers that have grown too long, until the signal aborts. */
+/** Rotates server logs that have grown too long, until the signal aborts. */
 export async function rotatePeriodically(context: ServeContext, stopping: AbortSignal): Promise<void> {
   while (await pause(ROTATE_MS, stopping)) {
     try {
@@ -68,7 +68,7 @@ async function rotateLogs(context: ServeContext, stopping: AbortSignal): Promise
   const options = { maxBytes: config.serve.logMaxBytes, keep: config.serve.logFiles, signal: stopping };
   const { servers } = await store.readRegistry();
   for (const server of Object.values(servers)) {
-    // One that is being started has its last words looked for at a place in its log.
+    // The start of a server looks for its output after a fixed position in the log, so the log must not be rotated.
     if (!isRunning(server) || server.state === "starting") continue;
     await rotateLog(logPath(server.home), options).catch((error: unknown) => {
       if (stopping.aborted) return;
@@ -77,7 +77,7 @@ async function rotateLogs(context: ServeContext, stopping: AbortSignal): Promise
   }
 }
 
-/** Resolves after so many milliseconds, with false when the signal aborts first. */
+/** Waits this many milliseconds. Resolves with false when the signal aborts first. */
 async function pause(ms: number, stopping: AbortSignal): Promise<boolean> {
   await delay(ms, undefined, { signal: stopping, ref: false }).catch(() => undefined);
   return !stopping.aborted;
@@ -86,15 +86,15 @@ async function pause(ms: number, stopping: AbortSignal): Promise<boolean> {
 export interface Disk {
   freeBytes: number;
   low: boolean;
-  /** Why nothing can be written, in words that follow "the disk". */
+  /** Why nothing can be written, in words that follow "the disk". Null when it can. */
   problem: string | null;
 }
 
-/** What is left for this user on the disk that holds a file or folder. */
+/** The free space for this user on the disk that holds a file or folder. @throws a system error when it does not exist. */
 export async function diskOf(path: string): Promise<Disk> {
   const { bsize, bavail, blocks, files, ffree } = await statfs(path);
   const freeBytes = bsize * bavail;
-  // Some file systems have no fixed number of files, and say 0 of both.
+  // Some file systems have no fixed number of files, and report 0 for both.
   const full = freeBytes < FULL_DISK_BYTES || (files > 0 && ffree === 0);
   return {
     freeBytes,
@@ -103,7 +103,7 @@ export async function diskOf(path: string): Promise<Disk> {
   };
 }
 
-/** Such as a disk that the kernel has made read-only after an error. */
+/** Finds, for example, a disk that the kernel has made read-only after an error. */
 async function unwritable(path: string): Promise<string | null> {
   try {
     await access(path, constants.W_OK);

@@ -7,8 +7,8 @@ import type { ServeContext } from "./context.js";
 import type { Operations } from "./operations.js";
 
 /**
- * Stops users' own servers that nobody has used for `pool.idleTimeout`: no session in memory, no client connected. Whoever
- * comes back has it started again, in milliseconds.
+ * Stops users' own servers that nobody has used for `pool.idleTimeout`: no session in memory, no client connected. When a
+ * user comes back, the fleet starts the server again, in milliseconds.
  */
 export class IdleStopper {
   readonly #context: ServeContext;
@@ -23,7 +23,7 @@ export class IdleStopper {
     this.#stopping = stopping;
   }
 
-  /** `ownPorts` are the near ends of the supervisor's own connections, which count for nothing. */
+  /** `ownPorts` are the local ports of the supervisor's own connections, which do not count as clients. */
   look(servers: readonly ServerRecord[], ownPorts: ReadonlySet<number>): void {
     const { idleTimeoutMs } = this.#context.config.pool;
     if (idleTimeoutMs === null) return;
@@ -37,7 +37,7 @@ export class IdleStopper {
       return now - (this.#used.get(launch) ?? now) > idleTimeoutMs;
     });
     if (due.length === 0) return;
-    // The kernel's table is read only for these: it costs milliseconds.
+    // Read the kernel's table only for these, because it takes milliseconds.
     const connections = connectionsTo(new Set(due.map(({ port }) => port ?? 0)), ownPorts);
     for (const server of due) {
       if (connections.has(server.port ?? 0)) this.#used.set(server.launchId ?? "", now);

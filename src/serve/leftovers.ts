@@ -10,16 +10,17 @@ import type { ServeContext } from "./context.js";
 import type { Operations } from "./operations.js";
 import type { ProcessCensus } from "./process-census.js";
 
-/** A client that lost its connection comes back to what its session runs within this many health intervals. */
+/** A client that lost its connection has this many health intervals to come back to the processes of its session. */
 const INTERVALS = 12;
-/** How long a process may take over SIGTERM. */
+/** How long a process may take to end after SIGTERM, in milliseconds. */
 const GRACE_MS = 2_000;
 
 /**
- * Ends what unloaded sessions left running: background commands above all, which the runtime (1.0.85) leaves alone.
+ * Ends the processes that unloaded sessions left running. Most of them are background commands, which the runtime (1.0.85)
+ * does not end.
  *
- * The runtime names the session in the environment of its tools and MCP servers. A process that names none, such as one
- * started by `session.shell.exec`, may belong to any session of its server, and is ended only while none is loaded.
+ * The runtime names the session in the environment of its tools and MCP servers. A process without such a name, for example
+ * one that `session.shell.exec` started, may belong to any session of its server. We end it only while none is loaded.
  */
 export class Leftovers {
   readonly #context: ServeContext;
@@ -63,7 +64,7 @@ export class Leftovers {
   }
 
   async #end(server: ServerRecord, due: readonly LaunchedProcess[]): Promise<void> {
-    // Again, because a session may have been loaded since the look.
+    // Check again, because a session may have been loaded since the look.
     const left = withoutOwner(server, due);
     if (left.length === 0) return;
     await endProcesses(
@@ -80,7 +81,7 @@ export class Leftovers {
   }
 }
 
-/** Those that no session can own which is loaded or being opened. */
+/** The processes that cannot belong to a session that is loaded or being opened. */
 function withoutOwner(server: ServerRecord, children: readonly LaunchedProcess[]): LaunchedProcess[] {
   if (children.length === 0) return [];
   const used = usedSessions(server);

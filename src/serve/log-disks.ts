@@ -6,12 +6,12 @@ import { diskOf } from "./housekeeping.js";
 import { noteTrouble } from "./trouble.js";
 
 /**
- * Looks at the disks of logs that do not lie on the state's own. A server goes on without its log, which then ends in the
- * middle: whoever reads it later should find a word on that here.
+ * Looks at the disks of logs that are not on the same disk as the state. A server keeps running when its log cannot be
+ * written. The log then has a gap, and the log of `serve` should explain it to somebody who reads both.
  */
 export class LogDisks {
   readonly #context: ServeContext;
-  /** Ids of servers that were warned of. */
+  /** Ids of the servers that we warned about. */
   #full = new Set<string>();
 
   constructor(context: ServeContext) {

@@ -23,24 +23,24 @@ const { O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_TRUNC, O_WRONLY } =
 export interface RotationOptions {
   /** A log of more bytes than this is rotated. */
   maxBytes: number;
-  /** How many rotated files there are at most afterwards: 1 or more. */
+  /** How many rotated files to keep at most: 1 or more. */
   keep: number;
-  /** Heeded while the log is copied; it is left as it was then. */
+  /** When it aborts while the log is copied, the rotation stops and the log stays as it was. */
   signal?: AbortSignal;
 }
 
 /**
- * Moves what is in a log to `LOG.1` once it is too large, and what is in `LOG.1` to `LOG.2`, and so on. Servers hold their
- * log open, so it is copied and then emptied; they append (`O_APPEND`), and so go on at its beginning. What a server
- * writes between the last look at the log and its emptying, two system calls later, is lost.
- * One rotation of a log at a time: two of them would each copy it.
+ * Moves the contents of a log to `LOG.1` once the log is too large, those of `LOG.1` to `LOG.2`, and so on. Servers keep
+ * their log open, so we copy it and then empty it. Servers append (`O_APPEND`), so they continue at its beginning. We lose
+ * the bytes that a server writes between our last read of the log and the emptying, two system calls later. Run only one
+ * rotation of a log at a time, because two of them would each copy it.
  *
- * Whenever this is killed, each rotated file is whole; at worst the log is not emptied, and what is in `LOG.1` comes again
- * with the next rotation. Not for a server that is being started: its start looks at what it has written since.
+ * If this process is killed, each rotated file is still whole. At worst the log is not emptied, and the next rotation copies
+ * the contents of `LOG.1` again. Do not rotate the log of a server that is starting, because the start reads that log.
  *
- * @returns how many bytes were moved: 0 when the log is small enough, or not there.
- * @throws FleetError `FLEET_STATE_UNWRITABLE` when the disk is full, even without the oldest rotated file, or refuses for
- *   another reason; `FLEET_STATE_UNSAFE` when the log is a link or no file. The log is as it was then.
+ * @returns how many bytes were moved: 0 when the log is small enough or does not exist.
+ * @throws FleetError `FLEET_STATE_UNWRITABLE` when the disk is full even without the oldest rotated file, or refuses for
+ *   another reason; `FLEET_STATE_UNSAFE` when the log is a link or not a file. The log has not changed then.
  * @throws the signal's reason.
  */
 export async function rotateLog(path: string, options: RotationOptions): Promise<number> {
@@ -77,10 +77,10 @@ async function rotate(log: number, path: string, { keep, signal }: RotationOptio
       bytes = copyPiece(log, copy, copied, buffer);
     }
     await promisify(fsync)(copy);
-    // From here on without a pause: what the server writes now is what may be lost.
+    // Do not pause from here on: bytes that the server writes now may be lost.
     const { size, ino, atime, mtime } = fstatSync(log);
     if (size < copied || lstatSync(path, { throwIfNoEntry: false })?.ino !== ino) {
-      return 0; // somebody else emptied or replaced it meanwhile
+      return 0; // another process emptied or replaced the log during the copy
     }
     makeRoom(path, keep);
     copied = copyRest(log, copy, copied, buffer);
@@ -89,7 +89,7 @@ async function rotate(log: number, path: string, { keep, signal }: RotationOptio
     copied = copyRest(log, copy, copied, buffer);
     empty(path);
     unfinished = null;
-    // A log says when its server was last used (see pool/clear.ts); this was no use.
+    // The time of the log shows when its server was last used (see pool/clear.ts), and a rotation is not a use.
     futimesSync(log, atime, mtime);
     return copied;
   } finally {
@@ -101,7 +101,7 @@ async function rotate(log: number, path: string, { keep, signal }: RotationOptio
 function openLog(path: string): number | null {
   let log: number;
   try {
-    // For reading only: who has a log open for writing is taken for its server (`writersOf`), and killed as such.
+    // Open it for reading only: a process that has a log open for writing counts as its server (`writersOf`) and is killed.
     log = openSync(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
   } catch (error) {
     const code = systemCode(error);
@@ -113,12 +113,12 @@ function openLog(path: string): number | null {
   throw unsafe(path, "not a file");
 }
 
-/** Without a descriptor for writing, for the same reason: Linux and macOS empty a file on that flag alone. */
+/** Does not open the log for writing, for the same reason: on Linux and macOS, `O_TRUNC` alone empties a file. */
 function empty(path: string): void {
   closeSync(openSync(path, O_RDONLY | O_TRUNC | O_NOFOLLOW | O_NONBLOCK));
 }
 
-/** @returns how many bytes it copied, fewer than a piece at the log's end. */
+/** @returns how many bytes it copied. Fewer than a piece means the end of the log. */
 function copyPiece(log: number, copy: number, from: number, buffer: Buffer): number {
   const bytes = readSync(log, buffer, 0, buffer.length, from);
   // On a nearly full disk a write may take only the first part of the bytes and report no error.
@@ -126,7 +126,7 @@ function copyPiece(log: number, copy: number, from: number, buffer: Buffer): num
   return bytes;
 }
 
-/** @returns the offset behind the last byte. */
+/** @returns the offset after the last byte. */
 function copyRest(log: number, copy: number, from: number, buffer: Buffer): number {
   let offset = from;
   for (let bytes = -1; bytes !== 0; offset += bytes) bytes = copyPiece(log, copy, offset, buffer);

@@ -7,7 +7,7 @@ const BLOCK_BYTES = 64 * 1024;
 const FOLLOW_POLL_MS = 200;
 const COMPARED_BYTES = 4096;
 
-/** The last lines of a file, read from its end, and the offset behind them. A file that is not there has none. */
+/** The last lines of a file, read from its end, and the offset after them. A missing file has no lines. */
 export function lastLines(path: string, count: number): { lines: string[]; offset: number } {
   const fd = openIfThere(path);
   if (fd === null) return { lines: [], offset: 0 };
@@ -28,15 +28,15 @@ export function lastLines(path: string, count: number): { lines: string[]; offse
   }
 }
 
-/** How far somebody has read a log: to go on from there also after it was rotated. */
+/** How far somebody has read a log. Reading can continue from here even after the log was rotated. */
 export interface LogPosition {
-  /** Bytes of the log itself that are read. */
+  /** How many bytes of the log itself were read. */
   offset: number;
-  /** Which file the newest rotated one was then (its inode); null: there was none. */
+  /** The inode of the newest rotated file at that time. Null when there was none. */
   rotated: number | null;
 }
 
-/** The last lines of a log and of its rotated files, and the position behind them in the log itself. */
+/** The last lines of a log and its rotated files, and the position after them in the log itself. */
 export function lastLogLines(path: string, count: number): { lines: string[]; at: LogPosition } {
   const rotatedBefore = inodeOf(rotatedPath(path, 1));
   const { lines, offset } = lastLines(path, count);
@@ -49,21 +49,21 @@ export function lastLogLines(path: string, count: number): { lines: string[]; at
 }
 
 /**
- * What was added to a log since a position. When the log was rotated, what was still to be read of it is read from the
- * rotated one; one that was cut short otherwise is read from its beginning.
+ * Reads what was added to a log since a position. If the log was rotated, it first reads the rest from the rotated file. If
+ * the log was cut short in another way, it reads the log from its beginning.
  */
 export function readOn(path: string, at: LogPosition): { bytes: Buffer; at: LogPosition } {
   const fd = openIfThere(path);
   if (fd === null) return { bytes: Buffer.alloc(0), at };
   const newestRotated = rotatedPath(path, 1);
   try {
-    // The size first: a log that was emptied has its rotated file already.
+    // Read the size first: when a log has been emptied, its rotated file already exists.
     const { size } = fstatSync(fd);
     const isNew = inodeOf(newestRotated) !== at.rotated;
     const isRotated = isNew && (size < at.offset || !isStillWhole(fd, size, newestRotated));
     const rest = isRotated ? restOf(newestRotated, at.offset) : Buffer.alloc(0);
     const from = isRotated || size < at.offset ? 0 : at.offset;
-    // Fewer than expected when it was emptied just now.
+    // This reads fewer bytes than expected if the log was emptied just now.
     const added = readRange(fd, from, Math.max(from, fstatSync(fd).size));
     const rotated = isRotated ? inodeOf(newestRotated) : at.rotated;
     return { bytes: Buffer.concat([rest, added]), at: { offset: from + added.length, rotated } };
@@ -72,7 +72,7 @@ export function readOn(path: string, at: LogPosition): { bytes: Buffer; at: LogP
   }
 }
 
-/** What is added to a log from a position on, until the signal. */
+/** Yields what is added to a log after a position, until the signal aborts. */
 export async function* followLog(path: string, at: LogPosition, signal: AbortSignal): AsyncGenerator<Buffer> {
   for (let position = at; !signal.aborted; ) {
     const read = readOn(path, position);
@@ -82,7 +82,7 @@ export async function* followLog(path: string, at: LogPosition, signal: AbortSig
   }
 }
 
-/** What was added since a position, as soon as anything was; empty when nothing was until the signal. */
+/** Waits until something is added to a log after a position. The bytes are empty when the signal aborts first. */
 export async function awaitMore(
   path: string,
   at: LogPosition,
@@ -91,14 +91,14 @@ export async function awaitMore(
   for (;;) {
     const read = readOn(path, at);
     if (read.bytes.length > 0 || signal.aborted) return read;
-    await delay(FOLLOW_POLL_MS, undefined, { signal }).catch(() => undefined); // aborted: read a last time
+    await delay(FOLLOW_POLL_MS, undefined, { signal }).catch(() => undefined); // aborted: read one last time
   }
 }
 
-/** Whether the file still begins as the rotated one: between the copying and the emptying, both are there. */
+/** Whether the file still begins like the rotated one. Both files exist between the copying and the emptying. */
 function isStillWhole(fd: number, size: number, rotatedFile: string): boolean {
   const rotated = openIfThere(rotatedFile);
-  if (rotated === null) return true; // was only removed
+  if (rotated === null) return true; // the rotated file was only removed
   try {
     const bytes = Math.min(size, fstatSync(rotated).size, COMPARED_BYTES);
     return bytes > 0 && readRange(fd, 0, bytes).equals(readRange(rotated, 0, bytes));

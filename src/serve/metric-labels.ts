@@ -1,8 +1,8 @@
 import type { ServerState } from "../store/store.js";
 
-/** Every value that a label may take: each is a series from the start, and there are no others. */
+/** These are all values that a label may have. Each one has a series from the start. */
 
-/** Why a server was started again. `start`: it had not got as far as an answer. */
+/** Why a server was started again. `start`: it ended before its first answer. */
 export const RESTART_REASONS = ["crash", "hang", "start"] as const;
 export const RECYCLE_REASONS = ["memory", "age", "sessions"] as const;
 export const TURN_OUTCOMES = ["completed", "failed", "aborted", "cut"] as const;

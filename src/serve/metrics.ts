@@ -21,33 +21,33 @@ const TURN_BUCKETS_SECONDS = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 
 const REQUEST_BUCKETS_SECONDS = [0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10, 60];
 const PROBE_BUCKETS_SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5];
 
-/** How the fleet stands at one moment. */
+/** The state of the fleet at one moment. */
 export interface MetricsSnapshot {
   serversByState: Record<ServerState, number>;
-  /** Loaded in some server's memory. */
+  /** Sessions that are loaded in a server's memory. */
   activeSessions: number;
   turnsInFlight: number;
-  /** Of those, the ones that have shown no sign of life for too long. */
+  /** Turns in flight without a sign of life for too long. */
   turnsStalled: number;
-  /** In force. */
+  /** Leases in force. */
   leases: number;
-  /** Of all servers together. */
+  /** The memory of all servers together. */
   memoryBytes: number;
-  /** Left to this user on the disk that holds the state; null when it could not be found out. */
+  /** The free space for this user on the disk that holds the state. Null when we could not find out. */
   diskFreeBytes: number | null;
   draining: boolean;
-  /** Connected to the front door. */
+  /** Clients that are connected to the front door. */
   doorClients: number;
-  /** Under way or waited for at the front door. */
+  /** Turns in progress or waiting at the front door. */
   doorTurns: number;
 }
 
 /**
- * The numbers of one supervisor, in the text format of Prometheus. What each means stands in `docs/monitoring.md`.
+ * The metrics of one supervisor, in the text format of Prometheus. `docs/monitoring.md` explains each of them.
  *
- * Every series is there from the start, so that an alert on an increase sees the first one too. Labels take only values
- * known beforehand: an id of a user, session or server would tell whoever may scrape who works here, and would grow
- * without end.
+ * Every series exists from the start, so that an alert on an increase also sees the first one. Labels have only values that
+ * are known in advance. The id of a user, session or server would show everybody who may scrape who works here, and the
+ * number of series would grow without end.
  */
 export class FleetMetrics {
   readonly contentType: string;
@@ -81,14 +81,14 @@ export class FleetMetrics {
   readonly #ready: Gauge;
   readonly #errors: Counter<"code">;
 
-  /** @param options.version That of this package. */
+  /** @param options.version The version of this package. */
   static async open(options: { version: string }): Promise<FleetMetrics> {
-    // Not at the top: no command but `serve` has a use for it.
+    // Import it here, because no command except `serve` uses it.
     return new FleetMetrics(await import("prom-client"), options.version);
   }
 
   private constructor(library: typeof import("prom-client"), version: string) {
-    // One of its own: the library's global registry belongs to whoever imports this package.
+    // Do not use the library's global registry: it belongs to the program that imports this package.
     const registry = new library.Registry();
     const named = (name: string, help: string) => ({ name: `copilotfleet_${name}`, help, registers: [registry] });
     const gauge = (name: string, help: string) => new library.Gauge(named(name, help));
@@ -164,11 +164,11 @@ export class FleetMetrics {
     );
 
     for (const state of SERVER_STATES) this.#servers.set({ state }, 0);
-    // Zeros would be false alarms: they come with the first look at them.
+    // Zeros would be false alarms, so these series begin with their first measurement.
     for (const unknown of [this.#diskFreeBytes, this.#healthy, this.#ready]) unknown.remove();
   }
 
-  /** Sets everything that goes up and down. */
+  /** Sets all values of the snapshot, which may rise and fall. */
   observe(snapshot: MetricsSnapshot): void {
     for (const state of SERVER_STATES) this.#servers.set({ state }, snapshot.serversByState[state]);
     this.#activeSessions.set(snapshot.activeSessions);
@@ -183,19 +183,19 @@ export class FleetMetrics {
     this.#doorTurns.set(snapshot.doorTurns);
   }
 
-  /** What the health endpoint answers at the moment; it sets this before each scrape. */
+  /** Sets the current answers of the health endpoint, which calls this before each scrape. */
   judged(verdict: { healthy: boolean; ready: boolean }): void {
     this.#healthy.set(verdict.healthy ? 1 : 0);
     this.#ready.set(verdict.ready ? 1 : 0);
   }
 
-  /** A request at the front door that is over; `method` is one of the protocol's, or `unknown`. */
+  /** Counts a finished request at the front door. `method` is one of the protocol's methods, or `unknown`. */
   requested(method: string, outcome: RequestReport["outcome"], seconds: number): void {
     this.#requests.inc({ method, outcome });
     if (outcome !== "abandoned") this.#requestSeconds.observe({ method }, seconds);
   }
 
-  /** Something was refused at the front door since a limit was reached: one of the names in `config/limits.ts`. */
+  /** Counts a refusal at the front door because of a limit. `limit` is one of the names in `config/limits.ts`. */
   limited(limit: string): void {
     this.#limitsReached.inc({ limit });
   }
@@ -208,7 +208,7 @@ export class FleetMetrics {
     this.#recycles.inc({ reason });
   }
 
-  /** A server crashed so often that it is `failed` now. */
+  /** Counts a server that has crashed so often that it is now `failed`. */
   crashLooped(): void {
     this.#crashLoops.inc();
   }
@@ -242,7 +242,7 @@ export class FleetMetrics {
     this.#errors.inc({ code });
   }
 
-  /** The body of an answer to a scrape, of the type {@link contentType}. */
+  /** The body of the answer to a scrape, in the type {@link contentType}. */
   async text(): Promise<string> {
     return await this.#registry.metrics();
   }

@@ -3,21 +3,24 @@ import type { Config } from "../config/schema.js";
 import type { ServerRecord } from "../store/store.js";
 import { type Probed, Prober } from "./prober.js";
 
-/** What a monitor finds out. The supervisor acts on it; none of these may throw. */
+/** Receives the findings of a monitor, for the supervisor to act on. None of these may throw. */
 export interface MonitorEvents {
-  /** Each probe. */
+  /** After each probe. */
   probed(result: Probed): void;
-  /** The first probe in a row that failed, and each after it below the limit. */
+  /**
+   * After each failed probe while the failures in a row are below the limit. Also at the limit, if the server still answers
+   * pings.
+   */
   sick(failures: number, reason: string): void;
-  /** It answers again. */
+  /** The server answers again. */
   well(): void;
-  /** It failed to answer as often in a row as is allowed. */
+  /** The server does not answer pings, and has reached the limit of failures in a row. */
   hung(reason: string): void;
-  /** Its process has ended, or its connection did. */
+  /** The server's process or its connection has ended. */
   gone(): void;
 }
 
-/** The longest wait after a probe that failed, in milliseconds: trouble is looked at more often. */
+/** The longest wait after a failed probe, in milliseconds: we probe a server in trouble more often. */
 const RETRY_MS = 1_000;
 
 /** Watches one launch of one server until it is closed. */
@@ -45,12 +48,12 @@ export class ServerMonitor {
     this.#ended = this.#run();
   }
 
-  /** The port on this side of its connection, to tell it from clients' connections. */
+  /** The local port of its connection, to distinguish it from clients' connections. */
   get localPort(): number | undefined {
     return this.#prober.localPort;
   }
 
-  /** Whether it answered the last time it was asked. */
+  /** Whether the server answered the last probe. */
   get answers(): boolean {
     return this.#answered;
   }
@@ -61,10 +64,10 @@ export class ServerMonitor {
       this.#tell(await this.#prober.probe(signal));
       this.#probedOnce?.();
       const { intervalMs } = this.#health;
-      // Spread over the interval, so that the probes of many servers do not come together.
+      // Spread the probes over the interval, so that those of many servers do not come at the same time.
       const pause = first ? Math.random() * intervalMs : intervalMs;
       const waitMs = this.#failures > 0 ? Math.min(intervalMs, RETRY_MS) : pause;
-      await delay(waitMs, undefined, { signal }).catch(() => undefined); // closed: the loop sees it
+      await delay(waitMs, undefined, { signal }).catch(() => undefined); // closed: the loop's condition ends it
     }
   }
 
@@ -82,7 +85,7 @@ export class ServerMonitor {
         this.#answered = false;
         if (this.#failures < this.#health.failures) this.#events.sick(this.#failures, result.reason);
         else if (result.hangs) this.#events.hung(result.reason);
-        // One that answers may be in the middle of turns: it is called unhealthy, and ended by whoever wants that.
+        // A server that answers pings may be in the middle of turns. Call it unhealthy, and leave it to people to end it.
         else if (this.#failures === this.#health.failures) this.#events.sick(this.#failures, result.reason);
         return;
       case "gone":

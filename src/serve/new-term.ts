@@ -9,12 +9,12 @@ import type { ServerRecord } from "../store/store.js";
 import type { ServeContext } from "./context.js";
 import { noteTrouble } from "./trouble.js";
 
-/** Sessions that are unloaded over one connection, which has a time limit. */
+/** How many sessions are unloaded over one connection, because a connection has a time limit. */
 const AT_ONCE = 100;
 
 /**
- * Unloads what servers of this host still have in memory and another host has taken meanwhile, whoever uses it: what is said
- * there is written nowhere any more. Never rejects.
+ * Unloads the sessions that servers of this host still have in memory although another host has taken them. It does so even
+ * while somebody uses them, because nothing that is written there is saved. Never rejects.
  */
 export async function unloadTaken(context: ServeContext, directory: HostDirectory): Promise<void> {
   try {
@@ -26,8 +26,8 @@ export async function unloadTaken(context: ServeContext, directory: HostDirector
 }
 
 /**
- * Sessions that this host made while it kept them on its own disk are this term's from now on: they are in the shared storage
- * by now, and others may take them when this host is gone.
+ * Gives this term to sessions that this host made while it kept them on its own disk. They are in the shared storage now,
+ * so others may take them when this host is gone.
  */
 export async function claimUntermed(
   { store }: ServeContext,
@@ -43,7 +43,7 @@ export async function claimUntermed(
 async function unloadFrom(server: ServerRecord, context: ServeContext, directory: HostDirectory): Promise<void> {
   const { store, config, log } = context;
   const taken: string[] = [];
-  // Of one that was fetched already nothing here tells any more whether it is loaded: the mark of that went with the rest.
+  // If another host has already copied a session, nothing here shows whether it is loaded. So check all taken sessions, too.
   for (const id of new Set([...loadedSessions(server), ...listTakenSessions(server.home)])) {
     const record = isSessionId(id) ? await store.readSession(id) : null;
     if (record?.host !== undefined && record.host !== directory.own) taken.push(id);

@@ -1,10 +1,10 @@
-/** What the supervisor does to servers at the moment: one thing at a time to each, and all of it is waited for at the end. */
+/** The supervisor's operations on servers: one at a time for each server. At the end, the supervisor waits for all of them. */
 export class Operations {
   readonly #running = new Map<string, Promise<void>>();
   readonly #onError: (what: string, server: string, error: unknown) => void;
   readonly #onSettled: () => void;
 
-  /** `onSettled` is called after each one, when something else may begin on its server. */
+  /** `onSettled` is called after each operation, because another one may now begin on its server. */
   constructor(onError: (what: string, server: string, error: unknown) => void, onSettled: () => void) {
     this.#onError = onError;
     this.#onSettled = onSettled;
@@ -14,7 +14,7 @@ export class Operations {
     return this.#running.has(server);
   }
 
-  /** Begins `work` on the server, unless something is under way there. A failure is told to `onError`. */
+  /** Begins `work` on the server, unless an operation is in progress there. `onError` receives a failure. */
   begin(what: string, server: string, work: () => Promise<void>): void {
     if (this.#running.has(server)) return;
     const running = work()
@@ -26,7 +26,7 @@ export class Operations {
     this.#running.set(server, running);
   }
 
-  /** Resolves when nothing is under way any more. */
+  /** Resolves when no operation is in progress. */
   async settled(): Promise<void> {
     while (this.#running.size > 0) await Promise.all(this.#running.values());
   }

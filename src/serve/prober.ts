@@ -9,19 +9,19 @@ import { NoSessionError, tryASession } from "./session-probe.js";
 
 export type Probed =
   | { kind: "ok"; seconds: number }
-  /** It did not answer as it should. `hangs`: not even the ping, so that nobody can ask it about turns either. */
+  /** The server did not answer as it should. `hangs`: it did not answer the ping, so we cannot ask it about turns either. */
   | { kind: "failed"; reason: string; seconds: number; hangs: boolean }
-  /** Its process is gone. */
+  /** The server's process is gone. */
   | { kind: "gone" }
-  /** Nothing can be said of the server: this process itself was stopped meanwhile, or has no file descriptors. */
+  /** We learned nothing about the server: this process was suspended during the probe, or has reached a limit. */
   | { kind: "unknown"; reason: string };
 
-/** After so many pings over one connection a new one is made: a server that takes none any more is not healthy. */
+/** After this many pings we open a new connection, because a server that accepts no connections is not healthy. */
 const PINGS_PER_CONNECTION = 12;
-/** A deadline that is noticed this much too late says that this process did not run, in milliseconds. */
+/** If we notice a deadline this many milliseconds too late, this process did not run for a while. */
 const LATE_MS = 500;
 
-/** Asks one launch of a server, again and again, whether it is well. */
+/** Probes one launch of a server, again and again. */
 export class Prober {
   readonly #server: ServerRecord;
   readonly #health: Config["health"];
@@ -29,19 +29,19 @@ export class Prober {
   #connection: RawConnection | null = null;
   #pings = 0;
 
-  /** `onClosed` is called when the connection ends without this side's doing: the process has probably ended. */
+  /** `onClosed` is called when the connection ends and we did not close it: the process has probably ended. */
   constructor(server: ServerRecord, health: Config["health"], onClosed: () => void) {
     this.#server = server;
     this.#health = health;
     this.#onClosed = onClosed;
   }
 
-  /** This side's port of the connection, if there is one. */
+  /** The local port of the connection, if there is one. */
   get localPort(): number | undefined {
     return this.#connection?.localPort;
   }
 
-  /** One probe. What it says after the signal aborted means nothing. */
+  /** Probes once. Ignore the result if the signal has aborted. */
   async probe(signal: AbortSignal): Promise<Probed> {
     const begun = performance.now();
     const seconds = () => (performance.now() - begun) / 1000;
@@ -54,13 +54,13 @@ export class Prober {
       try {
         return this.#explain(error, seconds());
       } catch (own) {
-        // Whoever cannot look at the process cannot say that it is gone.
+        // We could not look at the process, so it may still be there.
         return { kind: "unknown", reason: own instanceof Error ? own.message : String(own) };
       }
     }
   }
 
-  /** @throws FleetError `FLEET_PROCESSES_UNREADABLE`. */
+  /** @throws FleetError `FLEET_PROCESSES_UNREADABLE` when this process has reached a limit. */
   #explain(error: unknown, seconds: number): Probed {
     const { process } = this.#server;
     const own = ownLimit(error);
@@ -86,7 +86,7 @@ export class Prober {
     this.#connection = connection;
     this.#pings = 0;
     void connection.closed.then(() => {
-      if (this.#connection !== connection) return; // closed by this side
+      if (this.#connection !== connection) return; // we closed it ourselves
       this.#connection = null;
       this.#onClosed();
     });

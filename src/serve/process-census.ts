@@ -3,8 +3,8 @@ import { type LaunchedProcess, privateMemoryBytes, processesByLaunch } from "../
 import type { ServerRecord } from "../store/store.js";
 
 /**
- * All processes of the servers: the runtimes, and what their sessions started. One look reads two files of every process
- * on this machine, so a look serves everybody for `intervalMs`.
+ * All processes of the servers: the runtimes, and everything that their sessions started. A look reads two files of every
+ * process on this machine, so its result serves everybody for `intervalMs`.
  */
 export class ProcessCensus {
   readonly #stateRoot: string;
@@ -19,7 +19,7 @@ export class ProcessCensus {
     this.#intervalMs = intervalMs;
   }
 
-  /** The processes of a launch, its runtime among them. Empty for a launch that began since the last look. */
+  /** The processes of a launch, including its runtime. Empty for a launch that began after the last look. */
   of(launchId: string): readonly LaunchedProcess[] {
     this.#look();
     return this.#processes.get(launchId) ?? [];

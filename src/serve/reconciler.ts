@@ -14,31 +14,31 @@ import { ServerMonitor } from "./monitor.js";
 import type { Operations } from "./operations.js";
 import type { Probed } from "./prober.js";
 
-/** When a process that hung up is looked at again. */
+/** After a process closed its connection, we look at it again after these times in milliseconds. */
 const STILL_ENDING_MS = [20, 60, 200];
 
 /**
- * Brings what is in line with what should be: servers that should run and do not are started, each running one has a
- * monitor, one that hangs is ended. One server's trouble delays no other's.
+ * Compares what should run with what is running. Starts servers that should run, watches each running server with a
+ * monitor, and ends servers that hang. Trouble with one server never delays another.
  */
 export class Reconciler {
   readonly #context: ServeContext;
   readonly #operations: Operations;
   readonly #stopping: AbortSignal;
-  /** Asks for a look at the registry right now. */
+  /** Requests a look at the registry right now. */
   readonly #wake: () => void;
   /** By launch id. */
   readonly #monitors = new Map<string, ServerMonitor>();
-  /** When a server that ended is due to be started again, by its id; in milliseconds of `performance.now()`. */
+  /** When to start a server again that ended, by its id; in milliseconds of `performance.now()`. */
   readonly #due = new Map<string, number>();
-  /** Why the servers that are to be started again ended, for the metrics. */
+  /** Why the servers that we are about to start again ended, for the metrics. */
   readonly #reasons = new Map<string, RestartReason>();
-  /** How often in a row a start failed here. */
+  /** How many starts in a row failed here, by server id. */
   readonly #refused = new Map<string, number>();
-  /** How often in a row it failed since this machine had no more of something: no reason to give the server up. */
+  /** How many starts in a row failed because of a limit of this machine. We do not give the server up because of these. */
   readonly #starved = new Map<string, number>();
   readonly #crashLoops = new Set<string>();
-  /** Not before when a repair that failed is tried again, by the server's id; in milliseconds of `performance.now()`. */
+  /** The earliest time to retry a repair that failed, by server id; in milliseconds of `performance.now()`. */
   readonly #unrepaired = new Map<string, number>();
 
   constructor(context: ServeContext, operations: Operations, stopping: AbortSignal, wake: () => void) {
@@ -52,11 +52,11 @@ export class Reconciler {
     return [...this.#monitors.values()];
   }
 
-  /** One look at everything. What takes time goes on beside, a server at a time. */
+  /** Looks at everything once. Slow work continues in the background, one operation per server. */
   async reconcile(): Promise<Registry> {
     const registry = await this.#context.store.readRegistry();
     const servers = Object.values(registry.servers);
-    // One look at each process: with many servers this is much of what `serve` costs while nothing happens.
+    // Look at each process only once: with many servers, this is much of what `serve` costs while nothing happens.
     const broken = new Set(servers.filter(isBroken));
     for (const server of broken) if (!isClaimed(server)) this.#repair(server);
     await this.#watch(servers.filter((server) => isUp(server) && !broken.has(server)));
@@ -91,7 +91,7 @@ export class Reconciler {
     });
   }
 
-  /** A monitor for each launch that runs, none for the others. */
+  /** Keeps one monitor for each launch that runs, and closes all others. */
   async #watch(servers: readonly ServerRecord[]): Promise<void> {
     const running = new Map(servers.map((server) => [server.launchId ?? "", server]));
     for (const [launchId, monitor] of this.#monitors) {
@@ -101,7 +101,7 @@ export class Reconciler {
     }
     for (const [launchId, server] of running) {
       const known = this.#monitors.get(launchId);
-      // Ill on record alone: an earlier supervisor wrote that, or the record could not be changed when it was well again.
+      // The server is well, but its record is not: an earlier supervisor wrote it, or we could not change it in time.
       if (known?.answers === true && server.state === "unhealthy") this.#recordHealth(server, null);
       if (known !== undefined) continue;
       this.#monitors.set(launchId, this.#monitor(server));
@@ -127,7 +127,7 @@ export class Reconciler {
       },
       gone: () => {
         this.#wake();
-        // A process that ends hangs up before all of its threads are gone, and until then counts as alive.
+        // A process that ends closes its connections before all of its threads are gone. Until then it counts as alive.
         for (const ms of STILL_ENDING_MS) setTimeout(this.#wake, ms).unref();
       },
     });
@@ -161,7 +161,7 @@ export class Reconciler {
     const down = server.state === "failed" || server.state === "stopped";
     if (!down || !isDesired(server) || isClaimed(server)) {
       this.#due.delete(id);
-      // Somebody started it by hand: it begins anew.
+      // Somebody started it by hand, so its failures no longer count.
       if (!down && (server.crashes ?? 0) === 0) this.#forgive(id);
       return;
     }
@@ -205,7 +205,7 @@ export class Reconciler {
         this.#schedule(id, starved + 1);
         throw error;
       }
-      // Refused before anything was recorded, such as for a token that cannot be had now: it counts all the same.
+      // The start was refused before anything was recorded, for example because there is no token. It still counts.
       const refused = (this.#refused.get(id) ?? server.crashes ?? 0) + 1;
       this.#refused.set(id, refused);
       this.#schedule(id, refused);
@@ -233,14 +233,14 @@ export class Reconciler {
     });
   }
 
-  /** `pool.warm` of the shared servers run before anybody asks. */
+  /** Keeps `pool.warm` of the shared servers running before anybody asks for them. */
   #keepWarm({ servers }: Registry): void {
     const { config, pool } = this.#context;
     if (config.isolation !== "shared") return;
     for (let index = 1; index <= Math.min(config.pool.warm, config.pool.servers); index++) {
       const id = sharedServerId(index);
       const known = servers[id];
-      // One that never came up is tried again like one that ended; any other is brought up by what is recorded.
+      // Retry a server that never came up like one that ended. For any other server, its record decides.
       if (known?.state === "failed" && known.desired === undefined) this.#bringUp({ ...known, desired: "running" });
       if (known !== undefined) continue;
       this.#operations.begin("it could not be started", id, async () => {
@@ -256,7 +256,7 @@ export class Reconciler {
   }
 }
 
-/** Recorded as running, which is true of one that is not broken. */
+/** Whether the server is recorded as running. If it is not broken, it does run. */
 function isUp({ state }: ServerRecord): boolean {
   return state === "ready" || state === "unhealthy";
 }

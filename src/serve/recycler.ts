@@ -7,7 +7,10 @@ import type { RecycleReason } from "./metric-labels.js";
 import type { Operations } from "./operations.js";
 import type { ProcessCensus } from "./process-census.js";
 
-/** For so long a moment without turns is waited for; after that admission stops for at most the drain's deadline. */
+/**
+ * How long we wait for a moment without turns, in milliseconds. After that, the server admits nothing new for at most the
+ * drain timeout.
+ */
 const PATIENCE_MS = 5 * 60_000;
 
 interface Overdue {
@@ -16,18 +19,18 @@ interface Overdue {
 }
 
 /**
- * Replaces servers that are too big, too old or have had too many sessions: the runtime never gives memory back. One at a
- * time, at a moment without turns if there is one, and never at the price of a turn.
+ * Replaces servers that are too big, too old, or have had too many sessions, because the runtime never gives memory back.
+ * Replaces one at a time, at a moment without turns if there is one, and never cuts a turn.
  */
 export class Recycler {
   readonly #context: ServeContext;
   readonly #operations: Operations;
   readonly #census: ProcessCensus;
   readonly #stopping: AbortSignal;
-  /** Sessions that each launch was seen with. */
+  /** The sessions that we have seen on each launch. */
   readonly #seen = new Map<string, Set<string>>();
   readonly #overdue = new Map<string, Overdue>();
-  /** Until when a server is left alone that was replaced, by its id; in milliseconds of `performance.now()`. */
+  /** Until when we leave a replaced server alone, by its id; in milliseconds of `performance.now()`. */
   readonly #resting = new Map<string, number>();
   #current: string | undefined;
 
@@ -46,7 +49,7 @@ export class Recycler {
       const reason = this.#reasonFor(server);
       return reason === null || isClaimed(server) ? [] : [{ server, reason, overdue: this.#overdueOf(server) }];
     });
-    // Whoever has waited longest since the last attempt: one that is never without turns must not keep the others waiting.
+    // Begin with the oldest last attempt, so that a server that is never without turns does not block the others.
     due.sort((a, b) => a.overdue.notBefore - b.overdue.notBefore);
     for (const { server, reason, overdue } of due) this.#consider(server, reason, overdue);
   }
@@ -70,7 +73,7 @@ export class Recycler {
     const launch = server.launchId ?? "";
     const seen = this.#seen.get(launch) ?? new Set<string>();
     this.#seen.set(launch, seen);
-    // One that a command opens is unloaded again before anybody looks: its note is there for a while.
+    // A session that a command opens is often unloaded before we look. Its note stays for a while.
     for (const id of [...notedSessions(server), ...knownLoaded(server)]) seen.add(id);
     return seen.size;
   }
@@ -109,7 +112,7 @@ export class Recycler {
   }
 }
 
-/** Between 1 and 1.1, the same for one launch at any time: servers of one age do not all go in one hour. */
+/** Between 1 and 1.1, and constant for a launch, so that servers of the same age are not all replaced in the same hour. */
 function spread({ launchId }: ServerRecord): number {
   return 1 + Number.parseInt((launchId ?? "0").slice(0, 4), 16) / 0xffff / 10;
 }

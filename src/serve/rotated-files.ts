@@ -2,17 +2,17 @@ import { randomBytes } from "node:crypto";
 import { readdirSync, renameSync, rmSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 
-/** The names of rotated files: `server.log.1` is the newest. Links among them are renamed and removed, never followed. */
+/** The path of a rotated file: `server.log.1` is the newest. We rename and remove links, but never follow them. */
 export function rotatedPath(log: string, number: number): string {
   return `${log}.${number}`;
 }
 
-/** A name for a copy that is being written, which no other rotation uses. It counts as no rotated file. */
+/** A path for a copy in progress. No other rotation uses it, and it does not count as a rotated file. */
 export function temporaryPath(log: string): string {
   return join(dirname(log), `.${basename(log)}.${randomBytes(4).toString("hex")}.tmp`);
 }
 
-/** Removes copies that a rotation which was killed left half written. */
+/** Removes the incomplete copies of rotations that were killed. */
 export function removeLeftOvers(log: string): void {
   const prefix = `.${basename(log)}.`;
   for (const name of readdirSync(dirname(log))) {
@@ -22,7 +22,10 @@ export function removeLeftOvers(log: string): void {
   }
 }
 
-/** Frees the name of the newest: moves each up by one as far as there is no gap, so that at most `keep` are left with it. */
+/**
+ * Frees the path of the newest file: moves the files before the first gap up by one. Removes what it must, so that at most
+ * `keep` files exist together with the new one.
+ */
 export function makeRoom(log: string, keep: number): void {
   const numbers = new Set(rotatedNumbers(log));
   for (const number of numbers) if (number > keep) rmSync(rotatedPath(log, number));

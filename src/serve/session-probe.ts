@@ -1,7 +1,7 @@
 import type { RawConnection } from "../runtime/client/raw-connection.js";
 import type { ServerRecord } from "../store/store.js";
 
-/** The server answers, and yet no session can be made. */
+/** The server answers, but no session can be created on it. */
 export class NoSessionError extends Error {
   override readonly name = "NoSessionError";
 
@@ -11,10 +11,10 @@ export class NoSessionError extends Error {
 }
 
 /**
- * Makes a session and deletes it again, without a turn: proves that the server can write its home and set up a session.
- * The provider is never called; without one the runtime refuses to make a session that has no GitHub token.
+ * Creates a session and deletes it again, without a turn. This proves that the server can write its home and set up a
+ * session. The provider is never called, but without one the runtime refuses a session that has no GitHub token.
  *
- * @throws NoSessionError, whatever kept it from working.
+ * @throws NoSessionError for any failure.
  */
 export async function tryASession(connection: RawConnection, server: ServerRecord, signal: AbortSignal): Promise<void> {
   const sessionId = `copilotfleet-probe-${server.launchId ?? server.id}`;

@@ -9,10 +9,11 @@ import type { ServeContext } from "./context.js";
 import { refuseUnlike } from "./heartbeat.js";
 
 /**
- * Puts the sessions of all servers of this host where the other hosts can get at them, before this one says that it is
- * there: those that a server kept on this host's own disk before.
+ * Moves the sessions that servers of this host kept on its own disk to the shared storage, where other hosts can reach them.
+ * Call it before this host announces itself.
  *
- * @throws FleetError `FLEET_STORAGE_UNUSABLE`, also when the others have another folder, or while a server runs that still keeps them elsewhere.
+ * @throws FleetError `FLEET_STORAGE_UNUSABLE`, also when the others use another folder, or while a server is running that
+ * still keeps its sessions elsewhere.
  */
 export async function placeSessions({ store, config }: Pick<ServeContext, "store" | "config">): Promise<void> {
   const { shared } = config.storage;
@@ -24,7 +25,7 @@ export async function placeSessions({ store, config }: Pick<ServeContext, "store
   try {
     await refuseUnlike(store.hosts, shared);
   } catch (error) {
-    // Before anything of this host is moved into a folder that is not the others'.
+    // The folder is not the one of the other hosts. Undo what we made in it, before anything of this host is moved there.
     await putOutBeacon(shared, own, null);
     throw error;
   }
@@ -44,9 +45,9 @@ export async function placeSessions({ store, config }: Pick<ServeContext, "store
 }
 
 /**
- * What this host keeps in the storage is there, or nothing is mounted: made anew, it would hide that.
+ * If a home links to this host's folder and the folder is missing, nothing is mounted. A new folder would hide that.
  *
- * @throws FleetError `FLEET_STORAGE_UNUSABLE`.
+ * @throws FleetError `FLEET_STORAGE_UNUSABLE` in this case.
  */
 function refuseUnmounted(home: string, hostFolder: string): void {
   const state = sessionStatePath(home);

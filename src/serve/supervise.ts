@@ -3,13 +3,13 @@ import type { ServeContext } from "./context.js";
 import { FleetMetrics } from "./metrics.js";
 import { Supervisor } from "./supervisor.js";
 
-/** Starts a supervisor with metrics of its own. @throws as `Supervisor.start`. */
+/** Starts a supervisor with its own metrics. @throws the same errors as `Supervisor.start`. */
 export async function supervise(fleet: Omit<ServeContext, "metrics">, signal: AbortSignal): Promise<Supervisor> {
   const metrics = await FleetMetrics.open({ version: ownVersion() });
   return await Supervisor.start({ ...fleet, metrics }, signal);
 }
 
-/** The version of this package. Its file lies above this one, as source and as built. */
+/** The version of this package. Its `package.json` is above this file, both in the source and in the build. */
 function ownVersion(): string {
   for (const above of ["../package.json", "../../package.json"]) {
     try {

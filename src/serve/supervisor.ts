@@ -31,7 +31,7 @@ export interface DrainRequest {
   drainTimeout?: Duration;
   /** @deprecated The same as `drainTimeout`, in milliseconds. */
   drainTimeoutMs?: number;
-  /** Aborted: what is left is killed at once. */
+  /** When it aborts, everything that is left is killed at once. */
   hurry: AbortSignal;
 }
 
@@ -48,7 +48,7 @@ export interface Drained {
   failed: { id: string; error: unknown }[];
 }
 
-/** What the regular looks fail with, and what is said when they succeed again. */
+/** The failures of the regular checks, and the texts that we log when the checks succeed again. */
 const WELL_AGAIN = {
   "the servers could not be looked at": "the servers can be looked at again",
   "their use could not be looked at": "the servers can be looked at again",
@@ -56,14 +56,15 @@ const WELL_AGAIN = {
 } as const;
 type Look = keyof typeof WELL_AGAIN;
 
-/** How often the registry and the process table are looked at when nothing happens, in milliseconds. */
+/** How often we look at the registry and the process table when nothing happens, in milliseconds. */
 const TICK_MS = 1_000;
-/** A loop that is late by more than this is no longer healthy, in milliseconds. */
+/** The supervisor is not healthy when its loop is late by more than this, in milliseconds. */
 const STUCK_MS = 30_000;
 
 /**
- * Keeps the servers of this host healthy: adopts what runs, starts what should run, replaces what hangs or has grown too
- * big, and tells how it all is. It may die at any moment; the servers live on, and the next one adopts them.
+ * Keeps the servers of this host healthy: adopts servers that run, starts servers that should run, replaces servers that
+ * hang or have grown too big, and reports on them. It may die at any moment. The servers then keep running, and the next
+ * supervisor adopts them.
  */
 export class Supervisor {
   readonly #context: ServeContext;
@@ -77,15 +78,15 @@ export class Supervisor {
   readonly #surveyor: Surveyor;
   #endpoint: HealthEndpoint | undefined;
   #door: FrontDoor | undefined;
-  /** Of a fleet on several hosts. */
+  /** Only for a fleet on several hosts. */
   #heartbeat: Heartbeat | undefined;
   #wake: () => void = () => undefined;
   #wokenEarly = false;
   #state: "starting" | "serving" | "draining" = "starting";
   #lookedAt = performance.now();
-  /** Who has closed the pool, as of the last look. */
+  /** The command that had closed the pool at the last look. Null when the pool was open. */
   #closedBy: string | null = null;
-  /** What each of the regular looks last failed with; nothing while it succeeds. */
+  /** The error messages of the regular checks that fail at the moment. */
   readonly #troubles = new Map<Look, string>();
   #loops: Promise<unknown> = Promise.resolve();
   #closing: Promise<void> | undefined;
@@ -97,7 +98,7 @@ export class Supervisor {
     const { signal } = this.#stopping;
     this.#operations = new Operations(
       (what, server, error) => {
-        // What the end itself called off is no trouble.
+        // It is not trouble when the end of `serve` cancelled an operation.
         if (signal.aborted)
           context.log("info", `server ${server}: ${what}, since serve ends`, { server, error: String(error) });
         else noteTrouble(context, `server ${server}: ${what}`, error, { server });
@@ -113,10 +114,12 @@ export class Supervisor {
   }
 
   /**
-   * Takes this host's place of a supervisor, opens the endpoints, adopts what runs, and resolves when each running server
-   * was asked once how it is.
+   * Takes the host lock, opens the endpoints, and adopts the servers that run. Resolves when each running server was probed
+   * once.
    *
-   * @throws FleetError `FLEET_SUPERVISOR_RUNNING`, `FLEET_ADDRESS_TAKEN`, `FLEET_ADDRESS_UNUSABLE`.
+   * @throws FleetError `FLEET_SUPERVISOR_RUNNING` when another supervisor runs on this host; `FLEET_ADDRESS_TAKEN` or
+   * `FLEET_ADDRESS_UNUSABLE` when it cannot listen; `FLEET_HOST_TAKEN` when another host uses this host's name;
+   * `FLEET_STORAGE_UNUSABLE` when the shared storage does not fit.
    */
   static async start(context: ServeContext, signal: AbortSignal): Promise<Supervisor> {
     const hostLock = await HostLock.take(context.store);
@@ -124,7 +127,7 @@ export class Supervisor {
     try {
       noteServing(context.config, context.stateRoot);
     } catch (error) {
-      // It guards against mistakes; serve decides nothing by it, and may be what makes room on the disk.
+      // The note only guards against mistakes. `serve` does not depend on it, and may be what frees space on the disk.
       noteTrouble(context, "what this serve runs with could not be noted", error);
     }
     try {
@@ -165,7 +168,7 @@ export class Supervisor {
     ]);
   }
 
-  /** From here on this host is there for the others; not yet for users. */
+  /** From here on, this host is there for the other hosts, but not for users. */
   async #enter(): Promise<void> {
     const { store, config, directory } = this.#context;
     const { hosts } = store;
@@ -173,7 +176,7 @@ export class Supervisor {
     await placeSessions(this.#context);
     this.#heartbeat = await Heartbeat.enter(this.#context, hosts, {
       onTermOver: () => {
-        // Elsewhere nobody can take what is on this host's own disk.
+        // Without shared storage, other hosts cannot take what is on this host's own disk.
         if (config.storage.shared !== null) this.#door?.leaveServers();
       },
       onNewTerm: () => void unloadTaken(this.#context, directory),
@@ -188,17 +191,17 @@ export class Supervisor {
     return this.#endpoint === undefined ? "" : showAddress(this.#endpoint.address);
   }
 
-  /** `host:port` of the front door; null: there is none. */
+  /** `host:port` of the front door. Null when there is none. */
   get doorAddress(): string | null {
     return this.#door === undefined ? null : showAddress(this.#door.address);
   }
 
-  /** How many servers are watched at the moment. */
+  /** How many servers have a monitor. */
   get watched(): number {
     return this.#reconciler.monitors.length;
   }
 
-  /** Aborts when another supervisor has taken over, since this process did not run for too long. */
+  /** Aborts when another supervisor has taken over because this process did not run for too long. */
   get lost(): AbortSignal {
     return this.#lost.signal;
   }
@@ -223,7 +226,7 @@ export class Supervisor {
     }
   }
 
-  /** What lasts, such as a full disk, is logged once and not every second. Null: it failed. */
+  /** Logs a lasting failure, such as a full disk, once and not every second. Returns null when `work` fails. */
   async #attempt<T>(look: Look, work: () => Promise<T>): Promise<T | null> {
     try {
       const result = await work();
@@ -246,7 +249,7 @@ export class Supervisor {
     this.#idleStopper.look(running, ownPorts);
     for (const server of running) {
       await enforceCap(this.#context, server).catch((error: unknown) => {
-        // A server that is ill is the monitor's business.
+        // The monitor deals with a server that is unwell.
         if (!isFleetError(error)) throw error;
         noteTrouble(this.#context, `server ${server.id}: its sessions could not be unloaded`, error, {
           server: server.id,
@@ -293,16 +296,16 @@ export class Supervisor {
   }
 
   /**
-   * Admits nothing new, waits for turns in flight, unloads, stops every server, and leaves. Servers that should run are
-   * started again by the next supervisor.
+   * Admits nothing new, waits for turns in flight, unloads sessions, stops every server, and leaves. The next supervisor
+   * starts the servers that should run again.
    *
-   * @throws FleetError when the store fails at it: what still runs then is left to the next supervisor.
+   * @throws FleetError when the store fails. The next supervisor then takes care of what is still running.
    */
   async drain(request: DrainRequest): Promise<Drained> {
     try {
       return await this.#drain(request);
     } catch (error) {
-      // Nothing can be recorded, so nothing can be stopped in order.
+      // Nothing can be recorded, so nothing can be stopped in an orderly way.
       await this.leave().catch((late: unknown) =>
         noteTrouble(this.#context, "the host lock could not be given back", late),
       );
@@ -319,7 +322,7 @@ export class Supervisor {
     await this.#heartbeat
       ?.closeToUsers()
       .catch((error: unknown) => noteTrouble(this.#context, "the other hosts could not be told of the drain", error));
-    // Its turns are waited for with all others, at the servers.
+    // Do not wait here: the drain of the servers waits for all turns, including those of the front door.
     const closing = this.#door?.close({ timeoutMs: drainTimeoutMs });
     await this.#stopLoops();
     const { servers } = await store.readRegistry();
@@ -347,8 +350,8 @@ export class Supervisor {
   }
 
   /**
-   * Leaves the servers to the next supervisor, as they are. Turns that came through the front door may end before that:
-   * they hang on this process.
+   * Leaves the servers to the next supervisor as they are. Turns that came through the front door may end first, because
+   * they depend on this process.
    */
   async leave({ doorTimeout, doorTimeoutMs = 0 }: LeaveRequest = {}): Promise<void> {
     await this.#door?.close({ timeout: doorTimeout ?? doorTimeoutMs });
@@ -364,7 +367,7 @@ export class Supervisor {
     await this.#reconciler.close();
   }
 
-  /** @param gone whether nothing is left here that other hosts would have to wait for */
+  /** @param how.gone whether nothing is left here for which other hosts would have to wait */
   async #close(how: { gone: boolean }): Promise<void> {
     this.#closing ??= this.#closeOnce(how);
     await this.#closing;
@@ -373,7 +376,7 @@ export class Supervisor {
   async #closeOnce({ gone }: { gone: boolean }): Promise<void> {
     try {
       await this.#heartbeat?.leave({ gone });
-      // Until every process of this host that still counts on the term has looked again, the pool stays closed to it.
+      // Keep the pool closed until every process of this host that still relies on the term has looked again.
       if (gone && this.#context.directory.isShared) await delay(SEEN_MS);
       await this.#hostLock.leave();
     } finally {

@@ -7,12 +7,12 @@ import type { ProcessCensus } from "./process-census.js";
 import { noteTrouble } from "./trouble.js";
 import { TurnWatch } from "./turn-watch.js";
 
-/** Counts how the fleet stands, for the metrics. */
+/** Measures the state of the fleet for the metrics. */
 export class Surveyor {
   readonly #context: ServeContext;
   readonly #census: ProcessCensus;
   readonly #turns = new TurnWatch();
-  /** Sessions whose turn was said not to move. */
+  /** Sessions whose stalled turn we have already reported. */
   #stalled = new Set<string>();
   readonly #logDisks: LogDisks;
   #diskIsLow = false;
@@ -24,7 +24,7 @@ export class Surveyor {
     this.#logDisks = new LogDisks(context);
   }
 
-  /** Why nothing can be written to the disk that holds the state, as of the last look; null when it can be. */
+  /** Why nothing can be written to the disk that holds the state, as of the last look. Null when it can. */
   get diskProblem(): string | null {
     return this.#diskProblem;
   }

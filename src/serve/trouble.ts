@@ -1,14 +1,14 @@
 import { type FleetErrorCode, isFleetError } from "../errors.js";
 import type { ServeContext } from "./context.js";
 
-/** Counts a failure, and says by which code. */
+/** Counts a failure. Returns the code under which it was counted. */
 export function countTrouble({ metrics }: Pick<ServeContext, "metrics">, error: unknown): FleetErrorCode {
   const code = isFleetError(error) ? error.code : "FLEET_INTERNAL";
   metrics.failed(code);
   return code;
 }
 
-/** Notes a failure that the supervisor survives: it shows in the log and in the metrics, and the work is done again later. */
+/** Logs and counts a failure that the supervisor survives. The work is done again later. */
 export function noteTrouble(
   { log, metrics }: Pick<ServeContext, "log" | "metrics">,
   what: string,

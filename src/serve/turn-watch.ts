@@ -14,7 +14,7 @@ export interface TurnEnd {
   serverId: string;
   sessionId: string;
   outcome: TurnOutcome;
-  /** From the prompt to the last step's end, in milliseconds; of a cut one, to when that was noticed at the latest. */
+  /** From the prompt to the end of the last step, in milliseconds. For a cut turn, at most until we noticed the cut. */
   durationMs: number;
 }
 
@@ -27,13 +27,13 @@ export interface TurnInFlight extends OpenTurn {
 export interface Look {
   ended: TurnEnd[];
   inFlight: TurnInFlight[];
-  /** Sessions whose history the system did not let us read, and why: of their turns nothing is known. */
+  /** Sessions whose history we could not read, and why. We know nothing about their turns. */
   unreadable: { serverId: string; sessionId: string; error: unknown }[];
-  /** Whether there was more to read than one look takes; the next ones go on. */
+  /** Whether there was more to read than one look reads. The next looks continue. */
   isBehind: boolean;
 }
 
-/** What one look reads at most, and of a single session: a megabyte of short events takes about 20 ms to parse. */
+/** How much one look reads at most, in total and per session. Parsing a megabyte of short events takes about 20 ms. */
 const LOOK_BYTES = 2 * 1024 * 1024;
 const SESSION_BYTES = 1024 * 1024;
 
@@ -44,19 +44,19 @@ interface Watched {
 }
 
 /**
- * Sees the turns of sessions from the outside, whoever sends them: by the histories that the runtime appends to
- * (see {@link TurnTracker} for what can be seen there and what cannot). Call {@link look} every few seconds with the sessions
- * that are loaded. It keeps something of those alone.
+ * Watches the turns of sessions from the outside, whoever sends the prompts. It reads the histories that the runtime writes
+ * (see {@link TurnTracker} for what they show and what they do not). Call {@link look} every few seconds with the sessions
+ * that are loaded. It keeps data of those alone.
  *
- * A turn that was over when its session was first seen is not counted: one that is loaded, and unloaded, between two looks
- * is never seen. A session that is loaded before its first turn is seen whole.
+ * When it first sees a session, it ignores turns that ended before the previous look. It sees all of a session that is
+ * loaded before its first turn.
  */
 export class TurnWatch {
   readonly #watched = new Map<string, Watched>();
   readonly #lookBytes: number;
-  /** Those that the last look did not read to the end, the ones that it did not come to at all first. */
+  /** Sessions that the last look did not read to the end. Those that it did not read at all come first. */
   #behind: string[] = [];
-  /** When the last look was; none yet: turns that are over count from the first one on. */
+  /** When the last look was. Infinite before the first look, so that turns that are already over do not count. */
   #lookedAtMs = Number.POSITIVE_INFINITY;
 
   constructor(options: { lookBytes?: number } = {}) {
@@ -64,8 +64,8 @@ export class TurnWatch {
   }
 
   /**
-   * @param sessions those that are loaded at present, or were since the last look. One that is missing is read a last time; a turn that it then still is
-   *   in was cut.
+   * @param sessions those that are loaded now, or were loaded since the last look. A session that is missing is read one
+   *   last time. If a turn is still in flight then, it was cut.
    * @param nowMs milliseconds since the epoch, by the clock of the machine that the servers run on.
    */
   look(sessions: Iterable<LoadedSession>, nowMs: number): Look {
@@ -77,7 +77,7 @@ export class TurnWatch {
     let left = this.#lookBytes;
     for (const key of order) {
       const session = loaded.get(key) ?? this.#watched.get(key)?.session;
-      if (session === undefined) continue; // was gone before it could be read at all
+      if (session === undefined) continue; // it was gone before we could read it
       if (left > 0) {
         const { bytes, atEnd } = this.#read(key, session, look, nowMs);
         left -= bytes;
@@ -106,7 +106,7 @@ export class TurnWatch {
 
   #open(key: string, session: LoadedSession, look: Look): { bytes: number; atEnd: boolean } {
     const { events, tracker, ended, bytes } = openHistory(session.home, session.sessionId, SESSION_BYTES);
-    // A short use may lie between two looks, turns and all. What was over before is not this watch's.
+    // A short use, with all of its turns, may be between two looks. Turns that ended before the last look do not count.
     for (const turn of ended) if (turn.endedAtMs >= this.#lookedAtMs) noteEnd(look, session, turn);
     this.#watched.set(key, { session, events, tracker });
     return { bytes, atEnd: true };
@@ -123,7 +123,7 @@ export class TurnWatch {
     return { bytes, atEnd };
   }
 
-  /** Nothing is as it was; what became of the turn in flight may be told by what stands there now. */
+  /** The history was replaced. The new one may show how the turn in flight ended. */
   #startOver(watched: Watched, look: Look, nowMs: number): { bytes: number; atEnd: boolean } {
     const { session, tracker } = watched;
     const before = tracker.open;
@@ -154,7 +154,7 @@ function noteEnd(look: Look, session: LoadedSession, turn: EndedTurn | null): vo
   });
 }
 
-/** Neither part can have a slash in it. */
+/** Neither part can contain a slash. */
 function keyOf({ serverId, sessionId }: LoadedSession): string {
   return `${serverId}/${sessionId}`;
 }
