@@ -11,7 +11,7 @@ export function completion(turn: EchoTurn): unknown {
   };
 }
 
-/** The server-sent events of a streamed answer, a word each, the end mark included. */
+/** The server-sent events of a streamed answer: one for each word, the finish reason, the usage if requested, `[DONE]`. */
 export function completionChunks(turn: EchoTurn): string[] {
   const base = head(turn, "chat.completion.chunk");
   const delta = (content: object, finish: "stop" | null) =>

@@ -1,22 +1,22 @@
-/** What the echo model makes of a request. */
+/** A request to the echo model, parsed, with its answer. */
 export interface EchoTurn {
-  /** The name of the model that was asked for. */
+  /** The requested model; `echo` if the request names none. */
   model: string;
-  /** The whole answer: "[turn 2] again". */
+  /** The whole answer, such as `[turn 2] again`. */
   reply: string;
-  /** How long the prompt says that the turn takes, or null. */
+  /** The duration from a `!delay` directive, in milliseconds; null without one. */
   delayMs: number | null;
-  /** What the prompt says to fail with, or null. */
+  /** The message from a `!fail` directive; null without one. */
   failure: string | null;
   stream: boolean;
-  /** Whether the last chunk of a stream has to carry the usage. */
+  /** Whether a stream includes a chunk with the usage. */
   streamUsage: boolean;
   promptTokens: number;
 }
 
 const LONGEST_DELAY_MS = 10 * 60 * 1000;
 
-/** The turn that a request's body asks for, or a sentence that says what is wrong with it. */
+/** Parses the body of a request. Returns a sentence that describes the fault if it cannot be used. */
 export function readTurn(body: string): EchoTurn | string {
   const request = parseObject(body);
   if (request === null) return "The body is not a JSON object";
@@ -38,14 +38,14 @@ export function readTurn(body: string): EchoTurn | string {
   };
 }
 
-/** About one token every four characters: enough for an accounting that only has to add up. */
+/** Estimates one token for every four characters. The counts only have to add up. */
 export function countTokens(text: string): number {
   return Math.ceil(text.length / 4);
 }
 
 /**
- * What the runtime puts around the user's own words (seen with 1.0.102: the time before them, files after them). Known
- * names only, and only at the ends: the user's own markup stays.
+ * The elements that the runtime puts around the user's own text (seen with 1.0.102: the time before it, files after it).
+ * The pattern contains only known names, and it is removed only at the ends, so the user's own markup stays.
  */
 const WRAPPER =
   "<(current_datetime|system_reminder|reminder|system_notification|tagged_files|environment_context|session_context|context_window_reminder|ide_selection)>[\\s\\S]*?</\\1>";
@@ -71,7 +71,7 @@ function isUserMessage(message: unknown): message is { content: unknown } {
   );
 }
 
-/** A message's text: the content itself, or its text parts. */
+/** The content of a message if it is a string, or else the text of its parts. */
 function textOf(content: unknown): string {
   if (typeof content === "string") return content;
   if (!Array.isArray(content)) return "";

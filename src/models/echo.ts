@@ -7,37 +7,37 @@ import { type EchoTurn, readTurn } from "./echo-turn.js";
 
 const LARGEST_BODY_BYTES = 32 * 1024 * 1024;
 
-/** Longer than any pause between two turns: a connection that the runtime keeps for reuse is not closed under it. */
+/** Longer than the pauses between turns, so that the runtime never reuses a connection just as this server closes it. */
 const KEEP_ALIVE_MS = 10 * 60 * 1000;
 
 export interface EchoModelOptions {
-  /** 0, the default, takes a free one. */
+  /** 0, the default, chooses a free port. */
   port?: number;
-  /** How long each turn takes, in milliseconds: for tests that need one in flight. 0 by default. */
+  /** How long each turn takes, in milliseconds, for tests that need a turn in flight. Default: 0. */
   delayMs?: number;
 }
 
 export interface EchoModel extends AsyncDisposable {
-  /** What a provider's `baseUrl` has to be: "http://127.0.0.1:PORT/v1". */
+  /** The `baseUrl` for a provider: `http://127.0.0.1:PORT/v1`. */
   readonly baseUrl: string;
-  /** How many completions it was asked for so far. */
+  /** How many completions were requested so far. */
   readonly requests: number;
-  /** Stops listening and cuts what is open. May be called twice. */
+  /** Stops listening and closes all connections. May be called twice. */
   close(): Promise<void>;
 }
 
 /**
- * A model that needs no network: an OpenAI-compatible server on loopback that answers `[turn N] TEXT`, where TEXT is the
- * last thing the user said and N how many things the user has said in this conversation. So a reply tells whether the
- * history arrived whole. It speaks `/v1/chat/completions` (streamed or not) and `/v1/models`.
+ * Starts a model that needs no network: an OpenAI-compatible server on loopback. It answers `[turn N] TEXT`, where TEXT is
+ * the user's last message and N is the number of the user's messages in the conversation. So each reply shows whether the
+ * whole history arrived. The server has `/v1/chat/completions` (streamed or not) and `/v1/models`.
  *
- * Two prompts are directives, for tests:
- * - `!delay MS TEXT` answers `[turn N] TEXT` after MS milliseconds (at most 10 minutes).
- * - `!fail TEXT` is refused with status 400 and TEXT, which the runtime does not retry: the turn fails at once.
+ * Two prompts are directives for tests:
+ * - `!delay MS TEXT` is answered with `[turn N] TEXT` after MS milliseconds (at most 10 minutes).
+ * - `!fail TEXT` is refused with status 400 and TEXT. The runtime does not retry this, so the turn fails at once.
  */
 export async function startEchoModel(options: EchoModelOptions = {}): Promise<EchoModel> {
   let requests = 0;
-  // Replies are small and answered at once: Nagle's algorithm would hold them back for the client's delayed ACK.
+  // Replies are small. Nagle's algorithm would hold them back until the client's delayed ACK.
   const server = createServer({ noDelay: true, keepAliveTimeout: KEEP_ALIVE_MS }, (request, response) => {
     const path = (request.url ?? "").split("?")[0];
     if (path !== "/v1/chat/completions" || request.method !== "POST") return answerOther(path, request, response);
@@ -68,7 +68,7 @@ export async function startEchoModel(options: EchoModelOptions = {}): Promise<Ec
   };
 }
 
-/** @param signal Aborted when the client went away: a turn that nobody waits for ends at once. */
+/** @param signal aborts when the client disconnects, so that a turn that nobody waits for ends at once */
 async function complete(
   request: IncomingMessage,
   response: ServerResponse,
@@ -93,7 +93,7 @@ async function stream(response: ServerResponse, turn: EchoTurn, delayMs: number,
   response.writeHead(200, { "content-type": "text/event-stream", "cache-control": "no-cache" });
   const chunks = completionChunks(turn);
   if (delayMs > 0) {
-    // The client sees at once that its request was taken; then the chunks are spread evenly.
+    // Send the headers first, so that the client sees at once that its request was accepted.
     response.flushHeaders();
     for (const chunk of chunks) {
       await sleep(delayMs / chunks.length, undefined, { signal });
@@ -116,12 +116,12 @@ function answerOther(path: string | undefined, request: IncomingMessage, respons
   }
 }
 
-/** The whole body, or null when it is too large. */
+/** The whole body, or null if it is too large. */
 async function readBody(request: IncomingMessage): Promise<string | null> {
   if (Number(request.headers["content-length"] ?? 0) > LARGEST_BODY_BYTES) return null;
   const chunks: Buffer[] = [];
   let bytes = 0;
-  // Without this option, leaving the loop early would cut the connection before the refusal is out.
+  // Without this option, leaving the loop early would close the connection before the refusal is sent.
   for await (const chunk of request.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
     bytes += chunk.length;
     if (bytes > LARGEST_BODY_BYTES) return null;

@@ -8,16 +8,17 @@ import { readTokenFile } from "./token-file.js";
 const LONGEST_TOKEN = 4096;
 
 export interface TokenContext {
-  /** Whose token; null for a shared server. Fills in "{user}". */
+  /** The user whose token it is, which replaces `{user}`; null for a shared server. */
   user: string | null;
   env: Readonly<Record<string, string | undefined>>;
   signal?: AbortSignal;
 }
 
 /**
- * The configured source of `user`'s token with "{user}" filled in, or null when none is configured.
+ * The configured source of the user's token with `{user}` filled in, or null if none is configured.
  *
- * @throws FleetError `FLEET_TOKEN_UNAVAILABLE` when "{user}" cannot be filled in.
+ * @throws FleetError `FLEET_TOKEN_UNAVAILABLE` when `{user}` cannot be filled in, `FLEET_USER_INVALID` when the user id
+ * contains characters that are not allowed.
  */
 export function tokenSourceFromConfig(auth: Config["auth"], user: string | null): TokenSource | null {
   const source = configuredSource(auth);
@@ -25,16 +26,17 @@ export function tokenSourceFromConfig(auth: Config["auth"], user: string | null)
 }
 
 /**
- * Reads a user's GitHub token. The token is in the result and nowhere else: no message ever quotes it.
+ * Reads a user's GitHub token. Only the result contains the token: no message ever quotes it.
  *
- * @throws FleetError `FLEET_TOKEN_UNAVAILABLE` when the source gives nothing, `FLEET_TOKEN_INVALID` when what it gives
- * cannot be a token, or is where others can read it. When `signal` aborts, its reason.
+ * @throws FleetError as {@link tokenSourceFromConfig}; `FLEET_TOKEN_UNAVAILABLE` when the source gives nothing,
+ * `FLEET_TOKEN_INVALID` when its value cannot be a token or when other users can access the file; the signal's reason when
+ * `signal` aborts.
  */
 export async function resolveGitHubToken(given: TokenSource, context: TokenContext): Promise<string> {
   context.signal?.throwIfAborted();
   const source = fillIn(given, context.user);
   const raw = await read(source, context);
-  // A file or a secret made with `echo` ends in a line break; anything else that is blank is a mistake.
+  // A file or a secret made with `echo` ends in a line break. Any other white space is a mistake.
   return checkToken(raw.replace(/\r?\n$/, ""), nameOf(source));
 }
 
@@ -113,8 +115,8 @@ function fill(template: string, user: string | null): string {
       },
     );
   }
-  // Ids are checked where they enter. Here they reach a shell, so that this does not rest on it.
-  // The characters that user ids consist of; none of them means anything to a shell or in a path.
+  // Callers have checked the id already. Check it again, because it may reach a shell. The allowed characters have no special
+  // meaning in a shell or a path.
   if (!/^[\p{L}\p{M}\p{N}_@+][\p{L}\p{M}\p{N}._@+-]*$/u.test(user)) {
     throw new FleetError(
       "FLEET_USER_INVALID",
@@ -124,7 +126,7 @@ function fill(template: string, user: string | null): string {
   return template.replaceAll("{user}", () => user);
 }
 
-/** A source as it is called in messages. */
+/** Describes a source in messages. */
 function nameOf(source: TokenSource): string {
   switch (source.from) {
     case "env":

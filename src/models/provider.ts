@@ -4,30 +4,32 @@ import { FleetError } from "../errors.js";
 
 type Environment = Readonly<Record<string, string | undefined>>;
 
-/** A provider that is ready to be sent with `session.create` and `session.resume`; null: GitHub's own models. */
+/** A provider that can be sent with `session.create` and `session.resume`. */
 export interface OpenedProvider extends AsyncDisposable {
+  /** Null for GitHub's own models. */
   provider: ProviderConfig | null;
-  /** Stops what had to be started for it. No session that uses it can take a turn afterwards. */
+  /** Stops the echo model if it was started. Afterwards, no session that uses it can take a turn. */
   close(): Promise<void>;
 }
 
 /**
  * Makes the configured provider usable: reads its key, or starts the echo model inside this process.
  *
- * @throws FleetError `FLEET_MODEL_UNCONFIGURED`.
+ * @throws FleetError as {@link resolveProvider}.
  */
 export async function openProvider(config: Provider | null, env: Environment): Promise<OpenedProvider> {
   if (config?.type !== "echo") return opened(resolveProvider(config, env), () => Promise.resolve());
-  // Loaded only here: node:http is not free, and most fleets never echo.
+  // Load the echo model only here: node:http takes time to load, and most fleets never use it.
   const { startEchoModel } = await import("./echo.js");
   const echo = await startEchoModel();
   return opened({ type: "openai", wireApi: "completions", baseUrl: echo.baseUrl, apiKey: "echo" }, () => echo.close());
 }
 
 /**
- * The SDK's form of a remote provider, with the key out of the variable that the configuration names.
+ * The SDK's form of a remote provider, with the key from the environment variable that the configuration names.
  *
- * @throws FleetError `FLEET_MODEL_UNCONFIGURED` when the variable is missing or cannot be a key. Its value is never shown.
+ * @throws FleetError `FLEET_MODEL_UNCONFIGURED` when the variable is missing or its value cannot be a key. The message
+ * never contains the value.
  */
 export function resolveProvider(config: RemoteProvider | null, env: Environment): ProviderConfig | null {
   if (config === null) return null;

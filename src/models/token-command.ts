@@ -9,22 +9,22 @@ export interface TokenCommandOptions {
   user: string | null;
   env: Readonly<Record<string, string | undefined>>;
   signal?: AbortSignal;
-  /** 10 s by default. */
+  /** How long the command may take, in milliseconds. Default: 10,000. */
   deadlineMs?: number;
 }
 
 /**
- * The first line that a command prints, run by the shell. It gets no standard input, the caller's environment, and the
- * user's id in `COPILOTFLEET_USER`.
+ * Runs a command in a shell and returns the first line that it prints. The command gets no standard input. It gets the
+ * caller's environment, with the user's id in `COPILOTFLEET_USER`.
  *
- * @throws FleetError `FLEET_TOKEN_UNAVAILABLE` when it fails, or has not finished after 10 s. When `signal` aborts, its
- * reason. In both cases the command and what it started are killed.
+ * @throws FleetError `FLEET_TOKEN_UNAVAILABLE` when the command fails or has not finished by the deadline; the signal's
+ * reason when `signal` aborts. At the deadline and on abort, the command's whole process group is killed.
  */
 export async function readTokenCommand(command: string, options: TokenCommandOptions): Promise<string> {
   const deadlineMs = options.deadlineMs ?? DEADLINE_MS;
   const { execa } = await import("execa");
   options.signal?.throwIfAborted();
-  // A group of its own, as a shell that is killed alone leaves what it started, which then holds the pipes open.
+  // `detached` starts a process group. If only the shell were killed, its children would keep the pipes open.
   const child = execa(command, {
     shell: true,
     detached: true,
@@ -37,7 +37,7 @@ export async function readTokenCommand(command: string, options: TokenCommandOpt
   let late = false;
   const kill = () => {
     if (child.pid !== undefined) killGroup(child.pid);
-    // What has left the group may still hold the pipes, and must not be waited for.
+    // A process that left the group may still hold the pipes. Do not wait for it.
     child.stdout.destroy();
     child.stderr.destroy();
   };
@@ -68,22 +68,22 @@ function describeEnd(result: {
   return result.exitCode === undefined ? "cannot be started" : `failed with exit code ${result.exitCode}`;
 }
 
-/** The child leads its group: the group's id is its pid, which no other process gets while a member lives. */
+/** The child leads its group, so its PID is the group's id. No other process gets that id while a member is alive. */
 function killGroup(pid: number): void {
   try {
     process.kill(-pid, "SIGKILL");
   } catch {
-    // Nobody is left in it.
+    // The group is empty.
   }
 }
 
 function failed(command: string, what: string, stderr: string): FleetError {
-  // Redacted before it is shortened, since a token that is cut in two no longer looks like one.
+  // Redact before shortening, because a token that is cut in two no longer looks like a token.
   const said = redact(stderr)
     .replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}\s]+/gu, " ")
     .trim()
     .slice(0, SHOWN_CHARACTERS);
-  // execa's own error is not kept as the cause: it carries the standard output, and so perhaps the token.
+  // Do not keep execa's error as the cause: it contains the standard output, and so possibly the token.
   return new FleetError(
     "FLEET_TOKEN_UNAVAILABLE",
     `The token command ${quote(redact(command))} ${what}${said === "" ? "" : `: ${said}`}`,

@@ -3,20 +3,20 @@ import { type FileHandle, open } from "node:fs/promises";
 import { printable } from "../config/text.js";
 import { FleetError, systemCode } from "../errors.js";
 
-/** More than any token, and little enough to read without a second thought. */
+/** More than any token, and little enough to read into memory at once. */
 const LARGEST_BYTES = 64 * 1024;
 
 /**
  * The content of a file that holds a token.
  *
- * @throws FleetError `FLEET_TOKEN_UNAVAILABLE` when it cannot be read, `FLEET_TOKEN_INVALID` when others can read it too
- * or it is no file of a token's size.
+ * @throws FleetError `FLEET_TOKEN_UNAVAILABLE` when the file cannot be read, `FLEET_TOKEN_INVALID` when its mode gives
+ * other users access, or when it is not a regular file of at most 64 KiB.
  */
 export async function readTokenFile(path: string): Promise<string> {
   const name = printable(path);
   let file: FileHandle;
   try {
-    // Without O_NONBLOCK, opening a named pipe would wait for a writer for ever.
+    // Without O_NONBLOCK, opening a named pipe would wait for a writer indefinitely.
     file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
   } catch (error) {
     const reason = systemCode(error) ?? "unknown reason";
@@ -26,7 +26,7 @@ export async function readTokenFile(path: string): Promise<string> {
     });
   }
   try {
-    // The opened file is judged, not the path: nothing can be put in its place meanwhile.
+    // Check the open file, not the path, because another file may replace it at that path.
     const stats = await file.stat();
     if (!stats.isFile() || stats.size > LARGEST_BYTES) {
       const allowed = `allowed is a regular file of at most ${LARGEST_BYTES} bytes`;

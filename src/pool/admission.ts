@@ -2,12 +2,12 @@ import { FleetError } from "../errors.js";
 import { isAlive } from "../runtime/process-table.js";
 import type { Registry, ServerRecord, Store, SupervisorRecord } from "../store/store.js";
 
-/** The supervisor of this host that is alive, if there is one. */
+/** The live supervisor of this host, if there is one. */
 export function liveSupervisor({ supervisors = [] }: Registry): SupervisorRecord | undefined {
   return supervisors.find(({ process }) => isAlive(process));
 }
 
-/** Who closed the pool to everything new, for a message; null while it is open. */
+/** Names what closed the pool to new servers and turns, for messages. Null while the pool is open. */
 export function closedBy(registry: Registry): string | null {
   if (registry.drainedAt !== undefined) return `"copilotfleet drain" at ${registry.drainedAt}`;
   const supervisor = liveSupervisor(registry);
@@ -16,12 +16,12 @@ export function closedBy(registry: Registry): string | null {
     : null;
 }
 
-/** Whether the pool of a host takes new servers and turns. */
+/** Whether the pool of a host accepts new servers and turns. */
 export interface PoolState {
   state: "open" | "closed";
-  /** Why it is closed: who closed it. Null while it is open. */
+  /** Why it is closed: names what closed it. Null while it is open. */
   reason: string | null;
-  /** When `drain` closed it, ISO 8601 in UTC: `drain --undo` opens it again. Null if it is open, or if a `serve` closed it. */
+  /** When `drain` closed it (ISO 8601, UTC); `drain --undo` opens it again. Null if it is open, or if `serve` closed it. */
   drainedAt: string | null;
 }
 
@@ -32,8 +32,8 @@ export function poolState(registry: Registry): PoolState {
 }
 
 /**
- * Whether a session may still be used on this launch of the server: it is neither ending nor gone. The process is looked
- * at, too: one that was killed stands in the record, and its connections seem open, for some moments more.
+ * Whether a session may still be used on this launch of the server: the server is neither ending nor gone. Also checks
+ * the process. For some moments after a process was killed, the record still names it and its connections seem open.
  */
 export function admits(registry: Registry, { id, launchId }: ServerRecord): boolean {
   const server = registry.servers[id];
@@ -41,7 +41,7 @@ export function admits(registry: Registry, { id, launchId }: ServerRecord): bool
   return server.process !== null && isAlive(server.process);
 }
 
-/** Every launch that is on record: a process that carries another one is a stray. */
+/** The ids of all recorded launches. A process with any other launch id is a stray. */
 export function launchesOf({ servers }: Registry): Set<string> {
   return new Set(
     Object.values(servers).flatMap(({ launchId, replacement }) =>
@@ -56,7 +56,7 @@ export function poolDraining(by: string): FleetError {
   });
 }
 
-/** From here on nobody starts a server or begins a turn. */
+/** Closes the pool: from then on, nobody starts a server or begins a turn. */
 export async function closePool(store: Store): Promise<void> {
   await store.updateRegistry((registry) => {
     registry.drainedAt ??= new Date().toISOString();

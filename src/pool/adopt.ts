@@ -12,9 +12,8 @@ const BUSY_POLL_MS = 20;
 const ADOPT_WAIT_MS = 5_000;
 
 /**
- * Takes over a server whose starter died: if its process is there and answers, the record is completed; if not, what
- * there is of it is cleared away and the record says why. The caller holds the claim. Resolves with null if it was
- * cleared.
+ * Adopts a server whose starter died. If its process runs and answers, completes the record and resolves with it.
+ * Otherwise clears away what was started, records the server as failed and resolves with null. The caller holds the claim.
  */
 export async function adoptServer(
   store: Store,
@@ -24,7 +23,8 @@ export async function adoptServer(
   const { id, launchId, port } = server;
   using limit = deadline(ADOPT_WAIT_MS, signal);
   for (;;) {
-    // Before the look at environments: between fork and exec a child still shows its parent's, but has its log already.
+    // Look for writers of the log before reading environments. Between fork and exec, a child already has its log open but
+    // still shows its parent's environment.
     const writers = writersOf(logPath(server.home));
     const processes = launchId === null ? [] : processesOfLaunch(launchId);
     const listener = port === null ? undefined : processes.find(({ pid }) => ownsListener(pid, port));
@@ -48,7 +48,7 @@ export async function adoptServer(
   return null;
 }
 
-/** What an orphaned server says of itself; null when it does not answer, or its token is gone: it is of no use then. */
+/** The version that an orphaned server reports. Null if it does not answer or its token is gone: it is useless then. */
 export async function answerOf(
   { address, home }: ServerRecord,
   port: number,

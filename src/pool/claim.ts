@@ -7,37 +7,41 @@ import { choosePort, type PortRange } from "./ports.js";
 import { isRunning } from "./server.js";
 
 /**
- * Moving a server from one state to the next takes a claim on its record, so that two commands never do it at once.
- * A claim is this process's identity: it ends with the transition, or with the process (`HeldClaim`). All functions here run inside a
- * registry update: they look and decide, and do nothing else.
+ * A command takes a claim on a server's record before it moves the server to another state, so that two commands never do
+ * this at once. A claim is the identity of this process. It ends with the transition or with the process (`HeldClaim`).
+ * All functions here run inside a registry update, so they only read and change the record.
  */
 
 export type StartDecision =
-  /** The pool admits nothing new; `by` says who closed it. */
+  /** The pool is closed; `by` names what closed it. */
   | { kind: "closed"; by: string }
-  /** It runs already. */
+  /** It is already running. */
   | { kind: "running"; server: ServerRecord }
-  /** Somebody else is at it: ask again in a moment. */
+  /** Another command holds the claim: try again in a moment. */
   | { kind: "busy"; server: ServerRecord }
-  /** Ours to start. Whatever still carries `leftover` is of an earlier life, and has to go first. */
+  /** The caller starts it, after ending all processes of its earlier launch `leftover`. */
   | { kind: "start"; server: ServerRecord; leftover: string | null }
-  /** Somebody died while starting it: the process may be there. Ours to adopt or to clear away. */
+  /** The command that was starting it died, and its process may exist. The caller adopts it or clears it away. */
   | { kind: "adopt"; server: ServerRecord };
 
 export interface StartIntent {
   launchId: string;
   range: PortRange;
   now: string;
-  /** The record as it should be when there is none yet. */
+  /** Makes the record if there is none. */
   create: () => ServerRecord;
-  /** What a caller wants changed on a server that is started anew. */
+  /** Makes the caller's changes to the record of a server that is about to start. */
   amend: (server: ServerRecord) => void;
-  /** Started by `serve` since it should run: how often it ended before still counts. */
+  /** Whether `serve` starts it because it should run. The count of its earlier crashes then stays. */
   supervised: boolean;
   claim: Claim;
 }
 
-/** Records the intent to start a server: state `starting`, a reserved port, a launch id, our claim. */
+/**
+ * Records the intent to start a server: state `starting`, a reserved port, a launch id, our claim.
+ *
+ * @throws FleetError as `choosePort`.
+ */
 export function claimStart(registry: Registry, id: string, intent: StartIntent): StartDecision {
   const by = closedBy(registry);
   if (by !== null) return { kind: "closed", by };
@@ -71,12 +75,12 @@ export type StopDecision =
   | { kind: "absent" }
   | { kind: "stopped"; server: ServerRecord }
   | { kind: "busy"; server: ServerRecord }
-  /** Ours to stop; `from` is the state that it was in. */
+  /** The caller stops it; `from` is the state that it was in. */
   | { kind: "stop"; server: ServerRecord; from: ServerState };
 
 /**
- * Records the intent to stop a server. The port stays reserved until the process is gone. With `stays` it should run
- * nevertheless, and is to be started again.
+ * Records the intent to stop a server. The port stays reserved until the process is gone. `stays` means that the server
+ * should still run and will be started again.
  */
 export function claimStop(
   registry: Registry,
@@ -89,7 +93,7 @@ export function claimStop(
   if (server.state === "stopped" || (server.state === "failed" && server.process === null)) {
     if (!stays) server.desired = "stopped";
     if (server.state === "stopped") return { kind: "stopped", server };
-    // Dead and cleared away already: stopping it is only saying so.
+    // It is dead and cleared away already, so only the record changes.
     server.state = "stopped";
     server.failure = null;
     return { kind: "stopped", server };
@@ -101,21 +105,21 @@ export function claimStop(
 }
 
 /**
- * A stop that came to nothing, by a signal or since its command died while it waited: the server serves on. Finishing it
- * in somebody else's name would cut the very turns that it waited for.
+ * Undoes a stop that a signal cancelled, or whose command died while it waited. The server keeps running, because
+ * finishing the stop for a dead command would cut the very turns that it waited for.
  */
 export function giveUpStop(server: ServerRecord, from: ServerState): void {
-  // A start whose command died before a stop whose command died: it was never ready, and is adopted or cleared as one.
+  // Without a process, the command that started it died first, and then the command that stopped it. The server was never
+  // ready, so it is adopted or cleared like any interrupted start.
   const before = server.process === null ? "starting" : "ready";
   server.state = from === "draining" ? before : from;
   server.claim = null;
 }
 
 /**
- * The record, if the launch it was claimed for is still ours. It is not when this process was suspended for so long
- * that somebody else took over.
+ * The record, if this process still holds the claim for this launch.
  *
- * @throws FleetError `FLEET_SERVER_CONFLICT`.
+ * @throws FleetError `FLEET_SERVER_CONFLICT` when this process was suspended for so long that another one took over.
  */
 export function ownClaim(registry: Registry, id: string, launchId: string | null): ServerRecord {
   const server = registry.servers[id];
@@ -131,7 +135,7 @@ export function serverTaken(id: string): FleetError {
   });
 }
 
-/** For messages: who moves the server at the moment. */
+/** Names the process that holds the claim, for messages. */
 export function holderOf({ claim }: ServerRecord): string {
   return claim === null ? "another command" : `process ${claim.pid}`;
 }
@@ -141,7 +145,7 @@ function isSelf(claim: ProcessIdentity | null): boolean {
   return claim !== null && claim.pid === self.pid && claim.startTicks === self.startTicks && isAlive(claim);
 }
 
-/** Ends a start: it runs, and should. */
+/** Ends a successful start: the server runs, and should run. */
 export function settleReady(server: ServerRecord, running: { process: ProcessIdentity; version: string }): void {
   server.state = "ready";
   server.process = running.process;
@@ -151,13 +155,13 @@ export function settleReady(server: ServerRecord, running: { process: ProcessIde
   server.claim = null;
 }
 
-/** One more end that nobody asked for; those before a healthy time do not count any more. */
+/** Counts a crash. If the server was healthy for `stableMs` milliseconds, its earlier crashes no longer count. */
 export function countCrash(server: ServerRecord, nowMs: number, stableMs: number): void {
   const healthyMs = server.process === null ? 0 : nowMs - Date.parse(server.startedAt ?? "");
   server.crashes = (healthyMs >= stableMs ? 0 : (server.crashes ?? 0)) + 1;
 }
 
-/** Ends a transition with nothing running: the port is free again, the claim is gone. */
+/** Ends a transition after which nothing runs: frees the port and removes the claim. */
 export function settle(server: ServerRecord, state: "stopped" | "failed", failure: string | null): void {
   server.state = state;
   server.failure = failure;

@@ -11,21 +11,21 @@ import { type Cleared, isClaimed } from "./mend.js";
 import { isRunning } from "./server.js";
 
 export interface ClearOptions {
-  /** After how long without use, in milliseconds. */
+  /** How long a server must be unused before it is removed, in milliseconds. */
   ttlMs: number;
   nowMs: number;
   /** Only this user's server. */
   user: string | undefined;
 }
 
-/** Written at each start, at each use through the fleet, and when sessions come and go. */
+/** Each start, each use through the fleet, and each creation or deletion of a session changes one of these. */
 const SIGNS_OF_USE = ["server.log", "connection-token", "uses", "open", "home", join("home", "session-state")];
 const REMOVED = /^\.removed-(\d+)-(\d+)-[0-9a-f]+$/;
 const TEMPORARY = /^connection-token\.(\d+)\.tmp$/;
 
 /**
- * Notes which servers were not used for longer than the TTL as things are now, and clears them when it is told to: what
- * gc deletes in between must not count as a use.
+ * Finds the servers that were unused for longer than the TTL. The result clears them later. Call this before gc deletes
+ * sessions, because those deletions would count as a use.
  */
 export async function prepareClearing(store: Store, stateRoot: string, options: ClearOptions): Promise<Clearing> {
   const { servers } = await store.readRegistry();
@@ -43,7 +43,7 @@ class Clearing {
   readonly #stateRoot: string;
   readonly #unused: readonly ServerRecord[];
   readonly #orphans: readonly string[];
-  /** Whether left-overs of nobody in particular go, too. */
+  /** Whether to remove the leftovers of killed commands, too, which belong to no particular user. */
   readonly #all: boolean;
 
   constructor(store: Store, stateRoot: string, unused: ServerRecord[], orphans: string[], all: boolean) {
@@ -54,7 +54,7 @@ class Clearing {
     this.#all = all;
   }
 
-  /** What {@link clear} would do when these sessions are gone. */
+  /** The actions that {@link clear} would take after these sessions are deleted. */
   foresee(records: readonly SessionRecord[], deleted: readonly { id: string }[]): Cleared[] {
     const gone = new Set(deleted.map(({ id }) => id));
     const left = records.filter(({ id }) => !gone.has(id));
@@ -72,7 +72,7 @@ class Clearing {
     return [...(await this.#removeUnused()), ...(await this.#removeOrphans())];
   }
 
-  /** Under a claim each: whoever wants to start one of them waits until it is gone, and then begins with nothing. */
+  /** Holds a claim on each. A command that wants to start one of them waits until it is gone, and then makes a new one. */
   async #removeUnused(): Promise<Cleared[]> {
     if (this.#unused.length === 0) return [];
     const claimed = await this.#store.updateRegistry(({ servers }) =>
@@ -89,7 +89,7 @@ class Clearing {
       const records = await sessionsOfThisHost(this.#store);
       for (const { id, home } of claimed) {
         if (holdsSessions(id, home, records)) continue;
-        // A home elsewhere was not made by the fleet.
+        // The fleet did not make a home in another place.
         if (home === this.#homeOf(id)) this.#removeFolder(id);
         removed.add(id);
       }
@@ -112,7 +112,7 @@ class Clearing {
       if (holdsSessions(id, this.#homeOf(id), await sessionsOfThisHost(this.#store))) continue;
       const moved = this.#moveAway(id);
       if (moved === null) continue;
-      // A server is recorded before its folder is used: one that is not recorded now starts with a folder of its own.
+      // A server is recorded before it uses its folder. If it is not recorded now, a later start makes a new folder.
       if ((await this.#store.readRegistry()).servers[id] !== undefined) {
         renameSync(moved, serverFolder(this.#stateRoot, id));
         continue;
@@ -132,7 +132,7 @@ class Clearing {
     if (moved !== null) rmSync(moved, { recursive: true, force: true });
   }
 
-  /** By one rename, so that a folder is there whole or not at all. @returns null when there was none. */
+  /** Moves a folder away by one rename, so that it exists completely or not at all. @returns null if there was none. */
   #moveAway(id: string): string | null {
     const folder = serverFolder(this.#stateRoot, id);
     const { pid, startTicks } = ownIdentity();
@@ -146,7 +146,7 @@ class Clearing {
     }
   }
 
-  /** What commands that were killed left: folders half removed, files half written. */
+  /** Removes what killed commands left: folders that are half removed and files that are half written. */
   #sweep(): void {
     const folder = join(this.#stateRoot, "servers");
     for (const name of names(folder)) {
@@ -174,7 +174,7 @@ function isOwn(server: ServerRecord): boolean {
   return server.claim?.pid === own.pid && server.claim.startTicks === own.startTicks;
 }
 
-/** Milliseconds since the epoch. */
+/** When the server was last used, in milliseconds since the epoch. */
 function lastUse(stateRoot: string, id: string, server: ServerRecord | undefined): number {
   const folder = serverFolder(stateRoot, id);
   const written = SIGNS_OF_USE.map((name) => lstatSync(join(folder, name), { throwIfNoEntry: false })?.mtimeMs ?? 0);
@@ -183,8 +183,8 @@ function lastUse(stateRoot: string, id: string, server: ServerRecord | undefined
 }
 
 /**
- * By the records, and by the folders, wherever the home has its own of them. What shared servers have in common is no single
- * one's.
+ * Checks the records, and also the folders if they are in the home itself. Folders that shared servers have in common do
+ * not belong to any single server.
  */
 function holdsSessions(
   id: string,
@@ -199,18 +199,18 @@ function holdsSessions(
   try {
     return listSessionFolders(home).some((session) => !gone.has(session));
   } catch (error) {
-    if (systemCode(error) === "EACCES") return true; // nobody can tell
+    if (systemCode(error) === "EACCES") return true; // there may be some
     throw error;
   }
 }
 
-/** Folders of servers that no record knows. */
+/** The ids of servers that have a folder but no record. */
 function orphanIds(stateRoot: string, { servers }: Registry): string[] {
   const folder = join(stateRoot, "servers");
   return names(folder).filter((name) => {
     if (name.startsWith(".") || servers[name] !== undefined) return false;
     const inside = names(join(folder, name));
-    // Anything else is not a server's.
+    // Any other folder does not belong to a server.
     return inside.includes("home") || inside.includes("connection-token") || inside.includes("server.log");
   });
 }

@@ -5,7 +5,7 @@ import { provenEndpoint } from "../runtime/probe.js";
 import type { ServerRecord } from "../store/store.js";
 import { fleetClosed } from "./problems.js";
 
-/** What a caller of the library may set on its client; where it connects is the fleet's business. */
+/** The options that a caller of the library may set on its client. The fleet decides where it connects. */
 export type ClientOptions = Omit<CopilotClientOptions, "connection">;
 
 const CONNECT_MS = 10_000;
@@ -16,7 +16,7 @@ interface Known {
   connecting: Promise<ConnectedClient>;
 }
 
-/** This process's connections to servers, one per server: made on demand, forgotten when they end. */
+/** This process's connections, one per server. They are opened on demand and forgotten when they end. */
 export class Clients {
   readonly #clients = new Map<string, Known>();
   #closed = false;
@@ -27,15 +27,15 @@ export class Clients {
   }
 
   /**
-   * The connection to this launch of the server. Its identity is proved before the token goes out.
+   * The connection to this launch of the server. The fleet proves the server's identity before it sends the token.
    *
-   * @throws FleetError `FLEET_CLOSED` after {@link closeAll}.
+   * @throws FleetError `FLEET_CLOSED` after {@link closeAll}; as `connectClient`.
    */
   async to(server: ServerRecord, options: ClientOptions, signal: AbortSignal): Promise<ConnectedClient> {
     this.assertOpen();
     const key = server.id;
     const known = this.#clients.get(key);
-    // One to an earlier launch has ended, or is about to, whether this process has heard of it yet or not.
+    // A connection to an earlier launch has ended or soon will, even if this process has not noticed.
     if (known?.launchId === server.launchId) return await known.connecting;
     const connecting = this.#connect(server, options, signal);
     this.#clients.set(key, { launchId: server.launchId, connecting });
@@ -51,20 +51,20 @@ export class Clients {
     return await connectClient(provenEndpoint(server), options, limit.signal);
   }
 
-  /** Closes the connection to one server, if there is one. Its sessions are unloaded, their state stays. */
+  /** Closes the connection to one server, if there is one. Its sessions are unloaded, and their state stays. */
   async close(serverId: string): Promise<void> {
     const known = this.#clients.get(serverId);
     this.#clients.delete(serverId);
     if (known === undefined) return;
     const { client, closed, destroy } = await known.connecting;
-    // A server that died or hangs cannot say goodbye: do not wait for an answer that will not come.
+    // Limit the wait, because a server that died or hangs does not answer.
     using limit = deadline(GOODBYE_MS);
     await abortable(Promise.race([client.stop(), closed]), limit.signal).catch(() => undefined);
     await client.forceStop();
     destroy();
   }
 
-  /** Closes all connections, and makes no more. */
+  /** Closes all connections and opens no more. */
   async closeAll(): Promise<void> {
     this.#closed = true;
     await Promise.all([...this.#clients.keys()].map((id) => this.close(id)));

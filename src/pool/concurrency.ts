@@ -1,11 +1,11 @@
 import { availableParallelism } from "node:os";
 
-/** Starting is mostly work of the processor: more at once than this only makes each one late. */
+/** How many servers may start at once. A start mostly needs the processor, so with more, each start only takes longer. */
 export const STARTS_AT_ONCE = Math.max(4, availableParallelism() * 4);
 
 /**
- * Runs `work` on every item, at most `limit` at once, and keeps the order of the results. If any fails, the first
- * failure is thrown after all of them are done: nothing is left running behind the caller's back.
+ * Runs `work` on every item, at most `limit` at once, and keeps the order of the results. If any call fails, this throws
+ * the first failure, but only after all calls are done, so that nothing keeps running unnoticed.
  */
 export async function mapConcurrently<Item, Result>(
   items: readonly Item[],

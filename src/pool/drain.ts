@@ -9,37 +9,37 @@ import type { ServerRecord } from "../store/store.js";
 import { usedSessions } from "./use-marks.js";
 
 const POLL_MS = 50;
-/** How often in a row a server may fail to answer before it counts as hung. */
+/** How many times in a row a server may fail to answer before it counts as hung. */
 const FAILURES = 3;
-/** What a server may take to tell what is about to be cut, once there is no time left, in milliseconds. */
+/** How long a server may take, when the time is up, to report the turns that are about to be cut, in milliseconds. */
 const LAST_ANSWER_MS = 500;
 
 export interface DrainOptions {
   /** How long turns in flight may take to end, in milliseconds. */
   timeoutMs: number;
-  /** How long the server may take over one answer, in milliseconds. */
+  /** How long the server may take for one answer, in milliseconds. */
   answerMs: number;
-  /** Aborted: the drain is given up. */
+  /** If it aborts, the drain is cancelled. */
   signal: AbortSignal;
-  /** Aborted: the time is up at once. */
+  /** If it aborts, the time for turns is up at once. */
   hurry: AbortSignal;
 }
 
 export interface DrainResult {
-  /** Sessions that still were in a turn when the time was up. */
+  /** Sessions that were still in a turn when the time was up. */
   cut: string[];
-  /** Sessions that were unloaded; {@link allCut} tells which of them a turn had begun in after all. */
+  /** Sessions that were unloaded. {@link allCut} finds those in which a turn had begun after all. */
   unloaded: string[];
 }
 
 /**
- * Waits until no session of the server is in a turn, whoever started it, and none is being opened: the runtime drops
- * turns in flight on SIGTERM. Then saves and unloads each session, so that a client that comes too late is told so
- * instead of being cut. A server that does not answer cannot be asked: every session it had loaded counts as cut then.
+ * Waits until no session of the server is in a turn or being opened, regardless of who started it, because the runtime
+ * drops turns in flight on SIGTERM. Then saves and unloads each session, so that a client that comes too late gets an error
+ * instead of a cut turn. If the server does not answer, every session that it has loaded counts as cut.
  *
- * Those who use the fleet look at the server's record after they marked their use; so with the record in `draining`
- * nobody of them begins a turn behind this one's back. A client that connects directly can, between the question and the
- * unloading next to it.
+ * All users of the fleet set their use marker first and then read the server's record. So while the record is `draining`,
+ * none of them begins a turn unnoticed. A client that connects directly can still begin a turn in the moment between the
+ * question whether its session is in a turn and the unloading.
  *
  * @throws the signal's reason when it aborts before the turns have ended.
  */
@@ -49,7 +49,7 @@ export async function drainServer(server: ServerRecord, options: DrainOptions): 
   await using asked = new AskedServer(server);
   for (let failures = 0; ; ) {
     let busy = await asked.sessionsInTurn(options.answerMs, options.hurry);
-    // The hurry cut that question short: without an answer everything in memory would be called cut.
+    // `hurry` interrupted the question. Ask again, because without an answer every loaded session would count as cut.
     if (busy === null && options.hurry.aborted) {
       busy = await asked.sessionsInTurn(Math.min(options.answerMs, LAST_ANSWER_MS));
     }
@@ -59,42 +59,42 @@ export async function drainServer(server: ServerRecord, options: DrainOptions): 
       return { cut: loadedSessions(server), unloaded: [...unloaded] };
     if (busy !== null && busy.length === 0) {
       const late = await asked.unloadIdle(unloaded, options.answerMs, options.hurry);
-      // Not all in one go, if they are many: it goes on with what is left, as long as there is time.
+      // Null means that there were too many to unload within `answerMs`. Continue with the rest while there is time.
       if (late === null ? over : late.length === 0) return { cut: [], unloaded: [...unloaded] };
     } else if (busy !== null && over) {
-      // What marks of use speak of is not in the server's memory yet: nothing of it can be cut.
+      // A session that has only a use marker is not in the server's memory, so it has no turn to cut.
       const loaded = new Set(loadedSessions(server));
       return { cut: busy.filter((id) => loaded.has(id)), unloaded: [...unloaded] };
     }
     options.signal.throwIfAborted();
     const pauseMs = Math.min(POLL_MS, Math.max(0, until - performance.now()));
-    await abortable(delay(pauseMs), options.hurry).catch(() => undefined); // the next look is the last one
+    await abortable(delay(pauseMs), options.hurry).catch(() => undefined); // if aborted, the next round is the last
   }
 }
 
-/** All sessions whose turn was cut by the end of a drained server: look when its process is gone. */
+/** All sessions whose turn was cut by the end of a drained server. Call this after its process has exited. */
 export function allCut({ home, startedAt }: ServerRecord, { cut, unloaded }: DrainResult): string[] {
   const sinceMs = Date.parse(startedAt ?? "");
   const behind = unloaded.filter((id) => endsInsideTurn(home, id, Number.isNaN(sinceMs) ? 0 : sinceMs));
   return [...new Set([...cut, ...behind])];
 }
 
-/** Sessions of the server that are in a turn now, or are being opened; if it does not answer, all that it has loaded. */
+/** Sessions of the server that are in a turn or being opened. If the server does not answer, all that it has loaded. */
 export async function sessionsInTurn(server: ServerRecord, answerMs: number): Promise<string[]> {
   await using asked = new AskedServer(server);
   return (await asked.sessionsInTurn(answerMs)) ?? loadedSessions(server);
 }
 
 /**
- * Sessions that the server itself says are in a turn now; if it does not answer, all that it has loaded. Marks of use do
- * not count: once a drain has seen none, those who make them are turned away.
+ * Sessions that the server itself reports to be in a turn. If it does not answer, all that it has loaded. Use markers do
+ * not count: once a drain has found none, every process that sets one is turned away.
  */
 export async function turnsUnderWay(server: ServerRecord, answerMs: number): Promise<string[]> {
   await using asked = new AskedServer(server);
   return (await asked.turnsUnderWay(answerMs)) ?? loadedSessions(server);
 }
 
-/** A server that is asked again and again, over one connection for as long as that holds. */
+/** Asks a server repeatedly, over one connection for as long as it lasts. */
 class AskedServer implements AsyncDisposable {
   readonly #server: ServerRecord;
   #connection: RawConnection | null = null;
@@ -103,14 +103,14 @@ class AskedServer implements AsyncDisposable {
     this.#server = server;
   }
 
-  /** Null: it did not answer in time. */
+  /** Resolves with null if the server did not answer in time. */
   async sessionsInTurn(answerMs: number, hurry?: AbortSignal): Promise<string[] | null> {
     const used = usedSessions(this.#server);
     const active = await this.turnsUnderWay(answerMs, hurry);
     return active === null ? null : [...new Set([...used, ...active])];
   }
 
-  /** Null: it did not answer in time. */
+  /** Resolves with null if the server did not answer in time. */
   async turnsUnderWay(answerMs: number, hurry?: AbortSignal): Promise<string[] | null> {
     const loaded = loadedSessions(this.#server);
     if (loaded.length === 0) return [];
@@ -120,7 +120,7 @@ class AskedServer implements AsyncDisposable {
     });
   }
 
-  /** Saves and unloads what is in no turn. Resolves with what began one meanwhile; null: not all of it in time. */
+  /** Saves and unloads idle sessions. Resolves with those that are in a turn after all, or with null if time ran out. */
   async unloadIdle(unloaded: Set<string>, answerMs: number, hurry: AbortSignal): Promise<string[] | null> {
     const loaded = loadedSessions(this.#server);
     if (loaded.length === 0) return [];
@@ -149,7 +149,7 @@ class AskedServer implements AsyncDisposable {
       return await question(this.#connection, limit.signal);
     } catch (error) {
       await this[Symbol.asyncDispose]();
-      if (isFleetError(error) || limit.signal.aborted) return null; // hung, or gone meanwhile
+      if (isFleetError(error) || limit.signal.aborted) return null; // the server hangs or is gone
       throw error;
     }
   }
@@ -166,7 +166,7 @@ async function isInTurn(connection: RawConnection, sessionId: string, signal: Ab
   return (activity as { hasActiveWork?: unknown } | null)?.hasActiveWork === true;
 }
 
-/** Null for a session that was unloaded between the look at the disk and the request. */
+/** Resolves with null if the session was unloaded between the look at the disk and the request. */
 async function tolerant(request: Promise<unknown>): Promise<unknown> {
   try {
     return await request;
@@ -176,7 +176,7 @@ async function tolerant(request: Promise<unknown>): Promise<unknown> {
   }
 }
 
-/** Sessions that this very process has in memory, by the locks it left in their folders. */
+/** Sessions that the recorded process has in memory, according to its locks in their folders. */
 export function loadedSessions(server: ServerRecord): string[] {
   const pid = server.process?.pid;
   if (pid === undefined) return [];

@@ -3,21 +3,21 @@ import { ownClaim } from "./claim.js";
 import { type DrainOptions, type DrainResult, drainServer, turnsUnderWay } from "./drain.js";
 
 export interface EndingOptions extends DrainOptions {
-  /** What if turns outlast the deadline: they are cut, or the server serves on and nothing is recorded. */
+  /** Turns that outlast the deadline: `cut` them, or `leave` the server running and record nothing. */
   late: "cut" | "leave";
-  /** It should run nevertheless: it is to be started again. */
+  /** Whether the server should still run and will be started again. */
   stays: boolean;
 }
 
 /**
- * Drains a server that this process has claimed, and records that it ends from here on, also when this process dies:
- * nobody may take it for one that serves on any more. Resolves with what is going to be cut; the signal has to follow at
- * once.
+ * Drains a server that this process has claimed, and records that the server is ending. The record stays even if this
+ * process dies, so that nobody expects the server to keep running. Resolves with the sessions whose turn will be cut. The
+ * caller must send the signal at once.
  *
- * Recording takes milliseconds, in which a client that connects directly may begin a turn: then the record is put back,
- * and the drain goes on for as long as it may.
+ * Recording takes milliseconds, in which a client that connects directly may begin a turn. If one did, this restores the
+ * record and drains again while there is time.
  *
- * @throws as `drainServer`; FleetError `FLEET_SERVER_CONFLICT`.
+ * @throws as `drainServer`; FleetError `FLEET_SERVER_CONFLICT` when another command took over the server.
  */
 export async function drainForGood(
   store: Store,

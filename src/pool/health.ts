@@ -8,7 +8,7 @@ import { isRunning } from "./server.js";
 
 const CRASH_LOOP = "crash loop: ";
 
-/** Records that this launch does not answer (`reason`), or answers again (null). One that is being moved is left alone. */
+/** Records that this launch does not answer (`reason`) or answers again (null), unless a command is moving the server. */
 export async function recordHealth(store: Store, { id, launchId }: ServerRecord, reason: string | null): Promise<void> {
   await store.updateRegistry((registry) => {
     const server = idle(registry, id, launchId);
@@ -20,8 +20,8 @@ export async function recordHealth(store: Store, { id, launchId }: ServerRecord,
 }
 
 /**
- * Ends a server that hangs, at once: nobody can ask it about turns, and it will not obey SIGTERM. Counts as one that ended
- * by itself. Resolves with whether this call ended it.
+ * Kills a server that hangs. It cannot be asked about turns, and it will not obey SIGTERM. This counts as a crash.
+ * Resolves with whether this call ended the server.
  */
 export async function endHung(
   { store, config }: { store: Store; config: Config },
@@ -47,17 +47,17 @@ export async function endHung(
   return true;
 }
 
-/** Says of a server that it is not started again by itself. */
+/** Records that `serve` no longer restarts a server. */
 export async function recordCrashLoop(store: Store, { id, crashes }: ServerRecord, restarts: number): Promise<void> {
   await store.updateRegistry(({ servers }) => {
     const server = servers[id];
     if (server === undefined || server.state !== "failed" || server.crashes !== crashes) return;
-    if (server.failure?.startsWith(CRASH_LOOP) === true) return; // an earlier supervisor said so
+    if (server.failure?.startsWith(CRASH_LOOP) === true) return; // an earlier supervisor recorded it
     server.failure = `${CRASH_LOOP}it ended ${crashes} times in a row, and is not started again (health.restarts is ${restarts}). Last time: ${server.failure ?? "it did not say why"}`;
   });
 }
 
-/** The record of a running launch that nobody moves from state to state at the moment. */
+/** The record of a running launch, or null if it does not run or a command is moving it to another state. */
 function idle(registry: Registry, id: string, launchId: string | null): ServerRecord | null {
   const server = registry.servers[id];
   if (server === undefined || server.launchId !== launchId || !isRunning(server)) return null;

@@ -4,8 +4,8 @@ import { isAlive, ownIdentity } from "../runtime/process-table.js";
 import type { Claim } from "../store/store.js";
 
 /**
- * What this thread is at. Beside the module and not in it, since a program may have this package loaded twice.
- * A worker thread has the same process identity and another set: hence the thread's id in each entry.
+ * The transitions that this thread has begun and not ended. The set is global, because a program may load this package
+ * twice. A worker thread has the same process identity but another set, so each entry contains the thread's id.
  */
 const KEY = Symbol.for("copilotfleet.moves");
 const shared = globalThis as { [KEY]?: Set<string> };
@@ -13,15 +13,15 @@ shared[KEY] ??= new Set();
 const moves = shared[KEY];
 
 /**
- * A claim of this process, held until it is disposed of. A command that fails on the way dies with its claim; a process
- * that lives on, such as `serve`, may be unable to write that it has failed (a full disk), and its claim would stand for
- * ever. So each claim names what it was taken for, and counts only for as long as that is under way.
+ * A claim of this process, held until it is disposed. When a command fails, its claim ends with its process. A process
+ * that keeps running, such as `serve`, may be unable to record a failure (on a full disk), and its claim would stay for
+ * ever. So each claim names the transition it was taken for, and counts only while that transition is under way.
  */
 export class HeldClaim implements Disposable {
   readonly claim: Claim;
   readonly #move = `${threadId}:${randomUUID()}`;
 
-  /** Made before it is recorded: from the first moment on nobody in this process takes it for one that was left. */
+  /** Registers the transition before the claim is recorded, so that this process never takes the claim for abandoned. */
   constructor() {
     moves.add(this.#move);
     this.claim = { ...ownIdentity(), move: this.#move };
@@ -32,7 +32,7 @@ export class HeldClaim implements Disposable {
   }
 }
 
-/** Whether somebody is at it: the claim's process lives, and if it is this very one, it has not ended what it began. */
+/** Whether a claim counts: its process is alive and, if this thread took it, its transition has not ended. */
 export function isHeld(claim: Claim | null): claim is Claim {
   if (claim === null || !isAlive(claim)) return false;
   const { pid, move } = claim;

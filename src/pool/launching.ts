@@ -11,7 +11,7 @@ export interface LaunchContext {
   env: NodeJS.ProcessEnv;
 }
 
-/** One launch of a recorded server: what stands in the record, or is to stand there. */
+/** One launch of a server, as its record has it or will have it. */
 export interface Launching {
   server: Pick<ServerRecord, "address" | "home" | "cwd">;
   runtimePath: string;
@@ -19,17 +19,17 @@ export interface Launching {
   port: number;
   connectionToken: string;
   githubToken: string | null;
-  /** Reserves another port than those tried. */
+  /** Reserves a port that was not tried before. */
   nextPort(tried: ReadonlySet<number>): Promise<number>;
 }
 
-/** How many ports in a row may turn out to be taken between the look and the bind before it is called exhaustion. */
+/** How many ports in a row may turn out to be taken before the launch fails. */
 const PORT_ATTEMPTS = 64;
 
 /**
- * Launches on the reserved port, or on the next ones when programs outside the fleet hold it.
+ * Launches on the reserved port, or on the next free one when a program outside the fleet holds it.
  *
- * @throws FleetError as `launchServer`; `FLEET_PORTS_EXHAUSTED`.
+ * @throws FleetError as `launchServer`; `FLEET_PORTS_EXHAUSTED` when too many ports in a row are taken, or none is left.
  */
 export async function launchOnFreePort(
   { config, env, stateRoot }: LaunchContext,

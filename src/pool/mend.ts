@@ -8,13 +8,13 @@ import type { Pool } from "./pool.js";
 import { isBroken, isRunning } from "./server.js";
 
 /**
- * What clearing did to a server:
- * - `failed`: its process was gone; what was left of it is ended, its port is free, and the record says so
+ * The outcome of clearing for one server:
+ * - `failed`: its process was gone; what was left of it is ended, its port is free, and its record is `failed`
  * - `stopped`: the command that was stopping it had died; it is stopped now
  * - `adopted`: the command that was starting it had died; it runs, and is recorded as running
- * - `removed`: it was not used for longer than the TTL and held no sessions; record, folder and port are gone
- * - `orphan-removed`: the same for a folder that no record knows
- * - `stray-killed`: a process of this fleet that no record knows; the id is that of its launch
+ * - `removed`: it was unused for longer than the TTL and held no sessions; its record, folder and port are gone
+ * - `orphan-removed`: the same for a folder without a record
+ * - `stray-killed`: a process of this fleet without a record was killed; the id is that of its launch
  */
 export type ServerAction = "failed" | "stopped" | "adopted" | "removed" | "orphan-removed" | "stray-killed";
 
@@ -23,7 +23,7 @@ export interface Cleared {
   action: ServerAction;
 }
 
-/** Mends every record that a crash left behind, as `ps` does. With `dryRun` it tells what is broken. */
+/** Repairs every record that a crash left broken, as `ps` does. With `dryRun`, only resolves with what is broken. */
 export async function repairServers(
   store: Store,
   pool: Pool,
@@ -46,9 +46,10 @@ export async function repairServers(
   });
 }
 
-/** Ends processes that carry this fleet's name and are in no record. */
+/** Ends the processes of this fleet that have no record. With `dryRun`, only resolves with them. */
 export async function killStrays(store: Store, stateRoot: string, dryRun: boolean): Promise<Cleared[]> {
-  // In this order: a launch is recorded before its process starts, so none that is seen here can be recorded only later.
+  // Find the processes before reading the registry. A launch is recorded before its process starts, so the registry that is
+  // read afterwards contains every launch found here, except strays.
   const launches = [...launchesByVariable(FLEET_VARIABLE, stateRoot).keys()];
   if (launches.length === 0) return [];
   const known = launchesOf(await store.readRegistry());
@@ -57,7 +58,7 @@ export async function killStrays(store: Store, stateRoot: string, dryRun: boolea
   return strays.map((id) => ({ id, action: "stray-killed" }));
 }
 
-/** Whether somebody is moving the server from one state to the next right now. */
+/** Whether a command is moving the server from one state to the next. */
 export function isClaimed(server: ServerRecord): boolean {
   return isHeld(server.claim);
 }

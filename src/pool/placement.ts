@@ -6,14 +6,14 @@ export function sharedServerId(index: number): string {
   return `shared-${index}`;
 }
 
-/** The ids of all shared servers: as many as are configured, and those that were added by hand. */
+/** The ids of all shared servers: the configured number, and those that were added by hand. */
 export function sharedServerIds(registry: Registry, configured: number): string[] {
   const ids = new Set(Array.from({ length: configured }, (_, index) => sharedServerId(index + 1)));
   for (const server of Object.values(registry.servers)) if (server.isolation === "shared") ids.add(server.id);
   return [...ids];
 }
 
-/** The lowest numbered shared server that does not run. */
+/** The id of the lowest-numbered shared server that neither runs nor has a claim. */
 export function nextSharedServer(registry: Registry): string {
   for (let index = 1; ; index++) {
     const server = registry.servers[sharedServerId(index)];
@@ -21,7 +21,7 @@ export function nextSharedServer(registry: Registry): string {
   }
 }
 
-/** The server with the fewest sessions in memory; one that does not run has none. Ties go to the first. */
+/** The id of the first server with the fewest sessions in memory. A server that does not run has none. */
 export function leastLoadedServer(registry: Registry, ids: readonly string[]): string {
   let best = "";
   let fewest = Number.POSITIVE_INFINITY;

@@ -12,29 +12,29 @@ import { type StarterContext, type StartRequest, type StartResult, startServer }
 import { type StopOptions, type Stopped, stopRecorded } from "./stopping.js";
 
 export interface SpawnOptions {
-  /** Where the server's GitHub token comes from; undefined: as recorded or configured. */
+  /** The source of the server's GitHub token. Default: the recorded source, or else the configured one. */
   token?: TokenSource | undefined;
   /** The token itself, with `token: {from: "caller"}`. Never recorded. */
   tokenValue?: string | undefined;
   /** Working folder of the server. */
   cwd?: string | undefined;
-  /** Aborted, with `signal`: the start is not wanted any more, which is no failure of the server. */
+  /** Aborts together with `signal` when the start is no longer wanted, so that it does not count as a crash. */
   calledOff?: AbortSignal | undefined;
   signal: AbortSignal;
 }
 
 export type Strategy = StarterContext["config"]["pool"]["strategy"];
 
-/** Where a user's next session goes. */
+/** The server for a user's next session. */
 export interface Route {
   serverId: string;
-  /** Null where there is nothing to choose. */
+  /** Null with isolation `per-user`, where there is nothing to choose. */
   strategy: Strategy | null;
-  /** For people: the end of the sentence "that server, since …". */
+  /** For people: the end of the sentence "that server, because …". */
   reason: string;
 }
 
-/** All servers that the registry knows, and the only way to start, stop and look at them. */
+/** All recorded servers, and the only way to start, stop and list them. */
 export class Pool {
   readonly #context: StarterContext;
 
@@ -42,15 +42,15 @@ export class Pool {
     this.#context = context;
   }
 
-  /** The running server of a user, started if need be. */
+  /** The server of a user, which is started if it does not run. @throws as {@link startServer}. */
   async serverOf(user: string, options: SpawnOptions): Promise<StartResult> {
     return await this.#start({ id: serverIdOf(user), user, isolation: "per-user" }, options);
   }
 
   /**
-   * The servers of many users, started side by side. Those that can be started run, also if others cannot.
+   * The servers of many users, which are started concurrently. If some cannot be started, the others still run.
    *
-   * @throws FleetError with the code of the first failure, and a word on each.
+   * @throws FleetError with the code of the first failure, and the message of each.
    */
   async serversOf(users: readonly string[], options: SpawnOptions): Promise<StartResult[]> {
     const failures: { user: string; error: FleetError }[] = [];
@@ -70,26 +70,30 @@ export class Pool {
     throw new FleetError(first.error.code, message, { cause: first.error, suggestions: first.error.suggestions });
   }
 
-  /** One more shared server. */
+  /** Starts one more shared server. @throws as {@link startServer}. */
   async addShared(options: SpawnOptions): Promise<StartResult> {
     for (;;) {
       const id = nextSharedServer(await this.#context.store.readRegistry());
       const result = await this.#start({ id, user: null, isolation: "shared" }, options);
-      if (result.created) return result; // otherwise somebody else was asked for one more, too, and got this one
+      if (result.created) return result; // otherwise another command has just added this one
     }
   }
 
-  /** The shared server that a user's next session goes to, by the configured strategy; started if need be. */
+  /**
+   * The shared server for a user's next session, by the configured strategy. It is started if it does not run.
+   *
+   * @throws as {@link startServer}.
+   */
   async sharedServerFor(user: string, options: SpawnOptions): Promise<StartResult> {
     const id = await this.sharedServerIdFor(user);
     return await this.#start({ id, user: null, isolation: "shared" }, options);
   }
 
   /**
-   * Where a user's next session goes, and why. Starts nothing, and records nothing.
+   * Chooses the server for a user's next session, and gives the reason. Starts nothing and records nothing.
    *
-   * @param options.strategy instead of the configured one
-   * @param options.on the host to look at, and its registry, instead of this one's
+   * @param options.strategy used instead of the configured one
+   * @param options.on another host and its registry, used instead of this host's
    */
   async route(
     user: string,
@@ -121,7 +125,7 @@ export class Pool {
     }
   }
 
-  /** The shared server of a host, or of this one, that a user was placed on, if it is one of `ids`. */
+  /** The shared server of `host` (by default this host) that a user was placed on, if it is one of `ids`. */
   async #recorded(user: string, ids: readonly string[], host?: string): Promise<string | null> {
     const placement = await this.#context.store.readPlacement(user);
     const serverId = this.#isAt(placement, host) ? (placement?.serverId ?? null) : null;
@@ -132,19 +136,19 @@ export class Pool {
     return placement?.host === undefined || placement.host === host;
   }
 
-  /** The shared server of this host that a user's next session goes to, which is recorded. Starts nothing. */
+  /** Chooses this host's shared server for a user's next session, and records what the strategy needs. Starts nothing. */
   async sharedServerIdFor(user: string): Promise<string> {
     const { store, config } = this.#context;
     const registry = await store.readRegistry();
     const ids = sharedServerIds(registry, config.pool.servers);
     switch (config.pool.strategy) {
       case "sticky": {
-        // Recorded, so that a user stays when servers are added: only those of a server that is gone move.
+        // The choice is recorded, so that users stay when servers are added. Only the users of a server that is gone move.
         const recorded = await this.#recorded(user, ids);
         if (recorded !== null) return recorded;
         const id = rendezvous(user, ids);
         const before = await store.readPlacement(user);
-        // A user who was placed on another host stays that one's.
+        // A user who was placed on another host stays there.
         if (this.#isAt(before)) await store.recordPlacement(user, before, { ...before, serverId: id });
         return id;
       }
@@ -161,19 +165,19 @@ export class Pool {
     }
   }
 
-  /** The shared server with this id, started if it does not run. */
+  /** The shared server with this id, which is started if it does not run. @throws as {@link startServer}. */
   async shared(id: string, options: SpawnOptions): Promise<ServerRecord> {
     return (await this.#start({ id, user: null, isolation: "shared" }, options)).server;
   }
 
-  /** Starts a recorded server again on its home, and on its port if that is still free. */
+  /** Starts a recorded server again on its home, and on its port if that is still free. @throws as {@link startServer}. */
   async startAgain(server: ServerRecord, options: SpawnOptions & { supervised?: boolean }): Promise<StartResult> {
     const { id, user, isolation } = server;
     return await this.#start({ id, user, isolation, supervised: options.supervised ?? false }, options);
   }
 
   async #start(request: StartRequest, options: SpawnOptions): Promise<StartResult> {
-    // On a shared server each session has its own user's token, and the server itself has none unless it was given one.
+    // On a shared server, each session has the token of its user. The server itself has none, unless it was given one.
     const configured =
       request.isolation === "shared" ? null : tokenSourceFromConfig(this.#context.config.auth, request.user);
     const { token, tokenValue, cwd, calledOff } = options;
@@ -182,8 +186,8 @@ export class Pool {
   }
 
   /**
-   * All recorded servers, as they are seen to be now, oldest first. Repairs what it finds broken; a store that takes no
-   * writes now keeps nobody from seeing it.
+   * All recorded servers in their present state, oldest first. Repairs broken records. If the store cannot be written, it
+   * still lists the servers.
    */
   async list(signal: AbortSignal): Promise<ServerView[]> {
     let { servers } = await this.#context.store.readRegistry();
@@ -199,15 +203,19 @@ export class Pool {
   }
 
   /**
-   * Mends every record that a crash left behind: adopts servers whose starter died, clears away what is dead, frees
-   * its port, ends half-done replacements; with `only` that of one server. Resolves with the ids it touched. Safe beside
-   * itself and any other command.
+   * Repairs every record that a crash left broken: adopts servers whose starter died, clears away dead servers, frees
+   * their ports, and ends half-done replacements. With `only`, repairs the record of that server alone. Resolves with the
+   * ids that it touched. Safe to run beside itself and any other command.
    */
   async repair(signal: AbortSignal, only?: string): Promise<string[]> {
     return await repairRecords(this.#context, signal, only);
   }
 
-  /** The recorded server with this id, or whose id begins so if only one does. @throws FleetError `FLEET_SERVER_NOT_FOUND`. */
+  /**
+   * The recorded server with this id, or the only one whose id begins with it.
+   *
+   * @throws FleetError `FLEET_SERVER_NOT_FOUND` when there is none, or when several ids begin with it.
+   */
   async find(idOrPrefix: string): Promise<ServerRecord> {
     const { servers } = await this.#context.store.readRegistry();
     const matches = Object.values(servers).filter(({ id }) => id.startsWith(idOrPrefix));
@@ -216,7 +224,7 @@ export class Pool {
     return found;
   }
 
-  /** The recorded server of a user. @throws FleetError `FLEET_SERVER_NOT_FOUND`. */
+  /** The recorded server of a user. @throws FleetError `FLEET_SERVER_NOT_FOUND` when the user has none. */
   async findOf(user: string): Promise<ServerRecord> {
     const { servers } = await this.#context.store.readRegistry();
     const found = servers[serverIdOf(user)];
@@ -224,23 +232,23 @@ export class Pool {
     return found;
   }
 
-  /** A new process for a running server, on the same home. @throws as {@link replaceServer}. */
+  /** Replaces a running server by a new process on the same home. @throws as {@link replaceServer}. */
   async replace(id: string, options: ReplaceOptions): Promise<Replaced> {
     return await replaceServer(this.#context, id, options);
   }
 
-  /** Every recorded server that is not stopped already. */
+  /** All recorded servers that are not stopped. */
   async all(): Promise<ServerRecord[]> {
     const { servers } = await this.#context.store.readRegistry();
     return Object.values(servers).filter(({ state }) => state !== "stopped");
   }
 
-  /** Drains and stops a server and frees its port; its home stays. @throws as {@link stopRecorded}. */
+  /** Drains and stops a server and frees its port. Its home stays. @throws as {@link stopRecorded}. */
   async stop(id: string, options: StopOptions): Promise<Stopped> {
     return await stopRecorded(this.#context, id, options);
   }
 
-  /** Stops many servers side by side. */
+  /** Stops many servers concurrently. @throws as {@link stopRecorded}. */
   async stopAll(ids: readonly string[], options: StopOptions): Promise<Stopped[]> {
     return await mapConcurrently(ids, ids.length, async (id) => await this.stop(id, options));
   }

@@ -8,10 +8,10 @@ export interface PortRange {
 }
 
 /**
- * The lowest port of the range that no recorded server holds and that is not in `skip`; `preferred` first if it is
- * free. Pure, so that it can run inside a registry update: reserving is writing it into a record.
+ * The lowest port of the range that no recorded server holds and that is not in `skip`, or `preferred` if that is free.
+ * Has no side effects, so that it can run inside a registry update. The caller reserves the port by recording it.
  *
- * @throws FleetError `FLEET_PORTS_EXHAUSTED`.
+ * @throws FleetError `FLEET_PORTS_EXHAUSTED` when no port is left.
  */
 export function choosePort(
   registry: Registry,
@@ -39,7 +39,7 @@ export function choosePort(
   );
 }
 
-/** The ports that recorded servers hold. */
+/** The ports that recorded servers and their replacements hold. */
 export function heldPorts(registry: Registry): Set<number> {
   return new Set(
     Object.values(registry.servers).flatMap(({ port, replacement }) =>
@@ -48,7 +48,11 @@ export function heldPorts(registry: Registry): Set<number> {
   );
 }
 
-/** Whether this machine lets us listen there now. The answer may be stale at once: a failed bind later is expected. */
+/**
+ * Whether this process can listen there now. The answer may be stale at once, so a later bind may still fail.
+ *
+ * @throws the system's error, except `EADDRINUSE` and `EACCES`.
+ */
 export function isBindable(address: string, port: number): Promise<boolean> {
   return new Promise((resolve, reject) => {
     const server = createServer();

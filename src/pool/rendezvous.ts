@@ -1,8 +1,8 @@
 import { createHash } from "node:crypto";
 
 /**
- * The one of `names` with the highest score for this user (rendezvous hashing, Thaler and Ravishankar 1998): always the same
- * one, and when names come or go only the users of those move, 1 in n.
+ * The name with the highest score for this user (rendezvous hashing, Thaler and Ravishankar 1998). The same names always
+ * give the same result. When a name is added or removed, only its own users move: 1 in n.
  */
 export function rendezvous(user: string, names: readonly string[]): string {
   let best = "";

@@ -11,7 +11,7 @@ import { isBroken, isRunning } from "./server.js";
 import type { StarterContext } from "./start.js";
 import { TERMINATE_GRACE_MS } from "./stopping.js";
 
-/** Mends every record that a crash left behind, or that of one server. Resolves with the ids it touched. */
+/** Repairs every record that a crash left broken, or only that of one server. Resolves with the ids that it touched. */
 export async function repairRecords(context: StarterContext, signal: AbortSignal, only?: string): Promise<string[]> {
   using held = new HeldClaim();
   const claimed = await context.store.updateRegistry((registry) =>
@@ -40,7 +40,7 @@ async function mend(context: StarterContext, server: ServerRecord, signal: Abort
   } else await finish(context, server, server.state === "draining" ? "stopped" : "failed");
 }
 
-/** Ends what is left of a server and settles its record. */
+/** Ends the remaining processes of a server and settles its record. */
 async function finish(
   { store, config }: StarterContext,
   server: ServerRecord,

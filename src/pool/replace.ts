@@ -21,26 +21,27 @@ import { type Stopped, TERMINATE_GRACE_MS } from "./stopping.js";
 export interface ReplaceOptions {
   /** How long turns in flight may take to end, in milliseconds. */
   drainTimeoutMs: number;
-  /** What if they do not: cut them, or leave everything as it was. */
+  /** Turns that take longer: `cut` them, or `leave` everything as it was. */
   late: "cut" | "leave";
-  /** Aborted before the old process is stopped: everything is left as it was. */
+  /** If it aborts before the old process is stopped, everything stays as it was. */
   signal: AbortSignal;
 }
 
 export type Replaced =
   /** The new process is the server now. */
   | { kind: "replaced"; server: ServerRecord; stopped: Stopped }
-  /** There were turns until the end, and `late` was `leave`. */
+  /** Turns outlasted the time, and `late` was `leave`. */
   | { kind: "busy"; sessions: string[] }
-  /** It does not run, or somebody else moves it at the moment. */
+  /** The server does not run, or another command is moving it. */
   | { kind: "unavailable" };
 
 const NEVER = new AbortController().signal;
 
 /**
- * Replaces a running server by a new process for the same user, on the same home: starts that one, on a port of its own;
- * once it answers, drains the old one and stops it; then the new one is the server. If it does not come to answer, the
- * old one goes on as if nothing had been. No session is open in both: until the swap nobody is sent to the new one.
+ * Replaces a running server by a new process for the same user, on the same home. Starts the new process on another port.
+ * Once it answers, drains and stops the old process, and the new one becomes the server. If the new process does not
+ * answer, the old one continues as if nothing had happened. No session is open in both, because the fleet sends nobody to
+ * the new process before the swap.
  *
  * @throws FleetError as `startServer`; the signal's reason.
  */
@@ -64,7 +65,7 @@ export async function replaceServer(context: StarterContext, id: string, options
         runtimePath,
         launchId,
         port: old.replacement.port,
-        // The same for both: whoever has connected to the one may connect to the other.
+        // Both have the same token, so that every client of the old process may connect to the new one.
         connectionToken: readConnectionToken(old.home),
         githubToken: token,
         nextPort: async (tried) =>
@@ -104,7 +105,7 @@ export async function replaceServer(context: StarterContext, id: string, options
   }
 }
 
-/** A running server with an intent to replace it on record. */
+/** A running server whose record contains the intent to replace it. */
 type Replaceable = ServerRecord & { replacement: Replacement };
 
 function claimReplacement(
@@ -123,11 +124,11 @@ function claimReplacement(
   const logStart = logSize(server.home);
   const replacement = { launchId, port, process: null, claim, startedAt: new Date().toISOString(), logStart };
   server.replacement = replacement;
-  server.claim = null; // left by somebody who died
+  server.claim = null; // left by a process that died
   return { ...server, replacement };
 }
 
-/** The old process is drained under the claim of a stop. */
+/** Claims the old process for draining, as a stop does. */
 function claimSwap(registry: Registry, id: string, launchId: string | null, claim: Claim): boolean {
   const server = registry.servers[id];
   if (server === undefined || server.launchId !== launchId || !isRunning(server) || isHeld(server.claim)) {
@@ -162,7 +163,7 @@ async function drainOrGiveUp(
   return drained;
 }
 
-/** Ends the replacement and forgets it; the old process is not touched. */
+/** Ends the replacement and removes it from the record. Does not touch the old process. */
 async function abandon<T>({ store }: StarterContext, id: string, launchId: string, result: T): Promise<T> {
   await stopServer({ process: null, launchId, home: null }, { graceMs: 0, force: true });
   await store.updateRegistry(({ servers }) => {
@@ -178,7 +179,7 @@ function ownReplacement(registry: Registry, id: string, launchId: string): Repla
   throw serverTaken(id);
 }
 
-/** The replacement becomes the server. */
+/** Makes the replacement the server. */
 function promote(server: ServerRecord, process: NonNullable<ServerRecord["process"]>, version: string): void {
   const { replacement } = server;
   if (replacement == null) throw serverTaken(server.id);
@@ -193,8 +194,8 @@ function promote(server: ServerRecord, process: NonNullable<ServerRecord["proces
 }
 
 /**
- * Finishes what a command that died left of a replacement: if the old process is gone and the new one answers, it is
- * the server now; otherwise what there is of it goes. The caller holds the claim on the record.
+ * Finishes a replacement whose command died. If the old process is gone and the new one answers, the new one becomes the
+ * server, and this resolves with true. Otherwise it ends the new process. The caller holds the claim on the record.
  */
 export async function mendReplacement(
   context: StarterContext,

@@ -7,7 +7,7 @@ import type { Stopped } from "./stopping.js";
 export interface RollingOptions {
   /** How long the turns of each server may take to end, in milliseconds. */
   drainTimeoutMs: number;
-  /** At most so many servers are without a process that admits turns at any moment. */
+  /** How many servers may refuse turns at the same time. */
   maxUnavailable: number;
   signal: AbortSignal;
 }
@@ -18,8 +18,8 @@ export interface RollingResult {
 }
 
 /**
- * Replaces running servers, the first one alone (the canary), then at most `maxUnavailable` at once. Servers that do not run
- * are left out. Stops at the first one whose new process does not come up.
+ * Replaces running servers: first one alone (the canary), then at most `maxUnavailable` at once. Skips servers that do not
+ * run. Stops at the first server whose new process does not start.
  *
  * @throws FleetError with the code of that failure.
  */

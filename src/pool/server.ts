@@ -13,13 +13,13 @@ export interface ServerView {
   /** The owner; null for a shared server. */
   user: string | null;
   isolation: Isolation;
-  /** The host of the fleet that it is on; null where the fleet is on one. */
+  /** The name of its host; null in a fleet on one host. */
   hostName: string | null;
-  /** That host cannot be asked: this is what it recorded last, and whether it runs is not known. */
+  /** Whether its host cannot be asked. The view then shows the last record, and it is not known whether the server runs. */
   away: boolean;
-  /** The address it listens on. */
+  /** The address that it listens on. */
   host: string;
-  /** Null, like `url` and `pid`, when nothing runs. */
+  /** Null, like `url` and `pid`, when nothing runs. A starting server has only a port. */
   port: number | null;
   /** `host:port`, as the SDK's `RuntimeConnection.forUri` takes it. */
   url: string | null;
@@ -27,7 +27,7 @@ export interface ServerView {
   state: ServerState;
   /** Why it is `failed` or `unhealthy`. */
   failure: string | null;
-  /** How often in a row it ended by itself or did not start. */
+  /** How many times in a row it ended by itself or did not start. */
   crashes: number;
   /** Its `COPILOT_HOME`. */
   home: string;
@@ -35,19 +35,19 @@ export interface ServerView {
   log: string;
   startedAt: string | null;
   uptimeMs: number | null;
-  /** Private memory of the process itself, without what its sessions started. */
+  /** Private memory of its process, without the processes that its sessions started. */
   memoryBytes: number | null;
-  /** Its sessions, loaded or not; null where they were not counted. */
+  /** The number of its sessions, loaded or not; null if they were not counted. */
   sessions: number | null;
-  /** Sessions in its memory. */
+  /** The number of sessions in its memory. */
   activeSessions: number;
-  /** What the runtime says of itself. */
+  /** The version that the runtime reports. */
   version: string | null;
 }
 
 /**
- * The id of a user's own server: always the same, so that the user comes back to the same home. The readable part is
- * lower case and the rest comes from the exact id, so users that differ only in case have two folders on any disk.
+ * The id of a user's own server. It is always the same, so that the user comes back to the same home. Its readable part is
+ * lower case, and the rest is a digest of the exact user id. So users that differ only in case have two folders on any disk.
  */
 export function serverIdOf(user: string): string {
   const label = user
@@ -59,22 +59,22 @@ export function serverIdOf(user: string): string {
   return `${label === "" ? "user" : label}-${digest}`;
 }
 
-/** What names one server among all hosts: its id, and its host where there are several. */
+/** Identifies a server among all hosts: by its id, and by its host if there are several. */
 export function referenceOf({ id, hostName }: { id: string; hostName: string | null }): string {
   return hostName === null ? id : `${id}@${hostName}`;
 }
 
-/** Which place of its host's has the sessions of a server. */
+/** The group in its host's storage that holds the sessions of a server. */
 export function groupOfServer({ id, isolation }: Pick<ServerRecord, "id" | "isolation">): string {
   return isolation === "shared" ? SHARED_GROUP : id;
 }
 
-/** Which place of its host's has the session's state: that of its owner's own server, or that of the shared ones. */
+/** The group in its host's storage that holds a session's state: its owner's own server, or all shared servers together. */
 export function groupOfSession({ serverId, owner }: Pick<SessionRecord, "serverId" | "owner">): string {
   return serverId === serverIdOf(owner) ? serverId : SHARED_GROUP;
 }
 
-/** Whether the record stands for a running process: recorded as such, and that very process still runs. */
+/** Whether the record names a process, and that very process still runs. */
 export function isRunning(server: ServerRecord): boolean {
   return server.process !== null && isAlive(server.process);
 }
@@ -83,19 +83,19 @@ export function isRunning(server: ServerRecord): boolean {
 const ENDING_MS = 2_000;
 const ENDING_POLL_MS = 5;
 
-/** Whether a server whose connection broke is gone, or is so in a moment: its sockets close before its last thread ends. */
+/** Whether a server whose connection broke has ended. Waits for its end, because its sockets close before its last thread. */
 export async function hasEnded(server: ServerRecord): Promise<boolean> {
   const until = performance.now() + ENDING_MS;
   while (isRunning(server) && performance.now() < until) await delay(ENDING_POLL_MS);
   return !isRunning(server);
 }
 
-/** Whether it should run, whatever it does at the moment. */
+/** Whether it should run, regardless of its present state. */
 export function isDesired({ desired, state }: ServerRecord): boolean {
   return desired === undefined ? state !== "stopped" && state !== "failed" : desired === "running";
 }
 
-/** Whether the record needs a hand: its process is gone, or whoever moved it from state to state died on the way. */
+/** Whether the record needs repair: its process is gone, or the process that was moving it to another state died. */
 export function isBroken(server: ServerRecord): boolean {
   if (server.replacement != null && !isHeld(server.replacement.claim)) return true;
   switch (server.state) {
@@ -111,7 +111,7 @@ export function isBroken(server: ServerRecord): boolean {
   }
 }
 
-/** Looks at the record and at its process. Changes nothing and connects to nothing. */
+/** Builds a view from the record and a check of its process. Changes nothing and connects to nothing. */
 export function viewServer(server: ServerRecord): ServerView {
   const running = isRunning(server);
   const pid = running ? (server.process?.pid ?? null) : null;
@@ -142,7 +142,7 @@ export function viewServer(server: ServerRecord): ServerView {
   };
 }
 
-/** A server of a host that cannot be asked, as that recorded it last. Nothing is known of its process. */
+/** A server of a host that cannot be asked, as that host last recorded it. Nothing is known about its process. */
 export function viewServerOf(hostName: string, server: ServerRecord): ServerView {
   const view = viewServer({ ...server, process: null, port: null });
   const isUnknown = server.state !== "stopped" && server.state !== "failed";

@@ -25,7 +25,7 @@ export interface StarterContext {
   config: Config;
   stateRoot: string;
   env: NodeJS.ProcessEnv;
-  /** Notes under which host's name the servers of this state folder are recorded, before one is. */
+  /** Notes the host's name for the servers of this state folder. Called before a new server is recorded. */
   noteHost: () => void;
 }
 
@@ -33,31 +33,32 @@ export interface StartRequest {
   id: string;
   user: string | null;
   isolation: Isolation;
-  /** Where its GitHub token comes from; undefined: as recorded, or as configured. */
+  /** The source of its GitHub token; null for no token. Default: the recorded source, or else the configured one. */
   token?: TokenSource | null | undefined;
-  /** A token handed over in memory, with `token: {from: "caller"}`. */
+  /** The token itself, passed in memory with `token: {from: "caller"}`. */
   tokenValue?: string | undefined;
   cwd?: string | undefined;
-  /** Started by `serve` since it should run: how often it ended before still counts. */
+  /** Whether `serve` starts it because it should run. The count of its earlier crashes then stays. */
   supervised?: boolean;
-  /** Aborted, with the start's own signal: nobody wants the server any more, and that is no failure of it. */
+  /** Aborts together with the start's signal when the server is no longer wanted, so that this does not count as a crash. */
   calledOff?: AbortSignal | undefined;
 }
 
 export interface StartResult {
   server: ServerRecord;
-  /** False if it was running already. */
+  /** False if it was already running, or was adopted. */
   created: boolean;
 }
 
 export const ADDRESS = "127.0.0.1";
 
 /**
- * Starts the server of a request, or returns the one that runs. The intent is recorded first; process and network work
- * happens outside the registry's lock; a crash at any point leaves an intent that the next command adopts or clears.
+ * Starts the requested server, or returns it if it runs. Records the intent first, and does all process and network work
+ * outside the registry's lock. A crash at any point leaves an intent that the next command adopts or clears.
  *
- * @throws FleetError as `findRuntime`, `resolveGitHubToken` and `launchServer`; `FLEET_PORTS_EXHAUSTED`;
- * `FLEET_SERVER_START_TIMEOUT`; `FLEET_SERVER_CONFLICT`.
+ * @throws FleetError as `findRuntime`, `resolveGitHubToken` and `launchServer`; `FLEET_POOL_DRAINING` when the pool is
+ * closed; `FLEET_PORTS_EXHAUSTED`; `FLEET_SERVER_START_TIMEOUT` when another command moves the server for too long;
+ * `FLEET_SERVER_CONFLICT` when it runs with other settings, or another command took it over.
  */
 export async function startServer(
   context: StarterContext,
@@ -67,7 +68,7 @@ export async function startServer(
 ): Promise<StartResult> {
   const { store, config, env } = context;
   const known = (await store.readRegistry()).servers[request.id];
-  // Everything that can be refused is refused before anything is recorded.
+  // Refuse everything that can be refused before recording anything.
   const runtime = findRuntime(config.runtime.path, env);
   const source = request.token === undefined ? (known?.token ?? configured) : request.token;
   let token: Promise<string | null> | undefined;
@@ -180,21 +181,21 @@ async function launchClaimed(
     const { identity, version } = launched;
     return await store.updateRegistry((registry) => {
       const adopted = registry.servers[id];
-      // Somebody who took this process for dead found the server well, and has it recorded: nothing is left to do.
+      // Another process thought that this one was dead, and has adopted the server. Nothing is left to do.
       if (adopted?.launchId === launchId && adopted.process?.pid === identity.pid) return adopted;
       const server = ownClaim(registry, id, launchId);
       settleReady(server, { process: identity, version });
       return server;
     });
   } catch (error) {
-    // Also when it was never ready: what it had started by then may have outlived it.
+    // Stop it even if it was never ready, because processes that it started may have outlived it.
     await stopServer({ process: launched?.identity ?? null, launchId, home: null }, { graceMs: 0, force: true });
     const off = calledOff?.aborted === true;
     const reason = error instanceof Error ? error.message : String(error);
     await store.updateRegistry((registry) => {
       const server = registry.servers[id];
       if (server?.launchId !== launchId) return;
-      // Called off, a full disk, no more processes, a share that is away: none of that says anything of this server.
+      // A cancelled start, a full disk, a lack of processes and a missing share are not faults of this server.
       const isOwn = ownLimit(error) === undefined && !isFleetError(error, "FLEET_STORAGE_UNUSABLE");
       if (!off && isOwn) countCrash(server, Date.now(), context.config.health.stableMs);
       settle(server, "failed", off ? "its start was called off" : reason);
@@ -203,7 +204,7 @@ async function launchClaimed(
   }
 }
 
-/** Where the server's sessions are kept: in its home, or in a place that others can get at, too. */
+/** Links the home to the place for its sessions, if that is the shared storage or common to all shared servers. */
 async function keepSessions({ store, config, stateRoot }: StarterContext, server: ServerRecord): Promise<void> {
   const { shared } = config.storage;
   if (shared !== null && store.hosts !== null) {
@@ -222,7 +223,7 @@ export async function githubToken(
   return await resolveGitHubToken(source, { user, env: context.env, signal });
 }
 
-/** A running server keeps what it was started with, so a request for another credential or folder must not pass unnoticed. */
+/** A running server keeps the settings that it was started with, so refuse a request for another token source or folder. */
 function refuseOtherSettings(server: ServerRecord, { token, cwd }: StartRequest): void {
   const conflict = (what: string) =>
     new FleetError("FLEET_SERVER_CONFLICT", `Server ${server.id} already runs ${what}.`, {

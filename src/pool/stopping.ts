@@ -11,13 +11,13 @@ import { untilUnclaimed } from "./waiting.js";
 export interface StopOptions {
   /** How long turns in flight may take to end, in milliseconds. */
   drainTimeoutMs: number;
-  /** Do not wait for turns, do not ask nicely. */
+  /** Do not wait for turns, and skip SIGTERM. */
   force: boolean;
-  /** Aborted while turns are waited for: the stop is given up, and the server serves on. */
+  /** If it aborts during the wait for turns, the stop is cancelled and the server keeps running. */
   signal: AbortSignal;
-  /** Aborted: from now on as with `force`. */
+  /** Once it aborts, the stop continues as with `force`. */
   hurry?: AbortSignal;
-  /** It should run nevertheless, and is to be started again: by a restart, or by the next `serve`. */
+  /** Whether the server should still run and will be started again, by a restart or by the next `serve`. */
   stays?: boolean;
 }
 
@@ -26,22 +26,22 @@ export interface Stopped {
   outcome: "drained" | "killed" | "already-stopped";
   /** Sessions whose turn was cut. */
   cut: string[];
-  /** The host that it is on, where the fleet is on several. */
+  /** The server's host, in a fleet on several hosts. */
   hostName?: string;
 }
 
 export const TERMINATE_GRACE_MS = 5_000;
-/** After the drain's deadline: whoever waited that long does not wait for the whole grace period as well. */
+/** The grace period after turns outlasted the drain: the caller has waited long enough already. */
 const LATE_GRACE_MS = 2_000;
-/** How long other commands may hold a server beyond the drain: the last steps of a stop, and a usual start. */
+/** How long other commands may hold a server beyond the drain: enough for the last steps of a stop, or for a usual start. */
 const OTHERS_MS = 2 * TERMINATE_GRACE_MS;
 const NEVER = new AbortController().signal;
 
 /**
- * Drains and stops one server and frees its port; its home stays.
+ * Drains and stops one server and frees its port. Its home stays.
  *
  * @throws FleetError `FLEET_SERVER_DRAINING` when another command holds the server for longer than this one may take; the
- * signal's reason.
+ * signal's reason when it aborts during the wait for turns.
  */
 export async function stopRecorded(
   { store, config }: { store: Store; config: Config },

@@ -3,8 +3,8 @@ import { provenEndpoint } from "../runtime/probe.js";
 import type { ServerRecord } from "../store/store.js";
 
 /**
- * Unloads sessions from a running server's memory at once, whoever uses them and whatever is in them: for what is another
- * host's by now. One that is not in its memory is passed over.
+ * Unloads sessions from a running server's memory at once, even if they are in use or contain unsaved changes, because
+ * they belong to another host by now. Skips sessions that are not in its memory.
  *
  * @param answerMs how long the server may take, in milliseconds
  */
@@ -15,7 +15,7 @@ export async function unloadAtOnce(server: ServerRecord, ids: readonly string[],
     try {
       await connection.request("sessions.close", { sessionId });
     } catch (error) {
-      // Not in its memory; or unloaded all the same, and what it could not write is dropped: that is what this is for.
+      // Either the session was not in memory, or the server unloaded it without saving, which is intended here.
       if (!(error instanceof RpcError)) throw error;
     }
   }

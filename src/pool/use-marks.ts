@@ -6,10 +6,11 @@ import { isAlive, ownIdentity } from "../runtime/process-table.js";
 import type { ProcessIdentity, ServerRecord } from "../store/store.js";
 
 /**
- * Who uses which session of a server right now, among the processes of this fleet on this host: empty files that name a
- * session and a process, in the server's own folder. A user of a session marks it first and then looks whether somebody
- * evicts it; who evicts marks that first and then looks whether somebody uses it. So never both go on, without a lock,
- * and a mark whose process died counts for nothing.
+ * Markers show which process of this fleet on this host uses a session of a server right now, or evicts it. A marker is an
+ * empty file in the server's folder that names a session and a process. A process that uses a session sets a use marker
+ * first, and then looks for an eviction marker. A process that evicts a session sets an eviction marker first, and then
+ * looks for use markers. So a use and an eviction never both proceed, and no lock is needed. A marker whose process died
+ * does not count.
  */
 type Kind = "use" | "evict";
 
@@ -22,15 +23,15 @@ function folderOf(server: ServerRecord): string {
 }
 
 export interface UseMark extends Disposable {
-  /** Whether somebody else uses the session, too. */
+  /** Whether the session has another use marker. */
   isShared(): boolean;
 }
 
 /**
- * Marks a session as used, until disposed of. Waits for an eviction under way, which takes milliseconds; null if that is
- * still under way after `waitMs`.
+ * Sets a use marker, which stays until it is disposed. Waits for the end of an eviction, which takes milliseconds. Resolves
+ * with null if the eviction has not ended after `waitMs` milliseconds.
  *
- * @throws the signal's own reason.
+ * @throws the signal's own reason when it aborts.
  */
 export async function markUse(
   server: ServerRecord,
@@ -54,13 +55,13 @@ export async function markUse(
   return { ...mark, isShared: () => isMarked(server, sessionId, "use", mark.name) };
 }
 
-/** Marks a session as being evicted, until disposed of; null if it is in use. */
+/** Sets an eviction marker, which stays until it is disposed. Returns null if the session is in use. */
 export function markEviction(server: ServerRecord, sessionId: string): Disposable | null {
   const mark = writeMark(server, sessionId, "evict");
   try {
     if (!isMarked(server, sessionId, "use")) return mark;
   } catch (error) {
-    // Left behind, it would keep everybody from the session for as long as this process lives.
+    // A marker left behind would block the session for as long as this process lives.
     mark[Symbol.dispose]();
     throw error;
   }
@@ -68,19 +69,19 @@ export function markEviction(server: ServerRecord, sessionId: string): Disposabl
   return null;
 }
 
-/** Whether a live process uses the session: it is being opened, or in a turn. */
+/** Whether a live process uses the session: it is being opened or in a turn. */
 export function isUsed(server: ServerRecord, sessionId: string): boolean {
   return isMarked(server, sessionId, "use");
 }
 
-/** Sessions that live processes use: they are being opened, or in a turn. */
+/** Sessions that live processes use: they are being opened or in a turn. */
 export function usedSessions(server: ServerRecord): Set<string> {
-  // All marks are looked at, so that those of the dead go also where nobody comes back to the session.
+  // Check all markers, so that those of dead processes are removed even if nobody uses their session again.
   const marks = [...liveMarks(server, () => true)];
   return new Set(marks.filter(({ kind }) => kind === "use").map(({ sessionId }) => sessionId));
 }
 
-/** Asked in every turn, so the processes of other sessions' marks are not looked at. */
+/** Called in every turn, so it does not check the processes of other sessions' markers. */
 function isMarked(server: ServerRecord, sessionId: string, wanted: Kind, except?: string): boolean {
   const marks = liveMarks(server, (id, kind, name) => id === sessionId && kind === wanted && name !== except);
   return marks.next().done !== true;
@@ -101,13 +102,13 @@ function writeMark(server: ServerRecord, sessionId: string, kind: Kind): Disposa
   return { name, [Symbol.dispose]: () => rmSync(path, { force: true }) };
 }
 
-/** Those marks that are wanted, and whose makers live. Marks of the dead are removed on the way. */
+/** Yields the wanted markers of live processes. Removes the wanted markers of dead processes. */
 function* liveMarks(
   server: ServerRecord,
   isWanted: (sessionId: string, kind: string | undefined, name: string) => boolean,
 ): Generator<{ sessionId: string; kind: string | undefined }> {
   const folder = folderOf(server);
-  // A process is looked at once, however many marks it has.
+  // Check each process only once, however many markers it has.
   const alive = new Map<string, boolean>();
   for (const name of namesIn(folder)) {
     const [sessionId = "", kind, pid, startTicks = "", bootId = ""] = name.split(SEPARATOR);

@@ -5,8 +5,8 @@ import { isHeld } from "./held-claim.js";
 const POLL_MS = 20;
 
 /**
- * Waits until nobody moves the server from state to state any more, or replaces it, by reading alone: who wants to be next
- * then tries. Resolves also when the time is up or the signal aborts.
+ * Waits until no command is moving or replacing the server. Only reads the record: the caller then tries to claim it. Also
+ * resolves when the signal aborts or the time is up (`untilMs`, as in `performance.now()`).
  */
 export async function untilUnclaimed(
   store: Store,
