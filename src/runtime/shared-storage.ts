@@ -90,8 +90,8 @@ export async function makeHostFolder(shared: string, host: string): Promise<stri
 
 /**
  * Makes a home keep its sessions in the place. Call it before the home's server starts. Moves the sessions that a server of
- * this home kept on this host's own disk. The host's folder must exist ({@link makeHostFolder}). If the home already links to the
- * place, the place must exist, too: a new one would hide that the storage is not mounted.
+ * this home kept on this host's own disk. The host's folder must exist ({@link makeHostFolder}). If the home already links
+ * to the place, the place must exist, too: a new one would hide that the storage is not mounted.
  *
  * @throws FleetError `FLEET_STORAGE_UNUSABLE` when a folder is missing or the storage fails.
  */

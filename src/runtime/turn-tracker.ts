@@ -26,7 +26,8 @@ const SETTLE_MS = 2_000;
  *   ends. The next step begins within a millisecond. A tool that fails or that rules forbid does not end the turn. A tool
  *   that the user refuses (error code `rejected`) ends the turn without a further event, unless the user gave a reason.
  * - Failed turn: the step ends without a message or with an empty one, then comes `session.error`. Retries leave no trace.
- * - Aborted turn: `abort` comes before or after the end of the step. Tools that were running have no `tool.execution_complete`.
+ * - Aborted turn: `abort` comes before or after the end of the step. Tools that were running have no
+ *   `tool.execution_complete`.
  * - Turn cut by SIGKILL or SIGTERM: nothing more is written.
  * - Turn cut because its clients left, by `sessions.close` or by `runtime.shutdown`: `session.shutdown` is written, but no
  *   end. `session.resume` is written late, with the next turn. When a client joins a turn, it has `sessionWasActive`.

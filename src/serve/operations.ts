@@ -1,4 +1,4 @@
-/** The supervisor's operations on servers: one at a time for each server. At the end, the supervisor waits for all of them. */
+/** The supervisor's operations on servers: one at a time for each server. At the end, the supervisor waits for all. */
 export class Operations {
   readonly #running = new Map<string, Promise<void>>();
   readonly #onError: (what: string, server: string, error: unknown) => void;
