@@ -17,6 +17,7 @@ export type { Address } from "./config/rules.js";
 export type { Config } from "./config/schema.js";
 export {
   ERRORS,
+  type ErrorEntry,
   FleetError,
   type FleetErrorCode,
   type FleetErrorOptions,

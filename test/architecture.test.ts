@@ -27,6 +27,7 @@ const LAYERS: RegExp[][] = [
   [/^deploy\//],
   [/^config\//],
   [/^errors\.ts$/],
+  [/^errors\//],
 ];
 
 interface Import {

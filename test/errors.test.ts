@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { ERRORS, FleetError, isFleetError, option, quote, systemCode } from "../src/errors.js";
+import { ERRORS, type ErrorEntry, FleetError, isFleetError, option, quote, systemCode } from "../src/errors.js";
 import { RAW } from "./fixtures/cli.js";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
@@ -13,11 +13,45 @@ function codesIn(text: string): string[] {
 }
 
 const sources = readdirSync(join(ROOT, "src"), { recursive: true, encoding: "utf8" })
-  .filter((name) => name.endsWith(".ts") && name !== "errors.ts")
+  .filter((name) => name.endsWith(".ts") && !name.startsWith("errors/"))
   // Comments may name a code that nobody throws.
   .map((name) => readFileSync(join(ROOT, "src", name), "utf8").replace(/\/\*[\s\S]*?\*\/|\/\/.*/g, ""));
 const start = readFileSync(join(ROOT, "bin", "run.js"), "utf8");
 const used = new Set([...sources, start].flatMap(codesIn));
+
+/** docs/errors.md, as the table gives it. */
+function errorsDocument(): string {
+  const sections = Object.entries(ERRORS)
+    .sort(([a], [b]) => (a < b ? -1 : 1))
+    .map(([code, entry]) => {
+      const { exit, httpStatus, title, causes, fixes }: ErrorEntry = entry;
+      const again = "retryable" in entry ? " The same call may succeed in a moment." : "";
+      const list = (heading: string, items: readonly string[]) => [
+        `${heading}:`,
+        "",
+        ...items.map((item) => `- ${item}`),
+        "",
+      ];
+      return [
+        `## ${code}`,
+        "",
+        title,
+        "",
+        `Exit code ${exit}, HTTP status ${httpStatus}.${again}`,
+        "",
+        ...list("Possible causes", causes),
+        ...list("Next steps", fixes),
+      ].join("\n");
+    });
+  return [
+    "# Error codes",
+    "",
+    "Each error has a code that never changes, so scripts can match on it. `copilotfleet explain CODE` prints the same text.",
+    "The table in `src/errors/` is the source of this page: `npx vitest run test/errors.test.ts -u` writes it.",
+    "",
+    ...sections,
+  ].join("\n");
+}
 
 describe("the catalogue of errors", () => {
   it("names each FLEET_<NOUN>_<STATE>, with an exit code of the contract", () => {
@@ -33,6 +67,20 @@ describe("the catalogue of errors", () => {
     const constants = new Set(["FLEET_VARIABLE"]);
     expect([...used].filter((code) => !(code in ERRORS) && !constants.has(code))).toEqual([]);
     expect(Object.keys(ERRORS).filter((code) => !used.has(code))).toEqual([]);
+  });
+
+  it("has an HTTP status, a sentence, causes and next steps for each code", () => {
+    for (const [code, { httpStatus, title, causes, fixes }] of Object.entries(ERRORS)) {
+      expect([401, 403, 404, 409, 422, 429, 500, 502, 503, 504], code).toContain(httpStatus);
+      expect(title, code).toMatch(/^\S.*\.$/);
+      expect(causes.length, code).toBeGreaterThan(0);
+      expect(fixes.length, code).toBeGreaterThan(0);
+      for (const cause of causes) expect(cause, code).toMatch(/^\S.*\.$/);
+    }
+  });
+
+  it("is the source of docs/errors.md", async () => {
+    await expect(errorsDocument()).toMatchFileSnapshot("../docs/errors.md");
   });
 
   it("names an option as a program sets it, and in any other way on request", () => {

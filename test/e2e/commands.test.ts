@@ -16,6 +16,7 @@ const COMMANDS = [
   "doctor",
   "drain",
   "evict",
+  "explain",
   "gc",
   "list",
   "lock",
@@ -417,6 +418,27 @@ describe("output", () => {
     expect(help).toMatch(/--json/);
     if (command !== "smoke") expect(help).toMatch(new RegExp(`^EXAMPLES\\n.*copilotfleet ${command}`, "m"));
     expect(help).not.toMatch(/undefined|<%/);
+  });
+
+  it("explain shows the row of an error code as text and as JSON, and refuses other words with the nearest code", async () => {
+    const text = await fleet.ok(["explain", "FLEET_SESSION_LOCKED"]);
+    expect(text).toMatch(/^FLEET_SESSION_LOCKED: Somebody else holds the lease/);
+    expect(text).toContain("copilotfleet lock SESSION --show");
+    expect(text).toContain("Exit code 5, HTTP status 409. Worth another try: yes");
+    expect(await fleet.json(["explain", "fleet_state_lost"])).toEqual({
+      code: "FLEET_STATE_LOST",
+      exit: 7,
+      httpStatus: 503,
+      retryable: false,
+      title: "Redis lost the fleet's data.",
+      causes: expect.arrayContaining([expect.any(String)]),
+      fixes: expect.arrayContaining([expect.any(String)]),
+    });
+    expect(await fleet.refusal(2, ["explain", "FLEET_SESION_LOCKED"])).toMatchObject({
+      code: "FLEET_USAGE_INVALID",
+      message: expect.stringContaining('"FLEET_SESION_LOCKED" is not an error code'),
+      suggestions: ["copilotfleet explain FLEET_SESSION_LOCKED"],
+    });
   });
 
   it("--help lists every command, --version the version", async () => {
