@@ -115,8 +115,8 @@ function fill(template: string, user: string | null): string {
       },
     );
   }
-  // Callers have checked the id already. Check it again, because it may reach a shell. The allowed characters have no special
-  // meaning in a shell or a path.
+  // Callers have checked the id already. Check it again, because it may reach a shell. The allowed characters have no
+  // special meaning in a shell or a path.
   if (!/^[\p{L}\p{M}\p{N}_@+][\p{L}\p{M}\p{N}._@+-]*$/u.test(user)) {
     throw new FleetError(
       "FLEET_USER_INVALID",

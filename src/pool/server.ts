@@ -83,7 +83,7 @@ export function isRunning(server: ServerRecord): boolean {
 const ENDING_MS = 2_000;
 const ENDING_POLL_MS = 5;
 
-/** Whether a server whose connection broke has ended. Waits for its end, because its sockets close before its last thread. */
+/** Whether a server whose connection broke has ended. Waits for its end, which comes shortly after its sockets close. */
 export async function hasEnded(server: ServerRecord): Promise<boolean> {
   const until = performance.now() + ENDING_MS;
   while (isRunning(server) && performance.now() < until) await delay(ENDING_POLL_MS);

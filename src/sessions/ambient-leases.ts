@@ -11,11 +11,11 @@ interface Ambient {
   outer: Ambient | undefined;
 }
 
-/** The lease that a caller runs under, because the work under that lease called it. */
+/** Finds the lease that a caller runs under, because work under that lease called it. */
 export class AmbientLeases {
   readonly #current = new AsyncLocalStorage<Ambient | undefined>();
 
-  /** Runs `work`, whose calls find the lease until `work` has settled. */
+  /** Runs `work`. The calls that it makes find the lease until `work` settles. */
   async run<T>(lease: HeldLease, work: (lease: HeldLease) => Promise<T>): Promise<T> {
     const { sessionId, holder } = lease.lease;
     const turns = this.#find(sessionId, holder)?.turns ?? new TurnQueue();
@@ -32,10 +32,11 @@ export class AmbientLeases {
   }
 
   /**
-   * The lease for one turn, which comes after the earlier turns under the same lease; releasing it lets the next turn begin.
-   * Null for callers that run under no such lease.
+   * The lease for one turn, after the earlier turns under the same lease. Releasing it lets the next turn begin. Null for
+   * callers that do not run under such a lease.
    *
-   * @throws FleetError `FLEET_SESSION_BUSY` after `waitMs`; the signal's own reason when that aborts.
+   * @throws FleetError `FLEET_SESSION_BUSY` when the earlier turns take longer than `waitMs` milliseconds; the signal's own
+   * reason when it aborts.
    */
   async turn(
     sessionId: string,
@@ -54,7 +55,7 @@ export class AmbientLeases {
     };
   }
 
-  /** Calls what serves others: it must not run under the lease of its caller. */
+  /** Calls `start` outside the caller's lease, because `start` begins work for others. */
   outside<T>(start: () => T): T {
     return this.#current.run(undefined, start);
   }
@@ -68,11 +69,11 @@ export class AmbientLeases {
   }
 }
 
-/** Turns under one lease, one after the other: two at once would take each other's answers. */
+/** Lets turns under one lease run one after the other, because two at once would take each other's answers. */
 class TurnQueue {
   #last: Promise<void> = Promise.resolve();
 
-  /** Waits for the turns before. Resolves with what ends this one. */
+  /** Waits for the earlier turns. Resolves with a function that ends this one. */
   async enter(sessionId: string, waitMs: number, signal: AbortSignal | undefined): Promise<() => void> {
     const before = this.#last;
     let leave = (): void => undefined;

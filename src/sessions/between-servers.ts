@@ -8,19 +8,20 @@ import type { TurnLease } from "./lease-seen.js";
 export interface Move {
   store: Store;
   pool: Pool;
-  /** Whose placement decides where a session goes that is in no memory. */
+  /** The user whose placement decides where to open a session that no server has in memory. */
   user: string;
   lease: TurnLease;
   signal: AbortSignal;
 }
 
 /**
- * The shared server on which the holder of a session's lease opens it: the one that has it in memory, or else the one that
- * the holder is placed on, which the record then names.
+ * The shared server on which the holder of a session's lease opens it. This is the server that has the session in memory.
+ * If none has it, this is the server on which the holder is placed, and the record then names that server.
  *
- * Two servers must never have one session in memory. Who uses a session without a lease marks that first, and looks then
- * whether the record still names that server; so the session is marked where it was before the record changes, and stays
- * there when it is in use. Of two that come at once, one sees the other.
+ * Two servers must never have one session in memory. A process that uses a session without a lease sets its use marker
+ * first, and then checks that the record still names the server. So this function sets an eviction marker on the old server
+ * before it changes the record, and leaves the session there if it is in use. If both happen at once, at least one of them
+ * sees the other.
  *
  * @param record read under the lease
  * @throws FleetError `FLEET_LEASE_LOST`, and as `Pool.shared`.
@@ -33,9 +34,10 @@ export async function serverUnderLease(
   const { servers } = await store.readRegistry();
   const holder = Object.values(servers).find((server) => server.isolation === "shared" && isLoaded(server, id));
   const last = servers[record.serverId];
-  // One that is recorded no more cannot be marked: unless another has the session, it is started again.
+  // This also applies if the old server is no longer recorded and no other has the session. A server without a record cannot
+  // have markers, so it is started again.
   if (last === holder) return await pool.shared(record.serverId, { signal });
-  // Asked before another is chosen, and started, in vain.
+  // Check this before choosing another server, which would be started in vain.
   if (holder === undefined && last !== undefined && isUsed(last, id))
     return await pool.shared(record.serverId, { signal });
   const target = holder ?? (await pool.sharedServerFor(user, { signal })).server;
@@ -45,7 +47,8 @@ export async function serverUnderLease(
     return await pool.shared(record.serverId, { signal });
   await lease.check();
   await store.updateSession(id, (draft) => {
-    // Let go or taken by another host meanwhile, whose servers have the same ids, it is not this one's to say where.
+    // If this host released the session or another host took it after the record was read, leave the record alone. Servers
+    // of different hosts have the same ids.
     const isOurs = draft.host === record.host && draft.term === record.term && draft.released === record.released;
     const isStill = isOurs && draft.from?.mark === record.from?.mark && draft.serverId === record.serverId;
     if (isStill) draft.serverId = target.id;

@@ -10,10 +10,12 @@ import type { ServerRecord } from "../store/store.js";
 import { sessionBusy } from "./problems.js";
 
 /**
- * Deletes a session's state from a server's home: through the server while it runs, since it would otherwise go on
- * writing into a folder that is half removed; directly when it does not. Nothing there is success.
+ * Deletes a session's state from a server's home. Does this through the server while it runs, because the server would
+ * otherwise keep writing into a folder that is half removed. Succeeds if there is no state.
  *
- * @throws FleetError `FLEET_SESSION_BUSY` while it is in a turn; `FLEET_STATE_UNWRITABLE` when the disk does not let it go.
+ * @param answerMs how long the server may take, in milliseconds
+ * @throws FleetError `FLEET_SESSION_BUSY` while the session is in a turn; `FLEET_STATE_UNWRITABLE` when the disk refuses
+ * the removal.
  */
 export async function deleteSessionState(server: ServerRecord, id: string, answerMs: number): Promise<void> {
   const folder = readSessionFolder(server.home, id);
@@ -23,7 +25,7 @@ export async function deleteSessionState(server: ServerRecord, id: string, answe
     if (folder.loadedBy.includes(server.process.pid)) await refuseBusy(connection, id);
     await connection.request("session.delete", { sessionId: id });
   }
-  // The server is gone or has let the session go, and its user's agent may still write there.
+  // The server is gone or has unloaded the session, but the user's agent may still write there.
   using state = openSessionState(server.home);
   if (state === null) return;
   try {
@@ -38,7 +40,7 @@ async function refuseBusy(connection: RawConnection, id: string): Promise<void> 
   try {
     activity = await connection.request("session.metadata.activity", { sessionId: id });
   } catch (error) {
-    if (error instanceof RpcError) return; // unloaded meanwhile
+    if (error instanceof RpcError) return; // no longer loaded
     throw error;
   }
   if ((activity as { hasActiveWork?: unknown }).hasActiveWork !== true) return;

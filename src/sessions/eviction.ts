@@ -13,7 +13,7 @@ import { sessionBusy } from "./problems.js";
 
 export interface EvictionContext {
   store: Store;
-  /** How long a server may take over one answer, in milliseconds. */
+  /** How long a server may take for one answer, in milliseconds. */
   answerMs: number;
 }
 
@@ -26,9 +26,9 @@ export interface EvictionResult {
 }
 
 export interface AdmissionOptions extends EvictionContext {
-  /** At most so many sessions may be in the server's memory. */
+  /** How many sessions may be in the server's memory. */
   maxActive: number;
-  /** How long to wait for one of them to become idle, in milliseconds. */
+  /** How long to wait for a session to become idle, in milliseconds. */
   waitMs: number;
   signal: AbortSignal;
 }
@@ -36,16 +36,16 @@ export interface AdmissionOptions extends EvictionContext {
 const RETRY_MS = 50;
 
 /**
- * Makes room for one more session in a server's memory and marks it as used, until disposed of: at the cap the least
- * recently used idle session is unloaded. A session in a turn, under a lease or just being opened never is.
+ * Makes room for one more session in a server's memory, and sets its use marker, which stays until it is disposed. At the
+ * cap, unloads the least recently used idle session. Never unloads a session in a turn, under a lease or being opened.
  *
- * @throws FleetError `FLEET_SESSIONS_EXHAUSTED` when none can be unloaded within the wait; `FLEET_SESSION_BUSY` when it is
- * itself being unloaded for all of it.
+ * @throws FleetError `FLEET_SESSIONS_EXHAUSTED` when no session can be unloaded within the wait; `FLEET_SESSION_BUSY` when
+ * the session itself is being unloaded for the whole wait.
  */
 export async function admit(server: ServerRecord, id: string, options: AdmissionOptions): Promise<Disposable> {
   const until = performance.now() + options.waitMs;
   for (;;) {
-    // Marked before counting: of two that come at once each sees the other, and none slips past the cap.
+    // Set the marker before counting. Two callers at the same time then see each other, and neither exceeds the cap.
     const mark = await markUse(server, id, { waitMs: until - performance.now(), signal: options.signal });
     if (mark === null) throw sessionBusy(id);
     try {
@@ -64,7 +64,7 @@ export async function admit(server: ServerRecord, id: string, options: Admission
   }
 }
 
-/** Unloads the `count` least recently used sessions that can be, except those in `keep`. */
+/** Unloads the `count` least recently used sessions that can be unloaded, except those in `keep`. */
 export async function unloadOldest(
   server: ServerRecord,
   count: number,
@@ -86,7 +86,7 @@ export interface LoadedSession {
   usedMs: number;
 }
 
-/** All sessions in the memory of these servers, the least recently used first. */
+/** All sessions in the memory of these servers, least recently used first. */
 export function allLoaded(servers: readonly ServerRecord[]): (LoadedSession & { server: ServerRecord })[] {
   return servers
     .filter(isRunning)
@@ -95,8 +95,8 @@ export function allLoaded(servers: readonly ServerRecord[]): (LoadedSession & { 
 }
 
 /**
- * Unloads sessions over the whole pool: those that are named, or the least recently used until at most `max` are in
- * memory. Any process may do it at any time.
+ * Unloads sessions in the whole pool: the named ones, or the least recently used until at most `max` are in memory. Any
+ * process may do this at any time.
  */
 export async function evict(
   servers: readonly ServerRecord[],
@@ -125,7 +125,7 @@ export async function evict(
   return result;
 }
 
-/** Unloads sessions of one server in the order given, until `count` are. Their state stays on disk. */
+/** Unloads sessions of one server in the given order, until `count` are unloaded. Their state stays on disk. */
 export async function unload(
   server: ServerRecord,
   candidates: readonly string[],
@@ -159,7 +159,7 @@ async function unloadOne(
   return await unloadIdle(id, connection);
 }
 
-/** Unloads a session that its caller has marked as being evicted, unless it is in a turn. @returns why it stays, or null. */
+/** Unloads a session unless it is in a turn. The caller holds its eviction marker. @returns why it stays, or null. */
 export async function unloadIdle(
   id: string,
   connection: RawConnection,
@@ -170,7 +170,7 @@ export async function unloadIdle(
     await connection.request("sessions.close", { sessionId: id });
     return null;
   } catch (error) {
-    if (error instanceof RpcError) return "not active"; // its last client left in between
+    if (error instanceof RpcError) return "not active"; // its last client has just left
     throw error;
   }
 }

@@ -3,13 +3,16 @@ import { pause } from "../runtime/deadline.js";
 import { readSessionFolder } from "../runtime/session-state.js";
 import type { ServerRecord, SessionRecord, Store } from "../store/store.js";
 
-/** How long gc may take to put a record back, and how often it is looked for, in milliseconds. */
+/** How long gc may take to restore a record, and how often to look for it, in milliseconds. */
 const PUT_BACK_MS = 5_000;
 const PUT_BACK_POLL_MS = 10;
 
 /**
- * The record of a session whose use the caller has marked, as it is now. gc deletes a record before it looks for marks and
- * puts it back when it finds one; so as long as the session's folder is there, a record that is not is waited for.
+ * The present record of a session for which the caller has set a use marker. gc deletes a record before it looks for
+ * markers, and restores it if it finds one. So if the record is missing but the session's folder exists, this waits for the
+ * record.
+ *
+ * @throws the signal's own reason when it aborts.
  */
 export async function markedRecord(
   store: Store,
@@ -24,8 +27,10 @@ export async function markedRecord(
 }
 
 /**
- * The servers through which a session's state is to be deleted. Unrecorded ids are unique within a home only, so without
- * a user one that lies in several homes is nobody's in particular.
+ * The servers through which to delete a session's state. The id of an unrecorded session is unique only within a home.
+ *
+ * @throws FleetError `FLEET_SESSION_AMBIGUOUS` when several users have an unrecorded session with this id and no user is
+ * given.
  */
 export function holders(
   servers: ServerRecord[],
@@ -42,7 +47,7 @@ export function holders(
   });
 }
 
-/** A session that a client made on the user's own server, past the fleet: it is that user's, since the server is. */
+/** The record for a session that a client made directly on a user's own server. It belongs to that user. */
 export function foundRecord(server: ServerRecord, id: string): SessionRecord {
   const folder = readSessionFolder(server.home, id);
   return {

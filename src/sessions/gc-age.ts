@@ -3,21 +3,21 @@ import { isAlive, ownIdentity } from "../runtime/process-table.js";
 import { HISTORY } from "../runtime/session-state.js";
 import type { ProcessIdentity, SessionRecord, SessionUser } from "../store/store.js";
 
-/** What gc goes by. Times are milliseconds since the epoch. */
+/** The age and the use of a session, by which gc decides. Times are milliseconds since the epoch. */
 
 export interface Measured {
   bytes: number;
-  /** When any file inside was last written; of a folder without files, when it was made. */
+  /** The latest time at which a file in it was written. Without files, the time at which the folder itself changed. */
   newestMs: number;
 }
 
-/** How many entries of one session's folder gc looks at to find its age. */
+/** How many entries of one session's folder gc reads to find its age. */
 const MOST_ENTRIES = 10_000;
 
 /**
- * Size and age of a session's folder by one walk, which ends early at the first file written after `youngAfterMs`: that
- * is `young`, and how young is nobody's concern. Links are not followed. Of a folder with very many files only the first
- * ones count, and its history always does: a user cannot keep a session for ever by filling its folder.
+ * Measures the size and age of a session's folder in one walk. The walk ends at the first file that was written after
+ * `youngAfterMs`, because the folder is then `young`. Links are not followed. In a folder with very many files, only the
+ * history and the first files count, so that a user cannot keep a session for ever by filling its folder.
  */
 export function measureFolder(path: string, youngAfterMs: number): Measured | "young" | "gone" {
   using folder = HeldFolder.open(path);
@@ -36,35 +36,35 @@ export function measureFolder(path: string, youngAfterMs: number): Measured | "y
   return total.newestMs > youngAfterMs ? "young" : total;
 }
 
-/** The TTL that a session is under, in milliseconds: its own, if it was given one. */
+/** The TTL of a session in milliseconds: its own, or `ttlMs` if it has none. */
 export function ttlOf(record: SessionRecord | null, ttlMs: number): number {
   return record?.ttlMs ?? ttlMs;
 }
 
-/** When the record was last used; `nowMs` if it does not say, so that nothing is deleted for a damaged date. */
+/** When the session was last used. `nowMs` if the date is damaged, so that a damaged date never leads to a deletion. */
 export function lastUseOf(record: SessionRecord, nowMs: number): number {
   const used = Date.parse(record.lastUsedAt);
   return Number.isNaN(used) ? nowMs : used;
 }
 
-/** The hosts of the fleet, as far as they matter to whoever looks for processes. */
+/** The hosts of the fleet, for judging whether a process is alive. */
 export interface HostsSeen {
-  /** The name of this host; null where the store is one host's alone. */
+  /** The name of this host; null if no other host uses the store. */
   own: string | null;
-  /** Whether each host that the directory knows is there. */
+  /** For each host in the directory, whether it is alive. */
   there: ReadonlyMap<string, boolean>;
 }
 
 export const ONE_HOST: HostsSeen = { own: null, there: new Map() };
 
-/** Whether an ephemeral session's use is over since the process that used it is. Its age does not matter then. */
+/** Whether an ephemeral session's use is over, because the process that used it has ended. Its age does not matter then. */
 export function isAbandoned(record: SessionRecord | null, hosts: HostsSeen): boolean {
   const usedBy = record?.usedBy ?? null;
   if (record?.persistence !== "ephemeral" || usedBy === null) return false;
   return isElsewhere(usedBy, hosts) ? hosts.there.get(usedBy.at ?? "") === false : isOver(usedBy);
 }
 
-/** Whether the process that an ephemeral session is for goes on. One of another host is there for as long as that is. */
+/** Whether the process that uses an ephemeral session is alive. On another host, it counts as alive while its host is. */
 export function isInUse({ usedBy }: SessionRecord, hosts: HostsSeen): boolean {
   if (usedBy === null) return false;
   return isElsewhere(usedBy, hosts) ? hosts.there.get(usedBy.at ?? "") === true : isAlive(usedBy);
@@ -74,7 +74,7 @@ function isElsewhere({ at }: SessionUser, { own }: HostsSeen): boolean {
   return at !== undefined && at !== own;
 }
 
-/** Of a process of another host or PID namespace nothing can be said: then the session's age decides. */
+/** False for a process on another host or in another PID namespace: it cannot be checked, and the session's age decides. */
 function isOver(identity: ProcessIdentity): boolean {
   const own = ownIdentity();
   const rebooted = identity.host === own.host && identity.bootId !== own.bootId;

@@ -10,32 +10,35 @@ import type { Leftover, Note, Run } from "./gc-run.js";
 import type { Candidate } from "./gc-survey.js";
 
 /**
- * Why a session past its TTL stays: `active` it is in a server's memory, `busy` in a turn there, `leased` under a lease,
- * `in-use` somebody is opening it, has used it since it was judged, or is the live process that an ephemeral one is for;
- * `failed` it could not be removed from the disk, and the next gc tries again.
+ * Why a session past its TTL stays:
+ * - `active`: it is in a server's memory
+ * - `busy`: it is in a turn
+ * - `leased`: it is under a lease
+ * - `in-use`: a process is opening it, or has used it since gc judged it, or is the live process of an ephemeral session
+ * - `failed`: it could not be removed from the disk; the next gc tries again
  */
 export type SkipReason = "active" | "busy" | "leased" | "in-use" | "failed";
 
 export interface Outcome {
   session: Pick<Candidate, "id" | "owner" | "ageMs" | "bytes">;
-  /** Null: it is deleted. */
+  /** Null if it is deleted. */
   skipped: SkipReason | null;
 }
 
 /**
- * How long a runtime takes from its first look at a session's folder to its lock in it, with some to spare: measured
- * 3 to 10 ms. Whoever was in the middle of that when the folder was moved shows within this time.
+ * How long a runtime takes from its first look at a session's folder to its lock in it, with a margin (measured: 3 to
+ * 10 ms). A runtime that was between the two when the folder was moved shows its lock within this time.
  */
 const OPENING_MS = 25;
-/** Node has four threads for the disk; more at once gains nothing (measured: half the time of one after another). */
+/** Node uses four threads for the disk, so a higher number gains nothing (measured: half the time of one after another). */
 const REMOVED_AT_ONCE = 4;
 
-/** PIDs of all servers that run, each proved to be the recorded process. */
+/** The PIDs of all running servers. Each PID is proved to be the recorded process. */
 export function runningPids({ servers }: Registry): Set<number> {
   return new Set(Object.values(servers).flatMap((server) => (isRunning(server) ? (server.process?.pid ?? []) : [])));
 }
 
-/** Why this session must not be deleted, as far as looking tells; null if nothing speaks against it. */
+/** Why this session must not be deleted; null if its locks, its lease and its record allow it. */
 export async function findUse(
   store: Store,
   { id, path, record }: Candidate,
@@ -48,21 +51,21 @@ export async function findUse(
 }
 
 /**
- * Deletes sessions of one state folder (`run` is null for those that have none), together, unless they are in use.
- * Sessions that somebody else deleted meanwhile are in no outcome.
+ * Deletes sessions of one state folder together, unless they are in use. `run` is null for sessions without a folder.
+ * Sessions that another process deletes first do not appear in the outcomes.
  *
- * The runtime's own bulk delete is not used: it deletes even a session in a turn (measured), so a session that is
- * resumed between the look and the request would be lost. Each step here either sees such a use or is seen by it:
+ * This does not use the runtime's own bulk delete, because that deletes even a session in a turn (measured). It would lose
+ * a session that is resumed between the check and the request. Each step here either sees such a use or is seen by it:
  *
- * 1. Locks, leases and marks of use are looked at.
- * 2. The record goes, if it is still the one that was judged: whoever wants to change it later finds none.
- * 3. Leases and marks are looked at again, and the record comes back if there is one. Whoever opens a session through the
- *    fleet marks it first and reads the record then: so either they find no record, or their mark is found here; or both, and
- *    then they wait for it to come back (`markedRecord`).
- * 4. The folder is moved away by one rename, and comes back if a server turns out to have opened it in that moment.
+ * 1. Check locks, leases and use markers.
+ * 2. Delete the record if it is still the one that was judged. A process that wants to change it later finds no record.
+ * 3. Check leases and use markers again, and restore the record if there is one. A process that opens a session through the
+ *    fleet sets its use marker first, and then reads the record. So it finds no record, or its marker is found here, or
+ *    both. If both, it waits until the record is restored (`markedRecord`).
+ * 4. Move the folder away by one rename. Move it back if a server opened the session at that moment.
  *
- * Not seen is who does without all of these: a client past the fleet whose server takes longer than `OPENING_MS` from its
- * first look at the folder to its lock, and a lease taken between step 3 and 4, on a session that nobody has opened.
+ * Two gaps remain. A client may bypass the fleet, and its server may take longer than `OPENING_MS` from its first look at
+ * the folder to its lock. And a process may take the lease on a session that nobody has opened, between steps 3 and 4.
  */
 export async function deleteSessions(
   store: Store,
@@ -86,7 +89,7 @@ export async function deleteSessions(
     try {
       const path = session.path === null ? null : (run?.take(session.id) ?? null);
       if (path !== null) moved.push({ session, path });
-      // Without a record of its own to delete, it was whoever moved the folder that deleted it.
+      // If there was no record either, the process that moved the folder has deleted the session, and reports it.
       else if (session.record !== null) outcomes.push({ session, skipped: null });
     } catch (error) {
       if (systemCode(error) === undefined) throw error;
@@ -98,14 +101,14 @@ export async function deleteSessions(
   return outcomes;
 }
 
-/** Tells which of these sessions somebody has marked as used, by one look at each server's marks, now. */
+/** Reads the use markers of each server once, now. Returns whether a session has one. */
 function markedIn(sessions: readonly Candidate[]): (session: Candidate) => boolean {
   const servers = new Set(sessions.flatMap(({ server }) => server ?? []));
   const used = new Map([...servers].map((server) => [server, usedSessions(server)]));
   return ({ server, id }) => server !== null && used.get(server)?.has(id) === true;
 }
 
-/** Steps 2 and 3. Resolves with those whose folder is to go now. */
+/** Steps 2 and 3. Resolves with the sessions that may now be deleted from disk. */
 async function deleteRecords(
   store: Store,
   sessions: readonly Candidate[],
@@ -119,7 +122,7 @@ async function deleteRecords(
   for (const session of sessions) {
     const { id, record } = session;
     if (record !== null && !deleted.has(id)) {
-      // Either it was used since it was judged, or another gc was first.
+      // Either the session was used after it was judged, or another gc has deleted the record.
       if ((await store.readSession(id)) !== null) skip(session, "in-use");
       continue;
     }
@@ -133,7 +136,7 @@ async function deleteRecords(
   return going;
 }
 
-/** The end of step 4. */
+/** Ends step 4: removes the moved folders, or gives them back. */
 async function removeMoved(
   store: Store,
   run: Run,
@@ -141,7 +144,8 @@ async function removeMoved(
   mayBeOpened: boolean,
 ): Promise<Outcome[]> {
   if (mayBeOpened) await delay(OPENING_MS);
-  // Only now: a server that was started meanwhile is in it, and one that holds a session was recorded before it could.
+  // Read the registry only now, so that it contains servers that started in between. A server is recorded before it can
+  // open a session.
   const pids = runningPids(await store.readRegistry());
   return await mapConcurrently(moved, REMOVED_AT_ONCE, async ({ session, path }): Promise<Outcome> => {
     const { id, record } = session;
@@ -153,13 +157,13 @@ async function removeMoved(
   });
 }
 
-/** Whether somebody resumed the session through the fleet, which recorded it then. */
+/** Whether the session was resumed through the fleet, which has then recorded it. */
 async function isRecorded(store: Store, { id, state }: Candidate): Promise<boolean> {
   const record = await store.readSession(id);
   return record !== null && state?.servers.some((server) => server.id === record.serverId) === true;
 }
 
-/** Finishes what gcs that were killed had moved away: gives back what is open, removes the rest. */
+/** Finishes the work of killed gcs on sessions that they had moved: gives back sessions that are open, removes the rest. */
 export async function finishLeftovers(store: Store, run: Run, left: readonly Leftover[]): Promise<Outcome[]> {
   const pids = runningPids(await store.readRegistry());
   return await mapConcurrently(left, REMOVED_AT_ONCE, async ({ note, path }): Promise<Outcome> => {
@@ -190,7 +194,7 @@ async function remove(run: Run, path: string): Promise<SkipReason | null> {
   }
 }
 
-/** A record that was deleted too early comes back, unless somebody has made a new session of that id. */
+/** Restores a record that was deleted too early, unless there is a new session with its id. */
 async function putBack(store: Store, record: SessionRecord | null): Promise<void> {
   if (record === null) return;
   try {

@@ -19,50 +19,54 @@ import { claimedBy, HISTORY } from "../runtime/session-state.js";
 import type { SessionRecord } from "../store/store.js";
 
 /**
- * Where a gc puts sessions on their way out, near the state folder that they come from and never in a home, where the
- * user's agent could write: a folder of its own, named after its process, with a journal of what it is about to delete. Moving a session there is one rename, which at once
- * takes it from everybody and can be undone. When the process is killed, the next gc finds both and finishes.
+ * Each gc moves the sessions that it deletes into a folder of its own, near their state folder. The folder is never in a
+ * home, where the user's agent could write. It is named after the gc's process and contains a journal of the sessions that
+ * are about to be deleted. Moving a session there is one rename, which takes the session from everybody at once and can be
+ * undone. If the process is killed, the next gc finds the folder and the journal, and finishes.
  */
 const GC_FOLDER = ".copilotfleet-gc";
 const JOURNAL = "journal.json";
 const MOVED = "sessions";
-/** In place of a process: there is none of this number. */
+/** Replaces the process in the name of a folder that the next gc may take over. No process has the PID 0. */
 const NOBODY = "0-0";
-/** How much of one state folder a gc removes in one go, in files and folders. The next one goes on. */
+/** How many files and folders a gc removes from one state folder. The next gc continues. */
 const MOST_REMOVED = 100_000;
 const MOST_MERGED = 10_000;
 const DEEPEST_MERGED = 32;
 const NAME = /^(\d+)-(\d+)-[0-9a-f]+$/;
 
-/** One session that a gc is about to delete. */
+/** A session that a gc is about to delete. */
 export interface Note {
   id: string;
   owner: string | null;
   record: SessionRecord | null;
-  /** Milliseconds since the epoch: whoever writes to the session after this uses it. */
+  /** Milliseconds since the epoch. A later write to the session counts as a use. */
   notedAtMs: number;
 }
 
-/** Left by a gc that was killed, or under way. */
+/** The folder of a gc that is running or was killed. */
 interface FoundRun {
   path: string;
   alive: boolean;
   notes: Note[];
-  /** Sessions moved there and not removed yet. */
+  /** Sessions that were moved there and are not removed. */
   moved: string[];
 }
 
-/** What other gcs have in hand in a state folder. */
+/** The unfinished work of other gcs in a state folder. */
 export interface Business {
-  /** Of those that run: theirs to delete. */
+  /** Ids of the sessions that running gcs are deleting. */
   taken: Set<string>;
-  /** Of those that were killed: due. */
+  /** The sessions that killed gcs were about to delete, by id. They are due. */
   noted: Map<string, Note>;
-  /** The folders of those that were killed. */
+  /** The folders of killed gcs. */
   killed: Set<string>;
 }
 
-/** Of a home the folder above it: the home is on the same disk, and its user's agent can write only below. */
+/**
+ * The folder that contains the folders of gcs. For a state folder in a home, it is beside the home: on the same disk, and
+ * out of reach for the user's agent, which can write only in the home.
+ */
 function gcFolder(statePath: string): string {
   const parent = dirname(statePath);
   return join(basename(parent) === HOME ? dirname(parent) : parent, GC_FOLDER);
@@ -78,7 +82,7 @@ export function unfinishedBusiness(statePath: string): Business {
   };
 }
 
-/** A session in the folder of a gc that was killed: moved there, but neither removed nor given back. */
+/** A session that a killed gc has moved into its folder, but neither removed nor given back. */
 export interface Leftover {
   note: Note;
   path: string;
@@ -99,12 +103,12 @@ function leftover(runPath: string, id: string, notes: readonly Note[]): Leftover
 export class Run {
   readonly #statePath: string;
   readonly #path: string;
-  /** Of gcs that were killed, taken over: removed at the end, when what their journals tell of is done. */
+  /** Folders taken over from killed gcs. They are removed at the end, when the work in their journals is done. */
   readonly #inherited: string[] = [];
   #made = false;
   readonly #budget: Budget = { left: MOST_REMOVED };
 
-  /** @param statePath with all links resolved. */
+  /** @param statePath the state folder, with all links resolved */
   constructor(statePath: string) {
     const { pid, startTicks } = ownIdentity();
     this.#statePath = statePath;
@@ -112,10 +116,10 @@ export class Run {
   }
 
   /**
-   * Takes over what gcs that were killed have left, so that no other gc does.
+   * Takes over what killed gcs have left, so that no other gc does.
    *
-   * @param killed the folders of those that were when it was judged what is due. What one that was killed since had noted was
-   * taken for its own to delete then: that is for the next gc, which needs its journal.
+   * @param killed the folders of the gcs that were dead when the survey judged which sessions are due. A gc that was killed
+   * later was still running then, so the survey left its sessions out. They are for the next gc, which needs its journal.
    */
   inherit(killed: ReadonlySet<string>): Leftover[] {
     const before = runsBeside(this.#statePath).filter(({ path }) => killed.has(path));
@@ -131,9 +135,10 @@ export class Run {
   }
 
   /**
-   * Writes down what is about to be deleted, before any of it is touched. What was noted before is done.
+   * Records the sessions that are about to be deleted, before any of them is touched. Replaces the sessions noted before,
+   * because they are done.
    *
-   * @throws FleetError `FLEET_STATE_UNWRITABLE`.
+   * @throws FleetError `FLEET_STATE_UNWRITABLE` when the journal cannot be written.
    */
   note(notes: readonly Note[]): void {
     try {
@@ -145,7 +150,7 @@ export class Run {
     }
   }
 
-  /** Moves a session out of everybody's sight. @returns null when it is not there any more. */
+  /** Moves a session into this gc's folder, where nobody else finds it. @returns null if it is no longer there. */
   take(id: string): string | null {
     const moved = join(this.#path, MOVED, id);
     using state = this.#openState();
@@ -153,7 +158,7 @@ export class Run {
     return renameIfThere(state.at(id), moved) ? moved : null;
   }
 
-  /** Null when a folder on the way was replaced since the survey, perhaps by a link to somebody else's sessions. */
+  /** Null if a folder in the path was replaced after the survey, perhaps by a link to the sessions of somebody else. */
   #openState(): HeldFolder | null {
     const state = HeldFolder.open(this.#statePath);
     if (state === null || state.realPath === this.#statePath) return state;
@@ -161,14 +166,14 @@ export class Run {
     return null;
   }
 
-  /** Removes what was moved, unless this run has removed very much: that is for the next gc. @returns whether it is gone. */
+  /** Removes a moved session. After very many files, leaves the rest to the next gc. @returns whether it is gone. */
   async remove(moved: string): Promise<boolean> {
     return await removeTree(moved, this.#budget);
   }
 
   /**
-   * Whether somebody opened the session in the very moment in which it was moved. A runtime makes the folder anew then,
-   * with its lock but without the description that a new session begins with.
+   * Whether a server opened the session at the very moment when it was moved. A runtime then makes the folder again, with
+   * its lock but without the description (`workspace.yaml`) that a new session begins with.
    */
   isOpened(id: string, moved: string, pids: ReadonlySet<number>): boolean {
     const original = join(this.#statePath, id);
@@ -176,7 +181,7 @@ export class Run {
     return [...claimedBy(moved), ...(isAnew ? [] : claimedBy(original))].some((pid) => pids.has(pid));
   }
 
-  /** Moves a session back, into what the runtime has made of its folder meanwhile, if it has. */
+  /** Moves a session back. If the runtime has made its folder again, merges the session into that. */
   async giveBack(id: string, moved: string): Promise<void> {
     using state = this.#openState();
     if (state === null) return; // the next gc tries again
@@ -192,20 +197,20 @@ export class Run {
   }
 
   /**
-   * Leaves nothing behind. What is not done, since a session could not be removed or `finished` is false, is left as that
-   * of a gc that was killed.
+   * Removes this gc's folders. A folder stays, like that of a killed gc, if it still contains sessions or if `finished` is
+   * false.
    */
   end(finished: boolean): void {
     for (const path of [...this.#inherited, this.#path]) {
       if (finished && readRun(path).moved.length === 0) rmSync(path, { recursive: true, force: true });
       else renameIfThere(path, join(dirname(path), `${NOBODY}-${randomBytes(4).toString("hex")}`));
     }
-    // A disk that is read-only refuses that of a folder that is not there, too.
+    // A read-only disk would refuse the removal even if the folder does not exist.
     if (!existsSync(dirname(this.#path))) return;
     try {
       rmdirSync(dirname(this.#path));
     } catch (error) {
-      if (!["ENOENT", "ENOTEMPTY", "EEXIST"].includes(systemCode(error) ?? "")) throw error; // another gc is at it
+      if (!["ENOENT", "ENOTEMPTY", "EEXIST"].includes(systemCode(error) ?? "")) throw error; // another gc uses it
     }
   }
 }
@@ -225,7 +230,7 @@ function readRun(path: string): Pick<FoundRun, "notes" | "moved"> {
   return { notes: readJournal(join(path, JOURNAL)), moved: moved.map(({ name }) => name) };
 }
 
-/** A journal that is not whole was never acted upon. */
+/** The notes in a journal. An incomplete journal counts as empty, because its gc has not touched any session. */
 function readJournal(path: string): Note[] {
   try {
     const notes: unknown = JSON.parse(readFileSync(path, "utf8"));
@@ -236,8 +241,9 @@ function readJournal(path: string): Note[] {
 }
 
 /**
- * The newer of two files stays, but for the history: that goes on after what it was. The user's agent can write both
- * folders, so whatever is not a file there is not read.
+ * Merges the moved folder of a session into the one that a runtime has made since. If both have a file, the newer one stays,
+ * except for the history: the new history is appended to the old one. The user's agent can write both folders, so this
+ * reads only regular files.
  */
 function mergeInto(target: HeldFolder, source: HeldFolder, depth = 0): void {
   for (const entry of source.entries(MOST_MERGED).entries) {
@@ -259,7 +265,7 @@ function prepend(target: HeldFolder, source: HeldFolder): void {
   renameSync(source.at(whole), target.at(HISTORY));
 }
 
-/** Null for anything but a file. */
+/** Null if the history is not a regular file. */
 function readHistory(folder: HeldFolder): Buffer | null {
   if (folder.lstat(HISTORY)?.isFile() !== true) return null;
   const fd = folder.file(HISTORY);
@@ -281,11 +287,11 @@ function renameIfThere(from: string, to: string): boolean {
   }
 }
 
-/** Another gc that ends removes the folder above as soon as it is empty. */
+/** Tries again and again, because another gc that ends removes the parent folder as soon as it is empty. */
 function makeFolder(path: string): void {
   for (let attempt = 0; ; attempt++) {
     try {
-      // Not with `recursive`: on a read-only disk that says ENOENT (Node 20).
+      // Do not use `recursive`: on a read-only disk, it fails with ENOENT (Node 20).
       makeIfNotThere(dirname(path));
       makeIfNotThere(path);
       makeIfNotThere(join(path, MOVED));

@@ -11,12 +11,12 @@ import type { Registry, ServerRecord, SessionRecord, Store } from "../store/stor
 import { type HostsSeen, isAbandoned, lastUseOf, measureFolder, ttlOf } from "./gc-age.js";
 import { type Business, type Note, unfinishedBusiness } from "./gc-run.js";
 
-/** A folder that holds sessions' folders. Several shared servers have the same one. */
+/** A folder that contains the folders of sessions. Several shared servers have the same one. */
 export interface StateFolder {
   /** With all links resolved. */
   path: string;
   servers: ServerRecord[];
-  /** Whose the sessions in it are that no record knows; null: nobody knows. */
+  /** The owner of the unrecorded sessions in it; null if nobody knows. */
   owner: string | null;
 }
 
@@ -24,28 +24,28 @@ export interface StateFolder {
 export interface Candidate {
   id: string;
   owner: string | null;
-  /** Null: no record knows it. */
+  /** Null if it has no record. */
   record: SessionRecord | null;
-  /** The state folder that it should be in; null when there is none. */
+  /** The state folder that it should be in; null if there is none. */
   state: StateFolder | null;
-  /** Its own folder; null when it has none. */
+  /** Its own folder; null if it has none. */
   path: string | null;
-  /** Where fleets mark its use. */
+  /** The server on which its use markers are. */
   server: ServerRecord | null;
   ageMs: number;
   bytes: number;
 }
 
-/** Of sessions in one state folder that no record knows, at most so many are deleted in one go. */
+/** How many unrecorded sessions in one state folder a gc deletes at most. */
 const MOST_UNRECORDED = 1_000;
 
 export interface Survey {
-  /** State folders that could not be looked at whole. */
+  /** Names the state folders that this gc handles only in part, and the reason. */
   warnings: string[];
   states: StateFolder[];
   records: SessionRecord[];
   candidates: Candidate[];
-  /** What other gcs had in hand in each state folder. */
+  /** The unfinished work of other gcs in each state folder. */
   business: ReadonlyMap<StateFolder, Business>;
 }
 
@@ -55,23 +55,23 @@ export interface SurveyOptions {
   user: string | undefined;
   nowMs: number;
   hosts: HostsSeen;
-  /** Whether a session is this host's. What is another's is that one's to delete. */
+  /** Whether a session belongs to this host. Other hosts delete their own sessions. */
   isOwn: (record: SessionRecord) => boolean;
-  /** The state folders of this host in the shared storage, by the groups of servers. */
+  /** The state folders of this host in the shared storage, by group of servers. */
   places: ReadonlyMap<string, string>;
 }
 
-/** Any other folder is not a session's. */
+/** A folder with any other name does not belong to a session. */
 const SESSION_ID = /^[A-Za-z0-9._-]{1,128}$/;
-/** Looking is synchronous: after this many sessions everything else in the process gets its turn. */
+/** Measuring is synchronous. After this many sessions, other work in the process may run. */
 const LOOKS_AT_ONCE = 50;
 
 /**
- * Finds every session past its TTL, from the records and the disk together: the runtime's own list hides sessions that
- * never had a turn. Changes nothing.
+ * Finds every session past its TTL, from the records and the disk together. It does not use the runtime's own list, which
+ * hides sessions that never had a turn. Changes nothing.
  */
 export async function survey(store: Store, stateRoot: string, options: SurveyOptions): Promise<Survey> {
-  // In this order: a session is recorded before its folder is made, so none can look unrecorded that is not.
+  // A session that is created after these reads looks unrecorded below, but it is too young to be due.
   const registry = await store.readRegistry();
   const all = await store.listSessions();
   const records = all.filter(options.isOwn);
@@ -92,7 +92,7 @@ export async function survey(store: Store, stateRoot: string, options: SurveyOpt
     for (const record of recorded.values())
       if (!folders.has(record.id)) found.push(recordOnly(record, state, registry));
     for (const id of folders) {
-      // It may be on its way to the host that its record names, or was left here when it went.
+      // The folder may be on its way to the host that the record names, or a leftover of its move there.
       const elsewhere = foreign.get(id);
       if (elsewhere !== undefined && (state.owner === null || state.owner === elsewhere.owner)) continue;
       const record = recorded.get(id) ?? null;
@@ -108,13 +108,13 @@ export async function survey(store: Store, stateRoot: string, options: SurveyOpt
     if (index % LOOKS_AT_ONCE === LOOKS_AT_ONCE - 1) await yieldToOthers();
     if (options.user !== undefined && session.owner !== options.user) continue;
     const { taken, noted } = (session.state && business.get(session.state)) ?? { taken: new Set(), noted: new Map() };
-    if (taken.has(session.id)) continue; // another gc is at it
+    if (taken.has(session.id)) continue; // another gc is deleting it
     const candidate = judge(session, options, noted.get(session.id));
     if (candidate === null) continue;
     if (candidate.record === null) {
       const before = unrecorded.get(candidate.state) ?? 0;
       unrecorded.set(candidate.state, before + 1);
-      // Otherwise one user's agent could keep gc busy, and all others' sessions would wait.
+      // Without this limit, one user's agent could keep gc busy while the sessions of all others wait.
       if (before >= MOST_UNRECORDED) continue;
     }
     candidates.push(candidate);
@@ -129,8 +129,8 @@ export async function survey(store: Store, stateRoot: string, options: SurveyOpt
 }
 
 /**
- * The ids of the sessions that have a folder: of all recorded ones, and of others among the first entries. Null when the
- * state folder cannot be read: then nothing is known of its sessions.
+ * The ids of all recorded sessions that have a folder, and of unrecorded ones among the first entries. Null if the state
+ * folder cannot be read, because then nothing is known about its sessions.
  */
 function sessionFolders(
   state: StateFolder,
@@ -165,7 +165,7 @@ function nameOf({ owner, path }: StateFolder): string {
 /** The session with its age and size if it is past its TTL, or null. */
 function judge(session: Candidate, { ttlMs, nowMs, hosts }: SurveyOptions, note: Note | undefined): Candidate | null {
   const { record, path } = session;
-  // What a gc that was killed had begun to delete is due, unless somebody has used it since.
+  // A session that a killed gc had begun to delete is due, unless somebody has used it since.
   const begun = record === null ? note : undefined;
   const abandoned = isAbandoned(record, hosts);
   const dueBeforeMs = begun?.notedAtMs ?? (abandoned ? Number.POSITIVE_INFINITY : nowMs - ttlOf(record, ttlMs));
@@ -185,9 +185,9 @@ function recordOnly(record: SessionRecord, state: StateFolder | null, { servers 
 }
 
 /**
- * Every state folder there is: of recorded servers, of folders below `servers/` that no record knows, and those in the shared
- * storage, where sessions were brought whose server has not been started here. Which session is in which goes by its server's
- * id, known or not.
+ * All state folders: those of recorded servers, those of unrecorded folders below `servers/`, and those in the shared
+ * storage. The last may contain sessions that were brought here and whose server was never started here. The server's id
+ * decides in which state folder a session is, whether that server is recorded or not.
  */
 function stateFolders(
   { servers }: Registry,
@@ -218,7 +218,7 @@ function stateFolders(
   for (const name of folderNames(folder)) {
     if (servers[name] !== undefined || name.startsWith(".")) continue;
     add(stateOfHome(join(folder, name, "home"), stateRoot, known), name, undefined);
-    using common = HeldFolder.open(sessionStatePath(join(folder, name))); // what shared servers have in common
+    using common = HeldFolder.open(sessionStatePath(join(folder, name))); // common to all shared servers
     add(common?.realPath ?? null, name, undefined);
   }
   for (const state of byPath.values()) {
@@ -229,7 +229,10 @@ function stateFolders(
   return { states: [...byPath.values()], stateOf };
 }
 
-/** @param known the real paths of this host's places in shared storage: a link of a home may lead there and nowhere else. */
+/**
+ * @param known the real paths of this host's places in the shared storage. A link in a home may lead only to one of them or
+ * to the folder that shared servers have in common.
+ */
 function stateOfHome(home: string, stateRoot: string, known: ReadonlySet<string>): string | null {
   const own = realPathIfThere(home);
   if (own === null) return null;
@@ -242,7 +245,7 @@ function stateOfHome(home: string, stateRoot: string, known: ReadonlySet<string>
     return realPath === inHome || realPath === common || known.has(realPath) ? realPath : null;
   } catch (error) {
     if (systemCode(error) !== "EACCES") throw error;
-    return realPathIfThere(inHome) === inHome ? inHome : null; // it is reported when it is read
+    return realPathIfThere(inHome) === inHome ? inHome : null; // reading it later reports the error
   }
 }
 

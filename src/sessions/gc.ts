@@ -28,16 +28,16 @@ export interface GcContext {
   pool: Pool;
   takeover: Pick<Takeover, "settleDue">;
   directory: HostDirectory;
-  /** How long a server may take over one answer, in milliseconds. */
+  /** How long a server may take for one answer, in milliseconds. */
   answerMs: number;
-  /** What could not be looked at whole is added here, with the user whose it is. */
+  /** Receives a message for each folder that gc handles only in part, with the name of its user. */
   warnings: string[];
 }
 
 export interface GcRequest {
-  /** After how long without use a session goes, such as `24h`. Default: `session.ttl` of the configuration. */
+  /** How long a session must be unused before it is deleted, such as `24h`. Default: `session.ttl` of the configuration. */
   ttl?: Duration;
-  /** Change nothing, and tell what would be done. */
+  /** Change nothing, and report what would be done. */
   dryRun?: boolean;
   /** Only this user's sessions and server. */
   user?: string;
@@ -45,34 +45,39 @@ export interface GcRequest {
 }
 
 export interface GcOptions {
-  /** After how long without use a session goes, in milliseconds; one with a TTL of its own goes by that. */
+  /** How long a session must be unused before it is deleted, in milliseconds. A session's own TTL takes precedence. */
   ttlMs: number;
-  /** Change nothing, and tell what would be done. */
+  /** Change nothing, and report what would be done. */
   dryRun: boolean;
   /** Only this user's sessions and server. */
   user: string | undefined;
-  /** Aborted: ends between two steps, with nothing half done. */
+  /** If it aborts, gc ends between two steps and leaves nothing half done. */
   signal: AbortSignal;
 }
 
 export interface GcResult {
-  /** Ids are unique within an owner: a session that no record knows may have the id of somebody else's. */
+  /** Ids are unique only within an owner: an unrecorded session may have the same id as another user's session. */
   deleted: { id: string; owner: string | null; ageMs: number; bytes: number }[];
   skipped: { id: string; reason: SkipReason }[];
   /** Bytes of the deleted sessions' files. */
   freedBytes: number;
   dryRun: boolean;
   servers: { id: string; action: ServerAction }[];
-  /** What takeovers between hosts had left in the shared storage. */
+  /** Leftovers of takeovers between hosts in the shared storage. */
   remains: ClearedRemain[];
 }
 
-/** What is deleted together. More costs a user who comes back in this moment a longer wait, less costs more waits of ours. */
+/**
+ * How many sessions are deleted together. With more, a user who comes back at this moment waits longer. With fewer, gc waits
+ * more often.
+ */
 const SESSIONS_AT_ONCE = 200;
 
 /**
- * Deletes every session past its TTL, on disk and in the store, that nobody uses, and clears away what is left of servers.
- * Safe beside itself and beside any other command; killed at any point, the next one finishes.
+ * Deletes every unused session past its TTL, on disk and in the store, and clears away what is left of servers. Safe to run
+ * beside itself and any other command. If it is killed, the next gc finishes.
+ *
+ * @throws the signal's reason when it aborts.
  */
 export async function collectGarbage(context: GcContext, options: GcOptions): Promise<GcResult> {
   const { store, stateRoot, pool, directory } = context;
@@ -80,7 +85,7 @@ export async function collectGarbage(context: GcContext, options: GcOptions): Pr
   const servers = await repairServers(store, pool, { dryRun, signal });
   if (user === undefined) servers.push(...(await killStrays(store, stateRoot, dryRun)));
   if (!dryRun) await context.takeover.settleDue((record) => Date.now() - ttlOf(record, ttlMs), signal);
-  // Before anything is deleted: what is deleted below looks like a use later.
+  // Do this before anything is deleted, because a deletion looks like a use afterwards.
   const clearing = await prepareClearing(store, stateRoot, { ttlMs, user, nowMs: Date.now() });
   const hosts = await seeHosts(directory);
   const isOwn = await directory.holds();
@@ -166,7 +171,7 @@ async function foresee(
   return await tellTurns(context, [...outcomes, ...begun]);
 }
 
-/** Says `busy` of those active sessions that are in a turn. */
+/** Changes `active` to `busy` for sessions that are in a turn. */
 async function tellTurns(context: GcContext, outcomes: Outcome[]): Promise<Outcome[]> {
   const active = new Set(outcomes.filter(({ skipped }) => skipped === "active").map(({ session }) => session.id));
   if (active.size === 0) return outcomes;

@@ -1,17 +1,17 @@
 import { randomUUID } from "node:crypto";
 import { FleetError, option, quote } from "../errors.js";
 
-/** Names every object has: as a key of a plain object they would mean something else than a user or a session. */
+/** Property names of every object. As keys of a plain object, they would not stand for a user or a session. */
 const RESERVED = new Set(Object.getOwnPropertyNames(Object.prototype).concat("prototype"));
 
 const SESSION = /^[A-Za-z0-9._-]{1,128}$/;
 
 /**
- * A user id as the contract allows it: letters and digits of any script plus `. _ @ + -`, 1 to 128 bytes of UTF-8,
- * not starting with `.` or `-`. Returns it in Unicode normal form C, so that one name has one spelling.
+ * Checks that a user id consists of letters and digits of any script plus `. _ @ + -`, has 1 to 128 bytes of UTF-8, and
+ * does not start with `.` or `-`. Returns it in Unicode normal form C, so that each name has one spelling.
  *
- * @param name where the value came from, for the message
- * @throws FleetError `FLEET_USER_INVALID`.
+ * @param name the origin of the value, for the message
+ * @throws FleetError `FLEET_USER_INVALID` when the id is not allowed.
  */
 export function validateUser(value: string, name = option("user")): string {
   const user = typeof value === "string" ? value.normalize("NFC") : "";
@@ -26,12 +26,12 @@ export function validateUser(value: string, name = option("user")): string {
   return user;
 }
 
-/** Node.js 20 takes a millisecond to build patterns with Unicode properties: ids in ASCII do without them. */
+/** Ids in ASCII avoid patterns with Unicode properties, because Node.js 20 takes a millisecond to build one. */
 function isUserName(user: string): boolean {
   return /^[A-Za-z0-9._@+-]+$/.test(user) || (/^[\p{L}\p{M}\p{Nd}._@+-]+$/u.test(user) && !/^\p{M}/u.test(user));
 }
 
-/** A session id in the runtime's alphabet. @throws FleetError `FLEET_SESSION_ID_INVALID`. */
+/** Checks a session id against the runtime's alphabet, and returns it. @throws FleetError `FLEET_SESSION_ID_INVALID`. */
 export function validateSessionId(value: string, name = option("sessionId")): string {
   if (
     typeof value !== "string" ||
@@ -49,7 +49,7 @@ export function validateSessionId(value: string, name = option("sessionId")): st
   return value;
 }
 
-/** A new id that nobody can guess; the purpose stands in front for people, and means nothing to the fleet. */
+/** Makes an id that nobody can guess. It begins with the purpose for people; the fleet does not read that. */
 export function newSessionId(purpose: string | null): string {
   const label = (purpose ?? "")
     .toLowerCase()

@@ -5,26 +5,26 @@ import type { Lease, Store } from "../store/store.js";
 import type { TurnLease } from "./lease-seen.js";
 import { leaseLost, leaseOver } from "./problems.js";
 
-/** How often a holder looks whether the lease was taken from it, in milliseconds. Costs one read each. */
+/** How often a holder checks whether the lease was taken from it, in milliseconds. Each check costs one read. */
 const LOOK_MS = 1_000;
 
 export interface Holding {
   store: Store;
   token: string;
   lease: Lease;
-  /** `performance.now()` from before the store was asked: by then the lease's time may have begun to run. */
+  /** `performance.now()` from before the request to the store. The lease's time may have begun to run from then on. */
   asked: number;
-  /** Whether it is somebody else's to release. */
+  /** Whether another process has taken it and releases it. */
   adopted: boolean;
 }
 
 /**
- * A lease in the hands of this process: renewed at a third of its TTL until it is released, and watched in between.
+ * A lease that this process holds. It is renewed after a third of its TTL until it is released, and checked in between.
  *
- * It can be lost all the same: taken over by force, or past its end since this process was suspended, or its event loop
- * blocked, or the store unreachable for that long. Then `signal` aborts, with the `FLEET_LEASE_LOST` that every later
- * {@link check} throws. A process that slept cannot have noticed yet: whatever must not happen without the lease needs a
- * {@link check} right before it, or has to be refused by its fence where it arrives.
+ * It can still be lost. Another process can take it over by force. It also ends if this process is suspended, if its event
+ * loop is blocked or if the store is unreachable for too long. Then `signal` aborts with the `FLEET_LEASE_LOST` that every
+ * later {@link check} throws. A process that was suspended may not have noticed this. So call {@link check} right before
+ * anything that must not happen without the lease, or have the receiver refuse it by its fence.
  */
 export class HeldLease implements TurnLease {
   readonly token: string;
@@ -34,7 +34,7 @@ export class HeldLease implements TurnLease {
   readonly #over = new AbortController();
   readonly #watching: Promise<void>;
   #lease: Lease;
-  /** `performance.now()` at which it may have ended: never later than the store's own end, only earlier. */
+  /** `performance.now()` at which it may have ended. This is never later than its end in the store, only earlier. */
   #end: number;
   #expiry: NodeJS.Timeout | undefined;
 
@@ -48,7 +48,7 @@ export class HeldLease implements TurnLease {
     this.#watching = this.#watch();
   }
 
-  /** As it was when it was last renewed. */
+  /** The lease as of its last renewal. */
   get lease(): Lease {
     return this.#lease;
   }
@@ -57,14 +57,16 @@ export class HeldLease implements TurnLease {
     return this.#lease.fence;
   }
 
-  /** Aborts when the lease is lost; its reason is the `FLEET_LEASE_LOST`. Not when it is released. */
+  /** Aborts with `FLEET_LEASE_LOST` when the lease is lost, but not when it is released. */
   get signal(): AbortSignal {
     return this.#lost.signal;
   }
 
   /**
-   * Makes sure that the lease is in force. @throws FleetError `FLEET_LEASE_LOST`; `FLEET_STATE_…` when the store cannot
-   * tell, which says nothing about the lease.
+   * Makes sure that the lease is in force.
+   *
+   * @throws FleetError `FLEET_LEASE_LOST` when it is not; `FLEET_STATE_…` when the store cannot be read, so that nothing is
+   * known about the lease.
    */
   async check(): Promise<void> {
     this.#refuseIfOver();
@@ -73,21 +75,21 @@ export class HeldLease implements TurnLease {
     } catch (error) {
       throw await this.#explained(error);
     }
-    // Once more: it may have ended during the look.
+    // Check the time again, because the lease may have ended during the read.
     this.#refuseIfOver();
   }
 
   /**
-   * Gives the lease back. One that was adopted only stops being watched: it is for whoever took it to release.
+   * Gives the lease back. If the lease was adopted, only stops watching it, because the process that took it releases it.
    *
-   * @throws FleetError `FLEET_LEASE_LOST` when it was lost before: what was done under it may have met what others did.
+   * @throws FleetError `FLEET_LEASE_LOST` when the lease was lost before. Work under it may have collided with other work.
    */
   async release(): Promise<void> {
     if (this.#adopted) {
       try {
         await this.check();
       } finally {
-        await this.detach(); // in any case: renewed here, it would outlive whoever took it
+        await this.detach(); // in any case, because renewals here would let it outlive the process that took it
       }
       return;
     }
@@ -100,7 +102,7 @@ export class HeldLease implements TurnLease {
     }
   }
 
-  /** Stops renewing. The lease stays in force until its end, or until somebody releases it by its token. */
+  /** Stops renewing. The lease stays in force until its end, or until somebody releases it with its token. */
   async detach(): Promise<void> {
     this.#over.abort();
     clearTimeout(this.#expiry);
@@ -112,7 +114,7 @@ export class HeldLease implements TurnLease {
     for (let failed = false; ; ) {
       const due = this.#end - (ttlMs * 2) / 3;
       const pause = failed ? ttlMs / 10 : Math.max(0, due - performance.now());
-      // A renewal must not keep a process alive that has nothing else to do.
+      // `ref: false`, because a renewal must not keep a process alive that has nothing else to do.
       const options = { ref: false, signal: this.#over.signal };
       await delay(Math.min(pause, LOOK_MS), undefined, options).catch(() => "over");
       if (this.#isOver()) return;
@@ -120,7 +122,7 @@ export class HeldLease implements TurnLease {
     }
   }
 
-  /** @returns false when the store did not answer, which may be over at the next look; the end comes in any case. */
+  /** @returns false if the store did not answer. The next check may succeed, and the timer for the end keeps running. */
   async #look(renew: boolean): Promise<boolean> {
     const { sessionId, ttlMs } = this.#lease;
     const asked = performance.now();
@@ -149,7 +151,7 @@ export class HeldLease implements TurnLease {
     this.#expiry.unref();
   }
 
-  /** Also notices that the time is over: a timer is late by as long as the event loop was blocked. */
+  /** Also compares the time, because the timer is late when the event loop was blocked. */
   #isOver(): boolean {
     if (!this.#over.signal.aborted && performance.now() >= this.#end) {
       this.#lose(leaseLost(this.#lease, "it was not renewed in time"));
@@ -160,7 +162,7 @@ export class HeldLease implements TurnLease {
   #refuseIfOver(): void {
     this.#isOver();
     if (this.#lost.signal.aborted) throw this.#lost.signal.reason;
-    // Detached: nothing watches it any more, but the time is still known.
+    // Nothing watches a detached lease, but its end is still known.
     if (performance.now() >= this.#end) throw leaseLost(this.#lease, "it was not renewed in time");
   }
 
@@ -171,7 +173,7 @@ export class HeldLease implements TurnLease {
     this.#lost.abort(reason);
   }
 
-  /** The store's refusal in words for the one who had the lease: who has it now, and why. It is then told to all. */
+  /** Replaces the store's refusal by an error that names the present holder and the reason. Aborts `signal` with it. */
   async #explained(error: unknown): Promise<unknown> {
     if (!isFleetError(error, "FLEET_LEASE_LOST")) return error;
     const successor = await this.#store.readLease(this.#lease.sessionId).catch(() => null);
@@ -181,7 +183,7 @@ export class HeldLease implements TurnLease {
   }
 }
 
-/** The store's clock started between `asked` and now: the earlier of the two is the safe one. */
+/** The lease's time began to run between `asked` and now. Counting from `asked` is safe, because it is earlier. */
 function endOf({ remainingMs, ttlMs }: Lease, asked: number): number {
   return asked + Math.min(remainingMs, ttlMs);
 }

@@ -11,17 +11,20 @@ import { FleetError, option, quote } from "../errors.js";
 import { validateSessionId, validateUser } from "./ids.js";
 import type { AcquireOptions, LeaseWait } from "./leases.js";
 
-/** How the lease on a session is asked for, by a program or a command. */
+/** Options for taking the lease on a session, from a program or a command. */
 export interface LockOptions {
-  /** Who is to hold it: the owner of the session, or a member. */
+  /** The user who will hold it: the owner of the session, or a member. */
   user: string;
-  /** How long it outlives a holder that died, such as `300s`, or in milliseconds: 1s to 24d. Default: `lock.ttl` of the configuration. */
+  /**
+   * How long it outlives a holder that died: 1s to 24d, such as `300s`, or in milliseconds. Default: `lock.ttl` of the
+   * configuration.
+   */
   ttl?: Duration;
-  /** How long to wait for others, such as `30s`, or in milliseconds; `0` tries once. Default: `30s`. */
+  /** How long to wait for others, such as `30s`, or in milliseconds. `0` tries once. Default: `30s`. */
   wait?: Duration;
-  /** Take it at once, whoever holds it. The reason must not be empty; it is shown to everybody. */
+  /** Take it at once, even if somebody else holds it. The reason must not be empty, and is shown to everybody. */
   steal?: { reason: string };
-  /** Take it for another process, which gets its token: until that releases it, it lasts for `ttl` and is not renewed. */
+  /** Take it for another process, which gets its token. It is not renewed, and lasts for `ttl` unless it is released. */
   detached?: true;
   /** Called once if the wait takes longer than a second. */
   onWait?: (wait: LeaseWait) => void;
@@ -29,10 +32,15 @@ export interface LockOptions {
 }
 
 const WAIT_MS = 30_000;
-/** It is shown in a table, and kept in every revision. */
+/** In characters. The reason is short, because it is shown in a table and kept in every revision. */
 const LONGEST_REASON = 500;
 
-/** @throws FleetError a usage error for whatever is not allowed. */
+/**
+ * Checks the options and fills in the defaults.
+ *
+ * @throws FleetError `FLEET_SESSION_ID_INVALID`, `FLEET_USER_INVALID`, `FLEET_DURATION_INVALID` or `FLEET_USAGE_INVALID` for
+ * a value that is not allowed.
+ */
 export function acquireOptions(sessionId: string, options: LockOptions, { lock }: Config): AcquireOptions {
   const { user, ttl, wait, steal, detached, onWait, signal } = options;
   return {
@@ -47,14 +55,14 @@ export function acquireOptions(sessionId: string, options: LockOptions, { lock }
   };
 }
 
-/** Milliseconds. @throws FleetError `FLEET_DURATION_INVALID`. */
+/** The TTL in milliseconds. @throws FleetError `FLEET_DURATION_INVALID`. */
 export function parseLeaseTtl(given: Duration, name: string): number {
   const ms = readLeaseTtl(asText(given));
   if (ms !== null) return ms;
   throw invalidDuration(given, name, ALLOWED_LEASE_TTL, "300s");
 }
 
-/** Milliseconds; 0 for "0" and "0s". @throws FleetError `FLEET_DURATION_INVALID`. */
+/** The wait in milliseconds; 0 for "0" and "0s". @throws FleetError `FLEET_DURATION_INVALID`. */
 export function parseWait(given: Duration, name: string): number {
   const text = asText(given);
   const ms = /^0(?:m?s)?$/.test(text) ? 0 : readDuration(text, LONGEST_TIMER_MS);
@@ -62,7 +70,7 @@ export function parseWait(given: Duration, name: string): number {
   throw invalidDuration(given, name, `${allowedDuration(LONGEST_TIMER_MS)}; or 0, not to wait`, "30s");
 }
 
-/** @throws FleetError `FLEET_USAGE_INVALID`. */
+/** @throws FleetError `FLEET_USAGE_INVALID` when the reason is empty or too long. */
 export function parseReason(text: string, name: string): string {
   if (text.trim() !== "" && text.length <= LONGEST_REASON) return text;
   const why = text.length > LONGEST_REASON ? `is ${text.length} characters long` : "is empty";

@@ -3,23 +3,27 @@ import { isFleetError } from "../errors.js";
 import type { Lease, Store } from "../store/store.js";
 import { leaseOver } from "./problems.js";
 
-/** A lease that turns are taken under, whoever holds it. */
+/** A lease for turns, whichever process holds it. */
 export interface TurnLease {
   readonly fence: number;
-  /** Aborts when the lease is lost; its reason is the `FLEET_LEASE_LOST`. Not when it is released. */
+  /** Aborts with `FLEET_LEASE_LOST` when the lease is lost, but not when it is released. */
   readonly signal: AbortSignal;
-  /** Makes sure that the lease is in force. @throws FleetError `FLEET_LEASE_LOST`; `FLEET_STATE_…` when the store cannot tell. */
+  /**
+   * Makes sure that the lease is in force.
+   *
+   * @throws FleetError `FLEET_LEASE_LOST` when it is not; `FLEET_STATE_…` when the store cannot be read.
+   */
   check(): Promise<void>;
-  /** The end of its use. @throws FleetError `FLEET_LEASE_LOST` when it was lost before. */
+  /** Ends the use of the lease. @throws FleetError `FLEET_LEASE_LOST` when it was lost before. */
   release(): Promise<void>;
 }
 
-/** How often it is looked whether the lease is in force still, in milliseconds. Costs one read each. */
+/** How often to check whether the lease is still in force, in milliseconds. Each check costs one read. */
 const LOOK_MS = 1_000;
 
 /**
- * A lease that a process of another host holds, and renews, known here by its fence: no two leases on a session have the
- * same. It is over here at the latest when its holder would have to have renewed it.
+ * A lease that a process of another host holds and renews. This process identifies it by its fence, because no two leases
+ * on a session have the same fence. If this process sees no renewal in time, the lease counts as lost here.
  */
 export class SeenLease implements TurnLease {
   readonly #store: Store;
@@ -27,7 +31,7 @@ export class SeenLease implements TurnLease {
   readonly #over = new AbortController();
   readonly #watching: Promise<void>;
   readonly #lease: Lease;
-  /** `performance.now()` at which it may have ended, as of the last look: never later than the store's own end. */
+  /** `performance.now()` at which it may have ended, as of the last check. This is never later than its end in the store. */
   #end: number;
   #expiry: NodeJS.Timeout | undefined;
 
@@ -39,7 +43,7 @@ export class SeenLease implements TurnLease {
     this.#watching = this.#watch();
   }
 
-  /** @param holder the user who has to hold it @throws FleetError `FLEET_LEASE_LOST` when it is not in force. */
+  /** Finds the lease with this fence and this holder. @throws FleetError `FLEET_LEASE_LOST` when it is not in force. */
   static async see(store: Store, sessionId: string, { fence, holder }: { fence: number; holder: string }) {
     const asked = performance.now();
     const lease = await store.readLease(sessionId);
@@ -57,7 +61,7 @@ export class SeenLease implements TurnLease {
 
   async check(): Promise<void> {
     await this.#look();
-    this.#refuseIfOver(); // it may have ended during the look
+    this.#refuseIfOver(); // it may have ended during the read
   }
 
   async release(): Promise<void> {
@@ -75,7 +79,7 @@ export class SeenLease implements TurnLease {
       const options = { ref: false, signal: this.#over.signal };
       await delay(LOOK_MS, undefined, options).catch(() => "over");
       if (this.#over.signal.aborted) return;
-      // A store that does not answer may at the next look; the end comes in any case.
+      // If the store does not answer, the next check may succeed, and the timer for the end keeps running.
       await this.#look().catch(() => "lost, or not known");
     }
   }
@@ -85,7 +89,7 @@ export class SeenLease implements TurnLease {
     this.#refuseIfOver();
     const asked = performance.now();
     const now = await this.#store.readLease(this.#lease.sessionId).catch((error: unknown) => {
-      if (isFleetError(error, "FLEET_STATE_LOST")) return null; // it went with the rest
+      if (isFleetError(error, "FLEET_STATE_LOST")) return null; // the lease is lost, too
       throw error;
     });
     if (now?.fence !== this.#lease.fence) throw this.#lose(now);
@@ -109,7 +113,7 @@ export class SeenLease implements TurnLease {
     if (performance.now() >= this.#end) throw this.#lose(null);
   }
 
-  /** @returns the reason, which is then told to all. */
+  /** Aborts `signal`. @returns its reason. */
   #lose(successor: Lease | null): unknown {
     clearTimeout(this.#expiry);
     this.#over.abort();

@@ -9,52 +9,52 @@ import { SeenLease, type TurnLease } from "./lease-seen.js";
 
 export { HeldLease } from "./lease-held.js";
 
-/** What a command that runs under `copilotfleet lock` finds in its environment. */
+/** The environment variables of a command that runs under `copilotfleet lock`. */
 export const LEASE_VARIABLES = {
   session: "COPILOTFLEET_LEASE_SESSION",
   token: "COPILOTFLEET_LEASE_TOKEN",
   fence: "COPILOTFLEET_LEASE_FENCE",
 } as const;
 
-/** How long a waiter may fall silent before it loses its place: what a dead one costs those behind it. */
+/** How long a waiter may be silent before it loses its place. A dead waiter delays those behind it by this much. */
 const PLACE_MS = 3_000;
-/** How long a wait may last before the waiter is told of it. */
+/** How long a wait may last before `onWait` is called. */
 const NOTICE_MS = 1_000;
 const FIRST_PAUSE_MS = 10;
 const LONGEST_PAUSE_MS = 100;
 
 export interface AcquireOptions {
   sessionId: string;
-  /** The user who is to hold it. */
+  /** The user who will hold it. */
   holder: string;
-  /** Rejects if the holder may not use the session. Asked first, and again after a wait: much may have happened then. */
+  /** Rejects if the holder may not use the session. Called first, and again after a wait, because that may have changed. */
   mayUse?: () => Promise<unknown>;
-  /** 1 second to 24 days. It is renewed for as long as it is held: this is how long it outlives a holder that died. */
+  /** How long it outlives a holder that died, in milliseconds: 1 second to 24 days. A live holder renews it. */
   ttlMs: number;
   /** How long to wait for others, in milliseconds; 0 tries once. */
   waitMs: number;
   signal?: AbortSignal;
-  /** Take it at once, whoever holds it and whoever waits. The reason is shown to everybody. */
+  /** Take it at once, even if others hold it or wait for it. The reason is shown to everybody. */
   steal?: { reason: string };
-  /** It is not to be renewed: it lasts until it is released by its token, or until its end. */
+  /** Do not renew it. It lasts until it is released with its token, or until its end. */
   detached?: true;
-  /** Do not wait for a detached lease of the holder's own: only the holder can release it. */
+  /** Do not wait for the holder's own detached lease, because only the holder can release it. */
   refuseOwn?: boolean;
   onWait?: (wait: LeaseWait) => void;
 }
 
-/** What a caller waits for who waits for the lease on a session. */
+/** A wait for the lease on a session. */
 export interface LeaseWait {
   sessionId: string;
-  /** The lease in force; null if those who asked before are about to take it. */
+  /** The lease in force; null if an earlier waiter is about to take it. */
   lease: Lease | null;
-  /** How many others asked before. */
+  /** How many waiters asked before. */
   ahead: number;
 }
 
-/** Leases on sessions, taken in the order in which they were asked for, by any number of processes. */
+/** Leases on sessions. Any number of processes get them in the order in which they asked. */
 export class Leases {
-  /** Of the callers that {@link hold} runs. */
+  /** The leases of the callers that {@link hold} runs. */
   readonly ambient = new AmbientLeases();
   readonly #store: Store;
 
@@ -63,10 +63,10 @@ export class Leases {
   }
 
   /**
-   * Takes the lease on a session, after those who asked before.
+   * Takes the lease on a session, after all who asked before.
    *
-   * @throws FleetError `FLEET_SESSION_LOCKED` when it could not be had within `waitMs`, `FLEET_DURATION_INVALID` for a TTL
-   * out of bounds; the signal's own reason when that aborts.
+   * @throws FleetError `FLEET_SESSION_LOCKED` when it was not available within `waitMs`, `FLEET_DURATION_INVALID` for a TTL
+   * out of bounds; the signal's own reason when it aborts; as `mayUse`.
    */
   async acquire(options: AcquireOptions): Promise<HeldLease> {
     const { sessionId, holder, waitMs, signal, refuseOwn = false } = options;
@@ -103,10 +103,11 @@ export class Leases {
   }
 
   /**
-   * Goes on under a lease that was taken elsewhere, by its token. Releasing it then leaves it to whoever took it.
+   * Continues under a lease that was taken elsewhere, with its token. Releasing it here leaves it to the process that took
+   * it.
    *
-   * @param holder The user who has to be its holder; left out: anybody who has the token.
-   * @throws FleetError `FLEET_LEASE_LOST` for a wrong or expired token.
+   * @param holder the user who must hold it. Default: any user.
+   * @throws FleetError `FLEET_LEASE_LOST` for a wrong or expired token, or when another user holds the lease.
    */
   async adopt(sessionId: string, token: string, holder?: string): Promise<HeldLease> {
     const asked = performance.now();
@@ -119,9 +120,9 @@ export class Leases {
   }
 
   /**
-   * Goes on under a lease that a process of another host holds, by its fence: whoever says that may, has seen its token.
+   * Continues under a lease that a process of another host holds, by its fence. That host has already checked the token.
    *
-   * @param holder The user who has to be its holder.
+   * @param holder the user who must hold it
    * @throws FleetError `FLEET_LEASE_LOST` when it is not in force.
    */
   async see(sessionId: string, fence: number, holder: string): Promise<TurnLease> {
@@ -129,14 +130,16 @@ export class Leases {
   }
 
   /**
-   * {@link adopt} if the environment says that this process runs under a lease of this session (`copilotfleet lock SESSION
-   * -- COMMAND`), else {@link acquire}. Without it a command would wait for the very lease that it runs under.
+   * Adopts the lease if the environment shows that this process runs under one on this session (`copilotfleet lock SESSION
+   * -- COMMAND`). Otherwise acquires it. Without this, a command would wait for the very lease that it runs under.
+   *
+   * @throws FleetError as {@link adopt} and {@link acquire}.
    */
   async enter(options: AcquireOptions, env: NodeJS.ProcessEnv): Promise<HeldLease> {
     return (await this.outer(options.sessionId, options.holder, env)) ?? (await this.acquire(options));
   }
 
-  /** The lease that this process runs under, if it is one of this session. @throws FleetError as {@link adopt}. */
+  /** The lease that this process runs under, or null if that is not on this session. @throws FleetError as {@link adopt}. */
   async outer(sessionId: string, holder: string, env: NodeJS.ProcessEnv): Promise<HeldLease | null> {
     const token = env[LEASE_VARIABLES.token];
     const isUnder = token !== undefined && token !== "" && env[LEASE_VARIABLES.session] === sessionId;
@@ -144,11 +147,11 @@ export class Leases {
   }
 
   /**
-   * Runs `work` under a lease, which is released at its end, and is {@link ambient} until then. Work of the same holder on the same
-   * session that it calls goes on under the same lease.
+   * Runs `work` under a lease, which is {@link ambient} until `work` ends and is then released. If `work` calls further work
+   * for the same holder on the same session, that runs under the same lease.
    *
-   * @throws what `work` throws; FleetError as {@link acquire}, and `FLEET_LEASE_LOST` when the lease was lost meanwhile,
-   * whatever `work` made of it.
+   * @throws the error of `work`; FleetError as {@link acquire}; `FLEET_LEASE_LOST` when the lease was lost during the work,
+   * even if `work` succeeded.
    */
   async hold<T>(options: AcquireOptions, work: (lease: HeldLease) => Promise<T>): Promise<T> {
     const { sessionId, holder, steal } = options;
@@ -158,7 +161,7 @@ export class Leases {
     try {
       result = await this.ambient.run(lease, work);
     } catch (error) {
-      // The work's own error says more than that the lease was lost on the way, which may be its very reason.
+      // Throw the error of `work`. It is more specific than the loss of the lease, which may have caused it.
       await lease.release().catch(() => "lost, or it ends by itself");
       throw error;
     }
@@ -178,10 +181,10 @@ export class Leases {
     });
   }
 
-  /** Leaves nothing behind, neither a place nor a lease that was granted to somebody who gave up. */
+  /** Gives up the place in the queue, and the lease if it was granted to this caller after all. */
   async #withdraw(sessionId: string, token: string): Promise<void> {
     const ended = [this.#store.leaveLeaseQueue(sessionId, token), this.#store.releaseLease(sessionId, token)];
-    // Neither can be had back by anybody else, and both end by themselves: what failed before is what to tell.
+    // Ignore failures, because both end by themselves and the caller needs the first error.
     await Promise.allSettled(ended);
   }
 }
@@ -191,14 +194,14 @@ function assertTtl(ttlMs: number): void {
   throw new FleetError("FLEET_DURATION_INVALID", `The TTL is ${ttlMs} ms: allowed is ${ALLOWED_LEASE_TTL}`);
 }
 
-/** Short at first, for leases that last a moment; a waiter at the front is there when the holder's time is over. */
+/** Short at first, for leases that last only a moment. The first waiter asks again when the holder's time is over. */
 function pauseMs(attempt: number, answer: LeaseAnswer & { granted: false }): number {
   const pause = Math.min(FIRST_PAUSE_MS * 1.5 ** attempt, LONGEST_PAUSE_MS) * (0.75 + Math.random() / 2);
   const isNext = answer.ahead === 0 && answer.lease !== null;
   return isNext ? Math.min(pause, Math.ceil(answer.lease?.remainingMs ?? 0) + 1) : pause;
 }
 
-/** The holder's own lock, which would be waited for in vain. */
+/** The error for a wait in vain: the user holds the lease already. */
 function ownLock({ sessionId, holder, remainingMs }: Lease): FleetError {
   const { session, token } = LEASE_VARIABLES;
   const message =

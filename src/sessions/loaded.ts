@@ -7,9 +7,9 @@ import { isLoadedBy } from "../runtime/session-state.js";
 import type { ServerRecord } from "../store/store.js";
 
 /**
- * Which sessions a server has in memory, without a look at every session it ever had: the fleet notes each one that it
- * opens, as an empty file, and forgets the note when it finds the session unloaded. Sessions that clients opened past
- * the fleet are found by a whole scan, at most once in a minute.
+ * Finds the sessions that a server has in memory, without a check of every session that it ever had. The fleet notes each
+ * session that it opens, as an empty file, and deletes the note when it finds the session unloaded. A full scan, at most
+ * once a minute, finds the sessions that clients opened without the fleet.
  */
 const SCAN_EVERY_MS = 60_000;
 const OPENING_MS = 60_000;
@@ -38,12 +38,12 @@ export function knownLoaded(server: ServerRecord): string[] {
       touch(folder, SCANNED);
     } catch (error) {
       if (ownLimit(error) === undefined) throw error;
-      return loaded; // a full disk takes no notes: looking at every session costs more, and says the same
+      return loaded; // a full disk has no room for notes; the scan has the same result, at a higher cost
     }
   }
   return notes(folder).filter((id) => {
     if (isLoadedBy(server.home, id, pid)) return true;
-    // A young note is of a session that is just being opened.
+    // A young note may belong to a session that is just being opened.
     const noted = statSync(join(folder, id), { throwIfNoEntry: false })?.mtimeMs ?? 0;
     if (Date.now() - noted > OPENING_MS) rmSync(join(folder, id), { force: true });
     return false;
@@ -55,7 +55,7 @@ export function lately(server: ServerRecord): string[] {
   return [...new Set([...knownLoaded(server), ...notes(folderOf(server))])];
 }
 
-/** Ids of the sessions that the fleet opened on this launch in the last minute, also those that are unloaded again. */
+/** Ids of the sessions noted on this launch. Includes those that were opened in the last minute and unloaded again. */
 export function notedSessions(server: ServerRecord): string[] {
   const folder = folderOf(server);
   const started = Date.parse(server.startedAt ?? "");

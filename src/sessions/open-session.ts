@@ -11,7 +11,7 @@ import type { LeaseWait } from "./leases.js";
 import { explained, isStoreTrouble, unreleased } from "./problems.js";
 import { type Permit, takeTurn } from "./turn-taking.js";
 
-/** A session as one connection has it. */
+/** A session that one connection has open. */
 export interface Attachment {
   session: CopilotSession;
   connection: ConnectedClient;
@@ -20,33 +20,35 @@ export interface Attachment {
 
 type Prompt = Parameters<CopilotSession["send"]>[0] | string;
 
-/** What an open session needs of those who opened it. */
+/** The services that an open session needs from its creator. */
 export interface SessionKeeper {
   /**
-   * Loads the session again after it was unloaded, or after its server or connection ended. Who has marked its use on a
-   * server goes there as long as that runs: its drain waits for this one, so this one must not wait for it.
+   * Loads the session again after it was unloaded, or after its server or connection ended.
+   *
+   * @param marked the server on which the caller has a use marker. The session is loaded there while that server runs, even
+   * if it is draining: the drain waits for the caller, so the caller must not wait for the drain.
    */
   attach(record: SessionRecord, marked: ServerRecord | null): Promise<Attachment>;
   /** Whether this host still has the session. */
   has(record: SessionRecord): Promise<boolean>;
   /** Whether this launch of the server still takes turns, and still has the session. */
   admitted(server: ServerRecord, id: string): Promise<boolean>;
-  /** The lease that a turn needs, or null if it needs none; with `always` it does. */
+  /** The lease for a turn, or null if the turn needs none. With `always`, every turn needs one. */
   permit(record: SessionRecord, options: SendOptions, how: { always: boolean }): Promise<Permit | null>;
-  /** Records a turn that ended. */
+  /** Records that a turn ended. */
   used(id: string): Promise<void>;
   /** Deletes an ephemeral session whose use has ended. */
   end(id: string): Promise<void>;
-  /** Tells of what came to nothing beside a turn that was answered. */
+  /** Reports a failure that does not affect the reply of a turn. */
   warn(message: string): void;
 }
 
 export interface SendOptions extends TurnOptions {
-  /** A lease on the session that the caller holds; it is checked right before the prompt goes out. */
+  /** A lease on the session that the caller holds. It is checked right before the prompt is sent. */
   lease?: TurnLease;
   /**
-   * How long to wait for a lease that somebody else holds, in milliseconds. Default: 30,000; then a lease that the same user
-   * took with `copilotfleet lock`, and that outlasts the wait, is refused at once.
+   * How long to wait for a lease that somebody else holds, in milliseconds. Default: 30,000. With the default, the call
+   * fails at once if the same user took the lease with `copilotfleet lock` and it outlasts the wait.
    */
   waitMs?: number;
   /** Called once if the wait for that lease takes longer than a second. */
@@ -56,13 +58,13 @@ export interface SendOptions extends TurnOptions {
 const GOODBYE_MS = 2_000;
 const WAIT_MS = 30_000;
 
-/** A session that this process uses. It may be evicted or lose its server between turns: the next turn loads it again. */
+/** A session that this process uses. If it is evicted or loses its server between turns, the next turn loads it again. */
 export class OpenSession {
   readonly record: SessionRecord;
   readonly #keeper: SessionKeeper;
   #attached: Attachment;
   #lost = false;
-  /** The record of the last turn, being written: the reply does not wait for the disk. */
+  /** The write that records the last turn. The reply does not wait for it. */
   #recording: Promise<unknown> = Promise.resolve(undefined);
 
   constructor(record: SessionRecord, attached: Attachment, keeper: SessionKeeper) {
@@ -70,27 +72,27 @@ export class OpenSession {
     this.#attached = attached;
     this.#keeper = keeper;
     this.#watch(attached);
-    // The SDK's own sendAndWait hangs until its time-out when the server ends during the turn; this one does not.
+    // If the server ends during the turn, the SDK's own sendAndWait hangs until its timeout. This one does not.
     attached.session.sendAndWait = async (message, timeout = 60_000) => {
       const { event } = await this.send(message, { timeoutMs: timeout });
       return event;
     };
   }
 
-  /** The SDK's session. It stays the same when the session is unloaded and loaded again on a living connection. */
+  /** The SDK's session. It stays the same object when the session is loaded again on a live connection. */
   get session(): CopilotSession {
     return this.#attached.session;
   }
 
-  /** The server that it is open on, or was last. */
+  /** The server that it is open on, or was last open on. */
   get server(): ServerRecord {
     return this.#attached.server;
   }
 
   /**
-   * One turn, when it is this one's turn.
+   * Takes a turn, after those that others have begun.
    *
-   * @throws as {@link runTurn}; `FLEET_SESSION_LOCKED`, `FLEET_SESSION_BUSY`, `FLEET_LEASE_LOST`, `FLEET_SESSIONS_EXHAUSTED`.
+   * @throws FleetError as {@link runTurn} and {@link takeTurn}; `FLEET_LEASE_LOST`, `FLEET_SESSIONS_EXHAUSTED`.
    */
   async send(message: Prompt, options: SendOptions = {}): Promise<TurnReply> {
     const { id } = this.record;
@@ -98,7 +100,8 @@ export class OpenSession {
       sessionId: id,
       permit: async (how: { always: boolean }) => await this.#keeper.permit(this.record, options, how),
       server: async () => {
-        // Asked before each mark: a server that was drained meanwhile is another one by now, or is started for this.
+        // Check this before setting each use marker. If the server was drained since the last turn, another one has taken
+        // its place, or is started now.
         const isHere =
           !this.#lost &&
           (await this.#keeper.has(this.record)) &&
@@ -114,10 +117,10 @@ export class OpenSession {
     return await takeTurn(turn, async (lease) => await this.turn(message, options, lease));
   }
 
-  /** One turn at once: for callers that have seen to it that nobody else is in one. */
+  /** Takes a turn at once. The caller makes sure that nobody else is in one. @throws FleetError as {@link send}. */
   async turn(message: Prompt, options: TurnOptions, lease: TurnLease | undefined): Promise<TurnReply> {
     const prompt = typeof message === "string" ? { prompt: message } : message;
-    // A turn whose lease is lost is aborted: the next holder's must not run into it.
+    // Abort the turn if its lease is lost, so that it does not overlap with a turn of the next holder.
     using stop = either(options.signal, lease?.signal);
     let hasBegun = false;
     let bytesBefore = 0;
@@ -132,7 +135,7 @@ export class OpenSession {
         hasBegun = watch.hasBegun;
       }
     };
-    /** Whether the server ended before it began with the prompt. */
+    /** Whether the server ended before it began with the prompt. Its history then does not contain the prompt. */
     const isUntouched = async (error: unknown) => {
       const { server } = this.#attached;
       if (!isFleetError(error, "FLEET_SERVER_LOST") || hasBegun || !(await hasEnded(server))) return false;
@@ -140,7 +143,7 @@ export class OpenSession {
     };
     if (this.#lost) await this.#reattach(this.#attached.server);
     const reply = await take().catch(async (error: unknown) => {
-      // Evicted since the last turn, or lost with its server: nothing of this one has happened. It is sent once more.
+      // The session was evicted after the last turn, or its server ended before this turn began. Send the prompt once more.
       if (!isUnloaded(error) && !(await isUntouched(error))) throw error;
       await this.#reattach(this.#attached.server);
       return await take();
@@ -154,7 +157,7 @@ export class OpenSession {
     const attached = await this.#keeper.attach(this.record, marked);
     this.#lost = false;
     this.#watch(attached);
-    // Whoever listens to the first session object goes on hearing what happens.
+    // Listeners of the earlier session object still get all events.
     if (attached.session !== before) attached.session.on((event) => dispatch(before, event));
     this.#attached = attached;
   }
@@ -165,7 +168,7 @@ export class OpenSession {
     });
   }
 
-  /** Resolves when all turns are recorded. One that the store does not take is warned of: its reply was had all the same. */
+  /** Resolves when all turns are recorded. If the store refuses a record, only warns, because the caller has the reply. */
   async recorded(): Promise<void> {
     const failure = await this.#recording;
     if (failure === undefined) return;
@@ -174,7 +177,7 @@ export class OpenSession {
     this.#keeper.warn(`A turn in session ${quote(this.record.id)} could not be recorded: ${failure.message}`);
   }
 
-  /** Begins to record a turn, once the one before is recorded. */
+  /** Begins to record a turn, once the previous turn is recorded. */
   async #record(): Promise<void> {
     await this.recorded();
     this.#recording = this.#keeper.used(this.record.id).then(
@@ -184,15 +187,15 @@ export class OpenSession {
   }
 
   /**
-   * Leaves the session: it is unloaded when nobody else is attached. Its state stays, unless it is ephemeral: then its
-   * use has ended (with `park` it has not, and the session waits for the next one to use it).
+   * Leaves the session, which is unloaded if nobody else is attached. Its state stays, but an ephemeral session is deleted,
+   * unless `park` keeps it for its next use.
    */
   async close(options: { park?: boolean } = {}): Promise<void> {
     await this.recorded();
     const { session, connection } = this.#attached;
     {
       using limit = deadline(GOODBYE_MS);
-      // A server that died or hangs has nothing more to say, and what it holds goes with the connection.
+      // Limit the wait, because the server may be dead or hang. It lets go of the session when the connection ends.
       await abortable(Promise.race([session.disconnect(), connection.closed]), limit.signal).catch(() => null);
     }
     if (this.record.persistence === "ephemeral" && options.park !== true) await this.#keeper.end(this.record.id);
@@ -203,7 +206,7 @@ function isUnloaded(error: unknown): boolean {
   return error instanceof Error && /session not found/i.test(error.message);
 }
 
-/** `_dispatchEvent` is how the SDK's client hands an event to a session; a session without it hears nothing more. */
+/** The SDK's client passes events to a session with `_dispatchEvent`. A session without that method gets no more events. */
 function dispatch(session: CopilotSession, event: SessionEvent): void {
   const { _dispatchEvent } = session as unknown as { _dispatchEvent?: (event: SessionEvent) => void };
   _dispatchEvent?.call(session, event);

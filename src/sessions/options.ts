@@ -10,23 +10,23 @@ export interface OpenOptions {
   waitMs?: number | undefined;
   signal: AbortSignal;
   /**
-   * A lease on the session that the caller holds. On shared servers the session may then be opened where the user is
+   * A lease on the session that the caller holds. With it, a session on shared servers may be opened where the user is
    * placed, and not only where it was last.
    */
   lease?: TurnLease | undefined;
-  /** The server on which the caller has marked its use of the session, and was admitted. */
+  /** The server on which the caller has set its use marker and was admitted. */
   marked?: ServerRecord | undefined;
 }
 
 export interface CreateOptions extends OpenOptions {
-  /** Left out: a random id, behind the purpose if there is one. */
+  /** Default: the purpose, if there is one, followed by a random id. */
   id?: string | undefined;
   purpose?: string | undefined;
   model?: string | undefined;
-  /** Milliseconds after its last use until gc may delete it. Left out: as configured at the time of gc. */
+  /** How long after its last use gc may delete it, in milliseconds. Default: the TTL that is configured when gc runs. */
   ttlMs?: number | undefined;
-  /** Other users who may use it; with an empty list it is collaborative all the same. Left out: it is private. */
+  /** Other users who may use it. With a list, even an empty one, the session is collaborative. Default: it is private. */
   members?: readonly string[] | undefined;
-  /** Deleted when its use ends. */
+  /** Whether to delete it when its use ends. */
   ephemeral?: boolean | undefined;
 }

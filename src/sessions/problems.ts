@@ -18,7 +18,7 @@ export function sessionNotFound(id: string): FleetError {
   });
 }
 
-/** @param outcome what the call did with the other sessions that it was given */
+/** @param outcome the results of the call for the other sessions */
 export function sessionsNotFound(ids: readonly string[], outcome: Readonly<Record<string, unknown>> = {}): FleetError {
   const subject = `${ids.length === 1 ? "Session" : "Sessions"} ${ids.map(quote).join(", ")}`;
   return new FleetError("FLEET_SESSION_NOT_FOUND", `${subject} not found.`, {
@@ -36,10 +36,10 @@ export function sessionLost(record: SessionRecord): FleetError {
 }
 
 /**
- * What the server answers to a request of the SDK, which has no deadline of its own, and none at the server's end.
+ * The server's answer to a request of the SDK. Neither the SDK nor the server has a deadline for it, so `signal` must.
  *
- * @throws FleetError `FLEET_SERVER_LOST`, `FLEET_SERVER_UNREACHABLE`, `FLEET_MODEL_UNCONFIGURED`, `FLEET_SESSION_ID_INVALID`;
- * the signal's own reason if the caller gave up.
+ * @throws FleetError `FLEET_SERVER_LOST` when the server ends first, `FLEET_SERVER_UNREACHABLE` when the deadline passes;
+ * as {@link explained}; the signal's own reason when the caller gives up.
  */
 export async function answer<T>(request: Promise<T>, { closed }: ConnectedClient, signal: AbortSignal): Promise<T> {
   const lost = closed.then((): never => {
@@ -59,10 +59,14 @@ export async function answer<T>(request: Promise<T>, { closed }: ConnectedClient
   }
 }
 
-/** The runtime's own words for what a user can mend say nothing about what to do in a fleet. */
+/**
+ * Replaces the runtime's errors that a user can fix, because their messages do not show the remedy in a fleet.
+ *
+ * @throws FleetError `FLEET_SESSION_ID_INVALID`, `FLEET_MODEL_UNCONFIGURED`; any other error as it is.
+ */
 export function explained(error: unknown): never {
   const message = error instanceof Error ? error.message : "";
-  // Runtimes differ in what they take: 1.0.85 takes no dot, whatever the contract allows.
+  // Runtimes differ in the ids that they accept. Version 1.0.85 does not accept a dot, although the contract allows it.
   const [, id] = /request with invalid sessionId: (.+)$/s.exec(message) ?? [];
   if (id !== undefined) {
     throw new FleetError("FLEET_SESSION_ID_INVALID", `This runtime does not take the session id ${quote(id)}.`, {
@@ -98,19 +102,20 @@ const STORE_TROUBLE: ReadonlySet<FleetErrorCode> = new Set([
 ]);
 
 /**
- * Whether a look at the store, or a change, failed for reasons of the store or of the shared storage, such as a full disk. After a turn was answered
- * that is a warning beside the reply, and no error in place of it: the turn has happened, and was paid for.
+ * Whether an operation failed because of the store or the shared storage, for example because of a full disk. After a turn
+ * was answered, such a failure is a warning beside the reply. It must not replace the reply, because the turn has happened
+ * and was paid for.
  */
 export function isStoreTrouble(error: unknown): error is FleetError {
   return isFleetError(error) && STORE_TROUBLE.has(error.code);
 }
 
-/** A warning. */
+/** The text of a warning. */
 export function unreleased(id: string, why: string): string {
   return `The lease on session ${quote(id)} could not be given back, and ends by itself: ${why}`;
 }
 
-/** A warning. */
+/** The text of a warning. */
 export function unseen(id: string, why: string): string {
   return `Session ${quote(id)} could not be looked at after the turn: ${why}`;
 }
@@ -129,7 +134,7 @@ export function sessionBusy(id: string): FleetError {
   });
 }
 
-/** Try again: it is about to end, or to be replaced. */
+/** The server is about to end or to be replaced, so the user can try again. */
 export function serverDraining(id: string): FleetError {
   return new FleetError("FLEET_SERVER_DRAINING", `Server ${id} is being drained and takes no new turns.`, {
     suggestions: ["Try again in a moment.", "copilotfleet ps"],
@@ -145,7 +150,7 @@ export function leaseLost(
   return new FleetError("FLEET_LEASE_LOST", message, { cause, suggestions: [`copilotfleet lock ${sessionId} --show`] });
 }
 
-/** @param successor the lease that is in force instead, if any is */
+/** @param successor the lease that is in force now, or null */
 export function leaseOver(
   lease: Pick<Lease, "sessionId" | "holder">,
   successor: Lease | null,

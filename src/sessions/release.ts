@@ -10,27 +10,27 @@ import { type KeptReason, unloadIdle } from "./eviction.js";
 
 export interface ReleaseContext {
   store: Store;
-  /** How long a server may take over one answer, in milliseconds. */
+  /** How long a server may take for one answer, in milliseconds. */
   answerMs: number;
-  /** Aborted: what is in use is not waited for any more. */
+  /** If it aborts, the wait for sessions in use ends. */
   signal?: AbortSignal | undefined;
 }
 
 export interface Released {
   released: string[];
-  /** Those stay on this host, where they can be used as before. */
+  /** Sessions that stay on this host, where they can be used as before. */
   kept: { id: string; reason: KeptReason }[];
 }
 
-/** How often a session that is in use is tried again, in milliseconds. */
+/** How often to try again to release a session in use, in milliseconds. */
 const RETRY_MS = 100;
 
 /**
- * Lets go of a user's sessions on this host, each between its turns: unloads it, and records that whoever shares the storage
- * may take it. One that is in use is waited for.
+ * Releases a user's sessions on this host, each between its turns. Unloads the session, and records that any host with the
+ * same storage may take it. Waits for sessions that are in use.
  *
- * @param waitMs how long that may take for all of them, in milliseconds
- * @throws the signal's own reason: those that were let go by then stay so.
+ * @param waitMs how long to wait for all sessions together, in milliseconds
+ * @throws the signal's own reason when it aborts. Sessions that were released by then stay released.
  */
 export async function releaseSessionsOf(user: string, waitMs: number, context: ReleaseContext): Promise<Released> {
   const { store } = context;
@@ -47,13 +47,13 @@ export async function releaseSessionsOf(user: string, waitMs: number, context: R
     }
     if (kept.length === 0 || performance.now() >= until) return { ...result, kept };
     await pause(RETRY_MS, context.signal);
-    // Read anew: they may be on other servers by now.
+    // Read the records again, because the sessions may be on other servers by now.
     const isKept = ({ id, released }: SessionRecord) => released !== true && kept.some((each) => each.id === id);
     left = (await sessionsOfThisHost(store)).filter(isKept);
   }
 }
 
-/** @returns why it stays, or null. */
+/** @returns why the session stays, or null. */
 async function release(
   record: SessionRecord,
   server: ServerRecord | undefined,
@@ -62,7 +62,8 @@ async function release(
   const { store } = context;
   if ((await store.readLease(record.id)) !== null) return "leased";
   if (server === undefined) return await letGo(record, store);
-  // Whoever opens it marks that first, and reads the record then: so either they find it released, or are found here.
+  // A process that opens the session sets its use marker first and then reads the record. So either it finds the session
+  // released, or its marker is found here.
   using mark = markEviction(server, record.id);
   if (mark === null) return "in use";
   if (!(await unload(record, server, context.answerMs))) return "in a turn";
@@ -77,11 +78,11 @@ async function unload({ id }: SessionRecord, server: ServerRecord, answerMs: num
   return (await unloadIdle(id, connection)) !== "in a turn";
 }
 
-/** @returns why it stays: on its way here or to another host it is nobody's to let go; or null. */
+/** @returns why it stays, or null. While it is on its way between hosts, nobody can release it. */
 async function letGo(record: SessionRecord, store: Store): Promise<KeptReason | null> {
   return await store.updateSession(record.id, (draft) => {
     if (draft.host !== record.host || draft.term !== record.term || draft.from !== undefined) return "in use";
-    // Taken to another server here, where nobody has looked whether it is in use.
+    // It was moved to another server here, and nobody has checked whether it is in use there.
     if (draft.serverId !== record.serverId) return "in use";
     draft.released = true;
     return null;

@@ -1,18 +1,18 @@
 import type { TurnReply } from "../runtime/client/turn.js";
 
 /**
- * The reply of a turn that has begun: a promise of the whole reply, and an async iterable of its pieces.
+ * The reply of a turn that has begun. It is a promise of the whole reply, and an async iterable of its pieces.
  *
  * ```ts
  * for await (const piece of fleet.send(session, "Hello")) show(piece);
  * ```
  *
- * Iterating begins with the first piece, whenever it begins; pieces that arrived since the last step come as one. What is
- * kept for that is the text of the reply and nothing else. A model that does not stream gives its reply as one piece. The loop
- * throws what the turn failed with. Leaving the loop early does not end the turn: `signal` does.
+ * An iteration starts with the first piece, even if it begins late. Pieces that arrived since the last step come as one. For
+ * this, only the text of the reply is kept. A model that does not stream gives its reply as one piece. If the turn fails,
+ * the loop throws its error. Leaving the loop early does not end the turn; use `signal` for that.
  */
 export class PendingReply<T extends TurnReply> extends Promise<T> implements AsyncIterable<string> {
-  // What `then` returns is an ordinary promise.
+  // `then` returns an ordinary promise.
   static override get [Symbol.species](): PromiseConstructor {
     return Promise;
   }
@@ -27,7 +27,7 @@ export class PendingReply<T extends TurnReply> extends Promise<T> implements Asy
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<string, void, undefined> {
-    // A failure reaches the loop below.
+    // Handle the rejection here. `await this` throws it to the loop below.
     this.catch(() => undefined);
     yield* this.#pieces.read();
     const { text } = await this;

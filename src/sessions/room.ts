@@ -7,7 +7,7 @@ import { serverDraining } from "./problems.js";
 export interface RoomContext {
   store: Store;
   config: Config;
-  /** Knows whether a launch of a server still takes turns, and still has the session. */
+  /** Checks whether a launch of a server still takes turns, and still has the session. */
   sessions: { admitted(server: ServerRecord, sessionId: string): Promise<boolean> };
 }
 
@@ -15,9 +15,9 @@ export interface RoomRequest {
   sessionId: string;
   /** The server that the session is opened on. */
   server: ServerRecord;
-  /** Where to go when that one is being drained, or has the session no more. */
+  /** Finds the server to use if that one is being drained or no longer has the session. */
   next: () => Promise<ServerRecord>;
-  /** The server on which a turn of the caller's is marked: its drain waits for that turn, so it is not asked. */
+  /** The server on which the caller's turn has a use marker. It is not checked, because its drain waits for that turn. */
   marked: ServerRecord | undefined;
   /** How long to wait for a loaded session to become idle, in milliseconds. */
   waitMs: number;
@@ -27,11 +27,11 @@ export interface RoomRequest {
 const DRAIN_POLL_MS = 20;
 
 /**
- * Runs `load` with room for the session in its server's memory, within the cap, and its use marked there meanwhile. A server
- * that is being drained is left for the one that comes after it, one from which the session was taken for the one that it is on.
+ * Makes room for a session in its server's memory, within the cap, and runs `load` under a use marker. If the server is
+ * being drained, continues with its successor. If the session was moved to another server, continues with that one.
  *
- * @throws FleetError `FLEET_SESSIONS_EXHAUSTED`, `FLEET_SERVER_DRAINING`, `FLEET_POOL_DRAINING`; what `load` and `next` throw; the
- * signal's own reason if the caller gave up.
+ * @throws FleetError `FLEET_SESSIONS_EXHAUSTED`, `FLEET_SESSION_BUSY`, `FLEET_SERVER_DRAINING`, `FLEET_POOL_DRAINING`; the
+ * errors of `load` and `next`; the signal's own reason when the caller gives up.
  */
 export async function withRoom<T>(
   { store, config, sessions }: RoomContext,
@@ -42,7 +42,8 @@ export async function withRoom<T>(
   for (let target = server; ; target = await next()) {
     {
       using _use = await admit(target, sessionId, room);
-      // Under the mark: from here on a drain waits for this one. Who had marked it before is waited for already.
+      // Check this under the use marker, because from now on a drain waits for it. If the caller's turn has a use marker on
+      // this server, the drain waits already.
       if (target === marked || (await sessions.admitted(target, sessionId))) return await load(target);
     }
     if (signal.aborted) throw isTimeout(signal.reason) ? serverDraining(target.id) : signal.reason;

@@ -2,7 +2,7 @@ import type { PermissionHandler, ProviderConfig, SessionConfig } from "@github/c
 import type { Config } from "../config/schema.js";
 import type { Isolation, SessionRecord } from "../store/store.js";
 
-/** What a caller of the library may set on a session. The fleet's configuration fills in what is left out. */
+/** The settings that a caller of the library may set on a session. The fleet's configuration fills in the others. */
 export type SessionOptions = Omit<SessionConfig, "sessionId">;
 
 export interface Surroundings {
@@ -16,15 +16,15 @@ export interface Surroundings {
 }
 
 /**
- * The settings of a session as the runtime gets them, the same for create and resume: a provider and its key are never
- * persisted by the runtime, so they have to be given each time.
+ * The settings of a session as the runtime gets them. They are the same for create and resume, because the runtime never
+ * persists a provider and its key.
  */
 export function sessionConfig(
   { config, isolation, own, provider, gitHubToken }: Surroundings,
   record: SessionRecord,
   overrides: SessionOptions = {},
 ): SessionOptions {
-  // On a shared server tools would act for all users with one set of rights: none unless they are named.
+  // On a shared server, tools would act for all users with the same rights. So none are available unless they are named.
   const tools = config.session.tools ?? (isolation === "shared" ? [] : null);
   const model = record.model ?? config.session.model;
   return {
@@ -40,8 +40,8 @@ export function sessionConfig(
 }
 
 /**
- * What answers a session that asks whether it may use a tool: the caller's own handler, where `session.approve` lets it
- * decide, and always for the tools that the caller brings, since those run in the caller's process.
+ * The handler for a session's requests to use a tool. The caller's own handler decides if `session.approve` permits this,
+ * and always for the tools that the caller brings, because those run in the caller's process.
  */
 export function permissions(
   { session: { approve } }: Pick<Config, "session">,

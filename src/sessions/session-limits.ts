@@ -4,13 +4,13 @@ import type { FleetError } from "../errors.js";
 import type { SessionRecord, Store } from "../store/store.js";
 
 /**
- * The limits on the number of sessions, for all that this process records. Processes that create sessions at the same moment do
- * not see each other, so the limits may be exceeded by as many.
+ * Enforces the limits on the number of sessions, for all sessions that this process records. Processes that create sessions
+ * at the same moment do not see each other, so together they may exceed a limit by that number.
  */
 export class SessionLimits {
   readonly #store: Store;
   readonly #limits: Config["limits"];
-  /** The records that are being written, by their owners. */
+  /** The records that are being written, by owner. */
   readonly #pending = new Map<string, Set<Promise<void>>>();
   #written = 0;
 
@@ -38,14 +38,14 @@ export class SessionLimits {
     }
   }
 
-  /** Resolves when the record is being written, with the end of that. */
+  /** Waits for room, and starts to write the record. Resolves with the promise of the write. */
   async #begin(record: SessionRecord): Promise<{ done: Promise<void> }> {
     const { owner } = record;
     for (;;) {
       const written = this.#written;
       const counts = await this.#count(owner);
-      // From here on nothing is waited for until the record is pending: others come in between otherwise.
-      if (written !== this.#written) continue; // one that was written during the count is neither in it nor pending
+      // Do not await anything from here until the record is pending, because other calls would come in between.
+      if (written !== this.#written) continue; // a record written during the count is neither counted nor pending
       const pending = this.#pendingOf(owner);
       const reached = this.#reached(counts, pending.size);
       if (reached === null) {
@@ -62,7 +62,7 @@ export class SessionLimits {
     return this.#pending.get(owner) ?? new Set();
   }
 
-  /** What is not limited is not counted. */
+  /** Counts sessions only where there is a limit. */
   async #count(owner: string): Promise<Counts> {
     const { default: own, total } = this.#limits;
     return {
@@ -71,7 +71,7 @@ export class SessionLimits {
     };
   }
 
-  /** @param pending how many of the user are about to be recorded besides */
+  /** @param pending how many other sessions of the user are being recorded */
   #reached(counts: Counts, pending: number): FleetError | null {
     const { default: own, total } = this.#limits;
     if (own.sessions !== null && counts.own + pending >= own.sessions) return limitReached("sessions", own.sessions);

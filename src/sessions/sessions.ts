@@ -48,27 +48,27 @@ export interface SessionsContext {
   leases: Leases;
   directory: HostDirectory;
   takeover: Takeover;
-  /** The configured model provider, or null for GitHub's own models; an echo model is started on first use. */
+  /** The configured model provider, or null for GitHub's own models. Starts the echo model on its first use. */
   provider: () => Promise<ProviderConfig | null>;
-  /** Tells of a problem that was worked around. */
+  /** Reports a problem that was worked around. */
   warn: (message: string) => void;
 }
 
 export interface Exchange {
   reply: TurnReply;
-  /** The session after it. */
+  /** The session after the turn. */
   session: SessionView;
 }
 
-/** How many sessions that no record knows are listed of one home. */
+/** How many unrecorded sessions of one home are listed at most. */
 const MOST_UNRECORDED = 1_000;
 const OPEN_WAIT_MS = 30_000;
 const REATTACH_MS = 30_000;
 
-/** Sessions and whose they are. Ownership stands in the store, never in the text of an id. */
+/** Sessions and their owners. The store decides who owns a session, never the text of its id. */
 export class Sessions implements SessionKeeper {
   readonly #context: SessionsContext;
-  /** How each session of this process was opened, for when it has to be loaded again. */
+  /** The options with which this process opened each session, for loading it again. */
   readonly #opened = new Map<string, OpenOptions>();
   readonly #limits: SessionLimits;
 
@@ -78,17 +78,17 @@ export class Sessions implements SessionKeeper {
   }
 
   /**
-   * Creates a session and starts the server it goes to if need be. The record is written first: it is what makes the id
+   * Creates a session, and starts its server if that does not run. Writes the record first, because the record makes the id
    * the user's.
    *
-   * @throws FleetError `FLEET_SESSION_EXISTS` whoever has it; `FLEET_SESSIONS_EXHAUSTED`, `FLEET_LIMIT_REACHED`; and as
-   * `Pool.serverOf`.
+   * @throws FleetError `FLEET_SESSION_EXISTS` when any user has the id; `FLEET_SESSIONS_EXHAUSTED`, `FLEET_LIMIT_REACHED`;
+   * as `Pool.serverOf`.
    */
   async create(options: CreateOptions): Promise<OpenSession> {
     const { store } = this.#context;
     const now = new Date().toISOString();
     const id = options.id ?? newSessionId(options.purpose ?? null);
-    // What can be refused is refused before anything is started: an id that is taken, a model that cannot be used.
+    // Before starting anything, refuse an id that is taken and a model that cannot be used.
     if ((await store.readSession(id)) !== null) throw sessionExists(id);
     await this.assertRoom(options.user);
     await this.#context.provider();
@@ -109,7 +109,7 @@ export class Sessions implements SessionKeeper {
       usedBy: options.ephemeral === true ? this.#ownUse() : null,
       turns: 0,
     };
-    // The runtime silently goes on with an id that it finds on its disk: look first.
+    // Look first, because the runtime silently continues a session that it finds on its disk under this id.
     if (readSessionFolder(server.home, record.id) !== null) throw sessionExists(record.id);
     await this.record(record);
     try {
@@ -126,19 +126,19 @@ export class Sessions implements SessionKeeper {
     await this.#limits.assertRoom(owner);
   }
 
-  /** Records a new session. @throws FleetError `FLEET_SESSION_EXISTS` whoever has it; `FLEET_LIMIT_REACHED`. */
+  /** Records a new session. @throws FleetError `FLEET_SESSION_EXISTS` when any user has the id; `FLEET_LIMIT_REACHED`. */
   async record(record: SessionRecord): Promise<void> {
     try {
       await this.#limits.add(record);
     } catch (error) {
-      // One answer for all: whose it is, is nobody's business.
+      // Everybody gets the same answer, because it must not reveal the owner.
       throw isFleetError(error, "FLEET_SESSION_EXISTS") ? sessionExists(record.id) : error;
     }
   }
 
   /**
-   * Frees the id of a session whose creation failed: nobody has used it yet. What its server has made of it goes, too, or the
-   * next one of that id would be told that there is one; what cannot be removed now is left to gc.
+   * Frees the id of a session whose creation failed, so that nobody has used it. Also deletes what its server has made on
+   * disk, because that would block the next session with this id. If that cannot be removed now, gc removes it later.
    */
   async discard({ id, serverId }: SessionRecord): Promise<void> {
     const { store, config } = this.#context;
@@ -156,10 +156,10 @@ export class Sessions implements SessionKeeper {
   }
 
   /**
-   * Opens a session that the user owns or is a member of again, also after its server was stopped or killed, also if it
-   * never had a turn.
+   * Opens a session again that the user owns or is a member of. This works even if its server was stopped or killed, and
+   * even if the session never had a turn.
    *
-   * @throws FleetError `FLEET_SESSION_NOT_FOUND`, the same for one that is not there and one that is somebody else's;
+   * @throws FleetError `FLEET_SESSION_NOT_FOUND` when it does not exist, and also when it is somebody else's;
    * `FLEET_SESSION_LOST` when it had turns and its history is gone; `FLEET_SESSIONS_EXHAUSTED`.
    */
   async resume(id: string, options: OpenOptions): Promise<OpenSession> {
@@ -176,8 +176,8 @@ export class Sessions implements SessionKeeper {
   }
 
   /**
-   * One prompt and its reply, with the session opened for just that. A collaborative session is under a lease from before
-   * it is opened until after it is left, so that members get their own answers, in turn, whichever server each is on.
+   * Opens a session for a single prompt and resolves with the reply. A collaborative session is under a lease from before it
+   * is opened until after it is left. So all members get their own answers, one after the other, whichever server they use.
    */
   async exchange(id: string, prompt: string, options: OpenOptions & SendOptions): Promise<Exchange> {
     const record = await this.recordFor(id, options.user);
@@ -189,7 +189,7 @@ export class Sessions implements SessionKeeper {
       sessionId: id,
       permit: async ({ always }: { always: boolean }) => await this.permit(record, options, { always, user }),
       server: async (lease: TurnLease | undefined) => {
-        // Looked at under the lease, and each time anew: whoever had the lease before may have taken it elsewhere.
+        // Read the record again each time, under the lease: an earlier holder may have moved the session.
         marked = await this.serverFor(await this.recordFor(id, user), under(lease));
         return marked;
       },
@@ -211,7 +211,7 @@ export class Sessions implements SessionKeeper {
     });
   }
 
-  /** After a turn that was answered nothing of the store's own keeps the reply from the caller. */
+  /** After an answered turn, trouble with the store must not keep the reply from the caller. */
   async #leaveAnswered(open: OpenSession, user: string): Promise<SessionView> {
     try {
       return await this.leave(open, user);
@@ -223,12 +223,12 @@ export class Sessions implements SessionKeeper {
     }
   }
 
-  /** Leaves an open session. Resolves with what it is afterwards. */
+  /** Leaves an open session. Resolves with its view afterwards. */
   async leave(open: OpenSession, user: string, options: { park?: boolean } = {}): Promise<SessionView> {
     const { id, persistence } = open.record;
     if (persistence === "persistent" || options.park === true) {
       await open.close(options);
-      // A parked session is nobody's for now: its time is up by its TTL, not by the end of this process.
+      // Nobody uses a parked session. Its TTL limits its life, not the end of this process.
       if (persistence === "ephemeral") {
         await this.#context.store.updateSession(id, (draft) => {
           draft.usedBy = null;
@@ -250,8 +250,8 @@ export class Sessions implements SessionKeeper {
   }
 
   /**
-   * All sessions of this host, or those a user may use: recorded ones, and those that a user's client made on the user's
-   * server here.
+   * All sessions of this host, or only those that `user` may use. Includes unrecorded sessions that clients made directly on
+   * their user's server here.
    */
   async list(user?: string): Promise<SessionView[]> {
     const { store, directory } = this.#context;
@@ -269,7 +269,7 @@ export class Sessions implements SessionKeeper {
     );
   }
 
-  /** Ids of sessions in a user's home that no record knows. */
+  /** Ids of the unrecorded sessions in a user's home. */
   #unrecorded(server: ServerRecord, recorded: ReadonlySet<string>): string[] {
     const whose = `user ${quote(server.user ?? server.id)}`;
     let ids: string[];
@@ -288,7 +288,7 @@ export class Sessions implements SessionKeeper {
     return ids.slice(0, MOST_UNRECORDED);
   }
 
-  /** One session of this user. @throws FleetError `FLEET_SESSION_NOT_FOUND`. */
+  /** One session that the user may use. @throws FleetError `FLEET_SESSION_NOT_FOUND`. */
   async get(id: string, user: string): Promise<SessionView> {
     const record = await this.recordFor(id, user);
     return await this.#view(record, (await this.#context.store.readRegistry()).servers[record.serverId]);
@@ -306,10 +306,10 @@ export class Sessions implements SessionKeeper {
 
   /**
    * Deletes sessions for good, one after the other, on disk and in the store. Resolves with those that existed. With
-   * `user`, sessions of others are treated as not there; members may not delete.
+   * `user`, sessions of other owners count as not existing, so members cannot delete a session.
    *
-   * @throws FleetError `FLEET_SESSION_BUSY` when one is in a turn, `FLEET_SESSION_LOCKED` when one is under a lease,
-   * `FLEET_SESSION_AMBIGUOUS`; those before it are gone.
+   * @throws FleetError `FLEET_SESSION_BUSY` when a session is in a turn, `FLEET_SESSION_LOCKED` when it is under a lease,
+   * `FLEET_SESSION_AMBIGUOUS` when several users have an unrecorded session with its id. The sessions before it are deleted.
    */
   async delete(ids: readonly string[], user?: string): Promise<string[]> {
     const { store } = this.#context;
@@ -323,7 +323,7 @@ export class Sessions implements SessionKeeper {
     return deleted;
   }
 
-  /** Whether there was such a session. */
+  /** Resolves with whether there was such a session. */
   async #deleteOne(id: string, user: string | undefined, servers: Registry["servers"]): Promise<boolean> {
     const { store, config, takeover, directory } = this.#context;
     const recorded = await store.readSession(id);
@@ -339,9 +339,9 @@ export class Sessions implements SessionKeeper {
   }
 
   /**
-   * The record if the user may use the session; a session found only on the user's own server is recorded now.
+   * The record, if the user may use the session. If the session has no record but is on the user's own server, records it.
    *
-   * @throws FleetError `FLEET_SESSION_NOT_FOUND`.
+   * @throws FleetError `FLEET_SESSION_NOT_FOUND` when the user may not use it, or when it does not exist.
    */
   async recordFor(id: string, user: string): Promise<SessionRecord> {
     const { store } = this.#context;
@@ -358,12 +358,12 @@ export class Sessions implements SessionKeeper {
       await store.createSession(found);
       return found;
     } catch (error) {
-      if (isFleetError(error, "FLEET_SESSION_EXISTS")) return await this.recordFor(id, user); // by another just now
+      if (isFleetError(error, "FLEET_SESSION_EXISTS")) return await this.recordFor(id, user); // another call was first
       throw error;
     }
   }
 
-  /** The server that a user's next session is created on, started if need be. */
+  /** The server for a user's next session, which is started if it does not run. */
   async serverForNew({ user, signal }: Pick<CreateOptions, "user" | "signal">): Promise<ServerRecord> {
     const { pool, config, directory } = this.#context;
     await directory.assertStorage();
@@ -374,21 +374,21 @@ export class Sessions implements SessionKeeper {
     return placed.server;
   }
 
-  /** The record of a session that this host has, brought here if no host has it any more. @throws as `Takeover.settle`. */
+  /** The record of a session on this host. Brings the session here if no host has it. @throws as `Takeover.settle`. */
   async broughtHere(record: SessionRecord, signal: AbortSignal): Promise<SessionRecord> {
     return await this.#context.takeover.settle(record, signal);
   }
 
-  /** Makes sure that a new session can be made on a server here, also if one of that id was taken from this host. */
+  /** Makes room for a new session on a server here, even if a session with this id was taken from this host. */
   async clearPlace(id: string, server: ServerRecord): Promise<void> {
     await this.#context.takeover.clearPlace(id, groupOfServer(server));
   }
 
   /**
-   * The server that a recorded session is opened on: its owner's own, or the shared one that the record names; only who
-   * holds its lease may take it elsewhere. One that no host has any more is brought to this one, if it belongs here.
+   * The server on which to open a recorded session: its owner's own server, or the shared server that the record names. Only
+   * the holder of its lease may move it. A session that no host has is brought to this host, if it belongs here.
    *
-   * @param asked the record as it is now: with one of before, the session may not be on that server any more
+   * @param asked the present record, because an earlier one may name a server that no longer has the session
    */
   async serverFor(asked: SessionRecord, options: OpenOptions): Promise<ServerRecord> {
     const { pool, store, takeover, directory } = this.#context;
@@ -403,15 +403,15 @@ export class Sessions implements SessionKeeper {
 
   async #open(record: SessionRecord, server: ServerRecord, options: OpenOptions): Promise<OpenSession> {
     const attached = await this.#attachTo(record, server, options);
-    // Where it is marked, and the lease it was opened under, are of this use alone.
+    // The marked server and the lease belong to this use only.
     const { marked: _marked, lease: _lease, ...lasting } = options;
     this.#opened.set(record.id, lasting);
     return new OpenSession(record, attached, this);
   }
 
   /**
-   * Loads the session in a server's memory, within the cap, and attaches this process's connection to it. A server that ends
-   * before it has answered has done nothing yet: the one that is started in its place is asked, once.
+   * Loads the session into a server's memory, within the cap, and attaches this process's connection to it. If the server
+   * ends before it answers, it has not done anything. This then tries once more, with the server that replaces it.
    */
   async #attachTo(record: SessionRecord, server: ServerRecord, options: OpenOptions): Promise<Attachment> {
     try {
@@ -435,14 +435,14 @@ export class Sessions implements SessionKeeper {
     return await withRoom({ ...this.#context, sessions: this }, request, load);
   }
 
-  /** The caller has marked its use. */
+  /** The caller has set the use marker. */
   async #load(record: SessionRecord, server: ServerRecord, options: OpenOptions): Promise<Attachment> {
     const { store, clients } = this.#context;
     const { id } = record;
-    // Looked at only now, under the mark: gc deletes the record first and looks at the marks then.
+    // Read the record only now, under the use marker, because gc deletes the record first and then looks for markers.
     const current = await markedRecord(store, server, id, options.signal);
     if (current === null) throw sessionNotFound(id);
-    // Where it is may have changed meanwhile, also from one server of this host to another.
+    // The session may have moved since the caller read its record, even between servers of this host.
     const isHere = current.serverId === server.id && (await this.#context.directory.has(current));
     if (!isHere) throw sessionMoved(current, null);
     await this.#context.directory.assertStorage();
@@ -464,11 +464,11 @@ export class Sessions implements SessionKeeper {
     return { session: await answer(request, connection, options.signal), connection, server };
   }
 
-  /** What a session gets from the fleet: provider and key, or its owner's GitHub token. */
+  /** The settings that a session gets from the fleet: provider and key, or its owner's GitHub token. */
   async surroundings({ isolation }: Pick<ServerRecord, "isolation">, owner: string, signal: AbortSignal) {
     const { config, env } = this.#context;
     const provider = await this.#context.provider();
-    // The runtime takes a session's token or a provider, not both.
+    // The runtime accepts a token or a provider for a session, but not both.
     const source = isolation === "shared" && provider === null ? tokenSourceFromConfig(config.auth, owner) : null;
     const gitHubToken = source === null ? null : await resolveGitHubToken(source, { user: owner, env, signal });
     return { config, isolation, gitHubToken, provider };
@@ -476,7 +476,7 @@ export class Sessions implements SessionKeeper {
 
   async has({ id }: SessionRecord): Promise<boolean> {
     const { store, directory } = this.#context;
-    // Nobody else could have it: nothing to read.
+    // Sessions cannot change hosts without shared storage, so there is nothing to read.
     if (!directory.isShared) return true;
     await directory.assertStorage();
     const current = await store.readSession(id);
@@ -489,14 +489,14 @@ export class Sessions implements SessionKeeper {
     const by = closedBy(registry);
     if (by !== null) throw poolDraining(by);
     if (!admits(registry, server)) return false;
-    // A user's own server keeps what it has.
+    // Sessions never move away from a user's own server.
     if (server.isolation === "per-user") return true;
     const record = await store.readSession(id);
     return record === null || record.serverId === server.id;
   }
 
   async attach(record: SessionRecord, marked: ServerRecord | null): Promise<Attachment> {
-    // A session's object may outlive its fleet. Nothing is started for it then.
+    // A session object may outlive its fleet. Do not start anything for it then.
     this.#context.clients.assertOpen();
     const opened = this.#opened.get(record.id);
     const signal = AbortSignal.timeout(REATTACH_MS);
@@ -520,12 +520,12 @@ export class Sessions implements SessionKeeper {
     const { waitMs = OPEN_WAIT_MS, signal } = options;
     const ambient = await this.#context.leases.ambient.turn(record.id, user, { waitMs, signal });
     if (ambient !== null) return { lease: ambient, owned: true };
-    // A private session needs none, but respects the one that somebody took.
+    // A private session does not need a lease, but respects one that somebody took.
     const free = record.kind === "private" && !always && (await this.#context.store.readLease(record.id)) === null;
     return free ? null : { lease: await this.#takeLease(record.id, user, options), owned: true };
   }
 
-  /** Takes the lease for a turn, or goes on under the one that an outer `lock SESSION -- COMMAND` took. */
+  /** Takes the lease for a turn, or continues under the one that an outer `lock SESSION -- COMMAND` took. */
   async #takeLease(
     id: string,
     user: string,
@@ -538,7 +538,7 @@ export class Sessions implements SessionKeeper {
       mayUse: async () => await this.recordFor(id, user),
       ttlMs: turnLeaseMs(config, store),
       waitMs: waitMs ?? OPEN_WAIT_MS,
-      // Who asks for a wait may know that another process is about to release it.
+      // A caller that sets a wait may know that another process is about to release the lease.
       refuseOwn: waitMs === undefined,
       ...(onWait === undefined ? {} : { onWait }),
       ...(signal === undefined ? {} : { signal }),
@@ -564,7 +564,7 @@ export class Sessions implements SessionKeeper {
   }
 
   async end(id: string): Promise<void> {
-    // Under a lease of this very use, if under any: nobody else is asked.
+    // Do not check for a lease: if there is one, it belongs to this use.
     await this.#deleteOne(id, undefined, (await this.#context.store.readRegistry()).servers);
   }
 }
@@ -575,8 +575,9 @@ export function ownUse({ own }: HostDirectory): SessionUser {
 }
 
 /**
- * The lease of one turn is renewed for as long as that lasts. On many hosts it does not outlive its host for longer than that
- * counts as there: who takes over the session goes on in it then.
+ * The TTL of the lease for one turn, in milliseconds. The lease is renewed while the turn lasts. In a fleet on several
+ * hosts, it is never longer than the time after which a silent host counts as gone, so that the host that takes over the
+ * session can continue in it.
  */
 function turnLeaseMs({ lock, host }: Config, { hosts }: Store): number {
   return hosts === null ? lock.ttlMs : Math.min(lock.ttlMs, host.ttlMs);

@@ -7,22 +7,23 @@ import { isStoreTrouble, serverDraining, sessionBusy } from "./problems.js";
 
 export interface Permit {
   lease: TurnLease;
-  /** Taken for this turn: to be released after it. */
+  /** Whether the lease was taken for this turn, and must be released after it. */
   owned: boolean;
 }
 
 export interface TurnTaking {
   sessionId: string;
-  /** The lease that a turn needs, or null if it needs none; with `always` it does. */
+  /** The lease for the turn, or null if the turn needs none. With `always`, every turn needs one. */
   permit(how: { always: boolean }): Promise<Permit | null>;
-  /** The server on which the turn is to be, known only under the lease if there is one. Asked again when it is not that. */
+  /** The server for the turn. If there is a lease, it must be held first. Called again if `admitted` refuses the server. */
   server(lease: TurnLease | undefined): Promise<ServerRecord>;
   /**
-   * Whether that server still takes turns, and still has the session. Asked when the use is marked: whoever drains the one, or
-   * takes away the other, looks at marks after that.
+   * Whether that server still takes turns, and still has the session. Called under the use marker. A drain is recorded first
+   * and then looks for use markers. A move of the session sets its eviction marker first and then looks for them. So either
+   * this call notices the other process, or the other process notices the use marker.
    */
   admitted(server: ServerRecord): Promise<boolean>;
-  /** The turn is over, and its lease could not be given back: it ends by itself. */
+  /** Called when the turn is over and its lease could not be given back. The lease then ends by itself. */
   unreleased(error: FleetError): void;
   /** How long to wait for others, in milliseconds. */
   waitMs: number;
@@ -33,11 +34,12 @@ const SHARED_POLL_MS = 5;
 const DRAIN_POLL_MS = 20;
 
 /**
- * Runs `work` while nobody else of this fleet uses the session: two turns at once would both take the later one's
- * answer. A turn that finds a private session unused needs no lease; whoever finds it used takes one, and so queues.
+ * Runs `work` while nobody else of this fleet uses the session, because two turns at once would both take the later one's
+ * answer. A turn that finds a private session unused needs no lease. A turn that finds it in use takes the lease, and so
+ * queues.
  *
- * @throws what `work` throws; FleetError `FLEET_SESSION_LOCKED`, `FLEET_SESSION_BUSY`, `FLEET_SERVER_DRAINING`; the
- * signal's own reason.
+ * @throws the error of `work`; FleetError `FLEET_SESSION_LOCKED`, `FLEET_SESSION_BUSY`, `FLEET_SERVER_DRAINING`; the
+ * signal's own reason when it aborts.
  */
 export async function takeTurn<T>(turn: TurnTaking, work: (lease: TurnLease | undefined) => Promise<T>): Promise<T> {
   let permit = await turn.permit({ always: false });
@@ -68,7 +70,7 @@ async function giveBack(lease: TurnLease, turn: TurnTaking): Promise<void> {
   }
 }
 
-/** Marks the use on the session's server, once that takes turns: after one that is being drained comes another. */
+/** Sets the use marker on the session's server. If that server is being drained, tries again with its successor. */
 async function markAdmitted(turn: TurnTaking, lease: TurnLease | undefined): Promise<UseMark> {
   const until = performance.now() + turn.waitMs;
   for (;;) {
@@ -87,7 +89,7 @@ async function markAdmitted(turn: TurnTaking, lease: TurnLease | undefined): Pro
   }
 }
 
-/** Waits for whoever was first and went without a lease, or is just loading the session; nobody else begins. */
+/** Waits for an earlier turn without a lease, or for a load. No other turn begins, because this one has the lease. */
 async function untilAlone(mark: UseMark, { sessionId, waitMs, signal }: TurnTaking): Promise<void> {
   const until = performance.now() + waitMs;
   while (mark.isShared()) {

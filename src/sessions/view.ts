@@ -10,30 +10,30 @@ export interface SessionView {
   members: string[];
   persistence: SessionRecord["persistence"];
   serverId: string;
-  /** The host that has it, or had it last; null where the fleet is on one host. */
+  /** The host that has it, or had it last; null in a fleet on one host. */
   host: string | null;
-  /** It is on the disk of a host that is away: nobody can use it before that is back. */
+  /** Whether it is on the disk of a host that is away. Nobody can use it until that host is back. */
   stranded: boolean;
   state: SessionState;
   model: string | null;
   createdAt: string;
   lastUsedAt: string;
   ttlMs: number | null;
-  /** Bytes of its state on disk. */
+  /** The size of its state on disk, in bytes. */
   sizeBytes: number;
-  /** The lease in force, never with its token. */
+  /** The lease in force, without its token. */
   lease: Lease | null;
 }
 
 export interface SessionSurroundings {
   /** The server that should hold it. */
   server: ServerRecord | undefined;
-  /** That server's process, null if none runs. */
+  /** The PID of that server, or null if it does not run. */
   pid: number | null;
   lease: Lease | null;
-  /** The configured TTL, for a session without one of its own. */
+  /** The configured TTL, for a session without its own, in milliseconds. */
   ttlMs: number;
-  /** The name of this host; null where the fleet is on one. */
+  /** The name of this host; null in a fleet on one host. */
   own: string | null;
 }
 
@@ -43,7 +43,7 @@ export interface RecordSurroundings {
   stranded: boolean;
 }
 
-/** Looks at the record, at its folder and at the server that should hold it. */
+/** Builds a view from the record, the session's folder and the server that should have it. */
 export function viewSession(
   record: SessionRecord,
   { server, pid, lease, ttlMs, own }: SessionSurroundings,
@@ -74,7 +74,7 @@ function stateOf(record: SessionRecord, folder: SessionFolder | null, runningPid
   return record.turns > 0 && folder?.hasHistory !== true ? "gone" : "idle";
 }
 
-/** The session as its record alone tells, of a host that cannot be asked. */
+/** Builds a view from the record alone, for a session on a host that cannot be asked. */
 export function viewRecord(record: SessionRecord, { ttlMs, lease, stranded }: RecordSurroundings): SessionView {
   const unseen = { server: undefined, pid: null, own: record.host ?? null, lease, ttlMs };
   return { ...viewSession(record, unseen), state: "idle", stranded };
