@@ -4,13 +4,13 @@ import type { Lease, LeaseRequest, Store } from "../../src/store/store.js";
 import { sessionRecord } from "../fixtures/store-records.js";
 
 /*
- * Leases are about time, and the clock that several processes share cannot be faked: so TTLs are either longer than any
- * test or short and waited for, and nothing here depends on how long anything took.
+ * Leases depend on time, and we cannot fake the clock that several processes share. So a TTL is either longer than any
+ * test, or so short that the test waits for its end. No assertion depends on how long a step took.
  */
 
 const LONG_MS = 600_000;
 const SHORT_MS = 150;
-/** More than the clock ticks meanwhile. */
+/** More steals than milliseconds pass while they run, so that their fences cannot all come from the clock. */
 const STEALS = 60;
 
 const LOST = { code: "FLEET_LEASE_LOST", exit: 5 };
@@ -30,7 +30,7 @@ async function granted(store: Store, token: string, over: Partial<LeaseRequest> 
   throw new Error(`${token} waits behind ${answer.ahead}`);
 }
 
-/** Asks until it is granted. */
+/** Asks until the store grants the lease. */
 async function waited(store: Store, token: string, over: Partial<LeaseRequest> = {}): Promise<Lease> {
   return await expect
     .poll(() => store.acquireLease(request(token, over)), { timeout: 10_000, interval: 20 })
@@ -38,11 +38,11 @@ async function waited(store: Store, token: string, over: Partial<LeaseRequest> =
     .then(() => granted(store, token, over));
 }
 
-/** To be called inside the suite of a store. */
+/** Call this inside the suite of a store. */
 export function describeLeases(stores: () => Stores): void {
   const store = () => stores().store;
 
-  it("grants the lease to the first who asks, and shows it to everybody without its token", async () => {
+  it("grants a lease to the first caller that asks, and shows it to every instance without its token", async () => {
     expect(await store().readLease("a")).toBeNull();
     const before = Date.now();
     const lease = await granted(store(), "t1");
@@ -66,13 +66,14 @@ export function describeLeases(stores: () => Stores): void {
     const passedMs = performance.now() - since;
     const seen = await other.readLease("a");
     expect(seen).toEqual({ ...lease, remainingMs: expect.any(Number) });
-    // Less by what has passed. (Not compared to the first answer: each is short by the time that it took itself.)
+    // Less by the time that has passed. (Do not compare with the first answer, because each answer also lacks the time
+    // that it took itself.)
     expect(seen?.remainingMs).toBeLessThanOrEqual(LONG_MS - passedMs + 1);
     expect(await other.checkLease("a", "t1")).toMatchObject({ fence: lease.fence });
     await other.close();
   });
 
-  it("shows that no process holds a lease, until its end, and not of the next one", async () => {
+  it("shows a lease as detached until it ends, and does not show the next lease as detached", async () => {
     expect(await granted(store(), "t1", { detached: true })).toMatchObject({ detached: true });
     expect(await store().renewLease("a", "t1", LONG_MS)).toMatchObject({ detached: true });
     expect(await store().readLease("a")).toMatchObject({ detached: true });
@@ -83,7 +84,7 @@ export function describeLeases(stores: () => Stores): void {
     expect(await store().readLease("a")).not.toHaveProperty("detached");
   });
 
-  it("gives the same answer to the same request again", async () => {
+  it("gives the same answer when a lease request is repeated, to the holder and to a waiter", async () => {
     const lease = await granted(store(), "t1");
     expect(await granted(store(), "t1")).toMatchObject({ fence: lease.fence, acquiredAt: lease.acquiredAt });
     await store().acquireLease(request("t2"));
@@ -92,7 +93,7 @@ export function describeLeases(stores: () => Stores): void {
     expect(await store().acquireLease(request("t3"))).toMatchObject(second);
   });
 
-  it("tells who waits whose lease it is, and how many come first", async () => {
+  it("shows each waiter the lease in force and the number of waiters ahead of it", async () => {
     const lease = await granted(store(), "t1");
     for (const [ahead, token] of ["t2", "t3", "t4"].entries()) {
       expect(await store().acquireLease(request(token))).toEqual({
@@ -103,7 +104,7 @@ export function describeLeases(stores: () => Stores): void {
     }
   });
 
-  it("serves waiters in the order in which they asked, whoever comes first after a release", async () => {
+  it("grants a lease to waiters in the order of their first request, no matter who asks first after a release", async () => {
     const other = await stores().reopen();
     await granted(store(), "t1");
     const tokens = ["t2", "t3", "t4", "t5"];
@@ -112,7 +113,7 @@ export function describeLeases(stores: () => Stores): void {
     for (let holder = "t1", left = tokens; left.length > 0; left = left.slice(1)) {
       await store().releaseLease("a", holder);
       expect(await store().readLease("a")).toBeNull();
-      // The last ones first, and one who never asked before.
+      // A newcomer asks first, then the waiters in reverse order.
       for (const token of ["newcomer", ...left.slice(1).toReversed()]) {
         expect(await store().acquireLease(request(token))).toMatchObject({ granted: false, lease: null });
       }
@@ -125,7 +126,7 @@ export function describeLeases(stores: () => Stores): void {
     await other.close();
   });
 
-  it("forgets a waiter that left, and one that had no place to leave", async () => {
+  it("forgets a waiter that leaves the lease queue, and accepts a leave by a token that has no place", async () => {
     await granted(store(), "t1");
     await store().acquireLease(request("t2"));
     await store().leaveLeaseQueue("a", "t2");
@@ -136,13 +137,13 @@ export function describeLeases(stores: () => Stores): void {
     await granted(store(), "t3");
   });
 
-  it("does not take the lease from a holder that leaves the queue", async () => {
+  it("keeps the lease of a holder that leaves the queue", async () => {
     await granted(store(), "t1");
     await store().leaveLeaseQueue("a", "t1");
     expect(await store().checkLease("a", "t1")).toMatchObject({ holder: "holder of t1" });
   });
 
-  it("drops a waiter that fell silent, and keeps one that goes on asking", async () => {
+  it("drops a waiter that stops asking for the lease, and keeps the place of a waiter that goes on asking", async () => {
     await granted(store(), "t1");
     await store().acquireLease(request("silent", { placeMs: SHORT_MS }));
     await store().acquireLease(request("asking", { placeMs: 4 * SHORT_MS }));
@@ -151,7 +152,7 @@ export function describeLeases(stores: () => Stores): void {
     expect(await store().acquireLease(request("silent"))).toMatchObject({ granted: false, ahead: 0 });
   });
 
-  it("ends by itself, for its holder too, and is then the next one's", async () => {
+  it("ends a lease at its TTL for its holder too, and grants it to the next waiter", async () => {
     const first = await granted(store(), "t1", { ttlMs: SHORT_MS });
     const second = await waited(store(), "t2");
     expect(second.fence).toBeGreaterThan(first.fence);
@@ -161,18 +162,18 @@ export function describeLeases(stores: () => Stores): void {
     expect(await store().readLease("a")).toMatchObject({ holder: "holder of t2" });
   });
 
-  it("is over when its time is, also while nobody else wants it", async () => {
+  it("ends a lease at its TTL even if nobody else asks for it", async () => {
     const first = await granted(store(), "t1", { ttlMs: SHORT_MS });
     await expect.poll(() => store().readLease("a"), { timeout: 10_000, interval: 20 }).toBeNull();
     await expect(store().checkLease("a", "t1")).rejects.toMatchObject(LOST);
     await expect(store().renewLease("a", "t1", LONG_MS)).rejects.toMatchObject(LOST);
     await expect(store().releaseLease("a", "t1")).rejects.toMatchObject(LOST);
-    // The same token again is a new request.
+    // A request with the same token is now a new request.
     expect((await granted(store(), "t1")).fence).toBeGreaterThan(first.fence);
   });
 
-  it("lasts for as long as it is renewed, with the same fence", async () => {
-    // Far longer than a renewal takes, and over before the test is: only the renewal can have kept it.
+  it("keeps a lease past its first TTL with the same fence when the holder renews it", async () => {
+    // The TTL is far longer than a renewal takes, and ends before the test does. Only the renewal can keep the lease.
     const first = await granted(store(), "t1", { ttlMs: 2_000 });
     const renewed = await store().renewLease("a", "t1", LONG_MS);
     expect(renewed).toMatchObject({ fence: first.fence, acquiredAt: first.acquiredAt, ttlMs: LONG_MS });
@@ -182,7 +183,7 @@ export function describeLeases(stores: () => Stores): void {
     expect(await store().checkLease("a", "t1")).toMatchObject({ fence: first.fence });
   });
 
-  it("takes no other token for the holder's", async () => {
+  it("refuses to check, renew or release a lease with any token but the holder's", async () => {
     const lease = await granted(store(), "t1");
     for (const wrong of ["t2", "", "t11", "T1", lease.holder, String(lease.fence)]) {
       await expect(store().checkLease("a", wrong)).rejects.toMatchObject(LOST);
@@ -192,14 +193,14 @@ export function describeLeases(stores: () => Stores): void {
     expect(await store().checkLease("a", "t1")).toMatchObject({ fence: lease.fence, ttlMs: LONG_MS });
   });
 
-  it("says the same of a session that never had a lease", async () => {
+  it("refuses to check, renew or release a lease on a session that never had one", async () => {
     await expect(store().checkLease("a", "t1")).rejects.toMatchObject(LOST);
     await expect(store().renewLease("a", "t1", LONG_MS)).rejects.toMatchObject(LOST);
     await expect(store().releaseLease("a", "t1")).rejects.toMatchObject(LOST);
     expect(await store().readLease("a")).toBeNull();
   });
 
-  it("can be taken over at once, past the holder and those who wait, who keep their places", async () => {
+  it("lets a steal take the lease at once from its holder and ahead of the waiters, who keep their places", async () => {
     const first = await granted(store(), "t1");
     await store().acquireLease(request("t2"));
     const steal = { reason: "the holder went home" };
@@ -214,11 +215,11 @@ export function describeLeases(stores: () => Stores): void {
     expect(await granted(store(), "t2")).toMatchObject({ stealReason: null });
   });
 
-  it("was not taken over from anybody when it was free", async () => {
+  it("records no steal reason when a steal takes a lease that is free", async () => {
     expect(await granted(store(), "t1", { steal: { reason: "to be sure" } })).toMatchObject({ stealReason: null });
   });
 
-  it("grants one of many who ask at once, in several instances", async () => {
+  it("grants a lease to exactly one of many callers that ask at once in several instances", async () => {
     const all = [store(), await stores().reopen(), await stores().reopen()];
     const tokens = Array.from({ length: 24 }, (_, index) => `t${index}`);
     const answers = await Promise.all(
@@ -230,7 +231,7 @@ export function describeLeases(stores: () => Stores): void {
     await Promise.all(all.slice(1).map((one) => one.close()));
   });
 
-  it("keeps the leases of different sessions apart", async () => {
+  it("does not affect the lease on one session when the lease on another session changes hands", async () => {
     await granted(store(), "t1");
     await granted(store(), "t1", { sessionId: "b" });
     await store().releaseLease("b", "t1");
@@ -238,14 +239,14 @@ export function describeLeases(stores: () => Stores): void {
     expect(await store().checkLease("a", "t1")).toMatchObject({ sessionId: "a" });
   });
 
-  it("ends with its session, and no later lease on the same id has a fence that is not higher", async () => {
+  it("ends a lease when its session is deleted, and gives every later lease on the same id a higher fence", async () => {
     let fence = 0;
     for (let round = 0; round < 6; round++) {
       await store().createSession(sessionRecord("a"));
       const token = `t${round}`;
       const lease = await granted(store(), token);
       expect(lease.fence).toBeGreaterThan(fence);
-      // Faster than the clock ticks.
+      // These steals come faster than the clock ticks.
       const stolen = await Promise.all(
         Array.from({ length: STEALS }, (_, n) => granted(store(), `${token}.${n}`, { steal: { reason: "again" } })),
       );
@@ -258,7 +259,7 @@ export function describeLeases(stores: () => Stores): void {
     }
   });
 
-  it("tells the highest fence so far, and gives out only higher ones than it is told to", async () => {
+  it("returns the highest fence so far, and gives out only fences above the one passed to raiseFences()", async () => {
     expect(await store().highestFence()).toBe(0);
     const { fence } = await granted(store(), "t1");
     const later = await granted(store(), "t1", { sessionId: "b" });
@@ -272,7 +273,7 @@ export function describeLeases(stores: () => Stores): void {
     }
   });
 
-  it.each(["", "..", "../x", "a/b", "a\0"])("refuses the id %j everywhere", async (sessionId) => {
+  it.each(["", "..", "../x", "a/b", "a\0"])("refuses every lease operation on the session id %j", async (sessionId) => {
     const refusal = { code: "FLEET_SESSION_ID_INVALID" };
     await expect(store().acquireLease(request("t1", { sessionId }))).rejects.toMatchObject(refusal);
     await expect(store().readLease(sessionId)).rejects.toMatchObject(refusal);
@@ -283,7 +284,7 @@ export function describeLeases(stores: () => Stores): void {
   });
 
   it.each([".hidden", ".tmp-1-ab", ".trash-1-ab", "constructor", "-", "x".repeat(128)])(
-    "takes the id %s",
+    "grants a lease on a session with the id %s",
     async (sessionId) => {
       await granted(store(), "t1", { sessionId });
       await store().updateRegistry((draft) => void Object.assign(draft, { servers: {} }));

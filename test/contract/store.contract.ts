@@ -6,12 +6,12 @@ import { describeTokens } from "./tokens.contract.js";
 
 export interface OpenedStore {
   store: Store;
-  /** Another instance on the same state, as another process would have it. */
+  /** Opens another instance on the same state, as another process would. */
   reopen: () => Promise<Store>;
   cleanup: () => Promise<void>;
 }
 
-/** What every store has to do. Nothing here knows where the state is kept. */
+/** The tests that every store must pass. They do not depend on where a store keeps its state. */
 export function describeStore(name: string, open: () => Promise<OpenedStore>): void {
   describe(`the store contract: ${name}`, () => {
     let store: Store;
@@ -28,12 +28,12 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
     });
 
     describe("registry", () => {
-      it("is empty at first", async () => {
+      it("returns an empty registry and no warnings before the first write", async () => {
         expect(await store.readRegistry()).toEqual({ servers: {} });
         expect(store.takeWarnings()).toEqual([]);
       });
 
-      it("keeps what an update left, for this instance and for others", async () => {
+      it("shows the registry that an update wrote to this instance and to others", async () => {
         const record = serverRecord("s1");
         await store.updateRegistry((draft) => void Object.assign(draft.servers, { s1: record }));
         expect(await store.readRegistry()).toEqual({ servers: { s1: record } });
@@ -42,12 +42,12 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         await other.close();
       });
 
-      it("resolves with what the change returned", async () => {
+      it("resolves a registry update with the value that the change returned", async () => {
         expect(await store.updateRegistry(() => 42)).toBe(42);
         expect(await store.updateRegistry(() => undefined)).toBeUndefined();
       });
 
-      it("writes nothing of a change that throws, and passes its error on", async () => {
+      it("writes nothing to the registry when the change throws, and rejects with the same error", async () => {
         await addServer(store, "s1");
         const refusal = new Error("no");
         const update = store.updateRegistry((draft) => {
@@ -58,7 +58,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         expect(Object.keys((await store.readRegistry()).servers)).toEqual(["s1"]);
       });
 
-      it("refuses a change that is asynchronous", async () => {
+      it("refuses an asynchronous change to the registry and writes nothing", async () => {
         const update = store.updateRegistry(async (draft) => {
           draft.servers.s1 = serverRecord("s1");
         });
@@ -66,7 +66,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         expect(await store.readRegistry()).toEqual({ servers: {} });
       });
 
-      it("gives copies: what a caller does to one changes nothing", async () => {
+      it("returns copies of the registry, so that a caller that edits one does not change the store", async () => {
         await addServer(store, "s1");
         const kept = await store.updateRegistry((draft) => draft);
         delete kept.servers.s1;
@@ -75,7 +75,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         expect(Object.keys((await store.readRegistry()).servers)).toEqual(["s1"]);
       });
 
-      it("lets concurrent updates see each other, in one instance and in several", async () => {
+      it("runs concurrent registry updates one after another, in one instance and in several", async () => {
         const others = await Promise.all([opened.reopen(), opened.reopen()]);
         const stores = [store, ...others];
         const counts = await Promise.all(
@@ -91,7 +91,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         await Promise.all(others.map((other) => other.close()));
       });
 
-      it("keeps a failing change out of the ones it runs beside", async () => {
+      it("commits the registry updates that run beside a failing one, without its changes", async () => {
         const results = await Promise.allSettled([
           addServer(store, "s1"),
           store.updateRegistry((draft) => {
@@ -104,7 +104,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         expect(Object.keys((await store.readRegistry()).servers).toSorted()).toEqual(["s1", "s2"]);
       });
 
-      it("takes any id for an id, also one that every object has as a property", async () => {
+      it("keeps servers whose ids are names of object properties, such as __proto__", async () => {
         expect((await store.readRegistry()).servers.constructor).toBeUndefined();
         for (const id of ["__proto__", "constructor", "toString"]) {
           await store.updateRegistry((draft) => {
@@ -119,12 +119,12 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
     });
 
     describe("sessions", () => {
-      it("has none at first", async () => {
+      it("lists no sessions before the first one is created", async () => {
         expect(await store.listSessions()).toEqual([]);
         expect(await store.readSession("nobody")).toBeNull();
       });
 
-      it("keeps a record as it was given", async () => {
+      it("returns a session record to every instance exactly as it was created", async () => {
         const record = sessionRecord("a", { purpose: "ünïcode \u2028 \u0000", ttlMs: 1 });
         await store.createSession(record);
         const other = await opened.reopen();
@@ -133,7 +133,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         await other.close();
       });
 
-      it("creates an id once, whoever owns it, and keeps the first record", async () => {
+      it("creates one session and keeps its record when several owners create the same id at once", async () => {
         const owners = Array.from({ length: 8 }, (_, index) => `user${index}`);
         const results = await Promise.allSettled(
           owners.map((owner) => store.createSession(sessionRecord("a", { owner }))),
@@ -146,7 +146,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         expect((await store.readSession("a"))?.owner).toBe(winners[0]);
       });
 
-      it("updates one record and leaves the others alone", async () => {
+      it("updates one session record and leaves the others unchanged", async () => {
         await store.createSession(sessionRecord("a"));
         await store.createSession(sessionRecord("b"));
         expect(await store.updateSession("a", (draft) => ++draft.turns)).toBe(1);
@@ -154,7 +154,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         expect((await store.readSession("b"))?.turns).toBe(0);
       });
 
-      it("loses no concurrent update of one record", async () => {
+      it("loses no update when two instances update one session record concurrently", async () => {
         await store.createSession(sessionRecord("a"));
         const other = await opened.reopen();
         const stores = [store, other];
@@ -167,7 +167,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         await other.close();
       });
 
-      it("writes nothing of a change that throws", async () => {
+      it("writes nothing to a session record when the change throws", async () => {
         await store.createSession(sessionRecord("a"));
         const update = store.updateSession("a", (draft) => {
           draft.turns = 7;
@@ -177,12 +177,12 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         expect((await store.readSession("a"))?.turns).toBe(0);
       });
 
-      it("says so when the record is not there", async () => {
+      it("rejects an update of a session that does not exist with FLEET_SESSION_NOT_FOUND", async () => {
         const update = store.updateSession("nobody", (draft) => void draft.turns++);
         await expect(update).rejects.toMatchObject({ code: "FLEET_SESSION_NOT_FOUND" });
       });
 
-      it("deletes a record once", async () => {
+      it("returns true for exactly one of several deletions of the same session", async () => {
         await store.createSession(sessionRecord("a"));
         const results = await Promise.all([store.deleteSession("a"), store.deleteSession("a")]);
         expect(results.toSorted()).toEqual([false, true]);
@@ -191,7 +191,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         expect(await store.deleteSession("a")).toBe(false);
       });
 
-      it("creates an id again after its deletion, with nothing of the old record", async () => {
+      it("creates a deleted session id again without any data of the old record", async () => {
         await store.createSession(sessionRecord("a", { turns: 9 }));
         await store.deleteSession("a");
         await store.createSession(sessionRecord("a", { owner: "bob" }));
@@ -199,7 +199,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         expect(await store.updateSession("a", (draft) => ++draft.turns)).toBe(1);
       });
 
-      it("deletes those of many that the caller agrees to, and tells which", async () => {
+      it("deletes of many sessions only those that the caller's check accepts, and returns their ids", async () => {
         for (const [id, turns] of [
           ["a", 1],
           ["b", 2],
@@ -217,7 +217,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         expect(await store.deleteSessions([], () => true)).toEqual([]);
       });
 
-      it("deletes each of many once when several do it", async () => {
+      it("deletes each of many sessions exactly once when two instances delete them at the same time", async () => {
         const other = await opened.reopen();
         const ids = Array.from({ length: 30 }, (_, index) => `s${index}`);
         for (const id of ids) await store.createSession(sessionRecord(id));
@@ -227,7 +227,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         await other.close();
       });
 
-      it("either deletes a record or lets it be changed, with many at it", async () => {
+      it("either deletes or updates each session when one instance deletes and another one updates them", async () => {
         const other = await opened.reopen();
         const ids = Array.from({ length: 30 }, (_, index) => `s${index}`);
         for (const id of ids) await store.createSession(sessionRecord(id));
@@ -246,7 +246,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         await other.close();
       });
 
-      it("passes on what the caller's look at a record throws, and deletes nothing then", async () => {
+      it("deletes no session when the caller's check throws, and rejects with the same error", async () => {
         await store.createSession(sessionRecord("a"));
         const look = () => {
           throw new Error("no");
@@ -255,7 +255,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         expect(await store.readSession("a")).toEqual(sessionRecord("a"));
       });
 
-      it("counts each user's sessions, and all of them", async () => {
+      it("counts the sessions of each owner and of all owners through creations and deletions", async () => {
         const other = await opened.reopen();
         const count = async () =>
           await Promise.all(["alice", "bob", "carol", null].map((user) => other.countSessions(user, 2)));
@@ -269,13 +269,13 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         expect(await store.deleteSession("a")).toBe(false);
         expect(await store.deleteSessions(["b", "c", "e"], ({ id }) => id !== "c")).toEqual(["b", "e"]);
         expect(await count()).toEqual([2, 0, 0, 2]);
-        // The id of a session that is gone may be another user's.
+        // Another user may take the id of a deleted session.
         await store.createSession(sessionRecord("b", { owner: "bob" }));
         expect(await count()).toEqual([2, 1, 0, 3]);
         await other.close();
       });
 
-      it("tells ids apart by case, or refuses the second one", async () => {
+      it("treats session ids that differ only in case as different, or refuses the second one", async () => {
         await store.createSession(sessionRecord("Abc"));
         const second = await store.createSession(sessionRecord("abc", { owner: "bob" })).then(
           () => "created",
@@ -287,10 +287,10 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
       });
 
       it.each([".hidden", "..x", ".tmp-1-ab", ".trash-1-ab", "a.b_c-d", "constructor", "-", "x".repeat(128)])(
-        "takes the id %s",
+        "creates, updates and deletes a session with the id %s",
         async (id) => {
           await store.createSession(sessionRecord(id));
-          // A write to the registry may clear left-overs away: an id that looks like one is none.
+          // A write to the registry may delete left-overs. It must not take a session with such an id for one.
           await addServer(store, "s1");
           expect(await store.updateSession(id, (draft) => ++draft.turns)).toBe(1);
           expect(await store.listSessions()).toEqual([sessionRecord(id, { turns: 1 })]);
@@ -299,7 +299,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
       );
 
       it.each(["", ".", "..", "../x", "a/b", "a\\b", "a b", "a\0", "ä", "x".repeat(129), "%2e"])(
-        "refuses the id %j everywhere",
+        "refuses the session id %j in every operation",
         async (id) => {
           const refusal = { code: "FLEET_SESSION_ID_INVALID", exit: 2 };
           await expect(store.createSession(sessionRecord(id))).rejects.toMatchObject(refusal);
@@ -310,7 +310,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         },
       );
 
-      it("does not let an update change the id", async () => {
+      it("refuses an update that changes the id of a session", async () => {
         await store.createSession(sessionRecord("a"));
         const update = store.updateSession("a", (draft) => {
           draft.id = "b";
@@ -324,7 +324,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
     describe("tokens", () => describeTokens(() => ({ store, reopen: opened.reopen })));
 
     describe("placements", () => {
-      it("are none at first, and then the last one recorded, for every instance", async () => {
+      it("shows every instance each user's last placement, and keeps it when a move expects an older one", async () => {
         expect(await store.readPlacement("alice")).toBeNull();
         expect(await store.recordPlacement("alice", null, { serverId: "shared-1" })).toEqual({ serverId: "shared-1" });
         await store.recordPlacement("Alice", null, { serverId: "shared-2" });
@@ -334,7 +334,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         const [first, third] = [{ serverId: "shared-1" }, { host: "h", serverId: "shared-3" }];
         await other.recordPlacement("alice", first, third);
         expect(await store.readPlacement("alice")).toEqual(third);
-        // From what is not recorded any more nobody is placed elsewhere.
+        // A call whose expected placement is no longer recorded moves nobody.
         expect(await store.recordPlacement("alice", first, { serverId: "shared-4" })).toEqual(third);
         expect(await store.recordPlacement("alice", null, { serverId: "shared-4" })).toEqual(third);
         expect(await store.readPlacement("bob")).toBeNull();
@@ -347,7 +347,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
       });
     });
 
-    it("finishes the writes under way before it closes", async () => {
+    it("finishes the writes under way before the store closes", async () => {
       const writes = [addServer(store, "s1"), addServer(store, "s2")];
       await store.close();
       const other = await opened.reopen();

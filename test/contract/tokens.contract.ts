@@ -12,7 +12,7 @@ function tokenRecord(id: string, changes: Partial<TokenRecord> = {}): TokenRecor
   };
 }
 
-/** What every store has to do with the tokens of the front door. */
+/** The tests about the front door's tokens that every store must pass. */
 export function describeTokens(current: () => { store: Store; reopen: () => Promise<Store> }): void {
   let store: Store;
   let reopen: () => Promise<Store>;
@@ -21,13 +21,13 @@ export function describeTokens(current: () => { store: Store; reopen: () => Prom
     ({ store, reopen } = current());
   });
 
-  it("are none at first", async () => {
+  it("has no tokens before the first one is created", async () => {
     expect(await store.readToken("abc")).toBeNull();
     expect(await store.listTokens()).toEqual([]);
     expect(await store.deleteToken("abc")).toBe(false);
   });
 
-  it("are there for every instance, with all that was recorded", async () => {
+  it("returns each token to every instance with all its fields", async () => {
     const limited = tokenRecord("b2", { user: "zoë", expiresAt: "2030-01-01T00:00:00.000Z" });
     await store.createToken(tokenRecord("a1"));
     await store.createToken(limited);
@@ -38,7 +38,7 @@ export function describeTokens(current: () => { store: Store; reopen: () => Prom
     await other.close();
   });
 
-  it("end by one clock", async () => {
+  it("gives every instance the same clock for the expiry of tokens", async () => {
     const before = await store.now();
     const other = await reopen();
     const after = await other.now();
@@ -48,7 +48,7 @@ export function describeTokens(current: () => { store: Store; reopen: () => Prom
     await other.close();
   });
 
-  it("are gone for every instance once they are revoked", async () => {
+  it("deletes a revoked token for every instance, and no other token", async () => {
     await store.createToken(tokenRecord("a1"));
     await store.createToken(tokenRecord("a2"));
     const other = await reopen();
@@ -59,7 +59,7 @@ export function describeTokens(current: () => { store: Store; reopen: () => Prom
     await other.close();
   });
 
-  it("are never replaced: of many that take one id, one wins", async () => {
+  it("creates exactly one token when several are created with the same id at once", async () => {
     const users = ["ann", "ben", "cid", "dan"];
     const attempts = users.map((user) => store.createToken(tokenRecord("same", { user })));
     const outcomes = await Promise.allSettled(attempts);
@@ -68,7 +68,7 @@ export function describeTokens(current: () => { store: Store; reopen: () => Prom
     expect(await store.readToken("same")).toMatchObject({ user: winner });
   });
 
-  it("have ids that mean nothing else", async () => {
+  it("finds and deletes nothing under an id that is not a token's, and refuses to create it", async () => {
     for (const id of ["", "../registry", "A", "a/b", "a.b", "__proto__", "*", "x".repeat(65)]) {
       expect(await store.readToken(id), id).toBeNull();
       expect(await store.deleteToken(id), id).toBe(false);

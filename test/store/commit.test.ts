@@ -7,24 +7,24 @@ import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
 import { temporaryRoot } from "../fixtures/store-root.js";
 
 const STEPS: CommitStep[] = ["read", "checked", "marked", "written", "linked"];
-/** More than the registry keeps, so that the number a sleeper aims at is taken and pruned before it wakes up. */
+/** More commits than the registry keeps: a suspended writer's number is then taken and pruned before it resumes. */
 const MANY = 40;
 
-/** A store whose first commit from now on falls asleep after `step`, for as long as `meanwhile` runs. */
+/** A store whose next commit is suspended after `step` until `meanwhile` has run. */
 function sleeper(root: string, step: CommitStep, meanwhile: () => Promise<void>): FileStore {
   let slept = false;
   return openFileStore(root, {
     onStep: async (reached) => {
       if (slept || reached !== step) return;
       slept = true;
-      // The polite lock would cost each of the others its wait. It decides nothing, so it may as well be gone.
+      // Each of the other writers would wait for the polite lock. Correctness does not depend on it, so delete it.
       await rm(join(root, "registry.lock"), { recursive: true, force: true });
       await meanwhile();
     },
   });
 }
 
-/** Holds up whoever waits there, the first time and until it is opened. */
+/** Callers of `wait` wait until `open` is called. `reached` resolves when the first caller waits. */
 function gate() {
   let reach = (): void => undefined;
   let open = (): void => undefined;
@@ -43,7 +43,7 @@ function gate() {
 
 async function addServers(store: FileStore, prefix: string, count: number): Promise<string[]> {
   const ids = Array.from({ length: count }, (_, index) => `${prefix}${index}`);
-  // One after the other: together they would share a commit.
+  // One after another, because concurrent updates would share a commit.
   for (const id of ids)
     await store.updateRegistry((draft) => void Object.assign(draft.servers, { [id]: serverRecord(id) }));
   return ids;
@@ -53,26 +53,33 @@ async function serverIds(root: string): Promise<string[]> {
   return Object.keys((await openFileStore(root).readRegistry()).servers).toSorted();
 }
 
-describe("a writer of the registry that is suspended", () => {
+describe("the registry, when a writer is suspended in its commit", () => {
   describe.each([1, 2, 15, 16, 17, MANY])("while others commit %d times", (commits) => {
-    it.each(STEPS)("after it was %s: its update is there once, and so are theirs", async (step) => {
-      const root = await temporaryRoot();
-      const others = openFileStore(root);
-      const ids = await addServers(others, "before", 1);
-      let runs = 0;
-      const late = sleeper(root, step, async () => void ids.push(...(await addServers(others, "meanwhile", commits))));
-      await late.updateRegistry((draft) => {
-        runs++;
-        expect(draft.servers.late).toBeUndefined();
-        draft.servers.late = serverRecord("late");
-      });
-      expect(await serverIds(root)).toEqual([...ids, "late"].toSorted());
-      // Linked first and found out late: that was the commit. In every other case its first attempt came to nothing.
-      expect(runs).toBe(step === "linked" ? 1 : 2);
-    });
+    it.each(STEPS)(
+      "applies a registry update exactly once when its writer is suspended after step “%s” while others commit",
+      async (step) => {
+        const root = await temporaryRoot();
+        const others = openFileStore(root);
+        const ids = await addServers(others, "before", 1);
+        let runs = 0;
+        const late = sleeper(
+          root,
+          step,
+          async () => void ids.push(...(await addServers(others, "meanwhile", commits))),
+        );
+        await late.updateRegistry((draft) => {
+          runs++;
+          expect(draft.servers.late).toBeUndefined();
+          draft.servers.late = serverRecord("late");
+        });
+        expect(await serverIds(root)).toEqual([...ids, "late"].toSorted());
+        // After "linked", the suspended attempt is the commit. After any other step it fails, and the change runs again.
+        expect(runs).toBe(step === "linked" ? 1 : 2);
+      },
+    );
   });
 
-  it("and was never the head is not taken for it by one that slept as long", async () => {
+  it("never builds on a revision that was linked too late to be the head, even if both writers were suspended", async () => {
     const root = await temporaryRoot();
     const others = openFileStore(root);
     const ids = await addServers(others, "before", 1);
@@ -87,7 +94,7 @@ describe("a writer of the registry that is suspended", () => {
     });
     const reader = openFileStore(root, { onStep: async (step) => void (step === "read" && (await read.wait())) });
 
-    // The late one is about to link revision 2, the reader has read another revision 2, and then that one is pruned.
+    // The late writer is about to link its revision 2. The reader has read another revision 2, which is then pruned.
     const lateUpdate = addServers(late, "late", 1);
     await written.reached;
     ids.push(...(await addServers(others, "first", 1)));
@@ -96,7 +103,7 @@ describe("a writer of the registry that is suspended", () => {
     await rm(join(root, "registry.lock"), { recursive: true, force: true });
     ids.push(...(await addServers(others, "meanwhile", MANY)));
 
-    // So now the late one's file stands under the number that the reader wants to build on.
+    // Now the late writer's file has the number on which the reader wants to build.
     written.open();
     await linked.reached;
     read.open();
@@ -106,7 +113,7 @@ describe("a writer of the registry that is suspended", () => {
     expect(await serverIds(root)).toEqual(ids.toSorted());
   });
 
-  it("makes the first commit of all once, also when another one is first", async () => {
+  it("keeps the update of a writer that is suspended in the very first registry commit while others commit", async () => {
     const root = await temporaryRoot();
     const others = openFileStore(root);
     const late = sleeper(root, "written", async () => void (await addServers(others, "other", MANY)));
@@ -115,7 +122,7 @@ describe("a writer of the registry that is suspended", () => {
     expect(await serverIds(root)).toContain("late0");
   });
 
-  it("does not leave its late link behind, nor a temp file", async () => {
+  it("leaves neither a late link nor a temporary file when a suspended registry writer resumes", async () => {
     const root = await temporaryRoot();
     const others = openFileStore(root);
     await addServers(others, "before", 1);
@@ -127,18 +134,18 @@ describe("a writer of the registry that is suspended", () => {
     expect(names.at(-1)).toBe("0000000000000042.json");
   });
 
-  it("keeps registry.json from falling behind for good", async () => {
+  it("publishes the newest registry.json even if a suspended writer has replaced it with an older one", async () => {
     const root = await temporaryRoot();
     const others = openFileStore(root);
     await addServers(others, "before", 1);
-    // Linked, so its copy is published after all those of the others, and is older than they are.
+    // The suspended writer has linked its revision. It publishes its older copy after all those of the others.
     const late = sleeper(root, "linked", async () => void (await addServers(others, "meanwhile", 3)));
     await addServers(late, "late", 1);
     const { readPublished } = await import("../../src/store/file/published.js");
     expect(readPublished(root)).toMatchObject({ kind: "good", rev: 5 });
   });
 
-  it("gives up with FLEET_STATE_BUSY when others are always first", async () => {
+  it("rejects a registry update with FLEET_STATE_BUSY when other writers always commit first", async () => {
     const root = await temporaryRoot();
     const others = openFileStore(root);
     await addServers(others, "before", 1);
@@ -154,48 +161,57 @@ describe("a writer of the registry that is suspended", () => {
   });
 });
 
-describe("a writer of a session record that is suspended", () => {
+describe("a session record, when a writer is suspended in its commit", () => {
   const touch = (store: FileStore) => store.updateSession("a", (draft) => ++draft.turns);
 
   describe.each([1, 2, 3, MANY])("while others commit %d times", (commits) => {
-    it.each(STEPS)("after it was %s: every update counts once", async (step) => {
+    it.each(STEPS)(
+      "applies every update of a session once when a writer is suspended after step “%s” while others commit",
+      async (step) => {
+        const root = await temporaryRoot();
+        const others = openFileStore(root);
+        await others.createSession(sessionRecord("a"));
+        const late = sleeper(root, step, async () => {
+          for (let commit = 0; commit < commits; commit++) await touch(others);
+        });
+        await touch(late);
+        expect((await others.readSession("a"))?.turns).toBe(commits + 1);
+      },
+    );
+  });
+
+  it.each(STEPS)(
+    "does not bring a deleted session back when its writer was suspended after step “%s”",
+    async (step) => {
       const root = await temporaryRoot();
       const others = openFileStore(root);
       await others.createSession(sessionRecord("a"));
+      const late = sleeper(root, step, async () => void (await others.deleteSession("a")));
+      await expect(touch(late)).rejects.toMatchObject({ code: "FLEET_SESSION_NOT_FOUND" });
+      expect(await readdir(join(root, "sessions"))).toEqual([]);
+      expect((await readdir(root, { recursive: true })).filter((path) => basename(path) === "a")).toEqual([]);
+    },
+  );
+
+  it.each(STEPS)(
+    "keeps a re-created session free of old data when a writer of the old record was suspended after step “%s”",
+    async (step) => {
+      const root = await temporaryRoot();
+      const others = openFileStore(root);
+      await others.createSession(sessionRecord("a", { purpose: "former life", turns: 100 }));
       const late = sleeper(root, step, async () => {
-        for (let commit = 0; commit < commits; commit++) await touch(others);
+        await others.deleteSession("a");
+        await others.createSession(sessionRecord("a", { owner: "bob" }));
       });
-      await touch(late);
-      expect((await others.readSession("a"))?.turns).toBe(commits + 1);
-    });
-  });
-
-  it.each(STEPS)("after it was %s, and deleted: there is no record, and it is not brought back", async (step) => {
-    const root = await temporaryRoot();
-    const others = openFileStore(root);
-    await others.createSession(sessionRecord("a"));
-    const late = sleeper(root, step, async () => void (await others.deleteSession("a")));
-    await expect(touch(late)).rejects.toMatchObject({ code: "FLEET_SESSION_NOT_FOUND" });
-    expect(await readdir(join(root, "sessions"))).toEqual([]);
-    expect((await readdir(root, { recursive: true })).filter((path) => basename(path) === "a")).toEqual([]);
-  });
-
-  it.each(STEPS)("after it was %s, and created again: nothing of the former life returns", async (step) => {
-    const root = await temporaryRoot();
-    const others = openFileStore(root);
-    await others.createSession(sessionRecord("a", { purpose: "former life", turns: 100 }));
-    const late = sleeper(root, step, async () => {
-      await others.deleteSession("a");
-      await others.createSession(sessionRecord("a", { owner: "bob" }));
-    });
-    expect(await touch(late)).toBe(1);
-    expect(await others.readSession("a")).toEqual(sessionRecord("a", { owner: "bob", turns: 1 }));
-    expect(await touch(others)).toBe(2);
-  });
+      expect(await touch(late)).toBe(1);
+      expect(await others.readSession("a")).toEqual(sessionRecord("a", { owner: "bob", turns: 1 }));
+      expect(await touch(others)).toBe(2);
+    },
+  );
 });
 
 describe("concurrent updates of one instance", () => {
-  it("share a couple of commits", async () => {
+  it("shares a few commits between 50 concurrent registry updates of one instance", async () => {
     const root = await temporaryRoot();
     const store = openFileStore(root);
     await addServers(store, "before", 1);
@@ -205,7 +221,7 @@ describe("concurrent updates of one instance", () => {
     expect(Number.parseInt(revisions.at(-1) ?? "", 10)).toBeLessThanOrEqual(4);
   });
 
-  it("write nothing when nothing changed", async () => {
+  it("writes no new revision when a registry update changes nothing", async () => {
     const root = await temporaryRoot();
     const store = openFileStore(root);
     await addServers(store, "s", 1);
@@ -214,10 +230,10 @@ describe("concurrent updates of one instance", () => {
   });
 });
 
-describe("a deletion of many records that is suspended", () => {
+describe("deleteSessions(), when it is suspended", () => {
   const unchanged = ({ turns }: { turns: number }) => turns === 0;
 
-  it("after it was read: a change that came first is seen, and kept", async () => {
+  it("does not delete a session that changed while deleteSessions() was suspended after it read the record", async () => {
     const root = await temporaryRoot();
     const others = openFileStore(root);
     await others.createSession(sessionRecord("a"));
@@ -226,7 +242,7 @@ describe("a deletion of many records that is suspended", () => {
     expect(await others.readSession("a")).toMatchObject({ turns: 1 });
   });
 
-  it("after its tombstone stood: a change that comes later finds no record", async () => {
+  it("rejects a session update that comes after deleteSessions() has linked the tombstone", async () => {
     const root = await temporaryRoot();
     const others = openFileStore(root);
     await others.createSession(sessionRecord("a"));
@@ -241,7 +257,7 @@ describe("a deletion of many records that is suspended", () => {
     expect(await readdir(join(root, "sessions"))).toEqual([]);
   });
 
-  it("after it was read: changes that took and pruned its number are seen, and kept", async () => {
+  it("does not delete a session whose changes took and pruned the number that deleteSessions() wanted", async () => {
     const root = await temporaryRoot();
     const others = openFileStore(root);
     await others.createSession(sessionRecord("a"));
@@ -254,7 +270,7 @@ describe("a deletion of many records that is suspended", () => {
   });
 
   it.each(["read", "linked"] as const)(
-    "after it was %s: the record that was created anew meanwhile stays",
+    "keeps a session that was created again while deleteSessions() was suspended after step “%s”",
     async (step) => {
       const root = await temporaryRoot();
       const others = openFileStore(root);
@@ -268,7 +284,7 @@ describe("a deletion of many records that is suspended", () => {
     },
   );
 
-  it("was killed after its tombstone stood: the id can be used again", async () => {
+  it("lets a session id be created again after deleteSessions() was killed behind its tombstone", async () => {
     const root = await temporaryRoot();
     const others = openFileStore(root);
     await others.createSession(sessionRecord("a"));

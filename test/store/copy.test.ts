@@ -18,7 +18,7 @@ async function filled(): Promise<Store> {
   return store;
 }
 
-/** A store in which one call does something else. */
+/** A store in which `over` replaces some of the calls. */
 function but(store: Store, over: Partial<Store>): Store {
   return new Proxy(store, {
     get: (target, name) => {
@@ -28,7 +28,7 @@ function but(store: Store, over: Partial<Store>): Store {
   });
 }
 
-it("copies everything, and changes nothing in the source", async () => {
+it("copies everything from one store to another, and changes nothing in the source", async () => {
   const [from, to] = [await filled(), openFileStore(await temporaryRoot())];
   const contents = await readContents(from);
   expect([isEmpty(contents), isEmpty(await readContents(to))]).toEqual([false, true]);
@@ -39,7 +39,7 @@ it("copies everything, and changes nothing in the source", async () => {
 
 it.each<[string, RegExp, (from: Store, to: Store, stop: AbortController) => [Store, Store]]>([
   [
-    "the source changes meanwhile",
+    "the source changes during the copy",
     /changed while it was copied/,
     (from, to) => [
       but(from, {
@@ -52,7 +52,7 @@ it.each<[string, RegExp, (from: Store, to: Store, stop: AbortController) => [Sto
     ],
   ],
   [
-    "the target fails in the middle",
+    "the target fails in the middle of the copy",
     /no room/,
     (from, to) => [
       from,
@@ -65,7 +65,7 @@ it.each<[string, RegExp, (from: Store, to: Store, stop: AbortController) => [Sto
     ],
   ],
   [
-    "somebody writes to the target",
+    "somebody else writes to the target",
     /reads back otherwise/,
     (from, to) => [
       from,
@@ -78,7 +78,7 @@ it.each<[string, RegExp, (from: Store, to: Store, stop: AbortController) => [Sto
     ],
   ],
   [
-    "it is interrupted",
+    "the copy is interrupted",
     /stopped by hand/,
     (from, to, stop) => [
       from,
@@ -90,7 +90,7 @@ it.each<[string, RegExp, (from: Store, to: Store, stop: AbortController) => [Sto
       }),
     ],
   ],
-])("takes back what it wrote when %s", async (_, message, meddle) => {
+])("deletes the records that it copied from the target store when %s", async (_, message, meddle) => {
   const [source, target] = [await filled(), openFileStore(await temporaryRoot())];
   const contents = await readContents(source);
   const stop = new AbortController();
@@ -101,7 +101,7 @@ it.each<[string, RegExp, (from: Store, to: Store, stop: AbortController) => [Sto
   expect(sessions.map(({ id }) => id).filter((id) => id !== "others")).toEqual([]);
 });
 
-it("leaves alone what others have under the same names", async () => {
+it("leaves a session in the target store alone that has the same id as one in the source, and refuses to copy", async () => {
   const [from, to] = [await filled(), openFileStore(await temporaryRoot())];
   const contents = await readContents(from);
   const theirs = sessionRecord("a60", { owner: "bob" });

@@ -15,7 +15,7 @@ const DAMAGES: [string, Damage][] = [
   ["all zero bytes", async (path) => writeFile(path, Buffer.alloc((await stat(path)).size))],
   ["one bit off in the data", (path) => flipBit(path, 0.7)],
   ["one bit off in the header", (path) => flipBit(path, 0.01)],
-  ["something else", (path) => writeFile(path, "[]\n[]\n")],
+  ["replaced by other JSON", (path) => writeFile(path, "[]\n[]\n")],
 ];
 
 async function flipBit(path: string, where: number): Promise<void> {
@@ -25,7 +25,7 @@ async function flipBit(path: string, where: number): Promise<void> {
   await writeFile(path, bytes);
 }
 
-/** `count` servers, each by a commit of its own, so that revision N holds the servers s1 to sN. */
+/** Adds `count` servers in separate commits, so that revision N holds the servers s1 to sN. */
 async function filled(count: number): Promise<string> {
   const root = await temporaryRoot();
   const store = openFileStore(root);
@@ -49,7 +49,7 @@ async function serverIds(root: string): Promise<string[]> {
   return Object.keys((await openFileStore(root).readRegistry()).servers);
 }
 
-/** Everything in a folder, to show that nothing was touched. */
+/** The contents of every file below a folder. */
 async function contents(folder: string): Promise<Record<string, string>> {
   const entries = await readdir(folder, { recursive: true, withFileTypes: true });
   const files = entries.filter((entry) => entry.isFile()).map((entry) => join(entry.parentPath, entry.name));
@@ -58,8 +58,8 @@ async function contents(folder: string): Promise<Record<string, string>> {
   );
 }
 
-describe.each(DAMAGES)("a head revision that is %s", (_, damage) => {
-  it("is replaced by registry.json, which has the same registry", async () => {
+describe.each(DAMAGES)("a registry whose head revision is %s", (_, damage) => {
+  it("recovers a registry with a damaged head revision from registry.json, warns once, and loses nothing", async () => {
     const root = await filled(3);
     await damage(join(root, "registry", "0000000000000003.json"));
     const store = openFileStore(root);
@@ -74,7 +74,7 @@ describe.each(DAMAGES)("a head revision that is %s", (_, damage) => {
     expect(await serverIds(root)).toEqual(["s1", "s2", "s3", "s4"]);
   });
 
-  it("without registry.json: goes back one revision, says so, keeps the damaged one and never uses its number again", async () => {
+  it("goes back one revision without registry.json, warns, keeps the damaged file and never reuses its number", async () => {
     const root = await filled(3);
     const damaged = join(root, "registry", "0000000000000003.json");
     await damage(damaged);
@@ -94,8 +94,8 @@ describe.each(DAMAGES)("a head revision that is %s", (_, damage) => {
   });
 });
 
-describe.each(DAMAGES)("all revisions %s", (_, damage) => {
-  it("are recovered from registry.json", async () => {
+describe.each(DAMAGES)("a registry whose revisions are all %s", (_, damage) => {
+  it("recovers a registry whose revisions are all damaged from registry.json", async () => {
     const root = await filled(3);
     await Promise.all((await revisions(root)).map(damage));
     const store = openFileStore(root);
@@ -108,20 +108,23 @@ describe.each(DAMAGES)("all revisions %s", (_, damage) => {
     expect(await readdir(join(root, "registry"))).toContain("0000000000000004.json");
   });
 
-  it.each(["missing", "damaged too"])("are never taken for an empty store, with registry.json %s", async (copy) => {
-    const root = await filled(3);
-    await Promise.all((await revisions(root)).map(damage));
-    if (copy === "missing") await rm(join(root, "registry.json"));
-    else await truncate(join(root, "registry.json"), 10);
-    const before = await contents(root);
-    const corrupt = { code: "FLEET_STATE_CORRUPT", exit: 7 };
-    await expect(openFileStore(root).readRegistry()).rejects.toMatchObject(corrupt);
-    await expect(add(root, "s4")).rejects.toMatchObject(corrupt);
-    expect(await contents(root)).toEqual(before);
-  });
+  it.each(["missing", "damaged too"])(
+    "refuses a registry whose revisions are all damaged, with registry.json %s, instead of treating it as empty",
+    async (copy) => {
+      const root = await filled(3);
+      await Promise.all((await revisions(root)).map(damage));
+      if (copy === "missing") await rm(join(root, "registry.json"));
+      else await truncate(join(root, "registry.json"), 10);
+      const before = await contents(root);
+      const corrupt = { code: "FLEET_STATE_CORRUPT", exit: 7 };
+      await expect(openFileStore(root).readRegistry()).rejects.toMatchObject(corrupt);
+      await expect(add(root, "s4")).rejects.toMatchObject(corrupt);
+      expect(await contents(root)).toEqual(before);
+    },
+  );
 });
 
-it("a number below those that are kept was linked too late, and is never fallen back to", async () => {
+it("never falls back to a registry revision below those that are kept, because it was linked too late", async () => {
   const root = await filled(1);
   const late = join(root, "registry", "0000000000000001.json");
   const bytes = await readFile(late);
@@ -132,7 +135,7 @@ it("a number below those that are kept was linked too late, and is never fallen 
   await expect(openFileStore(root).readRegistry()).rejects.toMatchObject({ code: "FLEET_STATE_CORRUPT" });
 });
 
-it("an update that changes nothing repairs damage, and writes nothing where there is none", async () => {
+it("repairs a damaged registry in an update that changes nothing, and writes nothing when there is no damage", async () => {
   const root = await filled(3);
   await truncate(join(root, "registry", "0000000000000003.json"), 0);
   for (let update = 1; update <= 2; update++) await openFileStore(root).updateRegistry(() => undefined);
@@ -151,11 +154,11 @@ it("an update that changes nothing repairs damage, and writes nothing where ther
 
 describe("registry.json", () => {
   it.each(DAMAGES.slice(0, 4))(
-    "that is %s changes nothing, and the next write keeps it aside and mends it",
+    "ignores a registry.json that is %s, and sets it aside and writes it again with the next commit",
     async (_, damage) => {
       const root = await filled(2);
       const path = join(root, "registry.json");
-      if (_ === "short of its last byte") return; // The last byte is a line break: without it the file is as good.
+      if (_ === "short of its last byte") return; // The last byte is only a line break.
       await damage(path);
       const evidence = await readFile(path);
       const store = openFileStore(root);
@@ -169,7 +172,7 @@ describe("registry.json", () => {
     },
   );
 
-  it("is made again when it is missing", async () => {
+  it("writes a missing registry.json again with the next commit", async () => {
     const root = await filled(2);
     await rm(join(root, "registry.json"));
     expect(await serverIds(root)).toEqual(["s1", "s2"]);
@@ -177,7 +180,7 @@ describe("registry.json", () => {
     expect(JSON.parse(await readFile(join(root, "registry.json"), "utf8"))).toMatchObject({ schema: 1, rev: 3 });
   });
 
-  it("is what is left when the revisions are gone, and their numbers are not used again", async () => {
+  it("recovers the registry from registry.json when all revisions are missing, and never reuses their numbers", async () => {
     const root = await filled(3);
     await rm(join(root, "registry"), { recursive: true });
     const store = openFileStore(root);
@@ -188,14 +191,14 @@ describe("registry.json", () => {
     expect(await serverIds(root)).toEqual(["s1", "s2", "s3", "s4"]);
   });
 
-  it("that was set aside as damaged, with nothing else left, is not an empty store", async () => {
+  it("refuses a store that has only a registry.json set aside as damaged, instead of treating it as empty", async () => {
     const root = await filled(1);
     await rm(join(root, "registry"), { recursive: true });
     await rename(join(root, "registry.json"), join(root, "registry.json.corrupt-2026-01-01T00-00-00-000Z"));
     await expect(openFileStore(root).readRegistry()).rejects.toMatchObject({ code: "FLEET_STATE_CORRUPT" });
   });
 
-  it("comes to an end for a slow writer among faster ones", async () => {
+  it("stops publishing registry.json after a few rounds when faster writers always have a newer revision", async () => {
     const root = await filled(1);
     let written = 0;
     await publish(root, { rev: 1, data: '{"servers":{}}' }, (rev) => {
@@ -205,7 +208,7 @@ describe("registry.json", () => {
     expect(written).toBeLessThan(10);
   });
 
-  it("with a shape that is not a registry's is not recovered from", async () => {
+  it("refuses to recover from a registry.json that does not have the shape of a registry", async () => {
     const root = await filled(1);
     await rm(join(root, "registry"), { recursive: true });
     for (const servers of [null, [], { s1: null }, { s1: { id: "other" } }]) {
@@ -215,21 +218,21 @@ describe("registry.json", () => {
   });
 });
 
-describe("what an interrupted first commit leaves", () => {
+describe("the left-overs of an interrupted first commit", () => {
   it.each([
-    ["the state folder", async (root: string) => void (await mkdir(root, { mode: 0o700 }))],
+    ["only the state folder", async (root: string) => void (await mkdir(root, { mode: 0o700 }))],
     [
-      "an empty revision folder",
+      "only an empty revision folder",
       async (root: string) => void (await mkdir(join(root, "registry"), { recursive: true })),
     ],
     [
-      "a temp file",
+      "only a temporary file",
       async (root: string) => {
         await mkdir(join(root, "registry"), { recursive: true });
         await writeFile(join(root, "registry", ".tmp-1-abcdef012345"), '{"schema":1');
       },
     ],
-  ])("%s: is an empty store, and the next commit is the first", async (_, leave) => {
+  ])("opens as an empty store, and commits, when an interrupted first commit left %s", async (_, leave) => {
     const root = await temporaryRoot();
     await leave(root);
     await chmod(root, 0o700);
@@ -240,18 +243,21 @@ describe("what an interrupted first commit leaves", () => {
 });
 
 describe("a newer schema", () => {
-  it.each(["registry.json", "registry/0000000000000002.json"])("in %s is refused and left as it is", async (name) => {
-    const root = await filled(2);
-    const path = join(root, name);
-    await writeFile(path, (await readFile(path, "utf8")).replace(/"schema":( ?)1/, '"schema":$199'));
-    const before = await contents(root);
-    const refusal = { code: "FLEET_STATE_NEWER", exit: 3 };
-    await expect(openFileStore(root).readRegistry()).rejects.toMatchObject(refusal);
-    await expect(add(root, "s3")).rejects.toMatchObject(refusal);
-    expect(await contents(root)).toEqual(before);
-  });
+  it.each(["registry.json", "registry/0000000000000002.json"])(
+    "refuses a registry with a newer schema in %s, and changes no file",
+    async (name) => {
+      const root = await filled(2);
+      const path = join(root, name);
+      await writeFile(path, (await readFile(path, "utf8")).replace(/"schema":( ?)1/, '"schema":$199'));
+      const before = await contents(root);
+      const refusal = { code: "FLEET_STATE_NEWER", exit: 3 };
+      await expect(openFileStore(root).readRegistry()).rejects.toMatchObject(refusal);
+      await expect(add(root, "s3")).rejects.toMatchObject(refusal);
+      expect(await contents(root)).toEqual(before);
+    },
+  );
 
-  it("in a session record is refused and left as it is", async () => {
+  it("refuses a session record with a newer schema in every operation, and changes no file", async () => {
     const root = await temporaryRoot();
     const store = openFileStore(root);
     await store.createSession(sessionRecord("a"));
@@ -269,7 +275,7 @@ describe("a newer schema", () => {
 });
 
 describe.each(DAMAGES)("a session record that is %s", (_, damage) => {
-  it("goes back one revision and says so", async () => {
+  it("goes back one revision of a session record whose newest one is damaged, and warns", async () => {
     const root = await temporaryRoot();
     const store = openFileStore(root);
     await store.createSession(sessionRecord("a"));
@@ -284,7 +290,7 @@ describe.each(DAMAGES)("a session record that is %s", (_, damage) => {
     expect(await store.readSession("a")).toMatchObject({ turns: 3 });
   });
 
-  it("in all its revisions is refused, not missing, and can only be deleted", async () => {
+  it("refuses a session record whose revisions are all damaged, and lets it only be deleted", async () => {
     const root = await temporaryRoot();
     const store = openFileStore(root);
     await store.createSession(sessionRecord("a"));

@@ -27,13 +27,13 @@ describe("leases in files", () => {
   const folder = () => join(root, "leases", "a");
   const newest = () => join(folder(), readdirSync(folder()).toSorted().at(-1) ?? "none");
 
-  /** What is left after a sweep. */
+  /** The lease folders that a sweep leaves. */
   async function swept(): Promise<string[]> {
     await store.sweep();
     return (await readdir(join(root, "leases"))).toSorted();
   }
 
-  it("hold no token", async () => {
+  it("stores no token of a lease's holder or waiter in its files", async () => {
     await store.acquireLease(request("holder's secret"));
     await store.acquireLease(request("waiter's secret"));
     const names = await readdir(folder());
@@ -41,7 +41,7 @@ describe("leases in files", () => {
     for (const name of names) expect(readFileSync(join(folder(), name), "utf8")).not.toMatch(/secret/);
   });
 
-  it("are not written when nothing changes: those who wait only look", async () => {
+  it("writes no lease file when a holder or a waiter only asks again", async () => {
     await store.acquireLease(request("holder"));
     await store.acquireLease(request("waiter"));
     const before = newest();
@@ -54,7 +54,7 @@ describe("leases in files", () => {
     expect(newest()).toBe(before);
   });
 
-  it("stay in one small folder, however often they change hands", async () => {
+  it("keeps a session's lease in one small folder, no matter how often it changes hands", async () => {
     for (let round = 0; round < 20; round++) {
       await store.acquireLease(request(`t${round}`));
       await store.releaseLease("a", `t${round}`);
@@ -62,24 +62,24 @@ describe("leases in files", () => {
     expect(await readdir(folder())).toHaveLength(2);
   });
 
-  it("ask for no folder where nothing is taken", async () => {
+  it("creates no folder when nobody has taken a lease", async () => {
     await store.readLease("a");
     await store.leaveLeaseQueue("a", "t");
     await store.checkLease("a", "t").catch(() => "refused");
     expect(await readdir(join(root, ".."))).toEqual([]);
   });
 
-  it("go with their session", async () => {
+  it("deletes a lease's files together with its session", async () => {
     await store.createSession(sessionRecord("a"));
     await store.acquireLease(request("t"));
     await store.deleteSession("a");
-    // The clock had moved on since the lease was taken, or the document stays, empty, to remember the fence.
+    // If the clock has not moved since the lease was taken, an empty document stays to remember the fence. Sweep deletes it.
     await store.sweep();
     expect((await readdir(root)).filter((name) => name.startsWith("."))).toEqual([]);
     await expect.poll(swept).toEqual([]);
   });
 
-  it("without a session are swept, unless somebody holds or waits for them", async () => {
+  it("sweeps the lease of a session without a record, unless somebody holds that lease", async () => {
     for (const sessionId of ["held", "free", "recorded"]) await store.acquireLease(request("t", { sessionId }));
     for (const sessionId of ["free", "recorded"]) await store.releaseLease(sessionId, "t");
     await store.createSession(sessionRecord("recorded"));
@@ -91,7 +91,7 @@ describe("leases in files", () => {
   it.each([
     ["back", -365],
     ["ahead", 365],
-  ])("neither end nor go on when the wall clock is set %s", async (_, days) => {
+  ])("keeps a lease for its TTL, no more and no less, when the wall clock is set %s", async (_, days) => {
     await store.acquireLease(request("short", { ttlMs: 300 }));
     await store.acquireLease(request("long", { sessionId: "b" }));
     vi.useFakeTimers({ toFake: ["Date"], now: Date.now() + days * 86_400_000 });
@@ -100,7 +100,7 @@ describe("leases in files", () => {
     await expect.poll(() => store.readLease("a"), { timeout: 10_000 }).toBeNull();
   });
 
-  it("of a deleted session are remembered while the clock is behind their fence", async () => {
+  it("remembers the fence of a deleted session's lease while the wall clock is behind that fence", async () => {
     await store.createSession(sessionRecord("a"));
     const first = await store.acquireLease(request("t1"));
     await store.acquireLease(request("waiter"));
@@ -117,7 +117,7 @@ describe("leases in files", () => {
     await expect.poll(swept).toEqual([]);
   });
 
-  it("are measured by a clock that all processes share", async () => {
+  it("measures the TTL of a lease with a monotonic clock that all processes share", async () => {
     const other = execFileSync(process.execPath, ["-e", "console.log(process.hrtime().join())"], { encoding: "utf8" });
     const [seconds = 0, nanoseconds = 0] = other.split(",").map(Number);
     const there = seconds * 1_000 + nanoseconds / 1e6;
@@ -125,7 +125,7 @@ describe("leases in files", () => {
     expect(now().monotonicMs).toBeLessThan(there + 30_000);
   });
 
-  it("whose newest revision is damaged go back to the one before, and to no fence that was given out", async () => {
+  it("goes back one revision when a lease's newest one is damaged, and never gives out an old fence again", async () => {
     await store.acquireLease(request("t1"));
     const before = await store.readLease("a");
     await store.releaseLease("a", "t1");
@@ -142,7 +142,7 @@ describe("leases in files", () => {
     expect(third.lease.fence).toBeGreaterThan(second.lease.fence);
   });
 
-  it("that are not readable at all are not taken for free; deleting the session clears them away", async () => {
+  it("refuses a lease that cannot be read instead of treating it as free, until its session is deleted", async () => {
     await mkdir(folder(), { recursive: true, mode: 0o700 });
     await openFileStore(root).createSession(sessionRecord("a"));
     const corrupt = { code: "FLEET_STATE_CORRUPT" };

@@ -26,7 +26,7 @@ function asks(state: LeaseState, token: string, now: Instant, stealReason: strin
   return acquire(state, { holder: token, tokenHash, ttlMs: TTL_MS, placeMs: PLACE_MS, stealReason }, now);
 }
 
-describe("time", () => {
+describe("the time of a lease", () => {
   it("ends a lease to the millisecond", () => {
     const state = emptyState("s", BORN);
     asks(state, "a", at(0));
@@ -35,9 +35,9 @@ describe("time", () => {
   });
 
   it.each([
-    ["back by a year", -365 * 86_400_000],
-    ["ahead by a year", 365 * 86_400_000],
-  ])("is not moved by a wall clock that is set %s", (_, jumpMs) => {
+    ["back one year", -365 * 86_400_000],
+    ["ahead one year", 365 * 86_400_000],
+  ])("ends a lease after its TTL even if the wall clock is set %s", (_, jumpMs) => {
     const state = emptyState("s", BORN);
     const first = asks(state, "a", at(0));
     const jumped = (ms: number) => at(ms, { wallMs: BORN + ms + jumpMs });
@@ -47,7 +47,7 @@ describe("time", () => {
     expect(second.granted?.fence).toBeGreaterThan(first.granted?.fence ?? Number.POSITIVE_INFINITY);
   });
 
-  it("does not go on after a restart of the machine, at whatever its clock stands then", () => {
+  it("ends a lease and drops its waiters when the machine restarts, no matter what its monotonic clock shows then", () => {
     for (const ms of [0, 5, TTL_MS * 9]) {
       const state = emptyState("s", BORN);
       asks(state, "a", at(5));
@@ -55,14 +55,14 @@ describe("time", () => {
       const now = at(ms, { bootId: "boot 2" });
       expect(inForce(state, now)).toBeNull();
       expect(() => held(state, hashToken("a"), now)).toThrow(/no lease/);
-      // Neither did anybody who waited.
+      // The waiters have lost their places, too.
       expect(asks(state, "c", now).granted).toMatchObject({ holder: "c" });
     }
   });
 });
 
-describe("the queue", () => {
-  it("is not written to by those who only wait, but every third of their time", () => {
+describe("the queue of a lease", () => {
+  it("changes the lease queue for a repeated request only after a third of the waiter's time has passed", () => {
     const state = emptyState("s", BORN);
     asks(state, "a", at(0));
     asks(state, "b", at(0));
@@ -76,7 +76,7 @@ describe("the queue", () => {
     expect(changes).toBeGreaterThanOrEqual(6);
   });
 
-  it("takes a holder out that came to the front", () => {
+  it("removes a waiter from the lease queue when it gets the lease", () => {
     const state = emptyState("s", BORN);
     asks(state, "a", at(0));
     asks(state, "b", at(0));
@@ -85,7 +85,7 @@ describe("the queue", () => {
     expect(state.queue).toEqual([]);
   });
 
-  it("does not grow with those who take over", () => {
+  it("removes a waiter from the lease queue when it steals the lease", () => {
     const state = emptyState("s", BORN);
     asks(state, "a", at(0));
     asks(state, "b", at(0));
@@ -115,7 +115,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   },
 );
 
-/** The rules once more, in the plainest form: who holds it until when, and who waits until when. */
+/** The same rules in the simplest form: who holds the lease until when, and who waits until when. */
 class Model {
   holder: { who: number; end: number } | null = null;
   queue: { who: number; end: number }[] = [];
@@ -125,7 +125,7 @@ class Model {
   }
 }
 
-it("whatever happens: one holder, first come first served, fences that grow", () => {
+it("keeps one holder per lease, serves waiters in order and raises fences for any sequence of requests", () => {
   fc.assert(
     fc.property(fc.array(step, { maxLength: 80 }), (steps) => {
       const state = emptyState("s", BORN);

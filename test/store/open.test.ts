@@ -1,19 +1,25 @@
 import { expect, it } from "vitest";
 import { openStore } from "../../src/store/open.js";
 
-it("opens the file store without touching anything", () => {
+it("opens the file store without creating its folder", () => {
   expect(openStore("file", "/nonexistent/state").kind).toBe("file");
 });
 
-it.each(["redis://user:hunter2@127.0.0.1:1/0", "rediss://redis.example"])("opens %j without connecting", (url) => {
-  expect(openStore(url, "/nonexistent/state").kind).toBe("redis");
-});
+it.each(["redis://user:hunter2@127.0.0.1:1/0", "rediss://redis.example"])(
+  "opens the Redis store %j without connecting",
+  (url) => {
+    expect(openStore(url, "/nonexistent/state").kind).toBe("redis");
+  },
+);
 
-it.each(["redis://user:hunter2@example.com/zero", "rediss:x", "http://x", "files", ""])("refuses %j", (url) => {
-  const refusal = expect.objectContaining({
-    code: "FLEET_CONFIG_INVALID",
-    message: expect.stringContaining('"file" and Redis'),
-  });
-  expect(() => openStore(url, "/nonexistent")).toThrow(refusal);
-  expect(() => openStore(url, "/nonexistent")).not.toThrow(/hunter2/);
-});
+it.each(["redis://user:hunter2@example.com/zero", "rediss:x", "http://x", "files", ""])(
+  "refuses the store setting %j without showing its password",
+  (url) => {
+    const refusal = expect.objectContaining({
+      code: "FLEET_CONFIG_INVALID",
+      message: expect.stringContaining('"file" and Redis'),
+    });
+    expect(() => openStore(url, "/nonexistent")).toThrow(refusal);
+    expect(() => openStore(url, "/nonexistent")).not.toThrow(/hunter2/);
+  },
+);

@@ -35,7 +35,7 @@ describe.skipIf(problem !== undefined)("the directory of hosts", () => {
     return store as Store & { hosts: Hosts };
   }
 
-  it("has each host from its first heartbeat on, by name", async () => {
+  it("lists each host from its first heartbeat on, sorted by name", async () => {
     const url = redis.url();
     const [b, a] = [await open(url, "b"), await open(url, "a")];
     expect(await a.hosts.list()).toEqual([]);
@@ -52,7 +52,7 @@ describe.skipIf(problem !== undefined)("the directory of hosts", () => {
     }
   });
 
-  it("keeps a term for as long as no heartbeat comes too late", async () => {
+  it("keeps a host's term while its heartbeats are in time, and gives it a higher term after a late one", async () => {
     const store = await open(redis.url(), "a");
     const first = await store.hosts.beat("one", ENTRY, TTL_MS);
     expect((await store.hosts.beat("one", { ...ENTRY, state: "draining" }, 80)).term).toBe(first.term);
@@ -62,7 +62,7 @@ describe.skipIf(problem !== undefined)("the directory of hosts", () => {
     expect((await store.hosts.beat("one", ENTRY, TTL_MS)).term).toBeGreaterThan(first.term);
   });
 
-  it("gives terms that grow when a name goes from one instance to another, and over a loss of the entry", async () => {
+  it("gives a host a higher term when another instance takes its name, and when its entry was lost", async () => {
     const url = redis.url("terms");
     const store = await open(url, "a");
     const terms: number[] = [(await store.hosts.beat("one", ENTRY, TTL_MS)).term];
@@ -73,7 +73,7 @@ describe.skipIf(problem !== undefined)("the directory of hosts", () => {
     expect(terms).toEqual([...new Set(terms)].sort((x, y) => x - y));
   });
 
-  it("refuses a second instance under a name, until the first is gone", async () => {
+  it("refuses a second instance under a host's name until the first has left", async () => {
     const store = await open(redis.url(), "a");
     const { term } = await store.hosts.beat("one", ENTRY, TTL_MS);
     const refusal = { code: "FLEET_HOST_TAKEN", message: expect.stringContaining("10.0.0.1:4300") };
@@ -85,7 +85,7 @@ describe.skipIf(problem !== undefined)("the directory of hosts", () => {
     expect(await store.hosts.beat("two", ENTRY, TTL_MS)).toMatchObject({ instance: "two", gone: false });
   });
 
-  it("forgets hosts that are gone, and no others", async () => {
+  it("forgets a host only after it has left", async () => {
     const store = await open(redis.url(), "a");
     await store.hosts.beat("one", ENTRY, TTL_MS);
     expect(await store.hosts.forget("a")).toBe(false);
@@ -96,7 +96,7 @@ describe.skipIf(problem !== undefined)("the directory of hosts", () => {
     expect(await store.hosts.list()).toEqual([]);
   });
 
-  it("gives each host a registry of its own, which the others can look at, and all the same sessions", async () => {
+  it("gives each host its own registry, which the other hosts can read", async () => {
     const url = redis.url();
     const [a, b] = [await open(url, "a"), await open(url, "b")];
     await a.updateRegistry((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));
@@ -107,7 +107,7 @@ describe.skipIf(problem !== undefined)("the directory of hosts", () => {
     expect(Object.keys((await b.readRegistry()).servers)).toEqual(["s1", "s2"]);
     expect(await a.hosts.registryOf("b")).toEqual(await b.readRegistry());
     expect(await a.hosts.registryOf("c")).toEqual({ servers: {} });
-    // As another process of the host finds it.
+    // Another process of the same host reads the same registry.
     expect(await (await open(url, "a")).readRegistry()).toEqual(await a.readRegistry());
   });
 });

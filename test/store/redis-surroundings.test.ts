@@ -18,8 +18,8 @@ function surroundings(facts: Record<string, string>, over: Partial<Surroundings>
   return { info: ["# Server", ...info, ""].join("\r\n"), save: "", appendOnly: "yes", ...over };
 }
 
-describe("a Redis is judged by what it says", () => {
-  it("to be fine", () => {
+describe("the check of a Redis server's settings", () => {
+  it("accepts a Redis of version 6.2 or later that has persistence or hides its settings", () => {
     expect(judge(surroundings({}), WHERE)).toEqual([]);
     expect(judge(surroundings({}, { save: "3600 1", appendOnly: "no" }), WHERE)).toEqual([]);
     expect(judge(surroundings({}, { save: null, appendOnly: null }), WHERE)).toEqual([]);
@@ -29,11 +29,11 @@ describe("a Redis is judged by what it says", () => {
 
   it.each([
     ["a replica", surroundings({ role: "slave" }), "is a replica"],
-    ["one with replicas", surroundings({ connected_slaves: "2" }), "has replicas"],
-    ["a cluster", surroundings({ cluster_enabled: "1" }), "part of a cluster"],
+    ["a primary with replicas", surroundings({ connected_slaves: "2" }), "has replicas"],
+    ["part of a cluster", surroundings({ cluster_enabled: "1" }), "part of a cluster"],
     ["without persistence", surroundings({}, { appendOnly: "no" }), "keeps nothing over a restart"],
-    ["silent", surroundings({}, { info: null }), "INFO is forbidden"],
-  ])("to be doubtful: %s", (_, given, words) => {
+    ["one that forbids INFO", surroundings({}, { info: null }), "INFO is forbidden"],
+  ])("warns about a Redis that is %s", (_, given, words) => {
     expect(judge(given, WHERE)).toEqual([expect.stringContaining(words)]);
     expect(judge(given, WHERE)[0]).toContain(WHERE);
   });
@@ -41,27 +41,30 @@ describe("a Redis is judged by what it says", () => {
   it.each([
     ["5.0.14", "is version 5.0.14"],
     ["6.0.20", "6.2 or later"],
-  ])("to be too old: %s", (version, words) => {
+  ])("refuses Redis version %s as too old", (version, words) => {
     const refusal = expect.objectContaining({ code: "FLEET_STORE_UNSAFE", message: expect.stringContaining(words) });
     expect(() => judge(surroundings({ redis_version: version }), WHERE)).toThrow(refusal);
   });
 
-  it.each(["allkeys-lru", "allkeys-random", "volatile-lru", "volatile-ttl"])("to forget: %s", (policy) => {
-    const refusal = expect.objectContaining({
-      code: "FLEET_STORE_UNSAFE",
-      suggestions: expect.arrayContaining([
-        "redis-cli -h redis.example -p 6379 CONFIG SET maxmemory-policy noeviction",
-      ]),
-    });
-    expect(() => judge(surroundings({ maxmemory_policy: policy }), WHERE)).toThrow(refusal);
-  });
+  it.each(["allkeys-lru", "allkeys-random", "volatile-lru", "volatile-ttl"])(
+    "refuses a Redis that may evict records under the policy %s",
+    (policy) => {
+      const refusal = expect.objectContaining({
+        code: "FLEET_STORE_UNSAFE",
+        suggestions: expect.arrayContaining([
+          "redis-cli -h redis.example -p 6379 CONFIG SET maxmemory-policy noeviction",
+        ]),
+      });
+      expect(() => judge(surroundings({ maxmemory_policy: policy }), WHERE)).toThrow(refusal);
+    },
+  );
 
-  it("to be not there yet", () => {
+  it("treats a Redis that is still loading its data as an interruption", () => {
     expect(() => judge(surroundings({ loading: "1" }), WHERE)).toThrow(Interruption);
   });
 });
 
-describe("what Redis refuses a command with", () => {
+describe("the explanation of a Redis error", () => {
   const reply = (message: string) =>
     Object.assign(new Error(message), { name: "ReplyError", command: { args: ["x"] } });
 
@@ -81,17 +84,17 @@ describe("what Redis refuses a command with", () => {
     ["CLUSTERDOWN The cluster is down", "FLEET_STORE_UNSAFE"],
     ["WRONGTYPE Operation against a key holding the wrong kind of value", "FLEET_STATE_CORRUPT"],
     ["ERR something else", "FLEET_INTERNAL"],
-  ])("%s", (message, code) => {
+  ])("maps the Redis reply “%s” to %s", (message, code) => {
     const error = explain(reply(message), WHERE);
     expect(error).toMatchObject({ code, cause: expect.any(Error) });
-    // ioredis hangs the command on its errors, arguments and all.
+    // ioredis attaches the command with its arguments to its errors.
     expect(Object.keys(Object(error.cause))).not.toContain("command");
   });
 
   it.each([
     "READONLY You can't write against a read only replica.",
     "ERR Error running script: @user_script: 3: -READONLY You can't write against a read only replica.",
-  ])("%s: another connection may help, and what is told if none does", (message) => {
+  ])("treats the Redis reply “%s” as a demotion that carries FLEET_STATE_UNWRITABLE", (message) => {
     const error = explain(reply(message), WHERE);
     if (!(error instanceof Demotion)) throw error;
     expect(error.refusal).toMatchObject({ code: "FLEET_STATE_UNWRITABLE", cause: expect.any(Error) });
@@ -102,7 +105,7 @@ describe("what Redis refuses a command with", () => {
     "LOADING Redis is loading the dataset in memory",
     "BUSY Redis is busy running a script",
     "ERR max number of clients reached",
-  ])("%s: another try may help", (message) => {
+  ])("treats the Redis reply “%s” as an interruption, so that the store tries again", (message) => {
     expect(explain(reply(message), WHERE)).toBeInstanceOf(Interruption);
     expect(explain(reply(message), WHERE)).toMatchObject({ nobody: false });
   });
@@ -112,7 +115,7 @@ describe("what Redis refuses a command with", () => {
     ["ENOTFOUND", true],
     ["ECONNRESET", false],
     ["EPIPE", false],
-  ])("%s: nobody is there: %s", (code, nobody) => {
+  ])("reports for the connection error %s whether nobody is at the address: %s", (code, nobody) => {
     expect(explain(Object.assign(new Error(`connect ${code}`), { code }), WHERE)).toMatchObject({ nobody });
     expect(explain(new Error("Connection is closed."), WHERE)).toMatchObject({ nobody: false });
   });

@@ -8,7 +8,7 @@ import { temporaryRoot } from "../fixtures/store-root.js";
 
 const IS_ROOT = process.getuid?.() === 0;
 
-/** What is wrong with a state folder, how to make it so, and what the message and the way out have to say. */
+/** A fault of a state folder, how to cause it, and what the message and the suggested command must contain. */
 const UNSAFE: [string, (root: string) => Promise<void>, RegExp, RegExp][] = [
   ["a file", (root) => writeFile(root, ""), /is not a folder/, /^mv /],
   [
@@ -31,35 +31,40 @@ async function makeWithMode(path: string, mode: number): Promise<void> {
 }
 
 describe("the state folder", () => {
-  it.each(UNSAFE)("that is %s is refused, for reading and for writing", async (_, make, message, wayOut) => {
-    const root = await temporaryRoot();
-    await make(root);
-    const before = await readdir(join(root, ".."), { recursive: true });
-    const refusal = {
-      code: "FLEET_STATE_UNSAFE",
-      exit: 3,
-      message: expect.stringMatching(message),
-      suggestions: expect.arrayContaining([expect.stringMatching(wayOut)]),
-    };
-    const store = openFileStore(root);
-    await expect(store.readRegistry()).rejects.toMatchObject(refusal);
-    await expect(store.updateRegistry((draft) => void Object.assign(draft.servers, {}))).rejects.toMatchObject(refusal);
-    await expect(store.createSession(sessionRecord("a"))).rejects.toMatchObject(refusal);
-    await expect(store.readSession("a")).rejects.toMatchObject(refusal);
-    await expect(store.updateSession("a", () => undefined)).rejects.toMatchObject(refusal);
-    await expect(store.deleteSession("a")).rejects.toMatchObject(refusal);
-    await expect(store.listSessions()).rejects.toMatchObject(refusal);
-    expect(await readdir(join(root, ".."), { recursive: true })).toEqual(before);
-  });
+  it.each(UNSAFE)(
+    "refuses a state folder that is %s, for reading and for writing",
+    async (_, make, message, wayOut) => {
+      const root = await temporaryRoot();
+      await make(root);
+      const before = await readdir(join(root, ".."), { recursive: true });
+      const refusal = {
+        code: "FLEET_STATE_UNSAFE",
+        exit: 3,
+        message: expect.stringMatching(message),
+        suggestions: expect.arrayContaining([expect.stringMatching(wayOut)]),
+      };
+      const store = openFileStore(root);
+      await expect(store.readRegistry()).rejects.toMatchObject(refusal);
+      await expect(store.updateRegistry((draft) => void Object.assign(draft.servers, {}))).rejects.toMatchObject(
+        refusal,
+      );
+      await expect(store.createSession(sessionRecord("a"))).rejects.toMatchObject(refusal);
+      await expect(store.readSession("a")).rejects.toMatchObject(refusal);
+      await expect(store.updateSession("a", () => undefined)).rejects.toMatchObject(refusal);
+      await expect(store.deleteSession("a")).rejects.toMatchObject(refusal);
+      await expect(store.listSessions()).rejects.toMatchObject(refusal);
+      expect(await readdir(join(root, ".."), { recursive: true })).toEqual(before);
+    },
+  );
 
-  it.runIf(IS_ROOT)("of another user is refused, for root too", async () => {
+  it.runIf(IS_ROOT)("refuses a state folder that belongs to another user, even for root", async () => {
     const root = await temporaryRoot();
     await mkdir(root, { mode: 0o700 });
     await chown(root, 12_345, 12_345);
     expect(() => checkStateFolder(root)).toThrow(/belongs to uid 12345/);
   });
 
-  it("below something that is not a folder is refused", async () => {
+  it("refuses a state folder below a path that is not a folder", async () => {
     const root = await temporaryRoot();
     await writeFile(root, "");
     expect(() => checkStateFolder(join(root, "below"))).toThrow(
@@ -67,13 +72,13 @@ describe("the state folder", () => {
     );
   });
 
-  describe("below another folder", () => {
+  describe("the folders above the state folder", () => {
     const isRefused = (root: string, env: NodeJS.ProcessEnv = {}) => {
       for (const check of [checkStateFolder, ensureStateFolder])
         expect(() => check(root, { env })).toThrow(expect.objectContaining({ code: "FLEET_STATE_UNSAFE", exit: 3 }));
     };
 
-    it("that everybody can write is refused, with that folder and its mode", async () => {
+    it("refuses a state folder below a folder that everybody can write, and names that folder and its mode", async () => {
       const parent = await temporaryRoot();
       await makeWithMode(parent, 0o777);
       const root = join(parent, "a", "state");
@@ -90,13 +95,13 @@ describe("the state folder", () => {
       isRefused(root, { COPILOTFLEET_ALLOW_UNSAFE_PARENTS: "0" });
     });
 
-    it("that everybody can write is accepted when it is sticky, as /tmp is", async () => {
+    it("accepts a state folder below a sticky folder that everybody can write, such as /tmp", async () => {
       const parent = await temporaryRoot();
       await makeWithMode(parent, 0o1777);
       ensureStateFolder(join(parent, "state"));
     });
 
-    it("that a link in the path leads to is refused when everybody can write there", async () => {
+    it("refuses a state folder when a link in its path leads to a folder that everybody can write", async () => {
       const parent = await temporaryRoot();
       await makeWithMode(parent, 0o777);
       await mkdir(join(parent, "real"));
@@ -104,7 +109,7 @@ describe("the state folder", () => {
       isRefused(join(`${parent}-link`, "state"));
     });
 
-    it("is accepted when a link of ours in the path leads to a safe folder", async () => {
+    it("accepts a state folder when our own link in its path leads to a safe folder", async () => {
       const parent = await temporaryRoot();
       await makeWithMode(parent, 0o755);
       await symlink("state/.", `${parent}-link`);
@@ -112,7 +117,7 @@ describe("the state folder", () => {
       expect(await readdir(parent)).toEqual(["deep"]);
     });
 
-    it("is refused when the links in the path go in a circle", async () => {
+    it("refuses a state folder when the links in its path form a loop", async () => {
       const root = await temporaryRoot();
       await symlink(`${root}-2`, `${root}-1`);
       await symlink(`${root}-1`, `${root}-2`);
@@ -121,7 +126,7 @@ describe("the state folder", () => {
       );
     });
 
-    it.runIf(IS_ROOT)("of another user is refused, and so is one that a link of another user leads to", async () => {
+    it.runIf(IS_ROOT)("refuses a state folder below another user's folder or behind another user's link", async () => {
       const parent = await temporaryRoot();
       await makeWithMode(parent, 0o755);
       await symlink(parent, `${parent}-link`);
@@ -132,25 +137,31 @@ describe("the state folder", () => {
       expect(() => checkStateFolder(join(parent, "state"))).toThrow(/belongs to uid 12345/);
     });
 
-    it.runIf(IS_ROOT)("that a group can write is refused, unless only root and we are in that group", async () => {
-      const parent = await temporaryRoot();
-      await makeWithMode(parent, 0o775);
-      checkStateFolder(join(parent, "state"));
-      await chown(parent, 0, 12_345);
-      isRefused(join(parent, "state"));
-    });
+    it.runIf(IS_ROOT)(
+      "refuses a state folder below a group-writable folder, unless only root and we are in that group",
+      async () => {
+        const parent = await temporaryRoot();
+        await makeWithMode(parent, 0o775);
+        checkStateFolder(join(parent, "state"));
+        await chown(parent, 0, 12_345);
+        isRefused(join(parent, "state"));
+      },
+    );
   });
 
-  describe.runIf(process.platform === "linux")("on a file system of the kernel", () => {
-    it.each(["/proc/state", "/proc/self/deep/state", "/sys/state"])("is refused at once: %s", (root) => {
-      for (const check of [checkStateFolder, ensureStateFolder])
-        expect(() => check(root)).toThrow(
-          expect.objectContaining({ code: "FLEET_STATE_UNSAFE", message: expect.stringContaining("the kernel") }),
-        );
-    });
+  describe.runIf(process.platform === "linux")("the state folder on a file system of the kernel", () => {
+    it.each(["/proc/state", "/proc/self/deep/state", "/sys/state"])(
+      "refuses the state folder %s, because the kernel provides its file system",
+      (root) => {
+        for (const check of [checkStateFolder, ensureStateFolder])
+          expect(() => check(root)).toThrow(
+            expect.objectContaining({ code: "FLEET_STATE_UNSAFE", message: expect.stringContaining("the kernel") }),
+          );
+      },
+    );
   });
 
-  it("may be missing, and is then made for its owner alone, with all above it", async () => {
+  it("creates a missing state folder and the missing folders above it with mode 0700", async () => {
     const root = join(await temporaryRoot(), "deep", "er");
     checkStateFolder(root);
     ensureStateFolder(root);
@@ -159,13 +170,13 @@ describe("the state folder", () => {
     ensureStateFolder(root);
   });
 
-  it("may be readable for others", async () => {
+  it("accepts a state folder that others can read", async () => {
     const root = await temporaryRoot();
     await makeWithMode(root, 0o755);
     ensureStateFolder(root);
   });
 
-  it("with a name that a shell would take apart is quoted in the command that mends it", async () => {
+  it("quotes the state folder's name for the shell in the command that repairs it", async () => {
     const root = `${await temporaryRoot()} it's`;
     await makeWithMode(root, 0o777);
     expect(() => checkStateFolder(root)).toThrow(
@@ -173,14 +184,14 @@ describe("the state folder", () => {
     );
   });
 
-  describe.runIf(process.platform === "linux")("on a network file system", () => {
+  describe.runIf(process.platform === "linux")("the state folder on a network file system", () => {
     it.each([
       ["NFS", 0x6969],
       ["SMB", 0x517b],
       ["CIFS", 0xff534d42],
-      // The number as a signed one, as a 32-bit system gives it.
+      // A 32-bit system returns the number as a signed one.
       ["SMB2", 0xfe534d42 | 0],
-    ])("is refused: %s", async (name, type) => {
+    ])("refuses a state folder on %s unless COPILOTFLEET_ALLOW_NETWORK_FS is 1", async (name, type) => {
       const root = await temporaryRoot();
       ensureStateFolder(root);
       const check = (env: NodeJS.ProcessEnv) => () => checkStateFolder(root, { fileSystemType: () => type, env });
@@ -190,14 +201,14 @@ describe("the state folder", () => {
       expect(check({ COPILOTFLEET_ALLOW_NETWORK_FS: "1" })).not.toThrow();
     });
 
-    it("is what the real file system is asked for", async () => {
+    it("accepts a state folder on the real local file system", async () => {
       const root = await temporaryRoot();
       ensureStateFolder(root);
       expect(() => checkStateFolder(root, { env: {} })).not.toThrow();
     });
   });
 
-  it("and everything in it is for the owner alone, whatever the umask", async () => {
+  it("creates every file and folder in the state folder for its owner alone, no matter what the umask is", async () => {
     const root = await temporaryRoot();
     const umask = process.umask(0o000);
     try {
@@ -210,13 +221,13 @@ describe("the state folder", () => {
     }
     for (const name of await readdir(root, { recursive: true })) {
       const stats = await stat(join(root, name));
-      // A revision that another one was built on has lost its write bit.
+      // A revision loses its write bit when a writer builds on it.
       expect([0o700, 0o600, 0o400], name).toContain(stats.mode & 0o777);
       expect(stats.isDirectory(), name).toBe((stats.mode & 0o100) !== 0);
     }
   });
 
-  it("can be moved, and the state moves with it", async () => {
+  it("finds the same state after the state folder has been moved", async () => {
     const root = await temporaryRoot();
     await openFileStore(root).updateRegistry((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));
     await rename(root, `${root}-moved`);
@@ -225,7 +236,7 @@ describe("the state folder", () => {
   });
 });
 
-it("a umask that takes the owner's write bit does not look like the mark of an accepted revision", async () => {
+it("writes a revision with mode 0600 under a umask that removes the write bit, so it does not look accepted", async () => {
   const root = await temporaryRoot();
   const store = openFileStore(root);
   await store.updateRegistry((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));

@@ -6,7 +6,7 @@ import { type FileStore, openFileStore } from "../../src/store/file/file-store.j
 import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
 import { temporaryRoot } from "../fixtures/store-root.js";
 
-/** A PID that was somebody's and is nobody's now. */
+/** The PID of a process that has ended. */
 const DEAD = spawnSync(process.execPath, ["-e", ""]).pid;
 const ELEVEN_MINUTES_AGO = (Date.now() - 11 * 60_000) / 1000;
 
@@ -16,7 +16,7 @@ const living = `.tmp-${process.ppid}-0123456789ab`;
 const livingButOld = `.tmp-${process.ppid}-ba9876543210`;
 const foreign = ".tmp-somebody-elses";
 
-describe("left-overs of killed writers", () => {
+describe("the left-overs of killed writers", () => {
   let root: string;
   let store: FileStore;
 
@@ -39,7 +39,7 @@ describe("left-overs of killed writers", () => {
     return (await readdir(folder)).filter((name) => name.startsWith(".")).toSorted();
   }
 
-  it("go with the next write, where it writes; those of the living and of others stay", async () => {
+  it("deletes dead and old left-overs with the next write to their folder, and keeps young ones of live writers", async () => {
     await store.updateRegistry((draft) => void Object.assign(draft.servers, { s2: serverRecord("s2") }));
     expect(await leftIn(root)).toEqual([living, foreign]);
     expect(await leftIn(join(root, "registry"))).toEqual([living, foreign]);
@@ -47,7 +47,7 @@ describe("left-overs of killed writers", () => {
     expect(await leftIn(join(root, "sessions", "a"))).toEqual([living, foreign]);
   });
 
-  it("go everywhere with sweep(), which changes nothing else", async () => {
+  it("deletes dead and old left-overs in every folder with sweep(), and changes nothing else", async () => {
     await store.sweep();
     for (const folder of [root, join(root, "registry"), join(root, "sessions", "a")]) {
       expect(await leftIn(folder)).toEqual([living, foreign]);
@@ -56,7 +56,7 @@ describe("left-overs of killed writers", () => {
     expect(await store.listSessions()).toEqual([sessionRecord("a")]);
   });
 
-  it("may belong to a writer that lives after all: it tries again", async () => {
+  it("commits in a second attempt when a sweep has deleted the temporary file of a live writer", async () => {
     const swept = openFileStore(root, {
       onStep: async (step) => {
         if (step !== "written" || attempts++ > 0) return;
@@ -72,13 +72,13 @@ describe("left-overs of killed writers", () => {
   });
 });
 
-it("sweep() of a store that was never written makes nothing", async () => {
+it("creates nothing when sweep() runs on a store that was never written", async () => {
   const root = await temporaryRoot();
   await openFileStore(root).sweep();
   expect(await readdir(join(root, ".."))).toEqual([]);
 });
 
-it("a stray file among the session records is none of them", async () => {
+it("ignores stray files and folders among the session records", async () => {
   const root = await temporaryRoot();
   const store = openFileStore(root);
   await store.createSession(sessionRecord("a"));
