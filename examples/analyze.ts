@@ -1,6 +1,6 @@
 /**
- * POST /api/analyze {prompt}: one answer, and no trace of it: the session is ephemeral. If this process dies in the
- * middle, `copilotfleet gc` removes what it left.
+ * POST /api/analyze {prompt}: one answer that leaves no trace, because the session is ephemeral. If this process dies
+ * before the end, `copilotfleet gc` removes the session.
  * Run: npx tsx examples/analyze.ts
  */
 import type { Fleet } from "copilotfleet";

@@ -1,6 +1,6 @@
 /**
- * POST /chat {message}: each user's one long conversation, on the user's own server. A client that accepts
- * text/event-stream gets the reply piece by piece, and stops it by hanging up.
+ * POST /chat {message}: one long conversation for each user, on the user's own server. A client that accepts
+ * text/event-stream gets the reply piece by piece. If it closes the connection, the turn ends.
  * Run: npx tsx examples/chat.ts
  * Try: curl -N localhost:3000/chat -H 'x-authenticated-user: alice' -H 'accept: text/event-stream' --json '{"message":"hi"}'
  */
@@ -26,7 +26,7 @@ export function chatApp(fleet: Fleet) {
   });
 }
 
-/** The purpose finds the session again. The fleet knows the owner, so the id needs no meaning. */
+/** We find the session again by its purpose. The fleet knows the owner, so the id needs no meaning. */
 async function chatSessionOf(fleet: Fleet, user: string): Promise<string> {
   const existing = (await fleet.sessions(user)).find(({ purpose }) => purpose === "chat");
   if (existing !== undefined) return existing.id;

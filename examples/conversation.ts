@@ -1,6 +1,6 @@
 /**
  * POST /api/chat/start {}, /api/chat/message {sessionId, message}, /api/chat/end {sessionId}: conversations that survive
- * restarts of this service and of the servers, until they are ended or their time is up.
+ * restarts of this service and of the servers. They last until the user ends them or their TTL has passed.
  * Run: npx tsx examples/conversation.ts
  */
 import type { Fleet } from "copilotfleet";

@@ -2,12 +2,12 @@ import type { Server } from "node:http";
 import { Fleet, isFleetError } from "copilotfleet";
 import express, { type Express, type NextFunction, type Request, type Response } from "express";
 
-/** The parts that the four services share: who asks, what they ask, how errors become answers, and a clean end. */
+/** The parts that the four services share: identity and input of a request, answers to errors, and a clean shutdown. */
 
 /** The HTTP status for each exit code of a fleet's error. */
 const STATUS: Record<number, number> = { 2: 400, 3: 500, 4: 404, 5: 409, 6: 503, 7: 502, 8: 503 };
 
-/** A request that never gets as far as the fleet. */
+/** An error in a request that never reaches the fleet. */
 class RequestError extends Error {
   constructor(
     readonly status: number,
@@ -19,9 +19,9 @@ class RequestError extends Error {
 }
 
 /**
- * The user whom the authenticating proxy in front of the service names. Never take the user from the body of a request.
+ * The user, as named by the authenticating proxy in front of the service. Never take the user from the body of a request.
  *
- * @throws RequestError 401
+ * @throws RequestError 401 when the proxy names no user.
  */
 export function userOf(request: Request): string {
   const user = request.get("x-authenticated-user");
@@ -31,7 +31,7 @@ export function userOf(request: Request): string {
   return user;
 }
 
-/** A text from the JSON body. @throws RequestError 400 */
+/** A text from the JSON body. @throws RequestError 400 when it is missing or empty. */
 export function textOf(request: Request, field: string): string {
   const body: unknown = request.body;
   const value = typeof body === "object" && body !== null ? (body as Record<string, unknown>)[field] : undefined;
@@ -58,8 +58,8 @@ export function newApp(addRoutes: (app: Express) => void): Express {
 }
 
 /**
- * Answers with server-sent events: `delta` for each piece of the reply, then `end`, or `error`. When the client hangs up,
- * the signal aborts, which ends the turn.
+ * Answers with server-sent events: `delta` for each piece of the reply, then `end`, or `error`. When the client closes the
+ * connection, the signal aborts, which ends the turn.
  */
 export async function stream(
   response: Response,
@@ -69,7 +69,7 @@ export async function stream(
   response.once("close", () => hungUp.abort());
   const send = (event: string, data: object) => response.write(`event: ${event}\ndata: ${JSON.stringify(data)}\n\n`);
   response.writeHead(200, { "content-type": "text/event-stream", "cache-control": "no-store" });
-  // The client learns that the stream is open before the model has its first word.
+  // The client can see that the stream is open before the model produces its first word.
   response.flushHeaders();
   try {
     send("end", await work((text) => send("delta", { text }), hungUp.signal));
@@ -84,7 +84,7 @@ interface ErrorAnswer {
   error: { code: string; message: string };
 }
 
-/** A caller learns what the caller can mend. Everything else stays in the log of this service. */
+/** Tells the caller only what the caller can fix. Everything else stays in the log of this service. */
 function answerFor(error: unknown): ErrorAnswer {
   if (error instanceof RequestError) {
     return { status: error.status, error: { code: error.code, message: error.message } };
@@ -92,7 +92,7 @@ function answerFor(error: unknown): ErrorAnswer {
   if (isFleetError(error)) {
     return { status: STATUS[error.exit] ?? 500, error: { code: error.code, message: error.message } };
   }
-  // Express itself refuses bodies that are not JSON, or too large.
+  // Express itself refuses a body that is not JSON or is too large.
   const { status, expose, message } = error as { status?: number; expose?: boolean; message?: string };
   if (status !== undefined && expose === true) {
     return { status, error: { code: "BAD_REQUEST", message: message ?? "The request cannot be read." } };
@@ -101,7 +101,7 @@ function answerFor(error: unknown): ErrorAnswer {
   return { status: 500, error: { code: "INTERNAL", message: "The service failed at this request." } };
 }
 
-/** Serves until SIGTERM or SIGINT, then lets requests under way end. */
+/** Serves until SIGTERM or SIGINT, then lets running requests end. */
 export async function serve(createApp: (fleet: Fleet) => Express): Promise<void> {
   await using fleet = await Fleet.open();
   const app = createApp(fleet);

@@ -1,6 +1,6 @@
 /**
- * POST /team-chat {message}: one conversation of a team. Each turn runs under the session's lease, so every member gets
- * the answer to their own message, however many write at once and however many copies of this service run.
+ * POST /team-chat {message}: one conversation of a team. Each turn runs under the session's lease. So every member gets
+ * the answer to their own message, even if several members write at once or several copies of this service run.
  * Run: TEAM=alice,bob npx tsx examples/team-chat.ts
  */
 import { type Fleet, isFleetError } from "copilotfleet";
