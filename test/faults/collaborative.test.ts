@@ -25,7 +25,7 @@ beforeAll(async () => {
     COPILOTFLEET_HOME: join(folder, "state"),
     COPILOTFLEET_ISOLATION: "shared",
     COPILOTFLEET_POOL_SERVERS: "2",
-    // Each turn is placed anew, so that the session wanders between two servers with one place for its state.
+    // Round-robin places each turn again, so the session moves between two servers that share one state folder.
     COPILOTFLEET_POOL_STRATEGY: "round-robin",
     COPILOTFLEET_PROVIDER_TYPE: "echo",
     COPILOTFLEET_PORTS_FROM: "18900",
@@ -73,7 +73,7 @@ async function history(session: string): Promise<Event[]> {
     .map((line) => JSON.parse(line) as Event);
 }
 
-/** Events whose parent already has a child: each is the beginning of another line of history. */
+/** Events whose parent already has a child. Each of them starts a second branch of the history. */
 function forks(events: Event[]): number {
   const parents = events.map(({ parentId }) => parentId).filter((id) => id !== null);
   return parents.length - new Set(parents).size;
@@ -90,7 +90,7 @@ async function sharedSession(id: string): Promise<void> {
 }
 
 describe("two members of one session, in separate processes, on two servers with one place for its state", () => {
-  it("get their own answers, in one history without a fork, and nothing is lost", async () => {
+  it("two members of one session on two servers get their own answers in one history without a fork", async () => {
     await sharedSession("with-lease");
     const exchanges = (await Promise.all([member("alice", "with-lease"), member("bob", "with-lease")])).flat();
     expect(exchanges).toHaveLength(2 * COUNT);
@@ -99,17 +99,17 @@ describe("two members of one session, in separate processes, on two servers with
     expect(forks(events)).toBe(0);
     const prompts = events.filter(({ type }) => type === "user.message").map(({ data }) => data.content);
     expect(prompts.toSorted()).toEqual(["first", ...exchanges.map(({ prompt }) => prompt)].toSorted());
-    // The model was shown each turn with all those before it.
+    // The turn numbers show that the model received the whole history in each turn.
     const turns = exchanges.map(({ reply }) => Number(/\d+/.exec(reply)?.[0]));
     expect(turns.toSorted((a, b) => a - b)).toEqual(Array.from({ length: 2 * COUNT }, (_, index) => index + 2));
   });
 
-  it("do damage without the lease, so that the test above can fail", async () => {
+  it("two members of one session damage its history without the lease, so the test with the lease can fail", async () => {
     await sharedSession("without-lease");
     const { servers } = await openStore("file", join(folder, "state")).readRegistry();
     const [one, two] = Object.values(servers).filter(({ process: running }) => running !== null);
     if (one === undefined || two === undefined) throw new Error("two servers should run");
-    // Both have it in memory before either goes on with it.
+    // Both servers load the session before either of them continues it.
     const meet = join(folder, "meet");
     await mkdir(meet);
     const direct = (server: typeof one) => {

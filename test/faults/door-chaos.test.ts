@@ -10,26 +10,26 @@ import { seededRandom } from "../fixtures/store-random.js";
 
 const PORTS = 28_000;
 const DOOR = "127.0.0.1:28190";
-/** A call that takes longer hangs. Turns take a second at most, and a prompt waits 30 s for its turn at most. */
+/** A call that takes longer hangs. A turn takes at most a second, and a prompt waits at most 30 s for its turn. */
 const HANGS_MS = 90_000;
 
-/** Each private session has two SDK clients of one user and a command; the collaborative one has three users. */
+/** Two SDK clients and a command of one user share each private session. Three users share the collaborative one. */
 const PRIVATE = ["alice", "bob"];
 const TEAM = ["alice", "bob", "carol"];
 
 interface Sent {
   sessionId: string;
   prompt: string;
-  /** Undefined while nobody knows what became of it: its client lost the door. */
+  /** Undefined while the outcome is unknown because the client lost its connection to the front door. */
   outcome: "answered" | "refused" | undefined;
   /** The error of a prompt that was refused or whose turn was cut. */
   reason?: string;
 }
 
-/** The reply to a prompt, by the scripted model. */
+/** The scripted model's reply to a prompt. */
 const replyTo = (prompt: string) => `you said: ${prompt}`;
 
-/** The front door, over all the `serve` processes that open it one after the other. */
+/** The front door across all `serve` processes that open it one after another. */
 class Door {
   #serving: Serving;
   #closed = new AbortController();
@@ -44,7 +44,7 @@ class Door {
     return new Door(fleet, await start(fleet));
   }
 
-  /** Aborts when the door that is open now closes: the SDK never settles what was under way there. */
+  /** Aborts when the current front door closes, because the SDK never settles the calls that were pending there. */
   get closed(): AbortSignal {
     return this.#closed.signal;
   }
@@ -70,7 +70,7 @@ async function start(fleet: FaultFleet): Promise<Serving> {
   });
 }
 
-/** Resolves or rejects with the work, or resolves with `gone` when the door closes first. */
+/** Settles as the work does, or resolves with `gone` if the front door closes first. */
 async function whileOpen<T>(closed: AbortSignal, work: Promise<T>): Promise<T | "gone"> {
   work.catch(() => undefined);
   return await new Promise((resolve, reject) => {
@@ -88,17 +88,17 @@ interface Caller {
   streaming: boolean;
 }
 
-/** One SDK client that sends prompt after prompt, and connects again when the door has closed. */
+/** One SDK client that sends one prompt after another, and reconnects after the front door has closed. */
 class Sender {
   readonly #caller: Caller;
   readonly #door: Door;
   readonly #sent: Sent[];
   #client: CopilotClient | undefined;
   #session: CopilotSession | undefined;
-  /** Aborted when the door closed at which the session is open. */
+  /** Aborts when the front door at which the session is open closes. */
   #openUntil: AbortSignal | undefined;
   #count = 0;
-  /** What it saw last, for when an answer is not its own. */
+  /** The last events that it saw, to explain an answer that belongs to another prompt. */
   readonly #seen: string[] = [];
 
   constructor(caller: Caller, door: Door, sent: Sent[]) {
@@ -107,7 +107,7 @@ class Sender {
     this.#sent = sent;
   }
 
-  /** Sends until the signal aborts, with a turn of a random length each. */
+  /** Sends prompts until the signal aborts. Each turn has a random length. */
   async sendOn(random: () => number, until: AbortSignal): Promise<void> {
     while (!until.aborted) {
       await this.one(`!delay ${Math.floor(random() * 120)}`);
@@ -115,7 +115,7 @@ class Sender {
     }
   }
 
-  /** One prompt, if the front door is open. */
+  /** Sends one prompt if the front door is open. */
   async one(script = ""): Promise<void> {
     const { name, sessionId } = this.#caller;
     const { closed } = this.#door;
@@ -152,7 +152,7 @@ class Sender {
     const client = this.#client;
     this.#client = undefined;
     this.#session = undefined;
-    // The SDK may wait for an answer of a front door that has gone.
+    // The SDK may be waiting for an answer from a front door that no longer exists.
     await Promise.race([client?.forceStop(), delay(5_000)]);
   }
 
@@ -177,7 +177,7 @@ class Sender {
       return session;
     } catch (error) {
       expect(String(error), "a session that is there").not.toMatch(/session not found/i);
-      // An application whose front door closes, or whose server is being replaced, tries again, too.
+      // A real application also tries again when its front door closes or its server is being replaced.
       await this.close();
       await delay(50);
       return "gone";
@@ -195,19 +195,19 @@ async function commandOn(fleet: FaultFleet, user: string, sent: Sent[], until: A
     entry.outcome = code === 0 ? "answered" : "refused";
     if (code !== 0) entry.reason = errorOf({ stdout }).message;
     if (code === 0) expect((JSON.parse(stdout) as { reply: string }).reply).toBe(replyTo(prompt));
-    // Locked, out of time, or its server was lost. Never "no such session", and never a bug.
+    // It may be locked, out of time, or have lost its server, but it never reports a missing session or a bug.
     else expect([5, 6, 7, 8], stdout).toContain(code);
     await delay(200);
   }
 }
 
-/** What befalls the fleet, one thing after the other. */
+/** The accidents, of which the test picks one at a time. */
 function accidents(fleet: FaultFleet, door: Door, random: () => number): (() => Promise<unknown>)[] {
   const someone = () => TEAM[Math.floor(random() * TEAM.length)] ?? "alice";
   const command = async (...args: string[]) => {
     const { code, stdout, stderr } = await fleet.run(args);
-    // Two commands may want the same server at the same time: one of them is refused. A drain that finds a turn in the
-    // history that was cut, whoever cut it, exits with 8.
+    // When two commands want the same server at the same time, one of them is refused. A drain exits with 8 if it finds a
+    // cut turn in the history, whoever cut it.
     expect([0, 5, 6, 8], `${args.join(" ")}: ${stderr}${stdout}`).toContain(code);
   };
   const kill = async () => {
@@ -233,8 +233,8 @@ function accidents(fleet: FaultFleet, door: Door, random: () => number): (() => 
 }
 
 /**
- * The JSON-RPC library of the SDK lets a rejection go unhandled when it writes to a connection that was just reset
- * (vscode-jsonrpc 8.2, `sendRequest`). Its caller gets the error as well, so that this one tells nothing new.
+ * The SDK's JSON-RPC library leaves a rejection unhandled when it writes to a connection that was just reset
+ * (vscode-jsonrpc 8.2, `sendRequest`). Its caller gets the same error, so the unhandled rejection adds nothing.
  */
 function ignoreResets(): void {
   const before = process.listeners("unhandledRejection");
@@ -250,7 +250,7 @@ function ignoreResets(): void {
   });
 }
 
-it("answers each client its own prompt and keeps one history through kills, stops, evictions, restarts, gc and a front door that comes and goes", async () => {
+it("each client gets its own answers from one history while servers and the front door are killed", async () => {
   ignoreResets();
   const random = seededRandom("chaos at the front door");
   const model = await startScriptedModel();
@@ -258,9 +258,9 @@ it("answers each client its own prompt and keeps one history through kills, stop
   const fleet = await faultFleet(PORTS, {
     COPILOTFLEET_PROVIDER_TYPE: "openai",
     COPILOTFLEET_PROVIDER_BASE_URL: model.baseUrl,
-    COPILOTFLEET_HEALTH_TIMEOUT: "10s", // a busy machine stands still for seconds
+    COPILOTFLEET_HEALTH_TIMEOUT: "10s", // a busy machine can stall for seconds
     COPILOTFLEET_HEALTH_BACKOFF: "100ms",
-    COPILOTFLEET_LOCK_TTL: "5s", // so long a front door that was killed in a turn keeps the session to itself
+    COPILOTFLEET_LOCK_TTL: "5s", // how long a front door that was killed during a turn still blocks the session
     COPILOTFLEET_HEALTH_RESTARTS: "1000",
   });
   for (const user of PRIVATE) await fleet.json(["create", "--user", user, "--id", `${user}-session`]);
@@ -305,7 +305,7 @@ it("answers each client its own prompt and keeps one history through kills, stop
   }
   await load;
 
-  // In the calm afterwards every client is answered, all at the same time.
+  // Once the accidents stop, every client gets an answer, all at the same time.
   await Promise.all(
     senders.map(async (sender, index) => {
       const before = sent.length;

@@ -15,7 +15,7 @@ describe("the judge of histories", () => {
   const whole = `${begin}${event("3", "2", "assistant.message", "[turn 1] one")}${event("4", "3", "user.message", "two")}`;
   const sound = { forks: [], orphans: [], jumps: [], torn: 0, lost: [] };
 
-  it("finds nothing in a whole one, nor in older copies of it", () => {
+  it("the judge of histories finds no fault in a whole history or in older copies of it", () => {
     const turns = [
       { prompt: "one", reply: "[turn 1] one" },
       { prompt: "two", reply: null },
@@ -24,13 +24,13 @@ describe("the judge of histories", () => {
     expect(judgeHistory(whole, begin)).toEqual({ ...sound, turns });
   });
 
-  it("finds a fork in one file, and what it loses", () => {
+  it("the judge of histories finds a fork within one file, and the prompt that the fork loses", () => {
     const forked = whole + event("5", "3", "user.message", "other");
     expect(judgeHistory(forked)).toMatchObject({ forks: ["3"], jumps: ["5"], lost: ["two"], orphans: [] });
     expect(judgeHistory(forked).turns.map(({ prompt }) => prompt)).toEqual(["one", "other"]);
   });
 
-  it("finds a fork between two copies, and one that begins nowhere", () => {
+  it("the judge of histories finds a fork between two copies, and a branch whose parent exists nowhere", () => {
     expect(judgeHistory(whole, begin + event("6", "2", "user.message", "else"))).toMatchObject({
       forks: ["2"],
       jumps: [],
@@ -44,13 +44,13 @@ describe("the judge of histories", () => {
     expect(judgeHistory(whole, event("8", null, "session.start"))).toMatchObject({ forks: ["the beginning"] });
   });
 
-  it("counts lines that were cut", () => {
+  it("the judge of histories counts lines that were cut off", () => {
     expect(judgeHistory(`${begin}{"id":"3","par`)).toMatchObject({ ...sound, torn: 1 });
   });
 });
 
 it.skipIf(problem !== undefined)(
-  "two bare runtimes on one home, each on a host of its own, fork histories",
+  "two bare runtimes on two hosts fork the histories of sessions in their common home",
   async () => {
     const count = rounds(5, 100);
     await using pods = await Pods.start({ count: 2 });
@@ -63,7 +63,7 @@ it.skipIf(problem !== undefined)(
       await first?.sendAndWait({ prompt: "begin" });
       await first?.disconnect();
       const both = await Promise.all(clients.map((client) => client.resumeSession(sessionId, SETTINGS)));
-      // Neither is refused, and each has an answer.
+      // Neither runtime is refused, and both get an answer.
       const replies = await Promise.all(
         both.map((session, host) => session.sendAndWait({ prompt: `of host ${host}` })),
       );
@@ -74,7 +74,7 @@ it.skipIf(problem !== undefined)(
     const forked = reports.filter(({ forks }) => forks.length > 0);
     console.log(`bare runtimes: ${forked.length} of ${count} histories forked`);
     expect(forked.length).toBeGreaterThan(0);
-    // One user's turn is not in what the session goes on from, though it was answered.
+    // Each fork loses one user's turn from the surviving branch, although that turn was answered.
     expect(forked.every(({ lost }) => lost.length > 0)).toBe(true);
     await Promise.all(clients.map((client) => client.forceStop()));
   },

@@ -15,14 +15,14 @@ const PORTS = 43_050;
 const HOUR_MS = 3_600_000;
 const OLD_MS = 48 * HOUR_MS;
 const EXPIRED = 60;
-/** Starting Node alone takes the first 60 ms; on an idle machine the whole command is done by the end. */
+/** Node alone needs the first 60 ms to start. On an idle machine the whole command ends within this time. */
 const KILLED_WITHIN_MS = 700;
 const TURN_MS = 400;
 
 type Planted = "recorded" | "unrecorded" | "record only" | "own TTL" | "abandoned";
 const PLANTED: readonly Planted[] = ["recorded", "unrecorded", "record only", "own TTL", "abandoned"];
 
-/** One user's running server, and this process as a user of some of its sessions. */
+/** One user's running server. This process uses some of its sessions. */
 class Scene {
   readonly fleet: FaultFleet;
   readonly library: Fleet;
@@ -30,7 +30,7 @@ class Scene {
   readonly server: ServerRecord;
   readonly template: Template;
   readonly statePath: string;
-  /** Turns that each session in use has had. */
+  /** The number of turns that each session in use has had. */
   readonly turns = new Map<string, number>();
 
   constructor(fleet: FaultFleet, library: Fleet, server: ServerRecord, template: Template) {
@@ -42,7 +42,7 @@ class Scene {
     this.statePath = join(server.home, "session-state");
   }
 
-  /** Plants one expired session of some kind. */
+  /** Plants one expired session of the given kind. */
   async plant(id: string, kind: Planted): Promise<void> {
     const ageMs = kind === "own TTL" ? 2 * HOUR_MS : kind === "abandoned" ? 0 : OLD_MS;
     if (kind !== "record only") plantSessions(this.statePath, this.template, [id], ageMs);
@@ -57,7 +57,7 @@ class Scene {
     await this.store.createSession(sessionRecord(id, over));
   }
 
-  /** As if the session had not been used for a long time. */
+  /** Makes the session look as if nobody had used it for a long time. */
   async age(id: string): Promise<void> {
     makeOld(join(this.statePath, id), OLD_MS);
     await this.store.updateSession(id, (record) => {
@@ -94,7 +94,7 @@ async function scene(): Promise<Scene> {
   return new Scene(fleet, library, server, { folder, id: "template" });
 }
 
-/** Runs gc, and kills it after a while if it is told when. */
+/** Runs gc, and kills it after `killAfterMs` unless that is null. Resolves with null if gc was killed. */
 async function gc(fleet: FaultFleet, killAfterMs: number | null): Promise<GcResult | null> {
   const { child, done } = fleet.start(["gc", "--ttl", "24h", "--json"]);
   const timer = killAfterMs === null ? undefined : setTimeout(() => child.kill("SIGKILL"), killAfterMs);
@@ -105,7 +105,7 @@ async function gc(fleet: FaultFleet, killAfterMs: number | null): Promise<GcResu
   return JSON.parse(finished.stdout) as GcResult;
 }
 
-it("touches no session in use, and deletes all others, killed and beside itself at any moment", async () => {
+it("gc deletes every expired session and none in use, though it is killed at any moment or runs twice at once", async () => {
   const random = seededRandom("gc rounds");
   const at = await scene();
   const { fleet, library } = at;
@@ -153,7 +153,7 @@ it("touches no session in use, and deletes all others, killed and beside itself 
   await at.turn(await library.resumeSession("leased", { user }), "last");
 });
 
-it("either deletes a session or lets a user come back to it, whole", async () => {
+it("gc either deletes an expired session or leaves it whole for a user who returns to it at the same time", async () => {
   const random = seededRandom("gc beside those who come back");
   const at = await scene();
   const { fleet } = at;

@@ -13,16 +13,16 @@ const problem = podsProblem();
 if (problem !== undefined) console.warn(`hosts in namespaces are not tested: ${problem}`);
 
 /*
- * What is promised: a session has one history, whatever becomes of hosts. A turn that a client saw answered and ended is in
- * it, since the runtime writes a turn down before it says that it is over. That holds for a host that is killed or cut off.
- * One that is paused longer than its term, and then goes on, may be between the write and the word in that moment: it
- * may give word of a turn that another host does not know of, as long as it has not noticed that its time is over. The test
- * asks that this does not happen either. A turn that was not answered may be in the history or not.
+ * The promise: a session has one history, whatever happens to its hosts. It contains every turn that a client saw answered
+ * and ended, because the runtime writes a turn to disk before it reports the end. This holds for a host that is killed or
+ * cut off. A host that is paused for longer than its term may resume between the write and the report. Until it notices
+ * that its term is over, it may report a turn that another host does not know. This test demands that even that does not
+ * happen. A turn that was not answered may be in the history or not.
  */
 
 const USERS = ["ann", "ben", "cid"];
 const HOST_TTL = "3s";
-/** The longest that an answer may take: the end of the host's term, a start of the server, a busy machine. */
+/** The longest that an answer may take: the rest of the host's term, the start of a server, and a busy machine. */
 const WITHIN_MS = 45_000;
 
 const TIMEOUT_MS = rounds(240_000, 30 * 60_000);
@@ -60,7 +60,7 @@ async function open(isolation: string): Promise<Place> {
 }
 
 async function begin(door: string, token: string, sessionId: string): Promise<void> {
-  // Its term is short: on a busy machine a host may be gone for a moment before anything is done to it.
+  // The term is short, so on a busy machine a host may count as gone for a moment before the test does anything to it.
   await eventually(
     `the beginning of ${sessionId}`,
     async () => {
@@ -89,7 +89,7 @@ async function strike(host: Pod, fault: Fault): Promise<void> {
   if (fault === "cut") await host.cut();
 }
 
-/** The host as it was before. Resolves when its front door takes clients. */
+/** Restores the host. Resolves when its front door accepts clients again. */
 async function heal({ pods, servings }: Place, index: number, fault: Fault): Promise<void> {
   const host = pods.host(index);
   if (fault === "kill") {
@@ -100,7 +100,7 @@ async function heal({ pods, servings }: Place, index: number, fault: Fault): Pro
   if (fault === "cut") await host.mend();
 }
 
-/** Both hosts' clients ask in every session at the same time, and each of them until there is an answer. */
+/** A client on each host sends a prompt in every session at the same time, and each tries until it gets an answer. */
 async function askEverywhere({ pods, tokens }: Place, round: number): Promise<Map<string, Answer[]>> {
   const doors = await Promise.all(pods.hosts.map(async (host) => await host.reach()));
   const asked = USERS.map(async (user) => {
@@ -119,7 +119,7 @@ async function askEverywhere({ pods, tokens }: Place, round: number): Promise<Ma
   return new Map(await Promise.all(asked));
 }
 
-/** The history that the next turn goes on with, seen by what that turn wrote, with every other copy that is left. */
+/** The history that the next turn continues, found by the prompt of that turn, compared with every other copy. */
 async function surviving({ pods, tokens }: Place, user: string, round: number): Promise<HistoryReport> {
   const sessionId = sessionOf(user);
   const doors = await Promise.all(pods.hosts.map(async (host) => await host.reach()));
@@ -130,13 +130,13 @@ async function surviving({ pods, tokens }: Place, user: string, round: number): 
   const [first, ...more] = files.filter((file) => readHistory(file).turns.at(-1)?.prompt === answer.prompt);
   if (first === undefined || more.length > 0) throw new Error(`${sessionId}: not one history: ${files.join(", ")}`);
   const report = readHistory(first, ...files.filter((file) => file !== first));
-  // The model heard the whole of it.
+  // The turn number shows that the model received the whole history.
   expect(answer.reply).toBe(`[turn ${report.turns.length}] ${answer.prompt}`);
   return report;
 }
 
 it.skipIf(problem !== undefined).each(["per-user", "shared"])(
-  "no history forks while hosts are killed, paused and cut off, and no answered turn is lost (%s)",
+  "no history forks and no answered turn is lost while hosts are killed, paused and cut off (%s servers)",
   async (isolation) => {
     const count = rounds(6, 100);
     const random = seededRandom(`hosts fork no history (${isolation})`);
@@ -146,12 +146,12 @@ it.skipIf(problem !== undefined).each(["per-user", "shared"])(
     let answered = 0;
     const answers = new Map<string, Answer[]>(USERS.map((user) => [user, []]));
     for (let round = 0; round < count; round++) {
-      // Without SOAK each fault is seen once.
+      // Without SOAK, each fault occurs once.
       const fault =
         round % 2 === 1 ? FAULTS[Math.floor(process.env.SOAK === undefined ? round / 2 : random() * 3)] : undefined;
       const victim = Math.floor(random() * pods.hosts.length);
       const asking = askEverywhere(place, round);
-      asking.catch(() => undefined); // looked at below
+      asking.catch(() => undefined); // awaited below
       if (fault !== undefined) {
         faults[fault] = (faults[fault] ?? 0) + 1;
         await delay(random() * 400);

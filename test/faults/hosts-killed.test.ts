@@ -11,19 +11,19 @@ if (problem !== undefined) console.warn(`hosts in namespaces are not tested: ${p
 
 const USERS = rounds(6, 50);
 const HOST_TTL_MS = rounds(8_000, 15_000);
-/** What an answer may take beyond the term of the host that is gone, where the machine is this test's alone. */
+/** How much longer than the lost host's term an answer may take, on a machine that runs only this test, in milliseconds. */
 const BEYOND_MS = 5_000;
-/** What it may take on a busy machine before somebody is said to have no answer, in milliseconds. */
+/** How long an answer may take on a busy machine before the test counts it as missing, in milliseconds. */
 const WITHIN_MS = 90_000;
 const TIMEOUT_MS = rounds(240_000, 30 * 60_000);
-/** Users that are given their history at a time: each needs a server of its own at first. */
+/** The number of users whose histories begin at the same time, because each user first needs a server. */
 const AT_ONCE = 4;
 
 interface User {
   name: string;
   token: string;
   sessionId: string;
-  /** The connection that was there when the host was killed. */
+  /** The connection that was open when the host was killed. */
   client: RawClient;
   /** The number of the host that it is connected to. */
   at: number;
@@ -50,7 +50,7 @@ async function settleAll(pods: Pods): Promise<User[]> {
   return users;
 }
 
-/** One more turn by the unmodified SDK. */
+/** Runs one more turn through the unmodified SDK. */
 async function askBySdk(door: string, { token, sessionId }: User): Promise<string | undefined> {
   const client = new CopilotClient({ connection: RuntimeConnection.forUri(door, { connectionToken: token }) });
   try {
@@ -74,7 +74,7 @@ const CASES = [
 ];
 
 it.skipIf(problem !== undefined).each(CASES)(
-  "a host of $hosts that is killed under its users: each has an answer again, with the history ($isolation)",
+  "every user gets an answer with the whole history after one of $hosts hosts is killed ($isolation servers)",
   async ({ isolation, hosts }) => {
     const env = { COPILOTFLEET_ISOLATION: isolation, COPILOTFLEET_HOST_TTL: `${HOST_TTL_MS}ms` };
     await using pods = await Pods.start({ count: hosts, env });
@@ -123,7 +123,7 @@ it.skipIf(problem !== undefined).each(CASES)(
       ]);
       const { prompt, reply } = answers[index] ?? {};
       expect(turns, user.name).toContainEqual({ prompt, reply });
-      // What the model heard is what is written down.
+      // The turn number shows that the model received exactly the history that is on disk.
       expect(last, user.name).toBe(`[turn ${turns.length}] by the SDK`);
     }
   },

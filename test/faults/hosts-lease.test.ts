@@ -8,7 +8,7 @@ const problem = podsProblem();
 if (problem !== undefined) console.warn(`hosts in namespaces are not tested: ${problem}`);
 
 it.skipIf(problem !== undefined)(
-  "a turn that was queued behind another when its host was killed does not hold up the next",
+  "a prompt is answered without waiting for one that was queued on its session when the first host was killed",
   async () => {
     const env = { COPILOTFLEET_HOST_TTL: "8s" };
     await using pods = await Pods.start({ count: 2, env });
@@ -28,7 +28,7 @@ it.skipIf(problem !== undefined)(
     await pods.host(0).kill();
     const prompt = (attempt: number) => `after, try ${attempt}`;
     const doors = [other];
-    // Much less than lock.ttl, for which the lease was once kept.
+    // Far less than lock.ttl, for which the lease was kept before the fix.
     const answer = await askUntilAnswered({ doors, token, sessionId: "queued", prompt, withinMs: 60_000 });
     expect(answer.reply).toMatch(/^\[turn \d\] after/);
   },

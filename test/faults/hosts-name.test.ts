@@ -5,14 +5,14 @@ const problem = podsProblem();
 if (problem !== undefined) console.warn(`hosts in namespaces are not tested: ${problem}`);
 
 it.skipIf(problem !== undefined)(
-  "a machine that has the name of another host does nothing in that one's place",
+  "every command is refused on a machine that has another host's name, and changes nothing on that host",
   async () => {
     await using pods = await Pods.start({ count: 2 });
     const [one, two] = [pods.host(0), pods.host(1)];
     const serving = await one.serve();
     await one.json(["create", "--user", "ann", "--id", "notes", "--prompt", "one"]);
     const before = await one.json<{ servers: { pid: number }[] }>(["ps"]);
-    // As with a configuration and an image that were copied.
+    // This happens when somebody copies a configuration and an image.
     const env = { COPILOTFLEET_HOST_NAME: one.name };
     await two.exec(["sh", "-c", `echo ${one.name} > /proc/sys/kernel/hostname`]).done;
     const commands = [
@@ -35,12 +35,12 @@ it.skipIf(problem !== undefined)(
     }
     const examined = await two.run(["doctor", "--fix", "--json"], { env });
     expect(examined.stdout).toContain(`is called \\"${one.name}\\"`);
-    // Nothing has changed there, and its serve goes on.
+    // Nothing has changed on the first host, and its serve still works.
     const after = await one.json<{ servers: { pid: number; activeSessions: number }[] }>(["ps"]);
     expect(after.servers.map(({ pid }) => pid)).toEqual(before.servers.map(({ pid }) => pid));
     expect(await one.json(["send", "notes", "two", "--user", "ann"])).toMatchObject({ reply: "[turn 2] two" });
     expect((await serving.readyz()).ok).toBe(true);
-    // Under a name of its own it is a host like any other.
+    // Under its own name, the second machine is a normal host.
     expect(await two.json(["send", "notes", "three", "--user", "ann"])).toMatchObject({ reply: "[turn 3] three" });
   },
   150_000,

@@ -11,14 +11,14 @@ import { sessionRecord } from "../fixtures/store-records.js";
 const fleet = testFleet(42_000);
 const leases = new Leases(openFileStore(fleet.root));
 
-/** Sessions without a server: a lease needs none. */
+/** The sessions have no server, because a lease needs none. */
 beforeAll(async () => {
   for (const id of ["stopped", "stubborn", "stolen", "killed"]) {
     await openFileStore(fleet.root).createSession(sessionRecord(id));
   }
 });
 
-/** `lock SESSION -- sh -c SCRIPT`, once the script has written its PID and that of a process it started. */
+/** Starts `lock SESSION -- sh -c SCRIPT`. Resolves when the script has written its PID and that of its background child. */
 async function lockRunning(session: string, script: string, flags: string[] = []) {
   const pids = join(fleet.folder, `${session}.pids`);
   onTestFinished(() => {
@@ -41,7 +41,7 @@ function next(sessionId: string) {
 }
 
 describe("a command whose lease is lost", () => {
-  it("since lock was suspended: is ended, with what it started, and the exit code is 5", async () => {
+  it("a command and its children end, and its lock exits with 5, after lock was suspended past the TTL", async () => {
     const lock = await lockRunning("stopped", WAITS, ["--ttl", "5s"]);
     lock.child.kill("SIGSTOP");
     const lease = await next("stopped");
@@ -55,7 +55,7 @@ describe("a command whose lease is lost", () => {
     await lease.release();
   });
 
-  it("since somebody took it over: is ended within seconds, and told who and why", async () => {
+  it("a command and its children end, and its lock names the thief and reason, when the lease is stolen", async () => {
     const lock = await lockRunning("stolen", WAITS, ["--json"]);
     const token = await fleet.ok(["lock", "stolen", "--user", "alice", "--steal", "--reason", "it hangs"]);
     const { code, json } = await lock.done;
@@ -67,7 +67,7 @@ describe("a command whose lease is lost", () => {
     await fleet.ok(["unlock", "stolen", "--token", token.trim()]);
   });
 
-  it("and that ignores SIGTERM: is killed after 5 seconds", async () => {
+  it("a command under lock that ignores SIGTERM is killed 5 seconds after the lease is lost", async () => {
     const lock = await lockRunning("stubborn", `trap "" TERM; (trap "" TERM; sleep 1000) & ${WAITS}`);
     const began = performance.now();
     await fleet.ok(["lock", "stubborn", "--user", "alice", "--steal", "--reason", "enough"]);
@@ -78,7 +78,7 @@ describe("a command whose lease is lost", () => {
   });
 });
 
-it("a lock that is killed leaves its command, whose lease ends with its TTL", async () => {
+it("a killed lock leaves its command running, and its lease ends when the TTL is over", async () => {
   const lock = await lockRunning("killed", WAITS, ["--ttl", "5s"]);
   const killed = performance.now();
   const exited = once(lock.child, "exit");
@@ -87,10 +87,10 @@ it("a lock that is killed leaves its command, whose lease ends with its TTL", as
   const lease = await next("killed");
   expect(performance.now() - killed).toBeLessThan(5_000 + 5_000);
   await lease.release();
-  // It was made the leader of its own group, which is proved by its still being there.
+  // lock made the command the leader of its own process group, so the command has survived.
   expect(isRunning(lock.command)).toBe(true);
   process.kill(-lock.command, "SIGKILL");
   await eventually("the command is gone", () => !isRunning(lock.command) && !isRunning(lock.started));
-  // It had the pipes of lock.
+  // The command held lock's pipes open.
   await lock.done;
 });

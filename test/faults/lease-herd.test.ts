@@ -12,12 +12,12 @@ import { temporaryRoot } from "../fixtures/store-root.js";
 
 const WAITERS = 16;
 const ROUNDS = process.env.SOAK === undefined ? 6 : 200;
-/** A holder that stands still for as long as a loaded machine makes it does not lose its lease by that. */
+/** So long that a holder does not lose its lease when a loaded machine stalls it. */
 const TTL_MS = 4_000;
 
 const program = bundleFixture("lease-waiter");
 
-it(`${WAITERS} waiters, ${ROUNDS} holders killed: never two holders, and the next one within two TTLs`, async () => {
+it(`${WAITERS} waiters never share a lease, and one gets it within two TTLs of the holder's death (${ROUNDS} kills)`, async () => {
   const random = seededRandom("lease herd");
   const root = await temporaryRoot();
   await openFileStore(root).createSession(sessionRecord("shared"));
@@ -44,7 +44,7 @@ it(`${WAITERS} waiters, ${ROUNDS} holders killed: never two holders, and the nex
   const took: number[] = [];
   const kills = new Map<number, number>();
   for (let round = 0; round < ROUNDS; round++) {
-    // A holder dies at any time of its lease: just granted, or renewed more than once.
+    // The holder dies at a random moment of its lease: just after the grant, or after several renewals.
     await delay(random() * (random() < 0.2 ? TTL_MS / 2 : 100));
     const killed = machineMs();
     waiters.get(holder.pid)?.kill("SIGKILL");
@@ -65,7 +65,7 @@ it(`${WAITERS} waiters, ${ROUNDS} holders killed: never two holders, and the nex
   expect(starts.map(({ fence }) => fence)).toEqual(starts.map(({ fence }) => fence).toSorted((a, b) => a - b));
   expect(new Set(starts.map(({ fence }) => fence)).size).toBe(starts.length);
   for (const [index, { at }] of starts.entries()) {
-    // Nobody had it while the one before was alive.
+    // No waiter got the lease while the previous holder was alive.
     if (index > 0) expect(at).toBeGreaterThan(kills.get(starts[index - 1]?.fence ?? 0) ?? Number.POSITIVE_INFINITY);
   }
   expect(Math.max(...took)).toBeLessThan(2 * TTL_MS);

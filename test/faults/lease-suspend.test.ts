@@ -13,12 +13,12 @@ import { sessionRecord } from "../fixtures/store-records.js";
 import { temporaryRoot } from "../fixtures/store-root.js";
 
 const ROUNDS = process.env.SOAK === undefined ? 3 : 40;
-/** So long that a holder does not lose its lease because the machine is busy, before the test makes it stand still. */
+/** So long that a holder does not lose its lease on a busy machine before the test suspends it. */
 const TTL_MS = 3_000;
 
 const program = bundleFixture("lease-waiter");
 
-/** What a lease protects, if it knows nothing but fences: it refuses whoever comes with one that is not the newest. */
+/** The resource that a lease protects, if it knows only fences: it refuses every fence but the newest. */
 class FencedResource {
   #newest = 0;
 
@@ -38,7 +38,7 @@ async function setUp() {
   return { root, leases: new Leases(store), log };
 }
 
-/** A process that holds the lease and writes under it, each time after a check. */
+/** Starts a process that holds the lease and checks it before each write. */
 async function startHolder(root: string, log: LeaseLog, ttlMs = TTL_MS) {
   const child = spawn(process.execPath, [program, root, log.path, String(ttlMs), "work"], {
     stdio: ["pipe", "ignore", "pipe"],
@@ -55,7 +55,7 @@ async function startHolder(root: string, log: LeaseLog, ttlMs = TTL_MS) {
 }
 
 describe("a holder that stood still past its TTL", () => {
-  it(`suspended, at any point of its work: is told, and refused (${ROUNDS} rounds)`, async () => {
+  it(`a lease holder suspended past its TTL gets the abort signal and fails its next check (${ROUNDS} rounds)`, async () => {
     const random = seededRandom("lease suspend");
     const { root, leases, log } = await setUp();
     for (let round = 0; round < ROUNDS; round++) {
@@ -73,7 +73,7 @@ describe("a holder that stood still past its TTL", () => {
       expect(holder.stderr()).toMatch(/FLEET_LEASE_LOST/);
       const after = log.read().filter(({ fence, at }) => fence === holder.fence && at > since);
       expect(after.map(({ what }) => what)).toEqual(expect.arrayContaining(["told", "refused"]));
-      // It may have been stopped between its check and its write: that one write is the fence's to refuse.
+      // It may have been suspended between its check and its write. The fence refuses that one write.
       const late = after.filter(({ what }) => what === "write");
       expect(late.length).toBeLessThanOrEqual(1);
       expect(late.filter(({ fence }) => resource.accepts(fence))).toEqual([]);
@@ -83,7 +83,7 @@ describe("a holder that stood still past its TTL", () => {
     }
   });
 
-  it("busy with something else: is told, and refused", async () => {
+  it("a lease holder whose event loop is busy past the TTL gets the abort signal and fails its next check", async () => {
     const { root, leases, log } = await setUp();
     const holder = await startHolder(root, log);
     holder.child.stdin.write(`block ${3 * TTL_MS}\n`);
@@ -101,7 +101,7 @@ describe("a holder that stood still past its TTL", () => {
     await next.release();
   });
 
-  it("for less than that keeps its lease", async () => {
+  it("a lease holder suspended for less than its TTL keeps the lease", async () => {
     const { root, log } = await setUp();
     const holder = await startHolder(root, log, 3 * TTL_MS);
     for (let round = 0; round < 3; round++) {
@@ -117,7 +117,7 @@ describe("a holder that stood still past its TTL", () => {
     await expect.poll(() => log.read().at(-1)?.at, { timeout: 20_000 }).toBeGreaterThan(now);
   });
 
-  it("several, one after the other: never two at work", async () => {
+  it("only the last of several suspended lease holders works after all of them resume", async () => {
     const { root, log } = await setUp();
     const holders = [await startHolder(root, log)];
     for (let round = 0; round < 4; round++) {
@@ -129,7 +129,7 @@ describe("a holder that stood still past its TTL", () => {
     const entries = log.read();
     const last = holders.at(-1)?.fence;
     expect(entries.filter(({ what }) => what === "told")).toHaveLength(4);
-    // As above: at most one write each, right after it woke up.
+    // As above, each holder may do at most one write, right after it resumes.
     for (const { fence } of holders) {
       expect(overlaps(entries).filter((entry) => entry.fence === fence).length).toBeLessThanOrEqual(1);
     }

@@ -19,14 +19,14 @@ import {
 
 const PORTS = 30_400;
 
-/** What a record may say of a process that is not the server, and why it is not. */
+/** How a record can name a process that is not the server, and why that process is not the server. */
 const OTHERS: [string, (found: ProcessIdentity) => ProcessIdentity][] = [
-  ["the PID was reused", (found) => ({ ...found, startTicks: String(Number(found.startTicks) - 1) })],
+  ["its PID was reused", (found) => ({ ...found, startTicks: String(Number(found.startTicks) - 1) })],
   ["the machine was booted again", (found) => ({ ...found, bootId: "00000000-0000-4000-8000-000000000000" })],
-  ["it is in another PID namespace", (found) => ({ ...found, pidNamespace: "pid:[1]" })],
+  ["the process is in another PID namespace", (found) => ({ ...found, pidNamespace: "pid:[1]" })],
 ];
 
-/** A server that died, with a record that still says ready, and names a process that is none of the fleet's. */
+/** Kills a server and makes its record, which still says ready, name a process that does not belong to the fleet. */
 async function mistaken(fleet: FaultFleet, change: (found: ProcessIdentity) => ProcessIdentity): Promise<number> {
   const server = await fleet.spawn("alice");
   await killed(server.pid);
@@ -39,7 +39,7 @@ async function mistaken(fleet: FaultFleet, change: (found: ProcessIdentity) => P
   return other;
 }
 
-it.each(OTHERS)("takes a recorded server for dead, and signals nobody, when %s", async (_why, change) => {
+it.each(OTHERS)("a command treats a recorded server as dead, and signals no process, when %s", async (_why, change) => {
   for (const command of ["ps", "stop", "restart", "spawn"]) {
     const fleet = await faultFleet(PORTS);
     const other = await mistaken(fleet, change);
@@ -56,7 +56,7 @@ it.each(OTHERS)("takes a recorded server for dead, and signals nobody, when %s",
   }
 });
 
-it("sends no token to a process that lives and is the recorded one, but does not hold the port", async () => {
+it("connect sends no token to a live process that the record names but that does not hold the port", async () => {
   const fleet = await faultFleet(PORTS);
   await killed((await fleet.spawn("alice")).pid);
   const other = sleeper();
@@ -71,7 +71,7 @@ it("sends no token to a process that lives and is the recorded one, but does not
   });
 });
 
-it("takes a claim of a process that is gone, or is another one by now, for nobody's", async () => {
+it("a claim counts as abandoned when its process has ended or its PID belongs to another process", async () => {
   const fleet = await faultFleet(PORTS);
   const { pid } = await fleet.spawn("alice");
   const other = sleeper();
@@ -91,7 +91,7 @@ it("takes a claim of a process that is gone, or is another one by now, for nobod
   expect(isRunning(other)).toBe(true);
 });
 
-it("knows its servers when the host got another name meanwhile", async (ctx) => {
+it("the fleet still recognises its servers after the machine was renamed", async (ctx) => {
   const rename = ["unshare", "-u", "sh", "-c", 'hostname elsewhere && exec "$@"', "sh"];
   if (spawnSync(rename[0] ?? "", [...rename.slice(1), "true"]).status !== 0) return ctx.skip("needs root and unshare");
   const fleet = await faultFleet(PORTS);
@@ -101,8 +101,8 @@ it("knows its servers when the host got another name meanwhile", async (ctx) => 
   expect(isRunning(pid ?? 0)).toBe(true);
 });
 
-it("takes a zombie for dead: a server whose parent does not reap it", async (ctx) => {
-  // The fleet runs in a PID namespace whose first process, the parent of all orphans, never reaps anybody.
+it("a server that is a zombie because its parent does not reap it counts as dead", async (ctx) => {
+  // The fleet runs in a PID namespace whose first process, the parent of all orphans, never reaps.
   const sleep = ["unshare", "-pf", "--mount-proc", "--kill-child", "sleep", "1000"];
   if (spawnSync("unshare", ["-pf", "--mount-proc", "true"]).status !== 0) return ctx.skip("needs root and unshare");
   const fleet = await faultFleet(PORTS);
@@ -128,7 +128,7 @@ it("takes a zombie for dead: a server whose parent does not reap it", async (ctx
   expect(await fleet.json(["stop", "--all"], { under: inside })).toMatchObject({ stopped: [{ outcome: "drained" }] });
 });
 
-it("spares a process that got the PID of a dead server", async (ctx) => {
+it("ps, spawn and stop spare a process that got the PID of a dead server", async (ctx) => {
   const reuse = `
     set -e
     "$@" spawn --user alice > /dev/null
@@ -168,7 +168,7 @@ it("spares a process that got the PID of a dead server", async (ctx) => {
   expect(output).toContain("spared by stop");
 });
 
-it("takes a process whose first thread alone has ended for alive", async (ctx) => {
+it("a process counts as alive when only its first thread has ended", async (ctx) => {
   const program = `
 import ctypes, threading, time
 threading.Thread(target=time.sleep, args=(1000,)).start()

@@ -5,7 +5,7 @@ import { eventually, rounds } from "../fixtures/fault-fleet.js";
 import { DoorFleet } from "../gateway/harness.js";
 
 const KILLS = rounds(12, 500);
-/** How long before or after the prompt its server is killed at most, in milliseconds: a turn takes about 30. */
+/** At most how long before or after the prompt the server is killed, in milliseconds. A turn takes about 30 ms. */
 const AROUND_MS = 25;
 
 let at: DoorFleet;
@@ -16,7 +16,10 @@ afterAll(async () => {
   await at[Symbol.asyncDispose]();
 });
 
-/** Sends a prompt while its server is killed. @returns the reply, or the error */
+/**
+ * Sends a prompt while its server is killed.
+ * @returns the reply, or the error
+ */
 async function around(say: () => Promise<string | undefined>): Promise<{ reply?: string | undefined; error?: Error }> {
   const { pid } = await at.serverOf("ann");
   const [sendAfterMs, killAfterMs] = [Math.random() * AROUND_MS, Math.random() * 2 * AROUND_MS];
@@ -30,7 +33,7 @@ async function around(say: () => Promise<string | undefined>): Promise<{ reply?:
   return outcome;
 }
 
-/** No prompt runs twice, none is lost without a word, and none is refused whose turn had not begun. */
+/** Expects that the prompt did not run twice, was not lost silently, and was refused only if its turn had begun. */
 function expectOnce(prompt: string, { reply, error }: { reply?: string | undefined; error?: Error }): void {
   const shown = at.model.shown(prompt);
   if (error === undefined) {
@@ -42,7 +45,7 @@ function expectOnce(prompt: string, { reply, error }: { reply?: string | undefin
   expect(shown, `${prompt}: ${error.message}`).toBeLessThanOrEqual(1);
 }
 
-it(`begins each prompt once that is sent at the front door while its server dies (${KILLS} kills)`, async () => {
+it(`a prompt sent at the front door while its server dies begins at most once (${KILLS} kills)`, async () => {
   const client = await at.client("ann");
   const session = await client.createSession({ onPermissionRequest: approveAll, sessionId: "door" });
   await session.sendAndWait("first", 30_000);
@@ -57,7 +60,7 @@ it(`begins each prompt once that is sent at the front door while its server dies
   console.log(`${cut} of ${KILLS} turns were cut`);
 });
 
-it(`begins each prompt once that the library sends while its server dies (${KILLS} kills)`, async () => {
+it(`a prompt sent by the library while its server dies begins at most once (${KILLS} kills)`, async () => {
   const session = await at.fleet.createSession({ user: "ann", sessionId: "library" });
   await session.sendAndWait("first");
   let cut = 0;
@@ -72,7 +75,7 @@ it(`begins each prompt once that the library sends while its server dies (${KILL
   await at.fleet.leaveSession(session);
 });
 
-it("answers a prompt that the server had not read when it died", async () => {
+it("a prompt at the front door is answered although its server dies before it reads the prompt", async () => {
   const client = await at.client("ann");
   const session = await client.createSession({ onPermissionRequest: approveAll, sessionId: "unread" });
   await session.sendAndWait("first", 30_000);
@@ -85,7 +88,7 @@ it("answers a prompt that the server had not read when it died", async () => {
   expect(at.model.shown("unread.")).toBe(1);
 });
 
-it("reports a turn as cut that the server had begun when it died", async () => {
+it("a prompt at the front door fails as cut, and is not sent again, when its server dies during the turn", async () => {
   const client = await at.client("ann");
   const session = await client.createSession({ onPermissionRequest: approveAll, sessionId: "begun" });
   await session.sendAndWait("first", 30_000);

@@ -21,7 +21,7 @@ describe.skipIf(problem !== undefined)("a connection that breaks after a write, 
   });
   afterAll(() => redis.end());
 
-  /** Two stores on one database: the first behind the proxy, with every script it needs known to Redis. */
+  /** Two stores on one database. The first is behind the proxy. Redis already knows every script that they need. */
   async function stores(): Promise<{ store: Store; direct: Store; proxy: CuttingProxy }> {
     const proxy = await CuttingProxy.start(redis.port);
     const url = redis.url();
@@ -45,7 +45,7 @@ describe.skipIf(problem !== undefined)("a connection that breaks after a write, 
     return { store, direct, proxy };
   }
 
-  it("counts a change of the registry once", async () => {
+  it("a registry change counts once when the connection to Redis breaks before the answer", async () => {
     const { store, direct, proxy } = await stores();
     let runs = 0;
     proxy.loseAnswerTo(/:commit:/);
@@ -58,7 +58,7 @@ describe.skipIf(problem !== undefined)("a connection that breaks after a write, 
     expect((await direct.readRegistry()).placed).toBe(1);
   });
 
-  it("counts it once also when others went on from it before the writer could ask", async () => {
+  it("a registry change counts once when another writer follows before the cut-off writer can ask again", async () => {
     const { store, direct, proxy } = await stores();
     const add = (draft: { placed?: number }) => {
       draft.placed = (draft.placed ?? 0) + 1;
@@ -74,7 +74,7 @@ describe.skipIf(problem !== undefined)("a connection that breaks after a write, 
     expect((await direct.readRegistry()).placed).toBe(2);
   });
 
-  it("creates a session once, and says so", async () => {
+  it("a session is created once, without an error, when the connection to Redis breaks before the answer", async () => {
     const { store, direct, proxy } = await stores();
     proxy.loseAnswerTo(/:commit:/);
     await store.createSession(sessionRecord("a"));
@@ -83,7 +83,7 @@ describe.skipIf(problem !== undefined)("a connection that breaks after a write, 
     await expect(store.createSession(sessionRecord("a"))).rejects.toMatchObject({ code: "FLEET_SESSION_EXISTS" });
   });
 
-  it("changes a session once", async () => {
+  it("a session is changed once when the connection to Redis breaks before the answer", async () => {
     const { store, direct, proxy } = await stores();
     await store.createSession(sessionRecord("a"));
     proxy.loseAnswerTo(/:commit:/);
@@ -92,7 +92,7 @@ describe.skipIf(problem !== undefined)("a connection that breaks after a write, 
     expect((await direct.readSession("a"))?.turns).toBe(1);
   });
 
-  it("deletes a session, and knows that it was the one who did", async () => {
+  it("a deletion knows that it deleted the session when the connection to Redis breaks before the answer", async () => {
     const { store, direct, proxy } = await stores();
     for (const id of ["a", "b"]) await store.createSession(sessionRecord(id));
     proxy.loseAnswerTo(/:commit:/);
@@ -103,7 +103,7 @@ describe.skipIf(problem !== undefined)("a connection that breaks after a write, 
     expect(await direct.listSessions()).toEqual([]);
   });
 
-  it("does not delete the session that another made under the id meanwhile", async () => {
+  it("a deletion that Redis answered too late does not delete a session created later under the same id", async () => {
     const { store, direct, proxy } = await stores();
     await store.createSession(sessionRecord("a"));
     proxy.loseAnswerTo(/:commit:/);
@@ -116,7 +116,7 @@ describe.skipIf(problem !== undefined)("a connection that breaks after a write, 
     expect(await direct.readSession("a")).toMatchObject({ owner: "bob" });
   });
 
-  it("takes, renews and releases a lease once", async () => {
+  it("a lease is acquired, renewed and released once when the connection to Redis breaks before the answer", async () => {
     const { store, direct, proxy } = await stores();
     proxy.loseAnswerTo(/lease:a/);
     const answer = await store.acquireLease(request("t1"));
@@ -139,7 +139,7 @@ describe.skipIf(problem !== undefined)("a connection that breaks after a write, 
     await expect(store.releaseLease("a", "t1")).rejects.toMatchObject({ code: "FLEET_LEASE_LOST" });
   });
 
-  it("keeps a waiter's place", async () => {
+  it("a waiter keeps its place in the lease queue when the connection to Redis breaks before the answer", async () => {
     const { store, direct, proxy } = await stores();
     await direct.acquireLease(request("t1"));
     proxy.loseAnswerTo(/lease:a/);
@@ -149,7 +149,7 @@ describe.skipIf(problem !== undefined)("a connection that breaks after a write, 
     expect(proxy.cuts).toBe(1);
   });
 
-  it("writes no older heartbeat of a host over a newer one, and none over its leaving", async () => {
+  it("a heartbeat that is sent again overwrites neither a newer heartbeat nor the host's departure", async () => {
     const proxy = await CuttingProxy.start(redis.port);
     onTestFinished(() => proxy.end());
     const url = redis.url();
@@ -162,11 +162,11 @@ describe.skipIf(problem !== undefined)("a connection that breaks after a write, 
     if (hosts === null || watcher === null) throw new Error("the store knows no hosts");
     const entry: HostEntry = { door: null, state: "serving", startedAt: "2026-01-01T00:00:00.000Z", storage: null };
     const { term } = await hosts.beat("i1", entry, 60_000);
-    // Half a second passes before what was cut off is sent again: its connection is made anew at once for what comes then.
+    // An operation that was cut off waits half a second before it is sent again. New ones reconnect at once.
     const random = vi.spyOn(Math, "random").mockReturnValue(50);
     onTestFinished(() => random.mockRestore());
 
-    /** `later` is done while an earlier heartbeat waits to be sent again. */
+    /** Runs `later` while an earlier heartbeat waits to be sent again. */
     const overtake = async (later: () => Promise<unknown>) => {
       const cuts = proxy.cuts;
       proxy.loseAnswerTo(/older/);

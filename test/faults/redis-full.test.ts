@@ -13,7 +13,7 @@ const HOST_PORTS = 14_800;
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`replies beside a full Redis are not tested: ${problem}`);
 
-/** Answers cost money and time: what the store cannot take afterwards must not take them from who waits. */
+/** Replies cost money and time, so a store that cannot record a turn must not keep the reply from the user. */
 describe.skipIf(problem !== undefined)("a Redis that is full by the time that a turn is answered", () => {
   let redis: RedisServer;
   beforeAll(async () => {
@@ -34,7 +34,7 @@ describe.skipIf(problem !== undefined)("a Redis that is full by the time that a 
   it.each([
     ["private", []],
     ["collaborative", ["--collaborative", "--member", "bob"]],
-  ])("send prints the reply and warns, in a %s session", async (_, kind) => {
+  ])("send prints the reply of a %s session and warns when Redis is full by then", async (_, kind) => {
     const model = await heldModel();
     const fleet = await open(model.env);
     await fleet.json(["create", "--user", "alice", "--id", "notes", ...kind, "--prompt", "one"]);
@@ -55,7 +55,7 @@ describe.skipIf(problem !== undefined)("a Redis that is full by the time that a 
     expect(await fleet.json(["send", "notes", "three", "--user", "alice"])).toMatchObject({ reply: "[turn 3] three" });
   });
 
-  it("the library's send gives each reply, and its warnings tell", async () => {
+  it("the library's send returns each reply when Redis is full, and one warning reports the failed records", async () => {
     const fleet = await open();
     const library = await openLibrary(fleet);
     const session = await library.createSession({ user: "alice", sessionId: "notes" });
@@ -69,7 +69,7 @@ describe.skipIf(problem !== undefined)("a Redis that is full by the time that a 
     expect(library.takeWarnings()).toEqual([expect.stringMatching(/"notes".*could not be recorded: .*OOM/)]);
   });
 
-  it("send prints the reply from another host, which stays there", async () => {
+  it("send prints a reply from another host when Redis is full by then, and both hosts stay alive", async () => {
     await using hosts = new TestHosts({ redis, names: ["h1", "h2"], firstPort: HOST_PORTS, storage: "local" });
     await hosts.serve();
     await hosts.store.recordPlacement("alice", null, { host: "h2", serverId: null });
@@ -88,7 +88,7 @@ describe.skipIf(problem !== undefined)("a Redis that is full by the time that a 
     expect((await hosts.store.hosts.list()).filter(({ gone }) => !gone).map(({ name }) => name)).toEqual(["h1", "h2"]);
   });
 
-  it("a client at the front door gets it, and a fork, and the log has the rest", async () => {
+  it("a client at the front door gets its reply and its fork when Redis is full, and the log has the rest", async () => {
     const fleet = await open();
     const serving = await serve(fleet);
     const { token } = await fleet.json<{ token: string }>(["token", "issue", "--user", "alice"]);
@@ -109,7 +109,7 @@ describe.skipIf(problem !== undefined)("a Redis that is full by the time that a 
       detail: expect.stringContaining("OOM"),
     });
     await redis.client.config("SET", "maxmemory", "0");
-    // What could not be recorded then is recorded when it is first used.
+    // The fleet records the fork when somebody first uses it.
     const other = await client.resumeSession(fork.sessionId, { onPermissionRequest: () => ({ kind: "reject" }) });
     expect((await other.sendAndWait("three"))?.data.content).toBe("[turn 3] three");
     const library = await openLibrary(fleet);
@@ -120,7 +120,7 @@ describe.skipIf(problem !== undefined)("a Redis that is full by the time that a 
 });
 
 describe.skipIf(problem !== undefined)("a Redis that is gone by the time that a turn is answered", () => {
-  it("the reply is given, and an ephemeral session is left all the same", async () => {
+  it("the library returns the reply and leaves the ephemeral session when Redis is killed during the turn", async () => {
     const redis = await RedisServer.start();
     onTestFinished(() => redis.end());
     const model = await heldModel();

@@ -16,14 +16,14 @@ if (problem !== undefined) console.warn(`the torture of the Redis store is skipp
 
 const WORKERS = 8;
 const SOAK = process.env.SOAK !== undefined;
-/** Increments of one worker, half in the registry and half in one session record that all of them share. */
+/** Increments per worker: half of them in the registry, and half in one session record that all workers share. */
 const QUOTA = SOAK ? 2_000 : 120;
 const PAUSE_MS = SOAK ? 60 : 40;
 
 const program = problem === undefined ? bundleFixture("store-counter") : "";
 
 it.skipIf(problem !== undefined)(
-  `counts ${WORKERS * QUOTA} increments exactly once, whatever connection is cut, and whoever is killed or stopped`,
+  `${WORKERS * QUOTA} increments in Redis count exactly once through cut connections, kills and suspensions`,
   async () => {
     const random = seededRandom("redis torture");
     const redis = await RedisServer.start(["--appendonly", "yes", "--appendfsync", "always", "--save", ""]);
@@ -38,7 +38,7 @@ it.skipIf(problem !== undefined)(
     onTestFinished(() => store.close());
     await store.createSession(sessionRecord("shared"));
 
-    // Each database has its note by its address on this host, so the workers behind the proxy have another one.
+    // A host's note about a database depends on the address, so the workers behind the proxy have another note.
     const url = direct.replace(String(redis.port), String(proxy.port));
     const options = { program, url, root, ackFolder, quota: QUOTA / 2 };
     const workers = Array.from({ length: WORKERS }, (_, index) => new Worker(options, index));
@@ -74,7 +74,7 @@ it.skipIf(problem !== undefined)(
         faults.redisKills++;
       }
       expect(workers.map(({ failure }) => failure).filter(Boolean)).toEqual([]);
-      // A reader never fails, and never sees the past.
+      // A reader never fails and never sees an older state.
       const now = await total(store);
       expect(now).toBeGreaterThanOrEqual(seen);
       seen = now;

@@ -15,16 +15,16 @@ import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
 import { temporaryRoot } from "../fixtures/store-root.js";
 
 /*
- * What a Redis does to its clients, done to a real one: it stands still, dies, forgets, is full. Each time the answer is a
- * clear error within a bounded time, nobody has a lease twice, and no fence goes back.
+ * Faults of a real Redis: it stalls, dies, loses its data or is full. Each time, a call fails with a clear error within a
+ * bounded time, no lease has two holders, and no fence goes back.
  */
 
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`fault tests of the Redis store are skipped: ${problem}`);
 
-/** The bound of the contract, and what a busy machine may add. */
+/** The limit that the store promises, plus a margin for a busy machine. */
 const BOUND_MS = 5_000 + 2_500;
-/** For tests that have better things to do than to wait. */
+/** A short limit for tests that are not about the wait. */
 const SHORT_MS = 700;
 
 const program = problem === undefined ? bundleFixture("redis-idle") : "";
@@ -33,7 +33,7 @@ function request(token: string, over: Partial<LeaseRequest> = {}): LeaseRequest 
   return { sessionId: "a", holder: token, token, ttlMs: 600_000, placeMs: 600_000, ...over };
 }
 
-/** Every method, as a caller would use it on a fleet with a session "a" that "t1" has the lease on. */
+/** Calls every method as a caller would, on a fleet with a session "a" on which "t1" holds the lease. */
 function everything(store: Store): Record<string, Promise<unknown>> {
   return {
     readRegistry: store.readRegistry(),
@@ -66,7 +66,7 @@ async function codes(calls: Record<string, Promise<unknown>>): Promise<Record<st
   return Object.fromEntries(await Promise.all(entries));
 }
 
-/** Three sessions, a server, and a lease of "t1" on "a". */
+/** Creates three sessions, a server, and a lease of "t1" on "a". Resolves with the fence of that lease. */
 async function populate(store: Store): Promise<number> {
   await store.updateRegistry((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));
   for (const id of ["a", "b", "c"]) await store.createSession(sessionRecord(id));
@@ -75,7 +75,7 @@ async function populate(store: Store): Promise<number> {
   return answer.lease.fence;
 }
 
-/** What the fleet's keys hold, marks and turns left out. */
+/** The contents of the fleet's keys, without commit ids and writer locks. */
 async function contents(redis: RedisServer, fleet: string): Promise<Record<string, string>> {
   const keys = (await redis.client.keys(`copilotfleet:{${fleet}}:*`)).filter((key) => !/:(commit:|turn)/.test(key));
   const dumps = await Promise.all(
@@ -99,7 +99,7 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
       return store;
     }
 
-    it("stands still: every call fails within 5 s, names the place, and does nothing later", async () => {
+    it("every store call fails within 5 s, names the address and has no later effect when Redis stalls", async () => {
       const url = redis.url("still");
       const store = await open(url);
       const fence = await populate(store);
@@ -119,7 +119,7 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
       } finally {
         redis.signal("SIGCONT");
       }
-      // It reads what was sent to it before it answers anything new, and all of that is refused as too late.
+      // Once it resumes, Redis reads the old commands before any new one, and refuses all of them as too late.
       expect(await store.checkLease("a", "t1")).toMatchObject({ fence });
       expect(await contents(redis, "still")).toEqual(before);
       expect(await codes(everything(store))).toEqual(
@@ -127,7 +127,7 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
       );
     });
 
-    it("goes on after a short stop: what was under way is done, once", async () => {
+    it("store calls in flight when Redis stalls briefly take effect once, after it resumes", async () => {
       const store = await open(redis.url());
       await populate(store);
       redis.signal("SIGSTOP");
@@ -140,48 +140,51 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
       expect((await store.readSession("a"))?.turns).toBe(1);
     });
 
-    it.each(["FLUSHALL", "FLUSHDB"])("forgets everything (%s): nobody takes it for an empty pool", async (command) => {
-      const url = redis.url();
-      const root = await temporaryRoot();
-      const [store, other] = [openStore(url, root), openStore(url, root)];
-      onTestFinished(async () => void (await Promise.all([store.close(), other.close()])));
-      const fence = await populate(store);
-      expect(await other.readLease("a")).toMatchObject({ fence });
-      await redis.client.call(command);
+    it.each(["FLUSHALL", "FLUSHDB"])(
+      "a Redis emptied by %s counts as lost state, not as an empty pool",
+      async (command) => {
+        const url = redis.url();
+        const root = await temporaryRoot();
+        const [store, other] = [openStore(url, root), openStore(url, root)];
+        onTestFinished(async () => void (await Promise.all([store.close(), other.close()])));
+        const fence = await populate(store);
+        expect(await other.readLease("a")).toMatchObject({ fence });
+        await redis.client.call(command);
 
-      for (const each of [store, other, openStore(url, root)]) {
-        expect(await codes(everything(each))).toEqual({
-          readRegistry: "FLEET_STATE_LOST",
-          updateRegistry: "FLEET_STATE_LOST",
-          readSession: "FLEET_STATE_LOST",
-          createSession: "FLEET_STATE_LOST",
-          updateSession: "FLEET_STATE_LOST",
-          deleteSession: "FLEET_STATE_LOST",
-          deleteSessions: "FLEET_STATE_LOST",
-          listSessions: "FLEET_STATE_LOST",
-          acquireLease: "FLEET_STATE_LOST",
-          leaveLeaseQueue: "done",
-          renewLease: "FLEET_LEASE_LOST",
-          releaseLease: "FLEET_LEASE_LOST",
-          readLease: "FLEET_STATE_LOST",
-          checkLease: "FLEET_LEASE_LOST",
-          highestFence: "FLEET_STATE_LOST",
-          raiseFences: "FLEET_STATE_LOST",
-        });
-      }
-      expect(await redis.client.dbsize()).toBe(0);
+        for (const each of [store, other, openStore(url, root)]) {
+          expect(await codes(everything(each))).toEqual({
+            readRegistry: "FLEET_STATE_LOST",
+            updateRegistry: "FLEET_STATE_LOST",
+            readSession: "FLEET_STATE_LOST",
+            createSession: "FLEET_STATE_LOST",
+            updateSession: "FLEET_STATE_LOST",
+            deleteSession: "FLEET_STATE_LOST",
+            deleteSessions: "FLEET_STATE_LOST",
+            listSessions: "FLEET_STATE_LOST",
+            acquireLease: "FLEET_STATE_LOST",
+            leaveLeaseQueue: "done",
+            renewLease: "FLEET_LEASE_LOST",
+            releaseLease: "FLEET_LEASE_LOST",
+            readLease: "FLEET_STATE_LOST",
+            checkLease: "FLEET_LEASE_LOST",
+            highestFence: "FLEET_STATE_LOST",
+            raiseFences: "FLEET_STATE_LOST",
+          });
+        }
+        expect(await redis.client.dbsize()).toBe(0);
 
-      // Somebody who never met the database begins anew, and those who did still hold nothing.
-      const stranger = await open(url);
-      const answer = await stranger.acquireLease(request("t9"));
-      expect(answer).toMatchObject({ granted: true });
-      expect(answer.lease?.fence).toBeGreaterThan(fence);
-      await expect(store.checkLease("a", "t1")).rejects.toMatchObject({ code: "FLEET_LEASE_LOST" });
-      await expect(store.readRegistry()).rejects.toMatchObject({ code: "FLEET_STATE_LOST", exit: 7 });
-      await expect(other.acquireLease(request("t2"))).rejects.toMatchObject({ code: "FLEET_STATE_LOST" });
-    });
+        // A host that never used this database starts with an empty pool. Earlier leases still do not hold.
+        const stranger = await open(url);
+        const answer = await stranger.acquireLease(request("t9"));
+        expect(answer).toMatchObject({ granted: true });
+        expect(answer.lease?.fence).toBeGreaterThan(fence);
+        await expect(store.checkLease("a", "t1")).rejects.toMatchObject({ code: "FLEET_LEASE_LOST" });
+        await expect(store.readRegistry()).rejects.toMatchObject({ code: "FLEET_STATE_LOST", exit: 7 });
+        await expect(other.acquireLease(request("t2"))).rejects.toMatchObject({ code: "FLEET_STATE_LOST" });
+      },
+    );
 
-    it("forgot everything: its suggestion lets this host go on", async () => {
+    it("the command suggested after Redis lost its data lets this host start with an empty pool", async () => {
       const url = redis.url();
       const root = await temporaryRoot();
       const store = openStore(url, root);
@@ -197,7 +200,7 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
       await again.close();
     });
 
-    it("lost the registry alone, or the epoch alone: that is no empty pool either", async () => {
+    it("a Redis that lost only the registry or only the epoch does not count as an empty pool", async () => {
       for (const [key, code] of [
         ["registry", "FLEET_STATE_LOST"],
         ["epoch", "FLEET_STATE_CORRUPT"],
@@ -220,7 +223,7 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
       ["no servers", "1 7-ab\n{}", "FLEET_STATE_CORRUPT"],
       ["no first line", "{}", "FLEET_STATE_CORRUPT"],
       ["nothing", "", "FLEET_STATE_CORRUPT"],
-    ])("holds a registry with %s: refused and left as it is", async (_, text, code) => {
+    ])("a registry in Redis with %s is refused and left as it is", async (_, text, code) => {
       const url = redis.url();
       await populate(await open(url));
       const key = `copilotfleet:{${parsed(url).fleet}}:registry`;
@@ -233,7 +236,7 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
       expect(await redis.client.get(key)).toBe(text);
     });
 
-    it("holds something of another type, or a newer epoch", async () => {
+    it("a Redis key of another type is not a session record, and a newer epoch makes every call fail", async () => {
       const url = redis.url();
       const { fleet } = parsed(url);
       await populate(await open(url));
@@ -247,7 +250,7 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
       expect(new Set(Object.values(refused))).toEqual(new Set(["FLEET_STATE_NEWER"]));
     });
 
-    it("holds a session that is not readable: it can be deleted, and nothing else", async () => {
+    it("an unreadable session record in Redis can be deleted but not read, changed or listed", async () => {
       const url = redis.url();
       const store = await open(url);
       await populate(store);
@@ -263,7 +266,7 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
       expect((await store.listSessions()).map(({ id }) => id).sort()).toEqual(["b", "c"]);
     });
 
-    it("is full: a clear error, nothing half done, and what gives memory back goes on", async () => {
+    it("a full Redis refuses writes with a clear error and no partial effect, but still frees memory", async () => {
       const url = redis.url("full");
       const store = await open(url);
       const fence = await populate(store);
@@ -297,7 +300,7 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
       await store.createSession(sessionRecord("d"));
     });
 
-    it("is full: hosts stay there in their terms, and can leave", async () => {
+    it("a host keeps its term and can leave while Redis is full", async () => {
       const store = openRedisStore(parsed(redis.url()), await temporaryRoot(), { host: "h1", instance: () => "i1" });
       onTestFinished(() => store.close());
       const { hosts } = store;
@@ -312,29 +315,32 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
       expect(await hosts.list()).toMatchObject([{ name: "h1", gone: true }]);
     });
 
-    it.each(["allkeys-lru", "volatile-ttl"])("evicts (%s): refused, with the command that mends it", async (policy) => {
-      await redis.client.config("SET", "maxmemory-policy", policy);
-      const store = await open(redis.url());
-      try {
-        const refused = await codes(everything(store));
-        expect(new Set(Object.values(refused))).toEqual(new Set(["FLEET_STORE_UNSAFE"]));
-        const error = (await store.readRegistry().catch((each: unknown) => each)) as {
-          exit: number;
-          suggestions: string[];
-        };
-        expect(error.exit).toBe(3);
-        const argv = error.suggestions[0]?.split(" ").slice(6) ?? [];
-        expect(error.suggestions[0]).toBe(
-          `redis-cli -h 127.0.0.1 -p ${redis.port} CONFIG SET maxmemory-policy noeviction`,
-        );
-        await redis.client.call("CONFIG", ...argv);
-      } finally {
-        await redis.client.config("SET", "maxmemory-policy", "noeviction");
-      }
-      expect(await store.readRegistry()).toEqual({ servers: {} });
-    });
+    it.each(["allkeys-lru", "volatile-ttl"])(
+      "a Redis that evicts (%s) is refused, and the error has the command that fixes it",
+      async (policy) => {
+        await redis.client.config("SET", "maxmemory-policy", policy);
+        const store = await open(redis.url());
+        try {
+          const refused = await codes(everything(store));
+          expect(new Set(Object.values(refused))).toEqual(new Set(["FLEET_STORE_UNSAFE"]));
+          const error = (await store.readRegistry().catch((each: unknown) => each)) as {
+            exit: number;
+            suggestions: string[];
+          };
+          expect(error.exit).toBe(3);
+          const argv = error.suggestions[0]?.split(" ").slice(6) ?? [];
+          expect(error.suggestions[0]).toBe(
+            `redis-cli -h 127.0.0.1 -p ${redis.port} CONFIG SET maxmemory-policy noeviction`,
+          );
+          await redis.client.call("CONFIG", ...argv);
+        } finally {
+          await redis.client.config("SET", "maxmemory-policy", "noeviction");
+        }
+        expect(await store.readRegistry()).toEqual({ servers: {} });
+      },
+    );
 
-    it("wants a password: the wrong one is refused, and shown nowhere", async () => {
+    it("a wrong Redis password is refused and appears nowhere in the error", async () => {
       await redis.client.call("ACL", "SETUSER", "fleet", "on", ">right-canary", "~*", "+@all", "-@dangerous", "+keys");
       const url = redis.url();
       const withUser = (credentials: string) => url.replace("redis://", `redis://${credentials}@`);
@@ -344,12 +350,12 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
       const shown = JSON.stringify([error.message, error.suggestions, error.stack, String(error.cause), error.cause]);
       expect(shown + Object.values(Object(error.cause)).map(String).join()).not.toContain("canary");
 
-      // Without INFO and CONFIG, as a managed service has it: it works, and a warning says what could not be looked at.
+      // Managed services forbid INFO and CONFIG. The store works without them and warns about what it could not check.
       const store = await open(withUser("fleet:right-canary"));
       await populate(store);
       expect(store.takeWarnings()).toEqual([expect.stringContaining("INFO is forbidden")]);
       expect(store.takeWarnings()).toEqual([]);
-      // Nor may it use channels: writers that take turns do not hear of each other then, and ask.
+      // This user may not use channels either, so writers that wait for the writer lock get no notification and poll.
       const stores = [store, await open(withUser("fleet:right-canary")), await open(withUser("fleet:right-canary"))];
       await Promise.all(
         Array.from({ length: 30 }, (_, index) =>
@@ -359,7 +365,7 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
       expect((await store.readRegistry()).placed).toBe(30);
     });
 
-    it("has a user with the rights that docs/redis.md says, and no more: they are enough", async () => {
+    it("a Redis user with exactly the rights in docs/redis.md can do everything that the store needs", async () => {
       const text = await readFile(new URL("../../docs/redis.md", import.meta.url), "utf8");
       const rule = /^ACL SETUSER fleet on >PASSWORD (.*)$/m.exec(text)?.[1]?.split(" ") ?? [];
       expect(rule.length).toBeGreaterThan(5);
@@ -376,7 +382,7 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
       expect(JSON.stringify(log)).not.toContain('"limited"');
     });
 
-    it("does not have the database: refused, instead of using another one", async () => {
+    it("a database number that Redis does not have is refused instead of using another database", async () => {
       const store = await open(redis.url("nowhere").replace("/0?", "/999?"));
       using took = new Stopwatch();
       await expect(store.createSession(sessionRecord("a"))).rejects.toMatchObject({
@@ -390,7 +396,7 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
       expect(await contents(redis, "nowhere")).toEqual({});
     });
 
-    it("is left connected: it does not keep the process alive", async () => {
+    it("an open connection to Redis does not keep the process alive", async () => {
       const url = redis.url();
       await populate(await open(url));
       const child = spawn(process.execPath, [program, url, await temporaryRoot()], {
@@ -403,7 +409,7 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
       });
       const code = await new Promise((resolve) => child.once("close", resolve));
       expect(code).toBe(0);
-      // It would not end at all otherwise.
+      // Otherwise it would not end at all.
       expect(performance.now() - printed).toBeLessThan(10_000);
     });
   });
@@ -415,7 +421,7 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
       return redis;
     }
 
-    it("and comes back with its data: nothing acknowledged is lost, and the lease is still its holder's", async () => {
+    it("no acknowledged change and no lease is lost when Redis is killed and comes back with its data", async () => {
       const redis = await started(["--appendonly", "yes", "--appendfsync", "always", "--save", ""]);
       const root = await temporaryRoot();
       const [store, other] = [openStore(redis.url("f"), root), openStore(redis.url("f"), root)];
@@ -446,7 +452,7 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
       expect([...store.takeWarnings(), ...other.takeWarnings()]).toEqual([]);
     });
 
-    it("and comes back without its data: detected, by those who were there and by the next command", async () => {
+    it("stores that were open and new ones detect that Redis was killed and came back without its data", async () => {
       const redis = await started(["--appendonly", "no", "--save", ""]);
       const root = await temporaryRoot();
       const store = openStore(redis.url("f"), root);
@@ -466,7 +472,7 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
       expect(answer.lease?.fence).toBeGreaterThan(fence);
     });
 
-    it("and comes back with old data: a warning says that it went back, and no fence does", async () => {
+    it("the store warns that Redis went back in time when it returns with old data, and no fence goes back", async () => {
       const redis = await started(["--appendonly", "no", "--save", "3600 1"]);
       const store = openStore(redis.url("f"), await temporaryRoot());
       onTestFinished(() => store.close());
@@ -484,7 +490,7 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
       expect(next.lease?.fence).toBeGreaterThan(later.lease?.fence ?? Number.NaN);
     });
 
-    it("for good: each call fails within its time, and the first one of a new store at once", async () => {
+    it("calls fail in time when Redis is gone for good, and a new store's first call fails at once", async () => {
       const redis = await started([]);
       const store = openRedisStore(parsed(redis.url("f")), await temporaryRoot(), { operationMs: SHORT_MS });
       onTestFinished(() => store.close());
@@ -503,7 +509,7 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
     });
   });
 
-  it("has a replica, or is one: a warning, and no writes to the replica", async () => {
+  it("the store warns when Redis has a replica or is one, and refuses to write to the replica", async () => {
     const primary = await RedisServer.start();
     onTestFinished(() => primary.end());
     const replica = await RedisServer.start(["--replicaof", "127.0.0.1", String(primary.port), "--appendonly", "yes"]);
@@ -529,8 +535,8 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
     }
   });
 
-  it("becomes a replica in a failover: writes go on at the new primary, each once, and no later than they may", async () => {
-    // Redis 7 lets replicas wait for 5 s, in case that more come.
+  it("writes during a Redis failover take effect once at the new primary, or are refused in time", async () => {
+    // By default, Redis 7 delays a replica's sync for 5 s in case more replicas connect.
     const old = await RedisServer.start(["--appendonly", "yes", "--repl-diskless-sync-delay", "0"]);
     onTestFinished(() => old.end());
     const next = await RedisServer.start(["--replicaof", "127.0.0.1", String(old.port), "--appendonly", "yes"]);
@@ -541,7 +547,7 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
     const store = openRedisStore(parsed(url), await temporaryRoot(), { operationMs: 2_000 });
     onTestFinished(() => store.close());
     const fence = await populate(store);
-    // For what is to be done in the end, however slow the machine is meanwhile.
+    // This store is for operations that must succeed in the end, however slow the machine is.
     const patient = openRedisStore(parsed(url), await temporaryRoot(), { operationMs: 20_000 });
     onTestFinished(() => patient.close());
     expect(await patient.updateSession("a", (draft) => ++draft.turns)).toBe(1);
@@ -550,7 +556,7 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
     await next.client.replicaof("NO", "ONE");
     await old.client.replicaof("127.0.0.1", next.port);
     using took = new Stopwatch();
-    // The address leads to the old one yet.
+    // The address still leads to the old primary.
     await expect(store.updateSession("a", (draft) => ++draft.turns)).rejects.toMatchObject({
       code: "FLEET_STATE_UNWRITABLE",
       exit: 7,
@@ -577,7 +583,7 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
   });
 
   it.skipIf(spawnSync("openssl", ["version"]).error !== undefined)(
-    "speaks TLS: only with a certificate that is trusted, and then like any other",
+    "the store connects to Redis over TLS only if it trusts the certificate",
     async () => {
       const folder = await temporaryRoot();
       await mkdir(folder);
@@ -608,8 +614,8 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
     },
   );
 
-  it("is in protected mode, and turns everybody away from another machine: refused at once, with what it said", async () => {
-    // What Redis 8 says then, and does. It takes all that comes from this machine for its own.
+  it("a Redis in protected mode that turns other machines away is refused at once, with Redis's own words", async () => {
+    // Redis 8 sends this text and closes. We imitate it because Redis accepts every connection from its own machine.
     const denial =
       "-DENIED Redis is running in protected mode because protected mode is enabled and no password is set for the " +
       "default user. In this mode connections are only accepted from the loopback interface.\r\n";
@@ -629,7 +635,7 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
     await store.close();
   });
 
-  it("is none, and takes connections without a word: refused within 5 s", async () => {
+  it("a server that accepts connections but never answers is refused as a Redis within 5 s", async () => {
     const silent = createServer();
     const port = await freePort();
     await new Promise<void>((resolve) => silent.listen(port, "127.0.0.1", resolve));

@@ -18,7 +18,10 @@ async function becomes(fleet: FaultFleet, expected: Record<string, string>): Pro
   }).catch(() => expect(seen).toEqual(expected));
 }
 
-/** Resolves when `serve` has looked at all records twice: it has mended one that a dead command seems to have left. */
+/**
+ * Resolves when `serve` has checked all records twice. We can tell because it repairs a record that looks as if a dead
+ * command had left it.
+ */
 async function looked(fleet: FaultFleet, user: string): Promise<void> {
   for (let look = 0; look < 2; look++) {
     await fleet.tamper(user, (record) => {
@@ -35,7 +38,7 @@ async function expectClosed(fleet: FaultFleet): Promise<void> {
   expect(Object.values((await fleet.registry()).servers).map(({ user }) => user)).not.toContain("late");
 }
 
-it("drain closes the pool until --undo, and the next serve starts what ran, not what was stopped", async () => {
+it("drain closes the pool until --undo or the next serve, which starts only the servers that drain stopped", async () => {
   const fleet = await faultFleet(PORTS);
   await fleet.json(["spawn", "--user", "u", "--count", "3"]);
   await fleet.json(["stop", "--user", "u-3"]);
@@ -58,7 +61,7 @@ it("drain closes the pool until --undo, and the next serve starts what ran, not 
   await next.end();
 });
 
-it("drain beside a running serve: nothing is started again until --undo, and /readyz says so", async () => {
+it("drain stops every server of a running serve until --undo, and /readyz gives the drain as reason", async () => {
   const fleet = await faultFleet(PORTS, { COPILOTFLEET_DRAIN_TIMEOUT: "2m" });
   const model = await heldModel();
   await fleet.json(["spawn", "--user", "u", "--count", "2"]);
@@ -85,7 +88,7 @@ it("drain beside a running serve: nothing is started again until --undo, and /re
   await serving.end();
 });
 
-it("drain of one server leaves the pool open, and serve lets it rest", async () => {
+it("drain of one server leaves the pool open, and serve does not start that server again", async () => {
   const fleet = await faultFleet(PORTS);
   await fleet.json(["spawn", "--user", "u", "--count", "2"]);
   const serving = await serve(fleet);
@@ -99,7 +102,7 @@ it("drain of one server leaves the pool open, and serve lets it rest", async () 
 });
 
 it.each([false, true])(
-  "a drain that is killed in the middle leaves the pool closed and nothing half done (serve: %s)",
+  "a drain killed in the middle leaves the pool closed and its server ready (next to a serve: %s)",
   async (served) => {
     const fleet = await faultFleet(PORTS);
     const model = await heldModel();
@@ -122,7 +125,7 @@ it.each([false, true])(
   },
 );
 
-it("drain exits with 8 and names what it cut when the deadline is over", async () => {
+it("drain exits with 8 and names the session whose turn it cut when its deadline is over", async () => {
   const fleet = await faultFleet(PORTS);
   const model = await echoModel();
   await fleet.spawn("alice");
@@ -132,6 +135,6 @@ it("drain exits with 8 and names what it cut when the deadline is over", async (
   const ms = took.ms;
   expect(code).toBe(8);
   expect(JSON.parse(stdout)).toMatchObject({ stopped: [{ outcome: "killed", cut: ["direct"] }] });
-  // Neither the turn nor the usual deadline is waited for.
+  // drain waits for neither the turn nor the default deadline.
   expect(ms).toBeLessThan(15_000);
 });

@@ -11,7 +11,7 @@ import { openLibrary } from "../fixtures/turns.js";
 
 const PORTS = 13_300;
 
-/** Waits until another process than `pid` is the user's server and answers an authenticated ping. Gives its PID. */
+/** Resolves with the PID when a process other than `pid` is the user's server and answers an authenticated ping. */
 async function healthyAgain(fleet: FaultFleet, user: string, pid: number, withinMs = 20_000): Promise<number> {
   return await eventually(
     `${user}'s server`,
@@ -34,7 +34,7 @@ async function pidOf(fleet: FaultFleet, user: string): Promise<number> {
   return pid;
 }
 
-/** When `serve` began to start this user's server, in milliseconds since the epoch. */
+/** The times at which `serve` began to start this user's server, in milliseconds since the epoch. */
 async function startsOf(fleet: FaultFleet, user: string, serving: Serving): Promise<number[]> {
   const { id } = await fleet.record(user);
   return serving
@@ -43,7 +43,7 @@ async function startsOf(fleet: FaultFleet, user: string, serving: Serving): Prom
     .map(({ time }) => Date.parse(String(time)));
 }
 
-it("has a server that crashed healthy again within 3 s, on its home and port, with its sessions", async () => {
+it("serve makes a crashed server healthy within 3 s, with the same home, port and sessions", async () => {
   const fleet = await faultFleet(PORTS);
   const library = await openLibrary(fleet);
   const [alice, bob] = [await fleet.spawn("alice"), await fleet.spawn("bob")];
@@ -69,7 +69,7 @@ it("has a server that crashed healthy again within 3 s, on its home and port, wi
   await serving.end();
 });
 
-it("has a server that hangs healthy again within 20 s, with the default settings", async () => {
+it("serve makes a hung server healthy within 20 s under the default settings", async () => {
   const fleet = await faultFleet(PORTS);
   const library = await openLibrary(fleet);
   const { pid, port } = await fleet.spawn("alice");
@@ -88,7 +88,7 @@ it("has a server that hangs healthy again within 20 s, with the default settings
   await serving.end();
 });
 
-it("shows a server that hangs as unhealthy, with the reason, until it is ended", async () => {
+it("ps and the metrics show a hung server as unhealthy, with the reason, until serve ends it", async () => {
   const fleet = await faultFleet(PORTS, FAST_HEALTH);
   const { pid, id } = await fleet.spawn("alice");
   await fleet.spawn("bob");
@@ -108,7 +108,7 @@ it("shows a server that hangs as unhealthy, with the reason, until it is ended",
 });
 
 it.each([false, true])(
-  "leaves a server alone that answers again in time (serve killed meanwhile: %s)",
+  "serve spares a hung server that answers again in time (serve killed and started again: %s)",
   async (replaced) => {
     const fleet = await faultFleet(PORTS, { ...FAST_HEALTH, COPILOTFLEET_HEALTH_FAILURES: "100" });
     const { pid } = await fleet.spawn("alice");
@@ -127,7 +127,7 @@ it.each([false, true])(
   },
 );
 
-it("backs off from a server that ends whenever it is started, gives up, and harms no other", async () => {
+it("serve backs off from a server that ends at each start, then gives up, and harms no other server", async () => {
   const fleet = await faultFleet(PORTS, { ...FAST_HEALTH, COPILOTFLEET_HEALTH_RESTARTS: "4" });
   const [alice, bob] = [await fleet.spawn("alice"), await fleet.spawn("bob")];
   const broken = { env: { COPILOTFLEET_RUNTIME_PATH: fake("exits.mjs") } };
@@ -141,13 +141,13 @@ it("backs off from a server that ends whenever it is started, gives up, and harm
   expect(shown.failure).not.toContain("\u001b");
   const starts = await startsOf(fleet, "alice", serving);
   expect(starts).toHaveLength(4);
-  // At once, then half to whole of 100, 200 and 400 ms; the start itself takes time as well.
+  // The first start is immediate. The next waits are half to all of 100, 200 and 400 ms, plus the time of the start.
   const waits = starts.slice(1).map((time, index) => time - (starts[index] ?? 0));
   for (const [index, leastMs] of [50, 100, 200].entries()) expect(waits[index]).toBeGreaterThanOrEqual(leastMs);
   expect(await serving.metric("server_crash_loops_total")).toBe(1);
   expect((await fleet.ps())[1]).toMatchObject({ user: "bob", state: "ready", pid: bob.pid, crashes: 0 });
 
-  // The next supervisor does not try either, and says it once.
+  // The next supervisor does not try either, and records the crash loop only once.
   serving.kill("SIGKILL");
   await serving.done;
   serving = await serve(fleet, broken);
@@ -156,7 +156,7 @@ it("backs off from a server that ends whenever it is started, gives up, and harm
   const { failure } = await fleet.record("alice");
   expect(failure?.match(/crash loop/g)).toHaveLength(1);
 
-  // By hand, with a runtime that works, it comes back and begins anew.
+  // When a user starts it with a working runtime, it comes back and its crash count starts again from 0.
   const again = await fleet.spawn("alice");
   expect(again).toMatchObject({ state: "ready", port: alice.port, crashes: 0, failure: null });
   await eventually("the monitor", () => serving.log().find(({ serverPid }) => serverPid === again.pid));
@@ -168,7 +168,7 @@ it("backs off from a server that ends whenever it is started, gives up, and harm
   await serving.end();
 });
 
-it("gives a start the startup deadline, not that of liveness", async () => {
+it("serve gives a server that is starting the startup deadline, not the liveness deadline", async () => {
   const gate = mkdtempSync(join(tmpdir(), "copilotfleet-gate-"));
   onTestFinished(() => rmSync(gate, { recursive: true }));
   const fleet = await faultFleet(PORTS, FAST_HEALTH);
@@ -184,7 +184,7 @@ it("gives a start the startup deadline, not that of liveness", async () => {
   });
   process.kill(pid ?? 0, "SIGKILL");
   await eventually("the start", async () => (await fleet.record("alice")).state === "starting");
-  // Liveness would have given it up after about a second. What ends this start is the deadline, and the next one begins.
+  // The liveness deadline would end this start after about a second. The startup deadline ends it, and the next one begins.
   const [first = 0, second = 0] = await eventually("the second start", async () => {
     const starts = await startsOf(fleet, "alice", serving);
     return starts.length === 2 && starts;

@@ -11,10 +11,10 @@ import { directSession, echoModel, openLibrary, turnsBefore } from "../fixtures/
 const PORTS = 13_100;
 const USERS = Array.from({ length: 10 }, (_, index) => `user-${index}`);
 
-/** How often each session was answered, as its clients count. */
+/** How many answers each session got, as its clients count them. */
 type Answered = Map<string, number>;
 
-/** Sends turn after turn through the fleet until it is refused for good, and counts those that were answered. */
+/** Sends one prompt after another through the fleet until the pool is draining, and counts the answers. */
 async function sendOn(
   library: Fleet,
   session: CopilotSession,
@@ -35,7 +35,7 @@ async function sendOn(
   }
 }
 
-/** The same by commands, one after the other. */
+/** Does the same with one command after another. */
 async function commandOn(fleet: FaultFleet, sessionId: string, user: string, answered: Answered): Promise<void> {
   for (;;) {
     const before = answered.get(sessionId) ?? 0;
@@ -49,7 +49,7 @@ async function commandOn(fleet: FaultFleet, sessionId: string, user: string, ans
   }
 }
 
-/** One turn of a client that knows nothing of the fleet. Resolves when the model is at it, with how to wait for its end. */
+/** Runs one turn of a client that bypasses the fleet. Resolves during the turn, with a function that waits for its end. */
 async function directly(session: CopilotSession, model: EchoModel, ms: number, answered: Answered) {
   const before = answered.get(session.sessionId) ?? 0;
   const requests = model.requests;
@@ -63,7 +63,7 @@ async function directly(session: CopilotSession, model: EchoModel, ms: number, a
 }
 
 it(
-  "loses no turn of 50 busy sessions on 10 servers, whenever the signal comes",
+  "serve loses no turn of 50 busy sessions on 10 servers, whenever it gets the signal to drain",
   async () => {
     const fleet = await faultFleet(PORTS);
     const random = seededRandom("drain 50 busy sessions");
@@ -79,7 +79,7 @@ it(
     for (let round = 0; round < rounds(2, 20); round++) {
       const serving = await serve(fleet);
       await eventually("the servers", async () => (await fleet.ps()).every(({ state }) => state === "ready"), 60_000);
-      // A model of their own, whose requests tell when a turn is under way.
+      // Each of these sessions has its own model, whose request count shows when a turn is running.
       const directs = await Promise.all(
         USERS.flatMap((user) =>
           [0, 1].map(async (n) => {
@@ -106,7 +106,7 @@ it(
       expect(fleet.processes()).toEqual([]);
     }
 
-    // What was answered is in the history, and nothing else is.
+    // The histories contain exactly the turns that were answered.
     const serving = await serve(fleet);
     const seen: Answered = new Map();
     for (const [sessionId] of answered) {

@@ -8,7 +8,7 @@ import { directSession, directTurn, echoModel, heldModel, heldTurn, isInTurn, op
 
 const PORTS = 13_000;
 
-/** The outcome of a turn that may be refused or cut. */
+/** The outcome of a turn that the fleet may refuse or cut. */
 async function outcome(turn: Promise<unknown>): Promise<string> {
   return await turn.then(
     () => "answered",
@@ -16,7 +16,7 @@ async function outcome(turn: Promise<unknown>): Promise<string> {
   );
 }
 
-it("lets turns in flight end, whoever began them, and admits nothing new meanwhile", async () => {
+it("a draining serve lets the turns of commands, library and clients end, and admits nothing new", async () => {
   const model = await heldModel();
   const fleet = await faultFleet(PORTS, { ...model.env, COPILOTFLEET_DRAIN_TIMEOUT: "2m" });
   const library = await openLibrary(fleet);
@@ -64,7 +64,7 @@ it("lets turns in flight end, whoever began them, and admits nothing new meanwhi
   expect(serving.log().at(-1)).toMatchObject({ msg: "drained", servers: 2, cut: [] });
   expect(fleet.processes()).toEqual([]);
 
-  // The next one starts again what ran, and the history is whole.
+  // The next serve starts the servers that ran before, and the histories are whole.
   const next = await serve(fleet);
   await eventually("the servers", async () => (await fleet.ps()).every(({ state }) => state === "ready"));
   for (const id of ["by-command", "by-library", "direct"]) {
@@ -74,7 +74,7 @@ it("lets turns in flight end, whoever began them, and admits nothing new meanwhi
   expect((await next.end()).code).toBe(0);
 });
 
-it("cuts turns that outlast the deadline, lists those alone, and exits with 8", async () => {
+it("serve cuts only turns that outlast the drain deadline, lists their sessions, and exits with 8", async () => {
   const fleet = await faultFleet(PORTS);
   const model = await echoModel();
   const library = await openLibrary(fleet);
@@ -109,7 +109,7 @@ it("cuts turns that outlast the deadline, lists those alone, and exits with 8", 
 });
 
 it.each(["SIGTERM", "SIGINT"] as const)(
-  "ends everything within two seconds of a second signal (%s)",
+  "serve ends everything within two seconds of a second signal (%s)",
   async (second) => {
     const fleet = await faultFleet(PORTS);
     const library = await openLibrary(fleet);
@@ -137,7 +137,7 @@ it.each(["SIGTERM", "SIGINT"] as const)(
   },
 );
 
-it("exits with 0 after a second signal that cut nothing", async () => {
+it("serve exits with 0 after a second signal that cut no turn", async () => {
   const fleet = await faultFleet(PORTS);
   const library = await openLibrary(fleet);
   const serving = await serve(fleet, { args: ["--json"] });
@@ -150,7 +150,7 @@ it("exits with 0 after a second signal that cut nothing", async () => {
   expect(code).toBe(0);
 });
 
-it("obeys while a server is being started that takes long", async () => {
+it("serve ends within seconds of a signal that comes during the slow start of a server", async () => {
   const fleet = await faultFleet(PORTS, FAST_HEALTH);
   const { pid, id } = await fleet.spawn("alice");
   const serving = await serve(fleet, { env: { COPILOTFLEET_RUNTIME_PATH: fake("silent.mjs") } });
@@ -162,13 +162,13 @@ it("obeys while a server is being started that takes long", async () => {
   expect(took.ms).toBeLessThan(3_000);
   expect(code).toBe(0);
   expect(fleet.processes()).toEqual([]);
-  // It ran before, so it runs again.
+  // The server ran before, so the next serve starts it again.
   const next = await serve(fleet);
   await eventually("the server", async () => (await fleet.record("alice")).state === "ready");
   await next.end();
 });
 
-it("obeys a signal at any moment of its own start", async () => {
+it("serve ends on a signal at any moment of its own start", async () => {
   const fleet = await faultFleet(PORTS);
   await fleet.spawn("alice");
   for (let ms = 100; ms <= 500; ms += 80) {
@@ -176,7 +176,7 @@ it("obeys a signal at any moment of its own start", async () => {
     const timer = setTimeout(() => starting.kill("SIGTERM"), ms);
     const { code, signal, stderr } = await starting.done;
     clearTimeout(timer);
-    // Before it takes signals, before it serves, or then.
+    // The signal comes before serve handles signals, before it serves, or while it serves.
     expect(["SIGTERM null", "null 143", "null 0"], stderr).toContain(`${signal} ${code}`);
     expect(stderr).not.toContain('"level":"error"');
     await expectConsistent(fleet);

@@ -23,7 +23,7 @@ const WARM = {
 };
 const SLEEPY = { ...FAST_HEALTH, COPILOTFLEET_POOL_IDLE_TIMEOUT: "2s" };
 
-/** PIDs of the shared servers that run, by id. */
+/** The PIDs of the running shared servers, by server id. */
 async function warm(fleet: FaultFleet): Promise<Record<string, number>> {
   const { servers } = await fleet.registry();
   return Object.fromEntries(
@@ -33,7 +33,7 @@ async function warm(fleet: FaultFleet): Promise<Record<string, number>> {
   );
 }
 
-it("has spare shared servers before anybody asks, and again after they were killed", async () => {
+it("serve starts warm shared servers before anybody asks, and again after they were killed", async () => {
   const fleet = await faultFleet(PORTS, WARM);
   const serving = await serve(fleet);
   const both = async () => {
@@ -47,7 +47,7 @@ it("has spare shared servers before anybody asks, and again after they were kill
   expect(Object.keys(second).toSorted()).toEqual(["shared-1", "shared-2"]);
   for (const pid of Object.values(second)) expect(Object.values(first)).not.toContain(pid);
   await fleet.json(["create", "--id", "talk", "--user", "alice", "--prompt", "hi"]);
-  // The third one is started only for somebody who is placed there.
+  // The third server is started only when a user is placed on it.
   expect(Object.keys(await warm(fleet)).length).toBeLessThanOrEqual(3);
   expect(await serving.metric("server_restarts_total", { reason: "crash" })).toBe(2);
   await expectConsistent(fleet);
@@ -55,12 +55,12 @@ it("has spare shared servers before anybody asks, and again after they were kill
   expect(fleet.processes()).toEqual([]);
 });
 
-it("leaves a warm server stopped that somebody stopped, and has no more than are configured", async () => {
+it("serve does not restart a warm server that a user stopped, and never exceeds pool.servers", async () => {
   const fleet = await faultFleet(PORTS, { ...WARM, COPILOTFLEET_POOL_SERVERS: "1" });
   const serving = await serve(fleet);
   await eventually("the warm server", async () => Object.keys(await warm(fleet)).length === 1);
   await fleet.json(["stop", "shared-1"]);
-  // One probe may be under way yet.
+  // One probe may still be running.
   await eventually("the stop is seen", async () => (await serving.metric("servers", { state: "stopped" })) === 1);
   const looks = await serving.metric("probes_total");
   const until = performance.now() + 2_500;
@@ -82,7 +82,7 @@ async function client(fleet: FaultFleet, user: string): Promise<CopilotClient> {
   return connected;
 }
 
-it("stops users' servers that nobody uses, spares those that somebody does, and starts them again on demand", async () => {
+it("serve stops idle users' servers but not those with a client, and a stopped one starts on demand", async () => {
   const fleet = await faultFleet(PORTS, FAST_HEALTH);
   const model = await startEchoModel();
   onTestFinished(() => model.close());
@@ -101,18 +101,18 @@ it("stops users' servers that nobody uses, spares those that somebody does, and 
   await eventually("the sleep of the one that nobody uses", () => asleep(fleet, "away"), 15_000);
   expect(await serving.logged(/was not used and sleeps now/)).toMatchObject({ server: before.id, outcome: "drained" });
   expect(isRunning(before.process?.pid ?? 0)).toBe(false);
-  // As long again as it took that one, and more.
+  // The wait is longer than the first server needed to be stopped.
   const until = performance.now() + 3_500;
   await eventually("some more time", async () => {
     expect(await asleep(fleet, "connected")).toBe(false);
     expect(await asleep(fleet, "talking")).toBe(false);
     return performance.now() > until;
   });
-  // It is not the supervisor that starts it again.
+  // serve itself does not start the stopped server.
   expect(await asleep(fleet, "away")).toBe(true);
   expect(await fleet.json(["send", "talk", "again", "--user", "away"])).toMatchObject({ reply: "[turn 2] again" });
   expect(await fleet.record("away")).toMatchObject({ state: "ready", home: before.home });
-  // Those are due when their clients are gone.
+  // The other servers may stop once their clients are gone.
   await connected.stop();
   await talking.stop();
   await eventually(
@@ -128,7 +128,7 @@ it("stops users' servers that nobody uses, spares those that somebody does, and 
   expect(await serving.end()).toMatchObject({ code: 0 });
 });
 
-it("cuts no turn by putting a server to sleep, however long it takes", async () => {
+it("serve does not stop an idle server during a turn, however long the turn takes", async () => {
   const fleet = await faultFleet(PORTS, FAST_HEALTH);
   await fleet.json(["create", "--id", "talk", "--user", "alice"]);
   const { process: before } = await fleet.record("alice");
@@ -149,7 +149,7 @@ async function healthyFor(serving: Serving, probes: number): Promise<void> {
   );
 }
 
-it("makes a session with each new connection, and leaves nothing of it", async () => {
+it("health.session creates a session on each new probe connection and leaves no trace of it", async () => {
   const fleet = await faultFleet(PORTS, {
     ...FAST_HEALTH,
     COPILOTFLEET_HEALTH_TIMEOUT: "10s",
@@ -158,7 +158,7 @@ it("makes a session with each new connection, and leaves nothing of it", async (
   await fleet.json(["create", "--id", "talk", "--user", "alice", "--prompt", "hi"]);
   const { home, process: before } = await fleet.record("alice");
   const serving = await serve(fleet, { env: { COPILOTFLEET_HEALTH_SESSION: "true" } });
-  // More than are sent over one connection, so that there were two sessions at least.
+  // Wait for more probes than one connection carries, so at least two sessions were created.
   await healthyFor(serving, 15);
   serving.kill("SIGSTOP");
   expect(readdirSync(join(home, "session-state")).filter((name) => name !== "talk")).toEqual([]);
@@ -173,7 +173,7 @@ it("makes a session with each new connection, and leaves nothing of it", async (
   expect(await serving.end()).toMatchObject({ code: 0 });
 });
 
-it("calls a server unhealthy that cannot write its home, says why, and does not end it", async (ctx) => {
+it("with health.session, a server that cannot write its home becomes unhealthy and is not ended", async (ctx) => {
   const possible = ["unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt"];
   if (spawnSync(possible[0] ?? "", possible.slice(1)).status !== 0)
     return ctx.skip("needs root and the right to mount");
@@ -193,7 +193,7 @@ it("calls a server unhealthy that cannot write its home, says why, and does not 
   });
   expect(seen.failure).toMatch(/read-only file system/i);
   expect(seen.state).toBe("unhealthy");
-  // It answers, and may be in turns for all that is known: nobody kills it.
+  // The server still answers pings and may be in a turn, so nobody kills it.
   await eventually("more probes", async () => (await serving.metric("probes_total", { outcome: "failed" })) >= 6);
   expect(await fleet.ps()).toMatchObject([{ state: "unhealthy", pid, failure: expect.stringContaining("3 of 3") }]);
   unmount();

@@ -16,10 +16,10 @@ import { seededRandom } from "../fixtures/store-random.js";
 import { directSession, directTurn, echoModel, openLibrary, turnsBefore } from "../fixtures/turns.js";
 
 const PORTS = 13_400;
-/** Of these, about 300 are the start of serve itself. */
+/** The start of serve itself takes about 300 of these milliseconds. */
 const LATEST_MS = 2_500;
 
-/** What else happens while serve works: a server dies, serve is told to drain, or nothing. */
+/** A disturbance while serve works: a server dies, serve gets the signal to drain, or nothing happens. */
 async function disturb(fleet: FaultFleet, random: () => number, drain: () => void): Promise<void> {
   const what = random();
   await new Promise((resolve) => setTimeout(resolve, random() * 1_500));
@@ -31,9 +31,9 @@ async function disturb(fleet: FaultFleet, random: () => number, drain: () => voi
 }
 
 it(
-  "serve killed at any moment: every server is adopted, none doubled or orphaned, no port or turn lost",
+  "the next serve adopts every server exactly once and loses no turn when serve is killed at any moment",
   async () => {
-    // Each crash counts as the first: this is not about servers that keep crashing.
+    // Each crash counts as the first, because this test is not about crash loops.
     const fleet = await faultFleet(PORTS, { ...FAST_HEALTH, COPILOTFLEET_HEALTH_STABLE: "1ms" });
     const random = seededRandom("kill serve");
     const model = await echoModel();
@@ -46,19 +46,19 @@ it(
     let answered = 0;
     let directly = 0;
     for (let round = 0; round < rounds(10, 100); round++) {
-      // Servers are recycled without a pause, so that serve is killed in the middle of that, too.
+      // Servers are recycled all the time, so serve is also killed during a recycle.
       const restless = { COPILOTFLEET_RECYCLE_MAX_AGE: "1s", COPILOTFLEET_HEALTH_TIMEOUT: "900ms" };
       const serving = startServe(fleet, { env: restless });
       const timer = setTimeout(() => serving.kill("SIGKILL"), 200 + random() * LATEST_MS);
       const session = await directSession(fleet, model, "by-client", { user: "direct", resume: directly > 0 }).catch(
-        () => null, // recycled in this very moment: there is nobody to be cut
+        () => null, // the server is being recycled at this moment, so there is no turn to cut
       );
       const reply =
         session === null ? null : await directTurn(session, model, Math.floor(random() * 2_500)).catch(() => null);
       const disturbing = disturb(fleet, random, () => serving.kill("SIGTERM"));
       for (let over = false; !over; ) {
         over = (await Promise.race([serving.done, null])) !== null;
-        // A turn is answered, or was not admitted.
+        // The turn is either answered or not admitted.
         const text = await library.send(open, "!delay 100 done").then(
           (sent) => sent.text,
           (error: unknown) => (isFleetError(error, "FLEET_POOL_DRAINING") ? null : Promise.reject(error)),
@@ -75,7 +75,7 @@ it(
       const all = async () => {
         const { servers } = await fleet.registry();
         states = Object.values(servers).map(({ id, state, failure }) => ({ id, state, failure }));
-        // One whose process was killed just now is still recorded as ready.
+        // A server whose process was killed a moment ago is still recorded as ready.
         return Object.values(servers).every(({ state, process }) => state === "ready" && isRunning(process?.pid ?? 0));
       };
       await eventually("all servers", all, 40_000).catch(() =>
@@ -95,12 +95,12 @@ it(
   rounds(300_000, 1_800_000),
 );
 
-it("finishes a replacement that is killed while the old process ends, and sends nobody to that", async () => {
+it("ps finishes a rolling restart that was killed while the old process was ending", async () => {
   const runtime = { COPILOTFLEET_RUNTIME_PATH: fake("lingers.mjs") };
   const fleet = await faultFleet(PORTS, runtime);
   const { pid, home } = await fleet.spawn("alice");
   const { child, done } = fleet.start(["restart", "--user", "alice", "--rolling"]);
-  // It goes on answering for two seconds.
+  // The old process still answers for two seconds.
   await eventually("the signal", () => readFileSync(logPath(home), "utf8").includes("ending"));
   child.kill("SIGKILL");
   await done;

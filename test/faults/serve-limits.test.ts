@@ -18,7 +18,7 @@ import { FAST_HEALTH, type Serving, serve } from "../fixtures/serve.js";
 
 const PORTS = 14_100;
 
-/** Why no file system can be mounted here, or undefined when it can. */
+/** The reason why no file system can be mounted here, or undefined if one can. */
 const noMounts =
   process.getuid?.() === 0 && spawnSync("unshare", ["-m", "mount", "-t", "tmpfs", "none", "/mnt"]).status === 0
     ? undefined
@@ -30,7 +30,7 @@ function mount(options: string, ...argv: string[]): void {
   onTestFinished(() => void execFileSync("umount", ["-l", at]));
 }
 
-/** Writes until the file system takes no more. Returns the file. */
+/** Writes to a new file until the file system is full. Returns the path of the file. */
 function fill(folder: string): string {
   const path = join(folder, "ballast");
   onTestFinished(() => rmSync(path, { force: true }));
@@ -38,7 +38,7 @@ function fill(folder: string): string {
     try {
       for (;;) appendFileSync(path, Buffer.alloc(bytes));
     } catch {
-      // full, to that grain
+      // there is no room for a block of this size
     }
   }
   return path;
@@ -68,7 +68,7 @@ async function moreProbes(serving: Serving, count: number): Promise<void> {
   );
 }
 
-it("keeps a server whose log is on a full disk, and says so", async (ctx) => {
+it("serve keeps a server whose log is on a full disk, and logs a warning", async (ctx) => {
   if (noMounts !== undefined) return ctx.skip(noMounts);
   const fleet = await faultFleet(PORTS, FAST_HEALTH);
   const { pid, home } = await fleet.spawn("alice");
@@ -91,7 +91,7 @@ it("keeps a server whose log is on a full disk, and says so", async (ctx) => {
   expect(await serving.end()).toMatchObject({ code: 0 });
 });
 
-it("survives a full disk under its whole state, touches no healthy server, and mends everything when there is room", async (ctx) => {
+it("serve spares healthy servers on a full state disk, and repairs everything once there is room", async (ctx) => {
   if (noMounts !== undefined) return ctx.skip(noMounts);
   const folder = await openFolder();
   mount("-t tmpfs -o size=24m", "none", folder);
@@ -113,7 +113,7 @@ it("survives a full disk under its whole state, touches no healthy server, and m
   expect([alice, bob].filter(isRunning)).toEqual([alice, bob]);
   expect(serving.log().filter(({ msg }) => msg.includes("disk that holds the state is full"))).toHaveLength(1);
 
-  // One dies: nothing can be recorded of it now, and everything once there is room.
+  // One server dies. serve cannot record that now, but does so once there is room.
   await killed(alice);
   await serving.logged(/could not be repaired: .*no space left/);
   expect(await serving.readyz()).toMatchObject({ status: 503 });
@@ -129,7 +129,7 @@ it("survives a full disk under its whole state, touches no healthy server, and m
   expect(await serving.end()).toMatchObject({ code: 0 });
 });
 
-it("leaves no server stuck in its own claim when the disk gets full in the middle of a restart", async (ctx) => {
+it("no server keeps a stale claim when the disk fills up while serve restarts it", async (ctx) => {
   if (noMounts !== undefined) return ctx.skip(noMounts);
   for (let round = 0; round < rounds(4, 40); round++) {
     const folder = await openFolder();
@@ -137,7 +137,7 @@ it("leaves no server stuck in its own claim when the disk gets full in the middl
     const fleet = await faultFleet(PORTS, FAST_HEALTH, folder);
     const pid = pidOf(await fleet.spawn("alice"));
     const serving = await serve(fleet);
-    // The claim is recorded, and then there is no room for the end of it.
+    // The claim is recorded, but there is no room to record its end.
     await killed(pid);
     const stages = ["failed", "starting", "ready"];
     const stage = stages[round % stages.length] ?? "failed";
@@ -164,7 +164,7 @@ it("leaves no server stuck in its own claim when the disk gets full in the middl
   }
 });
 
-it("ends when it is told to while nothing can be recorded, and leaves the servers to the next one", async (ctx) => {
+it("serve ends on a signal while the disk is full, and the next serve adopts the servers", async (ctx) => {
   if (noMounts !== undefined) return ctx.skip(noMounts);
   const folder = await openFolder();
   mount("-t tmpfs -o size=24m", "none", folder);
@@ -183,7 +183,7 @@ it("ends when it is told to while nothing can be recorded, and leaves the server
   expect(isRunning(pid)).toBe(false);
 });
 
-it("touches no healthy server while it can open no more files, and recovers", async (ctx) => {
+it("serve spares healthy servers while it cannot open more files, and recovers", async (ctx) => {
   if (spawnSync("prlimit", ["--version"]).status !== 0) return ctx.skip("needs prlimit");
   const fleet = await faultFleet(PORTS, FAST_HEALTH);
   const users = ["alice", "bob", "carol"];
@@ -194,7 +194,7 @@ it("touches no healthy server while it can open no more files, and recovers", as
   const open = Number(spawnSync("sh", ["-c", `ls /proc/${serving.pid}/fd | wc -l`], { encoding: "utf8" }).stdout);
   for (const files of [0, open - 2, open + 1]) {
     execFileSync("prlimit", [`--nofile=${files}:4096`, "--pid", String(serving.pid)]);
-    // Long enough for every one of them to make a new connection.
+    // Long enough for every prober to open a new connection.
     await stays(async () => pids.every(isRunning) && (await fleet.registry()).supervisors?.length === 1, 3_000);
   }
   expect(
@@ -210,14 +210,14 @@ it("touches no healthy server while it can open no more files, and recovers", as
     expect(await fleet.record(user)).toMatchObject({ state: "ready", process: { pid: pids[index] } });
   }
   expect(await serving.metric("server_restarts_total")).toBe(0);
-  // It can do its work again.
+  // serve can restart servers again.
   await killed(pids[0] ?? 0);
   await running(fleet, "alice", pids[0] ?? 0);
   await expectConsistent(fleet);
   expect(await serving.end()).toMatchObject({ code: 0 });
 });
 
-/** For all of this time, looked at again and again. */
+/** Expects `look` to hold for the whole time, checking it again and again. */
 async function stays(look: () => Promise<boolean>, forMs: number): Promise<void> {
   const until = performance.now() + forMs;
   await eventually(
@@ -230,7 +230,7 @@ async function stays(look: () => Promise<boolean>, forMs: number): Promise<void>
   );
 }
 
-it("says that there can be no more processes, and tries again until there can", async (ctx) => {
+it("serve reports that no more processes can be created, and retries with backoff until they can", async (ctx) => {
   if (process.getuid?.() !== 0) return ctx.skip("needs root, to become a user with few processes");
   const folder = await openFolder();
   const uid = 65_533;
@@ -251,7 +251,7 @@ it("says that there can be no more processes, and tries again until there can", 
   await killed(server.pid);
   const first = await serving.logged(/could not be started: .*no processes.*left \(EAGAIN\)/);
   expect(first).toMatchObject({ level: "error", code: "FLEET_RUNTIME_UNUSABLE" });
-  // As often as would be a crash loop, if it were the server's fault.
+  // Wait for so many tries that they would be a crash loop if the server were to blame.
   const tries = await eventually(
     "more tries",
     () => {
@@ -262,7 +262,7 @@ it("says that there can be no more processes, and tries again until there can", 
   );
   const at = tries.map(({ time }) => Date.parse(String(time)));
   const gaps = at.slice(1).map((time, index) => time - (at[index] ?? 0));
-  // Half to whole of the base, doubled each time; what else takes time only adds to that.
+  // Each wait is half to all of the base, which doubles each time. Other work can only lengthen it.
   for (const [index, gap] of gaps.entries()) {
     expect(gap, `gaps ${gaps.join(", ")} ms`).toBeGreaterThanOrEqual(50 * 2 ** index);
   }

@@ -22,17 +22,17 @@ import {
 } from "../fixtures/fault-fleet.js";
 import { FAST_HEALTH, type Serving, serve } from "../fixtures/serve.js";
 
-/** In the range from which the kernel takes ports for connections: which of these a server gets is not certain. */
+/** The kernel also takes ports for outgoing connections from this range, so a server does not always get the first port. */
 const PORTS = 14_000;
 
-/** Everything of a process, for records that are to name it. */
+/** The full identity of a process, for a record that is to name it. */
 function identityOf(pid: number): ProcessIdentity {
   const found = identify(pid);
   if (found === null) throw new Error(`process ${pid} has ended`);
   return found;
 }
 
-/** Does something while `serve` does not run, so that it finds all of it at once afterwards. */
+/** Does something while `serve` is suspended, so that serve sees all of it at once afterwards. */
 async function behindItsBack(serving: Serving, work: () => Promise<void>): Promise<void> {
   serving.kill("SIGSTOP");
   await eventually("the pause of serve", () => statusOf(serving.pid).state === "T");
@@ -40,7 +40,7 @@ async function behindItsBack(serving: Serving, work: () => Promise<void>): Promi
   serving.kill("SIGCONT");
 }
 
-/** The server once it runs again, as another process than before. */
+/** The user's server once it is ready again in a process other than `before`. */
 async function startedAgain(fleet: FaultFleet, user: string, before: number | null): Promise<ServerRecord> {
   return await eventually(
     `another server of ${user}`,
@@ -52,7 +52,7 @@ async function startedAgain(fleet: FaultFleet, user: string, before: number | nu
   );
 }
 
-it("starts a server again whose PID another process has by now, and leaves that one alone", async () => {
+it("serve restarts a dead server whose recorded PID belongs to another process, and spares that process", async () => {
   const fleet = await faultFleet(PORTS, FAST_HEALTH);
   const { pid, home } = await fleet.spawn("alice");
   await fleet.json(["create", "--id", "talk", "--user", "alice", "--prompt", "hi"]);
@@ -76,7 +76,7 @@ it("starts a server again whose PID another process has by now, and leaves that 
   expect(isRunning(other)).toBe(true);
 });
 
-it("spares a process that really got the PID of a server", async (ctx) => {
+it("serve spares a process that really got the PID of a dead server", async (ctx) => {
   const reuse = `
     set -e
     "$@" spawn --user alice > /dev/null
@@ -128,8 +128,8 @@ it("spares a process that really got the PID of a server", async (ctx) => {
   expect(story).toContain("spared");
 });
 
-it("takes a zombie for dead, and starts the server again", async (ctx) => {
-  // The first process of this namespace becomes the parent of what a command leaves behind, and never reaps anybody.
+it("serve treats a zombie server as dead and starts it again", async (ctx) => {
+  // The first process of this namespace becomes the parent of orphans and never reaps.
   if (spawnSync("unshare", ["-pf", "--mount-proc", "true"]).status !== 0) return ctx.skip("needs root and unshare");
   const fleet = await faultFleet(PORTS, FAST_HEALTH);
   const init = spawn("unshare", ["-pf", "--mount-proc", "--kill-child", "sleep", "1000"], { stdio: "ignore" });
@@ -149,7 +149,7 @@ it("takes a zombie for dead, and starts the server again", async (ctx) => {
   expect(await serving.done).toMatchObject({ code: 0 });
 });
 
-it("finds all servers dead after a reboot, signals none of the PIDs, and starts all of them again", async () => {
+it("serve starts all servers again after a reboot, and signals no process that has a recorded PID", async () => {
   const fleet = await faultFleet(PORTS, FAST_HEALTH);
   const users = ["alice", "bob", "carol"];
   const others: number[] = [];
@@ -176,7 +176,7 @@ it("finds all servers dead after a reboot, signals none of the PIDs, and starts 
   expect(others.filter(isRunning)).toEqual(others);
 });
 
-it("takes another port when a stranger listens on a dead server's, and tells it nothing", async () => {
+it("serve restarts a server on another port when a stranger took its port, and sends the stranger nothing", async () => {
   const fleet = await faultFleet(PORTS, FAST_HEALTH);
   const { pid, port, home } = await fleet.spawn("alice");
   await fleet.json(["create", "--id", "talk", "--user", "alice", "--prompt", "hi"]);
@@ -199,7 +199,7 @@ it("takes another port when a stranger listens on a dead server's, and tells it 
   const again = await startedAgain(fleet, "alice", pid);
   expect(again.port).toBeGreaterThan(PORTS);
   expect(await fleet.json(["send", "talk", "again", "--user", "alice"])).toMatchObject({ reply: "[turn 2] again" });
-  // Some more rounds of probes, each over a connection of its own if the last one failed.
+  // Wait for more probes. After a failed probe, the next one opens a new connection.
   const probes = await serving.metric("probes_total");
   await eventually("more probes", async () => (await serving.metric("probes_total")) >= probes + 5);
   await expectConsistent(fleet);
@@ -208,7 +208,7 @@ it("takes another port when a stranger listens on a dead server's, and tells it 
   expect(heard.join("")).not.toContain(token);
 });
 
-it("kills a server that ignores SIGTERM when the grace is over, and ends", async () => {
+it("serve kills a server that ignores SIGTERM once the grace period is over, and then ends", async () => {
   const fleet = await faultFleet(PORTS, { ...FAST_HEALTH, COPILOT_CLI_PATH: fake("deaf.mjs") });
   const { pid } = await fleet.spawn("alice");
   const serving = await serve(fleet, { args: ["--json"] });
@@ -223,7 +223,7 @@ it("kills a server that ignores SIGTERM when the grace is over, and ends", async
   expect(fleet.processes()).toEqual([]);
 });
 
-it.each(["hang", "drain"] as const)("leaves none of a server's grandchildren behind: %s", async (how) => {
+it.each(["hang", "drain"] as const)("serve leaves no grandchild of a server behind after a %s", async (how) => {
   const mark = `FORKED_BY=${how}-${process.pid}`;
   const fleet = await faultFleet(PORTS, {
     ...FAST_HEALTH,
@@ -252,7 +252,7 @@ it.each(["hang", "drain"] as const)("leaves none of a server's grandchildren beh
   expect(processesWith(mark)).toEqual([]);
 });
 
-/** All processes of the session that a server leads, whatever their environment is. */
+/** All processes of the process session that the server leads, whatever their environment contains. */
 function sessionOf(pid: number): number[] {
   const { stdout } = spawnSync("ps", ["-o", "pid=", "-s", String(pid)], { encoding: "utf8" });
   return stdout.split("\n").filter(Boolean).map(Number);

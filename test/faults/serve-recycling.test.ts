@@ -14,7 +14,7 @@ import { FAST_HEALTH, type Serving, serve } from "../fixtures/serve.js";
 import { heldModel } from "../fixtures/turns.js";
 
 const PORTS = 14_200;
-/** Over from the first moment on, and not again within the test: a server that was replaced rests for a minute. */
+/** Every server exceeds this at once, but is recycled only once in a test, because a new process rests for a minute. */
 const OLD = { COPILOTFLEET_RECYCLE_MAX_AGE: "1s" };
 
 async function withTalks(fleet: FaultFleet): Promise<ServerRecord> {
@@ -32,7 +32,7 @@ it.each([
   ["sessions", { COPILOTFLEET_RECYCLE_MAX_SESSIONS: "1" }],
   ["age", OLD],
   ["memory", { COPILOTFLEET_RECYCLE_MAX_MEMORY: "1mb" }],
-])("replaces a server that is over its limit: %s", async (reason, limit) => {
+])("serve recycles a server once when it exceeds its limit: %s", async (reason, limit) => {
   const fleet = await faultFleet(PORTS, { ...FAST_HEALTH, ...limit });
   const before = await withTalks(fleet);
   const serving = await serve(fleet);
@@ -47,7 +47,7 @@ it.each([
     expect(await fleet.json(["send", id, "again", "--user", "alice"])).toMatchObject({ reply: "[turn 2] again" });
   }
   await expectConsistent(fleet);
-  // A limit that the new one is over as well does not make it go round and round.
+  // The new process exceeds the limit as well, but serve does not recycle it again and again.
   const probes = await serving.metric("probes_total");
   await eventually("more rounds", async () => (await serving.metric("probes_total")) >= probes + 5);
   expect(await serving.metric("server_recycles_total", { reason })).toBe(1);
@@ -57,7 +57,7 @@ it.each([
   expect(await serving.end()).toMatchObject({ code: 0 });
 });
 
-it("leaves a server below all limits alone", async () => {
+it("serve does not recycle a server that is below all limits", async () => {
   const limits = { COPILOTFLEET_RECYCLE_MAX_SESSIONS: "2", COPILOTFLEET_RECYCLE_MAX_AGE: "1h" };
   const fleet = await faultFleet(PORTS, { ...FAST_HEALTH, ...limits });
   const before = await withTalks(fleet);
@@ -68,7 +68,7 @@ it("leaves a server below all limits alone", async () => {
   expect(await serving.end()).toMatchObject({ code: 0 });
 });
 
-it("cuts no turn: the server is replaced when it is over", async () => {
+it("serve recycles a server only after the turn on it has ended", async () => {
   const model = await heldModel();
   const fleet = await faultFleet(PORTS, { ...FAST_HEALTH, ...model.env, COPILOTFLEET_DRAIN_TIMEOUT: "2m" });
   const before = await withTalks(fleet);
@@ -90,7 +90,7 @@ it("cuts no turn: the server is replaced when it is over", async () => {
   expect(await serving.end()).toMatchObject({ code: 0 });
 });
 
-it("leaves the old process serving when the new one does not come up", async () => {
+it("the old process keeps serving when its replacement does not start during a recycle", async () => {
   const fleet = await faultFleet(PORTS, FAST_HEALTH);
   const before = await withTalks(fleet);
   const serving = await serve(fleet, { env: { ...OLD, COPILOT_CLI_PATH: fake("exits.mjs") } });
@@ -111,7 +111,7 @@ it("leaves the old process serving when the new one does not come up", async () 
   expect(await serving.end()).toMatchObject({ code: 0 });
 });
 
-it("leaves one process of each server, and the right one, when serve is killed in the middle of a replacement", async () => {
+it("each server has exactly one process, and the right one, after serve is killed during a recycle", async () => {
   const fleet = await faultFleet(PORTS, FAST_HEALTH);
   await withTalks(fleet);
   for (let round = 0; round < rounds(6, 100); round++) {
@@ -134,7 +134,7 @@ it("leaves one process of each server, and the right one, when serve is killed i
       30_000,
     );
     const after = await fleet.record("alice");
-    // It is the old one, or the one that was to take over: nobody had a reason to start a third.
+    // This is the old process or its replacement, because nothing gave a reason to start a third.
     if (left.state !== "failed") expect([left.launchId, left.replacement?.launchId], story).toContain(after.launchId);
     expect(fleet.processes(), story).toEqual([after.process?.pid]);
     const { reply } = await fleet.json<{ reply: string }>(["send", "talk", "again", "--user", "alice"]);

@@ -33,7 +33,7 @@ async function library(fleet: FaultFleet): Promise<Fleet> {
   return opened;
 }
 
-it.each([1, 3])("loses nothing of clients that send all the time, with at most %i unavailable", async (unavailable) => {
+it.each([1, 3])("a rolling restart loses no turn of busy clients with --max-unavailable %i", async (unavailable) => {
   const fleet = await faultFleet(PORTS, FAST_HEALTH);
   const users = ["alice", "bob", "carol"];
   const before = await spawned(fleet, users);
@@ -70,12 +70,12 @@ it.each([1, 3])("loses nothing of clients that send all the time, with at most %
   expect(await serving.end()).toMatchObject({ code: 0 });
 });
 
-it("takes one alone first, and never more than it may", async () => {
+it("a rolling restart drains one server alone first, and then never more than --max-unavailable at once", async () => {
   const model = await heldModel();
   const fleet = await faultFleet(PORTS, { ...model.env, COPILOTFLEET_DRAIN_TIMEOUT: "2m" });
   const users = ["a", "b", "c", "d", "e"];
   const before = await spawned(fleet, users);
-  // Each is in a turn, which is waited for, and which goes on until it was seen how many are drained at once.
+  // Each server is in a turn that lasts until the test has seen how many servers are draining at once.
   const turns = users.map((user) =>
     fleet.json<{ reply: string }>([
       "create",
@@ -100,7 +100,7 @@ it("takes one alone first, and never more than it may", async () => {
       seen.push(draining.length);
       changedAt = performance.now();
     }
-    // Time enough for more of them to be drained beside those, if that were possible.
+    // This is long enough for more servers to start draining, if that were possible.
     if (performance.now() - changedAt > 700) for (const { user } of draining) model.release(`turn-of-${user}.`);
     await eventually("a moment", () => new Promise<true>((resolve) => setImmediate(resolve, true)));
   }
@@ -110,14 +110,14 @@ it("takes one alone first, and never more than it may", async () => {
   }
   expect(Math.max(...seen), seen.join()).toBeLessThanOrEqual(2);
   expect(seen.indexOf(1)).toBeGreaterThanOrEqual(0);
-  // The canary is over before the next two begin.
+  // The first server is done before the next two begin.
   expect(seen.slice(0, seen.indexOf(2)), seen.join()).toEqual([0, 1, 0, 1].slice(0, seen.indexOf(2)));
   const after = await pidsNow(fleet);
   for (const user of users) expect(after.get(user)).not.toBe(before.get(user));
   await expectConsistent(fleet);
 });
 
-it("touches nobody else when the canary does not come back", async () => {
+it("a rolling restart touches no other server when the first replacement does not start", async () => {
   const fleet = await faultFleet(PORTS);
   const before = await spawned(fleet, ["alice", "bob", "carol"]);
   const result = await fleet.run(["restart", "--all", "--rolling", "--max-unavailable", "3", "--json"], {
@@ -132,7 +132,7 @@ it("touches nobody else when the canary does not come back", async () => {
   await expectConsistent(fleet);
 });
 
-it("stops at the first that does not come back", async () => {
+it("a rolling restart stops at the first replacement that does not start", async () => {
   const gate = await openFolder();
   const fleet = await faultFleet(PORTS, { COPILOTFLEET_RUNTIME_ENV: "ONCE_FOLDER,ONCE_RUNTIME" });
   const before = await spawned(fleet, ["alice", "bob", "carol"]);
@@ -147,7 +147,7 @@ it("stops at the first that does not come back", async () => {
   await expectConsistent(fleet);
 });
 
-it("leaves one process of each server when the command is killed on the way", async () => {
+it("each server has exactly one process after a rolling restart was killed", async () => {
   const fleet = await faultFleet(PORTS);
   const users = ["alice", "bob", "carol"];
   await spawned(fleet, users);

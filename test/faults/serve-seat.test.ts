@@ -8,14 +8,14 @@ import { directSession, heldModel, heldTurn, openLibrary } from "../fixtures/tur
 
 const PORTS = 13_500;
 
-it("refuses a second supervisor, and names the first", async () => {
+it("a second serve is refused with the PID of the first, even while the first is suspended", async () => {
   const fleet = await faultFleet(PORTS);
   const first = await serve(fleet);
   const second = await startServe(fleet, { args: ["--json"] }).done;
   expect(second.code).toBe(5);
   expect(errorOf(second)).toMatchObject({ code: "FLEET_SUPERVISOR_RUNNING" });
   expect(errorOf(second).message).toContain(`process ${first.pid}`);
-  // Also one that does not run at the moment has its place.
+  // A suspended supervisor still holds the host lock.
   first.kill("SIGSTOP");
   await eventually("the stop", () => statusOf(first.pid).state === "T");
   const third = await startServe(fleet, { args: ["--json"] }).done;
@@ -24,7 +24,7 @@ it("refuses a second supervisor, and names the first", async () => {
   first.kill("SIGCONT");
   expect(await first.readyz()).toMatchObject({ status: 200 });
   expect((await first.end()).code).toBe(0);
-  // Its place is free then, and when its holder was killed.
+  // The host lock is free after its holder ended, and after its holder was killed.
   const next = await serve(fleet);
   next.kill("SIGKILL");
   await next.done;
@@ -36,7 +36,7 @@ it("refuses a second supervisor, and names the first", async () => {
   expect((await fleet.registry()).supervisors).toEqual([]);
 });
 
-it("lets exactly one of eight serve that start at once", async () => {
+it("exactly one of eight serve commands that start at once runs, and the others are refused", async () => {
   const fleet = await faultFleet(PORTS);
   await fleet.spawn("alice");
   const all = Array.from({ length: 8 }, () => startServe(fleet, { args: ["--json"] }));
@@ -60,7 +60,7 @@ it("lets exactly one of eight serve that start at once", async () => {
   expect((await one?.end())?.code).toBe(0);
 });
 
-it("--leave-running touches no server and no turn, and the next one adopts them", async () => {
+it("serve --leave-running ends without touching servers or turns, and the next serve adopts them", async () => {
   const model = await heldModel();
   const fleet = await faultFleet(PORTS, model.env);
   const library = await openLibrary(fleet);
@@ -78,7 +78,7 @@ it("--leave-running touches no server and no turn, and the next one adopts them"
   expect(code).toBe(0);
   expect(JSON.parse(stdout) as Served).toEqual({ leftRunning: true, stopped: [], failed: [] });
   expect((await fleet.registry()).supervisors).toEqual([]);
-  // Nobody supervises, and all goes on.
+  // No supervisor runs now, and everything still works.
   const between = library.createSession({ user: "u-3" });
   const next = await serve(fleet);
   expect(await next.metric("servers", { state: "ready" })).toBe(4);
@@ -89,7 +89,7 @@ it("--leave-running touches no server and no turn, and the next one adopts them"
   await between;
   expect(await fleet.ps()).toMatchObject(before);
   expect(next.log().filter(({ level }) => level !== "info")).toEqual([]);
-  // Adopted means watched.
+  // The next serve also watches the servers that it adopted.
   const [{ pid } = { pid: null }] = before;
   process.kill(pid ?? 0, "SIGKILL");
   await eventually("the restart", async () => {
@@ -99,9 +99,9 @@ it("--leave-running touches no server and no turn, and the next one adopts them"
   await next.end();
 });
 
-it("serves also where it cannot note with what, and says so", async () => {
+it("serve still works when it cannot write serving.json, and logs that", async () => {
   const fleet = await faultFleet(PORTS);
-  // What it writes there goes to a device that is full.
+  // A symlink makes serve write this file to a device that is always full.
   const script = 'ln -s /dev/full "$COPILOTFLEET_HOME/serving.json.$$.tmp" && exec "$@"';
   await mkdir(fleet.root, { recursive: true, mode: 0o700 });
   const serving = await serve(fleet, { under: ["sh", "-c", script, "sh"] });

@@ -8,10 +8,10 @@ import { startToolModel, type ToolModel } from "../fixtures/tool-model.js";
 import { directSession } from "../fixtures/turns.js";
 
 const PORTS = 26_100;
-/** A process of an unloaded session is left alone for twelve intervals. */
+/** serve waits twelve intervals before it ends a process of an unloaded session. */
 const FAST = { ...FAST_HEALTH, COPILOTFLEET_HEALTH_INTERVAL: "200ms", COPILOTFLEET_HEALTH_FAILURES: "10" };
 const HOLD_BYTES = 150_000_000;
-/** Holds memory, and runs on until somebody ends it. */
+/** A program that holds memory until somebody ends it. */
 const HOG = `const b = Buffer.alloc(${HOLD_BYTES}, 1); setInterval(() => b[0], 1e6)`;
 
 async function toolModel(): Promise<ToolModel> {
@@ -20,7 +20,7 @@ async function toolModel(): Promise<ToolModel> {
   return model;
 }
 
-/** Lets the session's shell tool run a command that outlives the tool call. Resolves when it runs. */
+/** Has the session's shell tool start a command that outlives the tool call. Resolves with the PIDs once it runs. */
 async function leaveRunning(session: CopilotSession, command: string): Promise<number[]> {
   const call = { command: `setsid ${command} >/dev/null 2>&1 &`, description: "test", mode: "sync" };
   await session.sendAndWait({ prompt: `!tool bash ${JSON.stringify(call)}` }, 30_000);
@@ -28,7 +28,7 @@ async function leaveRunning(session: CopilotSession, command: string): Promise<n
   return await eventually(command, () => (marked().length === 2 ? marked() : null)); // the model calls its tool twice
 }
 
-/** The processes of this command line. */
+/** The PIDs of all processes with this command line. */
 function running(command: string): number[] {
   return readdirSync("/proc")
     .map(Number)
@@ -43,7 +43,7 @@ function commandLine(pid: number): string | null {
   }
 }
 
-it("ends what an unloaded session left running, and nothing of sessions that are loaded or come back", async () => {
+it("serve ends processes of an unloaded session, but none of sessions that are loaded or were loaded again", async () => {
   const fleet = await faultFleet(PORTS, FAST);
   const model = await toolModel();
   const { pid } = await fleet.spawn("alice");
@@ -54,7 +54,7 @@ it("ends what an unloaded session left running, and nothing of sessions that are
   const ofLeft = await leaveRunning(left, "sleep 26101");
   const ofStays = await leaveRunning(stays, "sleep 26102");
   const ofReturns = await leaveRunning(returns, "sleep 26103");
-  // The runtime names no session to this one.
+  // The runtime does not put a session id into the environment of this process.
   await left.rpc.shell.exec({ command: "exec sleep 26104" });
   const [ofNone] = await eventually("shell.exec", () =>
     running("sleep 26104").length > 0 ? running("sleep 26104") : null,
@@ -76,7 +76,7 @@ it("ends what an unloaded session left running, and nothing of sessions that are
   await serving.end();
 });
 
-it("counts the memory of everything that a server's sessions run for recycle.maxMemory and the metric", async () => {
+it("recycle.maxMemory and the memory metric include all processes that a server's sessions started", async () => {
   const fleet = await faultFleet(PORTS, FAST);
   const { pid } = await fleet.spawn("alice");
   const session = await directSession(fleet, await toolModel(), "hungry");

@@ -6,7 +6,7 @@ import { serve } from "../fixtures/serve.js";
 import { heldModel } from "../fixtures/turns.js";
 
 const PORTS = 14_600;
-/** A few operations in a row that each wait for Redis as long as they may, in milliseconds. */
+/** The time for a few operations in a row that each wait for Redis until their deadline, in milliseconds. */
 const BOUND_MS = 60_000;
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`the end of serve without its store is not tested: ${problem}`);
@@ -18,7 +18,7 @@ describe.skipIf(problem !== undefined)("a Redis that goes away while serve drain
   });
   afterAll(() => redis.end());
 
-  it("right after the pool was closed: serve ends with 7, and leaves the servers to the next one", async () => {
+  it("serve exits with 7 and leaves its servers to the next one when Redis goes away early in a drain", async () => {
     const url = redis.url();
     const fleet = await faultFleet(PORTS, { COPILOTFLEET_STORE: url });
     const { pid } = await fleet.spawn("alice");
@@ -40,7 +40,7 @@ describe.skipIf(problem !== undefined)("a Redis that goes away while serve drain
     expect((await next.end()).code).toBe(0);
   }, 120_000);
 
-  it("while a turn is waited for: the turn is answered, and serve ends with 7", async () => {
+  it("a turn is still answered, and serve exits with 7, when Redis goes away while serve drains", async () => {
     const model = await heldModel();
     const fleet = await faultFleet(PORTS, { COPILOTFLEET_STORE: redis.url(), ...model.env });
     await fleet.json(["create", "--user", "alice", "--id", "notes", "--prompt", "one"]);

@@ -7,7 +7,7 @@ const PORTS = 14_500;
 /** Longer than all deadlines of the settings below. */
 const AWAY_MS = 4_500;
 const USERS = ["alice", "bob"];
-/** One probe that is called a failure, and the server is ended. A busy machine is no failure within this time. */
+/** With these settings, one failed probe ends a server. The times are long enough that a busy machine fails no probe. */
 const STRICT = {
   COPILOTFLEET_HEALTH_INTERVAL: "3s",
   COPILOTFLEET_HEALTH_TIMEOUT: "3s",
@@ -27,13 +27,13 @@ function stop(pids: readonly number[]): Promise<unknown> {
   return eventually("the pause", () => pids.every((pid) => statusOf(pid).state === "T"));
 }
 
-/** The time of a suspension is over when the clock says so, and nothing else. */
+/** Waits for the whole time, because nothing but the clock shows that the suspension may end. */
 async function away(forMs = AWAY_MS): Promise<void> {
   const until = performance.now() + forMs;
   await eventually("the end of the pause", () => performance.now() > until);
 }
 
-/** All servers answer again, and are the same processes as before. */
+/** Expects that all servers answer again and are the same processes as before. */
 async function expectSame(fleet: FaultFleet, serving: Serving, pids: readonly number[]): Promise<void> {
   const before = await serving.metric("probes_total", { outcome: "ok" });
   await eventually(
@@ -53,12 +53,12 @@ async function expectSame(fleet: FaultFleet, serving: Serving, pids: readonly nu
 }
 
 it.each(["servers first", "serve first"])(
-  "restarts nothing when the whole machine was suspended (%s)",
+  "serve restarts no server after the whole machine was suspended (%s)",
   async (order) => {
     const fleet = await faultFleet(PORTS, STRICT);
     const pids = await servers(fleet);
     const serving = await serve(fleet);
-    // It goes to sleep in the middle of a probe, mostly: this is by far less than the time that one may take.
+    // This wait is far shorter than a probe may take, so serve is usually suspended in the middle of a probe.
     await stop(pids);
     await away(1_500);
     await stop([serving.pid]);
@@ -69,7 +69,7 @@ it.each(["servers first", "serve first"])(
   },
 );
 
-it("restarts nothing when it was itself stopped for a while", async () => {
+it("serve restarts no server after serve alone was suspended for a while", async () => {
   const fleet = await faultFleet(PORTS, STRICT);
   const pids = await servers(fleet);
   const serving = await serve(fleet);
@@ -79,7 +79,7 @@ it("restarts nothing when it was itself stopped for a while", async () => {
   await expectSame(fleet, serving, pids);
 });
 
-it("restarts nothing when its event loop stood still for a while", async () => {
+it("serve restarts no server after its own event loop was blocked for a while", async () => {
   const fleet = await faultFleet(PORTS, STRICT);
   const pids = await servers(fleet);
   const serving = await serve(fleet, {
@@ -96,7 +96,7 @@ it("restarts nothing when its event loop stood still for a while", async () => {
   await expectSame(fleet, serving, pids);
 });
 
-it("still ends a server that hangs after it was away itself", async () => {
+it("serve ends a server that hangs even after serve itself was suspended", async () => {
   const fleet = await faultFleet(PORTS, FAST_HEALTH);
   const pids = await servers(fleet);
   const serving = await serve(fleet);

@@ -9,7 +9,7 @@ import { openLibrary } from "../fixtures/turns.js";
 const PORTS = 13_600;
 const USERS = ["alice", "bob", "carol", "dave"];
 
-/** Turn after turn until the signal aborts. Resolves with how many there were; every one is answered. */
+/** Sends prompts until the signal aborts, and expects an answer to each. Resolves with the number of turns. */
 async function sendOn(library: Fleet, session: CopilotSession, pauseMs: number, until: AbortSignal): Promise<number> {
   for (let turn = 1; ; turn++) {
     const { text } = await library.send(session, `!delay ${(turn * 37) % 200} done`);
@@ -28,7 +28,10 @@ async function commandOn(fleet: FaultFleet, user: string, until: AbortSignal): P
   }
 }
 
-/** Clients that send on and on: two sessions a user through the library, with pauses of up to `pauseMs`, and commands. */
+/**
+ * Runs `work` while clients send all the time: two library sessions per user, with pauses of up to `pauseMs` milliseconds,
+ * and commands of one user.
+ */
 async function underLoad(fleet: FaultFleet, pauseMs: number, work: () => Promise<void>): Promise<void> {
   const library = await openLibrary(fleet);
   for (const user of USERS) await library.spawn(user);
@@ -57,16 +60,16 @@ async function recycled(serving: Serving, reason: string, times: number): Promis
   );
 }
 
-it("recycling under load loses no turn and fails none", async () => {
+it("serve loses no turn and fails none when it recycles servers under load", async () => {
   const fleet = await faultFleet(PORTS, {
     COPILOTFLEET_HEALTH_INTERVAL: "300ms",
-    COPILOTFLEET_HEALTH_TIMEOUT: "2s", // under this load answers take their time
+    COPILOTFLEET_HEALTH_TIMEOUT: "2s", // answers are slow under this load
     COPILOTFLEET_HEALTH_FAILURES: "10",
     COPILOTFLEET_RECYCLE_MAX_AGE: "1s",
     COPILOTFLEET_RECYCLE_PAUSE: "500ms",
   });
   const serving = await serve(fleet);
-  // Without a pause there is no moment without a turn, which is waited for, for minutes.
+  // Without pauses there would always be a turn to wait for, and a recycle waits for minutes.
   await underLoad(fleet, 1_000, async () => await recycled(serving, "age", rounds(6, 100)));
   const users = serving.log().flatMap(({ msg, server }) => (/ was recycled$/.test(msg) ? [server] : []));
   expect(new Set(users).size, "not always the same one").toBeGreaterThan(1);
@@ -74,7 +77,7 @@ it("recycling under load loses no turn and fails none", async () => {
   expect((await serving.end()).code).toBe(0);
 });
 
-it("restart --rolling under load loses no turn and fails none", async () => {
+it("a rolling restart under load loses no turn and fails none", async () => {
   const fleet = await faultFleet(PORTS);
   const serving = await serve(fleet);
   await underLoad(fleet, 0, async () => {
@@ -91,7 +94,7 @@ it("restart --rolling under load loses no turn and fails none", async () => {
   await serving.end();
 });
 
-it("an open session goes on after its server was recycled, restarted, stopped or killed between turns", async () => {
+it("an open session works on after its server was recycled, restarted, stopped or killed between turns", async () => {
   const fleet = await faultFleet(PORTS, FAST_HEALTH);
   const library = await openLibrary(fleet);
   const session = await library.createSession({ user: "alice", sessionId: "s" });

@@ -14,7 +14,7 @@ import {
 } from "../fixtures/fault-fleet.js";
 
 const PORTS = 30_600;
-/** What a command may take over a server that does not answer. */
+/** How long a command may take when a server does not answer, in milliseconds. */
 const BOUND_MS = 30_000;
 
 async function library(fleet: FaultFleet): Promise<Fleet> {
@@ -29,7 +29,7 @@ async function pidOf(fleet: FaultFleet, user: string): Promise<number> {
   return identity.pid;
 }
 
-/** Stops the server's process in the sense of job control: it is there, and does nothing. */
+/** Suspends the server's process: it still exists but does nothing. */
 async function suspend(fleet: FaultFleet, user: string): Promise<number> {
   const pid = await pidOf(fleet, user);
   process.kill(pid, "SIGSTOP");
@@ -37,14 +37,14 @@ async function suspend(fleet: FaultFleet, user: string): Promise<number> {
   return pid;
 }
 
-it("shows a killed server as failed and frees its port, which the next user gets", async () => {
+it("ps shows a killed server as failed, and the next user's server gets its port", async () => {
   const fleet = await faultFleet(PORTS);
   await fleet.spawn("alice");
   await killed(await pidOf(fleet, "alice"));
   expect(await fleet.ps()).toMatchObject([{ user: "alice", state: "failed", pid: null, port: null, url: null }]);
   expect(await fleet.record("alice")).toMatchObject({ port: null, process: null, launchId: null, claim: null });
   expect(await fleet.spawn("bob")).toMatchObject({ port: PORTS });
-  // Its own is taken now, so it gets another one.
+  // Bob's server has alice's old port, so hers gets another one.
   expect(await fleet.spawn("alice")).toMatchObject({ state: "ready", port: PORTS + 1, failure: null });
   await expectConsistent(fleet);
 });
@@ -53,7 +53,7 @@ it.each([
   [["spawn", "--user", "alice"]],
   [["send", "talk", "hi", "--user", "alice"]],
   [["restart", "--user", "alice"]],
-])("brings a killed server back on its home and port: %j", async (command) => {
+])("a command brings a killed server back on its home and port: %j", async (command) => {
   const fleet = await faultFleet(PORTS);
   const { home } = await fleet.spawn("alice");
   await fleet.json(["create", "--id", "talk", "--user", "alice", "--prompt", "hi"]);
@@ -65,7 +65,7 @@ it.each([
   await expectConsistent(fleet);
 });
 
-it("comes back on the same port each time it is restarted by force", async () => {
+it("a server gets the same port after each restart --force", async () => {
   const fleet = await faultFleet(PORTS);
   await fleet.spawn("alice");
   for (let round = 0; round < rounds(5, 100); round++) {
@@ -74,7 +74,7 @@ it("comes back on the same port each time it is restarted by force", async () =>
   }
 });
 
-it("ends a turn at once when its server is killed, and says that the server is lost", async () => {
+it("send exits at once, with the server as lost, when the server is killed during the turn", async () => {
   const fleet = await faultFleet(PORTS);
   await fleet.json(["create", "--id", "talk", "--user", "alice", "--prompt", "hi"]);
   const { done } = fleet.start(["send", "talk", "!delay 60000 slow", "--user", "alice", "--json"]);
@@ -86,7 +86,7 @@ it("ends a turn at once when its server is killed, and says that the server is l
   expect(performance.now() - begun).toBeLessThan(15_000);
   expect(result.code).toBe(7);
   expect(errorOf(result)).toMatchObject({ code: "FLEET_SERVER_LOST" });
-  // Everything up to the last finished turn is kept, and the message that was being answered.
+  // The history keeps every finished turn and may keep the prompt of the cut one.
   expect(await fleet.json(["send", "talk", "again", "--user", "alice"])).toMatchObject({
     reply: expect.stringMatching(/^\[turn [23]\] again$/),
   });
@@ -98,9 +98,9 @@ async function eventsOf(fleet: FaultFleet, user: string, session: string): Promi
   return readFileSync(join(home, "session-state", session, "events.jsonl"), "utf8");
 }
 
-it("bounds every command against a server that hangs", async () => {
+it("every command ends within 30 s when the server hangs", async () => {
   const fleet = await faultFleet(PORTS);
-  // One session for each who asks: in the same one they would queue, and wait for each other's deadlines.
+  // Each command uses its own session. In one session they would queue and wait for each other's deadlines.
   for (const id of ["talk", "talk-2"]) await fleet.json(["create", "--id", id, "--user", "alice", "--prompt", "hi"]);
   const pid = await suspend(fleet, "alice");
   const run = async (...args: string[]) => {
@@ -108,7 +108,7 @@ it("bounds every command against a server that hangs", async () => {
     expect(result.ms, args.join(" ")).toBeLessThan(BOUND_MS);
     return result;
   };
-  // These only look at the process, which is there: a hung server is shown by whoever needs an answer of it.
+  // These commands only check that the process exists. A command that needs an answer detects the hung server.
   expect(await run("spawn", "--user", "alice")).toMatchObject({ code: 0 });
   expect(await run("ps")).toMatchObject({ code: 0 });
   expect(await run("connect", "--user", "alice")).toMatchObject({ code: 0 });
@@ -132,7 +132,7 @@ it("bounds every command against a server that hangs", async () => {
   await expectConsistent(fleet);
 });
 
-it("bounds the library's stop and close when the server that they are connected to hangs", async () => {
+it("the library's stop and close end within 30 s when their server hangs", async () => {
   const fleet = await faultFleet(PORTS);
   const opened = await library(fleet);
   for (const user of ["alice", "bob"]) {
@@ -142,7 +142,7 @@ it("bounds the library's stop and close when the server that they are connected 
   }
   const { id } = await opened.serverOf("alice");
   const begun = performance.now();
-  // What was loaded may have been in a turn: nobody could ask.
+  // The fleet could not ask whether the loaded session was in a turn, so it counts as cut.
   expect(await opened.stop([id])).toMatchObject([{ outcome: "killed", cut: ["of-alice"] }]);
   expect(performance.now() - begun).toBeLessThan(BOUND_MS);
   const closing = performance.now();
@@ -150,7 +150,7 @@ it("bounds the library's stop and close when the server that they are connected 
   expect(performance.now() - closing).toBeLessThan(BOUND_MS);
 });
 
-it("gives an answer again after a pause", async () => {
+it("send prints its answer after its server was suspended for a moment", async () => {
   const fleet = await faultFleet(PORTS);
   await fleet.json(["create", "--id", "talk", "--user", "alice", "--prompt", "hi"]);
   const pid = await suspend(fleet, "alice");

@@ -4,7 +4,7 @@ import { directSession, directTurn, echoModel, heldModel, heldTurn } from "../fi
 
 const PORTS = 31_200;
 
-it("stop waits for a turn that a client began past the fleet", async () => {
+it("stop waits for a turn that a client began without the fleet", async () => {
   const fleet = await faultFleet(PORTS);
   const model = await heldModel();
   await fleet.spawn("alice");
@@ -13,18 +13,18 @@ it("stop waits for a turn that a client began past the fleet", async () => {
   let stopped = false;
   const stopping = fleet.json(["stop", "--user", "alice"]).finally(() => (stopped = true));
   await eventually("the drain", async () => (await fleet.record("alice")).state === "draining");
-  // For as long as another command takes, at least.
+  // The stop waits for at least as long as another command takes.
   expect(await fleet.ps()).toMatchObject([{ state: "draining" }]);
   expect(stopped).toBe(false);
   model.release();
   expect(await reply()).toBe("[turn 1] done");
   expect(await stopping).toMatchObject({ stopped: [{ outcome: "drained", cut: [] }] });
   expect(fleet.processes()).toEqual([]);
-  // Its history is whole: the next server knows the turn.
+  // The history is whole, because the next server knows the turn.
   expect(await fleet.json(["send", "own", "again", "--user", "alice"])).toMatchObject({ reply: "[turn 2] again" });
 });
 
-it("restart waits as well, and comes back on the same port", async () => {
+it("restart waits for a turn that a client began without the fleet, and keeps the port", async () => {
   const fleet = await faultFleet(PORTS);
   const model = await heldModel();
   const { port } = await fleet.spawn("alice");
@@ -38,7 +38,7 @@ it("restart waits as well, and comes back on the same port", async () => {
   await expectConsistent(fleet);
 });
 
-it("cuts the turn when the deadline is over, names it, and exits with 8", async () => {
+it("stop cuts a turn when its deadline is over, names the session, and exits with 8", async () => {
   const fleet = await faultFleet(PORTS);
   const model = await echoModel();
   await fleet.spawn("alice");
@@ -47,11 +47,11 @@ it("cuts the turn when the deadline is over, names it, and exits with 8", async 
   const result = await fleet.run(["stop", "--user", "alice", "--drain-timeout", "500ms", "--json"]);
   expect(result.code).toBe(8);
   expect(JSON.parse(result.stdout)).toMatchObject({ stopped: [{ outcome: "killed", cut: ["own"] }] });
-  // Neither the turn nor the usual deadline is waited for.
+  // stop waits for neither the turn nor the default deadline.
   expect(result.ms).toBeLessThan(15_000);
 });
 
-it("cuts no turn when the stop that waits for it is killed, whatever looks at the server then", async () => {
+it("a turn is not cut when the stop that waits for it is killed and spawn and ps then check the server", async () => {
   const fleet = await faultFleet(PORTS);
   const model = await heldModel();
   const { pid } = await fleet.spawn("alice");
@@ -69,7 +69,7 @@ it("cuts no turn when the stop that waits for it is killed, whatever looks at th
   await expectConsistent(fleet);
 });
 
-it("starts the server anew for a spawn that came while it was drained", async () => {
+it("a spawn that comes while stop drains the server starts the server again afterwards", async () => {
   const fleet = await faultFleet(PORTS);
   const model = await heldModel();
   const { pid, port } = await fleet.spawn("alice");
@@ -78,7 +78,7 @@ it("starts the server anew for a spawn that came while it was drained", async ()
   const stopping = fleet.json(["stop", "--user", "alice"]);
   await eventually("the drain", async () => (await fleet.record("alice")).state === "draining");
   const spawning = fleet.json<{ server: { pid: number; port: number } }>(["spawn", "--user", "alice"]);
-  // As long as another command takes: by then the spawn has come upon the drain.
+  // By the time this command ends, the spawn has found the server draining.
   expect(await fleet.ps()).toMatchObject([{ state: "draining", pid }]);
   model.release();
   expect(await reply()).toBe("[turn 1] done");

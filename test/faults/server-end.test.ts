@@ -14,7 +14,7 @@ const PORTS = 26_000;
 const NO_HOME = "/nonexistent/copilotfleet/home";
 const KILLED = /^killed by SIGKILL at \d{4}-\d\d-\d\dT[\d:.]+Z/;
 
-it("names the signal that killed a server in another command, while the process that started it runs", async () => {
+it("ps names the signal that killed a server whose starter, another process, still runs", async () => {
   const fleet = await faultFleet(PORTS);
   const library = await openLibrary(fleet);
   const { server } = await library.spawn("alice");
@@ -23,7 +23,7 @@ it("names the signal that killed a server in another command, while the process 
   expect(await fleet.ps()).toMatchObject([{ state: "failed", failure: expect.stringMatching(KILLED) }]);
 });
 
-it("names the exit code of a server that ended by SIGTERM from outside", async () => {
+it("ps names the exit code of a server that somebody else ended with SIGTERM", async () => {
   const fleet = await faultFleet(PORTS);
   const library = await openLibrary(fleet);
   const { server } = await library.spawn("alice");
@@ -34,7 +34,7 @@ it("names the exit code of a server that ended by SIGTERM from outside", async (
   ]);
 });
 
-it("names the signal in the log of serve and in the reason of a crash loop", async () => {
+it("the log of serve and the reason of a crash loop name the signal that killed the server", async () => {
   const fleet = await faultFleet(PORTS, { ...FAST_HEALTH, COPILOTFLEET_HEALTH_RESTARTS: "1" });
   const serving = await serve(fleet);
   const first = await fleet.spawn("alice");
@@ -53,7 +53,7 @@ it("names the signal in the log of serve and in the reason of a crash loop", asy
   await serving.end();
 });
 
-it("quotes only what the last launch wrote to the log, also after the log was rotated", async () => {
+it("the reason of a failure quotes only what the last launch logged, even after the log was rotated", async () => {
   const fleet = await faultFleet(PORTS);
   for (let launch = 1; launch <= 3; launch++) {
     const { id, pid, home } = await fleet.spawn("alice");
@@ -67,15 +67,15 @@ it("quotes only what the last launch wrote to the log, also after the log was ro
     expect(view?.failure?.includes("the first launch was here")).toBe(launch === 1);
   }
   const { pid, home } = await fleet.spawn("alice");
-  rmSync(logPath(home)); // as a rotation does: shorter than at the launch
+  rmSync(logPath(home)); // like a rotation: the log becomes shorter than it was at the launch
   appendFileSync(logPath(home), "after the rotation\n");
   process.kill(pid ?? 0, "SIGKILL");
   await eventually("the end", () => identify(pid ?? 0) === null);
   expect((await fleet.ps())[0]?.failure).toMatch(/; the end of its log: after the rotation$/);
 });
 
-it("reads the signal of a process that nobody has reaped from the kernel", async () => {
-  // `sleep` takes over the shell's child and never reaps it.
+it("the exit of a zombie shows which signal ended the process", async () => {
+  // exec turns the shell into `sleep`, which never reaps the shell's child.
   const parent = spawn("sh", ["-c", "sleep 600 & echo $!; exec sleep 600"], { stdio: ["ignore", "pipe", "ignore"] });
   onTestFinished(() => void parent.kill("SIGKILL"));
   const [line] = (await once(parent.stdout, "data")) as [Buffer];
@@ -90,7 +90,7 @@ it("reads the signal of a process that nobody has reaped from the kernel", async
   expect(describeEnd({ home: NO_HOME, launchId: "l1", process: identity })).toBe("killed by SIGKILL");
 });
 
-it("states that the end of a server is not known when no process of ours saw it", () => {
+it("the reason states that the end of a server is unknown when the process that started it had exited", () => {
   const gone = { host: "h", bootId: "b", pidNamespace: "n", pid: 2 ** 22, startTicks: "1" };
   expect(describeEnd({ home: NO_HOME, launchId: "l1", process: gone })).toBe(
     "its process ended, and it is not known how: the process that started it had exited before",

@@ -23,12 +23,12 @@ const PORTS = 30_300;
 
 interface Stranger {
   port: number;
-  /** How often somebody connected, and what they sent. */
+  /** How many connections it accepted, and how many bytes came over them. */
   connections: number;
   bytes: number;
 }
 
-/** A program outside the fleet that listens on a port, and keeps count of what comes. */
+/** Starts a program outside the fleet that listens on a port and counts connections and bytes. */
 async function stranger(port: number): Promise<Stranger> {
   const seen: Stranger = { port, connections: 0, bytes: 0 };
   const server: Server = createServer((socket) => {
@@ -45,7 +45,7 @@ async function stranger(port: number): Promise<Stranger> {
   return seen;
 }
 
-it("skips ports that strangers hold, and sends them nothing", async () => {
+it("spawn skips ports on which strangers listen, and sends them nothing", async () => {
   const fleet = await faultFleet(PORTS);
   const strangers = await Promise.all([PORTS, PORTS + 1, PORTS + 3].map(stranger));
   const servers = await Promise.all(["a", "b", "c"].map((user) => fleet.spawn(user)));
@@ -54,7 +54,7 @@ it("skips ports that strangers hold, and sends them nothing", async () => {
   expect(strangers.map(({ connections }) => connections)).toEqual([0, 0, 0]);
 });
 
-it("says so when strangers hold every port of the range", async () => {
+it("spawn reports that strangers hold every port of the range", async () => {
   const fleet = await faultFleet(PORTS, { COPILOTFLEET_PORTS_TO: String(PORTS + 1) });
   const strangers = await Promise.all([PORTS, PORTS + 1].map(stranger));
   const result = await fleet.run(["spawn", "--user", "alice", "--json"]);
@@ -67,7 +67,7 @@ it("says so when strangers hold every port of the range", async () => {
   expect(await fleet.record("alice")).toMatchObject({ state: "failed", port: null, claim: null });
 });
 
-it("goes on to the next port when a stranger takes the one that was free a moment ago", async () => {
+it("spawn takes the next port when a stranger takes the first one just before the runtime listens on it", async () => {
   const gate = await openFolder();
   const fleet = await faultFleet(PORTS, {
     COPILOT_CLI_PATH: fake("late-port.sh"),
@@ -89,7 +89,7 @@ it("goes on to the next port when a stranger takes the one that was free a momen
   await expectConsistent(fleet);
 });
 
-it("never talks to a stranger on the port of a dead server that is recorded as ready", async () => {
+it("connect and send exchange nothing with a stranger on the port of a dead server recorded as ready", async () => {
   const fleet = await faultFleet(PORTS);
   const killed = await killedServer(fleet);
   const thief = await stranger(PORTS);
@@ -107,7 +107,7 @@ it("never talks to a stranger on the port of a dead server that is recorded as r
 });
 
 it.each([["ps"], ["stop"], ["restart"], ["spawn"], ["list"], ["delete"]])(
-  "%s leaves a stranger on a dead server's port alone",
+  "%s sends nothing to a stranger on the port of a dead server",
   async (command) => {
     const fleet = await faultFleet(PORTS);
     await killedServer(fleet);
@@ -120,7 +120,7 @@ it.each([["ps"], ["stop"], ["restart"], ["spawn"], ["list"], ["delete"]])(
   },
 );
 
-/** A server that had one turn, and was then killed without anybody noticing. */
+/** Creates a server that had one turn, and kills it without the fleet noticing. */
 async function killedServer(fleet: FaultFleet): Promise<ServerView> {
   const server = await fleet.spawn("alice");
   await fleet.json(["create", "--id", "talk", "--user", "alice", "--prompt", "hi"]);
@@ -128,7 +128,7 @@ async function killedServer(fleet: FaultFleet): Promise<ServerView> {
   return server;
 }
 
-it("refuses other users of the machine: no token, no answer; and no file of the state is theirs to read", async (ctx) => {
+it("other users of the machine get no answer from a server and cannot read any file of the state", async (ctx) => {
   if (process.getuid?.() !== 0) return ctx.skip("needs root, to become another user");
   const fleet = await faultFleet(PORTS);
   const { port, home } = await fleet.spawn("alice");
@@ -155,7 +155,7 @@ it("refuses other users of the machine: no token, no answer; and no file of the 
   expect(asNobody("sh", "-c", `cat /proc/${(await fleet.record("alice")).process?.pid}/environ`).stdout).toBe("");
 });
 
-it("keeps every file and folder of the state for its owner alone, whatever the umask", async () => {
+it("only the owner can read the files and folders of the state, whatever the umask", async () => {
   const fleet = await faultFleet(PORTS);
   await mkdir(join(fleet.root, ".."), { recursive: true });
   const loose = ["sh", "-c", 'umask 0; exec "$@"', "sh"];
@@ -165,7 +165,7 @@ it("keeps every file and folder of the state for its owner alone, whatever the u
   const modes = new Map<string, string>();
   for (const entry of await readdir(fleet.root, { recursive: true, withFileTypes: true })) {
     const path = join(entry.parentPath, entry.name);
-    // What the runtime makes in its home is its own affair: the home itself lets nobody in.
+    // The runtime sets the modes inside its home, and the home itself is closed to others.
     if (path.startsWith(`${server.home}/`)) continue;
     modes.set(relative(fleet.root, path), ((await stat(path)).mode & 0o777).toString(8));
   }

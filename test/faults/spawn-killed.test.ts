@@ -3,7 +3,7 @@ import { expectConsistent, type FaultFleet, faultFleet, rounds } from "../fixtur
 import { seededRandom } from "../fixtures/store-random.js";
 
 const PORTS = 30_100;
-/** Starting Node alone takes some 60 ms of these; the whole command ends before most of the longest. */
+/** The start of Node alone takes about 60 ms. The whole command usually ends before the longest of these times. */
 const LATEST_MS = 300;
 
 async function killAtRandom(fleet: FaultFleet, random: () => number, args: readonly string[]): Promise<void> {
@@ -11,11 +11,11 @@ async function killAtRandom(fleet: FaultFleet, random: () => number, args: reado
   const timer = setTimeout(() => child.kill("SIGKILL"), random() * LATEST_MS);
   const { code, stderr } = await done;
   clearTimeout(timer);
-  // Killed, or done before.
+  // The command was killed, or had ended before.
   expect({ args, code, stderr }).toMatchObject({ code: code === null ? null : 0, stderr: "" });
 }
 
-it("leaves nothing behind that ps does not clear when spawn is killed at any moment", async () => {
+it("ps clears away what a spawn killed at any moment leaves behind", async () => {
   const fleet = await faultFleet(PORTS);
   const random = seededRandom("kill spawn");
   for (let round = 0; round < rounds(14, 300); round++) {
@@ -28,7 +28,7 @@ it("leaves nothing behind that ps does not clear when spawn is killed at any mom
   await expectConsistent(fleet);
 });
 
-it("goes on with the next spawn, without a ps between, when spawn is killed at any moment", async () => {
+it("spawn succeeds right after another spawn was killed at any moment, without a ps in between", async () => {
   const fleet = await faultFleet(PORTS);
   const random = seededRandom("kill spawn, spawn again");
   for (let round = 0; round < rounds(14, 300); round++) {
@@ -40,7 +40,7 @@ it("goes on with the next spawn, without a ps between, when spawn is killed at a
   await expectConsistent(fleet);
 });
 
-it("gives a waiting spawn its server when the one that was starting it is killed", async () => {
+it("a waiting spawn still gets its server when the spawn that was starting it is killed", async () => {
   const fleet = await faultFleet(PORTS);
   const random = seededRandom("kill spawn beside others");
   for (let round = 0; round < rounds(6, 100); round++) {
@@ -54,7 +54,7 @@ it("gives a waiting spawn its server when the one that was starting it is killed
   await expectConsistent(fleet);
 });
 
-it("leaves nothing behind that ps does not clear when any other command is killed at any moment", async () => {
+it("ps clears away what a create, stop, restart or spawn killed at any moment leaves behind", async () => {
   const fleet = await faultFleet(PORTS);
   const random = seededRandom("kill the others");
   await fleet.spawn("alice");
@@ -72,7 +72,7 @@ it("leaves nothing behind that ps does not clear when any other command is kille
     await expectConsistent(fleet);
     if (round % 4 === 0) expect(await fleet.spawn("alice")).toMatchObject({ state: "ready" });
   }
-  // What was recorded of sessions can still be used, and deleted.
+  // The recorded sessions can still be used.
   const { sessions } = await fleet.json<{ sessions: { id: string; state: string }[] }>(["list", "--user", "alice"]);
   expect(sessions.filter(({ state }) => state === "gone")).toEqual([]);
   for (const { id } of sessions.slice(0, 5)) await fleet.json(["send", id, "still there?", "--user", "alice"]);

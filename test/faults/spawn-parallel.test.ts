@@ -5,7 +5,7 @@ import { errorOf, expectConsistent, faultFleet } from "../fixtures/fault-fleet.j
 const PORTS = 30_000;
 const MANY = Array.from({ length: 16 }, (_, index) => index + 1);
 
-it("starts a server for each of 16 users at once, none lost and none doubled", async () => {
+it("16 users who spawn at once get one server each", async () => {
   const fleet = await faultFleet(PORTS);
   const servers = await Promise.all(MANY.map((user) => fleet.spawn(`user${user}`)));
   expect(new Set(servers.map(({ id }) => id)).size).toBe(16);
@@ -22,7 +22,7 @@ it("starts a server for each of 16 users at once, none lost and none doubled", a
   expect(shown).toHaveLength(16);
 });
 
-it("starts one server when 16 commands ask for the same user at once", async () => {
+it("16 spawn commands for one user at once start a single server", async () => {
   const fleet = await faultFleet(PORTS);
   const results = await Promise.all(
     MANY.map(() => fleet.json<{ server: ServerView; created: boolean }>(["spawn", "--user", "alice"])),
@@ -33,7 +33,7 @@ it("starts one server when 16 commands ask for the same user at once", async () 
   await expectConsistent(fleet);
 });
 
-it("starts one server when users, stops and restarts of the same one meet", async () => {
+it("spawn, stop, restart and ps of one server at once all succeed and leave at most one process", async () => {
   const fleet = await faultFleet(PORTS);
   await fleet.spawn("alice");
   const commands = ["spawn", "stop", "restart", "spawn", "ps", "stop", "spawn", "restart"];
@@ -45,7 +45,7 @@ it("starts one server when users, stops and restarts of the same one meet", asyn
   expect(fleet.processes().length).toBeLessThanOrEqual(1);
 });
 
-it("gives each of three ports to one of five users and tells the others why there is none", async () => {
+it("three ports go to three of five users who spawn at once, and the others get a clear error", async () => {
   const fleet = await faultFleet(PORTS, { COPILOTFLEET_PORTS_TO: String(PORTS + 2) });
   const results = await Promise.all(
     MANY.slice(0, 5).map((user) => fleet.run(["spawn", "--json", "--user", `u${user}`])),
@@ -56,7 +56,7 @@ it("gives each of three ports to one of five users and tells the others why ther
     expect(errorOf(result)).toMatchObject({ code: "FLEET_PORTS_EXHAUSTED" });
     expect(errorOf(result).message).toContain(`${PORTS} and ${PORTS + 2}`);
   }
-  // Nothing is recorded of those who were refused.
+  // The users who were refused leave no record.
   expect(Object.keys((await fleet.registry()).servers)).toHaveLength(3);
   await expectConsistent(fleet);
 });

@@ -17,7 +17,7 @@ import {
 
 const PORTS = 30_900;
 
-/** Why no file system can be mounted here, or undefined when it can. */
+/** The reason why no file system can be mounted here, or undefined if one can. */
 const noMounts =
   process.getuid?.() === 0 && spawnSync("unshare", ["-m", "mount", "-t", "tmpfs", "none", "/mnt"]).status === 0
     ? undefined
@@ -29,14 +29,14 @@ function mount(options: string, ...argv: string[]): void {
   onTestFinished(() => void execFileSync("umount", ["-l", at]));
 }
 
-/** Writes until the file system takes no more. Returns the file. */
+/** Writes to a new file until the file system is full. Returns the path of the file. */
 function fill(folder: string): string {
   const path = join(folder, "ballast");
   for (const bytes of [4_096, 1]) {
     try {
       for (;;) appendFileSync(path, Buffer.alloc(bytes));
     } catch {
-      // full, to that grain
+      // there is no room for a block of this size
     }
   }
   return path;
@@ -54,7 +54,7 @@ async function expectUntouched(fleet: FaultFleet): Promise<void> {
   expect(Object.values((await fleet.registry()).servers)).toEqual([]);
 }
 
-it("starts no process when the disk of the state is full", async (ctx) => {
+it("spawn starts no process when the disk of the state is full", async (ctx) => {
   if (noMounts !== undefined) return ctx.skip(noMounts);
   const folder = await openFolder();
   mount("-t tmpfs -o size=64k", "none", folder);
@@ -66,7 +66,7 @@ it("starts no process when the disk of the state is full", async (ctx) => {
   rmSync(ballast);
 });
 
-it("starts no process when the state cannot be written, and reads it all the same", async (ctx) => {
+it("spawn starts no process when the state is read-only, but ps still reads the state", async (ctx) => {
   if (noMounts !== undefined) return ctx.skip(noMounts);
   const fleet = await faultFleet(PORTS);
   const { pid } = await fleet.spawn("alice");
@@ -86,11 +86,11 @@ it.for([
   ["home", "-t tmpfs -o ro", "read-only file system"],
   ["token and log", "-t tmpfs -o size=4k,nr_inodes=3", "no space left on device"],
 ] as const)(
-  "starts no process when there is no room for the server's %s (%s)",
+  "spawn starts no process when there is no room for the server's %s (%s)",
   async ([what, options, message], ctx) => {
     if (noMounts !== undefined) return ctx.skip(noMounts);
     const fleet = await faultFleet(PORTS);
-    // The registry is on another disk, which takes the intent.
+    // The registry is on another disk, which has room for the intent.
     const folder = what === "home" ? join(fleet.root, "servers") : serverFolder(fleet.root, serverIdOf("alice"));
     mkdirSync(fleet.root, { mode: 0o700 });
     mkdirSync(folder, { recursive: true, mode: 0o700 });
@@ -105,7 +105,7 @@ it.for([
   },
 );
 
-it("keeps a server that cannot write its log, and stops it", async (ctx) => {
+it("a server that cannot write its log because its disk is full keeps serving and can be stopped", async (ctx) => {
   if (noMounts !== undefined) return ctx.skip(noMounts);
   const fleet = await faultFleet(PORTS);
   const folder = serverFolder(fleet.root, serverIdOf("alice"));
@@ -120,17 +120,17 @@ it("keeps a server that cannot write its log, and stops it", async (ctx) => {
   expect(await fleet.ps()).toMatchObject([{ state: "ready", pid }]);
   expect(await fleet.json(["stop", "--user", "alice"])).toMatchObject({ stopped: [{ outcome: "drained" }] });
   expect(fleet.processes()).toEqual([]);
-  // There is no room for a new token now; what was there before is kept.
+  // There is no room for a new token, but the old files are still there.
   refused(await fleet.run(["spawn", "--user", "alice", "--json"]));
   rmSync(ballast);
   expect(await fleet.spawn("alice")).toMatchObject({ state: "ready", home });
   expect(statSync(logPath(home)).mode & 0o777).toBe(0o600);
 });
 
-it("says so when the command or its server can open no more files, and leaves nothing half done", async (ctx) => {
+it("spawn reports that it or its server cannot open more files, and leaves no partial record", async (ctx) => {
   if (spawnSync("prlimit", ["--nofile=64", "true"]).status !== 0) return ctx.skip("needs prlimit");
   const fleet = await faultFleet(PORTS);
-  // Somewhere between the first two of these and the last two, Node.js runs and the server cannot be started.
+  // Between the lowest and the highest of these limits, Node.js runs but cannot start the server.
   const results: Finished[] = [];
   for (let files = 19; files <= 26; files++) {
     const result = await fleet.run(["spawn", "--user", `with-${files}`], { under: ["prlimit", `--nofile=${files}`] });
@@ -144,7 +144,7 @@ it("says so when the command or its server can open no more files, and leaves no
   expect(results.at(-1)).toMatchObject({ code: 0 });
 });
 
-it("says so when there can be no more processes, and leaves nothing half done", async (ctx) => {
+it("spawn reports that no more processes can be created, and leaves no partial record", async (ctx) => {
   if (process.getuid?.() !== 0) return ctx.skip("needs root, to become a user with few processes");
   const folder = await openFolder();
   chownSync(folder, 65_534, 65_534);
@@ -157,7 +157,7 @@ it("says so when there can be no more processes, and leaves nothing half done", 
     const under = [...user, "prlimit", `--nproc=${threads}`];
     const result = await fleet.run(["spawn", "--user", `u${threads}`, "--wait", "1s"], { under });
     results.push(result);
-    // With too few Node.js itself aborts, before any line of ours.
+    // With too few threads, Node.js itself aborts before it runs any of our code.
     if (result.code !== null && result.code !== 134) {
       expect(result, `${threads} threads`).toMatchObject({
         code: expect.any(Number),

@@ -4,7 +4,7 @@ import { errorOf, eventually, fake, faultFleet, isRunning, killed, processesWith
 
 const PORTS = 30_700;
 
-it("shows the last words of a runtime that ends at once, and leaves nothing", async () => {
+it("spawn shows the last output of a runtime that ends at once, and leaves no process", async () => {
   const fleet = await faultFleet(PORTS, { COPILOT_CLI_PATH: fake("exits.mjs") });
   const { code, stdout, stderr, ms } = await fleet.run(["spawn", "--user", "alice"]);
   expect({ code, stdout }).toEqual({ code: 7, stdout: "" });
@@ -19,14 +19,14 @@ it("shows the last words of a runtime that ends at once, and leaves nothing", as
     launchId: null,
   });
   expect(await fleet.ps()).toMatchObject([{ state: "failed", pid: null, port: null, url: null }]);
-  // The next one gets the same port, and the real runtime then works on the same home.
+  // The next spawn gets the same port, and the real runtime works on the same home.
   const { server } = await fleet.json<{ server: { port: number } }>(["spawn", "--user", "alice"], {
     env: { COPILOT_CLI_PATH: "" },
   });
   expect(server.port).toBe(PORTS);
 });
 
-it("leaves none of the children of a runtime that ended before it listened", async () => {
+it("spawn leaves no child of a runtime that ended before it listened", async () => {
   const fleet = await faultFleet(PORTS, { COPILOT_CLI_PATH: fake("forks-exits.mjs") });
   const { code, stderr } = await fleet.run(["spawn", "--user", "alice"]);
   expect({ code, stderr }).toMatchObject({ code: 7, stderr: expect.stringContaining("left a child behind") });
@@ -35,8 +35,8 @@ it("leaves none of the children of a runtime that ended before it listened", asy
 
 it.each([
   ["silent.mjs", "never listens"],
-  ["slow.mjs", "listens, and does not answer"],
-])("gives up on a runtime (%s) that %s when --wait is over", async (name) => {
+  ["slow.mjs", "listens but does not answer"],
+])("spawn gives up on a runtime (%s) that %s when --wait is over", async (name) => {
   const fleet = await faultFleet(PORTS, { COPILOT_CLI_PATH: fake(name) });
   const result = await fleet.run(["spawn", "--user", "alice", "--wait", "500ms", "--json"]);
   expect(result.code).toBe(6);
@@ -44,19 +44,19 @@ it.each([
     code: "FLEET_SERVER_START_TIMEOUT",
     suggestions: [expect.stringContaining("--wait")],
   });
-  // Without --wait it would be 30 s.
+  // The default of --wait is 30 s.
   expect(result.ms).toBeLessThan(15_000);
   expect(fleet.processes()).toEqual([]);
   expect(await fleet.record("alice")).toMatchObject({ state: "failed", port: null, claim: null });
 });
 
-it("waits for a slow start as long as --wait says, not as long as a healthy server may take to answer", async () => {
+it("spawn waits for a slow start as long as --wait allows, which is longer than a probe may take", async () => {
   const fleet = await faultFleet(PORTS, { COPILOT_CLI_PATH: fake("slow.mjs") });
   const { server } = await fleet.json<{ server: { state: string } }>(["spawn", "--user", "alice", "--wait", "20s"]);
   expect(server.state).toBe("ready");
 });
 
-it("kills a server that ignores SIGTERM when the grace is over", async () => {
+it("stop kills a server that ignores SIGTERM once the grace period is over", async () => {
   const fleet = await faultFleet(PORTS, { COPILOT_CLI_PATH: fake("deaf.mjs") });
   const { log } = await fleet.spawn("alice");
   const begun = performance.now();
@@ -69,7 +69,7 @@ it("kills a server that ignores SIGTERM when the grace is over", async () => {
   expect(await fleet.record("alice")).toMatchObject({ state: "stopped", port: null });
 });
 
-it("stops with a server whatever it started", async () => {
+it("stop ends all processes that a server started", async () => {
   const fleet = await faultFleet(PORTS, { COPILOT_CLI_PATH: fake("forks.mjs") });
   const { pid } = await fleet.spawn("alice");
   await eventually("children", () => fleet.processes().length > 20);
@@ -80,7 +80,7 @@ it("stops with a server whatever it started", async () => {
   expect(groupOf(pid)).toEqual([]);
 });
 
-it("clears away what a killed server had started", async () => {
+it("ps ends the processes that a killed server left behind, except one that nothing ties to it", async () => {
   const fleet = await faultFleet(PORTS, { COPILOT_CLI_PATH: fake("forks.mjs") });
   const { pid } = await fleet.spawn("alice");
   await eventually("children", () => fleet.processes().length > 20);
@@ -88,13 +88,13 @@ it("clears away what a killed server had started", async () => {
   await killed(pid);
   expect(await fleet.ps()).toMatchObject([{ state: "failed", port: null }]);
   expect(fleet.processes()).toEqual([]);
-  // The one without the server's environment: now that the leader of its session is dead, nothing proves whose it is.
+  // This child lacks the server's environment, and its session leader is dead, so nothing proves where it came from.
   const spared = group.filter(isRunning);
   for (const child of spared) process.kill(child, "SIGKILL");
   expect(spared).toHaveLength(1);
 });
 
-it("hands out no server that is ending already when the stop that ends it is killed", async () => {
+it("spawn does not hand out a server that is already ending when the stop that ends it is killed", async () => {
   const fleet = await faultFleet(PORTS, { COPILOT_CLI_PATH: fake("lingers.mjs") });
   const { pid, log } = await fleet.spawn("alice");
   const { child, done } = fleet.start(["stop", "--user", "alice"]);
@@ -108,7 +108,7 @@ it("hands out no server that is ending already when the stop that ends it is kil
   expect(await fleet.ps()).toMatchObject([{ state: "ready", pid: server.pid }]);
 });
 
-it("passes nothing of the command's environment on but what is allowed", async () => {
+it("a server gets no variables of the command's environment except the allowed ones", async () => {
   const fleet = await faultFleet(PORTS);
   const canary = "FAULT_CANARY=42";
   await fleet.json(["spawn", "--user", "alice"], { env: { FAULT_CANARY: "42", GITHUB_TOKEN: "canary" } });
@@ -117,7 +117,7 @@ it("passes nothing of the command's environment on but what is allowed", async (
   expect(processesWith("GITHUB_TOKEN=canary")).toEqual([]);
 });
 
-/** Processes of a process group, zombies left out. */
+/** The processes of a process group, without zombies. */
 function groupOf(leader: number | null): number[] {
   return readdirSync("/proc")
     .filter((name) => /^\d+$/.test(name))
@@ -128,7 +128,7 @@ function groupOf(leader: number | null): number[] {
         const [state, , group] = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
         return Number(group) === leader && state !== "Z";
       } catch {
-        return false; // gone meanwhile
+        return false; // it ended after it was listed
       }
     });
 }

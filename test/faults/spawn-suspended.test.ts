@@ -15,8 +15,8 @@ import { seededRandom } from "../fixtures/store-random.js";
 const PORTS = 31_300;
 
 /**
- * Suspends a spawn between its intent and its server's being ready, as soon as `when` says so. Resolves with undefined
- * when that was missed.
+ * Suspends a spawn as soon as `when` holds, between the commit of its intent and the moment when its server is ready.
+ * Resolves with undefined if the spawn was too fast.
  */
 async function suspendedSpawn(fleet: FaultFleet, when: () => boolean | Promise<boolean>): Promise<Started | undefined> {
   const started = fleet.start(["spawn", "--user", "alice", "--json"]);
@@ -36,7 +36,7 @@ async function stuckSpawn(fleet: FaultFleet, when?: () => boolean): Promise<Star
   return await eventually("a spawn that is suspended in the middle", suspended, 30_000);
 }
 
-it("tells others who is at it while a spawn is suspended, and lets it end well afterwards", async () => {
+it("a second spawn names the suspended process that is starting the server, which succeeds once it resumes", async () => {
   const fleet = await faultFleet(PORTS);
   const stuck = await stuckSpawn(fleet);
   const second = await fleet.run(["spawn", "--user", "alice", "--wait", "700ms", "--json"]);
@@ -53,7 +53,7 @@ it("tells others who is at it while a spawn is suspended, and lets it end well a
   await expectConsistent(fleet);
 });
 
-it("bounds a stop that waits for a suspended spawn", async () => {
+it("stop gives up after its deadline when it waits for a suspended spawn", async () => {
   const fleet = await faultFleet(PORTS);
   const stuck = await stuckSpawn(fleet);
   const stop = await fleet.run(["stop", "--user", "alice", "--drain-timeout", "500ms", "--json"]);
@@ -66,7 +66,7 @@ it("bounds a stop that waits for a suspended spawn", async () => {
   await expectConsistent(fleet);
 });
 
-it("never makes two servers of one user when spawns are suspended, killed and continued at random", async () => {
+it("a user never gets two servers from spawns that are suspended, killed and resumed at random", async () => {
   const fleet = await faultFleet(PORTS);
   const random = seededRandom("suspend spawns");
   for (let round = 0; round < rounds(5, 100); round++) {
@@ -90,11 +90,11 @@ it("never makes two servers of one user when spawns are suspended, killed and co
   }
 });
 
-it("harms nothing when its claim was taken for a dead one's while it was suspended", async () => {
+it("a suspended spawn whose claim was taken over harms nothing when it resumes", async () => {
   const fleet = await faultFleet(PORTS);
   const stuck = await stuckSpawn(fleet, () => fleet.processes().length > 0);
   const [pid] = fleet.processes();
-  // What another PID namespace would do to it, which cannot see the process.
+  // A process in another PID namespace would do this, because it cannot see the claim's process.
   await fleet.tamper("alice", (record) => {
     record.claim = null;
   });

@@ -21,7 +21,7 @@ const problem = straceProblem();
 
 const SLOW_EXEC = ["-e", "trace=execve", "-e", "inject=execve:delay_enter=3000000:when=1"];
 
-/** What a spawn does that others can see, by the system call that makes it and how often its thread did so by then. */
+/** Each visible effect of a spawn, with the system call that makes it and which call of its kind it is in its thread. */
 const POINTS = [
   ["link", 1, "the intent is committed"],
   ["rename", 1, "the registry's copy is replaced"],
@@ -30,11 +30,11 @@ const POINTS = [
   ["connect", 1, "the server is asked for the first time"],
   ["link", 2, "the record is ready"],
   ["rename", 2, "the registry's copy is replaced again"],
-  ["unlink", 1, "the intent's scratch file goes"],
-  ["unlink", 2, "the record's scratch file goes"],
+  ["unlink", 1, "the intent's scratch file is deleted"],
+  ["unlink", 2, "the record's scratch file is deleted"],
 ] as const;
 
-it.for(POINTS)("leaves nothing behind when spawn is killed at %s %i: %s", async ([call, when], ctx) => {
+it.for(POINTS)("a spawn killed at %s %i leaves nothing that ps does not clear away: %s", async ([call, when], ctx) => {
   if (problem !== undefined) return ctx.skip(problem);
   const fleet = await faultFleet(PORTS, { UV_THREADPOOL_SIZE: "1" });
   await killedUnder(
@@ -46,7 +46,7 @@ it.for(POINTS)("leaves nothing behind when spawn is killed at %s %i: %s", async 
   await expectConsistent(fleet);
 });
 
-it("leaves no connection token lying about when spawn is killed before it is in force", async (ctx) => {
+it("the next spawn deletes a new connection token that a killed spawn had not put in force", async (ctx) => {
   if (problem !== undefined) return ctx.skip(problem);
   const fleet = await faultFleet(PORTS);
   const folder = serverFolder(fleet.root, serverIdOf("alice"));
@@ -62,9 +62,9 @@ function traceSpawn(fleet: FaultFleet, options: readonly string[]): Started {
   return fleet.start(["spawn", "--user", "alice"], { under: ["strace", "-f", "-q", "-o", traceOf(fleet), ...options] });
 }
 
-/** Waits for a traced command to be killed. Strace goes on after that, for the server: it has to be ended by hand. */
+/** Waits until a traced command is killed. strace keeps running for the server, so it has to be ended by hand. */
 async function killedUnder(fleet: FaultFleet, traced: Started): Promise<void> {
-  // The command may be gone before anybody sees it. It is strace's own child, which strace reaps when all of it has ended.
+  // The command may be gone before we see it. It is strace's own child, and strace reaps it when all of it has ended.
   const isKilled = () => {
     const trace = existsSync(traceOf(fleet)) ? readFileSync(traceOf(fleet), "utf8") : "";
     return trace.includes("killed by SIGKILL") && childrenOf(traced.pid).length === 0;
@@ -88,11 +88,11 @@ function argumentsOf(pid: number): string[] {
   try {
     return readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0");
   } catch {
-    return []; // it has ended since it was listed
+    return []; // it ended after it was listed
   }
 }
 
-it("does not overlook a server that is forked and not executed yet when its spawn is killed", async (ctx) => {
+it("ps finds a server that is forked but not executed when its spawn is killed", async (ctx) => {
   if (problem !== undefined) return ctx.skip(problem);
   const fleet = await faultFleet(PORTS);
   const traced = traceSpawn(fleet, SLOW_EXEC);
@@ -106,7 +106,7 @@ it("does not overlook a server that is forked and not executed yet when its spaw
   await expectConsistent(fleet);
 });
 
-it("stops a server that is forked and not executed yet", async (ctx) => {
+it("stop ends a server that is forked but not executed when its spawn is killed", async (ctx) => {
   if (problem !== undefined) return ctx.skip(problem);
   const fleet = await faultFleet(PORTS);
   const traced = traceSpawn(fleet, SLOW_EXEC);

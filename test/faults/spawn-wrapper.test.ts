@@ -8,7 +8,7 @@ const PORTS = 31_000;
 const PLATFORM = `@github/copilot-${process.platform}-${process.arch}`;
 const TRAP = "#!/usr/bin/env node\nthrow new Error('the wrapper was started');\n";
 
-/** A folder as npm makes it: the package with the wrapper, a link to that as the command, and the native package. */
+/** Makes a folder as npm does: the package with the wrapper, the command as a link to it, and the native package. */
 async function installed(native: boolean): Promise<{ wrapper: string; command: string; program: string }> {
   const modules = join(await openFolder(), "node_modules");
   const wrapper = join(modules, "@github", "copilot", "npm-loader.js");
@@ -21,7 +21,7 @@ async function installed(native: boolean): Promise<{ wrapper: string; command: s
   symlinkSync("../@github/copilot/npm-loader.js", command);
   if (native) {
     writeFileSync(join(dirname(program), "package.json"), JSON.stringify({ name: PLATFORM, version: "1.0.0" }));
-    // The program is recognized by its path alone; what it needs beside it comes along.
+    // Only its path identifies the program. The runtime.node that it needs must be next to it.
     const bundled = findRuntime(null, {}).path;
     copyFileSync(bundled, program);
     symlinkSync(join(dirname(bundled), "runtime.node"), join(dirname(program), "runtime.node"));
@@ -29,18 +29,21 @@ async function installed(native: boolean): Promise<{ wrapper: string; command: s
   return { wrapper, command, program };
 }
 
-it.each(["wrapper", "command"] as const)("starts the native program when it is given the npm %s", async (which) => {
-  const { program, ...paths } = await installed(true);
-  const fleet = await faultFleet(PORTS, { COPILOT_CLI_PATH: paths[which] });
-  const { pid } = await fleet.spawn("alice");
-  expect(readlinkSync(`/proc/${pid}/exe`)).toBe(program);
-  expect(await fleet.record("alice")).toMatchObject({ runtimePath: program });
-  await expectConsistent(fleet);
-  expect(await fleet.json(["stop", "--user", "alice"])).toMatchObject({ stopped: [{ outcome: "drained" }] });
-  expect(fleet.processes()).toEqual([]);
-});
+it.each(["wrapper", "command"] as const)(
+  "spawn starts the native program when COPILOT_CLI_PATH is the npm %s",
+  async (which) => {
+    const { program, ...paths } = await installed(true);
+    const fleet = await faultFleet(PORTS, { COPILOT_CLI_PATH: paths[which] });
+    const { pid } = await fleet.spawn("alice");
+    expect(readlinkSync(`/proc/${pid}/exe`)).toBe(program);
+    expect(await fleet.record("alice")).toMatchObject({ runtimePath: program });
+    await expectConsistent(fleet);
+    expect(await fleet.json(["stop", "--user", "alice"])).toMatchObject({ stopped: [{ outcome: "drained" }] });
+    expect(fleet.processes()).toEqual([]);
+  },
+);
 
-it("refuses an npm wrapper without its native program, and records nothing", async () => {
+it("spawn refuses an npm wrapper without its native program, and records nothing", async () => {
   const { wrapper } = await installed(false);
   const fleet = await faultFleet(PORTS, { COPILOT_CLI_PATH: wrapper });
   const result = await fleet.run(["spawn", "--user", "alice", "--json"]);
@@ -52,7 +55,7 @@ it("refuses an npm wrapper without its native program, and records nothing", asy
   expect((await fleet.registry()).servers).toEqual({});
 });
 
-it("refuses a native program that is not executable, and says how to mend it", async () => {
+it("spawn refuses a native program that is not executable, and suggests the chmod command", async () => {
   const { wrapper, program } = await installed(true);
   chmodSync(program, 0o644);
   const fleet = await faultFleet(PORTS, { COPILOT_CLI_PATH: wrapper });

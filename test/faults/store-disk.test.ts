@@ -6,7 +6,7 @@ import { bundleFixture } from "../fixtures/store-bundle.js";
 import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
 import { temporaryRoot } from "../fixtures/store-root.js";
 
-/** Runs a command in a mount namespace of its own: what it mounts is gone when it ends, and needs no root. */
+/** Runs a command in its own mount namespace. Its mounts disappear when it ends, and it needs no root. */
 function inNamespace(script: string, ...argv: string[]) {
   return spawnSync("unshare", ["--map-root-user", "--mount", "sh", "-ec", script, "sh", ...argv], { encoding: "utf8" });
 }
@@ -23,7 +23,7 @@ const filler = bundleFixture("store-filler");
 const reader = bundleFixture("store-reader");
 
 it.skipIf(problem !== undefined)(
-  "a full disk refuses the update, keeps the old state whole, and works again once there is room",
+  "the file store refuses an update on a full disk, keeps the old state, and works again once there is room",
   async () => {
     const folder = await temporaryRoot();
     await mkdir(folder);
@@ -46,7 +46,7 @@ it.skipIf(problem !== undefined)(
 );
 
 it.skipIf(problem !== undefined)(
-  "a read-only folder can be read, and refuses every write with the reason",
+  "the file store reads from a read-only folder, and refuses every write with the reason",
   async () => {
     const root = await temporaryRoot();
     const store = openFileStore(root);

@@ -14,7 +14,7 @@ const TRIALS = process.env.SOAK === undefined ? 7 : 50;
 
 const program = bundleFixture("store-holder");
 
-/** A process that stands in the middle of a commit and holds the lock. */
+/** Starts a process that stops in the middle of a commit while it holds the lock. */
 async function startHolder(root: string) {
   const child = spawn(process.execPath, [program, root], { stdio: ["ignore", "pipe", "inherit"] });
   onTestFinished(() => void child.kill("SIGKILL"));
@@ -25,7 +25,7 @@ async function startHolder(root: string) {
 }
 
 describe("a writer after one that held the lock", () => {
-  it("and was killed: is acknowledged within 200 ms, and clears away what was left", async () => {
+  it("a writer is acknowledged within 200 ms after the lock's holder was killed, and deletes its temp file", async () => {
     const root = await temporaryRoot();
     const took: number[] = [];
     for (let trial = 0; trial < TRIALS; trial++) {
@@ -40,16 +40,16 @@ describe("a writer after one that held the lock", () => {
       took.push(passed.ms);
       expect(await scratchNames(root)).toEqual([]);
       expect(Object.keys((await openFileStore(root).readRegistry()).servers)).toHaveLength(trial + 1);
-      // The next holder needs the lock at once, not when this one is stale.
+      // Delete the lock, because the next holder needs it at once and not only when it is stale.
       await rm(join(root, "registry.lock"), { recursive: true, force: true });
     }
     took.sort((a, b) => a - b);
     console.log(`after a killed holder: ${took.map((ms) => `${ms.toFixed(0)} ms`).join(", ")}`);
-    // The median: a machine that is busy with other things delays single ones.
+    // We check the median, because a busy machine delays single writes.
     expect(took[Math.floor(TRIALS / 2)]).toBeLessThan(200);
   });
 
-  it("and is suspended: goes on as well", async () => {
+  it("a writer does not wait for a suspended holder of the lock", async () => {
     const root = await temporaryRoot();
     const { child } = await startHolder(root);
     child.kill("SIGSTOP");
@@ -59,13 +59,13 @@ describe("a writer after one that held the lock", () => {
     expect(Object.keys((await openFileStore(root).readRegistry()).servers)).toEqual(["a"]);
   });
 
-  it("takes over a lock that has become stale, and releases it", async () => {
+  it("a writer takes over a stale lock and releases it", async () => {
     const root = await temporaryRoot();
     const { child, exited } = await startHolder(root);
     child.kill("SIGKILL");
     await exited;
     const store = openFileStore(root);
-    // The lock's time may lie up to a second ahead: its library rounds up to measure the file system's precision.
+    // The lock's time may be up to a second ahead, because its library rounds up to measure the file system's precision.
     await expect
       .poll(
         async () => {

@@ -11,7 +11,7 @@ import { parseCounts, stringifyCounts } from "../fixtures/store-counts.js";
 import { serverRecord } from "../fixtures/store-records.js";
 import { attach, countCalls, straceProblem } from "../fixtures/store-strace.js";
 
-/** Every call of a commit that changes something, or opens what is then changed. */
+/** Every system call of a commit that changes something, or that opens a file that is then changed. */
 const CALLS = ["mkdir", "openat", "pwrite64", "fsync", "link", "rename", "unlink", "fchmod", "rmdir"];
 const ERRORS = ["EIO", "ENOSPC"];
 const SOAK = process.env.SOAK !== undefined;
@@ -21,14 +21,14 @@ const problem = straceProblem();
 if (problem !== undefined) console.log(`store system calls: skipped, since ${problem}`);
 const program = problem === undefined ? bundleFixture("store-committer") : "";
 
-/** A process that makes one update for each key that it is asked for. */
+/** A process that makes one update for each key that it receives. */
 class Committer {
   readonly child: ChildProcess;
   readonly exited: Promise<unknown>;
   readonly #lines: AsyncIterator<string>;
 
   constructor(root: string) {
-    // One thread for the file system: strace counts the occurrences of a call by thread.
+    // Use one thread for the file system, because strace counts the occurrences of a call per thread.
     const env = { ...process.env, UV_THREADPOOL_SIZE: "1" };
     const child = spawn(process.execPath, [program, root], { stdio: ["pipe", "pipe", "inherit"], env });
     this.child = child;
@@ -37,7 +37,7 @@ class Committer {
     this.#lines = createInterface(child.stdout)[Symbol.asyncIterator]();
   }
 
-  /** Its next line, or undefined when it died instead. */
+  /** Its next line, or undefined if it died first. */
   async answer(): Promise<string | undefined> {
     const { value, done } = await this.#lines.next();
     return done ? undefined : value;
@@ -59,7 +59,7 @@ describe.skipIf(problem !== undefined)("a commit whose system calls are tampered
   beforeAll(async () => {
     root = join(await mkdtemp(join(tmpdir(), "copilotfleet-syscalls-")), "state");
     log = join(root, "..", "strace.log");
-    // Long enough in use that each commit prunes a revision.
+    // Fill the store so far that each commit prunes a revision.
     for (let rev = 0; rev < 20; rev++) await addTo(openFileStore(root), `filler${rev}`);
     const committer = await start();
     const detach = await attach(committer.child.pid ?? 0, log, [`trace=${CALLS.join(",")}`]);
@@ -74,7 +74,7 @@ describe.skipIf(problem !== undefined)("a commit whose system calls are tampered
       child.kill("SIGKILL");
       await exited;
     }
-    // What could not be removed under an injected error stays for as long as its writer lives.
+    // Files that an injected error left behind stay for as long as their writer lives.
     await openFileStore(root).sweep();
     expect(await scratchNames()).toEqual([]);
   });
@@ -91,8 +91,8 @@ describe.skipIf(problem !== undefined)("a commit whose system calls are tampered
   }
 
   /**
-   * One update of the victim under `injection`, beside a writer that goes on all the time. If the victim had no need of
-   * the call then (the other one had done its work), once more without the other one.
+   * Makes one update by the victim under `injection`, next to a writer that never pauses. If the victim did not need the
+   * call, because the other writer had already done its work, makes the update again without the other writer.
    */
   async function tamper(committer: Committer, call: string, injection: string, hit: string) {
     const crowded = await tamperOnce(committer, call, injection, true);
@@ -103,7 +103,7 @@ describe.skipIf(problem !== undefined)("a commit whose system calls are tampered
 
   async function tamperOnce(committer: Committer, call: string, injection: string, crowded: boolean) {
     const key = `key${number++}`;
-    // A holder that was killed before would cost each case the wait for its lock.
+    // Otherwise each case would wait for the lock of a holder that was killed before.
     await rm(join(root, "registry.lock"), { recursive: true, force: true });
     const other = openFileStore(root);
     const expressions = [`trace=${CALLS.join(",")}`, `inject=${call}:${injection}`];
@@ -115,7 +115,7 @@ describe.skipIf(problem !== undefined)("a commit whose system calls are tampered
     const acked = await others;
     const trace = await detach();
     const { servers } = await other.readRegistry();
-    // Whatever happened to one writer, the other one's updates are all there.
+    // Whatever happened to the victim, all updates of the other writer are there.
     if (crowded) expect(parseCounts(servers.other?.failure ?? null).next).toEqual({ [key]: acked });
     expect(other.takeWarnings()).toEqual([]);
     return { answer, trace, times: parseCounts(servers.victim?.failure ?? null).next[key] ?? 0 };
@@ -127,7 +127,7 @@ describe.skipIf(problem !== undefined)("a commit whose system calls are tampered
     );
   }
 
-  it("and that is killed at any of them leaves the old state or the new one, and nothing to clear away by hand", async () => {
+  it("a commit killed at any system call leaves the old state or the new one, and nothing to delete by hand", async () => {
     const outcomes = { old: 0, new: 0 };
     for (const [call, when] of occurrences()) {
       const committer = await start();
@@ -142,14 +142,14 @@ describe.skipIf(problem !== undefined)("a commit whose system calls are tampered
       expect(await scratchNames(), at).toEqual([]);
     }
     console.log(`store system calls: killed ${JSON.stringify(outcomes)}`);
-    // Both must have been met, or the kills did not hit where they should.
+    // Both must occur. Otherwise the kills did not hit where they should.
     expect(Math.min(outcomes.old, outcomes.new)).toBeGreaterThan(0);
   });
 
-  it("and that gets an error from any of them reports it or had no need of the call, and leaves no temp file", async () => {
+  it("a commit reports an error from a system call unless it did not need the call, and leaves no temp file", async () => {
     const outcomes: Record<string, number> = {};
     const committer = await start();
-    // Which error it is makes no difference to the code; the ones that matter get both, below.
+    // The code does not distinguish the errors. The test below injects both of them into the calls that matter.
     for (const error of SOAK ? ERRORS : ["EIO"]) {
       for (const [call, when] of occurrences()) {
         const { answer, times } = await tamper(committer, call, `error=${error}:when=${when}`, "(INJECTED)");
@@ -165,13 +165,13 @@ describe.skipIf(problem !== undefined)("a commit whose system calls are tampered
   });
 
   it.each([
-    ["fchmod", 1, "the mark on the revision below"],
+    ["fchmod", 1, "the mode bit of the revision below"],
     ["fchmod", 2, "the mode of the temp file"],
     ["pwrite64", 1, "the temp file"],
     ["fsync", 1, "the temp file"],
     ["link", 1, "the commit itself"],
   ])(
-    "and whose %s #%d fails (%s) is refused, with the old state intact and the temp file removed",
+    "a commit whose %s #%d fails (%s) is refused, keeps the old state, and removes its temp file",
     async (call, when) => {
       for (const error of ERRORS) {
         const committer = await start();
@@ -184,13 +184,13 @@ describe.skipIf(problem !== undefined)("a commit whose system calls are tampered
     },
   );
 
-  it("and whose folder cannot be synced is not acknowledged", async () => {
+  it("a commit whose folder cannot be synced is reported as failed, although it has taken effect", async () => {
     const committer = await start();
     const { answer, times } = await tamperOnce(committer, "fsync", "error=EIO:when=2", false);
     expect({ answer, times }).toEqual({ answer: "failed FLEET_STATE_UNWRITABLE", times: 1 });
   });
 
-  it("and whose registry.json cannot be written is acknowledged with a warning", async () => {
+  it("a commit whose registry.json cannot be written is acknowledged with a warning", async () => {
     const committer = await start();
     for (const [call, when] of [
       ["pwrite64", 2],
@@ -203,7 +203,7 @@ describe.skipIf(problem !== undefined)("a commit whose system calls are tampered
     }
   });
 
-  it("and that is held up at any of them is made once, and loses nobody's update", async () => {
+  it("a commit delayed at any system call takes effect once, and loses no update of another writer", async () => {
     const committer = await start();
     for (const [call, when] of occurrences()) {
       const delay = `delay_enter=${DELAY_MS * 1000}:when=${when}`;
@@ -225,7 +225,7 @@ async function addTo(store: FileStore, id: string): Promise<void> {
   );
 }
 
-/** Counts up under `key`, one update after the other. @returns how many were acknowledged. */
+/** Counts up under `key`, one update after another. @returns the number of acknowledged updates. */
 async function countUntil(store: FileStore, key: string, finished: () => boolean): Promise<number> {
   let acked = 0;
   while (!finished()) {

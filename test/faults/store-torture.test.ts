@@ -11,15 +11,15 @@ import { expectExactlyOnce, total, Worker } from "../fixtures/store-workers.js";
 
 const WORKERS = 16;
 const SOAK = process.env.SOAK !== undefined;
-/** Increments of one worker, half in the registry and half in one session record that all of them share. */
+/** Increments per worker: half of them in the registry, and half in one session record that all workers share. */
 const QUOTA = SOAK ? 626 : 30;
-/** Proper-lockfile takes a lock for stale after 2 to 3 s: some stops outlast it, where there is time for that. */
+/** Proper-lockfile treats a lock as stale after 2 to 3 s. In a soak run, some suspensions last longer than that. */
 const LONG_STOP_MS = 4_000;
 const PAUSE_MS = SOAK ? 150 : 100;
 
 const program = bundleFixture("store-counter");
 
-it(`counts ${WORKERS * QUOTA} increments exactly once, whoever is killed or suspended`, async () => {
+it(`${WORKERS * QUOTA} increments in the file store count exactly once although workers are killed and suspended`, async () => {
   const random = seededRandom("store torture");
   const root = await temporaryRoot();
   const ackFolder = join(root, "..", "acks");
@@ -46,7 +46,7 @@ it(`counts ${WORKERS * QUOTA} increments exactly once, whoever is killed or susp
       faults[long ? "longStops" : "stops"]++;
     }
     expect(workers.map(({ failure }) => failure).filter(Boolean)).toEqual([]);
-    // A reader never fails, and never sees the past.
+    // A reader never fails and never sees an older state.
     const now = await total(store);
     expect(now).toBeGreaterThanOrEqual(seen);
     seen = now;
