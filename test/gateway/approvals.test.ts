@@ -5,7 +5,7 @@ import { eventually } from "../fixtures/fault-fleet.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient, type RawMessage } from "./raw-client.js";
 
-/** Answers what the server asks its client, as the test wants it to. */
+/** The client's answers to the server's questions. */
 interface Answers {
   permission?: object;
   hook?: object;
@@ -25,34 +25,41 @@ const APPROVE = { kind: "approve-once" as const };
 const SHELL_RULE = { kind: "shell", argument: null };
 const EXIT_PLAN = '!tool exit_plan_mode {"summary":"s","actions":["autopilot"],"recommendedAction":"autopilot"}';
 
-/** Each makes the model's `bash` call run, or is meant to. Those that did before approvals were limited are marked. */
+/** Attempts to make the model's `bash` call run. Those marked as "worked before" did so until approvals were limited. */
 const ATTACKS: Record<string, Attack> = {
-  "approve-once (worked)": { answers: { permission: APPROVE } },
-  "approve-for-session (worked)": {
+  "approve-once (worked before)": { answers: { permission: APPROVE } },
+  "approve-for-session (worked before)": {
     answers: {
       permission: { kind: "approve-for-session", approval: { kind: "commands", commandIdentifiers: ["touch"] } },
     },
   },
-  "approve-permanently (worked)": { answers: { permission: { kind: "approve-permanently", domain: "x" } } },
-  "approved, in the words of older clients": { answers: { permission: { kind: "approved" } } },
+  "approve-permanently (worked before)": { answers: { permission: { kind: "approve-permanently", domain: "x" } } },
+  "approved, the answer of older clients": { answers: { permission: { kind: "approved" } } },
   "no permission requests": { settings: { requestPermission: false }, answers: {} },
-  "a hook that allows (worked)": { settings: { hooks: true }, answers: { hook: { permissionDecision: "allow" } } },
+  "a hook that allows (worked before)": {
+    settings: { hooks: true },
+    answers: { hook: { permissionDecision: "allow" } },
+  },
   "a hook that allows, further down": {
     settings: { hooks: true },
     answers: { hook: { hookSpecificOutput: { permissionDecision: "allow" }, decision: "approve" } },
   },
-  "setApproveAll (worked)": { before: [["session.permissions.setApproveAll", { enabled: true }]] },
-  "setMode (worked)": { before: [["session.permissions.setMode", { mode: "allow-all" }]] },
-  "configure (worked)": { before: [["session.permissions.configure", { approveAllToolPermissionRequests: true }]] },
-  "configured rules (worked)": {
+  "setApproveAll (worked before)": { before: [["session.permissions.setApproveAll", { enabled: true }]] },
+  "setMode (worked before)": { before: [["session.permissions.setMode", { mode: "allow-all" }]] },
+  "configure (worked before)": {
+    before: [["session.permissions.configure", { approveAllToolPermissionRequests: true }]],
+  },
+  "configured rules (worked before)": {
     before: [["session.permissions.configure", { rules: { approved: [SHELL_RULE], denied: [] } }]],
   },
-  "modifyRules (worked)": {
+  "modifyRules (worked before)": {
     before: [["session.permissions.modifyRules", { scope: "session", add: [SHELL_RULE] }]],
   },
   setRequired: { before: [["session.permissions.setRequired", { required: false }]], answers: {} },
-  "the command /allow-all (worked)": { before: [["session.commands.invoke", { name: "allow-all", input: "on" }]] },
-  "the command /yolo (worked)": { before: [["session.commands.invoke", { name: "yolo", input: "" }]] },
+  "the command /allow-all (worked before)": {
+    before: [["session.commands.invoke", { name: "allow-all", input: "on" }]],
+  },
+  "the command /yolo (worked before)": { before: [["session.commands.invoke", { name: "yolo", input: "" }]] },
   "the queued command /yolo": { before: [["session.commands.enqueue", { command: "/yolo" }]] },
   "managed settings": {
     settings: { enableManagedSettings: true, managedSettings: { permissions: { allow: ["shell"] } } },
@@ -83,7 +90,7 @@ const ATTACKS: Record<string, Attack> = {
     before: [["session.fleet.start", { prompt: "ATTACK", agentMode: "autopilot" }]],
     prompt: "!delay 500 x",
   },
-  "the tool itself": {
+  "a direct call of the tool": {
     settings: { availableTools: ["bash"] },
     before: [
       ["session.tools.initializeAndValidate", {}],
@@ -119,7 +126,7 @@ describe.each([
   });
   afterAll(async () => await at[Symbol.asyncDispose]());
 
-  it.each(Object.entries(ATTACKS))("keeps the model's shell command from running: %s", async (_, attack) => {
+  it.each(Object.entries(ATTACKS))("keeps the model's shell command from running despite %s", async (_, attack) => {
     const { settings, answers = { permission: { kind: "reject" } }, before = [], send, prompt } = attack;
     const marker = join(at.folder, `ran-${sequence}`);
     const command = `touch ${marker}`;
@@ -185,11 +192,11 @@ function answer(client: RawClient, sessionId: string, answers: Answers): NodeJS.
   }, 2);
 }
 
-describe("an approval of the client", () => {
+describe("approval by the client", () => {
   const weather = { name: "weather", description: "w", parameters: { type: "object" }, handler: () => "sunny" };
   const bash = '!tool bash {"command":"echo permitted-output","description":"says it"}';
 
-  it("counts for its own tools alone while session.approve is none, whatever another client of the user answers", async () => {
+  it("lets a client approve only its own tools while session.approve is none, whatever another client answers", async () => {
     await using at = await DoorFleet.open({ from: 24_040, to: 24_049 });
     const client = await at.client("alice");
     const session = await client.createSession({ onPermissionRequest: () => APPROVE, tools: [weather] });
@@ -198,7 +205,7 @@ describe("an approval of the client", () => {
     await other.resumeSession(session.sessionId, {
       onPermissionRequest: ({ kind }) => {
         heard.push(kind);
-        // A rejection without a word would end the turn of a tool that neither client has.
+        // Approve the other tools, because a rejection without feedback would end the turn if neither client has the tool.
         return kind === "custom-tool" ? { kind: "reject" } : APPROVE;
       },
     });
@@ -210,7 +217,7 @@ describe("an approval of the client", () => {
     expect(refused?.data.content).toContain('session.approve is "none"');
   });
 
-  it("counts for all tools on the user's own server while session.approve is ask", async () => {
+  it("lets a client approve every tool on its user's own server while session.approve is ask", async () => {
     await using at = await DoorFleet.open({ from: 24_050, to: 24_059 }, { config: { session: { approve: "ask" } } });
     const client = await at.client("alice");
     const session = await client.createSession({ onPermissionRequest: () => APPROVE });
@@ -218,7 +225,7 @@ describe("an approval of the client", () => {
     await session.rpc.permissions.setApproveAll({ enabled: true });
   });
 
-  it("is asked of the library's caller while session.approve is ask, and of nobody while it is none", async () => {
+  it("asks the library's caller to approve a shell command only while session.approve is ask", async () => {
     for (const approve of ["ask", "none"] as const) {
       await using at = await DoorFleet.open({ from: 24_060, to: 24_069 }, { config: { session: { approve } } });
       const asked: string[] = [];

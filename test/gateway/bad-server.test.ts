@@ -7,7 +7,7 @@ import { Stopwatch } from "../fixtures/stopwatch.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
-describe("a server that does not keep to the protocol", () => {
+describe("a server that breaks the protocol", () => {
   let at: DoorFleet;
   beforeAll(async () => {
     at = await DoorFleet.open({ from: 16_775, to: 16_784 }, { config: { runtime: { path: fake("obedient.mjs") } } });
@@ -25,39 +25,43 @@ describe("a server that does not keep to the protocol", () => {
 
   it.each([
     ["text", "no-json", "no JSON at all"],
-    ["an object that breaks off", "breaks-off", '{"jsonrpc":"2.0","id":ID,"result":{"a":'],
-    ["an id that is none", "bad-id", '{"jsonrpc":"2.0","id":abc,"result":{}}'],
-    ["an error that is none", "bad-error", '{"jsonrpc":"2.0","id":ID,"error":{+}}'],
+    ["an object that is cut off", "breaks-off", '{"jsonrpc":"2.0","id":ID,"result":{"a":'],
+    ["an invalid id", "bad-id", '{"jsonrpc":"2.0","id":abc,"result":{}}'],
+    ["an invalid error", "bad-error", '{"jsonrpc":"2.0","id":ID,"error":{+}}'],
     [
-      "an event that is none",
+      "an invalid event",
       "bad-event",
       '{"jsonrpc":"2.0","method":"session.event","params":{"sessionId":"bad-event","event":{"type":"session.idle",+}}}',
     ],
-  ])("is hung up on by whoever got %s from it, and by nobody else", async (_, sessionId, frame) => {
-    const user = `of-${sessionId}`;
-    const [client, other] = [await session(user, sessionId), await RawClient.as(at.url, await at.token(user))];
-    const { pid } = await at.serverOf(user);
-    const before = at.events.length;
-    expect(await client.request("session.send", { sessionId, prompt: `!${frame}` })).toMatchObject(lost);
-    const told = at.events.slice(before).filter(({ event }) => event !== "closed");
-    // The prompt is refused once it is clear that the server lives, and its session may be open again by then.
-    expect(told.slice(0, 2)).toMatchObject([
-      { event: "protocol-error", user, detail: expect.stringMatching(/^from of-[^:]+: A frame is not JSON\.$/) },
-      { event: "server-lost", user },
-    ]);
-    // The connections of both go on, and so does the server.
-    expect(await client.request("session.send", { sessionId, prompt: "again" })).toMatchObject({ result: {} });
-    expect(await other.request("ping")).toMatchObject({ result: {} });
-    expect((await at.serverOf(user)).pid).toBe(pid);
-  });
+  ])(
+    "closes only the server connection that delivered %s, refuses its prompt, and keeps the clients",
+    async (_, sessionId, frame) => {
+      const user = `of-${sessionId}`;
+      const [client, other] = [await session(user, sessionId), await RawClient.as(at.url, await at.token(user))];
+      const { pid } = await at.serverOf(user);
+      const before = at.events.length;
+      expect(await client.request("session.send", { sessionId, prompt: `!${frame}` })).toMatchObject(lost);
+      const told = at.events.slice(before).filter(({ event }) => event !== "closed");
+      // The front door refuses the prompt only when it knows that the server is alive. By then the session may be open
+      // again, so later events may follow.
+      expect(told.slice(0, 2)).toMatchObject([
+        { event: "protocol-error", user, detail: expect.stringMatching(/^from of-[^:]+: A frame is not JSON\.$/) },
+        { event: "server-lost", user },
+      ]);
+      // Both clients stay connected, and the server keeps running.
+      expect(await client.request("session.send", { sessionId, prompt: "again" })).toMatchObject({ result: {} });
+      expect(await other.request("ping")).toMatchObject({ result: {} });
+      expect((await at.serverOf(user)).pid).toBe(pid);
+    },
+  );
 
-  it("is listened to again by whoever hung up on it", async () => {
+  it("opens a client's sessions again after the front door closed the connection to its faulty server", async () => {
     const client = await session("listens", "faulty");
     await client.request("session.create", { sessionId: "heard" });
     const other = await RawClient.as(at.url, await at.token("listens"));
     await other.request("session.resume", { sessionId: "heard" });
     expect(await client.request("session.send", { sessionId: "faulty", prompt: "!no JSON" })).toMatchObject(lost);
-    // Without another word of its.
+    // The client sends nothing for this.
     await eventually("that it is open again", () =>
       at.events.some(({ event, sessionId }) => event === "session-reopened" && sessionId === "heard"),
     );
@@ -65,7 +69,7 @@ describe("a server that does not keep to the protocol", () => {
     await eventually("what the other said", () => client.events("heard").includes("session.idle"));
   });
 
-  it("has a turn ended for it that it unloads before a word of that", async () => {
+  it("ends a turn for the client when the server unloads the session without ending the turn", async () => {
     const client = await session("unloaded", "brief");
     expect(await client.request("session.send", { sessionId: "brief", prompt: "unload" })).toMatchObject({
       result: {},
@@ -75,7 +79,7 @@ describe("a server that does not keep to the protocol", () => {
     expect(client.events("brief")).toEqual(ended);
   });
 
-  it("has the stack of what its frame was too much for in the log", async () => {
+  it("logs the stack of an exception that a server's frame causes in the front door", async () => {
     const client = await session("stacked", "stacked");
     const frame =
       '{"jsonrpc":"2.0","method":"session.event","params":{"sessionId":"stacked","event":{"type":"session.idle"}},"params":null}';
@@ -86,7 +90,7 @@ describe("a server that does not keep to the protocol", () => {
 });
 
 describe("a server that speaks version 4 of the protocol", () => {
-  it("is refused to a client in words that name the versions and the releases that fit", async () => {
+  it("refuses a client whose server speaks protocol version 4, and names the versions and the SDKs that fit", async () => {
     await using at = await DoorFleet.open(
       { from: 24_300, to: 24_309 },
       { config: { runtime: { path: fake("newer.mjs") } } },
@@ -106,7 +110,7 @@ describe("a server that speaks version 4 of the protocol", () => {
 describe("a server that is slow", () => {
   let at: DoorFleet;
   beforeAll(async () => {
-    // In less than the time for which it is mute.
+    // Shorter than the time for which the server is mute.
     const config = { runtime: { path: fake("obedient.mjs") }, health: { timeout: "2s" } };
     at = await DoorFleet.open({ from: 16_790, to: 16_799 }, { config });
   });
@@ -114,20 +118,20 @@ describe("a server that is slow", () => {
     await at[Symbol.asyncDispose]();
   });
 
-  /** Whether a turn in the session is marked. */
+  /** Whether the session has a use marker. */
   const isUsed = async (sessionId: string) => {
     const { servers } = await at.store.readRegistry();
     return Object.values(servers).some((server) => usedSessions(server).has(sessionId));
   };
 
-  it("does not keep a session open that its client left while it was being opened again", async () => {
+  it("sends a client no events of a session that it left while the front door was opening the session again", async () => {
     const token = await at.token("ann");
     const client = await RawClient.as(at.url, token);
     await client.request("session.create", { sessionId: "left", model: "slow" });
     await killed((await at.serverOf("ann")).pid);
     client.send({ id: 1, method: "session.send", params: { sessionId: "left", prompt: "one" } });
     await eventually("it is needed", () => at.door.turns === 1);
-    // Answered by the server that was started in its place, which is opening the session by then.
+    // The replacement server answers this. It is opening the session at that time.
     expect(await client.request("ping")).toMatchObject({ result: {} });
     expect(await client.request("session.detach", { sessionId: "left" })).toMatchObject({ result: { success: true } });
     expect((await client.answerTo(1)).error).toBeUndefined();
@@ -139,7 +143,7 @@ describe("a server that is slow", () => {
     expect(client.events("left").slice(before)).toEqual([]);
   });
 
-  it("does not keep the id of a session that it could not make", async () => {
+  it("frees the id of a session whose server died while it was creating the session", async () => {
     const client = await RawClient.as(at.url, await at.token("cid"));
     const { pid, home } = await at.serverOf("cid");
     client.send({ id: 1, method: "session.create", params: { sessionId: "again", model: "stuck" } });
@@ -150,8 +154,8 @@ describe("a server that is slow", () => {
     expect(await client.request("session.create", { sessionId: "again" })).toMatchObject({ result: {} });
   });
 
-  // The next ones wait for long, and so do it together.
-  it.concurrent("keeps a session open that its client opens once more in vain", async () => {
+  // The concurrent tests wait for a long time, so they run at the same time.
+  it.concurrent("keeps a client's session open when the server does not answer the client's second resume", async () => {
     const client = await RawClient.as(at.url, await at.token("eve"), true);
     await client.request("session.create", { sessionId: "kept" });
     const again = await client.request("session.resume", { sessionId: "kept", model: "stuck" }, 40_000);
@@ -162,7 +166,7 @@ describe("a server that is slow", () => {
     client.socket.destroy();
   });
 
-  it.concurrent("is waited for while it opens a session, but not for ever", async () => {
+  it.concurrent("answers FLEET_SERVER_UNREACHABLE when a server does not create a session within 30 s", async () => {
     const client = await RawClient.as(at.url, await at.token("ben"), true);
     const unreachable = { error: { code: -32003, data: { code: "FLEET_SERVER_UNREACHABLE", retryable: true } } };
     const began = performance.now();
@@ -171,12 +175,12 @@ describe("a server that is slow", () => {
     expect(await stuck).toMatchObject(unreachable);
     expect(performance.now() - began).toBeGreaterThan(29_000);
     expect(watch.ms).toBeLessThan(33_000);
-    // It had begun to make one: that does not stand in the way of the next.
+    // The half-created session does not block a new one with the same id.
     expect(await client.request("session.create", { sessionId: "stuck" })).toMatchObject({ result: {} });
     client.socket.destroy();
   });
 
-  it.concurrent("is waited for while it deletes a session, but not for ever", async () => {
+  it.concurrent("keeps a session and answers FLEET_SERVER_UNREACHABLE when the server does not delete it", async () => {
     const client = await RawClient.as(at.url, await at.token("fay"), true);
     await client.request("session.create", { sessionId: "lasting" });
     await client.request("session.create", { sessionId: "other" });
@@ -186,13 +190,13 @@ describe("a server that is slow", () => {
     expect(await client.answerTo(1, "session.delete", 40_000)).toMatchObject({
       error: { message: expect.stringContaining('"session.delete"'), data: { code: "FLEET_SERVER_UNREACHABLE" } },
     });
-    // It is there, and what is behind it goes on.
+    // The session still exists, and the request behind the deletion is answered.
     expect(await client.answerTo(2)).toMatchObject({ result: {} });
     expect(await client.turn("lasting", "next")).toMatchObject({ result: {} });
     client.socket.destroy();
   });
 
-  it("does not end a turn by saying that what was before is over", async () => {
+  it("does not end a turn when the server sends the session.idle of the turn before it", async () => {
     const client = await RawClient.as(at.url, await at.token("gil"));
     await client.request("session.create", { sessionId: "behind" });
     const listener = await RawClient.as(at.url, await at.token("gil"));
@@ -209,7 +213,7 @@ describe("a server that is slow", () => {
     expect(client.events("behind")).toEqual(["user.message", "session.idle"]);
   });
 
-  it.concurrent("does not keep a turn by never answering its prompt", async () => {
+  it.concurrent("ends a turn whose prompt the server never answers", async () => {
     const client = await RawClient.as(at.url, await at.token("hal"), true);
     await client.request("session.create", { sessionId: "swallowed" });
     const params = { sessionId: "swallowed", event: { type: "session.idle", data: {} } };
@@ -222,12 +226,12 @@ describe("a server that is slow", () => {
     client.socket.destroy();
   });
 
-  it.concurrent("ends a turn by saying so, also when it did not answer before whether that goes on", async () => {
+  it.concurrent("ends a turn at session.idle even if the server never answered whether it still runs", async () => {
     const client = await RawClient.as(at.url, await at.token("dan"), true);
     await client.request("session.create", { sessionId: "mute" });
     const began = performance.now();
     expect((await client.request("session.send", { sessionId: "mute", prompt: "mute" })).error).toBeUndefined();
-    // It is asked after 15 seconds.
+    // The front door asks the server after 15 seconds.
     await eventually("the end of the turn", async () => !(await isUsed("mute")), 40_000);
     expect(performance.now() - began).toBeGreaterThan(19_000);
     await eventually("its end at the client", () => client.events("mute").includes("session.idle"));

@@ -9,7 +9,7 @@ async function begun(client: RawClient, ...ids: string[]): Promise<void> {
   }
 }
 
-it("deletes in bulk what the user may delete, with its records, and nothing else", async () => {
+it("deletes in bulk only the sessions that the user may delete, together with their records", async () => {
   await using at = await DoorFleet.open({ from: 26_510, to: 26_519 });
   const alice = await RawClient.as(at.url, await at.token("alice"));
   const mallory = await RawClient.as(at.url, await at.token("mallory"));
@@ -36,7 +36,7 @@ it("deletes in bulk what the user may delete, with its records, and nothing else
   expect((await at.store.listSessions()).map(({ id }) => id)).toEqual(["mallorys"]);
 });
 
-it("deletes nothing in bulk on a shared server", async () => {
+it("refuses to delete sessions in bulk on a shared server", async () => {
   await using at = await DoorFleet.open({ from: 26_520, to: 26_524 }, { config: { isolation: "shared" } });
   const alice = await RawClient.as(at.url, await at.token("alice"));
   await begun(alice, "kept");

@@ -7,7 +7,7 @@ import { Stopwatch } from "../fixtures/stopwatch.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
-/** Both ends of a connection: the door's, with what it heard of it, and the client's. */
+/** Both ends of a connection: the client's, and the front door's with the names of the callbacks that it received. */
 async function pair(options: ClientSocketOptions = {}) {
   const heard: string[] = [];
   const server = createServer();
@@ -37,20 +37,20 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-describe("the time for a whole frame", () => {
+describe("the time limit for a whole frame", () => {
   const MB = 1024 * 1024;
   beforeEach(() => {
     vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "performance"] });
   });
 
-  /** Sends a piece, and resolves when the door has it: each piece of an unfinished frame is acknowledged. */
+  /** Sends a piece. Resolves when the front door has it, because it acknowledges each piece of an unfinished frame. */
   async function arrive(client: Socket, piece: string | Buffer): Promise<void> {
     const acknowledged = once(client, "data");
     client.write(piece);
     await acknowledged;
   }
 
-  it("ends 30 s after the frame began, also if a byte comes every second", async () => {
+  it("closes a client's connection 30 s after a frame began, even if a byte arrives every second", async () => {
     const { client, socket, heard } = await pair();
     await arrive(client, "Content-Length: 100\r\n\r\n{");
     for (let second = 1; second < 30; second++) {
@@ -64,7 +64,7 @@ describe("the time for a whole frame", () => {
     expect(heard).toEqual(["closed"]);
   });
 
-  it("ends 30 s after the header began if that does not end", async () => {
+  it("closes a client's connection 30 s after a frame's header began if the header is still incomplete", async () => {
     const { client, socket } = await pair();
     await arrive(client, "Content-");
     vi.advanceTimersByTime(29_990);
@@ -74,7 +74,7 @@ describe("the time for a whole frame", () => {
     expect(socket.destroyed).toBe(true);
   });
 
-  it("is long enough for a frame of 8 MB at 64 kB/s, and begins anew with each frame", async () => {
+  it("gives a client enough time for a frame of 8 MB at 64 kB/s, and restarts the time with each frame", async () => {
     const { client, socket, heard } = await pair();
     const header = `Content-Length: ${8 * MB}\r\n\r\n`;
     for (let frame = 0; frame < 2; frame++) {
@@ -96,7 +96,7 @@ describe("the time for a whole frame", () => {
     expect(socket.destroyed).toBe(false);
   });
 
-  it("stands still while the door does not read", async () => {
+  it("does not count the time in which the front door does not read against a client's frame", async () => {
     const { door, client, socket } = await pair();
     await arrive(client, "Content-Length: 10\r\n\r\n{");
     vi.advanceTimersByTime(20_000);
@@ -110,7 +110,7 @@ describe("the time for a whole frame", () => {
   });
 });
 
-it("cuts off a client that takes nothing, but not one that is slow in taking one long frame", async () => {
+it("closes the connection of a client that reads nothing, but not of one that reads a long frame slowly", async () => {
   const { door, client, socket, heard } = await pair({ stallMs: 4_000 });
   client.pause();
   const long = 128 * 1024 * 1024;
@@ -120,7 +120,7 @@ it("cuts off a client that takes nothing, but not one that is slow in taking one
   while (performance.now() - began < 10_000) {
     const piece = client.read() as Buffer | null;
     taken += piece?.length ?? 0;
-    // What the kernel keeps for it is taken in pieces of megabytes.
+    // Read often enough, because the kernel accepts new data from the front door only in pieces of megabytes.
     await new Promise((resolve) => setTimeout(resolve, 8));
   }
   expect(taken).toBeGreaterThan(0);
@@ -132,12 +132,12 @@ it("cuts off a client that takes nothing, but not one that is slow in taking one
 });
 
 it.each([
-  ["bytes that are no frame", "GET / HTTP/1.1\r\n\r\n", -32700],
-  ["a frame that is no request", "Content-Length: 2\r\n\r\n{}", -32600],
-])("ends a client that sends %s and goes on talking, with one answer", async (_, broken, code) => {
+  ["bytes that are not a frame", "GET / HTTP/1.1\r\n\r\n", -32700],
+  ["a frame that is not a request", "Content-Length: 2\r\n\r\n{}", -32600],
+])("answers a client that keeps sending %s once, and closes its connection", async (_, broken, code) => {
   await using at = await DoorFleet.open({ from: 16_770, to: 16_774 });
   const client = await RawClient.as(at.url, await at.token("ann"));
-  client.socket.allowHalfOpen = true; // it does not mind that the door says no more
+  client.socket.allowHalfOpen = true; // the client keeps sending after the front door has ended its side
   client.bytes(broken);
   const talking = setInterval(() => client.bytes(broken), 50);
   onTestFinished(() => clearInterval(talking));
@@ -149,14 +149,14 @@ it.each([
   await eventually("the door knows", () => at.door.clients === 0);
 });
 
-it("is not held up at the end by a client that reads nothing", async () => {
+it("closes the front door promptly although a client reads nothing", async () => {
   await using at = await DoorFleet.open({ from: 16_750, to: 16_754 });
   const client = await RawClient.as(at.url, await at.token("ann"));
   await client.request("session.create", { sessionId: "s" });
   await client.turn("s", `${"x ".repeat(100_000)}`);
   client.socket.pause();
   for (let id = 0; id < 100; id++) client.send({ id, method: "session.getMessages", params: { sessionId: "s" } });
-  // As much as the buffers in between take, and then no more for a while.
+  // The front door takes requests until the buffers in between are full. Then the number stays the same.
   let before = -1;
   let since = performance.now();
   await eventually("it is full", () => {
@@ -170,7 +170,7 @@ it("is not held up at the end by a client that reads nothing", async () => {
   expect(watch.ms).toBeLessThan(5_000);
 });
 
-it("does not go on listening to a client that floods it and takes no answer", async () => {
+it("stops reading from a client that floods the front door, until the client reads its answers", async () => {
   await using at = await DoorFleet.open({ from: 16_755, to: 16_759 });
   const client = await RawClient.as(at.url, await at.token("ann"));
   client.socket.pause();
@@ -187,7 +187,7 @@ it("does not go on listening to a client that floods it and takes no answer", as
   expect(taken).toBe(false);
   const answers = at.requests.length;
   expect(answers).toBeLessThan(60_000);
-  // It goes on where it was once the client reads.
+  // The front door continues when the client reads.
   client.socket.resume();
   await eventually("the rest", () => at.requests.length > answers && client.received.length > answers, 30_000);
 });

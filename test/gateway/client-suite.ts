@@ -18,27 +18,27 @@ import { eventually } from "../fixtures/fault-fleet.js";
 export interface Connected {
   /** A new client of the same user. */
   connect: () => Promise<CopilotClient>;
-  /** What a client has to say of the model itself. */
+  /** The settings of the model that a client must provide itself. */
   settings: Partial<SessionConfig>;
 }
 
-/** A request that this version of the SDK has no function for. */
+/** Sends a request for which this version of the SDK has no function. */
 async function request(client: CopilotClient, method: string, params: object): Promise<unknown> {
   const { connection } = client as unknown as { connection: { sendRequest(method: string, params: object): unknown } };
   return await connection.sendRequest(method, params);
 }
 
-/** What this client shows at `connect`. */
+/** The token that this client sends with `connect`. */
 function tokenOf(client: CopilotClient): string | undefined {
   return (client as unknown as { effectiveConnectionToken?: string }).effectiveConnectionToken;
 }
 
-/** What lets a client do all of this at a front door. */
+/** The session settings with which a front door lets a client do everything in this suite. */
 export const OPEN_TO_CLIENTS = { approve: "ask", host: "owner" } as const;
 
-/** What a client can do at its own server, in the words of the unmodified SDK. */
+/** Tests what a client can do at its own server through the unmodified SDK. */
 export function describeClient(name: string, open: () => Promise<Connected & AsyncDisposable>): void {
-  describe(`a client ${name}`, () => {
+  describe(`a client connected ${name}`, () => {
     let at: Connected & AsyncDisposable;
     let client: CopilotClient;
     beforeAll(async () => {
@@ -54,13 +54,13 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
     const say = async (session: CopilotSession, prompt: string) =>
       (await session.sendAndWait(prompt, 20_000))?.data.content;
 
-    it("pings and asks for the status", async () => {
+    it("answers a client's ping and its questions about the server's status", async () => {
       expect(await client.ping("hello")).toMatchObject({ message: "pong: hello", protocolVersion: 3 });
       expect(await client.getStatus()).toMatchObject({ protocolVersion: 3, version: expect.any(String) });
       expect(await client.getAuthStatus()).toMatchObject({ isAuthenticated: false });
     });
 
-    it("creates a session and talks in it", async () => {
+    it("lets a client create a session and get replies in it", async () => {
       const session = await create();
       expect(await say(session, "one")).toBe("you said: one");
       expect(await say(session, "two")).toBe("you said: two");
@@ -69,13 +69,13 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       expect(types.filter((type) => type === "assistant.message")).toHaveLength(2);
     });
 
-    it("takes the id that it wants", async () => {
+    it("creates a session with the id that the client asks for", async () => {
       const session = await create({ sessionId: `wanted-${name}` });
       expect(session.sessionId).toBe(`wanted-${name}`);
       expect(await say(session, "hi")).toBe("you said: hi");
     });
 
-    it("leaves a session and comes back to its history, in another connection too", async () => {
+    it("lets a client leave a session and resume it with its history on another connection", async () => {
       const session = await create();
       await say(session, "remember");
       await session.disconnect();
@@ -87,7 +87,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       await other.stop();
     });
 
-    it("lists, describes and deletes its sessions", async () => {
+    it("lets a client list, describe and delete its sessions", async () => {
       const session = await create();
       await say(session, "hi");
       const listed = (await client.listSessions()).map(({ sessionId }) => sessionId);
@@ -102,7 +102,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       );
     });
 
-    it("leaves a session by the method of older SDKs, and comes back to it", async () => {
+    it("lets a client leave a session with session.destroy, the method of older SDKs, and resume it", async () => {
       const session = await create();
       await say(session, "one");
       const sessionId = session.sessionId;
@@ -116,7 +116,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       expect((await again.getEvents()).filter(({ type }) => type === "user.message")).toHaveLength(3);
     });
 
-    it("leaves a session that was deleted, by itself or by another client", async () => {
+    it("lets clients disconnect from a session that one of them has deleted", async () => {
       const session = await create();
       await say(session, "hi");
       const other = await at.connect();
@@ -130,7 +130,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       expect(await other.stop()).toEqual([]);
     });
 
-    it("shuts a session down, and comes back to it", async () => {
+    it("lets a client shut a session down and resume it with its history", async () => {
       const session = await create();
       await say(session, "one");
       const shutDown = new Promise<SessionEvent>((resolve) => session.on("session.shutdown", resolve));
@@ -143,7 +143,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       expect((await again.getEvents()).filter(({ type }) => type === "user.message")).toHaveLength(2);
     });
 
-    it("keeps a session in another folder of the home, and comes back to it there", async () => {
+    it("keeps a session in another folder of the user's home, and resumes it from there", async () => {
       const { workspacePath } = await create();
       const configDirectory = resolve(workspacePath ?? "", "../../apart");
       const settings = { onPermissionRequest: approveAll, ...at.settings, configDirectory };
@@ -162,13 +162,13 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       await again.disconnect();
     });
 
-    it("leaves out arguments", async () => {
+    it("answers a client's requests without arguments", async () => {
       expect(await client.rpc.tools.list(undefined as never)).toMatchObject({ tools: expect.any(Array) });
       expect(await client.rpc.ping(undefined as never)).toMatchObject({ message: "pong", protocolVersion: 3 });
     });
 
-    it("gives its tools schemas as deep as the runtime takes them", async () => {
-      // With what is around it in `session.create`: 127 levels.
+    it("accepts a client's tool whose schema is as deep as the runtime allows", async () => {
+      // Together with the levels around it in `session.create`, these are 127 levels.
       const levels = 123;
       const parameters = JSON.parse(`${'{"properties":'.repeat(levels)}1${"}".repeat(levels)}`) as Record<
         string,
@@ -178,7 +178,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       expect(await say(session, "hi")).toBe("you said: hi");
     });
 
-    it("gets the reply in pieces, in order", async () => {
+    it("streams a reply to the client in pieces and in order", async () => {
       const session = await create({ streaming: true });
       const pieces: string[] = [];
       session.on("assistant.message_delta", ({ data }) => void pieces.push(data.deltaContent));
@@ -188,7 +188,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       expect(pieces.length).toBeGreaterThan(10);
     });
 
-    it("aborts a turn, and goes on", async () => {
+    it("lets a client abort a turn and then send another prompt", async () => {
       const session = await create();
       const idle = new Promise<SessionEvent>((resolve) => session.on("session.idle", resolve));
       const begun = new Promise((resolve) => session.on("assistant.turn_start", resolve));
@@ -199,7 +199,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       expect(await say(session, "next")).toBe("you said: next");
     });
 
-    it("runs its own tools", async () => {
+    it("runs a tool of the client and passes its result to the model", async () => {
       const session = await create({
         tools: [
           {
@@ -213,7 +213,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       expect(await say(session, '!tool weather {"city":"Bern"}')).toBe("tool said: sunny in Bern");
     });
 
-    it("is asked for permission, and its answer counts", async () => {
+    it("asks the client for permission to run a shell command, and obeys its answer", async () => {
       const asked: string[] = [];
       let allow = false;
       const session = await create({
@@ -229,14 +229,14 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       expect(asked).toEqual(["shell", "shell"]);
     });
 
-    it("is asked for the user's input", async () => {
+    it("asks the client for the user's input", async () => {
       const session = await create({
         onUserInputRequest: async ({ question }) => ({ answer: `yes to ${question}`, wasFreeform: true }),
       });
       expect(await say(session, '!tool ask_user {"question":"Really?"}')).toContain("yes to Really?");
     });
 
-    it("has its hooks called", async () => {
+    it("calls the client's hooks, and lets a hook deny a tool", async () => {
       const called: string[] = [];
       const session = await create({
         hooks: {
@@ -252,7 +252,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       expect(called).toEqual(expect.arrayContaining(["prompt", "before bash"]));
     });
 
-    it("has its hooks called, and is asked for permission, for the tools of a sub-agent", async () => {
+    it("calls the client's hooks and asks it for permission for the tools of a sub-agent", async () => {
       const called: string[] = [];
       const sessions = new Map<string, string>();
       const session = await create({
@@ -277,7 +277,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       expect(sessions.get("bash")).not.toBe(session.sessionId);
     });
 
-    it("goes on when one of its own functions throws", async () => {
+    it("keeps a session usable when a tool, a hook or another callback of the client throws", async () => {
       const fail = (): never => {
         throw new Error("thrown by the client");
       };
@@ -297,7 +297,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       expect(await say(careful, command)).toContain("Permission denied");
     });
 
-    it("uses the MCP server of a plugin", async () => {
+    it("runs the MCP server of a plugin that the client names", async () => {
       const { workspacePath } = await create();
       const plugin = resolve(workspacePath ?? "", "../../plugin");
       await mkdir(plugin);
@@ -312,7 +312,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       expect(await say(session, '!tool echoing-echo {"text":"hello"}')).toBe("tool said: MCP said: hello");
     });
 
-    it("gets ephemeral events, which the history does not have", async () => {
+    it("sends ephemeral events to the clients of a session, but keeps them out of its history", async () => {
       const session = await create();
       const other = await at.connect();
       const watching = await other.resumeSession(session.sessionId, {
@@ -334,7 +334,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       await other.stop();
     });
 
-    it("sends attachments of several megabytes", async () => {
+    it("accepts a client's attachments of several megabytes", async () => {
       const session = await create();
       const data = randomBytes(3 * 1024 * 1024).toString("base64");
       const attachments = [
@@ -346,7 +346,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       expect(JSON.stringify(sent)).toContain("big.bin");
     });
 
-    it("has many requests under way at once", async () => {
+    it("answers many requests that one client sends at once", async () => {
       const sessions = await Promise.all(Array.from({ length: 5 }, async () => await create()));
       const replies = await Promise.all([
         ...sessions.map(async (session, index) => await say(session, `n${index}`)),
@@ -358,7 +358,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       ]);
     });
 
-    it("shares a session with another client of the same user, who hears it all", async () => {
+    it("shares a session between two clients of the same user, and sends both all its events", async () => {
       const session = await create();
       await say(session, "first");
       const other = await at.connect();
@@ -368,7 +368,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
         ...at.settings,
       });
       watching.on("assistant.message", ({ data }) => void seen.push(data.content));
-      // The SDK goes by the event alone: a prompt takes the end of the turn before it for its own.
+      // The SDK waits only for the event, so a prompt would take the end of the turn before it for its own end.
       const over = new Promise((resolve) => watching.on("session.idle", resolve));
       expect(await say(session, "second")).toBe("you said: second");
       await over;
@@ -380,7 +380,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       expect(await say(session, "fourth")).toBe("you said: fourth");
     });
 
-    it("has each tool run by the client that brought it, as long as that is there", async () => {
+    it("runs each tool at the client that provides it, and fails it when that client has disconnected", async () => {
       const tool = (name: string) => ({
         name,
         description: name,
@@ -402,7 +402,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       expect(await say(session, "!tool first {}")).toBe("tool said: from first");
     });
 
-    it("is asked what a form asks for", async () => {
+    it("passes a form's questions to the client, and its answers back", async () => {
       const session = await create({
         onElicitationRequest: async ({ message }) => ({ action: "accept", content: { name: `re: ${message}` } }),
       });
@@ -414,7 +414,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       });
     });
 
-    it("queues prompts during a turn, and takes one back", async () => {
+    it("queues a client's prompts during a turn, and lets the client remove the newest one", async () => {
       let goOn = (_: string): void => undefined;
       const going = new Promise<string>((resolve) => {
         goOn = resolve;
@@ -432,7 +432,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       expect(said.map(({ data }) => (data as { content?: string }).content)).toEqual(["!tool hold {}", "two"]);
     });
 
-    it("forks a session, and goes on in the fork", async () => {
+    it("forks a session for a client, and continues the fork without changing the original", async () => {
       const session = await create();
       await say(session, "common");
       const { sessionId } = await client.rpc.sessions.fork({ sessionId: session.sessionId });
@@ -442,7 +442,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       expect((await session.getEvents()).filter(({ type }) => type === "user.message")).toHaveLength(1);
     });
 
-    it("connects a second time with the same token, and not with another one", async () => {
+    it("accepts a second connect with the same token on one connection, and refuses another token", async () => {
       const connect = async (token: string | undefined) =>
         await request(client, "connect", { token, supportedTaskKinds: [] });
       const greeting = await connect(tokenOf(client));
@@ -453,14 +453,14 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       expect(await client.ping("still here")).toMatchObject({ message: "pong: still here" });
     });
 
-    it("has no foreground session at a headless server", async () => {
+    it("reports no foreground session, because the server is headless", async () => {
       const { sessionId } = await create();
       expect(await client.getForegroundSessionId()).toBeUndefined();
       await expect(client.setForegroundSessionId(sessionId)).rejects.toThrow(/Not running in TUI\+server mode/);
       expect(await client.getForegroundSessionId()).toBeUndefined();
     });
 
-    it("is told that a session which does not exist cannot be deleted", async () => {
+    it("refuses to delete a session that does not exist in the runtime's own words", async () => {
       expect(await request(client, "session.delete", { sessionId: "never-was" })).toEqual({
         success: false,
         error: "Session file not found for never-was",
@@ -468,7 +468,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       await expect(client.deleteSession("never-was")).rejects.toThrow(/Session file not found/);
     });
 
-    it("deletes several sessions at once, and is told what that freed", async () => {
+    it("deletes a client's sessions in bulk, and returns the bytes that each of them freed", async () => {
       const sessions = [await create(), await create()];
       for (const session of sessions) await say(session, "hi");
       const ids = sessions.map(({ sessionId }) => sessionId);
@@ -487,7 +487,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       );
     });
 
-    it("is told which sessions are old, and deletes those", async () => {
+    it("lists a client's old sessions in a dry run of pruneOld, and then deletes them", async () => {
       const session = await create();
       await say(session, "hi");
       await session.disconnect();
@@ -508,18 +508,18 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       await expect(request(client, "sessions.pruneOld", {})).rejects.toThrow(/parameter 'olderThanDays'/);
     });
 
-    it("is told that remote control is off", async () => {
+    it("reports to the client that remote control is off", async () => {
       expect(await client.rpc.sessions.getRemoteControlStatus()).toEqual({ status: { state: "off" } });
     });
 
-    it("is told that a method does not exist", async () => {
+    it("refuses a client's request for a method that does not exist with code -32601", async () => {
       await expect(request(client, "session.brandNew", { sessionId: "x" })).rejects.toMatchObject({
         code: -32601,
         message: expect.stringMatching(/^Unhandled method "?session\.brandNew/),
       });
     });
 
-    it("gets the server's own errors", async () => {
+    it("passes the server's own errors to the client", async () => {
       await expect(client.resumeSession("never-was", { onPermissionRequest: approveAll })).rejects.toThrow(
         /session not found/i,
       );
@@ -527,7 +527,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       await expect(session.rpc.mode.set({ mode: "bogus" as "plan" })).rejects.toThrow(/bogus|mode/);
     });
 
-    it("changes the model, the mode and the name of a session", async () => {
+    it("lets a client change the model and the name of a session", async () => {
       const session = await create();
       await session.rpc.model.switchTo({ modelId: "gpt-4.1" });
       expect(await session.rpc.model.getCurrent()).toMatchObject({ modelId: "gpt-4.1" });
@@ -543,7 +543,7 @@ interface AskedOfHandler {
   key: string | null;
 }
 
-/** Answers every prompt but "wait", for which it waits until the runtime calls the request off. */
+/** Answers the model's requests. For a prompt with "please wait", it waits until the runtime cancels the request. */
 class Handler extends CopilotRequestHandler {
   readonly asked: AskedOfHandler[] = [];
   calledOff = 0;
@@ -588,12 +588,12 @@ function citing(): Response {
   return new Response(body, { headers: { "content-type": "text/event-stream" } });
 }
 
-/** What a client can do that answers the model's requests itself, at a server without credentials. */
+/** Tests a client that answers the model's requests itself, at a server without credentials. */
 export function describeRequestHandler(
   name: string,
   open: () => Promise<{ connect: (options: CopilotClientOptions) => Promise<CopilotClient> } & AsyncDisposable>,
 ): void {
-  describe(`a client ${name} that answers the model's requests`, () => {
+  describe(`a client connected ${name} that answers the model's requests`, () => {
     const handler = new Handler();
     let at: Awaited<ReturnType<typeof open>>;
     let client: CopilotClient;
@@ -613,14 +613,14 @@ export function describeRequestHandler(
         streaming: true,
       });
 
-    it("gets them with the session's id and key, and its answers count", async () => {
+    it("sends model requests to the client's handler with the session's id and key, and uses its answers", async () => {
       const session = await create({ apiKey: "own-key" });
       expect((await session.sendAndWait("hi", 20_000))?.data.content).toBe("from the handler");
       const url = "http://model.invalid/v1/chat/completions";
       expect(handler.asked).toContainEqual({ url, sessionId: session.sessionId, key: "Bearer own-key" });
     });
 
-    it("gets them with the token that it gives for each of them", async () => {
+    it("sends each model request to the client's handler with a new token from its token provider", async () => {
       let given = 0;
       const session = await create({ bearerTokenProvider: async () => await Promise.resolve(`token-${++given}`) });
       for (const prompt of ["one", "two"]) await session.sendAndWait(prompt, 20_000);
@@ -628,7 +628,7 @@ export function describeRequestHandler(
       expect(keys).toEqual(expect.arrayContaining(["Bearer token-1", "Bearer token-2"]));
     });
 
-    it("gets the citations of an answer", async () => {
+    it("gives the client the citations of a model's answer", async () => {
       const session = await client.createSession({
         onPermissionRequest: approveAll,
         provider: { type: "anthropic", baseUrl: "http://model.invalid", apiKey: "own-key" },
@@ -648,7 +648,7 @@ export function describeRequestHandler(
       });
     });
 
-    it("is told when its answer is no longer wanted", async () => {
+    it("cancels the model request at the client's handler when the client aborts the turn", async () => {
       const session = await create({ apiKey: "own-key" });
       const before = handler.asked.length;
       await session.send("please wait");
@@ -657,7 +657,7 @@ export function describeRequestHandler(
       await eventually("the end of the request", () => handler.calledOff > 0);
     });
 
-    it("is told that nobody waits for an answer", async () => {
+    it("does not accept a client's answer to a model request that does not exist", async () => {
       const requestId = "never-was";
       const start = { requestId, status: 200, headers: {} };
       expect(await client.rpc.llmInference.httpResponseStart(start)).toMatchObject({ accepted: false });

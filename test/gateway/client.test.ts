@@ -1,7 +1,7 @@
 import { describeClient, describeRequestHandler, OPEN_TO_CLIENTS } from "./client-suite.js";
 import { DoorFleet, MODEL_KEY } from "./harness.js";
 
-/** One suite twice: what a client can do at a bare server it can do at the front door. */
+/** Runs one suite twice, because a client must be able to do the same at the front door as at a bare server. */
 describeClient("directly", async () => {
   const fleet = await DoorFleet.open({ from: 16_500, to: 16_519 });
   await fleet.fleet.spawn("alice");

@@ -23,7 +23,7 @@ describe.each([
     await at[Symbol.asyncDispose]();
   });
 
-  /** A session of ann's with ben as a member, left by whoever made it. */
+  /** Creates a session of ann's with ben as a member, and leaves it. */
   const team = async (sessionId: string, { fleet } = at) => {
     const session = await fleet.createSession({ user: "ann", members: ["ben"], sessionId });
     await fleet.leaveSession(session);
@@ -42,8 +42,8 @@ describe.each([
         : [];
     });
 
-  it("lets one in at a time, in order, and both hear it all", async () => {
-    // Nobody waits for longer than is allowed there, however slow the machine is.
+  it("runs the prompts of two members of a session one at a time, and sends all replies to both", async () => {
+    // This fleet has the default turn wait, so that no prompt times out on a slow machine.
     await using patient = await DoorFleet.open({ from: from + 130, to: from + 134 }, { config: { isolation } });
     const id = await team(`team-1-${isolation}`, patient);
     const [ann, ben] = [
@@ -60,7 +60,7 @@ describe.each([
     await eventually("the turns are recorded", async () => ((await patient.store.readSession(id))?.turns ?? 0) >= 2);
   });
 
-  it("holds the lease until the turn is over, and lets no one wait for ever", async () => {
+  it("holds a member's lease until its turn ends, and refuses another member's prompt after the turn wait", async () => {
     const id = await team(`team-2-${isolation}`);
     const [ann, ben] = [await join("ann", id), await join("ben", id)];
     await ann.request("session.send", { sessionId: id, prompt: "!delay 60000 long" });
@@ -81,7 +81,7 @@ describe.each([
     expect(await ben.turn(id, "now")).toMatchObject({ result: {} });
   });
 
-  it("takes a prompt back that waits", async () => {
+  it("lets a member take back a waiting prompt without ending the other member's turn", async () => {
     const id = await team(`team-3-${isolation}`);
     const [ann, ben] = [await join("ann", id), await join("ben", id)];
     await ann.request("session.send", { sessionId: id, prompt: "!hold taken-back" });
@@ -94,7 +94,7 @@ describe.each([
     expect(ann.events(id)).not.toContain("abort");
   });
 
-  it("begins no turn by the queue, past the lease", async () => {
+  it("refuses a prompt that a member inserts into a session's queue, because it would bypass the lease", async () => {
     const id = await team(`team-8-${isolation}`);
     const [ann, ben] = [await join("ann", id), await join("ben", id)];
     const queued = { sessionId: id, position: 0, message: { prompt: "sneaked in" } };
@@ -108,7 +108,7 @@ describe.each([
     expect(JSON.stringify(ann.received)).not.toContain("sneaked in");
   });
 
-  it("respects a lease that somebody took with the lock command", async () => {
+  it("refuses a member's prompt while another member has locked the session", async () => {
     const id = await team(`team-4-${isolation}`);
     const ben = await join("ben", id);
     const lease = await at.fleet.lockSession(id, { user: "ann" });
@@ -119,7 +119,7 @@ describe.each([
     expect(await ben.turn(id, "x")).toMatchObject({ result: {} });
   });
 
-  it("lets the client that came with the lease call off what goes on, also outside its turns, and nobody else", async () => {
+  it("lets only a client that connected under a session's lease abort while that lease is in force", async () => {
     const id = await team(`team-9-${isolation}`);
     const ben = await join("ben", id);
     const lease = await at.fleet.lockSession(id, { user: "ann" });
@@ -133,13 +133,13 @@ describe.each([
     expect(await abort(ben)).toMatchObject(locked);
     await lease.release();
     expect(await abort(ben)).toMatchObject({ result: {} });
-    // That lease was another one.
+    // ann's token belongs to the earlier lease.
     const next = await at.fleet.lockSession(id, { user: "ann" });
     expect(await abort(ann)).toMatchObject(locked);
     await next.release();
   });
 
-  it("ends the turn of a holder whose lease was taken over, and refuses its late prompts", async () => {
+  it("ends a member's turn when its lease is stolen, and refuses that member's late prompts", async () => {
     const id = await team(`team-5-${isolation}`);
     const ann = await join("ann", id);
     await ann.request("session.send", { sessionId: id, prompt: "!delay 20000 x" });
@@ -154,7 +154,7 @@ describe.each([
     expect(await ann.turn(id, "again")).toMatchObject({ result: {} });
   });
 
-  it("gives a member the conversation, and nothing past it", async () => {
+  it("gives a member of a session only the conversation, and a user who is not a member nothing", async () => {
     const id = await team(`team-6-${isolation}`);
     const ben = await join("ben", id);
     for (const [method, params] of [
@@ -178,18 +178,24 @@ describe.each([
     }
   });
 
-  it.runIf(isolation === "per-user")("runs the owner's tools for nobody but the owner", async () => {
-    const id = await team("team-7");
-    const client = await at.client("ben");
-    const session = await client.resumeSession(id, { onPermissionRequest: approveAll });
-    const reply = await session.sendAndWait('!tool bash {"command":"echo permitted-output","description":"x"}', 30_000);
-    expect(reply?.data.content).not.toContain("tool said: permitted-output");
-    expect(at.events).toContainEqual(
-      expect.objectContaining({
-        event: "denied",
-        user: "ben",
-        method: "session.permissions.handlePendingPermissionRequest",
-      }),
-    );
-  });
+  it.runIf(isolation === "per-user")(
+    "does not run a shell command on the owner's server that another member approves",
+    async () => {
+      const id = await team("team-7");
+      const client = await at.client("ben");
+      const session = await client.resumeSession(id, { onPermissionRequest: approveAll });
+      const reply = await session.sendAndWait(
+        '!tool bash {"command":"echo permitted-output","description":"x"}',
+        30_000,
+      );
+      expect(reply?.data.content).not.toContain("tool said: permitted-output");
+      expect(at.events).toContainEqual(
+        expect.objectContaining({
+          event: "denied",
+          user: "ben",
+          method: "session.permissions.handlePendingPermissionRequest",
+        }),
+      );
+    },
+  );
 });

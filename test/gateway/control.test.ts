@@ -24,7 +24,7 @@ import { RawClient } from "./raw-client.js";
 const problem = redisProblem();
 const CALL = { method: "servers", params: {}, limitMs: 5_000 };
 
-/** The front door of host h1 in this process; the tests are host h2. */
+/** The front door of host h1 is in this process. The tests act as host h2. */
 describe.skipIf(problem !== undefined)("a control connection", () => {
   let redis: RedisServer;
   let folder: string;
@@ -58,7 +58,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
     });
     store = openStore(url, join(folder, "other"), "h2");
     directory = new HostDirectory({ store, config: { storage: { shared: null } } });
-    // What is written first makes the database a fleet's.
+    // The first write makes the database belong to a fleet.
     await revokeTokens(store, { ids: [(await issueToken(store, "nobody", null)).id] });
   });
   afterAll(async () => {
@@ -87,14 +87,14 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
     remainingMs: 60_000,
     ...over,
   });
-  /** In the directory, so that whoever waits for it sees it there. */
+  /** Enters h1 in the directory, so that a caller that waits for h1 finds it alive. */
   const beat = async () => {
     const h1 = openStore(redis.url("control"), join(folder, "state"), "h1");
     await h1.hosts?.beat(ensureNote(fleet.stateRoot, "h1").instance, host(), 60_000);
     await h1.close();
   };
 
-  it("answers another host's calls, and has no token left then", async () => {
+  it("answers another host's calls, and deletes the token that opened the control connection", async () => {
     const link = await ControlLink.open({ store, directory }, host());
     expect(await store.listTokens()).toEqual([]);
     expect(await link.call("servers", {}, { limitMs: 5_000 })).toEqual([]);
@@ -104,7 +104,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
     expect(events).toContainEqual(expect.objectContaining({ event: "host-connected", detail: "h2" }));
   });
 
-  it("takes fleet.call and nothing else", async () => {
+  it("accepts only fleet.call with valid parameters on a control connection", async () => {
     const { token } = await issueHostToken(store, "h2", "h1");
     const raw = await RawClient.as(url(), token);
     for (const method of ["ping", "session.create", "sessions.list", "connect", "fleet.other"]) {
@@ -119,7 +119,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
     }
   });
 
-  it("reads parameters as if they came from anywhere", async () => {
+  it("validates the parameters of another host's calls as strictly as those of a stranger", async () => {
     const { token } = await issueHostToken(store, "h2", "h1");
     const raw = await RawClient.as(url(), token);
     const refused = async (method: string, params: object) =>
@@ -140,7 +140,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
     expect((await fleet.servers()).length, "nothing was started").toBe(0);
   });
 
-  it("is refused a second time, at another door, and too late", async () => {
+  it("refuses a host token on its second use, at another host's front door, and after it has expired", async () => {
     const { token } = await issueHostToken(store, "h2", "h1");
     await RawClient.as(url(), token);
     await expect(RawClient.as(url(), token)).rejects.toThrow("AUTHENTICATION_FAILED");
@@ -154,13 +154,13 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
     expect(await store.readToken(late.id), "a left-over is swept").toBeNull();
   });
 
-  it("is let in once, whoever comes at the same time", async () => {
+  it("accepts a host token exactly once when several connections present it at the same time", async () => {
     const { token } = await issueHostToken(store, "h2", "h1");
     const tries = await Promise.allSettled(Array.from({ length: 8 }, async () => await RawClient.as(url(), token)));
     expect(tries.filter(({ status }) => status === "fulfilled")).toHaveLength(1);
   });
 
-  it("is nothing that a user's token gets, nor does a list show a host's", async () => {
+  it("gives a user's token no control connection, and shows no host token in the list of tokens", async () => {
     const { token, id } = await issueToken(store, "alice", 60_000);
     const hosts = await issueHostToken(store, "h2", "h1");
     expect((await listTokens(store)).map((each) => each.id)).toEqual([id]);
@@ -171,7 +171,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
     await revokeTokens(store, { ids: [id, hosts.id] });
   });
 
-  it("says with the code of the other side what went wrong there", async () => {
+  it("rejects a call with the error code and the suggestions of the other host", async () => {
     await beat();
     await using link = await ControlLink.open({ store, directory }, host());
     await expect(link.call("logEnd", { id: "nobody", lines: 1 }, { limitMs: 5_000 })).rejects.toMatchObject({
@@ -180,7 +180,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
     });
   });
 
-  it("calls off what is under way when it is hung up", async () => {
+  it("rejects an aborted call with the caller's reason, and closes the control connection when it is disposed", async () => {
     await beat();
     const { server } = await fleet.spawn("bob");
     const { at } = await fleet.logEnd(server.id, 0);
@@ -198,7 +198,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
     );
   });
 
-  it("fails at once at a host that is gone, and in time at one that says nothing", async () => {
+  it("rejects with FLEET_HOST_AWAY when the other host is gone or does not answer, and leaves no token", async () => {
     await expect(ControlLink.open({ store, directory }, host({ gone: true }))).rejects.toMatchObject({
       code: "FLEET_HOST_AWAY",
       exit: 7,
@@ -219,7 +219,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
     }
   });
 
-  it("says that it took too long, which is no fault of the other side's", async () => {
+  it("rejects a call that exceeds its time limit, without a failure in the other host's log", async () => {
     await beat();
     const { server } = await fleet.spawn("bob");
     const { at } = await fleet.logEnd(server.id, 0);
@@ -233,7 +233,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
     expect(events.filter(({ event }) => event === "failed")).toHaveLength(before);
   });
 
-  it("takes as long as a timer can where many servers may take long each", async () => {
+  it("caps the time limit of a call about many servers at the longest possible timer", async () => {
     await beat();
     const other = new OtherHost(host(), { store, directory, config: fleet.config });
     const ids = Array.from({ length: 30 }, (_, index) => `nobody-${index}`);
@@ -242,7 +242,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
     expect(await other.stop([], { drainTimeoutMs: LONGEST_TIMER_MS })).toEqual([]);
   });
 
-  it("is lost to nobody when the store fails just after it was opened", async () => {
+  it("opens and closes a control connection normally when the store fails to delete its token", async () => {
     const failing: Store = new Proxy(store, {
       get: (target, name) => {
         if (name === "deleteToken") return async () => Promise.reject(new FleetError("FLEET_STORE_UNAVAILABLE", "No."));
@@ -262,10 +262,10 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
       const link = await ControlLink.open({ store: failing, directory }, host({ door: `127.0.0.1:${port}` }));
       expect(await link.call("loaded", {}, { limitMs: 5_000 })).toEqual([]);
       await link[Symbol.asyncDispose]();
-      // Left open, it would keep a command from ending.
+      // An open connection would keep a command from ending.
       await eventually("the end of the connection", () => callers.every(({ readableEnded }) => readableEnded));
       expect(callers).toHaveLength(1);
-      // What it fails with then does not hide that the host is away.
+      // The store's error does not hide that the host is away.
       relay.close();
       const away = ControlLink.open({ store: failing, directory }, host({ door: "127.0.0.1:1" }));
       await expect(away).rejects.toMatchObject({ code: "FLEET_HOST_AWAY" });
@@ -276,7 +276,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
     for (const { id } of await store.listTokens()) await store.deleteToken(id);
   });
 
-  it("ends a call when its host is gone meanwhile", async () => {
+  it("rejects a waiting call when the other host leaves the directory during the call", async () => {
     const { server: id, at } = await fleet.logEnd("bob", 0);
     await using link = await ControlLink.open({ store, directory }, host());
     const waiting = link.call("moreLog", { id, at }, { limitMs: 60_000 });

@@ -5,7 +5,7 @@ import { eventually } from "../fixtures/fault-fleet.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
-describe("who may come in", () => {
+describe("admission at the front door", () => {
   let at: DoorFleet;
   let token: string;
   beforeAll(async () => {
@@ -16,7 +16,7 @@ describe("who may come in", () => {
     await at[Symbol.asyncDispose]();
   });
 
-  it("is decided by a user's token, which never shows up again", async () => {
+  it("admits a client only with a user's token, and never reveals that token or the server's", async () => {
     const client = await RawClient.as(at.url, token);
     expect(await client.request("ping", { message: "x" })).toMatchObject({ result: { message: "pong: x" } });
     expect(at.events).toContainEqual({ event: "connected", address: "127.0.0.1", user: "alice" });
@@ -28,7 +28,7 @@ describe("who may come in", () => {
     expect(await direct.request("connect", { token: info.token })).toMatchObject({ error: { code: -32002 } });
   });
 
-  it("is nobody without one: the answer is the runtime's own, and the connection ends", async () => {
+  it("refuses a client without a valid token in the runtime's own words, and closes its connection", async () => {
     for (const params of [{}, { token: "wrong" }, { token: null }, { token: [token] }]) {
       const client = await RawClient.open(at.url);
       const answer = await client.request("connect", params);
@@ -43,7 +43,7 @@ describe("who may come in", () => {
     expect(early.received.filter(({ id }) => id === 2)).toEqual([]);
   });
 
-  it("may say more before the answer to its token", async () => {
+  it("answers requests that a client sends before the answer to its connect", async () => {
     const client = await RawClient.open(at.url);
     client.send({ id: 1, method: "connect", params: { token } });
     client.send({ id: 2, method: "ping", params: { message: "early" } });
@@ -56,7 +56,7 @@ describe("who may come in", () => {
     expect(await client.request("ping", { message: "still alice" })).toMatchObject({ result: {} });
   });
 
-  it("says little before the token, and not much at once after it", async () => {
+  it("limits the size of a client's frames, and more strictly before its connect than after it", async () => {
     const stranger = await RawClient.open(at.url);
     stranger.bytes("Content-Length: 20000\r\n\r\n");
     await stranger.end();
@@ -69,7 +69,7 @@ describe("who may come in", () => {
     await client.end();
   });
 
-  it("leaves when its token is revoked", async () => {
+  it("closes a client's connection when its token is revoked", async () => {
     const issued = await at.fleet.issueToken("bob");
     const client = await RawClient.as(at.url, issued.token);
     await at.fleet.revokeTokens({ ids: [issued.id] });
@@ -78,7 +78,7 @@ describe("who may come in", () => {
     expect((await again.request("connect", { token: issued.token })).error?.code).toBe(-32002);
   });
 
-  it("is told when the user's server cannot be started", async () => {
+  it("answers a client's connect with the reason when its user's server cannot be started", async () => {
     await using broken = await DoorFleet.open(
       { from: 16_600, to: 16_609 },
       { config: { runtime: { path: "/bin/false" } } },
@@ -106,7 +106,7 @@ describe("who may come in", () => {
     expect(await fresh.fleet.servers()).toEqual([]);
   });
 
-  it("does not take the server along that it was the first to need, when it hangs up", async () => {
+  it("starts a user's server for a second client although the client that first needed it hangs up", async () => {
     await using fresh = await DoorFleet.open({ from: 16_745, to: 16_749 });
     const own = await fresh.token("ann");
     const [first, second] = [await RawClient.open(fresh.url), await RawClient.open(fresh.url)];
@@ -118,8 +118,8 @@ describe("who may come in", () => {
   });
 });
 
-describe("the ends of a connection", () => {
-  it("takes its server's connection along, and lets the session go", async () => {
+describe("a client's connection", () => {
+  it("unloads a client's session from the server when the client's connection ends", async () => {
     await using at = await DoorFleet.open({ from: 16_620, to: 16_629 });
     const client = await RawClient.as(at.url, await at.token("alice"));
     await client.request("session.create", { sessionId: "s" });
@@ -131,7 +131,7 @@ describe("the ends of a connection", () => {
     expect(at.door.clients).toBe(0);
   });
 
-  it("holds a server back whose client does not read, without growing", async () => {
+  it("holds a server back while its client does not read, without using much more memory", async () => {
     await using at = await DoorFleet.open({ from: 16_630, to: 16_639 });
     const client = await RawClient.as(at.url, await at.token("alice"));
     await client.request("session.create", { sessionId: "s", streaming: true });
@@ -147,7 +147,7 @@ describe("the ends of a connection", () => {
   });
 });
 
-it("records a fork as its user's, which has a history", async () => {
+it("records a fork as a session of its user that has a history", async () => {
   await using at = await DoorFleet.open({ from: 16_810, to: 16_814 });
   const client = await RawClient.as(at.url, await at.token("alice"), true);
   await client.request("session.create", { sessionId: "trunk" });
@@ -158,14 +158,14 @@ it("records a fork as its user's, which has a history", async () => {
   client.socket.destroy();
 });
 
-it("opens a session without a turn that the last one leaves just then", async () => {
+it("resumes a session without turns that looks loaded although the server has just unloaded it", async () => {
   await using at = await DoorFleet.open({ from: 16_800, to: 16_804 });
   const client = await RawClient.as(at.url, await at.token("alice"), true);
   await client.request("session.create", { sessionId: "bare" });
   await client.request("session.detach", { sessionId: "bare" });
   const { home, pid } = await at.serverOf("alice");
   const folder = join(home, "session-state", "bare");
-  // Loaded by all that can be seen, which the server is not able to open any more.
+  // The session looks loaded on disk, but the server can no longer open it.
   await mkdir(folder, { recursive: true });
   await writeFile(join(folder, `inuse.${pid}.lock`), "");
   expect(await client.request("session.resume", { sessionId: "bare" })).toMatchObject({
@@ -180,7 +180,7 @@ it("reports no failure when a session is deleted before its last turn is recorde
   const client = await RawClient.as(at.url, await at.token("alice"));
   await client.request("session.create", { sessionId: "deleted" });
   await client.request("session.send", { sessionId: "deleted", prompt: "!hold deleted" });
-  // Between the end of the turn and its record, where a client's own `session.delete` may come as well.
+  // The record is missing when the turn ends. A client's own `session.delete` may cause this, too.
   expect(await at.store.deleteSession("deleted")).toBe(true);
   at.model.letGo("deleted");
   await eventually("the end of the turn", () => client.events("deleted").includes("session.idle"));

@@ -15,7 +15,7 @@ const refuses = async (port: number) =>
     socket.once("error", () => resolve(true));
   });
 
-it("lets turns end, takes no new ones, and then hangs up", async () => {
+it("lets running turns end, refuses new ones, and then hangs up when the front door closes", async () => {
   await using at = await DoorFleet.open({ from: 16_675, to: 16_679 });
   const client = await RawClient.as(at.url, await at.token("ann"));
   await client.request("session.create", { sessionId: "s" });
@@ -35,7 +35,7 @@ it("lets turns end, takes no new ones, and then hangs up", async () => {
   expect(JSON.stringify(client.received)).toContain("last words");
 });
 
-it("cuts what is not over in time, and says how much that was", async () => {
+it("cuts a turn that is still running at the deadline of the front door's close, and counts it", async () => {
   await using at = await DoorFleet.open({ from: 16_680, to: 16_684 });
   const client = await RawClient.as(at.url, await at.token("ann"));
   await client.request("session.create", { sessionId: "s" });
@@ -46,7 +46,7 @@ it("cuts what is not over in time, and says how much that was", async () => {
   await eventually("the end of the connection", () => client.closed);
 });
 
-it("tells those who wait for their turn, and does not wait for them", async () => {
+it("refuses a waiting prompt when the front door closes, and does not wait for its turn", async () => {
   await using at = await DoorFleet.open({ from: 16_740, to: 16_744 });
   const client = await RawClient.as(at.url, await at.token("ann"));
   await client.request("session.create", { sessionId: "s" });
@@ -64,7 +64,7 @@ it("tells those who wait for their turn, and does not wait for them", async () =
   await lease.release();
 });
 
-it("is followed by the next one on the same port, with the same sessions", async () => {
+it("opens a new front door on the port of a closed one, with the same sessions", async () => {
   await using at = await DoorFleet.open({ from: 16_685, to: 16_689 });
   const token = await at.token("ann");
   const client = await RawClient.as(at.url, token);
@@ -78,7 +78,7 @@ it("is followed by the next one on the same port, with the same sessions", async
   expect(await again.turn("s", "two")).toMatchObject({ result: {} });
 });
 
-it("says so when it cannot be opened", async () => {
+it("rejects with FLEET_ADDRESS_TAKEN when another process listens on the front door's address", async () => {
   await using at = await DoorFleet.open({ from: 16_690, to: 16_694 });
   const { host, port } = at.door.address;
   await expect(at.fleet.openFrontDoor({ listen: { host, port } })).rejects.toMatchObject({
@@ -87,7 +87,7 @@ it("says so when it cannot be opened", async () => {
   });
 });
 
-it("reports each request without what was said in it", async () => {
+it("reports the method and the outcome of each request, without its content", async () => {
   await using at = await DoorFleet.open({ from: 16_690, to: 16_694 });
   const client = await RawClient.as(at.url, await at.token("ann"));
   await client.request("session.create", { sessionId: "s" });
@@ -109,7 +109,7 @@ it("reports each request without what was said in it", async () => {
   expect(JSON.stringify([at.requests, at.events])).not.toContain("unspeakable");
 });
 
-it("reports a request whose client hangs up before its answer, once", async () => {
+it("reports a request exactly once when its client hangs up before the answer", async () => {
   await using at = await DoorFleet.open({ from: 16_690, to: 16_694 });
   const client = await RawClient.as(at.url, await at.token("ann"));
   await client.request("session.create", { sessionId: "s" });

@@ -12,7 +12,7 @@ import { RawClient } from "./raw-client.js";
 setFlagsFromString("--expose-gc");
 const collectGarbage = runInNewContext("gc") as () => void;
 
-/** Frames that are whole, broken, forged or nonsense, as bytes. */
+/** Bodies that are valid, broken, forged or nonsense. */
 const text = fc.oneof(
   fc.json({ maxDepth: 4 }),
   fc.string({ unit: "binary" }),
@@ -53,11 +53,11 @@ const bytes = fc.oneof(
 );
 const stream = fc.array(bytes, { minLength: 1, maxLength: rounds(20, 400), size: "max" });
 
-/** Of one client at most so many frames are sent, so that a good one is tried in between. */
+/** How many frames to send in total. Each client sends one stream, so that the test tries a good client in between. */
 const FRAMES = rounds(3_000, 1_000_000);
 const BATCH = 100;
 
-describe("a front door under nonsense", () => {
+describe("a front door that receives random frames", () => {
   let at: DoorFleet;
   beforeAll(async () => {
     at = await DoorFleet.open({ from: 16_640, to: 16_649 });
@@ -67,7 +67,7 @@ describe("a front door under nonsense", () => {
   });
 
   it(
-    "ends the connections at fault, no other notices, and nothing grows",
+    "closes connections that send broken frames, and neither a good client nor the memory is affected",
     async () => {
       const token = await at.token("mallory");
       const good = await RawClient.as(at.url, await at.token("alice"));
@@ -79,16 +79,16 @@ describe("a front door under nonsense", () => {
       let heapAtStart = 0;
       let samples: Buffer[][] = [];
       for (let round = 0; sent < FRAMES; round++) {
-        // A few at a time: a million of them at once would be what grows.
+        // Generate a few at a time, because a million of them would use the memory themselves.
         if (round === BATCH) {
-          samples = []; // what is sent is not what grows
+          samples = []; // do not count the frames themselves
           heapAtStart = heap();
         }
         if (round % BATCH === 0) samples = fc.sample(stream, { seed: seed + round, numRuns: BATCH });
         const chunks = samples[round % BATCH] ?? [];
         const client = await RawClient.as(at.url, token);
         const whole = Buffer.concat(chunks);
-        // Split and merged as the network pleases.
+        // Split and merge frames, as the network may do.
         const cut = round % 3 === 0 ? Math.floor(whole.length / 2) : whole.length;
         client.bytes(whole.subarray(0, cut));
         if (cut < whole.length) await new Promise((resolve) => setImmediate(resolve));
@@ -126,7 +126,7 @@ describe("a front door under nonsense", () => {
   );
 });
 
-/** What is in use, without what is only not collected yet. */
+/** The size of the heap in bytes after a garbage collection. */
 function heap(): number {
   collectGarbage();
   return process.memoryUsage().heapUsed;

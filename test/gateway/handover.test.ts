@@ -8,13 +8,13 @@ import { RawClient } from "./raw-client.js";
 
 const SCRIPT = fileURLToPath(new URL("../fixtures/door.ts", import.meta.url));
 
-/** Node gives no public way to the descriptor of a server; tests may look. */
+/** Node has no public API for the descriptor of a server, so this reads a private field. */
 function descriptorOf(server: Server): number {
   const { _handle } = server as unknown as { _handle: { fd: number } };
   return _handle.fd;
 }
 
-/** A process that has the descriptor, and opens its door when told to. */
+/** Starts a process that inherits the descriptor, and that opens its front door on request. */
 function holdDoor(env: NodeJS.ProcessEnv, fd: number) {
   const child = spawn(process.execPath, ["--import", "tsx", SCRIPT], { env, stdio: ["pipe", "pipe", "inherit", fd] });
   onTestFinished(() => void child.kill("SIGKILL"));
@@ -32,7 +32,7 @@ function holdDoor(env: NodeJS.ProcessEnv, fd: number) {
   };
 }
 
-it("hands the port to its successor without a refused connection or a lost turn", async () => {
+it("hands a front door's port to its successor without a refused connection or a lost turn", async () => {
   await using at = await DoorFleet.open({ from: 16_725, to: 16_729 });
   const token = await at.token("ann");
   const holder = createServer();
@@ -61,7 +61,7 @@ it("hands the port to its successor without a refused connection or a lost turn"
   let connected = 0;
   const knocking = (async () => {
     while (going) {
-      // One that the first door lets in at its end it may also send away again; it never finds the door shut.
+      // The first door may accept a guest while it closes and then hang up, but no connection is refused.
       const guest = await RawClient.open(url);
       const greeted = await guest.request("connect", { token, supportedTaskKinds: [] }).catch(() => null);
       guest.socket.destroy();

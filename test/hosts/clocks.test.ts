@@ -16,11 +16,11 @@ describe.skipIf(problem !== undefined)("a host whose clock differs from the othe
   });
   afterAll(() => redis.end());
 
-  // A token that hosts make for one another is good for a minute.
+  // The tokens that hosts issue for each other are valid for one minute, which is less than the skew.
   it.each([
     ["is ahead", 300_000, 0],
     ["is behind", -300_000, 200],
-  ])("does what it is asked to, and asks, when it %s", async (_, ms, offset) => {
+  ])("serves another host's calls and makes its own when its clock %s by five minutes", async (_, ms, offset) => {
     const firstPort = FIRST_PORT + offset;
     await using hosts = new TestHosts({ redis, names: ["h1", "h2"], firstPort, storage: "shared" });
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];

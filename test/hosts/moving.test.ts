@@ -15,20 +15,20 @@ const DAY_MS = 24 * 60 * 60 * 1000;
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`moving users between hosts is not tested: ${problem}`);
 
-/** Users whose place is on this host, as soon as it is there. */
+/** Users who belong on this host once both h1 and h2 are there. */
 function usersOf(host: string, count: number): string[] {
   const users = Array.from({ length: 100 }, (_, index) => `user-${index}`);
   return users.filter((user) => rendezvous(user, ["h1", "h2"]) === host).slice(0, count);
 }
 
-describe.skipIf(problem !== undefined)("a host that comes", () => {
+describe.skipIf(problem !== undefined)("users of hosts that join and leave", () => {
   let redis: RedisServer;
   beforeAll(async () => {
     redis = await RedisServer.start();
   });
   afterAll(() => redis.end());
 
-  it("gets the users that are its own when told to, with their sessions, between turns", async () => {
+  it("moves users with their sessions to a new host on route --rebalance, except sessions under a lease", async () => {
     await using hosts = new TestHosts({ redis, names: ["h1", "h2"], firstPort: FIRST_PORT, storage: "shared" });
     const { store } = hosts;
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
@@ -51,10 +51,10 @@ describe.skipIf(problem !== undefined)("a host that comes", () => {
       stays: [],
     });
     expect(await h1.ok(["route", "--plan"])).toContain("2 users would move");
-    // Showing moves nobody.
+    // The plan alone moves nobody.
     expect(await store.readPlacement(mover)).toMatchObject({ host: "h1" });
 
-    // Under a lease a session is in use, also between the turns of whoever holds it.
+    // A session under a lease is in use, even between its holder's turns.
     const token = (await h1.ok(["lock", `of-${busy}`, "--user", busy])).trim();
     const { moved } = await h2.json<Rebalanced>(["route", "--rebalance", "--wait", "500ms"]);
     expect(moved.sort((a, b) => (a.user < b.user ? -1 : 1))).toEqual(
@@ -78,7 +78,7 @@ describe.skipIf(problem !== undefined)("a host that comes", () => {
       expect(await store.readSession(`of-${user}`)).toMatchObject({ host, turns: 2 });
     }
     expect(await h1.json(["route", "--user", mover])).toMatchObject({ host: "h2" });
-    // What could not go along then goes another time; likewise when whoever moved the user was killed on the way.
+    // A second rebalance moves the rest. It would also complete a rebalance that was killed halfway.
     expect(await h1.json(["route", "--plan"])).toMatchObject({ moves: [move(busy)] });
     expect(await h1.json(["route", "--rebalance"])).toMatchObject({
       moved: [{ user: busy, released: [`of-${busy}`] }],
@@ -86,12 +86,12 @@ describe.skipIf(problem !== undefined)("a host that comes", () => {
     expect(await h1.json(["route", "--plan"])).toMatchObject({ moves: [] });
     expect(await h1.send(busy, `of-${busy}`, "three")).toBe("[turn 3] three");
     expect(await store.readSession(`of-${busy}`)).toMatchObject({ host: "h2", turns: 3 });
-    // New sessions of a user who was moved are made there, whoever is asked for them.
+    // New sessions of a moved user are created on the new host, no matter which host gets the request.
     await h1.create(busy, "new");
     expect(await store.readSession("new")).toMatchObject({ host: "h2" });
   });
 
-  it("goes, and programs on it that knew it as there open nothing any more", async () => {
+  it("relays the prompt of a program on a host that has left to another host, and starts no local server", async () => {
     await using hosts = new TestHosts({ redis, names: ["h1", "h2"], firstPort: FIRST_PORT + 800, storage: "shared" });
     await hosts.serve();
     const h1 = hosts.host("h1");
@@ -100,13 +100,13 @@ describe.skipIf(problem !== undefined)("a host that comes", () => {
     await program.createSession({ user, sessionId: "held" });
     expect((await program.exchange("held", "one", { user })).reply.text).toBe("[turn 1] one");
     await h1.stopServing("SIGTERM");
-    // It is taken by the other host, and they are carried there.
+    // The other host takes the session over, and the program's prompt is relayed there.
     expect((await program.exchange("held", "two", { user })).reply.text).toBe("[turn 2] two");
     expect(await hosts.store.readSession("held")).toMatchObject({ host: "h2", turns: 2 });
     expect(h1.processes()).toEqual([]);
   });
 
-  it("goes, and its users are served elsewhere at once", async () => {
+  it("serves a departed host's users on another host at once, and forgets that host when nothing is on it", async () => {
     await using hosts = new TestHosts({ redis, names: ["h1", "h2"], firstPort: FIRST_PORT + 200, storage: "shared" });
     await hosts.serve();
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
@@ -118,7 +118,7 @@ describe.skipIf(problem !== undefined)("a host that comes", () => {
     expect(h2.processes()).toEqual([]);
     const withGone = [{ name: "h1" }, { name: "h2", gone: true }];
     expect(await hosts.store.hosts.list()).toMatchObject(withGone);
-    // What a host has that is gone is not forgotten.
+    // gc does not forget a host that is gone while a session is still on it.
     await h1.run(["gc", "--ttl", "24h"]);
     expect(await hosts.store.hosts.list()).toMatchObject(withGone);
     expect(await h1.send(user, "notes", "two")).toBe("[turn 2] two");
@@ -130,7 +130,7 @@ describe.skipIf(problem !== undefined)("a host that comes", () => {
     expect(await hosts.store.hosts.list()).toMatchObject([{ name: "h1" }, { name: "h2", gone: false }]);
   });
 
-  it("goes, and what nobody has used for long goes with gc, as old as it was", async () => {
+  it("deletes the old sessions of a host that left with gc on another host, and keeps the young ones", async () => {
     await using hosts = new TestHosts({ redis, names: ["h1", "h2"], firstPort: FIRST_PORT + 600, storage: "shared" });
     await hosts.serve();
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];

@@ -18,7 +18,7 @@ function placed(names: readonly string[]): UserPlacement[] {
 
 const THREE = ["a", "b", "c"];
 
-it("moves at most 26 % of 10,000 users from 3 to 4 hosts, all of them to the new one, and loads all within 10 % of even", () => {
+it("moves at most 26 % of users when a fourth host joins, all of them to it, and balances within 10 %", () => {
   const hosts = [...THREE, "d"].map((name) => host(name));
   const plan = planRebalance({ hosts, placements: placed(THREE), sessions: [], isShared: true });
   expect(plan.moves.length).toBeGreaterThan(0.2 * USERS.length);
@@ -36,7 +36,7 @@ it.each([
   ["gone", { gone: true }],
   ["draining", { state: "draining" as const }],
   ["without a front door", { door: null }],
-])("moves the users of a host that is %s, and no others", (_, over) => {
+])("plans to move all users of a host that is %s, and no others", (_, over) => {
   const hosts = [host("a"), host("b"), host("c", over)];
   const placements = placed(THREE);
   const plan = planRebalance({ hosts, placements, sessions: [], isShared: true });
@@ -51,7 +51,7 @@ it.each([
   });
 });
 
-it("moves nobody when all are where they belong, or when no host takes users", () => {
+it("plans no move when all users are where they belong, or when no host takes users", () => {
   const all = THREE.map((name) => host(name));
   const none = THREE.map((name) => host(name, { gone: true }));
   for (const hosts of [all, none]) {
@@ -59,7 +59,7 @@ it("moves nobody when all are where they belong, or when no host takes users", (
   }
 });
 
-it("moves what was left behind by users who are where they belong, of hosts that are there", () => {
+it("plans to move the sessions that a moved user left behind on a live host, if the storage is shared", () => {
   const to = rendezvous("alice", ["a", "b"]);
   const from = to === "a" ? "b" : "a";
   const sessions = [
@@ -76,7 +76,7 @@ it("moves what was left behind by users who are where they belong, of hosts that
   expect(planRebalance({ ...input, isShared: false }).moves).toEqual([]);
 });
 
-it("leaves users where their sessions are when those cannot go along, unless that host is gone", () => {
+it("keeps a user on the host whose own disk has their sessions, unless that host is gone", () => {
   const placements = [
     { user: "alice", placement: movedTo("old") },
     { user: "bob", placement: movedTo("old") },

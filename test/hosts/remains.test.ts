@@ -20,19 +20,19 @@ const DAY_MS = 24 * HOUR_MS;
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`what takeovers leave behind is not tested: ${problem}`);
 
-/** A command for which it is two hours later. */
+/** The environment of a command whose clock is two hours ahead. */
 const LATER = {
   NODE_OPTIONS: `--import=data:text/javascript,const%20now=Date.now;Date.now=()=>now()+${2 * HOUR_MS}`,
 };
 
-describe.skipIf(problem !== undefined)("what takeovers leave behind", () => {
+describe.skipIf(problem !== undefined)("the left-overs of takeovers", () => {
   let redis: RedisServer;
   beforeAll(async () => {
     redis = await RedisServer.start();
   });
   afterAll(() => redis.end());
 
-  describe("below the name of a host", () => {
+  describe("below a host's name in the shared storage", () => {
     let shared: string;
     let store: Store;
     const h1 = (): StatePlace => ({ shared, host: "h1", group: serverIdOf("alice") });
@@ -81,7 +81,7 @@ describe.skipIf(problem !== undefined)("what takeovers leave behind", () => {
       return (await clearRemains({ store, config }, request)).sort((a, b) => a.kind.localeCompare(b.kind));
     };
 
-    it("goes when no record refers to it, it is old, and it is not all there is", async () => {
+    it("clears a takeover's left-over when it is old, no record refers to it, and it is not the only copy", async () => {
       const [deleted, elsewhere] = [block("deleted"), block("elsewhere")];
       await record("elsewhere");
       plant(join(placePath(h2()), "elsewhere"));
@@ -106,16 +106,16 @@ describe.skipIf(problem !== undefined)("what takeovers leave behind", () => {
       ];
       expect(await clear(2 * HOUR_MS, true)).toEqual(due);
       expect(all.filter((path) => !existsSync(path))).toEqual([]);
-      // Beside itself: each is cleared, and no other.
+      // Two runs at the same time clear each left-over that is due, and no other.
       const both = await Promise.all([clear(2 * HOUR_MS), clear(2 * HOUR_MS)]);
       for (const entry of due) expect(both.flat()).toContainEqual(entry);
       expect(all.filter((path) => !existsSync(path))).toEqual([deleted, copied, incoming]);
-      // What no record knows stays as long as any such session.
+      // A left-over whose session has no record stays as long as any session without a record.
       expect(await clear(DAY_MS + HOUR_MS)).toEqual([{ kind: "taken", session: "deleted", bytes: 7 }]);
       expect(await clear(9 * DAY_MS)).toEqual([]);
     });
 
-    it("is not taken from a takeover, at whatever step that is", async () => {
+    it("clears nothing that a running takeover needs, no matter which step the takeover has reached", async () => {
       for (let step = 0; step < 2; step++) {
         const [id, mark] = [`step-${step}`, `a${step}`];
         const from = { host: "h1", group: serverIdOf("alice"), mark, taker: null };
@@ -128,7 +128,7 @@ describe.skipIf(problem !== undefined)("what takeovers leave behind", () => {
         await fetchSession({ id, mark, from: h1(), to: h2(), hasHistory: true, check });
         expect(await clear(9 * DAY_MS)).toEqual([]);
         expect(readFileSync(join(placePath(h2()), id, "events.jsonl"), "utf8")).toBe("history");
-        // Killed before it could forget: that it is done stands in the record.
+        // The takeover was killed before it cleaned up. The record shows that it is complete.
         await store.updateSession(id, (draft) => {
           delete draft.from;
         });
@@ -137,7 +137,7 @@ describe.skipIf(problem !== undefined)("what takeovers leave behind", () => {
     });
   });
 
-  it("goes with gc, and no runtime that had the session can bring it back", async () => {
+  it("clears the block of a deleted session with gc, and the runtime that had the session cannot restore it", async () => {
     await using hosts = new TestHosts({ redis, names: ["h1", "h2"], firstPort: FIRST_PORT, storage: "shared" });
     await hosts.serve();
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
@@ -154,7 +154,7 @@ describe.skipIf(problem !== undefined)("what takeovers leave behind", () => {
     const isThere = async () => (await hosts.store.hosts.list()).some(({ name, gone }) => name === "h1" && !gone);
     pause.resume();
     await eventually("the return of h1", isThere, 20_000);
-    // It has gone from the memory here, where nothing that is said is written any more.
+    // h1 unloads the session, because its runtime can no longer write to the history.
     const isUnloaded = async () => {
       const { error } = await direct.request("session.metadata.activity", { sessionId: "notes" }, 20_000);
       return /session not found/i.test(error?.message ?? "");
@@ -164,7 +164,7 @@ describe.skipIf(problem !== undefined)("what takeovers leave behind", () => {
     const gc = async (env = {}, args: string[] = []) =>
       JSON.parse(await h1.ok(["gc", "--ttl", "30d", "--json", ...args], { env })) as GcResult;
 
-    // As long as there is the session, wherever, the runtime that had it is kept from answering in its name.
+    // While the session exists on any host, the block stays, so that the old runtime cannot answer in its name.
     expect((await gc(LATER)).remains).toEqual([]);
     expect(lstatSync(place).isFile()).toBe(true);
     await h2.ok(["delete", "notes"]);
@@ -178,7 +178,7 @@ describe.skipIf(problem !== undefined)("what takeovers leave behind", () => {
     expect(late.error).toMatchObject({ message: expect.stringMatching(/session not found/i) });
     expect(existsSync(place)).toBe(false);
     direct.socket.destroy();
-    // Its id is anybody's.
+    // Any user may now use the id.
     await hosts.store.recordPlacement("bob", null, { host: "h1", serverId: null });
     await h1.create("bob", "notes");
     expect(await h1.send("bob", "notes", "mine")).toBe("[turn 1] mine");

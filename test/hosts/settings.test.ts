@@ -9,20 +9,20 @@ const FIRST_PORT = 22_500;
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`settings that a host does not have are not tested: ${problem}`);
 
-/** What doctor says of the state folder. */
+/** The exit code of doctor and its check of the state folder. */
 async function ofStateFolder(host: TestHost, env: NodeJS.ProcessEnv) {
   const ran = await host.run(["doctor", "--json"], { env });
   return { code: ran.code, ...ran.json<DoctorResult>().checks.find(({ name }) => name === "state folder") };
 }
 
-describe.skipIf(problem !== undefined)("a state folder", () => {
+describe.skipIf(problem !== undefined)("the state folder of a host", () => {
   let redis: RedisServer;
   beforeAll(async () => {
     redis = await RedisServer.start();
   });
   afterAll(() => redis.end());
 
-  it("is closed to a process with another store, name or share than its serve has, while that lives", async () => {
+  it("refuses a command whose store, host name or share differs from the serve running on its state folder", async () => {
     await using hosts = new TestHosts({ redis, names: ["h1"], firstPort: FIRST_PORT, storage: "shared" });
     const h1 = hosts.host("h1");
     await h1.serve(hosts.store);
@@ -57,7 +57,7 @@ describe.skipIf(problem !== undefined)("a state folder", () => {
     });
     expect(migrated.message).toContain('store is "file",');
     expect(existsSync(join(h1.root, "registry"))).toBe(false);
-    // The same by another name is no other one.
+    // Another spelling of the same store or share is accepted.
     const alias = join(h1.folder, "alias");
     symlinkSync(hosts.shared, alias);
     const same = { COPILOTFLEET_STORE: store.replace("127.0.0.1", "localhost"), COPILOTFLEET_STORAGE_SHARED: alias };
@@ -65,7 +65,7 @@ describe.skipIf(problem !== undefined)("a state folder", () => {
     expect((await h1.run(["ps"], { env: { COPILOTFLEET_STORE: store.replace("//", "//:secret@") } })).code).not.toBe(3);
     expect(readFileSync(join(h1.root, "serving.json"), "utf8")).not.toContain("secret");
 
-    // One that died keeps nobody out, and one that ended leaves nothing.
+    // A serve that was killed locks nobody out. A serve that ended normally leaves no note.
     await h1.stopServing("SIGKILL");
     expect(existsSync(join(h1.root, "serving.json"))).toBe(true);
     expect((await h1.run(["ps"], { env: { COPILOTFLEET_STORE: redis.url("else") } })).code).toBe(0);
@@ -74,7 +74,7 @@ describe.skipIf(problem !== undefined)("a state folder", () => {
     expect(existsSync(join(h1.root, "serving.json"))).toBe(false);
   }, 300_000);
 
-  it("stays its host's from its first server on, also if no serve has ever run on it", async () => {
+  it("binds a state folder to its host name from its first server on, even if serve has never run on it", async () => {
     await using hosts = new TestHosts({ redis, names: ["h1"], firstPort: FIRST_PORT, storage: "local" });
     const h1 = hosts.host("h1");
     await h1.spawn("ann");
@@ -85,11 +85,11 @@ describe.skipIf(problem !== undefined)("a state folder", () => {
     expect(await h1.spawn("ann")).toMatchObject({ state: "ready" });
   });
 
-  it("stays its host's while there are servers in it", async () => {
+  it("refuses another host name for a state folder that has servers, even while no serve runs on it", async () => {
     await using hosts = new TestHosts({ redis, names: ["h1"], firstPort: FIRST_PORT, storage: "local" });
     const h1 = hosts.host("h1");
     const env = { COPILOTFLEET_HOST_NAME: "h9" };
-    // Nothing is in it yet.
+    // The state folder has no servers so far.
     await h1.serve(hosts.store);
     await h1.stopServing("SIGTERM");
     expect((await h1.run(["ps"], { env })).code).toBe(0);

@@ -12,7 +12,7 @@ if (problem !== undefined) console.warn(`shared storage that goes away is not te
 const UNUSABLE = "FLEET_STORAGE_UNUSABLE";
 const AWAY = "the shared storage is away";
 
-describe.skipIf(problem !== undefined)("shared storage that goes away under a running serve", () => {
+describe.skipIf(problem !== undefined)("shared storage that disappears while serve runs", () => {
   let redis: RedisServer;
   beforeAll(async () => {
     redis = await RedisServer.start();
@@ -23,7 +23,7 @@ describe.skipIf(problem !== undefined)("shared storage that goes away under a ru
     ["folder is renamed away", false],
     ["mount is gone", true],
   ])(
-    "is told of and nothing is made in its place when the %s, and it is used again when it is back",
+    "reports it when the shared storage's %s, creates nothing in its place, and uses it again when it is back",
     async (_, empty) => {
       await using doors = await HostDoors.open({
         redis,
@@ -83,7 +83,7 @@ describe.skipIf(problem !== undefined)("shared storage that goes away under a ru
           empty ? /is not the folder that h1 shares/ : /^The shared storage .* cannot be used/,
         ),
       });
-      // A server that ends meanwhile is started again when there is something to start it on.
+      // A server that ends while the share is away is started again when the share is back.
       const server = await h1.spawn("ann");
       process.kill(server.pid ?? 0, "SIGKILL");
       await h1.refusal(7, ["restart", "--user", "bob"]);
@@ -107,7 +107,7 @@ describe.skipIf(problem !== undefined)("shared storage that goes away under a ru
     240_000,
   );
 
-  it("is not made anew by a serve that starts while it is away", async () => {
+  it("refuses to start serve while the shared storage is away, and creates nothing in its place", async () => {
     await using doors = await HostDoors.open({ redis, names: ["h1"], firstPort: FIRST_PORT, storage: "shared" });
     const { shared } = doors.hosts;
     const h1 = doors.hosts.host("h1");

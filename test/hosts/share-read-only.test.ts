@@ -9,7 +9,7 @@ const problem = redisProblem();
 const isRoot = process.getuid?.() === 0;
 if (problem !== undefined || !isRoot) console.warn("shared storage that is read-only is not tested: that takes root");
 
-/** A folder that nobody can write to, root neither, until it is let go. */
+/** Makes a folder read-only, even for root, until the returned object is disposed. */
 function readOnly(folder: string): Disposable {
   execFileSync("mount", ["--bind", folder, folder]);
   execFileSync("mount", ["-o", "remount,bind,ro", folder]);
@@ -23,7 +23,7 @@ describe.skipIf(problem !== undefined || !isRoot)("shared storage that is mounte
   });
   afterAll(() => redis.end());
 
-  it("is told of by all that would delete from it, which deletes nothing", async () => {
+  it("refuses every deletion of a session while the shared storage is read-only, and deletes nothing", async () => {
     await using doors = await HostDoors.open({ redis, names: ["h1"], firstPort: FIRST_PORT, storage: "shared" });
     const { hosts, store } = doors;
     const h1 = hosts.host("h1");
@@ -53,7 +53,7 @@ describe.skipIf(problem !== undefined || !isRoot)("shared storage that is mounte
           data: { code: "FLEET_STATE_UNWRITABLE" },
         });
       }
-      // Nothing is due any more once all are younger.
+      // With this TTL, no session is due.
       expect(await h1.json(["gc", "--ttl", "24h", "--user", "bob"])).toMatchObject({ deleted: [], skipped: [] });
     }
     expect((await store.listSessions()).map(({ id }) => id).toSorted()).toEqual(["due", ...ids.slice(1), "stopped"]);

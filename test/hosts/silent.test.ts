@@ -8,20 +8,20 @@ const FIRST_PORT = 22_700;
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`a host that does not answer is not tested: ${problem}`);
 
-describe.skipIf(problem !== undefined)("what another host has to tell", () => {
+describe.skipIf(problem !== undefined)("a command that needs an answer from another host", () => {
   let redis: RedisServer;
   beforeAll(async () => {
     redis = await RedisServer.start();
   });
   afterAll(() => redis.end());
 
-  it("is told as it is, and is an error when that host does not answer, or is gone", async () => {
+  it("shows the other host's answer to route and evict, and fails when that host is silent or gone", async () => {
     await using hosts = new TestHosts({
       redis,
       names: ["h1", "h2"],
       firstPort: FIRST_PORT,
       storage: "local",
-      // It counts as there for as long as it stands still.
+      // So h2 still counts as alive while it is suspended.
       env: { COPILOTFLEET_HOST_TTL: "60s" },
     });
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
@@ -54,7 +54,7 @@ describe.skipIf(problem !== undefined)("what another host has to tell", () => {
       expect(await refused(args), args.join(" ")).toMatchObject(away);
     });
     await Promise.all(silent);
-    // What is known to be elsewhere goes on.
+    // A session on h1 needs no answer from h2.
     expect((await h1.run(["evict", "own"])).code).toBe(0);
     frozen.resume();
     expect((await h1.run(["evict", "notes"])).code).toBe(0);

@@ -18,13 +18,13 @@ describe("the file system of a folder", () => {
   let folder: string;
   afterEach(() => rmSync(folder, { recursive: true, force: true }));
 
-  it("is named", () => {
+  it("finds the type and the mount point of a folder's file system, and recognizes local types", () => {
     folder = mkdtempSync(join(tmpdir(), "copilotfleet-fs-"));
     const { type, mountPoint } = fileSystemOf(folder);
     const [expected = ""] = execFileSync("stat", ["--file-system", "--format=%T", folder], { encoding: "utf8" }).split(
       "\n",
     );
-    // stat has one name for the ext family.
+    // stat has one name for all ext file systems.
     expect(expected.split("/").some((name) => type.startsWith(name.slice(0, 3)))).toBe(true);
     expect(folder.startsWith(mountPoint)).toBe(true);
     expect(fileSystemOf("/proc/self")).toEqual({ type: "proc", source: "proc", mountPoint: "/proc" });
@@ -32,13 +32,13 @@ describe("the file system of a folder", () => {
     expect(isLocal({ type: "nfs4", source: "", mountPoint: "/" })).toBe(false);
   });
 
-  it("is tried, and nothing is left of that", async () => {
+  it("finds no problem on a good file system, and leaves no test file behind", async () => {
     folder = mkdtempSync(join(tmpdir(), "copilotfleet-fs-"));
     expect(await problemsOf(folder)).toEqual([]);
     expect(readdirSync(folder)).toEqual([]);
   });
 
-  it.skipIf(!isRoot)("is found wanting when it is", async () => {
+  it.skipIf(!isRoot)("reports a file system that has no symbolic links", async () => {
     folder = mkdtempSync(join(tmpdir(), "copilotfleet-fs with blanks-"));
     execFileSync("mount", ["-t", "tmpfs", "-o", "nosymfollow", "fleet", folder]);
     try {
@@ -57,7 +57,7 @@ describe.skipIf(problem !== undefined)("the folder that hosts share", () => {
   });
   afterAll(() => redis.end());
 
-  it("is proved to be one, or another one, by doctor and by serve", async () => {
+  it("detects with doctor and serve whether a host's folder is the one that the other hosts share", async () => {
     await using hosts = new TestHosts({ redis, names: ["h1", "h2", "h3"], firstPort: FIRST_PORT, storage: "shared" });
     const [h1, h2, h3] = ["h1", "h2", "h3"].map((name) => hosts.host(name));
     if (h1 === undefined || h2 === undefined || h3 === undefined) throw new Error("there are three hosts");
@@ -83,7 +83,7 @@ describe.skipIf(problem !== undefined)("the folder that hosts share", () => {
       stderr: expect.stringContaining('"h1"'),
     });
     expect(readdirSync(other)).toEqual([]);
-    // Neither made nor waited for.
+    // serve neither creates a folder that is missing nor waits for it.
     const slip = join(h3.folder, "not", "mounted");
     const file = join(h3.folder, "file");
     writeFileSync(file, "");
@@ -98,14 +98,14 @@ describe.skipIf(problem !== undefined)("the folder that hosts share", () => {
     expect((await h3.run(["serve"])).stderr).toContain("Set storage.shared on all hosts");
   });
 
-  it("leaves nothing of a host that cannot light its beacon there", async () => {
+  it("leaves no new entry of a host whose serve cannot write its beacon to the shared folder", async () => {
     await using hosts = new TestHosts({ redis, names: ["h1", "h2"], firstPort: FIRST_PORT, storage: "shared" });
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
     await h1.serve(hosts.store);
     const listed = async () => (await hosts.store.hosts.list()).map(({ name, gone }) => [name, gone]);
     const folder = join(hosts.shared, "hosts", "h2");
     const fail = async () => {
-      // No file can take its place.
+      // The beacon file cannot replace a folder that is not empty.
       mkdirSync(join(folder, "beacon", "x"), { recursive: true });
       const refused = await h2.run(["serve", "--json"]);
       expect({ code: refused.code, stdout: refused.stdout }).toMatchObject({
@@ -120,7 +120,7 @@ describe.skipIf(problem !== undefined)("the folder that hosts share", () => {
     expect(await listed()).toEqual([["h1", false]]);
     expect(existsSync(join(h2.root, "host.json"))).toBe(false);
     await h1.ok(["ps"]);
-    // A host that was there before is what it was.
+    // The entry of a host that was there before stays as it was.
     await h2.serve(hosts.store);
     await h2.stopServing("SIGTERM");
     rmSync(join(folder, "beacon"));
@@ -136,7 +136,7 @@ describe.skipIf(problem !== undefined)("the folder that hosts share", () => {
     ]);
   });
 
-  it("has to be there for gc, which deletes nothing otherwise", async () => {
+  it("deletes no session with gc while the shared folder is away", async () => {
     await using hosts = new TestHosts({ redis, names: ["h1"], firstPort: FIRST_PORT, storage: "shared" });
     const h1 = hosts.host("h1");
     await h1.serve(hosts.store);

@@ -19,7 +19,7 @@ describe.skipIf(problem !== undefined)("shared storage", () => {
   it.each([
     ["per-user", 0],
     ["shared", 200],
-  ])("has the sessions of a host that died for another one (isolation %s)", async (isolation, offset) => {
+  ])("lets a host take over a dead host's sessions from shared storage (isolation %s)", async (isolation, offset) => {
     await using hosts = new TestHosts({
       redis,
       names: ["h1", "h2"],
@@ -38,7 +38,7 @@ describe.skipIf(problem !== undefined)("shared storage", () => {
     expect(before).toMatchObject({ host: "h1", turns: 1 });
 
     await using second = await hosts.host("h2").library();
-    // While the first one is there, it is asked.
+    // While h1 is alive, it answers the prompts.
     expect(await second.exchange("notes", "early", { user: "alice" })).toMatchObject({
       reply: { text: "[turn 2] early" },
     });
@@ -46,13 +46,15 @@ describe.skipIf(problem !== undefined)("shared storage", () => {
 
     await hosts.host("h1").die();
     await hosts.gone("h1");
-    expect(await second.exchange("notes", "two", { user: "alice" })).toMatchObject({ reply: { text: "[turn 3] two" } });
+    expect(await second.exchange("notes", "two", { user: "alice" })).toMatchObject({
+      reply: { text: "[turn 3] two" },
+    });
     const after = await store.readSession("notes");
     expect(after).toMatchObject({ host: "h2", turns: 3 });
     expect(after?.from).toBeUndefined();
     expect(await store.readPlacement("alice")).toMatchObject({ host: "h2" });
     const group = isolation === "shared" ? "shared" : serverIdOf("alice");
-    // Where it was, no runtime can make it anew, and nothing is left over.
+    // At the old place, a file keeps runtimes from creating the session again, and nothing is left over.
     const old = join(hosts.shared, "hosts", "h1", group);
     expect(statSync(join(old, "session-state", "notes")).isFile()).toBe(true);
     expect(existsSync(join(old, "taken", "notes"))).toBe(false);
@@ -62,7 +64,7 @@ describe.skipIf(problem !== undefined)("shared storage", () => {
     );
     expect(history.match(/"type":"user.message"/g)).toHaveLength(3);
 
-    // And back again, when the first one is there and the second is not.
+    // h1 takes the session back when it is alive again and h2 is dead.
     await hosts.host("h1").serve(store);
     await hosts.host("h2").die();
     await hosts.gone("h2");
@@ -75,29 +77,32 @@ describe.skipIf(problem !== undefined)("shared storage", () => {
   it.each([
     ["per-user", 400],
     ["shared", 500],
-  ])("gets what a host had on its own disk before (isolation %s)", async (isolation, offset) => {
-    await using hosts = new TestHosts({
-      redis,
-      names: ["h1"],
-      firstPort: FIRST_PORT + offset,
-      storage: "local",
-      env: { COPILOTFLEET_ISOLATION: isolation },
-    });
-    const host = hosts.host("h1");
-    await host.create("alice", "notes");
-    expect(await host.send("alice", "notes", "one")).toBe("[turn 1] one");
-    const shared = join(host.folder, "common");
-    mkdirSync(shared, { mode: 0o700 });
-    host.env.COPILOTFLEET_STORAGE_SHARED = shared;
-    expect((await host.run(["serve"])).stderr).toContain("copilotfleet stop --all");
-    await host.ok(["stop", "--all"]);
-    // Without serve nobody else knows of this host, and could take over what is opened here.
-    expect(await host.refusal(7, ["send", "notes", "early", "--user", "alice"])).toMatchObject({
-      code: "FLEET_HOST_AWAY",
-    });
-    await host.serve(hosts.store);
-    expect(await host.send("alice", "notes", "two")).toBe("[turn 2] two");
-    const group = isolation === "shared" ? "shared" : serverIdOf("alice");
-    expect(existsSync(join(shared, "hosts", "h1", group, "session-state", "notes", "events.jsonl"))).toBe(true);
-  });
+  ])(
+    "moves the sessions on a host's own disk to shared storage that is set later (isolation %s)",
+    async (isolation, offset) => {
+      await using hosts = new TestHosts({
+        redis,
+        names: ["h1"],
+        firstPort: FIRST_PORT + offset,
+        storage: "local",
+        env: { COPILOTFLEET_ISOLATION: isolation },
+      });
+      const host = hosts.host("h1");
+      await host.create("alice", "notes");
+      expect(await host.send("alice", "notes", "one")).toBe("[turn 1] one");
+      const shared = join(host.folder, "common");
+      mkdirSync(shared, { mode: 0o700 });
+      host.env.COPILOTFLEET_STORAGE_SHARED = shared;
+      expect((await host.run(["serve"])).stderr).toContain("copilotfleet stop --all");
+      await host.ok(["stop", "--all"]);
+      // Without serve, no other host knows that this host is alive, and one could take over a session that is open here.
+      expect(await host.refusal(7, ["send", "notes", "early", "--user", "alice"])).toMatchObject({
+        code: "FLEET_HOST_AWAY",
+      });
+      await host.serve(hosts.store);
+      expect(await host.send("alice", "notes", "two")).toBe("[turn 2] two");
+      const group = isolation === "shared" ? "shared" : serverIdOf("alice");
+      expect(existsSync(join(shared, "hosts", "h1", group, "session-state", "notes", "events.jsonl"))).toBe(true);
+    },
+  );
 });
