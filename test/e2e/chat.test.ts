@@ -6,10 +6,10 @@ import { Terminal } from "../fixtures/terminal.js";
 const fleet = testFleet(PORTS.chat);
 const CTRL_C = "\x03";
 const CTRL_D = "\x04";
-/** As a terminal that was asked to mark pasted texts sends one. */
+/** A pasted text as a terminal in bracketed-paste mode sends it. */
 const pasted = (text: string) => `\x1b[200~${text}\x1b[201~`;
 
-/** A chat on a terminal, once it waits for a prompt. */
+/** Starts a chat on a terminal, and resolves when the chat waits for a prompt. */
 async function chat(session: string): Promise<Terminal> {
   const terminal = new Terminal(fleet, ["resume", session, "--user", "alice"], { columns: 120 });
   await terminal.shows(/Ctrl-C cancels a turn\. Ctrl-D ends the chat\.\n.*> $/s);
@@ -23,17 +23,17 @@ async function turnsOf(session: string): Promise<number> {
 
 describe("a chat on a terminal", () => {
   it.each([
-    ["that the terminal marks, in pieces", ["\x1b[20", "0~one\r\n\r", "\ttwo(3);\rthree\x1b[2", "01~", "\r"]],
-    ["that the terminal marks", [pasted("one\n\n\ttwo(3);\nthree"), "\r"]],
-    ["that arrives as if it were typed", ["one\r\r\ttwo(3);\rthree\r"]],
-  ])("takes a text of several lines %s as one prompt, with its blank lines", async (how, pieces) => {
+    ["as a bracketed paste in pieces", ["\x1b[20", "0~one\r\n\r", "\ttwo(3);\rthree\x1b[2", "01~", "\r"]],
+    ["as a bracketed paste", [pasted("one\n\n\ttwo(3);\nthree"), "\r"]],
+    ["as if it were typed", ["one\r\r\ttwo(3);\rthree\r"]],
+  ])("a chat takes several lines that arrive %s as one prompt, with the blank lines", async (how, pieces) => {
     const id = how.replaceAll(/\W+/g, "-");
     await fleet.create("alice", id);
     await using terminal = await chat(id);
     for (const piece of pieces) {
       const shown = terminal.raw.length;
       terminal.type(piece);
-      // The next piece comes by itself: this one was read.
+      // Wait until the chat has read this piece, so that it gets the next piece separately.
       if (/[a-z]/.test(piece)) await eventually("its echo", () => terminal.raw.length > shown);
     }
     await terminal.shows(/\[turn 1\] one\n\n\ttwo\(3\);\nthree\n.*> $/s);
@@ -41,14 +41,14 @@ describe("a chat on a terminal", () => {
     await terminal.shows(/\[turn 2\] next\n.*> $/s);
     terminal.type(CTRL_D);
     expect(await terminal.done).toBe(0);
-    // Pasted texts are marked for the chat alone.
+    // The chat turns bracketed-paste mode on at its start and off at its end.
     const [on, off] = ["\x1b[?2004h", "\x1b[?2004l"].map((mode) => terminal.raw.indexOf(mode));
     expect(on).toBeGreaterThan(0);
     expect(off).toBeGreaterThan(on ?? 0);
     expect(await turnsOf(id)).toBe(2);
   });
 
-  it("ends only the turn with Ctrl-C, and goes on in the same session", async () => {
+  it("Ctrl-C during a turn of a chat cancels only that turn, and the chat continues in the same session", async () => {
     await fleet.create("alice", "cancelled");
     await using terminal = await chat("cancelled");
     terminal.type("!delay 60000 never\r");
@@ -62,7 +62,7 @@ describe("a chat on a terminal", () => {
     expect(await terminal.done).toBe(0);
   });
 
-  it("clears a line that was begun with the first Ctrl-C, and ends with two on an empty line", async () => {
+  it("Ctrl-C in a chat clears a line that was begun, and two in a row on an empty line end the chat", async () => {
     await fleet.create("alice", "idle");
     await using terminal = await chat("idle");
     terminal.type("not this");
@@ -80,7 +80,7 @@ describe("a chat on a terminal", () => {
     expect(await terminal.done).toBe(0);
   });
 
-  it("takes what was typed during a turn as the next prompt", async () => {
+  it("a chat takes a line that was typed during a turn as the next prompt", async () => {
     await fleet.create("alice", "early");
     await using terminal = await chat("early");
     terminal.type("!delay 1500 slow\r");
@@ -91,7 +91,7 @@ describe("a chat on a terminal", () => {
     expect(await terminal.done).toBe(0);
   });
 
-  it("says why a turn cannot begin, and goes on", async () => {
+  it("a chat shows why a turn cannot begin in a locked session, and takes the next prompt after the unlock", async () => {
     await fleet.create("alice", "locked");
     const { lease } = await fleet.json<{ lease: { token: string } }>(["lock", "locked", "--user", "alice"]);
     await using terminal = await chat("locked");
@@ -109,7 +109,7 @@ describe("an error after half a reply", () => {
   it.each([
     ["in a chat", ["resume", "SESSION", "--user", "alice"]],
     ["of send", ["send", "SESSION", "!delay 8000 a b c d e f g h", "--user", "alice"]],
-  ])("%s starts on a line of its own", async (where, args) => {
+  ])("an error %s after half a reply starts on a new line", async (where, args) => {
     const id = where.replaceAll(" ", "-");
     await fleet.create("alice", id);
     const terminal = new Terminal(
@@ -128,7 +128,7 @@ describe("an error after half a reply", () => {
     await terminal.done;
   });
 
-  it("has Ctrl-C end a send without what the terminal echoes before the next prompt of the shell", async () => {
+  it("Ctrl-C during a send ends the line that the terminal echoed, and exits with 130", async () => {
     await fleet.create("alice", "interrupted");
     await using terminal = new Terminal(fleet, ["send", "interrupted", "!delay 60000 x", "--user", "alice"]);
     await eventually("the turn", async () => await fleet.inTurn("alice", "interrupted"));

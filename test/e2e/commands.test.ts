@@ -73,8 +73,8 @@ const SESSION = {
   lease: null,
 };
 
-describe("before there is anything", () => {
-  it("says so, in JSON and in words, and makes no state folder", async () => {
+describe("an empty fleet", () => {
+  it("ps, list and stop --all report an empty fleet in JSON and in text, and create no state folder", async () => {
     expect(await fleet.json(["ps"])).toEqual({ pool: { state: "open", reason: null, drainedAt: null }, servers: [] });
     expect(await fleet.json(["list"])).toEqual({ sessions: [] });
     expect(await fleet.json(["stop", "--all"])).toEqual({ stopped: [] });
@@ -93,7 +93,7 @@ describe("servers", () => {
     server = first.server;
   });
 
-  it("spawn gives the same one again, with created false", async () => {
+  it("spawn for a user whose server runs returns that server with created false", async () => {
     const again = await fleet.json<{ server: ServerView; created: boolean }>(["spawn", "--user", "alice"]);
     expect(again).toMatchObject({ created: false, server: { id: server.id, pid: server.pid, port: server.port } });
     expect(server.port).toBeGreaterThanOrEqual(PORTS.commands);
@@ -101,7 +101,7 @@ describe("servers", () => {
     expect(server.url).toBe(`${server.host}:${server.port}`);
   });
 
-  it("spawn and ps print a table with URL, port and pid", async () => {
+  it("spawn and ps print a table with one row for the server, with its URL and process id", async () => {
     for (const args of [["spawn", "--user", "alice"], ["ps"]]) {
       const [heading, row, ...more] = (await fleet.ok(args)).trimEnd().split("\n");
       expect(heading?.split(/\s{2,}/)).toEqual([
@@ -130,12 +130,12 @@ describe("servers", () => {
     }
   });
 
-  it("ps --json shows them all", async () => {
+  it("ps --json shows the running server with its uptime and memory", async () => {
     const { servers } = await fleet.json<{ servers: ServerView[] }>(["ps"]);
     expect(servers).toMatchObject([{ ...RUNNING, uptimeMs: expect.any(Number), memoryBytes: expect.any(Number) }]);
   });
 
-  it("connect prints what a client needs", async () => {
+  it("connect prints the URL and the token of a user's server, as JSON and as shell exports", async () => {
     const info = await fleet.json<Record<string, string>>(["connect", "--user", "alice"]);
     expect(info).toEqual({
       url: server.url,
@@ -148,7 +148,7 @@ describe("servers", () => {
     );
   });
 
-  it("connect says what to do when nothing runs, or ever ran", async () => {
+  it("connect suggests spawn when the user's server was stopped and when the user never had one", async () => {
     expect(await fleet.refusal(4, ["connect", "--user", "nobody"])).toMatchObject({
       code: "FLEET_SERVER_NOT_FOUND",
       suggestions: expect.arrayContaining([expect.stringContaining("copilotfleet spawn")]),
@@ -161,7 +161,7 @@ describe("servers", () => {
     });
   });
 
-  it("logs prints the last lines, by id or beginning of an id", async () => {
+  it("logs prints the last lines of a server that is named by its id or the beginning of its id", async () => {
     const line = `CLI server listening on port ${server.port}`;
     expect(await fleet.json(["logs", server.id])).toEqual({ server: server.id, log: server.log, lines: [line] });
     expect(await fleet.ok(["logs", "alice", "-n", "1"])).toBe(`${line}\n`);
@@ -170,7 +170,7 @@ describe("servers", () => {
     expect(await fleet.refusal(4, ["logs", "nobody"])).toMatchObject({ code: "FLEET_SERVER_NOT_FOUND" });
   });
 
-  it("logs -f goes on until Ctrl-C, and then ends with 130", async () => {
+  it("logs -f runs until Ctrl-C, and then exits with 130", async () => {
     const following = fleet.start(["logs", server.id, "-f"]);
     let seen = "";
     following.child.stdout?.on("data", (text: string) => {
@@ -181,7 +181,7 @@ describe("servers", () => {
     expect(await following.done).toMatchObject({ code: 130, stderr: "" });
   });
 
-  it("restart keeps home and port, and says what it stopped", async () => {
+  it("restart keeps the home and the port of a server, and reports what it stopped", async () => {
     const restarted = await fleet.json<{ stopped: unknown; servers: ServerView[] }>(["restart", "--user", "alice"]);
     expect(restarted).toMatchObject({
       stopped: [{ id: server.id, outcome: "drained", cut: [] }],
@@ -191,7 +191,7 @@ describe("servers", () => {
     expect(await fleet.ok(["restart", server.id])).toMatch(/^SERVER .*\n.* ready /);
   });
 
-  it("stop says what it did, once and again", async () => {
+  it("stop reports drained, then already-stopped when it is repeated, and exits with 4 for an unknown server", async () => {
     expect(await fleet.json(["stop", "--user", "alice"])).toEqual({
       stopped: [{ id: server.id, outcome: "drained", cut: [] }],
     });
@@ -213,7 +213,7 @@ describe("servers", () => {
     expect(await fleet.refusal(4, ["stop", "--user", "nobody"])).toMatchObject({ code: "FLEET_SERVER_NOT_FOUND" });
   });
 
-  it("stop takes several, by their beginnings, and refuses a beginning of several", async () => {
+  it("stop takes the beginnings of several ids, and refuses a beginning that fits several servers", async () => {
     const spawned = await fleet.json<{ servers: ServerView[] }>(["spawn", "--user", "team", "--count", "3"]);
     expect(spawned.servers.map(({ user, state }) => [user, state])).toEqual([
       ["team-1", "ready"],
@@ -228,7 +228,7 @@ describe("servers", () => {
     expect(await fleet.server("team-3")).toMatchObject({ state: "ready" });
   });
 
-  it("spawn --shared starts one more each time, and names belong to nobody", async () => {
+  it("spawn --shared starts another server each time, which belongs to no user", async () => {
     const first = await fleet.json<{ server: ServerView; created: boolean }>(["spawn", "--shared"]);
     expect(first).toMatchObject({ server: { user: null, isolation: "shared", state: "ready" }, created: true });
     const second = await fleet.json<{ server: ServerView }>(["spawn", "--shared"]);
@@ -236,14 +236,14 @@ describe("servers", () => {
     expect(await fleet.ok(["stop", first.server.id, second.server.id])).toMatch(/drained.*\n.*drained/);
   });
 
-  it("ps shows a dead one as failed, and says why", async () => {
+  it("ps shows a killed server as failed, with the reason", async () => {
     const { pid } = await fleet.spawn("alice");
     process.kill(pid ?? 0, "SIGKILL");
     await eventually("the death", async () => (await fleet.server("alice")).state === "failed");
     expect(await fleet.server("alice")).toMatchObject({
       pid: null,
       port: null,
-      // The init process may have reaped it, and the command that started it is over.
+      // The reason may be unknown: the command that started it has ended, and the init process may have reaped it.
       failure: expect.stringMatching(/^(killed by SIGKILL|its process ended, and it is not known how)/),
     });
     expect(await fleet.ok(["ps"])).toMatch(/^alice-\w+ +alice +- +- +failed +- +- +0 +0$/m);
@@ -252,7 +252,7 @@ describe("servers", () => {
 });
 
 describe("sessions", () => {
-  it("create gives a random id, behind the purpose if there is one", async () => {
+  it("create makes a random session id, which begins with the purpose if there is one", async () => {
     const plain = await fleet.json<{ session: SessionView; reply: null }>(["create", "--user", "alice"]);
     expect(plain).toMatchObject({ session: { ...SESSION, id: expect.stringMatching(UUID) }, reply: null });
     const id = (await fleet.ok(["create", "--user", "alice", "--purpose", "Code Review!"])).trimEnd();
@@ -282,7 +282,7 @@ describe("sessions", () => {
     expect(await fleet.ok(["create", "--user", "alice", "--id", "two", "--prompt", "hi"])).toBe("two\n[turn 1] hi\n");
   });
 
-  it("send and resume give the session and the reply", async () => {
+  it("send and resume print the session and the reply", async () => {
     expect(await fleet.json(["send", "two", "again", "--user", "alice"])).toMatchObject({
       session: { ...SESSION, id: "two" },
       reply: "[turn 2] again",
@@ -300,7 +300,7 @@ describe("sessions", () => {
     expect(await fleet.ok(["resume", "two", "--user", "alice"])).toBe("two\n");
   });
 
-  it("list shows the latest used first, filtered by user and state", async () => {
+  it("list shows the most recently used session first, and filters by user and state", async () => {
     const { sessions } = await fleet.json<{ sessions: SessionView[] }>(["list"]);
     expect(sessions[0]).toMatchObject({ ...SESSION, id: "two" });
     expect(sessions[0]?.sizeBytes).toBeGreaterThan(100);
@@ -312,7 +312,7 @@ describe("sessions", () => {
     expect(await fleet.json(["list", "--state", "idle"])).toEqual({ sessions });
   });
 
-  it("list prints a table", async () => {
+  it("list prints a table with one row for each session", async () => {
     const [heading, row] = (await fleet.ok(["list", "--user", "alice"])).split("\n");
     expect(heading?.split(/\s{2,}/)).toEqual([
       "SESSION",
@@ -327,7 +327,7 @@ describe("sessions", () => {
     expect(row).toMatch(/^two {2,}alice {2,}alice-\w+ {2,}idle {2,}\d+s {2,}\d+s {2,}\d+\.\d kB {2,}-$/);
   });
 
-  it("delete takes several", async () => {
+  it("delete removes several sessions at once, from the list and from disk", async () => {
     expect(await fleet.json(["delete", "two", "A-b_c-1"])).toEqual({ deleted: ["two", "A-b_c-1"] });
     const { sessions } = await fleet.json<{ sessions: SessionView[] }>(["list"]);
     expect(sessions.map(({ id }) => id)).not.toContain("two");
@@ -340,7 +340,7 @@ describe("sessions", () => {
 });
 
 describe("doctor and smoke", () => {
-  it("doctor lists what it looked at", async () => {
+  it("doctor lists all its checks in JSON and in text, and none of them fails", async () => {
     const shown = await fleet.json<{ ok: boolean; checks: { name: string }[] }>(["doctor"]);
     expect(shown.ok).toBe(true);
     expect(shown.checks.map(({ name }) => name)).toEqual([
@@ -365,7 +365,7 @@ describe("doctor and smoke", () => {
       expect(check).toEqual({ name, ok: true, level: "ok", detail: expect.any(String), fix: null, fixed: false });
     }
     const text = await fleet.ok(["doctor"]);
-    // Below a warning stands what to do.
+    // The indented line below a warning is its fix.
     const lines = text
       .trimEnd()
       .split("\n")
@@ -374,7 +374,7 @@ describe("doctor and smoke", () => {
     for (const line of lines) expect(line).toMatch(/^(ok {5}|WARN {3})\S/);
   });
 
-  it("smoke goes the whole way and leaves nothing", async () => {
+  it("smoke passes all its steps, from spawn to stop", async () => {
     const shown = await fleet.json<{ ok: boolean; steps: { name: string }[] }>(["smoke"]);
     expect(shown.ok).toBe(true);
     expect(shown.steps.map(({ name }) => name)).toEqual([
@@ -395,7 +395,7 @@ describe("doctor and smoke", () => {
     for (const step of shown.steps) expect(step).toMatchObject({ ok: true, ms: expect.any(Number) });
   });
 
-  it("smoke fails when the runtime is no runtime, and says at which step", async () => {
+  it("smoke fails at the step spawn when the runtime is some other program", async () => {
     const ran = await fleet.run(["smoke", "--json"], { env: { COPILOT_CLI_PATH: "/bin/false" } });
     expect(ran).toMatchObject({ code: 1, stderr: "" });
     expect(ran.json()).toMatchObject({ ok: false, steps: [{ name: "spawn", ok: false }] });
@@ -403,7 +403,7 @@ describe("doctor and smoke", () => {
 });
 
 describe("output", () => {
-  it("has no escape codes in a pipe, with NO_COLOR, or in errors", async () => {
+  it("output in a pipe has no escape codes, in results and in errors, with and without NO_COLOR", async () => {
     for (const args of [["ps"], ["list"], ["doctor"], ["--help"], ["spwan"], ["stop", "nobody"]]) {
       for (const env of [{}, { NO_COLOR: "1", FORCE_COLOR: undefined }]) {
         const { stdout, stderr } = await fleet.run(args, { env });
@@ -412,7 +412,7 @@ describe("output", () => {
     }
   });
 
-  it.each(COMMANDS)("%s --help tells its flags, its arguments and an example", async (command) => {
+  it.each(COMMANDS)("%s --help shows its usage, the flag --json and an example", async (command) => {
     const help = await fleet.ok([...command.split(" "), "--help"]);
     expect(help).toMatch(new RegExp(`^USAGE\\n {2}\\$ copilotfleet ${command}`, "m"));
     expect(help).toMatch(/--json/);
@@ -441,9 +441,9 @@ describe("output", () => {
     });
   });
 
-  it("--help lists every command, --version the version", async () => {
+  it("--help lists every command, and --version prints the version", async () => {
     const help = await fleet.ok(["--help"]);
-    // Of those in a topic the topic: its own help lists them.
+    // The list shows only the topic of a command that belongs to one. The topic's help lists the command.
     for (const command of COMMANDS) expect(help).toMatch(new RegExp(`^ {2}${command.split(" ")[0]} +\\S`, "m"));
     for (const args of [["store"], ["store", "--help"]])
       expect(await fleet.ok(args)).toMatch(/^ {2}store migrate +\S/m);
@@ -451,7 +451,7 @@ describe("output", () => {
     expect(await fleet.ok(["--version"])).toMatch(/^copilotfleet\/\d+\.\d+\.\d+ /);
   });
 
-  it("ends quietly when the reader of a pipe has gone", async () => {
+  it("logs exits with 0 and without a message when the reader of its pipe has gone", async () => {
     const { pid, log } = await fleet.spawn("alice");
     expect(pid).not.toBeNull();
     const following = fleet.start(["logs", "alice", "-n", "1000000"]);

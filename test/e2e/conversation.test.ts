@@ -14,20 +14,20 @@ async function kill(user: string): Promise<void> {
   await eventually("the server's death", () => !isRunning(pid));
 }
 
-describe("a session that one command creates and the next one goes on with", () => {
-  it("works when it never had a turn", async () => {
+describe("a session that one command creates and the next one continues", () => {
+  it("a session that was created without a turn takes its first prompt from a later send", async () => {
     await fleet.create("alice", "fresh");
     expect(await fleet.send("alice", "fresh", "hello")).toBe("[turn 1] hello");
   });
 
-  it("works when it never had a turn and its server was killed meanwhile", async () => {
+  it("a session that was created without a turn takes its first prompt after its server was killed", async () => {
     await fleet.create("alice", "fresh-killed");
     await kill("alice");
     expect(await fleet.ok(["resume", "fresh-killed", ...ALICE])).toBe("fresh-killed\n");
     expect(await fleet.send("alice", "fresh-killed", "hello")).toBe("[turn 1] hello");
   });
 
-  it("keeps its history over a kill -9, a stop and a restart of its server", async () => {
+  it("a session keeps its history when its server is killed, stopped and restarted", async () => {
     await fleet.create("alice", "long");
     expect(await fleet.send("alice", "long", "one")).toBe("[turn 1] one");
     await kill("alice");
@@ -42,7 +42,7 @@ describe("a session that one command creates and the next one goes on with", () 
     expect(await fleet.send("alice", "long", "four")).toBe("[turn 4] four");
   });
 
-  it("is refused, not begun anew, when its history has gone", async () => {
+  it("send refuses a session whose history was removed from disk, and does not start a new history", async () => {
     await fleet.create("alice", "lost");
     await fleet.send("alice", "lost", "one");
     const { home } = await fleet.server("alice");
@@ -62,7 +62,7 @@ describe("send", () => {
     await fleet.create("alice", "talk");
   });
 
-  it("takes the prompt as it is: from standard input, with markup, of several lines, large", async () => {
+  it("send passes a prompt on unchanged: several lines, markup, 200 kB, and text that looks like a flag", async () => {
     await fleet.create("alice", "text");
     const piped = await fleet.run(["send", "text", "-", ...ALICE], {
       input: "line one\n\n  line <b>two</b> \u00e9\u{1f600}",
@@ -73,13 +73,13 @@ describe("send", () => {
       stderr: "",
     });
     expect(await fleet.send("alice", "text", "--not-a-flag is fine".slice(2))).toBe("[turn 2] not-a-flag is fine");
-    const large = "x".repeat(200_000); // one word: the echo model streams each as an event of its own
+    const large = "x".repeat(200_000); // one word, because the echo model streams each word as a separate event
     const ran = await fleet.run(["send", "text", "-", ...ALICE, "--json"], { input: large });
     expect(ran.json<{ reply: string }>().reply === `[turn 3] ${large}`).toBe(true);
     expect((await fleet.run(["send", ...ALICE, "text", "--", "--dashes"])).stdout).toBe("[turn 4] --dashes\n");
   });
 
-  it("passes on why a turn failed, with 7, and the session goes on", async () => {
+  it("send exits with 7 and the reason when a turn fails, and the session takes the next prompt", async () => {
     expect(await fleet.refusal(7, ["send", "talk", "!fail no such luck", ...ALICE])).toMatchObject({
       code: "FLEET_TURN_FAILED",
       message: expect.stringContaining("no such luck"),
@@ -93,7 +93,7 @@ describe("send", () => {
     expect(await fleet.send("alice", "talk", "on")).toMatch(/^\[turn \d\] on$/);
   });
 
-  it("gives up after --timeout, with 6, and the session is free at once", async () => {
+  it("send gives up after --timeout with exit code 6, and the session takes the next prompt at once", async () => {
     const begun = performance.now();
     expect(await fleet.refusal(6, ["send", "talk", "!delay 60000 x", ...ALICE, "--timeout", "300ms"])).toMatchObject({
       code: "FLEET_TURN_TIMEOUT",
@@ -106,7 +106,7 @@ describe("send", () => {
   it.each([
     ["SIGINT", 130],
     ["SIGTERM", 143],
-  ] as const)("ends on %s with %i, and the session is free at once", async (signal, exit) => {
+  ] as const)("send exits on %s with %i, and the session takes the next prompt at once", async (signal, exit) => {
     const turn = await fleet.turn("alice", "talk", "!delay 60000 x");
     const begun = performance.now();
     turn.child.kill(signal);
@@ -115,7 +115,7 @@ describe("send", () => {
     expect(await fleet.send("alice", "talk", "next")).toMatch(/^\[turn \d+\] next$/);
   });
 
-  it("fails at once, with 7, when its server is killed during the turn", async () => {
+  it("send fails at once with exit code 7 when the server is killed during the turn", async () => {
     const turn = await fleet.turn("alice", "talk", "!delay 60000 x", ["--json"]);
     await kill("alice");
     const begun = performance.now();
@@ -126,7 +126,7 @@ describe("send", () => {
     expect(await fleet.send("alice", "talk", "next")).toMatch(/^\[turn \d+\] next$/);
   });
 
-  it("and create share one server, however many come at once", async () => {
+  it("four creates and four sends at the same time for one user share one server", async () => {
     const ids = ["c1", "c2", "c3", "c4"];
     await fleet.ok(["stop", ...ALICE]);
     await Promise.all(ids.map((id) => fleet.create("alice", id)));
@@ -137,7 +137,7 @@ describe("send", () => {
 });
 
 describe("create", () => {
-  it("leaves its session when the first prompt fails, and says its id in either form", async () => {
+  it("create keeps its session when the first prompt fails, and gives the id in text and in JSON", async () => {
     const text = await fleet.run(["create", ...ALICE, "--id", "half", "--prompt", "!fail nope"]);
     expect(text).toMatchObject({ code: 7, stdout: "half\n", stderr: expect.stringContaining("nope") });
     const error = await fleet.refusal(7, ["create", ...ALICE, "--purpose", "half", "--prompt", "!fail nope"]);
@@ -145,7 +145,7 @@ describe("create", () => {
     expect(await fleet.send("alice", id, "on")).toMatch(/^\[turn \d\] on$/);
   });
 
-  it("says in plain words when there is no model, and takes nothing", async () => {
+  it("create exits with 3 and explains how to get a model when none is configured", async () => {
     const env = { COPILOTFLEET_PROVIDER_TYPE: undefined };
     const error = await fleet.refusal(3, ["create", ...ALICE, "--id", "dumb", "--prompt", "hi"], { env });
     expect(error).toMatchObject({
@@ -156,7 +156,7 @@ describe("create", () => {
 });
 
 describe("delete", () => {
-  it("refuses a session that is in a turn, with 5, and deletes it afterwards", async () => {
+  it("delete refuses a session that is in a turn with exit code 5, and deletes it after the turn", async () => {
     await fleet.create("alice", "busy");
     const turn = await fleet.turn("alice", "busy", "!delay 1500 done");
     expect(await fleet.refusal(5, ["delete", "busy"])).toMatchObject({ code: "FLEET_SESSION_BUSY" });
@@ -164,7 +164,7 @@ describe("delete", () => {
     expect(await fleet.ok(["delete", "busy"])).toBe("busy\n");
   });
 
-  it("works while the server is stopped, and the id can be used again", async () => {
+  it("delete works while the server is stopped, and create can use the id again", async () => {
     await fleet.create("alice", "again");
     await fleet.send("alice", "again", "one");
     await fleet.ok(["stop", ...ALICE]);

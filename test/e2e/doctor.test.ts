@@ -14,7 +14,7 @@ const NO_MODEL = { COPILOTFLEET_PROVIDER_TYPE: undefined };
 const OWN_MODEL = { COPILOTFLEET_PROVIDER_TYPE: "openai", COPILOTFLEET_PROVIDER_BASE_URL: "http://127.0.0.1:1/v1" };
 const STATE_CHECKS = ["session records", "servers", "pool", "serve", "ports", "stray processes"];
 
-/** What `doctor` finds where nothing is broken: warnings leave it at exit code 0. */
+/** Runs `doctor`, which must exit with 0, and returns its checks by name. Warnings do not change the exit code. */
 async function findings(env: NodeJS.ProcessEnv = {}): Promise<Map<string, Check>> {
   const { ok, checks } = await fleet.json<DoctorResult>(["doctor"], { env });
   expect(ok).toBe(true);
@@ -69,13 +69,13 @@ describe("doctor", () => {
       /"session": \{"host": "none", "approve": "none"\}$/,
     ],
     [
-      "of a variable that sets nothing",
+      "about a variable that sets nothing",
       { COPILOTFLEET_PORTS_FORM: "1" },
       "environment",
       /COPILOTFLEET_PORTS_FORM \(nearest known: COPILOTFLEET_PORTS_FROM\)/,
       /^unset COPILOTFLEET_PORTS_FORM$/,
     ],
-  ] as const)("warns %s, and still exits with 0", async (_, env, name, detail, fix) => {
+  ] as const)("doctor warns %s, and still exits with 0", async (_, env, name, detail, fix) => {
     expect((await findings(env)).get(name)).toEqual({
       name,
       ok: true,
@@ -86,7 +86,7 @@ describe("doctor", () => {
     });
   });
 
-  it("connects to the model's address without sending anything, also when there is a key", async () => {
+  it("doctor connects to the model's address without sending anything, even when there is a key", async () => {
     const model = await listen();
     const ends: Promise<number>[] = [];
     model.on("connection", (socket: Socket) => {
@@ -111,7 +111,7 @@ describe("doctor", () => {
     model.close();
   });
 
-  it("warns while no serve runs, and names its process while one does", async () => {
+  it("doctor warns while serve is not running, and names its process while it is", async () => {
     expect((await findings()).get("serve")).toMatchObject({
       level: "warning",
       detail: expect.stringMatching(/^not running/),
@@ -126,14 +126,15 @@ describe("doctor", () => {
     expect((await serve.done).code).toBe(0);
   });
 
-  it("warns that the pool is closed, and since when, until it is opened again", async () => {
+  it("doctor, ps, top and route report that the pool is closed and since when, until it is opened again", async () => {
     await fleet.ok(["drain"]);
     expect((await findings()).get("pool")).toMatchObject({
       level: "warning",
       detail: expect.stringMatching(/^closed by "copilotfleet drain" at \d{4}-\d\d-\d\dT\S+: it takes no new/),
       fix: "copilotfleet drain --undo",
     });
-    // So do the commands that show servers: on standard error, below which a script finds the same table as ever.
+    // The commands that show servers warn, too. They warn on standard error, so that their standard output, which
+    // scripts read, stays the same.
     const pool = {
       state: "closed",
       reason: expect.stringMatching(/^closed by "copilotfleet drain" at /),
@@ -162,7 +163,7 @@ describe("doctor", () => {
     expect((await findings()).get("pool")).toMatchObject({ level: "ok", detail: "open", fix: null });
   });
 
-  it("warns when other programs leave few ports of the range free", async () => {
+  it("doctor warns when other programs leave few ports of the range free", async () => {
     const from = PORTS.doctor + 20;
     const strangers = await Promise.all(Array.from({ length: 37 }, (_, index) => listen(from + index)));
     const env = { COPILOTFLEET_PORTS_FROM: String(from), COPILOTFLEET_PORTS_TO: String(from + 39) };
@@ -178,7 +179,7 @@ describe("doctor", () => {
   const canMount =
     spawnSync("unshare", ["--map-root-user", "--mount", "mount", "-t", "tmpfs", "t", "/tmp"]).status === 0;
   if (!canMount) console.log("doctor on a small disk: skipped, since unshare cannot mount here");
-  it.skipIf(!canMount)("warns when little space is left where the state is", () => {
+  it.skipIf(!canMount)("doctor warns when little disk space is left for the state folder", () => {
     const folder = join(fleet.folder, "small");
     mkdirSync(folder);
     const script = 'mount -t tmpfs -o size=64m,mode=0700 tmpfs "$1"; exec "$2" "$3" doctor --json';
@@ -194,7 +195,7 @@ describe("doctor", () => {
     });
   });
 
-  it("prints warnings as such, and where a check failed those that it therefore skipped", async () => {
+  it("doctor prints warnings with their fixes, and lists the checks that it skips because another one failed", async () => {
     const warned = await fleet.ok(["doctor"]);
     expect(warned).toMatch(/^WARN {3}serve {12}not running: [^\n]+\n {24}Try: copilotfleet serve$/m);
     const env = { COPILOTFLEET_PORTS_FROM: "abc" };
@@ -217,7 +218,7 @@ describe("doctor", () => {
     expect(names).toEqual(["registry", ...STATE_CHECKS]);
   });
 
-  it("warns of damaged records, and writes them again with --fix", async () => {
+  it("doctor warns of damaged records, and doctor --fix writes them again", async () => {
     await fleet.spawn("alice");
     await fleet.create("alice", "damaged");
     await fleet.send("alice", "damaged", "hi");
@@ -227,7 +228,7 @@ describe("doctor", () => {
 
     const listed = await fleet.run(["ps"]);
     expect(listed.code).toBe(0);
-    // It counts sessions, and so reads their records, too.
+    // `ps` counts sessions. Therefore it reads their records, too.
     expect(listed.stderr).toMatch(
       /^Warning: The newest revision of the record of session "damaged" [^\n]+\nWarning: The newest revision of the registry is damaged \(it is empty: "[^"]+"\)\. The fleet recovered revision \d+ from its copy "[^"]+registry\.json"; nothing is lost\. Check the disk, then run: copilotfleet doctor --fix\n$/,
     );
@@ -254,7 +255,7 @@ describe("doctor", () => {
     expect(await fleet.ok(["list", "--user", "alice"])).toContain("damaged");
   });
 
-  it("does not advise to run doctor when the runtime is missing or ends at once", async () => {
+  it("doctor does not suggest running doctor when the runtime is missing or exits at once", async () => {
     for (const [path, fix] of [
       [join(fleet.folder, "nowhere"), "unset COPILOT_CLI_PATH"],
       [fake("exits.mjs"), null],

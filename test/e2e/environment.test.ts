@@ -8,7 +8,7 @@ import { fake, processesWith } from "../fixtures/fault-fleet.js";
 
 const fleet = testFleet(PORTS.environment);
 
-/** The commands that touch the state, each of which has to refuse what is wrong with the surroundings. */
+/** Commands that use the state folder. Each of them must refuse a broken environment. */
 const TOUCHING = [
   ["spawn", "--user", "a"],
   ["ps"],
@@ -45,7 +45,7 @@ describe("a state folder", () => {
       /^chmod go-w /,
     ],
     ["below a file", () => undefined, /below something that is not a folder/, null],
-  ] as const)("that is %s is refused by every command", async (what, make, message, wayOut) => {
+  ] as const)("every command refuses a state folder that is %s", async (what, make, message, wayOut) => {
     const name = what.replaceAll(" ", "-");
     const path = what === "below a file" ? "/etc/hostname/state" : join(fleet.folder, name);
     make(path);
@@ -61,7 +61,7 @@ describe("a state folder", () => {
     );
   });
 
-  it("that was not named is not guessed", async () => {
+  it("every command refuses an empty COPILOTFLEET_HOME instead of guessing a state folder", async () => {
     expect(await refusedByAll({ COPILOTFLEET_HOME: "" })).toMatchObject({
       code: "FLEET_CONFIG_INVALID",
       message: expect.stringContaining("COPILOTFLEET_HOME"),
@@ -84,7 +84,7 @@ describe("the configuration", () => {
     ["COPILOTFLEET_POOL_SERVERS", "0"],
     ["COPILOTFLEET_STORE", "http://x"],
     ["COPILOTFLEET_PROVIDER_TYPE", "ollama\u001b[31m"],
-  ])("%s=%j is refused, with the variable's name and what is allowed", async (name, value) => {
+  ])("spawn refuses %s=%j, and names the variable and the allowed values", async (name, value) => {
     const error = await fleet.refusal(3, ["spawn", "--user", "a"], { env: { [name]: value } });
     expect(error.code).toBe("FLEET_CONFIG_INVALID");
     expect(error.message).toContain(name);
@@ -92,14 +92,14 @@ describe("the configuration", () => {
     expect(error.message).not.toMatch(RAW);
   });
 
-  it("a store that cannot be reached is an error that keeps its password to itself", async () => {
+  it("the error for a Redis store that cannot be reached does not show its password", async () => {
     const env = { COPILOTFLEET_STORE: "redis://user:hunter2@127.0.0.1:1/0" };
     const error = await fleet.refusal(7, ["ps"], { env });
     expect(error).toMatchObject({ code: "FLEET_STORE_UNAVAILABLE", message: expect.stringContaining("127.0.0.1:1") });
     expect(JSON.stringify(error)).not.toContain("hunter2");
   });
 
-  it("a file is found upward, and names the nearest of an unknown key", async () => {
+  it("every command finds the configuration file of a parent folder, and refuses it with the exact fault", async () => {
     const project = join(fleet.folder, "project");
     const cwd = join(project, "a", "b");
     mkdirSync(cwd, { recursive: true });
@@ -126,7 +126,7 @@ describe("the configuration", () => {
     });
   });
 
-  it("that is wrong still lets doctor say what is wrong, and nothing more", async () => {
+  it("doctor reports an invalid configuration as its only failed check, and how to fix it", async () => {
     const ran = await fleet.run(["doctor", "--json"], { env: { COPILOTFLEET_PORTS_FROM: "abc" } });
     expect(ran).toMatchObject({ code: 3, stderr: "" });
     const { ok, checks } = ran.json<{ ok: boolean; checks: { name: string; level: string; fix: string }[] }>();
@@ -152,7 +152,7 @@ describe("a runtime", () => {
       /is not executable/,
     ],
     ["is a folder", () => fleet.folder, "FLEET_RUNTIME_UNUSABLE", 3, /is not a file/],
-  ] as const)("that %s is refused before anything is recorded", async (_, path, code, exit, message) => {
+  ] as const)("spawn and create refuse a runtime that %s, and record nothing", async (_, path, code, exit, message) => {
     const env = { COPILOT_CLI_PATH: path() };
     for (const args of [
       ["spawn", "--user", "a"],
@@ -168,7 +168,7 @@ describe("a runtime", () => {
     );
   });
 
-  it("that ends at once has its own message shown, in print", async () => {
+  it("create shows the message of a runtime that exits at once, without control characters", async () => {
     const env = { COPILOT_CLI_PATH: fake("exits.mjs") };
     const error = await fleet.refusal(7, ["create", "--user", "early", "--id", "early"], { env });
     expect(error).toMatchObject({
@@ -176,11 +176,11 @@ describe("a runtime", () => {
       message: expect.stringMatching(/ended at once \(exit code 1\).*frobnicator/),
     });
     expect(error.message).not.toMatch(RAW);
-    // The id whose creation failed is free again.
+    // The session id is free again, because its creation failed.
     await fleet.create("early", "early");
   });
 
-  it("that speaks a newer protocol is refused with the versions that fit, and is not left running", async () => {
+  it("spawn refuses and ends a runtime with a newer protocol, and names the versions that fit", async () => {
     const env = { COPILOT_CLI_PATH: fake("newer.mjs") };
     const error = await fleet.refusal(3, ["spawn", "--user", "new"], { env });
     expect(error.code).toBe("FLEET_RUNTIME_TOO_NEW");
@@ -195,7 +195,7 @@ describe("a runtime", () => {
     });
   });
 
-  it("that speaks an older protocol is refused, and is not left running", async () => {
+  it("spawn refuses and ends a runtime with an older protocol", async () => {
     const path = fileURLToPath(new URL("../fixtures/cli-old-runtime.mjs", import.meta.url));
     const error = await fleet.refusal(3, ["spawn", "--user", "old"], { env: { COPILOT_CLI_PATH: path } });
     expect(error).toMatchObject({
@@ -211,19 +211,19 @@ describe("a GitHub token", () => {
   it.each([
     ["a variable that is not set", ["--token-env", "NOT_SET"], {}, "FLEET_TOKEN_UNAVAILABLE", /NOT_SET is not set/],
     ["a variable that is empty", ["--token-env", "EMPTY"], { EMPTY: "" }, "FLEET_TOKEN_INVALID", /is empty/],
-    ["one with a blank", ["--token-env", "BLANK"], { BLANK: "gho_ab cd" }, "FLEET_TOKEN_INVALID", /holds blanks/],
+    ["a blank in a variable", ["--token-env", "BLANK"], { BLANK: "gho_ab cd" }, "FLEET_TOKEN_INVALID", /holds blanks/],
     ["a file that is not there", ["--token-file", "/nowhere"], {}, "FLEET_TOKEN_UNAVAILABLE", /cannot be read: ENOENT/],
-    ["a file of everybody's", ["--token-file", "/etc/hostname"], {}, "FLEET_TOKEN_INVALID", /mode 644/],
-  ])("from %s is refused, and the user is not stuck with it", async (_, flags, env, code, message) => {
+    ["a file that everybody can read", ["--token-file", "/etc/hostname"], {}, "FLEET_TOKEN_INVALID", /mode 644/],
+  ])("spawn refuses a GitHub token from %s, and does not record the source", async (_, flags, env, code, message) => {
     const error = await fleet.refusal(3, ["spawn", "--user", "tokens", ...flags], { env });
     expect(error).toMatchObject({ code, message: expect.stringMatching(message) });
     expect(error.message).not.toContain("gho_");
-    // A source that gave nothing was recorded all the same, and the next plain spawn failed by it.
+    // An earlier version recorded a source that gave no token, and the next plain spawn failed because of it.
     const { servers } = await fleet.json<{ servers: { user: string }[] }>(["ps"]);
     expect(servers.map(({ user }) => user)).not.toContain("tokens");
   });
 
-  it("of another source than a running server's is a conflict", async () => {
+  it("spawn with another token source than that of the running server is a conflict", async () => {
     const env = { ONE: "gho_one", TWO: "gho_two" };
     await fleet.ok(["spawn", "--user", "conflict", "--token-env", "ONE"], { env });
     expect(await fleet.refusal(5, ["spawn", "--user", "conflict", "--token-env", "TWO"], { env })).toMatchObject({
@@ -235,7 +235,7 @@ describe("a GitHub token", () => {
 });
 
 describe("ports", () => {
-  it("that a stranger holds are skipped", async () => {
+  it("spawn skips a port that another program holds, and sends nothing to it", async () => {
     const server = await fleet.spawn("neighbour");
     const next = (server.port ?? 0) + 1;
     const stranger = createServer();
@@ -253,7 +253,7 @@ describe("ports", () => {
     }
   });
 
-  it("that are all taken are capacity: 6, with what was started reported", async () => {
+  it("spawn --count exits with 6 when the ports run out, and ps shows the servers that it started", async () => {
     const full = new TestFleet(PORTS.environment + 50);
     try {
       const env = { COPILOTFLEET_PORTS_TO: String(PORTS.environment + 51) };

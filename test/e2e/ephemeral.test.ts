@@ -19,18 +19,18 @@ const sessionsOf = async (user: string) =>
 const foldersOf = async (user: string) => await readdir(join((await fleet.server(user)).home, "session-state"));
 
 describe("an ephemeral session", () => {
-  it("is gone, on disk too, after the prompt it was created for", async () => {
+  it("an ephemeral session that was created for a prompt is deleted after it, on disk, too", async () => {
     const shown = await fleet.json<Shown>(["create", "--user", "eli", "--ephemeral", "--prompt", "hi"]);
     expect(shown).toMatchObject({ reply: "[turn 1] hi", session: { persistence: "ephemeral", state: "gone" } });
     expect(await sessionsOf("eli")).toEqual([]);
     expect(await foldersOf("eli")).toEqual([]);
   });
 
-  it("waits for its first use if it was created without a prompt, and goes with that", async () => {
+  it("an ephemeral session that was created without a prompt stays until its first use, and is then deleted", async () => {
     const { session } = await fleet.json<Shown>(["create", "--user", "ema", "--ephemeral", "--id", "once"]);
     expect(session).toMatchObject({ id: "once", persistence: "ephemeral", state: "idle" });
     expect(await sessionsOf("ema")).toEqual(["once"]);
-    // The process that created it is gone, and gc leaves it all the same.
+    // gc does not delete it, although the process that created it has ended.
     expect(await fleet.json(["gc", "--ttl", "24h"])).toMatchObject({ deleted: [] });
     const shown = await fleet.json<Shown>(["send", "once", "hi", "--user", "ema"]);
     expect(shown).toMatchObject({ reply: "[turn 1] hi", session: { state: "gone" } });
@@ -38,7 +38,7 @@ describe("an ephemeral session", () => {
     expect((await fleet.refusal(4, ["send", "once", "again", "--user", "ema"])).code).toBe("FLEET_SESSION_NOT_FOUND");
   });
 
-  it("goes when the library leaves it, or is closed", async () => {
+  it("an ephemeral session is deleted when the library leaves it and when the fleet is closed", async () => {
     const library = await Fleet.open({ env: fleet.env, cwd: fleet.folder });
     const left = await library.createSession({ user: "eve", ephemeral: true });
     const open = await library.createSession({ user: "eve", ephemeral: true });
@@ -50,7 +50,7 @@ describe("an ephemeral session", () => {
     expect(await sessionsOf("eve")).toEqual([]);
   });
 
-  it("keeps nothing open when it cannot be deleted as its fleet is closed", async () => {
+  it("closing a fleet closes its connections even if an ephemeral session cannot be deleted", async () => {
     const library = await Fleet.open({ env: fleet.env, cwd: fleet.folder });
     await library.createSession({ user: "eva", sessionId: "kept", ephemeral: true });
     const { socket } = (await library.clientForUser("eva")) as unknown as { socket: Socket };
@@ -62,12 +62,12 @@ describe("an ephemeral session", () => {
     } finally {
       process.kill(pid, "SIGCONT");
     }
-    // Its process could not end otherwise.
+    // An open socket would keep the process alive.
     expect(socket.destroyed).toBe(true);
     expect(await sessionsOf("eva"), "the next gc has it").toEqual(["kept"]);
   });
 
-  it("goes when its turn fails, too", async () => {
+  it("an ephemeral session is deleted when its turn fails", async () => {
     const { code } = await fleet.run(["create", "--user", "eno", "--ephemeral", "--prompt", "!fail no"]);
     expect(code).toBe(7);
     expect(await foldersOf("eno")).toEqual([]);

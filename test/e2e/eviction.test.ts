@@ -17,8 +17,8 @@ const active = async (user: string) => {
   return sessions.map(({ id }) => id).toSorted();
 };
 
-describe("at the cap", () => {
-  it("the least recently used idle session is unloaded, and its next turn loads it again", async () => {
+describe("the cap on loaded sessions", () => {
+  it("at the cap, the least recently used idle session is unloaded, and its next turn loads it again", async () => {
     await using library = await Fleet.open({ env: { ...fleet.env, ...CAP }, cwd: fleet.folder });
     const sessions = [];
     for (const id of ["a", "b", "c"]) {
@@ -33,12 +33,12 @@ describe("at the cap", () => {
     first.on("assistant.message", (event) => void heard.push(event.data.content));
     expect((await library.send(first, "still here?")).text).toBe("[turn 2] still here?");
     expect((await first.sendAndWait("and again?"))?.data.content).toBe("[turn 3] and again?");
-    // Who listened before the session was unloaded goes on hearing.
+    // A listener from before the session was unloaded still receives its events.
     expect(heard).toEqual(["[turn 2] still here?", "[turn 3] and again?"]);
     expect(await active("lru")).toEqual(["a", "c"]);
   });
 
-  it("sessions in a turn stay, and the caller waits or is told the limit", async () => {
+  it("at the cap with all sessions in a turn, create waits for room, or names the limit after --wait", async () => {
     await using model = await startHeldModel();
     await using library = await Fleet.open({ env: { ...fleet.env, ...CAP, ...model.env }, cwd: fleet.folder });
     const busy = await Promise.all(["x", "y"].map((id) => library.createSession({ user: "busy", sessionId: id })));
@@ -47,14 +47,14 @@ describe("at the cap", () => {
     const refused = await fleet.refusal(6, ["create", "--user", "busy", "--wait", "100ms"], { env: CAP });
     expect(refused).toMatchObject({ code: "FLEET_SESSIONS_EXHAUSTED", message: expect.stringContaining("2 sessions") });
     const waited = fleet.ok(["create", "--user", "busy", "--id", "z", "--prompt", "mine"], { env: CAP });
-    // As long as another command takes: by then that one waits.
+    // Run another command first: by the time that it ends, the create is waiting.
     expect(await active("busy")).toEqual(["x", "y"]);
     model.release();
     for (const turn of turns) expect((await turn).text).toBe("[turn 1] working");
     expect(await waited).toBe("z\n[turn 1] mine\n");
   });
 
-  it("is never passed, however many come at once", async () => {
+  it("the cap on loaded sessions holds while 12 sessions are created and used at the same time", async () => {
     const library = await Fleet.open({
       env: { ...fleet.env, COPILOTFLEET_SESSION_MAX_ACTIVE: "3" },
       cwd: fleet.folder,
@@ -83,7 +83,7 @@ describe("at the cap", () => {
 });
 
 describe("evict", () => {
-  it("unloads from any process what is idle, and says why it leaves the rest", async () => {
+  it("evict unloads the idle sessions of another process, and reports why it leaves the others", async () => {
     await using model = await startHeldModel();
     const library = await Fleet.open({ env: { ...fleet.env, ...model.env }, cwd: fleet.folder });
     const [idle, busy, leased] = await Promise.all(
@@ -113,7 +113,7 @@ describe("evict", () => {
     await library.close();
   });
 
-  it("refuses nonsense", async () => {
+  it("evict refuses a call without arguments, ids together with --max, an invalid id and a negative --max", async () => {
     expect((await fleet.refusal(2, ["evict"])).message).toContain("--max");
     expect((await fleet.refusal(2, ["evict", "x", "--max", "1"])).message).toContain("--max");
     expect((await fleet.refusal(2, ["evict", "../x"])).message).toContain('"../x"');

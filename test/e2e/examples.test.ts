@@ -13,7 +13,10 @@ import { Fleet } from "../../src/index.js";
 import { PendingReply } from "../../src/sessions/reply.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 
-/** The guide's applications, rewritten: each with two copies on one state, as behind a load balancer. */
+/**
+ * Tests the example applications, which are the guide's applications rewritten. Where several copies of a service run, they
+ * share one state folder, as behind a load balancer.
+ */
 
 function withResolvers<T>() {
   let resolve: (value: T) => void = () => undefined;
@@ -83,14 +86,14 @@ afterAll(async () => {
 });
 
 describe("/chat", () => {
-  it("keeps one conversation for each user, across copies of the service", async () => {
+  it("/chat keeps one conversation for each user across two copies of the service", async () => {
     const [one, two] = [await start(chatApp(await openFleet())), await start(chatApp(await openFleet()))];
     expect((await post(`${one}/chat`, "alice", { message: "hi" })).body).toEqual({ content: "[turn 1] hi" });
     expect((await post(`${two}/chat`, "alice", { message: "more" })).body).toEqual({ content: "[turn 2] more" });
     expect((await post(`${two}/chat`, "bob", { message: "hi" })).body).toEqual({ content: "[turn 1] hi" });
   });
 
-  it("refuses what is not a user", async () => {
+  it("/chat answers 400 to an invalid user id", async () => {
     const url = await start(chatApp(await openFleet()));
     const { status, body } = await post(`${url}/chat`, "../etc", { message: "hi" });
     expect(status).toBe(400);
@@ -116,7 +119,7 @@ describe("every service", () => {
     ["/api/chat/end", conversationApp, "sessionId"],
   ] as const;
 
-  it.each(services)("answers 401 to %s without an identity", async (path, app, field) => {
+  it.each(services)("%s answers 401 to a request without an identity", async (path, app, field) => {
     const url = await start(app(await openFleet()));
     const init = { headers: { "content-type": "application/json" }, body: JSON.stringify({ [field]: "hi" }) };
     expect(await raw(`${url}${path}`, init)).toMatchObject({
@@ -126,7 +129,7 @@ describe("every service", () => {
     });
   });
 
-  it.each(services)("answers 400 to %s with a body that it cannot use", async (path, app, field) => {
+  it.each(services)("%s answers 400 to a request with a body that it cannot use", async (path, app, field) => {
     const url = await start(app(await openFleet()));
     for (const body of ["{", "null", "[]", "{}", `{"${field}":""}`, `{"${field}":7}`, `{"${field}":{"a":1}}`]) {
       expect(await raw(`${url}${path}`, { headers: alice, body }), body).toMatchObject({
@@ -139,7 +142,7 @@ describe("every service", () => {
     expect(await raw(`${url}${path}`, plain)).toMatchObject({ status: 400 });
   });
 
-  it("answers in JSON to a path that it does not have and to a body that is too large", async () => {
+  it("a service answers in JSON to a path that it does not have and to a body that is too large", async () => {
     const url = await start(chatApp(await openFleet()));
     const json = { type: expect.stringContaining("application/json") };
     expect(await raw(`${url}/nothing`, { headers: alice })).toMatchObject({ status: 404, ...json });
@@ -147,7 +150,7 @@ describe("every service", () => {
     expect(await raw(`${url}/chat`, { headers: alice, body: large })).toMatchObject({ status: 413, ...json });
   });
 
-  it("answers in JSON when the service itself fails, and keeps the reason to itself", async () => {
+  it("a service that fails answers 500 in JSON, and logs the reason without sending it", async () => {
     const fleet = await openFleet();
     vi.spyOn(fleet, "sessions").mockRejectedValue(new Error("secret"));
     const url = await start(chatApp(fleet));
@@ -169,7 +172,7 @@ describe("/chat as server-sent events", () => {
       signal,
     });
 
-  it("sends the pieces of the reply, which make up the whole reply at the end", async () => {
+  it("/chat streams the pieces of a reply, and they add up to the whole reply at the end", async () => {
     const url = await start(chatApp(await openFleet()));
     const response = await ask(url, "streamer", "one two three");
     expect(response.headers.get("content-type")).toBe("text/event-stream");
@@ -183,12 +186,12 @@ describe("/chat as server-sent events", () => {
     expect(events.at(-1)).toEqual(["end", '{"content":"[turn 1] one two three"}']);
   });
 
-  it("answers 401 before the stream begins", async () => {
+  it("/chat answers 401 to a request for a stream without an identity", async () => {
     const url = await start(chatApp(await openFleet()));
     expect((await ask(url, "", "hi")).status).toBe(401);
   });
 
-  it("sends an error as the last event when the turn fails", async () => {
+  it("/chat sends an error event in its stream when the session does not exist", async () => {
     const fleet = await openFleet();
     const session = await fleet.createSession({ user: "streamer", purpose: "chat" });
     await fleet.leaveSession(session);
@@ -199,7 +202,7 @@ describe("/chat as server-sent events", () => {
     expect(text).toMatch(/^event: error\ndata: .*FLEET_SESSION_NOT_FOUND/);
   });
 
-  it("ends the turn when the client hangs up", async () => {
+  it("/chat ends the turn when the client of its stream hangs up", async () => {
     const fleet = await openFleet();
     const url = await start(chatApp(fleet));
     const begun = withResolvers<AbortSignal>();
@@ -221,7 +224,7 @@ describe("/chat as server-sent events", () => {
 });
 
 describe("/team-chat", () => {
-  it("gives each member the answer to their own message, in one history", async () => {
+  it("/team-chat gives each member the answer to their own message in one history, and 404 to a stranger", async () => {
     const team = ["alice", "bob", "carol"];
     const urls = await Promise.all(team.map(async () => await start(teamChatApp(await openFleet(), team))));
     const asked = team.flatMap((user, index) => [0, 1, 2].map((round) => ({ user, index, text: `${user} ${round}` })));
@@ -239,7 +242,7 @@ describe("/team-chat", () => {
 });
 
 describe("/api/analyze", () => {
-  it("answers and leaves nothing, not even on disk", async () => {
+  it("/api/analyze answers a prompt and leaves no session, not even on disk", async () => {
     const fleet = await openFleet();
     const url = await start(analyzeApp(fleet));
     expect((await post(`${url}/api/analyze`, "dora", { prompt: "sum" })).body).toEqual({ result: "[turn 1] sum" });
@@ -250,7 +253,7 @@ describe("/api/analyze", () => {
 });
 
 describe("/api/chat", () => {
-  it("starts, goes on after a crash of the server, is nobody else's, and ends", async () => {
+  it("a conversation of /api/chat survives a crash of the server, is refused to others, and can be ended", async () => {
     const fleet = await openFleet();
     const url = await start(conversationApp(fleet));
     const { sessionId } = (await post(`${url}/api/chat/start`, "erin", {})).body;

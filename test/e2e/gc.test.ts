@@ -21,7 +21,7 @@ async function statePath(user: string): Promise<string> {
   return join((await fleet.server(user)).home, "session-state");
 }
 
-/** As if nobody had used the session for so long: on disk, and in its record if it has one. */
+/** Makes a session look unused for `ageMs`: its folder, and its record if it has one. */
 async function age(user: string, id: string, ageMs = OLD_MS): Promise<void> {
   makeOld(join(await statePath(user), id), ageMs);
   if ((await store.readSession(id)) === null) return;
@@ -35,7 +35,7 @@ async function createOld(user: string, id: string, ...args: string[]): Promise<v
   await age(user, id);
 }
 
-/** A client that knows nothing of the fleet. */
+/** A client that connects to the user's server directly and does not use the fleet. */
 async function stranger(user: string): Promise<CopilotClient> {
   const { url, token } = await fleet.json<{ url: string; token: string }>(["connect", "--user", user]);
   const client = new CopilotClient({ connection: RuntimeConnection.forUri(url, { connectionToken: token }) });
@@ -43,7 +43,7 @@ async function stranger(user: string): Promise<CopilotClient> {
   return client;
 }
 
-/** Every name below a folder with what it is, when it was written, and what it holds. */
+/** Every path below a folder with its mode, modification time, inode and digest. */
 function picture(folder: string, at = folder): string[] {
   return readdirSync(at, { withFileTypes: true }).flatMap((entry) => {
     const path = join(at, entry.name);
@@ -54,8 +54,8 @@ function picture(folder: string, at = folder): string[] {
   });
 }
 
-describe("gc deletes", () => {
-  it("sessions past their TTL, with and without a turn, and tells of each", async () => {
+describe("deletions by gc", () => {
+  it("gc deletes sessions past their TTL, with and without a turn, and reports each of them", async () => {
     await createOld("ann", "talked", "--prompt", "hi");
     await createOld("ann", "never-prompted");
     await fleet.create("ann", "young");
@@ -73,12 +73,12 @@ describe("gc deletes", () => {
     expect(idsOf(sessions)).toEqual(["young"]);
     expect((await fleet.refusal(4, ["send", "talked", "x", "--user", "ann"])).code).toBe("FLEET_SESSION_NOT_FOUND");
     expect(await fleet.send("ann", "young", "still there?")).toBe("[turn 1] still there?");
-    // The id is free again, with nothing of what it was.
+    // The id can be used again, and nothing of the old session is left.
     await fleet.create("ann", "talked");
     expect(await fleet.send("ann", "talked", "anew")).toBe("[turn 1] anew");
   });
 
-  it("what a client made past the fleet, as its server's user's", async () => {
+  it("gc deletes an old session that a client made without the fleet, and reports the server's user as owner", async () => {
     await fleet.spawn("sue");
     const client = await stranger("sue");
     const session = await client.createSession({
@@ -92,20 +92,20 @@ describe("gc deletes", () => {
     expect(readdirSync(await statePath("sue"))).toEqual([]);
   });
 
-  it("by a session's own TTL where it has one", async () => {
+  it("gc uses a session's own TTL first, then --ttl, then the configured TTL", async () => {
     await fleet.json(["create", "--user", "tom", "--id", "short", "--ttl", "1h"]);
     await fleet.json(["create", "--user", "tom", "--id", "long", "--ttl", "30d"]);
     await fleet.create("tom", "usual");
     for (const id of ["short", "long", "usual"]) await age("tom", id, 2 * 3_600_000);
     expect(idsOf((await gc()).deleted)).toEqual(["short"]);
     expect(idsOf((await fleet.json<GcResult>(["gc", "--ttl", "1h", "--user", "tom"])).deleted)).toEqual(["usual"]);
-    // Without the flag the configured one counts.
+    // Without the flag, gc uses the configured TTL.
     await createOld("tom", "configured");
     expect(idsOf((await fleet.json<GcResult>(["gc", "--user", "tom"])).deleted)).toEqual(["configured"]);
     expect(readdirSync(await statePath("tom"))).toEqual(["long"]);
   });
 
-  it("only what is the user's who is asked for", async () => {
+  it("gc --user deletes only the sessions of that user", async () => {
     await createOld("una", "una-1");
     await createOld("max", "max-1");
     expect((await gc("--user", "una")).deleted).toMatchObject([{ id: "una-1", owner: "una" }]);
@@ -113,7 +113,7 @@ describe("gc deletes", () => {
     expect((await gc("--user", "nobody")).deleted).toEqual([]);
   });
 
-  it("sessions of a server that was killed, and clears that away", async () => {
+  it("gc deletes the sessions of a killed server, records it as failed, and later removes it", async () => {
     await createOld("kim", "before", "--prompt", "hi");
     const library = await Fleet.open({ env: fleet.env, cwd: fleet.folder });
     await library.createSession({ user: "kim", sessionId: "loaded" });
@@ -128,7 +128,7 @@ describe("gc deletes", () => {
     expect(idsOf(result.deleted)).toEqual(["before", "loaded"]);
     expect(result.servers).toEqual([{ id, action: "failed" }]);
     expect((await store.readRegistry()).servers[id]).toMatchObject({ state: "failed", port: null });
-    // Nothing is left of it once its own time is up, too.
+    // Once the server is old, too, gc removes everything of it.
     makeOld(join(fleet.root, "servers", id), OLD_MS);
     await store.updateRegistry(({ servers }) => {
       for (const server of Object.values(servers)) if (server.id === id) server.createdAt = "2026-01-01T00:00:00.000Z";
@@ -139,7 +139,7 @@ describe("gc deletes", () => {
     await fleet.create("kim", "anew");
   });
 
-  it("processes of this fleet that are in no record", async () => {
+  it("gc kills a process of this fleet that is in no record, but not in a dry run", async () => {
     const pid = sleeper({ COPILOTFLEET_OWNER: fleet.root, COPILOTFLEET_LAUNCH_ID: "stray" });
     await eventually("the stray", () => fleet.processes().includes(pid));
     const stray = { id: "stray", action: "stray-killed" };
@@ -150,14 +150,14 @@ describe("gc deletes", () => {
   });
 });
 
-describe("gc leaves alone", () => {
+describe("sessions that gc keeps", () => {
   let library: Fleet;
   beforeAll(async () => {
     library = await Fleet.open({ env: fleet.env, cwd: fleet.folder });
   });
   afterAll(() => library.close());
 
-  it("what is in memory, in a turn or under a lease, and says why", async () => {
+  it("gc keeps old sessions that are loaded, in a turn or leased, and reports why", async () => {
     const user = "uma";
     await library.createSession({ user, sessionId: "active" });
     const busy = await library.createSession({ user, sessionId: "busy" });
@@ -177,7 +177,7 @@ describe("gc leaves alone", () => {
     expect((await library.send(busy, "and on")).text).toBe("[turn 2] and on");
   });
 
-  it("everything in a dry run", async () => {
+  it("gc --dry-run reports what it would delete, and changes nothing on disk", async () => {
     await createOld("dee", "would-go", "--prompt", "hi");
     const before = picture(fleet.root);
     const result = await gc("--dry-run");
@@ -192,8 +192,8 @@ describe("gc leaves alone", () => {
   });
 });
 
-describe("gc says", () => {
-  it("one line, for cron", async () => {
+describe("the command gc", () => {
+  it("gc prints one line for cron, even when it deletes nothing", async () => {
     expect(await fleet.ok(["gc", "--ttl", "24h", "--user", "dee"])).toMatch(
       /^gc: deleted 1 session \(\d+\.\d kB\), skipped 0, cleared 0 servers\n$/,
     );
@@ -203,7 +203,7 @@ describe("gc says", () => {
   });
 
   it.each(["0", "0s", "-1h", "24", "", " ", "1x", "1.5.5h", "1e3s", "20y", "9999999999999999d", "h", "24h;rm"])(
-    "no to --ttl %j",
+    "gc refuses --ttl %j",
     async (ttl) => {
       const { code, message } = await fleet.refusal(2, ["gc", `--ttl=${ttl}`]);
       expect(code).toBe("FLEET_DURATION_INVALID");
@@ -211,7 +211,7 @@ describe("gc says", () => {
     },
   );
 
-  it("no to a user that is none", async () => {
+  it("gc refuses an invalid --user", async () => {
     expect((await fleet.refusal(2, ["gc", "--user", "../x"])).code).toBe("FLEET_USER_INVALID");
   });
 });

@@ -20,9 +20,9 @@ interface Turn {
   reply: string;
 }
 
-/** Every command is given on h1, for what is on h2. */
+/** Most commands run on h1 and concern a user whose server is on h2. */
 describe.skipIf(problem !== undefined).each([
-  ["with storage of their own", { storage: "local", firstPort: 29_500 }],
+  ["with separate storage", { storage: "local", firstPort: 29_500 }],
   ["with shared storage", { storage: "shared", firstPort: 29_700 }],
 ] as const)("two hosts %s", (_, { storage, firstPort }) => {
   let redis: RedisServer;
@@ -31,7 +31,7 @@ describe.skipIf(problem !== undefined).each([
   let h2: TestHost;
   beforeAll(async () => {
     redis = await RedisServer.start();
-    // Long enough for a busy machine: a heartbeat that is late makes a host go.
+    // Long enough for a busy machine, because a host whose heartbeat is late counts as gone.
     const env = { COPILOTFLEET_HOST_TTL: "5s" };
     hosts = new TestHosts({ redis, names: ["h1", "h2"], firstPort, storage, env });
     [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
@@ -44,14 +44,14 @@ describe.skipIf(problem !== undefined).each([
     await redis.end();
   }, 60_000);
 
-  it("say that nobody on another machine reaches a door on loopback", () => {
+  it("serve on each of two hosts warns that other machines cannot reach a front door on loopback", () => {
     const warning = { level: "warn", listen: expect.stringMatching(/^127\.0\.0\.1:\d+$/) };
     const lines = (h1.printed + h2.printed).split("\n");
     const warnings = lines.filter((line) => line.includes("host.advertise")).map((line) => JSON.parse(line) as object);
     expect(warnings).toMatchObject([warning, warning]);
   });
 
-  it("start, show and log a server on the host of its user", async () => {
+  it("spawn, ps and logs on one host start and show a server on the host of its user", async () => {
     const { server, created } = await h1.json<{ server: ServerView; created: boolean }>(["spawn", "--user", "bob"]);
     expect({ created, ...server }).toMatchObject({
       created: true,
@@ -78,7 +78,7 @@ describe.skipIf(problem !== undefined).each([
     expect(placed.map((placement) => placement?.host)).toEqual(both.servers.map(({ hostName }) => hostName));
   });
 
-  it("follow a log there, and end with the command", async () => {
+  it("logs -f follows the log of a server on another host over a restart, until Ctrl-C", async () => {
     const following = h1.start(["logs", "bob", "-f", "-n", "1"]);
     let seen = "";
     following.child.stdout?.on("data", (text: string) => {
@@ -92,7 +92,7 @@ describe.skipIf(problem !== undefined).each([
     expect((await following.done).code).toBe(130);
   });
 
-  it("have conversations there, as if the session were here", async () => {
+  it("create, send, resume and list work with a session on another host as with a local one", async () => {
     const made = await h1.json<Turn>(["create", "--user", "bob", "--id", "notes", "--purpose", "p", "--prompt", "one"]);
     expect(made).toMatchObject({
       reply: "[turn 1] one",
@@ -104,7 +104,7 @@ describe.skipIf(problem !== undefined).each([
       reply: "[turn 4] four",
       session: { state: "idle", host: "h2" },
     });
-    // Created without a turn, and left: the next one makes it, under the same id.
+    // This session is left without a turn, and the next send makes it again under the same id.
     await h1.json(["create", "--user", "bob", "--id", "later"]);
     expect(await h1.json(["send", "later", "x", "--user", "bob"])).toMatchObject({ reply: "[turn 1] x" });
     expect(await h1.refusal(5, ["create", "--user", "bob", "--id", "notes"])).toMatchObject({
@@ -120,11 +120,11 @@ describe.skipIf(problem !== undefined).each([
     expect((await h1.ok(["list"])).split("\n")[0]).toMatch(/^SESSION +OWNER +HOST +SERVER/);
   });
 
-  it("let a member on the other host take turns, and whoever holds the lease, wherever it was taken", async () => {
+  it("members and the lease holder take turns in a session from either host, wherever the lease was taken", async () => {
     await h1.json(["create", "--user", "bob", "--id", "team", "--collaborative", "--member", "alice"]);
     expect(await h1.json(["send", "team", "a", "--user", "alice"])).toMatchObject({ reply: "[turn 1] a" });
     expect(await h1.json(["send", "team", "b", "--user", "bob"])).toMatchObject({ reply: "[turn 2] b" });
-    // Run for as long as the lease is held: two turns, of which none waits for the lease.
+    // Each send runs under the lease that `lock` holds for it. So neither of the two turns waits for the lease.
     const send = (prompt: string) => [process.execPath, COMMAND, "send", "team", prompt, "--user", "bob"];
     for (const [prompt, turn] of [
       ["c", 3],
@@ -139,7 +139,7 @@ describe.skipIf(problem !== undefined).each([
     expect(await h1.json(["send", "team", "e", "--user", "bob"], { env })).toMatchObject({ reply: "[turn 5] e" });
     expect(await h2.json(["send", "team", "f", "--user", "bob"], { env })).toMatchObject({ reply: "[turn 6] f" });
     const LOST = { code: "FLEET_LEASE_LOST" };
-    // It is bob's, and of this token.
+    // The lease is valid only for bob and with its own token.
     expect(await h1.refusal(5, ["send", "team", "x", "--user", "alice"], { env })).toMatchObject(LOST);
     const wrong = { ...env, COPILOTFLEET_LEASE_TOKEN: "0".repeat(64) };
     expect(await h1.refusal(5, ["send", "team", "x", "--user", "bob"], { env: wrong })).toMatchObject(LOST);
@@ -152,14 +152,14 @@ describe.skipIf(problem !== undefined).each([
     expect(await hosts.store.readLease("team")).toBeNull();
   });
 
-  it("take turns of a program there under its lease, and go on without it", async () => {
+  it("a program's turns on another host run under its lease, and end when the lease is taken over", async () => {
     await h1.json(["create", "--user", "bob", "--id", "held"]);
     await using fleet = await Fleet.open({ env: h1.env, cwd: h1.folder });
     const session = await fleet.resumeSession("held", { user: "bob" });
     expect((await fleet.send(session, "one")).text).toBe("[turn 1] one");
     await fleet.withSessionLock("held", { user: "bob", ttl: "30s" }, async (lease) => {
       expect((await fleet.send(session, "two", { lease })).text).toBe("[turn 2] two");
-      // The lease that this runs under is found without being named.
+      // The fleet finds the lease of the surrounding withSessionLock without being given it.
       expect((await fleet.send(session, "three")).text).toBe("[turn 3] three");
       const { reply } = await fleet.exchange("held", "four", { user: "bob" });
       expect(reply.text).toBe("[turn 4] four");
@@ -169,7 +169,7 @@ describe.skipIf(problem !== undefined).each([
     });
     expect((await fleet.send(session, "five")).text).toBe("[turn 5] five");
     const held = await fleet.lockSession("held", { user: "bob", ttl: "30s" });
-    // The other one ends the first one's turn, here and there.
+    // Taking the lease over ends the turn under the first lease, on both hosts.
     const turn = fleet.send(session, "!delay 20000 six", { lease: held });
     const lost = expect(turn).rejects.toMatchObject({ code: "FLEET_LEASE_LOST" });
     const isInTurn = async () =>
@@ -181,7 +181,7 @@ describe.skipIf(problem !== undefined).each([
     expect(await fleet.exchange("held", "seven", { user: "bob", lease: next })).toMatchObject({
       reply: { text: expect.stringContaining("seven") },
     });
-    // Also when that host hears of it first.
+    // The turn also ends if the other host notices the loss of the lease first.
     const unheard = { fence: next.fence, signal: new AbortController().signal, check: async () => await next.check() };
     const late = fleet.send(session, "!delay 20000 eight", { lease: { ...unheard, release: async () => undefined } });
     const ended = expect(late).rejects.toMatchObject({ code: "FLEET_LEASE_LOST" });
@@ -191,7 +191,7 @@ describe.skipIf(problem !== undefined).each([
     await last.release();
   });
 
-  it("refuse at the front door what comes under a lease that is over", async () => {
+  it("the front door refuses the prompts of a client in the session whose lease has ended", async () => {
     const { store } = hosts;
     await h1.json(["create", "--user", "bob", "--id", "late", "--prompt", "one"]);
     const { lease } = await h1.json<{ lease: { token: string; fence: number } }>(["lock", "late", "--user", "bob"]);
@@ -205,20 +205,20 @@ describe.skipIf(problem !== undefined).each([
     const LOST = { data: { code: "FLEET_LEASE_LOST" } };
     await eventually("the end of the turn", async () => (await send("three")).error !== undefined, 20_000);
     expect((await send("four")).error).toMatchObject(LOST);
-    // In other sessions it counts for nothing.
+    // The lease does not matter in other sessions.
     expect((await client.request("session.create", { sessionId: "other" }, 20_000)).error).toBeUndefined();
     expect((await client.request("session.send", { sessionId: "other", prompt: "x" }, 20_000)).error).toBeUndefined();
     client.socket.destroy();
     await store.deleteToken(id);
   });
 
-  it("use ephemeral sessions there, which are gone afterwards", async () => {
+  it("an ephemeral session on another host is deleted after its prompt", async () => {
     const made = await h1.json<Turn>(["create", "--user", "bob", "--id", "brief", "--ephemeral", "--prompt", "x"]);
     expect(made).toMatchObject({ reply: "[turn 1] x", session: { state: "gone", persistence: "ephemeral" } });
     expect(await hosts.store.readSession("brief")).toBeNull();
   });
 
-  it("keep a session open from a program, evict and collect it from here, and delete it", async () => {
+  it("a session that a program has open on another host survives gc and evict until the program leaves it", async () => {
     await using fleet = await Fleet.open({ env: h1.env, cwd: h1.folder });
     const session = await fleet.createSession({ user: "bob", sessionId: "open", ephemeral: true, ttl: "1ms" });
     let heard = "";
@@ -228,7 +228,7 @@ describe.skipIf(problem !== undefined).each([
     expect((await fleet.send(session, "one")).text).toBe("[turn 1] one");
     expect(heard).toBe("[turn 1] one");
     expect(await hosts.store.readSession("open")).toMatchObject({ host: "h2", usedBy: { at: "h1", pid: process.pid } });
-    // What is open is in use, however old: its user is a process that h2 cannot see.
+    // An open session is in use, however old it is. The process that uses it runs on h1, where h2 cannot see it.
     const kept = await h1.json<GcResult>(["gc", "--ttl", "24h"]);
     expect(kept.deleted.map(({ id }) => id)).not.toContain("open");
     const evicted = await h1.json<{ evicted: string[] }>(["evict", "open"]);
@@ -246,7 +246,7 @@ describe.skipIf(problem !== undefined).each([
     });
   });
 
-  it("collect and delete on each host what is its own", async () => {
+  it("gc and delete on one host delete sessions on both hosts", async () => {
     await h1.json(["create", "--user", "bob", "--id", "old-2", "--ttl", "1ms", "--prompt", "x"]);
     await h1.json(["create", "--user", "alice", "--id", "old-1", "--ttl", "1ms", "--prompt", "x"]);
     const dry = await h2.json<GcResult>(["gc", "--ttl", "24h", "--dry-run"]);
@@ -264,7 +264,7 @@ describe.skipIf(problem !== undefined).each([
     });
   });
 
-  it("stop and restart there, by user, by id, and all", async () => {
+  it("stop and restart reach servers on another host by user, by id and with --all", async () => {
     const { servers } = await h1.json<{ servers: ServerView[] }>(["ps"]);
     const bob = servers.find(({ user }) => user === "bob");
     const again = await h1.json<{ stopped: Stopped[]; servers: ServerView[] }>(["restart", "--user", "bob"]);
@@ -280,7 +280,7 @@ describe.skipIf(problem !== undefined).each([
     expect(await h1.json(["send", "notes", "five", "--user", "bob"])).toMatchObject({ reply: "[turn 5] five" });
   });
 
-  it("say where a server can be connected to that is not here", async () => {
+  it("connect for a server on another host names the front door of that host and how to get a token", async () => {
     const error = await h1.refusal(7, ["connect", "--user", "bob"]);
     expect(error).toMatchObject({ code: "FLEET_SERVER_UNREACHABLE", message: expect.stringContaining('host "h2"') });
     const door = (await hosts.store.hosts.list()).find(({ name }) => name === "h2")?.door;
@@ -289,7 +289,7 @@ describe.skipIf(problem !== undefined).each([
     expect(await h2.json(["connect", "--user", "bob"])).toMatchObject({ user: "bob", token: expect.any(String) });
   });
 
-  it("tell of a server that a user has on two hosts", async () => {
+  it("stop refuses an id that exists on two hosts, names both servers, and takes ID@HOST", async () => {
     await hosts.place("carol", "h1");
     await h1.json(["spawn", "--user", "carol"]);
     await hosts.place("carol", "h2");
@@ -309,7 +309,7 @@ describe.skipIf(problem !== undefined).each([
     });
   });
 
-  it("show it all at one look", async () => {
+  it("top shows the hosts, servers and sessions of both hosts", async () => {
     const seen = await h1.json<Overview>(["top"]);
     expect(seen.hosts).toMatchObject([
       { name: "h1", state: "serving", term: expect.any(Number), door: expect.stringMatching(/^127\.0\.0\.1:\d+$/) },
@@ -323,14 +323,14 @@ describe.skipIf(problem !== undefined).each([
     expect(text).toMatch(/^Sessions: \d+ active, \d+ idle$/m);
   });
 
-  it("leave no token in the store, and show none", async () => {
+  it("commands that reach another host leave no token in the store, and print none", async () => {
     expect(await hosts.store.listTokens()).toEqual([]);
     expect(await h1.json(["token", "list"])).toEqual({ tokens: [] });
     expect(h1.printed.split("\n").length).toBeGreaterThan(50);
     for (const text of hosts.said()) expect(text).not.toContain("cft_");
   });
 
-  it("go on when one is away", async () => {
+  it("commands on one host still work while the other host is dead, and report what they cannot reach", async () => {
     await h2.stopServing("SIGKILL");
     await eventually("the end of h2", async () => {
       const list = await hosts.store.hosts.list();

@@ -1,18 +1,18 @@
 import { expect, it } from "vitest";
 import { PORTS, testFleet } from "../fixtures/cli.js";
 
-/** A stopped server still accepts connections, and answers nothing: no command may wait for it without an end. */
+/** A server that got SIGSTOP still accepts connections, but answers nothing. No command may wait for it forever. */
 
 const fleet = testFleet(PORTS.hung);
 
-it("ends every command in time, and can be restarted by force", async () => {
+it("commands end in time when the server does not answer, and restart --force replaces the server", async () => {
   await fleet.create("alice", "s");
   const pid = await fleet.pidOf("alice");
   const turn = await fleet.turn("alice", "s", "!delay 60000 x", ["--timeout", "5s"]);
   process.kill(pid, "SIGSTOP");
   const begun = performance.now();
   const took = () => performance.now() - begun;
-  // The turn's own deadline, then two seconds each for aborting it, for leaving and for the goodbye.
+  // The turn's own deadline, then two seconds each for aborting the turn, leaving the session and disconnecting.
   const timedOut = turn.done.then((ran) => ({ ...ran, ms: took() }));
   const deleting = fleet.refusal(7, ["delete", "s"]).then((error) => ({ ...error, ms: took() }));
   const creating = fleet.refusal(7, ["create", "--user", "alice"]).then((error) => ({ ...error, ms: took() }));
@@ -26,7 +26,7 @@ it("ends every command in time, and can be restarted by force", async () => {
     suggestions: expect.arrayContaining([expect.stringContaining("restart")]),
   });
   expect((await creating).ms).toBeLessThan(30_000);
-  // It could not be asked what it had in a turn, so whatever it had loaded counts as cut.
+  // The server could not report which sessions were in a turn, so every session that it had loaded counts as cut.
   const restarted = await fleet.run(["restart", "--user", "alice", "--force", "--json"]);
   expect([0, 8]).toContain(restarted.code);
   expect(restarted.json()).toMatchObject({ stopped: [{ outcome: "killed" }], servers: [{ state: "ready" }] });

@@ -30,7 +30,7 @@ async function refusal(work: () => unknown): Promise<FleetError> {
   return error;
 }
 
-/** Every method that calls something, as a caller in JavaScript sees it. */
+/** The methods of a fleet, as a caller in JavaScript sees them. */
 type Untyped = Record<string, (...args: unknown[]) => unknown>;
 
 function methods(): string[] {
@@ -47,8 +47,8 @@ async function call(method: string, ...args: unknown[]): Promise<FleetError> {
   });
 }
 
-describe("a message to a program", () => {
-  it("names the option where the command names its flag", async () => {
+describe("an error message to a program", () => {
+  it("an error names the option to a program, and the flag to a user of the command", async () => {
     expect((await refusal(() => open({ config: { pool: { servers: 0 } } }))).message).toMatch(
       /^config\.pool\.servers is/,
     );
@@ -73,7 +73,7 @@ describe("a message to a program", () => {
 });
 
 describe("a fleet that is closed", () => {
-  it("refuses every method, also through a session that it opened, and starts nothing", async () => {
+  it("a closed fleet refuses every method and the turns of its sessions, and starts no server", async () => {
     const session = await fleet.createSession({ user: "alice" });
     const door = await fleet.openFrontDoor({ listen: "127.0.0.1:0" });
     await fleet.close();
@@ -91,7 +91,7 @@ describe("a fleet that is closed", () => {
     expect(fleet.takeWarnings()).toEqual([]);
   });
 
-  it("lets the process end, whatever was open and is tried afterwards", async () => {
+  it("a program ends after it closed its fleet, even if a session, a door and a lease were open", async () => {
     const { code, stdout } = await run(`
       import { Fleet } from "copilotfleet";
       const fleet = await Fleet.open({ config: { serve: { listen: "127.0.0.1:0", metrics: "127.0.0.1:0" } } });
@@ -109,10 +109,10 @@ describe("a fleet that is closed", () => {
 });
 
 describe("a caller in JavaScript", () => {
-  /** Each is wrong as the first argument of every method that takes one. */
+  /** Values that are wrong as the first argument of every method that takes one. */
   const NONSENSE = [5, null, Symbol("x"), () => undefined, [[]], Number.NaN];
 
-  it("gets a usage error for nonsense from every method that takes something", async () => {
+  it("every method that takes arguments refuses nonsense with a usage error", async () => {
     const takesNothing = ["servers", "hosts", "overview", "undrain", "planRebalance"];
     for (const method of methods().filter((name) => (fleet as unknown as Untyped)[name] !== undefined)) {
       const { ARGUMENTS } = await import("../../src/fleet-arguments.js");
@@ -137,12 +137,12 @@ describe("a caller in JavaScript", () => {
     ["send", ["s", "hi"], /^session must be a session of this fleet \(got "s"\)\.$/],
     ["withSessionLock", ["s", { user: "a" }, "work"], /^work must be a function \(got "work"\)\.$/],
     ["openFrontDoor", [{ listen: "nowhere" }], /^listen must be host:port, such as "127\.0\.0\.1:4300"/],
-  ])("is told by %s what %j should be", async (method, args, message) => {
+  ])("%s with the arguments %j is a usage error that names the expected type", async (method, args, message) => {
     const error = await call(method, ...args);
     expect(error).toMatchObject({ exit: 2, message: expect.stringMatching(message) });
   });
 
-  it("is told by Fleet.open, too", async () => {
+  it("Fleet.open refuses options of the wrong type with a usage error", async () => {
     const untyped = Fleet.open as unknown as (options: unknown) => Promise<Fleet>;
     for (const options of ["x", null, { config: 5 }, { cwd: 1 }]) {
       expect(await refusal(() => untyped(options))).toMatchObject({ exit: 2 });
@@ -154,7 +154,7 @@ describe("the front door of a program", () => {
   it.each([
     ["an option", { listen: "127.0.0.1:0" }, {}],
     ["the configuration", {}, { serve: { listen: "127.0.0.1:0" } }],
-  ])("listens on an address that is a text in %s, and has a url", async (_, options, config) => {
+  ])("openFrontDoor listens on a text address from %s, and clients connect to its url", async (_, options, config) => {
     await using other = await open({ config });
     await using door = await other.openFrontDoor(options);
     expect(door.url).toBe(`127.0.0.1:${door.address.port}`);
@@ -168,7 +168,7 @@ describe("the front door of a program", () => {
 });
 
 describe("durations", () => {
-  it("are texts or milliseconds in every option, and the older names still work", async () => {
+  it("options for durations take a text or milliseconds, and their older names with Ms still work", async () => {
     const ttls = await Promise.all(
       ["1h", 3_600_000].map(async (ttl) => {
         const session = await fleet.createSession({ user: "time", ttl, wait: "10s" });
@@ -193,7 +193,7 @@ describe("durations", () => {
 });
 
 describe("a reply", () => {
-  it("has one shape, from send and from exchange", async () => {
+  it("a reply has the same shape from send and from exchange", async () => {
     const session = await fleet.createSession({ user: "alice", sessionId: "shape" });
     const sent = await fleet.send(session, "one");
     expect(sent).toMatchObject({ text: "[turn 1] one", event: { type: "assistant.message" } });
@@ -206,7 +206,7 @@ describe("a reply", () => {
     expect(exchanged.reply.text).toBe(exchanged.text);
   });
 
-  it("is an async iterable of its pieces, for any number of loops, also after its end", async () => {
+  it("a reply is an async iterable of its pieces, for several loops at once and after its end", async () => {
     const session = await fleet.createSession({ user: "alice", sessionId: "pieces" });
     const collect = async (reply: AsyncIterable<string>) => {
       const pieces: string[] = [];
@@ -225,7 +225,7 @@ describe("a reply", () => {
     expect((await exchanged).session.id).toBe("pieces");
   });
 
-  it("fails the loop with what the turn failed with, and goes on after a loop that was left", async () => {
+  it("a loop over a reply throws the error of the turn, and leaving a loop early does not end the turn", async () => {
     const session = await fleet.createSession({ user: "alice", sessionId: "failing" });
     const failing = await refusal(async () => {
       for await (const _ of fleet.send(session, "!fail no"));
@@ -237,7 +237,7 @@ describe("a reply", () => {
     expect((await reply).text).toMatch(/one two three$/);
   });
 
-  it("arrives as one piece from a session that does not stream", async () => {
+  it("a reply from a session that does not stream arrives as one piece", async () => {
     const session = await fleet.createSession({ user: "alice", streaming: false });
     const pieces: string[] = [];
     for await (const piece of fleet.send(session, "one two")) pieces.push(piece);
@@ -249,7 +249,7 @@ describe("the documentation", () => {
   it.each([
     ["README.md", "\n## Library\n"],
     ["docs/library.md", "# Library\n"],
-  ])("has in %s a sample of the library that runs as it is printed", async (path, heading) => {
+  ])("the sample of the library in %s runs as it is printed", async (path, heading) => {
     const page = readFileSync(join(ROOT, path), "utf8");
     const section = page.slice(page.indexOf(heading));
     const [, sample = ""] = /```ts\n([\s\S]*?)```/.exec(section) ?? [];
@@ -260,7 +260,7 @@ describe("the documentation", () => {
   });
 });
 
-/** Runs a program that uses the built package, in a folder of its own where that is installed. */
+/** Runs a program in a separate folder in which the built package is installed. */
 async function run(source: string) {
   const folder = join(command.folder, "program");
   mkdirSync(join(folder, "node_modules"), { recursive: true });

@@ -34,7 +34,7 @@ async function refusal(work: Promise<unknown>): Promise<FleetError> {
 }
 
 describe("clientForUser", () => {
-  it("gives the same connected client, also to those who ask at once, on the user's own server", async () => {
+  it("clientForUser gives one connected client for each user, even to callers that ask at the same time", async () => {
     const [one, two] = await Promise.all([fleet.clientForUser("alice"), fleet.clientForUser("alice")]);
     expect(one).toBe(two);
     expect(await fleet.clientForUser("alice")).toBe(one);
@@ -43,7 +43,7 @@ describe("clientForUser", () => {
     expect((await command.server("alice")).state).toBe("ready");
   });
 
-  it("gives a new one after the server died", async () => {
+  it("clientForUser gives a new client after the user's server died", async () => {
     const before = await fleet.clientForUser("alice");
     await killServer("alice");
     const after = await fleet.clientForUser("alice");
@@ -51,7 +51,7 @@ describe("clientForUser", () => {
     expect((await after.ping("again")).message).toContain("again");
   });
 
-  it("has TCP_NODELAY set, and answers what arrives at once", async () => {
+  it("a client from clientForUser sets TCP_NODELAY, and acknowledges what arrives at once", async () => {
     const client = await fleet.clientForUser("alice");
     const { socket } = client as unknown as { socket: Socket };
     const options = Object.getOwnPropertySymbols(socket)
@@ -68,28 +68,28 @@ describe("clientForUser", () => {
       await client.ping("x");
       times.push(performance.now() - begun);
     }
-    // Without, each takes 40 ms and more. With it some do on a busy machine.
+    // Without these two, each ping takes 40 ms or more. With them, only some pings do, on a busy machine.
     expect(times.sort((a, b) => a - b)[5]).toBeLessThan(20);
   });
 
-  it("hands a token to the process and records it nowhere", async () => {
+  it("clientForUser passes a GitHub token to the server's process, and records it nowhere", async () => {
     const gitHubToken = `gho_${"c".repeat(30)}`;
     await fleet.clientForUser("tokened", { gitHubToken });
     const { stdout } = await command.run(["ps", "--json"]);
     expect(stdout).not.toContain(gitHubToken);
     await killServer("tokened");
-    // Whoever has not got it cannot start that server as that user.
+    // A caller without the token cannot start that server as that user.
     expect(await refusal(fleet.spawn("tokened"))).toMatchObject({ code: "FLEET_TOKEN_UNAVAILABLE", exit: 3 });
     await expect(fleet.clientForUser("tokened", { gitHubToken })).resolves.toBeDefined();
   });
 
-  it("ends with releaseUser, once all turns are done", async () => {
+  it("releaseUser stops the user's server only after all turns are done", async () => {
     await fleet.clientForUser("alice");
     const session = await fleet.createSession({ user: "alice" });
     const { sessionId } = session;
     const reply = fleet.send(session, "!delay 1000 in time");
     await eventually("the turn", async () => await command.inTurn("alice", sessionId));
-    // It closed the client first, and so cut the turns of this very process.
+    // An earlier version closed the client first, and so cut the turns of this very process.
     expect(await fleet.releaseUser("alice")).toMatchObject({ outcome: "drained", cut: [] });
     expect((await reply).text).toBe("[turn 1] in time");
     expect(await fleet.serverOf("alice")).toMatchObject({ state: "stopped", pid: null });
@@ -98,7 +98,7 @@ describe("clientForUser", () => {
 });
 
 describe("sessions", () => {
-  it("are created, streamed, left, resumed elsewhere and deleted", async () => {
+  it("a session can be created, streamed, left, resumed through another fleet object and deleted", async () => {
     const session = await fleet.createSession({ user: "alice", purpose: "review", model: "gpt-5", ttl: "2h" });
     expect(session.sessionId).toMatch(/^review-/);
     const deltas: string[] = [];
@@ -121,7 +121,7 @@ describe("sessions", () => {
     );
   });
 
-  it("wait no longer than their server lives, in send and in the SDK's own sendAndWait", async () => {
+  it("send and the SDK's own sendAndWait fail at once when the server dies during the turn", async () => {
     const { sessionId } = await fleet.createSession({ user: "alice" });
     const turns = [
       ["send", (session: CopilotSession) => fleet.send(session, "!delay 30000 x")],
@@ -129,7 +129,7 @@ describe("sessions", () => {
     ] as const;
     for (const [name, run] of turns) {
       const session = await fleet.resumeSession(sessionId, { user: "alice" });
-      // A prompt whose turn had not begun is sent again.
+      // Kill the server only after the turn began, because the fleet sends a prompt again whose turn had not begun.
       let begun = false;
       session.on("user.message", () => {
         begun = true;
@@ -143,7 +143,7 @@ describe("sessions", () => {
     }
   });
 
-  it("end a turn by deadline and by signal, and take the next one", async () => {
+  it("a turn ends by its deadline and by its signal, and the session takes the next prompt", async () => {
     const session = await fleet.createSession({ user: "alice" });
     expect(await refusal(fleet.send(session, "!delay 30000 x", { timeoutMs: 200 }))).toMatchObject({
       code: "FLEET_TURN_TIMEOUT",
@@ -158,8 +158,8 @@ describe("sessions", () => {
     await expect(fleet.send(session, "x", { signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
   });
 
-  it("keep a deadline also over a garbage collection", async () => {
-    // Node 20 lost the parts of AbortSignal.any() to the collector, and the turn then went on for ever.
+  it("a turn keeps its deadline when garbage is collected during the turn", async () => {
+    // Node 20 collected the parts of AbortSignal.any() as garbage, and the turn then never ended.
     const session = await fleet.createSession({ user: "alice" });
     const abort = new AbortController();
     const turn = refusal(fleet.send(session, "!delay 20000 x", { timeoutMs: 600, signal: abort.signal }));
@@ -176,7 +176,7 @@ describe("sessions", () => {
     expect(performance.now() - begun).toBeLessThan(5_000);
   });
 
-  it("are refused with typed errors that carry the command's exit code", async () => {
+  it("the library refuses calls with a FleetError that carries the exit code of the command", async () => {
     const session = await fleet.createSession({ user: "alice", sessionId: "typed" });
     const cases: [() => Promise<unknown>, string, number][] = [
       [() => fleet.createSession({ user: "../x" }), "FLEET_USER_INVALID", 2],
@@ -197,11 +197,11 @@ describe("sessions", () => {
       expect(error).toBeInstanceOf(FleetError);
       expect(error).toMatchObject({ code, exit });
     }
-    // The id that the runtime did not take is free, and nothing of it is listed.
+    // The session id that the runtime would not accept is free, and no session with it is listed.
     expect((await fleet.sessions()).map(({ id }) => id)).not.toContain("no.dots");
   });
 
-  it("that this fleet did not open cannot be sent to", async () => {
+  it("send refuses a session that another fleet object opened", async () => {
     await using second = await open();
     const session = await fleet.createSession({ user: "alice" });
     await expect(second.send(session, "x")).rejects.toMatchObject({ code: "FLEET_USAGE_INVALID" });
@@ -209,7 +209,7 @@ describe("sessions", () => {
 });
 
 describe("Fleet", () => {
-  it("writes nothing when it is opened, and its end leaves servers and sessions", async () => {
+  it("closing a fleet leaves its servers running and its sessions in place", async () => {
     let client: CopilotClient;
     {
       await using scoped = await open();
@@ -222,7 +222,7 @@ describe("Fleet", () => {
     expect(views.find(({ id }) => id === "stays")).toMatchObject({ state: "idle" });
   });
 
-  it("can be closed twice, and after its server has died", async () => {
+  it("a fleet can be closed after its server has died, and closed twice", async () => {
     const scoped = await open();
     await scoped.createSession({ user: "alice" });
     await killServer("alice");
@@ -230,7 +230,7 @@ describe("Fleet", () => {
     await scoped.close();
   });
 
-  it("is the same fleet as the command's", async () => {
+  it("the library and the command see the same servers and sessions", async () => {
     const session = await fleet.createSession({ user: "alice", sessionId: "shared-with-command" });
     await fleet.send(session, "from the library");
     await fleet.leaveSession(session);

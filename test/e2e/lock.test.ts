@@ -20,7 +20,7 @@ const LEASE = {
   ttlMs: 300_000,
   stealReason: null,
 };
-/** No process holds it. */
+/** A lease that no process holds. */
 const DETACHED = { ...LEASE, detached: true };
 const TOKEN = expect.stringMatching(/^[0-9a-f]{64}$/);
 
@@ -29,14 +29,14 @@ interface Locked {
   exitCode?: number;
 }
 
-/** A lease needs no server: the records are enough. */
+/** A lease needs no server, only the record of the session. */
 beforeAll(async () => {
   const store = openFileStore(fleet.root);
   await store.createSession(sessionRecord("s", { kind: "collaborative", members: ["bob"] }));
   await store.createSession(sessionRecord("foreign", { owner: "eve" }));
 });
 
-/** One test that fails must not lock out those after it. */
+/** A test that fails must not lock out the tests after it. */
 afterEach(() => rmSync(join(fleet.root, "leases"), { recursive: true, force: true }));
 
 function lock(...args: string[]): Promise<Locked> {
@@ -48,7 +48,7 @@ async function unlock(locked: Locked): Promise<void> {
 }
 
 describe("lock and unlock", () => {
-  it("print the token alone, and what the contract says in JSON", async () => {
+  it("lock prints only the token, or the lease as JSON, and unlock prints the session", async () => {
     const token = await fleet.ok(["lock", "s", "--user", "alice"]);
     expect(token.trimEnd()).toEqual(TOKEN);
     expect(await fleet.ok(["unlock", "s", "--token", token.trimEnd()])).toBe("s\n");
@@ -60,7 +60,7 @@ describe("lock and unlock", () => {
     expect(await fleet.json(["unlock", "s", "--token", locked.lease?.token ?? ""])).toEqual({ unlocked: "s" });
   });
 
-  it("show who holds it to everybody who may ask, and the token to nobody", async () => {
+  it("lock --show and list show a lease to the owner and members, but never its token, which no file has", async () => {
     expect(await fleet.json(["lock", "s", "--show"])).toEqual({ lease: null });
     expect(await fleet.ok(["lock", "s", "--show"])).toBe("No lease.\n");
     const locked = await lock("--ttl", "1h");
@@ -83,7 +83,7 @@ describe("lock and unlock", () => {
     await unlock(locked);
   });
 
-  it("let a member hold it as well, and give each lease a higher fence", async () => {
+  it("lock gives leases to the owner and to a member, each with a higher fence", async () => {
     const fences: number[] = [];
     for (const user of ["alice", "bob", "alice"]) {
       const locked = await fleet.json<Locked>(["lock", "s", "--user", user]);
@@ -95,7 +95,7 @@ describe("lock and unlock", () => {
     expect(new Set(fences).size).toBe(3);
   });
 
-  it("take the token from a variable", async () => {
+  it("unlock takes the token from the variable that --token-env names", async () => {
     const locked = await lock();
     const env = { MINE: locked.lease?.token };
     expect(await fleet.refusal(3, ["unlock", "s", "--token-env", "OTHER"], { env })).toMatchObject({
@@ -107,16 +107,16 @@ describe("lock and unlock", () => {
 
   it.each([
     ["a wrong token", ["s", "--token", "0".repeat(64)]],
-    ["no token at all", ["s", "--token", "x"]],
+    ["a text that is not a token", ["s", "--token", "x"]],
     ["a session that nobody locked", ["foreign", "--token", "x"]],
     ["an unknown session", ["unknown", "--token", "x"]],
-  ])("refuse %s, and leave the lease", async (_, args) => {
+  ])("unlock refuses %s, and leaves the lease", async (_, args) => {
     const locked = await lock();
     expect(await fleet.refusal(5, ["unlock", ...args])).toMatchObject({ code: "FLEET_LEASE_LOST" });
     await unlock(locked);
   });
 
-  it("refuse a token whose lease has expired, also while nobody else has it", async () => {
+  it("unlock refuses the token of an expired lease, even while nobody else holds the lease", async () => {
     const locked = await lock("--ttl", "1s");
     await expect
       .poll(() => fleet.json(["lock", "s", "--show"]), { timeout: 20_000, interval: 200 })
@@ -128,7 +128,7 @@ describe("lock and unlock", () => {
 });
 
 describe("waiting", () => {
-  it("ends with an error that names the holder and the time that is left", async () => {
+  it("lock --wait ends with an error that names the holder and the remaining time", async () => {
     const locked = await lock("--ttl", "1h");
     for (const wait of ["0", "0s", "200ms"]) {
       const error = await fleet.refusal(5, ["lock", "s", "--user", "bob", "--wait", wait]);
@@ -140,7 +140,7 @@ describe("waiting", () => {
     await unlock(locked);
   });
 
-  it("ends with the lease", async () => {
+  it("a lock that waits gets the lease when the holder releases it", async () => {
     const locked = await lock();
     const waiting = fleet.start(["lock", "s", "--user", "bob", "--json"]);
     const queued = () => openFileStore(fleet.root).acquireLease(probe);
@@ -155,7 +155,7 @@ describe("waiting", () => {
   it.each([
     ["SIGINT", 130],
     ["SIGTERM", 143],
-  ] as const)("ends with %s, without a place in the queue or a command", async (signal, code) => {
+  ] as const)("a waiting lock exits on %s with %i, leaves the queue and runs no command", async (signal, code) => {
     const locked = await lock();
     const never = join(fleet.folder, `never-${signal}`);
     for (const args of [[], ["--", "touch", never]]) {
@@ -175,7 +175,7 @@ describe("waiting", () => {
 });
 
 describe("taking over", () => {
-  it("wants a reason, and shows it to everybody", async () => {
+  it("lock --steal needs a reason, and lock --show shows it", async () => {
     const locked = await lock();
     for (const args of [
       ["--steal"],
@@ -199,7 +199,7 @@ describe("taking over", () => {
 });
 
 describe("lock -- COMMAND", () => {
-  it("runs it under the lease, with all its flags, and passes its exit code on", async () => {
+  it("lock -- COMMAND runs the command under the lease with all its flags, and passes on its exit code", async () => {
     const script = 'printf "%s|" "$COPILOTFLEET_LEASE_SESSION" "$COPILOTFLEET_LEASE_FENCE" "$@"; exit 7';
     const { code, stdout, stderr } = await fleet.run(
       ["lock", "s", "--user", "alice", "--", "sh", "-c", script, "sh", "--json", "--user", "x y", "--"],
@@ -210,7 +210,7 @@ describe("lock -- COMMAND", () => {
     expect(await fleet.json(["lock", "s", "--show"])).toEqual({ lease: null });
   });
 
-  it("gives it standard input, and a token that is good for as long as it runs", async () => {
+  it("lock -- COMMAND passes on standard input, and a token that is valid only while the command runs", async () => {
     const script = 'cat > "$1"; printf %s "$COPILOTFLEET_LEASE_TOKEN" > "$2"; grep -c . "$1"';
     const [input, token] = [join(fleet.folder, "input"), join(fleet.folder, "token")];
     const args = ["lock", "s", "--user", "alice", "--", "sh", "-c", script, "sh", input, token];
@@ -221,7 +221,7 @@ describe("lock -- COMMAND", () => {
     await fleet.refusal(5, ["unlock", "s", "--token", readFileSync(token, "utf8")]);
   });
 
-  it("with --json puts the command's output aside", async () => {
+  it("lock --json -- COMMAND prints only the lease on standard output, and the command's output on stderr", async () => {
     const args = ["lock", "s", "--user", "alice", "--json", "--", "sh", "-c", "echo out; echo err >&2; exit 3"];
     const { code, stderr, json } = await fleet.run(args);
     expect({ code, stderr }).toEqual({ code: 3, stderr: "out\nerr\n" });
@@ -235,15 +235,15 @@ describe("lock -- COMMAND", () => {
       127,
       /^"no-such-command" cannot be run: there is no such command/,
     ],
-    ["a file that is no program", ["./plain"], 126, /^"\.\/plain" cannot be run: it is not an executable file/],
-  ])("says what a shell would of %s", async (_, command, code, message) => {
+    ["a file that is not executable", ["./plain"], 126, /^"\.\/plain" cannot be run: it is not an executable file/],
+  ])("lock -- COMMAND exits as a shell does for %s, and releases the lease", async (_, command, code, message) => {
     writeFileSync(join(fleet.folder, "plain"), "text");
     const ran = await fleet.run(["lock", "s", "--user", "alice", "--", ...command]);
     expect(ran).toMatchObject({ code, stdout: "", stderr: expect.stringMatching(message) });
     expect(await fleet.json(["lock", "s", "--show"])).toEqual({ lease: null });
   });
 
-  it("tells the signal that ended it, as a shell does", async () => {
+  it("lock -- COMMAND exits with 137 when SIGKILL ended the command, as a shell does", async () => {
     const ran = await fleet.run(["lock", "s", "--user", "alice", "--", "sh", "-c", "kill -9 $$"]);
     expect(ran).toMatchObject({ code: 137, stdout: "", stderr: "" });
   });
@@ -252,17 +252,17 @@ describe("lock -- COMMAND", () => {
     ["SIGINT", "INT"],
     ["SIGTERM", "TERM"],
     ["SIGHUP", "HUP"],
-  ] as const)("hands %s on, and ends when the command does", async (signal, name) => {
+  ] as const)("lock -- COMMAND passes %s on to the command, and exits when the command does", async (signal, name) => {
     const script = `trap 'echo got ${name}; exit 9' ${name}; echo ready; while :; do sleep 0.05; done`;
     const running = fleet.start(["lock", "s", "--user", "alice", "--", "sh", "-c", script]);
     if (running.child.stdout !== null) await once(running.child.stdout, "data");
     running.child.kill(signal);
-    // The shell may say on standard error that the signal ended its sleep.
+    // The shell may report on standard error that the signal ended its sleep.
     expect(await running.done).toMatchObject({ code: 9, stdout: `ready\ngot ${name}\n` });
     expect(await fleet.json(["lock", "s", "--show"])).toEqual({ lease: null });
   });
 
-  it("keeps the lease for far longer than its TTL, and lets nobody in", async () => {
+  it("lock -- COMMAND keeps the lease far longer than its TTL, and a waiting lock does not get it", async () => {
     const running = fleet.start(["lock", "s", "--user", "alice", "--ttl", "5s", "--", "sleep", "12"]);
     await eventually("the lease", async () => (await openFileStore(fleet.root).readLease("s")) !== null);
     const fence = (await openFileStore(fleet.root).readLease("s"))?.fence;
@@ -271,7 +271,7 @@ describe("lock -- COMMAND", () => {
     expect(await running.done).toMatchObject({ code: 0, stderr: "" });
   });
 
-  it("lets commands take turns", async () => {
+  it("lock -- COMMAND runs the commands of five processes one after another", async () => {
     const file = join(fleet.folder, "turns");
     writeFileSync(file, "");
     const script = 'n=$(cat "$1" | wc -l); sleep 0.1; echo "$n" >> "$1"';
@@ -284,8 +284,8 @@ describe("lock -- COMMAND", () => {
   });
 });
 
-describe("what is not allowed", () => {
-  it("is the same for a foreign session and for one that is not there", async () => {
+describe("usage errors of lock and unlock", () => {
+  it("lock gives the same answer for another user's session as for one that does not exist", async () => {
     const ways = (id: string) => [
       ["lock", id, "--user", "alice"],
       ["lock", id, "--user", "alice", "--show"],
@@ -306,7 +306,7 @@ describe("what is not allowed", () => {
   });
 
   it.each(["0", "0s", "-5m", "10", "5 parsecs", "NaN", "Infinity", "", " 1h", "999ms", "25d", "999999999d", "1e4s"])(
-    "is a TTL of %j",
+    "lock refuses a TTL of %j",
     async (ttl) => {
       expect(await fleet.refusal(2, ["lock", "s", "--user", "alice", `--ttl=${ttl}`])).toMatchObject({
         code: "FLEET_DURATION_INVALID",
@@ -315,14 +315,14 @@ describe("what is not allowed", () => {
     },
   );
 
-  it.each(["-1s", "10", "00", "0h", "", "25d", "forever"])("is a wait of %j", async (wait) => {
+  it.each(["-1s", "10", "00", "0h", "", "25d", "forever"])("lock refuses a wait of %j", async (wait) => {
     expect(await fleet.refusal(2, ["lock", "s", "--user", "alice", `--wait=${wait}`])).toMatchObject({
       code: "FLEET_DURATION_INVALID",
       message: expect.stringMatching(/^--wait is ".*": allowed is a number with a unit .* at most 24d; or 0/),
     });
   });
 
-  it("is a TTL in the configuration that no lease could have", async () => {
+  it("lock refuses a TTL in the configuration that is too short for a lease", async () => {
     const env = { COPILOTFLEET_LOCK_TTL: "10ms" };
     expect(await fleet.refusal(3, ["lock", "s", "--user", "alice"], { env })).toMatchObject({
       code: "FLEET_CONFIG_INVALID",
@@ -331,19 +331,23 @@ describe("what is not allowed", () => {
   });
 
   it.each([
-    ["no user", ["lock", "s"], "--user is missing."],
-    ["no command behind --", ["lock", "s", "--user", "alice", "--"], "COMMAND is missing behind --."],
-    ["a command without --", ["lock", "s", "--user", "alice", "true"], 'Unexpected argument: "true".'],
-    ["--show beside what takes", ["lock", "s", "--show", "--ttl", "3s", "--", "x"], "--show takes nothing"],
+    ["lock without a user", ["lock", "s"], "--user is missing."],
+    ["lock without a command behind --", ["lock", "s", "--user", "alice", "--"], "COMMAND is missing behind --."],
+    ["lock with a command but without --", ["lock", "s", "--user", "alice", "true"], 'Unexpected argument: "true".'],
+    ["lock --show with other arguments", ["lock", "s", "--show", "--ttl", "3s", "--", "x"], "--show takes nothing"],
     ["unlock without a token", ["unlock", "s"], "Give --token TOKEN or --token-env VAR"],
-    ["unlock with two", ["unlock", "s", "--token", "x", "--token-env", "Y"], "Give --token TOKEN or --token-env VAR"],
-    ["unlock with an empty one", ["unlock", "s", "--token", ""], "--token is empty"],
     [
-      "an unknown flag before --",
+      "unlock with two tokens",
+      ["unlock", "s", "--token", "x", "--token-env", "Y"],
+      "Give --token TOKEN or --token-env VAR",
+    ],
+    ["unlock with an empty token", ["unlock", "s", "--token", ""], "--token is empty"],
+    [
+      "lock with an unknown flag before --",
       ["lock", "s", "--user", "alice", "--stael", "--", "x"],
       'There is no flag "--stael".',
     ],
-  ])("is %s", async (_, [command = "", ...args], message) => {
+  ])("%s is a usage error, and takes no lease", async (_, [command = "", ...args], message) => {
     const end = args.indexOf("--");
     const at = end === -1 ? args.length : end;
     const ran = await fleet.run([command, ...args.slice(0, at), "--json", ...args.slice(at)]);
@@ -352,7 +356,7 @@ describe("what is not allowed", () => {
     expect(await openFileStore(fleet.root).readLease("s")).toBeNull();
   });
 
-  it("is a token in a message", async () => {
+  it("unlock does not repeat a token that was given as the name of a variable", async () => {
     const token = "0123456789abcdef".repeat(4);
     const { stderr, stdout } = await fleet.run(["unlock", "s", "--token-env", token]);
     expect(stderr + stdout).not.toContain(token);

@@ -27,11 +27,11 @@ beforeAll(async () => {
   await command.ok(["create", "--user", "alice", "--id", "team", "--collaborative", "--member", "bob"]);
 });
 
-/** One test that fails must not lock out those after it. */
+/** A test that fails must not lock out the tests after it. */
 afterEach(() => rmSync(join(command.root, "leases"), { recursive: true, force: true }));
 
 describe("a user's own lock on a session", () => {
-  it.each(["notes", "team"])("makes that user's send to %s fail at once, and names what releases it", async (id) => {
+  it.each(["notes", "team"])("send to %s fails at once while the sender holds its lock, with ways out", async (id) => {
     const lease = await lock(id);
     for (const args of [
       ["send", id, "x", "--user", "alice"],
@@ -57,7 +57,7 @@ describe("a user's own lock on a session", () => {
     expect(await command.send("alice", id, "after it")).toMatch(/after it$/);
   });
 
-  it("is waited for when the user asks for that, or when it ends soon enough", async () => {
+  it("send waits for the user's own lock with --wait, and when the lock ends within the default wait", async () => {
     const lease = await lock("notes");
     const waiting = command.start(["send", "notes", "waited", "--user", "alice", "--wait", "1m"]);
     await queued("notes");
@@ -72,7 +72,7 @@ describe("a wait for a session", () => {
   it.each([
     ["send", ["send", "team", "x", "--user", "bob"]],
     ["lock", ["lock", "team", "--user", "bob"]],
-  ])("of %s is reported on a terminal, with the holder and the time, and ends with Ctrl-C", async (_, args) => {
+  ])("%s on a terminal reports who holds the session and how long, and ends with Ctrl-C", async (_, args) => {
     const lease = await lock("team");
     await using terminal = new Terminal(command, args);
     await terminal.shows(
@@ -83,7 +83,7 @@ describe("a wait for a session", () => {
     await unlock(lease);
   });
 
-  it("is not reported in a pipe or with --json", async () => {
+  it("a wait for a session is not reported in a pipe or with --json, but named in the error", async () => {
     const lease = await lock("team");
     for (const json of [[], ["--json"]]) {
       const ran = await command.run(["send", "team", "x", "--user", "bob", "--wait", "1500ms", ...json]);
@@ -109,7 +109,7 @@ describe("withSessionLock", () => {
   const ALICE_AT_ONCE = { user: "alice", waitMs: 0 };
   const LOCKED = { code: "FLEET_SESSION_LOCKED" };
 
-  it.each(["notes", "team"])("lends its lease to the turns that its work begins in %s", async (id) => {
+  it.each(["notes", "team"])("withSessionLock runs the turns of its work in session %s under its lease", async (id) => {
     const session = await fleet.resumeSession(id, alice);
     await fleet.withSessionLock(id, alice, async ({ fence }) => {
       expect((await fleet.exchange(id, "one", ALICE_AT_ONCE)).reply.text).toMatch(/one$/);
@@ -120,7 +120,7 @@ describe("withSessionLock", () => {
     expect(await fleet.leaseOf(id)).toBeNull();
   });
 
-  it("runs turns that its work begins at once one after the other", async () => {
+  it("withSessionLock runs turns that its work begins at the same time one after another", async () => {
     const prompts = ["a", "b", "c", "d"];
     const replies = await fleet.withSessionLock("notes", alice, async () => {
       return await Promise.all(prompts.map(async (prompt) => await fleet.exchange("notes", prompt, alice)));
@@ -130,7 +130,7 @@ describe("withSessionLock", () => {
     expect(turns).toEqual(turns.map((_, index) => (turns[0] ?? 0) + index));
   });
 
-  it("does not lend it to another user, to callers outside of its work, or to what outlives its work", async () => {
+  it("withSessionLock does not lend its lease to other users, outside callers or turns after its work", async () => {
     const [entered, enter] = gate();
     const [checked, check] = gate();
     const [released, release] = gate();
@@ -139,7 +139,7 @@ describe("withSessionLock", () => {
       enter();
       await expect(fleet.exchange("team", "x", { user: "bob", waitMs: 0 })).rejects.toMatchObject(LOCKED);
       left = released.then(async () => await fleet.exchange("team", "x", ALICE_AT_ONCE));
-      // Whoever comes through the front door is another client, also of the same user.
+      // A client at the front door is a different client, even if it belongs to the same user.
       await using door = await fleet.openFrontDoor({ listen: { host: "127.0.0.1", port: 0 } });
       const { token } = await fleet.issueToken("alice");
       const client = new CopilotClient({
@@ -160,7 +160,7 @@ describe("withSessionLock", () => {
     await next.release();
   });
 
-  it("keeps the leases of nested work apart, and enters the same session again", async () => {
+  it("nested withSessionLock calls keep their leases apart, and share the lease of the same session", async () => {
     await fleet.withSessionLock("notes", alice, async (outer) => {
       await fleet.withSessionLock("team", alice, async () => {
         for (const id of ["notes", "team"]) {
@@ -176,7 +176,7 @@ describe("withSessionLock", () => {
     });
   });
 
-  it("gives way to a lease that the turn comes with", async () => {
+  it("a lease that is passed to a turn takes precedence over that of the surrounding withSessionLock", async () => {
     const lost = await fleet.lockSession("notes", alice);
     await fleet.withSessionLock("notes", { user: "alice", steal: { reason: "test" } }, async () => {
       const exchange = fleet.exchange("notes", "x", { user: "alice", lease: lost });
@@ -192,7 +192,7 @@ async function queued(session: string): Promise<void> {
   await expect.poll(ask, { timeout: 20_000 }).toMatchObject({ granted: false, ahead: 1 });
 }
 
-/** A promise, and what resolves it. */
+/** A promise, and the function that resolves it. */
 function gate(): [Promise<void>, () => void] {
   let open = (): void => undefined;
   const opened = new Promise<void>((resolve) => {

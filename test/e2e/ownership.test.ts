@@ -7,7 +7,7 @@ import { PORTS, type Ran, testFleet } from "../fixtures/cli.js";
 
 const fleet = testFleet(PORTS.ownership);
 
-/** What it printed, with the id it was asked for taken out. */
+/** The exit code and output of a command, with the session id replaced by `ID`. */
 function without(id: string, { code, stdout, stderr }: Ran) {
   return { code, stdout: stdout.replaceAll(id, "ID"), stderr: stderr.replaceAll(id, "ID") };
 }
@@ -24,7 +24,7 @@ describe("somebody else's session", () => {
     ["send", (id: string) => ["send", id, "hi"]],
     ["resume --json", (id: string) => ["resume", id, "--json"]],
     ["send --json", (id: string) => ["send", id, "hi", "--json"]],
-  ])("gets the very answer of one that is not there (%s)", async (_, args) => {
+  ])("%s gives exactly the same answer for another user's session as for one that does not exist", async (_, args) => {
     const [foreign, unknown] = await Promise.all([
       fleet.run([...args("hers"), "--user", "mary"]),
       fleet.run([...args("nobodys"), "--user", "mary"]),
@@ -34,18 +34,18 @@ describe("somebody else's session", () => {
     expect(foreign.stdout + foreign.stderr).toMatch(/There is no session .{0,2}"hers/);
   });
 
-  it("starts no server for the one who asked", async () => {
+  it("a request for another user's session starts no server", async () => {
     const { servers } = await fleet.json<{ servers: ServerView[] }>(["ps"]);
     expect(servers.map(({ user }) => user)).toEqual(["mary-jane"]);
   });
 
-  it("does not show in the other's list, and the owner's is complete", async () => {
+  it("list shows a session to its owner, but not to another user", async () => {
     expect(await fleet.json(["list", "--user", "mary"])).toEqual({ sessions: [] });
     const { sessions } = await fleet.json<{ sessions: SessionView[] }>(["list", "--user", "mary-jane"]);
     expect(sessions.map(({ id, owner }) => [id, owner])).toEqual([["hers", "mary-jane"]]);
   });
 
-  it("cannot be deleted in another's name, which looks like deleting what is not there", async () => {
+  it("delete answers for another user's session as for an unknown one, and leaves the session intact", async () => {
     const [foreign, unknown] = await Promise.all([
       fleet.run(["delete", "hers", "--user", "mary"]),
       fleet.run(["delete", "nobodys", "--user", "mary"]),
@@ -57,7 +57,7 @@ describe("somebody else's session", () => {
 });
 
 describe("create --id", () => {
-  it("refuses an id that exists with 5 and one answer, whoever has it", async () => {
+  it("create --id refuses an existing id with exit code 5 and the same answer, whoever owns the session", async () => {
     const args = (user: string) => ["create", "--user", user, "--id", "hers"];
     const [own, foreign] = await Promise.all([fleet.run(args("mary-jane")), fleet.run(args("mary"))]);
     expect(own).toMatchObject({ code: 5, stdout: "", stderr: expect.stringContaining('"hers"') });
@@ -65,7 +65,7 @@ describe("create --id", () => {
     expect(await fleet.send("mary-jane", "hers", "intact")).toBe("[turn 3] intact");
   });
 
-  it("gives the id to one of two who ask at once, and the other is refused", async () => {
+  it("create --id gives an id to one of three users who ask at the same time, and refuses the others", async () => {
     const users = ["one", "two", "three"];
     const ran = await Promise.all(users.map((user) => fleet.run(["create", "--user", user, "--id", "contested"])));
     expect(ran.map(({ code }) => code).sort()).toEqual([0, 5, 5]);
@@ -75,7 +75,7 @@ describe("create --id", () => {
 });
 
 describe("names that look alike", () => {
-  it("an id that begins with a user's name belongs to who made it", async () => {
+  it("a session whose id begins with another user's name belongs to the user who created it", async () => {
     await fleet.create("jane", "mary-notes");
     expect(await fleet.send("jane", "mary-notes", "mine")).toBe("[turn 1] mine");
     expect(await fleet.refusal(4, ["resume", "mary-notes", "--user", "mary"])).toMatchObject({
@@ -87,7 +87,7 @@ describe("names that look alike", () => {
     });
   });
 
-  it("users that differ only in case, or in a character that folders flatten, have folders of their own", async () => {
+  it("users whose ids differ only in case, or in characters that folder names lose, have separate folders", async () => {
     const users = ["dana", "Dana", "DANA", "da.na", "da-na", "da+na", "дана"];
     const servers = await Promise.all(users.map((user) => fleet.spawn(user)));
     const homes = new Set(servers.map(({ home }) => home.toLowerCase()));
@@ -102,7 +102,7 @@ describe("names that look alike", () => {
     await fleet.ok(["stop", ...servers.map(({ id }) => id)]);
   });
 
-  it("one user written in two Unicode forms is one user", async () => {
+  it("a user id that is written in two Unicode forms is one user", async () => {
     const composed = "zo\u00eb";
     const decomposed = "zoe\u0308";
     expect(composed).not.toBe(decomposed);
@@ -117,9 +117,9 @@ describe("names that look alike", () => {
   });
 });
 
-describe("a session that a client made past the fleet", () => {
-  it("belongs to the user whose server it is on, and to nobody else", async () => {
-    // As a client with `connect` would: the folder is on mary-jane's server, and in no record.
+describe("a session that a client made without the fleet", () => {
+  it("a session that a client made without the fleet belongs only to the user whose server it is on", async () => {
+    // Like a client that uses `connect`: the session's folder is on mary-jane's server, and no record names it.
     const { Fleet } = await import("../../src/index.js");
     await using library = await Fleet.open({ env: fleet.env, cwd: fleet.folder });
     const client = await library.clientForUser("mary-jane");

@@ -13,15 +13,15 @@ import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 
 const FIRST_PORT = 16_200;
-/** 5 seconds by the contract, the start of the command, and what a busy machine adds. Nothing may hold it after that. */
+/** 5 seconds by the contract, plus the start of the command and a busy machine's delay. The command must have ended then. */
 const BOUND_MS = 6_900;
-/** What `doctor` may take to try the runtime out. */
+/** The time that `doctor` may take in addition to try the runtime. */
 const TRIAL_MS = 2_500;
 const PASSWORD = "canary-of-redis";
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`the command on Redis is not tested: ${problem}`);
 
-/** The whole command on a Redis that wants a password: what it prints and keeps is looked through at the end. */
+/** Runs the command on a Redis that needs a password. The last test searches all output and all files for the password. */
 describe.skipIf(problem !== undefined)("the fleet on Redis", () => {
   let redis: RedisServer;
   let fleet: TestFleet;
@@ -51,7 +51,7 @@ describe.skipIf(problem !== undefined)("the fleet on Redis", () => {
     return ran.json<T>();
   }
 
-  it("starts servers, has conversations, and finds both again after a crash", async () => {
+  it("a session on Redis continues after a crash of its server, and is refused to other users", async () => {
     expect(await json(["ps"])).toMatchObject({ servers: [] });
     const { session, reply } = await json<{ session: SessionView; reply: string }>([
       ...["create", "--user", "alice", "--id", "notes", "--prompt", "one"],
@@ -67,7 +67,7 @@ describe.skipIf(problem !== undefined)("the fleet on Redis", () => {
     });
   });
 
-  it("locks, lists, spawns many at once, examines, cleans up and stops", async () => {
+  it("lock, spawn --count, list, doctor, gc and stop work on Redis", async () => {
     const { lease } = await json<{ lease: Lease & { token: string } }>(["lock", "notes", "--user", "alice"]);
     expect(await json(["lock", "notes", "--show"])).toMatchObject({ lease: { holder: "alice", fence: lease.fence } });
     await json(["unlock", "notes", "--token", lease.token]);
@@ -86,7 +86,7 @@ describe.skipIf(problem !== undefined)("the fleet on Redis", () => {
     expect(stopped).toHaveLength(5);
   });
 
-  it("takes 12 prompts at once from as many processes, one turn at a time", async () => {
+  it("a session on Redis takes 12 prompts at once from 12 processes, one turn at a time", async () => {
     const prompts = Array.from({ length: 12 }, (_, index) => `p${index}`);
     const replies = await Promise.all(prompts.map((prompt) => fleet.send("alice", "notes", prompt)));
     const turns = replies.map((reply, index) => {
@@ -98,7 +98,7 @@ describe.skipIf(problem !== undefined)("the fleet on Redis", () => {
     await fleet.ok(["stop", "--all"]);
   });
 
-  it("says that Redis does not answer, within its time, and where", async () => {
+  it("ps and doctor report in time, and with the address, that Redis does not answer or refuses them", async () => {
     redis.signal("SIGSTOP");
     using took = new Stopwatch();
     try {
@@ -114,7 +114,7 @@ describe.skipIf(problem !== undefined)("the fleet on Redis", () => {
       printed.push(stdout);
       expect(code).toBe(7);
       const { checks } = JSON.parse(stdout) as { checks: Check[] };
-      // What needs the registry is left out: each look would wait for Redis once more.
+      // The checks that need the registry are skipped, because each of them would wait for Redis again.
       expect(checks.filter(({ ok }) => !ok)).toMatchObject([
         {
           name: "registry",
@@ -135,7 +135,7 @@ describe.skipIf(problem !== undefined)("the fleet on Redis", () => {
       env: { COPILOTFLEET_STORE: `redis://:${PASSWORD}@127.0.0.1:1/0` },
     });
     expect(nobody).toMatchObject({ code: "FLEET_STORE_UNAVAILABLE", message: expect.stringContaining("127.0.0.1:1 ") });
-    // Sooner than a call may take that waits for an answer.
+    // Less than the limit for a call that waits for an answer.
     expect(before.ms).toBeLessThan(4_900);
     const stranger = await fleet.refusal(3, ["ps"], { env: { COPILOTFLEET_STORE: redis.url("f") } });
     expect(stranger).toMatchObject({ code: "FLEET_STORE_DENIED" });
@@ -148,7 +148,7 @@ describe.skipIf(problem !== undefined)("the fleet on Redis", () => {
     printed.push(JSON.stringify([nobody, stranger, unknown]));
   });
 
-  it("starts no second server on a home after Redis lost its data, until somebody says how to go on", async () => {
+  it("after Redis lost its data, no command starts a second server on a home until an operator decides", async () => {
     const { pid } = await fleet.spawn("alice");
     await redis.client.flushall();
     const errors = await Promise.all(
@@ -173,7 +173,7 @@ describe.skipIf(problem !== undefined)("the fleet on Redis", () => {
     expect(await fleet.spawn("alice")).toMatchObject({ state: "ready" });
   });
 
-  it("shows the password nowhere", () => {
+  it("the password of Redis is in no output and in no file", () => {
     const files = readdirSync(fleet.root, { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile());
     const kept = files.map((entry) => readFileSync(join(entry.parentPath, entry.name), "utf8"));
     expect(kept.length).toBeGreaterThan(3);

@@ -6,7 +6,7 @@ import { type EchoModel, startEchoModel } from "../../src/models/echo.js";
 import type { ServerView } from "../../src/pool/server.js";
 import { PORTS, type Ran, testFleet } from "../fixtures/cli.js";
 
-/** Plants secrets in every place that a fleet takes them from, uses all commands, and searches everything for them. */
+/** Plants a secret in every place from which a fleet takes secrets, runs the commands, and searches all traces for them. */
 
 const canary = (kind: string) => `canary${kind}${randomBytes(12).toString("hex")}`;
 const secrets = {
@@ -23,7 +23,7 @@ const fleet = testFleet(PORTS.secrets, {
   AWS_SECRET_ACCESS_KEY: secrets.unlisted,
   COPILOTFLEET_PROVIDER_TYPE: undefined,
   COPILOTFLEET_PROVIDER_API_KEY_ENV: "MODEL_KEY",
-  // Nothing is reached there: with a token the runtime would otherwise look for GitHub.
+  // No server listens there. With a token, the runtime would otherwise connect to GitHub.
   COPILOT_API_URL: "http://127.0.0.1:9",
   COPILOT_DEBUG_GITHUB_API_URL: "http://127.0.0.1:9",
 });
@@ -44,7 +44,7 @@ async function watchCommandLines(): Promise<void> {
       try {
         commandLines.add(readFileSync(`/proc/${pid}/cmdline`, "utf8"));
       } catch {
-        // gone meanwhile
+        // The process has ended.
       }
     }
     await new Promise((resolve) => setTimeout(resolve, 15));
@@ -81,7 +81,7 @@ beforeAll(async () => {
   }
   await fleet.create("var", "s");
   expect(await use(["send", "s", "hello", "--user", "var"])).toMatchObject([{ code: 0 }, { code: 0 }]);
-  // And what goes wrong, with the secrets within reach.
+  // Commands that fail while they have access to the secrets.
   await use(["send", "s", "!fail on purpose", "--user", "var"]);
   await use(["spawn", "--user", "var", "--token-env", "MODEL_KEY"]);
   await use(["spawn", "--user", "bad", "--token-env", "MULTILINE"], { MULTILINE: `${secrets.fromVariable}\nx` });
@@ -113,7 +113,7 @@ function planted(): [string, string][] {
 }
 
 describe("secrets", () => {
-  it("reach the servers, so that this test can fail", async () => {
+  it("secrets reach the servers that they are for, which shows that the other tests can fail", async () => {
     expect(environmentOf(await fleet.pidOf("var"))).toContain(`COPILOT_GITHUB_TOKEN=${secrets.fromVariable}`);
     expect(environmentOf(await fleet.pidOf("file"))).toContain(`COPILOT_GITHUB_TOKEN=${secrets.fromFile}`);
     expect(environmentOf(await fleet.pidOf("cmd"))).toContain(`COPILOT_GITHUB_TOKEN=${secrets.fromCommand}`);
@@ -122,7 +122,7 @@ describe("secrets", () => {
     for (const token of connectionTokens) expect(token).toMatch(/^[\w-]{43}$/);
   });
 
-  it("reach no server that they are not for", async () => {
+  it("secrets do not reach the environment of a server that they are not for", async () => {
     const [theirs, others] = [environmentOf(await fleet.pidOf("var")), environmentOf(await fleet.pidOf("file"))];
     expect(others.join("\n")).not.toContain(secrets.fromVariable);
     expect(theirs.join("\n")).not.toContain(secrets.fromFile);
@@ -132,7 +132,7 @@ describe("secrets", () => {
     }
   });
 
-  it("stand in no output", () => {
+  it("secrets are in no output of any command", () => {
     expect(outputs.length).toBeGreaterThan(30);
     for (const [name, secret] of planted()) {
       const hits = outputs.filter(({ text }) => text.includes(secret));
@@ -143,13 +143,13 @@ describe("secrets", () => {
     }
   });
 
-  it("stand on no command line of any process, at any moment", () => {
+  it("secrets are on no command line of any process at any moment", () => {
     const all = [...commandLines].join("\n");
     expect(all).toContain("--auth-token-env\0COPILOT_GITHUB_TOKEN");
     for (const [name, secret] of planted()) expect(all.includes(secret), name).toBe(false);
   });
 
-  it("stand in no file, but each connection token in its own one of mode 0600", () => {
+  it("secrets are in no file, except for each connection token, which is in its own file of mode 0600", () => {
     const files = readdirSync(fleet.folder, { recursive: true, encoding: "utf8" })
       .map((name) => join(fleet.folder, name))
       .filter((path) => path !== tokenFile && path !== commandFile && statSync(path).isFile());
@@ -167,7 +167,7 @@ describe("secrets", () => {
     expect(kept).toBe(3);
   });
 
-  it("of a connection change with every start", async () => {
+  it("a server gets a new connection token with every start", async () => {
     await fleet.ok(["restart", "--user", "file"]);
     const { token } = await fleet.json<{ token: string }>(["connect", "--user", "file"]);
     expect(connectionTokens).not.toContain(token);

@@ -22,7 +22,7 @@ interface Created {
 const servers = async () => (await fleet.json<{ servers: ServerView[] }>(["ps"])).servers;
 
 describe("shared isolation", () => {
-  it("puts many users on few servers, each user always on the same one, and keeps their sessions apart", async () => {
+  it("shared isolation puts five users on two servers, each user always on one, and keeps sessions apart", async () => {
     const users = ["ann", "ben", "cid", "dan", "eve"];
     for (const user of users) {
       const args = ["create", "--user", user, "--id", `${user}-notes`, "--prompt", "hello"];
@@ -44,7 +44,7 @@ describe("shared isolation", () => {
     expect(taken.code).toBe("FLEET_SESSION_EXISTS");
   });
 
-  it("resumes after a crash of its server", async () => {
+  it("a session on a shared server continues after a crash of the server", async () => {
     await fleet.ok(["create", "--user", "fay", "--id", "fay-1", "--prompt", "one"], { env: SHARED });
     for (const { pid } of await servers()) if (pid !== null) process.kill(pid, "SIGKILL");
     expect(await fleet.ok(["send", "fay-1", "two", "--user", "fay"], { env: SHARED })).toBe("[turn 2] two\n");
@@ -52,7 +52,7 @@ describe("shared isolation", () => {
 });
 
 describe("a private session", () => {
-  it("answers each of several prompts that come at once, from as many processes", async () => {
+  it("a private session answers each of four prompts that arrive at once from four processes", async () => {
     await fleet.ok(["create", "--user", "ivy", "--id", "own"]);
     const prompts = ["!delay 300 a", "b", "!delay 50 c", "d"];
     const replies = await Promise.all(prompts.map((prompt) => fleet.ok(["send", "own", prompt, "--user", "ivy"])));
@@ -67,7 +67,7 @@ describe("a private session", () => {
 });
 
 describe("GitHub tokens on a shared server", () => {
-  it("are each session's own user's", async () => {
+  it("each session on a shared server uses the GitHub token of its own user", async () => {
     const seen = new Set<string>();
     const github = createServer((request, response) => {
       seen.add(request.headers.authorization ?? "");
@@ -97,7 +97,7 @@ describe("GitHub tokens on a shared server", () => {
 });
 
 describe("collaborative sessions", () => {
-  it("are open to members, in turn, and to nobody else", async () => {
+  it("members take turns in a collaborative session, strangers are refused, and only the owner may delete it", async () => {
     const args = [
       "create",
       "--user",
@@ -127,7 +127,7 @@ describe("collaborative sessions", () => {
     expect((await fleet.json<{ sessions: SessionView[] }>(["list", "--user", "alice"])).sessions).toHaveLength(1);
   });
 
-  it("let a command under the lease send, while others wait", async () => {
+  it("a send under the lease of a collaborative session runs while other members wait", async () => {
     await fleet.ok(["create", "--user", "alice", "--id", "pair", "--collaborative", "--member", "bob"]);
     const command = [process.execPath, COMMAND, "send", "pair", "!hold mine", "--user", "alice"];
     await using model = await startHeldModel();
@@ -136,7 +136,7 @@ describe("collaborative sessions", () => {
     const refused = await fleet.refusal(5, ["send", "pair", "now!", "--user", "bob", "--wait", "50ms"]);
     expect(refused).toMatchObject({ code: "FLEET_SESSION_LOCKED", message: expect.stringContaining("alice") });
     const waiting = fleet.ok(["send", "pair", "after you", "--user", "bob"]);
-    // As long as another command takes: by then that one waits.
+    // Run another command first: by the time that it ends, the send is waiting.
     expect(await fleet.json(["lock", "pair", "--show"])).toMatchObject({ lease: { holder: "alice" } });
     model.release();
     expect(await waiting).toBe("[turn 2] after you\n");
@@ -147,7 +147,7 @@ describe("collaborative sessions", () => {
     [["--member", "bob"], "--member goes with --collaborative"],
     [["--collaborative", "--member", "alice"], '"alice" is the owner'],
     [["--collaborative", "--member", "../x"], '--member "../x"'],
-  ])("refuse %j", async (extra, message) => {
+  ])("create refuses %j for a collaborative session", async (extra, message) => {
     const error = await fleet.refusal(2, ["create", "--user", "alice", ...extra]);
     expect(error.message).toContain(message);
   });

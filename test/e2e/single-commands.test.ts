@@ -7,7 +7,7 @@ import { type ErrorShape, testFleet } from "../fixtures/cli.js";
 
 const fleet = testFleet(27_500);
 const ALICE = ["--user", "alice"];
-/** Runs a command with `--json` that has to fail, and gives all that it printed. */
+/** Runs a command with `--json`, which must exit with `exit`, and returns the JSON that it printed. */
 async function failed<T extends object>(exit: number, args: readonly string[]) {
   const ran = await fleet.run([...args, "--json"]);
   expect({ code: ran.code, stderr: ran.stderr }, args.join(" ")).toEqual({ code: exit, stderr: "" });
@@ -15,7 +15,7 @@ async function failed<T extends object>(exit: number, args: readonly string[]) {
 }
 
 describe("a prompt that begins with a hyphen", () => {
-  it("is sent as it was typed, as TEXT, as the value of --prompt and after --", async () => {
+  it("a prompt that begins with a hyphen is sent as typed: as TEXT, as the value of --prompt and after --", async () => {
     await fleet.create("alice", "hyphens");
     expect(await fleet.send("alice", "hyphens", "- fix the bug")).toBe("[turn 1] - fix the bug");
     expect(await fleet.send("alice", "hyphens", "--help me, please")).toBe("[turn 2] --help me, please");
@@ -28,7 +28,7 @@ describe("a prompt that begins with a hyphen", () => {
     expect(await fleet.ok([...create, "--prompt", "- one"])).toBe("hyphens-2\n[turn 1] - one\n");
   });
 
-  it("does not hide a flag that does not exist", async () => {
+  it("send reports a flag that does not exist, although a prompt may begin with a hyphen", async () => {
     const { error } = await failed(2, ["send", "s", "- fix the bug", "--usr", "a"]);
     expect(error.message).toBe('There is no flag "--usr".');
     expect(error.suggestions).toContain('--user instead of "--usr"');
@@ -38,7 +38,7 @@ describe("a prompt that begins with a hyphen", () => {
   });
 });
 
-it("reads the prompt of create, resume and send from standard input for -", async () => {
+it("create, resume and send read the prompt from standard input when it is -", async () => {
   const create = ["create", ...ALICE, "--id", "piped", "--prompt", "-"];
   expect(await fleet.ok(create, { input: "one\ntwo" })).toBe("piped\n[turn 1] one\ntwo\n");
   const resume = ["resume", "piped", ...ALICE, "--prompt", "-"];
@@ -48,7 +48,7 @@ it("reads the prompt of create, resume and send from standard input for -", asyn
 });
 
 describe("delete", () => {
-  it("answers 4 for a session that does not exist, and deletes the others", async () => {
+  it("delete exits with 4 for a session that does not exist, and still deletes the others", async () => {
     await fleet.create("alice", "a-1");
     await fleet.create("alice", "a-2");
     const some = await failed<{ deleted: string[] }>(4, ["delete", "a-1", "nope", "a-2"]);
@@ -62,7 +62,7 @@ describe("delete", () => {
     });
   });
 
-  it("prints what it deleted, and answers 0 with --ignore-not-found", async () => {
+  it("delete --ignore-not-found prints only what it deleted, and exits with 0", async () => {
     await fleet.create("alice", "b-1");
     const args = ["delete", "b-1", "nope", "--ignore-not-found"];
     expect(await fleet.ok(args)).toBe("b-1\n");
@@ -71,7 +71,7 @@ describe("delete", () => {
   });
 });
 
-it("evict and lock --show answer 4 for a session that does not exist", async () => {
+it("evict and lock --show exit with 4 for a session that does not exist", async () => {
   await fleet.create("alice", "there");
   const evicted = await failed(4, ["evict", "there", "nope"]);
   expect(evicted).toMatchObject({
@@ -86,7 +86,7 @@ it("evict and lock --show answer 4 for a session that does not exist", async () 
   expect(await fleet.json(["lock", "there", "--show"])).toEqual({ lease: null });
 });
 
-it("create --prompt tells in a failure that the session exists, and how to go on", async () => {
+it("create --prompt reports after a failed turn whether the session exists, and how to continue", async () => {
   const args = (id: string) => ["create", ...ALICE, "--id", id, "--prompt", "!fail out of order"];
   const kept = await failed<{ session: SessionView }>(7, args("first"));
   expect(kept.error).toMatchObject({ code: "FLEET_TURN_FAILED", message: expect.stringContaining("still exists") });
@@ -105,7 +105,7 @@ it("create --prompt tells in a failure that the session exists, and how to go on
 });
 
 describe("a server", () => {
-  it("that runs in another folder than the requested one is a conflict", async () => {
+  it("spawn --cwd is a conflict when the user's server runs in another folder", async () => {
     const [one, two] = [join(fleet.folder, "one"), join(fleet.folder, "two")];
     for (const folder of [one, two]) mkdirSync(folder);
     const spawn = (cwd: string) => ["spawn", "--user", "cwd", "--cwd", cwd];
@@ -118,7 +118,7 @@ describe("a server", () => {
     expect(await fleet.json(spawn(two))).toMatchObject({ created: true, server: { cwd: two } });
   });
 
-  it("is found by the exact id of its user before by the beginning of another id", async () => {
+  it("a server is found by the exact id of its user before the beginning of another server's id", async () => {
     for (const user of ["ann", "Ann", "ann2", "日本", "ann@example.com"]) await fleet.spawn(user);
     const idOf = async (user: string) => (await fleet.server(user)).id;
     for (const user of ["ann", "Ann", "日本", "ann@example.com"]) {
@@ -131,7 +131,7 @@ describe("a server", () => {
     await failed(2, ["logs", "ann", "--user", "ann"]);
   });
 
-  it("is the user's own with spawn --count 1", async () => {
+  it("spawn --count 1 starts the user's own server, and --count 2 starts numbered ones", async () => {
     const one = await fleet.json<{ servers: ServerView[] }>(["spawn", "--user", "solo", "--count", "1"]);
     expect(one.servers.map(({ user }) => user)).toEqual(["solo"]);
     const two = await fleet.json<{ servers: ServerView[] }>(["spawn", "--user", "solo", "--count", "2"]);

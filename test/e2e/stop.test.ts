@@ -5,7 +5,7 @@ import { eventually } from "../fixtures/fault-fleet.js";
 import { startHeldModel } from "../fixtures/held-model.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 
-/** What stop and restart do while a turn is under way: nothing may be lost inside the drain deadline. */
+/** Tests stop and restart during a turn. Nothing may be lost before the drain deadline. */
 
 const model = await startHeldModel();
 afterAll(() => model.close());
@@ -16,14 +16,14 @@ beforeAll(async () => {
   await fleet.create("alice", "s");
 });
 
-/** A `send` whose turn is under way until the model releases it. */
+/** Starts a `send` whose turn lasts until the model releases it. */
 async function turn(): Promise<Running> {
   const running = await fleet.turn("alice", "s", "!hold reply");
   await eventually("the model", () => model.held() === 1);
   return running;
 }
 
-/** A stop that waits for the turn when this resolves. */
+/** Starts a stop, and resolves when the stop waits for the turn. */
 async function waitingStop(...flags: string[]): Promise<Running> {
   const running = fleet.start(["stop", ...ALICE, ...flags]);
   await eventually("the drain", async () => (await fleet.record("alice")).state === "draining");
@@ -31,7 +31,7 @@ async function waitingStop(...flags: string[]): Promise<Running> {
 }
 
 describe("stop during a turn", () => {
-  it("waits for it, and its client gets its reply", async () => {
+  it("stop waits for a turn, and the client gets the reply", async () => {
     const sending = await turn();
     const stopping = await waitingStop("--json");
     model.release();
@@ -44,7 +44,7 @@ describe("stop during a turn", () => {
     expect(await fleet.server("alice")).toMatchObject({ state: "stopped", pid: null });
   });
 
-  it("cuts it when the drain deadline is over, names it, and exits with 8", async () => {
+  it("stop cuts a turn at the drain deadline, names the session, and exits with 8", async () => {
     const sending = await turn();
     using took = new Stopwatch();
     const ran = await fleet.run(["stop", ...ALICE, "--drain-timeout", "200ms", "--json"]);
@@ -54,7 +54,7 @@ describe("stop during a turn", () => {
     expect(await sending.done).toMatchObject({ code: 7, stdout: "", stderr: expect.stringContaining("server ended") });
   });
 
-  it("--force cuts it at once", async () => {
+  it("stop --force cuts a turn at once, and exits with 8", async () => {
     const sending = await turn();
     using took = new Stopwatch();
     const ran = await fleet.run(["stop", "--all", "--force"]);
@@ -63,7 +63,7 @@ describe("stop during a turn", () => {
     expect(await sending.done).toMatchObject({ code: 7 });
   });
 
-  it("restart waits for it, too", async () => {
+  it("restart waits for a turn, and the client gets the reply", async () => {
     const sending = await turn();
     const restarting = fleet.json(["restart", ...ALICE]);
     await eventually("the drain", async () => (await fleet.record("alice")).state === "draining");
@@ -75,12 +75,12 @@ describe("stop during a turn", () => {
     expect(await sending.done).toMatchObject({ code: 0, stdout: expect.stringMatching(/reply\n$/) });
   });
 
-  it("admits nothing new: who comes meanwhile gets the next server", async () => {
+  it("create during a stop waits for the drain to end, and gets the next server", async () => {
     const sending = await turn();
     const { pid } = await fleet.server("alice");
     const stopping = await waitingStop();
     const creating = fleet.create("alice", "meanwhile");
-    // As long as another command takes: by then that one has come upon the drain.
+    // Run another command first: by the time that it ends, the create has met the drain.
     expect(await fleet.server("alice")).toMatchObject({ state: "draining", pid });
     model.release();
     await creating;
@@ -97,8 +97,8 @@ describe("a stop that is given up", () => {
   it.each([
     ["SIGINT", 130],
     ["SIGTERM", 143],
-  ] as const)("by %s cuts nothing: the server serves on", async (signal, exit) => {
-    // It was taken for the end of the drain deadline, and cut the turns it was waiting for.
+  ] as const)("stop exits on %s with %i and cuts no turn, and the server stays ready", async (signal, exit) => {
+    // An earlier version took the signal for the end of the drain deadline, and cut the turns that it waited for.
     const sending = await turn();
     const { pid } = await fleet.server("alice");
     const stopping = await waitingStop();
@@ -109,8 +109,8 @@ describe("a stop that is given up", () => {
     expect(await sending.done).toMatchObject({ code: 0, stdout: expect.stringMatching(/reply\n$/), stderr: "" });
   });
 
-  it.each(["ps", "create", "stop"])("by kill -9 cuts nothing either, whoever comes next (%s)", async (next) => {
-    // The next command finished the dead one's stop, with the turn still under way.
+  it.each(["ps", "create", "stop"])("a killed stop cuts no turn, even if %s runs next", async (next) => {
+    // In an earlier version, the next command finished the stop of the dead process during the turn.
     const sending = await turn();
     const { pid } = await fleet.server("alice");
     const stopping = await waitingStop();

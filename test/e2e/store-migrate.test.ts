@@ -24,7 +24,7 @@ describe.skipIf(problem !== undefined)("store migrate", () => {
     fleet = new TestFleet(FIRST_PORT, { COPILOTFLEET_HOST_NAME: HOST });
   });
   afterAll(async () => {
-    // It stops what the store in use knows; the file's is the one that knew the server first.
+    // end() stops the servers that the fleet's store knows. That is the file store, in which the server was recorded.
     try {
       await fleet.end();
     } finally {
@@ -45,7 +45,7 @@ describe.skipIf(problem !== undefined)("store migrate", () => {
     }
   }
 
-  it("carries a fleet to Redis and back, while its server runs", async () => {
+  it("store migrate moves a fleet to Redis and back while its server runs", async () => {
     const url = redis.url("there");
     const server = await fleet.spawn("alice");
     expect(await fleet.ok(["create", "--user", "alice", "--id", "notes", "--prompt", "one"])).toBe(
@@ -69,7 +69,7 @@ describe.skipIf(problem !== undefined)("store migrate", () => {
       warnings: [],
     });
     expect(await contents("file")).toEqual(before);
-    // In Redis a session says which host has it.
+    // In Redis, the record of a session names its host.
     expect(await contents(url)).toEqual({
       ...before,
       sessions: before.sessions.map((session) => ({ ...session, host: HOST })),
@@ -82,7 +82,7 @@ describe.skipIf(problem !== undefined)("store migrate", () => {
     const held = await fleet.json<{ lease: Lease & { token: string } }>(["lock", "notes", "--user", "alice"], { env });
     expect(held.lease.fence).toBeGreaterThan(lease.fence);
 
-    // Held in Redis: not now.
+    // A lease that is held in Redis prevents the migration.
     expect(await fleet.refusal(5, ["store", "migrate", "--to", "file"], { env })).toMatchObject({
       code: "FLEET_SESSION_LOCKED",
       message: expect.stringContaining('"notes"'),
@@ -103,7 +103,7 @@ describe.skipIf(problem !== undefined)("store migrate", () => {
     await fleet.ok(["unlock", "notes", "--token", last.lease.token]);
   });
 
-  it("refuses a target that is not empty, and leaves it as it is", async () => {
+  it("store migrate refuses a target that is not empty, and does not change it", async () => {
     const url = redis.url("occupied");
     await using_(url, (store) => store.createSession(sessionRecord("somebody")));
     const before = await contents(url);
@@ -112,7 +112,7 @@ describe.skipIf(problem !== undefined)("store migrate", () => {
     expect(await contents(url)).toEqual(before);
   });
 
-  it("refuses while a server is being moved from one state to the next", async () => {
+  it("store migrate refuses while a process on this or another host changes the state of a server", async () => {
     const url = redis.url("moving");
     const claim = (value: typeof ownIdentity extends () => infer T ? T | null : never) =>
       using_("file", (store) =>
@@ -131,7 +131,7 @@ describe.skipIf(problem !== undefined)("store migrate", () => {
     expect(await redis.client.keys("copilotfleet:{moving}:*")).toEqual([]);
   });
 
-  it("says where nobody is, and shows no password", async () => {
+  it("store migrate reports a Redis that refuses the user or cannot be reached, and shows no password", async () => {
     const env = { TARGET: `redis://nobody:canary@127.0.0.1:${redis.port}/0?fleet=secret` };
     const ran = await fleet.run(["store", "migrate", "--to-env", "TARGET"], { env });
     expect(ran.code).toBe(3);

@@ -12,7 +12,7 @@ const LONG = "u".repeat(128);
 const USERS = ["alice", "李雷", "محمد", LONG];
 const UUID = "0ba2d2f0-6ab5-4a2c-9d3a-5c58452b9ddf";
 
-/** A fleet with some history: stopped servers need no process. */
+/** Records servers and sessions as if the fleet had been used. The servers are stopped, so they need no process. */
 beforeAll(async () => {
   const store = openFileStore(fleet.root);
   await store.updateRegistry(({ servers }) => {
@@ -34,7 +34,7 @@ async function shown(args: readonly string[], options: TerminalOptions = {}): Pr
 }
 
 describe("colours", () => {
-  it("are there on a terminal, unless NO_COLOR or --no-color refuses them", async () => {
+  it("output on a terminal has colours, unless NO_COLOR or --no-color turns them off", async () => {
     expect((await shown(["ps"])).raw).toContain(COLOUR);
     expect((await shown(["ps"], { env: { NO_COLOR: "" } })).raw).toContain(COLOUR);
     for (const [args, env] of [
@@ -49,7 +49,7 @@ describe("colours", () => {
     }
   });
 
-  it("are in a pipe when CLICOLOR_FORCE asks for them", async () => {
+  it("output in a pipe has colours only when CLICOLOR_FORCE is 1 and NO_COLOR is not set", async () => {
     for (const [env, isColoured] of [
       [{ CLICOLOR_FORCE: "1" }, true],
       [{ CLICOLOR_FORCE: "0" }, false],
@@ -63,7 +63,7 @@ describe("colours", () => {
 
 describe("a table on a terminal", () => {
   it.each([60, 80, 140])(
-    "of %i columns has one line for each row, and keeps the columns that matter",
+    "a table on a terminal of %i columns has one line for each row, and keeps the columns that matter",
     async (columns) => {
       const [ps = [], list = [], top = []] = await Promise.all(
         [["ps"], ["list"], ["top", "--once"]].map(async (args) => (await shown(args, { columns })).text.split("\n")),
@@ -78,7 +78,7 @@ describe("a table on a terminal", () => {
     },
   );
 
-  it("is whole in a pipe", async () => {
+  it("a table in a pipe has all columns, and cuts no value", async () => {
     const [heading, ...rows] = (await fleet.ok(["ps"])).trimEnd().split("\n");
     expect(heading).toMatch(/^SERVER +USER +URL +PID +STATE +UPTIME +MEMORY +SESSIONS +LOADED$/);
     expect(rows.filter((row) => row.includes(LONG))).toHaveLength(1);
@@ -87,7 +87,7 @@ describe("a table on a terminal", () => {
 });
 
 describe("top on a terminal", () => {
-  it("keeps its headings, and scrolls to the last server and back", async () => {
+  it("top on a terminal keeps its headings, and scrolls to the last server and back", async () => {
     await using top = new Terminal(fleet, ["top"], { columns: 80, rows: 24 });
     await top.frameShows(/^HOST/);
     const first = top.frame;
@@ -106,13 +106,13 @@ describe("top on a terminal", () => {
     await top.frameShows(/21 of 44 lines/);
     top.type("q");
     expect(await top.done).toBe(0);
-    // The screen from before is back, with its cursor and its line wrapping.
+    // The earlier screen is back, with its cursor and its line wrapping.
     expect(top.raw.endsWith("\x1b[?7h\x1b[?25h\x1b[?1049l")).toBe(true);
   });
 });
 
 describe("ps", () => {
-  it("counts all sessions of a server, and apart from them those in its memory", async () => {
+  it("ps counts all sessions of a server, and separately those that it has in memory", async () => {
     await fleet.create("counted", "one");
     await fleet.ok(["create", "--user", "counted", "--id", "two", "--prompt", "hello"]);
     const { servers } = await fleet.json<{ servers: ServerView[] }>(["ps"]);

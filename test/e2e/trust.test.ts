@@ -5,14 +5,14 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { PORTS, testFleet } from "../fixtures/cli.js";
 
-// Without a provider of its own: the variable would win over the project's file.
+// The provider's variable is unset, because it would override the project's file.
 const fleet = testFleet(PORTS.trust, { COPILOTFLEET_PROVIDER_TYPE: undefined, AWS_SECRET_ACCESS_KEY: "canary" });
 
-/** Somebody else's repository, with a folder in which the user works. */
+/** A clone of somebody else's repository, with a folder in which the user works. */
 const clone = join(fleet.folder, "clone");
 const cwd = join(clone, "a", "b");
 const file = join(clone, ".copilotfleet.json");
-/** Made by the clone's programs when they run. */
+/** The clone's programs create files here when they run. */
 const traces = join(fleet.folder, "traces");
 const requests: string[] = [];
 let attacker: Server;
@@ -62,7 +62,7 @@ const COMMANDS = [
 ];
 
 describe("in the clone of a hostile repository", () => {
-  it("every command ends with exit code 3, names the keys and the file, and neither runs nor sends anything", async () => {
+  it("every command in a hostile clone exits with 3, names the keys and the file, and runs and sends nothing", async () => {
     for (const args of COMMANDS) {
       const error = await fleet.refusal(3, args, { cwd });
       expect(error, args.join(" ")).toMatchObject({
@@ -88,7 +88,7 @@ describe("in the clone of a hostile repository", () => {
     expect(existsSync(fleet.root), "the state folder was made").toBe(false);
   });
 
-  it("help, the version and the list of trusted files are still shown", async () => {
+  it("help, the version and the list of trusted files still work in a hostile clone", async () => {
     expect(await fleet.ok(["--help"], { cwd })).toContain("trust");
     expect(await fleet.ok(["ps", "--help"], { cwd })).toContain("--config");
     expect(await fleet.ok(["--version"], { cwd })).toMatch(/copilotfleet/);
@@ -97,18 +97,18 @@ describe("in the clone of a hostile repository", () => {
 });
 
 describe("trust", () => {
-  it("shows what the file sets, and then its keys count", async () => {
+  it("trust shows what a project file sets, and then the keys of the file take effect", async () => {
     const shown = await fleet.ok(["trust"], { cwd });
     expect(shown).toContain(`${file} sets:\n  runtime.path = "${join(clone, "x")}"\n`);
     expect(shown).toContain('  provider.apiKeyEnv = "AWS_SECRET_ACCESS_KEY"\n');
     expect(shown).not.toContain("ports.from");
-    // Now the store is asked for, as the file says.
+    // Now ps connects to the store that the file names.
     expect(await fleet.refusal(7, ["ps"], { cwd })).toMatchObject({ code: "FLEET_STORE_UNAVAILABLE" });
     await fleet.run(["doctor"], { cwd });
     expect(readdirSync(traces)).toContain("runtime");
   });
 
-  it("keeps its records in the state folder, for the user alone", async () => {
+  it("trust keeps its records in the state folder, readable only by the user", async () => {
     const folder = join(fleet.root, "trusted");
     const [record = ""] = readdirSync(folder);
     expect(statSync(folder).mode & 0o777).toBe(0o700);
@@ -116,7 +116,7 @@ describe("trust", () => {
     expect(readFileSync(join(folder, record), "utf8")).not.toContain("AWS_SECRET_ACCESS_KEY");
   });
 
-  it("ends when the content changes, and says so", async () => {
+  it("trust in a project file ends when its content changes, and the error names that reason", async () => {
     writeFileSync(file, `${hostile()}\n`);
     expect(await fleet.refusal(3, ["ps"], { cwd })).toMatchObject({
       code: "FLEET_CONFIG_UNTRUSTED",
@@ -129,13 +129,13 @@ describe("trust", () => {
     expect(await fleet.refusal(7, ["ps"], { cwd })).toMatchObject({ code: "FLEET_STORE_UNAVAILABLE" });
   });
 
-  it("can be revoked, also when the file is gone", async () => {
+  it("trust --revoke ends the trust in a project file, and can be repeated", async () => {
     expect(await fleet.json(["trust", "--revoke", file])).toEqual({ revoked: [file] });
     expect(await fleet.json(["trust", "--revoke", file])).toEqual({ revoked: [] });
     expect(await fleet.refusal(3, ["ps"], { cwd })).toMatchObject({ code: "FLEET_CONFIG_UNTRUSTED" });
   });
 
-  it("refuses a file that the group or everybody can write", async () => {
+  it("trust refuses a project file that the group or everybody can write", async () => {
     for (const mode of [0o664, 0o646]) {
       chmodSync(file, mode);
       expect(await fleet.refusal(3, ["trust"], { cwd })).toMatchObject({
@@ -147,7 +147,7 @@ describe("trust", () => {
     expect(await fleet.json(["trust", "--list"], { cwd })).toEqual({ trusted: [] });
   });
 
-  it("needs a project file, and one thing to do", async () => {
+  it("trust refuses to run without a project file, with some other file, and with --list and a path", async () => {
     expect(await fleet.refusal(2, ["trust"])).toMatchObject({ message: expect.stringContaining("There is no") });
     expect(await fleet.refusal(2, ["trust", join(clone, "x")])).toMatchObject({ code: "FLEET_USAGE_INVALID" });
     expect(await fleet.refusal(2, ["trust", "--list", clone])).toMatchObject({ code: "FLEET_USAGE_INVALID" });
@@ -156,7 +156,7 @@ describe("trust", () => {
     });
   });
 
-  it("is not needed for a file with other keys alone", async () => {
+  it("a project file without guarded keys needs no trust", async () => {
     const harmless = join(fleet.folder, "harmless");
     mkdirSync(harmless);
     writeFileSync(join(harmless, ".copilotfleet.json"), '{"provider":{"type":"echo"},"session":{"model":"m"}}');
@@ -166,7 +166,7 @@ describe("trust", () => {
 });
 
 describe("--config", () => {
-  it("names a file whose keys all count, in place of the project's", async () => {
+  it("--config names a file whose keys all take effect, in place of the project's file", async () => {
     const named = join(fleet.folder, "named.json");
     writeFileSync(named, '{"provider":{"type":"echo"},"session":{"approve":"all"},"serve":{"maxFrame":"1mb"}}');
     expect(await fleet.json(["ps", "--config", named], { cwd })).toMatchObject({ servers: [] });

@@ -11,7 +11,7 @@ afterAll(() => {
   expect(existsSync(fleet.root), "the state folder was made").toBe(false);
 });
 
-/** Runs it with and without `--json`: both say the same, each in its place. */
+/** Runs a command with and without `--json`. Both must report the same error: as JSON, and as text on standard error. */
 async function refused(exit: number, args: readonly string[]): Promise<ErrorShape> {
   const [text, error] = await Promise.all([fleet.run(args), fleet.refusal(exit, args)]);
   expect(text, args.join(" ")).toMatchObject({ code: exit, stdout: "" });
@@ -44,7 +44,7 @@ describe("a command line with a slip", () => {
     [["store", "migrate", "x"], 'Unexpected argument: "x".', "copilotfleet store migrate --help"],
     [["list", "--user"], "Flag --user expects a value", "copilotfleet list --help"],
     [["list", "--user", "a", "--user", "b"], "Flag --user can only be specified once", "copilotfleet list --help"],
-  ])("%j is told what is meant", async (args, message, suggestion) => {
+  ])("the command line %j is refused with a suggestion of what was meant", async (args, message, suggestion) => {
     const error = await refused(2, args);
     expect(error).toMatchObject({ code: "FLEET_USAGE_INVALID", message });
     expect(error.suggestions).toContainEqual(expect.stringContaining(suggestion));
@@ -90,14 +90,14 @@ describe("a command line with a slip", () => {
     [["store", "migrate", "--to-env", "NOT_SET"], /--to-env NOT_SET: there is no such variable/],
     [["create", "--user", "a", "--model", ""], /--model "" is not allowed/],
     [["create", "--user", "a", "--model", "gpt\u001b[31m"], /--model "gpt\\u\{1b\}\[31m" is not allowed/],
-  ])("%j is refused", async (args, message) => {
+  ])("the command line %j is refused with the reason", async (args, message) => {
     expect(await refused(2, args)).toMatchObject({
       code: "FLEET_USAGE_INVALID",
       message: expect.stringMatching(message),
     });
   });
 
-  it("with something unprintable is told so in print", async () => {
+  it("the error for a command line with control characters shows them escaped", async () => {
     for (const args of [
       ["\u001b[31mps"],
       ["ps", "--\u001b[31m"],
@@ -109,11 +109,11 @@ describe("a command line with a slip", () => {
     }
   });
 
-  it.each(["__proto__", "constructor", "toString", "", "-x"])("%j is no command", async (name) => {
+  it.each(["__proto__", "constructor", "toString", "", "-x"])("%j is refused as an unknown command", async (name) => {
     expect(await refused(2, [name])).toMatchObject({ message: `There is no command "${name}".` });
   });
 
-  it("reads no argument from standard input: it may be somebody else's", async () => {
+  it("delete and stop read no arguments from standard input, which may be meant for another program", async () => {
     expect(await fleet.run(["delete"], { input: "s1\n" })).toMatchObject({
       code: 2,
       stderr: expect.stringContaining("SESSION is missing"),
@@ -121,7 +121,7 @@ describe("a command line with a slip", () => {
     expect(await fleet.run(["stop", "--all"], { input: "alice\n" })).toMatchObject({ code: 0, stderr: "" });
   });
 
-  it("with an empty standard input for - is refused", async () => {
+  it("send refuses a blank standard input as the prompt", async () => {
     const ran = await fleet.run(["send", "s", "-", "--user", "a"], { input: " \n" });
     expect(ran).toMatchObject({ code: 2, stdout: "", stderr: expect.stringContaining("prompt is empty") });
   });
@@ -154,7 +154,7 @@ describe("a user id", () => {
     "a:b",
   ];
 
-  it.each(BAD)("%j is refused by every command that takes one", async (user) => {
+  it.each(BAD)("spawn refuses the user id %j", async (user) => {
     const error = await refused(2, ["spawn", "--user", user]);
     expect(error).toMatchObject({
       code: "FLEET_USER_INVALID",
@@ -162,7 +162,7 @@ describe("a user id", () => {
     });
   });
 
-  it("is checked by every other command too, before anything else", async () => {
+  it("every command with --user refuses an invalid user id before anything else", async () => {
     const commands = [
       ["connect"],
       ["create"],
@@ -185,7 +185,7 @@ describe("a user id", () => {
     );
   });
 
-  it("that only becomes too long by --count is refused before the first server", async () => {
+  it("spawn --count refuses a user id that the numbers make too long, before it starts a server", async () => {
     const args = ["spawn", "--user", "a".repeat(127), "--count", "10"];
     expect(await refused(2, args)).toMatchObject({ code: "FLEET_USER_INVALID" });
   });
@@ -208,7 +208,7 @@ describe("a session id", () => {
     "constructor",
   ];
 
-  it.each(BAD)("%j is refused", async (id) => {
+  it.each(BAD)("create and resume refuse the session id %j", async (id) => {
     const [create, resume] = await Promise.all([
       refused(2, ["create", "--user", "a", "--id", id]),
       refused(2, ["resume", id, "--user", "a"]),
@@ -221,7 +221,7 @@ describe("a session id", () => {
     expect(resume.message).toMatch(/^SESSION "/);
   });
 
-  it("is checked by send and delete too, each of them", async () => {
+  it("send and delete refuse an invalid session id, even as the second of two", async () => {
     expect(await refused(2, ["send", "a/b", "x", "--user", "a"])).toMatchObject({ code: "FLEET_SESSION_ID_INVALID" });
     expect(await refused(2, ["delete", "fine", "a/b"])).toMatchObject({ code: "FLEET_SESSION_ID_INVALID" });
   });
@@ -235,7 +235,7 @@ describe("durations and counts", () => {
     ["--wait", ["spawn", "--user", "a"]],
   ];
 
-  it.each(flags)("%s takes a number with a unit", async (flag, args) => {
+  it.each(flags)("the flag %s refuses everything but a number with a unit", async (flag, args) => {
     for (const value of ["0", "0s", "-5m", "10", "5 parsecs", "NaN", "Infinity", "1e3s", "", "5\u001bs", "99999d"]) {
       const error = await fleet.refusal(2, [...args, `${flag}=${value}`]);
       expect(error.code).toBe("FLEET_DURATION_INVALID");
@@ -244,8 +244,8 @@ describe("durations and counts", () => {
     }
   });
 
-  it("a wait is never longer than a timer can keep", async () => {
-    // Timers beyond 2^31 ms fire at once: a turn with --timeout 30d was given up after a millisecond.
+  it("send refuses a --timeout that is longer than a timer can wait", async () => {
+    // Timers of more than 2^31 ms fire at once, so an earlier version gave up a turn with --timeout 30d after 1 ms.
     expect(await refused(2, ["send", "s", "t", "--user", "a", "--timeout", "30d"])).toMatchObject({
       message: expect.stringMatching(/^--timeout is "30d": .* at most 24d$/),
     });
@@ -254,7 +254,7 @@ describe("durations and counts", () => {
   it.each([
     ["--count", ["spawn", "--user", "a"], ["0", "-1", "1.5", "1e1", " 1", "0x1", "", "1001", "x"]],
     ["--lines", ["logs", "a"], ["-1", "1.5", "1e1", "x", "", "9999999"]],
-  ])("%s takes a whole number", async (flag, args, values) => {
+  ])("the flag %s refuses everything but a whole number", async (flag, args, values) => {
     for (const value of values) {
       const error = await fleet.refusal(2, [...args, `${flag}=${value}`]);
       expect(error).toMatchObject({
@@ -276,12 +276,12 @@ describe("a token on the command line", () => {
     [["spawn", "--user", "a", TOKEN]],
     [[TOKEN]],
     [["list", "--state", TOKEN]],
-  ])("%j is refused and never repeated", async (args) => {
+  ])("the token in the command line %j is refused and never repeated", async (args) => {
     const error = await refused(2, args);
     expect(JSON.stringify(error)).not.toContain(TOKEN.slice(0, 12));
   });
 
-  it("is met with the way that is meant", async () => {
+  it("the error for a token on the command line suggests --token-env, and to revoke the token", async () => {
     const unknown = await refused(2, ["spawn", "--user", "a", `--token=${TOKEN}`]);
     expect(unknown.suggestions).toContain('--token-env instead of "--token"');
     const asName = await refused(2, ["spawn", "--user", "a", "--token-env", TOKEN]);
@@ -293,7 +293,7 @@ describe("a token on the command line", () => {
 });
 
 describe("a working folder", () => {
-  it("has to exist, and be a folder", async () => {
+  it("spawn refuses a --cwd that does not exist or is not a folder", async () => {
     mkdirSync(join(fleet.folder, "there"));
     for (const cwd of [join(fleet.folder, "nowhere"), "/etc/hostname", "", "\u001b[31m"]) {
       expect(await refused(2, ["spawn", "--user", "a", "--cwd", cwd])).toMatchObject({
