@@ -5,7 +5,7 @@ import { ownIdentity } from "../../src/runtime/process-table.js";
 import type { ProcessIdentity, Registry, ServerRecord } from "../../src/store/store.js";
 import { serverRecord } from "../fixtures/store-records.js";
 
-/** This very process stands for one that lives; the same with another start time for one that is dead. */
+/** This process stands for a live one. The same identity with another start time stands for a dead one. */
 const alive = ownIdentity();
 const dead: ProcessIdentity = { ...alive, startTicks: "1" };
 
@@ -27,7 +27,7 @@ const intent = {
 describe("claimStart", () => {
   it.each<[string, Partial<ServerRecord>, string]>([
     ["runs", { state: "ready", process: alive }, "running"],
-    ["runs, and does not answer", { state: "unhealthy", process: alive }, "running"],
+    ["runs but does not answer", { state: "unhealthy", process: alive }, "running"],
     ["is stopped", { state: "stopped", process: null }, "start"],
     ["failed", { state: "failed", process: null }, "start"],
     ["died", { state: "ready", process: dead }, "start"],
@@ -35,16 +35,16 @@ describe("claimStart", () => {
     ["is being stopped", { state: "draining", process: alive, claim: alive }, "busy"],
     ["was being started by a command that died", { state: "starting", process: null, claim: dead }, "adopt"],
     [
-      "was being stopped by a command that died, and runs",
+      "was being stopped by a command that died, but still runs",
       { state: "draining", process: alive, claim: dead },
       "running",
     ],
     [
-      "was being stopped by a command that died, and is gone",
+      "was being stopped by a command that died, and no longer runs",
       { state: "draining", process: dead, claim: dead },
       "start",
     ],
-  ])("of a server that %s: %#", (_, change, kind) => {
+  ])("claimStart decides about a server that %s (case %#)", (_, change, kind) => {
     const { registry, server } = registryOf(change);
     const decision = claimStart(registry, "s", intent);
     expect(decision.kind).toBe(kind);
@@ -58,7 +58,7 @@ describe("claimStart", () => {
     }
   });
 
-  it("reserves a port that no other server holds", () => {
+  it("claimStart reserves a port that no other server holds", () => {
     const registry: Registry = { servers: { other: { ...serverRecord("other"), port: 5000 } } };
     expect(claimStart(registry, "s", intent)).toMatchObject({ kind: "start", server: { port: 5001 } });
   });
@@ -72,18 +72,18 @@ describe("claimStop", () => {
     ["failed", { state: "failed", process: null }, "stopped"],
     ["is being started", { state: "starting", process: null, claim: alive }, "busy"],
     ["was being stopped by a command that died", { state: "draining", process: alive, claim: dead }, "stop"],
-  ])("of a server that %s", (_, change, kind) => {
+  ])("claimStop decides about a server that %s", (_, change, kind) => {
     const { registry } = registryOf(change);
     expect(claimStop(registry, "s", { stays: false, claim: alive }).kind).toBe(kind);
   });
 
-  it("of one that is not recorded is nothing to do", () => {
+  it("claimStop does nothing about a server that is not recorded", () => {
     expect(claimStop({ servers: {} }, "s", { stays: false, claim: alive })).toEqual({ kind: "absent" });
   });
 });
 
 describe("a claim", () => {
-  it("that was given up leaves a server that serves", () => {
+  it("a stop that was given up leaves a server that serves", () => {
     for (const from of ["ready", "unhealthy", "draining"] as const) {
       const { server } = registryOf({ state: "draining", process: alive, claim: alive });
       giveUpStop(server, from);
@@ -92,7 +92,7 @@ describe("a claim", () => {
     }
   });
 
-  it("that somebody else took over is a conflict", () => {
+  it("a claim that another process took over causes a conflict", () => {
     for (const change of [{ claim: dead }, { claim: null }, { claim: alive, launchId: "another" }]) {
       const { registry } = registryOf(change);
       expect(() => ownClaim(registry, "s", "old")).toThrow(expect.objectContaining({ code: "FLEET_SERVER_CONFLICT" }));
@@ -101,7 +101,7 @@ describe("a claim", () => {
     expect(ownClaim(registry, "s", "old")).toBe(server);
   });
 
-  it("that is settled frees the port", () => {
+  it("settling a claim frees the port of the server", () => {
     const { server } = registryOf({ state: "draining", process: alive, claim: alive });
     settle(server, "failed", "why");
     expect(server).toMatchObject({

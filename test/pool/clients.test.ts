@@ -4,7 +4,7 @@ import { faultFleet } from "../fixtures/fault-fleet.js";
 
 const PORTS = 13_700;
 
-it("connects to the launch that is asked for, though the connection to an earlier one seems open", async () => {
+it("Clients connects to a replaced server's new launch although the connection to the old one is open", async () => {
   const fleet = await faultFleet(PORTS);
   await fleet.json(["spawn", "--user", "u", "--count", "2"]);
   const [earlier, other] = [await fleet.record("u-1"), await fleet.record("u-2")];
@@ -14,12 +14,12 @@ it("connects to the launch that is asked for, though the connection to an earlie
   const first = await clients.to(earlier, {}, signal);
   onTestFinished(() => first.destroy());
   expect(await clients.to(earlier, {}, signal)).toBe(first);
-  // As it is when a server was replaced: another process on another port, for the same id.
+  // This record looks like that of a replaced server: the same id with another process on another port.
   const replaced = await clients.to({ ...other, id: earlier.id }, {}, signal);
   expect(replaced).not.toBe(first);
   await fleet.json(["stop", "--user", "u-1", "--force"]);
   await first.closed;
-  // The end of the earlier one does not take the later one with it.
+  // The end of the old connection does not end the new one.
   expect(await clients.to({ ...other, id: earlier.id }, {}, signal)).toBe(replaced);
   expect(await replaced.client.ping("still there")).toMatchObject({ message: expect.stringContaining("still there") });
 });

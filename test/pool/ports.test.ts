@@ -14,7 +14,7 @@ const range = { from: 5000, to: 5009 };
 const port = fc.integer({ min: 4995, max: 5014 });
 
 describe("choosePort", () => {
-  it("gives the lowest free one, the preferred one if that is free, or says why there is none", () => {
+  it("choosePort returns the preferred port if it is free, or else the lowest free one, or fails clearly", () => {
     fc.assert(
       fc.property(fc.uniqueArray(port), fc.uniqueArray(port), fc.option(port), (held, skipped, preferred) => {
         const registry = registryOf([...held, null]);
@@ -32,7 +32,7 @@ describe("choosePort", () => {
     );
   });
 
-  it("changes nothing", () => {
+  it("choosePort does not change the registry", () => {
     const registry = registryOf([5000]);
     const before = JSON.stringify(registry);
     expect(choosePort(registry, range, new Set([5001]), null)).toBe(5002);
@@ -41,7 +41,7 @@ describe("choosePort", () => {
 });
 
 describe("isBindable", () => {
-  it("sees a port that somebody holds, and one that is free", async () => {
+  it("isBindable distinguishes a port that is in use from a free one", async () => {
     const holder = createServer();
     await new Promise<void>((resolve) => {
       holder.listen(0, "127.0.0.1", resolve);

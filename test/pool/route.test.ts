@@ -7,7 +7,7 @@ const fleet = testFleet(PORTS.route, { COPILOTFLEET_ISOLATION: "shared", COPILOT
 const route = async (...args: string[]) => await fleet.json<Record<string, unknown>>(["route", ...args]);
 
 describe("route", () => {
-  it("says where a user would go, and why, and starts nothing", async () => {
+  it("route prints where a user would be placed and why, and starts nothing", async () => {
     const first = await route("--user", "ann");
     expect(first).toEqual({
       user: "ann",
@@ -31,7 +31,7 @@ describe("route", () => {
     );
   });
 
-  it("is the user's own server where every user has one", async () => {
+  it("route prints the user's own server under per-user isolation", async () => {
     const env = { COPILOTFLEET_ISOLATION: "per-user" };
     const shown = await fleet.json(["route", "--user", "ann"], { env });
     expect(shown).toMatchObject({
@@ -42,7 +42,7 @@ describe("route", () => {
     });
   });
 
-  it("keeps a user on the server of the first session when servers are added, and moves it when that one goes", async () => {
+  it("route keeps a user on the same server when servers are added, until that server is gone", async () => {
     await fleet.ok(["create", "--user", "ben"]);
     const placed = await route("--user", "ben");
     expect(placed).toMatchObject({ reason: "the user was placed there before", server: { state: "ready" } });
@@ -78,7 +78,7 @@ describe("route", () => {
     [["route", "--plan", "--strategy", "sticky"], "--strategy"],
     [["route", "--user", "a/b"], '--user "a/b"'],
     [["route", "--user", "a", "--strategy", "random"], '--strategy "random"'],
-  ])("%j is refused", async (args, message) => {
+  ])("the arguments %j are refused", async (args, message) => {
     expect((await fleet.refusal(2, args)).message).toContain(message);
   });
 });

@@ -4,7 +4,7 @@ import { PORTS, testFleet } from "../fixtures/cli.js";
 const fleet = testFleet(PORTS.spawnMany, { COPILOTFLEET_PORTS_TO: String(PORTS.spawnMany + 2) });
 
 describe("spawn --count where not all can be started", () => {
-  it("starts those that can be, and reports each of the others", async () => {
+  it("spawn --count starts as many servers as it can, and reports each of the others", async () => {
     const error = await fleet.refusal(6, ["spawn", "--user", "many", "--count", "5"]);
     expect(error.code).toBe("FLEET_PORTS_EXHAUSTED");
     expect(error.message).toMatch(/^2 of 5 servers could not be started, the others run\. many-\d: .* many-\d: /);

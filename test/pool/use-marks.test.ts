@@ -17,7 +17,7 @@ function marks({ home }: { home: string }): string[] {
 }
 
 describe("a mark of use", () => {
-  it("waits for the end of an eviction of its session, not for that of another", async () => {
+  it("a use marker waits for the end of an eviction of its own session only", async () => {
     const on = await server();
     using other = markEviction(on, "other");
     const evicted = markEviction(on, "held");
@@ -31,7 +31,7 @@ describe("a mark of use", () => {
     expect(markEviction(on, "held")).toBeNull();
   });
 
-  it("is not waited for any longer than it may, and then leaves nothing", async () => {
+  it("waiting for a use marker ends at its limit and leaves no marker", async () => {
     const on = await server();
     using _evicted = markEviction(on, "held");
     const before = marks(on);
@@ -39,7 +39,7 @@ describe("a mark of use", () => {
     expect(marks(on)).toEqual(before);
   });
 
-  it("is given up with the caller's own reason, and then leaves nothing", async () => {
+  it("waiting for a use marker ends with the caller's reason when its signal aborts, and leaves no marker", async () => {
     const on = await server();
     using _evicted = markEviction(on, "held");
     const before = marks(on);
@@ -51,10 +51,10 @@ describe("a mark of use", () => {
     expect(marks(on)).toEqual(before);
   });
 
-  it("leaves nothing of an eviction either that could not look for it", async () => {
+  it("an eviction that cannot check for uses fails and leaves no eviction marker", async () => {
     const on = await server();
     using _use = await markUse(on, "other", { waitMs: 0, signal: undefined });
-    // Of a dead process, and cannot be removed.
+    // This marker belongs to a dead process and cannot be deleted.
     mkdirSync(join(dirname(on.home), "uses", "held~use~0~0~0~0"));
     const before = marks(on);
     expect(() => markEviction(on, "held")).toThrow();

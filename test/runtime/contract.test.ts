@@ -13,8 +13,8 @@ import { PORTS } from "../fixtures/cli.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 
 /**
- * What the fleet relies on and no documentation promises: flags that `--help` does not show, methods that the SDK calls
- * experimental. When a new version of the runtime drops one, this fails and not a user.
+ * Tests what the fleet relies on although no documentation promises it: flags that `--help` does not show, and methods that
+ * the SDK calls experimental. If a new version of the runtime drops one, this test fails before a user notices.
  */
 
 const { path: runtime } = findRuntime(null, {});
@@ -62,7 +62,7 @@ afterAll(async () => {
   await removeFolder(home);
 });
 
-/** One request on a connection of its own, without any `connect` before it. */
+/** Sends one request on a new connection without a preceding `connect`. */
 async function rawRequest(method: string, params: unknown): Promise<{ error?: { message: string; code: number } }> {
   const socket = createConnection(PORT, "127.0.0.1");
   const decoder = new FrameDecoder();
@@ -81,24 +81,24 @@ async function rawRequest(method: string, params: unknown): Promise<{ error?: { 
 }
 
 describe("the bundled runtime", () => {
-  it("takes the flags that the fleet gives it, and says that it listens", () => {
+  it("the runtime accepts the fleet's flags and reports on which port it listens", () => {
     expect(announcement).toBe(`CLI server listening on port ${PORT}`);
     expect(child.exitCode).toBeNull();
   });
 
-  it("refuses a flag that it does not know: one that it no longer knew would show", () => {
+  it("the runtime refuses an unknown flag, so a flag that a new version drops would show", () => {
     const { status, stderr, stdout } = spawnSync(runtime, ["--headless", "--no-such-flag"], { env, encoding: "utf8" });
     expect(status).not.toBe(0);
     expect(stdout + stderr).toMatch(/unsupported argument|unknown option|unexpected/i);
   });
 
-  it("says so when the port is taken", () => {
+  it("the runtime reports that its port is taken", () => {
     const { status, stdout, stderr } = spawnSync(runtime, FLAGS, { env, encoding: "utf8", timeout: 10_000 });
     expect(status).toBe(1);
     expect(stdout + stderr).toMatch(/address already in use/i);
   });
 
-  it("listens on the one address alone", () => {
+  it("the runtime listens only on the given address", () => {
     const table = readdirSync(`/proc/${child.pid}/net`).includes("tcp6")
       ? execFileSync("cat", [`/proc/${child.pid}/net/tcp`, `/proc/${child.pid}/net/tcp6`], { encoding: "utf8" })
       : execFileSync("cat", [`/proc/${child.pid}/net/tcp`], { encoding: "utf8" });
@@ -107,7 +107,7 @@ describe("the bundled runtime", () => {
     expect(listening.map((line) => line.trim().split(/\s+/)[1])).toEqual([`0100007F:${port}`]);
   });
 
-  it("answers connect with the protocol's version and its own, and then a ping", async () => {
+  it("the runtime answers connect with the protocol version and its own version, and answers a ping", async () => {
     await using connection = await RawConnection.open({ address: "127.0.0.1", port: PORT, token }, signal());
     expect(connection.protocolVersion).toBe(3);
     expect(connection.version).toMatch(/^\d+\.\d+\.\d+/);
@@ -116,7 +116,7 @@ describe("the bundled runtime", () => {
     });
   });
 
-  it("refuses a wrong token, and everything before a right one", async () => {
+  it("the runtime refuses a wrong token, and every request before a correct one", async () => {
     await expect(
       RawConnection.open({ address: "127.0.0.1", port: PORT, token: "wrong" }, signal()),
     ).rejects.toMatchObject({
@@ -128,7 +128,7 @@ describe("the bundled runtime", () => {
     expect(existsSync(join(home, "session-state", "intruder"))).toBe(false);
   });
 
-  it("has the calls that drain and delete use, and answers for sessions that are not loaded", async () => {
+  it("the runtime has the methods that drain and delete use, and answers them for unloaded sessions, too", async () => {
     await using connection = await RawConnection.open({ address: "127.0.0.1", port: PORT, token }, signal());
     await connection.request("session.create", { sessionId: "idle", model: "gpt-5" });
     expect(await connection.request("session.metadata.activity", { sessionId: "idle" })).toMatchObject({
@@ -146,13 +146,13 @@ describe("the bundled runtime", () => {
     expect(nonsense).toMatchObject({ rpcCode: -32601 });
   });
 
-  it("ignores notifications that begin with $/", async () => {
+  it("the runtime ignores notifications that begin with $/", async () => {
     await using connection = await RawConnection.open({ address: "127.0.0.1", port: PORT, token }, signal());
-    for (let index = 0; index < 3; index++) await connection.request("ping", { message: "x" }); // each is acknowledged so
+    for (let index = 0; index < 3; index++) await connection.request("ping", { message: "x" }); // acknowledged in this way
     expect(child.exitCode).toBeNull();
   });
 
-  it("ends by itself on SIGTERM", async () => {
+  it("the runtime exits with 0 on SIGTERM", async () => {
     const ended = new Promise((resolve) => {
       child.once("exit", resolve);
     });

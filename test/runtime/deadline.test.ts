@@ -11,8 +11,8 @@ const pause = (ms: number) =>
   });
 
 describe("deadline", () => {
-  it("aborts when its time is up, also over garbage collections", async () => {
-    // What AbortSignal.any([outer, AbortSignal.timeout(ms)]) does not do on Node 20.
+  it("a deadline aborts on time even when garbage is collected before", async () => {
+    // AbortSignal.any([outer, AbortSignal.timeout(ms)]) fails here on Node 20.
     const outer = new AbortController();
     const { signal } = deadline(800, outer.signal);
     let reason: unknown;
@@ -27,7 +27,7 @@ describe("deadline", () => {
     await expect.poll(() => reason, { timeout: 5_000 }).toMatchObject({ message: "no answer within 800 ms" });
   });
 
-  it("aborts with the outer signal and its reason, also if that came before", () => {
+  it("a deadline aborts with the outer signal and its reason, even if that signal aborted before", () => {
     const reason = new Error("outer");
     const outer = new AbortController();
     using limit = deadline(undefined, outer.signal);
@@ -38,7 +38,7 @@ describe("deadline", () => {
     expect(late.signal.reason).toBe(reason);
   });
 
-  it("may hang on one signal any number of times, without a warning", async () => {
+  it("many deadlines on one signal cause no warning", async () => {
     const warnings: Error[] = [];
     const note = (warning: Error) => void warnings.push(warning);
     process.on("warning", note);
@@ -51,7 +51,7 @@ describe("deadline", () => {
     expect(warnings).toEqual([]);
   });
 
-  it("never aborts once it is disposed of", async () => {
+  it("a deadline never aborts after it is disposed of", async () => {
     const outer = new AbortController();
     const limit = deadline(20, outer.signal);
     limit[Symbol.dispose]();
@@ -62,7 +62,7 @@ describe("deadline", () => {
 });
 
 describe("abortable", () => {
-  it("gives what the work gives, or the signal's reason", async () => {
+  it("abortable settles as the work does, or rejects with the signal's reason", async () => {
     const controller = new AbortController();
     await expect(abortable(Promise.resolve(1), controller.signal)).resolves.toBe(1);
     await expect(abortable(Promise.reject(new Error("work")), controller.signal)).rejects.toThrow("work");

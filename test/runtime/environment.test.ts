@@ -11,18 +11,18 @@ const SERVER = {
 };
 
 describe("the environment of a server", () => {
-  it("names a provider and a model offline, because the full CLI does not start without them", () => {
+  it("an offline server gets a provider and a model, because the full CLI does not start without them", () => {
     const environment = serverEnvironment(SERVER, { COPILOT_OFFLINE: "true" });
     expect(environment).toMatchObject({ COPILOT_PROVIDER_BASE_URL: "http://127.0.0.1:9/v1", COPILOT_MODEL: "none" });
   });
 
-  it("keeps the operator's own provider and model offline", () => {
+  it("an offline server keeps the operator's own provider and model", () => {
     const own = { COPILOT_OFFLINE: "true", COPILOT_PROVIDER_BASE_URL: "http://127.0.0.1:1/v1", COPILOT_MODEL: "m" };
     const pass = ["COPILOT_PROVIDER_BASE_URL", "COPILOT_MODEL"];
     expect(serverEnvironment({ ...SERVER, pass }, own)).toMatchObject(own);
   });
 
-  it.each([{}, { COPILOT_OFFLINE: "" }])("names neither online (%o)", (caller) => {
+  it.each([{}, { COPILOT_OFFLINE: "" }])("an online server gets neither a provider nor a model (%o)", (caller) => {
     const names = Object.keys(serverEnvironment(SERVER, caller));
     expect(names.filter((name) => /PROVIDER|MODEL/.test(name))).toEqual([]);
   });

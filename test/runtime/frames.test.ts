@@ -3,7 +3,7 @@ import { describe, expect, it } from "vitest";
 import { encodeFrame, FrameDecoder } from "../../src/runtime/client/frames.js";
 
 describe("frames", () => {
-  it("come out as they went in, however the stream is cut", () => {
+  it("frames decode to the encoded messages, however the stream is cut", () => {
     fc.assert(
       fc.property(
         fc.array(fc.jsonValue(), { maxLength: 8 }),
@@ -25,7 +25,7 @@ describe("frames", () => {
     );
   });
 
-  it("may come many in one piece, or one a byte at a time, in any script", () => {
+  it("frames decode when many come in one chunk or one byte at a time, in any script", () => {
     const message = { text: "h\u00e9llo \u{1f600} \u043c\u0438\u0440" };
     expect(new FrameDecoder().push(Buffer.concat([encodeFrame(message), encodeFrame(message)]))).toEqual([
       message,
@@ -37,7 +37,7 @@ describe("frames", () => {
     expect(seen).toEqual([message]);
   });
 
-  it("say when one is half there", () => {
+  it("a frame decoder reports that a frame is incomplete", () => {
     const decoder = new FrameDecoder();
     const stream = encodeFrame({ a: 1 });
     expect(decoder.incomplete).toBe(false);
@@ -49,7 +49,7 @@ describe("frames", () => {
     expect(decoder.incomplete).toBe(false);
   });
 
-  it("may have other headers, in any case and order", () => {
+  it("frames may have other headers, in any case and order", () => {
     const frame = (head: string) => Buffer.from(`${head}\r\n\r\n{}`);
     for (const head of [
       "content-length: 2",
@@ -72,11 +72,11 @@ describe("frames", () => {
     "HTTP/1.1 200 OK\r\n\r\n",
     "Content-Length: 3\r\n\r\n{x}",
     "\r\n\r\n",
-  ])("%j is refused", (stream) => {
+  ])("the malformed frame %j is refused", (stream) => {
     expect(() => new FrameDecoder().push(Buffer.from(stream))).toThrow();
   });
 
-  it("with a header that never ends are refused before they fill the memory", () => {
+  it("a frame whose header never ends is refused before it fills the memory", () => {
     const decoder = new FrameDecoder();
     expect(() => {
       for (let index = 0; index < 100; index++) decoder.push(Buffer.alloc(1024, "x"));

@@ -5,7 +5,7 @@ import { encodeFrame, FrameDecoder } from "../../src/runtime/client/frames.js";
 import { RawConnection } from "../../src/runtime/client/raw-connection.js";
 import { eventually } from "../fixtures/fault-fleet.js";
 
-/** A server that accepts every connection and never answers a request. The real runtime answers too soon for these tests. */
+/** A server that answers only `connect`. The real runtime answers too soon for these tests. */
 async function silentServer() {
   const methods: string[] = [];
   const sockets = new Set<Socket>();
@@ -34,7 +34,7 @@ async function silentServer() {
   return { endpoint, arrived, hangUp: () => sockets.forEach((socket) => void socket.destroy()) };
 }
 
-/** How each request ended. Rejects if one of them does not end, so that a test names the defect and not its own time-out. */
+/** The outcome of each request. Rejects if a request does not settle, so a test reports the defect and not a time-out. */
 async function outcomes(requests: readonly Promise<unknown>[]): Promise<unknown[]> {
   let settled: PromiseSettledResult<unknown>[] | undefined;
   void Promise.allSettled(requests).then((results) => {
@@ -49,7 +49,7 @@ const ignore = () => undefined;
 const nobody = { onFrame: ignore, onBatch: ignore, onDrain: ignore, onFault: ignore, onClosed: ignore };
 
 describe("a request that waits for its answer", () => {
-  it("rejects when this side closes a raw connection", async () => {
+  it("a pending request rejects when this side closes a raw connection", async () => {
     const { endpoint, arrived } = await silentServer();
     const connection = await RawConnection.open(endpoint, never, { lasting: true });
     const requests = [
@@ -65,7 +65,7 @@ describe("a request that waits for its answer", () => {
     await connection.closed;
   });
 
-  it("rejects when the server closes a raw connection", async () => {
+  it("a pending request rejects when the server closes a raw connection", async () => {
     const { endpoint, arrived, hangUp } = await silentServer();
     await using connection = await RawConnection.open(endpoint, never, { lasting: true });
     const requests = [connection.request("ping", {}), connection.request("ping", {})];
@@ -74,15 +74,18 @@ describe("a request that waits for its answer", () => {
     expect(await outcomes(requests)).toEqual(["FLEET_SERVER_UNREACHABLE", "FLEET_SERVER_UNREACHABLE"]);
   });
 
-  it.each(["this side", "the server"])("rejects when %s closes a front door's upstream connection", async (side) => {
-    const { endpoint, arrived, hangUp } = await silentServer();
-    const { upstream } = await Upstream.open(endpoint, {}, nobody, never);
-    const requests = [upstream.request("ping", {}), upstream.ask("ping", {})];
-    await arrived(2);
-    if (side === "this side") upstream.destroy();
-    else hangUp();
-    // One more while the connection is about to end.
-    requests.push(upstream.request("ping", {}));
-    expect(await outcomes(requests)).toEqual(["FLEET_SERVER_LOST", "FLEET_SERVER_LOST", "FLEET_SERVER_LOST"]);
-  });
+  it.each(["this side", "the server"])(
+    "a pending request rejects when %s closes a front door's upstream connection",
+    async (side) => {
+      const { endpoint, arrived, hangUp } = await silentServer();
+      const { upstream } = await Upstream.open(endpoint, {}, nobody, never);
+      const requests = [upstream.request("ping", {}), upstream.ask("ping", {})];
+      await arrived(2);
+      if (side === "this side") upstream.destroy();
+      else hangUp();
+      // Add one more request while the connection is about to end.
+      requests.push(upstream.request("ping", {}));
+      expect(await outcomes(requests)).toEqual(["FLEET_SERVER_LOST", "FLEET_SERVER_LOST", "FLEET_SERVER_LOST"]);
+    },
+  );
 });

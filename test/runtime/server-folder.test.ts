@@ -9,7 +9,7 @@ import {
 } from "../../src/runtime/server-folder.js";
 import { temporaryRoot } from "../fixtures/store-root.js";
 
-/** A server's folder, and the path of the file that a new connection token is first written to. */
+/** Creates a server's folder. `temporary` is the path to which a new connection token is first written. */
 async function serverFolder(): Promise<{ home: string; temporary: string }> {
   const root = await temporaryRoot();
   mkdirSync(join(root, "servers"), { recursive: true });
@@ -18,7 +18,7 @@ async function serverFolder(): Promise<{ home: string; temporary: string }> {
   return { home, temporary: join(dirname(home), "connection-token.tmp") };
 }
 
-it("writes the connection token beside a link that stands in its way, not through it", async () => {
+it("a link at the temporary path of the connection token is replaced, and its target stays untouched", async () => {
   const { home, temporary } = await serverFolder();
   const elsewhere = join(dirname(home), "elsewhere");
   writeFileSync(elsewhere, "untouched", { mode: 0o644 });
@@ -29,7 +29,7 @@ it("writes the connection token beside a link that stands in its way, not throug
   expect(statSync(join(dirname(home), "connection-token")).mode & 0o777).toBe(0o600);
 });
 
-it("writes the connection token over what a killed start left, for the owner alone", async () => {
+it("the connection token replaces the file of a killed start, readable only by its owner", async () => {
   const { home, temporary } = await serverFolder();
   writeFileSync(temporary, "half", { mode: 0o644 });
   const token = writeConnectionToken(home);
@@ -37,7 +37,7 @@ it("writes the connection token over what a killed start left, for the owner alo
   expect(statSync(join(dirname(home), "connection-token")).mode & 0o777).toBe(0o600);
 });
 
-it("refuses to start when the connection token's file cannot be replaced", async () => {
+it("writing the connection token fails when its temporary path is a folder", async () => {
   const { home, temporary } = await serverFolder();
   mkdirSync(temporary);
   expect(() => writeConnectionToken(home)).toThrow(expect.objectContaining({ code: "FLEET_STATE_UNWRITABLE" }));

@@ -58,7 +58,7 @@ function turnsOf(text: string): { ended: EndedTurn[]; tracker: TurnTracker } {
   return { ended: eventsOf(text).flatMap((event) => tracker.push(event) ?? []), tracker };
 }
 
-/** How the turns of a history ended, and what is to be said of the last one. */
+/** The outcomes of the turns in a history, followed by the state of the last turn if it has not ended. */
 function story(text: string): string[] {
   const { ended, tracker } = turnsOf(text);
   const rest = tracker.open === null ? [] : [tracker.isDoubtful ? "doubtful" : "open"];
@@ -67,11 +67,11 @@ function story(text: string): string[] {
 
 describe("turns in a history", () => {
   it.each<[string, () => string, string[]]>([
-    ["of one answer", () => prompt() + finalStep(), ["completed"]],
-    ["before the first step", () => prompt(), ["open"]],
-    ["in the first step", () => prompt() + stepStart(), ["open"]],
+    ["with one answer", () => prompt() + finalStep(), ["completed"]],
+    ["before its first step", () => prompt(), ["open"]],
+    ["in its first step", () => prompt() + stepStart(), ["open"]],
     ["between two steps", () => prompt() + toolStep("a"), ["open"]],
-    ["of several steps", () => prompt() + toolStep("a") + toolStep("b") + finalStep(), ["completed"]],
+    ["with several steps", () => prompt() + toolStep("a") + toolStep("b") + finalStep(), ["completed"]],
     [
       "with a tool that failed",
       () => prompt() + toolStep("a", { success: false, error: { code: "failure" } }) + finalStep(),
@@ -88,27 +88,31 @@ describe("turns in a history", () => {
       ["doubtful"],
     ],
     [
-      "with a text beside the tool",
+      "with a text next to the tool call",
       () => prompt() + stepStart() + answer("let me see", "a") + tool("a") + stepEnd(),
       ["open"],
     ],
     ["that failed", () => prompt() + stepStart() + stepEnd() + failed(), ["failed"]],
-    ["whose failure is not told yet", () => prompt() + stepStart() + stepEnd(), ["doubtful"]],
+    ["whose failure is not in the history yet", () => prompt() + stepStart() + stepEnd(), ["doubtful"]],
     ["with an empty answer", () => prompt() + finalStep("") + failed(), ["failed"]],
     ["that failed before its first step", () => prompt() + failed(), ["failed"]],
     ["that failed in its second step", () => prompt() + toolStep("a") + stepStart() + stepEnd() + failed(), ["failed"]],
-    ["aborted before the step's end", () => prompt() + stepStart() + aborted() + stepEnd(), ["aborted"]],
+    ["that was aborted before the step's end", () => prompt() + stepStart() + aborted() + stepEnd(), ["aborted"]],
     [
-      "aborted in a tool, told after the step's end",
+      "that was aborted during a tool, with the abort after the step's end",
       () => prompt() + stepStart() + answer("", "a") + stepEnd() + aborted(),
       ["aborted"],
     ],
-    ["aborted after its end", () => prompt() + finalStep() + aborted(), ["completed"]],
-    ["cut by the session's shutdown", () => prompt() + stepStart() + shutdown(), ["cut"]],
-    ["cut between two steps", () => prompt() + toolStep("a") + shutdown(), ["cut"]],
-    ["that nobody waited for", () => prompt() + stepStart() + stepEnd() + shutdown(), ["failed"]],
+    ["that was aborted after its end", () => prompt() + finalStep() + aborted(), ["completed"]],
+    ["that was cut by the session's shutdown", () => prompt() + stepStart() + shutdown(), ["cut"]],
+    ["that was cut between two steps", () => prompt() + toolStep("a") + shutdown(), ["cut"]],
     [
-      "cut by a kill, then another",
+      "whose last step had no answer before a shutdown",
+      () => prompt() + stepStart() + stepEnd() + shutdown(),
+      ["failed"],
+    ],
+    [
+      "that was cut by a kill and followed by another",
       () => prompt() + stepStart() + resumed() + prompt() + finalStep(),
       ["cut", "completed"],
     ],
@@ -118,7 +122,7 @@ describe("turns in a history", () => {
       ["completed"],
     ],
     [
-      "queued one after the other",
+      "that was followed by a queued one",
       () => prompt() + finalStep() + prompt({ delivery: "queued" }) + finalStep(),
       ["completed", "completed"],
     ],
@@ -128,12 +132,12 @@ describe("turns in a history", () => {
       ["completed"],
     ],
     [
-      "into which the runtime put a text",
+      "into which the runtime inserted a text",
       () => prompt() + stepStart() + line("user.message", { content: "x", source: "skill-pdf" }) + answer() + stepEnd(),
       ["completed"],
     ],
     ["without a prompt", () => line("system.notification") + finalStep(), ["completed"]],
-    ["that is none", () => started() + failed() + aborted() + shutdown() + resumed(), []],
+    ["that never began", () => started() + failed() + aborted() + shutdown() + resumed(), []],
     [
       "with a sub-agent",
       () =>
@@ -146,11 +150,11 @@ describe("turns in a history", () => {
         line("assistant.turn_end", {}, "agent"),
       ["open"],
     ],
-  ])("%s", (_, text, expected) => {
+  ])("the history shows the state of a turn %s", (_, text, expected) => {
     expect(story(text())).toEqual(expected);
   });
 
-  it("go on until the sub-agents in the background are done, and what they report is answered", () => {
+  it("a turn lasts until its background sub-agents are done and their report is answered", () => {
     const first = prompt() + toolStep("a") + line("subagent.started", {}, "agent") + finalStep();
     expect(story(first)).toEqual(["open"]);
     const done = first + line("subagent.completed", {}, "agent");
@@ -160,14 +164,14 @@ describe("turns in a history", () => {
     expect(story(first + shutdown())).toEqual(["cut"]);
   });
 
-  it("have their times from the events", () => {
+  it("the times of a turn come from its events", () => {
     const text = prompt();
     const startedAtMs = at();
     const { ended } = turnsOf(text + toolStep("a") + finalStep());
     expect(ended).toEqual([{ startedAtMs, endedAtMs: at(), outcome: "completed" }]);
   });
 
-  it("that only lack silence are over after two seconds of it", () => {
+  it("a turn with a doubtful end is over after two seconds of silence", () => {
     const { tracker } = turnsOf(prompt() + toolStep("a", { error: { code: "rejected" } }));
     expect(tracker.settle(at() + 1_999)).toBeNull();
     expect(tracker.settle(at() + 2_000)).toMatchObject({ outcome: "aborted", endedAtMs: at() });
@@ -189,7 +193,7 @@ const turn = fc.constantFrom(
 );
 
 describe("SessionEvents", () => {
-  it("gives the same turns, however the history was cut into appends and however little is read at a time", () => {
+  it("SessionEvents gives the same turns, however the history is split into appends and reads", () => {
     fc.assert(
       fc.property(
         fc.array(turn, { minLength: 1, maxLength: 8 }),
@@ -221,7 +225,7 @@ describe("SessionEvents", () => {
     );
   });
 
-  it("reads only what was appended, and a half-written line once it is whole", () => {
+  it("SessionEvents reads only what was appended, and a half-written line once it is complete", () => {
     writeFileSync(path, prompt() + finalStep());
     const { events } = openHistory(home, "s", ENOUGH);
     const more = prompt();
@@ -231,7 +235,7 @@ describe("SessionEvents", () => {
     expect(events.read(ENOUGH)).toMatchObject({ events: [{ type: "user.message" }], bytes: more.length - 30 });
   });
 
-  it("tells a history that was cut short, written anew or replaced, and begins with one that comes again", () => {
+  it("SessionEvents notices that a history was cut, rewritten or replaced, and starts again with a new one", () => {
     const text = prompt() + finalStep();
     const open = () => {
       writeFileSync(path, text);
@@ -244,7 +248,7 @@ describe("SessionEvents", () => {
     writeFileSync(path, prompt() + finalStep() + prompt());
     expect(anew.read(ENOUGH).fate).toBe("replaced");
     const same = open();
-    // As long, and other at its end in any case: ids are random.
+    // The text has the same length but certainly another end, because ids are random.
     writeFileSync(
       path,
       text.replace(/[0-9a-f]/g, (digit) => (digit === "0" ? "1" : "0")),
@@ -262,7 +266,7 @@ describe("SessionEvents", () => {
     expect(gone.read(ENOUGH)).toMatchObject({ fate: "there", events: [{ type: "user.message" }] });
   });
 
-  it("follows no link, and does not wait for a pipe", () => {
+  it("opening a history follows no link and does not wait for a pipe", () => {
     writeFileSync(join(home, "elsewhere"), prompt());
     symlinkSync(join(home, "elsewhere"), path);
     expect(() => openHistory(home, "s", ENOUGH)).toThrow(/ELOOP/);
@@ -273,7 +277,7 @@ describe("SessionEvents", () => {
 });
 
 describe("openHistory", () => {
-  it("knows what the whole history would tell, from as little of the end as that takes", () => {
+  it("openHistory finds the same open turn as the whole history does, and reads no more of the end than needed", () => {
     fc.assert(
       fc.property(fc.array(turn, { minLength: 1, maxLength: 6 }), fc.boolean(), (turns, isOpen) => {
         const text = [started, ...turns, ...(isOpen ? [prompt, stepStart] : [])].map((make) => make()).join("");
@@ -286,7 +290,7 @@ describe("openHistory", () => {
     expect(openHistory(home, "s", ENOUGH).bytes).toBe(4096);
   });
 
-  it("finds a turn whose beginning is too far back, from its first event within reach", () => {
+  it("openHistory finds an open turn that began too far back, from its first event within reach", () => {
     const big = { success: true, result: { content: "x".repeat(2 * MEGABYTE) } };
     writeFileSync(path, prompt() + toolStep("a", big) + stepStart());
     expect(openHistory(home, "s", MEGABYTE).tracker.open).toMatchObject({ lastEventAtMs: at() });
@@ -300,36 +304,36 @@ describe("openHistory", () => {
 describe("endsInsideTurn", () => {
   it.each<[string, () => string, boolean]>([
     ["a turn without an end", () => prompt() + stepStart(), true],
-    ["between two steps", () => prompt() + toolStep("a"), true],
+    ["a pause between two steps", () => prompt() + toolStep("a"), true],
     ["a turn that was shut down", () => prompt() + stepStart() + shutdown(), true],
     [
-      "a turn that was shut down in a session loaded since",
+      "a turn that was shut down, in a session that was loaded again",
       () => prompt() + stepStart() + shutdown() + resumed(),
       false,
     ],
-    ["an end", () => prompt() + finalStep(), false],
-    ["an end and a shutdown", () => prompt() + finalStep() + shutdown(), false],
-    ["a failure", () => prompt() + stepStart() + stepEnd() + failed(), false],
-    ["a failure that is not told", () => prompt() + stepStart() + stepEnd(), false],
-    ["an abort", () => prompt() + stepStart() + answer("", "a") + stepEnd() + aborted(), false],
-    ["a half-written end", () => prompt() + stepStart() + answer() + stepEnd().slice(0, -20), true],
-    ["nothing", () => "", false],
+    ["a completed turn", () => prompt() + finalStep(), false],
+    ["a completed turn and a shutdown", () => prompt() + finalStep() + shutdown(), false],
+    ["a failed turn", () => prompt() + stepStart() + stepEnd() + failed(), false],
+    ["a failed turn without its error", () => prompt() + stepStart() + stepEnd(), false],
+    ["an aborted turn", () => prompt() + stepStart() + answer("", "a") + stepEnd() + aborted(), false],
+    ["a half-written end of a turn", () => prompt() + stepStart() + answer() + stepEnd().slice(0, -20), true],
+    ["no event", () => "", false],
     [
       "a turn of five megabytes",
       () => prompt() + toolStep("a", { result: "x".repeat(5 * MEGABYTE) }) + stepStart() + answer("", "b") + tool("b"),
       true,
     ],
     [
-      "a turn of five megabytes, shut down",
+      "a turn of five megabytes that was shut down",
       () => prompt() + toolStep("a", { result: "x".repeat(5 * MEGABYTE) }) + stepStart() + shutdown(),
       true,
     ],
-  ])("tells %s", (_, text, expected) => {
+  ])("endsInsideTurn is right about a history that ends with %s", (_, text, expected) => {
     writeFileSync(path, text());
     expect(endsInsideTurn(home, "s")).toBe(expected);
   });
 
-  it("leaves out a turn that an earlier server was cut in, and a session without a history", () => {
+  it("endsInsideTurn ignores a turn that an earlier server's end cut, and a session without a history", () => {
     writeFileSync(path, prompt());
     const startedAtMs = at();
     appendFileSync(path, stepStart());

@@ -47,7 +47,7 @@ async function take(over: Partial<Fetch> = {}): Promise<void> {
 }
 
 describe("a session that is taken", () => {
-  it("is copied without the links, pipes and devices that its agent left in it", async () => {
+  it("a takeover copies a session without the links and pipes that its agent left in the folder", async () => {
     plant(placePath(a), "s", "history");
     const folder = join(placePath(a), "s");
     const outside = join(shared, "outside");
@@ -60,7 +60,7 @@ describe("a session that is taken", () => {
     expect(readdirSync(join(placePath(b), "s")).sort()).toEqual(["events.jsonl", "files"]);
   });
 
-  it("stays where it is when its agent has made folders too deep to copy", async () => {
+  it("a session stays where it is when its agent made folders that are too deep to copy", async () => {
     plant(placePath(a), "s", "history");
     mkdirSync(join(placePath(a), "s", ...Array.from({ length: 70 }, () => "d")), { recursive: true });
     await expect(take()).rejects.toMatchObject({
@@ -71,7 +71,7 @@ describe("a session that is taken", () => {
     expect(existsSync(placePath(b))).toBe(false);
   });
 
-  it("is a copy, without the marks of processes, and leaves a plain file", async () => {
+  it("a takeover copies a session without its in-use locks, and leaves a plain file in its place", async () => {
     plant(placePath(a), "s", "history");
     await take();
     expect(historyAt(b)).toBe("history");
@@ -82,7 +82,7 @@ describe("a session that is taken", () => {
     expect(existsSync(join(shared, "hosts", "a", "alice", "taken", "s~one"))).toBe(false);
   });
 
-  it("is taken once more after a crash, also when a runtime has made its folder anew meanwhile", async () => {
+  it("a takeover is repeated after a crash, even if a runtime has created the session's folder since", async () => {
     plant(placePath(a), "s", "history");
     await expect(take({ check: afterChecks(1) })).rejects.toThrow("not ours");
     expect(existsSync(join(placePath(b), "s"))).toBe(false);
@@ -91,33 +91,33 @@ describe("a session that is taken", () => {
     expect(historyAt(b)).toBe("history");
   });
 
-  it("has nothing of what an earlier takeover left behind", async () => {
+  it("a takeover uses nothing that an earlier takeover left behind", async () => {
     plant(placePath(a), "s", "old");
     await take();
-    // Killed before it could forget; the session went back, and on.
+    // The earlier takeover was killed before it could clean up. The session then moved back and continued.
     await fetchSession({ id: "s", mark: "two", from: b, to: a, hasHistory: true, check: async () => undefined });
     writeFileSync(join(placePath(a), "s", "events.jsonl"), "old and new");
     await take({ mark: "three" });
     expect(historyAt(b)).toBe("old and new");
   });
 
-  it("is not taken for one without a history when nothing of it is there", async () => {
+  it("a takeover fails when the session should have a history and its folder is missing", async () => {
     plant(placePath(b), "s", "of an earlier time");
     await expect(take()).rejects.toMatchObject({ code: "FLEET_STORAGE_UNUSABLE" });
     expect(historyAt(b)).toBe("of an earlier time");
     expect(existsSync(join(placePath(a), "s"))).toBe(false);
-    // One that never had a turn may have no folder.
+    // A session that never had a turn may have no folder.
     await take({ hasHistory: false });
     expect(existsSync(join(placePath(b), "s"))).toBe(false);
   });
 
-  it("stays where it is when it is not this one's to take any more", async () => {
+  it("a session stays where it is when this host may no longer take it over", async () => {
     plant(placePath(a), "s", "history");
     await expect(take({ check: afterChecks(0) })).rejects.toThrow("not ours");
     expect(historyAt(a)).toBe("history");
   });
 
-  it("can be made anew under its id where it was taken from, once it is deleted", async () => {
+  it("a session id can be used again on the host from which the session was taken, once it was deleted", async () => {
     plant(placePath(a), "s", "history");
     await take();
     await unblock("s", a);
@@ -127,7 +127,7 @@ describe("a session that is taken", () => {
   });
 });
 
-/** A check that holds so many times, and then no more. */
+/** A check that passes `count` times and then throws. */
 function afterChecks(count: number): () => Promise<void> {
   let left = count;
   return async () => {
@@ -142,7 +142,7 @@ describe("a home that keeps its sessions in a place", () => {
     mkdirSync(home, { recursive: true });
   });
 
-  it("takes nothing from another user's home when the agent has linked its session-state there", async () => {
+  it("a home takes nothing from another user's home to which its agent linked its session-state", async () => {
     const root = await temporaryRoot();
     const [home, bobs] = [join(root, "alice", "home"), join(root, "bob", "home", "session-state")];
     mkdirSync(home, { recursive: true });
@@ -155,7 +155,7 @@ describe("a home that keeps its sessions in a place", () => {
     expect(readdirSync(bobs)).toEqual(["of-bob"]);
   });
 
-  it("brings what it had on its own disk, and replaces nothing", async () => {
+  it("a home moves its local sessions to the shared place, and replaces none that is there", async () => {
     plant(join(home, "session-state"), "s", "local");
     plant(join(home, "session-state"), "t", "local");
     plant(placePath(a), "t", "newer");
@@ -164,7 +164,7 @@ describe("a home that keeps its sessions in a place", () => {
     expect([historyAt(a, "s"), historyAt(a, "t")]).toEqual(["local", "newer"]);
   });
 
-  it("loses nothing when the same folder goes by another path", async () => {
+  it("a home loses no session when the shared folder gets another path", async () => {
     plant(placePath(a), "s", "history");
     await linkToPlace(home, a);
     const alias = `${shared}-alias`;
@@ -174,7 +174,7 @@ describe("a home that keeps its sessions in a place", () => {
     expect(readFileSync(join(home, "session-state", "s", "events.jsonl"), "utf8")).toBe("history");
   });
 
-  it("leaves what is under another host's name where it is: it is taken over, each session by itself", async () => {
+  it("a home under a new host name leaves the old host's sessions there, because each is taken over by itself", async () => {
     plant(placePath(a), "s", "history");
     await linkToPlace(home, a);
     await makeHostFolder(shared, b.host);

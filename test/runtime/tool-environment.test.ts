@@ -2,12 +2,12 @@ import { readFileSync } from "node:fs";
 import { expect, it } from "vitest";
 import { DoorFleet } from "../gateway/harness.js";
 
-it("keeps a server's GitHub token and connection token out of the environment of its tools", async () => {
+it("a server's GitHub token and connection token do not appear in the environment of its tools", async () => {
   const token = "gho_canaryOfTheTool4f81";
   await using at = await DoorFleet.open(
     { from: 24_000, to: 24_009 },
     {
-      // With a token the runtime would otherwise look for GitHub.
+      // Without these URLs, a runtime with a token would contact GitHub.
       env: { TOKEN: token, COPILOT_API_URL: "http://127.0.0.1:9", COPILOT_DEBUG_GITHUB_API_URL: "http://127.0.0.1:9" },
       config: { auth: { githubTokenEnv: "TOKEN" }, session: { approve: "all" } },
     },
@@ -21,7 +21,7 @@ it("keeps a server's GitHub token and connection token out of the environment of
   expect(connectionToken).toMatch(/^[\w-]{43}$/);
   expect(text).not.toContain(token);
   expect(text).not.toContain(connectionToken);
-  // A tool's own processes are found by these when their server has died.
+  // The fleet needs these variables to find a tool's processes after their server has died.
   const kept = text.match(/^COPILOTFLEET_\w+/gm)?.sort();
   expect(kept).toEqual(["COPILOTFLEET_LAUNCH_ID", "COPILOTFLEET_OWNER"]);
 });

@@ -2,7 +2,7 @@ import type { CopilotSession, SessionEvent } from "@github/copilot-sdk";
 import { expect, it } from "vitest";
 import { runTurn } from "../../src/runtime/client/turn.js";
 
-/** A session whose events come in an order that the real runtime cannot be made to keep. */
+/** A session whose events come in an order that we cannot produce with the real runtime. */
 class FakeSession {
   readonly sessionId = "s";
   readonly rpc = { metadata: { activity: async () => ({ hasActiveWork: this.isAtWork }) } };
@@ -23,7 +23,7 @@ class FakeSession {
   }
 }
 
-/** Resolves when what was sent has been answered. */
+/** Resolves when `send` has been answered. */
 async function answered(): Promise<void> {
   await new Promise((resolve) => setImmediate(resolve));
 }
@@ -33,7 +33,7 @@ function run(session: FakeSession, onDelta?: (text: string) => void) {
   return runTurn(session as unknown as CopilotSession, new Promise(() => undefined), { prompt: "x" }, options);
 }
 
-it("leaves out the last events of another's turn that arrive after the prompt was sent", async () => {
+it("runTurn ignores the last events of another client's turn that arrive after it sent its prompt", async () => {
   const session = new FakeSession();
   const pieces: string[] = [];
   const turn = run(session, (text) => void pieces.push(text));
@@ -50,7 +50,7 @@ it("leaves out the last events of another's turn that arrive after the prompt wa
   expect(pieces).toEqual(["own"]);
 });
 
-it("does not take the answer of another's turn for one to a prompt that the model did not answer", async () => {
+it("runTurn does not return the answer of another client's turn for a prompt without an answer", async () => {
   const session = new FakeSession();
   const turn = run(session);
   session.emit("assistant.message", { content: "another's" });
@@ -59,7 +59,7 @@ it("does not take the answer of another's turn for one to a prompt that the mode
   expect((await turn).text).toBe("");
 });
 
-it("ends a turn whose prompt does not begin once the server says that it is idle", async () => {
+it("runTurn ends with an error when the server is idle again although the prompt's turn never began", async () => {
   const session = new FakeSession();
   const turn = run(session);
   await answered();

@@ -8,11 +8,11 @@ const base = fc.integer({ min: 1, max: 3_600_000 });
 const random = fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true });
 
 describe("backoffMs", () => {
-  it("starts a server at once that ended for the first time, or did not", () => {
+  it("the backoff is zero for a server that ended for the first time or never", () => {
     fc.assert(fc.property(fc.integer({ max: 1 }), base, (count, baseMs) => backoffMs(count, baseMs) === 0));
   });
 
-  it("waits between a half and the whole of the base, doubled each time, and never for longer than a minute", () => {
+  it("the backoff is between half and all of the base, which doubles with each crash up to a minute", () => {
     fc.assert(
       fc.property(crashes, base, random, (count, baseMs, share) => {
         const waitMs = backoffMs(count, baseMs, () => share);
@@ -23,7 +23,7 @@ describe("backoffMs", () => {
     );
   });
 
-  it("never waits for less after one more end, with the same luck", () => {
+  it("the backoff never gets shorter after one more crash with the same random number", () => {
     fc.assert(
       fc.property(crashes, base, random, (count, baseMs, share) => {
         const luck = () => share;
@@ -32,7 +32,7 @@ describe("backoffMs", () => {
     );
   });
 
-  it("spreads servers that ended together", () => {
+  it("the backoff spreads the starts of servers that ended together", () => {
     const waits = new Set(Array.from({ length: 100 }, () => backoffMs(5, 1_000)));
     expect(waits.size).toBeGreaterThan(90);
   });

@@ -4,7 +4,7 @@ import { doorListeners } from "../../src/serve/door-reports.js";
 import { eventually } from "../fixtures/fault-fleet.js";
 import { DoorFleet } from "../gateway/harness.js";
 
-/** The codes by which the errors among these events are counted. */
+/** The codes under which the metrics count the errors among these events. */
 function counted(events: readonly DoorEvent[]): string[] {
   const codes: string[] = [];
   const metrics = { failed: (code: string) => codes.push(code) };
@@ -14,7 +14,7 @@ function counted(events: readonly DoorEvent[]): string[] {
   return codes;
 }
 
-it("what the front door fails at is counted by its own code, and as a bug only if it is one", async () => {
+it("a failure of the front door is counted under its own code, and as FLEET_INTERNAL only if it is a bug", async () => {
   expect(counted([{ event: "failed", address: "", detail: "TypeError: x is undefined" }])).toEqual(["FLEET_INTERNAL"]);
   await using at = await DoorFleet.open({ from: 16_885, to: 16_889 });
   await at.fleet.drain();
@@ -23,7 +23,7 @@ it("what the front door fails at is counted by its own code, and as a bug only i
   expect(counted(at.events)).toEqual(["FLEET_POOL_DRAINING"]);
 });
 
-it("counts a refusal by a limit under the name of the limit, and not as an error", async () => {
+it("a refusal by a limit is counted under the name of the limit, and not as an error", async () => {
   const limits: string[] = [];
   const levels: string[] = [];
   const metrics = { failed: (code: string) => limits.push(code), limited: (limit: string) => limits.push(limit) };

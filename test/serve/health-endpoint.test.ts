@@ -14,7 +14,7 @@ import { eventually } from "../fixtures/fault-fleet.js";
 
 const LOOPBACK = { host: "127.0.0.1", port: 0 };
 const NEVER = new AbortController().signal;
-/** Below those from which the kernel takes ports for connections. */
+/** Below the range from which the kernel takes ports for outgoing connections. */
 const PORT = 16_190;
 
 interface Opened {
@@ -38,7 +38,7 @@ async function opened(options: Partial<HealthEndpointOptions> = {}): Promise<Ope
   return { endpoint, errors, url: (path) => `http://${showAddress(endpoint.address)}${path}` };
 }
 
-/** A raw connection, and all that came over it until it was closed. */
+/** Opens a raw connection. `received` resolves with everything that arrived until the connection closed. */
 async function connected({ host, port }: Address): Promise<{ socket: Socket; received: Promise<string> }> {
   const socket = connect({ host, port });
   onTestFinished(() => void socket.destroy());
@@ -57,7 +57,7 @@ async function refusal(work: Promise<unknown>): Promise<FleetError> {
 }
 
 describe("the health endpoint", () => {
-  it("gives the metrics, with what the checks say now", async () => {
+  it("/metrics has the fleet's metrics, including the current result of the checks", async () => {
     let reasons: string[] = [];
     const { url } = await opened({ ready: () => reasons });
     const first = await fetch(url("/metrics?x=1"));
@@ -73,7 +73,7 @@ describe("the health endpoint", () => {
   it.each([
     ["/healthz", "healthy"],
     ["/readyz", "ready"],
-  ] as const)("answers %s with the reasons of its own check", async (path, check) => {
+  ] as const)("%s answers with the reasons of its own check", async (path, check) => {
     let reasons: string[] = [];
     const { url } = await opened({ [check]: async () => reasons });
     const well = await fetch(url(path));
@@ -86,7 +86,7 @@ describe("the health endpoint", () => {
     expect((await fetch(url(path === "/healthz" ? "/readyz" : "/healthz"))).status).toBe(200);
   });
 
-  it("answers HEAD with the same headers and no body", async () => {
+  it("the health endpoint answers HEAD with the headers of GET and no body", async () => {
     const { url } = await opened({ healthy: () => ["x"] });
     const full = await fetch(url("/healthz"));
     const head = await fetch(url("/healthz"), { method: "HEAD" });
@@ -94,20 +94,23 @@ describe("the health endpoint", () => {
     expect(head.headers.get("content-length")).toBe(String((await full.text()).length));
   });
 
-  it.each(["/", "/metrics/", "/healthz/x", "//metrics", "/constructor", "/../metrics"])("has no %s", async (path) => {
-    const { endpoint } = await opened();
-    const { socket, received } = await connected(endpoint.address); // fetch would tidy the path up
-    socket.write(`GET ${path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`);
-    expect(await received).toMatch(/^HTTP\/1\.1 404 [\s\S]*\/metrics, \/healthz, \/readyz/);
-  });
+  it.each(["/", "/metrics/", "/healthz/x", "//metrics", "/constructor", "/../metrics"])(
+    "the health endpoint answers 404 to %s",
+    async (path) => {
+      const { endpoint } = await opened();
+      const { socket, received } = await connected(endpoint.address); // fetch would normalise the path
+      socket.write(`GET ${path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`);
+      expect(await received).toMatch(/^HTTP\/1\.1 404 [\s\S]*\/metrics, \/healthz, \/readyz/);
+    },
+  );
 
-  it.each(["POST", "PUT", "DELETE", "OPTIONS"])("allows no %s", async (method) => {
+  it.each(["POST", "PUT", "DELETE", "OPTIONS"])("the health endpoint answers 405 to %s", async (method) => {
     const { url } = await opened();
     const response = await fetch(url("/metrics"), { method });
     expect([response.status, response.headers.get("allow")]).toEqual([405, "GET, HEAD"]);
   });
 
-  it("takes a check that throws or hangs for a bad sign, tells the log why, and the client not", async () => {
+  it("a health check that throws or hangs counts as failed, and only the log gets the reason", async () => {
     const failing = await opened({
       healthy: () => {
         throw new Error("alice's home is gone");
@@ -123,7 +126,7 @@ describe("the health endpoint", () => {
     expect(await (await fetch(failing.url("/metrics"))).text()).toContain("\ncopilotfleet_healthy 0\n");
   });
 
-  it("answers 500 when the metrics fail, and lives on", async () => {
+  it("the health endpoint answers 500 when the metrics fail, and still answers other requests", async () => {
     const text = () => Promise.reject(new Error("broken"));
     const { url, errors } = await opened({ metrics: { text, contentType: "text/plain", judged: () => undefined } });
     expect((await fetch(url("/metrics"))).status).toBe(500);
@@ -131,7 +134,7 @@ describe("the health endpoint", () => {
     expect((await fetch(url("/healthz"))).status).toBe(200);
   });
 
-  it("serves 200 scrapes at once, beside clients that send nothing", async () => {
+  it("the health endpoint serves 200 scrapes at once next to clients that send nothing", async () => {
     const { endpoint, url } = await opened();
     await Promise.all(Array.from({ length: 50 }, () => connected(endpoint.address)));
     const scrapes = await Promise.all(
@@ -149,7 +152,7 @@ describe("a client that dawdles", { timeout: 10_000 }, () => {
     ["sends nothing", ""],
     ["stops in its headers", "GET /metrics HTTP/1.1\r\nHost: x\r\n"],
     ["stops in its body", "POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx"],
-  ])("and %s is hung up on", async (_, sent) => {
+  ])("the health endpoint hangs up on a client that %s", async (_, sent) => {
     const { endpoint } = await opened({ clientMs: 200 });
     const { received } = await connected(endpoint.address).then(({ socket, ...rest }) => {
       socket.write(sent);
@@ -158,7 +161,7 @@ describe("a client that dawdles", { timeout: 10_000 }, () => {
     expect(await received).toMatch(/^(HTTP\/1\.1 40[58] |$)/);
   });
 
-  it("and sends a byte now and then is, too", async () => {
+  it("the health endpoint hangs up on a client that sends single bytes too slowly", async () => {
     const { endpoint } = await opened({ clientMs: 200 });
     const { socket, received } = await connected(endpoint.address);
     socket.write("GET /metrics HTTP/1.1\r\nX-Slow: ");
@@ -167,14 +170,14 @@ describe("a client that dawdles", { timeout: 10_000 }, () => {
     expect(await received).toMatch(/^HTTP\/1\.1 408 /);
   });
 
-  it("and does not read its answer is, too", async () => {
-    const large = "x".repeat(50_000_000); // more than the buffers of a socket hold
+  it("the health endpoint hangs up on a client that does not read its answer", async () => {
+    const large = "x".repeat(50_000_000); // more than a socket's buffers hold
     const metrics = { text: async () => large, contentType: "text/plain", judged: () => undefined };
     const { endpoint } = await opened({ metrics, clientMs: 200 });
     const socket = connect(endpoint.address);
     onTestFinished(() => void socket.destroy());
     socket.write("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
-    // Nothing is read before the other side has given up: only what the buffers took arrives then.
+    // The client reads nothing until the endpoint has given up, so it then gets only what the buffers hold.
     await eventually("the connection is open", () => establishedAt(endpoint.address.port) === 1);
     await eventually("the connection is given up", () => establishedAt(endpoint.address.port) === 0);
     const received = await text(socket).catch((error: Error) => error.message);
@@ -183,7 +186,7 @@ describe("a client that dawdles", { timeout: 10_000 }, () => {
 });
 
 describe("closing", { timeout: 10_000 }, () => {
-  it("waits for no client that keeps its connection, or has sent nothing", async () => {
+  it("the health endpoint closes without waiting for clients that keep a connection or have sent nothing", async () => {
     const { endpoint, url } = await opened({ clientMs: 60_000 });
     const agent = new Agent({ keepAlive: true });
     onTestFinished(() => agent.destroy());
@@ -198,7 +201,7 @@ describe("closing", { timeout: 10_000 }, () => {
     await expect(fetch(url("/healthz"))).rejects.toThrow();
   });
 
-  it("finishes the answer under way, and says that it is the last", async () => {
+  it("the health endpoint finishes a running answer when it closes, and ends the connection with it", async () => {
     let open: ((reasons: string[]) => void) | undefined;
     const ready = () => new Promise<string[]>((resolve) => (open = resolve));
     const { endpoint, url } = await opened({ ready });
@@ -212,7 +215,7 @@ describe("closing", { timeout: 10_000 }, () => {
     await closing;
   });
 
-  it("cuts an answer that does not come", async () => {
+  it("the health endpoint cuts a running answer that takes too long when it closes", async () => {
     let asked = false;
     const ready = () => {
       asked = true;
@@ -225,7 +228,7 @@ describe("closing", { timeout: 10_000 }, () => {
     expect(await answer).toBeInstanceOf(Error);
   });
 
-  it("frees the port", async () => {
+  it("the health endpoint frees its port when it closes", async () => {
     const { endpoint } = await opened();
     await endpoint.close();
     const again = await opened({ address: endpoint.address });
@@ -234,13 +237,13 @@ describe("closing", { timeout: 10_000 }, () => {
 });
 
 describe("the address", () => {
-  it("is the one that was asked for", async () => {
+  it("the health endpoint listens on the configured address", async () => {
     const { endpoint, url } = await opened({ address: { host: "127.0.0.1", port: PORT } });
     expect(endpoint.address).toEqual({ host: "127.0.0.1", port: PORT });
     expect((await fetch(url("/healthz"))).status).toBe(200);
   });
 
-  it("that is taken is refused, by name", async () => {
+  it("the health endpoint refuses an address that is taken, and names the address and the setting", async () => {
     const holder = createServer().listen(LOOPBACK);
     onTestFinished(() => void holder.close());
     await once(holder, "listening");
@@ -260,18 +263,18 @@ describe("the address", () => {
     ["192.0.2.1", "this host does not have the address"],
     ["2001:db8::1", "this host does not have the address"],
     ["no-such-host.invalid", "has no address"],
-  ])("%s, which is not this host's, is refused", async (host, because) => {
+  ])("the health endpoint refuses the address %s, which this host does not have", async (host, because) => {
     const error = await refusal(opened({ address: { host, port: 36002 } }));
     expect(error).toMatchObject({ code: "FLEET_ADDRESS_UNUSABLE", exit: 3 });
     expect(error.message).toContain(`"${showAddress({ host, port: 36002 })}" (serve.metrics)`);
     expect(error.message).toContain(because);
   });
 
-  // The tests may run as a user who may open every port: the refusal is made here.
+  // The tests may run as a user who may open every port, so the error is injected.
   it.each([
     ["EACCES", "this user may not open port 80; allowed is a port from 1024 on, or 0 for any free one"],
     ["EMFILE", "the system said EMFILE"],
-  ])("that the system refuses with %s is refused", async (code, because) => {
+  ])("listenOn refuses an address for which the system reports %s", async (code, because) => {
     const server = createServer();
     server.listen = (): Server => {
       process.nextTick(() => server.emit("error", Object.assign(new Error(`the system said ${code}`), { code })));
@@ -283,7 +286,7 @@ describe("the address", () => {
     expect(error.suggestions).toContain("Listen elsewhere: COPILOTFLEET_SERVE_LISTEN=127.0.0.1:0 copilotfleet serve");
   });
 
-  it("is not listened on when the wait for it was aborted, also while a name is looked up", async () => {
+  it("listenOn does not listen once its signal has aborted, even during the lookup of a name", async () => {
     const server = createServer();
     const events: string[] = [];
     for (const event of ["listening", "close"]) server.on(event, () => events.push(event));
@@ -291,14 +294,14 @@ describe("the address", () => {
     const opening = listenOn(server, "serve.metrics", { host: "localhost", port: 36003 }, controller.signal);
     controller.abort(new Error("enough"));
     await expect(opening).rejects.toThrow("enough");
-    await lookup("localhost"); // asked later than the other one
+    await lookup("localhost"); // this lookup began after the other one
     await eventually("the server is closed", () => events.includes("close"));
     expect([events, server.listening]).toEqual([["close"], false]);
     await expect(opened({ signal: controller.signal })).rejects.toThrow("enough");
   });
 });
 
-/** How many connections to that port of 127.0.0.1 the system has whose both sides are open. */
+/** The number of established connections to that port of 127.0.0.1. */
 function establishedAt(port: number): number {
   const local = `0100007F:${port.toString(16).toUpperCase().padStart(4, "0")}`;
   const entries = readFileSync("/proc/net/tcp", "utf8").trim().split("\n").slice(1);

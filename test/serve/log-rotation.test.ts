@@ -33,13 +33,13 @@ beforeEach(() => {
   log = join(folder, "server.log");
 });
 
-/** What is in each file of the folder. */
+/** The content of each file in the folder, by its name. */
 function contents(): Record<string, string> {
   return Object.fromEntries(readdirSync(folder).map((name) => [name, readFileSync(join(folder, name), "utf8")]));
 }
 
 describe("rotateLog", () => {
-  it("leaves a log that is small enough, or not there", async () => {
+  it("rotateLog does nothing when the log is small enough or missing", async () => {
     expect(await rotateLog(log, { maxBytes: 3, keep: 3 })).toBe(0);
     expect(contents()).toEqual({});
     writeFileSync(log, "abc");
@@ -47,7 +47,7 @@ describe("rotateLog", () => {
     expect(contents()).toEqual({ "server.log": "abc" });
   });
 
-  it("moves what is in it to .1, and the rotated ones up, as many as are kept", async () => {
+  it("rotateLog moves the log to .1 and shifts the older files up, as many as it may keep", async () => {
     for (const text of ["one", "two", "three", "four"]) {
       writeFileSync(log, text);
       expect(await rotateLog(log, { maxBytes: 2, keep: 3 })).toBe(text.length);
@@ -64,7 +64,7 @@ describe("rotateLog", () => {
     expect(contents()).toEqual({ "server.log": "", "server.log.1": "five" });
   });
 
-  it("keeps the newest in order, however often it is done and whatever files are missing", async () => {
+  it("rotateLog keeps the newest files in order after any number of rotations and lost files", async () => {
     const round = fc.record({ keep: fc.integer({ min: 1, max: 4 }), lost: fc.option(fc.integer({ min: 1, max: 4 })) });
     await fc.assert(
       fc.asyncProperty(fc.array(round, { maxLength: 10 }), async (rounds) => {
@@ -86,7 +86,7 @@ describe("rotateLog", () => {
     );
   });
 
-  it("leaves the time of the log's last use, and files that are none of its own", async () => {
+  it("rotateLog keeps the log's modification time and touches no foreign file", async () => {
     writeFileSync(log, "abc");
     const then = new Date("2026-01-02T03:04:05Z");
     utimesSync(log, then, then);
@@ -97,14 +97,14 @@ describe("rotateLog", () => {
     expect(readdirSync(folder).sort()).toEqual([...others, "server.log", "server.log.1"].sort());
   });
 
-  it("removes what a rotation that was killed left", async () => {
+  it("rotateLog deletes the temp file of a killed rotation", async () => {
     writeFileSync(log, "abc");
     writeFileSync(join(folder, ".server.log.0a1b2c3d.tmp"), "ab");
     await rotateLog(log, { maxBytes: 3, keep: 1 });
     expect(contents()).toEqual({ "server.log": "abc" });
   });
 
-  it("follows no link, neither the log's nor a rotated one's", async () => {
+  it("rotateLog follows no symbolic link, and refuses a log that is a link or a pipe", async () => {
     const victim = join(folder, "victim");
     writeFileSync(victim, "precious");
     symlinkSync(victim, log);
@@ -122,7 +122,7 @@ describe("rotateLog", () => {
     await expect(rotateLog(log, { maxBytes: 0, keep: 2 })).rejects.toMatchObject({ code: "FLEET_STATE_UNSAFE" });
   });
 
-  it("says so when a name that it needs is taken, and leaves the log", async () => {
+  it("rotateLog fails and keeps the log when a folder has the name that it needs", async () => {
     writeFileSync(log, "abc");
     mkdirSync(`${log}.1`);
     await expect(rotateLog(log, { maxBytes: 1, keep: 1 })).rejects.toMatchObject({ code: "FLEET_STATE_UNWRITABLE" });
@@ -130,7 +130,7 @@ describe("rotateLog", () => {
     expect(readFileSync(log, "utf8")).toBe("abc");
   });
 
-  it("stops with its signal, and leaves the log", async () => {
+  it("rotateLog stops with its signal and keeps the log", async () => {
     writeFileSync(log, Buffer.alloc(5 * 1024 * 1024, "x"));
     const stop = new AbortController();
     const rotating = rotateLog(log, { maxBytes: 1, keep: 1, signal: stop.signal });
@@ -140,7 +140,7 @@ describe("rotateLog", () => {
     expect(statSync(log).size).toBe(5 * 1024 * 1024);
   });
 
-  it("leaves a log that somebody else emptied while it was copied", async () => {
+  it("rotateLog keeps a log that somebody else emptied during the copy", async () => {
     writeFileSync(log, Buffer.alloc(5 * 1024 * 1024, "x"));
     const rotating = rotateLog(log, { maxBytes: 1, keep: 1 });
     setImmediate(() => setImmediate(() => writeFileSync(log, "new")));
@@ -148,7 +148,7 @@ describe("rotateLog", () => {
     expect(contents()).toEqual({ "server.log": "new" });
   });
 
-  it("loses next to nothing of what a server writes meanwhile, and mixes nothing up", async () => {
+  it("rotateLog loses almost nothing of what a server writes during the rotation, and keeps the order", async () => {
     const out = openSync(log, "a");
     const program = fileURLToPath(new URL("../fixtures/log-writer.mjs", import.meta.url));
     const writer = spawn(process.execPath, [program, "120"], { stdio: ["pipe", out, "pipe"] });
@@ -168,13 +168,13 @@ describe("rotateLog", () => {
     const texts = [];
     for (let number = rotations; number >= 1; number--) texts.push(readFileSync(`${log}.${number}`, "utf8"));
     const all = [...texts, readFileSync(log, "utf8")].join("");
-    // What is torn at a place where something was lost counts as lost, too.
+    // A line that was torn by a loss counts as lost, too.
     const lines = all.split("\n").filter((line) => /^\d+\.+$/.test(line) && line.length === 120);
     const numbers = lines.map(Number.parseFloat);
     expect(all).not.toContain("\0");
     expect(rotations).toBeGreaterThan(10);
     expect(numbers).toEqual([...new Set(numbers)].toSorted((a, b) => a - b));
-    // The median: on a busy machine the system sometimes takes the processor away between two calls.
+    // We check the median, because a busy machine sometimes takes the processor away between two calls.
     const gaps = numbers.map((number, index) => number - (numbers[index - 1] ?? -1) - 1).filter((gap) => gap > 0);
     expect(gaps.length).toBeLessThanOrEqual(rotations);
     const lostMs = [...gaps, ...Array.from({ length: rotations - gaps.length }, () => 0)].map((gap) => gap / perMs);
@@ -197,32 +197,35 @@ const diskProblem = (() => {
 if (diskProblem !== undefined) console.log(`a full disk for logs: skipped, since ${diskProblem}`);
 const filler = bundleFixture("log-filler");
 
-it.skipIf(diskProblem !== undefined)("on a full disk drops the oldest first, and else leaves all as it was", () => {
-  const script = 'mount -t tmpfs -o size=1m,mode=0700 tmpfs "$1"; exec "$2" "$3" "$1"';
-  const argv = ["--map-root-user", "--mount", "sh", "-ec", script, "sh", folder, process.execPath, filler];
-  const { stdout, stderr, status } = spawnSync("unshare", argv, { encoding: "utf8" });
-  expect({ stderr, status }).toEqual({ stderr: "", status: 0 });
-  expect(JSON.parse(stdout)).toEqual({
-    helped: {
-      outcome: 300 * 1024,
-      files: { "server.log": "0", "server.log.1": "L300", "server.log.2": "1200", "server.log.3": "2200" },
-    },
-    full: {
-      outcome: { code: "FLEET_STATE_UNWRITABLE", message: expect.stringContaining("ENOSPC") },
-      files: { "server.log": "M300", "server.log.1": "L300" },
-    },
-    again: {
-      outcome: 300 * 1024,
-      files: { "server.log": "0", "server.log.1": "M300", "server.log.2": "L300" },
-    },
-  });
-});
+it.skipIf(diskProblem !== undefined)(
+  "rotateLog on a full disk deletes the oldest file first, or else changes nothing",
+  () => {
+    const script = 'mount -t tmpfs -o size=1m,mode=0700 tmpfs "$1"; exec "$2" "$3" "$1"';
+    const argv = ["--map-root-user", "--mount", "sh", "-ec", script, "sh", folder, process.execPath, filler];
+    const { stdout, stderr, status } = spawnSync("unshare", argv, { encoding: "utf8" });
+    expect({ stderr, status }).toEqual({ stderr: "", status: 0 });
+    expect(JSON.parse(stdout)).toEqual({
+      helped: {
+        outcome: 300 * 1024,
+        files: { "server.log": "0", "server.log.1": "L300", "server.log.2": "1200", "server.log.3": "2200" },
+      },
+      full: {
+        outcome: { code: "FLEET_STATE_UNWRITABLE", message: expect.stringContaining("ENOSPC") },
+        files: { "server.log": "M300", "server.log.1": "L300" },
+      },
+      again: {
+        outcome: 300 * 1024,
+        files: { "server.log": "0", "server.log.1": "M300", "server.log.2": "L300" },
+      },
+    });
+  },
+);
 
 const traceProblem = straceProblem();
 if (traceProblem !== undefined) console.log(`killed rotations: skipped, since ${traceProblem}`);
 const rotator = bundleFixture("log-rotator");
 
-/** A process that rotates when it is told to. */
+/** Starts a process that rotates on request. */
 async function startRotator() {
   const child = spawn(process.execPath, [rotator, log, "1", "3"], {
     stdio: ["pipe", "pipe", "inherit"],
@@ -252,7 +255,7 @@ describe.skipIf(traceProblem !== undefined)("a rotation", () => {
     for (const [name, text] of Object.entries(texts)) writeFileSync(join(folder, name), text);
   };
 
-  it("that is killed at any system call leaves whole files alone, loses nothing, and is done by the next one", async () => {
+  it("a log rotation killed at any system call leaves whole files, loses nothing, and is completed by the next", async () => {
     let kills = 0;
     for (const call of ["openat", "pread64", "pwrite64", "fsync", "rename", "unlink", "utimensat", "close"]) {
       for (let when = 1; ; when++) {
@@ -283,7 +286,7 @@ describe.skipIf(traceProblem !== undefined)("a rotation", () => {
     expect(kills).toBeGreaterThan(15);
   });
 
-  it("never has the log open for writing: whoever has is taken for its server", async () => {
+  it("a log rotation never opens the log for writing, because a writer of the log counts as its server", async () => {
     write();
     const rotator = await startRotator();
     const detach = await attach(rotator.pid, join(tmpdir(), `${basename(folder)}.trace`), ["trace=openat"]);
@@ -295,7 +298,7 @@ describe.skipIf(traceProblem !== undefined)("a rotation", () => {
   });
 });
 
-it("goes on where the log was rotated while it was written: no hole, and no line twice", async () => {
+it("a server continues its log after a rotation without a hole and without repeating a line", async () => {
   const server = openSync(log, "a");
   onTestFinished(() => closeSync(server));
   appendFileSync(server, "first\n");

@@ -16,7 +16,7 @@ beforeAll(async () => {
 afterAll(() => rm(folder, { recursive: true, force: true }));
 
 describe("lastLines", () => {
-  it("are what splitting the whole file gives", async () => {
+  it("lastLines returns the same lines as splitting the whole file", async () => {
     const line = fc.string({ unit: fc.constantFrom("a", "\u00e9", "\u{1f600}", " "), maxLength: 30 });
     await fc.assert(
       fc.asyncProperty(fc.array(line, { maxLength: 30 }), fc.nat(35), fc.boolean(), async (lines, count, ended) => {
@@ -33,20 +33,20 @@ describe("lastLines", () => {
     );
   });
 
-  it("are found in a file of many blocks, without a character cut in two", async () => {
+  it("lastLines reads a file of many blocks without cutting a character in two", async () => {
     const lines = Array.from({ length: 20_000 }, (_, index) => `line ${index} \u00e9\u{1f600}`);
     await writeFile(path, `${lines.join("\n")}\n`);
     expect(lastLines(path, 10_000).lines).toEqual(lines.slice(-10_000));
     expect(lastLines(path, 1_000_000).lines).toEqual(lines);
   });
 
-  it("of a file that is not there are none", () => {
+  it("lastLines returns no lines for a missing file", () => {
     expect(lastLines(join(folder, "nowhere"), 10)).toEqual({ lines: [], offset: 0 });
   });
 });
 
 describe("lastLogLines", () => {
-  it("go back into rotated files as far as they have to, and no further than a gap", async () => {
+  it("lastLogLines reads rotated files as far back as needed, but not past a missing one", async () => {
     await writeFile(path, "seven\n");
     await writeFile(`${path}.1`, "five\nsix\n");
     await writeFile(`${path}.2`, "four\n");
@@ -59,7 +59,7 @@ describe("lastLogLines", () => {
   });
 });
 
-/** Collects what is added, from here on. */
+/** Collects everything that is appended after `offset`. */
 function follow(offset: number, signal: AbortSignal) {
   const decoder = new TextDecoder();
   const seen = { text: "" };
@@ -72,7 +72,7 @@ function follow(offset: number, signal: AbortSignal) {
 }
 
 describe("followLog", () => {
-  it("gives what is added, begins again when the file was cut short, and ends with its signal", async () => {
+  it("followLog yields appended text, starts again after a truncation, and ends with its signal", async () => {
     await writeFile(path, "old\n");
     const stop = new AbortController();
     const { seen, done } = follow(4, stop.signal);
@@ -88,7 +88,7 @@ describe("followLog", () => {
     await done;
   });
 
-  it("goes on over rotations without losing a line or giving one twice, whatever the server writes meanwhile", async () => {
+  it("followLog neither loses nor repeats a line across rotations, whatever the server writes in between", async () => {
     await writeFile(path, "");
     const stop = new AbortController();
     const { seen, done } = follow(0, stop.signal);
@@ -99,11 +99,11 @@ describe("followLog", () => {
     };
     for (let round = 0; round < 6; round++) {
       await write(`${round} before: \u00e9 ${"x".repeat(200 * round)}\n`);
-      // In some rounds the last lines before the rotation were seen, in others not.
+      // In every second round the follower sees the first line before the rotation.
       if (round % 2 === 0) await expect.poll(() => seen.text).toBe(written);
       await write(`${round} last\n`);
       expect(await rotateLog(path, { maxBytes: 0, keep: 2 })).toBeGreaterThan(0);
-      // Less than what was there, more than that, or nothing.
+      // The new text is shorter or longer than the rotated text, or almost empty.
       await write(`${round} ${"y".repeat([0, 5_000, 10][round % 3] ?? 0)}\n`);
       await expect.poll(() => seen.text).toBe(written);
     }
@@ -111,7 +111,7 @@ describe("followLog", () => {
     await done;
   });
 
-  it("is not misled by a rotated file that was copied before the log is emptied", async () => {
+  it("followLog is not misled by a rotated file that was copied before the log is emptied", async () => {
     await rm(`${path}.1`, { force: true });
     await writeFile(path, "one\n");
     const stop = new AbortController();
@@ -130,7 +130,7 @@ describe("followLog", () => {
 });
 
 describe("awaitMore", () => {
-  it("gives what is there at once, waits for what is not, and nothing when its time is up", async () => {
+  it("awaitMore returns present bytes at once, waits for more, and returns nothing when its signal aborts", async () => {
     await rm(`${path}.1`, { force: true });
     await writeFile(path, "one\n");
     const start = { offset: 0, rotated: null };

@@ -17,7 +17,7 @@ const SNAPSHOT: MetricsSnapshot = {
 
 const open = () => FleetMetrics.open({ version: "1.2.3" });
 
-/** Each sample's value by its name and labels, as they stand in the text. */
+/** The value of each sample by its name and labels, as they stand in the text. */
 async function samples(metrics: FleetMetrics): Promise<Map<string, number>> {
   const lines = (await metrics.text()).split("\n").filter((line) => line !== "" && !line.startsWith("#"));
   return new Map(
@@ -28,7 +28,7 @@ async function samples(metrics: FleetMetrics): Promise<Map<string, number>> {
   );
 }
 
-/** What is different after `change`. */
+/** The samples that differ after `change`. */
 async function changed(metrics: FleetMetrics, change: () => void): Promise<Record<string, number>> {
   const before = await samples(metrics);
   change();
@@ -37,7 +37,7 @@ async function changed(metrics: FleetMetrics, change: () => void): Promise<Recor
 }
 
 describe("the metrics", () => {
-  it("have each series from the start, all at zero", async () => {
+  it("the metrics have every series from the start, each at zero", async () => {
     const seen = await samples(await open());
     const expected = [
       ...["starting", "ready", "unhealthy", "draining", "stopped", "failed"].map(
@@ -60,14 +60,14 @@ describe("the metrics", () => {
     expect(seen.get('probe_duration_seconds_bucket{le="5"}')).toBe(0);
   });
 
-  it("tell what runs, since when, and how much memory it takes", async () => {
+  it("the metrics have the version of the fleet and Node, the start time, and the memory in use", async () => {
     const seen = await samples(await open());
     expect(seen.get(`build_info{version="1.2.3",node="${process.versions.node}"}`)).toBe(1);
     expect(seen.get("supervisor_start_time_seconds")).toBeCloseTo(Date.now() / 1000 - process.uptime(), -1);
     expect(seen.get("supervisor_memory_bytes")).toBeGreaterThan(10_000_000);
   });
 
-  it("say nothing of what nobody has looked at yet: a zero there would be an alarm", async () => {
+  it("the metrics omit values that were not measured, because a zero there would raise an alarm", async () => {
     const metrics = await open();
     for (const name of ["state_disk_free_bytes", "healthy", "ready"])
       expect((await samples(metrics)).has(name), name).toBe(false);
@@ -80,7 +80,7 @@ describe("the metrics", () => {
     expect((await samples(metrics)).has("state_disk_free_bytes")).toBe(false);
   });
 
-  it("show a snapshot, and the next one in its place", async () => {
+  it("the metrics show a snapshot until the next one replaces it", async () => {
     const metrics = await open();
     expect(await changed(metrics, () => metrics.observe(SNAPSHOT))).toEqual({
       'servers{state="starting"}': 1,
@@ -109,12 +109,12 @@ describe("the metrics", () => {
     ["no eviction", (m) => m.evicted(0), {}],
     ["an error", (m) => m.failed("FLEET_STATE_BUSY"), { 'errors_total{code="FLEET_STATE_BUSY"}': 1 }],
     ["a failed gc", (m) => m.gcFailed(), { 'gc_runs_total{outcome="failed"}': 1 }],
-  ])("count %s", async (_, change, expected) => {
+  ])("the metrics count %s", async (_, change, expected) => {
     const metrics = await open();
     expect(await changed(metrics, () => change(metrics))).toEqual(expected);
   });
 
-  it("count a gc with what it deleted, and remember when", async () => {
+  it("the metrics count a gc run with what it deleted and when it succeeded", async () => {
     const metrics = await open();
     const session = { id: "s", owner: "alice", ageMs: 1, bytes: 21 };
     const seen = await changed(metrics, () => metrics.gcRan({ deleted: [session, session], freedBytes: 42 }));
@@ -123,7 +123,7 @@ describe("the metrics", () => {
     expect(at).toBeCloseTo(Date.now() / 1000, -1);
   });
 
-  it("put turns and probes into their buckets", async () => {
+  it("the metrics put turns and probes into the right buckets", async () => {
     const metrics = await open();
     const turn = await changed(metrics, () => metrics.turnEnded("cut", 120));
     expect(turn).toMatchObject({ 'turns_total{outcome="cut"}': 1, turn_duration_seconds_sum: 120 });
@@ -134,7 +134,7 @@ describe("the metrics", () => {
     expect(probe).not.toHaveProperty('probe_duration_seconds_bucket{le="0.001"}');
   });
 
-  it("have a label value only for what is known beforehand", async () => {
+  it("the metrics have only label values that are known beforehand", async () => {
     const metrics = await open();
     const foreign = { ...SNAPSHOT.serversByState, "alice-1": 1 };
     metrics.observe({ ...SNAPSHOT, serversByState: foreign });
@@ -143,7 +143,7 @@ describe("the metrics", () => {
     expect([...names].sort()).toEqual(["code", "le", "limit", "node", "outcome", "reason", "state", "version"]);
   });
 
-  it("of two supervisors in one process stay apart, and out of the library's own registry", async () => {
+  it("the metrics of two supervisors in one process stay apart, and out of prom-client's own registry", async () => {
     const [one, other] = [await open(), await open()];
     one.crashLooped();
     expect((await samples(other)).get("server_crash_loops_total")).toBe(0);
@@ -151,7 +151,7 @@ describe("the metrics", () => {
     expect(await register.metrics()).not.toContain("copilotfleet");
   });
 
-  it("are in the text format", async () => {
+  it("the metrics are in the Prometheus text format", async () => {
     const metrics = await open();
     expect(metrics.contentType).toMatch(/^text\/plain; version=0\.0\.4/);
     for (const line of (await metrics.text()).split("\n"))

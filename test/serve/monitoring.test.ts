@@ -54,12 +54,12 @@ const noPromtool = missing("promtool");
 const noPrometheus = noPromtool || missing("prometheus");
 const NEEDS = "(skipped where the Debian package prometheus is missing)";
 
-/** As Grafana fills in its variables when "All" is chosen. */
+/** Fills in the dashboard's variables as Grafana does when "All" is chosen. */
 function filledIn(expr: string): string {
   return expr.replaceAll("$__rate_interval", "30s").replaceAll(/\$(job|instance)\b/g, ".*");
 }
 
-/** A supervisor's endpoint that has seen one of everything, closed with its scope. */
+/** The endpoint of a supervisor with sample values. The caller closes it. */
 async function supervisor(): Promise<{ endpoint: HealthEndpoint; metrics: FleetMetrics }> {
   const metrics = await FleetMetrics.open({ version: "1.2.3" });
   metrics.observe({
@@ -93,14 +93,14 @@ async function scraped(): Promise<string> {
 
 describe("monitoring", () => {
   let exposition: string;
-  /** What a query can name: a histogram has three. */
+  /** The names that a query may use. A histogram has three. */
   let exposed: Set<string>;
   beforeAll(async () => {
     exposition = await scraped();
     exposed = new Set([...exposition.matchAll(/^(copilotfleet_\w+)/gm)].map(([, name = ""]) => name));
   });
 
-  it("asks only for metrics that are there", () => {
+  it("the dashboard, the alerts and their tests use only metrics that exist", () => {
     for (const path of [DASHBOARD, RULES, UNIT_TESTS]) {
       const asked = new Set(readFileSync(path, "utf8").match(/\bcopilotfleet_\w+/g));
       expect(asked.size, path).toBeGreaterThan(10);
@@ -111,7 +111,7 @@ describe("monitoring", () => {
     }
   });
 
-  it("asks only for label values that are there", () => {
+  it("the dashboard and the alerts use only label values that exist", () => {
     const pairs = [...exposition.matchAll(/(\w+)="([^"]*)"/g)].map(([pair]) => pair);
     const asked = [...rules, ...targets].flatMap(({ expr }) => [
       ...expr.matchAll(/(state|outcome|code)(=~?|!~)"([^"]+)"/g),
@@ -123,7 +123,7 @@ describe("monitoring", () => {
     }
   });
 
-  it("is documented: every metric, and what to do about every alert", () => {
+  it("docs/monitoring.md has every metric, and a section for every alert", () => {
     const named = [...exposition.matchAll(/^# TYPE copilotfleet_(\w+)/gm)].map(([, name]) => name);
     expect(named.length).toBeGreaterThan(20);
     expect(named.filter((name) => !DOCS.includes(`\`${name}\``))).toEqual([]);
@@ -131,14 +131,14 @@ describe("monitoring", () => {
     expect(headings).toEqual(rules.map(({ alert }) => alert));
   });
 
-  it("is part of the package", () => {
+  it("the package includes the monitoring folder", () => {
     const { files } = JSON.parse(readFileSync(`${ROOT}/package.json`, "utf8")) as { files: string[] };
     expect(files).toContain("monitoring");
   });
 });
 
 describe("the dashboard", () => {
-  it("has panels with ids and places of their own, each from the chosen data source", () => {
+  it("the dashboard's panels have unique ids, do not overlap, and use the chosen data source", () => {
     const { panels } = dashboard;
     expect(panels.length).toBeGreaterThan(15);
     expect(new Set(panels.map(({ id }) => id)).size).toBe(panels.length);
@@ -154,7 +154,7 @@ describe("the dashboard", () => {
     }
   });
 
-  it("knows the variables that it uses, and shows the chosen hosts alone", () => {
+  it("every query of the dashboard filters by the job and instance variables", () => {
     const variables = dashboard.templating.list.map(({ name }) => name);
     expect(variables).toEqual(["datasource", "job", "instance"]);
     for (const { title, expr } of targets) {
@@ -167,7 +167,7 @@ describe("the dashboard", () => {
 });
 
 describe("the alerts", () => {
-  it("say how long, how grave, what, and what to do", () => {
+  it("every alert has a duration, a severity, texts and a runbook link", () => {
     expect(rules.length).toBeGreaterThan(15);
     expect(new Set(rules.map(({ alert }) => alert)).size).toBe(rules.length);
     for (const { alert, for: wait, labels, annotations } of rules) {
@@ -179,7 +179,7 @@ describe("the alerts", () => {
   });
 
   it.each(rules.map((rule) => [rule.alert, rule] as const))(
-    "%s has a test of firing and of not firing",
+    "the alert %s has a test in which it fires and one in which it does not",
     (alert, rule) => {
       const of = unitTests
         .flatMap((test) => test.promql_expr_test ?? [])
@@ -187,7 +187,7 @@ describe("the alerts", () => {
       const firing = of.flatMap(({ exp_samples }) => exp_samples);
       expect(firing.length, "firing").toBeGreaterThan(0);
       expect(of.filter(({ exp_samples }) => exp_samples.length === 0).length, "not firing").toBeGreaterThan(0);
-      // What the texts name is among the labels of what fires, or would be empty in them.
+      // Every label that the annotations use must exist on the firing alerts. Otherwise it would be empty in the text.
       for (const [, label] of Object.values(rule.annotations)
         .join()
         .matchAll(/\$labels\.(\w+)/g))
@@ -200,15 +200,15 @@ describe("the alerts", () => {
 });
 
 describe(`promtool ${NEEDS}`, () => {
-  it.skipIf(noPromtool)("finds the rules right", async () => {
+  it.skipIf(noPromtool)("promtool accepts the alert rules", async () => {
     expect((await run("promtool", ["check", "rules", RULES])).stdout).toContain(`${rules.length} rules found`);
   });
 
-  it.skipIf(noPromtool)("sees each alert fire, and not fire", async () => {
+  it.skipIf(noPromtool)("promtool passes the unit tests of the alerts", async () => {
     expect((await run("promtool", ["test", "rules", UNIT_TESTS])).stdout).toContain("SUCCESS");
   });
 
-  it.skipIf(noPromtool)("has nothing to say about the metrics", async () => {
+  it.skipIf(noPromtool)("promtool finds nothing wrong with the metrics", async () => {
     const child = run("promtool", ["check", "metrics"]);
     child.child.stdin?.end(await scraped());
     expect(await child).toEqual({ stdout: "", stderr: "" });
@@ -217,7 +217,7 @@ describe(`promtool ${NEEDS}`, () => {
 
 describe(`a real Prometheus ${NEEDS}`, { timeout: 120_000 }, () => {
   it.skipIf(noPrometheus)(
-    "scrapes the endpoint, runs the rules, and answers every question of the dashboard",
+    "a real Prometheus scrapes the endpoint, evaluates the rules, and answers every query of the dashboard",
     async () => {
       const { endpoint, metrics } = await supervisor();
       await using _ = endpoint;
@@ -229,11 +229,11 @@ describe(`a real Prometheus ${NEEDS}`, { timeout: 120_000 }, () => {
         () => evaluatedSince(server, scrapedAtMs),
         30_000,
       );
-      // A quiet supervisor trips no alert, not even for the moment.
+      // A quiet supervisor triggers no alert, not even a pending one.
       const fine = rules.map(({ alert }) => ({ name: alert, health: "ok", state: "inactive" }));
       expect(judged.map(({ name, health, state }) => ({ name, health, state }))).toEqual(fine);
 
-      // Seen at zero before, so that there is an increase.
+      // Prometheus has seen these counters at zero before, so it now sees an increase.
       oneOfEverything(metrics);
       const silent = new Set(exprs.map(({ expr }) => expr));
       await eventually(
@@ -273,7 +273,7 @@ interface JudgedRule {
   lastEvaluation: string;
 }
 
-/** The rules as Prometheus has them, once it has evaluated each after that time. */
+/** The rules as Prometheus reports them, once it has evaluated every rule after that time. Null until then. */
 async function evaluatedSince(server: Prometheus, sinceMs: number): Promise<JudgedRule[] | null> {
   const { groups } = await server.api<{ groups: { rules: JudgedRule[] }[] }>("rules");
   const judged = groups.flatMap((group) => group.rules);

@@ -15,9 +15,9 @@ import { sleeper } from "../fixtures/fault-fleet.js";
 import { serverRecord } from "../fixtures/store-records.js";
 
 /**
- * Random histories of a few servers: commands that begin something, finish it, give it up or die on the way; processes
- * that die; looks that mend what they find. Commands that died are claims that were disposed of, or claims of a process
- * that is gone.
+ * Runs random histories of a few servers. Commands begin something and then finish it, give it up or die. Server processes
+ * die. Repairs fix the records that they find. A command that died is a claim that was disposed of, or the claim of a
+ * process that no longer exists.
  */
 
 const IDS = ["s1", "s2", "s3"] as const;
@@ -40,7 +40,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   fc.constant({ kind: "repair" as const }),
 );
 
-/** A store in memory: one writer at a time is all that these histories need. */
+/** An in-memory store. These histories need only one writer at a time. */
 class Histories {
   registry: Registry = { servers: {} };
   readonly held: HeldClaim[] = [];
@@ -133,7 +133,7 @@ class Histories {
     return held;
   }
 
-  /** `stuck` is somebody who is still at it when the next step comes. */
+  /** After `stuck`, the command still holds its claim when the next step begins. */
   #leave(held: HeldClaim, end: string): void {
     if (end === "stuck") this.held.push(held);
     else held[Symbol.dispose]();
@@ -154,7 +154,7 @@ function expectSound({ servers }: Histories): void {
   }
 }
 
-it("is not ready after a stop that was given up of a start that died", async () => {
+it("a server is not ready after a stop gave up on a start that had died", async () => {
   const histories = new Histories(ownIdentity());
   const dead = { id: "s1", stays: false, end: "dead" } as const;
   await histories.run({ kind: "start", ...dead });
@@ -163,7 +163,7 @@ it("is not ready after a stop that was given up of a start that died", async () 
   expectSound(histories);
 });
 
-it("comes to a sound state from every history, and ends no process that runs", async () => {
+it("a repair settles every record after any history of commands and crashes, and ends no running process", async () => {
   const pid = sleeper();
   const running = identify(pid);
   if (running === null) throw new Error("sleep has ended");
@@ -175,7 +175,7 @@ it("comes to a sound state from every history, and ends no process that runs", a
         expectSound(histories);
       }
       const alive = histories.servers.filter(isRunning).map(({ id }) => id);
-      // Everybody is gone now, and one look has to mend it all.
+      // All commands are gone now, and one repair has to fix everything.
       for (const held of histories.held) held[Symbol.dispose]();
       await histories.run({ kind: "repair" });
       expectSound(histories);
@@ -187,7 +187,7 @@ it("comes to a sound state from every history, and ends no process that runs", a
         expect(isRunning(server), server.id).toBe(alive.includes(server.id));
       }
       expect(identify(pid)).toEqual(running);
-      // Nothing is in the way of whoever comes next.
+      // The next commands are not blocked.
       for (const server of IDS) {
         await histories.run({ kind: "start", id: server, stays: false, end: "done" });
         expect(histories.registry.servers[server]).toMatchObject({ state: expect.stringMatching(/ready|unhealthy/) });
@@ -199,13 +199,13 @@ it("comes to a sound state from every history, and ends no process that runs", a
   );
 });
 
-it("a claim of this process counts for as long as what it was taken for is under way", () => {
+it("a claim of this process counts as held until the operation that took it is over", () => {
   const held = new HeldClaim();
   expect(isHeld(held.claim)).toBe(true);
-  // As it comes out of the registry, and as an earlier version wrote it.
+  // The claim as the registry returns it, and as an earlier version wrote it.
   expect(isHeld(structuredClone(held.claim))).toBe(true);
   expect(isHeld(ownIdentity())).toBe(true);
-  // Of another thread of this process nothing is known here.
+  // We know nothing about other threads of this process, so their claims count as held.
   expect(isHeld({ ...held.claim, move: "7:of-another-thread" })).toBe(true);
   held[Symbol.dispose]();
   expect(isHeld(held.claim)).toBe(false);

@@ -48,7 +48,7 @@ beforeEach(() => {
   onTestFinished(() => rmSync(home, { recursive: true, force: true }));
 });
 
-/** A session whose history the test writes. */
+/** A session whose history this test writes itself. */
 function session(sessionId: string, text?: string): LoadedSession {
   mkdirSync(dirname(historyPath(home, sessionId)), { recursive: true });
   if (text !== undefined) writeFileSync(historyPath(home, sessionId), text);
@@ -57,7 +57,7 @@ function session(sessionId: string, text?: string): LoadedSession {
 
 const append = ({ sessionId }: LoadedSession, text: string) => appendFileSync(historyPath(home, sessionId), text);
 
-/** How often this process has read from anything so far. */
+/** The number of read calls that this process has made so far. */
 function readCalls(): number {
   return Number(/^syscr: (\d+)$/m.exec(readFileSync("/proc/self/io", "utf8"))?.[1]);
 }
@@ -70,7 +70,7 @@ function summary({ ended, inFlight }: Look): string[] {
 }
 
 describe("a look", () => {
-  it("gives the turns in flight, and those that ended since the last one, with how long they took", () => {
+  it("a look reports the turns in flight, and the turns that ended since the last look with their durations", () => {
     const watch = new TurnWatch();
     const a = session("a", started() + prompt() + finalStep());
     const b = session("b");
@@ -90,7 +90,7 @@ describe("a look", () => {
     expect(summary(watch.look([a, b], at()))).toEqual([]);
   });
 
-  it("counts a turn that was in flight when it first saw it, from its prompt, and none that was over", () => {
+  it("a first look counts a turn in flight from its prompt, and ignores turns that had already ended", () => {
     const watch = new TurnWatch();
     const text = prompt() + finalStep() + prompt();
     const startedAtMs = at();
@@ -100,7 +100,7 @@ describe("a look", () => {
     expect(watch.look([a], at()).ended).toMatchObject([{ outcome: "completed", durationMs: at() - startedAtMs }]);
   });
 
-  it("reads a session that is not loaded any more a last time, and calls a turn without an end cut", () => {
+  it("a look reads an unloaded session once more, and reports its unfinished turn as cut", () => {
     const watch = new TurnWatch();
     const [a, b, c, d] = [session("a", prompt()), session("b", prompt()), session("c", prompt()), session("d", "")];
     watch.look([a, b, c, d], at());
@@ -111,12 +111,12 @@ describe("a look", () => {
     expect(summary(look)).toEqual(["a completed", "b cut", "c cut", "d completed"]);
     append(c, finalStep());
     expect(summary(watch.look([], at() + 10_000))).toEqual([]);
-    // Loaded again: as if it had never been seen.
+    // After the session is loaded again, the watch treats it as new.
     append(c, prompt());
     expect(summary(watch.look([c], at()))).toEqual(["c in flight"]);
   });
 
-  it("counts a turn of a session that was loaded and left between two looks, and none that was over before", () => {
+  it("a look counts a turn of a session that was loaded and unloaded between two looks, but no older turn", () => {
     const watch = new TurnWatch();
     const before = session("before", prompt() + finalStep());
     expect(summary(watch.look([before], at() + 1_000))).toEqual([]);
@@ -128,7 +128,7 @@ describe("a look", () => {
     expect(summary(watch.look([before, brief], at() + 2_000))).toEqual([]);
   });
 
-  it("knows sessions of one name on two servers apart", () => {
+  it("a look distinguishes sessions of the same id on two servers", () => {
     const watch = new TurnWatch();
     const a = session("a", prompt());
     const other = join(home, "other");
@@ -140,7 +140,7 @@ describe("a look", () => {
     expect(watch.look(loaded, at()).ended).toMatchObject([{ serverId: "s1" }]);
   });
 
-  it("finds in a history that was replaced what became of the turn in flight", () => {
+  it("a look finds out from a replaced history how the turn in flight ended", () => {
     const watch = new TurnWatch();
     const [a, b, c] = [session("a", prompt()), session("b", prompt()), session("c", prompt() + stepStart())];
     watch.look([a, b, c], at());
@@ -158,7 +158,7 @@ describe("a look", () => {
     expect(summary(watch.look([a, b, c], at()))).toEqual(["a completed", "b cut", "c cut"]);
   });
 
-  it("names a history that cannot be read, and goes on with the others", () => {
+  it("a look names a history that cannot be read, and still reads the others", () => {
     const watch = new TurnWatch();
     const [a, b] = [session("a"), session("b", prompt())];
     symlinkSync(historyPath(home, "b"), historyPath(home, "a"));
@@ -167,7 +167,7 @@ describe("a look", () => {
     expect(summary(look)).toEqual(["b in flight"]);
   });
 
-  it("reads so much at most, comes to every session in turn, and loses nothing by it", () => {
+  it("a look reads a limited amount, reaches every session after a few looks, and loses no turn", () => {
     const watch = new TurnWatch({ lookBytes: 1024 * 1024 });
     const loaded = ["a", "b", "c", "d"].map((id) => session(id, ""));
     expect(watch.look(loaded, at()).isBehind).toBe(false);
@@ -187,7 +187,7 @@ describe("a look", () => {
     expect(performance.now() - begun).toBeLessThan(5_000);
   });
 
-  it("at a thousand loaded idle sessions costs a stat each, and reads nothing", () => {
+  it("a look at a thousand idle sessions calls stat once per session and reads nothing", () => {
     const watch = new TurnWatch();
     const text = started() + prompt() + toolStep("a") + finalStep();
     const loaded = Array.from({ length: 1_000 }, (_, index) => session(`idle-${index}`, text));
@@ -204,7 +204,7 @@ describe("a look", () => {
   });
 });
 
-/** The runtime itself, with one client, and a watch over it that looks whenever it is asked something. */
+/** A real runtime with one client. A watch looks at it whenever a test asks for something. */
 class Watched {
   readonly #watch = new TurnWatch();
   readonly #ended: TurnEnd[] = [];
@@ -268,7 +268,7 @@ class Watched {
     return look;
   }
 
-  /** The next turns that end, `count` of them. */
+  /** Waits for the next `count` turns to end. */
   async ends(count = 1): Promise<TurnEnd[]> {
     await eventually("the end of the turn", () => {
       this.look();
@@ -288,7 +288,7 @@ async function rest({ ms = 300 }: { ms?: number } = {}): Promise<string> {
 }
 
 describe("with the real runtime", () => {
-  it("sees turns that are plain, with tools, queued, failed, aborted, left and killed", async () => {
+  it("the turn watch sees the real runtime's plain, tool, queued, failed, aborted and cut turns", async () => {
     await using model = await startToolModel();
     const server = await Watched.start(model);
     const begun = Date.now();
@@ -352,7 +352,7 @@ describe("with the real runtime", () => {
     expect(endsInsideTurn(home, "b", Date.now())).toBe(false);
   });
 
-  it("sees a turn end with a tool that the user refused, and go on when a reason was given", async () => {
+  it("the turn watch sees a turn end when the user refuses a tool, and continue when a reason is given", async () => {
     await using model = await startToolModel();
     const server = await Watched.start(model);
     const refused = await server.session("refused", { onPermissionRequest: () => ({ kind: "reject" }) });
@@ -363,7 +363,7 @@ describe("with the real runtime", () => {
     expect(await server.ends()).toMatchObject([{ sessionId: "told", outcome: "completed" }]);
   });
 
-  it("sees a turn with a sub-agent in the background as one, until what it reports is answered", async () => {
+  it("the turn watch counts a turn with a background sub-agent as one, until its report is answered", async () => {
     await using model = await startToolModel();
     const server = await Watched.start(model);
     const session = await server.session("a");

@@ -4,7 +4,7 @@ import { serve } from "../fixtures/serve.js";
 
 const PORTS = 32_300;
 
-it("serve says which variables set nothing, in one line, before it serves", async () => {
+it("serve names all ignored variables in one warning before it serves", async () => {
   const fleet = await faultFleet(PORTS);
   const slips = { COPILOTFLEET_HOST_NMAE: "h1", COPILOTFLEET_SESION_TTL: "1h" };
   const serving = await serve(fleet, { env: { ...slips, COPILOTFLEET_SERVICE_HOST: "10.0.0.1" } });
