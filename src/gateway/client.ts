@@ -31,6 +31,8 @@ export interface DoorServices extends DoorContext {
   awaitServer: (server: ServerRecord, client: Client) => void;
   /** Calls the client's `reattach` when the sessions of that host are available again, there or on another host. */
   awaitHost: (host: HostRecord, client: Client) => void;
+  /** Ends this launch of a server, which is of no use because the client that answered its model requests has gone. */
+  endServer: (server: ServerRecord, client: Client) => void;
   /** Called when this client has opened the session on a server here. */
   opened: (sessionId: string, client: Client) => void;
   /** The requests that servers made in the sessions that clients have open. */
@@ -82,6 +84,8 @@ export class Client {
   readonly #protocol: Protocol;
   /** The server that this client has set up for itself. The client's connection ends with it: see `server-setup.ts`. */
   #boundTo: Link | undefined;
+  /** The server whose model requests this client answers. */
+  #needing: ServerRecord | undefined;
 
   constructor(
     door: DoorServices,
@@ -101,7 +105,7 @@ export class Client {
     const attachment = (sessionId: string) => attachments.get(sessionId);
     const turn = (sessionId: string) => this.turns.of(sessionId);
     const context = { config, store, sessions, pool, directory, user, protocol, signal, relayed: this.#isRelayed };
-    const onEvent = (event: Omit<DoorEvent, "address" | "user">) => this.#tell(event);
+    const onEvent = (event: Omit<DoorEvent, "address" | "user">) => this.tell(event);
     this.#ends = new TurnEnds(socket, { isRelayed: this.#isRelayed });
     this.#openRequests = new OpenRequests(
       socket,
@@ -159,8 +163,9 @@ export class Client {
       routes: this.#routes,
       turns: this.turns,
       unloaded: (sessionId) => this.#unload(sessionId),
-      boundTo: (link) => {
+      boundTo: (link, needsItsClient) => {
         this.#boundTo = link;
+        if (needsItsClient) this.#needing = link.server;
       },
       pace: door.pace,
       isDraining: door.isDraining,
@@ -211,15 +216,15 @@ export class Client {
         break;
       case "response":
         if (!this.#ends.read(message.id) && !this.#openRequests.answered(message))
-          this.#tell({ event: "dropped", detail: "an answer that nobody waits for" });
+          this.tell({ event: "dropped", detail: "an answer that nobody waits for" });
         break;
       case "unfit":
         this.#socket.send(errorFrame(message.id, message.rpcCode, message.message));
-        this.#tell({ event: "denied", detail: message.message });
+        this.tell({ event: "denied", detail: message.message });
         break;
       case "notification":
         // The protocol has no notifications from clients, and a server may take one for a request.
-        if (!message.method.startsWith("$/")) this.#tell({ event: "dropped", detail: "a notification" });
+        if (!message.method.startsWith("$/")) this.tell({ event: "dropped", detail: "a notification" });
         break;
     }
   }
@@ -261,7 +266,7 @@ export class Client {
       if (isFleetError(error, "FLEET_SESSION_NOT_FOUND")) this.#forget(attachment);
       // The client gets the error as the answer to its next request for the session.
       else if (!this.#gone.signal.aborted)
-        this.#tell({ event: "failed", sessionId: attachment.sessionId, ...failure(error) });
+        this.tell({ event: "failed", sessionId: attachment.sessionId, ...failure(error) });
     }
   }
 
@@ -291,6 +296,8 @@ export class Client {
     this.#openRequests.close();
     this.turns.close();
     this.#links.close();
+    if (this.#needing !== undefined) this.#door.endServer(this.#needing, this);
+    this.#needing = undefined;
   }
 
   #unload(sessionId: string): void {
@@ -307,7 +314,7 @@ export class Client {
   #lose(link: Link): void {
     this.#links.forget(link);
     if (this.#gone.signal.aborted) return;
-    this.#tell({ event: link.kind === "peer" ? "host-lost" : "server-lost", detail: link.id });
+    this.tell({ event: link.kind === "peer" ? "host-lost" : "server-lost", detail: link.id });
     const goOn = this.turns.lose(link);
     this.#openRequests.drop(link);
     if (this.#boundTo === link) {
@@ -347,7 +354,8 @@ export class Client {
     for (const frame of frames) this.#socket.send(frame);
   }
 
-  #tell(event: Omit<DoorEvent, "address" | "user">): void {
+  /** Reports an event of this client to the owner of the door. */
+  tell(event: Omit<DoorEvent, "address" | "user">): void {
     this.#door.onEvent({ ...event, address: this.#socket.address, user: this.holder.user });
   }
 }

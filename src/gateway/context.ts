@@ -55,6 +55,7 @@ export interface DoorEvent {
     | "denied"
     | "dropped"
     | "server-lost"
+    | "server-ended"
     | "host-lost"
     | "session-reopened"
     | "failed";

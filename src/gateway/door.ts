@@ -14,7 +14,7 @@ import type { DoorListeners, DoorOwner, Together } from "./context.js";
 import { peerLinkId } from "./links.js";
 import { LostHosts } from "./lost-hosts.js";
 import { Pace } from "./pace.js";
-import { doorDraining } from "./refusals.js";
+import { doorDraining, failure } from "./refusals.js";
 import { SessionRequests } from "./session-requests.js";
 import { Shares } from "./shares.js";
 import { isTokenGood, type TokenHolder } from "./tokens.js";
@@ -75,6 +75,8 @@ export class FrontDoor implements AsyncDisposable {
   /** The connections that were strangers at the last check, the oldest first. */
   readonly #strangers = new Set<Connection>();
   readonly #starting = new Map<string, Promise<ServerRecord>>();
+  /** Servers that are ending because their clients have gone. */
+  readonly #endings = new Set<Promise<void>>();
   readonly #awaited = new Map<string, Set<Client>>();
   readonly #lostHosts: LostHosts<Client>;
   readonly #pace = new Pace();
@@ -94,6 +96,10 @@ export class FrontDoor implements AsyncDisposable {
       together: async (serverId, signal, start) => await this.#together(serverId, signal, start),
       awaitServer: (server, client) => this.#awaitServer(server, client),
       awaitHost: (host, client) => this.#lostHosts.await(host, client),
+      endServer: (server, client) => {
+        const ending = this.#endServer(server, client).finally(() => void this.#endings.delete(ending));
+        this.#endings.add(ending);
+      },
       opened: (sessionId, client) => this.#tellOthers(sessionId, client),
       sessionRequests: new SessionRequests(),
       bringers: (sessionId, tool, except) =>
@@ -145,7 +151,7 @@ export class FrontDoor implements AsyncDisposable {
 
   /**
    * Closes the door: takes no new connections and no new turns, refuses the prompts that wait, lets the running turns
-   * end, and hangs up. Sessions and servers stay.
+   * end, and hangs up. Sessions stay, and so do servers, except those that end with a client.
    *
    * @returns how many turns were cut because the time was up
    * @throws FleetError `FLEET_DURATION_INVALID` when `timeout` is not a duration.
@@ -167,6 +173,7 @@ export class FrontDoor implements AsyncDisposable {
     for (const connection of this.#connections) connection.end();
     for (const connection of this.#connections) if (!connection.authenticated) connection.destroy();
     await closed;
+    await Promise.all(this.#endings);
     return { cut };
   }
 
@@ -295,6 +302,20 @@ export class FrontDoor implements AsyncDisposable {
       return server?.state === "ready" && (still || server.launchId !== launchId) && isRunning(server);
     } catch {
       return false; // the registry cannot be read now; the next round tries again
+    }
+  }
+
+  /** Never rejects. */
+  async #endServer({ id, launchId }: ServerRecord, client: Client): Promise<void> {
+    const { pool, store } = this.#services;
+    try {
+      const server = (await store.readRegistry()).servers[id];
+      // The client may have gone because this launch has ended.
+      if (server === undefined || server.launchId !== launchId || !isRunning(server)) return;
+      client.tell({ event: "server-ended", detail: id });
+      await pool.stop(id, { drainTimeoutMs: 0, force: false, signal: NEVER, stays: true });
+    } catch (error) {
+      client.tell({ event: "failed", ...failure(error, `the end of ${id}`) });
     }
   }
 

@@ -26,7 +26,7 @@ import {
 } from "./refusals.js";
 import { isMoved, Relay } from "./relay.js";
 import type { Routes } from "./routes.js";
-import { checkSetup, refuseSetupElsewhere } from "./server-setup.js";
+import { checkSetup, needsItsClient, refuseSetupElsewhere } from "./server-setup.js";
 import { isAnswer, type SessionRequests } from "./session-requests.js";
 import type { Share } from "./shares.js";
 import type { TokenHolder } from "./tokens.js";
@@ -45,8 +45,8 @@ export interface RequestsContext extends AnswersContext {
   /** The users of other clients that brought a tool with this name to the session. */
   bringers: (sessionId: string, tool: string) => string[];
   unloaded: (sessionId: string) => void;
-  /** Makes the client's connection end together with this link. */
-  boundTo: (link: ServerLink) => void;
+  /** Ends the client's connection when this link ends. With `needsItsClient`, the server also ends with the connection. */
+  boundTo: (link: ServerLink, needsItsClient: boolean) => void;
   /** Resolves when the next prompt or opening may begin. */
   pace: () => Promise<void>;
   isDraining: () => boolean;
@@ -295,7 +295,7 @@ export class Requests {
     checkSetup(request.method, link.server, link.own, config);
     openRequests.forward(link, request, {
       onAnswer: ({ failed }) => {
-        if (!failed) boundTo(link);
+        if (!failed) boundTo(link, needsItsClient(request.method));
         return undefined;
       },
     });

@@ -10,6 +10,10 @@ import { hostDenied, methodDenied } from "./refusals.js";
  *
  * The runtime forgets them when the server ends, and accepts none while sessions are loaded. The front door therefore
  * cannot make them again on a new server. So the client's connection ends with the server, as it does on a bare server.
+ *
+ * The runtime does not forget the client that answers its model requests when that client hangs up (measured with 1.0.85).
+ * It sends that client further model requests, so that turns never end, and accepts no other client. Therefore the server
+ * ends with the connection of this client, too.
  */
 
 /** The SDK's options behind the methods. Users know only the options, so a refusal names them. */
@@ -19,6 +23,11 @@ const OPTIONS: Record<string, string> = {
   "llmInference.httpResponseStart": "requestHandler",
   "llmInference.httpResponseChunk": "requestHandler",
 };
+
+/** Whether the server has to end with the connection of the client that made this request. */
+export function needsItsClient(method: string): boolean {
+  return method === "llmInference.setProvider";
+}
 
 type Credentialed = Pick<ServerRecord, "token" | "user">;
 

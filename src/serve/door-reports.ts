@@ -11,6 +11,7 @@ const LEVELS: Record<DoorEvent["event"], LogLevel> = {
   denied: "warn",
   dropped: "debug",
   "server-lost": "info",
+  "server-ended": "info",
   "host-lost": "info",
   "session-reopened": "info",
   failed: "error",

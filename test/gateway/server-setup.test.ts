@@ -1,6 +1,6 @@
 import { tmpdir } from "node:os";
 import { expect, it } from "vitest";
-import { eventually } from "../fixtures/fault-fleet.js";
+import { eventually, isRunning } from "../fixtures/fault-fleet.js";
 import { OPEN_TO_CLIENTS } from "./client-suite.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
@@ -88,4 +88,24 @@ it("ends the connection of the client that has set up a server when that ends, a
     "the new server",
     async () => (await again.request("llmInference.setProvider", {})).error === undefined,
   );
+});
+
+it("ends the server when the client that answered its model requests has gone, so that another one can", async () => {
+  const config = { provider: null, session: OPEN_TO_CLIENTS };
+  await using at = await DoorFleet.open({ from: 26_580, to: 26_584 }, { config });
+  const token = await at.token("alice");
+  const open = async () => await RawClient.as(at.url, token);
+  const [first, plugger, other] = [await open(), await open(), await open()];
+  expect((await first.request("llmInference.setProvider", {})).result).toMatchObject({ success: true });
+  expect((await plugger.request(...PLUGINS)).error).toBeUndefined();
+  const { pid } = await at.serverOf("alice");
+  plugger.socket.destroy();
+  expect(await other.request("ping", { message: "on" })).toMatchObject({ result: { message: "pong: on" } });
+  expect((await at.serverOf("alice")).pid).toBe(pid);
+  first.socket.destroy();
+  await eventually("the end of the server", () => !isRunning(pid));
+  expect(at.events).toContainEqual(expect.objectContaining({ event: "server-ended", user: "alice" }));
+  const second = await open();
+  expect((await second.request("llmInference.setProvider", {})).result).toMatchObject({ success: true });
+  expect(await other.request("ping", { message: "on" })).toMatchObject({ result: { message: "pong: on" } });
 });
