@@ -3,11 +3,11 @@ import { dirname, join, normalize } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
 
-/** `docs/architecture.md` in a form that fails: imports point downward only, and each dependency has its few homes. */
+/** Checks the rules of `docs/architecture.md`: imports point downward only, and few files import each dependency. */
 
 const SRC = fileURLToPath(new URL("../src/", import.meta.url));
 
-/** From top to bottom. What stands on one line does not import one another. */
+/** The layers from top to bottom. The parts on one line do not import each other. */
 const LAYERS: RegExp[][] = [
   [/^main\.ts$/],
   [/^commands\//],
@@ -70,47 +70,47 @@ function layerOf(file: string): number {
   return layer;
 }
 
-/** Files that import `to`, types left out unless asked for. */
+/** Files that import `to`. Imports of types count only with `types`. */
 function importers(to: RegExp, options: { types: boolean }): string[] {
   const found = imports.filter((entry) => to.test(entry.to) && (options.types || !entry.typeOnly));
   return [...new Set(found.map(({ from }) => from))].sort();
 }
 
 describe("the source", () => {
-  it("is read by this test", () => {
+  it("the architecture test reads the source files and finds their imports", () => {
     expect(files.length).toBeGreaterThan(60);
     expect(imports.length).toBeGreaterThan(200);
     expect(importers(/^node:/, { types: false }).length).toBeGreaterThan(20);
   });
 
-  it("imports downward only", () => {
+  it("the source imports downward only", () => {
     const known = new Set(files);
     const upward = imports
       .filter(({ to }) => known.has(to))
       .filter(({ from, to }) => {
         const [above, below] = [layerOf(from), layerOf(to)];
         if (above !== below) return above > below;
-        // Within a layer: within one folder.
+        // Within a layer, files import each other only within one folder.
         return dirname(from).split("/")[0] !== dirname(to).split("/")[0];
       })
       .map(({ from, to }) => `${from} imports ${to}`);
     expect(upward).toEqual([]);
   });
 
-  it("imports what is there", () => {
+  it("the source imports only files that exist", () => {
     const known = new Set(files);
     const lost = imports.filter(({ to }) => to.endsWith(".ts") && !known.has(to));
     expect(lost).toEqual([]);
   });
 
-  it("has oclif, colours and tables in the command line alone", () => {
+  it("only the command line imports oclif, colours and tables", () => {
     for (const file of importers(/^(@oclif\/core|chalk|cli-table3|fastest-levenshtein)/, { types: true })) {
       expect(file).toMatch(/^(main\.ts$|cli\/|commands\/|config\/keys\.ts$)/);
     }
     expect(importers(/^(@oclif\/core|chalk|cli-table3)/, { types: true }).length).toBeGreaterThan(5);
   });
 
-  it("loads the Copilot SDK in one place, and knows its types in few", () => {
+  it("only one file loads the Copilot SDK, and only a few parts import its types", () => {
     expect(importers(/^@github\/copilot-sdk/, { types: false })).toEqual(["runtime/client/connect.ts"]);
     for (const file of importers(/^@github\/copilot-sdk/, { types: true })) {
       expect(file).toMatch(
@@ -119,7 +119,7 @@ describe("the source", () => {
     }
   });
 
-  it("reads the tables of methods and settings through the protocol of a client or a server alone", () => {
+  it("only the protocols of clients and servers import the tables of methods and settings", () => {
     for (const table of [/^gateway\/methods\.ts$/, /^gateway\/settings\.ts$/])
       expect(importers(table, { types: false })).toEqual(["gateway/protocols.ts"]);
     expect(importers(/^gateway\/refused-methods\.ts$/, { types: false })).toEqual([
@@ -128,14 +128,14 @@ describe("the source", () => {
     ]);
   });
 
-  it("has each other dependency in its home", () => {
+  it("each other dependency is imported only by the parts that need it", () => {
     expect(importers(/^valibot$/, { types: true }).every((file) => file.startsWith("config/"))).toBe(true);
     expect(importers(/^proper-lockfile$/, { types: true })).toEqual(["store/file/polite-lock.ts"]);
     expect(importers(/^prom-client$/, { types: true })).toEqual(["serve/metrics.ts"]);
     for (const file of importers(/^ioredis$/, { types: true })) expect(file).toMatch(/^store\/redis\//);
     expect(importers(/^ioredis$/, { types: false })).toEqual(["store/redis/link.ts"]);
     for (const file of importers(/^(kubernetes-models\/|yaml$)/, { types: true })) expect(file).toMatch(/^deploy\//);
-    // A development dependency: only its types are used here, and the tests validate against its schemas.
+    // This is a development dependency. The source uses only its types, and the tests validate against its schemas.
     expect(importers(/^kubernetes-models\//, { types: false })).toEqual([]);
     expect(importers(/^parse-duration$/, { types: true })).toEqual(["config/duration.ts"]);
     for (const file of importers(/^execa$/, { types: true }))
@@ -144,7 +144,7 @@ describe("the source", () => {
       expect(file).toMatch(/^(runtime\/|cli\/run-under-lease\.ts$)/);
   });
 
-  it("ends the process, and prints, in the command line alone", () => {
+  it("only the command line ends the process and prints", () => {
     const using = (pattern: RegExp) => files.filter((file) => pattern.test(readFileSync(join(SRC, file), "utf8")));
     for (const file of using(/process\.exit\(/)) expect(file).toMatch(/^(main\.ts$|cli\/)/);
     for (const file of using(/console\.\w+\(|process\.std(out|err)\.write\(/)) {
@@ -153,7 +153,7 @@ describe("the source", () => {
     for (const file of using(/process\.exitCode\s*=/)) expect(file).toMatch(/^(main\.ts$|cli\/|commands\/)/);
   });
 
-  it("keeps commands short", () => {
+  it("no file of a command has more than 80 lines", () => {
     for (const file of files.filter((name) => name.startsWith("commands/"))) {
       expect(readFileSync(join(SRC, file), "utf8").split("\n").length, file).toBeLessThanOrEqual(80);
     }

@@ -19,7 +19,7 @@ const sources = readdirSync(join(ROOT, "src"), { recursive: true, encoding: "utf
 const start = readFileSync(join(ROOT, "bin", "run.js"), "utf8");
 const used = new Set([...sources, start].flatMap(codesIn));
 
-/** docs/errors.md, as the table gives it. */
+/** Renders docs/errors.md from the table. */
 function errorsDocument(): string {
   const sections = Object.entries(ERRORS)
     .sort(([a], [b]) => (a < b ? -1 : 1))
@@ -53,23 +53,23 @@ function errorsDocument(): string {
   ].join("\n");
 }
 
-describe("the catalogue of errors", () => {
-  it("names each FLEET_<NOUN>_<STATE>, with an exit code of the contract", () => {
+describe("the table of errors", () => {
+  it("the table of errors names each code FLEET_<NOUN>_<STATE>, with an exit code of the contract", () => {
     for (const [code, { exit }] of Object.entries(ERRORS)) {
       expect(code).toMatch(/^FLEET_[A-Z]+(_[A-Z]+)*$/);
       expect([1, 2, 3, 4, 5, 6, 7, 8], code).toContain(exit);
     }
   });
 
-  it("has every code that is used, and uses every code that it has", () => {
+  it("the table of errors has exactly the codes that the source uses", () => {
     expect(used.size).toBeGreaterThan(25);
-    // Names of this shape that are no codes: exported constants.
+    // Exported constants whose names look like codes.
     const constants = new Set(["FLEET_VARIABLE"]);
     expect([...used].filter((code) => !(code in ERRORS) && !constants.has(code))).toEqual([]);
     expect(Object.keys(ERRORS).filter((code) => !used.has(code))).toEqual([]);
   });
 
-  it("has an HTTP status, a sentence, causes and next steps for each code", () => {
+  it("the table of errors has an HTTP status, a sentence, causes and next steps for each code", () => {
     for (const [code, { httpStatus, title, causes, fixes }] of Object.entries(ERRORS)) {
       expect([401, 403, 404, 409, 422, 429, 500, 502, 503, 504], code).toContain(httpStatus);
       expect(title, code).toMatch(/^\S.*\.$/);
@@ -79,29 +79,29 @@ describe("the catalogue of errors", () => {
     }
   });
 
-  it("is the source of docs/errors.md", async () => {
+  it("the table of errors is the source of docs/errors.md", async () => {
     await expect(errorsDocument()).toMatchFileSnapshot("../docs/errors.md");
   });
 
-  it("names an option as a program sets it, and in any other way on request", () => {
+  it("a FleetError names an option as a program sets it, and in any other way on request", () => {
     const suggestions = [`Wait longer: ${option("wait", "5m")}`];
     const error = new FleetError("FLEET_USAGE_INVALID", `${option("ttl")} is ${quote("x")}`, { suggestions });
     expect(error).toMatchObject({ message: 'ttl is "x"', suggestions: ['Wait longer: wait: "5m"'] });
     const described = error.describe((name, value) => `--${name}${value === "" ? "" : ` ${value}`}`);
     expect(described).toEqual({ message: '--ttl is "x"', suggestions: ["Wait longer: --wait 5m"] });
-    // As another host passes it on: the host that asked chooses the words.
+    // Another host passes an error on like this, and the host that asked chooses how options are named.
     const { message, suggestions: marked } = error.describe(option);
     const passedOn = new FleetError(error.code, message, { suggestions: marked });
     expect(passedOn.describe((name) => name.toUpperCase())).toMatchObject({ message: 'TTL is "x"' });
     expect(passedOn.message).toBe(error.message);
   });
 
-  it("takes nothing that was quoted for an option", () => {
+  it("a FleetError does not take a quoted text for an option", () => {
     const error = new FleetError("FLEET_USAGE_INVALID", `${quote(option("wait", "5m"))} is not a user id`);
     expect(error.describe(() => "FORGED").message).not.toContain("FORGED");
   });
 
-  it("gives the command its exit code, and keeps the cause", () => {
+  it("a FleetError has the exit code of its error code, and keeps the cause", () => {
     const cause = new Error("underneath");
     const error = new FleetError("FLEET_SESSION_NOT_FOUND", "not there", { cause, suggestions: ["look"] });
     expect(error).toMatchObject({ exit: 4, suggestions: ["look"], cause, name: "FleetError" });
@@ -117,14 +117,14 @@ describe("the catalogue of errors", () => {
 });
 
 describe("quote", () => {
-  it("lets nothing through that a terminal or a log would act on, and stays short", () => {
+  it("quote lets nothing through that a terminal or a log would act on, and stays short", () => {
     fc.assert(
       fc.property(fc.string({ unit: "binary", maxLength: 200 }), (value) => {
         const quoted = quote(value);
         expect(quoted).toMatch(/^"[\s\S]*"$/);
         expect(quoted).not.toMatch(RAW);
         expect(quoted).not.toMatch(/[\n\t]/);
-        // A quotation mark inside never ends it.
+        // A quotation mark inside never ends the quoted text.
         expect(quoted.slice(1, -1).replace(/\\./gs, "")).not.toContain('"');
       }),
     );
@@ -138,7 +138,7 @@ describe("quote", () => {
     [12, '"12"'],
     [null, '"null"'],
     [undefined, '"undefined"'],
-  ])("%j", (value, quoted) => {
+  ])("quote makes %j into %s", (value, quoted) => {
     expect(quote(value)).toBe(quoted);
   });
 });

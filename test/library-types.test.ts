@@ -2,13 +2,13 @@ import { fileURLToPath } from "node:url";
 import ts from "typescript";
 import { expect, it } from "vitest";
 
-/** A program that uses the library can name every type that it meets: each is exported beside what uses it. */
+/** A program that uses the library can name every type of a public signature, because the index exports each of them. */
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const SRC = fileURLToPath(new URL("../src/", import.meta.url));
 const INDEX = `${SRC}index.ts`;
 
-/** The names in public signatures that the index does not export, each with where it is used. */
+/** The names in public signatures that the index does not export, each with the export that uses it. */
 function unexported(): string[] {
   const path = ts.findConfigFile(ROOT, ts.sys.fileExists, "tsconfig.json") ?? "";
   const { options } = ts.parseJsonConfigFileContent(ts.readConfigFile(path, ts.sys.readFile).config, ts.sys, ROOT);
@@ -21,7 +21,7 @@ function unexported(): string[] {
   if (module === undefined) throw new Error("the index exports nothing");
   const exports = checker.getExportsOfModule(module);
   const exported = new Set(exports.map(resolved));
-  // A class that is exported as a type alone is never called.
+  // A program cannot construct a class that is exported only as a type.
   const constructible = new Set(exports.filter((symbol) => !isTypeOnly(symbol)).map(resolved));
   const missing = new Set<string>();
 
@@ -42,14 +42,14 @@ function unexported(): string[] {
   };
   for (const symbol of exported) {
     for (const declaration of symbol.declarations ?? []) {
-      // How a type is made up does not matter to those who name it.
+      // A program that names a type alias does not need to name the types in its definition.
       if (!ts.isTypeAliasDeclaration(declaration)) visit(declaration, symbol.name);
     }
   }
   return [...missing].sort();
 }
 
-/** What is called on the class itself. */
+/** Whether a program calls the node on the class itself: a constructor or a static method. */
 function isOfClass(node: ts.Node): boolean {
   if (ts.isConstructorDeclaration(node)) return true;
   const modifiers = ts.isMethodDeclaration(node) ? ts.getModifiers(node) : undefined;

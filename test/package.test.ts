@@ -22,7 +22,7 @@ const manifest = JSON.parse(read("package.json")) as Package;
 const locked = (JSON.parse(read("package-lock.json")) as { packages: Record<string, LockedPackage> }).packages;
 
 describe("the published package", () => {
-  it("holds every file that its README and its docs link to", () => {
+  it("the published package holds every file that its README and its docs link to", () => {
     const listing = execFileSync("npm", ["pack", "--dry-run", "--json", "--ignore-scripts"], { cwd: root });
     const [{ files }] = JSON.parse(listing.toString()) as [{ files: { path: string }[] }];
     const paths = files.map(({ path }) => path);
@@ -38,17 +38,17 @@ describe("the published package", () => {
     expect(missing).toEqual([]);
   });
 
-  it("names Linux as the only operating system", () => {
+  it("the published package names Linux as the only operating system", () => {
     expect(manifest.os).toEqual(["linux"]);
   });
 
-  it("needs no Kubernetes schemas at run time", () => {
+  it("the published package needs no Kubernetes schemas at run time", () => {
     expect(Object.keys(manifest.dependencies)).not.toContain("kubernetes-models");
   });
 });
 
 describe("the lock file", () => {
-  it("names each package of every platform with the platform that it is for", () => {
+  it("the lock file names each package of every platform with the platform that it is for", () => {
     const optional = Object.values(locked).flatMap(({ optionalDependencies = {} }) =>
       Object.entries(optionalDependencies),
     );
@@ -61,7 +61,7 @@ describe("the lock file", () => {
     }
   });
 
-  it("is complete for npm ci", () => {
+  it("the lock file is complete for npm ci", () => {
     const folder = mkdtempSync(join(tmpdir(), "copilotfleet-ci-"));
     onTestFinished(() => rmSync(folder, { recursive: true }));
     for (const file of ["package.json", "package-lock.json"]) copyFileSync(join(root, file), join(folder, file));

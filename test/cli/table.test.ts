@@ -16,19 +16,19 @@ function headings(width: number): string[] {
 }
 
 describe("a table", () => {
-  it("keeps all columns whole where it fits, and cuts ids before it leaves out a column", () => {
+  it("a table keeps all columns whole if it fits, and cuts ids before it leaves out a column", () => {
     expect(renderTable(COLUMNS, [ROW], 55)).toContain("a".repeat(30));
     expect(headings(54)).toEqual(["ID", "FIRST", "LAST", "STATE"]);
     expect(renderTable(COLUMNS, [ROW], 54)).toContain(`${"a".repeat(14)}…${"a".repeat(14)}`);
   });
 
-  it("leaves out the columns of the lowest priority first, and cuts ids further when none is left to leave out", () => {
+  it("a table leaves out the columns of the lowest priority first, and only then cuts ids further", () => {
     expect(headings(44)).toEqual(["ID", "FIRST", "STATE"]);
     expect(headings(36)).toEqual(["ID", "STATE"]);
     expect(renderTable(COLUMNS, [ROW], 18)).toBe("ID           STATE\naaaaa…aaaa   ready");
   });
 
-  it.each([60, 37, 25, 16])("has no line above %i columns, whatever is in it", (width) => {
+  it.each([60, 37, 25, 16])("a table has no line above %i columns, whatever is in it", (width) => {
     const rows = ["x", "李".repeat(40), "é".repeat(40), "👩‍👩‍👧".repeat(20), "ä".repeat(128)].map((id) => [
       ...[id, "second", "third", "ready"],
     ]);
@@ -46,7 +46,7 @@ describe("a shortened text", () => {
     ["abcdefghij", 4, "end", "abc…"],
     ["李雷韩梅梅", 7, "middle", "李雷…梅"],
     ["李雷韩梅梅", 4, "end", "李…"],
-  ] as const)("of %s in %i columns, cut in the %s, is %s", (text, width, cut, short) => {
+  ] as const)("shorten makes %s in %i columns, cut at the %s, into %s", (text, width, cut, short) => {
     expect(shorten(text, width, cut)).toBe(short);
   });
 });
@@ -62,7 +62,7 @@ describe("a live view", () => {
   };
   const screen = { rows: 10, columns: 60 };
 
-  it("fills the screen, and names the keys and how far it was scrolled", () => {
+  it("a live view fills the screen, and shows the keys and how far it was scrolled", () => {
     const { lines } = layOut(view, 0, screen);
     expect(lines).toEqual([
       ...["closed", "HOST", "h1", "", "SERVER", "s0", "s1", "s2", "sum"],
@@ -70,19 +70,19 @@ describe("a live view", () => {
     ]);
   });
 
-  it("keeps the heading of the section that is at the top", () => {
+  it("a live view keeps the heading of the section that is at the top", () => {
     expect(layOut(view, 9, screen).lines.slice(1, 4)).toEqual(["SERVER", "s6", "s7"]);
     expect(layOut(view, 1, screen).lines.slice(1, 4)).toEqual(["HOST", "", "SERVER"]);
   });
 
-  it("does not scroll past its ends", () => {
+  it("a live view does not scroll past its ends", () => {
     expect(layOut(view, -5, screen).offset).toBe(0);
     const end = layOut(view, 1_000, screen);
     expect(end.offset).toBe(17);
     expect(end.lines.slice(-3)).toEqual(["s19", "sum", "q: quit   ↑ ↓ PgUp PgDn: scroll   24 of 24 lines"]);
   });
 
-  it("cuts what is too long for a line", () => {
+  it("a live view cuts a text that is too long for a line", () => {
     const long = { above: ["x".repeat(100)], sections: [], below: [] };
     expect(layOut(long, 0, { rows: 10, columns: 20 }).lines[0]).toBe(`${"x".repeat(19)}…`);
   });

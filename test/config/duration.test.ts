@@ -17,7 +17,7 @@ describe("parseDuration", () => {
     ["2w", 1_209_600_000],
     ["3650d", LONGEST_MS],
     ["1.1h", 3_960_000],
-  ])("reads %s", (text, ms) => {
+  ])("parseDuration reads %s", (text, ms) => {
     expect(parseDuration(text, { name: "--ttl" })).toBe(ms);
   });
 
@@ -50,7 +50,7 @@ describe("parseDuration", () => {
     `${"9".repeat(400)}s`,
     "٥m",
     "5m\u202e",
-  ])("refuses %j", (text) => {
+  ])("parseDuration refuses %j", (text) => {
     const error = refusalOf(() => parseDuration(text, { name: "--ttl" }));
     expect(error).toMatchObject({ code: "FLEET_DURATION_INVALID", exit: 2 });
     expect(error.message).toBe(
@@ -59,13 +59,13 @@ describe("parseDuration", () => {
     expect(error.suggestions).not.toEqual([]);
   });
 
-  it("refuses what a timer cannot wait for, where a timer waits", () => {
+  it("parseDuration refuses a duration above the given maximum, such as the longest that a timer can wait", () => {
     const error = refusalOf(() => parseDuration("25d", { name: "health.interval", maxMs: LONGEST_TIMER_MS }));
     expect(error.message).toContain("at most 24d");
     expect(LONGEST_TIMER_MS).toBeLessThan(2 ** 31);
   });
 
-  it("reads the sum of whatever is composed of its units", () => {
+  it("parseDuration reads any sequence of amounts with units as their sum", () => {
     const part = fc.tuple(
       fc.integer({ min: 0, max: 400 }),
       fc.constantFrom(...(Object.keys(UNITS) as (keyof typeof UNITS)[])),
@@ -80,7 +80,7 @@ describe("parseDuration", () => {
     );
   });
 
-  it("gives whole milliseconds in range or refuses, whatever the text", () => {
+  it("parseDuration gives whole milliseconds within the limits or refuses, whatever the text", () => {
     const text = fc.oneof(fc.string({ unit: "binary" }), fc.string({ unit: fc.constantFrom(..."0159.-+e mshdw ") }));
     fc.assert(
       fc.property(text, (given) => {

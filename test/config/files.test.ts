@@ -5,7 +5,7 @@ import { describe, expect, it } from "vitest";
 import type { PartialConfig } from "../../src/config/load.js";
 import { Folder } from "./folder.js";
 
-describe("files that cannot be used", () => {
+describe("configuration files that cannot be used", () => {
   it.each([
     ["malformed", '{\n  "session": {,}\n}', "line 2, column 15"],
     ["empty", "", "line 1, column 1"],
@@ -13,7 +13,7 @@ describe("files that cannot be used", () => {
     ["not an object", "[]", "the configuration"],
     ["null", "null", "the configuration"],
     ["larger than 1 MB", `"${"x".repeat(1024 * 1024)}"`, "1048576"],
-  ])("%s", async (_, content, part) => {
+  ])("a configuration file (%s) is refused with its path and the fault", async (_, content, part) => {
     await using folder = new Folder();
     folder.write(folder.projectFile, content);
     const error = folder.refusal();
@@ -23,7 +23,7 @@ describe("files that cannot be used", () => {
     expect(error.message).toContain("allowed");
   });
 
-  it("a folder, and a named pipe that nobody writes", async () => {
+  it("a configuration file that is a folder or a named pipe without a writer is refused", async () => {
     await using folder = new Folder();
     mkdirSync(folder.projectFile);
     expect(folder.refusal().message).toContain("is not a regular file");
@@ -32,14 +32,14 @@ describe("files that cannot be used", () => {
     expect(folder.refusal({ cwd: folder.home }).message).toContain("is not a regular file");
   });
 
-  it("one that anybody can write", async () => {
+  it("a configuration file that anybody can write is refused", async () => {
     await using folder = new Folder();
     folder.write(folder.projectFile, {});
     chmodSync(folder.projectFile, 0o666);
     expect(folder.refusal().suggestions).toEqual([`chmod o-w ${folder.projectFile}`]);
   });
 
-  it.runIf(process.geteuid?.() === 0)("one of another user", async () => {
+  it.runIf(process.geteuid?.() === 0)("a configuration file that belongs to another user is refused", async () => {
     await using folder = new Folder();
     folder.write(folder.projectFile, {});
     expect(() => folder.load({ uid: 1000 })).not.toThrow();
@@ -47,7 +47,7 @@ describe("files that cannot be used", () => {
     expect(folder.refusal({ uid: 1000 }).message).toContain("belongs to another user (uid 1001)");
   });
 
-  it("escapes a path that would write into the terminal", async () => {
+  it("the error for a configuration file escapes control characters in its path", async () => {
     await using folder = new Folder();
     const cwd = join(folder.root, "\u001b[31mred");
     folder.write(join(cwd, ".copilotfleet.json"), "{");
@@ -63,7 +63,7 @@ describe("unknown keys", () => {
     [{ session: { infinite: { enable: true } } }, "session.infinite.enable", ["session.infinite.enabled"]],
     [{ maxactive: 3 }, "maxactive", ["session.maxActive"]],
     [{ provider: { type: "openai", apiKey: "sk-canary" } }, "provider.apiKey", ["provider.apiKeyEnv"]],
-  ])("%j", async (content, name, nearest) => {
+  ])("the unknown key in %j is refused with the nearest keys", async (content, name, nearest) => {
     await using folder = new Folder();
     folder.write(folder.projectFile, content);
     const error = folder.refusal();
@@ -73,7 +73,7 @@ describe("unknown keys", () => {
     for (const known of nearest) expect(error.suggestions[0]).toContain(`"${known}"`);
   });
 
-  it("says how to give a key, and never shows one", async () => {
+  it("the error for provider.apiKey explains how to give a key, and does not show the key", async () => {
     await using folder = new Folder();
     folder.write(folder.projectFile, { provider: { type: "openai", apiKey: "sk-canary" } });
     const error = folder.refusal();
@@ -81,7 +81,7 @@ describe("unknown keys", () => {
     expect(JSON.stringify([error.message, error.suggestions, error.stack])).not.toContain("canary");
   });
 
-  it.each(["__proto__", "constructor", "prototype", "toString"])("%s pollutes nothing", async (name) => {
+  it.each(["__proto__", "constructor", "prototype", "toString"])("%s as a key pollutes no prototype", async (name) => {
     await using folder = new Folder();
     for (const text of [`{"${name}": {"polluted": 1}}`, `{"session": {"${name}": {"polluted": 1}}}`]) {
       folder.write(folder.projectFile, text);
@@ -90,7 +90,7 @@ describe("unknown keys", () => {
     }
   });
 
-  it("names the option it came from", async () => {
+  it("the error for an unknown key in an option names the option", async () => {
     await using folder = new Folder();
     const flags = { nonsense: 1 } as unknown as PartialConfig;
     expect(folder.refusal({ flags }).message).toContain("the option config.nonsense");

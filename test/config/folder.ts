@@ -5,7 +5,7 @@ import { dirname, join } from "node:path";
 import { type LoadedConfig, type LoadOptions, loadConfig } from "../../src/config/load.js";
 import { FleetError } from "../../src/errors.js";
 
-/** A private world to load a configuration in: a home, and a working folder three levels below a project. */
+/** A temporary folder to load a configuration in. It has a home, and a working folder three levels below a project. */
 export class Folder implements AsyncDisposable {
   readonly root = realpathSync(mkdtempSync(join(tmpdir(), "fleet-config-")));
   readonly home = join(this.root, "home");
@@ -19,7 +19,7 @@ export class Folder implements AsyncDisposable {
     mkdirSync(this.home);
   }
 
-  /** Writes a file; anything but a text is written as JSON. */
+  /** Writes a file. Content that is not a string is written as JSON. */
   write(path: string, content: unknown): void {
     mkdirSync(dirname(path), { recursive: true });
     writeFileSync(path, typeof content === "string" ? content : JSON.stringify(content), { mode: 0o644 });
@@ -30,7 +30,7 @@ export class Folder implements AsyncDisposable {
     return loadConfig({ cwd: this.cwd, home: this.home, ...options, env });
   }
 
-  /** What loading is refused with. */
+  /** Loads the configuration, which must be refused, and returns the error. */
   refusal(options: LoadOptions = {}): FleetError {
     return refusalOf(() => this.load(options));
   }
@@ -40,7 +40,7 @@ export class Folder implements AsyncDisposable {
   }
 }
 
-/** The FleetError that `act` throws; anything else fails the test. */
+/** Returns the FleetError that `act` throws. Any other outcome fails the test. */
 export function refusalOf(act: () => unknown): FleetError {
   let result: unknown;
   try {

@@ -20,11 +20,11 @@ describe("locateJsonFault", () => {
     ['{"a": 010}', 1, 7, "expected a value"],
     ['{"a": "x\ny"}', 1, 7, "expected a value"],
     ["{} {}", 1, 4, "nothing may follow the end"],
-  ])("%j", (text, line, column, reason) => {
+  ])("locateJsonFault finds line, column and reason in %j", (text, line, column, reason) => {
     expect(locateJsonFault(text)).toEqual({ line, column, reason });
   });
 
-  it("finds a fault at or before the place where valid JSON was broken off, and ends", () => {
+  it("locateJsonFault finds a fault at or before the place where valid JSON was cut off", () => {
     fc.assert(
       fc.property(fc.json(), fc.nat(), (json, cut) => {
         const text = `[${json}]`;

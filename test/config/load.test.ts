@@ -11,7 +11,7 @@ import { Folder } from "./folder.js";
 const EXAMPLE = fileURLToPath(new URL("../../.copilotfleet.example.json", import.meta.url));
 
 describe("defaults", () => {
-  it("are those of the public contract", async () => {
+  it("the defaults of the configuration are those of the public contract", async () => {
     await using folder = new Folder();
     expect(folder.load()).toEqual({
       given: new Map(),
@@ -70,12 +70,12 @@ describe("defaults", () => {
     });
   });
 
-  it("equal the example, which names every key", async () => {
+  it("the example file names every key, and its values equal the defaults", async () => {
     await using folder = new Folder();
     const text = readFileSync(EXAMPLE, "utf8");
     const defaults = folder.load().config;
     const { provider, ...rest } = folder.load({ configFile: EXAMPLE }).config;
-    // Its provider brings a default model.
+    // The provider of the example brings a default model.
     expect({ ...rest, provider: null }).toEqual({ ...defaults, session: { ...defaults.session, model: "gpt-5" } });
     expect(provider).toEqual({
       type: "openai",
@@ -90,7 +90,7 @@ describe("defaults", () => {
     }
   });
 
-  it("name no model for GitHub's own models, and gpt-5 for a provider", async () => {
+  it("the default model is null for GitHub's own models, and gpt-5 for a provider", async () => {
     await using folder = new Folder();
     const model = (flags: PartialConfig) => folder.load({ flags }).config.session.model;
     const provider = { type: "echo" } as const;
@@ -101,14 +101,14 @@ describe("defaults", () => {
     expect(model({ session: { model: "of-flag" } })).toBe("of-flag");
   });
 
-  it("fit the health deadline to a faster interval", async () => {
+  it("the default health.timeout is shortened to a shorter health.interval", async () => {
     await using folder = new Folder();
     expect(folder.load({ flags: { health: { interval: "200ms" } } }).config.health.timeoutMs).toBe(200);
   });
 });
 
 describe("precedence", () => {
-  it("is flag, variable, project file, user's file, default", async () => {
+  it("flags take precedence over variables, the project file, the user's file and defaults, in this order", async () => {
     await using folder = new Folder();
     const sources = {
       user: (value: string) => folder.write(folder.userFile, { session: { model: value } }),
@@ -127,7 +127,7 @@ describe("precedence", () => {
     expect(folder.load().sources).toEqual([folder.projectFile, folder.userFile]);
   });
 
-  it("holds for each key by itself, whoever sets which", async () => {
+  it("the precedence of sources applies to each key separately, whatever source sets which keys", async () => {
     await using folder = new Folder();
     const part = fc.record(
       {
@@ -158,14 +158,14 @@ describe("precedence", () => {
     );
   });
 
-  it("takes the nearest project file, and that one alone", async () => {
+  it("only the nearest project file is read", async () => {
     await using folder = new Folder();
     folder.write(folder.projectFile, { session: { model: "far", maxActive: 7 } });
     folder.write(join(folder.project, "a", "b", ".copilotfleet.json"), { session: { model: "near" } });
     expect(folder.load().config.session).toMatchObject({ model: "near", maxActive: 50 });
   });
 
-  it("replaces a provider of another type whole, and merges one of the same", async () => {
+  it("a provider of another type replaces the earlier provider, and one of the same type is merged", async () => {
     await using folder = new Folder();
     folder.write(folder.userFile, {
       provider: { type: "openai", baseUrl: "https://a.example/v1", apiKeyEnv: "A_KEY" },
@@ -187,14 +187,14 @@ describe("precedence", () => {
     expect(folder.load({ flags: { provider: null } }).config.provider).toBeNull();
   });
 
-  it("lets a way to get tokens replace the others", async () => {
+  it("a way to get GitHub tokens replaces the other ways from sources of lower precedence", async () => {
     await using folder = new Folder();
     folder.write(folder.userFile, { auth: { githubTokenEnv: "GH_{user}" } });
     const auth = folder.load({ env: { COPILOTFLEET_AUTH_GITHUB_TOKEN_FILE: "/t/{user}" } }).config.auth;
     expect(auth).toEqual({ githubTokenEnv: null, githubTokenFile: "/t/{user}", githubTokenCommand: null });
   });
 
-  it("counts a file's relative paths from that file, and a variable's from the working folder", async () => {
+  it("relative paths in a file start at that file, and those in a variable at the working folder", async () => {
     await using folder = new Folder();
     folder.write(folder.projectFile, { runtime: { path: "./bin/copilot" }, auth: { githubTokenFile: "~/t" } });
     const { runtime, auth } = folder.load({ configFile: folder.projectFile }).config;
@@ -208,7 +208,7 @@ describe("precedence", () => {
 });
 
 describe("environment", () => {
-  it("has a variable for each key", async () => {
+  it("environment variables set keys of every kind", async () => {
     await using folder = new Folder();
     const { config } = folder.load({
       env: {
@@ -238,7 +238,7 @@ describe("environment", () => {
     });
   });
 
-  it("starts beside a Kubernetes Service of its own name, and names what looks like a slip", async () => {
+  it("variables of a Kubernetes Service called copilotfleet are ignored, and a misspelled variable is named", async () => {
     await using folder = new Folder();
     const env = {
       COPILOTFLEET_SERVICE_HOST: "10.0.0.1",
@@ -257,7 +257,7 @@ describe("environment", () => {
     expect(unknownVariables(env)).toEqual([{ name: "COPILOTFLEET_SESION_TTL", nearest: "COPILOTFLEET_SESSION_TTL" }]);
   });
 
-  it("gives no two keys one variable, and none a name that Kubernetes makes up", () => {
+  it("each key has a variable of its own, and none has a name that Kubernetes generates", () => {
     const names = [...keysBelow(keyTree())].map((key) => key.variable);
     expect(new Set(names).size).toBe(names.length);
     expect(names.filter((name) => /_SERVICE_(HOST|PORT)|_PORT(_|$)/.test(name))).toEqual([]);

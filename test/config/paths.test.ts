@@ -22,11 +22,11 @@ describe("stateRoot", () => {
     ["a relative COPILOTFLEET_HOME", { COPILOTFLEET_HOME: "fleet" }, linux, "/work/fleet"],
     ["HOME", { HOME: "/h" }, { platform: "linux" as const }, "/h/.local/state/copilotfleet"],
     ["no HOME at all", {}, { platform: "linux" as const }, `${homedir()}/.local/state/copilotfleet`],
-  ])("follows %s", (_, env, options, expected) => {
+  ])("stateRoot follows %s", (_, env, options, expected) => {
     expect(stateRoot(env, options)).toBe(expected);
   });
 
-  it.each(["", "  "])("refuses an empty COPILOTFLEET_HOME (%j)", (value) => {
+  it.each(["", "  "])("stateRoot refuses an empty COPILOTFLEET_HOME (%j)", (value) => {
     const error = refusalOf(() => stateRoot({ COPILOTFLEET_HOME: value }, linux));
     expect(error).toMatchObject({ code: "FLEET_CONFIG_INVALID", exit: 3 });
     expect(error.message).toContain(`COPILOTFLEET_HOME is "${value}": allowed is`);
@@ -38,7 +38,7 @@ describe("userConfigFile", () => {
     [{}, linux, "/home/ann/.config/copilotfleet/config.json"],
     [{ XDG_CONFIG_HOME: "/etc/ann" }, linux, "/etc/ann/copilotfleet/config.json"],
     [{}, macos, "/Users/ann/Library/Application Support/copilotfleet/config.json"],
-  ])("%j", (env, options, expected) => {
+  ])("userConfigFile for the environment %j on %j is %s", (env, options, expected) => {
     expect(userConfigFile(env, options)).toBe(expected);
   });
 });

@@ -7,11 +7,11 @@ describe("a Redis URL", () => {
     ["redis://h:1/", { host: "h", port: 1, tls: false, db: 0, fleet: "db0" }],
     ["rediss://[::1]:7/15", { host: "::1", port: 7, tls: true, db: 15, fleet: "db15" }],
     ["redis://h/2?fleet=blue-1", { host: "h", port: 6379, tls: false, db: 2, fleet: "blue-1" }],
-  ])("%s", (text, parts) => {
+  ])("readRedisUrl reads %s", (text, parts) => {
     expect(readRedisUrl(text)).toEqual({ username: null, password: null, ...parts });
   });
 
-  it("has its secrets decoded, and never shows them", () => {
+  it("readRedisUrl decodes the user name and the password, and showRedisUrl leaves them out", () => {
     const url = readRedisUrl("redis://us%40er:p%2Fw%3A@h:1/3");
     expect(url).toMatchObject({ username: "us@er", password: "p/w:" });
     expect(url && showRedisUrl(url)).toBe("redis://h:1/3");
@@ -29,7 +29,7 @@ describe("a Redis URL", () => {
     "redis:///0",
     "redis://%@h",
     "redis://:%zz@h",
-  ])("refuses %s", (text) => {
+  ])("readRedisUrl refuses %s", (text) => {
     expect(readRedisUrl(text)).toBeNull();
   });
 
@@ -42,7 +42,7 @@ describe("a Redis URL", () => {
     ["localhost.example", false],
     ["10.0.0.1", false],
     ["[::2]", false],
-  ])("knows that %s is this host: %s", (host, expected) => {
+  ])("isLoopback for %s is %s", (host, expected) => {
     const url = readRedisUrl(`redis://${host}/0`);
     expect(url && isLoopback(url)).toBe(expected);
   });

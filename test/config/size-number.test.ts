@@ -12,7 +12,7 @@ describe("parseSize", () => {
     ["1gb", 1_073_741_824],
     ["1.5GB", 1_610_612_736],
     ["1024gb", 1_099_511_627_776],
-  ])("reads %s", (text, bytes) => {
+  ])("parseSize reads %s", (text, bytes) => {
     expect(parseSize(text, { name: "recycle.maxMemory" })).toBe(bytes);
   });
 
@@ -33,7 +33,7 @@ describe("parseSize", () => {
     "1025gb",
     "0.0001kb",
     "1gib",
-  ])("refuses %j", (text) => {
+  ])("parseSize refuses %j", (text) => {
     const error = refusalOf(() => parseSize(text, { name: "recycle.maxMemory" }));
     expect(error).toMatchObject({ code: "FLEET_SIZE_INVALID", exit: 2 });
     expect(error.message).toContain(
@@ -41,7 +41,7 @@ describe("parseSize", () => {
     );
   });
 
-  it("reads any whole number of units", () => {
+  it("parseSize reads any whole number of units", () => {
     fc.assert(
       fc.property(fc.integer({ min: 1, max: 1024 }), fc.constantFrom("kb", "mb", "gb"), (amount, unit) => {
         const factor = 1024 ** (["kb", "mb", "gb"].indexOf(unit) + 1);
@@ -56,12 +56,12 @@ describe("parsePort", () => {
     ["1", 1],
     ["4321", 4321],
     ["65535", 65_535],
-  ])("reads %s", (text, port) => {
+  ])("parsePort reads %s", (text, port) => {
     expect(parsePort(text, { name: "--port" })).toBe(port);
   });
 
   it.each(["abc", "", "0", "-1", "65536", "4321.5", "1e4", " 4321", "4321 ", "0x10", "04321", "4321\n", "Infinity"])(
-    "refuses %j",
+    "parsePort refuses %j",
     (text) => {
       const error = refusalOf(() => parsePort(text, { name: "--port" }));
       expect(error).toMatchObject({ code: "FLEET_PORT_INVALID", exit: 2 });
@@ -71,7 +71,7 @@ describe("parsePort", () => {
 });
 
 describe("parseCount", () => {
-  it("reads a count within its bounds and refuses one outside", () => {
+  it("parseCount reads a count within its bounds and refuses one outside of them", () => {
     expect(parseCount("3", { name: "--count", min: 1, max: 10 })).toBe(3);
     const error = refusalOf(() => parseCount("0", { name: "--count", min: 1, max: 10 }));
     expect(error).toMatchObject({ code: "FLEET_USAGE_INVALID", exit: 2 });

@@ -7,7 +7,7 @@ import { Fleet } from "../../src/fleet.js";
 import { listTrusted, readProjectFile, revokeTrust, trustFile } from "../../src/trust.js";
 import { Folder } from "./folder.js";
 
-/** Values that each guarded key allows, where the text "x" is not one of them. */
+/** Allowed values of those guarded keys that do not allow the text "x". */
 const VALUES: Record<string, unknown> = {
   isolation: "shared",
   "runtime.args": ["--x"],
@@ -36,16 +36,16 @@ function at(name: string, value: unknown): unknown {
 }
 
 describe("the keys of the configuration", () => {
-  it("each have a class that decides whether a project file may set them", () => {
+  it("each key of the configuration has a class that decides whether a project file may set it", () => {
     const settable = [...keysBelow(keyTree())].filter((key) => key.kind !== "section" || key.nullable);
     expect(Object.keys(KEY_CLASSES).sort()).toEqual(settable.map(({ name }) => name).sort());
   });
 
-  it("without a class count as guarded", () => {
+  it("a key without a class counts as guarded", () => {
     expect(guardedKeys(new Map([["new.key", { value: 1, origin: { from: "file", name: "f" } }]]))).toEqual(["new.key"]);
   });
 
-  it.each(guarded)("refuse %s from a project file that nobody trusts, and name it and the file", async (name) => {
+  it.each(guarded)("%s in a project file that nobody trusts is refused with the key and the file", async (name) => {
     await using folder = new Folder();
     const content = at(name, name in VALUES ? VALUES[name] : "x");
     folder.write(folder.projectFile, content);
@@ -55,7 +55,7 @@ describe("the keys of the configuration", () => {
     expect(error.suggestions).toContain(`copilotfleet trust ${folder.projectFile}`);
   });
 
-  it.each(open)("take %s from a project file that nobody trusts", (name) => {
+  it.each(open)("%s in a project file that nobody trusts is not guarded", (name) => {
     expect(guardedKeys(new Map([[name, { value: "x", origin: { from: "file", name: "f" } }]]))).toEqual([]);
   });
 
@@ -63,13 +63,13 @@ describe("the keys of the configuration", () => {
     ["provider.type", "echo"],
     ["session.approve", "none"],
     ["session.host", "none"],
-  ])("take %s from a project file that nobody trusts when its value is %j", async (name, value) => {
+  ])("%s in a project file that nobody trusts takes effect with the value %j", async (name, value) => {
     await using folder = new Folder();
     folder.write(folder.projectFile, at(name, value));
     expect(folder.load().sources).toEqual([folder.projectFile]);
   });
 
-  it("count from the user's own file, a variable, a flag, and a file that the user names", async () => {
+  it("guarded keys take effect from the user's own file, a variable, a flag, and a file that the user names", async () => {
     await using folder = new Folder();
     const pathOf = (options = {}) => folder.load(options).config.runtime.path;
     folder.write(folder.userFile, { runtime: { path: "/user" } });
@@ -83,7 +83,7 @@ describe("the keys of the configuration", () => {
     expect(folder.load({ configFile }).sources).toEqual([configFile, folder.userFile]);
   });
 
-  it("are refused when the file that the user names does not exist", async () => {
+  it("loading is refused when the configuration file that the user names does not exist", async () => {
     await using folder = new Folder();
     expect(folder.refusal({ configFile: "missing.json" })).toMatchObject({
       code: "FLEET_CONFIG_INVALID",
@@ -93,13 +93,13 @@ describe("the keys of the configuration", () => {
 });
 
 describe("a project file that the user trusts", () => {
-  /** A project with a guarded key, and the surroundings in which the user trusts it. */
+  /** Writes a project file with a guarded key, and returns the environment and folder in which the user trusts it. */
   function hostile(folder: Folder) {
     folder.write(folder.projectFile, { runtime: { path: "./x" }, session: { model: "m" } });
     return { env: { COPILOTFLEET_HOME: join(folder.root, "state"), HOME: folder.home }, cwd: folder.cwd };
   }
 
-  it("counts whole until its content changes", async () => {
+  it("all keys of a trusted project file take effect until its content changes", async () => {
     await using folder = new Folder();
     const where = hostile(folder);
     const file = readProjectFile(undefined, where);
@@ -116,7 +116,7 @@ describe("a project file that the user trusts", () => {
     expect(listTrusted(where)).toMatchObject([{ state: "changed" }]);
   });
 
-  it("is trusted as it was read, not as it is when the trust is recorded", async () => {
+  it("a project file is trusted with the content that was read, not with the content when trust is recorded", async () => {
     await using folder = new Folder();
     const where = hostile(folder);
     const file = readProjectFile(undefined, where);
@@ -125,7 +125,7 @@ describe("a project file that the user trusts", () => {
     expect(folder.refusal(where).code).toBe("FLEET_CONFIG_UNTRUSTED");
   });
 
-  it("is not trusted when the same content stands elsewhere, or is linked to from elsewhere", async () => {
+  it("a trusted project file is not trusted through a link in another folder", async () => {
     await using folder = new Folder();
     const where = hostile(folder);
     trustFile(readProjectFile(undefined, where), where);
@@ -135,7 +135,7 @@ describe("a project file that the user trusts", () => {
     expect(folder.refusal({ ...where, cwd: clone }).code).toBe("FLEET_CONFIG_UNTRUSTED");
   });
 
-  it("is trusted through a link to its folder, from which its relative paths count as before", async () => {
+  it("a trusted project file is trusted through a link to its folder, at which its relative paths then start", async () => {
     await using folder = new Folder();
     const where = hostile(folder);
     const link = join(folder.root, "link");
@@ -145,7 +145,7 @@ describe("a project file that the user trusts", () => {
     expect(folder.load({ ...where, cwd: link }).config.runtime.path).toBe(join(link, "x"));
   });
 
-  it("is trusted by this state folder alone, and only until that is revoked", async () => {
+  it("trust in a project file applies to one state folder, and only until it is revoked", async () => {
     await using folder = new Folder();
     const where = hostile(folder);
     trustFile(readProjectFile(undefined, where), where);
@@ -156,7 +156,7 @@ describe("a project file that the user trusts", () => {
     expect(folder.refusal(where).code).toBe("FLEET_CONFIG_UNTRUSTED");
   });
 
-  it("opens the fleet of the library, which refuses it otherwise", async () => {
+  it("Fleet.open refuses a project file unless the user trusts it or names it", async () => {
     await using folder = new Folder();
     const where = hostile(folder);
     await expect(Fleet.open(where)).rejects.toMatchObject({ code: "FLEET_CONFIG_UNTRUSTED", exit: 3 });

@@ -84,7 +84,7 @@ const VALUES: Record<string, unknown[]> = {
 const CASES = Object.entries(VALUES).flatMap(([name, values]) => values.map((value) => ({ name, value })));
 
 describe("a value that is not allowed", () => {
-  it.each(CASES)("$name: $value", async ({ name, value }) => {
+  it.each(CASES)("the value $value of $name is refused with what is allowed", async ({ name, value }) => {
     await using folder = new Folder();
     folder.write(folder.userFile, at(name, value));
     const error = folder.refusal();
@@ -98,7 +98,7 @@ describe("a value that is not allowed", () => {
     ["COPILOTFLEET_SESSION_TTL", "session.ttl", ["10", "null", ""]],
     ["COPILOTFLEET_SESSION_INFINITE_ENABLED", "session.infinite.enabled", ["yes", "1", "TRUE"]],
     ["COPILOTFLEET_PROVIDER", "provider", ["openai", ""]],
-  ])("%s names the variable and the key", async (variable, name, values) => {
+  ])("a value of %s that is not allowed is refused with the variable and the key", async (variable, name, values) => {
     await using folder = new Folder();
     for (const value of values) {
       const error = folder.refusal({ env: { [variable]: value } });
@@ -114,7 +114,7 @@ describe("a value that is not allowed", () => {
     ["FLEET_SIZE_INVALID", "recycle.maxMemory", "10"],
     ["FLEET_PORT_INVALID", "ports.from", 70_000],
     ["FLEET_USAGE_INVALID", "isolation", "both"],
-  ])("is a usage error when a flag gave it: %s", async (code, name, value) => {
+  ])("a value that is not allowed in a flag is the usage error %s", async (code, name, value) => {
     await using folder = new Folder();
     const error = folder.refusal({ flags: at(name, value) as PartialConfig, flagNames: { [name]: "--given" } });
     expect(error).toMatchObject({ code, exit: 2, suggestions: ["Correct --given"] });
@@ -127,7 +127,7 @@ describe("a value that is not allowed", () => {
     ["ports", [5000, 5999]],
     ["provider", "echo"],
     ["session.infinite", true],
-  ])("a section that is no object: %s = %j", async (name, value) => {
+  ])("the section %s is refused with the value %j, which is not an object", async (name, value) => {
     await using folder = new Folder();
     folder.write(folder.userFile, at(name, value));
     const error = folder.refusal();
@@ -135,7 +135,7 @@ describe("a value that is not allowed", () => {
     expect(error.message).toMatch(new RegExp(`^${name} in .*: allowed is an object`));
   });
 
-  it("that is nested too deep to be printed is refused all the same", async () => {
+  it("a value that is nested too deep to be printed is refused", async () => {
     await using folder = new Folder();
     folder.write(folder.userFile, `{"store": ${"[".repeat(100_000)}${"]".repeat(100_000)}}`);
     expect(folder.refusal().message).toContain("store in");
@@ -145,7 +145,7 @@ describe("a value that is not allowed", () => {
 describe("the folder that hosts share", () => {
   const STORE = { COPILOTFLEET_STORE: "redis://127.0.0.1:6379/0" };
 
-  it("is neither in the state folder nor around it", async () => {
+  it("storage.shared is refused when it is in the state folder or around it", async () => {
     await using folder = new Folder();
     const state = `${folder.home}/fleet/state`;
     const env = { ...STORE, COPILOTFLEET_HOME: state };
@@ -164,9 +164,9 @@ describe("the folder that hosts share", () => {
   });
 });
 
-describe("what the fleet keeps to itself", () => {
+describe("arguments and variables that the fleet keeps to itself", () => {
   it.each(["--headless", "--port", "--port=1", "--host=0.0.0.0", "--stdio", "--auth-token-env", "--no-auto-login", ""])(
-    "runtime.args with %j",
+    "runtime.args with %j is refused",
     async (arg) => {
       await using folder = new Folder();
       folder.write(folder.userFile, { runtime: { args: ["--log-level", arg] } });
@@ -175,7 +175,7 @@ describe("what the fleet keeps to itself", () => {
   );
 
   it.each(["COPILOT_CONNECTION_TOKEN", "COPILOT_HOME", "COPILOTFLEET_LAUNCH_ID", "A-B", "", "1A", "A=B"])(
-    "runtime.env with %j",
+    "runtime.env with %j is refused",
     async (name) => {
       await using folder = new Folder();
       folder.write(folder.userFile, { runtime: { env: [name] } });
@@ -183,7 +183,7 @@ describe("what the fleet keeps to itself", () => {
     },
   );
 
-  it("takes other arguments and variables", async () => {
+  it("runtime.args and runtime.env take other arguments and variables", async () => {
     await using folder = new Folder();
     folder.write(folder.userFile, { runtime: { args: ["--log-level", "debug"], env: ["NO_PROXY", "https_proxy"] } });
     expect(folder.load().config.runtime).toMatchObject({
@@ -203,7 +203,7 @@ describe("secrets", () => {
     ["provider.baseUrl", "https://user:canary@a.example/v1"],
     ["provider.baseUrl", "https://canary@a.example/v1"],
     ["store", "http://user:canary@a.example"],
-  ])("%s that holds one is refused and not shown", async (name, value) => {
+  ])("%s that contains a secret is refused without showing it", async (name, value) => {
     await using folder = new Folder();
     folder.write(folder.userFile, at(name, value));
     const error = folder.refusal();
@@ -214,7 +214,7 @@ describe("secrets", () => {
     );
   });
 
-  it("keeps a store's password out of flags, where others could read it, and allows it elsewhere", async () => {
+  it("a store's password is refused in a flag, where others could read it, and allowed in a variable", async () => {
     await using folder = new Folder();
     const store = "rediss://user:canary@a.example:6379/0";
     const error = folder.refusal({ flags: { store }, flagNames: { store: "--store" } });
@@ -225,7 +225,7 @@ describe("secrets", () => {
     expect(folder.load({ env: { COPILOTFLEET_STORE: store } }).config.store).toEqual({ kind: "redis", url: store });
   });
 
-  it("keeps plain text to this host, unless told otherwise", async () => {
+  it("a store on another host is refused without TLS unless storeOptions.insecure is true", async () => {
     await using folder = new Folder();
     const env = (url: string) => ({ env: { COPILOTFLEET_STORE: url } });
     const error = folder.refusal(env("redis://:canary@redis.example"));
@@ -242,26 +242,26 @@ describe("secrets", () => {
 
 describe("values that do not go together", () => {
   it.each([
-    ["a range that runs backwards", { ports: { from: 5000, to: 4000 } }, "5000-4000", "ports.from up to ports.to"],
+    ["a port range that runs backwards", { ports: { from: 5000, to: 4000 } }, "5000-4000", "ports.from up to ports.to"],
     [
-      "a range smaller than the pool",
+      "a port range that is smaller than the pool",
       { ports: { from: 5000, to: 5001 }, pool: { servers: 3 } },
       "2 ports for 3 servers",
       "at least one for each",
     ],
     [
-      "two ways to get a token",
+      "a second way to get a token",
       { auth: { githubTokenEnv: "A", githubTokenCommand: "b" } },
       "auth.githubTokenEnv and auth.githubTokenCommand are both set",
       "one way",
     ],
     [
-      "a probe that outlasts its failures",
+      "a health timeout that is longer than all allowed failures",
       { health: { interval: "1s", timeout: "4s" } },
       "health.timeout is 4000 ms",
       "at most health.interval",
     ],
-    ["one address for two listeners", { serve: { listen: "127.0.0.1:9464" } }, "both port 9464", "a port for each"],
+    ["one port for two listeners", { serve: { listen: "127.0.0.1:9464" } }, "both port 9464", "a port for each"],
     [
       "a remote provider without a URL",
       { provider: { type: "azure" } },
@@ -276,13 +276,13 @@ describe("values that do not go together", () => {
     ],
     ...["bash", "builtin:view", "builtin:*", "*", "mcp:files", "task", "somethingNew"].map(
       (tool): [string, object, string, string] => [
-        `approval of all on shared servers that have the tool ${tool}`,
+        `approval of everything on shared servers that have the tool ${tool}`,
         { isolation: "shared", session: { approve: "all", tools: ["custom:*", tool] } },
         `session.approve is "all", and session.tools has "${tool}"`,
         'session.approve "none"',
       ],
     ),
-  ])("%s", async (_, content, part, allowed) => {
+  ])("%s is refused with what is allowed", async (_, content, part, allowed) => {
     await using folder = new Folder();
     folder.write(folder.userFile, content);
     const error = folder.refusal();
@@ -296,13 +296,13 @@ describe("values that do not go together", () => {
     { isolation: "shared", session: { approve: "all", tools: ["custom:*", "custom:bash", "builtin:ask_user"] } },
     { isolation: "shared", session: { approve: "ask", tools: ["bash"] } },
     { isolation: "per-user", session: { approve: "all", tools: ["bash"] } },
-  ])("go together where no tool of a shared server reaches files unasked: %j", async (content) => {
+  ])("%j is allowed, because no tool of a shared server reaches files unasked", async (content) => {
     await using folder = new Folder();
     folder.write(folder.userFile, content);
     expect(() => folder.load()).not.toThrow();
   });
 
-  it("says where each of the values came from, and blames the flag", async () => {
+  it("the error for two values that do not fit names the source of each, and treats the flag as the fault", async () => {
     await using folder = new Folder();
     folder.write(folder.userFile, { ports: { to: 4500 } });
     const error = folder.refusal({ flags: { ports: { from: 4600 } }, flagNames: { "ports.from": "--port-from" } });
@@ -310,7 +310,7 @@ describe("values that do not go together", () => {
     expect(error.message).toContain(`(ports.from: the flag --port-from; ports.to: in ${folder.userFile})`);
   });
 
-  it("keeps ports below 1024 for root", async () => {
+  it("ports below 1024 are refused for every user but root", async () => {
     await using folder = new Folder();
     for (const [name, value] of [
       ["ports.from", 80],

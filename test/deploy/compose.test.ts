@@ -21,7 +21,7 @@ function compose(env: Record<string, string>, options: Partial<typeof CONTAINERS
 }
 
 describe("a Compose file", () => {
-  it("of one host has no Redis", () => {
+  it("a Compose file of one host has no Redis", () => {
     const { services, volumes, file } = compose(ECHO);
     expect(Object.keys(services)).toEqual(["host-1"]);
     expect(Object.keys(volumes)).toEqual(["host-1"]);
@@ -40,7 +40,7 @@ describe("a Compose file", () => {
     });
   });
 
-  it("of more brings a Redis that forgets nothing, and each host has a name and a volume", () => {
+  it("a Compose file of two hosts has a Redis that forgets nothing, and a name and a volume for each host", () => {
     const { services, volumes, file } = compose(
       { ...ECHO, COPILOTFLEET_STORE: "redis://127.0.0.1:6379/0" },
       { replicas: 2, storage: "shared" },
@@ -63,7 +63,7 @@ describe("a Compose file", () => {
     expect(configuredAgain(file)).toMatchObject({ store: { kind: "redis", url: "redis://redis:6379/0" } });
   });
 
-  it("has no secret in it, and keeps a $ from being filled in", () => {
+  it("a Compose file has no secret in it, and escapes a $ so that Compose does not replace it", () => {
     const env = {
       COPILOTFLEET_STORE: "rediss://:canary@redis.example/0",
       COPILOTFLEET_PROVIDER_TYPE: "openai",
@@ -85,7 +85,7 @@ describe("a Compose file", () => {
     expect(notices.join()).toContain("Set COPILOTFLEET_STORE, MODEL_KEY in the environment of docker compose");
   });
 
-  it("mounts token files, and says so when it cannot", () => {
+  it("a Compose file mounts token files, and is refused when it cannot mount them", () => {
     const { services, file } = compose({ ...ECHO, COPILOTFLEET_AUTH_GITHUB_TOKEN_FILE: "/keys/{user}.token" });
     expect(services["host-1"]?.volumes).toContain("/keys:/run/secrets/copilotfleet:ro");
     expect(file).toMatchObject({ auth: { githubTokenFile: "/run/secrets/copilotfleet/{user}.token" } });
@@ -96,7 +96,7 @@ describe("a Compose file", () => {
   });
 });
 
-/** What a host makes of its configuration file. */
+/** The configuration that a host loads from its configuration file. */
 function configuredAgain(file: object) {
   return configured({}, file).config;
 }

@@ -22,8 +22,8 @@ function refusal(render: () => unknown): { exit: number; message: string } {
   throw new Error("nothing was refused");
 }
 
-describe("what is rendered", () => {
-  it("with the file store is one host", () => {
+describe("rendered manifests", () => {
+  it("deploy kubernetes with the file store renders one host", () => {
     const { manifests } = kubernetes({ COPILOTFLEET_PROVIDER_TYPE: "echo" });
     expect(kinds(manifests)).toEqual([
       "Namespace",
@@ -37,7 +37,7 @@ describe("what is rendered", () => {
     expect(find(manifests, "StatefulSet").spec?.replicas).toBe(1);
   });
 
-  it("with Redis and shared storage has a claim for all, an autoscaler and a gc job", () => {
+  it("deploy kubernetes with Redis and shared storage renders one claim for all, an autoscaler and a gc job", () => {
     const { manifests } = kubernetes(REDIS, {
       storage: "shared",
       replicas: 3,
@@ -54,7 +54,7 @@ describe("what is rendered", () => {
     });
     expect(hostContainer(manifests).volumeMounts).toContainEqual({ name: "shared", mountPath: SHARED_VOLUME });
     const set = find(manifests, "StatefulSet").spec;
-    expect(set).not.toHaveProperty("replicas"); // the autoscaler's
+    expect(set).not.toHaveProperty("replicas"); // because the autoscaler sets it
     expect(find(manifests, "HorizontalPodAutoscaler").spec).toMatchObject({
       minReplicas: 3,
       maxReplicas: 6,
@@ -62,7 +62,7 @@ describe("what is rendered", () => {
     });
   });
 
-  it("with local storage never scales down by itself, and says who collects garbage", () => {
+  it("deploy kubernetes with local storage never scales down by itself, and explains that gc has no job", () => {
     const { manifests, yaml } = kubernetes(REDIS);
     expect(find(manifests, "HorizontalPodAutoscaler").spec).toMatchObject({
       behavior: { scaleDown: { selectPolicy: "Disabled" } },
@@ -71,7 +71,7 @@ describe("what is rendered", () => {
     expect(yaml.replace(/\n# /g, " ")).toContain("There is no CronJob for gc");
   });
 
-  it("scales by a metric that serve has", async () => {
+  it("the autoscaler scales by a metric that serve exports", async () => {
     const spec = find(kubernetes(REDIS).manifests, "HorizontalPodAutoscaler").spec as unknown as {
       metrics: { pods: { metric: { name: string } } }[];
     };
@@ -79,7 +79,7 @@ describe("what is rendered", () => {
     expect(text).toContain(`\n${spec.metrics[0]?.pods.metric.name} `);
   });
 
-  it("runs a pod without rights, behind an init, with time to drain", () => {
+  it("a host's pod runs without privileges, behind an init, and with time to drain", () => {
     const { manifests } = kubernetes({ ...REDIS, COPILOTFLEET_DRAIN_TIMEOUT: "2m" });
     const { template } = (find(manifests, "StatefulSet") as unknown as StatefulSet).spec;
     expect(template.spec).toMatchObject({
@@ -108,7 +108,7 @@ describe("what is rendered", () => {
     });
   });
 
-  it("lets hosts reach Redis, the model and what was asked for, and no other port", () => {
+  it("the network policy lets hosts reach only the ports of DNS, Redis, the model and --egress-port", () => {
     const env = {
       ...REDIS,
       COPILOTFLEET_PROVIDER_TYPE: "openai",
@@ -126,7 +126,7 @@ describe("what is rendered", () => {
     });
   });
 
-  it("lets the pods of the gc job ask the hosts, also where clients come from other namespaces only", () => {
+  it("the network policy lets the gc job reach the hosts even if all clients are in other namespaces", () => {
     const { manifests } = kubernetes(REDIS, { storage: "shared", clientNamespaces: ["web"] });
     const { jobTemplate } = find(manifests, "CronJob").spec as unknown as {
       jobTemplate: { spec: { template: { metadata: { labels: Record<string, string> } } } };
@@ -142,7 +142,7 @@ describe("what is rendered", () => {
     expect(selectors.filter(isSelected)).toHaveLength(1);
   });
 
-  it("changes the template with the configuration, so that pods take it", () => {
+  it("a change of the configuration changes the pod template, so that Kubernetes replaces the pods", () => {
     const annotation = (env: Record<string, string>) =>
       find(kubernetes(env).manifests, "StatefulSet").spec?.template?.metadata?.annotations;
     expect(annotation({ ...REDIS, COPILOTFLEET_SESSION_MODEL: "a" })).not.toEqual(
@@ -150,7 +150,7 @@ describe("what is rendered", () => {
     );
   });
 
-  it("has the paths and the user of the Dockerfile", () => {
+  it("the manifests use the paths and the user of the Dockerfile", () => {
     const dockerfile = readFileSync(new URL("../../Dockerfile", import.meta.url), "utf8");
     expect(dockerfile).toContain(`ENTRYPOINT ${JSON.stringify([...INIT, COMMAND]).replaceAll(",", ", ")}`);
     for (const text of [
@@ -175,7 +175,7 @@ describe("secrets", () => {
     HTTPS_PROXY: "http://proxy:canary-proxy@proxy.example",
   };
 
-  it("are references and stand nowhere", () => {
+  it("secrets in manifests are references, and their values appear nowhere", () => {
     const { manifests, yaml, notices } = kubernetes(SECRET, { secret: "keys", redisSecret: "redis-url" });
     expect(yaml + JSON.stringify({ manifests, notices })).not.toContain("canary");
     const referred = hostContainer(manifests).env.flatMap(({ name, valueFrom }) =>
@@ -191,12 +191,12 @@ describe("secrets", () => {
     expect(notices.join()).toMatch(/The Secret keys has to hold MODEL_KEY, .*TEAM_TOKEN/);
   });
 
-  it("of one user each are a Secret of their own", () => {
+  it("GitHub tokens of one user each come from a separate Secret", () => {
     const { manifests } = kubernetes({ ...REDIS, COPILOTFLEET_AUTH_GITHUB_TOKEN_ENV: "TOKEN_{user}" });
     expect(hostContainer(manifests).envFrom).toEqual([{ secretRef: { name: "fleet-user-tokens" } }]);
   });
 
-  it("in files are mounted, and read by a command, as the fleet refuses files of a Secret", () => {
+  it("GitHub tokens in files are mounted, and read by a command because the fleet refuses files of a Secret", () => {
     const { manifests } = kubernetes({ ...REDIS, COPILOTFLEET_AUTH_GITHUB_TOKEN_FILE: "/keys/{user}/github" });
     const config = JSON.parse(String(find(manifests, "ConfigMap").data?.["config.json"])) as { auth: unknown };
     expect(config.auth).toEqual({ githubTokenCommand: "cat '/run/secrets/copilotfleet/{user}-github'" });
@@ -212,19 +212,19 @@ describe("secrets", () => {
   });
 });
 
-describe("what cannot run there is refused", () => {
+describe("deployments that cannot run in Kubernetes", () => {
   it.each([
     [{}, { replicas: 3 }, 2, /--replicas "3" is not allowed: only 1 is with "store": "file"/],
     [REDIS, { replicas: 3, maxReplicas: 2 }, 2, /--max-replicas "2" is not allowed: a number from --replicas, 3, is/],
     [{ COPILOTFLEET_STORE: "redis://127.0.0.1:6379" }, {}, 3, /store is "redis:\/\/127.0.0.1:6379\/0": in a pod/],
-  ])("%j with %j", (env, options, exit, message) => {
+  ])("deploy kubernetes refuses the configuration %j with %j", (env, options, exit, message) => {
     expect(refusal(() => kubernetes(env as Record<string, string>, options))).toMatchObject({
       exit,
       message: expect.stringMatching(message),
     });
   });
 
-  it("a manifest that breaks the schema of its kind fails the validation that every rendered manifest passes", () => {
+  it("a manifest that breaks the schema of its kind fails the validation that all rendered manifests pass", () => {
     const set = find(kubernetes(REDIS).manifests, "StatefulSet");
     const broken = (change: object) => ({ ...set, spec: { ...set.spec, ...change } }) as unknown as Manifest;
     expect(() => validate(broken({}))).not.toThrow();
@@ -239,19 +239,19 @@ describe("what cannot run there is refused", () => {
 describe("kubectl", () => {
   const variants: [string, () => { yaml: string; manifests: unknown[] }][] = [
     ["one host", () => kubernetes({ COPILOTFLEET_PROVIDER_TYPE: "echo" })],
-    ["hosts with volumes of their own", () => kubernetes(REDIS)],
-    ["a name that is no string in YAML 1.1", () => kubernetes(REDIS, { name: "on" })],
+    ["hosts with separate volumes", () => kubernetes(REDIS)],
+    ["a name that is not a string in YAML 1.1", () => kubernetes(REDIS, { name: "on" })],
     ["hosts with shared storage", () => kubernetes(REDIS, { storage: "shared", replicas: 2 })],
   ];
 
-  it.each(variants)("reads the stream as the same objects: %s", (_, render) => {
+  it.each(variants)("the YAML for %s contains the rendered objects in YAML 1.1 and 1.2", (_, render) => {
     const { yaml, manifests } = render();
     for (const version of ["1.1", "1.2"] as const) {
       expect(parseAllDocuments(yaml, { version }).map((document) => document.toJS())).toEqual(manifests);
     }
   });
 
-  it.skipIf(!has("kubectl")).each(variants)("takes the stream (skipped without kubectl): %s", (_, render) => {
+  it.skipIf(!has("kubectl")).each(variants)("kubectl accepts the YAML for %s (skipped without it)", (_, render) => {
     const folder = mkdtempSync(join(tmpdir(), "copilotfleet-kubectl-"));
     onTestFinished(() => rmSync(folder, { recursive: true }));
     const { yaml, manifests } = render();
@@ -269,7 +269,7 @@ describe("kubectl", () => {
   });
 });
 
-it("mounts the configuration where the command looks for it", () => {
+it("a host's pod mounts the configuration where the command looks for it", () => {
   expect(hostContainer(kubernetes(REDIS).manifests).volumeMounts).toContainEqual({
     name: "config",
     mountPath: CONFIG_FOLDER,

@@ -11,7 +11,7 @@ import { has, kubernetes } from "./render.js";
 const POSSIBLE = process.getuid?.() === 0 && ["unshare", "nsenter", "setpriv", "tini", "ip"].every(has);
 
 it.skipIf(!POSSIBLE)(
-  "the pod of the manifest serves a conversation, and drains on SIGTERM within its grace period (skipped without root, tini or ip)",
+  "the manifest's pod serves a conversation, and drains on SIGTERM in time (skipped without root, tini or ip)",
   async () => {
     const folder = mkdtempSync(join(tmpdir(), "copilotfleet-pod-"));
     const { manifests } = kubernetes({ COPILOTFLEET_PROVIDER_TYPE: "echo" });
@@ -28,7 +28,7 @@ it.skipIf(!POSSIBLE)(
     await eventually("readiness", async () => (await probe("/readyz")) === 200, 30_000);
     expect(await probe("/healthz")).toBe(200);
 
-    // Nothing but the volumes can be written, and the state is for nobody else.
+    // Only the volumes are writable, and only the fleet's user can read the state folder.
     const written = await pod.exec(["sh", "-c", "touch /opt/copilotfleet/x /x /etc/copilotfleet/x; id -u"]);
     expect(written.stderr.match(/Read-only file system/g)).toHaveLength(3);
     expect(written.stdout).toBe(`${UID}\n`);
@@ -47,14 +47,14 @@ it.skipIf(!POSSIBLE)(
       stdout: expect.stringMatching(/alice.*ready/),
     });
 
-    // What a command leaves behind is reaped.
+    // The init process reaps the processes that a command leaves behind.
     await pod.exec(["sh", "-c", "sleep 0.2 & exit 0"]);
     const states = ["sh", "-c", "grep -h ^State: /proc/[0-9]*/status; grep -h ^Name: /proc/[0-9]*/status"];
     const seen = async () => (await pod.exec(states)).stdout;
     expect(await seen()).toMatch(/Name:\s+tini\n/);
     await eventually("the end of the orphan", async () => !/State:\s+Z|Name:\s+sleep/.test(await seen()));
 
-    // As a kubelet ends a pod, with a turn in flight.
+    // End the pod as a kubelet does, during a turn.
     await client.request("session.send", { sessionId: "s", prompt: "!delay 3000 last" });
     expect(await pod.exec(pod.preStop)).toMatchObject({ code: 0, stderr: "" });
     await client.request("session.send", { sessionId: "s", prompt: "!delay 3000 the very last" });

@@ -13,17 +13,17 @@ import type { DeployOptions } from "../../src/deploy/deployment.js";
 import type { KubernetesOptions } from "../../src/deploy/kubernetes/options.js";
 import { type Manifest, renderKubernetes } from "../../src/deploy/kubernetes/render.js";
 
-/** No file is found from there. */
+/** A folder from which no configuration file is found. */
 const NOWHERE = "/nonexistent/copilotfleet";
 
-/** The configuration of these variables and nothing else. */
+/** Loads the configuration from these variables and flags, and from nothing else. */
 export function configured(env: Record<string, string> = {}, flags: PartialConfig = {}) {
   return loadConfig({ env, flags, cwd: NOWHERE, home: NOWHERE });
 }
 
 export const CONTAINERS: DeployOptions = { name: "fleet", image: "registry.example/fleet:1", secretStore: false };
 
-/** What `deploy kubernetes` renders for this configuration. Each object has passed the schema of Kubernetes' own API. */
+/** Renders the manifests of `deploy kubernetes`, and validates each object by the schema of the Kubernetes API. */
 export function kubernetes(env: Record<string, string> = {}, options: Partial<KubernetesOptions> = {}) {
   const rendered = renderKubernetes(configured(env), {
     ...CONTAINERS,
@@ -37,7 +37,7 @@ export function kubernetes(env: Record<string, string> = {}, options: Partial<Ku
   return rendered;
 }
 
-/** @throws Error naming the first part of the object that is not as the schema of its kind and version has it. */
+/** @throws Error that names the first part of the object that breaks the schema of its kind and version. */
 export function validate(manifest: Manifest): void {
   modelOf(manifest).validate();
 }
@@ -67,12 +67,12 @@ function modelOf(manifest: Manifest): { validate(): void } {
 
 export const REDIS = { COPILOTFLEET_STORE: "rediss://redis.example:6380/0", COPILOTFLEET_PROVIDER_TYPE: "echo" };
 
-/** Of each manifest what tests look into; a wrong path fails. */
+/** The parts of a manifest that tests read. A wrong path fails. */
 export interface Parts {
   [key: string]: Parts;
 }
 
-/** The one object of this kind and name. */
+/** Returns the only object of this kind and name. Fails if there is none or more than one. */
 export function find(manifests: readonly Manifest[], kind: string, name?: string): Parts {
   const [found, ...more] = manifests.filter(
     (m) => m.kind === kind && (name === undefined || m.metadata?.name === name),

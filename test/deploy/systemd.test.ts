@@ -26,15 +26,15 @@ function scratch(): string {
   return folder;
 }
 
-describe("the units", () => {
-  it("drain by serve alone, within their time", () => {
+describe("the systemd units", () => {
+  it("the systemd units leave the drain to serve alone, and give it enough time", () => {
     const service = unit(systemd({ COPILOTFLEET_DRAIN_TIMEOUT: "90s" }), "copilotfleet.service");
     expect(service).toContain("\nKillMode=mixed\n");
     expect(service).toContain("\nOOMPolicy=continue\n");
     expect(Number(/^TimeoutStopSec=(\d+)s$/m.exec(service)?.[1])).toBeGreaterThan(90 + 20);
   });
 
-  it("hold the front door where it is an address, and none where there is no door", () => {
+  it("the systemd units have a socket for the front door only if the door has an IP address", () => {
     expect(unit(systemd(), "copilotfleet.socket")).toContain("\nListenStream=127.0.0.1:4300\n");
     expect(unit(systemd({ COPILOTFLEET_SERVE_LISTEN: "[::1]:4301" }), "copilotfleet.socket")).toContain(
       "=[::1]:4301\n",
@@ -46,7 +46,7 @@ describe("the units", () => {
     }
   });
 
-  it("refer to secrets by a file that they need", () => {
+  it("the systemd units read secrets from a file, which is optional only if there are no secrets", () => {
     const rendered = systemd({ COPILOTFLEET_STORE: "redis://:canary@127.0.0.1:6379/0" });
     expect(JSON.stringify(rendered)).not.toContain("canary");
     expect(unit(rendered, "copilotfleet.service")).toContain("\nEnvironmentFile=/etc/copilotfleet/secrets.env\n");
@@ -56,7 +56,7 @@ describe("the units", () => {
     expect(unit(systemd(), "copilotfleet.service")).toContain("\nEnvironmentFile=-/etc/copilotfleet/secrets.env\n");
   });
 
-  it("make the host that is configured, which may write to the storage that it shares", () => {
+  it("the systemd units run the configured host, which may write to the shared storage", () => {
     const rendered = systemd({
       COPILOTFLEET_STORE: "redis://127.0.0.1:6379/0",
       COPILOTFLEET_HOST_NAME: "host-7",
@@ -67,7 +67,7 @@ describe("the units", () => {
       host: { name: "host-7", advertise: "10.0.0.7:4300" },
       storage: { shared: "/mnt/the 9% fleet" },
     });
-    // Everything else is read-only for it.
+    // Everything else is read-only for the host.
     for (const name of ["copilotfleet.service", "copilotfleet-gc.service"]) {
       expect(unit(rendered, name)).toContain("\nProtectSystem=strict\n");
       expect(unit(rendered, name)).toContain('\nReadWritePaths=-"/mnt/the 9%% fleet"\n');
@@ -77,7 +77,7 @@ describe("the units", () => {
     expect(rendered.notices.join()).toContain("copilotfleet has to be able to write in it");
   });
 
-  it("stand in the stream as they are, each below its path, and are written with --output", async () => {
+  it("the systemd units are printed unchanged, each below its path, and written unchanged with --output", async () => {
     const rendered = systemd();
     for (const { path, content } of rendered.files) expect(rendered.text).toContain(`# ${path}\n${content}`);
     const folder = scratch();
@@ -94,13 +94,13 @@ describe("the units", () => {
     });
   });
 
-  it.skipIf(!has("systemd-analyze"))("pass systemd-analyze verify (skipped without it)", async () => {
+  it.skipIf(!has("systemd-analyze"))("the systemd units pass systemd-analyze verify (skipped without it)", async () => {
     const root = scratch();
     const command = join(root, "usr/local/bin/copilotfleet");
     mkdirSync(dirname(command), { recursive: true });
     writeFileSync(command, "#!/bin/sh\n");
     chmodSync(command, 0o755);
-    // Targets and slices that the units name.
+    // The units name targets and slices of the system.
     cpSync("/usr/lib/systemd/system", join(root, "usr/lib/systemd/system"), { recursive: true, dereference: false });
     const rendered = systemd({
       COPILOTFLEET_STORE: "redis://127.0.0.1:6379/0",
@@ -120,7 +120,7 @@ describe("the units", () => {
     const complaints = (text: string) => text.split("\n").filter((line) => line.includes("copilotfleet"));
     const good = verify();
     expect({ status: good.status, complaints: complaints(good.stderr) }).toEqual({ status: 0, complaints: [] });
-    // It would complain.
+    // Show that the verification does complain about faults.
     const [service = ""] = written;
     writeFileSync(service, readFileSync(service, "utf8").replace("KillMode=mixed", "KillMod=mixed"));
     expect(complaints(verify().stderr).join()).toContain("KillMod");

@@ -13,7 +13,7 @@ import { removeFolder } from "../fixtures/remove-folder.js";
 const TOKEN = "echo-test-token";
 const TURN_MS = 20_000;
 
-/** The bundled runtime on a home of its own. Ours alone: it is ended by its handle. */
+/** Starts the bundled runtime on `home`. The caller ends it by its handle. */
 async function startRuntime(home: string): Promise<{ port: number; child: ChildProcess }> {
   const platform = `${process.platform}-${process.arch}`;
   const sdk = createRequire(import.meta.url).resolve(`@github/copilot-sdk-${platform}/package.json`);
@@ -39,7 +39,7 @@ async function startRuntime(home: string): Promise<{ port: number; child: ChildP
 }
 
 describe("the echo model behind the real runtime", () => {
-  it("is told the whole history, also after a resume by another client", async () => {
+  it("the echo model gets the whole history from the runtime, even after another client resumed the session", async () => {
     const home = await mkdtemp(join(tmpdir(), "fleet-echo-"));
     await using opened = await openProvider({ type: "echo" }, {});
     const { port, child } = await startRuntime(home);

@@ -18,7 +18,7 @@ async function reply(baseUrl: string, messages: unknown[]): Promise<string> {
 }
 
 describe("the echo model", () => {
-  it("counts the user's turns and repeats the last", async () => {
+  it("the echo model counts the user's turns and repeats the last prompt", async () => {
     await using echo = await startEchoModel();
     expect(await reply(echo.baseUrl, [user("hi")])).toBe("[turn 1] hi");
     const history = [{ role: "system", content: "s" }, user("hi"), { role: "assistant", content: "x" }, user("again")];
@@ -26,7 +26,7 @@ describe("the echo model", () => {
     expect(echo.requests).toBe(2);
   });
 
-  it("streams a chunk for each word, with the usage at the end when it is asked for", async () => {
+  it("the echo model streams a chunk for each word, with the usage at the end if the request asks for it", async () => {
     await using echo = await startEchoModel();
     const response = await ask(echo.baseUrl, {
       messages: [user("one two")],
@@ -47,12 +47,12 @@ describe("the echo model", () => {
     });
   });
 
-  it("lists its model", async () => {
+  it("the echo model lists its model", async () => {
     await using echo = await startEchoModel();
     expect(await (await fetch(`${echo.baseUrl}/models`)).json()).toMatchObject({ data: [{ id: "echo" }] });
   });
 
-  it("takes its time when told to, streamed or not", async () => {
+  it("the echo model delays its answer by delayMs or by !delay, streamed or not", async () => {
     await using echo = await startEchoModel({ delayMs: 150 });
     for (const stream of [true, false]) {
       const began = performance.now();
@@ -63,14 +63,14 @@ describe("the echo model", () => {
     expect(await reply(slow.baseUrl, [user("!delay 0 quick one")])).toBe("[turn 1] quick one");
   });
 
-  it("fails a turn when told to", async () => {
+  it("the echo model fails a turn whose prompt begins with !fail", async () => {
     await using echo = await startEchoModel();
     const response = await ask(echo.baseUrl, { messages: [user("!fail no such luck")] });
     expect(response.status).toBe(400);
     expect(await response.json()).toMatchObject({ error: { message: "no such luck" } });
   });
 
-  it("ends a turn at once when the client goes away, or when it is closed", async () => {
+  it("the echo model ends a turn at once when the client disconnects and when the model is closed", async () => {
     const echo = await startEchoModel({ delayMs: 60_000 });
     const abort = new AbortController();
     const gone = ask(echo.baseUrl, { messages: [user("x")], stream: true }, { signal: abort.signal });
@@ -89,25 +89,25 @@ describe("the echo model", () => {
   });
 
   it.each([
-    ["no JSON", "{", 400],
-    ["no object", "[]", 400],
+    ["a body that is not JSON", "{", 400],
+    ["a body that is not an object", "[]", 400],
     ["no messages", "{}", 400],
-    ["no user", '{"messages":[{"role":"system","content":"x"}]}', 400],
-    ["messages that are no objects", '{"messages":[null, 3]}', 400],
-  ])("refuses %s", async (_, body, status) => {
+    ["no message of a user", '{"messages":[{"role":"system","content":"x"}]}', 400],
+    ["messages that are not objects", '{"messages":[null, 3]}', 400],
+  ])("the echo model refuses a request with %s", async (_, body, status) => {
     await using echo = await startEchoModel();
     const response = await ask(echo.baseUrl, body);
     expect(response.status).toBe(status);
     expect(await response.json()).toMatchObject({ error: { message: expect.any(String) } });
   });
 
-  it("refuses what it does not serve", async () => {
+  it("the echo model refuses an unknown path with 404 and an unknown method with 405", async () => {
     await using echo = await startEchoModel();
     expect((await fetch(`${echo.baseUrl}/embeddings`)).status).toBe(404);
     expect((await fetch(`${echo.baseUrl}/chat/completions`)).status).toBe(405);
   });
 
-  it("refuses a body of more than 32 MB before it is sent", async () => {
+  it("the echo model refuses a body of more than 32 MB before the client sends it", async () => {
     await using echo = await startEchoModel();
     const sending = request(`${echo.baseUrl}/chat/completions`, {
       method: "POST",
@@ -119,7 +119,7 @@ describe("the echo model", () => {
     sending.on("error", () => undefined).destroy();
   });
 
-  it("says which port is taken", async () => {
+  it("startEchoModel rejects with the number of a port that is taken", async () => {
     await using echo = await startEchoModel();
     const port = Number(new URL(echo.baseUrl).port);
     await expect(startEchoModel({ port })).rejects.toMatchObject({ code: "EADDRINUSE", port });
@@ -136,11 +136,11 @@ describe("the user's own words", () => {
     ],
     ["say <reminder>x</reminder> twice", "say <reminder>x</reminder> twice"],
     ["<p>kept</p>", "<p>kept</p>"],
-  ])("%j", (text, own) => {
+  ])("stripWrappers leaves only the user's own words of %j", (text, own) => {
     expect(stripWrappers(text)).toBe(own);
   });
 
-  it("are found in a list of parts", () => {
+  it("readTurn finds the user's own words in a list of parts", () => {
     const parts = [
       { type: "text", text: "look" },
       { type: "image_url", image_url: { url: "data:" } },

@@ -38,7 +38,7 @@ async function file(content: string, mode = 0o600): Promise<string> {
 }
 
 describe("tokenSourceFromConfig", () => {
-  it("fills in the user", () => {
+  it("tokenSourceFromConfig fills the user into the name of a variable, a file or a command", () => {
     expect(tokenSourceFromConfig(NONE, "ann")).toBeNull();
     expect(tokenSourceFromConfig({ ...NONE, githubTokenEnv: "GH_{user}" }, "ann")).toEqual({
       from: "env",
@@ -55,19 +55,19 @@ describe("tokenSourceFromConfig", () => {
     expect(tokenSourceFromConfig({ ...NONE, githubTokenEnv: "GH" }, null)).toEqual({ from: "env", name: "GH" });
   });
 
-  it("refuses a user that is no variable's name", () => {
+  it("tokenSourceFromConfig refuses a user who does not fit into the name of a variable", () => {
     const error = refusalOf(() => tokenSourceFromConfig({ ...NONE, githubTokenEnv: "GH_{user}" }, "ann@x"));
     expect(error).toMatchObject({ code: "FLEET_TOKEN_UNAVAILABLE", exit: 3 });
     expect(error.message).toContain('"GH_ann@x" cannot be an environment variable: allowed are letters');
   });
 
-  it("refuses a shared server, which has no user", () => {
+  it("tokenSourceFromConfig refuses a shared server, which has no user to fill in", () => {
     const error = refusalOf(() => tokenSourceFromConfig({ ...NONE, githubTokenCommand: "pass {user}" }, null));
     expect(error.message).toContain('no user to fill into "pass {user}"');
   });
 
   it.each(["$(id)", "a;b", "a b", "`id`", "../../etc", "-x", "a/b", "a'b", "", "a\nb", "$&"])(
-    "lets no shell or path see %j",
+    "tokenSourceFromConfig refuses the user %j before a shell or a path gets it",
     (user) => {
       const error = refusalOf(() => tokenSourceFromConfig({ ...NONE, githubTokenCommand: "pass {user}" }, user));
       expect(error).toMatchObject({ code: "FLEET_USER_INVALID" });
@@ -76,7 +76,7 @@ describe("tokenSourceFromConfig", () => {
 });
 
 describe("a token from a variable or a file", () => {
-  it("is read, without a line break at its end", async () => {
+  it("a GitHub token is read from a variable or a file without the line break at its end", async () => {
     expect(await resolveGitHubToken({ from: "env", name: "GH" }, { user: null, env: { GH: "gho_1" } })).toBe("gho_1");
     expect(await resolveGitHubToken({ from: "file", path: await file("gho_2\n") }, { user: null, env })).toBe("gho_2");
   });
@@ -89,7 +89,7 @@ describe("a token from a variable or a file", () => {
     ["of two lines", "gho_canary\ngho_canary\n", "holds blanks"],
     ["with a control character", "gho_canary\u0007", "holds blanks"],
     ["longer than 4096 characters", "canary".repeat(700), "has 4200 characters: allowed are at most 4096"],
-  ])("%s is refused and not shown", async (_, token, fault) => {
+  ])("a GitHub token (%s) is refused and not shown", async (_, token, fault) => {
     for (const source of [
       { from: "env", name: "GH" },
       { from: "file", path: await file(token) },
@@ -102,27 +102,27 @@ describe("a token from a variable or a file", () => {
     }
   });
 
-  it("a variable that is missing is named", async () => {
+  it("the error for a missing token variable names the variable", async () => {
     const error = await refusal({ from: "env", name: "GH_NONE" });
     expect(error).toMatchObject({ code: "FLEET_TOKEN_UNAVAILABLE", exit: 3 });
     expect(error.message).toBe("The environment variable GH_NONE is not set");
   });
 
-  it("a file that is missing is named", async () => {
+  it("the error for a missing token file names the file", async () => {
     const path = join(folder, "none");
     const error = await refusal({ from: "file", path });
     expect(error).toMatchObject({ code: "FLEET_TOKEN_UNAVAILABLE", exit: 3 });
     expect(error.message).toContain(`${path} cannot be read: ENOENT`);
   });
 
-  it.each([0o640, 0o604, 0o644, 0o660, 0o620])("a file of mode %o is refused", async (mode) => {
+  it.each([0o640, 0o604, 0o644, 0o660, 0o620])("a token file of mode %o is refused", async (mode) => {
     const path = await file("gho_canary", mode);
     const error = await refusal({ from: "file", path });
     expect(error).toMatchObject({ code: "FLEET_TOKEN_INVALID", exit: 3, suggestions: [`chmod 600 ${path}`] });
     expect(error.message).toContain(`has mode ${mode.toString(8)}`);
   });
 
-  it("a folder, a pipe and a huge file are refused, at once", async () => {
+  it("a token file that is a folder, a pipe or very large is refused at once", async () => {
     const pipe = join(folder, "pipe");
     execFileSync("sh", ["-c", 'mkfifo -m 600 "$1"', "sh", pipe]);
     const sub = join(folder, "sub");
@@ -134,7 +134,7 @@ describe("a token from a variable or a file", () => {
     }
   });
 
-  it("from a caller in memory cannot be found again", async () => {
+  it("a token that a caller gave in memory cannot be found again", async () => {
     expect(await refusal({ from: "caller" })).toMatchObject({ code: "FLEET_TOKEN_UNAVAILABLE" });
   });
 });
@@ -143,13 +143,13 @@ describe("a token from a command", () => {
   const run = (command: string, user: string | null = "ann") =>
     resolveGitHubToken({ from: "command", command }, { user, env });
 
-  it("is the first line that it prints", async () => {
+  it("the token from a command is the first line that the command prints", async () => {
     expect(await run("echo gho_1; echo more")).toBe("gho_1");
     expect(await run('echo "gho_{user}_$COPILOTFLEET_USER"')).toBe("gho_ann_ann");
     expect(await run('cat; echo "[$COPILOTFLEET_USER]"', null)).toBe("[]");
   });
 
-  it("is refused when the command fails, with what it said and without what looks like a token", async () => {
+  it("the error for a token command that fails has its message, but nothing that looks like a token", async () => {
     const error = await refusal({
       from: "command",
       command: "echo gho_canary; echo 'no ghp_canary123 here\n\u001b[31mred' >&2; exit 3",
@@ -164,16 +164,16 @@ describe("a token from a command", () => {
     ["that prints nothing", "true", "is empty"],
     ["that prints without end", "yes gho_canary", "printed too much"],
     ["that is killed", "kill -9 $$", "was ended by SIGKILL"],
-  ])("is refused from one %s", async (_, command, fault) => {
+  ])("a token from a command %s is refused", async (_, command, fault) => {
     expect((await refusal({ from: "command", command })).message).toContain(fault);
   });
 
-  it("shows at most 300 characters of what the command said", async () => {
+  it("the error for a token command shows at most 300 characters of its message", async () => {
     const error = await refusal({ from: "command", command: "printf 'word %.0s' $(seq 500) >&2; exit 1" });
     expect(error.message.length).toBeLessThan(450);
   });
 
-  it.runIf(process.platform === "linux")("ends with its deadline, and leaves no process behind", async () => {
+  it.runIf(process.platform === "linux")("a token command ends at its deadline and leaves no process", async () => {
     const pidFile = join(folder, "pid");
     const command = `sleep 300 & echo $! > ${pidFile}; wait`;
     const began = performance.now();
@@ -189,7 +189,7 @@ describe("a token from a command", () => {
   });
 
   it.runIf(process.platform === "linux")(
-    "ends with its deadline when what it started left the group and holds the pipe",
+    "a token command ends at its deadline even if its child left the process group and holds the pipe",
     async () => {
       const pidFile = join(folder, "pid-of-setsid");
       const command = `setsid sleep 300 & echo $! > ${pidFile}`;
@@ -201,7 +201,7 @@ describe("a token from a command", () => {
     },
   );
 
-  it("ends when the caller gives up, with the caller's reason", async () => {
+  it("a token command ends when the caller gives up, with the caller's reason", async () => {
     const abort = new AbortController();
     const reading = resolveGitHubToken(
       { from: "command", command: "sleep 300" },
@@ -217,7 +217,7 @@ async function expectGone(pid: number): Promise<void> {
   await expect.poll(() => isAlive(pid), { timeout: 5000 }).toBe(false);
 }
 
-/** A zombie is dead: nobody may have reaped an orphan in a container without an init. */
+/** A zombie counts as dead, because nobody may have reaped an orphan in a container without an init. */
 async function isAlive(pid: number): Promise<boolean> {
   const stat = await readFile(`/proc/${pid}/stat`, "utf8").catch(() => "");
   return stat !== "" && !/\) [ZX] /.test(stat);

@@ -5,7 +5,7 @@ import { refusalOf } from "../config/folder.js";
 const remote = { type: "openai", baseUrl: "https://a.example/v1", apiKeyEnv: "A_KEY", wireApi: "responses" } as const;
 
 describe("resolveProvider", () => {
-  it("reads the key from the variable", () => {
+  it("resolveProvider reads the key from the variable that apiKeyEnv names", () => {
     expect(resolveProvider(remote, { A_KEY: "sk-1" })).toEqual({
       type: "openai",
       baseUrl: "https://a.example/v1",
@@ -14,7 +14,7 @@ describe("resolveProvider", () => {
     });
   });
 
-  it("sends no key where none is named, and no wire API where there is one only", () => {
+  it("resolveProvider gives no key if none is named, and no wire API for a type that has only one", () => {
     expect(resolveProvider({ ...remote, type: "anthropic", apiKeyEnv: null }, {})).toEqual({
       type: "anthropic",
       baseUrl: "https://a.example/v1",
@@ -27,7 +27,7 @@ describe("resolveProvider", () => {
     ["empty", "", "is empty"],
     ["with a blank", "sk canary", "holds blanks"],
     ["with a line break", "sk-canary\nX-Evil: 1", "holds blanks"],
-  ])("refuses a key that is %s, and never shows it", (_, key, fault) => {
+  ])("resolveProvider refuses a key (%s), and never shows it", (_, key, fault) => {
     const error = refusalOf(() => resolveProvider(remote, { A_KEY: key }));
     expect(error).toMatchObject({ code: "FLEET_MODEL_UNCONFIGURED", exit: 3 });
     expect(error.message).toContain(`A_KEY, which provider.apiKeyEnv names for the model's key, ${fault}`);
@@ -36,7 +36,7 @@ describe("resolveProvider", () => {
 });
 
 describe("openProvider", () => {
-  it("starts the echo model and stops it again", async () => {
+  it("openProvider starts the echo model, and close stops it", async () => {
     const opened = await openProvider({ type: "echo" }, {});
     const url = `${opened.provider?.baseUrl}/models`;
     expect((await fetch(url)).status).toBe(200);
@@ -44,7 +44,7 @@ describe("openProvider", () => {
     await expect(fetch(url)).rejects.toThrow();
   });
 
-  it("has nothing to start or stop for another one, or for none", async () => {
+  it("openProvider starts nothing for another provider or for none", async () => {
     await using opened = await openProvider(remote, { A_KEY: "k" });
     expect(opened.provider).toMatchObject({ apiKey: "k" });
     await using none = await openProvider(null, {});

@@ -8,7 +8,10 @@ import { temporaryRoot } from "../fixtures/store-root.js";
 
 const HERE: Partial<SessionRecord> = { host: "h1", term: 7, serverId: "shared-1" };
 
-/** Shared servers go by the same ids on all hosts. */
+/**
+ * Asks for the server of the session `team` under its lease, while `meanwhile` changes the record, and returns the record.
+ * Shared servers have the same ids on all hosts.
+ */
 async function moving(meanwhile: (draft: SessionRecord) => void): Promise<SessionRecord | null> {
   const root = await temporaryRoot();
   const store = openFileStore(root);
@@ -23,7 +26,7 @@ async function moving(meanwhile: (draft: SessionRecord) => void): Promise<Sessio
   const record = await store.readSession("team");
   if (record === null) throw new Error("it was just recorded");
   const pool = {
-    // As long as the start of a server takes.
+    // The record changes while the server starts.
     sharedServerFor: async () => {
       await store.updateSession("team", meanwhile);
       return { server: two, reason: "" };
@@ -35,17 +38,20 @@ async function moving(meanwhile: (draft: SessionRecord) => void): Promise<Sessio
   return await store.readSession("team");
 }
 
-it("takes a session that is in no memory to the server that the holder of its lease is placed on", async () => {
+it("serverUnderLease moves a session that no server has loaded to the server of the lease holder", async () => {
   expect(await moving(() => undefined)).toMatchObject({ ...HERE, serverId: "shared-2" });
 });
 
-// Or it were in the memory of two servers there.
+// Otherwise, two servers could have the session in memory.
 it.each<[string, (draft: SessionRecord) => void]>([
-  ["another host has taken meanwhile", (draft) => Object.assign(draft, { host: "h2", term: 9 })],
-  ["this host has taken back in another term", (draft) => Object.assign(draft, { term: 9 })],
-  ["was let go", (draft) => Object.assign(draft, { released: true })],
-  ["is on its way", (draft) => Object.assign(draft, { from: { host: "h3", group: "shared", mark: "a", taker: null } })],
-])("leaves one where it is that %s", async (_, meanwhile) => {
+  ["another host has taken", (draft) => Object.assign(draft, { host: "h2", term: 9 })],
+  ["this host has taken again in another term", (draft) => Object.assign(draft, { term: 9 })],
+  ["was released", (draft) => Object.assign(draft, { released: true })],
+  [
+    "is on its way from another host",
+    (draft) => Object.assign(draft, { from: { host: "h3", group: "shared", mark: "a", taker: null } }),
+  ],
+])("serverUnderLease does not move a session that %s while the server started", async (_, meanwhile) => {
   const now = await moving(meanwhile);
   expect(now?.serverId).toBe("shared-1");
 });

@@ -9,7 +9,7 @@ import { temporaryRoot } from "../fixtures/store-root.js";
 
 const NEVER = new AbortController().signal;
 
-/** A store that tells how often it was asked for a session, and a home beside it. */
+/** A store that counts how often a session is read, and a home beside it. */
 async function place() {
   const root = await temporaryRoot();
   const store = openFileStore(root);
@@ -22,7 +22,7 @@ async function place() {
   return { store, home, counting: { ...store, readSession } as Store, reads: () => reads };
 }
 
-it("a record that gc has taken away, and puts back since it finds the session in use, is waited for", async () => {
+it("markedRecord waits for a record that gc deleted and puts back because the session is in use", async () => {
   const { store, home, counting, reads } = await place();
   mkdirSync(join(home, "session-state", "back"), { recursive: true });
   const found = markedRecord(counting, { home }, "back", NEVER);
@@ -31,13 +31,13 @@ it("a record that gc has taken away, and puts back since it finds the session in
   expect(await found).toMatchObject({ id: "back" });
 });
 
-it("a record whose session is deleted is not waited for", async () => {
+it("markedRecord does not wait for the record of a session that was deleted", async () => {
   const { home, counting, reads } = await place();
   expect(await markedRecord(counting, { home }, "gone", NEVER)).toBeNull();
   expect(reads()).toBe(1);
 });
 
-it("the wait for a record ends with its caller's", async () => {
+it("markedRecord stops waiting for a record when its caller gives up", async () => {
   const { home, counting } = await place();
   mkdirSync(join(home, "session-state", "back"), { recursive: true });
   const caller = new AbortController();

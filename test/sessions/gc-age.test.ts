@@ -10,7 +10,7 @@ import { temporaryRoot } from "../fixtures/store-root.js";
 const HOUR_MS = 3_600_000;
 const NOW = Date.now();
 
-/** A session's folder whose files were all written so many hours ago. */
+/** Creates a session's folder whose files were all written `hours` ago. */
 async function sessionFolder(hours: number, files: readonly string[]): Promise<string> {
   const folder = await temporaryRoot();
   mkdirSync(folder);
@@ -30,7 +30,7 @@ function touch(path: string, hours: number): void {
 describe("the age of a session's folder", () => {
   const files = ["workspace.yaml", "events.jsonl", "checkpoints/index.md", "files/deep/er/note.txt"];
 
-  it("is that of the newest file in it, with the bytes of all of them", async () => {
+  it("a session's folder is as old as its newest file, and its size is that of all files", async () => {
     const folder = await sessionFolder(48, files);
     touch(join(folder, "events.jsonl"), 30);
     const measured = measureFolder(folder, NOW - 24 * HOUR_MS);
@@ -39,26 +39,26 @@ describe("the age of a session's folder", () => {
     expect(NOW - measured.newestMs).toBeCloseTo(30 * HOUR_MS, -4);
   });
 
-  it.each(files)("is young when only %s is", async (file) => {
+  it.each(files)("a session's folder is young when only its file %s is young", async (file) => {
     const folder = await sessionFolder(48, files);
     touch(join(folder, file), 1);
     expect(measureFolder(folder, NOW - 24 * HOUR_MS)).toBe("young");
   });
 
-  it("is young when a file was added deep inside", async () => {
+  it("a session's folder is young when a file was added deep inside", async () => {
     const folder = await sessionFolder(48, files);
     writeFileSync(join(folder, "files", "new.txt"), "x");
     expect(measureFolder(folder, NOW - 24 * HOUR_MS)).toBe("young");
   });
 
-  it("is that of the folder when there is no file in it", async () => {
+  it("a session's folder without files is as old as the folder itself", async () => {
     const folder = await sessionFolder(48, []);
     expect(measureFolder(folder, NOW - 24 * HOUR_MS)).toMatchObject({ bytes: 0 });
     touch(folder, 1);
     expect(measureFolder(folder, NOW - 24 * HOUR_MS)).toBe("young");
   });
 
-  it("does not follow links", async () => {
+  it("the age of a session's folder does not depend on files behind links", async () => {
     const outside = await sessionFolder(1, ["young.txt"]);
     const folder = await sessionFolder(48, files);
     symlinkSync(outside, join(folder, "link"));
@@ -66,47 +66,47 @@ describe("the age of a session's folder", () => {
     expect(measureFolder(folder, NOW - 24 * HOUR_MS)).not.toBe("young");
   });
 
-  it("of what is not there is none", async () => {
+  it("a session's folder that does not exist is measured as gone", async () => {
     expect(measureFolder(await temporaryRoot(), NOW)).toBe("gone");
   });
 });
 
-describe("what a record says", () => {
-  it("has the TTL that was given, and its own before that", () => {
+describe("the facts in a session's record", () => {
+  it("a session's own TTL takes precedence over the TTL that was given", () => {
     expect(ttlOf(null, 5)).toBe(5);
     expect(ttlOf(sessionRecord("a"), 5)).toBe(5);
     expect(ttlOf(sessionRecord("a", { ttlMs: 7 }), 5)).toBe(7);
   });
 
-  it("counts as used now when its date cannot be read", () => {
+  it("a session counts as used now when the date of its last use cannot be read", () => {
     expect(lastUseOf(sessionRecord("a", { lastUsedAt: "2026-01-01T00:00:00.000Z" }), NOW)).toBe(Date.UTC(2026, 0, 1));
     expect(lastUseOf(sessionRecord("a", { lastUsedAt: "yesterday" }), NOW)).toBe(NOW);
   });
 
-  describe("an ephemeral session is abandoned", () => {
+  describe("abandoned ephemeral sessions", () => {
     const own = ownIdentity();
     const dead = { ...own, startTicks: "1" };
     const ephemeral = { persistence: "ephemeral" } as const;
 
     it.each([
-      ["when the process that used it is dead", dead, true],
-      ["not while that runs", own, false],
-      ["not while it waits for its first use", null, false],
-      ["when the machine was started anew since", { ...own, bootId: "another" }, true],
-      ["not when another host's process uses it", { ...dead, host: "elsewhere", bootId: "another" }, false],
-      ["not when a process of another PID namespace uses it", { ...dead, pidNamespace: "pid:[1]" }, false],
-    ])("%s", (_, usedBy, abandoned) => {
+      ["abandoned when the process that used it is dead", dead, true],
+      ["not abandoned while the process that uses it runs", own, false],
+      ["not abandoned while it waits for its first use", null, false],
+      ["abandoned when the machine was restarted after its use", { ...own, bootId: "another" }, true],
+      ["not abandoned while another host uses it", { ...dead, host: "elsewhere", bootId: "another" }, false],
+      ["not abandoned when a process of another PID namespace uses it", { ...dead, pidNamespace: "pid:[1]" }, false],
+    ])("an ephemeral session is %s", (_, usedBy, abandoned) => {
       expect(isAbandoned(sessionRecord("a", { ...ephemeral, usedBy }), ONE_HOST)).toBe(abandoned);
     });
 
-    it("and a persistent one never is", () => {
+    it("a persistent session is never abandoned", () => {
       expect(identify(process.pid)).not.toBeNull();
       expect(isAbandoned(sessionRecord("a", { usedBy: dead }), ONE_HOST)).toBe(false);
       expect(isAbandoned(null, ONE_HOST)).toBe(false);
     });
   });
 
-  describe("the process of another host of the fleet goes by its host", () => {
+  describe("sessions that are used by a process of some host", () => {
     const hosts = {
       own: "h1",
       there: new Map([
@@ -119,12 +119,16 @@ describe("what a record says", () => {
     const dead = { ...own, startTicks: "1" };
 
     it.each([
-      ["one that is there", { ...dead, at: "h2" }, { used: true, abandoned: false }],
-      ["one that is gone, also where the machine is the same", { ...own, at: "h3" }, { used: false, abandoned: true }],
-      ["one that nobody has seen: its age decides", { ...dead, at: "h4" }, { used: false, abandoned: false }],
-      ["this one: by the process", { ...dead, at: "h1" }, { used: false, abandoned: true }],
-      ["this one: by the process that runs", { ...own, at: "h1" }, { used: true, abandoned: false }],
-    ])("%s", (_, usedBy, { used, abandoned }) => {
+      ["a host that is there is in use", { ...dead, at: "h2" }, { used: true, abandoned: false }],
+      [
+        "a host that is gone is abandoned, even on the same machine",
+        { ...own, at: "h3" },
+        { used: false, abandoned: true },
+      ],
+      ["an unknown host is neither in use nor abandoned", { ...dead, at: "h4" }, { used: false, abandoned: false }],
+      ["this host is abandoned when the process is dead", { ...dead, at: "h1" }, { used: false, abandoned: true }],
+      ["this host is in use while the process runs", { ...own, at: "h1" }, { used: true, abandoned: false }],
+    ])("a session that was used by a process on %s", (_, usedBy, { used, abandoned }) => {
       const record = sessionRecord("a", { persistence: "ephemeral", usedBy });
       expect({ used: isInUse(record, hosts), abandoned: isAbandoned(record, hosts) }).toEqual({ used, abandoned });
     });

@@ -9,7 +9,7 @@ const idsOf = (sessions: readonly { id: string }[]) => sessions.map(({ id }) => 
 const gcFolder = (state: GcState) => join(state.home("s1"), "..", ".copilotfleet-gc");
 const note = (id: string, record: SessionRecord | null = null) => ({ id, owner: "bob", record, notedAtMs: Date.now() });
 
-/** Makes the runs that are there look like those of a process that was killed. */
+/** Makes the existing runs look like the runs of a process that was killed. */
 function kill(state: GcState): void {
   for (const name of readdirSync(gcFolder(state))) {
     renameSync(join(gcFolder(state), name), join(gcFolder(state), name.replace(/^\d+-\d+-/, "1-1-")));
@@ -17,10 +17,10 @@ function kill(state: GcState): void {
 }
 
 describe("a gc that was killed", () => {
-  it("before it moved a session: the next one deletes what it had begun, though it is young by now", async () => {
+  it("gc deletes a session that a killed gc had noted but not moved, although the session counts as young", async () => {
     const state = await gcState();
     await state.server("s1");
-    // Its record had a short TTL of its own, and is gone already.
+    // The session's record had a short TTL, and the killed gc has already deleted it.
     state.plant("s1", "begun", HOUR_MS);
     new Run(state.statePath("s1")).note([note("begun")]);
     kill(state);
@@ -29,10 +29,10 @@ describe("a gc that was killed", () => {
     expect(readdirSync(join(state.home("s1"), ".."))).toEqual(["home"]);
   });
 
-  it("while another one had judged already: what it had begun is the one's after that", async () => {
+  it("a session noted by a gc that is killed while another gc runs is left to the next gc", async () => {
     const state = await gcState();
     await state.server("s1");
-    // With this the other one begins, and sees the first one killed only then.
+    // The other gc deletes this record first. Only after that does it see that the first gc was killed.
     await state.session("s1", "record-only");
     rmSync(state.folder("s1", "record-only"), { recursive: true });
     state.plant("s1", "begun", HOUR_MS);
@@ -44,7 +44,7 @@ describe("a gc that was killed", () => {
     expect(readdirSync(join(state.home("s1"), ".."))).toEqual(["home"]);
   });
 
-  it("before it moved a session, which was used since: it goes by its age again", async () => {
+  it("gc keeps a session that was used after a killed gc had noted it", async () => {
     const state = await gcState();
     await state.server("s1");
     new Run(state.statePath("s1")).note([note("used"), note("recorded")]);
@@ -56,7 +56,7 @@ describe("a gc that was killed", () => {
     expect(readdirSync(join(state.home("s1"), ".."))).toEqual(["home"]);
   });
 
-  it("after it moved a session: the next one removes it, and tells so", async () => {
+  it("gc removes and reports a session that a killed gc had moved", async () => {
     const state = await gcState();
     await state.server("s1");
     state.plant("s1", "moved");
@@ -70,7 +70,7 @@ describe("a gc that was killed", () => {
     expect((await state.gc()).deleted).toEqual([]);
   });
 
-  it("after it moved a session that a server had open: it comes back, with its record", async () => {
+  it("gc restores a session and its record if a killed gc had moved it while a server had it open", async () => {
     const state = await gcState();
     await state.server("s1", { running: true });
     const record = await state.session("s1", "open");
@@ -85,7 +85,7 @@ describe("a gc that was killed", () => {
     expect(await state.store.readSession("open")).toEqual(record);
   });
 
-  it("while it wrote its journal: nothing was touched, and nothing of it stays", async () => {
+  it("gc deletes no session for the half-written journal of a killed gc, and removes the journal", async () => {
     const state = await gcState();
     await state.server("s1");
     state.plant("s1", "young", HOUR_MS);
@@ -100,7 +100,7 @@ describe("a gc that was killed", () => {
 });
 
 describe("a gc beside another", () => {
-  it("leaves to it what that has in hand", async () => {
+  it("gc leaves alone the sessions that another running gc has noted", async () => {
     const state = await gcState();
     await state.server("s1");
     state.plant("s1", "theirs");
@@ -113,7 +113,7 @@ describe("a gc beside another", () => {
     expect(idsOf((await state.gc()).deleted)).toEqual(["theirs"]);
   });
 
-  it("reports each session once, whoever deletes it", async () => {
+  it("three gcs at the same time delete all due sessions, and report each session once", async () => {
     const state = await gcState();
     await state.server("s1");
     const ids = Array.from({ length: 40 }, (_, index) => `s${index}`);
@@ -129,7 +129,7 @@ describe("a gc beside another", () => {
 });
 
 describe("a gc that fails half way", () => {
-  it("leaves the rest to the next one", async () => {
+  it("gc finishes the deletions of an earlier gc that failed half way", async () => {
     const state = await gcState();
     await state.server("s1");
     await state.session("s1", "short", { ttlMs: HOUR_MS }, 2 * HOUR_MS);
@@ -142,7 +142,7 @@ describe("a gc that fails half way", () => {
     expect(readdirSync(join(state.home("s1"), ".."))).toEqual(["home"]);
   });
 
-  it("gives a session back into a folder that was made anew", async () => {
+  it("gc gives a session back into a folder that was made again, and keeps the newer files in it", async () => {
     const state = await gcState();
     const folder = state.plant("s1", "open");
     const run = new Run(state.statePath("s1"));

@@ -9,7 +9,7 @@ import { type GcState, gcState, HOUR_MS, OLD_MS } from "../fixtures/gc-state.js"
 const THEN = new Date(Date.now() - OLD_MS).toISOString();
 const old = { createdAt: THEN, startedAt: null };
 
-/** As if nobody had used any server for a long time. */
+/** Makes all servers look unused for a long time. */
 function age(state: GcState): void {
   makeOld(join(state.root, "servers"), OLD_MS);
 }
@@ -20,8 +20,8 @@ async function serverIds(state: GcState): Promise<string[]> {
 
 const folders = (state: GcState) => readdirSync(join(state.root, "servers")).toSorted();
 
-describe("gc removes", () => {
-  it.each(["stopped", "failed"] as const)("a %s server without sessions, whole", async (state_) => {
+describe("servers that gc removes", () => {
+  it.each(["stopped", "failed"] as const)("gc completely removes a %s server without sessions", async (state_) => {
     const state = await gcState();
     await state.server("s1", { ...old, state: state_ });
     age(state);
@@ -33,7 +33,7 @@ describe("gc removes", () => {
     expect((await state.gc()).servers).toEqual([]);
   });
 
-  it("it together with its last session", async () => {
+  it("gc removes a server together with its last sessions", async () => {
     const state = await gcState();
     await state.server("s1", old);
     await state.session("s1", "last");
@@ -47,7 +47,7 @@ describe("gc removes", () => {
     expect(folders(state)).toEqual([]);
   });
 
-  it("a folder of a server that no record knows, when it is old", async () => {
+  it("gc removes the old folder of a server without a record, and no folder of another kind", async () => {
     const state = await gcState();
     mkdirSync(join(state.home("orphan"), "session-state"), { recursive: true });
     expect((await state.gc()).servers).toEqual([]);
@@ -57,7 +57,7 @@ describe("gc removes", () => {
     expect(folders(state)).toEqual(["something-else"]);
   });
 
-  it("a shared server, and not what the others have in common with it", async () => {
+  it("gc removes a shared server, but not the sessions folder that it shares with others", async () => {
     const state = await gcState();
     const common = join(state.root, "servers", "shared", "session-state");
     mkdirSync(common, { recursive: true });
@@ -74,7 +74,7 @@ describe("gc removes", () => {
     expect(readdirSync(common)).toEqual(["young"]);
   });
 
-  it.each([1, 3])("one whose log was only rotated since, with %i kept", async (keep) => {
+  it.each([1, 3])("gc removes an old server whose log was only rotated lately, with %i kept", async (keep) => {
     const state = await gcState();
     await state.server("s1", old);
     const log = join(state.root, "servers", "s1", "server.log");
@@ -86,7 +86,7 @@ describe("gc removes", () => {
     expect(folders(state)).toEqual([]);
   });
 
-  it("what commands that were killed left", async () => {
+  it("gc removes the temporary files and folders of commands that were killed", async () => {
     const state = await gcState();
     await state.server("s1");
     const left = [join(state.root, "servers", ".removed-1-1-ab"), join(state.root, ".tmp-999999999-ab")];
@@ -98,12 +98,12 @@ describe("gc removes", () => {
   });
 });
 
-describe("gc leaves a server", () => {
+describe("servers that gc leaves", () => {
   it.each([
     ["that is young", { ...old, createdAt: new Date().toISOString() }],
     ["that runs", { ...old, running: true }],
-    ["that somebody is at", { ...old, claim: ownIdentity() }],
-  ])("%s", async (_, over) => {
+    ["that a process has claimed", { ...old, claim: ownIdentity() }],
+  ])("gc leaves a server %s", async (_, over) => {
     const state = await gcState();
     await state.server("s1", over);
     age(state);
@@ -112,7 +112,7 @@ describe("gc leaves a server", () => {
     expect(folders(state)).toEqual(["s1"]);
   });
 
-  it.each(["server.log", "connection-token", "uses", "open"])("of which %s was written lately", async (name) => {
+  it.each(["server.log", "connection-token", "uses", "open"])("gc leaves a server with a recent %s", async (name) => {
     const state = await gcState();
     await state.server("s1", old);
     const path = join(state.root, "servers", "s1", name);
@@ -123,7 +123,7 @@ describe("gc leaves a server", () => {
     expect((await state.gc()).servers).toEqual([]);
   });
 
-  it("that holds a session, by a record or by a folder", async () => {
+  it("gc leaves a server that has a session, by a record or by a folder", async () => {
     const state = await gcState();
     await state.server("recorded", old);
     await state.session("recorded", "a", { ttlMs: 96 * HOUR_MS });
@@ -135,7 +135,7 @@ describe("gc leaves a server", () => {
     expect(folders(state)).toEqual(["found", "recorded"]);
   });
 
-  it("of another user than the one that is asked for", async () => {
+  it("gc for one user leaves the servers of other users and folders without a record", async () => {
     const state = await gcState();
     await state.server("a", { ...old, user: "alice" });
     await state.server("b", { ...old, user: "bob" });
@@ -145,7 +145,7 @@ describe("gc leaves a server", () => {
     expect(folders(state)).toEqual(["b", "orphan"]);
   });
 
-  it("that was claimed by a gc which was killed to the next one", async () => {
+  it("gc removes a server whose claim is that of a killed gc", async () => {
     const state = await gcState();
     await state.server("s1", { ...old, claim: { ...ownIdentity(), startTicks: "1" } });
     age(state);

@@ -26,8 +26,8 @@ async function recorded(state: GcState): Promise<string[]> {
   return idsOf(await state.store.listSessions());
 }
 
-describe("gc finds", () => {
-  it("sessions past their TTL, and none younger", async () => {
+describe("sessions that gc finds", () => {
+  it("gc deletes sessions past their TTL, and no younger ones", async () => {
     const state = await gcState();
     await state.server("s1");
     await state.session("s1", "old");
@@ -42,7 +42,7 @@ describe("gc finds", () => {
     expect(await recorded(state)).toEqual(["young"]);
   });
 
-  it("no session in the folder that the full CLI keeps beside its sessions", async () => {
+  it("gc does not mistake the folder of locks that the full CLI keeps beside its sessions for a session", async () => {
     const state = await gcState();
     await state.server("s1");
     await state.session("s1", "young", {}, HOUR_MS);
@@ -55,7 +55,7 @@ describe("gc finds", () => {
     expect(listSessionFolders(state.home("s1"))).toEqual(["young"]);
   });
 
-  it("the newer of record and folder", async () => {
+  it("gc judges the age of a session by the newer of its record and its folder", async () => {
     const state = await gcState();
     await state.server("s1");
     await state.session("s1", "written", {}, OLD_MS);
@@ -65,7 +65,7 @@ describe("gc finds", () => {
     expect(await recorded(state)).toEqual(["used", "written"]);
   });
 
-  it("a session's own TTL before the one that is given", async () => {
+  it("gc uses a session's own TTL before the TTL that was given", async () => {
     const state = await gcState();
     await state.server("s1");
     await state.session("s1", "short", { ttlMs: HOUR_MS }, 2 * HOUR_MS);
@@ -75,7 +75,7 @@ describe("gc finds", () => {
     expect(await recorded(state)).toEqual(["long"]);
   });
 
-  it("records without a folder, and of servers that no registry knows", async () => {
+  it("gc deletes old records that have no folder, even if their server is not in the registry", async () => {
     const state = await gcState();
     await state.server("s1");
     const then = new Date(Date.now() - OLD_MS).toISOString();
@@ -89,7 +89,7 @@ describe("gc finds", () => {
     expect(await recorded(state)).toEqual([]);
   });
 
-  it("folders without a record: in a user's own home they are the user's, in a shared one nobody's", async () => {
+  it("the owner of a folder without a record is the user of the home, and nobody in a shared home", async () => {
     const state = await gcState();
     await state.server("own", { user: "mary-jane" });
     await state.server("shared-1", { user: null, isolation: "shared" });
@@ -102,7 +102,7 @@ describe("gc finds", () => {
     });
   });
 
-  it("what shared servers have in common once, and folders of servers that no record knows", async () => {
+  it("gc looks once through the folder that shared servers share, and through folders of unknown servers", async () => {
     const state = await gcState();
     const common = join(state.root, "servers", "shared", "session-state");
     mkdirSync(common, { recursive: true });
@@ -126,7 +126,7 @@ describe("gc finds", () => {
     expect(readdirSync(join(state.root, "servers", "shared"))).toEqual(["session-state"]);
   });
 
-  it("only the sessions of the user that is asked for", async () => {
+  it("gc for one user deletes only the sessions of that user", async () => {
     const state = await gcState();
     await state.server("a", { user: "alice" });
     await state.server("b", { user: "bob" });
@@ -137,7 +137,7 @@ describe("gc finds", () => {
     expect(await recorded(state)).toEqual(["b1"]);
   });
 
-  it("ephemeral sessions whose process is gone, whatever their age", async () => {
+  it("gc deletes ephemeral sessions whose process is gone, whatever their age", async () => {
     const state = await gcState();
     await state.server("s1");
     const dead = { ...ownIdentity(), startTicks: "1" };
@@ -148,7 +148,7 @@ describe("gc finds", () => {
     expect((await state.gc({ ttlMs: 1 })).skipped).toEqual([{ id: "used", reason: "in-use" }]);
   });
 
-  it("nothing in a folder that is no session's", async () => {
+  it("gc leaves a folder whose name is not a session id", async () => {
     const state = await gcState();
     await state.server("s1");
     state.plant("s1", "not a session");
@@ -157,26 +157,26 @@ describe("gc finds", () => {
   });
 });
 
-describe("gc leaves a session alone, and says why", () => {
+describe("sessions that gc skips with a reason", () => {
   const lease = (sessionId: string) => ({ sessionId, holder: "alice", token: "t", ttlMs: 60_000, placeMs: 1_000 });
 
   it.each([
-    ["busy", `inuse.${PID}.lock`], // in memory; and who does not answer may be in a turn
+    ["busy", `inuse.${PID}.lock`], // in memory, and a server that does not answer may be in a turn
     [null, "inuse.1.lock"],
-  ])("%s: %s, when only this process is a server, and does not answer", async (reason, lock) => {
+  ])("gc gives the skip reason %s for the lock %s when the server does not answer", async (reason, lock) => {
     const state = await gcState();
     await state.server("s1", { running: true });
     const folder = state.plant("s1", "held");
     writeFileSync(join(folder, lock), "");
     state.plant("s1", "held", OLD_MS);
-    // A session in memory is held by a process that is proved to be the recorded server, not by a number.
+    // Only a process that is proved to be the recorded server holds a session in memory. Its number alone is not enough.
     const { skipped, deleted } = await state.gc();
     expect(skipped).toEqual(reason === null ? [] : [{ id: "held", reason }]);
     expect(idsOf(deleted)).toEqual(reason === null ? ["held"] : []);
     expect(existsSync(folder)).toBe(reason !== null);
   });
 
-  it("a lock of a server that was killed counts for nothing", async () => {
+  it("gc ignores the lock of a server that was killed", async () => {
     const state = await gcState();
     await state.server("s1", { running: true, process: { ...ownIdentity(), startTicks: "1" } });
     writeFileSync(join(state.plant("s1", "held"), `inuse.${PID}.lock`), "");
@@ -184,7 +184,7 @@ describe("gc leaves a session alone, and says why", () => {
     expect(idsOf((await state.gc()).deleted)).toEqual(["held"]);
   });
 
-  it("leased", async () => {
+  it("gc skips a session as leased until its lease is released", async () => {
     const state = await gcState();
     await state.server("s1");
     await state.session("s1", "held");
@@ -194,7 +194,7 @@ describe("gc leaves a session alone, and says why", () => {
     expect(idsOf((await state.gc()).deleted)).toEqual(["held"]);
   });
 
-  it("in-use: somebody is opening it", async () => {
+  it("gc skips a session as in-use while a process has a use marker on it", async () => {
     const state = await gcState();
     await state.server("s1");
     await state.session("s1", "held");
@@ -206,10 +206,10 @@ describe("gc leaves a session alone, and says why", () => {
     expect(idsOf((await state.gc()).deleted)).toEqual(["held"]);
   });
 
-  describe("when it comes into use while gc is at it", () => {
+  describe("when a session comes into use during gc", () => {
     const record = async (state: GcState) => await state.store.readSession("held");
 
-    it("by a change of its record after it was judged", async () => {
+    it("gc keeps a session whose record changes after gc judged it", async () => {
       const state = await gcState();
       await state.server("s1");
       await state.session("s1", "held");
@@ -221,7 +221,7 @@ describe("gc leaves a session alone, and says why", () => {
       expect(existsSync(state.folder("s1", "held"))).toBe(true);
     });
 
-    it("by a lease that is taken while its record goes", async () => {
+    it("gc restores a session whose lease is taken while gc deletes its record", async () => {
       const state = await gcState();
       await state.server("s1");
       const before = await state.session("s1", "held");
@@ -231,7 +231,7 @@ describe("gc leaves a session alone, and says why", () => {
       expect(existsSync(state.folder("s1", "held"))).toBe(true);
     });
 
-    it("by a mark of use that is set while its record goes", async () => {
+    it("gc restores a session that gets a use marker while gc deletes its record", async () => {
       const state = await gcState();
       await state.server("s1");
       const before = await state.session("s1", "held");
@@ -241,14 +241,14 @@ describe("gc leaves a session alone, and says why", () => {
       expect(await record(state)).toEqual(before);
     });
 
-    it("by a server that opens it while its folder is moved: its history goes on as one", async () => {
+    it("gc restores a session that a server opens while gc moves its folder, and joins its history", async () => {
       const state = await gcState();
       await state.server("s1", { running: true });
       const before = await state.session("s1", "held");
       const folder = state.folder("s1", "held");
       const store = meddling(state.store, "readRegistry", () => {
         if (existsSync(folder)) return;
-        // What the runtime does when its session's folder is not there any more.
+        // The runtime does this when the folder of its session is missing.
         mkdirSync(folder);
         writeFileSync(join(folder, `inuse.${PID}.lock`), "");
         writeFileSync(join(folder, "events.jsonl"), '{"session":"resumed"}\n');
@@ -262,7 +262,7 @@ describe("gc leaves a session alone, and says why", () => {
       expect(readdirSync(state.home("s1"))).toEqual(["session-state"]);
     });
 
-    it("by the fleet, which records a session that no record knew", async () => {
+    it("gc keeps an unrecorded session that the fleet records during gc", async () => {
       const state = await gcState();
       await state.server("s1");
       state.plant("s1", "held");

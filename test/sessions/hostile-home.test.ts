@@ -29,7 +29,7 @@ import { makeOld } from "../fixtures/gc-sessions.js";
 import { type GcState, gcState, HOUR_MS, OLD_MS } from "../fixtures/gc-state.js";
 import { temporaryRoot } from "../fixtures/store-root.js";
 
-/** alice's agent writes in alice's home whatever it wants. bob has a session there that is due, and one that is not. */
+/** alice's agent can write anything in alice's home. bob has a session in a separate home, and it is not due. */
 async function twoUsers(): Promise<GcState> {
   const state = await gcState();
   await state.server("alice-1", { user: "alice" });
@@ -43,7 +43,7 @@ function relink(path: string, target: string): void {
   symlinkSync(target, path);
 }
 
-/** All that gc could take from bob. */
+/** Checks that bob's session still has everything that gc could take from it. */
 function isUnharmed(state: GcState): void {
   expect(readdirSync(state.folder("bob-1", "of-bob")).sort()).toEqual([
     "checkpoints",
@@ -53,10 +53,10 @@ function isUnharmed(state: GcState): void {
 }
 
 describe("a home whose session-state is a link", () => {
-  it("to another user's sessions shows none of them, and gc deletes none of them", async () => {
+  it("a session-state that links to another user's sessions shows none of them, and gc deletes none of them", async () => {
     const state = await twoUsers();
     makeOld(state.folder("bob-1", "of-bob"), OLD_MS);
-    // bob's session has a record, and is not due by that.
+    // This session of bob has a record, and the record shows that it is not due.
     await state.session("bob-1", "recorded", { owner: "bob" }, HOUR_MS);
     relink(state.statePath("alice-1"), state.statePath("bob-1"));
     const home = state.home("alice-1");
@@ -68,7 +68,7 @@ describe("a home whose session-state is a link", () => {
     isUnharmed(state);
   });
 
-  it("to a folder outside of the fleet is left alone by gc", async () => {
+  it("gc leaves a folder outside of the fleet alone that a session-state links to", async () => {
     const state = await twoUsers();
     const outside = join(state.root, "..", "outside");
     mkdirSync(join(outside, "project"), { recursive: true });
@@ -79,14 +79,14 @@ describe("a home whose session-state is a link", () => {
     expect(readdirSync(join(outside, "project"))).toEqual(["file"]);
   });
 
-  it("to itself ends no look at all", async () => {
+  it("a session-state that links to itself counts as empty, and gc still works", async () => {
     const state = await twoUsers();
     relink(state.statePath("alice-1"), "session-state");
     expect(listSessionFolders(state.home("alice-1"))).toEqual([]);
     expect((await state.gc()).deleted).toEqual([]);
   });
 
-  it("to what shared servers have in common, as the fleet makes it, works", async () => {
+  it("a session-state that links to the shared servers' common folder, as the fleet makes it, works", async () => {
     const state = await gcState();
     await state.server("shared-1", { user: null });
     const common = join(state.root, "servers", "shared", "session-state");
@@ -101,7 +101,7 @@ describe("a home whose session-state is a link", () => {
 });
 
 describe("a session's folder in a hostile home", () => {
-  it("that is a link is not looked into", async () => {
+  it("a session's folder that is a link is not read", async () => {
     const state = await twoUsers();
     const home = state.home("alice-1");
     symlinkSync(state.folder("bob-1", "of-bob"), state.folder("alice-1", "linked"));
@@ -114,7 +114,7 @@ describe("a session's folder in a hostile home", () => {
     expect(listLoaded(home, process.pid)).toEqual([]);
   });
 
-  it("with a pipe, a device or a link as its history blocks nobody and leads nowhere", async () => {
+  it("a session's history that is a pipe, a device or a link is refused without waiting", async () => {
     const state = await twoUsers();
     const home = state.home("alice-1");
     const history = join(state.plant("alice-1", "s"), "events.jsonl");
@@ -129,7 +129,7 @@ describe("a session's folder in a hostile home", () => {
     expect(lastWrite(home, "s")).not.toBe(0);
   });
 
-  it("that is due is deleted with its pipes and links, and nothing that those lead to", async () => {
+  it("gc deletes a due session with its pipes and links, and nothing that the links lead to", async () => {
     const state = await twoUsers();
     const folder = state.plant("alice-1", "due");
     execFileSync("mkfifo", [join(folder, "pipe")]);
@@ -141,7 +141,7 @@ describe("a session's folder in a hostile home", () => {
     isUnharmed(state);
   });
 
-  it("replaced by a link after gc judged it is left, and so is what the link leads to", async () => {
+  it("gc leaves a session's folder that became a link after gc judged it, and the target of the link", async () => {
     const state = await twoUsers();
     state.plant("alice-1", "due");
     const run = new Run(state.statePath("alice-1"));
@@ -152,7 +152,7 @@ describe("a session's folder in a hostile home", () => {
     isUnharmed(state);
   });
 
-  it("is not taken from another home when session-state is replaced by a link after gc judged it", async () => {
+  it("gc takes no session from another home when session-state became a link after gc judged it", async () => {
     const state = await twoUsers();
     state.plant("alice-1", "of-bob");
     const run = new Run(state.statePath("alice-1"));
@@ -163,7 +163,7 @@ describe("a session's folder in a hostile home", () => {
     isUnharmed(state);
   });
 
-  it("given back by gc takes over no file that a link in its place leads to", async () => {
+  it("gc gives a session back without overwriting files that links in its place lead to", async () => {
     const state = await twoUsers();
     const folder = state.plant("alice-1", "s");
     const run = new Run(state.statePath("alice-1"));
@@ -190,7 +190,7 @@ it("a gc folder that the agent plants in its home has no effect", async () => {
 });
 
 describe("a home with very many folders of sessions", () => {
-  it("is looked at in part, with a warning that names the user, and other users' sessions are collected", async () => {
+  it("gc reads only part of a home with very many folders, warns of its user, and collects other homes", async () => {
     const state = await twoUsers();
     makeOld(state.folder("bob-1", "of-bob"), OLD_MS);
     await state.session("alice-1", "zzz-recorded", { owner: "alice" });
@@ -198,13 +198,13 @@ describe("a home with very many folders of sessions", () => {
     for (let index = 0; index < folders; index++) mkdirSync(join(state.statePath("alice-1"), `x${index}`));
     expect(listSessionFolders(state.home("alice-1"))).toHaveLength(MOST_FOLDERS);
     const { deleted } = await state.gc();
-    // By their records and not by where they stand among the others.
+    // gc finds them by their records, wherever they are among the other folders.
     expect(deleted.map(({ id }) => id).sort()).toEqual(["of-bob", "zzz-recorded"]);
     expect(existsSync(state.folder("alice-1", "zzz-recorded"))).toBe(false);
     expect(state.warnings).toEqual([expect.stringContaining('The home of user "alice"')]);
   });
 
-  it("that are all due is emptied over several gcs", async () => {
+  it("several gcs empty a home with very many due sessions", async () => {
     const state = await twoUsers();
     const old = new Date(Date.now() - OLD_MS);
     for (let index = 0; index < 1_500; index++) {
@@ -220,7 +220,7 @@ describe("a home with very many folders of sessions", () => {
 });
 
 describe("a tree of very many or very deep folders", () => {
-  /** A chain of folders whose path is longer than the system allows, and deeper than a walk goes. */
+  /** Makes a chain of folders that is deeper than a walk descends, and whose path is longer than the system allows. */
   function deep(top: string): void {
     mkdirSync(top);
     const name = "d".repeat(100);
@@ -232,7 +232,7 @@ describe("a tree of very many or very deep folders", () => {
     for (const folder of chain) folder?.[Symbol.dispose]();
   }
 
-  it("is walked as far as the budget allows", async () => {
+  it("walk visits a tree of many and deep folders only as far as the budget and the depth limit allow", async () => {
     const root = await temporaryRoot();
     mkdirSync(root);
     for (let index = 0; index < 50; index++) writeFileSync(join(root, `f${index}`), "x");
@@ -250,7 +250,7 @@ describe("a tree of very many or very deep folders", () => {
     await removeTree(root, { left: 10_000 });
   });
 
-  it("is removed, in several goes if the budget is small", async () => {
+  it("removeTree removes a tree of many and deep folders in several calls if the budget is small", async () => {
     const root = await temporaryRoot();
     deep(root);
     for (let index = 0; index < 100; index++) writeFileSync(join(root, `f${index}`), "x");
@@ -260,7 +260,7 @@ describe("a tree of very many or very deep folders", () => {
     expect(goes).toBeGreaterThan(1);
   });
 
-  it("is still the same one when a link takes its place", async () => {
+  it("a held folder stays the same folder when a link takes its place", async () => {
     const root = await temporaryRoot();
     mkdirSync(join(root, "a"), { recursive: true });
     using folder = HeldFolder.open(join(root, "a"));

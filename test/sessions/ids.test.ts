@@ -5,7 +5,7 @@ import { serverIdOf } from "../../src/pool/server.js";
 import { newSessionId, validateSessionId, validateUser } from "../../src/sessions/ids.js";
 import { RAW } from "../fixtures/cli.js";
 
-/** The value if it is taken; the error's message if it is refused. Anything else fails the test. */
+/** Returns the value if it is accepted, or the error's message if it is refused. Any other error fails the test. */
 function outcome(validate: (value: string) => string, value: string): { taken?: string; refused?: string } {
   try {
     return { taken: validate(value) };
@@ -30,11 +30,11 @@ describe("a user id", () => {
     "+1",
     "_",
     "a".repeat(128),
-  ])("%s is one", (user) => {
+  ])("%s is a valid user id", (user) => {
     expect(validateUser(user)).toBe(user.normalize("NFC"));
   });
 
-  it("is taken or refused, and what is taken is safe in a path, a shell and a log", () => {
+  it("validateUser refuses a text or accepts it, and an accepted text is safe in a path, a shell and a log", () => {
     fc.assert(
       fc.property(fc.string({ unit: "binary", maxLength: 140 }), (value) => {
         const { taken, refused } = outcome(validateUser, value);
@@ -53,7 +53,7 @@ describe("a user id", () => {
     );
   });
 
-  it("is any text of the alphabet that begins well", () => {
+  it("a text of allowed characters is a user id unless it begins with a dot or a hyphen", () => {
     const unit = fc.constantFrom(..."abcXYZ0189._@+-\u00e9\u4e2d\u0434");
     fc.assert(
       fc.property(fc.string({ unit, minLength: 1, maxLength: 40 }), (value) => {
@@ -62,13 +62,13 @@ describe("a user id", () => {
     );
   });
 
-  it("has one spelling", () => {
+  it("validateUser gives the same user id for two Unicode spellings", () => {
     expect(validateUser("zoe\u0308")).toBe(validateUser("zo\u00eb"));
   });
 });
 
 describe("a server's id", () => {
-  it("is safe as a folder on any disk, and another one for every user", () => {
+  it("a server's id is safe as a folder name on any disk, and differs for every user", () => {
     const unit = fc.constantFrom(..."abAB01._@+-\u00e9\u00c9\u4e2d");
     const user = fc.string({ unit, minLength: 1, maxLength: 60 });
     fc.assert(
@@ -84,7 +84,7 @@ describe("a server's id", () => {
 });
 
 describe("a session id", () => {
-  it("is taken or refused, and what is taken is a plain name", () => {
+  it("validateSessionId refuses a text or accepts it, and an accepted text is a plain name", () => {
     fc.assert(
       fc.property(fc.string({ unit: "binary", maxLength: 140 }), (value) => {
         const { taken, refused } = outcome(validateSessionId, value);
@@ -95,12 +95,12 @@ describe("a session id", () => {
     );
   });
 
-  it("that is made up is one, whatever the purpose", () => {
+  it("newSessionId makes a new valid session id, whatever the purpose", () => {
     fc.assert(
       fc.property(fc.option(fc.string({ unit: "binary", maxLength: 200 })), (purpose) => {
         const id = newSessionId(purpose);
         expect(validateSessionId(id)).toBe(id);
-        // The runtime takes no dot.
+        // The runtime does not accept a dot.
         expect(id).toMatch(/^[a-z0-9-]+$/);
         expect(newSessionId(purpose)).not.toBe(id);
       }),

@@ -19,7 +19,7 @@ function wants(holder: string, over: Partial<AcquireOptions> = {}): AcquireOptio
   return { sessionId: "s", holder, ttlMs: LONG_MS, waitMs: 0, ...over };
 }
 
-/** A store of which some methods are replaced. */
+/** A store with some of its methods replaced. */
 function altered(store: Store, over: Partial<Store>): Store {
   return new Proxy(store, {
     get: (target, name) => {
@@ -34,23 +34,23 @@ async function aborted({ signal }: HeldLease): Promise<unknown> {
   return signal.reason;
 }
 
-/** Asks for the lease, to be told how many wait, and keeps no place. */
+/** A request for the lease that shows how many wait for it, and keeps no place in the queue. */
 const PROBE = { sessionId: "s", holder: "carol", token: "probe", ttlMs: 1, placeMs: 1 };
 
-/** Resolves when so many wait for the lease. */
+/** Resolves when `count` callers wait for the lease. */
 async function waiters(store: Store, count: number): Promise<void> {
   await expect
     .poll(() => store.acquireLease(PROBE), { timeout: 15_000, interval: 20 })
     .toMatchObject({ granted: false, ahead: count });
 }
 
-/** Nothing else runs meanwhile, as in a long computation. */
+/** Blocks the event loop, as a long computation does. */
 function block(ms: number): void {
   for (const until = performance.now() + ms; performance.now() < until; );
 }
 
 describe("holding a lease", () => {
-  it("goes on far beyond its TTL, with one fence", async () => {
+  it("a held lease lasts far longer than its TTL and keeps its fence", async () => {
     const { store, leases } = await setUp();
     const lease = await leases.acquire(wants("alice", { ttlMs: 5 * TTL_MS }));
     for (let look = 0; look < 10; look++) {
@@ -66,7 +66,7 @@ describe("holding a lease", () => {
     await expect(lease.release()).rejects.toMatchObject(LOST);
   });
 
-  it("ends soon when somebody takes it over, and says who and why", async () => {
+  it("the signal of a lease that is taken over aborts with the name and the reason of the new holder", async () => {
     const { leases } = await setUp();
     const lease = await leases.acquire(wants("alice"));
     const stolen = await leases.acquire(wants("bob", { steal: { reason: "alice is on holiday" } }));
@@ -80,7 +80,7 @@ describe("holding a lease", () => {
     await stolen.release();
   });
 
-  it("is refused right after it was taken over, before anything told", async () => {
+  it("check refuses a lease right after it was taken over, before its signal aborted", async () => {
     const { leases } = await setUp();
     const lease = await leases.acquire(wants("alice"));
     const stolen = await leases.acquire(wants("bob", { steal: { reason: "now" } }));
@@ -89,7 +89,7 @@ describe("holding a lease", () => {
     await stolen.release();
   });
 
-  it("is lost when the event loop was blocked past the TTL, before anything else is told", async () => {
+  it("check refuses a lease at once after the event loop was blocked past its TTL", async () => {
     const { store, leases } = await setUp();
     const lease = await leases.acquire(wants("alice", { ttlMs: TTL_MS }));
     block(TTL_MS + 200);
@@ -99,14 +99,14 @@ describe("holding a lease", () => {
     expect(await store.readLease("s")).toBeNull();
   });
 
-  it("is told to whoever only listens, after a blocked event loop too", async () => {
+  it("the signal of a lease aborts when the event loop was blocked past its TTL", async () => {
     const { leases } = await setUp();
     const lease = await leases.acquire(wants("alice", { ttlMs: TTL_MS }));
     block(TTL_MS + 200);
     expect(await aborted(lease)).toMatchObject(LOST);
   });
 
-  it("survives a store that is in trouble for a while", async () => {
+  it("a lease survives a store that fails to renew it for a while", async () => {
     const { store } = await setUp();
     let failures = 0;
     const trouble = altered(store, {
@@ -121,7 +121,7 @@ describe("holding a lease", () => {
     await lease.release();
   });
 
-  it("is lost at its end when the store never answers", async () => {
+  it("a lease is lost at the end of its TTL when the store never answers", async () => {
     const { store } = await setUp();
     const silent = altered(store, { renewLease: () => new Promise(() => undefined) });
     const lease = await new Leases(silent).acquire(wants("alice", { ttlMs: TTL_MS }));
@@ -129,7 +129,7 @@ describe("holding a lease", () => {
     await expect(lease.release()).rejects.toMatchObject(LOST);
   });
 
-  it("does not call a lease lost when the store cannot tell", async () => {
+  it("check passes on an error of the store, and does not call the lease lost", async () => {
     const { store } = await setUp();
     let down = false;
     const trouble = altered(store, {
@@ -146,7 +146,7 @@ describe("holding a lease", () => {
     await lease.release();
   });
 
-  it("counts from before the question, when the answer took long", async () => {
+  it("the TTL of a lease counts from before the request, even if the answer took long", async () => {
     const { store } = await setUp();
     const slow = altered(store, {
       acquireLease: async (request) => {
@@ -159,7 +159,7 @@ describe("holding a lease", () => {
     await expect(lease.check()).rejects.toMatchObject(LOST);
   });
 
-  it("can be left in force without being renewed", async () => {
+  it("a detached lease stays in force until its TTL ends, without being renewed", async () => {
     const { store, leases } = await setUp();
     const lease = await leases.acquire(wants("alice", { ttlMs: TTL_MS }));
     await lease.detach();
@@ -169,7 +169,7 @@ describe("holding a lease", () => {
 });
 
 describe("waiting", () => {
-  it("is in vain within its time: the error names the holder and what is left, and no place stays", async () => {
+  it("a wait for a lease that times out names the holder and the remaining time, and leaves the queue", async () => {
     const { store, leases } = await setUp();
     const lease = await leases.acquire(wants("alice"));
     const begun = performance.now();
@@ -183,14 +183,14 @@ describe("waiting", () => {
     await lease.release();
   });
 
-  it("tries once when it may not wait", async () => {
+  it("acquire tries once when it may not wait", async () => {
     const { leases } = await setUp();
     const lease = await leases.acquire(wants("alice"));
     await expect(leases.acquire(wants("bob"))).rejects.toMatchObject({ code: "FLEET_SESSION_LOCKED" });
     await lease.release();
   });
 
-  it("ends with a release, in the order of asking", async () => {
+  it("a released lease is granted to those who wait in the order in which they asked", async () => {
     const { store, leases } = await setUp();
     const order: string[] = [];
     const first = await leases.acquire(wants("first"));
@@ -204,7 +204,7 @@ describe("waiting", () => {
     expect(order).toEqual(["a", "b", "c", "d"]);
   });
 
-  it("ends when it is told to, with that reason, and no place stays", async () => {
+  it("a wait for a lease that is aborted rejects with the reason, and leaves the queue", async () => {
     const { store, leases } = await setUp();
     const lease = await leases.acquire(wants("alice"));
     const giveUp = new AbortController();
@@ -219,7 +219,7 @@ describe("waiting", () => {
     expect(await store.readLease("s")).toBeNull();
   });
 
-  it("gives back a lease that was granted to somebody who gave up meanwhile", async () => {
+  it("acquire gives back a lease that was granted to a caller who gave up during the request", async () => {
     const { store } = await setUp();
     const giveUp = new AbortController();
     const late = altered(store, {
@@ -233,7 +233,7 @@ describe("waiting", () => {
     expect(await store.readLease("s")).toBeNull();
   });
 
-  it("ends without a lease for somebody who may no longer use the session", async () => {
+  it("a wait for a lease ends without it for a caller who may no longer use the session", async () => {
     const { store, leases } = await setUp();
     const lease = await leases.acquire(wants("alice"));
     const refusal = new Error("no longer a member");
@@ -248,7 +248,7 @@ describe("waiting", () => {
   });
 
   it.each([0, -1, 999, 25 * 86_400_000, Number.NaN, Number.POSITIVE_INFINITY])(
-    "refuses a TTL of %d ms",
+    "acquire refuses a TTL of %d ms",
     async (ttlMs) => {
       const { store, leases } = await setUp();
       await expect(leases.acquire(wants("alice", { ttlMs }))).rejects.toMatchObject({
@@ -262,7 +262,7 @@ describe("waiting", () => {
 });
 
 describe("work under a lease", () => {
-  it("gives its result, and leaves the session free", async () => {
+  it("hold returns the result of the work, and leaves the session without a lease", async () => {
     const { store, leases } = await setUp();
     const work = async (lease: HeldLease) => {
       await lease.check();
@@ -272,14 +272,14 @@ describe("work under a lease", () => {
     expect(await store.readLease("s")).toBeNull();
   });
 
-  it("that fails fails with its own error, and leaves the session free", async () => {
+  it("hold rejects with the error of work that fails, and leaves the session without a lease", async () => {
     const { store, leases } = await setUp();
     const failure = new Error("mine");
     await expect(leases.hold(wants("alice"), () => Promise.reject(failure))).rejects.toBe(failure);
     expect(await store.readLease("s")).toBeNull();
   });
 
-  it("that outlives its lease is an error, and touches nothing of the next holder's", async () => {
+  it("hold rejects when the work outlives its lease, and does not touch the lease of the next holder", async () => {
     const { store, leases } = await setUp();
     const work = leases.hold(wants("alice", { ttlMs: TTL_MS }), async () => block(TTL_MS + 100));
     await expect(work).rejects.toMatchObject(LOST);
@@ -291,7 +291,7 @@ describe("work under a lease", () => {
 });
 
 describe("a lease that was taken elsewhere", () => {
-  it("is watched and renewed by whoever adopts it, and stays when that one is done", async () => {
+  it("an adopted lease is renewed while it is held, and stays in force when its adopter releases it", async () => {
     const { store, leases } = await setUp();
     const outer = await leases.acquire(wants("alice", { ttlMs: 5 * TTL_MS }));
     await outer.detach();
@@ -303,7 +303,7 @@ describe("a lease that was taken elsewhere", () => {
     expect(await store.checkLease("s", outer.token)).toMatchObject({ fence: outer.fence });
   });
 
-  it("is not renewed any more by whoever is done, also if the store fails at that moment", async () => {
+  it("an adopted lease is not renewed after its release, even if the store failed during the release", async () => {
     const { store, leases } = await setUp();
     const outer = await leases.acquire(wants("alice", { ttlMs: 3 * TTL_MS }));
     await outer.detach();
@@ -323,11 +323,11 @@ describe("a lease that was taken elsewhere", () => {
     expect(await store.readLease("s")).toBeNull();
   });
 
-  it("is renewed at once when little is left of it", async () => {
+  it("an adopted lease is renewed at once when little of its TTL is left", async () => {
     const { leases } = await setUp();
     const outer = await leases.acquire(wants("alice", { ttlMs: 9_000 }));
     await outer.detach();
-    // Less than a third is left of it then.
+    // After that, less than a third of the TTL is left.
     await delay(6_100);
     const inner = await leases.adopt("s", outer.token);
     onTestFinished(() => inner.detach());
@@ -336,7 +336,7 @@ describe("a lease that was taken elsewhere", () => {
     await inner.check();
   });
 
-  it("is not had by a wrong token, nor by another user", async () => {
+  it("adopt refuses a wrong token and another user", async () => {
     const { leases } = await setUp();
     await expect(leases.adopt("s", "wrong")).rejects.toMatchObject(LOST);
     const outer = await leases.acquire(wants("alice"));
@@ -345,7 +345,7 @@ describe("a lease that was taken elsewhere", () => {
     await outer.release();
   });
 
-  it("is found in the environment, for its own session only", async () => {
+  it("enter finds a lease in the environment, but only for the session of that lease", async () => {
     const { store, leases } = await setUp();
     const outer = await leases.acquire(wants("alice"));
     const env = { [LEASE_VARIABLES.session]: "s", [LEASE_VARIABLES.token]: outer.token };
@@ -358,7 +358,7 @@ describe("a lease that was taken elsewhere", () => {
     await other.release();
     await expect(leases.enter(wants("alice"), {})).rejects.toMatchObject({ code: "FLEET_SESSION_LOCKED" });
     await outer.release();
-    // Not by itself a new lease: the one it was to run under is gone.
+    // enter does not take a new lease, because the lease under which it was to run has ended.
     await expect(leases.enter(wants("alice"), env)).rejects.toMatchObject(LOST);
   });
 });

@@ -4,7 +4,7 @@ import { openFileStore } from "../../src/store/file/file-store.js";
 import { sessionRecord } from "../fixtures/store-records.js";
 import { temporaryRoot } from "../fixtures/store-root.js";
 
-it("waits for sessions that are in use no longer than whoever asked for that", async () => {
+it("releaseSessionsOf stops waiting for sessions in use when its caller has hung up", async () => {
   const store = openFileStore(await temporaryRoot());
   for (const id of ["free", "held"]) await store.createSession(sessionRecord(id));
   const lease = { sessionId: "held", holder: "alice", token: "t", ttlMs: 60_000, placeMs: 1_000 };
@@ -15,7 +15,7 @@ it("waits for sessions that are in use no longer than whoever asked for that", a
   setImmediate(() => stop.abort(reason));
   await expect(waiting).rejects.toBe(reason);
   expect(await store.readSession("free")).toMatchObject({ released: true });
-  // Nobody is at it any more.
+  // Now nobody uses the session.
   await store.releaseLease("held", "t");
   const again = await releaseSessionsOf("alice", 0, { store, answerMs: 1_000 });
   expect(again, "held was not let go meanwhile").toEqual({ released: ["held"], kept: [] });
