@@ -134,7 +134,7 @@ it("closes the connection of a client that reads nothing, but not of one that re
 it.each([
   ["bytes that are not a frame", "GET / HTTP/1.1\r\n\r\n", -32700],
   ["a frame that is not a request", "Content-Length: 2\r\n\r\n{}", -32600],
-])("answers a client that keeps sending %s once, and closes its connection", async (_, broken, code) => {
+])("sends a single answer to a client that keeps sending %s, and closes its connection", async (_, broken, code) => {
   await using at = await DoorFleet.open({ from: 16_770, to: 16_774 });
   const client = await RawClient.as(at.url, await at.token("ann"));
   client.socket.allowHalfOpen = true; // the client keeps sending after the front door has ended its side

@@ -460,7 +460,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       expect(await client.getForegroundSessionId()).toBeUndefined();
     });
 
-    it("refuses to delete a session that does not exist in the runtime's own words", async () => {
+    it("refuses the deletion of an unknown session in the runtime's own words", async () => {
       expect(await request(client, "session.delete", { sessionId: "never-was" })).toEqual({
         success: false,
         error: "Session file not found for never-was",
@@ -512,7 +512,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       expect(await client.rpc.sessions.getRemoteControlStatus()).toEqual({ status: { state: "off" } });
     });
 
-    it("refuses a client's request for a method that does not exist with code -32601", async () => {
+    it("answers a client's request for an unknown method with code -32601", async () => {
       await expect(request(client, "session.brandNew", { sessionId: "x" })).rejects.toMatchObject({
         code: -32601,
         message: expect.stringMatching(/^Unhandled method "?session\.brandNew/),

@@ -12,7 +12,7 @@ import { processesWith } from "../fixtures/fault-fleet.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 import { type ScriptedModel, startScriptedModel } from "../fixtures/scripted-model.js";
 
-/** What stands for the model's key: it must never reach a client. */
+/** A stand-in for the model's key. It must never reach a client. */
 export const MODEL_KEY = "canary-model-key-8f2a";
 
 export interface DoorFleetOptions {
@@ -29,10 +29,10 @@ export class DoorFleet implements AsyncDisposable {
     readonly fleet: Fleet,
     readonly door: FrontDoor,
     readonly model: ScriptedModel,
-    /** What the front door told its owner. */
+    /** The events that the front door has reported. */
     readonly events: DoorEvent[],
     readonly requests: RequestReport[],
-    /** For other processes on the same fleet. */
+    /** The environment for other processes on the same fleet. */
     readonly env: NodeJS.ProcessEnv,
     readonly ports: { from: number; to: number },
   ) {}
@@ -49,7 +49,7 @@ export class DoorFleet implements AsyncDisposable {
       ...options.env,
     };
     const provider = { type: "openai" as const, baseUrl: model.baseUrl, apiKeyEnv: "MODEL_KEY" };
-    // A busy machine stands still for seconds: no server is to be taken for hung then.
+    // A busy machine may pause for seconds. The fleet must not take a server for hung because of that.
     const health = { timeout: "10s" };
     const fleet = await Fleet.open({ env, cwd: folder, config: { ports, provider, health, ...options.config } });
     const events: DoorEvent[] = [];
@@ -62,7 +62,7 @@ export class DoorFleet implements AsyncDisposable {
     return new DoorFleet(folder, fleet, door, model, events, requests, env, ports);
   }
 
-  /** The state, past the fleet. */
+  /** The recorded state, read directly and not through the fleet. */
   get store(): Store {
     return openFileStore(join(this.folder, "state"));
   }
@@ -87,7 +87,7 @@ export class DoorFleet implements AsyncDisposable {
     return client;
   }
 
-  /** Kills the server that a session is on, behind everybody's back. */
+  /** The user's running server. Throws if there is none. */
   async serverOf(user: string): Promise<{ id: string; pid: number; home: string }> {
     const { id, pid, home } = await this.fleet.serverOf(user);
     if (pid === null) throw new Error(`no server of ${user} runs`);

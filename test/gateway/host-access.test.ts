@@ -9,7 +9,7 @@ import { RawClient } from "./raw-client.js";
 
 const HOW_TO_ALLOW = '"session": {"host": "owner"}';
 
-/** Settings by which a client could have files read or written, or programs started. */
+/** Settings with which a client could make the server read or write files, or start programs. */
 const REACHING = {
   workingDirectory: "/",
   additionalDirectories: ["/etc"],
@@ -39,7 +39,7 @@ const REACHING_OPTIONS = {
   somethingNew: "/",
 };
 
-describe("a client on its user's own server, as session.host is by default", () => {
+describe("a client on its user's own server with the default session.host", () => {
   let at: DoorFleet;
   let client: RawClient;
   const sessionId = "mine";
@@ -54,7 +54,7 @@ describe("a client on its user's own server, as session.host is by default", () 
     await at[Symbol.asyncDispose]();
   });
 
-  it("is refused every method that reaches files or programs, and learns how an operator allows it", async () => {
+  it("refuses a client every method that reaches files or programs, and names the setting that allows it", async () => {
     const reaching = knownMethods().filter((method) => ["host", "own-host"].includes(scopeOf(method)));
     expect(reaching.length).toBeGreaterThan(100);
     for (const method of reaching) {
@@ -64,7 +64,7 @@ describe("a client on its user's own server, as session.host is by default", () 
     }
   });
 
-  it.each(Object.entries(REACHING))("is refused the setting %s", async (name, value) => {
+  it.each(Object.entries(REACHING))("refuses a client the session setting %s by default", async (name, value) => {
     const created = await client.request("session.create", { sessionId: "never", [name]: value });
     const resumed = await client.request("session.resume", { sessionId, [name]: value });
     for (const { error } of [created, resumed]) {
@@ -74,20 +74,23 @@ describe("a client on its user's own server, as session.host is by default", () 
     expect(await at.store.readSession("never")).toBeNull();
   });
 
-  it.each(Object.entries(REACHING_OPTIONS))("is refused the option %s", async (name, value) => {
-    const { error } = await client.request("session.options.update", { sessionId, [name]: value });
-    expect(error?.message).toContain(name);
-    expect(error?.message).toContain(HOW_TO_ALLOW);
-  });
+  it.each(Object.entries(REACHING_OPTIONS))(
+    "refuses a client the session option %s by default",
+    async (name, value) => {
+      const { error } = await client.request("session.options.update", { sessionId, [name]: value });
+      expect(error?.message).toContain(name);
+      expect(error?.message).toContain(HOW_TO_ALLOW);
+    },
+  );
 
-  it("has no built-in tool that the fleet does not know", async () => {
+  it("gives a session no built-in tool that the fleet does not know", async () => {
     const { result } = await client.request("session.tools.getBuiltinDescriptors", { sessionId });
     const names = (result as { tools: { name: string }[] }).tools.map(({ name }) => name);
     expect(names).toContain("bash");
     expect(names.filter((name) => !BUILTIN_TOOLS.has(name))).toEqual([]);
   });
 
-  it("is refused attachments that are read from the disk, and may send blobs", async () => {
+  it("refuses a client's attachments that are read from the disk, and accepts blobs", async () => {
     const file = { type: "file", path: "/etc/hostname", displayName: "hostname" };
     for (const params of [
       { prompt: "look", attachments: [file] },
@@ -107,14 +110,14 @@ describe("a client on its user's own server, as session.host is by default", () 
     );
   });
 
-  it("may do what stays in the conversation and in the user's own home", async () => {
+  it("allows a client settings and methods that stay within the conversation and its user's home", async () => {
     const settings = {
       systemMessage: { mode: "append", content: "be brief" },
       organizationCustomInstructions: "be kind",
       provider: { type: "openai", baseUrl: at.model.baseUrl, wireApi: "completions" },
       model: "own-model",
       tools: [{ name: "weather", description: "w", parameters: { type: "object" } }],
-      // Nothing is set by these.
+      // These set nothing.
       mcpServers: {},
       skillDirectories: [],
       requestExtensions: false,
@@ -155,7 +158,7 @@ describe("a client on its user's own server with session.host owner", () => {
     await at[Symbol.asyncDispose]();
   });
 
-  it("runs commands", async () => {
+  it("runs a client's shell command on its user's own server while session.host is owner", async () => {
     const out = join(at.folder, "out");
     const asked = await client.request("session.shell.exec", { sessionId: "mine", command: `echo run > ${out}` });
     expect(asked.error).toBeUndefined();
@@ -168,12 +171,12 @@ describe("a client on its user's own server with session.host owner", () => {
     });
   });
 
-  it("keeps sessions in folders of its own home", async () => {
+  it("keeps a session in another folder of the user's home while session.host is owner", async () => {
     const configDir = join(homes.alice, "elsewhere");
     expect(await client.request("session.create", { sessionId: "apart", configDir })).toMatchObject({ result: {} });
   });
 
-  it("keeps none in another home, whatever path leads there", async () => {
+  it("refuses a session folder outside the user's home, whatever path leads there", async () => {
     symlinkSync(homes.bob, join(homes.alice, "link"));
     symlinkSync(join(homes.bob, "planned"), join(homes.alice, "dangling"));
     mkdirSync(join(homes.alice, "folder"));

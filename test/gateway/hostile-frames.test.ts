@@ -27,7 +27,7 @@ const HOSTILE: [Hostile, Hostile, Hostile, Hostile] = [
   ["nesting", nested, DEPTH],
 ];
 
-/** A request of about so many bytes. */
+/** A request of about `bytes` bytes. */
 function frameOf(id: number, make: (bytes: number) => string, bytes: number): Buffer {
   const [before, behind] = [`{"jsonrpc":"2.0","id":${id},"method":"session.getMessages","params":{"a":`, "}}"];
   return Buffer.from(`${before}${make(bytes - before.length - behind.length - 2)}${behind}`);
@@ -45,7 +45,7 @@ async function clientOf(fleet: FaultFleet, serving: Serving, user: string): Prom
   return await RawClient.as(String((await serving.logged("serving")).door), token);
 }
 
-/** Pings one after the other. `end` resolves with the longest delay of a ping, in milliseconds. */
+/** Sends one ping after another. `end` resolves with the longest delay of a ping, in milliseconds. */
 function pinging(client: RawClient, pid: number): { end(): Promise<number> } {
   let going = true;
   let longestMs = 0;
@@ -66,7 +66,7 @@ function pinging(client: RawClient, pid: number): { end(): Promise<number> } {
   };
 }
 
-it("refuses hostile frames of 8 MB and 60 MB for little, takes a long text, and answers other clients promptly", async () => {
+it("refuses hostile frames of 8 MB and 60 MB cheaply, accepts a long text, and answers others promptly", async () => {
   const fleet = await faultFleet(23_500);
   const serving = await serve(fleet);
   const [alice, mallory] = [await clientOf(fleet, serving, "alice"), await clientOf(fleet, serving, "mallory")];
@@ -99,7 +99,7 @@ it("answers other clients promptly while it refuses hostile frames of 60 MB that
   const serving = await serve(fleet);
   const [alice, mallory] = [await clientOf(fleet, serving, "alice"), await clientOf(fleet, serving, "mallory")];
   const pings = pinging(alice, serving.pid);
-  // One of values, and one of nesting.
+  // One frame has too many values, and one is nested too deeply.
   for (const [id, [kind, make, error]] of [HOSTILE[0], HOSTILE[3]].entries()) {
     mallory.frame(frameOf(id, make, 60 * MB));
     expect((await mallory.answerTo(id)).error, kind).toEqual(error);

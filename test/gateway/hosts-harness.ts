@@ -20,7 +20,7 @@ export interface HostDoorsOptions {
 export class HostDoors implements AsyncDisposable {
   readonly #clients = new Set<CopilotClient>();
   readonly #doors = new Map<string, string>();
-  /** All tokens that were given out. */
+  /** All tokens that have been issued. */
   readonly tokens: string[] = [];
 
   private constructor(
@@ -57,12 +57,12 @@ export class HostDoors implements AsyncDisposable {
     this.#doors.set(name, door ?? "");
   }
 
-  /** Where the front door of a host is, or was. */
+  /** The address of a host's front door, even if the host has ended. */
   url(name: string): string {
     return this.#doors.get(name) ?? "";
   }
 
-  /** What `serve` of a host has logged so far. */
+  /** The log entries of a host's `serve` so far. */
   log(name: string): LogEntry[] {
     const lines = this.hosts.host(name).output.split("\n").slice(0, -1);
     return lines.filter((line) => line.startsWith("{")).map((line) => JSON.parse(line) as LogEntry);
@@ -74,12 +74,12 @@ export class HostDoors implements AsyncDisposable {
     return token;
   }
 
-  /** The host of a user from now on, whatever it was. */
+  /** Places a user on a host, no matter where the user was before. */
   async place(user: string, host: string): Promise<void> {
     await this.store.recordPlacement(user, await this.store.readPlacement(user), { host, serverId: null });
   }
 
-  /** Makes a host count as gone, until its next heartbeat. */
+  /** Makes a host count as gone until its next heartbeat. */
   async expire(name: string): Promise<void> {
     const { client } = this.redis;
     const found: string[] = [];
@@ -88,7 +88,7 @@ export class HostDoors implements AsyncDisposable {
         found.push(key);
       }
     }
-    // Fleets of other tests may be there yet: theirs have ended.
+    // This may include hosts of the same name in other tests' fleets. Those fleets have ended.
     if (found.length === 0) throw new Error(`no entry of host ${name}`);
     for (const key of found) await client.hset(key, "until", 0);
   }

@@ -15,7 +15,7 @@ const ROUNDS = 10;
 
 const idles = (client: RawClient, id: string) => client.events(id).filter((type) => type === "session.idle").length;
 
-/** The same request until it is answered: a host that died is missed only after a while. */
+/** Repeats a request until it succeeds, because the other hosts notice only after a while that a host has died. */
 async function insist(what: string, ask: () => Promise<RawMessage>): Promise<RawMessage> {
   const refusals = new Set<string>();
   const answer = await eventually(
@@ -28,7 +28,7 @@ async function insist(what: string, ask: () => Promise<RawMessage>): Promise<Raw
     },
     45_000,
   );
-  // All that a client gets to hear meanwhile says that it is worth another try.
+  // Until then, the client may get only errors that are worth another try.
   for (const code of refusals) expect(["FLEET_HOST_AWAY", "FLEET_SESSION_MOVED", "FLEET_SERVER_LOST"]).toContain(code);
   return answer;
 }
@@ -49,7 +49,7 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
       await at[Symbol.asyncDispose]();
     });
 
-    it("give a user the server of the host that the user is placed on, and no other", async () => {
+    it("relays a client at another host's front door to the server on the host of its user", async () => {
       await at.place("ann", "h2");
       const ann = await at.raw("ann", "h1");
       await ann.request("session.create", { sessionId: "ann-1" });
@@ -63,7 +63,7 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
       expect(await ann.request("sessions.getSizes")).toMatchObject({ result: {} });
     });
 
-    it("pass refusals of the other host on as they are", async () => {
+    it("relays another host's refusals to the client unchanged", async () => {
       await at.place("eve", "h2");
       const eve = await at.raw("eve", "h1");
       await eve.request("session.create", { sessionId: "eve-1" });
@@ -82,7 +82,7 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
       expect(await eve.request("runtime.shutdown")).toMatchObject({ error: { data: { code: "FLEET_METHOD_DENIED" } } });
     });
 
-    it("bring a member to a collaborative session of another host, where leases are taken", async () => {
+    it("relays a member to a collaborative session on another host, and takes the lease for each turn", async () => {
       await at.place("ola", "h2");
       await at.place("mia", "h1");
       const library = await at.hosts.host("h2").library();
@@ -102,7 +102,7 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
       await eventually("the lease is given back", async () => (await at.store.readLease("team")) === null);
       await ola.turn("team", "from ola");
       await eventually("the reply at mia's", () => JSON.stringify(mia.received).includes("you said: from ola"));
-      // Nothing past the conversation, and no server of mia's on ola's host.
+      // mia gets only the conversation, and no server on ola's host.
       expect(await mia.request("session.shell.exec", { sessionId: "team", command: "id" })).toMatchObject({
         error: { data: { code: "FLEET_METHOD_DENIED" } },
       });
@@ -111,7 +111,7 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
       expect(await mia.request("session.detach", { sessionId: "team" })).toMatchObject({ result: {} });
     });
 
-    it("let no user's ended token shut others of the same host out of another one", async () => {
+    it("keeps relaying other users to another host after one user's token was revoked", async () => {
       await at.place("kim", "h2");
       const first = await at.raw("kim", "h2");
       expect(await first.request("session.create", { sessionId: "kim-1" })).toMatchObject({ result: {} });
@@ -122,7 +122,7 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
           Array.from({ length: 15 }, async () => await RawClient.as(at.url("h1"), token)),
         );
         await at.store.deleteToken(token.split("_")[1] ?? "");
-        // Each asks for what is on the other host.
+        // Each client asks for a session on the other host.
         const asked = clients.map(
           async (client) => await client.request("session.getMessages", { sessionId: "kim-1" }),
         );
@@ -140,7 +140,7 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
       await eventually("the end of those connections", () => many.every(({ closed }) => closed));
     });
 
-    it("carry nobody further who was carried already", async () => {
+    it("refuses to relay a client that another host has already relayed", async () => {
       await at.place("una", "h2");
       const token = await at.token("una");
       const una = await RawClient.as(at.url("h1"), token);
@@ -159,7 +159,7 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
           error: { code: -32003, data: { code: "FLEET_SESSION_MOVED", retryable: true } },
         });
       }
-      // Whatever it says in there.
+      // The value of `fleet` does not matter.
       for (const fleet of [null, 1, "x", {}, { via: "../h2" }, { via: 'h2"\n', hops: -1 }]) {
         const odd = await RawClient.open(at.url("h1"));
         await odd.request("connect", { ...hello, fleet });
@@ -169,7 +169,7 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
       }
     });
 
-    it("end a search for a session that is always on the other host", async () => {
+    it("stops looking for a session whose record always names the other host", async () => {
       await at.place("ivo", "h1");
       const ivo = await at.raw("ivo", "h1");
       await ivo.request("session.create", { sessionId: "ball" });
@@ -191,20 +191,21 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
       });
       for (let round = 0; round < ROUNDS; round++) {
         const { error } = await ivo.request("session.name.get", { sessionId: "ball" });
-        // Whichever host it comes to, there may be nothing of it there.
+        // The host that the request reaches may not have the session.
         if (error !== undefined) expect(error.data?.code).toMatch(/^FLEET_(SESSION_MOVED|SESSION_LOST|HOST_AWAY)$/);
       }
       throwing = false;
       await thrower;
       const requests = (name: string) => at.log(name).filter(({ msg, user }) => msg === "request" && user === "ivo");
       const asked = (name: string) => requests(name).filter(({ method }) => method === "session.name.get").length;
-      // Every request came to the other host as often as it was looked for there, to be opened at first, and never back from it.
+      // h1 relays a request to h2 once for each of at most three searches, and opens the session there first. h2 never
+      // relays a request back.
       await eventually("the access log", () => requests("h2").length > 0 && asked("h1") >= ROUNDS);
       expect(asked("h1")).toBe(ROUNDS);
       expect(requests("h2").length).toBeLessThanOrEqual(2 * 3 * ROUNDS);
     });
 
-    it("end the connections of a token that is revoked, and write no token anywhere", async () => {
+    it("ends relayed connections when their token is revoked, and writes no token to logs or Redis", async () => {
       await at.place("rae", "h2");
       const rae = await at.raw("rae", "h1");
       await rae.request("session.create", { sessionId: "rae-1" });
@@ -227,7 +228,7 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
     const open = async (storage: "local" | "shared", names?: readonly string[]) =>
       await HostDoors.open({ redis, firstPort: FIRST_PORT, storage, ...(names === undefined ? {} : { names }) });
 
-    it("tell its clients at once, and bring them to the host that takes over, as they had opened their sessions", async () => {
+    it("ends a dead host's turns at once, and reopens its clients' sessions on the host that takes over", async () => {
       await using at = await open("shared");
       await at.place("ann", "h2");
       const client = await at.client("ann", "h1");
@@ -255,14 +256,14 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
       await raw.turn("notes", "x");
       await eventually("its end", async () => (await at.session("notes")).turns === 2);
       expect(await at.session("notes")).toMatchObject({ host: "h1" });
-      // Without being asked: it goes on hearing of it.
+      // The SDK client sends nothing, and still gets the events of the session.
       const heard: string[] = [];
       session.on((event) => void heard.push(event.type === "assistant.message" ? event.data.content : event.type));
       await eventually("the way back of who only listens", async () => {
         await raw.turn("notes", "y");
         return heard.includes("you said: y");
       });
-      // The SDK goes by the event alone: a prompt takes the end of the turn before it for its own.
+      // The SDK waits only for the event, so a prompt would take the end of the turn before it for its own end.
       await eventually("the end of that turn", () =>
         heard.slice(heard.lastIndexOf("you said: y")).includes("session.idle"),
       );
@@ -274,7 +275,7 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
       expect(said.filter((prompt) => prompt !== "y")).toEqual(["one", "x", "!tool mine {}"]);
     });
 
-    it("find it out although it says nothing of its end, and it is no longer listened to when it comes back", async () => {
+    it("takes a session over from a host that hangs, and does not listen to that host when it comes back", async () => {
       await using at = await open("shared");
       await at.place("ann", "h2");
       const [far, near] = [await at.raw("ann", "h1"), await at.raw("ann", "h2")];
@@ -283,7 +284,7 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
       await near.request("session.resume", { sessionId: "notes" });
       await eventually("the turn is recorded", async () => (await at.session("notes")).turns === 1);
       await far.request("session.send", { sessionId: "notes", prompt: "!delay 60000 never" });
-      // Only who has heard of the turn can be told of its end.
+      // A client gets the end of a turn only if it has seen the turn begin.
       await eventually("the turn at both", () =>
         [near, far].every(({ received }) => JSON.stringify(received).includes("!delay 60000 never")),
       );
@@ -297,7 +298,7 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
       } finally {
         frozen.resume();
       }
-      // Whoever was at its own front door is told, too, and carried to where the session is now.
+      // The client at h2's own front door also gets the end of the turn, and is relayed to the session's new host.
       await eventually("the end of the turn there", () => near.events("notes").includes("session.error"));
       await insist("a prompt", async () => await near.request("session.send", { sessionId: "notes", prompt: "three" }));
       await eventually("the reply at both", () =>
@@ -309,7 +310,7 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
       expect([far.closed, near.closed]).toEqual([false, false]);
     });
 
-    it("go to a third one if the user belongs there", async () => {
+    it("takes a dead host's session over to a third host if the user belongs there", async () => {
       await using at = await open("shared", ["h1", "h2", "h3"]);
       const user = ["ann", "ben", "cid", "dan", "eve", "fay", "gil"].find(
         (name) => rendezvous(name, ["h1", "h3"]) === "h3",
@@ -325,7 +326,7 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
       expect(await at.session("notes")).toMatchObject({ host: "h3" });
     });
 
-    it("leave what is on its disk, and go on when it is back", async () => {
+    it("refuses sessions on a dead host's own disk as stranded, and continues them when it is back", async () => {
       await using at = await open("local");
       await at.place("ann", "h2");
       const client = await at.raw("ann", "h1");
@@ -343,7 +344,7 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
       expect(await client.request("session.create", { sessionId: "new" })).toMatchObject({ result: {} });
       expect(await at.session("new")).toMatchObject({ host: "h1" });
       expect(await client.turn("new", "hi")).toMatchObject({ result: {} });
-      // What is elsewhere is listed as well, from its record.
+      // The session on the other host is also listed, from its record.
       const listed = (await client.request("session.list")).result as { sessions: { sessionId: string }[] };
       expect(listed.sessions.map(({ sessionId }) => sessionId).toSorted()).toEqual(["new", "notes"]);
 
@@ -356,7 +357,7 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
   });
 
   describe("when a session moves", { timeout: 180_000 }, () => {
-    it("carry its client after it, without a word of what it left", async () => {
+    it("relays a client to its session's new host after a move, without an error", async () => {
       await using at = await HostDoors.open({ redis, firstPort: FIRST_PORT, storage: "shared" });
       await at.place("ann", "h1");
       const client = await at.raw("ann", "h1");
@@ -375,7 +376,7 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
       expect((await client.request("session.getMessages", { sessionId: "notes" })).error).toBeUndefined();
     });
 
-    it("carry the prompts that were waiting for it in the order in which they came, before those that come then", async () => {
+    it("relays waiting prompts to a moved session's new host in order and before later prompts", async () => {
       const env = { COPILOTFLEET_RUNTIME_PATH: fake("obedient.mjs") };
       await using at = await HostDoors.open({ redis, firstPort: FIRST_PORT, storage: "shared", env });
       await at.place("ann", "h1");
@@ -411,7 +412,7 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
       expect(said()).toEqual(prompts);
     });
 
-    it("hang up on their servers when their host may count as gone, and open again what is theirs after that", async () => {
+    it("ends turns when their host's term has expired, and reopens the sessions under the new term", async () => {
       await using at = await HostDoors.open({ redis, firstPort: FIRST_PORT, storage: "shared" });
       await at.place("ann", "h1");
       const token = await at.token("ann");
@@ -422,14 +423,14 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
       await listener.request("session.resume", { sessionId: "notes" });
       await client.request("session.send", { sessionId: "notes", prompt: "!delay 60000 never" });
       const before = await at.session("notes");
-      // As if the heartbeat had been late: from here on the host has another term.
+      // This is the effect of a late heartbeat: the host gets a new term.
       await at.expire("h1");
       await eventually("the cut", () => idles(client, "notes") === 2);
       expect(client.events("notes").slice(-2)).toEqual(["session.error", "session.idle"]);
-      // Without being asked.
+      // The listener sends nothing for this.
       const resumed = () => listener.events("notes").filter((type) => type === "session.resume").length;
       await eventually("the listener's way back", () => resumed() >= 2);
-      // As long as the old term would have lasted it may be taken to.
+      // The front door may consider the old term current for as long as that term would have lasted.
       const isTaken = async () => (await at.session("notes")).term !== before.term;
       for (let turns = 0; !(await isTaken()); turns++) {
         await insist("a prompt", async () => await client.turn("notes", `round ${turns}`));

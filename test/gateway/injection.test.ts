@@ -6,10 +6,10 @@ import { sessionRecord } from "../fixtures/store-records.js";
 import { DoorFleet, MODEL_KEY } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
-/** Answered when the client has answered something itself. */
+/** The server answers these only after the client has answered something itself. */
 const WAITS_FOR_CLIENT = ["session.tasks.waitForPending", "session.ui.elicitation"];
 
-describe("what the fleet adds to a session", () => {
+describe("the parameters that the fleet adds to a session", () => {
   const config = {
     provider: null,
     auth: { githubTokenEnv: null, githubTokenFile: null, githubTokenCommand: null },
@@ -33,7 +33,7 @@ describe("what the fleet adds to a session", () => {
   };
   const record = sessionRecord("s", { model: null });
 
-  it("is the model, the provider with its key, and the compaction, where the client says nothing", () => {
+  it("adds the model, the provider with its key, and the compaction to a session that does not set them", () => {
     expect(sessionParams("session.create", { streaming: true }, record, own)).toEqual({
       sessionId: "s",
       streaming: true,
@@ -47,7 +47,7 @@ describe("what the fleet adds to a session", () => {
     );
   });
 
-  it("is nothing that the client has chosen itself", () => {
+  it("does not replace a model, a provider, credentials or a compaction that the client has chosen", () => {
     const asked = { model: "mine", infiniteSessions: { enabled: false }, provider: { baseUrl: "http://mine" } };
     expect(sessionParams("session.create", asked, record, own)).toEqual({ ...asked, sessionId: "s" });
     for (const name of ["providers", "gitHubToken", "gitHubTokenProviderRegistrationId"]) {
@@ -55,12 +55,12 @@ describe("what the fleet adds to a session", () => {
     }
   });
 
-  it("is never added to a provider of the client's", () => {
+  it("never adds the fleet's key to the client's own provider", () => {
     const asked = { provider: { type: "openai", baseUrl: "http://evil" } };
     expect(JSON.stringify(sessionParams("session.create", asked, record, own))).not.toContain("apiKey");
   });
 
-  it("is the user's own GitHub token on a shared server without a provider", () => {
+  it("adds the user's own GitHub token, and limits the tools, on a shared server without a provider", () => {
     const shared = { ...own, own: false, isolation: "shared" as const, provider: null, gitHubToken: "t" };
     expect(sessionParams("session.create", {}, record, shared)).toMatchObject({
       gitHubToken: "t",
@@ -80,7 +80,7 @@ describe("what the fleet adds to a session", () => {
     });
   });
 
-  it("has no system message of a member, on any server", () => {
+  it("passes the owner's system message to a server, but never a member's", () => {
     const asked = { systemMessage: { mode: "customize", sections: { environment_context: { action: "remove" } } } };
     for (const isolation of ["shared", "per-user"] as const) {
       const member = { ...own, own: false, member: true, isolation };
@@ -100,14 +100,15 @@ describe.each(["per-user", "shared"] as const)("the model's key on %s servers", 
     await at[Symbol.asyncDispose]();
   });
 
-  it("is used, and in nothing that a client can get at", async () => {
+  it("uses the model's key, and reveals it to a client through no method", async () => {
     const client = await RawClient.as(at.url, await at.token("alice"), true);
     const create = { sessionId: "s", streaming: true, requestPermission: true };
     expect((await client.request("session.create", create)).error).toBeUndefined();
     await client.turn("s", "hello");
     expect(at.model.keys).toEqual(new Set([`Bearer ${MODEL_KEY}`]));
-    // Whatever the method makes of these, none may give the key away. Those that end the session come last. One after the
-    // other: under all of them at once the runtime may never answer those (seen with 1.0.85, also without the front door).
+    // No method may reveal the key, whatever it does with these parameters. The methods that end the session come last.
+    // Send one request at a time. If all are open at once, the runtime may never answer those that end the session (seen
+    // with 1.0.85, also without the front door).
     const ending = /delete|destroy|shutdown|suspend|close|detach|abort|send|create|resume/;
     const methods = knownMethods().sort((a, b) => Number(ending.test(a)) - Number(ending.test(b)));
     const asked = methods.filter((name) => !WAITS_FOR_CLIENT.includes(name));
@@ -118,7 +119,7 @@ describe.each(["per-user", "shared"] as const)("the model's key on %s servers", 
     client.socket.destroy();
   });
 
-  it("is not to be had by asking for it", async () => {
+  it("refuses the methods with which a client could ask for the model's key or redirect it", async () => {
     const client = await RawClient.as(at.url, await at.token("bob"));
     await client.request("session.create", { sessionId: "b" });
     for (const [method, params] of [
@@ -136,7 +137,7 @@ describe.each(["per-user", "shared"] as const)("the model's key on %s servers", 
   });
 });
 
-it("leaves the model to the client that brings its own", async () => {
+it("uses the client's own provider and key for a session whose client brings them", async () => {
   await using at = await DoorFleet.open({ from: 16_660, to: 16_664 });
   const client = await at.client("alice");
   const provider = {

@@ -19,7 +19,7 @@ const OTHERWISE = [
   "metadata",
   "detach",
 ];
-/** Not those that are about no session, or that answer without an error about one that does not exist. */
+/** Methods that concern a session, except those that answer without an error about a session that does not exist. */
 const ABOUT_A_SESSION = knownMethods().filter(
   (method) => !OTHERWISE.includes(scopeOf(method)) && method !== "session.delete",
 );
@@ -28,7 +28,7 @@ const REFUSALS = ["FLEET_SESSION_NOT_FOUND", "FLEET_METHOD_DENIED"];
 describe.each([
   { isolation: "per-user", ports: { from: 16_540, to: 16_549 } },
   { isolation: "shared", ports: { from: 16_550, to: 16_559 } },
-] as const)("on $isolation servers", ({ isolation, ports }) => {
+] as const)("sessions of other users on $isolation servers", ({ isolation, ports }) => {
   let at: DoorFleet;
   let alice: RawClient;
   let mallory: RawClient;
@@ -52,7 +52,7 @@ describe.each([
     await at[Symbol.asyncDispose]();
   });
 
-  /** Everything of the session that somebody could have changed. */
+  /** Everything about the session that another user could have changed. */
   const state = async () => {
     const record = await at.store.readSession(secret);
     const server = (await at.store.readRegistry()).servers[record?.serverId ?? ""];
@@ -65,7 +65,7 @@ describe.each([
     };
   };
 
-  it("refuses every method on somebody else's session, by its id, tells nothing, and changes nothing", async () => {
+  it("refuses every method on another user's session, reveals nothing of it, and changes nothing", async () => {
     const before = await state();
     expect(before.history).toContain("xyzzy");
     expect(ABOUT_A_SESSION.length).toBeGreaterThan(200);
@@ -100,7 +100,7 @@ describe.each([
     expect(JSON.stringify(mallory.received)).not.toContain("xyzzy");
   });
 
-  it("creates nothing under an id that somebody has", async () => {
+  it("refuses to create a session under an id that exists, for its owner and for other users", async () => {
     const before = await state();
     expect(await mallory.request("session.create", { sessionId: secret })).toMatchObject({
       error: { code: -32003, data: { code: "FLEET_SESSION_EXISTS" } },
@@ -111,7 +111,7 @@ describe.each([
     expect(await state()).toEqual(before);
   });
 
-  it("lists nobody else's sessions, and tells of none", async () => {
+  it("keeps other users' sessions out of a client's lists and events", async () => {
     const [alices, mallorys] = [alice.received.length, mallory.received.length];
     for (const method of ["session.list", "sessions.list"]) {
       expect(JSON.stringify(await mallory.request(method))).not.toContain(secret);
@@ -121,7 +121,7 @@ describe.each([
     expect((await alice.request("session.getLastId")).result).toMatchObject({ sessionId: secret });
     expect(await mallory.request("session.create", { sessionId: "mallorys" })).toMatchObject({ result: {} });
     await Promise.all([alice.turn(secret, "more of it"), mallory.turn("mallorys", "hello")]);
-    // Those that look for changes after this are not to see that one.
+    // Wait for this change, so that the later tests that look for changes do not see it.
     await eventually("the record of the turn", async () => (await at.store.readSession(secret))?.turns === 2);
     expect(mallory.events("mallorys")).toContain("session.idle");
     expect(mallory.received.length).toBeGreaterThan(mallorys + 10);
@@ -130,7 +130,7 @@ describe.each([
     await mallory.request("session.delete", { sessionId: "mallorys" });
   });
 
-  it("never passes on what ends or rewires a server, by anybody", async () => {
+  it("refuses everybody the methods that end or rewire a server, and methods that do not exist", async () => {
     for (const method of knownMethods().filter((name) => scopeOf(name) === "never")) {
       const { error } = await alice.request(method, { sessionId: secret });
       expect(error, method).toMatchObject({ code: -32003, data: { code: "FLEET_METHOD_DENIED", retryable: false } });
@@ -144,7 +144,7 @@ describe.each([
     });
   });
 
-  it.runIf(isolation === "shared")("denies what is about the whole server, or reaches past a session", async () => {
+  it.runIf(isolation === "shared")("refuses a shared server's client all that reaches past its session", async () => {
     for (const method of knownMethods().filter((name) => ["own", "host"].includes(scopeOf(name)))) {
       const { error } = await alice.request(method, { sessionId: secret });
       expect(error, method).toMatchObject({ data: { code: "FLEET_METHOD_DENIED" } });
@@ -217,7 +217,10 @@ describe.each([
       "params twice",
       `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"sessionId":"mine"},"params":{"sessionId":"${secret}"}}`,
     ],
-    ["another case", `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","Params":{"sessionId":"${secret}"}}`],
+    [
+      "another case of params",
+      `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","Params":{"sessionId":"${secret}"}}`,
+    ],
     [
       "another case of the id",
       `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"SessionId":"${secret}"}}`,
@@ -270,7 +273,7 @@ describe.each([
       `\uFEFF{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"sessionId":"${secret}"}}`,
     ],
     [
-      "something behind it",
+      "another message behind it",
       `{"jsonrpc":"2.0","id":1,"method":"ping","params":{}}{"jsonrpc":"2.0","id":2,"method":"session.getMessages","params":{"sessionId":"${secret}"}}`,
     ],
     ["a notification", `{"jsonrpc":"2.0","method":"session.abort","params":{"sessionId":"${secret}"}}`],
@@ -281,12 +284,12 @@ describe.each([
     ],
     ["an answer to the front door's own requests", `{"jsonrpc":"2.0","id":"fleet-0","result":{}}`],
     ["a fractional id", `{"jsonrpc":"2.0","id":1.5,"method":"session.getMessages","params":{"sessionId":"${secret}"}}`],
-  ])("lets nothing through that is forged with %s", async (_, text) => {
+  ])("lets no frame through to another user's session that is forged with %s", async (_, text) => {
     const before = await state();
     const forger = await RawClient.as(at.url, tokens.mallory);
     const seen = at.events.length;
     forger.frame(text);
-    // Whatever became of it, it is over when the next request is answered, or the connection has ended.
+    // The front door has finished with the frame when it answers the next request or ends the connection.
     const next = await forger.request("ping", { message: "next" }).catch(() => "closed");
     const answers = forger.received.filter(({ id }) => id === 1);
     for (const answer of answers)
@@ -299,7 +302,7 @@ describe.each([
     expect((await alice.request("ping", { message: "x" })).error).toBeUndefined();
   });
 
-  it("has the id of a request for one at a time", async () => {
+  it("answers at most one of two open requests with the same id", async () => {
     alice.send({ id: 7, method: "session.send", params: { sessionId: secret, prompt: "!delay 300 x" } });
     alice.send({ id: 7, method: "ping", params: { message: "the same id" } });
     await alice.request("ping", { message: "behind" });

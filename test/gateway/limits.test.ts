@@ -12,14 +12,14 @@ const reached = (limit: string, message?: string) => ({
 });
 const MB = 1024 * 1024;
 
-/** Opens a connection, and gives what its `connect` is answered. */
+/** Opens a connection, and resolves with the answer to its `connect`. */
 async function tryToConnect(at: DoorFleet, token: string) {
   const client = await RawClient.open(at.url);
   return { client, answer: await client.request("connect", { token }) };
 }
 
 describe("one user's connections", () => {
-  it("end at 16 of 127, also on a shared server, where other users still get in", async () => {
+  it("accepts 16 of one user's 127 connections to a shared server, and still accepts other users", async () => {
     await using at = await DoorFleet.open({ from: 23_740, to: 23_749 }, { config: { isolation: "shared" } });
     const [bob, alice] = [await at.token("bob"), await at.token("alice")];
     const tried = [];
@@ -42,7 +42,7 @@ describe("one user's connections", () => {
     await eventually("room for bob", async () => (await tryToConnect(at, bob)).answer.error === undefined);
   });
 
-  it("count apart from those of all users, and from those that other hosts carry", () => {
+  it("counts a user's connections separately from the total, and from those that other hosts relay", () => {
     const most = { connections: 2, sessions: null, requestsInFlight: null, unreadBytes: null };
     const shares = new Shares({ default: most, total: { ...most, connections: 5 } });
     const bobs = [shares.admit("bob", false), shares.admit("bob", false)];
@@ -53,7 +53,7 @@ describe("one user's connections", () => {
     expect(() => shares.admit("carol", false)).toThrow(
       expect.objectContaining({ code: "FLEET_LIMIT_REACHED", exit: 6, limit: "total.connections" }),
     );
-    // Twice gives back no more than once.
+    // A second release has no effect.
     for (let count = 0; count < 2; count++) bobs[0]?.release();
     shares.admit("carol", false);
     expect(() => shares.admit("dave", false)).toThrow(expect.objectContaining({ limit: "total.connections" }));
@@ -70,7 +70,7 @@ describe("one user's requests and bytes", () => {
     await at[Symbol.asyncDispose]();
   });
 
-  /** A request that has begun to arrive, on a connection of its own. */
+  /** Opens a connection and sends the beginning of a request. */
   async function unfinished(user: string, bytes: number): Promise<RawClient> {
     const client = await RawClient.as(at.url, await at.token(user));
     client.bytes(`Content-Length: ${8 * MB}\r\n\r\n{"jsonrpc":"2.0","id":1,"method":"ping","params":{"message":"`);
@@ -78,7 +78,7 @@ describe("one user's requests and bytes", () => {
     return client;
   }
 
-  it("are answered up to the limit of requests in flight, and refused beyond it", async () => {
+  it("answers a user's requests up to the limit of requests in flight, and refuses those beyond it", async () => {
     const client = await RawClient.as(at.url, await at.token("alice"));
     const frames = Array.from({ length: 8 }, (_, id) => {
       const body = JSON.stringify({ jsonrpc: "2.0", id, method: "ping", params: {} });
@@ -93,7 +93,7 @@ describe("one user's requests and bytes", () => {
     expect(abort.error?.data?.code).toBe("FLEET_SESSION_NOT_FOUND");
   });
 
-  it("refuse a request while another connection's unfinished frame takes the bytes, but not a short one", async () => {
+  it("refuses a user's long request, but not a short one, while an unfinished frame takes the unread bytes", async () => {
     const first = await unfinished("bob", MB - 20_000);
     const second = await RawClient.as(at.url, await at.token("bob"));
     const message = "y".repeat(40_000);
@@ -106,7 +106,7 @@ describe("one user's requests and bytes", () => {
     await eventually("room", async () => (await second.request("ping", { message })).error === undefined);
   });
 
-  it("end a connection whose unfinished frame goes over the limit, and no other", async () => {
+  it("closes only the connection whose unfinished frame exceeds its user's limit of unread bytes", async () => {
     const other = await RawClient.as(at.url, await at.token("carol"));
     const client = await unfinished("carol", 1.2 * MB);
     expect((await client.answerTo(null)).error).toEqual(reached("unreadBytes"));
@@ -114,7 +114,7 @@ describe("one user's requests and bytes", () => {
     expect((await other.request("ping")).error).toBeUndefined();
   });
 
-  it("end unfinished frames that go over the limit for all users together", async () => {
+  it("closes a connection whose unfinished frame exceeds the limit of unread bytes for all users together", async () => {
     const first = await unfinished("dave", 0.9 * MB);
     await eventually("its bytes", async () => {
       const second = await unfinished("erin", 0.9 * MB);
@@ -127,7 +127,7 @@ describe("one user's requests and bytes", () => {
 });
 
 describe("one user's sessions", () => {
-  it("end at the limit at the front door and in the library, and deleting one makes room", async () => {
+  it("limits a user's sessions at the front door and in the library, and makes room when one is deleted", async () => {
     const limits = { default: { sessions: 3 }, total: { sessions: 5 } };
     await using at = await DoorFleet.open({ from: 23_770, to: 23_779 }, { config: { limits } });
     const client = await RawClient.as(at.url, await at.token("alice"), true);
@@ -157,7 +157,7 @@ describe("one user's sessions", () => {
     client.socket.destroy();
   });
 
-  it("end at the limit in the command, with the name of the limit as JSON", async () => {
+  it("refuses create --json at the limit of a user's sessions, and names the limit in the JSON", async () => {
     const fleet = new TestFleet(23_800, { COPILOTFLEET_LIMITS_DEFAULT_SESSIONS: "1" });
     onTestFinished(async () => await fleet.end());
     await fleet.ok(["create", "--user", "alice", "--id", "one"]);

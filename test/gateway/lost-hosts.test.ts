@@ -24,7 +24,7 @@ describe("a host to which connections were lost", () => {
     return { lost, clock, back };
   };
 
-  it.each([true, false])("is waited for while it only counts as there (taken over: %s)", (takenOver) => {
+  it.each([true, false])("waits one TTL for a lost host that counts as alive (taken over: %s)", (takenOver) => {
     const { clock, back, lost } = make(takenOver);
     expect(back([HOST])).toEqual([]);
     clock.ms = 15_001;
@@ -32,16 +32,19 @@ describe("a host to which connections were lost", () => {
     expect(lost.any).toBe(false);
   });
 
-  it.each([true, false])("is back once it was started again (taken over: %s)", (takenOver) => {
-    expect(make(takenOver).back([{ ...HOST, startedAt: "2026-01-01T00:00:01.000Z" }])).toEqual(["ann", "ben"]);
-  });
+  it.each([true, false])(
+    "returns a lost host's clients at once when it has restarted (taken over: %s)",
+    (takenOver) => {
+      expect(make(takenOver).back([{ ...HOST, startedAt: "2026-01-01T00:00:01.000Z" }])).toEqual(["ann", "ben"]);
+    },
+  );
 
-  it("need not come back where others take over", () => {
+  it("returns the clients of a lost host at once when it is gone and other hosts take over", () => {
     expect(make(true).back([{ ...HOST, gone: true }])).toEqual(["ann", "ben"]);
     expect(make(true).back([])).toEqual(["ann", "ben"]);
   });
 
-  it("is waited for where nobody takes over, but not for ever", () => {
+  it("waits for a lost host that nobody takes over, and forgets its clients after a minute", () => {
     const { clock, back, lost } = make(false);
     clock.ms = 59_000;
     expect(back([{ ...HOST, gone: true }])).toEqual([]);

@@ -7,18 +7,18 @@ import { INSTALLED_SDK, methodsByVersion, methodsSentBy } from "../fixtures/sdk-
 describe("the table of methods", () => {
   const versions = methodsByVersion();
 
-  it("covers the SDKs from 1.0.5 to 1.0.15-preview.4", () => {
+  it("compares the table of methods with the SDKs from 1.0.5 to 1.0.15-preview.4", () => {
     expect([...versions.keys()].at(0)).toBe("1.0.5");
     expect([...versions.keys()].at(-1)).toBe("1.0.15-preview.4");
     for (const methods of versions.values()) expect(methods.size).toBeGreaterThan(250);
   });
 
   it.each([...versions, ["that is installed", methodsSentBy(INSTALLED_SDK)] as const])(
-    "has every method that the SDK %s sends",
+    "has every method that the SDK %s sends in the table of methods",
     (_, methods) => expect([...methods].filter((method) => !isKnownMethod(method))).toEqual([]),
   );
 
-  it("has no method that none of these SDKs sends", () => {
+  it("has no method in the table of methods that none of the SDKs sends", () => {
     const sent = new Set([...versions.values(), methodsSentBy(INSTALLED_SDK)].flatMap((methods) => [...methods]));
     expect(knownMethods().filter((method) => !sent.has(method))).toEqual([]);
   });
@@ -32,21 +32,21 @@ describe("the table of methods", () => {
     expect(listed.map(([, method]) => method).sort()).toEqual(refused.sort());
   });
 
-  it("names the SDK's option sessionFs in the refusal of what that needs", () => {
+  it("names the SDK's option sessionFs when it refuses a method that the option needs", () => {
     expect(whyRefused("sessionFs.setProvider")).toContain(`the SDK's option "sessionFs"`);
   });
 
   it.each(["runtime.shutdown", "sessionFs.setProvider", "session.provider.getEndpoint", "sessions.open"])(
-    "never passes %s on",
+    "never passes the known method %s to a server",
     (method) => expect(scopeOf(method)).toBe("never"),
   );
 
   it.each(["session.brandNew", "Session.Send", "session.send ", "", "__proto__", "constructor"])(
-    "never passes %j on, which it does not know",
+    "never passes the unknown method %j to a server",
     (method) => expect(scopeOf(method)).toBe("never"),
   );
 
-  it("lets what reaches files and programs happen where session.host allows it only", () => {
+  it("allows methods that reach files and programs only where session.host does", () => {
     const reaching =
       /^session\.(shell|workspaces|extensions\.(?!list)|factory|lsp|permissions\.(paths\.add|folderTrust))/;
     for (const method of knownMethods().filter((name) => reaching.test(name))) {
@@ -54,7 +54,7 @@ describe("the table of methods", () => {
     }
   });
 
-  it("lets tools be approved where session.approve allows it only", () => {
+  it("counts every method that can approve tools as approving, so that session.approve limits it", () => {
     const approving = /^session\.permissions\.(set|configure|modifyRules|paths\.add|folderTrust\.add|urls)/;
     const found = knownMethods().filter((name) => approving.test(name));
     expect(found.length).toBeGreaterThan(7);

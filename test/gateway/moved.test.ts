@@ -8,7 +8,7 @@ import { RawClient } from "./raw-client.js";
 
 const NO_WAIT = { waitMs: 0, signal: undefined };
 
-/** Two shared servers, on each of which the next session or turn goes in turn: sessions change servers all the time. */
+/** Two shared servers with round-robin placement, so that sessions change servers all the time. */
 describe("a session that its lease's holder takes to another shared server", () => {
   let at: DoorFleet;
   beforeAll(async () => {
@@ -39,7 +39,7 @@ describe("a session that its lease's holder takes to another shared server", () 
       return (await serverIdOf(sessionId)) !== before;
     });
   };
-  /** How many wait for the lease: as many as one more who asks has to let go first. */
+  /** The number of waiters for the lease, which is the number ahead of one more request. */
   const waiters = async (sessionId: string): Promise<number> => {
     const asked = { sessionId, holder: "ann", token: "who asks", ttlMs: 1_000, placeMs: 1_000 };
     const answer = await at.store.acquireLease(asked);
@@ -55,7 +55,7 @@ describe("a session that its lease's holder takes to another shared server", () 
     return turns.map(({ prompt }) => prompt);
   };
 
-  it("is found by a member who was waiting for the lease meanwhile, also where the member's own turn goes", async () => {
+  it("runs a member's waiting prompt where the session is after the lease's holder has moved it", async () => {
     const id = await team("moved-1");
     const before = await serverIdOf(id);
     const lease = await at.fleet.lockSession(id, { user: "ann" });
@@ -71,15 +71,15 @@ describe("a session that its lease's holder takes to another shared server", () 
     expect((await prompts(id)).slice(-2)).toEqual(["mine", "after"]);
   });
 
-  it("stays where somebody uses it without the lease", async () => {
+  it("keeps a session on its server while somebody uses it without the lease", async () => {
     const id = await team("moved-2");
     const before = await serverOf(id);
     const lease = await at.fleet.lockSession(id, { user: "ann" });
     {
       using _used = await markUse(before, id, NO_WAIT);
-      // It is not asked where it would go, either: others would go elsewhere for that.
+      // The refused turns ask for no placement either, because that would change the placement of others.
       const next = (await at.fleet.route("cid")).serverId;
-      // Twice: one of the two would go to the other server.
+      // Try twice, because one of two turns would be placed on the other server.
       const waits = { user: "ann", lease, waitMs: 300 };
       for (const prompt of ["a", "b"]) {
         await expect(at.fleet.exchange(id, prompt, waits)).rejects.toMatchObject({ code: "FLEET_SESSION_BUSY" });
@@ -92,7 +92,7 @@ describe("a session that its lease's holder takes to another shared server", () 
     expect(await prompts(id)).not.toContain("a");
   });
 
-  it("is gone on with by whoever had it open before", async () => {
+  it("continues a session that has moved for a library user and a client that had it open before", async () => {
     const id = await team("moved-3");
     const mine = await at.fleet.resumeSession(id, { user: "ann" });
     const client = await RawClient.as(at.url, await at.token("ben"));
@@ -106,14 +106,14 @@ describe("a session that its lease's holder takes to another shared server", () 
     expect(client.events(id)).toContain("assistant.message");
   });
 
-  it("is found by a client of the front door who was waiting for the lease meanwhile", async () => {
+  it("runs a client's waiting prompt at the front door after the lease's holder has moved the session", async () => {
     const id = await team("moved-4");
     const client = await RawClient.as(at.url, await at.token("ben"));
     expect((await client.request("session.resume", { sessionId: id })).error).toBeUndefined();
     const lease = await at.fleet.lockSession(id, { user: "ann" });
     const turn = client.turn(id, "mine");
     await eventually("ben waits", async () => (await waiters(id)) === 1);
-    // Unloaded as a server does by itself after a while: nobody asks about leases then.
+    // Unload the session as a server does by itself after a while, without regard to leases.
     await unloadAtOnce(await serverOf(id), [id], 20_000);
     await move(id, lease);
     await lease.release();

@@ -3,7 +3,7 @@ import { eventually } from "../fixtures/fault-fleet.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
-describe("a client whose session was deleted, on a server where others are, too", () => {
+describe("a client of a shared server whose session was deleted or evicted", () => {
   let at: DoorFleet;
   beforeAll(async () => {
     at = await DoorFleet.open({ from: 16_735, to: 16_739 }, { config: { isolation: "shared" } });
@@ -20,7 +20,7 @@ describe("a client whose session was deleted, on a server where others are, too"
   it.each([
     { how: "loaded", id: "namesake-1" },
     { how: "evicted", id: "namesake-2" },
-  ])("hears nothing of somebody else's of the same id ($how)", async ({ how, id }) => {
+  ])("sends a client no event of another user's session with its deleted session's id ($how)", async ({ how, id }) => {
     const listener = await RawClient.as(at.url, await at.token("ann"));
     await listener.request("session.create", { sessionId: id });
     await listener.turn(id, "hello");
@@ -29,19 +29,19 @@ describe("a client whose session was deleted, on a server where others are, too"
     }
     await at.fleet.deleteSessions([id]);
     await eventually("it is told", () => lives(listener, id).includes("session.deleted"));
-    // Whatever else is said of its end has come by now.
+    // Everything else about the deletion has arrived when this is answered.
     await listener.request("ping");
     const before = listener.received.length;
     const other = await RawClient.as(at.url, await at.token("bob"));
     expect(await other.request("session.create", { sessionId: id })).toMatchObject({ result: { sessionId: id } });
     await other.turn(id, "a secret");
-    // Whatever the server says to all has come by now: it answers behind it.
+    // Everything that the server sends to all clients has arrived when this is answered.
     await listener.request("ping");
     expect(listener.received.slice(before).filter(({ params }) => params?.sessionId === id)).toEqual([]);
     expect(lives(other, id)).toContain("session.created");
   });
 
-  it("hears of its own that was evicted, once it has it open again", async () => {
+  it("sends a client the lifecycle events of its evicted session again when it has reopened the session", async () => {
     const client = await RawClient.as(at.url, await at.token("ann"));
     await client.request("session.create", { sessionId: "own" });
     await client.turn("own", "one");

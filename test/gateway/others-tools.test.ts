@@ -19,7 +19,7 @@ function eventsOf({ received }: RawClient, sessionId: string): Event[] {
   );
 }
 
-/** The id under which a server asked, as the client's events name it. */
+/** The id of a server's question, from the client's events. */
 async function asked(client: RawClient, sessionId: string, type: string): Promise<string> {
   const found = () => eventsOf(client, sessionId).findLast((event) => event.type === type);
   return (await eventually(`the event ${type}`, found)).data.requestId;
@@ -42,7 +42,7 @@ function denied({ error }: RawMessage): void {
   expect(error).toMatchObject({ code: -32003, data: { code: "FLEET_METHOD_DENIED" } });
 }
 
-describe("what a shared server asks in one session", () => {
+describe("the questions of a shared server in one session", () => {
   let at: DoorFleet;
   let tokens: Record<"alice" | "bob", string>;
   beforeAll(async () => {
@@ -57,7 +57,7 @@ describe("what a shared server asks in one session", () => {
     return client;
   };
 
-  it("is not answered from another session: a tool call", async () => {
+  it("refuses an answer to a tool call that comes from another session", async () => {
     const alice = await open("alice", "a-tool", { tools: [SECRET] });
     const bob = await open("bob", "b-tool");
     await alice.request("session.send", { sessionId: "a-tool", prompt: "!tool secret {}" });
@@ -69,7 +69,7 @@ describe("what a shared server asks in one session", () => {
     expect(await reply(alice, "a-tool")).toBe("tool said: from alice");
   });
 
-  it("is not answered under ids that the session did not announce, by any method", async () => {
+  it("refuses an answer to a question that its session did not ask, for every method that answers", async () => {
     const bob = await open("bob", "b-ask");
     for (const method of [
       "session.ui.handlePendingUserInput",
@@ -88,7 +88,7 @@ describe("what a shared server asks in one session", () => {
     }
   });
 
-  it("is answered by another connection of its user", async () => {
+  it("accepts the answer to a tool call from another connection of the same user", async () => {
     const alice = await open("alice", "a-again", { tools: [SECRET] });
     await alice.request("session.send", { sessionId: "a-again", prompt: "!tool secret {}" });
     const requestId = await asked(alice, "a-again", "external_tool.requested");
@@ -105,7 +105,7 @@ describe.each([
   { isolation: "per-user", approve: "all", from: 24_120 },
   { isolation: "shared", approve: "none", from: 24_130 },
 ] as const)(
-  "in a collaborative session on $isolation servers, with approval of $approve,",
+  "a collaborative session on $isolation servers, with session.approve set to $approve",
   ({ isolation, approve, from }) => {
     let at: DoorFleet;
     let tokens: Record<"ann" | "ben", string>;
@@ -128,7 +128,7 @@ describe.each([
       return client;
     };
 
-    it("a tool's call is answered by the client alone that brought the tool", async () => {
+    it("accepts the answer to a tool call only from the client that provided the tool", async () => {
       const id = await team();
       const ann = await join("ann", id, { tools: [SECRET] });
       const ben = await join("ben", id);
@@ -143,7 +143,7 @@ describe.each([
       expect(await reply(ann, id)).toBe("tool said: from ann");
     });
 
-    it("a tool is approved by the client alone that brought it", async () => {
+    it("accepts the approval of a tool only from the client that provided the tool", async () => {
       const id = await team();
       const ann = await join("ann", id, { tools: [GUARDED] });
       const ben = await join("ben", id);
@@ -161,7 +161,7 @@ describe.each([
       expect(await reply(ann, id)).toBe("tool said: allowed");
     });
 
-    it("a member brings tools of its own, and answers for them", async () => {
+    it("lets a member provide tools, and accepts the answers to their calls only from that member", async () => {
       const id = await team();
       const ann = await join("ann", id);
       const ben = await join("ben", id, { tools: [SECRET] });
@@ -172,7 +172,7 @@ describe.each([
       expect(await reply(ann, id)).toBe("tool said: from ben");
     });
 
-    it("a member sets no instructions, and no tool in the place of another", async () => {
+    it("refuses a member's instructions, and a member's tool that would replace another tool", async () => {
       const id = await team();
       await join("ann", id, { tools: [SECRET], systemMessage: { mode: "append", content: "be brief" } });
       const ben = await RawClient.as(at.url, tokens.ben);
@@ -186,7 +186,7 @@ describe.each([
       ]) {
         denied(await ben.request("session.resume", { sessionId: id, ...settings }));
       }
-      // The SDK sends this by itself in its mode "empty", so nobody asked for it.
+      // The SDK sends this by itself in its mode "empty", so the front door does not refuse it.
       const systemMessage = { mode: "customize", sections: { environment_context: { action: "remove" } } };
       const settings = { sessionId: id, tools: [GUARDED], systemMessage };
       expect(await ben.request("session.resume", settings)).toMatchObject({ result: {} });

@@ -43,7 +43,7 @@ describe.each([
   };
 
   it.each([{ streaming: true }, { streaming: false }])(
-    "get their own answers from sendAndWait, and all messages (streaming $streaming)",
+    "gives two clients of a session each their own answer, and all messages (streaming $streaming)",
     async ({ streaming }) => {
       const id = `own-${from}-${streaming}`;
       const [first, second] = await opened(id, { streaming });
@@ -61,7 +61,7 @@ describe.each([
     },
   );
 
-  it("get their own answers beside a turn of the library", async () => {
+  it("gives two clients of a session each their own answer beside a turn of the library", async () => {
     const id = `library-${from}`;
     const [first, second] = await opened(id);
     const { answer: one, reply } = await hold(first, id);
@@ -74,7 +74,7 @@ describe.each([
     expect(await three).toBe("you said: three");
   });
 
-  it("are told of each end of a turn while they only listen", async () => {
+  it("sends a client that only listens exactly one session.idle for each turn", async () => {
     const id = `listens-${from}`;
     const [first, second] = await opened(id);
     await say(second, "zero");
@@ -84,7 +84,7 @@ describe.each([
     expect(idles.count).toBe(3);
   });
 
-  it("get an answer when the server dies during the turn of the other one", async () => {
+  it("answers a waiting prompt when the server dies during another client's turn", async () => {
     const id = `killed-${from}`;
     const [first, second] = await opened(id);
     await say(first, "zero");
@@ -99,7 +99,7 @@ describe.each([
   });
 });
 
-describe("the front door, towards a client whose prompt waits", () => {
+describe("the front door and a client whose prompt waits", () => {
   let at: DoorFleet;
   beforeAll(async () => {
     at = await DoorFleet.open({ from: 23_040, to: 23_044 });
@@ -120,22 +120,22 @@ describe("the front door, towards a client whose prompt waits", () => {
   const question = /^fleet-read-/;
   const questions = ({ received }: RawClient) =>
     received.filter(({ id, method }) => method && question.test(String(id)));
-  /** Shows that the client has read what it was sent, as every SDK does. */
+  /** Answers the questions of the front door, as every SDK does. This proves that the client has read all before them. */
   const read = (client: RawClient) => {
     for (const { id } of questions(client)) client.send({ id, error: { code: -32601, message: "unknown" } });
   };
   const isIdle = ({ params }: { params?: { event?: unknown } }) =>
     (params?.event as { type?: string } | undefined)?.type === "session.idle";
-  /** What the client received, in order, as far as it is an end of a turn, or the answer to this request. */
+  /** The ends of turns and the answer to this request, in the order in which the client received them. */
   const order = ({ received }: RawClient, answerTo: number) =>
     received.flatMap((message) => (isIdle(message) ? ["idle"] : message.id === answerTo ? ["answer"] : []));
 
-  it("sends the end of another's turn before it refuses the prompt", async () => {
+  it("sends a client the end of another client's turn before it refuses the waiting prompt", async () => {
     const [ann, ben] = await pair("refused");
     read(ben);
     await ann.request("session.send", { sessionId: "refused", prompt: "!hold refused a" });
     await eventually("the first turn", () => ann.events("refused").includes("user.message"));
-    // The prompt goes on waiting for it when the turn is over.
+    // Because of this lease, the prompt still waits when the turn is over.
     const lease = await at.fleet.lockSession("refused", { user: "ann" });
     ben.send({ id: 1, method: "session.send", params: { sessionId: "refused", prompt: "b" } });
     await eventually("the second prompt", () => at.door.turns === 2);
@@ -145,16 +145,16 @@ describe("the front door, towards a client whose prompt waits", () => {
     expect(await ben.request("session.abort", { sessionId: "refused" })).toMatchObject({ result: { success: true } });
     expect(order(ben, 1)).toEqual(["idle", "answer"]);
     await lease.release();
-    // The next prompt may cross what was sent before the refusal.
+    // The next prompt may cross the messages that were sent before the refusal.
     ben.send({ id: 2, method: "session.send", params: { sessionId: "refused", prompt: "c" } });
     await ben.answerTo(2);
     expect(order(ben, 2)).toEqual(["idle", "idle", "answer"]);
   });
 
-  it("answers a prompt that crossed the end of another's turn when its own turn is over", async () => {
+  it("answers a prompt that crossed the end of another client's turn only when its own turn is over", async () => {
     const [ann, ben] = await pair("crossed");
     await ann.turn("crossed", "one");
-    // It answers, so it is one that could.
+    // The client answers, so the front door knows that it can.
     await eventually("the first question", () => questions(ben).length > 0);
     read(ben);
     await ben.request("ping");
@@ -163,14 +163,14 @@ describe("the front door, towards a client whose prompt waits", () => {
     ben.send({ id: 1, method: "session.send", params: { sessionId: "crossed", prompt: "three" } });
     await ben.answerTo(1);
     expect(order(ben, 1)).toEqual(["idle", "idle", "idle", "answer"]);
-    // Once it has read that, nothing crosses any more.
+    // When the client has read that, its next prompt crosses nothing.
     read(ben);
     await ben.request("session.send", { sessionId: "crossed", prompt: "!hold crossed four" });
     at.model.letGo("crossed");
     await eventually("the end of the last turn", () => at.door.turns === 0);
   });
 
-  it("answers the first prompt of a connection that crossed the end of another's turn when its own turn is over", async () => {
+  it("answers a connection's first prompt only after its own turn if it crossed the end of another turn", async () => {
     const [ann] = await pair("first");
     await ann.request("session.send", { sessionId: "first", prompt: "!hold first one" });
     await eventually("the turn", () => ann.events("first").includes("user.message"));
@@ -184,7 +184,7 @@ describe("the front door, towards a client whose prompt waits", () => {
     expect(order(ben, 1)).toEqual(["idle", "idle", "answer"]);
   });
 
-  it("refuses a prompt that crossed the end of another's turn and is not answered by the model", async () => {
+  it("refuses a prompt that crossed the end of another client's turn and was aborted before an answer", async () => {
     const [ann, ben] = await pair("aborted");
     await ann.turn("aborted", "one");
     await eventually("the first question", () => questions(ben).length > 0);
@@ -195,7 +195,7 @@ describe("the front door, towards a client whose prompt waits", () => {
     ben.send({ id: 1, method: "session.send", params: { sessionId: "aborted", prompt: "!hold aborted three" } });
     await eventually("its turn", () => ben.events("aborted").filter((type) => type === "user.message").length === 3);
     await ben.request("session.abort", { sessionId: "aborted" });
-    // Its SDK would take the last message for the answer, which is another's.
+    // The client's SDK would take the last message for the answer, but that message answers another prompt.
     expect(await ben.answerTo(1)).toMatchObject({ error: { data: { code: "FLEET_TURN_FAILED" } } });
   });
 });

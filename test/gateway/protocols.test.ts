@@ -44,7 +44,7 @@ it("names all supported versions when it refuses a client that names another one
 it.each([
   ["3", three, "session.getForeground", "foreground.get"],
   ["4", four, "foreground.get", "session.getForeground"],
-])("judges the requests of a client by the table of its own version %s", async (_, protocol, allowed, unknown) => {
+])("checks a client's requests against the table of its own version %s", async (_, protocol, allowed, unknown) => {
   expect(await outcomeOf(protocol, allowed)).not.toBeInstanceOf(FleetError);
   expect(await outcomeOf(protocol, unknown)).toMatchObject({
     code: "FLEET_METHOD_UNKNOWN",
@@ -92,7 +92,7 @@ it("names the SDK of version 4 to a client of version 3 whose server speaks vers
   );
 });
 
-/** The result of a request that needs no server, or the error that it is refused with. */
+/** The result of a request that needs no server, or the error with which it is refused. */
 async function outcomeOf(protocol: Protocol, method: string): Promise<unknown> {
   return await new Promise((resolve) => {
     const openRequests = {

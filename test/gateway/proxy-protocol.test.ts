@@ -8,7 +8,7 @@ interface Header {
   version?: number;
   family?: number;
   addresses?: Buffer;
-  /** What stands behind the addresses. */
+  /** The fields behind the addresses. */
   extra?: Buffer;
 }
 
@@ -30,14 +30,18 @@ function header({ version = V2_PROXY, family = TCP4, addresses = ADDRESSES_4, ex
   return Buffer.concat([SIGNATURE, Buffer.from([version, family]), length, addresses, extra]);
 }
 
-describe("the header of a proxy", () => {
+describe("the PROXY protocol header", () => {
   it.each([
     ["IPv4", header(), "203.0.113.7"],
     ["IPv4 with extra fields", header({ extra: EXTRA }), "203.0.113.7"],
     ["IPv6", header({ family: TCP6, addresses: ADDRESSES_6 }), "2001:db8::42"],
-    ["its own connection", header({ version: V2_LOCAL, family: UNSPECIFIED, addresses: Buffer.alloc(0) }), null],
-    ["its own connection, with addresses", header({ version: V2_LOCAL }), null],
-  ])("for %s names the client, and is whole with its last byte alone", (_, bytes, address) => {
+    [
+      "the proxy's own connection",
+      header({ version: V2_LOCAL, family: UNSPECIFIED, addresses: Buffer.alloc(0) }),
+      null,
+    ],
+    ["the proxy's own connection with addresses", header({ version: V2_LOCAL }), null],
+  ])("reads the client's address from a PROXY header for %s when its last byte has arrived", (_, bytes, address) => {
     const behind = Buffer.from("Content-Length: 2\r\n\r\n{}");
     for (let end = 0; end < bytes.length; end++) expect(readProxyHeader(bytes.subarray(0, end))).toBeNull();
     expect(readProxyHeader(bytes)).toEqual({ length: bytes.length, address });
@@ -45,16 +49,16 @@ describe("the header of a proxy", () => {
   });
 
   it.each([
-    ["no header", Buffer.from("Content-Length: 2\r\n\r\n{}")],
+    ["a client's frame", Buffer.from("Content-Length: 2\r\n\r\n{}")],
     ["a header of version 1", Buffer.from("PROXY TCP4 203.0.113.7 10.0.0.1 8080 4300\r\n")],
-    ["another version behind the signature", header({ version: V1_PROXY })],
-    ["an unknown command", header({ version: 0x22 })],
-    ["UDP", header({ family: UDP4 })],
-    ["a Unix socket", header({ family: UNIX, addresses: Buffer.alloc(216) })],
-    ["a family that is not known", header({ family: UNSPECIFIED })],
-    ["too few bytes for its addresses", header({ family: TCP6 })],
-    ["more than 4 kB", header({ extra: Buffer.alloc(4_096) })],
-  ])("is refused if it is %s", (_, bytes) => {
+    ["a header with another version behind the signature", header({ version: V1_PROXY })],
+    ["a header with an unknown command", header({ version: 0x22 })],
+    ["a header for UDP", header({ family: UDP4 })],
+    ["a header for a Unix socket", header({ family: UNIX, addresses: Buffer.alloc(216) })],
+    ["a header with an unspecified address family", header({ family: UNSPECIFIED })],
+    ["a header that is too short for its addresses", header({ family: TCP6 })],
+    ["a header of more than 4 kB", header({ extra: Buffer.alloc(4_096) })],
+  ])("refuses %s in place of a valid PROXY header", (_, bytes) => {
     expect(() => readProxyHeader(bytes)).toThrow(ProtocolError);
   });
 });
@@ -70,7 +74,7 @@ describe("a front door with serve.proxyProtocol", () => {
     await at[Symbol.asyncDispose]();
   });
 
-  it("takes a client for the address that the header names, however the bytes arrive", async () => {
+  it("takes a client's address from the PROXY header, no matter in which pieces it arrives", async () => {
     for (const [bytes, address] of [
       [header({ extra: EXTRA }), "203.0.113.7"],
       [header({ family: TCP6, addresses: ADDRESSES_6 }), "2001:db8::42"],
@@ -91,7 +95,7 @@ describe("a front door with serve.proxyProtocol", () => {
     }
   });
 
-  it("closes a connection without the header, whose token it does not look at", async () => {
+  it("closes a connection without a PROXY header, and does not check its token", async () => {
     const from = at.events.length;
     const client = await RawClient.open(at.url);
     client.send({ id: 1, method: "connect", params: { token } });
@@ -106,7 +110,7 @@ describe("a front door with serve.proxyProtocol", () => {
   });
 });
 
-it("refuses the header of a proxy without serve.proxyProtocol", async () => {
+it("refuses a PROXY header when serve.proxyProtocol is off", async () => {
   await using at = await DoorFleet.open({ from: 23_730, to: 23_739 });
   const client = await RawClient.open(at.url);
   client.bytes(header());

@@ -11,7 +11,7 @@ export interface RawMessage {
   error?: { code: number; message: string; data?: { code?: string; retryable?: boolean } };
 }
 
-/** A client that says exactly what it is told to, also what no SDK would. */
+/** A client that sends exactly what the test gives it, including messages that no SDK would send. */
 export class RawClient {
   readonly received: RawMessage[] = [];
   readonly socket: Socket;
@@ -28,7 +28,7 @@ export class RawClient {
     });
   }
 
-  /** @param lasting whether it outlives the test that is running; whoever opens it then ends it */
+  /** @param lasting whether the connection outlives the running test; the caller must then close it */
   static async open(url: string, lasting = false): Promise<RawClient> {
     const [host = "", port = ""] = url.split(":");
     const client = new RawClient(connect({ host, port: Number(port), noDelay: true }));
@@ -40,7 +40,7 @@ export class RawClient {
     return client;
   }
 
-  /** Connected and authenticated. */
+  /** Connects and authenticates. */
   static async as(url: string, token: string, lasting = false): Promise<RawClient> {
     const client = await RawClient.open(url, lasting);
     const answer = await client.request("connect", { token, supportedTaskKinds: [] });
@@ -52,7 +52,7 @@ export class RawClient {
     this.socket.write(text);
   }
 
-  /** One frame of this very text. */
+  /** Sends one frame with exactly this text. */
   frame(text: string | Buffer): void {
     const body = Buffer.from(text);
     this.bytes(Buffer.concat([Buffer.from(`Content-Length: ${body.length}\r\n\r\n`), body]));
@@ -82,7 +82,7 @@ export class RawClient {
     await eventually("the end of the connection", () => this.closed);
   }
 
-  /** Events of a session, by their types. */
+  /** The types of a session's events, in order. */
   events(sessionId: string): string[] {
     return this.#events(sessionId).map(({ type }) => type);
   }
@@ -95,12 +95,12 @@ export class RawClient {
     );
   }
 
-  /** One turn, until the session is idle. */
+  /** Sends a prompt, and waits for the end of its turn. */
   async turn(sessionId: string, prompt: string): Promise<RawMessage> {
     const before = this.#events(sessionId).length;
     const answer = await this.request("session.send", { sessionId, prompt });
     if (answer.error !== undefined) return answer;
-    // An idle that comes before the prompt is the end of something else, and so is one after another's prompt.
+    // Count only an idle event that follows our prompt. Any earlier one is the end of something else.
     await eventually("the end of the turn", () => {
       const since = this.#events(sessionId).slice(before);
       const begun = since.findIndex(({ type, data }) => type === "user.message" && data?.content === prompt);

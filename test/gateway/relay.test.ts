@@ -6,7 +6,7 @@ import { Relay, type RelayContext } from "../../src/gateway/relay.js";
 import type { HostRecord } from "../../src/store/store.js";
 import { sessionRecord } from "../fixtures/store-records.js";
 
-/** A prompt in a session of another host, whose front door is to be played. */
+/** Relays a prompt to a session on another host. The test plays that host's front door. */
 async function carried(attachment: Attachment) {
   const forwarded: ForwardOptions = {};
   const relay = new Relay({
@@ -33,14 +33,14 @@ const refused = {
 };
 
 it.each([
-  ["none was under way before", false, false, false],
-  ["one was, and goes on", true, true, true],
-  ["one was, and has ended meanwhile", true, false, false],
-])("a carried prompt that is refused leaves no turn behind: %s", async (_, before, meanwhile, after) => {
+  ["no turn was running before", false, false, false],
+  ["the turn before it is still running", true, true, true],
+  ["the turn before it has ended", true, false, false],
+])("leaves no turn behind for a relayed prompt that is refused when %s", async (_, before, meanwhile, after) => {
   const attachment = { ...newAttachment("s", "host:h2", {}), attached: true, inTurn: before };
   const { answer } = await carried(attachment);
   expect(attachment.inTurn).toBe(true);
-  if (before) attachment.inTurn = meanwhile; // as the events of the session say
+  if (before) attachment.inTurn = meanwhile; // the session's events would set this
   answer(refused);
   expect(attachment.inTurn).toBe(after);
 });

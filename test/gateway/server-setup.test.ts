@@ -16,7 +16,7 @@ const denied = (...texts: string[]) => ({
   },
 });
 
-it("sends no model request to a client while the fleet's credentials would be in it", async () => {
+it("sends no model request to a client if it would contain the fleet's credentials", async () => {
   await using at = await DoorFleet.open({ from: 26_540, to: 26_549 }, { config: { session: OPEN_TO_CLIENTS } });
   const client = await RawClient.as(at.url, await at.token("alice"));
   for (const method of MODEL)
@@ -36,7 +36,7 @@ it("sends no model request to a client whose server was started with a GitHub to
     expect(await client.request(method, {})).toMatchObject(denied("requestHandler", "credentials"));
 });
 
-it("sends model requests with a GitHub token to the user whose own it is, and not with one for all users", async () => {
+it("sends model requests to a client with its user's own GitHub token, but not with one for all users", async () => {
   const env = { TOKEN_alice: "gho_canary", TOKEN: "gho_canary" };
   for (const { name, from, expected } of [
     { name: "TOKEN_{user}", from: 26_570, expected: { result: { success: true } } },
@@ -49,7 +49,7 @@ it("sends model requests with a GitHub token to the user whose own it is, and no
   }
 });
 
-it("lets nobody set up a server unless session.host is owner", async () => {
+it("refuses a client's request handler and plugins unless session.host is owner", async () => {
   await using at = await DoorFleet.open({ from: 26_555, to: 26_559 }, { config: { provider: null } });
   const client = await RawClient.as(at.url, await at.token("alice"));
   for (const method of MODEL) {
@@ -58,7 +58,7 @@ it("lets nobody set up a server unless session.host is owner", async () => {
   expect(await client.request(...PLUGINS)).toMatchObject(denied("builtinPluginDirectories", "session.host"));
 });
 
-it("lets nobody set up a server where others are, too", async () => {
+it("refuses a client's request handler and plugins on a shared server", async () => {
   const config = { provider: null, isolation: "shared", session: { host: "owner" } } as const;
   await using at = await DoorFleet.open({ from: 26_560, to: 26_564 }, { config });
   const client = await RawClient.as(at.url, await at.token("alice"));
@@ -67,7 +67,7 @@ it("lets nobody set up a server where others are, too", async () => {
   expect(await client.request(...PLUGINS)).toMatchObject(denied("builtinPluginDirectories", "others"));
 });
 
-it("ends the connection of the client that has set up a server when that ends, and no other one", async () => {
+it("ends only the connections of clients that have set up a server when that server ends", async () => {
   const config = { provider: null, session: OPEN_TO_CLIENTS };
   await using at = await DoorFleet.open({ from: 26_565, to: 26_569 }, { config });
   const token = await at.token("alice");
@@ -82,7 +82,7 @@ it("ends the connection of the client that has set up a server when that ends, a
   await setter.end();
   await plugger.end();
   expect(await other.request("ping", { message: "on" })).toMatchObject({ result: { message: "pong: on" } });
-  // The new server has no such client, and takes one.
+  // No client has set up the new server, so it accepts one.
   const again = await RawClient.as(at.url, token);
   await eventually(
     "the new server",

@@ -16,7 +16,7 @@ describe("sessions on several shared servers", () => {
 
   const serverIdOf = async (sessionId: string) => (await at.store.readSession(sessionId))?.serverId;
 
-  it("are one client's, whichever servers they are on, each with its own tools and hooks", async () => {
+  it("serves one client's sessions on several shared servers, each with its own tools and hooks", async () => {
     const client = await at.client("ann");
     const prompts: string[] = [];
     const sessions = await Promise.all(
@@ -44,7 +44,7 @@ describe("sessions on several shared servers", () => {
     await client.stop();
   });
 
-  it("are in the memory of one server only, wherever their clients came in", async () => {
+  it("loads a session on only one of several shared servers, no matter how many clients open it", async () => {
     const loaded = async () => {
       const ids = Object.keys((await at.store.readRegistry()).servers);
       const counts = await Promise.all(ids.map(async (id) => (await at.fleet.server(id)).activeSessions));
@@ -60,7 +60,7 @@ describe("sessions on several shared servers", () => {
       expect(await other.request("session.resume", { sessionId: "once" })).toMatchObject({ result: {} });
       await other.turn("once", "more");
     }
-    // Shared servers have one folder of sessions: each counts those that its own process has.
+    // Shared servers have one folder of sessions, but each server counts only those that its own process has loaded.
     expect(await loaded()).toBe(1);
     await eventually(
       "the event at the first client",
@@ -68,7 +68,7 @@ describe("sessions on several shared servers", () => {
     );
   });
 
-  it("go on when the server of some of them ends, and the others do not notice", async () => {
+  it("continues a session whose shared server died, and does not affect a turn on another server", async () => {
     const client = await RawClient.as(at.url, await at.token("cid"));
     await client.request("session.create", { sessionId: "left" });
     await client.request("session.create", { sessionId: "right" });

@@ -8,7 +8,7 @@ import { RawClient } from "./raw-client.js";
 const REFUSED = { code: -32002, message: "AUTHENTICATION_FAILED" };
 
 describe("a good token", () => {
-  it("is taken while others guess at its address, at its id and at other ids", async () => {
+  it("accepts a good token while others guess tokens from the same address, with its id and with other ids", async () => {
     await using at = await DoorFleet.open({ from: 23_700, to: 23_709 });
     const token = await at.token("alice");
     (await RawClient.as(at.url, token)).socket.destroy();
@@ -35,7 +35,7 @@ describe("a good token", () => {
     for (const guesser of guessers.slice(0, 6)) expect((await guesser.answerTo(1)).error).toEqual(REFUSED);
   });
 
-  it("gets in within a second where 2,048 strangers say nothing, and the oldest of them leaves", async () => {
+  it("accepts a good token within a second despite 2,048 silent connections, and closes the oldest ones", async () => {
     await using at = await DoorFleet.open({ from: 23_710, to: 23_719 });
     const token = await at.token("alice");
     const first = await RawClient.as(at.url, token);
@@ -43,7 +43,7 @@ describe("a good token", () => {
     for (let round = 0; round < 16; round++) {
       strangers.push(...(await Promise.all(Array.from({ length: 128 }, async () => await RawClient.open(at.url)))));
     }
-    // The connections are accepted in order: this one is answered after all of them were.
+    // Connections are accepted in order, so this one is answered after all others were accepted.
     const last = await RawClient.open(at.url);
     last.send({ id: 1, method: "ping" });
     await last.answerTo(1);
@@ -54,7 +54,7 @@ describe("a good token", () => {
     expect(watch.ms).toBeLessThan(1_000);
     await eventually("the end of the oldest", () => strangers.filter(({ closed }) => closed).length >= 5);
     expect(strangers.findIndex(({ closed }) => !closed)).toBe(strangers.filter(({ closed }) => closed).length);
-    // Known by its token, the very first one stays.
+    // The very first connection stays, because it has shown its token.
     expect((await first.request("ping")).error).toBeUndefined();
   });
 });
@@ -72,7 +72,7 @@ describe("the answer to a wrong token", () => {
   };
   const ON_TIME = { early: false, late: false };
 
-  it("takes longer with each failure of the same id, up to 8 s, and less again after a while", async () => {
+  it("delays the answer to a wrong token more with each failure of its id, up to 8 s, and less after a while", async () => {
     vi.useFakeTimers();
     const attempts = new Attempts(() => 0);
     for (const ms of [250, 500, 1_000, 2_000, 4_000, 8_000, 8_000])
@@ -87,7 +87,7 @@ describe("the answer to a wrong token", () => {
     vi.useRealTimers();
   });
 
-  it("is given at once to the one that waits longest when 256 wait", async () => {
+  it("answers the wrong token that waits longest at once when 256 wait", async () => {
     const attempts = new Attempts(() => 0);
     const given: number[] = [];
     const failed = (index: number) => void attempts.failed("a").then(() => given.push(index));

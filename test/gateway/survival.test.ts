@@ -17,7 +17,7 @@ describe("a session whose server ends", () => {
     await at[Symbol.asyncDispose]();
   });
 
-  it("goes on with the next prompt, as it was opened, on the same connection", async () => {
+  it("reopens a session with its tools for the next prompt on the same connection after its server died", async () => {
     const client = await at.client("ann");
     const session = await client.createSession({
       onPermissionRequest: approveAll,
@@ -33,7 +33,7 @@ describe("a session whose server ends", () => {
     expect(at.events.filter(({ event }) => event === "closed")).toEqual([]);
   });
 
-  it("tells of a turn that was in flight at once, and takes the next one", async () => {
+  it("ends a turn with an error within 2 s when its server dies, and accepts the next prompt", async () => {
     const client = await at.client("ben");
     const session = await client.createSession({ onPermissionRequest: approveAll });
     const events: SessionEvent[] = [];
@@ -50,7 +50,7 @@ describe("a session whose server ends", () => {
     expect(await say(session, "again")).toBe("you said: again");
   });
 
-  it("answers the requests that waited for it with an error that says to try again", async () => {
+  it("answers open requests with a retryable FLEET_SERVER_LOST when their server dies", async () => {
     const client = await RawClient.as(at.url, await at.token("cid"));
     await client.request("session.create", { sessionId: "waiting" });
     await client.request("session.send", { sessionId: "waiting", prompt: "!delay 30000 never" });
@@ -65,7 +65,7 @@ describe("a session whose server ends", () => {
     );
   });
 
-  it("is opened again when the server was started by somebody else, so that a listener goes on hearing", async () => {
+  it("reopens a session for a listener when another client's prompt has restarted its server", async () => {
     const token = await at.token("dan");
     const [talker, listener] = [await RawClient.as(at.url, token), await RawClient.as(at.url, token)];
     await talker.request("session.create", { sessionId: "heard" });
@@ -83,7 +83,7 @@ describe("a session whose server ends", () => {
     await eventually("the event", () => listener.events("heard").slice(before).includes("session.idle"));
   });
 
-  it("goes on over a restart that drains: the turn in flight ends, and the next one waits for the new process", async () => {
+  it("lets a running turn end in a restart that drains, and sends the next prompt to the new process", async () => {
     const client = await RawClient.as(at.url, await at.token("ida"));
     await client.request("session.create", { sessionId: "drained" });
     await client.turn("drained", "one");
@@ -91,7 +91,8 @@ describe("a session whose server ends", () => {
     await client.request("session.send", { sessionId: "drained", prompt: "!hold drained" });
     const restarted = at.fleet.restart([id]);
     await eventually("the drain", async () => (await at.fleet.server(id)).state === "draining");
-    // Whether it is let in at once or waits for the new process: it is there before the turn ends.
+    // It does not matter whether this client is admitted at once or waits for the new process. It connects before the
+    // turn ends.
     const other = await RawClient.open(at.url);
     other.send({ id: 1, method: "connect", params: { token: await at.token("ida"), supportedTaskKinds: [] } });
     await client.request("ping");
@@ -110,7 +111,7 @@ describe("a session whose server ends", () => {
     expect((await other.request("ping")).error).toBeUndefined();
   });
 
-  it("goes on after it was evicted, and after the server unloaded it", async () => {
+  it("reopens a session for the next prompt, and for the next request, after it was evicted", async () => {
     const client = await at.client("eve");
     const session = await client.createSession({ onPermissionRequest: approveAll });
     await say(session, "one");
@@ -124,7 +125,7 @@ describe("a session whose server ends", () => {
     expect(await session.rpc.name.get()).toBeDefined();
   });
 
-  it("is heard of again, after it was evicted, by whoever had it open when somebody else goes on with it", async () => {
+  it("sends a listener the events of an evicted session again when another client continues it", async () => {
     const token = await at.token("jon");
     const [talker, listener] = [await RawClient.as(at.url, token), await RawClient.as(at.url, token)];
     await talker.request("session.create", { sessionId: "shown" });
@@ -135,14 +136,14 @@ describe("a session whose server ends", () => {
       [talker, listener].every((client) => client.events("shown").includes("session.shutdown")),
     );
     const before = listener.events("shown").length;
-    // It is attached again beside the first of these turns, and may come too late for the events of that.
+    // The listener is attached again during the first of these turns, and may miss the events of that turn.
     await eventually("the events of a turn", async () => {
       await talker.turn("shown", "on");
       return listener.events("shown").slice(before).includes("user.message");
     });
   });
 
-  it("tells of a turn that was cut since the session was unloaded", async () => {
+  it("ends a turn with an error when another client unloads the session during the turn", async () => {
     const token = await at.token("hal");
     const client = await RawClient.as(at.url, token);
     await client.request("session.create", { sessionId: "cut" });
@@ -159,7 +160,7 @@ describe("a session whose server ends", () => {
     expect(await client.turn("cut", "two")).toMatchObject({ result: {} });
   });
 
-  it("goes on if it never had a turn", async () => {
+  it("reopens a session that never had a turn after its server died or its client left", async () => {
     const client = await at.client("fay");
     const session = await client.createSession({ onPermissionRequest: approveAll });
     await killed((await at.serverOf("fay")).pid);
@@ -172,7 +173,7 @@ describe("a session whose server ends", () => {
     expect(await say(again, "late")).toBe("you said: late");
   });
 
-  it("does not repeat a prompt that its server may have taken", async () => {
+  it("sends each prompt to the runtime only once when the server dies between two prompts", async () => {
     const client = await at.client("gil");
     const session = await client.createSession({ onPermissionRequest: approveAll });
     await say(session, "one");
@@ -188,7 +189,7 @@ describe("a session whose server ends", () => {
 describe("a server with many clients that is killed", () => {
   const clients = rounds(30, 100);
 
-  it("between turns: every next prompt succeeds; during turns: every client has its error within 2 s", async () => {
+  it("serves every client's next prompt when a server dies between turns, and ends all turns within 2 s", async () => {
     await using at = await DoorFleet.open(
       { from: 16_580, to: 16_589 },
       { config: { isolation: "shared", session: { maxActive: 200 } } },
@@ -209,7 +210,7 @@ describe("a server with many clients that is killed", () => {
 
     for (const { client, id } of connected)
       await client.request("session.send", { sessionId: id, prompt: "!delay 60000 x" });
-    // A prompt whose turn had not begun is sent again.
+    // Wait until all turns have begun, because the front door sends a prompt again if its turn has not begun.
     const prompts = ({ client, id }: { client: RawClient; id: string }) =>
       client.events(id).filter((type) => type === "user.message").length;
     await eventually("all the turns", () => connected.every((entry) => prompts(entry) === 3));

@@ -22,7 +22,7 @@ afterEach(async () => {
 });
 
 describe("a token", () => {
-  it("stands for its user, until it is revoked", async () => {
+  it("accepts a token for its user until the token is revoked", async () => {
     const issued = await issueToken(store, "alice", null);
     expect(issued).toEqual({
       token: expect.stringMatching(/^cft_[0-9a-f]{16}_[\w-]{43}$/),
@@ -38,7 +38,7 @@ describe("a token", () => {
     expect(await isTokenGood(store, holder)).toBe(false);
   });
 
-  it("is not good with anything changed, and nothing else is one", async () => {
+  it("refuses a token with any change, and every value that is not a token", async () => {
     const { token, id } = await issueToken(store, "alice", null);
     const other = await issueToken(store, "bob", null);
     const secret = token.slice(token.lastIndexOf("_", 22) + 1);
@@ -60,7 +60,7 @@ describe("a token", () => {
     expect(await verifyToken(store, token)).not.toBeNull();
   });
 
-  it("ends at its time", async () => {
+  it("refuses a token from the time when it expires, and lists it as expired", async () => {
     const { token, expiresAt, id } = await issueToken(store, "alice", 60_000);
     expect(Date.parse(expiresAt ?? "") - Date.now()).toBeGreaterThan(55_000);
     expect(await verifyToken(store, token)).not.toBeNull();
@@ -70,7 +70,7 @@ describe("a token", () => {
     expect(await listTokens(store)).toMatchObject([{ id, expired: true }]);
   });
 
-  it("is nowhere on the disk, and its secret not either", async () => {
+  it("writes neither a token nor its secret to the disk", async () => {
     const { token } = await issueToken(store, "alice", null);
     const names = await readdir(folder, { recursive: true, withFileTypes: true });
     const files = names.filter((entry) => entry.isFile());
@@ -82,7 +82,7 @@ describe("a token", () => {
     }
   });
 
-  it("is listed without its secret, by user", async () => {
+  it("lists and revokes tokens by user, without their secrets", async () => {
     const alice = await issueToken(store, "alice", null);
     const bob = await issueToken(store, "bob", 600_000);
     expect((await listTokens(store)).map(({ id }) => id).sort()).toEqual([alice.id, bob.id].sort());
@@ -95,10 +95,10 @@ describe("a token", () => {
   });
 });
 
-describe("the commands", () => {
+describe("the token commands", () => {
   const fleet = testFleet(16_700);
 
-  it("issue, list and revoke", async () => {
+  it("issues, lists and revokes tokens with the token commands", async () => {
     const issued = await fleet.json<{ token: string; id: string }>([
       "token",
       "issue",
@@ -135,12 +135,12 @@ describe("the commands", () => {
     [["token", "revoke", "x", "--user", "a"], "ids of tokens or --user"],
     [["token", "revoke", "A B"], '"A B" is not the id of a token'],
     [["token", "bogus"], 'There is no command "token bogus"'],
-  ])("%j is refused", async (args, message) => {
+  ])("refuses the command %j with exit code 2, and issues no token", async (args, message) => {
     expect((await fleet.refusal(2, args)).message).toContain(message);
     expect(await fleet.json(["token", "list"])).toEqual({ tokens: [] });
   });
 
-  it("does not repeat a token that is given for its id", async () => {
+  it("does not repeat a token that is given to token revoke in place of its id", async () => {
     const refused = await fleet.refusal(2, ["token", "revoke", "cft_0123_secretsecret"]);
     expect(JSON.stringify(refused)).not.toContain("secretsecret");
   });

@@ -1,7 +1,7 @@
 import { expect, it } from "vitest";
 import { Turn } from "../../src/gateway/turn.js";
 
-it("a turn goes on when a prompt goes out while the server is asked whether the session is idle", async () => {
+it("keeps a turn active when a prompt is sent while the server is asked whether the session is idle", async () => {
   const turn = new Turn();
   turn.start(undefined);
   turn.sent();
@@ -11,7 +11,7 @@ it("a turn goes on when a prompt goes out while the server is asked whether the 
     () => new Promise((reply) => questions.push(reply)),
     () => false,
   );
-  // The end of what came before: the prompt has not begun, so the server is asked.
+  // This idle event may end an earlier turn, because the prompt has not begun. So the server is asked.
   turn.idle(false);
   await expect.poll(() => questions.length).toBe(1);
   turn.sent();

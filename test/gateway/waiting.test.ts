@@ -33,7 +33,7 @@ describe("a prompt that waits for its turn in a collaborative session", () => {
     const { servers } = await at.store.readRegistry();
     return Object.values(servers).flatMap((server) => [...usedSessions(server)]);
   };
-  /** What was asked, and when the session was idle, in order. */
+  /** The prompts and the idle events of a session, in order. */
   const course = ({ received }: RawClient, sessionId: string) =>
     received.flatMap(({ method, params }) => {
       if (method !== "session.event" || params?.sessionId !== sessionId) return [];
@@ -42,7 +42,7 @@ describe("a prompt that waits for its turn in a collaborative session", () => {
       return type === "session.idle" ? ["idle"] : [];
     });
 
-  it("has a turn of its own after that of another, whose end its client is not sent", async () => {
+  it("gives a waiting prompt its own turn, and does not send its client the end of the turn before it", async () => {
     const [ann, ben] = await team("own-turn");
     const listener = await join("ann", "own-turn");
     await ann.request("session.send", { sessionId: "own-turn", prompt: "!delay 500 a" });
@@ -57,7 +57,7 @@ describe("a prompt that waits for its turn in a collaborative session", () => {
     expect(course(listener, "own-turn")).toEqual(["!delay 500 a", "idle", "!hold own b", "idle", "c", "idle"]);
   });
 
-  it("has one also when the server ended meanwhile", async () => {
+  it("gives a waiting prompt its own turn when the server dies during the turn before it", async () => {
     const [ann, ben] = await team("lost-turn");
     await ann.turn("lost-turn", "one");
     await ann.request("session.send", { sessionId: "lost-turn", prompt: "!delay 60000 a" });
@@ -71,7 +71,7 @@ describe("a prompt that waits for its turn in a collaborative session", () => {
     expect(course(ben, "lost-turn").slice(-2)).toEqual(["!hold lost b", "idle"]);
   });
 
-  it("takes nothing along that comes after it was taken back", async () => {
+  it("runs a prompt that comes right after its client has taken back a waiting prompt", async () => {
     const [ann, ben] = await team("taken-back");
     await ann.request("session.send", { sessionId: "taken-back", prompt: "!hold back a" });
     ben.send({ id: 1, method: "session.send", params: { sessionId: "taken-back", prompt: "b" } });
@@ -86,7 +86,7 @@ describe("a prompt that waits for its turn in a collaborative session", () => {
     expect(course(ann, "taken-back")).toEqual(["!hold back a", "idle", "c", "idle"]);
   });
 
-  it("has the lease and the mark of its own also behind one that is refused", async () => {
+  it("gives a waiting prompt its own lease and use marker when the prompt before it is refused", async () => {
     const [ann, ben] = await team("behind-refused");
     await ann.request("session.send", { sessionId: "behind-refused", prompt: "!hold refused a" });
     const attachments = [{ type: "file", path: "/etc/passwd" }];
@@ -96,7 +96,7 @@ describe("a prompt that waits for its turn in a collaborative session", () => {
     at.model.letGo("refused");
     expect(await ben.answerTo(1)).toMatchObject({ error: { data: { code: "FLEET_METHOD_DENIED" } } });
     expect(await ben.answerTo(2)).toMatchObject({ result: {} });
-    // A turn that ends only when it is told to: neither may go away before.
+    // This turn ends only when it is aborted. The lease and the use marker must stay until then.
     for (let look = 0; look < 20; look += 1) {
       expect(await holder("behind-refused")).toBe("ben");
       expect(await marks()).toContain("behind-refused");
@@ -112,7 +112,7 @@ describe("a prompt that waits for its turn in a collaborative session", () => {
     });
   });
 
-  it("takes no place any more when its client has hung up, however early", async () => {
+  it("removes a waiting prompt from the lease queue when its client hangs up, however early", async () => {
     const [ann, ben] = await team("hung-up");
     const late = await RawClient.as(at.url, await at.token("ben"));
     await ann.request("session.send", { sessionId: "hung-up", prompt: "!delay 60000 a" });
@@ -134,7 +134,7 @@ describe("a prompt that waits for its turn in a collaborative session", () => {
     await ann.request("session.abort", { sessionId: "hung-up" });
   });
 
-  it("waits for the end of the turn of a client that hung up", async () => {
+  it("lets a waiting prompt wait for the end of a turn whose client has hung up", async () => {
     const [ann, ben] = await team("left");
     const listener = await join("ben", "left");
     await ann.request("session.send", { sessionId: "left", prompt: "!hold left a" });
@@ -152,7 +152,7 @@ describe("a prompt that waits for its turn in a collaborative session", () => {
     await eventually("the lease is given back", async () => (await holder("left")) === undefined);
   });
 
-  it("waits no longer for one that may never end than the time of a lease", async () => {
+  it("aborts an endless turn whose client has hung up after a lease's TTL, and runs the waiting prompt", async () => {
     const [ann, ben] = await team("stuck");
     const listener = await join("ben", "stuck");
     await ann.request("session.send", { sessionId: "stuck", prompt: "!delay 60000 a" });
@@ -166,7 +166,7 @@ describe("a prompt that waits for its turn in a collaborative session", () => {
     expect(ben.events("stuck")).toContain("abort");
   });
 
-  it("is refused when all that wait are longer together than one frame may be", async () => {
+  it("refuses a prompt when all waiting prompts together are longer than one frame may be", async () => {
     const [ann, ben] = await team("long");
     await ann.request("session.send", { sessionId: "long", prompt: "!delay 60000 a" });
     const prompt = "x".repeat(300 * 1024);
@@ -174,14 +174,14 @@ describe("a prompt that waits for its turn in a collaborative session", () => {
     ben.send({ id: 4, method: "session.send", params: { sessionId: "long", prompt } });
     const refused = { error: { code: -32003, data: { code: "FLEET_REQUESTS_EXHAUSTED", retryable: true } } };
     expect(await ben.answerTo(4)).toMatchObject(refused);
-    // What is short is heard all the same.
+    // Short requests are still accepted.
     expect(await ben.request("session.abort", { sessionId: "long" })).toMatchObject({ result: { success: true } });
     for (const id of [1, 2, 3]) expect((await ben.answerTo(id)).error?.data?.code).toBe("FLEET_TURN_FAILED");
     await ann.request("session.abort", { sessionId: "long" });
     expect((await ben.request("session.send", { sessionId: "long", prompt })).error).toBeUndefined();
   });
 
-  it("does not wait for long after the turn of a client that left the session", async () => {
+  it("runs a member's prompt soon after the end of a turn whose client has left the session", async () => {
     const [ann, ben] = await team("detached");
     await ann.request("session.send", { sessionId: "detached", prompt: "!hold detached a" });
     expect((await ann.request("session.detach", { sessionId: "detached" })).error).toBeUndefined();
@@ -193,7 +193,7 @@ describe("a prompt that waits for its turn in a collaborative session", () => {
     expect(course(ben, "detached")).toEqual(["!hold detached a", "idle", "b", "idle"]);
   });
 
-  it("does not wait for a prompt that the runtime would never answer", async () => {
+  it("refuses a prompt that the runtime would never answer, and does not hold the lease for it", async () => {
     const [ann, ben] = await team("cut");
     expect(await ann.request("session.send", { sessionId: "cut", prompt: "half an emoji: \ud83e" })).toMatchObject({
       error: { code: -32602 },
@@ -210,7 +210,7 @@ describe.skipIf(redisProblem())("prompts that a client sends without waiting for
   let at: DoorFleet;
   beforeAll(async () => {
     redis = await RedisServer.start();
-    // The real server takes prompts that come close to each other in any order.
+    // The real server may take prompts that arrive close together in any order.
     const config = { store: redis.url(), runtime: { path: fake("obedient.mjs") } };
     at = await DoorFleet.open({ from: 16_785, to: 16_789 }, { config });
   });
@@ -230,7 +230,7 @@ describe.skipIf(redisProblem())("prompts that a client sends without waiting for
       return type === "user.message" ? [data?.content] : [];
     });
 
-  it("arrive in the order in which they were sent, when the first ones had to wait for their turn", async () => {
+  it("delivers a client's prompts in the order in which they were sent, even if the first ones had to wait", async () => {
     const client = await session("in-order");
     const lease = await at.fleet.lockSession("in-order", { user: "ann" });
     const prompts = Array.from({ length: 200 }, (_, index) => `prompt ${index}`);
@@ -244,7 +244,7 @@ describe.skipIf(redisProblem())("prompts that a client sends without waiting for
     expect(said(client)).toEqual(prompts);
   });
 
-  it("go on in another turn, in order, when their server is lost before they were sent", async () => {
+  it("delivers a client's unsent prompts in order in another turn when their server is lost", async () => {
     const client = await session("lost");
     const lease = await at.fleet.lockSession("lost", { user: "ann" });
     const prompts = Array.from({ length: 200 }, (_, index) => (index === 0 ? "!no JSON" : `prompt ${index}`));
@@ -252,7 +252,7 @@ describe.skipIf(redisProblem())("prompts that a client sends without waiting for
     const sent = prompts.map(send);
     await eventually("they wait", () => at.door.turns === 1);
     await lease.release();
-    // How many were on their way by then is the machine's affair; this one was not.
+    // The speed of the machine decides how many prompts were sent by then. This one was not.
     await sent[0];
     prompts.push("the last one");
     sent.push(send("the last one"));

@@ -8,8 +8,8 @@ import { readServerFrame } from "../../src/gateway/server-message.js";
 const LIMIT = 1_000;
 const frame = (text: string) => encodeBody(Buffer.from(text));
 
-describe("the splitter", () => {
-  it("finds the same frames however the stream is cut, and keeps their bytes", () => {
+describe("the frame splitter", () => {
+  it("splits a stream into the same frames with the same bytes, no matter how the stream is cut", () => {
     const bodies = fc.array(fc.string({ unit: "binary", maxLength: 100 }), { maxLength: 10 });
     fc.assert(
       fc.property(bodies, fc.infiniteStream(fc.integer({ min: 1, max: 50 })), (texts, sizes) => {
@@ -41,15 +41,15 @@ describe("the splitter", () => {
     ["a folded header", "Content-Length:\r\n 2\r\n\r\n{}"],
     ["blanks before the colon", "Content-Length : 2\r\n\r\n{}"],
     ["an empty header", "\r\n\r\n{}"],
-    ["more than is allowed", `Content-Length: ${LIMIT + 1}\r\n\r\n`],
+    ["a length above the limit", `Content-Length: ${LIMIT + 1}\r\n\r\n`],
     ["a huge length", "Content-Length: 99999999999999999999\r\n\r\n"],
     ["a header without an end", `Content-Type: ${"x".repeat(2_000)}`],
-    ["HTTP", "GET / HTTP/1.1\r\nHost: x\r\n\r\n"],
-  ])("refuses %s", (_, text) => {
+    ["an HTTP request line", "GET / HTTP/1.1\r\nHost: x\r\n\r\n"],
+  ])("refuses a frame with %s", (_, text) => {
     expect(() => new FrameSplitter(LIMIT).push(Buffer.from(text))).toThrow(ProtocolError);
   });
 
-  it("refuses a frame that is too long before its bytes come", () => {
+  it("returns a frame of the maximum length as soon as its last byte has arrived", () => {
     const splitter = new FrameSplitter(LIMIT);
     expect(splitter.push(Buffer.from("Content-Length: 1000\r\n\r\n"))).toEqual([]);
     expect(splitter.push(Buffer.alloc(999, 0x20))).toEqual([]);
@@ -57,8 +57,8 @@ describe("the splitter", () => {
   });
 });
 
-describe("the scanner", () => {
-  it("finds in every JSON object what a parser finds", () => {
+describe("the JSON scanner", () => {
+  it("finds the same members in every JSON object as JSON.parse does", () => {
     fc.assert(
       fc.property(fc.dictionary(fc.string({ unit: "grapheme" }), fc.jsonValue()), fc.nat(4), (value, indent) => {
         const text = Buffer.from(JSON.stringify(value, null, indent));
@@ -72,13 +72,13 @@ describe("the scanner", () => {
     );
   });
 
-  it("counts how deep it goes", () => {
+  it("reports JSON that is nested deeper than the limit", () => {
     const nested = (depth: number) => Buffer.from(`{"a":${"[".repeat(depth - 1)}${"]".repeat(depth - 1)}}`);
     const over = (levels: number) => scanWithin(nested(levels), { depth: 10, values: 1_000 })?.over;
     expect([10, 11, 1_000_000].map(over)).toEqual([null, "depth", "depth"]);
   });
 
-  it("ends with every text", () => {
+  it("stops scanning at the end of any text, even if the text is not JSON", () => {
     fc.assert(
       fc.property(fc.string({ unit: fc.constantFrom(...'{}[]",:\\ 1ae\n') }), (text) => {
         scanObject(Buffer.from(text));
@@ -93,7 +93,7 @@ describe("a client's frame", () => {
   const nested = (levels: number) => "[".repeat(levels) + "]".repeat(levels);
   const isNothing = (params: unknown) => [params ?? null].flat().every((value) => value === null);
 
-  it("is what JSON.parse says it is, or refused", () => {
+  it("reads a client's request as JSON.parse does, or refuses the frame", () => {
     const json = fc.oneof(
       fc.jsonValue(),
       fc.record(
@@ -132,7 +132,7 @@ describe("a client's frame", () => {
     );
   });
 
-  it("is answered under another id without a change of its content", () => {
+  it("gives a client's response another id without changing its content", () => {
     const text = '{"jsonrpc":"2.0","id":5,"result":{"big":12345678901234567890,"exact":1.0,"ü":"\\u00fc"}}';
     const message = read(text);
     if (message.kind !== "response") throw new Error("not a response");
@@ -140,22 +140,28 @@ describe("a client's frame", () => {
     expect(framed.slice(framed.indexOf("{"))).toBe(text.replace('"id":5', '"id":"abc"'));
   });
 
-  it.each(["null", "[]", "[null]", "[null,null]"])("may say %s for no parameters", (params) => {
-    expect(read(`{"jsonrpc":"2.0","id":1,"method":"ping","params":${params}}`)).toMatchObject({
-      kind: "request",
-      params: {},
-    });
-  });
+  it.each(["null", "[]", "[null]", "[null,null]"])(
+    "reads the params %s of a client's request as no parameters",
+    (params) => {
+      expect(read(`{"jsonrpc":"2.0","id":1,"method":"ping","params":${params}}`)).toMatchObject({
+        kind: "request",
+        params: {},
+      });
+    },
+  );
 
-  it.each(['[{"message":"x"}]', "[null,5]", "5", '"x"', "[[null]]"])("is unfit with parameters %s", (params) => {
-    expect(read(`{"jsonrpc":"2.0","id":1,"method":"ping","params":${params}}`)).toMatchObject({
-      kind: "unfit",
-      id: 1,
-      rpcCode: -32602,
-    });
-  });
+  it.each(['[{"message":"x"}]', "[null,5]", "5", '"x"', "[[null]]"])(
+    "reads a client's request with the params %s as unfit",
+    (params) => {
+      expect(read(`{"jsonrpc":"2.0","id":1,"method":"ping","params":${params}}`)).toMatchObject({
+        kind: "unfit",
+        id: 1,
+        rpcCode: -32602,
+      });
+    },
+  );
 
-  it("is unfit when it is nested deeper than the runtime takes, and whoever waits for an answer is told so", () => {
+  it("answers a client's request or response with an error when it is nested deeper than the runtime allows", () => {
     const request = (levels: number) =>
       `{"jsonrpc":"2.0","id":"a","method":"ping","params":{"a":${nested(levels - 2)}}}`;
     expect(read(request(127))).toMatchObject({ kind: "request" });
@@ -181,7 +187,7 @@ describe("a client's frame", () => {
     ],
     ["members", (values: number) => `{"a":{${Array.from({ length: values }, (_, index) => `"${index}":1`).join()}}}`],
     ["parameters", (values: number) => `{${Array.from({ length: values }, (_, index) => `"${index}":1`).join()}}`],
-  ])("is unfit with more than 50,000 %s, wherever its id is", (_, make) => {
+  ])("reads a client's frame with more than 50,000 %s as unfit, no matter where its id is", (_, make) => {
     const few = make(20_000);
     const many = make(50_001);
     const over = { rpcCode: -32602, message: "The message has more than 50000 values. A long text may be one string." };
@@ -211,14 +217,14 @@ describe("a client's frame", () => {
     }
   });
 
-  it("is refused with too many values if its id stands behind more than a megabyte of them", () => {
+  it("refuses a client's frame with too many values if its id is behind more than a megabyte of them", () => {
     const many = `[${Array(400_000).fill("{}").join()}]`;
     expect(() => read(`{"jsonrpc":"2.0","method":"ping","params":{"a":${many}},"id":1}`)).toThrow(
       "The message has more than 50000 values.",
     );
   });
 
-  it("may have a string of megabytes, with any escapes, as one value", () => {
+  it("reads a client's string of several megabytes, with any escapes, as one value", () => {
     const texts = ["a", '"', "\\", '\\"', "\n{[,", "é", "🦊"].map((piece) => piece.repeat(300_000));
     for (const text of texts)
       expect(read(JSON.stringify({ jsonrpc: "2.0", id: 1, method: "ping", params: { text } }))).toMatchObject({
@@ -234,7 +240,7 @@ describe("a client's frame", () => {
     });
   });
 
-  it("is unfit with half of an emoji in it, which the runtime would not answer", () => {
+  it("reads a client's frame with half an emoji as unfit, because the runtime would not answer it", () => {
     const request = (text: string) => read(`{"jsonrpc":"2.0","id":"a","method":"ping","params":{"a":[${text}]}}`);
     const whole = ['"\\ud83e\\udd8a \\\\ud83e \\uD7FF 🦊"', '"\\\\\\ud83e\\uDD8A\\ud83e\\udd8a"', '"\\\\\\\\udd8a"'];
     for (const text of whole) expect(request(text), text).toMatchObject({ kind: "request" });
@@ -254,7 +260,7 @@ describe("a client's frame", () => {
     expect(() => read('{"jsonrpc":"2.0","id":5,"method":"ping","params":{"\\ud83e"}}')).toThrow(ProtocolError);
   });
 
-  it("is a notification without an id, whatever is in it: nobody waits for an answer", () => {
+  it("reads a client's frame without an id as a notification, no matter what its params contain", () => {
     for (const params of ['{"a":"\\ud83e"}', nested(127)])
       expect(read(`{"jsonrpc":"2.0","method":"$/progress","params":${params}}`)).toEqual({
         kind: "notification",
@@ -278,7 +284,7 @@ describe("a client's frame", () => {
     ['{"jsonrpc":"2.0","id":1,"result":1,"error":{}}'],
     [`{"jsonrpc":"2.0","id":null,"result":${nested(127)}}`],
     [`{"jsonrpc":"2.0","id":"${"x".repeat(300)}","method":"ping"}`],
-  ])("%j is refused", (text) => {
+  ])("refuses the client's frame %j", (text) => {
     expect(() => read(text)).toThrow(ProtocolError);
   });
 });
@@ -288,7 +294,7 @@ describe("a server's frame", () => {
     readServerFrame(Buffer.from(typeof value === "string" ? value : JSON.stringify(value)));
   const event = { sessionId: "s-1", event: { type: "session.idle", data: {}, sessionId: "other" } };
 
-  it("is read from its beginning, or from wherever its keys are", () => {
+  it("reads a server's frame no matter in which order its keys are", () => {
     const expected = { kind: "notification", method: "session.event", sessionId: "s-1", eventType: "session.idle" };
     expect(read({ jsonrpc: "2.0", method: "session.event", params: event })).toEqual(expected);
     expect(read({ params: { event: event.event, sessionId: "s-1" }, method: "session.event", jsonrpc: "2.0" })).toEqual(
@@ -297,7 +303,7 @@ describe("a server's frame", () => {
     expect(read(JSON.stringify({ jsonrpc: "2.0", method: "session.event", params: event }, null, 2))).toEqual(expected);
   });
 
-  it("is of the session that it names also when it tells of the life of one", () => {
+  it("reads the session of a server's session.lifecycle from its params, not from its metadata", () => {
     const params = { type: "session.updated", sessionId: "s-1", metadata: { sessionId: "other" } };
     const eventType = "session.updated";
     const expected = { kind: "notification", method: "session.lifecycle", sessionId: "s-1", eventType };
@@ -306,7 +312,7 @@ describe("a server's frame", () => {
     expect(read({ method: "session.lifecycle", params: reversed, jsonrpc: "2.0" })).toEqual(expected);
   });
 
-  it("says the same of any names, read from its beginning or thoroughly", () => {
+  it("reads the same from a server's frame by its beginning as by parsing it in full, for any names", () => {
     const name = fc.oneof(fc.string({ unit: "binary" }), fc.string({ minLength: 190, maxLength: 410 }));
     fc.assert(
       fc.property(name, name, (sessionId, type) => {
@@ -315,14 +321,14 @@ describe("a server's frame", () => {
           ["session.lifecycle", { type, sessionId }],
         ]) {
           const message = { jsonrpc: "2.0", method, params };
-          // What is indented does not begin as the runtime's frames do.
+          // An indented frame does not begin as the runtime's frames do.
           expect(read(message)).toEqual(read(JSON.stringify(message, null, 1)));
         }
       }),
     );
   });
 
-  it("is a response, a request or nothing", () => {
+  it("reads a server's frame as a response, a request or null", () => {
     expect(read({ jsonrpc: "2.0", id: 5, result: {} })).toMatchObject({ kind: "response", id: 5, failed: false });
     expect(read({ jsonrpc: "2.0", id: "a", error: { code: 1 } })).toMatchObject({
       kind: "response",
@@ -337,7 +343,7 @@ describe("a server's frame", () => {
     for (const text of ["{}", "[]", '{"id":null,"error":{}}']) expect(read(text)).toBeNull();
   });
 
-  it("is refused when it is not JSON", () => {
+  it("refuses a server's frame that is not JSON", () => {
     for (const text of ["", "nonsense", "{".repeat(100), '{"jsonrpc":"2.0","id":x}'])
       expect(() => read(text), text).toThrow(ProtocolError);
   });
