@@ -89,7 +89,7 @@ async function sharedSession(id: string): Promise<void> {
   await fleet.leaveSession(session);
 }
 
-describe("two members of one session, in separate processes, on two servers with one place for its state", () => {
+describe("a session whose members work in separate processes on two servers that share its state", () => {
   it("two members of one session on two servers get their own answers in one history without a fork", async () => {
     await sharedSession("with-lease");
     const exchanges = (await Promise.all([member("alice", "with-lease"), member("bob", "with-lease")])).flat();

@@ -54,7 +54,7 @@ async function startHolder(root: string, log: LeaseLog, ttlMs = TTL_MS) {
   return { child, exited, fence, stderr: () => stderr };
 }
 
-describe("a holder that stood still past its TTL", () => {
+describe("lease holders that stall", () => {
   it(`a lease holder suspended past its TTL gets the abort signal and fails its next check (${ROUNDS} rounds)`, async () => {
     const random = seededRandom("lease suspend");
     const { root, leases, log } = await setUp();

@@ -14,7 +14,7 @@ function request(token: string, over: Partial<LeaseRequest> = {}): LeaseRequest 
   return { sessionId: "a", holder: token, token, ttlMs: 600_000, placeMs: 600_000, ...over };
 }
 
-describe.skipIf(problem !== undefined)("a connection that breaks after a write, before its answer", () => {
+describe.skipIf(problem !== undefined)("a Redis connection that breaks after a write, before its answer", () => {
   let redis: RedisServer;
   beforeAll(async () => {
     redis = await RedisServer.start();

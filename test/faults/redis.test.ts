@@ -84,8 +84,8 @@ async function contents(redis: RedisServer, fleet: string): Promise<Record<strin
   return Object.fromEntries(dumps) as Record<string, string>;
 }
 
-describe.skipIf(problem !== undefined)("a Redis that", () => {
-  describe("is there", () => {
+describe.skipIf(problem !== undefined)("the Redis store", () => {
+  describe("with a running Redis", () => {
     let redis: RedisServer;
     beforeAll(async () => {
       redis = await RedisServer.start();
@@ -414,7 +414,7 @@ describe.skipIf(problem !== undefined)("a Redis that", () => {
     });
   });
 
-  describe("dies", () => {
+  describe("with a Redis that dies", () => {
     async function started(settings: readonly string[]): Promise<RedisServer> {
       const redis = await RedisServer.start(settings);
       onTestFinished(() => redis.end());

@@ -24,7 +24,7 @@ async function startHolder(root: string) {
   return { child, exited };
 }
 
-describe("a writer after one that held the lock", () => {
+describe("the lock of the file store", () => {
   it("a writer is acknowledged within 200 ms after the lock's holder was killed, and deletes its temp file", async () => {
     const root = await temporaryRoot();
     const took: number[] = [];

@@ -3,7 +3,7 @@ import { PORTS, testFleet } from "../fixtures/cli.js";
 
 const fleet = testFleet(PORTS.spawnMany, { COPILOTFLEET_PORTS_TO: String(PORTS.spawnMany + 2) });
 
-describe("spawn --count where not all can be started", () => {
+describe("spawn --count with too few ports", () => {
   it("spawn --count starts as many servers as it can, and reports each of the others", async () => {
     const error = await fleet.refusal(6, ["spawn", "--user", "many", "--count", "5"]);
     expect(error.code).toBe("FLEET_PORTS_EXHAUSTED");

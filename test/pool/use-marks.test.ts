@@ -16,7 +16,7 @@ function marks({ home }: { home: string }): string[] {
   return existsSync(folder) ? readdirSync(folder) : [];
 }
 
-describe("a mark of use", () => {
+describe("use markers", () => {
   it("a use marker waits for the end of an eviction of its own session only", async () => {
     const on = await server();
     using other = markEviction(on, "other");

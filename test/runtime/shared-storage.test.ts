@@ -46,7 +46,7 @@ async function take(over: Partial<Fetch> = {}): Promise<void> {
   await fetchSession({ id: "s", mark: "one", from: a, to: b, hasHistory: true, check: async () => undefined, ...over });
 }
 
-describe("a session that is taken", () => {
+describe("taking over a session", () => {
   it("a takeover copies a session without the links and pipes that its agent left in the folder", async () => {
     plant(placePath(a), "s", "history");
     const folder = join(placePath(a), "s");
@@ -135,7 +135,7 @@ function afterChecks(count: number): () => Promise<void> {
   };
 }
 
-describe("a home that keeps its sessions in a place", () => {
+describe("a home on shared storage", () => {
   let home: string;
   beforeEach(async () => {
     home = join(await temporaryRoot(), "servers", "alice", "home");

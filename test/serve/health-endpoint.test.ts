@@ -147,7 +147,7 @@ describe("the health endpoint", () => {
   });
 });
 
-describe("a client that dawdles", { timeout: 10_000 }, () => {
+describe("slow clients", { timeout: 10_000 }, () => {
   it.each([
     ["sends nothing", ""],
     ["stops in its headers", "GET /metrics HTTP/1.1\r\nHost: x\r\n"],

@@ -243,7 +243,7 @@ async function startRotator() {
   return { pid: child.pid ?? 0, rotate, kill: () => child.kill("SIGKILL") };
 }
 
-describe.skipIf(traceProblem !== undefined)("a rotation", () => {
+describe.skipIf(traceProblem !== undefined)("system calls of a rotation", () => {
   const texts = {
     "server.log": "L".repeat(2_500_000),
     "server.log.1": "1111",

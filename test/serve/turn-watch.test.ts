@@ -69,8 +69,8 @@ function summary({ ended, inFlight }: Look): string[] {
   ];
 }
 
-describe("a look", () => {
-  it("a look reports the turns in flight, and the turns that ended since the last look with their durations", () => {
+describe("the turn watch", () => {
+  it("TurnWatch.look reports the turns in flight, and those that ended since the last look with their durations", () => {
     const watch = new TurnWatch();
     const a = session("a", started() + prompt() + finalStep());
     const b = session("b");
@@ -90,7 +90,7 @@ describe("a look", () => {
     expect(summary(watch.look([a, b], at()))).toEqual([]);
   });
 
-  it("a first look counts a turn in flight from its prompt, and ignores turns that had already ended", () => {
+  it("the first TurnWatch.look counts a turn in flight from its prompt, and ignores turns that had ended", () => {
     const watch = new TurnWatch();
     const text = prompt() + finalStep() + prompt();
     const startedAtMs = at();
@@ -100,7 +100,7 @@ describe("a look", () => {
     expect(watch.look([a], at()).ended).toMatchObject([{ outcome: "completed", durationMs: at() - startedAtMs }]);
   });
 
-  it("a look reads an unloaded session once more, and reports its unfinished turn as cut", () => {
+  it("TurnWatch.look reads an unloaded session once more, and reports its unfinished turn as cut", () => {
     const watch = new TurnWatch();
     const [a, b, c, d] = [session("a", prompt()), session("b", prompt()), session("c", prompt()), session("d", "")];
     watch.look([a, b, c, d], at());
@@ -116,7 +116,7 @@ describe("a look", () => {
     expect(summary(watch.look([c], at()))).toEqual(["c in flight"]);
   });
 
-  it("a look counts a turn of a session that was loaded and unloaded between two looks, but no older turn", () => {
+  it("TurnWatch.look counts a turn in a session that was loaded only between two looks, but no older turn", () => {
     const watch = new TurnWatch();
     const before = session("before", prompt() + finalStep());
     expect(summary(watch.look([before], at() + 1_000))).toEqual([]);
@@ -128,7 +128,7 @@ describe("a look", () => {
     expect(summary(watch.look([before, brief], at() + 2_000))).toEqual([]);
   });
 
-  it("a look distinguishes sessions of the same id on two servers", () => {
+  it("TurnWatch.look distinguishes sessions of the same id on two servers", () => {
     const watch = new TurnWatch();
     const a = session("a", prompt());
     const other = join(home, "other");
@@ -140,7 +140,7 @@ describe("a look", () => {
     expect(watch.look(loaded, at()).ended).toMatchObject([{ serverId: "s1" }]);
   });
 
-  it("a look finds out from a replaced history how the turn in flight ended", () => {
+  it("TurnWatch.look finds out from a replaced history how the turn in flight ended", () => {
     const watch = new TurnWatch();
     const [a, b, c] = [session("a", prompt()), session("b", prompt()), session("c", prompt() + stepStart())];
     watch.look([a, b, c], at());
@@ -158,7 +158,7 @@ describe("a look", () => {
     expect(summary(watch.look([a, b, c], at()))).toEqual(["a completed", "b cut", "c cut"]);
   });
 
-  it("a look names a history that cannot be read, and still reads the others", () => {
+  it("TurnWatch.look names a history that cannot be read, and still reads the others", () => {
     const watch = new TurnWatch();
     const [a, b] = [session("a"), session("b", prompt())];
     symlinkSync(historyPath(home, "b"), historyPath(home, "a"));
@@ -167,7 +167,7 @@ describe("a look", () => {
     expect(summary(look)).toEqual(["b in flight"]);
   });
 
-  it("a look reads a limited amount, reaches every session after a few looks, and loses no turn", () => {
+  it("TurnWatch.look reads a limited amount, reaches every session after a few looks, and loses no turn", () => {
     const watch = new TurnWatch({ lookBytes: 1024 * 1024 });
     const loaded = ["a", "b", "c", "d"].map((id) => session(id, ""));
     expect(watch.look(loaded, at()).isBehind).toBe(false);
@@ -187,7 +187,7 @@ describe("a look", () => {
     expect(performance.now() - begun).toBeLessThan(5_000);
   });
 
-  it("a look at a thousand idle sessions calls stat once per session and reads nothing", () => {
+  it("TurnWatch.look at a thousand idle sessions calls stat once per session and reads nothing", () => {
     const watch = new TurnWatch();
     const text = started() + prompt() + toolStep("a") + finalStep();
     const loaded = Array.from({ length: 1_000 }, (_, index) => session(`idle-${index}`, text));
