@@ -14,7 +14,7 @@ describe("the table of methods", () => {
   });
 
   it.each([...versions, ["that is installed", methodsSentBy(INSTALLED_SDK)] as const])(
-    "has every method that the SDK %s sends in the table of methods",
+    "has every method in the table of methods that the SDK %s sends",
     (_, methods) => expect([...methods].filter((method) => !isKnownMethod(method))).toEqual([]),
   );
 

@@ -33,10 +33,10 @@ const refused = {
 };
 
 it.each([
-  ["no turn was running before", false, false, false],
-  ["the turn before it is still running", true, true, true],
-  ["the turn before it has ended", true, false, false],
-])("leaves no turn behind for a relayed prompt that is refused when %s", async (_, before, meanwhile, after) => {
+  ["no other turn is running", false, false, false],
+  ["an earlier turn is still running", true, true, true],
+  ["an earlier turn has just ended", true, false, false],
+])("records no turn for a relayed prompt that another host refuses, while %s", async (_, before, meanwhile, after) => {
   const attachment = { ...newAttachment("s", "host:h2", {}), attached: true, inTurn: before };
   const { answer } = await carried(attachment);
   expect(attachment.inTurn).toBe(true);

@@ -94,8 +94,8 @@ describe.each(DAMAGES)("a registry whose head revision is %s", (_, damage) => {
   });
 });
 
-describe.each(DAMAGES)("a registry whose revisions are all %s", (_, damage) => {
-  it("recovers a registry whose revisions are all damaged from registry.json", async () => {
+describe.each(DAMAGES)("a registry that has only revisions that are %s", (_, damage) => {
+  it("recovers a registry from registry.json when all its revisions are damaged", async () => {
     const root = await filled(3);
     await Promise.all((await revisions(root)).map(damage));
     const store = openFileStore(root);
@@ -109,7 +109,7 @@ describe.each(DAMAGES)("a registry whose revisions are all %s", (_, damage) => {
   });
 
   it.each(["missing", "damaged too"])(
-    "refuses a registry whose revisions are all damaged, with registry.json %s, instead of treating it as empty",
+    "refuses a registry instead of treating it as empty when all its revisions are damaged and registry.json is %s",
     async (copy) => {
       const root = await filled(3);
       await Promise.all((await revisions(root)).map(damage));
