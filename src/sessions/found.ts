@@ -2,6 +2,7 @@ import { FleetError, quote } from "../errors.js";
 import { pause } from "../runtime/deadline.js";
 import { readSessionFolder } from "../runtime/session-state.js";
 import type { ServerRecord, SessionRecord, Store } from "../store/store.js";
+import { isBeingDeleted } from "./gc-run.js";
 
 /** How long gc may take to restore a record, and how often to look for it, in milliseconds. */
 const PUT_BACK_MS = 5_000;
@@ -23,6 +24,26 @@ export async function markedRecord(
   for (const until = performance.now() + PUT_BACK_MS; ; await pause(PUT_BACK_POLL_MS, signal)) {
     const record = await store.readSession(id);
     if (record !== null || readSessionFolder(home, id) === null || performance.now() > until) return record;
+  }
+}
+
+/**
+ * The record of a session in the home of its user's own server, if gc restores it. gc deletes a record before it knows
+ * whether it may delete the session. To record the session again at that time would give it a new, empty history. So while
+ * gc is at work, this waits for its decision.
+ *
+ * @returns null if there is no record, and gc does not handle the session (any more)
+ */
+export async function restoredRecord(
+  store: Store,
+  { home }: Pick<ServerRecord, "home">,
+  id: string,
+): Promise<SessionRecord | null> {
+  for (const until = performance.now() + PUT_BACK_MS; ; await pause(PUT_BACK_POLL_MS, undefined)) {
+    const isDecided = !isBeingDeleted(home, id) || performance.now() > until;
+    // Read the record after the look at gc, which restores the record before it ends.
+    const record = await store.readSession(id);
+    if (record !== null || isDecided) return record;
   }
 }
 

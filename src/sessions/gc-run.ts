@@ -15,7 +15,7 @@ import { systemCode } from "../errors.js";
 import { type Budget, HeldFolder, removeTree } from "../runtime/held-folder.js";
 import { identify, ownIdentity } from "../runtime/process-table.js";
 import { HOME, unwritable } from "../runtime/server-folder.js";
-import { claimedBy, HISTORY } from "../runtime/session-state.js";
+import { claimedBy, HISTORY, openSessionState } from "../runtime/session-state.js";
 import type { SessionRecord } from "../store/store.js";
 
 /**
@@ -80,6 +80,20 @@ export function unfinishedBusiness(statePath: string): Business {
     noted: new Map(notes(false).map((note) => [note.id, note])),
     killed: new Set(runs.flatMap(({ alive, path }) => (alive ? [] : [path]))),
   };
+}
+
+/**
+ * Whether a running gc is about to delete the session and has not decided. It notes the session before it deletes the
+ * record. Its decision is final when the folder is back, or in neither place.
+ */
+export function isBeingDeleted(home: string, sessionId: string): boolean {
+  using state = openSessionState(home);
+  if (state === null) return false;
+  const runs = runsBeside(state.realPath).filter(({ alive }) => alive);
+  if (!runs.some(({ notes }) => notes.some(({ id }) => id === sessionId))) return false;
+  const isInHome = () => state.lstat(sessionId) !== undefined;
+  // Look twice, because gc may give the folder back between the first look and the one into gc's folder.
+  return isInHome() || runs.some(({ path }) => existsSync(join(path, MOVED, sessionId))) || isInHome();
 }
 
 /** A session that a killed gc has moved into its folder, but neither removed nor given back. */

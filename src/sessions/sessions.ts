@@ -16,7 +16,7 @@ import { listSessionFolders, readSessionFolder } from "../runtime/session-state.
 import type { Lease, Registry, ServerRecord, SessionRecord, SessionUser, Store } from "../store/store.js";
 import { serverUnderLease } from "./between-servers.js";
 import { deleteSessionState } from "./delete.js";
-import { foundRecord, holders, markedRecord } from "./found.js";
+import { foundRecord, holders, markedRecord, restoredRecord } from "./found.js";
 import { newSessionId } from "./ids.js";
 import type { TurnLease } from "./lease-seen.js";
 import type { HeldLease, Leases } from "./leases.js";
@@ -345,13 +345,16 @@ export class Sessions implements SessionKeeper {
    */
   async recordFor(id: string, user: string): Promise<SessionRecord> {
     const { store } = this.#context;
-    const record = await store.readSession(id);
+    let record = await store.readSession(id);
+    const server = record === null ? (await store.readRegistry()).servers[serverIdOf(user)] : undefined;
+    if (server !== undefined) {
+      await this.#context.directory.assertStorage();
+      record = await restoredRecord(store, server, id);
+    }
     if (record !== null) {
       if (mayUse(record, user)) return record;
       throw sessionNotFound(id);
     }
-    const server = (await store.readRegistry()).servers[serverIdOf(user)];
-    if (server !== undefined) await this.#context.directory.assertStorage();
     if (server === undefined || readSessionFolder(server.home, id) === null) throw sessionNotFound(id);
     const found = { ...foundRecord(server, id), ...(await this.#context.directory.ownership()) };
     try {

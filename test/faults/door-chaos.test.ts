@@ -191,7 +191,9 @@ async function commandOn(fleet: FaultFleet, user: string, sent: Sent[], until: A
     const prompt = `command of ${user} ${count}`;
     const entry: Sent = { sessionId, prompt, outcome: undefined };
     sent.push(entry);
-    const { code, stdout } = await fleet.run(["send", sessionId, prompt, "--user", user, "--wait", "40s", "--json"]);
+    const ran = await fleet.run(["send", sessionId, prompt, "--user", user, "--wait", "40s", "--json"]);
+    const { code, stdout } = ran;
+    expect(stdout, `the result of a command that ended with ${JSON.stringify(ran)}`).toMatch(/^\{.*\}\n$/s);
     entry.outcome = code === 0 ? "answered" : "refused";
     if (code !== 0) entry.reason = errorOf({ stdout }).message;
     if (code === 0) expect((JSON.parse(stdout) as { reply: string }).reply).toBe(replyTo(prompt));

@@ -1,6 +1,7 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
+import { restoredRecord } from "../../src/sessions/found.js";
 import { Run } from "../../src/sessions/gc-run.js";
 import type { SessionRecord } from "../../src/store/store.js";
 import { type GcState, gcState, HOUR_MS, meddling } from "../fixtures/gc-state.js";
@@ -155,5 +156,32 @@ describe("a gc that fails half way", () => {
     expect(readFileSync(join(folder, "events.jsonl"), "utf8")).toBe('{"session":"open"}\n');
     run.end(true);
     expect(readdirSync(join(state.home("s1"), ".."))).toEqual(["home"]);
+  });
+});
+
+describe("a session whose record a running gc has deleted", () => {
+  async function undecided() {
+    const state = await gcState();
+    await state.server("s1");
+    const record = await state.session("s1", "due");
+    const run = new Run(state.statePath("s1"));
+    run.note([note("due", record)]);
+    await state.store.deleteSession("due");
+    const answer = restoredRecord(state.store, { home: state.home("s1") }, "due");
+    return { state, run, record, answer };
+  }
+
+  it("keeps its record, and is not recorded again, when gc gives its folder back", async () => {
+    const { state, run, record, answer } = await undecided();
+    const moved = run.take("due") ?? "";
+    await run.giveBack("due", moved);
+    await state.store.createSession(record);
+    expect(await answer).toEqual(record);
+  });
+
+  it("has no record as soon as gc has removed its folder", async () => {
+    const { run, answer } = await undecided();
+    expect(await run.remove(run.take("due") ?? "")).toBe(true);
+    expect(await answer).toBeNull();
   });
 });
