@@ -1,5 +1,5 @@
 import { createServer, type Server, type Socket } from "node:net";
-import { setTimeout as delay } from "node:timers/promises";
+import { setTimeout as delay, setImmediate as immediate } from "node:timers/promises";
 import { type Duration, LONGEST_TIMER_MS, parseDuration } from "../config/duration.js";
 import type { Address } from "../config/rules.js";
 import { option } from "../errors.js";
@@ -173,6 +173,8 @@ export class FrontDoor implements AsyncDisposable {
     for (const connection of this.#connections) connection.end();
     for (const connection of this.#connections) if (!connection.authenticated) connection.destroy();
     await closed;
+    // The server can close before the `close` events of its last connections.
+    while (this.#connections.size > 0) await immediate();
     await Promise.all(this.#endings);
     return { cut };
   }

@@ -109,3 +109,13 @@ it("ends the server when the client that answered its model requests has gone, s
   expect((await second.request("llmInference.setProvider", {})).result).toMatchObject({ success: true });
   expect(await other.request("ping", { message: "on" })).toMatchObject({ result: { message: "pong: on" } });
 });
+
+it("ends the server of a client that answers its model requests before the front door has closed", async () => {
+  const config = { provider: null, session: OPEN_TO_CLIENTS };
+  await using at = await DoorFleet.open({ from: 26_585, to: 26_589 }, { config });
+  const client = await RawClient.as(at.url, await at.token("alice"));
+  expect((await client.request("llmInference.setProvider", {})).result).toMatchObject({ success: true });
+  const { pid } = await at.serverOf("alice");
+  await at.door.close();
+  expect(isRunning(pid)).toBe(false);
+});
