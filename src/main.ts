@@ -13,11 +13,19 @@ export async function main(args: string[]): Promise<void> {
   });
   nameShell();
   const config = await Config.load({ root: fileURLToPath(new URL("..", import.meta.url)) });
+  const report = (error: unknown) => {
+    process.exitCode = reportError(error, { args, config });
+  };
+  // If the command waits for something that cannot happen any more, Node.js ends the process silently, with exit code 0.
+  const onIdle = () => report(new Error("The command waits for something that never happens"));
+  process.once("beforeExit", onIdle);
   try {
     await dispatch(args, config);
     await flush();
   } catch (error) {
-    process.exitCode = reportError(error, { args, config });
+    report(error);
+  } finally {
+    process.off("beforeExit", onIdle);
   }
 }
 

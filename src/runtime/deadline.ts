@@ -7,7 +7,8 @@ export interface Deadline extends Disposable {
 }
 
 /**
- * Aborts after `ms` milliseconds or when `outer` aborts, whichever is first. Without `ms`, only `outer` counts.
+ * Aborts after `ms` milliseconds or when `outer` aborts, whichever is first. Without `ms`, only `outer` counts. The timer
+ * keeps the process alive: without it, a process whose connection has closed would end silently while it waits.
  *
  * Do not use `AbortSignal.any([outer, AbortSignal.timeout(ms)])`: Node 20 holds the parts of such a signal weakly, so a
  * garbage collection at the wrong moment makes it wait forever (measured with 20.20: `test/runtime/deadline.test.ts`).
@@ -16,7 +17,6 @@ export function deadline(ms: number | undefined, outer?: AbortSignal): Deadline 
   const controller = new AbortController();
   const timer =
     ms === undefined ? undefined : setTimeout(() => controller.abort(new TimeIsUp(`no answer within ${ms} ms`)), ms);
-  timer?.unref();
   const onAbort = () => controller.abort(outer?.reason);
   if (outer?.aborted === true) onAbort();
   if (outer !== undefined) follow(outer, onAbort);

@@ -420,7 +420,8 @@ export class Sessions implements SessionKeeper {
     try {
       return await this.#attachOnce(record, server, options);
     } catch (error) {
-      if (!isFleetError(error, "FLEET_SERVER_LOST") || !(await hasEnded(server)) || options.signal.aborted) throw error;
+      const isLost = isFleetError(error, "FLEET_SERVER_LOST") || isFleetError(error, "FLEET_SERVER_UNREACHABLE");
+      if (!isLost || !(await hasEnded(server)) || options.signal.aborted) throw error;
       return await this.#attachOnce(record, await this.serverFor(record, options), options);
     }
   }

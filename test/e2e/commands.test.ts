@@ -459,4 +459,15 @@ describe("output", () => {
     expect(await following.done).toMatchObject({ code: 0, stderr: "" });
     expect(existsSync(log)).toBe(true);
   });
+
+  it("send reports a bug when it waits for something that never happens, and does not end with exit code 0", async () => {
+    // Standard input that never ends, and that does not keep the process alive.
+    const script = `import { Readable } from "node:stream";
+      Object.defineProperty(process, "stdin", { value: new Readable({ read() {} }) });`;
+    const env = { NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(script)}` };
+    expect(await fleet.refusal(1, ["send", "any", "-", "--user", "alice"], { env })).toMatchObject({
+      code: "FLEET_INTERNAL",
+      message: expect.stringContaining("waits for something that never happens"),
+    });
+  });
 });

@@ -1,4 +1,5 @@
 import { Socket } from "node:net";
+import { setImmediate as yieldToOthers } from "node:timers/promises";
 import type { CopilotClient, CopilotClientOptions } from "@github/copilot-sdk";
 import { FleetError } from "../../errors.js";
 import { abortable } from "../deadline.js";
@@ -37,9 +38,14 @@ export async function connectClient(
     ...options,
     connection: RuntimeConnection.forUri(where, { connectionToken: endpoint.token }),
   });
-  const started = startPromptly(client);
+  const started = client.start();
+  // `start()` makes the socket before its first await. We tune the socket then, so that the handshake is fast, too.
+  const socket = socketOf(client);
+  if (socket !== undefined) acknowledgePromptly(socket);
+  const closed = endOf(socket);
   try {
-    await abortable(started, signal);
+    // The SDK does not notice when the connection closes during the handshake.
+    await abortable(Promise.race([started, closed.then(refuseClosed)]), signal);
   } catch (cause) {
     started.catch(() => undefined); // its outcome no longer matters, because we throw the client away
     await client.forceStop();
@@ -49,11 +55,6 @@ export async function connectClient(
       suggestions: ["copilotfleet ps", "copilotfleet restart --user USER --force"],
     });
   }
-  const socket = socketOf(client);
-  const closed = new Promise<void>((resolve) => {
-    if (socket?.destroyed === true) resolve();
-    else socket?.once("close", () => resolve());
-  });
   quietWriteErrors(client);
   // When the connection closes, the SDK leaves requests without an answer pending. This rejects them.
   closed.then(() => client.forceStop()).catch(() => undefined);
@@ -84,12 +85,16 @@ function watchPrompt(socket: Socket | undefined, sessionId: string): PromptWatch
   };
 }
 
-/** `start()` makes the socket before its first await. We tune the socket then, so that the handshake is fast, too. */
-function startPromptly(client: CopilotClient): Promise<void> {
-  const started = client.start();
-  const socket = socketOf(client);
-  if (socket !== undefined) acknowledgePromptly(socket);
-  return started;
+function endOf(socket: Socket | undefined): Promise<void> {
+  return new Promise((resolve) => {
+    if (socket?.destroyed === true) resolve();
+    else socket?.once("close", () => resolve());
+  });
+}
+
+async function refuseClosed(): Promise<never> {
+  await yieldToOthers(); // the SDK's own error tells more, if there is one
+  throw new Error("it closed the connection");
 }
 
 /**

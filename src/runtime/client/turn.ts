@@ -1,3 +1,4 @@
+import { setTimeout as delay } from "node:timers/promises";
 import type { AssistantMessageEvent, CopilotSession, MessageOptions, SessionEvent } from "@github/copilot-sdk";
 import { FleetError, option } from "../../errors.js";
 import { abortable, deadline } from "../deadline.js";
@@ -58,7 +59,8 @@ export async function runTurn(
     if (!stop.aborted) throw await asTurnError(error, session.sessionId, closed);
     // Wait for the end of this turn, or the next turn would mistake it for its own. Best effort: the turn may be over.
     const aborted = sent === undefined ? undefined : session.abort().then(() => ended);
-    await Promise.race([aborted, closed, wait(ABORT_WAIT_MS)]).catch(() => undefined);
+    using patience = deadline(ABORT_WAIT_MS);
+    await abortable(Promise.race([aborted, closed]), patience.signal).catch(() => undefined);
     if (options.signal?.aborted === true) throw options.signal.reason;
     throw turnTimeout(session.sessionId, options.timeoutMs);
   } finally {
@@ -141,7 +143,7 @@ class SentPrompt {
    */
   async #endUnlessAtWork(): Promise<void> {
     for (const pauseMs of [0, ASK_AGAIN_MS]) {
-      await wait(pauseMs);
+      await delay(pauseMs);
       if (this.#begun || (await this.#isAtWork())) return;
     }
     this.#end(this.#failure === undefined ? { kind: "idle" } : { kind: "failed", error: this.#failure });
@@ -159,7 +161,7 @@ class SentPrompt {
 /** If the connection broke, a send may fail with any of many errors. All of them mean that the server is lost. */
 async function asTurnError(error: unknown, sessionId: string, closed: Promise<void>): Promise<unknown> {
   if (error instanceof FleetError) return error;
-  const gone = await Promise.race([closed.then(() => true), wait(50).then(() => false)]);
+  const gone = await Promise.race([closed.then(() => true), delay(50).then(() => false)]);
   if (gone) return serverLost(sessionId, error);
   const reason = error instanceof Error ? error.message : String(error);
   return turnFailed(sessionId, `The prompt was not accepted: ${reason}`, error);
@@ -186,11 +188,5 @@ function turnTimeout(sessionId: string, timeoutMs: number | undefined): FleetErr
       `Give it longer: ${option("timeout", "10m")}`,
       `The session goes on: copilotfleet send ${sessionId} TEXT --user USER`,
     ],
-  });
-}
-
-function wait(ms: number): Promise<void> {
-  return new Promise((resolve) => {
-    setTimeout(resolve, ms).unref();
   });
 }
