@@ -17,11 +17,10 @@ export const userFlag = Flags.string(user);
 
 export const requiredUserFlag = Flags.string({ ...user, required: true });
 
-export const optionalSessionArg = Args.string({ description: "ids of the sessions" });
+// Without `ignoreStdin`, oclif reads a missing argument from standard input. A loop in a shell would lose its input.
 
-/**
+export const optionalSessionArg = Args.string({ description: "ids of the sessions", ignoreStdin: true });
 
- */
 export const sessionArg = Args.string({
   description: "id of the session",
   required: true,

@@ -43,6 +43,8 @@ export async function connectToDoor(
     passing: true,
     ...(lease === undefined ? {} : { lease }),
   });
+  // A token that is left behind expires within a day, and gc deletes it. The outcome of the call matters more.
+  const forget = async () => await store.deleteToken(id).catch(() => undefined);
   try {
     using limit = deadline(CONNECT_MS, signal);
     const { client, closed, destroy } = await connectClient({ ...door, token }, options, limit.signal);
@@ -52,11 +54,11 @@ export async function connectToDoor(
       await abortable(Promise.race([client.stop(), closed]), goodbye.signal).catch(() => undefined);
       await client.forceStop();
       destroy();
-      await store.deleteToken(id);
+      await forget();
     };
     return { client, closed, end };
   } catch (error) {
-    await store.deleteToken(id);
+    await forget();
     if (signal.aborted) throw signal.reason;
     throw hostAway(host.name, error);
   }

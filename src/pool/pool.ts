@@ -224,14 +224,6 @@ export class Pool {
     return found;
   }
 
-  /** The recorded server of a user. @throws FleetError `FLEET_SERVER_NOT_FOUND` when the user has none. */
-  async findOf(user: string): Promise<ServerRecord> {
-    const { servers } = await this.#context.store.readRegistry();
-    const found = servers[serverIdOf(user)];
-    if (found === undefined) throw serverNotFound(`server of user ${quote(user)}`, []);
-    return found;
-  }
-
   /** Replaces a running server by a new process on the same home. @throws as {@link replaceServer}. */
   async replace(id: string, options: ReplaceOptions): Promise<Replaced> {
     return await replaceServer(this.#context, id, options);

@@ -4,7 +4,7 @@ import { loadedSessions } from "../pool/drain.js";
 import { isRunning } from "../pool/server.js";
 import { markEviction, markUse, usedSessions } from "../pool/use-marks.js";
 import { RawConnection, RpcError } from "../runtime/client/raw-connection.js";
-import { deadline } from "../runtime/deadline.js";
+import { deadline, isTimeout } from "../runtime/deadline.js";
 import { provenEndpoint } from "../runtime/probe.js";
 import { isLoadedBy, lastWrite } from "../runtime/session-state.js";
 import type { ServerRecord, Store } from "../store/store.js";
@@ -40,7 +40,7 @@ const RETRY_MS = 50;
  * cap, unloads the least recently used idle session. Never unloads a session in a turn, under a lease or being opened.
  *
  * @throws FleetError `FLEET_SESSIONS_EXHAUSTED` when no session can be unloaded within the wait; `FLEET_SESSION_BUSY` when
- * the session itself is being unloaded for the whole wait.
+ * the session itself is being unloaded for the whole wait; the signal's own reason when the caller gives up.
  */
 export async function admit(server: ServerRecord, id: string, options: AdmissionOptions): Promise<Disposable> {
   const until = performance.now() + options.waitMs;
@@ -59,6 +59,8 @@ export async function admit(server: ServerRecord, id: string, options: Admission
       throw error;
     }
     mark[Symbol.dispose]();
+    // A caller who gives up gets its own reason.
+    if (options.signal.aborted && !isTimeout(options.signal.reason)) throw options.signal.reason;
     if (options.signal.aborted || performance.now() > until) throw exhausted(server, options.maxActive);
     await delay(RETRY_MS * (0.5 + Math.random()));
   }

@@ -113,6 +113,11 @@ describe("evict", () => {
     await library.close();
   });
 
+  it("evict --max does not read its standard input, so that a shell loop around it keeps its own", async () => {
+    const { evicted } = await fleet.json<EvictionResult>(["evict", "--max", "1000"], { input: "not-a-session\n" });
+    expect(evicted).toEqual([]);
+  });
+
   it("evict refuses a call without arguments, ids together with --max, an invalid id and a negative --max", async () => {
     expect((await fleet.refusal(2, ["evict"])).message).toContain("--max");
     expect((await fleet.refusal(2, ["evict", "x", "--max", "1"])).message).toContain("--max");
