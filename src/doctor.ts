@@ -150,16 +150,16 @@ function isolationOf({ config: { isolation, session } }: LoadedConfig): Finding 
     return { level: "ok", detail: "shared: clients of one server are separated by the front door's rules" };
   }
   const detail =
-    "per-user: servers have their own homes, histories and tokens, but all run as one operating-system user: an agent with a " +
-    "shell, or a client with session.host \"owner\", can read all that the fleet's account can read, other users' " +
-    "conversations and keys included";
+    "per-user: each server has its own home, history and token, but all servers run as one operating-system user. " +
+    'An agent with a shell, or a client with session.host "owner", can read everything that the fleet\'s account can read, ' +
+    "including other users' conversations and keys";
   const open = [
     ...(session.host === "owner" ? ['session.host is "owner"'] : []),
     ...(session.approve === "none" ? [] : [`session.approve is "${session.approve}"`]),
   ];
   if (open.length === 0) return { level: "ok", detail };
   const fix = 'If you do not trust all users and their agents: "session": {"host": "none", "approve": "none"}';
-  return { level: "warning", detail: `${detail}; here ${open.join(" and ")}`, fix };
+  return { level: "warning", detail: `${detail}. Here, ${open.join(" and ")}`, fix };
 }
 
 /** The checks of the recorded state, including that of the shared storage if it is configured. */
@@ -187,9 +187,9 @@ async function recordedState(checks: Checks, options: DoctorOptions, loaded: Loa
   });
   await checks.run("servers", async () => {
     const broken = await fleet.brokenServers();
-    if (broken.length === 0) return { level: "ok", detail: "every recorded server is what it is recorded as" };
+    if (broken.length === 0) return { level: "ok", detail: "every server is in its recorded state" };
     if (options.fix) await fleet.servers();
-    const detail = `${broken.join(", ")}: recorded as running, and not running`;
+    const detail = `${broken.join(", ")}: recorded as running, but not running`;
     return { level: options.fix ? "ok" : "failed", detail, fix: "copilotfleet ps", fixed: options.fix };
   });
   await checks.run("pool", async () => await poolAdmits(fleet));
@@ -205,7 +205,7 @@ async function recordedState(checks: Checks, options: DoctorOptions, loaded: Loa
     if (options.fix)
       for (const [launchId] of strays) await stopServer({ process: null, launchId, home: null }, { graceMs: 0 });
     const pids = strays.flatMap(([, processes]) => processes.map(({ pid }) => pid));
-    const detail = `of this fleet, but in no record: pid ${pids.join(", ")}`;
+    const detail = `processes of this fleet that are not in any record: pid ${pids.join(", ")}`;
     const fix = "Add --fix to end these processes.";
     return { level: options.fix ? "ok" : "failed", detail, fix, fixed: options.fix };
   });
@@ -217,7 +217,7 @@ async function recordedState(checks: Checks, options: DoctorOptions, loaded: Loa
 function recorded(count: string, warnings: readonly string[], fixed: boolean): Finding {
   if (warnings.length === 0) return { level: "ok", detail: count };
   const texts = warnings.map((warning) => warning.replace(DAMAGE_ADVICE, "").trim());
-  const advice = "Check the disk. Add --fix to write the records again; the damaged files stay as corrupt-*.";
+  const advice = "Check the disk. Add --fix to write the records again; the damaged files are kept as corrupt-*.";
   const fix = warnings.some(isDamage) ? { fix: advice } : {};
   return { level: fixed ? "ok" : "warning", detail: `${count}; ${texts.join(" ")}`, ...fix, fixed };
 }
@@ -272,7 +272,7 @@ async function diskSpace({ config, stateRoot }: LoadedConfig): Promise<Finding> 
     .join(", ");
   if (little.length === 0) return { level: "ok", detail };
   const fix = "copilotfleet gc --dry-run";
-  return { level: "warning", detail: `only ${detail}; a full disk refuses new sessions and turns`, fix };
+  return { level: "warning", detail: `only ${detail}; on a full disk, the fleet refuses new sessions and turns`, fix };
 }
 
 /**
@@ -310,9 +310,11 @@ async function sharedStorage(shared: string, hosts: readonly HostRecord[]): Prom
   }
   const seen = there.filter(({ beacon }) => beacon != null).map(({ name }) => name);
   const proof =
-    seen.length === 0 ? "no host serves, so that others share it is not proved" : `shared with ${seen.join(", ")}`;
-  const doubt = isLocal(fileSystem) ? ". That is a file system of one machine" : "";
-  return { level: "ok", detail: `${at}: writable, renames and links hold; ${proof}${doubt}` };
+    seen.length === 0
+      ? "no host serves, so nothing proves that other hosts share it"
+      : `shared with ${seen.join(", ")}`;
+  const doubt = isLocal(fileSystem) ? ". This file system belongs to one machine" : "";
+  return { level: "ok", detail: `${at}: writable, and renames and links work; ${proof}${doubt}` };
 }
 
 function unknownSettings(env: NodeJS.ProcessEnv): Finding {
@@ -364,7 +366,7 @@ async function modelAnswers({ config }: LoadedConfig, env: NodeJS.ProcessEnv): P
     if (setting === undefined) return noModel();
     const source = auth.githubTokenEnv?.includes("{user}") === false ? tokenSourceFromConfig(auth, null) : null;
     if (source !== null) await resolveGitHubToken(source, { user: null, env });
-    return { level: "ok", detail: `GitHub token by auth.${setting}` };
+    return { level: "ok", detail: `GitHub token from auth.${setting}` };
   } catch (error) {
     if (!isFleetError(error)) throw error;
     const fix = adviceOf(error.suggestions);

@@ -57,7 +57,10 @@ export async function migrateStore(options: MigrateOptions): Promise<MigrateResu
   assertTarget(options, config);
   const [from, to] = [show(source), show(options.to)];
   if (from === to) {
-    throw new FleetError("FLEET_USAGE_INVALID", `The store ${quote(to)} is the one in use: there is nothing to copy.`);
+    throw new FleetError(
+      "FLEET_USAGE_INVALID",
+      `The store ${quote(to)} is already in use, so there is nothing to copy.`,
+    );
   }
   const host = ownHostName(config, stateRoot);
   const open = (url: string) => openStore(url, stateRoot, host, () => instanceOf(stateRoot));
@@ -90,7 +93,8 @@ function assertTarget({ to, origin }: MigrateOptions, config: Config): void {
   if (to === "file") return;
   if (target === null) throw invalidValue("store", to, `"file", or ${ALLOWED_REDIS_URL}`, origin);
   if (origin.from === "flag" && target.password !== null) {
-    const allowed = "a URL without a password, as flags can be read by others; --to-env names a variable that holds it";
+    const allowed =
+      "a URL without a password, because other users can read flags. To use a password, put the URL into a variable and name it with --to-env";
     throw invalidValue("store", to, allowed, origin);
   }
   if (isPlaintext(to) && !config.storeOptions.insecure) throw invalidValue("store", to, ALLOWED_PLAINTEXT, origin);
@@ -107,7 +111,7 @@ function refuseSupervised({ registry }: Contents): void {
   const { pid } = supervisor.process;
   throw new FleetError(
     "FLEET_SUPERVISOR_RUNNING",
-    `The fleet is supervised by process ${pid}, which would go on with the old store.`,
+    `The fleet is supervised by process ${pid}, which would keep using the old store.`,
     {
       suggestions: [`kill -TERM ${pid}`, "Run the command again when it has ended."],
     },
@@ -125,9 +129,16 @@ async function refuseOtherHosts({ sessions }: Contents, { hosts }: Store): Promi
   const names = [...new Set([...others, ...named])].filter((name) => name !== hosts.own).sort();
   if (names.length === 0) return;
   const list = names.map(quote).join(", ");
-  throw new FleetError("FLEET_SERVER_CONFLICT", `The fleet is on other hosts, too (${list}): one host can be copied.`, {
-    suggestions: ["copilotfleet top", "Move what they have to this host, and end them: copilotfleet drain (there)"],
-  });
+  throw new FleetError(
+    "FLEET_SERVER_CONFLICT",
+    `The fleet is also on other hosts (${list}). Only a fleet on one host can be copied.`,
+    {
+      suggestions: [
+        "copilotfleet top",
+        "Move their users to this host, and then run copilotfleet drain on the other hosts.",
+      ],
+    },
+  );
 }
 
 function refuseMoving({ registry }: Contents): void {
@@ -135,7 +146,7 @@ function refuseMoving({ registry }: Contents): void {
   if (moving.length === 0) return;
   const names = moving.map((server) => `${server.id} (${holderOf(server)})`).join(", ");
   throw new FleetError("FLEET_SERVER_CONFLICT", `Servers are being started or stopped at the moment: ${names}.`, {
-    suggestions: ["copilotfleet ps", "Run the command again when that is over."],
+    suggestions: ["copilotfleet ps", "Run the command again when they have started or stopped."],
   });
 }
 

@@ -176,8 +176,8 @@ function walk(first: Fleet, second: Fleet): Record<string, () => Promise<string>
       await first.leaveSession(await first.createSession({ user: USER, sessionId: "old" }));
       await delay(20);
       const { deleted } = await second.gc({ ttl: "10ms" });
-      check(deleted.map(({ id }) => id).join() === "old", `deleted were ${deleted.map(({ id }) => id).join()}`);
-      return "the session past its time, and no other";
+      check(deleted.map(({ id }) => id).join() === "old", `gc deleted ${deleted.map(({ id }) => id).join()}`);
+      return "only the expired session";
     },
     stop: async () => {
       const { id, pid } = await first.serverOf(USER);

@@ -7,11 +7,12 @@ import { integerFlag, usage } from "./flags.js";
  * https://kubernetes.io/docs/concepts/overview/working-with-objects/names/
  */
 const NAME = /^[a-z](?:[a-z0-9-]{0,38}[a-z0-9])?$/;
-const NAME_ALLOWED = "1 to 40 lower-case letters, digits and hyphens, a letter first and no hyphen last";
+const NAME_ALLOWED =
+  "1 to 40 lower-case letters, digits and hyphens, starting with a letter and not ending with a hyphen";
 const LABEL = /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/;
-const LABEL_ALLOWED = "1 to 63 lower-case letters, digits and hyphens, no hyphen first or last";
+const LABEL_ALLOWED = "1 to 63 lower-case letters, digits and hyphens, not starting or ending with a hyphen";
 const SUBDOMAIN = /^[a-z0-9](?:[a-z0-9.-]{0,198}[a-z0-9])?$/;
-const SUBDOMAIN_ALLOWED = "lower-case letters, digits, hyphens and dots, no hyphen or dot first or last";
+const SUBDOMAIN_ALLOWED = "lower-case letters, digits, hyphens and dots, not starting or ending with a hyphen or dot";
 /** Registry, path, and a tag or digest: https://pkg.go.dev/github.com/distribution/reference */
 const IMAGE =
   /^[A-Za-z0-9](?:[A-Za-z0-9.:-]*[A-Za-z0-9])?(?:\/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*(?::\w[\w.-]{0,127})?(?:@sha256:[0-9a-f]{64})?$/;
@@ -26,20 +27,20 @@ function checked(name: string, description: string, helpValue: string, pattern: 
     helpValue,
     parse: async (value: string) => {
       if (pattern.test(value)) return value;
-      throw usage(`--${name} ${quote(value)} is not allowed: ${allowed}.`);
+      throw usage(`--${name} is ${quote(value)}. Allowed: ${allowed}`);
     },
   };
 }
 
-const label = (name: string, description: string) => checked(name, description, "NAME", LABEL, `${LABEL_ALLOWED} are`);
+const label = (name: string, description: string) => checked(name, description, "NAME", LABEL, LABEL_ALLOWED);
 const subdomain = (name: string, description: string) =>
-  checked(name, description, "NAME", SUBDOMAIN, `${SUBDOMAIN_ALLOWED} are`);
+  checked(name, description, "NAME", SUBDOMAIN, SUBDOMAIN_ALLOWED);
 const number = (name: string, description: string, max: number) => integerFlag(name, description, { min: 1, max });
 
 /** Flags that Kubernetes and Compose share. */
 export const containerFlags = {
   name: Flags.string({
-    ...checked("name", "name of all objects", "NAME", NAME, `${NAME_ALLOWED} are`),
+    ...checked("name", "name of all objects", "NAME", NAME, NAME_ALLOWED),
     default: "copilotfleet",
   }),
   image: Flags.string(
@@ -48,7 +49,7 @@ export const containerFlags = {
       "image to run (default: copilotfleet:VERSION with the version of this command)",
       "IMAGE",
       IMAGE,
-      "the name of an image is, such as registry/path:tag",
+      "the name of an image, such as registry/path:tag",
     ),
   ),
   replicas: number("replicas", "number of hosts (default: 1 with the file store, otherwise 2)", 100),
@@ -82,7 +83,7 @@ export const kubernetesFlags = {
       "size of the volume claims for sessions",
       "SIZE",
       QUANTITY,
-      "a number with Mi, Gi or Ti is, such as 10Gi",
+      "a number with Mi, Gi or Ti, such as 10Gi",
     ),
   ),
   "storage-class": Flags.string(
@@ -104,7 +105,7 @@ export const kubernetesFlags = {
     parse: async (value) => {
       const port = /^[1-9]\d{0,4}$/.test(value) ? Number(value) : Number.NaN;
       if (port <= 65_535) return port;
-      throw usage(`--egress-port ${quote(value)} is not allowed: a port from 1 to 65535 is.`);
+      throw usage(`--egress-port is ${quote(value)}. Allowed: a port from 1 to 65535`);
     },
   })(),
 };
@@ -116,12 +117,12 @@ export const systemdFlags = {
       "path of the installed command",
       "PATH",
       PROGRAM,
-      "an absolute path of letters, digits and . _ + - is",
+      "an absolute path of letters, digits and . _ + -",
     ),
     default: "/usr/local/bin/copilotfleet",
   }),
   "run-as": Flags.string({
-    ...checked("run-as", "account that the units run as", "USER", ACCOUNT, "the name of an account is"),
+    ...checked("run-as", "account that the units run as", "USER", ACCOUNT, "the name of an account"),
     default: "copilotfleet",
   }),
   output: Flags.string({
@@ -129,7 +130,7 @@ export const systemdFlags = {
     helpValue: "DIR",
     parse: async (value) => {
       if (value.trim() !== "" && !value.includes("\0")) return value;
-      throw usage(`--output ${quote(value)} is not allowed: the path of a folder is.`);
+      throw usage(`--output is ${quote(value)}. Allowed: the path of a folder`);
     },
   }),
 };

@@ -39,7 +39,7 @@ export const modelFlag = Flags.string({
   helpValue: "MODEL",
   parse: async (value) => {
     if (isModelName(value)) return value;
-    throw usage(`--model ${quote(value)} is not allowed: the name of a model is, such as gpt-5.`);
+    throw usage(`--model is ${quote(value)}. Allowed: the name of a model, such as gpt-5`);
   },
 });
 
@@ -64,7 +64,7 @@ export function promptFlag(description: string) {
     helpValue: "TEXT",
     parse: async (value) => {
       if (value.trim() !== "") return value;
-      throw usage(`--prompt ${quote(value)} is empty: text is needed.`);
+      throw usage(`--prompt ${quote(value)} is empty. Give a text.`);
     },
   });
 }
@@ -89,7 +89,7 @@ export function integerFlag(name: string, description: string, bounds: { min: nu
       if (number >= bounds.min && number <= bounds.max) return number;
       throw new FleetError(
         "FLEET_USAGE_INVALID",
-        `--${name} ${quote(value)} is not allowed: a whole number from ${bounds.min} to ${bounds.max} is.`,
+        `--${name} is ${quote(value)}. Allowed: a whole number from ${bounds.min} to ${bounds.max}`,
       );
     },
   })();

@@ -35,7 +35,7 @@ export const lockFlags = {
 export function splitCommand(argv: string[]): { own: string[]; command: string[] | undefined } {
   const end = argv.indexOf("--");
   if (end === -1) return { own: argv, command: undefined };
-  if (end === argv.length - 1) throw usage("COMMAND is missing behind --.", ["copilotfleet lock --help"]);
+  if (end === argv.length - 1) throw usage("COMMAND is missing after --.", ["copilotfleet lock --help"]);
   return { own: argv.slice(0, end), command: argv.slice(end + 1) };
 }
 
@@ -53,9 +53,9 @@ export interface LockFlags {
 export function lockOptions({ user, ttl, wait, steal, reason }: LockFlags): LockOptions {
   if (user === undefined) throw usage("--user is missing.", ["copilotfleet lock --help"]);
   if (steal === true && reason === undefined) {
-    throw usage("--steal needs a --reason: say why the lease is taken over.", ['--steal --reason "WHY"']);
+    throw usage("--steal needs --reason. Say why the lease is taken over.", ['--steal --reason "WHY"']);
   }
-  if (steal !== true && reason !== undefined) throw usage("--reason goes with --steal only.");
+  if (steal !== true && reason !== undefined) throw usage("--reason needs --steal.");
   return {
     user,
     ...(ttl === undefined ? {} : { ttl }),
@@ -73,7 +73,7 @@ export function refuseBesideShow({ ttl, wait, steal, reason }: LockFlags, comman
     reason === undefined ? [] : "--reason",
     command === undefined ? [] : "a COMMAND",
   ].flat();
-  if (given.length > 0) throw usage(`--show takes nothing, so ${given.join(" and ")} cannot stand beside it.`);
+  if (given.length > 0) throw usage(`--show only shows the lease. It cannot be combined with ${given.join(" and ")}.`);
 }
 
 export const unlockFlags = {
@@ -91,7 +91,7 @@ export const unlockFlags = {
 export function leaseToken(given: { token?: string | undefined; "token-env"?: string | undefined }): string {
   const { token, "token-env": variable } = given;
   if ((token === undefined) === (variable === undefined)) {
-    throw usage("Give --token TOKEN or --token-env VAR, one of them.", ["copilotfleet unlock --help"]);
+    throw usage("Give either --token TOKEN or --token-env VAR.", ["copilotfleet unlock --help"]);
   }
   if (variable !== undefined) {
     const value = process.env[variable];
@@ -100,7 +100,6 @@ export function leaseToken(given: { token?: string | undefined; "token-env"?: st
       suggestions: ['export VAR="$(copilotfleet lock SESSION --user USER)"'],
     });
   }
-  if (token === undefined || token.trim() === "")
-    throw usage("--token is empty: the token that lock printed is needed.");
+  if (token === undefined || token.trim() === "") throw usage("--token is empty. Give the token that lock printed.");
   return token.trim();
 }

@@ -34,7 +34,7 @@ function marked(word: string): string {
 export async function readPrompt(given: string): Promise<string> {
   const prompt = given === "-" ? await readStandardInput() : unmarked(given);
   if (prompt.trim() !== "") return prompt;
-  const message = "The prompt is empty: text is needed, as an argument or on standard input with -.";
+  const message = "The prompt is empty. Give a text as an argument, or on standard input with -.";
   throw new FleetError("FLEET_USAGE_INVALID", message);
 }
 

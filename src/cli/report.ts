@@ -113,7 +113,10 @@ function describeUsage(error: Error): string {
   }
   if ("flags" in error) return `There is no flag ${flagNames(error.flags).map(quoteSafely).join(", ")}.`;
   const [, flag, value = "", allowed] = /^Expected (--\S+?)=(.*) to be one of: (.+?)\n/s.exec(error.message) ?? [];
-  if (flag !== undefined) return `${flag} ${quoteSafely(value)} is not allowed: one of ${allowed} is.`;
+  if (flag !== undefined) {
+    const noun = flag === "--storage" ? "kind of storage" : flag.slice(2);
+    return `${flag} ${quoteSafely(value)} is not a ${noun}. Use ${allowed?.replace(/, (?=[^,]*$)/, " or ")}.`;
+  }
   const required = /^\s*Missing required flag (\S+)$/m.exec(error.message)?.[1];
   if (required !== undefined) return `--${required} is missing.`;
   const lines = error.message.split("\n").filter((line) => !/^(See more help with --help|USAGE)/.test(line.trim()));

@@ -29,9 +29,9 @@ export async function runRoute(
   const { user, strategy, plan, rebalance, wait } = flags;
   const asked = [user === undefined ? null : "--user", plan ? "--plan" : null, rebalance ? "--rebalance" : null];
   const named = asked.filter((flag) => flag !== null);
-  if (named.length > 1) throw usage(`${named.join(" and ")} do not go together: one of them is allowed.`);
-  if (strategy !== undefined && user === undefined) throw usage(`--strategy is about one user: --user is missing.`);
-  if (wait !== undefined && !rebalance) throw usage("--wait goes with --rebalance only.");
+  if (named.length > 1) throw usage(`${named.join(" and ")} cannot be used together. Give one of them.`);
+  if (strategy !== undefined && user === undefined) throw usage("--strategy needs --user.");
+  if (wait !== undefined && !rebalance) throw usage("--wait needs --rebalance.");
   if (rebalance) {
     const result = await fleet.rebalance(wait === undefined ? {} : { waitMs: wait });
     show(renderRebalanced(result));
@@ -42,7 +42,7 @@ export async function runRoute(
     show(renderPlan(planned));
     return planned;
   }
-  if (user === undefined) throw usage("--user is missing: name a user, or ask for --plan or --rebalance.");
+  if (user === undefined) throw usage("--user is missing. Name a user, or use --plan or --rebalance.");
   const route = await fleet.route(user, strategy === undefined ? {} : { strategy });
   show(renderRoute(route));
   return route;
@@ -56,7 +56,7 @@ function renderRoute({ user, host, serverId, server, reason }: RouteView): strin
 }
 
 function renderPlan({ hosts, moves, stays }: RebalancePlan): string {
-  if (hosts.length === 0) return "The fleet is on one host: there is nobody to move.";
+  if (hosts.length === 0) return "The fleet is on one host, so no user can move.";
   const loads = renderTable(
     [HOST, "USERS", "AFTERWARDS", "TAKES USERS"],
     hosts.map(({ name, users, planned, takesUsers }) => [name, users, planned, takesUsers ? "yes" : "no"]),

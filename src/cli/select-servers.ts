@@ -75,6 +75,8 @@ export async function selectServers(fleet: Fleet, { servers, user, all }: Select
  */
 export function leftOut(away: readonly string[]): { away?: string[] } {
   if (away.length === 0) return {};
-  process.stderr.write(`Warning: Left as they are, since their hosts cannot be asked: ${away.join(", ")}\n`);
+  process.stderr.write(
+    `Warning: These servers are unchanged, because their hosts cannot be reached: ${away.join(", ")}\n`,
+  );
   return { away: [...away] };
 }

@@ -32,7 +32,7 @@ export class ServeSignals implements Disposable {
       return;
     }
     this.#name = name;
-    this.#first.abort(new Error(`the signal ${name} came`));
+    this.#first.abort(new Error(`the process received ${name}`));
   }
 
   [Symbol.dispose](): void {

@@ -49,7 +49,7 @@ export async function runServe(fleet: Fleet, options: ServeOptions): Promise<Ser
   await Promise.race([aborted(signals.first), aborted(supervisor.lost)]);
   if (supervisor.lost.aborted) {
     await supervisor.leave();
-    throw new FleetError("FLEET_SUPERVISOR_RUNNING", "Another supervisor took over while this one did not run.", {
+    throw new FleetError("FLEET_SUPERVISOR_RUNNING", "Another supervisor took over while this one was suspended.", {
       suggestions: ["copilotfleet ps"],
     });
   }

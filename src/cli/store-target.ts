@@ -1,4 +1,5 @@
 import type { Origin } from "../config/problem.js";
+import { quote } from "../errors.js";
 import { usage } from "./flags.js";
 
 /**
@@ -17,10 +18,9 @@ export function storeTarget(
     throw usage("Give --to STORE or --to-env VAR.", ["copilotfleet store migrate --help"]);
   }
   if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(variable)) {
-    throw usage("--to-env is not the name of a variable: letters, digits and _ are allowed, not a digit first.");
+    throw usage("--to-env is not the name of a variable. Allowed: letters, digits and _, not starting with a digit");
   }
   const value = env[variable];
-  if (value === undefined || value === "")
-    throw usage(`--to-env ${variable}: there is no such variable, or it is empty.`);
+  if (value === undefined || value === "") throw usage(`--to-env ${quote(variable)} is not set, or empty.`);
   return { to: value, origin: { from: "variable", name: variable } };
 }

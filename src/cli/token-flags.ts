@@ -15,17 +15,17 @@ export function tokenSourceFromFlags(variable: string | undefined, file: string 
   if (variable !== undefined && file !== undefined) throw usage("Give --token-env or --token-file, not both.");
   if (TOKEN.test(variable ?? file ?? "")) {
     throw usage(
-      "--token-env takes the name of a variable and --token-file the path of a file, not the token itself. The token " +
-        "was on the command line, where others can read it: revoke it.",
+      "--token-env takes the name of a variable and --token-file the path of a file, not the token itself. Revoke " +
+        "the token, because others can read it on the command line.",
     );
   }
   if (file !== undefined) {
-    if (file === "") throw usage('--token-file "" is empty: the path of a file is needed.');
+    if (file === "") throw usage('--token-file "" is empty. Give the path of a file.');
     return { from: "file", path: resolve(file) };
   }
   if (variable === undefined) return undefined;
   if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(variable)) {
-    throw usage("--token-env is not the name of a variable: letters, digits and _ are allowed, not a digit first.");
+    throw usage("--token-env is not the name of a variable. Allowed: letters, digits and _, not starting with a digit");
   }
   return { from: "env", name: variable };
 }

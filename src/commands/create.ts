@@ -34,7 +34,7 @@ export default class Create extends FleetCommand {
 
   async run(): Promise<{ session: SessionView; reply: string | null }> {
     const { flags } = await this.parse(Create, markPrompts(this.argv));
-    if (flags.member !== undefined && !flags.collaborative) throw usage("--member goes with --collaborative.");
+    if (flags.member !== undefined && !flags.collaborative) throw usage("--member needs --collaborative.");
     const prompt = flags.prompt === undefined ? undefined : await readPrompt(flags.prompt);
     return await this.withFleet(async (fleet) => {
       const creating = fleet.createSession({

@@ -23,11 +23,13 @@ export default class Drain extends FleetCommand {
     const { flags, argv } = await this.parse(Drain);
     const names = argv as string[];
     if (flags.undo && (names.length > 0 || flags["drain-timeout"] !== undefined))
-      throw usage("--undo opens the whole pool, and goes with nothing else.", ["copilotfleet drain --undo"]);
+      throw usage("--undo opens the whole pool. It cannot be combined with other flags or servers.", [
+        "copilotfleet drain --undo",
+      ]);
     return await this.withFleet(async (fleet) => {
       if (flags.undo) {
         await fleet.undrain();
-        this.log("The pool admits again.");
+        this.log("The pool takes new servers and turns again.");
         return { stopped: [] };
       }
       const drainTimeoutMs = flags["drain-timeout"] ?? fleet.config.drain.timeoutMs;

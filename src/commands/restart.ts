@@ -33,9 +33,9 @@ export default class Restart extends FleetCommand {
 
   async run(): Promise<{ stopped: Stopped[]; servers: ServerView[]; away?: string[] }> {
     const { flags, argv } = await this.parse(Restart);
-    if (flags.rolling && flags.force) throw usage("--rolling waits for turns, --force does not: give one of them.");
+    if (flags.rolling && flags.force) throw usage("--rolling waits for turns, and --force does not. Give one of them.");
     if (!flags.rolling && flags["max-unavailable"] !== undefined)
-      throw usage("--max-unavailable goes with --rolling.", ["copilotfleet restart --all --rolling"]);
+      throw usage("--max-unavailable needs --rolling.", ["copilotfleet restart --all --rolling"]);
     const { force = false, ...drain } = stopRequest(flags);
     return await this.withFleet(async (fleet) => {
       const { ids, away } = await selectServers(fleet, { servers: argv as string[], user: flags.user, all: flags.all });

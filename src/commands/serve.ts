@@ -24,7 +24,7 @@ export default class Serve extends FleetCommand {
         leaveRunning: flags["leave-running"] === true,
         ready: (line) => this.log(line),
       });
-      this.log(served.leftRunning ? "The servers go on without a supervisor." : renderStopped(served.stopped));
+      this.log(served.leftRunning ? "The servers keep running without a supervisor." : renderStopped(served.stopped));
       process.exitCode = exitCodeOfServe(served);
       return served;
     });

@@ -32,7 +32,8 @@ export default class Spawn extends FleetCommand {
   async run(): Promise<{ server: ServerView; created: boolean } | { servers: ServerView[] }> {
     const { flags } = await this.parse(Spawn);
     if ((flags.user === undefined) === !flags.shared) throw usage("Give either --user USER or --shared.");
-    if (flags.count !== undefined && flags.shared) throw usage("--count goes with --user USER, not with --shared.");
+    if (flags.count !== undefined && flags.shared)
+      throw usage("--count needs --user USER. It cannot be combined with --shared.");
     const token = tokenSourceFromFlags(flags["token-env"], flags["token-file"]);
     const request: SpawnRequest = {
       ...(token === undefined ? {} : { token }),
@@ -60,7 +61,7 @@ export default class Spawn extends FleetCommand {
 
 function existingFolder(path: string): string {
   if (statSync(path, { throwIfNoEntry: false })?.isDirectory() !== true) {
-    throw usage(`--cwd ${quote(path)} is not a folder: an existing one is needed.`);
+    throw usage(`--cwd ${quote(path)} is not an existing folder.`);
   }
   return resolve(path);
 }

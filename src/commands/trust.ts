@@ -42,7 +42,7 @@ export default class Trust extends FleetCommand {
     const file = readProjectFile(args.path, options);
     const sets = Object.entries(file.sets);
     if (sets.length === 0) {
-      this.log(`${printable(file.path)} sets nothing that needs your trust.`);
+      this.log(`${printable(file.path)} does not set any key that needs your trust.`);
       return { trusted: null };
     }
     this.log(`${printable(file.path)} sets:`);
@@ -54,14 +54,12 @@ export default class Trust extends FleetCommand {
 
   #list(trusted: TrustView[]): TrustResult {
     const rows = trusted.map(({ path, state, trustedAt }) => [printable(path), state, trustedAt]);
-    this.log(rows.length === 0 ? "You trust no project file." : renderTable(["FILE", "STATE", "SINCE"], rows));
+    this.log(rows.length === 0 ? "You do not trust any project file." : renderTable(["FILE", "STATE", "SINCE"], rows));
     return { trusted };
   }
 
   #revoke(revoked: string[]): TrustResult {
-    this.log(
-      revoked.length === 0 ? "The file was not trusted." : `${printable(revoked.join())} is not trusted any more.`,
-    );
+    this.log(revoked.length === 0 ? "The file was not trusted." : `${printable(revoked.join())} is no longer trusted.`);
     return { revoked };
   }
 }

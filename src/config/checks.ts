@@ -46,7 +46,7 @@ function checkSharedFolder({ storage }: Config, origins: Map<string, Origin>, st
 
 function checkStorage({ storage, store, host }: Config, origins: Map<string, Origin>): void {
   if (storage.shared !== null && store.kind === "file") {
-    const message = 'storage.shared is set, and store is "file", which is one host\'s alone: allowed is a Redis store';
+    const message = 'storage.shared is set, but the store "file" belongs to one host. Allowed: a Redis store';
     throw conflict(["storage.shared", "store"], message, origins);
   }
   if (host.advertise === null) return;
@@ -55,7 +55,7 @@ function checkStorage({ storage, store, host }: Config, origins: Map<string, Ori
     const given = `${name.includes(":") ? `[${name}]` : name}:${port}`;
     throw invalidValue("host.advertise", given, allowed, origins.get("host.advertise"));
   };
-  if (port === 0) refuse("the port at which other hosts reach this one, not 0");
+  if (port === 0) refuse("the port at which other hosts reach this one, which is not 0");
   // A host that connects to an unspecified address reaches itself.
   if (/^[0.]+$/.test(name) || /^[0:]+$/.test(name)) {
     refuse('the address at which other hosts reach this one, such as "10.0.0.1:4300"');
@@ -64,20 +64,20 @@ function checkStorage({ storage, store, host }: Config, origins: Map<string, Ori
 
 function checkPorts({ ports, pool }: Config, origins: Map<string, Origin>, uid: number | undefined): void {
   if (ports.from > ports.to) {
-    const message = `The port range ${ports.from}-${ports.to} runs backwards: allowed is ports.from up to ports.to`;
+    const message = `The port range ${ports.from}-${ports.to} runs backwards. Allowed: a ports.from that is not above ports.to`;
     throw conflict(["ports.from", "ports.to"], message, origins);
   }
   checkPrivilege("ports.from", ports.from, origins, uid);
   const size = ports.to - ports.from + 1;
   if (pool.servers > size) {
-    const message = `The port range ${ports.from}-${ports.to} has ${size} ports for ${pool.servers} servers: allowed is at least one for each`;
+    const message = `The port range ${ports.from}-${ports.to} has ${size} ports for ${pool.servers} servers. Allowed: at least one port for each server`;
     throw conflict(["ports.from", "ports.to", "pool.servers"], message, origins);
   }
 }
 
 function checkPrivilege(name: string, port: number, origins: Map<string, Origin>, uid: number | undefined): void {
   if (port === 0 || port >= FIRST_FREE_PORT || uid === undefined || uid === 0) return;
-  const allowed = `a port from ${FIRST_FREE_PORT} to 65535, as those below are for root alone`;
+  const allowed = `a port from ${FIRST_FREE_PORT} to 65535, because only root may use lower ports`;
   throw invalidValue(name, port, allowed, origins.get(name));
 }
 
@@ -85,7 +85,7 @@ function checkAuth({ auth }: Config, origins: Map<string, Origin>): void {
   const named = Object.entries(auth).filter(([, value]) => value !== null);
   if (named.length < 2) return;
   const names = named.map(([part]) => `auth.${part}`);
-  throw conflict(names, `${names.join(" and ")} are both set: allowed is one way to get the token`, origins);
+  throw conflict(names, `${names.join(" and ")} are both set. Allowed: one source for the token`, origins);
 }
 
 /** On a shared server, a tool that reaches files reaches the histories of all users. */
@@ -95,8 +95,8 @@ function checkTools({ isolation, session }: Config, origins: Map<string, Origin>
   if (reaching.length === 0) return;
   const tools = reaching.map((name) => quote(name)).join(", ");
   const message =
-    `session.approve is "all", and session.tools has ${tools}, which reach every user's history on a shared server: ` +
-    'allowed is session.approve "none", or session.tools with "custom:*" and tools that reach no files';
+    `session.approve is "all", and session.tools has ${tools}, which reach every user's history on a shared server. ` +
+    'Allowed: session.approve "none", or session.tools with "custom:*" and tools that do not reach files';
   throw conflict(["session.approve", "session.tools", "isolation"], message, origins);
 }
 
@@ -104,7 +104,7 @@ function checkHealth({ health }: Config, origins: Map<string, Origin>): void {
   // With a longer timeout, the first missed probe alone would take longer than all allowed failures together.
   const limitMs = health.intervalMs * health.failures;
   if (health.timeoutMs <= limitMs) return;
-  const message = `health.timeout is ${health.timeoutMs} ms: allowed is at most health.interval × health.failures, ${limitMs} ms`;
+  const message = `health.timeout is ${health.timeoutMs} ms. Allowed: at most health.interval × health.failures, which is ${limitMs} ms`;
   throw conflict(["health.timeout", "health.interval", "health.failures"], message, origins);
 }
 
@@ -114,7 +114,7 @@ function checkServe({ serve }: Config, origins: Map<string, Origin>, uid: number
   checkPrivilege("serve.listen", serve.listen.port, origins, uid);
   const same = serve.listen.port === serve.metrics.port && serve.listen.host === serve.metrics.host;
   if (!same || serve.listen.port === 0) return;
-  const message = `serve.listen and serve.metrics are both port ${serve.listen.port}: allowed is a port for each`;
+  const message = `serve.listen and serve.metrics both use port ${serve.listen.port}. Allowed: a different port for each`;
   throw conflict(["serve.listen", "serve.metrics"], message, origins);
 }
 
@@ -124,16 +124,16 @@ function checkStore({ store, storeOptions }: Config, origins: Map<string, Origin
   if (store.kind !== "redis") return;
   if (origin?.from === "flag" && new URL(store.url).password !== "") {
     const allowed =
-      "a URL without a password, as flags can be read by others; put it into COPILOTFLEET_STORE or a file";
+      "a URL without a password, because other users can read flags. Put the password into COPILOTFLEET_STORE or a file";
     throw invalidValue("store", store.url, allowed, origin);
   }
   if (storeOptions.insecure || !isPlaintext(store.url)) return;
   throw invalidValue("store", store.url, ALLOWED_PLAINTEXT, origin);
 }
 
-/** Ends the sentence "allowed is …" for a Redis without TLS. */
+/** The text after "Allowed:" in a message about a Redis without TLS. */
 export const ALLOWED_PLAINTEXT =
-  'rediss:// (TLS) for a host other than this one; "storeOptions": {"insecure": true} allows plain text, where the network is trusted';
+  'rediss:// (TLS) for a Redis on another host. On a trusted network, "storeOptions": {"insecure": true} allows plain text';
 
 /** Whether a connection to this URL sends plain text over a network. */
 export function isPlaintext(url: string): boolean {

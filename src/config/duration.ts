@@ -18,9 +18,8 @@ export const LONGEST_TIMER_MS = 24 * DAY_MS;
  */
 export const SHORTEST_LEASE_MS = 1_000;
 
-/** Ends the sentence "allowed is …" for the TTL of a lease. */
-export const ALLOWED_LEASE_TTL =
-  'a number with a unit (ms, s, m, h, d, w), such as "300s", from 1s to 24d, which is what a timer holds';
+/** The text after "Allowed:" in a message about the TTL of a lease. */
+export const ALLOWED_LEASE_TTL = 'a number with a unit (ms, s, m, h, d, w), such as "300s", from 1s to 24d';
 
 // parse-duration also accepts prose: "5 parsecs" is 5 ms, and "1e4s" is 10,000 s. This pattern decides what is a
 // duration, and parse-duration does the arithmetic. Matching takes linear time, because a unit cannot start with a
@@ -28,7 +27,7 @@ export const ALLOWED_LEASE_TTL =
 const GRAMMAR = /^(?:\d+(?:\.\d+)?(?:ms|s|m|h|d|w))+$/;
 const LONGEST_TEXT = 64;
 
-/** Ends the sentence "allowed is …" in a message about a duration. */
+/** The text after "Allowed:" in a message about a duration. */
 export function allowedDuration(maxMs: number): string {
   const longest = maxMs >= LONGEST_MS ? "10 years" : `${Math.floor(maxMs / DAY_MS)}d`;
   return `a number with a unit (ms, s, m, h, d, w), such as "30s" or "1h30m", above 0 and at most ${longest}`;
@@ -70,7 +69,7 @@ export function parseDuration(given: Duration, { name, maxMs = LONGEST_MS, orZer
   if (ms !== null) return ms;
   throw new FleetError(
     "FLEET_DURATION_INVALID",
-    `${name} is ${quote(given)}: allowed is ${allowedDuration(maxMs)}${orZero ? "; or 0" : ""}`,
+    `${name} is ${quote(given)}. Allowed: ${allowedDuration(maxMs)}${orZero ? ", or 0" : ""}`,
     { suggestions: [`Give ${name} a unit, for example "24h"`] },
   );
 }

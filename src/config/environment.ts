@@ -75,7 +75,7 @@ const FROM_KUBERNETES = /_SERVICE_(?:HOST|PORT(?:_\w+)?)$|_PORT(?:_\d+_(?:TCP|UD
  */
 export function ignoredVariables(env: Environment): string | null {
   const unknown = unknownVariables(env).map(({ name, nearest }) => `${name} (nearest known: ${nearest})`);
-  return unknown.length === 0 ? null : `ignored, since they set nothing: ${unknown.join(", ")}`;
+  return unknown.length === 0 ? null : `ignored, because no such setting exists: ${unknown.join(", ")}`;
 }
 
 /** Lists the `COPILOTFLEET_*` variables that have no meaning, each with the nearest known variable. */

@@ -41,7 +41,7 @@ export function readConfigFile(path: string, uid: number | undefined): ConfigFil
   } catch {
     // Do not keep the parser's error as the cause, because it quotes the text around the fault.
     const { line, column, reason } = locateJsonFault(text);
-    throw unusableFile(path, `is not JSON at line ${line}, column ${column}: ${reason}; allowed is plain JSON`, [
+    throw unusableFile(path, `is not JSON at line ${line}, column ${column}: ${reason}. Allowed: plain JSON`, [
       `Correct line ${line} of ${printable(path)}`,
     ]);
   }
@@ -77,22 +77,22 @@ function readText(path: string, uid: number | undefined): string {
 
 function checkFile(path: string, stats: Stats, uid: number | undefined): void {
   if (!stats.isFile()) {
-    throw unusableFile(path, "is not a regular file: allowed is a file with JSON in it", [
+    throw unusableFile(path, "is not a regular file. Allowed: a file that contains JSON", [
       `Move it away: mv ${printable(path)} ${printable(path)}.old`,
     ]);
   }
   if (stats.size > LARGEST_BYTES) {
-    throw unusableFile(path, `has ${stats.size} bytes: allowed are at most ${LARGEST_BYTES}`, [
+    throw unusableFile(path, `has ${stats.size} bytes. Allowed: at most ${LARGEST_BYTES}`, [
       `Shorten ${printable(path)}`,
     ]);
   }
   if (uid !== undefined && stats.uid !== uid && stats.uid !== 0) {
-    throw unusableFile(path, `belongs to another user (uid ${stats.uid}): allowed is one of yours or of root's`, [
+    throw unusableFile(path, `belongs to another user (uid ${stats.uid}). Allowed: a file of your own or of root`, [
       `If you trust it: chown ${uid} ${printable(path)}`,
     ]);
   }
   if ((stats.mode & 0o002) !== 0) {
-    throw unusableFile(path, "can be written by everybody: allowed is one that only its owner and group can write", [
+    throw unusableFile(path, "can be written by everybody. Allowed: a file that only its owner and group can write", [
       `chmod o-w ${printable(path)}`,
     ]);
   }

@@ -24,7 +24,7 @@ export function parsePort(text: string, options: { name: string }): number {
   if (port !== null && Number.isInteger(port) && port >= 1 && port <= LARGEST_PORT) return port;
   throw new FleetError(
     "FLEET_PORT_INVALID",
-    `${options.name} is ${quote(text)}: allowed is a whole number from 1 to ${LARGEST_PORT}`,
+    `${options.name} is ${quote(text)}. Allowed: a whole number from 1 to ${LARGEST_PORT}`,
   );
 }
 
@@ -39,6 +39,6 @@ export function parseCount(text: string, options: { name: string; min: number; m
   if (count !== null && Number.isInteger(count) && count >= options.min && count <= options.max) return count;
   throw new FleetError(
     "FLEET_USAGE_INVALID",
-    `${options.name} is ${quote(text)}: allowed is a whole number from ${options.min} to ${options.max}`,
+    `${options.name} is ${quote(text)}. Allowed: a whole number from ${options.min} to ${options.max}`,
   );
 }

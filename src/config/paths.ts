@@ -30,7 +30,7 @@ export function stateRoot(env: Environment, options: PathOptions = {}): string {
   if (chosen.trim() === "") {
     throw new FleetError(
       "FLEET_CONFIG_INVALID",
-      `COPILOTFLEET_HOME is ${quote(chosen)}: allowed is the path of a folder`,
+      `COPILOTFLEET_HOME is ${quote(chosen)}. Allowed: the path of a folder`,
       {
         suggestions: ["Unset COPILOTFLEET_HOME, or give it a path"],
       },

@@ -19,14 +19,14 @@ export type MaybeOrigin = Origin | undefined;
  * an option is a usage error.
  *
  * @param name the dotted key, with an index ("runtime.args[0]") for an item of a list
- * @param allowed the end of the sentence "allowed is …"
+ * @param allowed the text after "Allowed:"
  */
 export function invalidValue(name: string, value: unknown, allowed: string, origin: MaybeOrigin): FleetError {
   const what = name === "" ? "the configuration" : name;
   const rule = findKey(name.replace(/\[.*/, ""))?.rule ?? {};
   const subject =
     origin === undefined ? `${what} is not set` : `${locate(what, origin)} is ${show(value, rule.concealed)}`;
-  return new FleetError(invalidCode([origin], rule.flagCode), `${subject}: allowed is ${allowed}`, {
+  return new FleetError(invalidCode([origin], rule.flagCode), `${subject}. Allowed: ${allowed}`, {
     suggestions: [correction(what, origin)],
   });
 }
@@ -95,5 +95,5 @@ function show(value: unknown, concealed = false): string {
   if (Array.isArray(value)) return "a list";
   if (typeof value === "object" && value !== null) return "an object";
   if (typeof value !== "string") return quote(value);
-  return concealed ? "something else (not shown, as it may be a secret)" : quote(redact(value));
+  return concealed ? "a value that is not shown, because it may be a secret" : quote(redact(value));
 }

@@ -15,7 +15,7 @@ import { holdsGitHubToken } from "./text.js";
 
 /**
  * The metadata of a key's value that the loader needs. The functions below create one schema for each kind of value.
- * The message of each schema ends the sentence "allowed is …", so that one place can build every message.
+ * The message of each schema is the text after "Allowed:", so that one place can build every message.
  */
 export interface Rule {
   /** The error code when the value came from a flag. A value from a file or a variable gets `FLEET_CONFIG_INVALID`. */

@@ -3,7 +3,7 @@ import { holdsGitHubToken } from "./text.js";
 
 /** Flags that the fleet passes to every server. A second value would break the pool, or put a token on the command line. */
 const OWN_FLAGS = ["--headless", "--port", "--host", "--stdio", "--auth-token-env", "--no-auto-login"];
-const ALLOWED_ARGS = `a list of the runtime's flags, without a token in any and without the fleet's own (${OWN_FLAGS.join(", ")})`;
+const ALLOWED_ARGS = `a list of flags for the runtime, without tokens and without the flags that the fleet sets (${OWN_FLAGS.join(", ")})`;
 
 /**
  * Variables that identify a server. A server that inherited the fleet's own values would get the identity of another

@@ -93,10 +93,12 @@ const provider = v.pipe(
       return NEVER;
     };
     if (type === "echo") {
-      return baseUrl === null ? { type } : refuse('nothing when provider.type is "echo", which is built in');
+      return baseUrl === null
+        ? { type }
+        : refuse('no value when provider.type is "echo", because the echo model is built in');
     }
     return baseUrl === null
-      ? refuse(`the URL of a model service, as provider.type is "${type}"`)
+      ? refuse(`the URL of a model service, because provider.type is "${type}"`)
       : { type, baseUrl, ...rest };
   }),
 );

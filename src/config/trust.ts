@@ -56,7 +56,7 @@ export function refuseUntrusted(path: string, text: string, layer: Layer, stateR
   const verb = keys.length === 1 ? "counts" : "count";
   const why =
     digest === undefined
-      ? "The file may be somebody else's, and these keys decide which programs run and where secrets go."
+      ? "Somebody else may have written the file, and these keys decide which programs run and where secrets go."
       : "You trusted the file, and it has changed since then.";
   throw new FleetError(
     "FLEET_CONFIG_UNTRUSTED",

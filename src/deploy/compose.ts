@@ -50,7 +50,7 @@ export function renderCompose(loaded: { config: Config; given: Layer }, options:
   const deployment = describe(loaded, options, OWN_REDIS);
   const { name, replicas, storage, settings } = deployment;
   if (settings.userTokenVariables !== null) {
-    throw unfit('auth.githubTokenEnv has "{user}" in it: Compose passes on variables by name alone', [
+    throw unfit('auth.githubTokenEnv contains "{user}", but Compose can only pass on variables by their full names', [
       "Use auth.githubTokenFile or auth.githubTokenCommand",
     ]);
   }
@@ -143,9 +143,10 @@ function tokenMounts({ settings: { tokenFiles } }: Deployment): string[] {
   if (!perUser) return [literal(`${path}:${TOKENS_FOLDER}/${name}:ro`)];
   const folder = path.slice(0, path.lastIndexOf("/"));
   if (folder.includes("{user}")) {
-    throw unfit('auth.githubTokenFile has "{user}" in the name of a folder: one folder is mounted, with all files', [
-      'Put "{user}" into the name of the file alone',
-    ]);
+    throw unfit(
+      'auth.githubTokenFile has "{user}" in the name of a folder, but only one folder with all token files is mounted',
+      ['Use "{user}" only in the name of the file'],
+    );
   }
   return [literal(`${folder}:${TOKENS_FOLDER}:ro`)];
 }
@@ -165,9 +166,11 @@ function composeNotices({ settings, replicas }: Deployment): string[] {
         ]),
     ...(settings.tokenFiles === null
       ? []
-      : [`Token files have to belong to uid ${UID}, with mode 0600: the fleet refuses what others can read.`]),
+      : [
+          `Token files must belong to uid ${UID} and have mode 0600, because the fleet refuses files that others can read.`,
+        ]),
     ...(replicas === 1
       ? []
-      : [`Host N listens at port ${DOOR_PORT - 1} + N of this machine; each of them takes every user.`]),
+      : [`Host N listens at port ${DOOR_PORT - 1} + N of this machine. Every host accepts every user.`]),
   ];
 }

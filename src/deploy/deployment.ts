@@ -69,7 +69,7 @@ export function describe(
   const own = !reachable && ownRedis !== null && (url !== null || (options.replicas ?? 1) > 1);
   if (url !== null && !reachable && !own) {
     throw unfit(
-      `store is ${quote(showRedisUrl(url))}: in a pod that is the pod itself, so no two hosts would share it`,
+      `store is ${quote(showRedisUrl(url))}. In a pod, this address is the pod itself, so the hosts would not share the store`,
       ["Set store to a Redis that all pods reach", "Give its URL in a Secret: --redis-secret NAME"],
     );
   }
@@ -105,7 +105,7 @@ function replicasOf({ replicas }: DeployOptions, hasRedis: boolean): number {
   throw badFlag(
     "replicas",
     replicas,
-    'only 1 is with "store": "file", which is the state of one host; more need a Redis',
+    '1 with "store": "file", because that store belongs to one host. More hosts need a Redis',
     ["Set store to a Redis that all hosts reach, or name the Secret with its URL: --redis-secret NAME"],
   );
 }
@@ -113,7 +113,7 @@ function replicasOf({ replicas }: DeployOptions, hasRedis: boolean): number {
 function maxReplicasOf({ maxReplicas }: DeployOptions, replicas: number): number {
   if (maxReplicas === undefined) return 2 * replicas;
   if (maxReplicas >= replicas) return maxReplicas;
-  throw badFlag("max-replicas", maxReplicas, `a number from --replicas, ${replicas}, is`);
+  throw badFlag("max-replicas", maxReplicas, `at least the number of --replicas, which is ${replicas}`);
 }
 
 function capacityOf({ servers, sessions }: DeployOptions, config: Config): Capacity {
@@ -136,18 +136,21 @@ function noticesOf(config: Config, given: Layer, { settings }: Deployment): stri
   const notices: string[] = [];
   const { provider, auth, runtime } = config;
   if (given.has("runtime.path"))
-    notices.push("runtime.path is left out: it is a path of this machine. The image's own runtime is used.");
+    notices.push("runtime.path is left out, because it is a path on this machine. The image's own runtime is used.");
   if (auth.githubTokenCommand !== null)
-    notices.push("auth.githubTokenCommand runs inside the container: the image has to have what it calls.");
+    notices.push(
+      "auth.githubTokenCommand runs inside the container, so the image must contain the programs that it calls.",
+    );
   if (settings.userTokenVariables !== null)
     notices.push(
-      `auth.githubTokenEnv is ${quote(settings.userTokenVariables)}: only users whose ids are letters, digits and _ can have one, and a new one counts after a restart.`,
+      `auth.githubTokenEnv is ${quote(settings.userTokenVariables)}: only users whose ids consist of letters, digits and _ can have a token, and a new token takes effect after a restart.`,
     );
   if (provider === null && Object.values(auth).every((source) => source === null))
     notices.push("Neither a provider nor a GitHub token is configured: sessions have no model.");
   if (provider !== null && provider.type !== "echo" && isThisMachine(provider.baseUrl))
-    notices.push("provider.baseUrl is an address of this machine: in a container that is the container itself.");
-  if (runtime.args.length > 0) notices.push("runtime.args are passed on as they are: paths in them are the image's.");
+    notices.push("provider.baseUrl is an address of this machine. In a container, it means the container itself.");
+  if (runtime.args.length > 0)
+    notices.push("runtime.args are passed on unchanged. Paths in them are paths in the image.");
   return notices;
 }
 

@@ -2,7 +2,7 @@ import { FleetError, quote } from "../errors.js";
 
 /** Creates the error for a flag whose value is not allowed, or does not fit the other settings. Exit code 2. */
 export function badFlag(flag: string, value: unknown, allowed: string, suggestions: string[] = []): FleetError {
-  return new FleetError("FLEET_USAGE_INVALID", `--${flag} ${quote(String(value))} is not allowed: ${allowed}.`, {
+  return new FleetError("FLEET_USAGE_INVALID", `--${flag} is ${quote(String(value))}. Allowed: ${allowed}`, {
     suggestions,
   });
 }

@@ -211,24 +211,22 @@ function noticesOf(config: Config, { secrets }: Settings, { user }: SystemdOptio
     `Once the files are in place: systemd-sysusers && systemctl daemon-reload && systemctl enable --now ${enabled}`,
     ...(names.length === 0
       ? []
-      : [`${SECRETS_FILE} (mode 0600, of root) has to hold ${names.join(", ")}, a line NAME=value for each.`]),
+      : [`${SECRETS_FILE} (mode 0600, owned by root) must hold ${names.join(", ")}, with a line NAME=value for each.`]),
     ...(auth.githubTokenEnv?.includes("{user}") === true
-      ? [`The variables of auth.githubTokenEnv belong into ${SECRETS_FILE}, one for each user.`]
+      ? [`Put the variables of auth.githubTokenEnv into ${SECRETS_FILE}, one for each user.`]
       : []),
     ...(storage.shared === null
       ? []
-      : [
-          `${storage.shared} has to be there, and ${user} has to be able to write in it, on all hosts with the same uid.`,
-        ]),
+      : [`On all hosts, ${storage.shared} must exist, and ${user} must have the same uid and be able to write in it.`]),
     ...(auth.githubTokenFile === null
       ? []
       : [
-          `Token files have to belong to ${user}, with mode 0600, outside of /home, /root and /tmp, which the unit hides.`,
+          `Token files must belong to ${user}, have mode 0600, and be outside of /home, /root and /tmp, which the unit hides.`,
         ]),
     ...(auth.githubTokenCommand === null
       ? []
-      : [`auth.githubTokenCommand runs as ${user}, without /home and /root, and with a /tmp of its own.`]),
-    `Commands by hand: ${byHand(user, names.length > 0)} ${NAME} ps`,
+      : [`auth.githubTokenCommand runs as ${user}, without access to /home and /root, and with a private /tmp.`]),
+    `To run commands by hand: ${byHand(user, names.length > 0)} ${NAME} ps`,
   ];
 }
 

@@ -22,7 +22,7 @@ export async function writeFiles(folder: string, files: readonly UnitFile[]): Pr
     } catch (error) {
       const code = systemCode(error);
       if (code === undefined) throw error;
-      throw badFlag("output", folder, `a folder that can be written is, and ${target} cannot (${code})`);
+      throw badFlag("output", folder, `a writable folder. ${target} cannot be written (${code})`);
     }
     written.push(target);
   }

@@ -37,7 +37,7 @@ export const CONFIGURATION_ERRORS = {
     exit: 3,
     httpStatus: 500,
     title: "This operating system is not supported.",
-    causes: ["The fleet proves the identity of processes by means that only Linux has."],
+    causes: ["The fleet proves the identity of processes in a way that only Linux supports."],
     fixes: ["Run it in a Linux container or virtual machine."],
   },
   FLEET_RUNTIME_MISSING: {
@@ -135,14 +135,14 @@ export const CONFIGURATION_ERRORS = {
   FLEET_TOKEN_UNAVAILABLE: {
     exit: 3,
     httpStatus: 500,
-    title: "The token could not be had from its source.",
+    title: "The token could not be read from its source.",
     causes: ["The variable is not set, the file cannot be read, or the command that prints the token failed."],
     fixes: ["Set the variable, or correct auth.githubTokenFile or auth.githubTokenCommand.", "copilotfleet doctor"],
   },
   FLEET_TOKEN_INVALID: {
     exit: 3,
     httpStatus: 500,
-    title: "The source of the GitHub token gave something else than a token.",
+    title: "The source of the GitHub token did not give a valid token.",
     causes: ["It has more than one line, other characters, or is too long.", "Others may read the file."],
     fixes: ["Put one GitHub token, and nothing else, into the source.", "chmod 600 FILE"],
   },

@@ -6,7 +6,7 @@ export const UNAVAILABLE_ERRORS = {
     exit: 1,
     httpStatus: 500,
     title: "This is a bug in copilotfleet.",
-    causes: ["The code met a case that nobody thought of."],
+    causes: ["The code met a case that it does not handle."],
     fixes: ["Report it with the message and the log.", "copilotfleet doctor"],
   },
   FLEET_PORTS_EXHAUSTED: {
@@ -37,8 +37,10 @@ export const UNAVAILABLE_ERRORS = {
     exit: 6,
     httpStatus: 429,
     retryable: true,
-    title: "The connection has too many requests that are not answered.",
-    causes: ["The requests of this connection are larger together than serve.maxFrame, or there are too many of them."],
+    title: "The connection has too many unanswered requests.",
+    causes: [
+      "The unanswered requests of this connection are larger in total than serve.maxFrame, or there are too many of them.",
+    ],
     fixes: ["Wait for the answers to earlier requests.", "Raise serve.maxFrame."],
   },
   FLEET_LIMIT_REACHED: {
@@ -61,8 +63,8 @@ export const UNAVAILABLE_ERRORS = {
     httpStatus: 503,
     retryable: true,
     title: "The state could not be changed in time.",
-    causes: ["Other commands were always first.", "The fleet changed while it was being copied."],
-    fixes: ["Run the command again when fewer others are at work."],
+    causes: ["Other commands kept changing it.", "The fleet changed while it was being copied."],
+    fixes: ["Run the command again when fewer other commands are running."],
   },
   FLEET_STATE_UNWRITABLE: {
     exit: 7,
@@ -71,7 +73,7 @@ export const UNAVAILABLE_ERRORS = {
     causes: [
       "The disk is full or read-only.",
       "The folder belongs to another user.",
-      "The file system keeps no permissions.",
+      "The file system does not keep permissions.",
     ],
     fixes: ["df -h PATH", "ls -ld PATH"],
   },
@@ -131,7 +133,7 @@ export const UNAVAILABLE_ERRORS = {
     exit: 7,
     httpStatus: 502,
     title: "The runtime ended while it was being started.",
-    causes: ["It could not use its settings, its home folder or its port. The message has its last words."],
+    causes: ["It could not use its settings, its home folder or its port. The message shows the end of its output."],
     fixes: ["copilotfleet logs SERVER", "copilotfleet doctor"],
   },
   FLEET_SERVER_LOST: {
@@ -140,7 +142,7 @@ export const UNAVAILABLE_ERRORS = {
     retryable: true,
     title: "The server ended during the call.",
     causes: ["It crashed, somebody killed it, or the machine ran out of memory."],
-    fixes: ["Send it again: the history up to the last finished step is kept.", "copilotfleet logs SERVER"],
+    fixes: ["Send the prompt again: the history up to the last finished step is kept.", "copilotfleet logs SERVER"],
   },
   FLEET_SERVER_UNREACHABLE: {
     exit: 7,
@@ -155,13 +157,16 @@ export const UNAVAILABLE_ERRORS = {
     httpStatus: 502,
     title: "The turn ended with an error.",
     causes: ["The model's service refused or failed.", "The prompt was cancelled."],
-    fixes: ["The session goes on: copilotfleet send SESSION TEXT --user USER", "copilotfleet logs SERVER"],
+    fixes: ["The session still works: copilotfleet send SESSION TEXT --user USER", "copilotfleet logs SERVER"],
   },
   FLEET_TURN_CUT: {
     exit: 8,
     httpStatus: 503,
     title: "A drain cut a turn.",
     causes: ["The turn was still running at the end of the drain's time."],
-    fixes: ["The session goes on: copilotfleet send SESSION TEXT --user USER", "Give drains longer: drain.timeout."],
+    fixes: [
+      "The session still works: copilotfleet send SESSION TEXT --user USER",
+      "Give drains longer: drain.timeout.",
+    ],
   },
 } as const satisfies Record<string, ErrorEntry>;

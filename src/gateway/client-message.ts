@@ -63,13 +63,13 @@ export function readClientFrame(body: Buffer): ClientMessage {
   assertVersion(body, byKey);
   const message = byKey.has("method") ? readCall(body, byKey) : readResponse(body, byKey);
   if (message.kind === "notification" || !hasHalves(body)) return message;
-  return unanswerable(body, byKey, "The message has half of a surrogate pair in it.");
+  return unanswerable(body, byKey, "The message contains half of a surrogate pair.");
 }
 
 function membersByKey(members: readonly Member[]): Map<string, Member> {
   const byKey = new Map(members.map((member) => [member.key, member]));
   if (byKey.size < members.length || members.some(({ key }) => !KEYS.has(key))) {
-    throw new ProtocolError("A frame has a key twice, or one that JSON-RPC does not have.", INVALID_REQUEST);
+    throw new ProtocolError("A frame has a duplicate key, or a key that JSON-RPC does not define.", INVALID_REQUEST);
   }
   return byKey;
 }
@@ -77,7 +77,7 @@ function membersByKey(members: readonly Member[]): Map<string, Member> {
 function assertVersion(body: Buffer, members: ReadonlyMap<string, Member>): void {
   const version = members.get("jsonrpc");
   if (version === undefined || plainString(body, version) !== "2.0") {
-    throw new ProtocolError('A frame does not say "jsonrpc":"2.0".', INVALID_REQUEST);
+    throw new ProtocolError('A frame does not contain "jsonrpc":"2.0".', INVALID_REQUEST);
   }
 }
 
@@ -148,11 +148,21 @@ function readCall(body: Buffer, members: ReadonlyMap<string, Member>): ClientMes
   if (!members.has("id")) return { kind: "notification", method };
   if (!isId(id)) throw new ProtocolError("The id of a request is not a string or whole number.", INVALID_REQUEST);
   if (!isParams(params)) {
-    return { kind: "unfit", id, rpcCode: INVALID_PARAMS, message: "params must be an object: parameters have names." };
+    return {
+      kind: "unfit",
+      id,
+      rpcCode: INVALID_PARAMS,
+      message: "params must be an object, because parameters have names.",
+    };
   }
   const member = members.get("params");
   if (member !== undefined && hasDoubtfulKeys(body, member)) {
-    return { kind: "unfit", id, rpcCode: INVALID_PARAMS, message: "params has a key twice, or one with an escape." };
+    return {
+      kind: "unfit",
+      id,
+      rpcCode: INVALID_PARAMS,
+      message: "params has a duplicate key, or a key with an escape sequence.",
+    };
   }
   return { kind: "request", id, method, params, bytes: body.length };
 }

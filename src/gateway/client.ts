@@ -210,13 +210,13 @@ export class Client {
     switch (message.kind) {
       case "request":
         if (this.#openRequests.open >= MAX_OPEN_REQUESTS) {
-          throw new ProtocolError(`More than ${MAX_OPEN_REQUESTS} requests are not answered.`, -32600);
+          throw new ProtocolError(`The connection has more than ${MAX_OPEN_REQUESTS} unanswered requests.`, -32600);
         }
         this.#requests.take(message);
         break;
       case "response":
         if (!this.#ends.read(message.id) && !this.#openRequests.answered(message))
-          this.tell({ event: "dropped", detail: "an answer that nobody waits for" });
+          this.tell({ event: "dropped", detail: "an answer to no open request" });
         break;
       case "unfit":
         this.#socket.send(errorFrame(message.id, message.rpcCode, message.message));

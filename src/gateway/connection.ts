@@ -191,7 +191,10 @@ export class Connection {
     this.#state = "open";
     this.#socket.limitBytes = this.#services.config.serve.maxFrameBytes;
     this.#socket.send(encodeMessage({ id, result: greeting }));
-    this.#tell({ event: "connected", ...(origin.via === undefined ? {} : { detail: `by host ${origin.via}` }) });
+    this.#tell({
+      event: "connected",
+      ...(origin.via === undefined ? {} : { detail: `relayed by host ${origin.via}` }),
+    });
     for (const message of this.#early.splice(0)) this.#take(message);
     this.#socket.letGo(this);
   }
@@ -247,7 +250,7 @@ export class Connection {
     const isFault = error instanceof ProtocolError;
     const fault = isFault ? error : new ProtocolError("A frame cannot be read.", -32700);
     if (isFault) this.#tell({ event: "protocol-error", detail: fault.message });
-    else this.#tell({ event: "failed", detail: `at a frame of the client's: ${describe(error)}` });
+    else this.#tell({ event: "failed", detail: `while handling a frame from the client: ${describe(error)}` });
     this.#state = "closed";
     (this.#control ?? this.#client)?.close();
     this.#socket.end(errorFrame(null, fault.rpcCode, fault.message));

@@ -47,7 +47,7 @@ export class ControlConnection {
   ): Promise<Params> {
     const isMeant = directory.own !== null && door === directory.own;
     if (isMeant && (await store.deleteToken(tokenId))) return { protocolVersion: version };
-    throw new FleetError("FLEET_TOKEN_REFUSED", "The token of a host is good at one front door, once.");
+    throw new FleetError("FLEET_TOKEN_REFUSED", "A host's token is valid once, at one front door.");
   }
 
   /** @throws ProtocolError when too many calls are unanswered. */
@@ -55,7 +55,7 @@ export class ControlConnection {
     switch (message.kind) {
       case "request":
         if (this.#open >= MAX_OPEN_CALLS) {
-          throw new ProtocolError(`More than ${MAX_OPEN_CALLS} calls are not answered.`, -32600);
+          throw new ProtocolError(`The connection has more than ${MAX_OPEN_CALLS} unanswered calls.`, -32600);
         }
         void this.#call(message);
         break;
@@ -63,7 +63,7 @@ export class ControlConnection {
         this.#socket.send(errorFrame(message.id, message.rpcCode, message.message));
         break;
       case "response":
-        this.#onEvent({ event: "dropped", detail: "an answer that nobody waits for" });
+        this.#onEvent({ event: "dropped", detail: "an answer to no open request" });
         break;
       case "notification":
         if (!message.method.startsWith("$/")) this.#onEvent({ event: "dropped", detail: "a notification" });
@@ -79,7 +79,7 @@ export class ControlConnection {
   async #call({ id, method, params }: ClientRequest): Promise<void> {
     this.#open += 1;
     try {
-      if (method !== "fleet.call") throw methodDenied(method, 'another host sends "fleet.call" alone');
+      if (method !== "fleet.call") throw methodDenied(method, 'another host may only send "fleet.call"');
       const call = readCall(params);
       using limit = deadline(call.limitMs, this.#gone.signal);
       const work = this.#handle(call.method, call.params, limit.signal);
@@ -101,7 +101,7 @@ export class ControlConnection {
     }
     const refusal = isFleetError(error)
       ? error
-      : new FleetError("FLEET_INTERNAL", "The other host failed at this. Its log says more.");
+      : new FleetError("FLEET_INTERNAL", "The other host failed to handle the call. See its log.");
     const { code, retryAfterMs, limit } = refusal;
     // Only the host that asked knows whether a program or a command asked it, and so how to name options.
     const { message, suggestions } = refusal.describe(option);
@@ -118,7 +118,7 @@ interface Call {
 
 /** Has the code that the caller uses when no answer arrives in time, because the work may still be done. */
 function tooSlow({ method, limitMs }: Call, cause: unknown): FleetError {
-  return new FleetError("FLEET_HOST_AWAY", `The other host did not do ${quote(method)} within ${limitMs} ms.`, {
+  return new FleetError("FLEET_HOST_AWAY", `The other host did not finish ${quote(method)} within ${limitMs} ms.`, {
     suggestions: ["copilotfleet top", "Try again in a moment."],
     cause,
   });
@@ -135,5 +135,5 @@ function readCall({ method, params = {}, limitMs }: Params): Call {
   ) {
     return { method, params: params as Params, limitMs };
   }
-  throw methodDenied("fleet.call", "it says which method, with which parameters, and within how many milliseconds");
+  throw methodDenied("fleet.call", "it needs a method, an object of parameters and a limit in milliseconds");
 }

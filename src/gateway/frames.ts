@@ -99,7 +99,7 @@ export class FrameSplitter {
     const header = joined.toString("latin1", from, end);
     const bodyBytes = usualLength(header) ?? contentLength(header);
     if (bodyBytes > this.limitBytes) {
-      throw new ProtocolError(`A frame of ${bodyBytes} bytes: at most ${this.limitBytes} are allowed.`, PARSE_ERROR);
+      throw new ProtocolError(`A frame has ${bodyBytes} bytes. At most ${this.limitBytes} are allowed.`, PARSE_ERROR);
     }
     this.#headerBytes = headerBytes + HEADER_END.length;
     return this.#headerBytes + bodyBytes;
@@ -138,7 +138,10 @@ function contentLength(header: string): number {
     const digits = LENGTH.exec(line)?.[1];
     if (digits !== undefined && found === null) found = Number(digits);
     else if (digits !== undefined || !TYPE.test(line)) {
-      throw new ProtocolError("The header of a frame is not one Content-Length.", PARSE_ERROR);
+      throw new ProtocolError(
+        "The header of a frame contains a second Content-Length, or an unknown field.",
+        PARSE_ERROR,
+      );
     }
   }
   if (found === null) throw new ProtocolError("The header of a frame has no Content-Length.", PARSE_ERROR);

@@ -53,7 +53,7 @@ export class FromServers {
         const from = linkOf()?.id ?? "a server that was being connected to";
         if (error instanceof ProtocolError)
           onEvent({ event: "protocol-error", detail: `from ${from}: ${error.message}` });
-        else onEvent({ event: "failed", detail: `at a frame from ${from}: ${describe(error)}` });
+        else onEvent({ event: "failed", detail: `while handling a frame from ${from}: ${describe(error)}` });
       },
       onClosed: () => {
         const link = linkOf();
@@ -78,7 +78,7 @@ export class FromServers {
     if (isOthers || isLeft) {
       if (message.kind === "request") OpenRequests.decline(link, message.id);
       if (method !== "session.lifecycle")
-        onEvent({ event: "dropped", method, detail: "from a server, for nobody here" });
+        onEvent({ event: "dropped", method, detail: "from a server, not for a session of this client" });
       return;
     }
     if (message.kind === "request") {
@@ -153,4 +153,4 @@ function isOfAnother(message: ServerMessage & { kind: "request" | "notification"
   return message.eventType !== "session.deleted";
 }
 
-const UNLOADED = "The session was unloaded during the turn. It goes on: send it again.";
+const UNLOADED = "The session was unloaded during the turn. The session still works: send the prompt again.";

@@ -154,7 +154,8 @@ export class Links {
 
   async #toHost(id: string, host: HostRecord, signal: AbortSignal): Promise<PeerLink> {
     const { peers } = this.#options;
-    if (peers === null) throw new FleetError("FLEET_INTERNAL", "A client that was relayed here is not relayed on.");
+    if (peers === null)
+      throw new FleetError("FLEET_INTERNAL", "A client that another host relayed to this one is never relayed again.");
     return await this.#keep(
       async (listener) => await peers.open(host, listener, signal),
       (opened): PeerLink => ({ kind: "peer", id, host, own: true, ...opened }),
@@ -193,7 +194,7 @@ export class Links {
   hangUp(isThere: (linkId: string) => boolean): void {
     for (const { kind, id, upstream } of this.all()) if (kind === "peer" && !isThere(id)) upstream.destroy();
     for (const [id, { abort }] of this.#opening) {
-      if (isPeerLinkId(id) && !isThere(id)) abort.abort(new Error("The host has gone."));
+      if (isPeerLinkId(id) && !isThere(id)) abort.abort(new Error("The host is gone."));
     }
   }
 

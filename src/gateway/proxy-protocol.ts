@@ -48,7 +48,7 @@ export function readProxyHeader(bytes: Buffer): ProxyHeader | null {
     return { length, address: bytes.subarray(FIXED_BYTES, FIXED_BYTES + 4).join(".") };
   }
   if (family === TCP6 && variable >= TCP6_BYTES) return { length, address: ipv6(bytes, FIXED_BYTES) };
-  throw refused("has a header for something else than TCP over IPv4 or IPv6");
+  throw refused("has a header for something other than TCP over IPv4 or IPv6");
 }
 
 function ipv6(bytes: Buffer, from: number): string {

@@ -48,7 +48,7 @@ export function checkReach(method: string, params: Params, reach: Reach, protoco
     if (isMode && mode !== undefined && mode !== null && !ASKING_MODES.includes(String(mode))) {
       throw methodDenied(
         method,
-        `${JSON.stringify(name)} may be "interactive" or "plan" on a server where others are, too`,
+        `${JSON.stringify(name)} must be "interactive" or "plan" on a server that other users share`,
       );
     }
   }
@@ -61,7 +61,7 @@ function refuseFiles(method: string, params: Params, { own }: Reach): void {
     if (own) throw hostDenied(method, 'an attachment other than "blob" is read from the disk');
     throw methodDenied(
       method,
-      'attachments other than "blob" would be read from the disk of a server where others are, too',
+      'attachments other than "blob" would be read from the disk of a server that other users share',
     );
   }
 }

@@ -26,7 +26,7 @@ export function refusalFrame(id: RpcId | null, error: unknown): Buffer {
   }
   const refusal = isFleetError(error)
     ? error
-    : new FleetError("FLEET_INTERNAL", "The front door failed at this request.", { cause: error });
+    : new FleetError("FLEET_INTERNAL", "The front door failed to handle this request.", { cause: error });
   const { code, message, retryable, retryAfterMs, limit } = refusal;
   const data = { code, retryable, retryAfterMs, limit };
   return errorFrame(id, code === "FLEET_METHOD_UNKNOWN" ? METHOD_NOT_FOUND : REFUSED, message, data);
@@ -65,7 +65,7 @@ export function methodUnknown(method: string): FleetError {
 export function hostDenied(method: string, why: string): FleetError {
   return new FleetError(
     "FLEET_METHOD_DENIED",
-    `${quote(method)} is not allowed here: ${why}, which session.host does not allow. An operator allows it by "session": {"host": "owner"}.`,
+    `${quote(method)} is not allowed here: ${why}, which session.host does not allow. An operator can allow it with "session": {"host": "owner"}.`,
   );
 }
 
@@ -73,7 +73,7 @@ export function hostDenied(method: string, why: string): FleetError {
 export function approvalDenied(method: string, setting?: string): FleetError {
   return new FleetError(
     "FLEET_METHOD_DENIED",
-    `${quote(method)} is not allowed here: ${setting === undefined ? "it" : JSON.stringify(setting)} may approve tools, which session.approve does not allow. An operator allows it by "session": {"approve": "ask"}.`,
+    `${quote(method)} is not allowed here: ${setting === undefined ? "it" : JSON.stringify(setting)} may approve tools, which session.approve does not allow. An operator can allow it with "session": {"approve": "ask"}.`,
   );
 }
 
@@ -84,14 +84,14 @@ export function approvalDenied(method: string, setting?: string): FleetError {
 export function noSuchSession(sessionId: string): FleetError {
   return new FleetError(
     "FLEET_SESSION_NOT_FOUND",
-    `Session not found for sessionId: ${quote(sessionId)}, or not this user's.`,
+    `Session not found for sessionId: ${quote(sessionId)}, or it belongs to another user.`,
   );
 }
 
 export function doorDraining(): FleetError {
   return new FleetError(
     "FLEET_DOOR_DRAINING",
-    "The front door is about to close and lets no new turns in. Connect again.",
+    "The front door is about to close and takes no new turns. Connect again.",
   );
 }
 
@@ -103,19 +103,19 @@ export function tokenEnded(): FleetError {
 export function requestsExhausted(limitBytes: number): FleetError {
   return new FleetError(
     "FLEET_REQUESTS_EXHAUSTED",
-    `The requests of this connection that are not answered are more than ${limitBytes} bytes (serve.maxFrame).`,
-    { suggestions: ["Wait for the answers to those that were sent before.", "Raise serve.maxFrame."] },
+    `The unanswered requests of this connection have more than ${limitBytes} bytes (serve.maxFrame).`,
+    { suggestions: ["Wait for the answers to earlier requests.", "Raise serve.maxFrame."] },
   );
 }
 
 /** The reason to give up work for a client that has gone. No client gets it. */
 export function clientGone(): FleetError {
-  return new FleetError("FLEET_TURN_FAILED", "The client has gone.");
+  return new FleetError("FLEET_TURN_FAILED", "The client has disconnected.");
 }
 
 /** The message that ends a turn that was cut. */
-export const SERVER_ENDED = "The server ended during the turn. The session goes on: send it again.";
+export const SERVER_ENDED = "The server ended during the turn. The session still works: send the prompt again.";
 
 export function serverLost(what: string): FleetError {
-  return new FleetError("FLEET_SERVER_LOST", `The server ended before ${what}. Send it again.`);
+  return new FleetError("FLEET_SERVER_LOST", `The server ended before ${what}. Send the request again.`);
 }

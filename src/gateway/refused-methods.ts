@@ -9,9 +9,9 @@ interface RefusedMethods {
  * when one is missing there.
  */
 const REFUSED: RefusedMethods[] = [
-  { why: "it would end the server, which is the fleet's to end", names: "runtime.shutdown" },
+  { why: "it would end the server, which only the fleet may do", names: "runtime.shutdown" },
   {
-    why: `the SDK's option "sessionFs" would keep the state of sessions in this client, where the fleet finds it neither after a restart nor to delete it`,
+    why: `the SDK's option "sessionFs" would keep the state of sessions in this client, where the fleet could not find it after a restart and could not delete it`,
     names: "sessionFs.setProvider",
   },
   {
@@ -19,7 +19,7 @@ const REFUSED: RefusedMethods[] = [
     names: "session.provider.getEndpoint",
   },
   {
-    why: "credentials and accounts are the fleet's to set and to know",
+    why: "only the fleet may set and read credentials and accounts",
     names: `
       account.login account.logout account.getCurrentAuth account.getAllUsers accounts.acquireEntraToken
       session.gitHubAuth.setCredentials session.gitHubAuth.getCurrentAuthInfo session.gitHubAuth.getAllAuthAvailable
@@ -29,25 +29,25 @@ const REFUSED: RefusedMethods[] = [
       session.accounts.login.advance session.accounts.login.cancel`,
   },
   {
-    why: "sessions are opened by session.create and session.resume, so that the fleet records them and checks whose they are",
+    why: "only session.create and session.resume open sessions, because the fleet has to record each session and check its owner",
     names: "sessions.open sessions.connect sessions.pollSpawnedSessions agentRegistry.spawn",
   },
   {
-    why: "the runtime's lock on a session keeps two servers from loading it",
+    why: "the runtime's lock on a session prevents two servers from loading it",
     names: "sessions.releaseLock",
   },
   {
-    why: "remote control would let a session be used past the front door",
+    why: "remote control would bypass the front door",
     names: `
       sessions.startRemoteControl sessions.stopRemoteControl sessions.transferRemoteControl
       sessions.setRemoteControlSteering sessions.getPersistedRemoteSteerable`,
   },
   {
-    why: "it tells of, or collects, files of the server's machine",
+    why: "it reveals or collects files of the server's machine",
     names: "sessions.getEventFilePath sessions.getBoardEntryCount session.debug.collectLogs",
   },
   {
-    why: "it is lost, without the client's knowledge, when the fleet opens the session again or starts its server again",
+    why: "its effect would be lost without notice when the fleet opens the session again or restarts its server",
     names: `
       sessions.setAdditionalPlugins sessions.configureSessionExtensions sessions.registerExtensionToolsOnSession
       registerExtensionLaunchProvider managedSettings.clearCache
@@ -57,7 +57,7 @@ const REFUSED: RefusedMethods[] = [
       session.ui.unregisterDirectAutoModeSwitchHandler`,
   },
   {
-    why: "it is for the programs that the runtime is built into",
+    why: "it is meant for programs that embed the runtime",
     names: `
       session.factory.runFromTool session.factory.resumeFromTool session.factory.pauseAtCheckpoint
       session.workflow.runFromTool session.workflow.resumeFromTool session.workflow.pauseAtCheckpoint
@@ -67,7 +67,7 @@ const REFUSED: RefusedMethods[] = [
       session.queue.enqueueResumePending session.queue.process`,
   },
   {
-    why: "a prompt on a schedule would begin a turn that nobody sent",
+    why: "a scheduled prompt would begin a turn that no client sent",
     names: `
       session.schedule.hydrate session.schedule.hasSelfPaced session.schedule.add session.schedule.addCron
       session.schedule.addAt session.schedule.addSelfPaced session.schedule.rearmSelfPaced`,

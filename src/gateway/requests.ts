@@ -279,7 +279,7 @@ export class Requests {
       case "own":
       case "own-host":
       case "bulk":
-        if (!link.own) throw methodDenied(request.method, "it is about the whole server, where others are, too");
+        if (!link.own) throw methodDenied(request.method, "it affects the whole server, which other users share");
         this.#checkReach(scope, request, link);
         break;
       case "setup":
@@ -324,20 +324,20 @@ export class Requests {
         if (record.kind === "collaborative" && this.#context.turns.of(record.id)?.active !== true) {
           throw methodDenied(
             method,
-            "in a collaborative session prompts are queued in a turn of one's own (session.send)",
+            "in a collaborative session, a client may queue prompts only during its own turn (session.send)",
           );
         }
         break;
       case "work":
         if (record.kind === "collaborative") {
-          throw methodDenied(method, "in a collaborative session the model works in turns only (session.send)");
+          throw methodDenied(method, "in a collaborative session, the model works only in turns (session.send)");
         }
         break;
     }
     if (method === "sessions.fork") await this.#context.sessions.assertRoom(this.#context.user);
     const link = await this.#context.routes.local(record);
     if ((scope === "home" || scope === "approve" || scope === "host") && !link.own) {
-      throw methodDenied(method, "it reaches past the session, on a server where others are, too");
+      throw methodDenied(method, "it reaches beyond the session, on a server that other users share");
     }
     const { config } = this.#context;
     if (scope === "options") {
@@ -374,7 +374,7 @@ export class Requests {
     if (taken === undefined) return;
     throw methodDenied(
       method,
-      `another user's client has brought the tool ${JSON.stringify(taken.name)} to the session`,
+      `another user's client already provides the tool ${JSON.stringify(taken.name)} in this session`,
     );
   }
 
@@ -391,7 +391,7 @@ export class Requests {
     if (asked === undefined && (isCollaborative || !own))
       throw methodDenied(method, "this session has not asked for anything under that requestId");
     if (isCollaborative && asked?.tool !== undefined && !this.#answersFor(asked.tool, record))
-      throw methodDenied(method, "only the client that brought a tool answers its calls");
+      throw methodDenied(method, "only the client that provides a tool may answer its calls");
   }
 
   /**
@@ -491,7 +491,7 @@ export class Requests {
         : attachment !== undefined && ownTools(attachment).has(asked.tool));
     const decided = decide(params, { asked, isOwnTool, isCollaborative }, { own, config });
     if (decided !== params) {
-      const detail = "an approval that is not this user's to give";
+      const detail = "an approval that this user may not give";
       this.#context.onEvent({ event: "denied", method, sessionId: String(params.sessionId), detail });
     }
     return decided;

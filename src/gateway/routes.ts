@@ -34,7 +34,8 @@ export interface RoutesContext extends DoorContext {
  */
 const PEER_MS = 35_000;
 
-const MOVED = "The session was taken elsewhere during the turn. It goes on there: send it again.";
+const MOVED =
+  "The session moved to another server or host during the turn. It still works there: send the prompt again.";
 
 /** Chooses where the requests of one client go: to a server of this host, or to the front door of another host. */
 export class Routes {

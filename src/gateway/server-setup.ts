@@ -34,20 +34,23 @@ type Credentialed = Pick<ServerRecord, "token" | "user">;
 /** @throws FleetError `FLEET_METHOD_DENIED`. */
 export function checkSetup(method: string, server: Credentialed, own: boolean, config: Config): void {
   const option = `the SDK's option "${OPTIONS[method]}"`;
-  if (!own) throw methodDenied(method, `${option} is about the whole server, where others are, too`);
+  if (!own) throw methodDenied(method, `${option} affects the whole server, which other users share`);
   if (!reachesHost({ own, config })) throw hostDenied(method, `${option} reaches files or programs`);
   const sendsModelRequests = method !== "plugins.builtin.set";
   if (sendsModelRequests && isGivenCredentials(server, config)) {
     throw methodDenied(
       method,
-      `${option} would send all model requests of the server to this client, with the fleet's credentials in them`,
+      `${option} would send all model requests of the server to this client, including the fleet's credentials`,
     );
   }
 }
 
 /** @throws FleetError `FLEET_METHOD_DENIED`. */
 export function refuseSetupElsewhere(method: string): never {
-  throw methodDenied(method, `the SDK's option "${OPTIONS[method]}" works at the front door of the user's host only`);
+  throw methodDenied(
+    method,
+    `the SDK's option "${OPTIONS[method]}" works only at the front door of the user's own host`,
+  );
 }
 
 /** Whether the fleet pays for model requests, with its own provider's key or with GitHub tokens. */

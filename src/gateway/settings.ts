@@ -200,7 +200,7 @@ function refuseReach(method: string, asked: Params, { own, config, home }: Surro
   if (reachesHost({ own, config })) {
     if (isAbsent(asked.configDir) || isBelowHome(asked.configDir, home)) return;
     const allowed = `an absolute path in the home of the user's own server, ${quote(home)}`;
-    throw methodDenied(method, `"configDir" (configDirectory in the SDK) has to be ${allowed}`);
+    throw methodDenied(method, `"configDir" (configDirectory in the SDK) must be ${allowed}`);
   }
   for (const [name, value] of Object.entries(asked)) {
     if (HARMLESS.has(name) || isAbsent(value)) continue;
@@ -215,7 +215,7 @@ function refuseReach(method: string, asked: Params, { own, config, home }: Surro
 
 function settingDenied(method: string, name: string, own: boolean): FleetError {
   if (own) return hostDenied(method, `${JSON.stringify(name)} reaches files or programs`);
-  return methodDenied(method, `${JSON.stringify(name)} cannot be set on a server where others are, too`);
+  return methodDenied(method, `${JSON.stringify(name)} cannot be set on a server that other users share`);
 }
 
 /** Whether a value sets something. Empty lists, empty objects and `false` do not. */

@@ -157,9 +157,9 @@ export async function revokeTokens(store: Store, which: { ids: readonly string[]
 export function validateTokenId(value: string): string {
   if (/^[a-z0-9]{1,64}$/.test(value)) return value;
   const what = value.startsWith("cft_")
-    ? "A token was given where its id belongs, on a command line that others can read: revoke it by its id, which"
-    : `${quote(value)} is not the id of a token: that`;
-  throw new FleetError("FLEET_USAGE_INVALID", `${what} is made of lower-case letters and digits.`, {
+    ? "This is a token and not its id. Revoke the token, because others can read it on the command line. The id of a token"
+    : `${quote(value)} is not the id of a token. An id`;
+  throw new FleetError("FLEET_USAGE_INVALID", `${what} consists of lower-case letters and digits.`, {
     suggestions: ["copilotfleet token list"],
   });
 }

@@ -84,7 +84,7 @@ export async function hasOwnBeacon(shared: string, { name, beacon }: HostRecord)
 
 /** The folder is not the one that this host wrote its beacon into, for example because it is no longer mounted. */
 export function notMounted(shared: string, host: Pick<HostRecord, "name">): FleetError {
-  const message = `The folder ${quote(shared)} is not the one that host ${quote(host.name)} shares with others, or is not mounted.`;
+  const message = `The folder ${quote(shared)} is not the folder that host ${quote(host.name)} shares with other hosts, or it is not mounted.`;
   return new FleetError("FLEET_STORAGE_UNUSABLE", message, {
     suggestions: [`findmnt --target ${shared}`, "copilotfleet doctor"],
   });

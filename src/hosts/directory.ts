@@ -238,7 +238,7 @@ export class HostDirectory {
       return { host: host.name, reason: "the user was placed on that host" };
     const names = admitting(hosts).map(({ name }) => name);
     if (names.length === 0) return { host: this.#hosts.own, reason: "no host serves" };
-    const why = recorded === undefined ? "" : `host ${recorded} is not there, and `;
+    const why = recorded === undefined ? "" : `host ${recorded} does not serve, and `;
     return {
       host: rendezvous(user, names),
       reason: `${why}the host has the highest score for the user among ${names.length}`,

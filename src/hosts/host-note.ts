@@ -29,9 +29,13 @@ function pathOf(stateRoot: string): string {
 export function ownHostName({ host }: Pick<Config, "host">, stateRoot: string): string {
   const name = host.name ?? readNote(stateRoot)?.name ?? hostname().toLowerCase();
   if (isHostName(name)) return name;
-  throw new FleetError("FLEET_CONFIG_INVALID", `The name of this machine, ${quote(name)}, cannot be a host's name.`, {
-    suggestions: ["COPILOTFLEET_HOST_NAME=host-1"],
-  });
+  throw new FleetError(
+    "FLEET_CONFIG_INVALID",
+    `The name of this machine, ${quote(name)}, is not a valid name for a host of the fleet.`,
+    {
+      suggestions: ["COPILOTFLEET_HOST_NAME=host-1"],
+    },
+  );
 }
 
 function readNote(stateRoot: string): HostNote | null {
@@ -63,8 +67,13 @@ export function refuseRenamed({ store, host }: Pick<Config, "store" | "host">, s
   if (before === host.name || !hasServers(stateRoot)) return;
   throw new FleetError(
     "FLEET_CONFIG_INVALID",
-    `host.name is ${quote(host.name)}, and the state folder ${quote(stateRoot)} is that of host ${quote(before)}, whose servers and sessions are in it.`,
-    { suggestions: [`COPILOTFLEET_HOST_NAME=${before}`, "Set COPILOTFLEET_HOME to another folder, for another host."] },
+    `host.name is ${quote(host.name)}, but the state folder ${quote(stateRoot)} holds the servers and sessions of host ${quote(before)}.`,
+    {
+      suggestions: [
+        `COPILOTFLEET_HOST_NAME=${before}`,
+        "To run another host, set COPILOTFLEET_HOME to another folder.",
+      ],
+    },
   );
 }
 
@@ -116,8 +125,8 @@ export function removeNote(stateRoot: string): void {
 }
 
 function unreadable(stateRoot: string, cause: unknown): FleetError {
-  return new FleetError("FLEET_STATE_CORRUPT", `${quote(pathOf(stateRoot))} does not say who this host is.`, {
-    suggestions: [`Remove it, and give the host the name that it had: COPILOTFLEET_HOST_NAME=NAME`],
+  return new FleetError("FLEET_STATE_CORRUPT", `${quote(pathOf(stateRoot))} does not name this host.`, {
+    suggestions: [`Remove it, and give the host its earlier name: COPILOTFLEET_HOST_NAME=NAME`],
     cause,
   });
 }

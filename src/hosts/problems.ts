@@ -5,7 +5,7 @@ import type { HostRecord, SessionRecord } from "../store/store.js";
 export function ownHostAway(own: string, cause?: unknown): FleetError {
   return new FleetError(
     "FLEET_HOST_AWAY",
-    `This host, ${quote(own)}, does not serve: others may take over its sessions in the shared storage.`,
+    `This host, ${quote(own)}, does not serve, so other hosts may take over its sessions in the shared storage.`,
     { suggestions: ["copilotfleet serve", "copilotfleet top"], cause },
   );
 }
@@ -14,7 +14,7 @@ export function hostAway(name: string, cause?: unknown): FleetError {
   return new FleetError("FLEET_HOST_AWAY", `Host ${quote(name)} cannot be reached.`, {
     suggestions: [
       "copilotfleet top",
-      "Try again: with shared storage another host takes over from one that does not come back.",
+      "Try again: with shared storage, another host takes over if this one does not come back.",
     ],
     cause,
   });
@@ -30,15 +30,15 @@ export function sessionStranded({ id, host = "" }: SessionRecord): FleetError {
 
 /** The relay that serves the user's client sends it to that host. */
 export function userMoved(user: string, to: Pick<HostRecord, "name">): FleetError {
-  return new FleetError("FLEET_SESSION_MOVED", `User ${quote(user)} is placed on host ${quote(to.name)} now.`, {
-    suggestions: ["Try again: you are carried to the host that has the user's sessions.", "copilotfleet top"],
+  return new FleetError("FLEET_SESSION_MOVED", `User ${quote(user)} is now placed on host ${quote(to.name)}.`, {
+    suggestions: ["Try again: you are relayed to the host that has the user's sessions.", "copilotfleet top"],
   });
 }
 
 /** The caller retries on that host. */
 export function sessionMoved({ id }: Pick<SessionRecord, "id">, to: Pick<HostRecord, "name"> | null): FleetError {
-  const where = to === null ? "is about to be on another host" : `is on host ${quote(to.name)} now`;
+  const where = to === null ? "is about to move to another host" : `is now on host ${quote(to.name)}`;
   return new FleetError("FLEET_SESSION_MOVED", `Session ${quote(id)} ${where}.`, {
-    suggestions: ["Try again: you are carried to the host that has it.", "copilotfleet top"],
+    suggestions: ["Try again: you are relayed to the host that has it.", "copilotfleet top"],
   });
 }

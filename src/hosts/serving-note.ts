@@ -83,10 +83,10 @@ export function refuseOtherSettings(config: Config, stateRoot: string): void {
     const [here, there] = [given, serving].map((value) => (value === null ? "not set" : quote(value)));
     throw new FleetError(
       "FLEET_CONFIG_INVALID",
-      `${name} is ${here}, and the serve that runs on the state folder ${quote(stateRoot)} (process ${note.process.pid}) was started with ${there}.`,
+      `${name} is ${here}. For the serve that runs on the state folder ${quote(stateRoot)} (process ${note.process.pid}), it is ${there}.`,
       {
         suggestions: [
-          `Set ${name} as that serve has it, or COPILOTFLEET_HOME to another folder.`,
+          `Set ${name} to the value that serve uses, or set COPILOTFLEET_HOME to another folder.`,
           `kill -TERM ${note.process.pid}  # ends that serve`,
         ],
       },

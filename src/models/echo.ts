@@ -78,7 +78,7 @@ async function complete(
   const body = await readBody(request);
   if (body === null) {
     response.setHeader("connection", "close");
-    return refuse(response, 413, `The body is too large: allowed are at most ${LARGEST_BODY_BYTES} bytes`);
+    return refuse(response, 413, `The body is too large. Allowed: at most ${LARGEST_BODY_BYTES} bytes`);
   }
   const turn = readTurn(body);
   if (typeof turn === "string") return refuse(response, 400, turn);

@@ -56,7 +56,7 @@ async function read(source: TokenSource, { user, env, signal }: TokenContext): P
     case "caller":
       throw new FleetError(
         "FLEET_TOKEN_UNAVAILABLE",
-        "The token of this server was handed over in memory by the program that started it, and is not recorded",
+        "The program that started this server gave it a token in memory, and that token is not recorded",
         { suggestions: [`Start the server from that program, or name a source with ${option("token")}`] },
       );
   }
@@ -67,10 +67,10 @@ function checkToken(token: string, source: string): string {
     token === ""
       ? "is empty"
       : token.length > LONGEST_TOKEN
-        ? `has ${token.length} characters: allowed are at most ${LONGEST_TOKEN}`
+        ? `has ${token.length} characters. Allowed: at most ${LONGEST_TOKEN}`
         : /^[\x21-\x7e]+$/.test(token)
           ? null
-          : "holds blanks, line breaks or other characters that no token has";
+          : "contains blanks, line breaks or other characters that no token has";
   if (fault === null) return token;
   throw new FleetError("FLEET_TOKEN_INVALID", `The token from ${source} ${fault}`, {
     suggestions: [`Put one GitHub token, and nothing else, into ${source}`],
@@ -91,7 +91,7 @@ function fillIn(source: TokenSource, user: string | null): TokenSource {
       if (/^[A-Za-z_][A-Za-z0-9_]*$/.test(name)) return { from: "env", name };
       throw new FleetError(
         "FLEET_TOKEN_UNAVAILABLE",
-        `${quote(redact(name))} cannot be an environment variable: allowed are letters, digits and "_"`,
+        `${quote(redact(name))} cannot be an environment variable. Allowed: letters, digits and "_"`,
         { suggestions: ["Use auth.githubTokenFile or auth.githubTokenCommand, where any user id can be filled in"] },
       );
     }
@@ -120,7 +120,7 @@ function fill(template: string, user: string | null): string {
   if (!/^[\p{L}\p{M}\p{N}_@+][\p{L}\p{M}\p{N}._@+-]*$/u.test(user)) {
     throw new FleetError(
       "FLEET_USER_INVALID",
-      `The user id ${quote(user)} cannot be filled in: allowed are letters, digits and . _ @ + -`,
+      `The user id ${quote(user)} cannot be filled in. Allowed: letters, digits and . _ @ + -`,
     );
   }
   return template.replaceAll("{user}", () => user);

@@ -29,14 +29,14 @@ export async function readTokenFile(path: string): Promise<string> {
     // Check the open file, not the path, because another file may replace it at that path.
     const stats = await file.stat();
     if (!stats.isFile() || stats.size > LARGEST_BYTES) {
-      const allowed = `allowed is a regular file of at most ${LARGEST_BYTES} bytes`;
-      throw new FleetError("FLEET_TOKEN_INVALID", `The token file ${name} cannot hold a token: ${allowed}`);
+      const allowed = `Allowed: a regular file of at most ${LARGEST_BYTES} bytes`;
+      throw new FleetError("FLEET_TOKEN_INVALID", `The token file ${name} cannot hold a token. ${allowed}`);
     }
     if ((stats.mode & 0o077) !== 0) {
       const mode = (stats.mode & 0o777).toString(8).padStart(3, "0");
       throw new FleetError(
         "FLEET_TOKEN_INVALID",
-        `The token file ${name} has mode ${mode}, which lets others use it: allowed is a file for its owner alone`,
+        `The token file ${name} has mode ${mode}, which lets others use it. Allowed: a file that only its owner can use`,
         { suggestions: [`chmod 600 ${name}`] },
       );
     }

@@ -61,7 +61,7 @@ const CALLS: Readonly<Record<string, Handler>> = {
 export async function answerCall(own: OwnHost, method: string, given: object, signal: AbortSignal): Promise<unknown> {
   const handler = Object.hasOwn(CALLS, method) ? CALLS[method] : undefined;
   if (handler === undefined) {
-    throw new FleetError("FLEET_METHOD_DENIED", `A host cannot be asked for ${quote(method)}.`, {
+    throw new FleetError("FLEET_METHOD_DENIED", `This host does not know the method ${quote(method)}.`, {
       suggestions: ["Use the same version of copilotfleet on all hosts."],
     });
   }

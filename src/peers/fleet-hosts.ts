@@ -160,7 +160,7 @@ export class FleetHosts {
       }),
     );
     for (const { host, isGone, error } of missing) {
-      warn(isGone ? `Host ${host} is away.` : `Host ${host} did not answer: ${error.message}`);
+      warn(isGone ? `Host ${host} cannot be reached.` : `Host ${host} did not answer: ${error.message}`);
     }
     return { answers: answers.flat(), missing };
   }

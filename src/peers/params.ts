@@ -59,7 +59,7 @@ export class Params {
       case "file":
         return { from: "file", path: source.text("path") };
       default:
-        throw unfit(name, "a variable or a file of the host that is asked");
+        throw unfit(name, "a variable or a file of this host");
     }
   }
 
@@ -69,7 +69,7 @@ export class Params {
 }
 
 function unfit(name: string, allowed: string): FleetError {
-  return new FleetError("FLEET_USAGE_INVALID", `${quote(name)} in a call of another host is not ${allowed}.`, {
+  return new FleetError("FLEET_USAGE_INVALID", `${quote(name)} in a call from another host is not ${allowed}.`, {
     suggestions: ["Use the same version of copilotfleet on all hosts."],
   });
 }

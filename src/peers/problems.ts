@@ -5,7 +5,7 @@ import type { HostRecord } from "../store/store.js";
 export function onAnotherHost(user: string, { name, door }: HostRecord): FleetError {
   return new FleetError(
     "FLEET_SERVER_UNREACHABLE",
-    `The server of ${quote(user)} is on host ${quote(name)}, and can be connected to directly there only.`,
+    `The server of ${quote(user)} is on host ${quote(name)}. A direct connection works only on that host.`,
     {
       suggestions: [
         ...(door === null ? [] : [`Connect to the front door of host ${name} instead, at ${door}, with a token:`]),
@@ -18,7 +18,7 @@ export function onAnotherHost(user: string, { name, door }: HostRecord): FleetEr
 export function tokenStaysHere(user: string, { name }: HostRecord): FleetError {
   return new FleetError(
     "FLEET_USAGE_INVALID",
-    `gitHubToken cannot be given for ${quote(user)}, who is on host ${quote(name)}: a token does not travel.`,
+    `gitHubToken cannot be given for ${quote(user)}, who is on host ${quote(name)}, because tokens are never sent to another host.`,
     { suggestions: [`Set "auth" in the configuration of host ${name}.`] },
   );
 }

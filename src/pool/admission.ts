@@ -12,7 +12,7 @@ export function closedBy(registry: Registry): string | null {
   if (registry.drainedAt !== undefined) return `"copilotfleet drain" at ${registry.drainedAt}`;
   const supervisor = liveSupervisor(registry);
   return supervisor?.state === "draining"
-    ? `"copilotfleet serve" (process ${supervisor.process.pid}), which ends`
+    ? `"copilotfleet serve" (process ${supervisor.process.pid}), which is about to end`
     : null;
 }
 
@@ -51,7 +51,7 @@ export function launchesOf({ servers }: Registry): Set<string> {
 }
 
 export function poolDraining(by: string): FleetError {
-  return new FleetError("FLEET_POOL_DRAINING", `The pool admits nothing new: it was closed by ${by}.`, {
+  return new FleetError("FLEET_POOL_DRAINING", `The pool takes no new servers or turns. It was closed by ${by}.`, {
     suggestions: ["Try again in a moment, when it serves again.", "copilotfleet drain --undo"],
   });
 }

@@ -130,7 +130,7 @@ export function ownClaim(registry: Registry, id: string, launchId: string | null
 }
 
 export function serverTaken(id: string): FleetError {
-  return new FleetError("FLEET_SERVER_CONFLICT", `Server ${id} was taken over by another command meanwhile.`, {
+  return new FleetError("FLEET_SERVER_CONFLICT", `Another command took over server ${id}.`, {
     suggestions: ["copilotfleet ps"],
   });
 }

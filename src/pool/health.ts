@@ -53,7 +53,7 @@ export async function recordCrashLoop(store: Store, { id, crashes }: ServerRecor
     const server = servers[id];
     if (server === undefined || server.state !== "failed" || server.crashes !== crashes) return;
     if (server.failure?.startsWith(CRASH_LOOP) === true) return; // an earlier supervisor recorded it
-    server.failure = `${CRASH_LOOP}it ended ${crashes} times in a row, and is not started again (health.restarts is ${restarts}). Last time: ${server.failure ?? "it did not say why"}`;
+    server.failure = `${CRASH_LOOP}it ended ${crashes} times in a row, and is not started again (health.restarts is ${restarts}). Last time: ${server.failure ?? "the reason is unknown"}`;
   });
 }
 

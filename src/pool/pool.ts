@@ -66,7 +66,7 @@ export class Pool {
     const [first] = failures;
     if (first === undefined) return results.filter((result) => result !== null);
     const each = failures.map(({ user, error }) => `${user}: ${error.message}`).join(" ");
-    const message = `${failures.length} of ${users.length} servers could not be started, the others run. ${each}`;
+    const message = `${failures.length} of ${users.length} servers could not be started. The others run. ${each}`;
     throw new FleetError(first.error.code, message, { cause: first.error, suggestions: first.error.suggestions });
   }
 

@@ -54,7 +54,7 @@ function halted({ id, error }: { id: string; error: unknown }, done: RollingResu
   if (!(error instanceof FleetError)) return error;
   return new FleetError(
     error.code,
-    `Server ${id} did not come back, and goes on as it was; ${done.servers.length} of ${all} were replaced before, the others were not touched. ${error.message}`,
+    `Server ${id} could not be replaced and keeps running as before. ${done.servers.length} of ${all} servers were replaced, and the others are unchanged. ${error.message}`,
     { cause: error, suggestions: [...error.suggestions, "copilotfleet ps"] },
   );
 }

@@ -146,6 +146,6 @@ export function viewServer(server: ServerRecord): ServerView {
 export function viewServerOf(hostName: string, server: ServerRecord): ServerView {
   const view = viewServer({ ...server, process: null, port: null });
   const isUnknown = server.state !== "stopped" && server.state !== "failed";
-  const unknown = { state: "unhealthy", failure: `host ${hostName} cannot be asked` } as const;
+  const unknown = { state: "unhealthy", failure: `host ${hostName} cannot be reached` } as const;
   return { ...view, ...(isUnknown ? unknown : {}), hostName, away: true };
 }

@@ -198,7 +198,7 @@ async function launchClaimed(
       // A cancelled start, a full disk, a lack of processes and a missing share are not faults of this server.
       const isOwn = ownLimit(error) === undefined && !isFleetError(error, "FLEET_STORAGE_UNUSABLE");
       if (!off && isOwn) countCrash(server, Date.now(), context.config.health.stableMs);
-      settle(server, "failed", off ? "its start was called off" : reason);
+      settle(server, "failed", off ? "its start was cancelled" : reason);
     });
     throw error;
   }
@@ -238,7 +238,7 @@ function refuseOtherSettings(server: ServerRecord, { token, cwd }: StartRequest)
 function stillBusy(server: ServerRecord, signal: AbortSignal): FleetError {
   return new FleetError(
     "FLEET_SERVER_START_TIMEOUT",
-    `Server ${server.id} is ${server.state} by ${holderOf(server)}, and did not get done in time.`,
+    `Server ${server.id} is still ${server.state}, because ${holderOf(server)} did not finish in time.`,
     {
       cause: signal.reason,
       suggestions: ["copilotfleet ps", `Wait longer: ${option("wait", "60s")} (server ${quote(server.id)})`],

@@ -89,7 +89,11 @@ export async function stopRecorded(
 }
 
 function busy(server: ServerRecord): FleetError {
-  return new FleetError("FLEET_SERVER_DRAINING", `Server ${server.id} is ${server.state} by ${holderOf(server)}.`, {
-    suggestions: ["copilotfleet ps"],
-  });
+  return new FleetError(
+    "FLEET_SERVER_DRAINING",
+    `Server ${server.id} is ${server.state}, because ${holderOf(server)} is working on it.`,
+    {
+      suggestions: ["copilotfleet ps"],
+    },
+  );
 }

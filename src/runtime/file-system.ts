@@ -93,7 +93,7 @@ const TRIALS: readonly Trial[] = [
     },
   ],
   [
-    "lets two create one name",
+    "lets two processes create the same file",
     async (folder) => {
       const path = join(folder, "one");
       await writeFile(path, "", { flag: "wx" });
@@ -118,7 +118,7 @@ const TRIALS: readonly Trial[] = [
     },
   ],
   [
-    "does not append what is appended",
+    "does not append to a file",
     async (folder) => {
       const path = join(folder, "log");
       await appendFile(path, "one");
@@ -137,7 +137,7 @@ const TRIALS: readonly Trial[] = [
     },
   ],
   [
-    "takes names that differ only in case for one",
+    "treats names that differ only in case as one name",
     async (folder) => await refused(() => readFile(join(folder, "LOG")), "ENOENT"),
   ],
 ];

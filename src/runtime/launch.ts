@@ -185,7 +185,7 @@ function cannotStart(options: LaunchOptions, cause: unknown, reason?: string): F
 function exited(home: string, logStart: number, how: string): Error {
   const words = lastWords(home, logStart);
   if (/address already in use/i.test(words)) return new PortTakenError(words);
-  const said = words === "" ? "It said nothing." : `It said: ${words}`;
+  const said = words === "" ? "It printed nothing." : `Its output: ${words}`;
   return new FleetError("FLEET_SERVER_EXITED", `The runtime ended at once (${how}). ${said}`, {
     suggestions: ["copilotfleet doctor"],
   });

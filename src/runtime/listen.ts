@@ -72,16 +72,16 @@ function explain(
         suggestion: [`See which: ss -ltnp 'sport = :${port}'`],
       };
     case "EACCES":
-      return unusable(`this user may not open port ${port}; allowed is a port from 1024 on, or 0 for any free one`);
+      return unusable(`this user may not open port ${port}. Allowed: a port from 1024 on, or 0 for any free port`);
     case "EADDRNOTAVAIL":
     case "EAFNOSUPPORT":
       return unusable(
-        `this host does not have the address ${quote(host)}; allowed is one of its own, such as "127.0.0.1", or "0.0.0.0" for all`,
+        `this host does not have the address ${quote(host)}. Allowed: an address of this host, such as "127.0.0.1", or "0.0.0.0" for all`,
         ["See which it has: ip address"],
       );
     case "ENOTFOUND":
     case "EAI_AGAIN":
-      return unusable(`the name ${quote(host)} has no address; allowed is an address or a name of this host`);
+      return unusable(`the name ${quote(host)} has no address. Allowed: an address or a name of this host`);
     default:
       return unusable(cause instanceof Error ? cause.message : String(cause));
   }

@@ -69,7 +69,7 @@ function seen<T>(look: () => T): T | null {
   } catch (error) {
     const code = systemCode(error) ?? "";
     if (!OWN_LIMITS.has(code)) return null;
-    const message = `The processes of this machine cannot be looked at: this one has reached a limit (${code}).`;
+    const message = `The processes of this machine cannot be listed, because this process has reached a limit (${code}).`;
     throw new FleetError("FLEET_PROCESSES_UNREADABLE", message, { cause: error, suggestions: ["ulimit -n"] });
   }
 }
@@ -120,7 +120,7 @@ let self: ProcessIdentity | undefined;
 export function ownIdentity(): ProcessIdentity {
   if (self === undefined) {
     const found = identify(process.pid);
-    if (found === null) throw new FleetError("FLEET_INTERNAL", "/proc does not show this very process.");
+    if (found === null) throw new FleetError("FLEET_INTERNAL", "/proc does not show this process.");
     self = found;
   }
   return self;

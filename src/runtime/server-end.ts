@@ -43,7 +43,7 @@ export function describeEnd({ home, launchId, process }: Pick<ServerRecord, "hom
   const seen = note?.launchId === launchId ? note : null;
   const exit = seen ?? (process === null ? null : exitOfZombie(process));
   if (exit === null) {
-    return "its process ended, and it is not known how: the process that started it had exited before";
+    return "its process ended in an unknown way, because the process that started it had already exited";
   }
   const how = exit.signal === null ? `exited with code ${exit.code}` : `killed by ${exit.signal}`;
   return seen === null ? how : `${how} at ${seen.at}`;

@@ -126,7 +126,7 @@ async function makePlace(place: StatePlace): Promise<void> {
   if ((await statOf(hostFolder))?.isDirectory() !== true) {
     throw new FleetError(
       "FLEET_STORAGE_UNUSABLE",
-      `The folder ${quote(hostFolder)} of this host in the shared storage is not there: nothing is mounted, or no serve has run here yet.`,
+      `The folder ${quote(hostFolder)} of this host in the shared storage does not exist. Either nothing is mounted, or serve has never run on this host.`,
       { suggestions: [`findmnt --target ${place.shared}`, "copilotfleet serve"] },
     );
   }
@@ -138,7 +138,7 @@ async function makePlace(place: StatePlace): Promise<void> {
 }
 
 async function assertThere(folder: string): Promise<void> {
-  if ((await statOf(folder))?.isDirectory() !== true) throw new Error(`the folder ${folder} is not there`);
+  if ((await statOf(folder))?.isDirectory() !== true) throw new Error(`the folder ${folder} does not exist`);
 }
 
 /**
@@ -178,7 +178,7 @@ export async function fetchSession({ id, mark, from, to, hasHistory, check }: Fe
   await usable(to.shared, async () => {
     const [source, taken] = [join(placePath(from), id), takenPath(from, id, mark)];
     const isThere = (await statOf(source))?.isDirectory() === true || (await statOf(taken)) !== null;
-    if (!isThere && hasHistory) throw new Error(`nothing of session ${id} is at ${source}`);
+    if (!isThere && hasHistory) throw new Error(`session ${id} has no files at ${source}`);
     assertCopyable(source);
     await check();
     await block(source, taken);
@@ -255,7 +255,7 @@ async function block(path: string, taken: string): Promise<void> {
       if ((await statOf(path))?.isFile() === true) return; // it is already blocked
     }
   }
-  throw new Error(`${path} is made anew again and again`);
+  throw new Error(`another process keeps creating ${path}`);
 }
 
 /** If the session was set aside before, a runtime made this folder later. Nobody can rely on its contents: remove it. */
@@ -333,7 +333,7 @@ async function copyHeld(source: HeldFolder, to: string, budget: Budget, depth: n
 }
 
 function tooLarge(path: string): Error {
-  const limit = `more than ${MOST_COPIED} files and folders, or folders more than ${DEEPEST} deep`;
+  const limit = `more than ${MOST_COPIED} files and folders, or is nested more than ${DEEPEST} folders deep`;
   return new Error(`${path} has ${limit}, so it is not moved`);
 }
 

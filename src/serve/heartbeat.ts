@@ -84,7 +84,8 @@ export class Heartbeat {
       // Check again: if two hosts enter at the same moment, each can see the other by now.
       await refuseUnlike(hosts, shared);
     } catch (error) {
-      const late = (failure: unknown) => noteTrouble(context, "what this host entered could not be undone", failure);
+      const late = (failure: unknown) =>
+        noteTrouble(context, "the registration of this host could not be undone", failure);
       await heartbeat.#withdraw(before).catch(late);
       if (before === undefined && !isNoted) removeNote(stateRoot);
       throw error;
@@ -112,7 +113,7 @@ export class Heartbeat {
   async announce(listening: Address | null): Promise<void> {
     const { advertise } = this.#context.config.host;
     if (advertise === null && listening !== null && isLoopback(listening)) {
-      const message = "hosts on other machines cannot reach this front door, which listens on this one alone";
+      const message = "hosts on other machines cannot reach this front door, because it listens only on this machine";
       this.#context.log("warn", message, { listen: showAddress(listening), set: "serve.listen or host.advertise" });
     }
     this.#entry = { ...this.#entry, door: listening === null ? null : showAddress(advertise ?? reachable(listening)) };
@@ -173,7 +174,7 @@ export class Heartbeat {
     this.#term = term;
     if (before !== 0 && before !== term) {
       this.#expire(); // a process that was suspended has not noticed the end of its term
-      this.#context.log("warn", "this host was gone for the others, and is there again", { before, term });
+      this.#context.log("warn", "other hosts considered this host gone, and it is back", { before, term });
       this.#isOver = false;
       this.#listener.onNewTerm(term);
     }
@@ -183,7 +184,9 @@ export class Heartbeat {
   #expire(): void {
     if (this.#isOver || this.#left) return;
     this.#isOver = true;
-    this.#context.log("error", "this host may count as gone: its heartbeat could not be renewed", { term: this.#term });
+    this.#context.log("error", "other hosts may consider this host gone, because its heartbeat could not be renewed", {
+      term: this.#term,
+    });
     this.#listener.onTermOver();
   }
 }
@@ -206,7 +209,7 @@ async function refuseOtherFolder(others: readonly HostRecord[], shared: string):
   if (missing.length === 0) return;
   throw new FleetError(
     "FLEET_STORAGE_UNUSABLE",
-    `The folder ${quote(shared)} is not the one that ${missing.map(quote).join(", ")} shares: nothing of it is there.`,
+    `The folder ${quote(shared)} is not the folder that host ${missing.map(quote).join(", ")} uses, because it has no files of that host.`,
     { suggestions: [`findmnt --target ${shared}`, "copilotfleet doctor"] },
   );
 }
@@ -217,7 +220,7 @@ function refuseMixed(others: readonly HostRecord[], shared: string | null): void
   const [here, there] = [shared, other.storage].map((folder) => (folder === null ? "its own disk" : quote(folder)));
   throw new FleetError(
     "FLEET_STORAGE_UNUSABLE",
-    `This host keeps sessions on ${here}, and host ${quote(other.name)} on ${there}: all have to do the same.`,
+    `This host keeps sessions on ${here}, but host ${quote(other.name)} keeps them on ${there}. All hosts must use the same storage.`,
     { suggestions: ["Set storage.shared on all hosts, or on none."] },
   );
 }

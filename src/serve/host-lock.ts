@@ -76,7 +76,7 @@ function ownRecord({ supervisors = [] }: Registry): SupervisorRecord | undefined
 function taken({ process, startedAt, state }: SupervisorRecord): FleetError {
   return new FleetError(
     "FLEET_SUPERVISOR_RUNNING",
-    `This fleet is supervised already, by process ${process.pid} since ${startedAt}${state === "draining" ? " (it is about to end)" : ""}.`,
+    `This fleet is already supervised by process ${process.pid}, which started at ${startedAt}${state === "draining" ? " (it is about to end)" : ""}.`,
     { suggestions: ["copilotfleet ps", `kill -TERM ${process.pid}`] },
   );
 }

@@ -41,7 +41,8 @@ export class IdleStopper {
     const connections = connectionsTo(new Set(due.map(({ port }) => port ?? 0)), ownPorts);
     for (const server of due) {
       if (connections.has(server.port ?? 0)) this.#used.set(server.launchId ?? "", now);
-      else this.#operations.begin("it could not be put to sleep", server.id, async () => await this.#sleep(server));
+      else
+        this.#operations.begin("it could not be stopped while idle", server.id, async () => await this.#sleep(server));
     }
   }
 
@@ -52,7 +53,7 @@ export class IdleStopper {
       force: false,
       signal: this.#stopping,
     });
-    log("info", `server ${id} was not used and sleeps now`, { server: id, outcome });
+    log("info", `server ${id} was idle and was stopped`, { server: id, outcome });
   }
 }
 

@@ -51,7 +51,7 @@ export class Leftovers {
         return now - since >= INTERVALS * intervalMs;
       });
       if (due.length === 0 || isClaimed(server) || this.#operations.isBusy(server.id)) continue;
-      this.#operations.begin("what its sessions left running could not be ended", server.id, async () => {
+      this.#operations.begin("processes that its sessions left behind could not be ended", server.id, async () => {
         await this.#end(server, due);
       });
     }

@@ -34,7 +34,7 @@ export class LogDisks {
         if (known.has(id)) continue;
         log("warn", `server ${id} writes its log to a disk that ${problem}`, { server: id, path, freeBytes });
       } catch (error) {
-        noteTrouble(this.#context, `the disk of the log of server ${id} could not be looked at`, error, { server: id });
+        noteTrouble(this.#context, `the disk of the log of server ${id} could not be checked`, error, { server: id });
       }
     }
   }

@@ -139,7 +139,7 @@ function isFull(error: unknown): boolean {
 }
 
 function unsafe(path: string, what: string): FleetError {
-  return new FleetError("FLEET_STATE_UNSAFE", `The log ${quote(path)} is ${what}: it is not rotated.`, {
+  return new FleetError("FLEET_STATE_UNSAFE", `The log ${quote(path)} is ${what}, so it is not rotated.`, {
     suggestions: [`ls -l ${path}`],
   });
 }

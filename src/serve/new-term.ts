@@ -21,7 +21,7 @@ export async function unloadTaken(context: ServeContext, directory: HostDirector
     const { servers } = await context.store.readRegistry();
     for (const server of Object.values(servers).filter(isRunning)) await unloadFrom(server, context, directory);
   } catch (error) {
-    noteTrouble(context, "what other hosts have taken could not be unloaded", error);
+    noteTrouble(context, "the sessions that other hosts took over could not be unloaded", error);
   }
 }
 
@@ -52,7 +52,7 @@ async function unloadFrom(server: ServerRecord, context: ServeContext, directory
   for (let start = 0; start < taken.length; start += AT_ONCE) {
     await unloadAtOnce(server, taken.slice(start, start + AT_ONCE), config.health.timeoutMs);
   }
-  log("warn", `server ${server.id} may have had ${taken.length} sessions that are on other hosts now`, {
+  log("warn", `server ${server.id} may have had ${taken.length} sessions in memory that are now on other hosts`, {
     server: server.id,
     sessions: taken,
   });

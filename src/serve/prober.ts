@@ -67,7 +67,7 @@ export class Prober {
     if (own !== undefined) return { kind: "unknown", reason: `this process has reached a limit (${own})` };
     if (process === null || !isAlive(process)) return { kind: "gone" };
     if (seconds * 1000 > this.#health.timeoutMs + LATE_MS)
-      return { kind: "unknown", reason: "this process did not run for a while" };
+      return { kind: "unknown", reason: "this process was suspended for a while" };
     const reason = error instanceof Error ? error.message : String(error);
     return { kind: "failed", reason, seconds, hangs: !(error instanceof NoSessionError) };
   }

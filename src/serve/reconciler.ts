@@ -78,11 +78,11 @@ export class Reconciler {
         this.#reasons.set(id, "crash");
         if (retryAt === undefined) log("warn", `server ${id} ended by itself`, { server: id, serverPid: process?.pid });
       } else if (retryAt === undefined)
-        log("warn", `server ${id} was left in state ${state} by somebody who did not finish`, { server: id });
+        log("warn", `server ${id} was left in state ${state} by a command that did not finish`, { server: id });
       await pool.repair(this.#stopping, id);
       this.#unrepaired.delete(id);
       const now = (await store.readRegistry()).servers[id];
-      log("info", `server ${id} is ${now?.state} after it was looked at`, {
+      log("info", `server ${id} was repaired and is ${now?.state}`, {
         server: id,
         state: now?.state,
         ...(now?.failure == null ? {} : { failure: now.failure }),
@@ -143,7 +143,7 @@ export class Reconciler {
   #measure(result: Probed, id: string): void {
     const { metrics, log } = this.#context;
     if (result.kind === "ok" || result.kind === "failed") metrics.probed(result.kind, result.seconds);
-    if (result.kind === "unknown") log("warn", `server ${id} could not be asked: ${result.reason}`, { server: id });
+    if (result.kind === "unknown") log("warn", `server ${id} could not be probed: ${result.reason}`, { server: id });
   }
 
   async #endHung(server: ServerRecord, reason: string): Promise<void> {

@@ -36,8 +36,8 @@ export async function placeSessions({ store, config }: Pick<ServeContext, "store
     if (isRunning(server)) {
       throw new FleetError(
         "FLEET_STORAGE_UNUSABLE",
-        `Server ${server.id} runs, and keeps its sessions outside of the shared storage.`,
-        { suggestions: ["copilotfleet stop --all", "Then start serve again: it moves them."] },
+        `Server ${server.id} is running and keeps its sessions outside of the shared storage.`,
+        { suggestions: ["copilotfleet stop --all", "Then start serve again. It moves the sessions."] },
       );
     }
     await linkToPlace(server.home, place);
@@ -55,7 +55,7 @@ function refuseUnmounted(home: string, hostFolder: string): void {
   if (!readlinkSync(state).startsWith(`${hostFolder}/`)) return;
   throw new FleetError(
     "FLEET_STORAGE_UNUSABLE",
-    `This host keeps sessions in ${quote(hostFolder)}, which is not there: nothing is mounted, or something else is.`,
+    `This host keeps sessions in ${quote(hostFolder)}, which does not exist. Either nothing is mounted, or the wrong file system is.`,
     { suggestions: [`findmnt --target ${dirname(dirname(hostFolder))}`, "copilotfleet doctor"] },
   );
 }

@@ -50,9 +50,9 @@ export interface Drained {
 
 /** The failures of the regular checks, and the texts that we log when the checks succeed again. */
 const WELL_AGAIN = {
-  "the servers could not be looked at": "the servers can be looked at again",
-  "their use could not be looked at": "the servers can be looked at again",
-  "the shared storage is away": "the shared storage is there again",
+  "the servers could not be checked": "the servers can be checked again",
+  "the use of the servers could not be checked": "the servers can be checked again",
+  "the shared storage is not available": "the shared storage is available again",
 } as const;
 type Look = keyof typeof WELL_AGAIN;
 
@@ -100,7 +100,7 @@ export class Supervisor {
       (what, server, error) => {
         // It is not trouble when the end of `serve` cancelled an operation.
         if (signal.aborted)
-          context.log("info", `server ${server}: ${what}, since serve ends`, { server, error: String(error) });
+          context.log("info", `server ${server}: ${what}, because serve is ending`, { server, error: String(error) });
         else noteTrouble(context, `server ${server}: ${what}`, error, { server });
       },
       () => this.#wakeUp(),
@@ -128,7 +128,7 @@ export class Supervisor {
       noteServing(context.config, context.stateRoot);
     } catch (error) {
       // The note only guards against mistakes. `serve` does not depend on it, and may be what frees space on the disk.
-      noteTrouble(context, "what this serve runs with could not be noted", error);
+      noteTrouble(context, "the settings of this serve could not be recorded", error);
     }
     try {
       await supervisor.#open(signal);
@@ -211,7 +211,7 @@ export class Supervisor {
     while (!this.#stopping.signal.aborted) {
       await this.#pause();
       if (this.#stopping.signal.aborted) return;
-      const registry = await this.#attempt("the servers could not be looked at", async () => {
+      const registry = await this.#attempt("the servers could not be checked", async () => {
         const found = await this.#reconciler.reconcile();
         this.#closedBy = closedBy(found);
         this.#lookedAt = performance.now();
@@ -221,8 +221,11 @@ export class Supervisor {
       if (this.#lost.signal.aborted) return;
       if (registry === null || performance.now() - surveyed < this.#context.config.health.intervalMs) continue;
       surveyed = performance.now();
-      await this.#attempt("the shared storage is away", async () => await this.#context.directory.assertStorage());
-      await this.#attempt("their use could not be looked at", async () => await this.#survey(registry));
+      await this.#attempt(
+        "the shared storage is not available",
+        async () => await this.#context.directory.assertStorage(),
+      );
+      await this.#attempt("the use of the servers could not be checked", async () => await this.#survey(registry));
     }
   }
 
@@ -282,7 +285,7 @@ export class Supervisor {
   #unhealthy(): string[] {
     const lateMs = performance.now() - this.#lookedAt;
     if (this.#state !== "serving" || lateMs < STUCK_MS) return [];
-    return [`the servers were last looked at ${Math.round(lateMs / 1000)} s ago`];
+    return [`the servers were last checked ${Math.round(lateMs / 1000)} s ago`];
   }
 
   #unready(): string[] {
@@ -307,7 +310,7 @@ export class Supervisor {
     } catch (error) {
       // Nothing can be recorded, so nothing can be stopped in an orderly way.
       await this.leave().catch((late: unknown) =>
-        noteTrouble(this.#context, "the host lock could not be given back", late),
+        noteTrouble(this.#context, "the host lock could not be released", late),
       );
       throw error;
     }
@@ -321,7 +324,9 @@ export class Supervisor {
     this.#state = "draining";
     await this.#heartbeat
       ?.closeToUsers()
-      .catch((error: unknown) => noteTrouble(this.#context, "the other hosts could not be told of the drain", error));
+      .catch((error: unknown) =>
+        noteTrouble(this.#context, "the drain could not be announced to the other hosts", error),
+      );
     // Do not wait here: the drain of the servers waits for all turns, including those of the front door.
     const closing = this.#door?.close({ timeoutMs: drainTimeoutMs });
     await this.#stopLoops();
@@ -360,7 +365,7 @@ export class Supervisor {
   }
 
   async #stopLoops(): Promise<void> {
-    this.#stopping.abort(new Error("the supervisor ends"));
+    this.#stopping.abort(new Error("the supervisor is ending"));
     this.#wakeUp();
     await this.#loops;
     await this.#operations.settled();
@@ -389,7 +394,7 @@ export class Supervisor {
     try {
       forgetServing(this.#context.stateRoot);
     } catch (error) {
-      noteTrouble(this.#context, "the note of what this serve ran with is left", error);
+      noteTrouble(this.#context, "the record of the settings of this serve could not be removed", error);
     }
   }
 }

@@ -82,7 +82,11 @@ export class Surveyor {
     for (const { serverId, sessionId, startedAtMs, lastEventAtMs } of stalled) {
       if (known.has(sessionId)) continue;
       const times = { forMs: nowMs - startedAtMs, silentMs: nowMs - lastEventAtMs };
-      log("warn", `the turn in session ${sessionId} does not move`, { server: serverId, session: sessionId, ...times });
+      log("warn", `the turn in session ${sessionId} makes no progress`, {
+        server: serverId,
+        session: sessionId,
+        ...times,
+      });
     }
     return { inFlight: look.inFlight.length, stalled: stalled.length };
   }
@@ -99,7 +103,7 @@ export class Surveyor {
       this.#diskIsLow = low;
       return freeBytes;
     } catch (error) {
-      noteTrouble(this.#context, "the disk that holds the state could not be looked at", error);
+      noteTrouble(this.#context, "the disk that holds the state could not be checked", error);
       return null;
     }
   }

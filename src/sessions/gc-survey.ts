@@ -146,14 +146,14 @@ function sessionFolders(
       .map(({ name }) => name);
     if (!more) return new Set(names);
     warnings.push(
-      `${nameOf(state)} has more than ${MOST_FOLDERS} folders of sessions. Only the first ones are looked at.`,
+      `${nameOf(state)} has more than ${MOST_FOLDERS} folders of sessions. Only the first ones are checked.`,
     );
     const others = [...recorded.keys()].filter((id) => folder.lstat(id)?.isDirectory() === true);
     return new Set([...names, ...others]);
   } catch (error) {
     const code = systemCode(error);
     if (code === undefined) throw error;
-    warnings.push(`${nameOf(state)} cannot be read (${code}). Its sessions are left as they are.`);
+    warnings.push(`${nameOf(state)} cannot be read (${code}). Its sessions are left unchanged.`);
     return null;
   }
 }

@@ -20,7 +20,7 @@ export function validateUser(value: string, name = option("user")): string {
     const why = RESERVED.has(user) ? "is a reserved word" : "is not a user id";
     throw new FleetError(
       "FLEET_USER_INVALID",
-      `${name} ${quote(value)} ${why}: allowed are 1 to 128 bytes of letters, digits and . _ @ + -, not starting with . or -`,
+      `${name} ${quote(value)} ${why}. Allowed: 1 to 128 bytes of letters, digits and . _ @ + -, not starting with . or -`,
     );
   }
   return user;
@@ -43,7 +43,7 @@ export function validateSessionId(value: string, name = option("sessionId")): st
     const why = RESERVED.has(value) ? "is a reserved word" : "is not a session id";
     throw new FleetError(
       "FLEET_SESSION_ID_INVALID",
-      `${name} ${quote(value)} ${why}: allowed are 1 to 128 of A-Z a-z 0-9 . _ -, not starting with -, and not . or ..`,
+      `${name} ${quote(value)} ${why}. Allowed: 1 to 128 characters of A-Z a-z 0-9 . _ -, not starting with -, and not . or ..`,
     );
   }
   return value;

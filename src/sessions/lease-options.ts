@@ -67,15 +67,15 @@ export function parseWait(given: Duration, name: string): number {
   const text = asText(given);
   const ms = /^0(?:m?s)?$/.test(text) ? 0 : readDuration(text, LONGEST_TIMER_MS);
   if (ms !== null) return ms;
-  throw invalidDuration(given, name, `${allowedDuration(LONGEST_TIMER_MS)}; or 0, not to wait`, "30s");
+  throw invalidDuration(given, name, `${allowedDuration(LONGEST_TIMER_MS)}, or 0 to try only once`, "30s");
 }
 
 /** @throws FleetError `FLEET_USAGE_INVALID` when the reason is empty or too long. */
 export function parseReason(text: string, name: string): string {
   if (text.trim() !== "" && text.length <= LONGEST_REASON) return text;
   const why = text.length > LONGEST_REASON ? `is ${text.length} characters long` : "is empty";
-  const allowed = `say why the lease is taken over, in 1 to ${LONGEST_REASON} characters`;
-  throw new FleetError("FLEET_USAGE_INVALID", `${name} ${quote(text)} ${why}: ${allowed}.`);
+  const allowed = `Say why the lease is taken over, in 1 to ${LONGEST_REASON} characters`;
+  throw new FleetError("FLEET_USAGE_INVALID", `${name} ${quote(text)} ${why}. ${allowed}.`);
 }
 
 function asText(given: Duration): string {
@@ -83,7 +83,7 @@ function asText(given: Duration): string {
 }
 
 function invalidDuration(given: Duration, name: string, allowed: string, example: string): FleetError {
-  return new FleetError("FLEET_DURATION_INVALID", `${name} is ${quote(given)}: allowed is ${allowed}`, {
+  return new FleetError("FLEET_DURATION_INVALID", `${name} is ${quote(given)}. Allowed: ${allowed}`, {
     suggestions: [`Give ${name} a unit, for example "${example}"`],
   });
 }

@@ -191,7 +191,7 @@ export class Leases {
 
 function assertTtl(ttlMs: number): void {
   if (ttlMs >= SHORTEST_LEASE_MS && ttlMs <= LONGEST_TIMER_MS) return;
-  throw new FleetError("FLEET_DURATION_INVALID", `The TTL is ${ttlMs} ms: allowed is ${ALLOWED_LEASE_TTL}`);
+  throw new FleetError("FLEET_DURATION_INVALID", `The TTL is ${ttlMs} ms. Allowed: ${ALLOWED_LEASE_TTL}`);
 }
 
 /** Short at first, for leases that last only a moment. The first waiter asks again when the holder's time is over. */
@@ -236,7 +236,7 @@ function sessionLocked(
 }
 
 function by(lease: Lease | null): string {
-  if (lease === null) return "about to be locked by those who asked before";
+  if (lease === null) return "about to be locked by a user who asked first";
   return `locked by ${quote(lease.holder)} for another ${seconds(lease.remainingMs)}, unless it is renewed`;
 }
 

@@ -44,7 +44,7 @@ export function sessionLost(record: SessionRecord): FleetError {
 export async function answer<T>(request: Promise<T>, { closed }: ConnectedClient, signal: AbortSignal): Promise<T> {
   const lost = closed.then((): never => {
     throw new FleetError("FLEET_SERVER_LOST", "The server ended before it answered.", {
-      suggestions: ["Run the command again: the server is started anew."],
+      suggestions: ["Run the command again. It restarts the server."],
     });
   });
   try {
@@ -69,7 +69,7 @@ export function explained(error: unknown): never {
   // Runtimes differ in the ids that they accept. Version 1.0.85 does not accept a dot, although the contract allows it.
   const [, id] = /request with invalid sessionId: (.+)$/s.exec(message) ?? [];
   if (id !== undefined) {
-    throw new FleetError("FLEET_SESSION_ID_INVALID", `This runtime does not take the session id ${quote(id)}.`, {
+    throw new FleetError("FLEET_SESSION_ID_INVALID", `This runtime does not accept the session id ${quote(id)}.`, {
       cause: error,
       suggestions: ["Use letters, digits, _ and - only."],
     });
@@ -112,12 +112,12 @@ export function isStoreTrouble(error: unknown): error is FleetError {
 
 /** The text of a warning. */
 export function unreleased(id: string, why: string): string {
-  return `The lease on session ${quote(id)} could not be given back, and ends by itself: ${why}`;
+  return `The lease on session ${quote(id)} could not be released, so it will expire: ${why}`;
 }
 
 /** The text of a warning. */
 export function unseen(id: string, why: string): string {
-  return `Session ${quote(id)} could not be looked at after the turn: ${why}`;
+  return `Session ${quote(id)} could not be checked after the turn: ${why}`;
 }
 
 export function sessionLocked(id: string, lease: Lease): FleetError {

@@ -65,8 +65,8 @@ export async function copyContents(contents: Contents, from: Store, to: Store, s
   } catch (error) {
     await takeBack(contents, { ids, tokens }, to).catch((again: unknown) => {
       const why = [error, again].map((each) => (each instanceof Error ? each.message : String(each)));
-      throw new FleetError("FLEET_STORE_OCCUPIED", `What was copied could not be taken back: ${why.join(" / ")}`, {
-        suggestions: ["Clear the target away, and run the command again."],
+      throw new FleetError("FLEET_STORE_OCCUPIED", `The copy could not be removed: ${why.join(" / ")}`, {
+        suggestions: ["Clear the target, and run the command again."],
         cause: error,
       });
     });
@@ -84,12 +84,16 @@ async function verify(contents: Contents, from: Store, to: Store): Promise<void>
   const written = await readContents(to);
   const adaptedContents = { ...contents, sessions: contents.sessions.map((record) => adapted(record, to)) };
   if (!isDeepStrictEqual(records(written), records(adaptedContents))) {
-    throw new FleetError("FLEET_STATE_BUSY", "What was copied reads back otherwise: somebody writes to the target.", {
-      suggestions: ["Let nobody use the target, and run the command again."],
-    });
+    throw new FleetError(
+      "FLEET_STATE_BUSY",
+      "The copy does not match the source because another process is writing to the target.",
+      {
+        suggestions: ["Make sure that nothing uses the target, and run the command again."],
+      },
+    );
   }
   if (!isDeepStrictEqual(await readContents(from), contents)) {
-    throw new FleetError("FLEET_STATE_BUSY", "The fleet changed while it was copied: what was copied is taken back.", {
+    throw new FleetError("FLEET_STATE_BUSY", "The fleet changed while it was being copied, so the copy was removed.", {
       suggestions: ["Run the command again while nobody uses the fleet."],
     });
   }

@@ -17,8 +17,12 @@ export function isSameHash(hash: string, other: string): boolean {
  * learns nothing from it.
  */
 export function leaseLost(sessionId: string, cause?: unknown): FleetError {
-  return new FleetError("FLEET_LEASE_LOST", `This token has no lease on session ${quote(sessionId)}, or no longer.`, {
-    suggestions: [`copilotfleet lock ${sessionId} --show`],
-    cause,
-  });
+  return new FleetError(
+    "FLEET_LEASE_LOST",
+    `This token does not hold the lease on session ${quote(sessionId)}, or the lease has ended.`,
+    {
+      suggestions: [`copilotfleet lock ${sessionId} --show`],
+      cause,
+    },
+  );
 }

@@ -22,7 +22,7 @@ export function openStore(url: string, root: string, host?: string, instance?: (
   }
   // The URL may contain a password, so show only its scheme.
   const named = /^[a-z][a-z0-9+.-]*:/i.exec(url)?.[0] ?? url;
-  throw new FleetError("FLEET_CONFIG_INVALID", `The store ${quote(named)} is not available: "file" and Redis are.`, {
+  throw new FleetError("FLEET_CONFIG_INVALID", `The store ${quote(named)} is not supported. Use "file" or Redis.`, {
     suggestions: ['Set "store" to "file" or to a redis:// URL in the configuration.'],
   });
 }

@@ -15,6 +15,6 @@ export function assertSessionId(id: string): void {
   if (isSessionId(id)) return;
   throw new FleetError(
     "FLEET_SESSION_ID_INVALID",
-    `${quote(id)} is not a session id: 1 to 128 letters, digits, ".", "_" and "-" are allowed, other than "." and "..".`,
+    `${quote(id)} is not a session id. Allowed: 1 to 128 letters, digits, ".", "_" and "-", other than "." and ".."`,
   );
 }

@@ -54,7 +54,7 @@ describe("parseDuration", () => {
     const error = refusalOf(() => parseDuration(text, { name: "--ttl" }));
     expect(error).toMatchObject({ code: "FLEET_DURATION_INVALID", exit: 2 });
     expect(error.message).toBe(
-      `--ttl is ${quote(text)}: allowed is a number with a unit (ms, s, m, h, d, w), such as "30s" or "1h30m", above 0 and at most 10 years`,
+      `--ttl is ${quote(text)}. Allowed: a number with a unit (ms, s, m, h, d, w), such as "30s" or "1h30m", above 0 and at most 10 years`,
     );
     expect(error.suggestions).not.toEqual([]);
   });

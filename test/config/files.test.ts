@@ -20,7 +20,7 @@ describe("configuration files that cannot be used", () => {
     expect(error).toMatchObject({ code: "FLEET_CONFIG_INVALID", exit: 3 });
     expect(error.message).toContain(folder.projectFile);
     expect(error.message).toContain(part);
-    expect(error.message).toContain("allowed");
+    expect(error.message).toContain("Allowed: ");
   });
 
   it("a configuration file that is a folder or a named pipe without a writer is refused", async () => {

@@ -29,7 +29,7 @@ describe("stateRoot", () => {
   it.each(["", "  "])("stateRoot refuses an empty COPILOTFLEET_HOME (%j)", (value) => {
     const error = refusalOf(() => stateRoot({ COPILOTFLEET_HOME: value }, linux));
     expect(error).toMatchObject({ code: "FLEET_CONFIG_INVALID", exit: 3 });
-    expect(error.message).toContain(`COPILOTFLEET_HOME is "${value}": allowed is`);
+    expect(error.message).toContain(`COPILOTFLEET_HOME is "${value}". Allowed:`);
   });
 });
 

@@ -36,9 +36,7 @@ describe("parseSize", () => {
   ])("parseSize refuses %j", (text) => {
     const error = refusalOf(() => parseSize(text, { name: "recycle.maxMemory" }));
     expect(error).toMatchObject({ code: "FLEET_SIZE_INVALID", exit: 2 });
-    expect(error.message).toContain(
-      `recycle.maxMemory is ${quote(text)}: allowed is a number with a unit (kb, mb, gb)`,
-    );
+    expect(error.message).toContain(`recycle.maxMemory is ${quote(text)}. Allowed: a number with a unit (kb, mb, gb)`);
   });
 
   it("parseSize reads any whole number of units", () => {
@@ -65,7 +63,7 @@ describe("parsePort", () => {
     (text) => {
       const error = refusalOf(() => parsePort(text, { name: "--port" }));
       expect(error).toMatchObject({ code: "FLEET_PORT_INVALID", exit: 2 });
-      expect(error.message).toBe(`--port is ${quote(text)}: allowed is a whole number from 1 to 65535`);
+      expect(error.message).toBe(`--port is ${quote(text)}. Allowed: a whole number from 1 to 65535`);
     },
   );
 });
@@ -75,6 +73,6 @@ describe("parseCount", () => {
     expect(parseCount("3", { name: "--count", min: 1, max: 10 })).toBe(3);
     const error = refusalOf(() => parseCount("0", { name: "--count", min: 1, max: 10 }));
     expect(error).toMatchObject({ code: "FLEET_USAGE_INVALID", exit: 2 });
-    expect(error.message).toBe('--count is "0": allowed is a whole number from 1 to 10');
+    expect(error.message).toBe('--count is "0". Allowed: a whole number from 1 to 10');
   });
 });

@@ -89,7 +89,7 @@ describe("a value that is not allowed", () => {
     folder.write(folder.userFile, at(name, value));
     const error = folder.refusal();
     expect(error).toMatchObject({ code: "FLEET_CONFIG_INVALID", exit: 3 });
-    expect(error.message).toContain(`${name} in ${folder.userFile} is ${quote(value)}: allowed is `);
+    expect(error.message).toContain(`${name} in ${folder.userFile} is ${quote(value)}. Allowed: `);
     expect(error.suggestions).toEqual([`Correct ${name} in ${folder.userFile}`]);
   });
 
@@ -104,7 +104,7 @@ describe("a value that is not allowed", () => {
       const error = folder.refusal({ env: { [variable]: value } });
       expect(error).toMatchObject({ code: "FLEET_CONFIG_INVALID", exit: 3 });
       const shown = /^-?[\d.]+$/.test(value) && name === "ports.from" ? quote(Number(value)) : quote(value);
-      expect(error.message).toContain(`${variable} (${name}) is ${shown}: allowed is `);
+      expect(error.message).toContain(`${variable} (${name}) is ${shown}. Allowed: `);
       expect(error.suggestions).toEqual([`Correct or unset ${variable}`]);
     }
   });
@@ -118,7 +118,7 @@ describe("a value that is not allowed", () => {
     await using folder = new Folder();
     const error = folder.refusal({ flags: at(name, value) as PartialConfig, flagNames: { [name]: "--given" } });
     expect(error).toMatchObject({ code, exit: 2, suggestions: ["Correct --given"] });
-    expect(error.message).toContain(`--given (${name}) is ${quote(value)}: allowed is `);
+    expect(error.message).toContain(`--given (${name}) is ${quote(value)}. Allowed: `);
   });
 
   it.each([
@@ -132,7 +132,7 @@ describe("a value that is not allowed", () => {
     folder.write(folder.userFile, at(name, value));
     const error = folder.refusal();
     expect(error).toMatchObject({ code: "FLEET_CONFIG_INVALID" });
-    expect(error.message).toMatch(new RegExp(`^${name} in .*: allowed is an object`));
+    expect(error.message).toMatch(new RegExp(`^${name} in .*\\. Allowed: an object`));
   });
 
   it("a value that is nested too deep to be printed is refused", async () => {
@@ -153,7 +153,7 @@ describe("the folder that hosts share", () => {
       const error = folder.refusal({ env: { ...env, COPILOTFLEET_STORAGE_SHARED: shared } });
       expect(error, shared).toMatchObject({ code: "FLEET_CONFIG_INVALID", exit: 3 });
       expect(error.message).toMatch(
-        /^COPILOTFLEET_STORAGE_SHARED \(storage\.shared\) is .* allowed is a folder that all hosts mount, neither in the state folder .* nor around it/,
+        /^COPILOTFLEET_STORAGE_SHARED \(storage\.shared\) is .* Allowed: a folder that all hosts mount, neither in the state folder .* nor around it/,
       );
     }
     for (const shared of [`${state}-shared`, `${folder.home}/fleet/shared`, `${state}/../x`, "/mnt/fleet"]) {
@@ -170,7 +170,7 @@ describe("arguments and variables that the fleet keeps to itself", () => {
     async (arg) => {
       await using folder = new Folder();
       folder.write(folder.userFile, { runtime: { args: ["--log-level", arg] } });
-      expect(folder.refusal().message).toContain(`runtime.args[1] in ${folder.userFile} is ${quote(arg)}: allowed is`);
+      expect(folder.refusal().message).toContain(`runtime.args[1] in ${folder.userFile} is ${quote(arg)}. Allowed:`);
     },
   );
 
@@ -179,7 +179,7 @@ describe("arguments and variables that the fleet keeps to itself", () => {
     async (name) => {
       await using folder = new Folder();
       folder.write(folder.userFile, { runtime: { env: [name] } });
-      expect(folder.refusal().message).toContain(`runtime.env[0] in ${folder.userFile} is ${quote(name)}: allowed is`);
+      expect(folder.refusal().message).toContain(`runtime.env[0] in ${folder.userFile} is ${quote(name)}. Allowed:`);
     },
   );
 
@@ -220,7 +220,7 @@ describe("secrets", () => {
     const error = folder.refusal({ flags: { store }, flagNames: { store: "--store" } });
     expect(error).toMatchObject({ code: "FLEET_USAGE_INVALID", exit: 2 });
     expect(error.message).toContain(
-      '--store (store) is "rediss://***@a.example:6379/0": allowed is a URL without a password',
+      '--store (store) is "rediss://***@a.example:6379/0". Allowed: a URL without a password',
     );
     expect(folder.load({ env: { COPILOTFLEET_STORE: store } }).config.store).toEqual({ kind: "redis", url: store });
   });
@@ -230,7 +230,7 @@ describe("secrets", () => {
     const env = (url: string) => ({ env: { COPILOTFLEET_STORE: url } });
     const error = folder.refusal(env("redis://:canary@redis.example"));
     expect(error).toMatchObject({ code: "FLEET_CONFIG_INVALID", exit: 3 });
-    expect(error.message).toContain("allowed is rediss:// (TLS)");
+    expect(error.message).toContain("Allowed: rediss:// (TLS)");
     expect(error.message).not.toContain("canary");
     for (const url of ["redis://localhost", "redis://127.0.0.9:1/3", "redis://[::1]/0", "rediss://redis.example/0"]) {
       expect(folder.load(env(url)).config.store).toEqual({ kind: "redis", url });
@@ -242,18 +242,23 @@ describe("secrets", () => {
 
 describe("values that do not go together", () => {
   it.each([
-    ["a port range that runs backwards", { ports: { from: 5000, to: 4000 } }, "5000-4000", "ports.from up to ports.to"],
+    [
+      "a port range that runs backwards",
+      { ports: { from: 5000, to: 4000 } },
+      "5000-4000",
+      "a ports.from that is not above ports.to",
+    ],
     [
       "a port range that is smaller than the pool",
       { ports: { from: 5000, to: 5001 }, pool: { servers: 3 } },
       "2 ports for 3 servers",
-      "at least one for each",
+      "at least one port for each",
     ],
     [
       "a second way to get a token",
       { auth: { githubTokenEnv: "A", githubTokenCommand: "b" } },
       "auth.githubTokenEnv and auth.githubTokenCommand are both set",
-      "one way",
+      "one source",
     ],
     [
       "a health timeout that is longer than all allowed failures",
@@ -261,7 +266,12 @@ describe("values that do not go together", () => {
       "health.timeout is 4000 ms",
       "at most health.interval",
     ],
-    ["one port for two listeners", { serve: { listen: "127.0.0.1:9464" } }, "both port 9464", "a port for each"],
+    [
+      "one port for two listeners",
+      { serve: { listen: "127.0.0.1:9464" } },
+      "both use port 9464",
+      "a different port for each",
+    ],
     [
       "a remote provider without a URL",
       { provider: { type: "azure" } },
@@ -272,7 +282,7 @@ describe("values that do not go together", () => {
       "the echo model with a URL",
       { provider: { type: "echo", baseUrl: "http://a.example" } },
       "provider.baseUrl",
-      "nothing when provider.type is",
+      "no value when provider.type is",
     ],
     ...["bash", "builtin:view", "builtin:*", "*", "mcp:files", "task", "somethingNew"].map(
       (tool): [string, object, string, string] => [
@@ -288,7 +298,7 @@ describe("values that do not go together", () => {
     const error = folder.refusal();
     expect(error).toMatchObject({ code: "FLEET_CONFIG_INVALID", exit: 3 });
     expect(error.message).toContain(part);
-    expect(error.message).toMatch(new RegExp(`allowed is .*${allowed}`));
+    expect(error.message).toMatch(new RegExp(`Allowed: .*${allowed}`));
   });
 
   it.each([
@@ -319,7 +329,7 @@ describe("values that do not go together", () => {
     ] as const) {
       const flags = at(name, value) as PartialConfig;
       expect(folder.refusal({ flags, uid: 1000 }).message).toMatch(
-        new RegExp(`^config\\.${name} is "8[01]": allowed is a port from 1024`),
+        new RegExp(`^config\\.${name} is "8[01]"\\. Allowed: a port from 1024`),
       );
       expect(() => folder.load({ flags, uid: 0 })).not.toThrow();
     }

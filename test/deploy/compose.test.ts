@@ -92,7 +92,7 @@ describe("a Compose file", () => {
     expect(() => compose({ ...ECHO, COPILOTFLEET_AUTH_GITHUB_TOKEN_FILE: "/keys/{user}/token" })).toThrow(
       /name of a folder/,
     );
-    expect(() => compose({ ...ECHO, COPILOTFLEET_AUTH_GITHUB_TOKEN_ENV: "T_{user}" })).toThrow(/by name alone/);
+    expect(() => compose({ ...ECHO, COPILOTFLEET_AUTH_GITHUB_TOKEN_ENV: "T_{user}" })).toThrow(/by their full names/);
   });
 });
 

@@ -188,7 +188,7 @@ describe("secrets", () => {
       ["TEAM_TOKEN", "keys", "TEAM_TOKEN"],
       ["HTTPS_PROXY", "keys", "HTTPS_PROXY"],
     ]);
-    expect(notices.join()).toMatch(/The Secret keys has to hold MODEL_KEY, .*TEAM_TOKEN/);
+    expect(notices.join()).toMatch(/The Secret keys must hold MODEL_KEY, .*TEAM_TOKEN/);
   });
 
   it("GitHub tokens of one user each come from a separate Secret", () => {
@@ -214,9 +214,14 @@ describe("secrets", () => {
 
 describe("deployments that cannot run in Kubernetes", () => {
   it.each([
-    [{}, { replicas: 3 }, 2, /--replicas "3" is not allowed: only 1 is with "store": "file"/],
-    [REDIS, { replicas: 3, maxReplicas: 2 }, 2, /--max-replicas "2" is not allowed: a number from --replicas, 3, is/],
-    [{ COPILOTFLEET_STORE: "redis://127.0.0.1:6379" }, {}, 3, /store is "redis:\/\/127.0.0.1:6379\/0": in a pod/],
+    [{}, { replicas: 3 }, 2, /--replicas is "3"\. Allowed: 1 with "store": "file"/],
+    [
+      REDIS,
+      { replicas: 3, maxReplicas: 2 },
+      2,
+      /--max-replicas is "2"\. Allowed: at least the number of --replicas, which is 3/,
+    ],
+    [{ COPILOTFLEET_STORE: "redis://127.0.0.1:6379" }, {}, 3, /store is "redis:\/\/127.0.0.1:6379\/0"\. In a pod/],
   ])("deploy kubernetes refuses the configuration %j with %j", (env, options, exit, message) => {
     expect(refusal(() => kubernetes(env as Record<string, string>, options))).toMatchObject({
       exit,

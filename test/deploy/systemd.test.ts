@@ -50,7 +50,7 @@ describe("the systemd units", () => {
     const rendered = systemd({ COPILOTFLEET_STORE: "redis://:canary@127.0.0.1:6379/0" });
     expect(JSON.stringify(rendered)).not.toContain("canary");
     expect(unit(rendered, "copilotfleet.service")).toContain("\nEnvironmentFile=/etc/copilotfleet/secrets.env\n");
-    expect(rendered.notices.join()).toContain("has to hold COPILOTFLEET_STORE");
+    expect(rendered.notices.join()).toContain("must hold COPILOTFLEET_STORE");
     expect(rendered.notices.at(-1)).toContain("--property=EnvironmentFile=/etc/copilotfleet/secrets.env");
     expect(systemd().notices.at(-1)).toContain("sudo -u copilotfleet env COPILOTFLEET_HOME=");
     expect(unit(systemd(), "copilotfleet.service")).toContain("\nEnvironmentFile=-/etc/copilotfleet/secrets.env\n");
@@ -74,7 +74,7 @@ describe("the systemd units", () => {
       expect(unit(rendered, name)).toContain('\nRequiresMountsFor="/mnt/the 9%% fleet"\n');
       expect(unit(systemd(), name)).not.toMatch(/ReadWritePaths|RequiresMountsFor/);
     }
-    expect(rendered.notices.join()).toContain("copilotfleet has to be able to write in it");
+    expect(rendered.notices.join()).toContain("copilotfleet must have the same uid and be able to write in it");
   });
 
   it("the systemd units are printed unchanged, each below its path, and written unchanged with --output", async () => {

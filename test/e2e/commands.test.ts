@@ -244,7 +244,7 @@ describe("servers", () => {
       pid: null,
       port: null,
       // The reason may be unknown: the command that started it has ended, and the init process may have reaped it.
-      failure: expect.stringMatching(/^(killed by SIGKILL|its process ended, and it is not known how)/),
+      failure: expect.stringMatching(/^(killed by SIGKILL|its process ended in an unknown way)/),
     });
     expect(await fleet.ok(["ps"])).toMatch(/^alice-\w+ +alice +- +- +failed +- +- +0 +0$/m);
     expect(await fleet.json(["stop", "--user", "alice"])).toMatchObject({ stopped: [{ outcome: "already-stopped" }] });

@@ -57,7 +57,7 @@ describe("doctor", () => {
           `that agents may get a shell beside others' state while session.approve is ${approve}`,
           { COPILOTFLEET_SESSION_APPROVE: approve },
           "isolation",
-          new RegExp(`all run as one operating-system user: .*; here session\\.approve is "${approve}"$`),
+          new RegExp(`all servers run as one operating-system user\\. .*\\. Here, session\\.approve is "${approve}"$`),
           /"session": \{"host": "none", "approve": "none"\}$/,
         ] as const,
     ),
@@ -65,7 +65,7 @@ describe("doctor", () => {
       "that clients reach others' state while session.host is owner",
       { COPILOTFLEET_SESSION_HOST: "owner" },
       "isolation",
-      /all run as one operating-system user: .*; here session\.host is "owner"$/,
+      /all servers run as one operating-system user\. .*\. Here, session\.host is "owner"$/,
       /"session": \{"host": "none", "approve": "none"\}$/,
     ],
     [
@@ -190,7 +190,7 @@ describe("doctor", () => {
     expect(checks.find(({ name }) => name === "disk space")).toMatchObject({
       ok: true,
       level: "warning",
-      detail: expect.stringMatching(/^only \d\d MB free at \S+\/small\/state; a full disk/),
+      detail: expect.stringMatching(/^only \d\d MB free at \S+\/small\/state; on a full disk/),
       fix: "copilotfleet gc --dry-run",
     });
   });

@@ -337,7 +337,7 @@ describe.skipIf(problem !== undefined).each([
       return list.find(({ name }) => name === "h2")?.gone === true;
     });
     const ps = await h1.run(["ps", "--json"]);
-    expect(ps).toMatchObject({ code: 0, stderr: "Warning: Host h2 is away.\n" });
+    expect(ps).toMatchObject({ code: 0, stderr: "Warning: Host h2 cannot be reached.\n" });
     const bob = ps.json<{ servers: ServerView[] }>().servers.find(({ user }) => user === "bob");
     expect(bob).toMatchObject({ hostName: "h2", away: true, pid: null, state: "unhealthy" });
     expect(await h1.refusal(7, ["stop", `${bob?.id}@h2`])).toMatchObject({ code: "FLEET_HOST_AWAY" });
@@ -350,9 +350,9 @@ describe.skipIf(problem !== undefined).each([
       expect(stopped.map(({ hostName, outcome }) => [hostName, outcome])).toContainEqual(["h1", "drained"]);
       expect(stopped.map(({ hostName }) => hostName)).not.toContain("h2");
       expect(away).toContain(`${bob?.id}@h2`);
-      expect(all.stderr).toContain("Warning: Host h2 is away.\n");
+      expect(all.stderr).toContain("Warning: Host h2 cannot be reached.\n");
       expect(all.stderr).toContain(
-        `Warning: Left as they are, since their hosts cannot be asked: ${away.join(", ")}\n`,
+        `Warning: These servers are unchanged, because their hosts cannot be reached: ${away.join(", ")}\n`,
       );
     }
     const top = await h1.run(["top", "--json"]);

@@ -129,7 +129,7 @@ describe("a caller in JavaScript", () => {
   it.each([
     ["createSession", [{}], /^user must be a string \(got undefined\)\.$/],
     ["createSession", [], /^options must be an object \(got undefined\)\.$/],
-    ["createSession", [{ user: "a", wait: "soon" }], /^wait is "soon": allowed is a number with a unit/],
+    ["createSession", [{ user: "a", wait: "soon" }], /^wait is "soon"\. Allowed: a number with a unit/],
     ["stop", ["x"], /^ids must be a list of strings \(got "x"\)\.$/],
     ["spawn", ["a", { cwd: 5 }], /^cwd must be a string \(got 5\)\.$/],
     ["evict", [{}], /^what must be an object with either ids or max/],

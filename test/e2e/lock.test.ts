@@ -310,7 +310,7 @@ describe("usage errors of lock and unlock", () => {
     async (ttl) => {
       expect(await fleet.refusal(2, ["lock", "s", "--user", "alice", `--ttl=${ttl}`])).toMatchObject({
         code: "FLEET_DURATION_INVALID",
-        message: expect.stringMatching(/^--ttl is ".*": allowed is a number with a unit .* from 1s to 24d/),
+        message: expect.stringMatching(/^--ttl is ".*"\. Allowed: a number with a unit .* from 1s to 24d/),
       });
     },
   );
@@ -318,7 +318,7 @@ describe("usage errors of lock and unlock", () => {
   it.each(["-1s", "10", "00", "0h", "", "25d", "forever"])("lock refuses a wait of %j", async (wait) => {
     expect(await fleet.refusal(2, ["lock", "s", "--user", "alice", `--wait=${wait}`])).toMatchObject({
       code: "FLEET_DURATION_INVALID",
-      message: expect.stringMatching(/^--wait is ".*": allowed is a number with a unit .* at most 24d; or 0/),
+      message: expect.stringMatching(/^--wait is ".*"\. Allowed: a number with a unit .* at most 24d, or 0/),
     });
   });
 
@@ -332,14 +332,18 @@ describe("usage errors of lock and unlock", () => {
 
   it.each([
     ["lock without a user", ["lock", "s"], "--user is missing."],
-    ["lock without a command behind --", ["lock", "s", "--user", "alice", "--"], "COMMAND is missing behind --."],
+    ["lock without a command behind --", ["lock", "s", "--user", "alice", "--"], "COMMAND is missing after --."],
     ["lock with a command but without --", ["lock", "s", "--user", "alice", "true"], 'Unexpected argument: "true".'],
-    ["lock --show with other arguments", ["lock", "s", "--show", "--ttl", "3s", "--", "x"], "--show takes nothing"],
-    ["unlock without a token", ["unlock", "s"], "Give --token TOKEN or --token-env VAR"],
+    [
+      "lock --show with other arguments",
+      ["lock", "s", "--show", "--ttl", "3s", "--", "x"],
+      "--show only shows the lease",
+    ],
+    ["unlock without a token", ["unlock", "s"], "Give either --token TOKEN or --token-env VAR"],
     [
       "unlock with two tokens",
       ["unlock", "s", "--token", "x", "--token-env", "Y"],
-      "Give --token TOKEN or --token-env VAR",
+      "Give either --token TOKEN or --token-env VAR",
     ],
     ["unlock with an empty token", ["unlock", "s", "--token", ""], "--token is empty"],
     [

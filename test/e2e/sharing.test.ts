@@ -144,7 +144,7 @@ describe("collaborative sessions", () => {
   });
 
   it.each([
-    [["--member", "bob"], "--member goes with --collaborative"],
+    [["--member", "bob"], "--member needs --collaborative"],
     [["--collaborative", "--member", "alice"], '"alice" is the owner'],
     [["--collaborative", "--member", "../x"], '--member "../x"'],
   ])("create refuses %j for a collaborative session", async (extra, message) => {

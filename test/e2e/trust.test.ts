@@ -92,7 +92,7 @@ describe("in the clone of a hostile repository", () => {
     expect(await fleet.ok(["--help"], { cwd })).toContain("trust");
     expect(await fleet.ok(["ps", "--help"], { cwd })).toContain("--config");
     expect(await fleet.ok(["--version"], { cwd })).toMatch(/copilotfleet/);
-    expect(await fleet.ok(["trust", "--list"], { cwd })).toBe("You trust no project file.\n");
+    expect(await fleet.ok(["trust", "--list"], { cwd })).toBe("You do not trust any project file.\n");
   });
 });
 

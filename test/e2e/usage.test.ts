@@ -30,7 +30,7 @@ describe("a command line with a slip", () => {
     [["spawn", "--usr", "a"], 'There is no flag "--usr".', '--user instead of "--usr"'],
     [["stop", "--drain", "3s"], 'There is no flag "--drain".', '--drain-timeout instead of "--drain"'],
     [["create", "--user=a", "--modle=x"], 'There is no flag "--modle".', '--model instead of "--modle"'],
-    [["list", "--state", "idel"], '--state "idel" is not allowed: one of active, idle, draining, gone is.', "--help"],
+    [["list", "--state", "idel"], '--state "idel" is not a state. Use active, idle, draining or gone.', "--help"],
     [["ps", "x", "y"], 'Unexpected argument: "x", "y".', "copilotfleet ps --help"],
     [["send", "s", "t", "u", "--user", "a"], 'Unexpected argument: "u".', "copilotfleet send --help"],
     [["resume"], "SESSION is missing.", "copilotfleet resume --help"],
@@ -53,7 +53,7 @@ describe("a command line with a slip", () => {
   it.each([
     [["spawn"], /--user USER or --shared/],
     [["spawn", "--user", "a", "--shared"], /--user USER or --shared/],
-    [["spawn", "--shared", "--count", "2"], /--count goes with --user/],
+    [["spawn", "--shared", "--count", "2"], /--count needs --user/],
     [["spawn", "--user", "a", "--token-env", "X", "--token-file", "y"], /not both/],
     [["stop"], /ids of servers, or --user USER, or --all/],
     [["stop", "--all", "--user", "a"], /ids of servers, or --user USER, or --all/],
@@ -62,34 +62,34 @@ describe("a command line with a slip", () => {
     [["send", "s", " ", "--user", "a"], /prompt is empty/],
     [["create", "--user", "a", "--prompt", ""], /--prompt "" is empty/],
     [["resume", "s", "--user", "a", "--prompt", " "], /--prompt " " is empty/],
-    [["deploy", "kubernetes", "--replicas", "3"], /--replicas "3" is not allowed: only 1 is with "store": "file"/],
-    [["deploy", "kubernetes", "--replicas", "0"], /--replicas "0" is not allowed: a whole number from 1 to 100 is/],
+    [["deploy", "kubernetes", "--replicas", "3"], /--replicas is "3"\. Allowed: 1 with "store": "file"/],
+    [["deploy", "kubernetes", "--replicas", "0"], /--replicas is "0"\. Allowed: a whole number from 1 to 100$/],
     [
       ["deploy", "kubernetes", "--namespace", "Chat_1"],
-      /--namespace "Chat_1" is not allowed: 1 to 63 lower-case letters/,
+      /--namespace is "Chat_1"\. Allowed: 1 to 63 lower-case letters/,
     ],
-    [["deploy", "kubernetes", "--name", "x".repeat(41)], /--name "x{41}" is not allowed: 1 to 40/],
-    [["deploy", "kubernetes", "--image", "a b"], /--image "a b" is not allowed: the name of an image is/],
-    [["deploy", "kubernetes", "--storage", "nfs"], /--storage "nfs" is not allowed: one of local, shared is/],
-    [["deploy", "kubernetes", "--storage-size", "10GB"], /--storage-size "10GB" is not allowed: a number with Mi, Gi/],
-    [["deploy", "kubernetes", "--egress-port", "65536"], /--egress-port "65536" is not allowed: a port from 1/],
-    [["deploy", "compose", "--servers", "many"], /--servers "many" is not allowed: a whole number/],
-    [["deploy", "systemd", "--command", "copilotfleet"], /--command "copilotfleet" is not allowed: an absolute path/],
-    [["deploy", "systemd", "--run-as", "a b"], /--run-as "a b" is not allowed: the name of an account is/],
-    [["deploy", "systemd", "--output", " "], /--output " " is not allowed: the path of a folder is/],
+    [["deploy", "kubernetes", "--name", "x".repeat(41)], /--name is "x{41}"\. Allowed: 1 to 40/],
+    [["deploy", "kubernetes", "--image", "a b"], /--image is "a b"\. Allowed: the name of an image/],
+    [["deploy", "kubernetes", "--storage", "nfs"], /--storage "nfs" is not a kind of storage\. Use local or shared\./],
+    [["deploy", "kubernetes", "--storage-size", "10GB"], /--storage-size is "10GB"\. Allowed: a number with Mi, Gi/],
+    [["deploy", "kubernetes", "--egress-port", "65536"], /--egress-port is "65536"\. Allowed: a port from 1/],
+    [["deploy", "compose", "--servers", "many"], /--servers is "many"\. Allowed: a whole number/],
+    [["deploy", "systemd", "--command", "copilotfleet"], /--command is "copilotfleet"\. Allowed: an absolute path/],
+    [["deploy", "systemd", "--run-as", "a b"], /--run-as is "a b"\. Allowed: the name of an account/],
+    [["deploy", "systemd", "--output", " "], /--output is " "\. Allowed: the path of a folder/],
     [["store", "migrate"], /--to STORE or --to-env VAR/],
     [["store", "migrate", "--to", "file", "--to-env", "X"], /--to STORE or --to-env VAR/],
-    [["store", "migrate", "--to", "file"], /is the one in use/],
-    [["store", "migrate", "--to", "http://127.0.0.1"], /--to \(store\) is "http:\/\/127.0.0.1": allowed is "file", or/],
+    [["store", "migrate", "--to", "file"], /is already in use/],
+    [["store", "migrate", "--to", "http://127.0.0.1"], /--to \(store\) is "http:\/\/127.0.0.1"\. Allowed: "file", or/],
     [
       ["store", "migrate", "--to", "redis://:canary@127.0.0.1"],
-      /"redis:\/\/\*\*\*@127.0.0.1": allowed is a URL without/,
+      /"redis:\/\/\*\*\*@127.0.0.1"\. Allowed: a URL without/,
     ],
-    [["store", "migrate", "--to", "redis://10.0.0.1"], /allowed is rediss:\/\/ \(TLS\)/],
+    [["store", "migrate", "--to", "redis://10.0.0.1"], /Allowed: rediss:\/\/ \(TLS\)/],
     [["store", "migrate", "--to-env", "1X"], /--to-env is not the name of a variable/],
-    [["store", "migrate", "--to-env", "NOT_SET"], /--to-env NOT_SET: there is no such variable/],
-    [["create", "--user", "a", "--model", ""], /--model "" is not allowed/],
-    [["create", "--user", "a", "--model", "gpt\u001b[31m"], /--model "gpt\\u\{1b\}\[31m" is not allowed/],
+    [["store", "migrate", "--to-env", "NOT_SET"], /--to-env "NOT_SET" is not set/],
+    [["create", "--user", "a", "--model", ""], /--model is ""\. Allowed: the name of a model/],
+    [["create", "--user", "a", "--model", "gpt\u001b[31m"], /--model is "gpt\\u\{1b\}\[31m"\. Allowed: /],
   ])("the command line %j is refused with the reason", async (args, message) => {
     expect(await refused(2, args)).toMatchObject({
       code: "FLEET_USAGE_INVALID",
@@ -158,7 +158,7 @@ describe("a user id", () => {
     const error = await refused(2, ["spawn", "--user", user]);
     expect(error).toMatchObject({
       code: "FLEET_USER_INVALID",
-      message: expect.stringMatching(/^--user ".*" is (not a user id|a reserved word): allowed are 1 to 128 bytes/),
+      message: expect.stringMatching(/^--user ".*" is (not a user id|a reserved word)\. Allowed: 1 to 128 bytes/),
     });
   });
 
@@ -213,7 +213,7 @@ describe("a session id", () => {
       refused(2, ["create", "--user", "a", "--id", id]),
       refused(2, ["resume", id, "--user", "a"]),
     ]);
-    const allowed = /" is (not a session id|a reserved word): allowed are 1 to 128 of A-Z a-z 0-9/;
+    const allowed = /" is (not a session id|a reserved word)\. Allowed: 1 to 128 characters of A-Z a-z 0-9/;
     for (const error of [create, resume]) {
       expect(error).toMatchObject({ code: "FLEET_SESSION_ID_INVALID", message: expect.stringMatching(allowed) });
     }
@@ -239,7 +239,7 @@ describe("durations and counts", () => {
     for (const value of ["0", "0s", "-5m", "10", "5 parsecs", "NaN", "Infinity", "1e3s", "", "5\u001bs", "99999d"]) {
       const error = await fleet.refusal(2, [...args, `${flag}=${value}`]);
       expect(error.code).toBe("FLEET_DURATION_INVALID");
-      expect(error.message).toMatch(new RegExp(`^${flag} is ".*": allowed is a number with a unit`));
+      expect(error.message).toMatch(new RegExp(`^${flag} is ".*"\\. Allowed: a number with a unit`));
       expect(error.message + error.suggestions.join("")).not.toMatch(RAW);
     }
   });
@@ -247,7 +247,7 @@ describe("durations and counts", () => {
   it("send refuses a --timeout that is longer than a timer can wait", async () => {
     // Timers of more than 2^31 ms fire at once, so an earlier version gave up a turn with --timeout 30d after 1 ms.
     expect(await refused(2, ["send", "s", "t", "--user", "a", "--timeout", "30d"])).toMatchObject({
-      message: expect.stringMatching(/^--timeout is "30d": .* at most 24d$/),
+      message: expect.stringMatching(/^--timeout is "30d"\. .* at most 24d$/),
     });
   });
 
@@ -259,9 +259,7 @@ describe("durations and counts", () => {
       const error = await fleet.refusal(2, [...args, `${flag}=${value}`]);
       expect(error).toMatchObject({
         code: "FLEET_USAGE_INVALID",
-        message: expect.stringMatching(
-          new RegExp(`^${flag} ".*" is not allowed: a whole number from \\d+ to \\d+ is\\.$`),
-        ),
+        message: expect.stringMatching(new RegExp(`^${flag} is ".*"\\. Allowed: a whole number from \\d+ to \\d+$`)),
       });
     }
   });
@@ -285,7 +283,7 @@ describe("a token on the command line", () => {
     const unknown = await refused(2, ["spawn", "--user", "a", `--token=${TOKEN}`]);
     expect(unknown.suggestions).toContain('--token-env instead of "--token"');
     const asName = await refused(2, ["spawn", "--user", "a", "--token-env", TOKEN]);
-    expect(asName.message).toMatch(/takes the name of a variable.*revoke it/);
+    expect(asName.message).toMatch(/takes the name of a variable.*Revoke the token/);
     expect((await refused(2, ["spawn", "--user", "a", "--token-env", "not a name"])).message).toMatch(
       /name of a variable/,
     );
@@ -298,7 +296,7 @@ describe("a working folder", () => {
     for (const cwd of [join(fleet.folder, "nowhere"), "/etc/hostname", "", "\u001b[31m"]) {
       expect(await refused(2, ["spawn", "--user", "a", "--cwd", cwd])).toMatchObject({
         code: "FLEET_USAGE_INVALID",
-        message: expect.stringMatching(/^--cwd ".*" is not a folder: an existing one is needed\.$/),
+        message: expect.stringMatching(/^--cwd ".*" is not an existing folder\.$/),
       });
     }
   });

@@ -82,9 +82,9 @@ describe.skipIf(problem !== undefined)("a Redis that is full by the time that a 
     expect({ code, stdout: JSON.parse(stdout), stderr }).toEqual({
       code: 0,
       stdout: { session: expect.objectContaining({ id: "notes", host: "h2" }), reply: "[turn 2] two" },
-      stderr: expect.stringMatching(/^Warning: Session "notes" could not be looked at after the turn: .*OOM.*\n$/),
+      stderr: expect.stringMatching(/^Warning: Session "notes" could not be checked after the turn: .*OOM.*\n$/),
     });
-    expect(h2.output).not.toContain("this host may count as gone");
+    expect(h2.output).not.toContain("other hosts may consider this host gone");
     expect((await hosts.store.hosts.list()).filter(({ gone }) => !gone).map(({ name }) => name)).toEqual(["h1", "h2"]);
   });
 

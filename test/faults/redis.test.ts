@@ -458,7 +458,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
       const store = openStore(redis.url("f"), root);
       onTestFinished(() => store.close());
       const fence = await populate(store);
-      expect(store.takeWarnings()).toEqual([expect.stringContaining("keeps nothing over a restart")]);
+      expect(store.takeWarnings()).toEqual([expect.stringContaining("keeps nothing on disk")]);
       await redis.kill();
       await redis.run();
       await expect(store.checkLease("a", "t1")).rejects.toMatchObject({ code: "FLEET_LEASE_LOST" });

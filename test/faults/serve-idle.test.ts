@@ -99,7 +99,7 @@ it("serve stops idle users' servers but not those with a client, and a stopped o
   const before = await fleet.record("away");
   const serving = await serve(fleet, { env: SLEEPY });
   await eventually("the sleep of the one that nobody uses", () => asleep(fleet, "away"), 15_000);
-  expect(await serving.logged(/was not used and sleeps now/)).toMatchObject({ server: before.id, outcome: "drained" });
+  expect(await serving.logged(/was idle and was stopped/)).toMatchObject({ server: before.id, outcome: "drained" });
   expect(isRunning(before.process?.pid ?? 0)).toBe(false);
   // The wait is longer than the first server needed to be stopped.
   const until = performance.now() + 3_500;

@@ -126,7 +126,9 @@ it("a rolling restart touches no other server when the first replacement does no
   expect(result.code).toBe(7);
   expect(errorOf(result)).toMatchObject({
     code: "FLEET_SERVER_EXITED",
-    message: expect.stringMatching(/did not come back, and goes on as it was; 0 of 3 were replaced.*frobnicator/s),
+    message: expect.stringMatching(
+      /could not be replaced and keeps running as before\. 0 of 3 servers were replaced.*frobnicator/s,
+    ),
   });
   expect(await pidsNow(fleet)).toEqual(before);
   await expectConsistent(fleet);
@@ -140,7 +142,9 @@ it("a rolling restart stops at the first replacement that does not start", async
     env: { COPILOT_CLI_PATH: fake("once.sh"), ONCE_FOLDER: gate, ONCE_RUNTIME: findRuntime(null, {}).path },
   });
   expect(result.code).toBe(7);
-  expect(errorOf(result).message).toMatch(/did not come back, .*1 of 3 were replaced before, the others were not/);
+  expect(errorOf(result).message).toMatch(
+    /could not be replaced .*1 of 3 servers were replaced, and the others are unchanged/,
+  );
   const after = await pidsNow(fleet);
   const changed = [...before].filter(([user, pid]) => after.get(user) !== pid).map(([user]) => user);
   expect(changed).toEqual(["alice"]);

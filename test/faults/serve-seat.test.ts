@@ -106,7 +106,7 @@ it("serve still works when it cannot write serving.json, and logs that", async (
   await mkdir(fleet.root, { recursive: true, mode: 0o700 });
   const serving = await serve(fleet, { under: ["sh", "-c", script, "sh"] });
   const [trouble] = serving.log();
-  expect(trouble?.msg).toMatch(/^what this serve runs with could not be noted: .*serving\.json.*ENOSPC/);
+  expect(trouble?.msg).toMatch(/^the settings of this serve could not be recorded: .*serving\.json.*ENOSPC/);
   expect((await readdir(fleet.root)).filter((name) => name.startsWith("serving.json"))).toEqual([]);
   expect(await serving.readyz()).toMatchObject({ status: 200 });
   expect(await fleet.spawn("alice")).toMatchObject({ state: "ready" });

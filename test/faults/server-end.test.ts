@@ -93,6 +93,6 @@ it("the exit of a zombie shows which signal ended the process", async () => {
 it("the reason states that the end of a server is unknown when the process that started it had exited", () => {
   const gone = { host: "h", bootId: "b", pidNamespace: "n", pid: 2 ** 22, startTicks: "1" };
   expect(describeEnd({ home: NO_HOME, launchId: "l1", process: gone })).toBe(
-    "its process ended, and it is not known how: the process that started it had exited before",
+    "its process ended in an unknown way, because the process that started it had already exited",
   );
 });

@@ -85,7 +85,9 @@ describe("a server that breaks the protocol", () => {
       '{"jsonrpc":"2.0","method":"session.event","params":{"sessionId":"stacked","event":{"type":"session.idle"}},"params":null}';
     expect(await client.request("session.send", { sessionId: "stacked", prompt: `!${frame}` })).toMatchObject(lost);
     const failed = await eventually("the log", () => at.events.find(({ event }) => event === "failed"));
-    expect(failed.detail).toMatch(/^at a frame from stacked-.*: TypeError: .*\n +at endsTurn .*events\.ts/s);
+    expect(failed.detail).toMatch(
+      /^while handling a frame from stacked-.*: TypeError: .*\n +at endsTurn .*events\.ts/s,
+    );
   });
 });
 

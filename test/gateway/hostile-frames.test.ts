@@ -86,7 +86,7 @@ it("refuses hostile frames of 8 MB and 60 MB cheaply, accepts a long text, and a
   mallory.frame(frame);
   expect((await mallory.answerTo(null)).error).toEqual({
     code: -32700,
-    message: `A frame of ${frame.length} bytes: at most ${8 * MB} are allowed.`,
+    message: `A frame has ${frame.length} bytes. At most ${8 * MB} are allowed.`,
   });
   expect(processorMs(serving.pid) - before).toBeLessThan(CHEAPLY_MS);
   await mallory.end();

@@ -42,20 +42,20 @@ describe.skipIf(problem !== undefined)("the state folder of a host", () => {
         const { code, message } = await h1.refusal(3, args, { env });
         expect({ code, message }, args.join(" ")).toEqual({
           code: "FLEET_CONFIG_INVALID",
-          message: expect.stringContaining(`${name} is ${given},`),
+          message: expect.stringContaining(`${name} is ${given}.`),
         });
         expect(message).toContain(serving);
       }
       expect(await ofStateFolder(h1, env)).toMatchObject({
         code: 3,
         ok: false,
-        detail: expect.stringContaining(`${name} is ${given},`),
+        detail: expect.stringContaining(`${name} is ${given}.`),
       });
     }
     const migrated = await h1.refusal(3, ["store", "migrate", "--to", redis.url("copy")], {
       env: { COPILOTFLEET_STORE: "file", COPILOTFLEET_STORAGE_SHARED: "null" },
     });
-    expect(migrated.message).toContain('store is "file",');
+    expect(migrated.message).toContain('store is "file".');
     expect(existsSync(join(h1.root, "registry"))).toBe(false);
     // Another spelling of the same store or share is accepted.
     const alias = join(h1.folder, "alias");
@@ -80,7 +80,7 @@ describe.skipIf(problem !== undefined)("the state folder of a host", () => {
     await h1.spawn("ann");
     const env = { COPILOTFLEET_HOST_NAME: "h9" };
     for (const args of [["serve"], ["spawn", "--user", "ann"]]) {
-      expect((await h1.refusal(3, args, { env })).message).toContain('is that of host "h1"');
+      expect((await h1.refusal(3, args, { env })).message).toContain('holds the servers and sessions of host "h1"');
     }
     expect(await h1.spawn("ann")).toMatchObject({ state: "ready" });
   });
@@ -104,7 +104,7 @@ describe.skipIf(problem !== undefined)("the state folder of a host", () => {
     ]) {
       const { code, message, suggestions } = await h1.refusal(3, args, { env });
       expect(code).toBe("FLEET_CONFIG_INVALID");
-      expect(message).toMatch(/host\.name is "h9", .* is that of host "h1"/);
+      expect(message).toMatch(/host\.name is "h9", .* holds the servers and sessions of host "h1"/);
       expect(suggestions).toContain("COPILOTFLEET_HOST_NAME=h1");
     }
     expect(await ofStateFolder(h1, env)).toMatchObject({ code: 3, detail: expect.stringContaining('host "h1"') });

@@ -10,7 +10,7 @@ const problem = redisProblem();
 if (problem !== undefined) console.warn(`shared storage that goes away is not tested: ${problem}`);
 
 const UNUSABLE = "FLEET_STORAGE_UNUSABLE";
-const AWAY = "the shared storage is away";
+const AWAY = "the shared storage is not available";
 
 describe.skipIf(problem !== undefined)("shared storage that disappears while serve runs", () => {
   let redis: RedisServer;

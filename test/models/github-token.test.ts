@@ -58,7 +58,7 @@ describe("tokenSourceFromConfig", () => {
   it("tokenSourceFromConfig refuses a user who does not fit into the name of a variable", () => {
     const error = refusalOf(() => tokenSourceFromConfig({ ...NONE, githubTokenEnv: "GH_{user}" }, "ann@x"));
     expect(error).toMatchObject({ code: "FLEET_TOKEN_UNAVAILABLE", exit: 3 });
-    expect(error.message).toContain('"GH_ann@x" cannot be an environment variable: allowed are letters');
+    expect(error.message).toContain('"GH_ann@x" cannot be an environment variable. Allowed: letters');
   });
 
   it("tokenSourceFromConfig refuses a shared server, which has no user to fill in", () => {
@@ -84,11 +84,11 @@ describe("a token from a variable or a file", () => {
   it.each([
     ["empty", "", "is empty"],
     ["a line break alone", "\n", "is empty"],
-    ["with a blank inside", "gho_can ary", "holds blanks"],
-    ["with a blank before", " gho_canary", "holds blanks"],
-    ["of two lines", "gho_canary\ngho_canary\n", "holds blanks"],
-    ["with a control character", "gho_canary\u0007", "holds blanks"],
-    ["longer than 4096 characters", "canary".repeat(700), "has 4200 characters: allowed are at most 4096"],
+    ["with a blank inside", "gho_can ary", "contains blanks"],
+    ["with a blank before", " gho_canary", "contains blanks"],
+    ["of two lines", "gho_canary\ngho_canary\n", "contains blanks"],
+    ["with a control character", "gho_canary\u0007", "contains blanks"],
+    ["longer than 4096 characters", "canary".repeat(700), "has 4200 characters. Allowed: at most 4096"],
   ])("a GitHub token (%s) is refused and not shown", async (_, token, fault) => {
     for (const source of [
       { from: "env", name: "GH" },
@@ -129,7 +129,7 @@ describe("a token from a variable or a file", () => {
     await mkdir(sub, { mode: 0o700 });
     for (const path of [pipe, sub, await file("x".repeat(70_000))]) {
       expect((await refusal({ from: "file", path })).message).toContain(
-        "allowed is a regular file of at most 65536 bytes",
+        "Allowed: a regular file of at most 65536 bytes",
       );
     }
   });

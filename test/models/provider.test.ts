@@ -25,8 +25,8 @@ describe("resolveProvider", () => {
   it.each([
     ["missing", undefined, "is not set"],
     ["empty", "", "is empty"],
-    ["with a blank", "sk canary", "holds blanks"],
-    ["with a line break", "sk-canary\nX-Evil: 1", "holds blanks"],
+    ["with a blank", "sk canary", "contains blanks"],
+    ["with a line break", "sk-canary\nX-Evil: 1", "contains blanks"],
   ])("resolveProvider refuses a key (%s), and never shows it", (_, key, fault) => {
     const error = refusalOf(() => resolveProvider(remote, { A_KEY: key }));
     expect(error).toMatchObject({ code: "FLEET_MODEL_UNCONFIGURED", exit: 3 });

@@ -7,7 +7,7 @@ describe("spawn --count with too few ports", () => {
   it("spawn --count starts as many servers as it can, and reports each of the others", async () => {
     const error = await fleet.refusal(6, ["spawn", "--user", "many", "--count", "5"]);
     expect(error.code).toBe("FLEET_PORTS_EXHAUSTED");
-    expect(error.message).toMatch(/^2 of 5 servers could not be started, the others run\. many-\d: .* many-\d: /);
+    expect(error.message).toMatch(/^2 of 5 servers could not be started\. The others run\. many-\d: .* many-\d: /);
     const { servers } = await fleet.json<{ servers: { state: string }[] }>(["ps"]);
     expect(servers.filter(({ state }) => state === "ready")).toHaveLength(3);
   });

@@ -272,7 +272,7 @@ describe("the address", () => {
 
   // The tests may run as a user who may open every port, so the error is injected.
   it.each([
-    ["EACCES", "this user may not open port 80; allowed is a port from 1024 on, or 0 for any free one"],
+    ["EACCES", "this user may not open port 80. Allowed: a port from 1024 on, or 0 for any free port"],
     ["EMFILE", "the system said EMFILE"],
   ])("listenOn refuses an address for which the system reports %s", async (code, because) => {
     const server = createServer();

@@ -12,7 +12,7 @@ it("serve names all ignored variables in one warning before it serves", async ()
   expect(warnings).toMatchObject([
     {
       msg:
-        "variables are ignored, since they set nothing: COPILOTFLEET_HOST_NMAE (nearest known: COPILOTFLEET_HOST_NAME), " +
+        "variables are ignored, because no such setting exists: COPILOTFLEET_HOST_NMAE (nearest known: COPILOTFLEET_HOST_NAME), " +
         "COPILOTFLEET_SESION_TTL (nearest known: COPILOTFLEET_SESSION_TTL)",
     },
   ]);

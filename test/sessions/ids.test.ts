@@ -39,7 +39,7 @@ describe("a user id", () => {
       fc.property(fc.string({ unit: "binary", maxLength: 140 }), (value) => {
         const { taken, refused } = outcome(validateUser, value);
         if (taken === undefined) {
-          expect(refused).toContain("allowed are 1 to 128 bytes");
+          expect(refused).toContain("Allowed: 1 to 128 bytes");
           expect(refused).not.toMatch(RAW);
           return;
         }

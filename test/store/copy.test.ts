@@ -40,7 +40,7 @@ it("copies everything from one store to another, and changes nothing in the sour
 it.each<[string, RegExp, (from: Store, to: Store, stop: AbortController) => [Store, Store]]>([
   [
     "the source changes during the copy",
-    /changed while it was copied/,
+    /changed while it was being copied/,
     (from, to) => [
       but(from, {
         readRegistry: async () => {
@@ -66,7 +66,7 @@ it.each<[string, RegExp, (from: Store, to: Store, stop: AbortController) => [Sto
   ],
   [
     "somebody else writes to the target",
-    /reads back otherwise/,
+    /does not match the source/,
     (from, to) => [
       from,
       but(to, {

@@ -284,7 +284,9 @@ describe.each(DAMAGES)("a session record that is %s", (_, damage) => {
     await damage(join(folder, (await readdir(folder)).toSorted().at(-1) ?? ""));
     expect(await store.readSession("a")).toMatchObject({ turns: 2 });
     expect(store.takeWarnings()).toEqual([
-      expect.stringMatching(/^The newest revision of the record of session "a" is damaged .*uses the one before and/),
+      expect.stringMatching(
+        /^The newest revision of the record of session "a" is damaged .*uses the previous revision and/,
+      ),
     ]);
     expect(await store.updateSession("a", (draft) => ++draft.turns)).toBe(3);
     expect(await store.readSession("a")).toMatchObject({ turns: 3 });

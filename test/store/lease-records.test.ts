@@ -135,7 +135,7 @@ describe("leases in files", () => {
     writeFileSync(newest(), "broken", { flag: "r+" });
     await expect(store.checkLease("a", "t2")).rejects.toMatchObject({ code: "FLEET_LEASE_LOST" });
     expect(store.takeWarnings()).toEqual([
-      expect.stringMatching(/^The newest revision of the lease on "a" is damaged .*uses the one before\./),
+      expect.stringMatching(/^The newest revision of the lease on "a" is damaged .*uses the previous revision\./),
     ]);
     const third = await store.acquireLease(request("t3"));
     if (!third.granted) throw new Error("not granted");

@@ -31,7 +31,7 @@ describe("the check of a Redis server's settings", () => {
     ["a replica", surroundings({ role: "slave" }), "is a replica"],
     ["a primary with replicas", surroundings({ connected_slaves: "2" }), "has replicas"],
     ["part of a cluster", surroundings({ cluster_enabled: "1" }), "part of a cluster"],
-    ["without persistence", surroundings({}, { appendOnly: "no" }), "keeps nothing over a restart"],
+    ["without persistence", surroundings({}, { appendOnly: "no" }), "keeps nothing on disk"],
     ["one that forbids INFO", surroundings({}, { info: null }), "INFO is forbidden"],
   ])("warns about a Redis that is %s", (_, given, words) => {
     expect(judge(given, WHERE)).toEqual([expect.stringContaining(words)]);

@@ -97,8 +97,8 @@ export function renderKubernetes(
 function configFile({ file, tokenFiles }: Settings): Record<string, unknown> {
   if (tokenFiles === null) return file;
   if (!SECRET_KEY.test(tokenFiles.name.replaceAll("{user}", "u"))) {
-    throw unfit(`auth.githubTokenFile ends in ${quote(tokenFiles.name)}, which no key of a Secret can be called`, [
-      "Name the file with letters, digits, -, _ and . alone",
+    throw unfit(`auth.githubTokenFile ends in ${quote(tokenFiles.name)}, which is not a valid key of a Secret`, [
+      "Use only letters, digits, -, _ and . in the name of the file",
     ]);
   }
   return { ...file, auth: { githubTokenCommand: `cat '${TOKENS_FOLDER}/${tokenFiles.name}'` } };
@@ -115,6 +115,6 @@ function secretNotices({ deployment, names, options }: Plan): string[] {
   if (ofUsers !== null) want(names.userTokens, `${ofUsers} for each user`);
   return [...wanted].map(([secret, keys]) => {
     const create = `kubectl create secret generic ${secret} --namespace ${options.namespace} --from-env-file=FILE`;
-    return `The Secret ${secret} has to hold ${keys.join(", ")}. From a file with a line KEY=VALUE for each: ${create}`;
+    return `The Secret ${secret} must hold ${keys.join(", ")}. To create it from a file with a line KEY=VALUE for each: ${create}`;
   });
 }

@@ -171,14 +171,14 @@ function turnFailed(sessionId: string, message: string, cause?: unknown): FleetE
   // Show the id here, because a user who let `create` choose one has not seen it yet.
   return new FleetError("FLEET_TURN_FAILED", message, {
     cause,
-    suggestions: [`The session goes on: copilotfleet send ${sessionId} TEXT --user USER`],
+    suggestions: [`The session still works: copilotfleet send ${sessionId} TEXT --user USER`],
   });
 }
 
 function serverLost(sessionId: string, cause?: unknown): FleetError {
   return new FleetError("FLEET_SERVER_LOST", `The server ended while session ${sessionId} was in a turn.`, {
     cause,
-    suggestions: ["Send it again: the history up to the last finished step is kept."],
+    suggestions: ["Send the prompt again: the history up to the last finished step is kept."],
   });
 }
 
@@ -186,7 +186,7 @@ function turnTimeout(sessionId: string, timeoutMs: number | undefined): FleetErr
   return new FleetError("FLEET_TURN_TIMEOUT", `Session ${sessionId} did not finish its turn within ${timeoutMs} ms.`, {
     suggestions: [
       `Give it longer: ${option("timeout", "10m")}`,
-      `The session goes on: copilotfleet send ${sessionId} TEXT --user USER`,
+      `The session still works: copilotfleet send ${sessionId} TEXT --user USER`,
     ],
   });
 }

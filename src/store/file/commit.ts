@@ -112,7 +112,7 @@ async function writeTemp(path: string, bytes: Buffer): Promise<FileHandle | unde
   await unlinkQuietly(path);
   throw new FleetError(
     "FLEET_STATE_UNWRITABLE",
-    `${quote(path)} was created with mode 0600 and has 0${mode.toString(8)}: its file system does not keep permissions.`,
+    `${quote(path)} was created with mode 0600 but has 0${mode.toString(8)}, because its file system does not keep permissions.`,
     { suggestions: ["Put the state folder (COPILOTFLEET_HOME) on a local file system."] },
   );
 }

@@ -43,7 +43,8 @@ export class Document<T> {
       deadlineMs,
       enter: () => spec.enter(),
       attempt: (changes) => this.#attempt(changes),
-      busy: () => busyError(folder, `could not be changed within ${deadlineMs} ms: other writers were always first`),
+      busy: () =>
+        busyError(folder, `could not be changed within ${deadlineMs} ms, because other writers kept changing it`),
       failure: (error) => mediumError("write", folder, error),
     });
   }

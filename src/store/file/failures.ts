@@ -28,7 +28,7 @@ export function reason(error: unknown): string {
 export function newerError(path: string, schema: number): FleetError {
   return new FleetError(
     "FLEET_STATE_NEWER",
-    `${quote(path)} has schema ${schema}, written by a newer copilotfleet; this one knows ${SCHEMA}. Nothing was touched.`,
+    `${quote(path)} has schema ${schema}, written by a newer copilotfleet; this one knows ${SCHEMA}. Nothing was changed.`,
     { suggestions: ["npm install --global copilotfleet@latest"] },
   );
 }
@@ -42,6 +42,6 @@ export function corruptError(path: string, detail: string, mend: string): FleetE
 /** @param what The rest of a sentence about the state: `could not be changed …`. */
 export function busyError(path: string, what: string): FleetError {
   return new FleetError("FLEET_STATE_BUSY", `The state in ${quote(path)} ${what}.`, {
-    suggestions: ["Run the command again when fewer others are at work."],
+    suggestions: ["Run the command again when fewer other commands are running."],
   });
 }

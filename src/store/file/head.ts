@@ -67,7 +67,7 @@ export function readHead(folder: string, keep: number): Head | undefined {
     const head = newestWhole(folder, listing, keep);
     if (head !== "moved") return head;
   }
-  throw busyError(folder, "could not be read: it changed under every attempt");
+  throw busyError(folder, "could not be read: it changed during every attempt");
 }
 
 function newestWhole(folder: string, { revisions, others }: Listing, keep: number): Head | "moved" {

@@ -132,7 +132,7 @@ export class LeaseRecords {
     if (aheadMs > LONGEST_WAIT_MS) {
       throw new FleetError(
         "FLEET_STATE_BUSY",
-        `The leases so far were numbered by a clock that is ${aheadMs} ms ahead of this machine's: later ones would be refused as old.`,
+        `Earlier leases were numbered by a clock that is ${aheadMs} ms ahead of this machine's, so new leases would be refused as old.`,
         { suggestions: ["Set the clocks of both machines right, and wait until this one has caught up."] },
       );
     }
@@ -239,7 +239,7 @@ export class LeaseRecords {
     const damaged = head.damaged.map(({ rev }) => rev);
     if (damaged.length > 0) {
       const damage = describeDamage(`the lease on ${quote(sessionId)}`, folder, head.damaged);
-      this.#context.warn(damageWarning(damage, "The fleet uses the one before."));
+      this.#context.warn(damageWarning(damage, "The fleet uses the previous revision."));
     }
     const mend = damaged.length > 0;
     return { rev: head.rev, top: head.top, next: head.top + 1, data: head.data, damaged, mend };

@@ -22,7 +22,7 @@ export async function createDocument(context: StoreContext, target: string, data
       const outcome = await tryCreate(context, target, data);
       if (outcome !== "swept") return outcome === "created";
       if (performance.now() > until)
-        throw busyError(target, "could not be created: what was half made was always swept");
+        throw busyError(target, "could not be created, because its unfinished folder was always removed");
     }
   } catch (error) {
     throw mediumError("write", target, error);

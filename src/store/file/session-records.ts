@@ -244,7 +244,7 @@ export class SessionRecords {
     if (damaged.length > 0) {
       const damage = describeDamage(`the record of session ${quote(id)}`, folder, head.damaged);
       const consequence =
-        "The fleet uses the one before and lost the last change, such as the time of last use. The conversation is kept elsewhere.";
+        "The fleet uses the previous revision and lost the last change, such as the time of last use. The conversation is kept elsewhere.";
       this.#context.warn(damageWarning(damage, consequence));
     }
     const mend = damaged.length > 0;

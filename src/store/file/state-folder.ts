@@ -66,7 +66,7 @@ export function checkStateFolder(path: string, options: StateFolderOptions = {})
 
 function checkFolder(path: string, stats: Stats): void {
   if (stats.isSymbolicLink()) {
-    throw unsafe(path, "is a symbolic link, which whoever owns it can point elsewhere", [
+    throw unsafe(path, "is a symbolic link, which its owner can point elsewhere", [
       `export COPILOTFLEET_HOME="$(realpath ${shellQuote(path)})"`,
     ]);
   }
@@ -198,14 +198,10 @@ function refuseFileSystem(
   }
   const network = NETWORK_FILE_SYSTEMS.get(type);
   if (network === undefined || env[ALLOW_NETWORK] === "1") return;
-  throw unsafe(
-    path,
-    `is on a network file system (${network}), where a commit of one host may not be seen by another`,
-    [
-      "export COPILOTFLEET_HOME=<a folder on a local disk>",
-      `export ${ALLOW_NETWORK}=1  # if only this host ever uses the folder`,
-    ],
-  );
+  throw unsafe(path, `is on a network file system (${network}), where one host may not see what another host wrote`, [
+    "export COPILOTFLEET_HOME=<a folder on a local disk>",
+    `export ${ALLOW_NETWORK}=1  # if only this host ever uses the folder`,
+  ]);
 }
 
 function typeOf(path: string): number {

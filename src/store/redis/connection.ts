@@ -223,11 +223,11 @@ export class Connection {
 
   #late(error?: Interruption): Error {
     const last = error === undefined ? "" : ` (${error.message.replace(/\.$/, "")})`;
-    return unavailable(this.#where, `not within ${this.#operationMs} ms${last}`, error);
+    return unavailable(this.#where, `no answer within ${this.#operationMs} ms${last}`, error);
   }
 
   #orphan(): Error {
-    return corruptError(this.database, "it has a registry, and no epoch");
+    return corruptError(this.database, "it has a registry, but no epoch");
   }
 
   /** Drops a link, unless a newer one has replaced it already. */

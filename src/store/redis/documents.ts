@@ -35,7 +35,7 @@ export function decode(key: string, text: string): Stored {
   const end = text.indexOf("\n");
   const head = text.slice(0, end + 1);
   const [, schema = "", revision = ""] = /^(\d{1,9}) (\d{1,15})-[0-9a-f]+\n$/.exec(head) ?? [];
-  if (schema === "") throw corruptError(key, "its first line is not one");
+  if (schema === "") throw corruptError(key, "its first line is not a valid header");
   if (Number(schema) > SCHEMA) throw newerError(key, Number(schema));
   return { head, revision: Number(revision), data: text.slice(end + 1) };
 }
@@ -53,7 +53,7 @@ export function parseObject<T>(key: string, data: string): T {
     throw corruptError(key, error instanceof Error ? error.message : String(error), error);
   }
   if (typeof content !== "object" || content === null || Array.isArray(content)) {
-    throw corruptError(key, "it holds no object");
+    throw corruptError(key, "it does not contain an object");
   }
   return content as T;
 }

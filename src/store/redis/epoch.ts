@@ -57,8 +57,8 @@ export class Epoch {
     if (found === this.#known) return;
     const schema = Number(EPOCH.exec(found)?.[1] ?? 0);
     if (schema > SCHEMA) throw newerError(this.#where, schema);
-    if (schema === 0) throw corruptError(this.#where, "its epoch is not one");
-    if (this.expected !== undefined && this.expected !== found) throw this.lost("it is not what it was");
+    if (schema === 0) throw corruptError(this.#where, "its epoch is not valid");
+    if (this.expected !== undefined && this.expected !== found) throw this.lost("its epoch has changed");
     this.#known = found;
     if (this.#noted === undefined) this.#note.write(found);
     this.#noted = found;
@@ -68,11 +68,11 @@ export class Epoch {
     const { path } = this.#note;
     return new FleetError(
       "FLEET_STATE_LOST",
-      `The Redis database ${quote(this.#where)} lost its data (${how}): servers and sessions that it does not know may be there.`,
+      `The Redis database ${quote(this.#where)} lost its data (${how}). Servers and sessions that it does not know may still exist.`,
       {
         suggestions: [
           "Restore a backup of the Redis database.",
-          `Or go on without what was lost, ending the servers of this host: mv ${path} ${path}.lost && copilotfleet doctor --fix`,
+          `Or continue without the lost data and end the servers of this host: mv ${path} ${path}.lost && copilotfleet doctor --fix`,
         ],
       },
     );

@@ -71,7 +71,7 @@ export function explain(error: unknown, where: string): Error {
   if (NO_ENTRY.test(text)) return denied(where, message, cause);
   if (ELSEWHERE.test(text)) return elsewhere(where, message, cause);
   if (text.includes("WRONGTYPE")) {
-    return corruptError(where, "a key of the fleet holds something of another type", cause);
+    return corruptError(where, "a key of the fleet has the wrong type", cause);
   }
   return new FleetError("FLEET_INTERNAL", `Redis at ${where} refused a command: ${message}`, { cause });
 }
@@ -83,11 +83,11 @@ export function explain(error: unknown, where: string): Error {
 export function explainOpening(error: unknown, target: RedisUrl, where: string): Error {
   const text = error instanceof Error ? error.message : String(error);
   if (!NO_DATABASE.test(text)) return explain(error, where);
-  const what = `Setting "store" names ${quote(showRedisUrl(target))}, and Redis at ${where} has no database ${target.db}: ${text}.`;
+  const what = `The setting "store" names ${quote(showRedisUrl(target))}, but Redis at ${where} has no database ${target.db}: ${text}.`;
   return new FleetError("FLEET_CONFIG_INVALID", what, {
     suggestions: [
       `${cli(where)} CONFIG GET databases`,
-      'Set "store" (COPILOTFLEET_STORE) to a database that is there, such as 0; "?fleet=NAME" keeps several fleets apart in one.',
+      'Set "store" (COPILOTFLEET_STORE) to an existing database, such as 0. "?fleet=NAME" keeps several fleets apart in one.',
     ],
     cause: new Error(text),
   });
@@ -114,8 +114,8 @@ function unwritable(where: string, message: string, cause: Error): FleetError {
 
 function denied(where: string, message: string, cause: Error): FleetError {
   const mend = message.startsWith("DENIED")
-    ? "Give Redis a password (requirepass, or a user of its own) and put it into the store's URL."
-    : "Correct user and password in the store's URL, or what Redis allows that user (ACL).";
+    ? "Give Redis a password (requirepass, or a user for the fleet) and put it into the store's URL."
+    : "Correct the user and the password in the store's URL, or the permissions of that user in Redis (ACL).";
   const what = `Redis at ${where} does not let this user in: ${message.replace(/\.$/, "")}.`;
   return new FleetError("FLEET_STORE_DENIED", what, { suggestions: [mend], cause });
 }
@@ -139,15 +139,15 @@ export function corruptError(where: string, detail: string, cause?: unknown): Fl
 export function newerError(where: string, schema: number): FleetError {
   return new FleetError(
     "FLEET_STATE_NEWER",
-    `${quote(where)} has schema ${schema}, written by a newer copilotfleet; this one knows ${SCHEMA}. Nothing was touched.`,
+    `${quote(where)} has schema ${schema}, written by a newer copilotfleet; this one knows ${SCHEMA}. Nothing was changed.`,
     { suggestions: ["npm install --global copilotfleet@latest"] },
   );
 }
 
 export function busyError(where: string, deadlineMs: number): FleetError {
-  const what = `could not be changed within ${deadlineMs} ms: other writers were always first`;
+  const what = `could not be changed within ${deadlineMs} ms, because other writers kept changing it`;
   return new FleetError("FLEET_STATE_BUSY", `The state in ${quote(where)} ${what}.`, {
-    suggestions: ["Run the command again when fewer others are at work."],
+    suggestions: ["Run the command again when fewer other commands are running."],
   });
 }
 

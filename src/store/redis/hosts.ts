@@ -127,10 +127,10 @@ export class RedisHosts implements Hosts {
 }
 
 function taken(name: string, { startedAt, door }: Pick<HostEntry, "startedAt" | "door">): FleetError {
-  const where = door === null ? "" : `, its front door is at ${door}`;
+  const where = door === null ? "" : `, and its front door is at ${door}`;
   return new FleetError(
     "FLEET_HOST_TAKEN",
-    `Another host of this fleet is called ${quote(name)}: it serves since ${startedAt}${where}.`,
-    { suggestions: ["Give each host a name of its own: COPILOTFLEET_HOST_NAME=NAME", "copilotfleet top"] },
+    `Another host of this fleet is called ${quote(name)}. It has served since ${startedAt}${where}.`,
+    { suggestions: ["Give each host its own name: COPILOTFLEET_HOST_NAME=NAME", "copilotfleet top"] },
   );
 }

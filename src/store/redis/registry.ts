@@ -110,7 +110,7 @@ export class RegistryDocument {
 function parseRegistryAt(key: string, data: string): Registry {
   const registry = parseObject<Registry>(key, data);
   const { servers } = registry;
-  if (typeof servers !== "object" || servers === null) throw corruptError(key, "it holds no servers");
+  if (typeof servers !== "object" || servers === null) throw corruptError(key, "it does not contain servers");
   return { ...registry, servers: Object.assign(Object.create(null), servers) };
 }
 

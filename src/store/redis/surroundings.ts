@@ -27,7 +27,7 @@ const OLDEST = [6, 2] as const;
 export function judge({ info, save, appendOnly }: Surroundings, where: string): string[] {
   if (info === null) {
     return [
-      `Redis at ${where} does not tell its settings (INFO is forbidden): see to it that nothing is ever evicted.`,
+      `Redis at ${where} does not show its settings, because INFO is forbidden. Make sure that it never evicts keys.`,
     ];
   }
   const facts = parseInfo(info);
@@ -36,10 +36,10 @@ export function judge({ info, save, appendOnly }: Surroundings, where: string): 
   refuseEviction(facts.get("maxmemory_policy"), where);
   const warnings: string[] = [];
   if (facts.get("role") === "slave") {
-    warnings.push(`Redis at ${where} is a replica: what it says may be old, and it takes no writes.`);
+    warnings.push(`Redis at ${where} is a replica, so its data may be old, and it takes no writes.`);
   } else if (Number(facts.get("connected_slaves") ?? 0) > 0) {
     warnings.push(
-      `Redis at ${where} has replicas: a failover to one loses what it was not told yet, acknowledged changes and leases too.`,
+      `Redis at ${where} has replicas. A failover loses everything that the replica has not received yet, including acknowledged changes and leases.`,
     );
   }
   if (facts.get("cluster_enabled") === "1") {
@@ -49,7 +49,7 @@ export function judge({ info, save, appendOnly }: Surroundings, where: string): 
   }
   if (appendOnly === "no" && save === "") {
     warnings.push(
-      `Redis at ${where} keeps nothing over a restart (appendonly no, save ""): all state is lost then. Mend: ${cli(where)} CONFIG SET appendonly yes`,
+      `Redis at ${where} keeps nothing on disk (appendonly no, save ""), so a restart loses all state. To fix this: ${cli(where)} CONFIG SET appendonly yes`,
     );
   }
   return warnings;
@@ -82,7 +82,7 @@ function refuseEviction(policy: string | undefined, where: string): void {
   throw new FleetError("FLEET_STORE_UNSAFE", what, {
     suggestions: [
       `${cli(where)} CONFIG SET maxmemory-policy noeviction`,
-      "Set maxmemory-policy in redis.conf too, or it is back after a restart. A cache needs a Redis of its own.",
+      "Set maxmemory-policy in redis.conf too, or the old value is back after a restart. Use a separate Redis for caches.",
     ],
   });
 }
