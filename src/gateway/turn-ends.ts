@@ -22,6 +22,7 @@ interface HeldEnd {
   readonly frame: Buffer;
   /** Whether it ends the turn. */
   readonly isLast: boolean;
+  readonly isError: boolean;
 }
 
 /** The client's own prompts in one session. */
@@ -197,6 +198,11 @@ export class TurnEnds {
     return (this.#own.get(sessionId)?.taken.size ?? 0) === 0;
   }
 
+  /** Whether a `session.error` is held back. It may be why a prompt that the server took does not begin. */
+  holdsError(sessionId: string): boolean {
+    return this.#own.get(sessionId)?.held.some(({ isError }) => isError) === true;
+  }
+
   /**
    * Sends a `session.idle`, or holds it back.
    *
@@ -204,10 +210,11 @@ export class TurnEnds {
    * @param isJudged whether it comes from another host's front door, which itself holds back ends. This door then holds
    * ends back only while a prompt has no answer, because the other door may not know of that prompt.
    */
-  idle(sessionId: string, frame: Buffer, { isLast, isJudged }: { isLast: boolean; isJudged: boolean }): void {
+  idle(sessionId: string, frame: Buffer, end: { isLast: boolean; isJudged: boolean; isError?: boolean }): void {
+    const { isLast, isJudged, isError = false } = end;
     const own = this.#own.get(sessionId);
     if (own !== undefined && isWaiting(own) && (own.open > 0 || !isJudged)) {
-      own.held.push({ frame: Buffer.from(frame), isLast }); // a copy, because the frame is part of a larger buffer
+      own.held.push({ frame: Buffer.from(frame), isLast, isError }); // a copy, because the frame is part of a larger buffer
       return;
     }
     this.#client.send(frame);
@@ -226,7 +233,7 @@ export class TurnEnds {
       own.failure = message;
       own.hasFailed = true;
     }
-    this.idle(sessionId, frame, { isLast: false, isJudged });
+    this.idle(sessionId, frame, { isLast: false, isJudged, isError: true });
   }
 
   /** Ends the client's own turn, which was cut. The server sends no end for it. */

@@ -116,10 +116,13 @@ export class Turn {
    *
    * @param isIdle asks the server
    * @param isBlind whether this client does not get the session's events at the moment
+   * @param patienceMs how long the server must be idle, in milliseconds, before a prompt that it took counts as one that
+   * never begins. 0 if it has begun all of them. A busy server takes a prompt and begins it only later.
    * @returns true if asking showed the end and no event did
    */
-  async ended(isIdle: () => Promise<boolean>, isBlind: () => boolean): Promise<boolean> {
+  async ended(isIdle: () => Promise<boolean>, isBlind: () => boolean, patienceMs: () => number): Promise<boolean> {
     let idleBefore = false;
+    let idleSince: number | null = null;
     let askAfterMs = ASK_AFTER_MS;
     while (this.#end === null) {
       if (!this.#idleMissed || this.#unanswered > 0) await this.#pause(isBlind() ? ASK_BLIND_MS : askAfterMs);
@@ -132,15 +135,18 @@ export class Turn {
       if (this.#end !== null) return false;
       // The answer is about the time before the prompt that was sent while the server was asked.
       if (this.#sentAt !== askedAt) continue;
-      // Require two idle answers, or one after a `session.idle`: the server may not have begun a prompt that it just
-      // took.
-      if (idle && (idleBefore || missed)) {
+      idleSince = idle ? (idleSince ?? performance.now()) : null;
+      // Require two idle answers, or one after a `session.idle`, because a single answer may be about the time before a
+      // prompt that the server just took.
+      const waitMs = isBlind() ? 0 : patienceMs();
+      const isSure = waitMs === 0 ? idleBefore || missed : performance.now() - (idleSince ?? 0) >= waitMs;
+      if (idle && isSure) {
         this.end("idle");
         return true;
       }
       idleBefore = idle;
       // An early `session.idle` may have been the only one. Ask again soon, and then less and less often.
-      if (missed && !idle) askAfterMs = ASK_BLIND_MS;
+      if (missed || idle) askAfterMs = ASK_BLIND_MS;
       else askAfterMs = Math.min(2 * askAfterMs, ASK_AFTER_MS);
     }
     return false;

@@ -89,6 +89,12 @@ interface Running {
 /** How long to retry while a server is ending, and how often, in milliseconds. */
 const ENDING_MS = 2_000;
 const ENDING_POLL_MS = 20;
+/**
+ * How long a server must be idle, in milliseconds, before a prompt that it took counts as one that never begins: without an
+ * error, and after an error.
+ */
+const NEVER_BEGINS_MS = 10_000;
+const FAILED_MS = 1_000;
 
 /**
  * The turns of one client. Each session has one turn at a time, for all who use it, by the rules of `turn-taking.ts`.
@@ -262,8 +268,13 @@ export class Turns {
       turn.start(lease);
       await this.#sendWaiting(running);
       const isBlind = () => this.#context.attachment(running.record.id) === undefined;
-      const isFoundIdle = await turn.ended(async () => await this.#isIdle(running.record), isBlind);
-      if (isFoundIdle) this.#context.ends.over(running.record.id);
+      const { ends } = this.#context;
+      const patienceMs = () => {
+        if (ends.hasBegunAll(running.record.id)) return 0;
+        return ends.holdsError(running.record.id) ? FAILED_MS : NEVER_BEGINS_MS;
+      };
+      const isFoundIdle = await turn.ended(async () => await this.#isIdle(running.record), isBlind, patienceMs);
+      if (isFoundIdle) ends.over(running.record.id);
     } finally {
       lease?.signal.removeEventListener("abort", onLost);
     }

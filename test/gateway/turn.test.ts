@@ -1,4 +1,4 @@
-import { expect, it } from "vitest";
+import { expect, it, vi } from "vitest";
 import { Turn } from "../../src/gateway/turn.js";
 
 it("keeps a turn active when a prompt is sent while the server is asked whether the session is idle", async () => {
@@ -10,6 +10,7 @@ it("keeps a turn active when a prompt is sent while the server is asked whether 
   const ended = turn.ended(
     () => new Promise((reply) => questions.push(reply)),
     () => false,
+    () => 0,
   );
   // This idle event may end an earlier turn, because the prompt has not begun. So the server is asked.
   turn.idle(false);
@@ -22,4 +23,49 @@ it("keeps a turn active when a prompt is sent while the server is asked whether 
   turn.idle(true);
   expect(await ended).toBe(false);
   expect(turn.over).toBe("idle");
+});
+
+it("does not end a turn whose prompt an idle server took and has not begun, until its time to begin is over", async () => {
+  vi.useFakeTimers();
+  try {
+    const turn = new Turn();
+    turn.start(undefined);
+    turn.sent();
+    let asked = 0;
+    let hasBegun = false;
+    const isIdle = async () => {
+      asked++;
+      return true;
+    };
+    const ended = turn.ended(
+      isIdle,
+      () => false,
+      () => (hasBegun ? 0 : 10_000),
+    );
+    // The end of another client's turn arrives first, and then the answer to this prompt.
+    turn.idle(true);
+    turn.answered(true);
+    await vi.advanceTimersByTimeAsync(9_000);
+    expect(asked).toBeGreaterThan(2);
+    expect(turn.active).toBe(true);
+    hasBegun = true;
+    turn.idle(true);
+    expect(await ended).toBe(false);
+    expect(turn.over).toBe("idle");
+
+    const dropped = new Turn();
+    dropped.start(undefined);
+    dropped.sent();
+    dropped.answered(true);
+    const found = dropped.ended(
+      isIdle,
+      () => false,
+      () => 10_000,
+    );
+    dropped.idle(false);
+    await vi.advanceTimersByTimeAsync(12_000);
+    expect(await found).toBe(true);
+  } finally {
+    vi.useRealTimers();
+  }
 });

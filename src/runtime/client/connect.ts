@@ -93,7 +93,7 @@ function endOf(socket: Socket | undefined): Promise<void> {
 }
 
 async function refuseClosed(): Promise<never> {
-  await yieldToOthers(); // the SDK's own error tells more, if there is one
+  await yieldToOthers(); // prefer the SDK's own error, which has the cause
   throw new Error("it closed the connection");
 }
 

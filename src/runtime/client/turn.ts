@@ -21,8 +21,12 @@ export interface TurnReply {
 type Outcome = { kind: "idle" } | { kind: "failed"; error: FleetError };
 
 const ABORT_WAIT_MS = 2_000;
-/** If a turn has not begun, we ask the server about it, and ask once more after this time in milliseconds. */
-const ASK_AGAIN_MS = 250;
+/**
+ * How long to wait before each question to the server about a turn that has not begun, in milliseconds: after an error, and
+ * without one. A busy server takes a prompt and begins it only later. An error may be why it never begins.
+ */
+const ASKED_AFTER_ERROR_MS = [0, 250];
+const ASKED_MS = [0, 250, 500, 1_000, 2_000, 4_000];
 
 /**
  * Runs one turn: sends the prompt and waits for `session.idle`, the end of everything that the prompt started. Events that
@@ -142,7 +146,7 @@ class SentPrompt {
    * begun under another id. Never rejects.
    */
   async #endUnlessAtWork(): Promise<void> {
-    for (const pauseMs of [0, ASK_AGAIN_MS]) {
+    for (const pauseMs of this.#failure === undefined ? ASKED_MS : ASKED_AFTER_ERROR_MS) {
       await delay(pauseMs);
       if (this.#begun || (await this.#isAtWork())) return;
     }
