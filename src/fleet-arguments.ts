@@ -5,9 +5,9 @@ import type { InheritedListener } from "./runtime/listen.js";
 import { PendingReply } from "./sessions/reply.js";
 
 /**
- * Checks the arguments of the methods of `Fleet` at run time. The compiler checks them for TypeScript. A caller in
- * JavaScript gets the same answer as a usage error, before anything changes. A check returns the value in the form that
- * the method reads: durations become milliseconds, and older option names become the current ones.
+ * Checks the arguments of `Fleet`'s methods at run time, because the compiler checks them only for callers in TypeScript.
+ * A caller in JavaScript gets a usage error before anything changes. A check returns the value in the form that the method
+ * reads: durations become milliseconds, and older option names become the current ones.
  */
 
 /**
@@ -90,7 +90,7 @@ const maybe =
 interface Field {
   check: Check;
   required?: true;
-  /** The name that the method reads. */
+  /** The name under which the method reads the option, if it is not the name that the caller uses. */
   as?: string;
 }
 
@@ -286,8 +286,8 @@ export const ARGUMENTS = {
 type Method = (this: object, ...args: unknown[]) => unknown;
 
 /**
- * Makes each declared method check its arguments, and refuse calls after the object is closed. This is in one place, so
- * that no method can omit it.
+ * Makes each declared method check its arguments, and refuse calls after the object is closed. Doing this in one place
+ * ensures that no method omits it.
  *
  * @param assertOpen throws if the object is closed
  */
@@ -330,7 +330,7 @@ function guarded(name: string, method: Method, read: (of: object, given: readonl
   };
 }
 
-/** Checks the options of `Fleet.open`. The configuration in it has its own checks. */
+/** Checks the options of `Fleet.open`. The content of `config` is checked when the configuration is loaded. */
 export const readFleetOptions: Check = options({
   config: { check: object },
   env: { check: object },

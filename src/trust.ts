@@ -155,7 +155,7 @@ function stateOf(path: string, digest: string): TrustState {
     if (file === undefined) return "missing";
     return trustDigest(path, file.text) === digest ? "trusted" : "changed";
   } catch {
-    // The file cannot be used now, so it does not have the trusted content.
+    // The file could be used when the user trusted it. It cannot be used now, so it has changed.
     return "changed";
   }
 }

@@ -11,7 +11,8 @@ export async function whatBecameOf(
 ): Promise<SessionView | null> {
   try {
     const view = await fleet.sessionOf(id, user);
-    // The session is still there, but its only use has ended. It is deleted when the fleet is closed.
+    // The failed prompt was the only use of an ephemeral session. Report the session as gone, because closing the fleet
+    // deletes it.
     return ephemeral ? { ...view, state: "gone", sizeBytes: 0 } : view;
   } catch (error) {
     if (isFleetError(error)) return null;
@@ -19,7 +20,7 @@ export async function whatBecameOf(
   }
 }
 
-/** Adds to the error of a first prompt the state of the session and how to continue. */
+/** Returns the error of a session's first prompt, with the state of the session and how to continue. */
 export function afterPrompt(error: FleetError, session: SessionView | null): FleetError {
   const { code } = error;
   const { message, suggestions } = error.describe(option);
@@ -37,7 +38,7 @@ export function afterPrompt(error: FleetError, session: SessionView | null): Fle
   });
 }
 
-/** Rethrows the error of a failed `create --prompt`, and adds that the prompt was not sent either. */
+/** Rethrows the error of a failed `create --prompt`. Adds that there is no session and that the prompt was not sent. */
 export function withoutSession(error: unknown): never {
   if (!isFleetError(error)) throw error;
   const isUnknown: boolean = isStoreTrouble(error);

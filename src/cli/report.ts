@@ -12,8 +12,8 @@ interface Invocation {
 }
 
 /**
- * Reports an error to the user. This is the only place that does. It writes text to standard error. With `--json`, it
- * writes only JSON, to standard output. Returns the exit code of the contract.
+ * Reports an error to the user. No other place does this. Writes text to standard error, or with `--json` only JSON to
+ * standard output. Returns the documented exit code.
  */
 export function reportError(error: unknown, invocation: Invocation): number {
   if (error instanceof Errors.ExitError) return error.oclif.exit ?? 0;
@@ -87,7 +87,7 @@ function usageError(error: Error, { args, config }: Invocation): FleetError {
 
 function unknownCommand(args: readonly string[], config: Config): FleetError {
   const [topic = "", word] = args;
-  // After the name of a topic, the second word is the unknown one.
+  // If the first word is a topic, such as `token`, the second word is the unknown one.
   const inTopic = config.findTopic(topic) !== undefined && word !== undefined && !word.startsWith("-");
   const written = inTopic ? `${topic} ${word}` : topic;
   return new FleetError("FLEET_USAGE_INVALID", `There is no command ${quoteSafely(written)}.`, {

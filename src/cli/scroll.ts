@@ -31,7 +31,7 @@ export function layOut(view: LiveView, offset: number, { rows, columns }: Screen
     ...(index === 0 ? [] : [{ text: "", heading: sections[index - 1]?.[0] ?? null }]),
     ...section.map((text, row) => ({ text, heading: row === 0 ? null : (section[0] ?? null) })),
   ]);
-  // The last line names the keys.
+  // Leave room for the last line, which shows the keys to press.
   const space = Math.max(2, rows - above.length - below.length - 1);
   const first = Math.max(0, Math.min(offset, all.length - space));
   const shown = all.slice(first, first + space).map(({ text }) => text);
@@ -42,7 +42,7 @@ export function layOut(view: LiveView, offset: number, { rows, columns }: Screen
   return { lines: lines.slice(0, rows).map((line) => clip(line, columns)), offset: first };
 }
 
-/** Shortens lines that are too long. They lose their colours, too. Tables fit already. */
+/** Shortens a line that is too long, and removes its colours. The lines of tables already fit. */
 function clip(line: string, columns: number): string {
   const text = stripVTControlCharacters(line);
   const short = shorten(text, columns, "end");

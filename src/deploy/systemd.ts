@@ -231,7 +231,7 @@ function noticesOf(config: Config, { secrets }: Settings, { user }: SystemdOptio
 }
 
 /**
- * Returns the words before a command that is run by hand, so that it gets the settings of the unit including the
+ * Returns the prefix for a command that is run by hand. It gives the command the settings of the unit, including the
  * secrets (systemd-run(1)).
  */
 function byHand(user: string, hasSecrets: boolean): string {

@@ -6,7 +6,7 @@ import { encodeMessage } from "./refusals.js";
 /** Clients may ignore notifications whose method begins with `$/` (LSP, "$ requests"). */
 const ACKNOWLEDGEMENT = encodeMessage({ method: "$/ack" });
 
-/** How long a client may read nothing of what it was sent, in milliseconds. */
+/** How long a client with unread data may read none of it before it is cut off, in milliseconds. */
 const STALL_MS = 60_000;
 /** How long a whole frame may take to arrive: this many milliseconds, plus one for every 64 bytes of it (64 kB/s). */
 const FRAME_MS = 30_000;
@@ -14,11 +14,11 @@ const FRAME_BYTES_PER_MS = 64;
 const KEEP_ALIVE_MS = 30_000;
 /** How long a client may take to read the last frame before it is cut off, in milliseconds. */
 const END_MS = 1_000;
-/** While a client has more bytes than this to read, the door reads nothing from it: each answer would add to them. */
+/** While a client has more unread bytes than this, the door does not read from it, because answers would add to them. */
 const MAX_UNREAD_BYTES = 8 * 1024 * 1024;
 
 export interface ClientSocketOptions {
-  /** How long a client may read nothing of what it was sent before it is cut off, in milliseconds. */
+  /** How long a client with unread data may read none of it before it is cut off, in milliseconds. */
   stallMs?: number;
   /** Whether the connection begins with a proxy's header: see {@link readProxyHeader}. */
   proxyProtocol?: boolean;
@@ -106,7 +106,7 @@ export class ClientSocket {
 
   #write(bytes: Buffer): void {
     if (this.closed || this.#socket.write(bytes)) return;
-    // Each piece that the client reads restarts this time, even within one long frame. So a client may be slow.
+    // Whenever the client reads something, this time restarts, even within one long frame. So a client may be slow.
     this.#socket.setTimeout(this.#stallMs);
     this.#tellBuffered();
     if (this.#socket.writableLength > MAX_UNREAD_BYTES) this.hold(this);
@@ -149,8 +149,8 @@ export class ClientSocket {
   }
 
   /**
-   * Sends a last frame and hangs up. A client that does not read the frame in time is cut off. The door ignores what the
-   * client still sends, and that gains it no time.
+   * Sends a last frame and hangs up. A client that does not read the frame in time is cut off. The door ignores anything
+   * that the client still sends, so a client cannot gain time by sending.
    */
   end(frame?: Buffer): void {
     if (this.#ending !== undefined) return;
@@ -199,7 +199,7 @@ export class ClientSocket {
 
   /**
    * Clients write header and body separately. Without TCP_NODELAY the body then waits for the header's acknowledgement,
-   * which our kernel delays by about 40 ms. Anything that we send takes the acknowledgement along at once. See
+   * which our kernel delays by about 40 ms. Anything that we send includes the acknowledgement at once. See
    * `runtime/client/acknowledge.ts`.
    */
   #watchArrival(): void {
@@ -238,13 +238,13 @@ interface ArrivingFrame {
   number: number;
   /** The frame's length, header and body; null until its header is complete. */
   bytes: number | null;
-  /** For how long the door read from the client before `since`, in milliseconds. */
+  /** How long the door had been reading the frame before `since`, in milliseconds. */
   readMs: number;
   /** When the door began to read, by `performance.now()`. */
   since: number;
 }
 
-/** Frames that lie one behind the other in memory, as they arrived. One write sends them all. */
+/** Frames that are adjacent in memory, as they arrived. One write sends them all. */
 interface Run {
   first: Buffer;
   /** The length of all of them together. */

@@ -9,12 +9,12 @@ import type { Protocol } from "./protocols.js";
 import { encodeMessage, errorFrame, failure, methodDenied, REFUSED } from "./refusals.js";
 import type { HostHolder } from "./tokens.js";
 
-/** Far more than another host needs, which makes one call at a time. */
+/** Another host makes one call at a time on a connection, so this is far more than it needs. */
 const MAX_OPEN_CALLS = 100;
 
 /**
- * A connection of another host, which asks this one to do something with its servers and sessions. It accepts only
- * `fleet.call {method, params, limitMs}`. The table in `peers/calls.ts` has the methods that can be called. When the
+ * A connection by which another host asks this one to act on its servers and sessions. It accepts only
+ * `fleet.call {method, params, limitMs}`. The table in `peers/calls.ts` lists the methods that can be called. When the
  * other host hangs up, its unfinished calls are aborted.
  */
 export class ControlConnection {
@@ -36,7 +36,7 @@ export class ControlConnection {
 
   /**
    * Lets in another host that has shown a good token, and deletes the token. A token is good only once, so that it is
-   * useless to somebody who has seen it on its way.
+   * useless to anybody who intercepts it.
    *
    * @throws FleetError `FLEET_TOKEN_REFUSED` when the token is meant for another host's door, or was already used.
    */
@@ -103,7 +103,8 @@ export class ControlConnection {
       ? error
       : new FleetError("FLEET_INTERNAL", "The other host failed to handle the call. See its log.");
     const { code, retryAfterMs, limit } = refusal;
-    // Only the host that asked knows whether a program or a command asked it, and so how to name options.
+    // Options are named differently for a program and for a command. Only the other host knows which of the two will
+    // show this error.
     const { message, suggestions } = refusal.describe(option);
     const data = { code, suggestions, retryAfterMs, limit };
     this.#socket.send(encodeMessage({ id, error: { code: REFUSED, message, data } }));
@@ -116,7 +117,7 @@ interface Call {
   limitMs: number;
 }
 
-/** Has the code that the caller uses when no answer arrives in time, because the work may still be done. */
+/** Uses the same code as a caller that gets no answer in time, because in both cases the work may still be done. */
 function tooSlow({ method, limitMs }: Call, cause: unknown): FleetError {
   return new FleetError("FLEET_HOST_AWAY", `The other host did not finish ${quote(method)} within ${limitMs} ms.`, {
     suggestions: ["copilotfleet top", "Try again in a moment."],

@@ -19,13 +19,13 @@ import { SessionRequests } from "./session-requests.js";
 import { Shares } from "./shares.js";
 import { isTokenGood, type TokenHolder } from "./tokens.js";
 
-/** How many connections without a good token may be open. One more, and the door closes the oldest of them. */
+/** How many connections without a good token may be open. When another one arrives, the door closes the oldest. */
 const MAX_STRANGERS = 2_048;
 /** How long a connection outlives its token, in milliseconds. */
 const RECHECK_MS = 2_000;
 /**
- * How long the door waits until a lost server runs again, so that clients that only listen get its events again, and how
- * often it checks. In milliseconds.
+ * How long the door waits for a lost server to run again, and how often it checks, in milliseconds. It waits so that
+ * clients that only listen get the server's events again.
  */
 const REVIVAL_MS = 60_000;
 const REVIVAL_POLL_MS = 250;
@@ -36,9 +36,9 @@ const HOSTS_POLL_MS = 1_000;
 
 export interface DoorOptions extends DoorListeners {
   /**
-   * An address, in which port 0 means any free port. Or the number of an inherited descriptor that already listens: its
-   * holder (systemd's `.socket` unit, a parent) can pass it to the next front door, and no connection is refused in
-   * between.
+   * An address, in which port 0 means any free port, or the number of an inherited descriptor that already listens. The
+   * holder of such a descriptor (systemd's `.socket` unit, a parent) can pass it to the next front door, so no connection
+   * is refused in between.
    */
   listen: Address | InheritedListener;
   /** Ends the wait for the address. */
@@ -141,7 +141,7 @@ export class FrontDoor implements AsyncDisposable {
 
   async listen(where: Address | InheritedListener, signal: AbortSignal): Promise<void> {
     this.#address = await listenOn(this.#server, "serve.listen", where, signal);
-    // Accepting fails while no descriptors are left. There may be one for the next connection.
+    // Accepting fails while no file descriptors are left. The next connection may succeed, so only report the error.
     this.#server.on("error", (error) =>
       this.#services.onEvent({ event: "failed", address: "", detail: error.message }),
     );
@@ -198,7 +198,8 @@ export class FrontDoor implements AsyncDisposable {
       // If the store does not answer, ask it again in the next round.
       isThere = await this.#services.directory.isThere().catch(() => false);
     }
-    // From here on, `leaveServers` starts another wait.
+    // Reset this before the clients are attached again. If this host loses its term during that, `leaveServers` must
+    // start another wait.
     this.#withoutServers = undefined;
     await Promise.all(this.#clients().map(async (client) => await client.reattach()));
   }

@@ -23,7 +23,7 @@ export function brokenTurnFrames(sessionId: string, message: string): Buffer[] {
 /** Whether a frame with a `session.idle` ends the turn that a prompt started. */
 export function endsTurn(body: Buffer): boolean {
   const { event } = (parse(body) as { params: { event: IdleEvent } }).params;
-  // A sub-agent ends within the turn, and an autopilot continues by itself.
+  // The turn continues after the idle of a sub-agent. In autopilot mode, the session continues by itself.
   return event.agentId === undefined && event.data?.mode !== "autopilot";
 }
 

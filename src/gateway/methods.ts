@@ -1,9 +1,9 @@
 import { REFUSED_METHODS } from "./refused-methods.js";
 
 /**
- * Every method of the protocol that a client may name, and how the front door handles it. It covers the SDKs 1.0.5 to
- * 1.0.15-preview.4, because clients bring their own version; `test/gateway/methods.test.ts` fails when one of them, or the
- * installed one, sends a method that is not here. A method that is not here is refused.
+ * How the front door handles a method of the protocol. The table below lists every method that the SDKs 1.0.5 to
+ * 1.0.15-preview.4 send, because each client brings its own SDK. `test/gateway/methods.test.ts` fails when one of these
+ * versions, or the installed one, sends a method that is not listed. The front door refuses such a method.
  */
 export type Scope =
   /** Each has its own rules: see `connection.ts`, `requests.ts`, `answers.ts` and `opener.ts`. */
@@ -38,9 +38,9 @@ export type Scope =
    * server, and only if `session.host` is "owner".
    */
   | "host"
-  /** Answered here as a headless server answers it, which has no foreground session. */
+  /** Answered by the front door itself, in the same way as a headless server, which has no foreground session. */
   | "foreground"
-  /** Concerns no session, and has the same answer for everybody. */
+  /** Does not concern a session, and has the same answer for everybody. */
   | "free"
   /** Concerns the whole server. Only on the user's own server. */
   | "own"
@@ -58,7 +58,7 @@ const TABLE: Record<Scope, string> = {
   create: "session.create",
   resume: "session.resume",
   delete: "session.delete sessions.delete",
-  // SDKs up to 1.0.11, and those of other languages from that time, use the second name to leave a session.
+  // SDKs up to 1.0.11, and the SDKs for other languages from that time, leave a session by `session.destroy`.
   detach: "session.detach session.destroy",
   list: "session.list sessions.list",
   last: "session.getLastId",
@@ -214,14 +214,14 @@ export function isKnownMethod(method: string): boolean {
   return SCOPES.has(method);
 }
 
-/** Methods of other scopes that may also approve tools, by commands like `/allow-all` or by lasting trust in folders. */
+/** Methods of other scopes that can also approve tools: by commands such as `/allow-all`, or by trusting folders. */
 const APPROVING = new Set(
   `session.commands.invoke session.commands.enqueue session.sandbox.disableForSession session.permissions.paths.add
   session.permissions.paths.updatePrimary session.permissions.locations.apply session.permissions.folderTrust.addTrusted
   user.settings.set`.split(/\s+/),
 );
 
-/** Whether a method may approve tools without a question to the client. */
+/** Whether a method may approve tools without asking the client. */
 export function approves(method: string): boolean {
   return scopeOf(method) === "approve" || APPROVING.has(method);
 }

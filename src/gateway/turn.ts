@@ -4,8 +4,8 @@ import type { ServerRecord } from "../store/store.js";
 /** How long a turn may be silent before the server is asked about it, in milliseconds. */
 const ASK_AFTER_MS = 15_000;
 /**
- * The same for a session whose events this client does not get, in milliseconds. Only asking shows the end of such a
- * turn.
+ * The same for a session whose events this client does not get, in milliseconds. The door learns about the end of such a
+ * turn only by asking.
  */
 const ASK_BLIND_MS = 250;
 /**
@@ -17,8 +17,8 @@ const UNANSWERED_MS = 30_000;
 export type TurnEnd = "idle" | "refused" | "lost" | "unloaded" | "closed";
 
 /**
- * One client's turn in a session: from its first prompt that was let through until the session is idle. Prompts that
- * the client sends during the turn belong to it, as they do on a bare server.
+ * One client's turn in a session. It lasts from the first prompt that the door passes on until the session is idle. Prompts
+ * that the client sends during the turn belong to it, as they do on a bare server.
  */
 export class Turn {
   /** False while the turn waits for others. */
@@ -43,7 +43,7 @@ export class Turn {
     return this.#end;
   }
 
-  /** Whether the server took a prompt. If it did not, nothing has happened. */
+  /** Whether the server took a prompt. Otherwise the turn has had no effect. */
   get accepted(): boolean {
     return this.#accepted > 0;
   }
@@ -53,7 +53,7 @@ export class Turn {
     this.#started = true;
   }
 
-  /** Whether a prompt was sent and not refused. Then the server may be working on it. */
+  /** Whether a prompt was sent and not refused, so that the server may be working on it. */
   get begun(): boolean {
     return this.#accepted + this.#unanswered > 0;
   }
@@ -79,10 +79,10 @@ export class Turn {
   }
 
   /**
-   * The session is idle. Before this turn has started, that is the end of another turn.
+   * The session has become idle. Before this turn has started, that ends another turn, so it is ignored.
    *
-   * While a prompt has no answer, or was taken and has not begun, it may be the end of earlier work. The server is then
-   * asked.
+   * While a prompt of this turn is unanswered, or was taken and has not begun, the idle may end earlier work. The door
+   * then asks the server.
    *
    * @param hasBegunAll whether the server has begun all prompts that it took from this client
    */
@@ -106,7 +106,7 @@ export class Turn {
     this.#wake?.();
   }
 
-  /** The session is no longer in its server's memory. A turn that has not begun loses nothing by that. */
+  /** The session is no longer in its server's memory. This does not affect a turn that has not started. */
   interrupted(how: "lost" | "unloaded"): void {
     if (this.#started) this.end(how);
   }
@@ -118,7 +118,7 @@ export class Turn {
    * @param isBlind whether this client does not get the session's events at the moment
    * @param patienceMs how long the server must be idle, in milliseconds, before a prompt that it took counts as one that
    * never begins. 0 if it has begun all of them. A busy server takes a prompt and begins it only later.
-   * @returns true if asking showed the end and no event did
+   * @returns true if the end was found by asking and not by an event
    */
   async ended(isIdle: () => Promise<boolean>, isBlind: () => boolean, patienceMs: () => number): Promise<boolean> {
     let idleBefore = false;
@@ -133,7 +133,7 @@ export class Turn {
       const askedAt = this.#sentAt;
       const idle = await isIdle();
       if (this.#end !== null) return false;
-      // The answer is about the time before the prompt that was sent while the server was asked.
+      // If a prompt was sent while the server was being asked, ask again. The answer may be older than that prompt.
       if (this.#sentAt !== askedAt) continue;
       idleSince = idle ? (idleSince ?? performance.now()) : null;
       // Require two idle answers, or one after a `session.idle`, because a single answer may be about the time before a

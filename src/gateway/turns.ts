@@ -45,7 +45,7 @@ interface Prompt {
   readonly request: ClientRequest;
   /** Its position in the order in which prompts came, and in which they reach the server. */
   readonly place: number;
-  /** The turn that counts it as one of its prompts. */
+  /** The turn that it counts as a part of. */
   turn: Turn | undefined;
   /** Whether the server has already answered once that it does not have the session. */
   again: boolean;
@@ -69,17 +69,17 @@ interface SentPrompt {
 
 interface Running {
   readonly turn: Turn;
-  /** Read again if the session is on another server when the turn comes. */
+  /** Read again if the session has moved to another server by the time the turn begins. */
   record: SessionRecord;
-  /** Prompts to be sent, in order, once the turn has begun and the prompts before them were sent. */
+  /** Prompts to be sent, in order, once the turn has begun and the prompts before them have been sent. */
   readonly waiting: Prompt[];
-  /** Resolves when the waiting prompts were sent or refused; null when no prompt is being sent. */
+  /** Resolves once the waiting prompts have been sent or refused; null when no prompt is being sent. */
   sending: Promise<void> | null;
   /** Prompts that were sent in this turn and not refused. */
   readonly sent: Set<Prompt>;
   /**
-   * Prompts whose server has ended, while the fleet finds out whether they had begun. No other prompt is sent before
-   * that.
+   * Prompts whose server has ended, and of which the door does not know yet whether they had begun. Until it knows, it
+   * sends no other prompt.
    */
   doubtful: readonly Prompt[];
   readonly abort: AbortController;
@@ -103,7 +103,7 @@ export class Turns {
   readonly #context: TurnsContext;
   readonly #running = new Map<string, Running>();
   #places = 0;
-  /** Why no more turns begin. */
+  /** The reason why no more turns begin; undefined while they may begin. */
   #gone: FleetError | undefined;
 
   constructor(context: TurnsContext) {
@@ -126,7 +126,7 @@ export class Turns {
   }
 
   /**
-   * Takes a prompt. Resolves when it was sent or refused, or has to wait.
+   * Takes a prompt. Resolves once it has been sent or refused, or has to wait.
    *
    * @throws FleetError `FLEET_TURN_FAILED` after `close`; `FLEET_DOOR_DRAINING` when the door is about to close.
    */
@@ -145,7 +145,7 @@ export class Turns {
     return running !== undefined && isWaiting(running);
   }
 
-  /** Resolves when all prompts of the client's current turn were sent or refused, so that later requests may follow. */
+  /** Resolves once all prompts of the client's current turn have been sent or refused, so later requests may follow. */
   async sent(sessionId: string): Promise<void> {
     await this.#running.get(sessionId)?.sending;
   }
@@ -186,10 +186,10 @@ export class Turns {
     abort.abort(error);
   }
 
-  /** Resolves when the prompt was sent or refused, or has to wait for a turn. */
+  /** Resolves once the prompt has been sent or refused, or has to wait for a turn. */
   async #queue(prompt: Prompt, record: SessionRecord): Promise<void> {
     const running = this.#running.get(record.id);
-    // A new turn may begin when the last one is over, but must not overtake prompts that the last one has left.
+    // A new turn may begin when the last one is over, but must not overtake prompts that are left over from it.
     if (running === undefined || (running.turn.over !== null && running.sending === null)) {
       this.#begin(prompt, record);
       return;
@@ -216,7 +216,7 @@ export class Turns {
     });
   }
 
-  /** Never rejects: an error goes to the clients whose prompts wait. */
+  /** Never rejects. An error is sent to the clients whose prompts wait. */
   async #run(running: Running): Promise<void> {
     const { sessions, user, lease: own, config, unloaded, onEvent } = this.#context;
     const { turn, record, waiting, abort } = running;
@@ -333,7 +333,7 @@ export class Turns {
       const link = await this.#linkFor(record);
       checkReach(request.method, request.params, { own: link.own, config }, protocol);
       await this.#assertHere(record);
-      // This refuses a prompt whose lease was lost while it waited. Only the write to the socket comes after this line.
+      // Refuse a prompt whose lease was lost while it waited. Check this last, right before the write to the socket.
       await turn.lease?.check();
       const [first] = waiting;
       // By now the turn may be over, or an earlier prompt may have to be sent again.
@@ -352,8 +352,8 @@ export class Turns {
   }
 
   /**
-   * As {@link TurnsContext.linkFor}, but retries while a server is ending. Such a server refuses connections before it
-   * ends, and is then started again.
+   * As {@link TurnsContext.linkFor}, but retries while a server is ending. Such a server refuses connections for a moment.
+   * Once it has ended, it is started again.
    */
   async #linkFor(record: SessionRecord): Promise<ServerLink> {
     const { linkFor } = this.#context;
@@ -397,7 +397,7 @@ export class Turns {
     });
   }
 
-  /** Sends a prompt again whose client already has an answer, from the server that has ended. */
+  /** Sends a prompt again after its server has ended. The client already has that server's answer. */
   #writeAgain(running: Running, prompt: Prompt, link: ServerLink): void {
     const { ends } = this.#context;
     const { turn, record, sent } = running;
@@ -507,7 +507,7 @@ export class Turns {
     else this.#moveOn(running);
   }
 
-  /** Those prompts that are in the session's history, with their message ids there. */
+  /** Returns the prompts that are in the session's history, with their message ids there. */
   #recorded(sessionId: string, prompts: readonly Prompt[], link: ServerLink): Map<Prompt, string> {
     const fromBytes = Math.min(...prompts.map(({ sent }) => sent?.historyBytes ?? 0));
     const recorded = promptsSince(this.#homeOf(sessionId, link), sessionId, fromBytes);

@@ -13,12 +13,12 @@ import { parse, readServerFrame, type ServerMessage } from "./server-message.js"
 /** Far above what a server sends, and far below what would exhaust memory. */
 const MAX_FRAME_BYTES = 256 * 1024 * 1024;
 
-/** How long a server may take to answer a request that other requests wait behind, in milliseconds. */
+/** How long a server may take to answer a request that holds up other requests, in milliseconds. */
 const ASK_MS = 30_000;
 
-/** The callbacks of an upstream connection to the client connection that it serves. */
+/** How an upstream connection reports to the client connection that it serves. */
 export interface UpstreamListener {
-  /** A frame that does not answer a request of the front door. */
+  /** Called for each frame that does not answer one of the front door's own requests. */
   onFrame(message: ServerMessage, frame: Frame): void;
   /** Called before and after the frames that arrived together. */
   onBatch(edge: "begin" | "end"): void;
@@ -49,8 +49,8 @@ interface Waiting {
 }
 
 /**
- * One client's connection to one server or to another front door. It carries the requests of the front door and of the
- * client.
+ * One client's connection to one server or to another front door. The client's requests and those of the front door
+ * itself share it.
  */
 export class Upstream {
   readonly #socket: Socket;
@@ -154,9 +154,9 @@ export class Upstream {
   }
 
   /**
-   * Makes a request of the front door that other requests wait behind. When many other requests about a session are
-   * under way, the runtime may never answer one of them (seen with 1.0.85). The time limit keeps the requests behind it
-   * from hanging too.
+   * Makes a request of the front door itself that holds up other requests. When many requests about one session are
+   * under way, the runtime may never answer one of them (seen with 1.0.85). The time limit keeps the requests that wait
+   * from hanging, too.
    *
    * @throws as `request`, and FleetError `FLEET_SERVER_UNREACHABLE` when no answer comes in time.
    */
@@ -213,7 +213,8 @@ export class Upstream {
       result?: unknown;
       error?: { message?: string; code?: number; data?: unknown };
     };
-    // Remove the entry only after this callback: if it throws, the end of the connection rejects the request.
+    // Remove the entry only after this callback. If the callback throws, the connection is closed, and `#end` rejects
+    // every request that still has an entry.
     if (error === undefined) waiting.onResult?.(result);
     this.#waiting.delete(message.id);
     if (error === undefined) waiting.resolve(result);

@@ -20,7 +20,7 @@ export interface RemoteAttachment {
   fence: number | undefined;
 }
 
-/** The leases for turns that are not given one. */
+/** Where a turn finds its lease if the caller does not pass one. */
 interface LeasesAround {
   ambient: AmbientLeases;
   user: string;
@@ -60,7 +60,7 @@ export class RemoteSession {
     this.#watch(attached);
   }
 
-  /** The SDK's session. The first turn after the end of the connection replaces it. */
+  /** The SDK's session. When the connection has ended, the next turn replaces it with a new one. */
   get session(): CopilotSession {
     return this.#attached.session;
   }
@@ -105,7 +105,7 @@ export class RemoteSession {
   }
 
   #watch({ session, door }: RemoteAttachment): void {
-    // The SDK's own sendAndWait hangs until its timeout when the connection ends during the turn. This one does not.
+    // Replace the SDK's own sendAndWait, which hangs until its timeout when the connection ends during the turn.
     session.sendAndWait = async (message, timeout = 60_000) => (await this.send(message, { timeoutMs: timeout })).event;
     void door.closed.then(() => {
       if (this.#attached.door === door) this.#lost = true;

@@ -72,7 +72,7 @@ class Clearing {
     return [...(await this.#removeUnused()), ...(await this.#removeOrphans())];
   }
 
-  /** Holds a claim on each. A command that wants to start one of them waits until it is gone, and then makes a new one. */
+  /** Claims the servers first. A command that wants to start one of them waits until it is gone, and then creates it. */
   async #removeUnused(): Promise<Cleared[]> {
     if (this.#unused.length === 0) return [];
     const claimed = await this.#store.updateRegistry(({ servers }) =>
@@ -89,7 +89,7 @@ class Clearing {
       const records = await sessionsOfThisHost(this.#store);
       for (const { id, home } of claimed) {
         if (holdsSessions(id, home, records)) continue;
-        // The fleet did not make a home in another place.
+        // Delete only a home in the usual place, because the fleet did not create a home anywhere else.
         if (home === this.#homeOf(id)) this.#removeFolder(id);
         removed.add(id);
       }
@@ -183,8 +183,8 @@ function lastUse(stateRoot: string, id: string, server: ServerRecord | undefined
 }
 
 /**
- * Checks the records, and also the folders if they are in the home itself. Folders that shared servers have in common do
- * not belong to any single server.
+ * Whether a server has sessions, by their records or by their folders. Shared servers have their session folders in common,
+ * so there only the records count.
  */
 function holdsSessions(
   id: string,
@@ -199,7 +199,7 @@ function holdsSessions(
   try {
     return listSessionFolders(home).some((session) => !gone.has(session));
   } catch (error) {
-    if (systemCode(error) === "EACCES") return true; // there may be some
+    if (systemCode(error) === "EACCES") return true; // the folder may contain sessions
     throw error;
   }
 }
@@ -210,7 +210,7 @@ function orphanIds(stateRoot: string, { servers }: Registry): string[] {
   return names(folder).filter((name) => {
     if (name.startsWith(".") || servers[name] !== undefined) return false;
     const inside = names(join(folder, name));
-    // Any other folder does not belong to a server.
+    // A folder with none of these does not belong to a server.
     return inside.includes("home") || inside.includes("connection-token") || inside.includes("server.log");
   });
 }

@@ -38,9 +38,12 @@ export interface StartRequest {
   /** The token itself, passed in memory with `token: {from: "caller"}`. */
   tokenValue?: string | undefined;
   cwd?: string | undefined;
-  /** Whether `serve` starts it because it should run. The count of its earlier crashes then stays. */
+  /** Whether `serve` starts it to keep it running. Its earlier crashes then still count. */
   supervised?: boolean;
-  /** Aborts together with the start's signal when the server is no longer wanted, so that this does not count as a crash. */
+  /**
+   * Aborts together with the start's signal when the server is no longer wanted. A start that fails for this reason does
+   * not count as a crash.
+   */
   calledOff?: AbortSignal | undefined;
 }
 
@@ -57,7 +60,7 @@ export const ADDRESS = "127.0.0.1";
  * outside the registry's lock. A crash at any point leaves an intent that the next command adopts or clears.
  *
  * @throws FleetError as `findRuntime`, `resolveGitHubToken` and `launchServer`; `FLEET_POOL_DRAINING` when the pool is
- * closed; `FLEET_PORTS_EXHAUSTED`; `FLEET_SERVER_START_TIMEOUT` when another command moves the server for too long;
+ * closed; `FLEET_PORTS_EXHAUSTED`; `FLEET_SERVER_START_TIMEOUT` when another command claims the server for too long;
  * `FLEET_SERVER_CONFLICT` when it runs with other settings, or another command took it over.
  */
 export async function startServer(
@@ -181,7 +184,7 @@ async function launchClaimed(
     const { identity, version } = launched;
     return await store.updateRegistry((registry) => {
       const adopted = registry.servers[id];
-      // Another process thought that this one was dead, and has adopted the server. Nothing is left to do.
+      // Another process took this one for dead and has adopted the server. Nothing is left to do.
       if (adopted?.launchId === launchId && adopted.process?.pid === identity.pid) return adopted;
       const server = ownClaim(registry, id, launchId);
       settleReady(server, { process: identity, version });
@@ -204,7 +207,7 @@ async function launchClaimed(
   }
 }
 
-/** Links the home to the place for its sessions, if that is the shared storage or common to all shared servers. */
+/** Links the home to the folder of its sessions, if that is on shared storage or common to all shared servers. */
 async function keepSessions({ store, config, stateRoot }: StarterContext, server: ServerRecord): Promise<void> {
   const { shared } = config.storage;
   if (shared !== null && store.hosts !== null) {

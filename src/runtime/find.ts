@@ -79,7 +79,8 @@ function bundledRuntime(): string {
     if (folder === null) continue;
     const prebuilds = join(folder, "prebuilds", platform);
     const path = join(prebuilds, "copilot-runtime");
-    // The small program loads the large one beside it. Without the large one, it would fail only when it is started.
+    // The program loads `runtime.node` from the same folder. Check for that file here, because without it the program
+    // would fail only when it is started.
     if (existsSync(path) && existsSync(join(prebuilds, "runtime.node"))) return path;
   }
   throw new FleetError(

@@ -1,9 +1,9 @@
-/** We do not keep longer lines whole. A tool's output may be megabytes, and we do not need it. */
+/** Lines above this size are not kept whole, because a tool's output may be megabytes, and we do not need it. */
 const WHOLE_BYTES = 1024 * 1024;
 const END_BYTES = 4096;
 const NEWLINE = 10;
 
-/** A line without its newline. For a line longer than a megabyte, only the first and the last 4 KB. */
+/** A line without its newline. A line longer than a megabyte is reduced to its first and last 4 KB. */
 export type Line = { whole: Buffer } | { head: Buffer; tail: Buffer };
 
 /** Splits pieces of any size into lines. The result does not depend on where the pieces were cut. */
@@ -13,7 +13,7 @@ export class LineSplitter {
   #bytes = 0;
   #skipping: boolean;
 
-  /** @param options.skipFirst Set this if reading begins inside a line. That line is left out. */
+  /** @param options.skipFirst Set this if reading begins inside a line, so that the rest of that line is left out. */
   constructor(options: { skipFirst?: boolean } = {}) {
     this.#skipping = options.skipFirst === true;
   }
@@ -38,7 +38,7 @@ export class LineSplitter {
   }
 
   #keep(part: Buffer): void {
-    // Copy it, because the reader uses the memory again.
+    // Copy it, because a slice would keep the whole chunk in memory.
     this.#parts.push(Buffer.from(part));
     this.#bytes += part.length;
     if (this.#bytes <= WHOLE_BYTES) return;

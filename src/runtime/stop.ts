@@ -8,12 +8,12 @@ export type StopOutcome = "terminated" | "killed" | "already-stopped";
 
 /** Identifies a server to stop. Each part may be unknown. */
 export interface StopTarget {
-  /** Null when the process is dead or was never ready. The other parts then find what is left of it. */
+  /** Null when the process is dead or was never ready. Its remaining processes are then found by the other two parts. */
   process: ProcessIdentity | null;
   launchId: string | null;
   /**
-   * The home whose log is open in a child that has not executed the runtime yet. Null when there cannot be such a child, or
-   * when the home is unknown.
+   * The server's home. A child that was forked but has not executed the runtime yet is found by the log there, which it
+   * has open. Null when there cannot be such a child, or when the home is unknown.
    */
   home: string | null;
 }
@@ -32,8 +32,8 @@ const KILL_WAIT_MS = 5_000;
 
 /**
  * Stops a server and everything that it started: SIGTERM, a grace period, SIGKILL. Then kills what is left of the server's
- * session, and all other processes that have its launch id. Checks the identity of each process right before each signal,
- * so it never signals a reused PID.
+ * process session, and all other processes that have its launch id. Checks the identity of each process right before each
+ * signal, so it never signals a reused PID.
  *
  * SIGTERM cuts turns in flight: drain first.
  *

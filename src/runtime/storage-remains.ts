@@ -29,7 +29,7 @@ export interface Remain {
   changedMs: number;
 }
 
-/** How many entries of one remain we measure. An agent has filled it, so there may be very many. */
+/** How many entries of one remain we measure. There may be very many, because an agent wrote them. */
 const MOST_MEASURED = 10_000;
 const SESSION_ID = /^[A-Za-z0-9._-]{1,128}$/;
 /** Session ids do not contain a tilde. */
@@ -83,7 +83,7 @@ export async function removeRemain(shared: string, { kind, path }: Remain): Prom
       return found !== null;
     }
     try {
-      await unlink(path); // fails for a folder, which is a new session with this id
+      await unlink(path); // fails if a folder has replaced the block: it is a new session with this id
       return true;
     } catch (error) {
       if (["ENOENT", "EISDIR", "EPERM"].includes(systemCode(error) ?? "")) return false;
@@ -93,7 +93,7 @@ export async function removeRemain(shared: string, { kind, path }: Remain): Prom
 }
 
 /**
- * Puts back a block that should have stayed. Leaves anything that is there by now as it is.
+ * Puts back a block that should have stayed. If something else is in its place by now, leaves that unchanged.
  *
  * @throws FleetError `FLEET_STORAGE_UNUSABLE` when the storage fails.
  */

@@ -10,7 +10,7 @@ import type { ServeContext } from "./context.js";
 import type { Operations } from "./operations.js";
 import type { ProcessCensus } from "./process-census.js";
 
-/** A client that lost its connection has this many health intervals to come back to the processes of its session. */
+/** How many health intervals a client that lost its connection has to load its session again and keep its processes. */
 const INTERVALS = 12;
 /** How long a process may take to end after SIGTERM, in milliseconds. */
 const GRACE_MS = 2_000;
@@ -26,7 +26,7 @@ export class Leftovers {
   readonly #context: ServeContext;
   readonly #operations: Operations;
   readonly #census: ProcessCensus;
-  /** Since when a process has had no loaded session, in milliseconds of `performance.now()`. */
+  /** When each process was first seen without a loaded session, in milliseconds of `performance.now()`. */
   readonly #since = new Map<string, number>();
   #lookedAt = Number.NEGATIVE_INFINITY;
 
@@ -64,7 +64,7 @@ export class Leftovers {
   }
 
   async #end(server: ServerRecord, due: readonly LaunchedProcess[]): Promise<void> {
-    // Check again, because a session may have been loaded since the look.
+    // Check again, because a session may have been loaded since `look` chose these processes.
     const left = withoutOwner(server, due);
     if (left.length === 0) return;
     await endProcesses(

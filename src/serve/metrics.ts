@@ -27,7 +27,7 @@ export interface MetricsSnapshot {
   /** Sessions that are loaded in a server's memory. */
   activeSessions: number;
   turnsInFlight: number;
-  /** Turns in flight without a sign of life for too long. */
+  /** Turns in flight that have shown no sign of life for too long. */
   turnsStalled: number;
   /** Leases in force. */
   leases: number;
@@ -45,9 +45,9 @@ export interface MetricsSnapshot {
 /**
  * The metrics of one supervisor, in the text format of Prometheus. `docs/monitoring.md` explains each of them.
  *
- * Every series exists from the start, so that an alert on an increase also sees the first one. Labels have only values that
- * are known in advance. The id of a user, session or server would show everybody who may scrape who works here, and the
- * number of series would grow without end.
+ * Every series exists from the start, so that an alert on an increase also sees the first increase. Labels have only values
+ * that are known in advance. Ids of users, sessions or servers would reveal who works here to everybody who may scrape, and
+ * the number of series would grow without end.
  */
 export class FleetMetrics {
   readonly contentType: string;
@@ -242,7 +242,7 @@ export class FleetMetrics {
     this.#errors.inc({ code });
   }
 
-  /** The body of the answer to a scrape, in the type {@link contentType}. */
+  /** The metrics as the body of the response to a scrape. Its content type is {@link contentType}. */
   async text(): Promise<string> {
     return await this.#registry.metrics();
   }

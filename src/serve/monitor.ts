@@ -20,7 +20,7 @@ export interface MonitorEvents {
   gone(): void;
 }
 
-/** The longest wait after a failed probe, in milliseconds: we probe a server in trouble more often. */
+/** The longest wait after a failed probe, in milliseconds, because a server in trouble is probed more often. */
 const RETRY_MS = 1_000;
 
 /** Watches one launch of one server until it is closed. */
@@ -85,7 +85,8 @@ export class ServerMonitor {
         this.#answered = false;
         if (this.#failures < this.#health.failures) this.#events.sick(this.#failures, result.reason);
         else if (result.hangs) this.#events.hung(result.reason);
-        // A server that answers pings may be in the middle of turns. Call it unhealthy, and leave it to people to end it.
+        // A server that answers pings may be in the middle of turns. So only report it, and let a person decide whether to
+        // stop it.
         else if (this.#failures === this.#health.failures) this.#events.sick(this.#failures, result.reason);
         return;
       case "gone":

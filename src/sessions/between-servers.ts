@@ -15,13 +15,14 @@ export interface Move {
 }
 
 /**
- * The shared server on which the holder of a session's lease opens it. This is the server that has the session in memory.
- * If none has it, this is the server on which the holder is placed, and the record then names that server.
+ * Returns the shared server on which the holder of a session's lease opens the session. If a server has the session in
+ * memory, this is that server. Otherwise it is the server on which the holder is placed, and the record is changed to name
+ * it.
  *
- * Two servers must never have one session in memory. A process that uses a session without a lease sets its use marker
+ * Two servers must never have the same session in memory. A process that uses a session without a lease sets its use marker
  * first, and then checks that the record still names the server. So this function sets an eviction marker on the old server
- * before it changes the record, and leaves the session there if it is in use. If both happen at once, at least one of them
- * sees the other.
+ * before it changes the record, and leaves the session there if it is in use. If both processes do this at once, at least
+ * one of them sees the other.
  *
  * @param record read under the lease
  * @throws FleetError `FLEET_LEASE_LOST`, and as `Pool.shared`.

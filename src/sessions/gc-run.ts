@@ -29,7 +29,7 @@ const JOURNAL = "journal.json";
 const MOVED = "sessions";
 /** Replaces the process in the name of a folder that the next gc may take over. No process has the PID 0. */
 const NOBODY = "0-0";
-/** How many files and folders a gc removes from one state folder. The next gc continues. */
+/** How many files and folders one gc removes from a state folder at most. The next gc removes more. */
 const MOST_REMOVED = 100_000;
 const MOST_MERGED = 10_000;
 const DEEPEST_MERGED = 32;
@@ -83,8 +83,8 @@ export function unfinishedBusiness(statePath: string): Business {
 }
 
 /**
- * Whether a running gc is about to delete the session and has not decided. It notes the session before it deletes the
- * record. Its decision is final when the folder is back, or in neither place.
+ * Whether a running gc may still delete or restore the session. A gc notes the session before it deletes the record. Once
+ * the session's folder is in neither the home nor the gc's folder, the session is deleted.
  */
 export function isBeingDeleted(home: string, sessionId: string): boolean {
   using state = openSessionState(home);
@@ -130,7 +130,7 @@ export class Run {
   }
 
   /**
-   * Takes over what killed gcs have left, so that no other gc does.
+   * Takes over the folders of killed gcs, so that no other gc does.
    *
    * @param killed the folders of the gcs that were dead when the survey judged which sessions are due. A gc that was killed
    * later was still running then, so the survey left its sessions out. They are for the next gc, which needs its journal.
@@ -180,14 +180,14 @@ export class Run {
     return null;
   }
 
-  /** Removes a moved session. After very many files, leaves the rest to the next gc. @returns whether it is gone. */
+  /** Removes a moved session. If it has very many files, leaves some to the next gc. @returns whether it is gone. */
   async remove(moved: string): Promise<boolean> {
     return await removeTree(moved, this.#budget);
   }
 
   /**
-   * Whether a server opened the session at the very moment when it was moved. A runtime then makes the folder again, with
-   * its lock but without the description (`workspace.yaml`) that a new session begins with.
+   * Whether a server opened the session just as it was moved. The runtime then creates the folder again, with its lock but
+   * without the description (`workspace.yaml`) that every new session has.
    */
   isOpened(id: string, moved: string, pids: ReadonlySet<number>): boolean {
     const original = join(this.#statePath, id);
@@ -301,7 +301,7 @@ function renameIfThere(from: string, to: string): boolean {
   }
 }
 
-/** Tries again and again, because another gc that ends removes the parent folder as soon as it is empty. */
+/** Retries, because another gc that ends removes the parent folder whenever it is empty. */
 function makeFolder(path: string): void {
   for (let attempt = 0; ; attempt++) {
     try {

@@ -42,8 +42,8 @@ export async function withRoom<T>(
   for (let target = server; ; target = await next()) {
     {
       using _use = await admit(target, sessionId, room);
-      // Check this under the use marker, because from now on a drain waits for it. If the caller's turn has a use marker on
-      // this server, the drain waits already.
+      // Check this only under the use marker, because a drain waits for the marker. If the caller's turn already has a
+      // marker on this server, the drain waits for that turn, so there is nothing to check.
       if (target === marked || (await sessions.admitted(target, sessionId))) return await load(target);
     }
     if (signal.aborted) throw isTimeout(signal.reason) ? serverDraining(target.id) : signal.reason;

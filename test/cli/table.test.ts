@@ -28,7 +28,7 @@ describe("a table", () => {
     expect(renderTable(COLUMNS, [ROW], 18)).toBe("ID           STATE\naaaaa…aaaa   ready");
   });
 
-  it.each([60, 37, 25, 16])("a table has no line above %i columns, whatever is in it", (width) => {
+  it.each([60, 37, 25, 16])("a table of any content has no line wider than %i columns", (width) => {
     const rows = ["x", "李".repeat(40), "é".repeat(40), "👩‍👩‍👧".repeat(20), "ä".repeat(128)].map((id) => [
       ...[id, "second", "third", "ready"],
     ]);
@@ -82,7 +82,7 @@ describe("a live view", () => {
     expect(end.lines.slice(-3)).toEqual(["s19", "sum", "q: quit   ↑ ↓ PgUp PgDn: scroll   24 of 24 lines"]);
   });
 
-  it("a live view cuts a text that is too long for a line", () => {
+  it("a live view shortens text that is too long for a line", () => {
     const long = { above: ["x".repeat(100)], sections: [], below: [] };
     expect(layOut(long, 0, { rows: 10, columns: 20 }).lines[0]).toBe(`${"x".repeat(19)}…`);
   });

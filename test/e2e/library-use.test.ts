@@ -73,7 +73,7 @@ describe("an error message to a program", () => {
 });
 
 describe("a fleet that is closed", () => {
-  it("a closed fleet refuses every method and the turns of its sessions, and starts no server", async () => {
+  it("a closed fleet refuses every call and every turn of its sessions, and starts no server", async () => {
     const session = await fleet.createSession({ user: "alice" });
     const door = await fleet.openFrontDoor({ listen: "127.0.0.1:0" });
     await fleet.close();
@@ -91,7 +91,7 @@ describe("a fleet that is closed", () => {
     expect(fleet.takeWarnings()).toEqual([]);
   });
 
-  it("a program ends after it closed its fleet, even if a session, a door and a lease were open", async () => {
+  it("a program can exit after it has closed its fleet, even if a session, a front door and a lease were open", async () => {
     const { code, stdout } = await run(`
       import { Fleet } from "copilotfleet";
       const fleet = await Fleet.open({ config: { serve: { listen: "127.0.0.1:0", metrics: "127.0.0.1:0" } } });
@@ -154,7 +154,7 @@ describe("the front door of a program", () => {
   it.each([
     ["an option", { listen: "127.0.0.1:0" }, {}],
     ["the configuration", {}, { serve: { listen: "127.0.0.1:0" } }],
-  ])("openFrontDoor listens on a text address from %s, and clients connect to its url", async (_, options, config) => {
+  ])("openFrontDoor listens on an address from %s, and clients connect to its url", async (_, options, config) => {
     await using other = await open({ config });
     await using door = await other.openFrontDoor(options);
     expect(door.url).toBe(`127.0.0.1:${door.address.port}`);
@@ -168,7 +168,7 @@ describe("the front door of a program", () => {
 });
 
 describe("durations", () => {
-  it("options for durations take a text or milliseconds, and their older names with Ms still work", async () => {
+  it("duration options take a string or milliseconds, and the older names that end in Ms still work", async () => {
     const ttls = await Promise.all(
       ["1h", 3_600_000].map(async (ttl) => {
         const session = await fleet.createSession({ user: "time", ttl, wait: "10s" });
@@ -249,7 +249,7 @@ describe("the documentation", () => {
   it.each([
     ["README.md", "\n## Library\n"],
     ["docs/library.md", "# Library\n"],
-  ])("the sample of the library in %s runs as it is printed", async (path, heading) => {
+  ])("the library sample in %s runs exactly as printed", async (path, heading) => {
     const page = readFileSync(join(ROOT, path), "utf8");
     const section = page.slice(page.indexOf(heading));
     const [, sample = ""] = /```ts\n([\s\S]*?)```/.exec(section) ?? [];

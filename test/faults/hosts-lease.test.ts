@@ -8,7 +8,7 @@ const problem = podsProblem();
 if (problem !== undefined) console.warn(`hosts in namespaces are not tested: ${problem}`);
 
 it.skipIf(problem !== undefined)(
-  "a prompt is answered without waiting for one that was queued on its session when the first host was killed",
+  "when a host is killed, a prompt in its queue does not delay later prompts to the same session on another host",
   async () => {
     const env = { COPILOTFLEET_HOST_TTL: "8s" };
     await using pods = await Pods.start({ count: 2, env });

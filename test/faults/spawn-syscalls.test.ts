@@ -46,7 +46,7 @@ it.for(POINTS)("a spawn killed at %s %i leaves nothing that ps does not clear aw
   await expectConsistent(fleet);
 });
 
-it("the next spawn deletes a new connection token that a killed spawn had not put in force", async (ctx) => {
+it("spawn deletes the temporary connection token of an earlier spawn that was killed before the rename", async (ctx) => {
   if (problem !== undefined) return ctx.skip(problem);
   const fleet = await faultFleet(PORTS);
   const folder = serverFolder(fleet.root, serverIdOf("alice"));
@@ -92,7 +92,7 @@ function argumentsOf(pid: number): string[] {
   }
 }
 
-it("ps finds a server that is forked but not executed when its spawn is killed", async (ctx) => {
+it("ps finds a server whose spawn was killed between fork and exec", async (ctx) => {
   if (problem !== undefined) return ctx.skip(problem);
   const fleet = await faultFleet(PORTS);
   const traced = traceSpawn(fleet, SLOW_EXEC);
@@ -106,7 +106,7 @@ it("ps finds a server that is forked but not executed when its spawn is killed",
   await expectConsistent(fleet);
 });
 
-it("stop ends a server that is forked but not executed when its spawn is killed", async (ctx) => {
+it("stop ends a server whose spawn was killed between fork and exec", async (ctx) => {
   if (problem !== undefined) return ctx.skip(problem);
   const fleet = await faultFleet(PORTS);
   const traced = traceSpawn(fleet, SLOW_EXEC);

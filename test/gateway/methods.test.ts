@@ -7,23 +7,23 @@ import { INSTALLED_SDK, methodsByVersion, methodsSentBy } from "../fixtures/sdk-
 describe("the table of methods", () => {
   const versions = methodsByVersion();
 
-  it("compares the table of methods with the SDKs from 1.0.5 to 1.0.15-preview.4", () => {
+  it("the table of methods is compared with the SDKs from 1.0.5 to 1.0.15-preview.4", () => {
     expect([...versions.keys()].at(0)).toBe("1.0.5");
     expect([...versions.keys()].at(-1)).toBe("1.0.15-preview.4");
     for (const methods of versions.values()) expect(methods.size).toBeGreaterThan(250);
   });
 
   it.each([...versions, ["that is installed", methodsSentBy(INSTALLED_SDK)] as const])(
-    "has every method in the table of methods that the SDK %s sends",
+    "the table of methods has every method that the SDK %s sends",
     (_, methods) => expect([...methods].filter((method) => !isKnownMethod(method))).toEqual([]),
   );
 
-  it("has no method in the table of methods that none of the SDKs sends", () => {
+  it("the table of methods has only methods that one of the SDKs sends", () => {
     const sent = new Set([...versions.values(), methodsSentBy(INSTALLED_SDK)].flatMap((methods) => [...methods]));
     expect(knownMethods().filter((method) => !sent.has(method))).toEqual([]);
   });
 
-  it("refuses to everybody exactly the methods that the documentation lists", () => {
+  it("refuses, for every client, exactly the methods that the documentation lists as refused", () => {
     const page = readFileSync(new URL("../../docs/front-door.md", import.meta.url), "utf8");
     const section = page.slice(page.indexOf("\n## Refused methods\n"));
     const listed = [...section.matchAll(/^- `([^`]+)`$/gm)];
@@ -46,7 +46,7 @@ describe("the table of methods", () => {
     (method) => expect(scopeOf(method)).toBe("never"),
   );
 
-  it("allows methods that reach files and programs only where session.host does", () => {
+  it("allows methods that reach files and programs only where session.host allows them", () => {
     const reaching =
       /^session\.(shell|workspaces|extensions\.(?!list)|factory|lsp|permissions\.(paths\.add|folderTrust))/;
     for (const method of knownMethods().filter((name) => reaching.test(name))) {

@@ -55,7 +55,7 @@ describe("tokenSourceFromConfig", () => {
     expect(tokenSourceFromConfig({ ...NONE, githubTokenEnv: "GH" }, null)).toEqual({ from: "env", name: "GH" });
   });
 
-  it("tokenSourceFromConfig refuses a user who does not fit into the name of a variable", () => {
+  it("tokenSourceFromConfig refuses a user id that cannot be part of the name of a variable", () => {
     const error = refusalOf(() => tokenSourceFromConfig({ ...NONE, githubTokenEnv: "GH_{user}" }, "ann@x"));
     expect(error).toMatchObject({ code: "FLEET_TOKEN_UNAVAILABLE", exit: 3 });
     expect(error.message).toContain('"GH_ann@x" cannot be an environment variable. Allowed: letters');
@@ -67,7 +67,7 @@ describe("tokenSourceFromConfig", () => {
   });
 
   it.each(["$(id)", "a;b", "a b", "`id`", "../../etc", "-x", "a/b", "a'b", "", "a\nb", "$&"])(
-    "tokenSourceFromConfig refuses the user %j before a shell or a path gets it",
+    "tokenSourceFromConfig refuses the user id %j, which is not safe in a shell or a path",
     (user) => {
       const error = refusalOf(() => tokenSourceFromConfig({ ...NONE, githubTokenCommand: "pass {user}" }, user));
       expect(error).toMatchObject({ code: "FLEET_USER_INVALID" });
@@ -149,7 +149,7 @@ describe("a token from a command", () => {
     expect(await run('cat; echo "[$COPILOTFLEET_USER]"', null)).toBe("[]");
   });
 
-  it("the error for a token command that fails has its message, but nothing that looks like a token", async () => {
+  it("the error for a failed token command quotes its message, but nothing in it that looks like a token", async () => {
     const error = await refusal({
       from: "command",
       command: "echo gho_canary; echo 'no ghp_canary123 here\n\u001b[31mred' >&2; exit 3",

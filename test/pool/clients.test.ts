@@ -4,7 +4,7 @@ import { faultFleet } from "../fixtures/fault-fleet.js";
 
 const PORTS = 13_700;
 
-it("Clients connects to a replaced server's new launch although the connection to the old one is open", async () => {
+it("Clients connects to the new process of a replaced server while the connection to the old one is open", async () => {
   const fleet = await faultFleet(PORTS);
   await fleet.json(["spawn", "--user", "u", "--count", "2"]);
   const [earlier, other] = [await fleet.record("u-1"), await fleet.record("u-2")];

@@ -193,7 +193,7 @@ const turn = fc.constantFrom(
 );
 
 describe("SessionEvents", () => {
-  it("SessionEvents gives the same turns, however the history is split into appends and reads", () => {
+  it("SessionEvents returns the same turns, however the history is split into appends and reads", () => {
     fc.assert(
       fc.property(
         fc.array(turn, { minLength: 1, maxLength: 8 }),
@@ -277,7 +277,7 @@ describe("SessionEvents", () => {
 });
 
 describe("openHistory", () => {
-  it("openHistory finds the same open turn as the whole history does, and reads no more of the end than needed", () => {
+  it("openHistory finds the same open turn as a full read does, and reads no more of the end than needed", () => {
     fc.assert(
       fc.property(fc.array(turn, { minLength: 1, maxLength: 6 }), fc.boolean(), (turns, isOpen) => {
         const text = [started, ...turns, ...(isOpen ? [prompt, stepStart] : [])].map((make) => make()).join("");
@@ -290,7 +290,7 @@ describe("openHistory", () => {
     expect(openHistory(home, "s", ENOUGH).bytes).toBe(4096);
   });
 
-  it("openHistory finds an open turn that began too far back, from its first event within reach", () => {
+  it("openHistory finds an open turn that began before the part that it may read", () => {
     const big = { success: true, result: { content: "x".repeat(2 * MEGABYTE) } };
     writeFileSync(path, prompt() + toolStep("a", big) + stepStart());
     expect(openHistory(home, "s", MEGABYTE).tracker.open).toMatchObject({ lastEventAtMs: at() });
@@ -328,7 +328,7 @@ describe("endsInsideTurn", () => {
       () => prompt() + toolStep("a", { result: "x".repeat(5 * MEGABYTE) }) + stepStart() + shutdown(),
       true,
     ],
-  ])("endsInsideTurn is right about a history that ends with %s", (_, text, expected) => {
+  ])("endsInsideTurn recognizes a history that ends with %s", (_, text, expected) => {
     writeFileSync(path, text());
     expect(endsInsideTurn(home, "s")).toBe(expected);
   });

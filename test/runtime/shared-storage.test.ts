@@ -142,7 +142,7 @@ describe("a home on shared storage", () => {
     mkdirSync(home, { recursive: true });
   });
 
-  it("a home takes nothing from another user's home to which its agent linked its session-state", async () => {
+  it("a home takes nothing from another user's home, even if its agent made session-state a link to that home", async () => {
     const root = await temporaryRoot();
     const [home, bobs] = [join(root, "alice", "home"), join(root, "bob", "home", "session-state")];
     mkdirSync(home, { recursive: true });
@@ -155,7 +155,7 @@ describe("a home on shared storage", () => {
     expect(readdirSync(bobs)).toEqual(["of-bob"]);
   });
 
-  it("a home moves its local sessions to the shared place, and replaces none that is there", async () => {
+  it("a home moves its local sessions to the shared folder, and replaces no session that is already there", async () => {
     plant(join(home, "session-state"), "s", "local");
     plant(join(home, "session-state"), "t", "local");
     plant(placePath(a), "t", "newer");
@@ -164,7 +164,7 @@ describe("a home on shared storage", () => {
     expect([historyAt(a, "s"), historyAt(a, "t")]).toEqual(["local", "newer"]);
   });
 
-  it("a home loses no session when the shared folder gets another path", async () => {
+  it("a home loses no session when the path of the shared folder changes", async () => {
     plant(placePath(a), "s", "history");
     await linkToPlace(home, a);
     const alias = `${shared}-alias`;
@@ -174,7 +174,7 @@ describe("a home on shared storage", () => {
     expect(readFileSync(join(home, "session-state", "s", "events.jsonl"), "utf8")).toBe("history");
   });
 
-  it("a home under a new host name leaves the old host's sessions there, because each is taken over by itself", async () => {
+  it("a home under a new host name leaves sessions below the old name, because each is taken over separately", async () => {
     plant(placePath(a), "s", "history");
     await linkToPlace(home, a);
     await makeHostFolder(shared, b.host);

@@ -18,7 +18,7 @@ function kill(state: GcState): void {
 }
 
 describe("a gc that was killed", () => {
-  it("gc deletes a session that a killed gc had noted but not moved, although the session counts as young", async () => {
+  it("gc deletes a session that a killed gc had noted but not moved, even if it is younger than the TTL", async () => {
     const state = await gcState();
     await state.server("s1");
     // The session's record had a short TTL, and the killed gc has already deleted it.
@@ -100,7 +100,7 @@ describe("a gc that was killed", () => {
   });
 });
 
-describe("a gc beside another", () => {
+describe("several gcs at the same time", () => {
   it("gc leaves alone the sessions that another running gc has noted", async () => {
     const state = await gcState();
     await state.server("s1");
@@ -143,7 +143,7 @@ describe("a gc that fails half way", () => {
     expect(readdirSync(join(state.home("s1"), ".."))).toEqual(["home"]);
   });
 
-  it("gc gives a session back into a folder that was made again, and keeps the newer files in it", async () => {
+  it("gc merges a session into the folder that a server created again, and keeps the newer files there", async () => {
     const state = await gcState();
     const folder = state.plant("s1", "open");
     const run = new Run(state.statePath("s1"));
@@ -171,7 +171,7 @@ describe("a session whose record a running gc has deleted", () => {
     return { state, run, record, answer };
   }
 
-  it("keeps its record, and is not recorded again, when gc gives its folder back", async () => {
+  it("a session that gc is deleting gets its old record back when gc restores its folder, not a new one", async () => {
     const { state, run, record, answer } = await undecided();
     const moved = run.take("due") ?? "";
     await run.giveBack("due", moved);
@@ -179,7 +179,7 @@ describe("a session whose record a running gc has deleted", () => {
     expect(await answer).toEqual(record);
   });
 
-  it("has no record as soon as gc has removed its folder", async () => {
+  it("a session that gc is deleting has no record once gc has removed its folder", async () => {
     const { run, answer } = await undecided();
     expect(await run.remove(run.take("due") ?? "")).toBe(true);
     expect(await answer).toBeNull();

@@ -74,7 +74,7 @@ describe("servers that gc removes", () => {
     expect(readdirSync(common)).toEqual(["young"]);
   });
 
-  it.each([1, 3])("gc removes an old server whose log was only rotated lately, with %i kept", async (keep) => {
+  it.each([1, 3])("gc removes an old server although its log was rotated lately, with %i logs kept", async (keep) => {
     const state = await gcState();
     await state.server("s1", old);
     const log = join(state.root, "servers", "s1", "server.log");
@@ -123,7 +123,7 @@ describe("servers that gc leaves", () => {
     expect((await state.gc()).servers).toEqual([]);
   });
 
-  it("gc leaves a server that has a session, by a record or by a folder", async () => {
+  it("gc keeps a server that still has a session's record or folder", async () => {
     const state = await gcState();
     await state.server("recorded", old);
     await state.session("recorded", "a", { ttlMs: 96 * HOUR_MS });

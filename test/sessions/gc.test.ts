@@ -27,7 +27,7 @@ async function recorded(state: GcState): Promise<string[]> {
 }
 
 describe("sessions that gc finds", () => {
-  it("gc deletes sessions past their TTL, and no younger ones", async () => {
+  it("gc deletes sessions past their TTL, and keeps younger ones", async () => {
     const state = await gcState();
     await state.server("s1");
     await state.session("s1", "old");
@@ -241,7 +241,7 @@ describe("sessions that gc skips with a reason", () => {
       expect(await record(state)).toEqual(before);
     });
 
-    it("gc restores a session that a server opens while gc moves its folder, and joins its history", async () => {
+    it("gc restores a session that a server opens while gc moves its folder, and merges the two histories", async () => {
       const state = await gcState();
       await state.server("s1", { running: true });
       const before = await state.session("s1", "held");

@@ -53,7 +53,7 @@ function isUnharmed(state: GcState): void {
 }
 
 describe("a home whose session-state is a link", () => {
-  it("a session-state that links to another user's sessions shows none of them, and gc deletes none of them", async () => {
+  it("sessions of another user are neither listed nor deleted through a session-state that links to them", async () => {
     const state = await twoUsers();
     makeOld(state.folder("bob-1", "of-bob"), OLD_MS);
     // This session of bob has a record, and the record shows that it is not due.
@@ -68,7 +68,7 @@ describe("a home whose session-state is a link", () => {
     isUnharmed(state);
   });
 
-  it("gc leaves a folder outside of the fleet alone that a session-state links to", async () => {
+  it("gc does not touch a folder outside of the fleet to which a session-state links", async () => {
     const state = await twoUsers();
     const outside = join(state.root, "..", "outside");
     mkdirSync(join(outside, "project"), { recursive: true });
@@ -163,7 +163,7 @@ describe("a session's folder in a hostile home", () => {
     isUnharmed(state);
   });
 
-  it("gc gives a session back without overwriting files that links in its place lead to", async () => {
+  it("gc restores a session without overwriting the targets of links that are now in its place", async () => {
     const state = await twoUsers();
     const folder = state.plant("alice-1", "s");
     const run = new Run(state.statePath("alice-1"));
@@ -190,7 +190,7 @@ it("a gc folder that the agent plants in its home has no effect", async () => {
 });
 
 describe("a home with very many folders of sessions", () => {
-  it("gc reads only part of a home with very many folders, warns of its user, and collects other homes", async () => {
+  it("gc reads only part of a home with very many folders, warns about its user, and cleans other homes", async () => {
     const state = await twoUsers();
     makeOld(state.folder("bob-1", "of-bob"), OLD_MS);
     await state.session("alice-1", "zzz-recorded", { owner: "alice" });
@@ -204,7 +204,7 @@ describe("a home with very many folders of sessions", () => {
     expect(state.warnings).toEqual([expect.stringContaining('The home of user "alice"')]);
   });
 
-  it("several gcs empty a home with very many due sessions", async () => {
+  it("gc deletes very many due sessions of one home over several runs", async () => {
     const state = await twoUsers();
     const old = new Date(Date.now() - OLD_MS);
     for (let index = 0; index < 1_500; index++) {

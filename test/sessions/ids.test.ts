@@ -34,7 +34,7 @@ describe("a user id", () => {
     expect(validateUser(user)).toBe(user.normalize("NFC"));
   });
 
-  it("validateUser refuses a text or accepts it, and an accepted text is safe in a path, a shell and a log", () => {
+  it("validateUser accepts only ids that are safe in a path, a shell and a log", () => {
     fc.assert(
       fc.property(fc.string({ unit: "binary", maxLength: 140 }), (value) => {
         const { taken, refused } = outcome(validateUser, value);
@@ -53,7 +53,7 @@ describe("a user id", () => {
     );
   });
 
-  it("a text of allowed characters is a user id unless it begins with a dot or a hyphen", () => {
+  it("any string of allowed characters is a user id unless it begins with a dot or a hyphen", () => {
     const unit = fc.constantFrom(..."abcXYZ0189._@+-\u00e9\u4e2d\u0434");
     fc.assert(
       fc.property(fc.string({ unit, minLength: 1, maxLength: 40 }), (value) => {
@@ -84,7 +84,7 @@ describe("a server's id", () => {
 });
 
 describe("a session id", () => {
-  it("validateSessionId refuses a text or accepts it, and an accepted text is a plain name", () => {
+  it("validateSessionId accepts only ids that are plain names", () => {
     fc.assert(
       fc.property(fc.string({ unit: "binary", maxLength: 140 }), (value) => {
         const { taken, refused } = outcome(validateSessionId, value);
@@ -95,7 +95,7 @@ describe("a session id", () => {
     );
   });
 
-  it("newSessionId makes a new valid session id, whatever the purpose", () => {
+  it("newSessionId makes a new valid session id for any purpose", () => {
     fc.assert(
       fc.property(fc.option(fc.string({ unit: "binary", maxLength: 200 })), (purpose) => {
         const id = newSessionId(purpose);

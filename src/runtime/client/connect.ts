@@ -12,8 +12,8 @@ export interface ConnectedClient {
   /** Resolves when either side closes the connection. Never rejects. Stays pending forever if the SDK hides its socket. */
   closed: Promise<void>;
   /**
-   * Watches the wire for a prompt that begins in the session from now on. The SDK's own events are not enough: when the
-   * connection closes, the SDK drops events that it has received and not handed out.
+   * Watches the socket for a prompt that begins in the session from now on. The SDK's own events are not enough, because
+   * when the connection closes, the SDK drops events that it has received but not delivered.
    */
   watchPrompt(sessionId: string): PromptWatch;
   /** Cuts the connection at once. The SDK's own `stop` waits until the other side hangs up, too. */
@@ -56,7 +56,8 @@ export async function connectClient(
     });
   }
   quietWriteErrors(client);
-  // When the connection closes, the SDK leaves requests without an answer pending. This rejects them.
+  // When the connection closes, the SDK does not settle the requests that have no answer. Stopping the client rejects
+  // them.
   closed.then(() => client.forceStop()).catch(() => undefined);
   return { client, closed, watchPrompt: (id) => watchPrompt(socket, id), destroy: () => void socket?.destroy() };
 }
@@ -65,7 +66,7 @@ export interface PromptWatch extends Disposable {
   readonly hasBegun: boolean;
 }
 
-/** Depends on the order in which the runtime writes the fields (measured with 1.0.85). */
+/** Searches for the text of the event, so it depends on the order in which the runtime writes fields (as of 1.0.85). */
 function watchPrompt(socket: Socket | undefined, sessionId: string): PromptWatch {
   const wanted = Buffer.from(`"sessionId":${JSON.stringify(sessionId)},"event":{"type":"user.message"`);
   // Without the socket we see nothing, so we must assume that the prompt has begun.
@@ -98,9 +99,9 @@ async function refuseClosed(): Promise<never> {
 }
 
 /**
- * If a request can no longer be written (the server has just died), vscode-jsonrpc 8 rejects a second promise that nobody
- * can catch (`sendRequest` throws in an async executor). That would end this process. The SDK has a switch against it. The
- * switch is private like the socket, and the SDK sets it for servers that it started itself.
+ * Prevents a crash of this process. If a request can no longer be written because the server has just died,
+ * vscode-jsonrpc 8 rejects a second promise that nobody can catch (`sendRequest` throws in an async executor). The SDK has
+ * a switch against this, but sets it only for servers that it started itself. The switch is private, like the socket.
  */
 function quietWriteErrors(client: CopilotClient): void {
   const { messageWriter } = client as unknown as { messageWriter?: unknown };

@@ -39,7 +39,7 @@ export function registrySpec({ root, deadlineMs, onStep, warn, ensureRoot }: Sto
         // The lock is a file beside this folder. Without the folder, the very first writers would have no lock.
         prepare();
       } catch {
-        // The attempt that follows meets the same error and reports it to its callers.
+        // Ignore the error. The attempt that follows calls `prepare` again and reports the error to its callers.
         return async () => undefined;
       }
       return enterPolitely(folder);
@@ -92,8 +92,8 @@ export function loadRegistry(root: string, warn: (message: string) => void): Bas
 
 /**
  * Reads the registry cheaply, because it is read often, for example in each turn. As long as the newest revision is the
- * same file, the reader only checks that. This is sufficient because a revision never changes, and its number is never
- * taken again while it is the highest.
+ * same file, the reader only checks that. This is sufficient because a revision never changes, and its number is not
+ * reused while it is the highest.
  */
 export class RegistryReader {
   readonly #root: string;
@@ -113,8 +113,8 @@ export class RegistryReader {
     const file = stat && `${top} ${stat.ino} ${stat.size} ${stat.mtimeMs}`;
     if (file !== undefined && file === this.#last?.file) return parseRegistry(this.#last.data);
     const { rev, damaged, data } = loadRegistry(this.#root, this.#warn);
-    // Keep nothing if there is damage, because each read must report it. Keep nothing either if a newer revision
-    // appeared after the listing.
+    // Cache nothing if a revision is damaged, because each read must report the damage. Cache nothing either if a newer
+    // revision appeared after the listing.
     this.#last = file === undefined || rev !== top || damaged.length > 0 ? undefined : { file, data };
     return parseRegistry(data);
   }
@@ -131,8 +131,8 @@ function statIfThere(path: string): Stats | undefined {
 const NO_HEAD: Head = { rev: 0, data: undefined, top: 0, damaged: [], others: [] };
 
 /**
- * A registry exists from the link of revision 1 on. So an interrupted first commit leaves a folder without numbers,
- * which counts as empty. Any other trace means that state was lost.
+ * A registry exists once the file of revision 1 has been linked. An interrupted first commit leaves a folder without
+ * revisions, which counts as empty. Any other trace means that state was lost.
  */
 function refuseIfLost(root: string, head: Head, published: Published): void {
   const folder = registryFolder(root);
