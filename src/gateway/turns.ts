@@ -93,7 +93,7 @@ const ENDING_POLL_MS = 20;
  * How long a server must be idle, in milliseconds, before a prompt that it took counts as one that never begins: without an
  * error, and after an error.
  */
-const NEVER_BEGINS_MS = 10_000;
+const NEVER_BEGINS_MS = 5_000;
 const FAILED_MS = 1_000;
 
 /**
