@@ -127,7 +127,7 @@ export class Answers {
       return;
     }
     openRequests.forward(link, request, {
-      // Also for a client that sends "session.destroy", because a newer runtime may no longer know that older name.
+      // Use this method even if the client sent "session.destroy", because a newer runtime may not know that old name.
       method: "session.detach",
       params: { sessionId: record.id },
       onAnswer: (answer) => {
@@ -164,7 +164,7 @@ export class Answers {
     const ids = new Set(visible.map(({ id }) => id));
     const listed = Array.isArray(result.sessions) ? (result.sessions as { sessionId?: string }[]) : [];
     const here = link.own ? listed : listed.filter(({ sessionId = "" }) => ids.has(sessionId));
-    // The records lack the values that a filter compares.
+    // Sessions on other hosts are known only by their records, which lack the values that a filter compares.
     const isFiltered = request.params.filter !== undefined && request.params.filter !== null;
     const elsewhere = isFiltered ? [] : await this.#elsewhere(visible, here);
     openRequests.reply(request, { ...result, sessions: [...here, ...elsewhere] });

@@ -1,4 +1,4 @@
-/** How long the answer to a wrong token is delayed at the first failure of its id, and at most. In milliseconds. */
+/** How long the answer to a wrong token is delayed, in milliseconds: at the first failure of the token's id, and at most. */
 const FIRST_DELAY_MS = 250;
 const LONGEST_DELAY_MS = 8_000;
 /** One failure of an id is forgiven after this time, in milliseconds. */

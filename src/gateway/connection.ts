@@ -23,7 +23,7 @@ import { type HostHolder, isTokenGood, recognizer, type TokenHolder, tokenIdIn, 
 
 /** The longest frame that a connection may send before it has shown a token, in bytes. That is enough for `connect`. */
 const HELLO_BYTES = 16 * 1024;
-/** The limit on unread bytes ends a connection only while more bytes than this have arrived of an unfinished frame. */
+/** The limit on unread bytes ends a connection only if its unfinished frame already has more bytes than this. */
 const SMALL_BYTES = 64 * 1024;
 /** How long a connection may take to show a token, in milliseconds. */
 const HELLO_MS = 10_000;
@@ -102,7 +102,7 @@ export class Connection {
     return this.#state === "authenticating";
   }
 
-  /** Ends the connection once everything that was sent to the client has left. */
+  /** Ends the connection once all data for the client has been sent. */
   end(): void {
     this.#socket.end();
   }
@@ -175,7 +175,7 @@ export class Connection {
       this.#share = this.#services.shares.admit(holder.user, via !== undefined);
       await this.#admit({ id, token: String(token) }, holder, { hello, protocol, via, peers, share: this.#share });
     } catch (error) {
-      // If the client has hung up, the error is only that we gave up our work for it.
+      // If the client has hung up, the error only reports that we gave up the work for it, so do not log it.
       if (!this.#socket.closed) this.#tell(refusal(error));
       this.#refuse(refusalFrame(id, error));
     }
@@ -233,7 +233,7 @@ export class Connection {
     this.#share.buffers(bytes);
     const reached = arriving > SMALL_BYTES ? this.#share.overBytes : null;
     if (reached === null) return;
-    // End the connection: to refuse only this request, we would have to read the rest of its frame.
+    // End the connection, because we would have to read the rest of the frame to refuse only this request.
     this.#tell(refusal(reached));
     this.#client?.close();
     this.#refuse(refusalFrame(null, reached));
@@ -241,7 +241,7 @@ export class Connection {
 
   #refuse(frame: Buffer): void {
     this.#state = "closed";
-    this.#socket.letGo(this); // a socket that is not read from does not notice its end
+    this.#socket.letGo(this); // read again, or the socket would not notice that the client has closed it
     this.#socket.end(frame);
   }
 

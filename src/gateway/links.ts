@@ -11,7 +11,10 @@ interface AnyLink {
   /** Identifies the link among those of its client: the server's id, or {@link peerLinkId}. */
   readonly id: string;
   readonly upstream: Upstream;
-  /** Whether the client may see all that comes over the link: from its own server, or judged by another front door. */
+  /**
+   * Whether the client may see everything that comes over the link. It may if the link leads to its own server, or to
+   * another front door, which has already removed the rest.
+   */
   readonly own: boolean;
   /** The other end's answer to `connect`. */
   readonly greeting: Params;

@@ -110,7 +110,7 @@ export class OpenRequests {
     this.#pending.set(id, { request, link, options });
     const { method = request.method, params = request.params } = options;
     if (!link.upstream.send(encodeMessage({ id, method, params }))) this.#client.hold(link);
-    // The server ended while the request was on its way to this line, so no event will report the loss.
+    // If the server had already ended, no event will report that this request is lost.
     if (link.upstream.closed) this.#lose(id);
   }
 
@@ -121,7 +121,8 @@ export class OpenRequests {
     const held = pending.options.onAnswer?.({ failed: message.failed, body }) === "hold";
     const isTaken = !message.failed && this.#protocol.scopeOf(pending.request.method) === "send";
     const messageIds = isTaken ? messageIdsIn(body) : null;
-    // Delete this only now: if the answer cannot be read, the link ends, and its loss answers the request.
+    // Delete the entry only now. If the answer cannot be read, `messageIdsIn` throws and the link is closed. `drop` then
+    // answers every request that still has an entry.
     this.#pending.delete(message.id);
     if (held) return;
     this.#end(pending.request, message.failed ? "failed" : "answered");
@@ -134,20 +135,20 @@ export class OpenRequests {
    * @param messageIds as in {@link TurnEnds.answer}
    */
   reply(request: ClientRequest, result: unknown, messageIds: readonly string[] | null = null): void {
-    if (!this.#open.has(request.id)) return; // answered before
+    if (!this.#open.has(request.id)) return; // already answered
     this.#end(request, "answered");
     this.#ends.answer(request.id, encodeMessage({ id: request.id, result }), messageIds);
   }
 
   /** Passes on a server's error to a request that the front door made for the client. */
   fail(request: ClientRequest, { message, rpcCode, data }: RpcError): void {
-    if (!this.#open.has(request.id)) return; // answered before
+    if (!this.#open.has(request.id)) return; // already answered
     this.#end(request, "failed");
     this.#ends.answer(request.id, errorFrame(request.id, rpcCode, message, data));
   }
 
   refuse(request: ClientRequest, error: unknown): void {
-    if (!this.#open.has(request.id)) return; // answered before
+    if (!this.#open.has(request.id)) return; // already answered
     const lost = isFleetError(error, "FLEET_SERVER_LOST");
     const code = isFleetError(error) ? error.code : "FLEET_INTERNAL";
     this.#end(request, lost ? "lost" : "denied", code);

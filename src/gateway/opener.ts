@@ -193,8 +193,8 @@ export class Opener {
     try {
       await request(method).catch(async (error: unknown) => {
         const isMissing = error instanceof RpcError && isNotFound(error.message);
-        // This resume may have been for a session without a turn: its folder is the client's choice, which we do not
-        // read, or the last client that had it loaded has left since `methodFor` looked.
+        // The session may never have had a turn, so that it must be created. `methodFor` cannot know this if the client
+        // chose the session's folder, which we do not read, or if the session was unloaded after `methodFor` looked.
         const isUnsaved = isElsewhere(asked) || readSessionFolder(server.home, id)?.hasHistory !== true;
         if (method === "session.create" || !isMissing || !isUnsaved || record.turns > 0) throw error;
         await request("session.create");

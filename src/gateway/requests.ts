@@ -75,7 +75,7 @@ const WITHOUT_SESSION: Record<string, (sessionId: string) => object> = {
 /** How long to wait before each new look for a session or user that has moved, in milliseconds. */
 const LOOK_AGAIN_MS = [100, 1_000];
 
-/** A request in the line of those for the same session. */
+/** A request that waits in line with others for the same session. */
 interface Visit {
   readonly request: ClientRequest;
   readonly line: string;
@@ -242,7 +242,8 @@ export class Requests {
     if (record === null) return;
     if (scope === "detach") return await this.#answers.detach(request, record);
     if (scope === "send" && this.#context.isDraining()) throw doorDraining();
-    // Wherever the session is now, this prompt waits behind the earlier ones, and they go there together.
+    // Let this prompt wait behind the client's earlier ones before looking for the session's host, so that they stay in
+    // order even if the session moves.
     if (scope === "send" && this.#context.turns.waits(record.id))
       return await this.#context.turns.send(request, record);
     if (method === "session.abort" && this.#context.turns.cancel(record.id)) {

@@ -52,8 +52,8 @@ interface Own {
 
 const NO_ANSWER = "The turn ended without an answer.";
 /**
- * Begins the ids of the front door's questions to the client. The client's answer shows that it has read everything
- * before.
+ * The prefix of the ids of the front door's questions to the client. An answer shows that the client has read everything
+ * before the question.
  */
 const QUESTION = "fleet-read-";
 

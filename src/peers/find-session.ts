@@ -19,8 +19,8 @@ const TRIES = 3;
 const PAUSE_MS = 300;
 
 /**
- * The session's record, if the user may use the session. A session that the user's client made past the fleet, on any
- * host, is recorded now.
+ * The session's record, if the user may use the session. If the user's client created the session without the fleet, on
+ * any host, this records it.
  *
  * @throws FleetError `FLEET_SESSION_NOT_FOUND`; and the error of a host that could not be asked.
  */

@@ -24,8 +24,8 @@ export async function gatherServers(hosts: FleetHosts): Promise<ServerView[]> {
 }
 
 /**
- * Adds to each server the number of its sessions: the recorded ones, and on this host also those that clients made on
- * it past the fleet.
+ * Adds to each server the number of its sessions: the recorded ones, and on this host also those that clients created
+ * without the fleet.
  */
 export function withSessionCounts(
   servers: readonly ServerView[],

@@ -30,7 +30,7 @@ async function moveOne(
 ): Promise<MovedUser | null> {
   const placed = await store.readPlacement(user);
   if (placed?.host !== to) {
-    if (placed?.host !== from) return null; // placed elsewhere since the moves were planned
+    if (placed?.host !== from) return null; // somebody has placed the user elsewhere since the moves were planned
     // Do this first: from now on the user's new sessions are made there, and released sessions are taken there.
     const now = await store.recordPlacement(user, placed, movedTo(to));
     if (now.host !== to) return null;

@@ -160,7 +160,7 @@ export class OwnHost implements HostActions {
 
   async gc(options: GcOptions): Promise<GcResult> {
     const { store, stateRoot, pool, directory, takeover, config, sessions } = this.#context;
-    // Without the storage the folders would be missing, and gc would judge sessions by their records alone.
+    // If the storage were not mounted, all folders would be missing, and gc would judge sessions by their records alone.
     await directory.assertStorage();
     const warnings: string[] = [];
     const result = await collectGarbage(

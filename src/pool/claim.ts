@@ -32,7 +32,7 @@ export interface StartIntent {
   create: () => ServerRecord;
   /** Makes the caller's changes to the record of a server that is about to start. */
   amend: (server: ServerRecord) => void;
-  /** Whether `serve` starts it because it should run. The count of its earlier crashes then stays. */
+  /** Whether `serve` starts it to keep it running. Its earlier crashes then still count. */
   supervised: boolean;
   claim: Claim;
 }

@@ -184,7 +184,8 @@ async function empty(folder: FileHandle, top: FileHandle, budget: Budget, depth:
       budget.left -= 1;
       if (!isFolder) await unlink(at(name));
       else if (depth === DEEPEST) {
-        // Move it to the top, so that a chain of folders needs neither a long path nor many descriptors.
+        // Move a folder at the depth limit up into the top folder, which is then listed again. So a long chain of folders
+        // needs neither a long path nor many descriptors.
         await rename(at(name), `/proc/self/fd/${top.fd}/.deep-${randomBytes(6).toString("hex")}`);
       } else {
         const child = await open(at(name), FOLDER);

@@ -80,7 +80,7 @@ export async function launchServer(options: LaunchOptions, signal: AbortSignal):
       if (due && ownsListener(pid, options.port)) {
         const version = await Promise.race([firstAnswer(options, signal), exit.then(() => null)]);
         if (version !== null) {
-          // Not earlier, because this process must stay alive while it waits for the end of a failed start.
+          // Unref the child only now, because this process must stay alive while it waits for a failed start to end.
           child.unref();
           void exit.then(({ signal: by = null, exitCode = null }) => {
             noteEnd(options.home, options.launchId, { signal: by, code: exitCode });

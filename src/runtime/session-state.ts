@@ -76,7 +76,7 @@ function openSession(home: string, sessionId: string): HeldFolder | null {
   return state?.folder(sessionId) ?? null;
 }
 
-/** Null also when the user has made the folder unreadable: one user's sessions must not make the whole look fail. */
+/** Null also when the user has made the folder unreadable, because one user must not make the whole listing fail. */
 function openReadable(home: string): HeldFolder | null {
   try {
     return openSessionState(home);

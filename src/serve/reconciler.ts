@@ -29,9 +29,9 @@ export class Reconciler {
   readonly #wake: () => void;
   /** By launch id. */
   readonly #monitors = new Map<string, ServerMonitor>();
-  /** When to start a server again that ended, by its id; in milliseconds of `performance.now()`. */
+  /** When to restart each server that has ended, by its id; in milliseconds of `performance.now()`. */
   readonly #due = new Map<string, number>();
-  /** Why the servers that we are about to start again ended, for the metrics. */
+  /** The reason why each server that we are about to restart has ended, for the metrics. */
   readonly #reasons = new Map<string, RestartReason>();
   /** How many starts in a row failed here, by server id. */
   readonly #refused = new Map<string, number>();

@@ -32,7 +32,7 @@ export async function markedRecord(
  * whether it may delete the session. To record the session again at that time would give it a new, empty history. So while
  * gc is at work, this waits for its decision.
  *
- * @returns null if there is no record, and gc does not handle the session (any more)
+ * @returns null if there is no record, and no gc is at work on the session
  */
 export async function restoredRecord(
   store: Store,
@@ -41,7 +41,7 @@ export async function restoredRecord(
 ): Promise<SessionRecord | null> {
   for (const until = performance.now() + PUT_BACK_MS; ; await pause(PUT_BACK_POLL_MS, undefined)) {
     const isDecided = !isBeingDeleted(home, id) || performance.now() > until;
-    // Read the record after the look at gc, which restores the record before it ends.
+    // Read the record only after checking on gc, because gc restores the record before it ends.
     const record = await store.readSession(id);
     if (record !== null || isDecided) return record;
   }

@@ -30,7 +30,7 @@ export interface Outcome {
  * 10 ms). A runtime that was between the two when the folder was moved shows its lock within this time.
  */
 const OPENING_MS = 25;
-/** Node uses four threads for the disk, so a higher number gains nothing (measured: half the time of one after another). */
+/** Node uses four threads for the disk, so a higher number gains nothing (measured: four take half as long as one). */
 const REMOVED_AT_ONCE = 4;
 
 /** The PIDs of all running servers. Each PID is proved to be the recorded process. */

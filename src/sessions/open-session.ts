@@ -72,7 +72,7 @@ export class OpenSession {
     this.#attached = attached;
     this.#keeper = keeper;
     this.#watch(attached);
-    // If the server ends during the turn, the SDK's own sendAndWait hangs until its timeout. This one does not.
+    // Replace the SDK's own sendAndWait, which hangs until its timeout when the server ends during the turn.
     attached.session.sendAndWait = async (message, timeout = 60_000) => {
       const { event } = await this.send(message, { timeoutMs: timeout });
       return event;

@@ -228,7 +228,7 @@ export class Sessions implements SessionKeeper {
     const { id, persistence } = open.record;
     if (persistence === "persistent" || options.park === true) {
       await open.close(options);
-      // Nobody uses a parked session. Its TTL limits its life, not the end of this process.
+      // Nobody uses a parked session, so it ends by its TTL and not with this process.
       if (persistence === "ephemeral") {
         await this.#context.store.updateSession(id, (draft) => {
           draft.usedBy = null;
