@@ -33,7 +33,7 @@ export async function lightBeacon(shared: string, host: string): Promise<string>
     await writeFile(`${path}.tmp`, number, { mode: 0o600 });
     await rename(`${path}.tmp`, path);
   } catch (cause) {
-    await rm(`${path}.tmp`, { force: true }).catch(() => "it cannot be written, and that is told");
+    await rm(`${path}.tmp`, { force: true }).catch(() => "the error below reports the storage");
     const why = cause instanceof Error ? cause.message : String(cause);
     throw new FleetError("FLEET_STORAGE_UNUSABLE", `The shared storage ${quote(shared)} cannot be written: ${why}.`, {
       suggestions: ["copilotfleet doctor", `ls -ld ${shared}`],

@@ -51,7 +51,7 @@ export class ControlLink implements AsyncDisposable {
       return new ControlLink(connection, context, host.name);
     } catch (error) {
       // A door that takes the token deletes it. A token that is left behind expires after a minute, and gc deletes it.
-      await store.deleteToken(issued.id).catch(() => "that the host is away says more");
+      await store.deleteToken(issued.id).catch(() => "the error below explains more");
       if (signal?.aborted === true) throw signal.reason;
       throw hostAway(host.name, error);
     }

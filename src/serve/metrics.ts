@@ -127,7 +127,7 @@ export class FleetMetrics {
     this.#memoryBytes = gauge("servers_memory_bytes", "Memory of all servers together.");
     this.#diskFreeBytes = gauge("state_disk_free_bytes", "Room left on the disk that holds the state.");
     this.#doorClients = gauge("door_clients", "Clients connected to the front door.");
-    this.#doorTurns = gauge("door_turns", "Turns under way or waited for at the front door.");
+    this.#doorTurns = gauge("door_turns", "Turns that run or wait at the front door.");
     this.#requests = new library.Counter({
       ...named("door_requests_total", "Requests at the front door."),
       labelNames: ["method", "outcome"] as const,
@@ -145,8 +145,8 @@ export class FleetMetrics {
       "Refusals at the front door by limits.",
     );
     this.#draining = gauge("draining", "1 while the supervisor drains.");
-    this.#healthy = gauge("healthy", "1 when /healthz says ok.");
-    this.#ready = gauge("ready", "1 when /readyz says ok.");
+    this.#healthy = gauge("healthy", "1 when /healthz answers ok.");
+    this.#ready = gauge("ready", "1 when /readyz answers ok.");
     this.#errors = counterBy("errors_total", "code", Object.keys(ERRORS), "Errors the supervisor met, by their code.");
 
     new library.Gauge({
@@ -158,10 +158,10 @@ export class FleetMetrics {
     gauge("supervisor_start_time_seconds", "When the supervisor's process started.").set(
       Date.now() / 1000 - process.uptime(),
     );
-    new library.Gauge({ ...named("build_info", "What runs here; always 1."), labelNames: ["version", "node"] }).set(
-      { version, node: process.versions.node },
-      1,
-    );
+    new library.Gauge({
+      ...named("build_info", "The versions of copilotfleet and Node.js; always 1."),
+      labelNames: ["version", "node"],
+    }).set({ version, node: process.versions.node }, 1);
 
     for (const state of SERVER_STATES) this.#servers.set({ state }, 0);
     // Zeros would be false alarms, so these series begin with their first measurement.

@@ -162,7 +162,7 @@ export class Leases {
       result = await this.ambient.run(lease, work);
     } catch (error) {
       // Throw the error of `work`. It is more specific than the loss of the lease, which may have caused it.
-      await lease.release().catch(() => "lost, or it ends by itself");
+      await lease.release().catch(() => "lost, or it expires");
       throw error;
     }
     await lease.release();

@@ -389,7 +389,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
         code: "FLEET_CONFIG_INVALID",
         exit: 3,
         message: expect.stringMatching(
-          /^Setting "store" names "redis:\/\/127\.0\.0\.1:\d+\/999\?fleet=nowhere", .* no database 999: .*DB index is out of range/,
+          /^The setting "store" names "redis:\/\/127\.0\.0\.1:\d+\/999\?fleet=nowhere", .* no database 999: .*DB index is out of range/,
         ),
       });
       expect(took.ms).toBeLessThan(1_000);
