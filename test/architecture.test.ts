@@ -128,7 +128,7 @@ describe("the source", () => {
     ]);
   });
 
-  it("each other dependency is imported only by the parts that need it", () => {
+  it("every other dependency is imported only by the parts that need it", () => {
     expect(importers(/^valibot$/, { types: true }).every((file) => file.startsWith("config/"))).toBe(true);
     expect(importers(/^proper-lockfile$/, { types: true })).toEqual(["store/file/polite-lock.ts"]);
     expect(importers(/^prom-client$/, { types: true })).toEqual(["serve/metrics.ts"]);

@@ -96,7 +96,7 @@ describe("the table of errors", () => {
     expect(passedOn.message).toBe(error.message);
   });
 
-  it("a FleetError does not take a quoted text for an option", () => {
+  it("a FleetError does not treat quoted text as an option", () => {
     const error = new FleetError("FLEET_USAGE_INVALID", `${quote(option("wait", "5m"))} is not a user id`);
     expect(error.describe(() => "FORGED").message).not.toContain("FORGED");
   });

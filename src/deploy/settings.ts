@@ -7,7 +7,7 @@ import { holdsGitHubToken, redact } from "../config/text.js";
 /** A variable whose value is a secret. Manifests contain its name and the name of its source, but never its value. */
 export interface SecretVariable {
   name: string;
-  /** Nothing starts without it. A variable that is only passed on to servers is optional. */
+  /** Whether the fleet cannot start without it. A variable that is only passed on to servers is optional. */
   required: boolean;
 }
 
@@ -98,7 +98,7 @@ function hasCredentials(url: string): boolean {
   return parts === null || parts.username !== null || parts.password !== null;
 }
 
-/** Turns "/keys/{user}/github" into "{user}-github", because files that are mounted from a Secret cannot be in folders. */
+/** Turns "/keys/{user}/github" into "{user}-github", because a mounted Secret has no subfolders. */
 function tokenFiles(path: string): TokenFiles {
   const perUser = path.includes("{user}");
   const parts = path.split("/");

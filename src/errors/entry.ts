@@ -2,7 +2,7 @@
 export interface ErrorEntry {
   /** The exit code of a command that fails with this error. */
   exit: 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8;
-  /** The HTTP status that an API answers with. */
+  /** The HTTP status with which an API reports this error. */
   httpStatus: number;
   /** True if the same call may succeed in a moment, with nothing done by the caller. */
   retryable?: true;

@@ -1,6 +1,6 @@
 import type { ErrorEntry } from "./entry.js";
 
-/** Exit codes 4 and 5: the thing is not there or not yours, or something else is in the way. */
+/** Exit codes 4 and 5: something does not exist or is not yours, or another use of it is in the way. */
 export const REFUSED_ERRORS = {
   FLEET_SERVER_NOT_FOUND: {
     exit: 4,

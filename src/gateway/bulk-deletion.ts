@@ -87,7 +87,7 @@ export class BulkDeletion {
       await upstream.ask("session.delete", { sessionId });
       attachments.delete(sessionId);
     }
-    // A session stays if its client keeps its state in a folder of its own choice (`configDirectory`).
+    // The record still exists if the client keeps the session in a folder of its own choice (`configDirectory`).
     return (await store.readSession(sessionId)) === null ? "deleted" : "kept";
   }
 

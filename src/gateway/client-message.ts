@@ -115,7 +115,7 @@ function unanswerable(body: Buffer, members: ReadonlyMap<string, Member>, messag
  */
 function hasHalves(body: Buffer): boolean {
   if (!body.includes("\\ud") && !body.includes("\\uD")) return false;
-  /** Where the second half of a pair has to begin; -1 if none is due. */
+  /** Where the second half of a pair must begin; -1 if none is expected. */
   let owed = -1;
   for (let at = 0; at < body.length; at++) {
     if (body[at] !== BACKSLASH) continue;

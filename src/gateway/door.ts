@@ -245,8 +245,8 @@ export class FrontDoor implements AsyncDisposable {
   }
 
   /**
-   * Closes the oldest stranger when there are too many. Addresses do not matter, because all clients behind one proxy
-   * have the same address. A good client shows its token at once, so it is never the oldest for long.
+   * Closes the oldest stranger when there are too many. Does not count strangers by address, because all clients behind
+   * one proxy share an address. A good client shows its token at once, so it is a stranger only for a moment.
    */
   #makeRoom(): void {
     if (this.#strangers.size < MAX_STRANGERS) return;

@@ -42,7 +42,7 @@ export class FromServers {
       onBatch: (edge) => (edge === "begin" ? client.cork() : client.uncork()),
       onFrame: (message, frame) => {
         const link = linkOf();
-        // Until the link is known, only the answer to `connect` can arrive.
+        // The link exists once the other end has answered `connect`, and it sends nothing before that.
         if (link !== undefined) this.#take(link, message, frame);
       },
       onDrain: () => {

@@ -3,7 +3,7 @@ import type { HostRecord } from "../store/store.js";
 export interface LostHostsOptions {
   /** Whether other hosts take over the sessions of a host that is gone, so that clients need not wait for its return. */
   takenOver: boolean;
-  /** How long a host counts as there after its last heartbeat, in milliseconds. */
+  /** How long a host counts as alive after its last heartbeat, in milliseconds. */
   ttlMs: number;
   /** How long clients wait for a host, in milliseconds. */
   waitMs: number;

@@ -6,7 +6,7 @@ import { encodeBody } from "./frames.js";
 
 /** The JSON-RPC code of the fleet's own refusals. `data.code` names the refusal. */
 export const REFUSED = -32003;
-/** The code of JSON-RPC and of the runtime. Clients check for it to find out which methods a server supports. */
+/** The JSON-RPC code for an unknown method. It shows clients which methods a server supports. */
 const METHOD_NOT_FOUND = -32601;
 /** The runtime's code for a wrong token (measured with 1.0.85). */
 export const AUTHENTICATION_FAILED = -32002;

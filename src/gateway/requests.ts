@@ -72,7 +72,7 @@ const WITHOUT_SESSION: Record<string, (sessionId: string) => object> = {
   "session.delete": (sessionId) => ({ success: false, error: `Session file not found for ${sessionId}` }),
 };
 
-/** How long to wait before each new look for a session or user that has moved, in milliseconds. */
+/** How long to wait before each new search for a session or user that has moved, in milliseconds. */
 const LOOK_AGAIN_MS = [100, 1_000];
 
 /** A request that waits in line with others for the same session. */
@@ -95,7 +95,8 @@ export class Requests {
   readonly #relay: Relay;
   readonly #visits = new WeakMap<ClientRequest, Visit>();
   /**
-   * The lines of requests, one for each session and one for the server, so that requests arrive there in their order.
+   * The queues of requests: one for each session, and one for requests without a session. Each keeps the order in which
+   * the client sent the requests.
    */
   readonly #lines = new Map<string, Visit[]>();
   #places = 0;
@@ -146,7 +147,7 @@ export class Requests {
     return share.overRequests ?? (bytes > SHORT_BYTES ? share.overBytes : null);
   }
 
-  /** Puts a request behind those that came before it, even if it is in the line for the second time. */
+  /** Inserts a request behind those that arrived before it, even if it is queued for the second time. */
   #queue(visit: Visit): void {
     const waiting = this.#lines.get(visit.line);
     if (waiting !== undefined) {
@@ -159,7 +160,7 @@ export class Requests {
     void this.#serve(visit.line, line);
   }
 
-  /** Whether an earlier request has come back to the line. Then this one is put behind it. */
+  /** Whether an earlier request has come back to the queue. If so, inserts this one behind it. */
   #isOvertaking(request: ClientRequest): boolean {
     const visit = this.#visits.get(request);
     const first = visit && this.#lines.get(visit.line)?.[0];

@@ -49,7 +49,7 @@ export class Routes {
   /**
    * The other host that has the session; null if this host has it, or is to have it.
    *
-   * @param record as it is now: it must be fresh
+   * @param record the current record, read just now
    * @throws FleetError `FLEET_SESSION_MOVED` when another host relayed the client here but the session is not here; and
    * the errors of `HostDirectory.whereIs`.
    */

@@ -45,7 +45,7 @@ const MAX_SESSIONS = 10_000;
 export class SessionRequests {
   readonly #sessions = new Map<string, Map<string, SessionRequest>>();
 
-  /** Keeps a request if the event makes one. */
+  /** Stores the request that the event makes. Ignores all other events. */
   note(sessionId: string, eventType: string, body: Buffer): void {
     if (!ANSWERED_BY.has(eventType)) return;
     const { requestId, toolName, permissionRequest } =

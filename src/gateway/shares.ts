@@ -25,7 +25,7 @@ export class Shares {
    * @throws FleetError `FLEET_LIMIT_REACHED`.
    */
   admit(user: string, relayed: boolean): Share {
-    // No user's id has a colon.
+    // A user id cannot contain a colon.
     const name = relayed ? `relayed:${user}` : user;
     const use = this.#users.get(name) ?? { ...NOTHING };
     const reached = this.#reached(use, "connections", 1);

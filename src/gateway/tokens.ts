@@ -49,7 +49,7 @@ export interface HostHolder {
   door: string;
 }
 
-/** A host cannot pass for a user, because no user's id has a colon. */
+/** A host cannot pass for a user, because a user id cannot contain a colon. */
 const HOST_PREFIX = "host:";
 /** How long another host has to connect, in milliseconds. */
 const HOST_TOKEN_MS = 60_000;

@@ -136,8 +136,8 @@ export class TurnEnds {
     }
     this.#open.delete(id);
     this.#taken(own, messageIds);
-    // Send the held ends before the answer. After a refusal the client may send its next prompt, and would take a later
-    // end for the end of that prompt's turn.
+    // Send the ends that were held back before the answer. If the answer is a refusal, the client may send another prompt
+    // at once. It would then mistake an end that arrives later for the end of that prompt's turn.
     if (!isWaiting(own)) this.#release(prompt.sessionId, own);
     const goesOn = own.begun || own.taken.size > 0;
     if (prompt.isRaced && messageIds !== null && goesOn) own.late.push({ id, frame: Buffer.from(frame) });

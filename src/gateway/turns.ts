@@ -251,8 +251,8 @@ export class Turns {
       for (const prompt of waiting.splice(0)) this.#refuse(prompt, record, error);
       turn.end("refused");
     }
-    // Count only complete turns. A turn that was cut may have left nothing on the disk, but a session with turns must
-    // have a history there.
+    // Count only complete turns. A session with turns must have a history on disk, and a turn that was cut may not have
+    // written one.
     if (!turn.accepted || turn.over !== "idle") return;
     await sessions.used(record.id).catch((error: unknown) => {
       onEvent({ event: "failed", sessionId: record.id, ...failure(error, "The turn could not be recorded") });

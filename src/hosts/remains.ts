@@ -67,7 +67,7 @@ async function isDue(
     case "block":
       return record === null;
     case "taken":
-      // Wait as for any session without a record, because the record may be what was lost.
+      // Wait as long as for any session without a record, because perhaps only the record was lost.
       if (record === null) return nowMs - changedMs >= ttlMs;
       if (record.from !== undefined) return false;
       // The takeover is complete, so the session was copied. If its place has no history, this may be the only copy.
@@ -90,7 +90,7 @@ async function clear(
   if (!(await isForgotten(remain.group, session, { store, config }))) return false;
   if ((await store.readSession(session)) !== null) return false;
   const isRemoved = await removeRemain(shared, remain);
-  // The session was created again and taken over in this very moment, so restore the block.
+  // Restore the block if the session was created again and taken over since the check above.
   if ((await store.readSession(session)) === null) return isRemoved;
   await putBlockBack(shared, remain);
   return false;

@@ -22,7 +22,7 @@ export interface CallOptions {
 
 /** How long another host may take to accept a connection from this one, in milliseconds. */
 const CONNECT_MS = 5_000;
-/** How often to check that a host which must answer still counts as there, in milliseconds. */
+/** How often to check, during a call, that the other host still counts as alive, in milliseconds. */
 const LOOK_MS = 1_000;
 /** How much longer than the limit an answer may take on its way, in milliseconds. */
 const WAY_MS = 2_000;

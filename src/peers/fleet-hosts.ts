@@ -22,7 +22,7 @@ export interface FoundServer {
 /** A host that could not be asked, and the reason. */
 export interface Missing {
   host: string;
-  /** True if the host counts as gone, false if it is there and did not answer. */
+  /** True if the host counts as gone, false if it counts as alive and did not answer. */
   isGone: boolean;
   error: FleetError;
 }
@@ -129,7 +129,7 @@ export class FleetHosts {
     return { host: await this.#named(wanted.name), server: wanted.server };
   }
 
-  /** The hosts that are there and have the user's own server, without this host. */
+  /** The other live hosts that have the user's own server. */
   async othersOf(user: string): Promise<HostActions[]> {
     const id = serverIdOf(user);
     const hosts = await this.#others();
@@ -140,7 +140,7 @@ export class FleetHosts {
   }
 
   /**
-   * Asks all hosts that are there, at the same time. If this host fails, the whole call fails. If another host does not
+   * Asks all live hosts at the same time. If this host fails, the whole call fails. If another host does not
    * answer, the result leaves it out, with a warning.
    */
   async everywhere<T>(ask: (host: HostActions) => Promise<T>): Promise<Gathered<T>> {

@@ -42,7 +42,7 @@ export interface HostActions {
   restart(ids: readonly string[], request: StopRequest): Promise<Restarted>;
   restartRolling(ids: readonly string[], request: RollingRequest): Promise<RollingResult>;
   logEnd(id: string, lines: number, call?: Call): Promise<LogEnd>;
-  /** Yields the bytes that are added to the log, until the signal. */
+  /** Yields the bytes that are added to the log, until the signal aborts. */
   followLog(id: string, at: LogPosition, signal: AbortSignal): AsyncIterable<Buffer>;
 
   sessions(user: string | undefined, call?: Call): Promise<SessionView[]>;

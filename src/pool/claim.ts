@@ -109,8 +109,8 @@ export function claimStop(
  * finishing the stop for a dead command would cut the very turns that it waited for.
  */
 export function giveUpStop(server: ServerRecord, from: ServerState): void {
-  // Without a process, the command that started it died first, and then the command that stopped it. The server was never
-  // ready, so it is adopted or cleared like any interrupted start.
+  // If there is no process, the command that started the server died, and then the command that stopped it. The server was
+  // never ready, so it is adopted or cleared like any interrupted start.
   const before = server.process === null ? "starting" : "ready";
   server.state = from === "draining" ? before : from;
   server.claim = null;

@@ -56,7 +56,7 @@ export async function problemsOf(folder: string): Promise<string[]> {
   try {
     const problems: string[] = [];
     for (const [problem, holds] of TRIALS) {
-      // If the system refuses the operation, the property does not hold either.
+      // A trial that throws has failed, too: the file system refused the operation.
       const code = await holds(trial).then(
         (held) => (held ? null : ""),
         (error: unknown) => systemCode(error) ?? String(error),

@@ -93,7 +93,7 @@ export class Heartbeat {
     return heartbeat;
   }
 
-  /** Undoes the registration. @param before the record that the directory had of this host before it */
+  /** Undoes the registration. @param before this host's record from before the registration, if there was one */
   async #withdraw(before: HostRecord | undefined): Promise<void> {
     if (this.#term === 0) return;
     const { shared } = this.#context.config.storage;

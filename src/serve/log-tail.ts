@@ -98,7 +98,7 @@ export async function awaitMore(
 /** Whether the file still begins like the rotated one. Both files exist between the copying and the emptying. */
 function isStillWhole(fd: number, size: number, rotatedFile: string): boolean {
   const rotated = openIfThere(rotatedFile);
-  if (rotated === null) return true; // the rotated file was only removed
+  if (rotated === null) return true; // its rotated file has disappeared, but the log itself was not rotated
   try {
     const bytes = Math.min(size, fstatSync(rotated).size, COMPARED_BYTES);
     return bytes > 0 && readRange(fd, 0, bytes).equals(readRange(rotated, 0, bytes));

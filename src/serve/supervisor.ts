@@ -168,7 +168,7 @@ export class Supervisor {
     ]);
   }
 
-  /** From here on, this host is there for the other hosts, but not for users. */
+  /** From here on, the other hosts count this host as alive. It takes no users before its front door is announced. */
   async #enter(): Promise<void> {
     const { store, config, directory } = this.#context;
     const { hosts } = store;

@@ -45,7 +45,7 @@ const RETRY_MS = 50;
 export async function admit(server: ServerRecord, id: string, options: AdmissionOptions): Promise<Disposable> {
   const until = performance.now() + options.waitMs;
   for (;;) {
-    // Set the marker before counting. Two callers at the same time then see each other, and neither exceeds the cap.
+    // Set the marker before counting. If two callers come at the same time, the later one then counts both.
     const mark = await markUse(server, id, { waitMs: until - performance.now(), signal: options.signal });
     if (mark === null) throw sessionBusy(id);
     try {

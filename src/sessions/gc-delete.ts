@@ -89,7 +89,7 @@ export async function deleteSessions(
     try {
       const path = session.path === null ? null : (run?.take(session.id) ?? null);
       if (path !== null) moved.push({ session, path });
-      // If there was no record either, the process that moved the folder has deleted the session, and reports it.
+      // If there was no record either, another process deleted the session, and reports it.
       else if (session.record !== null) outcomes.push({ session, skipped: null });
     } catch (error) {
       if (systemCode(error) === undefined) throw error;

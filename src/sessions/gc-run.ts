@@ -92,7 +92,8 @@ export function isBeingDeleted(home: string, sessionId: string): boolean {
   const runs = runsBeside(state.realPath).filter(({ alive }) => alive);
   if (!runs.some(({ notes }) => notes.some(({ id }) => id === sessionId))) return false;
   const isInHome = () => state.lstat(sessionId) !== undefined;
-  // Look twice, because gc may give the folder back between the first look and the one into gc's folder.
+  // Look into the home twice, because gc may give the folder back after we looked there and before we look into gc's own
+  // folder.
   return isInHome() || runs.some(({ path }) => existsSync(join(path, MOVED, sessionId))) || isInHome();
 }
 

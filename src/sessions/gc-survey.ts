@@ -230,8 +230,8 @@ function stateFolders(
 }
 
 /**
- * @param known the real paths of this host's places in the shared storage. A link in a home may lead only to one of them or
- * to the folder that shared servers have in common.
+ * @param known the real paths of this host's folders in the shared storage. A link in a home may lead only to one of these,
+ * or to the folder that all shared servers use.
  */
 function stateOfHome(home: string, stateRoot: string, known: ReadonlySet<string>): string | null {
   const own = realPathIfThere(home);

@@ -31,7 +31,7 @@ function isUserName(user: string): boolean {
   return /^[A-Za-z0-9._@+-]+$/.test(user) || (/^[\p{L}\p{M}\p{Nd}._@+-]+$/u.test(user) && !/^\p{M}/u.test(user));
 }
 
-/** Checks a session id against the runtime's alphabet, and returns it. @throws FleetError `FLEET_SESSION_ID_INVALID`. */
+/** Checks a session id against the characters that the runtime allows. @throws FleetError `FLEET_SESSION_ID_INVALID`. */
 export function validateSessionId(value: string, name = option("sessionId")): string {
   if (
     typeof value !== "string" ||

@@ -162,7 +162,7 @@ export class HeldLease implements TurnLease {
   #refuseIfOver(): void {
     this.#isOver();
     if (this.#lost.signal.aborted) throw this.#lost.signal.reason;
-    // Nothing watches a detached lease, but its end is still known.
+    // No timer watches a detached lease, so compare its end with the clock here.
     if (performance.now() >= this.#end) throw leaseLost(this.#lease, "it was not renewed in time");
   }
 

@@ -36,10 +36,11 @@ export function sessionLost(record: SessionRecord): FleetError {
 }
 
 /**
- * The server's answer to a request of the SDK. Neither the SDK nor the server has a deadline for it, so `signal` must.
+ * Waits for the server's answer to a request of the SDK. Neither the SDK nor the server limits this wait, so `signal` has
+ * to.
  *
  * @throws FleetError `FLEET_SERVER_LOST` when the server ends first, `FLEET_SERVER_UNREACHABLE` when the deadline passes;
- * as {@link explained}; the signal's own reason when the caller gives up.
+ * the errors of {@link explained}; the signal's own reason when the caller gives up.
  */
 export async function answer<T>(request: Promise<T>, { closed }: ConnectedClient, signal: AbortSignal): Promise<T> {
   const lost = closed.then((): never => {

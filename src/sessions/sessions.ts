@@ -137,8 +137,8 @@ export class Sessions implements SessionKeeper {
   }
 
   /**
-   * Frees the id of a session whose creation failed, so that nobody has used it. Also deletes what its server has made on
-   * disk, because that would block the next session with this id. If that cannot be removed now, gc removes it later.
+   * Frees the id of a session whose creation failed. Nobody has used that session. Also deletes what its server has left
+   * on disk, because that would block the next session with this id. If it cannot be removed now, gc removes it later.
    */
   async discard({ id, serverId }: SessionRecord): Promise<void> {
     const { store, config } = this.#context;

@@ -17,7 +17,7 @@ export interface UpdateTries<T> {
   attempt(changes: readonly ((draft: T) => unknown)[]): Promise<Outcome[] | undefined>;
   /** The error for an update that lost to other writers until the deadline. */
   busy(): Error;
-  /** Converts an error of an attempt into the one that callers get. */
+  /** Converts the error of a failed attempt into the error that callers get. */
   failure(error: unknown): unknown;
 }
 

@@ -13,7 +13,7 @@ describe("configuration files that cannot be used", () => {
     ["not an object", "[]", "the configuration"],
     ["null", "null", "the configuration"],
     ["larger than 1 MB", `"${"x".repeat(1024 * 1024)}"`, "1048576"],
-  ])("a configuration file (%s) is refused with its path and the fault", async (_, content, part) => {
+  ])("the error for a configuration file (%s) names its path and the fault", async (_, content, part) => {
     await using folder = new Folder();
     folder.write(folder.projectFile, content);
     const error = folder.refusal();
@@ -63,7 +63,7 @@ describe("unknown keys", () => {
     [{ session: { infinite: { enable: true } } }, "session.infinite.enable", ["session.infinite.enabled"]],
     [{ maxactive: 3 }, "maxactive", ["session.maxActive"]],
     [{ provider: { type: "openai", apiKey: "sk-canary" } }, "provider.apiKey", ["provider.apiKeyEnv"]],
-  ])("the unknown key in %j is refused with the nearest keys", async (content, name, nearest) => {
+  ])("the error for the unknown key in %j suggests the nearest keys", async (content, name, nearest) => {
     await using folder = new Folder();
     folder.write(folder.projectFile, content);
     const error = folder.refusal();

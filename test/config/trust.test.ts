@@ -45,7 +45,7 @@ describe("the keys of the configuration", () => {
     expect(guardedKeys(new Map([["new.key", { value: 1, origin: { from: "file", name: "f" } }]]))).toEqual(["new.key"]);
   });
 
-  it.each(guarded)("%s in a project file that nobody trusts is refused with the key and the file", async (name) => {
+  it.each(guarded)("the error for %s in a project file that nobody trusts names the key and the file", async (name) => {
     await using folder = new Folder();
     const content = at(name, name in VALUES ? VALUES[name] : "x");
     folder.write(folder.projectFile, content);

@@ -84,7 +84,7 @@ const VALUES: Record<string, unknown[]> = {
 const CASES = Object.entries(VALUES).flatMap(([name, values]) => values.map((value) => ({ name, value })));
 
 describe("a value that is not allowed", () => {
-  it.each(CASES)("the value $value of $name is refused with what is allowed", async ({ name, value }) => {
+  it.each(CASES)("the error for the value $value of $name lists the allowed values", async ({ name, value }) => {
     await using folder = new Folder();
     folder.write(folder.userFile, at(name, value));
     const error = folder.refusal();
@@ -98,7 +98,7 @@ describe("a value that is not allowed", () => {
     ["COPILOTFLEET_SESSION_TTL", "session.ttl", ["10", "null", ""]],
     ["COPILOTFLEET_SESSION_INFINITE_ENABLED", "session.infinite.enabled", ["yes", "1", "TRUE"]],
     ["COPILOTFLEET_PROVIDER", "provider", ["openai", ""]],
-  ])("a value of %s that is not allowed is refused with the variable and the key", async (variable, name, values) => {
+  ])("the error for a bad value of %s names the variable and its key", async (variable, name, values) => {
     await using folder = new Folder();
     for (const value of values) {
       const error = folder.refusal({ env: { [variable]: value } });
@@ -114,7 +114,7 @@ describe("a value that is not allowed", () => {
     ["FLEET_SIZE_INVALID", "recycle.maxMemory", "10"],
     ["FLEET_PORT_INVALID", "ports.from", 70_000],
     ["FLEET_USAGE_INVALID", "isolation", "both"],
-  ])("a value that is not allowed in a flag is the usage error %s", async (code, name, value) => {
+  ])("a value that is not allowed is the usage error %s if a flag sets it", async (code, name, value) => {
     await using folder = new Folder();
     const error = folder.refusal({ flags: at(name, value) as PartialConfig, flagNames: { [name]: "--given" } });
     expect(error).toMatchObject({ code, exit: 2, suggestions: ["Correct --given"] });
@@ -292,7 +292,7 @@ describe("values that do not go together", () => {
         'session.approve "none"',
       ],
     ),
-  ])("%s is refused with what is allowed", async (_, content, part, allowed) => {
+  ])("the error for %s describes what is allowed", async (_, content, part, allowed) => {
     await using folder = new Folder();
     folder.write(folder.userFile, content);
     const error = folder.refusal();
@@ -312,7 +312,7 @@ describe("values that do not go together", () => {
     expect(() => folder.load()).not.toThrow();
   });
 
-  it("the error for two values that do not fit names the source of each, and treats the flag as the fault", async () => {
+  it("the error for two values that do not fit together names the source of each, and blames the flag", async () => {
     await using folder = new Folder();
     folder.write(folder.userFile, { ports: { to: 4500 } });
     const error = folder.refusal({ flags: { ports: { from: 4600 } }, flagNames: { "ports.from": "--port-from" } });

@@ -40,7 +40,7 @@ describe("a Compose file", () => {
     });
   });
 
-  it("a Compose file of two hosts has a Redis that forgets nothing, and a name and a volume for each host", () => {
+  it("a Compose file of two hosts has a Redis that keeps all data, and a name and a volume for each host", () => {
     const { services, volumes, file } = compose(
       { ...ECHO, COPILOTFLEET_STORE: "redis://127.0.0.1:6379/0" },
       { replicas: 2, storage: "shared" },

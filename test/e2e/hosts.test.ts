@@ -191,7 +191,7 @@ describe.skipIf(problem !== undefined).each([
     await last.release();
   });
 
-  it("the front door refuses the prompts of a client in the session whose lease has ended", async () => {
+  it("the front door refuses a client's prompts in a session once the client's lease on it has ended", async () => {
     const { store } = hosts;
     await h1.json(["create", "--user", "bob", "--id", "late", "--prompt", "one"]);
     const { lease } = await h1.json<{ lease: { token: string; fence: number } }>(["lock", "late", "--user", "bob"]);

@@ -60,7 +60,7 @@ describe("lock and unlock", () => {
     expect(await fleet.json(["unlock", "s", "--token", locked.lease?.token ?? ""])).toEqual({ unlocked: "s" });
   });
 
-  it("lock --show and list show a lease to the owner and members, but never its token, which no file has", async () => {
+  it("lock --show and list show a lease to the owner and members, but never its token, which is in no file", async () => {
     expect(await fleet.json(["lock", "s", "--show"])).toEqual({ lease: null });
     expect(await fleet.ok(["lock", "s", "--show"])).toBe("No lease.\n");
     const locked = await lock("--ttl", "1h");

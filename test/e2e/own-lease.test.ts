@@ -83,7 +83,7 @@ describe("a wait for a session", () => {
     await unlock(lease);
   });
 
-  it("a wait for a session is not reported in a pipe or with --json, but named in the error", async () => {
+  it("in a pipe or with --json, only the error reports a wait for a session", async () => {
     const lease = await lock("team");
     for (const json of [[], ["--json"]]) {
       const ran = await command.run(["send", "team", "x", "--user", "bob", "--wait", "1500ms", ...json]);

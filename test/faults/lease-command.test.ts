@@ -41,7 +41,7 @@ function next(sessionId: string) {
 }
 
 describe("a command whose lease is lost", () => {
-  it("a command and its children end, and its lock exits with 5, after lock was suspended past the TTL", async () => {
+  it("a lock that was suspended past its TTL ends its command with all children, and exits with 5", async () => {
     const lock = await lockRunning("stopped", WAITS, ["--ttl", "5s"]);
     lock.child.kill("SIGSTOP");
     const lease = await next("stopped");
@@ -55,7 +55,7 @@ describe("a command whose lease is lost", () => {
     await lease.release();
   });
 
-  it("a command and its children end, and its lock names the thief and reason, when the lease is stolen", async () => {
+  it("stealing a lease ends the command and its children, and the error of lock names the thief and the reason", async () => {
     const lock = await lockRunning("stolen", WAITS, ["--json"]);
     const token = await fleet.ok(["lock", "stolen", "--user", "alice", "--steal", "--reason", "it hangs"]);
     const { code, json } = await lock.done;

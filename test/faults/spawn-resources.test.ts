@@ -54,7 +54,7 @@ async function expectUntouched(fleet: FaultFleet): Promise<void> {
   expect(Object.values((await fleet.registry()).servers)).toEqual([]);
 }
 
-it("spawn starts no process when the disk of the state is full", async (ctx) => {
+it("spawn starts no process when the state folder's disk is full", async (ctx) => {
   if (noMounts !== undefined) return ctx.skip(noMounts);
   const folder = await openFolder();
   mount("-t tmpfs -o size=64k", "none", folder);

@@ -228,7 +228,7 @@ describe("a server that is slow", () => {
     client.socket.destroy();
   });
 
-  it.concurrent("ends a turn at session.idle even if the server never answered whether it still runs", async () => {
+  it.concurrent("ends a turn at session.idle even if the server never answers whether the turn still runs", async () => {
     const client = await RawClient.as(at.url, await at.token("dan"), true);
     await client.request("session.create", { sessionId: "mute" });
     const began = performance.now();

@@ -275,7 +275,7 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
       expect(said.filter((prompt) => prompt !== "y")).toEqual(["one", "x", "!tool mine {}"]);
     });
 
-    it("takes a session over from a host that hangs, and does not listen to that host when it comes back", async () => {
+    it("takes a session over from a host that hangs, and keeps it when that host comes back", async () => {
       await using at = await open("shared");
       await at.place("ann", "h2");
       const [far, near] = [await at.raw("ann", "h1"), await at.raw("ann", "h2")];
@@ -310,7 +310,7 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
       expect([far.closed, near.closed]).toEqual([false, false]);
     });
 
-    it("takes a dead host's session over to a third host if the user belongs there", async () => {
+    it("moves a dead host's session to a third host if its user now belongs there", async () => {
       await using at = await open("shared", ["h1", "h2", "h3"]);
       const user = ["ann", "ben", "cid", "dan", "eve", "fay", "gil"].find(
         (name) => rendezvous(name, ["h1", "h3"]) === "h3",

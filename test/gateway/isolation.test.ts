@@ -284,7 +284,7 @@ describe.each([
     ],
     ["an answer to the front door's own requests", `{"jsonrpc":"2.0","id":"fleet-0","result":{}}`],
     ["a fractional id", `{"jsonrpc":"2.0","id":1.5,"method":"session.getMessages","params":{"sessionId":"${secret}"}}`],
-  ])("lets no frame through to another user's session that is forged with %s", async (_, text) => {
+  ])("lets no frame that is forged with %s through to another user's session", async (_, text) => {
     const before = await state();
     const forger = await RawClient.as(at.url, tokens.mallory);
     const seen = at.events.length;

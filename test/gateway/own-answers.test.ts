@@ -184,7 +184,7 @@ describe("the front door and a client whose prompt waits", () => {
     expect(order(ben, 1)).toEqual(["idle", "idle", "answer"]);
   });
 
-  it("refuses a prompt that crossed the end of another client's turn and was aborted before an answer", async () => {
+  it("refuses a prompt that is aborted before its answer, if it had crossed the end of another client's turn", async () => {
     const [ann, ben] = await pair("aborted");
     await ann.turn("aborted", "one");
     await eventually("the first question", () => questions(ben).length > 0);

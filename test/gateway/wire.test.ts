@@ -151,7 +151,7 @@ describe("a client's frame", () => {
   );
 
   it.each(['[{"message":"x"}]', "[null,5]", "5", '"x"', "[[null]]"])(
-    "reads a client's request with the params %s as unfit",
+    "classifies a client's request with the params %s as unfit",
     (params) => {
       expect(read(`{"jsonrpc":"2.0","id":1,"method":"ping","params":${params}}`)).toMatchObject({
         kind: "unfit",
@@ -187,7 +187,7 @@ describe("a client's frame", () => {
     ],
     ["members", (values: number) => `{"a":{${Array.from({ length: values }, (_, index) => `"${index}":1`).join()}}}`],
     ["parameters", (values: number) => `{${Array.from({ length: values }, (_, index) => `"${index}":1`).join()}}`],
-  ])("reads a client's frame with more than 50,000 %s as unfit, no matter where its id is", (_, make) => {
+  ])("classifies a client's frame with more than 50,000 %s as unfit, wherever its id is", (_, make) => {
     const few = make(20_000);
     const many = make(50_001);
     const over = { rpcCode: -32602, message: "The message has more than 50000 values. A long text may be one string." };
@@ -240,7 +240,7 @@ describe("a client's frame", () => {
     });
   });
 
-  it("reads a client's frame with half an emoji as unfit, because the runtime would not answer it", () => {
+  it("classifies a client's frame with half an emoji as unfit, because the runtime would not answer it", () => {
     const request = (text: string) => read(`{"jsonrpc":"2.0","id":"a","method":"ping","params":{"a":[${text}]}}`);
     const whole = ['"\\ud83e\\udd8a \\\\ud83e \\uD7FF 🦊"', '"\\\\\\ud83e\\uDD8A\\ud83e\\udd8a"', '"\\\\\\\\udd8a"'];
     for (const text of whole) expect(request(text), text).toMatchObject({ kind: "request" });

@@ -83,7 +83,7 @@ describe("claimStop", () => {
 });
 
 describe("a claim", () => {
-  it("a stop that was given up leaves a server that serves", () => {
+  it("a stop that was given up leaves its server running", () => {
     for (const from of ["ready", "unhealthy", "draining"] as const) {
       const { server } = registryOf({ state: "draining", process: alive, claim: alive });
       giveUpStop(server, from);

@@ -86,7 +86,7 @@ describe("the bundled runtime", () => {
     expect(child.exitCode).toBeNull();
   });
 
-  it("the runtime refuses an unknown flag, so a flag that a new version drops would show", () => {
+  it("the runtime refuses an unknown flag, so we notice when a new version drops one of ours", () => {
     const { status, stderr, stdout } = spawnSync(runtime, ["--headless", "--no-such-flag"], { env, encoding: "utf8" });
     expect(status).not.toBe(0);
     expect(stdout + stderr).toMatch(/unsupported argument|unknown option|unexpected/i);

@@ -4,7 +4,7 @@ import { bundleFixture } from "../fixtures/store-bundle.js";
 
 const looker = bundleFixture("process-looker");
 
-it("the process table reports that it cannot look, and calls no process dead, without free file descriptors", (ctx) => {
+it("without free file descriptors, the process table reports an error and calls no process dead", (ctx) => {
   if (spawnSync("prlimit", ["--version"]).status !== 0) return ctx.skip("needs prlimit");
   const { stdout, stderr } = spawnSync("prlimit", ["--nofile=64", process.execPath, looker], { encoding: "utf8" });
   expect(stderr).toBe("");

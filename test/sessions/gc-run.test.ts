@@ -30,7 +30,7 @@ describe("a gc that was killed", () => {
     expect(readdirSync(join(state.home("s1"), ".."))).toEqual(["home"]);
   });
 
-  it("a session noted by a gc that is killed while another gc runs is left to the next gc", async () => {
+  it("gc leaves a session to the next gc if the gc that noted it is killed during this run", async () => {
     const state = await gcState();
     await state.server("s1");
     // The other gc deletes this record first. Only after that does it see that the first gc was killed.

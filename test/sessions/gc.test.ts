@@ -89,7 +89,7 @@ describe("sessions that gc finds", () => {
     expect(await recorded(state)).toEqual([]);
   });
 
-  it("the owner of a folder without a record is the user of the home, and nobody in a shared home", async () => {
+  it("a folder without a record belongs to the user of its home, and to nobody in a shared home", async () => {
     const state = await gcState();
     await state.server("own", { user: "mary-jane" });
     await state.server("shared-1", { user: null, isolation: "shared" });
@@ -102,7 +102,7 @@ describe("sessions that gc finds", () => {
     });
   });
 
-  it("gc looks once through the folder that shared servers share, and through folders of unknown servers", async () => {
+  it("gc reads the folder that shared servers have in common only once, and also reads folders of unknown servers", async () => {
     const state = await gcState();
     const common = join(state.root, "servers", "shared", "session-state");
     mkdirSync(common, { recursive: true });

@@ -233,7 +233,7 @@ describe("waiting", () => {
     expect(await store.readLease("s")).toBeNull();
   });
 
-  it("a wait for a lease ends without it for a caller who may no longer use the session", async () => {
+  it("a caller who may no longer use the session stops waiting for its lease and does not get it", async () => {
     const { store, leases } = await setUp();
     const lease = await leases.acquire(wants("alice"));
     const refusal = new Error("no longer a member");

@@ -124,7 +124,7 @@ describe.each(DAMAGES)("a registry that has only revisions that are %s", (_, dam
   );
 });
 
-it("never falls back to a registry revision below those that are kept, because it was linked too late", async () => {
+it("never falls back to a registry revision that was linked too late, below the revisions that are kept", async () => {
   const root = await filled(1);
   const late = join(root, "registry", "0000000000000001.json");
   const bytes = await readFile(late);

@@ -115,7 +115,7 @@ describe("the explanation of a Redis error", () => {
     ["ENOTFOUND", true],
     ["ECONNRESET", false],
     ["EPIPE", false],
-  ])("reports for the connection error %s whether nobody is at the address: %s", (code, nobody) => {
+  ])("treats the connection error %s as proof that no server is at the address: %s", (code, nobody) => {
     expect(explain(Object.assign(new Error(`connect ${code}`), { code }), WHERE)).toMatchObject({ nobody });
     expect(explain(new Error("Connection is closed."), WHERE)).toMatchObject({ nobody: false });
   });

@@ -31,7 +31,7 @@ export function hostPod(plan: Plan): IIoK8sApiCoreV1PodSpec {
   const { deployment } = plan;
   return {
     ...pod(plan, { ...container(plan, "serve", ["serve"]), ...hostContainer(plan) }),
-    // The grace period includes the time of preStop.
+    // Kubernetes counts the time that preStop takes as part of the grace period.
     terminationGracePeriodSeconds: LEAVE_ENDPOINTS_SECONDS + deployment.stopGraceSeconds,
     topologySpreadConstraints: [
       {

@@ -7,7 +7,7 @@ const ACTIVE_SESSIONS = "copilotfleet_sessions_active";
 /** The fraction of the planned sessions at which another host is started, before the existing hosts are full. */
 const FILL = 0.8;
 
-/** Removes one host at a time and rarely, because a host that ends has to wait for its turns. */
+/** Removes one host at a time, with long pauses, because a host first waits for its running turns. */
 const SLOWLY: IIoK8sApiAutoscalingV2HPAScalingRules = {
   stabilizationWindowSeconds: 1800,
   policies: [{ type: "Pods", value: 1, periodSeconds: 600 }],

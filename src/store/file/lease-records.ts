@@ -107,8 +107,8 @@ export class LeaseRecords {
   }
 
   /**
-   * The highest fence of all sessions. For an unreadable document the time stands in, because its fences came from the
-   * clock, see {@link raiseFences}.
+   * The highest fence of all sessions. Uses the current time in place of an unreadable document, because its fences came
+   * from the clock, see {@link raiseFences}.
    */
   highestFence(): number {
     const fences = this.#ids().map((id) => {
@@ -141,7 +141,7 @@ export class LeaseRecords {
 
   /**
    * Ends the lease and drops the queue of a deleted session. This need not be durable, because no lease survives a
-   * boot.
+   * restart of the machine.
    */
   async delete(sessionId: string): Promise<void> {
     const target = this.#folderOf(sessionId);
@@ -246,9 +246,9 @@ export class LeaseRecords {
   }
 
   /**
-   * Whether fences could decrease if the document were deleted now, because a new document starts at the current time.
-   * This happens if the clock was set back, or if leases changed hands faster than it ticks. An unreadable document may
-   * be deleted, because nothing else could clear it away.
+   * Whether fences could decrease if the document were deleted now. The fences of a new document start at the current
+   * time in milliseconds. The last fence can be higher if the clock was set back, or if the lease changed hands more than
+   * once a millisecond. An unreadable document may be deleted, because nothing else could clear it away.
    */
   #mayGoBack(sessionId: string): boolean {
     try {

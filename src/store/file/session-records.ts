@@ -20,9 +20,9 @@ const KEEP = 2;
 const RECORDS_AT_ONCE = 100;
 
 /**
- * One folder for each record, so that access to one costs the same however many there are. `sessions/` contains nothing
- * else. An id may look like one of the store's scratch names, and a sweep must not list 10,000 names. Unfinished
- * creations and deletions are in the state folder itself.
+ * One folder for each record, so that access to a record costs the same however many there are. `sessions/` contains
+ * nothing but these folders, for two reasons: an id may look like one of the store's scratch names, and a sweep must not
+ * have to list 10,000 names. So unfinished creations and deletions are in the state folder itself.
  */
 export class SessionRecords {
   readonly #context: StoreContext;
