@@ -63,8 +63,8 @@ it("refuses a client's request handler and plugins on a shared server", async ()
   await using at = await DoorFleet.open({ from: 26_560, to: 26_564 }, { config });
   const client = await RawClient.as(at.url, await at.token("alice"));
   for (const method of MODEL)
-    expect(await client.request(method, {})).toMatchObject(denied("requestHandler", "others"));
-  expect(await client.request(...PLUGINS)).toMatchObject(denied("builtinPluginDirectories", "others"));
+    expect(await client.request(method, {})).toMatchObject(denied("requestHandler", "other users"));
+  expect(await client.request(...PLUGINS)).toMatchObject(denied("builtinPluginDirectories", "other users"));
 });
 
 it("ends only the connections of clients that have set up a server when that server ends", async () => {
