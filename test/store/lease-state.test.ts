@@ -54,7 +54,7 @@ describe("the time of a lease", () => {
       asks(state, "b", at(6));
       const now = at(ms, { bootId: "boot 2" });
       expect(inForce(state, now)).toBeNull();
-      expect(() => held(state, hashToken("a"), now)).toThrow(/no lease/);
+      expect(() => held(state, hashToken("a"), now)).toThrow(/does not hold the lease/);
       // The waiters have lost their places, too.
       expect(asks(state, "c", now).granted).toMatchObject({ holder: "c" });
     }
@@ -169,7 +169,7 @@ it("keeps one holder per lease, serves waiters in order and raises fences for an
         } else {
           const act = () =>
             action.does === "renew" ? renew(state, tokenHash, TTL_MS, now) : release(state, tokenHash, now);
-          if (!mine) expect(act).toThrow(/no lease/);
+          if (!mine) expect(act).toThrow(/does not hold the lease/);
           else act();
           if (mine) model.holder = action.does === "renew" ? { who, end: ms + TTL_MS } : null;
         }

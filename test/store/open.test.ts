@@ -17,7 +17,7 @@ it.each(["redis://user:hunter2@example.com/zero", "rediss:x", "http://x", "files
   (url) => {
     const refusal = expect.objectContaining({
       code: "FLEET_CONFIG_INVALID",
-      message: expect.stringContaining('"file" and Redis'),
+      message: expect.stringContaining('"file" or Redis'),
     });
     expect(() => openStore(url, "/nonexistent")).toThrow(refusal);
     expect(() => openStore(url, "/nonexistent")).not.toThrow(/hunter2/);
