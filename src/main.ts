@@ -16,7 +16,7 @@ export async function main(args: string[]): Promise<void> {
   const report = (error: unknown) => {
     process.exitCode = reportError(error, { args, config });
   };
-  // If the command waits for something that cannot happen any more, Node.js ends the process silently, with exit code 0.
+  // Node.js ends a process that has nothing left to wait for, silently and with exit code 0. Then the command is not done.
   const onIdle = () => report(new Error("The command waits for something that never happens"));
   process.once("beforeExit", onIdle);
   try {

@@ -33,6 +33,7 @@ export async function markedRecord(
  * gc is at work, this waits for its decision.
  *
  * @returns null if there is no record, and no gc is at work on the session
+ * @throws FleetError `FLEET_STATE_BUSY` when gc takes longer than 5 s to decide.
  */
 export async function restoredRecord(
   store: Store,
@@ -40,11 +41,18 @@ export async function restoredRecord(
   id: string,
 ): Promise<SessionRecord | null> {
   for (const until = performance.now() + PUT_BACK_MS; ; await pause(PUT_BACK_POLL_MS, undefined)) {
-    const isDecided = !isBeingDeleted(home, id) || performance.now() > until;
+    const isDecided = !isBeingDeleted(home, id);
     // Read the record only after checking on gc, because gc restores the record before it ends.
     const record = await store.readSession(id);
     if (record !== null || isDecided) return record;
+    if (performance.now() > until) throw gcUndecided(id);
   }
+}
+
+function gcUndecided(id: string): FleetError {
+  return new FleetError("FLEET_STATE_BUSY", `gc is about to delete session ${quote(id)}, and has not decided.`, {
+    suggestions: ["Try again in a moment.", "copilotfleet list"],
+  });
 }
 
 /**

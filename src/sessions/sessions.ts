@@ -341,7 +341,8 @@ export class Sessions implements SessionKeeper {
   /**
    * The record, if the user may use the session. If the session has no record but is on the user's own server, records it.
    *
-   * @throws FleetError `FLEET_SESSION_NOT_FOUND` when the user may not use it, or when it does not exist.
+   * @throws FleetError `FLEET_SESSION_NOT_FOUND` when the user may not use it, or when it does not exist; `FLEET_STATE_BUSY`
+   * when a gc takes too long to decide about it.
    */
   async recordFor(id: string, user: string): Promise<SessionRecord> {
     const { store } = this.#context;

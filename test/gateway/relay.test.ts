@@ -36,11 +36,11 @@ it.each([
   ["no other turn is running", false, false, false],
   ["an earlier turn is still running", true, true, true],
   ["an earlier turn has just ended", true, false, false],
-])("records no turn for a relayed prompt that another host refuses, while %s", async (_, before, meanwhile, after) => {
+])("records no turn for a relayed prompt that another host refuses, while %s", async (_, before, inTurnNow, after) => {
   const attachment = { ...newAttachment("s", "host:h2", {}), attached: true, inTurn: before };
   const { answer } = await carried(attachment);
   expect(attachment.inTurn).toBe(true);
-  if (before) attachment.inTurn = meanwhile; // the session's events would set this
+  if (before) attachment.inTurn = inTurnNow; // the session's events would set this
   answer(refused);
   expect(attachment.inTurn).toBe(after);
 });

@@ -9,10 +9,10 @@ import { temporaryRoot } from "../fixtures/store-root.js";
 const HERE: Partial<SessionRecord> = { host: "h1", term: 7, serverId: "shared-1" };
 
 /**
- * Asks for the server of the session `team` under its lease, while `meanwhile` changes the record, and returns the record.
+ * Asks for the server of the session `team` under its lease, while `change` changes the record, and returns the record.
  * Shared servers have the same ids on all hosts.
  */
-async function moving(meanwhile: (draft: SessionRecord) => void): Promise<SessionRecord | null> {
+async function moving(change: (draft: SessionRecord) => void): Promise<SessionRecord | null> {
   const root = await temporaryRoot();
   const store = openFileStore(root);
   const [one, two] = ["shared-1", "shared-2"].map((id) =>
@@ -28,7 +28,7 @@ async function moving(meanwhile: (draft: SessionRecord) => void): Promise<Sessio
   const pool = {
     // The record changes while the server starts.
     sharedServerFor: async () => {
-      await store.updateSession("team", meanwhile);
+      await store.updateSession("team", change);
       return { server: two, reason: "" };
     },
     shared: async () => one,
@@ -51,7 +51,7 @@ it.each<[string, (draft: SessionRecord) => void]>([
     "is on its way from another host",
     (draft) => Object.assign(draft, { from: { host: "h3", group: "shared", mark: "a", taker: null } }),
   ],
-])("serverUnderLease does not move a session that %s while the server started", async (_, meanwhile) => {
-  const now = await moving(meanwhile);
+])("serverUnderLease does not move a session that %s while the server started", async (_, change) => {
+  const now = await moving(change);
   expect(now?.serverId).toBe("shared-1");
 });

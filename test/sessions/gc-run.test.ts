@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { restoredRecord } from "../../src/sessions/found.js";
 import { Run } from "../../src/sessions/gc-run.js";
-import type { SessionRecord } from "../../src/store/store.js";
+import type { SessionRecord, Store } from "../../src/store/store.js";
 import { type GcState, gcState, HOUR_MS, meddling } from "../fixtures/gc-state.js";
 
 const idsOf = (sessions: readonly { id: string }[]) => sessions.map(({ id }) => id).toSorted();
@@ -167,7 +167,15 @@ describe("a session whose record a running gc has deleted", () => {
     const run = new Run(state.statePath("s1"));
     run.note([note("due", record)]);
     await state.store.deleteSession("due");
-    const answer = restoredRecord(state.store, { home: state.home("s1") }, "due");
+    let reads = 0;
+    const readSession: Store["readSession"] = async (id) => {
+      reads++;
+      return await state.store.readSession(id);
+    };
+    const counting = { ...state.store, readSession } as Store;
+    const answer = restoredRecord(counting, { home: state.home("s1") }, "due");
+    // The answer waits: it has looked for the record more than once.
+    await expect.poll(() => reads).toBeGreaterThan(2);
     return { state, run, record, answer };
   }
 

@@ -18,5 +18,5 @@ it("releaseSessionsOf stops waiting for sessions in use when its caller has hung
   // Now nobody uses the session.
   await store.releaseLease("held", "t");
   const again = await releaseSessionsOf("alice", 0, { store, answerMs: 1_000 });
-  expect(again, "held was not let go meanwhile").toEqual({ released: ["held"], kept: [] });
+  expect(again, "the session that is held was not released").toEqual({ released: ["held"], kept: [] });
 });

@@ -10,8 +10,8 @@ const STEPS: CommitStep[] = ["read", "checked", "marked", "written", "linked"];
 /** More commits than the registry keeps: a suspended writer's number is then taken and pruned before it resumes. */
 const MANY = 40;
 
-/** A store whose next commit is suspended after `step` until `meanwhile` has run. */
-function sleeper(root: string, step: CommitStep, meanwhile: () => Promise<void>): FileStore {
+/** A store whose next commit is suspended after `step` until `work` has run. */
+function sleeper(root: string, step: CommitStep, work: () => Promise<void>): FileStore {
   let slept = false;
   return openFileStore(root, {
     onStep: async (reached) => {
@@ -19,7 +19,7 @@ function sleeper(root: string, step: CommitStep, meanwhile: () => Promise<void>)
       slept = true;
       // Each of the other writers would wait for the polite lock. Correctness does not depend on it, so delete it.
       await rm(join(root, "registry.lock"), { recursive: true, force: true });
-      await meanwhile();
+      await work();
     },
   });
 }

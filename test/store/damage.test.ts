@@ -153,12 +153,12 @@ it("repairs a damaged registry in an update that changes nothing, and writes not
 });
 
 describe("registry.json", () => {
-  it.each(DAMAGES.slice(0, 4))(
+  // Without its last byte, only a line break, the file is whole.
+  it.each(DAMAGES.slice(0, 4).filter(([how]) => how !== "short of its last byte"))(
     "ignores a registry.json that is %s, and sets it aside and writes it again with the next commit",
     async (_, damage) => {
       const root = await filled(2);
       const path = join(root, "registry.json");
-      if (_ === "short of its last byte") return; // The last byte is only a line break.
       await damage(path);
       const evidence = await readFile(path);
       const store = openFileStore(root);
