@@ -5,7 +5,7 @@
  * Run: node --import tsx bench/placement.ts [users]
  */
 import { planRebalance } from "../src/hosts/rebalance.js";
-import { rendezvous } from "../src/pool/rendezvous.js";
+import { rendezvous } from "../src/pool/start/rendezvous.js";
 import type { HostRecord } from "../src/store/store.js";
 
 const count = Number(process.argv[2] ?? 10_000);

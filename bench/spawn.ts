@@ -9,8 +9,8 @@ import { once } from "node:events";
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
-import { findRuntime } from "../src/runtime/find.js";
-import { probe } from "../src/runtime/probe.js";
+import { findRuntime } from "../src/runtime/launch/find.js";
+import { probe } from "../src/runtime/process/probe.js";
 import { claim, compare, fleetCommand, printMachine, ratio, withState } from "./measure.js";
 
 const count = Number(process.argv[2] ?? 50);

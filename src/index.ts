@@ -11,10 +11,11 @@
  * const { text } = await fleet.send(session, "Hello");
  * ```
  */
-export type { Duration } from "./config/duration.js";
-export type { PartialConfig } from "./config/load.js";
+
+export type { PartialConfig } from "./config/load/load.js";
 export type { Address } from "./config/rules.js";
 export type { Config } from "./config/schema.js";
+export type { Duration } from "./config/values/duration.js";
 export {
   ERRORS,
   type ErrorEntry,
@@ -24,7 +25,7 @@ export {
   isFleetError,
   type OptionNaming,
 } from "./errors.js";
-export { Fleet } from "./fleet.js";
+export { Fleet } from "./fleet/fleet.js";
 export type {
   ConnectInfo,
   CreateSessionOptions,
@@ -43,36 +44,36 @@ export type {
   SpawnRequest,
   StopRequest,
   SuperviseOptions,
-} from "./fleet-options.js";
+} from "./fleet/options.js";
 export type { DoorEvent, DoorListeners, RequestReport } from "./gateway/context.js";
 export type { DoorDrain, FrontDoor } from "./gateway/door.js";
-export type { IssuedToken, TokenView } from "./gateway/tokens.js";
+export type { IssuedToken, TokenView } from "./gateway/entry/tokens.js";
 export type { Move, RebalancePlan } from "./hosts/rebalance.js";
 export type { ClearedRemain } from "./hosts/remains.js";
 export type { LogEnd } from "./peers/host-actions.js";
 export type { HostView, Overview } from "./peers/overview.js";
 export type { PoolState } from "./pool/admission.js";
 export type { ClientOptions } from "./pool/clients.js";
-export type { ServerAction } from "./pool/mend.js";
 export type { Strategy } from "./pool/pool.js";
-export type { RollingResult } from "./pool/rolling.js";
+export type { ServerAction } from "./pool/recover/mend.js";
+export type { RollingResult } from "./pool/replace/rolling.js";
 export type { ServerView } from "./pool/server.js";
-export type { Stopped } from "./pool/stopping.js";
+export type { Stopped } from "./pool/stop/stopping.js";
 export type { TurnOptions, TurnReply } from "./runtime/client/turn.js";
-export type { InheritedListener } from "./runtime/listen.js";
-export type { RemainKind } from "./runtime/storage-remains.js";
+export type { RemainKind } from "./runtime/files/storage-remains.js";
+export type { InheritedListener } from "./runtime/launch/listen.js";
 export type { LogLevel, ServeLog } from "./serve/context.js";
-export type { LogPosition } from "./serve/log-tail.js";
+export type { LogPosition } from "./serve/logs/log-tail.js";
 export type { Drained, DrainRequest as SupervisorDrain, LeaveRequest, Supervisor } from "./serve/supervisor.js";
-export type { EvictionResult, KeptReason } from "./sessions/eviction.js";
-export type { GcRequest, GcResult } from "./sessions/gc.js";
-export type { SkipReason } from "./sessions/gc-delete.js";
-export type { LockOptions } from "./sessions/lease-options.js";
-export type { TurnLease } from "./sessions/lease-seen.js";
-export type { HeldLease, LeaseWait } from "./sessions/leases.js";
-export type { Released } from "./sessions/release.js";
-export type { PendingReply } from "./sessions/reply.js";
+export type { GcRequest, GcResult } from "./sessions/gc/collect.js";
+export type { SkipReason } from "./sessions/gc/delete.js";
+export type { HeldLease, LeaseWait } from "./sessions/leases/leases.js";
+export type { LockOptions } from "./sessions/leases/options.js";
+export type { TurnLease } from "./sessions/leases/seen.js";
+export type { EvictionResult, KeptReason } from "./sessions/memory/eviction.js";
+export type { Released } from "./sessions/memory/release.js";
 export type { SessionOptions } from "./sessions/session-config.js";
+export type { PendingReply } from "./sessions/use/reply.js";
 export type { SessionView } from "./sessions/view.js";
 export type {
   HostEntry,

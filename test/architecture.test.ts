@@ -12,18 +12,18 @@ const LAYERS: RegExp[][] = [
   [/^main\.ts$/],
   [/^commands\//],
   [/^cli\//],
-  [/^smoke\.ts$/, /^doctor\.ts$/, /^migrate\.ts$/, /^trust\.ts$/, /^index\.ts$/],
-  [/^fleet\.ts$/],
+  [/^fleet\/(smoke|doctor|migrate|trust)\.ts$/, /^index\.ts$/],
+  [/^fleet\/fleet\.ts$/],
   [/^peers\//],
-  [/^fleet-options\.ts$/, /^fleet-arguments\.ts$/],
+  [/^fleet\/(options|arguments)\.ts$/],
   [/^serve\//],
   [/^gateway\//],
-  [/^sessions\/(?!ids\.ts)/],
+  [/^sessions\//],
   [/^hosts\//],
   [/^pool\//],
   [/^models\//, /^runtime\//],
   [/^store\//],
-  [/^sessions\/ids\.ts$/],
+  [/^model\//],
   [/^deploy\//],
   [/^config\//],
   [/^errors\.ts$/],
@@ -114,34 +114,34 @@ describe("the source", () => {
     expect(importers(/^@github\/copilot-sdk/, { types: false })).toEqual(["runtime/client/connect.ts"]);
     for (const file of importers(/^@github\/copilot-sdk/, { types: true })) {
       expect(file).toMatch(
-        /^(models\/|sessions\/|peers\/|pool\/clients\.ts$|runtime\/client\/|fleet(-options)?\.ts$|cli\/|smoke\.ts$|index\.ts$)/,
+        /^(models\/|sessions\/|peers\/|pool\/clients\.ts$|runtime\/client\/|fleet\/(fleet|options|smoke)\.ts$|cli\/|index\.ts$)/,
       );
     }
   });
 
   it("only the protocols of clients and servers import the tables of methods and settings", () => {
-    for (const table of [/^gateway\/methods\.ts$/, /^gateway\/settings\.ts$/])
-      expect(importers(table, { types: false })).toEqual(["gateway/protocols.ts"]);
-    expect(importers(/^gateway\/refused-methods\.ts$/, { types: false })).toEqual([
-      "gateway/methods.ts",
-      "gateway/protocols.ts",
+    for (const table of [/^gateway\/policy\/methods\.ts$/, /^gateway\/policy\/settings\.ts$/])
+      expect(importers(table, { types: false })).toEqual(["gateway/policy/protocols.ts"]);
+    expect(importers(/^gateway\/policy\/refused-methods\.ts$/, { types: false })).toEqual([
+      "gateway/policy/methods.ts",
+      "gateway/policy/protocols.ts",
     ]);
   });
 
   it("every other dependency is imported only by the parts that need it", () => {
     expect(importers(/^valibot$/, { types: true }).every((file) => file.startsWith("config/"))).toBe(true);
     expect(importers(/^proper-lockfile$/, { types: true })).toEqual(["store/file/polite-lock.ts"]);
-    expect(importers(/^prom-client$/, { types: true })).toEqual(["serve/metrics.ts"]);
+    expect(importers(/^prom-client$/, { types: true })).toEqual(["serve/report/metrics.ts"]);
     for (const file of importers(/^ioredis$/, { types: true })) expect(file).toMatch(/^store\/redis\//);
-    expect(importers(/^ioredis$/, { types: false })).toEqual(["store/redis/link.ts"]);
+    expect(importers(/^ioredis$/, { types: false })).toEqual(["store/redis/link/link.ts"]);
     for (const file of importers(/^(kubernetes-models\/|yaml$)/, { types: true })) expect(file).toMatch(/^deploy\//);
     // This is a development dependency. The source uses only its types, and the tests validate against its schemas.
     expect(importers(/^kubernetes-models\//, { types: false })).toEqual([]);
-    expect(importers(/^parse-duration$/, { types: true })).toEqual(["config/duration.ts"]);
+    expect(importers(/^parse-duration$/, { types: true })).toEqual(["config/values/duration.ts"]);
     for (const file of importers(/^execa$/, { types: true }))
-      expect(file).toMatch(/^(runtime\/launch|models\/token-command)\.ts$/);
+      expect(file).toMatch(/^(runtime\/launch\/launch|models\/token-command)\.ts$/);
     for (const file of importers(/^node:child_process$/, { types: true }))
-      expect(file).toMatch(/^(runtime\/|cli\/run-under-lease\.ts$)/);
+      expect(file).toMatch(/^(runtime\/|cli\/run\/run-under-lease\.ts$)/);
   });
 
   it("only the command line ends the process and prints", () => {

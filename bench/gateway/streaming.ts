@@ -1,6 +1,6 @@
-import { APART_OPTIONS, sessionParams } from "../../src/gateway/settings.js";
+import { APART_OPTIONS, sessionParams } from "../../src/gateway/policy/settings.js";
 import { Fleet } from "../../src/index.js";
-import { readConnectionToken } from "../../src/runtime/server-folder.js";
+import { readConnectionToken } from "../../src/runtime/files/server-folder.js";
 import type { SessionRecord } from "../../src/store/store.js";
 import { claim, compare, processorSeconds } from "../measure.js";
 import { type PartProcess, startPart } from "./processes.js";

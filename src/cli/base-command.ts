@@ -1,6 +1,6 @@
 import { Command, Flags, type Interfaces } from "@oclif/core";
-import { Fleet } from "../fleet.js";
-import { Interrupted } from "./interrupted.js";
+import { Fleet } from "../fleet/fleet.js";
+import { Interrupted } from "./prompt/interrupted.js";
 
 /**
  * The base of all commands. It provides `--json` and the fleet of this configuration, and it passes every error to one

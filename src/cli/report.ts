@@ -1,10 +1,10 @@
 import { type Config, Errors } from "@oclif/core";
 import { closest, distance } from "fastest-levenshtein";
-import { printable, redact } from "../config/text.js";
+import { printable, redact } from "../config/values/text.js";
 import { FleetError, isFleetError, quote } from "../errors.js";
 import { commandOf, spoken } from "./command-id.js";
-import { Interrupted } from "./interrupted.js";
-import { unmarked } from "./prompt.js";
+import { Interrupted } from "./prompt/interrupted.js";
+import { unmarked } from "./prompt/prompt.js";
 
 interface Invocation {
   args: readonly string[];

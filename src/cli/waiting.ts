@@ -1,5 +1,5 @@
 import { quote } from "../errors.js";
-import type { LeaseWait } from "../sessions/leases.js";
+import type { LeaseWait } from "../sessions/leases/leases.js";
 
 /** Reports on standard error what a command waits for, but only if that is a terminal. */
 export function waitNotice(json: boolean): { onWait?: (wait: LeaseWait) => void } {

@@ -1,6 +1,6 @@
 import { FleetCommand } from "../cli/base-command.js";
-import { requiredUserFlag } from "../cli/flags.js";
-import type { ConnectInfo } from "../fleet-options.js";
+import { requiredUserFlag } from "../cli/flags/flags.js";
+import type { ConnectInfo } from "../fleet/options.js";
 
 export default class Connect extends FleetCommand {
   static override summary =

@@ -1,9 +1,17 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { afterPrompt, whatBecameOf, withoutSession } from "../cli/failed-prompt.js";
-import { durationFlag, modelFlag, promptFlag, requiredUserFlag, sessionIdFlag, ttlFlag, usage } from "../cli/flags.js";
-import { markPrompts, readPrompt } from "../cli/prompt.js";
-import { printTurn } from "../cli/turn.js";
+import {
+  durationFlag,
+  modelFlag,
+  promptFlag,
+  requiredUserFlag,
+  sessionIdFlag,
+  ttlFlag,
+  usage,
+} from "../cli/flags/flags.js";
+import { afterPrompt, whatBecameOf, withoutSession } from "../cli/prompt/failed-prompt.js";
+import { markPrompts, readPrompt } from "../cli/prompt/prompt.js";
+import { printTurn } from "../cli/prompt/turn.js";
 import { isFleetError } from "../errors.js";
 import type { SessionView } from "../sessions/view.js";
 

@@ -1,6 +1,6 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { sessionArg, userFlag } from "../cli/flags.js";
+import { sessionArg, userFlag } from "../cli/flags/flags.js";
 import { isFleetError } from "../errors.js";
 
 export default class Delete extends FleetCommand {

@@ -1,9 +1,9 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { durationFlag, usage } from "../cli/flags.js";
-import { selectionArgs, selectServers } from "../cli/select-servers.js";
-import { exitCodeOf, renderStopped } from "../cli/stopped.js";
-import type { Stopped } from "../pool/stopping.js";
+import { durationFlag, usage } from "../cli/flags/flags.js";
+import { selectionArgs, selectServers } from "../cli/flags/select-servers.js";
+import { exitCodeOf, renderStopped } from "../cli/render/stopped.js";
+import type { Stopped } from "../pool/stop/stopping.js";
 
 export default class Drain extends FleetCommand {
   static override summary =

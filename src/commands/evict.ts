@@ -1,7 +1,7 @@
 import { FleetCommand } from "../cli/base-command.js";
-import { integerFlag, optionalSessionArg, usage } from "../cli/flags.js";
-import { renderTable, SESSION } from "../cli/table.js";
-import type { EvictionResult } from "../sessions/eviction.js";
+import { integerFlag, optionalSessionArg, usage } from "../cli/flags/flags.js";
+import { renderTable, SESSION } from "../cli/render/table.js";
+import type { EvictionResult } from "../sessions/memory/eviction.js";
 import { sessionsNotFound } from "../sessions/problems.js";
 
 export default class Evict extends FleetCommand {

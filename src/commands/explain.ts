@@ -1,6 +1,6 @@
 import { Args } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { type Explanation, explain, renderExplanation } from "../cli/explain.js";
+import { type Explanation, explain, renderExplanation } from "../cli/render/explain.js";
 
 export default class Explain extends FleetCommand {
   static override summary = "Show what an error code means, what causes it and what to do.";

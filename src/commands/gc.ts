@@ -1,8 +1,8 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { userFlag } from "../cli/flags.js";
-import { exitCodeOfGc, gcTtlFlag, renderGc } from "../cli/gc.js";
-import type { GcResult } from "../sessions/gc.js";
+import { userFlag } from "../cli/flags/flags.js";
+import { exitCodeOfGc, gcTtlFlag, renderGc } from "../cli/render/gc.js";
+import type { GcResult } from "../sessions/gc/collect.js";
 
 export default class Gc extends FleetCommand {
   static override summary = "Delete sessions past their TTL and clear dead servers and their folders.";

@@ -1,7 +1,7 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { userFlag } from "../cli/flags.js";
-import { renderSessions } from "../cli/sessions.js";
+import { userFlag } from "../cli/flags/flags.js";
+import { renderSessions } from "../cli/render/sessions.js";
 import type { SessionView } from "../sessions/view.js";
 
 export default class List extends FleetCommand {

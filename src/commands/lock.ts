@@ -1,11 +1,11 @@
 import { FleetCommand } from "../cli/base-command.js";
-import { sessionArg } from "../cli/flags.js";
-import { renderLease } from "../cli/lease.js";
-import { lockFlags, lockOptions, refuseBesideShow, splitCommand } from "../cli/lease-flags.js";
-import { LeaseSignals } from "../cli/lease-signals.js";
-import { runUnderLease } from "../cli/run-under-lease.js";
+import { sessionArg } from "../cli/flags/flags.js";
+import { lockFlags, lockOptions, refuseBesideShow, splitCommand } from "../cli/flags/lease.js";
+import { renderLease } from "../cli/render/lease.js";
+import { LeaseSignals } from "../cli/run/lease-signals.js";
+import { runUnderLease } from "../cli/run/run-under-lease.js";
 import { waitNotice } from "../cli/waiting.js";
-import type { LockOptions } from "../sessions/lease-options.js";
+import type { LockOptions } from "../sessions/leases/options.js";
 import type { Lease } from "../store/store.js";
 
 interface LockResult {

@@ -1,6 +1,6 @@
 import { Args, Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { integerFlag, usage, userFlag } from "../cli/flags.js";
+import { integerFlag, usage, userFlag } from "../cli/flags/flags.js";
 import { referenceOf } from "../pool/server.js";
 
 export default class Logs extends FleetCommand {

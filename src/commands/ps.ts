@@ -1,6 +1,6 @@
 import { FleetCommand } from "../cli/base-command.js";
-import { warnOfClosedPool } from "../cli/pool.js";
-import { renderServers } from "../cli/servers.js";
+import { warnOfClosedPool } from "../cli/render/pool.js";
+import { renderServers } from "../cli/render/servers.js";
 import type { PoolState } from "../pool/admission.js";
 import type { ServerView } from "../pool/server.js";
 

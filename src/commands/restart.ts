@@ -1,11 +1,11 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { integerFlag, usage } from "../cli/flags.js";
-import { leftOut, selectionArgs, selectionFlags, selectServers, stopRequest } from "../cli/select-servers.js";
-import { renderServers } from "../cli/servers.js";
-import { exitCodeOf } from "../cli/stopped.js";
+import { integerFlag, usage } from "../cli/flags/flags.js";
+import { leftOut, selectionArgs, selectionFlags, selectServers, stopRequest } from "../cli/flags/select-servers.js";
+import { renderServers } from "../cli/render/servers.js";
+import { exitCodeOf } from "../cli/render/stopped.js";
 import type { ServerView } from "../pool/server.js";
-import type { Stopped } from "../pool/stopping.js";
+import type { Stopped } from "../pool/stop/stopping.js";
 
 export default class Restart extends FleetCommand {
   static override summary = "Stop servers as `stop` does, and start them again with the same home and port.";

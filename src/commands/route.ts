@@ -1,9 +1,9 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { durationFlag, userFlag } from "../cli/flags.js";
-import { warnOfClosedPool } from "../cli/pool.js";
-import { runRoute } from "../cli/route.js";
-import type { Rebalanced, RouteView } from "../fleet-options.js";
+import { durationFlag, userFlag } from "../cli/flags/flags.js";
+import { warnOfClosedPool } from "../cli/render/pool.js";
+import { runRoute } from "../cli/render/route.js";
+import type { Rebalanced, RouteView } from "../fleet/options.js";
 import type { RebalancePlan } from "../hosts/rebalance.js";
 
 export default class Route extends FleetCommand {

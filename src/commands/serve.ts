@@ -1,8 +1,8 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { durationFlag } from "../cli/flags.js";
-import { exitCodeOfServe, runServe, type Served } from "../cli/serve.js";
-import { renderStopped } from "../cli/stopped.js";
+import { durationFlag } from "../cli/flags/flags.js";
+import { renderStopped } from "../cli/render/stopped.js";
+import { exitCodeOfServe, runServe, type Served } from "../cli/run/serve.js";
 
 export default class Serve extends FleetCommand {
   static override summary =

@@ -1,6 +1,6 @@
 import { FleetCommand } from "../cli/base-command.js";
-import { colour } from "../cli/colour.js";
-import { type SmokeResult, smoke } from "../smoke.js";
+import { colour } from "../cli/render/colour.js";
+import { type SmokeResult, smoke } from "../fleet/smoke.js";
 
 export default class Smoke extends FleetCommand {
   static override summary = "Run the whole workflow once, offline, with a built-in echo model. Needs no account.";

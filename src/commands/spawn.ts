@@ -2,11 +2,11 @@ import { statSync } from "node:fs";
 import { resolve } from "node:path";
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { durationFlag, integerFlag, usage, userFlag } from "../cli/flags.js";
-import { renderServers } from "../cli/servers.js";
-import { tokenSourceFromFlags } from "../cli/token-flags.js";
+import { durationFlag, integerFlag, usage, userFlag } from "../cli/flags/flags.js";
+import { tokenSourceFromFlags } from "../cli/flags/token.js";
+import { renderServers } from "../cli/render/servers.js";
 import { quote } from "../errors.js";
-import type { SpawnRequest } from "../fleet-options.js";
+import type { SpawnRequest } from "../fleet/options.js";
 import type { ServerView } from "../pool/server.js";
 
 export default class Spawn extends FleetCommand {

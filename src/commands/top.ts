@@ -1,8 +1,8 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { showLive } from "../cli/live.js";
-import { renderOverview, viewOverview } from "../cli/overview.js";
-import { warnOfClosedPool } from "../cli/pool.js";
+import { renderOverview, viewOverview } from "../cli/render/overview.js";
+import { warnOfClosedPool } from "../cli/render/pool.js";
+import { showLive } from "../cli/run/live.js";
 import type { Overview } from "../peers/overview.js";
 
 const REFRESH_MS = 2_000;

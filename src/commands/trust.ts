@@ -1,9 +1,9 @@
 import { Args, Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { usage } from "../cli/flags.js";
-import { renderTable } from "../cli/table.js";
-import { printable, redact } from "../config/text.js";
-import { listTrusted, readProjectFile, revokeTrust, type TrustView, trustFile } from "../trust.js";
+import { usage } from "../cli/flags/flags.js";
+import { renderTable } from "../cli/render/table.js";
+import { printable, redact } from "../config/values/text.js";
+import { listTrusted, readProjectFile, revokeTrust, type TrustView, trustFile } from "../fleet/trust.js";
 
 type TrustResult = { trusted: TrustView | TrustView[] | null } | { revoked: string[] };
 

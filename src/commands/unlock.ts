@@ -1,6 +1,6 @@
 import { FleetCommand } from "../cli/base-command.js";
-import { sessionArg } from "../cli/flags.js";
-import { leaseToken, unlockFlags } from "../cli/lease-flags.js";
+import { sessionArg } from "../cli/flags/flags.js";
+import { leaseToken, unlockFlags } from "../cli/flags/lease.js";
 
 export default class Unlock extends FleetCommand {
   static override summary = "Release the lease on a session. Needs the token that lock printed.";

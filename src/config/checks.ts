@@ -1,10 +1,10 @@
 import { resolve } from "node:path";
 import { quote } from "../errors.js";
-import type { Layer } from "./layers.js";
+import type { Layer } from "./load/layers.js";
 import { conflict, invalidValue, type Origin } from "./problem.js";
-import { isLoopback, readRedisUrl } from "./redis-url.js";
 import type { Config } from "./schema.js";
-import { reachesFiles } from "./tool-names.js";
+import { isLoopback, readRedisUrl } from "./values/redis-url.js";
+import { reachesFiles } from "./values/tool-names.js";
 
 const FIRST_FREE_PORT = 1024;
 

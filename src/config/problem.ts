@@ -1,6 +1,6 @@
 import { FleetError, type FleetErrorCode, quote } from "../errors.js";
 import { findKey, nearestKeys } from "./keys.js";
-import { printable, redact } from "./text.js";
+import { printable, redact } from "./values/text.js";
 
 /**
  * The source of a value. `name` is a flag ("--ttl"), an option ("config.session.ttl"), a variable, or the path of a

@@ -7,11 +7,11 @@ import {
   LONGEST_TIMER_MS,
   readDuration,
   readLeaseTtl,
-} from "./duration.js";
-import { LARGEST_PORT } from "./number.js";
-import { ALLOWED_REDIS_URL, readRedisUrl } from "./redis-url.js";
-import { ALLOWED_SIZE, readSize } from "./size.js";
-import { holdsGitHubToken } from "./text.js";
+} from "./values/duration.js";
+import { LARGEST_PORT } from "./values/number.js";
+import { ALLOWED_REDIS_URL, readRedisUrl } from "./values/redis-url.js";
+import { ALLOWED_SIZE, readSize } from "./values/size.js";
+import { holdsGitHubToken } from "./values/text.js";
 
 /**
  * The metadata of a key's value that the loader needs. The functions below create one schema for each kind of value.

@@ -1,5 +1,5 @@
 import * as v from "valibot";
-import { holdsGitHubToken } from "./text.js";
+import { holdsGitHubToken } from "./values/text.js";
 
 /** Flags that the fleet passes to every server. A second value would break the pool, or put a token on the command line. */
 const OWN_FLAGS = ["--headless", "--port", "--host", "--stdio", "--auth-token-env", "--no-auto-login"];

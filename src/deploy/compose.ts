@@ -1,4 +1,4 @@
-import type { Layer } from "../config/layers.js";
+import type { Layer } from "../config/load/layers.js";
 import type { Config } from "../config/schema.js";
 import {
   COMMAND,

@@ -1,6 +1,6 @@
-import type { Layer } from "../config/layers.js";
-import { isLoopback, readRedisUrl, showRedisUrl } from "../config/redis-url.js";
+import type { Layer } from "../config/load/layers.js";
 import type { Config } from "../config/schema.js";
+import { isLoopback, readRedisUrl, showRedisUrl } from "../config/values/redis-url.js";
 import { quote } from "../errors.js";
 import { stopGraceSeconds } from "./grace.js";
 import { badFlag, unfit } from "./problem.js";

@@ -1,8 +1,8 @@
 import { basename } from "node:path";
-import { type Layer, unflatten } from "../config/layers.js";
-import { readRedisUrl } from "../config/redis-url.js";
+import { type Layer, unflatten } from "../config/load/layers.js";
 import type { Config } from "../config/schema.js";
-import { holdsGitHubToken, redact } from "../config/text.js";
+import { readRedisUrl } from "../config/values/redis-url.js";
+import { holdsGitHubToken, redact } from "../config/values/text.js";
 
 /** A variable whose value is a secret. Manifests contain its name and the name of its source, but never its value. */
 export interface SecretVariable {

@@ -1,5 +1,5 @@
 import { isIP } from "node:net";
-import type { Layer } from "../config/layers.js";
+import type { Layer } from "../config/load/layers.js";
 import type { Config } from "../config/schema.js";
 import { stopGraceSeconds } from "./grace.js";
 import { configText, type Settings, settingsOf } from "./settings.js";

@@ -4,7 +4,7 @@ import type { HostDirectory } from "../hosts/directory.js";
 import type { Pool } from "../pool/pool.js";
 import type { Sessions } from "../sessions/sessions.js";
 import type { ServerRecord, Store } from "../store/store.js";
-import type { Params } from "./client-message.js";
+import type { Params } from "./wire/client-message.js";
 
 /** The parts of the fleet that the front door needs. */
 export interface DoorContext {

@@ -1,23 +1,23 @@
 import { createServer, type Server, type Socket } from "node:net";
 import { setTimeout as delay, setImmediate as immediate } from "node:timers/promises";
-import { type Duration, LONGEST_TIMER_MS, parseDuration } from "../config/duration.js";
 import type { Address } from "../config/rules.js";
+import { type Duration, LONGEST_TIMER_MS, parseDuration } from "../config/values/duration.js";
 import { option } from "../errors.js";
 import { isRunning } from "../pool/server.js";
 import { abortable, deadline } from "../runtime/deadline.js";
-import { type InheritedListener, listenOn, showAddress } from "../runtime/listen.js";
+import { type InheritedListener, listenOn, showAddress } from "../runtime/launch/listen.js";
 import type { ServerRecord } from "../store/store.js";
-import { Attempts } from "./attempts.js";
-import type { Client } from "./client.js";
-import { Connection, type ConnectionServices } from "./connection.js";
+import type { Client } from "./client/client.js";
+import { SessionRequests } from "./client/session-requests.js";
 import type { DoorListeners, DoorOwner, Together } from "./context.js";
-import { peerLinkId } from "./links.js";
-import { LostHosts } from "./lost-hosts.js";
-import { Pace } from "./pace.js";
-import { doorDraining, failure } from "./refusals.js";
-import { SessionRequests } from "./session-requests.js";
-import { Shares } from "./shares.js";
-import { isTokenGood, type TokenHolder } from "./tokens.js";
+import { Attempts } from "./entry/attempts.js";
+import { Connection, type ConnectionServices } from "./entry/connection.js";
+import { Shares } from "./entry/shares.js";
+import { isTokenGood, type TokenHolder } from "./entry/tokens.js";
+import { peerLinkId } from "./routing/links.js";
+import { LostHosts } from "./routing/lost-hosts.js";
+import { Pace } from "./turns/pace.js";
+import { doorDraining, failure } from "./wire/refusals.js";
 
 /** How many connections without a good token may be open. When another one arrives, the door closes the oldest. */
 const MAX_STRANGERS = 2_048;

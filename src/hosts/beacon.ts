@@ -3,7 +3,7 @@ import { readFile, rename, rm, rmdir, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { FleetError, quote, systemCode } from "../errors.js";
-import { makeHostFolder, usable } from "../runtime/shared-storage.js";
+import { makeHostFolder, usable } from "../runtime/files/shared-storage.js";
 import type { HostRecord } from "../store/store.js";
 
 /**

@@ -1,7 +1,7 @@
 import type { Config } from "../config/schema.js";
 import { isFleetError } from "../errors.js";
-import { rendezvous } from "../pool/rendezvous.js";
-import { placesOf } from "../runtime/shared-storage.js";
+import { rendezvous } from "../pool/start/rendezvous.js";
+import { placesOf } from "../runtime/files/shared-storage.js";
 import type { HostRecord, Hosts, SessionRecord, Store } from "../store/store.js";
 import { hasOwnBeacon, notMounted } from "./beacon.js";
 import { ownHostAway, sessionStranded } from "./problems.js";

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { isHostName } from "../config/rules.js";
 import type { Config } from "../config/schema.js";
 import { FleetError, quote, systemCode } from "../errors.js";
-import { unwritable } from "../runtime/server-folder.js";
+import { unwritable } from "../runtime/files/server-folder.js";
 import { mediumError } from "../store/file/failures.js";
 import { ensureStateFolder } from "../store/file/state-folder.js";
 

@@ -1,4 +1,4 @@
-import { rendezvous } from "../pool/rendezvous.js";
+import { rendezvous } from "../pool/start/rendezvous.js";
 import type { HostRecord, Placement, SessionRecord, UserPlacement } from "../store/store.js";
 import { admitting } from "./directory.js";
 

@@ -1,9 +1,15 @@
 import type { Config } from "../config/schema.js";
 import { isFleetError } from "../errors.js";
 import { groupOfServer, groupOfSession, isRunning } from "../pool/server.js";
-import { unloadAtOnce } from "../pool/unload.js";
-import { hasHistoryIn } from "../runtime/shared-storage.js";
-import { findRemains, putBlockBack, type Remain, type RemainKind, removeRemain } from "../runtime/storage-remains.js";
+import { unloadAtOnce } from "../pool/stop/unload.js";
+import { hasHistoryIn } from "../runtime/files/shared-storage.js";
+import {
+  findRemains,
+  putBlockBack,
+  type Remain,
+  type RemainKind,
+  removeRemain,
+} from "../runtime/files/storage-remains.js";
 import type { SessionRecord, Store } from "../store/store.js";
 
 /** A left-over of a takeover in the shared storage. */

@@ -1,10 +1,10 @@
 import { readFileSync, realpathSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { isLoopback, readRedisUrl, showRedisUrl } from "../config/redis-url.js";
 import type { Config } from "../config/schema.js";
+import { isLoopback, readRedisUrl, showRedisUrl } from "../config/values/redis-url.js";
 import { FleetError, quote, systemCode } from "../errors.js";
-import { isAlive, ownIdentity } from "../runtime/process-table.js";
-import { unwritable } from "../runtime/server-folder.js";
+import { unwritable } from "../runtime/files/server-folder.js";
+import { isAlive, ownIdentity } from "../runtime/process/process-table.js";
 import { mediumError } from "../store/file/failures.js";
 import { ensureStateFolder } from "../store/file/state-folder.js";
 import type { ProcessIdentity } from "../store/store.js";

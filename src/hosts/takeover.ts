@@ -2,9 +2,9 @@ import { randomBytes } from "node:crypto";
 import { setTimeout as delay } from "node:timers/promises";
 import type { Config } from "../config/schema.js";
 import { isFleetError } from "../errors.js";
-import { HeldClaim, isHeld } from "../pool/held-claim.js";
+import { HeldClaim, isHeld } from "../pool/claims/held-claim.js";
 import { groupOfServer, groupOfSession, isRunning } from "../pool/server.js";
-import { unloadAtOnce } from "../pool/unload.js";
+import { unloadAtOnce } from "../pool/stop/unload.js";
 import {
   fetchSession,
   forgetTaken,
@@ -12,7 +12,7 @@ import {
   SHARED_GROUP,
   type StatePlace,
   unblock,
-} from "../runtime/shared-storage.js";
+} from "../runtime/files/shared-storage.js";
 import type { SessionRecord, Store } from "../store/store.js";
 import type { HostDirectory } from "./directory.js";
 import { sessionMoved } from "./problems.js";
@@ -32,7 +32,7 @@ const POLL_MS = 50;
  * Takes over sessions that no host has any longer. At most one host may open a session at any moment:
  *
  * 1. This host enters its name into the record, unless the record has changed. From now on only it may fetch the session.
- * 2. The state on the previous host is set aside there and copied here (`runtime/shared-storage.ts`).
+ * 2. The state on the previous host is set aside there and copied here (`runtime/files/shared-storage.ts`).
  * 3. The record is changed to show that the session is here.
  *
  * If the process is killed during these steps, the next process that wants the session, on any host, continues from the

@@ -1,5 +1,5 @@
 import type { Config } from "../config/schema.js";
-import { redact } from "../config/text.js";
+import { redact } from "../config/values/text.js";
 import { FleetError, option, quote } from "../errors.js";
 import type { TokenSource } from "../store/store.js";
 import { readTokenCommand } from "./token-command.js";

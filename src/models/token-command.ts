@@ -1,4 +1,4 @@
-import { redact } from "../config/text.js";
+import { redact } from "../config/values/text.js";
 import { FleetError, quote } from "../errors.js";
 
 const DEADLINE_MS = 10_000;

@@ -1,6 +1,6 @@
 import { constants } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
-import { printable } from "../config/text.js";
+import { printable } from "../config/values/text.js";
 import { FleetError, systemCode } from "../errors.js";
 
 /** More than any token, and little enough to read into memory at once. */

@@ -1,18 +1,18 @@
-import { compareText } from "../config/text.js";
+import { compareText } from "../config/values/text.js";
 import { isFleetError } from "../errors.js";
-import type { SpawnRequest } from "../fleet-options.js";
+import type { SpawnRequest } from "../fleet/options.js";
 import type { HostDirectory } from "../hosts/directory.js";
 import { sessionStranded } from "../hosts/problems.js";
 import { type ServerView, viewServerOf } from "../pool/server.js";
-import { listSessionFolders } from "../runtime/session-state.js";
-import type { EvictionResult, KeptReason } from "../sessions/eviction.js";
-import type { GcOptions, GcResult } from "../sessions/gc.js";
+import { listSessionFolders } from "../runtime/history/session-state.js";
+import type { GcOptions, GcResult } from "../sessions/gc/collect.js";
+import type { EvictionResult, KeptReason } from "../sessions/memory/eviction.js";
 import { mayUse } from "../sessions/sessions.js";
 import { type SessionView, viewRecord } from "../sessions/view.js";
 import type { SessionRecord, Store } from "../store/store.js";
-import { type FindContext, findRecord } from "./find-session.js";
 import { allOf, type FleetHosts } from "./fleet-hosts.js";
 import type { HostActions } from "./host-actions.js";
+import { type FindContext, findRecord } from "./sessions/find.js";
 
 /** The servers of all hosts. For a host that cannot be asked, they are the servers that it recorded last. */
 export async function gatherServers(hosts: FleetHosts): Promise<ServerView[]> {

@@ -1,5 +1,5 @@
 import { isFleetError } from "../errors.js";
-import type { MovedUser } from "../fleet-options.js";
+import type { MovedUser } from "../fleet/options.js";
 import { type Move, movedTo } from "../hosts/rebalance.js";
 import { mapConcurrently } from "../pool/concurrency.js";
 import type { Store } from "../store/store.js";

@@ -1,15 +1,15 @@
 import type { Config } from "../config/schema.js";
-import type { RollingRequest, SpawnRequest, StopRequest } from "../fleet-options.js";
-import type { RollingResult } from "../pool/rolling.js";
+import type { RollingRequest, SpawnRequest, StopRequest } from "../fleet/options.js";
+import type { RollingResult } from "../pool/replace/rolling.js";
 import type { ServerView } from "../pool/server.js";
-import type { Stopped } from "../pool/stopping.js";
-import type { LogPosition } from "../serve/log-tail.js";
-import type { EvictionResult, LoadedSession } from "../sessions/eviction.js";
-import type { GcOptions, GcResult } from "../sessions/gc.js";
-import type { Released } from "../sessions/release.js";
+import type { Stopped } from "../pool/stop/stopping.js";
+import type { LogPosition } from "../serve/logs/log-tail.js";
+import type { GcOptions, GcResult } from "../sessions/gc/collect.js";
+import type { EvictionResult, LoadedSession } from "../sessions/memory/eviction.js";
+import type { Released } from "../sessions/memory/release.js";
 import type { SessionView } from "../sessions/view.js";
 import type { HostRecord } from "../store/store.js";
-import { ControlLink, type LinkContext } from "./control-link.js";
+import { ControlLink, type LinkContext } from "./calls/control-link.js";
 import type { Call, HostActions, LogEnd, Restarted, Spawned } from "./host-actions.js";
 
 export interface OtherHostContext extends LinkContext {

@@ -1,11 +1,11 @@
 import type { Config } from "../config/schema.js";
-import { compareText } from "../config/text.js";
+import { compareText } from "../config/values/text.js";
 import { ownHostName } from "../hosts/host-note.js";
 import { liveSupervisor, type PoolState, poolState } from "../pool/admission.js";
 import type { ServerView } from "../pool/server.js";
 import type { HostRecord, Registry, SupervisorRecord } from "../store/store.js";
-import type { FindContext } from "./find-session.js";
 import { gatherServers, withSessionCounts } from "./gather.js";
+import type { FindContext } from "./sessions/find.js";
 
 /** A host as `top` shows it. */
 export interface HostView {

@@ -1,5 +1,5 @@
 import { FleetError } from "../errors.js";
-import { isAlive } from "../runtime/process-table.js";
+import { isAlive } from "../runtime/process/process-table.js";
 import type { Registry, ServerRecord, Store, SupervisorRecord } from "../store/store.js";
 
 /** The live supervisor of this host, if there is one. */

@@ -1,7 +1,7 @@
 import type { CopilotClientOptions } from "@github/copilot-sdk";
 import { type ConnectedClient, connectClient } from "../runtime/client/connect.js";
 import { abortable, deadline } from "../runtime/deadline.js";
-import { provenEndpoint } from "../runtime/probe.js";
+import { provenEndpoint } from "../runtime/process/probe.js";
 import type { ServerRecord } from "../store/store.js";
 import { fleetClosed } from "./problems.js";
 

@@ -1,9 +1,9 @@
 import type { Config } from "../config/schema.js";
-import { endOfLog } from "../runtime/server-log.js";
-import { stopServer } from "../runtime/stop.js";
+import { endOfLog } from "../runtime/files/server-log.js";
+import { stopServer } from "../runtime/process/stop.js";
 import type { Registry, ServerRecord, Store } from "../store/store.js";
-import { countCrash, ownClaim, settle } from "./claim.js";
-import { HeldClaim, isHeld } from "./held-claim.js";
+import { countCrash, ownClaim, settle } from "./claims/claim.js";
+import { HeldClaim, isHeld } from "./claims/held-claim.js";
 import { isRunning } from "./server.js";
 
 const CRASH_LOOP = "crash loop: ";

@@ -1,6 +1,6 @@
 import type { Registry } from "../store/store.js";
-import { loadedSessions } from "./drain.js";
 import { isRunning } from "./server.js";
+import { loadedSessions } from "./stop/drain.js";
 
 export function sharedServerId(index: number): string {
   return `shared-${index}`;

@@ -1,15 +1,15 @@
-import { compareText } from "../config/text.js";
+import { compareText } from "../config/values/text.js";
 import { FleetError, isFleetError, quote } from "../errors.js";
 import { tokenSourceFromConfig } from "../models/github-token.js";
 import type { Placement, Registry, ServerRecord, TokenSource } from "../store/store.js";
 import { mapConcurrently, STARTS_AT_ONCE } from "./concurrency.js";
 import { leastLoadedServer, nextSharedServer, sharedServerId, sharedServerIds } from "./placement.js";
-import { rendezvous } from "./rendezvous.js";
-import { repairRecords } from "./repair.js";
-import { type Replaced, type ReplaceOptions, replaceServer } from "./replace.js";
+import { repairRecords } from "./recover/repair.js";
+import { type Replaced, type ReplaceOptions, replaceServer } from "./replace/replace.js";
 import { isBroken, type ServerView, serverIdOf, viewServer } from "./server.js";
-import { type StarterContext, type StartRequest, type StartResult, startServer } from "./start.js";
-import { type StopOptions, type Stopped, stopRecorded } from "./stopping.js";
+import { rendezvous } from "./start/rendezvous.js";
+import { type StarterContext, type StartRequest, type StartResult, startServer } from "./start/start.js";
+import { type StopOptions, type Stopped, stopRecorded } from "./stop/stopping.js";
 
 export interface SpawnOptions {
   /** The source of the server's GitHub token. Default: the recorded source, or else the configured one. */

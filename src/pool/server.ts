@@ -1,11 +1,11 @@
 import { createHash } from "node:crypto";
 import { setTimeout as delay } from "node:timers/promises";
-import { isAlive, privateMemoryBytes } from "../runtime/process-table.js";
-import { logPath } from "../runtime/server-folder.js";
-import { listLoaded } from "../runtime/session-state.js";
-import { SHARED_GROUP } from "../runtime/shared-storage.js";
+import { logPath } from "../runtime/files/server-folder.js";
+import { SHARED_GROUP } from "../runtime/files/shared-storage.js";
+import { listLoaded } from "../runtime/history/session-state.js";
+import { isAlive, privateMemoryBytes } from "../runtime/process/process-table.js";
 import type { Isolation, ServerRecord, ServerState, SessionRecord } from "../store/store.js";
-import { isHeld } from "./held-claim.js";
+import { isHeld } from "./claims/held-claim.js";
 
 /** A server as `--json` and the library show it. Times are ISO 8601 in UTC. */
 export interface ServerView {

@@ -2,7 +2,7 @@ import { closeSync, mkdirSync, openSync, readdirSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { systemCode } from "../errors.js";
 import { pause } from "../runtime/deadline.js";
-import { isAlive, ownIdentity } from "../runtime/process-table.js";
+import { isAlive, ownIdentity } from "../runtime/process/process-table.js";
 import type { ProcessIdentity, ServerRecord } from "../store/store.js";
 
 /**

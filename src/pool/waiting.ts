@@ -1,6 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { Store } from "../store/store.js";
-import { isHeld } from "./held-claim.js";
+import { isHeld } from "./claims/held-claim.js";
 
 const POLL_MS = 20;
 

@@ -3,9 +3,9 @@ import type { DoorListeners } from "../gateway/context.js";
 import type { FrontDoor } from "../gateway/door.js";
 import type { HostDirectory } from "../hosts/directory.js";
 import type { Pool } from "../pool/pool.js";
-import type { GcResult } from "../sessions/gc.js";
+import type { GcResult } from "../sessions/gc/collect.js";
 import type { Store } from "../store/store.js";
-import type { FleetMetrics } from "./metrics.js";
+import type { FleetMetrics } from "./report/metrics.js";
 
 export type LogLevel = "debug" | "info" | "warn" | "error";
 

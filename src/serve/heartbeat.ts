@@ -1,10 +1,10 @@
 import { hostname } from "node:os";
-import { isLoopback } from "../config/redis-url.js";
 import type { Address } from "../config/rules.js";
+import { isLoopback } from "../config/values/redis-url.js";
 import { FleetError, quote } from "../errors.js";
 import { lightBeacon, missingBeacons, putOutBeacon } from "../hosts/beacon.js";
 import { ensureNote, instanceOf, removeNote } from "../hosts/host-note.js";
-import { showAddress } from "../runtime/listen.js";
+import { showAddress } from "../runtime/launch/listen.js";
 import type { HostEntry, HostRecord, Hosts } from "../store/store.js";
 import type { ServeContext } from "./context.js";
 import { noteTrouble } from "./trouble.js";

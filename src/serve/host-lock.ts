@@ -1,5 +1,5 @@
 import { FleetError } from "../errors.js";
-import { isAlive, ownIdentity } from "../runtime/process-table.js";
+import { isAlive, ownIdentity } from "../runtime/process/process-table.js";
 import type { Registry, Store, SupervisorRecord } from "../store/store.js";
 
 /**

@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
 import type { ServeContext } from "./context.js";
-import { FleetMetrics } from "./metrics.js";
+import { FleetMetrics } from "./report/metrics.js";
 import { Supervisor } from "./supervisor.js";
 
 /** Starts a supervisor with its own metrics. @throws the same errors as `Supervisor.start`. */

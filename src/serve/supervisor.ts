@@ -1,30 +1,30 @@
 import { setTimeout as delay } from "node:timers/promises";
-import { type Duration, LONGEST_TIMER_MS, parseDuration } from "../config/duration.js";
+import { type Duration, LONGEST_TIMER_MS, parseDuration } from "../config/values/duration.js";
 import { isFleetError, option } from "../errors.js";
 import type { FrontDoor } from "../gateway/door.js";
 import { SEEN_MS } from "../hosts/directory.js";
 import { forgetServing, noteServing } from "../hosts/serving-note.js";
 import { closedBy } from "../pool/admission.js";
 import { isRunning } from "../pool/server.js";
-import type { Stopped } from "../pool/stopping.js";
-import { showAddress } from "../runtime/listen.js";
+import type { Stopped } from "../pool/stop/stopping.js";
+import { showAddress } from "../runtime/launch/listen.js";
 import type { Registry, ServerRecord } from "../store/store.js";
 import type { ServeContext } from "./context.js";
-import { doorListeners } from "./door-reports.js";
-import { HealthEndpoint } from "./health-endpoint.js";
+import { Reconciler } from "./health/reconciler.js";
 import { Heartbeat } from "./heartbeat.js";
 import { HostLock } from "./host-lock.js";
-import { collectPeriodically, enforceCap, rotatePeriodically } from "./housekeeping.js";
-import { IdleStopper } from "./idle-stopper.js";
-import { Leftovers } from "./leftovers.js";
-import { claimUntermed, unloadTaken } from "./new-term.js";
 import { Operations } from "./operations.js";
-import { ProcessCensus } from "./process-census.js";
-import { Reconciler } from "./reconciler.js";
-import { Recycler } from "./recycler.js";
-import { placeSessions } from "./storage.js";
-import { Surveyor } from "./surveyor.js";
+import { doorListeners } from "./report/door-reports.js";
+import { HealthEndpoint } from "./report/health-endpoint.js";
+import { ProcessCensus } from "./report/process-census.js";
+import { Surveyor } from "./report/surveyor.js";
 import { countTrouble, noteTrouble } from "./trouble.js";
+import { collectPeriodically, enforceCap, rotatePeriodically } from "./upkeep/housekeeping.js";
+import { IdleStopper } from "./upkeep/idle-stopper.js";
+import { Leftovers } from "./upkeep/leftovers.js";
+import { claimUntermed, unloadTaken } from "./upkeep/new-term.js";
+import { Recycler } from "./upkeep/recycler.js";
+import { placeSessions } from "./upkeep/storage.js";
 
 export interface DrainRequest {
   /** How long turns in flight may take to end. Default: `drain.timeout` of the configuration. */

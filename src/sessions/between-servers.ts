@@ -1,9 +1,9 @@
 import type { Pool } from "../pool/pool.js";
 import { isRunning } from "../pool/server.js";
 import { isUsed, markEviction } from "../pool/use-marks.js";
-import { isLoadedBy } from "../runtime/session-state.js";
+import { isLoadedBy } from "../runtime/history/session-state.js";
 import type { ServerRecord, SessionRecord, Store } from "../store/store.js";
-import type { TurnLease } from "./lease-seen.js";
+import type { TurnLease } from "./leases/seen.js";
 
 export interface Move {
   store: Store;

@@ -1,11 +1,11 @@
 import { join } from "node:path";
 import { systemCode } from "../errors.js";
 import { RawConnection, RpcError } from "../runtime/client/raw-connection.js";
-import { removeTree } from "../runtime/held-folder.js";
-import { provenEndpoint } from "../runtime/probe.js";
-import { isAlive } from "../runtime/process-table.js";
-import { unwritable } from "../runtime/server-folder.js";
-import { openSessionState, readSessionFolder } from "../runtime/session-state.js";
+import { removeTree } from "../runtime/files/held-folder.js";
+import { unwritable } from "../runtime/files/server-folder.js";
+import { openSessionState, readSessionFolder } from "../runtime/history/session-state.js";
+import { provenEndpoint } from "../runtime/process/probe.js";
+import { isAlive } from "../runtime/process/process-table.js";
 import type { ServerRecord } from "../store/store.js";
 import { sessionBusy } from "./problems.js";
 

@@ -1,8 +1,8 @@
 import { FleetError, quote } from "../errors.js";
 import { pause } from "../runtime/deadline.js";
-import { readSessionFolder } from "../runtime/session-state.js";
+import { readSessionFolder } from "../runtime/history/session-state.js";
 import type { ServerRecord, SessionRecord, Store } from "../store/store.js";
-import { isBeingDeleted } from "./gc-run.js";
+import { isBeingDeleted } from "./gc/journal.js";
 
 /** How long gc may take to restore a record, and how often to look for it, in milliseconds. */
 const PUT_BACK_MS = 5_000;

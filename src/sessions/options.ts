@@ -1,5 +1,5 @@
 import type { ServerRecord } from "../store/store.js";
-import type { TurnLease } from "./lease-seen.js";
+import type { TurnLease } from "./leases/seen.js";
 import type { SessionOptions } from "./session-config.js";
 
 export interface OpenOptions {

@@ -1,27 +1,26 @@
 import type { ProviderConfig } from "@github/copilot-sdk";
 import type { Config } from "../config/schema.js";
-import { compareText } from "../config/text.js";
+import { compareText } from "../config/values/text.js";
 import { type FleetError, isFleetError, quote, systemCode } from "../errors.js";
 import type { HostDirectory } from "../hosts/directory.js";
 import { sessionMoved } from "../hosts/problems.js";
 import type { Takeover } from "../hosts/takeover.js";
+import { newSessionId } from "../model/ids.js";
 import { resolveGitHubToken, tokenSourceFromConfig } from "../models/github-token.js";
 import { admits, closedBy, poolDraining } from "../pool/admission.js";
 import type { Clients } from "../pool/clients.js";
 import type { Pool } from "../pool/pool.js";
 import { groupOfServer, hasEnded, isRunning, serverIdOf } from "../pool/server.js";
 import type { TurnReply } from "../runtime/client/turn.js";
-import { ownIdentity } from "../runtime/process-table.js";
-import { listSessionFolders, readSessionFolder } from "../runtime/session-state.js";
+import { listSessionFolders, readSessionFolder } from "../runtime/history/session-state.js";
+import { ownIdentity } from "../runtime/process/process-table.js";
 import type { Lease, Registry, ServerRecord, SessionRecord, SessionUser, Store } from "../store/store.js";
 import { serverUnderLease } from "./between-servers.js";
 import { deleteSessionState } from "./delete.js";
 import { foundRecord, holders, markedRecord, restoredRecord } from "./found.js";
-import { newSessionId } from "./ids.js";
-import type { TurnLease } from "./lease-seen.js";
-import type { HeldLease, Leases } from "./leases.js";
-import { noteOpened } from "./loaded.js";
-import { type Attachment, OpenSession, type SendOptions, type SessionKeeper } from "./open-session.js";
+import type { HeldLease, Leases } from "./leases/leases.js";
+import type { TurnLease } from "./leases/seen.js";
+import { noteOpened } from "./memory/loaded.js";
 import type { CreateOptions, OpenOptions } from "./options.js";
 import {
   answer,
@@ -33,10 +32,11 @@ import {
   unreleased,
   unseen,
 } from "./problems.js";
-import { withRoom } from "./room.js";
 import { sessionConfig } from "./session-config.js";
 import { SessionLimits } from "./session-limits.js";
-import { type Permit, takeTurn } from "./turn-taking.js";
+import { type Attachment, OpenSession, type SendOptions, type SessionKeeper } from "./use/open-session.js";
+import { withRoom } from "./use/room.js";
+import { type Permit, takeTurn } from "./use/turn-taking.js";
 import { type SessionView, viewSession } from "./view.js";
 
 export interface SessionsContext {

@@ -1,4 +1,4 @@
-import { readSessionFolder, type SessionFolder, sessionBytes } from "../runtime/session-state.js";
+import { readSessionFolder, type SessionFolder, sessionBytes } from "../runtime/history/session-state.js";
 import type { Lease, ServerRecord, SessionRecord, SessionState } from "../store/store.js";
 
 /** A session as `--json` and the library show it. Times are ISO 8601 in UTC. */

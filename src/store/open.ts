@@ -1,4 +1,4 @@
-import { readRedisUrl } from "../config/redis-url.js";
+import { readRedisUrl } from "../config/values/redis-url.js";
 import { FleetError, quote } from "../errors.js";
 import { openFileStore } from "./file/file-store.js";
 import { openRedisStore } from "./redis/redis-store.js";

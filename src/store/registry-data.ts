@@ -1,4 +1,4 @@
-import type { Registry } from "./store.js";
+import type { Registry } from "../store/store.js";
 
 /** The registry before the first write. */
 export const EMPTY_REGISTRY = JSON.stringify({ servers: {} } satisfies Registry);

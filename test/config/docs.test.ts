@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
-import { KEY_CLASSES } from "../../src/config/guarded.js";
+import { KEY_CLASSES } from "../../src/config/load/guarded.js";
 
 const PAGE = readFileSync(new URL("../../docs/configuration.md", import.meta.url), "utf8");
 

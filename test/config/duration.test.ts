@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { LONGEST_MS, LONGEST_TIMER_MS, parseDuration } from "../../src/config/duration.js";
+import { LONGEST_MS, LONGEST_TIMER_MS, parseDuration } from "../../src/config/values/duration.js";
 import { quote } from "../../src/errors.js";
 import { refusalOf } from "./folder.js";
 

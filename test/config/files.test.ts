@@ -2,7 +2,7 @@ import { execFileSync } from "node:child_process";
 import { chmodSync, chownSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import type { PartialConfig } from "../../src/config/load.js";
+import type { PartialConfig } from "../../src/config/load/load.js";
 import { Folder } from "./folder.js";
 
 describe("configuration files that cannot be used", () => {

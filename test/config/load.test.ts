@@ -3,9 +3,9 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { unknownVariables } from "../../src/config/environment.js";
 import { keysBelow, keyTree } from "../../src/config/keys.js";
-import type { PartialConfig } from "../../src/config/load.js";
+import { unknownVariables } from "../../src/config/load/environment.js";
+import type { PartialConfig } from "../../src/config/load/load.js";
 import { Folder } from "./folder.js";
 
 const EXAMPLE = fileURLToPath(new URL("../../.copilotfleet.example.json", import.meta.url));

@@ -1,6 +1,6 @@
 import { homedir } from "node:os";
 import { describe, expect, it } from "vitest";
-import { stateRoot, userConfigFile } from "../../src/config/paths.js";
+import { stateRoot, userConfigFile } from "../../src/config/load/paths.js";
 import { refusalOf } from "./folder.js";
 
 const linux = { home: "/home/ann", platform: "linux", cwd: "/work" } as const;

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { isLoopback, readRedisUrl, showRedisUrl } from "../../src/config/redis-url.js";
+import { isLoopback, readRedisUrl, showRedisUrl } from "../../src/config/values/redis-url.js";
 
 describe("a Redis URL", () => {
   it.each([

@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { parseCount, parsePort } from "../../src/config/number.js";
-import { parseSize } from "../../src/config/size.js";
+import { parseCount, parsePort } from "../../src/config/values/number.js";
+import { parseSize } from "../../src/config/values/size.js";
 import { quote } from "../../src/errors.js";
 import { refusalOf } from "./folder.js";
 

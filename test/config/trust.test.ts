@@ -1,10 +1,10 @@
 import { mkdirSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { guardedKeys, KEY_CLASSES } from "../../src/config/guarded.js";
 import { keysBelow, keyTree } from "../../src/config/keys.js";
-import { Fleet } from "../../src/fleet.js";
-import { listTrusted, readProjectFile, revokeTrust, trustFile } from "../../src/trust.js";
+import { guardedKeys, KEY_CLASSES } from "../../src/config/load/guarded.js";
+import { Fleet } from "../../src/fleet/fleet.js";
+import { listTrusted, readProjectFile, revokeTrust, trustFile } from "../../src/fleet/trust.js";
 import { Folder } from "./folder.js";
 
 /** Allowed values of those guarded keys that do not allow the text "x". */

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import type { PartialConfig } from "../../src/config/load.js";
+import type { PartialConfig } from "../../src/config/load/load.js";
 import { quote } from "../../src/errors.js";
 import { Folder } from "./folder.js";
 

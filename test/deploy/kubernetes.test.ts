@@ -7,7 +7,7 @@ import { parseAllDocuments } from "yaml";
 import { COMMAND, CONFIG_FOLDER, INIT, SHARED_VOLUME, STATE_FOLDER, UID, VOLUME } from "../../src/deploy/container.js";
 import type { Manifest } from "../../src/deploy/kubernetes/render.js";
 import { isFleetError } from "../../src/errors.js";
-import { FleetMetrics } from "../../src/serve/metrics.js";
+import { FleetMetrics } from "../../src/serve/report/metrics.js";
 import { find, has, hostContainer, kubernetes, REDIS, type StatefulSet, validate } from "./render.js";
 
 const kinds = (manifests: { kind: string }[]) => manifests.map(({ kind }) => kind);

@@ -8,7 +8,7 @@ import { ConfigMap } from "kubernetes-models/v1/ConfigMap";
 import { Namespace } from "kubernetes-models/v1/Namespace";
 import { PersistentVolumeClaim } from "kubernetes-models/v1/PersistentVolumeClaim";
 import { Service } from "kubernetes-models/v1/Service";
-import { loadConfig, type PartialConfig } from "../../src/config/load.js";
+import { loadConfig, type PartialConfig } from "../../src/config/load/load.js";
 import type { DeployOptions } from "../../src/deploy/deployment.js";
 import type { KubernetesOptions } from "../../src/deploy/kubernetes/options.js";
 import { type Manifest, renderKubernetes } from "../../src/deploy/kubernetes/render.js";

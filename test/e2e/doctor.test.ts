@@ -3,7 +3,7 @@ import { mkdirSync, readdirSync, truncateSync } from "node:fs";
 import { type AddressInfo, createServer, type Server, type Socket } from "node:net";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import type { Check, DoctorResult } from "../../src/doctor.js";
+import type { Check, DoctorResult } from "../../src/fleet/doctor.js";
 import { COMMAND, PORTS, type Ran, TIME, testFleet } from "../fixtures/cli.js";
 import { fake } from "../fixtures/fault-fleet.js";
 import { Terminal } from "../fixtures/terminal.js";

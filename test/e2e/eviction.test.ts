@@ -1,6 +1,6 @@
 import { describe, expect, it, vi } from "vitest";
 import { Fleet } from "../../src/index.js";
-import type { EvictionResult } from "../../src/sessions/eviction.js";
+import type { EvictionResult } from "../../src/sessions/memory/eviction.js";
 import { PORTS, testFleet } from "../fixtures/cli.js";
 import { startHeldModel } from "../fixtures/held-model.js";
 

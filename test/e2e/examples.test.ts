@@ -10,7 +10,7 @@ import { chatApp } from "../../examples/chat.js";
 import { conversationApp } from "../../examples/conversation.js";
 import { teamChatApp } from "../../examples/team-chat.js";
 import { Fleet } from "../../src/index.js";
-import { PendingReply } from "../../src/sessions/reply.js";
+import { PendingReply } from "../../src/sessions/use/reply.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 
 /**

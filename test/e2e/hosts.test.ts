@@ -1,10 +1,10 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { Fleet } from "../../src/fleet.js";
-import { issueToken } from "../../src/gateway/tokens.js";
+import { Fleet } from "../../src/fleet/fleet.js";
+import { issueToken } from "../../src/gateway/entry/tokens.js";
 import type { HostView, Overview } from "../../src/peers/overview.js";
 import type { ServerView } from "../../src/pool/server.js";
-import type { Stopped } from "../../src/pool/stopping.js";
-import type { GcResult } from "../../src/sessions/gc.js";
+import type { Stopped } from "../../src/pool/stop/stopping.js";
+import type { GcResult } from "../../src/sessions/gc/collect.js";
 import type { SessionView } from "../../src/sessions/view.js";
 import { COMMAND } from "../fixtures/cli.js";
 import { eventually } from "../fixtures/fault-fleet.js";

@@ -115,7 +115,7 @@ describe("a caller in JavaScript", () => {
   it("every method that takes arguments refuses nonsense with a usage error", async () => {
     const takesNothing = ["servers", "hosts", "overview", "undrain", "planRebalance"];
     for (const method of methods().filter((name) => (fleet as unknown as Untyped)[name] !== undefined)) {
-      const { ARGUMENTS } = await import("../../src/fleet-arguments.js");
+      const { ARGUMENTS } = await import("../../src/fleet/arguments.js");
       if ((ARGUMENTS as Record<string, readonly unknown[]>)[method]?.length === 0) continue;
       expect(takesNothing).not.toContain(method);
       for (const value of NONSENSE) {

@@ -1,9 +1,9 @@
 import { execFile } from "node:child_process";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import type { MigrateResult } from "../../src/migrate.js";
+import type { MigrateResult } from "../../src/fleet/migrate.js";
 import type { ServerView } from "../../src/pool/server.js";
-import { ownIdentity } from "../../src/runtime/process-table.js";
+import { ownIdentity } from "../../src/runtime/process/process-table.js";
 import { readContents } from "../../src/store/copy.js";
 import { openStore } from "../../src/store/open.js";
 import type { Lease, Store } from "../../src/store/store.js";

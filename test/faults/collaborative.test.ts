@@ -6,7 +6,7 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Fleet } from "../../src/index.js";
-import { provenEndpoint } from "../../src/runtime/probe.js";
+import { provenEndpoint } from "../../src/runtime/process/probe.js";
 import { openStore } from "../../src/store/open.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 

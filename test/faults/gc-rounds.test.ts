@@ -3,7 +3,7 @@ import { dirname, join } from "node:path";
 import type { CopilotSession } from "@github/copilot-sdk";
 import { expect, it, onTestFinished } from "vitest";
 import { Fleet, type GcResult } from "../../src/index.js";
-import { ownIdentity } from "../../src/runtime/process-table.js";
+import { ownIdentity } from "../../src/runtime/process/process-table.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import type { ServerRecord, SessionRecord, Store } from "../../src/store/store.js";
 import { errorOf, eventually, type FaultFleet, type Finished, faultFleet, rounds } from "../fixtures/fault-fleet.js";

@@ -2,7 +2,7 @@ import { once } from "node:events";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it, onTestFinished } from "vitest";
-import { Leases } from "../../src/sessions/leases.js";
+import { Leases } from "../../src/sessions/leases/leases.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { testFleet } from "../fixtures/cli.js";
 import { eventually, isRunning, processesWith } from "../fixtures/fault-fleet.js";

@@ -1,7 +1,7 @@
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { expect, it, onTestFinished } from "vitest";
-import { identify, isAlive } from "../../src/runtime/process-table.js";
+import { identify, isAlive } from "../../src/runtime/process/process-table.js";
 import type { ProcessIdentity } from "../../src/store/store.js";
 import {
   COMMAND,

@@ -1,6 +1,6 @@
 import { CopilotClient, RuntimeConnection } from "@github/copilot-sdk";
 import { afterAll, afterEach, beforeAll, describe, expect, it, onTestFinished } from "vitest";
-import type { Fleet } from "../../src/fleet.js";
+import type { Fleet } from "../../src/fleet/fleet.js";
 import type { SessionView } from "../../src/sessions/view.js";
 import { eventually, faultFleet } from "../fixtures/fault-fleet.js";
 import { HOST_TTL_MS, TestHosts } from "../fixtures/hosts.js";

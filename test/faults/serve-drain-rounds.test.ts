@@ -1,7 +1,7 @@
 import type { CopilotSession } from "@github/copilot-sdk";
 import { expect, it } from "vitest";
 import { isFleetError } from "../../src/errors.js";
-import type { Fleet } from "../../src/fleet.js";
+import type { Fleet } from "../../src/fleet/fleet.js";
 import type { EchoModel } from "../../src/models/echo.js";
 import { eventually, type FaultFleet, faultFleet, rounds } from "../fixtures/fault-fleet.js";
 import { serve } from "../fixtures/serve.js";

@@ -1,5 +1,5 @@
 import { expect, it } from "vitest";
-import type { Served } from "../../src/cli/serve.js";
+import type { Served } from "../../src/cli/run/serve.js";
 import { isFleetError } from "../../src/errors.js";
 import { eventually, expectConsistent, fake, faultFleet, killed } from "../fixtures/fault-fleet.js";
 import { FAST_HEALTH, serve, startServe } from "../fixtures/serve.js";

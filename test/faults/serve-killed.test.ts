@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { expect, it } from "vitest";
 import { isFleetError } from "../../src/errors.js";
-import { logPath } from "../../src/runtime/server-folder.js";
+import { logPath } from "../../src/runtime/files/server-folder.js";
 import {
   eventually,
   expectConsistent,

@@ -2,7 +2,7 @@ import { execFileSync, spawnSync } from "node:child_process";
 import { appendFileSync, chownSync, mkdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
-import { logPath } from "../../src/runtime/server-folder.js";
+import { logPath } from "../../src/runtime/files/server-folder.js";
 import {
   eventually,
   expectConsistent,

@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { dirname, join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
-import { identify } from "../../src/runtime/process-table.js";
+import { identify } from "../../src/runtime/process/process-table.js";
 import type { ProcessIdentity, ServerRecord } from "../../src/store/store.js";
 import {
   COMMAND,

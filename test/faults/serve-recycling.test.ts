@@ -1,5 +1,5 @@
 import { expect, it } from "vitest";
-import { isBindable } from "../../src/pool/ports.js";
+import { isBindable } from "../../src/pool/start/ports.js";
 import type { ServerRecord } from "../../src/store/store.js";
 import {
   eventually,

@@ -1,6 +1,6 @@
 import { expect, it, onTestFinished } from "vitest";
-import { Fleet } from "../../src/fleet.js";
-import { findRuntime } from "../../src/runtime/find.js";
+import { Fleet } from "../../src/fleet/fleet.js";
+import { findRuntime } from "../../src/runtime/launch/find.js";
 import {
   errorOf,
   eventually,

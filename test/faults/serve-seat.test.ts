@@ -1,6 +1,6 @@
 import { mkdir, readdir } from "node:fs/promises";
 import { expect, it } from "vitest";
-import type { Served } from "../../src/cli/serve.js";
+import type { Served } from "../../src/cli/run/serve.js";
 import { errorOf, eventually, expectConsistent, faultFleet, statusOf } from "../fixtures/fault-fleet.js";
 import { serve, startServe } from "../fixtures/serve.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";

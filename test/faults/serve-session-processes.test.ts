@@ -1,7 +1,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import type { CopilotSession } from "@github/copilot-sdk";
 import { expect, it, onTestFinished } from "vitest";
-import { identify, privateMemoryBytes } from "../../src/runtime/process-table.js";
+import { identify, privateMemoryBytes } from "../../src/runtime/process/process-table.js";
 import { eventually, faultFleet, isRunning } from "../fixtures/fault-fleet.js";
 import { FAST_HEALTH, serve } from "../fixtures/serve.js";
 import { startToolModel, type ToolModel } from "../fixtures/tool-model.js";

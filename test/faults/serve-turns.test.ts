@@ -1,7 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { CopilotSession } from "@github/copilot-sdk";
 import { expect, it } from "vitest";
-import type { Fleet } from "../../src/fleet.js";
+import type { Fleet } from "../../src/fleet/fleet.js";
 import { eventually, expectConsistent, type FaultFleet, faultFleet, killed, rounds } from "../fixtures/fault-fleet.js";
 import { FAST_HEALTH, type Serving, serve } from "../fixtures/serve.js";
 import { openLibrary } from "../fixtures/turns.js";

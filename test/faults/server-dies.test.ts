@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
-import { Fleet } from "../../src/fleet.js";
+import { Fleet } from "../../src/fleet/fleet.js";
 import {
   errorOf,
   eventually,

@@ -7,7 +7,7 @@ import { join, relative } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
 import type { ServerView } from "../../src/pool/server.js";
 import { encodeFrame, FrameDecoder } from "../../src/runtime/client/frames.js";
-import { findRuntime } from "../../src/runtime/find.js";
+import { findRuntime } from "../../src/runtime/launch/find.js";
 import {
   errorOf,
   eventually,

@@ -3,7 +3,7 @@ import { appendFileSync, chownSync, mkdirSync, rmSync, statSync } from "node:fs"
 import { dirname, join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
 import { serverIdOf } from "../../src/pool/server.js";
-import { logPath, serverFolder } from "../../src/runtime/server-folder.js";
+import { logPath, serverFolder } from "../../src/runtime/files/server-folder.js";
 import {
   errorOf,
   expectConsistent,

@@ -3,7 +3,7 @@ import { readdir } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { expect, it } from "vitest";
 import { serverIdOf } from "../../src/pool/server.js";
-import { serverFolder } from "../../src/runtime/server-folder.js";
+import { serverFolder } from "../../src/runtime/files/server-folder.js";
 import {
   COMMAND,
   childrenOf,

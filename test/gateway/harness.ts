@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { CopilotClient, type CopilotClientOptions, RuntimeConnection } from "@github/copilot-sdk";
 import { expect } from "vitest";
-import { Fleet } from "../../src/fleet.js";
+import { Fleet } from "../../src/fleet/fleet.js";
 import type { DoorEvent, RequestReport } from "../../src/gateway/context.js";
 import type { FrontDoor } from "../../src/gateway/door.js";
 import { openFileStore } from "../../src/store/file/file-store.js";

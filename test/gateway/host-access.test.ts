@@ -1,8 +1,8 @@
 import { mkdirSync, readFileSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { BUILTIN_TOOLS } from "../../src/config/tool-names.js";
-import { knownMethods, scopeOf } from "../../src/gateway/methods.js";
+import { BUILTIN_TOOLS } from "../../src/config/values/tool-names.js";
+import { knownMethods, scopeOf } from "../../src/gateway/policy/methods.js";
 import { eventually } from "../fixtures/fault-fleet.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";

@@ -1,6 +1,6 @@
 import { approveAll } from "@github/copilot-sdk";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
-import { rendezvous } from "../../src/pool/rendezvous.js";
+import { rendezvous } from "../../src/pool/start/rendezvous.js";
 import { eventually, fake } from "../fixtures/fault-fleet.js";
 import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
 import { HostDoors } from "./hosts-harness.js";

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { LostHosts } from "../../src/gateway/lost-hosts.js";
+import { LostHosts } from "../../src/gateway/routing/lost-hosts.js";
 import type { HostRecord } from "../../src/store/store.js";
 
 const HOST: HostRecord = {

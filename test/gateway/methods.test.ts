@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
-import { approves, isKnownMethod, knownMethods, scopeOf } from "../../src/gateway/methods.js";
-import { whyRefused } from "../../src/gateway/refused-methods.js";
+import { approves, isKnownMethod, knownMethods, scopeOf } from "../../src/gateway/policy/methods.js";
+import { whyRefused } from "../../src/gateway/policy/refused-methods.js";
 import { INSTALLED_SDK, methodsByVersion, methodsSentBy } from "../fixtures/sdk-methods.js";
 
 describe("the table of methods", () => {

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { unloadAtOnce } from "../../src/pool/unload.js";
+import { unloadAtOnce } from "../../src/pool/stop/unload.js";
 import { markUse } from "../../src/pool/use-marks.js";
 import { eventually } from "../fixtures/fault-fleet.js";
 import { historyFiles, readHistory } from "../fixtures/session-history.js";

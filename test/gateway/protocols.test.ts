@@ -1,13 +1,13 @@
 import { createServer, type Socket } from "node:net";
 import { expect, it, onTestFinished } from "vitest";
 import { FleetError } from "../../src/errors.js";
-import { Links } from "../../src/gateway/links.js";
-import type { OpenRequests } from "../../src/gateway/open-requests.js";
-import { PeerDialer } from "../../src/gateway/peers.js";
-import { checkSameProtocol, clientProtocol, PROTOCOLS, type Protocol } from "../../src/gateway/protocols.js";
-import { Requests, type RequestsContext } from "../../src/gateway/requests.js";
+import { Requests, type RequestsContext } from "../../src/gateway/client/requests.js";
+import { checkSameProtocol, clientProtocol, PROTOCOLS, type Protocol } from "../../src/gateway/policy/protocols.js";
+import { Links } from "../../src/gateway/routing/links.js";
+import { PeerDialer } from "../../src/gateway/routing/peers.js";
+import type { OpenRequests } from "../../src/gateway/state/open-requests.js";
 import { encodeFrame, FrameDecoder } from "../../src/runtime/client/frames.js";
-import { SUPPORTED_VERSIONS } from "../../src/runtime/protocol.js";
+import { SUPPORTED_VERSIONS } from "../../src/runtime/launch/protocol.js";
 import type { HostRecord } from "../../src/store/store.js";
 
 const three = clientProtocol(3);

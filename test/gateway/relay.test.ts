@@ -1,8 +1,8 @@
 import { expect, it } from "vitest";
-import { type Attachment, newAttachment } from "../../src/gateway/attachments.js";
-import type { ClientRequest } from "../../src/gateway/client-message.js";
-import type { ForwardOptions } from "../../src/gateway/open-requests.js";
-import { Relay, type RelayContext } from "../../src/gateway/relay.js";
+import { Relay, type RelayContext } from "../../src/gateway/routing/relay.js";
+import { type Attachment, newAttachment } from "../../src/gateway/state/attachments.js";
+import type { ForwardOptions } from "../../src/gateway/state/open-requests.js";
+import type { ClientRequest } from "../../src/gateway/wire/client-message.js";
 import type { HostRecord } from "../../src/store/store.js";
 import { sessionRecord } from "../fixtures/store-records.js";
 

@@ -1,5 +1,5 @@
 import { describe, expect, it, vi } from "vitest";
-import { Attempts } from "../../src/gateway/attempts.js";
+import { Attempts } from "../../src/gateway/entry/attempts.js";
 import { eventually } from "../fixtures/fault-fleet.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 import { DoorFleet } from "./harness.js";

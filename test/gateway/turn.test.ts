@@ -1,5 +1,5 @@
 import { expect, it, vi } from "vitest";
-import { Turn } from "../../src/gateway/turn.js";
+import { Turn } from "../../src/gateway/state/turn.js";
 
 it("keeps a turn active when a prompt is sent while the server is asked whether the session is idle", async () => {
   const turn = new Turn();

@@ -1,9 +1,9 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { readClientFrame } from "../../src/gateway/client-message.js";
-import { encodeBody, FrameSplitter, ProtocolError } from "../../src/gateway/frames.js";
-import { scanObject, scanWithin } from "../../src/gateway/scan.js";
-import { readServerFrame } from "../../src/gateway/server-message.js";
+import { readClientFrame } from "../../src/gateway/wire/client-message.js";
+import { encodeBody, FrameSplitter, ProtocolError } from "../../src/gateway/wire/frames.js";
+import { scanObject, scanWithin } from "../../src/gateway/wire/scan.js";
+import { readServerFrame } from "../../src/gateway/wire/server-message.js";
 
 const LIMIT = 1_000;
 const frame = (text: string) => encodeBody(Buffer.from(text));

@@ -1,11 +1,11 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import type { Rebalanced } from "../../src/fleet-options.js";
+import type { Rebalanced } from "../../src/fleet/options.js";
 import type { RebalancePlan } from "../../src/hosts/rebalance.js";
-import { rendezvous } from "../../src/pool/rendezvous.js";
 import { serverIdOf } from "../../src/pool/server.js";
-import type { GcResult } from "../../src/sessions/gc.js";
+import { rendezvous } from "../../src/pool/start/rendezvous.js";
+import type { GcResult } from "../../src/sessions/gc/collect.js";
 import { makeOld } from "../fixtures/gc-sessions.js";
 import { TestHosts } from "../fixtures/hosts.js";
 import { RedisServer, redisProblem } from "../fixtures/redis-server.js";

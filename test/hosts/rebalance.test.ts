@@ -1,6 +1,6 @@
 import { expect, it } from "vitest";
 import { movedTo, planRebalance } from "../../src/hosts/rebalance.js";
-import { rendezvous } from "../../src/pool/rendezvous.js";
+import { rendezvous } from "../../src/pool/start/rendezvous.js";
 import type { HostRecord, UserPlacement } from "../../src/store/store.js";
 import { sessionRecord } from "../fixtures/store-records.js";
 

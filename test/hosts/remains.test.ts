@@ -4,8 +4,8 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import type { Config } from "../../src/config/schema.js";
 import { type ClearedRemain, clearRemains } from "../../src/hosts/remains.js";
 import { serverIdOf } from "../../src/pool/server.js";
-import { fetchSession, placePath, type StatePlace } from "../../src/runtime/shared-storage.js";
-import type { GcResult } from "../../src/sessions/gc.js";
+import { fetchSession, placePath, type StatePlace } from "../../src/runtime/files/shared-storage.js";
+import type { GcResult } from "../../src/sessions/gc/collect.js";
 import { openStore } from "../../src/store/open.js";
 import type { SessionRecord, Store } from "../../src/store/store.js";
 import { eventually } from "../fixtures/fault-fleet.js";

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import type { RouteView } from "../../src/fleet-options.js";
-import type { EvictionResult } from "../../src/sessions/eviction.js";
+import type { RouteView } from "../../src/fleet/options.js";
+import type { EvictionResult } from "../../src/sessions/memory/eviction.js";
 import { TestHosts } from "../fixtures/hosts.js";
 import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
 

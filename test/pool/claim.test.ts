@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
-import { claimStart, claimStop, giveUpStop, ownClaim, settle } from "../../src/pool/claim.js";
+import { claimStart, claimStop, giveUpStop, ownClaim, settle } from "../../src/pool/claims/claim.js";
 import { isBroken } from "../../src/pool/server.js";
-import { ownIdentity } from "../../src/runtime/process-table.js";
+import { ownIdentity } from "../../src/runtime/process/process-table.js";
 import type { ProcessIdentity, Registry, ServerRecord } from "../../src/store/store.js";
 import { serverRecord } from "../fixtures/store-records.js";
 

@@ -1,7 +1,7 @@
 import { createServer } from "node:net";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { choosePort, isBindable } from "../../src/pool/ports.js";
+import { choosePort, isBindable } from "../../src/pool/start/ports.js";
 import type { Registry } from "../../src/store/store.js";
 import { serverRecord } from "../fixtures/store-records.js";
 

@@ -8,7 +8,7 @@ import { createInterface } from "node:readline";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { encodeFrame, FrameDecoder } from "../../src/runtime/client/frames.js";
 import { RawConnection, RpcError } from "../../src/runtime/client/raw-connection.js";
-import { findRuntime } from "../../src/runtime/find.js";
+import { findRuntime } from "../../src/runtime/launch/find.js";
 import { PORTS } from "../fixtures/cli.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 

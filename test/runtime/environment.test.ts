@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { serverEnvironment } from "../../src/runtime/environment.js";
+import { serverEnvironment } from "../../src/runtime/launch/environment.js";
 
 const SERVER = {
   home: "/home",

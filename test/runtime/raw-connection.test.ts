@@ -1,6 +1,6 @@
 import { type AddressInfo, createServer, type Socket } from "node:net";
 import { describe, expect, it, onTestFinished } from "vitest";
-import { Upstream } from "../../src/gateway/upstream.js";
+import { Upstream } from "../../src/gateway/wire/upstream.js";
 import { encodeFrame, FrameDecoder } from "../../src/runtime/client/frames.js";
 import { RawConnection } from "../../src/runtime/client/raw-connection.js";
 import { eventually } from "../fixtures/fault-fleet.js";

@@ -6,7 +6,7 @@ import {
   homeOf,
   readConnectionToken,
   writeConnectionToken,
-} from "../../src/runtime/server-folder.js";
+} from "../../src/runtime/files/server-folder.js";
 import { temporaryRoot } from "../fixtures/store-root.js";
 
 /** Creates a server's folder. `temporary` is the path to which a new connection token is first written. */

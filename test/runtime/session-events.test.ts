@@ -14,12 +14,12 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import fc from "fast-check";
 import { beforeEach, describe, expect, it, onTestFinished } from "vitest";
-import { type HistoryEvent, readEvent } from "../../src/runtime/history-event.js";
-import { LineSplitter } from "../../src/runtime/history-line.js";
-import { endsInsideTurn, openHistory, SessionEvents } from "../../src/runtime/session-events.js";
-import { historyPath } from "../../src/runtime/session-state.js";
-import type { EndedTurn } from "../../src/runtime/turn-state.js";
-import { TurnTracker } from "../../src/runtime/turn-tracker.js";
+import { type HistoryEvent, readEvent } from "../../src/runtime/history/event.js";
+import { LineSplitter } from "../../src/runtime/history/line.js";
+import { endsInsideTurn, openHistory, SessionEvents } from "../../src/runtime/history/session-events.js";
+import { historyPath } from "../../src/runtime/history/session-state.js";
+import type { EndedTurn } from "../../src/runtime/history/turn-state.js";
+import { TurnTracker } from "../../src/runtime/history/turn-tracker.js";
 import {
   aborted,
   answer,

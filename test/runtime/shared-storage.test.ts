@@ -20,7 +20,7 @@ import {
   placePath,
   type StatePlace,
   unblock,
-} from "../../src/runtime/shared-storage.js";
+} from "../../src/runtime/files/shared-storage.js";
 import { temporaryRoot } from "../fixtures/store-root.js";
 
 let shared: string;

@@ -1,6 +1,6 @@
 import { expect, it } from "vitest";
 import type { DoorEvent } from "../../src/gateway/context.js";
-import { doorListeners } from "../../src/serve/door-reports.js";
+import { doorListeners } from "../../src/serve/report/door-reports.js";
 import { eventually } from "../fixtures/fault-fleet.js";
 import { DoorFleet } from "../gateway/harness.js";
 

@@ -7,9 +7,9 @@ import { text } from "node:stream/consumers";
 import { describe, expect, it, onTestFinished } from "vitest";
 import type { Address } from "../../src/config/rules.js";
 import { type FleetError, isFleetError } from "../../src/errors.js";
-import { listenOn, showAddress } from "../../src/runtime/listen.js";
-import { HealthEndpoint, type HealthEndpointOptions } from "../../src/serve/health-endpoint.js";
-import { FleetMetrics } from "../../src/serve/metrics.js";
+import { listenOn, showAddress } from "../../src/runtime/launch/listen.js";
+import { HealthEndpoint, type HealthEndpointOptions } from "../../src/serve/report/health-endpoint.js";
+import { FleetMetrics } from "../../src/serve/report/metrics.js";
 import { eventually } from "../fixtures/fault-fleet.js";
 
 const LOOPBACK = { host: "127.0.0.1", port: 0 };

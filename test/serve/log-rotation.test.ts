@@ -21,7 +21,7 @@ import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import { beforeEach, describe, expect, it, onTestFinished } from "vitest";
-import { rotateLog } from "../../src/serve/log-rotation.js";
+import { rotateLog } from "../../src/serve/logs/log-rotation.js";
 import { bundleFixture } from "../fixtures/store-bundle.js";
 import { attach, straceProblem } from "../fixtures/store-strace.js";
 

@@ -4,8 +4,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { rotateLog } from "../../src/serve/log-rotation.js";
-import { awaitMore, followLog, lastLines, lastLogLines } from "../../src/serve/log-tail.js";
+import { rotateLog } from "../../src/serve/logs/log-rotation.js";
+import { awaitMore, followLog, lastLines, lastLogLines } from "../../src/serve/logs/log-tail.js";
 
 let folder: string;
 let path: string;

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { ERRORS } from "../../src/errors.js";
-import { FleetMetrics, type MetricsSnapshot } from "../../src/serve/metrics.js";
+import { FleetMetrics, type MetricsSnapshot } from "../../src/serve/report/metrics.js";
 
 const SNAPSHOT: MetricsSnapshot = {
   serversByState: { starting: 1, ready: 4, unhealthy: 2, draining: 3, stopped: 6, failed: 5 },

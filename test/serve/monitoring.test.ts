@@ -4,9 +4,9 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { beforeAll, describe, expect, it } from "vitest";
 import { parse } from "yaml";
-import { showAddress } from "../../src/runtime/listen.js";
-import { HealthEndpoint } from "../../src/serve/health-endpoint.js";
-import { FleetMetrics } from "../../src/serve/metrics.js";
+import { showAddress } from "../../src/runtime/launch/listen.js";
+import { HealthEndpoint } from "../../src/serve/report/health-endpoint.js";
+import { FleetMetrics } from "../../src/serve/report/metrics.js";
 import { eventually } from "../fixtures/fault-fleet.js";
 import { type Prometheus, prometheus } from "../fixtures/prometheus.js";
 

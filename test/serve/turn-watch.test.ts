@@ -21,10 +21,10 @@ import {
   type SessionConfig,
 } from "@github/copilot-sdk";
 import { beforeEach, describe, expect, it, onTestFinished } from "vitest";
-import { findRuntime } from "../../src/runtime/find.js";
-import { endsInsideTurn } from "../../src/runtime/session-events.js";
-import { historyPath, isLoadedBy, listSessionFolders } from "../../src/runtime/session-state.js";
-import { type LoadedSession, type Look, type TurnEnd, TurnWatch } from "../../src/serve/turn-watch.js";
+import { endsInsideTurn } from "../../src/runtime/history/session-events.js";
+import { historyPath, isLoadedBy, listSessionFolders } from "../../src/runtime/history/session-state.js";
+import { findRuntime } from "../../src/runtime/launch/find.js";
+import { type LoadedSession, type Look, type TurnEnd, TurnWatch } from "../../src/serve/report/turn-watch.js";
 import { eventually, isRunning, killed } from "../fixtures/fault-fleet.js";
 import {
   answer,

@@ -1,8 +1,8 @@
 import { mkdirSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { identify, ownIdentity } from "../../src/runtime/process-table.js";
-import { isAbandoned, isInUse, lastUseOf, measureFolder, ONE_HOST, ttlOf } from "../../src/sessions/gc-age.js";
+import { identify, ownIdentity } from "../../src/runtime/process/process-table.js";
+import { isAbandoned, isInUse, lastUseOf, measureFolder, ONE_HOST, ttlOf } from "../../src/sessions/gc/age.js";
 import { makeOld } from "../fixtures/gc-sessions.js";
 import { sessionRecord } from "../fixtures/store-records.js";
 import { temporaryRoot } from "../fixtures/store-root.js";

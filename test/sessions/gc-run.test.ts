@@ -2,7 +2,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, w
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { restoredRecord } from "../../src/sessions/found.js";
-import { Run } from "../../src/sessions/gc-run.js";
+import { Run } from "../../src/sessions/gc/journal.js";
 import type { SessionRecord, Store } from "../../src/store/store.js";
 import { type GcState, gcState, HOUR_MS, meddling } from "../fixtures/gc-state.js";
 

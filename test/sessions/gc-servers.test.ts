@@ -1,8 +1,8 @@
 import { existsSync, lutimesSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { ownIdentity } from "../../src/runtime/process-table.js";
-import { rotateLog } from "../../src/serve/log-rotation.js";
+import { ownIdentity } from "../../src/runtime/process/process-table.js";
+import { rotateLog } from "../../src/serve/logs/log-rotation.js";
 import { makeOld } from "../fixtures/gc-sessions.js";
 import { type GcState, gcState, HOUR_MS, OLD_MS } from "../fixtures/gc-state.js";
 

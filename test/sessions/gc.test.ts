@@ -11,8 +11,8 @@ import {
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { markUse } from "../../src/pool/use-marks.js";
-import { ownIdentity } from "../../src/runtime/process-table.js";
-import { listSessionFolders } from "../../src/runtime/session-state.js";
+import { listSessionFolders } from "../../src/runtime/history/session-state.js";
+import { ownIdentity } from "../../src/runtime/process/process-table.js";
 import { type GcState, gcState, HOUR_MS, meddling, OLD_MS } from "../fixtures/gc-state.js";
 import { serverRecord } from "../fixtures/store-records.js";
 

@@ -12,7 +12,7 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { HeldFolder, removeTree, walk } from "../../src/runtime/held-folder.js";
+import { HeldFolder, removeTree, walk } from "../../src/runtime/files/held-folder.js";
 import {
   isLoadedBy,
   lastWrite,
@@ -22,8 +22,8 @@ import {
   openHistoryFile,
   readSessionFolder,
   sessionBytes,
-} from "../../src/runtime/session-state.js";
-import { Run } from "../../src/sessions/gc-run.js";
+} from "../../src/runtime/history/session-state.js";
+import { Run } from "../../src/sessions/gc/journal.js";
 import { rounds } from "../fixtures/fault-fleet.js";
 import { makeOld } from "../fixtures/gc-sessions.js";
 import { type GcState, gcState, HOUR_MS, OLD_MS } from "../fixtures/gc-state.js";

@@ -1,5 +1,5 @@
 import { expect, it } from "vitest";
-import { releaseSessionsOf } from "../../src/sessions/release.js";
+import { releaseSessionsOf } from "../../src/sessions/memory/release.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { sessionRecord } from "../fixtures/store-records.js";
 import { temporaryRoot } from "../fixtures/store-root.js";

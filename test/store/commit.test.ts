@@ -1,7 +1,7 @@
 import { readdir, rm } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { describe, expect, it } from "vitest";
-import type { CommitStep } from "../../src/store/file/commit.js";
+import type { CommitStep } from "../../src/store/file/commit/commit.js";
 import { type FileStore, openFileStore } from "../../src/store/file/file-store.js";
 import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
 import { temporaryRoot } from "../fixtures/store-root.js";
@@ -141,7 +141,7 @@ describe("the registry, when a writer is suspended in its commit", () => {
     // The suspended writer has linked its revision. It publishes its older copy after all those of the others.
     const late = sleeper(root, "linked", async () => void (await addServers(others, "meanwhile", 3)));
     await addServers(late, "late", 1);
-    const { readPublished } = await import("../../src/store/file/published.js");
+    const { readPublished } = await import("../../src/store/file/commit/published.js");
     expect(readPublished(root)).toMatchObject({ kind: "good", rev: 5 });
   });
 

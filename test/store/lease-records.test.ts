@@ -4,7 +4,7 @@ import { mkdir, readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
 import { type FileStore, openFileStore } from "../../src/store/file/file-store.js";
-import { now } from "../../src/store/file/lease-clock.js";
+import { now } from "../../src/store/file/records/lease-clock.js";
 import type { LeaseRequest } from "../../src/store/store.js";
 import { sessionRecord } from "../fixtures/store-records.js";
 import { temporaryRoot } from "../fixtures/store-root.js";

@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import type { Instant } from "../../src/store/file/lease-clock.js";
+import { hashToken } from "../../src/model/lease-token.js";
+import type { Instant } from "../../src/store/file/records/lease-clock.js";
 import {
   acquire,
   emptyState,
@@ -10,8 +11,7 @@ import {
   leave,
   release,
   renew,
-} from "../../src/store/file/lease-state.js";
-import { hashToken } from "../../src/store/lease-token.js";
+} from "../../src/store/file/records/lease-state.js";
 
 const BORN = 1_700_000_000_000;
 const TTL_MS = 10_000;

@@ -1,6 +1,6 @@
 import { FleetCommand } from "../../cli/base-command.js";
-import { deployCompose } from "../../cli/deploy.js";
-import { containerFlags } from "../../cli/deploy-flags.js";
+import { containerFlags } from "../../cli/flags/deploy.js";
+import { deployCompose } from "../../cli/run/deploy.js";
 
 export default class DeployCompose extends FleetCommand {
   static override summary = "Print a Docker Compose file for this configuration.";

@@ -1,6 +1,6 @@
 import { FleetCommand } from "../../cli/base-command.js";
-import { deployKubernetes } from "../../cli/deploy.js";
-import { kubernetesFlags } from "../../cli/deploy-flags.js";
+import { kubernetesFlags } from "../../cli/flags/deploy.js";
+import { deployKubernetes } from "../../cli/run/deploy.js";
 import type { Manifest } from "../../deploy/kubernetes/render.js";
 
 export default class DeployKubernetes extends FleetCommand {

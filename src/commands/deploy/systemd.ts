@@ -1,6 +1,6 @@
 import { FleetCommand } from "../../cli/base-command.js";
-import { deploySystemd } from "../../cli/deploy.js";
-import { systemdFlags } from "../../cli/deploy-flags.js";
+import { systemdFlags } from "../../cli/flags/deploy.js";
+import { deploySystemd } from "../../cli/run/deploy.js";
 import type { UnitFile } from "../../deploy/systemd.js";
 
 export default class DeploySystemd extends FleetCommand {

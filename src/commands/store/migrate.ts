@@ -1,7 +1,7 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../../cli/base-command.js";
-import { storeTarget } from "../../cli/store-target.js";
-import { type MigrateResult, migrateStore } from "../../migrate.js";
+import { storeTarget } from "../../cli/flags/store-target.js";
+import { type MigrateResult, migrateStore } from "../../fleet/migrate.js";
 
 export default class StoreMigrate extends FleetCommand {
   static override summary = "Copy the recorded state to another store: from files to Redis, or back.";

@@ -1,6 +1,6 @@
 import { Args } from "@oclif/core";
 import { FleetCommand } from "../../cli/base-command.js";
-import { usage, userFlag } from "../../cli/flags.js";
+import { usage, userFlag } from "../../cli/flags/flags.js";
 
 export default class TokenRevoke extends FleetCommand {
   static override summary = "Revoke tokens by their ids, or all tokens of a user.";

@@ -7,7 +7,7 @@ import type { IConfigMap } from "kubernetes-models/v1/ConfigMap";
 import type { INamespace } from "kubernetes-models/v1/Namespace";
 import type { IPersistentVolumeClaim } from "kubernetes-models/v1/PersistentVolumeClaim";
 import type { IService } from "kubernetes-models/v1/Service";
-import type { Layer } from "../../config/layers.js";
+import type { Layer } from "../../config/load/layers.js";
 import type { Config } from "../../config/schema.js";
 import { quote } from "../../errors.js";
 import { TOKENS_FOLDER } from "../container.js";

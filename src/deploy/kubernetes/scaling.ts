@@ -2,7 +2,7 @@ import type { IHorizontalPodAutoscaler } from "kubernetes-models/autoscaling/v2/
 import type { IIoK8sApiAutoscalingV2HPAScalingRules } from "kubernetes-models/autoscaling/v2/HPAScalingRules";
 import { metadata, type Plan } from "./options.js";
 
-/** The metric from `src/serve/metrics.ts`. A test compares the names. */
+/** The metric from `src/serve/report/metrics.ts`. A test compares the names. */
 const ACTIVE_SESSIONS = "copilotfleet_sessions_active";
 /** The fraction of the planned sessions at which another host is started, before the existing hosts are full. */
 const FILL = 0.8;

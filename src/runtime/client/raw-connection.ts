@@ -1,7 +1,7 @@
 import { connect, type Socket } from "node:net";
 import { FleetError } from "../../errors.js";
 import { abortable } from "../deadline.js";
-import { runtimeMismatch, SUPPORTED_VERSIONS } from "../protocol.js";
+import { runtimeMismatch, SUPPORTED_VERSIONS } from "../launch/protocol.js";
 import { acknowledgePromptly } from "./acknowledge.js";
 import { encodeFrame, FrameDecoder } from "./frames.js";
 

@@ -1,4 +1,4 @@
-import type { StepHook } from "./commit.js";
+import type { StepHook } from "./commit/commit.js";
 
 /** The state that the documents of one store share. */
 export interface StoreContext {

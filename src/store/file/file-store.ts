@@ -9,16 +9,16 @@ import type {
   TokenRecord,
   UserPlacement,
 } from "../store.js";
-import type { StepHook } from "./commit.js";
+import type { StepHook } from "./commit/commit.js";
+import { Document } from "./commit/document.js";
+import { sweepFolder } from "./commit/sweep.js";
 import type { StoreContext } from "./context.js";
-import { Document } from "./document.js";
-import { LeaseRecords } from "./lease-records.js";
-import { PlacementRecords } from "./placement-records.js";
-import { RegistryReader, registryFolder, registrySpec } from "./registry.js";
-import { SessionRecords } from "./session-records.js";
+import { LeaseRecords } from "./records/lease-records.js";
+import { PlacementRecords } from "./records/placement-records.js";
+import { RegistryReader, registryFolder, registrySpec } from "./records/registry.js";
+import { SessionRecords } from "./records/session-records.js";
+import { TokenRecords } from "./records/token-records.js";
 import { checkStateFolder, ensureStateFolder } from "./state-folder.js";
-import { sweepFolder } from "./sweep.js";
-import { TokenRecords } from "./token-records.js";
 
 const DEADLINE_MS = 30_000;
 

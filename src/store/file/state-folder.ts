@@ -1,8 +1,8 @@
 import { lstatSync, readFileSync, readlinkSync, type Stats, statfsSync } from "node:fs";
 import { dirname, isAbsolute, join } from "node:path";
-import { shellQuote } from "../../config/text.js";
+import { shellQuote } from "../../config/values/text.js";
 import { FleetError, quote, systemCode } from "../../errors.js";
-import { makeFolder } from "./durable.js";
+import { makeFolder } from "./commit/durable.js";
 import { mediumError } from "./failures.js";
 
 /**

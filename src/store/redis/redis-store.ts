@@ -1,4 +1,4 @@
-import { type RedisUrl, showRedisUrl } from "../../config/redis-url.js";
+import { type RedisUrl, showRedisUrl } from "../../config/values/redis-url.js";
 import type {
   Lease,
   LeaseAnswer,
@@ -10,19 +10,19 @@ import type {
   TokenRecord,
   UserPlacement,
 } from "../store.js";
-import { Connection } from "./connection.js";
-import { Documents, newId } from "./documents.js";
-import { Epoch } from "./epoch.js";
-import { RedisHosts } from "./hosts.js";
-import { Keys } from "./keys.js";
-import { RedisLeases } from "./leases.js";
-import { Note } from "./note.js";
-import { PlacementDocuments } from "./placements.js";
-import { RegistryDocument } from "./registry.js";
-import { TELL_TIME } from "./scripts.js";
-import { SessionDocuments } from "./sessions.js";
-import { TokenDocuments } from "./tokens.js";
-import { WriterLock } from "./writer-lock.js";
+import { Connection } from "./link/connection.js";
+import { Epoch } from "./link/epoch.js";
+import { Keys } from "./link/keys.js";
+import { Note } from "./link/note.js";
+import { Documents, newId } from "./records/documents.js";
+import { RedisHosts } from "./records/hosts.js";
+import { RedisLeases } from "./records/leases.js";
+import { PlacementDocuments } from "./records/placements.js";
+import { RegistryDocument } from "./records/registry.js";
+import { SessionDocuments } from "./records/sessions.js";
+import { TokenDocuments } from "./records/tokens.js";
+import { WriterLock } from "./records/writer-lock.js";
+import { TELL_TIME } from "./scripts/scripts.js";
 
 const DEADLINE_MS = 30_000;
 

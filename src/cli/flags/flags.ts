@@ -1,0 +1,106 @@
+import { Args, Flags } from "@oclif/core";
+import { isModelName } from "../../config/rules.js";
+import { LONGEST_TIMER_MS, parseDuration } from "../../config/values/duration.js";
+import { FleetError, quote } from "../../errors.js";
+import { validateSessionId, validateUser } from "../../model/ids.js";
+
+// The fleet checks all of these values again, so that the library refuses what the command refuses. The fleet does not
+// know flags, so the checks here make the message name the flag.
+
+const user = {
+  description: "id of the user",
+  helpValue: "USER",
+  parse: async (value: string) => validateUser(value, "--user"),
+};
+
+export const userFlag = Flags.string(user);
+
+export const requiredUserFlag = Flags.string({ ...user, required: true });
+
+// Without `ignoreStdin`, oclif reads a missing argument from standard input. A loop in a shell would lose its input.
+
+export const optionalSessionArg = Args.string({ description: "ids of the sessions", ignoreStdin: true });
+
+export const sessionArg = Args.string({
+  description: "id of the session",
+  required: true,
+  ignoreStdin: true,
+  parse: async (value) => validateSessionId(value, "SESSION"),
+});
+
+export const sessionIdFlag = Flags.string({
+  description: "id of the session (default: a random id)",
+  helpValue: "SESSION",
+  parse: async (value) => validateSessionId(value, "--id"),
+});
+
+export const modelFlag = Flags.string({
+  description: "model to use (default: session.model)",
+  helpValue: "MODEL",
+  parse: async (value) => {
+    if (isModelName(value)) return value;
+    throw usage(`--model is ${quote(value)}. Allowed: the name of a model, such as gpt-5`);
+  },
+});
+
+export const ttlFlag = lifetimeFlag("how long gc keeps the session after its last use (default: session.ttl)");
+
+/** A `--ttl` flag: a lifetime of up to 10 years. */
+export function lifetimeFlag(description: string) {
+  return Flags.string({
+    description,
+    helpValue: "DURATION",
+    parse: async (value) => {
+      parseDuration(value, { name: "--ttl" });
+      return value;
+    },
+  });
+}
+
+/** A `--prompt` flag: any text that is not blank, or "-". See `prompt.ts`. */
+export function promptFlag(description: string) {
+  return Flags.string({
+    description: `${description}; - reads it from standard input`,
+    helpValue: "TEXT",
+    parse: async (value) => {
+      if (value.trim() !== "") return value;
+      throw usage(`--prompt ${quote(value)} is empty. Give a text.`);
+    },
+  });
+}
+
+/** A flag for a waiting time such as `30s`. Parses to milliseconds. */
+export function durationFlag(name: string, description: string) {
+  return Flags.custom<number>({
+    description,
+    helpValue: "DURATION",
+    parse: async (value) => parseDuration(value, { name: `--${name}`, maxMs: LONGEST_TIMER_MS }),
+  })();
+}
+
+/** A flag for a whole number within bounds, written in plain digits. */
+export function integerFlag(name: string, description: string, bounds: { min: number; max: number }, char?: "n") {
+  return Flags.custom<number>({
+    description,
+    helpValue: "N",
+    ...(char === undefined ? {} : { char }),
+    parse: async (value) => {
+      const number = /^\d{1,9}$/.test(value) ? Number(value) : Number.NaN;
+      if (number >= bounds.min && number <= bounds.max) return number;
+      throw new FleetError(
+        "FLEET_USAGE_INVALID",
+        `--${name} is ${quote(value)}. Allowed: a whole number from ${bounds.min} to ${bounds.max}`,
+      );
+    },
+  })();
+}
+
+export function usage(message: string, suggestions: string[] = []): FleetError {
+  return new FleetError("FLEET_USAGE_INVALID", message, { suggestions });
+}
+
+/** The `--wait` flag: how long a turn may wait for the session's lease. */
+export const leaseWaitFlag = durationFlag(
+  "wait",
+  "how long to wait while another user holds the session (default: 30s)",
+);

@@ -1,0 +1,105 @@
+import { Flags } from "@oclif/core";
+import { redact } from "../../config/values/text.js";
+import { FleetError, quote } from "../../errors.js";
+import { type LockOptions, parseLeaseTtl, parseReason, parseWait } from "../../sessions/leases/options.js";
+
+import { usage, userFlag } from "./flags.js";
+
+/** A text flag that is checked here so that the message names the flag. The fleet parses the text itself. */
+function textFlag(
+  name: string,
+  description: string,
+  helpValue: string,
+  check: (text: string, name: string) => unknown,
+) {
+  return Flags.string({
+    description,
+    helpValue,
+    parse: async (value) => {
+      check(value, `--${name}`);
+      return value;
+    },
+  });
+}
+
+export const lockFlags = {
+  user: userFlag,
+  ttl: textFlag("ttl", "how long the lease lasts unless it is renewed (default: lock.ttl)", "DURATION", parseLeaseTtl),
+  wait: textFlag("wait", "how long to wait for the lease; 0 tries once (default: 30s)", "DURATION", parseWait),
+  show: Flags.boolean({ description: "show who holds the lease without taking it" }),
+  steal: Flags.boolean({ description: "take the lease at once from its holder; needs --reason" }),
+  reason: textFlag("reason", "why the lease is taken over; everybody can read it", "TEXT", parseReason),
+};
+
+/** Splits the command line at `--`, because oclif does not separate the words before it from the words after it. */
+export function splitCommand(argv: string[]): { own: string[]; command: string[] | undefined } {
+  const end = argv.indexOf("--");
+  if (end === -1) return { own: argv, command: undefined };
+  if (end === argv.length - 1) throw usage("COMMAND is missing after --.", ["copilotfleet lock --help"]);
+  return { own: argv.slice(0, end), command: argv.slice(end + 1) };
+}
+
+export interface LockFlags {
+  user?: string | undefined;
+  ttl?: string | undefined;
+  wait?: string | undefined;
+  /** oclif leaves a boolean flag undefined if it was not given, although its type is `boolean`. */
+  show: boolean | undefined;
+  steal: boolean | undefined;
+  reason?: string | undefined;
+}
+
+/** @throws FleetError `FLEET_USAGE_INVALID` when `--user` is missing, or `--steal` and `--reason` are not given together. */
+export function lockOptions({ user, ttl, wait, steal, reason }: LockFlags): LockOptions {
+  if (user === undefined) throw usage("--user is missing.", ["copilotfleet lock --help"]);
+  if (steal === true && reason === undefined) {
+    throw usage("--steal needs --reason. Say why the lease is taken over.", ['--steal --reason "WHY"']);
+  }
+  if (steal !== true && reason !== undefined) throw usage("--reason needs --steal.");
+  return {
+    user,
+    ...(ttl === undefined ? {} : { ttl }),
+    ...(wait === undefined ? {} : { wait }),
+    ...(reason === undefined ? {} : { steal: { reason } }),
+  };
+}
+
+/** @throws FleetError `FLEET_USAGE_INVALID` when another flag or a command is given with `--show`. */
+export function refuseBesideShow({ ttl, wait, steal, reason }: LockFlags, command: string[] | undefined): void {
+  const given = [
+    ttl === undefined ? [] : "--ttl",
+    wait === undefined ? [] : "--wait",
+    steal === true ? "--steal" : [],
+    reason === undefined ? [] : "--reason",
+    command === undefined ? [] : "a COMMAND",
+  ].flat();
+  if (given.length > 0) throw usage(`--show only shows the lease. It cannot be combined with ${given.join(" and ")}.`);
+}
+
+export const unlockFlags = {
+  token: Flags.string({ description: "lease token that lock printed", helpValue: "TOKEN" }),
+  "token-env": Flags.string({ description: "environment variable that holds the lease token", helpValue: "VAR" }),
+};
+
+/**
+ * Reads the lease token from the flags or from the environment. A token is a secret while its lease lasts, so no
+ * message shows it.
+ *
+ * @throws FleetError `FLEET_USAGE_INVALID` when both or neither of the flags are given, or `--token` is empty;
+ * `FLEET_TOKEN_UNAVAILABLE` when the variable is not set or empty.
+ */
+export function leaseToken(given: { token?: string | undefined; "token-env"?: string | undefined }): string {
+  const { token, "token-env": variable } = given;
+  if ((token === undefined) === (variable === undefined)) {
+    throw usage("Give either --token TOKEN or --token-env VAR.", ["copilotfleet unlock --help"]);
+  }
+  if (variable !== undefined) {
+    const value = process.env[variable];
+    if (value !== undefined && value.trim() !== "") return value.trim();
+    throw new FleetError("FLEET_TOKEN_UNAVAILABLE", `--token-env ${quote(redact(variable))} is not set, or empty.`, {
+      suggestions: ['export VAR="$(copilotfleet lock SESSION --user USER)"'],
+    });
+  }
+  if (token === undefined || token.trim() === "") throw usage("--token is empty. Give the token that lock printed.");
+  return token.trim();
+}

@@ -1,0 +1,82 @@
+import { Args, Flags } from "@oclif/core";
+import type { Fleet } from "../../fleet/fleet.js";
+import type { StopRequest } from "../../fleet/options.js";
+import { referenceOf } from "../../pool/server.js";
+import { durationFlag, usage, userFlag } from "./flags.js";
+
+/** Arguments and flags with which `stop` and `restart` select servers and wait for turns. */
+export const selectionArgs = {
+  server: Args.string({
+    description: "ids of servers or users, or unique prefixes of server ids; with several hosts also ID@HOST",
+    ignoreStdin: true,
+  }),
+};
+
+export const selectionFlags = {
+  user: userFlag,
+  all: Flags.boolean({ description: "select all servers" }),
+  "drain-timeout": durationFlag("drain-timeout", "how long to wait for turns in flight (default: drain.timeout)"),
+  force: Flags.boolean({ description: "kill the servers at once, even during a turn" }),
+};
+
+/**
+ * Reads how `stop` and `restart` wait for turns.
+ *
+ * @throws FleetError `FLEET_USAGE_INVALID` when the flags contradict each other.
+ */
+export function stopRequest(flags: {
+  force: boolean | undefined;
+  "drain-timeout": number | undefined;
+}): Pick<StopRequest, "force" | "drainTimeoutMs"> {
+  const { force = false, "drain-timeout": drainTimeoutMs } = flags;
+  if (drainTimeoutMs === undefined) return { force };
+  if (force) throw usage("--force and --drain-timeout cannot be used together: --force does not wait for turns.");
+  return { force, drainTimeoutMs };
+}
+
+export interface Selection {
+  servers: string[];
+  user: string | undefined;
+  /** oclif leaves a boolean flag undefined if it was not given, although its type is `boolean`. */
+  all: boolean | undefined;
+}
+
+export interface Selected {
+  /** References of the servers on hosts that can be reached. */
+  ids: string[];
+  /** With `all`: references of servers that may run on hosts that cannot be reached. */
+  away: string[];
+}
+
+/**
+ * Finds the selected servers on all hosts.
+ *
+ * @throws FleetError `FLEET_USAGE_INVALID` when not exactly one way of selecting is used; `FLEET_SERVER_NOT_FOUND` when
+ * a server does not exist.
+ */
+export async function selectServers(fleet: Fleet, { servers, user, all }: Selection): Promise<Selected> {
+  const ways = [servers.length > 0, user !== undefined, all === true].filter(Boolean);
+  if (ways.length !== 1) throw usage("Give ids of servers, or --user USER, or --all.", ["copilotfleet ps"]);
+  if (user !== undefined) return { ids: [referenceOf(await fleet.serverOf(user))], away: [] };
+  if (all === true) {
+    const unstopped = (await fleet.servers()).filter(({ state }) => state !== "stopped");
+    return {
+      ids: unstopped.filter(({ away }) => !away).map(referenceOf),
+      away: unstopped.filter(({ away, state }) => away && state !== "failed").map(referenceOf),
+    };
+  }
+  const found = await Promise.all(servers.map(async (id) => referenceOf(await fleet.server(id))));
+  return { ids: [...new Set(found)], away: [] };
+}
+
+/**
+ * Warns about servers that were left alone because their hosts cannot be reached. The result adds them to `--json`.
+ * {@link exitCodeOf} reports them in the exit code, too.
+ */
+export function leftOut(away: readonly string[]): { away?: string[] } {
+  if (away.length === 0) return {};
+  process.stderr.write(
+    `Warning: These servers are unchanged, because their hosts cannot be reached: ${away.join(", ")}\n`,
+  );
+  return { away: [...away] };
+}

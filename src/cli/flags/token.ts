@@ -1,0 +1,31 @@
+import { resolve } from "node:path";
+import type { TokenSource } from "../../store/store.js";
+import { usage } from "./flags.js";
+
+/** Prefixes of GitHub's tokens (docs.github.com, "GitHub's token formats"). */
+const TOKEN = /^(gh[pousr]_|github_pat_)/;
+
+/**
+ * Reads where the GitHub token is. The flags never contain the token itself, because every user of the machine can read
+ * a command line.
+ *
+ * @throws FleetError `FLEET_USAGE_INVALID` when both flags are given, or a value is not a name or path.
+ */
+export function tokenSourceFromFlags(variable: string | undefined, file: string | undefined): TokenSource | undefined {
+  if (variable !== undefined && file !== undefined) throw usage("Give --token-env or --token-file, not both.");
+  if (TOKEN.test(variable ?? file ?? "")) {
+    throw usage(
+      "--token-env takes the name of a variable and --token-file the path of a file, not the token itself. Revoke " +
+        "the token, because others can read it on the command line.",
+    );
+  }
+  if (file !== undefined) {
+    if (file === "") throw usage('--token-file "" is empty. Give the path of a file.');
+    return { from: "file", path: resolve(file) };
+  }
+  if (variable === undefined) return undefined;
+  if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(variable)) {
+    throw usage("--token-env is not the name of a variable. Allowed: letters, digits and _, not starting with a digit");
+  }
+  return { from: "env", name: variable };
+}

@@ -1,0 +1,49 @@
+import { FleetError, isFleetError, option, quote } from "../../errors.js";
+import type { Fleet } from "../../fleet/fleet.js";
+import { isStoreTrouble } from "../../sessions/problems.js";
+import type { SessionView } from "../../sessions/view.js";
+
+/** Returns the session after a failed prompt; null if it cannot be looked up. */
+export async function whatBecameOf(
+  fleet: Fleet,
+  id: string,
+  { user, ephemeral }: { user: string; ephemeral: boolean },
+): Promise<SessionView | null> {
+  try {
+    const view = await fleet.sessionOf(id, user);
+    // The failed prompt was the only use of an ephemeral session. Report the session as gone, because closing the fleet
+    // deletes it.
+    return ephemeral ? { ...view, state: "gone", sizeBytes: 0 } : view;
+  } catch (error) {
+    if (isFleetError(error)) return null;
+    throw error;
+  }
+}
+
+/** Returns the error of a session's first prompt, with the state of the session and how to continue. */
+export function afterPrompt(error: FleetError, session: SessionView | null): FleetError {
+  const { code } = error;
+  const { message, suggestions } = error.describe(option);
+  if (session === null) return error;
+  const { id, owner, state } = session;
+  const remains =
+    state === "gone"
+      ? `The ephemeral session ${quote(id)} was deleted.`
+      : `The session ${quote(id)} was created and still exists.`;
+  const goOn = state === "gone" ? [] : [`copilotfleet send ${id} TEXT --user ${owner}`, `copilotfleet delete ${id}`];
+  return new FleetError(code, `${message} ${remains}`, {
+    cause: error,
+    suggestions: [...suggestions.filter((suggestion) => !suggestion.includes(id)), ...goOn],
+    outcome: { session },
+  });
+}
+
+/** Rethrows the error of a failed `create --prompt`. Adds that there is no session and that the prompt was not sent. */
+export function withoutSession(error: unknown): never {
+  if (!isFleetError(error)) throw error;
+  const isUnknown: boolean = isStoreTrouble(error);
+  if (isUnknown) throw error;
+  const { message, suggestions } = error.describe(option);
+  const text = `${message} No session was created, and the prompt was not sent.`;
+  throw new FleetError(error.code, text, { cause: error, suggestions, outcome: { session: null } });
+}

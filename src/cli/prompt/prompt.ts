@@ -1,0 +1,46 @@
+import { FleetError } from "../../errors.js";
+
+/** Prefix of words that are prompt text. The arguments of a process cannot contain this character. */
+const MARK = "\0";
+
+/**
+ * Prefixes the words of a command line that are a prompt, so that oclif does not take "- fix the bug" for a flag. A
+ * word that looks like a flag ("--usr") stays a flag, because it may be a typing error. Words after `--` are text
+ * anyway. {@link unmarked} removes the prefix.
+ */
+export function markPrompts(argv: readonly string[]): string[] {
+  const end = argv.indexOf("--");
+  const own = end === -1 ? argv : argv.slice(0, end);
+  return [...own.map(marked), ...argv.slice(own.length)];
+}
+
+/** Returns the text as it was typed. */
+export function unmarked(text: string): string {
+  return text.startsWith(MARK) ? text.slice(MARK.length) : text;
+}
+
+function marked(word: string): string {
+  const [, flag = "", value] = /^(--prompt=)(-.+)$/s.exec(word) ?? [];
+  if (value !== undefined) return `${flag}${MARK}${value}`;
+  // A flag's name begins with a letter and does not contain white space.
+  return word.length > 1 && word.startsWith("-") && !/^--?\p{L}[^\s=]*(?:=|$)/u.test(word) ? `${MARK}${word}` : word;
+}
+
+/**
+ * Returns the given text, or standard input if the text is "-".
+ *
+ * @throws FleetError `FLEET_USAGE_INVALID` when the prompt is blank.
+ */
+export async function readPrompt(given: string): Promise<string> {
+  const prompt = given === "-" ? await readStandardInput() : unmarked(given);
+  if (prompt.trim() !== "") return prompt;
+  const message = "The prompt is empty. Give a text as an argument, or on standard input with -.";
+  throw new FleetError("FLEET_USAGE_INVALID", message);
+}
+
+async function readStandardInput(): Promise<string> {
+  process.stdin.setEncoding("utf8");
+  let text = "";
+  for await (const piece of process.stdin) text += piece;
+  return text;
+}

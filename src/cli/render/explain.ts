@@ -1,0 +1,38 @@
+import { closest } from "fastest-levenshtein";
+import { ERRORS, type ErrorEntry, quote } from "../../errors.js";
+import { usage } from "../flags/flags.js";
+
+export interface Explanation extends Omit<ErrorEntry, "retryable"> {
+  code: string;
+  retryable: boolean;
+}
+
+/**
+ * The row of an error code, in upper or lower case.
+ *
+ * @throws FleetError `FLEET_USAGE_INVALID` if there is no such code.
+ */
+export function explain(given: string): Explanation {
+  const code = given.toUpperCase();
+  const entry: ErrorEntry | undefined = Object.hasOwn(ERRORS, code) ? ERRORS[code as keyof typeof ERRORS] : undefined;
+  if (entry === undefined) {
+    const near = closest(code.slice(0, 80), Object.keys(ERRORS));
+    throw usage(`${quote(given)} is not an error code. The codes are in docs/errors.md.`, [
+      `copilotfleet explain ${near}`,
+    ]);
+  }
+  const { exit, httpStatus, retryable = false, title, causes, fixes } = entry;
+  return { code, exit, httpStatus, retryable, title, causes, fixes };
+}
+
+export function renderExplanation({ code, title, exit, httpStatus, retryable, causes, fixes }: Explanation): string {
+  const list = (heading: string, items: readonly string[]) =>
+    `\n${heading}:\n${items.map((item) => `  - ${item}`).join("\n")}`;
+  const again = retryable ? "yes, the same call may succeed in a moment" : "no";
+  return [
+    `${code}: ${title}`,
+    list("Possible causes", causes),
+    list("Next steps", fixes),
+    `\nExit code ${exit}, HTTP status ${httpStatus}. Worth another try: ${again}.`,
+  ].join("\n");
+}

@@ -1,0 +1,43 @@
+import { printable } from "../../config/values/text.js";
+import type { ServerView } from "../../pool/server.js";
+import { renderAge, renderBytes, renderState, renderTable, SERVER, USER } from "./table.js";
+
+/**
+ * Renders the table of servers for `ps`, `spawn` and `restart`. Lines below it explain failures.
+ *
+ * @param hosts the hosts of the fleet; if there are several, the table has a column for the host
+ */
+export function renderServers(servers: readonly ServerView[], hosts: readonly string[] = []): string {
+  const ill = servers.flatMap(({ id, failure }) => (failure === null ? [] : [`${id}: ${printable(failure)}`]));
+  return [table(servers, hosts.length > 1), ...ill].join("\n");
+}
+
+function table(servers: readonly ServerView[], withHost: boolean): string {
+  const withSessions = servers.some(({ sessions }) => sessions !== null);
+  return renderTable(
+    [
+      SERVER,
+      ...(withHost ? [{ heading: "HOST", yields: 2, cut: "middle" } as const] : []),
+      USER,
+      { heading: "URL", yields: 5 },
+      { heading: "PID", yields: 7 },
+      "STATE",
+      { heading: "UPTIME", yields: 4 },
+      { heading: "MEMORY", yields: 6 },
+      ...(withSessions ? [{ heading: "SESSIONS", yields: 1 }] : []),
+      { heading: "LOADED", yields: 3 },
+    ],
+    servers.map((server) => [
+      server.id,
+      ...(withHost ? [server.hostName] : []),
+      server.user ?? "(shared)",
+      server.url,
+      server.pid,
+      renderState(server.state),
+      renderAge(server.uptimeMs),
+      renderBytes(server.memoryBytes),
+      ...(withSessions ? [server.sessions] : []),
+      server.activeSessions,
+    ]),
+  );
+}

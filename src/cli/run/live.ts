@@ -1,0 +1,94 @@
+import { emitKeypressEvents } from "node:readline";
+import { setTimeout as delay } from "node:timers/promises";
+import { type LiveView, layOut, type Screen } from "../render/scroll.js";
+
+/**
+ * Switches to the alternate screen, so that the previous content returns afterwards. Hides the cursor and turns line
+ * wrapping off.
+ */
+const ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l";
+const LEAVE = "\x1b[?7h\x1b[?25h\x1b[?1049l";
+const HOME = "\x1b[H";
+const CLEAR_LINE = "\x1b[K";
+const CLEAR_BELOW = "\x1b[J";
+
+interface Key {
+  name?: string;
+  ctrl?: boolean;
+}
+
+/**
+ * Shows the result of `look` on the terminal, repeatedly, until q, Ctrl-C or the signal. An error of `look` ends it.
+ *
+ * @param everyMs the pause between two looks, in milliseconds
+ * @throws the error of `look`
+ */
+export async function showLive(look: () => Promise<LiveView>, everyMs: number, signal: AbortSignal): Promise<void> {
+  const stop = new AbortController();
+  const end = () => stop.abort();
+  let view: LiveView | undefined;
+  let offset = 0;
+  const draw = () => {
+    if (view === undefined || stop.signal.aborted) return;
+    const laidOut = layOut(view, offset, screen());
+    offset = laidOut.offset;
+    const lines = laidOut.lines.map((line) => `${line}${CLEAR_LINE}`);
+    process.stdout.write(`${HOME}${lines.join("\r\n")}${CLEAR_BELOW}`);
+  };
+  const onKey = (text: string | undefined, key: Key) => {
+    if (text === "q") end();
+    // In raw mode, Ctrl-C arrives here and not as a signal.
+    else if (key.ctrl === true && key.name === "c") process.kill(process.pid, "SIGINT");
+    else {
+      offset += linesOf(key);
+      draw();
+    }
+  };
+  signal.addEventListener("abort", end, { once: true });
+  emitKeypressEvents(process.stdin);
+  process.stdin.on("keypress", onKey);
+  process.stdout.on("resize", draw);
+  process.stdin.setRawMode(true);
+  process.stdin.resume();
+  process.stdout.write(ENTER);
+  try {
+    while (!stop.signal.aborted) {
+      view = await look();
+      draw();
+      await delay(everyMs, undefined, { signal: stop.signal }).catch(() => "ended");
+    }
+  } finally {
+    process.stdout.write(LEAVE);
+    process.stdin.off("keypress", onKey);
+    process.stdout.off("resize", draw);
+    process.stdin.setRawMode(false);
+    process.stdin.pause();
+    signal.removeEventListener("abort", end);
+  }
+}
+
+/** The number of lines that a key scrolls by. */
+function linesOf({ name }: Key): number {
+  const page = Math.max(1, Math.floor(screen().rows / 2));
+  switch (name) {
+    case "down":
+    case "j":
+      return 1;
+    case "up":
+    case "k":
+      return -1;
+    case "pagedown":
+    case "space":
+      return page;
+    case "pageup":
+      return -page;
+    default:
+      return 0;
+  }
+}
+
+/** The size of the terminal. Some terminals report 0 rows or columns, so those become 24 and 80. */
+function screen(): Screen {
+  const { rows, columns } = process.stdout;
+  return { rows: rows > 0 ? rows : 24, columns: columns > 0 ? columns : 80 };
+}

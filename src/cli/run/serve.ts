@@ -1,0 +1,98 @@
+import { setFlagsFromString } from "node:v8";
+import { ignoredVariables } from "../../config/load/environment.js";
+import { ERRORS, FleetError } from "../../errors.js";
+import type { Fleet } from "../../fleet/fleet.js";
+import type { Stopped } from "../../pool/stop/stopping.js";
+import { Interrupted } from "../prompt/interrupted.js";
+import { exitCodeOf } from "../render/stopped.js";
+import { openServeLog } from "./serve-log.js";
+import { ServeSignals } from "./serve-signals.js";
+
+export interface ServeOptions {
+  drainTimeoutMs: number;
+  leaveRunning: boolean;
+  /** Called once, when `serve` is ready, with a line for people. */
+  ready: (line: string) => void;
+}
+
+/** The result of `serve`. */
+export interface Served {
+  leftRunning: boolean;
+  stopped: Stopped[];
+  /** Servers that could not be stopped. */
+  failed: { id: string; message: string }[];
+}
+
+/**
+ * Supervises until a signal arrives. Then drains the servers, or leaves them running. A signal before `serve` is ready
+ * changes nothing.
+ *
+ * @throws FleetError `FLEET_SUPERVISOR_RUNNING` when another supervisor took over; {@link Interrupted} when a signal
+ * arrives before `serve` is ready.
+ */
+export async function runServe(fleet: Fleet, options: ServeOptions): Promise<Served> {
+  preferSmallHeap();
+  const log = await openServeLog();
+  const ignored = ignoredVariables(process.env);
+  if (ignored !== null) log("warn", `variables are ${ignored}`);
+  using signals = new ServeSignals();
+  const inherited = inheritedListener(process.env, process.pid);
+  const listen = inherited === null ? {} : { listen: inherited };
+  const supervisor = await fleet.supervise({ log, signal: signals.first, ...listen }).catch((error: unknown) => {
+    // A signal during the start ends here, because there is nothing to drain.
+    throw signals.first.aborted ? new Interrupted(signals.name === "SIGINT" ? 130 : 143) : error;
+  });
+  const { watched, metricsAddress, doorAddress } = supervisor;
+  log("info", "serving", { servers: watched, metrics: metricsAddress, door: doorAddress });
+  const door = doorAddress === null ? "" : ` Front door: ${doorAddress}.`;
+  options.ready(`Supervising ${watched} servers.${door} Metrics and health: http://${metricsAddress}/metrics`);
+  await Promise.race([aborted(signals.first), aborted(supervisor.lost)]);
+  if (supervisor.lost.aborted) {
+    await supervisor.leave();
+    throw new FleetError("FLEET_SUPERVISOR_RUNNING", "Another supervisor took over while this one was suspended.", {
+      suggestions: ["copilotfleet ps"],
+    });
+  }
+  log("info", options.leaveRunning ? "leaving the servers to the next supervisor" : "draining", {
+    signal: signals.name,
+  });
+  if (options.leaveRunning) {
+    await supervisor.leave({ doorTimeoutMs: options.drainTimeoutMs });
+    return { leftRunning: true, stopped: [], failed: [] };
+  }
+  const { stopped, failed } = await supervisor.drain({ drainTimeoutMs: options.drainTimeoutMs, hurry: signals.second });
+  log("info", "drained", { servers: stopped.length, cut: stopped.flatMap(({ cut }) => cut) });
+  return {
+    leftRunning: false,
+    stopped,
+    failed: failed.map(({ id, error }) => ({ id, message: error instanceof Error ? error.message : String(error) })),
+  };
+}
+
+/**
+ * Makes V8 compact the heap on every full garbage collection. Without this, garbage accumulates for days while 50
+ * servers are idle. V8 reads the flag at each collection, so it can still be set here. Do not add --optimize-for-size:
+ * with it, the time for JSON.parse grows faster than the text, and one large message blocks the front door.
+ */
+function preferSmallHeap(): void {
+  setFlagsFromString("--compact-on-every-full-gc");
+}
+
+/** The first file descriptor that systemd passes for a `.socket` unit (sd_listen_fds(3)). */
+const FIRST_LISTENER = 3;
+
+/** The socket that the parent process already listens on for the front door, if there is one. */
+function inheritedListener({ LISTEN_FDS, LISTEN_PID }: NodeJS.ProcessEnv, pid: number): { fd: number } | null {
+  return LISTEN_PID === String(pid) && Number(LISTEN_FDS) >= 1 ? { fd: FIRST_LISTENER } : null;
+}
+
+/** A cut turn determines the exit code before a server that could not be stopped does. */
+export function exitCodeOfServe({ stopped, failed }: Served): number {
+  const cut = exitCodeOf(stopped);
+  return cut === 0 && failed.length > 0 ? ERRORS.FLEET_SERVER_LOST.exit : cut;
+}
+
+async function aborted(signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return;
+  await new Promise<void>((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
+}

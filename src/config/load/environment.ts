@@ -1,0 +1,94 @@
+import { type Key, keysBelow, keyTree, nearestVariable } from "../keys.js";
+import { invalidValue, type Origin } from "../problem.js";
+import { readNumber } from "../values/number.js";
+import { absolute, type Given, type Layer } from "./layers.js";
+import type { Environment } from "./paths.js";
+
+const PREFIX = "COPILOTFLEET_";
+
+/**
+ * Variables of the fleet that are not configuration keys: its state folder, the rules for that folder, and the values
+ * that it passes to the processes that it starts.
+ */
+const OTHER_VARIABLES = new Set([
+  "COPILOTFLEET_ALLOW_NETWORK_FS",
+  "COPILOTFLEET_ALLOW_UNSAFE_PARENTS",
+  "COPILOTFLEET_HOME",
+  "COPILOTFLEET_LAUNCH_ID",
+  "COPILOTFLEET_LEASE_FENCE",
+  "COPILOTFLEET_LEASE_SESSION",
+  "COPILOTFLEET_LEASE_TOKEN",
+  "COPILOTFLEET_USER",
+]);
+
+/**
+ * Reads the configuration from the environment. Each key has one variable: `session.maxActive` is
+ * `COPILOTFLEET_SESSION_MAX_ACTIVE`. Commas separate the items of a list. "null" means null if the key allows it.
+ *
+ * Unlike unknown keys in a file, other `COPILOTFLEET_*` variables are ignored on purpose. Kubernetes adds
+ * `COPILOTFLEET_SERVICE_HOST`, `COPILOTFLEET_PORT` and more to every pod in the namespace of a Service named
+ * "copilotfleet", and commands would not start there. `doctor` and `serve` report variables that look like typing
+ * errors: {@link ignoredVariables}.
+ *
+ * @throws FleetError `FLEET_CONFIG_INVALID` when the variable of a section has a value other than "null".
+ */
+export function environmentLayer(env: Environment, folder: string, home: string): Layer {
+  const layer = new Map<string, Given>();
+  if (!Object.keys(env).some((name) => name.startsWith(PREFIX) && !OTHER_VARIABLES.has(name))) return layer;
+  for (const key of keysBelow(keyTree())) {
+    const text = env[key.variable];
+    if (text === undefined) continue;
+    const origin: Origin = { from: "variable", name: key.variable };
+    if (key.kind !== "section")
+      layer.set(key.name, { value: absolute(key, read(text, key), { folder, home }), origin });
+    else if (key.nullable && text === "null") layer.set(key.name, { value: null, origin });
+    else if (key.nullable)
+      throw invalidValue(key.name, text, `"null"; ${key.variable}_TYPE and so on set its parts`, origin);
+  }
+  // If "COPILOTFLEET_PROVIDER=null" is set together with a variable of a part, the part wins because it is more
+  // specific.
+  if ([...layer.keys()].some((name) => name.startsWith("provider."))) layer.delete("provider");
+  return layer;
+}
+
+/**
+ * Converts the text to the kind of the key. Text that is not a number or boolean stays text, so that the schema refuses
+ * it with its own message.
+ */
+function read(text: string, key: Key): unknown {
+  if (text === "null" && key.nullable) return null;
+  if (key.kind === "number") return readNumber(text) ?? text;
+  if (key.kind === "boolean" && (text === "true" || text === "false")) return text === "true";
+  if (key.kind === "list") return text.trim() === "" ? [] : text.split(",").map((item) => item.trim());
+  return text;
+}
+
+/**
+ * Variables that Kubernetes derives from a Service's name
+ * (https://kubernetes.io/docs/concepts/services-networking/service/).
+ */
+const FROM_KUBERNETES = /_SERVICE_(?:HOST|PORT(?:_\w+)?)$|_PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?$/;
+
+/**
+ * Describes the `COPILOTFLEET_*` variables that have no meaning, each with the nearest known variable. Null if there
+ * are none.
+ */
+export function ignoredVariables(env: Environment): string | null {
+  const unknown = unknownVariables(env).map(({ name, nearest }) => `${name} (nearest known: ${nearest})`);
+  return unknown.length === 0 ? null : `ignored, because no such setting exists: ${unknown.join(", ")}`;
+}
+
+/** Lists the `COPILOTFLEET_*` variables that have no meaning, each with the nearest known variable. */
+export function unknownVariables(env: Environment): { name: string; nearest: string }[] {
+  const known = new Set([...keysBelow(keyTree())].filter(isVariable).map((key) => key.variable));
+  return Object.keys(env)
+    .filter((name) => name.startsWith(PREFIX) && !known.has(name))
+    .filter((name) => !OTHER_VARIABLES.has(name) && !FROM_KUBERNETES.test(name))
+    .sort()
+    .map((name) => ({ name, nearest: nearestVariable(name) }));
+}
+
+/** A section has a variable only if it can be null. */
+function isVariable(key: Key): boolean {
+  return key.kind !== "section" || key.nullable;
+}

@@ -1,0 +1,99 @@
+import { closeSync, constants, fstatSync, openSync, readFileSync, type Stats, statSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { systemCode } from "../../errors.js";
+import { unusableFile } from "../problem.js";
+import { printable } from "../values/text.js";
+import { locateJsonFault } from "./json-error.js";
+
+export const PROJECT_FILE = ".copilotfleet.json";
+const LARGEST_BYTES = 1024 * 1024;
+
+/** Returns the path of the nearest `.copilotfleet.json` in `folder` or above it, or null. */
+export function findProjectFile(folder: string): string | null {
+  for (let at = folder; ; at = dirname(at)) {
+    const path = join(at, PROJECT_FILE);
+    if (exists(path)) return path;
+    if (dirname(at) === at) return null;
+  }
+}
+
+/** The text of a configuration file, and the JSON value that it contains. */
+export interface ConfigFile {
+  text: string;
+  content: unknown;
+}
+
+/**
+ * Reads a configuration file. Returns undefined if it does not exist. This is synchronous because every command waits
+ * for it first.
+ *
+ * Refuses a file that another user could have written. The file is found by walking upward, so anybody could put one
+ * into a shared folder such as /tmp, and it names programs to run and variables to send.
+ *
+ * @throws FleetError `FLEET_CONFIG_INVALID` when the file cannot be read, is not JSON, or another user could have
+ * written it.
+ */
+export function readConfigFile(path: string, uid: number | undefined): ConfigFile | undefined {
+  if (!exists(path)) return undefined;
+  const text = readText(path, uid).replace(/^\uFEFF/, "");
+  try {
+    return { text, content: JSON.parse(text) as unknown };
+  } catch {
+    // Do not keep the parser's error as the cause, because it quotes the text around the fault.
+    const { line, column, reason } = locateJsonFault(text);
+    throw unusableFile(path, `is not JSON at line ${line}, column ${column}: ${reason}. Allowed: plain JSON`, [
+      `Correct line ${line} of ${printable(path)}`,
+    ]);
+  }
+}
+
+function exists(path: string): boolean {
+  try {
+    return statSync(path, { throwIfNoEntry: false }) !== undefined;
+  } catch (error) {
+    // The file does not exist for us if we may not search its folder, or if the path is too long or leads through
+    // something that is not a folder.
+    if (["EACCES", "ENOTDIR", "ENAMETOOLONG", "ELOOP"].includes(systemCode(error) ?? "")) return false;
+    throw error;
+  }
+}
+
+function readText(path: string, uid: number | undefined): string {
+  let handle: number;
+  try {
+    // Without O_NONBLOCK, opening a named pipe would wait for a writer forever.
+    handle = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+  } catch (error) {
+    const reason = `cannot be read: ${systemCode(error) ?? "unknown reason"}`;
+    throw unusableFile(path, reason, [`Make it readable: chmod u+r ${printable(path)}`], error);
+  }
+  try {
+    checkFile(path, fstatSync(handle), uid);
+    return readFileSync(handle, "utf8");
+  } finally {
+    closeSync(handle);
+  }
+}
+
+function checkFile(path: string, stats: Stats, uid: number | undefined): void {
+  if (!stats.isFile()) {
+    throw unusableFile(path, "is not a regular file. Allowed: a file that contains JSON", [
+      `Move it away: mv ${printable(path)} ${printable(path)}.old`,
+    ]);
+  }
+  if (stats.size > LARGEST_BYTES) {
+    throw unusableFile(path, `has ${stats.size} bytes. Allowed: at most ${LARGEST_BYTES}`, [
+      `Shorten ${printable(path)}`,
+    ]);
+  }
+  if (uid !== undefined && stats.uid !== uid && stats.uid !== 0) {
+    throw unusableFile(path, `belongs to another user (uid ${stats.uid}). Allowed: a file of your own or of root`, [
+      `If you trust it: chown ${uid} ${printable(path)}`,
+    ]);
+  }
+  if ((stats.mode & 0o002) !== 0) {
+    throw unusableFile(path, "can be written by everybody. Allowed: a file that only its owner and group can write", [
+      `chmod o-w ${printable(path)}`,
+    ]);
+  }
+}

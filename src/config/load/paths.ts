@@ -1,0 +1,60 @@
+import { homedir } from "node:os";
+import { isAbsolute, join, resolve } from "node:path";
+import { FleetError, quote } from "../../errors.js";
+
+const NAME = "copilotfleet";
+
+export type Environment = Readonly<Record<string, string | undefined>>;
+
+export interface PathOptions {
+  /** The folder to resolve a relative `COPILOTFLEET_HOME` against. */
+  cwd?: string;
+  home?: string;
+  platform?: NodeJS.Platform;
+}
+
+/** Returns the user's home folder: `HOME`, or otherwise the one in the system's user database. */
+export function homeFolder(env: Environment): string {
+  return env.HOME !== undefined && isAbsolute(env.HOME) ? env.HOME : homedir();
+}
+
+/**
+ * Returns the folder that contains all state: `COPILOTFLEET_HOME`, or otherwise the platform's folder for state.
+ *
+ * @throws FleetError `FLEET_CONFIG_INVALID` when `COPILOTFLEET_HOME` is set but empty. Without this, a script with an
+ * unset variable would silently work on another fleet.
+ */
+export function stateRoot(env: Environment, options: PathOptions = {}): string {
+  const chosen = env.COPILOTFLEET_HOME;
+  if (chosen === undefined) return standardFolder(env, "XDG_STATE_HOME", [".local", "state"], options);
+  if (chosen.trim() === "") {
+    throw new FleetError(
+      "FLEET_CONFIG_INVALID",
+      `COPILOTFLEET_HOME is ${quote(chosen)}. Allowed: the path of a folder`,
+      {
+        suggestions: ["Unset COPILOTFLEET_HOME, or give it a path"],
+      },
+    );
+  }
+  return resolve(options.cwd ?? process.cwd(), chosen);
+}
+
+/** Returns the path of the user's own configuration file, which may not exist. */
+export function userConfigFile(env: Environment, options: PathOptions = {}): string {
+  return join(standardFolder(env, "XDG_CONFIG_HOME", [".config"], options), "config.json");
+}
+
+/**
+ * Returns the platform's standard folder for state or configuration. On Linux and similar systems, this follows the XDG
+ * base directories, where a relative path must be ignored
+ * (https://specifications.freedesktop.org/basedir-spec/latest/). On macOS it is Application Support, because Apple
+ * names that folder for files that an application creates. The XDG variables count there, too, because nobody sets them
+ * by chance.
+ */
+function standardFolder(env: Environment, variable: string, fallback: string[], options: PathOptions): string {
+  const chosen = env[variable];
+  if (chosen !== undefined && isAbsolute(chosen)) return join(chosen, NAME);
+  const home = options.home ?? homeFolder(env);
+  if ((options.platform ?? process.platform) === "darwin") return join(home, "Library", "Application Support", NAME);
+  return join(home, ...fallback, NAME);
+}

@@ -1,0 +1,118 @@
+import { createHash } from "node:crypto";
+import { closeSync, constants, fstatSync, openSync, readFileSync, realpathSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
+import { FleetError, systemCode } from "../../errors.js";
+import { printable, shellQuote } from "../values/text.js";
+import { guardedKeys } from "./guarded.js";
+import type { Layer } from "./layers.js";
+
+/** Records that the user trusts a project file. Stored in `trusted/` of the state folder. */
+export interface TrustRecord {
+  path: string;
+  /** SHA-256 of path and content. */
+  digest: string;
+  trustedAt: string;
+}
+
+/** Returns the folder of the trust records, which has one file for each project file. */
+export function trustFolder(stateRoot: string): string {
+  return join(stateRoot, "trusted");
+}
+
+export function trustRecordPath(stateRoot: string, path: string): string {
+  return join(trustFolder(stateRoot), `${sha256(path)}.json`);
+}
+
+export function trustDigest(path: string, text: string): string {
+  return sha256(`${path}\0${text}`);
+}
+
+/**
+ * Returns the name of a project file in its trust record: the real path of its folder, because relative paths in the
+ * file are resolved against it, and the file's name. The file itself may be a link, because the record also covers its
+ * content.
+ */
+export function trustedName(path: string): string {
+  try {
+    return join(realpathSync(dirname(path)), basename(path));
+  } catch (error) {
+    if (systemCode(error) === "ENOENT" || systemCode(error) === "ENOTDIR") return path;
+    throw error;
+  }
+}
+
+/**
+ * Refuses guarded keys in a project file unless the user trusted this content at this path.
+ *
+ * @param text the content that `layer` was read from
+ * @throws FleetError `FLEET_CONFIG_UNTRUSTED` when the file sets guarded keys without the user's trust.
+ */
+export function refuseUntrusted(path: string, text: string, layer: Layer, stateRoot: string): void {
+  const keys = guardedKeys(layer);
+  if (keys.length === 0) return;
+  const name = trustedName(path);
+  const digest = readTrust(stateRoot, name)?.digest;
+  if (digest === trustDigest(name, text)) return;
+  const verb = keys.length === 1 ? "counts" : "count";
+  const why =
+    digest === undefined
+      ? "Somebody else may have written the file, and these keys decide which programs run and where secrets go."
+      : "You trusted the file, and it has changed since then.";
+  throw new FleetError(
+    "FLEET_CONFIG_UNTRUSTED",
+    `${keys.join(", ")} in ${printable(path)} ${verb} only when you trust this file. ${why}`,
+    {
+      suggestions: [
+        `copilotfleet trust ${shellQuote(printable(path))}`,
+        `cat ${shellQuote(printable(path))}`,
+        `Set ${keys[0]} in your own configuration file or by a variable instead`,
+      ],
+    },
+  );
+}
+
+/** Returns the trust record of a project file by its {@link trustedName}; undefined if no reliable record exists. */
+export function readTrust(stateRoot: string, name: string): TrustRecord | undefined {
+  const text = readOwn(trustRecordPath(stateRoot, name));
+  const record = text === undefined ? undefined : parseTrust(text);
+  return record?.path === name ? record : undefined;
+}
+
+/** Parses a trust record. Returns undefined if it is damaged, because the user can trust the file again. */
+export function parseTrust(text: string): TrustRecord | undefined {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+  if (typeof value !== "object" || value === null) return undefined;
+  const { path, digest, trustedAt } = value as Partial<Record<keyof TrustRecord, unknown>>;
+  if (typeof path !== "string" || typeof digest !== "string" || typeof trustedAt !== "string") return undefined;
+  return { path, digest, trustedAt };
+}
+
+/**
+ * Reads a file that only we can have written; returns undefined for any other. The check is needed here, because this
+ * runs before the state folder is checked.
+ */
+export function readOwn(path: string): string | undefined {
+  let handle: number;
+  try {
+    handle = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+  } catch (error) {
+    if (["ENOENT", "ENOTDIR", "ELOOP", "EACCES"].includes(systemCode(error) ?? "")) return undefined;
+    throw error;
+  }
+  try {
+    const stats = fstatSync(handle);
+    const isOurs = process.geteuid === undefined || stats.uid === process.geteuid();
+    return stats.isFile() && isOurs && (stats.mode & 0o022) === 0 ? readFileSync(handle, "utf8") : undefined;
+  } finally {
+    closeSync(handle);
+  }
+}
+
+function sha256(text: string): string {
+  return createHash("sha256").update(text).digest("hex");
+}

@@ -1,0 +1,177 @@
+import { ALLOWED_PLAINTEXT, isPlaintext } from "../config/checks.js";
+import { loadConfig } from "../config/load/load.js";
+import { invalidValue, type Origin } from "../config/problem.js";
+import type { Config } from "../config/schema.js";
+import { ALLOWED_REDIS_URL, readRedisUrl, showRedisUrl } from "../config/values/redis-url.js";
+import { FleetError, quote } from "../errors.js";
+import { instanceOf, ownHostName, refuseRenamed } from "../hosts/host-note.js";
+import { refuseOtherSettings } from "../hosts/serving-note.js";
+import { liveSupervisor } from "../pool/admission.js";
+import { holderOf } from "../pool/claims/claim.js";
+import { isAlive, ownIdentity } from "../runtime/process/process-table.js";
+import { type Contents, copyContents, isEmpty, readContents } from "../store/copy.js";
+import { checkStateFolder } from "../store/file/state-folder.js";
+import { openStore } from "../store/open.js";
+import type { ServerRecord, Store } from "../store/store.js";
+
+export interface MigrateOptions {
+  env: NodeJS.ProcessEnv;
+  cwd: string;
+  configFile?: string;
+  /** "file", or a Redis URL. */
+  to: string;
+  /** The source of `to`, for messages. */
+  origin: Origin;
+  signal: AbortSignal;
+}
+
+/** The result of a migration. URLs of stores are shown without their secrets. */
+export interface MigrateResult {
+  from: string;
+  to: string;
+  servers: number;
+  sessions: number;
+  tokens: number;
+  highestFence: number;
+  /** The setting that makes the fleet use the copy. Every host needs it. */
+  setting: { store: string };
+  warnings: string[];
+}
+
+/**
+ * Copies the recorded state from the configured store to another store, which must be empty, and verifies the copy. The
+ * source does not change. It stays in use until the configuration names the other store. After a failure, removes the
+ * copied records from the target.
+ *
+ * @throws FleetError `FLEET_STORE_OCCUPIED` when the target is not empty, or the copied records cannot be removed from
+ * it; `FLEET_SUPERVISOR_RUNNING` when `serve` runs; `FLEET_SERVER_CONFLICT` when servers are being started or stopped,
+ * or the fleet has other hosts; `FLEET_SESSION_LOCKED` when leases are held; `FLEET_STATE_BUSY` when the source or the
+ * target changed during the copy.
+ */
+export async function migrateStore(options: MigrateOptions): Promise<MigrateResult> {
+  const { config, stateRoot } = loadConfig(options);
+  checkStateFolder(stateRoot);
+  refuseOtherSettings(config, stateRoot);
+  refuseRenamed(config, stateRoot);
+  const source = config.store.kind === "file" ? "file" : config.store.url;
+  assertTarget(options, config);
+  const [from, to] = [show(source), show(options.to)];
+  if (from === to) {
+    throw new FleetError(
+      "FLEET_USAGE_INVALID",
+      `The store ${quote(to)} is already in use, so there is nothing to copy.`,
+    );
+  }
+  const host = ownHostName(config, stateRoot);
+  const open = (url: string) => openStore(url, stateRoot, host, () => instanceOf(stateRoot));
+  const [origin, target] = [open(source), open(options.to)];
+  try {
+    const contents = await readContents(origin);
+    await refuseOtherHosts(contents, origin);
+    refuseSupervised(contents);
+    refuseMoving(contents);
+    await refuseHeld(contents, origin);
+    if (!isEmpty(await readContents(target))) throw occupied(options.to, stateRoot);
+    await copyContents(contents, origin, target, options.signal);
+    return {
+      from,
+      to,
+      servers: Object.keys(contents.registry.servers).length,
+      sessions: contents.sessions.length,
+      tokens: contents.tokens.length,
+      highestFence: contents.highestFence,
+      setting: { store: to },
+      warnings: [...origin.takeWarnings(), ...target.takeWarnings()],
+    };
+  } finally {
+    await Promise.all([origin.close(), target.close()]);
+  }
+}
+
+function assertTarget({ to, origin }: MigrateOptions, config: Config): void {
+  const target = readRedisUrl(to);
+  if (to === "file") return;
+  if (target === null) throw invalidValue("store", to, `"file", or ${ALLOWED_REDIS_URL}`, origin);
+  if (origin.from === "flag" && target.password !== null) {
+    const allowed =
+      "a URL without a password, because other users can read flags. To use a password, put the URL into a variable and name it with --to-env";
+    throw invalidValue("store", to, allowed, origin);
+  }
+  if (isPlaintext(to) && !config.storeOptions.insecure) throw invalidValue("store", to, ALLOWED_PLAINTEXT, origin);
+}
+
+function show(url: string): string {
+  const target = readRedisUrl(url);
+  return target === null ? url : showRedisUrl(target);
+}
+
+function refuseSupervised({ registry }: Contents): void {
+  const supervisor = liveSupervisor(registry);
+  if (supervisor === undefined) return;
+  const { pid } = supervisor.process;
+  throw new FleetError(
+    "FLEET_SUPERVISOR_RUNNING",
+    `The fleet is supervised by process ${pid}, which would keep using the old store.`,
+    {
+      suggestions: [`kill -TERM ${pid}`, "Run the command again when it has ended."],
+    },
+  );
+}
+
+/**
+ * Refuses a fleet with several hosts. Only the records of this host can be copied, so the registries and the local
+ * files of the other hosts would be lost.
+ */
+async function refuseOtherHosts({ sessions }: Contents, { hosts }: Store): Promise<void> {
+  if (hosts === null) return;
+  const others = (await hosts.list()).filter(({ name }) => name !== hosts.own).map(({ name }) => name);
+  const named = sessions.flatMap(({ host, from }) => [host, from?.host]).filter((name) => name !== undefined);
+  const names = [...new Set([...others, ...named])].filter((name) => name !== hosts.own).sort();
+  if (names.length === 0) return;
+  const list = names.map(quote).join(", ");
+  throw new FleetError(
+    "FLEET_SERVER_CONFLICT",
+    `The fleet is also on other hosts (${list}). Only a fleet on one host can be copied.`,
+    {
+      suggestions: [
+        "copilotfleet top",
+        "Move their users to this host, and then run copilotfleet drain on the other hosts.",
+      ],
+    },
+  );
+}
+
+function refuseMoving({ registry }: Contents): void {
+  const moving = Object.values(registry.servers).filter(isMoving);
+  if (moving.length === 0) return;
+  const names = moving.map((server) => `${server.id} (${holderOf(server)})`).join(", ");
+  throw new FleetError("FLEET_SERVER_CONFLICT", `Servers are being started or stopped at the moment: ${names}.`, {
+    suggestions: ["copilotfleet ps", "Run the command again when they have started or stopped."],
+  });
+}
+
+/** Whether a process is working on the server. A process of another boot cannot be seen from here, so it may be alive. */
+function isMoving({ claim }: ServerRecord): boolean {
+  return claim !== null && (claim.bootId !== ownIdentity().bootId || isAlive(claim));
+}
+
+async function refuseHeld({ sessions }: Contents, store: Store): Promise<void> {
+  for (const { id } of sessions) {
+    const lease = await store.readLease(id);
+    if (lease === null) continue;
+    throw new FleetError("FLEET_SESSION_LOCKED", `Session ${quote(id)} is locked by ${quote(lease.holder)}.`, {
+      suggestions: [`copilotfleet lock ${id} --show`, "Run the command again when nobody uses the fleet."],
+    });
+  }
+}
+
+function occupied(to: string, stateRoot: string): FleetError {
+  const target = readRedisUrl(to);
+  const clear =
+    target === null
+      ? `mkdir ${stateRoot}/before && cd ${stateRoot} && mv registry registry.json sessions leases before/`
+      : `Use another database, or another fleet in it: ${showRedisUrl({ ...target, fleet: "NAME" })}`;
+  return new FleetError("FLEET_STORE_OCCUPIED", `The store ${quote(show(to))} is not empty: nothing was copied.`, {
+    suggestions: [clear],
+  });
+}

@@ -1,0 +1,194 @@
+import type { PartialConfig } from "../config/load/load.js";
+import type { Address } from "../config/rules.js";
+import type { Duration } from "../config/values/duration.js";
+import type { DoorListeners } from "../gateway/context.js";
+import type { RebalancePlan } from "../hosts/rebalance.js";
+import type { PoolState } from "../pool/admission.js";
+import type { Strategy } from "../pool/pool.js";
+import type { ServerView } from "../pool/server.js";
+import type { TurnReply } from "../runtime/client/turn.js";
+import type { InheritedListener } from "../runtime/launch/listen.js";
+import type { ServeLog } from "../serve/context.js";
+import type { LeaseWait } from "../sessions/leases/leases.js";
+import type { TurnLease } from "../sessions/leases/seen.js";
+import type { Released } from "../sessions/memory/release.js";
+import type { SessionOptions } from "../sessions/session-config.js";
+import type { SessionView } from "../sessions/view.js";
+import type { Isolation, TokenSource } from "../store/store.js";
+
+export interface FleetOptions {
+  /** Settings in the form of a configuration file. They win over the environment and the files. */
+  config?: PartialConfig;
+  /** The environment that supplies settings and tokens, and that is passed on to servers. Default: `process.env`. */
+  env?: NodeJS.ProcessEnv;
+  /**
+   * The folder at which the search for `.copilotfleet.json` starts; it continues in the folders above. Default: the
+   * working folder. Keys in that file that name programs, variables, addresses or stores need the user's trust
+   * (`copilotfleet trust`).
+   */
+  cwd?: string;
+  /** A configuration file to read instead of `.copilotfleet.json`. It may set all keys. */
+  configFile?: string;
+}
+
+export interface ConnectInfo {
+  /** `host:port`, in the format of the SDK's `RuntimeConnection.forUri`. */
+  url: string;
+  /** The connection token of the user's server. Everybody who has it can act as that user. */
+  token: string;
+  user: string;
+  serverId: string;
+}
+
+/** The server that a user's next session would use. */
+export interface RouteView {
+  user: string;
+  isolation: Isolation;
+  /** Null if there is no choice, because every user has their own server. */
+  strategy: Strategy | null;
+  /** The host of that server; null if the store supports only one host. */
+  host: string | null;
+  serverId: string;
+  reason: string;
+  /** The current state of the server; null if it was never started. */
+  server: ServerView | null;
+  /** The pool of that host. A closed pool starts no servers and admits no turns. */
+  pool: PoolState;
+}
+
+export interface CreateSessionOptions extends SessionOptions {
+  user: string;
+  /** Default: a random id, which begins with the purpose if there is one. */
+  sessionId?: string;
+  purpose?: string;
+  /** How long gc keeps the session after its last use, such as `24h`. Default: `session.ttl` of the configuration. */
+  ttl?: Duration;
+  /**
+   * Other users who may use the session; each turn then needs the lease. If left out, the session is private. If empty,
+   * it is collaborative without members.
+   */
+  members?: readonly string[];
+  /** Whether to delete the session, also on disk, when it is left or the fleet is closed. After a crash, gc deletes it. */
+  ephemeral?: boolean;
+  /** How long to wait for room in the server's memory (`session.maxActive`). Default: `30s`. */
+  wait?: Duration;
+  /** @deprecated The same as `wait`, in milliseconds. */
+  waitMs?: number;
+  signal?: AbortSignal;
+}
+
+export interface ResumeSessionOptions extends SessionOptions {
+  user: string;
+  /** How long to wait for room in the server's memory (`session.maxActive`). Default: `30s`. */
+  wait?: Duration;
+  /** @deprecated The same as `wait`, in milliseconds. */
+  waitMs?: number;
+  signal?: AbortSignal;
+}
+
+export interface SendOptions {
+  /** How long the turn may take before it is aborted. Default: no limit. */
+  timeout?: Duration;
+  /** @deprecated The same as `timeout`, in milliseconds. */
+  timeoutMs?: number;
+  /** How long to wait for a lease that another user holds. Default: `30s`. */
+  wait?: Duration;
+  /** @deprecated The same as `wait`, in milliseconds. */
+  waitMs?: number;
+  /** A lease on the session that the caller holds. The fleet checks it right before it sends the prompt. */
+  lease?: TurnLease;
+  /** Called once if the wait for a lease takes longer than a second. */
+  onWait?: (wait: LeaseWait) => void;
+  /** Called with each piece of the reply as it arrives. Iterating over the reply yields the same pieces. */
+  onDelta?: (text: string) => void;
+  /** Aborts the turn. */
+  signal?: AbortSignal;
+}
+
+export interface ExchangeOptions extends SendOptions {
+  user: string;
+  /** Further settings for the SDK's `resumeSession`. */
+  session?: SessionOptions;
+}
+
+/** The reply of a turn, and the state of the session after it. */
+export interface Exchange extends TurnReply {
+  session: SessionView;
+  /** @deprecated Use `text` and `event` of this object. */
+  reply: TurnReply;
+}
+
+export interface SpawnRequest {
+  /** The source of the server's GitHub token. Default: the recorded one, or `auth` of the configuration. */
+  token?: TokenSource;
+  cwd?: string;
+  /** How long to wait until the server answers. Default: `30s`. */
+  wait?: Duration;
+  /** @deprecated The same as `wait`, in milliseconds. */
+  waitMs?: number;
+}
+
+export interface StopRequest {
+  /** How long to wait for turns in flight. Default: `drain.timeout` of the configuration. */
+  drainTimeout?: Duration;
+  /** @deprecated The same as `drainTimeout`, in milliseconds. */
+  drainTimeoutMs?: number;
+  /** Whether to kill the servers at once, even during a turn. */
+  force?: boolean;
+  signal?: AbortSignal;
+}
+
+export interface RollingRequest extends Omit<StopRequest, "force"> {
+  /** The highest number of servers that may be without a process that admits turns at the same time. Default: 1. */
+  maxUnavailable?: number;
+}
+
+export interface RebalanceRequest {
+  /** How long to wait until no session of one user is in a turn. Default: `drain.timeout`. */
+  wait?: Duration;
+  /** @deprecated The same as `wait`, in milliseconds. */
+  waitMs?: number;
+}
+
+/** A user who was moved, and the result for the user's sessions on the previous host. */
+export interface MovedUser extends Released {
+  user: string;
+  from: string;
+  to: string;
+  /**
+   * Why the sessions on the previous host could not be released. Null if they were; sessions that stayed there have
+   * their own reasons in `kept`.
+   */
+  failure: string | null;
+}
+
+export interface Rebalanced extends Pick<RebalancePlan, "stays"> {
+  moved: MovedUser[];
+}
+
+export interface DrainRequest extends StopRequest {
+  /** @deprecated The same as `drainTimeout`. */
+  timeout?: Duration;
+}
+
+export interface SuperviseOptions {
+  /** Called with each log entry of the supervisor. */
+  log: ServeLog;
+  /**
+   * The address that the front door listens on, as in {@link OpenDoorOptions}. Default: `serve.listen` of the
+   * configuration.
+   */
+  listen?: string | Address | InheritedListener;
+  /** Cancels the start. */
+  signal?: AbortSignal;
+}
+
+export interface OpenDoorOptions extends DoorListeners {
+  /**
+   * An address such as "127.0.0.1:4300", port 0 for any free port, or an inherited descriptor. Default: `serve.listen`
+   * of the configuration.
+   */
+  listen?: string | Address | InheritedListener;
+  /** Cancels the wait for the address. */
+  signal?: AbortSignal;
+}

@@ -1,0 +1,170 @@
+import { randomBytes } from "node:crypto";
+import { chmodSync, mkdirSync, readdirSync, renameSync, rmSync, statSync, unlinkSync, writeFileSync } from "node:fs";
+import { basename, dirname, join, resolve } from "node:path";
+import { findProjectFile, PROJECT_FILE, readConfigFile } from "../config/load/files.js";
+import { guardedKeys } from "../config/load/guarded.js";
+import { flatten } from "../config/load/layers.js";
+import { type Environment, homeFolder, stateRoot } from "../config/load/paths.js";
+import {
+  parseTrust,
+  readOwn,
+  readTrust,
+  type TrustRecord,
+  trustDigest,
+  trustedName,
+  trustFolder,
+  trustRecordPath,
+} from "../config/load/trust.js";
+import { unusableFile } from "../config/problem.js";
+import { printable, shellQuote } from "../config/values/text.js";
+import { FleetError, quote, systemCode } from "../errors.js";
+import { unwritable } from "../runtime/files/server-folder.js";
+import { checkStateFolder, ensureStateFolder } from "../store/file/state-folder.js";
+
+export interface TrustOptions {
+  env: Environment;
+  cwd: string;
+}
+
+/** A project file, and its settings that need trust. */
+export interface ProjectFile {
+  path: string;
+  /** The guarded keys with their values as the fleet would use them. */
+  sets: Record<string, unknown>;
+  digest: string;
+}
+
+/**
+ * `trusted`: the file has the trusted content. `changed`: it has different content, so it is not trusted. `missing`:
+ * the file does not exist.
+ */
+export type TrustState = "trusted" | "changed" | "missing";
+
+export interface TrustView {
+  path: string;
+  trustedAt: string;
+  state: TrustState;
+}
+
+/**
+ * Reads a project file for the user to trust.
+ *
+ * @param given the file or its folder; if left out, the nearest file upward from the working folder
+ * @throws FleetError `FLEET_USAGE_INVALID` when the path is not a project file; `FLEET_CONFIG_…` when the file cannot
+ * be used, or others can write it.
+ */
+export function readProjectFile(given: string | undefined, { env, cwd }: TrustOptions): ProjectFile {
+  const path = given === undefined ? findProjectFile(cwd) : projectFileAt(given, cwd);
+  if (path === null) {
+    throw new FleetError(
+      "FLEET_USAGE_INVALID",
+      `There is no ${PROJECT_FILE} in ${printable(cwd)} or in a folder above it.`,
+      { suggestions: ["copilotfleet trust PATH"] },
+    );
+  }
+  const file = readConfigFile(path, process.geteuid?.());
+  if (file === undefined) throw unusableFile(path, "does not exist", ["copilotfleet trust --list"]);
+  refuseWritable(path);
+  const source = {
+    originOf: () => ({ from: "file", name: path }) as const,
+    folder: dirname(path),
+    home: homeFolder(env),
+  };
+  const layer = flatten(file.content, source);
+  const sets = Object.fromEntries(guardedKeys(layer).map((key) => [key, layer.get(key)?.value]));
+  const name = trustedName(path);
+  return { path: name, sets, digest: trustDigest(name, file.text) };
+}
+
+/**
+ * Records that the user trusts the file with this content.
+ *
+ * @throws FleetError `FLEET_STATE_…` when the record cannot be written.
+ */
+export function trustFile({ path, digest }: ProjectFile, { env, cwd }: TrustOptions): TrustView {
+  const root = stateRoot(env, { cwd });
+  const record: TrustRecord = { path, digest, trustedAt: new Date().toISOString() };
+  const target = trustRecordPath(root, path);
+  const temporary = `${target}.${randomBytes(6).toString("hex")}.tmp`;
+  try {
+    ensureStateFolder(root);
+    mkdirSync(trustFolder(root), { recursive: true, mode: 0o700 });
+    writeFileSync(temporary, `${JSON.stringify(record)}\n`, { mode: 0o600, flag: "wx" });
+    // The umask may have removed bits.
+    chmodSync(temporary, 0o600);
+    renameSync(temporary, target);
+  } catch (error) {
+    rmSync(temporary, { force: true });
+    throw unwritable(target, error);
+  }
+  return { path, trustedAt: record.trustedAt, state: "trusted" };
+}
+
+/** Lists the files that the user trusted and did not revoke, sorted by path. */
+export function listTrusted({ env, cwd }: TrustOptions): TrustView[] {
+  const root = stateRoot(env, { cwd });
+  checkStateFolder(root);
+  const records = namesIn(trustFolder(root)).flatMap((name) => {
+    const record = parseTrust(readOwn(join(trustFolder(root), name)) ?? "");
+    return record === undefined ? [] : [record];
+  });
+  return records
+    .map(({ path, digest, trustedAt }) => ({ path, trustedAt, state: stateOf(path, digest) }))
+    .sort((a, b) => (a.path < b.path ? -1 : 1));
+}
+
+/** Revokes the trust in a file. Returns its path, or an empty list if the file was not trusted. */
+export function revokeTrust(given: string, { env, cwd }: TrustOptions): string[] {
+  const root = stateRoot(env, { cwd });
+  checkStateFolder(root);
+  const name = trustedName(projectFileAt(given, cwd));
+  if (readTrust(root, name) === undefined) return [];
+  try {
+    unlinkSync(trustRecordPath(root, name));
+  } catch (error) {
+    if (systemCode(error) !== "ENOENT") throw unwritable(trustRecordPath(root, name), error);
+  }
+  return [name];
+}
+
+/** Returns the project file that a path names. The path is the file itself or its folder. */
+function projectFileAt(given: string, cwd: string): string {
+  const path = resolve(cwd, given);
+  if (basename(path) === PROJECT_FILE) return path;
+  if (given.trim() !== "" && statSync(path, { throwIfNoEntry: false })?.isDirectory() === true)
+    return join(path, PROJECT_FILE);
+  throw new FleetError("FLEET_USAGE_INVALID", `${quote(given)} is not a ${PROJECT_FILE}, nor a folder with one.`, {
+    suggestions: [`copilotfleet COMMAND --config ${shellQuote(printable(given))}`],
+  });
+}
+
+/** Refuses a file that others can write, because they could change it while the user reads it. */
+function refuseWritable(path: string): void {
+  const mode = statSync(path).mode & 0o7777;
+  if ((mode & 0o022) === 0) return;
+  throw unusableFile(
+    path,
+    `can be written by others (mode ${mode.toString(8).padStart(4, "0")}), so it cannot be trusted`,
+    [`chmod go-w ${shellQuote(printable(path))}`],
+  );
+}
+
+function stateOf(path: string, digest: string): TrustState {
+  try {
+    const file = readConfigFile(path, process.geteuid?.());
+    if (file === undefined) return "missing";
+    return trustDigest(path, file.text) === digest ? "trusted" : "changed";
+  } catch {
+    // The file could be used when the user trusted it. It cannot be used now, so it has changed.
+    return "changed";
+  }
+}
+
+function namesIn(folder: string): string[] {
+  try {
+    return readdirSync(folder).filter((name) => name.endsWith(".json"));
+  } catch (error) {
+    if (systemCode(error) === "ENOENT") return [];
+    throw error;
+  }
+}

@@ -1,0 +1,206 @@
+import { compareText } from "../../config/values/text.js";
+import { FleetError, quote } from "../../errors.js";
+import { readSessionFolder } from "../../runtime/history/session-state.js";
+import { sessionLocked } from "../../sessions/problems.js";
+import type { SessionRecord } from "../../store/store.js";
+import type { DoorContext } from "../context.js";
+import type { Link, Links, ServerLink } from "../routing/links.js";
+import type { Opener } from "../routing/opener.js";
+import { saysMoved } from "../routing/relay.js";
+import { type Attachment, isElsewhere, newAttachment } from "../state/attachments.js";
+import type { OpenRequests } from "../state/open-requests.js";
+import type { ClientRequest } from "../wire/client-message.js";
+import { methodDenied } from "../wire/refusals.js";
+
+export interface AnswersContext extends DoorContext {
+  user: string;
+  openRequests: OpenRequests;
+  attachments: Map<string, Attachment>;
+  /** Called when the client has opened the session on a server here. */
+  opened: (sessionId: string) => void;
+  /** Called when the client no longer gets events of the session, in which its own turn may still run. */
+  left: (sessionId: string) => void;
+  /** Called when the server ends while the client is leaving the session. */
+  lost: (sessionId: string) => void;
+  opener: Opener;
+  links: Links;
+}
+
+/** Answers the requests that the front door does not merely pass on: to open, leave, delete and list sessions. */
+export class Answers {
+  readonly #context: AnswersContext;
+
+  constructor(context: AnswersContext) {
+    this.#context = context;
+  }
+
+  async create(request: ClientRequest): Promise<void> {
+    const { opener, sessions, attachments } = this.#context;
+    const record = await opener.recordNew(request.params);
+    try {
+      await this.open(request, record, true);
+    } catch (error) {
+      attachments.delete(record.id);
+      await sessions.discard(record);
+      throw error;
+    }
+  }
+
+  async open(request: ClientRequest, record: SessionRecord, isNew: boolean): Promise<void> {
+    const { opener, attachments, openRequests } = this.#context;
+    const before = attachments.get(record.id);
+    const attachment = before ?? newAttachment(record.id, record.serverId, request.params);
+    let answer: unknown;
+    try {
+      await opener.open({
+        record,
+        asked: request.params,
+        isNew,
+        isOpen: before?.attached === true,
+        onLink: ({ id }) => {
+          attachment.linkId = id;
+          attachment.heard = true;
+          attachments.set(record.id, attachment);
+        },
+        onResult: (result, { own }) => {
+          attachment.attached = true;
+          attachment.asked = request.params;
+          answer = result;
+          // On the user's own server, reply now, so that the client gets the answer before the events that follow it. On
+          // other servers, reply later, because the session may not be ready before its options are set.
+          if (own) openRequests.reply(request, result);
+        },
+      });
+    } catch (error) {
+      attachment.heard = attachment.attached;
+      if (before === undefined) attachments.delete(record.id);
+      throw error;
+    }
+    this.#context.opened(record.id);
+    openRequests.reply(request, answer);
+  }
+
+  async delete(request: ClientRequest, record: SessionRecord): Promise<void> {
+    this.#context.openRequests.reply(request, await this.deleteHere(request.method, record));
+  }
+
+  /**
+   * Deletes a session that is on this host.
+   *
+   * @returns the server's answer
+   * @throws FleetError `FLEET_METHOD_DENIED` when the user is not the owner, `FLEET_SESSION_LOCKED` when somebody holds the
+   * session's lease, `FLEET_STATE_UNWRITABLE` when the server cannot delete the session's folder, and as
+   * `HostDirectory.assertStorage`, `Opener.serverFor` and `Upstream.ask`; `RpcError` when the server refuses.
+   */
+  async deleteHere(method: string, record: SessionRecord): Promise<unknown> {
+    const { store, user, opener, attachments, links, directory } = this.#context;
+    const { id } = record;
+    await this.#reopened(id);
+    if (record.owner !== user) throw methodDenied(method, "only the owner of a session deletes it");
+    const lease = await store.readLease(id);
+    if (lease !== null) throw sessionLocked(id, lease);
+    // With the shared storage unmounted, every session would look deleted.
+    await directory.assertStorage();
+    const near = (await directory.has(record)) ? links.server(record.serverId) : undefined;
+    const link = near ?? (await opener.link(await opener.serverFor(record)));
+    const result = (await link.upstream.ask(method, { sessionId: id })) as { success?: unknown };
+    // The runtime does not find a session that the client keeps in a folder of its own choice. Such a session stays.
+    const goesOn = result.success !== true && isElsewhere(attachments.get(id)?.asked ?? {});
+    if (!goesOn) {
+      if (readSessionFolder(link.server.home, id) === null) await store.deleteSession(id);
+      else refuseFailed(id, result);
+      attachments.delete(id);
+    }
+    return result;
+  }
+
+  /** Leaves the session on whichever server or host the client has it open. */
+  async detach(request: ClientRequest, record: SessionRecord): Promise<void> {
+    const { attachments, left, lost, links, openRequests } = this.#context;
+    await this.#reopened(record.id);
+    const attachment = attachments.get(record.id);
+    const link = links.live(attachment?.linkId ?? record.serverId);
+    if (link === undefined) {
+      // The server or host at the other end has gone, so there is nothing to leave.
+      attachments.delete(record.id);
+      openRequests.reply(request, { success: true });
+      return;
+    }
+    openRequests.forward(link, request, {
+      // Use this method even if the client sent "session.destroy", because a newer runtime may not know that old name.
+      method: "session.detach",
+      params: { sessionId: record.id },
+      onAnswer: (answer) => {
+        const moved = saysMoved(answer);
+        if (!answer.failed || moved) {
+          attachments.delete(record.id);
+          left(record.id);
+        }
+        if (!moved) return undefined;
+        openRequests.reply(request, { success: true }); // the session moved, so it is not open there any longer
+        return "hold";
+      },
+      onLost: () => {
+        attachments.delete(record.id);
+        lost(record.id);
+        return undefined;
+      },
+    });
+  }
+
+  /** Waits until nothing is reopening the session. Otherwise it would be open again after the client has left it. */
+  async #reopened(sessionId: string): Promise<void> {
+    const { attachments } = this.#context;
+    for (let under = attachments.get(sessionId)?.reopening; under; under = attachments.get(sessionId)?.reopening) {
+      await under.catch(() => "the request that needs it gets the error");
+    }
+  }
+
+  async list(link: ServerLink, request: ClientRequest): Promise<void> {
+    const { openRequests, directory } = this.#context;
+    if (link.own && directory.own === null) return openRequests.forward(link, request);
+    const result = (await link.upstream.ask(request.method, request.params)) as { sessions?: unknown };
+    const visible = await this.#visible();
+    const ids = new Set(visible.map(({ id }) => id));
+    const listed = Array.isArray(result.sessions) ? (result.sessions as { sessionId?: string }[]) : [];
+    const here = link.own ? listed : listed.filter(({ sessionId = "" }) => ids.has(sessionId));
+    // Sessions on other hosts are known only by their records, which lack the values that a filter compares.
+    const isFiltered = request.params.filter !== undefined && request.params.filter !== null;
+    const elsewhere = isFiltered ? [] : await this.#elsewhere(visible, here);
+    openRequests.reply(request, { ...result, sessions: [...here, ...elsewhere] });
+  }
+
+  /** The user's sessions on other hosts, as their records describe them. As on a bare server, only those with a turn. */
+  async #elsewhere(visible: readonly SessionRecord[], listed: readonly { sessionId?: string }[]): Promise<object[]> {
+    const { directory, user } = this.#context;
+    if (directory.own === null) return [];
+    const known = new Set(listed.map(({ sessionId }) => sessionId));
+    const found: object[] = [];
+    for (const record of visible) {
+      const { id, owner, turns, createdAt, lastUsedAt } = record;
+      if (known.has(id) || owner !== user || turns === 0 || (await directory.has(record))) continue;
+      found.push({ sessionId: id, startTime: createdAt, modifiedTime: lastUsedAt, isRemote: false });
+    }
+    return found;
+  }
+
+  async last(link: Link, request: ClientRequest): Promise<void> {
+    const { openRequests } = this.#context;
+    if (link.own) return openRequests.forward(link, request);
+    const used = (await this.#visible()).sort((a, b) => compareText(b.lastUsedAt, a.lastUsedAt));
+    const [last] = used;
+    openRequests.reply(request, last === undefined ? {} : { sessionId: last.id });
+  }
+
+  async #visible(): Promise<SessionRecord[]> {
+    const { store, user } = this.#context;
+    return (await store.listSessions()).filter(({ owner, members }) => owner === user || members.includes(user));
+  }
+}
+
+/** @throws FleetError `FLEET_STATE_UNWRITABLE` when the server could not delete the session, whose folder is still there. */
+function refuseFailed(id: string, result: unknown): void {
+  const { success, error } = (result ?? {}) as { success?: unknown; error?: unknown };
+  if (success !== false) return;
+  throw new FleetError("FLEET_STATE_UNWRITABLE", `Session ${quote(id)} could not be deleted: ${String(error)}.`);
+}

@@ -1,0 +1,116 @@
+import { isFleetError } from "../../errors.js";
+import { RpcError } from "../../runtime/client/raw-connection.js";
+import { isStoreTrouble } from "../../sessions/problems.js";
+import type { SessionRecord } from "../../store/store.js";
+import type { DoorEvent } from "../context.js";
+import type { ServerLink } from "../routing/links.js";
+import type { Routes } from "../routing/routes.js";
+import type { ClientRequest, Params } from "../wire/client-message.js";
+import { failure } from "../wire/refusals.js";
+import type { Answers, AnswersContext } from "./answers.js";
+
+export interface BulkDeletionContext extends AnswersContext {
+  routes: Routes;
+  onEvent: (event: Omit<DoorEvent, "address" | "user">) => void;
+}
+
+/** The runtime's error code for a parameter that is missing or has the wrong type (measured with 1.0.85). */
+const INTERNAL_ERROR = -32603;
+
+/**
+ * Deletes many sessions of a user in one request. The server alone would neither check who may delete a session nor delete
+ * its record, so the door handles each session like a `session.delete`. The answers have the same shape as a bare server's.
+ */
+export class BulkDeletion {
+  readonly #context: BulkDeletionContext;
+  readonly #answers: Answers;
+
+  constructor(context: BulkDeletionContext, answers: Answers) {
+    this.#context = context;
+    this.#answers = answers;
+  }
+
+  /** `sessions.bulkDelete`: like a bare server's, the answer omits the sessions that could not be deleted. */
+  async delete(link: ServerLink, request: ClientRequest): Promise<void> {
+    const { sessionIds } = request.params;
+    if (!Array.isArray(sessionIds)) throw invalid(request, "missing or non-array parameter 'sessionIds'");
+    const odd = sessionIds.find((id) => typeof id !== "string" || !/^[A-Za-z0-9._-]{1,128}$/.test(id));
+    if (odd !== undefined) throw invalid(request, `Invalid sessionId: ${JSON.stringify(odd)}`);
+    this.#context.openRequests.reply(request, {
+      freedBytes: await this.#deleteAll(link, request, sessionIds as string[]),
+    });
+  }
+
+  /** `sessions.pruneOld`: the server only lists the sessions that are old enough, and the door deletes them. */
+  async prune(link: ServerLink, request: ClientRequest): Promise<void> {
+    const { upstream } = link;
+    const plan = (await upstream.ask(request.method, { ...request.params, dryRun: true })) as PruneResult;
+    const { openRequests } = this.#context;
+    if (request.params.dryRun === true) return openRequests.reply(request, plan);
+    const freed = await this.#deleteAll(link, request, plan.candidates);
+    const kept = plan.candidates.filter((id) => freed[id] === undefined);
+    const result: PruneResult = {
+      deleted: Object.keys(freed),
+      candidates: [],
+      skipped: [...plan.skipped, ...kept],
+      freedBytes: Object.values(freed).reduce((sum, bytes) => sum + bytes, 0),
+      dryRun: false,
+    };
+    openRequests.reply(request, result);
+  }
+
+  /** @returns the freed bytes by session id, for the sessions that no longer exist. */
+  async #deleteAll(link: ServerLink, { method }: ClientRequest, ids: string[]): Promise<Record<string, number>> {
+    const { sizes } = (await link.upstream.ask("sessions.getSizes", {})) as { sizes: Record<string, number> };
+    const freed: Record<string, number> = {};
+    for (const sessionId of new Set(ids)) {
+      try {
+        const outcome = await this.#delete(sessionId);
+        if (outcome !== "kept") freed[sessionId] = outcome === "deleted" ? (sizes[sessionId] ?? 0) : 0;
+      } catch (error) {
+        const isAbout = error instanceof RpcError || (isFleetError(error) && !isStoreTrouble(error));
+        if (!isAbout) throw error;
+        this.#context.onEvent({ event: "denied", method, sessionId, ...failure(error) });
+      }
+    }
+    return freed;
+  }
+
+  async #delete(sessionId: string): Promise<"deleted" | "kept" | "not found"> {
+    const { store, routes, attachments } = this.#context;
+    const record = await this.#recordOf(sessionId);
+    if (record === null) return "not found";
+    const host = await routes.hostOf(record);
+    if (host === null) await this.#answers.deleteHere("session.delete", record);
+    else {
+      const { upstream } = await routes.peer(host);
+      await upstream.ask("session.delete", { sessionId });
+      attachments.delete(sessionId);
+    }
+    // The record still exists if the client keeps the session in a folder of its own choice (`configDirectory`).
+    return (await store.readSession(sessionId)) === null ? "deleted" : "kept";
+  }
+
+  /** Null if there is no such session, or if it is not this user's. */
+  async #recordOf(sessionId: string): Promise<SessionRecord | null> {
+    const { sessions, user } = this.#context;
+    try {
+      return await sessions.recordFor(sessionId, user);
+    } catch (error) {
+      if (isFleetError(error, "FLEET_SESSION_NOT_FOUND")) return null;
+      throw error;
+    }
+  }
+}
+
+interface PruneResult extends Params {
+  deleted: string[];
+  candidates: string[];
+  skipped: string[];
+  freedBytes: number;
+  dryRun: boolean;
+}
+
+function invalid({ method }: ClientRequest, why: string): RpcError {
+  return new RpcError(`Request ${method} failed with message: ${why}`, INTERNAL_ERROR);
+}

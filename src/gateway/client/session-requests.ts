@@ -1,0 +1,82 @@
+import { parse } from "../wire/server-message.js";
+
+/** A request that a server makes by an event to the clients of one session. They answer it by its id. */
+export interface SessionRequest {
+  /** The kind of a permission request. */
+  kind: string | undefined;
+  /** The name of the tool, if the request is about a client's tool. */
+  tool: string | undefined;
+}
+
+/** The events that ask for an answer, and the methods that give it. */
+const ANSWERED_BY = new Map(
+  Object.entries({
+    "external_tool.requested": ["session.tools.handlePendingToolCall"],
+    "command.execute": ["session.commands.handlePendingCommand"],
+    "command.queued": ["session.commands.respondToQueuedCommand"],
+    "elicitation.requested": ["session.ui.handlePendingElicitation"],
+    "user_input.requested": ["session.ui.handlePendingUserInput"],
+    "sampling.requested": ["session.ui.handlePendingSampling"],
+    "auto_mode_switch.requested": ["session.ui.handlePendingAutoModeSwitch"],
+    "session_limits_exhausted.requested": ["session.ui.handlePendingSessionLimitsExhausted"],
+    "exit_plan_mode.requested": ["session.ui.handlePendingExitPlanMode"],
+    "mcp.oauth_required": ["session.mcp.oauth.handlePendingRequest", "session.mcp.oauth.respond"],
+    "mcp.headers_refresh_required": ["session.mcp.headers.handlePendingHeadersRefreshRequest"],
+    // The runtime itself ties these to their sessions (measured with 1.0.85).
+    "permission.requested": [],
+  }),
+);
+
+const ANSWERS = new Set<string>([...ANSWERED_BY.values()].flat());
+
+/** Whether a method answers a request that the runtime finds by its id alone, regardless of the session. */
+export function isAnswer(method: string): boolean {
+  return ANSWERS.has(method);
+}
+
+const MAX_REQUESTS = 1_000;
+const MAX_SESSIONS = 10_000;
+
+/**
+ * The requests that servers made in sessions that this door's clients have open. The runtime keeps one table for all
+ * sessions of a server, so only the event shows which session a request belongs to. The requests are kept as long as
+ * the door exists, so that a user who connects again can answer an earlier request.
+ */
+export class SessionRequests {
+  readonly #sessions = new Map<string, Map<string, SessionRequest>>();
+
+  /** Stores the request that the event makes. Ignores all other events. */
+  note(sessionId: string, eventType: string, body: Buffer): void {
+    if (!ANSWERED_BY.has(eventType)) return;
+    const { requestId, toolName, permissionRequest } =
+      (parse(body) as { params: { event: RequestEvent } }).params.event.data ?? {};
+    if (typeof requestId !== "string") return;
+    const { kind, toolName: permitted } = permissionRequest ?? {};
+    const [tool] = [toolName, permitted].filter((name) => typeof name === "string");
+    const requests = this.#of(sessionId);
+    requests.set(requestId, { kind: typeof kind === "string" ? kind : undefined, tool });
+    dropOldest(requests, MAX_REQUESTS);
+  }
+
+  get(sessionId: string, requestId: unknown): SessionRequest | undefined {
+    return typeof requestId === "string" ? this.#sessions.get(sessionId)?.get(requestId) : undefined;
+  }
+
+  /** The session's requests. The session becomes the most recently used one. */
+  #of(sessionId: string): Map<string, SessionRequest> {
+    const requests = this.#sessions.get(sessionId) ?? new Map<string, SessionRequest>();
+    this.#sessions.delete(sessionId);
+    this.#sessions.set(sessionId, requests);
+    dropOldest(this.#sessions, MAX_SESSIONS);
+    return requests;
+  }
+}
+
+function dropOldest(map: Map<string, unknown>, most: number): void {
+  const oldest = map.keys().next().value;
+  if (map.size > most && oldest !== undefined) map.delete(oldest);
+}
+
+interface RequestEvent {
+  data?: { requestId?: unknown; toolName?: string; permissionRequest?: { kind?: unknown; toolName?: string } };
+}

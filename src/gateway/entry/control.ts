@@ -1,0 +1,140 @@
+import { LONGEST_TIMER_MS } from "../../config/values/duration.js";
+import { FleetError, isFleetError, option, quote } from "../../errors.js";
+import { abortable, deadline } from "../../runtime/deadline.js";
+import type { DoorContext, DoorEvent, DoorOwner } from "../context.js";
+import type { Protocol } from "../policy/protocols.js";
+import type { ClientMessage, ClientRequest, Params, RpcId } from "../wire/client-message.js";
+import type { ClientSocket } from "../wire/client-socket.js";
+import { ProtocolError } from "../wire/frames.js";
+import { encodeMessage, errorFrame, failure, methodDenied, REFUSED } from "../wire/refusals.js";
+import type { HostHolder } from "./tokens.js";
+
+/** Another host makes one call at a time on a connection, so this is far more than it needs. */
+const MAX_OPEN_CALLS = 100;
+
+/**
+ * A connection by which another host asks this one to act on its servers and sessions. It accepts only
+ * `fleet.call {method, params, limitMs}`. The table in `peers/calls/calls.ts` lists the methods that can be called. When the
+ * other host hangs up, its unfinished calls are aborted.
+ */
+export class ControlConnection {
+  readonly #socket: ClientSocket;
+  readonly #handle: DoorOwner["control"];
+  readonly #onEvent: (event: Omit<DoorEvent, "address" | "user">) => void;
+  readonly #gone = new AbortController();
+  #open = 0;
+
+  constructor(
+    socket: ClientSocket,
+    handle: DoorOwner["control"],
+    onEvent: (event: Omit<DoorEvent, "address" | "user">) => void,
+  ) {
+    this.#socket = socket;
+    this.#handle = handle;
+    this.#onEvent = onEvent;
+  }
+
+  /**
+   * Lets in another host that has shown a good token, and deletes the token. A token is good only once, so that it is
+   * useless to anybody who intercepts it.
+   *
+   * @throws FleetError `FLEET_TOKEN_REFUSED` when the token is meant for another host's door, or was already used.
+   */
+  static async greet(
+    { store, directory }: DoorContext,
+    { tokenId, door }: HostHolder,
+    { version }: Protocol,
+  ): Promise<Params> {
+    const isMeant = directory.own !== null && door === directory.own;
+    if (isMeant && (await store.deleteToken(tokenId))) return { protocolVersion: version };
+    throw new FleetError("FLEET_TOKEN_REFUSED", "A host's token is valid once, at one front door.");
+  }
+
+  /** @throws ProtocolError when too many calls are unanswered. */
+  take(message: ClientMessage): void {
+    switch (message.kind) {
+      case "request":
+        if (this.#open >= MAX_OPEN_CALLS) {
+          throw new ProtocolError(`The connection has more than ${MAX_OPEN_CALLS} unanswered calls.`, -32600);
+        }
+        void this.#call(message);
+        break;
+      case "unfit":
+        this.#socket.send(errorFrame(message.id, message.rpcCode, message.message));
+        break;
+      case "response":
+        this.#onEvent({ event: "dropped", detail: "an answer to no open request" });
+        break;
+      case "notification":
+        if (!message.method.startsWith("$/")) this.#onEvent({ event: "dropped", detail: "a notification" });
+        break;
+    }
+  }
+
+  close(): void {
+    this.#gone.abort(new Error("the other host has hung up"));
+  }
+
+  /** Never rejects. */
+  async #call({ id, method, params }: ClientRequest): Promise<void> {
+    this.#open += 1;
+    try {
+      if (method !== "fleet.call") throw methodDenied(method, 'another host may only send "fleet.call"');
+      const call = readCall(params);
+      using limit = deadline(call.limitMs, this.#gone.signal);
+      const work = this.#handle(call.method, call.params, limit.signal);
+      const result = await abortable(work, limit.signal).catch((error: unknown) => {
+        throw error === limit.signal.reason ? tooSlow(call, error) : error;
+      });
+      this.#socket.send(encodeMessage({ id, result: result ?? null }));
+    } catch (error) {
+      if (this.#gone.signal.aborted) return;
+      this.#refuse(id, method, error);
+    } finally {
+      this.#open -= 1;
+    }
+  }
+
+  #refuse(id: RpcId, method: string, error: unknown): void {
+    if (!isFleetError(error)) {
+      this.#onEvent({ event: "failed", method, ...failure(error) });
+    }
+    const refusal = isFleetError(error)
+      ? error
+      : new FleetError("FLEET_INTERNAL", "The other host failed to handle the call. See its log.");
+    const { code, retryAfterMs, limit } = refusal;
+    // Options are named differently for a program and for a command. Only the other host knows which of the two will
+    // show this error.
+    const { message, suggestions } = refusal.describe(option);
+    const data = { code, suggestions, retryAfterMs, limit };
+    this.#socket.send(encodeMessage({ id, error: { code: REFUSED, message, data } }));
+  }
+}
+
+interface Call {
+  method: string;
+  params: Params;
+  limitMs: number;
+}
+
+/** Uses the same code as a caller that gets no answer in time, because in both cases the work may still be done. */
+function tooSlow({ method, limitMs }: Call, cause: unknown): FleetError {
+  return new FleetError("FLEET_HOST_AWAY", `The other host did not finish ${quote(method)} within ${limitMs} ms.`, {
+    suggestions: ["copilotfleet top", "Try again in a moment."],
+    cause,
+  });
+}
+
+function readCall({ method, params = {}, limitMs }: Params): Call {
+  const isLimit = typeof limitMs === "number" && limitMs > 0 && limitMs <= LONGEST_TIMER_MS;
+  if (
+    typeof method === "string" &&
+    isLimit &&
+    typeof params === "object" &&
+    params !== null &&
+    !Array.isArray(params)
+  ) {
+    return { method, params: params as Params, limitMs };
+  }
+  throw methodDenied("fleet.call", "it needs a method, an object of parameters and a limit in milliseconds");
+}

@@ -1,0 +1,184 @@
+import { createHash, randomBytes, timingSafeEqual } from "node:crypto";
+import { compareText } from "../../config/values/text.js";
+import { FleetError, quote } from "../../errors.js";
+import type { Store, TokenRecord } from "../../store/store.js";
+
+/**
+ * The tokens that clients present at the front door: `cft_<id>_<secret>`. The id finds the record. The secret has 256
+ * random bits. The store keeps a hash of the whole token.
+ */
+const TOKEN = /^cft_([a-z0-9]{16})_[A-Za-z0-9_-]{43}$/;
+const ID_BYTES = 8;
+const SECRET_BYTES = 32;
+/** Stands in for the hash of a missing token, so that a lookup takes as long as a comparison. */
+const NO_HASH = "0".repeat(64);
+
+/** A token without its secret, which only {@link issueToken} returns. Times are ISO 8601 in UTC. */
+export interface TokenView {
+  id: string;
+  user: string;
+  createdAt: string;
+  expiresAt: string | null;
+  expired: boolean;
+}
+
+export interface IssuedToken {
+  /** The token itself, which cannot be read again. */
+  token: string;
+  id: string;
+  user: string;
+  expiresAt: string | null;
+}
+
+/** The user that a token stands for. */
+export interface TokenHolder {
+  role?: undefined;
+  tokenId: string;
+  user: string;
+  /** The lease that covers the user's turns in a session. */
+  lease?: TokenRecord["lease"] | undefined;
+}
+
+/** The host that a token stands for. The token is good for one connection to one front door. */
+export interface HostHolder {
+  role: "host";
+  tokenId: string;
+  /** The name of the other host. */
+  host: string;
+  /** The host whose front door takes the token. */
+  door: string;
+}
+
+/** A host cannot pass for a user, because a user id cannot contain a colon. */
+const HOST_PREFIX = "host:";
+/** How long another host has to connect, in milliseconds. */
+const HOST_TOKEN_MS = 60_000;
+
+type Kind = Pick<TokenRecord, "role" | "door" | "passing" | "lease">;
+
+/**
+ * Makes a token for a user.
+ *
+ * @param ttlMs how long the token is good, in milliseconds; null if it is good until it is revoked
+ * @param kind `passing` for a token that the fleet makes for its own connection; `lease` for a lease that is held
+ * already
+ */
+export async function issueToken(
+  store: Store,
+  user: string,
+  ttlMs: number | null,
+  kind: Kind = {},
+): Promise<IssuedToken> {
+  const id = randomBytes(ID_BYTES).toString("hex");
+  const token = `cft_${id}_${randomBytes(SECRET_BYTES).toString("base64url")}`;
+  const now = await store.now();
+  const expiresAt = ttlMs === null ? null : new Date(now + ttlMs).toISOString();
+  const record = { ...kind, id, user, sha256: hashOf(token), createdAt: new Date(now).toISOString(), expiresAt };
+  await store.createToken(record);
+  return { token, id, user, expiresAt };
+}
+
+/**
+ * Makes a token with which host `from` connects to the front door of host `to`. It is good for one connection, for a
+ * minute.
+ */
+export async function issueHostToken(store: Store, from: string, to: string): Promise<IssuedToken> {
+  return await issueToken(store, `${HOST_PREFIX}${from}`, HOST_TOKEN_MS, { role: "host", door: to, passing: true });
+}
+
+/** Deletes expired tokens that the fleet made for its own connections and that a crash left behind. */
+export async function sweepTokens(store: Store): Promise<void> {
+  for (const record of await store.listTokens()) {
+    if (record.passing === true && (await isExpired(store, record))) await store.deleteToken(record.id);
+  }
+}
+
+/**
+ * The user or host that the token stands for, or null when the token is not good. Malformed, unknown, wrong, revoked
+ * and expired tokens give the same result. Costs one read of the store, and for a token that expires a read of the
+ * store's clock.
+ */
+export async function verifyToken(store: Store, token: unknown): Promise<TokenHolder | HostHolder | null> {
+  const id = tokenIdIn(token);
+  if (id === undefined) return null;
+  const record = await store.readToken(id);
+  const good = isSameHash(hashOf(String(token)), record?.sha256 ?? NO_HASH);
+  if (!good || record === null || (await isExpired(store, record))) return null;
+  const { role, user, door = "", lease } = record;
+  if (role === "host") return { role, tokenId: id, host: user.slice(HOST_PREFIX.length), door };
+  return { tokenId: id, user, lease };
+}
+
+/** Recognizes a token that is presented again, without keeping the token. */
+export function recognizer(token: string): (shown: unknown) => boolean {
+  const hash = hashOf(token);
+  return (shown) => typeof shown === "string" && isSameHash(hashOf(shown), hash);
+}
+
+/** The id in a token; undefined if the value does not have the form of a token. */
+export function tokenIdIn(token: unknown): string | undefined {
+  return typeof token === "string" ? TOKEN.exec(token)?.[1] : undefined;
+}
+
+/** Whether a verified token may still be used: it was neither revoked nor has it expired. */
+export async function isTokenGood(store: Store, { tokenId, user }: TokenHolder): Promise<boolean> {
+  const record = await store.readToken(tokenId);
+  return record !== null && record.role === undefined && record.user === user && !(await isExpired(store, record));
+}
+
+/** The tokens of one user or of all users, the newest first. Tokens of hosts are left out. */
+export async function listTokens(store: Store, user?: string): Promise<TokenView[]> {
+  const records = await store.listTokens();
+  const now = await store.now();
+  return records
+    .filter((record) => record.role === undefined && (user === undefined || record.user === user))
+    .sort((a, b) => compareText(b.createdAt, a.createdAt) || compareText(a.id, b.id))
+    .map((record) => ({
+      id: record.id,
+      user: record.user,
+      createdAt: record.createdAt,
+      expiresAt: record.expiresAt,
+      expired: isOver(record, now),
+    }));
+}
+
+/**
+ * Revokes tokens by their ids, or all tokens of a user. Connections that were made with them end within seconds.
+ *
+ * @returns the ids. A token that did not exist counts as revoked.
+ */
+export async function revokeTokens(store: Store, which: { ids: readonly string[] } | { user: string }) {
+  const ids = "ids" in which ? which.ids : (await listTokens(store, which.user)).map(({ id }) => id);
+  for (const id of ids) await store.deleteToken(id);
+  return [...ids];
+}
+
+/** @throws FleetError `FLEET_USAGE_INVALID`. The message does not quote a value that may be a whole token. */
+export function validateTokenId(value: string): string {
+  if (/^[a-z0-9]{1,64}$/.test(value)) return value;
+  const what = value.startsWith("cft_")
+    ? "This is a token and not its id. Revoke the token, because others can read it on the command line. The id of a token"
+    : `${quote(value)} is not the id of a token. An id`;
+  throw new FleetError("FLEET_USAGE_INVALID", `${what} consists of lower-case letters and digits.`, {
+    suggestions: ["copilotfleet token list"],
+  });
+}
+
+/** Uses the store's clock, because the host that made the token may have another clock than this one. */
+async function isExpired(store: Store, record: TokenRecord): Promise<boolean> {
+  return record.expiresAt !== null && isOver(record, await store.now());
+}
+
+function isOver({ expiresAt }: TokenRecord, now: number): boolean {
+  // A date that cannot be read counts as past, which is the safe side.
+  return expiresAt !== null && !(Date.parse(expiresAt) > now);
+}
+
+function hashOf(token: string): string {
+  return createHash("sha256").update(token).digest("hex");
+}
+
+function isSameHash(a: string, b: string): boolean {
+  const [left, right] = [Buffer.from(a), Buffer.from(b)];
+  return left.length === right.length && timingSafeEqual(left, right);
+}

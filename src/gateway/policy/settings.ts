@@ -1,0 +1,229 @@
+import type { Config } from "../../config/schema.js";
+import { type FleetError, quote } from "../../errors.js";
+import type { Isolation, SessionRecord } from "../../store/store.js";
+import { isBelowHome } from "../routing/below-home.js";
+import { hasCredentials } from "../routing/server-setup.js";
+import type { Params } from "../wire/client-message.js";
+import { approvalDenied, hostDenied, methodDenied } from "../wire/refusals.js";
+import { decidesOnTools, reachesHost } from "./reach.js";
+
+/** The conditions that decide which settings a client may make on its session, and which ones the fleet adds. */
+export interface Surroundings {
+  config: Config;
+  /** Whether it is the user's own server, with no other user's sessions on it. */
+  own: boolean;
+  /** Whether the session belongs to another user, who made this user a member. */
+  member: boolean;
+  isolation: Isolation;
+  /** `COPILOT_HOME` of the server. */
+  home: string;
+  /** The fleet's model provider with its key. */
+  provider: object | null;
+  /** The user's own GitHub token, on a server that is not the user's own. */
+  gitHubToken: string | null;
+}
+
+/** Each names a model service, or credentials for one. */
+const CREDENTIALS = ["provider", "providers", "gitHubToken", "gitHubTokenProviderRegistrationId"];
+
+/** Parameters of `session.resume` that `session.create` does not have. */
+const RESUME_ONLY = ["disableResume", "continuePendingWork", "openCanvases", "requestedEnvironmentVariables"];
+
+/**
+ * The parameters that a client may set for a session on a server with other users. None of them names a path or a
+ * process.
+ */
+const HARMLESS = new Set(
+  `sessionId clientName model reasoningEffort reasoningSummary contextTier systemMessage tools toolSearch commands
+  availableTools excludedTools toolFilterPrecedence excludedBuiltinAgents modelCapabilities enableSessionTelemetry
+  enableCitations sessionLimits requestPermission requestUserInput requestElicitation askUserVariant requestExitPlanMode
+  requestAutoModeSwitch hooks streaming includeSubAgentStreamingEvents envValueMode customAgents customAgentsLocalOnly
+  defaultAgent agent skipEmbeddingRetrieval embeddingCacheStorage enableOnDemandInstructionDiscovery enableFileHooks
+  enableHostGitOperations enableSessionStore enableSkills mcpOAuthTokenStorage infiniteSessions memory disableResume
+  continuePendingWork gitHubToken gitHubTokenProviderRegistrationId traceparent tracestate isExperimentalMode`.split(
+    /\s+/,
+  ),
+);
+
+/** More parameters that a client may set on the user's own server, even if it must not use files and programs. */
+const HARMLESS_ON_OWN = new Set(
+  `canvases requestCanvasRenderer canvasProvider openCanvases provider providers capi models enableFileChangeTracking
+  requestMcpApps enableGitHubTelemetryForwarding organizationCustomInstructions disabledSkills disabledMcpServers
+  largeOutput`.split(/\s+/),
+);
+
+/** Settings that may approve tools. */
+const APPROVING = ["managedSettings", "enableManagedSettings"];
+
+/**
+ * Settings of every session on a shared server, which the client cannot change. The SDK's own `mode: "empty"` makes the
+ * same ones (client.js, configDefaultsForMode). They keep a session away from the host and from other sessions.
+ */
+const APART = {
+  mcpOAuthTokenStorage: "in-memory",
+  skipEmbeddingRetrieval: true,
+  embeddingCacheStorage: "in-memory",
+  enableOnDemandInstructionDiscovery: false,
+  enableFileHooks: false,
+  enableHostGitOperations: false,
+  enableSessionStore: false,
+  enableSkills: false,
+  memory: { enabled: false },
+  customAgentsLocalOnly: true,
+};
+
+/** The rest of these settings, which the runtime accepts only through `session.options.update`. */
+export const APART_OPTIONS: Params = {
+  skipCustomInstructions: true,
+  customAgentsLocalOnly: true,
+  coauthorEnabled: false,
+  manageScheduleEnabled: false,
+  installedPlugins: [],
+  includedBuiltinSkills: [],
+};
+
+/** Options that a client may change for a session on a server with other users. */
+const HARMLESS_OPTIONS = new Set([
+  "sessionId",
+  "model",
+  "reasoningEffort",
+  "reasoningSummary",
+  "verbosity",
+  "clientName",
+  "excludedTools",
+  "enableStreaming",
+  "askUserDisabled",
+  "enableReasoningSummaries",
+  "sessionLimits",
+  "contextTier",
+]);
+
+/** More options that a client may change on the user's own server, even if it must not use files and programs. */
+const HARMLESS_OPTIONS_ON_OWN = new Set(
+  `modelCapabilitiesOverrides lspClientName integrationId isExperimentalMode provider capi availableTools
+  includedBuiltinAgents excludedBuiltinAgents toolFilterPrecedence allowAllMcpServerInstructions includedBuiltinSkills
+  disabledSkills enableOnDemandInstructionDiscovery maxInlineBinaryBytes customAgentsLocalOnly suppressCustomAgentPrompt
+  skipCustomInstructions disabledInstructionSources coauthorEnabled continueOnAutoMode runningInInteractiveMode
+  agentContext eventsLogIncludesSubagents additionalContentExclusionPolicies manageScheduleEnabled sessionCapabilities
+  skipEmbeddingRetrieval organizationCustomInstructions enableHostGitOperations enableSessionStore enableSkills
+  envValueMode`.split(/\s+/),
+);
+
+/** Options that redirect the session's model requests, and the fleet's credentials with them. */
+const REROUTING = ["provider", "copilotUrl", "capi"];
+
+/**
+ * The parameters that a server gets for `session.create` or `session.resume`.
+ *
+ * @param asked the client's own parameters
+ * @throws FleetError `FLEET_METHOD_DENIED` for a parameter that is not allowed on that server.
+ */
+export function sessionParams(
+  method: "session.create" | "session.resume",
+  asked: Params,
+  record: SessionRecord,
+  surroundings: Surroundings,
+): Params {
+  const { config, own, provider, gitHubToken } = surroundings;
+  // A session in the cloud would not be on a server of this fleet, and the fleet could not choose its id.
+  if (asked.cloud !== undefined) throw methodDenied(method, '"cloud" sessions are not on any server of this fleet');
+  refuseReach(method, asked, surroundings);
+  const params: Params = { ...asked, sessionId: record.id };
+  if (method === "session.create") for (const name of RESUME_ONLY) delete params[name];
+  if (CREDENTIALS.every((name) => isAbsent(asked[name]))) {
+    // The runtime accepts a token or a provider for a session, but not both.
+    if (provider !== null) params.provider = provider;
+    else if (gitHubToken !== null) params.gitHubToken = gitHubToken;
+  }
+  // A resumed session keeps the model in its history, because its user may have switched models.
+  if (method === "session.create" && isAbsent(params.model)) {
+    const model = record.model ?? config.session.model;
+    if (model !== null) params.model = model;
+  }
+  if (isAbsent(params.infiniteSessions)) {
+    params.infiniteSessions = record.persistence === "ephemeral" ? { enabled: false } : config.session.infinite;
+  }
+  if (own && config.session.tools !== null) params.availableTools = allowedTools(asked, config.session.tools);
+  return own ? params : { ...params, ...apart(asked, surroundings) };
+}
+
+/** @throws FleetError `FLEET_METHOD_DENIED` for an option that is not allowed on that server. */
+export function checkOptions(
+  method: string,
+  asked: Params,
+  { own, member, isolation, config }: Pick<Surroundings, "own" | "member" | "isolation" | "config">,
+): void {
+  const rerouting = REROUTING.find((name) => !isAbsent(asked[name]));
+  if (rerouting !== undefined && (hasCredentials(config) || !own)) {
+    throw methodDenied(method, `"${rerouting}" would take the fleet's credentials elsewhere`);
+  }
+  if (own && config.session.tools !== null && !isAbsent(asked.availableTools)) {
+    throw methodDenied(method, '"availableTools" is set by the fleet (session.tools)');
+  }
+  if (reachesHost({ own, config })) return;
+  if (member && !isAbsent(asked.excludedTools))
+    throw methodDenied(method, 'only the owner of a session sets "excludedTools"');
+  for (const [name, value] of Object.entries(asked)) {
+    if (HARMLESS_OPTIONS.has(name)) continue;
+    // On a shared server every session has these values already. On another user's own server the choice is that
+    // user's.
+    if ((own || isolation === "shared") && JSON.stringify(APART_OPTIONS[name]) === JSON.stringify(value)) continue;
+    if (!own || !(HARMLESS_OPTIONS_ON_OWN.has(name) || isAbsent(value))) throw settingDenied(method, name, own);
+  }
+}
+
+function apart(asked: Params, { config, isolation, member }: Surroundings): Params {
+  const allowed = config.session.tools ?? [];
+  // A member's hooks could change the input and the output of the owner's tools. A member's choice of tools could
+  // replace the owner's.
+  const others = { systemMessage: undefined, hooks: false, excludedTools: undefined, excludedBuiltinAgents: undefined };
+  // On another user's own server the session keeps the tools that its owner gave it.
+  if (isolation === "per-user") return { ...others, requestExitPlanMode: false, availableTools: undefined };
+  if (member) return { ...APART, ...others, availableTools: allowedTools({}, allowed) };
+  // A hook may allow a tool without the client being asked. This is harmless while the session has only the client's
+  // own tools.
+  const hooks = asked.hooks === true && (config.session.approve === "all" || allowed.length === 0);
+  return { ...APART, hooks, availableTools: allowedTools(asked, allowed) };
+}
+
+/** The allowed tools that the client chose, and all of the client's own tools, because those run in the client. */
+function allowedTools({ availableTools }: Params, allowed: readonly string[]): string[] {
+  if (!Array.isArray(availableTools)) return [...allowed, "custom:*"];
+  return availableTools.filter(
+    (name) => typeof name === "string" && (name.startsWith("custom:") || allowed.includes(name)),
+  );
+}
+
+function refuseReach(method: string, asked: Params, { own, config, home }: Surroundings): void {
+  const approving = APPROVING.find((name) => isSet(asked[name]));
+  if (approving !== undefined && !decidesOnTools({ own, config })) throw approvalDenied(method, approving);
+  if (reachesHost({ own, config })) {
+    if (isAbsent(asked.configDir) || isBelowHome(asked.configDir, home)) return;
+    const allowed = `an absolute path in the home of the user's own server, ${quote(home)}`;
+    throw methodDenied(method, `"configDir" (configDirectory in the SDK) must be ${allowed}`);
+  }
+  for (const [name, value] of Object.entries(asked)) {
+    if (HARMLESS.has(name) || isAbsent(value)) continue;
+    if (!own || (!HARMLESS_ON_OWN.has(name) && isSet(value))) throw settingDenied(method, name, own);
+  }
+  // An agent may bring its own MCP servers, which are processes.
+  if (/"mcp[-_]?servers"/i.test(JSON.stringify(asked.customAgents ?? null)))
+    throw settingDenied(method, "customAgents.mcpServers", own);
+  if (isSet((asked.largeOutput as Params | null | undefined)?.outputDir))
+    throw settingDenied(method, "largeOutput.outputDir", own);
+}
+
+function settingDenied(method: string, name: string, own: boolean): FleetError {
+  if (own) return hostDenied(method, `${JSON.stringify(name)} reaches files or programs`);
+  return methodDenied(method, `${JSON.stringify(name)} cannot be set on a server that other users share`);
+}
+
+/** Whether a value sets something. Empty lists, empty objects and `false` do not. */
+function isSet(value: unknown): boolean {
+  if (typeof value === "object" && value !== null) return Object.keys(value).length > 0;
+  return !isAbsent(value) && value !== false;
+}
+
+function isAbsent(value: unknown): boolean {
+  return value === undefined || value === null;
+}

@@ -1,0 +1,71 @@
+import { isHostName, parseAddress } from "../../config/rules.js";
+import { hostAway } from "../../hosts/problems.js";
+import { RpcError } from "../../runtime/client/raw-connection.js";
+import { deadline } from "../../runtime/deadline.js";
+import type { HostRecord } from "../../store/store.js";
+import type { Params } from "../wire/client-message.js";
+import { AUTHENTICATION_FAILED, tokenEnded } from "../wire/refusals.js";
+import { type OpenUpstream, Upstream, type UpstreamListener } from "../wire/upstream.js";
+
+/** How long another host may take to accept a connection, in milliseconds. */
+const CONNECT_MS = 2_000;
+/**
+ * How long that host's front door may take to answer `connect`, in milliseconds. It may have to start a server first.
+ */
+const ANSWER_MS = 30_000;
+
+/**
+ * Connects one client to the front doors of other hosts, and names itself there as the host that relays the client.
+ * Only this object keeps the client's token. It keeps it in memory, for as long as the client is connected.
+ */
+export class PeerDialer {
+  readonly #own: string;
+  readonly #hello: Params;
+  readonly #token: string;
+  readonly #isGood: () => Promise<boolean>;
+
+  /**
+   * @param hello the client's own parameters of `connect`, without its token
+   * @param isGood whether the token may still be used
+   */
+  constructor(own: string, hello: Params, token: string, isGood: () => Promise<boolean>) {
+    this.#own = own;
+    this.#hello = hello;
+    this.#token = token;
+    this.#isGood = isGood;
+  }
+
+  /**
+   * @throws FleetError `FLEET_HOST_AWAY`, `FLEET_TOKEN_REFUSED`; `RpcError` with the fleet's error from the other front
+   * door.
+   */
+  async open(host: HostRecord, listener: UpstreamListener, signal: AbortSignal): Promise<OpenUpstream> {
+    const address = host.door === null ? null : parseAddress(host.door);
+    if (address === null) throw hostAway(host.name);
+    // The token may have ended since the client connected. The other front door would count it as a wrong token and
+    // answer late.
+    if (!(await this.#isGood())) throw tokenEnded();
+    const endpoint = { address: address.host, port: address.port, token: this.#token };
+    const hello = { ...this.#hello, fleet: { via: this.#own, hops: 1 } };
+    using limit = deadline(ANSWER_MS, signal);
+    try {
+      return await Upstream.open(endpoint, hello, listener, limit.signal, CONNECT_MS);
+    } catch (error) {
+      const refusal = error instanceof Error ? error.cause : undefined;
+      if (refusal instanceof RpcError && refusal.rpcCode === AUTHENTICATION_FAILED) throw tokenEnded();
+      throw refusal instanceof RpcError && refusal.fleetCode !== undefined ? refusal : hostAway(host.name, error);
+    }
+  }
+}
+
+/**
+ * Reads the `fleet` parameter of `connect`, in which a client claims that another host's front door relays it. The
+ * claim needs no proof, because it only takes rights away.
+ *
+ * @returns the name of that host, for the log; undefined if the client makes no such claim.
+ */
+export function relayedFrom(fleet: unknown): string | undefined {
+  if (fleet === undefined) return undefined;
+  const via = typeof fleet === "object" && fleet !== null && "via" in fleet ? fleet.via : undefined;
+  return typeof via === "string" && isHostName(via) ? via : "unknown";
+}

@@ -1,0 +1,234 @@
+import { sessionMoved, userMoved } from "../../hosts/problems.js";
+import { deadline } from "../../runtime/deadline.js";
+import type { HostRecord, ServerRecord, SessionRecord } from "../../store/store.js";
+import type { DoorContext, DoorEvent } from "../context.js";
+import type { Attachment } from "../state/attachments.js";
+import type { Turn } from "../state/turn.js";
+import { serverLost } from "../wire/refusals.js";
+import { isPeerLinkId, type Link, type Links, type PeerLink, peerLinkId, type ServerLink } from "./links.js";
+import type { Opener } from "./opener.js";
+
+export interface RoutesContext extends DoorContext {
+  user: string;
+  /**
+   * Whether another host's front door relays the client. Such a client gets only what is on this host, and is not
+   * relayed again.
+   */
+  relayed: boolean;
+  links: Links;
+  opener: Opener;
+  attachments: Map<string, Attachment>;
+  turn: (sessionId: string) => Turn | undefined;
+  /** Tells the client that the session's turn, if there is one, has ended without a result. */
+  cut: (attachment: Attachment, message: string) => void;
+  /** The client has the session open again, on a server here. */
+  opened: (sessionId: string) => void;
+  onEvent: (event: Omit<DoorEvent, "address" | "user">) => void;
+  /** Aborts when the client has gone. */
+  signal: AbortSignal;
+}
+
+/**
+ * How long it may take to connect to another host's front door, in milliseconds. The door may have to start a server
+ * before it answers.
+ */
+const PEER_MS = 35_000;
+
+const MOVED =
+  "The session moved to another server or host during the turn. It still works there: send the prompt again.";
+
+/** Chooses where the requests of one client go: to a server of this host, or to the front door of another host. */
+export class Routes {
+  readonly #context: RoutesContext;
+  #home: ServerRecord | undefined;
+
+  constructor(context: RoutesContext) {
+    this.#context = context;
+  }
+
+  /**
+   * The other host that has the session; null if this host has it, or is to have it.
+   *
+   * @param record the current record, read just now
+   * @throws FleetError `FLEET_SESSION_MOVED` when another host relayed the client here but the session is not here; and
+   * the errors of `HostDirectory.whereIs`.
+   */
+  async hostOf(record: SessionRecord): Promise<HostRecord | null> {
+    const { directory, relayed, attachments } = this.#context;
+    const attachment = attachments.get(record.id);
+    const where = await directory.whereIs(record);
+    if (where.here) {
+      // The record has another term of this host, so the session may have been elsewhere since. Do not use what is in
+      // memory.
+      if (attachment?.attached === true && !(await directory.has(record))) this.leave(attachment);
+      return null;
+    }
+    if (!relayed) return where.host;
+    if (attachment !== undefined) this.leave(attachment);
+    attachments.delete(record.id);
+    throw sessionMoved(record, where.host);
+  }
+
+  /**
+   * The same for new sessions and for requests without a session.
+   *
+   * @throws FleetError `FLEET_SESSION_MOVED` when another host relayed the client here but the user is not placed here;
+   * and the errors of `HostDirectory.place`.
+   */
+  async homeHost(): Promise<HostRecord | null> {
+    const { directory, user, relayed } = this.#context;
+    const where = await directory.place(user);
+    if (where.here) return null;
+    if (relayed) throw userMoved(user, where.host);
+    return where.host;
+  }
+
+  async home(): Promise<Link> {
+    const host = await this.homeHost();
+    return host === null ? await this.homeHere() : await this.peer(host);
+  }
+
+  /** The server here for requests without a session. */
+  async homeHere(): Promise<ServerLink> {
+    const { links, opener } = this.#context;
+    const live = this.#home && links.server(this.#home.id);
+    if (live !== undefined) return live;
+    // On shared servers a client stays where it was placed first.
+    this.#home =
+      this.#home === undefined || this.#home.isolation === "per-user"
+        ? await opener.homeServer()
+        : await opener.again(this.#home);
+    return await opener.link(this.#home);
+  }
+
+  /**
+   * Connects to the front door of that host.
+   *
+   * @throws as `Links.toPeer`.
+   */
+  async peer(host: HostRecord): Promise<PeerLink> {
+    using limit = deadline(PEER_MS, this.#context.signal);
+    return await this.#context.links.toPeer(host, limit.signal);
+  }
+
+  /**
+   * The session's server here. If the client has opened the session, the session is loaded for it.
+   *
+   * @throws FleetError `FLEET_SESSION_MOVED` when another host has the session; and the errors of `Opener.open`.
+   */
+  async local(record: SessionRecord): Promise<ServerLink> {
+    const { links, opener, attachments, directory } = this.#context;
+    const attachment = attachments.get(record.id);
+    if (attachment === undefined) {
+      const near = links.server(record.serverId);
+      return near !== undefined && (await directory.has(record))
+        ? near
+        : await opener.link(await opener.serverFor(record));
+    }
+    if (isPeerLinkId(attachment.linkId)) this.#bring(attachment, record.serverId);
+    const live = links.server(attachment.linkId);
+    if (live !== undefined && attachment.attached) return live;
+    const link = await this.#reopened(attachment, async () => await this.#openHere(attachment));
+    if (link.kind === "peer") throw sessionMoved(record, link.host);
+    return link;
+  }
+
+  /**
+   * The same for a session on another host.
+   *
+   * @throws FleetError as {@link peer}; `RpcError` with the refusal of that host.
+   */
+  async remote(record: SessionRecord, host: HostRecord): Promise<PeerLink> {
+    const { links, attachments } = this.#context;
+    const attachment = attachments.get(record.id);
+    if (attachment === undefined) return await this.peer(host);
+    const id = peerLinkId(host);
+    if (attachment.linkId !== id) this.#bring(attachment, id);
+    const live = links.live(id);
+    if (live?.kind === "peer" && attachment.attached) return live;
+    const link = await this.#reopened(attachment, async () => await this.#openThere(attachment, host));
+    if (link.kind === "server" || link.id !== id) throw sessionMoved(record, null);
+    return link;
+  }
+
+  /** Opens the session again, wherever it is, so that its client receives its events again. */
+  async reattach({ sessionId }: Attachment): Promise<void> {
+    const { sessions, user } = this.#context;
+    const record = await sessions.recordFor(sessionId, user);
+    const host = await this.hostOf(record);
+    if (host === null) await this.local(record);
+    else await this.remote(record, host);
+  }
+
+  /** Detaches the client from the session on the link where it was opened last. */
+  leave(attachment: Attachment): void {
+    const { links, cut } = this.#context;
+    const link = links.live(attachment.linkId);
+    cut(attachment, MOVED);
+    if (!attachment.attached) return;
+    attachment.attached = false;
+    attachment.heard = false;
+    // The session may no longer be there, so do not wait for the answer.
+    link?.upstream.request("session.detach", { sessionId: attachment.sessionId }).catch(() => "it has gone");
+  }
+
+  #bring(attachment: Attachment, linkId: string): void {
+    this.leave(attachment);
+    attachment.linkId = linkId;
+  }
+
+  /** The first caller opens the session, and the others wait for it. */
+  async #reopened(attachment: Attachment, open: () => Promise<Link>): Promise<Link> {
+    attachment.reopening ??= open().finally(() => {
+      attachment.reopening = null;
+    });
+    return await attachment.reopening;
+  }
+
+  async #openHere(attachment: Attachment): Promise<ServerLink> {
+    const { opener, sessions, user, onEvent } = this.#context;
+    const { sessionId } = attachment;
+    const turn = this.#context.turn(sessionId);
+    // Read the record again: the session may have been deleted, and another user may have its id now.
+    const record = await sessions.recordFor(sessionId, user);
+    let link: ServerLink;
+    try {
+      link = await opener.open({
+        record,
+        asked: askedAgain(attachment),
+        isNew: false,
+        marked: turn?.active === true ? turn.marked : undefined,
+        onLink: ({ id }) => {
+          attachment.linkId = id;
+          attachment.heard = true;
+        },
+        onResult: () => {
+          attachment.attached = true;
+        },
+      });
+    } catch (error) {
+      attachment.heard = attachment.attached;
+      throw error;
+    }
+    this.#context.opened(sessionId);
+    onEvent({ event: "session-reopened", sessionId });
+    return link;
+  }
+
+  async #openThere(attachment: Attachment, host: HostRecord): Promise<PeerLink> {
+    const { sessionId } = attachment;
+    const link = await this.peer(host);
+    attachment.linkId = link.id;
+    const params = { ...askedAgain(attachment), sessionId };
+    await link.upstream.request("session.resume", params, () => {
+      attachment.attached = true;
+    });
+    if (link.upstream.closed) throw serverLost("the session was opened");
+    this.#context.onEvent({ event: "session-reopened", sessionId, detail: `on host ${host.name}` });
+    return link;
+  }
+}
+
+function askedAgain({ asked }: Attachment) {
+  return { ...asked, continuePendingWork: undefined };
+}

@@ -1,0 +1,71 @@
+import { isDeepStrictEqual } from "node:util";
+import type { Config } from "../../config/schema.js";
+import { tokenSourceFromConfig } from "../../models/github-token.js";
+import type { ServerRecord } from "../../store/store.js";
+import { reachesHost } from "../policy/reach.js";
+import { hostDenied, methodDenied } from "../wire/refusals.js";
+
+/**
+ * Settings of a whole server that a client may make before its first session.
+ *
+ * The runtime forgets them when the server ends, and accepts none while sessions are loaded. The front door therefore
+ * cannot make them again on a new server. So the client's connection ends with the server, as it does on a bare server.
+ *
+ * The runtime does not forget the client that answers its model requests when that client hangs up (measured with 1.0.85).
+ * It sends that client further model requests, so that turns never end, and accepts no other client. Therefore the server
+ * ends with the connection of this client, too.
+ */
+
+/** The SDK's options behind the methods. Users know only the options, so a refusal names them. */
+const OPTIONS: Record<string, string> = {
+  "plugins.builtin.set": "builtinPluginDirectories",
+  "llmInference.setProvider": "requestHandler",
+  "llmInference.httpResponseStart": "requestHandler",
+  "llmInference.httpResponseChunk": "requestHandler",
+};
+
+/** Whether the server has to end with the connection of the client that made this request. */
+export function needsItsClient(method: string): boolean {
+  return method === "llmInference.setProvider";
+}
+
+type Credentialed = Pick<ServerRecord, "token" | "user">;
+
+/** @throws FleetError `FLEET_METHOD_DENIED`. */
+export function checkSetup(method: string, server: Credentialed, own: boolean, config: Config): void {
+  const option = `the SDK's option "${OPTIONS[method]}"`;
+  if (!own) throw methodDenied(method, `${option} affects the whole server, which other users share`);
+  if (!reachesHost({ own, config })) throw hostDenied(method, `${option} reaches files or programs`);
+  const sendsModelRequests = method !== "plugins.builtin.set";
+  if (sendsModelRequests && isGivenCredentials(server, config)) {
+    throw methodDenied(
+      method,
+      `${option} would send all model requests of the server to this client, including the fleet's credentials`,
+    );
+  }
+}
+
+/** @throws FleetError `FLEET_METHOD_DENIED`. */
+export function refuseSetupElsewhere(method: string): never {
+  throw methodDenied(
+    method,
+    `the SDK's option "${OPTIONS[method]}" works only at the front door of the user's own host`,
+  );
+}
+
+/** Whether the fleet pays for model requests, with its own provider's key or with GitHub tokens. */
+export function hasCredentials({ provider, auth }: Config): boolean {
+  return provider !== null || Object.values(auth).some((source) => source !== null);
+}
+
+/**
+ * Whether the server's model requests carry credentials that are not the user's own. A GitHub token is the user's own
+ * if the configuration names one for each user. With `session.host` "owner" the user can read that token on the server
+ * anyway.
+ */
+function isGivenCredentials({ token, user }: Credentialed, { provider, auth }: Config): boolean {
+  if (provider !== null) return true;
+  if (token === null) return false;
+  const isForEachUser = Object.values(auth).some((source) => source?.includes("{user}") === true);
+  return !isForEachUser || !isDeepStrictEqual(token, tokenSourceFromConfig(auth, user));
+}

@@ -1,0 +1,215 @@
+import { isFleetError } from "../../errors.js";
+import type { RpcError } from "../../runtime/client/raw-connection.js";
+import type { RequestReport } from "../context.js";
+import type { Share } from "../entry/shares.js";
+import type { Protocol } from "../policy/protocols.js";
+import type { Link } from "../routing/links.js";
+import { messageIdsIn, type TurnEnds } from "../turns/turn-ends.js";
+import { type ClientRequest, type Params, type RpcId, replaceId, type WithId } from "../wire/client-message.js";
+import type { ClientSocket } from "../wire/client-socket.js";
+import type { Frame } from "../wire/frames.js";
+import { encodeMessage, errorFrame, REFUSED, refusalFrame, serverLost } from "../wire/refusals.js";
+import type { ServerMessage } from "../wire/server-message.js";
+
+/** A server's answer to a request. */
+export interface Answer {
+  failed: boolean;
+  body: Buffer;
+}
+
+export interface ForwardOptions {
+  /** The method and parameters that the server gets in place of the client's. */
+  method?: string;
+  params?: Params;
+  /** Sees the answer before the client does. `hold` keeps it from the client, and the caller must then answer. */
+  onAnswer?: (answer: Answer) => "hold" | undefined;
+  /** The server ended without an answer. `hold` keeps that from the client, and the caller must then answer. */
+  onLost?: () => "hold" | undefined;
+}
+
+interface Open {
+  method: string;
+  /** When the request arrived, by `performance.now()`. */
+  since: number;
+  bytes: number;
+}
+
+interface Pending {
+  request: ClientRequest;
+  link: Link;
+  options: ForwardOptions;
+}
+
+/**
+ * A server's request to the client. The client answers under an id of ours, because two servers may use the same id.
+ */
+interface Asked {
+  link: Link;
+  id: RpcId;
+  /** Changes the result before the server gets it. If undefined, the server gets the result as it came. */
+  filter: ((result: unknown) => unknown) | undefined;
+}
+
+/** The open requests of one client connection, in both directions. */
+export class OpenRequests {
+  readonly #client: ClientSocket;
+  readonly #ends: TurnEnds;
+  readonly #report: (report: Omit<RequestReport, "user">) => void;
+  /** The client's requests that have no answer, by their ids. */
+  readonly #open = new Map<RpcId, Open>();
+  readonly #pending = new Map<RpcId, Pending>();
+  readonly #asked = new Map<number, Asked>();
+  readonly #share: Share;
+  readonly #protocol: Protocol;
+  #openBytes = 0;
+  #sequence = 0;
+
+  constructor(
+    client: ClientSocket,
+    ends: TurnEnds,
+    report: (report: Omit<RequestReport, "user">) => void,
+    share: Share,
+    protocol: Protocol,
+  ) {
+    this.#client = client;
+    this.#ends = ends;
+    this.#report = report;
+    this.#share = share;
+    this.#protocol = protocol;
+  }
+
+  /** How many of the client's requests have no answer. */
+  get open(): number {
+    return this.#open.size;
+  }
+
+  /** The length of all these requests together, in bytes. Each is kept in memory until it is answered. */
+  get openBytes(): number {
+    return this.#openBytes;
+  }
+
+  /**
+   * Registers a request.
+   *
+   * @returns false when another request with this id has no answer, because the two could not be told apart.
+   */
+  begin({ id, method, params, bytes }: ClientRequest): boolean {
+    if (this.#open.has(id)) return false;
+    const scope = this.#protocol.scopeOf(method);
+    if (scope === "create" || scope === "resume") this.#ends.opens();
+    if (scope === "send" && typeof params.sessionId === "string") this.#ends.received(id, params.sessionId);
+    this.#open.set(id, { method, since: performance.now(), bytes });
+    this.#openBytes += bytes;
+    this.#share.begin(bytes);
+    return true;
+  }
+
+  /** Sends a request on, encoded again from the values that were checked. */
+  forward(link: Link, request: ClientRequest, options: ForwardOptions = {}): void {
+    const { id } = request;
+    this.#pending.set(id, { request, link, options });
+    const { method = request.method, params = request.params } = options;
+    if (!link.upstream.send(encodeMessage({ id, method, params }))) this.#client.hold(link);
+    // If the server had already ended, no event will report that this request is lost.
+    if (link.upstream.closed) this.#lose(id);
+  }
+
+  /** Passes a server's answer on unchanged. */
+  answer(link: Link, message: ServerMessage & { kind: "response" }, { raw, body }: Frame): void {
+    const pending = this.#pending.get(message.id);
+    if (pending?.link !== link) return;
+    const held = pending.options.onAnswer?.({ failed: message.failed, body }) === "hold";
+    const isTaken = !message.failed && this.#protocol.scopeOf(pending.request.method) === "send";
+    const messageIds = isTaken ? messageIdsIn(body) : null;
+    // Delete the entry only now. If the answer cannot be read, `messageIdsIn` throws and the link is closed. `drop` then
+    // answers every request that still has an entry.
+    this.#pending.delete(message.id);
+    if (held) return;
+    this.#end(pending.request, message.failed ? "failed" : "answered");
+    this.#ends.answer(pending.request.id, raw, messageIds);
+  }
+
+  /**
+   * Answers in place of a server.
+   *
+   * @param messageIds as in {@link TurnEnds.answer}
+   */
+  reply(request: ClientRequest, result: unknown, messageIds: readonly string[] | null = null): void {
+    if (!this.#open.has(request.id)) return; // already answered
+    this.#end(request, "answered");
+    this.#ends.answer(request.id, encodeMessage({ id: request.id, result }), messageIds);
+  }
+
+  /** Passes on a server's error to a request that the front door made for the client. */
+  fail(request: ClientRequest, { message, rpcCode, data }: RpcError): void {
+    if (!this.#open.has(request.id)) return; // already answered
+    this.#end(request, "failed");
+    this.#ends.answer(request.id, errorFrame(request.id, rpcCode, message, data));
+  }
+
+  refuse(request: ClientRequest, error: unknown): void {
+    if (!this.#open.has(request.id)) return; // already answered
+    const lost = isFleetError(error, "FLEET_SERVER_LOST");
+    const code = isFleetError(error) ? error.code : "FLEET_INTERNAL";
+    this.#end(request, lost ? "lost" : "denied", code);
+    this.#ends.answer(request.id, refusalFrame(request.id, error));
+  }
+
+  /** Passes a server's request on to the client. */
+  ask(link: Link, { id, idAt }: ServerMessage & { kind: "request" }, { body }: Frame, filter?: Asked["filter"]): void {
+    const own = this.#sequence++;
+    this.#asked.set(own, { link, id, filter });
+    this.#client.send(replaceId(body, idAt, own));
+  }
+
+  /**
+   * Passes the client's answer on to the server that asked.
+   *
+   * @returns false when no server asked.
+   */
+  answered(message: { id: RpcId; withId: WithId }): boolean {
+    const asked = typeof message.id === "number" ? this.#asked.get(message.id) : undefined;
+    if (asked === undefined || typeof message.id !== "number") return false;
+    this.#asked.delete(message.id);
+    if (!asked.link.upstream.send(message.withId(asked.id, asked.filter))) this.#client.hold(asked.link);
+    return true;
+  }
+
+  /** A server has ended: answers the requests that wait for it, and forgets the server's own requests. */
+  drop(link: Link): void {
+    this.#client.letGo(link);
+    for (const [id, asked] of this.#asked) if (asked.link === link) this.#asked.delete(id);
+    for (const [id, pending] of this.#pending) if (pending.link === link) this.#lose(id);
+  }
+
+  /** The client has gone: ends all of its requests. */
+  close(): void {
+    for (const id of [...this.#open.keys()]) this.#end({ id }, "abandoned");
+  }
+
+  /** Refuses a server's request that no client here can answer. */
+  static decline({ upstream }: Link, id: RpcId): void {
+    upstream.send(errorFrame(id, REFUSED, "There is no such session on this connection."));
+  }
+
+  #lose(id: RpcId): void {
+    const pending = this.#pending.get(id);
+    if (pending === undefined) return;
+    this.#pending.delete(id);
+    if (pending.options.onLost?.() !== "hold") this.refuse(pending.request, serverLost("it answered"));
+  }
+
+  #end({ id }: Pick<ClientRequest, "id">, outcome: RequestReport["outcome"], code?: RequestReport["code"]): void {
+    const open = this.#open.get(id);
+    this.#open.delete(id);
+    if (open === undefined) return;
+    this.#openBytes -= open.bytes;
+    this.#share.end(open.bytes);
+    this.#report({
+      method: this.#protocol.isKnownMethod(open.method) ? open.method : "unknown",
+      outcome,
+      ...(code === undefined ? {} : { code }),
+      ms: performance.now() - open.since,
+    });
+  }
+}

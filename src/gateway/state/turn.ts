@@ -1,0 +1,167 @@
+import type { TurnLease } from "../../sessions/leases/seen.js";
+import type { ServerRecord } from "../../store/store.js";
+
+/** How long a turn may be silent before the server is asked about it, in milliseconds. */
+const ASK_AFTER_MS = 15_000;
+/**
+ * The same for a session whose events this client does not get, in milliseconds. The door learns about the end of such a
+ * turn only by asking.
+ */
+const ASK_BLIND_MS = 250;
+/**
+ * How long to wait for the answer to a prompt before the server is asked anyway, in milliseconds. The answer may never
+ * come.
+ */
+const UNANSWERED_MS = 30_000;
+
+export type TurnEnd = "idle" | "refused" | "lost" | "unloaded" | "closed";
+
+/**
+ * One client's turn in a session. It lasts from the first prompt that the door passes on until the session is idle. Prompts
+ * that the client sends during the turn belong to it, as they do on a bare server.
+ */
+export class Turn {
+  /** False while the turn waits for others. */
+  #started = false;
+  #end: TurnEnd | null = null;
+  #unanswered = 0;
+  #accepted = 0;
+  /** When the last prompt was sent, by `performance.now()`. */
+  #sentAt = 0;
+  #idleMissed = false;
+  #wake: (() => void) | undefined;
+  lease: TurnLease | undefined;
+  /** The server that holds the turn's use marker. A drain of that server waits for the turn. */
+  marked: ServerRecord | undefined;
+
+  /** Whether prompts may be sent now. */
+  get active(): boolean {
+    return this.#started && this.#end === null;
+  }
+
+  get over(): TurnEnd | null {
+    return this.#end;
+  }
+
+  /** Whether the server took a prompt. Otherwise the turn has had no effect. */
+  get accepted(): boolean {
+    return this.#accepted > 0;
+  }
+
+  start(lease: TurnLease | undefined): void {
+    this.lease = lease;
+    this.#started = true;
+  }
+
+  /** Whether a prompt was sent and not refused, so that the server may be working on it. */
+  get begun(): boolean {
+    return this.#accepted + this.#unanswered > 0;
+  }
+
+  /** A prompt is sent. */
+  sent(): void {
+    this.#unanswered++;
+    this.#sentAt = performance.now();
+  }
+
+  /** A prompt that the server took is sent again, because the server ended before it began the prompt. */
+  sentAgain(): void {
+    this.#accepted--;
+    this.sent();
+  }
+
+  /** The server took the prompt, or refused it. */
+  answered(taken: boolean): void {
+    this.#unanswered--;
+    if (taken) this.#accepted++;
+    else if (this.#accepted === 0 && this.#unanswered === 0) this.end("refused");
+    if (this.#idleMissed && this.#unanswered === 0) this.#wake?.();
+  }
+
+  /**
+   * The session has become idle. Before this turn has started, that ends another turn, so it is ignored.
+   *
+   * While a prompt of this turn is unanswered, or was taken and has not begun, the idle may end earlier work. The door
+   * then asks the server.
+   *
+   * @param hasBegunAll whether the server has begun all prompts that it took from this client
+   */
+  idle(hasBegunAll: boolean): void {
+    if (!this.#started) return;
+    if (this.#unanswered === 0 && hasBegunAll) {
+      this.end("idle");
+      return;
+    }
+    this.#idleMissed = true;
+    if (this.#unanswered === 0) this.#wake?.();
+  }
+
+  /** The client no longer gets the session's events. */
+  unheard(): void {
+    this.#wake?.();
+  }
+
+  end(how: TurnEnd): void {
+    this.#end ??= how;
+    this.#wake?.();
+  }
+
+  /** The session is no longer in its server's memory. This does not affect a turn that has not started. */
+  interrupted(how: "lost" | "unloaded"): void {
+    if (this.#started) this.end(how);
+  }
+
+  /**
+   * Resolves when the turn is over.
+   *
+   * @param isIdle asks the server
+   * @param isBlind whether this client does not get the session's events at the moment
+   * @param patienceMs how long the server must be idle, in milliseconds, before a prompt that it took counts as one that
+   * never begins. 0 if it has begun all of them. A busy server takes a prompt and begins it only later.
+   * @returns true if the end was found by asking and not by an event
+   */
+  async ended(isIdle: () => Promise<boolean>, isBlind: () => boolean, patienceMs: () => number): Promise<boolean> {
+    let idleBefore = false;
+    let idleSince: number | null = null;
+    let askAfterMs = ASK_AFTER_MS;
+    while (this.#end === null) {
+      if (!this.#idleMissed || this.#unanswered > 0) await this.#pause(isBlind() ? ASK_BLIND_MS : askAfterMs);
+      if (this.#end !== null) return false;
+      if (this.#unanswered > 0 && performance.now() - this.#sentAt < UNANSWERED_MS) continue;
+      const missed = this.#idleMissed;
+      this.#idleMissed = false;
+      const askedAt = this.#sentAt;
+      const idle = await isIdle();
+      if (this.#end !== null) return false;
+      // If a prompt was sent while the server was being asked, ask again. The answer may be older than that prompt.
+      if (this.#sentAt !== askedAt) continue;
+      idleSince = idle ? (idleSince ?? performance.now()) : null;
+      // Require two idle answers, or one after a `session.idle`, because a single answer may be about the time before a
+      // prompt that the server just took.
+      const waitMs = isBlind() ? 0 : patienceMs();
+      const isSure = waitMs === 0 ? idleBefore || missed : performance.now() - (idleSince ?? 0) >= waitMs;
+      if (idle && isSure) {
+        this.end("idle");
+        return true;
+      }
+      idleBefore = idle;
+      // An early `session.idle` may have been the only one. Ask again soon, and then less and less often.
+      if (missed || idle) askAfterMs = ASK_BLIND_MS;
+      else askAfterMs = Math.min(2 * askAfterMs, ASK_AFTER_MS);
+    }
+    return false;
+  }
+
+  async #pause(ms: number): Promise<void> {
+    // This runs in every turn. An AbortSignal and its error cost many times as much as this timer.
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, ms);
+      timer.unref();
+      this.#wake = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+    this.#wake = undefined;
+  }
+}

@@ -1,0 +1,351 @@
+import { FleetError } from "../../errors.js";
+import type { RpcId } from "../wire/client-message.js";
+import type { ClientSocket } from "../wire/client-socket.js";
+import { brokenTurnFrames } from "../wire/events.js";
+import { encodeMessage, refusalFrame } from "../wire/refusals.js";
+import { parse } from "../wire/server-message.js";
+
+/** A prompt without an answer. */
+interface OpenPrompt {
+  readonly sessionId: string;
+  /** Whether the client may have sent it before it read the end of another client's turn. */
+  readonly isRaced: boolean;
+}
+
+/** An answer that the client gets when its turn is over. */
+interface LateAnswer {
+  readonly id: RpcId;
+  readonly frame: Buffer;
+}
+
+interface HeldEnd {
+  readonly frame: Buffer;
+  /** Whether it ends the turn. */
+  readonly isLast: boolean;
+  readonly isError: boolean;
+}
+
+/** The client's own prompts in one session. */
+interface Own {
+  /** How many have arrived here and have no answer. */
+  open: number;
+  /** The message ids of prompts that the server took and has not begun. */
+  readonly taken: Set<string>;
+  /**
+   * The message ids of prompts that began while a prompt of the client had no answer. The client's own may be among
+   * them.
+   */
+  readonly seen: Set<string>;
+  /** Whether one of the client's prompts has begun, and the session has not been idle since. */
+  begun: boolean;
+  /** Why the turn that has begun has no answer; null if it has one. */
+  failure: string | null;
+  /**
+   * Whether the client got a `session.error`. It may then send the next prompt before it reads the `session.idle` that
+   * follows.
+   */
+  hasFailed: boolean;
+  /** Ends of turns that are held back while one of the client's prompts waits. */
+  held: HeldEnd[];
+  late: LateAnswer[];
+}
+
+const NO_ANSWER = "The turn ended without an answer.";
+/**
+ * The prefix of the ids of the front door's questions to the client. An answer shows that the client has read everything
+ * before the question.
+ */
+const QUESTION = "fleet-read-";
+
+/**
+ * Decides which ends of turns one client gets, and when.
+ *
+ * The `sendAndWait` of the SDKs takes the first `session.idle` or `session.error` after its prompt for the end of its
+ * own turn. Once the prompt is answered, it returns the last message that it received by then (measured with SDK
+ * 1.0.14). So:
+ *
+ * - While a client's prompt waits, the client does not get the ends of other turns. If the prompt is refused, the
+ *   client gets them then, unless another turn has begun. The client gets everything else as it comes.
+ * - A client may send a prompt while the end of another client's turn, or the `session.idle` after an error, is still
+ *   on its way. After each such end the front door therefore sends the client a request that the client does not know,
+ *   and the answer shows that the client has read the end. A prompt that arrives before that is answered when its turn
+ *   is over, so that `sendAndWait` returns the message of its own turn.
+ */
+export class TurnEnds {
+  readonly #client: ClientSocket;
+  readonly #isRelayed: boolean;
+  readonly #open = new Map<RpcId, OpenPrompt>();
+  readonly #own = new Map<string, Own>();
+  /** How many questions the front door has asked the client. */
+  #asked = 0;
+  /** How many of them the client has answered. A client that has answered none may be unable to answer. */
+  #answered = 0;
+  /**
+   * How many questions the client must have answered once it has read the last end of another client's turn, by
+   * session.
+   */
+  readonly #unread = new Map<string, number>();
+
+  /** @param isRelayed whether another front door relays the client, and asks it these questions */
+  constructor(client: ClientSocket, { isRelayed }: { isRelayed: boolean }) {
+    this.#client = client;
+    this.#isRelayed = isRelayed;
+  }
+
+  /**
+   * The client opens a session. The front door asks its first question now, to know before the first prompt whether the
+   * client answers.
+   */
+  opens(): void {
+    if (this.#asked === 0) this.#ask();
+  }
+
+  /** A prompt has arrived from the client. */
+  received(id: RpcId, sessionId: string): void {
+    const own = this.#own.get(sessionId) ?? newOwn();
+    own.open++;
+    this.#own.set(sessionId, own);
+    const isRaced = this.#answered > 0 && (this.#unread.get(sessionId) ?? 0) > this.#answered;
+    this.#open.set(id, { sessionId, isRaced });
+  }
+
+  /**
+   * Takes the client's answer to a question.
+   *
+   * @returns false if the response answers something else
+   */
+  read(id: RpcId): boolean {
+    if (typeof id !== "string" || !id.startsWith(QUESTION)) return false;
+    const answered = Number(id.slice(QUESTION.length));
+    if (answered <= this.#asked) this.#answered = Math.max(this.#answered, answered);
+    if (this.#answered === this.#asked) this.#unread.clear();
+    return true;
+  }
+
+  /**
+   * Sends the answer to a request.
+   *
+   * @param messageIds the ids of the prompts that the server took with it; null if it was refused, or is not a prompt
+   */
+  answer(id: RpcId, frame: Buffer, messageIds: readonly string[] | null = null): void {
+    const prompt = this.#open.get(id);
+    const own = prompt && this.#own.get(prompt.sessionId);
+    if (prompt === undefined || own === undefined) {
+      this.#client.send(frame);
+      return;
+    }
+    this.#open.delete(id);
+    this.#taken(own, messageIds);
+    // Send the ends that were held back before the answer. If the answer is a refusal, the client may send another prompt
+    // at once. It would then mistake an end that arrives later for the end of that prompt's turn.
+    if (!isWaiting(own)) this.#release(prompt.sessionId, own);
+    const goesOn = own.begun || own.taken.size > 0;
+    if (prompt.isRaced && messageIds !== null && goesOn) own.late.push({ id, frame: Buffer.from(frame) });
+    else this.#client.send(frame);
+    this.#forget(prompt.sessionId, own);
+  }
+
+  /** Whether {@link began} must be called for the session. */
+  watches(sessionId: string): boolean {
+    return this.#own.has(sessionId);
+  }
+
+  /** The server has begun a prompt of this client or of another one. */
+  began(sessionId: string, messageId: string | undefined): void {
+    const own = this.#own.get(sessionId);
+    const isOwn = own !== undefined && messageId !== undefined && own.taken.delete(messageId);
+    if (own === undefined) return;
+    own.held = []; // the session is busy again, and its next end is still to come
+    if (isOwn) begin(own);
+    else if (own.open > 0 && messageId !== undefined) own.seen.add(messageId);
+  }
+
+  /** The model has answered in the session. */
+  spoke(sessionId: string): void {
+    const own = this.#own.get(sessionId);
+    if (own?.begun === true) own.failure = null;
+  }
+
+  /** The message ids of prompts that began while a prompt of the client had no answer. */
+  seen(sessionId: string): ReadonlySet<string> {
+    return new Set(this.#own.get(sessionId)?.seen);
+  }
+
+  /** Whether the server took a prompt with this message id and has not begun it. */
+  waitsFor(sessionId: string, messageId: string): boolean {
+    return this.#own.get(sessionId)?.taken.has(messageId) === true;
+  }
+
+  /** A prompt that was answered is sent again, because the server ended before it began the prompt. */
+  sentAgain(sessionId: string, messageIds: readonly string[]): void {
+    const own = this.#own.get(sessionId) ?? newOwn();
+    this.#own.set(sessionId, own);
+    for (const messageId of messageIds) own.taken.delete(messageId);
+    own.open++;
+  }
+
+  /** The server took a prompt that was sent again, or refused it (null). The client already has its answer. */
+  takenAgain(sessionId: string, messageIds: readonly string[] | null): void {
+    const own = this.#own.get(sessionId);
+    if (own === undefined) return;
+    this.#taken(own, messageIds);
+    if (!isWaiting(own)) this.#release(sessionId, own);
+    this.#forget(sessionId, own);
+  }
+
+  /** Whether the server has begun all prompts that it took from this client. */
+  hasBegunAll(sessionId: string): boolean {
+    return (this.#own.get(sessionId)?.taken.size ?? 0) === 0;
+  }
+
+  /** Whether a `session.error` is held back. It may be why a prompt that the server took does not begin. */
+  holdsError(sessionId: string): boolean {
+    return this.#own.get(sessionId)?.held.some(({ isError }) => isError) === true;
+  }
+
+  /**
+   * Sends a `session.idle`, or holds it back.
+   *
+   * @param isLast whether it ends the turn
+   * @param isJudged whether it comes from another host's front door, which itself holds back ends. This door then holds
+   * ends back only while a prompt has no answer, because the other door may not know of that prompt.
+   */
+  idle(sessionId: string, frame: Buffer, end: { isLast: boolean; isJudged: boolean; isError?: boolean }): void {
+    const { isLast, isJudged, isError = false } = end;
+    const own = this.#own.get(sessionId);
+    if (own !== undefined && isWaiting(own) && (own.open > 0 || !isJudged)) {
+      own.held.push({ frame: Buffer.from(frame), isLast, isError }); // a copy, because the frame is part of a larger buffer
+      return;
+    }
+    this.#client.send(frame);
+    const isOwn = own !== undefined && (own.begun || own.taken.size > 0);
+    if (!isOwn || own.hasFailed) this.#askBehind(sessionId);
+    if (own === undefined || !isLast) return;
+    if (isJudged) own.taken.clear();
+    this.#settle(own);
+    this.#forget(sessionId, own);
+  }
+
+  /** Sends a `session.error`, or holds it back. Its turn lasts until the session is idle. */
+  error(sessionId: string, frame: Buffer, { message, isJudged }: { message: string; isJudged: boolean }): void {
+    const own = this.#own.get(sessionId);
+    if (own?.begun === true) {
+      own.failure = message;
+      own.hasFailed = true;
+    }
+    this.idle(sessionId, frame, { isLast: false, isJudged, isError: true });
+  }
+
+  /** Ends the client's own turn, which was cut. The server sends no end for it. */
+  cut(sessionId: string, message: string): void {
+    for (const frame of brokenTurnFrames(sessionId, message)) this.#client.send(frame);
+    this.#askBehind(sessionId);
+    const own = this.#own.get(sessionId);
+    if (own === undefined) return;
+    own.held = [];
+    own.failure = message;
+    this.over(sessionId);
+  }
+
+  /** The same for another client's turn, or for a turn that no client here knows of. */
+  cutOther(sessionId: string, message: string): void {
+    for (const frame of brokenTurnFrames(sessionId, message)) {
+      this.idle(sessionId, frame, { isLast: true, isJudged: false });
+    }
+  }
+
+  /**
+   * The client's own turn is over. Also called when no event showed its end, and when the client has left the session.
+   */
+  over(sessionId: string): void {
+    const own = this.#own.get(sessionId);
+    if (own === undefined) return;
+    own.taken.clear();
+    own.seen.clear();
+    this.#release(sessionId, own);
+    this.#settle(own);
+    this.#forget(sessionId, own);
+  }
+
+  #taken(own: Own, messageIds: readonly string[] | null): void {
+    own.open--;
+    for (const messageId of messageIds ?? []) {
+      if (own.seen.has(messageId)) begin(own);
+      else own.taken.add(messageId);
+    }
+    // The session's events will not name this prompt.
+    if (messageIds?.length === 0) begin(own);
+    if (own.open === 0) own.seen.clear();
+  }
+
+  #release(sessionId: string, own: Own): void {
+    const { held } = own;
+    if (held.length === 0) return;
+    own.held = [];
+    for (const { frame } of held) this.#client.send(frame);
+    this.#askBehind(sessionId);
+    if (held.some(({ isLast }) => isLast)) this.#settle(own);
+  }
+
+  /** The client knows that the turn is over, so it gets the answers that were delayed. */
+  #settle(own: Own): void {
+    const { late, failure } = own;
+    own.late = [];
+    own.begun = false;
+    own.failure = null;
+    own.hasFailed = false;
+    for (const { id, frame } of late) {
+      this.#client.send(failure === null ? frame : refusalFrame(id, new FleetError("FLEET_TURN_FAILED", failure)));
+    }
+  }
+
+  #askBehind(sessionId: string): void {
+    this.#ask();
+    this.#unread.set(sessionId, this.#asked);
+  }
+
+  #ask(): void {
+    if (this.#isRelayed) return;
+    this.#asked++;
+    this.#client.send(encodeMessage({ id: `${QUESTION}${this.#asked}`, method: "$/copilotfleet.read" }));
+  }
+
+  #forget(sessionId: string, own: Own): void {
+    const isOver = own.open === 0 && own.taken.size === 0 && !own.begun;
+    if (isOver && own.late.length === 0) this.#own.delete(sessionId);
+  }
+}
+
+function newOwn(): Own {
+  return {
+    open: 0,
+    taken: new Set(),
+    seen: new Set(),
+    begun: false,
+    failure: null,
+    hasFailed: false,
+    held: [],
+    late: [],
+  };
+}
+
+function begin(own: Own): void {
+  own.begun = true;
+  own.failure = NO_ANSWER;
+}
+
+function isWaiting({ open, taken, begun }: Own): boolean {
+  return !begun && open + taken.size > 0;
+}
+
+/** The message ids in a server's answer to a prompt. */
+export function messageIdsIn(body: Buffer): string[] {
+  return messageIdsOf((parse(body) as { result?: unknown }).result);
+}
+
+/** The same for the result in that answer. */
+export function messageIdsOf(result: unknown): string[] {
+  const { messageId, messageIds } = (result ?? {}) as { messageId?: unknown; messageIds?: unknown };
+  const ids = Array.isArray(messageIds) ? messageIds : [messageId];
+  return ids.filter((id) => typeof id === "string");
+}

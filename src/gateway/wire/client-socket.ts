@@ -1,0 +1,261 @@
+import type { Socket } from "node:net";
+import { readProxyHeader } from "../entry/proxy-protocol.js";
+import { type Frame, FrameSplitter, type ProtocolError } from "./frames.js";
+import { encodeMessage } from "./refusals.js";
+
+/** Clients may ignore notifications whose method begins with `$/` (LSP, "$ requests"). */
+const ACKNOWLEDGEMENT = encodeMessage({ method: "$/ack" });
+
+/** How long a client with unread data may read none of it before it is cut off, in milliseconds. */
+const STALL_MS = 60_000;
+/** How long a whole frame may take to arrive: this many milliseconds, plus one for every 64 bytes of it (64 kB/s). */
+const FRAME_MS = 30_000;
+const FRAME_BYTES_PER_MS = 64;
+const KEEP_ALIVE_MS = 30_000;
+/** How long a client may take to read the last frame before it is cut off, in milliseconds. */
+const END_MS = 1_000;
+/** While a client has more unread bytes than this, the door does not read from it, because answers would add to them. */
+const MAX_UNREAD_BYTES = 8 * 1024 * 1024;
+
+export interface ClientSocketOptions {
+  /** How long a client with unread data may read none of it before it is cut off, in milliseconds. */
+  stallMs?: number;
+  /** Whether the connection begins with a proxy's header: see {@link readProxyHeader}. */
+  proxyProtocol?: boolean;
+}
+
+export interface ClientSocketListener {
+  onFrames(frames: readonly Frame[]): void;
+  onProtocolError(error: unknown): void;
+  /** The buffers now hold `bytes`: the `arriving` bytes of an unfinished frame, and those that the client has not read. */
+  onBuffered(bytes: number, of: { arriving: number }): void;
+  /** The client reads more slowly than the door sends. */
+  onFull(): void;
+  /** Everything that waited for the client has been sent. */
+  onDrain(): void;
+  onClosed(): void;
+}
+
+/**
+ * The socket of one client: receives and sends frames, and cuts off a client that stalls. An idle client may stay for ever.
+ * TCP keep-alive finds a client whose machine has gone.
+ */
+export class ClientSocket {
+  /** The client's address, without its port. Until a proxy's header has named it, it is the proxy's address. */
+  address: string;
+  readonly #socket: Socket;
+  readonly #splitter: FrameSplitter;
+  readonly #listener: ClientSocketListener;
+  readonly #stallMs: number;
+  /** The reasons not to read from the client for now. */
+  readonly #holds = new Set<unknown>();
+  /** The frames to send together; null while each frame is sent at once. */
+  #batch: Run[] | null = null;
+  /** The beginning of a proxy's header; null once the header is complete, or if none is expected. */
+  #proxyHeader: Buffer | null;
+  #arriving: ArrivingFrame | null = null;
+  #frameTimer: NodeJS.Timeout | undefined;
+  /** How many bytes of an unfinished frame the last `onBuffered` reported. */
+  #toldPending = 0;
+  #ending: NodeJS.Timeout | undefined;
+
+  /** @param limitBytes the longest body of a frame, in bytes */
+  constructor(
+    socket: Socket,
+    limitBytes: number,
+    listener: ClientSocketListener,
+    { stallMs = STALL_MS, proxyProtocol = false }: ClientSocketOptions = {},
+  ) {
+    this.#socket = socket;
+    this.#stallMs = stallMs;
+    this.#proxyHeader = proxyProtocol ? Buffer.alloc(0) : null;
+    this.#listener = listener;
+    this.#splitter = new FrameSplitter(limitBytes);
+    this.address = socket.remoteAddress ?? "unknown";
+    socket.setNoDelay(true);
+    socket.setKeepAlive(true, KEEP_ALIVE_MS);
+    socket.on("data", (chunk) => this.#receive(chunk, listener));
+    socket.on("drain", () => {
+      socket.setTimeout(0);
+      this.#tellBuffered();
+      this.letGo(this);
+      listener.onDrain();
+    });
+    socket.on("timeout", () => socket.destroy());
+    socket.on("error", () => undefined); // `close` follows, and we handle that
+    socket.once("close", () => {
+      clearTimeout(this.#frameTimer);
+      clearTimeout(this.#ending);
+      listener.onClosed();
+    });
+  }
+
+  get closed(): boolean {
+    return this.#socket.destroyed || !this.#socket.writable;
+  }
+
+  /** The longest body of a frame that is accepted from now on, in bytes. */
+  set limitBytes(bytes: number) {
+    this.#splitter.limitBytes = bytes;
+  }
+
+  send(frame: Buffer): void {
+    if (this.#batch !== null) append(this.#batch, frame);
+    else this.#write(frame);
+  }
+
+  #write(bytes: Buffer): void {
+    if (this.closed || this.#socket.write(bytes)) return;
+    // Whenever the client reads something, this time restarts, even within one long frame. So a client may be slow.
+    this.#socket.setTimeout(this.#stallMs);
+    this.#tellBuffered();
+    if (this.#socket.writableLength > MAX_UNREAD_BYTES) this.hold(this);
+    this.#listener.onFull();
+  }
+
+  /** Holds frames back until `uncork`, which sends them together. */
+  cork(): void {
+    this.#batch ??= [];
+  }
+
+  uncork(): void {
+    const batch = this.#batch ?? [];
+    this.#batch = null;
+    this.#socket.cork();
+    for (const { first, bytes } of batch) {
+      this.#write(bytes === first.length ? first : Buffer.from(first.buffer, first.byteOffset, bytes));
+    }
+    this.#socket.uncork();
+  }
+
+  /** Stops reading until `letGo` is called with the same reason. */
+  hold(reason: unknown): void {
+    const isRead = this.#holds.size === 0;
+    this.#holds.add(reason);
+    this.#socket.pause();
+    if (!isRead || this.#arriving === null) return;
+    // Stop the client's time while the door does not read.
+    this.#arriving.readMs += performance.now() - this.#arriving.since;
+    clearTimeout(this.#frameTimer);
+  }
+
+  letGo(reason: unknown): void {
+    if (!this.#holds.delete(reason) || this.#holds.size > 0) return;
+    if (this.#arriving !== null) {
+      this.#arriving.since = performance.now();
+      this.#startFrameTimer(this.#arriving);
+    }
+    this.#socket.resume();
+  }
+
+  /**
+   * Sends a last frame and hangs up. A client that does not read the frame in time is cut off. The door ignores anything
+   * that the client still sends, so a client cannot gain time by sending.
+   */
+  end(frame?: Buffer): void {
+    if (this.#ending !== undefined) return;
+    if (frame !== undefined) this.send(frame);
+    this.#socket.end();
+    this.#ending = this.#cutOffIn(END_MS);
+  }
+
+  destroy(): void {
+    this.#socket.destroy();
+  }
+
+  #receive(chunk: Buffer, listener: ClientSocketListener): void {
+    // Keep reading and ignore the bytes. Closing a socket with unread bytes would make the client lose the last frame.
+    if (this.#ending !== undefined) return;
+    let frames: Frame[];
+    try {
+      const bytes = this.#behindProxyHeader(chunk);
+      if (bytes === null) return;
+      frames = this.#splitter.push(bytes);
+    } catch (error) {
+      listener.onProtocolError(error as ProtocolError);
+      return;
+    }
+    this.#watchArrival();
+    if (this.#splitter.pendingBytes !== this.#toldPending) this.#tellBuffered();
+    if (frames.length > 0) listener.onFrames(frames);
+  }
+
+  #tellBuffered(): void {
+    const { pendingBytes } = this.#splitter;
+    this.#toldPending = pendingBytes;
+    this.#listener.onBuffered(pendingBytes + this.#socket.writableLength, { arriving: pendingBytes });
+  }
+
+  /** @returns the bytes behind the header; null until it is complete. @throws ProtocolError as {@link readProxyHeader}. */
+  #behindProxyHeader(chunk: Buffer): Buffer | null {
+    if (this.#proxyHeader === null) return chunk;
+    const bytes = Buffer.concat([this.#proxyHeader, chunk]);
+    const header = readProxyHeader(bytes);
+    this.#proxyHeader = header === null ? bytes : null;
+    if (header === null) return null;
+    this.address = header.address ?? this.address;
+    return bytes.subarray(header.length);
+  }
+
+  /**
+   * Clients write header and body separately. Without TCP_NODELAY the body then waits for the header's acknowledgement,
+   * which our kernel delays by about 40 ms. Anything that we send includes the acknowledgement at once. See
+   * `runtime/client/acknowledge.ts`.
+   */
+  #watchArrival(): void {
+    this.#timeFrame();
+    if (!this.#splitter.incomplete) return;
+    if (this.#socket.writable && this.#socket.writableLength === 0) this.#socket.write(ACKNOWLEDGEMENT);
+  }
+
+  /** Sets the time limit for the whole frame that is arriving. Later bytes of the frame do not extend it. */
+  #timeFrame(): void {
+    const { incomplete, arrived: number, frameBytes: bytes } = this.#splitter;
+    const known = this.#arriving;
+    if (incomplete && known?.number === number && known.bytes === bytes) return;
+    clearTimeout(this.#frameTimer);
+    const isSame = incomplete && known?.number === number;
+    const since = performance.now();
+    this.#arriving = !incomplete ? null : isSame ? { ...known, bytes } : { number, bytes, readMs: 0, since };
+    if (this.#arriving !== null && this.#holds.size === 0) this.#startFrameTimer(this.#arriving);
+  }
+
+  #startFrameTimer({ bytes, readMs, since }: ArrivingFrame): void {
+    const allowedMs = FRAME_MS + (bytes ?? 0) / FRAME_BYTES_PER_MS;
+    this.#frameTimer = this.#cutOffIn(Math.max(0, allowedMs - readMs - (performance.now() - since)));
+  }
+
+  #cutOffIn(ms: number): NodeJS.Timeout {
+    const timer = setTimeout(() => this.#socket.destroy(), ms);
+    timer.unref();
+    return timer;
+  }
+}
+
+/** A frame that has not arrived completely. */
+interface ArrivingFrame {
+  /** How many frames arrived before it. */
+  number: number;
+  /** The frame's length, header and body; null until its header is complete. */
+  bytes: number | null;
+  /** How long the door had been reading the frame before `since`, in milliseconds. */
+  readMs: number;
+  /** When the door began to read, by `performance.now()`. */
+  since: number;
+}
+
+/** Frames that are adjacent in memory, as they arrived. One write sends them all. */
+interface Run {
+  first: Buffer;
+  /** The length of all of them together. */
+  bytes: number;
+}
+
+function append(batch: Run[], frame: Buffer): void {
+  const last = batch.at(-1);
+  if (last?.first.buffer === frame.buffer && last.first.byteOffset + last.bytes === frame.byteOffset) {
+    last.bytes += frame.length;
+  } else {
+    batch.push({ first: frame, bytes: frame.length });
+  }
+}

@@ -1,0 +1,138 @@
+import { setTimeout as delay } from "node:timers/promises";
+import { LONGEST_TIMER_MS } from "../../config/values/duration.js";
+import { ERRORS, FleetError, type FleetErrorCode, isFleetError } from "../../errors.js";
+import { issueHostToken } from "../../gateway/entry/tokens.js";
+import type { HostDirectory } from "../../hosts/directory.js";
+import { hostAway } from "../../hosts/problems.js";
+import { RawConnection, RpcError } from "../../runtime/client/raw-connection.js";
+import { abortable, deadline } from "../../runtime/deadline.js";
+import type { HostRecord, Store } from "../../store/store.js";
+
+/** The collaborators needed to reach another host. */
+export interface LinkContext {
+  store: Store;
+  directory: HostDirectory;
+}
+
+export interface CallOptions {
+  /** How long the other host may take, in milliseconds. Values above the longest timer are cut to that. */
+  limitMs: number;
+  signal?: AbortSignal | undefined;
+}
+
+/** How long another host may take to accept a connection from this one, in milliseconds. */
+const CONNECT_MS = 5_000;
+/** How often to check, during a call, that the other host still counts as alive, in milliseconds. */
+const LOOK_MS = 1_000;
+/** How much longer than the limit an answer may take on its way, in milliseconds. */
+const WAY_MS = 2_000;
+
+/** A connection to the front door of another host, for calls to that host. Closing it cancels the calls. */
+export class ControlLink implements AsyncDisposable {
+  readonly #connection: RawConnection;
+  readonly #context: LinkContext;
+  readonly #host: string;
+
+  private constructor(connection: RawConnection, context: LinkContext, host: string) {
+    this.#connection = connection;
+    this.#context = context;
+    this.#host = host;
+  }
+
+  /** @throws FleetError `FLEET_HOST_AWAY`, without a wait if the host counts as gone; the signal's reason. */
+  static async open(context: LinkContext, host: HostRecord, signal?: AbortSignal): Promise<ControlLink> {
+    const door = doorOf(host);
+    const { store, directory } = context;
+    const issued = await issueHostToken(store, directory.own ?? "", host.name);
+    using limit = deadline(CONNECT_MS, signal);
+    try {
+      const endpoint = { ...door, token: issued.token };
+      const connection = await RawConnection.open(endpoint, limit.signal, { lasting: true });
+      return new ControlLink(connection, context, host.name);
+    } catch (error) {
+      // A door that takes the token deletes it. A token that is left behind expires after a minute, and gc deletes it.
+      await store.deleteToken(issued.id).catch(() => "the error below explains more");
+      if (signal?.aborted === true) throw signal.reason;
+      throw hostAway(host.name, error);
+    }
+  }
+
+  /**
+   * Calls one method on the host.
+   *
+   * @throws FleetError as the other host reports it; `FLEET_HOST_AWAY` when that host closes the connection, is gone,
+   * or does not answer in time; the signal's reason.
+   */
+  async call(method: string, params: object, { limitMs: wantedMs, signal }: CallOptions): Promise<unknown> {
+    const limitMs = Math.min(wantedMs, LONGEST_TIMER_MS);
+    using limit = deadline(limitMs + WAY_MS, signal);
+    using gone = whenGone(this.#context.directory, this.#host);
+    const answer = this.#connection.request("fleet.call", { method, params, limitMs });
+    answer.catch(() => undefined); // nobody waits for it if the race below has another winner
+    const away = gone.promise.then((): never => {
+      throw hostAway(this.#host);
+    });
+    away.catch(() => undefined);
+    try {
+      return await abortable(Promise.race([answer, away]), limit.signal);
+    } catch (error) {
+      if (signal?.aborted === true) throw signal.reason;
+      throw limit.signal.aborted ? hostAway(this.#host, limit.signal.reason) : fromThere(error, this.#host);
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#connection[Symbol.asyncDispose]();
+  }
+}
+
+/**
+ * The address of a host's front door.
+ *
+ * @throws FleetError `FLEET_HOST_AWAY` when the host is gone or has no front door.
+ */
+export function doorOf({ name, gone, door }: HostRecord): { address: string; port: number } {
+  const end = door?.lastIndexOf(":") ?? -1;
+  if (gone || door === null || end === -1) throw hostAway(name);
+  return { address: door.slice(0, end).replace(/^\[|\]$/g, ""), port: Number(door.slice(end + 1)) };
+}
+
+/** Resolves when the host counts as gone. Polls the store until it is disposed. */
+export function whenGone(directory: HostDirectory, name: string): { promise: Promise<void> } & Disposable {
+  const over = new AbortController();
+  return { promise: watch(directory, name, over.signal), [Symbol.dispose]: () => over.abort() };
+}
+
+/** Never rejects. */
+async function watch(directory: HostDirectory, name: string, signal: AbortSignal): Promise<void> {
+  for (;;) {
+    try {
+      await delay(LOOK_MS, undefined, { signal, ref: false });
+    } catch {
+      return await new Promise(() => undefined); // the watch was disposed
+    }
+    // A store that does not answer at the moment proves nothing about the host.
+    const hosts = await directory.list().catch(() => null);
+    if (hosts !== null && !hosts.some((host) => host.name === name && !host.gone)) return;
+  }
+}
+
+/** The error as the other host reports it. */
+function fromThere(error: unknown, host: string): unknown {
+  if (error instanceof RpcError) return errorOfDoor(error) ?? hostAway(host, error);
+  return isFleetError(error, "FLEET_SERVER_UNREACHABLE") ? hostAway(host, error) : error;
+}
+
+/** The fleet's own error in the answer of a front door, or null if there is none. */
+export function errorOfDoor(error: unknown): FleetError | null {
+  if (!(error instanceof Error) || !("data" in error)) return null;
+  const { code, suggestions, retryAfterMs, limit } = (error.data ?? {}) as Record<string, unknown>;
+  if (typeof code !== "string" || !Object.hasOwn(ERRORS, code)) return null;
+  const tries = Array.isArray(suggestions) ? suggestions.map(String) : [];
+  return new FleetError(code as FleetErrorCode, error.message, {
+    suggestions: tries,
+    cause: error,
+    ...(typeof limit === "string" ? { limit } : {}),
+    ...(typeof retryAfterMs === "number" ? { retryAfterMs } : {}),
+  });
+}

@@ -1,0 +1,98 @@
+import type { CopilotClient } from "@github/copilot-sdk";
+import { issueToken } from "../../gateway/entry/tokens.js";
+import { hostAway } from "../../hosts/problems.js";
+import type { ClientOptions } from "../../pool/clients.js";
+import { connectClient } from "../../runtime/client/connect.js";
+import { abortable, deadline } from "../../runtime/deadline.js";
+import type { HostRecord, TokenRecord } from "../../store/store.js";
+import { doorOf, type LinkContext } from "./control-link.js";
+
+const CONNECT_MS = 10_000;
+const GOODBYE_MS = 2_000;
+/**
+ * The longest time that a connection can last, in milliseconds. The token then expires, even if this process was
+ * killed.
+ */
+const TOKEN_MS = 24 * 3_600_000;
+
+/** An SDK client at the front door of another host, connected as the user. */
+export interface DoorClient {
+  client: CopilotClient;
+  /** Resolves when the connection has ended. Never rejects. */
+  closed: Promise<void>;
+  /** Hangs up, and revokes the token that the connection was made with. */
+  end(): Promise<void>;
+}
+
+/**
+ * Connects as the user to the front door of another host.
+ *
+ * @param lease the lease that covers the user's turns in a session, held by this process or by the one that started it
+ * @throws FleetError `FLEET_HOST_AWAY`; the signal's reason.
+ */
+export async function connectToDoor(
+  { store }: Pick<LinkContext, "store">,
+  host: HostRecord,
+  user: string,
+  options: Omit<ClientOptions, "gitHubToken">,
+  signal: AbortSignal,
+  lease?: TokenRecord["lease"],
+): Promise<DoorClient> {
+  const door = doorOf(host);
+  const { id, token } = await issueToken(store, user, TOKEN_MS, {
+    passing: true,
+    ...(lease === undefined ? {} : { lease }),
+  });
+  // A token that is left behind expires within a day, and gc deletes it. The outcome of the call matters more.
+  const forget = async () => await store.deleteToken(id).catch(() => undefined);
+  try {
+    using limit = deadline(CONNECT_MS, signal);
+    const { client, closed, destroy } = await connectClient({ ...door, token }, options, limit.signal);
+    const end = async () => {
+      using goodbye = deadline(GOODBYE_MS);
+      // A host that died or hangs cannot answer, so do not wait longer than the deadline.
+      await abortable(Promise.race([client.stop(), closed]), goodbye.signal).catch(() => undefined);
+      await client.forceStop();
+      destroy();
+      await forget();
+    };
+    return { client, closed, end };
+  } catch (error) {
+    await forget();
+    if (signal.aborted) throw signal.reason;
+    throw hostAway(host.name, error);
+  }
+}
+
+/** This process's clients at the front doors of other hosts, one for each user. */
+export class DoorClients {
+  readonly #clients = new Map<string, Promise<DoorClient>>();
+
+  /**
+   * The user's client, connected if necessary.
+   *
+   * @throws as {@link connectToDoor}.
+   */
+  async to(...connection: Parameters<typeof connectToDoor>): Promise<CopilotClient> {
+    const [, , user] = connection;
+    const known = this.#clients.get(user);
+    if (known !== undefined) return (await known).client;
+    const connecting = connectToDoor(...connection);
+    this.#clients.set(user, connecting);
+    const forget = () => {
+      if (this.#clients.get(user) === connecting) this.#clients.delete(user);
+    };
+    connecting.then(async ({ closed }) => await closed.then(forget)).catch(forget);
+    return (await connecting).client;
+  }
+
+  async close(user: string): Promise<void> {
+    const known = this.#clients.get(user);
+    this.#clients.delete(user);
+    if (known !== undefined) await (await known).end();
+  }
+
+  async closeAll(): Promise<void> {
+    await Promise.all([...this.#clients.keys()].map(async (user) => await this.close(user)));
+  }
+}

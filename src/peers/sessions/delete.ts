@@ -1,0 +1,64 @@
+import { FleetError, isFleetError, option, quote } from "../../errors.js";
+import type { HostActions } from "../host-actions.js";
+import type { FindContext } from "./find.js";
+
+/**
+ * Deletes sessions for good, one after another, each on the host that has it. A missing session does not stop the
+ * deletion of the others. Another user's session counts as not found.
+ *
+ * @returns the ids that were deleted and those that were not found
+ * @throws FleetError as `Sessions.delete`; `FLEET_SESSION_STRANDED`, `FLEET_HOST_AWAY`. The error's `outcome` has the
+ * same two lists for the sessions before the failed one.
+ */
+export async function deleteEverywhere(
+  context: FindContext,
+  ids: readonly string[],
+  user: string | undefined,
+): Promise<{ deleted: string[]; notFound: string[] }> {
+  const outcome = { deleted: [] as string[], notFound: [] as string[] };
+  for (const id of new Set(ids)) {
+    try {
+      const wasDeleted = await deleteWhereItIs(context, id, user);
+      (wasDeleted ? outcome.deleted : outcome.notFound).push(id);
+    } catch (error) {
+      const isFirst = outcome.deleted.length + outcome.notFound.length === 0;
+      if (isFirst || !isFleetError(error)) throw error;
+      const { message, suggestions } = error.describe(option);
+      throw new FleetError(error.code, message, { suggestions, cause: error, outcome: { ...outcome } });
+    }
+  }
+  return outcome;
+}
+
+/**
+ * Deletes the session on every host that has it.
+ *
+ * @returns whether there was such a session
+ */
+async function deleteWhereItIs(context: FindContext, id: string, user: string | undefined): Promise<boolean> {
+  const { store, directory, hosts } = context;
+  const record = await store.readSession(id);
+  const isForeign = record !== null && user !== undefined && record.owner !== user;
+  if (isForeign) return false;
+  const holders = record === null ? await holdersOf(context, id, user) : [hosts.at(await directory.whereIs(record))];
+  const deleted: string[] = [];
+  for (const host of holders) deleted.push(...(await host.deleteSessions([id], user)));
+  return deleted.length > 0;
+}
+
+/** The hosts that have an unrecorded session with this id on their disks. */
+async function holdersOf({ hosts }: FindContext, id: string, user: string | undefined): Promise<HostActions[]> {
+  const { own } = hosts;
+  if (own.name === null) return [own];
+  const { answers } = await hosts.everywhere(async (host) => await host.sessions(user));
+  const found = answers.flatMap(({ host, answer }) =>
+    answer.filter((view) => view.id === id).map(({ owner }) => ({ host, owner })),
+  );
+  const owners = [...new Set(found.map(({ owner }) => owner))];
+  if (owners.length > 1) {
+    throw new FleetError("FLEET_SESSION_AMBIGUOUS", `${owners.length} users have a session ${quote(id)}.`, {
+      suggestions: owners.map((owner) => `copilotfleet delete ${id} --user ${owner}`),
+    });
+  }
+  return found.map(({ host }) => host);
+}

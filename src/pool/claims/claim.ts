@@ -1,0 +1,174 @@
+import { FleetError } from "../../errors.js";
+import { isAlive, ownIdentity } from "../../runtime/process/process-table.js";
+import type { Claim, ProcessIdentity, Registry, ServerRecord, ServerState } from "../../store/store.js";
+import { closedBy } from "../admission.js";
+import { isRunning } from "../server.js";
+import { choosePort, type PortRange } from "../start/ports.js";
+import { isHeld } from "./held-claim.js";
+
+/**
+ * A command takes a claim on a server's record before it moves the server to another state, so that two commands never do
+ * this at once. A claim is the identity of this process. It ends with the transition or with the process (`HeldClaim`).
+ * All functions here run inside a registry update, so they only read and change the record.
+ */
+
+export type StartDecision =
+  /** The pool is closed; `by` names what closed it. */
+  | { kind: "closed"; by: string }
+  /** It is already running. */
+  | { kind: "running"; server: ServerRecord }
+  /** Another command holds the claim: try again in a moment. */
+  | { kind: "busy"; server: ServerRecord }
+  /** The caller starts it, after ending all processes of its earlier launch `leftover`. */
+  | { kind: "start"; server: ServerRecord; leftover: string | null }
+  /** The command that was starting it died, and its process may exist. The caller adopts it or clears it away. */
+  | { kind: "adopt"; server: ServerRecord };
+
+export interface StartIntent {
+  launchId: string;
+  range: PortRange;
+  now: string;
+  /** Makes the record if there is none. */
+  create: () => ServerRecord;
+  /** Makes the caller's changes to the record of a server that is about to start. */
+  amend: (server: ServerRecord) => void;
+  /** Whether `serve` starts it to keep it running. Its earlier crashes then still count. */
+  supervised: boolean;
+  claim: Claim;
+}
+
+/**
+ * Records the intent to start a server: state `starting`, a reserved port, a launch id, our claim.
+ *
+ * @throws FleetError as `choosePort`.
+ */
+export function claimStart(registry: Registry, id: string, intent: StartIntent): StartDecision {
+  const by = closedBy(registry);
+  if (by !== null) return { kind: "closed", by };
+  const found = registry.servers[id];
+  if (found !== undefined && isHeld(found.claim)) return { kind: "busy", server: found };
+  if (found !== undefined && found.state !== "starting" && isRunning(found)) {
+    if (found.state === "draining") giveUpStop(found, "ready");
+    return { kind: "running", server: found };
+  }
+  if (found?.state === "starting") {
+    found.claim = intent.claim;
+    return { kind: "adopt", server: found };
+  }
+  const server = found ?? intent.create();
+  const leftover = server.launchId;
+  intent.amend(server);
+  server.port ??= choosePort(registry, intent.range, new Set(), server.lastPort);
+  server.lastPort = server.port;
+  server.state = "starting";
+  server.startedAt = intent.now;
+  server.launchId = intent.launchId;
+  server.process = null;
+  server.failure = null;
+  if (!intent.supervised) delete server.crashes;
+  server.claim = intent.claim;
+  registry.servers[id] = server;
+  return { kind: "start", server, leftover };
+}
+
+export type StopDecision =
+  | { kind: "absent" }
+  | { kind: "stopped"; server: ServerRecord }
+  | { kind: "busy"; server: ServerRecord }
+  /** The caller stops it; `from` is the state that it was in. */
+  | { kind: "stop"; server: ServerRecord; from: ServerState };
+
+/**
+ * Records the intent to stop a server. The port stays reserved until the process is gone. `stays` means that the server
+ * should still run and will be started again.
+ */
+export function claimStop(
+  registry: Registry,
+  id: string,
+  { stays, claim }: { stays: boolean; claim: Claim },
+): StopDecision {
+  const server = registry.servers[id];
+  if (server === undefined) return { kind: "absent" };
+  if (isHeld(server.claim) || isHeld(server.replacement?.claim ?? null)) return { kind: "busy", server };
+  if (server.state === "stopped" || (server.state === "failed" && server.process === null)) {
+    if (!stays) server.desired = "stopped";
+    if (server.state === "stopped") return { kind: "stopped", server };
+    // It is dead and cleared away already, so only the record changes.
+    server.state = "stopped";
+    server.failure = null;
+    return { kind: "stopped", server };
+  }
+  const from = server.state;
+  server.state = "draining";
+  server.claim = claim;
+  return { kind: "stop", server, from };
+}
+
+/**
+ * Undoes a stop that a signal cancelled, or whose command died while it waited. The server keeps running, because
+ * finishing the stop for a dead command would cut the very turns that it waited for.
+ */
+export function giveUpStop(server: ServerRecord, from: ServerState): void {
+  // If there is no process, the command that started the server died, and then the command that stopped it. The server was
+  // never ready, so it is adopted or cleared like any interrupted start.
+  const before = server.process === null ? "starting" : "ready";
+  server.state = from === "draining" ? before : from;
+  server.claim = null;
+}
+
+/**
+ * The record, if this process still holds the claim for this launch.
+ *
+ * @throws FleetError `FLEET_SERVER_CONFLICT` when this process was suspended for so long that another one took over.
+ */
+export function ownClaim(registry: Registry, id: string, launchId: string | null): ServerRecord {
+  const server = registry.servers[id];
+  if (server === undefined || server.launchId !== launchId || !isSelf(server.claim)) {
+    throw serverTaken(id);
+  }
+  return server;
+}
+
+export function serverTaken(id: string): FleetError {
+  return new FleetError("FLEET_SERVER_CONFLICT", `Another command took over server ${id}.`, {
+    suggestions: ["copilotfleet ps"],
+  });
+}
+
+/** Names the process that holds the claim, for messages. */
+export function holderOf({ claim }: ServerRecord): string {
+  return claim === null ? "another command" : `process ${claim.pid}`;
+}
+
+function isSelf(claim: ProcessIdentity | null): boolean {
+  const self = ownIdentity();
+  return claim !== null && claim.pid === self.pid && claim.startTicks === self.startTicks && isAlive(claim);
+}
+
+/** Ends a successful start: the server runs, and should run. */
+export function settleReady(server: ServerRecord, running: { process: ProcessIdentity; version: string }): void {
+  server.state = "ready";
+  server.process = running.process;
+  server.version = running.version;
+  server.failure = null;
+  server.desired = "running";
+  server.claim = null;
+}
+
+/** Counts a crash. If the server was healthy for `stableMs` milliseconds, its earlier crashes no longer count. */
+export function countCrash(server: ServerRecord, nowMs: number, stableMs: number): void {
+  const healthyMs = server.process === null ? 0 : nowMs - Date.parse(server.startedAt ?? "");
+  server.crashes = (healthyMs >= stableMs ? 0 : (server.crashes ?? 0)) + 1;
+}
+
+/** Ends a transition after which nothing runs: frees the port and removes the claim. */
+export function settle(server: ServerRecord, state: "stopped" | "failed", failure: string | null): void {
+  server.state = state;
+  server.failure = failure;
+  server.port = null;
+  server.process = null;
+  server.launchId = null;
+  server.startedAt = null;
+  server.claim = null;
+  server.replacement = null;
+}

@@ -1,0 +1,40 @@
+import { randomUUID } from "node:crypto";
+import { threadId } from "node:worker_threads";
+import { isAlive, ownIdentity } from "../../runtime/process/process-table.js";
+import type { Claim } from "../../store/store.js";
+
+/**
+ * The transitions that this thread has begun and not ended. The set is global, because a program may load this package
+ * twice. A worker thread has the same process identity but another set, so each entry contains the thread's id.
+ */
+const KEY = Symbol.for("copilotfleet.moves");
+const shared = globalThis as { [KEY]?: Set<string> };
+shared[KEY] ??= new Set();
+const moves = shared[KEY];
+
+/**
+ * A claim of this process, held until it is disposed. When a command fails, its claim ends with its process. A process
+ * that keeps running, such as `serve`, may be unable to record a failure (on a full disk), and its claim would stay for
+ * ever. So each claim names the transition it was taken for, and counts only while that transition is under way.
+ */
+export class HeldClaim implements Disposable {
+  readonly claim: Claim;
+  readonly #move = `${threadId}:${randomUUID()}`;
+
+  /** Registers the transition before the claim is recorded, so that this process never takes the claim for abandoned. */
+  constructor() {
+    moves.add(this.#move);
+    this.claim = { ...ownIdentity(), move: this.#move };
+  }
+
+  [Symbol.dispose](): void {
+    moves.delete(this.#move);
+  }
+}
+
+/** Whether a claim counts: its process is alive and, if this thread took it, its transition has not ended. */
+export function isHeld(claim: Claim | null): claim is Claim {
+  if (claim === null || !isAlive(claim)) return false;
+  const { pid, move } = claim;
+  return pid !== process.pid || move === undefined || !move.startsWith(`${threadId}:`) || moves.has(move);
+}

@@ -1,0 +1,63 @@
+import { setTimeout as delay } from "node:timers/promises";
+import { isFleetError } from "../../errors.js";
+import { deadline } from "../../runtime/deadline.js";
+import { logPath, readConnectionToken } from "../../runtime/files/server-folder.js";
+import { probe } from "../../runtime/process/probe.js";
+import { isAlive, ownsListener, processesOfLaunch, writersOf } from "../../runtime/process/process-table.js";
+import { stopServer } from "../../runtime/process/stop.js";
+import type { ServerRecord, Store } from "../../store/store.js";
+import { ownClaim, settle, settleReady } from "../claims/claim.js";
+
+const BUSY_POLL_MS = 20;
+const ADOPT_WAIT_MS = 5_000;
+
+/**
+ * Adopts a server whose starter died. If its process runs and answers, completes the record and resolves with it.
+ * Otherwise clears away what was started, records the server as failed and resolves with null. The caller holds the claim.
+ */
+export async function adoptServer(
+  store: Store,
+  server: ServerRecord,
+  signal: AbortSignal,
+): Promise<ServerRecord | null> {
+  const { id, launchId, port } = server;
+  using limit = deadline(ADOPT_WAIT_MS, signal);
+  for (;;) {
+    // Look for writers of the log before reading environments. Between fork and exec, a child already has its log open but
+    // still shows its parent's environment.
+    const writers = writersOf(logPath(server.home));
+    const processes = launchId === null ? [] : processesOfLaunch(launchId);
+    const listener = port === null ? undefined : processes.find(({ pid }) => ownsListener(pid, port));
+    if (listener !== undefined && port !== null) {
+      const version = await answerOf(server, port, limit.signal);
+      if (version !== null && isAlive(listener)) {
+        return await store.updateRegistry((registry) => {
+          const record = ownClaim(registry, id, launchId);
+          settleReady(record, { process: listener, version });
+          return record;
+        });
+      }
+    }
+    if ((processes.length === 0 && writers.length === 0) || limit.signal.aborted) break;
+    await delay(BUSY_POLL_MS);
+  }
+  await stopServer({ process: null, launchId, home: server.home }, { graceMs: 0, force: true });
+  await store.updateRegistry((registry) => {
+    settle(ownClaim(registry, id, launchId), "failed", "the command that started it ended before it was ready");
+  });
+  return null;
+}
+
+/** The version that an orphaned server reports. Null if it does not answer or its token is gone: it is useless then. */
+export async function answerOf(
+  { address, home }: ServerRecord,
+  port: number,
+  signal: AbortSignal,
+): Promise<string | null> {
+  try {
+    return await probe({ address, port, token: readConnectionToken(home) }, signal);
+  } catch (error) {
+    if (isFleetError(error)) return null;
+    throw error;
+  }
+}

@@ -1,0 +1,225 @@
+import { randomBytes } from "node:crypto";
+import { lstatSync, readdirSync, readlinkSync, renameSync, rmSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
+import { systemCode } from "../../errors.js";
+import { homeOf, serverFolder } from "../../runtime/files/server-folder.js";
+import { listSessionFolders, sessionStatePath } from "../../runtime/history/session-state.js";
+import { identify, ownIdentity } from "../../runtime/process/process-table.js";
+import { sessionsOfThisHost } from "../../store/of-this-host.js";
+import type { Registry, ServerRecord, SessionRecord, Store } from "../../store/store.js";
+import { isRunning } from "../server.js";
+import { type Cleared, isClaimed } from "./mend.js";
+
+export interface ClearOptions {
+  /** How long a server must be unused before it is removed, in milliseconds. */
+  ttlMs: number;
+  nowMs: number;
+  /** Only this user's server. */
+  user: string | undefined;
+}
+
+/** Each start, each use through the fleet, and each creation or deletion of a session changes one of these. */
+const SIGNS_OF_USE = ["server.log", "connection-token", "uses", "open", "home", join("home", "session-state")];
+const REMOVED = /^\.removed-(\d+)-(\d+)-[0-9a-f]+$/;
+const TEMPORARY = /^connection-token\.(\d+)\.tmp$/;
+
+/**
+ * Finds the servers that were unused for longer than the TTL. The result clears them later. Call this before gc deletes
+ * sessions, because those deletions would count as a use.
+ */
+export async function prepareClearing(store: Store, stateRoot: string, options: ClearOptions): Promise<Clearing> {
+  const { servers } = await store.readRegistry();
+  const isOld = (id: string) => lastUse(stateRoot, id, servers[id]) <= options.nowMs - options.ttlMs;
+  const unused = Object.values(servers).filter((server) => {
+    const wanted = options.user === undefined || server.user === options.user;
+    return wanted && isRemovable(server) && isOld(server.id);
+  });
+  const orphans = options.user === undefined ? orphanIds(stateRoot, { servers }).filter(isOld) : [];
+  return new Clearing(store, stateRoot, unused, orphans, options.user === undefined);
+}
+
+class Clearing {
+  readonly #store: Store;
+  readonly #stateRoot: string;
+  readonly #unused: readonly ServerRecord[];
+  readonly #orphans: readonly string[];
+  /** Whether to remove the leftovers of killed commands, too, which belong to no particular user. */
+  readonly #all: boolean;
+
+  constructor(store: Store, stateRoot: string, unused: ServerRecord[], orphans: string[], all: boolean) {
+    this.#store = store;
+    this.#stateRoot = stateRoot;
+    this.#unused = unused;
+    this.#orphans = orphans;
+    this.#all = all;
+  }
+
+  /** The actions that {@link clear} would take after these sessions are deleted. */
+  foresee(records: readonly SessionRecord[], deleted: readonly { id: string }[]): Cleared[] {
+    const gone = new Set(deleted.map(({ id }) => id));
+    const left = records.filter(({ id }) => !gone.has(id));
+    const isEmpty = (id: string, home: string) => !holdsSessions(id, home, left, gone);
+    return [
+      ...this.#unused.filter(({ id, home }) => isEmpty(id, home)).map(({ id }): Cleared => ({ id, action: "removed" })),
+      ...this.#orphans
+        .filter((id) => isEmpty(id, this.#homeOf(id)))
+        .map((id): Cleared => ({ id, action: "orphan-removed" })),
+    ];
+  }
+
+  async clear(): Promise<Cleared[]> {
+    if (this.#all) this.#sweep();
+    return [...(await this.#removeUnused()), ...(await this.#removeOrphans())];
+  }
+
+  /** Claims the servers first. A command that wants to start one of them waits until it is gone, and then creates it. */
+  async #removeUnused(): Promise<Cleared[]> {
+    if (this.#unused.length === 0) return [];
+    const claimed = await this.#store.updateRegistry(({ servers }) =>
+      this.#unused.flatMap(({ id, startedAt, createdAt }) => {
+        const server = servers[id];
+        if (server === undefined || !isRemovable(server)) return [];
+        if (server.createdAt !== createdAt || server.startedAt !== startedAt) return [];
+        server.claim = ownIdentity();
+        return [server];
+      }),
+    );
+    const removed = new Set<string>();
+    try {
+      const records = await sessionsOfThisHost(this.#store);
+      for (const { id, home } of claimed) {
+        if (holdsSessions(id, home, records)) continue;
+        // Delete only a home in the usual place, because the fleet did not create a home anywhere else.
+        if (home === this.#homeOf(id)) this.#removeFolder(id);
+        removed.add(id);
+      }
+    } finally {
+      await this.#store.updateRegistry(({ servers }) => {
+        for (const { id } of claimed) {
+          const server = servers[id];
+          if (server === undefined || !isOwn(server)) continue;
+          if (removed.has(id)) delete servers[id];
+          else server.claim = null;
+        }
+      });
+    }
+    return [...removed].map((id) => ({ id, action: "removed" }));
+  }
+
+  async #removeOrphans(): Promise<Cleared[]> {
+    const removed: Cleared[] = [];
+    for (const id of this.#orphans) {
+      if (holdsSessions(id, this.#homeOf(id), await sessionsOfThisHost(this.#store))) continue;
+      const moved = this.#moveAway(id);
+      if (moved === null) continue;
+      // A server is recorded before it uses its folder. If it is not recorded now, a later start makes a new folder.
+      if ((await this.#store.readRegistry()).servers[id] !== undefined) {
+        renameSync(moved, serverFolder(this.#stateRoot, id));
+        continue;
+      }
+      rmSync(moved, { recursive: true, force: true });
+      removed.push({ id, action: "orphan-removed" });
+    }
+    return removed;
+  }
+
+  #homeOf(id: string): string {
+    return homeOf(this.#stateRoot, id);
+  }
+
+  #removeFolder(id: string): void {
+    const moved = this.#moveAway(id);
+    if (moved !== null) rmSync(moved, { recursive: true, force: true });
+  }
+
+  /** Moves a folder away by one rename, so that it exists completely or not at all. @returns null if there was none. */
+  #moveAway(id: string): string | null {
+    const folder = serverFolder(this.#stateRoot, id);
+    const { pid, startTicks } = ownIdentity();
+    const moved = join(dirname(folder), `.removed-${pid}-${startTicks}-${randomBytes(4).toString("hex")}`);
+    try {
+      renameSync(folder, moved);
+      return moved;
+    } catch (error) {
+      if (systemCode(error) === "ENOENT") return null;
+      throw error;
+    }
+  }
+
+  /** Removes what killed commands left: folders that are half removed and files that are half written. */
+  #sweep(): void {
+    const folder = join(this.#stateRoot, "servers");
+    for (const name of names(folder)) {
+      const [, pid, startTicks] = REMOVED.exec(name) ?? [];
+      if (pid !== undefined) {
+        if (identify(Number(pid))?.startTicks !== startTicks)
+          rmSync(join(folder, name), { recursive: true, force: true });
+        continue;
+      }
+      for (const file of names(join(folder, name))) {
+        const writer = TEMPORARY.exec(file)?.[1];
+        if (writer !== undefined && identify(Number(writer)) === null)
+          rmSync(join(folder, name, file), { force: true });
+      }
+    }
+  }
+}
+
+function isRemovable(server: ServerRecord): boolean {
+  return (server.state === "stopped" || server.state === "failed") && !isRunning(server) && !isClaimed(server);
+}
+
+function isOwn(server: ServerRecord): boolean {
+  const own = ownIdentity();
+  return server.claim?.pid === own.pid && server.claim.startTicks === own.startTicks;
+}
+
+/** When the server was last used, in milliseconds since the epoch. */
+function lastUse(stateRoot: string, id: string, server: ServerRecord | undefined): number {
+  const folder = serverFolder(stateRoot, id);
+  const written = SIGNS_OF_USE.map((name) => lstatSync(join(folder, name), { throwIfNoEntry: false })?.mtimeMs ?? 0);
+  const created = Date.parse(server?.createdAt ?? "");
+  return Math.max(...written, Number.isNaN(created) ? 0 : created);
+}
+
+/**
+ * Whether a server has sessions, by their records or by their folders. Shared servers have their session folders in common,
+ * so there only the records count.
+ */
+function holdsSessions(
+  id: string,
+  home: string,
+  records: readonly SessionRecord[],
+  gone: ReadonlySet<string> = new Set(),
+): boolean {
+  if (records.some(({ serverId }) => serverId === id)) return true;
+  const state = sessionStatePath(home);
+  const isLink = lstatSync(state, { throwIfNoEntry: false })?.isSymbolicLink() === true;
+  if (isLink && basename(dirname(readlinkSync(state))) !== id) return false;
+  try {
+    return listSessionFolders(home).some((session) => !gone.has(session));
+  } catch (error) {
+    if (systemCode(error) === "EACCES") return true; // the folder may contain sessions
+    throw error;
+  }
+}
+
+/** The ids of servers that have a folder but no record. */
+function orphanIds(stateRoot: string, { servers }: Registry): string[] {
+  const folder = join(stateRoot, "servers");
+  return names(folder).filter((name) => {
+    if (name.startsWith(".") || servers[name] !== undefined) return false;
+    const inside = names(join(folder, name));
+    // A folder with none of these does not belong to a server.
+    return inside.includes("home") || inside.includes("connection-token") || inside.includes("server.log");
+  });
+}
+
+function names(folder: string): string[] {
+  try {
+    return readdirSync(folder);
+  } catch (error) {
+    if (systemCode(error) === "ENOENT" || systemCode(error) === "ENOTDIR") return [];
+    throw error;
+  }
+}

@@ -1,0 +1,64 @@
+import { FLEET_VARIABLE } from "../../runtime/launch/environment.js";
+import { launchesByVariable } from "../../runtime/process/process-table.js";
+import { stopServer } from "../../runtime/process/stop.js";
+import type { ServerRecord, Store } from "../../store/store.js";
+import { launchesOf } from "../admission.js";
+import { isHeld } from "../claims/held-claim.js";
+import type { Pool } from "../pool.js";
+import { isBroken, isRunning } from "../server.js";
+
+/**
+ * The outcome of clearing for one server:
+ * - `failed`: its process was gone; what was left of it is ended, its port is free, and its record is `failed`
+ * - `stopped`: the command that was stopping it had died; it is stopped now
+ * - `adopted`: the command that was starting it had died; it runs, and is recorded as running
+ * - `removed`: it was unused for longer than the TTL and held no sessions; its record, folder and port are gone
+ * - `orphan-removed`: the same for a folder without a record
+ * - `stray-killed`: a process of this fleet without a record was killed; the id is that of its launch
+ */
+export type ServerAction = "failed" | "stopped" | "adopted" | "removed" | "orphan-removed" | "stray-killed";
+
+export interface Cleared {
+  id: string;
+  action: ServerAction;
+}
+
+/** Repairs every record that a crash left broken, as `ps` does. With `dryRun`, only resolves with what is broken. */
+export async function repairServers(
+  store: Store,
+  pool: Pool,
+  options: { dryRun: boolean; signal: AbortSignal },
+): Promise<Cleared[]> {
+  const { servers } = await store.readRegistry();
+  const broken = Object.values(servers).filter(isBroken);
+  if (options.dryRun) {
+    return broken
+      .filter((server) => !isClaimed(server) && !(server.state === "draining" && isRunning(server)))
+      .map(({ id, state }) => ({ id, action: state === "draining" ? "stopped" : "failed" }));
+  }
+  if (broken.length === 0) return [];
+  const ids = await pool.repair(options.signal);
+  const after = (await store.readRegistry()).servers;
+  return ids.flatMap((id) => {
+    const state = after[id]?.state;
+    if (state === undefined) return [];
+    return [{ id, action: state === "failed" || state === "stopped" ? state : "adopted" }];
+  });
+}
+
+/** Ends the processes of this fleet that have no record. With `dryRun`, only resolves with them. */
+export async function killStrays(store: Store, stateRoot: string, dryRun: boolean): Promise<Cleared[]> {
+  // Find the processes before reading the registry. A launch is recorded before its process starts, so the registry that is
+  // read afterwards contains every launch found here, except strays.
+  const launches = [...launchesByVariable(FLEET_VARIABLE, stateRoot).keys()];
+  if (launches.length === 0) return [];
+  const known = launchesOf(await store.readRegistry());
+  const strays = launches.filter((launchId) => !known.has(launchId));
+  if (!dryRun) for (const launchId of strays) await stopServer({ process: null, launchId, home: null }, { graceMs: 0 });
+  return strays.map((id) => ({ id, action: "stray-killed" }));
+}
+
+/** Whether a command is moving the server from one state to the next. */
+export function isClaimed(server: ServerRecord): boolean {
+  return isHeld(server.claim);
+}

@@ -1,0 +1,56 @@
+import { endOfLog } from "../../runtime/files/server-log.js";
+import { describeEnd } from "../../runtime/process/server-end.js";
+import { stopServer } from "../../runtime/process/stop.js";
+import type { ServerRecord } from "../../store/store.js";
+import { countCrash, giveUpStop, ownClaim, settle } from "../claims/claim.js";
+import { HeldClaim, isHeld } from "../claims/held-claim.js";
+import { mapConcurrently, STARTS_AT_ONCE } from "../concurrency.js";
+import { mendReplacement } from "../replace/replace.js";
+import { isBroken, isRunning } from "../server.js";
+import type { StarterContext } from "../start/start.js";
+import { TERMINATE_GRACE_MS } from "../stop/stopping.js";
+import { adoptServer } from "./adopt.js";
+
+/** Repairs every record that a crash left broken, or only that of one server. Resolves with the ids that it touched. */
+export async function repairRecords(context: StarterContext, signal: AbortSignal, only?: string): Promise<string[]> {
+  using held = new HeldClaim();
+  const claimed = await context.store.updateRegistry((registry) =>
+    Object.values(registry.servers).filter((server) => {
+      if (only !== undefined && server.id !== only) return false;
+      if (!isBroken(server) || isHeld(server.claim)) return false;
+      if (server.state === "draining" && isRunning(server)) giveUpStop(server, "ready");
+      if (server.replacement == null && !isBroken(server)) return false;
+      server.claim = held.claim;
+      return true;
+    }),
+  );
+  await mapConcurrently(claimed, STARTS_AT_ONCE, async (server) => await mend(context, server, signal));
+  return claimed.map(({ id }) => id);
+}
+
+/** The caller holds the claim. */
+async function mend(context: StarterContext, server: ServerRecord, signal: AbortSignal): Promise<void> {
+  const { store } = context;
+  if (await mendReplacement(context, server, signal)) return;
+  if (server.state === "starting") await adoptServer(store, server, signal);
+  else if (isRunning(server)) {
+    await store.updateRegistry((registry) => {
+      ownClaim(registry, server.id, server.launchId).claim = null;
+    });
+  } else await finish(context, server, server.state === "draining" ? "stopped" : "failed");
+}
+
+/** Ends the remaining processes of a server and settles its record. */
+async function finish(
+  { store, config }: StarterContext,
+  server: ServerRecord,
+  state: "stopped" | "failed",
+): Promise<void> {
+  await stopServer(server, { graceMs: TERMINATE_GRACE_MS });
+  const failure = state === "failed" ? `${describeEnd(server)}${endOfLog(server)}` : null;
+  await store.updateRegistry((registry) => {
+    const record = ownClaim(registry, server.id, server.launchId);
+    if (state === "failed") countCrash(record, Date.now(), config.health.stableMs);
+    settle(record, state, failure);
+  });
+}

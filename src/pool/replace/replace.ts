@@ -1,0 +1,223 @@
+import { randomUUID } from "node:crypto";
+import { isFleetError } from "../../errors.js";
+import { readConnectionToken } from "../../runtime/files/server-folder.js";
+import { logSize } from "../../runtime/files/server-log.js";
+import { findRuntime } from "../../runtime/launch/find.js";
+import { isAlive } from "../../runtime/process/process-table.js";
+import { stopServer } from "../../runtime/process/stop.js";
+import type { Claim, Registry, Replacement, ServerRecord } from "../../store/store.js";
+import { closedBy, poolDraining } from "../admission.js";
+import { giveUpStop, ownClaim, serverTaken, settleReady } from "../claims/claim.js";
+import { HeldClaim, isHeld } from "../claims/held-claim.js";
+import { answerOf } from "../recover/adopt.js";
+import { isRunning } from "../server.js";
+import { launchOnFreePort } from "../start/launching.js";
+import { choosePort } from "../start/ports.js";
+import { githubToken, type StarterContext } from "../start/start.js";
+import { allCut, type DrainResult } from "../stop/drain.js";
+import { drainForGood } from "../stop/ending.js";
+import { type Stopped, TERMINATE_GRACE_MS } from "../stop/stopping.js";
+
+export interface ReplaceOptions {
+  /** How long turns in flight may take to end, in milliseconds. */
+  drainTimeoutMs: number;
+  /** Turns that take longer: `cut` them, or `leave` everything as it was. */
+  late: "cut" | "leave";
+  /** If it aborts before the old process is stopped, everything stays as it was. */
+  signal: AbortSignal;
+}
+
+export type Replaced =
+  /** The new process is the server now. */
+  | { kind: "replaced"; server: ServerRecord; stopped: Stopped }
+  /** Turns outlasted the time, and `late` was `leave`. */
+  | { kind: "busy"; sessions: string[] }
+  /** The server does not run, or another command is moving it. */
+  | { kind: "unavailable" };
+
+const NEVER = new AbortController().signal;
+
+/**
+ * Replaces a running server by a new process for the same user, on the same home. Starts the new process on another port.
+ * Once it answers, drains and stops the old process, and the new one becomes the server. If the new process does not
+ * answer, the old one continues as if nothing had happened. No session is open in both, because the fleet sends nobody to
+ * the new process before the swap.
+ *
+ * @throws FleetError as `startServer`; the signal's reason.
+ */
+export async function replaceServer(context: StarterContext, id: string, options: ReplaceOptions): Promise<Replaced> {
+  const { store, config } = context;
+  const runtimePath = findRuntime(config.runtime.path, context.env).path;
+  const known = (await store.readRegistry()).servers[id];
+  if (known === undefined || !isRunning(known)) return { kind: "unavailable" };
+  const token = await githubToken(context, known, known.token, options.signal);
+  const launchId = randomUUID();
+  using held = new HeldClaim();
+  const old = await store.updateRegistry((registry) =>
+    claimReplacement(registry, id, { launchId, claim: held.claim }, context),
+  );
+  if (old === null) return { kind: "unavailable" };
+  try {
+    const launched = await launchOnFreePort(
+      context,
+      {
+        server: old,
+        runtimePath,
+        launchId,
+        port: old.replacement.port,
+        // Both have the same token, so that every client of the old process may connect to the new one.
+        connectionToken: readConnectionToken(old.home),
+        githubToken: token,
+        nextPort: async (tried) =>
+          await store.updateRegistry((registry) => {
+            const replacement = ownReplacement(registry, id, launchId);
+            replacement.port = choosePort(registry, config.ports, tried, null);
+            return replacement.port;
+          }),
+      },
+      options.signal,
+    );
+    const draining = await store.updateRegistry((registry) => {
+      ownReplacement(registry, id, launchId).process = launched.identity;
+      return claimSwap(registry, id, old.launchId, held.claim);
+    });
+    if (!draining) return await abandon(context, id, launchId, { kind: "unavailable" });
+    const drained = await drainOrGiveUp(context, old, options);
+    if (drained.cut.length > 0 && options.late === "leave") {
+      return await abandon(context, id, launchId, { kind: "busy", sessions: drained.cut });
+    }
+    const outcome = await stopServer(old, { graceMs: TERMINATE_GRACE_MS });
+    const server = await store.updateRegistry((registry) => {
+      const record = ownClaim(registry, id, old.launchId);
+      record.runtimePath = runtimePath;
+      promote(record, launched.identity, launched.version);
+      return record;
+    });
+    const cut = allCut(old, drained);
+    return {
+      kind: "replaced",
+      server,
+      stopped: { id, outcome: outcome === "terminated" && cut.length === 0 ? "drained" : "killed", cut },
+    };
+  } catch (error) {
+    await abandon(context, id, launchId, null);
+    throw error;
+  }
+}
+
+/** A running server whose record contains the intent to replace it. */
+type Replaceable = ServerRecord & { replacement: Replacement };
+
+function claimReplacement(
+  registry: Registry,
+  id: string,
+  { launchId, claim }: Pick<Replacement, "launchId" | "claim">,
+  { config }: StarterContext,
+): Replaceable | null {
+  const by = closedBy(registry);
+  if (by !== null) throw poolDraining(by);
+  const server = registry.servers[id];
+  if (server === undefined || !isRunning(server) || isHeld(server.claim)) return null;
+  if (server.state !== "ready" && server.state !== "unhealthy") return null;
+  if (server.replacement != null && isHeld(server.replacement.claim)) return null;
+  const port = choosePort(registry, config.ports, new Set(), null);
+  const logStart = logSize(server.home);
+  const replacement = { launchId, port, process: null, claim, startedAt: new Date().toISOString(), logStart };
+  server.replacement = replacement;
+  server.claim = null; // left by a process that died
+  return { ...server, replacement };
+}
+
+/** Claims the old process for draining, as a stop does. */
+function claimSwap(registry: Registry, id: string, launchId: string | null, claim: Claim): boolean {
+  const server = registry.servers[id];
+  if (server === undefined || server.launchId !== launchId || !isRunning(server) || isHeld(server.claim)) {
+    return false;
+  }
+  server.state = "draining";
+  server.claim = claim;
+  return true;
+}
+
+async function drainOrGiveUp(
+  { store, config }: StarterContext,
+  old: ServerRecord,
+  options: ReplaceOptions,
+): Promise<DrainResult> {
+  const giveUp = async () => {
+    await store.updateRegistry((registry) => giveUpStop(ownClaim(registry, old.id, old.launchId), old.state));
+  };
+  const wait = {
+    timeoutMs: options.drainTimeoutMs,
+    answerMs: config.health.timeoutMs,
+    signal: options.signal,
+    hurry: NEVER,
+    late: options.late,
+    stays: true,
+  };
+  const drained = await drainForGood(store, old, wait).catch(async (error: unknown) => {
+    await giveUp();
+    throw error;
+  });
+  if (drained.cut.length > 0 && options.late === "leave") await giveUp();
+  return drained;
+}
+
+/** Ends the replacement and removes it from the record. Does not touch the old process. */
+async function abandon<T>({ store }: StarterContext, id: string, launchId: string, result: T): Promise<T> {
+  await stopServer({ process: null, launchId, home: null }, { graceMs: 0, force: true });
+  await store.updateRegistry(({ servers }) => {
+    const server = servers[id];
+    if (server?.replacement?.launchId === launchId) server.replacement = null;
+  });
+  return result;
+}
+
+function ownReplacement(registry: Registry, id: string, launchId: string): Replacement {
+  const replacement = registry.servers[id]?.replacement;
+  if (replacement?.launchId === launchId) return replacement;
+  throw serverTaken(id);
+}
+
+/** Makes the replacement the server. */
+function promote(server: ServerRecord, process: NonNullable<ServerRecord["process"]>, version: string): void {
+  const { replacement } = server;
+  if (replacement == null) throw serverTaken(server.id);
+  server.launchId = replacement.launchId;
+  server.port = replacement.port;
+  server.lastPort = replacement.port;
+  server.startedAt = replacement.startedAt;
+  if (replacement.logStart === undefined) delete server.logStart;
+  else server.logStart = replacement.logStart;
+  server.replacement = null;
+  settleReady(server, { process, version });
+}
+
+/**
+ * Finishes a replacement whose command died. If the old process is gone and the new one answers, the new one becomes the
+ * server, and this resolves with true. Otherwise it ends the new process. The caller holds the claim on the record.
+ */
+export async function mendReplacement(
+  context: StarterContext,
+  server: ServerRecord,
+  signal: AbortSignal,
+): Promise<boolean> {
+  const { replacement } = server;
+  if (replacement == null) return false;
+  const { launchId, port, process } = replacement;
+  if (!isRunning(server) && process !== null && isAlive(process)) {
+    const version = await answerOf(server, port, signal).catch((error: unknown) => {
+      if (isFleetError(error)) return null;
+      throw error;
+    });
+    if (version !== null) {
+      await stopServer({ process: null, launchId: server.launchId, home: null }, { graceMs: 0, force: true });
+      await context.store.updateRegistry((registry) =>
+        promote(ownClaim(registry, server.id, server.launchId), process, version),
+      );
+      return true;
+    }
+  }
+  await abandon(context, server.id, launchId, null);
+  return false;
+}

@@ -1,0 +1,60 @@
+import { FleetError } from "../../errors.js";
+import { mapConcurrently } from "../concurrency.js";
+import type { Pool } from "../pool.js";
+import { type ServerView, viewServer } from "../server.js";
+import type { Stopped } from "../stop/stopping.js";
+
+export interface RollingOptions {
+  /** How long the turns of each server may take to end, in milliseconds. */
+  drainTimeoutMs: number;
+  /** How many servers may refuse turns at the same time. */
+  maxUnavailable: number;
+  signal: AbortSignal;
+}
+
+export interface RollingResult {
+  stopped: Stopped[];
+  servers: ServerView[];
+}
+
+/**
+ * Replaces running servers: first one alone (the canary), then at most `maxUnavailable` at once. Skips servers that do not
+ * run. Stops at the first server whose new process does not start.
+ *
+ * @throws FleetError with the code of that failure.
+ */
+export async function restartRolling(
+  pool: Pool,
+  ids: readonly string[],
+  options: RollingOptions,
+): Promise<RollingResult> {
+  const result: RollingResult = { stopped: [], servers: [] };
+  let failure: { id: string; error: unknown } | undefined;
+  const replace = async (id: string) => {
+    if (failure !== undefined) return;
+    try {
+      options.signal.throwIfAborted();
+      const { drainTimeoutMs, signal } = options;
+      const replaced = await pool.replace(id, { drainTimeoutMs, late: "cut", signal });
+      if (replaced.kind !== "replaced") return;
+      result.stopped.push(replaced.stopped);
+      result.servers.push(viewServer(replaced.server));
+    } catch (error) {
+      failure ??= { id, error };
+    }
+  };
+  const [canary, ...rest] = ids;
+  if (canary !== undefined) await replace(canary);
+  await mapConcurrently(rest, options.maxUnavailable, replace);
+  if (failure !== undefined) throw halted(failure, result, ids.length);
+  return result;
+}
+
+function halted({ id, error }: { id: string; error: unknown }, done: RollingResult, all: number): unknown {
+  if (!(error instanceof FleetError)) return error;
+  return new FleetError(
+    error.code,
+    `Server ${id} could not be replaced and keeps running as before. ${done.servers.length} of ${all} servers were replaced, and the others are unchanged. ${error.message}`,
+    { cause: error, suggestions: [...error.suggestions, "copilotfleet ps"] },
+  );
+}

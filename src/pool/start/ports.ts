@@ -1,0 +1,66 @@
+import { createServer } from "node:net";
+import { FleetError, systemCode } from "../../errors.js";
+import type { Registry } from "../../store/store.js";
+
+export interface PortRange {
+  from: number;
+  to: number;
+}
+
+/**
+ * The lowest port of the range that no recorded server holds and that is not in `skip`, or `preferred` if that is free.
+ * Has no side effects, so that it can run inside a registry update. The caller reserves the port by recording it.
+ *
+ * @throws FleetError `FLEET_PORTS_EXHAUSTED` when no port is left.
+ */
+export function choosePort(
+  registry: Registry,
+  range: PortRange,
+  skip: ReadonlySet<number>,
+  preferred: number | null,
+): number {
+  const held = heldPorts(registry);
+  const free = (port: number) => !held.has(port) && !skip.has(port);
+  if (preferred !== null && preferred >= range.from && preferred <= range.to && free(preferred)) return preferred;
+  for (let port = range.from; port <= range.to; port++) {
+    if (free(port)) return port;
+  }
+  const strangers = skip.size === 0 ? "" : `, ${skip.size} by programs outside the fleet`;
+  throw new FleetError(
+    "FLEET_PORTS_EXHAUSTED",
+    `No port is left between ${range.from} and ${range.to}: ${held.size} are held by servers${strangers}.`,
+    {
+      suggestions: [
+        "copilotfleet ps",
+        "copilotfleet stop SERVER",
+        "Widen ports.from and ports.to in the configuration.",
+      ],
+    },
+  );
+}
+
+/** The ports that recorded servers and their replacements hold. */
+export function heldPorts(registry: Registry): Set<number> {
+  return new Set(
+    Object.values(registry.servers).flatMap(({ port, replacement }) =>
+      [port, replacement?.port].filter((held) => held != null),
+    ),
+  );
+}
+
+/**
+ * Whether this process can listen there now. The answer may be stale at once, so a later bind may still fail.
+ *
+ * @throws the system's error, except `EADDRINUSE` and `EACCES`.
+ */
+export function isBindable(address: string, port: number): Promise<boolean> {
+  return new Promise((resolve, reject) => {
+    const server = createServer();
+    server.once("error", (error) => {
+      const code = systemCode(error);
+      if (code === "EADDRINUSE" || code === "EACCES") resolve(false);
+      else reject(error);
+    });
+    server.listen({ host: address, port, exclusive: true }, () => server.close(() => resolve(true)));
+  });
+}

@@ -1,0 +1,255 @@
+import { randomUUID } from "node:crypto";
+import { resolve } from "node:path";
+import type { Config } from "../../config/schema.js";
+import { FleetError, isFleetError, option, quote } from "../../errors.js";
+import { resolveGitHubToken } from "../../models/github-token.js";
+import {
+  createServerFolder,
+  homeOf,
+  shareSessionState,
+  writeConnectionToken,
+} from "../../runtime/files/server-folder.js";
+import { logSize } from "../../runtime/files/server-log.js";
+import { linkToPlace } from "../../runtime/files/shared-storage.js";
+import { findRuntime } from "../../runtime/launch/find.js";
+import type { LaunchedServer } from "../../runtime/launch/launch.js";
+import { ownLimit } from "../../runtime/launch/own-limits.js";
+import { stopServer } from "../../runtime/process/stop.js";
+import type { Isolation, ServerRecord, Store, TokenSource } from "../../store/store.js";
+import { poolDraining } from "../admission.js";
+import { claimStart, countCrash, holderOf, ownClaim, settle, settleReady } from "../claims/claim.js";
+import { HeldClaim } from "../claims/held-claim.js";
+import { adoptServer } from "../recover/adopt.js";
+import { groupOfServer, isRunning } from "../server.js";
+import { untilUnclaimed } from "../waiting.js";
+import { launchOnFreePort } from "./launching.js";
+import { choosePort } from "./ports.js";
+
+export interface StarterContext {
+  store: Store;
+  config: Config;
+  stateRoot: string;
+  env: NodeJS.ProcessEnv;
+  /** Notes the host's name for the servers of this state folder. Called before a new server is recorded. */
+  noteHost: () => void;
+}
+
+export interface StartRequest {
+  id: string;
+  user: string | null;
+  isolation: Isolation;
+  /** The source of its GitHub token; null for no token. Default: the recorded source, or else the configured one. */
+  token?: TokenSource | null | undefined;
+  /** The token itself, passed in memory with `token: {from: "caller"}`. */
+  tokenValue?: string | undefined;
+  cwd?: string | undefined;
+  /** Whether `serve` starts it to keep it running. Its earlier crashes then still count. */
+  supervised?: boolean;
+  /**
+   * Aborts together with the start's signal when the server is no longer wanted. A start that fails for this reason does
+   * not count as a crash.
+   */
+  calledOff?: AbortSignal | undefined;
+}
+
+export interface StartResult {
+  server: ServerRecord;
+  /** False if it was already running, or was adopted. */
+  created: boolean;
+}
+
+export const ADDRESS = "127.0.0.1";
+
+/**
+ * Starts the requested server, or returns it if it runs. Records the intent first, and does all process and network work
+ * outside the registry's lock. A crash at any point leaves an intent that the next command adopts or clears.
+ *
+ * @throws FleetError as `findRuntime`, `resolveGitHubToken` and `launchServer`; `FLEET_POOL_DRAINING` when the pool is
+ * closed; `FLEET_PORTS_EXHAUSTED`; `FLEET_SERVER_START_TIMEOUT` when another command claims the server for too long;
+ * `FLEET_SERVER_CONFLICT` when it runs with other settings, or another command took it over.
+ */
+export async function startServer(
+  context: StarterContext,
+  request: StartRequest,
+  configured: TokenSource | null,
+  signal: AbortSignal,
+): Promise<StartResult> {
+  const { store, config, env } = context;
+  const known = (await store.readRegistry()).servers[request.id];
+  // Refuse everything that can be refused before recording anything.
+  const runtime = findRuntime(config.runtime.path, env);
+  const source = request.token === undefined ? (known?.token ?? configured) : request.token;
+  let token: Promise<string | null> | undefined;
+  const readToken = () => (token ??= githubToken(context, request, source, signal));
+  if (known === undefined || !isRunning(known)) await readToken();
+  if (known === undefined) context.noteHost();
+
+  using held = new HeldClaim();
+  for (;;) {
+    const launchId = randomUUID();
+    const decision = await store.updateRegistry((registry) =>
+      claimStart(registry, request.id, {
+        launchId,
+        range: config.ports,
+        now: new Date().toISOString(),
+        supervised: request.supervised ?? false,
+        claim: held.claim,
+        create: () => newRecord(context, request),
+        amend: (server) => {
+          server.token = source;
+          server.runtimePath = runtime.path;
+          server.cwd = request.cwd ?? server.cwd;
+          server.logStart = logSize(server.home);
+        },
+      }),
+    );
+    switch (decision.kind) {
+      case "closed":
+        throw poolDraining(decision.by);
+      case "running":
+        refuseOtherSettings(decision.server, request);
+        return { server: decision.server, created: false };
+      case "busy":
+        if (signal.aborted) throw stillBusy(decision.server, signal);
+        await untilUnclaimed(store, request.id, { signal });
+        continue;
+      case "adopt": {
+        const adopted = await adoptServer(store, decision.server, signal);
+        if (adopted === null) continue;
+        refuseOtherSettings(adopted, request);
+        return { server: adopted, created: false };
+      }
+      case "start":
+        return { server: await launchClaimed(context, decision, request, readToken, signal), created: true };
+    }
+  }
+}
+
+function newRecord(context: StarterContext, request: StartRequest): ServerRecord {
+  const home = homeOf(context.stateRoot, request.id);
+  return {
+    id: request.id,
+    user: request.user,
+    isolation: request.isolation,
+    state: "starting",
+    createdAt: new Date().toISOString(),
+    startedAt: null,
+    address: ADDRESS,
+    port: null,
+    lastPort: null,
+    launchId: null,
+    process: null,
+    claim: null,
+    home,
+    cwd: home,
+    token: null,
+    runtimePath: "",
+    version: null,
+    failure: null,
+  };
+}
+
+async function launchClaimed(
+  context: StarterContext,
+  claimed: { server: ServerRecord; leftover: string | null },
+  { calledOff }: StartRequest,
+  readToken: () => Promise<string | null>,
+  signal: AbortSignal,
+): Promise<ServerRecord> {
+  const { id, home } = claimed.server;
+  const launchId = claimed.server.launchId ?? "";
+  const { store } = context;
+  let launched: LaunchedServer | undefined;
+  try {
+    if (claimed.leftover !== null)
+      await stopServer({ process: null, launchId: claimed.leftover, home }, { graceMs: 0 });
+    const githubToken = await readToken();
+    createServerFolder(home);
+    await keepSessions(context, claimed.server);
+    launched = await launchOnFreePort(
+      context,
+      {
+        server: claimed.server,
+        runtimePath: claimed.server.runtimePath,
+        launchId,
+        port: claimed.server.port ?? 0,
+        connectionToken: writeConnectionToken(home),
+        githubToken,
+        nextPort: async (tried) =>
+          await store.updateRegistry((registry) => {
+            const record = ownClaim(registry, id, launchId);
+            record.port = null;
+            record.port = choosePort(registry, context.config.ports, tried, null);
+            record.lastPort = record.port;
+            return record.port;
+          }),
+      },
+      signal,
+    );
+    const { identity, version } = launched;
+    return await store.updateRegistry((registry) => {
+      const adopted = registry.servers[id];
+      // Another process took this one for dead and has adopted the server. Nothing is left to do.
+      if (adopted?.launchId === launchId && adopted.process?.pid === identity.pid) return adopted;
+      const server = ownClaim(registry, id, launchId);
+      settleReady(server, { process: identity, version });
+      return server;
+    });
+  } catch (error) {
+    // Stop it even if it was never ready, because processes that it started may have outlived it.
+    await stopServer({ process: launched?.identity ?? null, launchId, home: null }, { graceMs: 0, force: true });
+    const off = calledOff?.aborted === true;
+    const reason = error instanceof Error ? error.message : String(error);
+    await store.updateRegistry((registry) => {
+      const server = registry.servers[id];
+      if (server?.launchId !== launchId) return;
+      // A cancelled start, a full disk, a lack of processes and a missing share are not faults of this server.
+      const isOwn = ownLimit(error) === undefined && !isFleetError(error, "FLEET_STORAGE_UNUSABLE");
+      if (!off && isOwn) countCrash(server, Date.now(), context.config.health.stableMs);
+      settle(server, "failed", off ? "its start was cancelled" : reason);
+    });
+    throw error;
+  }
+}
+
+/** Links the home to the folder of its sessions, if that is on shared storage or common to all shared servers. */
+async function keepSessions({ store, config, stateRoot }: StarterContext, server: ServerRecord): Promise<void> {
+  const { shared } = config.storage;
+  if (shared !== null && store.hosts !== null) {
+    await linkToPlace(server.home, { shared, host: store.hosts.own, group: groupOfServer(server) });
+  } else if (server.isolation === "shared") shareSessionState(stateRoot, server.home);
+}
+
+export async function githubToken(
+  context: StarterContext,
+  { user, tokenValue }: Pick<StartRequest, "user" | "tokenValue">,
+  source: TokenSource | null,
+  signal: AbortSignal,
+): Promise<string | null> {
+  if (source === null) return null;
+  if (tokenValue !== undefined) return tokenValue;
+  return await resolveGitHubToken(source, { user, env: context.env, signal });
+}
+
+/** A running server keeps the settings that it was started with, so refuse a request for another token source or folder. */
+function refuseOtherSettings(server: ServerRecord, { token, cwd }: StartRequest): void {
+  const conflict = (what: string) =>
+    new FleetError("FLEET_SERVER_CONFLICT", `Server ${server.id} already runs ${what}.`, {
+      suggestions: [`copilotfleet stop ${server.id}`],
+    });
+  if (token !== undefined && JSON.stringify(token) !== JSON.stringify(server.token))
+    throw conflict("with another GitHub token source than the requested one");
+  if (cwd !== undefined && resolve(cwd) !== resolve(server.cwd))
+    throw conflict(`in folder ${quote(server.cwd)}, not in the requested ${quote(cwd)}`);
+}
+
+function stillBusy(server: ServerRecord, signal: AbortSignal): FleetError {
+  return new FleetError(
+    "FLEET_SERVER_START_TIMEOUT",
+    `Server ${server.id} is still ${server.state}, because ${holderOf(server)} did not finish in time.`,
+    {
+      cause: signal.reason,
+      suggestions: ["copilotfleet ps", `Wait longer: ${option("wait", "60s")} (server ${quote(server.id)})`],
+    },
+  );
+}

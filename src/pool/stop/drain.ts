@@ -1,0 +1,184 @@
+import { setTimeout as delay } from "node:timers/promises";
+import { isFleetError } from "../../errors.js";
+import { RawConnection, RpcError } from "../../runtime/client/raw-connection.js";
+import { abortable, deadline } from "../../runtime/deadline.js";
+import { endsInsideTurn } from "../../runtime/history/session-events.js";
+import { listLoaded } from "../../runtime/history/session-state.js";
+import { provenEndpoint } from "../../runtime/process/probe.js";
+import type { ServerRecord } from "../../store/store.js";
+import { usedSessions } from "../use-marks.js";
+
+const POLL_MS = 50;
+/** How many times in a row a server may fail to answer before it counts as hung. */
+const FAILURES = 3;
+/** How long a server may take, when the time is up, to report the turns that are about to be cut, in milliseconds. */
+const LAST_ANSWER_MS = 500;
+
+export interface DrainOptions {
+  /** How long turns in flight may take to end, in milliseconds. */
+  timeoutMs: number;
+  /** How long the server may take for one answer, in milliseconds. */
+  answerMs: number;
+  /** If it aborts, the drain is cancelled. */
+  signal: AbortSignal;
+  /** If it aborts, the time for turns is up at once. */
+  hurry: AbortSignal;
+}
+
+export interface DrainResult {
+  /** Sessions that were still in a turn when the time was up. */
+  cut: string[];
+  /** Sessions that were unloaded. {@link allCut} finds those in which a turn had begun after all. */
+  unloaded: string[];
+}
+
+/**
+ * Waits until no session of the server is in a turn or being opened, regardless of who started it, because the runtime
+ * drops turns in flight on SIGTERM. Then saves and unloads each session, so that a client that comes too late gets an error
+ * instead of a cut turn. If the server does not answer, every session that it has loaded counts as cut.
+ *
+ * All users of the fleet set their use marker first and then read the server's record. So while the record is `draining`,
+ * none of them begins a turn unnoticed. A client that connects directly can still begin a turn in the moment between the
+ * question whether its session is in a turn and the unloading.
+ *
+ * @throws the signal's reason when it aborts before the turns have ended.
+ */
+export async function drainServer(server: ServerRecord, options: DrainOptions): Promise<DrainResult> {
+  const until = performance.now() + options.timeoutMs;
+  const unloaded = new Set<string>();
+  await using asked = new AskedServer(server);
+  for (let failures = 0; ; ) {
+    let busy = await asked.sessionsInTurn(options.answerMs, options.hurry);
+    // `hurry` interrupted the question. Ask again, because without an answer every loaded session would count as cut.
+    if (busy === null && options.hurry.aborted) {
+      busy = await asked.sessionsInTurn(Math.min(options.answerMs, LAST_ANSWER_MS));
+    }
+    failures = busy === null ? failures + 1 : 0;
+    const over = options.hurry.aborted || performance.now() >= until;
+    if (busy === null && (failures >= FAILURES || over))
+      return { cut: loadedSessions(server), unloaded: [...unloaded] };
+    if (busy !== null && busy.length === 0) {
+      const late = await asked.unloadIdle(unloaded, options.answerMs, options.hurry);
+      // Null means that there were too many to unload within `answerMs`. Continue with the rest while there is time.
+      if (late === null ? over : late.length === 0) return { cut: [], unloaded: [...unloaded] };
+    } else if (busy !== null && over) {
+      // A session that has only a use marker is not in the server's memory, so it has no turn to cut.
+      const loaded = new Set(loadedSessions(server));
+      return { cut: busy.filter((id) => loaded.has(id)), unloaded: [...unloaded] };
+    }
+    options.signal.throwIfAborted();
+    const pauseMs = Math.min(POLL_MS, Math.max(0, until - performance.now()));
+    await abortable(delay(pauseMs), options.hurry).catch(() => undefined); // if aborted, the next round is the last
+  }
+}
+
+/** All sessions whose turn was cut by the end of a drained server. Call this after its process has exited. */
+export function allCut({ home, startedAt }: ServerRecord, { cut, unloaded }: DrainResult): string[] {
+  const sinceMs = Date.parse(startedAt ?? "");
+  const behind = unloaded.filter((id) => endsInsideTurn(home, id, Number.isNaN(sinceMs) ? 0 : sinceMs));
+  return [...new Set([...cut, ...behind])];
+}
+
+/** Sessions of the server that are in a turn or being opened. If the server does not answer, all that it has loaded. */
+export async function sessionsInTurn(server: ServerRecord, answerMs: number): Promise<string[]> {
+  await using asked = new AskedServer(server);
+  return (await asked.sessionsInTurn(answerMs)) ?? loadedSessions(server);
+}
+
+/**
+ * Sessions that the server itself reports to be in a turn. If it does not answer, all that it has loaded. Use markers do
+ * not count: once a drain has found none, every process that sets one is turned away.
+ */
+export async function turnsUnderWay(server: ServerRecord, answerMs: number): Promise<string[]> {
+  await using asked = new AskedServer(server);
+  return (await asked.turnsUnderWay(answerMs)) ?? loadedSessions(server);
+}
+
+/** Asks a server repeatedly, over one connection for as long as it lasts. */
+class AskedServer implements AsyncDisposable {
+  readonly #server: ServerRecord;
+  #connection: RawConnection | null = null;
+
+  constructor(server: ServerRecord) {
+    this.#server = server;
+  }
+
+  /** Resolves with null if the server did not answer in time. */
+  async sessionsInTurn(answerMs: number, hurry?: AbortSignal): Promise<string[] | null> {
+    const used = usedSessions(this.#server);
+    const active = await this.turnsUnderWay(answerMs, hurry);
+    return active === null ? null : [...new Set([...used, ...active])];
+  }
+
+  /** Resolves with null if the server did not answer in time. */
+  async turnsUnderWay(answerMs: number, hurry?: AbortSignal): Promise<string[] | null> {
+    const loaded = loadedSessions(this.#server);
+    if (loaded.length === 0) return [];
+    return await this.#ask(answerMs, hurry, async (connection, signal) => {
+      const active = loaded.map(async (id) => ((await isInTurn(connection, id, signal)) ? [id] : []));
+      return (await Promise.all(active)).flat();
+    });
+  }
+
+  /** Saves and unloads idle sessions. Resolves with those that are in a turn after all, or with null if time ran out. */
+  async unloadIdle(unloaded: Set<string>, answerMs: number, hurry: AbortSignal): Promise<string[] | null> {
+    const loaded = loadedSessions(this.#server);
+    if (loaded.length === 0) return [];
+    return await this.#ask(answerMs, hurry, async (connection, signal) => {
+      const late: string[] = [];
+      for (const sessionId of loaded) {
+        await tolerant(connection.request("sessions.save", { sessionId }, signal));
+        if (await isInTurn(connection, sessionId, signal)) late.push(sessionId);
+        else {
+          unloaded.add(sessionId);
+          await tolerant(connection.request("sessions.close", { sessionId }, signal));
+        }
+      }
+      return late;
+    });
+  }
+
+  async #ask<T>(
+    answerMs: number,
+    hurry: AbortSignal | undefined,
+    question: (connection: RawConnection, signal: AbortSignal) => Promise<T>,
+  ): Promise<T | null> {
+    using limit = deadline(answerMs, hurry);
+    try {
+      this.#connection ??= await RawConnection.open(provenEndpoint(this.#server), limit.signal, { lasting: true });
+      return await question(this.#connection, limit.signal);
+    } catch (error) {
+      await this[Symbol.asyncDispose]();
+      if (isFleetError(error) || limit.signal.aborted) return null; // the server hangs or is gone
+      throw error;
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    const connection = this.#connection;
+    this.#connection = null;
+    await connection?.[Symbol.asyncDispose]();
+  }
+}
+
+async function isInTurn(connection: RawConnection, sessionId: string, signal: AbortSignal): Promise<boolean> {
+  const activity = await tolerant(connection.request("session.metadata.activity", { sessionId }, signal));
+  return (activity as { hasActiveWork?: unknown } | null)?.hasActiveWork === true;
+}
+
+/** Resolves with null if the session was unloaded between the look at the disk and the request. */
+async function tolerant(request: Promise<unknown>): Promise<unknown> {
+  try {
+    return await request;
+  } catch (error) {
+    if (error instanceof RpcError) return null;
+    throw error;
+  }
+}
+
+/** Sessions that the recorded process has in memory, according to its locks in their folders. */
+export function loadedSessions(server: ServerRecord): string[] {
+  const pid = server.process?.pid;
+  if (pid === undefined) return [];
+  return listLoaded(server.home, pid);
+}

@@ -1,0 +1,99 @@
+import type { Config } from "../../config/schema.js";
+import { FleetError } from "../../errors.js";
+import { stopServer } from "../../runtime/process/stop.js";
+import type { ServerRecord, Store } from "../../store/store.js";
+import { claimStop, giveUpStop, holderOf, ownClaim, settle } from "../claims/claim.js";
+import { HeldClaim } from "../claims/held-claim.js";
+import { untilUnclaimed } from "../waiting.js";
+import { allCut } from "./drain.js";
+import { drainForGood } from "./ending.js";
+
+export interface StopOptions {
+  /** How long turns in flight may take to end, in milliseconds. */
+  drainTimeoutMs: number;
+  /** Do not wait for turns, and skip SIGTERM. */
+  force: boolean;
+  /** If it aborts during the wait for turns, the stop is cancelled and the server keeps running. */
+  signal: AbortSignal;
+  /** Once it aborts, the stop continues as with `force`. */
+  hurry?: AbortSignal;
+  /** Whether the server should still run and will be started again, by a restart or by the next `serve`. */
+  stays?: boolean;
+}
+
+export interface Stopped {
+  id: string;
+  outcome: "drained" | "killed" | "already-stopped";
+  /** Sessions whose turn was cut. */
+  cut: string[];
+  /** The server's host, in a fleet on several hosts. */
+  hostName?: string;
+}
+
+export const TERMINATE_GRACE_MS = 5_000;
+/** The grace period after turns outlasted the drain: the caller has waited long enough already. */
+const LATE_GRACE_MS = 2_000;
+/** How long other commands may hold a server beyond the drain: enough for the last steps of a stop, or for a usual start. */
+const OTHERS_MS = 2 * TERMINATE_GRACE_MS;
+const NEVER = new AbortController().signal;
+
+/**
+ * Drains and stops one server and frees its port. Its home stays.
+ *
+ * @throws FleetError `FLEET_SERVER_DRAINING` when another command holds the server for longer than this one may take; the
+ * signal's reason when it aborts during the wait for turns.
+ */
+export async function stopRecorded(
+  { store, config }: { store: Store; config: Config },
+  id: string,
+  options: StopOptions,
+): Promise<Stopped> {
+  const { hurry = NEVER, stays = false } = options;
+  using held = new HeldClaim();
+  const patience = performance.now() + options.drainTimeoutMs + OTHERS_MS;
+  for (;;) {
+    const decision = await store.updateRegistry((registry) => claimStop(registry, id, { stays, claim: held.claim }));
+    switch (decision.kind) {
+      case "absent":
+      case "stopped":
+        return { id, outcome: "already-stopped", cut: [] };
+      case "busy":
+        if (options.signal.aborted || performance.now() > patience) throw busy(decision.server);
+        await untilUnclaimed(store, id, { untilMs: patience, signal: options.signal });
+        continue;
+      case "stop": {
+        const { server, from } = decision;
+        const wait = {
+          timeoutMs: options.force ? 0 : options.drainTimeoutMs,
+          answerMs: config.health.timeoutMs,
+          signal: options.signal,
+          hurry,
+          late: "cut" as const,
+          stays,
+        };
+        const drained = await drainForGood(store, server, wait).catch(async (error: unknown) => {
+          await store.updateRegistry((registry) => giveUpStop(ownClaim(registry, id, server.launchId), from));
+          throw error;
+        });
+        const graceMs = drained.cut.length > 0 ? LATE_GRACE_MS : TERMINATE_GRACE_MS;
+        const outcome = await stopServer(server, { graceMs, force: options.force, hurry });
+        await store.updateRegistry((registry) => {
+          settle(ownClaim(registry, id, server.launchId), "stopped", null);
+        });
+        if (outcome === "already-stopped") return { id, outcome, cut: [] };
+        const cut = allCut(server, drained);
+        return { id, outcome: outcome === "killed" || cut.length > 0 ? "killed" : "drained", cut };
+      }
+    }
+  }
+}
+
+function busy(server: ServerRecord): FleetError {
+  return new FleetError(
+    "FLEET_SERVER_DRAINING",
+    `Server ${server.id} is ${server.state}, because ${holderOf(server)} is working on it.`,
+    {
+      suggestions: ["copilotfleet ps"],
+    },
+  );
+}

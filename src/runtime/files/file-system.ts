@@ -1,0 +1,153 @@
+import { randomBytes } from "node:crypto";
+import { readFileSync, realpathSync } from "node:fs";
+import { appendFile, link, mkdir, open, readFile, rename, rm, symlink, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { systemCode } from "../../errors.js";
+
+export interface FileSystem {
+  /** As the kernel names it: `ext4`, `nfs4`, `fuse.sshfs`. */
+  type: string;
+  /** The device or the server's export that is mounted. */
+  source: string;
+  mountPoint: string;
+}
+
+/** File systems of one machine. No other host can see them, unless it is another namespace of the same machine. */
+const LOCAL_TYPES = /^(?:ext[234]|xfs|btrfs|zfs|tmpfs|ramfs|overlay|f2fs|vfat|exfat|ntfs3?)$/;
+
+export function isLocal({ type }: FileSystem): boolean {
+  return LOCAL_TYPES.test(type);
+}
+
+/** The file system of a path, from `/proc/self/mountinfo` (proc(5)). @throws a system error when the path does not exist. */
+export function fileSystemOf(path: string): FileSystem {
+  const real = realpathSync(path);
+  let found: FileSystem = { type: "unknown", source: "unknown", mountPoint: "/" };
+  for (const line of readFileSync("/proc/self/mountinfo", "utf8").split("\n")) {
+    // A hyphen ends the optional fields: `… <mount point> <options> [<optional>…] - <type> <source> <options>`.
+    const [before = "", after = ""] = line.split(" - ");
+    const mountPoint = withoutEscapes(before.split(" ")[4] ?? "");
+    const [type = "", source = ""] = after.split(" ");
+    const holds = mountPoint === "/" || real === mountPoint || real.startsWith(`${mountPoint}/`);
+    // If two are mounted at one place, the later one covers the earlier one.
+    if (mountPoint !== "" && holds && mountPoint.length >= found.mountPoint.length) {
+      found = { type, source: withoutEscapes(source), mountPoint };
+    }
+  }
+  return found;
+}
+
+/** Spaces and similar characters are octal numbers in that file. */
+function withoutEscapes(text: string): string {
+  return text.replace(/\\([0-7]{3})/g, (_, digits: string) => String.fromCharCode(Number.parseInt(digits, 8)));
+}
+
+/**
+ * Tests what session state depends on, in a temporary folder that it removes again. A rename must replace a file as a whole
+ * and must never replace a filled folder. If two processes create one name, one must fail. Appending, links and syncing
+ * must work, and names must keep their case.
+ *
+ * @returns the properties that do not hold, as ends of the sentence "this file system …"; empty if all of them hold
+ * @throws a system error when the folder cannot be written at all.
+ */
+export async function problemsOf(folder: string): Promise<string[]> {
+  const trial = join(folder, `.copilotfleet-trial-${randomBytes(6).toString("hex")}`);
+  await mkdir(trial, { mode: 0o700 });
+  try {
+    const problems: string[] = [];
+    for (const [problem, holds] of TRIALS) {
+      // A trial that throws has failed, too: the file system refused the operation.
+      const code = await holds(trial).then(
+        (held) => (held ? null : ""),
+        (error: unknown) => systemCode(error) ?? String(error),
+      );
+      if (code !== null) problems.push(code === "" ? problem : `${problem} (${code})`);
+    }
+    return problems;
+  } finally {
+    await rm(trial, { recursive: true, force: true });
+  }
+}
+
+type Trial = [problem: string, holds: (folder: string) => Promise<boolean>];
+
+const TRIALS: readonly Trial[] = [
+  [
+    "does not replace a file by a rename",
+    async (folder) => {
+      const [old, fresh] = [join(folder, "old"), join(folder, "fresh")];
+      await writeFile(old, "old");
+      await writeFile(fresh, "fresh");
+      await rename(fresh, old);
+      return (await readFile(old, "utf8")) === "fresh" && (await refused(() => readFile(fresh), "ENOENT"));
+    },
+  ],
+  [
+    "lets a rename replace a folder that is not empty",
+    async (folder) => {
+      const [full, other] = [join(folder, "full"), join(folder, "other")];
+      await mkdir(full);
+      await writeFile(join(full, "entry"), "");
+      await mkdir(other);
+      return await refused(() => rename(other, full), "ENOTEMPTY", "EEXIST");
+    },
+  ],
+  [
+    "lets two processes create the same file",
+    async (folder) => {
+      const path = join(folder, "one");
+      await writeFile(path, "", { flag: "wx" });
+      return await refused(() => writeFile(path, "", { flag: "wx" }), "EEXIST");
+    },
+  ],
+  [
+    "has no hard links, or lets one replace a file",
+    async (folder) => {
+      const [source, target] = [join(folder, "source"), join(folder, "target")];
+      await writeFile(source, "linked");
+      await link(source, target);
+      return (await readFile(target, "utf8")) === "linked" && (await refused(() => link(source, target), "EEXIST"));
+    },
+  ],
+  [
+    "has no symbolic links",
+    async (folder) => {
+      const path = join(folder, "symbolic");
+      await symlink("old", path);
+      return (await readFile(path, "utf8")) === "fresh";
+    },
+  ],
+  [
+    "does not append to a file",
+    async (folder) => {
+      const path = join(folder, "log");
+      await appendFile(path, "one");
+      await appendFile(path, "two");
+      return (await readFile(path, "utf8")) === "onetwo";
+    },
+  ],
+  [
+    "does not sync files or folders",
+    async (folder) => {
+      for (const path of [join(folder, "log"), folder]) {
+        const handle = await open(path, "r");
+        await handle.sync().finally(async () => await handle.close());
+      }
+      return true;
+    },
+  ],
+  [
+    "treats names that differ only in case as one name",
+    async (folder) => await refused(() => readFile(join(folder, "LOG")), "ENOENT"),
+  ],
+];
+
+async function refused(work: () => Promise<unknown>, ...codes: string[]): Promise<boolean> {
+  try {
+    await work();
+    return false;
+  } catch (error) {
+    if (codes.includes(systemCode(error) ?? "")) return true;
+    throw error;
+  }
+}

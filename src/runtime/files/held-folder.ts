@@ -1,0 +1,211 @@
+import { randomBytes } from "node:crypto";
+import {
+  closeSync,
+  constants,
+  type Dirent,
+  fstatSync,
+  lstatSync,
+  opendirSync,
+  openSync,
+  readlinkSync,
+  type Stats,
+} from "node:fs";
+import { type FileHandle, open, opendir, rename, rmdir, unlink } from "node:fs/promises";
+import { systemCode } from "../../errors.js";
+
+/**
+ * This file reads and deletes below a home, where the user's agent writes the files. So there may be links, pipes, devices
+ * and very many folders, and a link may replace a folder while we look. We therefore open each folder without following
+ * links, and reach everything in it through its descriptor (`/proc/self/fd`). Every walk has a limit.
+ */
+
+const NOT_THERE = new Set(["ENOENT", "ENOTDIR", "ELOOP", "ENAMETOOLONG"]);
+const FOLDER = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
+/** A walk goes no deeper, because it holds a descriptor of each folder that it is in. */
+export const DEEPEST = 64;
+const READ_AT_ONCE = 1_000;
+
+/** How many more entries a walk may look at. */
+export interface Budget {
+  left: number;
+}
+
+/** An open folder. It stays the same folder, whatever happens to its path. */
+export class HeldFolder implements Disposable {
+  readonly #fd: number;
+
+  private constructor(fd: number) {
+    this.#fd = fd;
+  }
+
+  /** Null when there is no folder, or a link. @throws a system error when the folder cannot be opened. */
+  static open(path: string): HeldFolder | null {
+    return HeldFolder.#open(path, FOLDER);
+  }
+
+  /** Like {@link open}, but follows links. Check {@link realPath} before you use it. */
+  static follow(path: string): HeldFolder | null {
+    return HeldFolder.#open(path, FOLDER & ~constants.O_NOFOLLOW);
+  }
+
+  static #open(path: string, flags: number): HeldFolder | null {
+    try {
+      return new HeldFolder(openSync(path, flags));
+    } catch (error) {
+      if (NOT_THERE.has(systemCode(error) ?? "")) return null;
+      throw error;
+    }
+  }
+
+  /** The folder's current path, with all links resolved. */
+  get realPath(): string {
+    return readlinkSync(this.at(""));
+  }
+
+  /** The path of an entry through the descriptor. The name "" stands for the folder itself. */
+  at(name: string): string {
+    return name === "" ? `/proc/self/fd/${this.#fd}` : `/proc/self/fd/${this.#fd}/${name}`;
+  }
+
+  /** Opens a folder in this one. Null as for {@link open}, and also when we may not read it. */
+  folder(name: string): HeldFolder | null {
+    try {
+      return HeldFolder.open(this.at(name));
+    } catch (error) {
+      if (systemCode(error) === "EACCES") return null;
+      throw error;
+    }
+  }
+
+  /**
+   * Opens a regular file in this folder. Returns its descriptor, which the caller closes, or null when there is none.
+   *
+   * @throws a system error, with code EINVAL when it is not a regular file.
+   */
+  file(name: string): number | null {
+    let fd: number;
+    try {
+      // Without O_NONBLOCK, opening a pipe would wait for a writer.
+      fd = openSync(this.at(name), constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+    } catch (error) {
+      const code = systemCode(error);
+      if (code === "ENOENT" || code === "ENOTDIR") return null;
+      throw error;
+    }
+    if (fstatSync(fd).isFile()) return fd;
+    closeSync(fd);
+    throw Object.assign(new Error(`${name} is not a file`), { code: "EINVAL" });
+  }
+
+  lstat(name: string): Stats | undefined {
+    return lstatSync(this.at(name), { throwIfNoEntry: false });
+  }
+
+  get stats(): Stats {
+    return fstatSync(this.#fd);
+  }
+
+  /** At most `most` entries, and whether there are more. */
+  entries(most: number): { entries: Dirent[]; more: boolean } {
+    const entries: Dirent[] = [];
+    const folder = opendirSync(this.at(""), { bufferSize: 512 });
+    try {
+      for (let entry = folder.readSync(); entry !== null; entry = folder.readSync()) {
+        if (entries.length === most) return { entries, more: true };
+        entries.push(entry);
+      }
+      return { entries, more: false };
+    } finally {
+      folder.closeSync();
+    }
+  }
+
+  [Symbol.dispose](): void {
+    closeSync(this.#fd);
+  }
+}
+
+/**
+ * Visits everything below a folder except folders, until `visit` returns false. Visits the files of a folder before those
+ * of its subfolders.
+ *
+ * @returns `stopped` when `visit` returned false, `cut` when the budget ran out or a folder was too deep, or `whole`.
+ */
+export function walk(
+  folder: HeldFolder,
+  budget: Budget,
+  visit: (stats: Stats) => boolean,
+  depth = 0,
+): "whole" | "cut" | "stopped" {
+  const { entries, more } = folder.entries(Math.max(0, budget.left));
+  budget.left -= entries.length;
+  let result: "whole" | "cut" = more ? "cut" : "whole";
+  for (const entry of entries) {
+    if (entry.isDirectory()) continue;
+    const stats = folder.lstat(entry.name);
+    if (stats !== undefined && !visit(stats)) return "stopped";
+  }
+  for (const entry of entries) {
+    if (!entry.isDirectory()) continue;
+    if (budget.left <= 0 || depth === DEEPEST) return "cut";
+    using child = folder.folder(entry.name);
+    const below = child === null ? "whole" : walk(child, budget, visit, depth + 1);
+    if (below === "stopped") return "stopped";
+    if (below === "cut") result = "cut";
+  }
+  return result;
+}
+
+/**
+ * Removes a folder with everything in it. Removes links, but never follows them. The folders above `path` must be ours.
+ *
+ * @returns false when the budget ran out first.
+ * @throws a system error when something cannot be removed.
+ */
+export async function removeTree(path: string, budget: Budget): Promise<boolean> {
+  const top = await open(path, FOLDER);
+  try {
+    if (!(await empty(top, top, budget, 0))) return false;
+  } finally {
+    await top.close();
+  }
+  await rmdir(path);
+  return true;
+}
+
+async function empty(folder: FileHandle, top: FileHandle, budget: Budget, depth: number): Promise<boolean> {
+  const at = (name: string) => `/proc/self/fd/${folder.fd}/${name}`;
+  // List the folder again until it is empty: if it changes while we list it, entries may be missing from the list.
+  for (;;) {
+    const entries = await readSome(at(""));
+    if (entries.length === 0) return true;
+    for (const { name, isFolder } of entries) {
+      if (budget.left <= 0) return false;
+      budget.left -= 1;
+      if (!isFolder) await unlink(at(name));
+      else if (depth === DEEPEST) {
+        // Move a folder at the depth limit up into the top folder, which is then listed again. So a long chain of folders
+        // needs neither a long path nor many descriptors.
+        await rename(at(name), `/proc/self/fd/${top.fd}/.deep-${randomBytes(6).toString("hex")}`);
+      } else {
+        const child = await open(at(name), FOLDER);
+        try {
+          if (!(await empty(child, top, budget, depth + 1))) return false;
+        } finally {
+          await child.close();
+        }
+        await rmdir(at(name));
+      }
+    }
+  }
+}
+
+async function readSome(path: string): Promise<{ name: string; isFolder: boolean }[]> {
+  const found: { name: string; isFolder: boolean }[] = [];
+  const folder = await opendir(path, { bufferSize: READ_AT_ONCE });
+  for await (const entry of folder) {
+    found.push({ name: entry.name, isFolder: entry.isDirectory() });
+    if (found.length === READ_AT_ONCE) break;
+  }
+  return found;
+}

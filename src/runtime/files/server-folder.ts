@@ -1,0 +1,114 @@
+import { randomBytes } from "node:crypto";
+import { mkdirSync, readFileSync, renameSync, symlinkSync, unlinkSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { FleetError, quote, systemCode } from "../../errors.js";
+
+/** The folder name of a server's `COPILOT_HOME`. The token and the log are beside it, outside of the runtime's home. */
+export const HOME = "home";
+
+/** The folder for what shared servers have in common. No server id is this word alone. */
+const SHARED_STATE = "shared";
+
+/** The folder for everything that the fleet keeps for one server outside the registry. */
+export function serverFolder(stateRoot: string, serverId: string): string {
+  return join(stateRoot, "servers", serverId);
+}
+
+export function homeOf(stateRoot: string, serverId: string): string {
+  return join(serverFolder(stateRoot, serverId), HOME);
+}
+
+export function logPath(home: string): string {
+  return join(dirname(home), "server.log");
+}
+
+function tokenPath(home: string): string {
+  return join(dirname(home), "connection-token");
+}
+
+/** Creates the server's folder and its home with mode 0700. @throws FleetError `FLEET_STATE_UNWRITABLE` when it cannot. */
+export function createServerFolder(home: string): void {
+  // Do not use `recursive`: on a read-only disk, Node 20 then reports ENOENT.
+  for (const folder of [dirname(dirname(home)), dirname(home), home]) {
+    try {
+      mkdirSync(folder, { mode: 0o700 });
+    } catch (cause) {
+      if (systemCode(cause) !== "EEXIST") throw unwritable(folder, cause);
+    }
+  }
+}
+
+/**
+ * Links a shared server's session state to one folder for all shared servers, so that each of them can open any session.
+ * Everything else in their homes stays separate, because servers are not built to write to the same folder.
+ */
+export function shareSessionState(stateRoot: string, home: string): void {
+  const common = join(stateRoot, "servers", SHARED_STATE, "session-state");
+  mkdirSync(common, { recursive: true, mode: 0o700 });
+  try {
+    symlinkSync(common, join(home, "session-state"));
+  } catch (error) {
+    if (systemCode(error) !== "EEXIST") throw error; // an earlier start made it
+  }
+}
+
+/**
+ * Makes a new 256-bit connection token and records it in a file of mode 0600, in place of the old token. The file is not
+ * synced to disk: if the machine goes down, so does the server, and the token has no more use.
+ *
+ * @throws FleetError `FLEET_STATE_UNWRITABLE` when the file cannot be written.
+ */
+export function writeConnectionToken(home: string): string {
+  const token = randomBytes(32).toString("base64url");
+  const path = tokenPath(home);
+  // The name is fixed because only the holder of the claim gets here. It removes the file that a killed holder left.
+  const temporary = `${path}.tmp`;
+  try {
+    unlinkIfThere(temporary);
+    // Create a new file only: if somebody put a link there, the token would be written to the link's target.
+    writeFileSync(temporary, token, { mode: 0o600, flag: "wx" });
+    renameSync(temporary, path);
+  } catch (cause) {
+    throw unwritable(path, cause);
+  }
+  return token;
+}
+
+function unlinkIfThere(path: string): void {
+  try {
+    unlinkSync(path);
+  } catch (error) {
+    if (systemCode(error) !== "ENOENT") throw error;
+  }
+}
+
+/** The error for a part of a server's folder that the system does not let us write. Its message has the system's reason. */
+export function unwritable(path: string, cause: unknown): FleetError {
+  const code = systemCode(cause);
+  const why = cause instanceof Error ? cause.message.replace(/, \w+ '.*$/s, "") : String(cause);
+  return new FleetError("FLEET_STATE_UNWRITABLE", `${quote(path)} cannot be written: ${why}.`, {
+    suggestions: [code === "ENOSPC" || code === "EDQUOT" ? `df -h ${dirname(path)}` : `ls -ld ${dirname(path)}`],
+    cause,
+  });
+}
+
+/**
+ * Reads the token without which nobody can connect to the server.
+ *
+ * @throws FleetError `FLEET_SERVER_UNREACHABLE` when the token cannot be read or is empty.
+ */
+export function readConnectionToken(home: string): string {
+  try {
+    const token = readFileSync(tokenPath(home), "utf8");
+    if (token !== "") return token;
+  } catch (cause) {
+    throw new FleetError(
+      "FLEET_SERVER_UNREACHABLE",
+      `The server's connection token cannot be read: ${tokenPath(home)}.`,
+      {
+        cause,
+      },
+    );
+  }
+  throw new FleetError("FLEET_SERVER_UNREACHABLE", `The server's connection token is empty: ${tokenPath(home)}.`);
+}

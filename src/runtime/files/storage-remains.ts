@@ -1,0 +1,146 @@
+import type { Dirent, Stats } from "node:fs";
+import { lstat, readdir, rename, unlink, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { systemCode } from "../../errors.js";
+import { HISTORY } from "../history/session-state.js";
+import type { Budget } from "./held-folder.js";
+import { incomingPath, placePath, removeIfThere, TAKEN_FOLDER, takenPath, usable } from "./shared-storage.js";
+
+/**
+ * Files and folders that takeovers leave below a host's name in the shared storage:
+ *
+ * - `block`: a plain file in the place of a session that another host has taken.
+ * - `taken`: a session that was set aside. The process that took it was killed before it could remove the original.
+ * - `incoming`: a copy of a session for this host. The process that made it was killed before the copy was in its place.
+ */
+export type RemainKind = "block" | "taken" | "incoming";
+
+export interface Remain {
+  kind: RemainKind;
+  group: string;
+  /** The session's id. Null when it is unknown. */
+  session: string | null;
+  /** The takeover that set it aside. Null unless the kind is `taken`. */
+  mark: string | null;
+  path: string;
+  hasHistory: boolean;
+  bytes: number;
+  /** When any part of it was last written or moved, by the file system's clock, in milliseconds since the epoch. */
+  changedMs: number;
+}
+
+/** How many entries of one remain we measure. There may be very many, because an agent wrote them. */
+const MOST_MEASURED = 10_000;
+const SESSION_ID = /^[A-Za-z0-9._-]{1,128}$/;
+/** Session ids do not contain a tilde. */
+const TAKEN = /^([A-Za-z0-9._-]{1,128})~([0-9a-f]+)$/;
+const INCOMING = /^\.incoming-[0-9a-f]+$/;
+
+/** Finds all remains below one host's name. @throws FleetError `FLEET_STORAGE_UNUSABLE` when the storage fails. */
+export async function findRemains(shared: string, host: string): Promise<Remain[]> {
+  return await usable(shared, async () => {
+    const found: Remain[] = [];
+    const folder = join(shared, "hosts", host);
+    for (const { name: group } of (await entriesOf(folder)).filter((entry) => entry.isDirectory())) {
+      const place = { shared, host, group };
+      for (const entry of await entriesOf(join(folder, group))) {
+        if (!entry.isDirectory() || !INCOMING.test(entry.name)) continue;
+        found.push(...(await remainAt(join(folder, group, entry.name), { kind: "incoming", group })));
+      }
+      for (const { name } of await entriesOf(join(folder, group, TAKEN_FOLDER))) {
+        const [, session, mark] = TAKEN.exec(name) ?? [];
+        if (session === undefined || mark === undefined) continue;
+        found.push(...(await remainAt(takenPath(place, session, mark), { kind: "taken", group, session, mark })));
+      }
+      for (const entry of await entriesOf(placePath(place))) {
+        if (!entry.isFile() || !SESSION_ID.test(entry.name)) continue;
+        const [block] = await remainAt(join(placePath(place), entry.name), {
+          kind: "block",
+          group,
+          session: entry.name,
+        });
+        // A takeover leaves only empty files. Anything else is not ours to delete.
+        if (block?.bytes === 0) found.push(block);
+      }
+    }
+    return found;
+  });
+}
+
+/**
+ * Removes what {@link findRemains} found. Removes a block only while it is a plain file.
+ *
+ * @returns false when it is gone, or when a session is in the place of the block.
+ * @throws FleetError `FLEET_STORAGE_UNUSABLE` when the storage fails.
+ */
+export async function removeRemain(shared: string, { kind, path }: Remain): Promise<boolean> {
+  return await usable(shared, async () => {
+    if (kind !== "block") {
+      // Rename a copy first, so that a slow taker finds no copy instead of half of one.
+      const doomed = kind === "incoming" ? incomingPath(dirname(path)) : path;
+      const found = await orNull(async () => await (doomed === path ? lstat(path) : rename(path, doomed)));
+      await removeIfThere(doomed);
+      return found !== null;
+    }
+    try {
+      await unlink(path); // fails if a folder has replaced the block: it is a new session with this id
+      return true;
+    } catch (error) {
+      if (["ENOENT", "EISDIR", "EPERM"].includes(systemCode(error) ?? "")) return false;
+      throw error;
+    }
+  });
+}
+
+/**
+ * Puts back a block that should have stayed. If something else is in its place by now, leaves that unchanged.
+ *
+ * @throws FleetError `FLEET_STORAGE_UNUSABLE` when the storage fails.
+ */
+export async function putBlockBack(shared: string, { path }: Remain): Promise<void> {
+  await usable(shared, async () => {
+    await writeFile(path, "", { flag: "wx", mode: 0o600 }).catch((error: unknown) => {
+      if (systemCode(error) !== "EEXIST") throw error;
+    });
+  });
+}
+
+type Named = Pick<Remain, "kind" | "group"> & Partial<Pick<Remain, "session" | "mark">>;
+
+async function remainAt(path: string, { session = null, mark = null, ...named }: Named): Promise<Remain[]> {
+  const total = { bytes: 0, changedMs: 0 };
+  await measure(path, total, { left: MOST_MEASURED });
+  const hasHistory = (await statOf(join(path, HISTORY))) !== null;
+  return total.changedMs === 0 ? [] : [{ ...named, session, mark, path, hasHistory, ...total }];
+}
+
+/** Ignores entries that vanish during the measurement. A move changes the time of the folder, but not of its contents. */
+async function measure(path: string, total: Pick<Remain, "bytes" | "changedMs">, budget: Budget): Promise<void> {
+  if (budget.left <= 0) return;
+  budget.left -= 1;
+  const stat = await statOf(path);
+  if (stat === null) return;
+  total.changedMs = Math.max(total.changedMs, stat.mtimeMs, stat.ctimeMs);
+  if (!stat.isDirectory()) {
+    total.bytes += stat.size;
+    return;
+  }
+  for (const { name } of await entriesOf(path)) await measure(join(path, name), total, budget);
+}
+
+async function statOf(path: string): Promise<Stats | null> {
+  return await orNull(async () => await lstat(path));
+}
+
+async function entriesOf(path: string): Promise<Dirent[]> {
+  return (await orNull(async () => await readdir(path, { withFileTypes: true }))) ?? [];
+}
+
+async function orNull<T>(work: () => Promise<T>): Promise<T | null> {
+  try {
+    return await work();
+  } catch (error) {
+    if (["ENOENT", "ENOTDIR", "ENAMETOOLONG"].includes(systemCode(error) ?? "")) return null;
+    throw error;
+  }
+}

@@ -1,0 +1,73 @@
+import type { Line } from "./line.js";
+
+/** The part of an event in a session's history that matters for turns. */
+export interface HistoryEvent {
+  type: string;
+  /** The sub-agent's id. Null for an event of the main agent. */
+  agentId: string | null;
+  /** Milliseconds since the epoch, by the clock of the server's machine. */
+  atMs: number;
+  data: Record<string, unknown>;
+}
+
+/** We need the data of these events. Long events of other types (a system prompt of 20 KB, a diff) are not parsed. */
+const TELLING = new Set([
+  "user.message",
+  "assistant.message",
+  "tool.execution_start",
+  "tool.execution_complete",
+  "session.resume",
+]);
+const SHORT_BYTES = 8192;
+const HEAD = /^\{"type":"([^"\\]+)"/;
+/** The fields after `data`. Nothing in `data` can look like this, because JSON escapes every quotation mark in a text. */
+const TRAILER = /\},(?:"agentId":"([^"\\]*)",)?"id":"[^"\\]*","timestamp":"([^"\\]*)"[^{}]*\}\s*$/;
+
+/** The event of a line. Null for a line that is cut short, is not JSON, or has no type or time. */
+export function readEvent(line: Line): HistoryEvent | null {
+  if (!("whole" in line)) return abridged(line.head, line.tail);
+  const { whole } = line;
+  if (whole.length > SHORT_BYTES) {
+    const type = HEAD.exec(whole.toString("utf8", 0, 100))?.[1];
+    const event = type === undefined || TELLING.has(type) ? null : abridged(whole, whole);
+    if (event !== null) return event;
+  }
+  let value: unknown;
+  try {
+    value = JSON.parse(whole.toString("utf8"));
+  } catch {
+    return null;
+  }
+  if (!isObject(value) || typeof value.type !== "string") return null;
+  const agentId = typeof value.agentId === "string" ? value.agentId : null;
+  return timed({ type: value.type, agentId, data: isObject(value.data) ? value.data : {} }, value.timestamp);
+}
+
+/**
+ * Depends on the order in which the runtime of SDK 1.0.14 writes the fields: type, data, agentId, id, timestamp, parentId.
+ * Extracts only the fields of `data` that we need from a long line. It leaves out errors, because a refusal is short.
+ */
+function abridged(head: Buffer, tail: Buffer): HistoryEvent | null {
+  const begin = head.toString("utf8", 0, Math.min(head.length, SHORT_BYTES));
+  const end = tail.toString("utf8", Math.max(0, tail.length - SHORT_BYTES));
+  const [, type] = HEAD.exec(begin) ?? [];
+  const [, agentId = null, timestamp] = TRAILER.exec(end) ?? [];
+  if (type === undefined) return null;
+  const data: Record<string, unknown> = { abridged: true };
+  const toolCallId = /^\{"type":"[^"]*","data":\{"toolCallId":"([^"\\]*)"/.exec(begin)?.[1];
+  if (toolCallId !== undefined) data.toolCallId = toolCallId;
+  const delivery = /"delivery":"(\w+)"/.exec(end)?.[1];
+  if (delivery !== undefined) data.delivery = delivery;
+  const interactionId = /"interactionId":"([^"\\]*)"/.exec(end)?.[1];
+  if (interactionId !== undefined) data.interactionId = interactionId;
+  return timed({ type, agentId, data }, timestamp);
+}
+
+function timed(event: Omit<HistoryEvent, "atMs">, timestamp: unknown): HistoryEvent | null {
+  const atMs = typeof timestamp === "string" ? Date.parse(timestamp) : Number.NaN;
+  return Number.isNaN(atMs) ? null : { ...event, atMs };
+}
+
+export function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}

@@ -1,0 +1,75 @@
+import { isObject } from "./event.js";
+
+/** `aborted`: the user stopped the turn. `cut`: the server ended or the session was unloaded during the turn. */
+export type TurnOutcome = "completed" | "failed" | "aborted" | "cut";
+
+/** Times are milliseconds since the epoch, by the clock of the server's machine. */
+export interface EndedTurn {
+  startedAtMs: number;
+  endedAtMs: number;
+  outcome: TurnOutcome;
+}
+
+export interface OpenTurn {
+  startedAtMs: number;
+  lastEventAtMs: number;
+}
+
+/** One call of the model, and the tools that the model asked for. */
+export interface Step {
+  /** Whether the answer has text. Null when we saw nothing of the answer. */
+  answered: boolean | null;
+  wantsTools: boolean;
+  /** Tools that the model asked for and that have not ended. */
+  pending: Set<string>;
+  /** Whether the user refused a tool. */
+  refused: boolean;
+}
+
+export interface Turn extends OpenTurn {
+  /** Whether we saw its prompt, and so its beginning. */
+  fromPrompt: boolean;
+  interactionId: unknown;
+  step: Step | null;
+  aborted: boolean;
+  failed: boolean;
+  /** The time at which the model answered while sub-agents were working in the background. Null otherwise. */
+  answeredAtMs: number | null;
+  /** How the turn ended, unless the history continues it. */
+  presumed: { outcome: TurnOutcome; endedAtMs: number } | null;
+}
+
+export function newTurn(atMs: number, interactionId: unknown, fromPrompt: boolean): Turn {
+  return {
+    startedAtMs: atMs,
+    lastEventAtMs: atMs,
+    fromPrompt,
+    interactionId,
+    step: null,
+    aborted: false,
+    failed: false,
+    answeredAtMs: null,
+    presumed: null,
+  };
+}
+
+export function newStep(): Step {
+  return { answered: null, wantsTools: false, pending: new Set(), refused: false };
+}
+
+/** Whether a message of the user or of the runtime (a skill's text) is part of this turn, and not a new prompt. */
+export function belongsTo(turn: Turn, { delivery, interactionId }: Record<string, unknown>): boolean {
+  if (delivery === "idle" || delivery === "queued") return false;
+  return (
+    delivery === "steering" || turn.step !== null || (interactionId != null && interactionId === turn.interactionId)
+  );
+}
+
+export function noteMessage(step: Step, { content, toolRequests, abridged }: Record<string, unknown>): void {
+  // We do not know whether its text or its tool requests made a message long. If it was the tools, their start shows it.
+  step.answered = abridged === true || (typeof content === "string" && content !== "") || step.answered === true;
+  for (const request of Array.isArray(toolRequests) ? toolRequests : []) {
+    step.wantsTools = true;
+    if (isObject(request) && typeof request.toolCallId === "string") step.pending.add(request.toolCallId);
+  }
+}

@@ -1,0 +1,211 @@
+import { type HistoryEvent, isObject } from "./event.js";
+import {
+  belongsTo,
+  type EndedTurn,
+  newStep,
+  newTurn,
+  noteMessage,
+  type OpenTurn,
+  type Turn,
+  type TurnOutcome,
+} from "./turn-state.js";
+
+/** A turn that seems to be over counts as over after this many milliseconds without another event. */
+const SETTLE_MS = 2_000;
+
+/**
+ * Follows the turns of one session through its history, `events.jsonl`.
+ *
+ * The runtime's signal for the end of a turn, `session.idle`, is not in the history. `assistant.turn_end` ends only a
+ * single call of the model. The rules below were seen with the runtime of SDK 1.0.14
+ * (`test/serve/turn-watch.test.ts` drives it). Each event has its time. A turn begins with a `user.message` of the main
+ * agent (no `agentId`). A step of the turn is one `assistant.turn_start … assistant.message … assistant.turn_end`.
+ *
+ * - Plain turn: it has one step, whose message has text and asks for no tools.
+ * - Tools: each call of the model is a step. Every tool that it asked for has its `tool.execution_complete` before the step
+ *   ends. The next step begins within a millisecond. A tool that fails or that rules forbid does not end the turn. A tool
+ *   that the user refuses (error code `rejected`) ends the turn without a further event, unless the user gave a reason.
+ * - Failed turn: the step ends without a message or with an empty one, then comes `session.error`. Retries leave no trace.
+ * - Aborted turn: `abort` comes before or after the end of the step. Tools that were running have no
+ *   `tool.execution_complete`.
+ * - Turn cut by SIGKILL or SIGTERM: nothing more is written.
+ * - Turn cut because its clients left, by `sessions.close` or by `runtime.shutdown`: `session.shutdown` is written, but no
+ *   end. `session.resume` is written late, with the next turn. When a client joins a turn, it has `sessionWasActive`.
+ * - Queued prompts (`delivery: queued`) are separate turns. Each is written when its turn begins.
+ * - Steering prompts (`delivery: steering`) belong to the turn that is in flight.
+ * - Sub-agents write all these kinds of events with their `agentId`. Background sub-agents outlive the step, and the turn
+ *   continues. When they are done, a `system.notification` and a step without a prompt follow.
+ *
+ * Text as it streams and shell commands in the background are not in the history. A turn writes nothing while it waits for
+ * a call of the model or for a permission.
+ */
+export class TurnTracker {
+  #turn: Turn | null = null;
+  #last: EndedTurn | null = null;
+  #anchored = false;
+  readonly #agents = new Set<string>();
+
+  /** For a history that is read from inside a turn. @param atMs when that turn was known to be in flight. */
+  static within(atMs: number): TurnTracker {
+    const tracker = new TurnTracker();
+    tracker.#turn = newTurn(atMs, undefined, false);
+    return tracker;
+  }
+
+  /** The turn in flight. */
+  get open(): OpenTurn | null {
+    return this.#turn;
+  }
+
+  /** Whether the turn in flight seems to be over, and we only wait for silence to be sure (see {@link settle}). */
+  get isDoubtful(): boolean {
+    return this.#turn?.presumed != null;
+  }
+
+  /** Whether we have seen enough to know if a turn is in flight and, if so, when it began. */
+  get isCertain(): boolean {
+    return this.#anchored && (this.#turn === null || this.#turn.fromPrompt);
+  }
+
+  /** The last turn, if the session was unloaded during it and nothing followed. Otherwise null. */
+  get lastCut(): EndedTurn | null {
+    return this.#last?.outcome === "cut" ? this.#last : null;
+  }
+
+  /** @returns the turn that this event ended, or null. */
+  push(event: HistoryEvent): EndedTurn | null {
+    const { type, data, atMs } = event;
+    const turn = this.#turn;
+    if (turn !== null) turn.lastEventAtMs = Math.max(turn.lastEventAtMs, atMs);
+    if (event.agentId !== null) return this.#pushOfAgent(type, event.agentId, atMs);
+    switch (type) {
+      case "user.message":
+        return this.#prompt(data, atMs);
+      case "assistant.turn_start":
+        return this.#startStep(data, atMs);
+      case "assistant.message":
+        if (turn?.step) noteMessage(turn.step, data);
+        return null;
+      case "tool.execution_start":
+        if (turn?.step) turn.step.wantsTools = true;
+        if (typeof data.toolCallId === "string") turn?.step?.pending.add(data.toolCallId);
+        return null;
+      case "tool.execution_complete":
+        if (typeof data.toolCallId === "string") turn?.step?.pending.delete(data.toolCallId);
+        if (turn?.step && isObject(data.error) && data.error.code === "rejected") turn.step.refused = true;
+        return null;
+      case "assistant.turn_end":
+        return turn === null ? null : this.#endStep(turn, atMs);
+      case "session.error":
+        return turn === null ? null : this.#fail(turn, atMs);
+      case "abort":
+        return turn === null ? null : this.#abort(turn, atMs);
+      case "session.shutdown":
+        return this.close(atMs);
+      case "session.start":
+      case "session.resume":
+        return data.sessionWasActive === true ? null : this.#load(atMs);
+      default:
+        return null;
+    }
+  }
+
+  /**
+   * Ends a turn that seemed to be over, if nothing followed for two seconds. Call it when the history was read to its end.
+   *
+   * @param nowMs milliseconds since the epoch, by the clock of the server's machine.
+   * @returns the turn that this ended, or null.
+   */
+  settle(nowMs: number): EndedTurn | null {
+    const turn = this.#turn;
+    if (turn === null || turn.presumed === null || nowMs - turn.lastEventAtMs < SETTLE_MS) return null;
+    return this.#end(turn.presumed.outcome, turn.presumed.endedAtMs);
+  }
+
+  /** The session was unloaded. @returns the turn that this ended, which was cut unless it already seemed to be over. */
+  close(atMs: number): EndedTurn | null {
+    this.#agents.clear();
+    const turn = this.#turn;
+    if (turn === null) return null;
+    return this.#end(turn.presumed?.outcome ?? "cut", turn.presumed?.endedAtMs ?? atMs);
+  }
+
+  #load(atMs: number): EndedTurn | null {
+    const ended = this.close(atMs);
+    this.#anchored = true;
+    this.#last = null;
+    return ended;
+  }
+
+  #prompt(data: Record<string, unknown>, atMs: number): EndedTurn | null {
+    const turn = this.#turn;
+    if (turn !== null && belongsTo(turn, data)) return null;
+    // The user's next prompt, while sub-agents are working: the model had already answered the last one.
+    const ended = turn?.answeredAtMs == null ? this.close(atMs) : this.#end("completed", turn.answeredAtMs);
+    this.#agents.clear();
+    this.#anchored = true;
+    this.#last = null;
+    this.#turn = newTurn(atMs, data.interactionId, true);
+    return ended;
+  }
+
+  #startStep(data: Record<string, unknown>, atMs: number): null {
+    if (!this.#anchored && this.#turn === null) this.#anchored = true;
+    this.#last = null;
+    this.#turn ??= newTurn(atMs, data.interactionId, false);
+    this.#turn.presumed = null;
+    this.#turn.answeredAtMs = null;
+    this.#turn.failed = false;
+    this.#turn.step = newStep();
+    return null;
+  }
+
+  #endStep(turn: Turn, atMs: number): EndedTurn | null {
+    const { step } = turn;
+    turn.step = null;
+    if (turn.aborted) return this.#end("aborted", atMs);
+    if (step === null) {
+      turn.presumed = { outcome: "completed", endedAtMs: atMs }; // we have not read its beginning
+    } else if (step.wantsTools) {
+      if (step.pending.size > 0 || step.refused) turn.presumed = { outcome: "aborted", endedAtMs: atMs };
+    } else if (step.answered === true) {
+      if (this.#agents.size === 0) return this.#end("completed", atMs);
+      turn.answeredAtMs = atMs;
+    } else if (turn.failed) {
+      return this.#end("failed", atMs);
+    } else {
+      turn.presumed = { outcome: "failed", endedAtMs: atMs };
+    }
+    return null;
+  }
+
+  #fail(turn: Turn, atMs: number): EndedTurn | null {
+    turn.failed = true;
+    return turn.step === null && turn.answeredAtMs === null ? this.#end("failed", atMs) : null;
+  }
+
+  #abort(turn: Turn, atMs: number): EndedTurn | null {
+    turn.aborted = true;
+    return turn.step === null ? this.#end("aborted", turn.presumed?.endedAtMs ?? atMs) : null;
+  }
+
+  #pushOfAgent(type: string, agentId: string, atMs: number): null {
+    if (type === "subagent.started") this.#agents.add(agentId);
+    if (type !== "subagent.completed" && type !== "subagent.failed") return null;
+    this.#agents.delete(agentId);
+    const turn = this.#turn;
+    if (turn !== null && turn.answeredAtMs !== null && this.#agents.size === 0) {
+      turn.presumed = { outcome: "completed", endedAtMs: atMs };
+    }
+    return null;
+  }
+
+  #end(outcome: TurnOutcome, atMs: number): EndedTurn | null {
+    const turn = this.#turn;
+    this.#turn = null;
+    if (turn === null) return null;
+    if (outcome === "aborted") this.#agents.clear();
+    this.#last = { startedAtMs: turn.startedAtMs, endedAtMs: Math.max(turn.startedAtMs, atMs), outcome };
+    return this.#last;
+  }
+}

@@ -1,0 +1,117 @@
+import { accessSync, constants, existsSync, readFileSync, realpathSync, statSync } from "node:fs";
+import { createRequire } from "node:module";
+import { basename, dirname, join, resolve } from "node:path";
+import { FleetError, quote, systemCode } from "../../errors.js";
+
+/** The native program to start, and the origin of its path (for messages and `doctor`). */
+export interface Runtime {
+  path: string;
+  origin: "bundled" | "config" | "environment";
+}
+
+/**
+ * Finds the native runtime: the configured path, else `COPILOT_CLI_PATH`, else the one that `@github/copilot-sdk` brings.
+ * Replaces the npm wrapper of the full CLI (`npm-loader.js`) with the native file beside it, because a signal to the
+ * wrapper leaves the real server running.
+ *
+ * @throws FleetError `FLEET_RUNTIME_MISSING` when there is no such file, or the SDK brought no runtime;
+ * `FLEET_RUNTIME_UNUSABLE` when the path cannot be read, is not an executable file, or is a wrapper without its native file.
+ */
+export function findRuntime(configuredPath: string | null, env: NodeJS.ProcessEnv): Runtime {
+  if (configuredPath !== null) return { path: usable(configuredPath, "runtime.path"), origin: "config" };
+  const fromEnvironment = env.COPILOT_CLI_PATH;
+  if (fromEnvironment !== undefined && fromEnvironment !== "") {
+    return { path: usable(fromEnvironment, "COPILOT_CLI_PATH"), origin: "environment" };
+  }
+  return { path: bundledRuntime(), origin: "bundled" };
+}
+
+function usable(path: string, setting: string): string {
+  const absolute = resolve(path);
+  const useBundled = [
+    setting === "runtime.path" ? "Set runtime.path to null in the configuration." : `unset ${setting}`,
+  ];
+  const use = `${setting} must name the native Copilot program, or be left out to use the bundled runtime`;
+  let real: string;
+  try {
+    real = realpathSync(absolute);
+  } catch (cause) {
+    if (systemCode(cause) !== "ENOENT") {
+      throw unusable(`${setting}: ${quote(path)} cannot be read. ${use}.`, useBundled, cause);
+    }
+    throw new FleetError("FLEET_RUNTIME_MISSING", `${setting}: there is no file ${quote(path)}. ${use}.`, {
+      cause,
+      suggestions: useBundled,
+    });
+  }
+  const native = basename(real) === "npm-loader.js" ? nativeBesideWrapper(real) : real;
+  if (native === null) {
+    const message = `${setting}: ${quote(path)} is the npm wrapper, and the native program it runs is not installed.`;
+    throw unusable(message, useBundled);
+  }
+  if (!statSync(native).isFile()) throw unusable(`${setting}: ${quote(path)} is not a file. ${use}.`, useBundled);
+  try {
+    accessSync(native, constants.X_OK);
+  } catch (cause) {
+    throw unusable(`${setting}: ${quote(path)} is not executable. ${use}.`, [`chmod +x ${native}`], cause);
+  }
+  return native;
+}
+
+function unusable(message: string, suggestions: string[], cause?: unknown): FleetError {
+  return new FleetError("FLEET_RUNTIME_UNUSABLE", message, { cause, suggestions });
+}
+
+/** The wrapper runs the program in the package for this platform, which `@github/copilot` installs beside itself. */
+function nativeBesideWrapper(wrapper: string): string | null {
+  const require = createRequire(wrapper);
+  for (const platform of platforms()) {
+    const folder = packageFolder(require, `@github/copilot-${platform}`);
+    if (folder !== null && existsSync(join(folder, "copilot"))) return join(folder, "copilot");
+  }
+  return null;
+}
+
+function bundledRuntime(): string {
+  const sdk = createRequire(createRequire(import.meta.url).resolve("@github/copilot-sdk"));
+  for (const platform of platforms()) {
+    const folder = packageFolder(sdk, `@github/copilot-sdk-${platform}`);
+    if (folder === null) continue;
+    const prebuilds = join(folder, "prebuilds", platform);
+    const path = join(prebuilds, "copilot-runtime");
+    // The program loads `runtime.node` from the same folder. Check for that file here, because without it the program
+    // would fail only when it is started.
+    if (existsSync(path) && existsSync(join(prebuilds, "runtime.node"))) return path;
+  }
+  throw new FleetError(
+    "FLEET_RUNTIME_MISSING",
+    `@github/copilot-sdk brought no runtime for ${process.platform}-${process.arch}: its optional package is not installed.`,
+    { suggestions: ["npm install --include=optional", "Set COPILOT_CLI_PATH to an installed Copilot program."] },
+  );
+}
+
+/** npm installs the package that fits the machine's C library, so at most one of the two Linux names exists. */
+function platforms(): string[] {
+  const native = `${process.platform}-${process.arch}`;
+  return process.platform === "linux" ? [native, `linuxmusl-${process.arch}`] : [native];
+}
+
+function packageFolder(require: NodeJS.Require, name: string): string | null {
+  for (const base of require.resolve.paths(name) ?? []) {
+    const folder = join(base, ...name.split("/"));
+    if (existsSync(join(folder, "package.json"))) return folder;
+  }
+  return null;
+}
+
+/** The version of the package that a runtime file belongs to, or null outside a package. */
+export function packageVersion(runtimePath: string): string | null {
+  for (let folder = dirname(runtimePath); folder !== dirname(folder); folder = dirname(folder)) {
+    const manifest = join(folder, "package.json");
+    if (existsSync(manifest)) {
+      const { version } = JSON.parse(readFileSync(manifest, "utf8")) as { version?: unknown };
+      return typeof version === "string" ? version : null;
+    }
+  }
+  return null;
+}

@@ -1,0 +1,107 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { constants } from "node:os";
+import { setTimeout as delay } from "node:timers/promises";
+import { quote, systemCode } from "../../errors.js";
+import type { ProcessIdentity } from "../../store/store.js";
+import { identify, isAlive, processesOfSession } from "../process/process-table.js";
+
+/** How a command ended. */
+export interface Ended {
+  /** 128 plus the signal's number if a signal ended it; 127 if there is no such command, 126 if it cannot be run. */
+  exitCode: number;
+  /** Why it could not be run, or null. */
+  problem: string | null;
+}
+
+export interface ForegroundOptions {
+  env: NodeJS.ProcessEnv;
+  /** Sends the command's standard output to this process's standard error. */
+  outputToStderr: boolean;
+}
+
+const NOT_FOUND = 127;
+const NOT_EXECUTABLE = 126;
+const POLL_MS = 20;
+const KILL_WAIT_MS = 5_000;
+
+/**
+ * A command that shares this process's input and output, but has its own session and process group. So a signal reaches
+ * all of the command and nothing else. The terminal's own signals reach this process only: pass them on.
+ */
+export class ForegroundCommand {
+  /** Never rejects. */
+  readonly ended: Promise<Ended>;
+  readonly #child: ChildProcess;
+
+  constructor([file = "", ...args]: readonly string[], { env, outputToStderr }: ForegroundOptions) {
+    const stdio = ["inherit", outputToStderr ? 2 : "inherit", "inherit"] as const;
+    this.#child = spawn(file, args, { stdio: [...stdio], detached: true, env });
+    this.ended = endOf(this.#child, file);
+  }
+
+  /** Signals the command's group. Until Node has seen the child's end, no other process can have its PID or its group. */
+  signal(name: NodeJS.Signals): void {
+    const { pid, exitCode, signalCode } = this.#child;
+    if (pid !== undefined && exitCode === null && signalCode === null) send(-pid, name);
+  }
+
+  /**
+   * Ends the command and everything that it started: SIGTERM, a grace period in milliseconds, SIGKILL. Resolves when all of
+   * it is gone, or at most 5 seconds after SIGKILL.
+   */
+  async end(graceMs: number): Promise<void> {
+    const leader = this.#child.pid === undefined ? null : identify(this.#child.pid);
+    if (leader === null) return;
+    // Look before the first signal: once the leader is gone, nobody can find out what it had started.
+    const members = processesOfSession(leader);
+    this.signal("SIGTERM");
+    // A stopped process handles SIGTERM only when it continues.
+    this.signal("SIGCONT");
+    if (await allGone(members, graceMs)) return;
+    this.signal("SIGKILL");
+    const all = [...members, ...processesOfSession(leader)];
+    for (const member of all) if (isAlive(member)) send(member.pid, "SIGKILL");
+    await allGone(all, KILL_WAIT_MS);
+  }
+}
+
+/** The exit code that a shell reports for a command that this signal ended. */
+export function exitCodeOfSignal(name: NodeJS.Signals): number {
+  return 128 + constants.signals[name];
+}
+
+async function endOf(child: ChildProcess, file: string): Promise<Ended> {
+  try {
+    const [code, signal] = await new Promise<[number | null, NodeJS.Signals | null]>((resolve, reject) => {
+      child.once("error", reject);
+      child.once("exit", (...end) => resolve(end));
+    });
+    return { exitCode: code ?? (signal === null ? 1 : exitCodeOfSignal(signal)), problem: null };
+  } catch (error) {
+    const exitCode = systemCode(error) === "ENOENT" ? NOT_FOUND : NOT_EXECUTABLE;
+    return { exitCode, problem: `${quote(file)} cannot be run: ${reason(error)}.` };
+  }
+}
+
+function reason(error: unknown): string {
+  if (systemCode(error) === "ENOENT") return "there is no such command";
+  if (systemCode(error) === "EACCES") return "it is not an executable file";
+  return error instanceof Error ? error.message : String(error);
+}
+
+async function allGone(members: readonly ProcessIdentity[], withinMs: number): Promise<boolean> {
+  const until = performance.now() + withinMs;
+  while (members.some(isAlive)) {
+    if (performance.now() > until) return false;
+    await delay(POLL_MS);
+  }
+  return true;
+}
+
+function send(pid: number, name: NodeJS.Signals): void {
+  try {
+    process.kill(pid, name);
+  } catch (error) {
+    if (systemCode(error) !== "ESRCH") throw error; // it has already ended
+  }
+}

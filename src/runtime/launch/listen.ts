@@ -1,0 +1,88 @@
+import { once } from "node:events";
+import type { Server } from "node:net";
+import type { Address } from "../../config/rules.js";
+import { FleetError, type FleetErrorCode, quote, systemCode } from "../../errors.js";
+import { abortable } from "../deadline.js";
+
+/** A configuration key that sets an address on which `serve` listens. */
+export type AddressKey = "serve.metrics" | "serve.listen";
+
+/** A file descriptor on which a socket already listens. */
+export interface InheritedListener {
+  fd: number;
+}
+
+/**
+ * Makes `server` listen on `address`, which is the value of `key`. Resolves with the real address: port 0 has become the
+ * port that the system chose.
+ *
+ * @throws FleetError `FLEET_ADDRESS_TAKEN` when another process listens there, `FLEET_ADDRESS_UNUSABLE` when this host does
+ * not have the address or this user may not use the port; the signal's reason when the signal aborts first.
+ */
+export async function listenOn(
+  server: Server,
+  key: AddressKey,
+  address: Address | InheritedListener,
+  signal: AbortSignal,
+): Promise<Address> {
+  signal.throwIfAborted();
+  const listening = once(server, "listening"); // rejects on "error"
+  server.listen("fd" in address ? { fd: address.fd } : { host: address.host, port: address.port });
+  try {
+    await abortable(listening, signal);
+  } catch (cause) {
+    if (!signal.aborted) throw cannotListen(key, address, cause);
+    server.close(); // otherwise it would start to listen as soon as the name lookup finds an address
+    throw cause;
+  }
+  const bound = server.address();
+  if (bound === null || typeof bound === "string") throw new FleetError("FLEET_INTERNAL", `${key} has no port`);
+  return { host: bound.address, port: bound.port };
+}
+
+/** `host:port` as in the configuration, with IPv6 addresses in brackets. */
+export function showAddress({ host, port }: Address): string {
+  return `${host.includes(":") ? `[${host}]` : host}:${port}`;
+}
+
+function cannotListen(key: AddressKey, address: Address | InheritedListener, cause: unknown): FleetError {
+  if ("fd" in address) {
+    const why = cause instanceof Error ? cause.message : String(cause);
+    const message = `Descriptor ${address.fd} (${key}), which was handed to this process, does not listen: ${why}.`;
+    return new FleetError("FLEET_ADDRESS_UNUSABLE", message, { cause });
+  }
+  const { code, because, suggestion } = explain(address, cause);
+  const message = `serve cannot listen on ${quote(showAddress(address))} (${key}): ${because}`;
+  const variable = `COPILOTFLEET_${key.replace(".", "_").toUpperCase()}`;
+  const elsewhere = `Listen elsewhere: ${variable}=127.0.0.1:0 copilotfleet serve`;
+  return new FleetError(code, message, { cause, suggestions: [...suggestion, elsewhere] });
+}
+
+function explain(
+  { host, port }: Address,
+  cause: unknown,
+): { code: FleetErrorCode; because: string; suggestion: string[] } {
+  const unusable = (because: string, suggestion: string[] = []) =>
+    ({ code: "FLEET_ADDRESS_UNUSABLE", because, suggestion }) as const;
+  switch (systemCode(cause)) {
+    case "EADDRINUSE":
+      return {
+        code: "FLEET_ADDRESS_TAKEN",
+        because: "another process listens there",
+        suggestion: [`See which: ss -ltnp 'sport = :${port}'`],
+      };
+    case "EACCES":
+      return unusable(`this user may not open port ${port}. Allowed: a port from 1024 on, or 0 for any free port`);
+    case "EADDRNOTAVAIL":
+    case "EAFNOSUPPORT":
+      return unusable(
+        `this host does not have the address ${quote(host)}. Allowed: an address of this host, such as "127.0.0.1", or "0.0.0.0" for all`,
+        ["See which it has: ip address"],
+      );
+    case "ENOTFOUND":
+    case "EAI_AGAIN":
+      return unusable(`the name ${quote(host)} has no address. Allowed: an address or a name of this host`);
+    default:
+      return unusable(cause instanceof Error ? cause.message : String(cause));
+  }
+}

@@ -1,0 +1,46 @@
+import { FleetError } from "../../errors.js";
+
+/** The protocol versions that this fleet speaks. `gateway/policy/protocols.ts` has the front door's tables for each. */
+export const SUPPORTED_VERSIONS: ReadonlySet<number> = new Set([3]);
+
+/** The releases that speak each version. A client and a runtime must speak the same version. */
+const RELEASES: Readonly<Record<number, { sdk: number; names: string }>> = {
+  3: { sdk: 1, names: "SDK 1.x and CLI 1.0.112 or earlier" },
+  4: { sdk: 2, names: "SDK 2.x and CLI 1.0.113 or later" },
+};
+
+/** The error for a runtime with another protocol version. `version` is what it answered; undefined when it gave none. */
+export function runtimeMismatch(where: string, version: unknown, cause?: unknown): FleetError {
+  const supported = [...SUPPORTED_VERSIONS];
+  const isNewer = typeof version === "number" && version > Math.max(...supported);
+  const what = version === undefined ? "an older version" : `version ${String(version)}`;
+  return new FleetError(
+    isNewer ? "FLEET_RUNTIME_TOO_NEW" : "FLEET_RUNTIME_TOO_OLD",
+    `The runtime at ${where} speaks ${what} of the Copilot protocol; this fleet needs version ${supported.join(" or ")}. ${releases(supported, version)}`,
+    { cause, suggestions: ["Remove runtime.path and COPILOT_CLI_PATH to use the bundled runtime."] },
+  );
+}
+
+/** The error for a client with another protocol version. `spoken` lists the versions that the client could speak here. */
+export function clientMismatch(version: number, spoken: readonly number[]): FleetError {
+  return new FleetError(
+    "FLEET_PROTOCOL_UNSUPPORTED",
+    `This front door speaks version ${spoken.join(" and ")} of the Copilot protocol; the client speaks version ${version}. ${releases(spoken, version)}`,
+    {
+      suggestions: spoken.flatMap((known) => {
+        const release = RELEASES[known];
+        return release === undefined ? [] : [`npm install @github/copilot-sdk@${release.sdk}`];
+      }),
+    },
+  );
+}
+
+function releases(spoken: readonly number[], version: unknown): string {
+  const others = typeof version === "number" && !spoken.includes(version) ? [version] : [];
+  return [...spoken, ...others]
+    .flatMap((known) => {
+      const release = RELEASES[known];
+      return release === undefined ? [] : [`Version ${known} is spoken by ${release.names}.`];
+    })
+    .join(" ");
+}

@@ -1,0 +1,30 @@
+import { connect } from "node:net";
+import { systemCode } from "../../errors.js";
+
+/**
+ * Connects to an address and closes the connection without sending anything.
+ *
+ * @returns why nobody accepts connections there, or null if somebody does
+ */
+export function connectProblem(address: { host: string; port: number }, timeoutMs: number): Promise<string | null> {
+  return new Promise((resolve) => {
+    const socket = connect(address);
+    const settle = (problem: string | null) => {
+      socket.destroy();
+      resolve(problem);
+    };
+    // This limits the name lookup, too.
+    const timer = setTimeout(() => settle(`no answer within ${timeoutMs / 1_000} s`), timeoutMs);
+    socket.once("close", () => clearTimeout(timer));
+    socket.once("connect", () => settle(null));
+    socket.once("error", (error) => settle(REASONS[systemCode(error) ?? ""] ?? error.message));
+  });
+}
+
+const REASONS: Readonly<Record<string, string>> = {
+  ECONNREFUSED: "connection refused",
+  EHOSTUNREACH: "no route to the host",
+  ENETUNREACH: "no route to the network",
+  ENOTFOUND: "the name of the host is unknown",
+  EAI_AGAIN: "the name of the host cannot be looked up",
+};

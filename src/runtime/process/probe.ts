@@ -1,0 +1,41 @@
+import { FleetError } from "../../errors.js";
+import type { ServerRecord } from "../../store/store.js";
+import { type Endpoint, RawConnection } from "../client/raw-connection.js";
+import { readConnectionToken } from "../files/server-folder.js";
+import { isAlive, ownsListener } from "./process-table.js";
+
+/**
+ * Checks that the recorded process is still running and itself holds the listening socket. Only then reads the token and
+ * returns what is needed to connect, so a stranger that took the port never gets the token.
+ *
+ * @throws FleetError `FLEET_SERVER_LOST` when the check fails, `FLEET_SERVER_UNREACHABLE` when the token cannot be read.
+ */
+export function provenEndpoint(server: ServerRecord): Endpoint {
+  const { process: identity, port } = server;
+  if (identity === null || port === null || !isAlive(identity)) {
+    throw new FleetError("FLEET_SERVER_LOST", `Server ${server.id} is not running.`, {
+      suggestions:
+        server.user === null ? [`copilotfleet restart ${server.id}`] : [`copilotfleet spawn --user ${server.user}`],
+    });
+  }
+  if (!ownsListener(identity.pid, port)) {
+    throw new FleetError(
+      "FLEET_SERVER_LOST",
+      `Process ${identity.pid} of server ${server.id} does not listen on ${port}.`,
+    );
+  }
+  return { address: server.address, port, token: readConnectionToken(server.home) };
+}
+
+/**
+ * Sends an authenticated ping. Resolves with the server's version. Only this proves that the server is healthy: a stopped
+ * process still accepts connections. The signal is the deadline.
+ *
+ * @throws FleetError `FLEET_SERVER_UNREACHABLE` when the server does not answer or refuses the token,
+ * `FLEET_RUNTIME_TOO_OLD` or `FLEET_RUNTIME_TOO_NEW` when it speaks another version of the protocol.
+ */
+export async function probe(endpoint: Endpoint, signal: AbortSignal): Promise<string> {
+  await using connection = await RawConnection.open(endpoint, signal);
+  await connection.request("ping", { message: "probe" });
+  return connection.version;
+}

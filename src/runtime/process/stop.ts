@@ -1,0 +1,115 @@
+import { setTimeout as delay } from "node:timers/promises";
+import { FleetError, systemCode } from "../../errors.js";
+import type { ProcessIdentity } from "../../store/store.js";
+import { logPath } from "../files/server-folder.js";
+import { isAlive, processesOfLaunch, processesOfSession, writersOf } from "./process-table.js";
+
+export type StopOutcome = "terminated" | "killed" | "already-stopped";
+
+/** Identifies a server to stop. Each part may be unknown. */
+export interface StopTarget {
+  /** Null when the process is dead or was never ready. Its remaining processes are then found by the other two parts. */
+  process: ProcessIdentity | null;
+  launchId: string | null;
+  /**
+   * The server's home. A child that was forked but has not executed the runtime yet is found by the log there, which it
+   * has open. Null when there cannot be such a child, or when the home is unknown.
+   */
+  home: string | null;
+}
+
+export interface StopOptions {
+  /** How long the server may take to end after SIGTERM, before SIGKILL, in milliseconds. */
+  graceMs: number;
+  /** Skip SIGTERM. */
+  force?: boolean;
+  /** When it aborts, the grace period ends at once. */
+  hurry?: AbortSignal;
+}
+
+const POLL_MS = 10;
+const KILL_WAIT_MS = 5_000;
+
+/**
+ * Stops a server and everything that it started: SIGTERM, a grace period, SIGKILL. Then kills what is left of the server's
+ * process session, and all other processes that have its launch id. Checks the identity of each process right before each
+ * signal, so it never signals a reused PID.
+ *
+ * SIGTERM cuts turns in flight: drain first.
+ *
+ * @throws FleetError `FLEET_INTERNAL` when a process outlives SIGKILL, because it hangs in the kernel.
+ */
+export async function stopServer(
+  { process: identity, launchId, home }: StopTarget,
+  options: StopOptions,
+): Promise<StopOutcome> {
+  let outcome: StopOutcome = "already-stopped";
+  if (identity !== null && isAlive(identity)) {
+    outcome = "terminated";
+    let session = processesOfSession(identity);
+    const skip = options.force === true || options.hurry?.aborted === true;
+    const ended = skip ? false : await signalAndWait([identity], "SIGTERM", options.graceMs, options.hurry);
+    if (!ended) {
+      outcome = "killed";
+      session = [...session, ...processesOfSession(identity)];
+      await kill([identity]);
+    }
+    await kill(session);
+  }
+  if (identity === null && home !== null) await kill(writersOf(logPath(home)));
+  if (launchId !== null) await killLaunch(launchId);
+  return outcome;
+}
+
+/**
+ * Ends processes: SIGTERM, a grace period in milliseconds, SIGKILL.
+ *
+ * @throws FleetError `FLEET_INTERNAL` when a process outlives SIGKILL, because it hangs in the kernel.
+ */
+export async function endProcesses(processes: ProcessIdentity[], graceMs: number): Promise<void> {
+  if (!(await signalAndWait(processes, "SIGTERM", graceMs))) await kill(processes);
+}
+
+/** Repeats until it finds no process, because a process may start others before it is killed. */
+async function killLaunch(launchId: string): Promise<void> {
+  const deadline = performance.now() + KILL_WAIT_MS;
+  for (let left = processesOfLaunch(launchId); left.length > 0; left = processesOfLaunch(launchId)) {
+    if (performance.now() > deadline) throw stillThere(left);
+    await kill(left);
+  }
+}
+
+async function kill(processes: ProcessIdentity[]): Promise<void> {
+  if (processes.length === 0 || (await signalAndWait(processes, "SIGKILL", KILL_WAIT_MS))) return;
+  throw stillThere(processes.filter(isAlive));
+}
+
+function stillThere(processes: ProcessIdentity[]): FleetError {
+  const pids = processes.map(({ pid }) => pid).join(", ");
+  return new FleetError("FLEET_INTERNAL", `SIGKILL did not end process ${pids}: it hangs in the kernel.`);
+}
+
+async function signalAndWait(
+  processes: ProcessIdentity[],
+  signal: NodeJS.Signals,
+  waitMs: number,
+  hurry?: AbortSignal,
+): Promise<boolean> {
+  for (const identity of processes) {
+    if (isAlive(identity)) send(identity.pid, signal);
+  }
+  const deadline = performance.now() + waitMs;
+  while (processes.some(isAlive)) {
+    if (performance.now() > deadline || hurry?.aborted === true) return false;
+    await delay(POLL_MS);
+  }
+  return true;
+}
+
+function send(pid: number, signal: NodeJS.Signals): void {
+  try {
+    process.kill(pid, signal);
+  } catch (error) {
+    if (systemCode(error) !== "ESRCH") throw error; // it ended between the check and the signal
+  }
+}

@@ -1,0 +1,148 @@
+import { closeSync, fstatSync, openSync, readSync, statSync } from "node:fs";
+import { setTimeout as delay } from "node:timers/promises";
+import { systemCode } from "../../errors.js";
+import { rotatedPath } from "./rotated-files.js";
+
+const BLOCK_BYTES = 64 * 1024;
+const FOLLOW_POLL_MS = 200;
+const COMPARED_BYTES = 4096;
+
+/** The last lines of a file, read from its end, and the offset after them. A missing file has no lines. */
+export function lastLines(path: string, count: number): { lines: string[]; offset: number } {
+  const fd = openIfThere(path);
+  if (fd === null) return { lines: [], offset: 0 };
+  try {
+    const offset = fstatSync(fd).size;
+    let start = offset;
+    let tail = Buffer.alloc(0);
+    while (start > 0 && countNewlines(tail) <= count) {
+      const from = Math.max(0, start - BLOCK_BYTES);
+      tail = Buffer.concat([readRange(fd, from, start), tail]);
+      start = from;
+    }
+    const lines = tail.toString("utf8").split("\n");
+    if (lines.at(-1) === "") lines.pop();
+    return { lines: count === 0 ? [] : lines.slice(-count), offset };
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** How far somebody has read a log. Reading can continue from here even after the log was rotated. */
+export interface LogPosition {
+  /** How many bytes of the log itself were read. */
+  offset: number;
+  /** The inode of the newest rotated file at that time. Null when there was none. */
+  rotated: number | null;
+}
+
+/** The last lines of a log and its rotated files, and the position after them in the log itself. */
+export function lastLogLines(path: string, count: number): { lines: string[]; at: LogPosition } {
+  const rotatedBefore = inodeOf(rotatedPath(path, 1));
+  const { lines, offset } = lastLines(path, count);
+  for (let number = 1; lines.length < count; number++) {
+    const rotated = rotatedPath(path, number);
+    if (inodeOf(rotated) === null) break;
+    lines.unshift(...lastLines(rotated, count - lines.length).lines);
+  }
+  return { lines, at: { offset, rotated: rotatedBefore } };
+}
+
+/**
+ * Reads what was added to a log since a position. If the log was rotated, it first reads the rest from the rotated file. If
+ * the log was cut short in another way, it reads the log from its beginning.
+ */
+export function readOn(path: string, at: LogPosition): { bytes: Buffer; at: LogPosition } {
+  const fd = openIfThere(path);
+  if (fd === null) return { bytes: Buffer.alloc(0), at };
+  const newestRotated = rotatedPath(path, 1);
+  try {
+    // Read the size first: when a log has been emptied, its rotated file already exists.
+    const { size } = fstatSync(fd);
+    const isNew = inodeOf(newestRotated) !== at.rotated;
+    const isRotated = isNew && (size < at.offset || !isStillWhole(fd, size, newestRotated));
+    const rest = isRotated ? restOf(newestRotated, at.offset) : Buffer.alloc(0);
+    const from = isRotated || size < at.offset ? 0 : at.offset;
+    // This reads fewer bytes than expected if the log was emptied just now.
+    const added = readRange(fd, from, Math.max(from, fstatSync(fd).size));
+    const rotated = isRotated ? inodeOf(newestRotated) : at.rotated;
+    return { bytes: Buffer.concat([rest, added]), at: { offset: from + added.length, rotated } };
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** Yields what is added to a log after a position, until the signal aborts. */
+export async function* followLog(path: string, at: LogPosition, signal: AbortSignal): AsyncGenerator<Buffer> {
+  for (let position = at; !signal.aborted; ) {
+    const read = readOn(path, position);
+    position = read.at;
+    if (read.bytes.length > 0) yield read.bytes;
+    await delay(FOLLOW_POLL_MS, undefined, { signal }).catch(() => undefined); // aborted: the loop's condition ends it
+  }
+}
+
+/** Waits until something is added to a log after a position. The bytes are empty when the signal aborts first. */
+export async function awaitMore(
+  path: string,
+  at: LogPosition,
+  signal: AbortSignal,
+): Promise<{ bytes: Buffer; at: LogPosition }> {
+  for (;;) {
+    const read = readOn(path, at);
+    if (read.bytes.length > 0 || signal.aborted) return read;
+    await delay(FOLLOW_POLL_MS, undefined, { signal }).catch(() => undefined); // aborted: read one last time
+  }
+}
+
+/** Whether the file still begins like the rotated one. Both files exist between the copying and the emptying. */
+function isStillWhole(fd: number, size: number, rotatedFile: string): boolean {
+  const rotated = openIfThere(rotatedFile);
+  if (rotated === null) return true; // its rotated file has disappeared, but the log itself was not rotated
+  try {
+    const bytes = Math.min(size, fstatSync(rotated).size, COMPARED_BYTES);
+    return bytes > 0 && readRange(fd, 0, bytes).equals(readRange(rotated, 0, bytes));
+  } finally {
+    closeSync(rotated);
+  }
+}
+
+function restOf(path: string, from: number): Buffer {
+  const fd = openIfThere(path);
+  if (fd === null) return Buffer.alloc(0);
+  try {
+    return readRange(fd, from, Math.max(from, fstatSync(fd).size));
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function inodeOf(path: string): number | null {
+  return statSync(path, { throwIfNoEntry: false })?.ino ?? null;
+}
+
+function openIfThere(path: string): number | null {
+  try {
+    return openSync(path, "r");
+  } catch (error) {
+    if (systemCode(error) === "ENOENT") return null;
+    throw error;
+  }
+}
+
+function readRange(fd: number, from: number, to: number): Buffer {
+  const buffer = Buffer.alloc(to - from);
+  let filled = 0;
+  while (filled < buffer.length) {
+    const bytes = readSync(fd, buffer, filled, buffer.length - filled, from + filled);
+    if (bytes === 0) break;
+    filled += bytes;
+  }
+  return buffer.subarray(0, filled);
+}
+
+function countNewlines(buffer: Buffer): number {
+  let count = 0;
+  for (let index = buffer.indexOf(10); index !== -1; index = buffer.indexOf(10, index + 1)) count++;
+  return count;
+}

@@ -1,0 +1,49 @@
+import { FLEET_VARIABLE } from "../../runtime/launch/environment.js";
+import { type LaunchedProcess, privateMemoryBytes, processesByLaunch } from "../../runtime/process/process-table.js";
+import type { ServerRecord } from "../../store/store.js";
+
+/**
+ * All processes of the servers: the runtimes, and everything that their sessions started. A look reads two files of every
+ * process on this machine, so its result serves everybody for `intervalMs`.
+ */
+export class ProcessCensus {
+  readonly #stateRoot: string;
+  readonly #intervalMs: number;
+  #lookedAt = Number.NEGATIVE_INFINITY;
+  #processes = new Map<string, LaunchedProcess[]>();
+  /** In bytes, by launch id. */
+  readonly #memory = new Map<string, number>();
+
+  constructor(stateRoot: string, intervalMs: number) {
+    this.#stateRoot = stateRoot;
+    this.#intervalMs = intervalMs;
+  }
+
+  /** The processes of a launch, including its runtime. Empty for a launch that began after the last look. */
+  of(launchId: string): readonly LaunchedProcess[] {
+    this.#look();
+    return this.#processes.get(launchId) ?? [];
+  }
+
+  /** The private memory of a server's runtime and of everything that its sessions started, in bytes. */
+  memoryOf({ launchId, process }: ServerRecord): number {
+    const processes = this.of(launchId ?? "");
+    const known = this.#memory.get(launchId ?? "");
+    if (known !== undefined) return known;
+    const pids = new Set([
+      ...processes.map(({ identity }) => identity.pid),
+      ...(process === null ? [] : [process.pid]),
+    ]);
+    const bytes = [...pids].reduce((sum, pid) => sum + (privateMemoryBytes(pid) ?? 0), 0);
+    this.#memory.set(launchId ?? "", bytes);
+    return bytes;
+  }
+
+  #look(): void {
+    const now = performance.now();
+    if (now - this.#lookedAt < this.#intervalMs) return;
+    this.#lookedAt = now;
+    this.#memory.clear();
+    this.#processes = processesByLaunch(FLEET_VARIABLE, this.#stateRoot);
+  }
+}

@@ -1,0 +1,168 @@
+import { openHistory, type SessionEvents } from "../../runtime/history/session-events.js";
+import type { EndedTurn, OpenTurn, TurnOutcome } from "../../runtime/history/turn-state.js";
+import type { TurnTracker } from "../../runtime/history/turn-tracker.js";
+
+/** A session that a server has in memory. */
+export interface LoadedSession {
+  serverId: string;
+  sessionId: string;
+  home: string;
+}
+
+/** A turn whose end was seen. */
+export interface TurnEnd {
+  serverId: string;
+  sessionId: string;
+  outcome: TurnOutcome;
+  /** From the prompt to the end of the last step, in milliseconds. For a cut turn, at most until we noticed the cut. */
+  durationMs: number;
+}
+
+/** Times are milliseconds since the epoch. */
+export interface TurnInFlight extends OpenTurn {
+  serverId: string;
+  sessionId: string;
+}
+
+export interface Look {
+  ended: TurnEnd[];
+  inFlight: TurnInFlight[];
+  /** Sessions whose history we could not read, and why. We know nothing about their turns. */
+  unreadable: { serverId: string; sessionId: string; error: unknown }[];
+  /** Whether there was more to read than one look reads. The next looks continue. */
+  isBehind: boolean;
+}
+
+/** How much one look reads at most, in total and per session. Parsing a megabyte of short events takes about 20 ms. */
+const LOOK_BYTES = 2 * 1024 * 1024;
+const SESSION_BYTES = 1024 * 1024;
+
+interface Watched {
+  session: LoadedSession;
+  events: SessionEvents;
+  tracker: TurnTracker;
+}
+
+/**
+ * Watches the turns of sessions from the outside, whoever sends the prompts. It reads the histories that the runtime writes
+ * (see {@link TurnTracker} for what they show and what they do not). Call {@link look} every few seconds with the sessions
+ * that are loaded. It keeps data of those alone.
+ *
+ * When it first sees a session, it ignores turns that ended before the previous look. It sees all of a session that is
+ * loaded before its first turn.
+ */
+export class TurnWatch {
+  readonly #watched = new Map<string, Watched>();
+  readonly #lookBytes: number;
+  /** Sessions that the last look did not read to the end. Those that it did not read at all come first. */
+  #behind: string[] = [];
+  /** When the last look was. Infinite before the first look, so that turns that are already over do not count. */
+  #lookedAtMs = Number.POSITIVE_INFINITY;
+
+  constructor(options: { lookBytes?: number } = {}) {
+    this.#lookBytes = options.lookBytes ?? LOOK_BYTES;
+  }
+
+  /**
+   * @param sessions those that are loaded now, or were loaded since the last look. A session that is missing is read one
+   *   last time. If a turn is still in flight then, it was cut.
+   * @param nowMs milliseconds since the epoch, by the clock of the machine that the servers run on.
+   */
+  look(sessions: Iterable<LoadedSession>, nowMs: number): Look {
+    const loaded = new Map([...sessions].map((session) => [keyOf(session), session]));
+    const order = new Set([...this.#behind, ...loaded.keys(), ...this.#watched.keys()]);
+    const look: Look = { ended: [], inFlight: [], unreadable: [], isBehind: false };
+    const partly: string[] = [];
+    const unread: string[] = [];
+    let left = this.#lookBytes;
+    for (const key of order) {
+      const session = loaded.get(key) ?? this.#watched.get(key)?.session;
+      if (session === undefined) continue; // it was gone before we could read it
+      if (left > 0) {
+        const { bytes, atEnd } = this.#read(key, session, look, nowMs);
+        left -= bytes;
+        if (!atEnd) partly.push(key);
+        else if (!loaded.has(key)) this.#forget(key, look, nowMs);
+      } else unread.push(key);
+      const watched = this.#watched.get(key);
+      if (watched?.tracker.open != null) look.inFlight.push({ ...namesOf(session), ...timesOf(watched.tracker.open) });
+    }
+    this.#lookedAtMs = nowMs;
+    this.#behind = [...unread, ...partly];
+    look.isBehind = this.#behind.length > 0;
+    return look;
+  }
+
+  #read(key: string, session: LoadedSession, look: Look, nowMs: number): { bytes: number; atEnd: boolean } {
+    try {
+      const watched = this.#watched.get(key);
+      return watched === undefined ? this.#open(key, session, look) : this.#follow(watched, look, nowMs);
+    } catch (error) {
+      this.#watched.delete(key);
+      look.unreadable.push({ ...namesOf(session), error });
+      return { bytes: 0, atEnd: true };
+    }
+  }
+
+  #open(key: string, session: LoadedSession, look: Look): { bytes: number; atEnd: boolean } {
+    const { events, tracker, ended, bytes } = openHistory(session.home, session.sessionId, SESSION_BYTES);
+    // A short use, with all of its turns, may be between two looks. Turns that ended before the last look do not count.
+    for (const turn of ended) if (turn.endedAtMs >= this.#lookedAtMs) noteEnd(look, session, turn);
+    this.#watched.set(key, { session, events, tracker });
+    return { bytes, atEnd: true };
+  }
+
+  #follow(watched: Watched, look: Look, nowMs: number): { bytes: number; atEnd: boolean } {
+    const { session, tracker } = watched;
+    const { events, bytes, atEnd, fate } = watched.events.read(SESSION_BYTES);
+    const note = (turn: EndedTurn | null) => noteEnd(look, session, turn);
+    if (fate === "replaced") return this.#startOver(watched, look, nowMs);
+    for (const event of events) note(tracker.push(event));
+    if (fate === "gone") note(tracker.close(nowMs));
+    else if (atEnd) note(tracker.settle(nowMs));
+    return { bytes, atEnd };
+  }
+
+  /** The history was replaced. The new one may show how the turn in flight ended. */
+  #startOver(watched: Watched, look: Look, nowMs: number): { bytes: number; atEnd: boolean } {
+    const { session, tracker } = watched;
+    const before = tracker.open;
+    const anew = openHistory(session.home, session.sessionId, SESSION_BYTES);
+    watched.events = anew.events;
+    watched.tracker = anew.tracker;
+    if (before !== null && anew.tracker.open?.startedAtMs !== before.startedAtMs) {
+      const told = anew.ended.find(({ startedAtMs }) => startedAtMs === before.startedAtMs) ?? tracker.close(nowMs);
+      noteEnd(look, session, told);
+    }
+    return { bytes: anew.bytes, atEnd: true };
+  }
+
+  #forget(key: string, look: Look, nowMs: number): void {
+    const watched = this.#watched.get(key);
+    if (watched === undefined) return;
+    this.#watched.delete(key);
+    noteEnd(look, watched.session, watched.tracker.close(nowMs));
+  }
+}
+
+function noteEnd(look: Look, session: LoadedSession, turn: EndedTurn | null): void {
+  if (turn === null) return;
+  look.ended.push({
+    ...namesOf(session),
+    outcome: turn.outcome,
+    durationMs: turn.endedAtMs - turn.startedAtMs,
+  });
+}
+
+/** Neither part can contain a slash. */
+function keyOf({ serverId, sessionId }: LoadedSession): string {
+  return `${serverId}/${sessionId}`;
+}
+
+function namesOf({ serverId, sessionId }: LoadedSession): { serverId: string; sessionId: string } {
+  return { serverId, sessionId };
+}
+
+function timesOf({ startedAtMs, lastEventAtMs }: OpenTurn): OpenTurn {
+  return { startedAtMs, lastEventAtMs };
+}

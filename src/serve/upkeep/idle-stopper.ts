@@ -1,0 +1,62 @@
+import { isClaimed } from "../../pool/recover/mend.js";
+import { usedSessions } from "../../pool/use-marks.js";
+import { connectionsTo } from "../../runtime/process/process-table.js";
+import { knownLoaded } from "../../sessions/memory/loaded.js";
+import type { ServerRecord } from "../../store/store.js";
+import type { ServeContext } from "../context.js";
+import type { Operations } from "../operations.js";
+
+/**
+ * Stops users' own servers that nobody has used for `pool.idleTimeout`: no session in memory, no client connected. When a
+ * user comes back, the fleet starts the server again, in milliseconds.
+ */
+export class IdleStopper {
+  readonly #context: ServeContext;
+  readonly #operations: Operations;
+  readonly #stopping: AbortSignal;
+  /** When each launch was last seen in use, in milliseconds of `performance.now()`. */
+  readonly #used = new Map<string, number>();
+
+  constructor(context: ServeContext, operations: Operations, stopping: AbortSignal) {
+    this.#context = context;
+    this.#operations = operations;
+    this.#stopping = stopping;
+  }
+
+  /** `ownPorts` are the local ports of the supervisor's own connections, which do not count as clients. */
+  look(servers: readonly ServerRecord[], ownPorts: ReadonlySet<number>): void {
+    const { idleTimeoutMs } = this.#context.config.pool;
+    if (idleTimeoutMs === null) return;
+    const own = servers.filter(({ user }) => user !== null);
+    const launches = new Set(own.map(({ launchId }) => launchId ?? ""));
+    for (const launch of this.#used.keys()) if (!launches.has(launch)) this.#used.delete(launch);
+    const now = performance.now();
+    const due = own.filter((server) => {
+      const launch = server.launchId ?? "";
+      if (!this.#used.has(launch) || isClaimed(server) || holdsSessions(server)) this.#used.set(launch, now);
+      return now - (this.#used.get(launch) ?? now) > idleTimeoutMs;
+    });
+    if (due.length === 0) return;
+    // Read the kernel's table only for these, because it takes milliseconds.
+    const connections = connectionsTo(new Set(due.map(({ port }) => port ?? 0)), ownPorts);
+    for (const server of due) {
+      if (connections.has(server.port ?? 0)) this.#used.set(server.launchId ?? "", now);
+      else
+        this.#operations.begin("it could not be stopped while idle", server.id, async () => await this.#sleep(server));
+    }
+  }
+
+  async #sleep({ id }: ServerRecord): Promise<void> {
+    const { pool, config, log } = this.#context;
+    const { outcome } = await pool.stop(id, {
+      drainTimeoutMs: config.drain.timeoutMs,
+      force: false,
+      signal: this.#stopping,
+    });
+    log("info", `server ${id} was idle and was stopped`, { server: id, outcome });
+  }
+}
+
+function holdsSessions(server: ServerRecord): boolean {
+  return knownLoaded(server).length > 0 || usedSessions(server).size > 0;
+}

@@ -1,0 +1,97 @@
+import { isSessionId } from "../../model/session-id.js";
+import { isClaimed } from "../../pool/recover/mend.js";
+import { loadedSessions } from "../../pool/stop/drain.js";
+import { usedSessions } from "../../pool/use-marks.js";
+import { isLoadedBy } from "../../runtime/history/session-state.js";
+import type { LaunchedProcess } from "../../runtime/process/process-table.js";
+import { endProcesses } from "../../runtime/process/stop.js";
+import type { ServerRecord } from "../../store/store.js";
+import type { ServeContext } from "../context.js";
+import type { Operations } from "../operations.js";
+import type { ProcessCensus } from "../report/process-census.js";
+
+/** How many health intervals a client that lost its connection has to load its session again and keep its processes. */
+const INTERVALS = 12;
+/** How long a process may take to end after SIGTERM, in milliseconds. */
+const GRACE_MS = 2_000;
+
+/**
+ * Ends the processes that unloaded sessions left running. Most of them are background commands, which the runtime (1.0.85)
+ * does not end.
+ *
+ * The runtime names the session in the environment of its tools and MCP servers. A process without such a name, for example
+ * one that `session.shell.exec` started, may belong to any session of its server. We end it only while none is loaded.
+ */
+export class Leftovers {
+  readonly #context: ServeContext;
+  readonly #operations: Operations;
+  readonly #census: ProcessCensus;
+  /** When each process was first seen without a loaded session, in milliseconds of `performance.now()`. */
+  readonly #since = new Map<string, number>();
+  #lookedAt = Number.NEGATIVE_INFINITY;
+
+  constructor(context: ServeContext, operations: Operations, census: ProcessCensus) {
+    this.#context = context;
+    this.#operations = operations;
+    this.#census = census;
+  }
+
+  look(servers: readonly ServerRecord[]): void {
+    const { intervalMs } = this.#context.config.health;
+    const now = performance.now();
+    if (now - this.#lookedAt < intervalMs) return;
+    this.#lookedAt = now;
+    const seen = new Set<string>();
+    for (const server of servers) {
+      const due = withoutOwner(server, this.#childrenOf(server)).filter(({ identity }) => {
+        const key = `${identity.pid} ${identity.startTicks}`;
+        seen.add(key);
+        const since = this.#since.get(key) ?? now;
+        this.#since.set(key, since);
+        return now - since >= INTERVALS * intervalMs;
+      });
+      if (due.length === 0 || isClaimed(server) || this.#operations.isBusy(server.id)) continue;
+      this.#operations.begin("processes that its sessions left behind could not be ended", server.id, async () => {
+        await this.#end(server, due);
+      });
+    }
+    for (const key of this.#since.keys()) if (!seen.has(key)) this.#since.delete(key);
+  }
+
+  #childrenOf(server: ServerRecord): LaunchedProcess[] {
+    const runtime = server.process?.pid;
+    return this.#census.of(server.launchId ?? "").filter(({ identity }) => identity.pid !== runtime);
+  }
+
+  async #end(server: ServerRecord, due: readonly LaunchedProcess[]): Promise<void> {
+    // Check again, because a session may have been loaded since `look` chose these processes.
+    const left = withoutOwner(server, due);
+    if (left.length === 0) return;
+    await endProcesses(
+      left.map(({ identity }) => identity),
+      GRACE_MS,
+    );
+    const sessions = [...new Set(left.flatMap(({ sessionId }) => sessionId ?? []))];
+    const pids = left.map(({ identity }) => identity.pid);
+    this.#context.log("info", `server ${server.id}: ended ${left.length} processes of unloaded sessions`, {
+      server: server.id,
+      pids,
+      sessions,
+    });
+  }
+}
+
+/** The processes that cannot belong to a session that is loaded or being opened. */
+function withoutOwner(server: ServerRecord, children: readonly LaunchedProcess[]): LaunchedProcess[] {
+  if (children.length === 0) return [];
+  const used = usedSessions(server);
+  let isEmpty: boolean | undefined;
+  return children.filter(({ sessionId }) => {
+    // A process may change its environment, so the name is checked before it becomes part of a path.
+    if (sessionId !== null && isSessionId(sessionId)) {
+      return !used.has(sessionId) && !isLoadedBy(server.home, sessionId, server.process?.pid ?? 0);
+    }
+    isEmpty ??= used.size === 0 && loadedSessions(server).length === 0;
+    return isEmpty;
+  });
+}

@@ -1,0 +1,59 @@
+import type { HostDirectory } from "../../hosts/directory.js";
+import { isSessionId } from "../../model/session-id.js";
+import { isRunning } from "../../pool/server.js";
+import { loadedSessions } from "../../pool/stop/drain.js";
+import { unloadAtOnce } from "../../pool/stop/unload.js";
+import { listTakenSessions } from "../../runtime/history/session-state.js";
+import { sessionsOfThisHost } from "../../store/of-this-host.js";
+import type { ServerRecord } from "../../store/store.js";
+import type { ServeContext } from "../context.js";
+import { noteTrouble } from "../trouble.js";
+
+/** How many sessions are unloaded over one connection, because a connection has a time limit. */
+const AT_ONCE = 100;
+
+/**
+ * Unloads the sessions that servers of this host still have in memory although another host has taken them. It does so even
+ * while somebody uses them, because nothing that is written there is saved. Never rejects.
+ */
+export async function unloadTaken(context: ServeContext, directory: HostDirectory): Promise<void> {
+  try {
+    const { servers } = await context.store.readRegistry();
+    for (const server of Object.values(servers).filter(isRunning)) await unloadFrom(server, context, directory);
+  } catch (error) {
+    noteTrouble(context, "the sessions that other hosts took over could not be unloaded", error);
+  }
+}
+
+/**
+ * Gives this term to sessions that this host made while it kept them on its own disk. They are in the shared storage now,
+ * so others may take them when this host is gone.
+ */
+export async function claimUntermed(
+  { store }: ServeContext,
+  { host, term }: { host: string; term: number },
+): Promise<void> {
+  for (const { id } of (await sessionsOfThisHost(store)).filter((record) => record.term === undefined)) {
+    await store.updateSession(id, (draft) => {
+      if (draft.term === undefined && (draft.host ?? host) === host) Object.assign(draft, { host, term });
+    });
+  }
+}
+
+async function unloadFrom(server: ServerRecord, context: ServeContext, directory: HostDirectory): Promise<void> {
+  const { store, config, log } = context;
+  const taken: string[] = [];
+  // If another host has already copied a session, nothing here shows whether it is loaded. So check all taken sessions, too.
+  for (const id of new Set([...loadedSessions(server), ...listTakenSessions(server.home)])) {
+    const record = isSessionId(id) ? await store.readSession(id) : null;
+    if (record?.host !== undefined && record.host !== directory.own) taken.push(id);
+  }
+  if (taken.length === 0) return;
+  for (let start = 0; start < taken.length; start += AT_ONCE) {
+    await unloadAtOnce(server, taken.slice(start, start + AT_ONCE), config.health.timeoutMs);
+  }
+  log("warn", `server ${server.id} may have had ${taken.length} sessions in memory that are now on other hosts`, {
+    server: server.id,
+    sessions: taken,
+  });
+}

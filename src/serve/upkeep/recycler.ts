@@ -1,0 +1,118 @@
+import { isClaimed } from "../../pool/recover/mend.js";
+import { sessionsInTurn } from "../../pool/stop/drain.js";
+import { knownLoaded, notedSessions } from "../../sessions/memory/loaded.js";
+import type { ServerRecord } from "../../store/store.js";
+import type { ServeContext } from "../context.js";
+import type { Operations } from "../operations.js";
+import type { RecycleReason } from "../report/metric-labels.js";
+import type { ProcessCensus } from "../report/process-census.js";
+
+/**
+ * How long we wait for a moment without turns, in milliseconds. After that, the server admits nothing new for at most the
+ * drain timeout.
+ */
+const PATIENCE_MS = 5 * 60_000;
+
+interface Overdue {
+  since: number;
+  notBefore: number;
+}
+
+/**
+ * Replaces servers that are too big, too old, or have had too many sessions, because the runtime never gives memory back.
+ * Replaces one at a time, at a moment without turns if there is one, and never cuts a turn.
+ */
+export class Recycler {
+  readonly #context: ServeContext;
+  readonly #operations: Operations;
+  readonly #census: ProcessCensus;
+  readonly #stopping: AbortSignal;
+  /** The sessions that we have seen on each launch. */
+  readonly #seen = new Map<string, Set<string>>();
+  readonly #overdue = new Map<string, Overdue>();
+  /** Until when we leave a replaced server alone, by its id; in milliseconds of `performance.now()`. */
+  readonly #resting = new Map<string, number>();
+  #current: string | undefined;
+
+  constructor(context: ServeContext, operations: Operations, census: ProcessCensus, stopping: AbortSignal) {
+    this.#context = context;
+    this.#operations = operations;
+    this.#census = census;
+    this.#stopping = stopping;
+  }
+
+  look(servers: readonly ServerRecord[]): void {
+    const launches = new Set(servers.map(({ launchId }) => launchId ?? ""));
+    for (const map of [this.#seen, this.#overdue])
+      for (const launch of map.keys()) if (!launches.has(launch)) map.delete(launch);
+    const due = servers.flatMap((server) => {
+      const reason = this.#reasonFor(server);
+      return reason === null || isClaimed(server) ? [] : [{ server, reason, overdue: this.#overdueOf(server) }];
+    });
+    // Begin with the server that was tried longest ago, so that one that is never without turns does not block the others.
+    due.sort((a, b) => a.overdue.notBefore - b.overdue.notBefore);
+    for (const { server, reason, overdue } of due) this.#consider(server, reason, overdue);
+  }
+
+  #overdueOf({ launchId }: ServerRecord): Overdue {
+    const now = performance.now();
+    const overdue = this.#overdue.get(launchId ?? "") ?? { since: now, notBefore: now };
+    this.#overdue.set(launchId ?? "", overdue);
+    return overdue;
+  }
+
+  #reasonFor(server: ServerRecord): RecycleReason | null {
+    const { maxMemoryBytes, maxAgeMs, maxSessions } = this.#context.config.recycle;
+    if (maxMemoryBytes !== null && this.#census.memoryOf(server) > maxMemoryBytes) return "memory";
+    if (maxAgeMs !== null && Date.now() - Date.parse(server.startedAt ?? "") > maxAgeMs * spread(server)) return "age";
+    if (maxSessions !== null && this.#sessionsOf(server) > maxSessions) return "sessions";
+    return null;
+  }
+
+  #sessionsOf(server: ServerRecord): number {
+    const launch = server.launchId ?? "";
+    const seen = this.#seen.get(launch) ?? new Set<string>();
+    this.#seen.set(launch, seen);
+    // A session that a command opens is often unloaded before we look. Its note stays for a while.
+    for (const id of [...notedSessions(server), ...knownLoaded(server)]) seen.add(id);
+    return seen.size;
+  }
+
+  #consider(server: ServerRecord, reason: RecycleReason, overdue: Overdue): void {
+    const now = performance.now();
+    const notBefore = Math.max(overdue.notBefore, this.#resting.get(server.id) ?? 0);
+    if (this.#current !== undefined || now < notBefore || this.#operations.isBusy(server.id)) return;
+    this.#current = server.id;
+    this.#operations.begin("it could not be recycled", server.id, async () => {
+      overdue.notBefore = performance.now() + this.#context.config.recycle.pauseMs;
+      try {
+        await this.#recycle(server, reason, now - overdue.since > PATIENCE_MS, overdue);
+      } finally {
+        this.#current = undefined;
+      }
+    });
+  }
+
+  async #recycle(server: ServerRecord, reason: RecycleReason, impatient: boolean, overdue: Overdue): Promise<void> {
+    const { pool, config, metrics, log } = this.#context;
+    const { id } = server;
+    if (!impatient && (await sessionsInTurn(server, config.health.timeoutMs)).length > 0) {
+      overdue.notBefore = performance.now() + config.health.intervalMs;
+      return;
+    }
+    log("info", `recycling server ${id}: ${reason}`, { server: id, reason, serverPid: server.process?.pid });
+    const drainTimeoutMs = config.drain.timeoutMs;
+    const result = await pool.replace(id, { drainTimeoutMs, late: "leave", signal: this.#stopping });
+    if (result.kind === "replaced") {
+      metrics.recycled(reason);
+      this.#resting.set(id, performance.now() + this.#context.config.recycle.pauseMs);
+      const { process, port } = result.server;
+      log("info", `server ${id} was recycled`, { server: id, reason, serverPid: process?.pid, port });
+    } else log("info", `server ${id} is recycled later: ${result.kind}`, { server: id, reason });
+  }
+}
+
+/** Between 1 and 1.1, and constant for a launch, so that servers of the same age are not all replaced in the same hour. */
+function spread({ launchId }: ServerRecord): number {
+  return 1 + Number.parseInt((launchId ?? "0").slice(0, 4), 16) / 0xffff / 10;
+}

@@ -1,0 +1,71 @@
+import { existsSync, lstatSync, readlinkSync, realpathSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { FleetError, quote } from "../../errors.js";
+import { putOutBeacon } from "../../hosts/beacon.js";
+import { groupOfServer, isRunning } from "../../pool/server.js";
+import { linkToPlace, makeHostFolder, placePath } from "../../runtime/files/shared-storage.js";
+import { sessionStatePath } from "../../runtime/history/session-state.js";
+import type { ServeContext } from "../context.js";
+import { refuseUnlike } from "../heartbeat.js";
+
+/**
+ * Moves the sessions that servers of this host kept on its own disk to the shared storage, where other hosts can reach them.
+ * Call it before this host announces itself.
+ *
+ * @throws FleetError `FLEET_STORAGE_UNUSABLE`, also when the others use another folder, or while a server is running that
+ * still keeps its sessions elsewhere.
+ */
+export async function placeSessions({ store, config }: Pick<ServeContext, "store" | "config">): Promise<void> {
+  const { shared } = config.storage;
+  if (shared === null || store.hosts === null) return;
+  const { own } = store.hosts;
+  const { servers } = await store.readRegistry();
+  for (const { home } of Object.values(servers)) refuseUnmounted(home, join(shared, "hosts", own));
+  await makeHostFolder(shared, own);
+  try {
+    await refuseUnlike(store.hosts, shared);
+  } catch (error) {
+    // The folder is not the one of the other hosts. Undo what we made in it, before anything of this host is moved there.
+    await putOutBeacon(shared, own, null);
+    throw error;
+  }
+  for (const server of Object.values(servers)) {
+    const place = { shared, host: own, group: groupOfServer(server) };
+    if (lstatSync(server.home, { throwIfNoEntry: false }) === undefined || isAt(server.home, placePath(place)))
+      continue;
+    if (isRunning(server)) {
+      throw new FleetError(
+        "FLEET_STORAGE_UNUSABLE",
+        `Server ${server.id} is running and keeps its sessions outside of the shared storage.`,
+        { suggestions: ["copilotfleet stop --all", "Then start serve again. It moves the sessions."] },
+      );
+    }
+    await linkToPlace(server.home, place);
+  }
+}
+
+/**
+ * If a home links to this host's folder and the folder is missing, nothing is mounted. A new folder would hide that.
+ *
+ * @throws FleetError `FLEET_STORAGE_UNUSABLE` in this case.
+ */
+function refuseUnmounted(home: string, hostFolder: string): void {
+  const state = sessionStatePath(home);
+  if (lstatSync(state, { throwIfNoEntry: false })?.isSymbolicLink() !== true || existsSync(hostFolder)) return;
+  if (!readlinkSync(state).startsWith(`${hostFolder}/`)) return;
+  throw new FleetError(
+    "FLEET_STORAGE_UNUSABLE",
+    `This host keeps sessions in ${quote(hostFolder)}, which does not exist. Either nothing is mounted, or the wrong file system is.`,
+    { suggestions: [`findmnt --target ${dirname(dirname(hostFolder))}`, "copilotfleet doctor"] },
+  );
+}
+
+function isAt(home: string, path: string): boolean {
+  const state = sessionStatePath(home);
+  if (lstatSync(state, { throwIfNoEntry: false })?.isSymbolicLink() !== true) return false;
+  return realpathIfThere(state) === realpathIfThere(path);
+}
+
+function realpathIfThere(path: string): string {
+  return existsSync(path) ? realpathSync(path) : path;
+}

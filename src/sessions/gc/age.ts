@@ -1,0 +1,83 @@
+import { HeldFolder, walk } from "../../runtime/files/held-folder.js";
+import { HISTORY } from "../../runtime/history/session-state.js";
+import { isAlive, ownIdentity } from "../../runtime/process/process-table.js";
+import type { ProcessIdentity, SessionRecord, SessionUser } from "../../store/store.js";
+
+/** The age and the use of a session, by which gc decides. Times are milliseconds since the epoch. */
+
+export interface Measured {
+  bytes: number;
+  /** The latest time at which a file in it was written. Without files, the time at which the folder itself changed. */
+  newestMs: number;
+}
+
+/** How many entries of one session's folder gc reads to find its age. */
+const MOST_ENTRIES = 10_000;
+
+/**
+ * Measures the size and age of a session's folder in one walk. The walk ends at the first file that was written after
+ * `youngAfterMs`, because the folder is then `young`. Links are not followed. In a folder with very many files, only the
+ * history and the first files count, so that a user cannot keep a session for ever by filling its folder.
+ */
+export function measureFolder(path: string, youngAfterMs: number): Measured | "young" | "gone" {
+  using folder = HeldFolder.open(path);
+  if (folder === null) return "gone";
+  const total: Measured = { bytes: 0, newestMs: Number.NEGATIVE_INFINITY };
+  const history = folder.lstat(HISTORY);
+  if (history !== undefined && history.mtimeMs > youngAfterMs) return "young";
+  const result = walk(folder, { left: MOST_ENTRIES }, (stat) => {
+    if (stat.mtimeMs > youngAfterMs) return false;
+    total.bytes += stat.size;
+    total.newestMs = Math.max(total.newestMs, stat.mtimeMs);
+    return true;
+  });
+  if (result === "stopped") return "young";
+  if (total.newestMs === Number.NEGATIVE_INFINITY) total.newestMs = folder.stats.mtimeMs;
+  return total.newestMs > youngAfterMs ? "young" : total;
+}
+
+/** The TTL of a session in milliseconds: its own, or `ttlMs` if it has none. */
+export function ttlOf(record: SessionRecord | null, ttlMs: number): number {
+  return record?.ttlMs ?? ttlMs;
+}
+
+/** When the session was last used. `nowMs` if the date is damaged, so that a damaged date never leads to a deletion. */
+export function lastUseOf(record: SessionRecord, nowMs: number): number {
+  const used = Date.parse(record.lastUsedAt);
+  return Number.isNaN(used) ? nowMs : used;
+}
+
+/** The hosts of the fleet, for judging whether a process is alive. */
+export interface HostsSeen {
+  /** The name of this host; null if no other host uses the store. */
+  own: string | null;
+  /** For each host in the directory, whether it is alive. */
+  there: ReadonlyMap<string, boolean>;
+}
+
+export const ONE_HOST: HostsSeen = { own: null, there: new Map() };
+
+/** Whether an ephemeral session's use is over, because the process that used it has ended. Its age does not matter then. */
+export function isAbandoned(record: SessionRecord | null, hosts: HostsSeen): boolean {
+  const usedBy = record?.usedBy ?? null;
+  if (record?.persistence !== "ephemeral" || usedBy === null) return false;
+  return isElsewhere(usedBy, hosts) ? hosts.there.get(usedBy.at ?? "") === false : isOver(usedBy);
+}
+
+/** Whether the process that uses an ephemeral session is alive. On another host, it counts as alive while its host is. */
+export function isInUse({ usedBy }: SessionRecord, hosts: HostsSeen): boolean {
+  if (usedBy === null) return false;
+  return isElsewhere(usedBy, hosts) ? hosts.there.get(usedBy.at ?? "") === true : isAlive(usedBy);
+}
+
+function isElsewhere({ at }: SessionUser, { own }: HostsSeen): boolean {
+  return at !== undefined && at !== own;
+}
+
+/** False for a process on another host or in another PID namespace: it cannot be checked, and the session's age decides. */
+function isOver(identity: ProcessIdentity): boolean {
+  const own = ownIdentity();
+  const rebooted = identity.host === own.host && identity.bootId !== own.bootId;
+  const visible = identity.bootId === own.bootId && identity.pidNamespace === own.pidNamespace;
+  return rebooted || (visible && !isAlive(identity));
+}

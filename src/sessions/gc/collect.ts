@@ -1,0 +1,187 @@
+import type { Duration } from "../../config/values/duration.js";
+import type { HostDirectory } from "../../hosts/directory.js";
+import type { ClearedRemain } from "../../hosts/remains.js";
+import type { Takeover } from "../../hosts/takeover.js";
+import type { Pool } from "../../pool/pool.js";
+import { prepareClearing } from "../../pool/recover/clear.js";
+import { killStrays, repairServers, type ServerAction } from "../../pool/recover/mend.js";
+import { isRunning } from "../../pool/server.js";
+import { sessionsInTurn } from "../../pool/stop/drain.js";
+import { isLoadedBy } from "../../runtime/history/session-state.js";
+import type { Store } from "../../store/store.js";
+import { type HostsSeen, ttlOf } from "./age.js";
+import {
+  deleteSessions,
+  describeLeftover,
+  findUse,
+  finishLeftovers,
+  type Outcome,
+  runningPids,
+  type SkipReason,
+} from "./delete.js";
+import { leftovers, Run } from "./journal.js";
+import { type Candidate, type Survey, survey } from "./survey.js";
+
+export interface GcContext {
+  store: Store;
+  stateRoot: string;
+  pool: Pool;
+  takeover: Pick<Takeover, "settleDue">;
+  directory: HostDirectory;
+  /** How long a server may take for one answer, in milliseconds. */
+  answerMs: number;
+  /** Receives a message for each folder that gc handles only in part, with the name of its user. */
+  warnings: string[];
+}
+
+export interface GcRequest {
+  /** How long a session must be unused before it is deleted, such as `24h`. Default: `session.ttl` of the configuration. */
+  ttl?: Duration;
+  /** Change nothing, and report what would be done. */
+  dryRun?: boolean;
+  /** Only this user's sessions and server. */
+  user?: string;
+  signal?: AbortSignal;
+}
+
+export interface GcOptions {
+  /** How long a session must be unused before it is deleted, in milliseconds. A session's own TTL takes precedence. */
+  ttlMs: number;
+  /** Change nothing, and report what would be done. */
+  dryRun: boolean;
+  /** Only this user's sessions and server. */
+  user: string | undefined;
+  /** If it aborts, gc ends between two steps and leaves nothing half done. */
+  signal: AbortSignal;
+}
+
+export interface GcResult {
+  /** Ids are unique only within an owner: an unrecorded session may have the same id as another user's session. */
+  deleted: { id: string; owner: string | null; ageMs: number; bytes: number }[];
+  skipped: { id: string; reason: SkipReason }[];
+  /** Bytes of the deleted sessions' files. */
+  freedBytes: number;
+  dryRun: boolean;
+  servers: { id: string; action: ServerAction }[];
+  /** Leftovers of takeovers between hosts in the shared storage. */
+  remains: ClearedRemain[];
+}
+
+/**
+ * How many sessions are deleted together. With more, a user who comes back at this moment waits longer. With fewer, gc waits
+ * more often.
+ */
+const SESSIONS_AT_ONCE = 200;
+
+/**
+ * Deletes every unused session past its TTL, on disk and in the store, and clears away what is left of servers. Safe to run
+ * beside itself and any other command. If it is killed, the next gc finishes.
+ *
+ * @throws the signal's reason when it aborts.
+ */
+export async function collectGarbage(context: GcContext, options: GcOptions): Promise<GcResult> {
+  const { store, stateRoot, pool, directory } = context;
+  const { dryRun, user, signal, ttlMs } = options;
+  const servers = await repairServers(store, pool, { dryRun, signal });
+  if (user === undefined) servers.push(...(await killStrays(store, stateRoot, dryRun)));
+  if (!dryRun) await context.takeover.settleDue((record) => Date.now() - ttlOf(record, ttlMs), signal);
+  // Do this before anything is deleted, because a deletion looks like a use afterwards.
+  const clearing = await prepareClearing(store, stateRoot, { ttlMs, user, nowMs: Date.now() });
+  const hosts = await seeHosts(directory);
+  const isOwn = await directory.holds();
+  const places = await directory.places();
+  const found = await survey(store, stateRoot, { ttlMs, user, nowMs: Date.now(), hosts, isOwn, places });
+  context.warnings.push(...found.warnings);
+  const outcomes = dryRun
+    ? await foresee(context, found, user, hosts)
+    : await deleteAll(context, found, options, hosts);
+  const deleted = outcomes.flatMap(({ session, skipped }) => (skipped === null ? [session] : []));
+  if (dryRun) servers.push(...clearing.foresee(found.records, deleted));
+  else {
+    servers.push(...(await clearing.clear()));
+    if (user === undefined) await store.sweep();
+  }
+  return {
+    deleted: deleted.map(({ id, owner, ageMs, bytes }) => ({ id, owner, ageMs, bytes })),
+    skipped: outcomes.flatMap(({ session, skipped }) =>
+      skipped === null ? [] : [{ id: session.id, reason: skipped }],
+    ),
+    freedBytes: deleted.reduce((sum, { bytes }) => sum + bytes, 0),
+    dryRun,
+    servers,
+    remains: [],
+  };
+}
+
+async function seeHosts(directory: HostDirectory): Promise<HostsSeen> {
+  const there = new Map((await directory.list()).map(({ name, gone }) => [name, !gone]));
+  return { own: directory.own, there };
+}
+
+async function deleteAll(
+  context: GcContext,
+  found: Survey,
+  { user, signal }: GcOptions,
+  hosts: HostsSeen,
+): Promise<Outcome[]> {
+  const { store } = context;
+  const outcomes: Outcome[] = [];
+  const deleteIn = async (run: Run | null, candidates: Candidate[]) => {
+    for (let start = 0; start < candidates.length; start += SESSIONS_AT_ONCE) {
+      signal.throwIfAborted();
+      outcomes.push(...(await deleteSessions(store, run, candidates.slice(start, start + SESSIONS_AT_ONCE), hosts)));
+    }
+  };
+  await deleteIn(
+    null,
+    found.candidates.filter(({ path }) => path === null),
+  );
+  for (const state of found.states) {
+    const run = new Run(state.path);
+    let finished = false;
+    try {
+      const killed = found.business.get(state)?.killed ?? new Set();
+      if (user === undefined) outcomes.push(...(await finishLeftovers(store, run, run.inherit(killed))));
+      await deleteIn(
+        run,
+        found.candidates.filter((session) => session.state === state && session.path !== null),
+      );
+      finished = true;
+    } finally {
+      run.end(finished);
+    }
+  }
+  return await tellTurns(context, outcomes);
+}
+
+async function foresee(
+  context: GcContext,
+  found: Survey,
+  user: string | undefined,
+  hosts: HostsSeen,
+): Promise<Outcome[]> {
+  const { store } = context;
+  const pids = runningPids(await store.readRegistry());
+  const outcomes: Outcome[] = [];
+  for (const session of found.candidates) {
+    outcomes.push({ session, skipped: await findUse(store, session, pids, hosts) });
+  }
+  const left = user === undefined ? found.states.flatMap(({ path }) => leftovers(path)) : [];
+  const begun = left.map((leftover) => ({ session: describeLeftover(leftover), skipped: null }));
+  return await tellTurns(context, [...outcomes, ...begun]);
+}
+
+/** Changes `active` to `busy` for sessions that are in a turn. */
+async function tellTurns(context: GcContext, outcomes: Outcome[]): Promise<Outcome[]> {
+  const active = new Set(outcomes.filter(({ skipped }) => skipped === "active").map(({ session }) => session.id));
+  if (active.size === 0) return outcomes;
+  const { servers } = await context.store.readRegistry();
+  const asked = Object.values(servers).filter((server) => {
+    const pid = isRunning(server) ? server.process?.pid : undefined;
+    return pid !== undefined && [...active].some((id) => isLoadedBy(server.home, id, pid));
+  });
+  const busy = new Set((await Promise.all(asked.map((server) => sessionsInTurn(server, context.answerMs)))).flat());
+  return outcomes.map((outcome) =>
+    outcome.skipped === "active" && busy.has(outcome.session.id) ? { ...outcome, skipped: "busy" } : outcome,
+  );
+}

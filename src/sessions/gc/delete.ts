@@ -1,0 +1,205 @@
+import { setTimeout as delay } from "node:timers/promises";
+import { isFleetError, systemCode } from "../../errors.js";
+import { mapConcurrently } from "../../pool/concurrency.js";
+import { isRunning } from "../../pool/server.js";
+import { usedSessions } from "../../pool/use-marks.js";
+import { claimedBy } from "../../runtime/history/session-state.js";
+import type { Registry, SessionRecord, Store } from "../../store/store.js";
+import { type HostsSeen, isInUse, measureFolder } from "./age.js";
+import type { Leftover, Note, Run } from "./journal.js";
+import type { Candidate } from "./survey.js";
+
+/**
+ * Why a session past its TTL stays:
+ * - `active`: it is in a server's memory
+ * - `busy`: it is in a turn
+ * - `leased`: it is under a lease
+ * - `in-use`: a process is opening it, or has used it since gc judged it, or is the live process of an ephemeral session
+ * - `failed`: it could not be removed from the disk; the next gc tries again
+ */
+export type SkipReason = "active" | "busy" | "leased" | "in-use" | "failed";
+
+export interface Outcome {
+  session: Pick<Candidate, "id" | "owner" | "ageMs" | "bytes">;
+  /** Null if it is deleted. */
+  skipped: SkipReason | null;
+}
+
+/**
+ * How long a runtime takes from its first look at a session's folder to its lock in it, with a margin (measured: 3 to
+ * 10 ms). A runtime that was between the two when the folder was moved shows its lock within this time.
+ */
+const OPENING_MS = 25;
+/** Node uses four threads for the disk, so a higher number gains nothing (measured: four take half as long as one). */
+const REMOVED_AT_ONCE = 4;
+
+/** The PIDs of all running servers. Each PID is proved to be the recorded process. */
+export function runningPids({ servers }: Registry): Set<number> {
+  return new Set(Object.values(servers).flatMap((server) => (isRunning(server) ? (server.process?.pid ?? []) : [])));
+}
+
+/** Why this session must not be deleted; null if its locks, its lease and its record allow it. */
+export async function findUse(
+  store: Store,
+  { id, path, record }: Candidate,
+  pids: ReadonlySet<number>,
+  hosts: HostsSeen,
+): Promise<SkipReason | null> {
+  if (path !== null && claimedBy(path).some((pid) => pids.has(pid))) return "active";
+  if ((await store.readLease(id)) !== null) return "leased";
+  return record !== null && isInUse(record, hosts) ? "in-use" : null;
+}
+
+/**
+ * Deletes sessions of one state folder together, unless they are in use. `run` is null for sessions without a folder.
+ * Sessions that another process deletes first do not appear in the outcomes.
+ *
+ * This does not use the runtime's own bulk delete, because that deletes even a session in a turn (measured). It would lose
+ * a session that is resumed between the check and the request. Each step here either sees such a use or is seen by it:
+ *
+ * 1. Check locks, leases and use markers.
+ * 2. Delete the record if it is still the one that was judged. A process that wants to change it later finds no record.
+ * 3. Check leases and use markers again, and restore the record if there is one. A process that opens a session through the
+ *    fleet sets its use marker first, and then reads the record. So it finds no record, or its marker is found here, or
+ *    both. If both, it waits until the record is restored (`markedRecord`).
+ * 4. Move the folder away by one rename. Move it back if a server opened the session at that moment.
+ *
+ * Two gaps remain. A client may bypass the fleet, and its server may take longer than `OPENING_MS` from its first look at
+ * the folder to its lock. And a process may take the lease on a session that nobody has opened, between steps 3 and 4.
+ */
+export async function deleteSessions(
+  store: Store,
+  run: Run | null,
+  chunk: readonly Candidate[],
+  hosts: HostsSeen,
+): Promise<Outcome[]> {
+  const outcomes: Outcome[] = [];
+  const skip = (session: Candidate, skipped: SkipReason) => void outcomes.push({ session, skipped });
+  const pids = runningPids(await store.readRegistry());
+  const marked = markedIn(chunk);
+  const unused: Candidate[] = [];
+  for (const session of chunk) {
+    const use = (await findUse(store, session, pids, hosts)) ?? (marked(session) ? "in-use" : null);
+    if (use === null) unused.push(session);
+    else skip(session, use);
+  }
+  run?.note(unused.map(noteOf));
+  const moved: { session: Candidate; path: string }[] = [];
+  for (const session of await deleteRecords(store, unused, skip)) {
+    try {
+      const path = session.path === null ? null : (run?.take(session.id) ?? null);
+      if (path !== null) moved.push({ session, path });
+      // If there was no record either, another process deleted the session, and reports it.
+      else if (session.record !== null) outcomes.push({ session, skipped: null });
+    } catch (error) {
+      if (systemCode(error) === undefined) throw error;
+      await putBack(store, session.record);
+      skip(session, "failed");
+    }
+  }
+  if (run !== null && moved.length > 0) outcomes.push(...(await removeMoved(store, run, moved, pids.size > 0)));
+  return outcomes;
+}
+
+/** Reads the use markers of each server once, now. Returns whether a session has one. */
+function markedIn(sessions: readonly Candidate[]): (session: Candidate) => boolean {
+  const servers = new Set(sessions.flatMap(({ server }) => server ?? []));
+  const used = new Map([...servers].map((server) => [server, usedSessions(server)]));
+  return ({ server, id }) => server !== null && used.get(server)?.has(id) === true;
+}
+
+/** Steps 2 and 3. Resolves with the sessions that may now be deleted from disk. */
+async function deleteRecords(
+  store: Store,
+  sessions: readonly Candidate[],
+  skip: (session: Candidate, reason: SkipReason) => void,
+): Promise<Candidate[]> {
+  const judged = new Map(sessions.flatMap(({ id, record }) => (record === null ? [] : [[id, JSON.stringify(record)]])));
+  const isUnchanged = (record: SessionRecord) => JSON.stringify(record) === judged.get(record.id);
+  const deleted = new Set(await store.deleteSessions([...judged.keys()], isUnchanged));
+  const marked = markedIn(sessions);
+  const going: Candidate[] = [];
+  for (const session of sessions) {
+    const { id, record } = session;
+    if (record !== null && !deleted.has(id)) {
+      // Either the session was used after it was judged, or another gc has deleted the record.
+      if ((await store.readSession(id)) !== null) skip(session, "in-use");
+      continue;
+    }
+    const use = (await store.readLease(id)) !== null ? "leased" : marked(session) ? "in-use" : null;
+    if (use === null) going.push(session);
+    else {
+      await putBack(store, record);
+      skip(session, use);
+    }
+  }
+  return going;
+}
+
+/** Ends step 4: removes the moved folders, or gives them back. */
+async function removeMoved(
+  store: Store,
+  run: Run,
+  moved: readonly { session: Candidate; path: string }[],
+  mayBeOpened: boolean,
+): Promise<Outcome[]> {
+  if (mayBeOpened) await delay(OPENING_MS);
+  // Read the registry only now, so that it contains servers that started in between. A server is recorded before it can
+  // open a session.
+  const pids = runningPids(await store.readRegistry());
+  return await mapConcurrently(moved, REMOVED_AT_ONCE, async ({ session, path }): Promise<Outcome> => {
+    const { id, record } = session;
+    const isUsed = run.isOpened(id, path, pids) || (record === null && (await isRecorded(store, session)));
+    if (!isUsed) return { session, skipped: await remove(run, path) };
+    await run.giveBack(id, path);
+    await putBack(store, record);
+    return { session, skipped: "in-use" };
+  });
+}
+
+/** Whether the session was resumed through the fleet, which has then recorded it. */
+async function isRecorded(store: Store, { id, state }: Candidate): Promise<boolean> {
+  const record = await store.readSession(id);
+  return record !== null && state?.servers.some((server) => server.id === record.serverId) === true;
+}
+
+/** Finishes the work of killed gcs on sessions that they had moved: gives back sessions that are open, removes the rest. */
+export async function finishLeftovers(store: Store, run: Run, left: readonly Leftover[]): Promise<Outcome[]> {
+  const pids = runningPids(await store.readRegistry());
+  return await mapConcurrently(left, REMOVED_AT_ONCE, async ({ note, path }): Promise<Outcome> => {
+    const session = describeLeftover({ note, path });
+    if (!run.isOpened(note.id, path, pids)) return { session, skipped: await remove(run, path) };
+    await run.giveBack(note.id, path);
+    await putBack(store, note.record);
+    return { session, skipped: "in-use" };
+  });
+}
+
+export function describeLeftover({ note, path }: Leftover): Outcome["session"] {
+  const measured = measureFolder(path, Number.POSITIVE_INFINITY);
+  const { bytes, newestMs } = typeof measured === "string" ? { bytes: 0, newestMs: Date.now() } : measured;
+  return { id: note.id, owner: note.owner, bytes, ageMs: Math.max(0, Math.round(Date.now() - newestMs)) };
+}
+
+function noteOf({ id, owner, record }: Candidate): Note {
+  return { id, owner, record, notedAtMs: Date.now() };
+}
+
+async function remove(run: Run, path: string): Promise<SkipReason | null> {
+  try {
+    return (await run.remove(path)) ? null : "failed";
+  } catch (error) {
+    if (systemCode(error) === undefined) throw error;
+    return "failed";
+  }
+}
+
+/** Restores a record that was deleted too early, unless there is a new session with its id. */
+async function putBack(store: Store, record: SessionRecord | null): Promise<void> {
+  if (record === null) return;
+  try {
+    await store.createSession(record);
+  } catch (error) {
+    if (!isFleetError(error, "FLEET_SESSION_EXISTS")) throw error;
+  }
+}

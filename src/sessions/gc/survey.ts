@@ -1,0 +1,276 @@
+import { readdirSync, realpathSync } from "node:fs";
+import { join } from "node:path";
+import { setImmediate as yieldToOthers } from "node:timers/promises";
+import { printable } from "../../config/values/text.js";
+import { quote, systemCode } from "../../errors.js";
+import { groupOfSession } from "../../pool/server.js";
+import { HeldFolder } from "../../runtime/files/held-folder.js";
+import { SHARED_GROUP } from "../../runtime/files/shared-storage.js";
+import {
+  isRuntimeFolder,
+  MOST_FOLDERS,
+  openSessionState,
+  sessionStatePath,
+} from "../../runtime/history/session-state.js";
+import type { Registry, ServerRecord, SessionRecord, Store } from "../../store/store.js";
+import { type HostsSeen, isAbandoned, lastUseOf, measureFolder, ttlOf } from "./age.js";
+import { type Business, type Note, unfinishedBusiness } from "./journal.js";
+
+/** A folder that contains the folders of sessions. Several shared servers have the same one. */
+export interface StateFolder {
+  /** With all links resolved. */
+  path: string;
+  servers: ServerRecord[];
+  /** The owner of the unrecorded sessions in it; null if nobody knows. */
+  owner: string | null;
+}
+
+/** A session past its TTL. */
+export interface Candidate {
+  id: string;
+  owner: string | null;
+  /** Null if it has no record. */
+  record: SessionRecord | null;
+  /** The state folder that it should be in; null if there is none. */
+  state: StateFolder | null;
+  /** Its own folder; null if it has none. */
+  path: string | null;
+  /** The server on which its use markers are. */
+  server: ServerRecord | null;
+  ageMs: number;
+  bytes: number;
+}
+
+/** How many unrecorded sessions in one state folder a gc deletes at most. */
+const MOST_UNRECORDED = 1_000;
+
+export interface Survey {
+  /** Names the state folders that this gc handles only in part, and the reason. */
+  warnings: string[];
+  states: StateFolder[];
+  records: SessionRecord[];
+  candidates: Candidate[];
+  /** The unfinished work of other gcs in each state folder. */
+  business: ReadonlyMap<StateFolder, Business>;
+}
+
+export interface SurveyOptions {
+  ttlMs: number;
+  /** Only this owner's sessions. */
+  user: string | undefined;
+  nowMs: number;
+  hosts: HostsSeen;
+  /** Whether a session belongs to this host. Other hosts delete their own sessions. */
+  isOwn: (record: SessionRecord) => boolean;
+  /** The state folders of this host in the shared storage, by group of servers. */
+  places: ReadonlyMap<string, string>;
+}
+
+/** A folder with any other name does not belong to a session. */
+const SESSION_ID = /^[A-Za-z0-9._-]{1,128}$/;
+/** Measuring is synchronous. After this many sessions, other work in the process may run. */
+const LOOKS_AT_ONCE = 50;
+
+/**
+ * Finds every session past its TTL, from the records and the disk together. It does not use the runtime's own list, which
+ * hides sessions that never had a turn. Changes nothing.
+ */
+export async function survey(store: Store, stateRoot: string, options: SurveyOptions): Promise<Survey> {
+  // A session that is created after these reads looks unrecorded below, but it is too young to be due.
+  const registry = await store.readRegistry();
+  const all = await store.listSessions();
+  const records = all.filter(options.isOwn);
+  const foreign = new Map(all.filter((record) => !options.isOwn(record)).map((record) => [record.id, record]));
+  const warnings: string[] = [];
+  const { states, stateOf } = stateFolders(registry, stateRoot, options.places);
+  const found: Candidate[] = [];
+  const recordedIn = new Map<StateFolder, Map<string, SessionRecord>>(states.map((state) => [state, new Map()]));
+  for (const record of records) {
+    const state = stateOf(record);
+    if (state === undefined) found.push(recordOnly(record, null, registry));
+    else recordedIn.get(state)?.set(record.id, record);
+  }
+  for (const state of states) {
+    const recorded = recordedIn.get(state) ?? new Map<string, SessionRecord>();
+    const folders = sessionFolders(state, recorded, warnings);
+    if (folders === null) continue;
+    for (const record of recorded.values())
+      if (!folders.has(record.id)) found.push(recordOnly(record, state, registry));
+    for (const id of folders) {
+      // The folder may be on its way to the host that the record names, or a leftover of its move there.
+      const elsewhere = foreign.get(id);
+      if (elsewhere !== undefined && (state.owner === null || state.owner === elsewhere.owner)) continue;
+      const record = recorded.get(id) ?? null;
+      const path = join(state.path, id);
+      const server = record === null ? (state.servers[0] ?? null) : (registry.servers[record.serverId] ?? null);
+      found.push({ id, owner: record?.owner ?? state.owner, record, state, path, server, ageMs: 0, bytes: 0 });
+    }
+  }
+  const business = new Map(states.map((state) => [state, unfinishedBusiness(state.path)]));
+  const candidates: Candidate[] = [];
+  const unrecorded = new Map<StateFolder | null, number>();
+  for (const [index, session] of found.entries()) {
+    if (index % LOOKS_AT_ONCE === LOOKS_AT_ONCE - 1) await yieldToOthers();
+    if (options.user !== undefined && session.owner !== options.user) continue;
+    const { taken, noted } = (session.state && business.get(session.state)) ?? { taken: new Set(), noted: new Map() };
+    if (taken.has(session.id)) continue; // another gc is deleting it
+    const candidate = judge(session, options, noted.get(session.id));
+    if (candidate === null) continue;
+    if (candidate.record === null) {
+      const before = unrecorded.get(candidate.state) ?? 0;
+      unrecorded.set(candidate.state, before + 1);
+      // Without this limit, one user's agent could keep gc busy while the sessions of all others wait.
+      if (before >= MOST_UNRECORDED) continue;
+    }
+    candidates.push(candidate);
+  }
+  for (const [state, number] of unrecorded) {
+    if (state !== null && number > MOST_UNRECORDED)
+      warnings.push(
+        `${nameOf(state)} has ${number} sessions to delete that the fleet did not make. This gc deletes ${MOST_UNRECORDED} of them.`,
+      );
+  }
+  return { states, records, candidates, business, warnings };
+}
+
+/**
+ * The ids of all recorded sessions that have a folder, and of unrecorded ones among the first entries. Null if the state
+ * folder cannot be read, because then nothing is known about its sessions.
+ */
+function sessionFolders(
+  state: StateFolder,
+  recorded: ReadonlyMap<string, SessionRecord>,
+  warnings: string[],
+): Set<string> | null {
+  try {
+    using folder = HeldFolder.open(state.path);
+    if (folder === null) return new Set();
+    const { entries, more } = folder.entries(MOST_FOLDERS);
+    const names = entries
+      .filter((entry) => entry.isDirectory() && SESSION_ID.test(entry.name) && !isRuntimeFolder(entry.name))
+      .map(({ name }) => name);
+    if (!more) return new Set(names);
+    warnings.push(
+      `${nameOf(state)} has more than ${MOST_FOLDERS} folders of sessions. Only the first ones are checked.`,
+    );
+    const others = [...recorded.keys()].filter((id) => folder.lstat(id)?.isDirectory() === true);
+    return new Set([...names, ...others]);
+  } catch (error) {
+    const code = systemCode(error);
+    if (code === undefined) throw error;
+    warnings.push(`${nameOf(state)} cannot be read (${code}). Its sessions are left unchanged.`);
+    return null;
+  }
+}
+
+function nameOf({ owner, path }: StateFolder): string {
+  return owner === null ? printable(path) : `The home of user ${quote(owner)} (${printable(path)})`;
+}
+
+/** The session with its age and size if it is past its TTL, or null. */
+function judge(session: Candidate, { ttlMs, nowMs, hosts }: SurveyOptions, note: Note | undefined): Candidate | null {
+  const { record, path } = session;
+  // A session that a killed gc had begun to delete is due, unless somebody has used it since.
+  const begun = record === null ? note : undefined;
+  const abandoned = isAbandoned(record, hosts);
+  const dueBeforeMs = begun?.notedAtMs ?? (abandoned ? Number.POSITIVE_INFINITY : nowMs - ttlOf(record, ttlMs));
+  const recordedMs = record === null ? Number.NEGATIVE_INFINITY : lastUseOf(record, nowMs);
+  if (recordedMs > dueBeforeMs) return null;
+  const owner = begun?.owner ?? session.owner;
+  if (path === null) return { ...session, ageMs: nowMs - recordedMs };
+  const measured = measureFolder(path, dueBeforeMs);
+  if (measured === "young" || measured === "gone") return null;
+  const newestMs = Math.max(measured.newestMs, recordedMs);
+  return { ...session, owner, bytes: measured.bytes, ageMs: Math.max(0, Math.round(nowMs - newestMs)) };
+}
+
+function recordOnly(record: SessionRecord, state: StateFolder | null, { servers }: Registry): Candidate {
+  const server = servers[record.serverId] ?? null;
+  return { id: record.id, owner: record.owner, record, state, path: null, server, ageMs: 0, bytes: 0 };
+}
+
+/**
+ * All state folders: those of recorded servers, those of unrecorded folders below `servers/`, and those in the shared
+ * storage. The last may contain sessions that were brought here and whose server was never started here. The server's id
+ * decides in which state folder a session is, whether that server is recorded or not.
+ */
+function stateFolders(
+  { servers }: Registry,
+  stateRoot: string,
+  places: ReadonlyMap<string, string>,
+): { states: StateFolder[]; stateOf: (record: SessionRecord) => StateFolder | undefined } {
+  const byPath = new Map<string, StateFolder>();
+  const byServer = new Map<string, StateFolder>();
+  const byGroup = new Map<string, StateFolder>();
+  const stateAt = (real: string): StateFolder => {
+    const state = byPath.get(real) ?? { path: real, servers: [], owner: null };
+    byPath.set(real, state);
+    return state;
+  };
+  const known = new Set([...places.values()].flatMap((path) => realPathIfThere(path) ?? []));
+  const add = (real: string | null, id: string, server: ServerRecord | undefined) => {
+    if (real === null) return;
+    const state = stateAt(real);
+    byServer.set(id, state);
+    if (server !== undefined) state.servers.push(server);
+  };
+  for (const server of Object.values(servers)) add(stateOfHome(server.home, stateRoot, known), server.id, server);
+  for (const [group, path] of places) {
+    const real = realPathIfThere(path);
+    if (real !== null) byGroup.set(group, stateAt(real));
+  }
+  const folder = join(stateRoot, "servers");
+  for (const name of folderNames(folder)) {
+    if (servers[name] !== undefined || name.startsWith(".")) continue;
+    add(stateOfHome(join(folder, name, "home"), stateRoot, known), name, undefined);
+    using common = HeldFolder.open(sessionStatePath(join(folder, name))); // common to all shared servers
+    add(common?.realPath ?? null, name, undefined);
+  }
+  for (const state of byPath.values()) {
+    const [server, ...others] = state.servers;
+    if (others.length === 0) state.owner = server?.user ?? null;
+  }
+  const stateOf = (record: SessionRecord) => byGroup.get(groupOfSession(record)) ?? byServer.get(record.serverId);
+  return { states: [...byPath.values()], stateOf };
+}
+
+/**
+ * @param known the real paths of this host's folders in the shared storage. A link in a home may lead only to one of these,
+ * or to the folder that all shared servers use.
+ */
+function stateOfHome(home: string, stateRoot: string, known: ReadonlySet<string>): string | null {
+  const own = realPathIfThere(home);
+  if (own === null) return null;
+  const inHome = sessionStatePath(own);
+  try {
+    using state = openSessionState(home);
+    if (state === null) return null;
+    const { realPath } = state;
+    const common = sessionStatePath(join(realpathSync(stateRoot), "servers", SHARED_GROUP));
+    return realPath === inHome || realPath === common || known.has(realPath) ? realPath : null;
+  } catch (error) {
+    if (systemCode(error) !== "EACCES") throw error;
+    return realPathIfThere(inHome) === inHome ? inHome : null; // reading it later reports the error
+  }
+}
+
+function realPathIfThere(path: string): string | null {
+  try {
+    return realpathSync(path);
+  } catch (error) {
+    const code = systemCode(error);
+    if (code === "ENOENT" || code === "ENOTDIR") return null;
+    throw error;
+  }
+}
+
+function folderNames(path: string): string[] {
+  try {
+    return readdirSync(path, { withFileTypes: true })
+      .filter((entry) => entry.isDirectory())
+      .map(({ name }) => name);
+  } catch (error) {
+    if (systemCode(error) === "ENOENT") return [];
+    throw error;
+  }
+}

@@ -1,0 +1,189 @@
+import { setTimeout as delay } from "node:timers/promises";
+import { type FleetError, isFleetError } from "../../errors.js";
+import { abortable } from "../../runtime/deadline.js";
+import type { Lease, Store } from "../../store/store.js";
+import { leaseLost, leaseOver } from "../problems.js";
+import type { TurnLease } from "./seen.js";
+
+/** How often a holder checks whether the lease was taken from it, in milliseconds. Each check costs one read. */
+const LOOK_MS = 1_000;
+
+export interface Holding {
+  store: Store;
+  token: string;
+  lease: Lease;
+  /** `performance.now()` from before the request to the store. The lease's time may have begun to run from then on. */
+  asked: number;
+  /** Whether another process has taken it and releases it. */
+  adopted: boolean;
+}
+
+/**
+ * A lease that this process holds. It is renewed after a third of its TTL until it is released, and checked in between.
+ *
+ * It can still be lost. Another process can take it over by force. It also ends if this process is suspended, if its event
+ * loop is blocked or if the store is unreachable for too long. Then `signal` aborts with the `FLEET_LEASE_LOST` that every
+ * later {@link check} throws. A process that was suspended may not have noticed this. So call {@link check} right before
+ * anything that must not happen without the lease, or have the receiver refuse it by its fence.
+ */
+export class HeldLease implements TurnLease {
+  readonly token: string;
+  readonly #store: Store;
+  readonly #adopted: boolean;
+  readonly #lost = new AbortController();
+  readonly #over = new AbortController();
+  readonly #watching: Promise<void>;
+  #lease: Lease;
+  /** `performance.now()` at which it may have ended. This is never later than its end in the store, only earlier. */
+  #end: number;
+  #expiry: NodeJS.Timeout | undefined;
+
+  constructor({ store, token, lease, asked, adopted }: Holding) {
+    this.#store = store;
+    this.token = token;
+    this.#adopted = adopted;
+    this.#lease = lease;
+    this.#end = endOf(lease, asked);
+    this.#arm();
+    this.#watching = this.#watch();
+  }
+
+  /** The lease as of its last renewal. */
+  get lease(): Lease {
+    return this.#lease;
+  }
+
+  get fence(): number {
+    return this.#lease.fence;
+  }
+
+  /** Aborts with `FLEET_LEASE_LOST` when the lease is lost, but not when it is released. */
+  get signal(): AbortSignal {
+    return this.#lost.signal;
+  }
+
+  /**
+   * Makes sure that the lease is in force.
+   *
+   * @throws FleetError `FLEET_LEASE_LOST` when it is not; `FLEET_STATE_…` when the store cannot be read, so that nothing is
+   * known about the lease.
+   */
+  async check(): Promise<void> {
+    this.#refuseIfOver();
+    try {
+      await this.#store.checkLease(this.#lease.sessionId, this.token);
+    } catch (error) {
+      throw await this.#explained(error);
+    }
+    // Check the time again, because the lease may have ended during the read.
+    this.#refuseIfOver();
+  }
+
+  /**
+   * Gives the lease back. If the lease was adopted, only stops watching it, because the process that took it releases it.
+   *
+   * @throws FleetError `FLEET_LEASE_LOST` when the lease was lost before. Work under it may have collided with other work.
+   */
+  async release(): Promise<void> {
+    if (this.#adopted) {
+      try {
+        await this.check();
+      } finally {
+        await this.detach(); // in any case, because renewals here would let it outlive the process that took it
+      }
+      return;
+    }
+    await this.detach();
+    this.#refuseIfOver();
+    try {
+      await this.#store.releaseLease(this.#lease.sessionId, this.token);
+    } catch (error) {
+      throw await this.#explained(error);
+    }
+  }
+
+  /** Stops renewing. The lease stays in force until its end, or until somebody releases it with its token. */
+  async detach(): Promise<void> {
+    this.#over.abort();
+    clearTimeout(this.#expiry);
+    await this.#watching;
+  }
+
+  async #watch(): Promise<void> {
+    const { ttlMs } = this.#lease;
+    for (let failed = false; ; ) {
+      const due = this.#end - (ttlMs * 2) / 3;
+      const pause = failed ? ttlMs / 10 : Math.max(0, due - performance.now());
+      // `ref: false`, because a renewal must not keep a process alive that has nothing else to do.
+      const options = { ref: false, signal: this.#over.signal };
+      await delay(Math.min(pause, LOOK_MS), undefined, options).catch(() => "over");
+      if (this.#isOver()) return;
+      failed = !(await this.#look(performance.now() >= due));
+    }
+  }
+
+  /** @returns false if the store did not answer. The next check may succeed, and the timer for the end keeps running. */
+  async #look(renew: boolean): Promise<boolean> {
+    const { sessionId, ttlMs } = this.#lease;
+    const asked = performance.now();
+    const { token } = this;
+    const answer = renew ? this.#store.renewLease(sessionId, token, ttlMs) : this.#store.checkLease(sessionId, token);
+    try {
+      const lease = await abortable(answer, this.#over.signal);
+      if (renew && !this.#isOver()) {
+        this.#lease = lease;
+        this.#end = endOf(lease, asked);
+        this.#arm();
+      }
+      return true;
+    } catch (error) {
+      await this.#explained(error);
+      return false;
+    }
+  }
+
+  #arm(): void {
+    clearTimeout(this.#expiry);
+    const tick = () => {
+      if (!this.#isOver()) this.#arm();
+    };
+    this.#expiry = setTimeout(tick, Math.max(1, this.#end - performance.now()));
+    this.#expiry.unref();
+  }
+
+  /** Also compares the time, because the timer is late when the event loop was blocked. */
+  #isOver(): boolean {
+    if (!this.#over.signal.aborted && performance.now() >= this.#end) {
+      this.#lose(leaseLost(this.#lease, "it was not renewed in time"));
+    }
+    return this.#over.signal.aborted;
+  }
+
+  #refuseIfOver(): void {
+    this.#isOver();
+    if (this.#lost.signal.aborted) throw this.#lost.signal.reason;
+    // No timer watches a detached lease, so compare its end with the clock here.
+    if (performance.now() >= this.#end) throw leaseLost(this.#lease, "it was not renewed in time");
+  }
+
+  #lose(reason: FleetError): void {
+    if (this.#over.signal.aborted) return;
+    clearTimeout(this.#expiry);
+    this.#over.abort();
+    this.#lost.abort(reason);
+  }
+
+  /** Replaces the store's refusal by an error that names the present holder and the reason. Aborts `signal` with it. */
+  async #explained(error: unknown): Promise<unknown> {
+    if (!isFleetError(error, "FLEET_LEASE_LOST")) return error;
+    const successor = await this.#store.readLease(this.#lease.sessionId).catch(() => null);
+    const reason = leaseOver(this.#lease, successor, error);
+    this.#lose(reason);
+    return this.#lost.signal.aborted ? this.#lost.signal.reason : reason;
+  }
+}
+
+/** The lease's time began to run between `asked` and now. Counting from `asked` is safe, because it is earlier. */
+function endOf({ remainingMs, ttlMs }: Lease, asked: number): number {
+  return asked + Math.min(remainingMs, ttlMs);
+}

@@ -1,0 +1,245 @@
+import { randomBytes } from "node:crypto";
+import { ALLOWED_LEASE_TTL, LONGEST_TIMER_MS, SHORTEST_LEASE_MS } from "../../config/values/duration.js";
+import { FleetError, option, quote } from "../../errors.js";
+import { pause } from "../../runtime/deadline.js";
+import type { Lease, LeaseAnswer, Store } from "../../store/store.js";
+import { AmbientLeases } from "./ambient.js";
+import { HeldLease } from "./held.js";
+import { SeenLease, type TurnLease } from "./seen.js";
+
+export { HeldLease } from "./held.js";
+
+/** The environment variables of a command that runs under `copilotfleet lock`. */
+export const LEASE_VARIABLES = {
+  session: "COPILOTFLEET_LEASE_SESSION",
+  token: "COPILOTFLEET_LEASE_TOKEN",
+  fence: "COPILOTFLEET_LEASE_FENCE",
+} as const;
+
+/** How long a waiter may be silent before it loses its place. A dead waiter delays those behind it by this much. */
+const PLACE_MS = 3_000;
+/** How long a wait may last before `onWait` is called. */
+const NOTICE_MS = 1_000;
+const FIRST_PAUSE_MS = 10;
+const LONGEST_PAUSE_MS = 100;
+
+export interface AcquireOptions {
+  sessionId: string;
+  /** The user who will hold it. */
+  holder: string;
+  /** Rejects if the holder may not use the session. Called first, and again after a wait, because that may have changed. */
+  mayUse?: () => Promise<unknown>;
+  /** How long it outlives a holder that died, in milliseconds: 1 second to 24 days. A live holder renews it. */
+  ttlMs: number;
+  /** How long to wait for others, in milliseconds; 0 tries once. */
+  waitMs: number;
+  signal?: AbortSignal;
+  /** Take it at once, even if others hold it or wait for it. The reason is shown to everybody. */
+  steal?: { reason: string };
+  /** Do not renew it. It lasts until it is released with its token, or until its end. */
+  detached?: true;
+  /** Do not wait for the holder's own detached lease, because only the holder can release it. */
+  refuseOwn?: boolean;
+  onWait?: (wait: LeaseWait) => void;
+}
+
+/** A wait for the lease on a session. */
+export interface LeaseWait {
+  sessionId: string;
+  /** The lease in force; null if an earlier waiter is about to take it. */
+  lease: Lease | null;
+  /** How many waiters asked before. */
+  ahead: number;
+}
+
+/** Leases on sessions. Any number of processes get them in the order in which they asked. */
+export class Leases {
+  /** The leases of the callers that {@link hold} runs. */
+  readonly ambient = new AmbientLeases();
+  readonly #store: Store;
+
+  constructor(store: Store) {
+    this.#store = store;
+  }
+
+  /**
+   * Takes the lease on a session, after all who asked before.
+   *
+   * @throws FleetError `FLEET_SESSION_LOCKED` when it was not available within `waitMs`, `FLEET_DURATION_INVALID` for a TTL
+   * out of bounds; the signal's own reason when it aborts; as `mayUse`.
+   */
+  async acquire(options: AcquireOptions): Promise<HeldLease> {
+    const { sessionId, holder, waitMs, signal, refuseOwn = false } = options;
+    assertTtl(options.ttlMs);
+    signal?.throwIfAborted();
+    await options.mayUse?.();
+    const token = randomBytes(32).toString("hex");
+    const begun = performance.now();
+    const until = begun + waitMs;
+    let { onWait } = options;
+    try {
+      for (let attempt = 0; ; attempt++) {
+        const asked = performance.now();
+        const answer = await this.#ask(options, token);
+        signal?.throwIfAborted();
+        if (answer.granted) {
+          if (attempt > 0) await options.mayUse?.();
+          return new HeldLease({ store: this.#store, token, lease: answer.lease, asked, adopted: false });
+        }
+        const left = until - performance.now();
+        const isOwn = answer.lease?.detached === true && answer.lease.holder === holder;
+        if (isOwn && refuseOwn && answer.lease !== null && answer.lease.remainingMs > left) throw ownLock(answer.lease);
+        if (left <= 0) throw isOwn && answer.lease !== null ? ownLock(answer.lease) : sessionLocked(options, answer);
+        if (isOwn || asked - begun >= NOTICE_MS) {
+          onWait?.({ sessionId, lease: answer.lease, ahead: answer.ahead });
+          onWait = undefined;
+        }
+        await pause(Math.min(pauseMs(attempt, answer), left), signal);
+      }
+    } catch (error) {
+      await this.#withdraw(sessionId, token);
+      throw error;
+    }
+  }
+
+  /**
+   * Continues under a lease that was taken elsewhere, with its token. Releasing it here leaves it to the process that took
+   * it.
+   *
+   * @param holder the user who must hold it. Default: any user.
+   * @throws FleetError `FLEET_LEASE_LOST` for a wrong or expired token, or when another user holds the lease.
+   */
+  async adopt(sessionId: string, token: string, holder?: string): Promise<HeldLease> {
+    const asked = performance.now();
+    const lease = await this.#store.checkLease(sessionId, token);
+    if (holder !== undefined && lease.holder !== holder) {
+      const message = `The lease on session ${quote(sessionId)} is held by ${quote(lease.holder)}, not by ${quote(holder)}.`;
+      throw new FleetError("FLEET_LEASE_LOST", message, { suggestions: [`copilotfleet lock ${sessionId} --show`] });
+    }
+    return new HeldLease({ store: this.#store, token, lease, asked, adopted: true });
+  }
+
+  /**
+   * Continues under a lease that a process of another host holds, by its fence. That host has already checked the token.
+   *
+   * @param holder the user who must hold it
+   * @throws FleetError `FLEET_LEASE_LOST` when it is not in force.
+   */
+  async see(sessionId: string, fence: number, holder: string): Promise<TurnLease> {
+    return await SeenLease.see(this.#store, sessionId, { fence, holder });
+  }
+
+  /**
+   * Adopts the lease if the environment shows that this process runs under one on this session (`copilotfleet lock SESSION
+   * -- COMMAND`). Otherwise acquires it. Without this, a command would wait for the very lease that it runs under.
+   *
+   * @throws FleetError as {@link adopt} and {@link acquire}.
+   */
+  async enter(options: AcquireOptions, env: NodeJS.ProcessEnv): Promise<HeldLease> {
+    return (await this.outer(options.sessionId, options.holder, env)) ?? (await this.acquire(options));
+  }
+
+  /** The lease that this process runs under, or null if that is not on this session. @throws FleetError as {@link adopt}. */
+  async outer(sessionId: string, holder: string, env: NodeJS.ProcessEnv): Promise<HeldLease | null> {
+    const token = env[LEASE_VARIABLES.token];
+    const isUnder = token !== undefined && token !== "" && env[LEASE_VARIABLES.session] === sessionId;
+    return isUnder ? await this.adopt(sessionId, token, holder) : null;
+  }
+
+  /**
+   * Runs `work` under a lease, which is {@link ambient} until `work` ends and is then released. If `work` calls further work
+   * for the same holder on the same session, that runs under the same lease.
+   *
+   * @throws the error of `work`; FleetError as {@link acquire}; `FLEET_LEASE_LOST` when the lease was lost during the work,
+   * even if `work` succeeded.
+   */
+  async hold<T>(options: AcquireOptions, work: (lease: HeldLease) => Promise<T>): Promise<T> {
+    const { sessionId, holder, steal } = options;
+    const outer = steal === undefined ? this.ambient.find(sessionId, holder) : null;
+    const lease = outer === null ? await this.acquire(options) : await this.adopt(sessionId, outer.token, holder);
+    let result: T;
+    try {
+      result = await this.ambient.run(lease, work);
+    } catch (error) {
+      // Throw the error of `work`. It is more specific than the loss of the lease, which may have caused it.
+      await lease.release().catch(() => "lost, or it expires");
+      throw error;
+    }
+    await lease.release();
+    return result;
+  }
+
+  async #ask({ sessionId, holder, ttlMs, steal, detached }: AcquireOptions, token: string): Promise<LeaseAnswer> {
+    return await this.#store.acquireLease({
+      sessionId,
+      holder,
+      token,
+      ttlMs,
+      placeMs: PLACE_MS,
+      ...(steal === undefined ? {} : { steal }),
+      ...(detached === undefined ? {} : { detached }),
+    });
+  }
+
+  /** Gives up the place in the queue, and the lease if it was granted to this caller after all. */
+  async #withdraw(sessionId: string, token: string): Promise<void> {
+    const ended = [this.#store.leaveLeaseQueue(sessionId, token), this.#store.releaseLease(sessionId, token)];
+    // Ignore failures, because both end by themselves and the caller needs the first error.
+    await Promise.allSettled(ended);
+  }
+}
+
+function assertTtl(ttlMs: number): void {
+  if (ttlMs >= SHORTEST_LEASE_MS && ttlMs <= LONGEST_TIMER_MS) return;
+  throw new FleetError("FLEET_DURATION_INVALID", `The TTL is ${ttlMs} ms. Allowed: ${ALLOWED_LEASE_TTL}`);
+}
+
+/** Short at first, for leases that last only a moment. The first waiter asks again when the holder's time is over. */
+function pauseMs(attempt: number, answer: LeaseAnswer & { granted: false }): number {
+  const pause = Math.min(FIRST_PAUSE_MS * 1.5 ** attempt, LONGEST_PAUSE_MS) * (0.75 + Math.random() / 2);
+  const isNext = answer.ahead === 0 && answer.lease !== null;
+  return isNext ? Math.min(pause, Math.ceil(answer.lease?.remainingMs ?? 0) + 1) : pause;
+}
+
+/** The error for a wait in vain: the user holds the lease already. */
+function ownLock({ sessionId, holder, remainingMs }: Lease): FleetError {
+  const { session, token } = LEASE_VARIABLES;
+  const message =
+    `Session ${quote(sessionId)} is locked by ${quote(holder)} for another ${seconds(remainingMs)}. ` +
+    "Continue with the token of that lease, or release it first.";
+  return new FleetError("FLEET_SESSION_LOCKED", message, {
+    suggestions: [
+      `copilotfleet unlock ${sessionId} --token TOKEN`,
+      `export ${session}=${sessionId} ${token}=TOKEN`,
+      `Wait for another process to release it: ${option("wait", "5m")}`,
+    ],
+  });
+}
+
+function sessionLocked(
+  { sessionId, holder, waitMs }: AcquireOptions,
+  answer: LeaseAnswer & { granted: false },
+): FleetError {
+  const waited = waitMs > 0 ? ` (waited ${seconds(waitMs)})` : "";
+  const others = answer.ahead === 0 ? "" : `, and ${answer.ahead} ${answer.ahead === 1 ? "waits" : "wait"} for it`;
+  return new FleetError(
+    "FLEET_SESSION_LOCKED",
+    `Session ${quote(sessionId)} is ${by(answer.lease)}${others}${waited}.`,
+    {
+      suggestions: [
+        `copilotfleet lock ${sessionId} --show`,
+        `Wait longer for it: ${option("wait", "5m")}`,
+        `copilotfleet lock ${sessionId} --user ${holder} --steal --reason "WHY"`,
+      ],
+    },
+  );
+}
+
+function by(lease: Lease | null): string {
+  if (lease === null) return "about to be locked by a user who asked first";
+  return `locked by ${quote(lease.holder)} for another ${seconds(lease.remainingMs)}, unless it is renewed`;
+}
+
+function seconds(ms: number): string {
+  return `${(ms / 1_000).toFixed(ms < 10_000 ? 1 : 0)} s`;
+}

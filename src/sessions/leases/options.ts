@@ -1,0 +1,89 @@
+import type { Config } from "../../config/schema.js";
+import {
+  ALLOWED_LEASE_TTL,
+  allowedDuration,
+  type Duration,
+  LONGEST_TIMER_MS,
+  readDuration,
+  readLeaseTtl,
+} from "../../config/values/duration.js";
+import { FleetError, option, quote } from "../../errors.js";
+import { validateSessionId, validateUser } from "../../model/ids.js";
+import type { AcquireOptions, LeaseWait } from "./leases.js";
+
+/** Options for taking the lease on a session, from a program or a command. */
+export interface LockOptions {
+  /** The user who will hold it: the owner of the session, or a member. */
+  user: string;
+  /**
+   * How long it outlives a holder that died: 1s to 24d, such as `300s`, or in milliseconds. Default: `lock.ttl` of the
+   * configuration.
+   */
+  ttl?: Duration;
+  /** How long to wait for others, such as `30s`, or in milliseconds. `0` tries once. Default: `30s`. */
+  wait?: Duration;
+  /** Take it at once, even if somebody else holds it. The reason must not be empty, and is shown to everybody. */
+  steal?: { reason: string };
+  /** Take it for another process, which gets its token. It is not renewed, and lasts for `ttl` unless it is released. */
+  detached?: true;
+  /** Called once if the wait takes longer than a second. */
+  onWait?: (wait: LeaseWait) => void;
+  signal?: AbortSignal;
+}
+
+const WAIT_MS = 30_000;
+/** In characters. The reason is short, because it is shown in a table and kept in every revision. */
+const LONGEST_REASON = 500;
+
+/**
+ * Checks the options and fills in the defaults.
+ *
+ * @throws FleetError `FLEET_SESSION_ID_INVALID`, `FLEET_USER_INVALID`, `FLEET_DURATION_INVALID` or `FLEET_USAGE_INVALID` for
+ * a value that is not allowed.
+ */
+export function acquireOptions(sessionId: string, options: LockOptions, { lock }: Config): AcquireOptions {
+  const { user, ttl, wait, steal, detached, onWait, signal } = options;
+  return {
+    sessionId: validateSessionId(sessionId),
+    holder: validateUser(user),
+    ttlMs: ttl === undefined ? lock.ttlMs : parseLeaseTtl(ttl, option("ttl")),
+    waitMs: wait === undefined ? WAIT_MS : parseWait(wait, option("wait")),
+    ...(steal === undefined ? {} : { steal: { reason: parseReason(steal.reason, option("reason")) } }),
+    ...(detached === undefined ? {} : { detached }),
+    ...(onWait === undefined ? {} : { onWait }),
+    ...(signal === undefined ? {} : { signal }),
+  };
+}
+
+/** The TTL in milliseconds. @throws FleetError `FLEET_DURATION_INVALID`. */
+export function parseLeaseTtl(given: Duration, name: string): number {
+  const ms = readLeaseTtl(asText(given));
+  if (ms !== null) return ms;
+  throw invalidDuration(given, name, ALLOWED_LEASE_TTL, "300s");
+}
+
+/** The wait in milliseconds; 0 for "0" and "0s". @throws FleetError `FLEET_DURATION_INVALID`. */
+export function parseWait(given: Duration, name: string): number {
+  const text = asText(given);
+  const ms = /^0(?:m?s)?$/.test(text) ? 0 : readDuration(text, LONGEST_TIMER_MS);
+  if (ms !== null) return ms;
+  throw invalidDuration(given, name, `${allowedDuration(LONGEST_TIMER_MS)}, or 0 to try only once`, "30s");
+}
+
+/** @throws FleetError `FLEET_USAGE_INVALID` when the reason is empty or too long. */
+export function parseReason(text: string, name: string): string {
+  if (text.trim() !== "" && text.length <= LONGEST_REASON) return text;
+  const why = text.length > LONGEST_REASON ? `is ${text.length} characters long` : "is empty";
+  const allowed = `Say why the lease is taken over, in 1 to ${LONGEST_REASON} characters`;
+  throw new FleetError("FLEET_USAGE_INVALID", `${name} ${quote(text)} ${why}. ${allowed}.`);
+}
+
+function asText(given: Duration): string {
+  return typeof given === "number" ? `${given}ms` : given;
+}
+
+function invalidDuration(given: Duration, name: string, allowed: string, example: string): FleetError {
+  return new FleetError("FLEET_DURATION_INVALID", `${name} is ${quote(given)}. Allowed: ${allowed}`, {
+    suggestions: [`Give ${name} a unit, for example "${example}"`],
+  });
+}

@@ -1,0 +1,123 @@
+import { setTimeout as delay } from "node:timers/promises";
+import { isFleetError } from "../../errors.js";
+import type { Lease, Store } from "../../store/store.js";
+import { leaseOver } from "../problems.js";
+
+/** A lease for turns, whichever process holds it. */
+export interface TurnLease {
+  readonly fence: number;
+  /** Aborts with `FLEET_LEASE_LOST` when the lease is lost, but not when it is released. */
+  readonly signal: AbortSignal;
+  /**
+   * Makes sure that the lease is in force.
+   *
+   * @throws FleetError `FLEET_LEASE_LOST` when it is not; `FLEET_STATE_…` when the store cannot be read.
+   */
+  check(): Promise<void>;
+  /** Ends the use of the lease. @throws FleetError `FLEET_LEASE_LOST` when it was lost before. */
+  release(): Promise<void>;
+}
+
+/** How often to check whether the lease is still in force, in milliseconds. Each check costs one read. */
+const LOOK_MS = 1_000;
+
+/**
+ * A lease that a process of another host holds and renews. This process identifies it by its fence, because no two leases
+ * on a session have the same fence. If this process sees no renewal in time, the lease counts as lost here.
+ */
+export class SeenLease implements TurnLease {
+  readonly #store: Store;
+  readonly #lost = new AbortController();
+  readonly #over = new AbortController();
+  readonly #watching: Promise<void>;
+  readonly #lease: Lease;
+  /** `performance.now()` at which it may have ended, as of the last check. This is never later than its end in the store. */
+  #end: number;
+  #expiry: NodeJS.Timeout | undefined;
+
+  private constructor(store: Store, lease: Lease, asked: number) {
+    this.#store = store;
+    this.#lease = lease;
+    this.#end = asked + lease.remainingMs;
+    this.#arm();
+    this.#watching = this.#watch();
+  }
+
+  /** Finds the lease with this fence and this holder. @throws FleetError `FLEET_LEASE_LOST` when it is not in force. */
+  static async see(store: Store, sessionId: string, { fence, holder }: { fence: number; holder: string }) {
+    const asked = performance.now();
+    const lease = await store.readLease(sessionId);
+    if (lease?.fence !== fence || lease.holder !== holder) throw leaseOver({ sessionId, holder }, lease);
+    return new SeenLease(store, lease, asked);
+  }
+
+  get fence(): number {
+    return this.#lease.fence;
+  }
+
+  get signal(): AbortSignal {
+    return this.#lost.signal;
+  }
+
+  async check(): Promise<void> {
+    await this.#look();
+    this.#refuseIfOver(); // it may have ended during the read
+  }
+
+  async release(): Promise<void> {
+    try {
+      await this.check();
+    } finally {
+      this.#over.abort();
+      clearTimeout(this.#expiry);
+      await this.#watching;
+    }
+  }
+
+  async #watch(): Promise<void> {
+    for (;;) {
+      const options = { ref: false, signal: this.#over.signal };
+      await delay(LOOK_MS, undefined, options).catch(() => "over");
+      if (this.#over.signal.aborted) return;
+      // If the store does not answer, the next check may succeed, and the timer for the end keeps running.
+      await this.#look().catch(() => "lost, or not known");
+    }
+  }
+
+  /** @throws FleetError `FLEET_LEASE_LOST`. */
+  async #look(): Promise<void> {
+    this.#refuseIfOver();
+    const asked = performance.now();
+    const now = await this.#store.readLease(this.#lease.sessionId).catch((error: unknown) => {
+      if (isFleetError(error, "FLEET_STATE_LOST")) return null; // the lease is lost, too
+      throw error;
+    });
+    if (now?.fence !== this.#lease.fence) throw this.#lose(now);
+    this.#end = Math.max(this.#end, asked + now.remainingMs);
+    this.#arm();
+  }
+
+  #arm(): void {
+    clearTimeout(this.#expiry);
+    if (this.#over.signal.aborted) return;
+    const tick = () => {
+      if (performance.now() >= this.#end) this.#lose(null);
+      else this.#arm();
+    };
+    this.#expiry = setTimeout(tick, Math.max(1, this.#end - performance.now()));
+    this.#expiry.unref();
+  }
+
+  #refuseIfOver(): void {
+    if (this.#lost.signal.aborted) throw this.#lost.signal.reason;
+    if (performance.now() >= this.#end) throw this.#lose(null);
+  }
+
+  /** Aborts `signal`. @returns its reason. */
+  #lose(successor: Lease | null): unknown {
+    clearTimeout(this.#expiry);
+    this.#over.abort();
+    this.#lost.abort(leaseOver(this.#lease, successor));
+    return this.#lost.signal.reason;
+  }
+}

@@ -1,0 +1,192 @@
+import { setTimeout as delay } from "node:timers/promises";
+import { FleetError, option } from "../../errors.js";
+import { isRunning } from "../../pool/server.js";
+import { loadedSessions } from "../../pool/stop/drain.js";
+import { markEviction, markUse, usedSessions } from "../../pool/use-marks.js";
+import { RawConnection, RpcError } from "../../runtime/client/raw-connection.js";
+import { deadline, isTimeout } from "../../runtime/deadline.js";
+import { isLoadedBy, lastWrite } from "../../runtime/history/session-state.js";
+import { provenEndpoint } from "../../runtime/process/probe.js";
+import type { ServerRecord, Store } from "../../store/store.js";
+import { sessionBusy } from "../problems.js";
+import { knownLoaded } from "./loaded.js";
+
+export interface EvictionContext {
+  store: Store;
+  /** How long a server may take for one answer, in milliseconds. */
+  answerMs: number;
+}
+
+/** Why a session stays in memory. */
+export type KeptReason = "not active" | "in a turn" | "leased" | "in use" | "not found";
+
+export interface EvictionResult {
+  evicted: string[];
+  skipped: { id: string; reason: KeptReason }[];
+}
+
+export interface AdmissionOptions extends EvictionContext {
+  /** How many sessions may be in the server's memory. */
+  maxActive: number;
+  /** How long to wait for a session to become idle, in milliseconds. */
+  waitMs: number;
+  signal: AbortSignal;
+}
+
+const RETRY_MS = 50;
+
+/**
+ * Makes room for one more session in a server's memory, and sets its use marker, which stays until it is disposed. At the
+ * cap, unloads the least recently used idle session. Never unloads a session in a turn, under a lease or being opened.
+ *
+ * @throws FleetError `FLEET_SESSIONS_EXHAUSTED` when no session can be unloaded within the wait; `FLEET_SESSION_BUSY` when
+ * the session itself is being unloaded for the whole wait; the signal's own reason when the caller gives up.
+ */
+export async function admit(server: ServerRecord, id: string, options: AdmissionOptions): Promise<Disposable> {
+  const until = performance.now() + options.waitMs;
+  for (;;) {
+    // Set the marker before counting. If two callers come at the same time, the later one then counts both.
+    const mark = await markUse(server, id, { waitMs: until - performance.now(), signal: options.signal });
+    if (mark === null) throw sessionBusy(id);
+    try {
+      const active = new Set([...knownLoaded(server), ...usedSessions(server), id]);
+      const excess = active.size - options.maxActive;
+      if (excess <= 0) return mark;
+      const { evicted } = await unloadOldest(server, excess, new Set([id]), options);
+      if (evicted.length === excess) return mark;
+    } catch (error) {
+      mark[Symbol.dispose]();
+      throw error;
+    }
+    mark[Symbol.dispose]();
+    // A caller who gives up gets its own reason.
+    if (options.signal.aborted && !isTimeout(options.signal.reason)) throw options.signal.reason;
+    if (options.signal.aborted || performance.now() > until) throw exhausted(server, options.maxActive);
+    await delay(RETRY_MS * (0.5 + Math.random()));
+  }
+}
+
+/** Unloads the `count` least recently used sessions that can be unloaded, except those in `keep`. */
+export async function unloadOldest(
+  server: ServerRecord,
+  count: number,
+  keep: ReadonlySet<string>,
+  context: EvictionContext,
+): Promise<EvictionResult> {
+  const candidates = knownLoaded(server)
+    .filter((id) => !keep.has(id))
+    .map((id) => ({ id, used: lastWrite(server.home, id) }))
+    .sort((a, b) => a.used - b.used)
+    .map(({ id }) => id);
+  return await unload(server, candidates, count, context);
+}
+
+/** A session in a server's memory. */
+export interface LoadedSession {
+  id: string;
+  /** When it was last written to, in milliseconds since the epoch. */
+  usedMs: number;
+}
+
+/** All sessions in the memory of these servers, least recently used first. */
+export function allLoaded(servers: readonly ServerRecord[]): (LoadedSession & { server: ServerRecord })[] {
+  return servers
+    .filter(isRunning)
+    .flatMap((server) => loadedSessions(server).map((id) => ({ server, id, usedMs: lastWrite(server.home, id) })))
+    .sort((a, b) => a.usedMs - b.usedMs);
+}
+
+/**
+ * Unloads sessions in the whole pool: the named ones, or the least recently used until at most `max` are in memory. Any
+ * process may do this at any time.
+ */
+export async function evict(
+  servers: readonly ServerRecord[],
+  what: { ids: readonly string[] } | { max: number },
+  context: EvictionContext,
+): Promise<EvictionResult> {
+  const loaded = allLoaded(servers);
+  const result: EvictionResult = { evicted: [], skipped: [] };
+  const unloadFrom = async (server: ServerRecord, id: string) => {
+    const { evicted, skipped } = await unload(server, [id], 1, context);
+    result.evicted.push(...evicted);
+    result.skipped.push(...skipped);
+  };
+  if ("ids" in what) {
+    for (const id of what.ids) {
+      const found = loaded.filter((candidate) => candidate.id === id);
+      if (found.length === 0) result.skipped.push({ id, reason: "not active" });
+      for (const { server } of found) await unloadFrom(server, id);
+    }
+    return result;
+  }
+  for (const { server, id } of loaded) {
+    if (loaded.length - result.evicted.length <= what.max) break;
+    await unloadFrom(server, id);
+  }
+  return result;
+}
+
+/** Unloads sessions of one server in the given order, until `count` are unloaded. Their state stays on disk. */
+export async function unload(
+  server: ServerRecord,
+  candidates: readonly string[],
+  count: number,
+  context: EvictionContext,
+): Promise<EvictionResult> {
+  const result: EvictionResult = { evicted: [], skipped: [] };
+  if (candidates.length === 0 || count <= 0) return result;
+  using limit = deadline(context.answerMs);
+  await using connection = await RawConnection.open(provenEndpoint(server), limit.signal);
+  for (const id of candidates) {
+    if (result.evicted.length >= count) break;
+    const reason = await unloadOne(server, id, connection, context.store);
+    if (reason === null) result.evicted.push(id);
+    else result.skipped.push({ id, reason });
+  }
+  return result;
+}
+
+async function unloadOne(
+  server: ServerRecord,
+  id: string,
+  connection: RawConnection,
+  store: Store,
+): Promise<KeptReason | null> {
+  const pid = isRunning(server) ? server.process?.pid : undefined;
+  if (pid === undefined || !isLoadedBy(server.home, id, pid)) return "not active";
+  if ((await store.readLease(id)) !== null) return "leased";
+  using mark = markEviction(server, id);
+  if (mark === null) return "in use";
+  return await unloadIdle(id, connection);
+}
+
+/** Unloads a session unless it is in a turn. The caller holds its eviction marker. @returns why it stays, or null. */
+export async function unloadIdle(
+  id: string,
+  connection: RawConnection,
+): Promise<Extract<KeptReason, "in a turn" | "not active"> | null> {
+  try {
+    const activity = await connection.request("session.metadata.activity", { sessionId: id });
+    if ((activity as { hasActiveWork?: unknown }).hasActiveWork === true) return "in a turn";
+    await connection.request("sessions.close", { sessionId: id });
+    return null;
+  } catch (error) {
+    if (error instanceof RpcError) return "not active"; // its last client has just left
+    throw error;
+  }
+}
+
+function exhausted(server: ServerRecord, maxActive: number): FleetError {
+  return new FleetError(
+    "FLEET_SESSIONS_EXHAUSTED",
+    `Server ${server.id} has ${maxActive} sessions in memory (session.maxActive), and none of them is idle.`,
+    {
+      suggestions: [
+        "copilotfleet list --state active",
+        `Wait longer: ${option("wait", "2m")}`,
+        "Raise session.maxActive.",
+      ],
+    },
+  );
+}

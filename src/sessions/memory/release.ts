@@ -1,0 +1,90 @@
+import { isRunning } from "../../pool/server.js";
+import { markEviction } from "../../pool/use-marks.js";
+import { RawConnection } from "../../runtime/client/raw-connection.js";
+import { pause } from "../../runtime/deadline.js";
+import { isLoadedBy } from "../../runtime/history/session-state.js";
+import { provenEndpoint } from "../../runtime/process/probe.js";
+import { sessionsOfThisHost } from "../../store/of-this-host.js";
+import type { ServerRecord, SessionRecord, Store } from "../../store/store.js";
+import { type KeptReason, unloadIdle } from "./eviction.js";
+
+export interface ReleaseContext {
+  store: Store;
+  /** How long a server may take for one answer, in milliseconds. */
+  answerMs: number;
+  /** If it aborts, the wait for sessions in use ends. */
+  signal?: AbortSignal | undefined;
+}
+
+export interface Released {
+  released: string[];
+  /** Sessions that stay on this host, where they can be used as before. */
+  kept: { id: string; reason: KeptReason }[];
+}
+
+/** How often to try again to release a session in use, in milliseconds. */
+const RETRY_MS = 100;
+
+/**
+ * Releases a user's sessions on this host, each between its turns. Unloads the session, and records that any host with the
+ * same storage may take it. Waits for sessions that are in use.
+ *
+ * @param waitMs how long to wait for all sessions together, in milliseconds
+ * @throws the signal's own reason when it aborts. Sessions that were released by then stay released.
+ */
+export async function releaseSessionsOf(user: string, waitMs: number, context: ReleaseContext): Promise<Released> {
+  const { store } = context;
+  const until = performance.now() + waitMs;
+  const result: Released = { released: [], kept: [] };
+  let left = (await sessionsOfThisHost(store)).filter(({ owner, released }) => owner === user && released !== true);
+  for (;;) {
+    const { servers } = await store.readRegistry();
+    const kept: Released["kept"] = [];
+    for (const record of left) {
+      const reason = await release(record, servers[record.serverId], context);
+      if (reason === null) result.released.push(record.id);
+      else kept.push({ id: record.id, reason });
+    }
+    if (kept.length === 0 || performance.now() >= until) return { ...result, kept };
+    await pause(RETRY_MS, context.signal);
+    // Read the records again, because the sessions may be on other servers by now.
+    const isKept = ({ id, released }: SessionRecord) => released !== true && kept.some((each) => each.id === id);
+    left = (await sessionsOfThisHost(store)).filter(isKept);
+  }
+}
+
+/** @returns why the session stays, or null. */
+async function release(
+  record: SessionRecord,
+  server: ServerRecord | undefined,
+  context: ReleaseContext,
+): Promise<KeptReason | null> {
+  const { store } = context;
+  if ((await store.readLease(record.id)) !== null) return "leased";
+  if (server === undefined) return await letGo(record, store);
+  // A process that opens the session sets its use marker first and then reads the record. So either it finds the session
+  // released, or its marker is found here.
+  using mark = markEviction(server, record.id);
+  if (mark === null) return "in use";
+  if (!(await unload(record, server, context.answerMs))) return "in a turn";
+  return await letGo(record, store);
+}
+
+/** @returns false while it is in a turn. */
+async function unload({ id }: SessionRecord, server: ServerRecord, answerMs: number): Promise<boolean> {
+  const pid = isRunning(server) ? server.process?.pid : undefined;
+  if (pid === undefined || !isLoadedBy(server.home, id, pid)) return true;
+  await using connection = await RawConnection.open(provenEndpoint(server), AbortSignal.timeout(answerMs));
+  return (await unloadIdle(id, connection)) !== "in a turn";
+}
+
+/** @returns why it stays, or null. While it is on its way between hosts, nobody can release it. */
+async function letGo(record: SessionRecord, store: Store): Promise<KeptReason | null> {
+  return await store.updateSession(record.id, (draft) => {
+    if (draft.host !== record.host || draft.term !== record.term || draft.from !== undefined) return "in use";
+    // It was moved to another server here, and nobody has checked whether it is in use there.
+    if (draft.serverId !== record.serverId) return "in use";
+    draft.released = true;
+    return null;
+  });
+}

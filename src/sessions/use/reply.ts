@@ -1,0 +1,75 @@
+import type { TurnReply } from "../../runtime/client/turn.js";
+
+/**
+ * The reply of a turn that has begun. It is a promise of the whole reply, and an async iterable of its pieces.
+ *
+ * ```ts
+ * for await (const piece of fleet.send(session, "Hello")) show(piece);
+ * ```
+ *
+ * An iteration starts with the first piece, even if it begins late. Pieces that arrived since the last step come as one. For
+ * this, only the text of the reply is kept. A model that does not stream gives its reply as one piece. If the turn fails,
+ * the loop throws its error. Leaving the loop early does not end the turn; use `signal` for that.
+ */
+export class PendingReply<T extends TurnReply> extends Promise<T> implements AsyncIterable<string> {
+  // `then` returns an ordinary promise.
+  static override get [Symbol.species](): PromiseConstructor {
+    return Promise;
+  }
+
+  readonly #pieces: Pieces;
+
+  /** @param take begins the turn, and calls its argument with each piece of the reply */
+  constructor(take: (onDelta: (text: string) => void) => Promise<T>) {
+    const pieces = new Pieces();
+    super((resolve) => resolve(take((text) => pieces.add(text)).finally(() => pieces.end())));
+    this.#pieces = pieces;
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<string, void, undefined> {
+    // Handle the rejection here. `await this` throws it to the loop below.
+    this.catch(() => undefined);
+    yield* this.#pieces.read();
+    const { text } = await this;
+    if (this.#pieces.isEmpty && text !== "") yield text;
+  }
+}
+
+/** The text that has arrived so far, for any number of readers, each at its own pace. */
+class Pieces {
+  #text = "";
+  #ended = false;
+  #waiting: (() => void)[] = [];
+
+  get isEmpty(): boolean {
+    return this.#text === "";
+  }
+
+  add(text: string): void {
+    this.#text += text;
+    this.#wake();
+  }
+
+  end(): void {
+    this.#ended = true;
+    this.#wake();
+  }
+
+  async *read(): AsyncGenerator<string, void, undefined> {
+    let at = 0;
+    for (;;) {
+      if (at < this.#text.length) {
+        const piece = this.#text.slice(at);
+        at = this.#text.length;
+        yield piece;
+      } else if (this.#ended) return;
+      else await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    }
+  }
+
+  #wake(): void {
+    const waiting = this.#waiting;
+    this.#waiting = [];
+    for (const resolve of waiting) resolve();
+  }
+}

@@ -1,0 +1,176 @@
+import { type FileHandle, link, open, unlink } from "node:fs/promises";
+import { basename, join } from "node:path";
+import { FleetError, quote, systemCode } from "../../../errors.js";
+import { closeQuietly, scratchName, syncFolder, unlinkQuietly, writeNewFile } from "./durable.js";
+import { type Listing, listFolder } from "./head.js";
+import { encodeRevision, revisionName } from "./revision.js";
+import { sweepNames } from "./sweep.js";
+
+/*
+ * How a document changes. Its folder contains numbered whole copies. `link()` to the next number is the commit, because
+ * it fails if the name exists. This is correct without a lock. But a writer may be suspended between any two of its
+ * calls, for any length of time. Two things follow:
+ *
+ * - Old revisions are pruned, so a suspended writer may link a number that was taken and pruned long ago. Its link
+ *   succeeds but means nothing.
+ * - So every writer must find out afterwards whether it committed. If its number is the highest, it did. The highest
+ *   number never decreases, so nobody took this number before. If there are higher numbers, either others have already
+ *   built on its revision, or it came too late. The mode of its file decides. The first writer that builds on a
+ *   revision makes the file of that revision read-only. It does so through an open handle, after it has seen that the
+ *   revision was the highest while the handle was already open. So a file is read-only only if its revision really was
+ *   the head once, and nobody builds on a revision before its file is read-only.
+ *
+ * The mode is suitable because it belongs to the file and not to its name. It can be set without rewriting anything,
+ * and the suspended writer can read it however long ago its file lost its name. (Root may write to a read-only file.
+ * That does not matter, because the mode is a message and not a barrier.) It need not survive a power cut, because no
+ * suspended writer survives one either.
+ *
+ * A folder has so few names here that listing it is one system call, so the list is a snapshot.
+ */
+
+const UNMARKED = 0o600;
+const MARKED = 0o400;
+
+/** The points between two steps at which a test may let other writers run. */
+export type CommitStep = "read" | "checked" | "marked" | "written" | "linked";
+export type StepHook = (step: CommitStep) => void | Promise<void>;
+
+export interface Parent {
+  /** The revision whose data was changed, or 0 if there was none. */
+  rev: number;
+  /** The highest number in the folder when it was read, or 0. */
+  top: number;
+  /** The number for the new revision, which is above `top`. */
+  next: number;
+}
+
+export interface Commit {
+  folder: string;
+  parent: Parent;
+  data: string;
+  /** How many revisions to keep. */
+  keep: number;
+  onStep?: StepHook | undefined;
+}
+
+/** @returns false when another writer was first or the folder disappeared. The caller then reads again and retries. */
+export async function commitRevision({ folder, parent, data, keep, onStep }: Commit): Promise<boolean> {
+  await onStep?.("read");
+  if (!(await acceptParent(folder, parent, onStep))) return false;
+  await onStep?.("marked");
+
+  const temp = join(folder, scratchName("tmp"));
+  const handle = await writeTemp(temp, encodeRevision(parent.next, basename(temp), data));
+  if (handle === undefined) return false;
+  try {
+    await onStep?.("written");
+    if (!(await linkIfFree(temp, join(folder, revisionName(parent.next))))) return false;
+    await onStep?.("linked");
+    if (!(await isCommitted(folder, parent.next, handle))) return false;
+  } finally {
+    await closeQuietly(handle);
+    await unlinkQuietly(temp);
+  }
+  if (!(await syncIfThere(folder))) return false;
+  await prune(folder, parent.next - keep);
+  return true;
+}
+
+/**
+ * Makes the parent's file read-only, if it is still the head. If there is no parent, the link alone decides.
+ *
+ * @returns false when the parent is not the head.
+ */
+async function acceptParent(folder: string, parent: Parent, onStep: StepHook | undefined): Promise<boolean> {
+  if (parent.rev === 0) return true;
+  const handle = await openIfThere(join(folder, revisionName(parent.rev)));
+  if (handle === undefined) return false;
+  try {
+    // List the folder only after the file is open. If the highest number is still the same then, the handle belongs to
+    // the parent's file.
+    if (highest(folder) !== parent.top) return false;
+    await onStep?.("checked");
+    await handle.chmod(MARKED);
+    return true;
+  } finally {
+    await closeQuietly(handle);
+  }
+}
+
+/** @returns undefined when the folder disappeared. */
+async function writeTemp(path: string, bytes: Buffer): Promise<FileHandle | undefined> {
+  let handle: FileHandle;
+  try {
+    handle = await writeNewFile(path, bytes);
+  } catch (error) {
+    if (systemCode(error) === "ENOENT") return undefined;
+    throw error;
+  }
+  const mode = (await handle.stat()).mode & 0o777;
+  if (mode === UNMARKED) return handle;
+  await closeQuietly(handle);
+  await unlinkQuietly(path);
+  throw new FleetError(
+    "FLEET_STATE_UNWRITABLE",
+    `${quote(path)} was created with mode 0600 but has 0${mode.toString(8)}, because its file system does not keep permissions.`,
+    { suggestions: ["Put the state folder (COPILOTFLEET_HOME) on a local file system."] },
+  );
+}
+
+/** ENOENT means that a sweep took the temporary file for an orphan, or that the folder disappeared. */
+async function linkIfFree(temp: string, target: string): Promise<boolean> {
+  try {
+    await link(temp, target);
+    return true;
+  } catch (error) {
+    const code = systemCode(error);
+    if (code === "EEXIST" || code === "ENOENT") return false;
+    throw error;
+  }
+}
+
+async function isCommitted(folder: string, rev: number, handle: FileHandle): Promise<boolean> {
+  if (highest(folder) === rev) return true;
+  return ((await handle.stat()).mode & 0o777) === MARKED;
+}
+
+/** The record may be deleted right after the commit. The caller then tries again and finds that it does not exist. */
+async function syncIfThere(folder: string): Promise<boolean> {
+  try {
+    await syncFolder(folder);
+    return true;
+  } catch (error) {
+    if (systemCode(error) === "ENOENT") return false;
+    throw error;
+  }
+}
+
+function highest(folder: string): number | undefined {
+  const listing = listFolder(folder);
+  return listing && (listing.revisions[0] ?? 0);
+}
+
+/**
+ * Removes every number up to `last`, not only the newest of them, because a suspended writer may have linked any of
+ * them. The next commit tries again to remove what cannot be removed now, so a failure here does not fail the update.
+ */
+async function prune(folder: string, last: number): Promise<void> {
+  let listing: Listing | undefined;
+  try {
+    listing = listFolder(folder);
+  } catch {
+    return;
+  }
+  const old = listing?.revisions.filter((rev) => rev <= last) ?? [];
+  await Promise.allSettled(old.map((rev) => unlink(join(folder, revisionName(rev)))));
+  await sweepNames(folder, listing?.others ?? []);
+}
+
+async function openIfThere(path: string): Promise<FileHandle | undefined> {
+  try {
+    return await open(path, "r");
+  } catch (error) {
+    if (systemCode(error) === "ENOENT") return undefined;
+    throw error;
+  }
+}

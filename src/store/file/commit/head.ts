@@ -1,0 +1,103 @@
+import { lstatSync, readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { systemCode } from "../../../errors.js";
+import { busyError, mediumError, newerError } from "../failures.js";
+import { decodeRevision, revisionName, revisionNumber } from "./revision.js";
+
+/** The names in a document's folder. */
+export interface Listing {
+  /** Highest first. */
+  revisions: number[];
+  /** All other names: scratch files of writers, and quarantined copies. */
+  others: string[];
+}
+
+export interface Head {
+  /** The newest undamaged revision, or 0. */
+  rev: number;
+  /** Its data, or undefined when `rev` is 0. */
+  data: string | undefined;
+  /** The highest number in the folder, including damaged revisions, or 0. */
+  top: number;
+  /** The damaged revisions, which are all above `rev`. */
+  damaged: { rev: number; reason: string }[];
+  /** The names that are not revisions. */
+  others: string[];
+}
+
+/**
+ * The data of a document whose newest revision is a tombstone (`tombstone.ts`). The document is deleted, and its folder
+ * will be removed.
+ */
+export const TOMBSTONE = "null";
+
+/** A file may disappear between listing and reading, but not this many times in a row. */
+const MAX_ATTEMPTS = 100;
+
+/** @returns undefined when the folder does not exist. */
+export function listFolder(folder: string): Listing | undefined {
+  let names: string[];
+  try {
+    names = readdirSync(folder);
+  } catch (error) {
+    if (systemCode(error) === "ENOENT") return undefined;
+    throw mediumError("read", folder, error);
+  }
+  const listing: Listing = { revisions: [], others: [] };
+  for (const name of names) {
+    const rev = revisionNumber(name);
+    if (rev === undefined) listing.others.push(name);
+    else listing.revisions.push(rev);
+  }
+  listing.revisions.sort((a, b) => b - a);
+  return listing;
+}
+
+/**
+ * Finds the newest undamaged revision among the newest `keep` numbers. It never reads lower ones. They are about to be
+ * pruned, or a writer linked them that was suspended until its number had been pruned. Their content was never current.
+ *
+ * @returns undefined when the folder does not exist.
+ * @throws FleetError `FLEET_STATE_NEWER`, or `FLEET_STATE_BUSY` when the folder changed during every attempt.
+ */
+export function readHead(folder: string, keep: number): Head | undefined {
+  for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt++) {
+    const listing = listFolder(folder);
+    if (listing === undefined) return undefined;
+    const head = newestWhole(folder, listing, keep);
+    if (head !== "moved") return head;
+  }
+  throw busyError(folder, "could not be read: it changed during every attempt");
+}
+
+function newestWhole(folder: string, { revisions, others }: Listing, keep: number): Head | "moved" {
+  const top = revisions[0] ?? 0;
+  const damaged: Head["damaged"] = [];
+  for (const rev of revisions) {
+    if (rev <= top - keep) break;
+    const path = join(folder, revisionName(rev));
+    const bytes = readIfThere(path);
+    if (bytes === undefined && isTombstone(path)) return { rev, data: TOMBSTONE, top, damaged, others };
+    // The revision was pruned after the listing, so there is a newer head. Or the whole folder was removed.
+    if (bytes === undefined) return "moved";
+    const decoded = decodeRevision(bytes, rev);
+    if (decoded.kind === "newer") throw newerError(path, decoded.schema);
+    if (decoded.kind === "good") return { rev, data: decoded.data, top, damaged, others };
+    damaged.push({ rev, reason: decoded.reason });
+  }
+  return { rev: 0, data: undefined, top, damaged, others };
+}
+
+/** @returns undefined when the file does not exist. */
+export function readIfThere(path: string): Buffer | undefined {
+  try {
+    return readFileSync(path);
+  } catch (error) {
+    if (systemCode(error) === "ENOENT") return undefined;
+    throw mediumError("read", path, error);
+  }
+}
+
+function isTombstone(path: string): boolean {
+  return lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink() === true;
+}

@@ -1,0 +1,93 @@
+import { rename } from "node:fs/promises";
+import { join } from "node:path";
+import { SCHEMA } from "../../store.js";
+import { newerError } from "../failures.js";
+import { closeQuietly, scratchName, unlinkQuietly, writeNewFile } from "./durable.js";
+import { readIfThere } from "./head.js";
+import { keepCopy } from "./quarantine.js";
+import { parseObject } from "./revision.js";
+
+/*
+ * `registry.json`: the newest undamaged registry, formatted for people and scripts. The fleet reads it only to recover,
+ * when the newest revisions are damaged or missing (`loadRegistry`). A suspended writer may replace a newer copy with
+ * an old one. It repairs this when it continues. If it is killed first, the next commit repairs it.
+ */
+
+const MAX_ROUNDS = 3;
+
+export type Published =
+  | { kind: "missing" }
+  | { kind: "good"; rev: number; data: string }
+  | { kind: "damaged"; reason: string };
+
+export function publishedPath(root: string): string {
+  return join(root, "registry.json");
+}
+
+/** @throws FleetError `FLEET_STATE_NEWER`. */
+export function readPublished(root: string): Published {
+  return readCopy(publishedPath(root));
+}
+
+function readCopy(path: string): Published {
+  const bytes = readIfThere(path);
+  if (bytes === undefined) return { kind: "missing" };
+  if (bytes.length === 0) return { kind: "damaged", reason: "it is empty" };
+  const parsed = parseObject(bytes.toString("utf8"));
+  if (parsed === undefined) return { kind: "damaged", reason: "it is not valid JSON" };
+  const { schema, rev, ...registry } = parsed;
+  if (typeof schema === "number" && schema > SCHEMA) throw newerError(path, schema);
+  if (schema !== SCHEMA || typeof rev !== "number" || !Number.isSafeInteger(rev) || !hasServers(registry)) {
+    return { kind: "damaged", reason: "it does not have the shape of a registry" };
+  }
+  return { kind: "good", rev, data: JSON.stringify(registry) };
+}
+
+/**
+ * Validate it more strictly than a revision. People may edit this file, and it is all that is left if every revision is
+ * lost.
+ */
+function hasServers({ servers }: Record<string, unknown>): boolean {
+  if (typeof servers !== "object" || servers === null || Array.isArray(servers)) return false;
+  return Object.entries(servers).every(([id, server]) => server?.id === id);
+}
+
+interface Revision {
+  rev: number;
+  data: string;
+}
+
+/**
+ * Writes the copy. Writes it again if there is a newer revision afterwards, because we may have overwritten the newer
+ * copy. The number of rounds is limited. A slow writer would never finish among faster ones, and they publish newer
+ * copies anyway.
+ */
+export async function publish(
+  root: string,
+  first: Revision,
+  newerThan: (rev: number) => Revision | undefined,
+): Promise<void> {
+  let next: Revision | undefined = first;
+  for (let round = 0; round < MAX_ROUNDS && next !== undefined; round++) {
+    await replaceCopy(root, next);
+    next = newerThan(next.rev);
+  }
+}
+
+async function replaceCopy(root: string, { rev, data }: Revision): Promise<void> {
+  const path = publishedPath(root);
+  const temp = join(root, scratchName("tmp"));
+  const text = JSON.stringify({ schema: SCHEMA, rev, ...(JSON.parse(data) as object) }, null, 2);
+  await closeQuietly(await writeNewFile(temp, Buffer.from(`${text}\n`)));
+  try {
+    if (isDamaged(path)) await keepCopy(path, isDamaged);
+    await rename(temp, path);
+  } catch (error) {
+    await unlinkQuietly(temp);
+    throw error;
+  }
+}
+
+function isDamaged(path: string): boolean {
+  return readCopy(path).kind === "damaged";
+}

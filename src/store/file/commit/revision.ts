@@ -1,0 +1,58 @@
+import { createHash } from "node:crypto";
+import { SCHEMA } from "../../store.js";
+
+const NAME = /^(\d{16})\.json$/;
+const NEWLINE = 0x0a;
+
+/** The result of decoding one revision file. */
+export type Decoded =
+  | { kind: "good"; data: string }
+  | { kind: "damaged"; reason: string }
+  | { kind: "newer"; schema: number };
+
+export function revisionName(rev: number): string {
+  return `${String(rev).padStart(16, "0")}.json`;
+}
+
+/** The revision number in a file name, or undefined if the name is not that of a revision. */
+export function revisionNumber(name: string): number | undefined {
+  const digits = NAME.exec(name)?.[1];
+  return digits === undefined ? undefined : Number(digits);
+}
+
+/**
+ * Two lines: a header, then the data that its checksum covers. `commit` identifies the writer and its attempt. No code
+ * reads it. It is for people who examine a file by hand.
+ */
+export function encodeRevision(rev: number, commit: string, data: string): Buffer {
+  const sha256 = createHash("sha256").update(data).digest("hex");
+  return Buffer.from(`${JSON.stringify({ schema: SCHEMA, rev, commit, sha256 })}\n${data}\n`);
+}
+
+export function decodeRevision(bytes: Buffer, rev: number): Decoded {
+  if (bytes.length === 0) return { kind: "damaged", reason: "it is empty" };
+  const headerEnd = bytes.indexOf(NEWLINE);
+  if (headerEnd === -1) return { kind: "damaged", reason: "it is cut short" };
+  const header = parseObject(bytes.toString("utf8", 0, headerEnd));
+  // Check the schema before anything else, because a newer version may compute the checksum differently.
+  if (typeof header?.schema === "number" && header.schema > SCHEMA) return { kind: "newer", schema: header.schema };
+  if (header?.schema !== SCHEMA) return { kind: "damaged", reason: "its header is not readable" };
+  if (header.rev !== rev) return { kind: "damaged", reason: "its header belongs to another revision" };
+  if (bytes[bytes.length - 1] !== NEWLINE) return { kind: "damaged", reason: "it is cut short" };
+  const data = bytes.subarray(headerEnd + 1, -1);
+  const sha256 = createHash("sha256").update(data).digest("hex");
+  if (header.sha256 !== sha256) return { kind: "damaged", reason: "its checksum does not match" };
+  return { kind: "good", data: data.toString("utf8") };
+}
+
+/** The JSON object in `text`, or undefined if there is none. */
+export function parseObject(text: string): Record<string, unknown> | undefined {
+  try {
+    const value: unknown = JSON.parse(text);
+    return typeof value === "object" && value !== null && !Array.isArray(value)
+      ? (value as Record<string, unknown>)
+      : undefined;
+  } catch {
+    return undefined;
+  }
+}

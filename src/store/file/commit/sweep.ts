@@ -1,0 +1,54 @@
+import { readdir, rm, stat } from "node:fs/promises";
+import { join } from "node:path";
+import { systemCode } from "../../../errors.js";
+
+const SCRATCH = /^\.(?:tmp|trash)-(\d+)-[0-9a-f]+$/;
+
+/**
+ * How old a left-over may get, in milliseconds. No write takes this long, so an older file is removed even if its
+ * writer's PID now belongs to another process.
+ */
+const MAX_AGE_MS = 10 * 60_000;
+
+/** Removes the left-overs of killed writers in `folder`. Does nothing if the folder does not exist. */
+export async function sweepFolder(folder: string): Promise<void> {
+  let names: string[];
+  try {
+    names = await readdir(folder);
+  } catch {
+    // If the folder cannot be listed now, the next sweep tries again.
+    return;
+  }
+  await sweepNames(folder, names);
+}
+
+/**
+ * Like {@link sweepFolder}, for names that are already listed. It may remove the file of a live writer (another PID
+ * namespace, or a clock that jumped). That writer notices and tries again, because only the link decides.
+ */
+export async function sweepNames(folder: string, names: readonly string[]): Promise<void> {
+  for (const name of names) {
+    const pid = SCRATCH.exec(name)?.[1];
+    if (pid === undefined) continue;
+    const path = join(folder, name);
+    if (isAlive(Number(pid)) && !(await isOld(path))) continue;
+    await rm(path, { recursive: true, force: true }).catch(() => "left for the next sweep");
+  }
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return systemCode(error) !== "ESRCH";
+  }
+}
+
+async function isOld(path: string): Promise<boolean> {
+  try {
+    return (await stat(path)).mtimeMs < Date.now() - MAX_AGE_MS;
+  } catch {
+    return false;
+  }
+}

@@ -1,0 +1,145 @@
+import { isSameHash as isSame, leaseLost } from "../../../model/lease-token.js";
+import { after, type Instant, type Moment, remaining } from "./lease-clock.js";
+
+/*
+ * The recorded state of one session's lease, and the rules by which the lease changes hands. This file reads no clock
+ * and no file. The caller passes the time, so that tests need not wait.
+ */
+
+export interface LeaseState {
+  sessionId: string;
+  /** No lease on this session has had a higher fence so far. */
+  fence: number;
+  /** The last lease granted, even if it has ended. Only {@link inForce} decides whether it counts. */
+  lease: Granted | null;
+  /** The waiters, in the order of their first request. */
+  queue: Place[];
+}
+
+export interface Granted {
+  holder: string;
+  fence: number;
+  tokenHash: string;
+  /** ISO 8601, UTC. */
+  acquiredAt: string;
+  expiresAt: string;
+  end: Moment;
+  ttlMs: number;
+  stealReason: string | null;
+  detached?: true;
+}
+
+interface Place {
+  holder: string;
+  tokenHash: string;
+  /** When the waiter loses its place, unless it asks again. */
+  end: Moment;
+}
+
+/** Like `LeaseRequest` of the store's contract, but with the hash of the token. */
+export interface Request {
+  holder: string;
+  tokenHash: string;
+  ttlMs: number;
+  placeMs: number;
+  stealReason: string | null;
+  detached?: true;
+}
+
+export type Answer = { granted: Granted } | { granted: null; current: Granted | null; ahead: number };
+
+/**
+ * The state before the first lease. Its fence is the current time. This is above all fences of a deleted session with
+ * the same id, because each of those was at most the time when it was given out.
+ */
+export function emptyState(sessionId: string, wallMs: number): LeaseState {
+  return { sessionId, fence: wallMs, lease: null, queue: [] };
+}
+
+export function inForce({ lease }: LeaseState, now: Instant): Granted | null {
+  return lease !== null && remaining(lease.end, now) > 0 ? lease : null;
+}
+
+/** Grants the lease, or gives a place in the queue. Repeating the same request returns the same answer. */
+export function acquire(state: LeaseState, request: Request, now: Instant): Answer {
+  const current = inForce(state, now);
+  if (current !== null && isSame(current.tokenHash, request.tokenHash)) return { granted: current };
+  if (request.stealReason !== null) return { granted: grant(state, request, now) };
+
+  const waiting = state.queue.filter((place) => remaining(place.end, now) > 0);
+  const found = waiting.findIndex((place) => isSame(place.tokenHash, request.tokenHash));
+  const ahead = found === -1 ? waiting.length : found;
+  // Leave the queue unchanged if nothing happened, so that a waiter's request writes nothing.
+  if (waiting.length !== state.queue.length) state.queue = waiting;
+  if (current === null && ahead === 0) return { granted: grant(state, request, now) };
+  keepPlace(state, found, request, now);
+  return { granted: null, current, ahead };
+}
+
+/** To save writes, a place is renewed only after a third of its time has passed. */
+function keepPlace(state: LeaseState, found: number, request: Request, now: Instant): void {
+  const end = after(now, request.placeMs);
+  const place = state.queue[found];
+  if (place === undefined) state.queue.push({ holder: request.holder, tokenHash: request.tokenHash, end });
+  else if (remaining(place.end, now) < (request.placeMs * 2) / 3) place.end = end;
+}
+
+function grant(state: LeaseState, request: Request, now: Instant): Granted {
+  const taken = inForce(state, now) !== null;
+  // Use the time and not only the last fence plus one. If the newest revision is damaged, the state does not contain
+  // the last fence.
+  state.fence = Math.max(state.fence + 1, now.wallMs);
+  state.lease = {
+    holder: request.holder,
+    fence: state.fence,
+    tokenHash: request.tokenHash,
+    acquiredAt: new Date(now.wallMs).toISOString(),
+    expiresAt: new Date(now.wallMs + request.ttlMs).toISOString(),
+    end: after(now, request.ttlMs),
+    ttlMs: request.ttlMs,
+    stealReason: taken ? request.stealReason : null,
+    ...(request.detached === undefined ? {} : { detached: request.detached }),
+  };
+  leave(state, request.tokenHash);
+  return state.lease;
+}
+
+/** Gives up a place in the queue. */
+export function leave(state: LeaseState, tokenHash: string): void {
+  state.queue = state.queue.filter((place) => !isSame(place.tokenHash, tokenHash));
+}
+
+/**
+ * Returns the lease in force, if it belongs to the token.
+ *
+ * @throws FleetError `FLEET_LEASE_LOST` when it does not.
+ */
+export function held(state: LeaseState, tokenHash: string, now: Instant): Granted {
+  const lease = inForce(state, now);
+  if (lease !== null && isSame(lease.tokenHash, tokenHash)) return lease;
+  throw leaseLost(state.sessionId);
+}
+
+/**
+ * Lets the token's lease end `ttlMs` from now.
+ *
+ * @throws FleetError `FLEET_LEASE_LOST` when the token does not hold the lease.
+ */
+export function renew(state: LeaseState, tokenHash: string, ttlMs: number, now: Instant): Granted {
+  const lease = held(state, tokenHash, now);
+  lease.end = after(now, ttlMs);
+  lease.ttlMs = ttlMs;
+  lease.expiresAt = new Date(now.wallMs + ttlMs).toISOString();
+  return lease;
+}
+
+/**
+ * Ends the token's lease. The first waiter gets the lease with its next request. It does not get the lease now, because
+ * it may be dead.
+ *
+ * @throws FleetError `FLEET_LEASE_LOST` when the token does not hold the lease.
+ */
+export function release(state: LeaseState, tokenHash: string, now: Instant): void {
+  held(state, tokenHash, now);
+  state.lease = null;
+}

@@ -1,0 +1,89 @@
+import { createHash } from "node:crypto";
+import { readdirSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { systemCode } from "../../../errors.js";
+import { makeFolder } from "../commit/durable.js";
+import type { StoreContext } from "../context.js";
+import { mediumError } from "../failures.js";
+
+/**
+ * How long a count that was verified against the records stays valid, in milliseconds. So nobody can force the
+ * expensive verification again and again.
+ */
+const CHECKED_MS = 5_000;
+
+/**
+ * One folder for each user, with an empty file for each session. So counting a user's sessions costs the same however
+ * many other sessions there are. The records decide who owns a session. A file is written after its record and removed
+ * after it. If a process dies in between, the two disagree, and {@link count} then reads the records.
+ */
+export class OwnedSessions {
+  readonly #root: string;
+  readonly #warn: StoreContext["warn"];
+  /** When the files of a user were last compared with the records, by `performance.now()`. */
+  readonly #checked = new Map<string, number>();
+
+  constructor({ root, warn }: StoreContext) {
+    this.#warn = warn;
+    this.#root = join(root, "owned");
+  }
+
+  /** A failure is only a warning, because the record was written. The file matters only for the limit on sessions. */
+  add(owner: string, id: string): void {
+    const folder = this.#folderOf(owner);
+    const write = () => writeFileSync(join(folder, id), "", { flag: "a", mode: 0o600 });
+    this.#tolerant(folder, () => {
+      try {
+        write();
+      } catch (error) {
+        if (systemCode(error) !== "ENOENT") throw error;
+        makeFolder(this.#root);
+        makeFolder(folder);
+        write();
+      }
+    });
+  }
+
+  /** As {@link add}. */
+  remove(owner: string, id: string): void {
+    const folder = this.#folderOf(owner);
+    this.#tolerant(folder, () => rmSync(join(folder, id), { force: true }));
+  }
+
+  #tolerant(folder: string, work: () => void): void {
+    try {
+      work();
+    } catch (error) {
+      const { message } = mediumError("write", folder, error) as Error;
+      this.#warn(`${message} The number of sessions that a user has may be wrong until it can be written.`);
+    }
+  }
+
+  /**
+   * Counts the user's sessions.
+   *
+   * @param limit From this number on, the records are read.
+   * @param isOwned Whether the record of a session names the user as its owner.
+   */
+  count(owner: string, limit: number, isOwned: (id: string) => boolean): number {
+    const folder = this.#folderOf(owner);
+    let ids: string[];
+    try {
+      ids = readdirSync(folder);
+    } catch (error) {
+      if (systemCode(error) === "ENOENT") return 0;
+      throw mediumError("read", folder, error);
+    }
+    const now = performance.now();
+    const checkedAt = this.#checked.get(owner);
+    if (ids.length < limit || (checkedAt !== undefined && now - checkedAt < CHECKED_MS)) return ids.length;
+    const owned = ids.filter(isOwned);
+    for (const id of ids) if (!owned.includes(id)) this.remove(owner, id);
+    this.#checked.set(owner, now);
+    return owned.length;
+  }
+
+  #folderOf(owner: string): string {
+    return join(this.#root, createHash("sha256").update(owner).digest("hex").slice(0, 32));
+  }
+}

@@ -1,0 +1,240 @@
+import { setTimeout as sleep } from "node:timers/promises";
+import { type RedisUrl, showRedisUrl } from "../../../config/values/redis-url.js";
+import type { FleetError } from "../../../errors.js";
+import { EMPTY_REGISTRY } from "../../../store/registry-data.js";
+import { SCHEMA } from "../../store.js";
+import type { Script } from "../scripts/scripts.js";
+import type { Epoch } from "./epoch.js";
+import { corruptError, Demotion, Interruption, unavailable } from "./failures.js";
+import type { Keys } from "./keys.js";
+import { ANSWER_MS, Link, placeOf } from "./link.js";
+import { isReplica, judge } from "./surroundings.js";
+import { within } from "./within.js";
+
+/** How long one operation may take, including connecting, before Redis counts as unavailable. */
+const OPERATION_MS = 5_000;
+const LONGEST_PAUSE_MS = 200;
+
+/** The registry before the first write to it. */
+export const FIRST_REGISTRY = `${SCHEMA} 0-0\n${EMPTY_REGISTRY}`;
+
+const NO_REGISTRY = "its registry is gone";
+
+export interface ConnectionOptions {
+  target: RedisUrl;
+  keys: Keys;
+  epoch: Epoch;
+  warn: (message: string) => void;
+  /** Milliseconds; replaced in tests. */
+  operationMs?: number;
+}
+
+/**
+ * Access to the Redis server. It uses one {@link Link} at a time. The first operation opens it, and the next operation
+ * after a failure opens a new one. A failed operation is tried again until its time is up. That is safe for everything
+ * that runs here: reads, and scripts that have the same effect when they run twice.
+ *
+ * The connection keeps the process alive only while somebody waits for an answer.
+ */
+export class Connection {
+  readonly #options: ConnectionOptions;
+  readonly #where: string;
+  readonly #operationMs: number;
+  readonly #underWay = new Set<Promise<unknown>>();
+  #link: Promise<Link> | undefined;
+  #open: Link | undefined;
+  /** The link that is being opened. */
+  #opening: Link | undefined;
+  #wasOpen = false;
+  /** Whether a link has ever led to a server that is not a replica. */
+  #metPrimary = false;
+
+  constructor(options: ConnectionOptions) {
+    this.#options = options;
+    this.#where = placeOf(options.target);
+    this.#operationMs = options.operationMs ?? OPERATION_MS;
+  }
+
+  /** The URL of the database without secrets, for messages. */
+  get database(): string {
+    return showRedisUrl(this.#options.target);
+  }
+
+  /**
+   * Reads the values of several keys at one moment, and verifies that the database is still the same.
+   *
+   * @throws FleetError `FLEET_STORE_UNAVAILABLE`, `FLEET_STATE_LOST`, and the errors of the handshake.
+   */
+  async read(keys: readonly string[]): Promise<(string | null)[]> {
+    return await this.#operate(async (link) => {
+      const { epoch, keys: names } = this.#options;
+      const { expected } = epoch;
+      const [found = null, ...values] = await link.read([names.epoch, ...keys]);
+      epoch.meet(found, expected);
+      return values;
+    });
+  }
+
+  /**
+   * Reads the registry under this key; null if it was never written.
+   *
+   * @throws as {@link read}.
+   */
+  async readRegistry(key: string): Promise<string | null> {
+    return await this.#operate(async (link) => {
+      const { epoch, keys } = this.#options;
+      const { expected } = epoch;
+      const [found = null, founding = null, registry = null] = await link.read([keys.epoch, keys.founding, key]);
+      epoch.meet(found, expected);
+      if (found === null && founding !== null) throw this.#orphan();
+      if (found !== null && founding === null) throw epoch.lost(NO_REGISTRY);
+      return registry;
+    });
+  }
+
+  /**
+   * Reads a part of a set's members. The cursor of the next part is "0" after the last part. A member may appear twice.
+   */
+  async scan(set: string, cursor: string, count: number): Promise<[cursor: string, members: string[]]> {
+    return await this.#operate((link) => link.scan(set, cursor, count));
+  }
+
+  /**
+   * Subscribes to a channel for as long as the connection lasts.
+   *
+   * @returns whether this call started the subscription.
+   */
+  async listen(channel: string, onMessage: (message: string) => void): Promise<boolean> {
+    return await this.#operate((link) => link.listen(channel, onMessage));
+  }
+
+  /**
+   * Runs a script with its own keys and arguments, which follow the common ones. Resolves with its answer.
+   *
+   * @throws as {@link read}.
+   */
+  async run(script: Script, keys: readonly string[], args: readonly (string | number)[]): Promise<unknown[]> {
+    const { epoch, keys: names } = this.#options;
+    return await this.#operate(async (link, until) => {
+      const { expected, known } = epoch;
+      const notAfter = link.serverTime(Math.min(until, performance.now() + ANSWER_MS));
+      const common = [known ?? "", notAfter, epoch.fresh, FIRST_REGISTRY];
+      const [word, ...rest] = await link.run(script, [names.epoch, names.founding, ...keys], [...common, ...args]);
+      if (word === "late") {
+        link.setClock(Number(rest[0]));
+        return undefined;
+      }
+      if (word === "epoch") {
+        epoch.meet(rest[0] === "" ? null : String(rest[0]), expected);
+        return undefined;
+      }
+      if (word === "orphan") throw this.#orphan();
+      if (word === "gone") throw epoch.lost(NO_REGISTRY);
+      if (script.founds && known === undefined) epoch.meet(epoch.fresh, undefined);
+      return [word, ...rest];
+    });
+  }
+
+  /** Closes the connection once nothing is under way. The next operation opens a new one. */
+  async close(): Promise<void> {
+    while (this.#underWay.size > 0) await Promise.allSettled(this.#underWay);
+    const link = this.#open;
+    this.#forget(link);
+    await link?.quit(performance.now() + ANSWER_MS);
+  }
+
+  async #operate<T>(work: (link: Link, until: number) => Promise<T | undefined>): Promise<T> {
+    const operation = this.#tryUntil(performance.now() + this.#operationMs, work);
+    this.#underWay.add(operation);
+    if (this.#open !== undefined) this.#open.held = true;
+    try {
+      return await operation;
+    } finally {
+      this.#underWay.delete(operation);
+      if (this.#underWay.size === 0) {
+        if (this.#open !== undefined) this.#open.held = false;
+        // Nobody waits for this link now.
+        this.#opening?.cut();
+      }
+    }
+  }
+
+  /** Runs `work` until it returns a value. If it returns undefined, it runs again. */
+  async #tryUntil<T>(until: number, work: (link: Link, until: number) => Promise<T | undefined>): Promise<T> {
+    let refusal: FleetError | undefined;
+    for (let attempt = 0; ; attempt++) {
+      let link: Link | undefined;
+      try {
+        link = await this.#linked(until);
+        const result = await within(work(link, until), until);
+        if (result !== undefined) return result;
+      } catch (error) {
+        if (!(error instanceof Interruption)) throw error;
+        if (link !== undefined) this.#forget(link)?.cut();
+        // If there has never been a server, the address is probably wrong, so do not wait for it to come back.
+        if (error.nobody && !this.#wasOpen) throw unavailable(this.#where, error.message, error);
+        if (error instanceof Demotion) {
+          ({ refusal } = error);
+          // If we have only ever met a replica, this is not a failover, so trying again does not help.
+          if (!this.#metPrimary) throw refusal;
+        }
+        const pauseMs = Math.random() * Math.min(10 * 2 ** attempt, LONGEST_PAUSE_MS);
+        if (performance.now() + pauseMs >= until) throw refusal ?? this.#late(error);
+        await sleep(pauseMs);
+      }
+      if (performance.now() >= until) throw refusal ?? this.#late();
+    }
+  }
+
+  /** The open link, or a new one. Everybody who asks while it is being opened shares it. */
+  async #linked(until: number): Promise<Link> {
+    this.#link ??= this.#connect();
+    return await within(this.#link, until);
+  }
+
+  async #connect(): Promise<Link> {
+    const { target, keys, epoch, warn } = this.#options;
+    epoch.recall();
+    const { expected } = epoch;
+    try {
+      const link = await Link.to(target);
+      this.#opening = link;
+      // Use a deadline that does not depend on the first caller's, because other callers share this link.
+      const [surroundings, found] = await link.open(keys.epoch, performance.now() + 2 * ANSWER_MS);
+      try {
+        for (const doubt of judge(surroundings, this.#where)) warn(doubt);
+        epoch.meet(found, expected);
+        if (!isReplica(surroundings)) this.#metPrimary = true;
+      } catch (error) {
+        link.cut();
+        throw error;
+      }
+      this.#open = link;
+      this.#wasOpen = true;
+      link.held = this.#underWay.size > 0;
+      return link;
+    } catch (error) {
+      this.#link = undefined;
+      throw error;
+    } finally {
+      this.#opening = undefined;
+    }
+  }
+
+  #late(error?: Interruption): Error {
+    const last = error === undefined ? "" : ` (${error.message.replace(/\.$/, "")})`;
+    return unavailable(this.#where, `no answer within ${this.#operationMs} ms${last}`, error);
+  }
+
+  #orphan(): Error {
+    return corruptError(this.database, "it has a registry, but no epoch");
+  }
+
+  /** Drops a link, unless a newer one has replaced it already. */
+  #forget(link: Link | undefined): Link | undefined {
+    if (link === undefined || link !== this.#open) return undefined;
+    this.#open = undefined;
+    this.#link = undefined;
+    return link;
+  }
+}

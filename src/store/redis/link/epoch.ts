@@ -1,0 +1,80 @@
+import { randomBytes } from "node:crypto";
+import { FleetError, quote } from "../../../errors.js";
+import { SCHEMA } from "../../store.js";
+import { corruptError, newerError } from "./failures.js";
+import type { Note } from "./note.js";
+
+const EPOCH = /^(\d{1,9}) \S+$/;
+
+/**
+ * Detects whether a database has lost its data. The first write gives the database an epoch, which is a random id. A
+ * database that lost its data has no epoch, or another one. Every read and every script compares it, so that nobody
+ * takes a lost registry for an empty pool. A note in the state folder extends this to later processes on this host.
+ */
+export class Epoch {
+  /** The epoch for a database that has none. */
+  readonly fresh = `${SCHEMA} ${randomBytes(16).toString("hex")}`;
+  readonly #where: string;
+  readonly #note: Note;
+  #known: string | undefined;
+  /** The epoch in the note. */
+  #noted: string | undefined;
+
+  /** @param where The database, for messages. */
+  constructor(where: string, note: Note) {
+    this.#where = where;
+    this.#note = note;
+  }
+
+  /** The epoch that this process found in the database; undefined before it finds one. */
+  get known(): string | undefined {
+    return this.#known;
+  }
+
+  /**
+   * The epoch that the database must have, or undefined if none is known. Read it before you send a request, because
+   * another process may make the first write while the request is under way.
+   */
+  get expected(): string | undefined {
+    return this.#known ?? this.#noted;
+  }
+
+  /** Reads the note. Call this before you open a connection. */
+  recall(): void {
+    this.#noted ??= this.#note.read();
+  }
+
+  /**
+   * Compares the epoch in the database with the expected one.
+   *
+   * @throws FleetError `FLEET_STATE_LOST` when it has changed, `FLEET_STATE_NEWER`, `FLEET_STATE_CORRUPT`.
+   */
+  meet(found: string | null, expected: string | undefined): void {
+    if (found === null) {
+      if (expected !== undefined) throw this.lost("it is empty");
+      return;
+    }
+    if (found === this.#known) return;
+    const schema = Number(EPOCH.exec(found)?.[1] ?? 0);
+    if (schema > SCHEMA) throw newerError(this.#where, schema);
+    if (schema === 0) throw corruptError(this.#where, "its epoch is not valid");
+    if (this.expected !== undefined && this.expected !== found) throw this.lost("its epoch has changed");
+    this.#known = found;
+    if (this.#noted === undefined) this.#note.write(found);
+    this.#noted = found;
+  }
+
+  lost(how: string): FleetError {
+    const { path } = this.#note;
+    return new FleetError(
+      "FLEET_STATE_LOST",
+      `The Redis database ${quote(this.#where)} lost its data (${how}). Servers and sessions that it does not know may still exist.`,
+      {
+        suggestions: [
+          "Restore a backup of the Redis database.",
+          `Or continue without the lost data and end the servers of this host: mv ${path} ${path}.lost && copilotfleet doctor --fix`,
+        ],
+      },
+    );
+  }
+}

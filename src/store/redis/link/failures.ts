@@ -1,0 +1,166 @@
+import { type RedisUrl, showRedisUrl } from "../../../config/values/redis-url.js";
+import { redact } from "../../../config/values/text.js";
+import { FleetError, quote, systemCode } from "../../../errors.js";
+import { SCHEMA } from "../../store.js";
+
+/**
+ * The connection failed, or Redis cannot answer at the moment. Trying again may help. Callers of the store never see
+ * this error.
+ */
+export class Interruption extends Error {
+  override readonly name = "Interruption";
+  /** Whether there is no server at the address, or none that we can trust. */
+  readonly nobody: boolean;
+
+  constructor(message: string, code?: string) {
+    super(message);
+    this.nobody = code !== undefined && !PASSING.has(code);
+  }
+}
+
+/**
+ * A replica refused a write and wrote nothing, so the same command may be sent again. The replica may have been the
+ * primary a moment ago, and a new connection to the same address may reach the new primary.
+ */
+export class Demotion extends Interruption {
+  /** The error that callers of the store get if trying again does not help. */
+  readonly refusal: FleetError;
+
+  constructor(refusal: FleetError) {
+    super(refusal.message);
+    this.refusal = refusal;
+  }
+}
+
+/** System errors that occur only if there is a server, or was a moment ago. */
+const PASSING: ReadonlySet<string> = new Set(["ECONNRESET", "EPIPE", "ETIMEDOUT"]);
+
+/**
+ * Answers of a Redis that cannot serve at the moment. It did not run the command. (Redis source, `server.c`, `shared`
+ * errors)
+ */
+const NOT_NOW = /^(?:(?:LOADING|BUSY|TRYAGAIN|MASTERDOWN) |ERR max number of clients)/;
+/** In the error of a script, the code is in the middle. Redis 6.2 and 7 put it in different places. */
+const NO_WRITES = /\b(OOM command not allowed|MISCONF|NOREPLICAS)/;
+const DEMOTED = /\bREADONLY You can't write/;
+const NO_ENTRY = /^(?:NOAUTH|WRONGPASS|NOPERM|DENIED|ERR invalid password|ERR AUTH)/;
+/** Answers to SELECT. */
+const NO_DATABASE = /^ERR (?:DB index is out of range|invalid DB index|SELECT is not allowed)/;
+const ELSEWHERE = /\b(?:MOVED \d|CLUSTERDOWN|CROSSSLOT)/;
+
+/**
+ * Converts the rejection of a command into an error of the contract. It keeps only the message, because ioredis
+ * attaches the command with its arguments, which may include a password.
+ *
+ * @param where Host and port.
+ */
+export function explain(error: unknown, where: string): Error {
+  if (error instanceof FleetError || error instanceof Interruption) return error;
+  const text = error instanceof Error ? error.message : String(error);
+  const message = redact(text);
+  const cause = new Error(message);
+  const isReply = error instanceof Error && error.name === "ReplyError";
+  if (NOT_NOW.test(text)) return new Interruption(message);
+  if (!isReply) {
+    // If several addresses failed (AggregateError), the error has no message of its own.
+    const code = systemCode(error);
+    return new Interruption(message || `the connection failed (${code})`, code);
+  }
+  if (DEMOTED.test(text)) return new Demotion(unwritable(where, message, cause));
+  if (NO_WRITES.test(text)) return unwritable(where, message, cause);
+  if (NO_ENTRY.test(text)) return denied(where, message, cause);
+  if (ELSEWHERE.test(text)) return elsewhere(where, message, cause);
+  if (text.includes("WRONGTYPE")) {
+    return corruptError(where, "a key of the fleet has the wrong type", cause);
+  }
+  return new FleetError("FLEET_INTERNAL", `Redis at ${where} refused a command: ${message}`, { cause });
+}
+
+/**
+ * Like {@link explain}, for the handshake. The handshake may also find that the database number does not exist, which
+ * is the only failure that the URL alone causes.
+ */
+export function explainOpening(error: unknown, target: RedisUrl, where: string): Error {
+  const text = error instanceof Error ? error.message : String(error);
+  if (!NO_DATABASE.test(text)) return explain(error, where);
+  const what = `The setting "store" names ${quote(showRedisUrl(target))}, but Redis at ${where} has no database ${target.db}: ${text}.`;
+  return new FleetError("FLEET_CONFIG_INVALID", what, {
+    suggestions: [
+      `${cli(where)} CONFIG GET databases`,
+      'Set "store" (COPILOTFLEET_STORE) to an existing database, such as 0. "?fleet=NAME" keeps several fleets apart in one.',
+    ],
+    cause: new Error(text),
+  });
+}
+
+export function unavailable(where: string, why: string, cause?: unknown): FleetError {
+  return new FleetError(
+    "FLEET_STORE_UNAVAILABLE",
+    `Redis at ${where} does not answer: ${redact(why).replace(/\.$/, "")}.`,
+    {
+      suggestions: [pingCommand(where), "Look at the Redis server, and at the network in between."],
+      cause,
+    },
+  );
+}
+
+function unwritable(where: string, message: string, cause: Error): FleetError {
+  const mend = message.includes("OOM")
+    ? `${cli(where)} CONFIG SET maxmemory <more bytes>`
+    : `${cli(where)} INFO ${message.includes("MISCONF") ? "persistence" : "replication"}`;
+  const what = `Redis at ${where} takes no writes: ${message.replace(/\.?\s*(?:script: .*)?$/, "")}. Nothing was changed.`;
+  return new FleetError("FLEET_STATE_UNWRITABLE", what, { suggestions: [mend], cause });
+}
+
+function denied(where: string, message: string, cause: Error): FleetError {
+  const mend = message.startsWith("DENIED")
+    ? "Give Redis a password (requirepass, or a user for the fleet) and put it into the store's URL."
+    : "Correct the user and the password in the store's URL, or the permissions of that user in Redis (ACL).";
+  const what = `Redis at ${where} does not let this user in: ${message.replace(/\.$/, "")}.`;
+  return new FleetError("FLEET_STORE_DENIED", what, { suggestions: [mend], cause });
+}
+
+function elsewhere(where: string, message: string, cause: Error): FleetError {
+  const what = `Redis at ${where} is a node of a cluster that does not hold this fleet: ${message}.`;
+  return new FleetError("FLEET_STORE_UNSAFE", what, {
+    suggestions: ["Set the store to a single Redis, or to the one node that holds the fleet's slot."],
+    cause,
+  });
+}
+
+/** @param where A key, or a database. */
+export function corruptError(where: string, detail: string, cause?: unknown): FleetError {
+  return new FleetError("FLEET_STATE_CORRUPT", `The state in ${quote(where)} is not readable: ${detail}.`, {
+    suggestions: ["copilotfleet doctor", "Restore a backup of the Redis database."],
+    cause,
+  });
+}
+
+export function newerError(where: string, schema: number): FleetError {
+  return new FleetError(
+    "FLEET_STATE_NEWER",
+    `${quote(where)} has schema ${schema}, written by a newer copilotfleet; this one knows ${SCHEMA}. Nothing was changed.`,
+    { suggestions: ["npm install --global copilotfleet@latest"] },
+  );
+}
+
+export function busyError(where: string, deadlineMs: number): FleetError {
+  const what = `could not be changed within ${deadlineMs} ms, because other writers kept changing it`;
+  return new FleetError("FLEET_STATE_BUSY", `The state in ${quote(where)} ${what}.`, {
+    suggestions: ["Run the command again when fewer other commands are running."],
+  });
+}
+
+/**
+ * A command for people to type.
+ *
+ * @param where `host:port`, with brackets around an IPv6 host.
+ */
+export function cli(where: string): string {
+  const [, host = "", port = ""] = /^\[?(.*?)\]?:(\d+)$/.exec(where) ?? [];
+  return `redis-cli -h ${host} -p ${port}`;
+}
+
+function pingCommand(where: string): string {
+  return `${cli(where)} PING`;
+}

@@ -1,0 +1,126 @@
+import { randomBytes } from "node:crypto";
+import { SCHEMA } from "../../store.js";
+import type { Connection } from "../link/connection.js";
+import { corruptError, newerError } from "../link/failures.js";
+import type { Keys } from "../link/keys.js";
+import { COMMIT, COUNT, REMOVE } from "../scripts/document-scripts.js";
+import { TURN_MS } from "./writer-lock.js";
+
+/**
+ * How long a commit key lasts, in milliseconds. This is longer than any writer tries. A writer gives up after seconds,
+ * and from then on the server refuses its commands.
+ */
+export const MARK_MS = 60_000;
+
+/** A document as it was read. */
+export interface Stored {
+  /** The first line including its newline: schema, revision, and id of the commit. */
+  head: string;
+  /** Grows by one with each commit. */
+  revision: number;
+  /** JSON. */
+  data: string;
+}
+
+/** The set that lists a document, and the member that stands for the document in it. */
+export interface Listed {
+  set: string;
+  member: string;
+  /** A second set with the same member. */
+  also?: string;
+}
+
+/** @throws FleetError `FLEET_STATE_NEWER`, `FLEET_STATE_CORRUPT`. */
+export function decode(key: string, text: string): Stored {
+  const end = text.indexOf("\n");
+  const head = text.slice(0, end + 1);
+  const [, schema = "", revision = ""] = /^(\d{1,9}) (\d{1,15})-[0-9a-f]+\n$/.exec(head) ?? [];
+  if (schema === "") throw corruptError(key, "its first line is not a valid header");
+  if (Number(schema) > SCHEMA) throw newerError(key, Number(schema));
+  return { head, revision: Number(revision), data: text.slice(end + 1) };
+}
+
+/**
+ * Parses the data of a document. Every call returns a private copy.
+ *
+ * @throws FleetError `FLEET_STATE_CORRUPT`.
+ */
+export function parseObject<T>(key: string, data: string): T {
+  let content: unknown;
+  try {
+    content = JSON.parse(data);
+  } catch (error) {
+    throw corruptError(key, error instanceof Error ? error.message : String(error), error);
+  }
+  if (typeof content !== "object" || content === null || Array.isArray(content)) {
+    throw corruptError(key, "it does not contain an object");
+  }
+  return content as T;
+}
+
+/**
+ * Whole documents, each under its own key. A commit replaces a document only if it is unchanged since it was read. The
+ * commit happens exactly once even if its answer is lost (document-scripts.ts).
+ */
+export class Documents {
+  readonly #connection: Connection;
+  readonly #keys: Keys;
+
+  constructor(connection: Connection, keys: Keys) {
+    this.#connection = connection;
+    this.#keys = keys;
+  }
+
+  async read(keys: readonly string[]): Promise<(Stored | null)[]> {
+    const texts = await this.#connection.read(keys);
+    return texts.map((text, index) => (text === null ? null : decode(keys[index] ?? "", text)));
+  }
+
+  /**
+   * @param from The document to replace, or null if there must be none.
+   * @param beside `listed`: where to list a document that is one of many. `turn`: for the registry, the token of the
+   * writer whose lock the commit releases.
+   * @returns false when another writer was first.
+   */
+  async commit(
+    key: string,
+    from: Stored | null,
+    data: string,
+    { listed, turn = "" }: { listed?: Listed; turn?: string },
+  ): Promise<boolean> {
+    const id = newId();
+    const document = `${SCHEMA} ${(from?.revision ?? 0) + 1}-${id}\n${data}`;
+    const keys = [key, this.#keys.commit(id), listed?.set ?? this.#keys.sessions, ...this.#keys.turnKeys];
+    if (listed?.also !== undefined) keys.push(listed.also);
+    const args = [from?.head ?? "", document, MARK_MS, listed?.member ?? "", turn, TURN_MS];
+    const [word] = await this.#connection.run(COMMIT, keys, args);
+    return word === "ok";
+  }
+
+  /**
+   * Deletes a document and removes it from its lists.
+   *
+   * @param from The document to delete, or null to delete any.
+   * @param besides Other keys to delete, even if there is no document.
+   */
+  async remove(
+    { key, set, member, also }: Listed & { key: string },
+    from: Stored | null,
+    besides: readonly string[] = [],
+  ): Promise<"ok" | "absent" | "conflict"> {
+    const keys = [key, this.#keys.commit(newId()), set, ...besides, ...(also === undefined ? [] : [also])];
+    const args = [from?.head ?? "*", MARK_MS, member, also === undefined ? 0 : 1];
+    const [word] = await this.#connection.run(REMOVE, keys, args);
+    return word === "ok" || word === "absent" ? word : "conflict";
+  }
+
+  /** The number of members of a set. */
+  async count(set: string): Promise<number> {
+    const [, count] = await this.#connection.run(COUNT, [set], []);
+    return Number(count);
+  }
+}
+
+export function newId(): string {
+  return randomBytes(12).toString("hex");
+}

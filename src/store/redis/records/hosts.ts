@@ -1,0 +1,136 @@
+import { FleetError, isFleetError, quote } from "../../../errors.js";
+import type { HostEntry, HostRecord, Hosts, Registry } from "../../store.js";
+import type { Connection } from "../link/connection.js";
+import type { Keys } from "../link/keys.js";
+import { BEAT, FORGET_HOST, LEAVE_HOSTS, LOOK_AT_HOSTS } from "../scripts/host-scripts.js";
+import { newId, parseObject } from "./documents.js";
+import { readForeignRegistry } from "./registry.js";
+
+export interface RedisHostsOptions {
+  own: string;
+  instance: (() => string | null) | undefined;
+  connection: Connection;
+  keys: Keys;
+}
+
+/** How many values {@link LOOK_AT_HOSTS} returns for each host. */
+const FIELDS = 4;
+/** How many names are read together. A fleet has far fewer hosts. */
+const AT_ONCE = 1_000;
+
+/** The directory of hosts. Redis's own clock decides which hosts are alive. */
+export class RedisHosts implements Hosts {
+  readonly own: string;
+  readonly #instance: (() => string | null) | undefined;
+  readonly #connection: Connection;
+  readonly #keys: Keys;
+  /** Distinguishes this process's messages about its host from those of other processes. */
+  readonly #by = newId();
+  /** How many messages this process has sent. */
+  #said = 0;
+  #assured: Promise<void> | undefined;
+
+  constructor({ own, instance, connection, keys }: RedisHostsOptions) {
+    this.own = own;
+    this.#instance = instance;
+    this.#connection = connection;
+    this.#keys = keys;
+  }
+
+  /**
+   * Verifies once that no other machine uses this host's name. With a copied configuration or image, this machine would
+   * take the other one's registry for its own and consider all servers in it dead.
+   *
+   * @throws FleetError `FLEET_HOST_TAKEN`.
+   */
+  async assertOwn(): Promise<void> {
+    if (this.#instance === undefined) return;
+    this.#assured ??= this.#look([this.own]).then((seen) => this.#refuseOther(seen));
+    try {
+      await this.#assured;
+    } catch (error) {
+      this.#assured = undefined;
+      throw error;
+    }
+  }
+
+  async beat(instance: string, entry: HostEntry, ttlMs: number): Promise<HostRecord> {
+    const { own } = this;
+    const asked = performance.now();
+    const [word, term] = await this.#connection.run(
+      BEAT,
+      [this.#keys.host(own), this.#keys.hosts, this.#keys.fence],
+      [own, instance, JSON.stringify(entry), ttlMs, this.#by, ++this.#said],
+    );
+    if (word !== "ok") throw taken(own, JSON.parse(String(term)) as HostEntry);
+    // Count from the time of the request, because we do not know when Redis ran it. An estimate that is too short is
+    // safe.
+    const remainingMs = Math.max(0, Math.floor(ttlMs - (performance.now() - asked)));
+    return { ...entry, name: own, instance, term: Number(term), gone: remainingMs === 0, remainingMs };
+  }
+
+  async leave(instance: string): Promise<void> {
+    try {
+      await this.#connection.run(LEAVE_HOSTS, [this.#keys.host(this.own)], [instance, this.#by, ++this.#said]);
+    } catch (error) {
+      // The directory was lost with all other data.
+      if (!isFleetError(error, "FLEET_STATE_LOST")) throw error;
+    }
+  }
+
+  async forget(name: string): Promise<boolean> {
+    const [word] = await this.#connection.run(FORGET_HOST, [this.#keys.host(name), this.#keys.hosts], [name]);
+    return word === "forgotten";
+  }
+
+  async list(): Promise<HostRecord[]> {
+    const names: string[] = [];
+    for (let cursor = "0"; ; ) {
+      const [next, found] = await this.#connection.scan(this.#keys.hosts, cursor, AT_ONCE);
+      names.push(...found);
+      if (next === "0") break;
+      cursor = next;
+    }
+    if (names.length === 0) return [];
+    const hosts = await this.#look([...new Set(names)].sort());
+    this.#refuseOther(hosts);
+    return hosts;
+  }
+
+  async #look(sorted: readonly string[]): Promise<HostRecord[]> {
+    const keys = sorted.map((name) => this.#keys.host(name));
+    const asked = performance.now();
+    const [, ...values] = await this.#connection.run(LOOK_AT_HOSTS, keys, []);
+    const tookMs = performance.now() - asked;
+    return sorted.flatMap((name, index) => {
+      const [instance, term, entry, leftMs] = values.slice(index * FIELDS, (index + 1) * FIELDS);
+      if (typeof entry !== "string") return []; // another process removed it after the scan
+      const remainingMs = Math.max(0, Math.floor(Number(leftMs) - tookMs));
+      const said = parseObject<HostEntry>(keys[index] ?? "", entry);
+      // Only Redis decides whether a host is gone. If its answer was slow, `remainingMs` may be 0 for a host that was
+      // alive.
+      const gone = Number(leftMs) <= 0;
+      return [{ ...said, name, instance: String(instance), term: Number(term), gone, remainingMs }];
+    });
+  }
+
+  #refuseOther(hosts: readonly HostRecord[]): void {
+    const same = hosts.find(({ name, gone }) => name === this.own && !gone);
+    if (same !== undefined && this.#instance !== undefined && same.instance !== this.#instance()) {
+      throw taken(this.own, same);
+    }
+  }
+
+  async registryOf(name: string): Promise<Registry> {
+    return await readForeignRegistry(this.#keys.registryOf(name), this.#connection);
+  }
+}
+
+function taken(name: string, { startedAt, door }: Pick<HostEntry, "startedAt" | "door">): FleetError {
+  const where = door === null ? "" : `, and its front door is at ${door}`;
+  return new FleetError(
+    "FLEET_HOST_TAKEN",
+    `Another host of this fleet is called ${quote(name)}. It has served since ${startedAt}${where}.`,
+    { suggestions: ["Give each host its own name: COPILOTFLEET_HOST_NAME=NAME", "copilotfleet top"] },
+  );
+}

@@ -1,0 +1,155 @@
+import { isFleetError } from "../../../errors.js";
+import { hashToken, isSameHash, leaseLost } from "../../../model/lease-token.js";
+import { assertSessionId } from "../../../model/session-id.js";
+import type { Lease, LeaseAnswer, LeaseRequest } from "../../store.js";
+import type { Connection } from "../link/connection.js";
+import type { Keys } from "../link/keys.js";
+import { ACQUIRE, LEAVE, LOOK, RAISE, RELEASE, RENEW } from "../scripts/lease-scripts.js";
+import { MARK_MS, newId } from "./documents.js";
+
+/**
+ * The parsed result of `answer` in lease-scripts.ts: word, rank, remaining time (ms; below 0 if there is no lease), and
+ * the fields of the lease.
+ */
+interface LeaseReply {
+  word: string;
+  ahead: number;
+  /** The lease that was in force when Redis answered, or null. */
+  lease: Lease | null;
+  tokenHash: string;
+}
+
+/** Leases by Redis's own clock. Each step is one script. */
+export class RedisLeases {
+  readonly #connection: Connection;
+  readonly #keys: Keys;
+
+  constructor(connection: Connection, keys: Keys) {
+    this.#connection = connection;
+    this.#keys = keys;
+  }
+
+  async acquire(request: LeaseRequest): Promise<LeaseAnswer> {
+    const { sessionId, holder, token, ttlMs, placeMs, steal, detached } = request;
+    assertSessionId(sessionId);
+    const keys = this.#keys;
+    const reply = await this.#ask(
+      sessionId,
+      ACQUIRE,
+      [keys.fence, keys.lease(sessionId), keys.queue(sessionId), keys.places(sessionId)],
+      [hashToken(token), holder, ttlMs, placeMs, bit(steal), steal?.reason ?? "", bit(detached)],
+    );
+    const { word, lease, ahead } = reply;
+    if (word !== "granted") return { granted: false, lease, ahead };
+    // The answer may have taken longer than the lease lasts.
+    return isLeft(lease) ? { granted: true, lease } : { granted: false, lease: null, ahead: 0 };
+  }
+
+  async leave(sessionId: string, token: string): Promise<void> {
+    assertSessionId(sessionId);
+    const keys = [this.#keys.queue(sessionId), this.#keys.places(sessionId)];
+    try {
+      await this.#connection.run(LEAVE, keys, [hashToken(token)]);
+    } catch (error) {
+      // The queue was lost with all other data.
+      if (!isFleetError(error, "FLEET_STATE_LOST")) throw error;
+    }
+  }
+
+  async renew(sessionId: string, token: string, ttlMs: number): Promise<Lease> {
+    return await this.#ofHolder(sessionId, async () => {
+      const { lease } = await this.#ask(sessionId, RENEW, [this.#keys.lease(sessionId)], [hashToken(token), ttlMs]);
+      return isLeft(lease) ? lease : null;
+    });
+  }
+
+  async release(sessionId: string, token: string): Promise<void> {
+    await this.#ofHolder(sessionId, async () => {
+      const keys = [this.#keys.lease(sessionId), this.#keys.commit(newId())];
+      const [word] = await this.#connection.run(RELEASE, keys, [hashToken(token), MARK_MS]);
+      return word === "ok" ? word : null;
+    });
+  }
+
+  async read(sessionId: string): Promise<Lease | null> {
+    assertSessionId(sessionId);
+    return (await this.#ask(sessionId, LOOK, [this.#keys.lease(sessionId)], [])).lease;
+  }
+
+  async check(sessionId: string, token: string): Promise<Lease> {
+    return await this.#ofHolder(sessionId, async () => {
+      const { lease, tokenHash } = await this.#ask(sessionId, LOOK, [this.#keys.lease(sessionId)], []);
+      return isLeft(lease) && isSameHash(tokenHash, hashToken(token)) ? lease : null;
+    });
+  }
+
+  async highestFence(): Promise<number> {
+    const [fence = null] = await this.#connection.read([this.#keys.fence]);
+    return Number(fence ?? 0);
+  }
+
+  async raiseFences(above: number): Promise<void> {
+    await this.#connection.run(RAISE, [this.#keys.fence], [above]);
+  }
+
+  /**
+   * Runs a step for a caller that claims to hold the lease. The lease counts as lost if it is not in force, or if Redis
+   * lost all data.
+   */
+  async #ofHolder<T>(sessionId: string, work: () => Promise<T | null>): Promise<T> {
+    assertSessionId(sessionId);
+    let result: T | null;
+    try {
+      result = await work();
+    } catch (error) {
+      if (isFleetError(error, "FLEET_STATE_LOST")) throw leaseLost(sessionId, error);
+      throw error;
+    }
+    if (result === null) throw leaseLost(sessionId);
+    return result;
+  }
+
+  async #ask(
+    sessionId: string,
+    script: typeof ACQUIRE,
+    keys: readonly string[],
+    args: readonly (string | number)[],
+  ): Promise<LeaseReply> {
+    const asked = performance.now();
+    const [word, ahead, leftMs, ...fields] = await this.#connection.run(script, keys, args);
+    // Subtract the time since the request, so that this is the time left now. An estimate that is too short is safe.
+    const remainingMs = Math.max(0, Math.floor(Number(leftMs ?? 0) - (performance.now() - asked)));
+    const [holder, fence, tokenHash, acquired, expires, ttlMs, steal, detached] = fields;
+    const lease = {
+      sessionId,
+      holder: String(holder),
+      fence: Number(fence),
+      acquiredAt: timeOf(acquired),
+      expiresAt: timeOf(expires),
+      remainingMs,
+      ttlMs: Number(ttlMs),
+      stealReason: typeof steal === "string" ? steal : null,
+      ...(detached === "1" ? { detached: true as const } : {}),
+    };
+    return {
+      word: String(word),
+      ahead: Number(ahead ?? 0),
+      lease: Number(leftMs ?? -1) >= 0 ? lease : null,
+      tokenHash: String(tokenHash),
+    };
+  }
+}
+
+function bit(given: unknown): "0" | "1" {
+  return given === undefined ? "0" : "1";
+}
+
+/** Whether a holder may rely on the lease. For everybody else it is in force as long as it exists in Redis. */
+function isLeft(lease: Lease | null): lease is Lease {
+  return lease !== null && lease.remainingMs > 0;
+}
+
+/** @param ms Milliseconds since the epoch, by Redis's clock; null if there is no lease. */
+function timeOf(ms: unknown): string {
+  return new Date(Number(ms ?? 0)).toISOString();
+}
