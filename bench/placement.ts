@@ -5,8 +5,8 @@
  * Run: node --import tsx bench/placement.ts [users]
  */
 import { planRebalance } from "../src/hosts/rebalance.js";
+import type { HostRecord } from "../src/model/host.js";
 import { rendezvous } from "../src/pool/start/rendezvous.js";
-import type { HostRecord } from "../src/store/store.js";
 
 const count = Number(process.argv[2] ?? 10_000);
 const users = Array.from({ length: count }, (_, index) => `user-${index}@example.com`);

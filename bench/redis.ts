@@ -10,7 +10,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Redis } from "ioredis";
 import { openStore } from "../src/store/open.js";
-import type { Store } from "../src/store/store.js";
+import type { Store } from "../src/store/ports.js";
 import { RedisServer } from "../test/fixtures/redis-server.js";
 import { serverRecord, sessionRecord } from "../test/fixtures/store-records.js";
 import { claim, compare, printMachine, ratio } from "./measure.js";
@@ -50,13 +50,13 @@ try {
 async function registryOperations(): Promise<void> {
   const url = redis.url();
   const first = open(url);
-  await first.updateRegistry((draft) => {
+  await first.registry.update((draft) => {
     for (let index = 0; index < SERVERS; index++) draft.servers[`s${index}`] = serverRecord(`s${index}`);
   });
   const clients = Array.from({ length: CLIENTS }, () => open(url));
-  const read = async (index: number) => await clients[index]?.readRegistry();
+  const read = async (index: number) => await clients[index]?.registry.read();
   const update = async (index: number) =>
-    await clients[index]?.updateRegistry((draft) => {
+    await clients[index]?.registry.update((draft) => {
       const record = draft.servers[`s${index}`];
       if (record !== undefined) record.lastPort = (record.lastPort ?? 0) + 1;
     });
@@ -119,23 +119,23 @@ async function costBesideSessions(): Promise<void> {
     sized.set(size, store);
     for (let at = 0; at < size; at += 500) {
       await Promise.all(
-        Array.from({ length: 500 }, (_, index) => store.createSession(sessionRecord(`s${at + index}`))),
+        Array.from({ length: 500 }, (_, index) => store.sessions.create(sessionRecord(`s${at + index}`))),
       );
     }
   }
   let next = 0;
   const operations: Record<string, (store: Store) => Promise<unknown>> = {
-    "create a record": (store) => store.createSession(sessionRecord(`new-${next++}`)),
-    "read a record": (store) => store.readSession(`s${next++ % 1_000}`),
-    "touch a record": (store) => store.updateSession(`s${next++ % 1_000}`, (draft) => void draft.turns++),
-    "delete a record": (store) => store.deleteSession(`new-${next++ % 1_000}`),
+    "create a record": (store) => store.sessions.create(sessionRecord(`new-${next++}`)),
+    "read a record": (store) => store.sessions.read(`s${next++ % 1_000}`),
+    "touch a record": (store) => store.sessions.update(`s${next++ % 1_000}`, (draft) => void draft.turns++),
+    "delete a record": (store) => store.sessions.delete(`new-${next++ % 1_000}`),
     "take and release a lease": async (store) => {
       const [sessionId, token] = [`s${next % 1_000}`, `token-${next++}`];
-      await store.acquireLease({ sessionId, holder: "bench", token, ttlMs: 60_000, placeMs: 3_000 });
-      await store.releaseLease(sessionId, token);
+      await store.leases.acquire({ sessionId, holder: "bench", token, ttlMs: 60_000, placeMs: 3_000 });
+      await store.leases.release(sessionId, token);
     },
-    "read the registry": (store) => store.readRegistry(),
-    "change the registry": (store) => store.updateRegistry((draft) => Object.assign(draft, { placed: next++ }).placed),
+    "read the registry": (store) => store.registry.read(),
+    "change the registry": (store) => store.registry.update((draft) => Object.assign(draft, { placed: next++ }).placed),
   };
   for (const [name, operation] of Object.entries(operations)) {
     const contenders = [...sized].map(([size, store]) => ({

@@ -9,8 +9,9 @@ import { mkdir, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Fleet } from "../src/index.js";
+import type { SessionRecord } from "../src/model/session.js";
 import { openStore } from "../src/store/open.js";
-import type { SessionRecord, Store } from "../src/store/store.js";
+import type { Store } from "../src/store/ports.js";
 import { claim, compare, printMachine, ratio } from "./measure.js";
 
 const SIZES = [100, 10_000];
@@ -24,7 +25,7 @@ for (const size of SIZES) {
   const root = join(folder, String(size));
   const store = openStore("file", root);
   stores.set(size, store);
-  for (let index = 0; index < size; index++) await store.createSession(record(`s${index}`));
+  for (let index = 0; index < size; index++) await store.sessions.create(record(`s${index}`));
   const fleet = await Fleet.open({
     env: {
       ...process.env,
@@ -45,15 +46,15 @@ for (const size of SIZES) {
 
 let next = 0;
 const operations: Record<string, (store: Store, fleet: Fleet) => Promise<unknown>> = {
-  "create the record": async (store) => await store.createSession(record(`new-${next++}`)),
+  "create the record": async (store) => await store.sessions.create(record(`new-${next++}`)),
   "touch the record": async (store) =>
-    await store.updateSession(`s${next++ % 100}`, (draft) => {
+    await store.sessions.update(`s${next++ % 100}`, (draft) => {
       draft.lastUsedAt = new Date().toISOString();
     }),
   "take and release a lease": async (store) => {
     const [sessionId, token] = [`s${next % 100}`, `token-${next++}`];
-    await store.acquireLease({ sessionId, holder: "bench", token, ttlMs: 60_000, placeMs: 3_000 });
-    await store.releaseLease(sessionId, token);
+    await store.leases.acquire({ sessionId, holder: "bench", token, ttlMs: 60_000, placeMs: 3_000 });
+    await store.leases.release(sessionId, token);
   },
   "createSession and leave it": async (_, fleet) => {
     await fleet.leaveSession(await fleet.createSession({ user: "bench", sessionId: `whole-${next++}` }));

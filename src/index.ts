@@ -50,6 +50,10 @@ export type { DoorDrain, FrontDoor } from "./gateway/door.js";
 export type { IssuedToken, TokenView } from "./gateway/entry/tokens.js";
 export type { Move, RebalancePlan } from "./hosts/rebalance.js";
 export type { ClearedRemain } from "./hosts/remains.js";
+export type { HostEntry, HostRecord } from "./model/host.js";
+export type { Lease } from "./model/lease.js";
+export type { Isolation, ServerState, TokenSource } from "./model/server.js";
+export type { SessionState } from "./model/session.js";
 export type { LogEnd } from "./peers/host-actions.js";
 export type { HostView, Overview } from "./peers/overview.js";
 export type { PoolState } from "./pool/admission.js";
@@ -75,12 +79,3 @@ export type { Released } from "./sessions/memory/release.js";
 export type { SessionOptions } from "./sessions/session-config.js";
 export type { PendingReply } from "./sessions/use/reply.js";
 export type { SessionView } from "./sessions/view.js";
-export type {
-  HostEntry,
-  HostRecord,
-  Isolation,
-  Lease,
-  ServerState,
-  SessionState,
-  TokenSource,
-} from "./store/store.js";

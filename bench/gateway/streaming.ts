@@ -1,7 +1,7 @@
 import { APART_OPTIONS, sessionParams } from "../../src/gateway/policy/settings.js";
 import { Fleet } from "../../src/index.js";
+import type { SessionRecord } from "../../src/model/session.js";
 import { readConnectionToken } from "../../src/runtime/files/server-folder.js";
-import type { SessionRecord } from "../../src/store/store.js";
 import { claim, compare, processorSeconds } from "../measure.js";
 import { type PartProcess, startPart } from "./processes.js";
 import { RawClient } from "./raw-client.js";

@@ -5,8 +5,8 @@ import { renderLease } from "../cli/render/lease.js";
 import { LeaseSignals } from "../cli/run/lease-signals.js";
 import { runUnderLease } from "../cli/run/run-under-lease.js";
 import { waitNotice } from "../cli/waiting.js";
+import type { Lease } from "../model/lease.js";
 import type { LockOptions } from "../sessions/leases/options.js";
-import type { Lease } from "../store/store.js";
 
 interface LockResult {
   lease: (Lease & { token?: string }) | null;

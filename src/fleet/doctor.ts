@@ -8,6 +8,7 @@ import { isFleetError, quote, systemCode } from "../errors.js";
 import { missingBeacons } from "../hosts/beacon.js";
 import { refuseRenamed } from "../hosts/host-note.js";
 import { refuseOtherSettings } from "../hosts/serving-note.js";
+import type { HostRecord } from "../model/host.js";
 import { resolveGitHubToken, tokenSourceFromConfig } from "../models/github-token.js";
 import { resolveProvider } from "../models/provider.js";
 import { isBindable, type PortRange } from "../pool/start/ports.js";
@@ -21,7 +22,6 @@ import { launchesByVariable } from "../runtime/process/process-table.js";
 import { stopServer } from "../runtime/process/stop.js";
 import { DAMAGE_ADVICE } from "../store/file/commit/damage.js";
 import { checkStateFolder } from "../store/file/state-folder.js";
-import type { HostRecord } from "../store/store.js";
 import { Fleet } from "./fleet.js";
 
 /** `warning`: it works, but it will probably cause a surprise. `skipped`: it depends on an earlier check that failed. */

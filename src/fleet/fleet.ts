@@ -20,7 +20,10 @@ import { hostAway } from "../hosts/problems.js";
 import { planRebalance, type RebalancePlan } from "../hosts/rebalance.js";
 import { refuseOtherSettings } from "../hosts/serving-note.js";
 import { Takeover } from "../hosts/takeover.js";
+import type { HostRecord } from "../model/host.js";
 import { newSessionId, validateSessionId, validateUser } from "../model/ids.js";
+import type { Lease } from "../model/lease.js";
+import type { ServerRecord } from "../model/server.js";
 import { type OpenedProvider, openProvider } from "../models/provider.js";
 import { DoorClients } from "../peers/calls/door-client.js";
 import { allOf, FleetHosts, type FoundServer, groupByHost } from "../peers/fleet-hosts.js";
@@ -68,7 +71,7 @@ import { PendingReply } from "../sessions/use/reply.js";
 import type { SessionView } from "../sessions/view.js";
 import { checkStateFolder } from "../store/file/state-folder.js";
 import { openStore } from "../store/open.js";
-import type { HostRecord, Lease, ServerRecord, Store } from "../store/store.js";
+import type { Store } from "../store/ports.js";
 import { ARGUMENTS, guardMethods, readFleetOptions, readListener } from "./arguments.js";
 import type {
   ConnectInfo,
@@ -234,7 +237,7 @@ export class Fleet implements AsyncDisposable {
    * (`away`).
    */
   async servers(): Promise<ServerView[]> {
-    const [servers, records] = await Promise.all([gatherServers(this.#hosts), this.#store.listSessions()]);
+    const [servers, records] = await Promise.all([gatherServers(this.#hosts), this.#store.sessions.list()]);
     return withSessionCounts(servers, records, this.#directory.own);
   }
 
@@ -256,7 +259,7 @@ export class Fleet implements AsyncDisposable {
 
   /** Returns the number of servers that are recorded on this host, in any state. */
   async recordedServers(): Promise<number> {
-    return Object.keys((await this.#store.readRegistry()).servers).length;
+    return Object.keys((await this.#store.registry.read()).servers).length;
   }
 
   /**
@@ -264,20 +267,20 @@ export class Fleet implements AsyncDisposable {
    * ({@link takeWarnings}).
    */
   async recordedSessions(): Promise<number> {
-    return (await this.#store.listSessions()).length;
+    return (await this.#store.sessions.list()).length;
   }
 
   /** Writes the registry again if one of its files is damaged. */
   async repairRegistry(): Promise<void> {
-    await this.#store.updateRegistry(() => undefined);
+    await this.#store.registry.update(() => undefined);
     this.#store.takeWarnings(); // drop the warnings about the repaired damage
   }
 
   /** Writes each session record again if its file is damaged. */
   async repairSessionRecords(): Promise<void> {
-    for (const { id } of await this.#store.listSessions()) {
-      await this.#store
-        .updateSession(id, () => undefined)
+    for (const { id } of await this.#store.sessions.list()) {
+      await this.#store.sessions
+        .update(id, () => undefined)
         .catch((error: unknown) => {
           if (!isFleetError(error, "FLEET_SESSION_NOT_FOUND")) throw error; // deleted since the listing
         });
@@ -290,7 +293,7 @@ export class Fleet implements AsyncDisposable {
    * repairs them.
    */
   async brokenServers(): Promise<string[]> {
-    return Object.values((await this.#store.readRegistry()).servers)
+    return Object.values((await this.#store.registry.read()).servers)
       .filter(isBroken)
       .map(({ id }) => id);
   }
@@ -300,22 +303,22 @@ export class Fleet implements AsyncDisposable {
    * stray.
    */
   async launchIds(): Promise<Set<string>> {
-    return launchesOf(await this.#store.readRegistry());
+    return launchesOf(await this.#store.registry.read());
   }
 
   /** Returns whether the pool of this host admits new servers and turns, and if not, the reason. */
   async poolState(): Promise<PoolState> {
-    return poolState(await this.#store.readRegistry());
+    return poolState(await this.#store.registry.read());
   }
 
   /** Returns the PID of the `serve` that supervises this host; null if none runs. */
   async supervisorPid(): Promise<number | null> {
-    return liveSupervisor(await this.#store.readRegistry())?.process.pid ?? null;
+    return liveSupervisor(await this.#store.registry.read())?.process.pid ?? null;
   }
 
   /** Returns the ports of the recorded servers of this host. */
   async heldPorts(): Promise<Set<number>> {
-    return heldPorts(await this.#store.readRegistry());
+    return heldPorts(await this.#store.registry.read());
   }
 
   /**
@@ -369,7 +372,7 @@ export class Fleet implements AsyncDisposable {
     const foreseen = await this.#directory.foresee(id);
     const { hosts } = this.#store;
     const isElsewhere = hosts !== null && foreseen !== null && foreseen.host !== hosts.own;
-    const registry = isElsewhere ? await hosts.registryOf(foreseen.host) : await this.#store.readRegistry();
+    const registry = isElsewhere ? await hosts.registryOf(foreseen.host) : await this.#store.registry.read();
     const on = isElsewhere ? { on: { host: foreseen.host, registry } } : {};
     const { serverId, strategy, reason } = await this.#pool.route(id, { ...options, ...on });
     const server = registry.servers[serverId];
@@ -390,8 +393,8 @@ export class Fleet implements AsyncDisposable {
   async planRebalance(): Promise<RebalancePlan> {
     const [hosts, placements, sessions] = await Promise.all([
       this.#directory.list(),
-      this.#store.listPlacements(),
-      this.#store.listSessions(),
+      this.#store.placements.list(),
+      this.#store.sessions.list(),
     ]);
     return planRebalance({ hosts, placements, sessions, isShared: this.#directory.isShared });
   }
@@ -724,7 +727,7 @@ export class Fleet implements AsyncDisposable {
    * @throws FleetError `FLEET_LEASE_LOST` when the token is wrong or its lease has ended.
    */
   async unlockSession(sessionId: string, token: string): Promise<void> {
-    await this.#store.releaseLease(validateSessionId(sessionId), token);
+    await this.#store.leases.release(validateSessionId(sessionId), token);
   }
 
   /**
@@ -735,7 +738,7 @@ export class Fleet implements AsyncDisposable {
   async leaseOf(sessionId: string, user?: string): Promise<Lease | null> {
     const id = validateSessionId(sessionId);
     if (user !== undefined) await findRecord(this.#finding(), id, validateUser(user));
-    const lease = await this.#store.readLease(id);
+    const lease = await this.#store.leases.read(id);
     if (lease === null && user === undefined && (await unknownOf(this.#finding(), [id])).length > 0)
       throw sessionsNotFound([id]);
     return lease;

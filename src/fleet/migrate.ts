@@ -6,13 +6,14 @@ import { ALLOWED_REDIS_URL, readRedisUrl, showRedisUrl } from "../config/values/
 import { FleetError, quote } from "../errors.js";
 import { instanceOf, ownHostName, refuseRenamed } from "../hosts/host-note.js";
 import { refuseOtherSettings } from "../hosts/serving-note.js";
+import type { ServerRecord } from "../model/server.js";
 import { liveSupervisor } from "../pool/admission.js";
 import { holderOf } from "../pool/claims/claim.js";
 import { isAlive, ownIdentity } from "../runtime/process/process-table.js";
 import { type Contents, copyContents, isEmpty, readContents } from "../store/copy.js";
 import { checkStateFolder } from "../store/file/state-folder.js";
 import { openStore } from "../store/open.js";
-import type { ServerRecord, Store } from "../store/store.js";
+import type { Store } from "../store/ports.js";
 
 export interface MigrateOptions {
   env: NodeJS.ProcessEnv;
@@ -157,7 +158,7 @@ function isMoving({ claim }: ServerRecord): boolean {
 
 async function refuseHeld({ sessions }: Contents, store: Store): Promise<void> {
   for (const { id } of sessions) {
-    const lease = await store.readLease(id);
+    const lease = await store.leases.read(id);
     if (lease === null) continue;
     throw new FleetError("FLEET_SESSION_LOCKED", `Session ${quote(id)} is locked by ${quote(lease.holder)}.`, {
       suggestions: [`copilotfleet lock ${id} --show`, "Run the command again when nobody uses the fleet."],

@@ -3,6 +3,7 @@ import type { Address } from "../config/rules.js";
 import type { Duration } from "../config/values/duration.js";
 import type { DoorListeners } from "../gateway/context.js";
 import type { RebalancePlan } from "../hosts/rebalance.js";
+import type { Isolation, TokenSource } from "../model/server.js";
 import type { PoolState } from "../pool/admission.js";
 import type { Strategy } from "../pool/pool.js";
 import type { ServerView } from "../pool/server.js";
@@ -14,7 +15,6 @@ import type { TurnLease } from "../sessions/leases/seen.js";
 import type { Released } from "../sessions/memory/release.js";
 import type { SessionOptions } from "../sessions/session-config.js";
 import type { SessionView } from "../sessions/view.js";
-import type { Isolation, TokenSource } from "../store/store.js";
 
 export interface FleetOptions {
   /** Settings in the form of a configuration file. They win over the environment and the files. */

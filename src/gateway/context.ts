@@ -1,9 +1,10 @@
 import type { Config } from "../config/schema.js";
 import type { FleetErrorCode } from "../errors.js";
 import type { HostDirectory } from "../hosts/directory.js";
+import type { ServerRecord } from "../model/server.js";
 import type { Pool } from "../pool/pool.js";
 import type { Sessions } from "../sessions/sessions.js";
-import type { ServerRecord, Store } from "../store/store.js";
+import type { Store } from "../store/ports.js";
 import type { Params } from "./wire/client-message.js";
 
 /** The parts of the fleet that the front door needs. */

@@ -3,10 +3,10 @@ import { setTimeout as delay, setImmediate as immediate } from "node:timers/prom
 import type { Address } from "../config/rules.js";
 import { type Duration, LONGEST_TIMER_MS, parseDuration } from "../config/values/duration.js";
 import { option } from "../errors.js";
+import type { ServerRecord } from "../model/server.js";
 import { isRunning } from "../pool/server.js";
 import { abortable, deadline } from "../runtime/deadline.js";
 import { type InheritedListener, listenOn, showAddress } from "../runtime/launch/listen.js";
-import type { ServerRecord } from "../store/store.js";
 import type { Client } from "./client/client.js";
 import { SessionRequests } from "./client/session-requests.js";
 import type { DoorListeners, DoorOwner, Together } from "./context.js";
@@ -301,7 +301,7 @@ export class FrontDoor implements AsyncDisposable {
   /** Whether the server runs again, in another launch. With `still`, also if it has not ended. */
   async #runs({ id, launchId }: ServerRecord, still: boolean): Promise<boolean> {
     try {
-      const server = (await this.#services.store.readRegistry()).servers[id];
+      const server = (await this.#services.store.registry.read()).servers[id];
       return server?.state === "ready" && (still || server.launchId !== launchId) && isRunning(server);
     } catch {
       return false; // the registry cannot be read now; the next round tries again
@@ -312,7 +312,7 @@ export class FrontDoor implements AsyncDisposable {
   async #endServer({ id, launchId }: ServerRecord, client: Client): Promise<void> {
     const { pool, store } = this.#services;
     try {
-      const server = (await store.readRegistry()).servers[id];
+      const server = (await store.registry.read()).servers[id];
       // The client may have gone because this launch has ended.
       if (server === undefined || server.launchId !== launchId || !isRunning(server)) return;
       client.tell({ event: "server-ended", detail: id });

@@ -3,8 +3,8 @@ import { readFile, rename, rm, rmdir, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { FleetError, quote, systemCode } from "../errors.js";
+import type { HostRecord } from "../model/host.js";
 import { makeHostFolder, usable } from "../runtime/files/shared-storage.js";
-import type { HostRecord } from "../store/store.js";
 
 /**
  * The beacon proves that two hosts mount the same folder. Each host writes a random number into the folder and

@@ -1,8 +1,10 @@
 import type { Config } from "../config/schema.js";
 import { isFleetError } from "../errors.js";
+import type { HostRecord } from "../model/host.js";
+import type { SessionRecord } from "../model/session.js";
 import { rendezvous } from "../pool/start/rendezvous.js";
 import { placesOf } from "../runtime/files/shared-storage.js";
-import type { HostRecord, Hosts, SessionRecord, Store } from "../store/store.js";
+import type { Hosts, Store } from "../store/ports.js";
 import { hasOwnBeacon, notMounted } from "./beacon.js";
 import { ownHostAway, sessionStranded } from "./problems.js";
 
@@ -203,7 +205,7 @@ export class HostDirectory {
   async place(user: string): Promise<Whereabouts> {
     if (this.#hosts === null) return HERE;
     const { own } = this.#hosts;
-    const recorded = await this.#store.readPlacement(user);
+    const recorded = await this.#store.placements.read(user);
     if (recorded?.host !== undefined) {
       const host = await this.#find(recorded.host);
       if (host !== undefined && !this.#leaves(host)) return host.name === own ? HERE : { here: false, host };
@@ -219,7 +221,7 @@ export class HostDirectory {
       hosts.map((host) => host.name),
     );
     // The chosen host picks the shared server itself.
-    const placed = await this.#store.recordPlacement(user, recorded, { host: name, serverId: null });
+    const placed = await this.#store.placements.record(user, recorded, { host: name, serverId: null });
     const host = hosts.find((each) => each.name === (placed.host ?? name));
     // At the same moment another process placed the user on a host that started after our read.
     if (host === undefined) return await this.place(user);
@@ -232,7 +234,7 @@ export class HostDirectory {
   async foresee(user: string): Promise<{ host: string; reason: string } | null> {
     if (this.#hosts === null) return null;
     const hosts = await this.list();
-    const recorded = (await this.#store.readPlacement(user))?.host;
+    const recorded = (await this.#store.placements.read(user))?.host;
     const host = hosts.find(({ name, gone }) => name === recorded && !gone);
     if (host !== undefined && !this.#leaves(host))
       return { host: host.name, reason: "the user was placed on that host" };

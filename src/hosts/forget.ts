@@ -1,4 +1,4 @@
-import type { Store } from "../store/store.js";
+import type { Store } from "../store/ports.js";
 
 /**
  * Removes from the directory every host that is gone and that no session's record names. If such a host comes back, it
@@ -9,6 +9,6 @@ export async function forgetEmptyHosts(store: Store): Promise<void> {
   if (hosts === null) return;
   const gone = (await hosts.list()).filter((host) => host.gone);
   if (gone.length === 0) return;
-  const named = new Set((await store.listSessions()).flatMap(({ host, from }) => [host, from?.host]));
+  const named = new Set((await store.sessions.list()).flatMap(({ host, from }) => [host, from?.host]));
   for (const { name } of gone) if (!named.has(name)) await hosts.forget(name);
 }

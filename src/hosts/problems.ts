@@ -1,5 +1,6 @@
 import { FleetError, quote } from "../errors.js";
-import type { HostRecord, SessionRecord } from "../store/store.js";
+import type { HostRecord } from "../model/host.js";
+import type { SessionRecord } from "../model/session.js";
 
 /** This host may open nothing, because other hosts may take its sessions at any moment. */
 export function ownHostAway(own: string, cause?: unknown): FleetError {

@@ -1,5 +1,7 @@
+import type { HostRecord } from "../model/host.js";
+import type { Placement, UserPlacement } from "../model/placement.js";
+import type { SessionRecord } from "../model/session.js";
 import { rendezvous } from "../pool/start/rendezvous.js";
-import type { HostRecord, Placement, SessionRecord, UserPlacement } from "../store/store.js";
 import { admitting } from "./directory.js";
 
 /**

@@ -1,5 +1,6 @@
 import type { Config } from "../config/schema.js";
 import { isFleetError } from "../errors.js";
+import type { SessionRecord } from "../model/session.js";
 import { groupOfServer, groupOfSession, isRunning } from "../pool/server.js";
 import { unloadAtOnce } from "../pool/stop/unload.js";
 import { hasHistoryIn } from "../runtime/files/shared-storage.js";
@@ -10,7 +11,7 @@ import {
   type RemainKind,
   removeRemain,
 } from "../runtime/files/storage-remains.js";
-import type { SessionRecord, Store } from "../store/store.js";
+import type { Store } from "../store/ports.js";
 
 /** A left-over of a takeover in the shared storage. */
 export interface ClearedRemain {
@@ -53,7 +54,7 @@ export async function clearRemains(
     request.signal.throwIfAborted();
     if (request.nowMs - remain.changedMs < YOUNG_MS) continue;
     // Read the record for each left-over just before the decision, because records change while this loop runs.
-    const record = remain.session === null ? null : await store.readSession(remain.session);
+    const record = remain.session === null ? null : await store.sessions.read(remain.session);
     if (!(await isDue(remain, record, shared, request))) continue;
     const isCleared = request.dryRun || (await clear(remain, shared, { store, config }));
     if (isCleared) cleared.push({ kind: remain.kind, session: remain.session, bytes: remain.bytes });
@@ -94,10 +95,10 @@ async function clear(
   const { kind, session } = remain;
   if (kind !== "block" || session === null) return await removeRemain(shared, remain);
   if (!(await isForgotten(remain.group, session, { store, config }))) return false;
-  if ((await store.readSession(session)) !== null) return false;
+  if ((await store.sessions.read(session)) !== null) return false;
   const isRemoved = await removeRemain(shared, remain);
   // Restore the block if the session was created again and taken over since the check above.
-  if ((await store.readSession(session)) === null) return isRemoved;
+  if ((await store.sessions.read(session)) === null) return isRemoved;
   await putBlockBack(shared, remain);
   return false;
 }
@@ -112,7 +113,7 @@ async function isForgotten(
   session: string,
   { store, config }: { store: Store; config: Config },
 ): Promise<boolean> {
-  const { servers } = await store.readRegistry();
+  const { servers } = await store.registry.read();
   const near = Object.values(servers).filter((server) => groupOfServer(server) === group && isRunning(server));
   try {
     for (const server of near) await unloadAtOnce(server, [session], config.health.timeoutMs);

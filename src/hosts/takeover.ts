@@ -2,6 +2,7 @@ import { randomBytes } from "node:crypto";
 import { setTimeout as delay } from "node:timers/promises";
 import type { Config } from "../config/schema.js";
 import { isFleetError } from "../errors.js";
+import type { SessionRecord } from "../model/session.js";
 import { HeldClaim, isHeld } from "../pool/claims/held-claim.js";
 import { groupOfServer, groupOfSession, isRunning } from "../pool/server.js";
 import { unloadAtOnce } from "../pool/stop/unload.js";
@@ -13,7 +14,7 @@ import {
   type StatePlace,
   unblock,
 } from "../runtime/files/shared-storage.js";
-import type { SessionRecord, Store } from "../store/store.js";
+import type { Store } from "../store/ports.js";
 import type { HostDirectory } from "./directory.js";
 import { sessionMoved } from "./problems.js";
 
@@ -61,7 +62,7 @@ export class Takeover {
       const taking = this.#underWay.get(seen.id) ?? this.#taking(seen);
       await taking;
       if (signal.aborted) throw sessionMoved(seen, null);
-      const now = await store.readSession(seen.id);
+      const now = await store.sessions.read(seen.id);
       if (now === null) return seen; // deleted in the meantime: the caller finds out when it opens the session
       seen = now;
     }
@@ -77,7 +78,7 @@ export class Takeover {
     const { store, directory } = this.#context;
     // A host that does not serve has no sessions and must not take any.
     if (!directory.isShared || !(await directory.isThere())) return;
-    for (const record of await store.listSessions()) {
+    for (const record of await store.sessions.list()) {
       if (Date.parse(record.lastUsedAt) >= dueMs(record) || (await directory.has(record))) continue;
       signal.throwIfAborted();
       try {
@@ -127,7 +128,7 @@ export class Takeover {
     using held = new HeldClaim();
     const serverId =
       groupOfSession(seen) === SHARED_GROUP ? await this.#context.sharedServerId(seen.owner) : seen.serverId;
-    const taken = await store.updateSession(seen.id, (draft): SessionRecord | "busy" | null => {
+    const taken = await store.sessions.update(seen.id, (draft): SessionRecord | "busy" | null => {
       if (draft.host !== seen.host || draft.term !== seen.term || draft.released !== seen.released) return null;
       const { from, host } = draft;
       if (host === owns.host && isHeld(from?.taker ?? null)) return "busy";
@@ -153,7 +154,7 @@ export class Takeover {
    */
   async #assertOurs({ id, host, term }: SessionRecord, mark: string): Promise<void> {
     const { store, directory } = this.#context;
-    const [now, owns] = await Promise.all([store.readSession(id), directory.ownership()]);
+    const [now, owns] = await Promise.all([store.sessions.read(id), directory.ownership()]);
     const isOurs = now?.host === host && now?.term === term && now?.from?.mark === mark && owns?.term === term;
     if (!isOurs) throw sessionMoved({ id }, null);
     await directory.assertStorage();
@@ -165,7 +166,7 @@ export class Takeover {
     const { mark } = from;
     const source: StatePlace = { shared, host: from.host, group: from.group };
     const settle = async (change: (draft: SessionRecord) => void) =>
-      await store.updateSession(id, (draft) => {
+      await store.sessions.update(id, (draft) => {
         const isOurs = draft.host === record.host && draft.term === record.term && draft.from?.mark === mark;
         if (isOurs) change(draft);
         return isOurs;
@@ -196,7 +197,7 @@ export class Takeover {
   async #unload(record: SessionRecord): Promise<void> {
     const { store, config } = this.#context;
     const group = groupOfSession(record);
-    const { servers } = await store.readRegistry();
+    const { servers } = await store.registry.read();
     const near = Object.values(servers).filter((server) => groupOfServer(server) === group && isRunning(server));
     for (const server of near) await unloadAtOnce(server, [record.id], config.health.timeoutMs);
   }

@@ -1,7 +1,7 @@
 import type { Config } from "../config/schema.js";
 import { redact } from "../config/values/text.js";
 import { FleetError, option, quote } from "../errors.js";
-import type { TokenSource } from "../store/store.js";
+import type { TokenSource } from "../model/server.js";
 import { readTokenCommand } from "./token-command.js";
 import { readTokenFile } from "./token-file.js";
 

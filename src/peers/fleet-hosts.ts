@@ -1,8 +1,10 @@
 import { FleetError, isFleetError, quote } from "../errors.js";
 import type { Whereabouts } from "../hosts/directory.js";
 import { hostAway } from "../hosts/problems.js";
+import type { HostRecord } from "../model/host.js";
+import type { Registry } from "../model/registry.js";
+import type { ServerRecord } from "../model/server.js";
 import { referenceOf, serverIdOf } from "../pool/server.js";
-import type { HostRecord, Registry, ServerRecord } from "../store/store.js";
 import type { HostActions } from "./host-actions.js";
 import { OtherHost, type OtherHostContext } from "./other-host.js";
 import type { OwnHost } from "./own-host.js";
@@ -108,7 +110,7 @@ export class FleetHosts {
     const id = serverIdOf(user);
     const { own, store } = this.#context;
     if (own.name === null) {
-      const server = (await store.readRegistry()).servers[id];
+      const server = (await store.registry.read()).servers[id];
       if (server === undefined) throw noServerOf(user);
       return { host: own, server };
     }
@@ -118,7 +120,7 @@ export class FleetHosts {
     });
     const [first] = having;
     if (first === undefined) throw noServerOf(user);
-    const placed = await store.readPlacement(user);
+    const placed = await store.placements.read(user);
     const wanted = having.find(({ name }) => name === placed?.host) ?? (having.length === 1 ? first : undefined);
     if (wanted === undefined) {
       throw notFound(
@@ -179,7 +181,7 @@ export class FleetHosts {
    */
   async #registries(): Promise<{ name: string | null; registry: Registry }[]> {
     const { store, own } = this.#context;
-    const [here, { there, gone }] = await Promise.all([store.readRegistry(), this.#others()]);
+    const [here, { there, gone }] = await Promise.all([store.registry.read(), this.#others()]);
     const others = [...there, ...gone].map(async ({ name }) => ({ name, registry: await this.registryOf(name) }));
     return [{ name: own.name, registry: here }, ...(await Promise.all(others))];
   }

@@ -3,13 +3,14 @@ import { isFleetError } from "../errors.js";
 import type { SpawnRequest } from "../fleet/options.js";
 import type { HostDirectory } from "../hosts/directory.js";
 import { sessionStranded } from "../hosts/problems.js";
+import type { SessionRecord } from "../model/session.js";
 import { type ServerView, viewServerOf } from "../pool/server.js";
 import { listSessionFolders } from "../runtime/history/session-state.js";
 import type { GcOptions, GcResult } from "../sessions/gc/collect.js";
 import type { EvictionResult, KeptReason } from "../sessions/memory/eviction.js";
 import { mayUse } from "../sessions/sessions.js";
 import { type SessionView, viewRecord } from "../sessions/view.js";
-import type { SessionRecord, Store } from "../store/store.js";
+import type { Store } from "../store/ports.js";
 import { allOf, type FleetHosts } from "./fleet-hosts.js";
 import type { HostActions } from "./host-actions.js";
 import { type FindContext, findRecord } from "./sessions/find.js";
@@ -62,7 +63,7 @@ export async function gatherSessions(
   const { answers } = await hosts.everywhere(async (host) => await host.sessions(user));
   const views = answers.flatMap(({ answer }) => answer);
   if (hosts.own.name === null) return views;
-  const records = (await store.listSessions()).filter((record) => user === undefined || mayUse(record, user));
+  const records = (await store.sessions.list()).filter((record) => user === undefined || mayUse(record, user));
   const hostOf = new Map(records.map(({ id, host }) => [id, host]));
   // A session that moved between the answers was shown by two hosts.
   const shown = views.filter(({ id, host }) => !hostOf.has(id) || hostOf.get(id) === host);
@@ -77,7 +78,7 @@ export async function viewUnseen(
   { store, directory, ttlMs }: Pick<GatherSessionsContext, "store" | "directory" | "ttlMs">,
   record: SessionRecord,
 ): Promise<SessionView> {
-  const lease = await store.readLease(record.id);
+  const lease = await store.leases.read(record.id);
   return viewRecord(record, { lease, ttlMs, stranded: await directory.isStranded(record) });
 }
 
@@ -113,7 +114,7 @@ export async function evictEverywhere(
   const known = new Set([...evicted, ...kept.map(({ id }) => id)]);
   const absent = [...new Set(ids)].filter((id) => !known.has(id));
   for (const id of missing.length === 0 ? [] : absent) {
-    const record = await store.readSession(id);
+    const record = await store.sessions.read(id);
     // With shared storage, a gone host's memory does not count.
     const asked = missing.filter(({ isGone }) => !(isGone && directory.isShared));
     const holder = asked.find(({ host, isGone }) => (record === null ? !isGone : host === record.host));
@@ -130,7 +131,7 @@ export async function unknownOf(
   { store, directory, hosts }: Pick<FindContext, "store" | "directory" | "hosts">,
   ids: readonly string[],
 ): Promise<string[]> {
-  const records = await Promise.all(ids.map(async (id) => await store.readSession(id)));
+  const records = await Promise.all(ids.map(async (id) => await store.sessions.read(id)));
   const unrecorded = ids.filter((_, at) => records[at] === null);
   if (unrecorded.length === 0) return [];
   // A client that connects to its server directly makes sessions without a record.

@@ -2,7 +2,7 @@ import { isFleetError } from "../errors.js";
 import type { MovedUser } from "../fleet/options.js";
 import { type Move, movedTo } from "../hosts/rebalance.js";
 import { mapConcurrently } from "../pool/concurrency.js";
-import type { Store } from "../store/store.js";
+import type { Store } from "../store/ports.js";
 import type { FleetHosts } from "./fleet-hosts.js";
 
 /** How many users are moved at the same time. */
@@ -28,11 +28,11 @@ async function moveOne(
   waitMs: number,
   { store, hosts }: { store: Store; hosts: FleetHosts },
 ): Promise<MovedUser | null> {
-  const placed = await store.readPlacement(user);
+  const placed = await store.placements.read(user);
   if (placed?.host !== to) {
     if (placed?.host !== from) return null; // somebody has placed the user elsewhere since the moves were planned
     // Do this first: from now on the user's new sessions are made there, and released sessions are taken there.
-    const now = await store.recordPlacement(user, placed, movedTo(to));
+    const now = await store.placements.record(user, placed, movedTo(to));
     if (now.host !== to) return null;
   }
   const nothing = { user, from, to, released: [], kept: [], failure: null };

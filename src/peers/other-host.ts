@@ -1,5 +1,6 @@
 import type { Config } from "../config/schema.js";
 import type { RollingRequest, SpawnRequest, StopRequest } from "../fleet/options.js";
+import type { HostRecord } from "../model/host.js";
 import type { RollingResult } from "../pool/replace/rolling.js";
 import type { ServerView } from "../pool/server.js";
 import type { Stopped } from "../pool/stop/stopping.js";
@@ -8,7 +9,6 @@ import type { GcOptions, GcResult } from "../sessions/gc/collect.js";
 import type { EvictionResult, LoadedSession } from "../sessions/memory/eviction.js";
 import type { Released } from "../sessions/memory/release.js";
 import type { SessionView } from "../sessions/view.js";
-import type { HostRecord } from "../store/store.js";
 import { ControlLink, type LinkContext } from "./calls/control-link.js";
 import type { Call, HostActions, LogEnd, Restarted, Spawned } from "./host-actions.js";
 

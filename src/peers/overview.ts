@@ -1,9 +1,10 @@
 import type { Config } from "../config/schema.js";
 import { compareText } from "../config/values/text.js";
 import { ownHostName } from "../hosts/host-note.js";
+import type { HostRecord } from "../model/host.js";
+import type { Registry, SupervisorRecord } from "../model/registry.js";
 import { liveSupervisor, type PoolState, poolState } from "../pool/admission.js";
 import type { ServerView } from "../pool/server.js";
-import type { HostRecord, Registry, SupervisorRecord } from "../store/store.js";
 import { gatherServers, withSessionCounts } from "./gather.js";
 import type { FindContext } from "./sessions/find.js";
 
@@ -46,12 +47,12 @@ export interface OverviewContext extends FindContext {
 /** Gathers the state of all hosts. */
 export async function lookAtAll(context: OverviewContext): Promise<Overview> {
   const { store, hosts } = context;
-  const registry = await store.readRegistry();
+  const registry = await store.registry.read();
   const [entries, servers, loaded, records] = await Promise.all([
     hostEntries(context, registry),
     gatherServers(hosts),
     hosts.everywhere(async (host) => await host.loaded()),
-    store.listSessions(),
+    store.sessions.list(),
   ]);
   const active = new Set(loaded.answers.flatMap(({ answer }) => answer.map(({ id }) => id)));
   const idle = records.filter(({ id }) => !active.has(id)).length;

@@ -5,6 +5,7 @@ import type { HostDirectory } from "../hosts/directory.js";
 import { forgetEmptyHosts } from "../hosts/forget.js";
 import { clearRemains } from "../hosts/remains.js";
 import type { Takeover } from "../hosts/takeover.js";
+import type { ServerRecord } from "../model/server.js";
 import type { Clients } from "../pool/clients.js";
 import type { Pool, SpawnOptions } from "../pool/pool.js";
 import { type RollingResult, restartRolling } from "../pool/replace/rolling.js";
@@ -18,7 +19,7 @@ import { allLoaded, type EvictionResult, evict, type LoadedSession } from "../se
 import { type Released, releaseSessionsOf } from "../sessions/memory/release.js";
 import type { Sessions } from "../sessions/sessions.js";
 import type { SessionView } from "../sessions/view.js";
-import type { ServerRecord, Store } from "../store/store.js";
+import type { Store } from "../store/ports.js";
 import type { Call, HostActions, LogEnd, Restarted, Spawned } from "./host-actions.js";
 
 export interface OwnHostContext {
@@ -187,7 +188,7 @@ export class OwnHost implements HostActions {
   }
 
   async #records(): Promise<ServerRecord[]> {
-    return Object.values((await this.#context.store.readRegistry()).servers);
+    return Object.values((await this.#context.store.registry.read()).servers);
   }
 
   #view(server: ServerRecord): ServerView {

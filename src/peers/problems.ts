@@ -1,5 +1,5 @@
 import { FleetError, quote } from "../errors.js";
-import type { HostRecord } from "../store/store.js";
+import type { HostRecord } from "../model/host.js";
 
 /** Refuses a direct connection, because a server listens only on its own host and its token stays there. */
 export function onAnotherHost(user: string, { name, door }: HostRecord): FleetError {

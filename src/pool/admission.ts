@@ -1,6 +1,8 @@
 import { FleetError } from "../errors.js";
+import type { Registry, SupervisorRecord } from "../model/registry.js";
+import type { ServerRecord } from "../model/server.js";
 import { isAlive } from "../runtime/process/process-table.js";
-import type { Registry, ServerRecord, Store, SupervisorRecord } from "../store/store.js";
+import type { Store } from "../store/ports.js";
 
 /** The live supervisor of this host, if there is one. */
 export function liveSupervisor({ supervisors = [] }: Registry): SupervisorRecord | undefined {
@@ -58,13 +60,13 @@ export function poolDraining(by: string): FleetError {
 
 /** Closes the pool: from then on, nobody starts a server or begins a turn. */
 export async function closePool(store: Store): Promise<void> {
-  await store.updateRegistry((registry) => {
+  await store.registry.update((registry) => {
     registry.drainedAt ??= new Date().toISOString();
   });
 }
 
 export async function openPool(store: Store): Promise<void> {
-  await store.updateRegistry((registry) => {
+  await store.registry.update((registry) => {
     delete registry.drainedAt;
   });
 }

@@ -1,8 +1,8 @@
 import type { CopilotClientOptions } from "@github/copilot-sdk";
+import type { ServerRecord } from "../model/server.js";
 import { type ConnectedClient, connectClient } from "../runtime/client/connect.js";
 import { abortable, deadline } from "../runtime/deadline.js";
 import { provenEndpoint } from "../runtime/process/probe.js";
-import type { ServerRecord } from "../store/store.js";
 import { fleetClosed } from "./problems.js";
 
 /** The options that a caller of the library may set on its client. The fleet decides where it connects. */

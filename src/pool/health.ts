@@ -1,7 +1,9 @@
 import type { Config } from "../config/schema.js";
+import type { Registry } from "../model/registry.js";
+import type { ServerRecord } from "../model/server.js";
 import { endOfLog } from "../runtime/files/server-log.js";
 import { stopServer } from "../runtime/process/stop.js";
-import type { Registry, ServerRecord, Store } from "../store/store.js";
+import type { Store } from "../store/ports.js";
 import { countCrash, ownClaim, settle } from "./claims/claim.js";
 import { HeldClaim, isHeld } from "./claims/held-claim.js";
 import { isRunning } from "./server.js";
@@ -10,7 +12,7 @@ const CRASH_LOOP = "crash loop: ";
 
 /** Records that this launch does not answer (`reason`) or answers again (null), unless a command is moving the server. */
 export async function recordHealth(store: Store, { id, launchId }: ServerRecord, reason: string | null): Promise<void> {
-  await store.updateRegistry((registry) => {
+  await store.registry.update((registry) => {
     const server = idle(registry, id, launchId);
     if (server === null) return;
     if (server.state === "ready" && reason === null) return;
@@ -29,7 +31,7 @@ export async function endHung(
   reason: string,
 ): Promise<boolean> {
   using held = new HeldClaim();
-  const claimed = await store.updateRegistry((registry) => {
+  const claimed = await store.registry.update((registry) => {
     const server = idle(registry, id, launchId);
     if (server === null) return null;
     server.state = "draining";
@@ -39,7 +41,7 @@ export async function endHung(
   if (claimed === null) return false;
   await stopServer(claimed, { graceMs: 0, force: true });
   const words = endOfLog(claimed);
-  await store.updateRegistry((registry) => {
+  await store.registry.update((registry) => {
     const server = ownClaim(registry, id, launchId);
     countCrash(server, Date.now(), config.health.stableMs);
     settle(server, "failed", `it hung (${reason})${words}`);
@@ -49,7 +51,7 @@ export async function endHung(
 
 /** Records that `serve` no longer restarts a server. */
 export async function recordCrashLoop(store: Store, { id, crashes }: ServerRecord, restarts: number): Promise<void> {
-  await store.updateRegistry(({ servers }) => {
+  await store.registry.update(({ servers }) => {
     const server = servers[id];
     if (server === undefined || server.state !== "failed" || server.crashes !== crashes) return;
     if (server.failure?.startsWith(CRASH_LOOP) === true) return; // an earlier supervisor recorded it

@@ -1,4 +1,4 @@
-import type { Registry } from "../store/store.js";
+import type { Registry } from "../model/registry.js";
 import { isRunning } from "./server.js";
 import { loadedSessions } from "./stop/drain.js";
 

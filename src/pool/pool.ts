@@ -1,7 +1,9 @@
 import { compareText } from "../config/values/text.js";
 import { FleetError, isFleetError, quote } from "../errors.js";
+import type { Placement } from "../model/placement.js";
+import type { Registry } from "../model/registry.js";
+import type { ServerRecord, TokenSource } from "../model/server.js";
 import { tokenSourceFromConfig } from "../models/github-token.js";
-import type { Placement, Registry, ServerRecord, TokenSource } from "../store/store.js";
 import { mapConcurrently, STARTS_AT_ONCE } from "./concurrency.js";
 import { leastLoadedServer, nextSharedServer, sharedServerId, sharedServerIds } from "./placement.js";
 import { repairRecords } from "./recover/repair.js";
@@ -73,7 +75,7 @@ export class Pool {
   /** Starts one more shared server. @throws as {@link startServer}. */
   async addShared(options: SpawnOptions): Promise<StartResult> {
     for (;;) {
-      const id = nextSharedServer(await this.#context.store.readRegistry());
+      const id = nextSharedServer(await this.#context.store.registry.read());
       const result = await this.#start({ id, user: null, isolation: "shared" }, options);
       if (result.created) return result; // otherwise another command has just added this one
     }
@@ -104,7 +106,7 @@ export class Pool {
     if (config.isolation === "per-user") {
       return { serverId: serverIdOf(user), strategy: null, reason: "it is the user's own (isolation per-user)" };
     }
-    const registry = on?.registry ?? (await store.readRegistry());
+    const registry = on?.registry ?? (await store.registry.read());
     const ids = sharedServerIds(registry, config.pool.servers);
     switch (strategy) {
       case "sticky": {
@@ -127,7 +129,7 @@ export class Pool {
 
   /** The shared server of `host` (by default this host) that a user was placed on, if it is one of `ids`. */
   async #recorded(user: string, ids: readonly string[], host?: string): Promise<string | null> {
-    const placement = await this.#context.store.readPlacement(user);
+    const placement = await this.#context.store.placements.read(user);
     const serverId = this.#isAt(placement, host) ? (placement?.serverId ?? null) : null;
     return serverId !== null && ids.includes(serverId) ? serverId : null;
   }
@@ -139,7 +141,7 @@ export class Pool {
   /** Chooses this host's shared server for a user's next session, and records what the strategy needs. Starts nothing. */
   async sharedServerIdFor(user: string): Promise<string> {
     const { store, config } = this.#context;
-    const registry = await store.readRegistry();
+    const registry = await store.registry.read();
     const ids = sharedServerIds(registry, config.pool.servers);
     switch (config.pool.strategy) {
       case "sticky": {
@@ -147,15 +149,15 @@ export class Pool {
         const recorded = await this.#recorded(user, ids);
         if (recorded !== null) return recorded;
         const id = rendezvous(user, ids);
-        const before = await store.readPlacement(user);
+        const before = await store.placements.read(user);
         // A user who was placed on another host stays there.
-        if (this.#isAt(before)) await store.recordPlacement(user, before, { ...before, serverId: id });
+        if (this.#isAt(before)) await store.placements.record(user, before, { ...before, serverId: id });
         return id;
       }
       case "least-loaded":
         return leastLoadedServer(registry, ids);
       case "round-robin": {
-        const turn = await store.updateRegistry((draft) => {
+        const turn = await store.registry.update((draft) => {
           const placed = draft.placed ?? 0;
           draft.placed = placed + 1;
           return placed;
@@ -190,12 +192,12 @@ export class Pool {
    * still lists the servers.
    */
   async list(signal: AbortSignal): Promise<ServerView[]> {
-    let { servers } = await this.#context.store.readRegistry();
+    let { servers } = await this.#context.store.registry.read();
     if (Object.values(servers).some(isBroken)) {
       await this.repair(signal).catch((error: unknown) => {
         if (!isFleetError(error, "FLEET_STATE_UNWRITABLE")) throw error;
       });
-      ({ servers } = await this.#context.store.readRegistry());
+      ({ servers } = await this.#context.store.registry.read());
     }
     return Object.values(servers)
       .sort((a, b) => compareText(a.createdAt, b.createdAt) || compareText(a.id, b.id))
@@ -217,7 +219,7 @@ export class Pool {
    * @throws FleetError `FLEET_SERVER_NOT_FOUND` when there is none, or when several ids begin with it.
    */
   async find(idOrPrefix: string): Promise<ServerRecord> {
-    const { servers } = await this.#context.store.readRegistry();
+    const { servers } = await this.#context.store.registry.read();
     const matches = Object.values(servers).filter(({ id }) => id.startsWith(idOrPrefix));
     const found = matches.find(({ id }) => id === idOrPrefix) ?? (matches.length === 1 ? matches[0] : undefined);
     if (found === undefined || idOrPrefix === "") throw serverNotFound(`server ${quote(idOrPrefix)}`, matches);
@@ -231,7 +233,7 @@ export class Pool {
 
   /** All recorded servers that are not stopped. */
   async all(): Promise<ServerRecord[]> {
-    const { servers } = await this.#context.store.readRegistry();
+    const { servers } = await this.#context.store.registry.read();
     return Object.values(servers).filter(({ state }) => state !== "stopped");
   }
 

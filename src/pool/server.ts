@@ -1,10 +1,11 @@
 import { createHash } from "node:crypto";
 import { setTimeout as delay } from "node:timers/promises";
+import type { Isolation, ServerRecord, ServerState } from "../model/server.js";
+import type { SessionRecord } from "../model/session.js";
 import { logPath } from "../runtime/files/server-folder.js";
 import { SHARED_GROUP } from "../runtime/files/shared-storage.js";
 import { listLoaded } from "../runtime/history/session-state.js";
 import { isAlive, privateMemoryBytes } from "../runtime/process/process-table.js";
-import type { Isolation, ServerRecord, ServerState, SessionRecord } from "../store/store.js";
 import { isHeld } from "./claims/held-claim.js";
 
 /** A server as `--json` and the library show it. Times are ISO 8601 in UTC. */

@@ -1,9 +1,10 @@
 import { closeSync, mkdirSync, openSync, readdirSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { systemCode } from "../errors.js";
+import type { ProcessIdentity } from "../model/process.js";
+import type { ServerRecord } from "../model/server.js";
 import { pause } from "../runtime/deadline.js";
 import { isAlive, ownIdentity } from "../runtime/process/process-table.js";
-import type { ProcessIdentity, ServerRecord } from "../store/store.js";
 
 /**
  * Markers show which process of this fleet on this host uses a session of a server right now, or evicts it. A marker is an

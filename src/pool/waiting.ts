@@ -1,5 +1,5 @@
 import { setTimeout as delay } from "node:timers/promises";
-import type { Store } from "../store/store.js";
+import type { Store } from "../store/ports.js";
 import { isHeld } from "./claims/held-claim.js";
 
 const POLL_MS = 20;
@@ -16,7 +16,7 @@ export async function untilUnclaimed(
   for (;;) {
     await delay(POLL_MS);
     if (signal.aborted || performance.now() > untilMs) return;
-    const server = (await store.readRegistry()).servers[id];
+    const server = (await store.registry.read()).servers[id];
     const claims = [server?.claim, server?.replacement?.claim];
     if (!claims.some((claim) => isHeld(claim ?? null))) return;
   }

@@ -4,7 +4,7 @@ import type { FrontDoor } from "../gateway/door.js";
 import type { HostDirectory } from "../hosts/directory.js";
 import type { Pool } from "../pool/pool.js";
 import type { GcResult } from "../sessions/gc/collect.js";
-import type { Store } from "../store/store.js";
+import type { Store } from "../store/ports.js";
 import type { FleetMetrics } from "./report/metrics.js";
 
 export type LogLevel = "debug" | "info" | "warn" | "error";

@@ -4,8 +4,9 @@ import { isLoopback } from "../config/values/redis-url.js";
 import { FleetError, quote } from "../errors.js";
 import { lightBeacon, missingBeacons, putOutBeacon } from "../hosts/beacon.js";
 import { ensureNote, instanceOf, removeNote } from "../hosts/host-note.js";
+import type { HostEntry, HostRecord } from "../model/host.js";
 import { showAddress } from "../runtime/launch/listen.js";
-import type { HostEntry, HostRecord, Hosts } from "../store/store.js";
+import type { Hosts } from "../store/ports.js";
 import type { ServeContext } from "./context.js";
 import { noteTrouble } from "./trouble.js";
 

@@ -1,6 +1,7 @@
 import { FleetError } from "../errors.js";
+import type { Registry, SupervisorRecord } from "../model/registry.js";
 import { isAlive, ownIdentity } from "../runtime/process/process-table.js";
-import type { Registry, Store, SupervisorRecord } from "../store/store.js";
+import type { Store } from "../store/ports.js";
 
 /**
  * The lock that allows one supervisor on this host. The registry holds the process identity of the supervisor that has it.
@@ -20,7 +21,7 @@ export class HostLock {
    */
   static async take(store: Store): Promise<HostLock> {
     const own = ownIdentity();
-    await store.updateRegistry((registry) => {
+    await store.registry.update((registry) => {
       const others = registry.supervisors ?? [];
       const first = others.find(({ process }) => isAlive(process));
       if (first !== undefined) throw taken(first);
@@ -52,14 +53,14 @@ export class HostLock {
   }
 
   async leave(): Promise<void> {
-    await this.#store.updateRegistry((registry) => {
+    await this.#store.registry.update((registry) => {
       const own = ownRecord(registry);
       if (own !== undefined) registry.supervisors = registry.supervisors?.filter((record) => record !== own) ?? [];
     });
   }
 
   async #change(change: (record: SupervisorRecord) => void): Promise<void> {
-    await this.#store.updateRegistry((registry) => {
+    await this.#store.registry.update((registry) => {
       const own = ownRecord(registry);
       if (own !== undefined) change(own);
     });

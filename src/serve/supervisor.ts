@@ -4,11 +4,12 @@ import { isFleetError, option } from "../errors.js";
 import type { FrontDoor } from "../gateway/door.js";
 import { SEEN_MS } from "../hosts/directory.js";
 import { forgetServing, noteServing } from "../hosts/serving-note.js";
+import type { Registry } from "../model/registry.js";
+import type { ServerRecord } from "../model/server.js";
 import { closedBy } from "../pool/admission.js";
 import { isRunning } from "../pool/server.js";
 import type { Stopped } from "../pool/stop/stopping.js";
 import { showAddress } from "../runtime/launch/listen.js";
-import type { Registry, ServerRecord } from "../store/store.js";
 import type { ServeContext } from "./context.js";
 import { Reconciler } from "./health/reconciler.js";
 import { Heartbeat } from "./heartbeat.js";
@@ -330,7 +331,7 @@ export class Supervisor {
     // Do not wait here: the drain of the servers waits for all turns, including those of the front door.
     const closing = this.#door?.close({ timeoutMs: drainTimeoutMs });
     await this.#stopLoops();
-    const { servers } = await store.readRegistry();
+    const { servers } = await store.registry.read();
     const ids = Object.values(servers)
       .filter(needsStop)
       .map(({ id }) => id);

@@ -1,8 +1,10 @@
+import type { ServerRecord } from "../model/server.js";
+import type { SessionRecord } from "../model/session.js";
 import type { Pool } from "../pool/pool.js";
 import { isRunning } from "../pool/server.js";
 import { isUsed, markEviction } from "../pool/use-marks.js";
 import { isLoadedBy } from "../runtime/history/session-state.js";
-import type { ServerRecord, SessionRecord, Store } from "../store/store.js";
+import type { Store } from "../store/ports.js";
 import type { TurnLease } from "./leases/seen.js";
 
 export interface Move {
@@ -32,7 +34,7 @@ export async function serverUnderLease(
   { store, pool, user, lease, signal }: Move,
 ): Promise<ServerRecord> {
   const { id } = record;
-  const { servers } = await store.readRegistry();
+  const { servers } = await store.registry.read();
   const holder = Object.values(servers).find((server) => server.isolation === "shared" && isLoaded(server, id));
   const last = servers[record.serverId];
   // This also applies if the old server is no longer recorded and no other has the session. A server without a record cannot
@@ -47,7 +49,7 @@ export async function serverUnderLease(
   if (mark === null || (last !== undefined && isLoaded(last, id)))
     return await pool.shared(record.serverId, { signal });
   await lease.check();
-  await store.updateSession(id, (draft) => {
+  await store.sessions.update(id, (draft) => {
     // If this host released the session or another host took it after the record was read, leave the record alone. Servers
     // of different hosts have the same ids.
     const isOurs = draft.host === record.host && draft.term === record.term && draft.released === record.released;

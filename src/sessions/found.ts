@@ -1,7 +1,9 @@
 import { FleetError, quote } from "../errors.js";
+import type { ServerRecord } from "../model/server.js";
+import type { SessionRecord } from "../model/session.js";
 import { pause } from "../runtime/deadline.js";
 import { readSessionFolder } from "../runtime/history/session-state.js";
-import type { ServerRecord, SessionRecord, Store } from "../store/store.js";
+import type { Store } from "../store/ports.js";
 import { isBeingDeleted } from "./gc/journal.js";
 
 /** How long gc may take to restore a record, and how often to look for it, in milliseconds. */
@@ -22,7 +24,7 @@ export async function markedRecord(
   signal: AbortSignal,
 ): Promise<SessionRecord | null> {
   for (const until = performance.now() + PUT_BACK_MS; ; await pause(PUT_BACK_POLL_MS, signal)) {
-    const record = await store.readSession(id);
+    const record = await store.sessions.read(id);
     if (record !== null || readSessionFolder(home, id) === null || performance.now() > until) return record;
   }
 }
@@ -43,7 +45,7 @@ export async function restoredRecord(
   for (const until = performance.now() + PUT_BACK_MS; ; await pause(PUT_BACK_POLL_MS, undefined)) {
     const isDecided = !isBeingDeleted(home, id);
     // Read the record only after checking on gc, because gc restores the record before it ends.
-    const record = await store.readSession(id);
+    const record = await store.sessions.read(id);
     if (record !== null || isDecided) return record;
     if (performance.now() > until) throw gcUndecided(id);
   }

@@ -1,4 +1,4 @@
-import type { ServerRecord } from "../store/store.js";
+import type { ServerRecord } from "../model/server.js";
 import type { TurnLease } from "./leases/seen.js";
 import type { SessionOptions } from "./session-config.js";
 

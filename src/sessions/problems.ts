@@ -1,7 +1,8 @@
 import { FleetError, type FleetErrorCode, isFleetError, option, quote } from "../errors.js";
+import type { Lease } from "../model/lease.js";
+import type { SessionRecord } from "../model/session.js";
 import type { ConnectedClient } from "../runtime/client/connect.js";
 import { abortable, isTimeout } from "../runtime/deadline.js";
-import type { Lease, SessionRecord } from "../store/store.js";
 
 export function sessionExists(id: string): FleetError {
   return new FleetError("FLEET_SESSION_EXISTS", `Session ${quote(id)} exists already.`, {

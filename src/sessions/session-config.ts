@@ -1,6 +1,7 @@
 import type { PermissionHandler, ProviderConfig, SessionConfig } from "@github/copilot-sdk";
 import type { Config } from "../config/schema.js";
-import type { Isolation, SessionRecord } from "../store/store.js";
+import type { Isolation } from "../model/server.js";
+import type { SessionRecord } from "../model/session.js";
 
 /** The settings that a caller of the library may set on a session. The fleet's configuration fills in the others. */
 export type SessionOptions = Omit<SessionConfig, "sessionId">;

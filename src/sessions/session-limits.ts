@@ -1,7 +1,8 @@
 import { limitReached } from "../config/limits.js";
 import type { Config } from "../config/schema.js";
 import type { FleetError } from "../errors.js";
-import type { SessionRecord, Store } from "../store/store.js";
+import type { SessionRecord } from "../model/session.js";
+import type { Store } from "../store/ports.js";
 
 /**
  * Enforces the limits on the number of sessions, for all sessions that this process records. Processes that create sessions
@@ -25,7 +26,7 @@ export class SessionLimits {
     if (reached !== null) throw reached;
   }
 
-  /** Records a new session. @throws FleetError `FLEET_LIMIT_REACHED`; as `Store.createSession`. */
+  /** Records a new session. @throws FleetError `FLEET_LIMIT_REACHED`; as `SessionStore.create`. */
   async add(record: SessionRecord): Promise<void> {
     const work = await this.#begin(record);
     try {
@@ -49,7 +50,7 @@ export class SessionLimits {
       const pending = this.#pendingOf(owner);
       const reached = this.#reached(counts, pending.size);
       if (reached === null) {
-        const done = this.#store.createSession(record);
+        const done = this.#store.sessions.create(record);
         this.#pending.set(owner, pending.add(done));
         return { done };
       }
@@ -66,8 +67,8 @@ export class SessionLimits {
   async #count(owner: string): Promise<Counts> {
     const { default: own, total } = this.#limits;
     return {
-      own: own.sessions === null ? 0 : await this.#store.countSessions(owner, own.sessions),
-      total: total.sessions === null ? 0 : await this.#store.countSessions(null, total.sessions),
+      own: own.sessions === null ? 0 : await this.#store.sessions.count(owner, own.sessions),
+      total: total.sessions === null ? 0 : await this.#store.sessions.count(null, total.sessions),
     };
   }
 

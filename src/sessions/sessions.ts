@@ -6,6 +6,10 @@ import type { HostDirectory } from "../hosts/directory.js";
 import { sessionMoved } from "../hosts/problems.js";
 import type { Takeover } from "../hosts/takeover.js";
 import { newSessionId } from "../model/ids.js";
+import type { Lease } from "../model/lease.js";
+import type { Registry } from "../model/registry.js";
+import type { ServerRecord } from "../model/server.js";
+import type { SessionRecord, SessionUser } from "../model/session.js";
 import { resolveGitHubToken, tokenSourceFromConfig } from "../models/github-token.js";
 import { admits, closedBy, poolDraining } from "../pool/admission.js";
 import type { Clients } from "../pool/clients.js";
@@ -14,7 +18,7 @@ import { groupOfServer, hasEnded, isRunning, serverIdOf } from "../pool/server.j
 import type { TurnReply } from "../runtime/client/turn.js";
 import { listSessionFolders, readSessionFolder } from "../runtime/history/session-state.js";
 import { ownIdentity } from "../runtime/process/process-table.js";
-import type { Lease, Registry, ServerRecord, SessionRecord, SessionUser, Store } from "../store/store.js";
+import type { Store } from "../store/ports.js";
 import { serverUnderLease } from "./between-servers.js";
 import { deleteSessionState } from "./delete.js";
 import { foundRecord, holders, markedRecord, restoredRecord } from "./found.js";
@@ -89,7 +93,7 @@ export class Sessions implements SessionKeeper {
     const now = new Date().toISOString();
     const id = options.id ?? newSessionId(options.purpose ?? null);
     // Before starting anything, refuse an id that is taken and a model that cannot be used.
-    if ((await store.readSession(id)) !== null) throw sessionExists(id);
+    if ((await store.sessions.read(id)) !== null) throw sessionExists(id);
     await this.assertRoom(options.user);
     await this.#context.provider();
     const server = await this.serverForNew(options);
@@ -143,7 +147,7 @@ export class Sessions implements SessionKeeper {
   async discard({ id, serverId }: SessionRecord): Promise<void> {
     const { store, config } = this.#context;
     try {
-      const server = (await store.readRegistry()).servers[serverId];
+      const server = (await store.registry.read()).servers[serverId];
       if (server === undefined || readSessionFolder(server.home, id)?.hasHistory !== false) return;
       const remove = async () => await deleteSessionState(server, id, config.health.timeoutMs);
       const removeOnceEnded = async () => ((await hasEnded(server)) ? await remove() : undefined);
@@ -151,7 +155,7 @@ export class Sessions implements SessionKeeper {
         .catch(removeOnceEnded)
         .catch(() => "gc removes it");
     } finally {
-      await store.deleteSession(id);
+      await store.sessions.delete(id);
     }
   }
 
@@ -168,7 +172,7 @@ export class Sessions implements SessionKeeper {
     const server = await this.serverFor(record, options);
     const open = await this.#open(record, server, options);
     if (record.persistence === "ephemeral") {
-      await this.#context.store.updateSession(id, (draft) => {
+      await this.#context.store.sessions.update(id, (draft) => {
         draft.usedBy = this.#ownUse();
       });
     }
@@ -230,7 +234,7 @@ export class Sessions implements SessionKeeper {
       await open.close(options);
       // Nobody uses a parked session, so it ends by its TTL and not with this process.
       if (persistence === "ephemeral") {
-        await this.#context.store.updateSession(id, (draft) => {
+        await this.#context.store.sessions.update(id, (draft) => {
           draft.usedBy = null;
         });
       }
@@ -256,7 +260,7 @@ export class Sessions implements SessionKeeper {
   async list(user?: string): Promise<SessionView[]> {
     const { store, directory } = this.#context;
     await directory.assertStorage();
-    const [{ servers }, records] = await Promise.all([store.readRegistry(), store.listSessions()]);
+    const [{ servers }, records] = await Promise.all([store.registry.read(), store.sessions.list()]);
     const recorded = new Set(records.map(({ id }) => id));
     const unrecorded = Object.values(servers)
       .filter((server) => server.user !== null && (user === undefined || server.user === user))
@@ -291,11 +295,11 @@ export class Sessions implements SessionKeeper {
   /** One session that the user may use. @throws FleetError `FLEET_SESSION_NOT_FOUND`. */
   async get(id: string, user: string): Promise<SessionView> {
     const record = await this.recordFor(id, user);
-    return await this.#view(record, (await this.#context.store.readRegistry()).servers[record.serverId]);
+    return await this.#view(record, (await this.#context.store.registry.read()).servers[record.serverId]);
   }
 
   async #view(record: SessionRecord, server: ServerRecord | undefined): Promise<SessionView> {
-    return this.#viewBeside(record, server, await this.#context.store.readLease(record.id));
+    return this.#viewBeside(record, server, await this.#context.store.leases.read(record.id));
   }
 
   #viewBeside(record: SessionRecord, server: ServerRecord | undefined, lease: Lease | null): SessionView {
@@ -313,10 +317,10 @@ export class Sessions implements SessionKeeper {
    */
   async delete(ids: readonly string[], user?: string): Promise<string[]> {
     const { store } = this.#context;
-    const { servers } = await store.readRegistry();
+    const { servers } = await store.registry.read();
     const deleted: string[] = [];
     for (const id of ids) {
-      const lease = await store.readLease(id);
+      const lease = await store.leases.read(id);
       if (lease !== null) throw sessionLocked(id, lease);
       if (await this.#deleteOne(id, user, servers)) deleted.push(id);
     }
@@ -326,14 +330,14 @@ export class Sessions implements SessionKeeper {
   /** Resolves with whether there was such a session. */
   async #deleteOne(id: string, user: string | undefined, servers: Registry["servers"]): Promise<boolean> {
     const { store, config, takeover, directory } = this.#context;
-    const recorded = await store.readSession(id);
+    const recorded = await store.sessions.read(id);
     if (user !== undefined && recorded !== null && recorded.owner !== user) return false;
     await directory.assertStorage();
     const record = recorded && (await takeover.settle(recorded, AbortSignal.timeout(OPEN_WAIT_MS)));
     const having = holders(Object.values(servers), id, record, user);
     for (const server of having) await deleteSessionState(server, id, config.health.timeoutMs);
     if (record !== null) await takeover.deleteState(record);
-    await store.deleteSession(id);
+    await store.sessions.delete(id);
     this.#opened.delete(id);
     return recorded !== null || having.length > 0;
   }
@@ -346,8 +350,8 @@ export class Sessions implements SessionKeeper {
    */
   async recordFor(id: string, user: string): Promise<SessionRecord> {
     const { store } = this.#context;
-    let record = await store.readSession(id);
-    const server = record === null ? (await store.readRegistry()).servers[serverIdOf(user)] : undefined;
+    let record = await store.sessions.read(id);
+    const server = record === null ? (await store.registry.read()).servers[serverIdOf(user)] : undefined;
     if (server !== undefined) {
       await this.#context.directory.assertStorage();
       record = await restoredRecord(store, server, id);
@@ -359,7 +363,7 @@ export class Sessions implements SessionKeeper {
     if (server === undefined || readSessionFolder(server.home, id) === null) throw sessionNotFound(id);
     const found = { ...foundRecord(server, id), ...(await this.#context.directory.ownership()) };
     try {
-      await store.createSession(found);
+      await store.sessions.create(found);
       return found;
     } catch (error) {
       if (isFleetError(error, "FLEET_SESSION_EXISTS")) return await this.recordFor(id, user); // another call was first
@@ -484,19 +488,19 @@ export class Sessions implements SessionKeeper {
     // Sessions cannot change hosts without shared storage, so there is nothing to read.
     if (!directory.isShared) return true;
     await directory.assertStorage();
-    const current = await store.readSession(id);
+    const current = await store.sessions.read(id);
     return current !== null && (await directory.has(current));
   }
 
   async admitted(server: ServerRecord, id: string): Promise<boolean> {
     const { store } = this.#context;
-    const registry = await store.readRegistry();
+    const registry = await store.registry.read();
     const by = closedBy(registry);
     if (by !== null) throw poolDraining(by);
     if (!admits(registry, server)) return false;
     // Sessions never move away from a user's own server.
     if (server.isolation === "per-user") return true;
-    const record = await store.readSession(id);
+    const record = await store.sessions.read(id);
     return record === null || record.serverId === server.id;
   }
 
@@ -526,7 +530,7 @@ export class Sessions implements SessionKeeper {
     const ambient = await this.#context.leases.ambient.turn(record.id, user, { waitMs, signal });
     if (ambient !== null) return { lease: ambient, owned: true };
     // A private session does not need a lease, but respects one that somebody took.
-    const free = record.kind === "private" && !always && (await this.#context.store.readLease(record.id)) === null;
+    const free = record.kind === "private" && !always && (await this.#context.store.leases.read(record.id)) === null;
     return free ? null : { lease: await this.#takeLease(record.id, user, options), owned: true };
   }
 
@@ -554,7 +558,7 @@ export class Sessions implements SessionKeeper {
   async used(id: string): Promise<void> {
     const { store } = this.#context;
     try {
-      await store.updateSession(id, (record) => {
+      await store.sessions.update(id, (record) => {
         record.lastUsedAt = new Date().toISOString();
         record.turns += 1;
       });
@@ -570,7 +574,7 @@ export class Sessions implements SessionKeeper {
 
   async end(id: string): Promise<void> {
     // Do not check for a lease: if there is one, it belongs to this use.
-    await this.#deleteOne(id, undefined, (await this.#context.store.readRegistry()).servers);
+    await this.#deleteOne(id, undefined, (await this.#context.store.registry.read()).servers);
   }
 }
 

@@ -1,5 +1,7 @@
+import type { Lease } from "../model/lease.js";
+import type { ServerRecord } from "../model/server.js";
+import type { SessionRecord, SessionState } from "../model/session.js";
 import { readSessionFolder, type SessionFolder, sessionBytes } from "../runtime/history/session-state.js";
-import type { Lease, ServerRecord, SessionRecord, SessionState } from "../store/store.js";
 
 /** A session as `--json` and the library show it. Times are ISO 8601 in UTC. */
 export interface SessionView {

@@ -1,6 +1,9 @@
 import { isDeepStrictEqual } from "node:util";
 import { FleetError } from "../errors.js";
-import type { Registry, SessionRecord, Store, TokenRecord } from "./store.js";
+import type { Registry } from "../model/registry.js";
+import type { SessionRecord } from "../model/session.js";
+import type { TokenRecord } from "../model/token.js";
+import type { Store } from "./ports.js";
 
 /** How many records are written at the same time. */
 const AT_ONCE = 50;
@@ -17,12 +20,12 @@ export interface Contents {
 }
 
 export async function readContents(store: Store): Promise<Contents> {
-  const registry = await store.readRegistry();
-  const sessions = await store.listSessions();
+  const registry = await store.registry.read();
+  const sessions = await store.sessions.list();
   sessions.sort((a, b) => (a.id < b.id ? -1 : 1));
-  const tokens = await store.listTokens();
+  const tokens = await store.tokens.list();
   tokens.sort((a, b) => (a.id < b.id ? -1 : 1));
-  return { registry, sessions, tokens, highestFence: await store.highestFence() };
+  return { registry, sessions, tokens, highestFence: await store.leases.highestFence() };
 }
 
 export function isEmpty({ registry, sessions, tokens }: Contents): boolean {
@@ -42,20 +45,20 @@ export async function copyContents(contents: Contents, from: Store, to: Store, s
   const tokens: string[] = [];
   try {
     // Do this first, so that no lease on the copied sessions gets a fence that is too low.
-    await to.raiseFences(contents.highestFence);
+    await to.leases.raiseFences(contents.highestFence);
     for (let at = 0; at < contents.sessions.length; at += AT_ONCE) {
       signal.throwIfAborted();
       const part = contents.sessions.slice(at, at + AT_ONCE);
       ids.push(...part.map(({ id }) => id));
-      await allDone(part.map((record) => to.createSession(adapted(record, to))));
+      await allDone(part.map((record) => to.sessions.create(adapted(record, to))));
     }
     for (const token of contents.tokens) {
       signal.throwIfAborted();
       tokens.push(token.id);
-      await to.createToken(token);
+      await to.tokens.create(token);
     }
     signal.throwIfAborted();
-    await to.updateRegistry((draft) => {
+    await to.registry.update((draft) => {
       const { servers, ...rest } = contents.registry;
       Object.assign(draft, rest);
       Object.assign(draft.servers, servers);
@@ -118,11 +121,11 @@ async function takeBack(
 ): Promise<void> {
   const ours = new Map(sessions.map((record) => [record.id, adapted(record, to)]));
   for (const token of tokens) {
-    if (written.tokens.includes(token.id) && isDeepStrictEqual(await to.readToken(token.id), token))
-      await to.deleteToken(token.id);
+    if (written.tokens.includes(token.id) && isDeepStrictEqual(await to.tokens.read(token.id), token))
+      await to.tokens.delete(token.id);
   }
-  await to.deleteSessions(written.ids, (record) => isDeepStrictEqual(record, ours.get(record.id)));
-  await to.updateRegistry((draft) => {
+  await to.sessions.deleteMany(written.ids, (record) => isDeepStrictEqual(record, ours.get(record.id)));
+  await to.registry.update((draft) => {
     for (const [id, server] of Object.entries(registry.servers)) {
       if (isDeepStrictEqual(draft.servers[id], server)) delete draft.servers[id];
     }

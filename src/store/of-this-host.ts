@@ -1,4 +1,5 @@
-import type { SessionRecord, Store } from "./store.js";
+import type { SessionRecord } from "../model/session.js";
+import type { Store } from "./ports.js";
 
 /** Whether the session's record places it on this host. True for every session if the store has no hosts. */
 export function isOfThisHost({ hosts }: Pick<Store, "hosts">, { host }: Pick<SessionRecord, "host">): boolean {
@@ -6,5 +7,5 @@ export function isOfThisHost({ hosts }: Pick<Store, "hosts">, { host }: Pick<Ses
 }
 
 export async function sessionsOfThisHost(store: Store): Promise<SessionRecord[]> {
-  return (await store.listSessions()).filter((record) => isOfThisHost(store, record));
+  return (await store.sessions.list()).filter((record) => isOfThisHost(store, record));
 }

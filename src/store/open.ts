@@ -1,8 +1,8 @@
 import { readRedisUrl } from "../config/values/redis-url.js";
 import { FleetError, quote } from "../errors.js";
 import { openFileStore } from "./file/file-store.js";
+import type { Store } from "./ports.js";
 import { openRedisStore } from "./redis/redis-store.js";
-import type { Store } from "./store.js";
 
 /**
  * Opens the store that the configuration names: "file", or a Redis URL. It does not touch the disk or connect.

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect, it } from "vitest";
-import type { Lease, LeaseRequest, Store } from "../../src/store/store.js";
+import type { Lease, LeaseRequest } from "../../src/model/lease.js";
+import type { Store } from "../../src/store/ports.js";
 import { sessionRecord } from "../fixtures/store-records.js";
 
 /*
@@ -25,7 +26,7 @@ function request(token: string, over: Partial<LeaseRequest> = {}): LeaseRequest 
 }
 
 async function granted(store: Store, token: string, over: Partial<LeaseRequest> = {}): Promise<Lease> {
-  const answer = await store.acquireLease(request(token, over));
+  const answer = await store.leases.acquire(request(token, over));
   if (answer.granted) return answer.lease;
   throw new Error(`${token} waits behind ${answer.ahead}`);
 }
@@ -33,7 +34,7 @@ async function granted(store: Store, token: string, over: Partial<LeaseRequest> 
 /** Asks until the store grants the lease. */
 async function waited(store: Store, token: string, over: Partial<LeaseRequest> = {}): Promise<Lease> {
   return await expect
-    .poll(() => store.acquireLease(request(token, over)), { timeout: 10_000, interval: 20 })
+    .poll(() => store.leases.acquire(request(token, over)), { timeout: 10_000, interval: 20 })
     .toMatchObject({ granted: true })
     .then(() => granted(store, token, over));
 }
@@ -43,7 +44,7 @@ export function describeLeases(stores: () => Stores): void {
   const store = () => stores().store;
 
   it("grants a lease to the first caller that asks, and shows it to every instance without its token", async () => {
-    expect(await store().readLease("a")).toBeNull();
+    expect(await store().leases.read("a")).toBeNull();
     const before = Date.now();
     const lease = await granted(store(), "t1");
     expect(lease).toEqual({
@@ -64,39 +65,39 @@ export function describeLeases(stores: () => Stores): void {
     const other = await stores().reopen();
     await sleep(50);
     const passedMs = performance.now() - since;
-    const seen = await other.readLease("a");
+    const seen = await other.leases.read("a");
     expect(seen).toEqual({ ...lease, remainingMs: expect.any(Number) });
     // Less by the time that has passed. (Do not compare with the first answer, because each answer also lacks the time
     // that it took itself.)
     expect(seen?.remainingMs).toBeLessThanOrEqual(LONG_MS - passedMs + 1);
-    expect(await other.checkLease("a", "t1")).toMatchObject({ fence: lease.fence });
+    expect(await other.leases.check("a", "t1")).toMatchObject({ fence: lease.fence });
     await other.close();
   });
 
   it("shows a lease as detached until it ends, and does not show the next lease as detached", async () => {
     expect(await granted(store(), "t1", { detached: true })).toMatchObject({ detached: true });
-    expect(await store().renewLease("a", "t1", LONG_MS)).toMatchObject({ detached: true });
-    expect(await store().readLease("a")).toMatchObject({ detached: true });
-    const answer = await store().acquireLease(request("t2"));
+    expect(await store().leases.renew("a", "t1", LONG_MS)).toMatchObject({ detached: true });
+    expect(await store().leases.read("a")).toMatchObject({ detached: true });
+    const answer = await store().leases.acquire(request("t2"));
     expect(answer).toMatchObject({ granted: false, lease: { detached: true } });
-    await store().releaseLease("a", "t1");
+    await store().leases.release("a", "t1");
     expect(await granted(store(), "t2")).not.toHaveProperty("detached");
-    expect(await store().readLease("a")).not.toHaveProperty("detached");
+    expect(await store().leases.read("a")).not.toHaveProperty("detached");
   });
 
   it("gives the same answer when a lease request is repeated, to the holder and to a waiter", async () => {
     const lease = await granted(store(), "t1");
     expect(await granted(store(), "t1")).toMatchObject({ fence: lease.fence, acquiredAt: lease.acquiredAt });
-    await store().acquireLease(request("t2"));
+    await store().leases.acquire(request("t2"));
     const second = { granted: false, ahead: 1 };
-    expect(await store().acquireLease(request("t3"))).toMatchObject(second);
-    expect(await store().acquireLease(request("t3"))).toMatchObject(second);
+    expect(await store().leases.acquire(request("t3"))).toMatchObject(second);
+    expect(await store().leases.acquire(request("t3"))).toMatchObject(second);
   });
 
   it("shows each waiter the lease in force and the number of waiters ahead of it", async () => {
     const lease = await granted(store(), "t1");
     for (const [ahead, token] of ["t2", "t3", "t4"].entries()) {
-      expect(await store().acquireLease(request(token))).toEqual({
+      expect(await store().leases.acquire(request(token))).toEqual({
         granted: false,
         ahead,
         lease: { ...lease, remainingMs: expect.any(Number) },
@@ -108,18 +109,18 @@ export function describeLeases(stores: () => Stores): void {
     const other = await stores().reopen();
     await granted(store(), "t1");
     const tokens = ["t2", "t3", "t4", "t5"];
-    for (const token of tokens) await other.acquireLease(request(token));
+    for (const token of tokens) await other.leases.acquire(request(token));
     const fences = [];
     for (let holder = "t1", left = tokens; left.length > 0; left = left.slice(1)) {
-      await store().releaseLease("a", holder);
-      expect(await store().readLease("a")).toBeNull();
+      await store().leases.release("a", holder);
+      expect(await store().leases.read("a")).toBeNull();
       // A newcomer asks first, then the waiters in reverse order.
       for (const token of ["newcomer", ...left.slice(1).toReversed()]) {
-        expect(await store().acquireLease(request(token))).toMatchObject({ granted: false, lease: null });
+        expect(await store().leases.acquire(request(token))).toMatchObject({ granted: false, lease: null });
       }
       holder = left[0] ?? "";
       fences.push((await granted(other, holder)).fence);
-      await store().leaveLeaseQueue("a", "newcomer");
+      await store().leases.leave("a", "newcomer");
     }
     expect(fences).toEqual(fences.toSorted((a, b) => a - b));
     expect(new Set(fences).size).toBe(fences.length);
@@ -128,46 +129,46 @@ export function describeLeases(stores: () => Stores): void {
 
   it("forgets a waiter that leaves the lease queue, and accepts a leave by a token that has no place", async () => {
     await granted(store(), "t1");
-    await store().acquireLease(request("t2"));
-    await store().leaveLeaseQueue("a", "t2");
-    await store().leaveLeaseQueue("a", "t2");
-    await store().leaveLeaseQueue("nobody", "t2");
-    expect(await store().acquireLease(request("t3"))).toMatchObject({ granted: false, ahead: 0 });
-    await store().releaseLease("a", "t1");
+    await store().leases.acquire(request("t2"));
+    await store().leases.leave("a", "t2");
+    await store().leases.leave("a", "t2");
+    await store().leases.leave("nobody", "t2");
+    expect(await store().leases.acquire(request("t3"))).toMatchObject({ granted: false, ahead: 0 });
+    await store().leases.release("a", "t1");
     await granted(store(), "t3");
   });
 
   it("keeps the lease of a holder that leaves the queue", async () => {
     await granted(store(), "t1");
-    await store().leaveLeaseQueue("a", "t1");
-    expect(await store().checkLease("a", "t1")).toMatchObject({ holder: "holder of t1" });
+    await store().leases.leave("a", "t1");
+    expect(await store().leases.check("a", "t1")).toMatchObject({ holder: "holder of t1" });
   });
 
   it("drops a waiter that stops asking for the lease, and keeps the place of a waiter that goes on asking", async () => {
     await granted(store(), "t1");
-    await store().acquireLease(request("silent", { placeMs: SHORT_MS }));
-    await store().acquireLease(request("asking", { placeMs: 4 * SHORT_MS }));
-    await store().releaseLease("a", "t1");
+    await store().leases.acquire(request("silent", { placeMs: SHORT_MS }));
+    await store().leases.acquire(request("asking", { placeMs: 4 * SHORT_MS }));
+    await store().leases.release("a", "t1");
     await waited(store(), "asking", { placeMs: 4 * SHORT_MS });
-    expect(await store().acquireLease(request("silent"))).toMatchObject({ granted: false, ahead: 0 });
+    expect(await store().leases.acquire(request("silent"))).toMatchObject({ granted: false, ahead: 0 });
   });
 
   it("ends a lease at its TTL for its holder too, and grants it to the next waiter", async () => {
     const first = await granted(store(), "t1", { ttlMs: SHORT_MS });
     const second = await waited(store(), "t2");
     expect(second.fence).toBeGreaterThan(first.fence);
-    await expect(store().checkLease("a", "t1")).rejects.toMatchObject(LOST);
-    await expect(store().renewLease("a", "t1", LONG_MS)).rejects.toMatchObject(LOST);
-    await expect(store().releaseLease("a", "t1")).rejects.toMatchObject(LOST);
-    expect(await store().readLease("a")).toMatchObject({ holder: "holder of t2" });
+    await expect(store().leases.check("a", "t1")).rejects.toMatchObject(LOST);
+    await expect(store().leases.renew("a", "t1", LONG_MS)).rejects.toMatchObject(LOST);
+    await expect(store().leases.release("a", "t1")).rejects.toMatchObject(LOST);
+    expect(await store().leases.read("a")).toMatchObject({ holder: "holder of t2" });
   });
 
   it("ends a lease at its TTL even if nobody else asks for it", async () => {
     const first = await granted(store(), "t1", { ttlMs: SHORT_MS });
-    await expect.poll(() => store().readLease("a"), { timeout: 10_000, interval: 20 }).toBeNull();
-    await expect(store().checkLease("a", "t1")).rejects.toMatchObject(LOST);
-    await expect(store().renewLease("a", "t1", LONG_MS)).rejects.toMatchObject(LOST);
-    await expect(store().releaseLease("a", "t1")).rejects.toMatchObject(LOST);
+    await expect.poll(() => store().leases.read("a"), { timeout: 10_000, interval: 20 }).toBeNull();
+    await expect(store().leases.check("a", "t1")).rejects.toMatchObject(LOST);
+    await expect(store().leases.renew("a", "t1", LONG_MS)).rejects.toMatchObject(LOST);
+    await expect(store().leases.release("a", "t1")).rejects.toMatchObject(LOST);
     // A request with the same token is now a new request.
     expect((await granted(store(), "t1")).fence).toBeGreaterThan(first.fence);
   });
@@ -175,43 +176,43 @@ export function describeLeases(stores: () => Stores): void {
   it("keeps a lease past its first TTL with the same fence when the holder renews it", async () => {
     // The TTL is far longer than a renewal takes, and ends before the test does. Only the renewal can keep the lease.
     const first = await granted(store(), "t1", { ttlMs: 2_000 });
-    const renewed = await store().renewLease("a", "t1", LONG_MS);
+    const renewed = await store().leases.renew("a", "t1", LONG_MS);
     expect(renewed).toMatchObject({ fence: first.fence, acquiredAt: first.acquiredAt, ttlMs: LONG_MS });
     expect(renewed.remainingMs).toBeGreaterThan(2_000);
     expect(Date.parse(renewed.expiresAt)).toBeGreaterThan(Date.parse(first.expiresAt));
     await new Promise((resolve) => setTimeout(resolve, 2_100));
-    expect(await store().checkLease("a", "t1")).toMatchObject({ fence: first.fence });
+    expect(await store().leases.check("a", "t1")).toMatchObject({ fence: first.fence });
   });
 
   it("refuses to check, renew or release a lease with any token but the holder's", async () => {
     const lease = await granted(store(), "t1");
     for (const wrong of ["t2", "", "t11", "T1", lease.holder, String(lease.fence)]) {
-      await expect(store().checkLease("a", wrong)).rejects.toMatchObject(LOST);
-      await expect(store().renewLease("a", wrong, 1)).rejects.toMatchObject(LOST);
-      await expect(store().releaseLease("a", wrong)).rejects.toMatchObject(LOST);
+      await expect(store().leases.check("a", wrong)).rejects.toMatchObject(LOST);
+      await expect(store().leases.renew("a", wrong, 1)).rejects.toMatchObject(LOST);
+      await expect(store().leases.release("a", wrong)).rejects.toMatchObject(LOST);
     }
-    expect(await store().checkLease("a", "t1")).toMatchObject({ fence: lease.fence, ttlMs: LONG_MS });
+    expect(await store().leases.check("a", "t1")).toMatchObject({ fence: lease.fence, ttlMs: LONG_MS });
   });
 
   it("refuses to check, renew or release a lease on a session that never had one", async () => {
-    await expect(store().checkLease("a", "t1")).rejects.toMatchObject(LOST);
-    await expect(store().renewLease("a", "t1", LONG_MS)).rejects.toMatchObject(LOST);
-    await expect(store().releaseLease("a", "t1")).rejects.toMatchObject(LOST);
-    expect(await store().readLease("a")).toBeNull();
+    await expect(store().leases.check("a", "t1")).rejects.toMatchObject(LOST);
+    await expect(store().leases.renew("a", "t1", LONG_MS)).rejects.toMatchObject(LOST);
+    await expect(store().leases.release("a", "t1")).rejects.toMatchObject(LOST);
+    expect(await store().leases.read("a")).toBeNull();
   });
 
   it("lets a steal take the lease at once from its holder and ahead of the waiters, who keep their places", async () => {
     const first = await granted(store(), "t1");
-    await store().acquireLease(request("t2"));
+    await store().leases.acquire(request("t2"));
     const steal = { reason: "the holder went home" };
     const stolen = await granted(store(), "thief", { steal });
     expect(stolen).toMatchObject({ holder: "holder of thief", stealReason: steal.reason });
     expect(stolen.fence).toBeGreaterThan(first.fence);
     expect(await granted(store(), "thief", { steal })).toMatchObject({ fence: stolen.fence });
-    await expect(store().checkLease("a", "t1")).rejects.toMatchObject(LOST);
-    expect(await store().readLease("a")).toMatchObject({ stealReason: steal.reason });
-    expect(await store().acquireLease(request("t2"))).toMatchObject({ granted: false, ahead: 0 });
-    await store().releaseLease("a", "thief");
+    await expect(store().leases.check("a", "t1")).rejects.toMatchObject(LOST);
+    expect(await store().leases.read("a")).toMatchObject({ stealReason: steal.reason });
+    expect(await store().leases.acquire(request("t2"))).toMatchObject({ granted: false, ahead: 0 });
+    await store().leases.release("a", "thief");
     expect(await granted(store(), "t2")).toMatchObject({ stealReason: null });
   });
 
@@ -223,7 +224,7 @@ export function describeLeases(stores: () => Stores): void {
     const all = [store(), await stores().reopen(), await stores().reopen()];
     const tokens = Array.from({ length: 24 }, (_, index) => `t${index}`);
     const answers = await Promise.all(
-      tokens.map((token, index) => (all[index % all.length] ?? store()).acquireLease(request(token))),
+      tokens.map((token, index) => (all[index % all.length] ?? store()).leases.acquire(request(token))),
     );
     expect(answers.filter((answer) => answer.granted)).toHaveLength(1);
     const ahead = answers.flatMap((answer) => (answer.granted ? [] : answer.ahead));
@@ -234,15 +235,15 @@ export function describeLeases(stores: () => Stores): void {
   it("does not affect the lease on one session when the lease on another session changes hands", async () => {
     await granted(store(), "t1");
     await granted(store(), "t1", { sessionId: "b" });
-    await store().releaseLease("b", "t1");
+    await store().leases.release("b", "t1");
     await granted(store(), "t2", { sessionId: "b" });
-    expect(await store().checkLease("a", "t1")).toMatchObject({ sessionId: "a" });
+    expect(await store().leases.check("a", "t1")).toMatchObject({ sessionId: "a" });
   });
 
   it("ends a lease when its session is deleted, and gives every later lease on the same id a higher fence", async () => {
     let fence = 0;
     for (let round = 0; round < 6; round++) {
-      await store().createSession(sessionRecord("a"));
+      await store().sessions.create(sessionRecord("a"));
       const token = `t${round}`;
       const lease = await granted(store(), token);
       expect(lease.fence).toBeGreaterThan(fence);
@@ -252,21 +253,21 @@ export function describeLeases(stores: () => Stores): void {
       );
       fence = Math.max(...stolen.map((one) => one.fence));
       expect(new Set(stolen.map((one) => one.fence)).size).toBe(STEALS);
-      await store().acquireLease(request("waiter"));
-      await store().deleteSession("a");
-      expect(await store().readLease("a")).toBeNull();
-      await expect(store().checkLease("a", `${token}.${STEALS - 1}`)).rejects.toMatchObject(LOST);
+      await store().leases.acquire(request("waiter"));
+      await store().sessions.delete("a");
+      expect(await store().leases.read("a")).toBeNull();
+      await expect(store().leases.check("a", `${token}.${STEALS - 1}`)).rejects.toMatchObject(LOST);
     }
   });
 
   it("returns the highest fence so far, and gives out only fences above the one passed to raiseFences()", async () => {
-    expect(await store().highestFence()).toBe(0);
+    expect(await store().leases.highestFence()).toBe(0);
     const { fence } = await granted(store(), "t1");
     const later = await granted(store(), "t1", { sessionId: "b" });
-    expect(await store().highestFence()).toBeGreaterThanOrEqual(Math.max(fence, later.fence));
-    const raised = (await store().highestFence()) + 40;
-    await store().raiseFences(raised);
-    await store().raiseFences(1);
+    expect(await store().leases.highestFence()).toBeGreaterThanOrEqual(Math.max(fence, later.fence));
+    const raised = (await store().leases.highestFence()) + 40;
+    await store().leases.raiseFences(raised);
+    await store().leases.raiseFences(1);
     for (const sessionId of ["a", "b", "c"]) {
       const lease = await granted(store(), "t2", { sessionId, steal: { reason: "to see its fence" } });
       expect(lease.fence).toBeGreaterThan(raised);
@@ -275,21 +276,21 @@ export function describeLeases(stores: () => Stores): void {
 
   it.each(["", "..", "../x", "a/b", "a\0"])("refuses every lease operation on the session id %j", async (sessionId) => {
     const refusal = { code: "FLEET_SESSION_ID_INVALID" };
-    await expect(store().acquireLease(request("t1", { sessionId }))).rejects.toMatchObject(refusal);
-    await expect(store().readLease(sessionId)).rejects.toMatchObject(refusal);
-    await expect(store().checkLease(sessionId, "t1")).rejects.toMatchObject(refusal);
-    await expect(store().renewLease(sessionId, "t1", 1)).rejects.toMatchObject(refusal);
-    await expect(store().releaseLease(sessionId, "t1")).rejects.toMatchObject(refusal);
-    await expect(store().leaveLeaseQueue(sessionId, "t1")).rejects.toMatchObject(refusal);
+    await expect(store().leases.acquire(request("t1", { sessionId }))).rejects.toMatchObject(refusal);
+    await expect(store().leases.read(sessionId)).rejects.toMatchObject(refusal);
+    await expect(store().leases.check(sessionId, "t1")).rejects.toMatchObject(refusal);
+    await expect(store().leases.renew(sessionId, "t1", 1)).rejects.toMatchObject(refusal);
+    await expect(store().leases.release(sessionId, "t1")).rejects.toMatchObject(refusal);
+    await expect(store().leases.leave(sessionId, "t1")).rejects.toMatchObject(refusal);
   });
 
   it.each([".hidden", ".tmp-1-ab", ".trash-1-ab", "constructor", "-", "x".repeat(128)])(
     "grants a lease on a session with the id %s",
     async (sessionId) => {
       await granted(store(), "t1", { sessionId });
-      await store().updateRegistry((draft) => void Object.assign(draft, { servers: {} }));
-      expect(await store().readLease(sessionId)).toMatchObject({ sessionId });
-      await store().releaseLease(sessionId, "t1");
+      await store().registry.update((draft) => void Object.assign(draft, { servers: {} }));
+      expect(await store().leases.read(sessionId)).toMatchObject({ sessionId });
+      await store().leases.release(sessionId, "t1");
     },
   );
 }

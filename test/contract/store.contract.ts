@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import type { Store } from "../../src/store/store.js";
+import type { Store } from "../../src/store/ports.js";
 import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
 import { describeLeases } from "./leases.contract.js";
 import { describeTokens } from "./tokens.contract.js";
@@ -29,50 +29,50 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
 
     describe("registry", () => {
       it("returns an empty registry and no warnings before the first write", async () => {
-        expect(await store.readRegistry()).toEqual({ servers: {} });
+        expect(await store.registry.read()).toEqual({ servers: {} });
         expect(store.takeWarnings()).toEqual([]);
       });
 
       it("shows the registry that an update wrote to this instance and to others", async () => {
         const record = serverRecord("s1");
-        await store.updateRegistry((draft) => void Object.assign(draft.servers, { s1: record }));
-        expect(await store.readRegistry()).toEqual({ servers: { s1: record } });
+        await store.registry.update((draft) => void Object.assign(draft.servers, { s1: record }));
+        expect(await store.registry.read()).toEqual({ servers: { s1: record } });
         const other = await opened.reopen();
-        expect(await other.readRegistry()).toEqual({ servers: { s1: record } });
+        expect(await other.registry.read()).toEqual({ servers: { s1: record } });
         await other.close();
       });
 
       it("resolves a registry update with the value that the change returned", async () => {
-        expect(await store.updateRegistry(() => 42)).toBe(42);
-        expect(await store.updateRegistry(() => undefined)).toBeUndefined();
+        expect(await store.registry.update(() => 42)).toBe(42);
+        expect(await store.registry.update(() => undefined)).toBeUndefined();
       });
 
       it("writes nothing to the registry when the change throws, and rejects with the same error", async () => {
         await addServer(store, "s1");
         const refusal = new Error("no");
-        const update = store.updateRegistry((draft) => {
+        const update = store.registry.update((draft) => {
           delete draft.servers.s1;
           throw refusal;
         });
         await expect(update).rejects.toBe(refusal);
-        expect(Object.keys((await store.readRegistry()).servers)).toEqual(["s1"]);
+        expect(Object.keys((await store.registry.read()).servers)).toEqual(["s1"]);
       });
 
       it("refuses an asynchronous change to the registry and writes nothing", async () => {
-        const update = store.updateRegistry(async (draft) => {
+        const update = store.registry.update(async (draft) => {
           draft.servers.s1 = serverRecord("s1");
         });
         await expect(update).rejects.toMatchObject({ code: "FLEET_INTERNAL" });
-        expect(await store.readRegistry()).toEqual({ servers: {} });
+        expect(await store.registry.read()).toEqual({ servers: {} });
       });
 
       it("returns copies of the registry, so that a caller that edits one does not change the store", async () => {
         await addServer(store, "s1");
-        const kept = await store.updateRegistry((draft) => draft);
+        const kept = await store.registry.update((draft) => draft);
         delete kept.servers.s1;
-        const read = await store.readRegistry();
+        const read = await store.registry.read();
         delete read.servers.s1;
-        expect(Object.keys((await store.readRegistry()).servers)).toEqual(["s1"]);
+        expect(Object.keys((await store.registry.read()).servers)).toEqual(["s1"]);
       });
 
       it("runs concurrent registry updates one after another, in one instance and in several", async () => {
@@ -80,39 +80,39 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         const stores = [store, ...others];
         const counts = await Promise.all(
           Array.from({ length: 60 }, (_, index) =>
-            (stores[index % stores.length] ?? store).updateRegistry((draft) => {
+            (stores[index % stores.length] ?? store).registry.update((draft) => {
               draft.servers[`s${index}`] = serverRecord(`s${index}`);
               return Object.keys(draft.servers).length;
             }),
           ),
         );
         expect(counts.toSorted((a, b) => a - b)).toEqual(Array.from({ length: 60 }, (_, index) => index + 1));
-        expect(Object.keys((await store.readRegistry()).servers)).toHaveLength(60);
+        expect(Object.keys((await store.registry.read()).servers)).toHaveLength(60);
         await Promise.all(others.map((other) => other.close()));
       });
 
       it("commits the registry updates that run beside a failing one, without its changes", async () => {
         const results = await Promise.allSettled([
           addServer(store, "s1"),
-          store.updateRegistry((draft) => {
+          store.registry.update((draft) => {
             draft.servers.bad = serverRecord("bad");
             throw new Error("only mine");
           }),
           addServer(store, "s2"),
         ]);
         expect(results.map(({ status }) => status)).toEqual(["fulfilled", "rejected", "fulfilled"]);
-        expect(Object.keys((await store.readRegistry()).servers).toSorted()).toEqual(["s1", "s2"]);
+        expect(Object.keys((await store.registry.read()).servers).toSorted()).toEqual(["s1", "s2"]);
       });
 
       it("keeps servers whose ids are names of object properties, such as __proto__", async () => {
-        expect((await store.readRegistry()).servers.constructor).toBeUndefined();
+        expect((await store.registry.read()).servers.constructor).toBeUndefined();
         for (const id of ["__proto__", "constructor", "toString"]) {
-          await store.updateRegistry((draft) => {
+          await store.registry.update((draft) => {
             expect(draft.servers[id]).toBeUndefined();
             draft.servers[id] = serverRecord(id);
           });
         }
-        const { servers } = await store.readRegistry();
+        const { servers } = await store.registry.read();
         expect(Object.keys(servers).toSorted()).toEqual(["__proto__", "constructor", "toString"]);
         expect(Reflect.get(servers, "__proto__")).toEqual(serverRecord("__proto__"));
       });
@@ -120,83 +120,83 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
 
     describe("sessions", () => {
       it("lists no sessions before the first one is created", async () => {
-        expect(await store.listSessions()).toEqual([]);
-        expect(await store.readSession("nobody")).toBeNull();
+        expect(await store.sessions.list()).toEqual([]);
+        expect(await store.sessions.read("nobody")).toBeNull();
       });
 
       it("returns a session record to every instance exactly as it was created", async () => {
         const record = sessionRecord("a", { purpose: "ünïcode \u2028 \u0000", ttlMs: 1 });
-        await store.createSession(record);
+        await store.sessions.create(record);
         const other = await opened.reopen();
-        expect(await other.readSession("a")).toEqual(record);
-        expect(await other.listSessions()).toEqual([record]);
+        expect(await other.sessions.read("a")).toEqual(record);
+        expect(await other.sessions.list()).toEqual([record]);
         await other.close();
       });
 
       it("creates one session and keeps its record when several owners create the same id at once", async () => {
         const owners = Array.from({ length: 8 }, (_, index) => `user${index}`);
         const results = await Promise.allSettled(
-          owners.map((owner) => store.createSession(sessionRecord("a", { owner }))),
+          owners.map((owner) => store.sessions.create(sessionRecord("a", { owner }))),
         );
         const winners = owners.filter((_, index) => results[index]?.status === "fulfilled");
         expect(winners).toHaveLength(1);
         for (const result of results) {
           if (result.status === "rejected") expect(result.reason).toMatchObject({ code: "FLEET_SESSION_EXISTS" });
         }
-        expect((await store.readSession("a"))?.owner).toBe(winners[0]);
+        expect((await store.sessions.read("a"))?.owner).toBe(winners[0]);
       });
 
       it("updates one session record and leaves the others unchanged", async () => {
-        await store.createSession(sessionRecord("a"));
-        await store.createSession(sessionRecord("b"));
-        expect(await store.updateSession("a", (draft) => ++draft.turns)).toBe(1);
-        expect((await store.readSession("a"))?.turns).toBe(1);
-        expect((await store.readSession("b"))?.turns).toBe(0);
+        await store.sessions.create(sessionRecord("a"));
+        await store.sessions.create(sessionRecord("b"));
+        expect(await store.sessions.update("a", (draft) => ++draft.turns)).toBe(1);
+        expect((await store.sessions.read("a"))?.turns).toBe(1);
+        expect((await store.sessions.read("b"))?.turns).toBe(0);
       });
 
       it("loses no update when two instances update one session record concurrently", async () => {
-        await store.createSession(sessionRecord("a"));
+        await store.sessions.create(sessionRecord("a"));
         const other = await opened.reopen();
         const stores = [store, other];
         await Promise.all(
           Array.from({ length: 40 }, (_, index) =>
-            (stores[index % 2] ?? store).updateSession("a", (draft) => void draft.turns++),
+            (stores[index % 2] ?? store).sessions.update("a", (draft) => void draft.turns++),
           ),
         );
-        expect((await store.readSession("a"))?.turns).toBe(40);
+        expect((await store.sessions.read("a"))?.turns).toBe(40);
         await other.close();
       });
 
       it("writes nothing to a session record when the change throws", async () => {
-        await store.createSession(sessionRecord("a"));
-        const update = store.updateSession("a", (draft) => {
+        await store.sessions.create(sessionRecord("a"));
+        const update = store.sessions.update("a", (draft) => {
           draft.turns = 7;
           throw new Error("no");
         });
         await expect(update).rejects.toThrow("no");
-        expect((await store.readSession("a"))?.turns).toBe(0);
+        expect((await store.sessions.read("a"))?.turns).toBe(0);
       });
 
       it("rejects an update of a session that does not exist with FLEET_SESSION_NOT_FOUND", async () => {
-        const update = store.updateSession("nobody", (draft) => void draft.turns++);
+        const update = store.sessions.update("nobody", (draft) => void draft.turns++);
         await expect(update).rejects.toMatchObject({ code: "FLEET_SESSION_NOT_FOUND" });
       });
 
       it("returns true for exactly one of several deletions of the same session", async () => {
-        await store.createSession(sessionRecord("a"));
-        const results = await Promise.all([store.deleteSession("a"), store.deleteSession("a")]);
+        await store.sessions.create(sessionRecord("a"));
+        const results = await Promise.all([store.sessions.delete("a"), store.sessions.delete("a")]);
         expect(results.toSorted()).toEqual([false, true]);
-        expect(await store.readSession("a")).toBeNull();
-        expect(await store.listSessions()).toEqual([]);
-        expect(await store.deleteSession("a")).toBe(false);
+        expect(await store.sessions.read("a")).toBeNull();
+        expect(await store.sessions.list()).toEqual([]);
+        expect(await store.sessions.delete("a")).toBe(false);
       });
 
       it("creates a deleted session id again without any data of the old record", async () => {
-        await store.createSession(sessionRecord("a", { turns: 9 }));
-        await store.deleteSession("a");
-        await store.createSession(sessionRecord("a", { owner: "bob" }));
-        expect(await store.readSession("a")).toEqual(sessionRecord("a", { owner: "bob" }));
-        expect(await store.updateSession("a", (draft) => ++draft.turns)).toBe(1);
+        await store.sessions.create(sessionRecord("a", { turns: 9 }));
+        await store.sessions.delete("a");
+        await store.sessions.create(sessionRecord("a", { owner: "bob" }));
+        expect(await store.sessions.read("a")).toEqual(sessionRecord("a", { owner: "bob" }));
+        expect(await store.sessions.update("a", (draft) => ++draft.turns)).toBe(1);
       });
 
       it("deletes of many sessions only those that the caller's check accepts, and returns their ids", async () => {
@@ -205,96 +205,96 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
           ["b", 2],
           ["c", 1],
         ] as const) {
-          await store.createSession(sessionRecord(id, { turns }));
+          await store.sessions.create(sessionRecord(id, { turns }));
         }
-        const deleted = await store.deleteSessions(["a", "b", "c", "nobody"], ({ turns }) => turns === 1);
+        const deleted = await store.sessions.deleteMany(["a", "b", "c", "nobody"], ({ turns }) => turns === 1);
         expect(deleted.toSorted()).toEqual(["a", "c"]);
-        expect(await store.listSessions()).toEqual([sessionRecord("b", { turns: 2 })]);
-        expect(await store.readSession("a")).toBeNull();
-        await expect(store.updateSession("a", () => 1)).rejects.toMatchObject({ code: "FLEET_SESSION_NOT_FOUND" });
-        await store.createSession(sessionRecord("a"));
-        expect(await store.readSession("a")).toEqual(sessionRecord("a"));
-        expect(await store.deleteSessions([], () => true)).toEqual([]);
+        expect(await store.sessions.list()).toEqual([sessionRecord("b", { turns: 2 })]);
+        expect(await store.sessions.read("a")).toBeNull();
+        await expect(store.sessions.update("a", () => 1)).rejects.toMatchObject({ code: "FLEET_SESSION_NOT_FOUND" });
+        await store.sessions.create(sessionRecord("a"));
+        expect(await store.sessions.read("a")).toEqual(sessionRecord("a"));
+        expect(await store.sessions.deleteMany([], () => true)).toEqual([]);
       });
 
       it("deletes each of many sessions exactly once when two instances delete them at the same time", async () => {
         const other = await opened.reopen();
         const ids = Array.from({ length: 30 }, (_, index) => `s${index}`);
-        for (const id of ids) await store.createSession(sessionRecord(id));
-        const both = await Promise.all([store, other].map((each) => each.deleteSessions(ids, () => true)));
+        for (const id of ids) await store.sessions.create(sessionRecord(id));
+        const both = await Promise.all([store, other].map((each) => each.sessions.deleteMany(ids, () => true)));
         expect(both.flat().toSorted()).toEqual(ids.toSorted());
-        expect(await other.listSessions()).toEqual([]);
+        expect(await other.sessions.list()).toEqual([]);
         await other.close();
       });
 
       it("either deletes or updates each session when one instance deletes and another one updates them", async () => {
         const other = await opened.reopen();
         const ids = Array.from({ length: 30 }, (_, index) => `s${index}`);
-        for (const id of ids) await store.createSession(sessionRecord(id));
+        for (const id of ids) await store.sessions.create(sessionRecord(id));
         const changing = ids.map((id) =>
-          other
-            .updateSession(id, (draft) => ++draft.turns)
+          other.sessions
+            .update(id, (draft) => ++draft.turns)
             .then(
               () => [id],
               () => [],
             ),
         );
-        const deleted = await store.deleteSessions(ids, ({ turns }) => turns === 0);
+        const deleted = await store.sessions.deleteMany(ids, ({ turns }) => turns === 0);
         const changed = (await Promise.all(changing)).flat();
         expect([...deleted, ...changed].toSorted()).toEqual(ids.toSorted());
-        expect((await store.listSessions()).map(({ id }) => id).toSorted()).toEqual(changed.toSorted());
+        expect((await store.sessions.list()).map(({ id }) => id).toSorted()).toEqual(changed.toSorted());
         await other.close();
       });
 
       it("deletes no session when the caller's check throws, and rejects with the same error", async () => {
-        await store.createSession(sessionRecord("a"));
+        await store.sessions.create(sessionRecord("a"));
         const look = () => {
           throw new Error("no");
         };
-        await expect(store.deleteSessions(["a"], look)).rejects.toThrow("no");
-        expect(await store.readSession("a")).toEqual(sessionRecord("a"));
+        await expect(store.sessions.deleteMany(["a"], look)).rejects.toThrow("no");
+        expect(await store.sessions.read("a")).toEqual(sessionRecord("a"));
       });
 
       it("counts the sessions of each owner and of all owners through creations and deletions", async () => {
         const other = await opened.reopen();
         const count = async () =>
-          await Promise.all(["alice", "bob", "carol", null].map((user) => other.countSessions(user, 2)));
+          await Promise.all(["alice", "bob", "carol", null].map((user) => other.sessions.count(user, 2)));
         expect(await count()).toEqual([0, 0, 0, 0]);
-        for (const id of ["a", "b", "c", "d"]) await store.createSession(sessionRecord(id));
-        await expect(store.createSession(sessionRecord("a", { owner: "bob" }))).rejects.toThrow();
-        await store.createSession(sessionRecord("e", { owner: "bob", members: ["carol"] }));
-        await store.updateSession("b", (draft) => void draft.members.push("carol"));
+        for (const id of ["a", "b", "c", "d"]) await store.sessions.create(sessionRecord(id));
+        await expect(store.sessions.create(sessionRecord("a", { owner: "bob" }))).rejects.toThrow();
+        await store.sessions.create(sessionRecord("e", { owner: "bob", members: ["carol"] }));
+        await store.sessions.update("b", (draft) => void draft.members.push("carol"));
         expect(await count()).toEqual([4, 1, 0, 5]);
-        expect(await store.deleteSession("a")).toBe(true);
-        expect(await store.deleteSession("a")).toBe(false);
-        expect(await store.deleteSessions(["b", "c", "e"], ({ id }) => id !== "c")).toEqual(["b", "e"]);
+        expect(await store.sessions.delete("a")).toBe(true);
+        expect(await store.sessions.delete("a")).toBe(false);
+        expect(await store.sessions.deleteMany(["b", "c", "e"], ({ id }) => id !== "c")).toEqual(["b", "e"]);
         expect(await count()).toEqual([2, 0, 0, 2]);
         // Another user may take the id of a deleted session.
-        await store.createSession(sessionRecord("b", { owner: "bob" }));
+        await store.sessions.create(sessionRecord("b", { owner: "bob" }));
         expect(await count()).toEqual([2, 1, 0, 3]);
         await other.close();
       });
 
       it("treats session ids that differ only in case as different, or refuses the second one", async () => {
-        await store.createSession(sessionRecord("Abc"));
-        const second = await store.createSession(sessionRecord("abc", { owner: "bob" })).then(
+        await store.sessions.create(sessionRecord("Abc"));
+        const second = await store.sessions.create(sessionRecord("abc", { owner: "bob" })).then(
           () => "created",
           (error: { code: string }) => error.code,
         );
         expect(["created", "FLEET_SESSION_EXISTS"]).toContain(second);
-        expect((await store.readSession("Abc"))?.owner).toBe("alice");
-        expect((await store.readSession("abc"))?.owner).toBe(second === "created" ? "bob" : undefined);
+        expect((await store.sessions.read("Abc"))?.owner).toBe("alice");
+        expect((await store.sessions.read("abc"))?.owner).toBe(second === "created" ? "bob" : undefined);
       });
 
       it.each([".hidden", "..x", ".tmp-1-ab", ".trash-1-ab", "a.b_c-d", "constructor", "-", "x".repeat(128)])(
         "creates, updates and deletes a session with the id %s",
         async (id) => {
-          await store.createSession(sessionRecord(id));
+          await store.sessions.create(sessionRecord(id));
           // A write to the registry may delete left-overs. It must not take a session with such an id for one.
           await addServer(store, "s1");
-          expect(await store.updateSession(id, (draft) => ++draft.turns)).toBe(1);
-          expect(await store.listSessions()).toEqual([sessionRecord(id, { turns: 1 })]);
-          expect(await store.deleteSession(id)).toBe(true);
+          expect(await store.sessions.update(id, (draft) => ++draft.turns)).toBe(1);
+          expect(await store.sessions.list()).toEqual([sessionRecord(id, { turns: 1 })]);
+          expect(await store.sessions.delete(id)).toBe(true);
         },
       );
 
@@ -302,21 +302,21 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         "refuses the session id %j in every operation",
         async (id) => {
           const refusal = { code: "FLEET_SESSION_ID_INVALID", exit: 2 };
-          await expect(store.createSession(sessionRecord(id))).rejects.toMatchObject(refusal);
-          await expect(store.readSession(id)).rejects.toMatchObject(refusal);
-          await expect(store.updateSession(id, () => undefined)).rejects.toMatchObject(refusal);
-          await expect(store.deleteSession(id)).rejects.toMatchObject(refusal);
-          expect(await store.listSessions()).toEqual([]);
+          await expect(store.sessions.create(sessionRecord(id))).rejects.toMatchObject(refusal);
+          await expect(store.sessions.read(id)).rejects.toMatchObject(refusal);
+          await expect(store.sessions.update(id, () => undefined)).rejects.toMatchObject(refusal);
+          await expect(store.sessions.delete(id)).rejects.toMatchObject(refusal);
+          expect(await store.sessions.list()).toEqual([]);
         },
       );
 
       it("refuses an update that changes the id of a session", async () => {
-        await store.createSession(sessionRecord("a"));
-        const update = store.updateSession("a", (draft) => {
+        await store.sessions.create(sessionRecord("a"));
+        const update = store.sessions.update("a", (draft) => {
           draft.id = "b";
         });
         await expect(update).rejects.toMatchObject({ code: "FLEET_INTERNAL" });
-        expect(await store.listSessions()).toEqual([sessionRecord("a")]);
+        expect(await store.sessions.list()).toEqual([sessionRecord("a")]);
       });
     });
 
@@ -325,20 +325,22 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
 
     describe("placements", () => {
       it("shows every instance each user's last placement, and keeps it when a move expects an older one", async () => {
-        expect(await store.readPlacement("alice")).toBeNull();
-        expect(await store.recordPlacement("alice", null, { serverId: "shared-1" })).toEqual({ serverId: "shared-1" });
-        await store.recordPlacement("Alice", null, { serverId: "shared-2" });
+        expect(await store.placements.read("alice")).toBeNull();
+        expect(await store.placements.record("alice", null, { serverId: "shared-1" })).toEqual({
+          serverId: "shared-1",
+        });
+        await store.placements.record("Alice", null, { serverId: "shared-2" });
         const other = await opened.reopen();
-        expect(await other.readPlacement("alice")).toEqual({ serverId: "shared-1" });
-        expect(await other.readPlacement("Alice")).toEqual({ serverId: "shared-2" });
+        expect(await other.placements.read("alice")).toEqual({ serverId: "shared-1" });
+        expect(await other.placements.read("Alice")).toEqual({ serverId: "shared-2" });
         const [first, third] = [{ serverId: "shared-1" }, { host: "h", serverId: "shared-3" }];
-        await other.recordPlacement("alice", first, third);
-        expect(await store.readPlacement("alice")).toEqual(third);
+        await other.placements.record("alice", first, third);
+        expect(await store.placements.read("alice")).toEqual(third);
         // A call whose expected placement is no longer recorded moves nobody.
-        expect(await store.recordPlacement("alice", first, { serverId: "shared-4" })).toEqual(third);
-        expect(await store.recordPlacement("alice", null, { serverId: "shared-4" })).toEqual(third);
-        expect(await store.readPlacement("bob")).toBeNull();
-        const all = (await store.listPlacements()).sort((a, b) => (a.user < b.user ? -1 : 1));
+        expect(await store.placements.record("alice", first, { serverId: "shared-4" })).toEqual(third);
+        expect(await store.placements.record("alice", null, { serverId: "shared-4" })).toEqual(third);
+        expect(await store.placements.read("bob")).toBeNull();
+        const all = (await store.placements.list()).sort((a, b) => (a.user < b.user ? -1 : 1));
         expect(all).toEqual([
           { user: "Alice", placement: { serverId: "shared-2" } },
           { user: "alice", placement: third },
@@ -351,7 +353,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
       const writes = [addServer(store, "s1"), addServer(store, "s2")];
       await store.close();
       const other = await opened.reopen();
-      expect(Object.keys((await other.readRegistry()).servers)).toEqual(["s1", "s2"]);
+      expect(Object.keys((await other.registry.read()).servers)).toEqual(["s1", "s2"]);
       await other.close();
       await Promise.all(writes);
     });
@@ -359,7 +361,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
 }
 
 function addServer(store: Store, id: string): Promise<void> {
-  return store.updateRegistry((draft) => {
+  return store.registry.update((draft) => {
     draft.servers[id] = serverRecord(id);
   });
 }

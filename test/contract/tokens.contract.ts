@@ -1,5 +1,6 @@
 import { beforeEach, expect, it } from "vitest";
-import type { Store, TokenRecord } from "../../src/store/store.js";
+import type { TokenRecord } from "../../src/model/token.js";
+import type { Store } from "../../src/store/ports.js";
 
 function tokenRecord(id: string, changes: Partial<TokenRecord> = {}): TokenRecord {
   return {
@@ -22,19 +23,19 @@ export function describeTokens(current: () => { store: Store; reopen: () => Prom
   });
 
   it("has no tokens before the first one is created", async () => {
-    expect(await store.readToken("abc")).toBeNull();
-    expect(await store.listTokens()).toEqual([]);
-    expect(await store.deleteToken("abc")).toBe(false);
+    expect(await store.tokens.read("abc")).toBeNull();
+    expect(await store.tokens.list()).toEqual([]);
+    expect(await store.tokens.delete("abc")).toBe(false);
   });
 
   it("returns each token to every instance with all its fields", async () => {
     const limited = tokenRecord("b2", { user: "zoë", expiresAt: "2030-01-01T00:00:00.000Z" });
-    await store.createToken(tokenRecord("a1"));
-    await store.createToken(limited);
+    await store.tokens.create(tokenRecord("a1"));
+    await store.tokens.create(limited);
     const other = await reopen();
-    expect(await other.readToken("a1")).toEqual(tokenRecord("a1"));
-    expect(await other.readToken("b2")).toEqual(limited);
-    expect((await other.listTokens()).map(({ id }) => id).sort()).toEqual(["a1", "b2"]);
+    expect(await other.tokens.read("a1")).toEqual(tokenRecord("a1"));
+    expect(await other.tokens.read("b2")).toEqual(limited);
+    expect((await other.tokens.list()).map(({ id }) => id).sort()).toEqual(["a1", "b2"]);
     await other.close();
   });
 
@@ -49,31 +50,31 @@ export function describeTokens(current: () => { store: Store; reopen: () => Prom
   });
 
   it("deletes a revoked token for every instance, and no other token", async () => {
-    await store.createToken(tokenRecord("a1"));
-    await store.createToken(tokenRecord("a2"));
+    await store.tokens.create(tokenRecord("a1"));
+    await store.tokens.create(tokenRecord("a2"));
     const other = await reopen();
-    expect(await other.deleteToken("a1")).toBe(true);
-    expect(await store.readToken("a1")).toBeNull();
-    expect(await store.deleteToken("a1")).toBe(false);
-    expect((await store.listTokens()).map(({ id }) => id)).toEqual(["a2"]);
+    expect(await other.tokens.delete("a1")).toBe(true);
+    expect(await store.tokens.read("a1")).toBeNull();
+    expect(await store.tokens.delete("a1")).toBe(false);
+    expect((await store.tokens.list()).map(({ id }) => id)).toEqual(["a2"]);
     await other.close();
   });
 
   it("creates exactly one token when several are created with the same id at once", async () => {
     const users = ["ann", "ben", "cid", "dan"];
-    const attempts = users.map((user) => store.createToken(tokenRecord("same", { user })));
+    const attempts = users.map((user) => store.tokens.create(tokenRecord("same", { user })));
     const outcomes = await Promise.allSettled(attempts);
     expect(outcomes.filter(({ status }) => status === "fulfilled")).toHaveLength(1);
     const winner = users[outcomes.findIndex(({ status }) => status === "fulfilled")];
-    expect(await store.readToken("same")).toMatchObject({ user: winner });
+    expect(await store.tokens.read("same")).toMatchObject({ user: winner });
   });
 
   it("finds and deletes nothing under an id that is not a token's, and refuses to create it", async () => {
     for (const id of ["", "../registry", "A", "a/b", "a.b", "__proto__", "*", "x".repeat(65)]) {
-      expect(await store.readToken(id), id).toBeNull();
-      expect(await store.deleteToken(id), id).toBe(false);
-      await expect(store.createToken(tokenRecord(id)), id).rejects.toThrow(/not the id of a token/);
+      expect(await store.tokens.read(id), id).toBeNull();
+      expect(await store.tokens.delete(id), id).toBe(false);
+      await expect(store.tokens.create(tokenRecord(id)), id).rejects.toThrow(/not the id of a token/);
     }
-    expect(await store.listTokens()).toEqual([]);
+    expect(await store.tokens.list()).toEqual([]);
   });
 }

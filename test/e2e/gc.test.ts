@@ -24,8 +24,8 @@ async function statePath(user: string): Promise<string> {
 /** Makes a session look unused for `ageMs`: its folder, and its record if it has one. */
 async function age(user: string, id: string, ageMs = OLD_MS): Promise<void> {
   makeOld(join(await statePath(user), id), ageMs);
-  if ((await store.readSession(id)) === null) return;
-  await store.updateSession(id, (record) => {
+  if ((await store.sessions.read(id)) === null) return;
+  await store.sessions.update(id, (record) => {
     record.lastUsedAt = new Date(Date.now() - ageMs).toISOString();
   });
 }
@@ -127,15 +127,15 @@ describe("deletions by gc", () => {
     const result = await gc();
     expect(idsOf(result.deleted)).toEqual(["before", "loaded"]);
     expect(result.servers).toEqual([{ id, action: "failed" }]);
-    expect((await store.readRegistry()).servers[id]).toMatchObject({ state: "failed", port: null });
+    expect((await store.registry.read()).servers[id]).toMatchObject({ state: "failed", port: null });
     // Once the server is old, too, gc removes everything of it.
     makeOld(join(fleet.root, "servers", id), OLD_MS);
-    await store.updateRegistry(({ servers }) => {
+    await store.registry.update(({ servers }) => {
       for (const server of Object.values(servers)) if (server.id === id) server.createdAt = "2026-01-01T00:00:00.000Z";
     });
     expect((await gc()).servers).toEqual([{ id, action: "removed" }]);
     expect(readdirSync(join(fleet.root, "servers"))).not.toContain(id);
-    expect((await store.readRegistry()).servers[id]).toBeUndefined();
+    expect((await store.registry.read()).servers[id]).toBeUndefined();
     await fleet.create("kim", "anew");
   });
 

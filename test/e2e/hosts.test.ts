@@ -74,7 +74,9 @@ describe.skipIf(problem !== undefined).each([
     expect(log.lines.join("\n")).toContain(`listening on port ${server.port}`);
     const both = await h1.json<{ servers: ServerView[] }>(["spawn", "--user", "many", "--count", "6"]);
     expect(both.servers.map(({ user }) => user)).toEqual([1, 2, 3, 4, 5, 6].map((number) => `many-${number}`));
-    const placed = await Promise.all(both.servers.map(async ({ user }) => await hosts.store.readPlacement(user ?? "")));
+    const placed = await Promise.all(
+      both.servers.map(async ({ user }) => await hosts.store.placements.read(user ?? "")),
+    );
     expect(placed.map((placement) => placement?.host)).toEqual(both.servers.map(({ hostName }) => hostName));
   });
 
@@ -149,7 +151,7 @@ describe.skipIf(problem !== undefined).each([
     const { token } = (stolen as unknown as { lease: { token: string } }).lease;
     await h1.json(["unlock", "team", "--token", token]);
     expect(await h1.json(["send", "team", "g", "--user", "alice"])).toMatchObject({ reply: "[turn 7] g" });
-    expect(await hosts.store.readLease("team")).toBeNull();
+    expect(await hosts.store.leases.read("team")).toBeNull();
   });
 
   it("a program's turns on another host run under its lease, and end when the lease is taken over", async () => {
@@ -163,7 +165,7 @@ describe.skipIf(problem !== undefined).each([
       expect((await fleet.send(session, "three")).text).toBe("[turn 3] three");
       const { reply } = await fleet.exchange("held", "four", { user: "bob" });
       expect(reply.text).toBe("[turn 4] four");
-      const records = await hosts.store.listTokens();
+      const records = await hosts.store.tokens.list();
       expect(records.some((record) => record.lease?.fence === lease.fence)).toBe(true);
       expect(JSON.stringify(records)).not.toContain(lease.token);
     });
@@ -209,13 +211,13 @@ describe.skipIf(problem !== undefined).each([
     expect((await client.request("session.create", { sessionId: "other" }, 20_000)).error).toBeUndefined();
     expect((await client.request("session.send", { sessionId: "other", prompt: "x" }, 20_000)).error).toBeUndefined();
     client.socket.destroy();
-    await store.deleteToken(id);
+    await store.tokens.delete(id);
   });
 
   it("an ephemeral session on another host is deleted after its prompt", async () => {
     const made = await h1.json<Turn>(["create", "--user", "bob", "--id", "brief", "--ephemeral", "--prompt", "x"]);
     expect(made).toMatchObject({ reply: "[turn 1] x", session: { state: "gone", persistence: "ephemeral" } });
-    expect(await hosts.store.readSession("brief")).toBeNull();
+    expect(await hosts.store.sessions.read("brief")).toBeNull();
   });
 
   it("a session that a program has open on another host survives gc and evict until the program leaves it", async () => {
@@ -227,7 +229,10 @@ describe.skipIf(problem !== undefined).each([
     });
     expect((await fleet.send(session, "one")).text).toBe("[turn 1] one");
     expect(heard).toBe("[turn 1] one");
-    expect(await hosts.store.readSession("open")).toMatchObject({ host: "h2", usedBy: { at: "h1", pid: process.pid } });
+    expect(await hosts.store.sessions.read("open")).toMatchObject({
+      host: "h2",
+      usedBy: { at: "h1", pid: process.pid },
+    });
     // An open session is in use, however old it is. The process that uses it runs on h1, where h2 cannot see it.
     const kept = await h1.json<GcResult>(["gc", "--ttl", "24h"]);
     expect(kept.deleted.map(({ id }) => id)).not.toContain("open");
@@ -238,7 +243,7 @@ describe.skipIf(problem !== undefined).each([
     expect((await fleet.send(session, "two")).text).toBe("[turn 2] two");
     expect(await h1.json(["evict", "--max", "0"])).toMatchObject({ evicted: ["open"] });
     expect(await fleet.leaveSession(session)).toMatchObject({ state: "gone" });
-    expect(await hosts.store.readSession("open")).toBeNull();
+    expect(await hosts.store.sessions.read("open")).toBeNull();
     const client = await fleet.clientForUser("bob");
     expect(await client.ping("hello")).toMatchObject({ message: expect.stringContaining("hello") });
     await expect(fleet.clientForUser("bob", { gitHubToken: "ghp_x" })).rejects.toMatchObject({
@@ -254,11 +259,11 @@ describe.skipIf(problem !== undefined).each([
     const result = await h1.json<GcResult>(["gc", "--ttl", "24h"]);
     expect(result.deleted.map(({ id }) => id).toSorted()).toEqual(["old-1", "old-2"]);
     expect(result.deleted.every(({ bytes }) => bytes > 0)).toBe(true);
-    for (const id of ["old-1", "old-2"]) expect(await hosts.store.readSession(id)).toBeNull();
+    for (const id of ["old-1", "old-2"]) expect(await hosts.store.sessions.read(id)).toBeNull();
     await h1.json(["create", "--user", "bob", "--id", "doomed", "--prompt", "x"]);
     const doomed = ["delete", "doomed", "nothing", "--user", "bob", "--ignore-not-found"];
     expect(await h1.json(doomed)).toEqual({ deleted: ["doomed"] });
-    expect(await hosts.store.readSession("doomed")).toBeNull();
+    expect(await hosts.store.sessions.read("doomed")).toBeNull();
     expect(await h1.refusal(4, ["send", "doomed", "x", "--user", "bob"])).toMatchObject({
       code: "FLEET_SESSION_NOT_FOUND",
     });
@@ -324,7 +329,7 @@ describe.skipIf(problem !== undefined).each([
   });
 
   it("commands that reach another host leave no token in the store, and print none", async () => {
-    expect(await hosts.store.listTokens()).toEqual([]);
+    expect(await hosts.store.tokens.list()).toEqual([]);
     expect(await h1.json(["token", "list"])).toEqual({ tokens: [] });
     expect(h1.printed.split("\n").length).toBeGreaterThan(50);
     for (const text of hosts.said()) expect(text).not.toContain("cft_");

@@ -32,8 +32,8 @@ interface Locked {
 /** A lease needs no server, only the record of the session. */
 beforeAll(async () => {
   const store = openFileStore(fleet.root);
-  await store.createSession(sessionRecord("s", { kind: "collaborative", members: ["bob"] }));
-  await store.createSession(sessionRecord("foreign", { owner: "eve" }));
+  await store.sessions.create(sessionRecord("s", { kind: "collaborative", members: ["bob"] }));
+  await store.sessions.create(sessionRecord("foreign", { owner: "eve" }));
 });
 
 /** A test that fails must not lock out the tests after it. */
@@ -143,7 +143,7 @@ describe("waiting", () => {
   it("a lock that waits gets the lease when the holder releases it", async () => {
     const locked = await lock();
     const waiting = fleet.start(["lock", "s", "--user", "bob", "--json"]);
-    const queued = () => openFileStore(fleet.root).acquireLease(probe);
+    const queued = () => openFileStore(fleet.root).leases.acquire(probe);
     const probe = { sessionId: "s", holder: "p", token: "p", ttlMs: 1, placeMs: 1 };
     await expect.poll(queued, { timeout: 10_000 }).toMatchObject({ granted: false, ahead: 1 });
     await unlock(locked);
@@ -163,11 +163,11 @@ describe("waiting", () => {
       const probe = { sessionId: "s", holder: "p", token: "p", ttlMs: 1, placeMs: 1 };
       const ahead = (n: number) => ({ granted: false, ahead: n });
       await expect
-        .poll(() => openFileStore(fleet.root).acquireLease(probe), { timeout: 10_000 })
+        .poll(() => openFileStore(fleet.root).leases.acquire(probe), { timeout: 10_000 })
         .toMatchObject(ahead(1));
       waiting.child.kill(signal);
       expect(await waiting.done).toMatchObject({ code, stdout: "" });
-      expect(await openFileStore(fleet.root).acquireLease(probe)).toMatchObject(ahead(0));
+      expect(await openFileStore(fleet.root).leases.acquire(probe)).toMatchObject(ahead(0));
     }
     expect(existsSync(never)).toBe(false);
     await unlock(locked);
@@ -264,10 +264,10 @@ describe("lock -- COMMAND", () => {
 
   it("lock -- COMMAND keeps the lease far longer than its TTL, and a waiting lock does not get it", async () => {
     const running = fleet.start(["lock", "s", "--user", "alice", "--ttl", "5s", "--", "sleep", "12"]);
-    await eventually("the lease", async () => (await openFileStore(fleet.root).readLease("s")) !== null);
-    const fence = (await openFileStore(fleet.root).readLease("s"))?.fence;
+    await eventually("the lease", async () => (await openFileStore(fleet.root).leases.read("s")) !== null);
+    const fence = (await openFileStore(fleet.root).leases.read("s"))?.fence;
     await fleet.refusal(5, ["lock", "s", "--user", "bob", "--wait", "7s"]);
-    expect(await openFileStore(fleet.root).readLease("s")).toMatchObject({ fence });
+    expect(await openFileStore(fleet.root).leases.read("s")).toMatchObject({ fence });
     expect(await running.done).toMatchObject({ code: 0, stderr: "" });
   });
 
@@ -301,7 +301,7 @@ describe("usage errors of lock and unlock", () => {
     expect(ran).toMatchObject({ code: 4, stderr: "" });
     expect(ran.json()).toMatchObject({ error: { code: "FLEET_SESSION_NOT_FOUND" } });
     expect(existsSync(join(fleet.folder, "foreign"))).toBe(false);
-    expect(await openFileStore(fleet.root).readLease("foreign")).toBeNull();
+    expect(await openFileStore(fleet.root).leases.read("foreign")).toBeNull();
     expect(existsSync(join(fleet.root, "leases", "unknown"))).toBe(false);
   });
 
@@ -357,7 +357,7 @@ describe("usage errors of lock and unlock", () => {
     const ran = await fleet.run([command, ...args.slice(0, at), "--json", ...args.slice(at)]);
     expect({ code: ran.code, stderr: ran.stderr }).toEqual({ code: 2, stderr: "" });
     expect(ran.json<{ error: { message: string } }>().error.message).toContain(message);
-    expect(await openFileStore(fleet.root).readLease("s")).toBeNull();
+    expect(await openFileStore(fleet.root).leases.read("s")).toBeNull();
   });
 
   it("unlock does not repeat a token that was given as the name of a variable", async () => {

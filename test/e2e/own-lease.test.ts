@@ -3,8 +3,8 @@ import { join } from "node:path";
 import { approveAll, CopilotClient, RuntimeConnection } from "@github/copilot-sdk";
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { Fleet } from "../../src/index.js";
+import type { Lease } from "../../src/model/lease.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
-import type { Lease } from "../../src/store/store.js";
 import { PORTS, testFleet } from "../fixtures/cli.js";
 import { Terminal } from "../fixtures/terminal.js";
 
@@ -188,7 +188,7 @@ describe("withSessionLock", () => {
 /** Resolves when somebody waits for the lease on a session. */
 async function queued(session: string): Promise<void> {
   const probe = { sessionId: session, holder: "p", token: "p", ttlMs: 1, placeMs: 1 };
-  const ask = () => openFileStore(command.root).acquireLease(probe);
+  const ask = () => openFileStore(command.root).leases.acquire(probe);
   await expect.poll(ask, { timeout: 20_000 }).toMatchObject({ granted: false, ahead: 1 });
 }
 

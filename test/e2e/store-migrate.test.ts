@@ -2,11 +2,12 @@ import { execFile } from "node:child_process";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { MigrateResult } from "../../src/fleet/migrate.js";
+import type { Lease } from "../../src/model/lease.js";
 import type { ServerView } from "../../src/pool/server.js";
 import { ownIdentity } from "../../src/runtime/process/process-table.js";
 import { readContents } from "../../src/store/copy.js";
 import { openStore } from "../../src/store/open.js";
-import type { Lease, Store } from "../../src/store/store.js";
+import type { Store } from "../../src/store/ports.js";
 import { TestFleet } from "../fixtures/cli.js";
 import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
 import { sessionRecord } from "../fixtures/store-records.js";
@@ -105,7 +106,7 @@ describe.skipIf(problem !== undefined)("store migrate", () => {
 
   it("store migrate refuses a target that is not empty, and does not change it", async () => {
     const url = redis.url("occupied");
-    await using_(url, (store) => store.createSession(sessionRecord("somebody")));
+    await using_(url, (store) => store.sessions.create(sessionRecord("somebody")));
     const before = await contents(url);
     const error = await fleet.refusal(5, ["store", "migrate", "--to", url]);
     expect(error).toMatchObject({ code: "FLEET_STORE_OCCUPIED", message: expect.stringContaining(url) });
@@ -116,7 +117,7 @@ describe.skipIf(problem !== undefined)("store migrate", () => {
     const url = redis.url("moving");
     const claim = (value: typeof ownIdentity extends () => infer T ? T | null : never) =>
       using_("file", (store) =>
-        store.updateRegistry(({ servers }) => {
+        store.registry.update(({ servers }) => {
           for (const server of Object.values(servers)) server.claim = value;
         }),
       );

@@ -15,7 +15,7 @@ const UUID = "0ba2d2f0-6ab5-4a2c-9d3a-5c58452b9ddf";
 /** Records servers and sessions as if the fleet had been used. The servers are stopped, so they need no process. */
 beforeAll(async () => {
   const store = openFileStore(fleet.root);
-  await store.updateRegistry(({ servers }) => {
+  await store.registry.update(({ servers }) => {
     const stopped = { state: "stopped", desired: "stopped", process: null, port: null, startedAt: null } as const;
     for (const user of [...USERS, ...Array.from({ length: 36 }, (_, index) => `user-${index}`)]) {
       const id = `${user.slice(0, 24)}-2bd806c97f0e`;
@@ -23,7 +23,7 @@ beforeAll(async () => {
     }
   });
   for (const [index, owner] of USERS.entries()) {
-    await store.createSession(sessionRecord(`${index}${UUID}`, { owner, serverId: `${owner}-2bd806c97f0e` }));
+    await store.sessions.create(sessionRecord(`${index}${UUID}`, { owner, serverId: `${owner}-2bd806c97f0e` }));
   }
 });
 

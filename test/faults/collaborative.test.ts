@@ -106,7 +106,7 @@ describe("a session whose members work in separate processes on two servers that
 
   it("two members of one session damage its history without the lease, so the test with the lease can fail", async () => {
     await sharedSession("without-lease");
-    const { servers } = await openStore("file", join(folder, "state")).readRegistry();
+    const { servers } = await openStore("file", join(folder, "state")).registry.read();
     const [one, two] = Object.values(servers).filter(({ process: running }) => running !== null);
     if (one === undefined || two === undefined) throw new Error("two servers should run");
     // Both servers load the session before either of them continues it.

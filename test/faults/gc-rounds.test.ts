@@ -3,9 +3,11 @@ import { dirname, join } from "node:path";
 import type { CopilotSession } from "@github/copilot-sdk";
 import { expect, it, onTestFinished } from "vitest";
 import { Fleet, type GcResult } from "../../src/index.js";
+import type { ServerRecord } from "../../src/model/server.js";
+import type { SessionRecord } from "../../src/model/session.js";
 import { ownIdentity } from "../../src/runtime/process/process-table.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
-import type { ServerRecord, SessionRecord, Store } from "../../src/store/store.js";
+import type { Store } from "../../src/store/ports.js";
 import { errorOf, eventually, type FaultFleet, type Finished, faultFleet, rounds } from "../fixtures/fault-fleet.js";
 import { makeOld, plantSessions, type Template } from "../fixtures/gc-sessions.js";
 import { seededRandom } from "../fixtures/store-random.js";
@@ -54,13 +56,13 @@ class Scene {
       over.persistence = "ephemeral";
       over.usedBy = { ...ownIdentity(), startTicks: "1" };
     }
-    await this.store.createSession(sessionRecord(id, over));
+    await this.store.sessions.create(sessionRecord(id, over));
   }
 
   /** Makes the session look as if nobody had used it for a long time. */
   async age(id: string): Promise<void> {
     makeOld(join(this.statePath, id), OLD_MS);
-    await this.store.updateSession(id, (record) => {
+    await this.store.sessions.update(id, (record) => {
       record.lastUsedAt = new Date(Date.now() - OLD_MS).toISOString();
     });
   }
@@ -78,7 +80,7 @@ class Scene {
   }
 
   async records(): Promise<string[]> {
-    return (await this.store.listSessions()).map(({ id }) => id).toSorted();
+    return (await this.store.sessions.list()).map(({ id }) => id).toSorted();
   }
 }
 

@@ -14,7 +14,7 @@ const leases = new Leases(openFileStore(fleet.root));
 /** The sessions have no server, because a lease needs none. */
 beforeAll(async () => {
   for (const id of ["stopped", "stubborn", "stolen", "killed"]) {
-    await openFileStore(fleet.root).createSession(sessionRecord(id));
+    await openFileStore(fleet.root).sessions.create(sessionRecord(id));
   }
 });
 

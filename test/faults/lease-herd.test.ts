@@ -20,7 +20,7 @@ const program = bundleFixture("lease-waiter");
 it(`${WAITERS} waiters never share a lease, and one gets it within two TTLs of the holder's death (${ROUNDS} kills)`, async () => {
   const random = seededRandom("lease herd");
   const root = await temporaryRoot();
-  await openFileStore(root).createSession(sessionRecord("shared"));
+  await openFileStore(root).sessions.create(sessionRecord("shared"));
   const log = new LeaseLog(join(root, "..", "log"));
   onTestFinished(() => log.close());
 

@@ -32,7 +32,7 @@ class FencedResource {
 async function setUp() {
   const root = await temporaryRoot();
   const store = openFileStore(root);
-  await store.createSession(sessionRecord("shared"));
+  await store.sessions.create(sessionRecord("shared"));
   const log = new LeaseLog(join(root, "..", "log"));
   onTestFinished(() => log.close());
   return { root, leases: new Leases(store), log };

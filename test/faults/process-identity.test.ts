@@ -1,8 +1,8 @@
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { expect, it, onTestFinished } from "vitest";
+import type { ProcessIdentity } from "../../src/model/process.js";
 import { identify, isAlive } from "../../src/runtime/process/process-table.js";
-import type { ProcessIdentity } from "../../src/store/store.js";
 import {
   COMMAND,
   childrenOf,

@@ -1,7 +1,9 @@
 import { afterAll, beforeAll, describe, expect, it, onTestFinished, vi } from "vitest";
+import type { HostEntry } from "../../src/model/host.js";
+import type { LeaseRequest } from "../../src/model/lease.js";
 import { openStore } from "../../src/store/open.js";
+import type { Store } from "../../src/store/ports.js";
 import { openRedisStore } from "../../src/store/redis/redis-store.js";
-import type { HostEntry, LeaseRequest, Store } from "../../src/store/store.js";
 import { CuttingProxy } from "../fixtures/cutting-proxy.js";
 import { parsed, RedisServer, redisProblem } from "../fixtures/redis-server.js";
 import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
@@ -33,14 +35,14 @@ describe.skipIf(problem !== undefined)("a Redis connection that breaks after a w
       await proxy.end();
     });
     for (const each of [store, direct]) {
-      await each.createSession(sessionRecord("warm"));
-      await each.updateRegistry(
+      await each.sessions.create(sessionRecord("warm"));
+      await each.registry.update(
         (draft) => void Object.assign(draft.servers, { s1: serverRecord("s1", { failure: "0" }) }),
       );
-      await each.acquireLease(request("warm", { sessionId: "warm" }));
-      await each.renewLease("warm", "warm", 1_000);
-      await each.releaseLease("warm", "warm");
-      await each.deleteSession("warm");
+      await each.leases.acquire(request("warm", { sessionId: "warm" }));
+      await each.leases.renew("warm", "warm", 1_000);
+      await each.leases.release("warm", "warm");
+      await each.sessions.delete("warm");
     }
     return { store, direct, proxy };
   }
@@ -49,13 +51,13 @@ describe.skipIf(problem !== undefined)("a Redis connection that breaks after a w
     const { store, direct, proxy } = await stores();
     let runs = 0;
     proxy.loseAnswerTo(/:commit:/);
-    const result = await store.updateRegistry((draft) => {
+    const result = await store.registry.update((draft) => {
       runs++;
       draft.placed = (draft.placed ?? 0) + 1;
       return draft.placed;
     });
     expect({ result, runs, cuts: proxy.cuts }).toEqual({ result: 1, runs: 1, cuts: 1 });
-    expect((await direct.readRegistry()).placed).toBe(1);
+    expect((await direct.registry.read()).placed).toBe(1);
   });
 
   it("a registry change counts once when another writer follows before the cut-off writer can ask again", async () => {
@@ -66,86 +68,86 @@ describe.skipIf(problem !== undefined)("a Redis connection that breaks after a w
     };
     proxy.loseAnswerTo(/:commit:/);
     const open = proxy.hold();
-    const update = store.updateRegistry(add);
-    await expect.poll(async () => (await direct.readRegistry()).placed, { timeout: 5_000 }).toBe(1);
-    expect(await direct.updateRegistry(add)).toBe(2);
+    const update = store.registry.update(add);
+    await expect.poll(async () => (await direct.registry.read()).placed, { timeout: 5_000 }).toBe(1);
+    expect(await direct.registry.update(add)).toBe(2);
     open();
     expect(await update).toBe(1);
-    expect((await direct.readRegistry()).placed).toBe(2);
+    expect((await direct.registry.read()).placed).toBe(2);
   });
 
   it("a session is created once, without an error, when the connection to Redis breaks before the answer", async () => {
     const { store, direct, proxy } = await stores();
     proxy.loseAnswerTo(/:commit:/);
-    await store.createSession(sessionRecord("a"));
+    await store.sessions.create(sessionRecord("a"));
     expect(proxy.cuts).toBe(1);
-    expect(await direct.readSession("a")).toEqual(sessionRecord("a"));
-    await expect(store.createSession(sessionRecord("a"))).rejects.toMatchObject({ code: "FLEET_SESSION_EXISTS" });
+    expect(await direct.sessions.read("a")).toEqual(sessionRecord("a"));
+    await expect(store.sessions.create(sessionRecord("a"))).rejects.toMatchObject({ code: "FLEET_SESSION_EXISTS" });
   });
 
   it("a session is changed once when the connection to Redis breaks before the answer", async () => {
     const { store, direct, proxy } = await stores();
-    await store.createSession(sessionRecord("a"));
+    await store.sessions.create(sessionRecord("a"));
     proxy.loseAnswerTo(/:commit:/);
-    expect(await store.updateSession("a", (draft) => ++draft.turns)).toBe(1);
+    expect(await store.sessions.update("a", (draft) => ++draft.turns)).toBe(1);
     expect(proxy.cuts).toBe(1);
-    expect((await direct.readSession("a"))?.turns).toBe(1);
+    expect((await direct.sessions.read("a"))?.turns).toBe(1);
   });
 
   it("a deletion knows that it deleted the session when the connection to Redis breaks before the answer", async () => {
     const { store, direct, proxy } = await stores();
-    for (const id of ["a", "b"]) await store.createSession(sessionRecord(id));
+    for (const id of ["a", "b"]) await store.sessions.create(sessionRecord(id));
     proxy.loseAnswerTo(/:commit:/);
-    expect(await store.deleteSession("a")).toBe(true);
+    expect(await store.sessions.delete("a")).toBe(true);
     proxy.loseAnswerTo(/:commit:/);
-    expect(await store.deleteSessions(["a", "b"], () => true)).toEqual(["b"]);
+    expect(await store.sessions.deleteMany(["a", "b"], () => true)).toEqual(["b"]);
     expect(proxy.cuts).toBe(2);
-    expect(await direct.listSessions()).toEqual([]);
+    expect(await direct.sessions.list()).toEqual([]);
   });
 
   it("a deletion that Redis answered too late does not delete a session created later under the same id", async () => {
     const { store, direct, proxy } = await stores();
-    await store.createSession(sessionRecord("a"));
+    await store.sessions.create(sessionRecord("a"));
     proxy.loseAnswerTo(/:commit:/);
     const open = proxy.hold();
-    const deletion = store.deleteSession("a");
-    await expect.poll(() => direct.readSession("a"), { timeout: 5_000 }).toBeNull();
-    await direct.createSession(sessionRecord("a", { owner: "bob" }));
+    const deletion = store.sessions.delete("a");
+    await expect.poll(() => direct.sessions.read("a"), { timeout: 5_000 }).toBeNull();
+    await direct.sessions.create(sessionRecord("a", { owner: "bob" }));
     open();
     expect(await deletion).toBe(true);
-    expect(await direct.readSession("a")).toMatchObject({ owner: "bob" });
+    expect(await direct.sessions.read("a")).toMatchObject({ owner: "bob" });
   });
 
   it("a lease is acquired, renewed and released once when the connection to Redis breaks before the answer", async () => {
     const { store, direct, proxy } = await stores();
     proxy.loseAnswerTo(/lease:a/);
-    const answer = await store.acquireLease(request("t1"));
+    const answer = await store.leases.acquire(request("t1"));
     expect(answer).toMatchObject({ granted: true });
-    expect(await direct.readLease("a")).toMatchObject({ fence: answer.lease?.fence, holder: "t1" });
-    expect(await direct.highestFence()).toBe(answer.lease?.fence);
+    expect(await direct.leases.read("a")).toMatchObject({ fence: answer.lease?.fence, holder: "t1" });
+    expect(await direct.leases.highestFence()).toBe(answer.lease?.fence);
 
     proxy.loseAnswerTo(/lease:a/);
-    expect(await store.renewLease("a", "t1", 700_000)).toMatchObject({ fence: answer.lease?.fence, ttlMs: 700_000 });
+    expect(await store.leases.renew("a", "t1", 700_000)).toMatchObject({ fence: answer.lease?.fence, ttlMs: 700_000 });
 
     proxy.loseAnswerTo(/:commit:/);
     const open = proxy.hold();
-    const release = store.releaseLease("a", "t1");
-    await expect.poll(() => direct.readLease("a"), { timeout: 5_000 }).toBeNull();
-    const next = await direct.acquireLease(request("t2"));
+    const release = store.leases.release("a", "t1");
+    await expect.poll(() => direct.leases.read("a"), { timeout: 5_000 }).toBeNull();
+    const next = await direct.leases.acquire(request("t2"));
     open();
     await release;
     expect(proxy.cuts).toBe(3);
-    expect(await direct.checkLease("a", "t2")).toMatchObject({ fence: next.lease?.fence });
-    await expect(store.releaseLease("a", "t1")).rejects.toMatchObject({ code: "FLEET_LEASE_LOST" });
+    expect(await direct.leases.check("a", "t2")).toMatchObject({ fence: next.lease?.fence });
+    await expect(store.leases.release("a", "t1")).rejects.toMatchObject({ code: "FLEET_LEASE_LOST" });
   });
 
   it("a waiter keeps its place in the lease queue when the connection to Redis breaks before the answer", async () => {
     const { store, direct, proxy } = await stores();
-    await direct.acquireLease(request("t1"));
+    await direct.leases.acquire(request("t1"));
     proxy.loseAnswerTo(/lease:a/);
-    expect(await store.acquireLease(request("t2"))).toMatchObject({ granted: false, ahead: 0 });
-    expect(await direct.acquireLease(request("t3"))).toMatchObject({ granted: false, ahead: 1 });
-    expect(await store.acquireLease(request("t2"))).toMatchObject({ granted: false, ahead: 0 });
+    expect(await store.leases.acquire(request("t2"))).toMatchObject({ granted: false, ahead: 0 });
+    expect(await direct.leases.acquire(request("t3"))).toMatchObject({ granted: false, ahead: 1 });
+    expect(await store.leases.acquire(request("t2"))).toMatchObject({ granted: false, ahead: 0 });
     expect(proxy.cuts).toBe(1);
   });
 

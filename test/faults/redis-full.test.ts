@@ -72,7 +72,7 @@ describe.skipIf(problem !== undefined)("a Redis that is full by the time that a 
   it("send prints a reply from another host when Redis is full by then, and both hosts stay alive", async () => {
     await using hosts = new TestHosts({ redis, names: ["h1", "h2"], firstPort: HOST_PORTS, storage: "local" });
     await hosts.serve();
-    await hosts.store.recordPlacement("alice", null, { host: "h2", serverId: null });
+    await hosts.store.placements.record("alice", null, { host: "h2", serverId: null });
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
     await h1.ok(["create", "--user", "alice", "--id", "notes", "--prompt", "one"]);
     const sending = h1.start(["send", "notes", `!delay ${HOST_TTL_MS + 2_000} two`, "--user", "alice", "--json"]);

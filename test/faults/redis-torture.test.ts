@@ -36,7 +36,7 @@ it.skipIf(problem !== undefined)(
     const direct = redis.url("f");
     const store = openStore(direct, root);
     onTestFinished(() => store.close());
-    await store.createSession(sessionRecord("shared"));
+    await store.sessions.create(sessionRecord("shared"));
 
     // A host's note about a database depends on the address, so the workers behind the proxy have another note.
     const url = direct.replace(String(redis.port), String(proxy.port));

@@ -3,9 +3,11 @@ import { mkdir, readFile, rename } from "node:fs/promises";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
+import type { HostEntry } from "../../src/model/host.js";
+import type { LeaseRequest } from "../../src/model/lease.js";
 import { openStore } from "../../src/store/open.js";
+import type { Store } from "../../src/store/ports.js";
 import { openRedisStore } from "../../src/store/redis/redis-store.js";
-import type { HostEntry, LeaseRequest, Store } from "../../src/store/store.js";
 import { CuttingProxy } from "../fixtures/cutting-proxy.js";
 import { eventually } from "../fixtures/fault-fleet.js";
 import { freePort, parsed, RedisServer, redisProblem } from "../fixtures/redis-server.js";
@@ -36,22 +38,22 @@ function request(token: string, over: Partial<LeaseRequest> = {}): LeaseRequest 
 /** Calls every method as a caller would, on a fleet with a session "a" on which "t1" holds the lease. */
 function everything(store: Store): Record<string, Promise<unknown>> {
   return {
-    readRegistry: store.readRegistry(),
-    updateRegistry: store.updateRegistry((draft) => void Object.assign(draft.servers, { late: serverRecord("late") })),
-    readSession: store.readSession("a"),
-    createSession: store.createSession(sessionRecord("late")),
-    updateSession: store.updateSession("a", (draft) => ++draft.turns),
-    deleteSession: store.deleteSession("b"),
-    deleteSessions: store.deleteSessions(["c"], () => true),
-    listSessions: store.listSessions(),
-    acquireLease: store.acquireLease(request("late", { sessionId: "b" })),
-    leaveLeaseQueue: store.leaveLeaseQueue("a", "t1"),
-    renewLease: store.renewLease("a", "t1", 600_000),
-    releaseLease: store.releaseLease("a", "t1"),
-    readLease: store.readLease("a"),
-    checkLease: store.checkLease("a", "t1"),
-    highestFence: store.highestFence(),
-    raiseFences: store.raiseFences(1),
+    readRegistry: store.registry.read(),
+    updateRegistry: store.registry.update((draft) => void Object.assign(draft.servers, { late: serverRecord("late") })),
+    readSession: store.sessions.read("a"),
+    createSession: store.sessions.create(sessionRecord("late")),
+    updateSession: store.sessions.update("a", (draft) => ++draft.turns),
+    deleteSession: store.sessions.delete("b"),
+    deleteSessions: store.sessions.deleteMany(["c"], () => true),
+    listSessions: store.sessions.list(),
+    acquireLease: store.leases.acquire(request("late", { sessionId: "b" })),
+    leaveLeaseQueue: store.leases.leave("a", "t1"),
+    renewLease: store.leases.renew("a", "t1", 600_000),
+    releaseLease: store.leases.release("a", "t1"),
+    readLease: store.leases.read("a"),
+    checkLease: store.leases.check("a", "t1"),
+    highestFence: store.leases.highestFence(),
+    raiseFences: store.leases.raiseFences(1),
   };
 }
 
@@ -68,9 +70,9 @@ async function codes(calls: Record<string, Promise<unknown>>): Promise<Record<st
 
 /** Creates three sessions, a server, and a lease of "t1" on "a". Resolves with the fence of that lease. */
 async function populate(store: Store): Promise<number> {
-  await store.updateRegistry((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));
-  for (const id of ["a", "b", "c"]) await store.createSession(sessionRecord(id));
-  const answer = await store.acquireLease(request("t1"));
+  await store.registry.update((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));
+  for (const id of ["a", "b", "c"]) await store.sessions.create(sessionRecord(id));
+  const answer = await store.leases.acquire(request("t1"));
   if (!answer.granted) throw new Error("the lease is somebody else's");
   return answer.lease.fence;
 }
@@ -120,7 +122,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
         redis.signal("SIGCONT");
       }
       // Once it resumes, Redis reads the old commands before any new one, and refuses all of them as too late.
-      expect(await store.checkLease("a", "t1")).toMatchObject({ fence });
+      expect(await store.leases.check("a", "t1")).toMatchObject({ fence });
       expect(await contents(redis, "still")).toEqual(before);
       expect(await codes(everything(store))).toEqual(
         Object.fromEntries(Object.keys(calls).map((name) => [name, "done"])),
@@ -131,13 +133,13 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
       const store = await open(redis.url());
       await populate(store);
       redis.signal("SIGSTOP");
-      const update = store.updateSession("a", (draft) => ++draft.turns);
-      const check = store.checkLease("a", "t1");
+      const update = store.sessions.update("a", (draft) => ++draft.turns);
+      const check = store.leases.check("a", "t1");
       await new Promise((resolve) => setTimeout(resolve, 300));
       redis.signal("SIGCONT");
       expect(await update).toBe(1);
       expect(await check).toMatchObject({ holder: "t1" });
-      expect((await store.readSession("a"))?.turns).toBe(1);
+      expect((await store.sessions.read("a"))?.turns).toBe(1);
     });
 
     it.each(["FLUSHALL", "FLUSHDB"])(
@@ -148,7 +150,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
         const [store, other] = [openStore(url, root), openStore(url, root)];
         onTestFinished(async () => void (await Promise.all([store.close(), other.close()])));
         const fence = await populate(store);
-        expect(await other.readLease("a")).toMatchObject({ fence });
+        expect(await other.leases.read("a")).toMatchObject({ fence });
         await redis.client.call(command);
 
         for (const each of [store, other, openStore(url, root)]) {
@@ -175,12 +177,12 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
 
         // A host that never used this database starts with an empty pool. Earlier leases still do not hold.
         const stranger = await open(url);
-        const answer = await stranger.acquireLease(request("t9"));
+        const answer = await stranger.leases.acquire(request("t9"));
         expect(answer).toMatchObject({ granted: true });
         expect(answer.lease?.fence).toBeGreaterThan(fence);
-        await expect(store.checkLease("a", "t1")).rejects.toMatchObject({ code: "FLEET_LEASE_LOST" });
-        await expect(store.readRegistry()).rejects.toMatchObject({ code: "FLEET_STATE_LOST", exit: 7 });
-        await expect(other.acquireLease(request("t2"))).rejects.toMatchObject({ code: "FLEET_STATE_LOST" });
+        await expect(store.leases.check("a", "t1")).rejects.toMatchObject({ code: "FLEET_LEASE_LOST" });
+        await expect(store.registry.read()).rejects.toMatchObject({ code: "FLEET_STATE_LOST", exit: 7 });
+        await expect(other.leases.acquire(request("t2"))).rejects.toMatchObject({ code: "FLEET_STATE_LOST" });
       },
     );
 
@@ -190,13 +192,13 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
       const store = openStore(url, root);
       await populate(store);
       await redis.client.flushall();
-      const error = (await store.readRegistry().catch((each: unknown) => each)) as { suggestions: string[] };
+      const error = (await store.registry.read().catch((each: unknown) => each)) as { suggestions: string[] };
       await store.close();
       const [, note = ""] = /mv (\S+\.json) /.exec(error.suggestions.join("\n")) ?? [];
       expect(JSON.parse(await readFile(note, "utf8"))).toEqual({ database: url, epoch: expect.any(String) });
       await rename(note, `${note}.lost`);
       const again = openStore(url, root);
-      expect(await again.readRegistry()).toEqual({ servers: {} });
+      expect(await again.registry.read()).toEqual({ servers: {} });
       await again.close();
     });
 
@@ -209,10 +211,10 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
         await populate(await open(url));
         await redis.client.del(`copilotfleet:{lost-${key}}:${key}`);
         const store = await open(url);
-        await expect(store.readRegistry()).rejects.toMatchObject({ code });
-        await expect(store.updateRegistry(() => 1)).rejects.toMatchObject({ code });
-        await expect(store.createSession(sessionRecord("x"))).rejects.toMatchObject({ code });
-        await expect(store.acquireLease(request("t2"))).rejects.toMatchObject({ code });
+        await expect(store.registry.read()).rejects.toMatchObject({ code });
+        await expect(store.registry.update(() => 1)).rejects.toMatchObject({ code });
+        await expect(store.sessions.create(sessionRecord("x"))).rejects.toMatchObject({ code });
+        await expect(store.leases.acquire(request("t2"))).rejects.toMatchObject({ code });
       }
     });
 
@@ -229,8 +231,8 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
       const key = `copilotfleet:{${parsed(url).fleet}}:registry`;
       await redis.client.set(key, text);
       const store = await open(url);
-      await expect(store.readRegistry()).rejects.toMatchObject({ code });
-      await expect(store.updateRegistry((draft) => void Object.assign(draft, { placed: 1 }))).rejects.toMatchObject({
+      await expect(store.registry.read()).rejects.toMatchObject({ code });
+      await expect(store.registry.update((draft) => void Object.assign(draft, { placed: 1 }))).rejects.toMatchObject({
         code,
       });
       expect(await redis.client.get(key)).toBe(text);
@@ -243,8 +245,8 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
       await redis.client.del(`copilotfleet:{${fleet}}:session:a`);
       await redis.client.rpush(`copilotfleet:{${fleet}}:session:a`, "x");
       const store = await open(url);
-      await expect(store.createSession(sessionRecord("a"))).rejects.toMatchObject({ code: "FLEET_SESSION_EXISTS" });
-      await expect(store.updateSession("a", () => 1)).rejects.toMatchObject({ code: "FLEET_SESSION_NOT_FOUND" });
+      await expect(store.sessions.create(sessionRecord("a"))).rejects.toMatchObject({ code: "FLEET_SESSION_EXISTS" });
+      await expect(store.sessions.update("a", () => 1)).rejects.toMatchObject({ code: "FLEET_SESSION_NOT_FOUND" });
       await redis.client.set(`copilotfleet:{${fleet}}:epoch`, "2 whatever-it-will-be");
       const refused = await codes(everything(await open(url)));
       expect(new Set(Object.values(refused))).toEqual(new Set(["FLEET_STATE_NEWER"]));
@@ -256,30 +258,30 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
       await populate(store);
       await redis.client.set(`copilotfleet:{${parsed(url).fleet}}:session:a`, "1 1-ab\n{");
       for (const call of [
-        () => store.readSession("a"),
-        () => store.updateSession("a", () => 1),
-        () => store.listSessions(),
+        () => store.sessions.read("a"),
+        () => store.sessions.update("a", () => 1),
+        () => store.sessions.list(),
       ]) {
         await expect(call()).rejects.toMatchObject({ code: "FLEET_STATE_CORRUPT" });
       }
-      expect(await store.deleteSession("a")).toBe(true);
-      expect((await store.listSessions()).map(({ id }) => id).sort()).toEqual(["b", "c"]);
+      expect(await store.sessions.delete("a")).toBe(true);
+      expect((await store.sessions.list()).map(({ id }) => id).sort()).toEqual(["b", "c"]);
     });
 
     it("a full Redis refuses writes with a clear error and no partial effect, but still frees memory", async () => {
       const url = redis.url("full");
       const store = await open(url);
       const fence = await populate(store);
-      await store.acquireLease(request("t2", { sessionId: "b" }));
+      await store.leases.acquire(request("t2", { sessionId: "b" }));
       const before = await contents(redis, "full");
       await redis.client.config("SET", "maxmemory", "1mb");
       try {
         for (const call of [
-          () => store.updateRegistry((draft) => void delete draft.servers.s1),
-          () => store.createSession(sessionRecord("d")),
-          () => store.updateSession("a", (draft) => ++draft.turns),
-          () => store.acquireLease(request("t3", { sessionId: "c" })),
-          () => store.acquireLease(request("t3")),
+          () => store.registry.update((draft) => void delete draft.servers.s1),
+          () => store.sessions.create(sessionRecord("d")),
+          () => store.sessions.update("a", (draft) => ++draft.turns),
+          () => store.leases.acquire(request("t3", { sessionId: "c" })),
+          () => store.leases.acquire(request("t3")),
         ]) {
           await expect(call()).rejects.toMatchObject({
             code: "FLEET_STATE_UNWRITABLE",
@@ -289,15 +291,15 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
           });
         }
         expect(await contents(redis, "full")).toEqual(before);
-        expect(await store.renewLease("a", "t1", 600_000)).toMatchObject({ fence });
-        await store.releaseLease("b", "t2");
-        expect(await store.deleteSession("c")).toBe(true);
-        expect(await store.deleteSessions(["b"], () => true)).toEqual(["b"]);
-        expect((await store.listSessions()).map(({ id }) => id)).toEqual(["a"]);
+        expect(await store.leases.renew("a", "t1", 600_000)).toMatchObject({ fence });
+        await store.leases.release("b", "t2");
+        expect(await store.sessions.delete("c")).toBe(true);
+        expect(await store.sessions.deleteMany(["b"], () => true)).toEqual(["b"]);
+        expect((await store.sessions.list()).map(({ id }) => id)).toEqual(["a"]);
       } finally {
         await redis.client.config("SET", "maxmemory", "0");
       }
-      await store.createSession(sessionRecord("d"));
+      await store.sessions.create(sessionRecord("d"));
     });
 
     it("a host keeps its term and can leave while Redis is full", async () => {
@@ -323,7 +325,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
         try {
           const refused = await codes(everything(store));
           expect(new Set(Object.values(refused))).toEqual(new Set(["FLEET_STORE_UNSAFE"]));
-          const error = (await store.readRegistry().catch((each: unknown) => each)) as {
+          const error = (await store.registry.read().catch((each: unknown) => each)) as {
             exit: number;
             suggestions: string[];
           };
@@ -336,7 +338,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
         } finally {
           await redis.client.config("SET", "maxmemory-policy", "noeviction");
         }
-        expect(await store.readRegistry()).toEqual({ servers: {} });
+        expect(await store.registry.read()).toEqual({ servers: {} });
       },
     );
 
@@ -345,7 +347,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
       const url = redis.url();
       const withUser = (credentials: string) => url.replace("redis://", `redis://${credentials}@`);
       const wrong = await open(withUser("fleet:wrong-canary"));
-      const error = (await wrong.readRegistry().catch((each: unknown) => each)) as Error & { suggestions: string[] };
+      const error = (await wrong.registry.read().catch((each: unknown) => each)) as Error & { suggestions: string[] };
       expect(error).toMatchObject({ code: "FLEET_STORE_DENIED", exit: 3 });
       const shown = JSON.stringify([error.message, error.suggestions, error.stack, String(error.cause), error.cause]);
       expect(shown + Object.values(Object(error.cause)).map(String).join()).not.toContain("canary");
@@ -359,10 +361,10 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
       const stores = [store, await open(withUser("fleet:right-canary")), await open(withUser("fleet:right-canary"))];
       await Promise.all(
         Array.from({ length: 30 }, (_, index) =>
-          stores[index % 3]?.updateRegistry((draft) => Object.assign(draft, { placed: (draft.placed ?? 0) + 1 })),
+          stores[index % 3]?.registry.update((draft) => Object.assign(draft, { placed: (draft.placed ?? 0) + 1 })),
         ),
       );
-      expect((await store.readRegistry()).placed).toBe(30);
+      expect((await store.registry.read()).placed).toBe(30);
     });
 
     it("a Redis user with exactly the rights in docs/redis.md can do everything that the store needs", async () => {
@@ -385,7 +387,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
     it("a database number that Redis does not have is refused instead of using another database", async () => {
       const store = await open(redis.url("nowhere").replace("/0?", "/999?"));
       using took = new Stopwatch();
-      await expect(store.createSession(sessionRecord("a"))).rejects.toMatchObject({
+      await expect(store.sessions.create(sessionRecord("a"))).rejects.toMatchObject({
         code: "FLEET_CONFIG_INVALID",
         exit: 3,
         message: expect.stringMatching(
@@ -427,12 +429,12 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
       const [store, other] = [openStore(redis.url("f"), root), openStore(redis.url("f"), root)];
       onTestFinished(async () => void (await Promise.all([store.close(), other.close()])));
       const fence = await populate(store);
-      await other.acquireLease(request("t2"));
+      await other.leases.acquire(request("t2"));
       let acked = 0;
       let done = false;
       const counting = (async () => {
         while (!done) {
-          await store.updateSession("b", (draft) => ++draft.turns);
+          await store.sessions.update("b", (draft) => ++draft.turns);
           acked++;
         }
       })();
@@ -444,10 +446,10 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
       }
       done = true;
       await counting;
-      expect((await other.readSession("b"))?.turns).toBe(acked);
-      expect(await store.checkLease("a", "t1")).toMatchObject({ fence });
-      expect(await other.acquireLease(request("t2"))).toMatchObject({ granted: false, ahead: 0 });
-      const stolen = await other.acquireLease(request("t2", { steal: { reason: "to see its fence" } }));
+      expect((await other.sessions.read("b"))?.turns).toBe(acked);
+      expect(await store.leases.check("a", "t1")).toMatchObject({ fence });
+      expect(await other.leases.acquire(request("t2"))).toMatchObject({ granted: false, ahead: 0 });
+      const stolen = await other.leases.acquire(request("t2", { steal: { reason: "to see its fence" } }));
       expect(stolen.lease?.fence).toBeGreaterThan(fence);
       expect([...store.takeWarnings(), ...other.takeWarnings()]).toEqual([]);
     });
@@ -461,14 +463,14 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
       expect(store.takeWarnings()).toEqual([expect.stringContaining("keeps nothing on disk")]);
       await redis.kill();
       await redis.run();
-      await expect(store.checkLease("a", "t1")).rejects.toMatchObject({ code: "FLEET_LEASE_LOST" });
-      await expect(store.updateRegistry(() => 1)).rejects.toMatchObject({ code: "FLEET_STATE_LOST" });
+      await expect(store.leases.check("a", "t1")).rejects.toMatchObject({ code: "FLEET_LEASE_LOST" });
+      await expect(store.registry.update(() => 1)).rejects.toMatchObject({ code: "FLEET_STATE_LOST" });
       const next = openStore(redis.url("f"), root);
       onTestFinished(() => next.close());
-      await expect(next.acquireLease(request("t2"))).rejects.toMatchObject({ code: "FLEET_STATE_LOST" });
+      await expect(next.leases.acquire(request("t2"))).rejects.toMatchObject({ code: "FLEET_STATE_LOST" });
       const stranger = openStore(redis.url("f"), await temporaryRoot());
       onTestFinished(() => stranger.close());
-      const answer = await stranger.acquireLease(request("t3"));
+      const answer = await stranger.leases.acquire(request("t3"));
       expect(answer.lease?.fence).toBeGreaterThan(fence);
     });
 
@@ -478,15 +480,15 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
       onTestFinished(() => store.close());
       await populate(store);
       await redis.client.save();
-      await store.updateRegistry((draft) => void Object.assign(draft.servers, { s2: serverRecord("s2") }));
-      await store.releaseLease("a", "t1");
-      const later = await store.acquireLease(request("t2"));
+      await store.registry.update((draft) => void Object.assign(draft.servers, { s2: serverRecord("s2") }));
+      await store.leases.release("a", "t1");
+      const later = await store.leases.acquire(request("t2"));
       await redis.kill();
       await redis.run();
-      expect(Object.keys((await store.readRegistry()).servers)).toEqual(["s1"]);
+      expect(Object.keys((await store.registry.read()).servers)).toEqual(["s1"]);
       expect(store.takeWarnings()).toEqual([expect.stringContaining("went back in time")]);
-      await expect(store.checkLease("a", "t2")).rejects.toMatchObject({ code: "FLEET_LEASE_LOST" });
-      const next = await store.acquireLease(request("t3", { steal: { reason: "the old holder is back" } }));
+      await expect(store.leases.check("a", "t2")).rejects.toMatchObject({ code: "FLEET_LEASE_LOST" });
+      const next = await store.leases.acquire(request("t3", { steal: { reason: "the old holder is back" } }));
       expect(next.lease?.fence).toBeGreaterThan(later.lease?.fence ?? Number.NaN);
     });
 
@@ -500,7 +502,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
       expect(new Set(Object.values(failed))).toEqual(new Set(["FLEET_STORE_UNAVAILABLE"]));
       using took = new Stopwatch();
       const late = openStore(redis.url("f"), await temporaryRoot());
-      await expect(late.readRegistry()).rejects.toMatchObject({
+      await expect(late.registry.read()).rejects.toMatchObject({
         code: "FLEET_STORE_UNAVAILABLE",
         message: expect.stringMatching(new RegExp(`127\\.0\\.0\\.1:${redis.port} .*ECONNREFUSED`)),
       });
@@ -521,12 +523,12 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
     expect(store.takeWarnings()).toEqual([expect.stringContaining("has replicas")]);
     const other = openStore(replica.url("f"), await temporaryRoot());
     onTestFinished(() => other.close());
-    await eventually("the copy", async () => Object.keys((await other.readRegistry()).servers)[0] === "s1");
+    await eventually("the copy", async () => Object.keys((await other.registry.read()).servers)[0] === "s1");
     expect(other.takeWarnings()).toEqual([expect.stringContaining("is a replica")]);
     for (const write of [
-      () => other.updateRegistry((draft) => void delete draft.servers.s1),
-      () => other.createSession(sessionRecord("d")),
-      () => other.acquireLease(request("t2", { steal: { reason: "x" } })),
+      () => other.registry.update((draft) => void delete draft.servers.s1),
+      () => other.sessions.create(sessionRecord("d")),
+      () => other.leases.acquire(request("t2", { steal: { reason: "x" } })),
     ]) {
       await expect(write()).rejects.toMatchObject({
         code: "FLEET_STATE_UNWRITABLE",
@@ -550,36 +552,36 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
     // This store is for operations that must succeed in the end, however slow the machine is.
     const patient = openRedisStore(parsed(url), await temporaryRoot(), { operationMs: 20_000 });
     onTestFinished(() => patient.close());
-    expect(await patient.updateSession("a", (draft) => ++draft.turns)).toBe(1);
+    expect(await patient.sessions.update("a", (draft) => ++draft.turns)).toBe(1);
     expect(await old.client.wait(1, 10_000)).toBe(1);
 
     await next.client.replicaof("NO", "ONE");
     await old.client.replicaof("127.0.0.1", next.port);
     using took = new Stopwatch();
     // The address still leads to the old primary.
-    await expect(store.updateSession("a", (draft) => ++draft.turns)).rejects.toMatchObject({
+    await expect(store.sessions.update("a", (draft) => ++draft.turns)).rejects.toMatchObject({
       code: "FLEET_STATE_UNWRITABLE",
       exit: 7,
       message: expect.stringContaining("READONLY"),
     });
     expect(took.ms).toBeLessThan(2_000 + 1_000);
     const under = [
-      patient.updateSession("a", (draft) => ++draft.turns),
-      patient.updateRegistry((draft) => {
+      patient.sessions.update("a", (draft) => ++draft.turns),
+      patient.registry.update((draft) => {
         draft.placed = (draft.placed ?? 0) + 1;
         return draft.placed;
       }),
-      patient.renewLease("a", "t1", 600_000),
+      patient.leases.renew("a", "t1", 600_000),
     ];
     await new Promise((resolve) => setTimeout(resolve, 500));
     address.target = next.port;
     expect(await Promise.all(under)).toEqual([2, 1, expect.objectContaining({ fence })]);
-    expect((await store.readSession("a"))?.turns).toBe(2);
-    expect(await store.updateSession("a", (draft) => ++draft.turns)).toBe(3);
+    expect((await store.sessions.read("a"))?.turns).toBe(2);
+    expect(await store.sessions.update("a", (draft) => ++draft.turns)).toBe(3);
     const direct = openStore(next.url("f"), await temporaryRoot());
     onTestFinished(() => direct.close());
-    expect((await direct.readSession("a"))?.turns).toBe(3);
-    expect((await direct.readRegistry()).placed).toBe(1);
+    expect((await direct.sessions.read("a"))?.turns).toBe(3);
+    expect((await direct.registry.read()).placed).toBe(1);
   });
 
   it.skipIf(spawnSync("openssl", ["version"]).error !== undefined)(
@@ -625,7 +627,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
     onTestFinished(() => void closed.close());
     using took = new Stopwatch();
     const store = openStore(`redis://127.0.0.1:${port}/0`, await temporaryRoot());
-    await expect(store.readRegistry()).rejects.toMatchObject({
+    await expect(store.registry.read()).rejects.toMatchObject({
       code: "FLEET_STORE_DENIED",
       exit: 3,
       message: expect.stringContaining("protected mode is enabled and no password is set"),
@@ -643,7 +645,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
     silent.on("connection", (socket) => onTestFinished(() => void socket.destroy()));
     using took = new Stopwatch();
     const store = openStore(`redis://127.0.0.1:${port}/0`, await temporaryRoot());
-    await expect(store.readRegistry()).rejects.toMatchObject({ code: "FLEET_STORE_UNAVAILABLE" });
+    await expect(store.registry.read()).rejects.toMatchObject({ code: "FLEET_STORE_UNAVAILABLE" });
     expect(took.ms).toBeLessThan(BOUND_MS);
     await store.close();
   });

@@ -4,8 +4,9 @@ import { readFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { dirname, join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
+import type { ProcessIdentity } from "../../src/model/process.js";
+import type { ServerRecord } from "../../src/model/server.js";
 import { identify } from "../../src/runtime/process/process-table.js";
-import type { ProcessIdentity, ServerRecord } from "../../src/store/store.js";
 import {
   COMMAND,
   childrenOf,

@@ -1,6 +1,6 @@
 import { expect, it } from "vitest";
+import type { ServerRecord } from "../../src/model/server.js";
 import { isBindable } from "../../src/pool/start/ports.js";
-import type { ServerRecord } from "../../src/store/store.js";
 import {
   eventually,
   expectConsistent,

@@ -50,8 +50,8 @@ it.skipIf(problem !== undefined)(
   async () => {
     const root = await temporaryRoot();
     const store = openFileStore(root);
-    await store.updateRegistry((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));
-    await store.createSession(sessionRecord("a"));
+    await store.registry.update((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));
+    await store.sessions.create(sessionRecord("a"));
     const script = 'mount --bind "$1" "$1"; mount -o remount,bind,ro "$1"; exec "$2" "$3" "$1"';
     const { stdout, stderr, status } = inNamespace(script, root, process.execPath, reader);
     expect({ stderr, status }).toEqual({ stderr: "", status: 0 });

@@ -34,12 +34,12 @@ describe("the lock of the file store", () => {
       await exited;
       expect(await scratchNames(root)).toHaveLength(1);
       using passed = new Stopwatch();
-      await openFileStore(root).updateRegistry(
+      await openFileStore(root).registry.update(
         (draft) => void Object.assign(draft.servers, { [trial]: server(trial) }),
       );
       took.push(passed.ms);
       expect(await scratchNames(root)).toEqual([]);
-      expect(Object.keys((await openFileStore(root).readRegistry()).servers)).toHaveLength(trial + 1);
+      expect(Object.keys((await openFileStore(root).registry.read()).servers)).toHaveLength(trial + 1);
       // Delete the lock, because the next holder needs it at once and not only when it is stale.
       await rm(join(root, "registry.lock"), { recursive: true, force: true });
     }
@@ -54,9 +54,9 @@ describe("the lock of the file store", () => {
     const { child } = await startHolder(root);
     child.kill("SIGSTOP");
     using passed = new Stopwatch();
-    await openFileStore(root).updateRegistry((draft) => void Object.assign(draft.servers, { a: serverRecord("a") }));
+    await openFileStore(root).registry.update((draft) => void Object.assign(draft.servers, { a: serverRecord("a") }));
     expect(passed.ms).toBeLessThan(2_000);
-    expect(Object.keys((await openFileStore(root).readRegistry()).servers)).toEqual(["a"]);
+    expect(Object.keys((await openFileStore(root).registry.read()).servers)).toEqual(["a"]);
   });
 
   it("a writer takes over a stale lock and releases it", async () => {
@@ -69,7 +69,7 @@ describe("the lock of the file store", () => {
     await expect
       .poll(
         async () => {
-          await store.updateRegistry(
+          await store.registry.update(
             (draft) => void Object.assign(draft.servers, { a: serverRecord(`${Math.random()}`) }),
           );
           return existsSync(join(root, "registry.lock"));

@@ -114,7 +114,7 @@ describe.skipIf(problem !== undefined)("a commit whose system calls are tampered
     finished = true;
     const acked = await others;
     const trace = await detach();
-    const { servers } = await other.readRegistry();
+    const { servers } = await other.registry.read();
     // Whatever happened to the victim, all updates of the other writer are there.
     if (crowded) expect(parseCounts(servers.other?.failure ?? null).next).toEqual({ [key]: acked });
     expect(other.takeWarnings()).toEqual([]);
@@ -220,7 +220,7 @@ describe.skipIf(problem !== undefined)("a commit whose system calls are tampered
 });
 
 async function addTo(store: FileStore, id: string): Promise<void> {
-  await store.updateRegistry(
+  await store.registry.update(
     (draft) => void Object.assign(draft.servers, { [id]: serverRecord(id, { cwd: `${Math.random()}` }) }),
   );
 }
@@ -229,7 +229,7 @@ async function addTo(store: FileStore, id: string): Promise<void> {
 async function countUntil(store: FileStore, key: string, finished: () => boolean): Promise<number> {
   let acked = 0;
   while (!finished()) {
-    await store.updateRegistry((draft) => {
+    await store.registry.update((draft) => {
       draft.servers.other = serverRecord("other", {
         failure: stringifyCounts({ next: { [key]: acked + 1 }, anomalies: [] }),
       });

@@ -25,7 +25,7 @@ it(`${WORKERS * QUOTA} increments in the file store count exactly once although 
   const ackFolder = join(root, "..", "acks");
   await mkdir(ackFolder);
   const store = openFileStore(root);
-  await store.createSession(sessionRecord("shared"));
+  await store.sessions.create(sessionRecord("shared"));
   const options = { program, url: "file", root, ackFolder, quota: QUOTA / 2 };
   const workers = Array.from({ length: WORKERS }, (_, index) => new Worker(options, index));
   onTestFinished(() => workers.forEach((worker) => void worker.signal("SIGKILL")));
@@ -55,7 +55,7 @@ it(`${WORKERS * QUOTA} increments in the file store count exactly once although 
 
   await expectExactlyOnce(store, ackFolder, (WORKERS * QUOTA) / 2);
   expect(store.takeWarnings()).toEqual([]);
-  await store.updateRegistry((draft) => void delete draft.servers.w0);
+  await store.registry.update((draft) => void delete draft.servers.w0);
   expect((await readdir(join(root, "registry"))).filter((name) => name.startsWith("."))).toEqual([]);
   expect((await readdir(root)).filter((name) => name.startsWith("."))).toEqual([]);
 });

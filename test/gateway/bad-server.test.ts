@@ -122,7 +122,7 @@ describe("a server that is slow", () => {
 
   /** Whether the session has a use marker. */
   const isUsed = async (sessionId: string) => {
-    const { servers } = await at.store.readRegistry();
+    const { servers } = await at.store.registry.read();
     return Object.values(servers).some((server) => usedSessions(server).has(sessionId));
   };
 

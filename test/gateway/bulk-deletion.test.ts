@@ -19,21 +19,21 @@ it("deletes in bulk only the sessions that the user may delete, together with th
   const sessionIds = ["secret", "locked", "old", "mallorys"];
   const foreign = await mallory.request("sessions.bulkDelete", { sessionIds: ["secret", "nobodys"] });
   expect(foreign.result).toEqual({ freedBytes: { secret: 0, nobodys: 0 } });
-  expect(await at.store.readSession("secret")).not.toBeNull();
+  expect(await at.store.sessions.read("secret")).not.toBeNull();
 
   const { result } = await alice.request("sessions.bulkDelete", { sessionIds });
   expect(result).toEqual({ freedBytes: { secret: expect.any(Number), old: expect.any(Number), mallorys: 0 } });
   expect(at.events).toContainEqual(
     expect.objectContaining({ event: "denied", sessionId: "locked", code: "FLEET_SESSION_LOCKED", user: "alice" }),
   );
-  expect((await at.store.listSessions()).map(({ id }) => id).sort()).toEqual(["locked", "mallorys"]);
+  expect((await at.store.sessions.list()).map(({ id }) => id).sort()).toEqual(["locked", "mallorys"]);
 
   const pruned = await alice.request("sessions.pruneOld", { olderThanDays: 0, includeNamed: true });
   expect(pruned.result).toMatchObject({ deleted: [], skipped: ["locked"], freedBytes: 0 });
   await lease.release();
   const again = await alice.request("sessions.pruneOld", { olderThanDays: 0, includeNamed: true });
   expect(again.result).toMatchObject({ deleted: ["locked"], skipped: [] });
-  expect((await at.store.listSessions()).map(({ id }) => id)).toEqual(["mallorys"]);
+  expect((await at.store.sessions.list()).map(({ id }) => id)).toEqual(["mallorys"]);
 });
 
 it("refuses to delete sessions in bulk on a shared server", async () => {
@@ -43,5 +43,5 @@ it("refuses to delete sessions in bulk on a shared server", async () => {
   const denied = { error: { code: -32003, data: { code: "FLEET_METHOD_DENIED" } } };
   expect(await alice.request("sessions.bulkDelete", { sessionIds: ["kept"] })).toMatchObject(denied);
   expect(await alice.request("sessions.pruneOld", { olderThanDays: 0 })).toMatchObject(denied);
-  expect(await at.store.readSession("kept")).not.toBeNull();
+  expect(await at.store.sessions.read("kept")).not.toBeNull();
 });

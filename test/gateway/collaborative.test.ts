@@ -55,16 +55,16 @@ describe.each([
     await eventually("all replies at both", () => replies(ann, id).length === 3 && replies(ben, id).length === 3);
     expect(replies(ann, id)).toEqual(replies(ben, id));
     expect(replies(ann, id).toSorted()).toEqual(["you said: !delay 200 a", "you said: b", "you said: c"]);
-    await eventually("the lease is given back", async () => (await patient.store.readLease(id)) === null);
-    expect(await patient.store.readSession(id)).toMatchObject({ kind: "collaborative" });
-    await eventually("the turns are recorded", async () => ((await patient.store.readSession(id))?.turns ?? 0) >= 2);
+    await eventually("the lease is given back", async () => (await patient.store.leases.read(id)) === null);
+    expect(await patient.store.sessions.read(id)).toMatchObject({ kind: "collaborative" });
+    await eventually("the turns are recorded", async () => ((await patient.store.sessions.read(id))?.turns ?? 0) >= 2);
   });
 
   it("holds a member's lease until its turn ends, and refuses another member's prompt after the turn wait", async () => {
     const id = await team(`team-2-${isolation}`);
     const [ann, ben] = [await join("ann", id), await join("ben", id)];
     await ann.request("session.send", { sessionId: id, prompt: "!delay 60000 long" });
-    expect(await at.store.readLease(id)).toMatchObject({ holder: "ann" });
+    expect(await at.store.leases.read(id)).toMatchObject({ holder: "ann" });
     const began = performance.now();
     using watch = new Stopwatch();
     const refused = await ben.request("session.send", { sessionId: id, prompt: "mine" });
@@ -77,7 +77,7 @@ describe.each([
       });
     }
     expect((await ann.request("session.abort", { sessionId: id })).error).toBeUndefined();
-    await eventually("the lease is given back", async () => (await at.store.readLease(id)) === null);
+    await eventually("the lease is given back", async () => (await at.store.leases.read(id)) === null);
     expect(await ben.turn(id, "now")).toMatchObject({ result: {} });
   });
 
@@ -143,7 +143,7 @@ describe.each([
     const id = await team(`team-5-${isolation}`);
     const ann = await join("ann", id);
     await ann.request("session.send", { sessionId: id, prompt: "!delay 20000 x" });
-    const { fence } = (await at.store.readLease(id)) ?? { fence: 0 };
+    const { fence } = (await at.store.leases.read(id)) ?? { fence: 0 };
     const stolen = await at.fleet.lockSession(id, { user: "ben", steal: { reason: "test" } });
     expect(stolen.fence).toBeGreaterThan(fence);
     const late = await ann.request("session.send", { sessionId: id, prompt: "late" });

@@ -11,11 +11,13 @@ import type { FrontDoor } from "../../src/gateway/door.js";
 import { issueHostToken, issueToken, listTokens, revokeTokens, sweepTokens } from "../../src/gateway/entry/tokens.js";
 import { HostDirectory } from "../../src/hosts/directory.js";
 import { ensureNote } from "../../src/hosts/host-note.js";
+import type { HostRecord } from "../../src/model/host.js";
 import { CALL_NAMES } from "../../src/peers/calls/calls.js";
 import { ControlLink } from "../../src/peers/calls/control-link.js";
 import { OtherHost } from "../../src/peers/other-host.js";
 import { openStore } from "../../src/store/open.js";
-import type { HostRecord, Store } from "../../src/store/store.js";
+import type { Store } from "../../src/store/ports.js";
+import { altered } from "../fixtures/altered-store.js";
 import { eventually } from "../fixtures/fault-fleet.js";
 import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
@@ -96,7 +98,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
 
   it("answers another host's calls, and deletes the token that opened the control connection", async () => {
     const link = await ControlLink.open({ store, directory }, host());
-    expect(await store.listTokens()).toEqual([]);
+    expect(await store.tokens.list()).toEqual([]);
     expect(await link.call("servers", {}, { limitMs: 5_000 })).toEqual([]);
     expect(door.clients, "it is no client").toBe(0);
     expect(requests, "nor do its calls count as a client's").toEqual([]);
@@ -146,12 +148,12 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
     await expect(RawClient.as(url(), token)).rejects.toThrow("AUTHENTICATION_FAILED");
     const elsewhere = await issueHostToken(store, "h2", "h3");
     await expect(RawClient.as(url(), elsewhere.token)).rejects.toThrow("valid once, at one front door");
-    await store.deleteToken(elsewhere.id);
+    await store.tokens.delete(elsewhere.id);
     const late = await issueToken(store, "host:h2", 0, { role: "host", door: "h1", passing: true });
     await expect(RawClient.as(url(), late.token)).rejects.toThrow("AUTHENTICATION_FAILED");
-    expect(await store.readToken(late.id)).not.toBeNull();
+    expect(await store.tokens.read(late.id)).not.toBeNull();
     await sweepTokens(store);
-    expect(await store.readToken(late.id), "a left-over is swept").toBeNull();
+    expect(await store.tokens.read(late.id), "a left-over is swept").toBeNull();
   });
 
   it("accepts a host token exactly once when several connections present it at the same time", async () => {
@@ -212,7 +214,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
       await expect(ControlLink.open({ store, directory }, host({ door: `127.0.0.1:${port}` }))).rejects.toMatchObject({
         code: "FLEET_HOST_AWAY",
       });
-      expect(await store.listTokens(), "the token that it saw is good for nothing").toEqual([]);
+      expect(await store.tokens.list(), "the token that it saw is good for nothing").toEqual([]);
     } finally {
       for (const socket of sockets) socket.destroy();
       deaf.close();
@@ -243,12 +245,8 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
   });
 
   it("opens and closes a control connection normally when the store fails to delete its token", async () => {
-    const failing: Store = new Proxy(store, {
-      get: (target, name) => {
-        if (name === "deleteToken") return async () => Promise.reject(new FleetError("FLEET_STORE_UNAVAILABLE", "No."));
-        const value: unknown = Reflect.get(target, name, target);
-        return typeof value === "function" ? value.bind(target) : value;
-      },
+    const failing = altered(store, {
+      tokens: { delete: async () => Promise.reject(new FleetError("FLEET_STORE_UNAVAILABLE", "No.")) },
     });
     const callers: Socket[] = [];
     const relay = createServer((socket) => {
@@ -273,7 +271,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
       for (const socket of callers) socket.destroy();
       relay.close();
     }
-    for (const { id } of await store.listTokens()) await store.deleteToken(id);
+    for (const { id } of await store.tokens.list()) await store.tokens.delete(id);
   });
 
   it("rejects a waiting call when the other host leaves the directory during the call", async () => {

@@ -154,7 +154,7 @@ it("records a fork as a session of its user that has a history", async () => {
   await client.turn("trunk", "hi");
   const { result } = await client.request("sessions.fork", { sessionId: "trunk" });
   const { sessionId } = result as { sessionId: string };
-  expect(await at.store.readSession(sessionId)).toMatchObject({ owner: "alice", kind: "private", turns: 1 });
+  expect(await at.store.sessions.read(sessionId)).toMatchObject({ owner: "alice", kind: "private", turns: 1 });
   client.socket.destroy();
 });
 
@@ -181,7 +181,7 @@ it("reports no failure when a session is deleted before its last turn is recorde
   await client.request("session.create", { sessionId: "deleted" });
   await client.request("session.send", { sessionId: "deleted", prompt: "!hold deleted" });
   // The record is missing when the turn ends. A client's own `session.delete` may cause this, too.
-  expect(await at.store.deleteSession("deleted")).toBe(true);
+  expect(await at.store.sessions.delete("deleted")).toBe(true);
   at.model.letGo("deleted");
   await eventually("the end of the turn", () => client.events("deleted").includes("session.idle"));
   await eventually("the turn is given up", () => at.door.turns === 0);

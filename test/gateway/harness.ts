@@ -7,7 +7,7 @@ import { Fleet } from "../../src/fleet/fleet.js";
 import type { DoorEvent, RequestReport } from "../../src/gateway/context.js";
 import type { FrontDoor } from "../../src/gateway/door.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
-import type { Store } from "../../src/store/store.js";
+import type { Store } from "../../src/store/ports.js";
 import { processesWith } from "../fixtures/fault-fleet.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 import { type ScriptedModel, startScriptedModel } from "../fixtures/scripted-model.js";

@@ -71,7 +71,7 @@ describe("a client on its user's own server with the default session.host", () =
       expect(error?.message).toContain(name);
       expect(error?.message).toContain(HOW_TO_ALLOW);
     }
-    expect(await at.store.readSession("never")).toBeNull();
+    expect(await at.store.sessions.read("never")).toBeNull();
   });
 
   it.each(Object.entries(REACHING_OPTIONS))(

@@ -1,6 +1,6 @@
 import { CopilotClient, RuntimeConnection } from "@github/copilot-sdk";
 import { issueToken } from "../../src/gateway/entry/tokens.js";
-import type { SessionRecord } from "../../src/store/store.js";
+import type { SessionRecord } from "../../src/model/session.js";
 import { TestHosts } from "../fixtures/hosts.js";
 import type { RedisServer } from "../fixtures/redis-server.js";
 import { type ScriptedModel, startScriptedModel } from "../fixtures/scripted-model.js";
@@ -76,7 +76,7 @@ export class HostDoors implements AsyncDisposable {
 
   /** Places a user on a host, no matter where the user was before. */
   async place(user: string, host: string): Promise<void> {
-    await this.store.recordPlacement(user, await this.store.readPlacement(user), { host, serverId: null });
+    await this.store.placements.record(user, await this.store.placements.read(user), { host, serverId: null });
   }
 
   /** Makes a host count as gone until its next heartbeat. */
@@ -94,7 +94,7 @@ export class HostDoors implements AsyncDisposable {
   }
 
   async session(id: string): Promise<SessionRecord> {
-    const record = await this.store.readSession(id);
+    const record = await this.store.sessions.read(id);
     if (record === null) throw new Error(`there is no session ${id}`);
     return record;
   }

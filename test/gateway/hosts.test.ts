@@ -94,12 +94,12 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
         expect(await client.request("session.resume", { sessionId: "team" })).toMatchObject({ result: {} });
       }
       await mia.request("session.send", { sessionId: "team", prompt: "!delay 60000 mine" });
-      expect(await at.store.readLease("team")).toMatchObject({ holder: "mia" });
+      expect(await at.store.leases.read("team")).toMatchObject({ holder: "mia" });
       expect(await ola.request("session.send", { sessionId: "team", prompt: "too early" })).toMatchObject({
         error: { data: { code: "FLEET_SESSION_LOCKED" } },
       });
       expect(await mia.request("session.abort", { sessionId: "team" })).toMatchObject({ result: {} });
-      await eventually("the lease is given back", async () => (await at.store.readLease("team")) === null);
+      await eventually("the lease is given back", async () => (await at.store.leases.read("team")) === null);
       await ola.turn("team", "from ola");
       await eventually("the reply at mia's", () => JSON.stringify(mia.received).includes("you said: from ola"));
       // mia gets only the conversation, and no server on ola's host.
@@ -121,7 +121,7 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
         const clients = await Promise.all(
           Array.from({ length: 15 }, async () => await RawClient.as(at.url("h1"), token)),
         );
-        await at.store.deleteToken(token.split("_")[1] ?? "");
+        await at.store.tokens.delete(token.split("_")[1] ?? "");
         // Each client asks for a session on the other host.
         const asked = clients.map(
           async (client) => await client.request("session.getMessages", { sessionId: "kim-1" }),
@@ -179,7 +179,7 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
       let throwing = true;
       const thrower = (async () => {
         for (let host = "h2"; throwing; host = host === "h1" ? "h2" : "h1") {
-          await at.store.updateSession("ball", (draft) => {
+          await at.store.sessions.update("ball", (draft) => {
             draft.host = host;
             if (storage === "shared") draft.term = termOf(host);
           });
@@ -210,7 +210,7 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
       const rae = await at.raw("rae", "h1");
       await rae.request("session.create", { sessionId: "rae-1" });
       const token = at.tokens.at(-1) ?? "";
-      await at.store.deleteToken(token.split("_")[1] ?? "");
+      await at.store.tokens.delete(token.split("_")[1] ?? "");
       await rae.end();
       const text = ["h1", "h2"].map((name) => at.hosts.host(name).output).join("");
       expect(text).toContain("rae");
@@ -366,7 +366,7 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
       await eventually("the turn is recorded", async () => (await at.session("notes")).turns === 1);
       await client.request("sessions.close", { sessionId: "notes" });
       await at.place("ann", "h2");
-      await at.store.updateSession("notes", (draft) => {
+      await at.store.sessions.update("notes", (draft) => {
         draft.released = true;
       });
       const before = client.events("notes").length;
@@ -383,20 +383,20 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
       const client = await at.raw("ann", "h1");
       await client.request("session.create", { sessionId: "notes" });
       const lease = { sessionId: "notes", holder: "ann", ttlMs: 30_000, placeMs: 30_000 };
-      expect(await at.store.acquireLease({ ...lease, token: "the test's" })).toMatchObject({ granted: true });
+      expect(await at.store.leases.acquire({ ...lease, token: "the test's" })).toMatchObject({ granted: true });
       const prompts = Array.from({ length: 100 }, (_, index) => `prompt ${index}`);
       const send = async (prompt: string) => await client.request("session.send", { sessionId: "notes", prompt });
       const sent = prompts.slice(0, 3).map(send);
       await eventually("the first one waits", async () => {
-        const answer = await at.store.acquireLease({ ...lease, token: "who looks", placeMs: 1_000 });
-        await at.store.leaveLeaseQueue("notes", "who looks");
+        const answer = await at.store.leases.acquire({ ...lease, token: "who looks", placeMs: 1_000 });
+        await at.store.leases.leave("notes", "who looks");
         return !answer.granted && answer.ahead > 0;
       });
       await at.place("ann", "h2");
-      await at.store.updateSession("notes", (draft) => {
+      await at.store.sessions.update("notes", (draft) => {
         draft.released = true;
       });
-      await at.store.releaseLease("notes", "the test's");
+      await at.store.leases.release("notes", "the test's");
       for (const prompt of prompts.slice(3)) {
         sent.push(send(prompt));
         await new Promise((resolve) => setTimeout(resolve, 10));

@@ -44,7 +44,7 @@ describe.each([
       result: { sessionId: secret },
     });
     await alice.turn(secret, "the secret word is xyzzy");
-    await eventually("the record of the turn", async () => (await at.store.readSession(secret))?.turns === 1);
+    await eventually("the record of the turn", async () => (await at.store.sessions.read(secret))?.turns === 1);
   });
   afterAll(async () => {
     alice.socket.destroy();
@@ -54,12 +54,12 @@ describe.each([
 
   /** Everything about the session that another user could have changed. */
   const state = async () => {
-    const record = await at.store.readSession(secret);
-    const server = (await at.store.readRegistry()).servers[record?.serverId ?? ""];
+    const record = await at.store.sessions.read(secret);
+    const server = (await at.store.registry.read()).servers[record?.serverId ?? ""];
     const folder = join(server?.home ?? "", "session-state", secret);
     return {
       record,
-      lease: await at.store.readLease(secret),
+      lease: await at.store.leases.read(secret),
       files: readdirSync(folder, { recursive: true, encoding: "utf8" }).sort(),
       history: readFileSync(join(folder, "events.jsonl"), "utf8"),
     };
@@ -122,7 +122,7 @@ describe.each([
     expect(await mallory.request("session.create", { sessionId: "mallorys" })).toMatchObject({ result: {} });
     await Promise.all([alice.turn(secret, "more of it"), mallory.turn("mallorys", "hello")]);
     // Wait for this change, so that the later tests that look for changes do not see it.
-    await eventually("the record of the turn", async () => (await at.store.readSession(secret))?.turns === 2);
+    await eventually("the record of the turn", async () => (await at.store.sessions.read(secret))?.turns === 2);
     expect(mallory.events("mallorys")).toContain("session.idle");
     expect(mallory.received.length).toBeGreaterThan(mallorys + 10);
     expect(JSON.stringify(mallory.received.slice(mallorys))).not.toContain(secret);
@@ -161,7 +161,7 @@ describe.each([
     for (const extra of reaching) {
       const { error } = await alice.request("session.create", { sessionId: "reaching", ...extra });
       expect(error, JSON.stringify(extra)).toMatchObject({ data: { code: "FLEET_METHOD_DENIED" } });
-      expect(await at.store.readSession("reaching")).toBeNull();
+      expect(await at.store.sessions.read("reaching")).toBeNull();
     }
     for (const options of [
       { workingDirectory: "/" },

@@ -137,10 +137,10 @@ describe("one user's sessions", () => {
     expect(created.filter(({ error }) => error === undefined)).toHaveLength(3);
     const message = "A user may have 3 sessions (limits.default.sessions), and the limit is reached.";
     for (const { error } of created) if (error !== undefined) expect(error).toEqual(reached("sessions", message));
-    expect(await at.store.listSessions()).toHaveLength(3);
+    expect(await at.store.sessions.list()).toHaveLength(3);
     expect(at.events.filter(({ limit }) => limit === "sessions")).toHaveLength(3);
 
-    const [{ id = "" } = {}] = await at.store.listSessions();
+    const [{ id = "" } = {}] = await at.store.sessions.list();
     await client.turn(id, "hi");
     expect((await client.request("sessions.fork", { sessionId: id })).error).toEqual(reached("sessions"));
     await expect(at.fleet.createSession({ user: "alice" })).rejects.toMatchObject({

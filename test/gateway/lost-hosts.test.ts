@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { LostHosts } from "../../src/gateway/routing/lost-hosts.js";
-import type { HostRecord } from "../../src/store/store.js";
+import type { HostRecord } from "../../src/model/host.js";
 
 const HOST: HostRecord = {
   name: "h2",

@@ -25,9 +25,9 @@ describe("a session that its lease's holder takes to another shared server", () 
     await at.fleet.leaveSession(session);
     return sessionId;
   };
-  const serverIdOf = async (sessionId: string) => (await at.store.readSession(sessionId))?.serverId;
+  const serverIdOf = async (sessionId: string) => (await at.store.sessions.read(sessionId))?.serverId;
   const serverOf = async (sessionId: string) => {
-    const server = (await at.store.readRegistry()).servers[(await serverIdOf(sessionId)) ?? ""];
+    const server = (await at.store.registry.read()).servers[(await serverIdOf(sessionId)) ?? ""];
     if (server === undefined) throw new Error(`session ${sessionId} is on no server`);
     return server;
   };
@@ -42,8 +42,8 @@ describe("a session that its lease's holder takes to another shared server", () 
   /** The number of waiters for the lease, which is the number ahead of one more request. */
   const waiters = async (sessionId: string): Promise<number> => {
     const asked = { sessionId, holder: "ann", token: "who asks", ttlMs: 1_000, placeMs: 1_000 };
-    const answer = await at.store.acquireLease(asked);
-    await at.store.leaveLeaseQueue(sessionId, asked.token);
+    const answer = await at.store.leases.acquire(asked);
+    await at.store.leases.leave(sessionId, asked.token);
     return answer.granted ? 0 : answer.ahead;
   };
   const prompts = async (sessionId: string) => {

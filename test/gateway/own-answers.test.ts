@@ -92,7 +92,7 @@ describe.each([
     const failed = expect(one).rejects.toThrow(/ended during the turn/);
     const two = say(second, "two");
     await eventually("the second prompt", () => at.door.turns === 2);
-    const { serverId } = (await at.store.readSession(id)) ?? { serverId: "" };
+    const { serverId } = (await at.store.sessions.read(id)) ?? { serverId: "" };
     await killed((await at.fleet.servers()).find((server) => server.id === serverId)?.pid ?? null);
     await failed;
     expect(await two).toBe("you said: two");

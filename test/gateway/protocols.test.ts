@@ -6,9 +6,9 @@ import { checkSameProtocol, clientProtocol, PROTOCOLS, type Protocol } from "../
 import { Links } from "../../src/gateway/routing/links.js";
 import { PeerDialer } from "../../src/gateway/routing/peers.js";
 import type { OpenRequests } from "../../src/gateway/state/open-requests.js";
+import type { HostRecord } from "../../src/model/host.js";
 import { encodeFrame, FrameDecoder } from "../../src/runtime/client/frames.js";
 import { SUPPORTED_VERSIONS } from "../../src/runtime/launch/protocol.js";
-import type { HostRecord } from "../../src/store/store.js";
 
 const three = clientProtocol(3);
 /** A version in which another method asks for the foreground session. */

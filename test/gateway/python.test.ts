@@ -21,5 +21,5 @@ it.skipIf(!hasPython)("serves a Python client that uses only sockets and no SDK"
     prompts: 3,
     refused: "FLEET_METHOD_DENIED",
   });
-  expect(await at.store.readSession("from-python")).toBeNull();
+  expect(await at.store.sessions.read("from-python")).toBeNull();
 });

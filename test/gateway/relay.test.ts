@@ -3,7 +3,7 @@ import { Relay, type RelayContext } from "../../src/gateway/routing/relay.js";
 import { type Attachment, newAttachment } from "../../src/gateway/state/attachments.js";
 import type { ForwardOptions } from "../../src/gateway/state/open-requests.js";
 import type { ClientRequest } from "../../src/gateway/wire/client-message.js";
-import type { HostRecord } from "../../src/store/store.js";
+import type { HostRecord } from "../../src/model/host.js";
 import { sessionRecord } from "../fixtures/store-records.js";
 
 /** Relays a prompt to a session on another host. The test plays that host's front door. */

@@ -14,7 +14,7 @@ describe("sessions on several shared servers", () => {
     await at[Symbol.asyncDispose]();
   });
 
-  const serverIdOf = async (sessionId: string) => (await at.store.readSession(sessionId))?.serverId;
+  const serverIdOf = async (sessionId: string) => (await at.store.sessions.read(sessionId))?.serverId;
 
   it("serves one client's sessions on several shared servers, each with its own tools and hooks", async () => {
     const client = await at.client("ann");
@@ -46,7 +46,7 @@ describe("sessions on several shared servers", () => {
 
   it("loads a session on only one of several shared servers, no matter how many clients open it", async () => {
     const loaded = async () => {
-      const ids = Object.keys((await at.store.readRegistry()).servers);
+      const ids = Object.keys((await at.store.registry.read()).servers);
       const counts = await Promise.all(ids.map(async (id) => (await at.fleet.server(id)).activeSessions));
       return counts.reduce((sum, active) => sum + active, 0);
     };

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { issueToken, isTokenGood, listTokens, revokeTokens, verifyToken } from "../../src/gateway/entry/tokens.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
-import type { Store } from "../../src/store/store.js";
+import type { Store } from "../../src/store/ports.js";
 import { testFleet } from "../fixtures/cli.js";
 
 let folder: string;

@@ -28,9 +28,9 @@ describe("a prompt that waits for its turn in a collaborative session", () => {
     expect(await client.request("session.resume", { sessionId })).toMatchObject({ result: { sessionId } });
     return client;
   };
-  const holder = async (sessionId: string) => (await at.store.readLease(sessionId))?.holder;
+  const holder = async (sessionId: string) => (await at.store.leases.read(sessionId))?.holder;
   const marks = async () => {
-    const { servers } = await at.store.readRegistry();
+    const { servers } = await at.store.registry.read();
     return Object.values(servers).flatMap((server) => [...usedSessions(server)]);
   };
   /** The prompts and the idle events of a session, in order. */
@@ -125,11 +125,11 @@ describe("a prompt that waits for its turn in a collaborative session", () => {
     await eventually("they have gone", () => late.closed && ben.closed && at.door.turns === 1);
     const place = { sessionId: "hung-up", holder: "ann", token: "looks", ttlMs: 5_000, placeMs: 3_000 };
     const isNext = async () => {
-      const answer = await at.store.acquireLease(place);
+      const answer = await at.store.leases.acquire(place);
       return !answer.granted && answer.ahead === 0;
     };
     await eventually("nobody is before us", isNext, 3_000);
-    await at.store.leaveLeaseQueue("hung-up", "looks");
+    await at.store.leases.leave("hung-up", "looks");
     expect(course(ann, "hung-up")).toEqual(["!delay 60000 a"]);
     await ann.request("session.abort", { sessionId: "hung-up" });
   });

@@ -28,7 +28,7 @@ describe.skipIf(problem !== undefined)("a host whose clock differs from the othe
     await hosts.serve();
     const { store } = hosts;
     for (const [user, host] of Object.entries({ ann: "h1", bob: "h2" })) {
-      await store.recordPlacement(user, await store.readPlacement(user), { host, serverId: null });
+      await store.placements.record(user, await store.placements.read(user), { host, serverId: null });
     }
     for (const [user, from] of [
       ["bob", h1],

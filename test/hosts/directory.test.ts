@@ -3,8 +3,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { HostDirectory } from "../../src/hosts/directory.js";
+import type { SessionRecord } from "../../src/model/session.js";
 import { openStore } from "../../src/store/open.js";
-import type { SessionRecord } from "../../src/store/store.js";
 import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
 
 const problem = redisProblem();

@@ -52,7 +52,7 @@ describe.skipIf(problem !== undefined)("users of hosts that join and leave", () 
     });
     expect(await h1.ok(["route", "--plan"])).toContain("2 users would move");
     // The plan alone moves nobody.
-    expect(await store.readPlacement(mover)).toMatchObject({ host: "h1" });
+    expect(await store.placements.read(mover)).toMatchObject({ host: "h1" });
 
     // A session under a lease is in use, even between its holder's turns.
     const token = (await h1.ok(["lock", `of-${busy}`, "--user", busy])).trim();
@@ -67,7 +67,7 @@ describe.skipIf(problem !== undefined)("users of hosts that join and leave", () 
         kept: user === mover ? [] : [{ id: `of-${user}`, reason: "leased" }],
       })),
     );
-    expect(await store.readSession(`of-${mover}`)).toMatchObject({ host: "h1", released: true });
+    expect(await store.sessions.read(`of-${mover}`)).toMatchObject({ host: "h1", released: true });
     await h1.ok(["unlock", `of-${busy}`, "--token", token]);
     for (const [user, host] of [
       [mover, "h2"],
@@ -75,7 +75,7 @@ describe.skipIf(problem !== undefined)("users of hosts that join and leave", () 
       [stayer, "h1"],
     ] as const) {
       expect(await h1.send(user, `of-${user}`, "two")).toBe("[turn 2] two");
-      expect(await store.readSession(`of-${user}`)).toMatchObject({ host, turns: 2 });
+      expect(await store.sessions.read(`of-${user}`)).toMatchObject({ host, turns: 2 });
     }
     expect(await h1.json(["route", "--user", mover])).toMatchObject({ host: "h2" });
     // A second rebalance moves the rest. It would also complete a rebalance that was killed halfway.
@@ -85,10 +85,10 @@ describe.skipIf(problem !== undefined)("users of hosts that join and leave", () 
     });
     expect(await h1.json(["route", "--plan"])).toMatchObject({ moves: [] });
     expect(await h1.send(busy, `of-${busy}`, "three")).toBe("[turn 3] three");
-    expect(await store.readSession(`of-${busy}`)).toMatchObject({ host: "h2", turns: 3 });
+    expect(await store.sessions.read(`of-${busy}`)).toMatchObject({ host: "h2", turns: 3 });
     // New sessions of a moved user are created on the new host, no matter which host gets the request.
     await h1.create(busy, "new");
-    expect(await store.readSession("new")).toMatchObject({ host: "h2" });
+    expect(await store.sessions.read("new")).toMatchObject({ host: "h2" });
   });
 
   it("relays the prompt of a program on a host that has left to another host, and starts no local server", async () => {
@@ -102,7 +102,7 @@ describe.skipIf(problem !== undefined)("users of hosts that join and leave", () 
     await h1.stopServing("SIGTERM");
     // The other host takes the session over, and the program's prompt is relayed there.
     expect((await program.exchange("held", "two", { user })).reply.text).toBe("[turn 2] two");
-    expect(await hosts.store.readSession("held")).toMatchObject({ host: "h2", turns: 2 });
+    expect(await hosts.store.sessions.read("held")).toMatchObject({ host: "h2", turns: 2 });
     expect(h1.processes()).toEqual([]);
   });
 
@@ -113,7 +113,7 @@ describe.skipIf(problem !== undefined)("users of hosts that join and leave", () 
     const [user = ""] = usersOf("h2", 1);
     await h1.create(user, "notes");
     expect(await h1.send(user, "notes", "one")).toBe("[turn 1] one");
-    expect(await hosts.store.readSession("notes")).toMatchObject({ host: "h2" });
+    expect(await hosts.store.sessions.read("notes")).toMatchObject({ host: "h2" });
     await h2.stopServing("SIGTERM");
     expect(h2.processes()).toEqual([]);
     const withGone = [{ name: "h1" }, { name: "h2", gone: true }];
@@ -122,7 +122,7 @@ describe.skipIf(problem !== undefined)("users of hosts that join and leave", () 
     await h1.run(["gc", "--ttl", "24h"]);
     expect(await hosts.store.hosts.list()).toMatchObject(withGone);
     expect(await h1.send(user, "notes", "two")).toBe("[turn 2] two");
-    expect(await hosts.store.readSession("notes")).toMatchObject({ host: "h1" });
+    expect(await hosts.store.sessions.read("notes")).toMatchObject({ host: "h1" });
     await h1.run(["gc", "--ttl", "24h"]);
     expect(await hosts.store.hosts.list()).toMatchObject([{ name: "h1", gone: false }]);
     expect(await h1.json(["ps"])).toMatchObject({ servers: [{ user, state: "ready" }] });
@@ -142,7 +142,7 @@ describe.skipIf(problem !== undefined)("users of hosts that join and leave", () 
     await h2.stopServing("SIGTERM");
     const state = join(hosts.shared, "hosts", "h2", serverIdOf(user), "session-state");
     makeOld(join(state, "old"), 2 * DAY_MS);
-    await hosts.store.updateSession("old", (draft) => {
+    await hosts.store.sessions.update("old", (draft) => {
       draft.lastUsedAt = new Date(Date.now() - 2 * DAY_MS).toISOString();
     });
     const { deleted } = JSON.parse((await h1.run(["gc", "--ttl", "24h", "--json"])).stdout) as GcResult;
@@ -150,7 +150,7 @@ describe.skipIf(problem !== undefined)("users of hosts that join and leave", () 
     expect(deleted[0]?.ageMs).toBeGreaterThan(DAY_MS);
     await h1.run(["delete", "unwanted"]);
     const left = async (id: string) => ({
-      record: await hosts.store.readSession(id),
+      record: await hosts.store.sessions.read(id),
       isOnDisk: existsSync(join(hosts.shared, "hosts", "h1", serverIdOf(user), "session-state", id)),
     });
     expect({ old: await left("old"), unwanted: await left("unwanted") }).toEqual({

@@ -1,7 +1,8 @@
 import { expect, it } from "vitest";
 import { movedTo, planRebalance } from "../../src/hosts/rebalance.js";
+import type { HostRecord } from "../../src/model/host.js";
+import type { UserPlacement } from "../../src/model/placement.js";
 import { rendezvous } from "../../src/pool/start/rendezvous.js";
-import type { HostRecord, UserPlacement } from "../../src/store/store.js";
 import { sessionRecord } from "../fixtures/store-records.js";
 
 const USERS = Array.from({ length: 10_000 }, (_, index) => `user-${index}`);

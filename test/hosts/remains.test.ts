@@ -3,11 +3,12 @@ import { dirname, join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import type { Config } from "../../src/config/schema.js";
 import { type ClearedRemain, clearRemains } from "../../src/hosts/remains.js";
+import type { SessionRecord } from "../../src/model/session.js";
 import { serverIdOf } from "../../src/pool/server.js";
 import { fetchSession, placePath, type StatePlace } from "../../src/runtime/files/shared-storage.js";
 import type { GcResult } from "../../src/sessions/gc/collect.js";
 import { openStore } from "../../src/store/open.js";
-import type { SessionRecord, Store } from "../../src/store/store.js";
+import type { Store } from "../../src/store/ports.js";
 import { eventually } from "../fixtures/fault-fleet.js";
 import { TestHosts } from "../fixtures/hosts.js";
 import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
@@ -59,7 +60,7 @@ describe.skipIf(problem !== undefined)("the left-overs of takeovers", () => {
     async function record(id: string, over: Partial<SessionRecord> = {}): Promise<void> {
       const now = new Date().toISOString();
       const common = { purpose: null, members: [], model: null, ttlMs: null, usedBy: null };
-      await store.createSession({
+      await store.sessions.create({
         ...common,
         id,
         owner: "alice",
@@ -129,7 +130,7 @@ describe.skipIf(problem !== undefined)("the left-overs of takeovers", () => {
         expect(await clear(9 * DAY_MS)).toEqual([]);
         expect(readFileSync(join(placePath(h2()), id, "events.jsonl"), "utf8")).toBe("history");
         // The takeover was killed before it cleaned up. The record shows that it is complete.
-        await store.updateSession(id, (draft) => {
+        await store.sessions.update(id, (draft) => {
           delete draft.from;
         });
         expect(await clear(2 * HOUR_MS)).toEqual([{ kind: "taken", session: id, bytes: 7 }]);
@@ -141,7 +142,7 @@ describe.skipIf(problem !== undefined)("the left-overs of takeovers", () => {
     await using hosts = new TestHosts({ redis, names: ["h1", "h2"], firstPort: FIRST_PORT, storage: "shared" });
     await hosts.serve();
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
-    await hosts.store.recordPlacement("alice", null, { host: "h1", serverId: null });
+    await hosts.store.placements.record("alice", null, { host: "h1", serverId: null });
     await h1.create("alice", "notes");
     expect(await h1.send("alice", "notes", "one")).toBe("[turn 1] one");
     const { url, token } = JSON.parse(await h1.ok(["connect", "--user", "alice", "--json"]));
@@ -179,7 +180,7 @@ describe.skipIf(problem !== undefined)("the left-overs of takeovers", () => {
     expect(existsSync(place)).toBe(false);
     direct.socket.destroy();
     // Any user may now use the id.
-    await hosts.store.recordPlacement("bob", null, { host: "h1", serverId: null });
+    await hosts.store.placements.record("bob", null, { host: "h1", serverId: null });
     await h1.create("bob", "notes");
     expect(await h1.send("bob", "notes", "mine")).toBe("[turn 1] mine");
   });

@@ -88,9 +88,9 @@ describe.skipIf(problem !== undefined)("shared storage that disappears while ser
       process.kill(server.pid ?? 0, "SIGKILL");
       await h1.refusal(7, ["restart", "--user", "bob"]);
       expect(empty ? readdirSync(shared) : existsSync(shared)).toEqual(empty ? [] : false);
-      expect(await store.readSession("old")).toMatchObject({ turns: 1 });
-      expect(await store.readSession("opened")).toMatchObject({ turns: 0 });
-      expect(await store.readSession("made")).toBeNull();
+      expect(await store.sessions.read("old")).toMatchObject({ turns: 1 });
+      expect(await store.sessions.read("opened")).toMatchObject({ turns: 0 });
+      expect(await store.sessions.read("made")).toBeNull();
 
       rmSync(shared, { recursive: true, force: true });
       renameSync(away, shared);
@@ -98,7 +98,7 @@ describe.skipIf(problem !== undefined)("shared storage that disappears while ser
       expect(await h1.json(["send", "old", "two", "--user", "ann"])).toMatchObject({ session: { state: "idle" } });
       expect(await h1.json(["send", "unused", "one", "--user", "ann"])).toMatchObject({ session: { state: "idle" } });
       expect((await client.turn("opened", "two")).error).toBeUndefined();
-      expect(await store.readSession("old")).toMatchObject({ turns: 2 });
+      expect(await store.sessions.read("old")).toMatchObject({ turns: 2 });
       expect(await h1.spawn("bob")).toMatchObject({ state: "ready" });
       const { sessions } = await h1.json<{ sessions: { id: string; state: string }[] }>(["list"]);
       expect(sessions.map(({ id }) => id).toSorted()).toEqual(["old", "opened", "other", "unused"]);

@@ -56,12 +56,12 @@ describe.skipIf(problem !== undefined || !isRoot)("shared storage that is mounte
       // With this TTL, no session is due.
       expect(await h1.json(["gc", "--ttl", "24h", "--user", "bob"])).toMatchObject({ deleted: [], skipped: [] });
     }
-    expect((await store.listSessions()).map(({ id }) => id).toSorted()).toEqual(["due", ...ids.slice(1), "stopped"]);
+    expect((await store.sessions.list()).map(({ id }) => id).toSorted()).toEqual(["due", ...ids.slice(1), "stopped"]);
     for (const id of ["due", "idle", "opened"]) {
       expect(await h1.ok(["send", id, "two", "--user", "ann"])).toContain("two");
     }
     expect(await h1.json(["delete", "stopped", "idle"])).toEqual({ deleted: ["stopped", "idle"] });
     expect((await client.request("session.delete", { sessionId: "opened" })).result).toMatchObject({ success: true });
-    expect((await store.listSessions()).map(({ id }) => id)).toEqual(["due"]);
+    expect((await store.sessions.list()).map(({ id }) => id)).toEqual(["due"]);
   }, 180_000);
 });

@@ -149,7 +149,7 @@ describe.skipIf(problem !== undefined)("the folder that hosts share", () => {
     mkdirSync(hosts.shared, { mode: 0o700 });
     const refusal = await h1.refusal(7, ["gc"]);
     expect(refusal).toMatchObject({ code: "FLEET_STORAGE_UNUSABLE", message: expect.stringContaining(hosts.shared) });
-    expect(await hosts.store.readSession("old")).not.toBeNull();
+    expect(await hosts.store.sessions.read("old")).not.toBeNull();
     rmSync(hosts.shared, { recursive: true });
     renameSync(away, hosts.shared);
     expect(await h1.ok(["send", "old", "two", "--user", "ann"])).toBe("[turn 2] two\n");

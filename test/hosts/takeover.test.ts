@@ -29,12 +29,12 @@ describe.skipIf(problem !== undefined)("shared storage", () => {
     });
     await hosts.serve();
     const { store } = hosts;
-    await store.recordPlacement("alice", null, { host: "h1", serverId: null });
+    await store.placements.record("alice", null, { host: "h1", serverId: null });
     const first = await hosts.host("h1").library();
     const session = await first.createSession({ user: "alice", sessionId: "notes" });
     expect((await first.send(session, "one")).text).toBe("[turn 1] one");
     await first.close();
-    const before = await store.readSession("notes");
+    const before = await store.sessions.read("notes");
     expect(before).toMatchObject({ host: "h1", turns: 1 });
 
     await using second = await hosts.host("h2").library();
@@ -42,17 +42,17 @@ describe.skipIf(problem !== undefined)("shared storage", () => {
     expect(await second.exchange("notes", "early", { user: "alice" })).toMatchObject({
       reply: { text: "[turn 2] early" },
     });
-    expect(await store.readSession("notes")).toMatchObject({ host: "h1", turns: 2 });
+    expect(await store.sessions.read("notes")).toMatchObject({ host: "h1", turns: 2 });
 
     await hosts.host("h1").die();
     await hosts.gone("h1");
     expect(await second.exchange("notes", "two", { user: "alice" })).toMatchObject({
       reply: { text: "[turn 3] two" },
     });
-    const after = await store.readSession("notes");
+    const after = await store.sessions.read("notes");
     expect(after).toMatchObject({ host: "h2", turns: 3 });
     expect(after?.from).toBeUndefined();
-    expect(await store.readPlacement("alice")).toMatchObject({ host: "h2" });
+    expect(await store.placements.read("alice")).toMatchObject({ host: "h2" });
     const group = isolation === "shared" ? "shared" : serverIdOf("alice");
     // At the old place, a file keeps runtimes from creating the session again, and nothing is left over.
     const old = join(hosts.shared, "hosts", "h1", group);

@@ -4,9 +4,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { FleetError } from "../../src/errors.js";
+import type { TokenSource } from "../../src/model/server.js";
 import { resolveGitHubToken, tokenSourceFromConfig } from "../../src/models/github-token.js";
 import { readTokenCommand } from "../../src/models/token-command.js";
-import type { TokenSource } from "../../src/store/store.js";
 import { refusalOf } from "../config/folder.js";
 
 const NONE = { githubTokenEnv: null, githubTokenFile: null, githubTokenCommand: null };

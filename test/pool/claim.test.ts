@@ -1,8 +1,10 @@
 import { describe, expect, it } from "vitest";
+import type { ProcessIdentity } from "../../src/model/process.js";
+import type { Registry } from "../../src/model/registry.js";
+import type { ServerRecord } from "../../src/model/server.js";
 import { claimStart, claimStop, giveUpStop, ownClaim, settle } from "../../src/pool/claims/claim.js";
 import { isBroken } from "../../src/pool/server.js";
 import { ownIdentity } from "../../src/runtime/process/process-table.js";
-import type { ProcessIdentity, Registry, ServerRecord } from "../../src/store/store.js";
 import { serverRecord } from "../fixtures/store-records.js";
 
 /** This process stands for a live one. The same identity with another start time stands for a dead one. */

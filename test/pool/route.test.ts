@@ -47,7 +47,7 @@ describe("route", () => {
     const placed = await route("--user", "ben");
     expect(placed).toMatchObject({ reason: "the user was placed there before", server: { state: "ready" } });
     const store = openFileStore(fleet.root);
-    await store.updateRegistry(({ servers }) => {
+    await store.registry.update(({ servers }) => {
       for (let index = 10; index < 40; index++) {
         const id = `shared-${index}`;
         servers[id] = {
@@ -65,7 +65,7 @@ describe("route", () => {
       ["c1", "c2", "c3", "c4", "c5", "c6"].map(async (user) => await route("--user", user)),
     );
     expect(fresh.some(({ serverId }) => /-\d\d$/.test(String(serverId)))).toBe(true);
-    await store.recordPlacement("ben", await store.readPlacement("ben"), { serverId: "shared-99" });
+    await store.placements.record("ben", await store.placements.read("ben"), { serverId: "shared-99" });
     expect(await route("--user", "ben")).toMatchObject({ reason: expect.stringContaining("highest score") });
   });
 

@@ -3,6 +3,9 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { expect, it } from "vitest";
 import { loadConfig } from "../../src/config/load/load.js";
+import type { ProcessIdentity } from "../../src/model/process.js";
+import type { Registry } from "../../src/model/registry.js";
+import type { ServerRecord } from "../../src/model/server.js";
 import { claimStart, claimStop, giveUpStop, settle, settleReady } from "../../src/pool/claims/claim.js";
 import { HeldClaim, isHeld } from "../../src/pool/claims/held-claim.js";
 import { recordCrashLoop, recordHealth } from "../../src/pool/health.js";
@@ -10,7 +13,7 @@ import { repairRecords } from "../../src/pool/recover/repair.js";
 import { isBroken, isRunning } from "../../src/pool/server.js";
 import type { StarterContext } from "../../src/pool/start/start.js";
 import { identify, ownIdentity } from "../../src/runtime/process/process-table.js";
-import type { ProcessIdentity, Registry, ServerRecord, Store } from "../../src/store/store.js";
+import type { Store } from "../../src/store/ports.js";
 import { sleeper } from "../fixtures/fault-fleet.js";
 import { serverRecord } from "../fixtures/store-records.js";
 
@@ -52,12 +55,14 @@ class Histories {
     this.#running = running;
     const stateRoot = join(tmpdir(), "copilotfleet-no-such-folder");
     const store = {
-      readRegistry: async () => structuredClone(this.registry),
-      updateRegistry: async <T>(change: (draft: Registry) => T) => {
-        const draft = structuredClone(this.registry);
-        const result = change(draft);
-        this.registry = draft;
-        return structuredClone(result);
+      registry: {
+        read: async () => structuredClone(this.registry),
+        update: async <T>(change: (draft: Registry) => T) => {
+          const draft = structuredClone(this.registry);
+          const result = change(draft);
+          this.registry = draft;
+          return structuredClone(result);
+        },
       },
     } as unknown as Store;
     const { config } = loadConfig({ env: { COPILOTFLEET_HOME: stateRoot }, cwd: "/" });

@@ -1,8 +1,8 @@
 import { expect, it } from "vitest";
+import type { SessionRecord } from "../../src/model/session.js";
 import type { Pool } from "../../src/pool/pool.js";
 import { type Move, serverUnderLease } from "../../src/sessions/between-servers.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
-import type { SessionRecord } from "../../src/store/store.js";
 import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
 import { temporaryRoot } from "../fixtures/store-root.js";
 
@@ -19,23 +19,23 @@ async function moving(change: (draft: SessionRecord) => void): Promise<SessionRe
     serverRecord(id, { isolation: "shared", user: null, process: null, state: "stopped", home: `${root}/${id}/home` }),
   );
   if (one === undefined || two === undefined) throw new Error("there are two servers");
-  await store.updateRegistry((draft) => {
+  await store.registry.update((draft) => {
     Object.assign(draft.servers, { "shared-1": one, "shared-2": two });
   });
-  await store.createSession(sessionRecord("team", { ...HERE, kind: "collaborative", turns: 1 }));
-  const record = await store.readSession("team");
+  await store.sessions.create(sessionRecord("team", { ...HERE, kind: "collaborative", turns: 1 }));
+  const record = await store.sessions.read("team");
   if (record === null) throw new Error("it was just recorded");
   const pool = {
     // The record changes while the server starts.
     sharedServerFor: async () => {
-      await store.updateSession("team", change);
+      await store.sessions.update("team", change);
       return { server: two, reason: "" };
     },
     shared: async () => one,
   } as unknown as Pool;
   const lease = { check: async () => undefined } as unknown as Move["lease"];
   await serverUnderLease(record, { store, pool, user: "alice", lease, signal: new AbortController().signal });
-  return await store.readSession("team");
+  return await store.sessions.read("team");
 }
 
 it("serverUnderLease moves a session that no server has loaded to the server of the lease holder", async () => {

@@ -3,7 +3,8 @@ import { join } from "node:path";
 import { expect, it } from "vitest";
 import { markedRecord } from "../../src/sessions/found.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
-import type { Store } from "../../src/store/store.js";
+import type { SessionStore } from "../../src/store/ports.js";
+import { altered } from "../fixtures/altered-store.js";
 import { sessionRecord } from "../fixtures/store-records.js";
 import { temporaryRoot } from "../fixtures/store-root.js";
 
@@ -15,11 +16,11 @@ async function place() {
   const store = openFileStore(root);
   const home = join(root, "home");
   let reads = 0;
-  const readSession: Store["readSession"] = async (id) => {
+  const read: SessionStore["read"] = async (id) => {
     reads++;
-    return await store.readSession(id);
+    return await store.sessions.read(id);
   };
-  return { store, home, counting: { ...store, readSession } as Store, reads: () => reads };
+  return { store, home, counting: altered(store, { sessions: { read } }), reads: () => reads };
 }
 
 it("markedRecord waits for a record that gc deleted and puts back because the session is in use", async () => {
@@ -27,7 +28,7 @@ it("markedRecord waits for a record that gc deleted and puts back because the se
   mkdirSync(join(home, "session-state", "back"), { recursive: true });
   const found = markedRecord(counting, { home }, "back", NEVER);
   await expect.poll(reads).toBeGreaterThan(2);
-  await store.createSession(sessionRecord("back"));
+  await store.sessions.create(sessionRecord("back"));
   expect(await found).toMatchObject({ id: "back" });
 });
 

@@ -1,10 +1,12 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
+import type { SessionRecord } from "../../src/model/session.js";
 import { restoredRecord } from "../../src/sessions/found.js";
 import { Run } from "../../src/sessions/gc/journal.js";
-import type { SessionRecord, Store } from "../../src/store/store.js";
-import { type GcState, gcState, HOUR_MS, meddling } from "../fixtures/gc-state.js";
+import type { SessionStore } from "../../src/store/ports.js";
+import { altered, meddling } from "../fixtures/altered-store.js";
+import { type GcState, gcState, HOUR_MS } from "../fixtures/gc-state.js";
 
 const idsOf = (sessions: readonly { id: string }[]) => sessions.map(({ id }) => id).toSorted();
 const gcFolder = (state: GcState) => join(state.home("s1"), "..", ".copilotfleet-gc");
@@ -38,7 +40,7 @@ describe("a gc that was killed", () => {
     rmSync(state.folder("s1", "record-only"), { recursive: true });
     state.plant("s1", "begun", HOUR_MS);
     new Run(state.statePath("s1")).note([note("begun")]);
-    const store = meddling(state.store, "deleteSessions", () => kill(state));
+    const store = meddling(state.store, "sessions", "deleteMany", () => kill(state));
     expect(idsOf((await state.gc({ store })).deleted)).toEqual(["record-only"]);
     expect(readdirSync(state.statePath("s1"))).toEqual(["begun"]);
     expect(idsOf((await state.gc()).deleted)).toEqual(["begun"]);
@@ -75,7 +77,7 @@ describe("a gc that was killed", () => {
     const state = await gcState();
     await state.server("s1", { running: true });
     const record = await state.session("s1", "open");
-    await state.store.deleteSession("open");
+    await state.store.sessions.delete("open");
     const run = new Run(state.statePath("s1"));
     run.note([note("open", record)]);
     const moved = run.take("open");
@@ -83,7 +85,7 @@ describe("a gc that was killed", () => {
     kill(state);
     expect(await state.gc()).toMatchObject({ deleted: [], skipped: [{ id: "open", reason: "in-use" }] });
     expect(existsSync(join(state.folder("s1", "open"), "events.jsonl"))).toBe(true);
-    expect(await state.store.readSession("open")).toEqual(record);
+    expect(await state.store.sessions.read("open")).toEqual(record);
   });
 
   it("gc deletes no session for the half-written journal of a killed gc, and removes the journal", async () => {
@@ -134,11 +136,11 @@ describe("a gc that fails half way", () => {
     const state = await gcState();
     await state.server("s1");
     await state.session("s1", "short", { ttlMs: HOUR_MS }, 2 * HOUR_MS);
-    const store = meddling(state.store, "deleteSessions", () => {
+    const store = meddling(state.store, "sessions", "deleteMany", () => {
       throw new Error("full disk");
     });
     await expect(state.gc({ store })).rejects.toThrow("full disk");
-    expect(await state.store.listSessions()).toEqual([]);
+    expect(await state.store.sessions.list()).toEqual([]);
     expect(idsOf((await state.gc()).deleted)).toEqual(["short"]);
     expect(readdirSync(join(state.home("s1"), ".."))).toEqual(["home"]);
   });
@@ -166,13 +168,13 @@ describe("a session whose record a running gc has deleted", () => {
     const record = await state.session("s1", "due");
     const run = new Run(state.statePath("s1"));
     run.note([note("due", record)]);
-    await state.store.deleteSession("due");
+    await state.store.sessions.delete("due");
     let reads = 0;
-    const readSession: Store["readSession"] = async (id) => {
+    const read: SessionStore["read"] = async (id) => {
       reads++;
-      return await state.store.readSession(id);
+      return await state.store.sessions.read(id);
     };
-    const counting = { ...state.store, readSession } as Store;
+    const counting = altered(state.store, { sessions: { read } });
     const answer = restoredRecord(counting, { home: state.home("s1") }, "due");
     // The answer waits: it has looked for the record more than once.
     await expect.poll(() => reads).toBeGreaterThan(2);
@@ -183,7 +185,7 @@ describe("a session whose record a running gc has deleted", () => {
     const { state, run, record, answer } = await undecided();
     const moved = run.take("due") ?? "";
     await run.giveBack("due", moved);
-    await state.store.createSession(record);
+    await state.store.sessions.create(record);
     expect(await answer).toEqual(record);
   });
 

@@ -15,7 +15,7 @@ function age(state: GcState): void {
 }
 
 async function serverIds(state: GcState): Promise<string[]> {
-  return Object.keys((await state.store.readRegistry()).servers).toSorted();
+  return Object.keys((await state.store.registry.read()).servers).toSorted();
 }
 
 const folders = (state: GcState) => readdirSync(join(state.root, "servers")).toSorted();

@@ -13,7 +13,8 @@ import { describe, expect, it } from "vitest";
 import { markUse } from "../../src/pool/use-marks.js";
 import { listSessionFolders } from "../../src/runtime/history/session-state.js";
 import { ownIdentity } from "../../src/runtime/process/process-table.js";
-import { type GcState, gcState, HOUR_MS, meddling, OLD_MS } from "../fixtures/gc-state.js";
+import { meddling } from "../fixtures/altered-store.js";
+import { type GcState, gcState, HOUR_MS, OLD_MS } from "../fixtures/gc-state.js";
 import { serverRecord } from "../fixtures/store-records.js";
 
 const NO_WAIT = { waitMs: 0, signal: undefined };
@@ -23,7 +24,7 @@ const PID = process.pid;
 const idsOf = (sessions: readonly { id: string }[]) => sessions.map(({ id }) => id).toSorted();
 
 async function recorded(state: GcState): Promise<string[]> {
-  return idsOf(await state.store.listSessions());
+  return idsOf(await state.store.sessions.list());
 }
 
 describe("sessions that gc finds", () => {
@@ -81,9 +82,9 @@ describe("sessions that gc finds", () => {
     const then = new Date(Date.now() - OLD_MS).toISOString();
     for (const serverId of ["s1", "nowhere"]) {
       const record = { ...(await state.session("s1", `of-${serverId}`)), serverId, lastUsedAt: then };
-      await state.store.deleteSession(record.id);
+      await state.store.sessions.delete(record.id);
       renameSync(state.folder("s1", record.id), join(state.root, `was-${record.id}`));
-      await state.store.createSession(record);
+      await state.store.sessions.create(record);
     }
     expect(idsOf((await state.gc()).deleted)).toEqual(["of-nowhere", "of-s1"]);
     expect(await recorded(state)).toEqual([]);
@@ -188,9 +189,9 @@ describe("sessions that gc skips with a reason", () => {
     const state = await gcState();
     await state.server("s1");
     await state.session("s1", "held");
-    await state.store.acquireLease(lease("held"));
+    await state.store.leases.acquire(lease("held"));
     expect(await state.gc()).toMatchObject({ deleted: [], skipped: [{ id: "held", reason: "leased" }] });
-    await state.store.releaseLease("held", "t");
+    await state.store.leases.release("held", "t");
     expect(idsOf((await state.gc()).deleted)).toEqual(["held"]);
   });
 
@@ -207,14 +208,14 @@ describe("sessions that gc skips with a reason", () => {
   });
 
   describe("when a session comes into use during gc", () => {
-    const record = async (state: GcState) => await state.store.readSession("held");
+    const record = async (state: GcState) => await state.store.sessions.read("held");
 
     it("gc keeps a session whose record changes after gc judged it", async () => {
       const state = await gcState();
       await state.server("s1");
       await state.session("s1", "held");
-      const store = meddling(state.store, "readLease", () =>
-        state.store.updateSession("held", (draft) => ++draft.turns),
+      const store = meddling(state.store, "leases", "read", () =>
+        state.store.sessions.update("held", (draft) => ++draft.turns),
       );
       expect(await state.gc({ store })).toMatchObject({ deleted: [], skipped: [{ id: "held", reason: "in-use" }] });
       expect(await record(state)).toMatchObject({ turns: 2 });
@@ -225,7 +226,7 @@ describe("sessions that gc skips with a reason", () => {
       const state = await gcState();
       await state.server("s1");
       const before = await state.session("s1", "held");
-      const store = meddling(state.store, "deleteSessions", () => state.store.acquireLease(lease("held")));
+      const store = meddling(state.store, "sessions", "deleteMany", () => state.store.leases.acquire(lease("held")));
       expect(await state.gc({ store })).toMatchObject({ deleted: [], skipped: [{ id: "held", reason: "leased" }] });
       expect(await record(state)).toEqual(before);
       expect(existsSync(state.folder("s1", "held"))).toBe(true);
@@ -236,7 +237,7 @@ describe("sessions that gc skips with a reason", () => {
       await state.server("s1");
       const before = await state.session("s1", "held");
       const server = serverRecord("s1", { home: state.home("s1") });
-      const store = meddling(state.store, "deleteSessions", () => markUse(server, "held", NO_WAIT));
+      const store = meddling(state.store, "sessions", "deleteMany", () => markUse(server, "held", NO_WAIT));
       expect(await state.gc({ store })).toMatchObject({ deleted: [], skipped: [{ id: "held", reason: "in-use" }] });
       expect(await record(state)).toEqual(before);
     });
@@ -246,7 +247,7 @@ describe("sessions that gc skips with a reason", () => {
       await state.server("s1", { running: true });
       const before = await state.session("s1", "held");
       const folder = state.folder("s1", "held");
-      const store = meddling(state.store, "readRegistry", () => {
+      const store = meddling(state.store, "registry", "read", () => {
         if (existsSync(folder)) return;
         // The runtime does this when the folder of its session is missing.
         mkdirSync(folder);
@@ -266,10 +267,10 @@ describe("sessions that gc skips with a reason", () => {
       const state = await gcState();
       await state.server("s1");
       state.plant("s1", "held");
-      const store = meddling(state.store, "readRegistry", async () => {
+      const store = meddling(state.store, "registry", "read", async () => {
         if (existsSync(state.folder("s1", "held")) || (await record(state)) !== null) return;
         const found = { ...(await state.session("s1", "other", {}, 0)), id: "held" };
-        await state.store.createSession(found);
+        await state.store.sessions.create(found);
       });
       expect(await state.gc({ store })).toMatchObject({ deleted: [], skipped: [{ id: "held", reason: "in-use" }] });
       expect(existsSync(state.folder("s1", "held"))).toBe(true);

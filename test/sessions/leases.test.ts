@@ -3,7 +3,8 @@ import { describe, expect, it, onTestFinished } from "vitest";
 import { FleetError } from "../../src/errors.js";
 import { type AcquireOptions, type HeldLease, LEASE_VARIABLES, Leases } from "../../src/sessions/leases/leases.js";
 import { type FileStore, openFileStore } from "../../src/store/file/file-store.js";
-import type { Store } from "../../src/store/store.js";
+import type { Store } from "../../src/store/ports.js";
+import { altered } from "../fixtures/altered-store.js";
 import { temporaryRoot } from "../fixtures/store-root.js";
 
 const LOST = { code: "FLEET_LEASE_LOST", exit: 5 };
@@ -19,16 +20,6 @@ function wants(holder: string, over: Partial<AcquireOptions> = {}): AcquireOptio
   return { sessionId: "s", holder, ttlMs: LONG_MS, waitMs: 0, ...over };
 }
 
-/** A store with some of its methods replaced. */
-function altered(store: Store, over: Partial<Store>): Store {
-  return new Proxy(store, {
-    get: (target, name) => {
-      const value: unknown = Reflect.get(over, name) ?? Reflect.get(target, name);
-      return typeof value === "function" ? value.bind(target) : value;
-    },
-  });
-}
-
 async function aborted({ signal }: HeldLease): Promise<unknown> {
   await expect.poll(() => signal.aborted, { timeout: 15_000, interval: 20 }).toBe(true);
   return signal.reason;
@@ -40,7 +31,7 @@ const PROBE = { sessionId: "s", holder: "carol", token: "probe", ttlMs: 1, place
 /** Resolves when `count` callers wait for the lease. */
 async function waiters(store: Store, count: number): Promise<void> {
   await expect
-    .poll(() => store.acquireLease(PROBE), { timeout: 15_000, interval: 20 })
+    .poll(() => store.leases.acquire(PROBE), { timeout: 15_000, interval: 20 })
     .toMatchObject({ granted: false, ahead: count });
 }
 
@@ -56,11 +47,11 @@ describe("holding a lease", () => {
     for (let look = 0; look < 10; look++) {
       await delay(TTL_MS);
       await lease.check();
-      expect(await store.readLease("s")).toMatchObject({ holder: "alice", fence: lease.fence });
+      expect(await store.leases.read("s")).toMatchObject({ holder: "alice", fence: lease.fence });
     }
     expect(lease.signal.aborted).toBe(false);
     await lease.release();
-    expect(await store.readLease("s")).toBeNull();
+    expect(await store.leases.read("s")).toBeNull();
     expect(lease.signal.aborted).toBe(false);
     await expect(lease.check()).rejects.toMatchObject(LOST);
     await expect(lease.release()).rejects.toMatchObject(LOST);
@@ -96,7 +87,7 @@ describe("holding a lease", () => {
     await expect(lease.check()).rejects.toMatchObject(LOST);
     expect(lease.signal.aborted).toBe(true);
     await expect(lease.release()).rejects.toMatchObject(LOST);
-    expect(await store.readLease("s")).toBeNull();
+    expect(await store.leases.read("s")).toBeNull();
   });
 
   it("the signal of a lease aborts when the event loop was blocked past its TTL", async () => {
@@ -110,9 +101,11 @@ describe("holding a lease", () => {
     const { store } = await setUp();
     let failures = 0;
     const trouble = altered(store, {
-      renewLease: async (...args) => {
-        if (failures++ < 2) throw new FleetError("FLEET_STATE_UNWRITABLE", "disk full");
-        return await store.renewLease(...args);
+      leases: {
+        renew: async (...args) => {
+          if (failures++ < 2) throw new FleetError("FLEET_STATE_UNWRITABLE", "disk full");
+          return await store.leases.renew(...args);
+        },
       },
     });
     const lease = await new Leases(trouble).acquire(wants("alice", { ttlMs: 3_000 }));
@@ -123,7 +116,7 @@ describe("holding a lease", () => {
 
   it("a lease is lost at the end of its TTL when the store never answers", async () => {
     const { store } = await setUp();
-    const silent = altered(store, { renewLease: () => new Promise(() => undefined) });
+    const silent = altered(store, { leases: { renew: () => new Promise(() => undefined) } });
     const lease = await new Leases(silent).acquire(wants("alice", { ttlMs: TTL_MS }));
     expect(await aborted(lease)).toMatchObject(LOST);
     await expect(lease.release()).rejects.toMatchObject(LOST);
@@ -133,9 +126,11 @@ describe("holding a lease", () => {
     const { store } = await setUp();
     let down = false;
     const trouble = altered(store, {
-      checkLease: async (...args) => {
-        if (down) throw new FleetError("FLEET_STATE_UNWRITABLE", "I/O error");
-        return await store.checkLease(...args);
+      leases: {
+        check: async (...args) => {
+          if (down) throw new FleetError("FLEET_STATE_UNWRITABLE", "I/O error");
+          return await store.leases.check(...args);
+        },
       },
     });
     const lease = await new Leases(trouble).acquire(wants("alice"));
@@ -149,10 +144,12 @@ describe("holding a lease", () => {
   it("the TTL of a lease counts from before the request, even if the answer took long", async () => {
     const { store } = await setUp();
     const slow = altered(store, {
-      acquireLease: async (request) => {
-        const answer = await store.acquireLease(request);
-        await delay(TTL_MS + 200);
-        return answer;
+      leases: {
+        acquire: async (request) => {
+          const answer = await store.leases.acquire(request);
+          await delay(TTL_MS + 200);
+          return answer;
+        },
       },
     });
     const lease = await new Leases(slow).acquire(wants("alice", { ttlMs: TTL_MS }));
@@ -163,8 +160,8 @@ describe("holding a lease", () => {
     const { store, leases } = await setUp();
     const lease = await leases.acquire(wants("alice", { ttlMs: TTL_MS }));
     await lease.detach();
-    expect(await store.checkLease("s", lease.token)).toMatchObject({ holder: "alice" });
-    await expect.poll(() => store.readLease("s"), { timeout: 10_000 }).toBeNull();
+    expect(await store.leases.check("s", lease.token)).toMatchObject({ holder: "alice" });
+    await expect.poll(() => store.leases.read("s"), { timeout: 10_000 }).toBeNull();
   });
 });
 
@@ -179,7 +176,7 @@ describe("waiting", () => {
       message: expect.stringMatching(/^Session "s" is locked by "alice" for another (600|599|59\d) s/),
     });
     expect(performance.now() - begun).toBeGreaterThanOrEqual(299);
-    expect(await store.acquireLease(PROBE)).toMatchObject({ granted: false, ahead: 0 });
+    expect(await store.leases.acquire(PROBE)).toMatchObject({ granted: false, ahead: 0 });
     await lease.release();
   });
 
@@ -213,24 +210,26 @@ describe("waiting", () => {
     const reason = new Error("enough");
     giveUp.abort(reason);
     await expect(waiting).rejects.toBe(reason);
-    expect(await store.acquireLease(PROBE)).toMatchObject({ granted: false, ahead: 0 });
+    expect(await store.leases.acquire(PROBE)).toMatchObject({ granted: false, ahead: 0 });
     await lease.release();
     await expect(leases.acquire(wants("bob", { signal: giveUp.signal }))).rejects.toBe(reason);
-    expect(await store.readLease("s")).toBeNull();
+    expect(await store.leases.read("s")).toBeNull();
   });
 
   it("acquire gives back a lease that was granted to a caller who gave up during the request", async () => {
     const { store } = await setUp();
     const giveUp = new AbortController();
     const late = altered(store, {
-      acquireLease: async (request) => {
-        const answer = await store.acquireLease(request);
-        giveUp.abort(new Error("enough"));
-        return answer;
+      leases: {
+        acquire: async (request) => {
+          const answer = await store.leases.acquire(request);
+          giveUp.abort(new Error("enough"));
+          return answer;
+        },
       },
     });
     await expect(new Leases(late).acquire(wants("bob", { signal: giveUp.signal }))).rejects.toThrow("enough");
-    expect(await store.readLease("s")).toBeNull();
+    expect(await store.leases.read("s")).toBeNull();
   });
 
   it("a caller who may no longer use the session stops waiting for its lease and does not get it", async () => {
@@ -244,7 +243,7 @@ describe("waiting", () => {
     const waiting = leases.acquire(wants("bob", { waitMs: LONG_MS, mayUse }));
     await waiters(store, 1);
     await Promise.all([lease.release(), expect(waiting).rejects.toBe(refusal)]);
-    expect(await store.readLease("s")).toBeNull();
+    expect(await store.leases.read("s")).toBeNull();
   });
 
   it.each([0, -1, 999, 25 * 86_400_000, Number.NaN, Number.POSITIVE_INFINITY])(
@@ -256,7 +255,7 @@ describe("waiting", () => {
         exit: 2,
         message: expect.stringContaining("from 1s to 24d"),
       });
-      expect(await store.readLease("s")).toBeNull();
+      expect(await store.leases.read("s")).toBeNull();
     },
   );
 });
@@ -269,14 +268,14 @@ describe("work under a lease", () => {
       return lease.fence;
     };
     expect(await leases.hold(wants("alice"), work)).toEqual(expect.any(Number));
-    expect(await store.readLease("s")).toBeNull();
+    expect(await store.leases.read("s")).toBeNull();
   });
 
   it("hold rejects with the error of work that fails, and leaves the session without a lease", async () => {
     const { store, leases } = await setUp();
     const failure = new Error("mine");
     await expect(leases.hold(wants("alice"), () => Promise.reject(failure))).rejects.toBe(failure);
-    expect(await store.readLease("s")).toBeNull();
+    expect(await store.leases.read("s")).toBeNull();
   });
 
   it("hold rejects when the work outlives its lease, and does not touch the lease of the next holder", async () => {
@@ -285,7 +284,7 @@ describe("work under a lease", () => {
     await expect(work).rejects.toMatchObject(LOST);
     const next = await leases.acquire(wants("bob"));
     await leases.hold(wants("alice", { steal: { reason: "x" } }), async () => undefined);
-    expect(await store.readLease("s")).toBeNull();
+    expect(await store.leases.read("s")).toBeNull();
     await expect(next.check()).rejects.toMatchObject(LOST);
   });
 });
@@ -300,7 +299,7 @@ describe("a lease that was taken elsewhere", () => {
     await inner.check();
     expect(inner.fence).toBe(outer.fence);
     await inner.release();
-    expect(await store.checkLease("s", outer.token)).toMatchObject({ fence: outer.fence });
+    expect(await store.leases.check("s", outer.token)).toMatchObject({ fence: outer.fence });
   });
 
   it("an adopted lease is not renewed after its release, even if the store failed during the release", async () => {
@@ -309,9 +308,11 @@ describe("a lease that was taken elsewhere", () => {
     await outer.detach();
     let fails = false;
     const failing = altered(store, {
-      checkLease: async (id, token) => {
-        if (fails) throw new FleetError("FLEET_STATE_UNWRITABLE", "The disk is full.");
-        return await store.checkLease(id, token);
+      leases: {
+        check: async (id, token) => {
+          if (fails) throw new FleetError("FLEET_STATE_UNWRITABLE", "The disk is full.");
+          return await store.leases.check(id, token);
+        },
       },
     });
     const inner = await new Leases(failing).adopt("s", outer.token);
@@ -320,7 +321,7 @@ describe("a lease that was taken elsewhere", () => {
     await expect(inner.release()).rejects.toMatchObject({ code: "FLEET_STATE_UNWRITABLE" });
     fails = false;
     await delay(4 * TTL_MS);
-    expect(await store.readLease("s")).toBeNull();
+    expect(await store.leases.read("s")).toBeNull();
   });
 
   it("an adopted lease is renewed at once when little of its TTL is left", async () => {
@@ -354,7 +355,7 @@ describe("a lease that was taken elsewhere", () => {
     await inner.release();
     await outer.check();
     const other = await leases.enter(wants("alice", { sessionId: "other" }), env);
-    expect(await store.readLease("other")).toMatchObject({ fence: other.fence });
+    expect(await store.leases.read("other")).toMatchObject({ fence: other.fence });
     await other.release();
     await expect(leases.enter(wants("alice"), {})).rejects.toMatchObject({ code: "FLEET_SESSION_LOCKED" });
     await outer.release();

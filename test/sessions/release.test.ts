@@ -6,17 +6,17 @@ import { temporaryRoot } from "../fixtures/store-root.js";
 
 it("releaseSessionsOf stops waiting for sessions in use when its caller has hung up", async () => {
   const store = openFileStore(await temporaryRoot());
-  for (const id of ["free", "held"]) await store.createSession(sessionRecord(id));
+  for (const id of ["free", "held"]) await store.sessions.create(sessionRecord(id));
   const lease = { sessionId: "held", holder: "alice", token: "t", ttlMs: 60_000, placeMs: 1_000 };
-  expect(await store.acquireLease(lease)).toMatchObject({ granted: true });
+  expect(await store.leases.acquire(lease)).toMatchObject({ granted: true });
   const stop = new AbortController();
   const waiting = releaseSessionsOf("alice", 3_600_000, { store, answerMs: 1_000, signal: stop.signal });
   const reason = new Error("the other host has hung up");
   setImmediate(() => stop.abort(reason));
   await expect(waiting).rejects.toBe(reason);
-  expect(await store.readSession("free")).toMatchObject({ released: true });
+  expect(await store.sessions.read("free")).toMatchObject({ released: true });
   // Now nobody uses the session.
-  await store.releaseLease("held", "t");
+  await store.leases.release("held", "t");
   const again = await releaseSessionsOf("alice", 0, { store, answerMs: 1_000 });
   expect(again, "the session that is held was not released").toEqual({ released: ["held"], kept: [] });
 });

@@ -45,12 +45,12 @@ async function addServers(store: FileStore, prefix: string, count: number): Prom
   const ids = Array.from({ length: count }, (_, index) => `${prefix}${index}`);
   // One after another, because concurrent updates would share a commit.
   for (const id of ids)
-    await store.updateRegistry((draft) => void Object.assign(draft.servers, { [id]: serverRecord(id) }));
+    await store.registry.update((draft) => void Object.assign(draft.servers, { [id]: serverRecord(id) }));
   return ids;
 }
 
 async function serverIds(root: string): Promise<string[]> {
-  return Object.keys((await openFileStore(root).readRegistry()).servers).toSorted();
+  return Object.keys((await openFileStore(root).registry.read()).servers).toSorted();
 }
 
 describe("the registry, when a writer is suspended in its commit", () => {
@@ -67,7 +67,7 @@ describe("the registry, when a writer is suspended in its commit", () => {
           step,
           async () => void ids.push(...(await addServers(others, "meanwhile", commits))),
         );
-        await late.updateRegistry((draft) => {
+        await late.registry.update((draft) => {
           runs++;
           expect(draft.servers.late).toBeUndefined();
           draft.servers.late = serverRecord("late");
@@ -154,7 +154,7 @@ describe("the registry, when a writer is suspended in its commit", () => {
       deadlineMs: 150,
       onStep: async (step) => void (step === "marked" && (await addServers(others, `round${round++}-`, 1))),
     });
-    const update = unlucky.updateRegistry((draft) => void delete draft.servers.before0);
+    const update = unlucky.registry.update((draft) => void delete draft.servers.before0);
     await expect(update).rejects.toMatchObject({ code: "FLEET_STATE_BUSY", exit: 6 });
     expect(await serverIds(root)).toHaveLength(round + 1);
     expect(await serverIds(root)).toContain("before0");
@@ -162,7 +162,7 @@ describe("the registry, when a writer is suspended in its commit", () => {
 });
 
 describe("a session record, when a writer is suspended in its commit", () => {
-  const touch = (store: FileStore) => store.updateSession("a", (draft) => ++draft.turns);
+  const touch = (store: FileStore) => store.sessions.update("a", (draft) => ++draft.turns);
 
   describe.each([1, 2, 3, MANY])("while others commit %d times", (commits) => {
     it.each(STEPS)(
@@ -170,12 +170,12 @@ describe("a session record, when a writer is suspended in its commit", () => {
       async (step) => {
         const root = await temporaryRoot();
         const others = openFileStore(root);
-        await others.createSession(sessionRecord("a"));
+        await others.sessions.create(sessionRecord("a"));
         const late = sleeper(root, step, async () => {
           for (let commit = 0; commit < commits; commit++) await touch(others);
         });
         await touch(late);
-        expect((await others.readSession("a"))?.turns).toBe(commits + 1);
+        expect((await others.sessions.read("a"))?.turns).toBe(commits + 1);
       },
     );
   });
@@ -185,8 +185,8 @@ describe("a session record, when a writer is suspended in its commit", () => {
     async (step) => {
       const root = await temporaryRoot();
       const others = openFileStore(root);
-      await others.createSession(sessionRecord("a"));
-      const late = sleeper(root, step, async () => void (await others.deleteSession("a")));
+      await others.sessions.create(sessionRecord("a"));
+      const late = sleeper(root, step, async () => void (await others.sessions.delete("a")));
       await expect(touch(late)).rejects.toMatchObject({ code: "FLEET_SESSION_NOT_FOUND" });
       expect(await readdir(join(root, "sessions"))).toEqual([]);
       expect((await readdir(root, { recursive: true })).filter((path) => basename(path) === "a")).toEqual([]);
@@ -198,13 +198,13 @@ describe("a session record, when a writer is suspended in its commit", () => {
     async (step) => {
       const root = await temporaryRoot();
       const others = openFileStore(root);
-      await others.createSession(sessionRecord("a", { purpose: "former life", turns: 100 }));
+      await others.sessions.create(sessionRecord("a", { purpose: "former life", turns: 100 }));
       const late = sleeper(root, step, async () => {
-        await others.deleteSession("a");
-        await others.createSession(sessionRecord("a", { owner: "bob" }));
+        await others.sessions.delete("a");
+        await others.sessions.create(sessionRecord("a", { owner: "bob" }));
       });
       expect(await touch(late)).toBe(1);
-      expect(await others.readSession("a")).toEqual(sessionRecord("a", { owner: "bob", turns: 1 }));
+      expect(await others.sessions.read("a")).toEqual(sessionRecord("a", { owner: "bob", turns: 1 }));
       expect(await touch(others)).toBe(2);
     },
   );
@@ -225,7 +225,7 @@ describe("concurrent updates of one instance", () => {
     const root = await temporaryRoot();
     const store = openFileStore(root);
     await addServers(store, "s", 1);
-    await store.updateRegistry((draft) => void (draft.servers.s0 && { ...draft.servers.s0 }));
+    await store.registry.update((draft) => void (draft.servers.s0 && { ...draft.servers.s0 }));
     expect(await readdir(join(root, "registry"))).toEqual(["0000000000000001.json"]);
   });
 });
@@ -236,37 +236,37 @@ describe("deleteSessions(), when it is suspended", () => {
   it("does not delete a session that changed while deleteSessions() was suspended after it read the record", async () => {
     const root = await temporaryRoot();
     const others = openFileStore(root);
-    await others.createSession(sessionRecord("a"));
-    const store = sleeper(root, "read", async () => void (await others.updateSession("a", (draft) => ++draft.turns)));
-    expect(await store.deleteSessions(["a"], unchanged)).toEqual([]);
-    expect(await others.readSession("a")).toMatchObject({ turns: 1 });
+    await others.sessions.create(sessionRecord("a"));
+    const store = sleeper(root, "read", async () => void (await others.sessions.update("a", (draft) => ++draft.turns)));
+    expect(await store.sessions.deleteMany(["a"], unchanged)).toEqual([]);
+    expect(await others.sessions.read("a")).toMatchObject({ turns: 1 });
   });
 
   it("rejects a session update that comes after deleteSessions() has linked the tombstone", async () => {
     const root = await temporaryRoot();
     const others = openFileStore(root);
-    await others.createSession(sessionRecord("a"));
+    await others.sessions.create(sessionRecord("a"));
     const store = sleeper(root, "linked", async () => {
-      await expect(others.updateSession("a", (draft) => ++draft.turns)).rejects.toMatchObject({
+      await expect(others.sessions.update("a", (draft) => ++draft.turns)).rejects.toMatchObject({
         code: "FLEET_SESSION_NOT_FOUND",
       });
-      expect(await others.readSession("a")).toBeNull();
-      expect(await others.listSessions()).toEqual([]);
+      expect(await others.sessions.read("a")).toBeNull();
+      expect(await others.sessions.list()).toEqual([]);
     });
-    expect(await store.deleteSessions(["a"], unchanged)).toEqual(["a"]);
+    expect(await store.sessions.deleteMany(["a"], unchanged)).toEqual(["a"]);
     expect(await readdir(join(root, "sessions"))).toEqual([]);
   });
 
   it("does not delete a session whose changes took and pruned the number that deleteSessions() wanted", async () => {
     const root = await temporaryRoot();
     const others = openFileStore(root);
-    await others.createSession(sessionRecord("a"));
+    await others.sessions.create(sessionRecord("a"));
     const store = sleeper(root, "read", async () => {
-      for (let turn = 0; turn < MANY; turn++) await others.updateSession("a", (draft) => ++draft.turns);
+      for (let turn = 0; turn < MANY; turn++) await others.sessions.update("a", (draft) => ++draft.turns);
     });
-    expect(await store.deleteSessions(["a"], unchanged)).toEqual([]);
-    expect(await others.updateSession("a", (draft) => ++draft.turns)).toBe(MANY + 1);
-    expect(await store.readSession("a")).toMatchObject({ turns: MANY + 1 });
+    expect(await store.sessions.deleteMany(["a"], unchanged)).toEqual([]);
+    expect(await others.sessions.update("a", (draft) => ++draft.turns)).toBe(MANY + 1);
+    expect(await store.sessions.read("a")).toMatchObject({ turns: MANY + 1 });
   });
 
   it.each(["read", "linked"] as const)(
@@ -274,26 +274,26 @@ describe("deleteSessions(), when it is suspended", () => {
     async (step) => {
       const root = await temporaryRoot();
       const others = openFileStore(root);
-      await others.createSession(sessionRecord("a"));
+      await others.sessions.create(sessionRecord("a"));
       const store = sleeper(root, step, async () => {
-        await others.deleteSession("a");
-        await others.createSession(sessionRecord("a", { turns: 5 }));
+        await others.sessions.delete("a");
+        await others.sessions.create(sessionRecord("a", { turns: 5 }));
       });
-      await store.deleteSessions(["a"], unchanged);
-      expect(await others.readSession("a")).toEqual(sessionRecord("a", { turns: 5 }));
+      await store.sessions.deleteMany(["a"], unchanged);
+      expect(await others.sessions.read("a")).toEqual(sessionRecord("a", { turns: 5 }));
     },
   );
 
   it("lets a session id be created again after deleteSessions() was killed behind its tombstone", async () => {
     const root = await temporaryRoot();
     const others = openFileStore(root);
-    await others.createSession(sessionRecord("a"));
+    await others.sessions.create(sessionRecord("a"));
     const store = sleeper(root, "linked", async () => {
       throw new Error("killed");
     });
-    await expect(store.deleteSessions(["a"], unchanged)).rejects.toThrow("killed");
-    expect(await others.readSession("a")).toBeNull();
-    await others.createSession(sessionRecord("a", { owner: "bob" }));
-    expect(await others.readSession("a")).toMatchObject({ owner: "bob" });
+    await expect(store.sessions.deleteMany(["a"], unchanged)).rejects.toThrow("killed");
+    expect(await others.sessions.read("a")).toBeNull();
+    await others.sessions.create(sessionRecord("a", { owner: "bob" }));
+    expect(await others.sessions.read("a")).toMatchObject({ owner: "bob" });
   });
 });

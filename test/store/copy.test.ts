@@ -1,7 +1,8 @@
 import { expect, it } from "vitest";
 import { copyContents, isEmpty, readContents } from "../../src/store/copy.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
-import type { Store } from "../../src/store/store.js";
+import type { Store } from "../../src/store/ports.js";
+import { altered } from "../fixtures/altered-store.js";
 import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
 import { temporaryRoot } from "../fixtures/store-root.js";
 
@@ -10,22 +11,12 @@ const SESSIONS = 120;
 
 async function filled(): Promise<Store> {
   const store = openFileStore(await temporaryRoot());
-  await store.updateRegistry((draft) => {
+  await store.registry.update((draft) => {
     draft.servers.s1 = serverRecord("s1");
     draft.placed = 7;
   });
-  for (let index = 0; index < SESSIONS; index++) await store.createSession(sessionRecord(`a${index}`));
+  for (let index = 0; index < SESSIONS; index++) await store.sessions.create(sessionRecord(`a${index}`));
   return store;
-}
-
-/** A store in which `over` replaces some of the calls. */
-function but(store: Store, over: Partial<Store>): Store {
-  return new Proxy(store, {
-    get: (target, name) => {
-      const value: unknown = Reflect.get(over, name) ?? Reflect.get(target, name, target);
-      return typeof value === "function" ? value.bind(target) : value;
-    },
-  });
 }
 
 it("copies everything from one store to another, and changes nothing in the source", async () => {
@@ -42,10 +33,12 @@ it.each<[string, RegExp, (from: Store, to: Store, stop: AbortController) => [Sto
     "the source changes during the copy",
     /changed while it was being copied/,
     (from, to) => [
-      but(from, {
-        readRegistry: async () => {
-          await from.updateSession("a1", (draft) => ++draft.turns);
-          return await from.readRegistry();
+      altered(from, {
+        registry: {
+          read: async () => {
+            await from.sessions.update("a1", (draft) => ++draft.turns);
+            return await from.registry.read();
+          },
         },
       }),
       to,
@@ -56,10 +49,12 @@ it.each<[string, RegExp, (from: Store, to: Store, stop: AbortController) => [Sto
     /no room/,
     (from, to) => [
       from,
-      but(to, {
-        createSession: async (record) => {
-          if (record.id === "a99") throw new Error("no room");
-          await to.createSession(record);
+      altered(to, {
+        sessions: {
+          create: async (record) => {
+            if (record.id === "a99") throw new Error("no room");
+            await to.sessions.create(record);
+          },
         },
       }),
     ],
@@ -69,10 +64,12 @@ it.each<[string, RegExp, (from: Store, to: Store, stop: AbortController) => [Sto
     /does not match the source/,
     (from, to) => [
       from,
-      but(to, {
-        updateRegistry: async (change) => {
-          if ((await to.readSession("others")) === null) await to.createSession(sessionRecord("others"));
-          return await to.updateRegistry(change);
+      altered(to, {
+        registry: {
+          update: async (change) => {
+            if ((await to.sessions.read("others")) === null) await to.sessions.create(sessionRecord("others"));
+            return await to.registry.update(change);
+          },
         },
       }),
     ],
@@ -82,10 +79,12 @@ it.each<[string, RegExp, (from: Store, to: Store, stop: AbortController) => [Sto
     /stopped by hand/,
     (from, to, stop) => [
       from,
-      but(to, {
-        createSession: async (record) => {
-          await to.createSession(record);
-          stop.abort(new Error("stopped by hand"));
+      altered(to, {
+        sessions: {
+          create: async (record) => {
+            await to.sessions.create(record);
+            stop.abort(new Error("stopped by hand"));
+          },
         },
       }),
     ],
@@ -105,7 +104,7 @@ it("leaves a session in the target store alone that has the same id as one in th
   const [from, to] = [await filled(), openFileStore(await temporaryRoot())];
   const contents = await readContents(from);
   const theirs = sessionRecord("a60", { owner: "bob" });
-  await to.createSession(theirs);
+  await to.sessions.create(theirs);
   await expect(copyContents(contents, from, to, NEVER)).rejects.toMatchObject({ code: "FLEET_SESSION_EXISTS" });
   expect((await readContents(to)).sessions).toEqual([theirs]);
 });

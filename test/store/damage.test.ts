@@ -35,7 +35,7 @@ async function filled(count: number): Promise<string> {
 }
 
 async function add(root: string, id: string): Promise<void> {
-  await openFileStore(root).updateRegistry((draft) => {
+  await openFileStore(root).registry.update((draft) => {
     draft.servers[id] = serverRecord(id);
   });
 }
@@ -46,7 +46,7 @@ async function revisions(root: string): Promise<string[]> {
 }
 
 async function serverIds(root: string): Promise<string[]> {
-  return Object.keys((await openFileStore(root).readRegistry()).servers);
+  return Object.keys((await openFileStore(root).registry.read()).servers);
 }
 
 /** The contents of every file below a folder. */
@@ -63,7 +63,7 @@ describe.each(DAMAGES)("a registry whose head revision is %s", (_, damage) => {
     const root = await filled(3);
     await damage(join(root, "registry", "0000000000000003.json"));
     const store = openFileStore(root);
-    expect(Object.keys((await store.readRegistry()).servers)).toEqual(["s1", "s2", "s3"]);
+    expect(Object.keys((await store.registry.read()).servers)).toEqual(["s1", "s2", "s3"]);
     expect(store.takeWarnings()).toEqual([
       expect.stringMatching(
         /^The newest revision of the registry is damaged \(it.*0000000000000003\.json"\)\. The fleet recovered revision 3 from its copy ".*registry\.json"; nothing is lost\. Check the disk, then run: copilotfleet doctor --fix$/,
@@ -81,7 +81,7 @@ describe.each(DAMAGES)("a registry whose head revision is %s", (_, damage) => {
     const evidence = await readFile(damaged);
     await rm(join(root, "registry.json"));
     const store = openFileStore(root);
-    expect(Object.keys((await store.readRegistry()).servers)).toEqual(["s1", "s2"]);
+    expect(Object.keys((await store.registry.read()).servers)).toEqual(["s1", "s2"]);
     expect(store.takeWarnings()).toEqual([
       expect.stringMatching(
         /^The newest revision of the registry is damaged .*went back to revision 2 and lost the last change: a server that it started may run without a record\. Check/,
@@ -99,7 +99,7 @@ describe.each(DAMAGES)("a registry that has only revisions that are %s", (_, dam
     const root = await filled(3);
     await Promise.all((await revisions(root)).map(damage));
     const store = openFileStore(root);
-    expect(Object.keys((await store.readRegistry()).servers)).toEqual(["s1", "s2", "s3"]);
+    expect(Object.keys((await store.registry.read()).servers)).toEqual(["s1", "s2", "s3"]);
     expect(store.takeWarnings()).toEqual([
       expect.stringMatching(/^The newest 3 revisions of the registry are damaged \(it.*recovered revision 3/),
     ]);
@@ -117,7 +117,7 @@ describe.each(DAMAGES)("a registry that has only revisions that are %s", (_, dam
       else await truncate(join(root, "registry.json"), 10);
       const before = await contents(root);
       const corrupt = { code: "FLEET_STATE_CORRUPT", exit: 7 };
-      await expect(openFileStore(root).readRegistry()).rejects.toMatchObject(corrupt);
+      await expect(openFileStore(root).registry.read()).rejects.toMatchObject(corrupt);
       await expect(add(root, "s4")).rejects.toMatchObject(corrupt);
       expect(await contents(root)).toEqual(before);
     },
@@ -132,13 +132,13 @@ it("never falls back to a registry revision that was linked too late, below the 
   await Promise.all((await revisions(root)).map((path) => truncate(path, 0)));
   await rm(join(root, "registry.json"));
   await writeFile(late, bytes);
-  await expect(openFileStore(root).readRegistry()).rejects.toMatchObject({ code: "FLEET_STATE_CORRUPT" });
+  await expect(openFileStore(root).registry.read()).rejects.toMatchObject({ code: "FLEET_STATE_CORRUPT" });
 });
 
 it("repairs a damaged registry in an update that changes nothing, and writes nothing when there is no damage", async () => {
   const root = await filled(3);
   await truncate(join(root, "registry", "0000000000000003.json"), 0);
-  for (let update = 1; update <= 2; update++) await openFileStore(root).updateRegistry(() => undefined);
+  for (let update = 1; update <= 2; update++) await openFileStore(root).registry.update(() => undefined);
   const names = await readdir(join(root, "registry"));
   expect(names.toSorted().at(-1)).toBe("corrupt-0000000000000003.json");
   expect(
@@ -148,7 +148,7 @@ it("repairs a damaged registry in an update that changes nothing, and writes not
       .at(-1),
   ).toBe("0000000000000004.json");
   const store = openFileStore(root);
-  expect(Object.keys((await store.readRegistry()).servers)).toEqual(["s1", "s2", "s3"]);
+  expect(Object.keys((await store.registry.read()).servers)).toEqual(["s1", "s2", "s3"]);
   expect(store.takeWarnings()).toEqual([]);
 });
 
@@ -162,7 +162,7 @@ describe("registry.json", () => {
       await damage(path);
       const evidence = await readFile(path);
       const store = openFileStore(root);
-      expect(Object.keys((await store.readRegistry()).servers)).toEqual(["s1", "s2"]);
+      expect(Object.keys((await store.registry.read()).servers)).toEqual(["s1", "s2"]);
       expect(store.takeWarnings()).toEqual([expect.stringMatching(/registry\.json.*is damaged/)]);
       await add(root, "s3");
       expect(Object.keys(JSON.parse(await readFile(path, "utf8")).servers)).toEqual(["s1", "s2", "s3"]);
@@ -184,7 +184,7 @@ describe("registry.json", () => {
     const root = await filled(3);
     await rm(join(root, "registry"), { recursive: true });
     const store = openFileStore(root);
-    expect(Object.keys((await store.readRegistry()).servers)).toEqual(["s1", "s2", "s3"]);
+    expect(Object.keys((await store.registry.read()).servers)).toEqual(["s1", "s2", "s3"]);
     expect(store.takeWarnings()).toEqual([expect.stringContaining("recovered revision 3")]);
     await add(root, "s4");
     expect(await readdir(join(root, "registry"))).toEqual(["0000000000000004.json"]);
@@ -195,7 +195,7 @@ describe("registry.json", () => {
     const root = await filled(1);
     await rm(join(root, "registry"), { recursive: true });
     await rename(join(root, "registry.json"), join(root, "registry.json.corrupt-2026-01-01T00-00-00-000Z"));
-    await expect(openFileStore(root).readRegistry()).rejects.toMatchObject({ code: "FLEET_STATE_CORRUPT" });
+    await expect(openFileStore(root).registry.read()).rejects.toMatchObject({ code: "FLEET_STATE_CORRUPT" });
   });
 
   it("stops publishing registry.json after a few rounds when faster writers always have a newer revision", async () => {
@@ -213,7 +213,7 @@ describe("registry.json", () => {
     await rm(join(root, "registry"), { recursive: true });
     for (const servers of [null, [], { s1: null }, { s1: { id: "other" } }]) {
       await writeFile(join(root, "registry.json"), JSON.stringify({ schema: 1, rev: 1, servers }));
-      await expect(openFileStore(root).readRegistry()).rejects.toMatchObject({ code: "FLEET_STATE_CORRUPT" });
+      await expect(openFileStore(root).registry.read()).rejects.toMatchObject({ code: "FLEET_STATE_CORRUPT" });
     }
   });
 });
@@ -251,7 +251,7 @@ describe("a newer schema", () => {
       await writeFile(path, (await readFile(path, "utf8")).replace(/"schema":( ?)1/, '"schema":$199'));
       const before = await contents(root);
       const refusal = { code: "FLEET_STATE_NEWER", exit: 3 };
-      await expect(openFileStore(root).readRegistry()).rejects.toMatchObject(refusal);
+      await expect(openFileStore(root).registry.read()).rejects.toMatchObject(refusal);
       await expect(add(root, "s3")).rejects.toMatchObject(refusal);
       expect(await contents(root)).toEqual(before);
     },
@@ -260,16 +260,16 @@ describe("a newer schema", () => {
   it("refuses a session record with a newer schema in every operation, and changes no file", async () => {
     const root = await temporaryRoot();
     const store = openFileStore(root);
-    await store.createSession(sessionRecord("a"));
+    await store.sessions.create(sessionRecord("a"));
     const folder = join(root, "sessions", "a");
     const path = join(folder, (await readdir(folder))[0] ?? "");
     await writeFile(path, (await readFile(path, "utf8")).replace('"schema":1', '"schema":2'));
     const before = await contents(root);
     const refusal = { code: "FLEET_STATE_NEWER" };
-    await expect(store.readSession("a")).rejects.toMatchObject(refusal);
-    await expect(store.updateSession("a", (draft) => void draft.turns++)).rejects.toMatchObject(refusal);
-    await expect(store.deleteSession("a")).rejects.toMatchObject(refusal);
-    await expect(store.listSessions()).rejects.toMatchObject(refusal);
+    await expect(store.sessions.read("a")).rejects.toMatchObject(refusal);
+    await expect(store.sessions.update("a", (draft) => void draft.turns++)).rejects.toMatchObject(refusal);
+    await expect(store.sessions.delete("a")).rejects.toMatchObject(refusal);
+    await expect(store.sessions.list()).rejects.toMatchObject(refusal);
     expect(await contents(root)).toEqual(before);
   });
 });
@@ -278,32 +278,32 @@ describe.each(DAMAGES)("a session record that is %s", (_, damage) => {
   it("goes back one revision of a session record whose newest one is damaged, and warns", async () => {
     const root = await temporaryRoot();
     const store = openFileStore(root);
-    await store.createSession(sessionRecord("a"));
-    for (let turn = 0; turn < 3; turn++) await store.updateSession("a", (draft) => void draft.turns++);
+    await store.sessions.create(sessionRecord("a"));
+    for (let turn = 0; turn < 3; turn++) await store.sessions.update("a", (draft) => void draft.turns++);
     const folder = join(root, "sessions", "a");
     await damage(join(folder, (await readdir(folder)).toSorted().at(-1) ?? ""));
-    expect(await store.readSession("a")).toMatchObject({ turns: 2 });
+    expect(await store.sessions.read("a")).toMatchObject({ turns: 2 });
     expect(store.takeWarnings()).toEqual([
       expect.stringMatching(
         /^The newest revision of the record of session "a" is damaged .*uses the previous revision and/,
       ),
     ]);
-    expect(await store.updateSession("a", (draft) => ++draft.turns)).toBe(3);
-    expect(await store.readSession("a")).toMatchObject({ turns: 3 });
+    expect(await store.sessions.update("a", (draft) => ++draft.turns)).toBe(3);
+    expect(await store.sessions.read("a")).toMatchObject({ turns: 3 });
   });
 
   it("refuses a session record whose revisions are all damaged, and lets it only be deleted", async () => {
     const root = await temporaryRoot();
     const store = openFileStore(root);
-    await store.createSession(sessionRecord("a"));
+    await store.sessions.create(sessionRecord("a"));
     const folder = join(root, "sessions", "a");
     await damage(join(folder, (await readdir(folder))[0] ?? ""));
     const corrupt = { code: "FLEET_STATE_CORRUPT" };
-    await expect(store.readSession("a")).rejects.toMatchObject(corrupt);
-    await expect(store.listSessions()).rejects.toMatchObject(corrupt);
-    await expect(store.updateSession("a", (draft) => void draft.turns++)).rejects.toMatchObject(corrupt);
-    await expect(store.createSession(sessionRecord("a"))).rejects.toMatchObject({ code: "FLEET_SESSION_EXISTS" });
-    expect(await store.deleteSession("a")).toBe(true);
-    expect(await store.listSessions()).toEqual([]);
+    await expect(store.sessions.read("a")).rejects.toMatchObject(corrupt);
+    await expect(store.sessions.list()).rejects.toMatchObject(corrupt);
+    await expect(store.sessions.update("a", (draft) => void draft.turns++)).rejects.toMatchObject(corrupt);
+    await expect(store.sessions.create(sessionRecord("a"))).rejects.toMatchObject({ code: "FLEET_SESSION_EXISTS" });
+    expect(await store.sessions.delete("a")).toBe(true);
+    expect(await store.sessions.list()).toEqual([]);
   });
 });

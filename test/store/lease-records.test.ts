@@ -3,9 +3,9 @@ import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { mkdir, readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
+import type { LeaseRequest } from "../../src/model/lease.js";
 import { type FileStore, openFileStore } from "../../src/store/file/file-store.js";
 import { now } from "../../src/store/file/records/lease-clock.js";
-import type { LeaseRequest } from "../../src/store/store.js";
 import { sessionRecord } from "../fixtures/store-records.js";
 import { temporaryRoot } from "../fixtures/store-root.js";
 
@@ -34,45 +34,45 @@ describe("leases in files", () => {
   }
 
   it("stores no token of a lease's holder or waiter in its files", async () => {
-    await store.acquireLease(request("holder's secret"));
-    await store.acquireLease(request("waiter's secret"));
+    await store.leases.acquire(request("holder's secret"));
+    await store.leases.acquire(request("waiter's secret"));
     const names = await readdir(folder());
     expect(names.length).toBeGreaterThan(0);
     for (const name of names) expect(readFileSync(join(folder(), name), "utf8")).not.toMatch(/secret/);
   });
 
   it("writes no lease file when a holder or a waiter only asks again", async () => {
-    await store.acquireLease(request("holder"));
-    await store.acquireLease(request("waiter"));
+    await store.leases.acquire(request("holder"));
+    await store.leases.acquire(request("waiter"));
     const before = newest();
     for (let poll = 0; poll < 50; poll++) {
-      await store.acquireLease(request("holder"));
-      await store.acquireLease(request("waiter"));
-      await store.leaveLeaseQueue("a", "nobody");
-      await store.releaseLease("a", "nobody").catch(() => "refused");
+      await store.leases.acquire(request("holder"));
+      await store.leases.acquire(request("waiter"));
+      await store.leases.leave("a", "nobody");
+      await store.leases.release("a", "nobody").catch(() => "refused");
     }
     expect(newest()).toBe(before);
   });
 
   it("keeps a session's lease in one small folder, no matter how often it changes hands", async () => {
     for (let round = 0; round < 20; round++) {
-      await store.acquireLease(request(`t${round}`));
-      await store.releaseLease("a", `t${round}`);
+      await store.leases.acquire(request(`t${round}`));
+      await store.leases.release("a", `t${round}`);
     }
     expect(await readdir(folder())).toHaveLength(2);
   });
 
   it("creates no folder when nobody has taken a lease", async () => {
-    await store.readLease("a");
-    await store.leaveLeaseQueue("a", "t");
-    await store.checkLease("a", "t").catch(() => "refused");
+    await store.leases.read("a");
+    await store.leases.leave("a", "t");
+    await store.leases.check("a", "t").catch(() => "refused");
     expect(await readdir(join(root, ".."))).toEqual([]);
   });
 
   it("deletes a lease's files together with its session", async () => {
-    await store.createSession(sessionRecord("a"));
-    await store.acquireLease(request("t"));
-    await store.deleteSession("a");
+    await store.sessions.create(sessionRecord("a"));
+    await store.leases.acquire(request("t"));
+    await store.sessions.delete("a");
     // If the clock has not moved since the lease was taken, an empty document stays to remember the fence. Sweep deletes it.
     await store.sweep();
     expect((await readdir(root)).filter((name) => name.startsWith("."))).toEqual([]);
@@ -80,39 +80,39 @@ describe("leases in files", () => {
   });
 
   it("sweeps the lease of a session without a record, unless somebody holds that lease", async () => {
-    for (const sessionId of ["held", "free", "recorded"]) await store.acquireLease(request("t", { sessionId }));
-    for (const sessionId of ["free", "recorded"]) await store.releaseLease(sessionId, "t");
-    await store.createSession(sessionRecord("recorded"));
+    for (const sessionId of ["held", "free", "recorded"]) await store.leases.acquire(request("t", { sessionId }));
+    for (const sessionId of ["free", "recorded"]) await store.leases.release(sessionId, "t");
+    await store.sessions.create(sessionRecord("recorded"));
     await mkdir(join(root, "leases", "unreadable"));
     await expect.poll(swept).toEqual(["held", "recorded"]);
-    expect(await store.checkLease("held", "t")).toMatchObject({ sessionId: "held" });
+    expect(await store.leases.check("held", "t")).toMatchObject({ sessionId: "held" });
   });
 
   it.each([
     ["back", -365],
     ["ahead", 365],
   ])("keeps a lease for its TTL, no more and no less, when the wall clock is set %s", async (_, days) => {
-    await store.acquireLease(request("short", { ttlMs: 300 }));
-    await store.acquireLease(request("long", { sessionId: "b" }));
+    await store.leases.acquire(request("short", { ttlMs: 300 }));
+    await store.leases.acquire(request("long", { sessionId: "b" }));
     vi.useFakeTimers({ toFake: ["Date"], now: Date.now() + days * 86_400_000 });
     onTestFinished(() => void vi.useRealTimers());
-    expect(await openFileStore(root).checkLease("b", "long")).toMatchObject({ remainingMs: expect.any(Number) });
-    await expect.poll(() => store.readLease("a"), { timeout: 10_000 }).toBeNull();
+    expect(await openFileStore(root).leases.check("b", "long")).toMatchObject({ remainingMs: expect.any(Number) });
+    await expect.poll(() => store.leases.read("a"), { timeout: 10_000 }).toBeNull();
   });
 
   it("remembers the fence of a deleted session's lease while the wall clock is behind that fence", async () => {
-    await store.createSession(sessionRecord("a"));
-    const first = await store.acquireLease(request("t1"));
-    await store.acquireLease(request("waiter"));
+    await store.sessions.create(sessionRecord("a"));
+    const first = await store.leases.acquire(request("t1"));
+    await store.leases.acquire(request("waiter"));
     vi.useFakeTimers({ toFake: ["Date"], now: Date.now() - 365 * 86_400_000 });
     onTestFinished(() => void vi.useRealTimers());
-    await store.deleteSession("a");
+    await store.sessions.delete("a");
     await store.sweep();
-    await expect(store.checkLease("a", "t1")).rejects.toMatchObject({ code: "FLEET_LEASE_LOST" });
-    const second = await store.acquireLease(request("t2"));
+    await expect(store.leases.check("a", "t1")).rejects.toMatchObject({ code: "FLEET_LEASE_LOST" });
+    const second = await store.leases.acquire(request("t2"));
     if (!first.granted || !second.granted) throw new Error("not granted");
     expect(second.lease.fence).toBeGreaterThan(first.lease.fence);
-    await store.releaseLease("a", "t2");
+    await store.leases.release("a", "t2");
     vi.useRealTimers();
     await expect.poll(swept).toEqual([]);
   });
@@ -126,30 +126,30 @@ describe("leases in files", () => {
   });
 
   it("goes back one revision when a lease's newest one is damaged, and never gives out an old fence again", async () => {
-    await store.acquireLease(request("t1"));
-    const before = await store.readLease("a");
-    await store.releaseLease("a", "t1");
-    const second = await store.acquireLease(request("t2"));
+    await store.leases.acquire(request("t1"));
+    const before = await store.leases.read("a");
+    await store.leases.release("a", "t1");
+    const second = await store.leases.acquire(request("t2"));
     if (!second.granted) throw new Error("not granted");
     expect(second.lease.fence).toBeGreaterThan(before?.fence ?? Number.POSITIVE_INFINITY);
     writeFileSync(newest(), "broken", { flag: "r+" });
-    await expect(store.checkLease("a", "t2")).rejects.toMatchObject({ code: "FLEET_LEASE_LOST" });
+    await expect(store.leases.check("a", "t2")).rejects.toMatchObject({ code: "FLEET_LEASE_LOST" });
     expect(store.takeWarnings()).toEqual([
       expect.stringMatching(/^The newest revision of the lease on "a" is damaged .*uses the previous revision\./),
     ]);
-    const third = await store.acquireLease(request("t3"));
+    const third = await store.leases.acquire(request("t3"));
     if (!third.granted) throw new Error("not granted");
     expect(third.lease.fence).toBeGreaterThan(second.lease.fence);
   });
 
   it("refuses a lease that cannot be read instead of treating it as free, until its session is deleted", async () => {
     await mkdir(folder(), { recursive: true, mode: 0o700 });
-    await openFileStore(root).createSession(sessionRecord("a"));
+    await openFileStore(root).sessions.create(sessionRecord("a"));
     const corrupt = { code: "FLEET_STATE_CORRUPT" };
-    await expect(store.readLease("a")).rejects.toMatchObject(corrupt);
-    await expect(store.acquireLease(request("t"))).rejects.toMatchObject(corrupt);
-    await expect(store.checkLease("a", "t")).rejects.toMatchObject(corrupt);
-    expect(await store.deleteSession("a")).toBe(true);
-    expect(await store.acquireLease(request("t"))).toMatchObject({ granted: true });
+    await expect(store.leases.read("a")).rejects.toMatchObject(corrupt);
+    await expect(store.leases.acquire(request("t"))).rejects.toMatchObject(corrupt);
+    await expect(store.leases.check("a", "t")).rejects.toMatchObject(corrupt);
+    expect(await store.sessions.delete("a")).toBe(true);
+    expect(await store.leases.acquire(request("t"))).toMatchObject({ granted: true });
   });
 });

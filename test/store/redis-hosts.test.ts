@@ -1,7 +1,8 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { HostEntry } from "../../src/model/host.js";
 import { openStore } from "../../src/store/open.js";
-import type { HostEntry, Hosts, Store } from "../../src/store/store.js";
+import type { Hosts, Store } from "../../src/store/ports.js";
 import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
 import { serverRecord } from "../fixtures/store-records.js";
 import { temporaryRoot } from "../fixtures/store-root.js";
@@ -99,15 +100,15 @@ describe.skipIf(problem !== undefined)("the directory of hosts", () => {
   it("gives each host its own registry, which the other hosts can read", async () => {
     const url = redis.url();
     const [a, b] = [await open(url, "a"), await open(url, "b")];
-    await a.updateRegistry((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));
-    await b.updateRegistry(
+    await a.registry.update((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));
+    await b.registry.update(
       (draft) => void Object.assign(draft.servers, { s1: serverRecord("s1"), s2: serverRecord("s2") }),
     );
-    expect(Object.keys((await a.readRegistry()).servers)).toEqual(["s1"]);
-    expect(Object.keys((await b.readRegistry()).servers)).toEqual(["s1", "s2"]);
-    expect(await a.hosts.registryOf("b")).toEqual(await b.readRegistry());
+    expect(Object.keys((await a.registry.read()).servers)).toEqual(["s1"]);
+    expect(Object.keys((await b.registry.read()).servers)).toEqual(["s1", "s2"]);
+    expect(await a.hosts.registryOf("b")).toEqual(await b.registry.read());
     expect(await a.hosts.registryOf("c")).toEqual({ servers: {} });
     // Another process of the same host reads the same registry.
-    expect(await (await open(url, "a")).readRegistry()).toEqual(await a.readRegistry());
+    expect(await (await open(url, "a")).registry.read()).toEqual(await a.registry.read());
   });
 });

@@ -44,15 +44,15 @@ describe("the state folder", () => {
         suggestions: expect.arrayContaining([expect.stringMatching(wayOut)]),
       };
       const store = openFileStore(root);
-      await expect(store.readRegistry()).rejects.toMatchObject(refusal);
-      await expect(store.updateRegistry((draft) => void Object.assign(draft.servers, {}))).rejects.toMatchObject(
+      await expect(store.registry.read()).rejects.toMatchObject(refusal);
+      await expect(store.registry.update((draft) => void Object.assign(draft.servers, {}))).rejects.toMatchObject(
         refusal,
       );
-      await expect(store.createSession(sessionRecord("a"))).rejects.toMatchObject(refusal);
-      await expect(store.readSession("a")).rejects.toMatchObject(refusal);
-      await expect(store.updateSession("a", () => undefined)).rejects.toMatchObject(refusal);
-      await expect(store.deleteSession("a")).rejects.toMatchObject(refusal);
-      await expect(store.listSessions()).rejects.toMatchObject(refusal);
+      await expect(store.sessions.create(sessionRecord("a"))).rejects.toMatchObject(refusal);
+      await expect(store.sessions.read("a")).rejects.toMatchObject(refusal);
+      await expect(store.sessions.update("a", () => undefined)).rejects.toMatchObject(refusal);
+      await expect(store.sessions.delete("a")).rejects.toMatchObject(refusal);
+      await expect(store.sessions.list()).rejects.toMatchObject(refusal);
       expect(await readdir(join(root, ".."), { recursive: true })).toEqual(before);
     },
   );
@@ -213,9 +213,9 @@ describe("the state folder", () => {
     const umask = process.umask(0o000);
     try {
       const store = openFileStore(root);
-      await store.updateRegistry((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));
-      await store.createSession(sessionRecord("a"));
-      await store.updateSession("a", (draft) => void draft.turns++);
+      await store.registry.update((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));
+      await store.sessions.create(sessionRecord("a"));
+      await store.sessions.update("a", (draft) => void draft.turns++);
     } finally {
       process.umask(umask);
     }
@@ -229,20 +229,20 @@ describe("the state folder", () => {
 
   it("finds the same state after the state folder has been moved", async () => {
     const root = await temporaryRoot();
-    await openFileStore(root).updateRegistry((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));
+    await openFileStore(root).registry.update((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));
     await rename(root, `${root}-moved`);
-    expect(Object.keys((await openFileStore(`${root}-moved`).readRegistry()).servers)).toEqual(["s1"]);
-    expect(await openFileStore(root).readRegistry()).toEqual({ servers: {} });
+    expect(Object.keys((await openFileStore(`${root}-moved`).registry.read()).servers)).toEqual(["s1"]);
+    expect(await openFileStore(root).registry.read()).toEqual({ servers: {} });
   });
 });
 
 it("writes a revision with mode 0600 under a umask that removes the write bit, so it does not look accepted", async () => {
   const root = await temporaryRoot();
   const store = openFileStore(root);
-  await store.updateRegistry((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));
+  await store.registry.update((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));
   const umask = process.umask(0o277);
   try {
-    await store.updateRegistry((draft) => void Object.assign(draft.servers, { s2: serverRecord("s2") }));
+    await store.registry.update((draft) => void Object.assign(draft.servers, { s2: serverRecord("s2") }));
   } finally {
     process.umask(umask);
   }

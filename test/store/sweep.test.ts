@@ -23,8 +23,8 @@ describe("the left-overs of killed writers", () => {
   beforeEach(async () => {
     root = await temporaryRoot();
     store = openFileStore(root);
-    await openFileStore(root).updateRegistry((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));
-    await store.createSession(sessionRecord("a"));
+    await openFileStore(root).registry.update((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));
+    await store.sessions.create(sessionRecord("a"));
     for (const folder of [root, join(root, "registry"), join(root, "sessions", "a")]) await litter(folder);
   });
 
@@ -40,10 +40,10 @@ describe("the left-overs of killed writers", () => {
   }
 
   it("deletes dead and old left-overs with the next write to their folder, and keeps young ones of live writers", async () => {
-    await store.updateRegistry((draft) => void Object.assign(draft.servers, { s2: serverRecord("s2") }));
+    await store.registry.update((draft) => void Object.assign(draft.servers, { s2: serverRecord("s2") }));
     expect(await leftIn(root)).toEqual([living, foreign]);
     expect(await leftIn(join(root, "registry"))).toEqual([living, foreign]);
-    await store.updateSession("a", (draft) => void draft.turns++);
+    await store.sessions.update("a", (draft) => void draft.turns++);
     expect(await leftIn(join(root, "sessions", "a"))).toEqual([living, foreign]);
   });
 
@@ -52,8 +52,8 @@ describe("the left-overs of killed writers", () => {
     for (const folder of [root, join(root, "registry"), join(root, "sessions", "a")]) {
       expect(await leftIn(folder)).toEqual([living, foreign]);
     }
-    expect(Object.keys((await store.readRegistry()).servers)).toEqual(["s1"]);
-    expect(await store.listSessions()).toEqual([sessionRecord("a")]);
+    expect(Object.keys((await store.registry.read()).servers)).toEqual(["s1"]);
+    expect(await store.sessions.list()).toEqual([sessionRecord("a")]);
   });
 
   it("commits in a second attempt when a sweep has deleted the temporary file of a live writer", async () => {
@@ -66,9 +66,9 @@ describe("the left-overs of killed writers", () => {
       },
     });
     let attempts = 0;
-    await swept.updateRegistry((draft) => void Object.assign(draft.servers, { s2: serverRecord("s2") }));
+    await swept.registry.update((draft) => void Object.assign(draft.servers, { s2: serverRecord("s2") }));
     expect(attempts).toBe(2);
-    expect(Object.keys((await store.readRegistry()).servers)).toEqual(["s1", "s2"]);
+    expect(Object.keys((await store.registry.read()).servers)).toEqual(["s1", "s2"]);
   });
 });
 
@@ -81,8 +81,8 @@ it("creates nothing when sweep() runs on a store that was never written", async 
 it("ignores stray files and folders among the session records", async () => {
   const root = await temporaryRoot();
   const store = openFileStore(root);
-  await store.createSession(sessionRecord("a"));
+  await store.sessions.create(sessionRecord("a"));
   await writeFile(join(root, "sessions", ".DS_Store"), "");
   await mkdir(join(root, "sessions", "lost + found"));
-  expect(await store.listSessions()).toEqual([sessionRecord("a")]);
+  expect(await store.sessions.list()).toEqual([sessionRecord("a")]);
 });

@@ -1,5 +1,5 @@
 import { resolve } from "node:path";
-import type { TokenSource } from "../../store/store.js";
+import type { TokenSource } from "../../model/server.js";
 import { usage } from "./flags.js";
 
 /** Prefixes of GitHub's tokens (docs.github.com, "GitHub's token formats"). */

@@ -1,5 +1,5 @@
 import { printable } from "../../config/values/text.js";
-import type { Lease } from "../../store/store.js";
+import type { Lease } from "../../model/lease.js";
 import { renderAge, renderTable, SESSION } from "./table.js";
 
 /** Renders the output of `lock --show`. */

@@ -1,8 +1,8 @@
 import { compareText } from "../../config/values/text.js";
 import { FleetError, quote } from "../../errors.js";
+import type { SessionRecord } from "../../model/session.js";
 import { readSessionFolder } from "../../runtime/history/session-state.js";
 import { sessionLocked } from "../../sessions/problems.js";
-import type { SessionRecord } from "../../store/store.js";
 import type { DoorContext } from "../context.js";
 import type { Link, Links, ServerLink } from "../routing/links.js";
 import type { Opener } from "../routing/opener.js";
@@ -97,7 +97,7 @@ export class Answers {
     const { id } = record;
     await this.#reopened(id);
     if (record.owner !== user) throw methodDenied(method, "only the owner of a session deletes it");
-    const lease = await store.readLease(id);
+    const lease = await store.leases.read(id);
     if (lease !== null) throw sessionLocked(id, lease);
     // With the shared storage unmounted, every session would look deleted.
     await directory.assertStorage();
@@ -107,7 +107,7 @@ export class Answers {
     // The runtime does not find a session that the client keeps in a folder of its own choice. Such a session stays.
     const goesOn = result.success !== true && isElsewhere(attachments.get(id)?.asked ?? {});
     if (!goesOn) {
-      if (readSessionFolder(link.server.home, id) === null) await store.deleteSession(id);
+      if (readSessionFolder(link.server.home, id) === null) await store.sessions.delete(id);
       else refuseFailed(id, result);
       attachments.delete(id);
     }
@@ -194,7 +194,7 @@ export class Answers {
 
   async #visible(): Promise<SessionRecord[]> {
     const { store, user } = this.#context;
-    return (await store.listSessions()).filter(({ owner, members }) => owner === user || members.includes(user));
+    return (await store.sessions.list()).filter(({ owner, members }) => owner === user || members.includes(user));
   }
 }
 

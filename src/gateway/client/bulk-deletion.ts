@@ -1,7 +1,7 @@
 import { isFleetError } from "../../errors.js";
+import type { SessionRecord } from "../../model/session.js";
 import { RpcError } from "../../runtime/client/raw-connection.js";
 import { isStoreTrouble } from "../../sessions/problems.js";
-import type { SessionRecord } from "../../store/store.js";
 import type { DoorEvent } from "../context.js";
 import type { ServerLink } from "../routing/links.js";
 import type { Routes } from "../routing/routes.js";
@@ -88,7 +88,7 @@ export class BulkDeletion {
       attachments.delete(sessionId);
     }
     // The record still exists if the client keeps the session in a folder of its own choice (`configDirectory`).
-    return (await store.readSession(sessionId)) === null ? "deleted" : "kept";
+    return (await store.sessions.read(sessionId)) === null ? "deleted" : "kept";
   }
 
   /** Null if there is no such session, or if it is not this user's. */

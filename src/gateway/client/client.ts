@@ -1,7 +1,8 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { isFleetError } from "../../errors.js";
+import type { HostRecord } from "../../model/host.js";
+import type { ServerRecord } from "../../model/server.js";
 import { serverIdOf } from "../../pool/server.js";
-import type { HostRecord, ServerRecord } from "../../store/store.js";
 import type { DoorContext, DoorEvent, RequestReport, Together } from "../context.js";
 import type { Share } from "../entry/shares.js";
 import type { TokenHolder } from "../entry/tokens.js";

@@ -1,9 +1,10 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { type FleetError, isFleetError } from "../../errors.js";
+import type { ServerRecord } from "../../model/server.js";
+import type { SessionRecord } from "../../model/session.js";
 import { RpcError } from "../../runtime/client/raw-connection.js";
 import { readSessionFolder } from "../../runtime/history/session-state.js";
 import { isStoreTrouble, sessionLocked } from "../../sessions/problems.js";
-import type { ServerRecord, SessionRecord } from "../../store/store.js";
 import type { DoorEvent } from "../context.js";
 import type { Share } from "../entry/shares.js";
 import type { TokenHolder } from "../entry/tokens.js";
@@ -474,7 +475,7 @@ export class Requests {
     const { sessions, store, user } = this.#context;
     const { id } = await sessions.recordFor(sessionId, user);
     if (readSessionFolder(server.home, id)?.hasHistory !== true) return;
-    await store.updateSession(id, (draft) => {
+    await store.sessions.update(id, (draft) => {
       draft.turns ||= 1;
     });
   }
@@ -529,7 +530,7 @@ export class Requests {
   async #assertFree(record: SessionRecord): Promise<void> {
     const { store, turns, lease: own } = this.#context;
     if (record.kind === "private" || turns.of(record.id)?.active === true) return;
-    const lease = await store.readLease(record.id);
+    const lease = await store.leases.read(record.id);
     const isOwn = own?.sessionId === record.id && own.fence === lease?.fence;
     if (lease !== null && !isOwn) throw sessionLocked(record.id, lease);
   }

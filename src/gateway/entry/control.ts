@@ -46,7 +46,7 @@ export class ControlConnection {
     { version }: Protocol,
   ): Promise<Params> {
     const isMeant = directory.own !== null && door === directory.own;
-    if (isMeant && (await store.deleteToken(tokenId))) return { protocolVersion: version };
+    if (isMeant && (await store.tokens.delete(tokenId))) return { protocolVersion: version };
     throw new FleetError("FLEET_TOKEN_REFUSED", "A host's token is valid once, at one front door.");
   }
 

@@ -1,7 +1,8 @@
 import { createHash, randomBytes, timingSafeEqual } from "node:crypto";
 import { compareText } from "../../config/values/text.js";
 import { FleetError, quote } from "../../errors.js";
-import type { Store, TokenRecord } from "../../store/store.js";
+import type { TokenRecord } from "../../model/token.js";
+import type { Store } from "../../store/ports.js";
 
 /**
  * The tokens that clients present at the front door: `cft_<id>_<secret>`. The id finds the record. The secret has 256
@@ -74,7 +75,7 @@ export async function issueToken(
   const now = await store.now();
   const expiresAt = ttlMs === null ? null : new Date(now + ttlMs).toISOString();
   const record = { ...kind, id, user, sha256: hashOf(token), createdAt: new Date(now).toISOString(), expiresAt };
-  await store.createToken(record);
+  await store.tokens.create(record);
   return { token, id, user, expiresAt };
 }
 
@@ -88,8 +89,8 @@ export async function issueHostToken(store: Store, from: string, to: string): Pr
 
 /** Deletes expired tokens that the fleet made for its own connections and that a crash left behind. */
 export async function sweepTokens(store: Store): Promise<void> {
-  for (const record of await store.listTokens()) {
-    if (record.passing === true && (await isExpired(store, record))) await store.deleteToken(record.id);
+  for (const record of await store.tokens.list()) {
+    if (record.passing === true && (await isExpired(store, record))) await store.tokens.delete(record.id);
   }
 }
 
@@ -101,7 +102,7 @@ export async function sweepTokens(store: Store): Promise<void> {
 export async function verifyToken(store: Store, token: unknown): Promise<TokenHolder | HostHolder | null> {
   const id = tokenIdIn(token);
   if (id === undefined) return null;
-  const record = await store.readToken(id);
+  const record = await store.tokens.read(id);
   const good = isSameHash(hashOf(String(token)), record?.sha256 ?? NO_HASH);
   if (!good || record === null || (await isExpired(store, record))) return null;
   const { role, user, door = "", lease } = record;
@@ -122,13 +123,13 @@ export function tokenIdIn(token: unknown): string | undefined {
 
 /** Whether a verified token may still be used: it was neither revoked nor has it expired. */
 export async function isTokenGood(store: Store, { tokenId, user }: TokenHolder): Promise<boolean> {
-  const record = await store.readToken(tokenId);
+  const record = await store.tokens.read(tokenId);
   return record !== null && record.role === undefined && record.user === user && !(await isExpired(store, record));
 }
 
 /** The tokens of one user or of all users, the newest first. Tokens of hosts are left out. */
 export async function listTokens(store: Store, user?: string): Promise<TokenView[]> {
-  const records = await store.listTokens();
+  const records = await store.tokens.list();
   const now = await store.now();
   return records
     .filter((record) => record.role === undefined && (user === undefined || record.user === user))
@@ -149,7 +150,7 @@ export async function listTokens(store: Store, user?: string): Promise<TokenView
  */
 export async function revokeTokens(store: Store, which: { ids: readonly string[] } | { user: string }) {
   const ids = "ids" in which ? which.ids : (await listTokens(store, which.user)).map(({ id }) => id);
-  for (const id of ids) await store.deleteToken(id);
+  for (const id of ids) await store.tokens.delete(id);
   return [...ids];
 }
 

@@ -1,5 +1,5 @@
+import type { SessionRecord } from "../../model/session.js";
 import { clientMismatch, runtimeMismatch } from "../../runtime/launch/protocol.js";
-import type { SessionRecord } from "../../store/store.js";
 import type { Params } from "../wire/client-message.js";
 import { approves, isKnownMethod, type Scope, scopeOf } from "./methods.js";
 import { whyRefused } from "./refused-methods.js";

@@ -1,6 +1,7 @@
 import type { Config } from "../../config/schema.js";
 import { type FleetError, quote } from "../../errors.js";
-import type { Isolation, SessionRecord } from "../../store/store.js";
+import type { Isolation } from "../../model/server.js";
+import type { SessionRecord } from "../../model/session.js";
 import { isBelowHome } from "../routing/below-home.js";
 import { hasCredentials } from "../routing/server-setup.js";
 import type { Params } from "../wire/client-message.js";

@@ -1,7 +1,8 @@
 import { FleetError } from "../../errors.js";
+import type { HostRecord } from "../../model/host.js";
+import type { ServerRecord } from "../../model/server.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
 import { isAlive } from "../../runtime/process/process-table.js";
-import type { HostRecord, ServerRecord } from "../../store/store.js";
 import { checkSameProtocol, type Protocol } from "../policy/protocols.js";
 import type { Params } from "../wire/client-message.js";
 import { type OpenUpstream, Upstream, type UpstreamListener } from "../wire/upstream.js";

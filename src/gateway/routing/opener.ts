@@ -1,6 +1,8 @@
 import { FleetError, quote } from "../../errors.js";
 import { sessionMoved } from "../../hosts/problems.js";
 import { newSessionId, validateSessionId } from "../../model/ids.js";
+import type { ServerRecord } from "../../model/server.js";
+import type { SessionRecord } from "../../model/session.js";
 import { isRunning, serverIdOf } from "../../pool/server.js";
 import { RpcError } from "../../runtime/client/raw-connection.js";
 import { deadline, isTimeout } from "../../runtime/deadline.js";
@@ -9,7 +11,6 @@ import { markedRecord } from "../../sessions/found.js";
 import { noteOpened } from "../../sessions/memory/loaded.js";
 import { sessionExists, sessionLost } from "../../sessions/problems.js";
 import { withRoom } from "../../sessions/use/room.js";
-import type { ServerRecord, SessionRecord } from "../../store/store.js";
 import type { DoorContext, Together } from "../context.js";
 import { isElsewhere, isNotFound } from "../state/attachments.js";
 import type { Params } from "../wire/client-message.js";
@@ -104,7 +105,7 @@ export class Opener {
     const given = asked.sessionId;
     const id =
       given === undefined || given === null ? newSessionId(null) : validateSessionId(String(given), "sessionId");
-    if ((await store.readSession(id)) !== null) throw sessionExists(id);
+    if ((await store.sessions.read(id)) !== null) throw sessionExists(id);
     await sessions.assertRoom(user);
     const server = await this.homeServer();
     if (readSessionFolder(server.home, id) !== null) throw sessionExists(id);

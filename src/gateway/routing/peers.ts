@@ -1,8 +1,8 @@
 import { isHostName, parseAddress } from "../../config/rules.js";
 import { hostAway } from "../../hosts/problems.js";
+import type { HostRecord } from "../../model/host.js";
 import { RpcError } from "../../runtime/client/raw-connection.js";
 import { deadline } from "../../runtime/deadline.js";
-import type { HostRecord } from "../../store/store.js";
 import type { Params } from "../wire/client-message.js";
 import { AUTHENTICATION_FAILED, tokenEnded } from "../wire/refusals.js";
 import { type OpenUpstream, Upstream, type UpstreamListener } from "../wire/upstream.js";

@@ -1,6 +1,7 @@
 import { isFleetError } from "../../errors.js";
+import type { HostRecord } from "../../model/host.js";
+import type { SessionRecord } from "../../model/session.js";
 import { RpcError } from "../../runtime/client/raw-connection.js";
-import type { HostRecord, SessionRecord } from "../../store/store.js";
 import type { Scope } from "../policy/methods.js";
 import { type Attachment, newAttachment } from "../state/attachments.js";
 import type { Answer, ForwardOptions, OpenRequests } from "../state/open-requests.js";

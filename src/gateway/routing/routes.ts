@@ -1,6 +1,8 @@
 import { sessionMoved, userMoved } from "../../hosts/problems.js";
+import type { HostRecord } from "../../model/host.js";
+import type { ServerRecord } from "../../model/server.js";
+import type { SessionRecord } from "../../model/session.js";
 import { deadline } from "../../runtime/deadline.js";
-import type { HostRecord, ServerRecord, SessionRecord } from "../../store/store.js";
 import type { DoorContext, DoorEvent } from "../context.js";
 import type { Attachment } from "../state/attachments.js";
 import type { Turn } from "../state/turn.js";

@@ -1,7 +1,7 @@
 import { isDeepStrictEqual } from "node:util";
 import type { Config } from "../../config/schema.js";
+import type { ServerRecord } from "../../model/server.js";
 import { tokenSourceFromConfig } from "../../models/github-token.js";
-import type { ServerRecord } from "../../store/store.js";
 import { reachesHost } from "../policy/reach.js";
 import { hostDenied, methodDenied } from "../wire/refusals.js";
 

@@ -1,5 +1,5 @@
+import type { ServerRecord } from "../../model/server.js";
 import type { TurnLease } from "../../sessions/leases/seen.js";
-import type { ServerRecord } from "../../store/store.js";
 
 /** How long a turn may be silent before the server is asked about it, in milliseconds. */
 const ASK_AFTER_MS = 15_000;

@@ -1,12 +1,13 @@
 import { randomUUID } from "node:crypto";
 import { FleetError, isFleetError } from "../../errors.js";
 import { sessionMoved } from "../../hosts/problems.js";
+import type { ServerRecord } from "../../model/server.js";
+import type { SessionRecord } from "../../model/session.js";
 import { hasEnded } from "../../pool/server.js";
 import { deadline, isTimeout, pause } from "../../runtime/deadline.js";
 import { historyBytes, promptsSince } from "../../runtime/history/session-events.js";
 import type { TurnLease } from "../../sessions/leases/seen.js";
 import { takeTurn } from "../../sessions/use/turn-taking.js";
-import type { ServerRecord, SessionRecord } from "../../store/store.js";
 import type { DoorContext, DoorEvent } from "../context.js";
 import type { TokenHolder } from "../entry/tokens.js";
 import type { Protocol } from "../policy/protocols.js";
@@ -547,7 +548,7 @@ export class Turns {
   async #assertHere({ id }: SessionRecord): Promise<void> {
     const { directory, store } = this.#context;
     if (!directory.isShared) return;
-    const now = await store.readSession(id);
+    const now = await store.sessions.read(id);
     if (now !== null && !(await directory.has(now))) throw sessionMoved(now, null);
     await directory.assertStorage();
   }

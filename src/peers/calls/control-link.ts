@@ -4,9 +4,10 @@ import { ERRORS, FleetError, type FleetErrorCode, isFleetError } from "../../err
 import { issueHostToken } from "../../gateway/entry/tokens.js";
 import type { HostDirectory } from "../../hosts/directory.js";
 import { hostAway } from "../../hosts/problems.js";
+import type { HostRecord } from "../../model/host.js";
 import { RawConnection, RpcError } from "../../runtime/client/raw-connection.js";
 import { abortable, deadline } from "../../runtime/deadline.js";
-import type { HostRecord, Store } from "../../store/store.js";
+import type { Store } from "../../store/ports.js";
 
 /** The collaborators needed to reach another host. */
 export interface LinkContext {
@@ -51,7 +52,7 @@ export class ControlLink implements AsyncDisposable {
       return new ControlLink(connection, context, host.name);
     } catch (error) {
       // A door that takes the token deletes it. A token that is left behind expires after a minute, and gc deletes it.
-      await store.deleteToken(issued.id).catch(() => "the error below explains more");
+      await store.tokens.delete(issued.id).catch(() => "the error below explains more");
       if (signal?.aborted === true) throw signal.reason;
       throw hostAway(host.name, error);
     }

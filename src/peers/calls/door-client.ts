@@ -1,10 +1,11 @@
 import type { CopilotClient } from "@github/copilot-sdk";
 import { issueToken } from "../../gateway/entry/tokens.js";
 import { hostAway } from "../../hosts/problems.js";
+import type { HostRecord } from "../../model/host.js";
+import type { TokenRecord } from "../../model/token.js";
 import type { ClientOptions } from "../../pool/clients.js";
 import { connectClient } from "../../runtime/client/connect.js";
 import { abortable, deadline } from "../../runtime/deadline.js";
-import type { HostRecord, TokenRecord } from "../../store/store.js";
 import { doorOf, type LinkContext } from "./control-link.js";
 
 const CONNECT_MS = 10_000;
@@ -44,7 +45,7 @@ export async function connectToDoor(
     ...(lease === undefined ? {} : { lease }),
   });
   // A token that is left behind expires within a day, and gc deletes it. The outcome of the call matters more.
-  const forget = async () => await store.deleteToken(id).catch(() => undefined);
+  const forget = async () => await store.tokens.delete(id).catch(() => undefined);
   try {
     using limit = deadline(CONNECT_MS, signal);
     const { client, closed, destroy } = await connectClient({ ...door, token }, options, limit.signal);

@@ -1,5 +1,5 @@
 import { FleetError, quote } from "../../errors.js";
-import type { TokenSource } from "../../store/store.js";
+import type { TokenSource } from "../../model/server.js";
 
 /**
  * Parameters that arrived from another host. Each method checks the type of one parameter.

@@ -37,7 +37,7 @@ export async function deleteEverywhere(
  */
 async function deleteWhereItIs(context: FindContext, id: string, user: string | undefined): Promise<boolean> {
   const { store, directory, hosts } = context;
-  const record = await store.readSession(id);
+  const record = await store.sessions.read(id);
   const isForeign = record !== null && user !== undefined && record.owner !== user;
   if (isForeign) return false;
   const holders = record === null ? await holdersOf(context, id, user) : [hosts.at(await directory.whereIs(record))];

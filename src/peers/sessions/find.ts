@@ -1,8 +1,9 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { isFleetError } from "../../errors.js";
 import type { HostDirectory, Whereabouts } from "../../hosts/directory.js";
+import type { SessionRecord } from "../../model/session.js";
 import type { Sessions } from "../../sessions/sessions.js";
-import type { SessionRecord, Store } from "../../store/store.js";
+import type { Store } from "../../store/ports.js";
 import type { FleetHosts } from "../fleet-hosts.js";
 
 export interface FindContext {
@@ -32,7 +33,7 @@ export async function findRecord(
   try {
     return await sessions.recordFor(id, user);
   } catch (error) {
-    const isUnrecorded = isFleetError(error, "FLEET_SESSION_NOT_FOUND") && (await store.readSession(id)) === null;
+    const isUnrecorded = isFleetError(error, "FLEET_SESSION_NOT_FOUND") && (await store.sessions.read(id)) === null;
     if (!isUnrecorded) throw error;
     for (const host of await hosts.othersOf(user)) {
       try {

@@ -1,13 +1,14 @@
 import type { CopilotSession } from "@github/copilot-sdk";
 import { isFleetError } from "../../errors.js";
 import { hostAway } from "../../hosts/problems.js";
+import type { HostRecord } from "../../model/host.js";
+import type { SessionRecord } from "../../model/session.js";
 import { runTurn, type TurnReply } from "../../runtime/client/turn.js";
 import { abortable, deadline, either } from "../../runtime/deadline.js";
 import type { AmbientLeases } from "../../sessions/leases/ambient.js";
 import type { HeldLease } from "../../sessions/leases/leases.js";
 import type { TurnLease } from "../../sessions/leases/seen.js";
 import type { SendOptions } from "../../sessions/use/open-session.js";
-import type { HostRecord, SessionRecord } from "../../store/store.js";
 import { errorOfDoor, type LinkContext, whenGone } from "../calls/control-link.js";
 import type { DoorClient } from "../calls/door-client.js";
 

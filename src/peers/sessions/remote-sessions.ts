@@ -1,6 +1,8 @@
 import type { Config } from "../../config/schema.js";
 import { isFleetError } from "../../errors.js";
 import { hostAway, sessionMoved } from "../../hosts/problems.js";
+import type { HostRecord } from "../../model/host.js";
+import type { SessionRecord } from "../../model/session.js";
 import { serverIdOf } from "../../pool/server.js";
 import { abortable, isTimeout } from "../../runtime/deadline.js";
 import type { Leases } from "../../sessions/leases/leases.js";
@@ -11,7 +13,6 @@ import { permissions } from "../../sessions/session-config.js";
 import { type Exchange, ownUse, type Sessions } from "../../sessions/sessions.js";
 import type { SendOptions } from "../../sessions/use/open-session.js";
 import { type SessionView, viewRecord } from "../../sessions/view.js";
-import type { HostRecord, SessionRecord } from "../../store/store.js";
 import { errorOfDoor, type LinkContext } from "../calls/control-link.js";
 import { connectToDoor } from "../calls/door-client.js";
 import { OtherHost } from "../other-host.js";
@@ -45,7 +46,7 @@ export class RemoteSessions {
     const { store, config, directory, sessions } = this.#context;
     const { id, user, signal } = options;
     const there = new OtherHost(host, this.#context);
-    if ((await store.readSession(id)) !== null) throw sessionExists(id);
+    if ((await store.sessions.read(id)) !== null) throw sessionExists(id);
     // The runtime silently continues a session if it finds the id on its disk.
     if (!isRandom && (await isThere(there, id, user, signal))) throw sessionExists(id);
     const serverId =
@@ -73,7 +74,7 @@ export class RemoteSessions {
       return await this.#open(record, host, options);
     } catch (error) {
       // Nobody has used the session, so free its id after the failure.
-      await store.deleteSession(id);
+      await store.sessions.delete(id);
       throw error;
     }
   }
@@ -82,7 +83,7 @@ export class RemoteSessions {
   async resume(record: SessionRecord, host: HostRecord, options: OpenOptions): Promise<RemoteSession> {
     const open = await this.#open(record, host, options);
     if (record.persistence === "ephemeral") {
-      await this.#context.store.updateSession(record.id, (draft) => {
+      await this.#context.store.sessions.update(record.id, (draft) => {
         draft.usedBy = ownUse(this.#context.directory);
       });
     }
@@ -135,7 +136,7 @@ export class RemoteSessions {
     if (persistence === "persistent" || options.park === true) {
       await open.close();
       if (persistence === "ephemeral") {
-        await this.#context.store.updateSession(id, (draft) => {
+        await this.#context.store.sessions.update(id, (draft) => {
           draft.usedBy = null;
         });
       }

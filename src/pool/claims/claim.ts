@@ -1,6 +1,8 @@
 import { FleetError } from "../../errors.js";
+import type { Claim, ProcessIdentity } from "../../model/process.js";
+import type { Registry } from "../../model/registry.js";
+import type { ServerRecord, ServerState } from "../../model/server.js";
 import { isAlive, ownIdentity } from "../../runtime/process/process-table.js";
-import type { Claim, ProcessIdentity, Registry, ServerRecord, ServerState } from "../../store/store.js";
 import { closedBy } from "../admission.js";
 import { isRunning } from "../server.js";
 import { choosePort, type PortRange } from "../start/ports.js";

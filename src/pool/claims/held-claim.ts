@@ -1,7 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { threadId } from "node:worker_threads";
+import type { Claim } from "../../model/process.js";
 import { isAlive, ownIdentity } from "../../runtime/process/process-table.js";
-import type { Claim } from "../../store/store.js";
 
 /**
  * The transitions that this thread has begun and not ended. The set is global, because a program may load this package

@@ -1,11 +1,12 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { isFleetError } from "../../errors.js";
+import type { ServerRecord } from "../../model/server.js";
 import { deadline } from "../../runtime/deadline.js";
 import { logPath, readConnectionToken } from "../../runtime/files/server-folder.js";
 import { probe } from "../../runtime/process/probe.js";
 import { isAlive, ownsListener, processesOfLaunch, writersOf } from "../../runtime/process/process-table.js";
 import { stopServer } from "../../runtime/process/stop.js";
-import type { ServerRecord, Store } from "../../store/store.js";
+import type { Store } from "../../store/ports.js";
 import { ownClaim, settle, settleReady } from "../claims/claim.js";
 
 const BUSY_POLL_MS = 20;
@@ -31,7 +32,7 @@ export async function adoptServer(
     if (listener !== undefined && port !== null) {
       const version = await answerOf(server, port, limit.signal);
       if (version !== null && isAlive(listener)) {
-        return await store.updateRegistry((registry) => {
+        return await store.registry.update((registry) => {
           const record = ownClaim(registry, id, launchId);
           settleReady(record, { process: listener, version });
           return record;
@@ -42,7 +43,7 @@ export async function adoptServer(
     await delay(BUSY_POLL_MS);
   }
   await stopServer({ process: null, launchId, home: server.home }, { graceMs: 0, force: true });
-  await store.updateRegistry((registry) => {
+  await store.registry.update((registry) => {
     settle(ownClaim(registry, id, launchId), "failed", "the command that started it ended before it was ready");
   });
   return null;

@@ -2,11 +2,14 @@ import { randomBytes } from "node:crypto";
 import { lstatSync, readdirSync, readlinkSync, renameSync, rmSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { systemCode } from "../../errors.js";
+import type { Registry } from "../../model/registry.js";
+import type { ServerRecord } from "../../model/server.js";
+import type { SessionRecord } from "../../model/session.js";
 import { homeOf, serverFolder } from "../../runtime/files/server-folder.js";
 import { listSessionFolders, sessionStatePath } from "../../runtime/history/session-state.js";
 import { identify, ownIdentity } from "../../runtime/process/process-table.js";
 import { sessionsOfThisHost } from "../../store/of-this-host.js";
-import type { Registry, ServerRecord, SessionRecord, Store } from "../../store/store.js";
+import type { Store } from "../../store/ports.js";
 import { isRunning } from "../server.js";
 import { type Cleared, isClaimed } from "./mend.js";
 
@@ -28,7 +31,7 @@ const TEMPORARY = /^connection-token\.(\d+)\.tmp$/;
  * sessions, because those deletions would count as a use.
  */
 export async function prepareClearing(store: Store, stateRoot: string, options: ClearOptions): Promise<Clearing> {
-  const { servers } = await store.readRegistry();
+  const { servers } = await store.registry.read();
   const isOld = (id: string) => lastUse(stateRoot, id, servers[id]) <= options.nowMs - options.ttlMs;
   const unused = Object.values(servers).filter((server) => {
     const wanted = options.user === undefined || server.user === options.user;
@@ -75,7 +78,7 @@ class Clearing {
   /** Claims the servers first. A command that wants to start one of them waits until it is gone, and then creates it. */
   async #removeUnused(): Promise<Cleared[]> {
     if (this.#unused.length === 0) return [];
-    const claimed = await this.#store.updateRegistry(({ servers }) =>
+    const claimed = await this.#store.registry.update(({ servers }) =>
       this.#unused.flatMap(({ id, startedAt, createdAt }) => {
         const server = servers[id];
         if (server === undefined || !isRemovable(server)) return [];
@@ -94,7 +97,7 @@ class Clearing {
         removed.add(id);
       }
     } finally {
-      await this.#store.updateRegistry(({ servers }) => {
+      await this.#store.registry.update(({ servers }) => {
         for (const { id } of claimed) {
           const server = servers[id];
           if (server === undefined || !isOwn(server)) continue;
@@ -113,7 +116,7 @@ class Clearing {
       const moved = this.#moveAway(id);
       if (moved === null) continue;
       // A server is recorded before it uses its folder. If it is not recorded now, a later start makes a new folder.
-      if ((await this.#store.readRegistry()).servers[id] !== undefined) {
+      if ((await this.#store.registry.read()).servers[id] !== undefined) {
         renameSync(moved, serverFolder(this.#stateRoot, id));
         continue;
       }

@@ -1,7 +1,8 @@
+import type { ServerRecord } from "../../model/server.js";
 import { FLEET_VARIABLE } from "../../runtime/launch/environment.js";
 import { launchesByVariable } from "../../runtime/process/process-table.js";
 import { stopServer } from "../../runtime/process/stop.js";
-import type { ServerRecord, Store } from "../../store/store.js";
+import type { Store } from "../../store/ports.js";
 import { launchesOf } from "../admission.js";
 import { isHeld } from "../claims/held-claim.js";
 import type { Pool } from "../pool.js";
@@ -29,7 +30,7 @@ export async function repairServers(
   pool: Pool,
   options: { dryRun: boolean; signal: AbortSignal },
 ): Promise<Cleared[]> {
-  const { servers } = await store.readRegistry();
+  const { servers } = await store.registry.read();
   const broken = Object.values(servers).filter(isBroken);
   if (options.dryRun) {
     return broken
@@ -38,7 +39,7 @@ export async function repairServers(
   }
   if (broken.length === 0) return [];
   const ids = await pool.repair(options.signal);
-  const after = (await store.readRegistry()).servers;
+  const after = (await store.registry.read()).servers;
   return ids.flatMap((id) => {
     const state = after[id]?.state;
     if (state === undefined) return [];
@@ -52,7 +53,7 @@ export async function killStrays(store: Store, stateRoot: string, dryRun: boolea
   // read afterwards contains every launch found here, except strays.
   const launches = [...launchesByVariable(FLEET_VARIABLE, stateRoot).keys()];
   if (launches.length === 0) return [];
-  const known = launchesOf(await store.readRegistry());
+  const known = launchesOf(await store.registry.read());
   const strays = launches.filter((launchId) => !known.has(launchId));
   if (!dryRun) for (const launchId of strays) await stopServer({ process: null, launchId, home: null }, { graceMs: 0 });
   return strays.map((id) => ({ id, action: "stray-killed" }));

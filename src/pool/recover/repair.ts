@@ -1,7 +1,7 @@
+import type { ServerRecord } from "../../model/server.js";
 import { endOfLog } from "../../runtime/files/server-log.js";
 import { describeEnd } from "../../runtime/process/server-end.js";
 import { stopServer } from "../../runtime/process/stop.js";
-import type { ServerRecord } from "../../store/store.js";
 import { countCrash, giveUpStop, ownClaim, settle } from "../claims/claim.js";
 import { HeldClaim, isHeld } from "../claims/held-claim.js";
 import { mapConcurrently, STARTS_AT_ONCE } from "../concurrency.js";
@@ -14,7 +14,7 @@ import { adoptServer } from "./adopt.js";
 /** Repairs every record that a crash left broken, or only that of one server. Resolves with the ids that it touched. */
 export async function repairRecords(context: StarterContext, signal: AbortSignal, only?: string): Promise<string[]> {
   using held = new HeldClaim();
-  const claimed = await context.store.updateRegistry((registry) =>
+  const claimed = await context.store.registry.update((registry) =>
     Object.values(registry.servers).filter((server) => {
       if (only !== undefined && server.id !== only) return false;
       if (!isBroken(server) || isHeld(server.claim)) return false;
@@ -34,7 +34,7 @@ async function mend(context: StarterContext, server: ServerRecord, signal: Abort
   if (await mendReplacement(context, server, signal)) return;
   if (server.state === "starting") await adoptServer(store, server, signal);
   else if (isRunning(server)) {
-    await store.updateRegistry((registry) => {
+    await store.registry.update((registry) => {
       ownClaim(registry, server.id, server.launchId).claim = null;
     });
   } else await finish(context, server, server.state === "draining" ? "stopped" : "failed");
@@ -48,7 +48,7 @@ async function finish(
 ): Promise<void> {
   await stopServer(server, { graceMs: TERMINATE_GRACE_MS });
   const failure = state === "failed" ? `${describeEnd(server)}${endOfLog(server)}` : null;
-  await store.updateRegistry((registry) => {
+  await store.registry.update((registry) => {
     const record = ownClaim(registry, server.id, server.launchId);
     if (state === "failed") countCrash(record, Date.now(), config.health.stableMs);
     settle(record, state, failure);

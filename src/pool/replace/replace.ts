@@ -1,11 +1,13 @@
 import { randomUUID } from "node:crypto";
 import { isFleetError } from "../../errors.js";
+import type { Claim } from "../../model/process.js";
+import type { Registry } from "../../model/registry.js";
+import type { Replacement, ServerRecord } from "../../model/server.js";
 import { readConnectionToken } from "../../runtime/files/server-folder.js";
 import { logSize } from "../../runtime/files/server-log.js";
 import { findRuntime } from "../../runtime/launch/find.js";
 import { isAlive } from "../../runtime/process/process-table.js";
 import { stopServer } from "../../runtime/process/stop.js";
-import type { Claim, Registry, Replacement, ServerRecord } from "../../store/store.js";
 import { closedBy, poolDraining } from "../admission.js";
 import { giveUpStop, ownClaim, serverTaken, settleReady } from "../claims/claim.js";
 import { HeldClaim, isHeld } from "../claims/held-claim.js";
@@ -48,12 +50,12 @@ const NEVER = new AbortController().signal;
 export async function replaceServer(context: StarterContext, id: string, options: ReplaceOptions): Promise<Replaced> {
   const { store, config } = context;
   const runtimePath = findRuntime(config.runtime.path, context.env).path;
-  const known = (await store.readRegistry()).servers[id];
+  const known = (await store.registry.read()).servers[id];
   if (known === undefined || !isRunning(known)) return { kind: "unavailable" };
   const token = await githubToken(context, known, known.token, options.signal);
   const launchId = randomUUID();
   using held = new HeldClaim();
-  const old = await store.updateRegistry((registry) =>
+  const old = await store.registry.update((registry) =>
     claimReplacement(registry, id, { launchId, claim: held.claim }, context),
   );
   if (old === null) return { kind: "unavailable" };
@@ -69,7 +71,7 @@ export async function replaceServer(context: StarterContext, id: string, options
         connectionToken: readConnectionToken(old.home),
         githubToken: token,
         nextPort: async (tried) =>
-          await store.updateRegistry((registry) => {
+          await store.registry.update((registry) => {
             const replacement = ownReplacement(registry, id, launchId);
             replacement.port = choosePort(registry, config.ports, tried, null);
             return replacement.port;
@@ -77,7 +79,7 @@ export async function replaceServer(context: StarterContext, id: string, options
       },
       options.signal,
     );
-    const draining = await store.updateRegistry((registry) => {
+    const draining = await store.registry.update((registry) => {
       ownReplacement(registry, id, launchId).process = launched.identity;
       return claimSwap(registry, id, old.launchId, held.claim);
     });
@@ -87,7 +89,7 @@ export async function replaceServer(context: StarterContext, id: string, options
       return await abandon(context, id, launchId, { kind: "busy", sessions: drained.cut });
     }
     const outcome = await stopServer(old, { graceMs: TERMINATE_GRACE_MS });
-    const server = await store.updateRegistry((registry) => {
+    const server = await store.registry.update((registry) => {
       const record = ownClaim(registry, id, old.launchId);
       record.runtimePath = runtimePath;
       promote(record, launched.identity, launched.version);
@@ -145,7 +147,7 @@ async function drainOrGiveUp(
   options: ReplaceOptions,
 ): Promise<DrainResult> {
   const giveUp = async () => {
-    await store.updateRegistry((registry) => giveUpStop(ownClaim(registry, old.id, old.launchId), old.state));
+    await store.registry.update((registry) => giveUpStop(ownClaim(registry, old.id, old.launchId), old.state));
   };
   const wait = {
     timeoutMs: options.drainTimeoutMs,
@@ -166,7 +168,7 @@ async function drainOrGiveUp(
 /** Ends the replacement and removes it from the record. Does not touch the old process. */
 async function abandon<T>({ store }: StarterContext, id: string, launchId: string, result: T): Promise<T> {
   await stopServer({ process: null, launchId, home: null }, { graceMs: 0, force: true });
-  await store.updateRegistry(({ servers }) => {
+  await store.registry.update(({ servers }) => {
     const server = servers[id];
     if (server?.replacement?.launchId === launchId) server.replacement = null;
   });
@@ -212,7 +214,7 @@ export async function mendReplacement(
     });
     if (version !== null) {
       await stopServer({ process: null, launchId: server.launchId, home: null }, { graceMs: 0, force: true });
-      await context.store.updateRegistry((registry) =>
+      await context.store.registry.update((registry) =>
         promote(ownClaim(registry, server.id, server.launchId), process, version),
       );
       return true;

@@ -1,8 +1,8 @@
 import type { Config } from "../../config/schema.js";
 import { FleetError } from "../../errors.js";
+import type { ServerRecord } from "../../model/server.js";
 import { GITHUB_TOKEN_VARIABLE, serverEnvironment } from "../../runtime/launch/environment.js";
 import { type LaunchedServer, launchServer, PortTakenError } from "../../runtime/launch/launch.js";
-import type { ServerRecord } from "../../store/store.js";
 import { isBindable } from "./ports.js";
 
 export interface LaunchContext {

@@ -1,6 +1,6 @@
 import { createServer } from "node:net";
 import { FleetError, systemCode } from "../../errors.js";
-import type { Registry } from "../../store/store.js";
+import type { Registry } from "../../model/registry.js";
 
 export interface PortRange {
   from: number;

@@ -2,6 +2,7 @@ import { randomUUID } from "node:crypto";
 import { resolve } from "node:path";
 import type { Config } from "../../config/schema.js";
 import { FleetError, isFleetError, option, quote } from "../../errors.js";
+import type { Isolation, ServerRecord, TokenSource } from "../../model/server.js";
 import { resolveGitHubToken } from "../../models/github-token.js";
 import {
   createServerFolder,
@@ -15,7 +16,7 @@ import { findRuntime } from "../../runtime/launch/find.js";
 import type { LaunchedServer } from "../../runtime/launch/launch.js";
 import { ownLimit } from "../../runtime/launch/own-limits.js";
 import { stopServer } from "../../runtime/process/stop.js";
-import type { Isolation, ServerRecord, Store, TokenSource } from "../../store/store.js";
+import type { Store } from "../../store/ports.js";
 import { poolDraining } from "../admission.js";
 import { claimStart, countCrash, holderOf, ownClaim, settle, settleReady } from "../claims/claim.js";
 import { HeldClaim } from "../claims/held-claim.js";
@@ -75,7 +76,7 @@ export async function startServer(
   signal: AbortSignal,
 ): Promise<StartResult> {
   const { store, config, env } = context;
-  const known = (await store.readRegistry()).servers[request.id];
+  const known = (await store.registry.read()).servers[request.id];
   // Refuse everything that can be refused before recording anything.
   const runtime = findRuntime(config.runtime.path, env);
   const source = request.token === undefined ? (known?.token ?? configured) : request.token;
@@ -87,7 +88,7 @@ export async function startServer(
   using held = new HeldClaim();
   for (;;) {
     const launchId = randomUUID();
-    const decision = await store.updateRegistry((registry) =>
+    const decision = await store.registry.update((registry) =>
       claimStart(registry, request.id, {
         launchId,
         range: config.ports,
@@ -176,7 +177,7 @@ async function launchClaimed(
         connectionToken: writeConnectionToken(home),
         githubToken,
         nextPort: async (tried) =>
-          await store.updateRegistry((registry) => {
+          await store.registry.update((registry) => {
             const record = ownClaim(registry, id, launchId);
             record.port = null;
             record.port = choosePort(registry, context.config.ports, tried, null);
@@ -187,7 +188,7 @@ async function launchClaimed(
       signal,
     );
     const { identity, version } = launched;
-    return await store.updateRegistry((registry) => {
+    return await store.registry.update((registry) => {
       const adopted = registry.servers[id];
       // Another process took this one for dead and has adopted the server. Nothing is left to do.
       if (adopted?.launchId === launchId && adopted.process?.pid === identity.pid) return adopted;
@@ -200,7 +201,7 @@ async function launchClaimed(
     await stopServer({ process: launched?.identity ?? null, launchId, home: null }, { graceMs: 0, force: true });
     const off = calledOff?.aborted === true;
     const reason = error instanceof Error ? error.message : String(error);
-    await store.updateRegistry((registry) => {
+    await store.registry.update((registry) => {
       const server = registry.servers[id];
       if (server?.launchId !== launchId) return;
       // A cancelled start, a full disk, a lack of processes and a missing share are not faults of this server.

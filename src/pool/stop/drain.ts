@@ -1,11 +1,11 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { isFleetError } from "../../errors.js";
+import type { ServerRecord } from "../../model/server.js";
 import { RawConnection, RpcError } from "../../runtime/client/raw-connection.js";
 import { abortable, deadline } from "../../runtime/deadline.js";
 import { endsInsideTurn } from "../../runtime/history/session-events.js";
 import { listLoaded } from "../../runtime/history/session-state.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
-import type { ServerRecord } from "../../store/store.js";
 import { usedSessions } from "../use-marks.js";
 
 const POLL_MS = 50;

@@ -1,4 +1,6 @@
-import type { Registry, ServerRecord, Store } from "../../store/store.js";
+import type { Registry } from "../../model/registry.js";
+import type { ServerRecord } from "../../model/server.js";
+import type { Store } from "../../store/ports.js";
 import { ownClaim } from "../claims/claim.js";
 import { type DrainOptions, type DrainResult, drainServer, turnsUnderWay } from "./drain.js";
 
@@ -26,7 +28,7 @@ export async function drainForGood(
 ): Promise<DrainResult> {
   const { id, launchId } = server;
   const change = async (how: (record: Registry["servers"][string]) => void) =>
-    await store.updateRegistry((registry) => how(ownClaim(registry, id, launchId)));
+    await store.registry.update((registry) => how(ownClaim(registry, id, launchId)));
   const until = performance.now() + options.timeoutMs;
   const unloaded = new Set<string>();
   for (;;) {

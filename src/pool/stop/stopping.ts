@@ -1,7 +1,8 @@
 import type { Config } from "../../config/schema.js";
 import { FleetError } from "../../errors.js";
+import type { ServerRecord } from "../../model/server.js";
 import { stopServer } from "../../runtime/process/stop.js";
-import type { ServerRecord, Store } from "../../store/store.js";
+import type { Store } from "../../store/ports.js";
 import { claimStop, giveUpStop, holderOf, ownClaim, settle } from "../claims/claim.js";
 import { HeldClaim } from "../claims/held-claim.js";
 import { untilUnclaimed } from "../waiting.js";
@@ -52,7 +53,7 @@ export async function stopRecorded(
   using held = new HeldClaim();
   const patience = performance.now() + options.drainTimeoutMs + OTHERS_MS;
   for (;;) {
-    const decision = await store.updateRegistry((registry) => claimStop(registry, id, { stays, claim: held.claim }));
+    const decision = await store.registry.update((registry) => claimStop(registry, id, { stays, claim: held.claim }));
     switch (decision.kind) {
       case "absent":
       case "stopped":
@@ -72,12 +73,12 @@ export async function stopRecorded(
           stays,
         };
         const drained = await drainForGood(store, server, wait).catch(async (error: unknown) => {
-          await store.updateRegistry((registry) => giveUpStop(ownClaim(registry, id, server.launchId), from));
+          await store.registry.update((registry) => giveUpStop(ownClaim(registry, id, server.launchId), from));
           throw error;
         });
         const graceMs = drained.cut.length > 0 ? LATE_GRACE_MS : TERMINATE_GRACE_MS;
         const outcome = await stopServer(server, { graceMs, force: options.force, hurry });
-        await store.updateRegistry((registry) => {
+        await store.registry.update((registry) => {
           settle(ownClaim(registry, id, server.launchId), "stopped", null);
         });
         if (outcome === "already-stopped") return { id, outcome, cut: [] };

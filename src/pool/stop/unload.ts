@@ -1,6 +1,6 @@
+import type { ServerRecord } from "../../model/server.js";
 import { RawConnection, RpcError } from "../../runtime/client/raw-connection.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
-import type { ServerRecord } from "../../store/store.js";
 
 /**
  * Unloads sessions from a running server's memory at once, even if they are in use or contain unsaved changes, because

@@ -1,6 +1,6 @@
 import { closeSync, fstatSync, openSync, readSync, statSync } from "node:fs";
 import { systemCode } from "../../errors.js";
-import type { ServerRecord } from "../../store/store.js";
+import type { ServerRecord } from "../../model/server.js";
 import { logPath } from "./server-folder.js";
 
 const LAST_WORDS_BYTES = 2_000;

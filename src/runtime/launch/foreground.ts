@@ -2,7 +2,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { constants } from "node:os";
 import { setTimeout as delay } from "node:timers/promises";
 import { quote, systemCode } from "../../errors.js";
-import type { ProcessIdentity } from "../../store/store.js";
+import type { ProcessIdentity } from "../../model/process.js";
 import { identify, isAlive, processesOfSession } from "../process/process-table.js";
 
 /** How a command ended. */

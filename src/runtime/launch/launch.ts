@@ -1,6 +1,6 @@
 import { closeSync, constants, fstatSync, openSync } from "node:fs";
 import { FleetError, isFleetError, option, systemCode } from "../../errors.js";
-import type { ProcessIdentity } from "../../store/store.js";
+import type { ProcessIdentity } from "../../model/process.js";
 import { RpcError } from "../client/raw-connection.js";
 import { logPath, unwritable } from "../files/server-folder.js";
 import { lastWords } from "../files/server-log.js";

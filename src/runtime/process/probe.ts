@@ -1,5 +1,5 @@
 import { FleetError } from "../../errors.js";
-import type { ServerRecord } from "../../store/store.js";
+import type { ServerRecord } from "../../model/server.js";
 import { type Endpoint, RawConnection } from "../client/raw-connection.js";
 import { readConnectionToken } from "../files/server-folder.js";
 import { isAlive, ownsListener } from "./process-table.js";

@@ -11,7 +11,7 @@ import {
 } from "node:fs";
 import { hostname, constants as osConstants } from "node:os";
 import { FleetError, systemCode } from "../../errors.js";
-import type { ProcessIdentity } from "../../store/store.js";
+import type { ProcessIdentity } from "../../model/process.js";
 
 /**
  * This file reads what the operating system knows about processes from `/proc` (proc(5)). It sends no signals. Every answer

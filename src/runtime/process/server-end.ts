@@ -1,7 +1,7 @@
 import { readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { systemCode } from "../../errors.js";
-import type { ServerRecord } from "../../store/store.js";
+import type { ServerRecord } from "../../model/server.js";
 import { exitOfZombie, type ProcessExit } from "./process-table.js";
 
 /** How one launch ended, as seen by the process that started it. */

@@ -1,6 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { FleetError, systemCode } from "../../errors.js";
-import type { ProcessIdentity } from "../../store/store.js";
+import type { ProcessIdentity } from "../../model/process.js";
 import { logPath } from "../files/server-folder.js";
 import { isAlive, processesOfLaunch, processesOfSession, writersOf } from "./process-table.js";
 

@@ -1,6 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { Config } from "../../config/schema.js";
-import type { ServerRecord } from "../../store/store.js";
+import type { ServerRecord } from "../../model/server.js";
 import { type Probed, Prober } from "./prober.js";
 
 /** Receives the findings of a monitor, for the supervisor to act on. None of these may throw. */

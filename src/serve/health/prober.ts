@@ -1,10 +1,10 @@
 import type { Config } from "../../config/schema.js";
+import type { ServerRecord } from "../../model/server.js";
 import { RawConnection } from "../../runtime/client/raw-connection.js";
 import { deadline } from "../../runtime/deadline.js";
 import { ownLimit } from "../../runtime/launch/own-limits.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
 import { isAlive } from "../../runtime/process/process-table.js";
-import type { ServerRecord } from "../../store/store.js";
 import { NoSessionError, tryASession } from "./session-probe.js";
 
 export type Probed =

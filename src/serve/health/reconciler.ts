@@ -1,4 +1,6 @@
 import { isFleetError } from "../../errors.js";
+import type { Registry } from "../../model/registry.js";
+import type { ServerRecord } from "../../model/server.js";
 import { closedBy } from "../../pool/admission.js";
 import { endHung, recordCrashLoop, recordHealth } from "../../pool/health.js";
 import { sharedServerId } from "../../pool/placement.js";
@@ -6,7 +8,6 @@ import { isClaimed } from "../../pool/recover/mend.js";
 import { isBroken, isDesired } from "../../pool/server.js";
 import { deadline } from "../../runtime/deadline.js";
 import { ownLimit } from "../../runtime/launch/own-limits.js";
-import type { Registry, ServerRecord } from "../../store/store.js";
 import type { ServeContext } from "../context.js";
 import type { Operations } from "../operations.js";
 import type { RestartReason } from "../report/metric-labels.js";
@@ -54,7 +55,7 @@ export class Reconciler {
 
   /** Looks at everything once. Slow work continues in the background, one operation per server. */
   async reconcile(): Promise<Registry> {
-    const registry = await this.#context.store.readRegistry();
+    const registry = await this.#context.store.registry.read();
     const servers = Object.values(registry.servers);
     // Look at each process only once: with many servers, this is much of what `serve` costs while nothing happens.
     const broken = new Set(servers.filter(isBroken));
@@ -81,7 +82,7 @@ export class Reconciler {
         log("warn", `server ${id} was left in state ${state} by a command that did not finish`, { server: id });
       await pool.repair(this.#stopping, id);
       this.#unrepaired.delete(id);
-      const now = (await store.readRegistry()).servers[id];
+      const now = (await store.registry.read()).servers[id];
       log("info", `server ${id} was repaired and is ${now?.state}`, {
         server: id,
         state: now?.state,

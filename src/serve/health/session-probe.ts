@@ -1,5 +1,5 @@
+import type { ServerRecord } from "../../model/server.js";
 import type { RawConnection } from "../../runtime/client/raw-connection.js";
-import type { ServerRecord } from "../../store/store.js";
 
 /** The server answers, but no session can be created on it. */
 export class NoSessionError extends Error {

@@ -1,6 +1,6 @@
 import { statSync } from "node:fs";
+import type { ServerRecord } from "../../model/server.js";
 import { logPath } from "../../runtime/files/server-folder.js";
-import type { ServerRecord } from "../../store/store.js";
 import type { ServeContext } from "../context.js";
 import { noteTrouble } from "../trouble.js";
 import { diskOf } from "../upkeep/housekeeping.js";

@@ -1,4 +1,4 @@
-import type { ServerState } from "../../store/store.js";
+import type { ServerState } from "../../model/server.js";
 
 /** These are all values that a label may have. Each one has a series from the start. */
 

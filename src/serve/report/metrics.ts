@@ -2,8 +2,8 @@ import type { Counter, Gauge, Histogram, Registry } from "prom-client";
 import { LIMITED } from "../../config/limits.js";
 import { ERRORS, type FleetErrorCode } from "../../errors.js";
 import type { RequestReport } from "../../gateway/context.js";
+import type { ServerState } from "../../model/server.js";
 import type { GcResult } from "../../sessions/gc/collect.js";
-import type { ServerState } from "../../store/store.js";
 import {
   GC_OUTCOMES,
   PROBE_OUTCOMES,

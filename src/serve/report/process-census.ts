@@ -1,6 +1,6 @@
+import type { ServerRecord } from "../../model/server.js";
 import { FLEET_VARIABLE } from "../../runtime/launch/environment.js";
 import { type LaunchedProcess, privateMemoryBytes, processesByLaunch } from "../../runtime/process/process-table.js";
-import type { ServerRecord } from "../../store/store.js";
 
 /**
  * All processes of the servers: the runtimes, and everything that their sessions started. A look reads two files of every

@@ -1,5 +1,6 @@
+import type { Registry } from "../../model/registry.js";
+import type { ServerRecord, ServerState } from "../../model/server.js";
 import { knownLoaded, lately } from "../../sessions/memory/loaded.js";
-import type { Registry, ServerRecord, ServerState } from "../../store/store.js";
 import type { ServeContext } from "../context.js";
 import { LogDisks } from "../logs/log-disks.js";
 import { noteTrouble } from "../trouble.js";
@@ -46,7 +47,7 @@ export class Surveyor {
     for (const { state } of Object.values(registry.servers)) serversByState[state] += 1;
     const loaded = running.flatMap(knownLoaded);
     const { inFlight, stalled } = this.#lookAtTurns(running);
-    const leases = await Promise.all(loaded.map(async (id) => await store.readLease(id)));
+    const leases = await Promise.all(loaded.map(async (id) => await store.leases.read(id)));
     const memory = running.map((server) => this.#census.memoryOf(server));
     await this.#logDisks.look(running);
     metrics.observe({

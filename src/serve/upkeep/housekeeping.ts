@@ -1,11 +1,11 @@
 import { access, constants, statfs } from "node:fs/promises";
 import { setTimeout as delay } from "node:timers/promises";
 import { systemCode } from "../../errors.js";
+import type { ServerRecord } from "../../model/server.js";
 import { isRunning } from "../../pool/server.js";
 import { logPath } from "../../runtime/files/server-folder.js";
 import { unloadOldest } from "../../sessions/memory/eviction.js";
 import { knownLoaded } from "../../sessions/memory/loaded.js";
-import type { ServerRecord } from "../../store/store.js";
 import type { ServeContext } from "../context.js";
 import { rotateLog } from "../logs/log-rotation.js";
 import { noteTrouble } from "../trouble.js";
@@ -66,7 +66,7 @@ export async function rotatePeriodically(context: ServeContext, stopping: AbortS
 async function rotateLogs(context: ServeContext, stopping: AbortSignal): Promise<void> {
   const { store, config } = context;
   const options = { maxBytes: config.serve.logMaxBytes, keep: config.serve.logFiles, signal: stopping };
-  const { servers } = await store.readRegistry();
+  const { servers } = await store.registry.read();
   for (const server of Object.values(servers)) {
     // The start of a server looks for its output after a fixed position in the log, so the log must not be rotated.
     if (!isRunning(server) || server.state === "starting") continue;

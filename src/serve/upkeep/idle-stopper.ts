@@ -1,8 +1,8 @@
+import type { ServerRecord } from "../../model/server.js";
 import { isClaimed } from "../../pool/recover/mend.js";
 import { usedSessions } from "../../pool/use-marks.js";
 import { connectionsTo } from "../../runtime/process/process-table.js";
 import { knownLoaded } from "../../sessions/memory/loaded.js";
-import type { ServerRecord } from "../../store/store.js";
 import type { ServeContext } from "../context.js";
 import type { Operations } from "../operations.js";
 

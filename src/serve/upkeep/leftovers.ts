@@ -1,3 +1,4 @@
+import type { ServerRecord } from "../../model/server.js";
 import { isSessionId } from "../../model/session-id.js";
 import { isClaimed } from "../../pool/recover/mend.js";
 import { loadedSessions } from "../../pool/stop/drain.js";
@@ -5,7 +6,6 @@ import { usedSessions } from "../../pool/use-marks.js";
 import { isLoadedBy } from "../../runtime/history/session-state.js";
 import type { LaunchedProcess } from "../../runtime/process/process-table.js";
 import { endProcesses } from "../../runtime/process/stop.js";
-import type { ServerRecord } from "../../store/store.js";
 import type { ServeContext } from "../context.js";
 import type { Operations } from "../operations.js";
 import type { ProcessCensus } from "../report/process-census.js";

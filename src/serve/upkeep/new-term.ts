@@ -1,11 +1,11 @@
 import type { HostDirectory } from "../../hosts/directory.js";
+import type { ServerRecord } from "../../model/server.js";
 import { isSessionId } from "../../model/session-id.js";
 import { isRunning } from "../../pool/server.js";
 import { loadedSessions } from "../../pool/stop/drain.js";
 import { unloadAtOnce } from "../../pool/stop/unload.js";
 import { listTakenSessions } from "../../runtime/history/session-state.js";
 import { sessionsOfThisHost } from "../../store/of-this-host.js";
-import type { ServerRecord } from "../../store/store.js";
 import type { ServeContext } from "../context.js";
 import { noteTrouble } from "../trouble.js";
 
@@ -18,7 +18,7 @@ const AT_ONCE = 100;
  */
 export async function unloadTaken(context: ServeContext, directory: HostDirectory): Promise<void> {
   try {
-    const { servers } = await context.store.readRegistry();
+    const { servers } = await context.store.registry.read();
     for (const server of Object.values(servers).filter(isRunning)) await unloadFrom(server, context, directory);
   } catch (error) {
     noteTrouble(context, "the sessions that other hosts took over could not be unloaded", error);
@@ -34,7 +34,7 @@ export async function claimUntermed(
   { host, term }: { host: string; term: number },
 ): Promise<void> {
   for (const { id } of (await sessionsOfThisHost(store)).filter((record) => record.term === undefined)) {
-    await store.updateSession(id, (draft) => {
+    await store.sessions.update(id, (draft) => {
       if (draft.term === undefined && (draft.host ?? host) === host) Object.assign(draft, { host, term });
     });
   }
@@ -45,7 +45,7 @@ async function unloadFrom(server: ServerRecord, context: ServeContext, directory
   const taken: string[] = [];
   // If another host has already copied a session, nothing here shows whether it is loaded. So check all taken sessions, too.
   for (const id of new Set([...loadedSessions(server), ...listTakenSessions(server.home)])) {
-    const record = isSessionId(id) ? await store.readSession(id) : null;
+    const record = isSessionId(id) ? await store.sessions.read(id) : null;
     if (record?.host !== undefined && record.host !== directory.own) taken.push(id);
   }
   if (taken.length === 0) return;

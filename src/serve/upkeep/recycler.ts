@@ -1,7 +1,7 @@
+import type { ServerRecord } from "../../model/server.js";
 import { isClaimed } from "../../pool/recover/mend.js";
 import { sessionsInTurn } from "../../pool/stop/drain.js";
 import { knownLoaded, notedSessions } from "../../sessions/memory/loaded.js";
-import type { ServerRecord } from "../../store/store.js";
 import type { ServeContext } from "../context.js";
 import type { Operations } from "../operations.js";
 import type { RecycleReason } from "../report/metric-labels.js";

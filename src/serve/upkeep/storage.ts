@@ -19,7 +19,7 @@ export async function placeSessions({ store, config }: Pick<ServeContext, "store
   const { shared } = config.storage;
   if (shared === null || store.hosts === null) return;
   const { own } = store.hosts;
-  const { servers } = await store.readRegistry();
+  const { servers } = await store.registry.read();
   for (const { home } of Object.values(servers)) refuseUnmounted(home, join(shared, "hosts", own));
   await makeHostFolder(shared, own);
   try {

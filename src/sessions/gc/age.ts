@@ -1,7 +1,8 @@
+import type { ProcessIdentity } from "../../model/process.js";
+import type { SessionRecord, SessionUser } from "../../model/session.js";
 import { HeldFolder, walk } from "../../runtime/files/held-folder.js";
 import { HISTORY } from "../../runtime/history/session-state.js";
 import { isAlive, ownIdentity } from "../../runtime/process/process-table.js";
-import type { ProcessIdentity, SessionRecord, SessionUser } from "../../store/store.js";
 
 /** The age and the use of a session, by which gc decides. Times are milliseconds since the epoch. */
 

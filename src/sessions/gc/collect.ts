@@ -8,7 +8,7 @@ import { killStrays, repairServers, type ServerAction } from "../../pool/recover
 import { isRunning } from "../../pool/server.js";
 import { sessionsInTurn } from "../../pool/stop/drain.js";
 import { isLoadedBy } from "../../runtime/history/session-state.js";
-import type { Store } from "../../store/store.js";
+import type { Store } from "../../store/ports.js";
 import { type HostsSeen, ttlOf } from "./age.js";
 import {
   deleteSessions,
@@ -161,7 +161,7 @@ async function foresee(
   hosts: HostsSeen,
 ): Promise<Outcome[]> {
   const { store } = context;
-  const pids = runningPids(await store.readRegistry());
+  const pids = runningPids(await store.registry.read());
   const outcomes: Outcome[] = [];
   for (const session of found.candidates) {
     outcomes.push({ session, skipped: await findUse(store, session, pids, hosts) });
@@ -175,7 +175,7 @@ async function foresee(
 async function tellTurns(context: GcContext, outcomes: Outcome[]): Promise<Outcome[]> {
   const active = new Set(outcomes.filter(({ skipped }) => skipped === "active").map(({ session }) => session.id));
   if (active.size === 0) return outcomes;
-  const { servers } = await context.store.readRegistry();
+  const { servers } = await context.store.registry.read();
   const asked = Object.values(servers).filter((server) => {
     const pid = isRunning(server) ? server.process?.pid : undefined;
     return pid !== undefined && [...active].some((id) => isLoadedBy(server.home, id, pid));

@@ -1,10 +1,12 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { isFleetError, systemCode } from "../../errors.js";
+import type { Registry } from "../../model/registry.js";
+import type { SessionRecord } from "../../model/session.js";
 import { mapConcurrently } from "../../pool/concurrency.js";
 import { isRunning } from "../../pool/server.js";
 import { usedSessions } from "../../pool/use-marks.js";
 import { claimedBy } from "../../runtime/history/session-state.js";
-import type { Registry, SessionRecord, Store } from "../../store/store.js";
+import type { Store } from "../../store/ports.js";
 import { type HostsSeen, isInUse, measureFolder } from "./age.js";
 import type { Leftover, Note, Run } from "./journal.js";
 import type { Candidate } from "./survey.js";
@@ -46,7 +48,7 @@ export async function findUse(
   hosts: HostsSeen,
 ): Promise<SkipReason | null> {
   if (path !== null && claimedBy(path).some((pid) => pids.has(pid))) return "active";
-  if ((await store.readLease(id)) !== null) return "leased";
+  if ((await store.leases.read(id)) !== null) return "leased";
   return record !== null && isInUse(record, hosts) ? "in-use" : null;
 }
 
@@ -75,7 +77,7 @@ export async function deleteSessions(
 ): Promise<Outcome[]> {
   const outcomes: Outcome[] = [];
   const skip = (session: Candidate, skipped: SkipReason) => void outcomes.push({ session, skipped });
-  const pids = runningPids(await store.readRegistry());
+  const pids = runningPids(await store.registry.read());
   const marked = markedIn(chunk);
   const unused: Candidate[] = [];
   for (const session of chunk) {
@@ -116,17 +118,17 @@ async function deleteRecords(
 ): Promise<Candidate[]> {
   const judged = new Map(sessions.flatMap(({ id, record }) => (record === null ? [] : [[id, JSON.stringify(record)]])));
   const isUnchanged = (record: SessionRecord) => JSON.stringify(record) === judged.get(record.id);
-  const deleted = new Set(await store.deleteSessions([...judged.keys()], isUnchanged));
+  const deleted = new Set(await store.sessions.deleteMany([...judged.keys()], isUnchanged));
   const marked = markedIn(sessions);
   const going: Candidate[] = [];
   for (const session of sessions) {
     const { id, record } = session;
     if (record !== null && !deleted.has(id)) {
       // Either the session was used after it was judged, or another gc has deleted the record.
-      if ((await store.readSession(id)) !== null) skip(session, "in-use");
+      if ((await store.sessions.read(id)) !== null) skip(session, "in-use");
       continue;
     }
-    const use = (await store.readLease(id)) !== null ? "leased" : marked(session) ? "in-use" : null;
+    const use = (await store.leases.read(id)) !== null ? "leased" : marked(session) ? "in-use" : null;
     if (use === null) going.push(session);
     else {
       await putBack(store, record);
@@ -146,7 +148,7 @@ async function removeMoved(
   if (mayBeOpened) await delay(OPENING_MS);
   // Read the registry only now, so that it contains servers that started in between. A server is recorded before it can
   // open a session.
-  const pids = runningPids(await store.readRegistry());
+  const pids = runningPids(await store.registry.read());
   return await mapConcurrently(moved, REMOVED_AT_ONCE, async ({ session, path }): Promise<Outcome> => {
     const { id, record } = session;
     const isUsed = run.isOpened(id, path, pids) || (record === null && (await isRecorded(store, session)));
@@ -159,13 +161,13 @@ async function removeMoved(
 
 /** Whether the session was resumed through the fleet, which has then recorded it. */
 async function isRecorded(store: Store, { id, state }: Candidate): Promise<boolean> {
-  const record = await store.readSession(id);
+  const record = await store.sessions.read(id);
   return record !== null && state?.servers.some((server) => server.id === record.serverId) === true;
 }
 
 /** Finishes the work of killed gcs on sessions that they had moved: gives back sessions that are open, removes the rest. */
 export async function finishLeftovers(store: Store, run: Run, left: readonly Leftover[]): Promise<Outcome[]> {
-  const pids = runningPids(await store.readRegistry());
+  const pids = runningPids(await store.registry.read());
   return await mapConcurrently(left, REMOVED_AT_ONCE, async ({ note, path }): Promise<Outcome> => {
     const session = describeLeftover({ note, path });
     if (!run.isOpened(note.id, path, pids)) return { session, skipped: await remove(run, path) };
@@ -198,7 +200,7 @@ async function remove(run: Run, path: string): Promise<SkipReason | null> {
 async function putBack(store: Store, record: SessionRecord | null): Promise<void> {
   if (record === null) return;
   try {
-    await store.createSession(record);
+    await store.sessions.create(record);
   } catch (error) {
     if (!isFleetError(error, "FLEET_SESSION_EXISTS")) throw error;
   }

@@ -12,11 +12,11 @@ import {
 } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { systemCode } from "../../errors.js";
+import type { SessionRecord } from "../../model/session.js";
 import { type Budget, HeldFolder, removeTree } from "../../runtime/files/held-folder.js";
 import { HOME, unwritable } from "../../runtime/files/server-folder.js";
 import { claimedBy, HISTORY, openSessionState } from "../../runtime/history/session-state.js";
 import { identify, ownIdentity } from "../../runtime/process/process-table.js";
-import type { SessionRecord } from "../../store/store.js";
 
 /**
  * Each gc moves the sessions that it deletes into a folder of its own, near their state folder. The folder is never in a

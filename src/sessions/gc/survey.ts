@@ -3,6 +3,9 @@ import { join } from "node:path";
 import { setImmediate as yieldToOthers } from "node:timers/promises";
 import { printable } from "../../config/values/text.js";
 import { quote, systemCode } from "../../errors.js";
+import type { Registry } from "../../model/registry.js";
+import type { ServerRecord } from "../../model/server.js";
+import type { SessionRecord } from "../../model/session.js";
 import { groupOfSession } from "../../pool/server.js";
 import { HeldFolder } from "../../runtime/files/held-folder.js";
 import { SHARED_GROUP } from "../../runtime/files/shared-storage.js";
@@ -12,7 +15,7 @@ import {
   openSessionState,
   sessionStatePath,
 } from "../../runtime/history/session-state.js";
-import type { Registry, ServerRecord, SessionRecord, Store } from "../../store/store.js";
+import type { Store } from "../../store/ports.js";
 import { type HostsSeen, isAbandoned, lastUseOf, measureFolder, ttlOf } from "./age.js";
 import { type Business, type Note, unfinishedBusiness } from "./journal.js";
 
@@ -77,8 +80,8 @@ const LOOKS_AT_ONCE = 50;
  */
 export async function survey(store: Store, stateRoot: string, options: SurveyOptions): Promise<Survey> {
   // A session that is created after these reads looks unrecorded below, but it is too young to be due.
-  const registry = await store.readRegistry();
-  const all = await store.listSessions();
+  const registry = await store.registry.read();
+  const all = await store.sessions.list();
   const records = all.filter(options.isOwn);
   const foreign = new Map(all.filter((record) => !options.isOwn(record)).map((record) => [record.id, record]));
   const warnings: string[] = [];

@@ -1,7 +1,8 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { type FleetError, isFleetError } from "../../errors.js";
+import type { Lease } from "../../model/lease.js";
 import { abortable } from "../../runtime/deadline.js";
-import type { Lease, Store } from "../../store/store.js";
+import type { Store } from "../../store/ports.js";
 import { leaseLost, leaseOver } from "../problems.js";
 import type { TurnLease } from "./seen.js";
 
@@ -71,7 +72,7 @@ export class HeldLease implements TurnLease {
   async check(): Promise<void> {
     this.#refuseIfOver();
     try {
-      await this.#store.checkLease(this.#lease.sessionId, this.token);
+      await this.#store.leases.check(this.#lease.sessionId, this.token);
     } catch (error) {
       throw await this.#explained(error);
     }
@@ -96,7 +97,7 @@ export class HeldLease implements TurnLease {
     await this.detach();
     this.#refuseIfOver();
     try {
-      await this.#store.releaseLease(this.#lease.sessionId, this.token);
+      await this.#store.leases.release(this.#lease.sessionId, this.token);
     } catch (error) {
       throw await this.#explained(error);
     }
@@ -127,7 +128,9 @@ export class HeldLease implements TurnLease {
     const { sessionId, ttlMs } = this.#lease;
     const asked = performance.now();
     const { token } = this;
-    const answer = renew ? this.#store.renewLease(sessionId, token, ttlMs) : this.#store.checkLease(sessionId, token);
+    const answer = renew
+      ? this.#store.leases.renew(sessionId, token, ttlMs)
+      : this.#store.leases.check(sessionId, token);
     try {
       const lease = await abortable(answer, this.#over.signal);
       if (renew && !this.#isOver()) {
@@ -176,7 +179,7 @@ export class HeldLease implements TurnLease {
   /** Replaces the store's refusal by an error that names the present holder and the reason. Aborts `signal` with it. */
   async #explained(error: unknown): Promise<unknown> {
     if (!isFleetError(error, "FLEET_LEASE_LOST")) return error;
-    const successor = await this.#store.readLease(this.#lease.sessionId).catch(() => null);
+    const successor = await this.#store.leases.read(this.#lease.sessionId).catch(() => null);
     const reason = leaseOver(this.#lease, successor, error);
     this.#lose(reason);
     return this.#lost.signal.aborted ? this.#lost.signal.reason : reason;

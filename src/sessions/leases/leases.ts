@@ -1,8 +1,9 @@
 import { randomBytes } from "node:crypto";
 import { ALLOWED_LEASE_TTL, LONGEST_TIMER_MS, SHORTEST_LEASE_MS } from "../../config/values/duration.js";
 import { FleetError, option, quote } from "../../errors.js";
+import type { Lease, LeaseAnswer } from "../../model/lease.js";
 import { pause } from "../../runtime/deadline.js";
-import type { Lease, LeaseAnswer, Store } from "../../store/store.js";
+import type { Store } from "../../store/ports.js";
 import { AmbientLeases } from "./ambient.js";
 import { HeldLease } from "./held.js";
 import { SeenLease, type TurnLease } from "./seen.js";
@@ -111,7 +112,7 @@ export class Leases {
    */
   async adopt(sessionId: string, token: string, holder?: string): Promise<HeldLease> {
     const asked = performance.now();
-    const lease = await this.#store.checkLease(sessionId, token);
+    const lease = await this.#store.leases.check(sessionId, token);
     if (holder !== undefined && lease.holder !== holder) {
       const message = `The lease on session ${quote(sessionId)} is held by ${quote(lease.holder)}, not by ${quote(holder)}.`;
       throw new FleetError("FLEET_LEASE_LOST", message, { suggestions: [`copilotfleet lock ${sessionId} --show`] });
@@ -170,7 +171,7 @@ export class Leases {
   }
 
   async #ask({ sessionId, holder, ttlMs, steal, detached }: AcquireOptions, token: string): Promise<LeaseAnswer> {
-    return await this.#store.acquireLease({
+    return await this.#store.leases.acquire({
       sessionId,
       holder,
       token,
@@ -183,7 +184,7 @@ export class Leases {
 
   /** Gives up the place in the queue, and the lease if it was granted to this caller after all. */
   async #withdraw(sessionId: string, token: string): Promise<void> {
-    const ended = [this.#store.leaveLeaseQueue(sessionId, token), this.#store.releaseLease(sessionId, token)];
+    const ended = [this.#store.leases.leave(sessionId, token), this.#store.leases.release(sessionId, token)];
     // Ignore failures, because both end by themselves and the caller needs the first error.
     await Promise.allSettled(ended);
   }

@@ -1,6 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { isFleetError } from "../../errors.js";
-import type { Lease, Store } from "../../store/store.js";
+import type { Lease } from "../../model/lease.js";
+import type { Store } from "../../store/ports.js";
 import { leaseOver } from "../problems.js";
 
 /** A lease for turns, whichever process holds it. */
@@ -46,7 +47,7 @@ export class SeenLease implements TurnLease {
   /** Finds the lease with this fence and this holder. @throws FleetError `FLEET_LEASE_LOST` when it is not in force. */
   static async see(store: Store, sessionId: string, { fence, holder }: { fence: number; holder: string }) {
     const asked = performance.now();
-    const lease = await store.readLease(sessionId);
+    const lease = await store.leases.read(sessionId);
     if (lease?.fence !== fence || lease.holder !== holder) throw leaseOver({ sessionId, holder }, lease);
     return new SeenLease(store, lease, asked);
   }
@@ -88,7 +89,7 @@ export class SeenLease implements TurnLease {
   async #look(): Promise<void> {
     this.#refuseIfOver();
     const asked = performance.now();
-    const now = await this.#store.readLease(this.#lease.sessionId).catch((error: unknown) => {
+    const now = await this.#store.leases.read(this.#lease.sessionId).catch((error: unknown) => {
       if (isFleetError(error, "FLEET_STATE_LOST")) return null; // the lease is lost, too
       throw error;
     });

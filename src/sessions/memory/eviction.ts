@@ -1,5 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { FleetError, option } from "../../errors.js";
+import type { ServerRecord } from "../../model/server.js";
 import { isRunning } from "../../pool/server.js";
 import { loadedSessions } from "../../pool/stop/drain.js";
 import { markEviction, markUse, usedSessions } from "../../pool/use-marks.js";
@@ -7,7 +8,7 @@ import { RawConnection, RpcError } from "../../runtime/client/raw-connection.js"
 import { deadline, isTimeout } from "../../runtime/deadline.js";
 import { isLoadedBy, lastWrite } from "../../runtime/history/session-state.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
-import type { ServerRecord, Store } from "../../store/store.js";
+import type { Store } from "../../store/ports.js";
 import { sessionBusy } from "../problems.js";
 import { knownLoaded } from "./loaded.js";
 
@@ -155,7 +156,7 @@ async function unloadOne(
 ): Promise<KeptReason | null> {
   const pid = isRunning(server) ? server.process?.pid : undefined;
   if (pid === undefined || !isLoadedBy(server.home, id, pid)) return "not active";
-  if ((await store.readLease(id)) !== null) return "leased";
+  if ((await store.leases.read(id)) !== null) return "leased";
   using mark = markEviction(server, id);
   if (mark === null) return "in use";
   return await unloadIdle(id, connection);

@@ -1,10 +1,10 @@
 import { closeSync, mkdirSync, openSync, readdirSync, rmSync, statSync, utimesSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { systemCode } from "../../errors.js";
+import type { ServerRecord } from "../../model/server.js";
 import { loadedSessions } from "../../pool/stop/drain.js";
 import { isLoadedBy } from "../../runtime/history/session-state.js";
 import { ownLimit } from "../../runtime/launch/own-limits.js";
-import type { ServerRecord } from "../../store/store.js";
 
 /**
  * Finds the sessions that a server has in memory, without a check of every session that it ever had. The fleet notes each

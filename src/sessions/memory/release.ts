@@ -1,3 +1,5 @@
+import type { ServerRecord } from "../../model/server.js";
+import type { SessionRecord } from "../../model/session.js";
 import { isRunning } from "../../pool/server.js";
 import { markEviction } from "../../pool/use-marks.js";
 import { RawConnection } from "../../runtime/client/raw-connection.js";
@@ -5,7 +7,7 @@ import { pause } from "../../runtime/deadline.js";
 import { isLoadedBy } from "../../runtime/history/session-state.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
 import { sessionsOfThisHost } from "../../store/of-this-host.js";
-import type { ServerRecord, SessionRecord, Store } from "../../store/store.js";
+import type { Store } from "../../store/ports.js";
 import { type KeptReason, unloadIdle } from "./eviction.js";
 
 export interface ReleaseContext {
@@ -38,7 +40,7 @@ export async function releaseSessionsOf(user: string, waitMs: number, context: R
   const result: Released = { released: [], kept: [] };
   let left = (await sessionsOfThisHost(store)).filter(({ owner, released }) => owner === user && released !== true);
   for (;;) {
-    const { servers } = await store.readRegistry();
+    const { servers } = await store.registry.read();
     const kept: Released["kept"] = [];
     for (const record of left) {
       const reason = await release(record, servers[record.serverId], context);
@@ -60,7 +62,7 @@ async function release(
   context: ReleaseContext,
 ): Promise<KeptReason | null> {
   const { store } = context;
-  if ((await store.readLease(record.id)) !== null) return "leased";
+  if ((await store.leases.read(record.id)) !== null) return "leased";
   if (server === undefined) return await letGo(record, store);
   // A process that opens the session sets its use marker first and then reads the record. So either it finds the session
   // released, or its marker is found here.
@@ -80,7 +82,7 @@ async function unload({ id }: SessionRecord, server: ServerRecord, answerMs: num
 
 /** @returns why it stays, or null. While it is on its way between hosts, nobody can release it. */
 async function letGo(record: SessionRecord, store: Store): Promise<KeptReason | null> {
-  return await store.updateSession(record.id, (draft) => {
+  return await store.sessions.update(record.id, (draft) => {
     if (draft.host !== record.host || draft.term !== record.term || draft.from !== undefined) return "in use";
     // It was moved to another server here, and nobody has checked whether it is in use there.
     if (draft.serverId !== record.serverId) return "in use";

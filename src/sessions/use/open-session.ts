@@ -1,11 +1,12 @@
 import type { CopilotSession, SessionEvent } from "@github/copilot-sdk";
 import { type FleetError, isFleetError, quote } from "../../errors.js";
+import type { ServerRecord } from "../../model/server.js";
+import type { SessionRecord } from "../../model/session.js";
 import { hasEnded } from "../../pool/server.js";
 import type { ConnectedClient } from "../../runtime/client/connect.js";
 import { runTurn, type TurnOptions, type TurnReply } from "../../runtime/client/turn.js";
 import { abortable, deadline, either } from "../../runtime/deadline.js";
 import { historyBytes, promptsSince } from "../../runtime/history/session-events.js";
-import type { ServerRecord, SessionRecord } from "../../store/store.js";
 import type { LeaseWait } from "../leases/leases.js";
 import type { TurnLease } from "../leases/seen.js";
 import { explained, isStoreTrouble, unreleased } from "../problems.js";

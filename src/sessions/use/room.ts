@@ -1,6 +1,7 @@
 import type { Config } from "../../config/schema.js";
+import type { ServerRecord } from "../../model/server.js";
 import { isTimeout, pause } from "../../runtime/deadline.js";
-import type { ServerRecord, Store } from "../../store/store.js";
+import type { Store } from "../../store/ports.js";
 import { admit } from "../memory/eviction.js";
 import { serverDraining } from "../problems.js";
 

@@ -1,7 +1,7 @@
 import type { FleetError } from "../../errors.js";
+import type { ServerRecord } from "../../model/server.js";
 import { markUse, type UseMark } from "../../pool/use-marks.js";
 import { pause } from "../../runtime/deadline.js";
-import type { ServerRecord } from "../../store/store.js";
 import type { TurnLease } from "../leases/seen.js";
 import { isStoreTrouble, serverDraining, sessionBusy } from "../problems.js";
 

@@ -1,6 +1,6 @@
 import { getSystemErrorMap } from "node:util";
 import { FleetError, quote, systemCode } from "../../errors.js";
-import { SCHEMA } from "../store.js";
+import { SCHEMA } from "../../model/registry.js";
 
 /**
  * Converts an error of the file system into an error of the contract. Other errors (a bug, or a FleetError) are

@@ -1,15 +1,5 @@
 import { type RedisUrl, showRedisUrl } from "../../config/values/redis-url.js";
-import type {
-  Lease,
-  LeaseAnswer,
-  LeaseRequest,
-  Placement,
-  Registry,
-  SessionRecord,
-  Store,
-  TokenRecord,
-  UserPlacement,
-} from "../store.js";
+import type { Store } from "../ports.js";
 import { Connection } from "./link/connection.js";
 import { Epoch } from "./link/epoch.js";
 import { Keys } from "./link/keys.js";
@@ -60,14 +50,12 @@ export function openRedisStore(target: RedisUrl, root: string, options: RedisSto
 class DatabaseStore implements RedisStore {
   readonly kind = "redis";
   readonly hosts: RedisHosts | null;
+  readonly registry: RegistryDocument;
+  readonly sessions: SessionDocuments;
+  readonly leases: RedisLeases;
+  readonly tokens: TokenDocuments;
+  readonly placements: PlacementDocuments;
   readonly #connection: Connection;
-  readonly #registry: RegistryDocument;
-  /** Registry updates from the moment they are requested, because some of them are not in the registry's queue yet. */
-  readonly #updates = new Set<Promise<unknown>>();
-  readonly #sessions: SessionDocuments;
-  readonly #leases: RedisLeases;
-  readonly #tokens: TokenDocuments;
-  readonly #placements: PlacementDocuments;
   readonly #warnings = new Set<string>();
   /** Warnings given so far, because every new connection would repeat them. */
   readonly #warned = new Set<string>();
@@ -88,8 +76,9 @@ class DatabaseStore implements RedisStore {
     const documents = new Documents(connection, keys);
     this.#connection = connection;
     this.hosts = host === null ? null : new RedisHosts({ own: host, instance, connection, keys });
-    this.#registry = new RegistryDocument({
+    this.registry = new RegistryDocument({
       key: keys.registry,
+      hosts: this.hosts,
       isFounding: keys.registry === keys.founding,
       connection,
       documents,
@@ -97,123 +86,15 @@ class DatabaseStore implements RedisStore {
       deadlineMs,
       warn,
     });
-    this.#sessions = new SessionDocuments({ connection, documents, keys, deadlineMs });
-    this.#leases = new RedisLeases(connection, keys);
-    this.#tokens = new TokenDocuments(connection, documents, keys);
-    this.#placements = new PlacementDocuments(connection, documents, keys);
-  }
-
-  async readRegistry(): Promise<Registry> {
-    await this.hosts?.assertOwn();
-    return await this.#registry.read();
-  }
-
-  async updateRegistry<T>(change: (draft: Registry) => T): Promise<T> {
-    const update = this.#updateOwn(change);
-    this.#updates.add(update);
-    try {
-      return await update;
-    } finally {
-      this.#updates.delete(update);
-    }
-  }
-
-  async #updateOwn<T>(change: (draft: Registry) => T): Promise<T> {
-    await this.hosts?.assertOwn();
-    return await this.#registry.update(change);
-  }
-
-  async readSession(id: string): Promise<SessionRecord | null> {
-    return await this.#sessions.read(id);
-  }
-
-  async createSession(record: SessionRecord): Promise<void> {
-    await this.#sessions.create(record);
-  }
-
-  async updateSession<T>(id: string, change: (draft: SessionRecord) => T): Promise<T> {
-    return await this.#sessions.update(id, change);
-  }
-
-  async deleteSession(id: string): Promise<boolean> {
-    return await this.#sessions.delete(id);
-  }
-
-  async deleteSessions(ids: readonly string[], agree: (record: SessionRecord) => boolean): Promise<string[]> {
-    return await this.#sessions.deleteMany(ids, agree);
-  }
-
-  async countSessions(owner: string | null): Promise<number> {
-    return await this.#sessions.count(owner);
-  }
-
-  async listSessions(): Promise<SessionRecord[]> {
-    return await this.#sessions.list();
-  }
-
-  async createToken(record: TokenRecord): Promise<void> {
-    await this.#tokens.create(record);
-  }
-
-  async readToken(id: string): Promise<TokenRecord | null> {
-    return await this.#tokens.read(id);
-  }
-
-  async deleteToken(id: string): Promise<boolean> {
-    return await this.#tokens.delete(id);
-  }
-
-  async listTokens(): Promise<TokenRecord[]> {
-    return await this.#tokens.list();
-  }
-
-  async readPlacement(user: string): Promise<Placement | null> {
-    return await this.#placements.read(user);
-  }
-
-  async recordPlacement(user: string, from: Placement | null, to: Placement): Promise<Placement> {
-    return await this.#placements.record(user, from, to);
-  }
-
-  async listPlacements(): Promise<UserPlacement[]> {
-    return await this.#placements.list();
-  }
-
-  async acquireLease(request: LeaseRequest): Promise<LeaseAnswer> {
-    return await this.#leases.acquire(request);
-  }
-
-  async leaveLeaseQueue(sessionId: string, token: string): Promise<void> {
-    await this.#leases.leave(sessionId, token);
-  }
-
-  async renewLease(sessionId: string, token: string, ttlMs: number): Promise<Lease> {
-    return await this.#leases.renew(sessionId, token, ttlMs);
-  }
-
-  async releaseLease(sessionId: string, token: string): Promise<void> {
-    await this.#leases.release(sessionId, token);
-  }
-
-  async readLease(sessionId: string): Promise<Lease | null> {
-    return await this.#leases.read(sessionId);
-  }
-
-  async checkLease(sessionId: string, token: string): Promise<Lease> {
-    return await this.#leases.check(sessionId, token);
+    this.sessions = new SessionDocuments({ connection, documents, keys, deadlineMs });
+    this.leases = new RedisLeases(connection, keys);
+    this.tokens = new TokenDocuments(connection, documents, keys);
+    this.placements = new PlacementDocuments(connection, documents, keys);
   }
 
   async now(): Promise<number> {
     const [, now] = await this.#connection.run(TELL_TIME, [], []);
     return Number(now);
-  }
-
-  async highestFence(): Promise<number> {
-    return await this.#leases.highestFence();
-  }
-
-  async raiseFences(above: number): Promise<void> {
-    await this.#leases.raiseFences(above);
   }
 
   /**
@@ -231,8 +112,8 @@ class DatabaseStore implements RedisStore {
   }
 
   async close(): Promise<void> {
-    await Promise.allSettled(this.#updates);
-    await this.#sessions.settled();
+    await this.registry.settled();
+    await this.sessions.settled();
     await this.#connection.close();
   }
 

@@ -1,6 +1,6 @@
 import { rename } from "node:fs/promises";
 import { join } from "node:path";
-import { SCHEMA } from "../../store.js";
+import { SCHEMA } from "../../../model/registry.js";
 import { newerError } from "../failures.js";
 import { closeQuietly, scratchName, unlinkQuietly, writeNewFile } from "./durable.js";
 import { readIfThere } from "./head.js";

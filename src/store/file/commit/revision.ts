@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { SCHEMA } from "../../store.js";
+import { SCHEMA } from "../../../model/registry.js";
 
 const NAME = /^(\d{16})\.json$/;
 const NEWLINE = 0x0a;

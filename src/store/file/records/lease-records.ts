@@ -3,9 +3,10 @@ import { rename } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { FleetError, isFleetError, quote, systemCode } from "../../../errors.js";
+import type { Lease, LeaseAnswer, LeaseRequest } from "../../../model/lease.js";
 import { hashToken, leaseLost } from "../../../model/lease-token.js";
 import { assertSessionId, isSessionId } from "../../../model/session-id.js";
-import type { Lease, LeaseAnswer, LeaseRequest } from "../../store.js";
+import type { LeaseStore } from "../../ports.js";
 import { damageWarning, describeDamage } from "../commit/damage.js";
 import { type Base, Document } from "../commit/document.js";
 import { scratchName } from "../commit/durable.js";
@@ -34,7 +35,7 @@ const LONGEST_WAIT_MS = 10_000;
  * One document for each session. The first request for a lease creates it, and it lasts until the session is deleted.
  * So taking a lease costs the same however many sessions there are.
  */
-export class LeaseRecords {
+export class LeaseRecords implements LeaseStore {
   readonly #context: StoreContext;
   readonly #folder: string;
   /** The documents with an update under way. */
@@ -94,13 +95,19 @@ export class LeaseRecords {
     if (released === undefined) throw leaseLost(sessionId);
   }
 
-  read(sessionId: string): Lease | null {
+  async read(sessionId: string): Promise<Lease | null> {
+    this.#context.checkRoot();
+    return this.#current(sessionId);
+  }
+
+  #current(sessionId: string): Lease | null {
     const state = this.#read(sessionId);
     const lease = state && inForce(state, now());
     return lease && viewLease(sessionId, lease);
   }
 
-  check(sessionId: string, token: string): Lease {
+  async check(sessionId: string, token: string): Promise<Lease> {
+    this.#context.checkRoot();
     const state = this.#read(sessionId);
     if (state === null) throw leaseLost(sessionId);
     return viewLease(sessionId, held(state, hashToken(token), now()));
@@ -110,7 +117,8 @@ export class LeaseRecords {
    * The highest fence of all sessions. Uses the current time in place of an unreadable document, because its fences came
    * from the clock, see {@link raiseFences}.
    */
-  highestFence(): number {
+  async highestFence(): Promise<number> {
+    this.#context.checkRoot();
     const fences = this.#ids().map((id) => {
       try {
         return this.#read(id)?.fence ?? 0;
@@ -173,7 +181,7 @@ export class LeaseRecords {
   /** False for an unreadable document, because it is useless to a holder, too. */
   #isHeld(sessionId: string): boolean {
     try {
-      return this.read(sessionId) !== null;
+      return this.#current(sessionId) !== null;
     } catch (error) {
       if (isFleetError(error, "FLEET_STATE_CORRUPT")) return false;
       throw error;

@@ -2,7 +2,8 @@ import { createHash } from "node:crypto";
 import { rename } from "node:fs/promises";
 import { join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
-import type { Placement, UserPlacement } from "../../store.js";
+import type { Placement, UserPlacement } from "../../../model/placement.js";
+import type { PlacementStore } from "../../ports.js";
 import { closeQuietly, makeFolder, scratchName, syncFolder, unlinkQuietly, writeNewFile } from "../commit/durable.js";
 import { listFolder, readIfThere } from "../commit/head.js";
 import { decodeRevision, encodeRevision } from "../commit/revision.js";
@@ -17,7 +18,7 @@ const FILE = /^[0-9a-f]{32}\.json$/;
  * One file for each user. Its name is a digest, so that ids that differ only in case have separate files on any disk.
  * If two processes write at the same time, the later write wins.
  */
-export class PlacementRecords {
+export class PlacementRecords implements PlacementStore {
   readonly #context: StoreContext;
   readonly #folder: string;
 
@@ -27,12 +28,17 @@ export class PlacementRecords {
   }
 
   /** A damaged file counts as missing, so the user is placed again. */
-  read(user: string): Placement | null {
+  async read(user: string): Promise<Placement | null> {
+    this.#context.checkRoot();
+    return this.#read(user);
+  }
+
+  #read(user: string): Placement | null {
     const recorded = this.#readFile(this.#pathOf(user));
     return recorded?.user === user ? recorded.placement : null;
   }
 
-  list(): UserPlacement[] {
+  async list(): Promise<UserPlacement[]> {
     const names = (listFolder(this.#folder)?.others ?? []).filter((name) => FILE.test(name));
     return names.flatMap((name) => this.#readFile(join(this.#folder, name)) ?? []);
   }
@@ -48,7 +54,7 @@ export class PlacementRecords {
   }
 
   async record(user: string, from: Placement | null, to: Placement): Promise<Placement> {
-    const current = this.read(user);
+    const current = this.#read(user);
     if (current !== null && !isDeepStrictEqual(current, from)) return current;
     const { root, ensureRoot } = this.#context;
     ensureRoot();

@@ -1,15 +1,17 @@
 import { lstatSync, readdirSync, type Stats } from "node:fs";
 import { join } from "node:path";
 import { quote } from "../../../errors.js";
-import { EMPTY_REGISTRY, parseRegistry } from "../../../store/registry-data.js";
-import type { Registry } from "../../store.js";
+import type { Registry } from "../../../model/registry.js";
+import { EMPTY_REGISTRY, parseRegistry } from "../../../model/registry.js";
+import type { RegistryStore } from "../../ports.js";
 import { damageWarning, describeDamage } from "../commit/damage.js";
-import type { Base, DocumentSpec } from "../commit/document.js";
+import { type Base, Document, type DocumentSpec } from "../commit/document.js";
 import { makeFolder } from "../commit/durable.js";
 import { type Head, listFolder, readHead } from "../commit/head.js";
 import { type Published, publish, publishedPath, readPublished } from "../commit/published.js";
 import { isQuarantined } from "../commit/quarantine.js";
 import { revisionName } from "../commit/revision.js";
+import { sweepFolder } from "../commit/sweep.js";
 import type { StoreContext } from "../context.js";
 import { corruptError, mediumError, reason } from "../failures.js";
 import { enterPolitely } from "../polite-lock.js";
@@ -88,6 +90,39 @@ export function loadRegistry(root: string, warn: (message: string) => void): Bas
   }
   refuseIfLost(root, head, published);
   return { ...ownTop, rev: 0, next: 1, data: EMPTY_REGISTRY, mend: false };
+}
+
+/** The registry of this machine's fleet: one document, with a copy that people and other programs can read. */
+export class RegistryRecord implements RegistryStore {
+  readonly #context: StoreContext;
+  readonly #document: Document<Registry>;
+  readonly #reader: RegistryReader;
+  #swept = false;
+
+  constructor(context: StoreContext) {
+    this.#context = context;
+    this.#document = new Document(registrySpec(context));
+    this.#reader = new RegistryReader(context.root, context.warn);
+  }
+
+  async read(): Promise<Registry> {
+    this.#context.checkRoot();
+    return this.#reader.read();
+  }
+
+  async update<T>(change: (draft: Registry) => T): Promise<T> {
+    const result = await this.#document.update(change);
+    // Sweep the state folder once. The commits in the folders of records and of the registry sweep those folders.
+    if (!this.#swept) {
+      this.#swept = true;
+      await sweepFolder(this.#context.root);
+    }
+    return result;
+  }
+
+  async settled(): Promise<void> {
+    await this.#document.pending;
+  }
 }
 
 /**

@@ -3,8 +3,9 @@ import { rename } from "node:fs/promises";
 import { join } from "node:path";
 import { setImmediate as yieldToOthers } from "node:timers/promises";
 import { FleetError, isFleetError, quote, systemCode } from "../../../errors.js";
+import type { SessionRecord } from "../../../model/session.js";
 import { assertSessionId, isSessionId } from "../../../model/session-id.js";
-import type { SessionRecord } from "../../store.js";
+import type { SessionStore } from "../../ports.js";
 import { damageWarning, describeDamage } from "../commit/damage.js";
 import { type Base, Document } from "../commit/document.js";
 import { scratchName, syncFolder } from "../commit/durable.js";
@@ -13,6 +14,7 @@ import { createDocument, discard } from "../commit/new-document.js";
 import { raiseTombstone } from "../commit/tombstone.js";
 import type { StoreContext } from "../context.js";
 import { corruptError, mediumError } from "../failures.js";
+import type { LeaseRecords } from "./lease-records.js";
 import { OwnedSessions } from "./owned-sessions.js";
 
 const KEEP = 2;
@@ -24,20 +26,27 @@ const RECORDS_AT_ONCE = 100;
  * nothing but these folders, for two reasons: an id may look like one of the store's scratch names, and a sweep must not
  * have to list 10,000 names. So unfinished creations and deletions are in the state folder itself.
  */
-export class SessionRecords {
+export class SessionRecords implements SessionStore {
   readonly #context: StoreContext;
+  readonly #leases: LeaseRecords;
   readonly #folder: string;
   readonly #owned: OwnedSessions;
   /** The documents with an update under way. */
   readonly #documents = new Map<string, Document<SessionRecord>>();
 
-  constructor(context: StoreContext) {
+  constructor(context: StoreContext, leases: LeaseRecords) {
     this.#context = context;
+    this.#leases = leases;
     this.#folder = join(context.root, "sessions");
     this.#owned = new OwnedSessions(context);
   }
 
-  read(id: string): SessionRecord | null {
+  async read(id: string): Promise<SessionRecord | null> {
+    this.#context.checkRoot();
+    return this.#read(id);
+  }
+
+  #read(id: string): SessionRecord | null {
     const base = this.#load(id);
     return base && parseRecord(base.data);
   }
@@ -81,6 +90,14 @@ export class SessionRecords {
   }
 
   async delete(id: string): Promise<boolean> {
+    this.#context.checkRoot();
+    const deleted = await this.#delete(id);
+    // Delete the lease last, so that its holder keeps it until the record is gone.
+    await this.#leases.delete(id);
+    return deleted;
+  }
+
+  async #delete(id: string): Promise<boolean> {
     const target = this.#folderOf(id);
     const owner = this.#ownerOf(id);
     if (owner === null) return false;
@@ -101,8 +118,9 @@ export class SessionRecords {
     return true;
   }
 
-  /** As {@link Store.deleteSessions}. Syncs to disk once for all of them. */
+  /** Syncs to disk once for all of them. */
   async deleteMany(ids: readonly string[], agree: (record: SessionRecord) => boolean): Promise<string[]> {
+    this.#context.checkRoot();
     if (ids.length === 0 || !existsSync(this.#folder)) return [];
     const trash = join(this.#context.root, scratchName("trash"));
     const deleted: string[] = [];
@@ -154,22 +172,23 @@ export class SessionRecords {
   }
 
   async list(): Promise<SessionRecord[]> {
+    this.#context.checkRoot();
     const records: SessionRecord[] = [];
     const ids = this.#ids();
     for (const [index, id] of ids.entries()) {
       if (index % RECORDS_AT_ONCE === RECORDS_AT_ONCE - 1) await yieldToOthers();
-      const record = this.read(id);
+      const record = this.#read(id);
       if (record !== null) records.push(record);
     }
     return records;
   }
 
-  /** As {@link Store.countSessions}. */
-  count(owner: string | null, limit: number): number {
+  async count(owner: string | null, limit: number): Promise<number> {
+    this.#context.checkRoot();
     if (owner === null) return this.#ids().length;
     return this.#owned.count(owner, limit, (id) => {
       try {
-        return this.read(id)?.owner === owner;
+        return this.#read(id)?.owner === owner;
       } catch (error) {
         // Nobody knows the owner. The record counts until somebody deletes or repairs it.
         if (isFleetError(error, "FLEET_STATE_CORRUPT")) return true;
@@ -257,7 +276,7 @@ export class SessionRecords {
    */
   #ownerOf(id: string): string | null {
     try {
-      return this.read(id)?.owner ?? null;
+      return this.#read(id)?.owner ?? null;
     } catch (error) {
       if (isFleetError(error, "FLEET_STATE_CORRUPT")) return "";
       throw error;

@@ -2,7 +2,8 @@ import { readdirSync } from "node:fs";
 import { link, unlink } from "node:fs/promises";
 import { join } from "node:path";
 import { FleetError, quote, systemCode } from "../../../errors.js";
-import type { TokenRecord } from "../../store.js";
+import type { TokenRecord } from "../../../model/token.js";
+import type { TokenStore } from "../../ports.js";
 import { closeQuietly, makeFolder, scratchName, syncFolder, unlinkQuietly, writeNewFile } from "../commit/durable.js";
 import { readIfThere } from "../commit/head.js";
 import { decodeRevision, encodeRevision } from "../commit/revision.js";
@@ -15,7 +16,7 @@ const NAME = /^([a-z0-9]{1,64})\.json$/;
 const REVISION = 1;
 
 /** One file for each token. `link()` creates it complete and fails if the name exists. `unlink()` deletes it. */
-export class TokenRecords {
+export class TokenRecords implements TokenStore {
   readonly #context: StoreContext;
   readonly #folder: string;
 
@@ -25,7 +26,12 @@ export class TokenRecords {
   }
 
   /** A damaged file is an error and not a missing token, so that people who investigate can distinguish the two. */
-  read(id: string): TokenRecord | null {
+  async read(id: string): Promise<TokenRecord | null> {
+    this.#context.checkRoot();
+    return this.#read(id);
+  }
+
+  #read(id: string): TokenRecord | null {
     if (!ID.test(id)) return null;
     const path = this.#pathOf(id);
     const bytes = readIfThere(path);
@@ -58,6 +64,7 @@ export class TokenRecords {
   }
 
   async delete(id: string): Promise<boolean> {
+    this.#context.checkRoot();
     if (!ID.test(id)) return false;
     try {
       await unlink(this.#pathOf(id));
@@ -69,7 +76,8 @@ export class TokenRecords {
     }
   }
 
-  list(): TokenRecord[] {
+  async list(): Promise<TokenRecord[]> {
+    this.#context.checkRoot();
     let names: string[];
     try {
       names = readdirSync(this.#folder);
@@ -79,7 +87,7 @@ export class TokenRecords {
     }
     return names.flatMap((name) => {
       const id = NAME.exec(name)?.[1];
-      return id === undefined ? [] : (this.read(id) ?? []);
+      return id === undefined ? [] : (this.#read(id) ?? []);
     });
   }
 

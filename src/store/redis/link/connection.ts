@@ -1,8 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { type RedisUrl, showRedisUrl } from "../../../config/values/redis-url.js";
 import type { FleetError } from "../../../errors.js";
-import { EMPTY_REGISTRY } from "../../../store/registry-data.js";
-import { SCHEMA } from "../../store.js";
+import { EMPTY_REGISTRY, SCHEMA } from "../../../model/registry.js";
 import type { Script } from "../scripts/scripts.js";
 import type { Epoch } from "./epoch.js";
 import { corruptError, Demotion, Interruption, unavailable } from "./failures.js";

@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { FleetError, quote } from "../../../errors.js";
-import { SCHEMA } from "../../store.js";
+import { SCHEMA } from "../../../model/registry.js";
 import { corruptError, newerError } from "./failures.js";
 import type { Note } from "./note.js";
 

@@ -1,7 +1,7 @@
 import { type RedisUrl, showRedisUrl } from "../../../config/values/redis-url.js";
 import { redact } from "../../../config/values/text.js";
 import { FleetError, quote, systemCode } from "../../../errors.js";
-import { SCHEMA } from "../../store.js";
+import { SCHEMA } from "../../../model/registry.js";
 
 /**
  * The connection failed, or Redis cannot answer at the moment. Trying again may help. Callers of the store never see

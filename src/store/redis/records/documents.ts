@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import { SCHEMA } from "../../store.js";
+import { SCHEMA } from "../../../model/registry.js";
 import type { Connection } from "../link/connection.js";
 import { corruptError, newerError } from "../link/failures.js";
 import type { Keys } from "../link/keys.js";

@@ -1,5 +1,7 @@
 import { FleetError, isFleetError, quote } from "../../../errors.js";
-import type { HostEntry, HostRecord, Hosts, Registry } from "../../store.js";
+import type { HostEntry, HostRecord } from "../../../model/host.js";
+import type { Registry } from "../../../model/registry.js";
+import type { Hosts } from "../../ports.js";
 import type { Connection } from "../link/connection.js";
 import type { Keys } from "../link/keys.js";
 import { BEAT, FORGET_HOST, LEAVE_HOSTS, LOOK_AT_HOSTS } from "../scripts/host-scripts.js";

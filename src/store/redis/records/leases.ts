@@ -1,7 +1,8 @@
 import { isFleetError } from "../../../errors.js";
+import type { Lease, LeaseAnswer, LeaseRequest } from "../../../model/lease.js";
 import { hashToken, isSameHash, leaseLost } from "../../../model/lease-token.js";
 import { assertSessionId } from "../../../model/session-id.js";
-import type { Lease, LeaseAnswer, LeaseRequest } from "../../store.js";
+import type { LeaseStore } from "../../ports.js";
 import type { Connection } from "../link/connection.js";
 import type { Keys } from "../link/keys.js";
 import { ACQUIRE, LEAVE, LOOK, RAISE, RELEASE, RENEW } from "../scripts/lease-scripts.js";
@@ -20,7 +21,7 @@ interface LeaseReply {
 }
 
 /** Leases by Redis's own clock. Each step is one script. */
-export class RedisLeases {
+export class RedisLeases implements LeaseStore {
   readonly #connection: Connection;
   readonly #keys: Keys;
 

@@ -1,5 +1,6 @@
 import { isDeepStrictEqual } from "node:util";
-import type { Placement, UserPlacement } from "../../store.js";
+import type { Placement, UserPlacement } from "../../../model/placement.js";
+import type { PlacementStore } from "../../ports.js";
 import type { Connection } from "../link/connection.js";
 import type { Keys } from "../link/keys.js";
 import { type Documents, parseObject } from "./documents.js";
@@ -8,7 +9,7 @@ import { type Documents, parseObject } from "./documents.js";
 const AT_ONCE = 200;
 
 /** One key for each user, and a set of all users, which only `list` reads. */
-export class PlacementDocuments {
+export class PlacementDocuments implements PlacementStore {
   readonly #connection: Connection;
   readonly #documents: Documents;
   readonly #keys: Keys;

@@ -1,14 +1,18 @@
-import { EMPTY_REGISTRY } from "../../../store/registry-data.js";
+import type { Registry } from "../../../model/registry.js";
+import { EMPTY_REGISTRY } from "../../../model/registry.js";
 import { applyChanges, type Outcome } from "../../batch.js";
-import type { Registry } from "../../store.js";
+import type { RegistryStore } from "../../ports.js";
 import { UpdateQueue } from "../../update-queue.js";
 import { type Connection, FIRST_REGISTRY } from "../link/connection.js";
 import { busyError, corruptError } from "../link/failures.js";
 import { type Documents, decode, parseObject, type Stored } from "./documents.js";
+import type { RedisHosts } from "./hosts.js";
 import type { WriterLock, WriterTurn } from "./writer-lock.js";
 
 export interface RegistryOptions {
   key: string;
+  /** Null if the fleet has no named hosts. */
+  hosts: RedisHosts | null;
   /** Whether this registry is created together with the epoch. Any other registry is created by its first write. */
   isFounding: boolean;
   connection: Connection;
@@ -22,9 +26,11 @@ export interface RegistryOptions {
 const NONE: Stored = { head: "", revision: 0, data: EMPTY_REGISTRY };
 
 /** The registry of one host, or of a fleet without named hosts. It is one document, which the first write creates. */
-export class RegistryDocument {
+export class RegistryDocument implements RegistryStore {
   readonly #options: RegistryOptions;
   readonly #updates: UpdateQueue<Registry>;
+  /** Updates from the moment they are requested, because some of them are not in the queue yet. */
+  readonly #requested = new Set<Promise<unknown>>();
   /** The writer lock that this process holds, until a commit releases it. */
   #turn: (WriterTurn & { highest: number }) | undefined;
   /** The highest revision seen. A lower one shows that Redis has lost changes. */
@@ -43,12 +49,28 @@ export class RegistryDocument {
   }
 
   async read(): Promise<Registry> {
+    await this.#options.hosts?.assertOwn();
     const highest = this.#highest;
     return this.#parse(this.#found(await this.#read(), highest).data);
   }
 
-  update<T>(change: (draft: Registry) => T): Promise<T> {
-    return this.#updates.update(change);
+  async update<T>(change: (draft: Registry) => T): Promise<T> {
+    const update = this.#update(change);
+    this.#requested.add(update);
+    try {
+      return await update;
+    } finally {
+      this.#requested.delete(update);
+    }
+  }
+
+  async #update<T>(change: (draft: Registry) => T): Promise<T> {
+    await this.#options.hosts?.assertOwn();
+    return await this.#updates.update(change);
+  }
+
+  async settled(): Promise<void> {
+    await Promise.allSettled(this.#requested);
   }
 
   async #enter(): Promise<() => Promise<void>> {

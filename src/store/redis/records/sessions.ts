@@ -1,7 +1,8 @@
 import { FleetError, isFleetError, quote } from "../../../errors.js";
+import type { SessionRecord } from "../../../model/session.js";
 import { assertSessionId } from "../../../model/session-id.js";
 import { applyChanges, type Outcome } from "../../batch.js";
-import type { SessionRecord } from "../../store.js";
+import type { SessionStore } from "../../ports.js";
 import { UpdateQueue } from "../../update-queue.js";
 import type { Connection } from "../link/connection.js";
 import { busyError } from "../link/failures.js";
@@ -22,7 +23,7 @@ export interface SessionsOptions {
  * One key for each record, and a set of all ids, which only `list` reads. So access to one record costs the same
  * however many there are.
  */
-export class SessionDocuments {
+export class SessionDocuments implements SessionStore {
   readonly #options: SessionsOptions;
   /** The queues of sessions with an update under way. */
   readonly #updates = new Map<string, UpdateQueue<SessionRecord>>();
@@ -80,7 +81,7 @@ export class SessionDocuments {
   }
 
   /**
-   * As `Store.deleteSessions`. It leaves the leases, because a holder may be the one who deletes. They expire by
+   * It leaves the leases, because a holder may be the one who deletes. They expire by
    * themselves.
    */
   async deleteMany(ids: readonly string[], agree: (record: SessionRecord) => boolean): Promise<string[]> {
@@ -129,7 +130,6 @@ export class SessionDocuments {
     }
   }
 
-  /** As `Store.countSessions`. */
   async count(owner: string | null): Promise<number> {
     const { documents, keys } = this.#options;
     return await documents.count(owner === null ? keys.sessions : keys.ownedBy(owner));

@@ -1,5 +1,6 @@
 import { FleetError, isFleetError, quote } from "../../../errors.js";
-import type { TokenRecord } from "../../store.js";
+import type { TokenRecord } from "../../../model/token.js";
+import type { TokenStore } from "../../ports.js";
 import type { Connection } from "../link/connection.js";
 import type { Keys } from "../link/keys.js";
 import { type Documents, parseObject } from "./documents.js";
@@ -12,7 +13,7 @@ const AT_ONCE = 200;
  * One key for each token, and a set of all ids, which only `list` reads. A token is issued and revoked but never
  * changed.
  */
-export class TokenDocuments {
+export class TokenDocuments implements TokenStore {
   readonly #connection: Connection;
   readonly #documents: Documents;
   readonly #keys: Keys;

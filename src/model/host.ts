@@ -1,0 +1,24 @@
+/** The facts that a host publishes about itself. */
+export interface HostEntry {
+  /** `host:port` at which other hosts reach its front door; null if it has none. */
+  door: string | null;
+  /** `draining`: the fleet places no more users there. */
+  state: "serving" | "draining";
+  /** When its `serve` started (ISO 8601, UTC). */
+  startedAt: string;
+  /** The folder for session state that all hosts mount; null if the host uses its own disk. */
+  storage: string | null;
+  /** The number that the host wrote into that folder, so that others can verify that they mount the same folder. */
+  beacon?: string | null;
+}
+
+export interface HostRecord extends HostEntry {
+  name: string;
+  instance: string;
+  /** Grows each time the host enters the directory. Other hosts may have taken what it had in an earlier term. */
+  term: number;
+  /** Whether its last heartbeat has expired. */
+  gone: boolean;
+  /** How long the host still counts as alive, in milliseconds; 0 if it is gone. */
+  remainingMs: number;
+}

@@ -1,0 +1,44 @@
+/** A time-bounded right to use one session. It outlives the process that took it. */
+export interface Lease {
+  sessionId: string;
+  /** The user who holds it. */
+  holder: string;
+  /**
+   * Grows with each lease on a session of this id, even if the session was deleted and created again in between. The
+   * fleet refuses a holder that presents an older fence.
+   */
+  fence: number;
+  /**
+   * ISO 8601, UTC, for people. The fleet decides by `remainingMs`, which does not depend on jumps of the wall clock.
+   */
+  acquiredAt: string;
+  expiresAt: string;
+  remainingMs: number;
+  ttlMs: number;
+  /** The reason for taking it from the previous holder; null if nobody held it. */
+  stealReason: string | null;
+  /** No process holds it. `lock` took it without a command to run, and it lasts until `unlock` or until it expires. */
+  detached?: true;
+}
+
+export interface LeaseRequest {
+  sessionId: string;
+  holder: string;
+  /**
+   * A secret that the caller made up. It names this request and, once granted, the lease. The store keeps only its
+   * hash.
+   */
+  token: string;
+  ttlMs: number;
+  /** How long the place in the queue lasts without another call, in milliseconds. */
+  placeMs: number;
+  /** Takes the lease at once, regardless of its holder and of other waiters. */
+  steal?: { reason: string };
+  /** As in {@link Lease}. */
+  detached?: true;
+}
+
+export type LeaseAnswer =
+  | { granted: true; lease: Lease }
+  /** `lease` is the lease in force, if any. `ahead` is the number of waiters that come first. */
+  | { granted: false; lease: Lease | null; ahead: number };

@@ -1,0 +1,42 @@
+import type { ProcessIdentity } from "./process.js";
+import type { ServerRecord } from "./server.js";
+
+/**
+ * The version of the recorded shapes below. The fleet refuses a store that a newer version wrote, and does not touch
+ * it.
+ */
+export const SCHEMA = 1;
+
+export interface Registry {
+  /** By server id. */
+  servers: Record<string, ServerRecord>;
+  /** How many users were placed by `round-robin` so far. Absent: none. */
+  placed?: number;
+  /** The supervisors of the hosts. An entry whose process has died counts as absent. */
+  supervisors?: SupervisorRecord[];
+  /**
+   * Since when the pool admits nothing new, because of the command `drain` (ISO 8601, UTC). Absent: the pool is open.
+   */
+  drainedAt?: string;
+}
+
+/** A `serve` process. */
+export interface SupervisorRecord {
+  process: ProcessIdentity;
+  state: "serving" | "draining";
+  /** ISO 8601, UTC. */
+  startedAt: string;
+  /** `host:port` of its metrics and health endpoints; null if it has none. */
+  metrics: string | null;
+  /** `host:port` of its front door; absent or null if it has none. */
+  door?: string | null;
+}
+
+/** The registry before the first write. */
+export const EMPTY_REGISTRY = JSON.stringify({ servers: {} } satisfies Registry);
+
+/** `servers` has no prototype, because a server id may be `__proto__` or `constructor`. */
+export function parseRegistry(data: string): Registry {
+  const registry = JSON.parse(data) as Registry;
+  return { ...registry, servers: Object.assign(Object.create(null), registry.servers) };
+}

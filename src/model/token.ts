@@ -1,0 +1,29 @@
+/** The record of a token that a client presents at the front door. It never contains the token itself. */
+export interface TokenRecord {
+  /**
+   * `host`: the token identifies another host of the fleet and is valid for one connection. Absent: it identifies a
+   * user.
+   */
+  role?: "host";
+  /** For a host's token: the only host whose front door accepts it. */
+  door?: string;
+  /** The fleet made the token for one connection and deletes it with the connection. An expired one is a left-over. */
+  passing?: true;
+  /**
+   * For a passing token: the user's turns in this session run under the lease with this fence. The process that
+   * recorded the token has proved to the store that it has the lease's token.
+   */
+  lease?: { sessionId: string; fence: number };
+  /** 1 to 64 lower-case letters and digits. The id is part of the token, so that looking up a token takes one read. */
+  id: string;
+  /**
+   * The user that the token identifies. For a host's token: `host:` and the host's name, which is not a valid user id.
+   */
+  user: string;
+  /** SHA-256 of the whole token, in hex. A plain hash is safe, because a token has 256 random bits. */
+  sha256: string;
+  /** ISO 8601, UTC. */
+  createdAt: string;
+  /** When the token expires; null: it is valid until it is revoked. */
+  expiresAt: string | null;
+}
