@@ -1,15 +1,16 @@
 /**
  * Measures the costs and the benefits of the front door. It compares the latency of the unmodified SDK through the door
- * and directly at the server, and of the best direct client. It streams to many clients at once in both ways, and it
- * measures the memory of idle clients. The door and the model run as separate processes. The benchmark and its servers
- * end within 20 minutes.
+ * and directly at the server, and of the best direct client. It counts the turns of many clients and streams to many
+ * clients at once, both through the door and directly, and it measures the memory of idle clients. The door and the
+ * model run as separate processes. The benchmark and its servers end within 20 minutes.
  *
- * Run: npx tsx bench/gateway.ts [all|latency|streaming|memory] [clients sessions words rounds]
+ * Run: npx tsx bench/gateway.ts [all|latency|throughput|streaming|memory] [clients sessions words rounds]
  */
 import { measureLatency } from "./gateway/latency.js";
 import { measureMemory } from "./gateway/memory.js";
 import { type PartProcess, startPart } from "./gateway/processes.js";
 import { measureStreaming } from "./gateway/streaming.js";
+import { measureThroughput } from "./gateway/throughput.js";
 import { printMachine, withState } from "./measure.js";
 
 const LIMIT_MS = 20 * 60 * 1000;
@@ -33,12 +34,13 @@ async function withModel(use: (env: NodeJS.ProcessEnv, folder: string, model: Pa
       };
       await use(env, folder, model);
     },
-    { limitMs: LIMIT_MS / 3 },
+    { limitMs: LIMIT_MS / 4 },
   );
 }
 
 printMachine();
 if (isWanted("latency")) await withModel(measureLatency);
+if (isWanted("throughput")) await withModel(measureThroughput);
 if (isWanted("streaming")) {
   const size = { clients, sessions, words, rounds };
   await withModel(async (env, folder, model) => await measureStreaming(env, folder, model, size));
