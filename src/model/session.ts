@@ -37,3 +37,43 @@ export interface SessionRecord {
   /** The number of turns that went through the fleet. A session with at least one must have a history on disk. */
   turns: number;
 }
+
+/** The choices of a user who creates a session. */
+export interface NewSession {
+  id: string;
+  owner: string;
+  purpose?: string | undefined;
+  /** Other users who may use it. With a list, even an empty one, the session is collaborative. */
+  members?: readonly string[] | undefined;
+  model?: string | null | undefined;
+  ttlMs?: number | undefined;
+  /** The process that uses it, if it is deleted when that use ends. */
+  ephemeralUse?: SessionUser | undefined;
+}
+
+/** The record of a session that has not had a turn. @param place the server that has it, and the host of that server */
+export function newSessionRecord(
+  { id, owner, purpose, members, model, ttlMs, ephemeralUse }: NewSession,
+  place: Pick<SessionRecord, "serverId" | "host" | "term">,
+): SessionRecord {
+  const now = new Date().toISOString();
+  return {
+    id,
+    owner,
+    purpose: purpose ?? null,
+    kind: members === undefined ? "private" : "collaborative",
+    members: [...(members ?? [])],
+    persistence: ephemeralUse === undefined ? "persistent" : "ephemeral",
+    ...place,
+    model: model ?? null,
+    createdAt: now,
+    lastUsedAt: now,
+    ttlMs: ttlMs ?? null,
+    usedBy: ephemeralUse ?? null,
+    turns: 0,
+  };
+}
+
+export function mayUse({ owner, members }: SessionRecord, user: string): boolean {
+  return owner === user || members.includes(user);
+}

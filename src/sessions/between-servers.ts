@@ -2,7 +2,7 @@ import type { ServerRecord } from "../model/server.js";
 import type { SessionRecord } from "../model/session.js";
 import type { Pool } from "../pool/pool.js";
 import { isRunning } from "../pool/server.js";
-import { isUsed, markEviction } from "../pool/use-marks.js";
+import { isUsed, setEvictionMarker } from "../pool/use-markers.js";
 import { isLoadedBy } from "../runtime/history/session-state.js";
 import type { Store } from "../store/ports.js";
 import type { TurnLease } from "./leases/seen.js";
@@ -45,8 +45,8 @@ export async function serverUnderLease(
     return await pool.shared(record.serverId, { signal });
   const target = holder ?? (await pool.sharedServerFor(user, { signal })).server;
   if (target.id === record.serverId) return target;
-  using mark = last && markEviction(last, id);
-  if (mark === null || (last !== undefined && isLoaded(last, id)))
+  using marker = last && setEvictionMarker(last, id);
+  if (marker === null || (last !== undefined && isLoaded(last, id)))
     return await pool.shared(record.serverId, { signal });
   await lease.check();
   await store.sessions.update(id, (draft) => {

@@ -1,6 +1,6 @@
 import { FleetError, quote } from "../errors.js";
 import type { ServerRecord } from "../model/server.js";
-import type { SessionRecord } from "../model/session.js";
+import { newSessionRecord, type SessionRecord } from "../model/session.js";
 import { pause } from "../runtime/deadline.js";
 import { readSessionFolder } from "../runtime/history/session-state.js";
 import type { Store } from "../store/ports.js";
@@ -82,18 +82,8 @@ export function holders(
 export function foundRecord(server: ServerRecord, id: string): SessionRecord {
   const folder = readSessionFolder(server.home, id);
   return {
-    id,
-    owner: server.user ?? "",
-    purpose: null,
-    kind: "private",
-    members: [],
-    persistence: "persistent",
-    serverId: server.id,
-    model: null,
+    ...newSessionRecord({ id, owner: server.user ?? "" }, { serverId: server.id }),
     createdAt: (folder?.createdAt ?? new Date()).toISOString(),
     lastUsedAt: (folder?.modifiedAt ?? new Date()).toISOString(),
-    ttlMs: null,
-    usedBy: null,
-    turns: 0,
   };
 }

@@ -9,7 +9,7 @@ import { newSessionId } from "../model/ids.js";
 import type { Lease } from "../model/lease.js";
 import type { Registry } from "../model/registry.js";
 import type { ServerRecord } from "../model/server.js";
-import type { SessionRecord, SessionUser } from "../model/session.js";
+import { mayUse, newSessionRecord, type SessionRecord, type SessionUser } from "../model/session.js";
 import { resolveGitHubToken, tokenSourceFromConfig } from "../models/github-token.js";
 import { admits, closedBy, poolDraining } from "../pool/admission.js";
 import type { Clients } from "../pool/clients.js";
@@ -90,29 +90,15 @@ export class Sessions implements SessionKeeper {
    */
   async create(options: CreateOptions): Promise<OpenSession> {
     const { store } = this.#context;
-    const now = new Date().toISOString();
     const id = options.id ?? newSessionId(options.purpose ?? null);
     // Before starting anything, refuse an id that is taken and a model that cannot be used.
     if ((await store.sessions.read(id)) !== null) throw sessionExists(id);
     await this.assertRoom(options.user);
     await this.#context.provider();
     const server = await this.serverForNew(options);
-    const record: SessionRecord = {
-      id,
-      owner: options.user,
-      purpose: options.purpose ?? null,
-      kind: options.members === undefined ? "private" : "collaborative",
-      members: [...(options.members ?? [])],
-      persistence: options.ephemeral === true ? "ephemeral" : "persistent",
-      serverId: server.id,
-      ...(await this.#context.directory.ownership()),
-      model: options.model ?? null,
-      createdAt: now,
-      lastUsedAt: now,
-      ttlMs: options.ttlMs ?? null,
-      usedBy: options.ephemeral === true ? this.#ownUse() : null,
-      turns: 0,
-    };
+    const ephemeralUse = options.ephemeral === true ? ownUse(this.#context.directory) : undefined;
+    const place = { serverId: server.id, ...(await this.#context.directory.ownership()) };
+    const record = newSessionRecord({ ...options, id, owner: options.user, ephemeralUse }, place);
     // Look first, because the runtime silently continues a session that it finds on its disk under this id.
     if (readSessionFolder(server.home, record.id) !== null) throw sessionExists(record.id);
     await this.record(record);
@@ -173,7 +159,7 @@ export class Sessions implements SessionKeeper {
     const open = await this.#open(record, server, options);
     if (record.persistence === "ephemeral") {
       await this.#context.store.sessions.update(id, (draft) => {
-        draft.usedBy = this.#ownUse();
+        draft.usedBy = ownUse(this.#context.directory);
       });
     }
     return open;
@@ -247,10 +233,6 @@ export class Sessions implements SessionKeeper {
       await open.close();
     }
     return { ...before, state: "gone", sizeBytes: 0 };
-  }
-
-  #ownUse(): SessionUser {
-    return ownUse(this.#context.directory);
   }
 
   /**
@@ -590,8 +572,4 @@ export function ownUse({ own }: HostDirectory): SessionUser {
  */
 function turnLeaseMs({ lock, host }: Config, { hosts }: Store): number {
   return hosts === null ? lock.ttlMs : Math.min(lock.ttlMs, host.ttlMs);
-}
-
-export function mayUse(record: SessionRecord, user: string): boolean {
-  return record.owner === user || record.members.includes(user);
 }

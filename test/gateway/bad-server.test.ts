@@ -1,7 +1,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { usedSessions } from "../../src/pool/use-marks.js";
+import { usedSessions } from "../../src/pool/use-markers.js";
 import { eventually, fake, killed } from "../fixtures/fault-fleet.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 import { DoorFleet } from "./harness.js";

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { unloadAtOnce } from "../../src/pool/stop/unload.js";
-import { markUse } from "../../src/pool/use-marks.js";
+import { setUseMarker } from "../../src/pool/use-markers.js";
 import { eventually } from "../fixtures/fault-fleet.js";
 import { historyFiles, readHistory } from "../fixtures/session-history.js";
 import { DoorFleet } from "./harness.js";
@@ -76,7 +76,7 @@ describe("a session that its lease's holder takes to another shared server", () 
     const before = await serverOf(id);
     const lease = await at.fleet.lockSession(id, { user: "ann" });
     {
-      using _used = await markUse(before, id, NO_WAIT);
+      using _used = await setUseMarker(before, id, NO_WAIT);
       // The refused turns ask for no placement either, because that would change the placement of others.
       const next = (await at.fleet.route("cid")).serverId;
       // Try twice, because one of two turns would be placed on the other server.

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { usedSessions } from "../../src/pool/use-marks.js";
+import { usedSessions } from "../../src/pool/use-markers.js";
 import { eventually, fake, killed } from "../fixtures/fault-fleet.js";
 import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";

@@ -10,7 +10,7 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { markUse } from "../../src/pool/use-marks.js";
+import { setUseMarker } from "../../src/pool/use-markers.js";
 import { listSessionFolders } from "../../src/runtime/history/session-state.js";
 import { ownIdentity } from "../../src/runtime/process/process-table.js";
 import { meddling } from "../fixtures/altered-store.js";
@@ -201,7 +201,7 @@ describe("sessions that gc skips with a reason", () => {
     await state.session("s1", "held");
     const server = serverRecord("s1", { home: state.home("s1") });
     {
-      using _use = await markUse(server, "held", NO_WAIT);
+      using _use = await setUseMarker(server, "held", NO_WAIT);
       expect(await state.gc()).toMatchObject({ deleted: [], skipped: [{ id: "held", reason: "in-use" }] });
     }
     expect(idsOf((await state.gc()).deleted)).toEqual(["held"]);
@@ -237,7 +237,7 @@ describe("sessions that gc skips with a reason", () => {
       await state.server("s1");
       const before = await state.session("s1", "held");
       const server = serverRecord("s1", { home: state.home("s1") });
-      const store = meddling(state.store, "sessions", "deleteMany", () => markUse(server, "held", NO_WAIT));
+      const store = meddling(state.store, "sessions", "deleteMany", () => setUseMarker(server, "held", NO_WAIT));
       expect(await state.gc({ store })).toMatchObject({ deleted: [], skipped: [{ id: "held", reason: "in-use" }] });
       expect(await record(state)).toEqual(before);
     });

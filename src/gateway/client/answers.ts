@@ -1,6 +1,6 @@
 import { compareText } from "../../config/values/text.js";
 import { FleetError, quote } from "../../errors.js";
-import type { SessionRecord } from "../../model/session.js";
+import { mayUse, type SessionRecord } from "../../model/session.js";
 import { readSessionFolder } from "../../runtime/history/session-state.js";
 import { sessionLocked } from "../../sessions/problems.js";
 import type { DoorContext } from "../context.js";
@@ -194,7 +194,7 @@ export class Answers {
 
   async #visible(): Promise<SessionRecord[]> {
     const { store, user } = this.#context;
-    return (await store.sessions.list()).filter(({ owner, members }) => owner === user || members.includes(user));
+    return (await store.sessions.list()).filter((record) => mayUse(record, user));
   }
 }
 

@@ -2,7 +2,7 @@ import { FleetError, quote } from "../../errors.js";
 import { sessionMoved } from "../../hosts/problems.js";
 import { newSessionId, validateSessionId } from "../../model/ids.js";
 import type { ServerRecord } from "../../model/server.js";
-import type { SessionRecord } from "../../model/session.js";
+import { newSessionRecord, type SessionRecord } from "../../model/session.js";
 import { isRunning, serverIdOf } from "../../pool/server.js";
 import { RpcError } from "../../runtime/client/raw-connection.js";
 import { deadline, isTimeout } from "../../runtime/deadline.js";
@@ -109,23 +109,9 @@ export class Opener {
     await sessions.assertRoom(user);
     const server = await this.homeServer();
     if (readSessionFolder(server.home, id) !== null) throw sessionExists(id);
-    const now = new Date().toISOString();
-    const record: SessionRecord = {
-      id,
-      owner: user,
-      purpose: null,
-      kind: "private",
-      members: [],
-      persistence: "persistent",
-      serverId: server.id,
-      ...(await this.#context.directory.ownership()),
-      model: typeof asked.model === "string" ? asked.model : null,
-      createdAt: now,
-      lastUsedAt: now,
-      ttlMs: null,
-      usedBy: null,
-      turns: 0,
-    };
+    const place = { serverId: server.id, ...(await this.#context.directory.ownership()) };
+    const model = typeof asked.model === "string" ? asked.model : null;
+    const record = newSessionRecord({ id, owner: user, model }, place);
     await sessions.record(record);
     await sessions.clearPlace(id, server);
     return record;

@@ -2,7 +2,7 @@ import type { Config } from "../../config/schema.js";
 import { isFleetError } from "../../errors.js";
 import { hostAway, sessionMoved } from "../../hosts/problems.js";
 import type { HostRecord } from "../../model/host.js";
-import type { SessionRecord } from "../../model/session.js";
+import { newSessionRecord, type SessionRecord } from "../../model/session.js";
 import { serverIdOf } from "../../pool/server.js";
 import { abortable, isTimeout } from "../../runtime/deadline.js";
 import type { Leases } from "../../sessions/leases/leases.js";
@@ -51,24 +51,9 @@ export class RemoteSessions {
     if (!isRandom && (await isThere(there, id, user, signal))) throw sessionExists(id);
     const serverId =
       config.isolation === "shared" ? (await there.serverFor(user, {}, { signal })).id : serverIdOf(user);
-    const now = new Date().toISOString();
-    const record: SessionRecord = {
-      id,
-      owner: user,
-      purpose: options.purpose ?? null,
-      kind: options.members === undefined ? "private" : "collaborative",
-      members: [...(options.members ?? [])],
-      persistence: options.ephemeral === true ? "ephemeral" : "persistent",
-      serverId,
-      host: host.name,
-      ...(directory.isShared ? { term: host.term } : {}),
-      model: options.model ?? null,
-      createdAt: now,
-      lastUsedAt: now,
-      ttlMs: options.ttlMs ?? null,
-      usedBy: options.ephemeral === true ? ownUse(directory) : null,
-      turns: 0,
-    };
+    const ephemeralUse = options.ephemeral === true ? ownUse(directory) : undefined;
+    const place = { serverId, host: host.name, ...(directory.isShared ? { term: host.term } : {}) };
+    const record = newSessionRecord({ ...options, owner: user, ephemeralUse }, place);
     await sessions.record(record);
     try {
       return await this.#open(record, host, options);

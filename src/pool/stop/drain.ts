@@ -6,7 +6,7 @@ import { abortable, deadline } from "../../runtime/deadline.js";
 import { endsInsideTurn } from "../../runtime/history/session-events.js";
 import { listLoaded } from "../../runtime/history/session-state.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
-import { usedSessions } from "../use-marks.js";
+import { usedSessions } from "../use-markers.js";
 
 const POLL_MS = 50;
 /** How many times in a row a server may fail to answer before it counts as hung. */

@@ -1,6 +1,6 @@
 import type { ServerRecord } from "../../model/server.js";
 import { isClaimed } from "../../pool/recover/mend.js";
-import { usedSessions } from "../../pool/use-marks.js";
+import { usedSessions } from "../../pool/use-markers.js";
 import { connectionsTo } from "../../runtime/process/process-table.js";
 import { knownLoaded } from "../../sessions/memory/loaded.js";
 import type { ServeContext } from "../context.js";

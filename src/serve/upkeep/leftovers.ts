@@ -2,7 +2,7 @@ import type { ServerRecord } from "../../model/server.js";
 import { isSessionId } from "../../model/session-id.js";
 import { isClaimed } from "../../pool/recover/mend.js";
 import { loadedSessions } from "../../pool/stop/drain.js";
-import { usedSessions } from "../../pool/use-marks.js";
+import { usedSessions } from "../../pool/use-markers.js";
 import { isLoadedBy } from "../../runtime/history/session-state.js";
 import type { LaunchedProcess } from "../../runtime/process/process-table.js";
 import { endProcesses } from "../../runtime/process/stop.js";

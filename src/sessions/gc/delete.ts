@@ -4,7 +4,7 @@ import type { Registry } from "../../model/registry.js";
 import type { SessionRecord } from "../../model/session.js";
 import { mapConcurrently } from "../../pool/concurrency.js";
 import { isRunning } from "../../pool/server.js";
-import { usedSessions } from "../../pool/use-marks.js";
+import { usedSessions } from "../../pool/use-markers.js";
 import { claimedBy } from "../../runtime/history/session-state.js";
 import type { Store } from "../../store/ports.js";
 import { type HostsSeen, isInUse, measureFolder } from "./age.js";

@@ -3,7 +3,7 @@ import { FleetError, option } from "../../errors.js";
 import type { ServerRecord } from "../../model/server.js";
 import { isRunning } from "../../pool/server.js";
 import { loadedSessions } from "../../pool/stop/drain.js";
-import { markEviction, markUse, usedSessions } from "../../pool/use-marks.js";
+import { setEvictionMarker, setUseMarker, usedSessions } from "../../pool/use-markers.js";
 import { RawConnection, RpcError } from "../../runtime/client/raw-connection.js";
 import { deadline, isTimeout } from "../../runtime/deadline.js";
 import { isLoadedBy, lastWrite } from "../../runtime/history/session-state.js";
@@ -47,7 +47,7 @@ export async function admit(server: ServerRecord, id: string, options: Admission
   const until = performance.now() + options.waitMs;
   for (;;) {
     // Set the marker before counting. If two callers come at the same time, the later one then counts both.
-    const mark = await markUse(server, id, { waitMs: until - performance.now(), signal: options.signal });
+    const mark = await setUseMarker(server, id, { waitMs: until - performance.now(), signal: options.signal });
     if (mark === null) throw sessionBusy(id);
     try {
       const active = new Set([...knownLoaded(server), ...usedSessions(server), id]);
@@ -157,8 +157,8 @@ async function unloadOne(
   const pid = isRunning(server) ? server.process?.pid : undefined;
   if (pid === undefined || !isLoadedBy(server.home, id, pid)) return "not active";
   if ((await store.leases.read(id)) !== null) return "leased";
-  using mark = markEviction(server, id);
-  if (mark === null) return "in use";
+  using marker = setEvictionMarker(server, id);
+  if (marker === null) return "in use";
   return await unloadIdle(id, connection);
 }
 

@@ -1,7 +1,7 @@
 import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
 import { isRunning } from "../../pool/server.js";
-import { markEviction } from "../../pool/use-marks.js";
+import { setEvictionMarker } from "../../pool/use-markers.js";
 import { RawConnection } from "../../runtime/client/raw-connection.js";
 import { pause } from "../../runtime/deadline.js";
 import { isLoadedBy } from "../../runtime/history/session-state.js";
@@ -66,8 +66,8 @@ async function release(
   if (server === undefined) return await letGo(record, store);
   // A process that opens the session sets its use marker first and then reads the record. So either it finds the session
   // released, or its marker is found here.
-  using mark = markEviction(server, record.id);
-  if (mark === null) return "in use";
+  using marker = setEvictionMarker(server, record.id);
+  if (marker === null) return "in use";
   if (!(await unload(record, server, context.answerMs))) return "in a turn";
   return await letGo(record, store);
 }

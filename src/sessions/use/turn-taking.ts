@@ -1,6 +1,6 @@
 import type { FleetError } from "../../errors.js";
 import type { ServerRecord } from "../../model/server.js";
-import { markUse, type UseMark } from "../../pool/use-marks.js";
+import { setUseMarker, type UseMarker } from "../../pool/use-markers.js";
 import { pause } from "../../runtime/deadline.js";
 import type { TurnLease } from "../leases/seen.js";
 import { isStoreTrouble, serverDraining, sessionBusy } from "../problems.js";
@@ -71,11 +71,11 @@ async function giveBack(lease: TurnLease, turn: TurnTaking): Promise<void> {
 }
 
 /** Sets the use marker on the session's server. If that server is being drained, tries again with its successor. */
-async function markAdmitted(turn: TurnTaking, lease: TurnLease | undefined): Promise<UseMark> {
+async function markAdmitted(turn: TurnTaking, lease: TurnLease | undefined): Promise<UseMarker> {
   const until = performance.now() + turn.waitMs;
   for (;;) {
     const server = await turn.server(lease);
-    const mark = await markUse(server, turn.sessionId, { waitMs: until - performance.now(), signal: turn.signal });
+    const mark = await setUseMarker(server, turn.sessionId, { waitMs: until - performance.now(), signal: turn.signal });
     if (mark === null) throw sessionBusy(turn.sessionId);
     try {
       if (await turn.admitted(server)) return mark;
@@ -90,7 +90,7 @@ async function markAdmitted(turn: TurnTaking, lease: TurnLease | undefined): Pro
 }
 
 /** Waits for an earlier turn without a lease, or for a load. No other turn begins, because this one has the lease. */
-async function untilAlone(mark: UseMark, { sessionId, waitMs, signal }: TurnTaking): Promise<void> {
+async function untilAlone(mark: UseMarker, { sessionId, waitMs, signal }: TurnTaking): Promise<void> {
   const until = performance.now() + waitMs;
   while (mark.isShared()) {
     if (performance.now() > until) throw sessionBusy(sessionId);

@@ -23,7 +23,7 @@ function folderOf(server: ServerRecord): string {
   return join(dirname(server.home), "uses");
 }
 
-export interface UseMark extends Disposable {
+export interface UseMarker extends Disposable {
   /** Whether the session has another use marker. */
   isShared(): boolean;
 }
@@ -34,61 +34,61 @@ export interface UseMark extends Disposable {
  *
  * @throws the signal's own reason when it aborts.
  */
-export async function markUse(
+export async function setUseMarker(
   server: ServerRecord,
   sessionId: string,
   { waitMs, signal }: { waitMs: number; signal: AbortSignal | undefined },
-): Promise<UseMark | null> {
+): Promise<UseMarker | null> {
   const until = performance.now() + waitMs;
-  const mark = writeMark(server, sessionId, "use");
+  const marker = writeMarker(server, sessionId, "use");
   try {
-    while (isMarked(server, sessionId, "evict")) {
+    while (hasMarker(server, sessionId, "evict")) {
       if (performance.now() > until) {
-        mark[Symbol.dispose]();
+        marker[Symbol.dispose]();
         return null;
       }
       await pause(EVICTION_POLL_MS, signal);
     }
   } catch (error) {
-    mark[Symbol.dispose]();
+    marker[Symbol.dispose]();
     throw error;
   }
-  return { ...mark, isShared: () => isMarked(server, sessionId, "use", mark.name) };
+  return { ...marker, isShared: () => hasMarker(server, sessionId, "use", marker.name) };
 }
 
 /** Sets an eviction marker, which stays until it is disposed. Returns null if the session is in use. */
-export function markEviction(server: ServerRecord, sessionId: string): Disposable | null {
-  const mark = writeMark(server, sessionId, "evict");
+export function setEvictionMarker(server: ServerRecord, sessionId: string): Disposable | null {
+  const marker = writeMarker(server, sessionId, "evict");
   try {
-    if (!isMarked(server, sessionId, "use")) return mark;
+    if (!hasMarker(server, sessionId, "use")) return marker;
   } catch (error) {
     // A marker left behind would block the session for as long as this process lives.
-    mark[Symbol.dispose]();
+    marker[Symbol.dispose]();
     throw error;
   }
-  mark[Symbol.dispose]();
+  marker[Symbol.dispose]();
   return null;
 }
 
 /** Whether a live process uses the session: it is being opened or in a turn. */
 export function isUsed(server: ServerRecord, sessionId: string): boolean {
-  return isMarked(server, sessionId, "use");
+  return hasMarker(server, sessionId, "use");
 }
 
 /** Sessions that live processes use: they are being opened or in a turn. */
 export function usedSessions(server: ServerRecord): Set<string> {
   // Check all markers, so that those of dead processes are removed even if nobody uses their session again.
-  const marks = [...liveMarks(server, () => true)];
-  return new Set(marks.filter(({ kind }) => kind === "use").map(({ sessionId }) => sessionId));
+  const markers = [...liveMarkers(server, () => true)];
+  return new Set(markers.filter(({ kind }) => kind === "use").map(({ sessionId }) => sessionId));
 }
 
 /** Called in every turn, so it does not check the processes of other sessions' markers. */
-function isMarked(server: ServerRecord, sessionId: string, wanted: Kind, except?: string): boolean {
-  const marks = liveMarks(server, (id, kind, name) => id === sessionId && kind === wanted && name !== except);
-  return marks.next().done !== true;
+function hasMarker(server: ServerRecord, sessionId: string, wanted: Kind, except?: string): boolean {
+  const markers = liveMarkers(server, (id, kind, name) => id === sessionId && kind === wanted && name !== except);
+  return markers.next().done !== true;
 }
 
-function writeMark(server: ServerRecord, sessionId: string, kind: Kind): Disposable & { name: string } {
+function writeMarker(server: ServerRecord, sessionId: string, kind: Kind): Disposable & { name: string } {
   const folder = folderOf(server);
   const { pid, startTicks, bootId } = ownIdentity();
   const name = [sessionId, kind, pid, startTicks, bootId, sequence++].join(SEPARATOR);
@@ -104,7 +104,7 @@ function writeMark(server: ServerRecord, sessionId: string, kind: Kind): Disposa
 }
 
 /** Yields the wanted markers of live processes. Removes the wanted markers of dead processes. */
-function* liveMarks(
+function* liveMarkers(
   server: ServerRecord,
   isWanted: (sessionId: string, kind: string | undefined, name: string) => boolean,
 ): Generator<{ sessionId: string; kind: string | undefined }> {
