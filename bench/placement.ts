@@ -6,7 +6,7 @@
  */
 import { planRebalance } from "../src/hosts/rebalance.js";
 import type { HostRecord } from "../src/model/host.js";
-import { rendezvous } from "../src/pool/start/rendezvous.js";
+import { rendezvousChoice } from "../src/pool/placement.js";
 
 const count = Number(process.argv[2] ?? 10_000);
 const users = Array.from({ length: count }, (_, index) => `user-${index}@example.com`);
@@ -26,7 +26,10 @@ function hosts(names: readonly string[]): HostRecord[] {
 }
 
 function show(title: string, before: readonly string[], after: readonly string[]): void {
-  const placements = users.map((user) => ({ user, placement: { host: rendezvous(user, before), serverId: null } }));
+  const placements = users.map((user) => ({
+    user,
+    placement: { host: rendezvousChoice(user, before), serverId: null },
+  }));
   const plan = planRebalance({ hosts: hosts(after), placements, sessions: [], isShared: true });
   const even = count / after.length;
   const loads = plan.hosts.filter(({ takesUsers }) => takesUsers).map(({ planned }) => planned / even - 1);

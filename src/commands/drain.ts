@@ -3,7 +3,7 @@ import { FleetCommand } from "../cli/base-command.js";
 import { durationFlag, usage } from "../cli/flags/flags.js";
 import { selectionArgs, selectServers } from "../cli/flags/select-servers.js";
 import { exitCodeOf, renderStopped } from "../cli/render/stopped.js";
-import type { Stopped } from "../pool/stop/stopping.js";
+import type { Stopped } from "../pool/stop/stop.js";
 
 export default class Drain extends FleetCommand {
   static override summary =

@@ -5,7 +5,7 @@ import { leftOut, selectionArgs, selectionFlags, selectServers, stopRequest } fr
 import { renderServers } from "../cli/render/servers.js";
 import { exitCodeOf } from "../cli/render/stopped.js";
 import type { ServerView } from "../pool/server.js";
-import type { Stopped } from "../pool/stop/stopping.js";
+import type { Stopped } from "../pool/stop/stop.js";
 
 export default class Restart extends FleetCommand {
   static override summary = "Stop servers as `stop` does, and start them again with the same home and port.";

@@ -49,13 +49,12 @@ import { type FindContext, findRecord, whereItIs } from "../peers/sessions/find.
 import type { RemoteSession } from "../peers/sessions/remote-session.js";
 import { RemoteSessions } from "../peers/sessions/remote-sessions.js";
 import { closePool, launchesOf, liveSupervisor, openPool, type PoolState, poolState } from "../pool/admission.js";
-import { type ClientOptions, Clients } from "../pool/clients.js";
+import { type ClientOptions, Clients, fleetClosed } from "../pool/clients.js";
 import { Pool, type Strategy } from "../pool/pool.js";
-import { fleetClosed } from "../pool/problems.js";
-import type { RollingResult } from "../pool/replace/rolling.js";
+import type { RollingResult } from "../pool/recycle/rolling.js";
 import { isBroken, type ServerView, viewServer } from "../pool/server.js";
 import { heldPorts } from "../pool/start/ports.js";
-import type { Stopped } from "../pool/stop/stopping.js";
+import type { Stopped } from "../pool/stop/stop.js";
 import type { TurnReply } from "../runtime/client/turn.js";
 import { provenEndpoint } from "../runtime/process/probe.js";
 import type { LogPosition } from "../serve/logs/log-tail.js";

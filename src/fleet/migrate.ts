@@ -8,7 +8,7 @@ import { instanceOf, ownHostName, refuseRenamed } from "../hosts/host-note.js";
 import { refuseOtherSettings } from "../hosts/serving-note.js";
 import type { ServerRecord } from "../model/server.js";
 import { liveSupervisor } from "../pool/admission.js";
-import { holderOf } from "../pool/claims/claim.js";
+import { holderOf } from "../pool/claims/transitions.js";
 import { isAlive, ownIdentity } from "../runtime/process/process-table.js";
 import { type Contents, copyContents, isEmpty, readContents } from "../store/copy.js";
 import { checkStateFolder } from "../store/file/state-folder.js";

@@ -2,7 +2,7 @@ import type { Config } from "../config/schema.js";
 import { isFleetError } from "../errors.js";
 import type { HostRecord } from "../model/host.js";
 import type { SessionRecord } from "../model/session.js";
-import { rendezvous } from "../pool/start/rendezvous.js";
+import { rendezvousChoice } from "../pool/placement.js";
 import { placesOf } from "../runtime/files/shared-storage.js";
 import type { Hosts, Store } from "../store/ports.js";
 import { hasOwnBeacon, notMounted } from "./beacon.js";
@@ -216,7 +216,7 @@ export class HostDirectory {
       if (this.isShared) throw ownHostAway(own);
       return HERE;
     }
-    const name = rendezvous(
+    const name = rendezvousChoice(
       user,
       hosts.map((host) => host.name),
     );
@@ -242,7 +242,7 @@ export class HostDirectory {
     if (names.length === 0) return { host: this.#hosts.own, reason: "no host serves" };
     const why = recorded === undefined ? "" : `host ${recorded} does not serve, and `;
     return {
-      host: rendezvous(user, names),
+      host: rendezvousChoice(user, names),
       reason: `${why}the host has the highest score for the user among ${names.length}`,
     };
   }

@@ -1,7 +1,7 @@
 import type { HostRecord } from "../model/host.js";
 import type { Placement, UserPlacement } from "../model/placement.js";
 import type { SessionRecord } from "../model/session.js";
-import { rendezvous } from "../pool/start/rendezvous.js";
+import { rendezvousChoice } from "../pool/placement.js";
 import { admitting } from "./directory.js";
 
 /**
@@ -84,7 +84,7 @@ function leftBehind(
 
 /** If no host accepts users, everybody stays. */
 function targetOf(user: string, from: string, targets: readonly string[]): string {
-  return targets.length === 0 ? from : rendezvous(user, targets);
+  return targets.length === 0 ? from : rendezvousChoice(user, targets);
 }
 
 function countSessions(sessions: readonly SessionRecord[]): Map<string, Map<string, number>> {

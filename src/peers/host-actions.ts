@@ -1,7 +1,7 @@
 import type { RollingRequest, SpawnRequest, StopRequest } from "../fleet/options.js";
-import type { RollingResult } from "../pool/replace/rolling.js";
+import type { RollingResult } from "../pool/recycle/rolling.js";
 import type { ServerView } from "../pool/server.js";
-import type { Stopped } from "../pool/stop/stopping.js";
+import type { Stopped } from "../pool/stop/stop.js";
 import type { LogPosition } from "../serve/logs/log-tail.js";
 import type { GcOptions, GcResult } from "../sessions/gc/collect.js";
 import type { EvictionResult, LoadedSession } from "../sessions/memory/eviction.js";

@@ -1,9 +1,9 @@
 import type { CopilotClientOptions } from "@github/copilot-sdk";
+import { FleetError } from "../errors.js";
 import type { ServerRecord } from "../model/server.js";
 import { type ConnectedClient, connectClient } from "../runtime/client/connect.js";
 import { abortable, deadline } from "../runtime/deadline.js";
 import { provenEndpoint } from "../runtime/process/probe.js";
-import { fleetClosed } from "./problems.js";
 
 /** The options that a caller of the library may set on its client. The fleet decides where it connects. */
 export type ClientOptions = Omit<CopilotClientOptions, "connection">;
@@ -69,4 +69,11 @@ export class Clients {
     this.#closed = true;
     await Promise.all([...this.#clients.keys()].map((id) => this.close(id)));
   }
+}
+
+/** The error of a call on a closed fleet. */
+export function fleetClosed(): FleetError {
+  return new FleetError("FLEET_CLOSED", "This fleet is closed.", {
+    suggestions: ["Open another one with Fleet.open(), or close this one later."],
+  });
 }

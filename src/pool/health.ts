@@ -4,8 +4,8 @@ import type { ServerRecord } from "../model/server.js";
 import { endOfLog } from "../runtime/files/server-log.js";
 import { stopServer } from "../runtime/process/stop.js";
 import type { Store } from "../store/ports.js";
-import { countCrash, ownClaim, settle } from "./claims/claim.js";
 import { HeldClaim, isHeld } from "./claims/held-claim.js";
+import { countCrash, ownClaim, settle } from "./claims/transitions.js";
 import { isRunning } from "./server.js";
 
 const CRASH_LOOP = "crash loop: ";

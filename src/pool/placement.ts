@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import type { Registry } from "../model/registry.js";
 import { isRunning } from "./server.js";
 import { loadedSessions } from "./stop/drain.js";
@@ -31,6 +32,23 @@ export function leastLoadedServer(registry: Registry, ids: readonly string[]): s
     if (load < fewest) {
       best = id;
       fewest = load;
+    }
+  }
+  return best;
+}
+
+/**
+ * The name with the highest score for this user (rendezvous hashing, Thaler and Ravishankar 1998). The same names always
+ * give the same result. When a name is added or removed, only its own users move: 1 in n.
+ */
+export function rendezvousChoice(user: string, names: readonly string[]): string {
+  let best = "";
+  let highest = "";
+  for (const name of names) {
+    const score = createHash("sha256").update(`${user}\0${name}`).digest("hex");
+    if (best === "" || score > highest) {
+      best = name;
+      highest = score;
     }
   }
   return best;

@@ -5,13 +5,12 @@ import type { Registry } from "../model/registry.js";
 import type { ServerRecord, TokenSource } from "../model/server.js";
 import { tokenSourceFromConfig } from "../models/github-token.js";
 import { mapConcurrently, STARTS_AT_ONCE } from "./concurrency.js";
-import { leastLoadedServer, nextSharedServer, sharedServerId, sharedServerIds } from "./placement.js";
-import { repairRecords } from "./recover/repair.js";
-import { type Replaced, type ReplaceOptions, replaceServer } from "./replace/replace.js";
+import { leastLoadedServer, nextSharedServer, rendezvousChoice, sharedServerId, sharedServerIds } from "./placement.js";
+import { type Replaced, type ReplaceOptions, recycleServer } from "./recycle/recycle.js";
+import { repairRecords } from "./repair/repair.js";
 import { isBroken, type ServerView, serverIdOf, viewServer } from "./server.js";
-import { rendezvous } from "./start/rendezvous.js";
 import { type StarterContext, type StartRequest, type StartResult, startServer } from "./start/start.js";
-import { type StopOptions, type Stopped, stopRecorded } from "./stop/stopping.js";
+import { type StopOptions, type Stopped, stopRecorded } from "./stop/stop.js";
 
 export interface SpawnOptions {
   /** The source of the server's GitHub token. Default: the recorded source, or else the configured one. */
@@ -113,7 +112,7 @@ export class Pool {
         const recorded = await this.#recorded(user, ids, on?.host);
         if (recorded !== null) return { serverId: recorded, strategy, reason: "the user was placed there before" };
         const reason = `it has the highest score for this user among ${ids.length}`;
-        return { serverId: rendezvous(user, ids), strategy, reason };
+        return { serverId: rendezvousChoice(user, ids), strategy, reason };
       }
       case "least-loaded": {
         const reason = `it has the fewest sessions in memory among ${ids.length}`;
@@ -148,7 +147,7 @@ export class Pool {
         // The choice is recorded, so that users stay when servers are added. Only the users of a server that is gone move.
         const recorded = await this.#recorded(user, ids);
         if (recorded !== null) return recorded;
-        const id = rendezvous(user, ids);
+        const id = rendezvousChoice(user, ids);
         const before = await store.placements.read(user);
         // A user who was placed on another host stays there.
         if (this.#isAt(before)) await store.placements.record(user, before, { ...before, serverId: id });
@@ -226,9 +225,9 @@ export class Pool {
     return found;
   }
 
-  /** Replaces a running server by a new process on the same home. @throws as {@link replaceServer}. */
-  async replace(id: string, options: ReplaceOptions): Promise<Replaced> {
-    return await replaceServer(this.#context, id, options);
+  /** Replaces a running server by a new process on the same home. @throws as {@link recycleServer}. */
+  async recycle(id: string, options: ReplaceOptions): Promise<Replaced> {
+    return await recycleServer(this.#context, id, options);
   }
 
   /** All recorded servers that are not stopped. */

@@ -8,7 +8,7 @@ import type { HostEntry, HostRecord } from "../model/host.js";
 import { showAddress } from "../runtime/launch/listen.js";
 import type { Hosts } from "../store/ports.js";
 import type { ServeContext } from "./context.js";
-import { noteTrouble } from "./trouble.js";
+import { logFailure } from "./failures.js";
 
 /** How many heartbeats a host sends during the time for which one counts. */
 const BEATS = 3;
@@ -86,7 +86,7 @@ export class Heartbeat {
       await refuseUnlike(hosts, shared);
     } catch (error) {
       const late = (failure: unknown) =>
-        noteTrouble(context, "the registration of this host could not be undone", failure);
+        logFailure(context, "the registration of this host could not be undone", failure);
       await heartbeat.#withdraw(before).catch(late);
       if (before === undefined && !isNoted) removeNote(stateRoot);
       throw error;
@@ -154,7 +154,7 @@ export class Heartbeat {
       await this.#send();
       this.#next();
     } catch (error) {
-      noteTrouble(this.#context, "the heartbeat of this host failed", error);
+      logFailure(this.#context, "the heartbeat of this host failed", error);
       this.#next(Math.max(RETRY_MS, this.#context.config.host.ttlMs / (BEATS * BEATS)));
     }
   }

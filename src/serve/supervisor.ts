@@ -8,24 +8,24 @@ import type { Registry } from "../model/registry.js";
 import type { ServerRecord } from "../model/server.js";
 import { closedBy } from "../pool/admission.js";
 import { isRunning } from "../pool/server.js";
-import type { Stopped } from "../pool/stop/stopping.js";
+import type { Stopped } from "../pool/stop/stop.js";
 import { showAddress } from "../runtime/launch/listen.js";
 import type { ServeContext } from "./context.js";
+import { countFailure, logFailure } from "./failures.js";
 import { Reconciler } from "./health/reconciler.js";
 import { Heartbeat } from "./heartbeat.js";
 import { HostLock } from "./host-lock.js";
 import { Operations } from "./operations.js";
 import { doorListeners } from "./report/door-reports.js";
 import { HealthEndpoint } from "./report/health-endpoint.js";
-import { ProcessCensus } from "./report/process-census.js";
-import { Surveyor } from "./report/surveyor.js";
-import { countTrouble, noteTrouble } from "./trouble.js";
-import { collectPeriodically, enforceCap, rotatePeriodically } from "./upkeep/housekeeping.js";
+import { Measurements } from "./report/measurements.js";
+import { ServerProcesses } from "./report/server-processes.js";
 import { IdleStopper } from "./upkeep/idle-stopper.js";
-import { Leftovers } from "./upkeep/leftovers.js";
 import { claimUntermed, unloadTaken } from "./upkeep/new-term.js";
+import { placeSessions } from "./upkeep/place-sessions.js";
+import { ProcessCleanup } from "./upkeep/process-cleanup.js";
 import { Recycler } from "./upkeep/recycler.js";
-import { placeSessions } from "./upkeep/storage.js";
+import { collectPeriodically, enforceCap, rotatePeriodically } from "./upkeep/scheduled.js";
 
 export interface DrainRequest {
   /** How long turns in flight may take to end. Default: `drain.timeout` of the configuration. */
@@ -74,9 +74,9 @@ export class Supervisor {
   readonly #operations: Operations;
   readonly #reconciler: Reconciler;
   readonly #recycler: Recycler;
-  readonly #leftovers: Leftovers;
+  readonly #processCleanup: ProcessCleanup;
   readonly #idleStopper: IdleStopper;
-  readonly #surveyor: Surveyor;
+  readonly #measurements: Measurements;
   #endpoint: HealthEndpoint | undefined;
   #door: FrontDoor | undefined;
   /** Only for a fleet on several hosts. */
@@ -102,16 +102,16 @@ export class Supervisor {
         // It is not trouble when the end of `serve` cancelled an operation.
         if (signal.aborted)
           context.log("info", `server ${server}: ${what}, because serve is ending`, { server, error: String(error) });
-        else noteTrouble(context, `server ${server}: ${what}`, error, { server });
+        else logFailure(context, `server ${server}: ${what}`, error, { server });
       },
       () => this.#wakeUp(),
     );
     this.#reconciler = new Reconciler(context, this.#operations, signal, () => this.#wakeUp());
-    const census = new ProcessCensus(context.stateRoot, context.config.health.intervalMs);
-    this.#recycler = new Recycler(context, this.#operations, census, signal);
-    this.#leftovers = new Leftovers(context, this.#operations, census);
+    const processes = new ServerProcesses(context.stateRoot, context.config.health.intervalMs);
+    this.#recycler = new Recycler(context, this.#operations, processes, signal);
+    this.#processCleanup = new ProcessCleanup(context, this.#operations, processes);
     this.#idleStopper = new IdleStopper(context, this.#operations, signal);
-    this.#surveyor = new Surveyor(context, census);
+    this.#measurements = new Measurements(context, processes);
   }
 
   /**
@@ -129,7 +129,7 @@ export class Supervisor {
       noteServing(context.config, context.stateRoot);
     } catch (error) {
       // The note only guards against mistakes. `serve` does not depend on it, and may be what frees space on the disk.
-      noteTrouble(context, "the settings of this serve could not be recorded", error);
+      logFailure(context, "the settings of this serve could not be recorded", error);
     }
     try {
       await supervisor.#open(signal);
@@ -147,7 +147,7 @@ export class Supervisor {
       metrics,
       healthy: () => this.#unhealthy(),
       ready: () => this.#unready(),
-      onError: (error) => noteTrouble(this.#context, "the health endpoint failed", error),
+      onError: (error) => logFailure(this.#context, "the health endpoint failed", error),
       signal,
     });
     await this.#hostLock.announce({ metrics: this.metricsAddress });
@@ -238,8 +238,8 @@ export class Supervisor {
       return result;
     } catch (error) {
       const message = error instanceof Error ? error.message : String(error);
-      if (this.#troubles.get(look) === message) countTrouble(this.#context, error);
-      else noteTrouble(this.#context, look, error);
+      if (this.#troubles.get(look) === message) countFailure(this.#context, error);
+      else logFailure(this.#context, look, error);
       this.#troubles.set(look, message);
       return null;
     }
@@ -249,19 +249,19 @@ export class Supervisor {
     const running = Object.values(registry.servers).filter(isWatchable);
     const ownPorts = new Set(this.#reconciler.monitors.flatMap(({ localPort }) => localPort ?? []));
     this.#recycler.look(running);
-    this.#leftovers.look(running);
+    this.#processCleanup.look(running);
     this.#idleStopper.look(running, ownPorts);
     for (const server of running) {
       await enforceCap(this.#context, server).catch((error: unknown) => {
         // The monitor deals with a server that is unwell.
         if (!isFleetError(error)) throw error;
-        noteTrouble(this.#context, `server ${server.id}: its sessions could not be unloaded`, error, {
+        logFailure(this.#context, `server ${server.id}: its sessions could not be unloaded`, error, {
           server: server.id,
         });
       });
     }
     const { clients = 0, turns = 0 } = this.#door ?? {};
-    await this.#surveyor.look(registry, running, { draining: this.#state === "draining", clients, turns });
+    await this.#measurements.look(registry, running, { draining: this.#state === "draining", clients, turns });
   }
 
   async #pause(): Promise<void> {
@@ -295,7 +295,7 @@ export class Supervisor {
     if (this.#state === "draining") reasons.push("the pool is being drained");
     else if (this.#closedBy !== null) reasons.push(`the pool was closed by ${this.#closedBy}`);
     for (const [look, message] of this.#troubles) reasons.push(`${look}: ${message}`);
-    if (this.#surveyor.diskProblem !== null) reasons.push(this.#surveyor.diskProblem);
+    if (this.#measurements.diskProblem !== null) reasons.push(this.#measurements.diskProblem);
     return reasons;
   }
 
@@ -311,7 +311,7 @@ export class Supervisor {
     } catch (error) {
       // Nothing can be recorded, so nothing can be stopped in an orderly way.
       await this.leave().catch((late: unknown) =>
-        noteTrouble(this.#context, "the host lock could not be released", late),
+        logFailure(this.#context, "the host lock could not be released", late),
       );
       throw error;
     }
@@ -326,7 +326,7 @@ export class Supervisor {
     await this.#heartbeat
       ?.closeToUsers()
       .catch((error: unknown) =>
-        noteTrouble(this.#context, "the drain could not be announced to the other hosts", error),
+        logFailure(this.#context, "the drain could not be announced to the other hosts", error),
       );
     // Do not wait here: the drain of the servers waits for all turns, including those of the front door.
     const closing = this.#door?.close({ timeoutMs: drainTimeoutMs });
@@ -346,7 +346,7 @@ export class Supervisor {
           log(cut ? "error" : "info", `server ${id} was ${stopped.outcome}`, { server: id, cut: stopped.cut });
         } catch (error) {
           result.failed.push({ id, error });
-          noteTrouble(this.#context, `server ${id} could not be stopped`, error, { server: id });
+          logFailure(this.#context, `server ${id} could not be stopped`, error, { server: id });
         }
       }),
     );
@@ -395,7 +395,7 @@ export class Supervisor {
     try {
       forgetServing(this.#context.stateRoot);
     } catch (error) {
-      noteTrouble(this.#context, "the record of the settings of this serve could not be removed", error);
+      logFailure(this.#context, "the record of the settings of this serve could not be removed", error);
     }
   }
 }

@@ -3,7 +3,7 @@ import { Fleet } from "../../src/fleet/fleet.js";
 import { issueToken } from "../../src/gateway/entry/tokens.js";
 import type { HostView, Overview } from "../../src/peers/overview.js";
 import type { ServerView } from "../../src/pool/server.js";
-import type { Stopped } from "../../src/pool/stop/stopping.js";
+import type { Stopped } from "../../src/pool/stop/stop.js";
 import type { GcResult } from "../../src/sessions/gc/collect.js";
 import type { SessionView } from "../../src/sessions/view.js";
 import { COMMAND } from "../fixtures/cli.js";

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import type { Stopped } from "../../src/pool/stop/stopping.js";
+import type { Stopped } from "../../src/pool/stop/stop.js";
 import { PORTS, type Running, testFleet } from "../fixtures/cli.js";
 import { eventually } from "../fixtures/fault-fleet.js";
 import { startHeldModel } from "../fixtures/held-model.js";

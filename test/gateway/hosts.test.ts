@@ -1,6 +1,6 @@
 import { approveAll } from "@github/copilot-sdk";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
-import { rendezvous } from "../../src/pool/start/rendezvous.js";
+import { rendezvousChoice } from "../../src/pool/placement.js";
 import { eventually, fake } from "../fixtures/fault-fleet.js";
 import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
 import { HostDoors } from "./hosts-harness.js";
@@ -313,7 +313,7 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
     it("moves a dead host's session to a third host if its user now belongs there", async () => {
       await using at = await open("shared", ["h1", "h2", "h3"]);
       const user = ["ann", "ben", "cid", "dan", "eve", "fay", "gil"].find(
-        (name) => rendezvous(name, ["h1", "h3"]) === "h3",
+        (name) => rendezvousChoice(name, ["h1", "h3"]) === "h3",
       );
       await at.place(user ?? "", "h2");
       const client = await at.raw(user ?? "", "h1");

@@ -3,8 +3,8 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { Rebalanced } from "../../src/fleet/options.js";
 import type { RebalancePlan } from "../../src/hosts/rebalance.js";
+import { rendezvousChoice } from "../../src/pool/placement.js";
 import { serverIdOf } from "../../src/pool/server.js";
-import { rendezvous } from "../../src/pool/start/rendezvous.js";
 import type { GcResult } from "../../src/sessions/gc/collect.js";
 import { makeOld } from "../fixtures/gc-sessions.js";
 import { TestHosts } from "../fixtures/hosts.js";
@@ -18,7 +18,7 @@ if (problem !== undefined) console.warn(`moving users between hosts is not teste
 /** Users who belong on this host once both h1 and h2 are there. */
 function usersOf(host: string, count: number): string[] {
   const users = Array.from({ length: 100 }, (_, index) => `user-${index}`);
-  return users.filter((user) => rendezvous(user, ["h1", "h2"]) === host).slice(0, count);
+  return users.filter((user) => rendezvousChoice(user, ["h1", "h2"]) === host).slice(0, count);
 }
 
 describe.skipIf(problem !== undefined)("users of hosts that join and leave", () => {

@@ -2,7 +2,7 @@ import { expect, it } from "vitest";
 import { movedTo, planRebalance } from "../../src/hosts/rebalance.js";
 import type { HostRecord } from "../../src/model/host.js";
 import type { UserPlacement } from "../../src/model/placement.js";
-import { rendezvous } from "../../src/pool/start/rendezvous.js";
+import { rendezvousChoice } from "../../src/pool/placement.js";
 import { sessionRecord } from "../fixtures/store-records.js";
 
 const USERS = Array.from({ length: 10_000 }, (_, index) => `user-${index}`);
@@ -14,7 +14,7 @@ function host(name: string, over: Partial<HostRecord> = {}): HostRecord {
 }
 
 function placed(names: readonly string[]): UserPlacement[] {
-  return USERS.map((user) => ({ user, placement: { host: rendezvous(user, names), serverId: null } }));
+  return USERS.map((user) => ({ user, placement: { host: rendezvousChoice(user, names), serverId: null } }));
 }
 
 const THREE = ["a", "b", "c"];
@@ -61,7 +61,7 @@ it("plans no move when all users are where they belong, or when no host takes us
 });
 
 it("plans to move the sessions that a moved user left behind on a live host, if the storage is shared", () => {
-  const to = rendezvous("alice", ["a", "b"]);
+  const to = rendezvousChoice("alice", ["a", "b"]);
   const from = to === "a" ? "b" : "a";
   const sessions = [
     sessionRecord("left", { owner: "alice", host: from }),

@@ -1,5 +1,5 @@
 import { ERRORS } from "../../errors.js";
-import type { Stopped } from "../../pool/stop/stopping.js";
+import type { Stopped } from "../../pool/stop/stop.js";
 import { renderState, renderTable, SERVER } from "./table.js";
 
 export function renderStopped(stopped: readonly Stopped[]): string {

@@ -2,7 +2,7 @@ import { setFlagsFromString } from "node:v8";
 import { ignoredVariables } from "../../config/load/environment.js";
 import { ERRORS, FleetError } from "../../errors.js";
 import type { Fleet } from "../../fleet/fleet.js";
-import type { Stopped } from "../../pool/stop/stopping.js";
+import type { Stopped } from "../../pool/stop/stop.js";
 import { Interrupted } from "../prompt/interrupted.js";
 import { exitCodeOf } from "../render/stopped.js";
 import { openServeLog } from "./serve-log.js";

@@ -1,7 +1,10 @@
 import { randomUUID } from "node:crypto";
+import { setTimeout as delay } from "node:timers/promises";
 import { threadId } from "node:worker_threads";
 import type { Claim } from "../../model/process.js";
+import type { ServerRecord } from "../../model/server.js";
 import { isAlive, ownIdentity } from "../../runtime/process/process-table.js";
+import type { Store } from "../../store/ports.js";
 
 /**
  * The transitions that this thread has begun and not ended. The set is global, because a program may load this package
@@ -37,4 +40,28 @@ export function isHeld(claim: Claim | null): claim is Claim {
   if (claim === null || !isAlive(claim)) return false;
   const { pid, move } = claim;
   return pid !== process.pid || move === undefined || !move.startsWith(`${threadId}:`) || moves.has(move);
+}
+
+/** Whether a command is moving the server from one state to the next. */
+export function isClaimed({ claim }: ServerRecord): boolean {
+  return isHeld(claim);
+}
+
+const POLL_MS = 20;
+
+/**
+ * Waits until no command is moving or replacing the server. Only reads the record: the caller then tries to claim it. Also
+ * resolves when the signal aborts or the time is up (`untilMs`, as in `performance.now()`).
+ */
+export async function untilUnclaimed(
+  store: Store,
+  id: string,
+  { untilMs = Number.POSITIVE_INFINITY, signal }: { untilMs?: number; signal: AbortSignal },
+): Promise<void> {
+  for (;;) {
+    await delay(POLL_MS);
+    if (signal.aborted || performance.now() > untilMs) return;
+    const server = (await store.registry.read()).servers[id];
+    if (!isHeld(server?.claim ?? null) && !isHeld(server?.replacement?.claim ?? null)) return;
+  }
 }

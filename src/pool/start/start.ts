@@ -18,12 +18,11 @@ import { ownLimit } from "../../runtime/launch/own-limits.js";
 import { stopServer } from "../../runtime/process/stop.js";
 import type { Store } from "../../store/ports.js";
 import { poolDraining } from "../admission.js";
-import { claimStart, countCrash, holderOf, ownClaim, settle, settleReady } from "../claims/claim.js";
-import { HeldClaim } from "../claims/held-claim.js";
-import { adoptServer } from "../recover/adopt.js";
+import { HeldClaim, untilUnclaimed } from "../claims/held-claim.js";
+import { claimStart, countCrash, holderOf, ownClaim, settle, settleReady } from "../claims/transitions.js";
+import { adoptServer } from "../repair/adopt.js";
 import { groupOfServer, isRunning } from "../server.js";
-import { untilUnclaimed } from "../waiting.js";
-import { launchOnFreePort } from "./launching.js";
+import { launchOnFreePort } from "./launch-on-free-port.js";
 import { choosePort } from "./ports.js";
 
 export interface StarterContext {

@@ -1,11 +1,14 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { isFleetError } from "../../errors.js";
+import type { Registry } from "../../model/registry.js";
 import type { ServerRecord } from "../../model/server.js";
 import { RawConnection, RpcError } from "../../runtime/client/raw-connection.js";
 import { abortable, deadline } from "../../runtime/deadline.js";
 import { endsInsideTurn } from "../../runtime/history/session-events.js";
 import { listLoaded } from "../../runtime/history/session-state.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
+import type { Store } from "../../store/ports.js";
+import { ownClaim } from "../claims/transitions.js";
 import { usedSessions } from "../use-markers.js";
 
 const POLL_MS = 50;
@@ -23,6 +26,13 @@ export interface DrainOptions {
   signal: AbortSignal;
   /** If it aborts, the time for turns is up at once. */
   hurry: AbortSignal;
+}
+
+export interface EndingOptions extends DrainOptions {
+  /** Turns that outlast the deadline: `cut` them, or `leave` the server running and record nothing. */
+  late: "cut" | "leave";
+  /** Whether the server should still run and will be started again. */
+  stays: boolean;
 }
 
 export interface DrainResult {
@@ -69,6 +79,46 @@ export async function drainServer(server: ServerRecord, options: DrainOptions): 
     options.signal.throwIfAborted();
     const pauseMs = Math.min(POLL_MS, Math.max(0, until - performance.now()));
     await abortable(delay(pauseMs), options.hurry).catch(() => undefined); // if aborted, the next round is the last
+  }
+}
+
+/**
+ * Drains a server that this process has claimed, and records that the server is ending. The record stays even if this
+ * process dies, so that nobody expects the server to keep running. Resolves with the sessions whose turn will be cut. The
+ * caller must send the signal at once.
+ *
+ * Recording takes milliseconds, in which a client that connects directly may begin a turn. If one did, this restores the
+ * record and drains again while there is time.
+ *
+ * @throws as `drainServer`; FleetError `FLEET_SERVER_CONFLICT` when another command took over the server.
+ */
+export async function drainForGood(
+  store: Store,
+  server: ServerRecord,
+  { late, stays, ...options }: EndingOptions,
+): Promise<DrainResult> {
+  const { id, launchId } = server;
+  const change = async (how: (record: Registry["servers"][string]) => void) =>
+    await store.registry.update((registry) => how(ownClaim(registry, id, launchId)));
+  const until = performance.now() + options.timeoutMs;
+  const unloaded = new Set<string>();
+  for (;;) {
+    const timeoutMs = Math.max(0, until - performance.now());
+    const drained = await drainServer(server, { ...options, timeoutMs });
+    for (const session of drained.unloaded) unloaded.add(session);
+    const result = { cut: drained.cut, unloaded: [...unloaded] };
+    if (drained.cut.length > 0 && late === "leave") return result;
+    await change((record) => {
+      record.process = null;
+      if (!stays) record.desired = "stopped";
+    });
+    if (drained.cut.length > 0 || options.hurry.aborted || performance.now() >= until) return result;
+    if ((await turnsUnderWay(server, options.answerMs)).length === 0) return result;
+    await change((record) => {
+      record.process = server.process;
+      if (server.desired === undefined) delete record.desired;
+      else record.desired = server.desired;
+    });
   }
 }
 

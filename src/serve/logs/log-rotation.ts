@@ -89,7 +89,7 @@ async function rotate(log: number, path: string, { keep, signal }: RotationOptio
     copied = copyRest(log, copy, copied, buffer);
     empty(path);
     unfinished = null;
-    // The time of the log shows when its server was last used (see pool/recover/clear.ts), and a rotation is not a use.
+    // The time of the log shows when its server was last used (see sessions/gc/unused-servers.ts), and a rotation is not a use.
     futimesSync(log, atime, mtime);
     return copied;
   } finally {

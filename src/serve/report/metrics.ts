@@ -4,18 +4,30 @@ import { ERRORS, type FleetErrorCode } from "../../errors.js";
 import type { RequestReport } from "../../gateway/context.js";
 import type { ServerState } from "../../model/server.js";
 import type { GcResult } from "../../sessions/gc/collect.js";
-import {
-  GC_OUTCOMES,
-  PROBE_OUTCOMES,
-  type ProbeOutcome,
-  RECYCLE_REASONS,
-  RESTART_REASONS,
-  type RecycleReason,
-  type RestartReason,
-  SERVER_STATES,
-  TURN_OUTCOMES,
-  type TurnOutcome,
-} from "./metric-labels.js";
+
+/** These are all values that a label may have. Each one has a series from the start. */
+
+/** Why a server was started again. `start`: it ended before its first answer. */
+export const RESTART_REASONS = ["crash", "hang", "start"] as const;
+export const RECYCLE_REASONS = ["memory", "age", "sessions"] as const;
+export const TURN_OUTCOMES = ["completed", "failed", "aborted", "cut"] as const;
+export const PROBE_OUTCOMES = ["ok", "failed"] as const;
+export const GC_OUTCOMES = ["ok", "failed"] as const;
+
+const EACH_STATE: Record<ServerState, true> = {
+  starting: true,
+  ready: true,
+  unhealthy: true,
+  draining: true,
+  stopped: true,
+  failed: true,
+};
+export const SERVER_STATES = Object.keys(EACH_STATE) as ServerState[];
+
+export type RestartReason = (typeof RESTART_REASONS)[number];
+export type RecycleReason = (typeof RECYCLE_REASONS)[number];
+export type TurnOutcome = (typeof TURN_OUTCOMES)[number];
+export type ProbeOutcome = (typeof PROBE_OUTCOMES)[number];
 
 const TURN_BUCKETS_SECONDS = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600];
 const REQUEST_BUCKETS_SECONDS = [0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10, 60];

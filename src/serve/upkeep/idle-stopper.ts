@@ -1,5 +1,5 @@
 import type { ServerRecord } from "../../model/server.js";
-import { isClaimed } from "../../pool/recover/mend.js";
+import { isClaimed } from "../../pool/claims/held-claim.js";
 import { usedSessions } from "../../pool/use-markers.js";
 import { connectionsTo } from "../../runtime/process/process-table.js";
 import { knownLoaded } from "../../sessions/memory/loaded.js";

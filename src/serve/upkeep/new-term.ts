@@ -7,7 +7,7 @@ import { unloadAtOnce } from "../../pool/stop/unload.js";
 import { listTakenSessions } from "../../runtime/history/session-state.js";
 import { sessionsOfThisHost } from "../../store/of-this-host.js";
 import type { ServeContext } from "../context.js";
-import { noteTrouble } from "../trouble.js";
+import { logFailure } from "../failures.js";
 
 /** How many sessions are unloaded over one connection, because a connection has a time limit. */
 const AT_ONCE = 100;
@@ -21,7 +21,7 @@ export async function unloadTaken(context: ServeContext, directory: HostDirector
     const { servers } = await context.store.registry.read();
     for (const server of Object.values(servers).filter(isRunning)) await unloadFrom(server, context, directory);
   } catch (error) {
-    noteTrouble(context, "the sessions that other hosts took over could not be unloaded", error);
+    logFailure(context, "the sessions that other hosts took over could not be unloaded", error);
   }
 }
 

@@ -1,11 +1,11 @@
 import type { ServerRecord } from "../../model/server.js";
-import { isClaimed } from "../../pool/recover/mend.js";
+import { isClaimed } from "../../pool/claims/held-claim.js";
 import { sessionsInTurn } from "../../pool/stop/drain.js";
 import { knownLoaded, notedSessions } from "../../sessions/memory/loaded.js";
 import type { ServeContext } from "../context.js";
 import type { Operations } from "../operations.js";
-import type { RecycleReason } from "../report/metric-labels.js";
-import type { ProcessCensus } from "../report/process-census.js";
+import type { RecycleReason } from "../report/metrics.js";
+import type { ServerProcesses } from "../report/server-processes.js";
 
 /**
  * How long we wait for a moment without turns, in milliseconds. After that, the server admits nothing new for at most the
@@ -25,7 +25,7 @@ interface Overdue {
 export class Recycler {
   readonly #context: ServeContext;
   readonly #operations: Operations;
-  readonly #census: ProcessCensus;
+  readonly #processes: ServerProcesses;
   readonly #stopping: AbortSignal;
   /** The sessions that we have seen on each launch. */
   readonly #seen = new Map<string, Set<string>>();
@@ -34,10 +34,10 @@ export class Recycler {
   readonly #resting = new Map<string, number>();
   #current: string | undefined;
 
-  constructor(context: ServeContext, operations: Operations, census: ProcessCensus, stopping: AbortSignal) {
+  constructor(context: ServeContext, operations: Operations, processes: ServerProcesses, stopping: AbortSignal) {
     this.#context = context;
     this.#operations = operations;
-    this.#census = census;
+    this.#processes = processes;
     this.#stopping = stopping;
   }
 
@@ -63,7 +63,7 @@ export class Recycler {
 
   #reasonFor(server: ServerRecord): RecycleReason | null {
     const { maxMemoryBytes, maxAgeMs, maxSessions } = this.#context.config.recycle;
-    if (maxMemoryBytes !== null && this.#census.memoryOf(server) > maxMemoryBytes) return "memory";
+    if (maxMemoryBytes !== null && this.#processes.memoryOf(server) > maxMemoryBytes) return "memory";
     if (maxAgeMs !== null && Date.now() - Date.parse(server.startedAt ?? "") > maxAgeMs * spread(server)) return "age";
     if (maxSessions !== null && this.#sessionsOf(server) > maxSessions) return "sessions";
     return null;
@@ -102,7 +102,7 @@ export class Recycler {
     }
     log("info", `recycling server ${id}: ${reason}`, { server: id, reason, serverPid: server.process?.pid });
     const drainTimeoutMs = config.drain.timeoutMs;
-    const result = await pool.replace(id, { drainTimeoutMs, late: "leave", signal: this.#stopping });
+    const result = await pool.recycle(id, { drainTimeoutMs, late: "leave", signal: this.#stopping });
     if (result.kind === "replaced") {
       metrics.recycled(reason);
       this.#resting.set(id, performance.now() + this.#context.config.recycle.pauseMs);

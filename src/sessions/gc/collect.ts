@@ -3,13 +3,12 @@ import type { HostDirectory } from "../../hosts/directory.js";
 import type { ClearedRemain } from "../../hosts/remains.js";
 import type { Takeover } from "../../hosts/takeover.js";
 import type { Pool } from "../../pool/pool.js";
-import { prepareClearing } from "../../pool/recover/clear.js";
-import { killStrays, repairServers, type ServerAction } from "../../pool/recover/mend.js";
 import { isRunning } from "../../pool/server.js";
 import { sessionsInTurn } from "../../pool/stop/drain.js";
 import { isLoadedBy } from "../../runtime/history/session-state.js";
 import type { Store } from "../../store/ports.js";
 import { type HostsSeen, ttlOf } from "./age.js";
+import { killStrays, repairServers, type ServerAction } from "./broken-servers.js";
 import {
   deleteSessions,
   describeLeftover,
@@ -21,6 +20,7 @@ import {
 } from "./delete.js";
 import { leftovers, Run } from "./journal.js";
 import { type Candidate, type Survey, survey } from "./survey.js";
+import { findUnused } from "./unused-servers.js";
 
 export interface GcContext {
   store: Store;
@@ -86,7 +86,7 @@ export async function collectGarbage(context: GcContext, options: GcOptions): Pr
   if (user === undefined) servers.push(...(await killStrays(store, stateRoot, dryRun)));
   if (!dryRun) await context.takeover.settleDue((record) => Date.now() - ttlOf(record, ttlMs), signal);
   // Do this before anything is deleted, because a deletion looks like a use afterwards.
-  const clearing = await prepareClearing(store, stateRoot, { ttlMs, user, nowMs: Date.now() });
+  const unused = await findUnused(store, stateRoot, { ttlMs, user, nowMs: Date.now() });
   const hosts = await seeHosts(directory);
   const isOwn = await directory.holds();
   const places = await directory.places();
@@ -96,9 +96,9 @@ export async function collectGarbage(context: GcContext, options: GcOptions): Pr
     ? await foresee(context, found, user, hosts)
     : await deleteAll(context, found, options, hosts);
   const deleted = outcomes.flatMap(({ session, skipped }) => (skipped === null ? [session] : []));
-  if (dryRun) servers.push(...clearing.foresee(found.records, deleted));
+  if (dryRun) servers.push(...unused.foresee(found.records, deleted));
   else {
-    servers.push(...(await clearing.clear()));
+    servers.push(...(await unused.remove()));
     if (user === undefined) await store.sweep();
   }
   return {

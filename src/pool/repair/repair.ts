@@ -2,13 +2,13 @@ import type { ServerRecord } from "../../model/server.js";
 import { endOfLog } from "../../runtime/files/server-log.js";
 import { describeEnd } from "../../runtime/process/server-end.js";
 import { stopServer } from "../../runtime/process/stop.js";
-import { countCrash, giveUpStop, ownClaim, settle } from "../claims/claim.js";
 import { HeldClaim, isHeld } from "../claims/held-claim.js";
+import { countCrash, giveUpStop, ownClaim, settle } from "../claims/transitions.js";
 import { mapConcurrently, STARTS_AT_ONCE } from "../concurrency.js";
-import { mendReplacement } from "../replace/replace.js";
+import { finishReplacement } from "../recycle/recycle.js";
 import { isBroken, isRunning } from "../server.js";
 import type { StarterContext } from "../start/start.js";
-import { TERMINATE_GRACE_MS } from "../stop/stopping.js";
+import { TERMINATE_GRACE_MS } from "../stop/stop.js";
 import { adoptServer } from "./adopt.js";
 
 /** Repairs every record that a crash left broken, or only that of one server. Resolves with the ids that it touched. */
@@ -24,24 +24,24 @@ export async function repairRecords(context: StarterContext, signal: AbortSignal
       return true;
     }),
   );
-  await mapConcurrently(claimed, STARTS_AT_ONCE, async (server) => await mend(context, server, signal));
+  await mapConcurrently(claimed, STARTS_AT_ONCE, async (server) => await repair(context, server, signal));
   return claimed.map(({ id }) => id);
 }
 
 /** The caller holds the claim. */
-async function mend(context: StarterContext, server: ServerRecord, signal: AbortSignal): Promise<void> {
+async function repair(context: StarterContext, server: ServerRecord, signal: AbortSignal): Promise<void> {
   const { store } = context;
-  if (await mendReplacement(context, server, signal)) return;
+  if (await finishReplacement(context, server, signal)) return;
   if (server.state === "starting") await adoptServer(store, server, signal);
   else if (isRunning(server)) {
     await store.registry.update((registry) => {
       ownClaim(registry, server.id, server.launchId).claim = null;
     });
-  } else await finish(context, server, server.state === "draining" ? "stopped" : "failed");
+  } else await reap(context, server, server.state === "draining" ? "stopped" : "failed");
 }
 
-/** Ends the remaining processes of a server and settles its record. */
-async function finish(
+/** Ends what is left of a dead server and settles its record. */
+async function reap(
   { store, config }: StarterContext,
   server: ServerRecord,
   state: "stopped" | "failed",

@@ -3,11 +3,9 @@ import { FleetError } from "../../errors.js";
 import type { ServerRecord } from "../../model/server.js";
 import { stopServer } from "../../runtime/process/stop.js";
 import type { Store } from "../../store/ports.js";
-import { claimStop, giveUpStop, holderOf, ownClaim, settle } from "../claims/claim.js";
-import { HeldClaim } from "../claims/held-claim.js";
-import { untilUnclaimed } from "../waiting.js";
-import { allCut } from "./drain.js";
-import { drainForGood } from "./ending.js";
+import { HeldClaim, untilUnclaimed } from "../claims/held-claim.js";
+import { claimStop, giveUpStop, holderOf, ownClaim, settle } from "../claims/transitions.js";
+import { allCut, drainForGood } from "./drain.js";
 
 export interface StopOptions {
   /** How long turns in flight may take to end, in milliseconds. */

@@ -5,15 +5,16 @@ import { systemCode } from "../../errors.js";
 import type { Registry } from "../../model/registry.js";
 import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
+import { isClaimed } from "../../pool/claims/held-claim.js";
+import { isRunning } from "../../pool/server.js";
 import { homeOf, serverFolder } from "../../runtime/files/server-folder.js";
 import { listSessionFolders, sessionStatePath } from "../../runtime/history/session-state.js";
 import { identify, ownIdentity } from "../../runtime/process/process-table.js";
 import { sessionsOfThisHost } from "../../store/of-this-host.js";
 import type { Store } from "../../store/ports.js";
-import { isRunning } from "../server.js";
-import { type Cleared, isClaimed } from "./mend.js";
+import type { Cleared } from "./broken-servers.js";
 
-export interface ClearOptions {
+export interface UnusedOptions {
   /** How long a server must be unused before it is removed, in milliseconds. */
   ttlMs: number;
   nowMs: number;
@@ -27,10 +28,10 @@ const REMOVED = /^\.removed-(\d+)-(\d+)-[0-9a-f]+$/;
 const TEMPORARY = /^connection-token\.(\d+)\.tmp$/;
 
 /**
- * Finds the servers that were unused for longer than the TTL. The result clears them later. Call this before gc deletes
+ * Finds the servers that were unused for longer than the TTL. The result removes them later. Call this before gc deletes
  * sessions, because those deletions would count as a use.
  */
-export async function prepareClearing(store: Store, stateRoot: string, options: ClearOptions): Promise<Clearing> {
+export async function findUnused(store: Store, stateRoot: string, options: UnusedOptions): Promise<UnusedServers> {
   const { servers } = await store.registry.read();
   const isOld = (id: string) => lastUse(stateRoot, id, servers[id]) <= options.nowMs - options.ttlMs;
   const unused = Object.values(servers).filter((server) => {
@@ -38,10 +39,10 @@ export async function prepareClearing(store: Store, stateRoot: string, options: 
     return wanted && isRemovable(server) && isOld(server.id);
   });
   const orphans = options.user === undefined ? orphanIds(stateRoot, { servers }).filter(isOld) : [];
-  return new Clearing(store, stateRoot, unused, orphans, options.user === undefined);
+  return new UnusedServers(store, stateRoot, unused, orphans, options.user === undefined);
 }
 
-class Clearing {
+class UnusedServers {
   readonly #store: Store;
   readonly #stateRoot: string;
   readonly #unused: readonly ServerRecord[];
@@ -57,7 +58,7 @@ class Clearing {
     this.#all = all;
   }
 
-  /** The actions that {@link clear} would take after these sessions are deleted. */
+  /** The actions that {@link remove} would take after these sessions are deleted. */
   foresee(records: readonly SessionRecord[], deleted: readonly { id: string }[]): Cleared[] {
     const gone = new Set(deleted.map(({ id }) => id));
     const left = records.filter(({ id }) => !gone.has(id));
@@ -70,7 +71,7 @@ class Clearing {
     ];
   }
 
-  async clear(): Promise<Cleared[]> {
+  async remove(): Promise<Cleared[]> {
     if (this.#all) this.#sweep();
     return [...(await this.#removeUnused()), ...(await this.#removeOrphans())];
   }

@@ -1,6 +1,6 @@
 import type { ServerRecord } from "../../model/server.js";
 import { isSessionId } from "../../model/session-id.js";
-import { isClaimed } from "../../pool/recover/mend.js";
+import { isClaimed } from "../../pool/claims/held-claim.js";
 import { loadedSessions } from "../../pool/stop/drain.js";
 import { usedSessions } from "../../pool/use-markers.js";
 import { isLoadedBy } from "../../runtime/history/session-state.js";
@@ -8,7 +8,7 @@ import type { LaunchedProcess } from "../../runtime/process/process-table.js";
 import { endProcesses } from "../../runtime/process/stop.js";
 import type { ServeContext } from "../context.js";
 import type { Operations } from "../operations.js";
-import type { ProcessCensus } from "../report/process-census.js";
+import type { ServerProcesses } from "../report/server-processes.js";
 
 /** How many health intervals a client that lost its connection has to load its session again and keep its processes. */
 const INTERVALS = 12;
@@ -22,18 +22,18 @@ const GRACE_MS = 2_000;
  * The runtime names the session in the environment of its tools and MCP servers. A process without such a name, for example
  * one that `session.shell.exec` started, may belong to any session of its server. We end it only while none is loaded.
  */
-export class Leftovers {
+export class ProcessCleanup {
   readonly #context: ServeContext;
   readonly #operations: Operations;
-  readonly #census: ProcessCensus;
+  readonly #processes: ServerProcesses;
   /** When each process was first seen without a loaded session, in milliseconds of `performance.now()`. */
   readonly #since = new Map<string, number>();
   #lookedAt = Number.NEGATIVE_INFINITY;
 
-  constructor(context: ServeContext, operations: Operations, census: ProcessCensus) {
+  constructor(context: ServeContext, operations: Operations, processes: ServerProcesses) {
     this.#context = context;
     this.#operations = operations;
-    this.#census = census;
+    this.#processes = processes;
   }
 
   look(servers: readonly ServerRecord[]): void {
@@ -60,7 +60,7 @@ export class Leftovers {
 
   #childrenOf(server: ServerRecord): LaunchedProcess[] {
     const runtime = server.process?.pid;
-    return this.#census.of(server.launchId ?? "").filter(({ identity }) => identity.pid !== runtime);
+    return this.#processes.of(server.launchId ?? "").filter(({ identity }) => identity.pid !== runtime);
   }
 
   async #end(server: ServerRecord, due: readonly LaunchedProcess[]): Promise<void> {

@@ -7,7 +7,7 @@ import { probe } from "../../runtime/process/probe.js";
 import { isAlive, ownsListener, processesOfLaunch, writersOf } from "../../runtime/process/process-table.js";
 import { stopServer } from "../../runtime/process/stop.js";
 import type { Store } from "../../store/ports.js";
-import { ownClaim, settle, settleReady } from "../claims/claim.js";
+import { ownClaim, settle, settleReady } from "../claims/transitions.js";
 
 const BUSY_POLL_MS = 20;
 const ADOPT_WAIT_MS = 5_000;

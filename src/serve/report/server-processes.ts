@@ -6,7 +6,7 @@ import { type LaunchedProcess, privateMemoryBytes, processesByLaunch } from "../
  * All processes of the servers: the runtimes, and everything that their sessions started. A look reads two files of every
  * process on this machine, so its result serves everybody for `intervalMs`.
  */
-export class ProcessCensus {
+export class ServerProcesses {
   readonly #stateRoot: string;
   readonly #intervalMs: number;
   #lookedAt = Number.NEGATIVE_INFINITY;

@@ -2,7 +2,7 @@ import { FleetError } from "../../errors.js";
 import { mapConcurrently } from "../concurrency.js";
 import type { Pool } from "../pool.js";
 import { type ServerView, viewServer } from "../server.js";
-import type { Stopped } from "../stop/stopping.js";
+import type { Stopped } from "../stop/stop.js";
 
 export interface RollingOptions {
   /** How long the turns of each server may take to end, in milliseconds. */
@@ -35,7 +35,7 @@ export async function restartRolling(
     try {
       options.signal.throwIfAborted();
       const { drainTimeoutMs, signal } = options;
-      const replaced = await pool.replace(id, { drainTimeoutMs, late: "cut", signal });
+      const replaced = await pool.recycle(id, { drainTimeoutMs, late: "cut", signal });
       if (replaced.kind !== "replaced") return;
       result.stopped.push(replaced.stopped);
       result.servers.push(viewServer(replaced.server));

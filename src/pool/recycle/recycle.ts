@@ -9,16 +9,15 @@ import { findRuntime } from "../../runtime/launch/find.js";
 import { isAlive } from "../../runtime/process/process-table.js";
 import { stopServer } from "../../runtime/process/stop.js";
 import { closedBy, poolDraining } from "../admission.js";
-import { giveUpStop, ownClaim, serverTaken, settleReady } from "../claims/claim.js";
 import { HeldClaim, isHeld } from "../claims/held-claim.js";
-import { answerOf } from "../recover/adopt.js";
+import { giveUpStop, ownClaim, serverTaken, settleReady } from "../claims/transitions.js";
+import { answerOf } from "../repair/adopt.js";
 import { isRunning } from "../server.js";
-import { launchOnFreePort } from "../start/launching.js";
+import { launchOnFreePort } from "../start/launch-on-free-port.js";
 import { choosePort } from "../start/ports.js";
 import { githubToken, type StarterContext } from "../start/start.js";
-import { allCut, type DrainResult } from "../stop/drain.js";
-import { drainForGood } from "../stop/ending.js";
-import { type Stopped, TERMINATE_GRACE_MS } from "../stop/stopping.js";
+import { allCut, type DrainResult, drainForGood } from "../stop/drain.js";
+import { type Stopped, TERMINATE_GRACE_MS } from "../stop/stop.js";
 
 export interface ReplaceOptions {
   /** How long turns in flight may take to end, in milliseconds. */
@@ -47,7 +46,7 @@ const NEVER = new AbortController().signal;
  *
  * @throws FleetError as `startServer`; the signal's reason.
  */
-export async function replaceServer(context: StarterContext, id: string, options: ReplaceOptions): Promise<Replaced> {
+export async function recycleServer(context: StarterContext, id: string, options: ReplaceOptions): Promise<Replaced> {
   const { store, config } = context;
   const runtimePath = findRuntime(config.runtime.path, context.env).path;
   const known = (await store.registry.read()).servers[id];
@@ -199,7 +198,7 @@ function promote(server: ServerRecord, process: NonNullable<ServerRecord["proces
  * Finishes a replacement whose command died. If the old process is gone and the new one answers, the new one becomes the
  * server, and this resolves with true. Otherwise it ends the new process. The caller holds the claim on the record.
  */
-export async function mendReplacement(
+export async function finishReplacement(
   context: StarterContext,
   server: ServerRecord,
   signal: AbortSignal,

@@ -1,12 +1,11 @@
-import type { ServerRecord } from "../../model/server.js";
+import { launchesOf } from "../../pool/admission.js";
+import { isClaimed } from "../../pool/claims/held-claim.js";
+import type { Pool } from "../../pool/pool.js";
+import { isBroken, isRunning } from "../../pool/server.js";
 import { FLEET_VARIABLE } from "../../runtime/launch/environment.js";
 import { launchesByVariable } from "../../runtime/process/process-table.js";
 import { stopServer } from "../../runtime/process/stop.js";
 import type { Store } from "../../store/ports.js";
-import { launchesOf } from "../admission.js";
-import { isHeld } from "../claims/held-claim.js";
-import type { Pool } from "../pool.js";
-import { isBroken, isRunning } from "../server.js";
 
 /**
  * The outcome of clearing for one server:
@@ -57,9 +56,4 @@ export async function killStrays(store: Store, stateRoot: string, dryRun: boolea
   const strays = launches.filter((launchId) => !known.has(launchId));
   if (!dryRun) for (const launchId of strays) await stopServer({ process: null, launchId, home: null }, { graceMs: 0 });
   return strays.map((id) => ({ id, action: "stray-killed" }));
-}
-
-/** Whether a command is moving the server from one state to the next. */
-export function isClaimed(server: ServerRecord): boolean {
-  return isHeld(server.claim);
 }

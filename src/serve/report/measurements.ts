@@ -2,32 +2,30 @@ import type { Registry } from "../../model/registry.js";
 import type { ServerRecord, ServerState } from "../../model/server.js";
 import { knownLoaded, lately } from "../../sessions/memory/loaded.js";
 import type { ServeContext } from "../context.js";
-import { LogDisks } from "../logs/log-disks.js";
-import { noteTrouble } from "../trouble.js";
-import { diskOf } from "../upkeep/housekeeping.js";
-import type { ProcessCensus } from "./process-census.js";
+import { logFailure } from "../failures.js";
+import { Disks } from "./disks.js";
+import { SERVER_STATES } from "./metrics.js";
+import type { ServerProcesses } from "./server-processes.js";
 import { TurnWatch } from "./turn-watch.js";
 
-/** Measures the state of the fleet for the metrics. */
-export class Surveyor {
+/** Measures the state of this host for the metrics. */
+export class Measurements {
   readonly #context: ServeContext;
-  readonly #census: ProcessCensus;
+  readonly #processes: ServerProcesses;
   readonly #turns = new TurnWatch();
   /** Sessions whose stalled turn we have already reported. */
   #stalled = new Set<string>();
-  readonly #logDisks: LogDisks;
-  #diskIsLow = false;
-  #diskProblem: string | null = null;
+  readonly #disks: Disks;
 
-  constructor(context: ServeContext, census: ProcessCensus) {
+  constructor(context: ServeContext, processes: ServerProcesses) {
     this.#context = context;
-    this.#census = census;
-    this.#logDisks = new LogDisks(context);
+    this.#processes = processes;
+    this.#disks = new Disks(context);
   }
 
   /** Why nothing can be written to the disk that holds the state, as of the last look. Null when it can. */
   get diskProblem(): string | null {
-    return this.#diskProblem;
+    return this.#disks.problem;
   }
 
   async look(
@@ -36,20 +34,13 @@ export class Surveyor {
     state: { draining: boolean; clients: number; turns: number },
   ): Promise<void> {
     const { store, metrics } = this.#context;
-    const serversByState: Record<ServerState, number> = {
-      starting: 0,
-      ready: 0,
-      unhealthy: 0,
-      draining: 0,
-      stopped: 0,
-      failed: 0,
-    };
+    const serversByState = Object.fromEntries(SERVER_STATES.map((each) => [each, 0])) as Record<ServerState, number>;
     for (const { state } of Object.values(registry.servers)) serversByState[state] += 1;
     const loaded = running.flatMap(knownLoaded);
     const { inFlight, stalled } = this.#lookAtTurns(running);
     const leases = await Promise.all(loaded.map(async (id) => await store.leases.read(id)));
-    const memory = running.map((server) => this.#census.memoryOf(server));
-    await this.#logDisks.look(running);
+    const memory = running.map((server) => this.#processes.memoryOf(server));
+    await this.#disks.checkLogs(running);
     metrics.observe({
       serversByState,
       activeSessions: loaded.length,
@@ -57,7 +48,7 @@ export class Surveyor {
       turnsStalled: stalled,
       leases: leases.filter((lease) => lease !== null).length,
       memoryBytes: memory.reduce((sum, bytes) => sum + bytes, 0),
-      diskFreeBytes: await this.#disk(),
+      diskFreeBytes: await this.#disks.checkState(),
       draining: state.draining,
       doorClients: state.clients,
       doorTurns: state.turns,
@@ -73,7 +64,7 @@ export class Surveyor {
     const look = this.#turns.look(sessions, nowMs);
     for (const { outcome, durationMs } of look.ended) metrics.turnEnded(outcome, durationMs / 1000);
     for (const { serverId, sessionId, error } of look.unreadable)
-      noteTrouble(this.#context, "a session's history could not be read", error, {
+      logFailure(this.#context, "a session's history could not be read", error, {
         server: serverId,
         session: sessionId,
       });
@@ -90,22 +81,5 @@ export class Surveyor {
       });
     }
     return { inFlight: look.inFlight.length, stalled: stalled.length };
-  }
-
-  async #disk(): Promise<number | null> {
-    const { stateRoot, log } = this.#context;
-    try {
-      const { freeBytes, low, problem } = await diskOf(stateRoot);
-      const known = this.#diskProblem;
-      this.#diskProblem = problem === null ? null : `the disk that holds the state ${problem}`;
-      if (this.#diskProblem !== null && known === null) log("error", this.#diskProblem, { freeBytes, stateRoot });
-      if (low && !this.#diskIsLow)
-        log("warn", "the disk that holds the state is almost full", { freeBytes, stateRoot });
-      this.#diskIsLow = low;
-      return freeBytes;
-    } catch (error) {
-      noteTrouble(this.#context, "the disk that holds the state could not be checked", error);
-      return null;
-    }
   }
 }

@@ -1,0 +1,107 @@
+import { statSync } from "node:fs";
+import { access, constants, statfs } from "node:fs/promises";
+import { systemCode } from "../../errors.js";
+import type { ServerRecord } from "../../model/server.js";
+import { logPath } from "../../runtime/files/server-folder.js";
+import type { ServeContext } from "../context.js";
+import { logFailure } from "../failures.js";
+
+/** A disk is almost full when its free space is less than this and less than this share of its size. */
+const LOW_DISK_BYTES = 64 * 1024 * 1024;
+const LOW_DISK_SHARE = 0.02;
+/** With less than this not even the registry of a small fleet can be written. */
+const FULL_DISK_BYTES = 16 * 1024;
+
+/** Checks the disk that holds the state, and those of the servers' logs. Logs each problem once. */
+export class Disks {
+  readonly #context: ServeContext;
+  #isLow = false;
+  #problem: string | null = null;
+  /** Ids of the servers whose log we warned about. */
+  #fullLogs = new Set<string>();
+
+  constructor(context: ServeContext) {
+    this.#context = context;
+  }
+
+  /** Why nothing can be written to the disk that holds the state, as of the last check. Null when it can. */
+  get problem(): string | null {
+    return this.#problem;
+  }
+
+  /** Checks the disk that holds the state. Resolves with its free space in bytes, or null if we could not find out. */
+  async checkState(): Promise<number | null> {
+    const { stateRoot, log } = this.#context;
+    try {
+      const { freeBytes, low, problem } = await diskOf(stateRoot);
+      const known = this.#problem;
+      this.#problem = problem === null ? null : `the disk that holds the state ${problem}`;
+      if (this.#problem !== null && known === null) log("error", this.#problem, { freeBytes, stateRoot });
+      if (low && !this.#isLow) log("warn", "the disk that holds the state is almost full", { freeBytes, stateRoot });
+      this.#isLow = low;
+      return freeBytes;
+    } catch (error) {
+      logFailure(this.#context, "the disk that holds the state could not be checked", error);
+      return null;
+    }
+  }
+
+  /**
+   * Checks the disks of logs that are not on the same disk as the state. A server keeps running when its log cannot be
+   * written. The log then has a gap, and the log of `serve` should explain it to somebody who reads both.
+   */
+  async checkLogs(servers: readonly ServerRecord[]): Promise<void> {
+    const { stateRoot, log } = this.#context;
+    const known = this.#fullLogs;
+    this.#fullLogs = new Set();
+    const stateDisk = diskIdOf(stateRoot);
+    for (const { id, home } of servers) {
+      const path = logPath(home);
+      const disk = diskIdOf(path);
+      if (disk === undefined || disk === stateDisk) continue;
+      try {
+        const { problem, freeBytes } = await diskOf(path);
+        if (problem === null) continue;
+        this.#fullLogs.add(id);
+        if (known.has(id)) continue;
+        log("warn", `server ${id} writes its log to a disk that ${problem}`, { server: id, path, freeBytes });
+      } catch (error) {
+        logFailure(this.#context, `the disk of the log of server ${id} could not be checked`, error, { server: id });
+      }
+    }
+  }
+}
+
+function diskIdOf(path: string): number | undefined {
+  return statSync(path, { throwIfNoEntry: false })?.dev;
+}
+
+interface Disk {
+  freeBytes: number;
+  low: boolean;
+  /** Why nothing can be written, in words that follow "the disk". Null when it can. */
+  problem: string | null;
+}
+
+/** The free space for this user on the disk that holds a file or folder. @throws a system error when it does not exist. */
+async function diskOf(path: string): Promise<Disk> {
+  const { bsize, bavail, blocks, files, ffree } = await statfs(path);
+  const freeBytes = bsize * bavail;
+  // Some file systems have no fixed number of files, and report 0 for both.
+  const full = freeBytes < FULL_DISK_BYTES || (files > 0 && ffree === 0);
+  return {
+    freeBytes,
+    low: freeBytes < Math.min(LOW_DISK_BYTES, bsize * blocks * LOW_DISK_SHARE),
+    problem: full ? "is full" : await unwritable(path),
+  };
+}
+
+/** Finds, for example, a disk that the kernel has made read-only after an error. */
+async function unwritable(path: string): Promise<string | null> {
+  try {
+    await access(path, constants.W_OK);
+    return null;
+  } catch (error) {
+    return `cannot be written (${systemCode(error) ?? String(error)})`;
+  }
+}
