@@ -45,11 +45,11 @@ export type {
   StopRequest,
   SuperviseOptions,
 } from "./fleet/options.js";
-export type { DoorEvent, DoorListeners, RequestReport } from "./gateway/context.js";
 export type { DoorDrain, FrontDoor } from "./gateway/door.js";
-export type { IssuedToken, TokenView } from "./gateway/entry/tokens.js";
+export type { DoorEvent, DoorListeners, RequestReport } from "./gateway/state/door/report.js";
 export type { Move, RebalancePlan } from "./hosts/rebalance.js";
 export type { ClearedRemain } from "./hosts/remains.js";
+export type { IssuedToken, TokenView } from "./identity/tokens.js";
 export type { HostEntry, HostRecord } from "./model/host.js";
 export type { Lease } from "./model/lease.js";
 export type { Isolation, ServerState, TokenSource } from "./model/server.js";

@@ -19,6 +19,7 @@ const LAYERS: RegExp[][] = [
   [/^serve\//],
   [/^gateway\//],
   [/^sessions\//],
+  [/^identity\//],
   [/^hosts\//],
   [/^pool\//],
   [/^models\//, /^runtime\//],

@@ -4,8 +4,14 @@ import type { Address } from "../config/rules.js";
 import type { Config } from "../config/schema.js";
 import { type Duration, parseDuration } from "../config/values/duration.js";
 import { FleetError, isFleetError, option, quote } from "../errors.js";
-import type { DoorListeners } from "../gateway/context.js";
 import type { FrontDoor } from "../gateway/door.js";
+import type { DoorListeners } from "../gateway/state/door/report.js";
+import { HostDirectory } from "../hosts/directory.js";
+import { ensureNote, instanceOf, ownHostName, refuseRenamed } from "../hosts/host-note.js";
+import { hostAway } from "../hosts/problems.js";
+import { planRebalance, type RebalancePlan } from "../hosts/rebalance.js";
+import { refuseOtherSettings } from "../hosts/serving-note.js";
+import { Takeover } from "../hosts/takeover.js";
 import {
   type IssuedToken,
   issueToken,
@@ -13,13 +19,7 @@ import {
   revokeTokens,
   type TokenView,
   validateTokenId,
-} from "../gateway/entry/tokens.js";
-import { HostDirectory } from "../hosts/directory.js";
-import { ensureNote, instanceOf, ownHostName, refuseRenamed } from "../hosts/host-note.js";
-import { hostAway } from "../hosts/problems.js";
-import { planRebalance, type RebalancePlan } from "../hosts/rebalance.js";
-import { refuseOtherSettings } from "../hosts/serving-note.js";
-import { Takeover } from "../hosts/takeover.js";
+} from "../identity/tokens.js";
 import type { HostRecord } from "../model/host.js";
 import { newSessionId, validateSessionId, validateUser } from "../model/ids.js";
 import type { Lease } from "../model/lease.js";

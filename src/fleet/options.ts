@@ -1,7 +1,7 @@
 import type { PartialConfig } from "../config/load/load.js";
 import type { Address } from "../config/rules.js";
 import type { Duration } from "../config/values/duration.js";
-import type { DoorListeners } from "../gateway/context.js";
+import type { DoorListeners } from "../gateway/state/door/report.js";
 import type { RebalancePlan } from "../hosts/rebalance.js";
 import type { Isolation, TokenSource } from "../model/server.js";
 import type { PoolState } from "../pool/admission.js";

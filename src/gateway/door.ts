@@ -3,21 +3,23 @@ import { setTimeout as delay, setImmediate as immediate } from "node:timers/prom
 import type { Address } from "../config/rules.js";
 import { type Duration, LONGEST_TIMER_MS, parseDuration } from "../config/values/duration.js";
 import { option } from "../errors.js";
+import { isTokenGood, type TokenHolder } from "../identity/tokens.js";
 import type { ServerRecord } from "../model/server.js";
 import { isRunning } from "../pool/server.js";
 import { abortable, deadline } from "../runtime/deadline.js";
 import { type InheritedListener, listenOn, showAddress } from "../runtime/launch/listen.js";
 import type { Client } from "./client/client.js";
-import { SessionRequests } from "./client/session-requests.js";
-import type { DoorListeners, DoorOwner, Together } from "./context.js";
 import { Attempts } from "./entry/attempts.js";
 import { Connection, type ConnectionServices } from "./entry/connection.js";
-import { Shares } from "./entry/shares.js";
-import { isTokenGood, type TokenHolder } from "./entry/tokens.js";
-import { peerLinkId } from "./routing/links.js";
-import { LostHosts } from "./routing/lost-hosts.js";
-import { Pace } from "./turns/pace.js";
-import { doorDraining, failure } from "./wire/refusals.js";
+import type { DoorOwner, Together } from "./state/door/door-state.js";
+import { LostHosts } from "./state/door/lost-hosts.js";
+import { Pace } from "./state/door/pace.js";
+import type { DoorListeners } from "./state/door/report.js";
+import { failure } from "./state/door/report.js";
+import { SessionRequests } from "./state/door/server-questions.js";
+import { Shares } from "./state/door/shares.js";
+import { peerLinkId } from "./state/links.js";
+import { doorDraining } from "./wire/refusals.js";
 
 /** How many connections without a good token may be open. When another one arrives, the door closes the oldest. */
 const MAX_STRANGERS = 2_048;

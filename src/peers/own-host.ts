@@ -1,10 +1,10 @@
 import type { Config } from "../config/schema.js";
 import type { RollingRequest, SpawnRequest, StopRequest } from "../fleet/options.js";
-import { sweepTokens } from "../gateway/entry/tokens.js";
 import type { HostDirectory } from "../hosts/directory.js";
 import { forgetEmptyHosts } from "../hosts/forget.js";
 import { clearRemains } from "../hosts/remains.js";
 import type { Takeover } from "../hosts/takeover.js";
+import { sweepTokens } from "../identity/tokens.js";
 import type { ServerRecord } from "../model/server.js";
 import type { Clients } from "../pool/clients.js";
 import type { Pool, SpawnOptions } from "../pool/pool.js";

@@ -1,6 +1,6 @@
 import type { Config } from "../config/schema.js";
-import type { DoorListeners } from "../gateway/context.js";
 import type { FrontDoor } from "../gateway/door.js";
+import type { DoorListeners } from "../gateway/state/door/report.js";
 import type { HostDirectory } from "../hosts/directory.js";
 import type { Pool } from "../pool/pool.js";
 import type { GcResult } from "../sessions/gc/collect.js";

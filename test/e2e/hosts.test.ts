@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Fleet } from "../../src/fleet/fleet.js";
-import { issueToken } from "../../src/gateway/entry/tokens.js";
+import { issueToken } from "../../src/identity/tokens.js";
 import type { HostView, Overview } from "../../src/peers/overview.js";
 import type { ServerView } from "../../src/pool/server.js";
 import type { Stopped } from "../../src/pool/stop/stop.js";

@@ -1,6 +1,6 @@
 import { approveAll } from "@github/copilot-sdk";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { issueToken } from "../../src/gateway/entry/tokens.js";
+import { issueToken } from "../../src/identity/tokens.js";
 import { eventually } from "../fixtures/fault-fleet.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 import { DoorFleet } from "./harness.js";

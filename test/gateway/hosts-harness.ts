@@ -1,5 +1,5 @@
 import { CopilotClient, RuntimeConnection } from "@github/copilot-sdk";
-import { issueToken } from "../../src/gateway/entry/tokens.js";
+import { issueToken } from "../../src/identity/tokens.js";
 import type { SessionRecord } from "../../src/model/session.js";
 import { TestHosts } from "../fixtures/hosts.js";
 import type { RedisServer } from "../fixtures/redis-server.js";

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
-import { Shares } from "../../src/gateway/entry/shares.js";
+import { Shares } from "../../src/gateway/state/door/shares.js";
 import { TestFleet } from "../fixtures/cli.js";
 import { eventually } from "../fixtures/fault-fleet.js";
 import { DoorFleet } from "./harness.js";

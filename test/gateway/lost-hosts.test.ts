@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { LostHosts } from "../../src/gateway/routing/lost-hosts.js";
+import { LostHosts } from "../../src/gateway/state/door/lost-hosts.js";
 import type { HostRecord } from "../../src/model/host.js";
 
 const HOST: HostRecord = {

@@ -2,7 +2,7 @@ import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { issueToken, isTokenGood, listTokens, revokeTokens, verifyToken } from "../../src/gateway/entry/tokens.js";
+import { issueToken, isTokenGood, listTokens, revokeTokens, verifyToken } from "../../src/identity/tokens.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import type { Store } from "../../src/store/ports.js";
 import { testFleet } from "../fixtures/cli.js";

@@ -1,5 +1,5 @@
 import { expect, it } from "vitest";
-import type { DoorEvent } from "../../src/gateway/context.js";
+import type { DoorEvent } from "../../src/gateway/state/door/report.js";
 import { doorListeners } from "../../src/serve/report/door-reports.js";
 import { eventually } from "../fixtures/fault-fleet.js";
 import { DoorFleet } from "../gateway/harness.js";

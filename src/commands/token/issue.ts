@@ -1,6 +1,6 @@
 import { FleetCommand } from "../../cli/base-command.js";
 import { lifetimeFlag, requiredUserFlag } from "../../cli/flags/flags.js";
-import type { IssuedToken } from "../../gateway/entry/tokens.js";
+import type { IssuedToken } from "../../identity/tokens.js";
 
 export default class TokenIssue extends FleetCommand {
   static override summary = "Issue a token that lets a user's clients connect to the front door.";

@@ -1,7 +1,7 @@
 import { FleetCommand } from "../../cli/base-command.js";
 import { userFlag } from "../../cli/flags/flags.js";
 import { type Column, renderAge, renderTable, USER } from "../../cli/render/table.js";
-import type { TokenView } from "../../gateway/entry/tokens.js";
+import type { TokenView } from "../../identity/tokens.js";
 
 const COLUMNS: Column[] = [{ heading: "TOKEN", cut: "middle" }, USER, { heading: "AGE", yields: 1 }, "EXPIRES"];
 

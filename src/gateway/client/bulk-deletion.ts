@@ -2,11 +2,11 @@ import { isFleetError } from "../../errors.js";
 import type { SessionRecord } from "../../model/session.js";
 import { RpcError } from "../../runtime/client/raw-connection.js";
 import { isStoreTrouble } from "../../sessions/problems.js";
-import type { DoorEvent } from "../context.js";
-import type { ServerLink } from "../routing/links.js";
 import type { Routes } from "../routing/routes.js";
+import type { DoorEvent } from "../state/door/report.js";
+import { failure } from "../state/door/report.js";
+import type { ServerLink } from "../state/links.js";
 import type { ClientRequest, Params } from "../wire/client-message.js";
-import { failure } from "../wire/refusals.js";
 import type { Answers, AnswersContext } from "./answers.js";
 
 export interface BulkDeletionContext extends AnswersContext {

@@ -1,28 +1,31 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { isFleetError } from "../../errors.js";
+import type { TokenHolder } from "../../identity/tokens.js";
 import type { HostRecord } from "../../model/host.js";
 import type { ServerRecord } from "../../model/server.js";
 import { serverIdOf } from "../../pool/server.js";
-import type { DoorContext, DoorEvent, RequestReport, Together } from "../context.js";
-import type { Share } from "../entry/shares.js";
-import type { TokenHolder } from "../entry/tokens.js";
 import type { Protocol } from "../policy/protocols.js";
-import { isPeerLinkId, type Link, Links } from "../routing/links.js";
+import { Links } from "../routing/links.js";
 import { Opener } from "../routing/opener.js";
 import type { PeerDialer } from "../routing/peers.js";
 import { Routes } from "../routing/routes.js";
 import { type Attachment, ownTools } from "../state/attachments.js";
+import type { DoorContext, Together } from "../state/door/door-state.js";
+import type { DoorEvent, RequestReport } from "../state/door/report.js";
+import { failure } from "../state/door/report.js";
+import type { SessionRequests } from "../state/door/server-questions.js";
+import type { Share } from "../state/door/shares.js";
+import { isPeerLinkId, type Link } from "../state/links.js";
 import { OpenRequests } from "../state/open-requests.js";
-import { TurnEnds } from "../turns/turn-ends.js";
+import { TurnEnds } from "../state/turn-ends.js";
 import { Turns } from "../turns/turns.js";
 import type { ClientMessage, Params } from "../wire/client-message.js";
 import type { ClientSocket } from "../wire/client-socket.js";
 import { brokenTurnFrames } from "../wire/events.js";
 import { ProtocolError } from "../wire/frames.js";
-import { clientGone, errorFrame, failure, SERVER_ENDED } from "../wire/refusals.js";
+import { clientGone, errorFrame, SERVER_ENDED } from "../wire/refusals.js";
 import { FromServers } from "./from-servers.js";
 import { Requests } from "./requests.js";
-import type { SessionRequests } from "./session-requests.js";
 
 /** The parts of the door that all its clients share. */
 export interface DoorServices extends DoorContext {

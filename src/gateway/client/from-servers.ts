@@ -1,18 +1,18 @@
 import type { Config } from "../../config/schema.js";
-import type { DoorEvent } from "../context.js";
 import { decidesOnTools, withoutApproval } from "../policy/reach.js";
-import type { Link } from "../routing/links.js";
 import type { Attachment } from "../state/attachments.js";
+import type { DoorEvent } from "../state/door/report.js";
+import { describe } from "../state/door/report.js";
+import type { SessionRequests } from "../state/door/server-questions.js";
+import type { Link } from "../state/links.js";
 import { OpenRequests } from "../state/open-requests.js";
 import type { Turn } from "../state/turn.js";
-import type { TurnEnds } from "../turns/turn-ends.js";
+import type { TurnEnds } from "../state/turn-ends.js";
 import type { ClientSocket } from "../wire/client-socket.js";
 import { endsTurn, errorIn, promptIn } from "../wire/events.js";
 import { type Frame, ProtocolError } from "../wire/frames.js";
-import { describe } from "../wire/refusals.js";
 import type { ServerMessage } from "../wire/server-message.js";
 import type { UpstreamListener } from "../wire/upstream.js";
-import type { SessionRequests } from "./session-requests.js";
 
 export interface FromServersContext {
   config: Config;

@@ -1,27 +1,28 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { type FleetError, isFleetError } from "../../errors.js";
+import type { TokenHolder } from "../../identity/tokens.js";
 import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
 import { RpcError } from "../../runtime/client/raw-connection.js";
 import { readSessionFolder } from "../../runtime/history/session-state.js";
 import { isStoreTrouble, sessionLocked } from "../../sessions/problems.js";
-import type { DoorEvent } from "../context.js";
-import type { Share } from "../entry/shares.js";
-import type { TokenHolder } from "../entry/tokens.js";
+import { checkMember, toolsIn } from "../policy/members.js";
 import type { Scope } from "../policy/methods.js";
 import type { Protocol } from "../policy/protocols.js";
 import { checkReach, decide, reachesHost } from "../policy/reach.js";
-import type { ServerLink } from "../routing/links.js";
+import { checkSetup, needsItsClient, refuseSetupElsewhere } from "../policy/server-setup.js";
 import { isMoved, Relay } from "../routing/relay.js";
 import type { Routes } from "../routing/routes.js";
-import { checkSetup, needsItsClient, refuseSetupElsewhere } from "../routing/server-setup.js";
 import { ownTools, saysUnloaded } from "../state/attachments.js";
+import type { DoorEvent } from "../state/door/report.js";
+import { describe, failure } from "../state/door/report.js";
+import { isAnswer, type SessionRequests } from "../state/door/server-questions.js";
+import type { Share } from "../state/door/shares.js";
+import type { ServerLink } from "../state/links.js";
 import type { Turns } from "../turns/turns.js";
 import type { ClientRequest, Params } from "../wire/client-message.js";
 import {
-  describe,
   doorDraining,
-  failure,
   hostDenied,
   methodDenied,
   methodUnknown,
@@ -30,8 +31,6 @@ import {
 } from "../wire/refusals.js";
 import { Answers, type AnswersContext } from "./answers.js";
 import { BulkDeletion } from "./bulk-deletion.js";
-import { checkMember, toolsIn } from "./members.js";
-import { isAnswer, type SessionRequests } from "./session-requests.js";
 
 export interface RequestsContext extends AnswersContext {
   /** The client's protocol. Its table of methods decides on each request. */

@@ -1,25 +1,32 @@
 import type { Socket } from "node:net";
 import { isFleetError } from "../../errors.js";
+import {
+  type HostHolder,
+  isTokenGood,
+  recognizer,
+  type TokenHolder,
+  tokenIdIn,
+  verifyToken,
+} from "../../identity/tokens.js";
 import { Client, type ClientOrigin, type DoorServices } from "../client/client.js";
-import type { DoorEvent, DoorOwner } from "../context.js";
 import { clientProtocol, type Protocol } from "../policy/protocols.js";
 import { PeerDialer, relayedFrom } from "../routing/peers.js";
+import type { DoorOwner } from "../state/door/door-state.js";
+import type { DoorEvent } from "../state/door/report.js";
+import { describe, failure } from "../state/door/report.js";
+import type { Share, Shares } from "../state/door/shares.js";
 import { type ClientMessage, type ClientRequest, type Params, readClientFrame } from "../wire/client-message.js";
 import { ClientSocket } from "../wire/client-socket.js";
 import { type Frame, ProtocolError } from "../wire/frames.js";
 import {
   AUTHENTICATION_FAILED,
   AUTHENTICATION_REQUIRED,
-  describe,
   encodeMessage,
   errorFrame,
-  failure,
   refusalFrame,
 } from "../wire/refusals.js";
 import type { Attempts } from "./attempts.js";
 import { ControlConnection } from "./control.js";
-import type { Share, Shares } from "./shares.js";
-import { type HostHolder, isTokenGood, recognizer, type TokenHolder, tokenIdIn, verifyToken } from "./tokens.js";
 
 /** The longest frame that a connection may send before it has shown a token, in bytes. That is enough for `connect`. */
 const HELLO_BYTES = 16 * 1024;

@@ -1,5 +1,4 @@
 import type { Config } from "../../config/schema.js";
-import type { SessionRequest } from "../client/session-requests.js";
 import type { Params } from "../wire/client-message.js";
 import { approvalDenied, hostDenied, methodDenied } from "../wire/refusals.js";
 import type { Protocol } from "./protocols.js";
@@ -73,6 +72,14 @@ function attachmentsIn(value: unknown): unknown[] {
   return Object.entries(value).flatMap(([key, inner]) =>
     key === "attachments" && Array.isArray(inner) ? inner : attachmentsIn(inner),
   );
+}
+
+/** A request that a server makes by an event to the clients of one session. They answer it by its id. */
+export interface SessionRequest {
+  /** The kind of a permission request. */
+  kind: string | undefined;
+  /** The name of the tool, if the request is about a client's tool. */
+  tool: string | undefined;
 }
 
 /** A permission request, and its relation to the client that answers it. */

@@ -2,11 +2,11 @@ import type { Config } from "../../config/schema.js";
 import { type FleetError, quote } from "../../errors.js";
 import type { Isolation } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
-import { isBelowHome } from "../routing/below-home.js";
-import { hasCredentials } from "../routing/server-setup.js";
 import type { Params } from "../wire/client-message.js";
 import { approvalDenied, hostDenied, methodDenied } from "../wire/refusals.js";
+import { isBelowHome } from "./below-home.js";
 import { decidesOnTools, reachesHost } from "./reach.js";
+import { hasCredentials } from "./server-setup.js";
 
 /** The conditions that decide which settings a client may make on its session, and which ones the fleet adds. */
 export interface Surroundings {

@@ -11,11 +11,12 @@ import { markedRecord } from "../../sessions/found.js";
 import { noteOpened } from "../../sessions/memory/loaded.js";
 import { sessionExists, sessionLost } from "../../sessions/problems.js";
 import { withRoom } from "../../sessions/use/room.js";
-import type { DoorContext, Together } from "../context.js";
 import { isElsewhere, isNotFound } from "../state/attachments.js";
+import type { DoorContext, Together } from "../state/door/door-state.js";
+import type { ServerLink } from "../state/links.js";
 import type { Params } from "../wire/client-message.js";
 import { noSuchSession } from "../wire/refusals.js";
-import type { Links, ServerLink } from "./links.js";
+import type { Links } from "./links.js";
 
 /** How long a server may take to start, and how long it may take to open a session, in milliseconds. */
 const OPEN_MS = 30_000;

@@ -4,10 +4,10 @@ import type { SessionRecord } from "../../model/session.js";
 import { RpcError } from "../../runtime/client/raw-connection.js";
 import type { Scope } from "../policy/methods.js";
 import { type Attachment, newAttachment } from "../state/attachments.js";
+import type { PeerLink } from "../state/links.js";
 import type { Answer, ForwardOptions, OpenRequests } from "../state/open-requests.js";
 import type { ClientRequest } from "../wire/client-message.js";
 import { parse } from "../wire/server-message.js";
-import type { PeerLink } from "./links.js";
 import type { Routes } from "./routes.js";
 
 export interface RelayContext {

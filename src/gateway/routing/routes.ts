@@ -3,11 +3,13 @@ import type { HostRecord } from "../../model/host.js";
 import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
 import { deadline } from "../../runtime/deadline.js";
-import type { DoorContext, DoorEvent } from "../context.js";
 import type { Attachment } from "../state/attachments.js";
+import type { DoorContext } from "../state/door/door-state.js";
+import type { DoorEvent } from "../state/door/report.js";
+import { isPeerLinkId, type Link, type PeerLink, peerLinkId, type ServerLink } from "../state/links.js";
 import type { Turn } from "../state/turn.js";
 import { serverLost } from "../wire/refusals.js";
-import { isPeerLinkId, type Link, type Links, type PeerLink, peerLinkId, type ServerLink } from "./links.js";
+import type { Links } from "./links.js";
 import type { Opener } from "./opener.js";
 
 export interface RoutesContext extends DoorContext {

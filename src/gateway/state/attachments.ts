@@ -1,7 +1,7 @@
-import { toolsIn } from "../client/members.js";
-import type { Link } from "../routing/links.js";
+import { toolsIn } from "../policy/members.js";
 import type { Params } from "../wire/client-message.js";
 import { parse } from "../wire/server-message.js";
+import type { Link } from "./links.js";
 
 /** A session that this client opened, here or on another host, with all that is needed to open it again. */
 export interface Attachment {

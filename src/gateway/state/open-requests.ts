@@ -1,15 +1,15 @@
 import { isFleetError } from "../../errors.js";
 import type { RpcError } from "../../runtime/client/raw-connection.js";
-import type { RequestReport } from "../context.js";
-import type { Share } from "../entry/shares.js";
 import type { Protocol } from "../policy/protocols.js";
-import type { Link } from "../routing/links.js";
-import { messageIdsIn, type TurnEnds } from "../turns/turn-ends.js";
 import { type ClientRequest, type Params, type RpcId, replaceId, type WithId } from "../wire/client-message.js";
 import type { ClientSocket } from "../wire/client-socket.js";
 import type { Frame } from "../wire/frames.js";
 import { encodeMessage, errorFrame, REFUSED, refusalFrame, serverLost } from "../wire/refusals.js";
 import type { ServerMessage } from "../wire/server-message.js";
+import type { RequestReport } from "./door/report.js";
+import type { Share } from "./door/shares.js";
+import type { Link } from "./links.js";
+import { messageIdsIn, type TurnEnds } from "./turn-ends.js";
 
 /** A server's answer to a request. */
 export interface Answer {

@@ -1,6 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { FleetError, isFleetError } from "../../errors.js";
 import { sessionMoved } from "../../hosts/problems.js";
+import type { TokenHolder } from "../../identity/tokens.js";
 import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
 import { hasEnded } from "../../pool/server.js";
@@ -8,18 +9,19 @@ import { deadline, isTimeout, pause } from "../../runtime/deadline.js";
 import { historyBytes, promptsSince } from "../../runtime/history/session-events.js";
 import type { TurnLease } from "../../sessions/leases/seen.js";
 import { takeTurn } from "../../sessions/use/turn-taking.js";
-import type { DoorContext, DoorEvent } from "../context.js";
-import type { TokenHolder } from "../entry/tokens.js";
 import type { Protocol } from "../policy/protocols.js";
 import { checkReach } from "../policy/reach.js";
-import type { Link, ServerLink } from "../routing/links.js";
 import { type Attachment, isElsewhere, saysUnloaded } from "../state/attachments.js";
+import type { DoorContext } from "../state/door/door-state.js";
+import type { DoorEvent } from "../state/door/report.js";
+import { failure } from "../state/door/report.js";
+import type { Link, ServerLink } from "../state/links.js";
 import type { OpenRequests } from "../state/open-requests.js";
 import { Turn } from "../state/turn.js";
+import { messageIdsIn, messageIdsOf, type TurnEnds } from "../state/turn-ends.js";
 import type { ClientRequest } from "../wire/client-message.js";
-import { clientGone, doorDraining, failure, SERVER_ENDED, serverLost } from "../wire/refusals.js";
+import { clientGone, doorDraining, SERVER_ENDED, serverLost } from "../wire/refusals.js";
 import { leftTurnOver } from "./left-turn.js";
-import { messageIdsIn, messageIdsOf, type TurnEnds } from "./turn-ends.js";
 
 export interface TurnsContext extends DoorContext {
   user: string;

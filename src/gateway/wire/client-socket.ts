@@ -1,6 +1,6 @@
 import type { Socket } from "node:net";
-import { readProxyHeader } from "../entry/proxy-protocol.js";
 import { type Frame, FrameSplitter, type ProtocolError } from "./frames.js";
+import { readProxyHeader } from "./proxy-protocol.js";
 import { encodeMessage } from "./refusals.js";
 
 /** Clients may ignore notifications whose method begins with `$/` (LSP, "$ requests"). */

@@ -1,6 +1,5 @@
 import { FleetError, isFleetError, quote } from "../../errors.js";
 import { RpcError } from "../../runtime/client/raw-connection.js";
-import type { DoorEvent } from "../context.js";
 import type { RpcId } from "./client-message.js";
 import { encodeBody } from "./frames.js";
 
@@ -35,22 +34,6 @@ export function refusalFrame(id: RpcId | null, error: unknown): Buffer {
 /** @param data left out if undefined */
 export function errorFrame(id: RpcId | null, rpcCode: number, message: string, data?: unknown): Buffer {
   return encodeMessage({ id, error: { code: rpcCode, message, data } });
-}
-
-/** The text of an error for the log. An error that our code did not mean to throw comes with its stack. */
-export function describe(error: unknown): string {
-  if (!(error instanceof Error)) return String(error);
-  return isFleetError(error) || error instanceof RpcError ? String(error) : (error.stack ?? String(error));
-}
-
-/**
- * The fields of an event that describe a failure.
- *
- * @param what context for people, put before the error
- */
-export function failure(error: unknown, what?: string): Pick<DoorEvent, "code" | "detail"> {
-  const detail = what === undefined ? describe(error) : `${what}: ${describe(error)}`;
-  return isFleetError(error) ? { code: error.code, detail } : { detail };
 }
 
 export function methodDenied(method: string, why: string): FleetError {

@@ -1,9 +1,9 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { LONGEST_TIMER_MS } from "../../config/values/duration.js";
 import { ERRORS, FleetError, type FleetErrorCode, isFleetError } from "../../errors.js";
-import { issueHostToken } from "../../gateway/entry/tokens.js";
 import type { HostDirectory } from "../../hosts/directory.js";
 import { hostAway } from "../../hosts/problems.js";
+import { issueHostToken } from "../../identity/tokens.js";
 import type { HostRecord } from "../../model/host.js";
 import { RawConnection, RpcError } from "../../runtime/client/raw-connection.js";
 import { abortable, deadline } from "../../runtime/deadline.js";

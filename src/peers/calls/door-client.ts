@@ -1,6 +1,6 @@
 import type { CopilotClient } from "@github/copilot-sdk";
-import { issueToken } from "../../gateway/entry/tokens.js";
 import { hostAway } from "../../hosts/problems.js";
+import { issueToken } from "../../identity/tokens.js";
 import type { HostRecord } from "../../model/host.js";
 import type { TokenRecord } from "../../model/token.js";
 import type { ClientOptions } from "../../pool/clients.js";

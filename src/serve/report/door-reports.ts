@@ -1,4 +1,4 @@
-import type { DoorEvent, DoorListeners } from "../../gateway/context.js";
+import type { DoorEvent, DoorListeners } from "../../gateway/state/door/report.js";
 import type { LogLevel, ServeContext } from "../context.js";
 
 /** The log level of each event at the front door. The content of clients' messages is never logged. */

@@ -1,7 +1,7 @@
 import type { Counter, Gauge, Histogram, Registry } from "prom-client";
 import { LIMITED } from "../../config/limits.js";
 import { ERRORS, type FleetErrorCode } from "../../errors.js";
-import type { RequestReport } from "../../gateway/context.js";
+import type { RequestReport } from "../../gateway/state/door/report.js";
 import type { ServerState } from "../../model/server.js";
 import type { GcResult } from "../../sessions/gc/collect.js";
 

@@ -1,12 +1,5 @@
-import { parse } from "../wire/server-message.js";
-
-/** A request that a server makes by an event to the clients of one session. They answer it by its id. */
-export interface SessionRequest {
-  /** The kind of a permission request. */
-  kind: string | undefined;
-  /** The name of the tool, if the request is about a client's tool. */
-  tool: string | undefined;
-}
+import type { SessionRequest } from "../../policy/reach.js";
+import { parse } from "../../wire/server-message.js";
 
 /** The events that ask for an answer, and the methods that give it. */
 const ANSWERED_BY = new Map(

@@ -1,4 +1,4 @@
-import { PARSE_ERROR, ProtocolError } from "../wire/frames.js";
+import { PARSE_ERROR, ProtocolError } from "./frames.js";
 
 /**
  * The header of PROXY protocol version 2. A proxy sends it to name the client that it connects for

@@ -2,8 +2,8 @@ import { isDeepStrictEqual } from "node:util";
 import type { Config } from "../../config/schema.js";
 import type { ServerRecord } from "../../model/server.js";
 import { tokenSourceFromConfig } from "../../models/github-token.js";
-import { reachesHost } from "../policy/reach.js";
 import { hostDenied, methodDenied } from "../wire/refusals.js";
+import { reachesHost } from "./reach.js";
 
 /**
  * Settings of a whole server that a client may make before its first session.

@@ -1,4 +1,4 @@
-import type { HostRecord } from "../../model/host.js";
+import type { HostRecord } from "../../../model/host.js";
 
 export interface LostHostsOptions {
   /** Whether other hosts take over the sessions of a host that is gone, so that clients need not wait for its return. */

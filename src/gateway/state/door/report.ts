@@ -1,36 +1,5 @@
-import type { Config } from "../config/schema.js";
-import type { FleetErrorCode } from "../errors.js";
-import type { HostDirectory } from "../hosts/directory.js";
-import type { ServerRecord } from "../model/server.js";
-import type { Pool } from "../pool/pool.js";
-import type { Sessions } from "../sessions/sessions.js";
-import type { Store } from "../store/ports.js";
-import type { Params } from "./wire/client-message.js";
-
-/** The parts of the fleet that the front door needs. */
-export interface DoorContext {
-  config: Config;
-  store: Store;
-  sessions: Sessions;
-  directory: HostDirectory;
-  pool: Pool;
-}
-
-/**
- * Runs `start`, or waits for the `start` that already runs for that server. When `signal` aborts, only this wait ends: the
- * start goes on for the other callers, because it gets another signal.
- */
-export type Together = (
-  serverId: string,
-  signal: AbortSignal,
-  start: (signal: AbortSignal) => Promise<ServerRecord>,
-) => Promise<ServerRecord>;
-
-/** The front door's context, with what it needs for other hosts. */
-export interface DoorOwner extends DoorContext {
-  /** Does what another host asks of this one. @returns the result, which is sent back as JSON. */
-  control: (method: string, params: Params, signal: AbortSignal) => Promise<unknown>;
-}
+import { type FleetErrorCode, isFleetError } from "../../../errors.js";
+import { RpcError } from "../../../runtime/client/raw-connection.js";
 
 /** One completed request of a client, for metrics and access logs. It contains nothing of the conversation. */
 export interface RequestReport {
@@ -76,4 +45,20 @@ export interface DoorEvent {
 export interface DoorListeners {
   onRequest?: (report: RequestReport) => void;
   onEvent?: (event: DoorEvent) => void;
+}
+
+/** The text of an error for the log. An error that our code did not mean to throw comes with its stack. */
+export function describe(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  return isFleetError(error) || error instanceof RpcError ? String(error) : (error.stack ?? String(error));
+}
+
+/**
+ * The fields of an event that describe a failure.
+ *
+ * @param what context for people, put before the error
+ */
+export function failure(error: unknown, what?: string): Pick<DoorEvent, "code" | "detail"> {
+  const detail = what === undefined ? describe(error) : `${what}: ${describe(error)}`;
+  return isFleetError(error) ? { code: error.code, detail } : { detail };
 }

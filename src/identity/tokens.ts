@@ -1,8 +1,8 @@
 import { createHash, randomBytes, timingSafeEqual } from "node:crypto";
-import { compareText } from "../../config/values/text.js";
-import { FleetError, quote } from "../../errors.js";
-import type { TokenRecord } from "../../model/token.js";
-import type { Store } from "../../store/ports.js";
+import { compareText } from "../config/values/text.js";
+import { FleetError, quote } from "../errors.js";
+import type { TokenRecord } from "../model/token.js";
+import type { Store } from "../store/ports.js";
 
 /**
  * The tokens that clients present at the front door: `cft_<id>_<secret>`. The id finds the record. The secret has 256

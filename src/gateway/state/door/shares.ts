@@ -1,5 +1,5 @@
-import { type Limited, type LimitName, type Limits, limitReached } from "../../config/limits.js";
-import type { FleetError } from "../../errors.js";
+import { type Limited, type LimitName, type Limits, limitReached } from "../../../config/limits.js";
+import type { FleetError } from "../../../errors.js";
 
 /** The quantities that a front door counts itself. Sessions are counted in the store. */
 type Counted = Exclude<Limited, "sessions">;
