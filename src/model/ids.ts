@@ -1,10 +1,9 @@
 import { randomUUID } from "node:crypto";
+import { sha256 } from "../config/values/text.js";
 import { FleetError, option, quote } from "../errors.js";
 
 /** Property names of every object. As keys of a plain object, they would not stand for a user or a session. */
 const RESERVED = new Set(Object.getOwnPropertyNames(Object.prototype).concat("prototype"));
-
-const SESSION = /^[A-Za-z0-9._-]{1,128}$/;
 
 /**
  * Checks that a user id consists of letters and digits of any script plus `. _ @ + -`, has 1 to 128 bytes of UTF-8, and
@@ -31,15 +30,42 @@ function isUserName(user: string): boolean {
   return /^[A-Za-z0-9._@+-]+$/.test(user) || (/^[\p{L}\p{M}\p{Nd}._@+-]+$/u.test(user) && !/^\p{M}/u.test(user));
 }
 
-/** Checks a session id against the characters that the runtime allows. @throws FleetError `FLEET_SESSION_ID_INVALID`. */
+/**
+ * A digest of a user id, for names of files. With it, users whose ids differ only in case have separate files on any
+ * disk.
+ */
+export function userDigest(user: string): string {
+  return sha256(user).slice(0, 32);
+}
+
+const SESSION = /^[A-Za-z0-9._-]{1,128}$/;
+
+/** Whether the text may be the id of a session, and so the name of its folder. */
+export function isSessionId(text: string): boolean {
+  return SESSION.test(text) && text !== "." && text !== "..";
+}
+
+/**
+ * Callers have validated the id already. This is the last line of defence, because the id becomes part of a path.
+ *
+ * @throws FleetError `FLEET_SESSION_ID_INVALID`.
+ */
+export function assertSessionId(id: string): void {
+  if (isSessionId(id)) return;
+  throw new FleetError(
+    "FLEET_SESSION_ID_INVALID",
+    `${quote(id)} is not a session id. Allowed: 1 to 128 letters, digits, ".", "_" and "-", other than "." and ".."`,
+  );
+}
+
+/**
+ * Checks a session id against the characters that the runtime allows. A new or given id also must not look like an
+ * option or like a property of every object.
+ *
+ * @throws FleetError `FLEET_SESSION_ID_INVALID`.
+ */
 export function validateSessionId(value: string, name = option("sessionId")): string {
-  if (
-    typeof value !== "string" ||
-    !SESSION.test(value) ||
-    /^\.{1,2}$/.test(value) ||
-    value.startsWith("-") ||
-    RESERVED.has(value)
-  ) {
+  if (typeof value !== "string" || !isSessionId(value) || value.startsWith("-") || RESERVED.has(value)) {
     const why = RESERVED.has(value) ? "is a reserved word" : "is not a session id";
     throw new FleetError(
       "FLEET_SESSION_ID_INVALID",

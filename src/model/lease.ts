@@ -1,3 +1,5 @@
+import { FleetError, quote } from "../errors.js";
+
 /** A time-bounded right to use one session. It outlives the process that took it. */
 export interface Lease {
   sessionId: string;
@@ -42,3 +44,15 @@ export type LeaseAnswer =
   | { granted: true; lease: Lease }
   /** `lease` is the lease in force, if any. `ahead` is the number of waiters that come first. */
   | { granted: false; lease: Lease | null; ahead: number };
+
+/**
+ * The error is the same for a wrong token, an expired lease and a session that does not exist, so that a stranger
+ * learns nothing from it.
+ */
+export function notHeld(sessionId: string, cause?: unknown): FleetError {
+  return new FleetError(
+    "FLEET_LEASE_LOST",
+    `This token does not hold the lease on session ${quote(sessionId)}, or the lease has ended.`,
+    { suggestions: [`copilotfleet lock ${sessionId} --show`], cause },
+  );
+}

@@ -1,3 +1,7 @@
+import { timingSafeEqual } from "node:crypto";
+import { sha256 } from "../config/values/text.js";
+import { FleetError, quote } from "../errors.js";
+
 /** The record of a token that a client presents at the front door. It never contains the token itself. */
 export interface TokenRecord {
   /**
@@ -26,4 +30,31 @@ export interface TokenRecord {
   createdAt: string;
   /** When the token expires; null: it is valid until it is revoked. */
   expiresAt: string | null;
+}
+
+export function isTokenId(text: string): boolean {
+  return /^[a-z0-9]{1,64}$/.test(text);
+}
+
+/** @throws FleetError `FLEET_INTERNAL`, because callers make the ids themselves. */
+export function assertTokenId(id: string): void {
+  if (!isTokenId(id)) throw new FleetError("FLEET_INTERNAL", `${quote(id)} is not the id of a token.`);
+}
+
+export function tokenExists(id: string): FleetError {
+  return new FleetError("FLEET_INTERNAL", `There is already a token ${id}.`);
+}
+
+/**
+ * The hash of a token, for the front door or for a lease. It needs no salt and cannot be reversed, because a token has 32
+ * random bytes.
+ */
+export function hashToken(token: string): string {
+  return sha256(token);
+}
+
+/** Compares in constant time, so that the duration does not reveal where the two hashes differ. */
+export function isSameHash(hash: string, other: string): boolean {
+  const [a, b] = [Buffer.from(hash), Buffer.from(other)];
+  return a.length === b.length && timingSafeEqual(a, b);
 }

@@ -1,25 +1,34 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import type { Outcome } from "./batch.js";
+import { FleetError } from "../errors.js";
+
+/** The state of a document from which an update starts. */
+export interface Base {
+  data: string;
+  /** Whether to commit the state even if nothing changes, because it is damaged in the store. */
+  mend?: boolean;
+}
 
 /** The operations in which the stores differ. */
-export interface UpdateTries<T> {
+export interface UpdateTries<T, B extends Base> {
   readonly deadlineMs: number;
   /**
    * Waits for other writers, for a bounded time. Resolves with a release function that never rejects. A rejection fails
-   * all updates in the queue.
+   * all updates in the queue. Absent: updates do not wait, and try again when another writer was first.
    */
-  enter(): Promise<() => Promise<void>>;
-  /**
-   * Applies all changes to the newest state and commits.
-   *
-   * @returns undefined when another writer was first.
-   */
-  attempt(changes: readonly ((draft: T) => unknown)[]): Promise<Outcome[] | undefined>;
+  enter?(): Promise<() => Promise<void>>;
+  /** Reads the newest state. */
+  load(): B | Promise<B>;
+  /** Turns the data into the value that callers see. Every call returns a private copy. */
+  parse(data: string): T;
+  /** Replaces `base`. Resolves with false when another writer was first. */
+  commit(base: B, data: string): Promise<boolean>;
   /** The error for an update that lost to other writers until the deadline. */
   busy(): Error;
-  /** Converts the error of a failed attempt into the error that callers get. */
-  failure(error: unknown): unknown;
+  /** Converts the error of a failed attempt into the error that callers get. Absent: they get the same error. */
+  failure?(error: unknown): unknown;
 }
+
+type Outcome = { ok: true; value: unknown } | { ok: false; error: unknown };
 
 interface Pending<T> {
   change: (draft: T) => unknown;
@@ -31,12 +40,12 @@ interface Pending<T> {
 const MAX_BACKOFF_MS = 40;
 
 /** The updates of one document by this process. They share commits, and try again when another writer was first. */
-export class UpdateQueue<T> {
-  readonly #tries: UpdateTries<T>;
+export class UpdateQueue<T, B extends Base = Base> {
+  readonly #tries: UpdateTries<T, B>;
   readonly #queue: Pending<T>[] = [];
   #worker: Promise<void> | undefined;
 
-  constructor(tries: UpdateTries<T>) {
+  constructor(tries: UpdateTries<T, B>) {
     this.#tries = tries;
   }
 
@@ -60,16 +69,16 @@ export class UpdateQueue<T> {
 
   async #work(): Promise<void> {
     while (this.#queue.length > 0) {
-      let leave: () => Promise<void>;
+      let leave: (() => Promise<void>) | undefined;
       try {
-        leave = await this.#tries.enter();
+        leave = await this.#tries.enter?.();
       } catch (error) {
-        rejectAll(this.#queue.splice(0), this.#tries.failure(error));
+        rejectAll(this.#queue.splice(0), this.#failure(error));
         continue;
       }
       // Take the queue only after the wait, so that updates requested during the wait join this commit.
       const settle = await this.#commit(this.#queue.splice(0));
-      await leave();
+      await leave?.();
       settle();
     }
     this.#worker = undefined;
@@ -85,12 +94,14 @@ export class UpdateQueue<T> {
       for (let attempt = 0; ; attempt++) {
         waiting = this.#dropExpired(waiting);
         if (waiting.length === 0) return () => undefined;
-        const outcomes = await this.#tries.attempt(waiting.map(({ change }) => change));
-        if (outcomes !== undefined) return () => settleAll(waiting, outcomes);
+        const base = await this.#tries.load();
+        const { data, outcomes } = this.#apply(base.data, waiting);
+        const isUnchanged = data === base.data && base.mend !== true;
+        if (isUnchanged || (await this.#tries.commit(base, data))) return () => settleAll(waiting, outcomes);
         await sleep(Math.random() * Math.min(2 ** attempt, MAX_BACKOFF_MS));
       }
     } catch (error) {
-      const failure = this.#tries.failure(error);
+      const failure = this.#failure(error);
       return () => rejectAll(waiting, failure);
     }
   }
@@ -100,6 +111,60 @@ export class UpdateQueue<T> {
     const expired = waiting.filter(({ since }) => now - since > this.#tries.deadlineMs);
     for (const { reject } of expired) reject(this.#tries.busy());
     return waiting.filter((pending) => !expired.includes(pending));
+  }
+
+  /**
+   * Runs the changes in order, each on the result of the ones before it. If a change throws, its draft is dropped and
+   * only its own outcome is an error.
+   */
+  #apply(data: string, waiting: readonly Pending<T>[]): { data: string; outcomes: Outcome[] } {
+    let current = data;
+    const outcomes = waiting.map(({ change }): Outcome => {
+      try {
+        const draft = this.#tries.parse(current);
+        const value = change(draft);
+        if (value instanceof Promise) {
+          value.catch(() => "the caller gets the error below instead");
+          const message = "A change to the store must be synchronous; this one returned a promise.";
+          throw new FleetError("FLEET_INTERNAL", message);
+        }
+        current = JSON.stringify(draft);
+        return { ok: true, value };
+      } catch (error) {
+        return { ok: false, error };
+      }
+    });
+    return { data: current, outcomes };
+  }
+
+  #failure(error: unknown): unknown {
+    return this.#tries.failure?.(error) ?? error;
+  }
+}
+
+/** The updates of many documents. A document has a queue only while it is being updated. */
+export class UpdateQueues<T> {
+  readonly #open: (id: string) => UpdateQueue<T>;
+  readonly #queues = new Map<string, UpdateQueue<T>>();
+
+  /** @param open Makes the queue of a document. */
+  constructor(open: (id: string) => UpdateQueue<T>) {
+    this.#open = open;
+  }
+
+  async update<R>(id: string, change: (draft: T) => R): Promise<R> {
+    const queue = this.#queues.get(id) ?? this.#open(id);
+    this.#queues.set(id, queue);
+    try {
+      return await queue.update(change);
+    } finally {
+      if (queue.pending === undefined) this.#queues.delete(id);
+    }
+  }
+
+  /** Resolves when the updates that are under way have ended. */
+  async settled(): Promise<void> {
+    await Promise.all([...this.#queues.values()].map(({ pending }) => pending));
   }
 }
 

@@ -6,7 +6,7 @@ import { type FileStore, openFileStore } from "../../src/store/file/file-store.j
 import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
 import { temporaryRoot } from "../fixtures/store-root.js";
 
-const STEPS: CommitStep[] = ["read", "checked", "marked", "written", "linked"];
+const STEPS: CommitStep[] = ["read", "checked", "accepted", "written", "linked"];
 /** More commits than the registry keeps: a suspended writer's number is then taken and pruned before it resumes. */
 const MANY = 40;
 
@@ -152,7 +152,7 @@ describe("the registry, when a writer is suspended in its commit", () => {
     let round = 0;
     const unlucky = openFileStore(root, {
       deadlineMs: 150,
-      onStep: async (step) => void (step === "marked" && (await addServers(others, `round${round++}-`, 1))),
+      onStep: async (step) => void (step === "accepted" && (await addServers(others, `round${round++}-`, 1))),
     });
     const update = unlucky.registry.update((draft) => void delete draft.servers.before0);
     await expect(update).rejects.toMatchObject({ code: "FLEET_STATE_BUSY", exit: 6 });

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { hashToken } from "../../src/model/lease-token.js";
+import { hashToken } from "../../src/model/token.js";
 import type { Instant } from "../../src/store/file/records/lease-clock.js";
 import {
   acquire,

@@ -1,8 +1,7 @@
-import { createHash } from "node:crypto";
 import { closeSync, constants, fstatSync, openSync, readFileSync, realpathSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { FleetError, systemCode } from "../../errors.js";
-import { printable, shellQuote } from "../values/text.js";
+import { printable, sha256, shellQuote } from "../values/text.js";
 import { guardedKeys } from "./guarded.js";
 import type { Layer } from "./layers.js";
 
@@ -111,8 +110,4 @@ export function readOwn(path: string): string | undefined {
   } finally {
     closeSync(handle);
   }
-}
-
-function sha256(text: string): string {
-  return createHash("sha256").update(text).digest("hex");
 }

@@ -1,3 +1,5 @@
+import { createHash } from "node:crypto";
+
 /**
  * Prepares text for a message: makes it harmless to a terminal, and removes possible secrets. `quote()` of errors.ts is
  * for short values. These functions are for paths and the output of other programs, which must not be shortened.
@@ -6,6 +8,11 @@
 /** Escapes control, zero-width and bidirectional characters. */
 export function printable(text: string): string {
   return text.replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, (c) => `\\u{${c.codePointAt(0)?.toString(16)}}`);
+}
+
+/** The digest in hex. */
+export function sha256(text: string | Uint8Array): string {
+  return createHash("sha256").update(text).digest("hex");
 }
 
 /** Quotes a path as one shell word, for a command that the user can paste. */

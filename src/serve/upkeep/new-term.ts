@@ -1,6 +1,6 @@
 import type { HostDirectory } from "../../hosts/directory.js";
+import { isSessionId } from "../../model/ids.js";
 import type { ServerRecord } from "../../model/server.js";
-import { isSessionId } from "../../model/session-id.js";
 import { isRunning } from "../../pool/server.js";
 import { loadedSessions } from "../../pool/stop/drain.js";
 import { unloadAtOnce } from "../../pool/stop/unload.js";

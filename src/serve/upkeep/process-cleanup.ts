@@ -1,5 +1,5 @@
+import { isSessionId } from "../../model/ids.js";
 import type { ServerRecord } from "../../model/server.js";
-import { isSessionId } from "../../model/session-id.js";
 import { isClaimed } from "../../pool/claims/held-claim.js";
 import { loadedSessions } from "../../pool/stop/drain.js";
 import { usedSessions } from "../../pool/use-markers.js";

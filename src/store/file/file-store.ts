@@ -4,16 +4,12 @@ import { sweepFolder } from "./commit/sweep.js";
 import type { StoreContext } from "./context.js";
 import { LeaseRecords } from "./records/lease-records.js";
 import { PlacementRecords } from "./records/placement-records.js";
-import { RegistryRecord, registryFolder } from "./records/registry.js";
+import { RegistryRecord } from "./records/registry.js";
 import { SessionRecords } from "./records/session-records.js";
 import { TokenRecords } from "./records/token-records.js";
 import { checkStateFolder, ensureStateFolder } from "./state-folder.js";
 
 const DEADLINE_MS = 30_000;
-
-export interface FileStore extends Store {
-  readonly kind: "file";
-}
 
 export interface FileStoreOptions {
   /** How long one update is tried before `FLEET_STATE_BUSY`, in milliseconds. */
@@ -27,10 +23,10 @@ export interface FileStoreOptions {
  * first write creates it.
  */
 export function openFileStore(root: string, options: FileStoreOptions = {}): FileStore {
-  return new FolderStore(root, options);
+  return new FileStore(root, options);
 }
 
-class FolderStore implements FileStore {
+export class FileStore implements Store {
   readonly kind = "file";
   /** The lock and the clock of this store belong to one machine. */
   readonly hosts = null;
@@ -39,12 +35,11 @@ class FolderStore implements FileStore {
   readonly leases: LeaseRecords;
   readonly tokens: TokenRecords;
   readonly placements: PlacementRecords;
-  readonly #root: string;
+  readonly #context: StoreContext;
   readonly #warnings = new Set<string>();
 
   constructor(root: string, { deadlineMs = DEADLINE_MS, onStep }: FileStoreOptions) {
-    this.#root = root;
-    const shared: StoreContext = {
+    this.#context = {
       root,
       deadlineMs,
       onStep,
@@ -52,11 +47,11 @@ class FolderStore implements FileStore {
       checkRoot: () => checkStateFolder(root),
       ensureRoot: () => ensureStateFolder(root),
     };
-    this.registry = new RegistryRecord(shared);
-    this.leases = new LeaseRecords(shared);
-    this.sessions = new SessionRecords(shared, this.leases);
-    this.tokens = new TokenRecords(shared);
-    this.placements = new PlacementRecords(shared);
+    this.registry = new RegistryRecord(this.#context);
+    this.leases = new LeaseRecords(this.#context);
+    this.sessions = new SessionRecords(this.#context, this.leases);
+    this.tokens = new TokenRecords(this.#context);
+    this.placements = new PlacementRecords(this.#context);
   }
 
   async now(): Promise<number> {
@@ -74,9 +69,10 @@ class FolderStore implements FileStore {
   }
 
   async sweep(): Promise<void> {
-    checkStateFolder(this.#root);
+    const { root, checkRoot } = this.#context;
+    checkRoot();
     await this.leases.sweepOrphans((id) => this.sessions.has(id));
     const documents = [...this.sessions.folders(), ...this.leases.folders()];
-    for (const folder of [this.#root, registryFolder(this.#root), ...documents]) await sweepFolder(folder);
+    for (const folder of [root, this.registry.folder, ...documents]) await sweepFolder(folder);
   }
 }

@@ -16,10 +16,6 @@ import { TELL_TIME } from "./scripts/scripts.js";
 
 const DEADLINE_MS = 30_000;
 
-export interface RedisStore extends Store {
-  readonly kind: "redis";
-}
-
 export interface RedisStoreOptions {
   /** The name of this host among the hosts that share the fleet. If it is omitted, the fleet serves a single host. */
   host?: string;
@@ -44,10 +40,10 @@ export interface RedisStoreOptions {
  * @param root The state folder of this host, which keeps a note about the database.
  */
 export function openRedisStore(target: RedisUrl, root: string, options: RedisStoreOptions = {}): RedisStore {
-  return new DatabaseStore(target, root, options);
+  return new RedisStore(target, root, options);
 }
 
-class DatabaseStore implements RedisStore {
+export class RedisStore implements Store {
   readonly kind = "redis";
   readonly hosts: RedisHosts | null;
   readonly registry: RegistryDocument;
@@ -77,19 +73,16 @@ class DatabaseStore implements RedisStore {
     this.#connection = connection;
     this.hosts = host === null ? null : new RedisHosts({ own: host, instance, connection, keys });
     this.registry = new RegistryDocument({
-      key: keys.registry,
       hosts: this.hosts,
-      isFounding: keys.registry === keys.founding,
-      connection,
       documents,
-      turns: new WriterLock(connection, keys, newId()),
+      writerLock: new WriterLock(connection, keys, newId()),
       deadlineMs,
       warn,
     });
-    this.sessions = new SessionDocuments({ connection, documents, keys, deadlineMs });
+    this.sessions = new SessionDocuments(documents, deadlineMs);
     this.leases = new RedisLeases(connection, keys);
-    this.tokens = new TokenDocuments(connection, documents, keys);
-    this.placements = new PlacementDocuments(connection, documents, keys);
+    this.tokens = new TokenDocuments(documents);
+    this.placements = new PlacementDocuments(documents);
   }
 
   async now(): Promise<number> {

@@ -28,11 +28,11 @@ import { sweepNames } from "./sweep.js";
  * A folder has so few names here that listing it is one system call, so the list is a snapshot.
  */
 
-const UNMARKED = 0o600;
-const MARKED = 0o400;
+const WRITABLE = 0o600;
+const READ_ONLY = 0o400;
 
 /** The points between two steps at which a test may let other writers run. */
-export type CommitStep = "read" | "checked" | "marked" | "written" | "linked";
+export type CommitStep = "read" | "checked" | "accepted" | "written" | "linked";
 export type StepHook = (step: CommitStep) => void | Promise<void>;
 
 export interface Parent {
@@ -57,7 +57,7 @@ export interface Commit {
 export async function commitRevision({ folder, parent, data, keep, onStep }: Commit): Promise<boolean> {
   await onStep?.("read");
   if (!(await acceptParent(folder, parent, onStep))) return false;
-  await onStep?.("marked");
+  await onStep?.("accepted");
 
   const temp = join(folder, scratchName("tmp"));
   const handle = await writeTemp(temp, encodeRevision(parent.next, basename(temp), data));
@@ -90,7 +90,7 @@ async function acceptParent(folder: string, parent: Parent, onStep: StepHook | u
     // the parent's file.
     if (highest(folder) !== parent.top) return false;
     await onStep?.("checked");
-    await handle.chmod(MARKED);
+    await handle.chmod(READ_ONLY);
     return true;
   } finally {
     await closeQuietly(handle);
@@ -107,7 +107,7 @@ async function writeTemp(path: string, bytes: Buffer): Promise<FileHandle | unde
     throw error;
   }
   const mode = (await handle.stat()).mode & 0o777;
-  if (mode === UNMARKED) return handle;
+  if (mode === WRITABLE) return handle;
   await closeQuietly(handle);
   await unlinkQuietly(path);
   throw new FleetError(
@@ -131,7 +131,7 @@ async function linkIfFree(temp: string, target: string): Promise<boolean> {
 
 async function isCommitted(folder: string, rev: number, handle: FileHandle): Promise<boolean> {
   if (highest(folder) === rev) return true;
-  return ((await handle.stat()).mode & 0o777) === MARKED;
+  return ((await handle.stat()).mode & 0o777) === READ_ONLY;
 }
 
 /** The record may be deleted right after the commit. The caller then tries again and finds that it does not exist. */

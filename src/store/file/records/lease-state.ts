@@ -1,4 +1,5 @@
-import { isSameHash as isSame, leaseLost } from "../../../model/lease-token.js";
+import { notHeld } from "../../../model/lease.js";
+import { isSameHash as isSame } from "../../../model/token.js";
 import { after, type Instant, type Moment, remaining } from "./lease-clock.js";
 
 /*
@@ -117,7 +118,7 @@ export function leave(state: LeaseState, tokenHash: string): void {
 export function held(state: LeaseState, tokenHash: string, now: Instant): Granted {
   const lease = inForce(state, now);
   if (lease !== null && isSame(lease.tokenHash, tokenHash)) return lease;
-  throw leaseLost(state.sessionId);
+  throw notHeld(state.sessionId);
 }
 
 /**

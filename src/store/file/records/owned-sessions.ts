@@ -1,7 +1,7 @@
-import { createHash } from "node:crypto";
 import { readdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { systemCode } from "../../../errors.js";
+import { userDigest } from "../../../model/ids.js";
 import { makeFolder } from "../commit/durable.js";
 import type { StoreContext } from "../context.js";
 import { mediumError } from "../failures.js";
@@ -84,6 +84,6 @@ export class OwnedSessions {
   }
 
   #folderOf(owner: string): string {
-    return join(this.#root, createHash("sha256").update(owner).digest("hex").slice(0, 32));
+    return join(this.#root, userDigest(owner));
   }
 }

@@ -17,12 +17,13 @@ export class Keys {
   readonly registry: string;
   /**
    * The token of the writer that holds the writer lock of the registry. It expires soon. Followed by `:<writer>`, this
-   * is also the name of the channel that the writer subscribes to.
+   * is also the name of the channel that the writer subscribes to. Its keys are called `turn`, because databases of
+   * earlier versions have them.
    */
-  readonly turn: string;
+  readonly writerLock: string;
   /** The writers that wait for the lock, by arrival, and by the time at which each loses its place. */
-  readonly turnQueue: string;
-  readonly turnPlaces: string;
+  readonly writerQueue: string;
+  readonly writerPlaces: string;
   /** The set of all session ids. */
   readonly sessions: string;
   /** The set of all token ids. */
@@ -40,9 +41,9 @@ export class Keys {
     this.epoch = `${this.prefix}epoch`;
     this.founding = `${this.prefix}registry`;
     this.registry = this.registryOf(host);
-    this.turn = `${this.prefix}turn${suffix(host)}`;
-    this.turnQueue = `${this.prefix}turn-queue${suffix(host)}`;
-    this.turnPlaces = `${this.prefix}turn-places${suffix(host)}`;
+    this.writerLock = `${this.prefix}turn${suffix(host)}`;
+    this.writerQueue = `${this.prefix}turn-queue${suffix(host)}`;
+    this.writerPlaces = `${this.prefix}turn-places${suffix(host)}`;
     this.placements = `${this.prefix}placements`;
     this.hosts = `${this.prefix}hosts`;
     this.sessions = `${this.prefix}sessions`;
@@ -50,8 +51,8 @@ export class Keys {
     this.fence = `${this.prefix}fence`;
   }
 
-  get turnKeys(): readonly [turn: string, queue: string, places: string] {
-    return [this.turn, this.turnQueue, this.turnPlaces];
+  get writerLockKeys(): readonly [lock: string, queue: string, places: string] {
+    return [this.writerLock, this.writerQueue, this.writerPlaces];
   }
 
   registryOf(host: string | null): string {

@@ -4,13 +4,13 @@ import type { Connection } from "../link/connection.js";
 import { corruptError, newerError } from "../link/failures.js";
 import type { Keys } from "../link/keys.js";
 import { COMMIT, COUNT, REMOVE } from "../scripts/document-scripts.js";
-import { TURN_MS } from "./writer-lock.js";
+import { HOLD_MS } from "./writer-lock.js";
 
 /**
  * How long a commit key lasts, in milliseconds. This is longer than any writer tries. A writer gives up after seconds,
  * and from then on the server refuses its commands.
  */
-export const MARK_MS = 60_000;
+export const COMMIT_KEY_MS = 60_000;
 
 /** A document as it was read. */
 export interface Stored {
@@ -26,8 +26,8 @@ export interface Stored {
 export interface Listed {
   set: string;
   member: string;
-  /** A second set with the same member. */
-  also?: string;
+  /** A second set with the same member, or null. */
+  also: string | null;
 }
 
 /** @throws FleetError `FLEET_STATE_NEWER`, `FLEET_STATE_CORRUPT`. */
@@ -63,22 +63,22 @@ export function parseObject<T>(key: string, data: string): T {
  * commit happens exactly once even if its answer is lost (document-scripts.ts).
  */
 export class Documents {
-  readonly #connection: Connection;
-  readonly #keys: Keys;
+  readonly connection: Connection;
+  readonly keys: Keys;
 
   constructor(connection: Connection, keys: Keys) {
-    this.#connection = connection;
-    this.#keys = keys;
+    this.connection = connection;
+    this.keys = keys;
   }
 
   async read(keys: readonly string[]): Promise<(Stored | null)[]> {
-    const texts = await this.#connection.read(keys);
+    const texts = await this.connection.read(keys);
     return texts.map((text, index) => (text === null ? null : decode(keys[index] ?? "", text)));
   }
 
   /**
    * @param from The document to replace, or null if there must be none.
-   * @param beside `listed`: where to list a document that is one of many. `turn`: for the registry, the token of the
+   * @param beside `listed`: where to list a document that is one of many. `writer`: for the registry, the token of the
    * writer whose lock the commit releases.
    * @returns false when another writer was first.
    */
@@ -86,14 +86,14 @@ export class Documents {
     key: string,
     from: Stored | null,
     data: string,
-    { listed, turn = "" }: { listed?: Listed; turn?: string },
+    { listed, writer = "" }: { listed?: Listed; writer?: string },
   ): Promise<boolean> {
     const id = newId();
     const document = `${SCHEMA} ${(from?.revision ?? 0) + 1}-${id}\n${data}`;
-    const keys = [key, this.#keys.commit(id), listed?.set ?? this.#keys.sessions, ...this.#keys.turnKeys];
-    if (listed?.also !== undefined) keys.push(listed.also);
-    const args = [from?.head ?? "", document, MARK_MS, listed?.member ?? "", turn, TURN_MS];
-    const [word] = await this.#connection.run(COMMIT, keys, args);
+    const keys = [key, this.keys.commit(id), listed?.set ?? this.keys.sessions, ...this.keys.writerLockKeys];
+    if (listed?.also != null) keys.push(listed.also);
+    const args = [from?.head ?? "", document, COMMIT_KEY_MS, listed?.member ?? "", writer, HOLD_MS];
+    const [word] = await this.connection.run(COMMIT, keys, args);
     return word === "ok";
   }
 
@@ -104,19 +104,20 @@ export class Documents {
    * @param besides Other keys to delete, even if there is no document.
    */
   async remove(
-    { key, set, member, also }: Listed & { key: string },
+    key: string,
+    { set, member, also }: Listed,
     from: Stored | null,
     besides: readonly string[] = [],
   ): Promise<"ok" | "absent" | "conflict"> {
-    const keys = [key, this.#keys.commit(newId()), set, ...besides, ...(also === undefined ? [] : [also])];
-    const args = [from?.head ?? "*", MARK_MS, member, also === undefined ? 0 : 1];
-    const [word] = await this.#connection.run(REMOVE, keys, args);
+    const keys = [key, this.keys.commit(newId()), set, ...besides, ...(also === null ? [] : [also])];
+    const args = [from?.head ?? "*", COMMIT_KEY_MS, member, also === null ? 0 : 1];
+    const [word] = await this.connection.run(REMOVE, keys, args);
     return word === "ok" || word === "absent" ? word : "conflict";
   }
 
   /** The number of members of a set. */
   async count(set: string): Promise<number> {
-    const [, count] = await this.#connection.run(COUNT, [set], []);
+    const [, count] = await this.connection.run(COUNT, [set], []);
     return Number(count);
   }
 }

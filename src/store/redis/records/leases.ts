@@ -1,12 +1,12 @@
 import { isFleetError } from "../../../errors.js";
-import type { Lease, LeaseAnswer, LeaseRequest } from "../../../model/lease.js";
-import { hashToken, isSameHash, leaseLost } from "../../../model/lease-token.js";
-import { assertSessionId } from "../../../model/session-id.js";
+import { assertSessionId } from "../../../model/ids.js";
+import { type Lease, type LeaseAnswer, type LeaseRequest, notHeld } from "../../../model/lease.js";
+import { hashToken, isSameHash } from "../../../model/token.js";
 import type { LeaseStore } from "../../ports.js";
 import type { Connection } from "../link/connection.js";
 import type { Keys } from "../link/keys.js";
 import { ACQUIRE, LEAVE, LOOK, RAISE, RELEASE, RENEW } from "../scripts/lease-scripts.js";
-import { MARK_MS, newId } from "./documents.js";
+import { COMMIT_KEY_MS, newId } from "./documents.js";
 
 /**
  * The parsed result of `answer` in lease-scripts.ts: word, rank, remaining time (ms; below 0 if there is no lease), and
@@ -67,7 +67,7 @@ export class RedisLeases implements LeaseStore {
   async release(sessionId: string, token: string): Promise<void> {
     await this.#ofHolder(sessionId, async () => {
       const keys = [this.#keys.lease(sessionId), this.#keys.commit(newId())];
-      const [word] = await this.#connection.run(RELEASE, keys, [hashToken(token), MARK_MS]);
+      const [word] = await this.#connection.run(RELEASE, keys, [hashToken(token), COMMIT_KEY_MS]);
       return word === "ok" ? word : null;
     });
   }
@@ -103,10 +103,10 @@ export class RedisLeases implements LeaseStore {
     try {
       result = await work();
     } catch (error) {
-      if (isFleetError(error, "FLEET_STATE_LOST")) throw leaseLost(sessionId, error);
+      if (isFleetError(error, "FLEET_STATE_LOST")) throw notHeld(sessionId, error);
       throw error;
     }
-    if (result === null) throw leaseLost(sessionId);
+    if (result === null) throw notHeld(sessionId);
     return result;
   }
 

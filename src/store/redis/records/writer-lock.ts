@@ -1,13 +1,13 @@
 import { isFleetError } from "../../../errors.js";
 import type { Connection } from "../link/connection.js";
 import type { Keys } from "../link/keys.js";
-import { LEAVE_TURN, TAKE_TURN } from "../scripts/writer-lock-scripts.js";
+import { LEAVE_WRITER_LOCK, TAKE_WRITER_LOCK } from "../scripts/writer-lock-scripts.js";
 
 /**
  * How long a writer may hold the lock, in milliseconds. An update is faster, and others do not wait too long for a
  * writer that died.
  */
-export const TURN_MS = 250;
+export const HOLD_MS = 250;
 const PLACE_MS = 1_000;
 /** After this time a writer continues without the lock, in milliseconds. */
 const PATIENCE_MS = 2_000;
@@ -15,8 +15,10 @@ const PATIENCE_MS = 2_000;
 const NEXT_ASKS_MS = 25;
 const OTHERS_ASK_MS = 150;
 
-/** The registry that a writer starts from; null if there is none, undefined if the writer gave up waiting. */
-export type WriterTurn = { registry: string | null | undefined };
+export interface TakenLock {
+  /** The registry that the writer starts from; null if there is none, undefined if the writer gave up waiting. */
+  registry: string | null | undefined;
+}
 
 /**
  * Lets the writers of the registry commit one after another, in the order of their arrival. Correctness does not depend
@@ -36,17 +38,17 @@ export class WriterLock {
   constructor(connection: Connection, keys: Keys, token: string) {
     this.#connection = connection;
     this.token = token;
-    this.#keys = [...keys.turnKeys, keys.registry];
-    this.#channel = `${keys.turn}:${token}`;
+    this.#keys = [...keys.writerLockKeys, keys.registry];
+    this.#channel = `${keys.writerLock}:${token}`;
   }
 
   /** Waits for the lock, which comes with the registry. */
-  async take(): Promise<WriterTurn> {
+  async take(): Promise<TakenLock> {
     const until = performance.now() + PATIENCE_MS;
     this.#heard = undefined;
     do {
-      const [word, rest] = await this.#connection.run(TAKE_TURN, this.#keys, [this.token, TURN_MS, PLACE_MS]);
-      if (word === "turn") return { registry: typeof rest === "string" ? rest : null };
+      const [word, rest] = await this.#connection.run(TAKE_WRITER_LOCK, this.#keys, [this.token, HOLD_MS, PLACE_MS]);
+      if (word === "taken") return { registry: typeof rest === "string" ? rest : null };
       // Ask once more after subscribing, because the message may have been sent before.
       if (await this.#listen()) continue;
       await this.#hear(rest === 0 ? NEXT_ASKS_MS : OTHERS_ASK_MS);
@@ -57,7 +59,7 @@ export class WriterLock {
 
   /** Releases the lock if no commit has released it, or gives up the place in the queue. */
   async leave(): Promise<void> {
-    await this.#connection.run(LEAVE_TURN, this.#keys, [this.token, TURN_MS]);
+    await this.#connection.run(LEAVE_WRITER_LOCK, this.#keys, [this.token, HOLD_MS]);
   }
 
   /** @returns whether this call started the subscription. If rules forbid it (ACL), the writer can only ask. */

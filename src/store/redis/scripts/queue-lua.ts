@@ -36,17 +36,17 @@ end
  * channels (hence pcall). It then finds out by asking.
  */
 export const PASS_ON = `${QUEUE}
-local function pass_on(turn, queue, places, token, turn_ms, registry)
-  local whose = redis.call('GET', turn)
-  if whose and whose ~= token then return end
+local function pass_on(lock, queue, places, token, lock_ms, registry)
+  local holder = redis.call('GET', lock)
+  if holder and holder ~= token then return end
   drop_silent(queue, places)
   local next = redis.call('ZRANGE', queue, 0, 0)[1]
   if not next then
-    redis.call('DEL', turn)
+    redis.call('DEL', lock)
     return
   end
   leave_queue(queue, places, next)
-  redis.call('SET', turn, next, 'PX', turn_ms)
-  redis.pcall('PUBLISH', turn .. ':' .. next, registry)
+  redis.call('SET', lock, next, 'PX', lock_ms)
+  redis.pcall('PUBLISH', lock .. ':' .. next, registry)
 end
 `;

@@ -1,0 +1,115 @@
+import { readdirSync } from "node:fs";
+import { link, rename, unlink } from "node:fs/promises";
+import { join } from "node:path";
+import { systemCode } from "../../../errors.js";
+import { closeQuietly, makeFolder, scratchName, syncFolder, unlinkQuietly, writeNewFile } from "../commit/durable.js";
+import { readIfThere } from "../commit/head.js";
+import { decodeRevision, encodeRevision } from "../commit/revision.js";
+import type { StoreContext } from "../context.js";
+import { corruptError, mediumError, newerError } from "../failures.js";
+
+/** These records are replaced as a whole or never change, so each has only one revision. */
+const REVISION = 1;
+const FILE = /^([a-z0-9]{1,64})\.json$/;
+
+/** The records of one kind, each in one file. Names consist of 1 to 64 lower-case letters and digits. */
+export class RecordFiles<T> {
+  readonly #context: StoreContext;
+  readonly #folder: string;
+  readonly #remedy: ((name: string) => string) | null;
+
+  /**
+   * @param folder The name of the folder in the state folder.
+   * @param remedy Returns the command that deletes a damaged record. Null: a damaged record counts as missing.
+   */
+  constructor(context: StoreContext, folder: "tokens" | "placements", remedy: ((name: string) => string) | null) {
+    this.#context = context;
+    this.#folder = join(context.root, folder);
+    this.#remedy = remedy;
+  }
+
+  /** @throws FleetError `FLEET_STATE_NEWER`, `FLEET_STATE_CORRUPT`. */
+  read(name: string): T | null {
+    this.#context.checkRoot();
+    return this.#read(name);
+  }
+
+  #read(name: string): T | null {
+    const path = this.#pathOf(name);
+    const bytes = readIfThere(path);
+    if (bytes === undefined) return null;
+    const decoded = decodeRevision(bytes, REVISION);
+    if (decoded.kind === "newer") throw newerError(path, decoded.schema);
+    if (decoded.kind === "good") return JSON.parse(decoded.data) as T;
+    if (this.#remedy !== null) throw corruptError(path, decoded.reason, this.#remedy(name));
+    return null;
+  }
+
+  list(): T[] {
+    this.#context.checkRoot();
+    let files: string[];
+    try {
+      files = readdirSync(this.#folder);
+    } catch (error) {
+      if (systemCode(error) === "ENOENT") return [];
+      throw mediumError("read", this.#folder, error);
+    }
+    return files.flatMap((file) => {
+      const name = FILE.exec(file)?.[1];
+      return name === undefined ? [] : (this.#read(name) ?? []);
+    });
+  }
+
+  /** Writes a new record. Resolves with false when there is one. */
+  async create(name: string, record: T): Promise<boolean> {
+    try {
+      await this.#write(name, record, link);
+      return true;
+    } catch (error) {
+      if (systemCode(error) === "EEXIST") return false;
+      throw mediumError("write", this.#folder, error);
+    }
+  }
+
+  /** Writes a record. If two processes do that at the same time, the later one wins. */
+  async replace(name: string, record: T): Promise<void> {
+    try {
+      await this.#write(name, record, rename);
+    } catch (error) {
+      throw mediumError("write", this.#folder, error);
+    }
+  }
+
+  /** @param publish Gives the complete temporary file its name. */
+  async #write(name: string, record: T, publish: (temp: string, path: string) => Promise<void>): Promise<void> {
+    const { root, ensureRoot } = this.#context;
+    ensureRoot();
+    const temp = join(root, scratchName("tmp"));
+    try {
+      makeFolder(this.#folder);
+      const bytes = encodeRevision(REVISION, scratchName("tmp"), JSON.stringify(record));
+      await closeQuietly(await writeNewFile(temp, bytes));
+      await publish(temp, this.#pathOf(name));
+      await syncFolder(this.#folder);
+    } finally {
+      await unlinkQuietly(temp);
+    }
+  }
+
+  /** Resolves with whether there was a record. */
+  async delete(name: string): Promise<boolean> {
+    this.#context.checkRoot();
+    try {
+      await unlink(this.#pathOf(name));
+      await syncFolder(this.#folder);
+      return true;
+    } catch (error) {
+      if (systemCode(error) === "ENOENT") return false;
+      throw mediumError("write", this.#folder, error);
+    }
+  }
+
+  #pathOf(name: string): string {
+    return join(this.#folder, `${name}.json`);
+  }
+}

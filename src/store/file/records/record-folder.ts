@@ -1,0 +1,269 @@
+import { existsSync, mkdirSync, readdirSync, renameSync } from "node:fs";
+import { rename } from "node:fs/promises";
+import { join } from "node:path";
+import { setImmediate as yieldToOthers } from "node:timers/promises";
+import { isFleetError, systemCode } from "../../../errors.js";
+import { assertSessionId, isSessionId } from "../../../model/ids.js";
+import { type UpdateQueue, UpdateQueues } from "../../update-queue.js";
+import { damageWarning, describeDamage } from "../commit/damage.js";
+import { type Base, documentUpdates } from "../commit/document.js";
+import { scratchName, syncFolder } from "../commit/durable.js";
+import { readHead, TOMBSTONE } from "../commit/head.js";
+import { createDocument, discard } from "../commit/new-document.js";
+import { raiseTombstone } from "../commit/tombstone.js";
+import type { StoreContext } from "../context.js";
+import { corruptError, mediumError } from "../failures.js";
+
+const KEEP = 2;
+/** Reads are synchronous, so yield to the rest of the process after this many records. */
+const RECORDS_AT_ONCE = 100;
+
+/** The properties in which kinds of records differ. */
+export interface RecordSpec<T> {
+  /** The name of the folder in the state folder. */
+  name: "sessions" | "leases";
+  /** The record in warnings: `the lease on session "a"`. */
+  title: (id: string) => string;
+  /** The consequence when the newest revision is damaged, as a sentence for warnings. */
+  ifDamaged: string;
+  /**
+   * Whether a record belongs to the id. On a file system that ignores case, its folder may have the record of another
+   * id. If this is omitted, such ids share a record.
+   */
+  belongsTo?: (record: T, id: string) => boolean;
+}
+
+/**
+ * The records of all sessions of one kind: one document for each session, in its own folder, so that access to a record
+ * costs the same however many there are.
+ *
+ * The folder contains nothing but these folders, for two reasons: an id may look like one of the store's scratch names,
+ * and a sweep must not have to list 10,000 names. So unfinished creations and deletions are in the state folder itself.
+ */
+export class RecordFolder<T extends object> {
+  readonly #path: string;
+  readonly #context: StoreContext;
+  readonly #spec: RecordSpec<T>;
+  readonly #updates = new UpdateQueues<T>((id) => this.#updatesOf(id));
+
+  constructor(context: StoreContext, spec: RecordSpec<T>) {
+    this.#context = context;
+    this.#spec = spec;
+    this.#path = join(context.root, spec.name);
+  }
+
+  /** @throws FleetError `FLEET_STATE_CORRUPT`. */
+  read(id: string): T | null {
+    return this.#load(id)?.record ?? null;
+  }
+
+  /** Like {@link read}, but returns `instead` for an unreadable record. */
+  readOr<U>(id: string, instead: U): T | U | null {
+    try {
+      return this.read(id);
+    } catch (error) {
+      if (isFleetError(error, "FLEET_STATE_CORRUPT")) return instead;
+      throw error;
+    }
+  }
+
+  /** Whether there is a record, even an unreadable one. */
+  has(id: string): boolean {
+    return existsSync(this.#folderOf(id));
+  }
+
+  /** @returns false when the record exists. */
+  async create(id: string, record: T): Promise<boolean> {
+    const make = () => createDocument(this.#context, this.#folderOf(id), JSON.stringify(record));
+    return (await make()) || ((await this.#makeRoom(id)) && (await make()));
+  }
+
+  /** Removes the folder of a deleted record, if the process that deleted it died first. */
+  async #makeRoom(id: string): Promise<boolean> {
+    if (!isDeleted(this.#folderOf(id))) return false;
+    const trash = this.#newTrash();
+    mkdirSync(trash, { mode: 0o700 });
+    this.#bury(id, trash);
+    await discard(trash);
+    return true;
+  }
+
+  /** @returns undefined when there is no record. */
+  async update<R>(id: string, change: (draft: T) => R): Promise<R | undefined> {
+    try {
+      return await this.#updates.update(id, change);
+    } catch (error) {
+      if (error instanceof Missing) return undefined;
+      throw error;
+    }
+  }
+
+  /** Deletes a record, even an unreadable one. Resolves with whether there was one. */
+  async delete(id: string, { durably }: { durably: boolean }): Promise<boolean> {
+    const folder = this.#folderOf(id);
+    const trash = this.#newTrash();
+    try {
+      await rename(folder, trash);
+    } catch (error) {
+      if (systemCode(error) === "ENOENT") return false;
+      throw mediumError("write", folder, error);
+    }
+    try {
+      if (durably) await syncFolder(this.#path);
+    } catch (error) {
+      throw mediumError("write", this.#path, error);
+    }
+    await discard(trash);
+    return true;
+  }
+
+  /**
+   * Deletes those of the records for which `agree` returns true, each atomically. Syncs to disk once for all of them.
+   *
+   * @param onDeleted Called after each deletion.
+   */
+  async deleteMany(
+    ids: readonly string[],
+    agree: (record: T) => boolean,
+    onDeleted: (record: T, id: string) => void,
+  ): Promise<void> {
+    if (ids.length === 0 || !existsSync(this.#path)) return;
+    const trash = this.#newTrash();
+    let deleted = 0;
+    try {
+      mkdirSync(trash, { mode: 0o700 });
+      for (const [index, id] of ids.entries()) {
+        if (index % RECORDS_AT_ONCE === RECORDS_AT_ONCE - 1) await yieldToOthers();
+        const record = await this.#deleteIf(id, agree);
+        if (record === null) continue;
+        deleted += 1;
+        onDeleted(record, id);
+        this.#bury(id, trash);
+      }
+      if (deleted > 0) await syncFolder(this.#path);
+    } catch (error) {
+      throw mediumError("write", this.#path, error);
+    } finally {
+      await discard(trash);
+    }
+  }
+
+  /**
+   * The tombstone is the deletion. A later change finds no record, and `agree` has seen every earlier change. Moving
+   * the folder away only makes room for a new record.
+   */
+  async #deleteIf(id: string, agree: (record: T) => boolean): Promise<T | null> {
+    for (;;) {
+      const base = this.#load(id);
+      if (base === null || !agree(base.record)) return null;
+      await this.#context.onStep?.("read");
+      if (!raiseTombstone(this.#folderOf(id), base.next)) continue;
+      await this.#context.onStep?.("linked");
+      return base.record;
+    }
+  }
+
+  /** Moves the folder of a deleted record away, unless a new record has its id by now. */
+  #bury(id: string, trash: string): void {
+    const folder = this.#folderOf(id);
+    const buried = join(trash, id);
+    try {
+      renameSync(folder, buried);
+      // This happens only if this process was suspended after the tombstone. Others moved the folder away and created
+      // the record again.
+      if (!isDeleted(buried)) renameSync(buried, folder);
+    } catch (error) {
+      if (systemCode(error) !== "ENOENT") throw error; // another process moved it
+    }
+  }
+
+  #newTrash(): string {
+    return join(this.#context.root, scratchName("trash"));
+  }
+
+  async list(): Promise<T[]> {
+    const records: T[] = [];
+    for (const [index, id] of this.ids().entries()) {
+      if (index % RECORDS_AT_ONCE === RECORDS_AT_ONCE - 1) await yieldToOthers();
+      const record = this.read(id);
+      if (record !== null) records.push(record);
+    }
+    return records;
+  }
+
+  ids(): string[] {
+    try {
+      const entries = readdirSync(this.#path, { withFileTypes: true });
+      // A file manager may have left a file here.
+      return entries.filter((entry) => entry.isDirectory() && isSessionId(entry.name)).map(({ name }) => name);
+    } catch (error) {
+      if (systemCode(error) === "ENOENT") return [];
+      throw mediumError("read", this.#path, error);
+    }
+  }
+
+  folders(): string[] {
+    return this.ids().map((id) => join(this.#path, id));
+  }
+
+  #folderOf(id: string): string {
+    assertSessionId(id);
+    return join(this.#path, id);
+  }
+
+  async settled(): Promise<void> {
+    await this.#updates.settled();
+  }
+
+  /** The newest state with its record; null if there is none. */
+  #load(id: string): (Base & { record: T }) | null {
+    const folder = this.#folderOf(id);
+    const head = readHead(folder, KEEP);
+    if (head === undefined) return null;
+    const { rev, top, data } = head;
+    // A record's folder appears together with its first revision. If there is none, the record was lost, not
+    // interrupted.
+    if (data === undefined) {
+      const why = head.damaged.map(({ rev: each, reason }) => `revision ${each}: ${reason}`).join("; ");
+      throw corruptError(folder, why || "its folder is empty", `mv ${folder} ${this.#path}-corrupt-${id}`);
+    }
+    if (data === TOMBSTONE) return null;
+    const record = JSON.parse(data) as T;
+    if (this.#spec.belongsTo?.(record, id) === false) return null;
+    const damaged = head.damaged.map((each) => each.rev);
+    const mend = damaged.length > 0;
+    if (mend) {
+      const damage = describeDamage(this.#spec.title(id), folder, head.damaged);
+      this.#context.warn(damageWarning(damage, this.#spec.ifDamaged));
+    }
+    return { rev, top, next: top + 1, data, damaged, mend, record };
+  }
+
+  /**
+   * The updates of one record. They do not wait for other writers. A record has so few of them that the retries cost
+   * less than a lock, and most updates of a lease change nothing.
+   */
+  #updatesOf(id: string): UpdateQueue<T> {
+    const { deadlineMs, onStep, checkRoot } = this.#context;
+    return documentUpdates({
+      folder: this.#folderOf(id),
+      keep: KEEP,
+      deadlineMs,
+      onStep,
+      parse: (data) => JSON.parse(data) as T,
+      prepare: checkRoot,
+      load: () => {
+        const base = this.#load(id);
+        if (base === null) throw new Missing();
+        return base;
+      },
+    });
+  }
+}
+
+function isDeleted(folder: string): boolean {
+  return readHead(folder, KEEP)?.data === TOMBSTONE;
+}
+
+/** There is no record. Callers of the store never see this error. */
+class Missing extends Error {}

@@ -1,0 +1,93 @@
+import { isFleetError } from "../../../errors.js";
+import { type Documents, type Listed, parseObject, type Stored } from "./documents.js";
+
+/** How many records are read together. */
+export const AT_ONCE = 200;
+
+/** A record, and the document that it was read from. */
+export interface Found<T> {
+  stored: Stored;
+  record: T;
+}
+
+/**
+ * The records of one kind: one key for each, and a set of all names, which only `list` reads. So access to one record
+ * costs the same however many there are.
+ */
+export class RecordSet<T extends object> {
+  readonly #documents: Documents;
+  readonly #set: string;
+  readonly #keyOf: (name: string) => string;
+
+  /** @param set The key of the set. */
+  constructor(documents: Documents, set: string, keyOf: (name: string) => string) {
+    this.#documents = documents;
+    this.#set = set;
+    this.#keyOf = keyOf;
+  }
+
+  /** @throws FleetError `FLEET_STATE_CORRUPT`. */
+  async read(name: string): Promise<T | null> {
+    return (await this.find(name))?.record ?? null;
+  }
+
+  /** Like {@link read}, but returns null for an unreadable record. */
+  async readIfReadable(name: string): Promise<T | null> {
+    return await this.read(name).catch((error: unknown) => {
+      if (!isFleetError(error, "FLEET_STATE_CORRUPT")) throw error;
+      return null;
+    });
+  }
+
+  async find(name: string): Promise<Found<T> | null> {
+    const [found = null] = await this.findAll([name]);
+    return found;
+  }
+
+  async findAll(names: readonly string[]): Promise<(Found<T> | null)[]> {
+    const keys = names.map((name) => this.#keyOf(name));
+    const documents = await this.#documents.read(keys);
+    return documents.map(
+      (stored, index) => stored && { stored, record: parseObject<T>(keys[index] ?? "", stored.data) },
+    );
+  }
+
+  /** @returns the records by name. */
+  async list(): Promise<Map<string, T>> {
+    const records = new Map<string, T>();
+    for (let cursor = "0"; ; ) {
+      const [next, names] = await this.#documents.connection.scan(this.#set, cursor, AT_ONCE);
+      // Read even if there are no names, because the read detects whether the database lost them.
+      const found = await this.findAll(names);
+      for (const [index, name] of names.entries()) {
+        const record = found[index]?.record;
+        // Undefined if it was deleted after the scan.
+        if (record !== undefined) records.set(name, record);
+      }
+      if (next === "0") return records;
+      cursor = next;
+    }
+  }
+
+  /**
+   * @param from The document to replace, or null if there must be none.
+   * @param also A second set that lists the record.
+   * @returns false when another writer was first.
+   */
+  async commit(name: string, from: Stored | null, data: string, also: string | null = null): Promise<boolean> {
+    return await this.#documents.commit(this.#keyOf(name), from, data, { listed: this.#listed(name, also) });
+  }
+
+  /** As {@link Documents.remove}. */
+  async remove(
+    name: string,
+    from: Stored | null,
+    { also = null, besides }: { also?: string | null; besides?: readonly string[] } = {},
+  ): Promise<"ok" | "absent" | "conflict"> {
+    return await this.#documents.remove(this.#keyOf(name), this.#listed(name, also), from, besides);
+  }
+
+  #listed(member: string, also: string | null): Listed {
+    return { set: this.#set, member, also };
+  }
+}
