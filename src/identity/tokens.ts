@@ -1,7 +1,7 @@
-import { createHash, randomBytes, timingSafeEqual } from "node:crypto";
+import { randomBytes } from "node:crypto";
 import { compareText } from "../config/values/text.js";
 import { FleetError, quote } from "../errors.js";
-import type { TokenRecord } from "../model/token.js";
+import { hashToken, isSameHash, isTokenId, type TokenRecord } from "../model/token.js";
 import type { Store } from "../store/ports.js";
 
 /**
@@ -74,7 +74,7 @@ export async function issueToken(
   const token = `cft_${id}_${randomBytes(SECRET_BYTES).toString("base64url")}`;
   const now = await store.now();
   const expiresAt = ttlMs === null ? null : new Date(now + ttlMs).toISOString();
-  const record = { ...kind, id, user, sha256: hashOf(token), createdAt: new Date(now).toISOString(), expiresAt };
+  const record = { ...kind, id, user, sha256: hashToken(token), createdAt: new Date(now).toISOString(), expiresAt };
   await store.tokens.create(record);
   return { token, id, user, expiresAt };
 }
@@ -103,7 +103,7 @@ export async function verifyToken(store: Store, token: unknown): Promise<TokenHo
   const id = tokenIdIn(token);
   if (id === undefined) return null;
   const record = await store.tokens.read(id);
-  const good = isSameHash(hashOf(String(token)), record?.sha256 ?? NO_HASH);
+  const good = isSameHash(hashToken(String(token)), record?.sha256 ?? NO_HASH);
   if (!good || record === null || (await isExpired(store, record))) return null;
   const { role, user, door = "", lease } = record;
   if (role === "host") return { role, tokenId: id, host: user.slice(HOST_PREFIX.length), door };
@@ -112,8 +112,8 @@ export async function verifyToken(store: Store, token: unknown): Promise<TokenHo
 
 /** Recognizes a token that is presented again, without keeping the token. */
 export function recognizer(token: string): (shown: unknown) => boolean {
-  const hash = hashOf(token);
-  return (shown) => typeof shown === "string" && isSameHash(hashOf(shown), hash);
+  const hash = hashToken(token);
+  return (shown) => typeof shown === "string" && isSameHash(hashToken(shown), hash);
 }
 
 /** The id in a token; undefined if the value does not have the form of a token. */
@@ -156,7 +156,7 @@ export async function revokeTokens(store: Store, which: { ids: readonly string[]
 
 /** @throws FleetError `FLEET_USAGE_INVALID`. The message does not quote a value that may be a whole token. */
 export function validateTokenId(value: string): string {
-  if (/^[a-z0-9]{1,64}$/.test(value)) return value;
+  if (isTokenId(value)) return value;
   const what = value.startsWith("cft_")
     ? "This is a token and not its id. Revoke the token, because others can read it on the command line. The id of a token"
     : `${quote(value)} is not the id of a token. An id`;
@@ -173,13 +173,4 @@ async function isExpired(store: Store, record: TokenRecord): Promise<boolean> {
 function isOver({ expiresAt }: TokenRecord, now: number): boolean {
   // A date that cannot be read counts as past, which is the safe side.
   return expiresAt !== null && !(Date.parse(expiresAt) > now);
-}
-
-function hashOf(token: string): string {
-  return createHash("sha256").update(token).digest("hex");
-}
-
-function isSameHash(a: string, b: string): boolean {
-  const [left, right] = [Buffer.from(a), Buffer.from(b)];
-  return left.length === right.length && timingSafeEqual(left, right);
 }

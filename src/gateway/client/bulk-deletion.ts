@@ -1,4 +1,5 @@
 import { isFleetError } from "../../errors.js";
+import { isSessionId } from "../../model/ids.js";
 import type { SessionRecord } from "../../model/session.js";
 import { RpcError } from "../../runtime/client/raw-connection.js";
 import { isStoreTrouble } from "../../sessions/problems.js";
@@ -34,7 +35,7 @@ export class BulkDeletion {
   async delete(link: ServerLink, request: ClientRequest): Promise<void> {
     const { sessionIds } = request.params;
     if (!Array.isArray(sessionIds)) throw invalid(request, "missing or non-array parameter 'sessionIds'");
-    const odd = sessionIds.find((id) => typeof id !== "string" || !/^[A-Za-z0-9._-]{1,128}$/.test(id));
+    const odd = sessionIds.find((id) => typeof id !== "string" || !isSessionId(id));
     if (odd !== undefined) throw invalid(request, `Invalid sessionId: ${JSON.stringify(odd)}`);
     this.#context.openRequests.reply(request, {
       freedBytes: await this.#deleteAll(link, request, sessionIds as string[]),

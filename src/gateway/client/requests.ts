@@ -1,6 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { type FleetError, isFleetError } from "../../errors.js";
 import type { TokenHolder } from "../../identity/tokens.js";
+import { isSessionId } from "../../model/ids.js";
 import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
 import { RpcError } from "../../runtime/client/raw-connection.js";
@@ -507,7 +508,7 @@ export class Requests {
     if (typeof sessionId !== "string") throw noSuchSession(String(sessionId));
     try {
       // A string that cannot be an id is not in the store, and must not become a path.
-      if (isUsableId(sessionId)) return await sessions.recordFor(sessionId, user);
+      if (isSessionId(sessionId)) return await sessions.recordFor(sessionId, user);
     } catch (error) {
       if (!isFleetError(error, "FLEET_SESSION_NOT_FOUND")) throw error;
     }
@@ -554,8 +555,4 @@ function foregroundOf({ method, params }: ClientRequest): object {
   if (method === "session.getForeground") return {};
   const error = `Not running in TUI+server mode - cannot set foreground session ${String(params.sessionId)}`;
   return { success: false, error };
-}
-
-function isUsableId(id: string): boolean {
-  return /^[A-Za-z0-9._-]{1,128}$/.test(id) && !/^\.{1,2}$/.test(id);
 }

@@ -2,6 +2,7 @@ import type { Dirent, Stats } from "node:fs";
 import { lstat, readdir, rename, unlink, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { systemCode } from "../../errors.js";
+import { isSessionId } from "../../model/ids.js";
 import { HISTORY } from "../history/session-state.js";
 import type { Budget } from "./held-folder.js";
 import { incomingPath, placePath, removeIfThere, TAKEN_FOLDER, takenPath, usable } from "./shared-storage.js";
@@ -31,9 +32,8 @@ export interface Remain {
 
 /** How many entries of one remain we measure. There may be very many, because an agent wrote them. */
 const MOST_MEASURED = 10_000;
-const SESSION_ID = /^[A-Za-z0-9._-]{1,128}$/;
 /** Session ids do not contain a tilde. */
-const TAKEN = /^([A-Za-z0-9._-]{1,128})~([0-9a-f]+)$/;
+const TAKEN = /^([^~]+)~([0-9a-f]+)$/;
 const INCOMING = /^\.incoming-[0-9a-f]+$/;
 
 /** Finds all remains below one host's name. @throws FleetError `FLEET_STORAGE_UNUSABLE` when the storage fails. */
@@ -49,11 +49,11 @@ export async function findRemains(shared: string, host: string): Promise<Remain[
       }
       for (const { name } of await entriesOf(join(folder, group, TAKEN_FOLDER))) {
         const [, session, mark] = TAKEN.exec(name) ?? [];
-        if (session === undefined || mark === undefined) continue;
+        if (session === undefined || mark === undefined || !isSessionId(session)) continue;
         found.push(...(await remainAt(takenPath(place, session, mark), { kind: "taken", group, session, mark })));
       }
       for (const entry of await entriesOf(placePath(place))) {
-        if (!entry.isFile() || !SESSION_ID.test(entry.name)) continue;
+        if (!entry.isFile() || !isSessionId(entry.name)) continue;
         const [block] = await remainAt(join(placePath(place), entry.name), {
           kind: "block",
           group,

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { setImmediate as yieldToOthers } from "node:timers/promises";
 import { printable } from "../../config/values/text.js";
 import { quote, systemCode } from "../../errors.js";
+import { isSessionId } from "../../model/ids.js";
 import type { Registry } from "../../model/registry.js";
 import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
@@ -69,8 +70,6 @@ export interface SurveyOptions {
   places: ReadonlyMap<string, string>;
 }
 
-/** A folder with any other name does not belong to a session. */
-const SESSION_ID = /^[A-Za-z0-9._-]{1,128}$/;
 /** Measuring is synchronous. After this many sessions, other work in the process may run. */
 const LOOKS_AT_ONCE = 50;
 
@@ -150,7 +149,8 @@ function sessionFolders(
     if (folder === null) return new Set();
     const { entries, more } = folder.entries(MOST_FOLDERS);
     const names = entries
-      .filter((entry) => entry.isDirectory() && SESSION_ID.test(entry.name) && !isRuntimeFolder(entry.name))
+      // A folder with any other name does not belong to a session.
+      .filter((entry) => entry.isDirectory() && isSessionId(entry.name) && !isRuntimeFolder(entry.name))
       .map(({ name }) => name);
     if (!more) return new Set(names);
     warnings.push(

@@ -1,4 +1,4 @@
-import { createHash } from "node:crypto";
+import { sha256 } from "../../../config/values/text.js";
 import { SCHEMA } from "../../../model/registry.js";
 
 const NAME = /^(\d{16})\.json$/;
@@ -25,8 +25,7 @@ export function revisionNumber(name: string): number | undefined {
  * reads it. It is for people who examine a file by hand.
  */
 export function encodeRevision(rev: number, commit: string, data: string): Buffer {
-  const sha256 = createHash("sha256").update(data).digest("hex");
-  return Buffer.from(`${JSON.stringify({ schema: SCHEMA, rev, commit, sha256 })}\n${data}\n`);
+  return Buffer.from(`${JSON.stringify({ schema: SCHEMA, rev, commit, sha256: sha256(data) })}\n${data}\n`);
 }
 
 export function decodeRevision(bytes: Buffer, rev: number): Decoded {
@@ -40,8 +39,7 @@ export function decodeRevision(bytes: Buffer, rev: number): Decoded {
   if (header.rev !== rev) return { kind: "damaged", reason: "its header belongs to another revision" };
   if (bytes[bytes.length - 1] !== NEWLINE) return { kind: "damaged", reason: "it is cut short" };
   const data = bytes.subarray(headerEnd + 1, -1);
-  const sha256 = createHash("sha256").update(data).digest("hex");
-  if (header.sha256 !== sha256) return { kind: "damaged", reason: "its checksum does not match" };
+  if (header.sha256 !== sha256(data)) return { kind: "damaged", reason: "its checksum does not match" };
   return { kind: "good", data: data.toString("utf8") };
 }
 
