@@ -1,5 +1,6 @@
 import { connect, type Socket } from "node:net";
-import { encodeFrame, FrameDecoder } from "../../src/runtime/client/frames.js";
+import { ACKNOWLEDGEMENT } from "../../src/runtime/wire/acknowledge.js";
+import { encodeMessage, FrameSplitter } from "../../src/runtime/wire/frames.js";
 
 interface Message {
   id?: number;
@@ -22,11 +23,10 @@ export class RawClient {
 
   private constructor(socket: Socket) {
     this.#socket = socket;
-    const decoder = new FrameDecoder();
-    const acknowledgement = encodeFrame({ jsonrpc: "2.0", method: "$/ack" });
+    const splitter = new FrameSplitter(256 * 1024 * 1024);
     socket.on("data", (chunk) => {
-      socket.write(acknowledgement);
-      for (const message of decoder.push(chunk)) this.#take(message as Message);
+      socket.write(ACKNOWLEDGEMENT);
+      for (const { body } of splitter.push(chunk)) this.#take(JSON.parse(body.toString()) as Message);
     });
     socket.on("error", () => undefined); // `close` follows
     socket.on("close", () => {
@@ -59,7 +59,7 @@ export class RawClient {
   async request(method: string, params: object): Promise<void> {
     const id = this.#sequence++;
     const answer = this.#answer(id);
-    this.#socket.write(encodeFrame({ jsonrpc: "2.0", id, method, params }));
+    this.#socket.write(encodeMessage({ id, method, params }));
     await answer;
   }
 

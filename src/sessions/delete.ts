@@ -1,12 +1,13 @@
 import { join } from "node:path";
 import { systemCode } from "../errors.js";
 import type { ServerRecord } from "../model/server.js";
-import { RawConnection, RpcError } from "../runtime/client/raw-connection.js";
+import { RawConnection } from "../runtime/client/raw-connection.js";
 import { removeTree } from "../runtime/files/held-folder.js";
 import { unwritable } from "../runtime/files/server-folder.js";
 import { openSessionState, readSessionFolder } from "../runtime/history/session-state.js";
 import { provenEndpoint } from "../runtime/process/probe.js";
 import { isAlive } from "../runtime/process/process-table.js";
+import { RpcError } from "../runtime/wire/rpc-client.js";
 import { sessionBusy } from "./problems.js";
 
 /**

@@ -6,8 +6,8 @@ import { createServer, type Server } from "node:net";
 import { join, relative } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
 import type { ServerView } from "../../src/pool/server.js";
-import { encodeFrame, FrameDecoder } from "../../src/runtime/client/frames.js";
 import { findRuntime } from "../../src/runtime/launch/find.js";
+import { encodeMessage } from "../../src/runtime/wire/frames.js";
 import {
   errorOf,
   eventually,
@@ -18,6 +18,7 @@ import {
   killed,
   openFolder,
 } from "../fixtures/fault-fleet.js";
+import { MessageReader } from "../fixtures/message-reader.js";
 
 const PORTS = 30_300;
 
@@ -142,12 +143,12 @@ it("other users of the machine get no answer from a server and cannot read any f
     socket.pipe(process.stdout);
   `;
   for (const params of [{}, { token: "" }, { token: "guess" }]) {
-    const frame = encodeFrame({ jsonrpc: "2.0", id: 1, method: "connect", params });
+    const frame = encodeMessage({ id: 1, method: "connect", params });
     const { stdout } = asNobody(process.execPath, "-e", call.replace("FRAME", frame.toString("base64")));
-    const [answer] = new FrameDecoder().push(Buffer.from(stdout));
+    const [answer] = new MessageReader().push(Buffer.from(stdout));
     expect(answer).toMatchObject({ error: { message: expect.stringContaining("AUTHENTICATION_FAILED") } });
   }
-  const list = encodeFrame({ jsonrpc: "2.0", id: 1, method: "session.list", params: {} });
+  const list = encodeMessage({ id: 1, method: "session.list", params: {} });
   expect(asNobody(process.execPath, "-e", call.replace("FRAME", list.toString("base64"))).stdout).not.toContain("talk");
 
   expect(asNobody("find", fleet.root, "-mindepth", "1").stdout).toBe("");

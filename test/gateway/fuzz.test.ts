@@ -3,7 +3,7 @@ import { runInNewContext } from "node:vm";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { knownMethods } from "../../src/gateway/policy/methods.js";
-import { encodeBody } from "../../src/gateway/wire/frames.js";
+import { encodeBody } from "../../src/runtime/wire/frames.js";
 import { eventually, rounds } from "../fixtures/fault-fleet.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 import { DoorFleet } from "./harness.js";

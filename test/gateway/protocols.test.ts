@@ -7,8 +7,9 @@ import { Links } from "../../src/gateway/routing/links.js";
 import { PeerDialer } from "../../src/gateway/routing/peers.js";
 import type { OpenRequests } from "../../src/gateway/state/open-requests.js";
 import type { HostRecord } from "../../src/model/host.js";
-import { encodeFrame, FrameDecoder } from "../../src/runtime/client/frames.js";
 import { SUPPORTED_VERSIONS } from "../../src/runtime/launch/protocol.js";
+import { encodeMessage } from "../../src/runtime/wire/frames.js";
+import { MessageReader } from "../fixtures/message-reader.js";
 
 const three = clientProtocol(3);
 /** A version in which another method asks for the foreground session. */
@@ -122,10 +123,10 @@ async function serverSpeaking(protocolVersion: number): Promise<{ port: number; 
   });
   const server = createServer((socket) => {
     sockets.add(socket);
-    const decoder = new FrameDecoder();
+    const decoder = new MessageReader();
     socket.on("data", (chunk) => {
       for (const { id } of decoder.push(chunk) as { id: unknown }[])
-        socket.write(encodeFrame({ jsonrpc: "2.0", id, result: { protocolVersion } }));
+        socket.write(encodeMessage({ id, result: { protocolVersion } }));
     });
     socket.on("error", () => undefined);
     socket.once("close", () => onClosed());

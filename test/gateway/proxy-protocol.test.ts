@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { ProtocolError } from "../../src/gateway/wire/frames.js";
 import { readProxyHeader } from "../../src/gateway/wire/proxy-protocol.js";
+import { ProtocolError } from "../../src/runtime/wire/frames.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 

@@ -1,7 +1,7 @@
 import { connect, type Socket } from "node:net";
 import { onTestFinished } from "vitest";
-import { FrameDecoder } from "../../src/runtime/client/frames.js";
 import { eventually } from "../fixtures/fault-fleet.js";
+import { MessageReader } from "../fixtures/message-reader.js";
 
 export interface RawMessage {
   id?: string | number | null;
@@ -20,7 +20,7 @@ export class RawClient {
 
   private constructor(socket: Socket) {
     this.socket = socket;
-    const decoder = new FrameDecoder();
+    const decoder = new MessageReader();
     socket.on("data", (chunk) => void this.received.push(...(decoder.push(chunk) as RawMessage[])));
     socket.on("error", () => undefined);
     socket.on("close", () => {

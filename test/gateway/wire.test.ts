@@ -1,61 +1,9 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { readClientFrame } from "../../src/gateway/wire/client-message.js";
-import { encodeBody, FrameSplitter, ProtocolError } from "../../src/gateway/wire/frames.js";
-import { scanObject, scanWithin } from "../../src/gateway/wire/scan.js";
-import { readServerFrame } from "../../src/gateway/wire/server-message.js";
-
-const LIMIT = 1_000;
-const frame = (text: string) => encodeBody(Buffer.from(text));
-
-describe("the frame splitter", () => {
-  it("splits a stream into the same frames with the same bytes, no matter how the stream is cut", () => {
-    const bodies = fc.array(fc.string({ unit: "binary", maxLength: 100 }), { maxLength: 10 });
-    fc.assert(
-      fc.property(bodies, fc.infiniteStream(fc.integer({ min: 1, max: 50 })), (texts, sizes) => {
-        const stream = Buffer.concat(texts.map(frame));
-        const splitter = new FrameSplitter(LIMIT);
-        const found: { raw: Buffer; body: Buffer }[] = [];
-        for (let at = 0; at < stream.length; ) {
-          const size = sizes.next().value ?? 1;
-          found.push(...splitter.push(stream.subarray(at, at + size)));
-          at += size;
-        }
-        expect(found.map(({ body }) => body.toString())).toEqual(texts.map((text) => Buffer.from(text).toString()));
-        expect(Buffer.concat(found.map(({ raw }) => raw)).equals(stream)).toBe(true);
-        expect(splitter.incomplete).toBe(false);
-      }),
-    );
-  });
-
-  it.each([
-    ["no length", "Content-Type: x\r\n\r\n{}"],
-    ["a negative length", "Content-Length: -1\r\n\r\n"],
-    ["a length in hex", "Content-Length: 0x10\r\n\r\n"],
-    ["a length with a sign", "Content-Length: +2\r\n\r\n{}"],
-    ["a fractional length", "Content-Length: 2.0\r\n\r\n{}"],
-    ["two lengths", "Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}"],
-    ["the same length twice", "Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}"],
-    ["another header", "Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}"],
-    ["bare line feeds in its header", "Content-Length: 2\nX: y\r\n\r\n{}"],
-    ["a folded header", "Content-Length:\r\n 2\r\n\r\n{}"],
-    ["blanks before the colon", "Content-Length : 2\r\n\r\n{}"],
-    ["an empty header", "\r\n\r\n{}"],
-    ["a length above the limit", `Content-Length: ${LIMIT + 1}\r\n\r\n`],
-    ["a huge length", "Content-Length: 99999999999999999999\r\n\r\n"],
-    ["a header without an end", `Content-Type: ${"x".repeat(2_000)}`],
-    ["an HTTP request line", "GET / HTTP/1.1\r\nHost: x\r\n\r\n"],
-  ])("refuses a frame with %s", (_, text) => {
-    expect(() => new FrameSplitter(LIMIT).push(Buffer.from(text))).toThrow(ProtocolError);
-  });
-
-  it("returns a frame of the maximum length as soon as its last byte has arrived", () => {
-    const splitter = new FrameSplitter(LIMIT);
-    expect(splitter.push(Buffer.from("Content-Length: 1000\r\n\r\n"))).toEqual([]);
-    expect(splitter.push(Buffer.alloc(999, 0x20))).toEqual([]);
-    expect(splitter.push(Buffer.alloc(1, 0x20))).toHaveLength(1);
-  });
-});
+import { ProtocolError } from "../../src/runtime/wire/frames.js";
+import { scanObject, scanWithin } from "../../src/runtime/wire/scan.js";
+import { readServerFrame } from "../../src/runtime/wire/server-message.js";
 
 describe("the JSON scanner", () => {
   it("finds the same members in every JSON object as JSON.parse does", () => {

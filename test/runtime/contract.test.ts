@@ -6,10 +6,12 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { encodeFrame, FrameDecoder } from "../../src/runtime/client/frames.js";
-import { RawConnection, RpcError } from "../../src/runtime/client/raw-connection.js";
+import { RawConnection } from "../../src/runtime/client/raw-connection.js";
 import { findRuntime } from "../../src/runtime/launch/find.js";
+import { encodeMessage } from "../../src/runtime/wire/frames.js";
+import { RpcError } from "../../src/runtime/wire/rpc-client.js";
 import { PORTS } from "../fixtures/cli.js";
+import { MessageReader } from "../fixtures/message-reader.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 
 /**
@@ -65,7 +67,7 @@ afterAll(async () => {
 /** Sends one request on a new connection without a preceding `connect`. */
 async function rawRequest(method: string, params: unknown): Promise<{ error?: { message: string; code: number } }> {
   const socket = createConnection(PORT, "127.0.0.1");
-  const decoder = new FrameDecoder();
+  const decoder = new MessageReader();
   try {
     return await new Promise((resolve, reject) => {
       socket.on("error", reject);
@@ -73,7 +75,7 @@ async function rawRequest(method: string, params: unknown): Promise<{ error?: { 
       socket.on("data", (chunk) => {
         for (const message of decoder.push(chunk)) resolve(message as { error?: { message: string; code: number } });
       });
-      socket.write(encodeFrame({ jsonrpc: "2.0", id: 1, method, params }));
+      socket.write(encodeMessage({ id: 1, method, params }));
     });
   } finally {
     socket.destroy();

@@ -1,85 +1,97 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { encodeFrame, FrameDecoder } from "../../src/runtime/client/frames.js";
+import { encodeBody, encodeMessage, FrameSplitter, ProtocolError } from "../../src/runtime/wire/frames.js";
 
-describe("frames", () => {
-  it("frames decode to the encoded messages, however the stream is cut", () => {
+const LIMIT = 1_000;
+const frame = (text: string) => encodeBody(Buffer.from(text));
+const bodies = (frames: readonly { body: Buffer }[]) => frames.map(({ body }) => body.toString());
+
+describe("the frame splitter", () => {
+  it("splits a stream into the same frames with the same bytes, no matter how the stream is cut", () => {
+    const texts = fc.array(fc.string({ unit: "binary", maxLength: 100 }), { maxLength: 10 });
     fc.assert(
-      fc.property(
-        fc.array(fc.jsonValue(), { maxLength: 8 }),
-        fc.array(fc.integer({ min: 1, max: 40 }), { minLength: 1, maxLength: 50 }),
-        (messages, cuts) => {
-          const stream = Buffer.concat(messages.map(encodeFrame));
-          const decoder = new FrameDecoder();
-          const seen: unknown[] = [];
-          let at = 0;
-          for (let index = 0; at < stream.length; index++) {
-            const size = cuts[index % cuts.length] ?? 1;
-            seen.push(...decoder.push(stream.subarray(at, at + size)));
-            at += size;
-          }
-          expect(seen).toEqual(messages.map((message) => JSON.parse(JSON.stringify(message))));
-          expect(decoder.incomplete).toBe(false);
-        },
-      ),
+      fc.property(texts, fc.infiniteStream(fc.integer({ min: 1, max: 50 })), (sent, sizes) => {
+        const stream = Buffer.concat(sent.map(frame));
+        const splitter = new FrameSplitter(LIMIT);
+        const found: { raw: Buffer; body: Buffer }[] = [];
+        for (let at = 0; at < stream.length; ) {
+          const size = sizes.next().value ?? 1;
+          found.push(...splitter.push(stream.subarray(at, at + size)));
+          at += size;
+        }
+        expect(bodies(found)).toEqual(sent.map((text) => Buffer.from(text).toString()));
+        expect(Buffer.concat(found.map(({ raw }) => raw)).equals(stream)).toBe(true);
+        expect(splitter.incomplete).toBe(false);
+      }),
     );
   });
 
-  it("frames decode when many come in one chunk or one byte at a time, in any script", () => {
-    const message = { text: "h\u00e9llo \u{1f600} \u043c\u0438\u0440" };
-    expect(new FrameDecoder().push(Buffer.concat([encodeFrame(message), encodeFrame(message)]))).toEqual([
-      message,
-      message,
-    ]);
-    const decoder = new FrameDecoder();
-    const stream = encodeFrame(message);
-    const seen = [...stream].flatMap((byte) => decoder.push(Buffer.from([byte])));
-    expect(seen).toEqual([message]);
+  it("splits a stream into the messages that were encoded, when many come in one chunk or one byte at a time", () => {
+    const message = { jsonrpc: "2.0", text: "h\u00e9llo \u{1f600} \u043c\u0438\u0440" };
+    const encoded = encodeMessage({ text: message.text });
+    const text = JSON.stringify(message);
+    expect(bodies(new FrameSplitter(LIMIT).push(Buffer.concat([encoded, encoded])))).toEqual([text, text]);
+    const splitter = new FrameSplitter(LIMIT);
+    expect([...encoded].flatMap((byte) => bodies(splitter.push(Buffer.from([byte]))))).toEqual([text]);
   });
 
-  it("a frame decoder reports that a frame is incomplete", () => {
-    const decoder = new FrameDecoder();
-    const stream = encodeFrame({ a: 1 });
-    expect(decoder.incomplete).toBe(false);
-    decoder.push(stream.subarray(0, 5));
-    expect(decoder.incomplete).toBe(true);
-    decoder.push(stream.subarray(5, stream.length - 1));
-    expect(decoder.incomplete).toBe(true);
-    expect(decoder.push(stream.subarray(stream.length - 1))).toEqual([{ a: 1 }]);
-    expect(decoder.incomplete).toBe(false);
-  });
-
-  it("frames may have other headers, in any case and order", () => {
-    const frame = (head: string) => Buffer.from(`${head}\r\n\r\n{}`);
-    for (const head of [
-      "content-length: 2",
-      "CONTENT-LENGTH:2",
-      "Content-Type: application/json; charset=utf-8\r\nContent-Length: 2",
-      "Content-Length: 2\r\nContent-Type: x",
-    ]) {
-      expect(new FrameDecoder().push(frame(head)), head).toEqual([{}]);
-    }
+  it("reports a frame as incomplete from its first byte to its last", () => {
+    const splitter = new FrameSplitter(LIMIT);
+    const stream = frame("{}");
+    expect(splitter.incomplete).toBe(false);
+    splitter.push(stream.subarray(0, 5));
+    expect(splitter.incomplete).toBe(true);
+    splitter.push(stream.subarray(5, stream.length - 1));
+    expect(splitter.incomplete).toBe(true);
+    expect(bodies(splitter.push(stream.subarray(stream.length - 1)))).toEqual(["{}"]);
+    expect(splitter.incomplete).toBe(false);
   });
 
   it.each([
-    "Content-Length: -1\r\n\r\n",
-    "Content-Length: \r\n\r\n",
-    "Content-Length: 2x\r\n\r\n{}",
-    "Content-Length: 1e3\r\n\r\n",
-    "Content-Length: 999999999\r\n\r\n",
-    "Content-Length: 99999999999999999999\r\n\r\n",
-    "X-Content-Length: 2\r\n\r\n{}",
-    "HTTP/1.1 200 OK\r\n\r\n",
-    "Content-Length: 3\r\n\r\n{x}",
-    "\r\n\r\n",
-  ])("the malformed frame %j is refused", (stream) => {
-    expect(() => new FrameDecoder().push(Buffer.from(stream))).toThrow();
+    ["lower case", "content-length: 2"],
+    ["upper case without a blank", "CONTENT-LENGTH:2"],
+    ["a type before the length", "Content-Type: application/json; charset=utf-8\r\nContent-Length: 2"],
+    ["a type after the length", "Content-Length: 2\r\nContent-Type: x"],
+  ])("accepts a frame whose header has %s", (_, head) => {
+    expect(bodies(new FrameSplitter(LIMIT).push(Buffer.from(`${head}\r\n\r\n{}`)))).toEqual(["{}"]);
   });
 
-  it("a frame whose header never ends is refused before it fills the memory", () => {
-    const decoder = new FrameDecoder();
+  it.each([
+    ["no length", "Content-Type: x\r\n\r\n{}"],
+    ["an empty length", "Content-Length: \r\n\r\n"],
+    ["a negative length", "Content-Length: -1\r\n\r\n"],
+    ["a length in hex", "Content-Length: 0x10\r\n\r\n"],
+    ["a length with a sign", "Content-Length: +2\r\n\r\n{}"],
+    ["a length with an exponent", "Content-Length: 1e3\r\n\r\n"],
+    ["a length with a unit", "Content-Length: 2x\r\n\r\n{}"],
+    ["a fractional length", "Content-Length: 2.0\r\n\r\n{}"],
+    ["two lengths", "Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}"],
+    ["the same length twice", "Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}"],
+    ["another header", "Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}"],
+    ["another header with a length", "X-Content-Length: 2\r\n\r\n{}"],
+    ["bare line feeds in its header", "Content-Length: 2\nX: y\r\n\r\n{}"],
+    ["a folded header", "Content-Length:\r\n 2\r\n\r\n{}"],
+    ["blanks before the colon", "Content-Length : 2\r\n\r\n{}"],
+    ["an empty header", "\r\n\r\n{}"],
+    ["a length above the limit", `Content-Length: ${LIMIT + 1}\r\n\r\n`],
+    ["a huge length", "Content-Length: 99999999999999999999\r\n\r\n"],
+    ["a header without an end", `Content-Type: ${"x".repeat(2_000)}`],
+    ["an HTTP request line", "GET / HTTP/1.1\r\nHost: x\r\n\r\n"],
+  ])("refuses a frame with %s", (_, text) => {
+    expect(() => new FrameSplitter(LIMIT).push(Buffer.from(text))).toThrow(ProtocolError);
+  });
+
+  it("refuses a header that arrives in many chunks and never ends, before it fills the memory", () => {
+    const splitter = new FrameSplitter(LIMIT);
     expect(() => {
-      for (let index = 0; index < 100; index++) decoder.push(Buffer.alloc(1024, "x"));
-    }).toThrow(/does not end/);
+      for (let index = 0; index < 100; index++) splitter.push(Buffer.alloc(100, "x"));
+    }).toThrow("does not end");
+  });
+
+  it("returns a frame of the maximum length as soon as its last byte has arrived", () => {
+    const splitter = new FrameSplitter(LIMIT);
+    expect(splitter.push(Buffer.from("Content-Length: 1000\r\n\r\n"))).toEqual([]);
+    expect(splitter.push(Buffer.alloc(999, 0x20))).toEqual([]);
+    expect(splitter.push(Buffer.alloc(1, 0x20))).toHaveLength(1);
   });
 });

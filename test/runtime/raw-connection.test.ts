@@ -1,9 +1,10 @@
 import { type AddressInfo, createServer, type Socket } from "node:net";
 import { describe, expect, it, onTestFinished } from "vitest";
-import { Upstream } from "../../src/gateway/wire/upstream.js";
-import { encodeFrame, FrameDecoder } from "../../src/runtime/client/frames.js";
+import { openUpstream } from "../../src/gateway/wire/upstream.js";
 import { RawConnection } from "../../src/runtime/client/raw-connection.js";
+import { encodeMessage } from "../../src/runtime/wire/frames.js";
 import { eventually } from "../fixtures/fault-fleet.js";
+import { MessageReader } from "../fixtures/message-reader.js";
 
 /** A server that answers only `connect`. The real runtime answers too soon for these tests. */
 async function silentServer() {
@@ -12,11 +13,11 @@ async function silentServer() {
   const server = createServer((socket) => {
     sockets.add(socket);
     socket.on("error", () => undefined);
-    const decoder = new FrameDecoder();
+    const decoder = new MessageReader();
     socket.on("data", (chunk) => {
       for (const { id, method } of decoder.push(chunk) as { id: number; method: string }[]) {
         methods.push(method);
-        if (method === "connect") socket.write(encodeFrame({ jsonrpc: "2.0", id, result: { protocolVersion: 3 } }));
+        if (method === "connect") socket.write(encodeMessage({ id, result: { protocolVersion: 3 } }));
       }
     });
   });
@@ -45,8 +46,6 @@ async function outcomes(requests: readonly Promise<unknown>[]): Promise<unknown[
 }
 
 const never = new AbortController().signal;
-const ignore = () => undefined;
-const nobody = { onFrame: ignore, onBatch: ignore, onDrain: ignore, onFault: ignore, onClosed: ignore };
 
 describe("a request that waits for its answer", () => {
   it("a pending request rejects when this side closes a raw connection", async () => {
@@ -78,7 +77,7 @@ describe("a request that waits for its answer", () => {
     "a pending request rejects when %s closes a front door's upstream connection",
     async (side) => {
       const { endpoint, arrived, hangUp } = await silentServer();
-      const { upstream } = await Upstream.open(endpoint, {}, nobody, never);
+      const { upstream } = await openUpstream(endpoint, { hello: {} }, never);
       const requests = [upstream.request("ping", {}), upstream.ask("ping", {})];
       await arrived(2);
       if (side === "this side") upstream.destroy();
@@ -88,4 +87,59 @@ describe("a request that waits for its answer", () => {
       expect(await outcomes(requests)).toEqual(["FLEET_SERVER_LOST", "FLEET_SERVER_LOST", "FLEET_SERVER_LOST"]);
     },
   );
+});
+
+describe("a raw connection", () => {
+  const answering = async (bytes: string | null) => {
+    const server = createServer((socket) => {
+      socket.on("error", () => undefined);
+      if (bytes === null) socket.destroy();
+      else socket.write(bytes);
+    });
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    onTestFinished(() => void server.close());
+    return { address: "127.0.0.1", port: (server.address() as AddressInfo).port, token: "t" };
+  };
+
+  it.each([
+    ["closes the connection", null, "closed the connection."],
+    ["answers with another protocol", "HTTP/1.1 200 OK\r\n\r\n", "does not speak the Copilot protocol."],
+    ["answers with text that is not JSON", "Content-Length: 3\r\n\r\n{x}", "does not speak the Copilot protocol."],
+  ])("is refused with the reason when the server %s", async (_, bytes, reason) => {
+    await expect(RawConnection.open(await answering(bytes), never)).rejects.toMatchObject({
+      code: "FLEET_SERVER_UNREACHABLE",
+      message: expect.stringContaining(reason),
+    });
+  });
+
+  it("is refused with the reason when nothing listens, and when no answer comes in time", async () => {
+    const nobody = { address: "127.0.0.1", port: 1, token: "t" };
+    await expect(RawConnection.open(nobody, never)).rejects.toMatchObject({
+      code: "FLEET_SERVER_UNREACHABLE",
+      message: expect.stringContaining("cannot be reached (connect ECONNREFUSED"),
+      cause: expect.objectContaining({ code: "ECONNREFUSED" }),
+    });
+    for (const signal of [AbortSignal.timeout(50), AbortSignal.abort()])
+      await expect(RawConnection.open(await answering(""), signal)).rejects.toMatchObject({
+        code: "FLEET_SERVER_UNREACHABLE",
+        message: expect.stringContaining("did not answer in time."),
+      });
+  });
+
+  it("rejects its requests when the signal that it was opened with aborts, unless it is lasting", async () => {
+    const { endpoint, arrived } = await silentServer();
+    const stop = new AbortController();
+    const connection = await RawConnection.open(endpoint, stop.signal);
+    await using lasting = await RawConnection.open(endpoint, stop.signal, { lasting: true });
+    const requests = [connection.request("ping", {}), lasting.request("ping", {})];
+    await arrived(2);
+    stop.abort();
+    await expect(requests[0]).rejects.toMatchObject({
+      code: "FLEET_SERVER_UNREACHABLE",
+      message: expect.stringContaining("did not answer in time."),
+    });
+    await connection.closed;
+    await lasting[Symbol.asyncDispose]();
+    await expect(requests[1]).rejects.toMatchObject({ message: expect.stringContaining("is closed.") });
+  });
 });

@@ -91,7 +91,7 @@ export class Answers {
    * @returns the server's answer
    * @throws FleetError `FLEET_METHOD_DENIED` when the user is not the owner, `FLEET_SESSION_LOCKED` when somebody holds the
    * session's lease, `FLEET_STATE_UNWRITABLE` when the server cannot delete the session's folder, and as
-   * `HostDirectory.assertStorage`, `Opener.serverFor` and `Upstream.ask`; `RpcError` when the server refuses.
+   * `HostDirectory.assertStorage`, `Opener.serverFor` and `RpcClient.ask`; `RpcError` when the server refuses.
    */
   async deleteHere(method: string, record: SessionRecord): Promise<unknown> {
     const { store, user, opener, attachments, links, directory } = this.#context;

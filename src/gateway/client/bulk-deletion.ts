@@ -1,7 +1,7 @@
 import { isFleetError } from "../../errors.js";
 import { isSessionId } from "../../model/ids.js";
 import type { SessionRecord } from "../../model/session.js";
-import { RpcError } from "../../runtime/client/raw-connection.js";
+import { RpcError } from "../../runtime/wire/rpc-client.js";
 import { isStoreTrouble } from "../../sessions/problems.js";
 import type { Routes } from "../routing/routes.js";
 import type { DoorEvent } from "../state/door/report.js";

@@ -1,4 +1,7 @@
 import type { Config } from "../../config/schema.js";
+import { type Frame, ProtocolError } from "../../runtime/wire/frames.js";
+import type { RpcListener } from "../../runtime/wire/rpc-client.js";
+import type { ServerMessage } from "../../runtime/wire/server-message.js";
 import { decidesOnTools, withoutApproval } from "../policy/reach.js";
 import type { Attachment } from "../state/attachments.js";
 import type { DoorEvent } from "../state/door/report.js";
@@ -10,9 +13,6 @@ import type { Turn } from "../state/turn.js";
 import type { TurnEnds } from "../state/turn-ends.js";
 import type { ClientSocket } from "../wire/client-socket.js";
 import { endsTurn, errorIn, promptIn } from "../wire/events.js";
-import { type Frame, ProtocolError } from "../wire/frames.js";
-import type { ServerMessage } from "../wire/server-message.js";
-import type { UpstreamListener } from "../wire/upstream.js";
 
 export interface FromServersContext {
   config: Config;
@@ -36,7 +36,7 @@ export class FromServers {
     this.#context = context;
   }
 
-  listener(linkOf: () => Link | undefined): UpstreamListener {
+  listener(linkOf: () => Link | undefined): RpcListener {
     const { client, onEvent, onLost } = this.#context;
     return {
       onBatch: (edge) => (edge === "begin" ? client.cork() : client.uncork()),

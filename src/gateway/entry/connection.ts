@@ -8,6 +8,7 @@ import {
   tokenIdIn,
   verifyToken,
 } from "../../identity/tokens.js";
+import { encodeMessage, type Frame, ProtocolError } from "../../runtime/wire/frames.js";
 import { Client, type ClientOrigin, type DoorServices } from "../client/client.js";
 import { clientProtocol, type Protocol } from "../policy/protocols.js";
 import { PeerDialer, relayedFrom } from "../routing/peers.js";
@@ -17,14 +18,7 @@ import { describe, failure } from "../state/door/report.js";
 import type { Share, Shares } from "../state/door/shares.js";
 import { type ClientMessage, type ClientRequest, type Params, readClientFrame } from "../wire/client-message.js";
 import { ClientSocket } from "../wire/client-socket.js";
-import { type Frame, ProtocolError } from "../wire/frames.js";
-import {
-  AUTHENTICATION_FAILED,
-  AUTHENTICATION_REQUIRED,
-  encodeMessage,
-  errorFrame,
-  refusalFrame,
-} from "../wire/refusals.js";
+import { AUTHENTICATION_FAILED, AUTHENTICATION_REQUIRED, errorFrame, refusalFrame } from "../wire/refusals.js";
 import type { Attempts } from "./attempts.js";
 import { ControlConnection } from "./control.js";
 

@@ -2,14 +2,15 @@ import { LONGEST_TIMER_MS } from "../../config/values/duration.js";
 import { FleetError, isFleetError, option, quote } from "../../errors.js";
 import type { HostHolder } from "../../identity/tokens.js";
 import { abortable, deadline } from "../../runtime/deadline.js";
+import { encodeMessage, ProtocolError } from "../../runtime/wire/frames.js";
+import type { RpcId } from "../../runtime/wire/server-message.js";
 import type { Protocol } from "../policy/protocols.js";
 import type { DoorContext, DoorOwner } from "../state/door/door-state.js";
 import type { DoorEvent } from "../state/door/report.js";
 import { failure } from "../state/door/report.js";
-import type { ClientMessage, ClientRequest, Params, RpcId } from "../wire/client-message.js";
+import type { ClientMessage, ClientRequest, Params } from "../wire/client-message.js";
 import type { ClientSocket } from "../wire/client-socket.js";
-import { ProtocolError } from "../wire/frames.js";
-import { encodeMessage, errorFrame, methodDenied, REFUSED } from "../wire/refusals.js";
+import { errorFrame, methodDenied, REFUSED } from "../wire/refusals.js";
 
 /** Another host makes one call at a time on a connection, so this is far more than it needs. */
 const MAX_OPEN_CALLS = 100;

@@ -3,10 +3,11 @@ import type { HostRecord } from "../../model/host.js";
 import type { ServerRecord } from "../../model/server.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
 import { isAlive } from "../../runtime/process/process-table.js";
+import type { RpcListener } from "../../runtime/wire/rpc-client.js";
 import { checkSameProtocol, type Protocol } from "../policy/protocols.js";
 import { isPeerLinkId, type Link, type PeerLink, peerLinkId, type ServerLink } from "../state/links.js";
 import type { Params } from "../wire/client-message.js";
-import { type OpenUpstream, Upstream, type UpstreamListener } from "../wire/upstream.js";
+import { type OpenUpstream, openUpstream } from "../wire/upstream.js";
 import type { PeerDialer } from "./peers.js";
 
 export interface LinksOptions {
@@ -17,7 +18,7 @@ export interface LinksOptions {
   /** Null if the client must not be relayed to other hosts. */
   peers: PeerDialer | null;
   /** Makes the listener of a link, before the link exists. Until then `link` returns undefined. */
-  listen: (link: () => Link | undefined) => UpstreamListener;
+  listen: (link: () => Link | undefined) => RpcListener;
 }
 
 interface Opening {
@@ -59,7 +60,7 @@ export class Links {
    * Connects to a running server.
    *
    * @throws FleetError `FLEET_SERVER_LOST` when the connection ends at once, `FLEET_PROTOCOL_UNSUPPORTED` when the client
-   * and the server speak different versions, and as `Upstream.open`.
+   * and the server speak different versions, and as {@link openUpstream}.
    */
   async to(server: ServerRecord, signal: AbortSignal): Promise<ServerLink> {
     const live = this.server(server.id);
@@ -114,7 +115,7 @@ export class Links {
   async #toServer(server: ServerRecord, signal: AbortSignal): Promise<ServerLink> {
     const { hello, ownServerId } = this.#options;
     return await this.#keep(
-      async (listener) => await Upstream.open(provenEndpoint(server), hello, listener, signal),
+      async (listener) => await openUpstream(provenEndpoint(server), { hello, listener }, signal),
       (opened): ServerLink => ({ kind: "server", id: server.id, server, own: server.id === ownServerId, ...opened }),
     );
   }
@@ -130,7 +131,7 @@ export class Links {
   }
 
   async #keep<T extends Link>(
-    open: (listener: UpstreamListener) => Promise<OpenUpstream>,
+    open: (listener: RpcListener) => Promise<OpenUpstream>,
     make: (opened: OpenUpstream) => T,
   ): Promise<T> {
     let link: T | undefined;

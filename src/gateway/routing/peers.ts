@@ -1,11 +1,11 @@
 import { isHostName, parseAddress } from "../../config/rules.js";
 import { hostAway } from "../../hosts/problems.js";
 import type { HostRecord } from "../../model/host.js";
-import { RpcError } from "../../runtime/client/raw-connection.js";
 import { deadline } from "../../runtime/deadline.js";
+import { RpcError, type RpcListener } from "../../runtime/wire/rpc-client.js";
 import type { Params } from "../wire/client-message.js";
 import { AUTHENTICATION_FAILED, tokenEnded } from "../wire/refusals.js";
-import { type OpenUpstream, Upstream, type UpstreamListener } from "../wire/upstream.js";
+import { type OpenUpstream, openUpstream } from "../wire/upstream.js";
 
 /** How long another host may take to accept a connection, in milliseconds. */
 const CONNECT_MS = 2_000;
@@ -39,7 +39,7 @@ export class PeerDialer {
    * @throws FleetError `FLEET_HOST_AWAY`, `FLEET_TOKEN_REFUSED`; `RpcError` with the fleet's error from the other front
    * door.
    */
-  async open(host: HostRecord, listener: UpstreamListener, signal: AbortSignal): Promise<OpenUpstream> {
+  async open(host: HostRecord, listener: RpcListener, signal: AbortSignal): Promise<OpenUpstream> {
     const address = host.door === null ? null : parseAddress(host.door);
     if (address === null) throw hostAway(host.name);
     // The token may have ended since the client connected. The other front door would count it as a wrong token and
@@ -49,7 +49,7 @@ export class PeerDialer {
     const hello = { ...this.#hello, fleet: { via: this.#own, hops: 1 } };
     using limit = deadline(ANSWER_MS, signal);
     try {
-      return await Upstream.open(endpoint, hello, listener, limit.signal, CONNECT_MS);
+      return await openUpstream(endpoint, { hello, listener, connectMs: CONNECT_MS }, limit.signal);
     } catch (error) {
       const refusal = error instanceof Error ? error.cause : undefined;
       if (refusal instanceof RpcError && refusal.rpcCode === AUTHENTICATION_FAILED) throw tokenEnded();

@@ -1,13 +1,13 @@
 import { isFleetError } from "../../errors.js";
 import type { HostRecord } from "../../model/host.js";
 import type { SessionRecord } from "../../model/session.js";
-import { RpcError } from "../../runtime/client/raw-connection.js";
+import { RpcError } from "../../runtime/wire/rpc-client.js";
+import { parse } from "../../runtime/wire/server-message.js";
 import type { Scope } from "../policy/methods.js";
 import { type Attachment, newAttachment } from "../state/attachments.js";
 import type { PeerLink } from "../state/links.js";
 import type { Answer, ForwardOptions, OpenRequests } from "../state/open-requests.js";
 import type { ClientRequest } from "../wire/client-message.js";
-import { parse } from "../wire/server-message.js";
 import type { Routes } from "./routes.js";
 
 export interface RelayContext {

@@ -1,6 +1,6 @@
+import { parse } from "../../runtime/wire/server-message.js";
 import { toolsIn } from "../policy/members.js";
 import type { Params } from "../wire/client-message.js";
-import { parse } from "../wire/server-message.js";
 import type { Link } from "./links.js";
 
 /** A session that this client opened, here or on another host, with all that is needed to open it again. */

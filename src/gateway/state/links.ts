@@ -1,13 +1,13 @@
 import type { HostRecord } from "../../model/host.js";
 import type { ServerRecord } from "../../model/server.js";
+import type { RpcClient } from "../../runtime/wire/rpc-client.js";
 import type { Protocol } from "../policy/protocols.js";
 import type { Params } from "../wire/client-message.js";
-import type { Upstream } from "../wire/upstream.js";
 
 interface AnyLink {
   /** Identifies the link among those of its client: the server's id, or {@link peerLinkId}. */
   readonly id: string;
-  readonly upstream: Upstream;
+  readonly upstream: RpcClient;
   /**
    * Whether the client may see everything that comes over the link. It may if the link leads to its own server, or to
    * another front door, which has already removed the rest.

@@ -1,11 +1,12 @@
 import { isFleetError } from "../../errors.js";
-import type { RpcError } from "../../runtime/client/raw-connection.js";
+import type { Frame } from "../../runtime/wire/frames.js";
+import { encodeMessage } from "../../runtime/wire/frames.js";
+import type { RpcError } from "../../runtime/wire/rpc-client.js";
+import type { RpcId, ServerMessage } from "../../runtime/wire/server-message.js";
 import type { Protocol } from "../policy/protocols.js";
-import { type ClientRequest, type Params, type RpcId, replaceId, type WithId } from "../wire/client-message.js";
+import { type ClientRequest, type Params, replaceId, type WithId } from "../wire/client-message.js";
 import type { ClientSocket } from "../wire/client-socket.js";
-import type { Frame } from "../wire/frames.js";
-import { encodeMessage, errorFrame, REFUSED, refusalFrame, serverLost } from "../wire/refusals.js";
-import type { ServerMessage } from "../wire/server-message.js";
+import { errorFrame, REFUSED, refusalFrame, serverLost } from "../wire/refusals.js";
 import type { RequestReport } from "./door/report.js";
 import type { Share } from "./door/shares.js";
 import type { Link } from "./links.js";

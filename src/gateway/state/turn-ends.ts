@@ -1,9 +1,10 @@
 import { FleetError } from "../../errors.js";
-import type { RpcId } from "../wire/client-message.js";
+import { encodeMessage } from "../../runtime/wire/frames.js";
+import type { RpcId } from "../../runtime/wire/server-message.js";
+import { parse } from "../../runtime/wire/server-message.js";
 import type { ClientSocket } from "../wire/client-socket.js";
 import { brokenTurnFrames } from "../wire/events.js";
-import { encodeMessage, refusalFrame } from "../wire/refusals.js";
-import { parse } from "../wire/server-message.js";
+import { refusalFrame } from "../wire/refusals.js";
 
 /** A prompt without an answer. */
 interface OpenPrompt {

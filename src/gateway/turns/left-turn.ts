@@ -1,9 +1,10 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { ServerRecord } from "../../model/server.js";
 import { isRunning } from "../../pool/server.js";
-import { RawConnection, RpcError } from "../../runtime/client/raw-connection.js";
+import { RawConnection } from "../../runtime/client/raw-connection.js";
 import { deadline } from "../../runtime/deadline.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
+import { RpcError } from "../../runtime/wire/rpc-client.js";
 
 /** How often to ask the server about a turn whose client has gone, in milliseconds. */
 const ASK_MS = 250;

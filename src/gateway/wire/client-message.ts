@@ -1,9 +1,8 @@
 import { isUtf8 } from "node:buffer";
-import { encodeBody, PARSE_ERROR, ProtocolError } from "./frames.js";
-import { type Member, plainString, type ScanLimits, scanObject, scanWithin } from "./scan.js";
+import { encodeBody, PARSE_ERROR, ProtocolError } from "../../runtime/wire/frames.js";
+import { type Member, plainString, type ScanLimits, scanObject, scanWithin } from "../../runtime/wire/scan.js";
+import { isId, type RpcId } from "../../runtime/wire/server-message.js";
 
-/** JSON-RPC 2.0 also allows null but discourages it. Fractions and huge numbers do not identify a request reliably. */
-export type RpcId = string | number;
 export type Params = Record<string, unknown>;
 
 export interface ClientRequest {
@@ -43,7 +42,6 @@ const BACKSLASH = 0x5c;
 const LETTER_U = 0x75;
 const ESCAPE_LENGTH = "\\uXXXX".length;
 const KEYS = new Set(["jsonrpc", "id", "method", "params", "result", "error"]);
-const MAX_ID_LENGTH = 256;
 
 const INVALID_REQUEST = -32600;
 const INVALID_PARAMS = -32602;
@@ -188,10 +186,6 @@ function readResponse(body: Buffer, members: ReadonlyMap<string, Member>): Clien
 export function replaceId(body: Buffer, { start, end }: { start: number; end: number }, id: RpcId): Buffer {
   const before = body.subarray(0, start);
   return encodeBody(Buffer.concat([before, Buffer.from(JSON.stringify(id)), body.subarray(end)]));
-}
-
-export function isId(value: unknown): value is RpcId {
-  return typeof value === "string" ? value.length <= MAX_ID_LENGTH : Number.isSafeInteger(value);
 }
 
 /** Whether there are no arguments, in any notation: `vscode-jsonrpc` writes an omitted one as `[null]`. */

@@ -1,10 +1,7 @@
 import type { Socket } from "node:net";
-import { type Frame, FrameSplitter, type ProtocolError } from "./frames.js";
+import { ACKNOWLEDGEMENT } from "../../runtime/wire/acknowledge.js";
+import { type Frame, FrameSplitter, type ProtocolError } from "../../runtime/wire/frames.js";
 import { readProxyHeader } from "./proxy-protocol.js";
-import { encodeMessage } from "./refusals.js";
-
-/** Clients may ignore notifications whose method begins with `$/` (LSP, "$ requests"). */
-const ACKNOWLEDGEMENT = encodeMessage({ method: "$/ack" });
 
 /** How long a client with unread data may read none of it before it is cut off, in milliseconds. */
 const STALL_MS = 60_000;
@@ -200,7 +197,7 @@ export class ClientSocket {
   /**
    * Clients write header and body separately. Without TCP_NODELAY the body then waits for the header's acknowledgement,
    * which our kernel delays by about 40 ms. Anything that we send includes the acknowledgement at once. See
-   * `runtime/client/acknowledge.ts`.
+   * `runtime/wire/acknowledge.ts`.
    */
   #watchArrival(): void {
     this.#timeFrame();

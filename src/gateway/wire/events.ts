@@ -1,6 +1,6 @@
 import { randomUUID } from "node:crypto";
-import { encodeMessage } from "./refusals.js";
-import { parse } from "./server-message.js";
+import { encodeMessage } from "../../runtime/wire/frames.js";
+import { parse } from "../../runtime/wire/server-message.js";
 
 /**
  * The frames that a client gets when its server sends no end of a turn: the `session.error` and the `session.idle` that the

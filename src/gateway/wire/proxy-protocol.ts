@@ -1,4 +1,4 @@
-import { PARSE_ERROR, ProtocolError } from "./frames.js";
+import { PARSE_ERROR, ProtocolError } from "../../runtime/wire/frames.js";
 
 /**
  * The header of PROXY protocol version 2. A proxy sends it to name the client that it connects for

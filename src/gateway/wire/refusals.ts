@@ -1,7 +1,7 @@
 import { FleetError, isFleetError, quote } from "../../errors.js";
-import { RpcError } from "../../runtime/client/raw-connection.js";
-import type { RpcId } from "./client-message.js";
-import { encodeBody } from "./frames.js";
+import { encodeMessage } from "../../runtime/wire/frames.js";
+import { RpcError } from "../../runtime/wire/rpc-client.js";
+import type { RpcId } from "../../runtime/wire/server-message.js";
 
 /** The JSON-RPC code of the fleet's own refusals. `data.code` names the refusal. */
 export const REFUSED = -32003;
@@ -10,10 +10,6 @@ const METHOD_NOT_FOUND = -32601;
 /** The runtime's code for a wrong token (measured with 1.0.85). */
 export const AUTHENTICATION_FAILED = -32002;
 export const AUTHENTICATION_REQUIRED = -32001;
-
-export function encodeMessage(message: object): Buffer {
-  return encodeBody(Buffer.from(JSON.stringify({ jsonrpc: "2.0", ...message })));
-}
 
 /**
  * A refusal in the form that the client gets. Refusals of another front door pass unchanged. The details of a bug stay

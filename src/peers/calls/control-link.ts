@@ -5,8 +5,9 @@ import type { HostDirectory } from "../../hosts/directory.js";
 import { hostAway } from "../../hosts/problems.js";
 import { issueHostToken } from "../../identity/tokens.js";
 import type { HostRecord } from "../../model/host.js";
-import { RawConnection, RpcError } from "../../runtime/client/raw-connection.js";
+import { RawConnection } from "../../runtime/client/raw-connection.js";
 import { abortable, deadline } from "../../runtime/deadline.js";
+import { RpcError } from "../../runtime/wire/rpc-client.js";
 import type { Store } from "../../store/ports.js";
 
 /** The collaborators needed to reach another host. */

@@ -1,6 +1,7 @@
 import type { ServerRecord } from "../../model/server.js";
-import { RawConnection, RpcError } from "../../runtime/client/raw-connection.js";
+import { RawConnection } from "../../runtime/client/raw-connection.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
+import { RpcError } from "../../runtime/wire/rpc-client.js";
 
 /**
  * Unloads sessions from a running server's memory at once, even if they are in use or contain unsaved changes, because

@@ -3,8 +3,8 @@ import { setImmediate as yieldToOthers } from "node:timers/promises";
 import type { CopilotClient, CopilotClientOptions } from "@github/copilot-sdk";
 import { FleetError } from "../../errors.js";
 import { abortable } from "../deadline.js";
-import { acknowledgePromptly } from "./acknowledge.js";
-import type { Endpoint } from "./raw-connection.js";
+import { acknowledgePromptly } from "../wire/acknowledge.js";
+import type { Endpoint } from "../wire/rpc-client.js";
 
 /** A connected SDK client, and the end of its connection. */
 export interface ConnectedClient {

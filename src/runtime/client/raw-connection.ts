@@ -1,20 +1,6 @@
-import { connect, type Socket } from "node:net";
-import { FleetError } from "../../errors.js";
-import { abortable } from "../deadline.js";
+import { FleetError, isFleetError, systemCode } from "../../errors.js";
 import { runtimeMismatch, SUPPORTED_VERSIONS } from "../launch/protocol.js";
-import { acknowledgePromptly } from "./acknowledge.js";
-import { encodeFrame, FrameDecoder } from "./frames.js";
-
-export interface Endpoint {
-  address: string;
-  port: number;
-  token: string;
-}
-
-interface Waiting {
-  resolve(result: unknown): void;
-  reject(error: Error): void;
-}
+import { type Endpoint, RpcClient, RpcError } from "../wire/rpc-client.js";
 
 /**
  * A bare authenticated connection to one server, for the few calls that do not need the SDK. A probe must cost a
@@ -25,30 +11,14 @@ export class RawConnection implements AsyncDisposable {
   readonly version: string;
   /** The version of the protocol that the server speaks. */
   readonly protocolVersion: number;
-  /** Resolves when the connection is closed, by either side. */
-  readonly closed: Promise<void>;
-  /** The local port, by which the connection can be found in the kernel's table. */
-  readonly localPort: number | undefined;
-  readonly #socket: Socket;
-  readonly #send: (method: string, params: unknown) => Promise<unknown>;
-  readonly #close: () => void;
+  readonly #client: RpcClient;
+  readonly #where: string;
 
-  private constructor(
-    socket: Socket,
-    { version, protocolVersion }: Pick<RawConnection, "version" | "protocolVersion">,
-    send: (method: string, params: unknown) => Promise<unknown>,
-    close: () => void,
-  ) {
-    this.#socket = socket;
-    this.closed = new Promise((resolve) => {
-      if (socket.destroyed) resolve();
-      else socket.once("close", () => resolve());
-    });
-    this.localPort = socket.localPort;
-    this.version = version;
+  private constructor(client: RpcClient, where: string, version: unknown, protocolVersion: number) {
+    this.#client = client;
+    this.#where = where;
+    this.version = typeof version === "string" ? version : "unknown";
     this.protocolVersion = protocolVersion;
-    this.#send = send;
-    this.#close = close;
   }
 
   /**
@@ -60,67 +30,32 @@ export class RawConnection implements AsyncDisposable {
    */
   static async open(endpoint: Endpoint, signal: AbortSignal, { lasting = false } = {}): Promise<RawConnection> {
     const where = `${endpoint.address}:${endpoint.port}`;
-    const waiting = new Map<number, Waiting>();
-    const socket = connect({ host: endpoint.address, port: endpoint.port });
-    acknowledgePromptly(socket);
-    const end = (error: FleetError) => {
-      for (const { reject } of waiting.values()) reject(error);
-      waiting.clear();
-      socket.destroy();
-    };
-    const fail = (reason: string, cause?: unknown) =>
-      end(new FleetError("FLEET_SERVER_UNREACHABLE", `The server at ${where} ${reason}.`, { cause }));
-    const closed = () =>
-      new FleetError("FLEET_SERVER_UNREACHABLE", `The connection to the server at ${where} is closed.`);
-    const decoder = new FrameDecoder();
-    socket.on("data", (chunk) => {
-      try {
-        for (const message of decoder.push(chunk)) settle(waiting, message);
-      } catch (cause) {
-        fail("does not speak the Copilot protocol", cause);
-      }
+    const tooLate = () => unreachable(where, "did not answer in time", signal.reason);
+    const dialled = RpcClient.dial(endpoint, { hello: { supportedTaskKinds: [] } }, signal);
+    const { client, greeting } = await dialled.catch((error: unknown): never => {
+      throw signal.aborted ? tooLate() : error instanceof RpcError ? refused(where, error) : whyEnded(where, error);
     });
-    socket.on("error", (cause) => fail(`cannot be reached (${cause.message})`, cause));
-    socket.on("close", () => fail("closed the connection"));
-    const onAbort = () => fail("did not answer in time", signal.reason);
-    if (signal.aborted) onAbort();
-    signal.addEventListener("abort", onAbort, { once: true });
-    socket.once("close", () => signal.removeEventListener("abort", onAbort));
-
-    let nextId = 1;
-    const send = (method: string, params: unknown): Promise<unknown> =>
-      new Promise((resolve, reject) => {
-        if (socket.destroyed) {
-          reject(closed());
-          return;
-        }
-        const id = nextId++;
-        waiting.set(id, { resolve, reject });
-        socket.write(encodeFrame({ jsonrpc: "2.0", id, method, params }));
-      });
-
-    const hello = await send("connect", { token: endpoint.token, supportedTaskKinds: [] }).catch((cause: unknown) => {
-      socket.destroy();
-      if (cause instanceof RpcError && cause.rpcCode === METHOD_NOT_FOUND)
-        throw runtimeMismatch(where, undefined, cause);
-      throw cause instanceof RpcError
-        ? new FleetError(
-            "FLEET_SERVER_UNREACHABLE",
-            `The server at ${where} refused the connection: ${cause.message}.`,
-            {
-              cause,
-            },
-          )
-        : cause;
-    });
-    const { protocolVersion, version } = hello as { protocolVersion?: unknown; version?: unknown };
+    const { protocolVersion, version } = greeting;
     if (typeof protocolVersion !== "number" || !SUPPORTED_VERSIONS.has(protocolVersion)) {
-      socket.destroy();
+      client.destroy();
       throw runtimeMismatch(where, protocolVersion ?? null);
     }
-    if (lasting) signal.removeEventListener("abort", onAbort);
-    const greeting = { version: typeof version === "string" ? version : "unknown", protocolVersion };
-    return new RawConnection(socket, greeting, send, () => end(closed()));
+    if (!lasting) {
+      const onAbort = () => client.destroy(tooLate());
+      signal.addEventListener("abort", onAbort, { once: true });
+      void client.ended.then(() => signal.removeEventListener("abort", onAbort));
+    }
+    return new RawConnection(client, where, version, protocolVersion);
+  }
+
+  /** Resolves when the connection is closed, by either side. */
+  get closed(): Promise<void> {
+    return this.#client.ended;
+  }
+
+  /** The local port, by which the connection can be found in the kernel's table. */
+  get localPort(): number | undefined {
+    return this.#client.localPort;
   }
 
   /**
@@ -130,53 +65,38 @@ export class RawConnection implements AsyncDisposable {
    * with an error; the signal's reason.
    */
   async request(method: string, params: unknown, signal?: AbortSignal): Promise<unknown> {
-    const answer = this.#send(method, params);
-    if (signal === undefined) return await answer;
-    answer.catch(() => undefined); // nobody handles it if the signal aborts first
-    return await abortable(answer, signal);
+    try {
+      return await this.#client.request(method, params, undefined, signal);
+    } catch (error) {
+      throw whyEnded(this.#where, error);
+    }
   }
 
   /** Closes at once. Requests without an answer reject with `FLEET_SERVER_UNREACHABLE`. */
   async [Symbol.asyncDispose](): Promise<void> {
-    if (this.#socket.destroyed) return;
-    this.#socket.end();
-    this.#close();
+    const message = `The connection to the server at ${this.#where} is closed.`;
+    this.#client.destroy(new FleetError("FLEET_SERVER_UNREACHABLE", message));
   }
 }
 
 const METHOD_NOT_FOUND = -32601;
 
-/** The server understood the request and answered with an error. */
-export class RpcError extends Error {
-  override readonly name = "RpcError";
-  readonly rpcCode: number;
-  /** More about the error (`error.data`). A front door sends `{code, retryable}`. */
-  readonly data: unknown;
-
-  constructor(message: string, rpcCode: number, data?: unknown) {
-    super(message);
-    this.rpcCode = rpcCode;
-    this.data = data;
-  }
-
-  /** The code of the `FleetError` with which a front door refused the request. Undefined for any other error. */
-  get fleetCode(): string | undefined {
-    const { data } = this;
-    const code = typeof data === "object" && data !== null && "code" in data ? data.code : undefined;
-    return typeof code === "string" ? code : undefined;
-  }
+function refused(where: string, refusal: RpcError): FleetError {
+  if (refusal.rpcCode === METHOD_NOT_FOUND) return runtimeMismatch(where, undefined, refusal);
+  return unreachable(where, `refused the connection: ${refusal.message}`, refusal);
 }
 
-function settle(waiting: Map<number, Waiting>, message: unknown): void {
-  if (typeof message !== "object" || message === null || "method" in message) return; // a request or event, not an answer
-  const { id, result, error } = message as {
-    id?: unknown;
-    result?: unknown;
-    error?: { message?: string; code?: number; data?: unknown };
-  };
-  if (typeof id !== "number") return;
-  const caller = waiting.get(id);
-  waiting.delete(id);
-  if (error === undefined) caller?.resolve(result);
-  else caller?.reject(new RpcError(error.message ?? "unknown error", error.code ?? 0, error.data));
+/** The error for a request whose connection ended; any other error as it is. */
+function whyEnded(where: string, error: unknown): unknown {
+  if (!isFleetError(error, "FLEET_SERVER_LOST")) return error;
+  const { cause } = error;
+  if (cause === undefined) return unreachable(where, "closed the connection");
+  if (isFleetError(cause)) return cause;
+  const isOfSocket = cause instanceof Error && systemCode(cause) !== undefined;
+  const reason = isOfSocket ? `cannot be reached (${cause.message})` : "does not speak the Copilot protocol";
+  return unreachable(where, reason, cause);
+}
+
+function unreachable(where: string, reason: string, cause?: unknown): FleetError {
+  return new FleetError("FLEET_SERVER_UNREACHABLE", `The server at ${where} ${reason}.`, { cause });
 }

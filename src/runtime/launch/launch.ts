@@ -1,12 +1,12 @@
 import { closeSync, constants, fstatSync, openSync } from "node:fs";
 import { FleetError, isFleetError, option, systemCode } from "../../errors.js";
 import type { ProcessIdentity } from "../../model/process.js";
-import { RpcError } from "../client/raw-connection.js";
 import { logPath, unwritable } from "../files/server-folder.js";
 import { lastWords } from "../files/server-log.js";
 import { probe } from "../process/probe.js";
 import { identify, ownsListener } from "../process/process-table.js";
 import { noteEnd } from "../process/server-end.js";
+import { RpcError } from "../wire/rpc-client.js";
 
 export interface LaunchOptions {
   launchId: string;

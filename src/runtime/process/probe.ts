@@ -1,7 +1,8 @@
 import { FleetError } from "../../errors.js";
 import type { ServerRecord } from "../../model/server.js";
-import { type Endpoint, RawConnection } from "../client/raw-connection.js";
+import { RawConnection } from "../client/raw-connection.js";
 import { readConnectionToken } from "../files/server-folder.js";
+import type { Endpoint } from "../wire/rpc-client.js";
 import { isAlive, ownsListener } from "./process-table.js";
 
 /**

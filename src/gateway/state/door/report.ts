@@ -1,5 +1,5 @@
 import { type FleetErrorCode, isFleetError } from "../../../errors.js";
-import { RpcError } from "../../../runtime/client/raw-connection.js";
+import { RpcError } from "../../../runtime/wire/rpc-client.js";
 
 /** One completed request of a client, for metrics and access logs. It contains nothing of the conversation. */
 export interface RequestReport {

@@ -1,5 +1,5 @@
+import { parse } from "../../../runtime/wire/server-message.js";
 import type { SessionRequest } from "../../policy/reach.js";
-import { parse } from "../../wire/server-message.js";
 
 /** The events that ask for an answer, and the methods that give it. */
 const ANSWERED_BY = new Map(

@@ -1,3 +1,8 @@
+/**
+ * The frames of the runtime's protocol: JSON-RPC 2.0 messages after a `Content-Length` header, as in the base protocol of
+ * the Language Server Protocol.
+ */
+
 /** One message as it arrived: `raw` is header and body, `body` is only the body. Both share the memory they arrived in. */
 export interface Frame {
   raw: Buffer;
@@ -25,9 +30,14 @@ const TYPE = /^content-type: ?[\x20-\x7e]{1,200}$/i;
 /** The error code of JSON-RPC 2.0 for text that is not JSON. Also used for bytes that are not a frame. */
 export const PARSE_ERROR = -32700;
 
-/** A message with its header, in one buffer, so that one write sends both. */
+/** A message with its header, in one buffer: with one write for both, Nagle's algorithm has nothing to hold back. */
 export function encodeBody(body: Buffer): Buffer {
   return Buffer.concat([Buffer.from(`Content-Length: ${body.length}\r\n\r\n`), body]);
+}
+
+/** A JSON-RPC message as a frame. */
+export function encodeMessage(message: object): Buffer {
+  return encodeBody(Buffer.from(JSON.stringify({ jsonrpc: "2.0", ...message })));
 }
 
 /**

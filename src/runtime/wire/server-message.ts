@@ -1,6 +1,8 @@
-import { isId, type RpcId } from "./client-message.js";
 import { PARSE_ERROR, ProtocolError } from "./frames.js";
 import { type Member, plainString, scanObject } from "./scan.js";
+
+/** JSON-RPC 2.0 also allows null but discourages it. Fractions and huge numbers do not identify a request reliably. */
+export type RpcId = string | number;
 
 /** The parts of a server's message that the front door needs. The frame itself passes on unchanged. */
 export type ServerMessage =
@@ -18,6 +20,7 @@ const EVENT_TYPE = '","event":{"type":"';
 const LIFECYCLE = Buffer.from('{"jsonrpc":"2.0","method":"session.lifecycle","params":{"type":"');
 const LIFECYCLE_SESSION = '","sessionId":"';
 const LONGEST_NAME = 200;
+const MAX_ID_LENGTH = 256;
 
 /**
  * @returns null for a body that is not a JSON-RPC message, or has an id that no message of ours could have.
@@ -88,6 +91,10 @@ function byKey(members: Member[] | null): Map<string, Member> {
 
 function stringAt(body: Buffer, member: Member | undefined): string | undefined {
   return member && plainString(body, member);
+}
+
+export function isId(value: unknown): value is RpcId {
+  return typeof value === "string" ? value.length <= MAX_ID_LENGTH : Number.isSafeInteger(value);
 }
 
 function readId(body: Buffer, { start, end }: Member): RpcId | undefined {

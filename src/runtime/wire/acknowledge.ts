@@ -1,8 +1,8 @@
 import type { Socket } from "node:net";
-import { encodeFrame } from "./frames.js";
+import { encodeMessage } from "./frames.js";
 
-/** The runtime and vscode-jsonrpc ignore notifications whose method begins with `$/` (LSP, "$ requests"). */
-const ACKNOWLEDGEMENT = encodeFrame({ jsonrpc: "2.0", method: "$/ack" });
+/** Runtimes, vscode-jsonrpc and other clients ignore notifications whose method begins with `$/` (LSP, "$ requests"). */
+export const ACKNOWLEDGEMENT = encodeMessage({ method: "$/ack" });
 
 /**
  * Avoids the two Nagle delays on a connection to a server.

@@ -1,0 +1,275 @@
+import { randomBytes } from "node:crypto";
+import { connect, type Socket } from "node:net";
+import { FleetError, quote } from "../../errors.js";
+import { abortable, deadline, isTimeout } from "../deadline.js";
+import { acknowledgePromptly } from "./acknowledge.js";
+import { encodeMessage, type Frame, FrameSplitter } from "./frames.js";
+import { parse, type RpcId, readServerFrame, type ServerMessage } from "./server-message.js";
+
+export interface Endpoint {
+  address: string;
+  port: number;
+  token: string;
+}
+
+/** Far above what a server sends, and far below what would exhaust memory. */
+const MAX_FRAME_BYTES = 256 * 1024 * 1024;
+
+const KEEP_ALIVE_MS = 30_000;
+
+/** How long a server may take to answer a request that holds up other requests, in milliseconds. */
+const ASK_MS = 30_000;
+
+/** How a connection reports what is not an answer to a request of its own. */
+export interface RpcListener {
+  /** Called for each frame that does not answer one of the connection's own requests. */
+  onFrame(message: ServerMessage, frame: Frame): void;
+  /** Called before and after the frames that arrived together. */
+  onBatch(edge: "begin" | "end"): void;
+  /** The server accepts more data again after `send` returned false. */
+  onDrain(): void;
+  /**
+   * This side hangs up, because the other end broke the protocol or handling its data failed. `onClosed` follows.
+   *
+   * @param error a {@link ProtocolError}, or a bug of ours
+   */
+  onFault(error: unknown): void;
+  /** Called once when the connection has ended, whichever end closed it. */
+  onClosed(): void;
+}
+
+export interface RpcDial {
+  /** The parameters of `connect`, without the token. */
+  hello: object;
+  /** Without it, everything but the answers to requests is ignored. */
+  listener?: RpcListener;
+  /** How long the other end may take to accept the connection, in milliseconds. */
+  connectMs?: number | undefined;
+}
+
+interface Waiting {
+  resolve(result: unknown): void;
+  onResult: ((result: unknown) => void) | undefined;
+  reject(error: Error): void;
+}
+
+/**
+ * One connection to a server or a front door. It matches answers to requests. The frames of others, such as the clients of
+ * the front door, may share it.
+ */
+export class RpcClient {
+  /** Resolves when the connection has ended, whichever end closed it. */
+  readonly ended: Promise<void>;
+  readonly #socket: Socket;
+  readonly #splitter = new FrameSplitter(MAX_FRAME_BYTES);
+  readonly #listener: RpcListener | undefined;
+  /** Random, so that a client of the front door cannot guess it and use an id of ours. */
+  readonly #prefix = `fleet-${randomBytes(9).toString("base64url")}-`;
+  readonly #waiting = new Map<RpcId, Waiting>();
+  #sequence = 0;
+  #closed = false;
+  /** Why the connection ended. Undefined if the other end closed it. */
+  #reason: unknown;
+
+  private constructor(socket: Socket, listener: RpcListener | undefined) {
+    this.#socket = socket;
+    this.#listener = listener;
+    acknowledgePromptly(socket);
+    socket.setKeepAlive(true, KEEP_ALIVE_MS);
+    socket.on("data", (chunk) => this.#receive(chunk));
+    socket.on("drain", () => listener?.onDrain());
+    // `close` follows and reports the end.
+    socket.on("error", (error) => {
+      this.#reason ??= error;
+    });
+    this.ended = new Promise((resolve) => {
+      socket.once("close", () => {
+        this.#end();
+        resolve();
+      });
+    });
+  }
+
+  /**
+   * Connects and shows the token.
+   *
+   * @param signal ends the attempt, and nothing after it
+   * @returns the connection, and the other end's answer to `connect`
+   * @throws as `request`
+   */
+  static async dial(
+    { address, port, token }: Endpoint,
+    { hello, listener, connectMs }: RpcDial,
+    signal: AbortSignal,
+  ): Promise<{ client: RpcClient; greeting: Record<string, unknown> }> {
+    const socket = connect({ host: address, port });
+    const client = new RpcClient(socket, listener);
+    const onAbort = () => client.destroy(signal.reason);
+    const impatient = connectMs === undefined ? undefined : setTimeout(() => client.destroy(), connectMs);
+    socket.once("connect", () => clearTimeout(impatient));
+    signal.addEventListener("abort", onAbort, { once: true });
+    if (signal.aborted) onAbort();
+    try {
+      const greeting = (await client.request("connect", { ...hello, token })) ?? {};
+      return { client, greeting: greeting as Record<string, unknown> };
+    } catch (error) {
+      client.destroy();
+      throw error;
+    } finally {
+      clearTimeout(impatient);
+      signal.removeEventListener("abort", onAbort);
+    }
+  }
+
+  get closed(): boolean {
+    return this.#closed;
+  }
+
+  /** The local port, by which the connection can be found in the kernel's table. */
+  get localPort(): number | undefined {
+    return this.#socket.localPort;
+  }
+
+  /** @returns false when the server reads more slowly than data is sent. The caller should then wait for `onDrain`. */
+  send(frame: Buffer): boolean {
+    return this.#closed || this.#socket.write(frame);
+  }
+
+  /**
+   * Makes a request of our own.
+   *
+   * @param onResult called with the result before the next frame is handled
+   * @param signal gives up the wait; a later answer is dropped, and the connection stays open
+   * @throws {@link RpcError}; FleetError `FLEET_SERVER_LOST` when the connection ends first, with the reason as its cause;
+   * the signal's reason.
+   */
+  async request(
+    method: string,
+    params: unknown,
+    onResult?: (result: unknown) => void,
+    signal?: AbortSignal,
+  ): Promise<unknown> {
+    if (this.#closed) throw lost(this.#reason);
+    signal?.throwIfAborted();
+    const id = `${this.#prefix}${this.#sequence++}`;
+    const answer = new Promise<unknown>((resolve, reject) => {
+      this.#waiting.set(id, { resolve, reject, onResult });
+    });
+    this.#socket.write(encodeMessage({ id, method, params }));
+    if (signal === undefined) return await answer;
+    try {
+      return await abortable(answer, signal);
+    } finally {
+      this.#waiting.delete(id);
+    }
+  }
+
+  /**
+   * Makes a request of our own that holds up other requests. When many requests about one session are under way, the
+   * runtime may never answer one of them (seen with 1.0.85). The time limit keeps the requests that wait from hanging, too.
+   *
+   * @throws as `request`, and FleetError `FLEET_SERVER_UNREACHABLE` when no answer comes in time.
+   */
+  async ask(method: string, params: unknown): Promise<unknown> {
+    using limit = deadline(ASK_MS);
+    try {
+      return await this.request(method, params, undefined, limit.signal);
+    } catch (error) {
+      throw isTimeout(error) ? unanswered(method, error) : error;
+    }
+  }
+
+  pause(): void {
+    this.#socket.pause();
+  }
+
+  resume(): void {
+    this.#socket.resume();
+  }
+
+  /** Closes at once. Requests without an answer reject. */
+  destroy(reason?: unknown): void {
+    this.#reason ??= reason;
+    this.#socket.destroy();
+  }
+
+  #receive(chunk: Buffer): void {
+    // An error must end only this connection, because the same process serves all the others.
+    try {
+      const frames = this.#splitter.push(chunk);
+      if (frames.length > 0) this.#takeAll(frames);
+    } catch (error) {
+      this.destroy(error);
+      this.#listener?.onFault(error);
+    }
+  }
+
+  #takeAll(frames: readonly Frame[]): void {
+    this.#listener?.onBatch("begin");
+    try {
+      for (const frame of frames) this.#take(frame);
+    } finally {
+      this.#listener?.onBatch("end");
+    }
+  }
+
+  #take(frame: Frame): void {
+    const message = readServerFrame(frame.body);
+    if (message === null) return;
+    const waiting = message.kind === "response" ? this.#waiting.get(message.id) : undefined;
+    if (waiting === undefined || message.kind !== "response") {
+      this.#listener?.onFrame(message, frame);
+      return;
+    }
+    const { result, error } = parse(frame.body) as {
+      result?: unknown;
+      error?: { message?: string; code?: number; data?: unknown };
+    };
+    // Remove the entry only after this callback. If the callback throws, the connection is closed, and `#end` rejects
+    // every request that still has an entry.
+    if (error === undefined) waiting.onResult?.(result);
+    this.#waiting.delete(message.id);
+    if (error === undefined) waiting.resolve(result);
+    else waiting.reject(new RpcError(error.message ?? "unknown error", error.code ?? 0, error.data));
+  }
+
+  #end(): void {
+    this.#closed = true;
+    for (const { reject } of this.#waiting.values()) reject(lost(this.#reason));
+    this.#waiting.clear();
+    this.#listener?.onClosed();
+  }
+}
+
+/** The server understood the request and answered with an error. */
+export class RpcError extends Error {
+  override readonly name = "RpcError";
+  readonly rpcCode: number;
+  /** More about the error (`error.data`). A front door sends `{code, retryable}`. */
+  readonly data: unknown;
+
+  constructor(message: string, rpcCode: number, data?: unknown) {
+    super(message);
+    this.rpcCode = rpcCode;
+    this.data = data;
+  }
+
+  /** The code of the `FleetError` with which a front door refused the request. Undefined for any other error. */
+  get fleetCode(): string | undefined {
+    const { data } = this;
+    const code = typeof data === "object" && data !== null && "code" in data ? data.code : undefined;
+    return typeof code === "string" ? code : undefined;
+  }
+}
+
+function lost(reason: unknown): FleetError {
+  return new FleetError("FLEET_SERVER_LOST", "The server closed the connection.", { cause: reason });
+}
+
+function unanswered(method: string, cause: unknown): FleetError {
+  return new FleetError(
+    "FLEET_SERVER_UNREACHABLE",
+    `The server did not answer ${quote(method)} within ${ASK_MS / 1000} s.`,
+    { cause, suggestions: ["Try again in a moment.", "copilotfleet ps"] },
+  );
+}
