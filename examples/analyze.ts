@@ -15,12 +15,12 @@ export function analyzeApp(fleet: Fleet) {
 }
 
 async function analyze(fleet: Fleet, user: string, prompt: string): Promise<string> {
-  const session = await fleet.createSession({ user, ephemeral: true });
+  const session = await fleet.sessions.create({ user, ephemeral: true });
   try {
-    const { text } = await fleet.send(session, prompt);
+    const { text } = await fleet.sessions.send(session, prompt);
     return text;
   } finally {
-    await fleet.leaveSession(session);
+    await fleet.sessions.leave(session);
   }
 }
 

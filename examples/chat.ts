@@ -15,11 +15,11 @@ export function chatApp(fleet: Fleet) {
       const sessionId = await chatSessionOf(fleet, user);
       if (request.accepts("application/json", "text/event-stream") === "text/event-stream") {
         await stream(response, async (onDelta, signal) => {
-          const { text } = await fleet.exchange(sessionId, message, { user, onDelta, signal });
+          const { text } = await fleet.sessions.exchange(sessionId, message, { user, onDelta, signal });
           return { content: text };
         });
       } else {
-        const { text } = await fleet.exchange(sessionId, message, { user });
+        const { text } = await fleet.sessions.exchange(sessionId, message, { user });
         response.json({ content: text });
       }
     });
@@ -28,10 +28,10 @@ export function chatApp(fleet: Fleet) {
 
 /** We find the session again by its purpose. The fleet knows the owner, so the id needs no meaning. */
 async function chatSessionOf(fleet: Fleet, user: string): Promise<string> {
-  const existing = (await fleet.sessions(user)).find(({ purpose }) => purpose === "chat");
+  const existing = (await fleet.sessions.list({ user })).find(({ purpose }) => purpose === "chat");
   if (existing !== undefined) return existing.id;
-  const session = await fleet.createSession({ user, purpose: "chat" });
-  await fleet.leaveSession(session);
+  const session = await fleet.sessions.create({ user, purpose: "chat" });
+  await fleet.sessions.leave(session);
   return session.sessionId;
 }
 

@@ -9,20 +9,22 @@ import { newApp, serve, textOf, userOf } from "./server.js";
 export function conversationApp(fleet: Fleet) {
   return newApp((app) => {
     app.post("/api/chat/start", async (request, response) => {
-      const session = await fleet.createSession({ user: userOf(request), purpose: "conversation", ttl: "7d" });
-      await fleet.leaveSession(session);
+      const session = await fleet.sessions.create({ user: userOf(request), purpose: "conversation", ttl: "7d" });
+      await fleet.sessions.leave(session);
       response.json({ sessionId: session.sessionId });
     });
 
     // The body names the session, and the proxy names the user. The fleet does not find another user's session.
     app.post("/api/chat/message", async (request, response) => {
       const user = userOf(request);
-      const { text } = await fleet.exchange(textOf(request, "sessionId"), textOf(request, "message"), { user });
+      const { text } = await fleet.sessions.exchange(textOf(request, "sessionId"), textOf(request, "message"), {
+        user,
+      });
       response.json({ content: text });
     });
 
     app.post("/api/chat/end", async (request, response) => {
-      await fleet.deleteSessions([textOf(request, "sessionId")], userOf(request));
+      await fleet.sessions.delete([textOf(request, "sessionId")], { user: userOf(request) });
       response.json({ success: true });
     });
   });

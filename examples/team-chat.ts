@@ -14,7 +14,7 @@ export function teamChatApp(fleet: Fleet, [owner = "", ...members]: readonly str
       const user = userOf(request);
       const message = textOf(request, "message");
       await ensureSession(fleet, owner, members);
-      const { text } = await fleet.exchange(SESSION, message, { user, wait: "60s" });
+      const { text } = await fleet.sessions.exchange(SESSION, message, { user, wait: "60s" });
       response.json({ content: text });
     });
   });
@@ -22,8 +22,8 @@ export function teamChatApp(fleet: Fleet, [owner = "", ...members]: readonly str
 
 async function ensureSession(fleet: Fleet, owner: string, members: readonly string[]): Promise<void> {
   try {
-    const session = await fleet.createSession({ user: owner, sessionId: SESSION, members });
-    await fleet.leaveSession(session);
+    const session = await fleet.sessions.create({ user: owner, sessionId: SESSION, members });
+    await fleet.sessions.leave(session);
   } catch (error) {
     if (!isFleetError(error, "FLEET_SESSION_EXISTS")) throw error;
   }

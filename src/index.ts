@@ -7,8 +7,8 @@
  * import { Fleet } from "copilotfleet";
  *
  * await using fleet = await Fleet.open();
- * const session = await fleet.createSession({ user: "alice", purpose: "review" });
- * const { text } = await fleet.send(session, "Hello");
+ * const session = await fleet.sessions.create({ user: "alice", purpose: "review" });
+ * const { text } = await fleet.sessions.send(session, "Hello");
  * ```
  */
 
@@ -25,7 +25,18 @@ export {
   isFleetError,
   type OptionNaming,
 } from "./errors.js";
-export { Fleet } from "./fleet/fleet.js";
+export type { DeprecatedNames } from "./fleet/deprecated.js";
+export { Fleet, type Groups } from "./fleet/fleet.js";
+export type { Callable } from "./fleet/groups/callable.js";
+export type { ClientGroup } from "./fleet/groups/clients.js";
+export type { DoorGroup } from "./fleet/groups/doors.js";
+export type { HostGroup } from "./fleet/groups/hosts.js";
+export type { LeaseGroup } from "./fleet/groups/leases.js";
+export type { PoolGroup } from "./fleet/groups/pool.js";
+export type { RecordGroup } from "./fleet/groups/records.js";
+export type { ServerGroup } from "./fleet/groups/servers.js";
+export type { SessionGroup } from "./fleet/groups/sessions.js";
+export type { TokenGroup } from "./fleet/groups/tokens.js";
 export type {
   ConnectInfo,
   CreateSessionOptions,

@@ -13,9 +13,10 @@ const LAYERS: RegExp[][] = [
   [/^commands\//],
   [/^cli\//],
   [/^fleet\/(smoke|doctor|migrate|trust)\.ts$/, /^index\.ts$/],
-  [/^fleet\/fleet\.ts$/],
+  [/^fleet\/(fleet|deprecated|groups\/\w+)\.ts$/],
+  [/^fleet\/(parts|open-sessions)\.ts$/],
   [/^peers\//],
-  [/^fleet\/(options|arguments)\.ts$/],
+  [/^fleet\/(options|arguments|guard)\.ts$/],
   [/^serve\//],
   [/^gateway\//],
   [/^sessions\//],
@@ -115,7 +116,7 @@ describe("the source", () => {
     expect(importers(/^@github\/copilot-sdk/, { types: false })).toEqual(["runtime/client/connect.ts"]);
     for (const file of importers(/^@github\/copilot-sdk/, { types: true })) {
       expect(file).toMatch(
-        /^(models\/|sessions\/|peers\/|pool\/clients\.ts$|runtime\/client\/|fleet\/(fleet|options|smoke)\.ts$|cli\/|index\.ts$)/,
+        /^(models\/|sessions\/|peers\/|pool\/clients\.ts$|runtime\/client\/|fleet\/|cli\/|index\.ts$)/,
       );
     }
   });

@@ -45,7 +45,7 @@ export default class Create extends FleetCommand {
     if (flags.member !== undefined && !flags.collaborative) throw usage("--member needs --collaborative.");
     const prompt = flags.prompt === undefined ? undefined : await readPrompt(flags.prompt);
     return await this.withFleet(async (fleet) => {
-      const creating = fleet.createSession({
+      const creating = fleet.sessions.create({
         user: flags.user,
         ...(flags.id === undefined ? {} : { sessionId: flags.id }),
         ...(flags.purpose === undefined ? {} : { purpose: flags.purpose }),
@@ -57,11 +57,11 @@ export default class Create extends FleetCommand {
       });
       const session = await (prompt === undefined ? creating : creating.catch(withoutSession));
       this.log(session.sessionId);
-      if (prompt === undefined) return { session: await fleet.leaveSession(session, { park: true }), reply: null };
+      if (prompt === undefined) return { session: await fleet.sessions.leave(session, { park: true }), reply: null };
       const output = { json: this.jsonEnabled(), signal: this.interruptSignal() };
       try {
-        const { text } = await printTurn(output, (options) => fleet.send(session, prompt, options));
-        return { session: await fleet.leaveSession(session), reply: text };
+        const { text } = await printTurn(output, (options) => fleet.sessions.send(session, prompt, options));
+        return { session: await fleet.sessions.leave(session), reply: text };
       } catch (error) {
         if (!isFleetError(error)) throw error;
         throw afterPrompt(error, await whatBecameOf(fleet, session.sessionId, flags));

@@ -18,12 +18,12 @@ export default class Delete extends FleetCommand {
 
   async run(): Promise<{ deleted: string[] }> {
     const { argv, flags } = await this.parse(Delete);
-    const options = { ignoreNotFound: flags["ignore-not-found"] === true };
+    const options = { user: flags.user, ignoreNotFound: flags["ignore-not-found"] === true };
     return await this.withFleet(async (fleet) => {
       try {
-        const deleted = await fleet.deleteSessions(argv as string[], flags.user, options);
-        this.#print(deleted);
-        return { deleted };
+        const result = await fleet.sessions.delete(argv as string[], options);
+        this.#print(result.deleted);
+        return result;
       } catch (error) {
         if (isFleetError(error)) this.#print((error.outcome.deleted ?? []) as string[]);
         throw error;

@@ -28,22 +28,18 @@ export default class Drain extends FleetCommand {
       ]);
     return await this.withFleet(async (fleet) => {
       if (flags.undo) {
-        await fleet.undrain();
+        await fleet.pool.undrain();
         this.log("The pool takes new servers and turns again.");
         return { stopped: [] };
       }
       const drainTimeoutMs = flags["drain-timeout"] ?? fleet.config.drain.timeoutMs;
       const request = { drainTimeoutMs, signal: this.interruptSignal() };
-      const stopped =
-        names.length === 0
-          ? await fleet.drain(request)
-          : await fleet.stop(
-              (await selectServers(fleet, { servers: names, user: undefined, all: false })).ids,
-              request,
-            );
-      this.log(renderStopped(stopped));
-      process.exitCode = exitCodeOf(stopped);
-      return { stopped };
+      const select = async () => await selectServers(fleet, { servers: names, user: undefined, all: false });
+      const result =
+        names.length === 0 ? await fleet.pool.drain(request) : await fleet.servers.stop((await select()).ids, request);
+      this.log(renderStopped(result.stopped));
+      process.exitCode = exitCodeOf(result.stopped);
+      return result;
     });
   }
 }

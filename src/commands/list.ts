@@ -18,9 +18,9 @@ export default class List extends FleetCommand {
   async run(): Promise<{ sessions: SessionView[] }> {
     const { flags } = await this.parse(List);
     return await this.withFleet(async (fleet) => {
-      const all = await fleet.sessions(flags.user);
+      const all = await fleet.sessions.list({ user: flags.user });
       const sessions = flags.state === undefined ? all : all.filter(({ state }) => state === flags.state);
-      this.log(sessions.length === 0 ? "No sessions." : renderSessions(sessions, await fleet.hostNames()));
+      this.log(sessions.length === 0 ? "No sessions." : renderSessions(sessions, await fleet.hosts.names()));
       return { sessions };
     });
   }

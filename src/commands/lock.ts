@@ -49,7 +49,7 @@ export default class Lock extends FleetCommand {
 
   async #show(session: string, user: string | undefined): Promise<LockResult> {
     return await this.withFleet(async (fleet) => {
-      const lease = await fleet.leaseOf(session, user);
+      const lease = await fleet.leases.get(session, { user });
       this.log(renderLease(lease));
       return { lease };
     });
@@ -57,7 +57,7 @@ export default class Lock extends FleetCommand {
 
   async #take(session: string, options: LockOptions): Promise<LockResult> {
     return await this.withFleet(async (fleet) => {
-      const held = await fleet.lockSession(session, { ...options, detached: true, signal: this.interruptSignal() });
+      const held = await fleet.leases.acquire(session, { ...options, detached: true, signal: this.interruptSignal() });
       await held.detach();
       this.log(held.token);
       return { lease: { ...held.lease, token: held.token } };
@@ -67,7 +67,7 @@ export default class Lock extends FleetCommand {
   async #run(session: string, options: LockOptions, command: string[]): Promise<LockResult> {
     return await this.withFleet(async (fleet) => {
       using signals = new LeaseSignals();
-      return await fleet.withSessionLock(session, { ...options, signal: signals.interrupt }, async (held) => {
+      return await fleet.leases.hold(session, { ...options, signal: signals.interrupt }, async (held) => {
         const exitCode = await runUnderLease(command, held, { signals, outputToStderr: this.jsonEnabled() });
         process.exitCode = exitCode;
         return { lease: held.lease, exitCode };

@@ -31,13 +31,14 @@ export default class Logs extends FleetCommand {
     if ((args.server === undefined) === (flags.user === undefined))
       throw usage("Give the id of a server or --user USER.", ["copilotfleet ps"]);
     return await this.withFleet(async (fleet) => {
-      const wanted = flags.user === undefined ? (args.server ?? "") : referenceOf(await fleet.serverOf(flags.user));
+      const wanted =
+        flags.user === undefined ? (args.server ?? "") : referenceOf(await fleet.servers.ofUser(flags.user));
       // Ask for the signal before printing the first line, because a user may interrupt from then on.
       const signal = flags.follow && !this.jsonEnabled() ? this.interruptSignal() : undefined;
-      const { server, log, lines, at } = await fleet.logEnd(wanted, flags.lines ?? 100);
+      const { server, log, lines, at } = await fleet.servers.logEnd(wanted, { lines: flags.lines ?? 100 });
       if (lines.length > 0) this.log(lines.join("\n"));
       if (signal !== undefined) {
-        for await (const bytes of fleet.followLog(wanted, at, signal)) process.stdout.write(bytes);
+        for await (const bytes of fleet.servers.followLog(wanted, { at, signal })) process.stdout.write(bytes);
         signal.throwIfAborted();
       }
       return { server, log, lines };

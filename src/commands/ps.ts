@@ -11,11 +11,11 @@ export default class Ps extends FleetCommand {
   async run(): Promise<{ pool: PoolState; servers: ServerView[] }> {
     await this.parse(Ps);
     return await this.withFleet(async (fleet) => {
-      const servers = await fleet.servers();
-      const pool = await fleet.poolState();
+      const servers = await fleet.servers.list();
+      const pool = await fleet.pool.state();
       if (!this.jsonEnabled()) warnOfClosedPool(pool);
       const none = "No servers. Start one: copilotfleet spawn --user USER";
-      this.log(servers.length === 0 ? none : renderServers(servers, await fleet.hostNames()));
+      this.log(servers.length === 0 ? none : renderServers(servers, await fleet.hosts.names()));
       return { pool, servers };
     });
   }

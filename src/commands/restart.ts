@@ -41,9 +41,9 @@ export default class Restart extends FleetCommand {
       const { ids, away } = await selectServers(fleet, { servers: argv as string[], user: flags.user, all: flags.all });
       const request = { ...drain, signal: this.interruptSignal() };
       const result = flags.rolling
-        ? await fleet.restartRolling(ids, { ...request, maxUnavailable: flags["max-unavailable"] ?? 1 })
-        : await fleet.restart(ids, { ...request, force });
-      this.log(renderServers(result.servers, await fleet.hostNames()));
+        ? await fleet.servers.restartRolling(ids, { ...request, maxUnavailable: flags["max-unavailable"] ?? 1 })
+        : await fleet.servers.restart(ids, { ...request, force });
+      this.log(renderServers(result.servers, await fleet.hosts.names()));
       process.exitCode = exitCodeOf(result.stopped, away);
       return { ...result, ...leftOut(away) };
     });

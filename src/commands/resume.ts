@@ -26,11 +26,11 @@ export default class Resume extends FleetCommand {
       if (prompt !== undefined) {
         return await exchange(fleet, args.session, prompt, { user: flags.user, waitMs: flags.wait, output });
       }
-      const session = await fleet.resumeSession(args.session, { user: flags.user });
+      const session = await fleet.sessions.resume(args.session, { user: flags.user });
       if (!output.json && process.stdin.isTTY === true && process.stdout.isTTY === true) {
         await chat(fleet, session, output.signal);
       } else this.log(session.sessionId);
-      return { session: await fleet.leaveSession(session, { park: true }), reply: null };
+      return { session: await fleet.sessions.leave(session, { park: true }), reply: null };
     });
   }
 }

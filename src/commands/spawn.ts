@@ -45,15 +45,15 @@ export default class Spawn extends FleetCommand {
         const user = flags.user ?? "";
         const users =
           flags.count === 1 ? [user] : Array.from({ length: flags.count }, (_, index) => `${user}-${index + 1}`);
-        const servers = await fleet.spawnMany(users, request);
-        this.log(renderServers(servers, await fleet.hostNames()));
-        return { servers };
+        const result = await fleet.servers.spawnMany(users, request);
+        this.log(renderServers(result.servers, await fleet.hosts.names()));
+        return result;
       }
       const result =
         flags.user === undefined
-          ? { server: await fleet.spawnShared(request), created: true }
-          : await fleet.spawn(flags.user, request);
-      this.log(renderServers([result.server], await fleet.hostNames()));
+          ? await fleet.servers.spawnShared(request)
+          : await fleet.servers.spawn(flags.user, request);
+      this.log(renderServers([result.server], await fleet.hosts.names()));
       return result;
     });
   }

@@ -18,7 +18,7 @@ export default class Stop extends FleetCommand {
     const request = stopRequest(flags);
     return await this.withFleet(async (fleet) => {
       const { ids, away } = await selectServers(fleet, { servers: argv as string[], user: flags.user, all: flags.all });
-      const stopped = await fleet.stop(ids, { ...request, signal: this.interruptSignal() });
+      const { stopped } = await fleet.servers.stop(ids, { ...request, signal: this.interruptSignal() });
       this.log(renderStopped(stopped));
       process.exitCode = exitCodeOf(stopped, away);
       return { stopped, ...leftOut(away) };

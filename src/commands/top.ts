@@ -16,7 +16,7 @@ export default class Top extends FleetCommand {
   async run(): Promise<Overview> {
     const { flags } = await this.parse(Top);
     return await this.withFleet(async (fleet) => {
-      let last = await fleet.overview();
+      let last = await fleet.hosts.overview();
       const isLive = process.stdout.isTTY === true && process.stdin.isTTY === true;
       if (flags.once || this.jsonEnabled() || !isLive) {
         if (!this.jsonEnabled()) warnOfClosedPool(last.pool);
@@ -24,7 +24,7 @@ export default class Top extends FleetCommand {
         return last;
       }
       const look = async () => {
-        last = await fleet.overview();
+        last = await fleet.hosts.overview();
         // Show warnings on the screen and not below it, because they belong to this look.
         return viewOverview(last, fleet.takeWarnings());
       };

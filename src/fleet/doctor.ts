@@ -171,35 +171,35 @@ async function recordedState(checks: Checks, options: DoctorOptions, loaded: Loa
   const { stateRoot, config } = loaded;
   await using fleet = await Fleet.open(options);
   const isReadable = await checks.run("registry", async () => {
-    const count = await fleet.recordedServers();
+    const count = await fleet.records.servers();
     const warnings = fleet.takeWarnings();
     const fixed = options.fix && warnings.some(isDamage);
-    if (fixed) await fleet.repairRegistry();
+    if (fixed) await fleet.records.repairRegistry();
     return recorded(`${count} servers recorded`, warnings, fixed);
   });
   if (!isReadable) return checks.skip(stateChecks(loaded), "registry");
   await checks.run("session records", async () => {
-    const count = await fleet.recordedSessions();
+    const count = await fleet.records.sessions();
     const warnings = fleet.takeWarnings();
     const fixed = options.fix && warnings.some(isDamage);
-    if (fixed) await fleet.repairSessionRecords();
+    if (fixed) await fleet.records.repairSessions();
     return recorded(`${count} sessions recorded`, warnings, fixed);
   });
   await checks.run("servers", async () => {
-    const broken = await fleet.brokenServers();
+    const broken = await fleet.records.brokenServers();
     if (broken.length === 0) return { level: "ok", detail: "every server is in its recorded state" };
-    if (options.fix) await fleet.servers();
+    if (options.fix) await fleet.servers.list();
     const detail = `${broken.join(", ")}: recorded as running, but not running`;
     return { level: options.fix ? "ok" : "failed", detail, fix: "copilotfleet ps", fixed: options.fix };
   });
   await checks.run("pool", async () => await poolAdmits(fleet));
   await checks.run("serve", async () => await supervision(fleet));
-  await checks.run("ports", async () => await freePorts(config.ports, await fleet.heldPorts()));
+  await checks.run("ports", async () => await freePorts(config.ports, await fleet.records.heldPorts()));
   await checks.run("stray processes", async () => {
     // List the processes before reading the records. A launch is recorded before its process starts, so the record of
     // every listed process already exists.
     const launches = [...launchesByVariable(FLEET_VARIABLE, stateRoot)];
-    const known = await fleet.launchIds();
+    const known = await fleet.records.launchIds();
     const strays = launches.filter(([launchId]) => !known.has(launchId));
     if (strays.length === 0) return { level: "ok", detail: "none" };
     if (options.fix)
@@ -210,7 +210,8 @@ async function recordedState(checks: Checks, options: DoctorOptions, loaded: Loa
     return { level: options.fix ? "ok" : "failed", detail, fix, fixed: options.fix };
   });
   const { shared } = config.storage;
-  if (shared !== null) await checks.run("shared storage", async () => await sharedStorage(shared, await fleet.hosts()));
+  if (shared !== null)
+    await checks.run("shared storage", async () => await sharedStorage(shared, await fleet.hosts.list()));
 }
 
 /** Damage is a warning, because the records can still be used. */
@@ -227,14 +228,14 @@ function isDamage(warning: string): boolean {
 }
 
 async function poolAdmits(fleet: Fleet): Promise<Finding> {
-  const { state, reason, drainedAt } = await fleet.poolState();
+  const { state, reason, drainedAt } = await fleet.pool.state();
   if (state === "open") return { level: "ok", detail: "open" };
   const fix = drainedAt === null ? {} : { fix: "copilotfleet drain --undo" };
   return { level: "warning", detail: `${reason}: it takes no new servers or turns`, ...fix };
 }
 
 async function supervision(fleet: Fleet): Promise<Finding> {
-  const pid = await fleet.supervisorPid();
+  const pid = await fleet.pool.supervisorPid();
   if (pid !== null) return { level: "ok", detail: `running as process ${pid}` };
   const detail = "not running: nothing restarts crashed servers, deletes expired sessions or opens the front door";
   return { level: "warning", detail, fix: "copilotfleet serve" };
@@ -340,8 +341,8 @@ async function runtimeStarts({ config }: LoadedConfig, env: NodeJS.ProcessEnv): 
         auth: { githubTokenEnv: null, githubTokenFile: null, githubTokenCommand: null },
       },
     });
-    const { server } = await trial.spawn("doctor");
-    await trial.stop([server.id], { force: true });
+    const { server } = await trial.servers.spawn("doctor");
+    await trial.servers.stop([server.id], { force: true });
     const version = packageVersion(runtime.path);
     const from = version === null ? runtime.origin : `${runtime.origin}, package ${version}`;
     return { level: "ok", detail: `${runtime.path} (${from}) starts and answers as version ${server.version}` };

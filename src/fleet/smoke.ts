@@ -57,8 +57,8 @@ export async function smoke(env: NodeJS.ProcessEnv, onStep: (step: SmokeStep) =>
       if (!step.ok) break;
     }
   } finally {
-    const running = (await second.servers()).filter(({ pid }) => pid !== null);
-    await second.stop(
+    const running = (await second.servers.list()).filter(({ pid }) => pid !== null);
+    await second.servers.stop(
       running.map(({ id }) => id),
       { force: true },
     );
@@ -83,30 +83,30 @@ function walk(first: Fleet, second: Fleet): Record<string, () => Promise<string>
   let session: CopilotSession | undefined;
   const ask = async (fleet: Fleet, open: CopilotSession | undefined, prompt: string, expected: string) => {
     if (open === undefined) throw new Error("no session is open");
-    const { text } = await fleet.send(open, prompt, { timeoutMs: 30_000 });
+    const { text } = await fleet.sessions.send(open, prompt, { timeoutMs: 30_000 });
     if (text !== expected)
       throw new Error(`the reply was ${JSON.stringify(text)} instead of ${JSON.stringify(expected)}`);
     return text;
   };
   return {
     spawn: async () => {
-      const { server, created } = await first.spawn(USER);
+      const { server, created } = await first.servers.spawn(USER);
       check(created, "the server ran before it was started");
-      check((await second.spawn(USER)).server.pid === server.pid, "a second spawn started a second server");
+      check((await second.servers.spawn(USER)).server.pid === server.pid, "a second spawn started a second server");
       return `${server.url}, pid ${server.pid}, runtime ${server.version}`;
     },
     create: async () => {
-      session = await first.createSession({ user: USER, sessionId: SESSION });
+      session = await first.sessions.create({ user: USER, sessionId: SESSION });
       return session.sessionId;
     },
     send: async () => await ask(first, session, "hello", "[turn 1] hello"),
     resume: async () => {
-      if (session !== undefined) await first.leaveSession(session);
-      session = await second.resumeSession(SESSION, { user: USER });
+      if (session !== undefined) await first.sessions.leave(session);
+      session = await second.sessions.resume(SESSION, { user: USER });
       return await ask(second, session, "again", "[turn 2] again");
     },
     ownership: async () => {
-      const refused = await second.resumeSession(SESSION, { user: "stranger" }).then(
+      const refused = await second.sessions.resume(SESSION, { user: "stranger" }).then(
         () => null,
         (error: unknown) => error,
       );
@@ -117,21 +117,21 @@ function walk(first: Fleet, second: Fleet): Record<string, () => Promise<string>
       return "refused to another user";
     },
     crash: async () => {
-      const { pid } = await second.serverOf(USER);
+      const { pid } = await second.servers.ofUser(USER);
       check(pid !== null, "no server runs");
       process.kill(pid, "SIGKILL");
-      while ((await first.serverOf(USER)).pid !== null) await delay(5);
-      session = await first.resumeSession(SESSION, { user: USER });
+      while ((await first.servers.ofUser(USER)).pid !== null) await delay(5);
+      session = await first.sessions.resume(SESSION, { user: USER });
       return await ask(first, session, "still there?", "[turn 3] still there?");
     },
     supervise: async () => {
-      const supervisor = await first.supervise({ log: () => undefined });
+      const supervisor = await first.pool.supervise({ log: () => undefined });
       try {
-        const { pid } = await second.serverOf(USER);
+        const { pid } = await second.servers.ofUser(USER);
         check(pid !== null, "no server runs");
         process.kill(pid, "SIGKILL");
         const start = performance.now();
-        for (let now: number | null = pid; now === pid || now === null; now = (await second.serverOf(USER)).pid) {
+        for (let now: number | null = pid; now === pid || now === null; now = (await second.servers.ofUser(USER)).pid) {
           check(performance.now() - start < RESTART_MS, "it was not restarted");
           await delay(20);
         }
@@ -142,24 +142,24 @@ function walk(first: Fleet, second: Fleet): Record<string, () => Promise<string>
       }
     },
     evict: async () => {
-      const { evicted } = await second.evict({ ids: [SESSION] });
+      const { evicted } = await second.sessions.evict({ ids: [SESSION] });
       check(evicted.includes(SESSION), "it was not evicted");
       return await ask(first, session, "loaded again?", "[turn 5] loaded again?");
     },
     lock: async () => {
       const options = { user: USER, ttl: "10s", wait: "1s" };
-      await second.withSessionLock(SESSION, options, async (lease) => {
-        check((await first.leaseOf(SESSION))?.fence === lease.fence, "the lease is not shown");
+      await second.leases.hold(SESSION, options, async (lease) => {
+        check((await first.leases.get(SESSION))?.fence === lease.fence, "the lease is not shown");
         const other = await first
           .withSessionLock(SESSION, { ...options, wait: "50ms" }, async () => true)
           .catch(() => false);
         check(!other, "two held it at once");
       });
-      check((await first.leaseOf(SESSION)) === null, "it is still held");
+      check((await first.leases.get(SESSION)) === null, "it is still held");
       return "held, refused to a second, released";
     },
     list: async () => {
-      const listed = await second.sessions(USER);
+      const listed = await second.sessions.list({ user: USER });
       check(
         listed.length === 1 && listed[0]?.id === SESSION && listed[0].state === "active",
         "it is not listed as active",
@@ -167,23 +167,23 @@ function walk(first: Fleet, second: Fleet): Record<string, () => Promise<string>
       return `${listed.length} session, ${listed[0].sizeBytes} bytes`;
     },
     delete: async () => {
-      if (session !== undefined) await first.leaveSession(session);
-      await second.deleteSessions([SESSION], USER);
-      check((await second.sessions(USER)).length === 0, "it is still listed");
+      if (session !== undefined) await first.sessions.leave(session);
+      await second.sessions.delete([SESSION], { user: USER });
+      check((await second.sessions.list({ user: USER })).length === 0, "it is still listed");
       return "gone";
     },
     gc: async () => {
-      await first.leaveSession(await first.createSession({ user: USER, sessionId: "old" }));
+      await first.sessions.leave(await first.sessions.create({ user: USER, sessionId: "old" }));
       await delay(20);
       const { deleted } = await second.gc({ ttl: "10ms" });
       check(deleted.map(({ id }) => id).join() === "old", `gc deleted ${deleted.map(({ id }) => id).join()}`);
       return "only the expired session";
     },
     stop: async () => {
-      const { id, pid } = await first.serverOf(USER);
-      const [stopped] = await first.stop([id]);
+      const { id, pid } = await first.servers.ofUser(USER);
+      const [stopped] = (await first.servers.stop([id])).stopped;
       check(stopped?.outcome === "drained", `the outcome was ${stopped?.outcome}`);
-      check((await second.serverOf(USER)).pid === null, `process ${pid} still runs`);
+      check((await second.servers.ofUser(USER)).pid === null, `process ${pid} still runs`);
       return stopped.outcome;
     },
   };

@@ -57,15 +57,15 @@ export interface Selected {
 export async function selectServers(fleet: Fleet, { servers, user, all }: Selection): Promise<Selected> {
   const ways = [servers.length > 0, user !== undefined, all === true].filter(Boolean);
   if (ways.length !== 1) throw usage("Give ids of servers, or --user USER, or --all.", ["copilotfleet ps"]);
-  if (user !== undefined) return { ids: [referenceOf(await fleet.serverOf(user))], away: [] };
+  if (user !== undefined) return { ids: [referenceOf(await fleet.servers.ofUser(user))], away: [] };
   if (all === true) {
-    const unstopped = (await fleet.servers()).filter(({ state }) => state !== "stopped");
+    const unstopped = (await fleet.servers.list()).filter(({ state }) => state !== "stopped");
     return {
       ids: unstopped.filter(({ away }) => !away).map(referenceOf),
       away: unstopped.filter(({ away, state }) => away && state !== "failed").map(referenceOf),
     };
   }
-  const found = await Promise.all(servers.map(async (id) => referenceOf(await fleet.server(id))));
+  const found = await Promise.all(servers.map(async (id) => referenceOf(await fleet.servers.get(id))));
   return { ids: [...new Set(found)], away: [] };
 }
 

@@ -21,7 +21,7 @@ export async function chat(fleet: Fleet, session: CopilotSession, signal: AbortS
         await input.during(async (cancelled) => {
           using stop = either(signal, cancelled);
           const output = { json: false, signal: stop.signal };
-          await printTurn(output, (options) => fleet.send(session, promptOf(line), options));
+          await printTurn(output, (options) => fleet.sessions.send(session, promptOf(line), options));
         });
       } catch (error) {
         if (error instanceof TurnCancelled) process.stderr.write("The turn was cancelled.\n");

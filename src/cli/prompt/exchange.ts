@@ -18,7 +18,7 @@ export async function exchange(
 ): Promise<{ session: SessionView; reply: string }> {
   const wait = waitMs === undefined ? {} : { waitMs };
   const taken = await printTurn(output, async (options) => {
-    const { reply, session } = await fleet.exchange(sessionId, prompt, { ...options, ...wait, user });
+    const { reply, session } = await fleet.sessions.exchange(sessionId, prompt, { ...options, ...wait, user });
     return { ...reply, session };
   });
   return { session: taken.session, reply: taken.text };

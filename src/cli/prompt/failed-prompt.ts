@@ -10,7 +10,7 @@ export async function whatBecameOf(
   { user, ephemeral }: { user: string; ephemeral: boolean },
 ): Promise<SessionView | null> {
   try {
-    const view = await fleet.sessionOf(id, user);
+    const view = await fleet.sessions.get(id, { user });
     // The failed prompt was the only use of an ephemeral session. Report the session as gone, because closing the fleet
     // deletes it.
     return ephemeral ? { ...view, state: "gone", sizeBytes: 0 } : view;

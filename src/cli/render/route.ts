@@ -33,17 +33,17 @@ export async function runRoute(
   if (strategy !== undefined && user === undefined) throw usage("--strategy needs --user.");
   if (wait !== undefined && !rebalance) throw usage("--wait needs --rebalance.");
   if (rebalance) {
-    const result = await fleet.rebalance(wait === undefined ? {} : { waitMs: wait });
+    const result = await fleet.hosts.rebalance(wait === undefined ? {} : { waitMs: wait });
     show(renderRebalanced(result));
     return result;
   }
   if (plan) {
-    const planned = await fleet.planRebalance();
+    const planned = await fleet.hosts.planRebalance();
     show(renderPlan(planned));
     return planned;
   }
   if (user === undefined) throw usage("--user is missing. Name a user, or use --plan or --rebalance.");
-  const route = await fleet.route(user, strategy === undefined ? {} : { strategy });
+  const route = await fleet.servers.route(user, strategy === undefined ? {} : { strategy });
   show(renderRoute(route));
   return route;
 }

@@ -38,7 +38,7 @@ export async function runServe(fleet: Fleet, options: ServeOptions): Promise<Ser
   using signals = new ServeSignals();
   const inherited = inheritedListener(process.env, process.pid);
   const listen = inherited === null ? {} : { listen: inherited };
-  const supervisor = await fleet.supervise({ log, signal: signals.first, ...listen }).catch((error: unknown) => {
+  const supervisor = await fleet.pool.supervise({ log, signal: signals.first, ...listen }).catch((error: unknown) => {
     // A signal during the start ends here, because there is nothing to drain.
     throw signals.first.aborted ? new Interrupted(signals.name === "SIGINT" ? 130 : 143) : error;
   });

@@ -19,7 +19,7 @@ export default class TokenIssue extends FleetCommand {
   async run(): Promise<IssuedToken> {
     const { flags } = await this.parse(TokenIssue);
     return await this.withFleet(async (fleet) => {
-      const issued = await fleet.issueToken(flags.user, flags.ttl === undefined ? {} : { ttl: flags.ttl });
+      const issued = await fleet.tokens.issue(flags.user, flags.ttl === undefined ? {} : { ttl: flags.ttl });
       this.log(issued.token);
       return issued;
     });

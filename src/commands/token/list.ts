@@ -13,7 +13,7 @@ export default class TokenList extends FleetCommand {
   async run(): Promise<{ tokens: TokenView[] }> {
     const { flags } = await this.parse(TokenList);
     return await this.withFleet(async (fleet) => {
-      const tokens = await fleet.tokens(flags.user);
+      const tokens = await fleet.tokens.list({ user: flags.user });
       const rows = tokens.map(({ id, user, createdAt, expiresAt, expired }) => {
         const age = renderAge(Math.max(0, Date.now() - Date.parse(createdAt)));
         return [id, user, age, expired ? "expired" : (expiresAt ?? "never")];

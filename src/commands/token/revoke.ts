@@ -21,9 +21,9 @@ export default class TokenRevoke extends FleetCommand {
     const { user } = flags;
     if ((ids.length === 0) === (user === undefined)) throw usage("Give the ids of tokens or --user, not both.");
     return await this.withFleet(async (fleet) => {
-      const revoked = await fleet.revokeTokens(user === undefined ? { ids } : { user });
-      this.log(revoked.length === 0 ? "Nothing to revoke." : revoked.join("\n"));
-      return { revoked };
+      const result = await fleet.tokens.revoke(user === undefined ? { ids } : { user });
+      this.log(result.revoked.length === 0 ? "Nothing to revoke." : result.revoked.join("\n"));
+      return result;
     });
   }
 }

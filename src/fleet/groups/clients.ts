@@ -1,0 +1,76 @@
+import type { CopilotClient } from "@github/copilot-sdk";
+import { OtherHost } from "../../peers/other-host.js";
+import { onAnotherHost, tokenStaysHere } from "../../peers/problems.js";
+import type { ClientOptions } from "../../pool/clients.js";
+import type { Stopped } from "../../pool/stop/stop.js";
+import { provenEndpoint } from "../../runtime/process/probe.js";
+import { optional, SIGNAL, STOP, text, user } from "../arguments.js";
+import { guardMethods } from "../guard.js";
+import type { ConnectInfo, StopRequest } from "../options.js";
+import type { FleetParts } from "../parts.js";
+
+const START_WAIT_MS = 30_000;
+
+/** SDK clients that are connected to users' own servers. */
+export class ClientGroup {
+  readonly #parts: FleetParts;
+
+  constructor(parts: FleetParts) {
+    this.#parts = parts;
+  }
+
+  /**
+   * Returns an SDK client that is connected to the user's own server, and starts the server if necessary. Further calls
+   * return the same client while it is connected. The server starts with `gitHubToken`, which only its process gets; it
+   * is not recorded. If the user is placed on another host, connects through the front door of that host.
+   *
+   * @throws FleetError `FLEET_USAGE_INVALID` when `gitHubToken` would have to be sent to another host.
+   */
+  async connect(user: string, options: ClientOptions & { signal?: AbortSignal } = {}): Promise<CopilotClient> {
+    const { gitHubToken, signal = AbortSignal.timeout(START_WAIT_MS), ...client } = options;
+    const { directory, store, pool, clients, doorClients } = this.#parts;
+    const where = await directory.place(user);
+    if (!where.here) {
+      if (gitHubToken !== undefined) throw tokenStaysHere(user, where.host);
+      return await doorClients.to({ store }, where.host, user, client, signal);
+    }
+    const token = gitHubToken === undefined ? {} : { token: { from: "caller" } as const, tokenValue: gitHubToken };
+    const { server } = await pool.serverOf(user, { ...token, signal });
+    return (await clients.to(server, client, signal)).client;
+  }
+
+  /** Ends the use of {@link connect}: waits for all turns, stops the user's server and closes the client. */
+  async release(user: string, options: StopRequest = {}): Promise<{ stopped: [Stopped] }> {
+    const { host, server } = await this.#parts.hosts.findOf(user);
+    const [stopped = { id: server.id, outcome: "already-stopped", cut: [] }] = await host.stop([server.id], options);
+    await this.#parts.doorClients.close(user);
+    return { stopped: [stopped] };
+  }
+
+  /**
+   * Returns the address and the token that an SDK client in any language needs to use the user's running server
+   * directly. First proves that the process behind the port is that server. Servers listen only on their own host. On
+   * another host, clients have to use the front door.
+   *
+   * @throws FleetError `FLEET_SERVER_NOT_FOUND` or `FLEET_SERVER_LOST` when the server does not run;
+   * `FLEET_SERVER_UNREACHABLE` when it runs on another host.
+   */
+  async connectInfo(user: string): Promise<ConnectInfo> {
+    const { host, server } = await this.#parts.hosts.findOf(user);
+    if (host instanceof OtherHost) throw onAnotherHost(user, host.record);
+    const { address, port, token } = provenEndpoint(server);
+    return { url: `${address}:${port}`, token, user: server.user ?? user, serverId: server.id };
+  }
+
+  static {
+    guardMethods(
+      ClientGroup.prototype,
+      {
+        connect: [user, optional({ gitHubToken: { check: text }, ...SIGNAL })],
+        release: [user, optional(STOP)],
+        connectInfo: [user],
+      },
+      (group) => group.#parts.assertOpen(),
+    );
+  }
+}

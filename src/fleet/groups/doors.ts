@@ -1,0 +1,49 @@
+import type { Address } from "../../config/rules.js";
+import type { FrontDoor } from "../../gateway/door.js";
+import { callback, LISTEN, optional, readListener, SIGNAL } from "../arguments.js";
+import { guardMethods } from "../guard.js";
+import type { OpenDoorOptions } from "../options.js";
+import type { FleetParts } from "../parts.js";
+
+const ANY_ADDRESS: Address = { host: "127.0.0.1", port: 0 };
+
+/** The front doors of this process. */
+export class DoorGroup {
+  readonly #parts: FleetParts;
+
+  constructor(parts: FleetParts) {
+    this.#parts = parts;
+  }
+
+  /**
+   * Opens a front door. It is one address at which any Copilot SDK with a user's token reaches the fleet as if it were
+   * that user's own server. Close the door before the fleet.
+   *
+   * @param options.listen an address such as "127.0.0.1:4300", port 0 for any free port, or an inherited descriptor
+   * that is already listening; if left out, `serve.listen` of the configuration
+   * @throws FleetError `FLEET_ADDRESS_TAKEN` or `FLEET_ADDRESS_UNUSABLE` when it cannot listen on the address.
+   */
+  async open(options: OpenDoorOptions = {}): Promise<FrontDoor> {
+    // Import these only here, because every other command starts faster without them.
+    const { openFrontDoor } = await import("../../gateway/door.js");
+    const { answerCall } = await import("../../peers/calls/calls.js");
+    const { config, store, sessions, pool, directory, own, leases, endings } = this.#parts;
+    const { listen: given = config.serve.listen ?? ANY_ADDRESS, ...listeners } = options;
+    const listen = readListener(given, "listen");
+    const control = async (method: string, params: object, signal: AbortSignal) =>
+      await answerCall(own, method, params, signal);
+    const context = { config, store, sessions, pool, directory, control };
+    // The caller may hold a lease, but the door's clients must not use it.
+    const door = await leases.ambient.outside(() => openFrontDoor(context, { ...listeners, listen }));
+    endings.push(async () => await door.close());
+    return door;
+  }
+
+  static {
+    guardMethods(
+      DoorGroup.prototype,
+      { open: [optional({ ...LISTEN, onRequest: { check: callback }, onEvent: { check: callback }, ...SIGNAL })] },
+      (group) => group.#parts.assertOpen(),
+    );
+  }
+}

@@ -1,0 +1,103 @@
+import type { Lease } from "../../model/lease.js";
+import { unknownOf } from "../../peers/gather.js";
+import { findRecord } from "../../peers/sessions/find.js";
+import type { AcquireOptions, HeldLease } from "../../sessions/leases/leases.js";
+import { acquireOptions, type LockOptions } from "../../sessions/leases/options.js";
+import { sessionsNotFound } from "../../sessions/problems.js";
+import {
+  callback,
+  flag,
+  OWN_USER,
+  optional,
+  options,
+  required,
+  SIGNAL,
+  sessionId,
+  span,
+  text,
+  USER,
+} from "../arguments.js";
+import { guardMethods } from "../guard.js";
+import type { FleetParts } from "../parts.js";
+
+/** The leases on sessions. A lease is a time-bounded right to use one session. */
+export class LeaseGroup {
+  readonly #parts: FleetParts;
+
+  constructor(parts: FleetParts) {
+    this.#parts = parts;
+  }
+
+  /**
+   * Runs `work` under the lease on a session. Renews the lease while `work` runs, and releases it at the end. Turns
+   * that `work` starts for the same user in that session (`sessions.exchange`, `sessions.send`) use this lease, unless
+   * they get another one. Call `await lease.check()` before any other step that must not run without the lease.
+   *
+   * @throws the error of `work`; FleetError `FLEET_SESSION_LOCKED` when the lease is not available in time,
+   * `FLEET_SESSION_NOT_FOUND` when the user is neither owner nor member, `FLEET_LEASE_LOST` when the lease was lost
+   * while `work` ran, whatever the result of `work`.
+   */
+  async hold<T>(sessionId: string, options: LockOptions, work: (lease: HeldLease) => Promise<T>): Promise<T> {
+    return await this.#parts.leases.hold(this.#acquireOptions(sessionId, options), work);
+  }
+
+  /**
+   * Takes the lease on a session. The lease is renewed until it is released or detached.
+   *
+   * @throws like {@link hold}.
+   */
+  async acquire(sessionId: string, options: LockOptions): Promise<HeldLease> {
+    return await this.#parts.leases.acquire(this.#acquireOptions(sessionId, options));
+  }
+
+  /**
+   * Releases the lease that has this token.
+   *
+   * @throws FleetError `FLEET_LEASE_LOST` when the token is wrong or its lease has ended.
+   */
+  async release(sessionId: string, options: { token: string }): Promise<void> {
+    await this.#parts.store.leases.release(sessionId, options.token);
+  }
+
+  /**
+   * Returns the current lease on a session, or null.
+   *
+   * @throws FleetError `FLEET_SESSION_NOT_FOUND` when the session does not exist, or `user` may not use it.
+   */
+  async get(sessionId: string, options: { user?: string | undefined } = {}): Promise<Lease | null> {
+    const { user } = options;
+    if (user !== undefined) await findRecord(this.#parts, sessionId, user);
+    const lease = await this.#parts.store.leases.read(sessionId);
+    if (lease === null && user === undefined && (await unknownOf(this.#parts, [sessionId])).length > 0)
+      throw sessionsNotFound([sessionId]);
+    return lease;
+  }
+
+  #acquireOptions(sessionId: string, options: LockOptions): AcquireOptions {
+    const acquire = acquireOptions(sessionId, options, this.#parts.config);
+    return { ...acquire, mayUse: () => findRecord(this.#parts, acquire.sessionId, acquire.holder) };
+  }
+
+  static {
+    const id = ["sessionId", sessionId] as const;
+    const lock = options({
+      ...OWN_USER,
+      ttl: { check: span },
+      wait: { check: span },
+      steal: { check: options({ reason: required(text) }) },
+      detached: { check: flag },
+      onWait: { check: callback },
+      ...SIGNAL,
+    });
+    guardMethods(
+      LeaseGroup.prototype,
+      {
+        hold: [id, ["options", lock], ["work", callback]],
+        acquire: [id, ["options", lock]],
+        release: [id, ["options", options({ token: required(text) })]],
+        get: [id, optional(USER)],
+      },
+      (group) => group.#parts.assertOpen(),
+    );
+  }
+}

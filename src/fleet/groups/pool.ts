@@ -1,0 +1,89 @@
+import type { DoorListeners } from "../../gateway/state/door/report.js";
+import { closePool, liveSupervisor, openPool, type PoolState, poolState } from "../../pool/admission.js";
+import type { Stopped } from "../../pool/stop/stop.js";
+import type { Supervisor } from "../../serve/supervisor.js";
+import { callback, LISTEN, optional, options, required, SIGNAL, STOP, wait } from "../arguments.js";
+import { guardMethods } from "../guard.js";
+import type { DrainRequest, SuperviseOptions } from "../options.js";
+import type { FleetParts } from "../parts.js";
+import type { DoorGroup } from "./doors.js";
+
+const NEVER = new AbortController().signal;
+
+/** All servers of this host together. */
+export class PoolGroup {
+  readonly #parts: FleetParts;
+  readonly #doors: DoorGroup;
+
+  constructor(parts: FleetParts, doors: DoorGroup) {
+    this.#parts = parts;
+    this.#doors = doors;
+  }
+
+  /** Returns whether the pool admits new servers and turns, and if not, the reason. */
+  async state(): Promise<PoolState> {
+    return poolState(await this.#parts.store.registry.read());
+  }
+
+  /**
+   * Closes the pool to new servers and turns, for every process. Waits for turns in flight, and stops all servers.
+   * Servers that run now are started again by the next supervisor. {@link undrain} or a starting supervisor opens the
+   * pool again.
+   *
+   * @throws FleetError `FLEET_DURATION_INVALID` when a timeout is malformed or out of bounds.
+   */
+  async drain(options: DrainRequest = {}): Promise<{ stopped: Stopped[] }> {
+    const { store, pool, own, config } = this.#parts;
+    await closePool(store);
+    const ids = (await pool.all()).map(({ id }) => id);
+    const { drainTimeoutMs = config.drain.timeoutMs, force = false, signal = NEVER } = options;
+    return { stopped: await own.stopAll(ids, { drainTimeoutMs, force, signal, stays: true }) };
+  }
+
+  /** Opens the drained pool again. */
+  async undrain(): Promise<void> {
+    await openPool(this.#parts.store);
+  }
+
+  /**
+   * Supervises the servers of this host until the supervisor drains or leaves: see {@link Supervisor}. The command
+   * `serve` does little else.
+   *
+   * @throws FleetError `FLEET_SUPERVISOR_RUNNING` when this host has a supervisor; `FLEET_ADDRESS_TAKEN` or
+   * `FLEET_ADDRESS_UNUSABLE` when it cannot listen on an address.
+   */
+  async supervise(options: SuperviseOptions): Promise<Supervisor> {
+    // Import it only here, because every other command starts faster without it.
+    const { supervise } = await import("../../serve/supervise.js");
+    const { store, pool, directory, config, stateRoot, own, ttlMs, endings } = this.#parts;
+    const { log, listen = config.serve.listen, signal = NEVER } = options;
+    const openDoor =
+      listen === null
+        ? null
+        : async (door: DoorListeners & { signal: AbortSignal }) => await this.#doors.open({ ...door, listen });
+    // The `serve` of each host runs gc for its own host.
+    const gc = async (stop: AbortSignal) => await own.gc({ ttlMs, dryRun: false, user: undefined, signal: stop });
+    const supervisor = await supervise({ store, pool, directory, config, stateRoot, log, gc, openDoor }, signal);
+    endings.unshift(async () => await supervisor.leave());
+    return supervisor;
+  }
+
+  /** Returns the PID of the `serve` that supervises this host; null if none runs. */
+  async supervisorPid(): Promise<number | null> {
+    return liveSupervisor(await this.#parts.store.registry.read())?.process.pid ?? null;
+  }
+
+  static {
+    guardMethods(
+      PoolGroup.prototype,
+      {
+        state: [],
+        drain: [optional({ timeout: { check: wait, as: "drainTimeoutMs" }, ...STOP })],
+        undrain: [],
+        supervise: [["options", options({ log: required(callback), ...LISTEN, ...SIGNAL })]],
+        supervisorPid: [],
+      },
+      (group) => group.#parts.assertOpen(),
+    );
+  }
+}

@@ -1,0 +1,88 @@
+import { isFleetError } from "../../errors.js";
+import { launchesOf } from "../../pool/admission.js";
+import { isBroken } from "../../pool/server.js";
+import { heldPorts } from "../../pool/start/ports.js";
+import { guardMethods } from "../guard.js";
+import type { FleetParts } from "../parts.js";
+
+/** The recorded state, as `doctor` checks and repairs it. Except for sessions, it is the state of this host. */
+export class RecordGroup {
+  readonly #parts: FleetParts;
+
+  constructor(parts: FleetParts) {
+    this.#parts = parts;
+  }
+
+  /** Returns the number of servers that are recorded on this host, in any state. */
+  async servers(): Promise<number> {
+    return Object.keys((await this.#parts.store.registry.read()).servers).length;
+  }
+
+  /**
+   * Returns the number of recorded sessions of all hosts. Reads each record, so damage adds a warning
+   * (`fleet.takeWarnings`).
+   */
+  async sessions(): Promise<number> {
+    return (await this.#parts.store.sessions.list()).length;
+  }
+
+  /** Writes the registry again if one of its files is damaged. */
+  async repairRegistry(): Promise<void> {
+    const { store } = this.#parts;
+    await store.registry.update(() => undefined);
+    store.takeWarnings(); // drop the warnings about the repaired damage
+  }
+
+  /** Writes each session record again if its file is damaged. */
+  async repairSessions(): Promise<void> {
+    const { store } = this.#parts;
+    for (const { id } of await store.sessions.list()) {
+      await store.sessions
+        .update(id, () => undefined)
+        .catch((error: unknown) => {
+          if (!isFleetError(error, "FLEET_SESSION_NOT_FOUND")) throw error; // deleted since the listing
+        });
+    }
+    store.takeWarnings();
+  }
+
+  /**
+   * Returns the ids of servers on this host whose records do not match the running processes. `servers.list` repairs
+   * them.
+   */
+  async brokenServers(): Promise<string[]> {
+    const { servers } = await this.#parts.store.registry.read();
+    return Object.values(servers)
+      .filter(isBroken)
+      .map(({ id }) => id);
+  }
+
+  /**
+   * Returns the launch ids of all recorded servers of this host. A process of this fleet with another launch id is a
+   * stray.
+   */
+  async launchIds(): Promise<Set<string>> {
+    return launchesOf(await this.#parts.store.registry.read());
+  }
+
+  /** Returns the ports of the recorded servers of this host. */
+  async heldPorts(): Promise<Set<number>> {
+    return heldPorts(await this.#parts.store.registry.read());
+  }
+
+  static {
+    guardMethods(
+      RecordGroup.prototype,
+      {
+        servers: [],
+        sessions: [],
+        repairRegistry: [],
+        repairSessions: [],
+        brokenServers: [],
+        launchIds: [],
+        heldPorts: [],
+      },
+      (group) => group.#parts.assertOpen(),
+    );
+  }
+}

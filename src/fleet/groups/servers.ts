@@ -1,0 +1,213 @@
+import { hostAway } from "../../hosts/problems.js";
+import type { FoundServer } from "../../peers/fleet-hosts.js";
+import { groupByHost } from "../../peers/fleet-hosts.js";
+import { gatherServers, spawnEverywhere, withSessionCounts } from "../../peers/gather.js";
+import type { LogEnd } from "../../peers/host-actions.js";
+import { poolState } from "../../pool/admission.js";
+import type { Strategy } from "../../pool/pool.js";
+import type { RollingResult } from "../../pool/recycle/rolling.js";
+import { type ServerView, viewServer } from "../../pool/server.js";
+import type { Stopped } from "../../pool/stop/stop.js";
+import type { LogPosition } from "../../serve/logs/log-tail.js";
+import {
+  DRAIN_TIMEOUT,
+  ids,
+  object,
+  optional,
+  options,
+  required,
+  SIGNAL,
+  STOP,
+  text,
+  user,
+  userIds,
+  WAIT,
+  whole,
+} from "../arguments.js";
+import { guardMethods } from "../guard.js";
+import type { RollingRequest, RouteView, SpawnRequest, StopRequest } from "../options.js";
+import type { FleetParts } from "../parts.js";
+
+/**
+ * The servers of all hosts. A server is named by its id or by a unique prefix of it. A user may have servers with the
+ * same id on several hosts; `ID@HOST` selects one of them.
+ *
+ * A method that takes an id throws `FLEET_SERVER_NOT_FOUND` when the server does not exist, and `FLEET_HOST_AWAY` when
+ * its host cannot be reached.
+ */
+export class ServerGroup {
+  readonly #parts: FleetParts;
+
+  constructor(parts: FleetParts) {
+    this.#parts = parts;
+  }
+
+  /**
+   * Returns the user's own server on the host where the user is placed. Starts the server if it is not running.
+   *
+   * @throws FleetError such as `FLEET_USER_INVALID`, `FLEET_PORTS_EXHAUSTED`, `FLEET_SERVER_START_TIMEOUT`,
+   * `FLEET_SERVER_EXITED` or `FLEET_RUNTIME_MISSING`.
+   */
+  async spawn(user: string, options: SpawnRequest = {}): Promise<{ server: ServerView; created: boolean }> {
+    return await (await this.#parts.hosts.ofUser(user)).spawn(user, options);
+  }
+
+  /**
+   * Starts the servers of many users in parallel.
+   *
+   * @throws FleetError when some servers cannot be started. The message gives a reason for each of them. The other
+   * servers run.
+   */
+  async spawnMany(users: readonly string[], options: SpawnRequest = {}): Promise<{ servers: ServerView[] }> {
+    return { servers: await spawnEverywhere(this.#parts.hosts, users, options) };
+  }
+
+  /** Starts one more shared server on this host. */
+  async spawnShared(options: SpawnRequest = {}): Promise<{ server: ServerView; created: true }> {
+    return { server: await this.#parts.own.spawnShared(options), created: true };
+  }
+
+  /**
+   * Lists the recorded servers of all hosts in their current state. Repairs records that a crash left incomplete. If a
+   * host does not answer, adds a warning (`fleet.takeWarnings`) and shows its servers as it last recorded them (`away`).
+   */
+  async list(): Promise<ServerView[]> {
+    const { hosts, store, directory } = this.#parts;
+    const [servers, records] = await Promise.all([gatherServers(hosts), store.sessions.list()]);
+    return withSessionCounts(servers, records, directory.own);
+  }
+
+  /** Returns one server on any host. */
+  async get(id: string): Promise<ServerView> {
+    return await view(await this.#parts.hosts.find(id));
+  }
+
+  /** Returns the recorded server of a user, on the host where the user is placed. @throws like {@link get}. */
+  async ofUser(user: string): Promise<ServerView> {
+    return await view(await this.#parts.hosts.findOf(user));
+  }
+
+  /**
+   * Returns the server that a user's next session would use, and starts it if it is not running. It is the user's own
+   * server, or a shared one that the configured strategy chooses.
+   */
+  async place(user: string, options: SpawnRequest = {}): Promise<ServerView> {
+    return await (await this.#parts.hosts.ofUser(user)).serverFor(user, options);
+  }
+
+  /**
+   * Returns the server that a user's next session would use, and the reason. Starts nothing.
+   *
+   * @throws FleetError `FLEET_HOST_AWAY` when the host of that server cannot be reached.
+   */
+  async route(user: string, options: { strategy?: Strategy } = {}): Promise<RouteView> {
+    const { config, directory, store, pool } = this.#parts;
+    const foreseen = await directory.foresee(user);
+    const elsewhere = store.hosts !== null && foreseen !== null && foreseen.host !== store.hosts.own;
+    const registry = elsewhere ? await store.hosts.registryOf(foreseen.host) : await store.registry.read();
+    const on = elsewhere ? { on: { host: foreseen.host, registry } } : {};
+    const { serverId, strategy, reason } = await pool.route(user, { ...options, ...on });
+    const server = registry.servers[serverId];
+    return {
+      user,
+      isolation: config.isolation,
+      strategy,
+      host: foreseen?.host ?? null,
+      serverId,
+      reason: foreseen === null ? reason : `${foreseen.reason}; ${reason}`,
+      server:
+        server === undefined ? null : elsewhere ? await this.#viewOn(foreseen.host, server.id) : viewServer(server),
+      pool: poolState(registry),
+    };
+  }
+
+  /** Waits for turns in flight, stops the servers and frees their ports. Their homes and sessions stay. */
+  async stop(ids: readonly string[], options: StopRequest = {}): Promise<{ stopped: Stopped[] }> {
+    const found = await this.#found(ids);
+    const stopped = await this.#parts.hosts.onEach(found, async (host, own) => await host.stop(own, options));
+    return { stopped: stopped.flat() };
+  }
+
+  /**
+   * Stops the servers as {@link stop} does, and starts them again with the same homes. They keep their ports if these
+   * are still free.
+   */
+  async restart(
+    ids: readonly string[],
+    options: StopRequest = {},
+  ): Promise<{ stopped: Stopped[]; servers: ServerView[] }> {
+    const found = await this.#found(ids);
+    const results = await this.#parts.hosts.onEach(found, async (host, own) => await host.restart(own, options));
+    return { stopped: results.flatMap(({ stopped }) => stopped), servers: results.flatMap(({ servers }) => servers) };
+  }
+
+  /**
+   * Replaces running servers with new processes on the same homes, for example to use a new version of the runtime.
+   * Replaces the first server alone, and then at most `maxUnavailable` at a time. Drains an old process only after its
+   * new process answers. Stops at the first server whose new process does not start. That server and the remaining ones
+   * keep running. Handles one host after the other.
+   *
+   * @throws FleetError with the code of that failure. The message contains the number of servers replaced before.
+   */
+  async restartRolling(ids: readonly string[], options: RollingRequest = {}): Promise<RollingResult> {
+    const result: RollingResult = { stopped: [], servers: [] };
+    for (const { host, ids: own } of groupByHost(await this.#found(ids))) {
+      const { stopped, servers } = await host.restartRolling(own, options);
+      result.stopped.push(...stopped);
+      result.servers.push(...servers);
+    }
+    return result;
+  }
+
+  /** Returns the last lines of a server's log, and the position from which {@link followLog} continues. */
+  async logEnd(id: string, options: { lines: number }): Promise<LogEnd> {
+    const { host, server } = await this.#parts.hosts.find(id);
+    return await host.logEnd(server.id, options.lines);
+  }
+
+  /** Yields the bytes that are added to a server's log, until the signal aborts. */
+  async *followLog(id: string, options: { at: LogPosition; signal: AbortSignal }): AsyncGenerator<Buffer> {
+    const { host, server } = await this.#parts.hosts.find(id);
+    yield* host.followLog(server.id, options.at, options.signal);
+  }
+
+  async #found(ids: readonly string[]): Promise<FoundServer[]> {
+    return await Promise.all(ids.map(async (id) => await this.#parts.hosts.find(id)));
+  }
+
+  /** Returns the current state of a server on another host. */
+  async #viewOn(name: string, id: string): Promise<ServerView> {
+    const host = await this.#parts.hosts.thereUnder(name);
+    if (host === null) throw hostAway(name);
+    return await host.server(id);
+  }
+
+  static {
+    const id = ["id", text] as const;
+    const spawn = optional({ token: { check: object }, cwd: { check: text }, ...WAIT });
+    const log = options({ at: required(object), signal: { ...SIGNAL.signal, required: true } });
+    guardMethods(
+      ServerGroup.prototype,
+      {
+        spawn: [user, spawn],
+        spawnMany: [["users", userIds], spawn],
+        spawnShared: [spawn],
+        list: [],
+        get: [id],
+        ofUser: [user],
+        place: [user, spawn],
+        route: [user, optional({ strategy: { check: text } })],
+        stop: [ids, optional(STOP)],
+        restart: [ids, optional(STOP)],
+        restartRolling: [ids, optional({ ...DRAIN_TIMEOUT, maxUnavailable: { check: whole }, ...SIGNAL })],
+        logEnd: [id, ["options", options({ lines: required(whole) })]],
+        followLog: [id, ["options", log]],
+      },
+      (group) => group.#parts.assertOpen(),
+    );
+  }
+}
+
+async function view({ host, server }: FoundServer): Promise<ServerView> {
+  return await host.server(server.id);
+}

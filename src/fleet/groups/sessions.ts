@@ -1,0 +1,234 @@
+import type { CopilotSession } from "@github/copilot-sdk";
+import { parseDuration } from "../../config/values/duration.js";
+import { FleetError, option, quote } from "../../errors.js";
+import { newSessionId, validateUser } from "../../model/ids.js";
+import { evictDownTo, evictEverywhere, gatherSessions, viewSessionOf } from "../../peers/gather.js";
+import { deleteEverywhere } from "../../peers/sessions/delete.js";
+import { whereItIs } from "../../peers/sessions/find.js";
+import type { TurnReply } from "../../runtime/client/turn.js";
+import type { EvictionResult } from "../../sessions/memory/eviction.js";
+import { sessionsNotFound } from "../../sessions/problems.js";
+import { PendingReply } from "../../sessions/use/reply.js";
+import type { SessionView } from "../../sessions/view.js";
+import {
+  callback,
+  flag,
+  OWN_USER,
+  object,
+  oneOf,
+  optional,
+  options,
+  SIGNAL,
+  session,
+  sessionId,
+  sessionIds,
+  span,
+  TIMEOUT,
+  text,
+  texts,
+  USER,
+  WAIT,
+  whole,
+} from "../arguments.js";
+import { guardMethods } from "../guard.js";
+import type { CreateSessionOptions, Exchange, ExchangeOptions, ResumeSessionOptions, SendOptions } from "../options.js";
+import type { FleetParts } from "../parts.js";
+
+const START_WAIT_MS = 30_000;
+const NEVER = new AbortController().signal;
+
+/**
+ * The sessions of all users on all hosts.
+ *
+ * A method that takes an id throws `FLEET_SESSION_NOT_FOUND` when the session does not exist, or when the user may not
+ * use it. The error is the same in both cases.
+ */
+export class SessionGroup {
+  readonly #parts: FleetParts;
+
+  constructor(parts: FleetParts) {
+    this.#parts = parts;
+  }
+
+  /**
+   * Creates a session that belongs to the user, on the user's server, and starts the server if necessary. Also accepts
+   * settings of the SDK's `createSession`. The fleet's configuration supplies provider, model and permissions.
+   *
+   * @throws FleetError `FLEET_SESSION_EXISTS` when a session has that id, even if it belongs to another user.
+   */
+  async create(options: CreateSessionOptions): Promise<CopilotSession> {
+    const { user, sessionId, purpose, ttl, signal, model, members, ephemeral, waitMs, ...session } = options;
+    const create = {
+      user,
+      id: sessionId ?? newSessionId(purpose ?? null),
+      purpose,
+      model,
+      members: members === undefined ? undefined : validateMembers(members, user),
+      ephemeral,
+      waitMs,
+      ttlMs: ttl === undefined ? undefined : parseDuration(ttl, { name: option("ttl") }),
+      session,
+      signal: signal ?? AbortSignal.timeout(START_WAIT_MS),
+    };
+    const { directory, sessions, remote, open } = this.#parts;
+    const where = await directory.place(user);
+    if (where.here) return open.keep(await sessions.create(create));
+    return open.keepRemote(await remote.create(where.host, create, sessionId === undefined), user);
+  }
+
+  /**
+   * Opens an existing session. This also works in a new process, after its server was stopped or killed, and if the
+   * session never had a turn.
+   */
+  async resume(id: string, options: ResumeSessionOptions): Promise<CopilotSession> {
+    const { user, signal = AbortSignal.timeout(START_WAIT_MS), waitMs, ...session } = options;
+    const resume = { user, session, waitMs, signal };
+    const { sessions, remote, open } = this.#parts;
+    return await whereItIs(this.#parts, id, user, async (record, where) =>
+      where.here
+        ? open.keep(await sessions.resume(id, resume))
+        : open.keepRemote(await remote.resume(record, where.host, resume), user),
+    );
+  }
+
+  /**
+   * Runs one turn in a session that this fleet created or resumed. Ends at once if the server dies.
+   *
+   * @throws FleetError `FLEET_TURN_FAILED`, `FLEET_TURN_TIMEOUT` or `FLEET_SERVER_LOST`.
+   */
+  send(session: CopilotSession, prompt: string, options: SendOptions = {}): PendingReply<TurnReply> {
+    return new PendingReply(
+      async (onDelta) => await this.#parts.open.get(session.sessionId).send(prompt, alsoTo(onDelta, options)),
+    );
+  }
+
+  /**
+   * Opens a session, runs one turn in it, and leaves it. In a collaborative session, does all of this under the lease,
+   * so that members on different servers can take turns.
+   *
+   * @throws FleetError like {@link resume} and {@link send}; `FLEET_SESSION_LOCKED` when the lease is not available in
+   * time.
+   */
+  exchange(id: string, prompt: string, options: ExchangeOptions): PendingReply<Exchange> {
+    return new PendingReply(async (onDelta) => {
+      const exchange = { ...alsoTo(onDelta, options), signal: options.signal ?? NEVER };
+      const { sessions, remote } = this.#parts;
+      const { reply, session } = await whereItIs(this.#parts, id, options.user, async (record, where) =>
+        where.here
+          ? await sessions.exchange(id, prompt, exchange)
+          : await remote.exchange(record, where.host, prompt, exchange),
+      );
+      return { ...reply, session, reply };
+    });
+  }
+
+  /**
+   * Leaves a session that this fleet created or resumed. Unloads it if nobody else uses it, and keeps its state. Deletes
+   * an ephemeral session, unless `park` keeps it for its next use.
+   */
+  async leave(session: CopilotSession, options: { park?: boolean } = {}): Promise<SessionView> {
+    return await this.#parts.open.leave(session.sessionId, options);
+  }
+
+  /**
+   * Lists the sessions of all users, or of one, on all hosts, most recently used first. If a host does not answer, adds
+   * a warning (`fleet.takeWarnings`) and shows its sessions as recorded.
+   */
+  async list(options: { user?: string | undefined } = {}): Promise<SessionView[]> {
+    return await gatherSessions(this.#parts, options.user);
+  }
+
+  /** Returns one session of a user. */
+  async get(id: string, options: { user: string }): Promise<SessionView> {
+    return await viewSessionOf(this.#parts, id, options.user);
+  }
+
+  /**
+   * Unloads idle sessions of all users from the memory of their servers, and keeps their state. Skips a session that is
+   * in a turn, under a lease, just being opened or not found, and reports the reason.
+   *
+   * @param what these sessions; or the least recently used ones, until at most `max` are in memory
+   */
+  async evict(what: { ids: readonly string[] } | { max: number }): Promise<EvictionResult> {
+    if ("max" in what) return await evictDownTo(this.#parts.hosts, what.max);
+    return await evictEverywhere(this.#parts, what.ids);
+  }
+
+  /**
+   * Deletes sessions permanently, and resolves with the ids of those that existed. With `user`, a session of another
+   * user counts as not found.
+   *
+   * @param options.ignoreNotFound whether to ignore sessions that are not found
+   * @throws FleetError `FLEET_SESSION_NOT_FOUND` after all other sessions were deleted; `FLEET_SESSION_BUSY` or
+   * `FLEET_SESSION_LOCKED` when a session is in use. The error's `outcome` lists the deleted ids:
+   * `{ deleted, notFound }`.
+   */
+  async delete(
+    ids: readonly string[],
+    options: { user?: string | undefined; ignoreNotFound?: boolean } = {},
+  ): Promise<{ deleted: string[] }> {
+    const { deleted, notFound } = await deleteEverywhere(this.#parts, ids, options.user);
+    if (notFound.length > 0 && options.ignoreNotFound !== true) throw sessionsNotFound(notFound, { deleted, notFound });
+    return { deleted };
+  }
+
+  static {
+    const id = ["sessionId", sessionId] as const;
+    const prompt = ["prompt", text] as const;
+    const open = ["session", session] as const;
+    const turn = {
+      ...TIMEOUT,
+      ...WAIT,
+      ...SIGNAL,
+      onDelta: { check: callback },
+      onWait: { check: callback },
+      lease: { check: object },
+    };
+    const create = {
+      ...OWN_USER,
+      sessionId: { check: sessionId },
+      purpose: { check: text },
+      model: { check: text },
+      ttl: { check: span },
+      members: { check: texts },
+      ephemeral: { check: flag },
+      ...WAIT,
+      ...SIGNAL,
+    };
+    guardMethods(
+      SessionGroup.prototype,
+      {
+        create: [["options", options(create)]],
+        resume: [id, ["options", options({ ...OWN_USER, ...WAIT, ...SIGNAL })]],
+        send: [open, prompt, optional(turn)],
+        exchange: [id, prompt, ["options", options({ ...OWN_USER, session: { check: object }, ...turn })]],
+        leave: [open, optional({ park: { check: flag } })],
+        list: [optional(USER)],
+        get: [id, ["options", options(OWN_USER)]],
+        evict: [["what", oneOf({ ids: { check: sessionIds }, max: { check: whole } })]],
+        delete: [["sessionIds", sessionIds], optional({ ...USER, ignoreNotFound: { check: flag } })],
+      },
+      (group) => group.#parts.assertOpen(),
+    );
+  }
+}
+
+/** Adds a listener for the pieces of the reply to the options of a turn. */
+function alsoTo<T extends SendOptions>(onDelta: (text: string) => void, options: T): T {
+  return {
+    ...options,
+    onDelta: (text: string) => {
+      onDelta(text);
+      options.onDelta?.(text);
+    },
+  };
+}
+
+function validateMembers(members: readonly string[], owner: string): string[] {
+  const valid = [...new Set(members.map((member) => validateUser(member, option("members"))))];
+  if (!valid.includes(owner)) return valid;
+  throw new FleetError(
+    "FLEET_USAGE_INVALID",
+    `${option("members")} ${quote(owner)} is the owner: only other users are members.`,
+  );
+}

@@ -1,0 +1,59 @@
+import { type Duration, parseDuration } from "../../config/values/duration.js";
+import { option } from "../../errors.js";
+import {
+  type IssuedToken,
+  issueToken,
+  listTokens,
+  revokeTokens,
+  type TokenView,
+  validateTokenId,
+} from "../../identity/tokens.js";
+import { oneOf, optional, span, texts, USER, user } from "../arguments.js";
+import { guardMethods } from "../guard.js";
+import type { FleetParts } from "../parts.js";
+
+/** The tokens that clients present at the front door. */
+export class TokenGroup {
+  readonly #parts: FleetParts;
+
+  constructor(parts: FleetParts) {
+    this.#parts = parts;
+  }
+
+  /**
+   * Issues a token that lets clients of the user connect to the front door. Only the result contains the token; it is
+   * not stored.
+   *
+   * @param options.ttl how long the token is valid, such as `30d`; if left out, until it is revoked
+   */
+  async issue(user: string, options: { ttl?: Duration } = {}): Promise<IssuedToken> {
+    const ttlMs = options.ttl === undefined ? null : parseDuration(options.ttl, { name: option("ttl") });
+    return await issueToken(this.#parts.store, user, ttlMs);
+  }
+
+  /** Lists the tokens of all users, or of one, that were issued and not revoked. */
+  async list(options: { user?: string | undefined } = {}): Promise<TokenView[]> {
+    return await listTokens(this.#parts.store, options.user);
+  }
+
+  /**
+   * Revokes tokens by their ids, or all tokens of a user. A token that does not exist counts as revoked. Resolves with
+   * the ids.
+   */
+  async revoke(which: { ids: readonly string[] } | { user: string }): Promise<{ revoked: string[] }> {
+    return { revoked: await revokeTokens(this.#parts.store, which) };
+  }
+
+  static {
+    const ids = { check: (value: unknown, name: string) => texts(value, name).map((id) => validateTokenId(id)) };
+    guardMethods(
+      TokenGroup.prototype,
+      {
+        issue: [user, optional({ ttl: { check: span } })],
+        list: [optional(USER)],
+        revoke: [["which", oneOf({ ids, ...USER })]],
+      },
+      (group) => group.#parts.assertOpen(),
+    );
+  }
+}
