@@ -152,7 +152,7 @@ describe("every service", () => {
 
   it("a service that fails answers 500 in JSON, and logs the reason without sending it", async () => {
     const fleet = await openFleet();
-    vi.spyOn(fleet, "sessions").mockRejectedValue(new Error("secret"));
+    vi.spyOn(fleet.sessions, "list").mockRejectedValue(new Error("secret"));
     const url = await start(chatApp(fleet));
     const logged = vi.spyOn(console, "error").mockImplementation(() => undefined);
     const answer = await raw(`${url}/chat`, { headers: alice, body: '{"message":"hi"}' });
@@ -196,7 +196,7 @@ describe("/chat as server-sent events", () => {
     const session = await fleet.createSession({ user: "streamer", purpose: "chat" });
     await fleet.leaveSession(session);
     const [known] = await fleet.sessions("streamer");
-    vi.spyOn(fleet, "sessions").mockResolvedValue(known === undefined ? [] : [{ ...known, id: "gone" }]);
+    vi.spyOn(fleet.sessions, "list").mockResolvedValue(known === undefined ? [] : [{ ...known, id: "gone" }]);
     const url = await start(chatApp(fleet));
     const text = await (await ask(url, "streamer", "hi")).text();
     expect(text).toMatch(/^event: error\ndata: .*FLEET_SESSION_NOT_FOUND/);
@@ -206,7 +206,7 @@ describe("/chat as server-sent events", () => {
     const fleet = await openFleet();
     const url = await start(chatApp(fleet));
     const begun = withResolvers<AbortSignal>();
-    vi.spyOn(fleet, "exchange").mockImplementation((_id, _prompt, { signal }) => {
+    vi.spyOn(fleet.sessions, "exchange").mockImplementation((_id, _prompt, { signal }) => {
       if (signal === undefined) throw new Error("the turn has no signal");
       begun.resolve(signal);
       return new PendingReply(
