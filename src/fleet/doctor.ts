@@ -15,10 +15,9 @@ import { isBindable, type PortRange } from "../pool/start/ports.js";
 import { ADDRESS } from "../pool/start/start.js";
 import { fileSystemOf, isLocal, problemsOf } from "../runtime/files/file-system.js";
 import { usable } from "../runtime/files/shared-storage.js";
-import { FLEET_VARIABLE } from "../runtime/launch/environment.js";
 import { findRuntime, packageVersion } from "../runtime/launch/find.js";
 import { connectProblem } from "../runtime/launch/reach.js";
-import { launchesByVariable } from "../runtime/process/process-table.js";
+import { processesByLaunch } from "../runtime/process/launches.js";
 import { stopServer } from "../runtime/process/stop.js";
 import { DAMAGE_ADVICE } from "../store/file/commit/damage.js";
 import { checkStateFolder } from "../store/file/state-folder.js";
@@ -198,13 +197,13 @@ async function recordedState(checks: Checks, options: DoctorOptions, loaded: Loa
   await checks.run("stray processes", async () => {
     // List the processes before reading the records. A launch is recorded before its process starts, so the record of
     // every listed process already exists.
-    const launches = [...launchesByVariable(FLEET_VARIABLE, stateRoot)];
+    const launches = [...processesByLaunch(stateRoot)];
     const known = await fleet.records.launchIds();
     const strays = launches.filter(([launchId]) => !known.has(launchId));
     if (strays.length === 0) return { level: "ok", detail: "none" };
     if (options.fix)
       for (const [launchId] of strays) await stopServer({ process: null, launchId, home: null }, { graceMs: 0 });
-    const pids = strays.flatMap(([, processes]) => processes.map(({ pid }) => pid));
+    const pids = strays.flatMap(([, processes]) => processes.map(({ identity }) => identity.pid));
     const detail = `processes of this fleet that are not in any record: pid ${pids.join(", ")}`;
     const fix = "Add --fix to end these processes.";
     return { level: options.fix ? "ok" : "failed", detail, fix, fixed: options.fix };

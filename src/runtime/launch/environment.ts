@@ -1,7 +1,4 @@
-import { LAUNCH_VARIABLE } from "../process/process-table.js";
-
-/** Names the fleet (by its state folder) that a process belongs to, so that we find processes that no registry knows. */
-export const FLEET_VARIABLE = "COPILOTFLEET_OWNER";
+import { FLEET_VARIABLE, LAUNCH_VARIABLE } from "../process/launches.js";
 
 /**
  * The variable that passes the GitHub token to a server. Only its name is in argv (`--auth-token-env`), never its value.

@@ -1,9 +1,8 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { constants } from "node:os";
-import { setTimeout as delay } from "node:timers/promises";
 import { quote, systemCode } from "../../errors.js";
-import type { ProcessIdentity } from "../../model/process.js";
 import { identify, isAlive, processesOfSession } from "../process/process-table.js";
+import { allGone, sendSignal } from "../process/stop.js";
 
 /** How a command ended. */
 export interface Ended {
@@ -21,7 +20,6 @@ export interface ForegroundOptions {
 
 const NOT_FOUND = 127;
 const NOT_EXECUTABLE = 126;
-const POLL_MS = 20;
 const KILL_WAIT_MS = 5_000;
 
 /**
@@ -42,7 +40,7 @@ export class ForegroundCommand {
   /** Signals the command's group. Until Node has seen the child's end, no other process can have its PID or its group. */
   signal(name: NodeJS.Signals): void {
     const { pid, exitCode, signalCode } = this.#child;
-    if (pid !== undefined && exitCode === null && signalCode === null) send(-pid, name);
+    if (pid !== undefined && exitCode === null && signalCode === null) sendSignal(-pid, name);
   }
 
   /**
@@ -60,7 +58,7 @@ export class ForegroundCommand {
     if (await allGone(members, graceMs)) return;
     this.signal("SIGKILL");
     const all = [...members, ...processesOfSession(leader)];
-    for (const member of all) if (isAlive(member)) send(member.pid, "SIGKILL");
+    for (const member of all) if (isAlive(member)) sendSignal(member.pid, "SIGKILL");
     await allGone(all, KILL_WAIT_MS);
   }
 }
@@ -87,21 +85,4 @@ function reason(error: unknown): string {
   if (systemCode(error) === "ENOENT") return "there is no such command";
   if (systemCode(error) === "EACCES") return "it is not an executable file";
   return error instanceof Error ? error.message : String(error);
-}
-
-async function allGone(members: readonly ProcessIdentity[], withinMs: number): Promise<boolean> {
-  const until = performance.now() + withinMs;
-  while (members.some(isAlive)) {
-    if (performance.now() > until) return false;
-    await delay(POLL_MS);
-  }
-  return true;
-}
-
-function send(pid: number, name: NodeJS.Signals): void {
-  try {
-    process.kill(pid, name);
-  } catch (error) {
-    if (systemCode(error) !== "ESRCH") throw error; // it has already ended
-  }
 }

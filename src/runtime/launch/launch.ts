@@ -1,11 +1,14 @@
 import { closeSync, constants, fstatSync, openSync } from "node:fs";
+import { setTimeout as delay } from "node:timers/promises";
 import { FleetError, isFleetError, option, systemCode } from "../../errors.js";
 import type { ProcessIdentity } from "../../model/process.js";
 import { logPath, unwritable } from "../files/server-folder.js";
 import { lastWords } from "../files/server-log.js";
 import { probe } from "../process/probe.js";
-import { identify, ownsListener } from "../process/process-table.js";
+import { identify } from "../process/process-table.js";
 import { noteEnd } from "../process/server-end.js";
+import { ownsListener } from "../process/sockets.js";
+import { sendSignal } from "../process/stop.js";
 import { RpcError } from "../wire/rpc-client.js";
 
 export interface LaunchOptions {
@@ -93,7 +96,7 @@ export async function launchServer(options: LaunchOptions, signal: AbortSignal):
   } catch (error) {
     if (ended === null) {
       // It leads its own process group, which this process created, so its identity needs no check.
-      killGroup(pid);
+      sendSignal(-pid, "SIGKILL");
       await exit;
     }
     throw error;
@@ -199,19 +202,5 @@ function startTimeout(options: LaunchOptions, signal: AbortSignal): FleetError {
   return new FleetError("FLEET_SERVER_START_TIMEOUT", `The server on port ${options.port} did not answer in time.`, {
     cause: signal.reason,
     suggestions: [`Give it longer: ${option("wait", "60s")}`],
-  });
-}
-
-function killGroup(pid: number): void {
-  try {
-    process.kill(-pid, "SIGKILL");
-  } catch (error) {
-    if (systemCode(error) !== "ESRCH") throw error; // it has just ended by itself
-  }
-}
-
-function delay(ms: number): Promise<void> {
-  return new Promise((resolve) => {
-    setTimeout(resolve, ms);
   });
 }

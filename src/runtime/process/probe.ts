@@ -3,7 +3,8 @@ import type { ServerRecord } from "../../model/server.js";
 import { RawConnection } from "../client/raw-connection.js";
 import { readConnectionToken } from "../files/server-folder.js";
 import type { Endpoint } from "../wire/rpc-client.js";
-import { isAlive, ownsListener } from "./process-table.js";
+import { isAlive } from "./process-table.js";
+import { ownsListener } from "./sockets.js";
 
 /**
  * Checks that the recorded process is still running and itself holds the listening socket. Only then reads the token and

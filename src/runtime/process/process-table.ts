@@ -1,31 +1,16 @@
-import {
-  closeSync,
-  constants,
-  existsSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  readlinkSync,
-  readSync,
-  realpathSync,
-} from "node:fs";
+import { constants, existsSync, readdirSync, readFileSync, readlinkSync, realpathSync } from "node:fs";
 import { hostname, constants as osConstants } from "node:os";
 import { FleetError, systemCode } from "../../errors.js";
 import type { ProcessIdentity } from "../../model/process.js";
 
 /**
- * This file reads what the operating system knows about processes from `/proc` (proc(5)). It sends no signals. Every answer
- * is a snapshot: check an identity again right before you act on it.
+ * This folder reads what the operating system knows about processes from `/proc` (proc(5)): `sockets.ts` their connections,
+ * `launches.ts` the servers that they belong to, and this file the rest. Nothing here sends a signal. Every answer is a
+ * snapshot: check an identity again right before you act on it.
  *
  * Every function throws FleetError `FLEET_PROCESSES_UNREADABLE` when this process has no file descriptors or memory left,
  * because a process that we cannot look at must not count as dead.
  */
-
-/** Every server has this variable in its environment. It names the launch that started the server. */
-export const LAUNCH_VARIABLE = "COPILOTFLEET_LAUNCH_ID";
-
-/** The variable in which the runtime gives tools and MCP servers the session's id (seen with 1.0.85 and 1.0.102). */
-const SESSION_VARIABLE = "COPILOT_AGENT_SESSION_ID";
 
 let hostFacts: Pick<ProcessIdentity, "host" | "bootId" | "pidNamespace"> | undefined;
 
@@ -63,7 +48,7 @@ export interface ProcessExit {
 const OWN_LIMITS = new Set(["EMFILE", "ENFILE", "ENOMEM"]);
 
 /** Returns the result of `look`, or null if its target does not exist or belongs to another user. */
-function seen<T>(look: () => T): T | null {
+export function seen<T>(look: () => T): T | null {
   try {
     return look();
   } catch (error) {
@@ -75,7 +60,7 @@ function seen<T>(look: () => T): T | null {
 }
 
 /** Reads `/proc/<pid>/stat`. Null when there is no such process. The name in it may contain spaces and parentheses. */
-function readStat(pid: number): Stat | null {
+export function readStat(pid: number): Stat | null {
   const text = seen(() => readFileSync(`/proc/${pid}/stat`, "utf8"));
   if (text === null) return null;
   const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
@@ -141,170 +126,6 @@ export function isAlive(identity: ProcessIdentity): boolean {
   );
 }
 
-/** Whether `pid` itself holds the socket that listens on the port. Check this before you send a token there. */
-export function ownsListener(pid: number, port: number): boolean {
-  const own = socketInodes(pid);
-  if (own.size === 0) return false;
-  for (const table of ["tcp", "tcp6"]) {
-    for (const listener of listeners(`/proc/${pid}/net/${table}`)) {
-      if (listener.port === port && own.has(listener.inode)) return true;
-    }
-  }
-  return false;
-}
-
-/** Inodes of all sockets of a process. Empty when it is gone or another user's, because then we can prove nothing. */
-function socketInodes(pid: number): Set<string> {
-  const inodes = new Set<string>();
-  for (const fd of openFiles(pid)) {
-    // If the file was closed after we listed it, it does not listen either.
-    const target = seen(() => readlinkSync(`/proc/${pid}/fd/${fd}`)) ?? "";
-    const inode = /^socket:\[(\d+)\]$/.exec(target)?.[1];
-    if (inode !== undefined) inodes.add(inode);
-  }
-  return inodes;
-}
-
-/** Bytes in one line of the kernel's table of TCP sockets: `tcp4_seq_show` pads each to 149 and adds a newline. */
-const SOCKET_LINE_BYTES = 150;
-
-/**
- * Yields the listening sockets (state 0A) of a network namespace. The kernel lists them before all other sockets. If we ask
- * for more lines than there are listening sockets, it walks its whole table of connections, which takes milliseconds. So we
- * read line by line, and only as long as the caller wants more.
- */
-function* listeners(table: string): Generator<{ port: number; inode: string }> {
-  const fd = seen(() => openSync(table, "r"));
-  if (fd === null) return; // the process is gone, or the kernel has no IPv6
-  try {
-    const chunk = Buffer.alloc(SOCKET_LINE_BYTES);
-    let text = "";
-    for (let heading = true; ; ) {
-      const bytes = readSync(fd, chunk);
-      if (bytes === 0) return;
-      text += chunk.toString("latin1", 0, bytes);
-      for (let end = text.indexOf("\n"); end !== -1; end = text.indexOf("\n")) {
-        const [, local = "", , state, , , , , , inode = ""] = text.slice(0, end).trim().split(/\s+/);
-        text = text.slice(end + 1);
-        if (!heading && state !== "0A") return;
-        if (!heading) yield { port: portOf(local), inode };
-        heading = false;
-      }
-    }
-  } finally {
-    closeSync(fd);
-  }
-}
-
-/**
- * Returns those of the listening ports that have clients connected. Ignores clients whose own port is in `except`. Reads
- * the kernel's whole table, which takes milliseconds.
- */
-export function connectionsTo(ports: ReadonlySet<number>, except: ReadonlySet<number>): Set<number> {
-  const found = new Set<number>();
-  for (const table of ["tcp", "tcp6"]) {
-    for (const line of linesOf(`/proc/self/net/${table}`)) {
-      const [, local = "", remote = "", state] = line.trim().split(/\s+/);
-      const port = portOf(local);
-      if (state === ESTABLISHED && ports.has(port) && !except.has(portOf(remote))) found.add(port);
-    }
-  }
-  return found;
-}
-
-const ESTABLISHED = "01";
-
-function portOf(address: string): number {
-  return Number.parseInt(address.slice(address.lastIndexOf(":") + 1), 16);
-}
-
-function linesOf(path: string): string[] {
-  const text = seen(() => readFileSync(path, "utf8")) ?? ""; // the kernel may have no IPv6
-  return text.split("\n").slice(1);
-}
-
-/**
- * All live processes that have this launch id in their environment: the server and everything that it started. It looks at
- * every process of this user, so use it for clean-up and adoption, not for hot paths.
- */
-export function processesOfLaunch(launchId: string): ProcessIdentity[] {
-  const needle = Buffer.from(`${LAUNCH_VARIABLE}=${launchId}\0`);
-  const found: ProcessIdentity[] = [];
-  for (const { pid, environment } of environments()) {
-    if (!environment.includes(needle)) continue;
-    const identity = identify(pid);
-    if (identity !== null) found.push(identity);
-  }
-  return found;
-}
-
-/** The live processes that have both this variable and a launch id in their environment, by launch id. */
-export function launchesByVariable(name: string, value: string): Map<string, ProcessIdentity[]> {
-  const needle = Buffer.from(`${name}=${value}\0`);
-  const launches = new Map<string, ProcessIdentity[]>();
-  for (const { pid, environment } of environments()) {
-    if (!environment.includes(needle)) continue;
-    const variable = environment
-      .toString("utf8")
-      .split("\0")
-      .find((entry) => entry.startsWith(`${LAUNCH_VARIABLE}=`));
-    const identity = identify(pid);
-    if (variable === undefined || identity === null) continue;
-    const launchId = variable.slice(LAUNCH_VARIABLE.length + 1);
-    launches.set(launchId, [...(launches.get(launchId) ?? []), identity]);
-  }
-  return launches;
-}
-
-/** A live process of a launch. */
-export interface LaunchedProcess {
-  identity: ProcessIdentity;
-  /** The session that the process or its nearest ancestor names in its environment. Null when none of them does. */
-  sessionId: string | null;
-}
-
-/**
- * Returns live processes by launch id: those that have the variable with this value in their environment, and those of
- * their descendants that do not have it.
- */
-export function processesByLaunch(name: string, value: string): Map<string, LaunchedProcess[]> {
-  const known = new Map<number, { parent: number; variables: Map<string, string> }>();
-  for (const pid of pids()) {
-    const stat = readStat(pid);
-    if (stat === null) continue;
-    const text = seen(() => readFileSync(`/proc/${pid}/environ`, "utf8")) ?? ""; // it is gone, or another user's
-    const wanted = text.split("\0").filter((entry) => /^(COPILOTFLEET_|COPILOT_AGENT_SESSION_ID=)/.test(entry));
-    const variables = new Map(wanted.map((entry) => splitAt(entry, entry.indexOf("="))));
-    known.set(pid, { parent: stat.parent, variables });
-  }
-  const launches = new Map<string, LaunchedProcess[]>();
-  for (const pid of known.keys()) {
-    let launch: Map<string, string> | undefined;
-    let sessionId: string | undefined;
-    // A parent may end, and its PID may be reused, while we read the table. So the number of steps has a limit.
-    for (
-      let at = known.get(pid), steps = 0;
-      at !== undefined && steps <= known.size;
-      at = known.get(at.parent), steps++
-    ) {
-      sessionId ??= at.variables.get(SESSION_VARIABLE);
-      if (!at.variables.has(LAUNCH_VARIABLE)) continue;
-      launch ??= at.variables;
-      if (sessionId !== undefined || at.variables.get(LAUNCH_VARIABLE) !== launch.get(LAUNCH_VARIABLE)) break;
-    }
-    const launchId = launch?.get(LAUNCH_VARIABLE);
-    if (launchId === undefined || launch?.get(name) !== value) continue;
-    const identity = identify(pid);
-    if (identity === null) continue;
-    launches.set(launchId, [...(launches.get(launchId) ?? []), { identity, sessionId: sessionId ?? null }]);
-  }
-  return launches;
-}
-
-function splitAt(text: string, at: number): [string, string] {
-  return [text.slice(0, at), text.slice(at + 1)];
-}
-
 /**
  * All live processes of the session that a live process leads, including the leader. Empty when the leader is dead, because
  * its PID then no longer identifies the session.
@@ -325,7 +146,7 @@ export function writersOf(path: string): ProcessIdentity[] {
 }
 
 /** Numbers of the open files of a process. Empty when it is gone or another user's. */
-function openFiles(pid: number): string[] {
+export function openFiles(pid: number): string[] {
   return seen(() => readdirSync(`/proc/${pid}/fd`)) ?? [];
 }
 
@@ -336,17 +157,10 @@ function writes(pid: number, fd: string, path: string): boolean {
   return (Number.parseInt(flags, 8) & (constants.O_WRONLY | constants.O_RDWR)) !== 0;
 }
 
-function pids(): number[] {
+export function pids(): number[] {
   return (seen(() => readdirSync("/proc")) ?? [])
     .map(Number)
     .filter((pid) => Number.isInteger(pid) && pid !== process.pid);
-}
-
-function* environments(): Generator<{ pid: number; environment: Buffer }> {
-  for (const pid of pids()) {
-    const environment = seen(() => readFileSync(`/proc/${pid}/environ`));
-    if (environment !== null) yield { pid, environment }; // null: it is gone, or another user's
-  }
 }
 
 /** Private memory in bytes (`RssAnon`, which is freed when the process ends). Null when the process is gone. */

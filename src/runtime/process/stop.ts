@@ -2,7 +2,8 @@ import { setTimeout as delay } from "node:timers/promises";
 import { FleetError, systemCode } from "../../errors.js";
 import type { ProcessIdentity } from "../../model/process.js";
 import { logPath } from "../files/server-folder.js";
-import { isAlive, processesOfLaunch, processesOfSession, writersOf } from "./process-table.js";
+import { processesOfLaunch } from "./launches.js";
+import { isAlive, processesOfSession, writersOf } from "./process-table.js";
 
 export type StopOutcome = "terminated" | "killed" | "already-stopped";
 
@@ -96,20 +97,30 @@ async function signalAndWait(
   hurry?: AbortSignal,
 ): Promise<boolean> {
   for (const identity of processes) {
-    if (isAlive(identity)) send(identity.pid, signal);
+    if (isAlive(identity)) sendSignal(identity.pid, signal);
   }
-  const deadline = performance.now() + waitMs;
+  return await allGone(processes, waitMs, hurry);
+}
+
+/** Waits for the end of processes. Resolves with false if some still run after `waitMs` milliseconds. */
+export async function allGone(
+  processes: readonly ProcessIdentity[],
+  waitMs: number,
+  hurry?: AbortSignal,
+): Promise<boolean> {
+  const until = performance.now() + waitMs;
   while (processes.some(isAlive)) {
-    if (performance.now() > deadline || hurry?.aborted === true) return false;
+    if (performance.now() > until || hurry?.aborted === true) return false;
     await delay(POLL_MS);
   }
   return true;
 }
 
-function send(pid: number, signal: NodeJS.Signals): void {
+/** Signals a process, or with a negative number a process group. Ignores one that has already ended. */
+export function sendSignal(pid: number, signal: NodeJS.Signals): void {
   try {
     process.kill(pid, signal);
   } catch (error) {
-    if (systemCode(error) !== "ESRCH") throw error; // it ended between the check and the signal
+    if (systemCode(error) !== "ESRCH") throw error;
   }
 }

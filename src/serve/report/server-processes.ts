@@ -1,6 +1,6 @@
 import type { ServerRecord } from "../../model/server.js";
-import { FLEET_VARIABLE } from "../../runtime/launch/environment.js";
-import { type LaunchedProcess, privateMemoryBytes, processesByLaunch } from "../../runtime/process/process-table.js";
+import { type LaunchedProcess, processesByLaunch } from "../../runtime/process/launches.js";
+import { privateMemoryBytes } from "../../runtime/process/process-table.js";
 
 /**
  * All processes of the servers: the runtimes, and everything that their sessions started. A look reads two files of every
@@ -44,6 +44,6 @@ export class ServerProcesses {
     if (now - this.#lookedAt < this.#intervalMs) return;
     this.#lookedAt = now;
     this.#memory.clear();
-    this.#processes = processesByLaunch(FLEET_VARIABLE, this.#stateRoot);
+    this.#processes = processesByLaunch(this.#stateRoot);
   }
 }

@@ -4,7 +4,7 @@ import { isClaimed } from "../../pool/claims/held-claim.js";
 import { loadedSessions } from "../../pool/stop/drain.js";
 import { usedSessions } from "../../pool/use-markers.js";
 import { isLoadedBy } from "../../runtime/history/session-state.js";
-import type { LaunchedProcess } from "../../runtime/process/process-table.js";
+import type { LaunchedProcess } from "../../runtime/process/launches.js";
 import { endProcesses } from "../../runtime/process/stop.js";
 import type { ServeContext } from "../context.js";
 import type { Operations } from "../operations.js";

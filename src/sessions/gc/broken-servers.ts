@@ -2,8 +2,7 @@ import { launchesOf } from "../../pool/admission.js";
 import { isClaimed } from "../../pool/claims/held-claim.js";
 import type { Pool } from "../../pool/pool.js";
 import { isBroken, isRunning } from "../../pool/server.js";
-import { FLEET_VARIABLE } from "../../runtime/launch/environment.js";
-import { launchesByVariable } from "../../runtime/process/process-table.js";
+import { processesByLaunch } from "../../runtime/process/launches.js";
 import { stopServer } from "../../runtime/process/stop.js";
 import type { Store } from "../../store/ports.js";
 
@@ -50,7 +49,7 @@ export async function repairServers(
 export async function killStrays(store: Store, stateRoot: string, dryRun: boolean): Promise<Cleared[]> {
   // Find the processes before reading the registry. A launch is recorded before its process starts, so the registry that is
   // read afterwards contains every launch found here, except strays.
-  const launches = [...launchesByVariable(FLEET_VARIABLE, stateRoot).keys()];
+  const launches = [...processesByLaunch(stateRoot).keys()];
   if (launches.length === 0) return [];
   const known = launchesOf(await store.registry.read());
   const strays = launches.filter((launchId) => !known.has(launchId));

@@ -1,0 +1,94 @@
+import { readFileSync } from "node:fs";
+import type { ProcessIdentity } from "../../model/process.js";
+import { identify, pids, readStat, seen } from "./process-table.js";
+
+/** Every server has this variable in its environment. It names the launch that started the server. */
+export const LAUNCH_VARIABLE = "COPILOTFLEET_LAUNCH_ID";
+
+/** Names the fleet (by its state folder) that a process belongs to, so that we find processes that no registry knows. */
+export const FLEET_VARIABLE = "COPILOTFLEET_OWNER";
+
+/** The variable in which the runtime gives tools and MCP servers the session's id (seen with 1.0.85 and 1.0.102). */
+const SESSION_VARIABLE = "COPILOT_AGENT_SESSION_ID";
+
+/**
+ * All live processes that have this launch id in their environment: the server and everything that it started. It looks at
+ * every process of this user, so use it for clean-up and adoption, not for hot paths.
+ */
+export function processesOfLaunch(launchId: string): ProcessIdentity[] {
+  const needle = Buffer.from(`${LAUNCH_VARIABLE}=${launchId}\0`);
+  return pids().flatMap((pid) => {
+    const environment = seen(() => readFileSync(`/proc/${pid}/environ`)); // null: it is gone, or another user's
+    return environment?.includes(needle) === true ? (identify(pid) ?? []) : [];
+  });
+}
+
+/** A live process of a launch. */
+export interface LaunchedProcess {
+  identity: ProcessIdentity;
+  /** The session that the process names in its environment, or its nearest ancestor in the launch. Null when none does. */
+  sessionId: string | null;
+}
+
+/** The relevant part of a process's environment. */
+interface Environment {
+  parent: number;
+  launchId: string | undefined;
+  fleet: string | undefined;
+  sessionId: string | undefined;
+}
+
+/** The live processes of this fleet's launches, by launch id, including descendants that dropped the variables. */
+export function processesByLaunch(stateRoot: string): Map<string, LaunchedProcess[]> {
+  const known = new Map<number, Environment>();
+  for (const pid of pids()) {
+    const environment = readEnvironment(pid);
+    if (environment !== null) known.set(pid, environment);
+  }
+  const launches = new Map<string, LaunchedProcess[]>();
+  for (const pid of known.keys()) {
+    const { launch, sessionId } = attribute(pid, known);
+    if (launch?.launchId === undefined || launch.fleet !== stateRoot) continue;
+    const identity = identify(pid);
+    if (identity === null) continue;
+    launches.set(launch.launchId, [...(launches.get(launch.launchId) ?? []), { identity, sessionId }]);
+  }
+  return launches;
+}
+
+function readEnvironment(pid: number): Environment | null {
+  const stat = readStat(pid);
+  if (stat === null) return null;
+  const text = seen(() => readFileSync(`/proc/${pid}/environ`, "utf8")) ?? ""; // it is gone, or another user's
+  const entries = text.split("\0");
+  const read = (name: string) => entries.find((entry) => entry.startsWith(`${name}=`))?.slice(name.length + 1);
+  return {
+    parent: stat.parent,
+    launchId: read(LAUNCH_VARIABLE),
+    fleet: read(FLEET_VARIABLE),
+    sessionId: read(SESSION_VARIABLE),
+  };
+}
+
+/**
+ * Finds the launch that a process belongs to: the one in its environment or in that of its nearest ancestor. Also finds its
+ * session in that launch. An ancestor outside of the launch may name another session, because a fleet may run inside a
+ * session of another fleet or of any Copilot CLI.
+ */
+function attribute(
+  pid: number,
+  known: ReadonlyMap<number, Environment>,
+): { launch: Environment | undefined; sessionId: string | null } {
+  let launch: Environment | undefined;
+  let sessionId: string | undefined;
+  let at = known.get(pid);
+  // A parent may end, and its PID may be reused, while we read the table. So the number of steps has a limit.
+  for (let steps = 0; at !== undefined && steps <= known.size; steps++) {
+    launch ??= at.launchId === undefined ? undefined : at;
+    if (at.launchId !== undefined && at.launchId !== launch?.launchId) break;
+    if (launch === undefined || at.launchId !== undefined) sessionId ??= at.sessionId;
+    if (launch !== undefined && sessionId !== undefined) break;
+    at = known.get(at.parent);
+  }
+  return { launch, sessionId: sessionId ?? null };
+}

@@ -1,0 +1,82 @@
+import { closeSync, openSync, readFileSync, readlinkSync, readSync } from "node:fs";
+import { openFiles, seen } from "./process-table.js";
+
+/** Whether `pid` itself holds the socket that listens on the port. Check this before you send a token there. */
+export function ownsListener(pid: number, port: number): boolean {
+  const own = socketInodes(pid);
+  if (own.size === 0) return false;
+  for (const table of ["tcp", "tcp6"]) {
+    for (const listener of listeners(`/proc/${pid}/net/${table}`)) {
+      if (listener.port === port && own.has(listener.inode)) return true;
+    }
+  }
+  return false;
+}
+
+/** Inodes of all sockets of a process. Empty when it is gone or another user's, because then we can prove nothing. */
+function socketInodes(pid: number): Set<string> {
+  const inodes = new Set<string>();
+  for (const fd of openFiles(pid)) {
+    // If the file was closed after we listed it, it does not listen either.
+    const target = seen(() => readlinkSync(`/proc/${pid}/fd/${fd}`)) ?? "";
+    const inode = /^socket:\[(\d+)\]$/.exec(target)?.[1];
+    if (inode !== undefined) inodes.add(inode);
+  }
+  return inodes;
+}
+
+/** The states of sockets in the kernel's table of TCP sockets. */
+const LISTENING = "0A";
+const ESTABLISHED = "01";
+
+/** Bytes in one line of that table: `tcp4_seq_show` pads each to 149 and adds a newline. */
+const SOCKET_LINE_BYTES = 150;
+
+/**
+ * Yields the listening sockets of a network namespace. The kernel lists them before all other sockets. If we ask
+ * for more lines than there are listening sockets, it walks its whole table of connections, which takes milliseconds. So we
+ * read line by line, and only as long as the caller wants more.
+ */
+function* listeners(table: string): Generator<{ port: number; inode: string }> {
+  const fd = seen(() => openSync(table, "r"));
+  if (fd === null) return; // the process is gone, or the kernel has no IPv6
+  try {
+    const chunk = Buffer.alloc(SOCKET_LINE_BYTES);
+    let text = "";
+    for (let heading = true; ; ) {
+      const bytes = readSync(fd, chunk);
+      if (bytes === 0) return;
+      text += chunk.toString("latin1", 0, bytes);
+      for (let end = text.indexOf("\n"); end !== -1; end = text.indexOf("\n")) {
+        const [, local = "", , state, , , , , , inode = ""] = text.slice(0, end).trim().split(/\s+/);
+        text = text.slice(end + 1);
+        if (!heading && state !== LISTENING) return;
+        if (!heading) yield { port: portOf(local), inode };
+        heading = false;
+      }
+    }
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/**
+ * Returns those of the listening ports that have clients connected. Ignores clients whose own port is in `except`. Reads
+ * the kernel's whole table, which takes milliseconds.
+ */
+export function connectionsTo(ports: ReadonlySet<number>, except: ReadonlySet<number>): Set<number> {
+  const found = new Set<number>();
+  for (const table of ["tcp", "tcp6"]) {
+    const text = seen(() => readFileSync(`/proc/self/net/${table}`, "utf8")) ?? ""; // the kernel may have no IPv6
+    for (const line of text.split("\n").slice(1)) {
+      const [, local = "", remote = "", state] = line.trim().split(/\s+/);
+      const port = portOf(local);
+      if (state === ESTABLISHED && ports.has(port) && !except.has(portOf(remote))) found.add(port);
+    }
+  }
+  return found;
+}
+
+function portOf(address: string): number {
+  return Number.parseInt(address.slice(address.lastIndexOf(":") + 1), 16);
+}
