@@ -6,14 +6,8 @@ import type { SessionRecord } from "../model/session.js";
 import { HeldClaim, isHeld } from "../pool/claims/held-claim.js";
 import { groupOfServer, groupOfSession, isRunning } from "../pool/server.js";
 import { unloadAtOnce } from "../pool/stop/unload.js";
-import {
-  fetchSession,
-  forgetTaken,
-  removeState,
-  SHARED_GROUP,
-  type StatePlace,
-  unblock,
-} from "../runtime/files/shared-storage.js";
+import { fetchSession, forgetTaken, unblock } from "../runtime/files/fetch-session.js";
+import { removeState, SHARED_GROUP, type StatePlace } from "../runtime/files/shared-storage.js";
 import type { Store } from "../store/ports.js";
 import type { HostDirectory } from "./directory.js";
 import { sessionMoved } from "./problems.js";
@@ -33,7 +27,7 @@ const POLL_MS = 50;
  * Takes over sessions that no host has any longer. At most one host may open a session at any moment:
  *
  * 1. This host enters its name into the record, unless the record has changed. From now on only it may fetch the session.
- * 2. The state on the previous host is set aside there and copied here (`runtime/files/shared-storage.ts`).
+ * 2. The state on the previous host is set aside there and copied here (`runtime/files/fetch-session.ts`).
  * 3. The record is changed to show that the session is here.
  *
  * If the process is killed during these steps, the next process that wants the session, on any host, continues from the

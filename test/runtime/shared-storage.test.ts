@@ -11,16 +11,8 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { beforeEach, describe, expect, it } from "vitest";
-import {
-  type Fetch,
-  fetchSession,
-  forgetTaken,
-  linkToPlace,
-  makeHostFolder,
-  placePath,
-  type StatePlace,
-  unblock,
-} from "../../src/runtime/files/shared-storage.js";
+import { type Fetch, fetchSession, forgetTaken, unblock } from "../../src/runtime/files/fetch-session.js";
+import { linkToPlace, makeHostFolder, placePath, type StatePlace } from "../../src/runtime/files/shared-storage.js";
 import { temporaryRoot } from "../fixtures/store-root.js";
 
 let shared: string;

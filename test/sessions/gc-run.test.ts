@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import type { SessionRecord } from "../../src/model/session.js";
 import { restoredRecord } from "../../src/sessions/found.js";
-import { Run } from "../../src/sessions/gc/journal.js";
+import { Run } from "../../src/sessions/gc/run.js";
 import type { SessionStore } from "../../src/store/ports.js";
 import { altered, meddling } from "../fixtures/altered-store.js";
 import { type GcState, gcState, HOUR_MS } from "../fixtures/gc-state.js";

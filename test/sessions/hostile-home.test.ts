@@ -23,7 +23,7 @@ import {
   readSessionFolder,
   sessionBytes,
 } from "../../src/runtime/history/session-state.js";
-import { Run } from "../../src/sessions/gc/journal.js";
+import { Run } from "../../src/sessions/gc/run.js";
 import { rounds } from "../fixtures/fault-fleet.js";
 import { makeOld } from "../fixtures/gc-sessions.js";
 import { type GcState, gcState, HOUR_MS, OLD_MS } from "../fixtures/gc-state.js";

@@ -1,7 +1,8 @@
 import { randomBytes } from "node:crypto";
-import { mkdirSync, readFileSync, renameSync, symlinkSync, unlinkSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { FleetError, quote, systemCode } from "../../errors.js";
+import { makeFolder } from "./if-there.js";
 
 /** The folder name of a server's `COPILOT_HOME`. The token and the log are beside it, outside of the runtime's home. */
 export const HOME = "home";
@@ -28,12 +29,11 @@ function tokenPath(home: string): string {
 
 /** Creates the server's folder and its home with mode 0700. @throws FleetError `FLEET_STATE_UNWRITABLE` when it cannot. */
 export function createServerFolder(home: string): void {
-  // Do not use `recursive`: on a read-only disk, Node 20 then reports ENOENT.
   for (const folder of [dirname(dirname(home)), dirname(home), home]) {
     try {
-      mkdirSync(folder, { mode: 0o700 });
+      makeFolder(folder);
     } catch (cause) {
-      if (systemCode(cause) !== "EEXIST") throw unwritable(folder, cause);
+      throw unwritable(folder, cause);
     }
   }
 }
@@ -64,7 +64,7 @@ export function writeConnectionToken(home: string): string {
   // The name is fixed because only the holder of the claim gets here. It removes the file that a killed holder left.
   const temporary = `${path}.tmp`;
   try {
-    unlinkIfThere(temporary);
+    rmSync(temporary, { force: true });
     // Create a new file only: if somebody put a link there, the token would be written to the link's target.
     writeFileSync(temporary, token, { mode: 0o600, flag: "wx" });
     renameSync(temporary, path);
@@ -72,14 +72,6 @@ export function writeConnectionToken(home: string): string {
     throw unwritable(path, cause);
   }
   return token;
-}
-
-function unlinkIfThere(path: string): void {
-  try {
-    unlinkSync(path);
-  } catch (error) {
-    if (systemCode(error) !== "ENOENT") throw error;
-  }
 }
 
 /** The error for a part of a server's folder that the system does not let us write. Its message has the system's reason. */
@@ -102,13 +94,8 @@ export function readConnectionToken(home: string): string {
     const token = readFileSync(tokenPath(home), "utf8");
     if (token !== "") return token;
   } catch (cause) {
-    throw new FleetError(
-      "FLEET_SERVER_UNREACHABLE",
-      `The server's connection token cannot be read: ${tokenPath(home)}.`,
-      {
-        cause,
-      },
-    );
+    const message = `The server's connection token cannot be read: ${tokenPath(home)}.`;
+    throw new FleetError("FLEET_SERVER_UNREACHABLE", message, { cause });
   }
   throw new FleetError("FLEET_SERVER_UNREACHABLE", `The server's connection token is empty: ${tokenPath(home)}.`);
 }

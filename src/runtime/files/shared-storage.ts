@@ -1,22 +1,12 @@
 import { randomBytes } from "node:crypto";
-import { closeSync } from "node:fs";
-import {
-  copyFile,
-  lstat,
-  mkdir,
-  open,
-  readdir,
-  readlink,
-  rename,
-  rm,
-  symlink,
-  utimes,
-  writeFile,
-} from "node:fs/promises";
+import type { Stats } from "node:fs";
+import { lstat, mkdir, readdir, readlink, rename, rm, symlink } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { FleetError, quote, systemCode } from "../../errors.js";
-import { HISTORY, isInUseMark, sessionStatePath } from "../history/session-state.js";
-import { type Budget, DEEPEST, HeldFolder, removeTree, walk } from "./held-folder.js";
+import { HISTORY, sessionStatePath } from "../history/session-state.js";
+import { copyInto } from "./copy-folder.js";
+import { removeTree } from "./held-folder.js";
+import { ifThereLater } from "./if-there.js";
 
 /**
  * A place for the state of sessions, in a folder that several hosts mount:
@@ -46,11 +36,6 @@ export interface StatePlace {
 
 export const SHARED_GROUP = "shared";
 
-/** How many entries of one session we copy. A session with more was filled by its user's agent, and stays where it is. */
-const MOST_COPIED = 100_000;
-/** How often we try to block a place while a runtime keeps making the folder there again. */
-const BLOCK_TRIES = 20;
-
 /** The folder of all sessions in one place. */
 export function placePath({ shared, host, group }: StatePlace): string {
   return join(shared, "hosts", host, group, "session-state");
@@ -79,11 +64,7 @@ export async function hasHistoryIn(place: StatePlace, id: string): Promise<boole
 export async function makeHostFolder(shared: string, host: string): Promise<string> {
   const path = join(shared, "hosts", host);
   await usable(shared, async () => {
-    for (const folder of [shared, join(shared, "hosts"), path]) {
-      await mkdir(folder, { mode: 0o700 }).catch((error: unknown) => {
-        if (systemCode(error) !== "EEXIST") throw error;
-      });
-    }
+    for (const folder of [shared, join(shared, "hosts"), path]) await makeFolder(folder);
   });
   return path;
 }
@@ -130,11 +111,14 @@ async function makePlace(place: StatePlace): Promise<void> {
       { suggestions: [`findmnt --target ${place.shared}`, "copilotfleet serve"] },
     );
   }
-  for (const folder of [dirname(target), target]) {
-    await mkdir(folder, { mode: 0o700 }).catch((error: unknown) => {
-      if (systemCode(error) !== "EEXIST") throw error;
-    });
-  }
+  for (const folder of [dirname(target), target]) await makeFolder(folder);
+}
+
+/** Does not block the process, because the storage may be slow or hang. */
+async function makeFolder(path: string): Promise<void> {
+  await mkdir(path, { mode: 0o700 }).catch((error: unknown) => {
+    if (systemCode(error) !== "EEXIST") throw error;
+  });
 }
 
 async function assertThere(folder: string): Promise<void> {
@@ -154,70 +138,6 @@ async function moveInto(folder: string, target: string): Promise<void> {
   }
 }
 
-/** A takeover. It has a unique `mark`, so that it never mistakes what an earlier takeover left behind for the session. */
-export interface Fetch {
-  id: string;
-  mark: string;
-  from: StatePlace;
-  to: StatePlace;
-  /** Whether the session has a history. If so, its state must exist in `from`. */
-  hasHistory: boolean;
-  /** Runs before each step that cannot be undone. Throws if this takeover may no longer fetch the session. */
-  check: () => Promise<void>;
-}
-
-/**
- * Takes a session's state from one place to another. From then on, a runtime that still has the session loaded at `from`
- * cannot write to it, nor believe that it has. A call after a crash continues where the last one stopped. The last step
- * replaces anything that is already at `to`.
- *
- * @throws FleetError `FLEET_STORAGE_UNUSABLE` when the storage fails, or when a session with a history is not there: if the
- * folder is not mounted, the session must not look like one without a history. Also throws what `check` throws.
- */
-export async function fetchSession({ id, mark, from, to, hasHistory, check }: Fetch): Promise<void> {
-  await usable(to.shared, async () => {
-    const [source, taken] = [join(placePath(from), id), takenPath(from, id, mark)];
-    const isThere = (await statOf(source))?.isDirectory() === true || (await statOf(taken)) !== null;
-    if (!isThere && hasHistory) throw new Error(`session ${id} has no files at ${source}`);
-    assertCopyable(source);
-    await check();
-    await block(source, taken);
-    const target = placePath(to);
-    await mkdir(target, { recursive: true, mode: 0o700 });
-    const copy = (await statOf(taken)) === null ? null : await copyBeside(taken, target);
-    try {
-      await check();
-      await rm(join(target, id), { recursive: true, force: true });
-      if (copy !== null) await rename(copy, join(target, id));
-      await sync(target);
-    } catch (error) {
-      if (copy !== null) await rm(copy, { recursive: true, force: true });
-      throw error;
-    }
-  });
-}
-
-/**
- * Deletes the original of a session. Call it once the copy is in its place and recorded as such.
- *
- * @throws FleetError `FLEET_STORAGE_UNUSABLE` when the storage fails.
- */
-export async function forgetTaken({ id, mark, from }: Pick<Fetch, "id" | "mark" | "from">): Promise<void> {
-  await usable(from.shared, async () => await removeIfThere(takenPath(from, id, mark)));
-}
-
-/**
- * Allows a new session with this id in the place, even if a session with this id was taken from it.
- *
- * @throws FleetError `FLEET_STORAGE_UNUSABLE` when the storage fails.
- */
-export async function unblock(id: string, place: StatePlace): Promise<void> {
-  const path = join(placePath(place), id);
-  await usable(place.shared, async () => {
-    if ((await statOf(path))?.isFile() === true) await rm(path);
-  });
-}
-
 /** Removes a session's state from a place, but not a block. @throws FleetError `FLEET_STORAGE_UNUSABLE` on failure. */
 export async function removeState(id: string, place: StatePlace): Promise<void> {
   const path = join(placePath(place), id);
@@ -229,137 +149,18 @@ export async function removeState(id: string, place: StatePlace): Promise<void> 
 /** The host's places by group, even without servers. @throws FleetError `FLEET_STORAGE_UNUSABLE` when the storage fails. */
 export async function placesOf(shared: string, host: string): Promise<Map<string, string>> {
   return await usable(shared, async () => {
-    const groups = await readdir(join(shared, "hosts", host)).catch((error: unknown) => {
-      if (systemCode(error) === "ENOENT") return []; // the host has no places yet
-      throw error;
-    });
-    return new Map(groups.map((group) => [group, placePath({ shared, host, group })]));
+    const groups = await ifThereLater(async () => await readdir(join(shared, "hosts", host)));
+    return new Map((groups ?? []).map((group) => [group, placePath({ shared, host, group })]));
   });
-}
-
-/** A new path beside a place, for a copy that will be moved into the place. */
-export function incomingPath(group: string): string {
-  return join(group, `.incoming-${randomBytes(6).toString("hex")}`);
-}
-
-async function block(path: string, taken: string): Promise<void> {
-  for (let attempt = 0; attempt < BLOCK_TRIES; attempt++) {
-    const found = await statOf(path);
-    if (found?.isDirectory() === true) await setAside(path, taken);
-    try {
-      await mkdir(dirname(path), { recursive: true, mode: 0o700 });
-      await writeFile(path, "", { flag: "wx", mode: 0o600 });
-      return;
-    } catch (error) {
-      if (systemCode(error) !== "EEXIST") throw error;
-      if ((await statOf(path))?.isFile() === true) return; // it is already blocked
-    }
-  }
-  throw new Error(`another process keeps creating ${path}`);
-}
-
-/** If the session was set aside before, a runtime made this folder later. Nobody can rely on its contents: remove it. */
-async function setAside(path: string, taken: string): Promise<void> {
-  await mkdir(dirname(taken), { recursive: true, mode: 0o700 });
-  if ((await statOf(taken)) === null) await rename(path, taken);
-  else await removeIfThere(path);
 }
 
 /** Removes a folder, even one that an agent may still write in. */
 export async function removeIfThere(path: string): Promise<void> {
-  try {
-    await removeTree(path, { left: Number.POSITIVE_INFINITY });
-  } catch (error) {
-    if (systemCode(error) !== "ENOENT") throw error;
-  }
+  await ifThereLater(async () => await removeTree(path, { left: Number.POSITIVE_INFINITY }));
 }
 
-/** Copies a folder to `name` in `target`, either completely or not at all, and syncs it to disk. */
-async function copyInto(from: string, target: string, name: string): Promise<void> {
-  const copy = await copyBeside(from, target);
-  await rename(copy, join(target, name));
-  await sync(target);
-}
-
-/** Copies a folder to a new path beside `target`, on the same file system. @returns that path. */
-async function copyBeside(from: string, target: string): Promise<string> {
-  const copy = incomingPath(dirname(target));
-  try {
-    await copyFolder(from, copy);
-    return copy;
-  } catch (error) {
-    await rm(copy, { recursive: true, force: true });
-    throw error;
-  }
-}
-
-/**
- * The user's agent may still write in `from` during the copy, and decides what is there. So links, pipes and devices are
- * left out.
- */
-async function copyFolder(from: string, to: string): Promise<void> {
-  using source = HeldFolder.open(from);
-  if (source === null) throw new Error(`${from} is not a folder`);
-  await copyHeld(source, to, { left: MOST_COPIED }, 0);
-}
-
-async function copyHeld(source: HeldFolder, to: string, budget: Budget, depth: number): Promise<void> {
-  const { entries, more } = source.entries(Math.max(0, budget.left));
-  budget.left -= entries.length;
-  if (more || depth > DEEPEST) {
-    throw tooLarge(source.realPath);
-  }
-  await mkdir(to, { mode: 0o700 });
-  for (const { name } of entries) {
-    const copy = join(to, name);
-    const stats = source.lstat(name);
-    if (stats?.isDirectory() === true) {
-      using child = source.folder(name);
-      if (child !== null) await copyHeld(child, copy, budget, depth + 1);
-    } else if (stats?.isFile() === true && !isInUseMark(name)) {
-      const fd = source.file(name);
-      if (fd === null) continue;
-      try {
-        await copyFile(`/proc/self/fd/${fd}`, copy);
-      } finally {
-        closeSync(fd);
-      }
-      // Keep the times, because a copy does not count as a use of the session.
-      await utimes(copy, stats.atime, stats.mtime);
-      await sync(copy);
-    }
-  }
-  await sync(to);
-}
-
-function tooLarge(path: string): Error {
-  const limit = `more than ${MOST_COPIED} files and folders, or is nested more than ${DEEPEST} folders deep`;
-  return new Error(`${path} has ${limit}, so it is not moved`);
-}
-
-/** Call it before anything is done to the session. @throws when the session is too large to be copied. */
-function assertCopyable(path: string): void {
-  using folder = HeldFolder.open(path);
-  if (folder !== null && walk(folder, { left: MOST_COPIED }, () => true) === "cut") throw tooLarge(path);
-}
-
-async function sync(path: string): Promise<void> {
-  const handle = await open(path, "r");
-  try {
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
-}
-
-async function statOf(path: string) {
-  try {
-    return await lstat(path);
-  } catch (error) {
-    const code = systemCode(error);
-    if (code === "ENOENT" || code === "ENOTDIR") return null;
-    throw error;
-  }
+export async function statOf(path: string): Promise<Stats | null> {
+  return await ifThereLater(async () => await lstat(path));
 }
 
 /** @throws FleetError `FLEET_STORAGE_UNUSABLE` when `work` fails with anything but a FleetError. */

@@ -1,11 +1,13 @@
-import type { Dirent, Stats } from "node:fs";
+import type { Dirent } from "node:fs";
 import { lstat, readdir, rename, unlink, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { systemCode } from "../../errors.js";
 import { isSessionId } from "../../model/ids.js";
 import { HISTORY } from "../history/session-state.js";
+import { incomingPath } from "./copy-folder.js";
 import type { Budget } from "./held-folder.js";
-import { incomingPath, placePath, removeIfThere, TAKEN_FOLDER, takenPath, usable } from "./shared-storage.js";
+import { ifThereLater } from "./if-there.js";
+import { placePath, removeIfThere, statOf, TAKEN_FOLDER, takenPath, usable } from "./shared-storage.js";
 
 /**
  * Files and folders that takeovers leave below a host's name in the shared storage:
@@ -78,7 +80,7 @@ export async function removeRemain(shared: string, { kind, path }: Remain): Prom
     if (kind !== "block") {
       // Rename a copy first, so that a slow taker finds no copy instead of half of one.
       const doomed = kind === "incoming" ? incomingPath(dirname(path)) : path;
-      const found = await orNull(async () => await (doomed === path ? lstat(path) : rename(path, doomed)));
+      const found = await ifThereLater(async () => await (doomed === path ? lstat(path) : rename(path, doomed)));
       await removeIfThere(doomed);
       return found !== null;
     }
@@ -128,19 +130,6 @@ async function measure(path: string, total: Pick<Remain, "bytes" | "changedMs">,
   for (const { name } of await entriesOf(path)) await measure(join(path, name), total, budget);
 }
 
-async function statOf(path: string): Promise<Stats | null> {
-  return await orNull(async () => await lstat(path));
-}
-
 async function entriesOf(path: string): Promise<Dirent[]> {
-  return (await orNull(async () => await readdir(path, { withFileTypes: true }))) ?? [];
-}
-
-async function orNull<T>(work: () => Promise<T>): Promise<T | null> {
-  try {
-    return await work();
-  } catch (error) {
-    if (["ENOENT", "ENOTDIR", "ENAMETOOLONG"].includes(systemCode(error) ?? "")) return null;
-    throw error;
-  }
+  return (await ifThereLater(async () => await readdir(path, { withFileTypes: true }))) ?? [];
 }

@@ -125,7 +125,7 @@ export function listSessionFolders(home: string): string[] {
   return namesIn(home, (entry) => entry.isDirectory() && !isRuntimeFolder(entry.name));
 }
 
-/** Ids of the sessions that other hosts have taken from a home. Each left a plain file there (see `shared-storage.ts`). */
+/** Ids of the sessions that other hosts have taken from a home. Each left a plain file there (see `fetch-session.ts`). */
 export function listTakenSessions(home: string): string[] {
   return namesIn(home, (entry) => entry.isFile());
 }

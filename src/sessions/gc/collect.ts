@@ -18,7 +18,8 @@ import {
   runningPids,
   type SkipReason,
 } from "./delete.js";
-import { leftovers, Run } from "./journal.js";
+import { leftovers } from "./journal.js";
+import { Run } from "./run.js";
 import { type Candidate, type Survey, survey } from "./survey.js";
 import { findUnused } from "./unused-servers.js";
 

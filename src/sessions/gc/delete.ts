@@ -8,7 +8,8 @@ import { usedSessions } from "../../pool/use-markers.js";
 import { claimedBy } from "../../runtime/history/session-state.js";
 import type { Store } from "../../store/ports.js";
 import { type HostsSeen, isInUse, measureFolder } from "./age.js";
-import type { Leftover, Note, Run } from "./journal.js";
+import type { Leftover, Note } from "./journal.js";
+import type { Run } from "./run.js";
 import type { Candidate } from "./survey.js";
 
 /**

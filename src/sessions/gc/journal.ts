@@ -1,22 +1,10 @@
-import { randomBytes } from "node:crypto";
-import {
-  closeSync,
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmdirSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs";
+import { type Dirent, existsSync, readdirSync, readFileSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
-import { systemCode } from "../../errors.js";
 import type { SessionRecord } from "../../model/session.js";
-import { type Budget, HeldFolder, removeTree } from "../../runtime/files/held-folder.js";
-import { HOME, unwritable } from "../../runtime/files/server-folder.js";
-import { claimedBy, HISTORY, openSessionState } from "../../runtime/history/session-state.js";
-import { identify, ownIdentity } from "../../runtime/process/process-table.js";
+import { ifThere } from "../../runtime/files/if-there.js";
+import { HOME } from "../../runtime/files/server-folder.js";
+import { openSessionState } from "../../runtime/history/session-state.js";
+import { identify } from "../../runtime/process/process-table.js";
 
 /**
  * Each gc moves the sessions that it deletes into a folder of its own, near their state folder. The folder is never in a
@@ -25,14 +13,8 @@ import { identify, ownIdentity } from "../../runtime/process/process-table.js";
  * undone. If the process is killed, the next gc finds the folder and the journal, and finishes.
  */
 const GC_FOLDER = ".copilotfleet-gc";
-const JOURNAL = "journal.json";
-const MOVED = "sessions";
-/** Replaces the process in the name of a folder that the next gc may take over. No process has the PID 0. */
-const NOBODY = "0-0";
-/** How many files and folders one gc removes from a state folder at most. The next gc removes more. */
-const MOST_REMOVED = 100_000;
-const MOST_MERGED = 10_000;
-const DEEPEST_MERGED = 32;
+export const JOURNAL = "journal.json";
+export const MOVED = "sessions";
 const NAME = /^(\d+)-(\d+)-[0-9a-f]+$/;
 
 /** A session that a gc is about to delete. */
@@ -67,7 +49,7 @@ export interface Business {
  * The folder that contains the folders of gcs. For a state folder in a home, it is beside the home: on the same disk, and
  * out of reach for the user's agent, which can write only in the home.
  */
-function gcFolder(statePath: string): string {
+export function gcFolder(statePath: string): string {
   const parent = dirname(statePath);
   return join(basename(parent) === HOME ? dirname(parent) : parent, GC_FOLDER);
 }
@@ -109,130 +91,14 @@ export function leftovers(statePath: string): Leftover[] {
     .flatMap(({ path, notes, moved }) => moved.map((id) => leftover(path, id, notes)));
 }
 
-function leftover(runPath: string, id: string, notes: readonly Note[]): Leftover {
+export function leftover(runPath: string, id: string, notes: readonly Note[]): Leftover {
   const note = notes.find((known) => known.id === id) ?? { id, owner: null, record: null, notedAtMs: 0 };
   return { note, path: join(runPath, MOVED, id) };
 }
 
-/** This process's gc in one state folder. */
-export class Run {
-  readonly #statePath: string;
-  readonly #path: string;
-  /** Folders taken over from killed gcs. They are removed at the end, when the work in their journals is done. */
-  readonly #inherited: string[] = [];
-  #made = false;
-  readonly #budget: Budget = { left: MOST_REMOVED };
-
-  /** @param statePath the state folder, with all links resolved */
-  constructor(statePath: string) {
-    const { pid, startTicks } = ownIdentity();
-    this.#statePath = statePath;
-    this.#path = join(gcFolder(statePath), `${pid}-${startTicks}-${randomBytes(4).toString("hex")}`);
-  }
-
-  /**
-   * Takes over the folders of killed gcs, so that no other gc does.
-   *
-   * @param killed the folders of the gcs that were dead when the survey judged which sessions are due. A gc that was killed
-   * later was still running then, so the survey left its sessions out. They are for the next gc, which needs its journal.
-   */
-  inherit(killed: ReadonlySet<string>): Leftover[] {
-    const before = runsBeside(this.#statePath).filter(({ path }) => killed.has(path));
-    if (before.length === 0) return [];
-    for (const { path } of before) {
-      const mine = `${this.#path}${randomBytes(4).toString("hex")}`;
-      if (renameIfThere(path, mine)) this.#inherited.push(mine);
-    }
-    return this.#inherited.flatMap((path) => {
-      const { notes, moved } = readRun(path);
-      return moved.map((id) => leftover(path, id, notes));
-    });
-  }
-
-  /**
-   * Records the sessions that are about to be deleted, before any of them is touched. Replaces the sessions noted before,
-   * because they are done.
-   *
-   * @throws FleetError `FLEET_STATE_UNWRITABLE` when the journal cannot be written.
-   */
-  note(notes: readonly Note[]): void {
-    try {
-      if (!this.#made) makeFolder(this.#path);
-      this.#made = true;
-      writeFileSync(join(this.#path, JOURNAL), JSON.stringify(notes), { mode: 0o600 });
-    } catch (error) {
-      throw unwritable(this.#statePath, error);
-    }
-  }
-
-  /** Moves a session into this gc's folder, where nobody else finds it. @returns null if it is no longer there. */
-  take(id: string): string | null {
-    const moved = join(this.#path, MOVED, id);
-    using state = this.#openState();
-    if (state?.lstat(id)?.isDirectory() !== true) return null;
-    return renameIfThere(state.at(id), moved) ? moved : null;
-  }
-
-  /** Null if a folder in the path was replaced after the survey, perhaps by a link to the sessions of somebody else. */
-  #openState(): HeldFolder | null {
-    const state = HeldFolder.open(this.#statePath);
-    if (state === null || state.realPath === this.#statePath) return state;
-    state[Symbol.dispose]();
-    return null;
-  }
-
-  /** Removes a moved session. If it has very many files, leaves some to the next gc. @returns whether it is gone. */
-  async remove(moved: string): Promise<boolean> {
-    return await removeTree(moved, this.#budget);
-  }
-
-  /**
-   * Whether a server opened the session just as it was moved. The runtime then creates the folder again, with its lock but
-   * without the description (`workspace.yaml`) that every new session has.
-   */
-  isOpened(id: string, moved: string, pids: ReadonlySet<number>): boolean {
-    const original = join(this.#statePath, id);
-    const isAnew = existsSync(join(original, "workspace.yaml"));
-    return [...claimedBy(moved), ...(isAnew ? [] : claimedBy(original))].some((pid) => pids.has(pid));
-  }
-
-  /** Moves a session back. If the runtime has made its folder again, merges the session into that. */
-  async giveBack(id: string, moved: string): Promise<void> {
-    using state = this.#openState();
-    if (state === null) return; // the next gc tries again
-    if (state.lstat(id) === undefined) {
-      renameSync(moved, state.at(id));
-      return;
-    }
-    using target = state.folder(id);
-    using source = HeldFolder.open(moved);
-    if (target === null || source === null) return;
-    mergeInto(target, source);
-    await this.remove(moved);
-  }
-
-  /**
-   * Removes this gc's folders. A folder stays, like that of a killed gc, if it still contains sessions or if `finished` is
-   * false.
-   */
-  end(finished: boolean): void {
-    for (const path of [...this.#inherited, this.#path]) {
-      if (finished && readRun(path).moved.length === 0) rmSync(path, { recursive: true, force: true });
-      else renameIfThere(path, join(dirname(path), `${NOBODY}-${randomBytes(4).toString("hex")}`));
-    }
-    // A read-only disk would refuse the removal even if the folder does not exist.
-    if (!existsSync(dirname(this.#path))) return;
-    try {
-      rmdirSync(dirname(this.#path));
-    } catch (error) {
-      if (!["ENOENT", "ENOTEMPTY", "EEXIST"].includes(systemCode(error) ?? "")) throw error; // another gc uses it
-    }
-  }
-}
-
-function runsBeside(statePath: string): FoundRun[] {
+export function runsBeside(statePath: string): FoundRun[] {
   const folder = gcFolder(statePath);
-  return entriesIfThere(folder).flatMap(({ name }) => {
+  return entriesOf(folder).flatMap(({ name }) => {
     const [, pid, startTicks] = NAME.exec(name) ?? [];
     if (pid === undefined) return [];
     const path = join(folder, name);
@@ -240,8 +106,8 @@ function runsBeside(statePath: string): FoundRun[] {
   });
 }
 
-function readRun(path: string): Pick<FoundRun, "notes" | "moved"> {
-  const moved = entriesIfThere(join(path, MOVED)).filter((entry) => entry.isDirectory());
+export function readRun(path: string): Pick<FoundRun, "notes" | "moved"> {
+  const moved = entriesOf(join(path, MOVED)).filter((entry) => entry.isDirectory());
   return { notes: readJournal(join(path, JOURNAL)), moved: moved.map(({ name }) => name) };
 }
 
@@ -255,81 +121,6 @@ function readJournal(path: string): Note[] {
   }
 }
 
-/**
- * Merges the moved folder of a session into the one that a runtime has made since. If both have a file, the newer one stays,
- * except for the history: the new history is appended to the old one. The user's agent can write both folders, so this
- * reads only regular files.
- */
-function mergeInto(target: HeldFolder, source: HeldFolder, depth = 0): void {
-  for (const entry of source.entries(MOST_MERGED).entries) {
-    const { name } = entry;
-    if (target.lstat(name) === undefined) renameSync(source.at(name), target.at(name));
-    else if (entry.isDirectory() && depth < DEEPEST_MERGED) {
-      using into = target.folder(name);
-      using from = source.folder(name);
-      if (into !== null && from !== null) mergeInto(into, from, depth + 1);
-    } else if (name === HISTORY) prepend(target, source);
-  }
-}
-
-function prepend(target: HeldFolder, source: HeldFolder): void {
-  const [before, after] = [readHistory(source), readHistory(target)];
-  if (before === null || after === null) return;
-  const whole = `${HISTORY}.${randomBytes(6).toString("hex")}`;
-  writeFileSync(source.at(whole), Buffer.concat([before, after]), { mode: 0o600, flag: "wx" });
-  renameSync(source.at(whole), target.at(HISTORY));
-}
-
-/** Null if the history is not a regular file. */
-function readHistory(folder: HeldFolder): Buffer | null {
-  if (folder.lstat(HISTORY)?.isFile() !== true) return null;
-  const fd = folder.file(HISTORY);
-  if (fd === null) return null;
-  try {
-    return readFileSync(fd);
-  } finally {
-    closeSync(fd);
-  }
-}
-
-function renameIfThere(from: string, to: string): boolean {
-  try {
-    renameSync(from, to);
-    return true;
-  } catch (error) {
-    if (systemCode(error) === "ENOENT") return false;
-    throw error;
-  }
-}
-
-/** Retries, because another gc that ends removes the parent folder whenever it is empty. */
-function makeFolder(path: string): void {
-  for (let attempt = 0; ; attempt++) {
-    try {
-      // Do not use `recursive`: on a read-only disk, it fails with ENOENT (Node 20).
-      makeIfNotThere(dirname(path));
-      makeIfNotThere(path);
-      makeIfNotThere(join(path, MOVED));
-      return;
-    } catch (error) {
-      if (systemCode(error) !== "ENOENT" || attempt > 100) throw error;
-    }
-  }
-}
-
-function makeIfNotThere(folder: string): void {
-  try {
-    mkdirSync(folder, { mode: 0o700 });
-  } catch (error) {
-    if (systemCode(error) !== "EEXIST") throw error;
-  }
-}
-
-function entriesIfThere(path: string) {
-  try {
-    return readdirSync(path, { withFileTypes: true });
-  } catch (error) {
-    if (systemCode(error) === "ENOENT") return [];
-    throw error;
-  }
+function entriesOf(path: string): Dirent[] {
+  return ifThere(() => readdirSync(path, { withFileTypes: true })) ?? [];
 }

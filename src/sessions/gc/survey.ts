@@ -9,6 +9,7 @@ import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
 import { groupOfSession } from "../../pool/server.js";
 import { HeldFolder } from "../../runtime/files/held-folder.js";
+import { ifThere } from "../../runtime/files/if-there.js";
 import { SHARED_GROUP } from "../../runtime/files/shared-storage.js";
 import {
   isRuntimeFolder,
@@ -223,8 +224,9 @@ function stateFolders(
     if (real !== null) byGroup.set(group, stateAt(real));
   }
   const folder = join(stateRoot, "servers");
-  for (const name of folderNames(folder)) {
-    if (servers[name] !== undefined || name.startsWith(".")) continue;
+  for (const entry of ifThere(() => readdirSync(folder, { withFileTypes: true })) ?? []) {
+    const { name } = entry;
+    if (!entry.isDirectory() || servers[name] !== undefined || name.startsWith(".")) continue;
     add(stateOfHome(join(folder, name, "home"), stateRoot, known), name, undefined);
     using common = HeldFolder.open(sessionStatePath(join(folder, name))); // common to all shared servers
     add(common?.realPath ?? null, name, undefined);
@@ -258,22 +260,5 @@ function stateOfHome(home: string, stateRoot: string, known: ReadonlySet<string>
 }
 
 function realPathIfThere(path: string): string | null {
-  try {
-    return realpathSync(path);
-  } catch (error) {
-    const code = systemCode(error);
-    if (code === "ENOENT" || code === "ENOTDIR") return null;
-    throw error;
-  }
-}
-
-function folderNames(path: string): string[] {
-  try {
-    return readdirSync(path, { withFileTypes: true })
-      .filter((entry) => entry.isDirectory())
-      .map(({ name }) => name);
-  } catch (error) {
-    if (systemCode(error) === "ENOENT") return [];
-    throw error;
-  }
+  return ifThere(() => realpathSync(path));
 }

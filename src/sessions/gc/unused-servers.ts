@@ -5,8 +5,9 @@ import { systemCode } from "../../errors.js";
 import type { Registry } from "../../model/registry.js";
 import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
-import { isClaimed } from "../../pool/claims/held-claim.js";
+import { HeldClaim, isClaimed } from "../../pool/claims/held-claim.js";
 import { isRunning } from "../../pool/server.js";
+import { ifThere } from "../../runtime/files/if-there.js";
 import { homeOf, serverFolder } from "../../runtime/files/server-folder.js";
 import { listSessionFolders, sessionStatePath } from "../../runtime/history/session-state.js";
 import { identify, ownIdentity } from "../../runtime/process/process-table.js";
@@ -66,7 +67,7 @@ class UnusedServers {
     return [
       ...this.#unused.filter(({ id, home }) => isEmpty(id, home)).map(({ id }): Cleared => ({ id, action: "removed" })),
       ...this.#orphans
-        .filter((id) => isEmpty(id, this.#homeOf(id)))
+        .filter((id) => isEmpty(id, homeOf(this.#stateRoot, id)))
         .map((id): Cleared => ({ id, action: "orphan-removed" })),
     ];
   }
@@ -79,12 +80,13 @@ class UnusedServers {
   /** Claims the servers first. A command that wants to start one of them waits until it is gone, and then creates it. */
   async #removeUnused(): Promise<Cleared[]> {
     if (this.#unused.length === 0) return [];
+    using held = new HeldClaim();
     const claimed = await this.#store.registry.update(({ servers }) =>
       this.#unused.flatMap(({ id, startedAt, createdAt }) => {
         const server = servers[id];
         if (server === undefined || !isRemovable(server)) return [];
         if (server.createdAt !== createdAt || server.startedAt !== startedAt) return [];
-        server.claim = ownIdentity();
+        server.claim = held.claim;
         return [server];
       }),
     );
@@ -94,14 +96,15 @@ class UnusedServers {
       for (const { id, home } of claimed) {
         if (holdsSessions(id, home, records)) continue;
         // Delete only a home in the usual place, because the fleet did not create a home anywhere else.
-        if (home === this.#homeOf(id)) this.#removeFolder(id);
+        const moved = home === homeOf(this.#stateRoot, id) ? this.#moveAway(id) : null;
+        if (moved !== null) rmSync(moved, { recursive: true, force: true });
         removed.add(id);
       }
     } finally {
       await this.#store.registry.update(({ servers }) => {
         for (const { id } of claimed) {
           const server = servers[id];
-          if (server === undefined || !isOwn(server)) continue;
+          if (server === undefined || server.claim?.move !== held.claim.move) continue;
           if (removed.has(id)) delete servers[id];
           else server.claim = null;
         }
@@ -113,7 +116,7 @@ class UnusedServers {
   async #removeOrphans(): Promise<Cleared[]> {
     const removed: Cleared[] = [];
     for (const id of this.#orphans) {
-      if (holdsSessions(id, this.#homeOf(id), await sessionsOfThisHost(this.#store))) continue;
+      if (holdsSessions(id, homeOf(this.#stateRoot, id), await sessionsOfThisHost(this.#store))) continue;
       const moved = this.#moveAway(id);
       if (moved === null) continue;
       // A server is recorded before it uses its folder. If it is not recorded now, a later start makes a new folder.
@@ -127,27 +130,15 @@ class UnusedServers {
     return removed;
   }
 
-  #homeOf(id: string): string {
-    return homeOf(this.#stateRoot, id);
-  }
-
-  #removeFolder(id: string): void {
-    const moved = this.#moveAway(id);
-    if (moved !== null) rmSync(moved, { recursive: true, force: true });
-  }
-
   /** Moves a folder away by one rename, so that it exists completely or not at all. @returns null if there was none. */
   #moveAway(id: string): string | null {
     const folder = serverFolder(this.#stateRoot, id);
     const { pid, startTicks } = ownIdentity();
     const moved = join(dirname(folder), `.removed-${pid}-${startTicks}-${randomBytes(4).toString("hex")}`);
-    try {
+    return ifThere(() => {
       renameSync(folder, moved);
       return moved;
-    } catch (error) {
-      if (systemCode(error) === "ENOENT") return null;
-      throw error;
-    }
+    });
   }
 
   /** Removes what killed commands left: folders that are half removed and files that are half written. */
@@ -171,11 +162,6 @@ class UnusedServers {
 
 function isRemovable(server: ServerRecord): boolean {
   return (server.state === "stopped" || server.state === "failed") && !isRunning(server) && !isClaimed(server);
-}
-
-function isOwn(server: ServerRecord): boolean {
-  const own = ownIdentity();
-  return server.claim?.pid === own.pid && server.claim.startTicks === own.startTicks;
 }
 
 /** When the server was last used, in milliseconds since the epoch. */
@@ -220,10 +206,5 @@ function orphanIds(stateRoot: string, { servers }: Registry): string[] {
 }
 
 function names(folder: string): string[] {
-  try {
-    return readdirSync(folder);
-  } catch (error) {
-    if (systemCode(error) === "ENOENT" || systemCode(error) === "ENOTDIR") return [];
-    throw error;
-  }
+  return ifThere(() => readdirSync(folder)) ?? [];
 }

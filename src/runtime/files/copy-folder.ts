@@ -1,0 +1,92 @@
+import { randomBytes } from "node:crypto";
+import { closeSync } from "node:fs";
+import { copyFile, mkdir, open, rename, rm, utimes } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { isInUseMark } from "../history/session-state.js";
+import { type Budget, DEEPEST, HeldFolder, walk } from "./held-folder.js";
+
+/** How many entries of one session we copy. A session with more was filled by its user's agent, and stays where it is. */
+const MOST_COPIED = 100_000;
+
+/** A new path beside a place, for a copy that will be moved into the place. */
+export function incomingPath(group: string): string {
+  return join(group, `.incoming-${randomBytes(6).toString("hex")}`);
+}
+
+/** Copies a folder to `name` in `target`, either completely or not at all, and syncs it to disk. */
+export async function copyInto(from: string, target: string, name: string): Promise<void> {
+  const copy = await copyBeside(from, target);
+  await rename(copy, join(target, name));
+  await sync(target);
+}
+
+/** Copies a folder to a new path beside `target`, on the same file system. @returns that path. */
+export async function copyBeside(from: string, target: string): Promise<string> {
+  const copy = incomingPath(dirname(target));
+  try {
+    await copyFolder(from, copy);
+    return copy;
+  } catch (error) {
+    await rm(copy, { recursive: true, force: true });
+    throw error;
+  }
+}
+
+/**
+ * The user's agent may still write in `from` during the copy, and decides what is there. So links, pipes and devices are
+ * left out.
+ */
+async function copyFolder(from: string, to: string): Promise<void> {
+  using source = HeldFolder.open(from);
+  if (source === null) throw new Error(`${from} is not a folder`);
+  await copyHeld(source, to, { left: MOST_COPIED }, 0);
+}
+
+async function copyHeld(source: HeldFolder, to: string, budget: Budget, depth: number): Promise<void> {
+  const { entries, more } = source.entries(Math.max(0, budget.left));
+  budget.left -= entries.length;
+  if (more || depth > DEEPEST) {
+    throw tooLarge(source.realPath);
+  }
+  await mkdir(to, { mode: 0o700 });
+  for (const { name } of entries) {
+    const copy = join(to, name);
+    const stats = source.lstat(name);
+    if (stats?.isDirectory() === true) {
+      using child = source.folder(name);
+      if (child !== null) await copyHeld(child, copy, budget, depth + 1);
+    } else if (stats?.isFile() === true && !isInUseMark(name)) {
+      const fd = source.file(name);
+      if (fd === null) continue;
+      try {
+        await copyFile(`/proc/self/fd/${fd}`, copy);
+      } finally {
+        closeSync(fd);
+      }
+      // Keep the times, because a copy does not count as a use of the session.
+      await utimes(copy, stats.atime, stats.mtime);
+      await sync(copy);
+    }
+  }
+  await sync(to);
+}
+
+function tooLarge(path: string): Error {
+  const limit = `more than ${MOST_COPIED} files and folders, or is nested more than ${DEEPEST} folders deep`;
+  return new Error(`${path} has ${limit}, so it is not moved`);
+}
+
+/** Call it before anything is done to the session. @throws when the session is too large to be copied. */
+export function assertCopyable(path: string): void {
+  using folder = HeldFolder.open(path);
+  if (folder !== null && walk(folder, { left: MOST_COPIED }, () => true) === "cut") throw tooLarge(path);
+}
+
+export async function sync(path: string): Promise<void> {
+  const handle = await open(path, "r");
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}

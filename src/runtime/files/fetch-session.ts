@@ -1,0 +1,95 @@
+import { mkdir, rename, rm, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { systemCode } from "../../errors.js";
+import { assertCopyable, copyBeside, sync } from "./copy-folder.js";
+import { placePath, removeIfThere, type StatePlace, statOf, takenPath, usable } from "./shared-storage.js";
+
+/** How often we try to block a place while a runtime keeps making the folder there again. */
+const BLOCK_TRIES = 20;
+
+/** A takeover. It has a unique `mark`, so that it never mistakes what an earlier takeover left behind for the session. */
+export interface Fetch {
+  id: string;
+  mark: string;
+  from: StatePlace;
+  to: StatePlace;
+  /** Whether the session has a history. If so, its state must exist in `from`. */
+  hasHistory: boolean;
+  /** Runs before each step that cannot be undone. Throws if this takeover may no longer fetch the session. */
+  check: () => Promise<void>;
+}
+
+/**
+ * Takes a session's state from one place to another. From then on, a runtime that still has the session loaded at `from`
+ * cannot write to it, nor believe that it has. A call after a crash continues where the last one stopped. The last step
+ * replaces anything that is already at `to`.
+ *
+ * @throws FleetError `FLEET_STORAGE_UNUSABLE` when the storage fails, or when a session with a history is not there: if the
+ * folder is not mounted, the session must not look like one without a history. Also throws what `check` throws.
+ */
+export async function fetchSession({ id, mark, from, to, hasHistory, check }: Fetch): Promise<void> {
+  await usable(to.shared, async () => {
+    const [source, taken] = [join(placePath(from), id), takenPath(from, id, mark)];
+    const isThere = (await statOf(source))?.isDirectory() === true || (await statOf(taken)) !== null;
+    if (!isThere && hasHistory) throw new Error(`session ${id} has no files at ${source}`);
+    assertCopyable(source);
+    await check();
+    await block(source, taken);
+    const target = placePath(to);
+    await mkdir(target, { recursive: true, mode: 0o700 });
+    const copy = (await statOf(taken)) === null ? null : await copyBeside(taken, target);
+    try {
+      await check();
+      await rm(join(target, id), { recursive: true, force: true });
+      if (copy !== null) await rename(copy, join(target, id));
+      await sync(target);
+    } catch (error) {
+      if (copy !== null) await rm(copy, { recursive: true, force: true });
+      throw error;
+    }
+  });
+}
+
+/**
+ * Deletes the original of a session. Call it once the copy is in its place and recorded as such.
+ *
+ * @throws FleetError `FLEET_STORAGE_UNUSABLE` when the storage fails.
+ */
+export async function forgetTaken({ id, mark, from }: Pick<Fetch, "id" | "mark" | "from">): Promise<void> {
+  await usable(from.shared, async () => await removeIfThere(takenPath(from, id, mark)));
+}
+
+/**
+ * Allows a new session with this id in the place, even if a session with this id was taken from it.
+ *
+ * @throws FleetError `FLEET_STORAGE_UNUSABLE` when the storage fails.
+ */
+export async function unblock(id: string, place: StatePlace): Promise<void> {
+  const path = join(placePath(place), id);
+  await usable(place.shared, async () => {
+    if ((await statOf(path))?.isFile() === true) await rm(path);
+  });
+}
+
+async function block(path: string, taken: string): Promise<void> {
+  for (let attempt = 0; attempt < BLOCK_TRIES; attempt++) {
+    const found = await statOf(path);
+    if (found?.isDirectory() === true) await setAside(path, taken);
+    try {
+      await mkdir(dirname(path), { recursive: true, mode: 0o700 });
+      await writeFile(path, "", { flag: "wx", mode: 0o600 });
+      return;
+    } catch (error) {
+      if (systemCode(error) !== "EEXIST") throw error;
+      if ((await statOf(path))?.isFile() === true) return; // it is already blocked
+    }
+  }
+  throw new Error(`another process keeps creating ${path}`);
+}
+
+/** If the session was set aside before, a runtime made this folder later. Nobody can rely on its contents: remove it. */
+async function setAside(path: string, taken: string): Promise<void> {
+  await mkdir(dirname(taken), { recursive: true, mode: 0o700 });
+  if ((await statOf(taken)) === null) await rename(path, taken);
+  else await removeIfThere(path);
+}

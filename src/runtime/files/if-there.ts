@@ -1,0 +1,33 @@
+import { mkdirSync } from "node:fs";
+import { systemCode } from "../../errors.js";
+
+/** Codes of the system errors that mean that there is nothing at a path. An agent can make paths that are too long. */
+const MISSING = new Set(["ENOENT", "ENOTDIR", "ENAMETOOLONG"]);
+
+/** The result of `work`, or null if the file or folder that it needs is missing. @throws any other error of `work`. */
+export function ifThere<T>(work: () => T): T | null {
+  try {
+    return work();
+  } catch (error) {
+    return nullIfMissing(error);
+  }
+}
+
+/** As {@link ifThere}, for work that takes time. */
+export async function ifThereLater<T>(work: () => Promise<T>): Promise<T | null> {
+  return await work().catch(nullIfMissing);
+}
+
+function nullIfMissing(error: unknown): null {
+  if (MISSING.has(systemCode(error) ?? "")) return null;
+  throw error;
+}
+
+/** Makes one folder with mode 0700, unless it exists. Not `recursive`: on a read-only disk, Node 20 then reports ENOENT. */
+export function makeFolder(path: string): void {
+  try {
+    mkdirSync(path, { mode: 0o700 });
+  } catch (error) {
+    if (systemCode(error) !== "EEXIST") throw error;
+  }
+}

@@ -1,0 +1,148 @@
+import { randomBytes } from "node:crypto";
+import { existsSync, renameSync, rmdirSync, rmSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { systemCode } from "../../errors.js";
+import { type Budget, HeldFolder, removeTree } from "../../runtime/files/held-folder.js";
+import { ifThere, makeFolder } from "../../runtime/files/if-there.js";
+import { unwritable } from "../../runtime/files/server-folder.js";
+import { claimedBy } from "../../runtime/history/session-state.js";
+import { ownIdentity } from "../../runtime/process/process-table.js";
+import { gcFolder, JOURNAL, type Leftover, leftover, MOVED, type Note, readRun, runsBeside } from "./journal.js";
+import { mergeInto } from "./merge.js";
+
+/** Replaces the process in the name of a folder that the next gc may take over. No process has the PID 0. */
+const NOBODY = "0-0";
+/** How many files and folders one gc removes from a state folder at most. The next gc removes more. */
+const MOST_REMOVED = 100_000;
+
+/** This process's gc in one state folder. */
+export class Run {
+  readonly #statePath: string;
+  readonly #path: string;
+  /** Folders taken over from killed gcs. They are removed at the end, when the work in their journals is done. */
+  readonly #inherited: string[] = [];
+  #made = false;
+  readonly #budget: Budget = { left: MOST_REMOVED };
+
+  /** @param statePath the state folder, with all links resolved */
+  constructor(statePath: string) {
+    const { pid, startTicks } = ownIdentity();
+    this.#statePath = statePath;
+    this.#path = join(gcFolder(statePath), `${pid}-${startTicks}-${randomBytes(4).toString("hex")}`);
+  }
+
+  /**
+   * Takes over the folders of killed gcs, so that no other gc does.
+   *
+   * @param killed the folders of the gcs that were dead when the survey judged which sessions are due. A gc that was killed
+   * later was still running then, so the survey left its sessions out. They are for the next gc, which needs its journal.
+   */
+  inherit(killed: ReadonlySet<string>): Leftover[] {
+    const before = runsBeside(this.#statePath).filter(({ path }) => killed.has(path));
+    if (before.length === 0) return [];
+    for (const { path } of before) {
+      const mine = `${this.#path}${randomBytes(4).toString("hex")}`;
+      if (renameIfThere(path, mine)) this.#inherited.push(mine);
+    }
+    return this.#inherited.flatMap((path) => {
+      const { notes, moved } = readRun(path);
+      return moved.map((id) => leftover(path, id, notes));
+    });
+  }
+
+  /**
+   * Records the sessions that are about to be deleted, before any of them is touched. Replaces the sessions noted before,
+   * because they are done.
+   *
+   * @throws FleetError `FLEET_STATE_UNWRITABLE` when the journal cannot be written.
+   */
+  note(notes: readonly Note[]): void {
+    try {
+      if (!this.#made) makeRunFolder(this.#path);
+      this.#made = true;
+      writeFileSync(join(this.#path, JOURNAL), JSON.stringify(notes), { mode: 0o600 });
+    } catch (error) {
+      throw unwritable(this.#statePath, error);
+    }
+  }
+
+  /** Moves a session into this gc's folder, where nobody else finds it. @returns null if it is no longer there. */
+  take(id: string): string | null {
+    const moved = join(this.#path, MOVED, id);
+    using state = this.#openState();
+    if (state?.lstat(id)?.isDirectory() !== true) return null;
+    return renameIfThere(state.at(id), moved) ? moved : null;
+  }
+
+  /** Null if a folder in the path was replaced after the survey, perhaps by a link to the sessions of somebody else. */
+  #openState(): HeldFolder | null {
+    const state = HeldFolder.open(this.#statePath);
+    if (state === null || state.realPath === this.#statePath) return state;
+    state[Symbol.dispose]();
+    return null;
+  }
+
+  /** Removes a moved session. If it has very many files, leaves some to the next gc. @returns whether it is gone. */
+  async remove(moved: string): Promise<boolean> {
+    return await removeTree(moved, this.#budget);
+  }
+
+  /**
+   * Whether a server opened the session just as it was moved. The runtime then creates the folder again, with its lock but
+   * without the description (`workspace.yaml`) that every new session has.
+   */
+  isOpened(id: string, moved: string, pids: ReadonlySet<number>): boolean {
+    const original = join(this.#statePath, id);
+    const isAnew = existsSync(join(original, "workspace.yaml"));
+    return [...claimedBy(moved), ...(isAnew ? [] : claimedBy(original))].some((pid) => pids.has(pid));
+  }
+
+  /** Moves a session back. If the runtime has made its folder again, merges the session into that. */
+  async giveBack(id: string, moved: string): Promise<void> {
+    using state = this.#openState();
+    if (state === null) return; // the next gc tries again
+    if (state.lstat(id) === undefined) {
+      renameSync(moved, state.at(id));
+      return;
+    }
+    using target = state.folder(id);
+    using source = HeldFolder.open(moved);
+    if (target === null || source === null) return;
+    mergeInto(target, source);
+    await this.remove(moved);
+  }
+
+  /**
+   * Removes this gc's folders. A folder stays, like that of a killed gc, if it still contains sessions or if `finished` is
+   * false.
+   */
+  end(finished: boolean): void {
+    for (const path of [...this.#inherited, this.#path]) {
+      if (finished && readRun(path).moved.length === 0) rmSync(path, { recursive: true, force: true });
+      else renameIfThere(path, join(dirname(path), `${NOBODY}-${randomBytes(4).toString("hex")}`));
+    }
+    // A read-only disk would refuse the removal even if the folder does not exist.
+    if (!existsSync(dirname(this.#path))) return;
+    try {
+      rmdirSync(dirname(this.#path));
+    } catch (error) {
+      if (!["ENOENT", "ENOTEMPTY", "EEXIST"].includes(systemCode(error) ?? "")) throw error; // another gc uses it
+    }
+  }
+}
+
+function renameIfThere(from: string, to: string): boolean {
+  return ifThere(() => renameSync(from, to)) !== null;
+}
+
+/** Retries, because another gc that ends removes the parent folder whenever it is empty. */
+function makeRunFolder(path: string): void {
+  for (let attempt = 0; ; attempt++) {
+    try {
+      for (const folder of [dirname(path), path, join(path, MOVED)]) makeFolder(folder);
+      return;
+    } catch (error) {
+      if (systemCode(error) !== "ENOENT" || attempt > 100) throw error;
+    }
+  }
+}
