@@ -1,9 +1,9 @@
 import { describe, expect, it } from "vitest";
-import { PORTS, testFleet } from "../fixtures/cli.js";
+import { testFleet } from "../fixtures/cli.js";
 import { eventually } from "../fixtures/fault-fleet.js";
 import { Terminal } from "../fixtures/terminal.js";
 
-const fleet = testFleet(PORTS.chat);
+const fleet = testFleet();
 const CTRL_C = "\x03";
 const CTRL_D = "\x04";
 /** A pasted text as a terminal in bracketed-paste mode sends it. */

@@ -2,10 +2,10 @@ import { existsSync, readFileSync } from "node:fs";
 import { beforeAll, describe, expect, it } from "vitest";
 import type { ServerView } from "../../src/pool/server.js";
 import type { SessionView } from "../../src/sessions/view.js";
-import { PORTS, RAW, TIME, testFleet } from "../fixtures/cli.js";
+import { RAW, TIME, testFleet } from "../fixtures/cli.js";
 import { eventually } from "../fixtures/fault-fleet.js";
 
-const fleet = testFleet(PORTS.commands);
+const fleet = testFleet();
 const COMMANDS = [
   "connect",
   "create",
@@ -96,8 +96,8 @@ describe("servers", () => {
   it("spawn for a user whose server runs returns that server with created false", async () => {
     const again = await fleet.json<{ server: ServerView; created: boolean }>(["spawn", "--user", "alice"]);
     expect(again).toMatchObject({ created: false, server: { id: server.id, pid: server.pid, port: server.port } });
-    expect(server.port).toBeGreaterThanOrEqual(PORTS.commands);
-    expect(server.port).toBeLessThan(PORTS.commands + 100);
+    expect(server.port).toBeGreaterThanOrEqual(fleet.ports.from);
+    expect(server.port).toBeLessThanOrEqual(fleet.ports.to);
     expect(server.url).toBe(`${server.host}:${server.port}`);
   });
 

@@ -2,10 +2,10 @@ import { existsSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import type { SessionView } from "../../src/sessions/view.js";
-import { PORTS, testFleet } from "../fixtures/cli.js";
+import { testFleet } from "../fixtures/cli.js";
 import { eventually, isRunning } from "../fixtures/fault-fleet.js";
 
-const fleet = testFleet(PORTS.conversation);
+const fleet = testFleet();
 const ALICE = ["--user", "alice"];
 
 async function kill(user: string): Promise<void> {

@@ -4,11 +4,12 @@ import { type AddressInfo, createServer, type Server, type Socket } from "node:n
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import type { Check, DoctorResult } from "../../src/fleet/doctor.js";
-import { COMMAND, PORTS, type Ran, TIME, testFleet } from "../fixtures/cli.js";
+import { COMMAND, type Ran, TIME, testFleet } from "../fixtures/cli.js";
 import { fake } from "../fixtures/fault-fleet.js";
+import { testPorts } from "../fixtures/ports.js";
 import { Terminal } from "../fixtures/terminal.js";
 
-const fleet = testFleet(PORTS.doctor);
+const fleet = testFleet();
 
 const NO_MODEL = { COPILOTFLEET_PROVIDER_TYPE: undefined };
 const OWN_MODEL = { COPILOTFLEET_PROVIDER_TYPE: "openai", COPILOTFLEET_PROVIDER_BASE_URL: "http://127.0.0.1:1/v1" };
@@ -164,12 +165,14 @@ describe("doctor", () => {
   });
 
   it("doctor warns when other programs leave few ports of the range free", async () => {
-    const from = PORTS.doctor + 20;
+    const { from, to } = testPorts(40);
     const strangers = await Promise.all(Array.from({ length: 37 }, (_, index) => listen(from + index)));
-    const env = { COPILOTFLEET_PORTS_FROM: String(from), COPILOTFLEET_PORTS_TO: String(from + 39) };
+    const env = { COPILOTFLEET_PORTS_FROM: String(from), COPILOTFLEET_PORTS_TO: String(to) };
     expect((await findings(env)).get("ports")).toMatchObject({
       level: "warning",
-      detail: expect.stringMatching(/^only 3 of the 40 ports from 27020 to 27059 are free; .*37 by other programs$/),
+      detail: expect.stringMatching(
+        RegExp(`^only 3 of the 40 ports from ${from} to ${to} are free; .*37 by other programs$`),
+      ),
       fix: expect.stringMatching(/ports\.from and ports\.to/),
     });
     for (const stranger of strangers) stranger.close();

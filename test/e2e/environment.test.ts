@@ -3,10 +3,10 @@ import { createServer } from "node:net";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
-import { type ErrorShape, PORTS, RAW, TestFleet, testFleet } from "../fixtures/cli.js";
+import { type ErrorShape, RAW, TestFleet, testFleet } from "../fixtures/cli.js";
 import { fake, processesWith } from "../fixtures/fault-fleet.js";
 
-const fleet = testFleet(PORTS.environment);
+const fleet = testFleet();
 
 /** Commands that use the state folder. Each of them must refuse a broken environment. */
 const TOUCHING = [
@@ -260,16 +260,16 @@ describe("ports", () => {
   });
 
   it("spawn --count exits with 6 when the ports run out, and ps shows the servers that it started", async () => {
-    const full = new TestFleet(PORTS.environment + 50);
+    const full = new TestFleet({}, 2);
     try {
-      const env = { COPILOTFLEET_PORTS_TO: String(PORTS.environment + 51) };
-      const error = await full.refusal(6, ["spawn", "--user", "many", "--count", "4"], { env });
+      const error = await full.refusal(6, ["spawn", "--user", "many", "--count", "4"]);
       expect(error).toMatchObject({ code: "FLEET_PORTS_EXHAUSTED" });
       expect(error.message).toMatch(/No port is left between \d+ and \d+/);
       expect(error.suggestions).toContain("copilotfleet ps");
-      expect(
-        (await full.json<{ servers: { state: string }[] }>(["ps"], { env })).servers.map(({ state }) => state),
-      ).toEqual(["ready", "ready"]);
+      expect((await full.json<{ servers: { state: string }[] }>(["ps"])).servers.map(({ state }) => state)).toEqual([
+        "ready",
+        "ready",
+      ]);
     } finally {
       await full.end();
     }

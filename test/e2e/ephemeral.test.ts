@@ -4,9 +4,9 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { Fleet } from "../../src/index.js";
 import type { SessionView } from "../../src/sessions/view.js";
-import { PORTS, testFleet } from "../fixtures/cli.js";
+import { testFleet } from "../fixtures/cli.js";
 
-const fleet = testFleet(PORTS.ephemeral);
+const fleet = testFleet();
 
 interface Shown {
   session: SessionView;

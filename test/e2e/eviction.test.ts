@@ -1,7 +1,7 @@
 import { describe, expect, it, vi } from "vitest";
 import { Fleet } from "../../src/index.js";
 import type { EvictionResult } from "../../src/sessions/memory/eviction.js";
-import { PORTS, testFleet } from "../fixtures/cli.js";
+import { testFleet } from "../fixtures/cli.js";
 import { startHeldModel } from "../fixtures/held-model.js";
 
 /** Polls until `condition` holds, for 20 s at most. */
@@ -9,7 +9,7 @@ const until = async (condition: () => Promise<boolean>) => {
   await vi.waitFor(async () => expect(await condition()).toBe(true), { timeout: 20_000, interval: 20 });
 };
 
-const fleet = testFleet(PORTS.eviction);
+const fleet = testFleet();
 const CAP = { COPILOTFLEET_SESSION_MAX_ACTIVE: "2" };
 
 const active = async (user: string) => {

@@ -11,6 +11,7 @@ import { conversationApp } from "../../examples/conversation.js";
 import { teamChatApp } from "../../examples/team-chat.js";
 import { Fleet } from "../../src/index.js";
 import { PendingReply } from "../../src/sessions/use/reply.js";
+import { portVariables, testPorts } from "../fixtures/ports.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 
 /**
@@ -37,8 +38,7 @@ async function openFleet(): Promise<Fleet> {
       ...process.env,
       COPILOTFLEET_HOME: join(folder, "state"),
       COPILOTFLEET_PROVIDER_TYPE: "echo",
-      COPILOTFLEET_PORTS_FROM: "28900",
-      COPILOTFLEET_PORTS_TO: "28999",
+      ...portVariables(testPorts()),
       COPILOT_OFFLINE: "true",
     },
   });

@@ -8,8 +8,11 @@ import { openFileStore } from "../../src/store/file/file-store.js";
 import { testFleet } from "../fixtures/cli.js";
 import { eventually, isRunning, sleeper } from "../fixtures/fault-fleet.js";
 import { makeOld } from "../fixtures/gc-sessions.js";
+import { startHeldModel } from "../fixtures/held-model.js";
 
-const fleet = testFleet(43_000, { COPILOTFLEET_PORTS_TO: "43049" });
+const model = await startHeldModel();
+afterAll(() => model.close());
+const fleet = testFleet(model.env);
 const store = openFileStore(fleet.root);
 const OLD_MS = 48 * 3_600_000;
 
@@ -163,16 +166,15 @@ describe("sessions that gc keeps", () => {
     const busy = await library.createSession({ user, sessionId: "busy" });
     await fleet.create(user, "leased");
     await fleet.ok(["lock", "leased", "--user", user]);
-    const turn = library.send(busy, "!delay 6000 done");
-    await eventually("the turn", async () =>
-      (await readdirSync(join(await statePath(user), "busy"))).includes("events.jsonl"),
-    );
+    const turn = library.send(busy, "!hold done");
+    await eventually("the turn", () => model.held() === 1);
     for (const id of ["active", "busy", "leased"]) await age(user, id);
     for (const args of [["--dry-run"], []]) {
       const result = await gc(...args, "--user", user);
       expect(result.deleted).toEqual([]);
       expect(reasons(result)).toEqual({ active: "active", busy: "busy", leased: "leased" });
     }
+    model.release();
     expect((await turn).text).toBe("[turn 1] done");
     expect((await library.send(busy, "and on")).text).toBe("[turn 2] and on");
   });

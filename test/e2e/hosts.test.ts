@@ -22,9 +22,9 @@ interface Turn {
 
 /** Most commands run on h1 and concern a user whose server is on h2. */
 describe.skipIf(problem !== undefined).each([
-  ["with separate storage", { storage: "local", firstPort: 29_500 }],
-  ["with shared storage", { storage: "shared", firstPort: 29_700 }],
-] as const)("two hosts %s", (_, { storage, firstPort }) => {
+  ["with separate storage", { storage: "local" }],
+  ["with shared storage", { storage: "shared" }],
+] as const)("two hosts %s", (_, { storage }) => {
   let redis: RedisServer;
   let hosts: TestHosts;
   let h1: TestHost;
@@ -33,7 +33,7 @@ describe.skipIf(problem !== undefined).each([
     redis = await RedisServer.start();
     // Long enough for a busy machine, because a host whose heartbeat is late counts as gone.
     const env = { COPILOTFLEET_HOST_TTL: "5s" };
-    hosts = new TestHosts({ redis, names: ["h1", "h2"], firstPort, storage, env });
+    hosts = new TestHosts({ redis, names: ["h1", "h2"], storage, env });
     [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
     await hosts.serve();
     await hosts.place("alice", "h1");

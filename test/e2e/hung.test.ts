@@ -1,9 +1,9 @@
 import { expect, it } from "vitest";
-import { PORTS, testFleet } from "../fixtures/cli.js";
+import { testFleet } from "../fixtures/cli.js";
 
 /** A server that got SIGSTOP still accepts connections, but answers nothing. No command may wait for it forever. */
 
-const fleet = testFleet(PORTS.hung);
+const fleet = testFleet();
 
 it("commands end in time when the server does not answer, and restart --force replaces the server", async () => {
   await fleet.create("alice", "s");

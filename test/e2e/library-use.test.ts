@@ -9,7 +9,7 @@ import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { Fleet, type FleetError, type FleetOptions, isFleetError } from "../../src/index.js";
 import { testFleet } from "../fixtures/cli.js";
 
-const command = testFleet(27_600);
+const command = testFleet();
 const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 const open = (options: FleetOptions = {}) => Fleet.open({ env: command.env, cwd: command.folder, ...options });
 

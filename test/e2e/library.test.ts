@@ -2,11 +2,11 @@ import type { Socket } from "node:net";
 import type { CopilotClient, CopilotSession } from "@github/copilot-sdk";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { Fleet, FleetError, isFleetError } from "../../src/index.js";
-import { PORTS, testFleet } from "../fixtures/cli.js";
+import { testFleet } from "../fixtures/cli.js";
 import { eventually, isRunning } from "../fixtures/fault-fleet.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 
-const command = testFleet(PORTS.library);
+const command = testFleet();
 const open = () => Fleet.open({ env: command.env, cwd: command.folder });
 
 let fleet: Fleet;

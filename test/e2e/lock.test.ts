@@ -8,7 +8,7 @@ import { RAW, TIME, testFleet } from "../fixtures/cli.js";
 import { eventually } from "../fixtures/fault-fleet.js";
 import { sessionRecord } from "../fixtures/store-records.js";
 
-const fleet = testFleet(42_020);
+const fleet = testFleet();
 
 const LEASE = {
   sessionId: "s",

@@ -5,10 +5,10 @@ import { afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { Fleet } from "../../src/index.js";
 import type { Lease } from "../../src/model/lease.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
-import { PORTS, testFleet } from "../fixtures/cli.js";
+import { testFleet } from "../fixtures/cli.js";
 import { Terminal } from "../fixtures/terminal.js";
 
-const command = testFleet(PORTS.ownLease, { COPILOTFLEET_SERVE_TURN_WAIT: "500ms" });
+const command = testFleet({ COPILOTFLEET_SERVE_TURN_WAIT: "500ms" });
 
 interface Locked {
   lease: Lease & { token: string };

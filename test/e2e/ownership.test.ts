@@ -3,9 +3,9 @@ import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import type { ServerView } from "../../src/pool/server.js";
 import type { SessionView } from "../../src/sessions/view.js";
-import { PORTS, type Ran, testFleet } from "../fixtures/cli.js";
+import { type Ran, testFleet } from "../fixtures/cli.js";
 
-const fleet = testFleet(PORTS.ownership);
+const fleet = testFleet();
 
 /** The exit code and output of a command, with the session id replaced by `ID`. */
 function without(id: string, { code, stdout, stderr }: Ran) {

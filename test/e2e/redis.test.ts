@@ -12,7 +12,6 @@ import { eventually } from "../fixtures/fault-fleet.js";
 import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 
-const FIRST_PORT = 16_200;
 /** 5 seconds by the contract, plus the start of the command and a busy machine's delay. The command must have ended then. */
 const BOUND_MS = 6_900;
 /** The time that `doctor` may take in addition to try the runtime. */
@@ -31,7 +30,7 @@ describe.skipIf(problem !== undefined)("the fleet on Redis", () => {
     redis = await RedisServer.start();
     await redis.client.config("SET", "requirepass", PASSWORD);
     const store = redis.url("f").replace("redis://", `redis://:${PASSWORD}@`);
-    fleet = new TestFleet(FIRST_PORT, { COPILOTFLEET_STORE: store });
+    fleet = new TestFleet({ COPILOTFLEET_STORE: store });
   });
   afterAll(async () => {
     try {

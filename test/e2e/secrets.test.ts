@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type EchoModel, startEchoModel } from "../../src/models/echo.js";
 import type { ServerView } from "../../src/pool/server.js";
-import { PORTS, type Ran, testFleet } from "../fixtures/cli.js";
+import { type Ran, testFleet } from "../fixtures/cli.js";
 
 /** Plants a secret in every place from which a fleet takes secrets, runs the commands, and searches all traces for them. */
 
@@ -17,7 +17,7 @@ const secrets = {
   unlisted: canary("Unlisted"),
 };
 
-const fleet = testFleet(PORTS.secrets, {
+const fleet = testFleet({
   GITHUB_CANARY: secrets.fromVariable,
   MODEL_KEY: secrets.modelKey,
   AWS_SECRET_ACCESS_KEY: secrets.unlisted,

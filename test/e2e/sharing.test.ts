@@ -3,7 +3,7 @@ import type { AddressInfo } from "node:net";
 import { describe, expect, it, vi } from "vitest";
 import type { ServerView } from "../../src/pool/server.js";
 import type { SessionView } from "../../src/sessions/view.js";
-import { COMMAND, PORTS, testFleet } from "../fixtures/cli.js";
+import { COMMAND, testFleet } from "../fixtures/cli.js";
 import { startHeldModel } from "../fixtures/held-model.js";
 
 const SHARED = { COPILOTFLEET_ISOLATION: "shared", COPILOTFLEET_POOL_SERVERS: "2" };
@@ -12,7 +12,7 @@ const until = async (condition: () => Promise<boolean>) => {
   await vi.waitFor(async () => expect(await condition()).toBe(true), { timeout: 20_000, interval: 20 });
 };
 
-const fleet = testFleet(PORTS.sharing);
+const fleet = testFleet();
 
 interface Created {
   session: SessionView;

@@ -5,7 +5,7 @@ import type { ServerView } from "../../src/pool/server.js";
 import type { SessionView } from "../../src/sessions/view.js";
 import { type ErrorShape, testFleet } from "../fixtures/cli.js";
 
-const fleet = testFleet(27_500);
+const fleet = testFleet();
 const ALICE = ["--user", "alice"];
 /** Runs a command with `--json`, which must exit with `exit`, and returns the JSON that it printed. */
 async function failed<T extends object>(exit: number, args: readonly string[]) {

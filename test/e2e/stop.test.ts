@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { Stopped } from "../../src/pool/stop/stop.js";
-import { PORTS, type Running, testFleet } from "../fixtures/cli.js";
+import { type Running, testFleet } from "../fixtures/cli.js";
 import { eventually } from "../fixtures/fault-fleet.js";
 import { startHeldModel } from "../fixtures/held-model.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
@@ -9,7 +9,7 @@ import { Stopwatch } from "../fixtures/stopwatch.js";
 
 const model = await startHeldModel();
 afterAll(() => model.close());
-const fleet = testFleet(PORTS.stop, { ...model.env, COPILOTFLEET_DRAIN_TIMEOUT: "2m" });
+const fleet = testFleet({ ...model.env, COPILOTFLEET_DRAIN_TIMEOUT: "2m" });
 const ALICE = ["--user", "alice"];
 
 beforeAll(async () => {

@@ -12,7 +12,6 @@ import { TestFleet } from "../fixtures/cli.js";
 import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
 import { sessionRecord } from "../fixtures/store-records.js";
 
-const FIRST_PORT = 16_300;
 const HOST = "h1";
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`store migrate is not tested: ${problem}`);
@@ -22,7 +21,7 @@ describe.skipIf(problem !== undefined)("store migrate", () => {
   let fleet: TestFleet;
   beforeAll(async () => {
     redis = await RedisServer.start();
-    fleet = new TestFleet(FIRST_PORT, { COPILOTFLEET_HOST_NAME: HOST });
+    fleet = new TestFleet({ COPILOTFLEET_HOST_NAME: HOST });
   });
   afterAll(async () => {
     // end() stops the servers that the fleet's store knows. That is the file store, in which the server was recorded.

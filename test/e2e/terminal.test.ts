@@ -2,11 +2,11 @@ import stringWidth from "string-width";
 import { beforeAll, describe, expect, it } from "vitest";
 import type { ServerView } from "../../src/pool/server.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
-import { PORTS, testFleet } from "../fixtures/cli.js";
+import { testFleet } from "../fixtures/cli.js";
 import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
 import { Terminal, type TerminalOptions } from "../fixtures/terminal.js";
 
-const fleet = testFleet(PORTS.terminal);
+const fleet = testFleet();
 const COLOUR = "\x1b[";
 const LONG = "u".repeat(128);
 const USERS = ["alice", "李雷", "محمد", LONG];

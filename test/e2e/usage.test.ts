@@ -1,9 +1,9 @@
 import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
-import { type ErrorShape, PORTS, RAW, testFleet } from "../fixtures/cli.js";
+import { type ErrorShape, RAW, testFleet } from "../fixtures/cli.js";
 
-const fleet = testFleet(PORTS.usage);
+const fleet = testFleet();
 const TOKEN = "ghp_0123456789abcdefghijABCDEFGHIJ012345";
 
 // Nothing that is refused here may leave a trace.

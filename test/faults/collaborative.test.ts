@@ -8,6 +8,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Fleet } from "../../src/index.js";
 import { provenEndpoint } from "../../src/runtime/process/probe.js";
 import { openStore } from "../../src/store/open.js";
+import { portVariables, testPorts } from "../fixtures/ports.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 
 const run = promisify(execFile);
@@ -28,8 +29,7 @@ beforeAll(async () => {
     // Round-robin places each turn again, so the session moves between two servers that share one state folder.
     COPILOTFLEET_POOL_STRATEGY: "round-robin",
     COPILOTFLEET_PROVIDER_TYPE: "echo",
-    COPILOTFLEET_PORTS_FROM: "18900",
-    COPILOTFLEET_PORTS_TO: "18999",
+    ...portVariables(testPorts()),
     COPILOT_OFFLINE: "true",
   };
   fleet = await Fleet.open({ cwd: folder, env });

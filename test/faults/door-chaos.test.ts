@@ -8,7 +8,6 @@ import { type Serving, serve } from "../fixtures/serve.js";
 import { historyFiles, readHistory } from "../fixtures/session-history.js";
 import { seededRandom } from "../fixtures/store-random.js";
 
-const PORTS = 28_000;
 const DOOR = "127.0.0.1:28190";
 /** A call that takes longer hangs. A turn takes at most a second, and a prompt waits at most 30 s for its turn. */
 const HANGS_MS = 90_000;
@@ -257,7 +256,7 @@ it("each client gets its own answers from one history while servers and the fron
   const random = seededRandom("chaos at the front door");
   const model = await startScriptedModel();
   onTestFinished(async () => await model[Symbol.asyncDispose]());
-  const fleet = await faultFleet(PORTS, {
+  const fleet = await faultFleet({
     COPILOTFLEET_PROVIDER_TYPE: "openai",
     COPILOTFLEET_PROVIDER_BASE_URL: model.baseUrl,
     COPILOTFLEET_HEALTH_TIMEOUT: "10s", // a busy machine can stall for seconds

@@ -13,7 +13,6 @@ import { makeOld, plantSessions, type Template } from "../fixtures/gc-sessions.j
 import { seededRandom } from "../fixtures/store-random.js";
 import { sessionRecord } from "../fixtures/store-records.js";
 
-const PORTS = 43_050;
 const HOUR_MS = 3_600_000;
 const OLD_MS = 48 * HOUR_MS;
 const EXPIRED = 60;
@@ -85,7 +84,7 @@ class Scene {
 }
 
 async function scene(): Promise<Scene> {
-  const fleet = await faultFleet(PORTS, { COPILOTFLEET_PORTS_TO: String(PORTS + 49) });
+  const fleet = await faultFleet();
   const library = await Fleet.open({ env: fleet.env, cwd: "/" });
   onTestFinished(() => library.close());
   await fleet.json(["create", "--user", "alice", "--id", "template", "--prompt", "hi"]);

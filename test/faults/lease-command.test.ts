@@ -8,7 +8,7 @@ import { testFleet } from "../fixtures/cli.js";
 import { eventually, isRunning, processesWith } from "../fixtures/fault-fleet.js";
 import { sessionRecord } from "../fixtures/store-records.js";
 
-const fleet = testFleet(42_000);
+const fleet = testFleet();
 const leases = new Leases(openFileStore(fleet.root));
 
 /** The sessions have no server, because a lease needs none. */

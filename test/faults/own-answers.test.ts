@@ -5,6 +5,7 @@ import { approveAll, type CopilotClient, type CopilotSession } from "@github/cop
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { converse, crossed, idlesOf, messagesOf, type Said, type Speaker } from "../fixtures/conversations.js";
 import { COMMAND, eventually, rounds } from "../fixtures/fault-fleet.js";
+import { portVariables } from "../fixtures/ports.js";
 import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
 import { historyFiles, readHistory } from "../fixtures/session-history.js";
 import { DoorFleet } from "../gateway/harness.js";
@@ -46,16 +47,16 @@ function byPrompt(a: { prompt: string }, b: { prompt: string }): number {
 }
 
 describe.each([
-  { isolation: "per-user", isTeam: false, from: 23_100 },
-  { isolation: "per-user", isTeam: true, from: 23_110 },
-  { isolation: "shared", isTeam: false, from: 23_120 },
-  { isolation: "shared", isTeam: true, from: 23_130 },
+  { isolation: "per-user", isTeam: false },
+  { isolation: "per-user", isTeam: true },
+  { isolation: "shared", isTeam: false },
+  { isolation: "shared", isTeam: true },
 ] as const)(
   `${CLIENTS} clients in one session on $isolation servers (of several users: $isTeam)`,
-  ({ isolation, isTeam, from }) => {
+  ({ isolation, isTeam }) => {
     let at: DoorFleet;
     beforeAll(async () => {
-      at = await DoorFleet.open({ from, to: from + 9 }, { config: { isolation, serve: { turnWait: "10m" } } });
+      at = await DoorFleet.open({ config: { isolation, serve: { turnWait: "10m" } } });
     });
     afterAll(async () => {
       await at[Symbol.asyncDispose]();
@@ -72,7 +73,7 @@ describe.each([
         );
         const listening = await at.client("user0");
         for (let conversation = 0; conversation < CONVERSATIONS; conversation++) {
-          const sessionId = `own-${from}-${streaming}-${conversation}`;
+          const sessionId = `own-${streaming}-${conversation}`;
           await at.fleet.leaveSession(
             await at.fleet.createSession({ user: "user0", members: users.slice(1), sessionId }),
           );
@@ -100,12 +101,11 @@ describe.each([
 );
 
 it("clients at the front door, the library and the command each get their own answers in one session", async () => {
-  await using at = await DoorFleet.open({ from: 23_140, to: 23_144 }, { config: { serve: { turnWait: "10m" } } });
+  await using at = await DoorFleet.open({ config: { serve: { turnWait: "10m" } } });
   const sessionId = "mixed";
   await at.fleet.leaveSession(await at.fleet.createSession({ user: "ann", members: ["ben"], sessionId }));
-  const config = { COPILOTFLEET_PORTS_FROM: "23140", COPILOTFLEET_PORTS_TO: "23144" };
   const provider = { COPILOTFLEET_PROVIDER_TYPE: "openai", COPILOTFLEET_PROVIDER_BASE_URL: at.model.baseUrl };
-  const env = { ...at.env, ...config, ...provider, COPILOTFLEET_PROVIDER_API_KEY_ENV: "MODEL_KEY" };
+  const env = { ...at.env, ...portVariables(at.ports), ...provider, COPILOTFLEET_PROVIDER_API_KEY_ENV: "MODEL_KEY" };
   const byCommand = async (): Promise<Said[]> => {
     const said: Said[] = [];
     for (let index = 0; index < COMMANDS; index++) {
@@ -143,7 +143,7 @@ describe.skipIf(redisProblem())("at the front doors of two hosts", () => {
 
   it("clients of one session at the front doors of two hosts get their own answers", async () => {
     const env = { COPILOTFLEET_SERVE_TURN_WAIT: "10m" };
-    await using doors = await HostDoors.open({ redis, firstPort: 23_200, storage: "local", env });
+    await using doors = await HostDoors.open({ redis, storage: "local", env });
     await doors.place("ann", "h2");
     const first = await doors.client("ann", "h1");
     const { sessionId } = await first.createSession({ onPermissionRequest: approveAll, sessionId: "hosts" });

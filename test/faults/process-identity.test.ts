@@ -17,8 +17,6 @@ import {
   statusOf,
 } from "../fixtures/fault-fleet.js";
 
-const PORTS = 30_400;
-
 /** How a record can name a process that is not the server, and why that process is not the server. */
 const OTHERS: [string, (found: ProcessIdentity) => ProcessIdentity][] = [
   ["its PID was reused", (found) => ({ ...found, startTicks: String(Number(found.startTicks) - 1) })],
@@ -41,7 +39,7 @@ async function mistaken(fleet: FaultFleet, change: (found: ProcessIdentity) => P
 
 it.each(OTHERS)("a command treats a recorded server as dead, and signals no process, when %s", async (_why, change) => {
   for (const command of ["ps", "stop", "restart", "spawn"]) {
-    const fleet = await faultFleet(PORTS);
+    const fleet = await faultFleet();
     const other = await mistaken(fleet, change);
     const args = command === "ps" ? [] : ["--user", "alice"];
     await fleet.json([command, ...args]);
@@ -57,7 +55,7 @@ it.each(OTHERS)("a command treats a recorded server as dead, and signals no proc
 });
 
 it("connect sends no token to a live process that the record names but that does not hold the port", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   await killed((await fleet.spawn("alice")).pid);
   const other = sleeper();
   await fleet.tamper("alice", (record) => {
@@ -72,7 +70,7 @@ it("connect sends no token to a live process that the record names but that does
 });
 
 it("a claim counts as abandoned when its process has ended or its PID belongs to another process", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const { pid } = await fleet.spawn("alice");
   const other = sleeper();
   const found = identify(other);
@@ -94,7 +92,7 @@ it("a claim counts as abandoned when its process has ended or its PID belongs to
 it("the fleet still recognises its servers after the machine was renamed", async (ctx) => {
   const rename = ["unshare", "-u", "sh", "-c", 'hostname elsewhere && exec "$@"', "sh"];
   if (spawnSync(rename[0] ?? "", [...rename.slice(1), "true"]).status !== 0) return ctx.skip("needs root and unshare");
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const { pid } = await fleet.spawn("alice");
   expect(await fleet.json(["ps"], { under: rename })).toMatchObject({ servers: [{ state: "ready", pid }] });
   expect(await fleet.json(["spawn", "--user", "alice"], { under: rename })).toMatchObject({ created: false });
@@ -105,7 +103,7 @@ it("a server that is a zombie because its parent does not reap it counts as dead
   // The fleet runs in a PID namespace whose first process, the parent of all orphans, never reaps.
   const sleep = ["unshare", "-pf", "--mount-proc", "--kill-child", "sleep", "1000"];
   if (spawnSync("unshare", ["-pf", "--mount-proc", "true"]).status !== 0) return ctx.skip("needs root and unshare");
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const [program = "", ...args] = sleep;
   const init = spawn(program, args, { stdio: "ignore" });
   onTestFinished(() => void init.kill("SIGKILL"));
@@ -153,7 +151,7 @@ it("ps, spawn and stop spare a process that got the PID of a dead server", async
   ) {
     return ctx.skip("needs root, unshare and a kernel with ns_last_pid");
   }
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const child = spawn(
     "unshare",
     ["-pf", "--mount-proc", "--kill-child", "sh", "-c", reuse, "sh", process.execPath, COMMAND],

@@ -10,7 +10,7 @@ const AROUND_MS = 25;
 
 let at: DoorFleet;
 beforeAll(async () => {
-  at = await DoorFleet.open({ from: 23_300, to: 23_304 });
+  at = await DoorFleet.open();
 });
 afterAll(async () => {
   await at[Symbol.asyncDispose]();

@@ -8,8 +8,6 @@ import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
 import { type LogEntry, serve } from "../fixtures/serve.js";
 import { heldModel, openLibrary } from "../fixtures/turns.js";
 
-const PORTS = 14_700;
-const HOST_PORTS = 14_800;
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`replies beside a full Redis are not tested: ${problem}`);
 
@@ -24,7 +22,7 @@ describe.skipIf(problem !== undefined)("a Redis that is full by the time that a 
 
   const fill = async () => void (await redis.client.config("SET", "maxmemory", "1mb"));
   const open = async (env: NodeJS.ProcessEnv = {}) => {
-    const fleet = await faultFleet(PORTS, { COPILOTFLEET_STORE: redis.url(), ...env });
+    const fleet = await faultFleet({ COPILOTFLEET_STORE: redis.url(), ...env });
     onTestFinished(async () => void (await redis.client.config("SET", "maxmemory", "0")));
     return fleet;
   };
@@ -70,7 +68,7 @@ describe.skipIf(problem !== undefined)("a Redis that is full by the time that a 
   });
 
   it("send prints a reply from another host when Redis is full by then, and both hosts stay alive", async () => {
-    await using hosts = new TestHosts({ redis, names: ["h1", "h2"], firstPort: HOST_PORTS, storage: "local" });
+    await using hosts = new TestHosts({ redis, names: ["h1", "h2"], storage: "local" });
     await hosts.serve();
     await hosts.store.placements.record("alice", null, { host: "h2", serverId: null });
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
@@ -124,7 +122,7 @@ describe.skipIf(problem !== undefined)("a Redis that is gone by the time that a 
     const redis = await RedisServer.start();
     onTestFinished(() => redis.end());
     const model = await heldModel();
-    const fleet = await faultFleet(PORTS, { COPILOTFLEET_STORE: redis.url(), ...model.env });
+    const fleet = await faultFleet({ COPILOTFLEET_STORE: redis.url(), ...model.env });
     await fleet.json(["create", "--user", "alice", "--id", "brief", "--ephemeral"]);
     const library = await openLibrary(fleet);
     const exchange = library.exchange("brief", "!hold one", { user: "alice" });

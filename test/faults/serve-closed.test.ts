@@ -4,8 +4,6 @@ import { serve } from "../fixtures/serve.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 import { directSession, directTurn, echoModel, heldModel, heldTurn } from "../fixtures/turns.js";
 
-const PORTS = 13_200;
-
 async function states(fleet: FaultFleet): Promise<Record<string, string>> {
   return Object.fromEntries((await fleet.ps()).map(({ user, state }) => [user, state]));
 }
@@ -39,7 +37,7 @@ async function expectClosed(fleet: FaultFleet): Promise<void> {
 }
 
 it("drain closes the pool until --undo or the next serve, which starts only the servers that drain stopped", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   await fleet.json(["spawn", "--user", "u", "--count", "3"]);
   await fleet.json(["stop", "--user", "u-3"]);
   expect(await fleet.json(["drain"])).toMatchObject({ stopped: [{ outcome: "drained" }, { outcome: "drained" }] });
@@ -62,7 +60,7 @@ it("drain closes the pool until --undo or the next serve, which starts only the 
 });
 
 it("drain stops every server of a running serve until --undo, and /readyz gives the drain as reason", async () => {
-  const fleet = await faultFleet(PORTS, { COPILOTFLEET_DRAIN_TIMEOUT: "2m" });
+  const fleet = await faultFleet({ COPILOTFLEET_DRAIN_TIMEOUT: "2m" });
   const model = await heldModel();
   await fleet.json(["spawn", "--user", "u", "--count", "2"]);
   const serving = await serve(fleet);
@@ -89,7 +87,7 @@ it("drain stops every server of a running serve until --undo, and /readyz gives 
 });
 
 it("drain of one server leaves the pool open, and serve does not start that server again", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   await fleet.json(["spawn", "--user", "u", "--count", "2"]);
   const serving = await serve(fleet);
   const { id } = await fleet.record("u-1");
@@ -104,7 +102,7 @@ it("drain of one server leaves the pool open, and serve does not start that serv
 it.each([false, true])(
   "a drain killed in the middle leaves the pool closed and its server ready (next to a serve: %s)",
   async (served) => {
-    const fleet = await faultFleet(PORTS);
+    const fleet = await faultFleet();
     const model = await heldModel();
     const { pid } = await fleet.spawn("alice");
     const serving = served ? await serve(fleet) : null;
@@ -126,7 +124,7 @@ it.each([false, true])(
 );
 
 it("drain exits with 8 and names the session whose turn it cut when its deadline is over", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const model = await echoModel();
   await fleet.spawn("alice");
   await directTurn(await directSession(fleet, model, "direct"), model, 60_000);

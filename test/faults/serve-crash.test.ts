@@ -9,8 +9,6 @@ import { FAST_HEALTH, type Serving, serve } from "../fixtures/serve.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 import { openLibrary } from "../fixtures/turns.js";
 
-const PORTS = 13_300;
-
 /** Resolves with the PID when a process other than `pid` is the user's server and answers an authenticated ping. */
 async function healthyAgain(fleet: FaultFleet, user: string, pid: number, withinMs = 20_000): Promise<number> {
   return await eventually(
@@ -44,7 +42,7 @@ async function startsOf(fleet: FaultFleet, user: string, serving: Serving): Prom
 }
 
 it("serve makes a crashed server healthy within 3 s, with the same home, port and sessions", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const library = await openLibrary(fleet);
   const [alice, bob] = [await fleet.spawn("alice"), await fleet.spawn("bob")];
   const session = await library.createSession({ user: "alice", sessionId: "s" });
@@ -70,7 +68,7 @@ it("serve makes a crashed server healthy within 3 s, with the same home, port an
 });
 
 it("serve makes a hung server healthy within 20 s under the default settings", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const library = await openLibrary(fleet);
   const { pid, port } = await fleet.spawn("alice");
   const session = await library.createSession({ user: "alice", sessionId: "s" });
@@ -89,7 +87,7 @@ it("serve makes a hung server healthy within 20 s under the default settings", a
 });
 
 it("ps and the metrics show a hung server as unhealthy, with the reason, until serve ends it", async () => {
-  const fleet = await faultFleet(PORTS, FAST_HEALTH);
+  const fleet = await faultFleet(FAST_HEALTH);
   const { pid, id } = await fleet.spawn("alice");
   await fleet.spawn("bob");
   const serving = await serve(fleet, { env: { COPILOTFLEET_HEALTH_FAILURES: "15" } });
@@ -110,7 +108,7 @@ it("ps and the metrics show a hung server as unhealthy, with the reason, until s
 it.each([false, true])(
   "serve spares a hung server that answers again in time (serve killed and started again: %s)",
   async (replaced) => {
-    const fleet = await faultFleet(PORTS, { ...FAST_HEALTH, COPILOTFLEET_HEALTH_FAILURES: "100" });
+    const fleet = await faultFleet({ ...FAST_HEALTH, COPILOTFLEET_HEALTH_FAILURES: "100" });
     const { pid } = await fleet.spawn("alice");
     let serving = await serve(fleet);
     process.kill(pid ?? 0, "SIGSTOP");
@@ -128,7 +126,7 @@ it.each([false, true])(
 );
 
 it("serve backs off from a server that ends at each start, then gives up, and harms no other server", async () => {
-  const fleet = await faultFleet(PORTS, { ...FAST_HEALTH, COPILOTFLEET_HEALTH_RESTARTS: "4" });
+  const fleet = await faultFleet({ ...FAST_HEALTH, COPILOTFLEET_HEALTH_RESTARTS: "4" });
   const [alice, bob] = [await fleet.spawn("alice"), await fleet.spawn("bob")];
   const broken = { env: { COPILOTFLEET_RUNTIME_PATH: fake("exits.mjs") } };
   let serving = await serve(fleet, broken);
@@ -171,7 +169,7 @@ it("serve backs off from a server that ends at each start, then gives up, and ha
 it("serve gives a server that is starting the startup deadline, not the liveness deadline", async () => {
   const gate = mkdtempSync(join(tmpdir(), "copilotfleet-gate-"));
   onTestFinished(() => rmSync(gate, { recursive: true }));
-  const fleet = await faultFleet(PORTS, FAST_HEALTH);
+  const fleet = await faultFleet(FAST_HEALTH);
   const { pid, port } = await fleet.spawn("alice");
   const serving = await serve(fleet, {
     env: {

@@ -8,7 +8,6 @@ import { serve } from "../fixtures/serve.js";
 import { seededRandom } from "../fixtures/store-random.js";
 import { directSession, echoModel, openLibrary, turnsBefore } from "../fixtures/turns.js";
 
-const PORTS = 13_100;
 const USERS = Array.from({ length: 10 }, (_, index) => `user-${index}`);
 
 /** How many answers each session got, as its clients count them. */
@@ -65,7 +64,7 @@ async function directly(session: CopilotSession, model: EchoModel, ms: number, a
 it(
   "serve loses no turn of 50 busy sessions on 10 servers, whenever it gets the signal to drain",
   async () => {
-    const fleet = await faultFleet(PORTS);
+    const fleet = await faultFleet();
     const random = seededRandom("drain 50 busy sessions");
     const library = await openLibrary(fleet);
     const answered: Answered = new Map();

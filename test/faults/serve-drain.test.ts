@@ -6,8 +6,6 @@ import { FAST_HEALTH, serve, startServe } from "../fixtures/serve.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 import { directSession, directTurn, echoModel, heldModel, heldTurn, isInTurn, openLibrary } from "../fixtures/turns.js";
 
-const PORTS = 13_000;
-
 /** The outcome of a turn that the fleet may refuse or cut. */
 async function outcome(turn: Promise<unknown>): Promise<string> {
   return await turn.then(
@@ -18,7 +16,7 @@ async function outcome(turn: Promise<unknown>): Promise<string> {
 
 it("a draining serve lets the turns of commands, library and clients end, and admits nothing new", async () => {
   const model = await heldModel();
-  const fleet = await faultFleet(PORTS, { ...model.env, COPILOTFLEET_DRAIN_TIMEOUT: "2m" });
+  const fleet = await faultFleet({ ...model.env, COPILOTFLEET_DRAIN_TIMEOUT: "2m" });
   const library = await openLibrary(fleet);
   await fleet.spawn("alice");
   await fleet.spawn("bob");
@@ -75,7 +73,7 @@ it("a draining serve lets the turns of commands, library and clients end, and ad
 });
 
 it("serve cuts only turns that outlast the drain deadline, lists their sessions, and exits with 8", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const model = await echoModel();
   const library = await openLibrary(fleet);
   await fleet.spawn("alice");
@@ -111,7 +109,7 @@ it("serve cuts only turns that outlast the drain deadline, lists their sessions,
 it.each(["SIGTERM", "SIGINT"] as const)(
   "serve ends everything within two seconds of a second signal (%s)",
   async (second) => {
-    const fleet = await faultFleet(PORTS);
+    const fleet = await faultFleet();
     const library = await openLibrary(fleet);
     const hung = (await fleet.spawn("bob")).pid ?? 0;
     const serving = await serve(fleet, { args: ["--json"] });
@@ -138,7 +136,7 @@ it.each(["SIGTERM", "SIGINT"] as const)(
 );
 
 it("serve exits with 0 after a second signal that cut no turn", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const library = await openLibrary(fleet);
   const serving = await serve(fleet, { args: ["--json"] });
   for (const sessionId of ["one", "two"])
@@ -151,7 +149,7 @@ it("serve exits with 0 after a second signal that cut no turn", async () => {
 });
 
 it("serve ends within seconds of a signal that comes during the slow start of a server", async () => {
-  const fleet = await faultFleet(PORTS, FAST_HEALTH);
+  const fleet = await faultFleet(FAST_HEALTH);
   const { pid, id } = await fleet.spawn("alice");
   const serving = await serve(fleet, { env: { COPILOTFLEET_RUNTIME_PATH: fake("silent.mjs") } });
   await killed(pid);
@@ -169,7 +167,7 @@ it("serve ends within seconds of a signal that comes during the slow start of a 
 });
 
 it("serve ends on a signal at any moment of its own start", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   await fleet.spawn("alice");
   for (let ms = 100; ms <= 500; ms += 80) {
     const starting = startServe(fleet);

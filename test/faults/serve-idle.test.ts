@@ -14,7 +14,6 @@ import {
 } from "../fixtures/fault-fleet.js";
 import { FAST_HEALTH, type Serving, serve } from "../fixtures/serve.js";
 
-const PORTS = 14_400;
 const WARM = {
   ...FAST_HEALTH,
   COPILOTFLEET_ISOLATION: "shared",
@@ -34,7 +33,7 @@ async function warm(fleet: FaultFleet): Promise<Record<string, number>> {
 }
 
 it("serve starts warm shared servers before anybody asks, and again after they were killed", async () => {
-  const fleet = await faultFleet(PORTS, WARM);
+  const fleet = await faultFleet(WARM);
   const serving = await serve(fleet);
   const both = async () => {
     const running = await warm(fleet);
@@ -56,7 +55,7 @@ it("serve starts warm shared servers before anybody asks, and again after they w
 });
 
 it("serve does not restart a warm server that a user stopped, and never exceeds pool.servers", async () => {
-  const fleet = await faultFleet(PORTS, { ...WARM, COPILOTFLEET_POOL_SERVERS: "1" });
+  const fleet = await faultFleet({ ...WARM, COPILOTFLEET_POOL_SERVERS: "1" });
   const serving = await serve(fleet);
   await eventually("the warm server", async () => Object.keys(await warm(fleet)).length === 1);
   await fleet.json(["stop", "shared-1"]);
@@ -83,7 +82,7 @@ async function client(fleet: FaultFleet, user: string): Promise<CopilotClient> {
 }
 
 it("serve stops idle users' servers but not those with a client, and a stopped one starts on demand", async () => {
-  const fleet = await faultFleet(PORTS, FAST_HEALTH);
+  const fleet = await faultFleet(FAST_HEALTH);
   const model = await startEchoModel();
   onTestFinished(() => model.close());
   for (const user of ["away", "connected", "talking"]) await fleet.spawn(user);
@@ -129,7 +128,7 @@ it("serve stops idle users' servers but not those with a client, and a stopped o
 });
 
 it("serve does not stop an idle server during a turn, however long the turn takes", async () => {
-  const fleet = await faultFleet(PORTS, FAST_HEALTH);
+  const fleet = await faultFleet(FAST_HEALTH);
   await fleet.json(["create", "--id", "talk", "--user", "alice"]);
   const { process: before } = await fleet.record("alice");
   const turn = fleet.json<{ reply: string }>(["send", "talk", "!delay 4000 done", "--user", "alice"]);
@@ -150,7 +149,7 @@ async function healthyFor(serving: Serving, probes: number): Promise<void> {
 }
 
 it("health.session creates a session on each new probe connection and leaves no trace of it", async () => {
-  const fleet = await faultFleet(PORTS, {
+  const fleet = await faultFleet({
     ...FAST_HEALTH,
     COPILOTFLEET_HEALTH_TIMEOUT: "10s",
     COPILOTFLEET_HEALTH_FAILURES: "40",
@@ -177,7 +176,7 @@ it("with health.session, a server that cannot write its home becomes unhealthy a
   const possible = ["unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt"];
   if (spawnSync(possible[0] ?? "", possible.slice(1)).status !== 0)
     return ctx.skip("needs root and the right to mount");
-  const fleet = await faultFleet(PORTS, { ...FAST_HEALTH, COPILOTFLEET_HEALTH_TIMEOUT: "900ms" });
+  const fleet = await faultFleet({ ...FAST_HEALTH, COPILOTFLEET_HEALTH_TIMEOUT: "900ms" });
   const { home, pid } = await fleet.spawn("alice");
   const state = join(home, "session-state");
   spawnSync("mkdir", ["-p", state]);

@@ -15,7 +15,6 @@ import { FAST_HEALTH, serve, startServe } from "../fixtures/serve.js";
 import { seededRandom } from "../fixtures/store-random.js";
 import { directSession, directTurn, echoModel, openLibrary, turnsBefore } from "../fixtures/turns.js";
 
-const PORTS = 13_400;
 /** The start of serve itself takes about 300 of these milliseconds. */
 const LATEST_MS = 2_500;
 
@@ -34,7 +33,7 @@ it(
   "the next serve adopts every server exactly once and loses no turn when serve is killed at any moment",
   async () => {
     // Each crash counts as the first, because this test is not about crash loops.
-    const fleet = await faultFleet(PORTS, { ...FAST_HEALTH, COPILOTFLEET_HEALTH_STABLE: "1ms" });
+    const fleet = await faultFleet({ ...FAST_HEALTH, COPILOTFLEET_HEALTH_STABLE: "1ms" });
     const random = seededRandom("kill serve");
     const model = await echoModel();
     const library = await openLibrary(fleet);
@@ -97,7 +96,7 @@ it(
 
 it("ps finishes a rolling restart that was killed while the old process was ending", async () => {
   const runtime = { COPILOTFLEET_RUNTIME_PATH: fake("lingers.mjs") };
-  const fleet = await faultFleet(PORTS, runtime);
+  const fleet = await faultFleet(runtime);
   const { pid, home } = await fleet.spawn("alice");
   const { child, done } = fleet.start(["restart", "--user", "alice", "--rolling"]);
   // The old process still answers for two seconds.

@@ -16,8 +16,6 @@ import {
 } from "../fixtures/fault-fleet.js";
 import { FAST_HEALTH, type Serving, serve } from "../fixtures/serve.js";
 
-const PORTS = 14_100;
-
 /** The reason why no file system can be mounted here, or undefined if one can. */
 const noMounts =
   process.getuid?.() === 0 && spawnSync("unshare", ["-m", "mount", "-t", "tmpfs", "none", "/mnt"]).status === 0
@@ -70,7 +68,7 @@ async function moreProbes(serving: Serving, count: number): Promise<void> {
 
 it("serve keeps a server whose log is on a full disk, and logs a warning", async (ctx) => {
   if (noMounts !== undefined) return ctx.skip(noMounts);
-  const fleet = await faultFleet(PORTS, FAST_HEALTH);
+  const fleet = await faultFleet(FAST_HEALTH);
   const { pid, home } = await fleet.spawn("alice");
   await fleet.json(["stop", "--user", "alice"]);
   const disk = await openFolder();
@@ -95,7 +93,7 @@ it("serve spares healthy servers on a full state disk, and repairs everything on
   if (noMounts !== undefined) return ctx.skip(noMounts);
   const folder = await openFolder();
   mount("-t tmpfs -o size=24m", "none", folder);
-  const fleet = await faultFleet(PORTS, FAST_HEALTH, folder);
+  const fleet = await faultFleet(FAST_HEALTH, { at: folder });
   const alice = pidOf(await fleet.spawn("alice"));
   const bob = pidOf(await fleet.spawn("bob"));
   await fleet.json(["create", "--id", "talk", "--user", "bob", "--prompt", "hi"]);
@@ -134,7 +132,7 @@ it("no server keeps a stale claim when the disk fills up while serve restarts it
   for (let round = 0; round < rounds(4, 40); round++) {
     const folder = await openFolder();
     mount("-t tmpfs -o size=24m", "none", folder);
-    const fleet = await faultFleet(PORTS, FAST_HEALTH, folder);
+    const fleet = await faultFleet(FAST_HEALTH, { at: folder });
     const pid = pidOf(await fleet.spawn("alice"));
     const serving = await serve(fleet);
     // The claim is recorded, but there is no room to record its end.
@@ -168,7 +166,7 @@ it("serve ends on a signal while the disk is full, and the next serve adopts the
   if (noMounts !== undefined) return ctx.skip(noMounts);
   const folder = await openFolder();
   mount("-t tmpfs -o size=24m", "none", folder);
-  const fleet = await faultFleet(PORTS, FAST_HEALTH, folder);
+  const fleet = await faultFleet(FAST_HEALTH, { at: folder });
   const pid = pidOf(await fleet.spawn("alice"));
   const serving = await serve(fleet);
   const ballast = fill(folder);
@@ -185,7 +183,7 @@ it("serve ends on a signal while the disk is full, and the next serve adopts the
 
 it("serve spares healthy servers while it cannot open more files, and recovers", async (ctx) => {
   if (spawnSync("prlimit", ["--version"]).status !== 0) return ctx.skip("needs prlimit");
-  const fleet = await faultFleet(PORTS, FAST_HEALTH);
+  const fleet = await faultFleet(FAST_HEALTH);
   const users = ["alice", "bob", "carol"];
   const pids: number[] = [];
   for (const user of users) pids.push(pidOf(await fleet.spawn(user)));
@@ -237,7 +235,7 @@ it("serve reports that no more processes can be created, and retries with backof
   for (const path of [folder, dirname(folder)]) chownSync(path, uid, uid);
   mkdirSync(join(folder, "home"));
   chownSync(join(folder, "home"), uid, uid);
-  const fleet = await faultFleet(PORTS, { ...FAST_HEALTH, HOME: join(folder, "home") }, folder);
+  const fleet = await faultFleet({ ...FAST_HEALTH, HOME: join(folder, "home") }, { at: folder });
   onTestFinished(() => void execFileSync("chown", ["-R", "0:0", dirname(folder)]));
   const under = ["setpriv", "--reuid", String(uid), "--regid", String(uid), "--clear-groups"];
   const { server } = await fleet.json<{ server: { pid: number } }>(["spawn", "--user", "alice"], { under });

@@ -24,7 +24,6 @@ import {
 import { FAST_HEALTH, type Serving, serve } from "../fixtures/serve.js";
 
 /** The kernel also takes ports for outgoing connections from this range, so a server does not always get the first port. */
-const PORTS = 14_000;
 
 /** The full identity of a process, for a record that is to name it. */
 function identityOf(pid: number): ProcessIdentity {
@@ -54,7 +53,7 @@ async function startedAgain(fleet: FaultFleet, user: string, before: number | nu
 }
 
 it("serve restarts a dead server whose recorded PID belongs to another process, and spares that process", async () => {
-  const fleet = await faultFleet(PORTS, FAST_HEALTH);
+  const fleet = await faultFleet(FAST_HEALTH);
   const { pid, home } = await fleet.spawn("alice");
   await fleet.json(["create", "--id", "talk", "--user", "alice", "--prompt", "hi"]);
   const other = sleeper();
@@ -103,7 +102,7 @@ it("serve spares a process that really got the PID of a dead server", async (ctx
   `;
   const possible = ["-pf", "--mount-proc", "sh", "-c", "echo 100 > /proc/sys/kernel/ns_last_pid"];
   if (spawnSync("unshare", possible).status !== 0) return ctx.skip("needs root, unshare and a kernel with ns_last_pid");
-  const fleet = await faultFleet(PORTS, FAST_HEALTH);
+  const fleet = await faultFleet(FAST_HEALTH);
   const log = join(dirname(fleet.root), "serve.log");
   const child = spawn(
     "unshare",
@@ -132,7 +131,7 @@ it("serve spares a process that really got the PID of a dead server", async (ctx
 it("serve treats a zombie server as dead and starts it again", async (ctx) => {
   // The first process of this namespace becomes the parent of orphans and never reaps.
   if (spawnSync("unshare", ["-pf", "--mount-proc", "true"]).status !== 0) return ctx.skip("needs root and unshare");
-  const fleet = await faultFleet(PORTS, FAST_HEALTH);
+  const fleet = await faultFleet(FAST_HEALTH);
   const init = spawn("unshare", ["-pf", "--mount-proc", "--kill-child", "sleep", "1000"], { stdio: "ignore" });
   onTestFinished(() => void init.kill("SIGKILL"));
   const first = await eventually("the namespace", () => childrenOf(init.pid ?? 0)[0]);
@@ -151,7 +150,7 @@ it("serve treats a zombie server as dead and starts it again", async (ctx) => {
 });
 
 it("serve starts all servers again after a reboot, and signals no process that has a recorded PID", async () => {
-  const fleet = await faultFleet(PORTS, FAST_HEALTH);
+  const fleet = await faultFleet(FAST_HEALTH);
   const users = ["alice", "bob", "carol"];
   const others: number[] = [];
   const before: ServerRecord[] = [];
@@ -178,7 +177,7 @@ it("serve starts all servers again after a reboot, and signals no process that h
 });
 
 it("serve restarts a server on another port when a stranger took its port, and sends the stranger nothing", async () => {
-  const fleet = await faultFleet(PORTS, FAST_HEALTH);
+  const fleet = await faultFleet(FAST_HEALTH);
   const { pid, port, home } = await fleet.spawn("alice");
   await fleet.json(["create", "--id", "talk", "--user", "alice", "--prompt", "hi"]);
   const heard: Buffer[] = [];
@@ -198,7 +197,7 @@ it("serve restarts a server on another port when a stranger took its port, and s
     await once(stranger, "listening");
   });
   const again = await startedAgain(fleet, "alice", pid);
-  expect(again.port).toBeGreaterThan(PORTS);
+  expect(again.port).toBeGreaterThan(fleet.ports.from);
   expect(await fleet.json(["send", "talk", "again", "--user", "alice"])).toMatchObject({ reply: "[turn 2] again" });
   // Wait for more probes. After a failed probe, the next one opens a new connection.
   const probes = await serving.metric("probes_total");
@@ -210,7 +209,7 @@ it("serve restarts a server on another port when a stranger took its port, and s
 });
 
 it("serve kills a server that ignores SIGTERM once the grace period is over, and then ends", async () => {
-  const fleet = await faultFleet(PORTS, { ...FAST_HEALTH, COPILOT_CLI_PATH: fake("deaf.mjs") });
+  const fleet = await faultFleet({ ...FAST_HEALTH, COPILOT_CLI_PATH: fake("deaf.mjs") });
   const { pid } = await fleet.spawn("alice");
   const serving = await serve(fleet, { args: ["--json"] });
   expect(await serving.metric("servers", { state: "ready" })).toBe(1);
@@ -226,7 +225,7 @@ it("serve kills a server that ignores SIGTERM once the grace period is over, and
 
 it.each(["hang", "drain"] as const)("serve leaves no grandchild of a server behind after a %s", async (how) => {
   const mark = `FORKED_BY=${how}-${process.pid}`;
-  const fleet = await faultFleet(PORTS, {
+  const fleet = await faultFleet({
     ...FAST_HEALTH,
     COPILOT_CLI_PATH: fake("forks.mjs"),
     COPILOTFLEET_RUNTIME_ENV: "FORKED_BY",

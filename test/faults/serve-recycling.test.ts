@@ -13,7 +13,6 @@ import {
 import { FAST_HEALTH, type Serving, serve } from "../fixtures/serve.js";
 import { heldModel } from "../fixtures/turns.js";
 
-const PORTS = 14_200;
 /** Every server exceeds this at once, but is recycled only once in a test, because a new process rests for a minute. */
 const OLD = { COPILOTFLEET_RECYCLE_MAX_AGE: "1s" };
 
@@ -33,7 +32,7 @@ it.each([
   ["age", OLD],
   ["memory", { COPILOTFLEET_RECYCLE_MAX_MEMORY: "1mb" }],
 ])("serve recycles a server once when it exceeds its limit: %s", async (reason, limit) => {
-  const fleet = await faultFleet(PORTS, { ...FAST_HEALTH, ...limit });
+  const fleet = await faultFleet({ ...FAST_HEALTH, ...limit });
   const before = await withTalks(fleet);
   const serving = await serve(fleet);
   await recycled(serving, reason);
@@ -59,7 +58,7 @@ it.each([
 
 it("serve does not recycle a server that is below all limits", async () => {
   const limits = { COPILOTFLEET_RECYCLE_MAX_SESSIONS: "2", COPILOTFLEET_RECYCLE_MAX_AGE: "1h" };
-  const fleet = await faultFleet(PORTS, { ...FAST_HEALTH, ...limits });
+  const fleet = await faultFleet({ ...FAST_HEALTH, ...limits });
   const before = await withTalks(fleet);
   const serving = await serve(fleet);
   await eventually("some rounds", async () => (await serving.metric("probes_total")) >= 10);
@@ -70,7 +69,7 @@ it("serve does not recycle a server that is below all limits", async () => {
 
 it("serve recycles a server only after the turn on it has ended", async () => {
   const model = await heldModel();
-  const fleet = await faultFleet(PORTS, { ...FAST_HEALTH, ...model.env, COPILOTFLEET_DRAIN_TIMEOUT: "2m" });
+  const fleet = await faultFleet({ ...FAST_HEALTH, ...model.env, COPILOTFLEET_DRAIN_TIMEOUT: "2m" });
   const before = await withTalks(fleet);
   const turn = fleet.json<{ reply: string }>(["send", "talk", "!hold done", "--user", "alice"]);
   await eventually("the turn", () => model.held() === 1);
@@ -91,7 +90,7 @@ it("serve recycles a server only after the turn on it has ended", async () => {
 });
 
 it("the old process keeps serving when its replacement does not start during a recycle", async () => {
-  const fleet = await faultFleet(PORTS, FAST_HEALTH);
+  const fleet = await faultFleet(FAST_HEALTH);
   const before = await withTalks(fleet);
   const serving = await serve(fleet, { env: { ...OLD, COPILOT_CLI_PATH: fake("exits.mjs") } });
   const trouble = await serving.logged(/could not be recycled/);
@@ -112,7 +111,7 @@ it("the old process keeps serving when its replacement does not start during a r
 });
 
 it("each server has exactly one process, and the right one, after serve is killed during a recycle", async () => {
-  const fleet = await faultFleet(PORTS, FAST_HEALTH);
+  const fleet = await faultFleet(FAST_HEALTH);
   await withTalks(fleet);
   for (let round = 0; round < rounds(6, 100); round++) {
     const killed = await serve(fleet, { env: OLD });

@@ -15,8 +15,6 @@ import {
 import { FAST_HEALTH, serve } from "../fixtures/serve.js";
 import { heldModel } from "../fixtures/turns.js";
 
-const PORTS = 14_300;
-
 async function spawned(fleet: FaultFleet, users: readonly string[]): Promise<Map<string, number | null>> {
   const pids = new Map<string, number | null>();
   for (const user of users) pids.set(user, (await fleet.spawn(user)).pid);
@@ -34,7 +32,7 @@ async function library(fleet: FaultFleet): Promise<Fleet> {
 }
 
 it.each([1, 3])("a rolling restart loses no turn of busy clients with --max-unavailable %i", async (unavailable) => {
-  const fleet = await faultFleet(PORTS, FAST_HEALTH);
+  const fleet = await faultFleet(FAST_HEALTH);
   const users = ["alice", "bob", "carol"];
   const before = await spawned(fleet, users);
   const serving = await serve(fleet);
@@ -72,7 +70,7 @@ it.each([1, 3])("a rolling restart loses no turn of busy clients with --max-unav
 
 it("a rolling restart drains one server alone first, and then never more than --max-unavailable at once", async () => {
   const model = await heldModel();
-  const fleet = await faultFleet(PORTS, { ...model.env, COPILOTFLEET_DRAIN_TIMEOUT: "2m" });
+  const fleet = await faultFleet({ ...model.env, COPILOTFLEET_DRAIN_TIMEOUT: "2m" });
   const users = ["a", "b", "c", "d", "e"];
   const before = await spawned(fleet, users);
   // Each server is in a turn that lasts until the test has seen how many servers are draining at once.
@@ -118,7 +116,7 @@ it("a rolling restart drains one server alone first, and then never more than --
 });
 
 it("a rolling restart touches no other server when the first replacement does not start", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const before = await spawned(fleet, ["alice", "bob", "carol"]);
   const result = await fleet.run(["restart", "--all", "--rolling", "--max-unavailable", "3", "--json"], {
     env: { COPILOT_CLI_PATH: fake("exits.mjs") },
@@ -136,7 +134,7 @@ it("a rolling restart touches no other server when the first replacement does no
 
 it("a rolling restart stops at the first replacement that does not start", async () => {
   const gate = await openFolder();
-  const fleet = await faultFleet(PORTS, { COPILOTFLEET_RUNTIME_ENV: "ONCE_FOLDER,ONCE_RUNTIME" });
+  const fleet = await faultFleet({ COPILOTFLEET_RUNTIME_ENV: "ONCE_FOLDER,ONCE_RUNTIME" });
   const before = await spawned(fleet, ["alice", "bob", "carol"]);
   const result = await fleet.run(["restart", "--all", "--rolling", "--json"], {
     env: { COPILOT_CLI_PATH: fake("once.sh"), ONCE_FOLDER: gate, ONCE_RUNTIME: findRuntime(null, {}).path },
@@ -152,7 +150,7 @@ it("a rolling restart stops at the first replacement that does not start", async
 });
 
 it("each server has exactly one process after a rolling restart was killed", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const users = ["alice", "bob", "carol"];
   await spawned(fleet, users);
   for (const user of users) await fleet.json(["create", "--id", `of-${user}`, "--user", user, "--prompt", "hi"]);

@@ -6,10 +6,8 @@ import { serve, startServe } from "../fixtures/serve.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 import { directSession, heldModel, heldTurn, openLibrary } from "../fixtures/turns.js";
 
-const PORTS = 13_500;
-
 it("a second serve is refused with the PID of the first, even while the first is suspended", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const first = await serve(fleet);
   const second = await startServe(fleet, { args: ["--json"] }).done;
   expect(second.code).toBe(5);
@@ -37,7 +35,7 @@ it("a second serve is refused with the PID of the first, even while the first is
 });
 
 it("exactly one of eight serve commands that start at once runs, and the others are refused", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   await fleet.spawn("alice");
   const all = Array.from({ length: 8 }, () => startServe(fleet, { args: ["--json"] }));
   const refused = await eventually(
@@ -62,7 +60,7 @@ it("exactly one of eight serve commands that start at once runs, and the others 
 
 it("serve --leave-running ends without touching servers or turns, and the next serve adopts them", async () => {
   const model = await heldModel();
-  const fleet = await faultFleet(PORTS, model.env);
+  const fleet = await faultFleet(model.env);
   const library = await openLibrary(fleet);
   await fleet.json(["spawn", "--user", "u", "--count", "4"]);
   const before = (await fleet.ps()).map(({ user, pid, port }) => ({ user, pid, port }));
@@ -100,7 +98,7 @@ it("serve --leave-running ends without touching servers or turns, and the next s
 });
 
 it("serve still works when it cannot write serving.json, and logs that", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   // A symlink makes serve write this file to a device that is always full.
   const script = 'ln -s /dev/full "$COPILOTFLEET_HOME/serving.json.$$.tmp" && exec "$@"';
   await mkdir(fleet.root, { recursive: true, mode: 0o700 });

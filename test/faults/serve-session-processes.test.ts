@@ -7,7 +7,6 @@ import { FAST_HEALTH, serve } from "../fixtures/serve.js";
 import { startToolModel, type ToolModel } from "../fixtures/tool-model.js";
 import { directSession } from "../fixtures/turns.js";
 
-const PORTS = 26_100;
 /** serve waits twelve intervals before it ends a process of an unloaded session. */
 const FAST = { ...FAST_HEALTH, COPILOTFLEET_HEALTH_INTERVAL: "200ms", COPILOTFLEET_HEALTH_FAILURES: "10" };
 const HOLD_BYTES = 150_000_000;
@@ -44,7 +43,7 @@ function commandLine(pid: number): string | null {
 }
 
 it("serve ends processes of an unloaded session, but none of sessions that are loaded or were loaded again", async () => {
-  const fleet = await faultFleet(PORTS, FAST);
+  const fleet = await faultFleet(FAST);
   const model = await toolModel();
   const { pid } = await fleet.spawn("alice");
   const [left, stays, returns] = await Promise.all(
@@ -77,7 +76,7 @@ it("serve ends processes of an unloaded session, but none of sessions that are l
 });
 
 it("recycle.maxMemory and the memory metric include all processes that a server's sessions started", async () => {
-  const fleet = await faultFleet(PORTS, FAST);
+  const fleet = await faultFleet(FAST);
   const { pid } = await fleet.spawn("alice");
   const session = await directSession(fleet, await toolModel(), "hungry");
   const command = `${process.execPath} -e ${HOG}`;

@@ -5,7 +5,6 @@ import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
 import { serve } from "../fixtures/serve.js";
 import { heldModel } from "../fixtures/turns.js";
 
-const PORTS = 14_600;
 /** The time for a few operations in a row that each wait for Redis until their deadline, in milliseconds. */
 const BOUND_MS = 60_000;
 const problem = redisProblem();
@@ -20,7 +19,7 @@ describe.skipIf(problem !== undefined)("a Redis that goes away while serve drain
 
   it("serve exits with 7 and leaves its servers to the next one when Redis goes away early in a drain", async () => {
     const url = redis.url();
-    const fleet = await faultFleet(PORTS, { COPILOTFLEET_STORE: url });
+    const fleet = await faultFleet({ COPILOTFLEET_STORE: url });
     const { pid } = await fleet.spawn("alice");
     const proxy = await CuttingProxy.start(redis.port);
     onTestFinished(() => proxy.end());
@@ -42,7 +41,7 @@ describe.skipIf(problem !== undefined)("a Redis that goes away while serve drain
 
   it("a turn is still answered, and serve exits with 7, when Redis goes away while serve drains", async () => {
     const model = await heldModel();
-    const fleet = await faultFleet(PORTS, { COPILOTFLEET_STORE: redis.url(), ...model.env });
+    const fleet = await faultFleet({ COPILOTFLEET_STORE: redis.url(), ...model.env });
     await fleet.json(["create", "--user", "alice", "--id", "notes", "--prompt", "one"]);
     const [server] = await fleet.ps();
     const serving = await serve(fleet, { args: ["--json"] });

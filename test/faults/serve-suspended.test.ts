@@ -3,7 +3,6 @@ import { expect, it } from "vitest";
 import { eventually, expectConsistent, type FaultFleet, faultFleet, statusOf } from "../fixtures/fault-fleet.js";
 import { FAST_HEALTH, type Serving, serve } from "../fixtures/serve.js";
 
-const PORTS = 14_500;
 /** Longer than all deadlines of the settings below. */
 const AWAY_MS = 4_500;
 const USERS = ["alice", "bob"];
@@ -55,7 +54,7 @@ async function expectSame(fleet: FaultFleet, serving: Serving, pids: readonly nu
 it.each(["servers first", "serve first"])(
   "serve restarts no server after the whole machine was suspended (%s)",
   async (order) => {
-    const fleet = await faultFleet(PORTS, STRICT);
+    const fleet = await faultFleet(STRICT);
     const pids = await servers(fleet);
     const serving = await serve(fleet);
     // This wait is far shorter than a probe may take, so serve is usually suspended in the middle of a probe.
@@ -70,7 +69,7 @@ it.each(["servers first", "serve first"])(
 );
 
 it("serve restarts no server after serve alone was suspended for a while", async () => {
-  const fleet = await faultFleet(PORTS, STRICT);
+  const fleet = await faultFleet(STRICT);
   const pids = await servers(fleet);
   const serving = await serve(fleet);
   await stop([serving.pid]);
@@ -80,7 +79,7 @@ it("serve restarts no server after serve alone was suspended for a while", async
 });
 
 it("serve restarts no server after its own event loop was blocked for a while", async () => {
-  const fleet = await faultFleet(PORTS, STRICT);
+  const fleet = await faultFleet(STRICT);
   const pids = await servers(fleet);
   const serving = await serve(fleet, {
     env: { NODE_OPTIONS: `--require ${BLOCKER}`, BLOCK_MS: String(AWAY_MS) },
@@ -97,7 +96,7 @@ it("serve restarts no server after its own event loop was blocked for a while", 
 });
 
 it("serve ends a server that hangs even after serve itself was suspended", async () => {
-  const fleet = await faultFleet(PORTS, FAST_HEALTH);
+  const fleet = await faultFleet(FAST_HEALTH);
   const pids = await servers(fleet);
   const serving = await serve(fleet);
   await stop([serving.pid, pids[0] ?? 0]);

@@ -6,7 +6,6 @@ import { eventually, expectConsistent, type FaultFleet, faultFleet, killed, roun
 import { FAST_HEALTH, type Serving, serve } from "../fixtures/serve.js";
 import { openLibrary } from "../fixtures/turns.js";
 
-const PORTS = 13_600;
 const USERS = ["alice", "bob", "carol", "dave"];
 
 /** Sends prompts until the signal aborts, and expects an answer to each. Resolves with the number of turns. */
@@ -61,7 +60,7 @@ async function recycled(serving: Serving, reason: string, times: number): Promis
 }
 
 it("serve loses no turn and fails none when it recycles servers under load", async () => {
-  const fleet = await faultFleet(PORTS, {
+  const fleet = await faultFleet({
     COPILOTFLEET_HEALTH_INTERVAL: "300ms",
     COPILOTFLEET_HEALTH_TIMEOUT: "2s", // answers are slow under this load
     COPILOTFLEET_HEALTH_FAILURES: "10",
@@ -78,7 +77,7 @@ it("serve loses no turn and fails none when it recycles servers under load", asy
 });
 
 it("a rolling restart under load loses no turn and fails none", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const serving = await serve(fleet);
   await underLoad(fleet, 0, async () => {
     for (let round = 0; round < rounds(2, 20); round++) {
@@ -95,7 +94,7 @@ it("a rolling restart under load loses no turn and fails none", async () => {
 });
 
 it("an open session works on after its server was recycled, restarted, stopped or killed between turns", async () => {
-  const fleet = await faultFleet(PORTS, FAST_HEALTH);
+  const fleet = await faultFleet(FAST_HEALTH);
   const library = await openLibrary(fleet);
   const session = await library.createSession({ user: "alice", sessionId: "s" });
   let turn = 0;

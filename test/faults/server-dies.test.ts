@@ -13,7 +13,6 @@ import {
   statusOf,
 } from "../fixtures/fault-fleet.js";
 
-const PORTS = 30_600;
 /** How long a command may take when a server does not answer, in milliseconds. */
 const BOUND_MS = 30_000;
 
@@ -38,14 +37,14 @@ async function suspend(fleet: FaultFleet, user: string): Promise<number> {
 }
 
 it("ps shows a killed server as failed, and the next user's server gets its port", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   await fleet.spawn("alice");
   await killed(await pidOf(fleet, "alice"));
   expect(await fleet.ps()).toMatchObject([{ user: "alice", state: "failed", pid: null, port: null, url: null }]);
   expect(await fleet.record("alice")).toMatchObject({ port: null, process: null, launchId: null, claim: null });
-  expect(await fleet.spawn("bob")).toMatchObject({ port: PORTS });
+  expect(await fleet.spawn("bob")).toMatchObject({ port: fleet.ports.from });
   // Bob's server has alice's old port, so hers gets another one.
-  expect(await fleet.spawn("alice")).toMatchObject({ state: "ready", port: PORTS + 1, failure: null });
+  expect(await fleet.spawn("alice")).toMatchObject({ state: "ready", port: fleet.ports.from + 1, failure: null });
   await expectConsistent(fleet);
 });
 
@@ -54,28 +53,28 @@ it.each([
   [["send", "talk", "hi", "--user", "alice"]],
   [["restart", "--user", "alice"]],
 ])("a command brings a killed server back on its home and port: %j", async (command) => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const { home } = await fleet.spawn("alice");
   await fleet.json(["create", "--id", "talk", "--user", "alice", "--prompt", "hi"]);
   await killed(await pidOf(fleet, "alice"));
   await fleet.json(command);
-  expect(await fleet.record("alice")).toMatchObject({ state: "ready", port: PORTS, home });
+  expect(await fleet.record("alice")).toMatchObject({ state: "ready", port: fleet.ports.from, home });
   const { reply } = await fleet.json<{ reply: string }>(["send", "talk", "again", "--user", "alice"]);
   expect(reply).toMatch(/^\[turn [23]\] again$/);
   await expectConsistent(fleet);
 });
 
 it("a server gets the same port after each restart --force", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   await fleet.spawn("alice");
   for (let round = 0; round < rounds(5, 100); round++) {
     const { servers } = await fleet.json<{ servers: unknown }>(["restart", "--user", "alice", "--force"]);
-    expect(servers).toMatchObject([{ state: "ready", port: PORTS }]);
+    expect(servers).toMatchObject([{ state: "ready", port: fleet.ports.from }]);
   }
 });
 
 it("send exits at once, with the server as lost, when the server is killed during the turn", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   await fleet.json(["create", "--id", "talk", "--user", "alice", "--prompt", "hi"]);
   const { done } = fleet.start(["send", "talk", "!delay 60000 slow", "--user", "alice", "--json"]);
   const pid = await pidOf(fleet, "alice");
@@ -99,7 +98,7 @@ async function eventsOf(fleet: FaultFleet, user: string, session: string): Promi
 }
 
 it("every command ends within 30 s when the server hangs", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   // Each command uses its own session. In one session they would queue and wait for each other's deadlines.
   for (const id of ["talk", "talk-2"]) await fleet.json(["create", "--id", id, "--user", "alice", "--prompt", "hi"]);
   const pid = await suspend(fleet, "alice");
@@ -133,7 +132,7 @@ it("every command ends within 30 s when the server hangs", async () => {
 });
 
 it("the library's stop and close end within 30 s when their server hangs", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const opened = await library(fleet);
   for (const user of ["alice", "bob"]) {
     const session = await opened.createSession({ user, sessionId: `of-${user}` });
@@ -151,7 +150,7 @@ it("the library's stop and close end within 30 s when their server hangs", async
 });
 
 it("send prints its answer after its server was suspended for a moment", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   await fleet.json(["create", "--id", "talk", "--user", "alice", "--prompt", "hi"]);
   const pid = await suspend(fleet, "alice");
   const { done } = fleet.start(["send", "talk", "again", "--user", "alice", "--json"]);

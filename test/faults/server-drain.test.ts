@@ -2,10 +2,8 @@ import { expect, it } from "vitest";
 import { eventually, expectConsistent, faultFleet, isRunning } from "../fixtures/fault-fleet.js";
 import { directSession, directTurn, echoModel, heldModel, heldTurn } from "../fixtures/turns.js";
 
-const PORTS = 31_200;
-
 it("stop waits for a turn that a client began without the fleet", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const model = await heldModel();
   await fleet.spawn("alice");
   const session = await directSession(fleet, model, "own");
@@ -25,7 +23,7 @@ it("stop waits for a turn that a client began without the fleet", async () => {
 });
 
 it("restart waits for a turn that a client began without the fleet, and keeps the port", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const model = await heldModel();
   const { port } = await fleet.spawn("alice");
   const session = await directSession(fleet, model, "own");
@@ -39,7 +37,7 @@ it("restart waits for a turn that a client began without the fleet, and keeps th
 });
 
 it("stop cuts a turn when its deadline is over, names the session, and exits with 8", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const model = await echoModel();
   await fleet.spawn("alice");
   const session = await directSession(fleet, model, "own");
@@ -52,7 +50,7 @@ it("stop cuts a turn when its deadline is over, names the session, and exits wit
 });
 
 it("a turn is not cut when the stop that waits for it is killed and spawn and ps then check the server", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const model = await heldModel();
   const { pid } = await fleet.spawn("alice");
   const session = await directSession(fleet, model, "own");
@@ -70,7 +68,7 @@ it("a turn is not cut when the stop that waits for it is killed and spawn and ps
 });
 
 it("a spawn that comes while stop drains the server starts the server again afterwards", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const model = await heldModel();
   const { pid, port } = await fleet.spawn("alice");
   const session = await directSession(fleet, model, "own");

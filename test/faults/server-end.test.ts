@@ -9,13 +9,12 @@ import { eventually, faultFleet } from "../fixtures/fault-fleet.js";
 import { FAST_HEALTH, serve } from "../fixtures/serve.js";
 import { openLibrary } from "../fixtures/turns.js";
 
-const PORTS = 26_000;
 /** The home of a server that has no folder. */
 const NO_HOME = "/nonexistent/copilotfleet/home";
 const KILLED = /^killed by SIGKILL at \d{4}-\d\d-\d\dT[\d:.]+Z/;
 
 it("ps names the signal that killed a server whose starter, another process, still runs", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const library = await openLibrary(fleet);
   const { server } = await library.spawn("alice");
   process.kill(server.pid ?? 0, "SIGKILL");
@@ -24,7 +23,7 @@ it("ps names the signal that killed a server whose starter, another process, sti
 });
 
 it("ps names the exit code of a server that somebody else ended with SIGTERM", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const library = await openLibrary(fleet);
   const { server } = await library.spawn("alice");
   process.kill(server.pid ?? 0, "SIGTERM");
@@ -35,7 +34,7 @@ it("ps names the exit code of a server that somebody else ended with SIGTERM", a
 });
 
 it("the log of serve and the reason of a crash loop name the signal that killed the server", async () => {
-  const fleet = await faultFleet(PORTS, { ...FAST_HEALTH, COPILOTFLEET_HEALTH_RESTARTS: "1" });
+  const fleet = await faultFleet({ ...FAST_HEALTH, COPILOTFLEET_HEALTH_RESTARTS: "1" });
   const serving = await serve(fleet);
   const first = await fleet.spawn("alice");
   process.kill(first.pid ?? 0, "SIGKILL");
@@ -54,7 +53,7 @@ it("the log of serve and the reason of a crash loop name the signal that killed 
 });
 
 it("the reason of a failure quotes only what the last launch logged, even after the log was rotated", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   for (let launch = 1; launch <= 3; launch++) {
     const { id, pid, home } = await fleet.spawn("alice");
     const log = logPath(home);

@@ -20,8 +20,6 @@ import {
 } from "../fixtures/fault-fleet.js";
 import { MessageReader } from "../fixtures/message-reader.js";
 
-const PORTS = 30_300;
-
 interface Stranger {
   port: number;
   /** How many connections it accepted, and how many bytes came over them. */
@@ -47,17 +45,19 @@ async function stranger(port: number): Promise<Stranger> {
 }
 
 it("spawn skips ports on which strangers listen, and sends them nothing", async () => {
-  const fleet = await faultFleet(PORTS);
-  const strangers = await Promise.all([PORTS, PORTS + 1, PORTS + 3].map(stranger));
+  const fleet = await faultFleet();
+  const { from } = fleet.ports;
+  const strangers = await Promise.all([from, from + 1, from + 3].map(stranger));
   const servers = await Promise.all(["a", "b", "c"].map((user) => fleet.spawn(user)));
-  expect(servers.map(({ port }) => port).sort()).toEqual([PORTS + 2, PORTS + 4, PORTS + 5]);
+  expect(servers.map(({ port }) => port).sort()).toEqual([from + 2, from + 4, from + 5]);
   await expectConsistent(fleet);
   expect(strangers.map(({ connections }) => connections)).toEqual([0, 0, 0]);
 });
 
 it("spawn reports that strangers hold every port of the range", async () => {
-  const fleet = await faultFleet(PORTS, { COPILOTFLEET_PORTS_TO: String(PORTS + 1) });
-  const strangers = await Promise.all([PORTS, PORTS + 1].map(stranger));
+  const fleet = await faultFleet({}, { portCount: 2 });
+  const { from } = fleet.ports;
+  const strangers = await Promise.all([from, from + 1].map(stranger));
   const result = await fleet.run(["spawn", "--user", "alice", "--json"]);
   expect(result.code).toBe(6);
   expect(errorOf(result)).toMatchObject({
@@ -70,31 +70,32 @@ it("spawn reports that strangers hold every port of the range", async () => {
 
 it("spawn takes the next port when a stranger takes the first one just before the runtime listens on it", async () => {
   const gate = await openFolder();
-  const fleet = await faultFleet(PORTS, {
+  const fleet = await faultFleet({
     COPILOT_CLI_PATH: fake("late-port.sh"),
     COPILOTFLEET_RUNTIME_ENV: "GATE_FOLDER,GATE_RUNTIME",
     GATE_FOLDER: gate,
     GATE_RUNTIME: findRuntime(null, {}).path,
   });
+  const { from } = fleet.ports;
   const { done } = fleet.start(["spawn", "--user", "alice", "--json"]);
   await eventually("the runtime", () => existsSync(join(gate, "started")));
-  const thief = await stranger(PORTS);
+  const thief = await stranger(from);
   await writeFile(join(gate, "open"), "");
   const result = await done;
   expect(result).toMatchObject({ code: 0 });
   const { server } = JSON.parse(result.stdout) as { server: ServerView };
-  expect(server).toMatchObject({ state: "ready", port: PORTS + 1 });
+  expect(server).toMatchObject({ state: "ready", port: from + 1 });
   expect(thief).toMatchObject({ connections: 0, bytes: 0 });
   const ports = (await readFile(join(gate, "started"), "utf8")).match(/--port \d+/g);
-  expect(ports).toEqual([`--port ${PORTS}`, `--port ${PORTS + 1}`]);
+  expect(ports).toEqual([`--port ${from}`, `--port ${from + 1}`]);
   await expectConsistent(fleet);
 });
 
 it("connect and send exchange nothing with a stranger on the port of a dead server recorded as ready", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const killed = await killedServer(fleet);
-  const thief = await stranger(PORTS);
-  expect(await fleet.record("alice")).toMatchObject({ state: "ready", port: PORTS });
+  const thief = await stranger(fleet.ports.from);
+  expect(await fleet.record("alice")).toMatchObject({ state: "ready", port: fleet.ports.from });
 
   const connect = await fleet.run(["connect", "--user", "alice", "--json"]);
   expect(connect.code).toBe(7);
@@ -102,7 +103,7 @@ it("connect and send exchange nothing with a stranger on the port of a dead serv
   expect(connect.stdout).not.toContain(await readFile(join(killed.home, "..", "connection-token"), "utf8"));
 
   expect(await fleet.json(["send", "talk", "again", "--user", "alice"])).toMatchObject({ reply: "[turn 2] again" });
-  expect(await fleet.record("alice")).toMatchObject({ state: "ready", port: PORTS + 1 });
+  expect(await fleet.record("alice")).toMatchObject({ state: "ready", port: fleet.ports.from + 1 });
   expect(thief).toMatchObject({ connections: 0, bytes: 0 });
   await expectConsistent(fleet);
 });
@@ -110,9 +111,9 @@ it("connect and send exchange nothing with a stranger on the port of a dead serv
 it.each([["ps"], ["stop"], ["restart"], ["spawn"], ["list"], ["delete"]])(
   "%s sends nothing to a stranger on the port of a dead server",
   async (command) => {
-    const fleet = await faultFleet(PORTS);
+    const fleet = await faultFleet();
     await killedServer(fleet);
-    const thief = await stranger(PORTS);
+    const thief = await stranger(fleet.ports.from);
     const args = { ps: [], list: [], delete: ["talk"] }[command] ?? ["--user", "alice"];
     await fleet.json([command, ...args]);
     expect(thief).toMatchObject({ connections: 0, bytes: 0 });
@@ -131,7 +132,7 @@ async function killedServer(fleet: FaultFleet): Promise<ServerView> {
 
 it("other users of the machine get no answer from a server and cannot read any file of the state", async (ctx) => {
   if (process.getuid?.() !== 0) return ctx.skip("needs root, to become another user");
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const { port, home } = await fleet.spawn("alice");
   await fleet.json(["create", "--id", "talk", "--user", "alice", "--prompt", "hi"]);
   await appendFile(join(home, "mine"), "");
@@ -157,7 +158,7 @@ it("other users of the machine get no answer from a server and cannot read any f
 });
 
 it("only the owner can read the files and folders of the state, whatever the umask", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   await mkdir(join(fleet.root, ".."), { recursive: true });
   const loose = ["sh", "-c", 'umask 0; exec "$@"', "sh"];
   const { server } = await fleet.json<{ server: ServerView }>(["spawn", "--user", "alice"], { under: loose });

@@ -2,7 +2,6 @@ import { expect, it } from "vitest";
 import { expectConsistent, type FaultFleet, faultFleet, rounds } from "../fixtures/fault-fleet.js";
 import { seededRandom } from "../fixtures/store-random.js";
 
-const PORTS = 30_100;
 /** The start of Node alone takes about 60 ms. The whole command usually ends before the longest of these times. */
 const LATEST_MS = 300;
 
@@ -16,7 +15,7 @@ async function killAtRandom(fleet: FaultFleet, random: () => number, args: reado
 }
 
 it("ps clears away what a spawn killed at any moment leaves behind", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const random = seededRandom("kill spawn");
   for (let round = 0; round < rounds(14, 300); round++) {
     await killAtRandom(fleet, random, ["spawn", "--user", "alice"]);
@@ -29,7 +28,7 @@ it("ps clears away what a spawn killed at any moment leaves behind", async () =>
 });
 
 it("spawn succeeds right after another spawn was killed at any moment, without a ps in between", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const random = seededRandom("kill spawn, spawn again");
   for (let round = 0; round < rounds(14, 300); round++) {
     await killAtRandom(fleet, random, ["spawn", "--user", "alice"]);
@@ -41,7 +40,7 @@ it("spawn succeeds right after another spawn was killed at any moment, without a
 });
 
 it("a waiting spawn still gets its server when the spawn that was starting it is killed", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const random = seededRandom("kill spawn beside others");
   for (let round = 0; round < rounds(6, 100); round++) {
     const waiting = [1, 2, 3].map(() => fleet.spawn("alice"));
@@ -55,7 +54,7 @@ it("a waiting spawn still gets its server when the spawn that was starting it is
 });
 
 it("ps clears away what a create, stop, restart or spawn killed at any moment leaves behind", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const random = seededRandom("kill the others");
   await fleet.spawn("alice");
   for (let round = 0; round < rounds(20, 400); round++) {

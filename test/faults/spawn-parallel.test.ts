@@ -2,18 +2,17 @@ import { expect, it } from "vitest";
 import type { ServerView } from "../../src/pool/server.js";
 import { errorOf, expectConsistent, faultFleet } from "../fixtures/fault-fleet.js";
 
-const PORTS = 30_000;
 const MANY = Array.from({ length: 16 }, (_, index) => index + 1);
 
 it("16 users who spawn at once get one server each", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const servers = await Promise.all(MANY.map((user) => fleet.spawn(`user${user}`)));
   expect(new Set(servers.map(({ id }) => id)).size).toBe(16);
   expect(new Set(servers.map(({ port }) => port)).size).toBe(16);
   expect(new Set(servers.map(({ pid }) => pid)).size).toBe(16);
   for (const { port } of servers) {
-    expect(port).toBeGreaterThanOrEqual(PORTS);
-    expect(port).toBeLessThan(PORTS + 16);
+    expect(port).toBeGreaterThanOrEqual(fleet.ports.from);
+    expect(port).toBeLessThan(fleet.ports.from + 16);
   }
   const shown = await expectConsistent(fleet);
   expect(shown.map(({ id, pid, port, state }) => ({ id, pid, port, state }))).toEqual(
@@ -23,7 +22,7 @@ it("16 users who spawn at once get one server each", async () => {
 });
 
 it("16 spawn commands for one user at once start a single server", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const results = await Promise.all(
     MANY.map(() => fleet.json<{ server: ServerView; created: boolean }>(["spawn", "--user", "alice"])),
   );
@@ -34,7 +33,7 @@ it("16 spawn commands for one user at once start a single server", async () => {
 });
 
 it("spawn, stop, restart and ps of one server at once all succeed and leave at most one process", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   await fleet.spawn("alice");
   const commands = ["spawn", "stop", "restart", "spawn", "ps", "stop", "spawn", "restart"];
   const results = await Promise.all(
@@ -46,7 +45,7 @@ it("spawn, stop, restart and ps of one server at once all succeed and leave at m
 });
 
 it("three ports go to three of five users who spawn at once, and the others get a clear error", async () => {
-  const fleet = await faultFleet(PORTS, { COPILOTFLEET_PORTS_TO: String(PORTS + 2) });
+  const fleet = await faultFleet({}, { portCount: 3 });
   const results = await Promise.all(
     MANY.slice(0, 5).map((user) => fleet.run(["spawn", "--json", "--user", `u${user}`])),
   );
@@ -54,7 +53,7 @@ it("three ports go to three of five users who spawn at once, and the others get 
   expect(refused.map(({ code }) => code)).toEqual([6, 6]);
   for (const result of refused) {
     expect(errorOf(result)).toMatchObject({ code: "FLEET_PORTS_EXHAUSTED" });
-    expect(errorOf(result).message).toContain(`${PORTS} and ${PORTS + 2}`);
+    expect(errorOf(result).message).toContain(`${fleet.ports.from} and ${fleet.ports.to}`);
   }
   // The users who were refused leave no record.
   expect(Object.keys((await fleet.registry()).servers)).toHaveLength(3);

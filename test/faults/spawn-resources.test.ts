@@ -15,8 +15,6 @@ import {
   rounds,
 } from "../fixtures/fault-fleet.js";
 
-const PORTS = 30_900;
-
 /** The reason why no file system can be mounted here, or undefined if one can. */
 const noMounts =
   process.getuid?.() === 0 && spawnSync("unshare", ["-m", "mount", "-t", "tmpfs", "none", "/mnt"]).status === 0
@@ -58,7 +56,7 @@ it("spawn starts no process when the state folder's disk is full", async (ctx) =
   if (noMounts !== undefined) return ctx.skip(noMounts);
   const folder = await openFolder();
   mount("-t tmpfs -o size=64k", "none", folder);
-  const fleet = await faultFleet(PORTS, {}, folder);
+  const fleet = await faultFleet({}, { at: folder });
   mkdirSync(fleet.root, { mode: 0o700 });
   const ballast = fill(folder);
   expect(refused(await fleet.run(["spawn", "--user", "alice", "--json"])).message).toMatch(/no space left on device/);
@@ -68,7 +66,7 @@ it("spawn starts no process when the state folder's disk is full", async (ctx) =
 
 it("spawn starts no process when the state is read-only, but ps still reads the state", async (ctx) => {
   if (noMounts !== undefined) return ctx.skip(noMounts);
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const { pid } = await fleet.spawn("alice");
   mount("--bind", fleet.root, fleet.root);
   execFileSync("mount", ["-o", "remount,bind,ro", fleet.root]);
@@ -89,7 +87,7 @@ it.for([
   "spawn starts no process when there is no room for the server's %s (%s)",
   async ([what, options, message], ctx) => {
     if (noMounts !== undefined) return ctx.skip(noMounts);
-    const fleet = await faultFleet(PORTS);
+    const fleet = await faultFleet();
     // The registry is on another disk, which has room for the intent.
     const folder = what === "home" ? join(fleet.root, "servers") : serverFolder(fleet.root, serverIdOf("alice"));
     mkdirSync(fleet.root, { mode: 0o700 });
@@ -107,7 +105,7 @@ it.for([
 
 it("a server that cannot write its log because its disk is full keeps serving and can be stopped", async (ctx) => {
   if (noMounts !== undefined) return ctx.skip(noMounts);
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const folder = serverFolder(fleet.root, serverIdOf("alice"));
   mkdirSync(fleet.root, { mode: 0o700 });
   mkdirSync(folder, { recursive: true, mode: 0o700 });
@@ -129,7 +127,7 @@ it("a server that cannot write its log because its disk is full keeps serving an
 
 it("spawn reports that it or its server cannot open more files, and leaves no partial record", async (ctx) => {
   if (spawnSync("prlimit", ["--nofile=64", "true"]).status !== 0) return ctx.skip("needs prlimit");
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   // Between the lowest and the highest of these limits, Node.js runs but cannot start the server.
   const results: Finished[] = [];
   for (let files = 19; files <= 26; files++) {
@@ -149,7 +147,7 @@ it("spawn reports that no more processes can be created, and leaves no partial r
   const folder = await openFolder();
   chownSync(folder, 65_534, 65_534);
   chownSync(dirname(folder), 65_534, 65_534);
-  const fleet = await faultFleet(PORTS, { HOME: folder }, folder);
+  const fleet = await faultFleet({ HOME: folder }, { at: folder });
   onTestFinished(() => void execFileSync("chown", ["-R", "0:0", dirname(folder)]));
   const user = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
   const results: Finished[] = [];

@@ -2,10 +2,8 @@ import { readdirSync, readFileSync } from "node:fs";
 import { expect, it } from "vitest";
 import { errorOf, eventually, fake, faultFleet, isRunning, killed, processesWith } from "../fixtures/fault-fleet.js";
 
-const PORTS = 30_700;
-
 it("spawn shows the last output of a runtime that ends at once, and leaves no process", async () => {
-  const fleet = await faultFleet(PORTS, { COPILOT_CLI_PATH: fake("exits.mjs") });
+  const fleet = await faultFleet({ COPILOT_CLI_PATH: fake("exits.mjs") });
   const { code, stdout, stderr, ms } = await fleet.run(["spawn", "--user", "alice"]);
   expect({ code, stdout }).toEqual({ code: 7, stdout: "" });
   expect(stderr).toMatch(/ended at once \(exit code 1\).*the frobnicator \| \[31m is missing/);
@@ -23,11 +21,11 @@ it("spawn shows the last output of a runtime that ends at once, and leaves no pr
   const { server } = await fleet.json<{ server: { port: number } }>(["spawn", "--user", "alice"], {
     env: { COPILOT_CLI_PATH: "" },
   });
-  expect(server.port).toBe(PORTS);
+  expect(server.port).toBe(fleet.ports.from);
 });
 
 it("spawn leaves no child of a runtime that ended before it listened", async () => {
-  const fleet = await faultFleet(PORTS, { COPILOT_CLI_PATH: fake("forks-exits.mjs") });
+  const fleet = await faultFleet({ COPILOT_CLI_PATH: fake("forks-exits.mjs") });
   const { code, stderr } = await fleet.run(["spawn", "--user", "alice"]);
   expect({ code, stderr }).toMatchObject({ code: 7, stderr: expect.stringContaining("left a child behind") });
   expect(fleet.processes()).toEqual([]);
@@ -37,7 +35,7 @@ it.each([
   ["silent.mjs", "never listens"],
   ["slow.mjs", "listens but does not answer"],
 ])("spawn gives up on a runtime (%s) that %s when --wait is over", async (name) => {
-  const fleet = await faultFleet(PORTS, { COPILOT_CLI_PATH: fake(name) });
+  const fleet = await faultFleet({ COPILOT_CLI_PATH: fake(name) });
   const result = await fleet.run(["spawn", "--user", "alice", "--wait", "500ms", "--json"]);
   expect(result.code).toBe(6);
   expect(errorOf(result)).toMatchObject({
@@ -51,13 +49,13 @@ it.each([
 });
 
 it("spawn waits for a slow start as long as --wait allows, which is longer than a probe may take", async () => {
-  const fleet = await faultFleet(PORTS, { COPILOT_CLI_PATH: fake("slow.mjs") });
+  const fleet = await faultFleet({ COPILOT_CLI_PATH: fake("slow.mjs") });
   const { server } = await fleet.json<{ server: { state: string } }>(["spawn", "--user", "alice", "--wait", "20s"]);
   expect(server.state).toBe("ready");
 });
 
 it("stop kills a server that ignores SIGTERM once the grace period is over", async () => {
-  const fleet = await faultFleet(PORTS, { COPILOT_CLI_PATH: fake("deaf.mjs") });
+  const fleet = await faultFleet({ COPILOT_CLI_PATH: fake("deaf.mjs") });
   const { log } = await fleet.spawn("alice");
   const begun = performance.now();
   expect(await fleet.json(["stop", "--user", "alice"])).toMatchObject({ stopped: [{ outcome: "killed", cut: [] }] });
@@ -70,7 +68,7 @@ it("stop kills a server that ignores SIGTERM once the grace period is over", asy
 });
 
 it("stop ends all processes that a server started", async () => {
-  const fleet = await faultFleet(PORTS, { COPILOT_CLI_PATH: fake("forks.mjs") });
+  const fleet = await faultFleet({ COPILOT_CLI_PATH: fake("forks.mjs") });
   const { pid } = await fleet.spawn("alice");
   await eventually("children", () => fleet.processes().length > 20);
   const group = groupOf(pid);
@@ -81,7 +79,7 @@ it("stop ends all processes that a server started", async () => {
 });
 
 it("ps ends the processes that a killed server left behind, except one that nothing ties to it", async () => {
-  const fleet = await faultFleet(PORTS, { COPILOT_CLI_PATH: fake("forks.mjs") });
+  const fleet = await faultFleet({ COPILOT_CLI_PATH: fake("forks.mjs") });
   const { pid } = await fleet.spawn("alice");
   await eventually("children", () => fleet.processes().length > 20);
   const group = groupOf(pid);
@@ -95,7 +93,7 @@ it("ps ends the processes that a killed server left behind, except one that noth
 });
 
 it("spawn does not hand out a server that is already ending when the stop that ends it is killed", async () => {
-  const fleet = await faultFleet(PORTS, { COPILOT_CLI_PATH: fake("lingers.mjs") });
+  const fleet = await faultFleet({ COPILOT_CLI_PATH: fake("lingers.mjs") });
   const { pid, log } = await fleet.spawn("alice");
   const { child, done } = fleet.start(["stop", "--user", "alice"]);
   await eventually("SIGTERM", () => readFileSync(log, "utf8").includes("ending"));
@@ -109,7 +107,7 @@ it("spawn does not hand out a server that is already ending when the stop that e
 });
 
 it("a server gets no variables of the command's environment except the allowed ones", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const canary = "FAULT_CANARY=42";
   await fleet.json(["spawn", "--user", "alice"], { env: { FAULT_CANARY: "42", GITHUB_TOKEN: "canary" } });
   expect(fleet.processes()).toHaveLength(1);

@@ -12,8 +12,6 @@ import {
 } from "../fixtures/fault-fleet.js";
 import { seededRandom } from "../fixtures/store-random.js";
 
-const PORTS = 31_300;
-
 /**
  * Suspends a spawn as soon as `when` holds, between the commit of its intent and the moment when its server is ready.
  * Resolves with undefined if the spawn was too fast.
@@ -37,7 +35,7 @@ async function stuckSpawn(fleet: FaultFleet, when?: () => boolean): Promise<Star
 }
 
 it("a second spawn names the suspended process that is starting the server, which succeeds once it resumes", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const stuck = await stuckSpawn(fleet);
   const second = await fleet.run(["spawn", "--user", "alice", "--wait", "700ms", "--json"]);
   expect(second.code).toBe(6);
@@ -54,7 +52,7 @@ it("a second spawn names the suspended process that is starting the server, whic
 });
 
 it("stop gives up after its deadline when it waits for a suspended spawn", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const stuck = await stuckSpawn(fleet);
   const stop = await fleet.run(["stop", "--user", "alice", "--drain-timeout", "500ms", "--json"]);
   expect(stop.code).toBe(5);
@@ -67,7 +65,7 @@ it("stop gives up after its deadline when it waits for a suspended spawn", async
 });
 
 it("a user never gets two servers from spawns that are suspended, killed and resumed at random", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const random = seededRandom("suspend spawns");
   for (let round = 0; round < rounds(5, 100); round++) {
     const spawns = [1, 2, 3, 4].map(() => fleet.start(["spawn", "--user", "alice", "--json"]));
@@ -91,7 +89,7 @@ it("a user never gets two servers from spawns that are suspended, killed and res
 });
 
 it("a suspended spawn whose claim was taken over harms nothing when it resumes", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const stuck = await stuckSpawn(fleet, () => fleet.processes().length > 0);
   const [pid] = fleet.processes();
   // A process in another PID namespace would do this, because it cannot see the claim's process.

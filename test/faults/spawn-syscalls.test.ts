@@ -16,7 +16,6 @@ import {
 } from "../fixtures/fault-fleet.js";
 import { straceProblem } from "../fixtures/store-strace.js";
 
-const PORTS = 30_200;
 const problem = straceProblem();
 
 const SLOW_EXEC = ["-e", "trace=execve", "-e", "inject=execve:delay_enter=3000000:when=1"];
@@ -36,7 +35,7 @@ const POINTS = [
 
 it.for(POINTS)("a spawn killed at %s %i leaves nothing that ps does not clear away: %s", async ([call, when], ctx) => {
   if (problem !== undefined) return ctx.skip(problem);
-  const fleet = await faultFleet(PORTS, { UV_THREADPOOL_SIZE: "1" });
+  const fleet = await faultFleet({ UV_THREADPOOL_SIZE: "1" });
   await killedUnder(
     fleet,
     traceSpawn(fleet, ["-e", `trace=${call}`, "-e", `inject=${call}:signal=SIGKILL:when=${when}`]),
@@ -48,7 +47,7 @@ it.for(POINTS)("a spawn killed at %s %i leaves nothing that ps does not clear aw
 
 it("spawn deletes the temporary connection token of an earlier spawn that was killed before the rename", async (ctx) => {
   if (problem !== undefined) return ctx.skip(problem);
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const folder = serverFolder(fleet.root, serverIdOf("alice"));
   const scratch = join(folder, "connection-token.tmp");
   await killedUnder(fleet, traceSpawn(fleet, ["-P", scratch, "-e", "inject=rename:signal=SIGKILL"]));
@@ -94,7 +93,7 @@ function argumentsOf(pid: number): string[] {
 
 it("ps finds a server whose spawn was killed between fork and exec", async (ctx) => {
   if (problem !== undefined) return ctx.skip(problem);
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const traced = traceSpawn(fleet, SLOW_EXEC);
   const command = await commandUnder(traced);
   const [server] = await eventually("the fork", () => childrenOf(command).length > 0 && childrenOf(command), 20_000);
@@ -108,7 +107,7 @@ it("ps finds a server whose spawn was killed between fork and exec", async (ctx)
 
 it("stop ends a server whose spawn was killed between fork and exec", async (ctx) => {
   if (problem !== undefined) return ctx.skip(problem);
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const traced = traceSpawn(fleet, SLOW_EXEC);
   const command = await commandUnder(traced);
   const [server] = await eventually("the fork", () => childrenOf(command).length > 0 && childrenOf(command), 20_000);

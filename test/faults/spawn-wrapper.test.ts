@@ -4,7 +4,6 @@ import { expect, it } from "vitest";
 import { findRuntime } from "../../src/runtime/launch/find.js";
 import { errorOf, expectConsistent, faultFleet, openFolder } from "../fixtures/fault-fleet.js";
 
-const PORTS = 31_000;
 const PLATFORM = `@github/copilot-${process.platform}-${process.arch}`;
 const TRAP = "#!/usr/bin/env node\nthrow new Error('the wrapper was started');\n";
 
@@ -33,7 +32,7 @@ it.each(["wrapper", "command"] as const)(
   "spawn starts the native program when COPILOT_CLI_PATH is the npm %s",
   async (which) => {
     const { program, ...paths } = await installed(true);
-    const fleet = await faultFleet(PORTS, { COPILOT_CLI_PATH: paths[which] });
+    const fleet = await faultFleet({ COPILOT_CLI_PATH: paths[which] });
     const { pid } = await fleet.spawn("alice");
     expect(readlinkSync(`/proc/${pid}/exe`)).toBe(program);
     expect(await fleet.record("alice")).toMatchObject({ runtimePath: program });
@@ -45,7 +44,7 @@ it.each(["wrapper", "command"] as const)(
 
 it("spawn refuses an npm wrapper without its native program, and records nothing", async () => {
   const { wrapper } = await installed(false);
-  const fleet = await faultFleet(PORTS, { COPILOT_CLI_PATH: wrapper });
+  const fleet = await faultFleet({ COPILOT_CLI_PATH: wrapper });
   const result = await fleet.run(["spawn", "--user", "alice", "--json"]);
   expect(result.code).toBe(3);
   expect(errorOf(result)).toMatchObject({
@@ -58,7 +57,7 @@ it("spawn refuses an npm wrapper without its native program, and records nothing
 it("spawn refuses a native program that is not executable, and suggests the chmod command", async () => {
   const { wrapper, program } = await installed(true);
   chmodSync(program, 0o644);
-  const fleet = await faultFleet(PORTS, { COPILOT_CLI_PATH: wrapper });
+  const fleet = await faultFleet({ COPILOT_CLI_PATH: wrapper });
   const result = await fleet.run(["spawn", "--user", "alice", "--json"]);
   expect(result.code).toBe(3);
   expect(errorOf(result)).toMatchObject({ code: "FLEET_RUNTIME_UNUSABLE", suggestions: [`chmod +x ${program}`] });

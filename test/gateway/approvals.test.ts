@@ -104,20 +104,19 @@ const ATTACKS: Record<string, Attack> = {
 };
 
 describe.each([
-  { name: "none on the user's own server", config: { session: { approve: "none" } }, from: 24_020 },
+  { name: "none on the user's own server", config: { session: { approve: "none" } } },
   {
     name: "ask on a shared server",
     config: { isolation: "shared", session: { approve: "ask", tools: ["bash", "exit_plan_mode", "edit"] } },
-    from: 24_030,
   },
-])("session.approve: $name", ({ config, from }) => {
+])("session.approve: $name", ({ config }) => {
   let at: DoorFleet;
   let token: string;
   let client: RawClient;
   let answering: NodeJS.Timeout;
   let sequence = 0;
   beforeAll(async () => {
-    at = await DoorFleet.open({ from, to: from + 9 }, { config });
+    at = await DoorFleet.open({ config });
     token = await at.token("alice");
   });
   afterEach(() => {
@@ -197,7 +196,7 @@ describe("approval by the client", () => {
   const bash = '!tool bash {"command":"echo permitted-output","description":"says it"}';
 
   it("lets a client approve only its own tools while session.approve is none, whatever another client answers", async () => {
-    await using at = await DoorFleet.open({ from: 24_040, to: 24_049 });
+    await using at = await DoorFleet.open();
     const client = await at.client("alice");
     const session = await client.createSession({ onPermissionRequest: () => APPROVE, tools: [weather] });
     const other = await at.client("alice");
@@ -218,7 +217,7 @@ describe("approval by the client", () => {
   });
 
   it("lets a client approve every tool on its user's own server while session.approve is ask", async () => {
-    await using at = await DoorFleet.open({ from: 24_050, to: 24_059 }, { config: { session: { approve: "ask" } } });
+    await using at = await DoorFleet.open({ config: { session: { approve: "ask" } } });
     const client = await at.client("alice");
     const session = await client.createSession({ onPermissionRequest: () => APPROVE });
     expect((await session.sendAndWait(bash))?.data.content).toContain("permitted-output");
@@ -227,7 +226,7 @@ describe("approval by the client", () => {
 
   it("asks the library's caller to approve a shell command only while session.approve is ask", async () => {
     for (const approve of ["ask", "none"] as const) {
-      await using at = await DoorFleet.open({ from: 24_060, to: 24_069 }, { config: { session: { approve } } });
+      await using at = await DoorFleet.open({ config: { session: { approve } } });
       const asked: string[] = [];
       const onPermissionRequest = ({ kind }: { kind: string }) => {
         asked.push(kind);

@@ -135,7 +135,7 @@ it.each([
   ["bytes that are not a frame", "GET / HTTP/1.1\r\n\r\n", -32700],
   ["a frame that is not a request", "Content-Length: 2\r\n\r\n{}", -32600],
 ])("sends a single answer to a client that keeps sending %s, and closes its connection", async (_, broken, code) => {
-  await using at = await DoorFleet.open({ from: 16_770, to: 16_774 });
+  await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("ann"));
   client.socket.allowHalfOpen = true; // the client keeps sending after the front door has ended its side
   client.bytes(broken);
@@ -150,7 +150,7 @@ it.each([
 });
 
 it("closes the front door promptly although a client reads nothing", async () => {
-  await using at = await DoorFleet.open({ from: 16_750, to: 16_754 });
+  await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("ann"));
   await client.request("session.create", { sessionId: "s" });
   await client.turn("s", `${"x ".repeat(100_000)}`);
@@ -171,7 +171,7 @@ it("closes the front door promptly although a client reads nothing", async () =>
 });
 
 it("stops reading from a client that floods the front door, until the client reads its answers", async () => {
-  await using at = await DoorFleet.open({ from: 16_755, to: 16_759 });
+  await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("ann"));
   client.socket.pause();
   const method = "x".repeat(190);

@@ -3,7 +3,7 @@ import { DoorFleet, MODEL_KEY } from "./harness.js";
 
 /** Runs one suite twice, because a client must be able to do the same at the front door as at a bare server. */
 describeClient("directly", async () => {
-  const fleet = await DoorFleet.open({ from: 16_500, to: 16_519 });
+  const fleet = await DoorFleet.open();
   await fleet.fleet.spawn("alice");
   const { url, token } = await fleet.fleet.connectInfo("alice");
   const provider = {
@@ -20,7 +20,7 @@ describeClient("directly", async () => {
 });
 
 describeClient("through-the-door", async () => {
-  const fleet = await DoorFleet.open({ from: 16_520, to: 16_539 }, { config: { session: OPEN_TO_CLIENTS } });
+  const fleet = await DoorFleet.open({ config: { session: OPEN_TO_CLIENTS } });
   return {
     connect: async () => await fleet.client("alice"),
     settings: {},
@@ -31,7 +31,7 @@ describeClient("through-the-door", async () => {
 const WITHOUT_CREDENTIALS = { config: { provider: null, session: OPEN_TO_CLIENTS } };
 
 describeRequestHandler("directly", async () => {
-  const fleet = await DoorFleet.open({ from: 26_530, to: 26_534 }, WITHOUT_CREDENTIALS);
+  const fleet = await DoorFleet.open(WITHOUT_CREDENTIALS);
   await fleet.fleet.spawn("alice");
   const { url, token } = await fleet.fleet.connectInfo("alice");
   return {
@@ -41,7 +41,7 @@ describeRequestHandler("directly", async () => {
 });
 
 describeRequestHandler("through-the-door", async () => {
-  const fleet = await DoorFleet.open({ from: 26_535, to: 26_539 }, WITHOUT_CREDENTIALS);
+  const fleet = await DoorFleet.open(WITHOUT_CREDENTIALS);
   const token = await fleet.token("alice");
   return {
     connect: async (options) => await fleet.connect(fleet.url, token, options),

@@ -6,196 +6,198 @@ import { Stopwatch } from "../fixtures/stopwatch.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
-describe.each([
-  { isolation: "per-user", from: 16_665 },
-  { isolation: "shared", from: 16_670 },
-] as const)("a collaborative session on $isolation servers", ({ isolation, from }) => {
-  let at: DoorFleet;
-  let tokens: Record<"ann" | "ben" | "eve", string>;
-  beforeAll(async () => {
-    at = await DoorFleet.open(
-      { from, to: from + 4 },
-      { config: { isolation, serve: { turnWait: "3s" }, lock: { ttl: "20s" } } },
-    );
-    tokens = { ann: await at.token("ann"), ben: await at.token("ben"), eve: await at.token("eve") };
-  });
-  afterAll(async () => {
-    await at[Symbol.asyncDispose]();
-  });
-
-  /** Creates a session of ann's with ben as a member, and leaves it. */
-  const team = async (sessionId: string, { fleet } = at) => {
-    const session = await fleet.createSession({ user: "ann", members: ["ben"], sessionId });
-    await fleet.leaveSession(session);
-    return sessionId;
-  };
-  const join = async (user: "ann" | "ben", sessionId: string, url = at.url, token = tokens[user]) => {
-    const client = await RawClient.as(url, token);
-    expect(await client.request("session.resume", { sessionId })).toMatchObject({ result: { sessionId } });
-    return client;
-  };
-  const replies = ({ received }: RawClient, sessionId: string) =>
-    received.flatMap(({ method, params }) => {
-      const { event } = (params ?? {}) as { event?: { type: string; data: { content?: string } } };
-      return method === "session.event" && params?.sessionId === sessionId && event?.type === "assistant.message"
-        ? [event.data.content]
-        : [];
+describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
+  "a collaborative session on $isolation servers",
+  ({ isolation }) => {
+    let at: DoorFleet;
+    let tokens: Record<"ann" | "ben" | "eve", string>;
+    beforeAll(async () => {
+      at = await DoorFleet.open({ config: { isolation, serve: { turnWait: "3s" }, lock: { ttl: "20s" } } });
+      tokens = { ann: await at.token("ann"), ben: await at.token("ben"), eve: await at.token("eve") };
+    });
+    afterAll(async () => {
+      await at[Symbol.asyncDispose]();
     });
 
-  it("runs the prompts of two members of a session one at a time, and sends all replies to both", async () => {
-    // This fleet has the default turn wait, so that no prompt times out on a slow machine.
-    await using patient = await DoorFleet.open({ from: from + 130, to: from + 134 }, { config: { isolation } });
-    const id = await team(`team-1-${isolation}`, patient);
-    const [ann, ben] = [
-      await join("ann", id, patient.url, await patient.token("ann")),
-      await join("ben", id, patient.url, await patient.token("ben")),
-    ];
-    const turns = [ann.turn(id, "!delay 200 a"), ben.turn(id, "b"), ann.turn(id, "c")];
-    for (const { error } of await Promise.all(turns)) expect(error).toBeUndefined();
-    await eventually("all replies at both", () => replies(ann, id).length === 3 && replies(ben, id).length === 3);
-    expect(replies(ann, id)).toEqual(replies(ben, id));
-    expect(replies(ann, id).toSorted()).toEqual(["you said: !delay 200 a", "you said: b", "you said: c"]);
-    await eventually("the lease is given back", async () => (await patient.store.leases.read(id)) === null);
-    expect(await patient.store.sessions.read(id)).toMatchObject({ kind: "collaborative" });
-    await eventually("the turns are recorded", async () => ((await patient.store.sessions.read(id))?.turns ?? 0) >= 2);
-  });
+    /** Creates a session of ann's with ben as a member, and leaves it. */
+    const team = async (sessionId: string, { fleet } = at) => {
+      const session = await fleet.createSession({ user: "ann", members: ["ben"], sessionId });
+      await fleet.leaveSession(session);
+      return sessionId;
+    };
+    const join = async (user: "ann" | "ben", sessionId: string, url = at.url, token = tokens[user]) => {
+      const client = await RawClient.as(url, token);
+      expect(await client.request("session.resume", { sessionId })).toMatchObject({ result: { sessionId } });
+      return client;
+    };
+    const replies = ({ received }: RawClient, sessionId: string) =>
+      received.flatMap(({ method, params }) => {
+        const { event } = (params ?? {}) as { event?: { type: string; data: { content?: string } } };
+        return method === "session.event" && params?.sessionId === sessionId && event?.type === "assistant.message"
+          ? [event.data.content]
+          : [];
+      });
 
-  it("holds a member's lease until its turn ends, and refuses another member's prompt after the turn wait", async () => {
-    const id = await team(`team-2-${isolation}`);
-    const [ann, ben] = [await join("ann", id), await join("ben", id)];
-    await ann.request("session.send", { sessionId: id, prompt: "!delay 60000 long" });
-    expect(await at.store.leases.read(id)).toMatchObject({ holder: "ann" });
-    const began = performance.now();
-    using watch = new Stopwatch();
-    const refused = await ben.request("session.send", { sessionId: id, prompt: "mine" });
-    expect(refused).toMatchObject({ error: { code: -32003, data: { code: "FLEET_SESSION_LOCKED", retryable: true } } });
-    expect(performance.now() - began).toBeGreaterThan(2_900);
-    expect(watch.ms).toBeLessThan(6_000);
-    for (const method of ["session.abort", "session.shutdown", "sessions.close"]) {
-      expect(await ben.request(method, { sessionId: id }), method).toMatchObject({
+    it("runs the prompts of two members of a session one at a time, and sends all replies to both", async () => {
+      // This fleet has the default turn wait, so that no prompt times out on a slow machine.
+      await using patient = await DoorFleet.open({ config: { isolation } });
+      const id = await team(`team-1-${isolation}`, patient);
+      const [ann, ben] = [
+        await join("ann", id, patient.url, await patient.token("ann")),
+        await join("ben", id, patient.url, await patient.token("ben")),
+      ];
+      const turns = [ann.turn(id, "!delay 200 a"), ben.turn(id, "b"), ann.turn(id, "c")];
+      for (const { error } of await Promise.all(turns)) expect(error).toBeUndefined();
+      await eventually("all replies at both", () => replies(ann, id).length === 3 && replies(ben, id).length === 3);
+      expect(replies(ann, id)).toEqual(replies(ben, id));
+      expect(replies(ann, id).toSorted()).toEqual(["you said: !delay 200 a", "you said: b", "you said: c"]);
+      await eventually("the lease is given back", async () => (await patient.store.leases.read(id)) === null);
+      expect(await patient.store.sessions.read(id)).toMatchObject({ kind: "collaborative" });
+      await eventually(
+        "the turns are recorded",
+        async () => ((await patient.store.sessions.read(id))?.turns ?? 0) >= 2,
+      );
+    });
+
+    it("holds a member's lease until its turn ends, and refuses another member's prompt after the turn wait", async () => {
+      const id = await team(`team-2-${isolation}`);
+      const [ann, ben] = [await join("ann", id), await join("ben", id)];
+      await ann.request("session.send", { sessionId: id, prompt: "!delay 60000 long" });
+      expect(await at.store.leases.read(id)).toMatchObject({ holder: "ann" });
+      const began = performance.now();
+      using watch = new Stopwatch();
+      const refused = await ben.request("session.send", { sessionId: id, prompt: "mine" });
+      expect(refused).toMatchObject({
+        error: { code: -32003, data: { code: "FLEET_SESSION_LOCKED", retryable: true } },
+      });
+      expect(performance.now() - began).toBeGreaterThan(2_900);
+      expect(watch.ms).toBeLessThan(6_000);
+      for (const method of ["session.abort", "session.shutdown", "sessions.close"]) {
+        expect(await ben.request(method, { sessionId: id }), method).toMatchObject({
+          error: { data: { code: "FLEET_SESSION_LOCKED" } },
+        });
+      }
+      expect((await ann.request("session.abort", { sessionId: id })).error).toBeUndefined();
+      await eventually("the lease is given back", async () => (await at.store.leases.read(id)) === null);
+      expect(await ben.turn(id, "now")).toMatchObject({ result: {} });
+    });
+
+    it("lets a member take back a waiting prompt without ending the other member's turn", async () => {
+      const id = await team(`team-3-${isolation}`);
+      const [ann, ben] = [await join("ann", id), await join("ben", id)];
+      await ann.request("session.send", { sessionId: id, prompt: "!hold taken-back" });
+      const waiting = ben.request("session.send", { sessionId: id, prompt: "never mind" });
+      await ben.request("ping");
+      expect(await ben.request("session.abort", { sessionId: id })).toMatchObject({ result: { success: true } });
+      expect(await waiting).toMatchObject({ error: { data: { code: "FLEET_TURN_FAILED" } } });
+      at.model.letGo("taken-back");
+      await eventually("ann's turn ends", () => ann.events(id).includes("session.idle"));
+      expect(ann.events(id)).not.toContain("abort");
+    });
+
+    it("refuses a prompt that a member inserts into a session's queue, because it would bypass the lease", async () => {
+      const id = await team(`team-8-${isolation}`);
+      const [ann, ben] = [await join("ann", id), await join("ben", id)];
+      const queued = { sessionId: id, position: 0, message: { prompt: "sneaked in" } };
+      const denied = { error: { data: { code: "FLEET_METHOD_DENIED" } } };
+      expect(await ben.request("session.queue.insertAt", queued)).toMatchObject(denied);
+      await ann.request("session.send", { sessionId: id, prompt: "!hold queue" });
+      expect(await ben.request("session.queue.insertAt", queued)).toMatchObject(denied);
+      expect((await ann.request("session.queue.clear", { sessionId: id })).error).toBeUndefined();
+      at.model.letGo("queue");
+      await eventually("ann's turn ends", () => ann.events(id).includes("session.idle"));
+      expect(JSON.stringify(ann.received)).not.toContain("sneaked in");
+    });
+
+    it("refuses a member's prompt while another member has locked the session", async () => {
+      const id = await team(`team-4-${isolation}`);
+      const ben = await join("ben", id);
+      const lease = await at.fleet.lockSession(id, { user: "ann" });
+      expect(await ben.request("session.send", { sessionId: id, prompt: "x" })).toMatchObject({
         error: { data: { code: "FLEET_SESSION_LOCKED" } },
       });
-    }
-    expect((await ann.request("session.abort", { sessionId: id })).error).toBeUndefined();
-    await eventually("the lease is given back", async () => (await at.store.leases.read(id)) === null);
-    expect(await ben.turn(id, "now")).toMatchObject({ result: {} });
-  });
-
-  it("lets a member take back a waiting prompt without ending the other member's turn", async () => {
-    const id = await team(`team-3-${isolation}`);
-    const [ann, ben] = [await join("ann", id), await join("ben", id)];
-    await ann.request("session.send", { sessionId: id, prompt: "!hold taken-back" });
-    const waiting = ben.request("session.send", { sessionId: id, prompt: "never mind" });
-    await ben.request("ping");
-    expect(await ben.request("session.abort", { sessionId: id })).toMatchObject({ result: { success: true } });
-    expect(await waiting).toMatchObject({ error: { data: { code: "FLEET_TURN_FAILED" } } });
-    at.model.letGo("taken-back");
-    await eventually("ann's turn ends", () => ann.events(id).includes("session.idle"));
-    expect(ann.events(id)).not.toContain("abort");
-  });
-
-  it("refuses a prompt that a member inserts into a session's queue, because it would bypass the lease", async () => {
-    const id = await team(`team-8-${isolation}`);
-    const [ann, ben] = [await join("ann", id), await join("ben", id)];
-    const queued = { sessionId: id, position: 0, message: { prompt: "sneaked in" } };
-    const denied = { error: { data: { code: "FLEET_METHOD_DENIED" } } };
-    expect(await ben.request("session.queue.insertAt", queued)).toMatchObject(denied);
-    await ann.request("session.send", { sessionId: id, prompt: "!hold queue" });
-    expect(await ben.request("session.queue.insertAt", queued)).toMatchObject(denied);
-    expect((await ann.request("session.queue.clear", { sessionId: id })).error).toBeUndefined();
-    at.model.letGo("queue");
-    await eventually("ann's turn ends", () => ann.events(id).includes("session.idle"));
-    expect(JSON.stringify(ann.received)).not.toContain("sneaked in");
-  });
-
-  it("refuses a member's prompt while another member has locked the session", async () => {
-    const id = await team(`team-4-${isolation}`);
-    const ben = await join("ben", id);
-    const lease = await at.fleet.lockSession(id, { user: "ann" });
-    expect(await ben.request("session.send", { sessionId: id, prompt: "x" })).toMatchObject({
-      error: { data: { code: "FLEET_SESSION_LOCKED" } },
+      await lease.release();
+      expect(await ben.turn(id, "x")).toMatchObject({ result: {} });
     });
-    await lease.release();
-    expect(await ben.turn(id, "x")).toMatchObject({ result: {} });
-  });
 
-  it("lets only a client that connected under a session's lease abort while that lease is in force", async () => {
-    const id = await team(`team-9-${isolation}`);
-    const ben = await join("ben", id);
-    const lease = await at.fleet.lockSession(id, { user: "ann" });
-    const under = { lease: { sessionId: id, fence: lease.fence } };
-    const ann = await RawClient.as(at.url, (await issueToken(at.store, "ann", null, under)).token);
-    const abort = async (client: RawClient) => await client.request("session.abort", { sessionId: id });
-    expect((await ann.request("session.resume", { sessionId: id })).error).toBeUndefined();
-    expect(await abort(ann)).toMatchObject({ result: {} });
-    expect(await ann.turn(id, "mine")).toMatchObject({ result: {} });
-    const locked = { error: { data: { code: "FLEET_SESSION_LOCKED" } } };
-    expect(await abort(ben)).toMatchObject(locked);
-    await lease.release();
-    expect(await abort(ben)).toMatchObject({ result: {} });
-    // ann's token belongs to the earlier lease.
-    const next = await at.fleet.lockSession(id, { user: "ann" });
-    expect(await abort(ann)).toMatchObject(locked);
-    await next.release();
-  });
+    it("lets only a client that connected under a session's lease abort while that lease is in force", async () => {
+      const id = await team(`team-9-${isolation}`);
+      const ben = await join("ben", id);
+      const lease = await at.fleet.lockSession(id, { user: "ann" });
+      const under = { lease: { sessionId: id, fence: lease.fence } };
+      const ann = await RawClient.as(at.url, (await issueToken(at.store, "ann", null, under)).token);
+      const abort = async (client: RawClient) => await client.request("session.abort", { sessionId: id });
+      expect((await ann.request("session.resume", { sessionId: id })).error).toBeUndefined();
+      expect(await abort(ann)).toMatchObject({ result: {} });
+      expect(await ann.turn(id, "mine")).toMatchObject({ result: {} });
+      const locked = { error: { data: { code: "FLEET_SESSION_LOCKED" } } };
+      expect(await abort(ben)).toMatchObject(locked);
+      await lease.release();
+      expect(await abort(ben)).toMatchObject({ result: {} });
+      // ann's token belongs to the earlier lease.
+      const next = await at.fleet.lockSession(id, { user: "ann" });
+      expect(await abort(ann)).toMatchObject(locked);
+      await next.release();
+    });
 
-  it("ends a member's turn when its lease is stolen, and refuses that member's late prompts", async () => {
-    const id = await team(`team-5-${isolation}`);
-    const ann = await join("ann", id);
-    await ann.request("session.send", { sessionId: id, prompt: "!delay 20000 x" });
-    const { fence } = (await at.store.leases.read(id)) ?? { fence: 0 };
-    const stolen = await at.fleet.lockSession(id, { user: "ben", steal: { reason: "test" } });
-    expect(stolen.fence).toBeGreaterThan(fence);
-    const late = await ann.request("session.send", { sessionId: id, prompt: "late" });
-    expect(late.error?.data?.code).toMatch(/^FLEET_(LEASE_LOST|SESSION_LOCKED)$/);
-    await eventually("the turn is cut", () => ann.events(id).includes("session.idle"));
-    expect(ann.events(id)).toEqual(expect.arrayContaining(["session.error", "abort"]));
-    await stolen.release();
-    expect(await ann.turn(id, "again")).toMatchObject({ result: {} });
-  });
+    it("ends a member's turn when its lease is stolen, and refuses that member's late prompts", async () => {
+      const id = await team(`team-5-${isolation}`);
+      const ann = await join("ann", id);
+      await ann.request("session.send", { sessionId: id, prompt: "!delay 20000 x" });
+      const { fence } = (await at.store.leases.read(id)) ?? { fence: 0 };
+      const stolen = await at.fleet.lockSession(id, { user: "ben", steal: { reason: "test" } });
+      expect(stolen.fence).toBeGreaterThan(fence);
+      const late = await ann.request("session.send", { sessionId: id, prompt: "late" });
+      expect(late.error?.data?.code).toMatch(/^FLEET_(LEASE_LOST|SESSION_LOCKED)$/);
+      await eventually("the turn is cut", () => ann.events(id).includes("session.idle"));
+      expect(ann.events(id)).toEqual(expect.arrayContaining(["session.error", "abort"]));
+      await stolen.release();
+      expect(await ann.turn(id, "again")).toMatchObject({ result: {} });
+    });
 
-  it("gives a member of a session only the conversation, and a user who is not a member nothing", async () => {
-    const id = await team(`team-6-${isolation}`);
-    const ben = await join("ben", id);
-    for (const [method, params] of [
-      ["session.shell.exec", { command: "id" }],
-      ["session.workspaces.listFiles", {}],
-      ["session.permissions.setApproveAll", { enabled: true }],
-      ["session.delete", {}],
-      ["session.history.clearContext", { prompt: "x" }],
-      ["session.options.update", { workingDirectory: "/" }],
-    ] as const) {
-      expect(await ben.request(method, { sessionId: id, ...params }), method).toMatchObject({
-        error: { data: { code: "FLEET_METHOD_DENIED" } },
-      });
-    }
-    const eve = await RawClient.as(at.url, tokens.eve);
-    expect((await eve.request("session.delete", { sessionId: id })).result).toMatchObject({ success: false });
-    for (const method of ["session.resume", "session.send", "session.getMessages", "sessions.delete"]) {
-      expect(await eve.request(method, { sessionId: id }), method).toMatchObject({
-        error: { data: { code: "FLEET_SESSION_NOT_FOUND" } },
-      });
-    }
-  });
+    it("gives a member of a session only the conversation, and a user who is not a member nothing", async () => {
+      const id = await team(`team-6-${isolation}`);
+      const ben = await join("ben", id);
+      for (const [method, params] of [
+        ["session.shell.exec", { command: "id" }],
+        ["session.workspaces.listFiles", {}],
+        ["session.permissions.setApproveAll", { enabled: true }],
+        ["session.delete", {}],
+        ["session.history.clearContext", { prompt: "x" }],
+        ["session.options.update", { workingDirectory: "/" }],
+      ] as const) {
+        expect(await ben.request(method, { sessionId: id, ...params }), method).toMatchObject({
+          error: { data: { code: "FLEET_METHOD_DENIED" } },
+        });
+      }
+      const eve = await RawClient.as(at.url, tokens.eve);
+      expect((await eve.request("session.delete", { sessionId: id })).result).toMatchObject({ success: false });
+      for (const method of ["session.resume", "session.send", "session.getMessages", "sessions.delete"]) {
+        expect(await eve.request(method, { sessionId: id }), method).toMatchObject({
+          error: { data: { code: "FLEET_SESSION_NOT_FOUND" } },
+        });
+      }
+    });
 
-  it.runIf(isolation === "per-user")(
-    "does not run a shell command on the owner's server that another member approves",
-    async () => {
-      const id = await team("team-7");
-      const client = await at.client("ben");
-      const session = await client.resumeSession(id, { onPermissionRequest: approveAll });
-      const reply = await session.sendAndWait(
-        '!tool bash {"command":"echo permitted-output","description":"x"}',
-        30_000,
-      );
-      expect(reply?.data.content).not.toContain("tool said: permitted-output");
-      expect(at.events).toContainEqual(
-        expect.objectContaining({
-          event: "denied",
-          user: "ben",
-          method: "session.permissions.handlePendingPermissionRequest",
-        }),
-      );
-    },
-  );
-});
+    it.runIf(isolation === "per-user")(
+      "does not run a shell command on the owner's server that another member approves",
+      async () => {
+        const id = await team("team-7");
+        const client = await at.client("ben");
+        const session = await client.resumeSession(id, { onPermissionRequest: approveAll });
+        const reply = await session.sendAndWait(
+          '!tool bash {"command":"echo permitted-output","description":"x"}',
+          30_000,
+        );
+        expect(reply?.data.content).not.toContain("tool said: permitted-output");
+        expect(at.events).toContainEqual(
+          expect.objectContaining({
+            event: "denied",
+            user: "ben",
+            method: "session.permissions.handlePendingPermissionRequest",
+          }),
+        );
+      },
+    );
+  },
+);

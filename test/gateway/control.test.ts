@@ -19,6 +19,7 @@ import { openStore } from "../../src/store/open.js";
 import type { Store } from "../../src/store/ports.js";
 import { altered } from "../fixtures/altered-store.js";
 import { eventually } from "../fixtures/fault-fleet.js";
+import { portVariables, testPorts } from "../fixtures/ports.js";
 import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 import { RawClient } from "./raw-client.js";
@@ -47,8 +48,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
       COPILOTFLEET_HOME: join(folder, "state"),
       COPILOTFLEET_HOST_NAME: "h1",
       COPILOTFLEET_STORE: url,
-      COPILOTFLEET_PORTS_FROM: "29900",
-      COPILOTFLEET_PORTS_TO: "29949",
+      ...portVariables(testPorts()),
       COPILOTFLEET_PROVIDER_TYPE: "echo",
       COPILOT_OFFLINE: "true",
     };

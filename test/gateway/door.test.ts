@@ -9,7 +9,7 @@ describe("admission at the front door", () => {
   let at: DoorFleet;
   let token: string;
   beforeAll(async () => {
-    at = await DoorFleet.open({ from: 16_590, to: 16_599 }, { config: { serve: { maxFrame: "64kb" } } });
+    at = await DoorFleet.open({ config: { serve: { maxFrame: "64kb" } } });
     token = await at.token("alice");
   });
   afterAll(async () => {
@@ -79,10 +79,7 @@ describe("admission at the front door", () => {
   });
 
   it("answers a client's connect with the reason when its user's server cannot be started", async () => {
-    await using broken = await DoorFleet.open(
-      { from: 16_600, to: 16_609 },
-      { config: { runtime: { path: "/bin/false" } } },
-    );
+    await using broken = await DoorFleet.open({ config: { runtime: { path: "/bin/false" } } });
     const client = await RawClient.open(broken.url);
     const answer = await client.request("connect", { token: await broken.token("alice") });
     expect(answer.error).toMatchObject({
@@ -93,7 +90,7 @@ describe("admission at the front door", () => {
   });
 
   it("refuses a client that names another protocol version, and names the SDK that fits", async () => {
-    await using fresh = await DoorFleet.open({ from: 26_300, to: 26_309 });
+    await using fresh = await DoorFleet.open();
     const client = await RawClient.open(fresh.url);
     const answer = await client.request("connect", { token: await fresh.token("alice"), protocolVersion: 4 });
     expect(answer.error).toMatchObject({
@@ -107,7 +104,7 @@ describe("admission at the front door", () => {
   });
 
   it("starts a user's server for a second client although the client that first needed it hangs up", async () => {
-    await using fresh = await DoorFleet.open({ from: 16_745, to: 16_749 });
+    await using fresh = await DoorFleet.open();
     const own = await fresh.token("ann");
     const [first, second] = [await RawClient.open(fresh.url), await RawClient.open(fresh.url)];
     for (const client of [first, second]) client.send({ id: 1, method: "connect", params: { token: own } });
@@ -120,7 +117,7 @@ describe("admission at the front door", () => {
 
 describe("a client's connection", () => {
   it("unloads a client's session from the server when the client's connection ends", async () => {
-    await using at = await DoorFleet.open({ from: 16_620, to: 16_629 });
+    await using at = await DoorFleet.open();
     const client = await RawClient.as(at.url, await at.token("alice"));
     await client.request("session.create", { sessionId: "s" });
     await client.turn("s", "hi");
@@ -132,7 +129,7 @@ describe("a client's connection", () => {
   });
 
   it("holds a server back while its client does not read, without using much more memory", async () => {
-    await using at = await DoorFleet.open({ from: 16_630, to: 16_639 });
+    await using at = await DoorFleet.open();
     const client = await RawClient.as(at.url, await at.token("alice"));
     await client.request("session.create", { sessionId: "s", streaming: true });
     await client.turn("s", "!words 2000");
@@ -148,7 +145,7 @@ describe("a client's connection", () => {
 });
 
 it("records a fork as a session of its user that has a history", async () => {
-  await using at = await DoorFleet.open({ from: 16_810, to: 16_814 });
+  await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("alice"), true);
   await client.request("session.create", { sessionId: "trunk" });
   await client.turn("trunk", "hi");
@@ -159,7 +156,7 @@ it("records a fork as a session of its user that has a history", async () => {
 });
 
 it("resumes a session without turns that looks loaded although the server has just unloaded it", async () => {
-  await using at = await DoorFleet.open({ from: 16_800, to: 16_804 });
+  await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("alice"), true);
   await client.request("session.create", { sessionId: "bare" });
   await client.request("session.detach", { sessionId: "bare" });
@@ -176,7 +173,7 @@ it("resumes a session without turns that looks loaded although the server has ju
 });
 
 it("reports no failure when a session is deleted before its last turn is recorded", async () => {
-  await using at = await DoorFleet.open({ from: 23_050, to: 23_054 });
+  await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("alice"));
   await client.request("session.create", { sessionId: "deleted" });
   await client.request("session.send", { sessionId: "deleted", prompt: "!hold deleted" });

@@ -16,7 +16,7 @@ const refuses = async (port: number) =>
   });
 
 it("lets running turns end, refuses new ones, and then hangs up when the front door closes", async () => {
-  await using at = await DoorFleet.open({ from: 16_675, to: 16_679 });
+  await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("ann"));
   await client.request("session.create", { sessionId: "s" });
   await client.request("session.create", { sessionId: "t" });
@@ -36,7 +36,7 @@ it("lets running turns end, refuses new ones, and then hangs up when the front d
 });
 
 it("cuts a turn that is still running at the deadline of the front door's close, and counts it", async () => {
-  await using at = await DoorFleet.open({ from: 16_680, to: 16_684 });
+  await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("ann"));
   await client.request("session.create", { sessionId: "s" });
   await client.request("session.send", { sessionId: "s", prompt: "!delay 30000 x" });
@@ -47,7 +47,7 @@ it("cuts a turn that is still running at the deadline of the front door's close,
 });
 
 it("refuses a waiting prompt when the front door closes, and does not wait for its turn", async () => {
-  await using at = await DoorFleet.open({ from: 16_740, to: 16_744 });
+  await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("ann"));
   await client.request("session.create", { sessionId: "s" });
   const lease = await at.fleet.lockSession("s", { user: "ann" });
@@ -65,7 +65,7 @@ it("refuses a waiting prompt when the front door closes, and does not wait for i
 });
 
 it("opens a new front door on the port of a closed one, with the same sessions", async () => {
-  await using at = await DoorFleet.open({ from: 16_685, to: 16_689 });
+  await using at = await DoorFleet.open();
   const token = await at.token("ann");
   const client = await RawClient.as(at.url, token);
   await client.request("session.create", { sessionId: "s" });
@@ -79,7 +79,7 @@ it("opens a new front door on the port of a closed one, with the same sessions",
 });
 
 it("rejects with FLEET_ADDRESS_TAKEN when another process listens on the front door's address", async () => {
-  await using at = await DoorFleet.open({ from: 16_690, to: 16_694 });
+  await using at = await DoorFleet.open();
   const { host, port } = at.door.address;
   await expect(at.fleet.openFrontDoor({ listen: { host, port } })).rejects.toMatchObject({
     code: "FLEET_ADDRESS_TAKEN",
@@ -88,7 +88,7 @@ it("rejects with FLEET_ADDRESS_TAKEN when another process listens on the front d
 });
 
 it("reports the method and the outcome of each request, without its content", async () => {
-  await using at = await DoorFleet.open({ from: 16_690, to: 16_694 });
+  await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("ann"));
   await client.request("session.create", { sessionId: "s" });
   await client.turn("s", "unspeakable");
@@ -110,7 +110,7 @@ it("reports the method and the outcome of each request, without its content", as
 });
 
 it("reports a request exactly once when its client hangs up before the answer", async () => {
-  await using at = await DoorFleet.open({ from: 16_690, to: 16_694 });
+  await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("ann"));
   await client.request("session.create", { sessionId: "s" });
   const lease = await at.fleet.lockSession("s", { user: "ann" });

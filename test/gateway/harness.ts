@@ -9,6 +9,7 @@ import type { DoorEvent, RequestReport } from "../../src/gateway/state/door/repo
 import { openFileStore } from "../../src/store/file/file-store.js";
 import type { Store } from "../../src/store/ports.js";
 import { processesWith } from "../fixtures/fault-fleet.js";
+import { type PortRange, testPorts } from "../fixtures/ports.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 import { type ScriptedModel, startScriptedModel } from "../fixtures/scripted-model.js";
 
@@ -34,12 +35,13 @@ export class DoorFleet implements AsyncDisposable {
     readonly requests: RequestReport[],
     /** The environment for other processes on the same fleet. */
     readonly env: NodeJS.ProcessEnv,
-    readonly ports: { from: number; to: number },
+    readonly ports: PortRange,
   ) {}
 
-  static async open(ports: { from: number; to: number }, options: DoorFleetOptions = {}): Promise<DoorFleet> {
+  static async open(options: DoorFleetOptions = {}): Promise<DoorFleet> {
     const folder = await realpath(await mkdtemp(join(tmpdir(), "copilotfleet-door-")));
     const model = await startScriptedModel();
+    const ports = testPorts();
     const env = {
       PATH: process.env.PATH,
       HOME: process.env.HOME,

@@ -44,7 +44,7 @@ describe("a client on its user's own server with the default session.host", () =
   let client: RawClient;
   const sessionId = "mine";
   beforeAll(async () => {
-    at = await DoorFleet.open({ from: 24_070, to: 24_079 });
+    at = await DoorFleet.open();
     client = await RawClient.as(at.url, await at.token("alice"), true);
     expect(await client.request("session.create", { sessionId })).toMatchObject({ result: { sessionId } });
     await client.turn(sessionId, "hello");
@@ -147,7 +147,7 @@ describe("a client on its user's own server with session.host owner", () => {
   let client: RawClient;
   let homes: { alice: string; bob: string };
   beforeAll(async () => {
-    at = await DoorFleet.open({ from: 24_080, to: 24_089 }, { config: { session: { host: "owner" } } });
+    at = await DoorFleet.open({ config: { session: { host: "owner" } } });
     for (const user of ["alice", "bob"]) await at.fleet.spawn(user);
     homes = { alice: (await at.serverOf("alice")).home, bob: (await at.serverOf("bob")).home };
     client = await RawClient.as(at.url, await at.token("alice"), true);

@@ -21,7 +21,7 @@ describe.skipIf(problem !== undefined)("through the front door of another host",
 
   for (const storage of ["local", "shared"] as const) {
     describeClient(`through-the-wrong-door-with-${storage}-storage`, async () => {
-      const doors = await HostDoors.open({ redis, firstPort: 29_000, storage, env });
+      const doors = await HostDoors.open({ redis, storage, env });
       await doors.place("alice", "h2");
       return {
         connect: async () => await doors.client("alice", "h1"),

@@ -10,7 +10,6 @@ import { RawClient } from "./raw-client.js";
 
 export interface HostDoorsOptions {
   redis: RedisServer;
-  firstPort: number;
   storage: "local" | "shared";
   names?: readonly string[];
   env?: NodeJS.ProcessEnv;

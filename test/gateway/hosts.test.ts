@@ -10,7 +10,6 @@ const problem = redisProblem();
 if (problem !== undefined) console.warn(`front doors of several hosts are not tested: ${problem}`);
 
 /** Each fleet of this file ends before the next one begins. */
-const FIRST_PORT = 29_200;
 const ROUNDS = 10;
 
 const idles = (client: RawClient, id: string) => client.events(id).filter((type) => type === "session.idle").length;
@@ -43,7 +42,7 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
   describe.each([{ storage: "local" }, { storage: "shared" }] as const)("with $storage storage", ({ storage }) => {
     let at: HostDoors;
     beforeAll(async () => {
-      at = await HostDoors.open({ redis, firstPort: FIRST_PORT, storage, env: { COPILOTFLEET_SERVE_TURN_WAIT: "3s" } });
+      at = await HostDoors.open({ redis, storage, env: { COPILOTFLEET_SERVE_TURN_WAIT: "3s" } });
     });
     afterAll(async () => {
       await at[Symbol.asyncDispose]();
@@ -226,7 +225,7 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
 
   describe("when a host ends", { timeout: 180_000 }, () => {
     const open = async (storage: "local" | "shared", names?: readonly string[]) =>
-      await HostDoors.open({ redis, firstPort: FIRST_PORT, storage, ...(names === undefined ? {} : { names }) });
+      await HostDoors.open({ redis, storage, ...(names === undefined ? {} : { names }) });
 
     it("ends a dead host's turns at once, and reopens its clients' sessions on the host that takes over", async () => {
       await using at = await open("shared");
@@ -358,7 +357,7 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
 
   describe("when a session moves", { timeout: 180_000 }, () => {
     it("relays a client to its session's new host after a move, without an error", async () => {
-      await using at = await HostDoors.open({ redis, firstPort: FIRST_PORT, storage: "shared" });
+      await using at = await HostDoors.open({ redis, storage: "shared" });
       await at.place("ann", "h1");
       const client = await at.raw("ann", "h1");
       await client.request("session.create", { sessionId: "notes" });
@@ -378,7 +377,7 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
 
     it("relays waiting prompts to a moved session's new host in order and before later prompts", async () => {
       const env = { COPILOTFLEET_RUNTIME_PATH: fake("obedient.mjs") };
-      await using at = await HostDoors.open({ redis, firstPort: FIRST_PORT, storage: "shared", env });
+      await using at = await HostDoors.open({ redis, storage: "shared", env });
       await at.place("ann", "h1");
       const client = await at.raw("ann", "h1");
       await client.request("session.create", { sessionId: "notes" });
@@ -413,7 +412,7 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
     });
 
     it("ends turns when their host's term has expired, and reopens the sessions under the new term", async () => {
-      await using at = await HostDoors.open({ redis, firstPort: FIRST_PORT, storage: "shared" });
+      await using at = await HostDoors.open({ redis, storage: "shared" });
       await at.place("ann", "h1");
       const token = await at.token("ann");
       const [client, listener] = [await RawClient.as(at.url("h1"), token), await RawClient.as(at.url("h1"), token)];

@@ -25,287 +25,293 @@ const ABOUT_A_SESSION = knownMethods().filter(
 );
 const REFUSALS = ["FLEET_SESSION_NOT_FOUND", "FLEET_METHOD_DENIED"];
 
-describe.each([
-  { isolation: "per-user", ports: { from: 16_540, to: 16_549 } },
-  { isolation: "shared", ports: { from: 16_550, to: 16_559 } },
-] as const)("sessions of other users on $isolation servers", ({ isolation, ports }) => {
-  let at: DoorFleet;
-  let alice: RawClient;
-  let mallory: RawClient;
-  let tokens: { alice: string; mallory: string };
-  const secret = "alices-secret-session";
+describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
+  "sessions of other users on $isolation servers",
+  ({ isolation }) => {
+    let at: DoorFleet;
+    let alice: RawClient;
+    let mallory: RawClient;
+    let tokens: { alice: string; mallory: string };
+    const secret = "alices-secret-session";
 
-  beforeAll(async () => {
-    at = await DoorFleet.open(ports, { config: { isolation } });
-    tokens = { alice: await at.token("alice"), mallory: await at.token("mallory") };
-    alice = await RawClient.as(at.url, tokens.alice, true);
-    mallory = await RawClient.as(at.url, tokens.mallory, true);
-    expect(await alice.request("session.create", { sessionId: secret })).toMatchObject({
-      result: { sessionId: secret },
+    beforeAll(async () => {
+      at = await DoorFleet.open({ config: { isolation } });
+      tokens = { alice: await at.token("alice"), mallory: await at.token("mallory") };
+      alice = await RawClient.as(at.url, tokens.alice, true);
+      mallory = await RawClient.as(at.url, tokens.mallory, true);
+      expect(await alice.request("session.create", { sessionId: secret })).toMatchObject({
+        result: { sessionId: secret },
+      });
+      await alice.turn(secret, "the secret word is xyzzy");
+      await eventually("the record of the turn", async () => (await at.store.sessions.read(secret))?.turns === 1);
     });
-    await alice.turn(secret, "the secret word is xyzzy");
-    await eventually("the record of the turn", async () => (await at.store.sessions.read(secret))?.turns === 1);
-  });
-  afterAll(async () => {
-    alice.socket.destroy();
-    mallory.socket.destroy();
-    await at[Symbol.asyncDispose]();
-  });
+    afterAll(async () => {
+      alice.socket.destroy();
+      mallory.socket.destroy();
+      await at[Symbol.asyncDispose]();
+    });
 
-  /** Everything about the session that another user could have changed. */
-  const state = async () => {
-    const record = await at.store.sessions.read(secret);
-    const server = (await at.store.registry.read()).servers[record?.serverId ?? ""];
-    const folder = join(server?.home ?? "", "session-state", secret);
-    return {
-      record,
-      lease: await at.store.leases.read(secret),
-      files: readdirSync(folder, { recursive: true, encoding: "utf8" }).sort(),
-      history: readFileSync(join(folder, "events.jsonl"), "utf8"),
+    /** Everything about the session that another user could have changed. */
+    const state = async () => {
+      const record = await at.store.sessions.read(secret);
+      const server = (await at.store.registry.read()).servers[record?.serverId ?? ""];
+      const folder = join(server?.home ?? "", "session-state", secret);
+      return {
+        record,
+        lease: await at.store.leases.read(secret),
+        files: readdirSync(folder, { recursive: true, encoding: "utf8" }).sort(),
+        history: readFileSync(join(folder, "events.jsonl"), "utf8"),
+      };
     };
-  };
 
-  it("refuses every method on another user's session, reveals nothing of it, and changes nothing", async () => {
-    const before = await state();
-    expect(before.history).toContain("xyzzy");
-    expect(ABOUT_A_SESSION.length).toBeGreaterThan(200);
-    for (const method of ABOUT_A_SESSION) {
-      const asked = { sessionId: secret, prompt: "mine now", messages: [], name: "x", options: {}, requestId: "r" };
-      const { error, result } = await mallory.request(method, asked);
-      expect(result, method).toBeUndefined();
-      expect(REFUSALS, method).toContain(error?.data?.code);
-      const { error: unknown } = await mallory.request(method, { ...asked, sessionId: "nobodys-session" });
-      expect(error?.message.replaceAll(secret, "X"), method).toBe(unknown?.message.replaceAll("nobodys-session", "X"));
-      expect(at.events, method).toContainEqual(
-        expect.objectContaining({
-          event: "denied",
-          user: "mallory",
-          method,
-          sessionId: secret,
-          code: error?.data?.code,
-        }),
-      );
-    }
-    for (const method of ["session.getMetadata", "sessions.getMetadata"]) {
-      expect((await mallory.request(method, { sessionId: secret })).result).toEqual({});
-    }
-    for (const sessionId of [secret, "nobodys-session"]) {
-      for (const method of ["session.detach", "session.destroy"]) {
-        expect((await mallory.request(method, { sessionId })).result, method).toEqual({ success: true });
+    it("refuses every method on another user's session, reveals nothing of it, and changes nothing", async () => {
+      const before = await state();
+      expect(before.history).toContain("xyzzy");
+      expect(ABOUT_A_SESSION.length).toBeGreaterThan(200);
+      for (const method of ABOUT_A_SESSION) {
+        const asked = { sessionId: secret, prompt: "mine now", messages: [], name: "x", options: {}, requestId: "r" };
+        const { error, result } = await mallory.request(method, asked);
+        expect(result, method).toBeUndefined();
+        expect(REFUSALS, method).toContain(error?.data?.code);
+        const { error: unknown } = await mallory.request(method, { ...asked, sessionId: "nobodys-session" });
+        expect(error?.message.replaceAll(secret, "X"), method).toBe(
+          unknown?.message.replaceAll("nobodys-session", "X"),
+        );
+        expect(at.events, method).toContainEqual(
+          expect.objectContaining({
+            event: "denied",
+            user: "mallory",
+            method,
+            sessionId: secret,
+            code: error?.data?.code,
+          }),
+        );
       }
-      const error = `Session file not found for ${sessionId}`;
-      expect((await mallory.request("session.delete", { sessionId })).result).toEqual({ success: false, error });
-    }
-    expect(await state()).toEqual(before);
-    expect(JSON.stringify(mallory.received)).not.toContain("xyzzy");
-  });
-
-  it("refuses to create a session under an id that exists, for its owner and for other users", async () => {
-    const before = await state();
-    expect(await mallory.request("session.create", { sessionId: secret })).toMatchObject({
-      error: { code: -32003, data: { code: "FLEET_SESSION_EXISTS" } },
+      for (const method of ["session.getMetadata", "sessions.getMetadata"]) {
+        expect((await mallory.request(method, { sessionId: secret })).result).toEqual({});
+      }
+      for (const sessionId of [secret, "nobodys-session"]) {
+        for (const method of ["session.detach", "session.destroy"]) {
+          expect((await mallory.request(method, { sessionId })).result, method).toEqual({ success: true });
+        }
+        const error = `Session file not found for ${sessionId}`;
+        expect((await mallory.request("session.delete", { sessionId })).result).toEqual({ success: false, error });
+      }
+      expect(await state()).toEqual(before);
+      expect(JSON.stringify(mallory.received)).not.toContain("xyzzy");
     });
-    expect(await alice.request("session.create", { sessionId: secret })).toMatchObject({
-      error: { data: { code: "FLEET_SESSION_EXISTS" } },
+
+    it("refuses to create a session under an id that exists, for its owner and for other users", async () => {
+      const before = await state();
+      expect(await mallory.request("session.create", { sessionId: secret })).toMatchObject({
+        error: { code: -32003, data: { code: "FLEET_SESSION_EXISTS" } },
+      });
+      expect(await alice.request("session.create", { sessionId: secret })).toMatchObject({
+        error: { data: { code: "FLEET_SESSION_EXISTS" } },
+      });
+      expect(await state()).toEqual(before);
     });
-    expect(await state()).toEqual(before);
-  });
 
-  it("keeps other users' sessions out of a client's lists and events", async () => {
-    const [alices, mallorys] = [alice.received.length, mallory.received.length];
-    for (const method of ["session.list", "sessions.list"]) {
-      expect(JSON.stringify(await mallory.request(method))).not.toContain(secret);
-      expect(JSON.stringify(await alice.request(method))).toContain(secret);
-    }
-    expect((await mallory.request("session.getLastId")).result).not.toMatchObject({ sessionId: secret });
-    expect((await alice.request("session.getLastId")).result).toMatchObject({ sessionId: secret });
-    expect(await mallory.request("session.create", { sessionId: "mallorys" })).toMatchObject({ result: {} });
-    await Promise.all([alice.turn(secret, "more of it"), mallory.turn("mallorys", "hello")]);
-    // Wait for this change, so that the later tests that look for changes do not see it.
-    await eventually("the record of the turn", async () => (await at.store.sessions.read(secret))?.turns === 2);
-    expect(mallory.events("mallorys")).toContain("session.idle");
-    expect(mallory.received.length).toBeGreaterThan(mallorys + 10);
-    expect(JSON.stringify(mallory.received.slice(mallorys))).not.toContain(secret);
-    expect(JSON.stringify(alice.received.slice(alices))).not.toContain("mallorys");
-    await mallory.request("session.delete", { sessionId: "mallorys" });
-  });
-
-  it("refuses everybody the methods that end or rewire a server, and methods that do not exist", async () => {
-    for (const method of knownMethods().filter((name) => scopeOf(name) === "never")) {
-      const { error } = await alice.request(method, { sessionId: secret });
-      expect(error, method).toMatchObject({ code: -32003, data: { code: "FLEET_METHOD_DENIED", retryable: false } });
-    }
-    for (const method of ["session.brandNew", "Ping", "__proto__"]) {
-      const { error } = await alice.request(method, { sessionId: secret });
-      expect(error, method).toMatchObject({ code: -32601, data: { code: "FLEET_METHOD_UNKNOWN", retryable: false } });
-    }
-    expect(await alice.request("ping", { message: "still here" })).toMatchObject({
-      result: { message: "pong: still here" },
+    it("keeps other users' sessions out of a client's lists and events", async () => {
+      const [alices, mallorys] = [alice.received.length, mallory.received.length];
+      for (const method of ["session.list", "sessions.list"]) {
+        expect(JSON.stringify(await mallory.request(method))).not.toContain(secret);
+        expect(JSON.stringify(await alice.request(method))).toContain(secret);
+      }
+      expect((await mallory.request("session.getLastId")).result).not.toMatchObject({ sessionId: secret });
+      expect((await alice.request("session.getLastId")).result).toMatchObject({ sessionId: secret });
+      expect(await mallory.request("session.create", { sessionId: "mallorys" })).toMatchObject({ result: {} });
+      await Promise.all([alice.turn(secret, "more of it"), mallory.turn("mallorys", "hello")]);
+      // Wait for this change, so that the later tests that look for changes do not see it.
+      await eventually("the record of the turn", async () => (await at.store.sessions.read(secret))?.turns === 2);
+      expect(mallory.events("mallorys")).toContain("session.idle");
+      expect(mallory.received.length).toBeGreaterThan(mallorys + 10);
+      expect(JSON.stringify(mallory.received.slice(mallorys))).not.toContain(secret);
+      expect(JSON.stringify(alice.received.slice(alices))).not.toContain("mallorys");
+      await mallory.request("session.delete", { sessionId: "mallorys" });
     });
-  });
 
-  it.runIf(isolation === "shared")("refuses a shared server's client all that reaches past its session", async () => {
-    for (const method of knownMethods().filter((name) => ["own", "host"].includes(scopeOf(name)))) {
-      const { error } = await alice.request(method, { sessionId: secret });
-      expect(error, method).toMatchObject({ data: { code: "FLEET_METHOD_DENIED" } });
-    }
-    const reaching = [
-      { workingDirectory: "/" },
-      { mcpServers: { x: { command: "sh" } } },
-      { configDir: "/etc" },
-      { provider: { baseUrl: "http://127.0.0.1:1" } },
-      { customAgents: [{ name: "a", prompt: "b", mcpServers: { x: { command: "sh" } } }] },
-      { brandNewParameter: 1 },
-      { cloud: {} },
-    ];
-    for (const extra of reaching) {
-      const { error } = await alice.request("session.create", { sessionId: "reaching", ...extra });
-      expect(error, JSON.stringify(extra)).toMatchObject({ data: { code: "FLEET_METHOD_DENIED" } });
-      expect(await at.store.sessions.read("reaching")).toBeNull();
-    }
-    for (const options of [
-      { workingDirectory: "/" },
-      { skipCustomInstructions: false },
-      { availableTools: ["bash"] },
-    ]) {
-      const { error } = await alice.request("session.options.update", { sessionId: secret, ...options });
-      expect(error, JSON.stringify(options)).toMatchObject({ data: { code: "FLEET_METHOD_DENIED" } });
-    }
-    expect(
-      await alice.request("session.options.update", { sessionId: secret, skipCustomInstructions: true }),
-    ).toMatchObject({
-      result: { success: true },
+    it("refuses everybody the methods that end or rewire a server, and methods that do not exist", async () => {
+      for (const method of knownMethods().filter((name) => scopeOf(name) === "never")) {
+        const { error } = await alice.request(method, { sessionId: secret });
+        expect(error, method).toMatchObject({ code: -32003, data: { code: "FLEET_METHOD_DENIED", retryable: false } });
+      }
+      for (const method of ["session.brandNew", "Ping", "__proto__"]) {
+        const { error } = await alice.request(method, { sessionId: secret });
+        expect(error, method).toMatchObject({ code: -32601, data: { code: "FLEET_METHOD_UNKNOWN", retryable: false } });
+      }
+      expect(await alice.request("ping", { message: "still here" })).toMatchObject({
+        result: { message: "pong: still here" },
+      });
     });
-    const file = { type: "file", path: "/etc/passwd", displayName: "x" };
-    for (const [method, params] of [
-      ["session.send", { prompt: "x", attachments: [file] }],
-      ["session.send", { prompt: "x", attachments: [{ ...file, type: "directory" }] }],
-      ["session.sendMessages", { messages: [{ prompt: "x", attachments: [file] }] }],
-      ["session.send", { prompt: "x", agentMode: "autopilot" }],
-      ["session.mode.set", { mode: "autopilot" }],
-      ["session.queue.insertAt", { position: 0, message: { prompt: "x", attachments: [file] } }],
-    ] as const) {
-      const { error } = await alice.request(method, { sessionId: secret, ...params });
-      expect(error, `${method} ${JSON.stringify(params)}`).toMatchObject({ data: { code: "FLEET_METHOD_DENIED" } });
-    }
-    const { result } = await alice.request("session.tools.getCurrentMetadata", { sessionId: secret });
-    expect(JSON.stringify(result)).not.toMatch(/"bash"/);
-  });
 
-  it.each([
-    [
-      "a key twice",
-      `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"sessionId":"mine","sessionId":"${secret}"}}`,
-    ],
-    [
-      "a key twice, the other way",
-      `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"sessionId":"${secret}","sessionId":"mine"}}`,
-    ],
-    [
-      "an escape in a key",
-      `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"session\\u0049d":"${secret}"}}`,
-    ],
-    [
-      "two methods",
-      `{"jsonrpc":"2.0","id":1,"method":"ping","method":"session.getMessages","params":{"sessionId":"${secret}"}}`,
-    ],
-    [
-      "an escape in the key of the method",
-      `{"jsonrpc":"2.0","id":1,"m\\u0065thod":"session.getMessages","params":{"sessionId":"${secret}"}}`,
-    ],
-    [
-      "params twice",
-      `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"sessionId":"mine"},"params":{"sessionId":"${secret}"}}`,
-    ],
-    [
-      "another case of params",
-      `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","Params":{"sessionId":"${secret}"}}`,
-    ],
-    [
-      "another case of the id",
-      `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"SessionId":"${secret}"}}`,
-    ],
-    [
-      "another spelling of the id",
-      `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"session_id":"${secret}"}}`,
-    ],
-    [
-      "the id further down",
-      `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"params":{"sessionId":"${secret}"}}}`,
-    ],
-    [
-      "the id in a list",
-      `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"sessionId":["${secret}"]}}`,
-    ],
-    [
-      "params in a list",
-      `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":[{"sessionId":"${secret}"}]}`,
-    ],
-    [
-      "a path for an id",
-      `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"sessionId":"../session-state/${secret}"}}`,
-    ],
-    [
-      "blanks around the id",
-      `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"sessionId":" ${secret}"}}`,
-    ],
-    [
-      "a NUL behind the id",
-      `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"sessionId":"${secret}\\u0000"}}`,
-    ],
-    [
-      "another case of the id's letters",
-      `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"sessionId":"${secret.toUpperCase()}"}}`,
-    ],
-    ["a batch", `[{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"sessionId":"${secret}"}}]`],
-    [
-      "a batch in an object",
-      `{"jsonrpc":"2.0","id":1,"method":"ping","params":{},"result":[{"method":"session.getMessages"}]}`,
-    ],
-    ["another version", `{"jsonrpc":"1.0","id":1,"method":"session.getMessages","params":{"sessionId":"${secret}"}}`],
-    ["no version", `{"id":1,"method":"session.getMessages","params":{"sessionId":"${secret}"}}`],
-    [
-      "__proto__",
-      `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"__proto__":{"sessionId":"${secret}"}}}`,
-    ],
-    [
-      "a byte order mark",
-      `\uFEFF{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"sessionId":"${secret}"}}`,
-    ],
-    [
-      "another message behind it",
-      `{"jsonrpc":"2.0","id":1,"method":"ping","params":{}}{"jsonrpc":"2.0","id":2,"method":"session.getMessages","params":{"sessionId":"${secret}"}}`,
-    ],
-    ["a notification", `{"jsonrpc":"2.0","method":"session.abort","params":{"sessionId":"${secret}"}}`],
-    ["an answer that nobody asked for", `{"jsonrpc":"2.0","id":1,"result":{"sessionId":"${secret}"}}`],
-    [
-      "an answer and a request in one",
-      `{"jsonrpc":"2.0","id":1,"result":{},"method":"session.getMessages","params":{"sessionId":"${secret}"}}`,
-    ],
-    ["an answer to the front door's own requests", `{"jsonrpc":"2.0","id":"fleet-0","result":{}}`],
-    ["a fractional id", `{"jsonrpc":"2.0","id":1.5,"method":"session.getMessages","params":{"sessionId":"${secret}"}}`],
-  ])("lets no frame that is forged with %s through to another user's session", async (_, text) => {
-    const before = await state();
-    const forger = await RawClient.as(at.url, tokens.mallory);
-    const seen = at.events.length;
-    forger.frame(text);
-    // The front door has finished with the frame when it answers the next request or ends the connection.
-    const next = await forger.request("ping", { message: "next" }).catch(() => "closed");
-    const answers = forger.received.filter(({ id }) => id === 1);
-    for (const answer of answers)
-      expect(answer.result === undefined || JSON.stringify(answer.result) === "{}").toBe(true);
-    expect(JSON.stringify(forger.received)).not.toContain("xyzzy");
-    const logged = at.events.slice(seen).filter(({ user }) => user === "mallory");
-    if (next !== "closed") expect(logged.map(({ event }) => event)).toEqual([expect.stringMatching(/denied|dropped/)]);
-    else expect(logged.map(({ event }) => event)).toContain("protocol-error");
-    expect(await state()).toEqual(before);
-    expect((await alice.request("ping", { message: "x" })).error).toBeUndefined();
-  });
+    it.runIf(isolation === "shared")("refuses a shared server's client all that reaches past its session", async () => {
+      for (const method of knownMethods().filter((name) => ["own", "host"].includes(scopeOf(name)))) {
+        const { error } = await alice.request(method, { sessionId: secret });
+        expect(error, method).toMatchObject({ data: { code: "FLEET_METHOD_DENIED" } });
+      }
+      const reaching = [
+        { workingDirectory: "/" },
+        { mcpServers: { x: { command: "sh" } } },
+        { configDir: "/etc" },
+        { provider: { baseUrl: "http://127.0.0.1:1" } },
+        { customAgents: [{ name: "a", prompt: "b", mcpServers: { x: { command: "sh" } } }] },
+        { brandNewParameter: 1 },
+        { cloud: {} },
+      ];
+      for (const extra of reaching) {
+        const { error } = await alice.request("session.create", { sessionId: "reaching", ...extra });
+        expect(error, JSON.stringify(extra)).toMatchObject({ data: { code: "FLEET_METHOD_DENIED" } });
+        expect(await at.store.sessions.read("reaching")).toBeNull();
+      }
+      for (const options of [
+        { workingDirectory: "/" },
+        { skipCustomInstructions: false },
+        { availableTools: ["bash"] },
+      ]) {
+        const { error } = await alice.request("session.options.update", { sessionId: secret, ...options });
+        expect(error, JSON.stringify(options)).toMatchObject({ data: { code: "FLEET_METHOD_DENIED" } });
+      }
+      expect(
+        await alice.request("session.options.update", { sessionId: secret, skipCustomInstructions: true }),
+      ).toMatchObject({
+        result: { success: true },
+      });
+      const file = { type: "file", path: "/etc/passwd", displayName: "x" };
+      for (const [method, params] of [
+        ["session.send", { prompt: "x", attachments: [file] }],
+        ["session.send", { prompt: "x", attachments: [{ ...file, type: "directory" }] }],
+        ["session.sendMessages", { messages: [{ prompt: "x", attachments: [file] }] }],
+        ["session.send", { prompt: "x", agentMode: "autopilot" }],
+        ["session.mode.set", { mode: "autopilot" }],
+        ["session.queue.insertAt", { position: 0, message: { prompt: "x", attachments: [file] } }],
+      ] as const) {
+        const { error } = await alice.request(method, { sessionId: secret, ...params });
+        expect(error, `${method} ${JSON.stringify(params)}`).toMatchObject({ data: { code: "FLEET_METHOD_DENIED" } });
+      }
+      const { result } = await alice.request("session.tools.getCurrentMetadata", { sessionId: secret });
+      expect(JSON.stringify(result)).not.toMatch(/"bash"/);
+    });
 
-  it("answers at most one of two open requests with the same id", async () => {
-    alice.send({ id: 7, method: "session.send", params: { sessionId: secret, prompt: "!delay 300 x" } });
-    alice.send({ id: 7, method: "ping", params: { message: "the same id" } });
-    await alice.request("ping", { message: "behind" });
-    expect(alice.received.filter(({ id }) => id === 7).length).toBeLessThanOrEqual(1);
-  });
-});
+    it.each([
+      [
+        "a key twice",
+        `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"sessionId":"mine","sessionId":"${secret}"}}`,
+      ],
+      [
+        "a key twice, the other way",
+        `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"sessionId":"${secret}","sessionId":"mine"}}`,
+      ],
+      [
+        "an escape in a key",
+        `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"session\\u0049d":"${secret}"}}`,
+      ],
+      [
+        "two methods",
+        `{"jsonrpc":"2.0","id":1,"method":"ping","method":"session.getMessages","params":{"sessionId":"${secret}"}}`,
+      ],
+      [
+        "an escape in the key of the method",
+        `{"jsonrpc":"2.0","id":1,"m\\u0065thod":"session.getMessages","params":{"sessionId":"${secret}"}}`,
+      ],
+      [
+        "params twice",
+        `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"sessionId":"mine"},"params":{"sessionId":"${secret}"}}`,
+      ],
+      [
+        "another case of params",
+        `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","Params":{"sessionId":"${secret}"}}`,
+      ],
+      [
+        "another case of the id",
+        `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"SessionId":"${secret}"}}`,
+      ],
+      [
+        "another spelling of the id",
+        `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"session_id":"${secret}"}}`,
+      ],
+      [
+        "the id further down",
+        `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"params":{"sessionId":"${secret}"}}}`,
+      ],
+      [
+        "the id in a list",
+        `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"sessionId":["${secret}"]}}`,
+      ],
+      [
+        "params in a list",
+        `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":[{"sessionId":"${secret}"}]}`,
+      ],
+      [
+        "a path for an id",
+        `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"sessionId":"../session-state/${secret}"}}`,
+      ],
+      [
+        "blanks around the id",
+        `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"sessionId":" ${secret}"}}`,
+      ],
+      [
+        "a NUL behind the id",
+        `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"sessionId":"${secret}\\u0000"}}`,
+      ],
+      [
+        "another case of the id's letters",
+        `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"sessionId":"${secret.toUpperCase()}"}}`,
+      ],
+      ["a batch", `[{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"sessionId":"${secret}"}}]`],
+      [
+        "a batch in an object",
+        `{"jsonrpc":"2.0","id":1,"method":"ping","params":{},"result":[{"method":"session.getMessages"}]}`,
+      ],
+      ["another version", `{"jsonrpc":"1.0","id":1,"method":"session.getMessages","params":{"sessionId":"${secret}"}}`],
+      ["no version", `{"id":1,"method":"session.getMessages","params":{"sessionId":"${secret}"}}`],
+      [
+        "__proto__",
+        `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"__proto__":{"sessionId":"${secret}"}}}`,
+      ],
+      [
+        "a byte order mark",
+        `\uFEFF{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"sessionId":"${secret}"}}`,
+      ],
+      [
+        "another message behind it",
+        `{"jsonrpc":"2.0","id":1,"method":"ping","params":{}}{"jsonrpc":"2.0","id":2,"method":"session.getMessages","params":{"sessionId":"${secret}"}}`,
+      ],
+      ["a notification", `{"jsonrpc":"2.0","method":"session.abort","params":{"sessionId":"${secret}"}}`],
+      ["an answer that nobody asked for", `{"jsonrpc":"2.0","id":1,"result":{"sessionId":"${secret}"}}`],
+      [
+        "an answer and a request in one",
+        `{"jsonrpc":"2.0","id":1,"result":{},"method":"session.getMessages","params":{"sessionId":"${secret}"}}`,
+      ],
+      ["an answer to the front door's own requests", `{"jsonrpc":"2.0","id":"fleet-0","result":{}}`],
+      [
+        "a fractional id",
+        `{"jsonrpc":"2.0","id":1.5,"method":"session.getMessages","params":{"sessionId":"${secret}"}}`,
+      ],
+    ])("lets no frame that is forged with %s through to another user's session", async (_, text) => {
+      const before = await state();
+      const forger = await RawClient.as(at.url, tokens.mallory);
+      const seen = at.events.length;
+      forger.frame(text);
+      // The front door has finished with the frame when it answers the next request or ends the connection.
+      const next = await forger.request("ping", { message: "next" }).catch(() => "closed");
+      const answers = forger.received.filter(({ id }) => id === 1);
+      for (const answer of answers)
+        expect(answer.result === undefined || JSON.stringify(answer.result) === "{}").toBe(true);
+      expect(JSON.stringify(forger.received)).not.toContain("xyzzy");
+      const logged = at.events.slice(seen).filter(({ user }) => user === "mallory");
+      if (next !== "closed")
+        expect(logged.map(({ event }) => event)).toEqual([expect.stringMatching(/denied|dropped/)]);
+      else expect(logged.map(({ event }) => event)).toContain("protocol-error");
+      expect(await state()).toEqual(before);
+      expect((await alice.request("ping", { message: "x" })).error).toBeUndefined();
+    });
+
+    it("answers at most one of two open requests with the same id", async () => {
+      alice.send({ id: 7, method: "session.send", params: { sessionId: secret, prompt: "!delay 300 x" } });
+      alice.send({ id: 7, method: "ping", params: { message: "the same id" } });
+      await alice.request("ping", { message: "behind" });
+      expect(alice.received.filter(({ id }) => id === 7).length).toBeLessThanOrEqual(1);
+    });
+  },
+);

@@ -20,7 +20,7 @@ async function tryToConnect(at: DoorFleet, token: string) {
 
 describe("one user's connections", () => {
   it("accepts 16 of one user's 127 connections to a shared server, and still accepts other users", async () => {
-    await using at = await DoorFleet.open({ from: 23_740, to: 23_749 }, { config: { isolation: "shared" } });
+    await using at = await DoorFleet.open({ config: { isolation: "shared" } });
     const [bob, alice] = [await at.token("bob"), await at.token("alice")];
     const tried = [];
     for (let index = 0; index < 127; index++) tried.push(await tryToConnect(at, bob));
@@ -64,7 +64,7 @@ describe("one user's requests and bytes", () => {
   let at: DoorFleet;
   beforeAll(async () => {
     const limits = { default: { requestsInFlight: 5, unreadBytes: "1mb" }, total: { unreadBytes: "1.5mb" } };
-    at = await DoorFleet.open({ from: 23_750, to: 23_759 }, { config: { limits } });
+    at = await DoorFleet.open({ config: { limits } });
   });
   afterAll(async () => {
     await at[Symbol.asyncDispose]();
@@ -129,7 +129,7 @@ describe("one user's requests and bytes", () => {
 describe("one user's sessions", () => {
   it("limits a user's sessions at the front door and in the library, and makes room when one is deleted", async () => {
     const limits = { default: { sessions: 3 }, total: { sessions: 5 } };
-    await using at = await DoorFleet.open({ from: 23_770, to: 23_779 }, { config: { limits } });
+    await using at = await DoorFleet.open({ config: { limits } });
     const client = await RawClient.as(at.url, await at.token("alice"), true);
     const created = await Promise.all(
       Array.from({ length: 6 }, async (_, index) => await client.request("session.create", { sessionId: `s${index}` })),
@@ -158,7 +158,7 @@ describe("one user's sessions", () => {
   });
 
   it("refuses create --json at the limit of a user's sessions, and names the limit in the JSON", async () => {
-    const fleet = new TestFleet(23_800, { COPILOTFLEET_LIMITS_DEFAULT_SESSIONS: "1" });
+    const fleet = new TestFleet({ COPILOTFLEET_LIMITS_DEFAULT_SESSIONS: "1" });
     onTestFinished(async () => await fleet.end());
     await fleet.ok(["create", "--user", "alice", "--id", "one"]);
     const { code, stdout } = await fleet.run(["create", "--user", "alice", "--id", "two", "--json"]);

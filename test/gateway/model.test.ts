@@ -7,7 +7,7 @@ const chosenIn = ({ result }: { result?: unknown }) =>
   (result as { modelState: { modelId?: string } }).modelState.modelId;
 
 it("names no model to the runtime when no provider and no model are configured", async () => {
-  await using at = await DoorFleet.open({ from: 26_500, to: 26_504 }, { config: { provider: null } });
+  await using at = await DoorFleet.open({ config: { provider: null } });
   const client = await RawClient.as(at.url, await at.token("alice"));
   expect(chosenIn(await client.request("session.create", { sessionId: "left-open" }))).toBeUndefined();
   expect(chosenIn(await client.request("session.create", { sessionId: "named", model: "gpt-4.1" }))).toBe("gpt-4.1");
@@ -16,7 +16,7 @@ it("names no model to the runtime when no provider and no model are configured",
 });
 
 it("names the default model to the runtime when a provider is configured", async () => {
-  await using at = await DoorFleet.open({ from: 26_505, to: 26_509 });
+  await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("alice"));
   expect(chosenIn(await client.request("session.create", { sessionId: "left-open" }))).toBe("gpt-5");
   const session = await at.fleet.createSession({ user: "alice" });

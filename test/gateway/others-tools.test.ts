@@ -46,7 +46,7 @@ describe("the questions of a shared server in one session", () => {
   let at: DoorFleet;
   let tokens: Record<"alice" | "bob", string>;
   beforeAll(async () => {
-    at = await DoorFleet.open({ from: 24_100, to: 24_109 }, { config: { isolation: "shared" } });
+    at = await DoorFleet.open({ config: { isolation: "shared" } });
     tokens = { alice: await at.token("alice"), bob: await at.token("bob") };
   });
   afterAll(async () => await at[Symbol.asyncDispose]());
@@ -101,17 +101,17 @@ describe("the questions of a shared server in one session", () => {
 });
 
 describe.each([
-  { isolation: "per-user", approve: "none", from: 24_110 },
-  { isolation: "per-user", approve: "all", from: 24_120 },
-  { isolation: "shared", approve: "none", from: 24_130 },
+  { isolation: "per-user", approve: "none" },
+  { isolation: "per-user", approve: "all" },
+  { isolation: "shared", approve: "none" },
 ] as const)(
   "a collaborative session on $isolation servers, with session.approve set to $approve",
-  ({ isolation, approve, from }) => {
+  ({ isolation, approve }) => {
     let at: DoorFleet;
     let tokens: Record<"ann" | "ben", string>;
     let sequence = 0;
     beforeAll(async () => {
-      at = await DoorFleet.open({ from, to: from + 9 }, { config: { isolation, session: { approve } } });
+      at = await DoorFleet.open({ config: { isolation, session: { approve } } });
       tokens = { ann: await at.token("ann"), ben: await at.token("ben") };
     });
     afterAll(async () => await at[Symbol.asyncDispose]());

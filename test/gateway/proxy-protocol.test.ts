@@ -67,7 +67,7 @@ describe("a front door with serve.proxyProtocol", () => {
   let at: DoorFleet;
   let token: string;
   beforeAll(async () => {
-    at = await DoorFleet.open({ from: 23_720, to: 23_729 }, { config: { serve: { proxyProtocol: true } } });
+    at = await DoorFleet.open({ config: { serve: { proxyProtocol: true } } });
     token = await at.token("alice");
   });
   afterAll(async () => {
@@ -111,7 +111,7 @@ describe("a front door with serve.proxyProtocol", () => {
 });
 
 it("refuses a PROXY header when serve.proxyProtocol is off", async () => {
-  await using at = await DoorFleet.open({ from: 23_730, to: 23_739 });
+  await using at = await DoorFleet.open();
   const client = await RawClient.open(at.url);
   client.bytes(header());
   await client.end();

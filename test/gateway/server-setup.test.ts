@@ -17,7 +17,7 @@ const denied = (...texts: string[]) => ({
 });
 
 it("sends no model request to a client if it would contain the fleet's credentials", async () => {
-  await using at = await DoorFleet.open({ from: 26_540, to: 26_549 }, { config: { session: OPEN_TO_CLIENTS } });
+  await using at = await DoorFleet.open({ config: { session: OPEN_TO_CLIENTS } });
   const client = await RawClient.as(at.url, await at.token("alice"));
   for (const method of MODEL)
     expect(await client.request(method, {})).toMatchObject(denied("requestHandler", "credentials"));
@@ -29,7 +29,7 @@ it("sends no model request to a client if it would contain the fleet's credentia
 it("sends no model request to a client whose server was started with a GitHub token", async () => {
   const env = { ALICES_TOKEN: "gho_canary" };
   const config = { provider: null, session: OPEN_TO_CLIENTS };
-  await using at = await DoorFleet.open({ from: 26_550, to: 26_554 }, { env, config });
+  await using at = await DoorFleet.open({ env, config });
   await at.fleet.spawn("alice", { token: { from: "env", name: "ALICES_TOKEN" } });
   const client = await RawClient.as(at.url, await at.token("alice"));
   for (const method of MODEL)
@@ -38,19 +38,19 @@ it("sends no model request to a client whose server was started with a GitHub to
 
 it("sends model requests to a client with its user's own GitHub token, but not with one for all users", async () => {
   const env = { TOKEN_alice: "gho_canary", TOKEN: "gho_canary" };
-  for (const { name, from, expected } of [
-    { name: "TOKEN_{user}", from: 26_570, expected: { result: { success: true } } },
-    { name: "TOKEN", from: 26_575, expected: denied("requestHandler", "credentials") },
+  for (const { name, expected } of [
+    { name: "TOKEN_{user}", expected: { result: { success: true } } },
+    { name: "TOKEN", expected: denied("requestHandler", "credentials") },
   ]) {
     const config = { provider: null, auth: { githubTokenEnv: name }, session: OPEN_TO_CLIENTS };
-    await using at = await DoorFleet.open({ from, to: from + 4 }, { env, config });
+    await using at = await DoorFleet.open({ env, config });
     const client = await RawClient.as(at.url, await at.token("alice"));
     expect(await client.request("llmInference.setProvider", {}), name).toMatchObject(expected);
   }
 });
 
 it("refuses a client's request handler and plugins unless session.host is owner", async () => {
-  await using at = await DoorFleet.open({ from: 26_555, to: 26_559 }, { config: { provider: null } });
+  await using at = await DoorFleet.open({ config: { provider: null } });
   const client = await RawClient.as(at.url, await at.token("alice"));
   for (const method of MODEL) {
     expect(await client.request(method, {})).toMatchObject(denied("requestHandler", "session.host"));
@@ -60,7 +60,7 @@ it("refuses a client's request handler and plugins unless session.host is owner"
 
 it("refuses a client's request handler and plugins on a shared server", async () => {
   const config = { provider: null, isolation: "shared", session: { host: "owner" } } as const;
-  await using at = await DoorFleet.open({ from: 26_560, to: 26_564 }, { config });
+  await using at = await DoorFleet.open({ config });
   const client = await RawClient.as(at.url, await at.token("alice"));
   for (const method of MODEL)
     expect(await client.request(method, {})).toMatchObject(denied("requestHandler", "other users"));
@@ -69,7 +69,7 @@ it("refuses a client's request handler and plugins on a shared server", async ()
 
 it("ends only the connections of clients that have set up a server when that server ends", async () => {
   const config = { provider: null, session: OPEN_TO_CLIENTS };
-  await using at = await DoorFleet.open({ from: 26_565, to: 26_569 }, { config });
+  await using at = await DoorFleet.open({ config });
   const token = await at.token("alice");
   const [setter, plugger, other] = [
     await RawClient.as(at.url, token),
@@ -92,7 +92,7 @@ it("ends only the connections of clients that have set up a server when that ser
 
 it("ends the server when the client that answered its model requests has gone, so that another one can", async () => {
   const config = { provider: null, session: OPEN_TO_CLIENTS };
-  await using at = await DoorFleet.open({ from: 26_580, to: 26_584 }, { config });
+  await using at = await DoorFleet.open({ config });
   const token = await at.token("alice");
   const open = async () => await RawClient.as(at.url, token);
   const [first, plugger, other] = [await open(), await open(), await open()];
@@ -112,7 +112,7 @@ it("ends the server when the client that answered its model requests has gone, s
 
 it("ends the server of a client that answers its model requests before the front door has closed", async () => {
   const config = { provider: null, session: OPEN_TO_CLIENTS };
-  await using at = await DoorFleet.open({ from: 26_585, to: 26_589 }, { config });
+  await using at = await DoorFleet.open({ config });
   const client = await RawClient.as(at.url, await at.token("alice"));
   expect((await client.request("llmInference.setProvider", {})).result).toMatchObject({ success: true });
   const { pid } = await at.serverOf("alice");

@@ -96,7 +96,7 @@ describe("a token", () => {
 });
 
 describe("the token commands", () => {
-  const fleet = testFleet(16_700);
+  const fleet = testFleet();
 
   it("issues, lists and revokes tokens with the token commands", async () => {
     const issued = await fleet.json<{ token: string; id: string }>([

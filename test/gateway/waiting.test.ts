@@ -9,10 +9,9 @@ import { RawClient } from "./raw-client.js";
 describe("a prompt that waits for its turn in a collaborative session", () => {
   let at: DoorFleet;
   beforeAll(async () => {
-    at = await DoorFleet.open(
-      { from: 16_730, to: 16_734 },
-      { config: { isolation: "shared", serve: { turnWait: "15s", maxFrame: "1mb" }, lock: { ttl: "6s" } } },
-    );
+    at = await DoorFleet.open({
+      config: { isolation: "shared", serve: { turnWait: "15s", maxFrame: "1mb" }, lock: { ttl: "6s" } },
+    });
   });
   afterAll(async () => {
     await at[Symbol.asyncDispose]();
@@ -212,7 +211,7 @@ describe.skipIf(redisProblem())("prompts that a client sends without waiting for
     redis = await RedisServer.start();
     // The real server may take prompts that arrive close together in any order.
     const config = { store: redis.url(), runtime: { path: fake("obedient.mjs") } };
-    at = await DoorFleet.open({ from: 16_785, to: 16_789 }, { config });
+    at = await DoorFleet.open({ config });
   });
   afterAll(async () => {
     await at[Symbol.asyncDispose]();

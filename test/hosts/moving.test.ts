@@ -10,7 +10,6 @@ import { makeOld } from "../fixtures/gc-sessions.js";
 import { TestHosts } from "../fixtures/hosts.js";
 import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
 
-const FIRST_PORT = 18_500;
 const DAY_MS = 24 * 60 * 60 * 1000;
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`moving users between hosts is not tested: ${problem}`);
@@ -29,7 +28,7 @@ describe.skipIf(problem !== undefined)("users of hosts that join and leave", () 
   afterAll(() => redis.end());
 
   it("moves users with their sessions to a new host on route --rebalance, except sessions under a lease", async () => {
-    await using hosts = new TestHosts({ redis, names: ["h1", "h2"], firstPort: FIRST_PORT, storage: "shared" });
+    await using hosts = new TestHosts({ redis, names: ["h1", "h2"], storage: "shared" });
     const { store } = hosts;
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
     await h1.serve(store);
@@ -92,7 +91,7 @@ describe.skipIf(problem !== undefined)("users of hosts that join and leave", () 
   });
 
   it("relays the prompt of a program on a host that has left to another host, and starts no local server", async () => {
-    await using hosts = new TestHosts({ redis, names: ["h1", "h2"], firstPort: FIRST_PORT + 800, storage: "shared" });
+    await using hosts = new TestHosts({ redis, names: ["h1", "h2"], storage: "shared" });
     await hosts.serve();
     const h1 = hosts.host("h1");
     const [user = ""] = usersOf("h1", 1);
@@ -107,7 +106,7 @@ describe.skipIf(problem !== undefined)("users of hosts that join and leave", () 
   });
 
   it("serves a departed host's users on another host at once, and forgets that host when nothing is on it", async () => {
-    await using hosts = new TestHosts({ redis, names: ["h1", "h2"], firstPort: FIRST_PORT + 200, storage: "shared" });
+    await using hosts = new TestHosts({ redis, names: ["h1", "h2"], storage: "shared" });
     await hosts.serve();
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
     const [user = ""] = usersOf("h2", 1);
@@ -131,7 +130,7 @@ describe.skipIf(problem !== undefined)("users of hosts that join and leave", () 
   });
 
   it("deletes the old sessions of a host that left with gc on another host, and keeps the young ones", async () => {
-    await using hosts = new TestHosts({ redis, names: ["h1", "h2"], firstPort: FIRST_PORT + 600, storage: "shared" });
+    await using hosts = new TestHosts({ redis, names: ["h1", "h2"], storage: "shared" });
     await hosts.serve();
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
     const [user = ""] = usersOf("h2", 1);

@@ -16,7 +16,6 @@ import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
 import { temporaryRoot } from "../fixtures/store-root.js";
 import { RawClient } from "../gateway/raw-client.js";
 
-const FIRST_PORT = 17_600;
 const HOUR_MS = 3_600_000;
 const DAY_MS = 24 * HOUR_MS;
 const problem = redisProblem();
@@ -140,7 +139,7 @@ describe.skipIf(problem !== undefined)("the left-overs of takeovers", () => {
   });
 
   it("clears the block of a deleted session with gc, and the runtime that had the session cannot restore it", async () => {
-    await using hosts = new TestHosts({ redis, names: ["h1", "h2"], firstPort: FIRST_PORT, storage: "shared" });
+    await using hosts = new TestHosts({ redis, names: ["h1", "h2"], storage: "shared" });
     await hosts.serve();
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
     await hosts.store.placements.record("alice", null, { host: "h1", serverId: null });

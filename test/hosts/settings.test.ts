@@ -5,7 +5,6 @@ import type { DoctorResult } from "../../src/fleet/doctor.js";
 import { type TestHost, TestHosts } from "../fixtures/hosts.js";
 import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
 
-const FIRST_PORT = 22_500;
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`settings that a host does not have are not tested: ${problem}`);
 
@@ -23,7 +22,7 @@ describe.skipIf(problem !== undefined)("the state folder of a host", () => {
   afterAll(() => redis.end());
 
   it("refuses a command whose store, host name or share differs from the serve running on its state folder", async () => {
-    await using hosts = new TestHosts({ redis, names: ["h1"], firstPort: FIRST_PORT, storage: "shared" });
+    await using hosts = new TestHosts({ redis, names: ["h1"], storage: "shared" });
     const h1 = hosts.host("h1");
     await h1.serve(hosts.store);
     await h1.ok(["create", "--user", "ann", "--id", "notes", "--prompt", "one"]);
@@ -75,7 +74,7 @@ describe.skipIf(problem !== undefined)("the state folder of a host", () => {
   }, 300_000);
 
   it("binds a state folder to its host name from its first server on, even if serve has never run on it", async () => {
-    await using hosts = new TestHosts({ redis, names: ["h1"], firstPort: FIRST_PORT, storage: "local" });
+    await using hosts = new TestHosts({ redis, names: ["h1"], storage: "local" });
     const h1 = hosts.host("h1");
     await h1.spawn("ann");
     const env = { COPILOTFLEET_HOST_NAME: "h9" };
@@ -86,7 +85,7 @@ describe.skipIf(problem !== undefined)("the state folder of a host", () => {
   });
 
   it("refuses another host name for a state folder that has servers, even while no serve runs on it", async () => {
-    await using hosts = new TestHosts({ redis, names: ["h1"], firstPort: FIRST_PORT, storage: "local" });
+    await using hosts = new TestHosts({ redis, names: ["h1"], storage: "local" });
     const h1 = hosts.host("h1");
     const env = { COPILOTFLEET_HOST_NAME: "h9" };
     // The state folder has no servers so far.

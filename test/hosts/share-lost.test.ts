@@ -5,7 +5,6 @@ import { eventually } from "../fixtures/fault-fleet.js";
 import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
 import { HostDoors } from "../gateway/hosts-harness.js";
 
-const FIRST_PORT = 22_000;
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`shared storage that goes away is not tested: ${problem}`);
 
@@ -28,7 +27,6 @@ describe.skipIf(problem !== undefined)("shared storage that disappears while ser
       await using doors = await HostDoors.open({
         redis,
         names: ["h1"],
-        firstPort: FIRST_PORT,
         storage: "shared",
         env: {
           COPILOTFLEET_HEALTH_INTERVAL: "500ms",
@@ -108,7 +106,7 @@ describe.skipIf(problem !== undefined)("shared storage that disappears while ser
   );
 
   it("refuses to start serve while the shared storage is away, and creates nothing in its place", async () => {
-    await using doors = await HostDoors.open({ redis, names: ["h1"], firstPort: FIRST_PORT, storage: "shared" });
+    await using doors = await HostDoors.open({ redis, names: ["h1"], storage: "shared" });
     const { shared } = doors.hosts;
     const h1 = doors.hosts.host("h1");
     await h1.ok(["create", "--user", "ann", "--id", "old", "--prompt", "one"]);

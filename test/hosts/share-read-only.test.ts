@@ -4,7 +4,6 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
 import { HostDoors } from "../gateway/hosts-harness.js";
 
-const FIRST_PORT = 22_300;
 const problem = redisProblem();
 const isRoot = process.getuid?.() === 0;
 if (problem !== undefined || !isRoot) console.warn("shared storage that is read-only is not tested: that takes root");
@@ -24,7 +23,7 @@ describe.skipIf(problem !== undefined || !isRoot)("shared storage that is mounte
   afterAll(() => redis.end());
 
   it("refuses every deletion of a session while the shared storage is read-only, and deletes nothing", async () => {
-    await using doors = await HostDoors.open({ redis, names: ["h1"], firstPort: FIRST_PORT, storage: "shared" });
+    await using doors = await HostDoors.open({ redis, names: ["h1"], storage: "shared" });
     const { hosts, store } = doors;
     const h1 = hosts.host("h1");
     const ids = ["due", "idle", "opened"];

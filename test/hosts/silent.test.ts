@@ -4,7 +4,6 @@ import type { EvictionResult } from "../../src/sessions/memory/eviction.js";
 import { TestHosts } from "../fixtures/hosts.js";
 import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
 
-const FIRST_PORT = 22_700;
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`a host that does not answer is not tested: ${problem}`);
 
@@ -19,7 +18,6 @@ describe.skipIf(problem !== undefined)("a command that needs an answer from anot
     await using hosts = new TestHosts({
       redis,
       names: ["h1", "h2"],
-      firstPort: FIRST_PORT,
       storage: "local",
       // So h2 still counts as alive while it is suspended.
       env: { COPILOTFLEET_HOST_TTL: "60s" },

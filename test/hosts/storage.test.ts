@@ -8,7 +8,6 @@ import { fileSystemOf, isLocal, problemsOf } from "../../src/runtime/files/file-
 import { TestHosts } from "../fixtures/hosts.js";
 import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
 
-const FIRST_PORT = 18_000;
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`shared storage is not tested with hosts: ${problem}`);
 const isRoot = process.getuid?.() === 0;
@@ -58,7 +57,7 @@ describe.skipIf(problem !== undefined)("the folder that hosts share", () => {
   afterAll(() => redis.end());
 
   it("detects with doctor and serve whether a host's folder is the one that the other hosts share", async () => {
-    await using hosts = new TestHosts({ redis, names: ["h1", "h2", "h3"], firstPort: FIRST_PORT, storage: "shared" });
+    await using hosts = new TestHosts({ redis, names: ["h1", "h2", "h3"], storage: "shared" });
     const [h1, h2, h3] = ["h1", "h2", "h3"].map((name) => hosts.host(name));
     if (h1 === undefined || h2 === undefined || h3 === undefined) throw new Error("there are three hosts");
     const check = async (host: typeof h1) => {
@@ -102,7 +101,7 @@ describe.skipIf(problem !== undefined)("the folder that hosts share", () => {
   });
 
   it("leaves no new entry of a host whose serve cannot write its beacon to the shared folder", async () => {
-    await using hosts = new TestHosts({ redis, names: ["h1", "h2"], firstPort: FIRST_PORT, storage: "shared" });
+    await using hosts = new TestHosts({ redis, names: ["h1", "h2"], storage: "shared" });
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
     await h1.serve(hosts.store);
     const listed = async () => (await hosts.store.hosts.list()).map(({ name, gone }) => [name, gone]);
@@ -140,7 +139,7 @@ describe.skipIf(problem !== undefined)("the folder that hosts share", () => {
   });
 
   it("deletes no session with gc while the shared folder is away", async () => {
-    await using hosts = new TestHosts({ redis, names: ["h1"], firstPort: FIRST_PORT, storage: "shared" });
+    await using hosts = new TestHosts({ redis, names: ["h1"], storage: "shared" });
     const h1 = hosts.host("h1");
     await h1.serve(hosts.store);
     await h1.ok(["create", "--user", "ann", "--id", "old", "--ttl", "1s", "--prompt", "one"]);

@@ -5,7 +5,6 @@ import { serverIdOf } from "../../src/pool/server.js";
 import { TestHosts } from "../fixtures/hosts.js";
 import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
 
-const FIRST_PORT = 17_000;
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`taking over from other hosts is not tested: ${problem}`);
 
@@ -16,74 +15,69 @@ describe.skipIf(problem !== undefined)("shared storage", () => {
   });
   afterAll(() => redis.end());
 
-  it.each([
-    ["per-user", 0],
-    ["shared", 200],
-  ])("lets a host take over a dead host's sessions from shared storage (isolation %s)", async (isolation, offset) => {
-    await using hosts = new TestHosts({
-      redis,
-      names: ["h1", "h2"],
-      firstPort: FIRST_PORT + offset,
-      storage: "shared",
-      env: { COPILOTFLEET_ISOLATION: isolation },
-    });
-    await hosts.serve();
-    const { store } = hosts;
-    await store.placements.record("alice", null, { host: "h1", serverId: null });
-    const first = await hosts.host("h1").library();
-    const session = await first.createSession({ user: "alice", sessionId: "notes" });
-    expect((await first.send(session, "one")).text).toBe("[turn 1] one");
-    await first.close();
-    const before = await store.sessions.read("notes");
-    expect(before).toMatchObject({ host: "h1", turns: 1 });
+  it.each(["per-user", "shared"])(
+    "lets a host take over a dead host's sessions from shared storage (isolation %s)",
+    async (isolation) => {
+      await using hosts = new TestHosts({
+        redis,
+        names: ["h1", "h2"],
+        storage: "shared",
+        env: { COPILOTFLEET_ISOLATION: isolation },
+      });
+      await hosts.serve();
+      const { store } = hosts;
+      await store.placements.record("alice", null, { host: "h1", serverId: null });
+      const first = await hosts.host("h1").library();
+      const session = await first.createSession({ user: "alice", sessionId: "notes" });
+      expect((await first.send(session, "one")).text).toBe("[turn 1] one");
+      await first.close();
+      const before = await store.sessions.read("notes");
+      expect(before).toMatchObject({ host: "h1", turns: 1 });
 
-    await using second = await hosts.host("h2").library();
-    // While h1 is alive, it answers the prompts.
-    expect(await second.exchange("notes", "early", { user: "alice" })).toMatchObject({
-      reply: { text: "[turn 2] early" },
-    });
-    expect(await store.sessions.read("notes")).toMatchObject({ host: "h1", turns: 2 });
+      await using second = await hosts.host("h2").library();
+      // While h1 is alive, it answers the prompts.
+      expect(await second.exchange("notes", "early", { user: "alice" })).toMatchObject({
+        reply: { text: "[turn 2] early" },
+      });
+      expect(await store.sessions.read("notes")).toMatchObject({ host: "h1", turns: 2 });
 
-    await hosts.host("h1").die();
-    await hosts.gone("h1");
-    expect(await second.exchange("notes", "two", { user: "alice" })).toMatchObject({
-      reply: { text: "[turn 3] two" },
-    });
-    const after = await store.sessions.read("notes");
-    expect(after).toMatchObject({ host: "h2", turns: 3 });
-    expect(after?.from).toBeUndefined();
-    expect(await store.placements.read("alice")).toMatchObject({ host: "h2" });
-    const group = isolation === "shared" ? "shared" : serverIdOf("alice");
-    // At the old place, a file keeps runtimes from creating the session again, and nothing is left over.
-    const old = join(hosts.shared, "hosts", "h1", group);
-    expect(statSync(join(old, "session-state", "notes")).isFile()).toBe(true);
-    expect(existsSync(join(old, "taken", "notes"))).toBe(false);
-    const history = readFileSync(
-      join(hosts.shared, "hosts", "h2", group, "session-state", "notes", "events.jsonl"),
-      "utf8",
-    );
-    expect(history.match(/"type":"user.message"/g)).toHaveLength(3);
+      await hosts.host("h1").die();
+      await hosts.gone("h1");
+      expect(await second.exchange("notes", "two", { user: "alice" })).toMatchObject({
+        reply: { text: "[turn 3] two" },
+      });
+      const after = await store.sessions.read("notes");
+      expect(after).toMatchObject({ host: "h2", turns: 3 });
+      expect(after?.from).toBeUndefined();
+      expect(await store.placements.read("alice")).toMatchObject({ host: "h2" });
+      const group = isolation === "shared" ? "shared" : serverIdOf("alice");
+      // At the old place, a file keeps runtimes from creating the session again, and nothing is left over.
+      const old = join(hosts.shared, "hosts", "h1", group);
+      expect(statSync(join(old, "session-state", "notes")).isFile()).toBe(true);
+      expect(existsSync(join(old, "taken", "notes"))).toBe(false);
+      const history = readFileSync(
+        join(hosts.shared, "hosts", "h2", group, "session-state", "notes", "events.jsonl"),
+        "utf8",
+      );
+      expect(history.match(/"type":"user.message"/g)).toHaveLength(3);
 
-    // h1 takes the session back when it is alive again and h2 is dead.
-    await hosts.host("h1").serve(store);
-    await hosts.host("h2").die();
-    await hosts.gone("h2");
-    await using third = await hosts.host("h1").library();
-    expect(await third.exchange("notes", "three", { user: "alice" })).toMatchObject({
-      reply: { text: "[turn 4] three" },
-    });
-  });
+      // h1 takes the session back when it is alive again and h2 is dead.
+      await hosts.host("h1").serve(store);
+      await hosts.host("h2").die();
+      await hosts.gone("h2");
+      await using third = await hosts.host("h1").library();
+      expect(await third.exchange("notes", "three", { user: "alice" })).toMatchObject({
+        reply: { text: "[turn 4] three" },
+      });
+    },
+  );
 
-  it.each([
-    ["per-user", 400],
-    ["shared", 500],
-  ])(
+  it.each(["per-user", "shared"])(
     "moves the sessions on a host's own disk to shared storage that is set later (isolation %s)",
-    async (isolation, offset) => {
+    async (isolation) => {
       await using hosts = new TestHosts({
         redis,
         names: ["h1"],
-        firstPort: FIRST_PORT + offset,
         storage: "local",
         env: { COPILOTFLEET_ISOLATION: isolation },
       });

@@ -2,10 +2,8 @@ import { expect, it, onTestFinished } from "vitest";
 import { Clients } from "../../src/pool/clients.js";
 import { faultFleet } from "../fixtures/fault-fleet.js";
 
-const PORTS = 13_700;
-
 it("Clients connects to the new process of a replaced server while the connection to the old one is open", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   await fleet.json(["spawn", "--user", "u", "--count", "2"]);
   const [earlier, other] = [await fleet.record("u-1"), await fleet.record("u-2")];
   const clients = new Clients();

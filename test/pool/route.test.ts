@@ -1,9 +1,9 @@
 import { describe, expect, it } from "vitest";
 import { openFileStore } from "../../src/store/file/file-store.js";
-import { PORTS, testFleet } from "../fixtures/cli.js";
+import { testFleet } from "../fixtures/cli.js";
 import { serverRecord } from "../fixtures/store-records.js";
 
-const fleet = testFleet(PORTS.route, { COPILOTFLEET_ISOLATION: "shared", COPILOTFLEET_POOL_SERVERS: "3" });
+const fleet = testFleet({ COPILOTFLEET_ISOLATION: "shared", COPILOTFLEET_POOL_SERVERS: "3" });
 const route = async (...args: string[]) => await fleet.json<Record<string, unknown>>(["route", ...args]);
 
 describe("route", () => {

@@ -10,8 +10,8 @@ import { RawConnection } from "../../src/runtime/client/raw-connection.js";
 import { findRuntime } from "../../src/runtime/launch/find.js";
 import { encodeMessage } from "../../src/runtime/wire/frames.js";
 import { RpcError } from "../../src/runtime/wire/rpc-client.js";
-import { PORTS } from "../fixtures/cli.js";
 import { MessageReader } from "../fixtures/message-reader.js";
+import { testPorts } from "../fixtures/ports.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 
 /**
@@ -22,7 +22,7 @@ import { removeFolder } from "../fixtures/remove-folder.js";
 const { path: runtime } = findRuntime(null, {});
 const home = mkdtempSync(join(tmpdir(), "copilotfleet-contract-"));
 const token = randomBytes(16).toString("hex");
-const PORT = PORTS.contract;
+const { from: port } = testPorts(1);
 const signal = () => AbortSignal.timeout(5_000);
 
 const env = {
@@ -38,7 +38,7 @@ const FLAGS = [
   "--host",
   "127.0.0.1",
   "--port",
-  String(PORT),
+  String(port),
   "--no-auto-login",
   "--no-auto-update",
   "--auth-token-env",
@@ -66,7 +66,7 @@ afterAll(async () => {
 
 /** Sends one request on a new connection without a preceding `connect`. */
 async function rawRequest(method: string, params: unknown): Promise<{ error?: { message: string; code: number } }> {
-  const socket = createConnection(PORT, "127.0.0.1");
+  const socket = createConnection(port, "127.0.0.1");
   const decoder = new MessageReader();
   try {
     return await new Promise((resolve, reject) => {
@@ -84,7 +84,7 @@ async function rawRequest(method: string, params: unknown): Promise<{ error?: { 
 
 describe("the bundled runtime", () => {
   it("the runtime accepts the fleet's flags and reports on which port it listens", () => {
-    expect(announcement).toBe(`CLI server listening on port ${PORT}`);
+    expect(announcement).toBe(`CLI server listening on port ${port}`);
     expect(child.exitCode).toBeNull();
   });
 
@@ -104,13 +104,13 @@ describe("the bundled runtime", () => {
     const table = readdirSync(`/proc/${child.pid}/net`).includes("tcp6")
       ? execFileSync("cat", [`/proc/${child.pid}/net/tcp`, `/proc/${child.pid}/net/tcp6`], { encoding: "utf8" })
       : execFileSync("cat", [`/proc/${child.pid}/net/tcp`], { encoding: "utf8" });
-    const port = PORT.toString(16).toUpperCase().padStart(4, "0");
-    const listening = table.split("\n").filter((line) => line.includes(`:${port} `) && / 0A /.test(line));
-    expect(listening.map((line) => line.trim().split(/\s+/)[1])).toEqual([`0100007F:${port}`]);
+    const hexPort = port.toString(16).toUpperCase().padStart(4, "0");
+    const listening = table.split("\n").filter((line) => line.includes(`:${hexPort} `) && / 0A /.test(line));
+    expect(listening.map((line) => line.trim().split(/\s+/)[1])).toEqual([`0100007F:${hexPort}`]);
   });
 
   it("the runtime answers connect with the protocol version and its own version, and answers a ping", async () => {
-    await using connection = await RawConnection.open({ address: "127.0.0.1", port: PORT, token }, signal());
+    await using connection = await RawConnection.open({ address: "127.0.0.1", port, token }, signal());
     expect(connection.protocolVersion).toBe(3);
     expect(connection.version).toMatch(/^\d+\.\d+\.\d+/);
     expect(await connection.request("ping", { message: "hello" })).toMatchObject({
@@ -119,9 +119,7 @@ describe("the bundled runtime", () => {
   });
 
   it("the runtime refuses a wrong token, and every request before a correct one", async () => {
-    await expect(
-      RawConnection.open({ address: "127.0.0.1", port: PORT, token: "wrong" }, signal()),
-    ).rejects.toMatchObject({
+    await expect(RawConnection.open({ address: "127.0.0.1", port, token: "wrong" }, signal())).rejects.toMatchObject({
       code: "FLEET_SERVER_UNREACHABLE",
       message: expect.stringMatching(/AUTHENTICATION_FAILED/i),
     });
@@ -131,7 +129,7 @@ describe("the bundled runtime", () => {
   });
 
   it("the runtime has the methods that drain and delete use, and answers them for unloaded sessions, too", async () => {
-    await using connection = await RawConnection.open({ address: "127.0.0.1", port: PORT, token }, signal());
+    await using connection = await RawConnection.open({ address: "127.0.0.1", port, token }, signal());
     await connection.request("session.create", { sessionId: "idle", model: "gpt-5" });
     expect(await connection.request("session.metadata.activity", { sessionId: "idle" })).toMatchObject({
       hasActiveWork: false,
@@ -149,7 +147,7 @@ describe("the bundled runtime", () => {
   });
 
   it("the runtime ignores notifications that begin with $/", async () => {
-    await using connection = await RawConnection.open({ address: "127.0.0.1", port: PORT, token }, signal());
+    await using connection = await RawConnection.open({ address: "127.0.0.1", port, token }, signal());
     for (let index = 0; index < 3; index++) await connection.request("ping", { message: "x" }); // acknowledged in this way
     expect(child.exitCode).toBeNull();
   });

@@ -4,14 +4,11 @@ import { DoorFleet } from "../gateway/harness.js";
 
 it("a server's GitHub token and connection token do not appear in the environment of its tools", async () => {
   const token = "gho_canaryOfTheTool4f81";
-  await using at = await DoorFleet.open(
-    { from: 24_000, to: 24_009 },
-    {
-      // Without these URLs, a runtime with a token would contact GitHub.
-      env: { TOKEN: token, COPILOT_API_URL: "http://127.0.0.1:9", COPILOT_DEBUG_GITHUB_API_URL: "http://127.0.0.1:9" },
-      config: { auth: { githubTokenEnv: "TOKEN" }, session: { approve: "all" } },
-    },
-  );
+  await using at = await DoorFleet.open({
+    // Without these URLs, a runtime with a token would contact GitHub.
+    env: { TOKEN: token, COPILOT_API_URL: "http://127.0.0.1:9", COPILOT_DEBUG_GITHUB_API_URL: "http://127.0.0.1:9" },
+    config: { auth: { githubTokenEnv: "TOKEN" }, session: { approve: "all" } },
+  });
   const session = await at.fleet.createSession({ user: "alice" });
   const { text } = await at.fleet.send(session, '!tool bash {"command":"env","description":"shows it"}');
   const { pid } = await at.serverOf("alice");

@@ -11,11 +11,11 @@ import { listenOn, showAddress } from "../../src/runtime/launch/listen.js";
 import { HealthEndpoint, type HealthEndpointOptions } from "../../src/serve/report/health-endpoint.js";
 import { FleetMetrics } from "../../src/serve/report/metrics.js";
 import { eventually } from "../fixtures/fault-fleet.js";
+import { testPorts } from "../fixtures/ports.js";
 
 const LOOPBACK = { host: "127.0.0.1", port: 0 };
 const NEVER = new AbortController().signal;
 /** Below the range from which the kernel takes ports for outgoing connections. */
-const PORT = 16_190;
 
 interface Opened {
   endpoint: HealthEndpoint;
@@ -238,8 +238,9 @@ describe("closing", { timeout: 10_000 }, () => {
 
 describe("the address", () => {
   it("the health endpoint listens on the configured address", async () => {
-    const { endpoint, url } = await opened({ address: { host: "127.0.0.1", port: PORT } });
-    expect(endpoint.address).toEqual({ host: "127.0.0.1", port: PORT });
+    const address = { host: "127.0.0.1", port: testPorts(1).from };
+    const { endpoint, url } = await opened({ address });
+    expect(endpoint.address).toEqual(address);
     expect((await fetch(url("/healthz"))).status).toBe(200);
   });
 

@@ -38,9 +38,10 @@ import {
   stepStart,
   toolStep,
 } from "../fixtures/history.js";
+import { testPorts } from "../fixtures/ports.js";
 import { startToolModel, type ToolModel } from "../fixtures/tool-model.js";
 
-const PORT = 16_100;
+const { from: PORT } = testPorts(1);
 
 let home: string;
 beforeEach(() => {

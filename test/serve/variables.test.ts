@@ -2,10 +2,8 @@ import { expect, it } from "vitest";
 import { faultFleet } from "../fixtures/fault-fleet.js";
 import { serve } from "../fixtures/serve.js";
 
-const PORTS = 32_300;
-
 it("serve names all ignored variables in one warning before it serves", async () => {
-  const fleet = await faultFleet(PORTS);
+  const fleet = await faultFleet();
   const slips = { COPILOTFLEET_HOST_NMAE: "h1", COPILOTFLEET_SESION_TTL: "1h" };
   const serving = await serve(fleet, { env: { ...slips, COPILOTFLEET_SERVICE_HOST: "10.0.0.1" } });
   const warnings = serving.log().filter(({ level }) => level === "warn");
