@@ -8,7 +8,6 @@ import {
   readDuration,
   readLeaseTtl,
 } from "./values/duration.js";
-import { LARGEST_PORT } from "./values/number.js";
 import { ALLOWED_REDIS_URL, readRedisUrl } from "./values/redis-url.js";
 import { ALLOWED_SIZE, readSize } from "./values/size.js";
 import { holdsGitHubToken } from "./values/text.js";
@@ -29,6 +28,7 @@ export interface Rule {
 const VARIABLE = /^[A-Za-z_][A-Za-z0-9_]*$/;
 const ALLOWED_VARIABLE = "the name of an environment variable (letters, digits, _), never a token or key itself";
 const MAX_COUNT = 1_000_000;
+const LARGEST_PORT = 65_535;
 
 /** A text that `read` converts to `T`. If `read` returns null, the text is refused. */
 function text<T>(allowed: string, read: (text: string) => T | null, rule: Rule = {}) {
@@ -43,6 +43,21 @@ function text<T>(allowed: string, read: (text: string) => T | null, rule: Rule =
     v.metadata(rule as Record<string, unknown>),
   );
 }
+
+/** A text that stays as it is, if it is allowed. */
+const textThat = (allowed: string, isAllowed: (text: string) => boolean, rule?: Rule) =>
+  text(allowed, (given) => (isAllowed(given) ? given : null), rule);
+
+/** A text that `read` converts to a number, if the number is within the bounds. */
+const textWithin = (allowed: string, [min, max]: [number, number], read: (text: string) => number | null, rule: Rule) =>
+  text(
+    allowed,
+    (given) => {
+      const value = read(given);
+      return value !== null && value >= min && value <= max ? value : null;
+    },
+    rule,
+  );
 
 const isVariable = (name: string) => VARIABLE.test(name) && !holdsGitHubToken(name);
 
@@ -86,48 +101,41 @@ export const size = () => text(ALLOWED_SIZE, readSize, { flagCode: "FLEET_SIZE_I
 
 /** The size of the largest message. Several copies of a message must fit in memory, as text. */
 export const frameSize = () =>
-  text(
+  textWithin(
     'a size with a unit (kb, mb), such as "8mb", from 64kb to 256mb',
-    (given) => {
-      const bytes = readSize(given);
-      return bytes !== null && bytes >= 64 * 1024 && bytes <= 256 * 1024 * 1024 ? bytes : null;
-    },
+    [64 * 1024, 256 * 1024 * 1024],
+    readSize,
     { flagCode: "FLEET_SIZE_INVALID" },
   );
 
 export const isModelName = (name: string) => /^[\x21-\x7e]{1,200}$/.test(name);
-export const modelName = () =>
-  text('the name of a model, such as "gpt-5"', (name) => (isModelName(name) ? name : null));
+export const modelName = () => textThat('the name of a model, such as "gpt-5"', isModelName);
 
-const filled = (given: string) => (given.trim() === "" || given.includes("\0") ? null : given);
-export const path = (kind: "always" | "with-slash") => text("the path of a file", filled, { path: kind });
-export const command = () => text("a command for the shell", filled);
+const isFilled = (given: string) => given.trim() !== "" && !given.includes("\0");
+export const path = (kind: "always" | "with-slash") => textThat("the path of a file", isFilled, { path: kind });
+export const command = () => textThat("a command for the shell", isFilled);
 
-export const variable = () => text(ALLOWED_VARIABLE, (name) => (isVariable(name) ? name : null), { concealed: true });
+export const variable = () => textThat(ALLOWED_VARIABLE, isVariable, { concealed: true });
 
 /** The name of a variable. "{user}" in it is replaced by the user's id. */
 export const userVariable = () =>
-  text(
-    `${ALLOWED_VARIABLE}; "{user}" is filled in`,
-    (name) => (isVariable(name.replaceAll("{user}", "u")) ? name : null),
-    { concealed: true },
-  );
+  textThat(`${ALLOWED_VARIABLE}; "{user}" is filled in`, (name) => isVariable(name.replaceAll("{user}", "u")), {
+    concealed: true,
+  });
 
 export const httpUrl = () =>
-  text("an http:// or https:// URL without a user, a password or a key in it", (given) => {
-    if (/[\s\p{Cc}]/u.test(given) || !URL.canParse(given)) return null;
-    const url = new URL(given);
-    if (url.protocol !== "http:" && url.protocol !== "https:") return null;
-    return url.username === "" && url.password === "" && !holdsGitHubToken(given) ? given : null;
+  textThat("an http:// or https:// URL without a user, a password or a key in it", (given) => {
+    if (/[\s\p{Cc}]/u.test(given) || !URL.canParse(given)) return false;
+    const { protocol, username, password } = new URL(given);
+    if (protocol !== "http:" && protocol !== "https:") return false;
+    return username === "" && password === "" && !holdsGitHubToken(given);
   });
 
 /** A host's name is part of the names of folders and keys, and in many installations it is a DNS label. */
 export const isHostName = (name: string) =>
   /^[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?$/.test(name) && !name.includes("..");
 export const hostName = () =>
-  text('1 to 63 lower-case letters, digits, dots and hyphens, such as "host-1"', (name) =>
-    isHostName(name) ? name : null,
-  );
+  textThat('1 to 63 lower-case letters, digits, dots and hyphens, such as "host-1"', isHostName);
 
 /**
  * The shortest TTL of a host, in milliseconds. With a shorter one, other hosts would take a short stall for the death
@@ -135,12 +143,10 @@ export const hostName = () =>
  */
 const SHORTEST_HOST_TTL_MS = 3_000;
 export const hostTtl = () =>
-  text(
+  textWithin(
     'a duration with a unit (s, m), such as "15s", from 3s to 10m',
-    (given) => {
-      const ms = readDuration(given, 600_000);
-      return ms !== null && ms >= SHORTEST_HOST_TTL_MS ? ms : null;
-    },
+    [SHORTEST_HOST_TTL_MS, 600_000],
+    (given) => readDuration(given, LONGEST_MS),
     { flagCode: "FLEET_DURATION_INVALID" },
   );
 
@@ -169,3 +175,34 @@ export const store = () =>
     if (given === "file") return { kind: "file" };
     return readRedisUrl(given) === null ? null : { kind: "redis", url: given };
   });
+
+/** Flags that the fleet passes to every server. A second value would break the pool, or put a token on the command line. */
+const OWN_FLAGS = ["--headless", "--port", "--host", "--stdio", "--auth-token-env", "--no-auto-login"];
+const ALLOWED_ARGS = `a list of flags for the runtime, without tokens and without the flags that the fleet sets (${OWN_FLAGS.join(", ")})`;
+
+/**
+ * Variables that identify a server. A server that inherited the fleet's own values would get the identity of another
+ * server.
+ */
+const OWN_VARIABLE = /^(?:COPILOT_CONNECTION_TOKEN|COPILOT_HOME|COPILOTFLEET_.*)$/;
+const ALLOWED_ENV =
+  "a list of the names of environment variables (letters, digits, _), without COPILOT_HOME, COPILOT_CONNECTION_TOKEN and COPILOTFLEET_*";
+
+const isForeignFlag = (arg: string) => !OWN_FLAGS.some((flag) => arg === flag || arg.startsWith(`${flag}=`));
+
+/** Flags for the runtime. Everybody can read them in the process table, so they must not contain a token. */
+export const runtimeArgs = () => list(ALLOWED_ARGS, (arg) => isForeignFlag(arg) && !holdsGitHubToken(arg));
+
+/** Names of the variables that a server gets in addition to the fleet's own allow-list. */
+export const runtimeEnv = () => list(ALLOWED_ENV, (name) => VARIABLE.test(name) && !OWN_VARIABLE.test(name));
+
+/** Names or patterns of tools, in the format of the SDK's `availableTools`. */
+export const toolNames = () => list('an array of tool names or patterns, such as ["builtin:view"]', () => true);
+
+function list(allowed: string, isAllowed: (item: string) => boolean) {
+  const item = v.pipe(
+    v.string(allowed),
+    v.check((text) => text !== "" && !text.includes("\0") && isAllowed(text), allowed),
+  );
+  return v.array(item, allowed);
+}

@@ -15,14 +15,16 @@ import {
   modelName,
   path,
   port,
+  runtimeArgs,
+  runtimeEnv,
   share,
   size,
   store,
+  toolNames,
   userVariable,
   variable,
   wait,
 } from "./rules.js";
-import { runtimeArgs, runtimeEnv, toolNames } from "./runtime-rules.js";
 
 /**
  * Every key of the configuration with its default, as in the public contract. The output is resolved: durations are in

@@ -1,4 +1,5 @@
 import { isDeepStrictEqual } from "node:util";
+import { compareText } from "../config/values/text.js";
 import { FleetError } from "../errors.js";
 import type { Registry } from "../model/registry.js";
 import type { SessionRecord } from "../model/session.js";
@@ -21,10 +22,9 @@ export interface Contents {
 
 export async function readContents(store: Store): Promise<Contents> {
   const registry = await store.registry.read();
-  const sessions = await store.sessions.list();
-  sessions.sort((a, b) => (a.id < b.id ? -1 : 1));
-  const tokens = await store.tokens.list();
-  tokens.sort((a, b) => (a.id < b.id ? -1 : 1));
+  const byId = (a: { id: string }, b: { id: string }) => compareText(a.id, b.id);
+  const sessions = (await store.sessions.list()).sort(byId);
+  const tokens = (await store.tokens.list()).sort(byId);
   return { registry, sessions, tokens, highestFence: await store.leases.highestFence() };
 }
 

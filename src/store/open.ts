@@ -16,10 +16,7 @@ import { openRedisStore } from "./redis/redis-store.js";
 export function openStore(url: string, root: string, host?: string, instance?: () => string | null): Store {
   if (url === "file") return openFileStore(root);
   const target = readRedisUrl(url);
-  if (target !== null) {
-    const named = host === undefined ? {} : { host };
-    return openRedisStore(target, root, instance === undefined ? named : { ...named, instance });
-  }
+  if (target !== null) return openRedisStore(target, root, { host, instance });
   // The URL may contain a password, so show only its scheme.
   const named = /^[a-z][a-z0-9+.-]*:/i.exec(url)?.[0] ?? url;
   throw new FleetError("FLEET_CONFIG_INVALID", `The store ${quote(named)} is not supported. Use "file" or Redis.`, {

@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { FleetError } from "../errors.js";
+import { busyError } from "./failures.js";
 
 /** The state of a document from which an update starts. */
 export interface Base {
@@ -10,6 +11,9 @@ export interface Base {
 
 /** The operations in which the stores differ. */
 export interface UpdateTries<T, B extends Base> {
+  /** The document, for messages. */
+  readonly where: string;
+  /** How long an update competes with other writers before `FLEET_STATE_BUSY`, in milliseconds. */
   readonly deadlineMs: number;
   /**
    * Waits for other writers, for a bounded time. Resolves with a release function that never rejects. A rejection fails
@@ -22,8 +26,6 @@ export interface UpdateTries<T, B extends Base> {
   parse(data: string): T;
   /** Replaces `base`. Resolves with false when another writer was first. */
   commit(base: B, data: string): Promise<boolean>;
-  /** The error for an update that lost to other writers until the deadline. */
-  busy(): Error;
   /** Converts the error of a failed attempt into the error that callers get. Absent: they get the same error. */
   failure?(error: unknown): unknown;
 }
@@ -107,9 +109,11 @@ export class UpdateQueue<T, B extends Base = Base> {
   }
 
   #dropExpired(waiting: Pending<T>[]): Pending<T>[] {
+    const { where, deadlineMs } = this.#tries;
     const now = performance.now();
-    const expired = waiting.filter(({ since }) => now - since > this.#tries.deadlineMs);
-    for (const { reject } of expired) reject(this.#tries.busy());
+    const expired = waiting.filter(({ since }) => now - since > deadlineMs);
+    const lost = `could not be changed within ${deadlineMs} ms, because other writers kept changing it`;
+    rejectAll(expired, busyError(where, lost));
     return waiting.filter((pending) => !expired.includes(pending));
   }
 

@@ -1,6 +1,5 @@
 import { type Key, keysBelow, keyTree, nearestVariable } from "../keys.js";
 import { invalidValue, type Origin } from "../problem.js";
-import { readNumber } from "../values/number.js";
 import { absolute, type Given, type Layer } from "./layers.js";
 import type { Environment } from "./paths.js";
 
@@ -61,6 +60,17 @@ function read(text: string, key: Key): unknown {
   if (key.kind === "boolean" && (text === "true" || text === "false")) return text === "true";
   if (key.kind === "list") return text.trim() === "" ? [] : text.split(",").map((item) => item.trim());
   return text;
+}
+
+// `Number(text)` would also accept "1e4", "0x10", " 4321" and "".
+const DECIMAL = /^-?(?:0|[1-9]\d{0,15})(?:\.\d{1,15})?$/;
+
+/**
+ * Returns the number that `text` contains in plain decimal digits: no exponent, no blanks, no leading zeros. Otherwise
+ * null.
+ */
+export function readNumber(text: string): number | null {
+  return DECIMAL.test(text) ? Number(text) : null;
 }
 
 /**

@@ -2,6 +2,7 @@ import { homedir } from "node:os";
 import { join, resolve } from "node:path";
 import { type Key, keyTree } from "../keys.js";
 import { invalidValue, type Origin, unknownKey } from "../problem.js";
+import { isObject } from "../values/json.js";
 
 /** A value and its source. */
 export interface Given {
@@ -28,7 +29,7 @@ export interface Source {
 export function flatten(input: unknown, source: Source): Layer {
   const layer = new Map<string, Given>();
   // Most commands set nothing. Skipping the walk through the schema saves 0.5 ms at start.
-  if (isPlainObject(input) && Object.keys(input).length === 0) return layer;
+  if (isObject(input) && Object.keys(input).length === 0) return layer;
   collect(keyTree(), input, source, layer);
   return layer;
 }
@@ -40,7 +41,7 @@ function collect(key: Key, value: unknown, source: Source, layer: Map<string, Gi
     layer.set(key.name, { value: absolute(key, value, source), origin });
     return;
   }
-  if (!isPlainObject(value)) {
+  if (!isObject(value)) {
     throw invalidValue(key.name, value, `an object${key.nullable ? " or null" : ""}`, origin);
   }
   for (const [part, item] of Object.entries(value)) {
@@ -49,10 +50,6 @@ function collect(key: Key, value: unknown, source: Source, layer: Map<string, Gi
     if (child === undefined) throw unknownKey(name, source.originOf(name));
     collect(child, item, source, layer);
   }
-}
-
-function isPlainObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 /**

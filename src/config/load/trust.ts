@@ -1,6 +1,7 @@
 import { closeSync, constants, fstatSync, openSync, readFileSync, realpathSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { FleetError, systemCode } from "../../errors.js";
+import { parseObject } from "../values/json.js";
 import { printable, sha256, shellQuote } from "../values/text.js";
 import { guardedKeys } from "./guarded.js";
 import type { Layer } from "./layers.js";
@@ -79,14 +80,7 @@ export function readTrust(stateRoot: string, name: string): TrustRecord | undefi
 
 /** Parses a trust record. Returns undefined if it is damaged, because the user can trust the file again. */
 export function parseTrust(text: string): TrustRecord | undefined {
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch {
-    return undefined;
-  }
-  if (typeof value !== "object" || value === null) return undefined;
-  const { path, digest, trustedAt } = value as Partial<Record<keyof TrustRecord, unknown>>;
+  const { path, digest, trustedAt } = parseObject(text) ?? {};
   if (typeof path !== "string" || typeof digest !== "string" || typeof trustedAt !== "string") return undefined;
   return { path, digest, trustedAt };
 }

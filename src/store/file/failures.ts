@@ -1,6 +1,5 @@
 import { getSystemErrorMap } from "node:util";
 import { FleetError, quote, systemCode } from "../../errors.js";
-import { SCHEMA } from "../../model/registry.js";
 
 /**
  * Converts an error of the file system into an error of the contract. Other errors (a bug, or a FleetError) are
@@ -25,23 +24,25 @@ export function reason(error: unknown): string {
   return words === undefined ? code : `${words} (${code})`;
 }
 
-export function newerError(path: string, schema: number): FleetError {
-  return new FleetError(
-    "FLEET_STATE_NEWER",
-    `${quote(path)} has schema ${schema}, written by a newer copilotfleet; this one knows ${SCHEMA}. Nothing was changed.`,
-    { suggestions: ["npm install --global copilotfleet@latest"] },
-  );
+/**
+ * Runs a call that reads a file or folder. Returns undefined when it does not exist.
+ *
+ * @throws FleetError `FLEET_STATE_UNWRITABLE`, which covers reading, too.
+ */
+export function ifThere<T>(path: string, read: () => T): T | undefined {
+  try {
+    return read();
+  } catch (error) {
+    if (systemCode(error) === "ENOENT") return undefined;
+    throw mediumError("read", path, error);
+  }
 }
 
-export function corruptError(path: string, detail: string, mend: string): FleetError {
-  return new FleetError("FLEET_STATE_CORRUPT", `The state in ${quote(path)} is not readable: ${detail}.`, {
-    suggestions: ["copilotfleet doctor", mend],
-  });
-}
-
-/** @param what The rest of a sentence about the state: `could not be changed …`. */
-export function busyError(path: string, what: string): FleetError {
-  return new FleetError("FLEET_STATE_BUSY", `The state in ${quote(path)} ${what}.`, {
-    suggestions: ["Run the command again when fewer other commands are running."],
-  });
+/** Runs calls that write. @throws FleetError `FLEET_STATE_UNWRITABLE`. */
+export async function writing<T>(path: string, write: () => Promise<T>): Promise<T> {
+  try {
+    return await write();
+  } catch (error) {
+    throw mediumError("write", path, error);
+  }
 }

@@ -2,8 +2,7 @@ import { type RedisUrl, showRedisUrl } from "../../config/values/redis-url.js";
 import type { Store } from "../ports.js";
 import { Connection } from "./link/connection.js";
 import { Epoch } from "./link/epoch.js";
-import { Keys } from "./link/keys.js";
-import { Note } from "./link/note.js";
+import { keysOf } from "./link/keys.js";
 import { Documents, newId } from "./records/documents.js";
 import { RedisHosts } from "./records/hosts.js";
 import { RedisLeases } from "./records/leases.js";
@@ -18,12 +17,12 @@ const DEADLINE_MS = 30_000;
 
 export interface RedisStoreOptions {
   /** The name of this host among the hosts that share the fleet. If it is omitted, the fleet serves a single host. */
-  host?: string;
+  host?: string | undefined;
   /**
    * Returns the random id of this host's state folder, or null if it has none. If it is omitted, the store does not
    * check whether another machine uses the host's name.
    */
-  instance?: () => string | null;
+  instance?: (() => string | null) | undefined;
   /** How long an update competes with other writers before `FLEET_STATE_BUSY`, in milliseconds. */
   deadlineMs?: number;
   /** How long one operation waits for Redis before `FLEET_STORE_UNAVAILABLE`, in milliseconds. */
@@ -58,17 +57,10 @@ export class RedisStore implements Store {
 
   constructor(target: RedisUrl, root: string, options: RedisStoreOptions) {
     const { host = null, instance, deadlineMs = DEADLINE_MS, operationMs } = options;
-    const database = showRedisUrl(target);
-    const keys = new Keys(target.fleet, host);
+    const keys = keysOf(target.fleet, host);
     const warn = (message: string) => this.#warn(message);
-    const epoch = new Epoch(database, new Note(root, database, warn));
-    const connection = new Connection({
-      target,
-      keys,
-      epoch,
-      warn,
-      ...(operationMs === undefined ? {} : { operationMs }),
-    });
+    const epoch = new Epoch(showRedisUrl(target), root, warn);
+    const connection = new Connection({ target, keys, epoch, warn, operationMs });
     const documents = new Documents(connection, keys);
     this.#connection = connection;
     this.hosts = host === null ? null : new RedisHosts({ own: host, instance, connection, keys });

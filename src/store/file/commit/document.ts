@@ -1,7 +1,7 @@
 import { type Base as AnyBase, UpdateQueue } from "../../update-queue.js";
-import { busyError, mediumError } from "../failures.js";
+import { mediumError } from "../failures.js";
 import { commitRevision, type Parent, type StepHook } from "./commit.js";
-import { keepEvidence } from "./quarantine.js";
+import { keepEvidence } from "./damage.js";
 
 /** The newest state, which is the parent of the next revision. */
 export interface Base extends Parent, AnyBase {
@@ -31,6 +31,7 @@ export interface DocumentSpec<T> {
 export function documentUpdates<T>(spec: DocumentSpec<T>): UpdateQueue<T, Base> {
   const { folder, keep, deadlineMs, onStep, parse, enter } = spec;
   return new UpdateQueue({
+    where: folder,
     deadlineMs,
     parse,
     ...(enter === undefined ? {} : { enter }),
@@ -44,8 +45,6 @@ export function documentUpdates<T>(spec: DocumentSpec<T>): UpdateQueue<T, Base> 
       await spec.committed?.(base.next, data);
       return true;
     },
-    busy: () =>
-      busyError(folder, `could not be changed within ${deadlineMs} ms, because other writers kept changing it`),
     failure: (error) => mediumError("write", folder, error),
   });
 }

@@ -1,7 +1,7 @@
 import { lstatSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { systemCode } from "../../../errors.js";
-import { busyError, mediumError, newerError } from "../failures.js";
+import { busyError, newerError } from "../../failures.js";
+import { ifThere } from "../failures.js";
 import { decodeRevision, revisionName, revisionNumber } from "./revision.js";
 
 /** The names in a document's folder. */
@@ -26,7 +26,7 @@ export interface Head {
 }
 
 /**
- * The data of a document whose newest revision is a tombstone (`tombstone.ts`). The document is deleted, and its folder
+ * The data of a document whose newest revision is a tombstone (`raiseTombstone`). The document is deleted, and its folder
  * will be removed.
  */
 export const TOMBSTONE = "null";
@@ -36,13 +36,8 @@ const MAX_ATTEMPTS = 100;
 
 /** @returns undefined when the folder does not exist. */
 export function listFolder(folder: string): Listing | undefined {
-  let names: string[];
-  try {
-    names = readdirSync(folder);
-  } catch (error) {
-    if (systemCode(error) === "ENOENT") return undefined;
-    throw mediumError("read", folder, error);
-  }
+  const names = ifThere(folder, () => readdirSync(folder));
+  if (names === undefined) return undefined;
   const listing: Listing = { revisions: [], others: [] };
   for (const name of names) {
     const rev = revisionNumber(name);
@@ -76,7 +71,7 @@ function newestWhole(folder: string, { revisions, others }: Listing, keep: numbe
   for (const rev of revisions) {
     if (rev <= top - keep) break;
     const path = join(folder, revisionName(rev));
-    const bytes = readIfThere(path);
+    const bytes = ifThere(path, () => readFileSync(path));
     if (bytes === undefined && isTombstone(path)) return { rev, data: TOMBSTONE, top, damaged, others };
     // The revision was pruned after the listing, so there is a newer head. Or the whole folder was removed.
     if (bytes === undefined) return "moved";
@@ -86,16 +81,6 @@ function newestWhole(folder: string, { revisions, others }: Listing, keep: numbe
     damaged.push({ rev, reason: decoded.reason });
   }
   return { rev: 0, data: undefined, top, damaged, others };
-}
-
-/** @returns undefined when the file does not exist. */
-export function readIfThere(path: string): Buffer | undefined {
-  try {
-    return readFileSync(path);
-  } catch (error) {
-    if (systemCode(error) === "ENOENT") return undefined;
-    throw mediumError("read", path, error);
-  }
 }
 
 function isTombstone(path: string): boolean {

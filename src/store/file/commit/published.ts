@@ -1,11 +1,12 @@
+import { readFileSync } from "node:fs";
 import { rename } from "node:fs/promises";
 import { join } from "node:path";
+import { isObject, parseObject } from "../../../config/values/json.js";
 import { SCHEMA } from "../../../model/registry.js";
-import { newerError } from "../failures.js";
+import { newerError } from "../../failures.js";
+import { ifThere } from "../failures.js";
+import { keepCopy } from "./damage.js";
 import { closeQuietly, scratchName, unlinkQuietly, writeNewFile } from "./durable.js";
-import { readIfThere } from "./head.js";
-import { keepCopy } from "./quarantine.js";
-import { parseObject } from "./revision.js";
 
 /*
  * `registry.json`: the newest undamaged registry, formatted for people and scripts. The fleet reads it only to recover,
@@ -30,7 +31,7 @@ export function readPublished(root: string): Published {
 }
 
 function readCopy(path: string): Published {
-  const bytes = readIfThere(path);
+  const bytes = ifThere(path, () => readFileSync(path));
   if (bytes === undefined) return { kind: "missing" };
   if (bytes.length === 0) return { kind: "damaged", reason: "it is empty" };
   const parsed = parseObject(bytes.toString("utf8"));
@@ -48,8 +49,8 @@ function readCopy(path: string): Published {
  * lost.
  */
 function hasServers({ servers }: Record<string, unknown>): boolean {
-  if (typeof servers !== "object" || servers === null || Array.isArray(servers)) return false;
-  return Object.entries(servers).every(([id, server]) => server?.id === id);
+  if (!isObject(servers)) return false;
+  return Object.entries(servers).every(([id, server]) => isObject(server) && server.id === id);
 }
 
 interface Revision {

@@ -1,3 +1,4 @@
+import { parseObject } from "../../../config/values/json.js";
 import { sha256 } from "../../../config/values/text.js";
 import { SCHEMA } from "../../../model/registry.js";
 
@@ -41,16 +42,4 @@ export function decodeRevision(bytes: Buffer, rev: number): Decoded {
   const data = bytes.subarray(headerEnd + 1, -1);
   if (header.sha256 !== sha256(data)) return { kind: "damaged", reason: "its checksum does not match" };
   return { kind: "good", data: data.toString("utf8") };
-}
-
-/** The JSON object in `text`, or undefined if there is none. */
-export function parseObject(text: string): Record<string, unknown> | undefined {
-  try {
-    const value: unknown = JSON.parse(text);
-    return typeof value === "object" && value !== null && !Array.isArray(value)
-      ? (value as Record<string, unknown>)
-      : undefined;
-  } catch {
-    return undefined;
-  }
 }

@@ -1,12 +1,12 @@
-import { readdirSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { link, rename, unlink } from "node:fs/promises";
 import { join } from "node:path";
 import { systemCode } from "../../../errors.js";
+import { corruptError, newerError } from "../../failures.js";
 import { closeQuietly, makeFolder, scratchName, syncFolder, unlinkQuietly, writeNewFile } from "../commit/durable.js";
-import { readIfThere } from "../commit/head.js";
 import { decodeRevision, encodeRevision } from "../commit/revision.js";
 import type { StoreContext } from "../context.js";
-import { corruptError, mediumError, newerError } from "../failures.js";
+import { ifThere, mediumError, writing } from "../failures.js";
 
 /** These records are replaced as a whole or never change, so each has only one revision. */
 const REVISION = 1;
@@ -36,7 +36,7 @@ export class RecordFiles<T> {
 
   #read(name: string): T | null {
     const path = this.#pathOf(name);
-    const bytes = readIfThere(path);
+    const bytes = ifThere(path, () => readFileSync(path));
     if (bytes === undefined) return null;
     const decoded = decodeRevision(bytes, REVISION);
     if (decoded.kind === "newer") throw newerError(path, decoded.schema);
@@ -47,14 +47,8 @@ export class RecordFiles<T> {
 
   list(): T[] {
     this.#context.checkRoot();
-    let files: string[];
-    try {
-      files = readdirSync(this.#folder);
-    } catch (error) {
-      if (systemCode(error) === "ENOENT") return [];
-      throw mediumError("read", this.#folder, error);
-    }
-    return files.flatMap((file) => {
+    const files = ifThere(this.#folder, () => readdirSync(this.#folder));
+    return (files ?? []).flatMap((file) => {
       const name = FILE.exec(file)?.[1];
       return name === undefined ? [] : (this.#read(name) ?? []);
     });
@@ -73,11 +67,7 @@ export class RecordFiles<T> {
 
   /** Writes a record. If two processes do that at the same time, the later one wins. */
   async replace(name: string, record: T): Promise<void> {
-    try {
-      await this.#write(name, record, rename);
-    } catch (error) {
-      throw mediumError("write", this.#folder, error);
-    }
+    await writing(this.#folder, () => this.#write(name, record, rename));
   }
 
   /** @param publish Gives the complete temporary file its name. */

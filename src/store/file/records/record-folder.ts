@@ -4,15 +4,15 @@ import { join } from "node:path";
 import { setImmediate as yieldToOthers } from "node:timers/promises";
 import { isFleetError, systemCode } from "../../../errors.js";
 import { assertSessionId, isSessionId } from "../../../model/ids.js";
+import { corruptError } from "../../failures.js";
 import { type UpdateQueue, UpdateQueues } from "../../update-queue.js";
+import { createDocument, discard, raiseTombstone } from "../commit/create-delete.js";
 import { damageWarning, describeDamage } from "../commit/damage.js";
 import { type Base, documentUpdates } from "../commit/document.js";
 import { scratchName, syncFolder } from "../commit/durable.js";
 import { readHead, TOMBSTONE } from "../commit/head.js";
-import { createDocument, discard } from "../commit/new-document.js";
-import { raiseTombstone } from "../commit/tombstone.js";
 import type { StoreContext } from "../context.js";
-import { corruptError, mediumError } from "../failures.js";
+import { ifThere, mediumError, writing } from "../failures.js";
 
 const KEEP = 2;
 /** Reads are synchronous, so yield to the rest of the process after this many records. */
@@ -108,11 +108,7 @@ export class RecordFolder<T extends object> {
       if (systemCode(error) === "ENOENT") return false;
       throw mediumError("write", folder, error);
     }
-    try {
-      if (durably) await syncFolder(this.#path);
-    } catch (error) {
-      throw mediumError("write", this.#path, error);
-    }
+    if (durably) await writing(this.#path, () => syncFolder(this.#path));
     await discard(trash);
     return true;
   }
@@ -192,14 +188,9 @@ export class RecordFolder<T extends object> {
   }
 
   ids(): string[] {
-    try {
-      const entries = readdirSync(this.#path, { withFileTypes: true });
-      // A file manager may have left a file here.
-      return entries.filter((entry) => entry.isDirectory() && isSessionId(entry.name)).map(({ name }) => name);
-    } catch (error) {
-      if (systemCode(error) === "ENOENT") return [];
-      throw mediumError("read", this.#path, error);
-    }
+    const entries = ifThere(this.#path, () => readdirSync(this.#path, { withFileTypes: true })) ?? [];
+    // A file manager may have left a file here.
+    return entries.filter((entry) => entry.isDirectory() && isSessionId(entry.name)).map(({ name }) => name);
   }
 
   folders(): string[] {

@@ -2,18 +2,18 @@ import { lstatSync, readdirSync, type Stats } from "node:fs";
 import { join } from "node:path";
 import { quote } from "../../../errors.js";
 import { EMPTY_REGISTRY, parseRegistry, type Registry } from "../../../model/registry.js";
+import { corruptError } from "../../failures.js";
 import type { RegistryStore } from "../../ports.js";
 import type { UpdateQueue } from "../../update-queue.js";
-import { damageWarning, describeDamage } from "../commit/damage.js";
+import { damageWarning, describeDamage, isQuarantined } from "../commit/damage.js";
 import { type Base, documentUpdates } from "../commit/document.js";
 import { makeFolder } from "../commit/durable.js";
 import { type Head, listFolder, readHead } from "../commit/head.js";
 import { type Published, publish, publishedPath, readPublished } from "../commit/published.js";
-import { isQuarantined } from "../commit/quarantine.js";
 import { revisionName } from "../commit/revision.js";
 import { sweepFolder } from "../commit/sweep.js";
 import type { StoreContext } from "../context.js";
-import { corruptError, mediumError, reason } from "../failures.js";
+import { ifThere, reason } from "../failures.js";
 import { enterPolitely } from "../polite-lock.js";
 
 const KEEP = 16;
@@ -53,7 +53,7 @@ export class RegistryRecord implements RegistryStore {
   async read(): Promise<Registry> {
     this.#context.checkRoot();
     const [top] = listFolder(this.folder)?.revisions ?? [];
-    const stat = top === undefined ? undefined : statIfThere(join(this.folder, revisionName(top)));
+    const stat = top === undefined ? undefined : this.#stat(top);
     const file = stat && `${top} ${stat.ino} ${stat.size} ${stat.mtimeMs}`;
     if (file !== undefined && file === this.#last?.file) return parseRegistry(this.#last.data);
     const { rev, damaged, data } = this.#load();
@@ -61,6 +61,11 @@ export class RegistryRecord implements RegistryStore {
     // revision appeared after the listing.
     this.#last = file === undefined || rev !== top || damaged.length > 0 ? undefined : { file, data };
     return parseRegistry(data);
+  }
+
+  #stat(rev: number): Stats | undefined {
+    const path = join(this.folder, revisionName(rev));
+    return ifThere(path, () => lstatSync(path));
   }
 
   async update<T>(change: (draft: Registry) => T): Promise<T> {
@@ -162,14 +167,6 @@ export class RegistryRecord implements RegistryStore {
     if (head.others.some(isQuarantined) || namesIn(root).some(isQuarantined)) {
       throw corruptError(root, "only damaged copies are left", mend);
     }
-  }
-}
-
-function statIfThere(path: string): Stats | undefined {
-  try {
-    return lstatSync(path, { throwIfNoEntry: false });
-  } catch (error) {
-    throw mediumError("read", path, error);
   }
 }
 

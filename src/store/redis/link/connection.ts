@@ -25,7 +25,7 @@ export interface ConnectionOptions {
   epoch: Epoch;
   warn: (message: string) => void;
   /** Milliseconds; replaced in tests. */
-  operationMs?: number;
+  operationMs: number | undefined;
 }
 
 /**

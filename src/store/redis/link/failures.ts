@@ -1,7 +1,7 @@
 import { type RedisUrl, showRedisUrl } from "../../../config/values/redis-url.js";
 import { redact } from "../../../config/values/text.js";
 import { FleetError, quote, systemCode } from "../../../errors.js";
-import { SCHEMA } from "../../../model/registry.js";
+import { corruptError as corrupt } from "../../failures.js";
 
 /**
  * The connection failed, or Redis cannot answer at the moment. Trying again may help. Callers of the store never see
@@ -130,25 +130,7 @@ function elsewhere(where: string, message: string, cause: Error): FleetError {
 
 /** @param where A key, or a database. */
 export function corruptError(where: string, detail: string, cause?: unknown): FleetError {
-  return new FleetError("FLEET_STATE_CORRUPT", `The state in ${quote(where)} is not readable: ${detail}.`, {
-    suggestions: ["copilotfleet doctor", "Restore a backup of the Redis database."],
-    cause,
-  });
-}
-
-export function newerError(where: string, schema: number): FleetError {
-  return new FleetError(
-    "FLEET_STATE_NEWER",
-    `${quote(where)} has schema ${schema}, written by a newer copilotfleet; this one knows ${SCHEMA}. Nothing was changed.`,
-    { suggestions: ["npm install --global copilotfleet@latest"] },
-  );
-}
-
-export function busyError(where: string, deadlineMs: number): FleetError {
-  const what = `could not be changed within ${deadlineMs} ms, because other writers kept changing it`;
-  return new FleetError("FLEET_STATE_BUSY", `The state in ${quote(where)} ${what}.`, {
-    suggestions: ["Run the command again when fewer other commands are running."],
-  });
+  return corrupt(where, detail, "Restore a backup of the Redis database.", cause);
 }
 
 /**

@@ -1,7 +1,9 @@
 import { randomBytes } from "node:crypto";
+import { isObject } from "../../../config/values/json.js";
 import { SCHEMA } from "../../../model/registry.js";
+import { newerError } from "../../failures.js";
 import type { Connection } from "../link/connection.js";
-import { corruptError, newerError } from "../link/failures.js";
+import { corruptError } from "../link/failures.js";
 import type { Keys } from "../link/keys.js";
 import { COMMIT, COUNT, REMOVE } from "../scripts/document-scripts.js";
 import { HOLD_MS } from "./writer-lock.js";
@@ -52,10 +54,8 @@ export function parseObject<T>(key: string, data: string): T {
   } catch (error) {
     throw corruptError(key, error instanceof Error ? error.message : String(error), error);
   }
-  if (typeof content !== "object" || content === null || Array.isArray(content)) {
-    throw corruptError(key, "it does not contain an object");
-  }
-  return content as T;
+  if (isObject(content)) return content as T;
+  throw corruptError(key, "it does not contain an object");
 }
 
 /**

@@ -2,7 +2,7 @@ import { EMPTY_REGISTRY, type Registry, withoutPrototype } from "../../../model/
 import type { RegistryStore } from "../../ports.js";
 import { UpdateQueue } from "../../update-queue.js";
 import { type Connection, FIRST_REGISTRY } from "../link/connection.js";
-import { busyError, corruptError } from "../link/failures.js";
+import { corruptError } from "../link/failures.js";
 import { type Documents, decode, parseObject, type Stored } from "./documents.js";
 import type { RedisHosts } from "./hosts.js";
 import type { TakenLock, WriterLock } from "./writer-lock.js";
@@ -36,12 +36,12 @@ export class RegistryDocument implements RegistryStore {
     this.#key = options.documents.keys.registry;
     const { deadlineMs } = options;
     this.#updates = new UpdateQueue({
+      where: this.#key,
       deadlineMs,
       enter: () => this.#enter(),
       load: () => this.#load(),
       parse: (data) => parseRegistryAt(this.#key, data),
       commit: (base, data) => this.#commit(base, data),
-      busy: () => busyError(this.#key, deadlineMs),
     });
   }
 

@@ -3,7 +3,6 @@ import { assertSessionId } from "../../../model/ids.js";
 import type { SessionRecord } from "../../../model/session.js";
 import type { SessionStore } from "../../ports.js";
 import { UpdateQueue, UpdateQueues } from "../../update-queue.js";
-import { busyError } from "../link/failures.js";
 import { type Documents, parseObject, type Stored } from "./documents.js";
 import { AT_ONCE, RecordSet } from "./record-set.js";
 
@@ -91,6 +90,7 @@ export class SessionDocuments implements SessionStore {
     const key = this.#key(id);
     const parse = (data: string) => parseObject<SessionRecord>(key, data);
     return new UpdateQueue({
+      where: key,
       deadlineMs: this.#deadlineMs,
       parse,
       load: async () => {
@@ -99,7 +99,6 @@ export class SessionDocuments implements SessionStore {
         return found.stored;
       },
       commit: async (base, data) => await this.#records.commit(id, base, data, this.#ownedBy(parse(data))),
-      busy: () => busyError(key, this.#deadlineMs),
     });
   }
 

@@ -1,10 +1,12 @@
-import { existsSync, mkdirSync } from "node:fs";
+import { existsSync, mkdirSync, symlinkSync } from "node:fs";
 import { rename, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { systemCode } from "../../../errors.js";
+import { busyError } from "../../failures.js";
 import type { StoreContext } from "../context.js";
-import { busyError, mediumError } from "../failures.js";
+import { writing } from "../failures.js";
 import { closeQuietly, makeFolder, scratchName, syncFolder, writeNewFile } from "./durable.js";
+import { listFolder } from "./head.js";
 import { encodeRevision, revisionName } from "./revision.js";
 
 /**
@@ -17,16 +19,14 @@ import { encodeRevision, revisionName } from "./revision.js";
  */
 export async function createDocument(context: StoreContext, target: string, data: string): Promise<boolean> {
   const until = performance.now() + context.deadlineMs;
-  try {
+  return await writing(target, async () => {
     for (;;) {
       const outcome = await tryCreate(context, target, data);
       if (outcome !== "swept") return outcome === "created";
       if (performance.now() > until)
         throw busyError(target, "could not be created, because its unfinished folder was always removed");
     }
-  } catch (error) {
-    throw mediumError("write", target, error);
-  }
+  });
 }
 
 /** `swept` means that a sweep took the unfinished folder for an orphan. */
@@ -56,4 +56,26 @@ async function tryCreate(context: StoreContext, target: string, data: string): P
 /** Removes a folder. If that fails, a later sweep removes the rest. */
 export async function discard(path: string): Promise<void> {
   await rm(path, { recursive: true, force: true }).catch(() => "swept later");
+}
+
+/**
+ * Deletes a document by taking the next number with a symbolic link to nowhere. Like the `link()` of a commit, this
+ * fails if another writer was first. The tombstone is complete at once and costs only one name. It need not survive a
+ * power cut, because the deletion has not been acknowledged by then.
+ *
+ * Unlike a commit, it does not make the previous revision read-only. The writer of that revision may find the tombstone
+ * when it checks whether it committed. It then tries again and learns that the document does not exist, which is true.
+ *
+ * @returns false when another writer was first or the folder disappeared. The caller then reads again.
+ */
+export function raiseTombstone(folder: string, next: number): boolean {
+  try {
+    symlinkSync("deleted", join(folder, revisionName(next)));
+  } catch (error) {
+    const code = systemCode(error);
+    if (code === "EEXIST" || code === "ENOENT") return false;
+    throw error;
+  }
+  // After a suspension, the number may be one that was taken and pruned long ago. Then the tombstone has no effect.
+  return listFolder(folder)?.revisions[0] === next;
 }

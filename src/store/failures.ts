@@ -1,0 +1,26 @@
+import { FleetError, quote } from "../errors.js";
+import { SCHEMA } from "../model/registry.js";
+
+/** @param where A path, a key or a database, in all errors here. */
+export function newerError(where: string, schema: number): FleetError {
+  return new FleetError(
+    "FLEET_STATE_NEWER",
+    `${quote(where)} has schema ${schema}, written by a newer copilotfleet; this one knows ${SCHEMA}. Nothing was changed.`,
+    { suggestions: ["npm install --global copilotfleet@latest"] },
+  );
+}
+
+/** @param mend How to repair it. */
+export function corruptError(where: string, detail: string, mend: string, cause?: unknown): FleetError {
+  return new FleetError("FLEET_STATE_CORRUPT", `The state in ${quote(where)} is not readable: ${detail}.`, {
+    suggestions: ["copilotfleet doctor", mend],
+    cause,
+  });
+}
+
+/** @param what The rest of a sentence about the state: `could not be changed …`. */
+export function busyError(where: string, what: string): FleetError {
+  return new FleetError("FLEET_STATE_BUSY", `The state in ${quote(where)} ${what}.`, {
+    suggestions: ["Run the command again when fewer other commands are running."],
+  });
+}
