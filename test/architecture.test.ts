@@ -12,7 +12,7 @@ const LAYERS: RegExp[][] = [
   [/^main\.ts$/],
   [/^commands\//],
   [/^cli\//],
-  [/^fleet\/(smoke|doctor|migrate|trust)\.ts$/, /^index\.ts$/],
+  [/^fleet\/(smoke|doctor\/\w+|migrate|trust)\.ts$/, /^index\.ts$/],
   [/^fleet\/(fleet|deprecated|groups\/\w+)\.ts$/],
   [/^fleet\/(parts|open-sessions)\.ts$/],
   [/^peers\//],

@@ -1,7 +1,8 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
 import { colour } from "../cli/render/colour.js";
-import { type Check, examine } from "../fleet/doctor.js";
+import type { Check } from "../fleet/doctor/checks.js";
+import { examine } from "../fleet/doctor/doctor.js";
 
 export default class Doctor extends FleetCommand {
   static override summary = "Check the installation, the state and the servers.";

@@ -3,7 +3,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import type { Check } from "../../src/fleet/doctor.js";
+import type { Check } from "../../src/fleet/doctor/checks.js";
 import type { Lease } from "../../src/model/lease.js";
 import type { ServerView } from "../../src/pool/server.js";
 import type { SessionView } from "../../src/sessions/view.js";

@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, wr
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
-import type { DoctorResult } from "../../src/fleet/doctor.js";
+import type { DoctorResult } from "../../src/fleet/doctor/doctor.js";
 import { fileSystemOf, isLocal, problemsOf } from "../../src/runtime/files/file-system.js";
 import { TestHosts } from "../fixtures/hosts.js";
 import { RedisServer, redisProblem } from "../fixtures/redis-server.js";

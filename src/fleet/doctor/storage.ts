@@ -1,0 +1,93 @@
+import { statfs } from "node:fs/promises";
+import { dirname } from "node:path";
+import type { LoadedConfig } from "../../config/load/load.js";
+import { systemCode } from "../../errors.js";
+import { missingBeacons } from "../../hosts/beacon.js";
+import { refuseRenamed } from "../../hosts/host-note.js";
+import { refuseOtherSettings } from "../../hosts/serving-note.js";
+import type { HostRecord } from "../../model/host.js";
+import { fileSystemOf, isLocal, problemsOf } from "../../runtime/files/file-system.js";
+import { usable } from "../../runtime/files/shared-storage.js";
+import { checkStateFolder } from "../../store/file/state-folder.js";
+import { type Finding, failed, ok, type Row, warning } from "./checks.js";
+import type { RecordsContext } from "./records.js";
+
+const LITTLE_SPACE_BYTES = 1_000_000_000;
+
+export const STATE_FOLDER: Row<LoadedConfig> = {
+  name: "state folder",
+  look: ({ config, stateRoot }) => {
+    checkStateFolder(stateRoot);
+    refuseOtherSettings(config, stateRoot);
+    refuseRenamed(config, stateRoot);
+    return ok(stateRoot);
+  },
+};
+
+export const DISK_SPACE: Row<LoadedConfig> = { name: "disk space", look: diskSpace };
+
+/** The check of the folder that all hosts share, if the configuration names one. */
+export function sharedStorage(shared: string): Row<RecordsContext> {
+  return {
+    name: "shared storage",
+    look: async ({ fleet }) => await sharedFolder(shared, await fleet.hosts.list()),
+  };
+}
+
+async function diskSpace({ config, stateRoot }: LoadedConfig): Promise<Finding> {
+  const { shared } = config.storage;
+  const spaces = await Promise.all([stateRoot, ...(shared === null ? [] : [shared])].map(freeSpace));
+  const little = spaces.filter(({ bytes }) => bytes < LITTLE_SPACE_BYTES);
+  const detail = (little.length === 0 ? spaces : little)
+    .map(({ path, bytes }) => `${megabytes(bytes)} free at ${path}`)
+    .join(", ");
+  if (little.length === 0) return ok(detail);
+  return warning(
+    `only ${detail}; on a full disk, the fleet refuses new sessions and turns`,
+    "copilotfleet gc --dry-run",
+  );
+}
+
+/**
+ * Returns the bytes that this user can still write on the file system of the path. Uses the nearest existing folder
+ * above if the path does not exist.
+ */
+async function freeSpace(path: string): Promise<{ path: string; bytes: number }> {
+  try {
+    const { bavail, bsize } = await statfs(path);
+    return { path, bytes: bavail * bsize };
+  } catch (error) {
+    if (systemCode(error) !== "ENOENT" || dirname(path) === path) throw error;
+    return { path, bytes: (await freeSpace(dirname(path))).bytes };
+  }
+}
+
+function megabytes(bytes: number): string {
+  return bytes < LITTLE_SPACE_BYTES ? `${Math.floor(bytes / 1e6)} MB` : `${(bytes / 1e9).toFixed(1)} GB`;
+}
+
+/** Checks that the folder exists, that its file system is reliable, and that the other hosts use the same folder. */
+async function sharedFolder(shared: string, hosts: readonly HostRecord[]): Promise<Finding> {
+  const fileSystem = await usable(shared, async () => fileSystemOf(shared));
+  const at = `${shared} on ${fileSystem.type} (${fileSystem.source} at ${fileSystem.mountPoint})`;
+  const problems = await problemsOf(shared);
+  if (problems.length > 0) {
+    return failed(
+      `${at}: this file system ${problems.join(", and it ")}`,
+      "Put the shared storage on another file system, such as NFS 4 or CephFS.",
+    );
+  }
+  const there = hosts.filter(({ gone }) => !gone);
+  const missing = await missingBeacons(shared, there);
+  if (missing.length > 0) {
+    const detail = `${at} is not the folder that ${missing.join(", ")} shares`;
+    return failed(detail, `findmnt --target ${shared} (on each host)`);
+  }
+  const seen = there.filter(({ beacon }) => beacon != null).map(({ name }) => name);
+  const proof =
+    seen.length === 0
+      ? "no host serves, so nothing proves that other hosts share it"
+      : `shared with ${seen.join(", ")}`;
+  const doubt = isLocal(fileSystem) ? ". This file system belongs to one machine" : "";
+  return ok(`${at}: writable, and renames and links work; ${proof}${doubt}`);
+}
