@@ -17,7 +17,7 @@ export interface Check {
   fixed: boolean;
 }
 
-/** What a check found out. With a warning, the whole result is still `ok`, but the fix is shown. */
+/** The outcome of one check. With a warning, the whole result is still `ok`, but the fix is shown. */
 export interface Finding {
   level: Exclude<CheckLevel, "skipped">;
   detail: string;
