@@ -81,8 +81,14 @@ export const CONFIGURATION_ERRORS = {
     exit: 3,
     httpStatus: 422,
     title: "The client speaks a protocol version that the front door does not speak.",
-    causes: ["The client's SDK is older or newer than the ones that the front door knows."],
-    fixes: ["Install a release of the SDK that speaks a version named in the message."],
+    causes: [
+      "The client's SDK is older or newer than the ones that the front door knows.",
+      "Two hosts have versions of copilotfleet that do not understand each other.",
+    ],
+    fixes: [
+      "Install a release of the SDK that speaks a version named in the message.",
+      "Use the same version of copilotfleet on all hosts.",
+    ],
   },
   FLEET_STATE_UNSAFE: {
     exit: 3,

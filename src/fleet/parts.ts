@@ -7,7 +7,7 @@ import { Takeover } from "../hosts/takeover.js";
 import { type OpenedProvider, openProvider } from "../models/provider.js";
 import { DoorClients } from "../peers/calls/door-client.js";
 import { FleetHosts } from "../peers/fleet-hosts.js";
-import { OwnHost } from "../peers/own-host.js";
+import { LocalHost } from "../peers/local-host.js";
 import { RemoteSessions } from "../peers/sessions/remote-sessions.js";
 import { Clients, fleetClosed } from "../pool/clients.js";
 import { Pool } from "../pool/pool.js";
@@ -32,7 +32,7 @@ export class FleetParts {
   readonly sessions: Sessions;
   readonly leases: Leases;
   /** This host alone, and all hosts of the fleet. */
-  readonly own: OwnHost;
+  readonly own: LocalHost;
   readonly hosts: FleetHosts;
   readonly remote: RemoteSessions;
   readonly doorClients = new DoorClients();
@@ -78,7 +78,7 @@ export class FleetParts {
     const base = { store, config, env, directory };
     const local = { ...base, takeover, pool, clients };
     const sessions = new Sessions({ ...local, leases, provider, warn });
-    this.own = new OwnHost({ ...local, stateRoot, sessions });
+    this.own = new LocalHost({ ...local, stateRoot, sessions });
     this.hosts = new FleetHosts({ ...base, own: this.own, warn });
     this.remote = new RemoteSessions({ ...base, sessions, leases });
     this.open = new OpenSessions(sessions, this.remote);

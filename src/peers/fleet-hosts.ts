@@ -5,19 +5,19 @@ import type { HostRecord } from "../model/host.js";
 import type { Registry } from "../model/registry.js";
 import type { ServerRecord } from "../model/server.js";
 import { referenceOf, serverIdOf } from "../pool/server.js";
-import type { HostActions } from "./host-actions.js";
-import { OtherHost, type OtherHostContext } from "./other-host.js";
-import type { OwnHost } from "./own-host.js";
+import type { Host } from "./host.js";
+import type { LocalHost } from "./local-host.js";
+import { RemoteHost, type RemoteHostContext } from "./remote-host.js";
 
-export interface FleetHostsContext extends OtherHostContext {
-  own: OwnHost;
+export interface FleetHostsContext extends RemoteHostContext {
+  own: LocalHost;
   /** Called about hosts that do not answer when all are asked. */
   warn: (message: string) => void;
 }
 
 /** A recorded server, and the host that has it. */
 export interface FoundServer {
-  host: HostActions;
+  host: Host;
   server: ServerRecord;
 }
 
@@ -31,7 +31,7 @@ export interface Missing {
 
 export interface Gathered<T> {
   /** The answer of each host that answered. */
-  answers: { host: HostActions; answer: T }[];
+  answers: { host: Host; answer: T }[];
   /** The hosts that did not answer, or are gone. */
   missing: Missing[];
 }
@@ -44,7 +44,7 @@ export class FleetHosts {
     this.#context = context;
   }
 
-  get own(): OwnHost {
+  get own(): LocalHost {
     return this.#context.own;
   }
 
@@ -56,8 +56,8 @@ export class FleetHosts {
   }
 
   /** The host at the given place. */
-  at(where: Whereabouts): HostActions {
-    return where.here ? this.#context.own : new OtherHost(where.host, this.#context);
+  at(where: Whereabouts): Host {
+    return where.here ? this.#context.own : new RemoteHost(where.host, this.#context);
   }
 
   /**
@@ -65,7 +65,7 @@ export class FleetHosts {
    *
    * @throws FleetError `FLEET_HOST_AWAY`.
    */
-  async ofUser(user: string): Promise<HostActions> {
+  async ofUser(user: string): Promise<Host> {
     return this.at(await this.#context.directory.place(user));
   }
 
@@ -132,23 +132,23 @@ export class FleetHosts {
   }
 
   /** The other live hosts that have the user's own server. */
-  async othersOf(user: string): Promise<HostActions[]> {
+  async othersOf(user: string): Promise<Host[]> {
     const id = serverIdOf(user);
     const hosts = await this.#others();
     const registries = await this.#registries();
     return hosts.there
       .filter(({ name }) => registries.find((each) => each.name === name)?.registry.servers[id] !== undefined)
-      .map((host) => new OtherHost(host, this.#context));
+      .map((host) => new RemoteHost(host, this.#context));
   }
 
   /**
    * Asks all live hosts at the same time. If this host fails, the whole call fails. If another host does not
    * answer, the result leaves it out, with a warning.
    */
-  async everywhere<T>(ask: (host: HostActions) => Promise<T>): Promise<Gathered<T>> {
+  async everywhere<T>(ask: (host: Host) => Promise<T>): Promise<Gathered<T>> {
     const { own, warn } = this.#context;
     const { there, gone } = await this.#others();
-    const hosts = [own, ...there.map((host) => new OtherHost(host, this.#context))];
+    const hosts = [own, ...there.map((host) => new RemoteHost(host, this.#context))];
     const missing: Missing[] = gone.map(({ name }) => ({ host: name, isGone: true, error: hostAway(name) }));
     const answers = await Promise.all(
       hosts.map(async (host) => {
@@ -172,7 +172,7 @@ export class FleetHosts {
    *
    * @throws the first failure, after all hosts have finished.
    */
-  async onEach<T>(found: readonly FoundServer[], work: (host: HostActions, ids: string[]) => Promise<T>): Promise<T[]> {
+  async onEach<T>(found: readonly FoundServer[], work: (host: Host, ids: string[]) => Promise<T>): Promise<T[]> {
     return await allOf(groupByHost(found).map(async ({ host, ids }) => await work(host, ids)));
   }
 
@@ -198,7 +198,7 @@ export class FleetHosts {
     return { there: others.filter(isThere), gone: others.filter((host) => !isThere(host)) };
   }
 
-  async #named(name: string | null): Promise<HostActions> {
+  async #named(name: string | null): Promise<Host> {
     const { own } = this.#context;
     const host = name === null ? own : await this.thereUnder(name);
     if (host === null) throw hostAway(name ?? "");
@@ -206,11 +206,11 @@ export class FleetHosts {
   }
 
   /** The host with this name; null when it is gone. */
-  async thereUnder(name: string): Promise<HostActions | null> {
+  async thereUnder(name: string): Promise<Host | null> {
     const { directory, own } = this.#context;
     if (name === own.name) return own;
     const host = (await directory.list()).find((each) => each.name === name && !each.gone);
-    return host === undefined ? null : new OtherHost(host, this.#context);
+    return host === undefined ? null : new RemoteHost(host, this.#context);
   }
 }
 
@@ -218,8 +218,8 @@ function isOfUser(server: ServerRecord, user: string): boolean {
   return server.user !== null && server.user === user.normalize("NFC");
 }
 
-export function groupByHost(found: readonly FoundServer[]): { host: HostActions; ids: string[] }[] {
-  const groups = new Map<string | null, { host: HostActions; ids: string[] }>();
+export function groupByHost(found: readonly FoundServer[]): { host: Host; ids: string[] }[] {
+  const groups = new Map<string | null, { host: Host; ids: string[] }>();
   for (const { host, server } of found) {
     const group = groups.get(host.name) ?? { host, ids: [] };
     groups.set(host.name, group);

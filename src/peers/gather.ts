@@ -11,12 +11,12 @@ import type { EvictionResult, KeptReason } from "../sessions/memory/eviction.js"
 import { type SessionView, viewRecord } from "../sessions/view.js";
 import type { Store } from "../store/ports.js";
 import { allOf, type FleetHosts } from "./fleet-hosts.js";
-import type { HostActions } from "./host-actions.js";
+import type { Host } from "./host.js";
 import { type FindContext, findRecord } from "./sessions/find.js";
 
 /** The servers of all hosts. For a host that cannot be asked, they are the servers that it recorded last. */
 export async function gatherServers(hosts: FleetHosts): Promise<ServerView[]> {
-  const { answers, missing } = await hosts.everywhere(async (host) => await host.servers());
+  const { answers, missing } = await hosts.everywhere(async (host) => await host.servers({}));
   const recorded = missing.map(async ({ host }) =>
     Object.values((await hosts.registryOf(host)).servers).map((server) => viewServerOf(host, server)),
   );
@@ -59,7 +59,7 @@ export async function gatherSessions(
   { store, directory, hosts, ttlMs }: GatherSessionsContext,
   user: string | undefined,
 ): Promise<SessionView[]> {
-  const { answers } = await hosts.everywhere(async (host) => await host.sessions(user));
+  const { answers } = await hosts.everywhere(async (host) => await host.sessions({ user }));
   const views = answers.flatMap(({ answer }) => answer);
   if (hosts.own.name === null) return views;
   const records = (await store.sessions.list()).filter((record) => user === undefined || mayUse(record, user));
@@ -82,17 +82,16 @@ export async function viewUnseen(
 }
 
 /** Makes each host delete its own garbage. */
-export async function gatherGarbage(hosts: FleetHosts, options: GcOptions): Promise<GcResult> {
-  const { answers } = await hosts.everywhere(async (host) => await host.gc(options));
+export async function gatherGarbage(hosts: FleetHosts, { signal, ...request }: GcOptions): Promise<GcResult> {
+  const { answers } = await hosts.everywhere(async (host) => await host.gc(request, { signal }));
   const results = answers.map(({ answer }) => answer);
   return {
     deleted: results.flatMap(({ deleted }) => deleted),
     skipped: results.flatMap(({ skipped }) => skipped),
     freedBytes: results.reduce((sum, { freedBytes }) => sum + freedBytes, 0),
-    dryRun: options.dryRun,
+    dryRun: request.dryRun,
     servers: results.flatMap(({ servers }) => servers),
-    // A host with another version leaves these out.
-    remains: results.flatMap(({ remains = [] }) => remains),
+    remains: results.flatMap(({ remains }) => remains),
   };
 }
 
@@ -107,7 +106,7 @@ export async function evictEverywhere(
   ids: readonly string[],
 ): Promise<EvictionResult> {
   const { store, directory, hosts } = context;
-  const { answers, missing } = await hosts.everywhere(async (host) => await host.evict(ids));
+  const { answers, missing } = await hosts.everywhere(async (host) => await host.evict({ ids }));
   const evicted = answers.flatMap(({ answer }) => answer.evicted);
   const kept = answers.flatMap(({ answer }) => answer.skipped).filter(({ reason }) => reason !== "not active");
   const known = new Set([...evicted, ...kept.map(({ id }) => id)]);
@@ -141,14 +140,14 @@ export async function unknownOf(
 
 /** Unloads the least recently used sessions of all hosts until at most `max` are in memory. */
 export async function evictDownTo(hosts: FleetHosts, max: number): Promise<EvictionResult> {
-  const { answers } = await hosts.everywhere(async (host) => await host.loaded());
+  const { answers } = await hosts.everywhere(async (host) => await host.loaded({}));
   const loaded = answers
     .flatMap(({ host, answer }) => answer.map(({ id, usedMs }) => ({ host, id, usedMs })))
     .sort((a, b) => a.usedMs - b.usedMs);
   const result: EvictionResult = { evicted: [], skipped: [] };
   for (const { host, id } of loaded) {
     if (loaded.length - result.evicted.length <= max) break;
-    const { evicted, skipped } = await host.evict([id]);
+    const { evicted, skipped } = await host.evict({ ids: [id] });
     result.evicted.push(...evicted);
     result.skipped.push(...skipped);
   }
@@ -166,14 +165,16 @@ export async function spawnEverywhere(
   users: readonly string[],
   request: SpawnRequest,
 ): Promise<ServerView[]> {
-  const groups = new Map<string | null, { host: HostActions; users: string[] }>();
+  const groups = new Map<string | null, { host: Host; users: string[] }>();
   for (const user of users) {
     const host = await hosts.ofUser(user);
     const group = groups.get(host.name) ?? { host, users: [] };
     groups.set(host.name, group);
     group.users.push(user);
   }
-  const started = await allOf([...groups.values()].map(({ host, users: own }) => host.spawnMany(own, request)));
+  const started = await allOf(
+    [...groups.values()].map(({ host, users: own }) => host.spawnMany({ users: own, request })),
+  );
   const servers = new Map(started.flat().map((server) => [server.user, server]));
   return users.flatMap((user) => servers.get(user) ?? []);
 }
@@ -191,7 +192,7 @@ export async function viewSessionOf(
   const record = await findRecord(context, id, user);
   try {
     const host = context.hosts.at(await context.directory.whereIs(record));
-    return await host.sessionOf(id, user);
+    return await host.sessionOf({ id, user });
   } catch (error) {
     const isAway = isFleetError(error, "FLEET_HOST_AWAY") || isFleetError(error, "FLEET_SESSION_STRANDED");
     if (!isAway) throw error;

@@ -39,7 +39,7 @@ async function moveOne(
   try {
     const host = await hosts.thereUnder(from);
     // The sessions of a gone host are taken over when they are next used.
-    return host === null ? nothing : { ...nothing, ...(await host.release(user, waitMs)) };
+    return host === null ? nothing : { ...nothing, ...(await host.release({ user, waitMs })) };
   } catch (error) {
     if (!isFleetError(error)) throw error;
     return { ...nothing, failure: error.message };

@@ -51,7 +51,7 @@ export async function lookAtAll(context: OverviewContext): Promise<Overview> {
   const [entries, servers, loaded, records] = await Promise.all([
     hostEntries(context, registry),
     gatherServers(hosts),
-    hosts.everywhere(async (host) => await host.loaded()),
+    hosts.everywhere(async (host) => await host.loaded({})),
     store.sessions.list(),
   ]);
   const active = new Set(loaded.answers.flatMap(({ answer }) => answer.map(({ id }) => id)));

@@ -12,9 +12,9 @@ import { HostDirectory } from "../../src/hosts/directory.js";
 import { ensureNote } from "../../src/hosts/host-note.js";
 import { issueHostToken, issueToken, listTokens, revokeTokens, sweepTokens } from "../../src/identity/tokens.js";
 import type { HostRecord } from "../../src/model/host.js";
-import { CALL_NAMES } from "../../src/peers/calls/calls.js";
 import { ControlLink } from "../../src/peers/calls/control-link.js";
-import { OtherHost } from "../../src/peers/other-host.js";
+import { CALL_NAMES } from "../../src/peers/calls/rpc-table.js";
+import { RemoteHost } from "../../src/peers/remote-host.js";
 import { openStore } from "../../src/store/open.js";
 import type { Store } from "../../src/store/ports.js";
 import { altered } from "../fixtures/altered-store.js";
@@ -134,7 +134,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
     expect(await refused("sessionOf", { user: "bob", id: "a/b" })).toBe("FLEET_SESSION_ID_INVALID");
     expect(await refused("logEnd", { id: "nobody", lines: -1 })).toBe("FLEET_USAGE_INVALID");
     expect(await refused("logEnd", { id: "nobody", lines: 5 })).toBe("FLEET_SERVER_NOT_FOUND");
-    expect(await refused("moreLog", { id: "nobody", at: { offset: 1.5 } })).toBe("FLEET_SERVER_NOT_FOUND");
+    expect(await refused("moreLog", { id: "nobody", at: { offset: 1.5 } })).toBe("FLEET_USAGE_INVALID");
     expect(await refused("gc", { ttlMs: 1, dryRun: "yes" })).toBe("FLEET_USAGE_INVALID");
     for (const method of CALL_NAMES.filter((name) => !["servers", "sessions", "loaded"].includes(name))) {
       expect(await refused(method, {}), `${method} without parameters`).toMatch(/^FLEET_USAGE_INVALID$/);
@@ -237,11 +237,11 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
 
   it("caps the time limit of a call about many servers at the longest possible timer", async () => {
     await beat();
-    const other = new OtherHost(host(), { store, directory, config: fleet.config });
+    const other = new RemoteHost(host(), { store, directory, config: fleet.config });
     const ids = Array.from({ length: 30 }, (_, index) => `nobody-${index}`);
     const nothing = { stopped: [], servers: [] };
-    expect(await other.restartRolling(ids, { drainTimeoutMs: 24 * 3_600_000 })).toEqual(nothing);
-    expect(await other.stop([], { drainTimeoutMs: LONGEST_TIMER_MS })).toEqual([]);
+    expect(await other.restartRolling({ ids, request: { drainTimeoutMs: 24 * 3_600_000 } })).toEqual(nothing);
+    expect(await other.stop({ ids: [], request: { drainTimeoutMs: LONGEST_TIMER_MS } })).toEqual([]);
   });
 
   it("opens and closes a control connection normally when the store fails to delete its token", async () => {

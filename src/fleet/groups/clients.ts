@@ -1,6 +1,6 @@
 import type { CopilotClient } from "@github/copilot-sdk";
-import { OtherHost } from "../../peers/other-host.js";
 import { onAnotherHost, tokenStaysHere } from "../../peers/problems.js";
+import { RemoteHost } from "../../peers/remote-host.js";
 import type { ClientOptions } from "../../pool/clients.js";
 import type { Stopped } from "../../pool/stop/stop.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
@@ -40,9 +40,12 @@ export class ClientGroup {
   }
 
   /** Ends the use of {@link connect}: waits for all turns, stops the user's server and closes the client. */
-  async release(user: string, options: StopRequest = {}): Promise<{ stopped: [Stopped] }> {
+  async release(user: string, { signal, ...request }: StopRequest = {}): Promise<{ stopped: [Stopped] }> {
     const { host, server } = await this.#parts.hosts.findOf(user);
-    const [stopped = { id: server.id, outcome: "already-stopped", cut: [] }] = await host.stop([server.id], options);
+    const [stopped = { id: server.id, outcome: "already-stopped", cut: [] }] = await host.stop(
+      { ids: [server.id], request },
+      { signal },
+    );
     await this.#parts.doorClients.close(user);
     return { stopped: [stopped] };
   }
@@ -57,7 +60,7 @@ export class ClientGroup {
    */
   async connectInfo(user: string): Promise<ConnectInfo> {
     const { host, server } = await this.#parts.hosts.findOf(user);
-    if (host instanceof OtherHost) throw onAnotherHost(user, host.record);
+    if (host instanceof RemoteHost) throw onAnotherHost(user, host.record);
     const { address, port, token } = provenEndpoint(server);
     return { url: `${address}:${port}`, token, user: server.user ?? user, serverId: server.id };
   }

@@ -26,7 +26,7 @@ export class DoorGroup {
   async open(options: OpenDoorOptions = {}): Promise<FrontDoor> {
     // Import these only here, because every other command starts faster without them.
     const { openFrontDoor } = await import("../../gateway/door.js");
-    const { answerCall } = await import("../../peers/calls/calls.js");
+    const { answerCall } = await import("../../peers/calls/rpc-table.js");
     const { config, store, sessions, pool, directory, own, leases, endings } = this.#parts;
     const { listen: given = config.serve.listen ?? ANY_ADDRESS, ...listeners } = options;
     const listen = readListener(given, "listen");

@@ -62,7 +62,7 @@ export class PoolGroup {
         ? null
         : async (door: DoorListeners & { signal: AbortSignal }) => await this.#doors.open({ ...door, listen });
     // The `serve` of each host runs gc for its own host.
-    const gc = async (stop: AbortSignal) => await own.gc({ ttlMs, dryRun: false, user: undefined, signal: stop });
+    const gc = async (stop: AbortSignal) => await own.gc({ ttlMs, dryRun: false }, { signal: stop });
     const supervisor = await supervise({ store, pool, directory, config, stateRoot, log, gc, openDoor }, signal);
     endings.unshift(async () => await supervisor.leave());
     return supervisor;

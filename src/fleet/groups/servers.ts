@@ -2,13 +2,12 @@ import { hostAway } from "../../hosts/problems.js";
 import type { FoundServer } from "../../peers/fleet-hosts.js";
 import { groupByHost } from "../../peers/fleet-hosts.js";
 import { gatherServers, spawnEverywhere, withSessionCounts } from "../../peers/gather.js";
-import type { LogEnd } from "../../peers/host-actions.js";
 import { poolState } from "../../pool/admission.js";
 import type { Strategy } from "../../pool/pool.js";
 import type { RollingResult } from "../../pool/recycle/rolling.js";
 import { type ServerView, viewServer } from "../../pool/server.js";
 import type { Stopped } from "../../pool/stop/stop.js";
-import type { LogPosition } from "../../serve/logs/log-tail.js";
+import type { LogEnd, LogPosition } from "../../serve/logs/log-tail.js";
 import {
   DRAIN_TIMEOUT,
   ids,
@@ -49,7 +48,7 @@ export class ServerGroup {
    * `FLEET_SERVER_EXITED` or `FLEET_RUNTIME_MISSING`.
    */
   async spawn(user: string, options: SpawnRequest = {}): Promise<{ server: ServerView; created: boolean }> {
-    return await (await this.#parts.hosts.ofUser(user)).spawn(user, options);
+    return await (await this.#parts.hosts.ofUser(user)).spawn({ user, request: options });
   }
 
   /**
@@ -92,7 +91,7 @@ export class ServerGroup {
    * server, or a shared one that the configured strategy chooses.
    */
   async place(user: string, options: SpawnRequest = {}): Promise<ServerView> {
-    return await (await this.#parts.hosts.ofUser(user)).serverFor(user, options);
+    return await (await this.#parts.hosts.ofUser(user)).serverFor({ user, request: options });
   }
 
   /**
@@ -122,9 +121,12 @@ export class ServerGroup {
   }
 
   /** Waits for turns in flight, stops the servers and frees their ports. Their homes and sessions stay. */
-  async stop(ids: readonly string[], options: StopRequest = {}): Promise<{ stopped: Stopped[] }> {
+  async stop(ids: readonly string[], { signal, ...request }: StopRequest = {}): Promise<{ stopped: Stopped[] }> {
     const found = await this.#found(ids);
-    const stopped = await this.#parts.hosts.onEach(found, async (host, own) => await host.stop(own, options));
+    const stopped = await this.#parts.hosts.onEach(
+      found,
+      async (host, own) => await host.stop({ ids: own, request }, { signal }),
+    );
     return { stopped: stopped.flat() };
   }
 
@@ -134,10 +136,13 @@ export class ServerGroup {
    */
   async restart(
     ids: readonly string[],
-    options: StopRequest = {},
+    { signal, ...request }: StopRequest = {},
   ): Promise<{ stopped: Stopped[]; servers: ServerView[] }> {
     const found = await this.#found(ids);
-    const results = await this.#parts.hosts.onEach(found, async (host, own) => await host.restart(own, options));
+    const results = await this.#parts.hosts.onEach(
+      found,
+      async (host, own) => await host.restart({ ids: own, request }, { signal }),
+    );
     return { stopped: results.flatMap(({ stopped }) => stopped), servers: results.flatMap(({ servers }) => servers) };
   }
 
@@ -149,10 +154,10 @@ export class ServerGroup {
    *
    * @throws FleetError with the code of that failure. The message contains the number of servers replaced before.
    */
-  async restartRolling(ids: readonly string[], options: RollingRequest = {}): Promise<RollingResult> {
+  async restartRolling(ids: readonly string[], { signal, ...request }: RollingRequest = {}): Promise<RollingResult> {
     const result: RollingResult = { stopped: [], servers: [] };
     for (const { host, ids: own } of groupByHost(await this.#found(ids))) {
-      const { stopped, servers } = await host.restartRolling(own, options);
+      const { stopped, servers } = await host.restartRolling({ ids: own, request }, { signal });
       result.stopped.push(...stopped);
       result.servers.push(...servers);
     }
@@ -162,7 +167,7 @@ export class ServerGroup {
   /** Returns the last lines of a server's log, and the position from which {@link followLog} continues. */
   async logEnd(id: string, options: { lines: number }): Promise<LogEnd> {
     const { host, server } = await this.#parts.hosts.find(id);
-    return await host.logEnd(server.id, options.lines);
+    return await host.logEnd({ id: server.id, lines: options.lines });
   }
 
   /** Yields the bytes that are added to a server's log, until the signal aborts. */
@@ -179,7 +184,7 @@ export class ServerGroup {
   async #viewOn(name: string, id: string): Promise<ServerView> {
     const host = await this.#parts.hosts.thereUnder(name);
     if (host === null) throw hostAway(name);
-    return await host.server(id);
+    return await host.server({ id });
   }
 
   static {
@@ -209,5 +214,5 @@ export class ServerGroup {
 }
 
 async function view({ host, server }: FoundServer): Promise<ServerView> {
-  return await host.server(server.id);
+  return await host.server({ id: server.id });
 }

@@ -17,7 +17,7 @@ const MAX_OPEN_CALLS = 100;
 
 /**
  * A connection by which another host asks this one to act on its servers and sessions. It accepts only
- * `fleet.call {method, params, limitMs}`. The table in `peers/calls/calls.ts` lists the methods that can be called. When the
+ * `fleet.call {method, params, limitMs}`. The table in `peers/calls/rpc-table.ts` lists the methods that can be called. When the
  * other host hangs up, its unfinished calls are aborted.
  */
 export class ControlConnection {

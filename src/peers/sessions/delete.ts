@@ -1,5 +1,5 @@
 import { FleetError, isFleetError, option, quote } from "../../errors.js";
-import type { HostActions } from "../host-actions.js";
+import type { Host } from "../host.js";
 import type { FindContext } from "./find.js";
 
 /**
@@ -42,15 +42,15 @@ async function deleteWhereItIs(context: FindContext, id: string, user: string | 
   if (isForeign) return false;
   const holders = record === null ? await holdersOf(context, id, user) : [hosts.at(await directory.whereIs(record))];
   const deleted: string[] = [];
-  for (const host of holders) deleted.push(...(await host.deleteSessions([id], user)));
+  for (const host of holders) deleted.push(...(await host.deleteSessions({ ids: [id], user })));
   return deleted.length > 0;
 }
 
 /** The hosts that have an unrecorded session with this id on their disks. */
-async function holdersOf({ hosts }: FindContext, id: string, user: string | undefined): Promise<HostActions[]> {
+async function holdersOf({ hosts }: FindContext, id: string, user: string | undefined): Promise<Host[]> {
   const { own } = hosts;
   if (own.name === null) return [own];
-  const { answers } = await hosts.everywhere(async (host) => await host.sessions(user));
+  const { answers } = await hosts.everywhere(async (host) => await host.sessions({ user }));
   const found = answers.flatMap(({ host, answer }) =>
     answer.filter((view) => view.id === id).map(({ owner }) => ({ host, owner })),
   );

@@ -37,7 +37,7 @@ export async function findRecord(
     if (!isUnrecorded) throw error;
     for (const host of await hosts.othersOf(user)) {
       try {
-        await host.sessionOf(id, user);
+        await host.sessionOf({ id, user });
         return await sessions.recordFor(id, user);
       } catch (there) {
         // A host that cannot be asked may have the session, so nobody knows that it does not exist.

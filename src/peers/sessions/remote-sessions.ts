@@ -15,7 +15,7 @@ import type { SendOptions } from "../../sessions/use/open-session.js";
 import { type SessionView, viewRecord } from "../../sessions/view.js";
 import { errorOfDoor, type LinkContext } from "../calls/control-link.js";
 import { connectToDoor } from "../calls/door-client.js";
-import { OtherHost } from "../other-host.js";
+import { RemoteHost } from "../remote-host.js";
 import { type RemoteAttachment, RemoteSession } from "./remote-session.js";
 
 export interface RemoteSessionsContext extends LinkContext {
@@ -45,12 +45,12 @@ export class RemoteSessions {
   async create(host: HostRecord, options: CreateOptions & { id: string }, isRandom: boolean): Promise<RemoteSession> {
     const { store, config, directory, sessions } = this.#context;
     const { id, user, signal } = options;
-    const there = new OtherHost(host, this.#context);
+    const there = new RemoteHost(host, this.#context);
     if ((await store.sessions.read(id)) !== null) throw sessionExists(id);
     // The runtime silently continues a session if it finds the id on its disk.
     if (!isRandom && (await isThere(there, id, user, signal))) throw sessionExists(id);
     const serverId =
-      config.isolation === "shared" ? (await there.serverFor(user, {}, { signal })).id : serverIdOf(user);
+      config.isolation === "shared" ? (await there.serverFor({ user, request: {} }, { signal })).id : serverIdOf(user);
     const ephemeralUse = options.ephemeral === true ? ownUse(directory) : undefined;
     const place = { serverId, host: host.name, ...(directory.isShared ? { term: host.term } : {}) };
     const record = newSessionRecord({ ...options, owner: user, ephemeralUse }, place);
@@ -117,7 +117,7 @@ export class RemoteSessions {
    */
   async leave(open: RemoteSession, user: string, options: { park?: boolean } = {}): Promise<SessionView> {
     const { id, persistence } = open.record;
-    const there = new OtherHost(open.host, this.#context);
+    const there = new RemoteHost(open.host, this.#context);
     if (persistence === "persistent" || options.park === true) {
       await open.close();
       if (persistence === "ephemeral") {
@@ -125,11 +125,11 @@ export class RemoteSessions {
           draft.usedBy = null;
         });
       }
-      return await there.sessionOf(id, user);
+      return await there.sessionOf({ id, user });
     }
     let before: SessionView;
     try {
-      before = await there.sessionOf(id, user);
+      before = await there.sessionOf({ id, user });
     } finally {
       await this.end(open);
     }
@@ -140,7 +140,7 @@ export class RemoteSessions {
   async end(open: RemoteSession): Promise<void> {
     await open.close();
     const { id, persistence } = open.record;
-    if (persistence === "ephemeral") await new OtherHost(open.host, this.#context).deleteSessions([id], undefined);
+    if (persistence === "ephemeral") await new RemoteHost(open.host, this.#context).deleteSessions({ ids: [id] });
   }
 
   async #open(record: SessionRecord, host: HostRecord, options: OpenOptions): Promise<RemoteSession> {
@@ -198,9 +198,9 @@ export class RemoteSessions {
   }
 }
 
-async function isThere(there: OtherHost, id: string, user: string, signal: AbortSignal): Promise<boolean> {
+async function isThere(there: RemoteHost, id: string, user: string, signal: AbortSignal): Promise<boolean> {
   try {
-    await there.sessionOf(id, user, { signal });
+    await there.sessionOf({ id, user }, { signal });
     return true;
   } catch (error) {
     if (isFleetError(error, "FLEET_SESSION_NOT_FOUND")) return false;

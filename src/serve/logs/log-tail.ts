@@ -36,6 +36,16 @@ export interface LogPosition {
   rotated: number | null;
 }
 
+/** The end of a server's log, and the position to read on from. */
+export interface LogEnd {
+  /** The server's id. */
+  server: string;
+  /** Its path, on the server's host. */
+  log: string;
+  lines: string[];
+  at: LogPosition;
+}
+
 /** The last lines of a log and its rotated files, and the position after them in the log itself. */
 export function lastLogLines(path: string, count: number): { lines: string[]; at: LogPosition } {
   const rotatedBefore = inodeOf(rotatedPath(path, 1));

@@ -1,5 +1,5 @@
 import type { Config } from "../config/schema.js";
-import type { RollingRequest, SpawnRequest, StopRequest } from "../fleet/options.js";
+import type { SpawnRequest, StopRequest } from "../fleet/options.js";
 import type { HostDirectory } from "../hosts/directory.js";
 import { forgetEmptyHosts } from "../hosts/forget.js";
 import { clearRemains } from "../hosts/remains.js";
@@ -13,16 +13,17 @@ import { type ServerView, viewServer } from "../pool/server.js";
 import type { StopOptions, Stopped } from "../pool/stop/stop.js";
 import { deadline } from "../runtime/deadline.js";
 import { logPath } from "../runtime/files/server-folder.js";
-import { followLog, type LogPosition, lastLogLines } from "../serve/logs/log-tail.js";
-import { collectGarbage, type GcOptions, type GcResult } from "../sessions/gc/collect.js";
+import { awaitMore, followLog, type LogEnd, type LogPosition, lastLogLines } from "../serve/logs/log-tail.js";
+import { collectGarbage, type GcResult } from "../sessions/gc/collect.js";
 import { allLoaded, type EvictionResult, evict, type LoadedSession } from "../sessions/memory/eviction.js";
 import { type Released, releaseSessionsOf } from "../sessions/memory/release.js";
 import type { Sessions } from "../sessions/sessions.js";
 import type { SessionView } from "../sessions/view.js";
 import type { Store } from "../store/ports.js";
-import type { Call, HostActions, LogEnd, Restarted, Spawned } from "./host-actions.js";
+import type { Call, ParamsOf } from "./calls/rpc-table.js";
+import type { Host } from "./host.js";
 
-export interface OwnHostContext {
+export interface LocalHostContext {
   store: Store;
   config: Config;
   stateRoot: string;
@@ -34,13 +35,15 @@ export interface OwnHostContext {
 }
 
 const START_WAIT_MS = 30_000;
+/** How long a host waits for additions to a log before it answers that there are none, in milliseconds. */
+export const MORE_LOG_MS = 5_000;
 const NEVER = new AbortController().signal;
 
 /** This host. It performs the operations on the servers in its own registry. */
-export class OwnHost implements HostActions {
-  readonly #context: OwnHostContext;
+export class LocalHost implements Host {
+  readonly #context: LocalHostContext;
 
-  constructor(context: OwnHostContext) {
+  constructor(context: LocalHostContext) {
     this.#context = context;
   }
 
@@ -48,13 +51,13 @@ export class OwnHost implements HostActions {
     return this.#context.directory.own;
   }
 
-  async spawn(user: string, request: SpawnRequest, call: Call = {}): Promise<Spawned> {
+  async spawn({ user, request }: ParamsOf<"spawn">, call: Call = {}) {
     using start = startOptions(request, call);
     const { server, created } = await this.#context.pool.serverOf(user, start.options);
     return { server: this.#view(server), created };
   }
 
-  async spawnMany(users: readonly string[], request: SpawnRequest, call: Call = {}): Promise<ServerView[]> {
+  async spawnMany({ users, request }: ParamsOf<"spawnMany">, call: Call = {}): Promise<ServerView[]> {
     using start = startOptions(request, call);
     const results = await this.#context.pool.serversOf(users, start.options);
     return results.map(({ server }) => this.#view(server));
@@ -65,7 +68,7 @@ export class OwnHost implements HostActions {
     return this.#view((await this.#context.pool.addShared(start.options)).server);
   }
 
-  async serverFor(user: string, request: SpawnRequest, call: Call = {}): Promise<ServerView> {
+  async serverFor({ user, request }: ParamsOf<"serverFor">, call: Call = {}): Promise<ServerView> {
     const { pool, config } = this.#context;
     using start = startOptions(request, call);
     const placed =
@@ -75,17 +78,17 @@ export class OwnHost implements HostActions {
     return this.#view(placed.server);
   }
 
-  async servers({ signal }: Call = {}): Promise<ServerView[]> {
+  async servers(_: unknown, { signal }: Call = {}): Promise<ServerView[]> {
     using limit = deadline(START_WAIT_MS, signal);
     return (await this.#context.pool.list(limit.signal)).map((view) => this.#named(view));
   }
 
-  async server(id: string): Promise<ServerView> {
+  async server({ id }: ParamsOf<"server">): Promise<ServerView> {
     return this.#view(await this.#context.pool.find(id));
   }
 
-  async stop(ids: readonly string[], request: StopRequest): Promise<Stopped[]> {
-    return await this.stopAll(ids, this.#stopOptions(request));
+  async stop({ ids, request }: ParamsOf<"stop">, call: Call = {}): Promise<Stopped[]> {
+    return await this.stopAll(ids, this.#stopOptions(request, call));
   }
 
   /** @param options.stays the server should run again after the stop: the next `serve` starts it */
@@ -97,11 +100,11 @@ export class OwnHost implements HostActions {
     return stopped.map((each) => this.#named(each));
   }
 
-  async restart(ids: readonly string[], request: StopRequest): Promise<Restarted> {
+  async restart({ ids, request }: ParamsOf<"restart">, call: Call = {}): Promise<RollingResult> {
     const { pool } = this.#context;
-    const stopped = await this.stopAll(ids, { ...this.#stopOptions(request), stays: true });
+    const stopped = await this.stopAll(ids, { ...this.#stopOptions(request, call), stays: true });
     const servers = await Promise.all(
-      ids.map(async (id) => {
+      ids.map(async (id: string) => {
         using limit = deadline(START_WAIT_MS);
         const again = await pool.startAgain(await pool.find(id), { signal: limit.signal });
         return this.#view(again.server);
@@ -110,8 +113,8 @@ export class OwnHost implements HostActions {
     return { stopped, servers };
   }
 
-  async restartRolling(ids: readonly string[], request: RollingRequest): Promise<RollingResult> {
-    const { drainTimeoutMs, signal } = this.#stopOptions(request);
+  async restartRolling({ ids, request }: ParamsOf<"restartRolling">, call: Call = {}): Promise<RollingResult> {
+    const { drainTimeoutMs, signal } = this.#stopOptions(request, call);
     const { maxUnavailable = 1 } = request;
     const result = await restartRolling(this.#context.pool, ids, { drainTimeoutMs, signal, maxUnavailable });
     return {
@@ -120,29 +123,31 @@ export class OwnHost implements HostActions {
     };
   }
 
-  async logEnd(id: string, lines: number): Promise<LogEnd> {
-    const log = await this.logOf(id);
+  async logEnd({ id, lines }: ParamsOf<"logEnd">): Promise<LogEnd> {
+    const log = await this.#logOf(id);
     return { server: id, log, ...lastLogLines(log, lines) };
   }
 
   async *followLog(id: string, at: LogPosition, signal: AbortSignal): AsyncGenerator<Buffer> {
-    yield* followLog(await this.logOf(id), at, signal);
+    yield* followLog(await this.#logOf(id), at, signal);
   }
 
-  /**
-   * The path of a server's log.
-   *
-   * @throws FleetError `FLEET_SERVER_NOT_FOUND`.
-   */
-  async logOf(id: string): Promise<string> {
+  async moreLog({ id, at }: ParamsOf<"moreLog">, { signal }: Call = {}) {
+    const log = await this.#logOf(id);
+    using limit = deadline(MORE_LOG_MS, signal);
+    const more = await awaitMore(log, at, limit.signal);
+    return { bytes: more.bytes.toString("base64"), at: more.at };
+  }
+
+  async #logOf(id: string): Promise<string> {
     return logPath((await this.#context.pool.find(id)).home);
   }
 
-  async sessions(user: string | undefined): Promise<SessionView[]> {
+  async sessions({ user }: ParamsOf<"sessions">): Promise<SessionView[]> {
     return await this.#context.sessions.list(user);
   }
 
-  async sessionOf(id: string, user: string): Promise<SessionView> {
+  async sessionOf({ id, user }: ParamsOf<"sessionOf">): Promise<SessionView> {
     return await this.#context.sessions.get(id, user);
   }
 
@@ -150,37 +155,36 @@ export class OwnHost implements HostActions {
     return allLoaded(await this.#records()).map(({ id, usedMs }) => ({ id, usedMs }));
   }
 
-  async evict(ids: readonly string[]): Promise<EvictionResult> {
+  async evict({ ids }: ParamsOf<"evict">): Promise<EvictionResult> {
     const { store, config } = this.#context;
     return await evict(await this.#records(), { ids }, { store, answerMs: config.health.timeoutMs });
   }
 
-  async deleteSessions(ids: readonly string[], user: string | undefined): Promise<string[]> {
+  async deleteSessions({ ids, user }: ParamsOf<"deleteSessions">): Promise<string[]> {
     return await this.#context.sessions.delete(ids, user);
   }
 
-  async gc(options: GcOptions): Promise<GcResult> {
+  async gc({ ttlMs, dryRun, user }: ParamsOf<"gc">, { signal = NEVER }: Call = {}): Promise<GcResult> {
     const { store, stateRoot, pool, directory, takeover, config, sessions } = this.#context;
     // If the storage were not mounted, all folders would be missing, and gc would judge sessions by their records alone.
     await directory.assertStorage();
     const warnings: string[] = [];
     const result = await collectGarbage(
       { store, stateRoot, pool, directory, takeover, answerMs: config.health.timeoutMs, warnings },
-      options,
+      { ttlMs, dryRun, user, signal },
     );
     for (const warning of warnings) sessions.warn(warning);
-    if (options.user !== undefined) return result;
-    if (!options.dryRun) {
+    if (user !== undefined) return result;
+    if (!dryRun) {
       await sweepTokens(store);
       await forgetEmptyHosts(store);
     }
-    const { ttlMs, dryRun, signal } = options;
     const remains = await clearRemains({ store, config }, { ttlMs, dryRun, nowMs: Date.now(), signal });
     const freedBytes = remains.reduce((sum, { bytes }) => sum + bytes, result.freedBytes);
     return { ...result, freedBytes, remains };
   }
 
-  async release(user: string, waitMs: number, { signal }: Call = {}): Promise<Released> {
+  async release({ user, waitMs }: ParamsOf<"release">, { signal }: Call = {}): Promise<Released> {
     const { store, config, directory } = this.#context;
     // Without shared storage no other host could take the sessions.
     if (!directory.isShared) return { released: [], kept: [] };
@@ -199,11 +203,11 @@ export class OwnHost implements HostActions {
     return this.name === null ? view : { ...view, hostName: this.name };
   }
 
-  #stopOptions(request: StopRequest): StopOptions {
+  #stopOptions(request: StopRequest, { signal = NEVER }: Call): StopOptions {
     return {
       drainTimeoutMs: request.drainTimeoutMs ?? this.#context.config.drain.timeoutMs,
       force: request.force ?? false,
-      signal: request.signal ?? NEVER,
+      signal,
     };
   }
 }

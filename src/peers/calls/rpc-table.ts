@@ -1,0 +1,151 @@
+import * as v from "valibot";
+import type { Config } from "../../config/schema.js";
+import { LONGEST_MS, LONGEST_TIMER_MS } from "../../config/values/duration.js";
+import { FleetError, quote } from "../../errors.js";
+import type { SpawnRequest, StopRequest } from "../../fleet/options.js";
+import { MORE_LOG_MS } from "../local-host.js";
+import * as s from "./schemas.js";
+
+/** A row of the table: one call from one host to another. */
+interface Row<Params, Answer> {
+  params: v.GenericSchema<unknown, Params>;
+  answer: v.GenericSchema<unknown, Answer>;
+  /** How long the other host may take, in milliseconds, by the configuration of the host that asks. */
+  limitMs: (params: Params, config: Config) => number;
+}
+
+/** The limit for calls that only read, in milliseconds. */
+const LOOK_MS = 10_000;
+/** The limit for calls that may have to start a server or wait for one, in milliseconds. */
+const START_MS = 30_000;
+/** How long a stop and a start may take in addition to the drain, in milliseconds. */
+const BEYOND_DRAIN_MS = 60_000;
+const GC_MS = 10 * 60_000;
+const MAX_LINES = 1_000_000;
+
+const toLook = () => LOOK_MS;
+const toWork = () => START_MS;
+const toStart = ({ request: { waitMs = START_MS } }: { request: SpawnRequest }) => waitMs + LOOK_MS;
+const toStop = ({ request: { drainTimeoutMs } }: { request: StopRequest }, { drain }: Config) =>
+  (drainTimeoutMs ?? drain.timeoutMs) + BEYOND_DRAIN_MS;
+
+const servers = s.list(s.serverView);
+
+const calls = {
+  spawn: call({ user: s.user, request: s.spawnRequest }, s.spawned, toStart),
+  spawnMany: call({ users: s.users, request: s.spawnRequest }, servers, toStart),
+  serverFor: call({ user: s.user, request: s.spawnRequest }, s.serverView, toStart),
+  servers: call({}, servers, toLook),
+  /** @throws FleetError `FLEET_SERVER_NOT_FOUND`. */
+  server: call({ id: s.text }, s.serverView, toLook),
+  stop: call({ ids: s.texts, request: s.stopRequest }, s.list(s.stopped), toStop),
+  restart: call({ ids: s.texts, request: s.stopRequest }, s.restarted, toStop),
+  restartRolling: call(
+    { ids: s.texts, request: s.rollingRequest },
+    s.restarted,
+    (params, config) => toStop(params, config) * params.ids.length,
+  ),
+  logEnd: call({ id: s.text, lines: s.whole(MAX_LINES) }, s.logEnd, toLook),
+  /** The bytes behind a position in a log, in base64. Waits a moment for them if there are none. */
+  moreLog: call({ id: s.text, at: s.logPosition }, s.moreLog, () => MORE_LOG_MS + LOOK_MS),
+  sessions: call({ user: v.optional(s.user) }, s.list(s.sessionView), toLook),
+  sessionOf: call({ id: s.sessionId, user: s.user }, s.sessionView, toLook),
+  loaded: call({}, s.list(s.loadedSession), toLook),
+  evict: call({ ids: s.sessionIds }, s.evictionResult, toWork),
+  deleteSessions: call({ ids: s.sessionIds, user: v.optional(s.user) }, s.deletedIds, toWork),
+  gc: call({ ttlMs: s.whole(LONGEST_MS), dryRun: s.flag, user: v.optional(s.user) }, s.gcResult, () => GC_MS),
+  /** Releases a user's sessions, each between its turns, so that another host with the same storage may take them. */
+  release: call(
+    { user: s.user, waitMs: s.whole(LONGEST_TIMER_MS) },
+    s.released,
+    ({ waitMs }) => waitMs + BEYOND_DRAIN_MS,
+  ),
+};
+
+export type Method = keyof typeof calls;
+export type ParamsOf<M extends Method> = v.InferOutput<(typeof calls)[M]["params"]>;
+export type AnswerOf<M extends Method> = v.InferOutput<(typeof calls)[M]["answer"]>;
+
+const CALLS: { readonly [M in Method]: Row<ParamsOf<M>, AnswerOf<M>> } = calls;
+
+/** The signal cancels a call because its caller has gone. */
+export type Call = { signal?: AbortSignal | undefined };
+
+/** Everything that one host can ask of another. */
+export type Calls = {
+  readonly [M in Method]: (params: ParamsOf<M>, call?: Call) => Promise<AnswerOf<M>>;
+};
+
+/** For a test that tries each call. */
+export const CALL_NAMES = Object.keys(CALLS);
+
+/** Lets the compiler infer the types of a call from its schemas. */
+function call<Entries extends v.ObjectEntries, Answer>(
+  params: Entries,
+  answer: v.GenericSchema<unknown, Answer>,
+  limitMs: (params: v.InferOutput<v.ObjectSchema<Entries, undefined>>, config: Config) => number,
+): Row<v.InferOutput<v.ObjectSchema<Entries, undefined>>, Answer> {
+  return { params: v.object(params), answer, limitMs };
+}
+
+/** How long another host may take for a call, in milliseconds. */
+export function limitOf<M extends Method>(method: M, params: ParamsOf<M>, config: Config): number {
+  return CALLS[method].limitMs(params, config);
+}
+
+/**
+ * The checked answer of another host.
+ *
+ * @throws FleetError `FLEET_PROTOCOL_UNSUPPORTED` when this version cannot read it.
+ */
+export function readAnswer<M extends Method>(method: M, given: unknown, host: string): AnswerOf<M> {
+  const read = v.safeParse(CALLS[method].answer, given);
+  if (read.success) return read.output;
+  throw new FleetError(
+    "FLEET_PROTOCOL_UNSUPPORTED",
+    `Host ${host} gave an answer to ${quote(method)} that this version cannot read: ${problemOf(read.issues, "it")}.`,
+    { suggestions: [SAME_VERSION] },
+  );
+}
+
+/**
+ * Does what another host asks of this one.
+ *
+ * @throws FleetError `FLEET_METHOD_DENIED` for a method that is not in the table, `FLEET_USAGE_INVALID` for parameters
+ * that do not fit, and whatever the work itself throws.
+ */
+export async function answerCall(own: Calls, method: string, given: object, signal: AbortSignal): Promise<unknown> {
+  if (Object.hasOwn(CALLS, method)) return await run(own, method as Method, given, signal);
+  throw new FleetError("FLEET_METHOD_DENIED", `This host does not know the method ${quote(method)}.`, {
+    suggestions: [SAME_VERSION],
+  });
+}
+
+async function run<M extends Method>(own: Calls, method: M, given: object, signal: AbortSignal): Promise<AnswerOf<M>> {
+  const read = v.safeParse(CALLS[method].params, withoutNulls(given));
+  if (read.success) return await own[method](read.output, { signal });
+  throw new FleetError("FLEET_USAGE_INVALID", `${problemOf(read.issues, "params", " in a call from another host")}.`, {
+    suggestions: [SAME_VERSION],
+  });
+}
+
+const SAME_VERSION = "Use the same version of copilotfleet on all hosts.";
+
+/** In parameters, null counts as left out. */
+function withoutNulls(value: unknown): unknown {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) return value;
+  const given = Object.entries(value).filter(([, each]) => each !== null);
+  return Object.fromEntries(given.map(([name, each]) => [name, withoutNulls(each)]));
+}
+
+/**
+ * The first problem of a value, as a sentence without its full stop.
+ *
+ * @param whole names the value itself
+ * @param where its origin, put behind the name of the wrong part
+ */
+function problemOf([issue]: [v.BaseIssue<unknown>, ...unknown[]], whole: string, where = ""): string {
+  const name = issue.path?.map(({ key }) => key).findLast((key) => typeof key === "string");
+  const subject = name === undefined ? whole : quote(name);
+  return `${subject}${where} ${issue.input === undefined ? "is missing" : `is not ${issue.message}`}`;
+}

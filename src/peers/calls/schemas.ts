@@ -1,0 +1,217 @@
+import * as v from "valibot";
+import { LONGEST_TIMER_MS } from "../../config/values/duration.js";
+import type { RollingRequest, SpawnRequest, StopRequest } from "../../fleet/options.js";
+import { validateSessionId, validateUser } from "../../model/ids.js";
+import type { Lease } from "../../model/lease.js";
+import type { TokenSource } from "../../model/server.js";
+import type { RollingResult } from "../../pool/recycle/rolling.js";
+import type { ServerView } from "../../pool/server.js";
+import type { Stopped } from "../../pool/stop/stop.js";
+import type { LogEnd, LogPosition } from "../../serve/logs/log-tail.js";
+import type { GcResult } from "../../sessions/gc/collect.js";
+import type { EvictionResult, KeptReason } from "../../sessions/memory/eviction.js";
+import type { Released } from "../../sessions/memory/release.js";
+import type { SessionView } from "../../sessions/view.js";
+
+/**
+ * The schemas of what one host asks another and of what it answers. Hosts of different versions talk to each other, so
+ * unknown fields are ignored. A field that is new must be optional here.
+ */
+
+type Schema<T> = v.GenericSchema<unknown, T>;
+
+/** Unlike `v.object`, this refuses a list. */
+const record = v.custom<object>(
+  (value) => typeof value === "object" && value !== null && !Array.isArray(value),
+  "an object",
+);
+
+const object = <Entries extends v.ObjectEntries>(entries: Entries) => v.pipe(record, v.object(entries));
+
+// Parameters, which are checked like those of any stranger.
+
+const isText = (value: unknown) => typeof value === "string" && value !== "";
+
+export const text = v.custom<string>((value) => isText(value) && !String(value).includes("\0"), "a text");
+
+export const texts = v.custom<readonly string[]>(
+  (value) => Array.isArray(value) && value.every(isText),
+  "a list of texts",
+);
+
+export const flag = v.boolean("true or false");
+
+/** A whole number from 0 to `max`. */
+export function whole(max: number): Schema<number> {
+  const isWhole = (value: unknown) => Number.isSafeInteger(value) && Number(value) >= 0 && Number(value) <= max;
+  return v.custom<number>(isWhole, `a whole number from 0 to ${max}`);
+}
+
+/** @throws FleetError `FLEET_USER_INVALID`. */
+export const user = v.pipe(
+  text,
+  v.transform((id) => validateUser(id)),
+);
+
+/** @throws FleetError `FLEET_USER_INVALID`. */
+export const users: Schema<readonly string[]> = v.pipe(
+  texts,
+  v.transform((ids) => ids.map((id) => validateUser(id))),
+);
+
+/** @throws FleetError `FLEET_SESSION_ID_INVALID`. */
+export const sessionId = v.pipe(text, v.transform(validateSessionId));
+
+/** @throws FleetError `FLEET_SESSION_ID_INVALID`. */
+export const sessionIds: Schema<readonly string[]> = v.pipe(
+  texts,
+  v.transform((ids) => ids.map((id) => validateSessionId(id))),
+);
+
+/** The place of a token on the host that is asked. Tokens themselves are never sent. */
+const tokenSource: Schema<TokenSource> = v.union(
+  [v.object({ from: v.literal("env"), name: text }), v.object({ from: v.literal("file"), path: text })],
+  "a variable or a file of this host",
+);
+
+export const spawnRequest: Schema<SpawnRequest> = object({
+  token: v.exactOptional(tokenSource),
+  cwd: v.exactOptional(text),
+  waitMs: v.exactOptional(whole(LONGEST_TIMER_MS)),
+});
+
+const drainTimeoutMs = v.exactOptional(whole(LONGEST_TIMER_MS));
+
+export const stopRequest: Schema<Omit<StopRequest, "signal">> = object({
+  drainTimeoutMs,
+  force: v.exactOptional(flag),
+});
+
+const MAX_COUNT = 1_000_000;
+
+export const rollingRequest: Schema<Omit<RollingRequest, "signal">> = object({
+  drainTimeoutMs,
+  maxUnavailable: v.pipe(
+    v.optional(whole(MAX_COUNT), 1),
+    v.transform((count) => Math.max(1, count)),
+  ),
+});
+
+export const logPosition: Schema<LogPosition> = object({
+  offset: whole(Number.MAX_SAFE_INTEGER),
+  rotated: v.nullish(whole(Number.MAX_SAFE_INTEGER), null),
+});
+
+// Answers.
+
+const string = v.string("a text");
+const number = v.number("a number");
+const strings = v.array(string, "a list");
+
+/** One of a set of words. A newer version may know words that this one does not. */
+function word<T extends string>(): Schema<T> {
+  return v.custom<T>((value) => typeof value === "string", "a text");
+}
+
+export function list<T>(item: Schema<T>): Schema<T[]> {
+  return v.array(item, "a list");
+}
+
+export const serverView: Schema<ServerView> = object({
+  id: string,
+  user: v.nullable(string),
+  isolation: word<ServerView["isolation"]>(),
+  hostName: v.nullable(string),
+  away: flag,
+  host: string,
+  port: v.nullable(number),
+  url: v.nullable(string),
+  pid: v.nullable(number),
+  state: word<ServerView["state"]>(),
+  failure: v.nullable(string),
+  crashes: number,
+  home: string,
+  cwd: string,
+  log: string,
+  startedAt: v.nullable(string),
+  uptimeMs: v.nullable(number),
+  memoryBytes: v.nullable(number),
+  sessions: v.nullable(number),
+  activeSessions: number,
+  version: v.nullable(string),
+});
+
+export const spawned = object({ server: serverView, created: flag });
+
+export const stopped: Schema<Stopped> = object({
+  id: string,
+  outcome: word<Stopped["outcome"]>(),
+  cut: strings,
+  hostName: v.exactOptional(string),
+});
+
+export const restarted: Schema<RollingResult> = object({ stopped: list(stopped), servers: list(serverView) });
+
+export const logEnd: Schema<LogEnd> = object({ server: string, log: string, lines: strings, at: logPosition });
+
+export const moreLog = object({ bytes: string, at: logPosition });
+
+const lease: Schema<Lease> = object({
+  sessionId: string,
+  holder: string,
+  fence: number,
+  acquiredAt: string,
+  expiresAt: string,
+  remainingMs: number,
+  ttlMs: number,
+  stealReason: v.nullable(string),
+  detached: v.exactOptional(v.literal(true)),
+});
+
+export const sessionView: Schema<SessionView> = object({
+  id: string,
+  owner: string,
+  purpose: v.nullable(string),
+  kind: word<SessionView["kind"]>(),
+  members: strings,
+  persistence: word<SessionView["persistence"]>(),
+  serverId: string,
+  host: v.nullable(string),
+  stranded: flag,
+  state: word<SessionView["state"]>(),
+  model: v.nullable(string),
+  createdAt: string,
+  lastUsedAt: string,
+  ttlMs: v.nullable(number),
+  sizeBytes: number,
+  lease: v.nullable(lease),
+});
+
+export const loadedSession = object({ id: string, usedMs: number });
+
+const kept = list(object({ id: string, reason: word<KeptReason>() }));
+
+export const evictionResult: Schema<EvictionResult> = object({ evicted: strings, skipped: kept });
+
+export const released: Schema<Released> = object({ released: strings, kept });
+
+export const deletedIds = strings;
+
+export const gcResult: Schema<GcResult> = object({
+  deleted: list(object({ id: string, owner: v.nullable(string), ageMs: number, bytes: number })),
+  skipped: list(object({ id: string, reason: word<GcResult["skipped"][number]["reason"]>() })),
+  freedBytes: number,
+  dryRun: flag,
+  servers: list(object({ id: string, action: word<GcResult["servers"][number]["action"]>() })),
+  // A host of an earlier version leaves these out.
+  remains: v.optional(
+    list(
+      object({
+        kind: word<GcResult["remains"][number]["kind"]>(),
+        session: v.nullable(string),
+        bytes: number,
+      }),
+    ),
+    [],
+  ),
+});

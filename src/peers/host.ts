@@ -1,0 +1,13 @@
+import type { LogPosition } from "../serve/logs/log-tail.js";
+import type { Calls } from "./calls/rpc-table.js";
+
+/**
+ * One host of the fleet, with the operations that it performs on its own servers and sessions, for itself or for another
+ * host: see {@link LocalHost} and {@link RemoteHost}. Servers are named by their full ids.
+ */
+export interface Host extends Calls {
+  /** Null if the fleet is on one host. */
+  readonly name: string | null;
+  /** Yields the bytes that are added to the log of a server, until the signal aborts. */
+  followLog(id: string, at: LogPosition, signal: AbortSignal): AsyncIterable<Buffer>;
+}

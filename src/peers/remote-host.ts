@@ -1,0 +1,74 @@
+import type { Config } from "../config/schema.js";
+import type { HostRecord } from "../model/host.js";
+import type { LogPosition } from "../serve/logs/log-tail.js";
+import { ControlLink, type LinkContext } from "./calls/control-link.js";
+import type { AnswerOf, Call, Method, ParamsOf } from "./calls/rpc-table.js";
+import type { Host } from "./host.js";
+
+export interface RemoteHostContext extends LinkContext {
+  config: Config;
+}
+
+/**
+ * Another host. Calls to it go over a connection to the front door of its `serve`. `calls/rpc-table.ts` describes each of
+ * them, and performs them there.
+ */
+export class RemoteHost implements Host {
+  readonly record: HostRecord;
+  readonly #context: RemoteHostContext;
+
+  constructor(record: HostRecord, context: RemoteHostContext) {
+    this.record = record;
+    this.#context = context;
+  }
+
+  get name(): string {
+    return this.record.name;
+  }
+
+  readonly spawn = this.#asks("spawn");
+  readonly spawnMany = this.#asks("spawnMany");
+  readonly serverFor = this.#asks("serverFor");
+  readonly servers = this.#asks("servers");
+  readonly server = this.#asks("server");
+  readonly stop = this.#asks("stop");
+  readonly restart = this.#asks("restart");
+  readonly restartRolling = this.#asks("restartRolling");
+  readonly logEnd = this.#asks("logEnd");
+  readonly moreLog = this.#asks("moreLog");
+  readonly sessions = this.#asks("sessions");
+  readonly sessionOf = this.#asks("sessionOf");
+  readonly loaded = this.#asks("loaded");
+  readonly evict = this.#asks("evict");
+  readonly deleteSessions = this.#asks("deleteSessions");
+  readonly gc = this.#asks("gc");
+  readonly release = this.#asks("release");
+
+  async *followLog(id: string, at: LogPosition, signal: AbortSignal): AsyncGenerator<Buffer> {
+    await using link = await ControlLink.open(this.#context, this.record, signal);
+    for (let position = at; !signal.aborted; ) {
+      const more = await this.#call(link, "moreLog", { id, at: position }, signal).catch((error: unknown) => {
+        if (signal.aborted) return null;
+        throw error;
+      });
+      if (more === null) return;
+      position = more.at;
+      if (more.bytes !== "") yield Buffer.from(more.bytes, "base64");
+    }
+  }
+
+  #asks<M extends Method>(method: M): (params: ParamsOf<M>, call?: Call) => Promise<AnswerOf<M>> {
+    return async (params, { signal } = {}) => {
+      signal?.throwIfAborted();
+      await using link = await ControlLink.open(this.#context, this.record, signal);
+      return await this.#call(link, method, params, signal);
+    };
+  }
+
+  async #call<M extends Method>(link: ControlLink, method: M, params: ParamsOf<M>, signal: AbortSignal | undefined) {
+    // Import it only here: a fleet on one host never needs the table, and `ps` starts faster without it.
+    const { limitOf, readAnswer } = await import("./calls/rpc-table.js");
+    const limitMs = limitOf(method, params, this.#context.config);
+    return readAnswer(method, await link.call(method, params, { limitMs, signal }), this.name);
+  }
+}

@@ -1,0 +1,263 @@
+import { mkdtemp } from "node:fs/promises";
+import { type AddressInfo, createServer, type Socket } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { describe, expect, it, onTestFinished } from "vitest";
+import type { Config } from "../../src/config/schema.js";
+import type { HostDirectory } from "../../src/hosts/directory.js";
+import type { HostRecord } from "../../src/model/host.js";
+import { answerCall, CALL_NAMES, type Calls, readAnswer } from "../../src/peers/calls/rpc-table.js";
+import { RemoteHost } from "../../src/peers/remote-host.js";
+import { encodeMessage } from "../../src/runtime/wire/frames.js";
+import { openStore } from "../../src/store/open.js";
+import { MessageReader } from "../fixtures/message-reader.js";
+import { removeFolder } from "../fixtures/remove-folder.js";
+
+/** The parameters that version 0.1.0 sends for each call. */
+const SENT: Record<keyof Calls, object> = {
+  spawn: { user: "alice", request: { token: { from: "env", name: "TOKEN" }, cwd: "/x", waitMs: 5 } },
+  spawnMany: { users: ["alice", "bob"], request: {} },
+  serverFor: { user: "alice", request: { token: { from: "file", path: "/t" } } },
+  servers: {},
+  server: { id: "a-1" },
+  stop: { ids: ["a-1"], request: { drainTimeoutMs: 5, force: true } },
+  restart: { ids: ["a-1"], request: {} },
+  restartRolling: { ids: ["a-1"], request: { maxUnavailable: 2 } },
+  logEnd: { id: "a-1", lines: 5 },
+  moreLog: { id: "a-1", at: { offset: 5, rotated: null } },
+  sessions: { user: "alice" },
+  sessionOf: { id: "s-1", user: "alice" },
+  loaded: {},
+  evict: { ids: ["s-1"] },
+  deleteSessions: { ids: ["s-1"], user: "alice" },
+  gc: { ttlMs: 5, dryRun: true },
+  release: { user: "alice", waitMs: 5 },
+};
+
+const SERVER = {
+  id: "a-1",
+  user: "alice",
+  isolation: "per-user",
+  hostName: "h1",
+  away: false,
+  host: "127.0.0.1",
+  port: 5000,
+  url: "127.0.0.1:5000",
+  pid: 7,
+  state: "ready",
+  failure: null,
+  crashes: 0,
+  home: "/h",
+  cwd: "/c",
+  log: "/l",
+  startedAt: null,
+  uptimeMs: null,
+  memoryBytes: 5,
+  sessions: null,
+  activeSessions: 0,
+  version: "1.0.85",
+};
+const SESSION = {
+  id: "s-1",
+  owner: "alice",
+  purpose: null,
+  kind: "private",
+  members: [],
+  persistence: "persistent",
+  serverId: "a-1",
+  host: "h1",
+  stranded: false,
+  state: "idle",
+  model: null,
+  createdAt: "2026-01-01T00:00:00.000Z",
+  lastUsedAt: "2026-01-01T00:00:00.000Z",
+  ttlMs: 5,
+  sizeBytes: 5,
+  lease: null,
+};
+const STOPPED = { id: "a-1", outcome: "drained", cut: [], hostName: "h1" };
+const AT = { offset: 5, rotated: null };
+const ANSWERED: Record<keyof Calls, unknown> = {
+  spawn: { server: SERVER, created: true },
+  spawnMany: [SERVER],
+  serverFor: SERVER,
+  servers: [SERVER],
+  server: SERVER,
+  stop: [STOPPED],
+  restart: { stopped: [STOPPED], servers: [SERVER] },
+  restartRolling: { stopped: [], servers: [] },
+  logEnd: { server: "a-1", log: "/l", lines: ["", "x"], at: AT },
+  moreLog: { bytes: "", at: AT },
+  sessions: [SESSION],
+  sessionOf: SESSION,
+  loaded: [{ id: "s-1", usedMs: 5 }],
+  evict: { evicted: ["s-1"], skipped: [{ id: "s-2", reason: "leased" }] },
+  deleteSessions: ["s-1"],
+  gc: { deleted: [], skipped: [], freedBytes: 0, dryRun: true, servers: [], remains: [] },
+  release: { released: ["s-1"], kept: [] },
+};
+const METHODS = Object.keys(SENT) as (keyof Calls)[];
+const never = new AbortController().signal;
+
+/** A host that notes what it is asked to do. */
+function noting() {
+  const asked: Record<string, unknown> = {};
+  const own = Object.fromEntries(
+    METHODS.map((method) => [
+      method,
+      async (params: unknown) => {
+        asked[method] = params;
+        return await Promise.resolve(ANSWERED[method]);
+      },
+    ]),
+  ) as unknown as Calls;
+  return { own, asked };
+}
+
+describe("a call from another host", () => {
+  it("is answered by the method of this host, for everything in the table", async () => {
+    expect([...CALL_NAMES].sort()).toEqual([...METHODS].sort());
+    const { own, asked } = noting();
+    for (const method of METHODS) {
+      expect(await answerCall(own, method, SENT[method], never), method).toEqual(ANSWERED[method]);
+    }
+    expect(asked).toEqual(SENT);
+  });
+
+  it("is answered although it has fields that this version does not know, and null counts as left out", async () => {
+    const { own, asked } = noting();
+    await answerCall(own, "stop", { ids: ["a-1"], request: { force: null, drainTimeoutMs: null, x: 1 }, y: {} }, never);
+    await answerCall(own, "sessions", { user: null }, never);
+    await answerCall(own, "moreLog", { id: "a-1", at: { offset: 5 } }, never);
+    await answerCall(own, "restartRolling", { ids: ["a-1"], request: { maxUnavailable: 0, force: true } }, never);
+    expect(asked).toEqual({
+      stop: { ids: ["a-1"], request: {} },
+      sessions: {},
+      moreLog: SENT.moreLog,
+      restartRolling: { ids: ["a-1"], request: { maxUnavailable: 1 } },
+    });
+  });
+
+  it.each([
+    ["server", {}, '"id" in a call from another host is missing.'],
+    ["server", { id: "" }, '"id" in a call from another host is not a text.'],
+    ["server", { id: "a\0b" }, '"id" in a call from another host is not a text.'],
+    ["stop", { ids: ["a-1", 5], request: {} }, '"ids" in a call from another host is not a list of texts.'],
+    ["stop", { ids: ["a-1"], request: [] }, '"request" in a call from another host is not an object.'],
+    ["stop", { ids: ["a-1"], request: { force: "yes" } }, '"force" in a call from another host is not true or false.'],
+    [
+      "logEnd",
+      { id: "a-1", lines: 1.5 },
+      '"lines" in a call from another host is not a whole number from 0 to 1000000.',
+    ],
+    [
+      "spawn",
+      { user: "alice", request: { token: { from: "command", command: "id" } } },
+      '"token" in a call from another host is not a variable or a file of this host.',
+    ],
+  ])("is refused when the parameters of %s are %j", async (method, params, message) => {
+    const { own, asked } = noting();
+    await expect(answerCall(own, method, params, never)).rejects.toMatchObject({
+      code: "FLEET_USAGE_INVALID",
+      message,
+      suggestions: ["Use the same version of copilotfleet on all hosts."],
+    });
+    expect(asked).toEqual({});
+  });
+});
+
+describe("the answer of another host", () => {
+  it("is read for everything in the table, without the fields that this version does not know", () => {
+    for (const method of METHODS) expect(readAnswer(method, ANSWERED[method], "h1"), method).toEqual(ANSWERED[method]);
+    expect(readAnswer("servers", [{ ...SERVER, later: 1, state: "a-later-state" }], "h1")).toEqual([
+      { ...SERVER, state: "a-later-state" },
+    ]);
+  });
+
+  it("is read when it lacks what earlier versions leave out", () => {
+    const { remains, ...gc } = ANSWERED.gc as { remains: [] };
+    expect(readAnswer("gc", gc, "h1")).toEqual({ ...gc, remains });
+    const { hostName: _, ...stopped } = STOPPED;
+    expect(readAnswer("stop", [stopped], "h1")).toEqual([stopped]);
+  });
+
+  it.each([
+    ["servers", null, "it is not a list"],
+    ["servers", [{ ...SERVER, id: 5 }], '"id" is not a text'],
+    ["sessionOf", {}, '"id" is missing'],
+    ["moreLog", { bytes: "", at: { offset: -1 } }, '"offset" is not a whole number from 0 to 9007199254740991'],
+  ] as const)("to %s is refused when it is %j", (method, answer, why) => {
+    expect(() => readAnswer(method, answer, "h1")).toThrow(
+      expect.objectContaining({
+        code: "FLEET_PROTOCOL_UNSUPPORTED",
+        message: `Host h1 gave an answer to "${method}" that this version cannot read: ${why}.`,
+      }),
+    );
+  });
+});
+
+describe("a remote host", () => {
+  /** A front door that notes the calls and answers them. */
+  async function door() {
+    const calls: { method: keyof Calls; params: unknown; limitMs: number }[] = [];
+    const sockets = new Set<Socket>();
+    const server = createServer((socket) => {
+      sockets.add(socket);
+      const reader = new MessageReader();
+      socket.on("error", () => undefined);
+      socket.on("data", (chunk) => {
+        for (const message of reader.push(chunk)) {
+          const { id, method, params } = message as { id?: string; method: string; params: (typeof calls)[number] };
+          if (method === "fleet.call") calls.push(params);
+          const result = method === "connect" ? { protocolVersion: 3 } : ANSWERED[params?.method];
+          if (id !== undefined) socket.write(encodeMessage({ id, result }));
+        }
+      });
+    });
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    const folder = await mkdtemp(join(tmpdir(), "copilotfleet-calls-"));
+    const store = openStore("file", folder);
+    onTestFinished(async () => {
+      for (const socket of sockets) socket.destroy();
+      server.close();
+      await store.close();
+      await removeFolder(folder);
+    });
+    const record = { name: "h1", door: `127.0.0.1:${(server.address() as AddressInfo).port}`, gone: false };
+    const directory = { own: "h2", list: async () => await Promise.resolve([record]) };
+    const host = new RemoteHost(record as HostRecord, {
+      store,
+      directory: directory as unknown as HostDirectory,
+      config: { drain: { timeoutMs: 1_000 } } as Config,
+    });
+    return { host, calls };
+  }
+
+  it("sends what version 0.1.0 sends for each call, and returns the answer", async () => {
+    const { host, calls } = await door();
+    for (const method of METHODS) {
+      const ask = host[method] as (params: object) => Promise<unknown>;
+      expect(await ask(SENT[method]), method).toEqual(ANSWERED[method]);
+    }
+    expect(Object.fromEntries(calls.map(({ method, params }) => [method, params]))).toEqual(SENT);
+    expect(Object.fromEntries(calls.map(({ method, limitMs }) => [method, limitMs]))).toEqual({
+      spawn: 10_005,
+      spawnMany: 40_000,
+      serverFor: 40_000,
+      servers: 10_000,
+      server: 10_000,
+      stop: 60_005,
+      restart: 61_000,
+      restartRolling: 61_000,
+      logEnd: 10_000,
+      moreLog: 15_000,
+      sessions: 10_000,
+      sessionOf: 10_000,
+      loaded: 10_000,
+      evict: 30_000,
+      deleteSessions: 30_000,
+      gc: 600_000,
+      release: 60_005,
+    });
+  });
+});
