@@ -227,6 +227,21 @@ describe("the state folder", () => {
     }
   });
 
+  it("refuses a state folder that others can write since the last read, and soon a folder above it", async () => {
+    const root = await temporaryRoot();
+    const store = openFileStore(root);
+    await store.sessions.create(sessionRecord("a"));
+    await store.sessions.read("a");
+    await chmod(root, 0o777);
+    await expect(store.sessions.read("a")).rejects.toMatchObject({ code: "FLEET_STATE_UNSAFE" });
+    await chmod(root, 0o700);
+    await store.sessions.read("a");
+    await chmod(join(root, ".."), 0o777);
+    await expect
+      .poll(() => store.sessions.read("a").catch(({ code }: { code: string }) => code))
+      .toBe("FLEET_STATE_UNSAFE");
+  });
+
   it("finds the same state after the state folder has been moved", async () => {
     const root = await temporaryRoot();
     await openFileStore(root).registry.update((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));

@@ -7,7 +7,7 @@ import { PlacementRecords } from "./records/placement-records.js";
 import { RegistryRecord } from "./records/registry.js";
 import { SessionRecords } from "./records/session-records.js";
 import { TokenRecords } from "./records/token-records.js";
-import { checkStateFolder, ensureStateFolder } from "./state-folder.js";
+import { ensureStateFolder, stateFolderCheck } from "./state-folder.js";
 
 const DEADLINE_MS = 30_000;
 
@@ -44,7 +44,7 @@ export class FileStore implements Store {
       deadlineMs,
       onStep,
       warn: (message) => void this.#warnings.add(message),
-      checkRoot: () => checkStateFolder(root),
+      checkRoot: stateFolderCheck(root),
       ensureRoot: () => ensureStateFolder(root),
     };
     this.registry = new RegistryRecord(this.#context);

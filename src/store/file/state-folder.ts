@@ -64,6 +64,24 @@ export function checkStateFolder(path: string, options: StateFolderOptions = {})
   refuseFileSystem(path, stats === undefined ? parent : path, options);
 }
 
+/** How long a check of the folders above the state folder stays valid, in milliseconds. */
+const PARENTS_VALID_MS = 1_000;
+
+/**
+ * Like {@link checkStateFolder}, for one folder that is checked very often. It always checks the folder itself, and the
+ * folders above it at most once a second. That is safe because, after a check that passed, only root and we can change
+ * them.
+ */
+export function stateFolderCheck(path: string): () => void {
+  let checkedAt = Number.NEGATIVE_INFINITY;
+  return () => {
+    const stats = lstatIfThere(path, path);
+    if (stats !== undefined && performance.now() - checkedAt < PARENTS_VALID_MS) return checkFolder(path, stats);
+    checkStateFolder(path);
+    if (stats !== undefined) checkedAt = performance.now();
+  };
+}
+
 function checkFolder(path: string, stats: Stats): void {
   if (stats.isSymbolicLink()) {
     throw unsafe(path, "is a symbolic link, which its owner can point elsewhere", [

@@ -50,11 +50,13 @@ export interface Commit {
   data: string;
   /** How many revisions to keep. */
   keep: number;
+  /** Whether the revision must survive a loss of power. Its content is synced to disk in any case. */
+  durable: boolean;
   onStep?: StepHook | undefined;
 }
 
 /** @returns false when another writer was first or the folder disappeared. The caller then reads again and retries. */
-export async function commitRevision({ folder, parent, data, keep, onStep }: Commit): Promise<boolean> {
+export async function commitRevision({ folder, parent, data, keep, durable, onStep }: Commit): Promise<boolean> {
   await onStep?.("read");
   if (!(await acceptParent(folder, parent, onStep))) return false;
   await onStep?.("accepted");
@@ -71,7 +73,7 @@ export async function commitRevision({ folder, parent, data, keep, onStep }: Com
     await closeQuietly(handle);
     await unlinkQuietly(temp);
   }
-  if (!(await syncIfThere(folder))) return false;
+  if (durable && !(await syncIfThere(folder))) return false;
   await prune(folder, parent.next - keep);
   return true;
 }

@@ -17,11 +17,17 @@ import { encodeRevision, revisionName } from "./revision.js";
  * @returns false when the document exists. On a file system that ignores case, this includes a name that differs only
  * in case.
  */
-export async function createDocument(context: StoreContext, target: string, data: string): Promise<boolean> {
+export async function createDocument(
+  context: StoreContext,
+  target: string,
+  data: string,
+  { durable }: { durable: boolean },
+): Promise<boolean> {
   const until = performance.now() + context.deadlineMs;
   return await writing(target, async () => {
     for (;;) {
       const outcome = await tryCreate(context, target, data);
+      if (outcome === "created" && durable) await syncFolder(dirname(target));
       if (outcome !== "swept") return outcome === "created";
       if (performance.now() > until)
         throw busyError(target, "could not be created, because its unfinished folder was always removed");
@@ -49,7 +55,6 @@ async function tryCreate(context: StoreContext, target: string, data: string): P
     if (code === "ENOENT") return "swept";
     throw error;
   }
-  await syncFolder(dirname(target));
   return "created";
 }
 

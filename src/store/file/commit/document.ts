@@ -1,6 +1,6 @@
 import { type Base as AnyBase, UpdateQueue } from "../../update-queue.js";
 import { mediumError } from "../failures.js";
-import { commitRevision, type Parent, type StepHook } from "./commit.js";
+import { type Commit, commitRevision, type Parent, type StepHook } from "./commit.js";
 import { keepEvidence } from "./damage.js";
 
 /** The newest state, which is the parent of the next revision. */
@@ -14,6 +14,8 @@ export interface DocumentSpec<T> {
   readonly folder: string;
   /** How many revisions to keep. At least 2, because a damaged head needs a revision to fall back to. */
   readonly keep: number;
+  /** As in {@link Commit}. */
+  readonly durable: boolean;
   readonly deadlineMs: number;
   readonly onStep: StepHook | undefined;
   readonly parse: (data: string) => T;
@@ -29,7 +31,7 @@ export interface DocumentSpec<T> {
 
 /** The updates of one document that any number of processes may change. */
 export function documentUpdates<T>(spec: DocumentSpec<T>): UpdateQueue<T, Base> {
-  const { folder, keep, deadlineMs, onStep, parse, enter } = spec;
+  const { folder, keep, durable, deadlineMs, onStep, parse, enter } = spec;
   return new UpdateQueue({
     where: folder,
     deadlineMs,
@@ -41,7 +43,7 @@ export function documentUpdates<T>(spec: DocumentSpec<T>): UpdateQueue<T, Base> 
     },
     commit: async (base, data) => {
       await keepEvidence(folder, base.damaged);
-      if (!(await commitRevision({ folder, parent: base, data, keep, onStep }))) return false;
+      if (!(await commitRevision({ folder, parent: base, data, keep, durable, onStep }))) return false;
       await spec.committed?.(base.next, data);
       return true;
     },

@@ -31,6 +31,8 @@ export class LeaseRecords implements LeaseStore {
     this.#records = new RecordFolder(context, {
       name: "leases",
       title: (id) => `the lease on ${quote(id)}`,
+      // No lease survives a restart of the machine, and the fences come from the clock.
+      durable: false,
       ifDamaged: "The fleet uses the previous revision.",
     });
   }
@@ -85,6 +87,9 @@ export class LeaseRecords implements LeaseStore {
 
   async read(sessionId: string): Promise<Lease | null> {
     this.#context.checkRoot();
+    // This is asked before each turn, and most sessions never had a lease. Asking for the folder is much cheaper than the
+    // system's error.
+    if (!this.#records.has(sessionId)) return null;
     const state = this.#records.read(sessionId);
     const lease = state && inForce(state, now());
     return lease && viewLease(sessionId, lease);
@@ -135,8 +140,7 @@ export class LeaseRecords implements LeaseStore {
       });
       return;
     }
-    // This need not be durable, because no lease survives a restart of the machine.
-    await this.#records.delete(sessionId, { durably: false });
+    await this.#records.delete(sessionId);
   }
 
   /**

@@ -24,6 +24,11 @@ export interface RecordSpec<T> {
   name: "sessions" | "leases";
   /** The record in warnings: `the lease on session "a"`. */
   title: (id: string) => string;
+  /**
+   * Whether a change must survive a loss of power. Without it, the older state may be back afterwards. It is readable,
+   * because contents are synced to disk in any case.
+   */
+  durable: boolean;
   /** The consequence when the newest revision is damaged, as a sentence for warnings. */
   ifDamaged: string;
   /**
@@ -74,7 +79,7 @@ export class RecordFolder<T extends object> {
 
   /** @returns false when the record exists. */
   async create(id: string, record: T): Promise<boolean> {
-    const make = () => createDocument(this.#context, this.#folderOf(id), JSON.stringify(record));
+    const make = () => createDocument(this.#context, this.#folderOf(id), JSON.stringify(record), this.#spec);
     return (await make()) || ((await this.#makeRoom(id)) && (await make()));
   }
 
@@ -99,7 +104,7 @@ export class RecordFolder<T extends object> {
   }
 
   /** Deletes a record, even an unreadable one. Resolves with whether there was one. */
-  async delete(id: string, { durably }: { durably: boolean }): Promise<boolean> {
+  async delete(id: string): Promise<boolean> {
     const folder = this.#folderOf(id);
     const trash = this.#newTrash();
     try {
@@ -108,7 +113,7 @@ export class RecordFolder<T extends object> {
       if (systemCode(error) === "ENOENT") return false;
       throw mediumError("write", folder, error);
     }
-    if (durably) await writing(this.#path, () => syncFolder(this.#path));
+    if (this.#spec.durable) await writing(this.#path, () => syncFolder(this.#path));
     await discard(trash);
     return true;
   }
@@ -239,6 +244,7 @@ export class RecordFolder<T extends object> {
     return documentUpdates({
       folder: this.#folderOf(id),
       keep: KEEP,
+      durable: this.#spec.durable,
       deadlineMs,
       onStep,
       parse: (data) => JSON.parse(data) as T,

@@ -35,6 +35,7 @@ export class RegistryRecord implements RegistryStore {
     this.#updates = documentUpdates({
       folder: this.folder,
       keep: KEEP,
+      durable: true,
       deadlineMs,
       onStep,
       parse: parseRegistry,

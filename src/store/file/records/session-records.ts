@@ -21,6 +21,7 @@ export class SessionRecords implements SessionStore {
     this.#records = new RecordFolder(context, {
       name: "sessions",
       title: (id) => `the record of session ${quote(id)}`,
+      durable: true,
       ifDamaged:
         "The fleet uses the previous revision and lost the last change, such as the time of last use. The conversation is kept elsewhere.",
       belongsTo: (record, id) => record.id === id,
@@ -56,7 +57,7 @@ export class SessionRecords implements SessionStore {
     this.#context.checkRoot();
     // An unreadable record may be deleted, because nothing else could clear it away. Its owner is not known.
     const record = this.#records.readOr(id, UNREADABLE);
-    const isDeleted = record !== null && (await this.#records.delete(id, { durably: true }));
+    const isDeleted = record !== null && (await this.#records.delete(id));
     if (isDeleted && record !== UNREADABLE) this.#owned.remove(record.owner, id);
     // Delete the lease last, so that its holder keeps it until the record is gone.
     await this.#leases.delete(id);
