@@ -68,7 +68,7 @@ export type { SessionState } from "./model/session.js";
 export type { HostView, Overview } from "./peers/overview.js";
 export type { PoolState } from "./pool/admission.js";
 export type { ClientOptions } from "./pool/clients.js";
-export type { Strategy } from "./pool/pool.js";
+export type { Strategy } from "./pool/placement.js";
 export type { RollingResult } from "./pool/recycle/rolling.js";
 export type { ServerView } from "./pool/server.js";
 export type { Stopped } from "./pool/stop/stop.js";

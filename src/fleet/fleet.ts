@@ -5,6 +5,7 @@ import type { TokenView } from "../identity/tokens.js";
 import type { HostRecord } from "../model/host.js";
 import { gatherGarbage } from "../peers/gather.js";
 import type { ServerView } from "../pool/server.js";
+import { NEVER } from "../runtime/deadline.js";
 import type { GcRequest, GcResult } from "../sessions/gc/collect.js";
 import type { SessionView } from "../sessions/view.js";
 import { flag, optional, readFleetOptions, SIGNAL, span, USER } from "./arguments.js";
@@ -22,8 +23,6 @@ import { TokenGroup } from "./groups/tokens.js";
 import { guardMethods } from "./guard.js";
 import type { FleetOptions } from "./options.js";
 import { FleetParts } from "./parts.js";
-
-const NEVER = new AbortController().signal;
 
 /** The groups of a fleet's methods. */
 export interface Groups {

@@ -5,7 +5,7 @@ import type { DoorListeners } from "../gateway/state/door/report.js";
 import type { RebalancePlan } from "../hosts/rebalance.js";
 import type { Isolation, TokenSource } from "../model/server.js";
 import type { PoolState } from "../pool/admission.js";
-import type { Strategy } from "../pool/pool.js";
+import type { Strategy } from "../pool/placement.js";
 import type { ServerView } from "../pool/server.js";
 import type { TurnReply } from "../runtime/client/turn.js";
 import type { InheritedListener } from "../runtime/launch/listen.js";

@@ -1,7 +1,6 @@
 import { loadConfig } from "../config/load/load.js";
 import type { Config } from "../config/schema.js";
 import { HostDirectory } from "../hosts/directory.js";
-import { ensureNote, instanceOf, ownHostName, refuseRenamed } from "../hosts/host-note.js";
 import { refuseOtherSettings } from "../hosts/serving-note.js";
 import { Takeover } from "../hosts/takeover.js";
 import { type OpenedProvider, openProvider } from "../models/provider.js";
@@ -11,6 +10,7 @@ import { LocalHost } from "../peers/local-host.js";
 import { RemoteSessions } from "../peers/sessions/remote-sessions.js";
 import { Clients, fleetClosed } from "../pool/clients.js";
 import { Pool } from "../pool/pool.js";
+import { instanceOf, ownHostName, refuseRenamed } from "../runtime/files/host-note.js";
 import { Leases } from "../sessions/leases/leases.js";
 import { Sessions } from "../sessions/sessions.js";
 import { checkStateFolder } from "../store/file/state-folder.js";
@@ -67,13 +67,9 @@ export class FleetParts {
     const warn = (message: string) => void this.#warnings.push(message);
     const { store, clients } = this;
     const directory = new HostDirectory({ store, config });
-    const noteHost = () => {
-      if (directory.own !== null) ensureNote(stateRoot, directory.own);
-    };
-    const pool = new Pool({ store, config, stateRoot, env, noteHost });
+    const pool = new Pool({ store, config, stateRoot, env });
     const leases = new Leases(store);
-    const sharedServerId = async (user: string) => await pool.sharedServerIdFor(user);
-    const takeover = new Takeover({ store, config, directory, sharedServerId });
+    const takeover = new Takeover({ store, config, directory, placer: pool.placer });
     const provider = async () => (await this.#openedProvider()).provider;
     const base = { store, config, env, directory };
     const local = { ...base, takeover, pool, clients };

@@ -6,7 +6,7 @@ import { option } from "../errors.js";
 import { isTokenGood, type TokenHolder } from "../identity/tokens.js";
 import type { ServerRecord } from "../model/server.js";
 import { isRunning } from "../pool/server.js";
-import { abortable, deadline } from "../runtime/deadline.js";
+import { abortable, deadline, NEVER } from "../runtime/deadline.js";
 import { type InheritedListener, listenOn, showAddress } from "../runtime/launch/listen.js";
 import type { Client } from "./client/client.js";
 import { Attempts } from "./entry/attempts.js";
@@ -46,8 +46,6 @@ export interface DoorOptions extends DoorListeners {
   /** Ends the wait for the address. */
   signal?: AbortSignal;
 }
-
-const NEVER = new AbortController().signal;
 
 export interface DoorDrain {
   /** How long turns may take to end: a text such as `30s`, or milliseconds. Default: 0, which cuts them at once. */

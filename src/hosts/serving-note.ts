@@ -4,11 +4,11 @@ import type { Config } from "../config/schema.js";
 import { isLoopback, readRedisUrl, showRedisUrl } from "../config/values/redis-url.js";
 import { FleetError, quote, systemCode } from "../errors.js";
 import type { ProcessIdentity } from "../model/process.js";
+import { ownHostName } from "../runtime/files/host-note.js";
 import { unwritable } from "../runtime/files/server-folder.js";
 import { isAlive, ownIdentity } from "../runtime/process/process-table.js";
 import { mediumError } from "../store/file/failures.js";
 import { ensureStateFolder } from "../store/file/state-folder.js";
-import { ownHostName } from "./host-note.js";
 
 /** The settings that decide where the state is, as messages show them. The store's URL has no secrets. */
 interface Settings {

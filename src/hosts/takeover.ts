@@ -4,6 +4,7 @@ import type { Config } from "../config/schema.js";
 import { isFleetError } from "../errors.js";
 import type { SessionRecord } from "../model/session.js";
 import { HeldClaim, isHeld } from "../pool/claims/held-claim.js";
+import type { ServerPlacer } from "../pool/placement.js";
 import { groupOfServer, groupOfSession, isRunning } from "../pool/server.js";
 import { unloadAtOnce } from "../pool/stop/unload.js";
 import { fetchSession, forgetTaken, unblock } from "../runtime/files/fetch-session.js";
@@ -16,8 +17,7 @@ export interface TakeoverContext {
   store: Store;
   config: Config;
   directory: HostDirectory;
-  /** The shared server on this host that the user's sessions belong to. Does not start it. */
-  sharedServerId: (user: string) => Promise<string>;
+  placer: ServerPlacer;
 }
 
 /** How often to check whether another process of this host has finished its takeover, in milliseconds. */
@@ -121,7 +121,7 @@ export class Takeover {
     await directory.assertStorage();
     using held = new HeldClaim();
     const serverId =
-      groupOfSession(seen) === SHARED_GROUP ? await this.#context.sharedServerId(seen.owner) : seen.serverId;
+      groupOfSession(seen) === SHARED_GROUP ? await this.#context.placer.place(seen.owner) : seen.serverId;
     const taken = await store.sessions.update(seen.id, (draft): SessionRecord | "busy" | null => {
       if (draft.host !== seen.host || draft.term !== seen.term || draft.released !== seen.released) return null;
       const { from, host } = draft;

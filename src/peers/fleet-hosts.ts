@@ -1,9 +1,10 @@
-import { FleetError, isFleetError, quote } from "../errors.js";
+import { type FleetError, isFleetError, quote } from "../errors.js";
 import type { Whereabouts } from "../hosts/directory.js";
 import { hostAway } from "../hosts/problems.js";
 import type { HostRecord } from "../model/host.js";
 import type { Registry } from "../model/registry.js";
 import type { ServerRecord } from "../model/server.js";
+import { serverNotFound } from "../pool/pool.js";
 import { referenceOf, serverIdOf } from "../pool/server.js";
 import type { Host } from "./host.js";
 import type { LocalHost } from "./local-host.js";
@@ -93,8 +94,8 @@ export class FleetHosts {
     const candidates = readings.find((reading) => reading.length > 0) ?? [];
     const [found] = candidates;
     if (id === "" || found === undefined || candidates.length > 1) {
-      throw notFound(
-        reference,
+      throw serverNotFound(
+        `server ${quote(reference)}`,
         id === "" ? [] : candidates.map(({ name, server }) => referenceOf({ id: server.id, hostName: name })),
       );
     }
@@ -111,7 +112,7 @@ export class FleetHosts {
     const { own, store } = this.#context;
     if (own.name === null) {
       const server = (await store.registry.read()).servers[id];
-      if (server === undefined) throw noServerOf(user);
+      if (server === undefined) throw serverNotFound(`server of user ${quote(user)}`);
       return { host: own, server };
     }
     const having = (await this.#registries()).flatMap(({ name, registry }) => {
@@ -119,12 +120,12 @@ export class FleetHosts {
       return server === undefined ? [] : [{ name, server }];
     });
     const [first] = having;
-    if (first === undefined) throw noServerOf(user);
+    if (first === undefined) throw serverNotFound(`server of user ${quote(user)}`);
     const placed = await store.placements.read(user);
     const wanted = having.find(({ name }) => name === placed?.host) ?? (having.length === 1 ? first : undefined);
     if (wanted === undefined) {
-      throw notFound(
-        id,
+      throw serverNotFound(
+        `server ${quote(id)}`,
         having.map(({ name }) => referenceOf({ id, hostName: name })),
       );
     }
@@ -238,17 +239,4 @@ export async function allOf<T>(works: readonly Promise<T>[]): Promise<T[]> {
   const failed = results.find((result) => result.status === "rejected");
   if (failed !== undefined) throw failed.reason;
   return results.flatMap((result) => (result.status === "fulfilled" ? [result.value] : []));
-}
-
-function notFound(reference: string, candidates: string[]): FleetError {
-  const several = candidates.length > 1 ? `: it could be ${candidates.join(", ")}` : "";
-  return new FleetError("FLEET_SERVER_NOT_FOUND", `There is no server ${quote(reference)}${several}.`, {
-    suggestions: ["copilotfleet ps", "copilotfleet spawn --user USER"],
-  });
-}
-
-function noServerOf(user: string): FleetError {
-  return new FleetError("FLEET_SERVER_NOT_FOUND", `There is no server of user ${quote(user)}.`, {
-    suggestions: ["copilotfleet ps", "copilotfleet spawn --user USER"],
-  });
 }

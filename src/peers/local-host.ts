@@ -7,11 +7,12 @@ import type { Takeover } from "../hosts/takeover.js";
 import { sweepTokens } from "../identity/tokens.js";
 import type { ServerRecord } from "../model/server.js";
 import type { Clients } from "../pool/clients.js";
-import type { Pool, SpawnOptions } from "../pool/pool.js";
+import type { Pool } from "../pool/pool.js";
 import { type RollingResult, restartRolling } from "../pool/recycle/rolling.js";
 import { type ServerView, viewServer } from "../pool/server.js";
+import type { SpawnOptions } from "../pool/start/start.js";
 import type { StopOptions, Stopped } from "../pool/stop/stop.js";
-import { deadline } from "../runtime/deadline.js";
+import { deadline, NEVER } from "../runtime/deadline.js";
 import { logPath } from "../runtime/files/server-folder.js";
 import { awaitMore, followLog, type LogEnd, type LogPosition, lastLogLines } from "../serve/logs/log-tail.js";
 import { collectGarbage, type GcResult } from "../sessions/gc/collect.js";
@@ -37,7 +38,6 @@ export interface LocalHostContext {
 const START_WAIT_MS = 30_000;
 /** How long a host waits for additions to a log before it answers that there are none, in milliseconds. */
 export const MORE_LOG_MS = 5_000;
-const NEVER = new AbortController().signal;
 
 /** This host. It performs the operations on the servers in its own registry. */
 export class LocalHost implements Host {

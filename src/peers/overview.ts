@@ -1,10 +1,10 @@
 import type { Config } from "../config/schema.js";
 import { compareText } from "../config/values/text.js";
-import { ownHostName } from "../hosts/host-note.js";
 import type { HostRecord } from "../model/host.js";
 import type { Registry, SupervisorRecord } from "../model/registry.js";
 import { liveSupervisor, type PoolState, poolState } from "../pool/admission.js";
 import type { ServerView } from "../pool/server.js";
+import { ownHostName } from "../runtime/files/host-note.js";
 import { gatherServers, withSessionCounts } from "./gather.js";
 import type { FindContext } from "./sessions/find.js";
 

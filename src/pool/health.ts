@@ -4,9 +4,8 @@ import type { ServerRecord } from "../model/server.js";
 import { endOfLog } from "../runtime/files/server-log.js";
 import { stopServer } from "../runtime/process/stop.js";
 import type { Store } from "../store/ports.js";
-import { HeldClaim, isHeld } from "./claims/held-claim.js";
-import { countCrash, ownClaim, settle } from "./claims/transitions.js";
-import { isRunning } from "./server.js";
+import { HeldClaim } from "./claims/held-claim.js";
+import { countCrash, isServing, ownClaim, settle } from "./claims/transitions.js";
 
 const CRASH_LOOP = "crash loop: ";
 
@@ -62,7 +61,5 @@ export async function recordCrashLoop(store: Store, { id, crashes }: ServerRecor
 /** The record of a running launch, or null if it does not run or a command is moving it to another state. */
 function idle(registry: Registry, id: string, launchId: string | null): ServerRecord | null {
   const server = registry.servers[id];
-  if (server === undefined || server.launchId !== launchId || !isRunning(server)) return null;
-  if (isHeld(server.claim)) return null;
-  return server.state === "ready" || server.state === "unhealthy" ? server : null;
+  return server !== undefined && server.launchId === launchId && isServing(server) ? server : null;
 }

@@ -1,14 +1,114 @@
 import { createHash } from "node:crypto";
+import type { Config } from "../config/schema.js";
+import type { Placement } from "../model/placement.js";
 import type { Registry } from "../model/registry.js";
-import { isRunning } from "./server.js";
+import type { Store } from "../store/ports.js";
+import { isRunning, serverIdOf } from "./server.js";
 import { loadedSessions } from "./stop/drain.js";
+
+export type Strategy = Config["pool"]["strategy"];
+
+/** The server for a user's next session. */
+export interface Route {
+  serverId: string;
+  /** Null with isolation `per-user`, where there is nothing to choose. */
+  strategy: Strategy | null;
+  /** For people: the end of the sentence "that server, because …". */
+  reason: string;
+}
+
+/** Chooses the server for a user's next session. Starts nothing. */
+export class ServerPlacer {
+  readonly #store: Store;
+  readonly #config: Pick<Config, "isolation" | "pool">;
+
+  constructor(store: Store, config: Pick<Config, "isolation" | "pool">) {
+    this.#store = store;
+    this.#config = config;
+  }
+
+  /** Chooses a shared server of this host by the configured strategy, and records what the strategy needs. */
+  async place(user: string): Promise<string> {
+    const { strategy, servers } = this.#config.pool;
+    if (strategy === "round-robin") {
+      return await this.#store.registry.update((draft) => {
+        const turn = draft.placed ?? 0;
+        draft.placed = turn + 1;
+        return inTurn(sharedServerIds(draft, servers), turn);
+      });
+    }
+    const registry = await this.#store.registry.read();
+    const before = strategy === "sticky" ? await this.#store.placements.read(user) : null;
+    const { serverId } = this.#choose(user, strategy, registry, this.#serverOn(before));
+    // The choice is recorded, so that users stay when servers are added. Only the users of a server that is gone move. A
+    // user who was placed on another host stays there.
+    if (strategy === "sticky" && this.#isOn(before) && before?.serverId !== serverId)
+      await this.#store.placements.record(user, before, { ...before, serverId });
+    return serverId;
+  }
+
+  /**
+   * Chooses the server, and gives the reason. Records nothing.
+   *
+   * @param options.strategy used instead of the configured one
+   * @param options.on another host and its registry, used instead of this host's
+   */
+  async foresee(
+    user: string,
+    options: { strategy?: Strategy; on?: { host: string; registry: Registry } },
+  ): Promise<Route> {
+    const { strategy = this.#config.pool.strategy, on } = options;
+    if (this.#config.isolation === "per-user") {
+      return { serverId: serverIdOf(user), strategy: null, reason: "it is the user's own (isolation per-user)" };
+    }
+    const registry = on?.registry ?? (await this.#store.registry.read());
+    const placement = strategy === "sticky" ? await this.#store.placements.read(user) : null;
+    return { ...this.#choose(user, strategy, registry, this.#serverOn(placement, on?.host)), strategy };
+  }
+
+  #choose(
+    user: string,
+    strategy: Strategy,
+    registry: Registry,
+    recorded: string | null,
+  ): { serverId: string; reason: string } {
+    const ids = sharedServerIds(registry, this.#config.pool.servers);
+    switch (strategy) {
+      case "sticky":
+        if (recorded !== null && ids.includes(recorded))
+          return { serverId: recorded, reason: "the user was placed there before" };
+        return {
+          serverId: rendezvousChoice(user, ids),
+          reason: `it has the highest score for this user among ${ids.length}`,
+        };
+      case "least-loaded":
+        return {
+          serverId: leastLoadedServer(registry, ids),
+          reason: `it has the fewest sessions in memory among ${ids.length}`,
+        };
+      case "round-robin": {
+        const turn = registry.placed ?? 0;
+        return { serverId: inTurn(ids, turn), reason: `it is next in turn, after ${turn} placements` };
+      }
+    }
+  }
+
+  /** The server that a placement names on a host (by default this one). */
+  #serverOn(placement: Placement | null, host?: string): string | null {
+    return this.#isOn(placement, host) ? (placement?.serverId ?? null) : null;
+  }
+
+  #isOn(placement: Placement | null, host = this.#store.hosts?.own): boolean {
+    return placement?.host === undefined || placement.host === host;
+  }
+}
 
 export function sharedServerId(index: number): string {
   return `shared-${index}`;
 }
 
 /** The ids of all shared servers: the configured number, and those that were added by hand. */
-export function sharedServerIds(registry: Registry, configured: number): string[] {
+function sharedServerIds(registry: Registry, configured: number): string[] {
   const ids = new Set(Array.from({ length: configured }, (_, index) => sharedServerId(index + 1)));
   for (const server of Object.values(registry.servers)) if (server.isolation === "shared") ids.add(server.id);
   return [...ids];
@@ -22,8 +122,12 @@ export function nextSharedServer(registry: Registry): string {
   }
 }
 
+function inTurn(ids: readonly string[], turn: number): string {
+  return ids[turn % ids.length] ?? sharedServerId(1);
+}
+
 /** The id of the first server with the fewest sessions in memory. A server that does not run has none. */
-export function leastLoadedServer(registry: Registry, ids: readonly string[]): string {
+function leastLoadedServer(registry: Registry, ids: readonly string[]): string {
   let best = "";
   let fewest = Number.POSITIVE_INFINITY;
   for (const id of ids) {

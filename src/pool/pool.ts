@@ -1,51 +1,27 @@
 import { compareText } from "../config/values/text.js";
 import { FleetError, isFleetError, quote } from "../errors.js";
-import type { Placement } from "../model/placement.js";
-import type { Registry } from "../model/registry.js";
-import type { ServerRecord, TokenSource } from "../model/server.js";
-import { tokenSourceFromConfig } from "../models/github-token.js";
+import type { ServerRecord } from "../model/server.js";
 import { mapConcurrently, STARTS_AT_ONCE } from "./concurrency.js";
-import { leastLoadedServer, nextSharedServer, rendezvousChoice, sharedServerId, sharedServerIds } from "./placement.js";
-import { type Replaced, type ReplaceOptions, recycleServer } from "./recycle/recycle.js";
+import { nextSharedServer, ServerPlacer } from "./placement.js";
+import { type Recycled, type RecycleOptions, recycleServer } from "./recycle/recycle.js";
 import { repairRecords } from "./repair/repair.js";
 import { isBroken, type ServerView, serverIdOf, viewServer } from "./server.js";
-import { type StarterContext, type StartRequest, type StartResult, startServer } from "./start/start.js";
+import { type PoolContext, type SpawnOptions, type StartResult, startServer } from "./start/start.js";
 import { type StopOptions, type Stopped, stopRecorded } from "./stop/stop.js";
-
-export interface SpawnOptions {
-  /** The source of the server's GitHub token. Default: the recorded source, or else the configured one. */
-  token?: TokenSource | undefined;
-  /** The token itself, with `token: {from: "caller"}`. Never recorded. */
-  tokenValue?: string | undefined;
-  /** Working folder of the server. */
-  cwd?: string | undefined;
-  /** Aborts together with `signal` when the start is no longer wanted, so that it does not count as a crash. */
-  calledOff?: AbortSignal | undefined;
-  signal: AbortSignal;
-}
-
-export type Strategy = StarterContext["config"]["pool"]["strategy"];
-
-/** The server for a user's next session. */
-export interface Route {
-  serverId: string;
-  /** Null with isolation `per-user`, where there is nothing to choose. */
-  strategy: Strategy | null;
-  /** For people: the end of the sentence "that server, because …". */
-  reason: string;
-}
 
 /** All recorded servers, and the only way to start, stop and list them. */
 export class Pool {
-  readonly #context: StarterContext;
+  readonly placer: ServerPlacer;
+  readonly #context: PoolContext;
 
-  constructor(context: StarterContext) {
+  constructor(context: PoolContext) {
     this.#context = context;
+    this.placer = new ServerPlacer(context.store, context.config);
   }
 
   /** The server of a user, which is started if it does not run. @throws as {@link startServer}. */
   async serverOf(user: string, options: SpawnOptions): Promise<StartResult> {
-    return await this.#start({ id: serverIdOf(user), user, isolation: "per-user" }, options);
+    return await startServer(this.#context, { ...options, id: serverIdOf(user), user, isolation: "per-user" });
   }
 
   /**
@@ -75,7 +51,7 @@ export class Pool {
   async addShared(options: SpawnOptions): Promise<StartResult> {
     for (;;) {
       const id = nextSharedServer(await this.#context.store.registry.read());
-      const result = await this.#start({ id, user: null, isolation: "shared" }, options);
+      const result = await this.#startShared(id, options);
       if (result.created) return result; // otherwise another command has just added this one
     }
   }
@@ -86,104 +62,24 @@ export class Pool {
    * @throws as {@link startServer}.
    */
   async sharedServerFor(user: string, options: SpawnOptions): Promise<StartResult> {
-    const id = await this.sharedServerIdFor(user);
-    return await this.#start({ id, user: null, isolation: "shared" }, options);
-  }
-
-  /**
-   * Chooses the server for a user's next session, and gives the reason. Starts nothing and records nothing.
-   *
-   * @param options.strategy used instead of the configured one
-   * @param options.on another host and its registry, used instead of this host's
-   */
-  async route(
-    user: string,
-    options: { strategy?: Strategy; on?: { host: string; registry: Registry } },
-  ): Promise<Route> {
-    const { store, config } = this.#context;
-    const { strategy = config.pool.strategy, on } = options;
-    if (config.isolation === "per-user") {
-      return { serverId: serverIdOf(user), strategy: null, reason: "it is the user's own (isolation per-user)" };
-    }
-    const registry = on?.registry ?? (await store.registry.read());
-    const ids = sharedServerIds(registry, config.pool.servers);
-    switch (strategy) {
-      case "sticky": {
-        const recorded = await this.#recorded(user, ids, on?.host);
-        if (recorded !== null) return { serverId: recorded, strategy, reason: "the user was placed there before" };
-        const reason = `it has the highest score for this user among ${ids.length}`;
-        return { serverId: rendezvousChoice(user, ids), strategy, reason };
-      }
-      case "least-loaded": {
-        const reason = `it has the fewest sessions in memory among ${ids.length}`;
-        return { serverId: leastLoadedServer(registry, ids), strategy, reason };
-      }
-      case "round-robin": {
-        const turn = registry.placed ?? 0;
-        const serverId = ids[turn % ids.length] ?? sharedServerId(1);
-        return { serverId, strategy, reason: `it is next in turn, after ${turn} placements` };
-      }
-    }
-  }
-
-  /** The shared server of `host` (by default this host) that a user was placed on, if it is one of `ids`. */
-  async #recorded(user: string, ids: readonly string[], host?: string): Promise<string | null> {
-    const placement = await this.#context.store.placements.read(user);
-    const serverId = this.#isAt(placement, host) ? (placement?.serverId ?? null) : null;
-    return serverId !== null && ids.includes(serverId) ? serverId : null;
-  }
-
-  #isAt(placement: Placement | null, host = this.#context.store.hosts?.own): boolean {
-    return placement?.host === undefined || placement.host === host;
-  }
-
-  /** Chooses this host's shared server for a user's next session, and records what the strategy needs. Starts nothing. */
-  async sharedServerIdFor(user: string): Promise<string> {
-    const { store, config } = this.#context;
-    const registry = await store.registry.read();
-    const ids = sharedServerIds(registry, config.pool.servers);
-    switch (config.pool.strategy) {
-      case "sticky": {
-        // The choice is recorded, so that users stay when servers are added. Only the users of a server that is gone move.
-        const recorded = await this.#recorded(user, ids);
-        if (recorded !== null) return recorded;
-        const id = rendezvousChoice(user, ids);
-        const before = await store.placements.read(user);
-        // A user who was placed on another host stays there.
-        if (this.#isAt(before)) await store.placements.record(user, before, { ...before, serverId: id });
-        return id;
-      }
-      case "least-loaded":
-        return leastLoadedServer(registry, ids);
-      case "round-robin": {
-        const turn = await store.registry.update((draft) => {
-          const placed = draft.placed ?? 0;
-          draft.placed = placed + 1;
-          return placed;
-        });
-        return ids[turn % ids.length] ?? sharedServerId(1);
-      }
-    }
+    return await this.#startShared(await this.placer.place(user), options);
   }
 
   /** The shared server with this id, which is started if it does not run. @throws as {@link startServer}. */
   async shared(id: string, options: SpawnOptions): Promise<ServerRecord> {
-    return (await this.#start({ id, user: null, isolation: "shared" }, options)).server;
+    return (await this.#startShared(id, options)).server;
+  }
+
+  async #startShared(id: string, options: SpawnOptions): Promise<StartResult> {
+    return await startServer(this.#context, { ...options, id, user: null, isolation: "shared" });
   }
 
   /** Starts a recorded server again on its home, and on its port if that is still free. @throws as {@link startServer}. */
-  async startAgain(server: ServerRecord, options: SpawnOptions & { supervised?: boolean }): Promise<StartResult> {
-    const { id, user, isolation } = server;
-    return await this.#start({ id, user, isolation, supervised: options.supervised ?? false }, options);
-  }
-
-  async #start(request: StartRequest, options: SpawnOptions): Promise<StartResult> {
-    // On a shared server, each session has the token of its user. The server itself has none, unless it was given one.
-    const configured =
-      request.isolation === "shared" ? null : tokenSourceFromConfig(this.#context.config.auth, request.user);
-    const { token, tokenValue, cwd, calledOff } = options;
-    const full = { ...request, token, tokenValue, cwd, calledOff };
-    return await startServer(this.#context, full, configured, options.signal);
+  async startAgain(
+    { id, user, isolation }: ServerRecord,
+    options: SpawnOptions & { supervised?: boolean },
+  ): Promise<StartResult> {
+    return await startServer(this.#context, { ...options, id, user, isolation });
   }
 
   /**
@@ -212,21 +108,15 @@ export class Pool {
     return await repairRecords(this.#context, signal, only);
   }
 
-  /**
-   * The recorded server with this id, or the only one whose id begins with it.
-   *
-   * @throws FleetError `FLEET_SERVER_NOT_FOUND` when there is none, or when several ids begin with it.
-   */
-  async find(idOrPrefix: string): Promise<ServerRecord> {
-    const { servers } = await this.#context.store.registry.read();
-    const matches = Object.values(servers).filter(({ id }) => id.startsWith(idOrPrefix));
-    const found = matches.find(({ id }) => id === idOrPrefix) ?? (matches.length === 1 ? matches[0] : undefined);
-    if (found === undefined || idOrPrefix === "") throw serverNotFound(`server ${quote(idOrPrefix)}`, matches);
+  /** The recorded server with this id. @throws FleetError `FLEET_SERVER_NOT_FOUND`. */
+  async find(id: string): Promise<ServerRecord> {
+    const found = (await this.#context.store.registry.read()).servers[id];
+    if (found === undefined) throw serverNotFound(`server ${quote(id)}`);
     return found;
   }
 
   /** Replaces a running server by a new process on the same home. @throws as {@link recycleServer}. */
-  async recycle(id: string, options: ReplaceOptions): Promise<Replaced> {
+  async recycle(id: string, options: RecycleOptions): Promise<Recycled> {
     return await recycleServer(this.#context, id, options);
   }
 
@@ -247,8 +137,9 @@ export class Pool {
   }
 }
 
-function serverNotFound(what: string, matches: ServerRecord[]): FleetError {
-  const several = matches.length > 1 ? `: it could be ${matches.map(({ id }) => id).join(", ")}` : "";
+/** The error for a server that does not exist. @param candidates all servers that it could be, if there are several */
+export function serverNotFound(what: string, candidates: readonly string[] = []): FleetError {
+  const several = candidates.length > 1 ? `: it could be ${candidates.join(", ")}` : "";
   return new FleetError("FLEET_SERVER_NOT_FOUND", `There is no ${what}${several}.`, {
     suggestions: ["copilotfleet ps", "copilotfleet spawn --user USER"],
   });

@@ -1,6 +1,9 @@
 import { setMaxListeners } from "node:events";
 import { setTimeout as delay } from "node:timers/promises";
 
+/** A signal that never aborts. */
+export const NEVER: AbortSignal = new AbortController().signal;
+
 /** A signal that ends a wait. Dispose it after the wait to remove its timer and listeners. */
 export interface Deadline extends Disposable {
   readonly signal: AbortSignal;

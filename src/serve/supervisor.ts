@@ -9,6 +9,7 @@ import type { ServerRecord } from "../model/server.js";
 import { closedBy } from "../pool/admission.js";
 import { isRunning } from "../pool/server.js";
 import type { Stopped } from "../pool/stop/stop.js";
+import { NEVER } from "../runtime/deadline.js";
 import { showAddress } from "../runtime/launch/listen.js";
 import type { ServeContext } from "./context.js";
 import { countFailure, logFailure } from "./failures.js";
@@ -399,8 +400,6 @@ export class Supervisor {
     }
   }
 }
-
-const NEVER = new AbortController().signal;
 
 function isWatchable(server: ServerRecord): boolean {
   return (server.state === "ready" || server.state === "unhealthy") && isRunning(server);

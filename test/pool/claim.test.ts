@@ -20,10 +20,10 @@ const intent = {
   launchId: "new",
   range: { from: 5000, to: 5009 },
   now: "2026-01-01T00:00:00.000Z",
-  create: (): ServerRecord => ({ ...serverRecord("s"), port: null, lastPort: null }),
+  fresh: { ...serverRecord("s"), port: null, lastPort: null },
   supervised: false,
   claim: alive,
-  amend: () => undefined,
+  settings: {},
 };
 
 describe("claimStart", () => {

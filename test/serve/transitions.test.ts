@@ -11,7 +11,7 @@ import { claimStart, claimStop, giveUpStop, settle, settleReady } from "../../sr
 import { recordCrashLoop, recordHealth } from "../../src/pool/health.js";
 import { repairRecords } from "../../src/pool/repair/repair.js";
 import { isBroken, isRunning } from "../../src/pool/server.js";
-import type { StarterContext } from "../../src/pool/start/start.js";
+import type { PoolContext } from "../../src/pool/start/start.js";
 import { identify, ownIdentity } from "../../src/runtime/process/process-table.js";
 import type { Store } from "../../src/store/ports.js";
 import { sleeper } from "../fixtures/fault-fleet.js";
@@ -47,7 +47,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
 class Histories {
   registry: Registry = { servers: {} };
   readonly held: HeldClaim[] = [];
-  readonly context: StarterContext;
+  readonly context: PoolContext;
   readonly #running: ProcessIdentity;
   #launches = 0;
 
@@ -66,7 +66,7 @@ class Histories {
       },
     } as unknown as Store;
     const { config } = loadConfig({ env: { COPILOTFLEET_HOME: stateRoot }, cwd: "/" });
-    this.context = { store, config, stateRoot, env: {}, noteHost: () => undefined };
+    this.context = { store, config, stateRoot, env: {} };
   }
 
   async run(each: Step): Promise<void> {
@@ -103,8 +103,8 @@ class Histories {
       launchId: `launch-${this.#launches++}`,
       range: RANGE,
       now: "2026-01-01T00:00:00.000Z",
-      create: () => ({ ...serverRecord(id), port: null, lastPort: null, process: null, home: `/none/${id}/home` }),
-      amend: () => undefined,
+      fresh: { ...serverRecord(id), port: null, lastPort: null, process: null, home: `/none/${id}/home` },
+      settings: {},
       supervised: false,
       claim: held.claim,
     });

@@ -1,7 +1,7 @@
 import type { Fleet } from "../../fleet/fleet.js";
 import type { Rebalanced, RouteView } from "../../fleet/options.js";
 import type { RebalancePlan } from "../../hosts/rebalance.js";
-import type { Strategy } from "../../pool/pool.js";
+import type { Strategy } from "../../pool/placement.js";
 import { usage } from "../flags/flags.js";
 import { type Column, renderState, renderTable, SERVER, SESSION, USER } from "./table.js";
 

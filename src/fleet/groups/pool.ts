@@ -1,14 +1,13 @@
 import type { DoorListeners } from "../../gateway/state/door/report.js";
 import { closePool, liveSupervisor, openPool, type PoolState, poolState } from "../../pool/admission.js";
 import type { Stopped } from "../../pool/stop/stop.js";
+import { NEVER } from "../../runtime/deadline.js";
 import type { Supervisor } from "../../serve/supervisor.js";
 import { callback, LISTEN, optional, options, required, SIGNAL, STOP, wait } from "../arguments.js";
 import { guardMethods } from "../guard.js";
 import type { DrainRequest, SuperviseOptions } from "../options.js";
 import type { FleetParts } from "../parts.js";
 import type { DoorGroup } from "./doors.js";
-
-const NEVER = new AbortController().signal;
 
 /** All servers of this host together. */
 export class PoolGroup {

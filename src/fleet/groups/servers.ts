@@ -3,7 +3,7 @@ import type { FoundServer } from "../../peers/fleet-hosts.js";
 import { groupByHost } from "../../peers/fleet-hosts.js";
 import { gatherServers, spawnEverywhere, withSessionCounts } from "../../peers/gather.js";
 import { poolState } from "../../pool/admission.js";
-import type { Strategy } from "../../pool/pool.js";
+import type { Strategy } from "../../pool/placement.js";
 import type { RollingResult } from "../../pool/recycle/rolling.js";
 import { type ServerView, viewServer } from "../../pool/server.js";
 import type { Stopped } from "../../pool/stop/stop.js";
@@ -105,7 +105,7 @@ export class ServerGroup {
     const elsewhere = store.hosts !== null && foreseen !== null && foreseen.host !== store.hosts.own;
     const registry = elsewhere ? await store.hosts.registryOf(foreseen.host) : await store.registry.read();
     const on = elsewhere ? { on: { host: foreseen.host, registry } } : {};
-    const { serverId, strategy, reason } = await pool.route(user, { ...options, ...on });
+    const { serverId, strategy, reason } = await pool.placer.foresee(user, { ...options, ...on });
     const server = registry.servers[serverId];
     return {
       user,

@@ -6,6 +6,7 @@ import { evictDownTo, evictEverywhere, gatherSessions, viewSessionOf } from "../
 import { deleteEverywhere } from "../../peers/sessions/delete.js";
 import { whereItIs } from "../../peers/sessions/find.js";
 import type { TurnReply } from "../../runtime/client/turn.js";
+import { NEVER } from "../../runtime/deadline.js";
 import type { EvictionResult } from "../../sessions/memory/eviction.js";
 import { sessionsNotFound } from "../../sessions/problems.js";
 import { PendingReply } from "../../sessions/use/reply.js";
@@ -35,7 +36,6 @@ import type { CreateSessionOptions, Exchange, ExchangeOptions, ResumeSessionOpti
 import type { FleetParts } from "../parts.js";
 
 const START_WAIT_MS = 30_000;
-const NEVER = new AbortController().signal;
 
 /**
  * The sessions of all users on all hosts.

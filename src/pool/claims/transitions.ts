@@ -2,6 +2,7 @@ import { FleetError } from "../../errors.js";
 import type { Claim, ProcessIdentity } from "../../model/process.js";
 import type { Registry } from "../../model/registry.js";
 import type { ServerRecord, ServerState } from "../../model/server.js";
+import { logSize } from "../../runtime/files/server-log.js";
 import { isAlive, ownIdentity } from "../../runtime/process/process-table.js";
 import { closedBy } from "../admission.js";
 import { isRunning } from "../server.js";
@@ -30,10 +31,10 @@ export interface StartIntent {
   launchId: string;
   range: PortRange;
   now: string;
-  /** Makes the record if there is none. */
-  create: () => ServerRecord;
-  /** Makes the caller's changes to the record of a server that is about to start. */
-  amend: (server: ServerRecord) => void;
+  /** The record to begin with if there is none. */
+  fresh: ServerRecord;
+  /** The fields that the caller changes in the record of a server that is about to start. */
+  settings: Partial<Pick<ServerRecord, "token" | "runtimePath" | "cwd">>;
   /** Whether `serve` starts it to keep it running. Its earlier crashes then still count. */
   supervised: boolean;
   claim: Claim;
@@ -57,9 +58,10 @@ export function claimStart(registry: Registry, id: string, intent: StartIntent):
     found.claim = intent.claim;
     return { kind: "adopt", server: found };
   }
-  const server = found ?? intent.create();
+  const server = found ?? intent.fresh;
   const leftover = server.launchId;
-  intent.amend(server);
+  Object.assign(server, intent.settings);
+  server.logStart = logSize(server.home);
   server.port ??= choosePort(registry, intent.range, new Set(), server.lastPort);
   server.lastPort = server.port;
   server.state = "starting";
@@ -71,6 +73,11 @@ export function claimStart(registry: Registry, id: string, intent: StartIntent):
   server.claim = intent.claim;
   registry.servers[id] = server;
   return { kind: "start", server, leftover };
+}
+
+/** Whether the server runs, and no command is starting or stopping it. */
+export function isServing(server: ServerRecord): boolean {
+  return (server.state === "ready" || server.state === "unhealthy") && isRunning(server) && !isHeld(server.claim);
 }
 
 export type StopDecision =

@@ -3,6 +3,7 @@ import { isFleetError } from "../../errors.js";
 import type { Claim } from "../../model/process.js";
 import type { Registry } from "../../model/registry.js";
 import type { Replacement, ServerRecord } from "../../model/server.js";
+import { NEVER } from "../../runtime/deadline.js";
 import { readConnectionToken } from "../../runtime/files/server-folder.js";
 import { logSize } from "../../runtime/files/server-log.js";
 import { findRuntime } from "../../runtime/launch/find.js";
@@ -10,16 +11,16 @@ import { isAlive } from "../../runtime/process/process-table.js";
 import { stopServer } from "../../runtime/process/stop.js";
 import { closedBy, poolDraining } from "../admission.js";
 import { HeldClaim, isHeld } from "../claims/held-claim.js";
-import { giveUpStop, ownClaim, serverTaken, settleReady } from "../claims/transitions.js";
+import { isServing, ownClaim, serverTaken, settleReady } from "../claims/transitions.js";
 import { answerOf } from "../repair/adopt.js";
 import { isRunning } from "../server.js";
 import { launchOnFreePort } from "../start/launch-on-free-port.js";
 import { choosePort } from "../start/ports.js";
-import { githubToken, type StarterContext } from "../start/start.js";
-import { allCut, type DrainResult, drainForGood } from "../stop/drain.js";
+import { githubToken, type PoolContext } from "../start/start.js";
+import { allCut, drainForGood } from "../stop/drain.js";
 import { type Stopped, TERMINATE_GRACE_MS } from "../stop/stop.js";
 
-export interface ReplaceOptions {
+export interface RecycleOptions {
   /** How long turns in flight may take to end, in milliseconds. */
   drainTimeoutMs: number;
   /** Turns that take longer: `cut` them, or `leave` everything as it was. */
@@ -28,15 +29,13 @@ export interface ReplaceOptions {
   signal: AbortSignal;
 }
 
-export type Replaced =
+export type Recycled =
   /** The new process is the server now. */
   | { kind: "replaced"; server: ServerRecord; stopped: Stopped }
   /** Turns outlasted the time, and `late` was `leave`. */
   | { kind: "busy"; sessions: string[] }
   /** The server does not run, or another command is moving it. */
   | { kind: "unavailable" };
-
-const NEVER = new AbortController().signal;
 
 /**
  * Replaces a running server by a new process for the same user, on the same home. Starts the new process on another port.
@@ -46,12 +45,12 @@ const NEVER = new AbortController().signal;
  *
  * @throws FleetError as `startServer`; the signal's reason.
  */
-export async function recycleServer(context: StarterContext, id: string, options: ReplaceOptions): Promise<Replaced> {
+export async function recycleServer(context: PoolContext, id: string, options: RecycleOptions): Promise<Recycled> {
   const { store, config } = context;
   const runtimePath = findRuntime(config.runtime.path, context.env).path;
   const known = (await store.registry.read()).servers[id];
   if (known === undefined || !isRunning(known)) return { kind: "unavailable" };
-  const token = await githubToken(context, known, known.token, options.signal);
+  const token = await githubToken(context.env, known, known.token, options.signal);
   const launchId = randomUUID();
   using held = new HeldClaim();
   const old = await store.registry.update((registry) =>
@@ -83,7 +82,13 @@ export async function recycleServer(context: StarterContext, id: string, options
       return claimSwap(registry, id, old.launchId, held.claim);
     });
     if (!draining) return await abandon(context, id, launchId, { kind: "unavailable" });
-    const drained = await drainOrGiveUp(context, old, options);
+    const drained = await drainForGood(context, old, old.state, {
+      timeoutMs: options.drainTimeoutMs,
+      signal: options.signal,
+      hurry: NEVER,
+      late: options.late,
+      stays: true,
+    });
     if (drained.cut.length > 0 && options.late === "leave") {
       return await abandon(context, id, launchId, { kind: "busy", sessions: drained.cut });
     }
@@ -113,13 +118,12 @@ function claimReplacement(
   registry: Registry,
   id: string,
   { launchId, claim }: Pick<Replacement, "launchId" | "claim">,
-  { config }: StarterContext,
+  { config }: PoolContext,
 ): Replaceable | null {
   const by = closedBy(registry);
   if (by !== null) throw poolDraining(by);
   const server = registry.servers[id];
-  if (server === undefined || !isRunning(server) || isHeld(server.claim)) return null;
-  if (server.state !== "ready" && server.state !== "unhealthy") return null;
+  if (server === undefined || !isServing(server)) return null;
   if (server.replacement != null && isHeld(server.replacement.claim)) return null;
   const port = choosePort(registry, config.ports, new Set(), null);
   const logStart = logSize(server.home);
@@ -132,40 +136,14 @@ function claimReplacement(
 /** Claims the old process for draining, as a stop does. */
 function claimSwap(registry: Registry, id: string, launchId: string | null, claim: Claim): boolean {
   const server = registry.servers[id];
-  if (server === undefined || server.launchId !== launchId || !isRunning(server) || isHeld(server.claim)) {
-    return false;
-  }
+  if (server === undefined || server.launchId !== launchId || !isServing(server)) return false;
   server.state = "draining";
   server.claim = claim;
   return true;
 }
 
-async function drainOrGiveUp(
-  { store, config }: StarterContext,
-  old: ServerRecord,
-  options: ReplaceOptions,
-): Promise<DrainResult> {
-  const giveUp = async () => {
-    await store.registry.update((registry) => giveUpStop(ownClaim(registry, old.id, old.launchId), old.state));
-  };
-  const wait = {
-    timeoutMs: options.drainTimeoutMs,
-    answerMs: config.health.timeoutMs,
-    signal: options.signal,
-    hurry: NEVER,
-    late: options.late,
-    stays: true,
-  };
-  const drained = await drainForGood(store, old, wait).catch(async (error: unknown) => {
-    await giveUp();
-    throw error;
-  });
-  if (drained.cut.length > 0 && options.late === "leave") await giveUp();
-  return drained;
-}
-
 /** Ends the replacement and removes it from the record. Does not touch the old process. */
-async function abandon<T>({ store }: StarterContext, id: string, launchId: string, result: T): Promise<T> {
+async function abandon<T>({ store }: PoolContext, id: string, launchId: string, result: T): Promise<T> {
   await stopServer({ process: null, launchId, home: null }, { graceMs: 0, force: true });
   await store.registry.update(({ servers }) => {
     const server = servers[id];
@@ -199,7 +177,7 @@ function promote(server: ServerRecord, process: NonNullable<ServerRecord["proces
  * server, and this resolves with true. Otherwise it ends the new process. The caller holds the claim on the record.
  */
 export async function finishReplacement(
-  context: StarterContext,
+  context: PoolContext,
   server: ServerRecord,
   signal: AbortSignal,
 ): Promise<boolean> {

@@ -7,12 +7,12 @@ import { countCrash, giveUpStop, ownClaim, settle } from "../claims/transitions.
 import { mapConcurrently, STARTS_AT_ONCE } from "../concurrency.js";
 import { finishReplacement } from "../recycle/recycle.js";
 import { isBroken, isRunning } from "../server.js";
-import type { StarterContext } from "../start/start.js";
+import type { PoolContext } from "../start/start.js";
 import { TERMINATE_GRACE_MS } from "../stop/stop.js";
 import { adoptServer } from "./adopt.js";
 
 /** Repairs every record that a crash left broken, or only that of one server. Resolves with the ids that it touched. */
-export async function repairRecords(context: StarterContext, signal: AbortSignal, only?: string): Promise<string[]> {
+export async function repairRecords(context: PoolContext, signal: AbortSignal, only?: string): Promise<string[]> {
   using held = new HeldClaim();
   const claimed = await context.store.registry.update((registry) =>
     Object.values(registry.servers).filter((server) => {
@@ -29,7 +29,7 @@ export async function repairRecords(context: StarterContext, signal: AbortSignal
 }
 
 /** The caller holds the claim. */
-async function repair(context: StarterContext, server: ServerRecord, signal: AbortSignal): Promise<void> {
+async function repair(context: PoolContext, server: ServerRecord, signal: AbortSignal): Promise<void> {
   const { store } = context;
   if (await finishReplacement(context, server, signal)) return;
   if (server.state === "starting") await adoptServer(store, server, signal);
@@ -41,11 +41,7 @@ async function repair(context: StarterContext, server: ServerRecord, signal: Abo
 }
 
 /** Ends what is left of a dead server and settles its record. */
-async function reap(
-  { store, config }: StarterContext,
-  server: ServerRecord,
-  state: "stopped" | "failed",
-): Promise<void> {
+async function reap({ store, config }: PoolContext, server: ServerRecord, state: "stopped" | "failed"): Promise<void> {
   await stopServer(server, { graceMs: TERMINATE_GRACE_MS });
   const failure = state === "failed" ? `${describeEnd(server)}${endOfLog(server)}` : null;
   await store.registry.update((registry) => {

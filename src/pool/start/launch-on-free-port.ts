@@ -1,15 +1,9 @@
-import type { Config } from "../../config/schema.js";
 import { FleetError } from "../../errors.js";
 import type { ServerRecord } from "../../model/server.js";
 import { GITHUB_TOKEN_VARIABLE, serverEnvironment } from "../../runtime/launch/environment.js";
 import { type LaunchedServer, launchServer, PortTakenError } from "../../runtime/launch/launch.js";
 import { isBindable } from "./ports.js";
-
-export interface LaunchContext {
-  config: Config;
-  stateRoot: string;
-  env: NodeJS.ProcessEnv;
-}
+import type { PoolContext } from "./start.js";
 
 /** One launch of a server, as its record has it or will have it. */
 export interface Launching {
@@ -32,7 +26,7 @@ const PORT_ATTEMPTS = 64;
  * @throws FleetError as `launchServer`; `FLEET_PORTS_EXHAUSTED` when too many ports in a row are taken, or none is left.
  */
 export async function launchOnFreePort(
-  { config, env, stateRoot }: LaunchContext,
+  { config, env, stateRoot }: Omit<PoolContext, "store">,
   launching: Launching,
   signal: AbortSignal,
 ): Promise<LaunchedServer & { port: number }> {

@@ -2,15 +2,15 @@ import { randomUUID } from "node:crypto";
 import { resolve } from "node:path";
 import type { Config } from "../../config/schema.js";
 import { FleetError, isFleetError, option, quote } from "../../errors.js";
-import type { Isolation, ServerRecord, TokenSource } from "../../model/server.js";
-import { resolveGitHubToken } from "../../models/github-token.js";
+import type { ServerRecord, TokenSource } from "../../model/server.js";
+import { resolveGitHubToken, tokenSourceFromConfig } from "../../models/github-token.js";
+import { ensureNote } from "../../runtime/files/host-note.js";
 import {
   createServerFolder,
   homeOf,
   shareSessionState,
   writeConnectionToken,
 } from "../../runtime/files/server-folder.js";
-import { logSize } from "../../runtime/files/server-log.js";
 import { linkToPlace } from "../../runtime/files/shared-storage.js";
 import { findRuntime } from "../../runtime/launch/find.js";
 import type { LaunchedServer } from "../../runtime/launch/launch.js";
@@ -25,31 +25,31 @@ import { groupOfServer, isRunning } from "../server.js";
 import { launchOnFreePort } from "./launch-on-free-port.js";
 import { choosePort } from "./ports.js";
 
-export interface StarterContext {
+export interface PoolContext {
   store: Store;
   config: Config;
   stateRoot: string;
   env: NodeJS.ProcessEnv;
-  /** Notes the host's name for the servers of this state folder. Called before a new server is recorded. */
-  noteHost: () => void;
 }
 
-export interface StartRequest {
-  id: string;
-  user: string | null;
-  isolation: Isolation;
-  /** The source of its GitHub token; null for no token. Default: the recorded source, or else the configured one. */
-  token?: TokenSource | null | undefined;
-  /** The token itself, passed in memory with `token: {from: "caller"}`. */
+export interface SpawnOptions {
+  /** The source of the server's GitHub token. Default: the recorded source, or else the configured one. */
+  token?: TokenSource | undefined;
+  /** The token itself, passed in memory with `token: {from: "caller"}`. Never recorded. */
   tokenValue?: string | undefined;
+  /** Working folder of the server. */
   cwd?: string | undefined;
-  /** Whether `serve` starts it to keep it running. Its earlier crashes then still count. */
-  supervised?: boolean;
   /**
-   * Aborts together with the start's signal when the server is no longer wanted. A start that fails for this reason does
-   * not count as a crash.
+   * Aborts together with `signal` when the server is no longer wanted. A start that fails for this reason does not count
+   * as a crash.
    */
   calledOff?: AbortSignal | undefined;
+  signal: AbortSignal;
+}
+
+export interface StartRequest extends SpawnOptions, Pick<ServerRecord, "id" | "user" | "isolation"> {
+  /** Whether `serve` starts it to keep it running. Its earlier crashes then still count. */
+  supervised?: boolean;
 }
 
 export interface StartResult {
@@ -68,21 +68,19 @@ export const ADDRESS = "127.0.0.1";
  * closed; `FLEET_PORTS_EXHAUSTED`; `FLEET_SERVER_START_TIMEOUT` when another command claims the server for too long;
  * `FLEET_SERVER_CONFLICT` when it runs with other settings, or another command took it over.
  */
-export async function startServer(
-  context: StarterContext,
-  request: StartRequest,
-  configured: TokenSource | null,
-  signal: AbortSignal,
-): Promise<StartResult> {
+export async function startServer(context: PoolContext, request: StartRequest): Promise<StartResult> {
   const { store, config, env } = context;
+  const { signal } = request;
+  // On a shared server, each session has the token of its user. The server itself has none, unless it was given one.
+  const configured = request.isolation === "shared" ? null : tokenSourceFromConfig(config.auth, request.user);
   const known = (await store.registry.read()).servers[request.id];
   // Refuse everything that can be refused before recording anything.
   const runtime = findRuntime(config.runtime.path, env);
-  const source = request.token === undefined ? (known?.token ?? configured) : request.token;
+  const source = request.token ?? known?.token ?? configured;
   let token: Promise<string | null> | undefined;
-  const readToken = () => (token ??= githubToken(context, request, source, signal));
+  const readToken = () => (token ??= githubToken(env, request, source, signal));
   if (known === undefined || !isRunning(known)) await readToken();
-  if (known === undefined) context.noteHost();
+  if (known === undefined && store.hosts !== null) ensureNote(context.stateRoot, store.hosts.own);
 
   using held = new HeldClaim();
   for (;;) {
@@ -94,12 +92,11 @@ export async function startServer(
         now: new Date().toISOString(),
         supervised: request.supervised ?? false,
         claim: held.claim,
-        create: () => newRecord(context, request),
-        amend: (server) => {
-          server.token = source;
-          server.runtimePath = runtime.path;
-          server.cwd = request.cwd ?? server.cwd;
-          server.logStart = logSize(server.home);
+        fresh: newRecord(context.stateRoot, request),
+        settings: {
+          token: source,
+          runtimePath: runtime.path,
+          ...(request.cwd === undefined ? {} : { cwd: request.cwd }),
         },
       }),
     );
@@ -120,17 +117,17 @@ export async function startServer(
         return { server: adopted, created: false };
       }
       case "start":
-        return { server: await launchClaimed(context, decision, request, readToken, signal), created: true };
+        return { server: await launchClaimed(context, decision, request, readToken), created: true };
     }
   }
 }
 
-function newRecord(context: StarterContext, request: StartRequest): ServerRecord {
-  const home = homeOf(context.stateRoot, request.id);
+function newRecord(stateRoot: string, { id, user, isolation }: StartRequest): ServerRecord {
+  const home = homeOf(stateRoot, id);
   return {
-    id: request.id,
-    user: request.user,
-    isolation: request.isolation,
+    id,
+    user,
+    isolation,
     state: "starting",
     createdAt: new Date().toISOString(),
     startedAt: null,
@@ -150,11 +147,10 @@ function newRecord(context: StarterContext, request: StartRequest): ServerRecord
 }
 
 async function launchClaimed(
-  context: StarterContext,
+  context: PoolContext,
   claimed: { server: ServerRecord; leftover: string | null },
-  { calledOff }: StartRequest,
+  { calledOff, signal }: StartRequest,
   readToken: () => Promise<string | null>,
-  signal: AbortSignal,
 ): Promise<ServerRecord> {
   const { id, home } = claimed.server;
   const launchId = claimed.server.launchId ?? "";
@@ -213,7 +209,7 @@ async function launchClaimed(
 }
 
 /** Links the home to the folder of its sessions, if that is on shared storage or common to all shared servers. */
-async function keepSessions({ store, config, stateRoot }: StarterContext, server: ServerRecord): Promise<void> {
+async function keepSessions({ store, config, stateRoot }: PoolContext, server: ServerRecord): Promise<void> {
   const { shared } = config.storage;
   if (shared !== null && store.hosts !== null) {
     await linkToPlace(server.home, { shared, host: store.hosts.own, group: groupOfServer(server) });
@@ -221,14 +217,14 @@ async function keepSessions({ store, config, stateRoot }: StarterContext, server
 }
 
 export async function githubToken(
-  context: StarterContext,
+  env: NodeJS.ProcessEnv,
   { user, tokenValue }: Pick<StartRequest, "user" | "tokenValue">,
   source: TokenSource | null,
   signal: AbortSignal,
 ): Promise<string | null> {
   if (source === null) return null;
   if (tokenValue !== undefined) return tokenValue;
-  return await resolveGitHubToken(source, { user, env: context.env, signal });
+  return await resolveGitHubToken(source, { user, env, signal });
 }
 
 /** A running server keeps the settings that it was started with, so refuse a request for another token source or folder. */

@@ -1,15 +1,14 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { isFleetError } from "../../errors.js";
-import type { Registry } from "../../model/registry.js";
-import type { ServerRecord } from "../../model/server.js";
+import type { ServerRecord, ServerState } from "../../model/server.js";
 import { RawConnection } from "../../runtime/client/raw-connection.js";
 import { abortable, deadline } from "../../runtime/deadline.js";
 import { endsInsideTurn } from "../../runtime/history/session-events.js";
 import { listLoaded } from "../../runtime/history/session-state.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
 import { RpcError } from "../../runtime/wire/rpc-client.js";
-import type { Store } from "../../store/ports.js";
-import { ownClaim } from "../claims/transitions.js";
+import { giveUpStop, ownClaim } from "../claims/transitions.js";
+import type { PoolContext } from "../start/start.js";
 import { usedSessions } from "../use-markers.js";
 
 const POLL_MS = 50;
@@ -29,7 +28,7 @@ export interface DrainOptions {
   hurry: AbortSignal;
 }
 
-export interface EndingOptions extends DrainOptions {
+export interface LastDrainOptions extends Omit<DrainOptions, "answerMs"> {
   /** Turns that outlast the deadline: `cut` them, or `leave` the server running and record nothing. */
   late: "cut" | "leave";
   /** Whether the server should still run and will be started again. */
@@ -86,7 +85,8 @@ export async function drainServer(server: ServerRecord, options: DrainOptions): 
 /**
  * Drains a server that this process has claimed, and records that the server is ending. The record stays even if this
  * process dies, so that nobody expects the server to keep running. Resolves with the sessions whose turn will be cut. The
- * caller must send the signal at once.
+ * caller must send the signal at once. If the drain is cancelled, or turns outlast it and `late` is `leave`, the server gets
+ * its state `from` before the claim back.
  *
  * Recording takes milliseconds, in which a client that connects directly may begin a turn. If one did, this restores the
  * record and drains again while there is time.
@@ -94,13 +94,29 @@ export async function drainServer(server: ServerRecord, options: DrainOptions): 
  * @throws as `drainServer`; FleetError `FLEET_SERVER_CONFLICT` when another command took over the server.
  */
 export async function drainForGood(
-  store: Store,
+  { store, config }: Pick<PoolContext, "store" | "config">,
   server: ServerRecord,
-  { late, stays, ...options }: EndingOptions,
+  from: ServerState,
+  options: LastDrainOptions,
 ): Promise<DrainResult> {
-  const { id, launchId } = server;
-  const change = async (how: (record: Registry["servers"][string]) => void) =>
-    await store.registry.update((registry) => how(ownClaim(registry, id, launchId)));
+  const change = async (how: (record: ServerRecord) => void) =>
+    await store.registry.update((registry) => how(ownClaim(registry, server.id, server.launchId)));
+  const giveUp = async () => await change((record) => giveUpStop(record, from));
+  const result = await drainAndRecord(server, { ...options, answerMs: config.health.timeoutMs }, change).catch(
+    async (error: unknown) => {
+      await giveUp();
+      throw error;
+    },
+  );
+  if (result.cut.length > 0 && options.late === "leave") await giveUp();
+  return result;
+}
+
+async function drainAndRecord(
+  server: ServerRecord,
+  { late, stays, ...options }: LastDrainOptions & DrainOptions,
+  change: (how: (record: ServerRecord) => void) => Promise<void>,
+): Promise<DrainResult> {
   const until = performance.now() + options.timeoutMs;
   const unloaded = new Set<string>();
   for (;;) {

@@ -1,10 +1,10 @@
-import type { Config } from "../../config/schema.js";
 import { FleetError } from "../../errors.js";
 import type { ServerRecord } from "../../model/server.js";
+import { NEVER } from "../../runtime/deadline.js";
 import { stopServer } from "../../runtime/process/stop.js";
-import type { Store } from "../../store/ports.js";
 import { HeldClaim, untilUnclaimed } from "../claims/held-claim.js";
-import { claimStop, giveUpStop, holderOf, ownClaim, settle } from "../claims/transitions.js";
+import { claimStop, holderOf, ownClaim, settle } from "../claims/transitions.js";
+import type { PoolContext } from "../start/start.js";
 import { allCut, drainForGood } from "./drain.js";
 
 export interface StopOptions {
@@ -34,7 +34,6 @@ export const TERMINATE_GRACE_MS = 5_000;
 const LATE_GRACE_MS = 2_000;
 /** How long other commands may hold a server beyond the drain: enough for the last steps of a stop, or for a usual start. */
 const OTHERS_MS = 2 * TERMINATE_GRACE_MS;
-const NEVER = new AbortController().signal;
 
 /**
  * Drains and stops one server and frees its port. Its home stays.
@@ -43,10 +42,11 @@ const NEVER = new AbortController().signal;
  * signal's reason when it aborts during the wait for turns.
  */
 export async function stopRecorded(
-  { store, config }: { store: Store; config: Config },
+  context: Pick<PoolContext, "store" | "config">,
   id: string,
   options: StopOptions,
 ): Promise<Stopped> {
+  const { store } = context;
   const { hurry = NEVER, stays = false } = options;
   using held = new HeldClaim();
   const patience = performance.now() + options.drainTimeoutMs + OTHERS_MS;
@@ -62,17 +62,12 @@ export async function stopRecorded(
         continue;
       case "stop": {
         const { server, from } = decision;
-        const wait = {
+        const drained = await drainForGood(context, server, from, {
           timeoutMs: options.force ? 0 : options.drainTimeoutMs,
-          answerMs: config.health.timeoutMs,
           signal: options.signal,
           hurry,
-          late: "cut" as const,
+          late: "cut",
           stays,
-        };
-        const drained = await drainForGood(store, server, wait).catch(async (error: unknown) => {
-          await store.registry.update((registry) => giveUpStop(ownClaim(registry, id, server.launchId), from));
-          throw error;
         });
         const graceMs = drained.cut.length > 0 ? LATE_GRACE_MS : TERMINATE_GRACE_MS;
         const outcome = await stopServer(server, { graceMs, force: options.force, hurry });
@@ -88,11 +83,6 @@ export async function stopRecorded(
 }
 
 function busy(server: ServerRecord): FleetError {
-  return new FleetError(
-    "FLEET_SERVER_DRAINING",
-    `Server ${server.id} is ${server.state}, because ${holderOf(server)} is working on it.`,
-    {
-      suggestions: ["copilotfleet ps"],
-    },
-  );
+  const message = `Server ${server.id} is ${server.state}, because ${holderOf(server)} is working on it.`;
+  return new FleetError("FLEET_SERVER_DRAINING", message, { suggestions: ["copilotfleet ps"] });
 }

@@ -2,12 +2,12 @@ import { randomBytes } from "node:crypto";
 import { linkSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { hostname } from "node:os";
 import { join } from "node:path";
-import { isHostName } from "../config/rules.js";
-import type { Config } from "../config/schema.js";
-import { FleetError, quote, systemCode } from "../errors.js";
-import { unwritable } from "../runtime/files/server-folder.js";
-import { mediumError } from "../store/file/failures.js";
-import { ensureStateFolder } from "../store/file/state-folder.js";
+import { isHostName } from "../../config/rules.js";
+import type { Config } from "../../config/schema.js";
+import { FleetError, quote, systemCode } from "../../errors.js";
+import { mediumError } from "../../store/file/failures.js";
+import { ensureStateFolder } from "../../store/file/state-folder.js";
+import { unwritable } from "./server-folder.js";
 
 /** Identifies this host by its name among the hosts and the random id of its state folder. */
 export interface HostNote {
