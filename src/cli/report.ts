@@ -1,7 +1,9 @@
 import { type Config, Errors } from "@oclif/core";
 import { closest, distance } from "fastest-levenshtein";
 import { printable, redact } from "../config/values/text.js";
-import { FleetError, isFleetError, quote } from "../errors.js";
+import { FleetError, type FleetErrorCode, isFleetError, quote } from "../errors.js";
+import type { EvictionResult } from "../sessions/memory/eviction.js";
+import type { SessionView } from "../sessions/view.js";
 import { commandOf, spoken } from "./command-id.js";
 import { Interrupted } from "./prompt/interrupted.js";
 import { unmarked } from "./prompt/prompt.js";
@@ -9,6 +11,32 @@ import { unmarked } from "./prompt/prompt.js";
 interface Invocation {
   args: readonly string[];
   config: Config;
+}
+
+/** The output of a failed command with `--json`. Work that was done in spite of the error stands beside `error`. */
+export interface Failure {
+  error: {
+    code: FleetErrorCode;
+    message: string;
+    /** The next steps. Each is a command that can be typed, or a sentence that can be followed as it stands. */
+    suggestions: string[];
+    /** Whether the same call may succeed in a moment, with nothing done by the caller. */
+    retryable: boolean;
+    /** The time after which the same call may succeed, if it is known. */
+    retryAfterMs?: number | undefined;
+    /** The limit that was reached, under its name below `limits`. */
+    limit?: string | undefined;
+  };
+  /** The session that `create` created; null if it created none. */
+  session?: SessionView | null;
+  /** The sessions that `delete` deleted. */
+  deleted?: string[];
+  /** The sessions that `delete` did not find. */
+  notFound?: string[];
+  /** The sessions that `evict` unloaded. */
+  evicted?: EvictionResult["evicted"];
+  /** The sessions that `evict` did not unload. */
+  skipped?: EvictionResult["skipped"];
 }
 
 /**
@@ -25,9 +53,8 @@ export function reportError(error: unknown, invocation: Invocation): number {
   const end = invocation.args.indexOf("--");
   const flags = end === -1 ? invocation.args : invocation.args.slice(0, end);
   if (flags.includes("--json")) {
-    process.stdout.write(
-      `${JSON.stringify({ error: { code, message, suggestions, retryable, retryAfterMs, limit }, ...outcome }, null, 2)}\n`,
-    );
+    const failure: Failure = { error: { code, message, suggestions, retryable, retryAfterMs, limit }, ...outcome };
+    process.stdout.write(`${JSON.stringify(failure, null, 2)}\n`);
     return exit;
   }
   const lines = [`Error: ${message}`, ...suggestions.map(asAdvice)];

@@ -9,6 +9,17 @@ import { quote } from "../errors.js";
 import type { SpawnRequest } from "../fleet/options.js";
 import type { ServerView } from "../pool/server.js";
 
+interface Spawned {
+  server: ServerView;
+  /** False if the server already ran. */
+  created: boolean;
+}
+
+/** The result with `--count`. */
+interface SpawnedMany {
+  servers: ServerView[];
+}
+
 export default class Spawn extends FleetCommand {
   static override summary = "Start a user's own Copilot server, or show it if it is already running.";
   static override examples = [
@@ -29,7 +40,7 @@ export default class Spawn extends FleetCommand {
     wait: durationFlag("wait", "how long to wait until the server answers (default: 30s)"),
   };
 
-  async run(): Promise<{ server: ServerView; created: boolean } | { servers: ServerView[] }> {
+  async run(): Promise<Spawned | SpawnedMany> {
     const { flags } = await this.parse(Spawn);
     if ((flags.user === undefined) === !flags.shared) throw usage("Give either --user USER or --shared.");
     if (flags.count !== undefined && flags.shared)

@@ -5,7 +5,15 @@ import { renderTable } from "../cli/render/table.js";
 import { printable, redact } from "../config/values/text.js";
 import { listTrusted, readProjectFile, revokeTrust, type TrustView, trustFile } from "../fleet/trust.js";
 
-type TrustResult = { trusted: TrustView | TrustView[] | null } | { revoked: string[] };
+interface Trusted {
+  /** The file that you trust now, the list with `--list`, or null if the file needs no trust. */
+  trusted: TrustView | TrustView[] | null;
+}
+
+/** The result with `--revoke`. */
+interface Revoked {
+  revoked: string[];
+}
 
 export default class Trust extends FleetCommand {
   static override summary = "Allow a project's .copilotfleet.json to name programs, variables, addresses and stores.";
@@ -32,7 +40,7 @@ export default class Trust extends FleetCommand {
     revoke: Flags.string({ description: "stop trusting this file", helpValue: "PATH" }),
   };
 
-  async run(): Promise<TrustResult> {
+  async run(): Promise<Trusted | Revoked> {
     const { args, flags } = await this.parse(Trust);
     if ([args.path, flags.revoke, flags.list || undefined].filter((given) => given !== undefined).length > 1)
       throw usage("Give PATH, or --list, or --revoke PATH.", ["copilotfleet trust --help"]);
@@ -52,13 +60,13 @@ export default class Trust extends FleetCommand {
     return { trusted };
   }
 
-  #list(trusted: TrustView[]): TrustResult {
+  #list(trusted: TrustView[]): Trusted {
     const rows = trusted.map(({ path, state, trustedAt }) => [printable(path), state, trustedAt]);
     this.log(rows.length === 0 ? "You do not trust any project file." : renderTable(["FILE", "STATE", "SINCE"], rows));
     return { trusted };
   }
 
-  #revoke(revoked: string[]): TrustResult {
+  #revoke(revoked: string[]): Revoked {
     this.log(revoked.length === 0 ? "The file was not trusted." : `${printable(revoked.join())} is no longer trusted.`);
     return { revoked };
   }

@@ -1,7 +1,6 @@
 import { FleetCommand } from "../../cli/base-command.js";
 import { kubernetesFlags } from "../../cli/flags/deploy.js";
 import { deployKubernetes } from "../../cli/run/deploy.js";
-import type { Manifest } from "../../deploy/kubernetes/render.js";
 
 export default class DeployKubernetes extends FleetCommand {
   static override summary = "Print Kubernetes manifests for this configuration.";
@@ -14,7 +13,7 @@ export default class DeployKubernetes extends FleetCommand {
   ];
   static override flags = kubernetesFlags;
 
-  async run(): Promise<{ manifests: Manifest[]; notices: string[] }> {
+  async run(): Promise<{ manifests: object[]; notices: string[] }> {
     const { flags } = await this.parse(DeployKubernetes);
     const { manifests, notices, yaml } = await deployKubernetes(
       {

@@ -1,0 +1,76 @@
+// Derives schemas/ from the commands: the JSON Schema of each --json output, the commands with their flags, and the list
+// of all promises. With --check, it only compares. Run: npm run schemas
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { type Manifest, snapshot } from "./commands.js";
+import { promisesOf } from "./contract.js";
+import { readOutputs } from "./source.js";
+
+const ROOT = fileURLToPath(new URL("../..", import.meta.url));
+const FOLDER = join(ROOT, "schemas");
+const CONTRACT = "contract.txt";
+const LINE = 100;
+const HEADING = `# Scripts rely on every line. "npm run schemas" adds lines. Remove a line only to break what it promises on purpose.`;
+
+function generate(): { promises: string[]; files: Map<string, string> } {
+  const commands = snapshot(JSON.parse(readFileSync(join(ROOT, "oclif.manifest.json"), "utf8")) as Manifest);
+  const { schemas, exitCodes } = readOutputs(ROOT, Object.keys(commands));
+  const promises = promisesOf(commands, schemas, exitCodes);
+  const files = new Map([
+    [CONTRACT, `${[HEADING, ...promises].join("\n")}\n`],
+    ["commands.json", `${asText(commands)}\n`],
+    ...Object.entries(schemas).map(
+      ([name, schema]) => [`output/${name.replaceAll(" ", "-")}.json`, `${asText(schema)}\n`] as const,
+    ),
+  ]);
+  return { promises, files };
+}
+
+/** Writes each value that fits on a line on one line, so that a diff shows whole fields. */
+function asText(value: unknown, indent = ""): string {
+  if (typeof value !== "object" || value === null) return JSON.stringify(value);
+  const [open, pad, close] = Array.isArray(value) ? ["[", "", "]"] : ["{", " ", "}"];
+  const parts = Object.entries(value).map(
+    ([key, part]) => `${Array.isArray(value) ? "" : `${JSON.stringify(key)}: `}${asText(part, `${indent}  `)}`,
+  );
+  const line = parts.length === 0 ? `${open}${close}` : `${open}${pad}${parts.join(", ")}${pad}${close}`;
+  if (indent.length + line.length <= LINE && !line.includes("\n")) return line;
+  return `${open}${parts.map((part) => `\n${indent}  ${part}`).join(",")}\n${indent}${close}`;
+}
+
+function committedFiles(): Map<string, string> {
+  const names = readdirSync(FOLDER, { recursive: true, encoding: "utf8" }).filter((name) => /\.(json|txt)$/.test(name));
+  return new Map(names.map((name) => [name, readFileSync(join(FOLDER, name), "utf8")]));
+}
+
+function fail(problem: string, lines: readonly string[], advice: string): void {
+  process.stderr.write(`${problem}\n${lines.map((line) => `  ${line}\n`).join("")}${advice}\n`);
+  process.exitCode = 1;
+}
+
+const { promises, files } = generate();
+const committed = committedFiles();
+const broken = (committed.get(CONTRACT) ?? "")
+  .split("\n")
+  .filter((line) => line !== "" && !line.startsWith("#") && !promises.includes(line));
+const outdated = [...new Set([...files.keys(), ...committed.keys()])]
+  .filter((name) => files.get(name) !== committed.get(name))
+  .sort();
+if (broken.length > 0) {
+  fail(
+    "Scripts rely on this, and the source no longer provides it:",
+    broken,
+    `Restore it. To break it on purpose, remove these lines from schemas/${CONTRACT} and run: npm run schemas`,
+  );
+} else if (!process.argv.includes("--check")) {
+  for (const name of outdated) {
+    const file = join(FOLDER, name);
+    const text = files.get(name);
+    mkdirSync(dirname(file), { recursive: true });
+    if (text === undefined) rmSync(file);
+    else writeFileSync(file, text);
+  }
+} else if (outdated.length > 0) {
+  fail("The source and schemas/ differ in:", outdated, "Run: npm run schemas. Then commit the result.");
+}
