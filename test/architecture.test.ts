@@ -1,6 +1,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { dirname, join, normalize } from "node:path";
 import { fileURLToPath } from "node:url";
+import ts from "typescript";
 import { describe, expect, it } from "vitest";
 
 /** Checks the rules of `docs/architecture.md`: imports point downward only, and few files import each dependency. */
@@ -31,6 +32,9 @@ const LAYERS: RegExp[][] = [
   [/^errors\.ts$/],
   [/^errors\//],
 ];
+
+/** The folders of the front door from top to bottom. Files that are not in a folder come first. */
+const DOOR = ["entry", "client", "turns", "routing", "state", "policy", "wire"];
 
 interface Import {
   from: string;
@@ -80,6 +84,40 @@ function importers(to: RegExp, { types, lazy = true }: { types: boolean; lazy?: 
   return [...new Set(found.map(({ from }) => from))].sort();
 }
 
+/**
+ * The parameters of constructors that are functions, or that have a property with a function, at any depth of the interfaces
+ * in that part. Methods of an interface do not count, because they make it a collaborator.
+ */
+function callbacksInConstructors(part: string, exempt: string): string[] {
+  const sources = files
+    .filter((file) => file.startsWith(part))
+    .map((file) => ts.createSourceFile(file, readFileSync(join(SRC, file), "utf8"), ts.ScriptTarget.Latest, true));
+  const declared = new Map<string, ts.Node>();
+  const constructors: ts.ConstructorDeclaration[] = [];
+  const visit = (node: ts.Node): void => {
+    if (ts.isInterfaceDeclaration(node) || ts.isTypeAliasDeclaration(node)) declared.set(node.name.text, node);
+    if (ts.isConstructorDeclaration(node)) constructors.push(node);
+    node.forEachChild(visit);
+  };
+  for (const source of sources) visit(source);
+  const hasFunction = (node: ts.Node, seen: ReadonlySet<string>): boolean => {
+    if (ts.isFunctionTypeNode(node)) return true;
+    if (ts.isMethodSignature(node)) return false;
+    if (ts.isTypeReferenceNode(node) || ts.isExpressionWithTypeArguments(node)) {
+      const name = ts.isTypeReferenceNode(node) ? node.typeName.getText() : node.expression.getText();
+      const target = declared.get(name);
+      if (target !== undefined && name !== exempt && !seen.has(name) && hasFunction(target, new Set([...seen, name])))
+        return true;
+    }
+    return node.getChildren().some((child) => hasFunction(child, seen));
+  };
+  return constructors.flatMap(({ parameters, parent }) =>
+    parameters
+      .filter(({ type }) => type !== undefined && hasFunction(type, new Set()))
+      .map(({ name }) => `${parent.getSourceFile().fileName}: ${parent.name?.getText()}(${name.getText()})`),
+  );
+}
+
 describe("the source", () => {
   it("the architecture test reads the source files and finds their imports", () => {
     expect(files.length).toBeGreaterThan(60);
@@ -99,6 +137,22 @@ describe("the source", () => {
       })
       .map(({ from, to }) => `${from} imports ${to}`);
     expect(upward).toEqual([]);
+  });
+
+  it("the folders of the front door import downward only, types included", () => {
+    const floorOf = (file: string) => DOOR.indexOf(file.split("/")[1] ?? "");
+    for (const file of files.filter((name) => /^gateway\/.*\//.test(name)))
+      expect(floorOf(file), file).toBeGreaterThanOrEqual(0);
+    const inside = imports.filter(({ from, to }) => from.startsWith("gateway/") && to.startsWith("gateway/"));
+    expect(inside.length).toBeGreaterThan(100);
+    const upward = inside.filter(({ from, to }) => floorOf(from) > floorOf(to));
+    expect(upward.map(({ from, to }) => `${from} imports ${to}`)).toEqual([]);
+  });
+
+  it("the constructors of the front door take no callbacks, except the listeners for its events", () => {
+    expect(callbacksInConstructors("gateway/", "DoorListeners")).toEqual([]);
+    // The check would find those of another part.
+    expect(callbacksInConstructors("serve/", "nothing").length).toBeGreaterThan(0);
   });
 
   it("the source imports only files that exist", () => {

@@ -29,7 +29,8 @@ async function pair(options: ClientSocketOptions = {}) {
     onDrain: () => void heard.push("drain"),
     onClosed: () => void heard.push("closed"),
   };
-  const door = new ClientSocket(socket, 8 * 1024 * 1024, listener, options);
+  const door = new ClientSocket(socket, 8 * 1024 * 1024, options);
+  door.listen(listener);
   return { door, client, socket, heard };
 }
 

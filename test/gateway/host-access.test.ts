@@ -2,7 +2,7 @@ import { mkdirSync, readFileSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { BUILTIN_TOOLS } from "../../src/config/values/tool-names.js";
-import { knownMethods, scopeOf } from "../../src/gateway/policy/methods.js";
+import { handlingOf, knownMethods } from "../../src/gateway/policy/methods.js";
 import { eventually } from "../fixtures/fault-fleet.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
@@ -55,7 +55,7 @@ describe("a client on its user's own server with the default session.host", () =
   });
 
   it("refuses a client every method that reaches files or programs, and names the setting that allows it", async () => {
-    const reaching = knownMethods().filter((method) => ["host", "own-host"].includes(scopeOf(method)));
+    const reaching = knownMethods().filter((method) => handlingOf(method).host === true);
     expect(reaching.length).toBeGreaterThan(100);
     for (const method of reaching) {
       const { error } = await client.request(method, { sessionId, command: "touch /tmp/x" });

@@ -17,7 +17,7 @@ const HOST: HostRecord = {
 describe("a host to which connections were lost", () => {
   const make = (takenOver: boolean) => {
     const clock = { ms: 0 };
-    const lost = new LostHosts<string>({ takenOver, ttlMs: 15_000, waitMs: 60_000 }, () => clock.ms);
+    const lost = new LostHosts<string>({ takenOver, ttlMs: 15_000 }, { now: () => clock.ms });
     lost.await(HOST, "ann");
     lost.await(HOST, "ben");
     const back = (hosts: readonly HostRecord[]) => lost.back(hosts).flatMap(({ clients }) => [...clients]);

@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
-import { approves, isKnownMethod, knownMethods, scopeOf } from "../../src/gateway/policy/methods.js";
+import { handlingOf, isKnownMethod, knownMethods } from "../../src/gateway/policy/methods.js";
 import { whyRefused } from "../../src/gateway/policy/refused-methods.js";
 import { INSTALLED_SDK, methodsByVersion, methodsSentBy } from "../fixtures/sdk-methods.js";
 
@@ -27,7 +27,7 @@ describe("the table of methods", () => {
     const page = readFileSync(new URL("../../docs/front-door.md", import.meta.url), "utf8");
     const section = page.slice(page.indexOf("\n## Refused methods\n"));
     const listed = [...section.matchAll(/^- `([^`]+)`$/gm)];
-    const refused = knownMethods().filter((method) => scopeOf(method) === "never");
+    const refused = knownMethods().filter((method) => method !== "connect" && handlingOf(method).handler === "refuse");
     expect(refused.length).toBeGreaterThan(50);
     expect(listed.map(([, method]) => method).sort()).toEqual(refused.sort());
   });
@@ -38,19 +38,20 @@ describe("the table of methods", () => {
 
   it.each(["runtime.shutdown", "sessionFs.setProvider", "session.provider.getEndpoint", "sessions.open"])(
     "never passes the known method %s to a server",
-    (method) => expect(scopeOf(method)).toBe("never"),
+    (method) => expect(handlingOf(method).handler).toBe("refuse"),
   );
 
   it.each(["session.brandNew", "Session.Send", "session.send ", "", "__proto__", "constructor"])(
     "never passes the unknown method %j to a server",
-    (method) => expect(scopeOf(method)).toBe("never"),
+    (method) => expect(handlingOf(method).handler).toBe("refuse"),
   );
 
   it("allows methods that reach files and programs only where session.host allows them", () => {
     const reaching =
       /^session\.(shell|workspaces|extensions\.(?!list)|factory|lsp|permissions\.(paths\.add|folderTrust))/;
     for (const method of knownMethods().filter((name) => reaching.test(name))) {
-      expect(["host", "never"], method).toContain(scopeOf(method));
+      const { host, handler } = handlingOf(method);
+      expect(host === true || handler === "refuse", method).toBe(true);
     }
   });
 
@@ -58,6 +59,6 @@ describe("the table of methods", () => {
     const approving = /^session\.permissions\.(set|configure|modifyRules|paths\.add|folderTrust\.add|urls)/;
     const found = knownMethods().filter((name) => approving.test(name));
     expect(found.length).toBeGreaterThan(7);
-    expect(found.filter((method) => !approves(method))).toEqual([]);
+    expect(found.filter((method) => handlingOf(method).approves !== true)).toEqual([]);
   });
 });

@@ -1,14 +1,17 @@
 import { createServer, type Socket } from "node:net";
 import { expect, it, onTestFinished } from "vitest";
 import { FleetError } from "../../src/errors.js";
-import { Requests, type RequestsContext } from "../../src/gateway/client/requests.js";
+import { Dispatcher } from "../../src/gateway/client/dispatcher.js";
 import { checkSameProtocol, clientProtocol, PROTOCOLS, type Protocol } from "../../src/gateway/policy/protocols.js";
-import { Links } from "../../src/gateway/routing/links.js";
-import { PeerDialer } from "../../src/gateway/routing/peers.js";
-import type { OpenRequests } from "../../src/gateway/state/open-requests.js";
+import { Connector } from "../../src/gateway/routing/connector.js";
+import { PeerDialer } from "../../src/gateway/routing/peer-dialer.js";
+import type { ClientState } from "../../src/gateway/state/client-state.js";
+import { RequestLines } from "../../src/gateway/state/lines.js";
+import { Links } from "../../src/gateway/state/links.js";
 import type { HostRecord } from "../../src/model/host.js";
 import { SUPPORTED_VERSIONS } from "../../src/runtime/launch/protocol.js";
 import { encodeMessage } from "../../src/runtime/wire/frames.js";
+import type { Store } from "../../src/store/ports.js";
 import { MessageReader } from "../fixtures/message-reader.js";
 
 const three = clientProtocol(3);
@@ -16,7 +19,8 @@ const three = clientProtocol(3);
 const four: Protocol = {
   ...three,
   version: 4,
-  scopeOf: (method) => (method === "foreground.get" ? "foreground" : "never"),
+  handlingOf: (method) =>
+    three.handlingOf(method === "foreground.get" ? "session.getForeground" : "a method that nobody knows"),
   isKnownMethod: (method) => method === "foreground.get",
 };
 const both = new Map([...PROTOCOLS, [4, four]]);
@@ -56,21 +60,15 @@ it.each([
 it("refuses to connect a client to a server that speaks another supported version, and names the SDK that fits", async () => {
   const { port, closed } = await serverSpeaking(3);
   const hello = { protocolVersion: 4 };
-  const links = new Links({
-    hello,
-    protocol: four,
-    ownServerId: "of-ann",
-    peers: new PeerDialer("here", hello, "token", async () => await Promise.resolve(true)),
-    listen: () => ({
-      onBatch: () => undefined,
-      onFrame: () => undefined,
-      onDrain: () => undefined,
-      onFault: () => undefined,
-      onClosed: () => undefined,
-    }),
-  });
+  const token = { user: "ann", expiresAt: null };
+  const store = { tokens: { read: async () => await Promise.resolve(token) } } as unknown as Store;
+  const dialer = new PeerDialer("here", hello, "token", { tokenId: "1", user: "ann" }, store);
+  const links = new Links();
+  const socket = { cork: () => undefined, uncork: () => undefined };
+  const state = { user: "ann", protocol: four, links, socket } as unknown as ClientState;
+  const connector = new Connector(state, hello, dialer);
   const host = { name: "there", door: `127.0.0.1:${port}` } as HostRecord;
-  await expect(links.toPeer(host, new AbortController().signal)).rejects.toMatchObject({
+  await expect(connector.toPeer(host, new AbortController().signal)).rejects.toMatchObject({
     code: "FLEET_PROTOCOL_UNSUPPORTED",
     message: expect.stringMatching(
       /speaks version 3 .*; the client speaks version 4\. Version 3 is spoken by SDK 1\.x/,
@@ -96,21 +94,24 @@ it("names the SDK of version 4 to a client of version 3 whose server speaks vers
 /** The result of a request that needs no server, or the error with which it is refused. */
 async function outcomeOf(protocol: Protocol, method: string): Promise<unknown> {
   return await new Promise((resolve) => {
-    const openRequests = {
+    const requests = {
       begin: () => true,
       openBytes: 0,
-      reply: (_request, result) => resolve(result),
-      refuse: (_request, error) => resolve(error),
-    } as Pick<OpenRequests, "begin" | "openBytes" | "reply" | "refuse">;
-    const context = {
+      reply: (_request: unknown, result: unknown) => resolve(result),
+      refuse: (_request: unknown, error: unknown) => resolve(error),
+    };
+    const state = {
       protocol,
-      openRequests,
+      requests,
+      lines: new RequestLines({ looksAgain: false }),
       share: { overRequests: null, overBytes: null },
-      config: { serve: { maxFrameBytes: 1024 } },
-      onEvent: () => undefined,
-      signal: new AbortController().signal,
-    } as unknown as RequestsContext;
-    new Requests(context).take({ kind: "request", id: 1, method, params: {}, bytes: 10 });
+      door: { config: { serve: { maxFrameBytes: 1024 } } },
+      report: { event: () => undefined },
+      gone: new AbortController().signal,
+    } as unknown as ClientState;
+    const unused = {} as never;
+    const dispatcher = new Dispatcher(state, unused, unused, unused);
+    dispatcher.take({ kind: "request", id: 1, method, params: {}, bytes: 10 });
   });
 }
 

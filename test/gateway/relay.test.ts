@@ -1,25 +1,28 @@
 import { expect, it } from "vitest";
-import { Relay, type RelayContext } from "../../src/gateway/routing/relay.js";
+import { Relay } from "../../src/gateway/routing/relay.js";
+import type { Router } from "../../src/gateway/routing/router.js";
 import { type Attachment, newAttachment } from "../../src/gateway/state/attachments.js";
+import type { ClientState } from "../../src/gateway/state/client-state.js";
+import { RequestLines } from "../../src/gateway/state/lines.js";
 import type { ForwardOptions } from "../../src/gateway/state/open-requests.js";
 import type { ClientRequest } from "../../src/gateway/wire/client-message.js";
 import type { HostRecord } from "../../src/model/host.js";
 import { sessionRecord } from "../fixtures/store-records.js";
 
 /** Relays a prompt to a session on another host. The test plays that host's front door. */
-async function carried(attachment: Attachment) {
+async function relayed(attachment: Attachment) {
   const forwarded: ForwardOptions = {};
-  const relay = new Relay({
-    openRequests: {
-      forward: (_link: unknown, _request: unknown, options: ForwardOptions) => void Object.assign(forwarded, options),
-    },
-    attachments: new Map([[attachment.sessionId, attachment]]),
-    routes: { remote: async () => ({}) },
-    again: () => false,
-  } as unknown as RelayContext);
+  const requests = {
+    forward: (_link: unknown, _request: unknown, options: ForwardOptions) => void Object.assign(forwarded, options),
+  };
+  const attachments = new Map([[attachment.sessionId, attachment]]);
+  const state = { requests, attachments, lines: new RequestLines({ looksAgain: false }) } as unknown as ClientState;
+  const relay = new Relay(state, { remote: async () => ({}) } as unknown as Router);
   const request: ClientRequest = { kind: "request", id: 1, method: "session.send", params: {}, bytes: 1 };
-  await relay.session("send", {} as HostRecord, request, sessionRecord(attachment.sessionId));
-  return { answer: (body: object) => forwarded.onAnswer?.({ failed: "error" in body, body: encoded(body) }) };
+  await relay.session({ handler: "send" }, {} as HostRecord, request, sessionRecord(attachment.sessionId));
+  const answer = (body: object) =>
+    forwarded.onAnswer?.({ failed: "error" in body, body: encoded(body), messageIds: null });
+  return { answer };
 }
 
 function encoded(body: object): Buffer {
@@ -38,7 +41,7 @@ it.each([
   ["an earlier turn has just ended", true, false, false],
 ])("records no turn for a relayed prompt that another host refuses, while %s", async (_, before, inTurnNow, after) => {
   const attachment = { ...newAttachment("s", "host:h2", {}), attached: true, inTurn: before };
-  const { answer } = await carried(attachment);
+  const { answer } = await relayed(attachment);
   expect(attachment.inTurn).toBe(true);
   if (before) attachment.inTurn = inTurnNow; // the session's events would set this
   answer(refused);

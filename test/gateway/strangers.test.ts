@@ -74,13 +74,13 @@ describe("the answer to a wrong token", () => {
 
   it("delays the answer to a wrong token more with each failure of its id, up to 8 s, and less after a while", async () => {
     vi.useFakeTimers();
-    const attempts = new Attempts(() => 0);
+    const attempts = new Attempts({ now: () => 0 });
     for (const ms of [250, 500, 1_000, 2_000, 4_000, 8_000, 8_000])
       expect(await answered(attempts, "a", ms)).toEqual(ON_TIME);
     expect(await answered(attempts, "b", 250)).toEqual(ON_TIME);
     for (let count = 0; count < 3; count++) expect(await answered(attempts, undefined, 250)).toEqual(ON_TIME);
     let now = 0;
-    const forgiving = new Attempts(() => now);
+    const forgiving = new Attempts({ now: () => now });
     for (const ms of [250, 500, 1_000]) expect(await answered(forgiving, "a", ms)).toEqual(ON_TIME);
     now += 20_000;
     expect(await answered(forgiving, "a", 500)).toEqual(ON_TIME);
@@ -88,7 +88,7 @@ describe("the answer to a wrong token", () => {
   });
 
   it("answers the wrong token that waits longest at once when 256 wait", async () => {
-    const attempts = new Attempts(() => 0);
+    const attempts = new Attempts({ now: () => 0 });
     const given: number[] = [];
     const failed = (index: number) => void attempts.failed("a").then(() => given.push(index));
     vi.useFakeTimers();

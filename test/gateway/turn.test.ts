@@ -1,10 +1,11 @@
 import { expect, it, vi } from "vitest";
 import { Turn } from "../../src/gateway/state/turn.js";
+import { sessionRecord } from "../fixtures/store-records.js";
 
 it("keeps a turn active when a prompt is sent while the server is asked whether the session is idle", async () => {
-  const turn = new Turn();
+  const turn = new Turn(sessionRecord("s"));
   turn.start(undefined);
-  turn.sent();
+  turn.sends();
   turn.answered(true);
   const questions: ((isIdle: boolean) => void)[] = [];
   const ended = turn.ended(
@@ -15,7 +16,7 @@ it("keeps a turn active when a prompt is sent while the server is asked whether 
   // This idle event may end an earlier turn, because the prompt has not begun. So the server is asked.
   turn.idle(false);
   await expect.poll(() => questions.length).toBe(1);
-  turn.sent();
+  turn.sends();
   questions[0]?.(true);
   await new Promise((resolve) => setImmediate(resolve));
   expect(turn.active).toBe(true);
@@ -28,9 +29,9 @@ it("keeps a turn active when a prompt is sent while the server is asked whether 
 it("does not end a turn whose prompt an idle server took and has not begun, until its time to begin is over", async () => {
   vi.useFakeTimers();
   try {
-    const turn = new Turn();
+    const turn = new Turn(sessionRecord("s"));
     turn.start(undefined);
-    turn.sent();
+    turn.sends();
     let asked = 0;
     let hasBegun = false;
     const isIdle = async () => {
@@ -53,9 +54,9 @@ it("does not end a turn whose prompt an idle server took and has not begun, unti
     expect(await ended).toBe(false);
     expect(turn.over).toBe("idle");
 
-    const dropped = new Turn();
+    const dropped = new Turn(sessionRecord("s"));
     dropped.start(undefined);
-    dropped.sent();
+    dropped.sends();
     dropped.answered(true);
     const found = dropped.ended(
       isIdle,

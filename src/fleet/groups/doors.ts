@@ -1,5 +1,6 @@
 import type { Address } from "../../config/rules.js";
 import type { FrontDoor } from "../../gateway/door.js";
+import type { HostCalls } from "../../gateway/entry/control.js";
 import { callback, LISTEN, optional, readListener, SIGNAL } from "../arguments.js";
 import { guardMethods } from "../guard.js";
 import type { OpenDoorOptions } from "../options.js";
@@ -30,11 +31,12 @@ export class DoorGroup {
     const { config, store, sessions, pool, directory, own, leases, endings } = this.#parts;
     const { listen: given = config.serve.listen ?? ANY_ADDRESS, ...listeners } = options;
     const listen = readListener(given, "listen");
-    const control = async (method: string, params: object, signal: AbortSignal) =>
-      await answerCall(own, method, params, signal);
-    const context = { config, store, sessions, pool, directory, control };
+    const context = { config, store, sessions, pool, directory };
+    const calls: HostCalls = {
+      answer: async (method, params, signal) => await answerCall(own, method, params, signal),
+    };
     // The caller may hold a lease, but the door's clients must not use it.
-    const door = await leases.ambient.outside(() => openFrontDoor(context, { ...listeners, listen }));
+    const door = await leases.ambient.outside(() => openFrontDoor(context, calls, { ...listeners, listen }));
     endings.push(async () => await door.close());
     return door;
   }

@@ -3,17 +3,12 @@ import { isSessionId } from "../../model/ids.js";
 import type { SessionRecord } from "../../model/session.js";
 import { RpcError } from "../../runtime/wire/rpc-client.js";
 import { isStoreTrouble } from "../../sessions/problems.js";
-import type { Routes } from "../routing/routes.js";
-import type { DoorEvent } from "../state/door/report.js";
+import type { Router } from "../routing/router.js";
+import type { ClientState } from "../state/client-state.js";
 import { failure } from "../state/door/report.js";
 import type { ServerLink } from "../state/links.js";
 import type { ClientRequest, Params } from "../wire/client-message.js";
-import type { Answers, AnswersContext } from "./answers.js";
-
-export interface BulkDeletionContext extends AnswersContext {
-  routes: Routes;
-  onEvent: (event: Omit<DoorEvent, "address" | "user">) => void;
-}
+import type { SessionCalls } from "./session-calls.js";
 
 /** The runtime's error code for a parameter that is missing or has the wrong type (measured with 1.0.85). */
 const INTERNAL_ERROR = -32603;
@@ -23,12 +18,14 @@ const INTERNAL_ERROR = -32603;
  * its record, so the door handles each session like a `session.delete`. The answers have the same shape as a bare server's.
  */
 export class BulkDeletion {
-  readonly #context: BulkDeletionContext;
-  readonly #answers: Answers;
+  readonly #state: ClientState;
+  readonly #router: Router;
+  readonly #sessionCalls: SessionCalls;
 
-  constructor(context: BulkDeletionContext, answers: Answers) {
-    this.#context = context;
-    this.#answers = answers;
+  constructor(state: ClientState, router: Router, sessionCalls: SessionCalls) {
+    this.#state = state;
+    this.#router = router;
+    this.#sessionCalls = sessionCalls;
   }
 
   /** `sessions.bulkDelete`: like a bare server's, the answer omits the sessions that could not be deleted. */
@@ -37,7 +34,7 @@ export class BulkDeletion {
     if (!Array.isArray(sessionIds)) throw invalid(request, "missing or non-array parameter 'sessionIds'");
     const odd = sessionIds.find((id) => typeof id !== "string" || !isSessionId(id));
     if (odd !== undefined) throw invalid(request, `Invalid sessionId: ${JSON.stringify(odd)}`);
-    this.#context.openRequests.reply(request, {
+    this.#state.requests.reply(request, {
       freedBytes: await this.#deleteAll(link, request, sessionIds as string[]),
     });
   }
@@ -46,8 +43,8 @@ export class BulkDeletion {
   async prune(link: ServerLink, request: ClientRequest): Promise<void> {
     const { upstream } = link;
     const plan = (await upstream.ask(request.method, { ...request.params, dryRun: true })) as PruneResult;
-    const { openRequests } = this.#context;
-    if (request.params.dryRun === true) return openRequests.reply(request, plan);
+    const { requests } = this.#state;
+    if (request.params.dryRun === true) return requests.reply(request, plan);
     const freed = await this.#deleteAll(link, request, plan.candidates);
     const kept = plan.candidates.filter((id) => freed[id] === undefined);
     const result: PruneResult = {
@@ -57,7 +54,7 @@ export class BulkDeletion {
       freedBytes: Object.values(freed).reduce((sum, bytes) => sum + bytes, 0),
       dryRun: false,
     };
-    openRequests.reply(request, result);
+    requests.reply(request, result);
   }
 
   /** @returns the freed bytes by session id, for the sessions that no longer exist. */
@@ -71,32 +68,32 @@ export class BulkDeletion {
       } catch (error) {
         const isAbout = error instanceof RpcError || (isFleetError(error) && !isStoreTrouble(error));
         if (!isAbout) throw error;
-        this.#context.onEvent({ event: "denied", method, sessionId, ...failure(error) });
+        this.#state.report.event({ event: "denied", method, sessionId, ...failure(error) });
       }
     }
     return freed;
   }
 
   async #delete(sessionId: string): Promise<"deleted" | "kept" | "not found"> {
-    const { store, routes, attachments } = this.#context;
+    const { door, attachments } = this.#state;
     const record = await this.#recordOf(sessionId);
     if (record === null) return "not found";
-    const host = await routes.hostOf(record);
-    if (host === null) await this.#answers.deleteHere("session.delete", record);
+    const host = await this.#router.hostOf(record);
+    if (host === null) await this.#sessionCalls.deleteHere("session.delete", record);
     else {
-      const { upstream } = await routes.peer(host);
+      const { upstream } = await this.#router.peer(host);
       await upstream.ask("session.delete", { sessionId });
       attachments.delete(sessionId);
     }
     // The record still exists if the client keeps the session in a folder of its own choice (`configDirectory`).
-    return (await store.sessions.read(sessionId)) === null ? "deleted" : "kept";
+    return (await door.store.sessions.read(sessionId)) === null ? "deleted" : "kept";
   }
 
   /** Null if there is no such session, or if it is not this user's. */
   async #recordOf(sessionId: string): Promise<SessionRecord | null> {
-    const { sessions, user } = this.#context;
+    const { door, user } = this.#state;
     try {
-      return await sessions.recordFor(sessionId, user);
+      return await door.sessions.recordFor(sessionId, user);
     } catch (error) {
       if (isFleetError(error, "FLEET_SESSION_NOT_FOUND")) return null;
       throw error;

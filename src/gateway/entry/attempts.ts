@@ -1,3 +1,5 @@
+import type { Clock } from "../../runtime/deadline.js";
+
 /** How long the answer to a wrong token is delayed, in milliseconds: at the first failure of the token's id, and at most. */
 const FIRST_DELAY_MS = 250;
 const LONGEST_DELAY_MS = 8_000;
@@ -21,11 +23,11 @@ interface Failures {
 export class Attempts {
   readonly #failures = new Map<string, Failures>();
   readonly #delayed = new Set<() => void>();
-  readonly #now: () => number;
+  readonly #clock: Clock;
 
-  /** @param now a clock in milliseconds that never goes back; replaced in tests */
-  constructor(now: () => number = () => performance.now()) {
-    this.#now = now;
+  /** @param clock replaced in tests */
+  constructor(clock: Clock = performance) {
+    this.#clock = clock;
   }
 
   /**
@@ -54,13 +56,13 @@ export class Attempts {
     const known = this.#failures.get(tokenId);
     const count = (known === undefined ? 0 : this.#left(known)) + 1;
     this.#failures.delete(tokenId);
-    this.#failures.set(tokenId, { count, sinceMs: this.#now() });
+    this.#failures.set(tokenId, { count, sinceMs: this.#clock.now() });
     const oldest = this.#failures.keys().next().value;
     if (this.#failures.size > MAX_IDS && oldest !== undefined) this.#failures.delete(oldest);
     return Math.min(FIRST_DELAY_MS * 2 ** Math.floor(count - 1), LONGEST_DELAY_MS);
   }
 
   #left({ count, sinceMs }: Failures): number {
-    return Math.max(0, count - (this.#now() - sinceMs) / FORGIVEN_MS);
+    return Math.max(0, count - (this.#clock.now() - sinceMs) / FORGIVEN_MS);
   }
 }

@@ -1,26 +1,18 @@
 import type { Socket } from "node:net";
 import { isFleetError } from "../../errors.js";
-import {
-  type HostHolder,
-  isTokenGood,
-  recognizer,
-  type TokenHolder,
-  tokenIdIn,
-  verifyToken,
-} from "../../identity/tokens.js";
+import { type HostHolder, recognizer, tokenIdIn, verifyToken } from "../../identity/tokens.js";
 import { encodeMessage, type Frame, ProtocolError } from "../../runtime/wire/frames.js";
-import { Client, type ClientOrigin, type DoorServices } from "../client/client.js";
+import { Client } from "../client/client.js";
 import { clientProtocol, type Protocol } from "../policy/protocols.js";
-import { PeerDialer, relayedFrom } from "../routing/peers.js";
-import type { DoorOwner } from "../state/door/door-state.js";
-import type { DoorEvent } from "../state/door/report.js";
-import { describe, failure } from "../state/door/report.js";
-import type { Share, Shares } from "../state/door/shares.js";
+import { PeerDialer, relayedFrom } from "../routing/peer-dialer.js";
+import type { DoorState } from "../state/door/door-state.js";
+import { type ConnectionEvent, describe, failure, Reporter } from "../state/door/report.js";
+import type { Share } from "../state/door/shares.js";
 import { type ClientMessage, type ClientRequest, type Params, readClientFrame } from "../wire/client-message.js";
 import { ClientSocket } from "../wire/client-socket.js";
 import { AUTHENTICATION_FAILED, AUTHENTICATION_REQUIRED, errorFrame, refusalFrame } from "../wire/refusals.js";
 import type { Attempts } from "./attempts.js";
-import { ControlConnection } from "./control.js";
+import { ControlConnection, type HostCalls } from "./control.js";
 
 /** The longest frame that a connection may send before it has shown a token, in bytes. That is enough for `connect`. */
 const HELLO_BYTES = 16 * 1024;
@@ -29,14 +21,11 @@ const SMALL_BYTES = 64 * 1024;
 /** How long a connection may take to show a token, in milliseconds. */
 const HELLO_MS = 10_000;
 
-export interface ConnectionServices extends DoorServices, Pick<DoorOwner, "control"> {
-  attempts: Attempts;
-  shares: Shares;
-}
-
 interface Connect {
   id: ClientRequest["id"];
   token: string;
+  /** The host whose front door relays the client; undefined if it connected here directly. */
+  via: string | undefined;
 }
 
 /** How a client was let in. */
@@ -48,9 +37,13 @@ interface Admission {
 
 /** One connection to the front door. It is a stranger's until it shows a token, then a client's or another host's. */
 export class Connection {
-  readonly #services: ConnectionServices;
+  /** Resolves when the connection has ended. */
+  readonly closed: Promise<void>;
+  readonly #door: DoorState;
+  readonly #attempts: Attempts;
+  readonly #calls: HostCalls;
   readonly #socket: ClientSocket;
-  readonly #onClosed: (connection: Connection) => void;
+  readonly #report: Reporter;
   readonly #hello: NodeJS.Timeout;
   /** The messages that arrived behind `connect` before it was answered. */
   readonly #early: ClientMessage[] = [];
@@ -61,19 +54,26 @@ export class Connection {
   /** Set instead of the client when another host has connected. */
   #control: ControlConnection | undefined;
 
-  constructor(socket: Socket, services: ConnectionServices, onClosed: (connection: Connection) => void) {
-    this.#services = services;
-    this.#onClosed = onClosed;
-    const listener = {
-      onFrames: (frames: readonly Frame[]) => this.#takeAll(frames),
-      onProtocolError: (error: unknown) => this.#fault(error),
-      onBuffered: (bytes: number, { arriving }: { arriving: number }) => this.#count(bytes, arriving),
-      onFull: () => this.#client?.setFlow(false),
-      onDrain: () => this.#client?.setFlow(true),
-      onClosed: () => this.#close(),
-    };
-    const { proxyProtocol } = services.config.serve;
-    this.#socket = new ClientSocket(socket, HELLO_BYTES, listener, { proxyProtocol });
+  constructor(socket: Socket, door: DoorState, attempts: Attempts, calls: HostCalls) {
+    this.#door = door;
+    this.#attempts = attempts;
+    this.#calls = calls;
+    const { proxyProtocol } = door.config.serve;
+    this.#socket = new ClientSocket(socket, HELLO_BYTES, { proxyProtocol });
+    this.#report = new Reporter(door.listeners, this.#socket);
+    this.closed = new Promise((resolve) => {
+      this.#socket.listen({
+        onFrames: (frames) => this.#takeAll(frames),
+        onProtocolError: (error) => this.#fault(error),
+        onBuffered: (bytes, { arriving }) => this.#count(bytes, arriving),
+        onFull: () => this.#client?.state.links.setFlow(false),
+        onDrain: () => this.#client?.state.links.setFlow(true),
+        onClosed: () => {
+          this.#close();
+          resolve();
+        },
+      });
+    });
     this.#hello = setTimeout(() => this.#socket.destroy(), HELLO_MS);
     this.#hello.unref();
   }
@@ -154,11 +154,12 @@ export class Connection {
   /** Never rejects. */
   async #authenticate({ id, params }: ClientRequest): Promise<void> {
     const { token, fleet, ...hello } = params;
+    const { store, directory, shares } = this.#door;
     try {
-      const holder = await verifyToken(this.#services.store, token);
+      const holder = await verifyToken(store, token);
       if (holder === null) {
-        this.#tell({ event: "token-refused", code: "FLEET_TOKEN_REFUSED" });
-        await this.#services.attempts.failed(tokenIdIn(token));
+        this.#report.event({ event: "token-refused", code: "FLEET_TOKEN_REFUSED" });
+        await this.#attempts.failed(tokenIdIn(token));
         this.#refuse(errorFrame(id, AUTHENTICATION_FAILED, "AUTHENTICATION_FAILED"));
         return;
       }
@@ -168,34 +169,32 @@ export class Connection {
         return;
       }
       const via = relayedFrom(fleet);
-      const { own } = this.#services.directory;
-      const isGood = async () => await isTokenGood(this.#services.store, holder);
-      const peers = own === null || via !== undefined ? null : new PeerDialer(own, hello, String(token), isGood);
+      const isRelayed = via !== undefined;
+      const { own } = directory;
+      const peers = own === null || isRelayed ? null : new PeerDialer(own, hello, String(token), holder, store);
       // If the client hung up while its token was being looked up, nothing would give the share back.
-      if (this.#socket.closed) return;
-      this.#share = this.#services.shares.admit(holder.user, via !== undefined);
-      await this.#admit({ id, token: String(token) }, holder, { hello, protocol, via, peers, share: this.#share });
+      if (this.#socket.closed || this.#state !== "authenticating") return;
+      this.#share = shares.admit(holder.user, isRelayed);
+      const origin = { holder, protocol, share: this.#share, report: this.#report, isRelayed };
+      this.#client = new Client(this.#door, this.#socket, origin, hello, peers);
+      await this.#admit({ id, token: String(token), via }, this.#client);
     } catch (error) {
       // If the client has hung up, the error only reports that we gave up the work for it, so do not log it.
-      if (!this.#socket.closed) this.#tell(refusal(error));
+      if (!this.#socket.closed) this.#report.event(refusal(error));
       this.#refuse(refusalFrame(id, error));
     }
   }
 
-  async #admit({ id, token }: Connect, holder: TokenHolder, origin: ClientOrigin): Promise<void> {
-    if (this.#state === "closed") return;
+  async #admit({ id, token, via }: Connect, client: Client): Promise<void> {
     clearTimeout(this.#hello);
-    this.#client = new Client(this.#services, this.#socket, holder, origin);
-    const greeting = await this.#client.greet();
+    this.#report.user = client.state.user;
+    const greeting = await client.greet();
     if (this.#socket.closed) return;
     this.#admitted = { isSameToken: recognizer(token), greeting };
     this.#state = "open";
-    this.#socket.limitBytes = this.#services.config.serve.maxFrameBytes;
+    this.#socket.limitBytes = this.#door.config.serve.maxFrameBytes;
     this.#socket.send(encodeMessage({ id, result: greeting }));
-    this.#tell({
-      event: "connected",
-      ...(origin.via === undefined ? {} : { detail: `relayed by host ${origin.via}` }),
-    });
+    this.#report.event({ event: "connected", ...(via === undefined ? {} : { detail: `relayed by host ${via}` }) });
     for (const message of this.#early.splice(0)) this.#take(message);
     this.#socket.letGo(this);
   }
@@ -209,21 +208,20 @@ export class Connection {
       this.#socket.send(encodeMessage({ id, result: greeting }));
       return;
     }
-    this.#tell({ event: "token-refused", code: "FLEET_TOKEN_REFUSED" });
+    this.#report.event({ event: "token-refused", code: "FLEET_TOKEN_REFUSED" });
     this.#socket.send(errorFrame(id, AUTHENTICATION_FAILED, "AUTHENTICATION_FAILED"));
   }
 
   /** Admits another host. It never becomes a client, because it has no user, no home and no sessions. */
   async #admitHost(id: ClientRequest["id"], holder: HostHolder, protocol: Protocol): Promise<void> {
-    const { control } = this.#services;
-    const greeting = await ControlConnection.greet(this.#services, holder, protocol);
+    const greeting = await ControlConnection.greet(this.#door, holder, protocol);
     if (this.#state === "closed") return;
     clearTimeout(this.#hello);
-    this.#control = new ControlConnection(this.#socket, control, (event) => this.#tell(event));
+    this.#control = new ControlConnection(this.#socket, this.#calls, this.#report);
     this.#state = "open";
-    this.#socket.limitBytes = this.#services.config.serve.maxFrameBytes;
+    this.#socket.limitBytes = this.#door.config.serve.maxFrameBytes;
     this.#socket.send(encodeMessage({ id, result: greeting }));
-    this.#tell({ event: "host-connected", detail: holder.host });
+    this.#report.event({ event: "host-connected", detail: holder.host });
     for (const message of this.#early.splice(0)) this.#control.take(message);
     this.#socket.letGo(this);
   }
@@ -235,7 +233,7 @@ export class Connection {
     const reached = arriving > SMALL_BYTES ? this.#share.overBytes : null;
     if (reached === null) return;
     // End the connection, because we would have to read the rest of the frame to refuse only this request.
-    this.#tell(refusal(reached));
+    this.#report.event(refusal(reached));
     this.#client?.close();
     this.#refuse(refusalFrame(null, reached));
   }
@@ -250,8 +248,8 @@ export class Connection {
   #fault(error: unknown): void {
     const isFault = error instanceof ProtocolError;
     const fault = isFault ? error : new ProtocolError("A frame cannot be read.", -32700);
-    if (isFault) this.#tell({ event: "protocol-error", detail: fault.message });
-    else this.#tell({ event: "failed", detail: `while handling a frame from the client: ${describe(error)}` });
+    if (isFault) this.#report.event({ event: "protocol-error", detail: fault.message });
+    else this.#report.event({ event: "failed", detail: `while handling a frame from the client: ${describe(error)}` });
     this.#state = "closed";
     (this.#control ?? this.#client)?.close();
     this.#socket.end(errorFrame(null, fault.rpcCode, fault.message));
@@ -262,18 +260,12 @@ export class Connection {
     this.#state = "closed";
     (this.#control ?? this.#client)?.close();
     this.#share?.release();
-    this.#tell({ event: "closed" });
-    this.#onClosed(this);
-  }
-
-  #tell(event: Omit<DoorEvent, "address" | "user">): void {
-    const user = this.#client?.holder.user;
-    this.#services.onEvent({ ...event, address: this.address, ...(user === undefined ? {} : { user }) });
+    this.#report.event({ event: "closed" });
   }
 }
 
 /** A limit that refuses a client is not a failure of the front door. */
-function refusal(error: unknown): Omit<DoorEvent, "address" | "user"> {
+function refusal(error: unknown): ConnectionEvent {
   if (!isFleetError(error, "FLEET_LIMIT_REACHED")) return { event: "failed", ...failure(error) };
   const { code, limit, message } = error;
   return { event: "denied", code, ...(limit === undefined ? {} : { limit }), detail: message };

@@ -5,15 +5,20 @@ import { abortable, deadline } from "../../runtime/deadline.js";
 import { encodeMessage, ProtocolError } from "../../runtime/wire/frames.js";
 import type { RpcId } from "../../runtime/wire/server-message.js";
 import type { Protocol } from "../policy/protocols.js";
-import type { DoorContext, DoorOwner } from "../state/door/door-state.js";
-import type { DoorEvent } from "../state/door/report.js";
-import { failure } from "../state/door/report.js";
+import type { DoorContext } from "../state/door/door-state.js";
+import { failure, type Reporter } from "../state/door/report.js";
 import type { ClientMessage, ClientRequest, Params } from "../wire/client-message.js";
 import type { ClientSocket } from "../wire/client-socket.js";
 import { errorFrame, methodDenied, REFUSED } from "../wire/refusals.js";
 
 /** Another host makes one call at a time on a connection, so this is far more than it needs. */
 const MAX_OPEN_CALLS = 100;
+
+/** Answers the calls of other hosts. */
+export interface HostCalls {
+  /** Does what another host asks. @returns the result, which is sent back as JSON. */
+  answer(method: string, params: Params, signal: AbortSignal): Promise<unknown>;
+}
 
 /**
  * A connection by which another host asks this one to act on its servers and sessions. It accepts only
@@ -22,19 +27,15 @@ const MAX_OPEN_CALLS = 100;
  */
 export class ControlConnection {
   readonly #socket: ClientSocket;
-  readonly #handle: DoorOwner["control"];
-  readonly #onEvent: (event: Omit<DoorEvent, "address" | "user">) => void;
+  readonly #calls: HostCalls;
+  readonly #report: Reporter;
   readonly #gone = new AbortController();
   #open = 0;
 
-  constructor(
-    socket: ClientSocket,
-    handle: DoorOwner["control"],
-    onEvent: (event: Omit<DoorEvent, "address" | "user">) => void,
-  ) {
+  constructor(socket: ClientSocket, calls: HostCalls, report: Reporter) {
     this.#socket = socket;
-    this.#handle = handle;
-    this.#onEvent = onEvent;
+    this.#calls = calls;
+    this.#report = report;
   }
 
   /**
@@ -66,10 +67,10 @@ export class ControlConnection {
         this.#socket.send(errorFrame(message.id, message.rpcCode, message.message));
         break;
       case "response":
-        this.#onEvent({ event: "dropped", detail: "an answer to no open request" });
+        this.#report.event({ event: "dropped", detail: "an answer to no open request" });
         break;
       case "notification":
-        if (!message.method.startsWith("$/")) this.#onEvent({ event: "dropped", detail: "a notification" });
+        if (!message.method.startsWith("$/")) this.#report.event({ event: "dropped", detail: "a notification" });
         break;
     }
   }
@@ -85,7 +86,7 @@ export class ControlConnection {
       if (method !== "fleet.call") throw methodDenied(method, 'another host may only send "fleet.call"');
       const call = readCall(params);
       using limit = deadline(call.limitMs, this.#gone.signal);
-      const work = this.#handle(call.method, call.params, limit.signal);
+      const work = this.#calls.answer(call.method, call.params, limit.signal);
       const result = await abortable(work, limit.signal).catch((error: unknown) => {
         throw error === limit.signal.reason ? tooSlow(call, error) : error;
       });
@@ -100,7 +101,7 @@ export class ControlConnection {
 
   #refuse(id: RpcId, method: string, error: unknown): void {
     if (!isFleetError(error)) {
-      this.#onEvent({ event: "failed", method, ...failure(error) });
+      this.#report.event({ event: "failed", method, ...failure(error) });
     }
     const refusal = isFleetError(error)
       ? error

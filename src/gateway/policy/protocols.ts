@@ -1,7 +1,7 @@
 import type { SessionRecord } from "../../model/session.js";
 import { clientMismatch, runtimeMismatch } from "../../runtime/launch/protocol.js";
 import type { Params } from "../wire/client-message.js";
-import { approves, isKnownMethod, type Scope, scopeOf } from "./methods.js";
+import { type Handling, handlingOf, isKnownMethod } from "./methods.js";
 import { whyRefused } from "./refused-methods.js";
 import { APART_OPTIONS, checkOptions, type Surroundings, sessionParams } from "./settings.js";
 
@@ -11,13 +11,11 @@ import { APART_OPTIONS, checkOptions, type Surroundings, sessionParams } from ".
  */
 export interface Protocol {
   readonly version: number;
-  /** The rules for a method; "never" for an unknown one. */
-  scopeOf(method: string): Scope;
+  /** The rules for a method. An unknown one is refused. */
+  handlingOf(method: string): Handling;
   isKnownMethod(method: string): boolean;
   /** The reason why no client may use a method, as the end of a sentence. */
   whyRefused(method: string): string;
-  /** Whether a method may approve tools that the client is not asked about. */
-  approves(method: string): boolean;
   /**
    * The parameters that a server gets for `session.create` or `session.resume`.
    *
@@ -45,10 +43,9 @@ export const PROTOCOLS: ReadonlyMap<number, Protocol> = new Map([
     3,
     {
       version: 3,
-      scopeOf,
+      handlingOf,
       isKnownMethod,
       whyRefused,
-      approves,
       sessionParams,
       apartOptions: APART_OPTIONS,
       checkOptions,

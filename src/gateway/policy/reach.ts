@@ -1,7 +1,7 @@
 import type { Config } from "../../config/schema.js";
-import type { Params } from "../wire/client-message.js";
+import type { ClientRequest, Params } from "../wire/client-message.js";
 import { approvalDenied, hostDenied, methodDenied } from "../wire/refusals.js";
-import type { Protocol } from "./protocols.js";
+import type { Handling } from "./methods.js";
 
 /**
  * The limits on requests that clients may otherwise make freely. Some of their parameters reach beyond the
@@ -29,16 +29,21 @@ export function decidesOnTools({ own, config: { session } }: Reach): boolean {
 const ASKING_MODES = ["interactive", "plan"];
 
 /**
- * Refuses attachments that the server would read from its own disk, methods that approve tools, and modes in which the
- * user is not asked.
+ * Refuses methods that reach the server's machine, attachments that the server would read from its own disk, methods that
+ * approve tools, and modes in which the user is not asked.
  *
- * @param protocol the client's protocol
  * @throws FleetError `FLEET_METHOD_DENIED`.
  */
-export function checkReach(method: string, params: Params, reach: Reach, protocol: Pick<Protocol, "approves">): void {
-  if (!reachesHost(reach)) refuseFiles(method, params, reach);
+export function checkReach(
+  { method, params }: Pick<ClientRequest, "method" | "params">,
+  { host, approves }: Pick<Handling, "host" | "approves">,
+  reach: Reach,
+): void {
+  const isFree = reachesHost(reach);
+  if (host === true && !isFree) throw hostDenied(method, "it reaches files or programs");
+  if (!isFree) refuseFiles(method, params, reach);
   if (decidesOnTools(reach)) return;
-  if (protocol.approves(method)) throw approvalDenied(method);
+  if (approves === true) throw approvalDenied(method);
   // On a user's own server the mode does not change approvals (measured with 1.0.85).
   if (reach.own) return;
   for (const name of ["mode", "agentMode"] as const) {
@@ -75,7 +80,7 @@ function attachmentsIn(value: unknown): unknown[] {
 }
 
 /** A request that a server makes by an event to the clients of one session. They answer it by its id. */
-export interface SessionRequest {
+export interface ServerQuestion {
   /** The kind of a permission request. */
   kind: string | undefined;
   /** The name of the tool, if the request is about a client's tool. */
@@ -85,7 +90,7 @@ export interface SessionRequest {
 /** A permission request, and its relation to the client that answers it. */
 export interface Permission {
   /** The request itself; undefined if this front door did not see it. */
-  asked: SessionRequest | undefined;
+  asked: ServerQuestion | undefined;
   /** Whether it is about a tool that this client brought. */
   isOwnTool: boolean;
   /** Whether the session is collaborative. */

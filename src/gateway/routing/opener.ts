@@ -12,22 +12,14 @@ import { noteOpened } from "../../sessions/memory/loaded.js";
 import { sessionExists, sessionLost } from "../../sessions/problems.js";
 import { withRoom } from "../../sessions/use/room.js";
 import { isElsewhere, isNotFound } from "../state/attachments.js";
-import type { DoorContext, Together } from "../state/door/door-state.js";
+import type { ClientState } from "../state/client-state.js";
 import type { ServerLink } from "../state/links.js";
 import type { Params } from "../wire/client-message.js";
 import { noSuchSession } from "../wire/refusals.js";
-import type { Links } from "./links.js";
+import type { Connector } from "./connector.js";
 
 /** How long a server may take to start, and how long it may take to open a session, in milliseconds. */
 const OPEN_MS = 30_000;
-
-export interface OpenerContext extends DoorContext {
-  user: string;
-  links: Links;
-  together: Together;
-  /** Aborts when the client has gone. */
-  signal: AbortSignal;
-}
 
 export interface OpenRequest {
   record: SessionRecord;
@@ -53,19 +45,22 @@ export interface OpenRequest {
  * own settings.
  */
 export class Opener {
-  readonly #context: OpenerContext;
+  readonly #state: ClientState;
+  readonly #connector: Connector;
 
-  constructor(context: OpenerContext) {
-    this.#context = context;
+  constructor(state: ClientState, connector: Connector) {
+    this.#state = state;
+    this.#connector = connector;
   }
 
   /** The server that a session is on, started if it does not run. */
   async serverFor(record: SessionRecord): Promise<ServerRecord> {
-    const { sessions, user, together, signal } = this.#context;
-    using limit = deadline(OPEN_MS, signal);
+    const { door, user, gone } = this.#state;
+    const { sessions } = door;
+    using limit = deadline(OPEN_MS, gone);
     // Bring each session here separately. Only the start of the server is shared by all sessions on it.
     const here = await sessions.broughtHere(record, limit.signal);
-    return await together(here.serverId, signal, async (shared) => {
+    return await door.startOnce(here.serverId, gone, async (shared) => {
       using starting = deadline(OPEN_MS, shared);
       return await sessions.serverFor(here, { user, signal: starting.signal });
     });
@@ -73,26 +68,27 @@ export class Opener {
 
   /** The server for requests without a session: the user's own, or the shared one that the user is placed on. */
   async homeServer(): Promise<ServerRecord> {
-    const { sessions, user, config, together, signal } = this.#context;
+    const { door, user, gone } = this.#state;
     const start = async (until: AbortSignal) => {
       using limit = deadline(OPEN_MS, until);
-      return await sessions.serverForNew({ user, signal: limit.signal });
+      return await door.sessions.serverForNew({ user, signal: limit.signal });
     };
-    return config.isolation === "shared" ? await start(signal) : await together(serverIdOf(user), signal, start);
+    const isShared = door.config.isolation === "shared";
+    return isShared ? await start(gone) : await door.startOnce(serverIdOf(user), gone, start);
   }
 
   /** The same server again, started if it has ended. */
   async again({ id }: ServerRecord): Promise<ServerRecord> {
-    const { pool, together, signal } = this.#context;
-    return await together(id, signal, async (shared) => {
+    const { door, gone } = this.#state;
+    return await door.startOnce(id, gone, async (shared) => {
       using limit = deadline(OPEN_MS, shared);
-      return await pool.shared(id, { signal: limit.signal });
+      return await door.pool.shared(id, { signal: limit.signal });
     });
   }
 
   async link(server: ServerRecord): Promise<ServerLink> {
-    using limit = deadline(OPEN_MS, this.#context.signal);
-    return await this.#context.links.to(server, limit.signal);
+    using limit = deadline(OPEN_MS, this.#state.gone);
+    return await this.#connector.to(server, limit.signal);
   }
 
   /**
@@ -102,7 +98,8 @@ export class Opener {
    * `FLEET_LIMIT_REACHED`, and the errors of `Pool.serverOf`.
    */
   async recordNew(asked: Params): Promise<SessionRecord> {
-    const { store, user, sessions } = this.#context;
+    const { user, door } = this.#state;
+    const { store, sessions, directory } = door;
     const given = asked.sessionId;
     const id =
       given === undefined || given === null ? newSessionId(null) : validateSessionId(String(given), "sessionId");
@@ -110,7 +107,7 @@ export class Opener {
     await sessions.assertRoom(user);
     const server = await this.homeServer();
     if (readSessionFolder(server.home, id) !== null) throw sessionExists(id);
-    const place = { serverId: server.id, ...(await this.#context.directory.ownership()) };
+    const place = { serverId: server.id, ...(await directory.ownership()) };
     const model = typeof asked.model === "string" ? asked.model : null;
     const record = newSessionRecord({ id, owner: user, model }, place);
     await sessions.record(record);
@@ -127,15 +124,15 @@ export class Opener {
    */
   async open(request: OpenRequest): Promise<ServerLink> {
     const { record, marked } = request;
-    const { sessions, user } = this.#context;
-    using limit = deadline(OPEN_MS, this.#context.signal);
+    const { door, user, gone } = this.#state;
+    using limit = deadline(OPEN_MS, gone);
     const { signal } = limit;
     const serverOf = async (now: SessionRecord) =>
       marked !== undefined && isRunning(marked) ? marked : await this.serverFor(now);
-    const next = async () => await serverOf(await sessions.recordFor(record.id, user));
+    const next = async () => await serverOf(await door.sessions.recordFor(record.id, user));
     try {
       return await withRoom(
-        this.#context,
+        door,
         { sessionId: record.id, server: await serverOf(record), next, marked, waitMs: OPEN_MS, signal },
         async (server) => await this.#load(server, request, signal),
       );
@@ -149,7 +146,7 @@ export class Opener {
     { record, asked, isNew, isOpen = false, onLink, onResult }: OpenRequest,
     signal: AbortSignal,
   ): Promise<ServerLink> {
-    const { config, store, sessions, directory } = this.#context;
+    const { config, store, sessions, directory } = this.#state.door;
     const { id } = record;
     // Read the record only now, under the use marker: gc deletes the record before it looks for use markers.
     const current = await markedRecord(store, server, id, signal);
@@ -163,7 +160,7 @@ export class Opener {
     onLink(link);
     const { own, protocol } = link;
     const { isolation, home } = server;
-    const member = record.owner !== this.#context.user;
+    const member = record.owner !== this.#state.user;
     const { provider, gitHubToken } = await sessions.surroundings(server, record.owner, signal);
     const request = async (name: OpeningMethod) => {
       const params = protocol.sessionParams(name, asked, record, {

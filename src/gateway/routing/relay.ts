@@ -1,36 +1,26 @@
-import { isFleetError } from "../../errors.js";
 import type { HostRecord } from "../../model/host.js";
 import type { SessionRecord } from "../../model/session.js";
-import { RpcError } from "../../runtime/wire/rpc-client.js";
 import { parse } from "../../runtime/wire/server-message.js";
-import type { Scope } from "../policy/methods.js";
-import { type Attachment, newAttachment } from "../state/attachments.js";
+import type { SessionHandling } from "../policy/methods.js";
+import { newAttachment } from "../state/attachments.js";
+import type { ClientState } from "../state/client-state.js";
+import { saysMoved } from "../state/lines.js";
 import type { PeerLink } from "../state/links.js";
-import type { Answer, ForwardOptions, OpenRequests } from "../state/open-requests.js";
+import type { ForwardOptions } from "../state/open-requests.js";
 import type { ClientRequest } from "../wire/client-message.js";
-import type { Routes } from "./routes.js";
-
-export interface RelayContext {
-  openRequests: OpenRequests;
-  attachments: Map<string, Attachment>;
-  routes: Routes;
-  /**
-   * Looks again for a request's session or user, which has left that host.
-   *
-   * @returns false after the last attempt.
-   */
-  again: (request: ClientRequest) => boolean;
-}
+import type { Router } from "./router.js";
 
 /**
  * Relays requests to the front doors of other hosts, which check them like those of their own clients. This host only
  * keeps track of the sessions that the client has open there.
  */
 export class Relay {
-  readonly #context: RelayContext;
+  readonly #state: ClientState;
+  readonly #router: Router;
 
-  constructor(context: RelayContext) {
-    this.#context = context;
+  constructor(state: ClientState, router: Router) {
+    this.#state = state;
+    this.#router = router;
   }
 
   /** Relays a request that is not about an existing session. */
@@ -39,7 +29,7 @@ export class Relay {
       this.#send(link, request);
       return;
     }
-    const { attachments } = this.#context;
+    const { attachments } = this.#state;
     this.#send(link, request, {
       onAnswer: ({ failed, body }) => {
         const sessionId = failed ? undefined : createdId(body);
@@ -50,13 +40,18 @@ export class Relay {
     });
   }
 
-  async session(scope: Scope, host: HostRecord, request: ClientRequest, record: SessionRecord): Promise<void> {
-    const { attachments, routes } = this.#context;
+  async session(
+    { handler }: Pick<SessionHandling, "handler">,
+    host: HostRecord,
+    request: ClientRequest,
+    record: SessionRecord,
+  ): Promise<void> {
+    const { attachments } = this.#state;
     const { id } = record;
     const params = { ...request.params, sessionId: id };
-    if (scope === "resume") return await this.#resume(host, request, record);
-    if (scope === "delete") {
-      return this.#send(await routes.peer(host), request, {
+    if (handler === "open") return await this.#resume(host, request, record);
+    if (handler === "delete") {
+      return this.#send(await this.#router.peer(host), request, {
         params,
         onAnswer: ({ failed }) => {
           if (!failed) attachments.delete(id);
@@ -64,8 +59,8 @@ export class Relay {
         },
       });
     }
-    const link = await routes.remote(record, host);
-    if (scope !== "send") return this.#send(link, request, { params });
+    const link = await this.#router.remote(record, host);
+    if (handler !== "send") return this.#send(link, request, { params });
     const attachment = attachments.get(id);
     const before = attachment?.inTurn ?? false;
     // Set this before the turn's events arrive, because the last event clears it.
@@ -81,10 +76,10 @@ export class Relay {
   }
 
   async #resume(host: HostRecord, request: ClientRequest, { id }: SessionRecord): Promise<void> {
-    const { attachments, routes } = this.#context;
-    const link = await routes.peer(host);
+    const { attachments } = this.#state;
+    const link = await this.#router.peer(host);
     const before = attachments.get(id);
-    if (before !== undefined && before.linkId !== link.id) routes.leave(before);
+    if (before !== undefined && before.linkId !== link.id) this.#router.leave(before);
     const attachment = before ?? newAttachment(id, link.id, request.params);
     // Record this before the answer comes, because events may arrive first.
     attachment.linkId = link.id;
@@ -110,30 +105,16 @@ export class Relay {
   }
 
   #send(link: PeerLink, request: ClientRequest, options: ForwardOptions = {}): void {
-    const { openRequests, again } = this.#context;
-    openRequests.forward(link, request, {
+    const { requests, lines } = this.#state;
+    requests.forward(link, request, {
       ...options,
       onAnswer: (answer) => {
         options.onAnswer?.(answer);
-        return saysMoved(answer) && again(request) ? "hold" : undefined;
+        return saysMoved(answer) && lines.lookAgain(request) ? "hold" : undefined;
       },
     });
   }
 }
-
-/** Whether the answer of another front door reports that the session or user has moved. */
-export function saysMoved({ failed, body }: Answer): boolean {
-  if (!failed) return false;
-  const { error } = parse(body) as { error?: { data?: { code?: unknown } } };
-  return error?.data?.code === MOVED;
-}
-
-/** The same for an error that was thrown, here or by another front door. */
-export function isMoved(error: unknown): boolean {
-  return isFleetError(error, MOVED) || (error instanceof RpcError && error.fleetCode === MOVED);
-}
-
-const MOVED = "FLEET_SESSION_MOVED";
 
 function createdId(body: Buffer): string | undefined {
   const { result } = parse(body) as { result?: { sessionId?: unknown } };

@@ -1,5 +1,6 @@
 import type { HostRecord } from "../../model/host.js";
 import type { ServerRecord } from "../../model/server.js";
+import { isAlive } from "../../runtime/process/process-table.js";
 import type { RpcClient } from "../../runtime/wire/rpc-client.js";
 import type { Protocol } from "../policy/protocols.js";
 import type { Params } from "../wire/client-message.js";
@@ -40,4 +41,113 @@ export function peerLinkId({ name }: Pick<HostRecord, "name">): string {
 
 export function isPeerLinkId(linkId: string): boolean {
   return linkId.startsWith(peerLinkId({ name: "" }));
+}
+
+interface Opening {
+  readonly link: Promise<Link>;
+  readonly abort: AbortController;
+}
+
+/**
+ * The connections of one client: to its home, to the servers of sessions that are elsewhere on this host, and to the
+ * front doors of other hosts in place of the servers there.
+ */
+export class Links {
+  readonly #live = new Map<string, Link>();
+  readonly #opening = new Map<string, Opening>();
+  #closed = false;
+
+  /** Whether the client has gone. */
+  get closed(): boolean {
+    return this.#closed;
+  }
+
+  /** The link with that id, if its other end is alive as far as we know. */
+  live(id: string): Link | undefined {
+    return this.#live.get(id)?.kind === "peer" ? this.peer(id) : this.server(id);
+  }
+
+  /**
+   * The connection to this server, if there is one and the server is alive. Checks the process, too: the kernel may know
+   * about its exit before our socket does, and we would lose anything that we send in between.
+   */
+  server(serverId: string): ServerLink | undefined {
+    const link = this.#live.get(serverId);
+    if (link?.kind !== "server" || link.upstream.closed) return undefined;
+    const { process } = link.server;
+    return process !== null && isAlive(process) ? link : undefined;
+  }
+
+  /** The connection to the front door of another host. */
+  peer(id: string): PeerLink | undefined {
+    const link = this.#live.get(id);
+    return link?.kind === "peer" && !link.upstream.closed ? link : undefined;
+  }
+
+  all(): Link[] {
+    return [...this.#live.values()];
+  }
+
+  /** Whether the client is connected to another host, or about to be. */
+  get hasPeers(): boolean {
+    return [...this.#live.keys(), ...this.#opening.keys()].some(isPeerLinkId);
+  }
+
+  /** Opens a link once for all that need it at the same time. */
+  async once(id: string, outer: AbortSignal, open: (signal: AbortSignal) => Promise<Link>): Promise<Link> {
+    const known = this.#opening.get(id);
+    if (known !== undefined) return await known.link;
+    const abort = new AbortController();
+    const onAbort = () => abort.abort(outer.reason);
+    if (outer.aborted) onAbort();
+    outer.addEventListener("abort", onAbort, { once: true });
+    const link = open(abort.signal);
+    this.#opening.set(id, { link, abort });
+    try {
+      return await link;
+    } finally {
+      outer.removeEventListener("abort", onAbort);
+      this.#opening.delete(id);
+    }
+  }
+
+  add(link: Link): void {
+    this.#live.set(link.id, link);
+  }
+
+  /** Hangs up on the link that there is to this server or host. */
+  replace(id: string): void {
+    this.#live.get(id)?.upstream.destroy();
+  }
+
+  forget(link: Link): void {
+    if (this.#live.get(link.id) === link) this.#live.delete(link.id);
+  }
+
+  /** Hangs up on other hosts that have gone. @param there the ids of the links to hosts that have not */
+  hangUp(there: ReadonlySet<string>): void {
+    for (const { kind, id, upstream } of this.all()) if (kind === "peer" && !there.has(id)) upstream.destroy();
+    for (const [id, { abort }] of this.#opening) {
+      if (isPeerLinkId(id) && !there.has(id)) abort.abort(new Error("The host is gone."));
+    }
+  }
+
+  /** Hangs up on the servers of this host. That cuts the turns in them, and they unload the sessions. */
+  leaveServers(): void {
+    for (const { kind, upstream } of this.all()) if (kind === "server") upstream.destroy();
+  }
+
+  /** Stops reading from the servers because the client is slow (false), or reads again (true). */
+  setFlow(flowing: boolean): void {
+    for (const { upstream } of this.all()) {
+      if (flowing) upstream.resume();
+      else upstream.pause();
+    }
+  }
+
+  close(): void {
+    this.#closed = true;
+    for (const { upstream } of this.#live.values()) upstream.destroy();
+    this.#live.clear();
+  }
 }

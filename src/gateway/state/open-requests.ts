@@ -1,21 +1,25 @@
 import { isFleetError } from "../../errors.js";
-import type { Frame } from "../../runtime/wire/frames.js";
-import { encodeMessage } from "../../runtime/wire/frames.js";
-import type { RpcError } from "../../runtime/wire/rpc-client.js";
+import { encodeMessage, type Frame } from "../../runtime/wire/frames.js";
+import { RpcError } from "../../runtime/wire/rpc-client.js";
 import type { RpcId, ServerMessage } from "../../runtime/wire/server-message.js";
 import type { Protocol } from "../policy/protocols.js";
 import { type ClientRequest, type Params, replaceId, type WithId } from "../wire/client-message.js";
 import type { ClientSocket } from "../wire/client-socket.js";
+import { messageIdsIn } from "../wire/events.js";
 import { errorFrame, REFUSED, refusalFrame, serverLost } from "../wire/refusals.js";
-import type { RequestReport } from "./door/report.js";
+import type { Reporter, RequestReport } from "./door/report.js";
 import type { Share } from "./door/shares.js";
+import { isMoved, type RequestLines } from "./lines.js";
 import type { Link } from "./links.js";
-import { messageIdsIn, type TurnEnds } from "./turn-ends.js";
+import type { ReadReceipts } from "./read-receipts.js";
+import type { TurnEnds } from "./turn-ends.js";
 
 /** A server's answer to a request. */
 export interface Answer {
   failed: boolean;
   body: Buffer;
+  /** The ids of the prompts that the server took; null if it refused the request, or if the request is not a prompt. */
+  messageIds: readonly string[] | null;
 }
 
 export interface ForwardOptions {
@@ -51,32 +55,40 @@ interface Asked {
   filter: ((result: unknown) => unknown) | undefined;
 }
 
+export interface OpenRequestsOptions {
+  socket: ClientSocket;
+  protocol: Protocol;
+  share: Share;
+  report: Reporter;
+  lines: RequestLines;
+  ends: TurnEnds;
+  receipts: ReadReceipts;
+}
+
 /** The open requests of one client connection, in both directions. */
 export class OpenRequests {
-  readonly #client: ClientSocket;
+  readonly #socket: ClientSocket;
+  readonly #protocol: Protocol;
+  readonly #share: Share;
+  readonly #report: Reporter;
+  readonly #lines: RequestLines;
   readonly #ends: TurnEnds;
-  readonly #report: (report: Omit<RequestReport, "user">) => void;
+  readonly #receipts: ReadReceipts;
   /** The client's requests that have no answer, by their ids. */
   readonly #open = new Map<RpcId, Open>();
   readonly #pending = new Map<RpcId, Pending>();
   readonly #asked = new Map<number, Asked>();
-  readonly #share: Share;
-  readonly #protocol: Protocol;
   #openBytes = 0;
   #sequence = 0;
 
-  constructor(
-    client: ClientSocket,
-    ends: TurnEnds,
-    report: (report: Omit<RequestReport, "user">) => void,
-    share: Share,
-    protocol: Protocol,
-  ) {
-    this.#client = client;
-    this.#ends = ends;
-    this.#report = report;
-    this.#share = share;
+  constructor({ socket, protocol, share, report, lines, ends, receipts }: OpenRequestsOptions) {
+    this.#socket = socket;
     this.#protocol = protocol;
+    this.#share = share;
+    this.#report = report;
+    this.#lines = lines;
+    this.#ends = ends;
+    this.#receipts = receipts;
   }
 
   /** How many of the client's requests have no answer. */
@@ -96,9 +108,9 @@ export class OpenRequests {
    */
   begin({ id, method, params, bytes }: ClientRequest): boolean {
     if (this.#open.has(id)) return false;
-    const scope = this.#protocol.scopeOf(method);
-    if (scope === "create" || scope === "resume") this.#ends.opens();
-    if (scope === "send" && typeof params.sessionId === "string") this.#ends.received(id, params.sessionId);
+    const { handler } = this.#protocol.handlingOf(method);
+    if (handler === "create" || handler === "open") this.#receipts.askOnce();
+    if (handler === "send" && typeof params.sessionId === "string") this.#ends.received(id, params.sessionId);
     this.#open.set(id, { method, since: performance.now(), bytes });
     this.#openBytes += bytes;
     this.#share.begin(bytes);
@@ -110,7 +122,7 @@ export class OpenRequests {
     const { id } = request;
     this.#pending.set(id, { request, link, options });
     const { method = request.method, params = request.params } = options;
-    if (!link.upstream.send(encodeMessage({ id, method, params }))) this.#client.hold(link);
+    if (!link.upstream.send(encodeMessage({ id, method, params }))) this.#socket.hold(link);
     // If the server had already ended, no event will report that this request is lost.
     if (link.upstream.closed) this.#lose(id);
   }
@@ -119,14 +131,15 @@ export class OpenRequests {
   answer(link: Link, message: ServerMessage & { kind: "response" }, { raw, body }: Frame): void {
     const pending = this.#pending.get(message.id);
     if (pending?.link !== link) return;
-    const held = pending.options.onAnswer?.({ failed: message.failed, body }) === "hold";
-    const isTaken = !message.failed && this.#protocol.scopeOf(pending.request.method) === "send";
+    const { failed } = message;
+    const isTaken = !failed && this.#protocol.handlingOf(pending.request.method).handler === "send";
     const messageIds = isTaken ? messageIdsIn(body) : null;
+    const held = pending.options.onAnswer?.({ failed, body, messageIds }) === "hold";
     // Delete the entry only now. If the answer cannot be read, `messageIdsIn` throws and the link is closed. `drop` then
     // answers every request that still has an entry.
     this.#pending.delete(message.id);
     if (held) return;
-    this.#end(pending.request, message.failed ? "failed" : "answered");
+    this.#end(pending.request, failed ? "failed" : "answered");
     this.#ends.answer(pending.request.id, raw, messageIds);
   }
 
@@ -141,26 +154,33 @@ export class OpenRequests {
     this.#ends.answer(request.id, encodeMessage({ id: request.id, result }), messageIds);
   }
 
-  /** Passes on a server's error to a request that the front door made for the client. */
-  fail(request: ClientRequest, { message, rpcCode, data }: RpcError): void {
-    if (!this.#open.has(request.id)) return; // already answered
-    this.#end(request, "failed");
-    this.#ends.answer(request.id, errorFrame(request.id, rpcCode, message, data));
-  }
-
-  refuse(request: ClientRequest, error: unknown): void {
-    if (!this.#open.has(request.id)) return; // already answered
+  /**
+   * Refuses a request, or passes on a server's error to a request that the front door made for the client. If the
+   * request's session or user has moved to another host, looks for it again instead.
+   *
+   * @returns false if the fleet looks again
+   */
+  refuse(request: ClientRequest, error: unknown): boolean {
+    if (isMoved(error) && this.#lines.lookAgain(request)) return false;
+    const { id } = request;
+    if (!this.#open.has(id)) return true; // already answered
+    if (error instanceof RpcError) {
+      this.#end(request, "failed");
+      this.#ends.answer(id, errorFrame(id, error.rpcCode, error.message, error.data));
+      return true;
+    }
     const lost = isFleetError(error, "FLEET_SERVER_LOST");
     const code = isFleetError(error) ? error.code : "FLEET_INTERNAL";
     this.#end(request, lost ? "lost" : "denied", code);
-    this.#ends.answer(request.id, refusalFrame(request.id, error));
+    this.#ends.answer(id, refusalFrame(id, error));
+    return true;
   }
 
   /** Passes a server's request on to the client. */
   ask(link: Link, { id, idAt }: ServerMessage & { kind: "request" }, { body }: Frame, filter?: Asked["filter"]): void {
     const own = this.#sequence++;
     this.#asked.set(own, { link, id, filter });
-    this.#client.send(replaceId(body, idAt, own));
+    this.#socket.send(replaceId(body, idAt, own));
   }
 
   /**
@@ -172,13 +192,13 @@ export class OpenRequests {
     const asked = typeof message.id === "number" ? this.#asked.get(message.id) : undefined;
     if (asked === undefined || typeof message.id !== "number") return false;
     this.#asked.delete(message.id);
-    if (!asked.link.upstream.send(message.withId(asked.id, asked.filter))) this.#client.hold(asked.link);
+    if (!asked.link.upstream.send(message.withId(asked.id, asked.filter))) this.#socket.hold(asked.link);
     return true;
   }
 
   /** A server has ended: answers the requests that wait for it, and forgets the server's own requests. */
   drop(link: Link): void {
-    this.#client.letGo(link);
+    this.#socket.letGo(link);
     for (const [id, asked] of this.#asked) if (asked.link === link) this.#asked.delete(id);
     for (const [id, pending] of this.#pending) if (pending.link === link) this.#lose(id);
   }
@@ -206,7 +226,7 @@ export class OpenRequests {
     if (open === undefined) return;
     this.#openBytes -= open.bytes;
     this.#share.end(open.bytes);
-    this.#report({
+    this.#report.request({
       method: this.#protocol.isKnownMethod(open.method) ? open.method : "unknown",
       outcome,
       ...(code === undefined ? {} : { code }),

@@ -1,10 +1,9 @@
 import { FleetError } from "../../errors.js";
-import { encodeMessage } from "../../runtime/wire/frames.js";
 import type { RpcId } from "../../runtime/wire/server-message.js";
-import { parse } from "../../runtime/wire/server-message.js";
 import type { ClientSocket } from "../wire/client-socket.js";
 import { brokenTurnFrames } from "../wire/events.js";
 import { refusalFrame } from "../wire/refusals.js";
+import type { ReadReceipts } from "./read-receipts.js";
 
 /** A prompt without an answer. */
 interface OpenPrompt {
@@ -52,11 +51,6 @@ interface Own {
 }
 
 const NO_ANSWER = "The turn ended without an answer.";
-/**
- * The prefix of the ids of the front door's questions to the client. An answer shows that the client has read everything
- * before the question.
- */
-const QUESTION = "fleet-read-";
 
 /**
  * Decides which ends of turns one client gets, and when.
@@ -74,31 +68,13 @@ const QUESTION = "fleet-read-";
  */
 export class TurnEnds {
   readonly #client: ClientSocket;
-  readonly #isRelayed: boolean;
+  readonly #receipts: ReadReceipts;
   readonly #open = new Map<RpcId, OpenPrompt>();
   readonly #own = new Map<string, Own>();
-  /** How many questions the front door has asked the client. */
-  #asked = 0;
-  /** How many of them the client has answered. A client that has answered none may be unable to answer. */
-  #answered = 0;
-  /**
-   * How many questions the client must have answered once it has read the last end of another client's turn, by
-   * session.
-   */
-  readonly #unread = new Map<string, number>();
 
-  /** @param isRelayed whether another front door relays the client, and asks it these questions */
-  constructor(client: ClientSocket, { isRelayed }: { isRelayed: boolean }) {
+  constructor(client: ClientSocket, receipts: ReadReceipts) {
     this.#client = client;
-    this.#isRelayed = isRelayed;
-  }
-
-  /**
-   * The client opens a session. The front door asks its first question now, to know before the first prompt whether the
-   * client answers.
-   */
-  opens(): void {
-    if (this.#asked === 0) this.#ask();
+    this.#receipts = receipts;
   }
 
   /** A prompt has arrived from the client. */
@@ -106,21 +82,7 @@ export class TurnEnds {
     const own = this.#own.get(sessionId) ?? newOwn();
     own.open++;
     this.#own.set(sessionId, own);
-    const isRaced = this.#answered > 0 && (this.#unread.get(sessionId) ?? 0) > this.#answered;
-    this.#open.set(id, { sessionId, isRaced });
-  }
-
-  /**
-   * Takes the client's answer to a question.
-   *
-   * @returns false if the response answers something else
-   */
-  read(id: RpcId): boolean {
-    if (typeof id !== "string" || !id.startsWith(QUESTION)) return false;
-    const answered = Number(id.slice(QUESTION.length));
-    if (answered <= this.#asked) this.#answered = Math.max(this.#answered, answered);
-    if (this.#answered === this.#asked) this.#unread.clear();
-    return true;
+    this.#open.set(id, { sessionId, isRaced: this.#receipts.isUnread(sessionId) });
   }
 
   /**
@@ -220,7 +182,7 @@ export class TurnEnds {
     }
     this.#client.send(frame);
     const isOwn = own !== undefined && (own.begun || own.taken.size > 0);
-    if (!isOwn || own.hasFailed) this.#askBehind(sessionId);
+    if (!isOwn || own.hasFailed) this.#receipts.askBehind(sessionId);
     if (own === undefined || !isLast) return;
     if (isJudged) own.taken.clear();
     this.#settle(own);
@@ -240,7 +202,7 @@ export class TurnEnds {
   /** Ends the client's own turn, which was cut. The server sends no end for it. */
   cut(sessionId: string, message: string): void {
     for (const frame of brokenTurnFrames(sessionId, message)) this.#client.send(frame);
-    this.#askBehind(sessionId);
+    this.#receipts.askBehind(sessionId);
     const own = this.#own.get(sessionId);
     if (own === undefined) return;
     own.held = [];
@@ -284,7 +246,7 @@ export class TurnEnds {
     if (held.length === 0) return;
     own.held = [];
     for (const { frame } of held) this.#client.send(frame);
-    this.#askBehind(sessionId);
+    this.#receipts.askBehind(sessionId);
     if (held.some(({ isLast }) => isLast)) this.#settle(own);
   }
 
@@ -298,17 +260,6 @@ export class TurnEnds {
     for (const { id, frame } of late) {
       this.#client.send(failure === null ? frame : refusalFrame(id, new FleetError("FLEET_TURN_FAILED", failure)));
     }
-  }
-
-  #askBehind(sessionId: string): void {
-    this.#ask();
-    this.#unread.set(sessionId, this.#asked);
-  }
-
-  #ask(): void {
-    if (this.#isRelayed) return;
-    this.#asked++;
-    this.#client.send(encodeMessage({ id: `${QUESTION}${this.#asked}`, method: "$/copilotfleet.read" }));
   }
 
   #forget(sessionId: string, own: Own): void {
@@ -337,16 +288,4 @@ function begin(own: Own): void {
 
 function isWaiting({ open, taken, begun }: Own): boolean {
   return !begun && open + taken.size > 0;
-}
-
-/** The message ids in a server's answer to a prompt. */
-export function messageIdsIn(body: Buffer): string[] {
-  return messageIdsOf((parse(body) as { result?: unknown }).result);
-}
-
-/** The same for the result in that answer. */
-export function messageIdsOf(result: unknown): string[] {
-  const { messageId, messageIds } = (result ?? {}) as { messageId?: unknown; messageIds?: unknown };
-  const ids = Array.isArray(messageIds) ? messageIds : [messageId];
-  return ids.filter((id) => typeof id === "string");
 }

@@ -1,5 +1,10 @@
 import type { ServerRecord } from "../../model/server.js";
+import type { SessionRecord } from "../../model/session.js";
 import type { TurnLease } from "../../sessions/leases/seen.js";
+import type { ClientRequest } from "../wire/client-message.js";
+import { Line } from "./lines.js";
+import type { ServerLink } from "./links.js";
+import { Mailbox } from "./mailbox.js";
 
 /** How long a turn may be silent before the server is asked about it, in milliseconds. */
 const ASK_AFTER_MS = 15_000;
@@ -14,6 +19,39 @@ const ASK_BLIND_MS = 250;
  */
 const UNANSWERED_MS = 30_000;
 
+/** A prompt of the client that was not refused. */
+export interface Prompt {
+  readonly request: ClientRequest;
+  /** Its position in the order in which the client's requests came. Prompts reach the server in this order. */
+  readonly place: number;
+  /** The turn that it counts as a part of. */
+  turn: Turn | undefined;
+  /** Whether the server has already answered once that it does not have the session. */
+  again: boolean;
+  /** How it was last sent. */
+  sent: SentPrompt | undefined;
+  /** Whether it was sent again because its server ended. */
+  isRepeated: boolean;
+  /** Whether its client has the server's answer. */
+  isAnswered: boolean;
+}
+
+export interface SentPrompt {
+  readonly link: ServerLink;
+  /** The length of the session's history when it was sent, in bytes. */
+  readonly historyBytes: number;
+  /** The message ids of prompts that had begun by then. */
+  readonly seenBefore: ReadonlySet<string>;
+  /** The message ids in the server's answer; null until the server answers. */
+  messageIds: readonly string[] | null;
+}
+
+/** Prompts whose server has ended, and of which the door does not know whether they had begun. */
+export interface Doubt {
+  readonly prompts: readonly Prompt[];
+  readonly link: ServerLink;
+}
+
 export type TurnEnd = "idle" | "refused" | "lost" | "unloaded" | "closed";
 
 /**
@@ -21,6 +59,21 @@ export type TurnEnd = "idle" | "refused" | "lost" | "unloaded" | "closed";
  * that the client sends during the turn belong to it, as they do on a bare server.
  */
 export class Turn {
+  /** Read again if the session has moved to another server by the time the turn begins. */
+  record: SessionRecord;
+  /** Prompts to be sent, in order, once the turn has begun and the prompts before them have been sent. */
+  readonly waiting = new Line<Prompt>();
+  /** Resolves once the waiting prompts have been sent or refused; null when no prompt is being sent. */
+  sending: Promise<void> | null = null;
+  /** Prompts that were sent in this turn and not refused. */
+  readonly sent = new Set<Prompt>();
+  /** The doubts that nobody has settled. */
+  readonly doubts = new Mailbox<Doubt>();
+  /** Ends the wait for the turn, with an error for the prompts that wait. */
+  readonly abort = new AbortController();
+  /** Resolves when all that belongs to the turn is done: its lease is released, and its end is recorded. */
+  settled: Promise<void> = Promise.resolve();
+  #doubtful: readonly Prompt[] = [];
   /** False while the turn waits for others. */
   #started = false;
   #end: TurnEnd | null = null;
@@ -33,6 +86,10 @@ export class Turn {
   lease: TurnLease | undefined;
   /** The server that holds the turn's use marker. A drain of that server waits for the turn. */
   marked: ServerRecord | undefined;
+
+  constructor(record: SessionRecord) {
+    this.record = record;
+  }
 
   /** Whether prompts may be sent now. */
   get active(): boolean {
@@ -58,16 +115,42 @@ export class Turn {
     return this.#accepted + this.#unanswered > 0;
   }
 
+  /** Whether the turn waits for others, so that its prompts can be taken back. */
+  get waits(): boolean {
+    return !this.#started && this.#end === null;
+  }
+
+  /**
+   * Whether it is not known of some prompts if their server had begun them. Until that is settled, no other prompt is
+   * sent.
+   */
+  get isInDoubt(): boolean {
+    return this.#doubtful.length > 0;
+  }
+
   /** A prompt is sent. */
-  sent(): void {
+  sends(): void {
     this.#unanswered++;
     this.#sentAt = performance.now();
   }
 
   /** A prompt that the server took is sent again, because the server ended before it began the prompt. */
-  sentAgain(): void {
+  sendsAgain(): void {
     this.#accepted--;
-    this.sent();
+    this.sends();
+  }
+
+  doubt(prompts: readonly Prompt[], link: ServerLink): void {
+    this.#doubtful = [...this.#doubtful, ...prompts];
+    this.doubts.put({ prompts, link });
+  }
+
+  isDoubtful(prompt: Prompt): boolean {
+    return this.#doubtful.includes(prompt);
+  }
+
+  settle(prompts: readonly Prompt[]): void {
+    this.#doubtful = this.#doubtful.filter((prompt) => !prompts.includes(prompt));
   }
 
   /** The server took the prompt, or refused it. */

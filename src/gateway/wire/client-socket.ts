@@ -42,7 +42,7 @@ export class ClientSocket {
   address: string;
   readonly #socket: Socket;
   readonly #splitter: FrameSplitter;
-  readonly #listener: ClientSocketListener;
+  #listener: ClientSocketListener | undefined;
   readonly #stallMs: number;
   /** The reasons not to read from the client for now. */
   readonly #holds = new Set<unknown>();
@@ -60,17 +60,23 @@ export class ClientSocket {
   constructor(
     socket: Socket,
     limitBytes: number,
-    listener: ClientSocketListener,
     { stallMs = STALL_MS, proxyProtocol = false }: ClientSocketOptions = {},
   ) {
     this.#socket = socket;
     this.#stallMs = stallMs;
     this.#proxyHeader = proxyProtocol ? Buffer.alloc(0) : null;
-    this.#listener = listener;
     this.#splitter = new FrameSplitter(limitBytes);
     this.address = socket.remoteAddress ?? "unknown";
     socket.setNoDelay(true);
     socket.setKeepAlive(true, KEEP_ALIVE_MS);
+    socket.on("timeout", () => socket.destroy());
+    socket.on("error", () => undefined); // `close` follows, and we handle that
+  }
+
+  /** Begins to read. Call it once, in the same turn of the event loop in which the socket was made. */
+  listen(listener: ClientSocketListener): void {
+    const socket = this.#socket;
+    this.#listener = listener;
     socket.on("data", (chunk) => this.#receive(chunk, listener));
     socket.on("drain", () => {
       socket.setTimeout(0);
@@ -78,8 +84,6 @@ export class ClientSocket {
       this.letGo(this);
       listener.onDrain();
     });
-    socket.on("timeout", () => socket.destroy());
-    socket.on("error", () => undefined); // `close` follows, and we handle that
     socket.once("close", () => {
       clearTimeout(this.#frameTimer);
       clearTimeout(this.#ending);
@@ -107,7 +111,7 @@ export class ClientSocket {
     this.#socket.setTimeout(this.#stallMs);
     this.#tellBuffered();
     if (this.#socket.writableLength > MAX_UNREAD_BYTES) this.hold(this);
-    this.#listener.onFull();
+    this.#listener?.onFull();
   }
 
   /** Holds frames back until `uncork`, which sends them together. */
@@ -180,7 +184,7 @@ export class ClientSocket {
   #tellBuffered(): void {
     const { pendingBytes } = this.#splitter;
     this.#toldPending = pendingBytes;
-    this.#listener.onBuffered(pendingBytes + this.#socket.writableLength, { arriving: pendingBytes });
+    this.#listener?.onBuffered(pendingBytes + this.#socket.writableLength, { arriving: pendingBytes });
   }
 
   /** @returns the bytes behind the header; null until it is complete. @throws ProtocolError as {@link readProxyHeader}. */

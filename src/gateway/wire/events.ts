@@ -39,6 +39,18 @@ interface UserMessageEvent {
   data?: { messageId?: unknown };
 }
 
+/** The message ids in a server's answer to a prompt. */
+export function messageIdsIn(body: Buffer): string[] {
+  return messageIdsOf((parse(body) as { result?: unknown }).result);
+}
+
+/** The same for the result in that answer. */
+export function messageIdsOf(result: unknown): string[] {
+  const { messageId, messageIds } = (result ?? {}) as { messageId?: unknown; messageIds?: unknown };
+  const ids = Array.isArray(messageIds) ? messageIds : [messageId];
+  return ids.filter((id) => typeof id === "string");
+}
+
 /** The message of a `session.error`. */
 export function errorIn(body: Buffer): string {
   const { event } = (parse(body) as { params: { event: { data?: { message?: unknown } } } }).params;

@@ -2,9 +2,16 @@ import type { Config } from "../../../config/schema.js";
 import type { HostDirectory } from "../../../hosts/directory.js";
 import type { ServerRecord } from "../../../model/server.js";
 import type { Pool } from "../../../pool/pool.js";
+import { abortable } from "../../../runtime/deadline.js";
 import type { Sessions } from "../../../sessions/sessions.js";
 import type { Store } from "../../../store/ports.js";
-import type { Params } from "../../wire/client-message.js";
+import type { Links } from "../links.js";
+import { LostHosts } from "./lost-hosts.js";
+import { LostServers } from "./lost-servers.js";
+import { Pace } from "./pace.js";
+import type { DoorListeners } from "./report.js";
+import { ServerQuestions } from "./server-questions.js";
+import { Shares } from "./shares.js";
 
 /** The parts of the fleet that the front door needs. */
 export interface DoorContext {
@@ -15,18 +22,92 @@ export interface DoorContext {
   pool: Pool;
 }
 
-/**
- * Runs `start`, or waits for the `start` that already runs for that server. When `signal` aborts, only this wait ends: the
- * start goes on for the other callers, because it gets another signal.
- */
-export type Together = (
-  serverId: string,
-  signal: AbortSignal,
-  start: (signal: AbortSignal) => Promise<ServerRecord>,
-) => Promise<ServerRecord>;
+/** A client, as the door and its other clients see it. */
+export interface Fellow {
+  readonly user: string;
+  readonly links: Links;
+  /** Whether the client has the session open, and brought a tool with that name to it. */
+  brings(sessionId: string, tool: string): boolean;
+  /** Another client has loaded the session. If this client had it open, it gets the session's events again. */
+  follow(sessionId: string): void;
+  /**
+   * Reopens the sessions that the client lost, so that it gets their events again.
+   *
+   * @param linkId the link on which the client had the sessions open; undefined: any server of this host
+   */
+  reopen(linkId?: string): void;
+}
 
-/** The front door's context, with what it needs for other hosts. */
-export interface DoorOwner extends DoorContext {
-  /** Does what another host asks of this one. @returns the result, which is sent back as JSON. */
-  control: (method: string, params: Params, signal: AbortSignal) => Promise<unknown>;
+/** The state that all clients of one front door share. */
+export class DoorState implements DoorContext {
+  readonly config: Config;
+  readonly store: Store;
+  readonly sessions: Sessions;
+  readonly directory: HostDirectory;
+  readonly pool: Pool;
+  readonly listeners: DoorListeners;
+  /** How much of the door each user has. */
+  readonly shares: Shares;
+  /** Lets prompts and openings begin, a few at a time. */
+  readonly pace = new Pace();
+  /** The requests that servers made in the sessions that clients have open. */
+  readonly questions = new ServerQuestions();
+  readonly clients = new Set<Fellow>();
+  readonly lostServers = new LostServers<Fellow>();
+  readonly lostHosts: LostHosts<Fellow>;
+  /** Servers that are ending because their clients have gone. */
+  readonly endings = new Set<Promise<void>>();
+  /** Whether the door lets no new turns begin. */
+  draining = false;
+  readonly #starting = new Map<string, Promise<ServerRecord>>();
+  readonly #closed = new AbortController();
+
+  constructor({ config, store, sessions, directory, pool }: DoorContext, listeners: DoorListeners) {
+    this.config = config;
+    this.store = store;
+    this.sessions = sessions;
+    this.directory = directory;
+    this.pool = pool;
+    this.listeners = listeners;
+    this.shares = new Shares(config.limits);
+    this.lostHosts = new LostHosts({ takenOver: directory.isShared, ttlMs: config.host.ttlMs });
+  }
+
+  /** Aborts when the door has closed. */
+  get closed(): AbortSignal {
+    return this.#closed.signal;
+  }
+
+  close(): void {
+    this.#closed.abort();
+  }
+
+  /**
+   * Runs `start`, or waits for the `start` that already runs for that server. When `signal` aborts, only this wait ends: the
+   * start goes on for the other callers, because it gets another signal.
+   */
+  async startOnce(
+    serverId: string,
+    signal: AbortSignal,
+    start: (signal: AbortSignal) => Promise<ServerRecord>,
+  ): Promise<ServerRecord> {
+    signal.throwIfAborted();
+    let starting = this.#starting.get(serverId);
+    if (starting === undefined) {
+      starting = start(this.closed).finally(() => void this.#starting.delete(serverId));
+      this.#starting.set(serverId, starting);
+    }
+    return await abortable(starting, signal);
+  }
+
+  /** A client has opened the session on a server here. Other clients that had it open before its eviction follow. */
+  opened(sessionId: string, by: Fellow): void {
+    for (const client of this.clients) if (client !== by) client.follow(sessionId);
+  }
+
+  /** The users of the other clients that brought a tool with that name to the session. */
+  bringers(sessionId: string, tool: string, except: Fellow): string[] {
+    const others = [...this.clients].filter((client) => client !== except && client.brings(sessionId, tool));
+    return others.map(({ user }) => user);
+  }
 }

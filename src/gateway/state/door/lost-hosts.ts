@@ -1,12 +1,17 @@
 import type { HostRecord } from "../../../model/host.js";
+import type { Clock } from "../../../runtime/deadline.js";
+
+/**
+ * How long clients wait for a lost server or host, in milliseconds. They wait so that clients that only listen get its
+ * events again.
+ */
+export const REVIVAL_MS = 60_000;
 
 export interface LostHostsOptions {
   /** Whether other hosts take over the sessions of a host that is gone, so that clients need not wait for its return. */
   takenOver: boolean;
   /** How long a host counts as alive after its last heartbeat, in milliseconds. */
   ttlMs: number;
-  /** How long clients wait for a host, in milliseconds. */
-  waitMs: number;
 }
 
 interface Lost<Client> {
@@ -18,13 +23,13 @@ interface Lost<Client> {
 /** The hosts to which connections were lost, and the clients that had sessions open there. */
 export class LostHosts<Client> {
   readonly #options: LostHostsOptions;
-  readonly #now: () => number;
+  readonly #clock: Clock;
   readonly #lost = new Map<string, Lost<Client>>();
 
-  /** @param now a clock in milliseconds that never goes back; replaced in tests */
-  constructor(options: LostHostsOptions, now: () => number = () => performance.now()) {
+  /** @param clock replaced in tests */
+  constructor(options: LostHostsOptions, clock: Clock = performance) {
     this.#options = options;
-    this.#now = now;
+    this.#clock = clock;
   }
 
   get any(): boolean {
@@ -34,16 +39,16 @@ export class LostHosts<Client> {
   await(host: HostRecord, client: Client): void {
     const known = this.#lost.get(host.name);
     if (known !== undefined) known.clients.add(client);
-    else this.#lost.set(host.name, { host, clients: new Set([client]), sinceMs: this.#now() });
+    else this.#lost.set(host.name, { host, clients: new Set([client]), sinceMs: this.#clock.now() });
   }
 
-  /** Removes and returns the hosts whose sessions are available again. Forgets the others after `waitMs`. */
+  /** Removes and returns the hosts whose sessions are available again. Forgets the others after a minute. */
   back(hosts: readonly HostRecord[]): Lost<Client>[] {
     const back: Lost<Client>[] = [];
     for (const [name, lost] of this.#lost) {
       const isBack = this.#isBack(lost, hosts);
       if (isBack) back.push(lost);
-      if (isBack || this.#now() - lost.sinceMs > this.#options.waitMs) this.#lost.delete(name);
+      if (isBack || this.#clock.now() - lost.sinceMs > REVIVAL_MS) this.#lost.delete(name);
     }
     return back;
   }
@@ -53,6 +58,6 @@ export class LostHosts<Client> {
     const now = hosts.find(({ name }) => name === host.name);
     if (now === undefined || now.gone) return takenOver;
     // A host within its TTL may already be dead. It is back only if it restarted, or sent a heartbeat after we lost it.
-    return now.startedAt !== host.startedAt || this.#now() - sinceMs > ttlMs;
+    return now.startedAt !== host.startedAt || this.#clock.now() - sinceMs > ttlMs;
   }
 }

@@ -47,6 +47,32 @@ export interface DoorListeners {
   onEvent?: (event: DoorEvent) => void;
 }
 
+/** An event of one connection. The {@link Reporter} knows its address and user. */
+export type ConnectionEvent = Omit<DoorEvent, "address" | "user">;
+
+/** Reports what happens on one connection to the listeners of the door. */
+export class Reporter {
+  readonly #listeners: DoorListeners;
+  readonly #connection: { readonly address: string };
+  /** The connection's user, once it has shown a good token. */
+  user: string | undefined;
+
+  /** @param connection its address changes when a proxy names the client */
+  constructor(listeners: DoorListeners, connection: { readonly address: string }) {
+    this.#listeners = listeners;
+    this.#connection = connection;
+  }
+
+  event(event: ConnectionEvent): void {
+    const { address } = this.#connection;
+    this.#listeners.onEvent?.({ ...event, address, ...(this.user === undefined ? {} : { user: this.user }) });
+  }
+
+  request(report: Omit<RequestReport, "user">): void {
+    this.#listeners.onRequest?.({ ...report, user: this.user ?? "" });
+  }
+}
+
 /** The text of an error for the log. An error that our code did not mean to throw comes with its stack. */
 export function describe(error: unknown): string {
   if (!(error instanceof Error)) return String(error);

@@ -1,5 +1,5 @@
 import { parse } from "../../../runtime/wire/server-message.js";
-import type { SessionRequest } from "../../policy/reach.js";
+import type { ServerQuestion } from "../../policy/reach.js";
 
 /** The events that ask for an answer, and the methods that give it. */
 const ANSWERED_BY = new Map(
@@ -35,8 +35,8 @@ const MAX_SESSIONS = 10_000;
  * sessions of a server, so only the event shows which session a request belongs to. The requests are kept as long as
  * the door exists, so that a user who connects again can answer an earlier request.
  */
-export class SessionRequests {
-  readonly #sessions = new Map<string, Map<string, SessionRequest>>();
+export class ServerQuestions {
+  readonly #sessions = new Map<string, Map<string, ServerQuestion>>();
 
   /** Stores the request that the event makes. Ignores all other events. */
   note(sessionId: string, eventType: string, body: Buffer): void {
@@ -51,13 +51,13 @@ export class SessionRequests {
     dropOldest(requests, MAX_REQUESTS);
   }
 
-  get(sessionId: string, requestId: unknown): SessionRequest | undefined {
+  get(sessionId: string, requestId: unknown): ServerQuestion | undefined {
     return typeof requestId === "string" ? this.#sessions.get(sessionId)?.get(requestId) : undefined;
   }
 
   /** The session's requests. The session becomes the most recently used one. */
-  #of(sessionId: string): Map<string, SessionRequest> {
-    const requests = this.#sessions.get(sessionId) ?? new Map<string, SessionRequest>();
+  #of(sessionId: string): Map<string, ServerQuestion> {
+    const requests = this.#sessions.get(sessionId) ?? new Map<string, ServerQuestion>();
     this.#sessions.delete(sessionId);
     this.#sessions.set(sessionId, requests);
     dropOldest(this.#sessions, MAX_SESSIONS);

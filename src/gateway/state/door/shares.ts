@@ -4,16 +4,18 @@ import type { FleetError } from "../../../errors.js";
 /** The quantities that a front door counts itself. Sessions are counted in the store. */
 type Counted = Exclude<Limited, "sessions">;
 type Use = Record<Counted, number>;
+/** The limits of each user, and those of all users together. */
+type AllLimits = { default: Limits; total: Limits };
 
 const NOTHING: Readonly<Use> = { connections: 0, requestsInFlight: 0, unreadBytes: 0 };
 
 /** How much of one front door each user has, and all users together have, at the moment. */
 export class Shares {
-  readonly #limits: { default: Limits; total: Limits };
-  readonly #users = new Map<string, Use>();
+  readonly #limits: AllLimits;
+  readonly #users = new Map<string, Account>();
   readonly #total: Use = { ...NOTHING };
 
-  constructor(limits: { default: Limits; total: Limits }) {
+  constructor(limits: AllLimits) {
     this.#limits = limits;
   }
 
@@ -27,36 +29,54 @@ export class Shares {
   admit(user: string, relayed: boolean): Share {
     // A user id cannot contain a colon.
     const name = relayed ? `relayed:${user}` : user;
-    const use = this.#users.get(name) ?? { ...NOTHING };
-    const reached = this.#reached(use, "connections", 1);
+    const account = this.#users.get(name) ?? new Account(name, this.#users, this.#total, this.#limits);
+    const reached = account.reached("connections", 1);
     if (reached !== null) throw reached;
-    this.#users.set(name, use);
-    const forget = () => {
-      if (use.connections === 0 && this.#users.get(name) === use) this.#users.delete(name);
-    };
-    const add = (what: Counted, count: number) => {
-      use[what] += count;
-      this.#total[what] += count;
-    };
-    add("connections", 1);
-    return new Share({ add, reached: (what) => this.#reached(use, what, 0), forget });
-  }
-
-  /** @param more how much is about to be added */
-  #reached(use: Use, what: Counted, more: number): FleetError | null {
-    const check = (limit: LimitName, now: number, max: number | null) =>
-      max !== null && now + more > max ? limitReached(limit, max) : null;
-    return (
-      check(what, use[what], this.#limits.default[what]) ??
-      check(`total.${what}`, this.#total[what], this.#limits.total[what])
-    );
+    account.open();
+    return new Share(account);
   }
 }
 
-interface Account {
-  add: (what: Counted, count: number) => void;
-  reached: (what: Counted) => FleetError | null;
-  forget: () => void;
+/** How much of a front door one user has. */
+class Account {
+  readonly #name: string;
+  readonly #users: Map<string, Account>;
+  readonly #use: Use = { ...NOTHING };
+  readonly #total: Use;
+  readonly #limits: AllLimits;
+
+  constructor(name: string, users: Map<string, Account>, total: Use, limits: AllLimits) {
+    this.#name = name;
+    this.#users = users;
+    this.#total = total;
+    this.#limits = limits;
+  }
+
+  open(): void {
+    this.#users.set(this.#name, this);
+    this.add("connections", 1);
+  }
+
+  /** The last connection to close forgets the user. */
+  close(): void {
+    this.add("connections", -1);
+    if (this.#use.connections === 0 && this.#users.get(this.#name) === this) this.#users.delete(this.#name);
+  }
+
+  add(what: Counted, count: number): void {
+    this.#use[what] += count;
+    this.#total[what] += count;
+  }
+
+  /** @param more how much is about to be added */
+  reached(what: Counted, more = 0): FleetError | null {
+    const check = (limit: LimitName, now: number, max: number | null) =>
+      max !== null && now + more > max ? limitReached(limit, max) : null;
+    return (
+      check(what, this.#use[what], this.#limits.default[what]) ??
+      check(`total.${what}`, this.#total[what], this.#limits.total[what])
+    );
+  }
 }
 
 /** The part of its user's limits that one connection has. */
@@ -98,9 +118,8 @@ export class Share {
   /** Returns everything when the connection has ended. */
   release(): void {
     this.#count(-this.#requests, -this.#requestBytes, -this.#bufferedBytes);
-    if (!this.#released) this.#account.add("connections", -1);
+    if (!this.#released) this.#account.close();
     this.#released = true;
-    this.#account.forget();
   }
 
   #count(requests: number, requestBytes: number, bufferedBytes: number): void {

@@ -1,7 +1,7 @@
 import { FleetError } from "../../errors.js";
 import { type Endpoint, RpcClient, type RpcDial } from "../../runtime/wire/rpc-client.js";
 import { type Protocol, serverProtocol } from "../policy/protocols.js";
-import type { Params } from "./client-message.js";
+import type { Params } from "../wire/client-message.js";
 
 export interface OpenUpstream {
   /** The client's requests and those of the front door itself share it. */

@@ -4,33 +4,11 @@ import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
 import { deadline } from "../../runtime/deadline.js";
 import type { Attachment } from "../state/attachments.js";
-import type { DoorContext } from "../state/door/door-state.js";
-import type { DoorEvent } from "../state/door/report.js";
+import type { ClientState } from "../state/client-state.js";
 import { isPeerLinkId, type Link, type PeerLink, peerLinkId, type ServerLink } from "../state/links.js";
-import type { Turn } from "../state/turn.js";
 import { serverLost } from "../wire/refusals.js";
-import type { Links } from "./links.js";
+import type { Connector } from "./connector.js";
 import type { Opener } from "./opener.js";
-
-export interface RoutesContext extends DoorContext {
-  user: string;
-  /**
-   * Whether another host's front door relays the client. Such a client gets only what is on this host, and is not
-   * relayed again.
-   */
-  relayed: boolean;
-  links: Links;
-  opener: Opener;
-  attachments: Map<string, Attachment>;
-  turn: (sessionId: string) => Turn | undefined;
-  /** Tells the client that the session's turn, if there is one, has ended without a result. */
-  cut: (attachment: Attachment, message: string) => void;
-  /** The client has the session open again, on a server here. */
-  opened: (sessionId: string) => void;
-  onEvent: (event: Omit<DoorEvent, "address" | "user">) => void;
-  /** Aborts when the client has gone. */
-  signal: AbortSignal;
-}
 
 /**
  * How long it may take to connect to another host's front door, in milliseconds. The door may have to start a server
@@ -42,12 +20,16 @@ const MOVED =
   "The session moved to another server or host during the turn. It still works there: send the prompt again.";
 
 /** Chooses where the requests of one client go: to a server of this host, or to the front door of another host. */
-export class Routes {
-  readonly #context: RoutesContext;
+export class Router {
+  readonly #state: ClientState;
+  readonly #connector: Connector;
+  readonly #opener: Opener;
   #home: ServerRecord | undefined;
 
-  constructor(context: RoutesContext) {
-    this.#context = context;
+  constructor(state: ClientState, connector: Connector, opener: Opener) {
+    this.#state = state;
+    this.#connector = connector;
+    this.#opener = opener;
   }
 
   /**
@@ -58,7 +40,8 @@ export class Routes {
    * the errors of `HostDirectory.whereIs`.
    */
   async hostOf(record: SessionRecord): Promise<HostRecord | null> {
-    const { directory, relayed, attachments } = this.#context;
+    const { door, isRelayed, attachments } = this.#state;
+    const { directory } = door;
     const attachment = attachments.get(record.id);
     const where = await directory.whereIs(record);
     if (where.here) {
@@ -67,7 +50,7 @@ export class Routes {
       if (attachment?.attached === true && !(await directory.has(record))) this.leave(attachment);
       return null;
     }
-    if (!relayed) return where.host;
+    if (!isRelayed) return where.host;
     if (attachment !== undefined) this.leave(attachment);
     attachments.delete(record.id);
     throw sessionMoved(record, where.host);
@@ -80,10 +63,10 @@ export class Routes {
    * and the errors of `HostDirectory.place`.
    */
   async homeHost(): Promise<HostRecord | null> {
-    const { directory, user, relayed } = this.#context;
-    const where = await directory.place(user);
+    const { door, user, isRelayed } = this.#state;
+    const where = await door.directory.place(user);
     if (where.here) return null;
-    if (relayed) throw userMoved(user, where.host);
+    if (isRelayed) throw userMoved(user, where.host);
     return where.host;
   }
 
@@ -94,25 +77,24 @@ export class Routes {
 
   /** The server here for requests without a session. */
   async homeHere(): Promise<ServerLink> {
-    const { links, opener } = this.#context;
-    const live = this.#home && links.server(this.#home.id);
+    const live = this.#home && this.#state.links.server(this.#home.id);
     if (live !== undefined) return live;
     // On shared servers a client stays where it was placed first.
     this.#home =
       this.#home === undefined || this.#home.isolation === "per-user"
-        ? await opener.homeServer()
-        : await opener.again(this.#home);
-    return await opener.link(this.#home);
+        ? await this.#opener.homeServer()
+        : await this.#opener.again(this.#home);
+    return await this.#opener.link(this.#home);
   }
 
   /**
    * Connects to the front door of that host.
    *
-   * @throws as `Links.toPeer`.
+   * @throws as `Connector.toPeer`.
    */
   async peer(host: HostRecord): Promise<PeerLink> {
-    using limit = deadline(PEER_MS, this.#context.signal);
-    return await this.#context.links.toPeer(host, limit.signal);
+    using limit = deadline(PEER_MS, this.#state.gone);
+    return await this.#connector.toPeer(host, limit.signal);
   }
 
   /**
@@ -121,13 +103,13 @@ export class Routes {
    * @throws FleetError `FLEET_SESSION_MOVED` when another host has the session; and the errors of `Opener.open`.
    */
   async local(record: SessionRecord): Promise<ServerLink> {
-    const { links, opener, attachments, directory } = this.#context;
+    const { links, attachments, door } = this.#state;
     const attachment = attachments.get(record.id);
     if (attachment === undefined) {
       const near = links.server(record.serverId);
-      return near !== undefined && (await directory.has(record))
+      return near !== undefined && (await door.directory.has(record))
         ? near
-        : await opener.link(await opener.serverFor(record));
+        : await this.#opener.link(await this.#opener.serverFor(record));
     }
     if (isPeerLinkId(attachment.linkId)) this.#bring(attachment, record.serverId);
     const live = links.server(attachment.linkId);
@@ -143,7 +125,7 @@ export class Routes {
    * @throws FleetError as {@link peer}; `RpcError` with the refusal of that host.
    */
   async remote(record: SessionRecord, host: HostRecord): Promise<PeerLink> {
-    const { links, attachments } = this.#context;
+    const { links, attachments } = this.#state;
     const attachment = attachments.get(record.id);
     if (attachment === undefined) return await this.peer(host);
     const id = peerLinkId(host);
@@ -157,8 +139,8 @@ export class Routes {
 
   /** Opens the session again, wherever it is, so that its client receives its events again. */
   async reattach({ sessionId }: Attachment): Promise<void> {
-    const { sessions, user } = this.#context;
-    const record = await sessions.recordFor(sessionId, user);
+    const { door, user } = this.#state;
+    const record = await door.sessions.recordFor(sessionId, user);
     const host = await this.hostOf(record);
     if (host === null) await this.local(record);
     else await this.remote(record, host);
@@ -166,9 +148,8 @@ export class Routes {
 
   /** Detaches the client from the session on the link where it was opened last. */
   leave(attachment: Attachment): void {
-    const { links, cut } = this.#context;
-    const link = links.live(attachment.linkId);
-    cut(attachment, MOVED);
+    const link = this.#state.links.live(attachment.linkId);
+    this.#state.cut(attachment, MOVED);
     if (!attachment.attached) return;
     attachment.attached = false;
     attachment.heard = false;
@@ -190,14 +171,14 @@ export class Routes {
   }
 
   async #openHere(attachment: Attachment): Promise<ServerLink> {
-    const { opener, sessions, user, onEvent } = this.#context;
+    const { door, user, turns, report } = this.#state;
     const { sessionId } = attachment;
-    const turn = this.#context.turn(sessionId);
+    const turn = turns.get(sessionId);
     // Read the record again: the session may have been deleted, and another user may have its id now.
-    const record = await sessions.recordFor(sessionId, user);
+    const record = await door.sessions.recordFor(sessionId, user);
     let link: ServerLink;
     try {
-      link = await opener.open({
+      link = await this.#opener.open({
         record,
         asked: askedAgain(attachment),
         isNew: false,
@@ -214,8 +195,8 @@ export class Routes {
       attachment.heard = attachment.attached;
       throw error;
     }
-    this.#context.opened(sessionId);
-    onEvent({ event: "session-reopened", sessionId });
+    door.opened(sessionId, this.#state);
+    report.event({ event: "session-reopened", sessionId });
     return link;
   }
 
@@ -228,7 +209,7 @@ export class Routes {
       attachment.attached = true;
     });
     if (link.upstream.closed) throw serverLost("the session was opened");
-    this.#context.onEvent({ event: "session-reopened", sessionId, detail: `on host ${host.name}` });
+    this.#state.report.event({ event: "session-reopened", sessionId, detail: `on host ${host.name}` });
     return link;
   }
 }

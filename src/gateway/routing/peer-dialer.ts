@@ -1,11 +1,13 @@
 import { isHostName, parseAddress } from "../../config/rules.js";
 import { hostAway } from "../../hosts/problems.js";
+import { isTokenGood, type TokenHolder } from "../../identity/tokens.js";
 import type { HostRecord } from "../../model/host.js";
 import { deadline } from "../../runtime/deadline.js";
 import { RpcError, type RpcListener } from "../../runtime/wire/rpc-client.js";
+import type { Store } from "../../store/ports.js";
 import type { Params } from "../wire/client-message.js";
 import { AUTHENTICATION_FAILED, tokenEnded } from "../wire/refusals.js";
-import { type OpenUpstream, openUpstream } from "../wire/upstream.js";
+import { type OpenUpstream, openUpstream } from "./upstream.js";
 
 /** How long another host may take to accept a connection, in milliseconds. */
 const CONNECT_MS = 2_000;
@@ -22,17 +24,19 @@ export class PeerDialer {
   readonly #own: string;
   readonly #hello: Params;
   readonly #token: string;
-  readonly #isGood: () => Promise<boolean>;
+  readonly #holder: TokenHolder;
+  readonly #store: Store;
 
   /**
+   * @param own the name of this host
    * @param hello the client's own parameters of `connect`, without its token
-   * @param isGood whether the token may still be used
    */
-  constructor(own: string, hello: Params, token: string, isGood: () => Promise<boolean>) {
+  constructor(own: string, hello: Params, token: string, holder: TokenHolder, store: Store) {
     this.#own = own;
     this.#hello = hello;
     this.#token = token;
-    this.#isGood = isGood;
+    this.#holder = holder;
+    this.#store = store;
   }
 
   /**
@@ -44,7 +48,7 @@ export class PeerDialer {
     if (address === null) throw hostAway(host.name);
     // The token may have ended since the client connected. The other front door would count it as a wrong token and
     // answer late.
-    if (!(await this.#isGood())) throw tokenEnded();
+    if (!(await isTokenGood(this.#store, this.#holder))) throw tokenEnded();
     const endpoint = { address: address.host, port: address.port, token: this.#token };
     const hello = { ...this.#hello, fleet: { via: this.#own, hops: 1 } };
     using limit = deadline(ANSWER_MS, signal);

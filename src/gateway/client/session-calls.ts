@@ -3,57 +3,43 @@ import { FleetError, quote } from "../../errors.js";
 import { mayUse, type SessionRecord } from "../../model/session.js";
 import { readSessionFolder } from "../../runtime/history/session-state.js";
 import { sessionLocked } from "../../sessions/problems.js";
-import type { Links } from "../routing/links.js";
 import type { Opener } from "../routing/opener.js";
-import { saysMoved } from "../routing/relay.js";
-import { type Attachment, isElsewhere, newAttachment } from "../state/attachments.js";
-import type { DoorContext } from "../state/door/door-state.js";
+import { isElsewhere, newAttachment } from "../state/attachments.js";
+import type { ClientState } from "../state/client-state.js";
+import { saysMoved } from "../state/lines.js";
 import type { Link, ServerLink } from "../state/links.js";
-import type { OpenRequests } from "../state/open-requests.js";
 import type { ClientRequest } from "../wire/client-message.js";
 import { methodDenied } from "../wire/refusals.js";
 
-export interface AnswersContext extends DoorContext {
-  user: string;
-  openRequests: OpenRequests;
-  attachments: Map<string, Attachment>;
-  /** Called when the client has opened the session on a server here. */
-  opened: (sessionId: string) => void;
-  /** Called when the client no longer gets events of the session, in which its own turn may still run. */
-  left: (sessionId: string) => void;
-  /** Called when the server ends while the client is leaving the session. */
-  lost: (sessionId: string) => void;
-  opener: Opener;
-  links: Links;
-}
-
 /** Answers the requests that the front door does not merely pass on: to open, leave, delete and list sessions. */
-export class Answers {
-  readonly #context: AnswersContext;
+export class SessionCalls {
+  readonly #state: ClientState;
+  readonly #opener: Opener;
 
-  constructor(context: AnswersContext) {
-    this.#context = context;
+  constructor(state: ClientState, opener: Opener) {
+    this.#state = state;
+    this.#opener = opener;
   }
 
   async create(request: ClientRequest): Promise<void> {
-    const { opener, sessions, attachments } = this.#context;
-    const record = await opener.recordNew(request.params);
+    const { door, attachments } = this.#state;
+    const record = await this.#opener.recordNew(request.params);
     try {
       await this.open(request, record, true);
     } catch (error) {
       attachments.delete(record.id);
-      await sessions.discard(record);
+      await door.sessions.discard(record);
       throw error;
     }
   }
 
   async open(request: ClientRequest, record: SessionRecord, isNew: boolean): Promise<void> {
-    const { opener, attachments, openRequests } = this.#context;
+    const { attachments, requests, door } = this.#state;
     const before = attachments.get(record.id);
     const attachment = before ?? newAttachment(record.id, record.serverId, request.params);
     let answer: unknown;
     try {
-      await opener.open({
+      await this.#opener.open({
         record,
         asked: request.params,
         isNew,
@@ -69,7 +55,7 @@ export class Answers {
           answer = result;
           // On the user's own server, reply now, so that the client gets the answer before the events that follow it. On
           // other servers, reply later, because the session may not be ready before its options are set.
-          if (own) openRequests.reply(request, result);
+          if (own) requests.reply(request, result);
         },
       });
     } catch (error) {
@@ -77,12 +63,12 @@ export class Answers {
       if (before === undefined) attachments.delete(record.id);
       throw error;
     }
-    this.#context.opened(record.id);
-    openRequests.reply(request, answer);
+    door.opened(record.id, this.#state);
+    requests.reply(request, answer);
   }
 
   async delete(request: ClientRequest, record: SessionRecord): Promise<void> {
-    this.#context.openRequests.reply(request, await this.deleteHere(request.method, record));
+    this.#state.requests.reply(request, await this.deleteHere(request.method, record));
   }
 
   /**
@@ -94,7 +80,8 @@ export class Answers {
    * `HostDirectory.assertStorage`, `Opener.serverFor` and `RpcClient.ask`; `RpcError` when the server refuses.
    */
   async deleteHere(method: string, record: SessionRecord): Promise<unknown> {
-    const { store, user, opener, attachments, links, directory } = this.#context;
+    const { door, user, attachments, links } = this.#state;
+    const { store, directory } = door;
     const { id } = record;
     await this.#reopened(id);
     if (record.owner !== user) throw methodDenied(method, "only the owner of a session deletes it");
@@ -103,7 +90,7 @@ export class Answers {
     // With the shared storage unmounted, every session would look deleted.
     await directory.assertStorage();
     const near = (await directory.has(record)) ? links.server(record.serverId) : undefined;
-    const link = near ?? (await opener.link(await opener.serverFor(record)));
+    const link = near ?? (await this.#opener.link(await this.#opener.serverFor(record)));
     const result = (await link.upstream.ask(method, { sessionId: id })) as { success?: unknown };
     // The runtime does not find a session that the client keeps in a folder of its own choice. Such a session stays.
     const goesOn = result.success !== true && isElsewhere(attachments.get(id)?.asked ?? {});
@@ -117,33 +104,30 @@ export class Answers {
 
   /** Leaves the session on whichever server or host the client has it open. */
   async detach(request: ClientRequest, record: SessionRecord): Promise<void> {
-    const { attachments, left, lost, links, openRequests } = this.#context;
+    const { attachments, turns, links, requests } = this.#state;
     await this.#reopened(record.id);
     const attachment = attachments.get(record.id);
     const link = links.live(attachment?.linkId ?? record.serverId);
     if (link === undefined) {
       // The server or host at the other end has gone, so there is nothing to leave.
       attachments.delete(record.id);
-      openRequests.reply(request, { success: true });
+      requests.reply(request, { success: true });
       return;
     }
-    openRequests.forward(link, request, {
+    requests.forward(link, request, {
       // Use this method even if the client sent "session.destroy", because a newer runtime may not know that old name.
       method: "session.detach",
       params: { sessionId: record.id },
       onAnswer: (answer) => {
         const moved = saysMoved(answer);
-        if (!answer.failed || moved) {
-          attachments.delete(record.id);
-          left(record.id);
-        }
+        if (!answer.failed || moved) this.#state.left(record.id);
         if (!moved) return undefined;
-        openRequests.reply(request, { success: true }); // the session moved, so it is not open there any longer
+        requests.reply(request, { success: true }); // the session moved, so it is not open there any longer
         return "hold";
       },
       onLost: () => {
         attachments.delete(record.id);
-        lost(record.id);
+        turns.get(record.id)?.interrupted("lost");
         return undefined;
       },
     });
@@ -151,15 +135,15 @@ export class Answers {
 
   /** Waits until nothing is reopening the session. Otherwise it would be open again after the client has left it. */
   async #reopened(sessionId: string): Promise<void> {
-    const { attachments } = this.#context;
+    const { attachments } = this.#state;
     for (let under = attachments.get(sessionId)?.reopening; under; under = attachments.get(sessionId)?.reopening) {
       await under.catch(() => "the request that needs it gets the error");
     }
   }
 
   async list(link: ServerLink, request: ClientRequest): Promise<void> {
-    const { openRequests, directory } = this.#context;
-    if (link.own && directory.own === null) return openRequests.forward(link, request);
+    const { requests, door } = this.#state;
+    if (link.own && door.directory.own === null) return requests.forward(link, request);
     const result = (await link.upstream.ask(request.method, request.params)) as { sessions?: unknown };
     const visible = await this.#visible();
     const ids = new Set(visible.map(({ id }) => id));
@@ -168,12 +152,13 @@ export class Answers {
     // Sessions on other hosts are known only by their records, which lack the values that a filter compares.
     const isFiltered = request.params.filter !== undefined && request.params.filter !== null;
     const elsewhere = isFiltered ? [] : await this.#elsewhere(visible, here);
-    openRequests.reply(request, { ...result, sessions: [...here, ...elsewhere] });
+    requests.reply(request, { ...result, sessions: [...here, ...elsewhere] });
   }
 
   /** The user's sessions on other hosts, as their records describe them. As on a bare server, only those with a turn. */
   async #elsewhere(visible: readonly SessionRecord[], listed: readonly { sessionId?: string }[]): Promise<object[]> {
-    const { directory, user } = this.#context;
+    const { door, user } = this.#state;
+    const { directory } = door;
     if (directory.own === null) return [];
     const known = new Set(listed.map(({ sessionId }) => sessionId));
     const found: object[] = [];
@@ -186,16 +171,16 @@ export class Answers {
   }
 
   async last(link: Link, request: ClientRequest): Promise<void> {
-    const { openRequests } = this.#context;
-    if (link.own) return openRequests.forward(link, request);
+    const { requests } = this.#state;
+    if (link.own) return requests.forward(link, request);
     const used = (await this.#visible()).sort((a, b) => compareText(b.lastUsedAt, a.lastUsedAt));
     const [last] = used;
-    openRequests.reply(request, last === undefined ? {} : { sessionId: last.id });
+    requests.reply(request, last === undefined ? {} : { sessionId: last.id });
   }
 
   async #visible(): Promise<SessionRecord[]> {
-    const { store, user } = this.#context;
-    return (await store.sessions.list()).filter((record) => mayUse(record, user));
+    const { door, user } = this.#state;
+    return (await door.store.sessions.list()).filter((record) => mayUse(record, user));
   }
 }
 

@@ -5,46 +5,39 @@ import { RawConnection } from "../../runtime/client/raw-connection.js";
 import { deadline } from "../../runtime/deadline.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
 import { RpcError } from "../../runtime/wire/rpc-client.js";
+import type { DoorState } from "../state/door/door-state.js";
+import type { Turn } from "../state/turn.js";
 
 /** How often to ask the server about a turn whose client has gone, in milliseconds. */
 const ASK_MS = 250;
-
-export interface LeftTurn {
-  server: ServerRecord;
-  sessionId: string;
-  /** Aborts when the turn must not go on. */
-  lease: AbortSignal | undefined;
-  /** How long the turn may go on before it is aborted, in milliseconds. It may wait for its client, which never answers. */
-  ttlMs: number;
-  /** How long the server may take over one answer, in milliseconds. */
-  answerMs: number;
-  /** Whether to stop waiting for the turn. */
-  isDraining: () => boolean;
-}
 
 /**
  * Resolves when a turn whose client has hung up is over, or when it was aborted. Such a turn goes on if others have the
  * session open. We ask about it over a new connection, because the client's connections are closed. If the server is slow
  * to answer, the turn does not count as over.
  *
+ * The turn is aborted when its lease is lost, or after `lock.ttl`: it may wait for its client, which never answers.
+ *
+ * @param server the server that holds the turn's use marker
  * @throws the last error, when we give up on a server that runs but does not answer.
  */
-export async function leftTurnOver(turn: LeftTurn): Promise<void> {
-  const until = performance.now() + turn.ttlMs;
-  const isGivenUp = () => turn.isDraining() || turn.lease?.aborted === true || performance.now() > until;
+export async function abandonedTurnOver(door: DoorState, server: ServerRecord, turn: Turn): Promise<void> {
+  const until = performance.now() + door.config.lock.ttlMs;
+  const isGivenUp = () => door.draining || turn.lease?.signal.aborted === true || performance.now() > until;
   for (;;) {
     try {
-      return await ask(turn, isGivenUp);
+      return await ask(door, server, turn.record.id, isGivenUp);
     } catch (error) {
       // The session is no longer in memory, or its server has ended. Either way its turn is over.
-      if (error instanceof RpcError || !isRunning(turn.server)) return;
+      if (error instanceof RpcError || !isRunning(server)) return;
       if (isGivenUp()) throw error;
     }
     await delay(ASK_MS, undefined, { ref: false });
   }
 }
 
-async function ask({ server, sessionId, answerMs, isDraining }: LeftTurn, isGivenUp: () => boolean): Promise<void> {
+async function ask(door: DoorState, server: ServerRecord, sessionId: string, isGivenUp: () => boolean): Promise<void> {
+  const answerMs = door.config.health.timeoutMs;
   using opening = deadline(answerMs);
   await using connection = await RawConnection.open(provenEndpoint(server), opening.signal, { lasting: true });
   const request = async (method: string) => {
@@ -53,7 +46,7 @@ async function ask({ server, sessionId, answerMs, isDraining }: LeftTurn, isGive
   };
   // Ask twice, because the prompt may still be on its way to the server.
   for (let idle = 0; idle < 2; ) {
-    if (isDraining()) return;
+    if (door.draining) return;
     if (isGivenUp()) {
       await request("session.abort");
       return;

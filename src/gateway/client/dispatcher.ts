@@ -1,0 +1,232 @@
+import { setTimeout as delay } from "node:timers/promises";
+import { type FleetError, isFleetError } from "../../errors.js";
+import { isSessionId } from "../../model/ids.js";
+import type { SessionRecord } from "../../model/session.js";
+import { RpcError } from "../../runtime/wire/rpc-client.js";
+import type { SessionHandling, UserHandling } from "../policy/methods.js";
+import { checkReach } from "../policy/reach.js";
+import { checkSetup, needsItsClient, refuseSetupElsewhere } from "../policy/server-setup.js";
+import type { Opener } from "../routing/opener.js";
+import { Relay } from "../routing/relay.js";
+import type { Router } from "../routing/router.js";
+import type { ClientState } from "../state/client-state.js";
+import { type DoorEvent, describe } from "../state/door/report.js";
+import type { ServerLink } from "../state/links.js";
+import type { PromptQueue } from "../turns/prompt-queue.js";
+import type { ClientRequest } from "../wire/client-message.js";
+import { doorDraining, methodDenied, methodUnknown, noSuchSession, requestsExhausted } from "../wire/refusals.js";
+import { BulkDeletion } from "./bulk-deletion.js";
+import { PassedRequests } from "./passed-requests.js";
+import { SessionCalls } from "./session-calls.js";
+import { checkTools } from "./session-tools.js";
+
+/** Requests up to this size are accepted even if much is waiting, so that a client can always cancel its work. */
+const SHORT_BYTES = 4 * 1024;
+
+/**
+ * Takes the requests of one client, and handles each as its row in the table of methods requires: sends it on, answers or
+ * refuses it.
+ */
+export class Dispatcher {
+  readonly #state: ClientState;
+  readonly #router: Router;
+  readonly #prompts: PromptQueue;
+  readonly #sessionCalls: SessionCalls;
+  readonly #passedRequests: PassedRequests;
+  readonly #bulkDeletion: BulkDeletion;
+  readonly #relay: Relay;
+
+  constructor(state: ClientState, router: Router, opener: Opener, prompts: PromptQueue) {
+    this.#state = state;
+    this.#router = router;
+    this.#prompts = prompts;
+    this.#sessionCalls = new SessionCalls(state, opener);
+    this.#passedRequests = new PassedRequests(state, router, prompts);
+    this.#bulkDeletion = new BulkDeletion(state, router, this.#sessionCalls);
+    this.#relay = new Relay(state, router);
+    void this.#serveLines();
+  }
+
+  take(request: ClientRequest): void {
+    const { requests, lines, report } = this.#state;
+    if (!requests.begin(request)) {
+      report.event({ event: "denied", detail: "an id that is in use" });
+      return;
+    }
+    const reached = this.#limitReached(request);
+    if (reached !== null) {
+      requests.refuse(request, reached);
+      report.event({ event: "denied", method: request.method, ...reason(reached) });
+      return;
+    }
+    lines.join(request);
+  }
+
+  #limitReached({ method, bytes }: ClientRequest): FleetError | null {
+    const { requests, share, protocol, door } = this.#state;
+    const { maxFrameBytes } = door.config.serve;
+    // A single request may be as long as a frame may be. All requests that wait together have the same limit.
+    const isTooMuch = requests.openBytes > maxFrameBytes && requests.openBytes > bytes;
+    if (isTooMuch && bytes > SHORT_BYTES) return requestsExhausted(maxFrameBytes);
+    const handling = protocol.handlingOf(method);
+    // A user at a limit must be able to cancel work.
+    if (handling.about === "session" && handling.cancels === true) return null;
+    return share.overRequests ?? (bytes > SHORT_BYTES ? share.overBytes : null);
+  }
+
+  /** Never rejects. */
+  async #serveLines(): Promise<void> {
+    const { unserved } = this.#state.lines;
+    for (let name = await unserved.take(); name !== undefined; name = await unserved.take()) void this.#serve(name);
+  }
+
+  /** Never rejects. */
+  async #serve(name: string): Promise<void> {
+    const { lines, gone } = this.#state;
+    for (let next = lines.next(name); next !== undefined; next = lines.next(name)) {
+      const pauseMs = next.notBefore - performance.now();
+      if (pauseMs > 0) await delay(pauseMs, undefined, { signal: gone }).catch(() => "the client has gone");
+      if (pauseMs > 0 && gone.aborted) continue;
+      if (!lines.isOvertaking(next.request)) await this.#judge(next.request);
+    }
+  }
+
+  /** Never rejects. */
+  async #judge(request: ClientRequest): Promise<void> {
+    const { requests, report } = this.#state;
+    const { method, params } = request;
+    try {
+      await this.#route(request);
+    } catch (error) {
+      if (!requests.refuse(request, error) || error instanceof RpcError) return;
+      const why = isFleetError(error) ? reason(error) : ({ code: "FLEET_INTERNAL" } as const);
+      const named = typeof params.sessionId === "string" ? { sessionId: params.sessionId.slice(0, 128) } : {};
+      const bug = isFleetError(error) ? {} : { detail: describe(error) };
+      report.event({ event: isFleetError(error) ? "denied" : "failed", method, ...why, ...named, ...bug });
+    }
+  }
+
+  async #route(request: ClientRequest): Promise<void> {
+    const { protocol, requests, door } = this.#state;
+    const handling = protocol.handlingOf(request.method);
+    if (handling.paced === true) await door.pace.pass();
+    if (handling.about === "session") return await this.#routeToSession(handling, request);
+    if (handling.about === "user") return await this.#routeHome(handling, request);
+    if (handling.handler === "refuse") throw this.#refusalOf(request.method);
+    requests.reply(request, foregroundOf(request));
+  }
+
+  #refusalOf(method: string): FleetError {
+    const { protocol } = this.#state;
+    return protocol.isKnownMethod(method) ? methodDenied(method, protocol.whyRefused(method)) : methodUnknown(method);
+  }
+
+  async #routeHome(handling: UserHandling, request: ClientRequest): Promise<void> {
+    const { handler, own } = handling;
+    const { method } = request;
+    // Do this before the home server is started, because creating a session may be refused.
+    const host = await this.#router.homeHost();
+    if (host !== null && handler === "setUp") refuseSetupElsewhere(method);
+    if (host !== null) return this.#relay.home(await this.#router.peer(host), request);
+    if (handler === "create") return await this.#sessionCalls.create(request);
+    const link = await this.#router.homeHere();
+    if (own === true) {
+      if (!link.own) throw methodDenied(method, "it affects the whole server, which other users share");
+      checkReach(request, handling, { own: link.own, config: this.#state.door.config });
+    }
+    switch (handler) {
+      case "list":
+        return await this.#sessionCalls.list(link, request);
+      case "last":
+        return await this.#sessionCalls.last(link, request);
+      case "setUp":
+        return this.#setUp(link, request);
+      case "deleteMany":
+        return await this.#bulkDeletion.delete(link, request);
+      case "prune":
+        return await this.#bulkDeletion.prune(link, request);
+      case "pass":
+        return this.#state.requests.forward(link, request);
+    }
+  }
+
+  /** The client's connection then ends with the server, and the server may end with the connection. */
+  #setUp(link: ServerLink, request: ClientRequest): void {
+    const state = this.#state;
+    checkSetup(request.method, link.server, link.own, state.door.config);
+    state.requests.forward(link, request, {
+      onAnswer: ({ failed }) => {
+        if (failed) return undefined;
+        state.boundTo = link;
+        if (needsItsClient(request.method)) state.needing = link.server;
+        return undefined;
+      },
+    });
+  }
+
+  async #routeToSession(handling: SessionHandling, request: ClientRequest): Promise<void> {
+    const { door, requests, lines } = this.#state;
+    const { handler, cancels } = handling;
+    const record = await this.#recordFor(handling, request);
+    if (record === null) return;
+    if (handler === "detach") return await this.#sessionCalls.detach(request, record);
+    if (handler === "send" && door.draining) throw doorDraining();
+    // Let this prompt wait behind the client's earlier ones before looking for the session's host, so that they stay in
+    // order even if the session moves.
+    if (handler === "send" && this.#prompts.waits(record.id)) return await this.#prompts.send(request, record);
+    if (cancels === true && this.#prompts.cancel(record.id)) return requests.reply(request, { success: true });
+    const host = await this.#router.hostOf(record);
+    if (lines.isOvertaking(request)) return;
+    if (host !== null) return await this.#relay.session(handling, host, request, record);
+    switch (handler) {
+      case "open":
+        checkTools(this.#state, request, record);
+        return await this.#sessionCalls.open(request, record, false);
+      case "delete":
+        return await this.#sessionCalls.delete(request, record);
+      case "send":
+        return await this.#prompts.send(request, record);
+      case "pass":
+        return await this.#passedRequests.pass(handling, request, record);
+    }
+  }
+
+  /**
+   * The record of a session that the user may use. The request's other parts get this record and do not read it again.
+   *
+   * @returns null if there is none and the client has its answer
+   */
+  async #recordFor({ missing }: SessionHandling, request: ClientRequest): Promise<SessionRecord | null> {
+    const { door, user, requests, report } = this.#state;
+    const { method, params } = request;
+    const { sessionId } = params;
+    if (typeof sessionId !== "string") throw noSuchSession(String(sessionId));
+    try {
+      // A string that cannot be an id is not in the store, and must not become a path.
+      if (isSessionId(sessionId)) return await door.sessions.recordFor(sessionId, user);
+    } catch (error) {
+      if (!isFleetError(error, "FLEET_SESSION_NOT_FOUND")) throw error;
+    }
+    if (missing === undefined) throw noSuchSession(sessionId);
+    report.event({ event: "denied", method, sessionId: sessionId.slice(0, 128), code: "FLEET_SESSION_NOT_FOUND" });
+    // The session was deleted, but may still be open here.
+    this.#state.left(sessionId);
+    requests.reply(request, missing(sessionId));
+    return null;
+  }
+}
+
+/** The fields of an event that describe a refusal. */
+function reason({ code, limit }: FleetError): Pick<DoorEvent, "code" | "limit"> {
+  return limit === undefined ? { code } : { code, limit };
+}
+
+/**
+ * The runtime always starts headless (`runtime/launch/launch.ts`), without the terminal that has a foreground session
+ * (measured with 1.0.85).
+ */
+function foregroundOf({ method, params }: ClientRequest): object {
+  if (method === "session.getForeground") return {};
+  const error = `Not running in TUI+server mode - cannot set foreground session ${String(params.sessionId)}`;
+  return { success: false, error };
+}

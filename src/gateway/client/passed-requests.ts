@@ -1,0 +1,162 @@
+import type { ServerRecord } from "../../model/server.js";
+import type { SessionRecord } from "../../model/session.js";
+import { readSessionFolder } from "../../runtime/history/session-state.js";
+import { isStoreTrouble, sessionLocked } from "../../sessions/problems.js";
+import type { SessionHandling } from "../policy/methods.js";
+import { checkReach } from "../policy/reach.js";
+import type { Router } from "../routing/router.js";
+import { saysUnloaded } from "../state/attachments.js";
+import type { ClientState } from "../state/client-state.js";
+import { failure } from "../state/door/report.js";
+import type { ServerLink } from "../state/links.js";
+import type { PromptQueue } from "../turns/prompt-queue.js";
+import type { ClientRequest } from "../wire/client-message.js";
+import { methodDenied } from "../wire/refusals.js";
+import { checkAnswer, checkTools, permitted } from "./session-tools.js";
+
+/** Passes requests about a session on to its server here, after the checks that the table of methods requires. */
+export class PassedRequests {
+  readonly #state: ClientState;
+  readonly #router: Router;
+  readonly #prompts: PromptQueue;
+
+  constructor(state: ClientState, router: Router, prompts: PromptQueue) {
+    this.#state = state;
+    this.#router = router;
+    this.#prompts = prompts;
+  }
+
+  /** @throws FleetError `FLEET_METHOD_DENIED`, `FLEET_SESSION_LOCKED`, `FLEET_LIMIT_REACHED`, and as `Router.local`. */
+  async pass(handling: SessionHandling, request: ClientRequest, record: SessionRecord): Promise<void> {
+    const { door, user, requests } = this.#state;
+    const { method, params } = request;
+    const { config } = door;
+    await this.#assertTime(handling, method, record);
+    if (handling.finish === "recordFork") await door.sessions.assertRoom(user);
+    const link = await this.#router.local(record);
+    const { own } = link;
+    if (handling.own === true && !own)
+      throw methodDenied(method, "it reaches beyond the session, on a server that other users share");
+    if (handling.checksOptions === true) {
+      const member = record.owner !== user;
+      link.protocol.checkOptions(method, params, { own, member, isolation: link.server.isolation, config });
+    }
+    checkReach(request, handling, { own, config });
+    checkTools(this.#state, request, record);
+    checkAnswer(this.#state, link, request, record);
+    const allowed = handling.permits === true ? permitted(this.#state, link, request, record) : params;
+    // The approval was for another client's tool: answer as if that client had answered first.
+    if (allowed === null) requests.reply(request, { success: false });
+    else this.#forward(handling, link, { ...request, params: allowed }, record);
+  }
+
+  /**
+   * Checks the rules for collaborative sessions, and waits until the client's prompts before this request are sent.
+   *
+   * @throws FleetError `FLEET_METHOD_DENIED`, `FLEET_SESSION_LOCKED`.
+   */
+  async #assertTime({ collaborative }: SessionHandling, method: string, record: SessionRecord): Promise<void> {
+    if (collaborative === "steer") await this.#prompts.sent(record.id);
+    if (record.kind !== "collaborative" || collaborative === undefined) return;
+    if (collaborative === "never")
+      throw methodDenied(method, "in a collaborative session, the model works only in turns (session.send)");
+    if (this.#state.turns.get(record.id)?.active === true) return;
+    if (collaborative === "own turn") {
+      throw methodDenied(
+        method,
+        "in a collaborative session, a client may queue prompts only during its own turn (session.send)",
+      );
+    }
+    await this.#assertFree(record);
+  }
+
+  /** @throws FleetError `FLEET_SESSION_LOCKED` while another client is in a turn or holds the lease. */
+  async #assertFree({ id }: SessionRecord): Promise<void> {
+    const { door, holder } = this.#state;
+    const lease = await door.store.leases.read(id);
+    const isOwn = holder.lease?.sessionId === id && holder.lease.fence === lease?.fence;
+    if (lease !== null && !isOwn) throw sessionLocked(id, lease);
+  }
+
+  /**
+   * Sends on a request about a session. If the server has unloaded the session, opens it again and repeats the request.
+   */
+  #forward(
+    handling: SessionHandling,
+    link: ServerLink,
+    request: ClientRequest,
+    record: SessionRecord,
+    again = false,
+  ): void {
+    const { requests, attachments } = this.#state;
+    const { finish } = handling;
+    requests.forward(link, request, {
+      params: { ...request.params, sessionId: record.id },
+      onAnswer: ({ failed, body }) => {
+        if (!failed && finish !== undefined) {
+          this.#finish(finish, link, request, resultIn(body)).then(
+            (result) => requests.reply(request, result),
+            (error: unknown) => requests.refuse(request, error),
+          );
+          return "hold";
+        }
+        if (again || !failed || !attachments.has(record.id) || !saysUnloaded(body)) return undefined;
+        this.#state.unloaded(record.id);
+        this.#router.local(record).then(
+          (reopened) => this.#forward(handling, reopened, request, record, true),
+          (error: unknown) => requests.refuse(request, error),
+        );
+        return "hold";
+      },
+    });
+  }
+
+  /** Does the work that is left before the client gets the answer. @returns the answer's result */
+  async #finish(
+    finish: NonNullable<SessionHandling["finish"]>,
+    { upstream, server }: ServerLink,
+    { method, params }: ClientRequest,
+    result: unknown,
+  ): Promise<unknown> {
+    const { sessionId, tools } = params;
+    switch (finish) {
+      // The runtime keeps a session that was shut down in memory until every client has left it. In that state it
+      // accepts prompts without ever answering them, and cannot resume the session (measured with 1.0.85). After this
+      // close, the next client to use the session opens it again.
+      case "unload":
+        await upstream.ask("sessions.close", { sessionId });
+        break;
+      // Keep the tools, because the session gets them again when it is opened again.
+      case "keepTools": {
+        const attachment = this.#state.attachments.get(String(sessionId));
+        if (attachment !== undefined) attachment.asked = { ...attachment.asked, tools };
+        break;
+      }
+      // Record the new session right now, so that other hosts find it. Count a turn, so that no host takes it for a
+      // session without a history.
+      case "recordFork": {
+        const forkId = String((result as { sessionId?: unknown }).sessionId);
+        await this.#recordFork(forkId, server).catch((error: unknown) => {
+          // The fork exists, and is recorded when it is first used here.
+          if (!isStoreTrouble(error)) throw error;
+          this.#state.report.event({ event: "failed", method, sessionId: forkId, ...failure(error) });
+        });
+        break;
+      }
+    }
+    return result;
+  }
+
+  async #recordFork(sessionId: string, server: ServerRecord): Promise<void> {
+    const { door, user } = this.#state;
+    const { id } = await door.sessions.recordFor(sessionId, user);
+    if (readSessionFolder(server.home, id)?.hasHistory !== true) return;
+    await door.store.sessions.update(id, (draft) => {
+      draft.turns ||= 1;
+    });
+  }
+}
+
+function resultIn(body: Buffer): unknown {
+  return (JSON.parse(body.toString("utf8")) as { result?: unknown }).result;
+}

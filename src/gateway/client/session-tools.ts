@@ -1,0 +1,80 @@
+import type { SessionRecord } from "../../model/session.js";
+import { checkMember, toolsIn } from "../policy/members.js";
+import { decide } from "../policy/reach.js";
+import type { ClientState } from "../state/client-state.js";
+import { isAnswer } from "../state/door/server-questions.js";
+import type { ServerLink } from "../state/links.js";
+import type { ClientRequest, Params } from "../wire/client-message.js";
+import { methodDenied } from "../wire/refusals.js";
+
+/**
+ * Keeps members from replacing the tools of other users.
+ *
+ * @throws FleetError `FLEET_METHOD_DENIED`.
+ */
+export function checkTools(state: ClientState, { method, params }: ClientRequest, record: SessionRecord): void {
+  const { user, door } = state;
+  if (record.owner === user) return;
+  checkMember(method, params);
+  if (method !== "session.resume" && method !== "session.tools.set") return;
+  const isOthers = (tool: string) => door.bringers(record.id, tool, state).some((other) => other !== user);
+  const taken = toolsIn(params).find(({ name }) => isOthers(String(name)));
+  if (taken === undefined) return;
+  throw methodDenied(
+    method,
+    `another user's client already provides the tool ${JSON.stringify(taken.name)} in this session`,
+  );
+}
+
+/**
+ * Refuses answers to requests of other sessions, in collaborative sessions and on servers with other users. The runtime
+ * does not: it accepts an answer from every client that knows the request's id.
+ *
+ * @throws FleetError `FLEET_METHOD_DENIED` for a request of another session, and for a call of another client's tool.
+ */
+export function checkAnswer(
+  state: ClientState,
+  { own }: ServerLink,
+  { method, params }: ClientRequest,
+  record: SessionRecord,
+): void {
+  if (!isAnswer(method)) return;
+  const asked = state.door.questions.get(record.id, params.requestId);
+  const isCollaborative = record.kind === "collaborative";
+  if (asked === undefined && (isCollaborative || !own))
+    throw methodDenied(method, "this session has not asked for anything under that requestId");
+  if (isCollaborative && asked?.tool !== undefined && !answersFor(state, asked.tool, record))
+    throw methodDenied(method, "only the client that provides a tool may answer its calls");
+}
+
+/** The parameters of the client's decision about a permission, without an approval that it may not give: see {@link decide}. */
+export function permitted(
+  state: ClientState,
+  { own }: ServerLink,
+  { method, params }: ClientRequest,
+  record: SessionRecord,
+): Params | null {
+  const { door, report } = state;
+  const asked = door.questions.get(record.id, params.requestId);
+  const isCollaborative = record.kind === "collaborative";
+  const isOwnTool =
+    asked?.tool !== undefined &&
+    (isCollaborative ? answersFor(state, asked.tool, record) : state.brings(record.id, asked.tool));
+  const decided = decide(params, { asked, isOwnTool, isCollaborative }, { own, config: door.config });
+  if (decided !== params) {
+    const detail = "an approval that this user may not give";
+    report.event({ event: "denied", method, sessionId: String(params.sessionId), detail });
+  }
+  return decided;
+}
+
+/**
+ * Whether this client may answer for a tool of a collaborative session. The client that brought the tool may, and the
+ * owner's client takes precedence over a member's. If no client has the tool, the owner's client may, because it has
+ * connected again.
+ */
+function answersFor(state: ClientState, tool: string, { id, owner }: SessionRecord): boolean {
+  const { user, door } = state;
+  const others = door.bringers(id, tool, state);
+  return state.brings(id, tool) ? user === owner || !others.includes(owner) : user === owner && others.length === 0;
+}

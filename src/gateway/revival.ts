@@ -1,0 +1,89 @@
+import { setTimeout as delay } from "node:timers/promises";
+import type { DoorState } from "./state/door/door-state.js";
+import { peerLinkId } from "./state/links.js";
+
+/** How often the door checks whether lost servers run again, in milliseconds. */
+const SERVERS_POLL_MS = 250;
+/** How often the door checks whether the other hosts that clients are connected to are still there, in milliseconds. */
+const HOSTS_POLL_MS = 1_000;
+
+/** Gives the clients of a door their sessions back after servers and hosts have ended. */
+export class Revival {
+  readonly #state: DoorState;
+  /** Whether the door has left the servers of this host, until this host may have sessions again. */
+  #hasLeft = false;
+
+  constructor(state: DoorState) {
+    this.#state = state;
+  }
+
+  start(): void {
+    void this.#watchServers();
+    if (this.#state.store.hosts !== null) void this.#watchHosts();
+  }
+
+  /**
+   * Hangs up on the servers of this host. Reopens what the clients had open there, here or on another host, once this host
+   * may have sessions again.
+   */
+  leaveServers(): void {
+    for (const { links } of this.#state.clients) links.leaveServers();
+    if (!this.#hasLeft) void this.#awaitTerm();
+  }
+
+  /** Never rejects. */
+  async #awaitTerm(): Promise<void> {
+    const { closed, directory, clients } = this.#state;
+    this.#hasLeft = true;
+    let isThere = false;
+    while (!isThere && !closed.aborted) {
+      await this.#pause(SERVERS_POLL_MS);
+      // If the store does not answer, ask it again in the next round.
+      isThere = await directory.isThere().catch(() => false);
+    }
+    // Reset this before the sessions are reopened. If this host loses its term during that, `leaveServers` must start
+    // another wait.
+    this.#hasLeft = false;
+    for (const client of clients) client.reopen();
+  }
+
+  /** Reopens the sessions that clients had open on a lost server, once it runs again. Never rejects. */
+  async #watchServers(): Promise<void> {
+    const { closed, lostServers, store } = this.#state;
+    while (!closed.aborted) {
+      await lostServers.some();
+      await this.#pause(SERVERS_POLL_MS);
+      const read = async () => (await store.registry.read()).servers;
+      // While this host may count as gone, `#awaitTerm` brings the clients back. If the registry cannot be read now, the
+      // next round tries again.
+      const servers = this.#hasLeft ? null : await read().catch(() => null);
+      for (const { server, clients } of lostServers.back(servers))
+        for (const client of clients) client.reopen(server.id);
+    }
+  }
+
+  /**
+   * Hangs up on hosts that have gone, because a host that falls silent does not close its connections. Reopens the sessions
+   * that clients had open on a lost host, once they are available again. Never rejects.
+   */
+  async #watchHosts(): Promise<void> {
+    const { closed, directory, lostHosts } = this.#state;
+    while (!closed.aborted) {
+      await this.#pause(HOSTS_POLL_MS);
+      const connected = [...this.#state.clients].filter(({ links }) => links.hasPeers);
+      if (connected.length === 0 && !lostHosts.any) continue;
+      // If the store does not answer, ask it again in the next round.
+      const hosts = await directory.list().catch(() => null);
+      if (hosts === null) continue;
+      const there = new Set(hosts.filter(({ gone }) => !gone).map(peerLinkId));
+      for (const { links } of connected) links.hangUp(there);
+      for (const { host, clients } of lostHosts.back(hosts))
+        for (const client of clients) client.reopen(peerLinkId(host));
+    }
+  }
+
+  /** Resolves earlier when the door closes. */
+  async #pause(ms: number): Promise<void> {
+    await delay(ms, undefined, { signal: this.#state.closed, ref: false }).catch(() => "closed");
+  }
+}

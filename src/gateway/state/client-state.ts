@@ -1,0 +1,165 @@
+import { setTimeout as delay } from "node:timers/promises";
+import type { TokenHolder } from "../../identity/tokens.js";
+import type { ServerRecord } from "../../model/server.js";
+import type { Protocol } from "../policy/protocols.js";
+import type { ClientSocket } from "../wire/client-socket.js";
+import { brokenTurnFrames } from "../wire/events.js";
+import { clientGone } from "../wire/refusals.js";
+import { type Attachment, ownTools } from "./attachments.js";
+import type { DoorState, Fellow } from "./door/door-state.js";
+import type { Reporter } from "./door/report.js";
+import type { Share } from "./door/shares.js";
+import { RequestLines } from "./lines.js";
+import { isPeerLinkId, type Link, Links } from "./links.js";
+import { Mailbox } from "./mailbox.js";
+import { OpenRequests } from "./open-requests.js";
+import { ReadReceipts } from "./read-receipts.js";
+import type { Turn } from "./turn.js";
+import { TurnEnds } from "./turn-ends.js";
+
+/** How often to check whether turns on other hosts are over, in milliseconds. */
+const SETTLED_POLL_MS = 50;
+
+/** The identity of a client, and how it has connected. */
+export interface ClientOrigin {
+  holder: TokenHolder;
+  /** The protocol that the client speaks. */
+  protocol: Protocol;
+  /** The part of its user's limits that it takes up. */
+  share: Share;
+  report: Reporter;
+  /**
+   * Whether another host's front door relays the client. Such a client gets only what is on this host, and is not
+   * relayed again.
+   */
+  isRelayed: boolean;
+}
+
+/** Everything that one client has open. */
+export class ClientState implements Fellow {
+  readonly door: DoorState;
+  readonly socket: ClientSocket;
+  readonly holder: TokenHolder;
+  readonly protocol: Protocol;
+  readonly share: Share;
+  readonly report: Reporter;
+  readonly isRelayed: boolean;
+  /** The sessions that the client has open, by their ids. */
+  readonly attachments = new Map<string, Attachment>();
+  /** The client's turns that run or wait, by session. */
+  readonly turns = new Map<string, Turn>();
+  readonly links = new Links();
+  readonly lines: RequestLines;
+  readonly requests: OpenRequests;
+  readonly ends: TurnEnds;
+  readonly receipts: ReadReceipts;
+  /** Sessions to open again, so that the client gets their events. */
+  readonly unopened = new Mailbox<readonly Attachment[]>();
+  /** The server that this client has set up for itself. The client's connection ends with it: see `server-setup.ts`. */
+  boundTo: Link | undefined;
+  /** The server whose model requests this client answers. */
+  needing: ServerRecord | undefined;
+  readonly #gone = new AbortController();
+
+  constructor(door: DoorState, socket: ClientSocket, { holder, protocol, share, report, isRelayed }: ClientOrigin) {
+    this.door = door;
+    this.socket = socket;
+    this.holder = holder;
+    this.protocol = protocol;
+    this.share = share;
+    this.report = report;
+    this.isRelayed = isRelayed;
+    this.lines = new RequestLines({ looksAgain: !isRelayed });
+    this.receipts = new ReadReceipts(socket, { isRelayed });
+    this.ends = new TurnEnds(socket, this.receipts);
+    this.requests = new OpenRequests(this);
+  }
+
+  get user(): string {
+    return this.holder.user;
+  }
+
+  /** Aborts when the client has gone, with the reason to give up work for it. */
+  get gone(): AbortSignal {
+    return this.#gone.signal;
+  }
+
+  brings(sessionId: string, tool: string): boolean {
+    const attachment = this.attachments.get(sessionId);
+    return attachment !== undefined && ownTools(attachment).has(tool);
+  }
+
+  follow(sessionId: string): void {
+    const attachment = this.attachments.get(sessionId);
+    if (attachment === undefined || attachment.attached || attachment.heard || attachment.reopening !== null) return;
+    this.unopened.put([attachment]);
+  }
+
+  reopen(linkId?: string): void {
+    const isLost = (attachment: Attachment) =>
+      !attachment.attached && (linkId === undefined ? !isPeerLinkId(attachment.linkId) : attachment.linkId === linkId);
+    this.unopened.put([...this.attachments.values()].filter(isLost));
+  }
+
+  /** The session is no longer in its server's memory. */
+  unloaded(sessionId: string): void {
+    const attachment = this.attachments.get(sessionId);
+    if (attachment === undefined) return;
+    attachment.attached = false;
+    attachment.heard = false;
+  }
+
+  /** The client no longer gets events of the session, in which its own turn may still run. */
+  left(sessionId: string): void {
+    this.attachments.delete(sessionId);
+    this.ends.over(sessionId);
+    this.turns.get(sessionId)?.unheard();
+  }
+
+  /** The server sends no more events of the session's turn, so the door sends the client the end of the turn. */
+  cut(attachment: Attachment, message: string): void {
+    const { sessionId, inTurn } = attachment;
+    const turn = this.turns.get(sessionId);
+    // A prompt that still waits for its turn loses nothing. If its client got the end of another turn, it would believe that
+    // its own turn had ended.
+    if (turn?.active === true) this.ends.cut(sessionId, message);
+    else if (inTurn) this.ends.cutOther(sessionId, message);
+    attachment.inTurn = false;
+    if (turn?.active === true) turn.end("lost");
+  }
+
+  /** Tells the client why its turn is being aborted. The server sends the end of the turn. */
+  warn(sessionId: string, message: string): void {
+    const [error] = brokenTurnFrames(sessionId, message);
+    if (error !== undefined) this.socket.send(error);
+  }
+
+  /** How many turns are running or waiting, here and on other hosts. */
+  get inTurns(): number {
+    return [...this.turns.values()].filter(({ over }) => over === null).length + this.#relayedTurns();
+  }
+
+  /** Resolves when no turn is running or waiting. @throws when the signal aborts. */
+  async settled(signal: AbortSignal): Promise<void> {
+    while (this.turns.size > 0) await Promise.all([...this.turns.values()].map(({ settled }) => settled));
+    while (this.#relayedTurns() > 0) await delay(SETTLED_POLL_MS, undefined, { signal });
+  }
+
+  #relayedTurns(): number {
+    return [...this.attachments.values()].filter(({ linkId, inTurn }) => inTurn && isPeerLinkId(linkId)).length;
+  }
+
+  /** The client has gone. */
+  close(): void {
+    const gone = clientGone();
+    this.#gone.abort(gone);
+    this.requests.close();
+    for (const turn of this.turns.values()) {
+      turn.end("closed");
+      turn.abort.abort(gone);
+    }
+    this.links.close();
+    this.lines.unserved.close();
+    this.unopened.close();
+  }
+}

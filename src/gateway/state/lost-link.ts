@@ -1,0 +1,63 @@
+import { SERVER_ENDED } from "../wire/refusals.js";
+import type { ClientState } from "./client-state.js";
+import type { Link } from "./links.js";
+import type { Prompt } from "./turn.js";
+import type { TurnEnds } from "./turn-ends.js";
+
+/**
+ * A server, another host, or the connection to it has ended. Answers all that waits for it, and notes the sessions that
+ * were open there, so that they are opened again.
+ */
+export function loseLink(state: ClientState, link: Link): void {
+  const { door, links, attachments, turns, requests, report } = state;
+  links.forget(link);
+  if (state.gone.aborted) return;
+  report.event({ event: link.kind === "peer" ? "host-lost" : "server-lost", detail: link.id });
+  // Do this first, because it decides which prompts without an answer are not refused yet.
+  const goOn = turnsThatGoOn(state, link);
+  requests.drop(link);
+  if (state.boundTo === link) {
+    state.socket.end();
+    return;
+  }
+  let lost = false;
+  for (const [id, attachment] of attachments) {
+    if (attachment.linkId !== link.id || !attachment.attached) continue;
+    lost = true;
+    attachment.attached = false;
+    attachment.heard = false;
+    if (goOn.has(id)) {
+      attachment.inTurn = false;
+      continue;
+    }
+    state.cut(attachment, SERVER_ENDED);
+    turns.get(id)?.interrupted("lost");
+  }
+  if (lost && link.kind === "server") door.lostServers.await(link.server, state);
+  if (lost && link.kind === "peer") door.lostHosts.await(link.host, state);
+}
+
+/**
+ * The sessions whose turns continue although the link has ended. Prompts that the server had not begun are sent again in
+ * the same turn, but each only once.
+ */
+function turnsThatGoOn({ turns, ends }: ClientState, link: Link): ReadonlySet<string> {
+  const goOn = new Set<string>();
+  for (const [id, turn] of turns) {
+    if (!turn.active) continue;
+    const sent = [...turn.sent].filter((prompt) => prompt.sent?.link === link);
+    const doubtful = sent.filter((prompt) => !isSeenBegun(ends, id, prompt));
+    if (sent.length > 0 && doubtful.length === 0) continue;
+    goOn.add(id);
+    if (doubtful.length < sent.length) ends.cut(id, SERVER_ENDED);
+    if (doubtful.length > 0 && link.kind === "server") turn.doubt(doubtful, link);
+  }
+  return goOn;
+}
+
+/** Whether the session's events show that the server has begun the prompt. */
+function isSeenBegun(ends: TurnEnds, sessionId: string, { sent }: Prompt): boolean {
+  if (sent === undefined) return false;
+  if (sent.messageIds !== null) return !sent.messageIds.some((id) => ends.waitsFor(sessionId, id));
+  return [...ends.seen(sessionId)].some((id) => !sent.seenBefore.has(id));
+}

@@ -1,0 +1,294 @@
+import { FleetError } from "../../errors.js";
+import type { SessionRecord } from "../../model/session.js";
+import type { TurnLease } from "../../sessions/leases/seen.js";
+import { takeTurn } from "../../sessions/use/turn-taking.js";
+import { checkReach } from "../policy/reach.js";
+import type { Router } from "../routing/router.js";
+import { saysUnloaded } from "../state/attachments.js";
+import type { ClientState } from "../state/client-state.js";
+import { failure } from "../state/door/report.js";
+import type { ServerLink } from "../state/links.js";
+import { type Doubt, type Prompt, Turn } from "../state/turn.js";
+import type { ClientRequest } from "../wire/client-message.js";
+import { messageIdsOf } from "../wire/events.js";
+import { doorDraining } from "../wire/refusals.js";
+import { abandonedTurnOver } from "./abandoned-turn.js";
+import { noteSent, settleDoubt } from "./resend.js";
+import { abortTurn, assertHere, isIdle, linkOnceEnded, placeOf } from "./turn-server.js";
+
+/**
+ * How long a server must be idle, in milliseconds, before a prompt that it took counts as one that never begins: without an
+ * error, and after an error.
+ */
+const NEVER_BEGINS_MS = 5_000;
+const FAILED_MS = 1_000;
+
+/**
+ * The prompts of one client, and the turns that they get. Each session has one turn at a time, for all who use it, by the
+ * rules of `turn-taking.ts`.
+ */
+export class PromptQueue {
+  readonly #state: ClientState;
+  readonly #router: Router;
+
+  constructor(state: ClientState, router: Router) {
+    this.#state = state;
+    this.#router = router;
+  }
+
+  /**
+   * Takes a prompt. Resolves once it has been sent or refused, or has to wait.
+   *
+   * @throws FleetError `FLEET_TURN_FAILED` when the client has gone; `FLEET_DOOR_DRAINING` when the door is about to close.
+   */
+  async send(request: ClientRequest, record: SessionRecord): Promise<void> {
+    const { gone, door, lines } = this.#state;
+    // The client hung up while the prompt was on its way here.
+    gone.throwIfAborted();
+    // Check again: the door may have begun to close while the fleet looked up where the session is.
+    if (door.draining) throw doorDraining();
+    const unsent = { turn: undefined, again: false, sent: undefined, isRepeated: false, isAnswered: false };
+    await this.#queue({ request, place: lines.placeOf(request), ...unsent }, record);
+  }
+
+  /** Whether prompts of the client wait for their turn in the session. */
+  waits(sessionId: string): boolean {
+    return this.#state.turns.get(sessionId)?.waits === true;
+  }
+
+  /** Resolves once all prompts of the client's current turn have been sent or refused, so later requests may follow. */
+  async sent(sessionId: string): Promise<void> {
+    await this.#state.turns.get(sessionId)?.sending;
+  }
+
+  /**
+   * Gives up the prompts that wait for their turn.
+   *
+   * @returns false when there are none.
+   */
+  cancel(sessionId: string): boolean {
+    const turn = this.#state.turns.get(sessionId);
+    if (turn?.waits !== true) return false;
+    this.#giveUp(turn, new FleetError("FLEET_TURN_FAILED", "The prompt was cancelled while it waited for its turn."));
+    return true;
+  }
+
+  /** The same for all sessions, with the given error. */
+  cancelAll(error: FleetError): void {
+    for (const turn of this.#state.turns.values()) if (turn.waits) this.#giveUp(turn, error);
+  }
+
+  /** Refuses the waiting prompts at once, so that a prompt which comes later is not among them. */
+  #giveUp(turn: Turn, error: FleetError): void {
+    for (const prompt of turn.waiting.takeAll()) this.#refuse(prompt, turn.record, error);
+    turn.end("refused");
+    turn.abort.abort(error);
+  }
+
+  /** Resolves once the prompt has been sent or refused, or has to wait for a turn. */
+  async #queue(prompt: Prompt, record: SessionRecord): Promise<void> {
+    const turn = this.#state.turns.get(record.id);
+    // A new turn may begin when the last one is over, but must not overtake prompts that are left over from it.
+    if (turn === undefined || (turn.over !== null && turn.sending === null)) {
+      this.#begin(prompt, record);
+      return;
+    }
+    turn.waiting.insert(prompt);
+    if (turn.active) await this.#sendWaiting(turn);
+  }
+
+  #begin(prompt: Prompt, record: SessionRecord): void {
+    const { turns } = this.#state;
+    const turn = new Turn(record);
+    turn.waiting.insert(prompt);
+    turn.settled = this.#run(turn);
+    turns.set(record.id, turn);
+    void turn.settled.then(() => {
+      if (turns.get(record.id) === turn) turns.delete(record.id);
+    });
+  }
+
+  /** Never rejects. An error is sent to the clients whose prompts wait. */
+  async #run(turn: Turn): Promise<void> {
+    const { door, report } = this.#state;
+    const { record, waiting, abort } = turn;
+    const { id } = record;
+    try {
+      await takeTurn(placeOf(this.#state, this.#router, turn), async (lease) => await this.#hold(turn, lease));
+    } catch (error) {
+      // The lease may have been lost after all prompts were answered. Then no client waits for the error, so log it.
+      if (waiting.isEmpty && error !== abort.signal.reason)
+        report.event({ event: "failed", sessionId: id, ...failure(error) });
+      for (const prompt of waiting.takeAll()) this.#refuse(prompt, record, error);
+      turn.end("refused");
+    }
+    // Count only complete turns. A session with turns must have a history on disk, and a turn that was cut may not have
+    // written one.
+    if (!turn.accepted || turn.over !== "idle") return;
+    await door.sessions.used(id).catch((error: unknown) => {
+      report.event({ event: "failed", sessionId: id, ...failure(error, "The turn could not be recorded") });
+    });
+  }
+
+  async #hold(turn: Turn, lease: TurnLease | undefined): Promise<void> {
+    const { door, ends, attachments } = this.#state;
+    const { id } = turn.record;
+    turn.abort.signal.throwIfAborted();
+    const onLost = () => void abortTurn(this.#state, this.#router, turn.record, lease?.signal.reason);
+    lease?.signal.addEventListener("abort", onLost, { once: true });
+    try {
+      turn.start(lease);
+      void this.#settleDoubts(turn);
+      await this.#sendWaiting(turn);
+      const isBlind = () => !attachments.has(id);
+      const patienceMs = () => {
+        if (ends.hasBegunAll(id)) return 0;
+        return ends.holdsError(id) ? FAILED_MS : NEVER_BEGINS_MS;
+      };
+      const isFoundIdle = await turn.ended(
+        async () => await isIdle(this.#router, turn, door.config.health.timeoutMs),
+        isBlind,
+        patienceMs,
+      );
+      if (isFoundIdle) ends.over(id);
+    } finally {
+      turn.doubts.close();
+      lease?.signal.removeEventListener("abort", onLost);
+    }
+    if (turn.over === "closed" && turn.begun && turn.marked !== undefined)
+      await abandonedTurnOver(door, turn.marked, turn);
+  }
+
+  /** Sends the waiting prompts one after another, while the turn is active. Never rejects. */
+  async #sendWaiting(turn: Turn): Promise<void> {
+    const { waiting } = turn;
+    // Count each prompt as part of the turn now, so that a refusal does not end the turn for the prompts behind it.
+    for (const prompt of waiting) {
+      if (prompt.turn === turn) continue;
+      prompt.turn = turn;
+      turn.sends();
+    }
+    turn.sending ??= Promise.resolve().then(async () => {
+      while (turn.active && !turn.isInDoubt) {
+        const next = waiting.take();
+        if (next === undefined) break;
+        await this.#forward(turn, next);
+      }
+      turn.sending = null;
+      if (turn.over !== null) this.#moveOn(turn);
+    });
+    await turn.sending;
+  }
+
+  /** The turn is over, so the prompts that still wait have neither a lease nor a use marker. They need another turn. */
+  #moveOn({ waiting, record }: Turn): void {
+    const { gone, door } = this.#state;
+    for (const prompt of waiting.takeAll()) {
+      const error: unknown = gone.aborted ? gone.reason : door.draining ? doorDraining() : undefined;
+      if (error === undefined) void this.#queue(prompt, record);
+      else this.#refuse(prompt, record, error);
+    }
+  }
+
+  /** Refuses a prompt. If its session has moved to another host, the prompt is relayed there instead. */
+  #refuse(prompt: Prompt, { id }: SessionRecord, error: unknown): void {
+    const { requests, ends } = this.#state;
+    if (!prompt.isAnswered) {
+      requests.refuse(prompt.request, error);
+      return;
+    }
+    ends.cut(id, error instanceof Error ? error.message : String(error));
+    ends.takenAgain(id, null);
+  }
+
+  async #forward(turn: Turn, prompt: Prompt): Promise<void> {
+    const { door, protocol } = this.#state;
+    const { record, waiting } = turn;
+    const { request } = prompt;
+    try {
+      const link = await linkOnceEnded(this.#state, this.#router, record);
+      checkReach(request, protocol.handlingOf(request.method), { own: link.own, config: door.config });
+      await assertHere(door, record);
+      // Refuse a prompt whose lease was lost while it waited. Check this last, right before the write to the socket.
+      await turn.lease?.check();
+      // By now the turn may be over, or an earlier prompt may have to be sent again.
+      const isOvertaking = turn.isInDoubt || waiting.hasBefore(prompt);
+      // A write to a connection that has ended is lost without an error.
+      if (!turn.active || isOvertaking || link.upstream.closed) {
+        waiting.insert(prompt);
+        return;
+      }
+      noteSent(this.#state, turn, prompt, link);
+      if (prompt.isAnswered) this.#writeAgain(turn, prompt, link);
+      else this.#write(turn, prompt, link);
+    } catch (error) {
+      turn.answered(false);
+      this.#refuse(prompt, record, error);
+    }
+  }
+
+  #write(turn: Turn, prompt: Prompt, link: ServerLink): void {
+    const { requests, attachments } = this.#state;
+    const { record, sent } = turn;
+    const { request } = prompt;
+    const { id } = record;
+    requests.forward(link, request, {
+      params: { ...request.params, sessionId: id },
+      onAnswer: ({ failed, body, messageIds }) => {
+        if (failed) sent.delete(prompt);
+        if (failed && !prompt.again && attachments.has(id) && saysUnloaded(body)) {
+          this.#state.unloaded(id);
+          prompt.again = true;
+          void this.#queue(prompt, record);
+          return "hold";
+        }
+        if (messageIds !== null) noteAnswer(prompt, messageIds);
+        turn.answered(!failed);
+        return undefined;
+      },
+      onLost: () => {
+        if (turn.isDoubtful(prompt)) return "hold";
+        turn.end("lost");
+        return undefined;
+      },
+    });
+  }
+
+  /** Sends a prompt again after its server has ended. The client already has that server's answer. */
+  #writeAgain(turn: Turn, prompt: Prompt, link: ServerLink): void {
+    const { ends } = this.#state;
+    const { record, sent } = turn;
+    const { request } = prompt;
+    const taken = (result: unknown) => {
+      const messageIds = messageIdsOf(result);
+      noteAnswer(prompt, messageIds);
+      ends.takenAgain(record.id, messageIds);
+      turn.answered(true);
+    };
+    const params = { ...request.params, sessionId: record.id };
+    link.upstream.request(request.method, params, taken).catch((error: unknown) => {
+      if (turn.isDoubtful(prompt)) return;
+      sent.delete(prompt);
+      turn.answered(false);
+      this.#refuse(prompt, record, error);
+    });
+  }
+
+  /** Never rejects. */
+  async #settleDoubts(turn: Turn): Promise<void> {
+    for (let doubt = await turn.doubts.take(); doubt !== undefined; doubt = await turn.doubts.take())
+      void this.#settle(turn, doubt);
+  }
+
+  /** Never rejects. */
+  async #settle(turn: Turn, doubt: Doubt): Promise<void> {
+    await settleDoubt(this.#state, turn, doubt);
+    if (turn.active) await this.#sendWaiting(turn);
+    else this.#moveOn(turn);
+  }
+}
+
+function noteAnswer(prompt: Prompt, messageIds: readonly string[]): void {
+  if (prompt.sent !== undefined) prompt.sent.messageIds = messageIds;
+  prompt.isAnswered = true;
+}

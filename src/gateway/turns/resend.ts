@@ -1,0 +1,95 @@
+import { randomUUID } from "node:crypto";
+import { hasEnded } from "../../pool/server.js";
+import { historyBytes, promptsSince } from "../../runtime/history/session-events.js";
+import { isElsewhere } from "../state/attachments.js";
+import type { ClientState } from "../state/client-state.js";
+import { failure } from "../state/door/report.js";
+import type { ServerLink } from "../state/links.js";
+import type { Doubt, Prompt, Turn } from "../state/turn.js";
+import { SERVER_ENDED, serverLost } from "../wire/refusals.js";
+
+/** Notes what is needed to find out later whether the server had begun the prompt. Call it right before the write. */
+export function noteSent(state: ClientState, { sent, record: { id } }: Turn, prompt: Prompt, link: ServerLink): void {
+  const home = homeOf(state, id, link);
+  prompt.sent = { link, historyBytes: historyBytes(home, id), seenBefore: state.ends.seen(id), messageIds: null };
+  sent.add(prompt);
+}
+
+/**
+ * Decides what happens to prompts whose server has ended. Those that the server had not begun wait again, to be sent in the
+ * same turn. Never rejects.
+ */
+export async function settleDoubt(state: ClientState, turn: Turn, doubt: Doubt): Promise<void> {
+  const { requests, ends, report } = state;
+  const { record, waiting, sent } = turn;
+  const { id } = record;
+  let begun: ReadonlyMap<Prompt, string> | null = null;
+  try {
+    if (await hasEnded(doubt.link.server)) begun = begunPrompts(state, turn, doubt);
+  } catch (error) {
+    report.event({ event: "failed", sessionId: id, ...failure(error, "The session's history could not be read") });
+  }
+  turn.settle(doubt.prompts);
+  let isCut = false;
+  for (const prompt of doubt.prompts) {
+    const messageId = begun?.get(prompt);
+    sent.delete(prompt);
+    if (messageId !== undefined) {
+      isCut = true;
+      if (prompt.isAnswered) continue;
+      requests.reply(prompt.request, { messageId }, [messageId]);
+      turn.answered(true);
+    } else if (begun === null || prompt.isRepeated || !turn.active) {
+      isCut ||= prompt.isAnswered;
+      if (prompt.isAnswered) continue;
+      turn.answered(false);
+      requests.refuse(prompt.request, serverLost("it answered"));
+    } else {
+      prompt.isRepeated = true;
+      if (prompt.isAnswered) {
+        turn.sendsAgain();
+        ends.sentAgain(id, prompt.sent?.messageIds ?? []);
+      }
+      waiting.insert(prompt);
+    }
+  }
+  if (isCut) ends.cut(id, SERVER_ENDED);
+  if (waiting.isEmpty) turn.end("lost");
+}
+
+/** Returns the prompts that are in the session's history, with their message ids there. */
+function begunPrompts(state: ClientState, turn: Turn, { prompts, link }: Doubt): Map<Prompt, string> {
+  const { id } = turn.record;
+  const fromBytes = Math.min(...prompts.map(({ sent }) => sent?.historyBytes ?? 0));
+  const recorded = promptsSince(homeOf(state, id, link), id, fromBytes);
+  const found = new Map<Prompt, string>();
+  const known = new Set<string>();
+  for (const { sent } of turn.sent) for (const messageId of sent?.messageIds ?? []) known.add(messageId);
+  for (const prompt of prompts) {
+    const isThere = recorded.find(({ messageId = "" }) => prompt.sent?.messageIds?.includes(messageId));
+    if (isThere?.messageId !== undefined) found.set(prompt, isThere.messageId);
+  }
+  // The server gave these prompts their ids, but ended before it answered.
+  const unknown = recorded.filter(({ messageId = "" }) => !known.has(messageId));
+  const unanswered = prompts.filter(({ sent }) => sent?.messageIds === null);
+  const take = (prompt: Prompt, at: number) => {
+    if (at !== -1) found.set(prompt, unknown.splice(at, 1)[0]?.messageId ?? randomUUID());
+  };
+  for (const prompt of unanswered) {
+    const { prompt: text } = prompt.request.params;
+    take(
+      prompt,
+      unknown.findIndex(({ content }) => content === text),
+    );
+  }
+  // The history may record a prompt with a different text. A prompt must not run twice, so each remaining prompt
+  // takes one of the remaining records and counts as begun.
+  for (const prompt of unanswered) if (!found.has(prompt)) take(prompt, unknown.length > 0 ? 0 : -1);
+  return found;
+}
+
+/** The folder that has the session: the server's, or the one that the client chose. */
+function homeOf({ attachments }: ClientState, sessionId: string, { server }: ServerLink): string {
+  const asked = attachments.get(sessionId)?.asked ?? {};
+  return isElsewhere(asked) ? String(asked.configDir) : server.home;
+}
