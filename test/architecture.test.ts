@@ -201,7 +201,7 @@ describe("the source", () => {
     for (const file of importers(/^execa$/, { types: true }))
       expect(file).toMatch(/^(runtime\/launch\/launch|models\/token-command)\.ts$/);
     for (const file of importers(/^node:child_process$/, { types: true }))
-      expect(file).toMatch(/^(runtime\/|cli\/run\/run-under-lease\.ts$)/);
+      expect(file).toMatch(/^(runtime\/|cli\/run\/under-lease\.ts$)/);
   });
 
   it("only the command line ends the process and prints", () => {

@@ -1,6 +1,7 @@
-import { Command, Flags, type Interfaces } from "@oclif/core";
+import { Command, Errors, Flags, type Interfaces } from "@oclif/core";
 import { Fleet } from "../fleet/fleet.js";
 import { Interrupted } from "./prompt/interrupted.js";
+import { usageError } from "./usage-error.js";
 
 /**
  * The base of all commands. It provides `--json` and the fleet of this configuration, and it passes every error to one
@@ -69,6 +70,7 @@ export abstract class FleetCommand extends Command {
   protected override async catch(error: Error): Promise<never> {
     // An interrupted command may fail with any error, but the cause is the interrupt.
     if (this.#interrupt?.signal.aborted === true) throw this.#interrupt.signal.reason;
-    throw error;
+    const isOfOclif = error instanceof Errors.CLIError && !(error instanceof Errors.ExitError);
+    throw isOfOclif ? usageError(error, this.ctor) : error;
   }
 }

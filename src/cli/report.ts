@@ -1,12 +1,9 @@
 import { type Config, Errors } from "@oclif/core";
-import { closest, distance } from "fastest-levenshtein";
-import { printable, redact } from "../config/values/text.js";
-import { FleetError, type FleetErrorCode, isFleetError, quote } from "../errors.js";
+import { FleetError, type FleetErrorCode, isFleetError } from "../errors.js";
 import type { EvictionResult } from "../sessions/memory/eviction.js";
 import type { SessionView } from "../sessions/view.js";
-import { commandOf, spoken } from "./command-id.js";
 import { Interrupted } from "./prompt/interrupted.js";
-import { unmarked } from "./prompt/prompt.js";
+import { unknownCommand } from "./usage-error.js";
 
 interface Invocation {
   args: readonly string[];
@@ -75,7 +72,7 @@ function asAdvice(suggestion: string): string {
 
 function toFleetError(error: unknown, invocation: Invocation): FleetError {
   if (isFleetError(error)) return error;
-  if (error instanceof Errors.CLIError) return usageError(error, invocation);
+  if (error instanceof Errors.CLIError) return unknownCommand(invocation.args, invocation.config);
   const message = error instanceof Error ? error.message : String(error);
   return new FleetError("FLEET_INTERNAL", `${message} (this is a bug in copilotfleet)`, { cause: error });
 }
@@ -91,86 +88,6 @@ const FLAGS: Readonly<Record<string, string>> = {
 function asFlag(name: string, value: string): string {
   const flag = FLAGS[name] ?? `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
   return value === "" ? flag : `${flag} ${value}`;
-}
-
-/** Turns oclif's parse errors into our usage errors. Suggests the flag that the user probably meant. */
-function usageError(error: Error, { args, config }: Invocation): FleetError {
-  const id = commandOf(args, config)?.id;
-  const command = id === undefined ? undefined : config.findCommand(id);
-  if (command === undefined) return unknownCommand(args, config);
-  const unknown = "flags" in error ? flagNames(error.flags) : [];
-  const flags = [...Object.keys(command.flags), "help"].map((name) => `--${name}`);
-  return new FleetError("FLEET_USAGE_INVALID", describeUsage(error), {
-    cause: error,
-    suggestions: [
-      ...unknown.flatMap((flag) => nearest(flag, flags, (name) => `${name} instead of ${quoteSafely(flag)}`)),
-      ...unknown
-        .slice(0, "text" in command.args ? 1 : 0)
-        .map((flag) => `-- ${quoteSafely(flag)} if that is the prompt`),
-      `copilotfleet ${spoken(command.id)} --help`,
-    ],
-  });
-}
-
-function unknownCommand(args: readonly string[], config: Config): FleetError {
-  const [topic = "", word] = args;
-  // If the first word is a topic, such as `token`, the second word is the unknown one.
-  const inTopic = config.findTopic(topic) !== undefined && word !== undefined && !word.startsWith("-");
-  const written = inTopic ? `${topic} ${word}` : topic;
-  return new FleetError("FLEET_USAGE_INVALID", `There is no command ${quoteSafely(written)}.`, {
-    suggestions: [
-      ...nearest(written, config.commandIDs.map(spoken), (name) => `copilotfleet ${name}`),
-      inTopic ? `copilotfleet ${topic} --help` : "copilotfleet --help",
-    ],
-  });
-}
-
-/**
- * Describes the fault in the command line. Redacts the values that it quotes, because they may contain anything,
- * including a token.
- */
-function describeUsage(error: Error): string {
-  const given = "args" in error ? error.args : [];
-  if (/^Missing \d+ required arg/.test(error.message)) {
-    const missing = Array.isArray(given) ? given.map(({ name }: { name: string }) => name.toUpperCase()) : [];
-    return `${missing.join(" and ")} ${missing.length === 1 ? "is" : "are"} missing.`;
-  }
-  if (/^Unexpected argument/.test(error.message)) {
-    return `Unexpected argument: ${textsOf(given).map(quoteSafely).join(", ")}.`;
-  }
-  if ("flags" in error) return `There is no flag ${flagNames(error.flags).map(quoteSafely).join(", ")}.`;
-  const [, flag, value = "", allowed] = /^Expected (--\S+?)=(.*) to be one of: (.+?)\n/s.exec(error.message) ?? [];
-  if (flag !== undefined) {
-    const noun = flag === "--storage" ? "kind of storage" : flag.slice(2);
-    return `${flag} ${quoteSafely(value)} is not a ${noun}. Use ${allowed?.replace(/, (?=[^,]*$)/, " or ")}.`;
-  }
-  const required = /^\s*Missing required flag (\S+)$/m.exec(error.message)?.[1];
-  if (required !== undefined) return `--${required} is missing.`;
-  const lines = error.message.split("\n").filter((line) => !/^(See more help with --help|USAGE)/.test(line.trim()));
-  return printable(redact(lines.join(" ").replace(/\s+/g, " ").trim()));
-}
-
-function quoteSafely(value: string): string {
-  return quote(redact(unmarked(value)));
-}
-
-/** The flags as the user wrote them, without their values. */
-function flagNames(flags: unknown): string[] {
-  return textsOf(flags).map((flag) => flag.replace(/=.*$/s, ""));
-}
-
-function textsOf(value: unknown): string[] {
-  return Array.isArray(value) ? value.map(String) : [];
-}
-
-function nearest(written: string, known: readonly string[], phrase: (name: string) => string): string[] {
-  if (known.length === 0) return [];
-  const name = closest(written, known);
-  const near =
-    distance(written, name) <= Math.min(2, written.length - 1)
-      ? name
-      : known.find((candidate) => candidate.startsWith(`${written}-`));
-  return near === undefined ? [] : [phrase(near)];
 }
 
 function causes(error: unknown, stack: string | undefined): string {

@@ -2,6 +2,7 @@ import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
 import {
   durationFlag,
+  given,
   modelFlag,
   promptFlag,
   requiredUserFlag,
@@ -43,17 +44,14 @@ export default class Create extends FleetCommand {
   async run(): Promise<{ session: SessionView; reply: string | null }> {
     const { flags } = await this.parse(Create, markPrompts(this.argv));
     if (flags.member !== undefined && !flags.collaborative) throw usage("--member needs --collaborative.");
+    const { purpose, model, ttl } = flags;
+    const members = flags.collaborative ? (flags.member ?? []) : undefined;
     const prompt = flags.prompt === undefined ? undefined : await readPrompt(flags.prompt);
     return await this.withFleet(async (fleet) => {
       const creating = fleet.sessions.create({
         user: flags.user,
-        ...(flags.id === undefined ? {} : { sessionId: flags.id }),
-        ...(flags.purpose === undefined ? {} : { purpose: flags.purpose }),
-        ...(flags.model === undefined ? {} : { model: flags.model }),
-        ...(flags.ttl === undefined ? {} : { ttl: flags.ttl }),
-        ...(flags.collaborative ? { members: flags.member ?? [] } : {}),
-        ...(flags.wait === undefined ? {} : { waitMs: flags.wait }),
         ephemeral: flags.ephemeral,
+        ...given({ sessionId: flags.id, purpose, model, ttl, members, waitMs: flags.wait }),
       });
       const session = await (prompt === undefined ? creating : creating.catch(withoutSession));
       this.log(session.sessionId);

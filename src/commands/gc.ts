@@ -1,7 +1,8 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { userFlag } from "../cli/flags/flags.js";
-import { exitCodeOfGc, gcTtlFlag, renderGc } from "../cli/render/gc.js";
+import { given, lifetimeFlag, userFlag } from "../cli/flags/flags.js";
+import { type Column, renderAge, renderBytes, renderTable, SESSION } from "../cli/render/table.js";
+import { ERRORS } from "../errors.js";
 import type { GcResult } from "../sessions/gc/collect.js";
 
 export default class Gc extends FleetCommand {
@@ -11,7 +12,9 @@ export default class Gc extends FleetCommand {
     "safe to run from cron, and while another gc is running.";
   static override examples = ["<%= config.bin %> gc --ttl 24h", "<%= config.bin %> gc --ttl 7d --dry-run --json"];
   static override flags = {
-    ttl: gcTtlFlag,
+    ttl: lifetimeFlag(
+      "delete sessions that were not used for this long (default: session.ttl); a session's own TTL wins",
+    ),
     "dry-run": Flags.boolean({ description: "show what would be deleted without changing anything" }),
     user: userFlag,
   };
@@ -22,12 +25,51 @@ export default class Gc extends FleetCommand {
       const result = await fleet.gc({
         dryRun: flags["dry-run"],
         signal: this.interruptSignal(),
-        ...(flags.ttl === undefined ? {} : { ttl: flags.ttl }),
-        ...(flags.user === undefined ? {} : { user: flags.user }),
+        ...given({ ttl: flags.ttl, user: flags.user }),
       });
       this.log(renderGc(result));
       process.exitCode = exitCodeOfGc(result);
       return result;
     });
   }
+}
+
+const COLUMNS: Column[] = [
+  SESSION,
+  { heading: "OWNER", cut: "middle" },
+  { heading: "AGE", yields: 1 },
+  { heading: "SIZE", yields: 2 },
+];
+
+/** Renders one line, so that a mail from cron is short. A dry run first lists the sessions that would be deleted. */
+function renderGc(result: GcResult): string {
+  const { deleted, dryRun } = result;
+  if (!dryRun || deleted.length === 0) return summarize(result);
+  const rows = deleted.map(({ id, owner, ageMs, bytes }) => [id, owner, renderAge(ageMs), renderBytes(bytes)]);
+  return `${renderTable(COLUMNS, rows)}\n${summarize(result)}`;
+}
+
+function summarize({ deleted, skipped, freedBytes, dryRun, servers, remains }: GcResult): string {
+  const verb = dryRun ? "would delete" : "deleted";
+  const parts = [
+    `${verb} ${deleted.length} ${deleted.length === 1 ? "session" : "sessions"} (${renderBytes(freedBytes)})`,
+    `skipped ${skipped.length}${counts(skipped.map(({ reason }) => reason))}`,
+    `${dryRun ? "would clear" : "cleared"} ${servers.length} ${servers.length === 1 ? "server" : "servers"}${counts(servers.map(({ action }) => action))}`,
+  ];
+  if (remains.length > 0) {
+    const what = `${remains.length} ${remains.length === 1 ? "remain" : "remains"} of takeovers`;
+    parts.push(`${dryRun ? "would clear" : "cleared"} ${what}${counts(remains.map(({ kind }) => kind))}`);
+  }
+  return `gc: ${parts.join(", ")}`;
+}
+
+function counts(words: readonly string[]): string {
+  const kinds = [...new Set(words)].sort();
+  const each = kinds.map((kind) => `${words.filter((word) => word === kind).length} ${kind}`);
+  return each.length === 0 ? "" : ` (${each.join(", ")})`;
+}
+
+/** The exit code reports sessions that could not be deleted, because nobody may read the line when cron runs `gc`. */
+function exitCodeOfGc({ skipped }: GcResult): number {
+  return skipped.some(({ reason }) => reason === "failed") ? ERRORS.FLEET_STATE_UNWRITABLE.exit : 0;
 }

@@ -1,7 +1,6 @@
-import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { userFlag } from "../cli/flags/flags.js";
-import { renderSessions } from "../cli/render/sessions.js";
+import { choiceFlag, userFlag } from "../cli/flags/flags.js";
+import { renderAge, renderBytes, renderState, renderTable, SESSION } from "../cli/render/table.js";
 import type { SessionView } from "../sessions/view.js";
 
 export default class List extends FleetCommand {
@@ -9,10 +8,7 @@ export default class List extends FleetCommand {
   static override examples = ["<%= config.bin %> list", "<%= config.bin %> list --user alice --state idle --json"];
   static override flags = {
     user: userFlag,
-    state: Flags.string({
-      description: "show only sessions in this state",
-      options: ["active", "idle", "draining", "gone"],
-    }),
+    state: choiceFlag("state", "show only sessions in this state", ["active", "idle", "draining", "gone"]),
   };
 
   async run(): Promise<{ sessions: SessionView[] }> {
@@ -24,4 +20,38 @@ export default class List extends FleetCommand {
       return { sessions };
     });
   }
+}
+
+/**
+ * Renders the table of sessions for `list`.
+ *
+ * @param hosts the hosts of the fleet; if there are several, the table has a column for the host
+ */
+function renderSessions(sessions: readonly SessionView[], hosts: readonly string[]): string {
+  const withHost = hosts.length > 1;
+  const age = (since: string) => renderAge(Math.max(0, Date.now() - Date.parse(since)));
+  return renderTable(
+    [
+      SESSION,
+      { heading: "OWNER", cut: "middle" },
+      ...(withHost ? [{ heading: "HOST", yields: 4, cut: "middle" } as const] : []),
+      { heading: "SERVER", yields: 6, cut: "middle" },
+      "STATE",
+      { heading: "AGE", yields: 5 },
+      { heading: "LAST USE", yields: 1 },
+      { heading: "SIZE", yields: 3 },
+      { heading: "LEASE", yields: 2, cut: "middle" },
+    ],
+    sessions.map((session) => [
+      session.id,
+      session.owner,
+      ...(withHost ? [session.host] : []),
+      session.serverId,
+      renderState(session.stranded ? "stranded" : session.state),
+      age(session.createdAt),
+      age(session.lastUsedAt),
+      renderBytes(session.sizeBytes),
+      session.lease === null ? null : session.lease.holder,
+    ]),
+  );
 }

@@ -1,10 +1,8 @@
 import { FleetCommand } from "../cli/base-command.js";
 import { sessionArg } from "../cli/flags/flags.js";
 import { lockFlags, lockOptions, refuseBesideShow, splitCommand } from "../cli/flags/lease.js";
-import { renderLease } from "../cli/render/lease.js";
-import { LeaseSignals } from "../cli/run/lease-signals.js";
-import { runUnderLease } from "../cli/run/run-under-lease.js";
-import { waitNotice } from "../cli/waiting.js";
+import { renderLease, waitNotice } from "../cli/render/lease.js";
+import { LeaseSignals, runUnderLease } from "../cli/run/under-lease.js";
 import type { Lease } from "../model/lease.js";
 import type { LockOptions } from "../sessions/leases/options.js";
 

@@ -1,6 +1,5 @@
 import { FleetCommand } from "../cli/base-command.js";
-import { warnOfClosedPool } from "../cli/render/pool.js";
-import { renderServers } from "../cli/render/servers.js";
+import { renderServers, warnOfClosedPool } from "../cli/render/servers.js";
 import type { PoolState } from "../pool/admission.js";
 import type { ServerView } from "../pool/server.js";
 

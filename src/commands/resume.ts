@@ -1,8 +1,8 @@
 import { FleetCommand } from "../cli/base-command.js";
 import { leaseWaitFlag, promptFlag, requiredUserFlag, sessionArg } from "../cli/flags/flags.js";
 import { chat } from "../cli/prompt/chat.js";
-import { exchange } from "../cli/prompt/exchange.js";
 import { markPrompts, readPrompt } from "../cli/prompt/prompt.js";
+import { exchange } from "../cli/prompt/turn.js";
 import type { SessionView } from "../sessions/view.js";
 
 export default class Resume extends FleetCommand {

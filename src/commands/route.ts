@@ -1,8 +1,8 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { durationFlag, userFlag } from "../cli/flags/flags.js";
-import { warnOfClosedPool } from "../cli/render/pool.js";
-import { runRoute } from "../cli/render/route.js";
+import { choiceFlag, durationFlag, given, usage, userFlag } from "../cli/flags/flags.js";
+import { renderPlan, renderRebalanced, renderRoute } from "../cli/render/route.js";
+import { warnOfClosedPool } from "../cli/render/servers.js";
 import type { Rebalanced, RouteView } from "../fleet/options.js";
 import type { RebalancePlan } from "../hosts/rebalance.js";
 
@@ -18,10 +18,11 @@ export default class Route extends FleetCommand {
   ];
   static override flags = {
     user: userFlag,
-    strategy: Flags.option({
-      description: "how to choose among shared servers (default: pool.strategy)",
-      options: ["sticky", "round-robin", "least-loaded"] as const,
-    })(),
+    strategy: choiceFlag("strategy", "how to choose among shared servers (default: pool.strategy)", [
+      "sticky",
+      "round-robin",
+      "least-loaded",
+    ]),
     plan: Flags.boolean({ description: "show which users would move to which host without moving them" }),
     rebalance: Flags.boolean({ description: "move users between hosts, each session between two turns" }),
     wait: durationFlag(
@@ -31,13 +32,23 @@ export default class Route extends FleetCommand {
   };
 
   async run(): Promise<RouteView | RebalancePlan | Rebalanced> {
-    const { flags } = await this.parse(Route);
-    const { user, strategy, plan, rebalance, wait } = flags;
-    const asked = { user, strategy, plan, rebalance, wait };
+    const { user, strategy, plan, rebalance, wait } = (await this.parse(Route)).flags;
+    const asked = [user === undefined ? [] : "--user", plan ? "--plan" : [], rebalance ? "--rebalance" : []].flat();
+    if (asked.length > 1) throw usage(`${asked.join(" and ")} cannot be used together. Give one of them.`);
+    if (strategy !== undefined && user === undefined) throw usage("--strategy needs --user.");
+    if (wait !== undefined && !rebalance) throw usage("--wait needs --rebalance.");
     return await this.withFleet(async (fleet) => {
-      const result = await runRoute(fleet, asked, (text) => this.log(text));
-      if ("pool" in result && !this.jsonEnabled()) warnOfClosedPool(result.pool);
-      return result;
+      if (rebalance) return this.#show(await fleet.hosts.rebalance(given({ waitMs: wait })), renderRebalanced);
+      if (plan) return this.#show(await fleet.hosts.planRebalance(), renderPlan);
+      if (user === undefined) throw usage("--user is missing. Name a user, or use --plan or --rebalance.");
+      const route = this.#show(await fleet.servers.route(user, given({ strategy })), renderRoute);
+      if (!this.jsonEnabled()) warnOfClosedPool(route.pool);
+      return route;
     });
+  }
+
+  #show<Result>(result: Result, render: (result: Result) => string): Result {
+    this.log(render(result));
+    return result;
   }
 }

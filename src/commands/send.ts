@@ -1,8 +1,8 @@
 import { Args } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
 import { durationFlag, leaseWaitFlag, requiredUserFlag, sessionArg } from "../cli/flags/flags.js";
-import { exchange } from "../cli/prompt/exchange.js";
 import { markPrompts, readPrompt } from "../cli/prompt/prompt.js";
+import { exchange } from "../cli/prompt/turn.js";
 import type { SessionView } from "../sessions/view.js";
 
 export default class Send extends FleetCommand {

@@ -2,11 +2,10 @@ import { statSync } from "node:fs";
 import { resolve } from "node:path";
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { durationFlag, integerFlag, usage, userFlag } from "../cli/flags/flags.js";
+import { durationFlag, given, integerFlag, usage, userFlag } from "../cli/flags/flags.js";
 import { tokenSourceFromFlags } from "../cli/flags/token.js";
 import { renderServers } from "../cli/render/servers.js";
 import { quote } from "../errors.js";
-import type { SpawnRequest } from "../fleet/options.js";
 import type { ServerView } from "../pool/server.js";
 
 interface Spawned {
@@ -46,11 +45,8 @@ export default class Spawn extends FleetCommand {
     if (flags.count !== undefined && flags.shared)
       throw usage("--count needs --user USER. It cannot be combined with --shared.");
     const token = tokenSourceFromFlags(flags["token-env"], flags["token-file"]);
-    const request: SpawnRequest = {
-      ...(token === undefined ? {} : { token }),
-      ...(flags.cwd === undefined ? {} : { cwd: existingFolder(flags.cwd) }),
-      ...(flags.wait === undefined ? {} : { waitMs: flags.wait }),
-    };
+    const cwd = flags.cwd === undefined ? undefined : existingFolder(flags.cwd);
+    const request = given({ token, cwd, waitMs: flags.wait });
     return await this.withFleet(async (fleet) => {
       if (flags.count !== undefined) {
         const user = flags.user ?? "";

@@ -1,7 +1,7 @@
 import stringWidth from "string-width";
 import { describe, expect, it } from "vitest";
-import { layOut } from "../../src/cli/render/scroll.js";
 import { type Column, renderTable, shorten } from "../../src/cli/render/table.js";
+import { layOut } from "../../src/cli/run/live.js";
 
 const COLUMNS: Column[] = [
   { heading: "ID", cut: "middle" },

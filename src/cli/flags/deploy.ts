@@ -1,6 +1,6 @@
 import { Flags } from "@oclif/core";
 import { quote } from "../../errors.js";
-import { integerFlag, usage } from "./flags.js";
+import { choiceFlag, integerFlag, usage } from "./flags.js";
 
 /**
  * Limits a name to 40 characters, because Kubernetes appends to it and the result must fit in a label:
@@ -53,10 +53,11 @@ export const containerFlags = {
     ),
   ),
   replicas: number("replicas", "number of hosts (default: 1 with the file store, otherwise 2)", 100),
-  storage: Flags.custom<"local" | "shared">({
-    description: "where sessions are stored: local, on a volume of each host; shared, in a folder that all hosts mount",
-    options: ["local", "shared"],
-  })(),
+  storage: choiceFlag(
+    "kind of storage",
+    "where sessions are stored: local, on a volume of each host; shared, in a folder that all hosts mount",
+    ["local", "shared"],
+  ),
   servers: number(
     "servers",
     "servers to plan for on each host (default: pool.servers if isolation is shared, otherwise 20)",

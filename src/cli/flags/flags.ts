@@ -95,6 +95,25 @@ export function integerFlag(name: string, description: string, bounds: { min: nu
   })();
 }
 
+/** A flag that takes one of a few values. The message about any other value names their `kind`. */
+export function choiceFlag<Value extends string>(kind: string, description: string, values: readonly Value[]) {
+  return Flags.custom<Value, { kind: string }>({ description, options: [...values] })({ kind });
+}
+
+/** @throws FleetError `FLEET_USAGE_INVALID` when the value of the flag is not the name of an environment variable. */
+export function variableName(flag: string, value: string): string {
+  if (/^[A-Za-z_][A-Za-z0-9_]*$/.test(value)) return value;
+  throw usage(`${flag} is not the name of a variable. Allowed: letters, digits and _, not starting with a digit`);
+}
+
+/** Returns the options that the user gave. oclif leaves a flag undefined if it was not given. */
+export function given<Options extends object>(
+  options: Options,
+): { [Name in keyof Options]?: Exclude<Options[Name], undefined> } {
+  const entries = Object.entries(options).filter(([, value]) => value !== undefined);
+  return Object.fromEntries(entries) as { [Name in keyof Options]?: Exclude<Options[Name], undefined> };
+}
+
 export function usage(message: string, suggestions: string[] = []): FleetError {
   return new FleetError("FLEET_USAGE_INVALID", message, { suggestions });
 }

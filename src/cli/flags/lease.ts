@@ -3,7 +3,7 @@ import { redact } from "../../config/values/text.js";
 import { FleetError, quote } from "../../errors.js";
 import { type LockOptions, parseLeaseTtl, parseReason, parseWait } from "../../sessions/leases/options.js";
 
-import { usage, userFlag } from "./flags.js";
+import { given, usage, userFlag } from "./flags.js";
 
 /** A text flag that is checked here so that the message names the flag. The fleet parses the text itself. */
 function textFlag(
@@ -58,9 +58,7 @@ export function lockOptions({ user, ttl, wait, steal, reason }: LockFlags): Lock
   if (steal !== true && reason !== undefined) throw usage("--reason needs --steal.");
   return {
     user,
-    ...(ttl === undefined ? {} : { ttl }),
-    ...(wait === undefined ? {} : { wait }),
-    ...(reason === undefined ? {} : { steal: { reason } }),
+    ...given({ ttl, wait, steal: reason === undefined ? undefined : { reason } }),
   };
 }
 

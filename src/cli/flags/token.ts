@@ -1,6 +1,6 @@
 import { resolve } from "node:path";
 import type { TokenSource } from "../../model/server.js";
-import { usage } from "./flags.js";
+import { usage, variableName } from "./flags.js";
 
 /** Prefixes of GitHub's tokens (docs.github.com, "GitHub's token formats"). */
 const TOKEN = /^(gh[pousr]_|github_pat_)/;
@@ -24,8 +24,5 @@ export function tokenSourceFromFlags(variable: string | undefined, file: string 
     return { from: "file", path: resolve(file) };
   }
   if (variable === undefined) return undefined;
-  if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(variable)) {
-    throw usage("--token-env is not the name of a variable. Allowed: letters, digits and _, not starting with a digit");
-  }
-  return { from: "env", name: variable };
+  return { from: "env", name: variableName("--token-env", variable) };
 }

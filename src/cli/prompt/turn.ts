@@ -1,5 +1,8 @@
+import type { Fleet } from "../../fleet/fleet.js";
 import type { SendOptions } from "../../sessions/use/open-session.js";
-import { waitNotice } from "../waiting.js";
+import type { SessionView } from "../../sessions/view.js";
+import { given } from "../flags/flags.js";
+import { waitNotice } from "../render/lease.js";
 
 export interface TurnOutput {
   /** With `--json`, standard output contains only the result. */
@@ -18,7 +21,7 @@ export async function printTurn<Taken extends { text: string }>(
   const taken = await take({
     signal: output.signal,
     ...waitNotice(output.json),
-    ...(output.timeoutMs === undefined ? {} : { timeoutMs: output.timeoutMs }),
+    ...given({ timeoutMs: output.timeoutMs }),
     ...(stream
       ? {
           onDelta: (delta: string) => {
@@ -37,4 +40,29 @@ export async function printTurn<Taken extends { text: string }>(
   if (stream) process.stdout.write(streamed === "" ? `${taken.text}\n` : "\n");
   else if (!output.json) process.stdout.write(`${taken.text}\n`);
   return taken;
+}
+
+interface ExchangeOptions {
+  user: string;
+  /** How long to wait for the session's lease, in milliseconds. */
+  waitMs: number | undefined;
+  output: TurnOutput;
+}
+
+/** Sends one prompt for `send` and `resume --prompt`, prints the reply, and leaves the session. */
+export async function exchange(
+  fleet: Fleet,
+  sessionId: string,
+  prompt: string,
+  { user, waitMs, output }: ExchangeOptions,
+): Promise<{ session: SessionView; reply: string }> {
+  const taken = await printTurn(output, async (options) => {
+    const { reply, session } = await fleet.sessions.exchange(sessionId, prompt, {
+      ...options,
+      ...given({ waitMs }),
+      user,
+    });
+    return { ...reply, session };
+  });
+  return { session: taken.session, reply: taken.text };
 }

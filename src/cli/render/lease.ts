@@ -1,5 +1,7 @@
 import { printable } from "../../config/values/text.js";
+import { quote } from "../../errors.js";
 import type { Lease } from "../../model/lease.js";
+import type { LeaseWait } from "../../sessions/leases/leases.js";
 import { renderAge, renderTable, SESSION } from "./table.js";
 
 /** Renders the output of `lock --show`. */
@@ -25,4 +27,23 @@ export function renderLease(lease: Lease | null): string {
       ],
     ],
   );
+}
+
+/** Reports on standard error what a command waits for, but only if that is a terminal. */
+export function waitNotice(json: boolean): { onWait?: (wait: LeaseWait) => void } {
+  if (json || process.stderr.isTTY !== true) return {};
+  return {
+    onWait: (wait) => {
+      process.stderr.write(`Waiting for session ${quote(wait.sessionId)}: ${reason(wait)} Ctrl-C stops waiting.\n`);
+    },
+  };
+}
+
+function reason({ sessionId, lease, ahead }: LeaseWait): string {
+  if (lease === null) return "others asked for it before.";
+  const seconds = Math.ceil(lease.remainingMs / 1_000);
+  const holder = `${quote(lease.holder)} holds its lease for another ${seconds} s`;
+  if (lease.detached) return `${holder}, or until: copilotfleet unlock ${sessionId} --token TOKEN.`;
+  const queue = ahead === 0 ? "" : `, and ${ahead} ${ahead === 1 ? "waits" : "wait"} for it`;
+  return `${holder}, unless it is renewed${queue}.`;
 }

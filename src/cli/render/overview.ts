@@ -1,7 +1,6 @@
 import type { HostView, Overview } from "../../peers/overview.js";
-import { describeClosedPool } from "./pool.js";
-import type { LiveView } from "./scroll.js";
-import { renderServers } from "./servers.js";
+import type { LiveView } from "../run/live.js";
+import { describeClosedPool, renderServers } from "./servers.js";
 import { renderAge, renderBytes, renderState, renderTable } from "./table.js";
 
 /** Renders the output of `top --once`. */

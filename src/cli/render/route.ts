@@ -1,61 +1,18 @@
-import type { Fleet } from "../../fleet/fleet.js";
 import type { Rebalanced, RouteView } from "../../fleet/options.js";
 import type { RebalancePlan } from "../../hosts/rebalance.js";
-import type { Strategy } from "../../pool/placement.js";
-import { usage } from "../flags/flags.js";
 import { type Column, renderState, renderTable, SERVER, SESSION, USER } from "./table.js";
 
 const HOST: Column = { heading: "HOST", cut: "middle" };
 const KEPT: Column[] = [SESSION, USER, { heading: "STAYS ON", cut: "middle" }, { heading: "REASON", cut: "end" }];
 
-export interface RouteFlags {
-  user: string | undefined;
-  strategy: Strategy | undefined;
-  plan: boolean;
-  rebalance: boolean;
-  wait: number | undefined;
-}
-
-/**
- * Does the one thing that the flags ask for. Passes the result to `show` as text.
- *
- * @throws FleetError `FLEET_USAGE_INVALID` when the flags do not fit together.
- */
-export async function runRoute(
-  fleet: Fleet,
-  flags: RouteFlags,
-  show: (text: string) => void,
-): Promise<RouteView | RebalancePlan | Rebalanced> {
-  const { user, strategy, plan, rebalance, wait } = flags;
-  const asked = [user === undefined ? null : "--user", plan ? "--plan" : null, rebalance ? "--rebalance" : null];
-  const named = asked.filter((flag) => flag !== null);
-  if (named.length > 1) throw usage(`${named.join(" and ")} cannot be used together. Give one of them.`);
-  if (strategy !== undefined && user === undefined) throw usage("--strategy needs --user.");
-  if (wait !== undefined && !rebalance) throw usage("--wait needs --rebalance.");
-  if (rebalance) {
-    const result = await fleet.hosts.rebalance(wait === undefined ? {} : { waitMs: wait });
-    show(renderRebalanced(result));
-    return result;
-  }
-  if (plan) {
-    const planned = await fleet.hosts.planRebalance();
-    show(renderPlan(planned));
-    return planned;
-  }
-  if (user === undefined) throw usage("--user is missing. Name a user, or use --plan or --rebalance.");
-  const route = await fleet.servers.route(user, strategy === undefined ? {} : { strategy });
-  show(renderRoute(route));
-  return route;
-}
-
-function renderRoute({ user, host, serverId, server, reason }: RouteView): string {
+export function renderRoute({ user, host, serverId, server, reason }: RouteView): string {
   const row = [user, serverId, server?.url ?? null, renderState(server?.state ?? "stopped"), reason];
   const columns: Column[] = [USER, SERVER, { heading: "URL", yields: 1 }, "STATE", { heading: "REASON", cut: "end" }];
   if (host === null) return renderTable(columns, [row]);
   return renderTable([USER, HOST, ...columns.slice(1)], [[user, host, ...row.slice(1)]]);
 }
 
-function renderPlan({ hosts, moves, stays }: RebalancePlan): string {
+export function renderPlan({ hosts, moves, stays }: RebalancePlan): string {
   if (hosts.length === 0) return "The fleet is on one host, so no user can move.";
   const loads = renderTable(
     [HOST, "USERS", "AFTERWARDS", "TAKES USERS"],
@@ -69,7 +26,7 @@ function renderPlan({ hosts, moves, stays }: RebalancePlan): string {
   return [loads, ...(moves.length === 0 ? [] : ["", moving]), "", summary].join("\n");
 }
 
-function renderRebalanced({ moved, stays }: Rebalanced): string {
+export function renderRebalanced({ moved, stays }: Rebalanced): string {
   const kept = moved.flatMap((each) => each.kept.map(({ id, reason }) => [id, each.user, each.from, reason]));
   const table = kept.length === 0 ? [] : ["", renderTable(KEPT, kept)];
   const released = moved.reduce((sum, each) => sum + each.released.length, 0);

@@ -3,10 +3,11 @@ import { ignoredVariables } from "../../config/load/environment.js";
 import { ERRORS, FleetError } from "../../errors.js";
 import type { Fleet } from "../../fleet/fleet.js";
 import type { Stopped } from "../../pool/stop/stop.js";
+import type { ServeLog } from "../../serve/context.js";
 import { Interrupted } from "../prompt/interrupted.js";
 import { exitCodeOf } from "../render/stopped.js";
-import { openServeLog } from "./serve-log.js";
-import { ServeSignals } from "./serve-signals.js";
+
+const SIGNALS = ["SIGTERM", "SIGINT"] as const;
 
 export interface ServeOptions {
   drainTimeoutMs: number;
@@ -95,4 +96,68 @@ export function exitCodeOfServe({ stopped, failed }: Served): number {
 async function aborted(signal: AbortSignal): Promise<void> {
   if (signal.aborted) return;
   await new Promise<void>((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
+}
+
+/** The signals that end `serve`. The first one drains, and a second one cuts the drain short. */
+class ServeSignals implements Disposable {
+  readonly #first = new AbortController();
+  readonly #second = new AbortController();
+  readonly #listeners = SIGNALS.map((name) => [name, () => this.#receive(name)] as const);
+  #name: NodeJS.Signals | undefined;
+
+  constructor() {
+    for (const [name, listener] of this.#listeners) process.on(name, listener);
+  }
+
+  /** Aborts when the first signal arrives. */
+  get first(): AbortSignal {
+    return this.#first.signal;
+  }
+
+  /** Aborts when a second signal arrives. */
+  get second(): AbortSignal {
+    return this.#second.signal;
+  }
+
+  /** The name of the first signal. */
+  get name(): NodeJS.Signals | undefined {
+    return this.#name;
+  }
+
+  #receive(name: NodeJS.Signals): void {
+    if (this.#first.signal.aborted) {
+      this.#second.abort();
+      return;
+    }
+    this.#name = name;
+    this.#first.abort(new Error(`the process received ${name}`));
+  }
+
+  [Symbol.dispose](): void {
+    for (const [name, listener] of this.#listeners) process.off(name, listener);
+  }
+}
+
+/**
+ * Opens the log of `serve` on standard error. It has one JSON object per line, as pino writes it, or plain lines on a
+ * terminal. A closed standard error does not end `serve`.
+ */
+async function openServeLog(): Promise<ServeLog> {
+  process.stderr.on("error", () => undefined);
+  if (process.stderr.isTTY) {
+    return (level, message, fields = {}) => {
+      const shown = Object.entries(fields).map(([name, value]) => ` ${name}=${JSON.stringify(value)}`);
+      process.stderr.write(`${new Date().toISOString()} ${level.padEnd(5)} ${message}${shown.join("")}\n`);
+    };
+  }
+  const { default: pino } = await import("pino");
+  const logger = pino(
+    {
+      base: { pid: process.pid },
+      timestamp: pino.stdTimeFunctions.isoTime,
+      formatters: { level: (label) => ({ level: label }) },
+    },
+    process.stderr,
+  );
+  return (level, message, fields = {}) => logger[level]({ ...fields }, message);
 }

@@ -1,6 +1,6 @@
 import { FleetCommand } from "../../cli/base-command.js";
 import { containerFlags } from "../../cli/flags/deploy.js";
-import { deployCompose } from "../../cli/run/deploy.js";
+import { loadConfig } from "../../config/load/load.js";
 
 export default class DeployCompose extends FleetCommand {
   static override summary = "Print a Docker Compose file for this configuration.";
@@ -15,18 +15,13 @@ export default class DeployCompose extends FleetCommand {
 
   async run(): Promise<{ compose: Record<string, unknown>; notices: string[] }> {
     const { flags } = await this.parse(DeployCompose);
-    const { compose, notices, yaml } = await deployCompose(
-      {
-        name: flags.name,
-        image: flags.image ?? `copilotfleet:${this.config.version}`,
-        replicas: flags.replicas,
-        storage: flags.storage,
-        servers: flags.servers,
-        sessions: flags.sessions,
-        secretStore: false,
-      },
-      this.configSource,
-    );
+    // Only this command needs the renderer and its libraries.
+    const { renderCompose } = await import("../../deploy/compose.js");
+    const { compose, notices, yaml } = renderCompose(loadConfig(this.configSource), {
+      ...flags,
+      image: flags.image ?? `copilotfleet:${this.config.version}`,
+      secretStore: false,
+    });
     this.log(yaml.trimEnd());
     return { compose, notices };
   }

@@ -1,6 +1,6 @@
 import { FleetCommand } from "../../cli/base-command.js";
 import { kubernetesFlags } from "../../cli/flags/deploy.js";
-import { deployKubernetes } from "../../cli/run/deploy.js";
+import { loadConfig } from "../../config/load/load.js";
 
 export default class DeployKubernetes extends FleetCommand {
   static override summary = "Print Kubernetes manifests for this configuration.";
@@ -15,27 +15,20 @@ export default class DeployKubernetes extends FleetCommand {
 
   async run(): Promise<{ manifests: object[]; notices: string[] }> {
     const { flags } = await this.parse(DeployKubernetes);
-    const { manifests, notices, yaml } = await deployKubernetes(
-      {
-        name: flags.name,
-        image: flags.image ?? `copilotfleet:${this.config.version}`,
-        replicas: flags.replicas,
-        maxReplicas: flags["max-replicas"],
-        storage: flags.storage,
-        servers: flags.servers,
-        sessions: flags.sessions,
-        secretStore: flags["redis-secret"] !== undefined,
-        namespace: flags.namespace,
-        secret: flags.secret,
-        redisSecret: flags["redis-secret"],
-        storageSize: flags["storage-size"],
-        storageClass: flags["storage-class"],
-        monitoringNamespace: flags["monitoring-namespace"],
-        clientNamespaces: flags["client-namespace"],
-        egressPorts: flags["egress-port"] ?? [],
-      },
-      this.configSource,
-    );
+    // Only this command needs the renderer and its libraries.
+    const { renderKubernetes } = await import("../../deploy/kubernetes/render.js");
+    const { manifests, notices, yaml } = renderKubernetes(loadConfig(this.configSource), {
+      ...flags,
+      image: flags.image ?? `copilotfleet:${this.config.version}`,
+      maxReplicas: flags["max-replicas"],
+      secretStore: flags["redis-secret"] !== undefined,
+      redisSecret: flags["redis-secret"],
+      storageSize: flags["storage-size"],
+      storageClass: flags["storage-class"],
+      monitoringNamespace: flags["monitoring-namespace"],
+      clientNamespaces: flags["client-namespace"],
+      egressPorts: flags["egress-port"] ?? [],
+    });
     this.log(yaml.trimEnd());
     return { manifests, notices };
   }

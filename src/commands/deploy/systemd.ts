@@ -1,6 +1,6 @@
 import { FleetCommand } from "../../cli/base-command.js";
 import { systemdFlags } from "../../cli/flags/deploy.js";
-import { deploySystemd } from "../../cli/run/deploy.js";
+import { loadConfig } from "../../config/load/load.js";
 import type { UnitFile } from "../../deploy/systemd.js";
 
 export default class DeploySystemd extends FleetCommand {
@@ -17,8 +17,12 @@ export default class DeploySystemd extends FleetCommand {
 
   async run(): Promise<{ files: UnitFile[]; notices: string[]; written: string[] }> {
     const { flags } = await this.parse(DeploySystemd);
+    // Only this command needs the renderer and its libraries.
+    const { renderSystemd } = await import("../../deploy/systemd.js");
+    const { writeFiles } = await import("../../deploy/write.js");
     const options = { command: flags.command, user: flags["run-as"] };
-    const { files, notices, written, text } = await deploySystemd(options, flags.output, this.configSource);
+    const { files, notices, text } = renderSystemd(loadConfig(this.configSource), options);
+    const written = flags.output === undefined ? [] : await writeFiles(flags.output, files);
     this.log(flags.output === undefined ? text.trimEnd() : [...written, "", ...notices].join("\n"));
     return { files, notices, written };
   }

@@ -1,6 +1,8 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../../cli/base-command.js";
-import { storeTarget } from "../../cli/flags/store-target.js";
+import { usage, variableName } from "../../cli/flags/flags.js";
+import type { Origin } from "../../config/problem.js";
+import { quote } from "../../errors.js";
 import { type MigrateResult, migrateStore } from "../../fleet/migrate.js";
 
 export default class StoreMigrate extends FleetCommand {
@@ -37,4 +39,24 @@ export default class StoreMigrate extends FleetCommand {
     );
     return result;
   }
+}
+
+/**
+ * Reads which store `--to` or `--to-env` names. A URL with a password has to come from a variable, because other users
+ * can read flags.
+ *
+ * @throws FleetError `FLEET_USAGE_INVALID` when not exactly one of the flags is given, or the variable is not usable.
+ */
+function storeTarget(
+  to: string | undefined,
+  variable: string | undefined,
+  env: NodeJS.ProcessEnv,
+): { to: string; origin: Origin } {
+  if (to !== undefined && variable === undefined) return { to, origin: { from: "flag", name: "--to" } };
+  if (to !== undefined || variable === undefined) {
+    throw usage("Give --to STORE or --to-env VAR.", ["copilotfleet store migrate --help"]);
+  }
+  const value = env[variableName("--to-env", variable)];
+  if (value === undefined || value === "") throw usage(`--to-env ${quote(variable)} is not set, or empty.`);
+  return { to: value, origin: { from: "variable", name: variable } };
 }

@@ -1,5 +1,5 @@
 import { FleetCommand } from "../../cli/base-command.js";
-import { lifetimeFlag, requiredUserFlag } from "../../cli/flags/flags.js";
+import { given, lifetimeFlag, requiredUserFlag } from "../../cli/flags/flags.js";
 import type { IssuedToken } from "../../identity/tokens.js";
 
 export default class TokenIssue extends FleetCommand {
@@ -19,7 +19,7 @@ export default class TokenIssue extends FleetCommand {
   async run(): Promise<IssuedToken> {
     const { flags } = await this.parse(TokenIssue);
     return await this.withFleet(async (fleet) => {
-      const issued = await fleet.tokens.issue(flags.user, flags.ttl === undefined ? {} : { ttl: flags.ttl });
+      const issued = await fleet.tokens.issue(flags.user, given({ ttl: flags.ttl }));
       this.log(issued.token);
       return issued;
     });

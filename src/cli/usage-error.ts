@@ -1,0 +1,85 @@
+import type { Command, Config } from "@oclif/core";
+import { closest, distance } from "fastest-levenshtein";
+import { printable, redact } from "../config/values/text.js";
+import { FleetError, quote } from "../errors.js";
+import { spoken } from "./command-id.js";
+import { unmarked } from "./prompt/prompt.js";
+
+/** Turns oclif's error about a command line into ours. Suggests the flag that the user probably meant. */
+export function usageError(error: Error, command: typeof Command): FleetError {
+  const unknown = "flags" in error ? flagNames(error.flags) : [];
+  const known = { ...command.baseFlags, ...command.flags };
+  const flags = ["json", ...Object.keys(known), "help"].map((name) => `--${name}`);
+  return new FleetError("FLEET_USAGE_INVALID", describe(error, known), {
+    cause: error,
+    suggestions: [
+      ...unknown.flatMap((flag) => nearest(flag, flags, (name) => `${name} instead of ${quoteSafely(flag)}`)),
+      ...unknown
+        .slice(0, "text" in command.args ? 1 : 0)
+        .map((flag) => `-- ${quoteSafely(flag)} if that is the prompt`),
+      `copilotfleet ${spoken(command.id)} --help`,
+    ],
+  });
+}
+
+/** The error about a command line that does not begin with a command. */
+export function unknownCommand(args: readonly string[], config: Config): FleetError {
+  const [topic = "", word] = args;
+  // If the first word is a topic, such as `token`, the second word is the unknown one.
+  const inTopic = config.findTopic(topic) !== undefined && word !== undefined && !word.startsWith("-");
+  const written = inTopic ? `${topic} ${word}` : topic;
+  return new FleetError("FLEET_USAGE_INVALID", `There is no command ${quoteSafely(written)}.`, {
+    suggestions: [
+      ...nearest(written, config.commandIDs.map(spoken), (name) => `copilotfleet ${name}`),
+      inTopic ? `copilotfleet ${topic} --help` : "copilotfleet --help",
+    ],
+  });
+}
+
+/**
+ * Describes the fault in the command line. Redacts the values that it quotes, because they may contain anything,
+ * including a token.
+ */
+function describe(error: Error, known: Readonly<Record<string, object>>): string {
+  const given = "args" in error ? error.args : [];
+  if (/^Missing \d+ required arg/.test(error.message)) {
+    const missing = Array.isArray(given) ? given.map(({ name }: { name: string }) => name.toUpperCase()) : [];
+    return `${missing.join(" and ")} ${missing.length === 1 ? "is" : "are"} missing.`;
+  }
+  if (/^Unexpected argument/.test(error.message)) {
+    return `Unexpected argument: ${textsOf(given).map(quoteSafely).join(", ")}.`;
+  }
+  if ("flags" in error) return `There is no flag ${flagNames(error.flags).map(quoteSafely).join(", ")}.`;
+  const [, flag, value = "", allowed] = /^Expected (--\S+?)=(.*) to be one of: (.+?)\n/s.exec(error.message) ?? [];
+  if (flag !== undefined) {
+    const { kind = "value" }: { kind?: string } = known[flag.slice(2)] ?? {};
+    return `${flag} ${quoteSafely(value)} is not a ${kind}. Use ${allowed?.replace(/, (?=[^,]*$)/, " or ")}.`;
+  }
+  const required = /^\s*Missing required flag (\S+)$/m.exec(error.message)?.[1];
+  if (required !== undefined) return `--${required} is missing.`;
+  const lines = error.message.split("\n").filter((line) => !/^(See more help with --help|USAGE)/.test(line.trim()));
+  return printable(redact(lines.join(" ").replace(/\s+/g, " ").trim()));
+}
+
+function quoteSafely(value: string): string {
+  return quote(redact(unmarked(value)));
+}
+
+/** The flags as the user wrote them, without their values. */
+function flagNames(flags: unknown): string[] {
+  return textsOf(flags).map((flag) => flag.replace(/=.*$/s, ""));
+}
+
+function textsOf(value: unknown): string[] {
+  return Array.isArray(value) ? value.map(String) : [];
+}
+
+function nearest(written: string, known: readonly string[], phrase: (name: string) => string): string[] {
+  if (known.length === 0) return [];
+  const name = closest(written, known);
+  const near =
+    distance(written, name) <= Math.min(2, written.length - 1)
+      ? name
+      : known.find((candidate) => candidate.startsWith(`${written}-`));
+  return near === undefined ? [] : [phrase(near)];
+}
