@@ -1,4 +1,5 @@
 import * as v from "valibot";
+import { limits } from "./limits.js";
 import {
   address,
   age,
@@ -207,33 +208,6 @@ const serve = v.pipe(
     logMaxBytes: logMaxSize,
   })),
 );
-
-/** @param defaults.bytes the default of `unreadBytes`, as a size with a unit */
-const limitsOf = (defaults: {
-  connections: number;
-  sessions: number | null;
-  requestsInFlight: number;
-  bytes: string;
-}) =>
-  v.strictObject({
-    // Open connections to the front door.
-    connections: v.optional(v.nullable(count()), defaults.connections),
-    // Sessions in any state.
-    sessions: v.optional(v.nullable(count()), defaults.sessions),
-    // Unanswered requests at the front door.
-    requestsInFlight: v.optional(v.nullable(count()), defaults.requestsInFlight),
-    // Bytes in the buffers of the front door: unfinished frames, unanswered requests, and data that clients have not
-    // read.
-    unreadBytes: v.optional(v.nullable(size()), defaults.bytes),
-  });
-
-/** A limit of null means unlimited. */
-const limits = v.strictObject({
-  /** For each user. */
-  default: v.optional(limitsOf({ connections: 16, sessions: 1000, requestsInFlight: 2000, bytes: "64mb" }), {}),
-  /** For all users together. */
-  total: v.optional(limitsOf({ connections: 1024, sessions: null, requestsInFlight: 20_000, bytes: "512mb" }), {}),
-});
 
 const storeOptions = v.strictObject({
   // Allows Redis without TLS on another host. Anybody on the network path can then read and change the state of the

@@ -1,7 +1,7 @@
 import type { Config } from "../config/schema.js";
 import { isFleetError } from "../errors.js";
-import type { HostRecord } from "../model/host.js";
-import type { SessionRecord } from "../model/session.js";
+import { admitting, type HostRecord } from "../model/host.js";
+import { isOwnedBy, type Ownership, type SessionRecord } from "../model/session.js";
 import { rendezvousChoice } from "../pool/placement.js";
 import { placesOf } from "../runtime/files/shared-storage.js";
 import type { Hosts, Store } from "../store/ports.js";
@@ -66,26 +66,30 @@ export class HostDirectory {
   }
 
   /**
-   * The host and term that a session's record must name for the session to be on this host. Undefined if the store
-   * serves a single host. The term is absent if the host has its own storage.
+   * What a session's record must name for the session to be on this host. Undefined if the store serves a single host.
    *
    * @throws FleetError `FLEET_HOST_AWAY` when hosts share storage and this host does not serve.
    */
-  async ownership(): Promise<{ host: string; term?: number } | undefined> {
+  async ownership(): Promise<Ownership | undefined> {
     if (this.#hosts === null) return undefined;
     const { own } = this.#hosts;
     return this.isShared ? { host: own, term: await this.#ownTerm(own) } : { host: own };
   }
 
   async #ownTerm(own: string): Promise<number> {
-    const known = this.#seen?.hosts.find(({ name }) => name === own);
+    const known = this.#recent(({ name }) => name === own);
     // As with a lease, no other host can take this host's sessions before the time that the store granted has passed.
-    const ageMs = performance.now() - (this.#seen?.at ?? 0);
-    const left = (known?.remainingMs ?? 0) - ageMs;
-    if (known !== undefined && ageMs < SEEN_MS && left > MARGIN_MS) return known.term;
+    if (known !== undefined && known.host.remainingMs - known.ageMs > MARGIN_MS) return known.host.term;
     const fresh = (await this.list()).find(({ name }) => name === own);
     if (fresh === undefined || fresh.gone || fresh.remainingMs <= MARGIN_MS) throw ownHostAway(own);
     return fresh.term;
+  }
+
+  /** A host as the last read of the directory showed it, unless that read is too old. */
+  #recent(isMeant: (host: HostRecord) => boolean): { host: HostRecord; ageMs: number } | undefined {
+    const ageMs = performance.now() - (this.#seen?.at ?? Number.NEGATIVE_INFINITY);
+    const host = ageMs < SEEN_MS ? this.#seen?.hosts.find(isMeant) : undefined;
+    return host && { host, ageMs };
   }
 
   /**
@@ -94,7 +98,7 @@ export class HostDirectory {
    * @throws as {@link ownership}.
    */
   async has(record: SessionRecord): Promise<boolean> {
-    return isOf(record, await this.ownership());
+    return isOwnedBy(record, await this.ownership());
   }
 
   /**
@@ -108,8 +112,8 @@ export class HostDirectory {
     if (this.#hosts === null || shared === null) return;
     const { own } = this.#hosts;
     const isOwn = ({ name }: HostRecord) => name === own;
-    const known = performance.now() - (this.#seen?.at ?? 0) < SEEN_MS ? this.#seen?.hosts.find(isOwn) : undefined;
-    if (known !== undefined && (await hasOwnBeacon(shared, known))) return;
+    const known = this.#recent(isOwn);
+    if (known !== undefined && (await hasOwnBeacon(shared, known.host))) return;
     // A `serve` that started a moment ago may have written a new beacon.
     const fresh = (await this.list()).find(isOwn);
     if (fresh !== undefined && !(await hasOwnBeacon(shared, fresh))) throw notMounted(shared, fresh);
@@ -128,13 +132,8 @@ export class HostDirectory {
    * not serve.
    */
   async holds(): Promise<(record: SessionRecord) => boolean> {
-    try {
-      const owns = await this.ownership();
-      return (record) => isOf(record, owns);
-    } catch (error) {
-      if (!isFleetError(error, "FLEET_HOST_AWAY")) throw error;
-      return () => false;
-    }
+    const owns = await this.#ownershipIfThere();
+    return (record) => owns !== null && isOwnedBy(record, owns);
   }
 
   /**
@@ -142,11 +141,15 @@ export class HostDirectory {
    * storage.
    */
   async isThere(): Promise<boolean> {
+    return (await this.#ownershipIfThere()) !== null;
+  }
+
+  /** As {@link ownership}, but null when this host does not serve. */
+  async #ownershipIfThere(): Promise<Ownership | undefined | null> {
     try {
-      await this.ownership();
-      return true;
+      return await this.ownership();
     } catch (error) {
-      if (isFleetError(error, "FLEET_HOST_AWAY")) return false;
+      if (isFleetError(error, "FLEET_HOST_AWAY")) return null;
       throw error;
     }
   }
@@ -164,18 +167,21 @@ export class HostDirectory {
       if ((record.host ?? own) === own) return HERE;
       const host = await this.#find(record.host ?? "");
       if (host === undefined) throw sessionStranded(record);
-      return { here: false, host };
+      return this.#at(host);
     }
     const holder = record.host === undefined ? undefined : await this.#find(record.host, record.term);
     if (record.host !== undefined && record.term === undefined) {
       // The session dates from a time when the hosts had their own storage. Only its host has the state and can move it
       // to the shared storage.
       if (holder === undefined) throw record.host === own ? ownHostAway(own) : sessionStranded(record);
-      return holder.name === own ? HERE : { here: false, host: holder };
+      return this.#at(holder);
     }
     const isHeld = holder !== undefined && record.released !== true;
-    if (!isHeld) return await this.place(record.owner);
-    return holder.name === own ? HERE : { here: false, host: holder };
+    return isHeld ? this.#at(holder) : await this.place(record.owner);
+  }
+
+  #at(host: HostRecord): Whereabouts {
+    return host.name === this.own ? HERE : { here: false, host };
   }
 
   /** Whether the session is on the disk of a host that is not alive. */
@@ -188,12 +194,10 @@ export class HostDirectory {
   async #find(name: string, term?: number): Promise<HostRecord | undefined> {
     const isMeant = (host: HostRecord) =>
       host.name === name && !host.gone && (term === undefined || host.term === term);
-    const among = (hosts: HostRecord[]) => hosts.find(isMeant);
-    const { hosts, at } = this.#seen ?? { hosts: [], at: Number.NEGATIVE_INFINITY };
-    const known = performance.now() - at < SEEN_MS ? among(hosts) : undefined;
+    const known = this.#recent(isMeant)?.host;
     // A host that has just started publishes the address of its front door a moment later.
     const isEnough = known !== undefined && (known.door !== null || known.name === this.own);
-    return isEnough ? known : among(await this.list());
+    return isEnough ? known : (await this.list()).find(isMeant);
   }
 
   /**
@@ -208,7 +212,7 @@ export class HostDirectory {
     const recorded = await this.#store.placements.read(user);
     if (recorded?.host !== undefined) {
       const host = await this.#find(recorded.host);
-      if (host !== undefined && !this.#leaves(host)) return host.name === own ? HERE : { here: false, host };
+      if (host !== undefined && !this.#leaves(host)) return this.#at(host);
     }
     const hosts = admitting(await this.list());
     if (hosts.length === 0) {
@@ -224,8 +228,7 @@ export class HostDirectory {
     const placed = await this.#store.placements.record(user, recorded, { host: name, serverId: null });
     const host = hosts.find((each) => each.name === (placed.host ?? name));
     // At the same moment another process placed the user on a host that started after our read.
-    if (host === undefined) return await this.place(user);
-    return host.name === own ? HERE : { here: false, host };
+    return host === undefined ? await this.place(user) : this.#at(host);
   }
 
   /**
@@ -253,14 +256,15 @@ export class HostDirectory {
   }
 }
 
-function isOf(record: SessionRecord, owns: { host: string; term?: number } | undefined): boolean {
-  if (owns === undefined) return true;
-  // With its own storage a host ignores `released` and `from`, because the state never left its disk.
-  if (owns.term !== undefined && (record.released === true || record.from !== undefined)) return false;
-  return (record.host ?? owns.host) === owns.host && (owns.term === undefined || record.term === owns.term);
-}
-
-/** The hosts that accept users. Other hosts cannot reach a host without a front door. */
-export function admitting(hosts: readonly HostRecord[]): HostRecord[] {
-  return hosts.filter(({ gone, state, door }) => !gone && state === "serving" && door !== null);
+/**
+ * Removes from the directory every host that is gone and that no session's record names. If such a host comes back, it
+ * enters the directory like a new one.
+ */
+export async function forgetEmptyHosts(store: Store): Promise<void> {
+  const { hosts } = store;
+  if (hosts === null) return;
+  const gone = (await hosts.list()).filter((host) => host.gone);
+  if (gone.length === 0) return;
+  const named = new Set((await store.sessions.list()).flatMap(({ host, from }) => [host, from?.host]));
+  for (const { name } of gone) if (!named.has(name)) await hosts.forget(name);
 }

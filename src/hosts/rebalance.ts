@@ -1,8 +1,7 @@
-import type { HostRecord } from "../model/host.js";
+import { admitting, type HostRecord } from "../model/host.js";
 import type { Placement, UserPlacement } from "../model/placement.js";
 import type { SessionRecord } from "../model/session.js";
 import { rendezvousChoice } from "../pool/placement.js";
-import { admitting } from "./directory.js";
 
 /**
  * Moves a user and the user's sessions to the host with the highest score for the user. If the user is already on that

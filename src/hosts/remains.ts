@@ -1,8 +1,7 @@
 import type { Config } from "../config/schema.js";
 import { isFleetError } from "../errors.js";
 import type { SessionRecord } from "../model/session.js";
-import { groupOfServer, groupOfSession, isRunning } from "../pool/server.js";
-import { unloadAtOnce } from "../pool/stop/unload.js";
+import { groupOfSession } from "../pool/server.js";
 import { hasHistoryIn } from "../runtime/files/shared-storage.js";
 import {
   findRemains,
@@ -12,6 +11,7 @@ import {
   removeRemain,
 } from "../runtime/files/storage-remains.js";
 import type { Store } from "../store/ports.js";
+import { unloadFromGroup } from "./takeover.js";
 
 /** A left-over of a takeover in the shared storage. */
 export interface ClearedRemain {
@@ -94,32 +94,17 @@ async function clear(
 ): Promise<boolean> {
   const { kind, session } = remain;
   if (kind !== "block" || session === null) return await removeRemain(shared, remain);
-  if (!(await isForgotten(remain.group, session, { store, config }))) return false;
+  try {
+    // A server here that has the session in memory could create its folder again.
+    await unloadFromGroup(remain.group, session, { store, config });
+  } catch (error) {
+    if (!isFleetError(error)) throw error;
+    return false;
+  }
   if ((await store.sessions.read(session)) !== null) return false;
   const isRemoved = await removeRemain(shared, remain);
   // Restore the block if the session was created again and taken over since the check above.
   if ((await store.sessions.read(session)) === null) return isRemoved;
   await putBlockBack(shared, remain);
   return false;
-}
-
-/**
- * Makes sure that no server here has the session in memory, because such a server could create its folder again.
- *
- * @returns false when a server does not answer.
- */
-async function isForgotten(
-  group: string,
-  session: string,
-  { store, config }: { store: Store; config: Config },
-): Promise<boolean> {
-  const { servers } = await store.registry.read();
-  const near = Object.values(servers).filter((server) => groupOfServer(server) === group && isRunning(server));
-  try {
-    for (const server of near) await unloadAtOnce(server, [session], config.health.timeoutMs);
-    return true;
-  } catch (error) {
-    if (!isFleetError(error)) throw error;
-    return false;
-  }
 }

@@ -1,13 +1,14 @@
 import { readFileSync, realpathSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Config } from "../config/schema.js";
+import { parseObject } from "../config/values/json.js";
 import { isLoopback, readRedisUrl, showRedisUrl } from "../config/values/redis-url.js";
 import { FleetError, quote, systemCode } from "../errors.js";
 import type { ProcessIdentity } from "../model/process.js";
 import { ownHostName } from "../runtime/files/host-note.js";
 import { unwritable } from "../runtime/files/server-folder.js";
 import { isAlive, ownIdentity } from "../runtime/process/process-table.js";
-import { mediumError } from "../store/file/failures.js";
+import { ifThere } from "../store/file/failures.js";
 import { ensureStateFolder } from "../store/file/state-folder.js";
 
 /** The settings that decide where the state is, as messages show them. The store's URL has no secrets. */
@@ -119,17 +120,8 @@ function isSameFolder(one: string, other: string): boolean {
 }
 
 function readNote(stateRoot: string): ServingNote | null {
-  let text: string;
-  try {
-    text = readFileSync(pathOf(stateRoot), "utf8");
-  } catch (error) {
-    if (systemCode(error) === "ENOENT") return null;
-    throw mediumError("read", pathOf(stateRoot), error);
-  }
-  try {
-    const { process, settings } = JSON.parse(text) as Partial<ServingNote>;
-    return process === undefined || settings === undefined ? null : { process, settings };
-  } catch {
-    return null; // it names no process
-  }
+  const path = pathOf(stateRoot);
+  const text = ifThere(path, () => readFileSync(path, "utf8"));
+  const { process, settings } = (parseObject(text ?? "") ?? {}) as Partial<ServingNote>;
+  return process === undefined || settings === undefined ? null : { process, settings };
 }

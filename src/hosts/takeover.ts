@@ -167,7 +167,7 @@ export class Takeover {
       });
     try {
       // A server here that had the session in an earlier term may have turns in memory that it could not write to disk.
-      await this.#unload(record);
+      await unloadFromGroup(groupOfSession(record), id, this.#context);
       await fetchSession({
         id,
         mark,
@@ -187,14 +187,17 @@ export class Takeover {
     });
     if (isDone) await forgetTaken({ id, mark, from: source });
   }
+}
 
-  async #unload(record: SessionRecord): Promise<void> {
-    const { store, config } = this.#context;
-    const group = groupOfSession(record);
-    const { servers } = await store.registry.read();
-    const near = Object.values(servers).filter((server) => groupOfServer(server) === group && isRunning(server));
-    for (const server of near) await unloadAtOnce(server, [record.id], config.health.timeoutMs);
-  }
+/** Unloads a session from the servers of a group on this host. @throws FleetError when a server does not answer. */
+export async function unloadFromGroup(
+  group: string,
+  sessionId: string,
+  { store, config }: { store: Store; config: Config },
+): Promise<void> {
+  const { servers } = await store.registry.read();
+  const near = Object.values(servers).filter((server) => groupOfServer(server) === group && isRunning(server));
+  for (const server of near) await unloadAtOnce(server, [sessionId], config.health.timeoutMs);
 }
 
 /** A random id for one takeover of one session. */

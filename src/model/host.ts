@@ -22,3 +22,8 @@ export interface HostRecord extends HostEntry {
   /** How long the host still counts as alive, in milliseconds; 0 if it is gone. */
   remainingMs: number;
 }
+
+/** The hosts that accept users. Other hosts cannot reach a host without a front door. */
+export function admitting(hosts: readonly HostRecord[]): HostRecord[] {
+  return hosts.filter(({ gone, state, door }) => !gone && state === "serving" && door !== null);
+}

@@ -77,3 +77,17 @@ export function newSessionRecord(
 export function mayUse({ owner, members }: SessionRecord, user: string): boolean {
   return owner === user || members.includes(user);
 }
+
+/** The host that may have a session, and its present term. Without a term, the host has its own storage. */
+export interface Ownership {
+  host: string;
+  term?: number;
+}
+
+/** Whether the record places the session on that host now. True for every session if the store serves a single host. */
+export function isOwnedBy(record: SessionRecord, owner: Ownership | undefined): boolean {
+  if (owner === undefined) return true;
+  // With its own storage a host ignores `released` and `from`, because the state never left its disk.
+  if (owner.term !== undefined && (record.released === true || record.from !== undefined)) return false;
+  return (record.host ?? owner.host) === owner.host && (owner.term === undefined || record.term === owner.term);
+}

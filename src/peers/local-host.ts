@@ -1,7 +1,6 @@
 import type { Config } from "../config/schema.js";
 import type { SpawnRequest, StopRequest } from "../fleet/options.js";
-import type { HostDirectory } from "../hosts/directory.js";
-import { forgetEmptyHosts } from "../hosts/forget.js";
+import { forgetEmptyHosts, type HostDirectory } from "../hosts/directory.js";
 import { clearRemains } from "../hosts/remains.js";
 import type { Takeover } from "../hosts/takeover.js";
 import { sweepTokens } from "../identity/tokens.js";

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { isHostName } from "../../config/rules.js";
 import type { Config } from "../../config/schema.js";
 import { FleetError, quote, systemCode } from "../../errors.js";
-import { mediumError } from "../../store/file/failures.js";
+import { ifThere } from "../../store/file/failures.js";
 import { ensureStateFolder } from "../../store/file/state-folder.js";
 import { unwritable } from "./server-folder.js";
 
@@ -79,12 +79,7 @@ export function refuseRenamed({ store, host }: Pick<Config, "store" | "host">, s
 
 function hasServers(stateRoot: string): boolean {
   const folder = join(stateRoot, "servers");
-  try {
-    return readdirSync(folder).length > 0;
-  } catch (error) {
-    if (systemCode(error) === "ENOENT") return false;
-    throw mediumError("read", folder, error);
-  }
+  return (ifThere(folder, () => readdirSync(folder)) ?? []).length > 0;
 }
 
 /** The random id of this state folder, or null if neither `serve` nor a server has run on it. */
