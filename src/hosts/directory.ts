@@ -66,7 +66,7 @@ export class HostDirectory {
   }
 
   /**
-   * What a session's record must name for the session to be on this host. Undefined if the store serves a single host.
+   * Returns the host and term of the sessions on this host. Undefined if the store serves a single host.
    *
    * @throws FleetError `FLEET_HOST_AWAY` when hosts share storage and this host does not serve.
    */
