@@ -8,7 +8,7 @@ import type { ProcessIdentity } from "../model/process.js";
 import { ownHostName } from "../runtime/files/host-note.js";
 import { unwritable } from "../runtime/files/server-folder.js";
 import { isAlive, ownIdentity } from "../runtime/process/process-table.js";
-import { ifThere } from "../store/file/failures.js";
+import { readIfThere } from "../store/file/failures.js";
 import { ensureStateFolder } from "../store/file/state-folder.js";
 
 /** The settings that decide where the state is, as messages show them. The store's URL has no secrets. */
@@ -121,7 +121,7 @@ function isSameFolder(one: string, other: string): boolean {
 
 function readNote(stateRoot: string): ServingNote | null {
   const path = pathOf(stateRoot);
-  const text = ifThere(path, () => readFileSync(path, "utf8"));
+  const text = readIfThere(path, () => readFileSync(path, "utf8"));
   const { process, settings } = (parseObject(text ?? "") ?? {}) as Partial<ServingNote>;
   return process === undefined || settings === undefined ? null : { process, settings };
 }

@@ -77,10 +77,23 @@ export function validateSessionId(value: string, name = option("sessionId")): st
 
 /** Makes an id that nobody can guess. It begins with the purpose for people; the fleet does not read that. */
 export function newSessionId(purpose: string | null): string {
-  const label = (purpose ?? "")
+  const label = labelOf(purpose ?? "", 40);
+  return label === "" ? randomUUID() : `${label}-${randomUUID()}`;
+}
+
+/**
+ * The id of a user's own server. It is always the same, so that the user comes back to the same home. Its readable part is
+ * lower case, and the rest is a digest of the exact user id. So users that differ only in case have two folders on any disk.
+ */
+export function serverIdOf(user: string): string {
+  return `${labelOf(user, 24) || "user"}-${sha256(user).slice(0, 12)}`;
+}
+
+/** The readable part of an id. */
+function labelOf(text: string, maxLength: number): string {
+  return text
     .toLowerCase()
     .replace(/[^a-z0-9]+/g, "-")
     .replace(/^-+|-+$/g, "")
-    .slice(0, 40);
-  return label === "" ? randomUUID() : `${label}-${randomUUID()}`;
+    .slice(0, maxLength);
 }

@@ -1,9 +1,10 @@
 import { createHash } from "node:crypto";
 import type { Config } from "../config/schema.js";
+import { serverIdOf } from "../model/ids.js";
 import type { Placement } from "../model/placement.js";
 import type { Registry } from "../model/registry.js";
 import type { Store } from "../store/ports.js";
-import { isRunning, serverIdOf } from "./server.js";
+import { isRunning } from "./server.js";
 import { loadedSessions } from "./stop/drain.js";
 
 export type Strategy = Config["pool"]["strategy"];

@@ -1,11 +1,12 @@
 import { compareText } from "../config/values/text.js";
 import { FleetError, isFleetError, quote } from "../errors.js";
+import { serverIdOf } from "../model/ids.js";
 import type { ServerRecord } from "../model/server.js";
 import { mapConcurrently, STARTS_AT_ONCE } from "./concurrency.js";
 import { nextSharedServer, ServerPlacer } from "./placement.js";
 import { type Recycled, type RecycleOptions, recycleServer } from "./recycle/recycle.js";
 import { repairRecords } from "./repair/repair.js";
-import { isBroken, type ServerView, serverIdOf, viewServer } from "./server.js";
+import { isBroken, type ServerView, viewServer } from "./server.js";
 import { type PoolContext, type SpawnOptions, type StartResult, startServer } from "./start/start.js";
 import { type StopOptions, type Stopped, stopRecorded } from "./stop/stop.js";
 

@@ -1,5 +1,5 @@
-import { createHash } from "node:crypto";
 import { setTimeout as delay } from "node:timers/promises";
+import { serverIdOf } from "../model/ids.js";
 import type { Isolation, ServerRecord, ServerState } from "../model/server.js";
 import type { SessionRecord } from "../model/session.js";
 import { logPath } from "../runtime/files/server-folder.js";
@@ -44,20 +44,6 @@ export interface ServerView {
   activeSessions: number;
   /** The version that the runtime reports. */
   version: string | null;
-}
-
-/**
- * The id of a user's own server. It is always the same, so that the user comes back to the same home. Its readable part is
- * lower case, and the rest is a digest of the exact user id. So users that differ only in case have two folders on any disk.
- */
-export function serverIdOf(user: string): string {
-  const label = user
-    .toLowerCase()
-    .replace(/[^a-z0-9]+/g, "-")
-    .replace(/^-+|-+$/g, "")
-    .slice(0, 24);
-  const digest = createHash("sha256").update(user).digest("hex").slice(0, 12);
-  return `${label === "" ? "user" : label}-${digest}`;
 }
 
 /** Identifies a server among all hosts: by its id, and by its host if there are several. */

@@ -5,7 +5,7 @@ import { type FleetError, isFleetError, quote, systemCode } from "../errors.js";
 import type { HostDirectory } from "../hosts/directory.js";
 import { sessionMoved } from "../hosts/problems.js";
 import type { Takeover } from "../hosts/takeover.js";
-import { newSessionId } from "../model/ids.js";
+import { newSessionId, serverIdOf } from "../model/ids.js";
 import type { Lease } from "../model/lease.js";
 import type { Registry } from "../model/registry.js";
 import type { ServerRecord } from "../model/server.js";
@@ -14,7 +14,7 @@ import { resolveGitHubToken, tokenSourceFromConfig } from "../models/github-toke
 import { admits, closedBy, poolDraining } from "../pool/admission.js";
 import type { Clients } from "../pool/clients.js";
 import type { Pool } from "../pool/pool.js";
-import { groupOfServer, hasEnded, isRunning, serverIdOf } from "../pool/server.js";
+import { groupOfServer, hasEnded, isRunning } from "../pool/server.js";
 import type { TurnReply } from "../runtime/client/turn.js";
 import { listSessionFolders, readSessionFolder } from "../runtime/history/session-state.js";
 import { ownIdentity } from "../runtime/process/process-table.js";

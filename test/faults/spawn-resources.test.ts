@@ -2,7 +2,7 @@ import { execFileSync, spawnSync } from "node:child_process";
 import { appendFileSync, chownSync, mkdirSync, rmSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
-import { serverIdOf } from "../../src/pool/server.js";
+import { serverIdOf } from "../../src/model/ids.js";
 import { logPath, serverFolder } from "../../src/runtime/files/server-folder.js";
 import {
   errorOf,

@@ -1,8 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { isFleetError } from "../../src/errors.js";
-import { newSessionId, validateSessionId, validateUser } from "../../src/model/ids.js";
-import { serverIdOf } from "../../src/pool/server.js";
+import { newSessionId, serverIdOf, validateSessionId, validateUser } from "../../src/model/ids.js";
 import { RAW } from "../fixtures/cli.js";
 
 /** Returns the value if it is accepted, or the error's message if it is refused. Any other error fails the test. */

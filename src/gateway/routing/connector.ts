@@ -1,7 +1,7 @@
 import { FleetError } from "../../errors.js";
 import type { HostRecord } from "../../model/host.js";
+import { serverIdOf } from "../../model/ids.js";
 import type { ServerRecord } from "../../model/server.js";
-import { serverIdOf } from "../../pool/server.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
 import type { RpcListener } from "../../runtime/wire/rpc-client.js";
 import { checkSameProtocol } from "../policy/protocols.js";

@@ -1,9 +1,9 @@
 import { FleetError, quote } from "../../errors.js";
 import { sessionMoved } from "../../hosts/problems.js";
-import { newSessionId, validateSessionId } from "../../model/ids.js";
+import { newSessionId, serverIdOf, validateSessionId } from "../../model/ids.js";
 import type { ServerRecord } from "../../model/server.js";
 import { newSessionRecord, type SessionRecord } from "../../model/session.js";
-import { isRunning, serverIdOf } from "../../pool/server.js";
+import { isRunning } from "../../pool/server.js";
 import { deadline, isTimeout } from "../../runtime/deadline.js";
 import { readSessionFolder } from "../../runtime/history/session-state.js";
 import { RpcError } from "../../runtime/wire/rpc-client.js";

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { isHostName } from "../../config/rules.js";
 import type { Config } from "../../config/schema.js";
 import { FleetError, quote, systemCode } from "../../errors.js";
-import { ifThere } from "../../store/file/failures.js";
+import { readIfThere } from "../../store/file/failures.js";
 import { ensureStateFolder } from "../../store/file/state-folder.js";
 import { unwritable } from "./server-folder.js";
 
@@ -79,7 +79,7 @@ export function refuseRenamed({ store, host }: Pick<Config, "store" | "host">, s
 
 function hasServers(stateRoot: string): boolean {
   const folder = join(stateRoot, "servers");
-  return (ifThere(folder, () => readdirSync(folder)) ?? []).length > 0;
+  return (readIfThere(folder, () => readdirSync(folder)) ?? []).length > 0;
 }
 
 /** The random id of this state folder, or null if neither `serve` nor a server has run on it. */

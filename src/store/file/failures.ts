@@ -29,7 +29,7 @@ export function reason(error: unknown): string {
  *
  * @throws FleetError `FLEET_STATE_UNWRITABLE`, which covers reading, too.
  */
-export function ifThere<T>(path: string, read: () => T): T | undefined {
+export function readIfThere<T>(path: string, read: () => T): T | undefined {
   try {
     return read();
   } catch (error) {

@@ -3,7 +3,7 @@ import { dirname, isAbsolute, join } from "node:path";
 import { shellQuote } from "../../config/values/text.js";
 import { FleetError, quote, systemCode } from "../../errors.js";
 import { makeFolder } from "./commit/durable.js";
-import { ifThere, mediumError } from "./failures.js";
+import { mediumError, readIfThere } from "./failures.js";
 
 /**
  * File systems that several hosts share. The identity of a process or a socket cannot be proved across hosts. Numbers:
@@ -174,7 +174,7 @@ function isPrivateGroup(gid: number): boolean {
 }
 
 function entriesOf(file: string): string[][] {
-  const lines = ifThere(file, () => readFileSync(file, "utf8"))?.split("\n") ?? [];
+  const lines = readIfThere(file, () => readFileSync(file, "utf8"))?.split("\n") ?? [];
   return lines.filter((line) => line !== "").map((line) => line.split(":"));
 }
 

@@ -1,7 +1,7 @@
 import { lstatSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { busyError, newerError } from "../../failures.js";
-import { ifThere } from "../failures.js";
+import { readIfThere } from "../failures.js";
 import { decodeRevision, revisionName, revisionNumber } from "./revision.js";
 
 /** The names in a document's folder. */
@@ -36,7 +36,7 @@ const MAX_ATTEMPTS = 100;
 
 /** @returns undefined when the folder does not exist. */
 export function listFolder(folder: string): Listing | undefined {
-  const names = ifThere(folder, () => readdirSync(folder));
+  const names = readIfThere(folder, () => readdirSync(folder));
   if (names === undefined) return undefined;
   const listing: Listing = { revisions: [], others: [] };
   for (const name of names) {
@@ -71,7 +71,7 @@ function newestWhole(folder: string, { revisions, others }: Listing, keep: numbe
   for (const rev of revisions) {
     if (rev <= top - keep) break;
     const path = join(folder, revisionName(rev));
-    const bytes = ifThere(path, () => readFileSync(path));
+    const bytes = readIfThere(path, () => readFileSync(path));
     if (bytes === undefined && isTombstone(path)) return { rev, data: TOMBSTONE, top, damaged, others };
     // The revision was pruned after the listing, so there is a newer head. Or the whole folder was removed.
     if (bytes === undefined) return "moved";

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { isObject, parseObject } from "../../../config/values/json.js";
 import { SCHEMA } from "../../../model/registry.js";
 import { newerError } from "../../failures.js";
-import { ifThere } from "../failures.js";
+import { readIfThere } from "../failures.js";
 import { keepCopy } from "./damage.js";
 import { closeQuietly, scratchName, unlinkQuietly, writeNewFile } from "./durable.js";
 
@@ -31,7 +31,7 @@ export function readPublished(root: string): Published {
 }
 
 function readCopy(path: string): Published {
-  const bytes = ifThere(path, () => readFileSync(path));
+  const bytes = readIfThere(path, () => readFileSync(path));
   if (bytes === undefined) return { kind: "missing" };
   if (bytes.length === 0) return { kind: "damaged", reason: "it is empty" };
   const parsed = parseObject(bytes.toString("utf8"));

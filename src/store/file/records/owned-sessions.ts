@@ -4,7 +4,7 @@ import { systemCode } from "../../../errors.js";
 import { userDigest } from "../../../model/ids.js";
 import { makeFolder } from "../commit/durable.js";
 import type { StoreContext } from "../context.js";
-import { ifThere, mediumError } from "../failures.js";
+import { mediumError, readIfThere } from "../failures.js";
 
 /**
  * How long a count that was verified against the records stays valid, in milliseconds. So nobody can force the
@@ -67,7 +67,7 @@ export class OwnedSessions {
    */
   count(owner: string, limit: number, isOwned: (id: string) => boolean): number {
     const folder = this.#folderOf(owner);
-    const ids = ifThere(folder, () => readdirSync(folder)) ?? [];
+    const ids = readIfThere(folder, () => readdirSync(folder)) ?? [];
     const now = performance.now();
     const checkedAt = this.#checked.get(owner);
     if (ids.length < limit || (checkedAt !== undefined && now - checkedAt < CHECKED_MS)) return ids.length;

@@ -6,7 +6,7 @@ import { corruptError, newerError } from "../../failures.js";
 import { closeQuietly, makeFolder, scratchName, syncFolder, unlinkQuietly, writeNewFile } from "../commit/durable.js";
 import { decodeRevision, encodeRevision } from "../commit/revision.js";
 import type { StoreContext } from "../context.js";
-import { ifThere, mediumError, writing } from "../failures.js";
+import { mediumError, readIfThere, writing } from "../failures.js";
 
 /** These records are replaced as a whole or never change, so each has only one revision. */
 const REVISION = 1;
@@ -36,7 +36,7 @@ export class RecordFiles<T> {
 
   #read(name: string): T | null {
     const path = this.#pathOf(name);
-    const bytes = ifThere(path, () => readFileSync(path));
+    const bytes = readIfThere(path, () => readFileSync(path));
     if (bytes === undefined) return null;
     const decoded = decodeRevision(bytes, REVISION);
     if (decoded.kind === "newer") throw newerError(path, decoded.schema);
@@ -47,7 +47,7 @@ export class RecordFiles<T> {
 
   list(): T[] {
     this.#context.checkRoot();
-    const files = ifThere(this.#folder, () => readdirSync(this.#folder));
+    const files = readIfThere(this.#folder, () => readdirSync(this.#folder));
     return (files ?? []).flatMap((file) => {
       const name = FILE.exec(file)?.[1];
       return name === undefined ? [] : (this.#read(name) ?? []);

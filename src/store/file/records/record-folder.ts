@@ -12,7 +12,7 @@ import { type Base, documentUpdates } from "../commit/document.js";
 import { scratchName, syncFolder } from "../commit/durable.js";
 import { readHead, TOMBSTONE } from "../commit/head.js";
 import type { StoreContext } from "../context.js";
-import { ifThere, mediumError, writing } from "../failures.js";
+import { mediumError, readIfThere, writing } from "../failures.js";
 
 const KEEP = 2;
 /** Reads are synchronous, so yield to the rest of the process after this many records. */
@@ -193,7 +193,7 @@ export class RecordFolder<T extends object> {
   }
 
   ids(): string[] {
-    const entries = ifThere(this.#path, () => readdirSync(this.#path, { withFileTypes: true })) ?? [];
+    const entries = readIfThere(this.#path, () => readdirSync(this.#path, { withFileTypes: true })) ?? [];
     // A file manager may have left a file here.
     return entries.filter((entry) => entry.isDirectory() && isSessionId(entry.name)).map(({ name }) => name);
   }

@@ -13,7 +13,7 @@ import { type Published, publish, publishedPath, readPublished } from "../commit
 import { revisionName } from "../commit/revision.js";
 import { sweepFolder } from "../commit/sweep.js";
 import type { StoreContext } from "../context.js";
-import { ifThere, reason } from "../failures.js";
+import { readIfThere, reason } from "../failures.js";
 import { enterPolitely } from "../polite-lock.js";
 
 const KEEP = 16;
@@ -66,7 +66,7 @@ export class RegistryRecord implements RegistryStore {
 
   #stat(rev: number): Stats | undefined {
     const path = join(this.folder, revisionName(rev));
-    return ifThere(path, () => lstatSync(path));
+    return readIfThere(path, () => lstatSync(path));
   }
 
   async update<T>(change: (draft: Registry) => T): Promise<T> {
