@@ -213,6 +213,13 @@ describe("the source", () => {
     for (const file of using(/process\.exitCode\s*=/)) expect(file).toMatch(/^(main\.ts$|cli\/|commands\/)/);
   });
 
+  it("only one function asks a server whether a session is in a turn", () => {
+    const asking = files.filter((file) =>
+      readFileSync(join(SRC, file), "utf8").includes('"session.metadata.activity"'),
+    );
+    expect(asking).toEqual(["runtime/client/activity.ts"]);
+  });
+
   it("no file of a command has more than 80 lines", () => {
     for (const file of files.filter((name) => name.startsWith("commands/"))) {
       expect(readFileSync(join(SRC, file), "utf8").split("\n").length, file).toBeLessThanOrEqual(80);

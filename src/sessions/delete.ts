@@ -1,13 +1,13 @@
 import { join } from "node:path";
 import { systemCode } from "../errors.js";
 import type { ServerRecord } from "../model/server.js";
+import { isInTurn } from "../runtime/client/activity.js";
 import { RawConnection } from "../runtime/client/raw-connection.js";
 import { removeTree } from "../runtime/files/held-folder.js";
 import { unwritable } from "../runtime/files/server-folder.js";
 import { openSessionState, readSessionFolder } from "../runtime/history/session-state.js";
 import { provenEndpoint } from "../runtime/process/probe.js";
 import { isAlive } from "../runtime/process/process-table.js";
-import { RpcError } from "../runtime/wire/rpc-client.js";
 import { sessionBusy } from "./problems.js";
 
 /**
@@ -23,8 +23,10 @@ export async function deleteSessionState(server: ServerRecord, id: string, answe
   if (folder === null) return;
   if (server.process !== null && isAlive(server.process)) {
     await using connection = await RawConnection.open(provenEndpoint(server), AbortSignal.timeout(answerMs));
-    if (folder.loadedBy.includes(server.process.pid)) await refuseBusy(connection, id);
-    await connection.request("session.delete", { sessionId: id });
+    const request = async (method: string, params: object) => await connection.request(method, params);
+    const isLoaded = folder.loadedBy.includes(server.process.pid);
+    if (isLoaded && (await isInTurn(request, id)) === true) throw sessionBusy(id);
+    await request("session.delete", { sessionId: id });
   }
   // The server is gone or has unloaded the session, but the user's agent may still write there.
   using state = openSessionState(server.home);
@@ -34,16 +36,4 @@ export async function deleteSessionState(server: ServerRecord, id: string, answe
   } catch (error) {
     if (systemCode(error) !== "ENOENT") throw unwritable(join(state.realPath, id), error);
   }
-}
-
-async function refuseBusy(connection: RawConnection, id: string): Promise<void> {
-  let activity: unknown;
-  try {
-    activity = await connection.request("session.metadata.activity", { sessionId: id });
-  } catch (error) {
-    if (error instanceof RpcError) return; // no longer loaded
-    throw error;
-  }
-  if ((activity as { hasActiveWork?: unknown }).hasActiveWork !== true) return;
-  throw sessionBusy(id);
 }

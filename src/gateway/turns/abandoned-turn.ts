@@ -1,6 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { ServerRecord } from "../../model/server.js";
 import { isRunning } from "../../pool/server.js";
+import { isInTurn } from "../../runtime/client/activity.js";
 import { RawConnection } from "../../runtime/client/raw-connection.js";
 import { deadline } from "../../runtime/deadline.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
@@ -40,19 +41,20 @@ async function ask(door: DoorState, server: ServerRecord, sessionId: string, isG
   const answerMs = door.config.health.timeoutMs;
   using opening = deadline(answerMs);
   await using connection = await RawConnection.open(provenEndpoint(server), opening.signal, { lasting: true });
-  const request = async (method: string) => {
+  const request = async (method: string, params: object) => {
     using limit = deadline(answerMs);
-    return await connection.request(method, { sessionId }, limit.signal);
+    return await connection.request(method, params, limit.signal);
   };
   // Ask twice, because the prompt may still be on its way to the server.
   for (let idle = 0; idle < 2; ) {
     if (door.draining) return;
     if (isGivenUp()) {
-      await request("session.abort");
+      await request("session.abort", { sessionId });
       return;
     }
-    const activity = (await request("session.metadata.activity")) as { hasActiveWork?: unknown };
-    idle = activity.hasActiveWork === true ? 0 : idle + 1;
+    const inTurn = await isInTurn(request, sessionId);
+    if (inTurn === null) return;
+    idle = inTurn ? 0 : idle + 1;
     if (idle < 2) await delay(ASK_MS, undefined, { ref: false });
   }
 }

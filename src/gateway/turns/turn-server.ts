@@ -1,7 +1,10 @@
 import { isFleetError } from "../../errors.js";
 import { sessionMoved } from "../../hosts/problems.js";
 import type { SessionRecord } from "../../model/session.js";
-import { deadline, isTimeout, pause } from "../../runtime/deadline.js";
+import { isRunning } from "../../pool/server.js";
+import { isInTurn } from "../../runtime/client/activity.js";
+import { deadline, pause } from "../../runtime/deadline.js";
+import { RpcError } from "../../runtime/wire/rpc-client.js";
 import type { TurnTaking } from "../../sessions/use/turn-taking.js";
 import type { Router } from "../routing/router.js";
 import type { ClientState } from "../state/client-state.js";
@@ -75,17 +78,33 @@ export async function assertHere({ directory, store }: DoorContext, { id }: Sess
   await directory.assertStorage();
 }
 
-/** @param answerMs how long the server may take to answer, in milliseconds */
-export async function isIdle(router: Router, { record }: Turn, answerMs: number): Promise<boolean> {
+/**
+ * Asks the server whether the turn is over. Never rejects.
+ *
+ * @param answerMs how long the server may take to answer, in milliseconds
+ */
+export async function isIdle(router: Pick<Router, "local">, turn: Turn, answerMs: number): Promise<boolean> {
   try {
-    const { upstream } = await router.local(record);
+    const { upstream } = await router.local(turn.record);
     using limit = deadline(answerMs);
-    const params = { sessionId: record.id };
-    const activity = await upstream.request("session.metadata.activity", params, undefined, limit.signal);
-    return (activity as { hasActiveWork?: unknown }).hasActiveWork !== true;
+    const request = async (method: string, params: object) =>
+      await upstream.request(method, params, undefined, limit.signal);
+    return (await isInTurn(request, turn.record.id)) !== true;
   } catch (error) {
-    // A timeout proves nothing. Any other error counts as idle: the session is not loaded, or its server has gone.
-    return !isTimeout(error);
+    // Any other error, such as a timeout or a store that does not answer, proves nothing.
+    return error instanceof RpcError || NOT_HERE.some((code) => isFleetError(error, code)) || hasGone(turn);
+  }
+}
+
+/** The session is not in the memory of a server here, so nothing runs in it. */
+const NOT_HERE = ["FLEET_SESSION_NOT_FOUND", "FLEET_SESSION_MOVED", "FLEET_SESSION_LOST"] as const;
+
+/** Whether the server that holds the turn's use marker has ended. */
+function hasGone({ marked }: Turn): boolean {
+  try {
+    return marked !== undefined && !isRunning(marked);
+  } catch {
+    return false; // this process has no file descriptors left to look
   }
 }
 

@@ -1,6 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { isFleetError } from "../../errors.js";
 import type { ServerRecord, ServerState } from "../../model/server.js";
+import { isInTurn } from "../../runtime/client/activity.js";
 import { RawConnection } from "../../runtime/client/raw-connection.js";
 import { abortable, deadline } from "../../runtime/deadline.js";
 import { endsInsideTurn } from "../../runtime/history/session-events.js";
@@ -182,7 +183,7 @@ class AskedServer implements AsyncDisposable {
     const loaded = loadedSessions(this.#server);
     if (loaded.length === 0) return [];
     return await this.#ask(answerMs, hurry, async (connection, signal) => {
-      const active = loaded.map(async (id) => ((await isInTurn(connection, id, signal)) ? [id] : []));
+      const active = loaded.map(async (id) => ((await isBusy(connection, id, signal)) ? [id] : []));
       return (await Promise.all(active)).flat();
     });
   }
@@ -195,7 +196,7 @@ class AskedServer implements AsyncDisposable {
       const late: string[] = [];
       for (const sessionId of loaded) {
         await tolerant(connection.request("sessions.save", { sessionId }, signal));
-        if (await isInTurn(connection, sessionId, signal)) late.push(sessionId);
+        if (await isBusy(connection, sessionId, signal)) late.push(sessionId);
         else {
           unloaded.add(sessionId);
           await tolerant(connection.request("sessions.close", { sessionId }, signal));
@@ -228,9 +229,9 @@ class AskedServer implements AsyncDisposable {
   }
 }
 
-async function isInTurn(connection: RawConnection, sessionId: string, signal: AbortSignal): Promise<boolean> {
-  const activity = await tolerant(connection.request("session.metadata.activity", { sessionId }, signal));
-  return (activity as { hasActiveWork?: unknown } | null)?.hasActiveWork === true;
+async function isBusy(connection: RawConnection, sessionId: string, signal: AbortSignal): Promise<boolean> {
+  const request = async (method: string, params: object) => await connection.request(method, params, signal);
+  return (await isInTurn(request, sessionId)) === true;
 }
 
 /** Resolves with null if the session was unloaded between the look at the disk and the request. */

@@ -4,6 +4,7 @@ import type { ServerRecord } from "../../model/server.js";
 import { isRunning } from "../../pool/server.js";
 import { loadedSessions } from "../../pool/stop/drain.js";
 import { setEvictionMarker, setUseMarker, usedSessions } from "../../pool/use-markers.js";
+import { isInTurn } from "../../runtime/client/activity.js";
 import { RawConnection } from "../../runtime/client/raw-connection.js";
 import { deadline, isTimeout } from "../../runtime/deadline.js";
 import { isLoadedBy, lastWrite } from "../../runtime/history/session-state.js";
@@ -169,8 +170,8 @@ export async function unloadIdle(
   connection: RawConnection,
 ): Promise<Extract<KeptReason, "in a turn" | "not active"> | null> {
   try {
-    const activity = await connection.request("session.metadata.activity", { sessionId: id });
-    if ((activity as { hasActiveWork?: unknown }).hasActiveWork === true) return "in a turn";
+    const inTurn = await isInTurn(async (method, params) => await connection.request(method, params), id);
+    if (inTurn !== false) return inTurn === true ? "in a turn" : "not active";
     await connection.request("sessions.close", { sessionId: id });
     return null;
   } catch (error) {

@@ -1,0 +1,66 @@
+import { expect, it } from "vitest";
+import { FleetError } from "../../src/errors.js";
+import type { ServerLink } from "../../src/gateway/state/links.js";
+import { Turn } from "../../src/gateway/state/turn.js";
+import { isIdle } from "../../src/gateway/turns/turn-server.js";
+import { NEVER, pause } from "../../src/runtime/deadline.js";
+import { ownIdentity } from "../../src/runtime/process/process-table.js";
+import { type RpcClient, RpcError } from "../../src/runtime/wire/rpc-client.js";
+import { sessionNotFound } from "../../src/sessions/problems.js";
+import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
+
+const DEAD = { ...ownIdentity(), startTicks: "1" };
+
+/** A turn whose server runs in this process, or in a process that has ended. */
+function turnOn(process = ownIdentity()): Turn {
+  const turn = new Turn(sessionRecord("s"));
+  turn.marked = serverRecord("a", { process });
+  return turn;
+}
+
+type Request = RpcClient["request"];
+
+/** A router whose server answers requests in this way. */
+function answering(request: (...given: Parameters<Request>) => Promise<unknown>) {
+  return { local: async () => await Promise.resolve({ upstream: { request } } as unknown as ServerLink) };
+}
+
+function failing(error: unknown) {
+  return { local: async () => await Promise.reject(error) };
+}
+
+it.each([
+  ["is in a turn", true, false],
+  ["is idle", false, true],
+])("believes a server that answers that the session %s", async (_, hasActiveWork, idle) => {
+  expect(
+    await isIdle(
+      answering(async () => await Promise.resolve({ hasActiveWork })),
+      turnOn(),
+      1_000,
+    ),
+  ).toBe(idle);
+});
+
+it("does not take a turn for over when the store does not answer, because its server may still run the turn", async () => {
+  const away = new FleetError("FLEET_STORE_UNAVAILABLE", "The store does not answer.");
+  expect(await isIdle(failing(away), turnOn(), 1_000)).toBe(false);
+});
+
+it("does not take a turn for over when its server does not answer in time", async () => {
+  const silent = answering(async (_method, _params, _onResult, signal = NEVER) => await pause(60_000, signal));
+  expect(await isIdle(silent, turnOn(), 10)).toBe(false);
+});
+
+it("takes a turn for over when the server that ran it has ended, whatever else fails", async () => {
+  const away = new FleetError("FLEET_STORE_UNAVAILABLE", "The store does not answer.");
+  expect(await isIdle(failing(away), turnOn(DEAD), 1_000)).toBe(true);
+});
+
+it.each([
+  ["its server does not have the session in memory", new RpcError("Session not found", -32603)],
+  ["its session was deleted", sessionNotFound("s")],
+  ["another host has its session", new FleetError("FLEET_SESSION_MOVED", "It moved.")],
+])("takes a turn for over when %s", async (_, error) => {
+  expect(await isIdle(failing(error), turnOn(), 1_000)).toBe(true);
+});
