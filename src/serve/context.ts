@@ -1,8 +1,9 @@
+import type { Address } from "../config/rules.js";
 import type { Config } from "../config/schema.js";
-import type { FrontDoor } from "../gateway/door.js";
-import type { DoorListeners } from "../gateway/state/door/report.js";
+import type { DoorOptions, FrontDoor } from "../gateway/door.js";
 import type { HostDirectory } from "../hosts/directory.js";
 import type { Pool } from "../pool/pool.js";
+import type { InheritedListener } from "../runtime/launch/listen.js";
 import type { GcResult } from "../sessions/gc/collect.js";
 import type { Store } from "../store/ports.js";
 import type { FleetMetrics } from "./report/metrics.js";
@@ -12,17 +13,30 @@ export type LogLevel = "debug" | "info" | "warn" | "error";
 /** Logs one event of the supervisor. The fields may hold ids, but never the content of a conversation. */
 export type ServeLog = (level: LogLevel, message: string, fields?: Readonly<Record<string, unknown>>) => void;
 
-/** The collaborators and settings that all parts of the supervisor share. */
-export interface ServeContext {
+/** The parts of the fleet that its supervisor works with. */
+export interface ServedFleet {
   store: Store;
   config: Config;
   stateRoot: string;
   directory: HostDirectory;
   pool: Pool;
-  metrics: FleetMetrics;
   log: ServeLog;
-  /** Opens the front door. Null when this host has none. */
-  openDoor: ((options: DoorListeners & { signal: AbortSignal }) => Promise<FrontDoor>) | null;
-  /** Runs gc once with the configured TTL. */
-  gc(signal: AbortSignal): Promise<GcResult>;
+  doors: { open(options: DoorOptions): Promise<FrontDoor> };
+  /** The address of the front door. Null when this host has none. */
+  listen: Address | InheritedListener | null;
+  /** The host itself, which runs gc on its own sessions. */
+  host: { gc(request: { ttlMs: number; dryRun: boolean }, call: { signal: AbortSignal }): Promise<GcResult> };
+}
+
+/** The collaborators and settings that all parts of the supervisor share. */
+export interface ServeContext extends ServedFleet {
+  metrics: FleetMetrics;
+  state: ServeState;
+}
+
+/** The present state of a supervisor. */
+export class ServeState {
+  phase: "starting" | "serving" | "draining" = "starting";
+  /** The front door while it is open. */
+  door: FrontDoor | undefined;
 }

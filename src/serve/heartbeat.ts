@@ -9,18 +9,12 @@ import { showAddress } from "../runtime/launch/listen.js";
 import type { Hosts } from "../store/ports.js";
 import type { ServeContext } from "./context.js";
 import { logFailure } from "./failures.js";
+import type { Terms } from "./upkeep/terms.js";
 
 /** How many heartbeats a host sends during the time for which one counts. */
 const BEATS = 3;
 /** The shortest wait after a heartbeat that failed, in milliseconds. */
 const RETRY_MS = 500;
-
-export interface HeartbeatListener {
-  /** From now on the host may count as gone, and others may take what it has. */
-  onTermOver(): void;
-  /** The host is back in a new term. Others may have taken what it had. */
-  onNewTerm(term: number): void;
-}
 
 /**
  * The heartbeat of this host, by which the other hosts know that it is alive. A term lasts until a heartbeat comes too late.
@@ -30,7 +24,7 @@ export class Heartbeat {
   readonly #context: Pick<ServeContext, "config" | "log" | "metrics">;
   readonly #hosts: Hosts;
   readonly #instance: string;
-  readonly #listener: HeartbeatListener;
+  readonly #terms: Terms;
   #entry: HostEntry;
   #term = 0;
   /** The time on the clock of `performance.now()` at which the term may be over. It is never later than for the others. */
@@ -48,12 +42,12 @@ export class Heartbeat {
     context: Pick<ServeContext, "config" | "log" | "metrics">,
     hosts: Hosts,
     instance: string,
-    listener: HeartbeatListener,
+    terms: Terms,
   ) {
     this.#context = context;
     this.#hosts = hosts;
     this.#instance = instance;
-    this.#listener = listener;
+    this.#terms = terms;
     const startedAt = new Date().toISOString();
     this.#entry = { door: null, state: "serving", startedAt, storage: context.config.storage.shared };
   }
@@ -67,7 +61,7 @@ export class Heartbeat {
   static async enter(
     context: Pick<ServeContext, "config" | "log" | "metrics" | "stateRoot">,
     hosts: Hosts,
-    listener: HeartbeatListener,
+    terms: Terms,
   ): Promise<Heartbeat> {
     const { stateRoot } = context;
     const { shared } = context.config.storage;
@@ -75,7 +69,7 @@ export class Heartbeat {
     const before = (await hosts.list()).find(({ name }) => name === hosts.own);
     const isNoted = instanceOf(stateRoot) !== null;
     const { instance } = ensureNote(stateRoot, hosts.own);
-    const heartbeat = new Heartbeat(context, hosts, instance, listener);
+    const heartbeat = new Heartbeat(context, hosts, instance, terms);
     try {
       // The order matters: if another host has this name, its beacon must stay as it is.
       await heartbeat.#send();
@@ -177,7 +171,7 @@ export class Heartbeat {
       this.#expire(); // a process that was suspended has not noticed the end of its term
       this.#context.log("warn", "other hosts considered this host gone, and it is back", { before, term });
       this.#isOver = false;
-      this.#listener.onNewTerm(term);
+      void this.#terms.begun();
     }
     this.#isOver = false;
   }
@@ -188,7 +182,7 @@ export class Heartbeat {
     this.#context.log("error", "other hosts may consider this host gone, because its heartbeat could not be renewed", {
       term: this.#term,
     });
-    this.#listener.onTermOver();
+    this.#terms.over();
   }
 }
 

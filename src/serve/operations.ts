@@ -1,29 +1,45 @@
+import type { ServeContext } from "./context.js";
+import { logFailure } from "./failures.js";
+import type { LoopTimer } from "./loop-timer.js";
+
 /** The supervisor's operations on servers: one at a time for each server. At the end, the supervisor waits for all. */
 export class Operations {
+  readonly #context: Pick<ServeContext, "log" | "metrics">;
+  readonly #timer: LoopTimer;
+  readonly #stopping: AbortSignal;
   readonly #running = new Map<string, Promise<void>>();
-  readonly #onError: (what: string, server: string, error: unknown) => void;
-  readonly #onSettled: () => void;
 
-  /** `onSettled` is called after each operation, because another one may now begin on its server. */
-  constructor(onError: (what: string, server: string, error: unknown) => void, onSettled: () => void) {
-    this.#onError = onError;
-    this.#onSettled = onSettled;
+  constructor(context: Pick<ServeContext, "log" | "metrics">, timer: LoopTimer, stopping: AbortSignal) {
+    this.#context = context;
+    this.#timer = timer;
+    this.#stopping = stopping;
   }
 
   isBusy(server: string): boolean {
     return this.#running.has(server);
   }
 
-  /** Begins `work` on the server, unless an operation is in progress there. `onError` receives a failure. */
-  begin(what: string, server: string, work: () => Promise<void>): void {
+  /**
+   * Begins `work` on the server, unless an operation is in progress there. Logs a failure, as the end of a sentence about
+   * the server (`failure`). When the work ends, another operation may begin on its server.
+   */
+  begin(failure: string, server: string, work: () => Promise<void>): void {
     if (this.#running.has(server)) return;
     const running = work()
-      .catch((error: unknown) => this.#onError(what, server, error))
+      .catch((error: unknown) => this.#report(failure, server, error))
       .finally(() => {
         this.#running.delete(server);
-        this.#onSettled();
+        this.#timer.wake();
       });
     this.#running.set(server, running);
+  }
+
+  #report(failure: string, server: string, error: unknown): void {
+    const message = `server ${server}: ${failure}`;
+    // It is not a failure when the end of `serve` cancelled an operation.
+    if (this.#stopping.aborted)
+      this.#context.log("info", `${message}, because serve is ending`, { server, error: String(error) });
+    else logFailure(this.#context, message, error, { server });
   }
 
   /** Resolves when no operation is in progress. */

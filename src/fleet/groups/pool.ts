@@ -1,9 +1,8 @@
-import type { DoorListeners } from "../../gateway/state/door/report.js";
 import { closePool, liveSupervisor, openPool, type PoolState, poolState } from "../../pool/admission.js";
 import type { Stopped } from "../../pool/stop/stop.js";
 import { NEVER } from "../../runtime/deadline.js";
 import type { Supervisor } from "../../serve/supervisor.js";
-import { callback, LISTEN, optional, options, required, SIGNAL, STOP, wait } from "../arguments.js";
+import { callback, LISTEN, optional, options, readListener, required, SIGNAL, STOP, wait } from "../arguments.js";
 import { guardMethods } from "../guard.js";
 import type { DrainRequest, SuperviseOptions } from "../options.js";
 import type { FleetParts } from "../parts.js";
@@ -53,16 +52,12 @@ export class PoolGroup {
    */
   async supervise(options: SuperviseOptions): Promise<Supervisor> {
     // Import it only here, because every other command starts faster without it.
-    const { supervise } = await import("../../serve/supervise.js");
-    const { store, pool, directory, config, stateRoot, own, ttlMs, endings } = this.#parts;
-    const { log, listen = config.serve.listen, signal = NEVER } = options;
-    const openDoor =
-      listen === null
-        ? null
-        : async (door: DoorListeners & { signal: AbortSignal }) => await this.#doors.open({ ...door, listen });
-    // The `serve` of each host runs gc for its own host.
-    const gc = async (stop: AbortSignal) => await own.gc({ ttlMs, dryRun: false }, { signal: stop });
-    const supervisor = await supervise({ store, pool, directory, config, stateRoot, log, gc, openDoor }, signal);
+    const { Supervisor } = await import("../../serve/supervisor.js");
+    const { store, pool, directory, config, stateRoot, own, endings } = this.#parts;
+    const { log, listen: given = config.serve.listen, signal = NEVER } = options;
+    const listen = given === null ? null : readListener(given, "listen");
+    const fleet = { store, pool, directory, config, stateRoot, log, listen, doors: this.#doors, host: own };
+    const supervisor = await Supervisor.start(fleet, signal);
     endings.unshift(async () => await supervisor.leave());
     return supervisor;
   }

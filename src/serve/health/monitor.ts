@@ -1,25 +1,17 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { Config } from "../../config/schema.js";
 import type { ServerRecord } from "../../model/server.js";
-import { type Probed, Prober } from "./prober.js";
+import { RawConnection } from "../../runtime/client/raw-connection.js";
+import { deadline } from "../../runtime/deadline.js";
+import { ownLimit } from "../../runtime/launch/own-limits.js";
+import { provenEndpoint } from "../../runtime/process/probe.js";
+import { isAlive } from "../../runtime/process/process-table.js";
+import type { Findings, Probed } from "./findings.js";
 
-/** Receives the findings of a monitor, for the supervisor to act on. None of these may throw. */
-export interface MonitorEvents {
-  /** After each probe. */
-  probed(result: Probed): void;
-  /**
-   * After each failed probe while the failures in a row are below the limit. Also at the limit, if the server still answers
-   * pings.
-   */
-  sick(failures: number, reason: string): void;
-  /** The server answers again. */
-  well(): void;
-  /** The server does not answer pings, and has reached the limit of failures in a row. */
-  hung(reason: string): void;
-  /** The server's process or its connection has ended. */
-  gone(): void;
-}
-
+/** After this many pings we open a new connection, because a server that accepts no connections is not healthy. */
+const PINGS_PER_CONNECTION = 12;
+/** If we notice a deadline this many milliseconds too late, this process did not run for a while. */
+const LATE_MS = 500;
 /** The longest wait after a failed probe, in milliseconds, because a server in trouble is probed more often. */
 const RETRY_MS = 1_000;
 
@@ -27,7 +19,7 @@ const RETRY_MS = 1_000;
 export class ServerMonitor {
   readonly server: ServerRecord;
   readonly #health: Config["health"];
-  readonly #events: MonitorEvents;
+  readonly #findings: Findings;
   readonly #prober: Prober;
   readonly #closed = new AbortController();
   readonly #ended: Promise<void>;
@@ -37,11 +29,11 @@ export class ServerMonitor {
   /** Resolves after the first probe, whatever its result. */
   readonly first: Promise<void>;
 
-  constructor(server: ServerRecord, health: Config["health"], events: MonitorEvents) {
+  constructor(server: ServerRecord, health: Config["health"], findings: Findings) {
     this.server = server;
     this.#health = health;
-    this.#events = events;
-    this.#prober = new Prober(server, health, () => events.gone());
+    this.#findings = findings;
+    this.#prober = new Prober(server, health, findings);
     this.first = new Promise((resolve) => {
       this.#probedOnce = resolve;
     });
@@ -61,7 +53,7 @@ export class ServerMonitor {
   async #run(): Promise<void> {
     const { signal } = this.#closed;
     for (let first = true; !signal.aborted; first = false) {
-      this.#tell(await this.#prober.probe(signal));
+      this.#judge(await this.#prober.probe(signal));
       this.#probedOnce?.();
       const { intervalMs } = this.#health;
       // Spread the probes over the interval, so that those of many servers do not come at the same time.
@@ -71,26 +63,27 @@ export class ServerMonitor {
     }
   }
 
-  #tell(result: Probed): void {
+  #judge(result: Probed): void {
     if (this.#closed.signal.aborted) return;
-    this.#events.probed(result);
+    this.#findings.probed(this.server, result);
     switch (result.kind) {
       case "ok":
-        if (this.#failures > 0) this.#events.well();
+        if (this.#failures > 0) this.#findings.well(this.server);
         this.#failures = 0;
         this.#answered = true;
         return;
       case "failed":
         this.#failures += 1;
         this.#answered = false;
-        if (this.#failures < this.#health.failures) this.#events.sick(this.#failures, result.reason);
-        else if (result.hangs) this.#events.hung(result.reason);
+        if (this.#failures < this.#health.failures) this.#findings.sick(this.server, this.#failures, result.reason);
+        else if (result.hangs) this.#findings.hung(this.server, result.reason);
         // A server that answers pings may be in the middle of turns. So only report it, and let a person decide whether to
         // stop it.
-        else if (this.#failures === this.#health.failures) this.#events.sick(this.#failures, result.reason);
+        else if (this.#failures === this.#health.failures)
+          this.#findings.sick(this.server, this.#failures, result.reason);
         return;
       case "gone":
-        this.#events.gone();
+        this.#findings.gone();
         return;
       case "unknown":
         return;
@@ -101,5 +94,109 @@ export class ServerMonitor {
     this.#closed.abort();
     await this.#prober.close();
     await this.#ended;
+  }
+}
+
+/** Probes one launch of a server, again and again. */
+class Prober {
+  readonly #server: ServerRecord;
+  readonly #health: Config["health"];
+  readonly #findings: Findings;
+  #connection: RawConnection | null = null;
+  #pings = 0;
+
+  constructor(server: ServerRecord, health: Config["health"], findings: Findings) {
+    this.#server = server;
+    this.#health = health;
+    this.#findings = findings;
+  }
+
+  /** The local port of the connection, if there is one. */
+  get localPort(): number | undefined {
+    return this.#connection?.localPort;
+  }
+
+  /** Probes once. Ignore the result if the signal has aborted. */
+  async probe(signal: AbortSignal): Promise<Probed> {
+    const begun = performance.now();
+    const seconds = () => (performance.now() - begun) / 1000;
+    using limit = deadline(this.#health.timeoutMs, signal);
+    try {
+      await this.#ask(limit.signal);
+      return { kind: "ok", seconds: seconds() };
+    } catch (error) {
+      await this.close();
+      try {
+        return this.#explain(error, seconds());
+      } catch (own) {
+        // We could not look at the process, so it may still be there.
+        return { kind: "unknown", reason: own instanceof Error ? own.message : String(own) };
+      }
+    }
+  }
+
+  /** @throws FleetError `FLEET_PROCESSES_UNREADABLE` when this process has reached a limit. */
+  #explain(error: unknown, seconds: number): Probed {
+    const { process } = this.#server;
+    const own = ownLimit(error);
+    if (own !== undefined) return { kind: "unknown", reason: `this process has reached a limit (${own})` };
+    if (process === null || !isAlive(process)) return { kind: "gone" };
+    if (seconds * 1000 > this.#health.timeoutMs + LATE_MS)
+      return { kind: "unknown", reason: "this process was suspended for a while" };
+    const reason = error instanceof Error ? error.message : String(error);
+    return { kind: "failed", reason, seconds, hangs: !(error instanceof NoSessionError) };
+  }
+
+  async #ask(signal: AbortSignal): Promise<void> {
+    const connection = await this.#connected(signal);
+    await connection.request("ping", { message: "probe" }, signal);
+    if (this.#health.session && this.#pings === 0) await tryASession(connection, this.#server, signal);
+    this.#pings += 1;
+  }
+
+  async #connected(signal: AbortSignal): Promise<RawConnection> {
+    if (this.#connection !== null && this.#pings < PINGS_PER_CONNECTION) return this.#connection;
+    const connection = await RawConnection.open(provenEndpoint(this.#server), signal, { lasting: true });
+    await this.close();
+    this.#connection = connection;
+    this.#pings = 0;
+    void connection.closed.then(() => {
+      if (this.#connection !== connection) return; // we closed it ourselves
+      this.#connection = null;
+      this.#findings.gone(); // the process has probably ended
+    });
+    return connection;
+  }
+
+  async close(): Promise<void> {
+    const connection = this.#connection;
+    this.#connection = null;
+    await connection?.[Symbol.asyncDispose]();
+  }
+}
+
+/** The server answers, but no session can be created on it. */
+class NoSessionError extends Error {
+  override readonly name = "NoSessionError";
+
+  constructor(cause: unknown) {
+    super(`no session can be made: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
+  }
+}
+
+/**
+ * Creates a session and deletes it again, without a turn. This proves that the server can write its home and set up a
+ * session. The provider is never called, but without one the runtime refuses a session that has no GitHub token.
+ *
+ * @throws NoSessionError for any failure.
+ */
+async function tryASession(connection: RawConnection, server: ServerRecord, signal: AbortSignal): Promise<void> {
+  const sessionId = `copilotfleet-probe-${server.launchId ?? server.id}`;
+  const provider = { type: "openai", baseUrl: "http://127.0.0.1:9/v1", wireApi: "completions" };
+  try {
+    await connection.request("session.create", { sessionId, model: "probe", provider, envValueMode: "direct" }, signal);
+    await connection.request("session.delete", { sessionId }, signal);
+  } catch (error) {
+    throw new NoSessionError(error);
   }
 }

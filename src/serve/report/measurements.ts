@@ -28,12 +28,8 @@ export class Measurements {
     return this.#disks.problem;
   }
 
-  async look(
-    registry: Registry,
-    running: readonly ServerRecord[],
-    state: { draining: boolean; clients: number; turns: number },
-  ): Promise<void> {
-    const { store, metrics } = this.#context;
+  async look(registry: Registry, running: readonly ServerRecord[]): Promise<void> {
+    const { store, metrics, state } = this.#context;
     const serversByState = Object.fromEntries(SERVER_STATES.map((each) => [each, 0])) as Record<ServerState, number>;
     for (const { state } of Object.values(registry.servers)) serversByState[state] += 1;
     const loaded = running.flatMap(knownLoaded);
@@ -49,9 +45,9 @@ export class Measurements {
       leases: leases.filter((lease) => lease !== null).length,
       memoryBytes: memory.reduce((sum, bytes) => sum + bytes, 0),
       diskFreeBytes: await this.#disks.checkState(),
-      draining: state.draining,
-      doorClients: state.clients,
-      doorTurns: state.turns,
+      draining: state.phase === "draining",
+      doorClients: state.door?.clients ?? 0,
+      doorTurns: state.door?.turns ?? 0,
     });
   }
 

@@ -1,4 +1,5 @@
 import { setTimeout as delay } from "node:timers/promises";
+import { isFleetError } from "../../errors.js";
 import type { ServerRecord } from "../../model/server.js";
 import { isRunning } from "../../pool/server.js";
 import { logPath } from "../../runtime/files/server-folder.js";
@@ -20,7 +21,7 @@ export async function collectPeriodically(context: ServeContext, stopping: Abort
     const waitMs = first ? Math.min(gcIntervalMs, FIRST_GC_MS) : gcIntervalMs;
     if (!(await pause(waitMs, stopping))) return;
     try {
-      const result = await context.gc(stopping);
+      const result = await context.host.gc({ ttlMs: config.session.ttlMs, dryRun: false }, { signal: stopping });
       metrics.gcRan(result);
       const { deleted, skipped, freedBytes, servers } = result;
       const counts = { deleted: deleted.length, skipped: skipped.length, freedBytes, servers: servers.length };
@@ -36,13 +37,20 @@ export async function collectPeriodically(context: ServeContext, stopping: Abort
 /** Unloads sessions above `session.maxActive`. Clients that connect directly load sessions without asking the fleet. */
 export async function enforceCap(context: ServeContext, server: ServerRecord): Promise<void> {
   const { store, config, metrics, log } = context;
-  const excess = knownLoaded(server).length - config.session.maxActive;
-  if (excess <= 0) return;
-  const options = { store, answerMs: config.health.timeoutMs };
-  const { evicted } = await unloadOldest(server, excess, new Set(), options);
-  metrics.evicted(evicted.length);
-  if (evicted.length > 0)
-    log("info", `server ${server.id} had ${excess} sessions too many`, { server: server.id, evicted: evicted.length });
+  const { id } = server;
+  try {
+    const excess = knownLoaded(server).length - config.session.maxActive;
+    if (excess <= 0) return;
+    const options = { store, answerMs: config.health.timeoutMs };
+    const { evicted } = await unloadOldest(server, excess, new Set(), options);
+    metrics.evicted(evicted.length);
+    if (evicted.length > 0)
+      log("info", `server ${id} had ${excess} sessions too many`, { server: id, evicted: evicted.length });
+  } catch (error) {
+    // The monitor deals with a server that is unwell.
+    if (!isFleetError(error)) throw error;
+    logFailure(context, `server ${id}: its sessions could not be unloaded`, error, { server: id });
+  }
 }
 
 /** Rotates server logs that have grown too long, until the signal aborts. */

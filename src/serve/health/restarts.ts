@@ -1,0 +1,106 @@
+import type { Config } from "../../config/schema.js";
+import type { ServerRecord } from "../../model/server.js";
+import type { LoopTimer } from "../loop-timer.js";
+import type { RestartReason } from "../report/metrics.js";
+
+/** When to start servers again that have ended, and when to give them up. Everything is by server id. */
+export class Restarts {
+  readonly #health: Config["health"];
+  readonly #timer: LoopTimer;
+  /** When to start a server again, in milliseconds of `performance.now()`. */
+  readonly #due = new Map<string, number>();
+  /** Why a server that we are about to start again has ended, for the metrics. */
+  readonly #reasons = new Map<string, RestartReason>();
+  /** How many starts in a row failed here. */
+  readonly #refused = new Map<string, number>();
+  /** How many starts in a row failed because of a limit of this machine. We do not give a server up because of these. */
+  readonly #starved = new Map<string, number>();
+  readonly #givenUp = new Set<string>();
+
+  constructor(health: Config["health"], timer: LoopTimer) {
+    this.#health = health;
+    this.#timer = timer;
+  }
+
+  /** Records why a server ended. */
+  note(id: string, reason: RestartReason): void {
+    this.#reasons.set(id, reason);
+  }
+
+  /** Forgets the failures of a server that somebody started by hand. */
+  forgive(id: string): void {
+    this.#refused.delete(id);
+    this.#givenUp.delete(id);
+  }
+
+  /** Drops the time at which a server is due, because it runs or is not wanted. */
+  cancel(id: string): void {
+    this.#due.delete(id);
+  }
+
+  /** Whether a server has ended too many times in a row. */
+  isHopeless({ id, state, crashes }: ServerRecord): boolean {
+    return state === "failed" && Math.max(crashes ?? 0, this.#refused.get(id) ?? 0) > this.#health.restarts;
+  }
+
+  /** Gives a server up. Returns false if it was given up before. */
+  giveUp(id: string): boolean {
+    if (this.#givenUp.has(id)) return false;
+    this.#givenUp.add(id);
+    return true;
+  }
+
+  /** Whether it is time to start the server. Sets that time when this is asked first. */
+  isDue({ id, state, crashes }: ServerRecord): boolean {
+    const inARow = Math.max(crashes ?? 0, this.#refused.get(id) ?? 0);
+    return performance.now() >= (this.#due.get(id) ?? this.#schedule(id, state === "failed" ? inARow : 0));
+  }
+
+  /** The start of a server begins. Returns why the server had ended. */
+  begin(id: string): RestartReason {
+    const reason = this.#reasons.get(id) ?? "start";
+    this.#due.delete(id);
+    this.#reasons.delete(id);
+    return reason;
+  }
+
+  succeeded(id: string): void {
+    this.#refused.delete(id);
+    this.#starved.delete(id);
+  }
+
+  /**
+   * A start failed: schedules the next one. A start that was refused before anything was recorded, for example because
+   * there is no token, counts, too.
+   *
+   * @param isStarved whether a limit of this machine was the reason
+   */
+  failed({ id, crashes }: ServerRecord, isStarved: boolean): void {
+    const count = isStarved ? (this.#starved.get(id) ?? 0) + 1 : (this.#refused.get(id) ?? crashes ?? 0) + 1;
+    (isStarved ? this.#starved : this.#refused).set(id, count);
+    this.#schedule(id, isStarved ? count + 1 : count);
+  }
+
+  #schedule(id: string, crashes: number): number {
+    const waitMs = backoffMs(crashes, this.#health.backoffMs);
+    const due = performance.now() + waitMs;
+    this.#due.set(id, due);
+    if (waitMs > 0) this.#timer.wakeAfter(waitMs);
+    return due;
+  }
+}
+
+/** The longest wait between two starts of a server that keeps ending, in milliseconds. */
+const LONGEST_MS = 60_000;
+
+/**
+ * How long to wait, in milliseconds, before we start a server again that ended `crashes` times in a row. The first time
+ * there is no wait. Then the wait is the base, and it doubles each time. A random factor between 0.5 and 1 keeps servers
+ * that ended together from coming back together ("equal jitter",
+ * https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
+ */
+export function backoffMs(crashes: number, baseMs: number, random: () => number = Math.random): number {
+  if (crashes <= 1) return 0;
+  const full = Math.min(LONGEST_MS, baseMs * 2 ** Math.min(crashes - 2, 30));
+  return full * (0.5 + random() / 2);
+}

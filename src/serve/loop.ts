@@ -1,0 +1,150 @@
+import type { Registry } from "../model/registry.js";
+import type { ServerRecord } from "../model/server.js";
+import { closedBy } from "../pool/admission.js";
+import { isRunning } from "../pool/server.js";
+import { RegularChecks } from "./checks.js";
+import type { ServeContext } from "./context.js";
+import { Reconciler } from "./health/reconciler.js";
+import type { HostLock } from "./host-lock.js";
+import { LoopTimer } from "./loop-timer.js";
+import { Operations } from "./operations.js";
+import { Measurements } from "./report/measurements.js";
+import { ServerProcesses } from "./report/server-processes.js";
+import { IdleStopper } from "./upkeep/idle-stopper.js";
+import { ProcessCleanup } from "./upkeep/process-cleanup.js";
+import { Recycler } from "./upkeep/recycler.js";
+import { collectPeriodically, enforceCap, rotatePeriodically } from "./upkeep/scheduled.js";
+
+/** How often we look at the registry and the process table when nothing happens, in milliseconds. */
+const TICK_MS = 1_000;
+/** The supervisor is not healthy when its loop is late by more than this, in milliseconds. */
+const STUCK_MS = 30_000;
+
+/** The regular work of a supervisor: the checks of every second, of every health interval, and the scheduled work. */
+export class SupervisorLoop {
+  readonly #context: ServeContext;
+  readonly #hostLock: HostLock;
+  readonly #stopping = new AbortController();
+  readonly #timer = new LoopTimer();
+  readonly #operations: Operations;
+  readonly #reconciler: Reconciler;
+  readonly #recycler: Recycler;
+  readonly #processCleanup: ProcessCleanup;
+  readonly #idleStopper: IdleStopper;
+  readonly #measurements: Measurements;
+  readonly #checks: RegularChecks;
+  readonly #lost = new AbortController();
+  #running: Promise<unknown> = Promise.resolve();
+  #checkedAt = performance.now();
+  /** The command that had closed the pool at the last check. Null when the pool was open. */
+  #closedBy: string | null = null;
+
+  constructor(context: ServeContext, hostLock: HostLock) {
+    this.#context = context;
+    this.#hostLock = hostLock;
+    const { signal } = this.#stopping;
+    this.#operations = new Operations(context, this.#timer, signal);
+    this.#reconciler = new Reconciler(context, this.#operations, this.#timer, signal);
+    const processes = new ServerProcesses(context.stateRoot, context.config.health.intervalMs);
+    this.#recycler = new Recycler(context, this.#operations, processes, signal);
+    this.#processCleanup = new ProcessCleanup(context, this.#operations, processes);
+    this.#idleStopper = new IdleStopper(context, this.#operations, signal);
+    this.#measurements = new Measurements(context, processes);
+    this.#checks = new RegularChecks(context);
+  }
+
+  /** How many servers have a monitor. */
+  get watched(): number {
+    return this.#reconciler.monitors.length;
+  }
+
+  /** Aborts when another supervisor has taken over because this process did not run for too long. */
+  get lost(): AbortSignal {
+    return this.#lost.signal;
+  }
+
+  /** Checks everything once. Adopts the servers that run. Resolves when each of them was probed once. */
+  async first(): Promise<void> {
+    const registry = await this.#reconciler.reconcile();
+    await Promise.all(this.#reconciler.monitors.map(({ first }) => first));
+    await this.#survey(registry);
+  }
+
+  /** Begins the regular work, which lasts until {@link stop}. */
+  start(): void {
+    const { signal } = this.#stopping;
+    this.#running = Promise.all([
+      this.#run(),
+      collectPeriodically(this.#context, signal),
+      rotatePeriodically(this.#context, signal),
+    ]);
+  }
+
+  /** Ends the regular work. Resolves when no operation on a server is in progress and no server has a monitor. */
+  async stop(): Promise<void> {
+    this.#stopping.abort(new Error("the supervisor is ending"));
+    this.#timer.wake();
+    await this.#running;
+    await this.#operations.settled();
+    await this.#reconciler.close();
+  }
+
+  /** Reasons to replace this process. */
+  unhealthy(): string[] {
+    const lateMs = performance.now() - this.#checkedAt;
+    if (this.#context.state.phase !== "serving" || lateMs < STUCK_MS) return [];
+    return [`the servers were last checked ${Math.round(lateMs / 1000)} s ago`];
+  }
+
+  /** Reasons to send nothing new here. */
+  unready(): string[] {
+    const { phase } = this.#context.state;
+    const { diskProblem } = this.#measurements;
+    const pool = this.#closedBy === null ? [] : [`the pool was closed by ${this.#closedBy}`];
+    return [
+      ...this.unhealthy(),
+      ...(phase === "starting" ? ["the servers are being adopted"] : []),
+      ...(phase === "draining" ? ["the pool is being drained"] : pool),
+      ...this.#checks.failing,
+      ...(diskProblem === null ? [] : [diskProblem]),
+    ];
+  }
+
+  async #run(): Promise<void> {
+    const { config, directory } = this.#context;
+    let surveyed = performance.now();
+    while (!this.#stopping.signal.aborted) {
+      await this.#timer.next(TICK_MS);
+      if (this.#stopping.signal.aborted) return;
+      const registry = await this.#checks.run("the servers could not be checked", async () => await this.#reconcile());
+      if (this.#lost.signal.aborted) return;
+      if (registry === null || performance.now() - surveyed < config.health.intervalMs) continue;
+      surveyed = performance.now();
+      await this.#checks.run("the shared storage is not available", async () => await directory.assertStorage());
+      await this.#checks.run("the use of the servers could not be checked", async () => await this.#survey(registry));
+    }
+  }
+
+  async #reconcile(): Promise<Registry> {
+    const registry = await this.#reconciler.reconcile();
+    this.#closedBy = closedBy(registry);
+    this.#checkedAt = performance.now();
+    if (!this.#hostLock.isHeld(registry)) this.#lost.abort();
+    return registry;
+  }
+
+  /** Does what depends on the use of the servers, and measures it. */
+  async #survey(registry: Registry): Promise<void> {
+    const running = Object.values(registry.servers).filter(isWatchable);
+    const ownPorts = new Set(this.#reconciler.monitors.flatMap(({ localPort }) => localPort ?? []));
+    this.#recycler.look(running);
+    this.#processCleanup.look(running);
+    this.#idleStopper.look(running, ownPorts);
+    for (const server of running) await enforceCap(this.#context, server);
+    await this.#measurements.look(registry, running);
+  }
+}
+
+function isWatchable(server: ServerRecord): boolean {
+  return (server.state === "ready" || server.state === "unhealthy") && isRunning(server);
+}
