@@ -34,9 +34,10 @@ export default class Drain extends FleetCommand {
       }
       const drainTimeoutMs = flags["drain-timeout"] ?? fleet.config.drain.timeoutMs;
       const request = { drainTimeoutMs, signal: this.interruptSignal() };
-      const select = async () => await selectServers(fleet, { servers: names, user: undefined, all: false });
       const result =
-        names.length === 0 ? await fleet.pool.drain(request) : await fleet.servers.stop((await select()).ids, request);
+        names.length === 0
+          ? await fleet.pool.drain(request)
+          : await fleet.servers.stop((await selectServers(fleet, names)).ids, request);
       this.log(renderStopped(result.stopped));
       process.exitCode = exitCodeOf(result.stopped);
       return result;

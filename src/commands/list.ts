@@ -28,13 +28,12 @@ export default class List extends FleetCommand {
  * @param hosts the hosts of the fleet; if there are several, the table has a column for the host
  */
 function renderSessions(sessions: readonly SessionView[], hosts: readonly string[]): string {
-  const withHost = hosts.length > 1;
   const age = (since: string) => renderAge(Math.max(0, Date.now() - Date.parse(since)));
   return renderTable(
     [
       SESSION,
       { heading: "OWNER", cut: "middle" },
-      ...(withHost ? [{ heading: "HOST", yields: 4, cut: "middle" } as const] : []),
+      hosts.length > 1 ? { heading: "HOST", yields: 4, cut: "middle" } : null,
       { heading: "SERVER", yields: 6, cut: "middle" },
       "STATE",
       { heading: "AGE", yields: 5 },
@@ -45,7 +44,7 @@ function renderSessions(sessions: readonly SessionView[], hosts: readonly string
     sessions.map((session) => [
       session.id,
       session.owner,
-      ...(withHost ? [session.host] : []),
+      session.host,
       session.serverId,
       renderState(session.stranded ? "stranded" : session.state),
       age(session.createdAt),

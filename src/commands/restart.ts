@@ -38,7 +38,7 @@ export default class Restart extends FleetCommand {
       throw usage("--max-unavailable needs --rolling.", ["copilotfleet restart --all --rolling"]);
     const { force = false, ...drain } = stopRequest(flags);
     return await this.withFleet(async (fleet) => {
-      const { ids, away } = await selectServers(fleet, { servers: argv as string[], user: flags.user, all: flags.all });
+      const { ids, away } = await selectServers(fleet, argv as string[], flags);
       const request = { ...drain, signal: this.interruptSignal() };
       const result = flags.rolling
         ? await fleet.servers.restartRolling(ids, { ...request, maxUnavailable: flags["max-unavailable"] ?? 1 })

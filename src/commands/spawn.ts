@@ -50,8 +50,8 @@ export default class Spawn extends FleetCommand {
     return await this.withFleet(async (fleet) => {
       if (flags.count !== undefined) {
         const user = flags.user ?? "";
-        const users =
-          flags.count === 1 ? [user] : Array.from({ length: flags.count }, (_, index) => `${user}-${index + 1}`);
+        const numbered = Array.from({ length: flags.count }, (_, index) => `${user}-${index + 1}`);
+        const users = flags.count === 1 ? [user] : numbered;
         const result = await fleet.servers.spawnMany(users, request);
         this.log(renderServers(result.servers, await fleet.hosts.names()));
         return result;

@@ -17,7 +17,7 @@ export default class Stop extends FleetCommand {
     const { flags, argv } = await this.parse(Stop);
     const request = stopRequest(flags);
     return await this.withFleet(async (fleet) => {
-      const { ids, away } = await selectServers(fleet, { servers: argv as string[], user: flags.user, all: flags.all });
+      const { ids, away } = await selectServers(fleet, argv as string[], flags);
       const { stopped } = await fleet.servers.stop(ids, { ...request, signal: this.interruptSignal() });
       this.log(renderStopped(stopped));
       process.exitCode = exitCodeOf(stopped, away);

@@ -1,4 +1,4 @@
-import { Flags } from "@oclif/core";
+import { Flags, type Interfaces } from "@oclif/core";
 import { redact } from "../../config/values/text.js";
 import { FleetError, quote } from "../../errors.js";
 import { type LockOptions, parseLeaseTtl, parseReason, parseWait } from "../../sessions/leases/options.js";
@@ -39,23 +39,15 @@ export function splitCommand(argv: string[]): { own: string[]; command: string[]
   return { own: argv.slice(0, end), command: argv.slice(end + 1) };
 }
 
-export interface LockFlags {
-  user?: string | undefined;
-  ttl?: string | undefined;
-  wait?: string | undefined;
-  /** oclif leaves a boolean flag undefined if it was not given, although its type is `boolean`. */
-  show: boolean | undefined;
-  steal: boolean | undefined;
-  reason?: string | undefined;
-}
+type LockFlags = Interfaces.InferredFlags<typeof lockFlags>;
 
 /** @throws FleetError `FLEET_USAGE_INVALID` when `--user` is missing, or `--steal` and `--reason` are not given together. */
 export function lockOptions({ user, ttl, wait, steal, reason }: LockFlags): LockOptions {
   if (user === undefined) throw usage("--user is missing.", ["copilotfleet lock --help"]);
-  if (steal === true && reason === undefined) {
+  if (steal && reason === undefined) {
     throw usage("--steal needs --reason. Say why the lease is taken over.", ['--steal --reason "WHY"']);
   }
-  if (steal !== true && reason !== undefined) throw usage("--reason needs --steal.");
+  if (!steal && reason !== undefined) throw usage("--reason needs --steal.");
   return {
     user,
     ...given({ ttl, wait, steal: reason === undefined ? undefined : { reason } }),
@@ -67,7 +59,7 @@ export function refuseBesideShow({ ttl, wait, steal, reason }: LockFlags, comman
   const given = [
     ttl === undefined ? [] : "--ttl",
     wait === undefined ? [] : "--wait",
-    steal === true ? "--steal" : [],
+    steal ? "--steal" : [],
     reason === undefined ? [] : "--reason",
     command === undefined ? [] : "a COMMAND",
   ].flat();
@@ -86,8 +78,7 @@ export const unlockFlags = {
  * @throws FleetError `FLEET_USAGE_INVALID` when both or neither of the flags are given, or `--token` is empty;
  * `FLEET_TOKEN_UNAVAILABLE` when the variable is not set or empty.
  */
-export function leaseToken(given: { token?: string | undefined; "token-env"?: string | undefined }): string {
-  const { token, "token-env": variable } = given;
+export function leaseToken({ token, "token-env": variable }: Interfaces.InferredFlags<typeof unlockFlags>): string {
   if ((token === undefined) === (variable === undefined)) {
     throw usage("Give either --token TOKEN or --token-env VAR.", ["copilotfleet unlock --help"]);
   }

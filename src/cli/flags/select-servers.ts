@@ -1,10 +1,10 @@
-import { Args, Flags } from "@oclif/core";
+import { Args, Flags, type Interfaces } from "@oclif/core";
 import type { Fleet } from "../../fleet/fleet.js";
 import type { StopRequest } from "../../fleet/options.js";
 import { referenceOf } from "../../pool/server.js";
 import { durationFlag, usage, userFlag } from "./flags.js";
 
-/** Arguments and flags with which `stop` and `restart` select servers and wait for turns. */
+/** The arguments and flags with which `stop` and `restart` select servers and wait for turns. */
 export const selectionArgs = {
   server: Args.string({
     description: "ids of servers or users, or unique prefixes of server ids; with several hosts also ID@HOST",
@@ -19,26 +19,20 @@ export const selectionFlags = {
   force: Flags.boolean({ description: "kill the servers at once, even during a turn" }),
 };
 
+type SelectionFlags = Interfaces.InferredFlags<typeof selectionFlags>;
+
 /**
  * Reads how `stop` and `restart` wait for turns.
  *
  * @throws FleetError `FLEET_USAGE_INVALID` when the flags contradict each other.
  */
-export function stopRequest(flags: {
-  force: boolean | undefined;
-  "drain-timeout": number | undefined;
-}): Pick<StopRequest, "force" | "drainTimeoutMs"> {
+export function stopRequest(
+  flags: Pick<SelectionFlags, "force" | "drain-timeout">,
+): Pick<StopRequest, "force" | "drainTimeoutMs"> {
   const { force = false, "drain-timeout": drainTimeoutMs } = flags;
   if (drainTimeoutMs === undefined) return { force };
   if (force) throw usage("--force and --drain-timeout cannot be used together: --force does not wait for turns.");
   return { force, drainTimeoutMs };
-}
-
-export interface Selection {
-  servers: string[];
-  user: string | undefined;
-  /** oclif leaves a boolean flag undefined if it was not given, although its type is `boolean`. */
-  all: boolean | undefined;
 }
 
 export interface Selected {
@@ -54,11 +48,15 @@ export interface Selected {
  * @throws FleetError `FLEET_USAGE_INVALID` when not exactly one way of selecting is used; `FLEET_SERVER_NOT_FOUND` when
  * a server does not exist.
  */
-export async function selectServers(fleet: Fleet, { servers, user, all }: Selection): Promise<Selected> {
-  const ways = [servers.length > 0, user !== undefined, all === true].filter(Boolean);
+export async function selectServers(
+  fleet: Fleet,
+  servers: readonly string[],
+  { user, all }: Partial<SelectionFlags> = {},
+): Promise<Selected> {
+  const ways = [servers.length > 0, user !== undefined, all].filter(Boolean);
   if (ways.length !== 1) throw usage("Give ids of servers, or --user USER, or --all.", ["copilotfleet ps"]);
   if (user !== undefined) return { ids: [referenceOf(await fleet.servers.ofUser(user))], away: [] };
-  if (all === true) {
+  if (all) {
     const unstopped = (await fleet.servers.list()).filter(({ state }) => state !== "stopped");
     return {
       ids: unstopped.filter(({ away }) => !away).map(referenceOf),

@@ -40,9 +40,9 @@ export function afterPrompt(error: FleetError, session: SessionView | null): Fle
 
 /** Rethrows the error of a failed `create --prompt`. Adds that there is no session and that the prompt was not sent. */
 export function withoutSession(error: unknown): never {
-  if (!isFleetError(error)) throw error;
+  // If the store failed, nobody knows whether it recorded the session.
   const isUnknown: boolean = isStoreTrouble(error);
-  if (isUnknown) throw error;
+  if (isUnknown || !isFleetError(error)) throw error;
   const { message, suggestions } = error.describe(option);
   const text = `${message} No session was created, and the prompt was not sent.`;
   throw new FleetError(error.code, text, { cause: error, suggestions, outcome: { session: null } });

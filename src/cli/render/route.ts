@@ -6,10 +6,11 @@ const HOST: Column = { heading: "HOST", cut: "middle" };
 const KEPT: Column[] = [SESSION, USER, { heading: "STAYS ON", cut: "middle" }, { heading: "REASON", cut: "end" }];
 
 export function renderRoute({ user, host, serverId, server, reason }: RouteView): string {
-  const row = [user, serverId, server?.url ?? null, renderState(server?.state ?? "stopped"), reason];
-  const columns: Column[] = [USER, SERVER, { heading: "URL", yields: 1 }, "STATE", { heading: "REASON", cut: "end" }];
-  if (host === null) return renderTable(columns, [row]);
-  return renderTable([USER, HOST, ...columns.slice(1)], [[user, host, ...row.slice(1)]]);
+  const hostColumn = host === null ? null : HOST;
+  return renderTable(
+    [USER, hostColumn, SERVER, { heading: "URL", yields: 1 }, "STATE", { heading: "REASON", cut: "end" }],
+    [[user, host, serverId, server?.url ?? null, renderState(server?.state ?? "stopped"), reason]],
+  );
 }
 
 export function renderPlan({ hosts, moves, stays }: RebalancePlan): string {

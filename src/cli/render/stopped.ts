@@ -8,16 +8,11 @@ export function renderStopped(stopped: readonly Stopped[]): string {
   return renderTable(
     [
       SERVER,
-      ...(withHost ? [{ heading: "HOST", yields: 1, cut: "middle" } as const] : []),
+      withHost ? { heading: "HOST", yields: 1, cut: "middle" } : null,
       "OUTCOME",
       { heading: "CUT", cut: "end" },
     ],
-    stopped.map(({ id, hostName = null, outcome, cut }) => [
-      id,
-      ...(withHost ? [hostName] : []),
-      renderState(outcome),
-      cut.join(", "),
-    ]),
+    stopped.map(({ id, hostName = null, outcome, cut }) => [id, hostName, renderState(outcome), cut.join(", ")]),
   );
 }
 

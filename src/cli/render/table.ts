@@ -36,7 +36,8 @@ const NARROWEST = 8;
 const GAP = BARE.middle.length;
 
 /**
- * Renders a table like `docker ps`: a heading and columns without lines. A missing value is shown as `-`.
+ * Renders a table like `docker ps`: a heading and columns without lines. A missing value is shown as `-`. A column that
+ * is null is left out, with its cells.
  *
  * On a terminal, each row fits on one line. First, cells of columns with `cut` are shortened to 20 characters. Then the
  * columns with the highest `yields` are left out. Then cells are shortened further. A pipe gets all columns with whole
@@ -45,14 +46,15 @@ const GAP = BARE.middle.length;
  * @param width the width of a line in characters
  */
 export function renderTable(
-  columns: readonly Column[],
+  columns: readonly (Column | null)[],
   rows: readonly (readonly Cell[])[],
   width = terminalWidth(),
 ): string {
-  const whole = columns.map((column, index): FittedColumn => {
+  const whole = columns.flatMap((column, index): FittedColumn[] => {
+    if (column === null) return [];
     const { heading, yields = 0, cut } = typeof column === "string" ? { heading: column } : column;
     const cells = rows.map((row) => textOf(row[index] ?? null));
-    return { cells: [colour.bold(heading), ...cells], heading, yields, cut };
+    return [{ cells: [colour.bold(heading), ...cells], heading, yields, cut }];
   });
   const fitted = fitColumns(whole, width);
   const table = new Table({
