@@ -9,6 +9,24 @@ export interface Base {
   mend?: boolean;
 }
 
+/** The writes of one store that are under way. */
+export class Writes {
+  readonly #underWay = new Set<Promise<unknown>>();
+
+  async track<T>(write: Promise<T>): Promise<T> {
+    this.#underWay.add(write);
+    try {
+      return await write;
+    } finally {
+      this.#underWay.delete(write);
+    }
+  }
+
+  async settled(): Promise<void> {
+    await Promise.allSettled(this.#underWay);
+  }
+}
+
 /** The operations in which the stores differ. */
 export interface UpdateTries<T, B extends Base> {
   /** The document, for messages. */
@@ -45,7 +63,7 @@ const MAX_BACKOFF_MS = 40;
 export class UpdateQueue<T, B extends Base = Base> {
   readonly #tries: UpdateTries<T, B>;
   readonly #queue: Pending<T>[] = [];
-  #worker: Promise<void> | undefined;
+  #isWorking = false;
 
   constructor(tries: UpdateTries<T, B>) {
     this.#tries = tries;
@@ -60,16 +78,16 @@ export class UpdateQueue<T, B extends Base = Base> {
         reject,
         since: performance.now(),
       });
-      this.#worker ??= this.#work();
+      if (!this.#isWorking) void this.#work();
     });
   }
 
-  /** Resolves when no update is under way; undefined if none is. */
-  get pending(): Promise<void> | undefined {
-    return this.#worker;
+  get isIdle(): boolean {
+    return !this.#isWorking;
   }
 
   async #work(): Promise<void> {
+    this.#isWorking = true;
     while (this.#queue.length > 0) {
       let leave: (() => Promise<void>) | undefined;
       try {
@@ -83,7 +101,7 @@ export class UpdateQueue<T, B extends Base = Base> {
       await leave?.();
       settle();
     }
-    this.#worker = undefined;
+    this.#isWorking = false;
   }
 
   /**
@@ -162,13 +180,8 @@ export class UpdateQueues<T> {
     try {
       return await queue.update(change);
     } finally {
-      if (queue.pending === undefined) this.#queues.delete(id);
+      if (queue.isIdle) this.#queues.delete(id);
     }
-  }
-
-  /** Resolves when the updates that are under way have ended. */
-  async settled(): Promise<void> {
-    await Promise.all([...this.#queues.values()].map(({ pending }) => pending));
   }
 }
 

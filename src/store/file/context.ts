@@ -1,3 +1,4 @@
+import type { Writes } from "../update-queue.js";
 import type { StepHook } from "./commit/commit.js";
 
 /** The state that the documents of one store share. */
@@ -7,6 +8,7 @@ export interface StoreContext {
   /** How long one update is tried, in milliseconds. */
   deadlineMs: number;
   onStep: StepHook | undefined;
+  writes: Writes;
   /** Reports a problem that was worked around. */
   warn: (message: string) => void;
   /** Throws if the state folder is unsafe. */

@@ -38,6 +38,17 @@ export function readIfThere<T>(path: string, read: () => T): T | undefined {
   }
 }
 
+/** Whether a system call fails with one of these errors. Any other error is thrown. */
+export async function failsWith(codes: readonly string[], call: () => Promise<unknown>): Promise<boolean> {
+  try {
+    await call();
+    return false;
+  } catch (error) {
+    if (codes.includes(systemCode(error) ?? "")) return true;
+    throw error;
+  }
+}
+
 /** Runs calls that write. @throws FleetError `FLEET_STATE_UNWRITABLE`. */
 export async function writing<T>(path: string, write: () => Promise<T>): Promise<T> {
   try {

@@ -1,4 +1,5 @@
 import type { Store } from "../ports.js";
+import { Writes } from "../update-queue.js";
 import type { StepHook } from "./commit/commit.js";
 import { sweepFolder } from "./commit/sweep.js";
 import type { StoreContext } from "./context.js";
@@ -43,6 +44,7 @@ export class FileStore implements Store {
       root,
       deadlineMs,
       onStep,
+      writes: new Writes(),
       warn: (message) => void this.#warnings.add(message),
       checkRoot: stateFolderCheck(root),
       ensureRoot: () => ensureStateFolder(root),
@@ -65,14 +67,14 @@ export class FileStore implements Store {
   }
 
   async close(): Promise<void> {
-    for (const part of [this.registry, this.sessions, this.leases]) await part.settled();
+    await this.#context.writes.settled();
   }
 
   async sweep(): Promise<void> {
     const { root, checkRoot } = this.#context;
     checkRoot();
-    await this.leases.sweepOrphans((id) => this.sessions.has(id));
-    const documents = [...this.sessions.folders(), ...this.leases.folders()];
+    await this.leases.sweepOrphans((id) => this.sessions.records.has(id));
+    const documents = [...this.sessions.records.folders(), ...this.leases.records.folders()];
     for (const folder of [root, this.registry.folder, ...documents]) await sweepFolder(folder);
   }
 }

@@ -1,5 +1,6 @@
 import { type RedisUrl, showRedisUrl } from "../../config/values/redis-url.js";
 import type { Store } from "../ports.js";
+import { Writes } from "../update-queue.js";
 import { Connection } from "./link/connection.js";
 import { Epoch } from "./link/epoch.js";
 import { keysOf } from "./link/keys.js";
@@ -51,6 +52,7 @@ export class RedisStore implements Store {
   readonly tokens: TokenDocuments;
   readonly placements: PlacementDocuments;
   readonly #connection: Connection;
+  readonly #writes = new Writes();
   readonly #warnings = new Set<string>();
   /** Warnings given so far, because every new connection would repeat them. */
   readonly #warned = new Set<string>();
@@ -68,10 +70,11 @@ export class RedisStore implements Store {
       hosts: this.hosts,
       documents,
       writerLock: new WriterLock(connection, keys, newId()),
+      writes: this.#writes,
       deadlineMs,
       warn,
     });
-    this.sessions = new SessionDocuments(documents, deadlineMs);
+    this.sessions = new SessionDocuments(documents, this.#writes, deadlineMs);
     this.leases = new RedisLeases(connection, keys);
     this.tokens = new TokenDocuments(documents);
     this.placements = new PlacementDocuments(documents);
@@ -97,8 +100,7 @@ export class RedisStore implements Store {
   }
 
   async close(): Promise<void> {
-    await this.registry.settled();
-    await this.sessions.settled();
+    await this.#writes.settled();
     await this.#connection.close();
   }
 

@@ -1,6 +1,7 @@
 import { type FileHandle, link, open, unlink } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { FleetError, quote, systemCode } from "../../../errors.js";
+import { failsWith } from "../failures.js";
 import { closeQuietly, scratchName, syncFolder, unlinkQuietly, writeNewFile } from "./durable.js";
 import { type Listing, listFolder } from "./head.js";
 import { encodeRevision, revisionName } from "./revision.js";
@@ -66,14 +67,17 @@ export async function commitRevision({ folder, parent, data, keep, durable, onSt
   if (handle === undefined) return false;
   try {
     await onStep?.("written");
-    if (!(await linkIfFree(temp, join(folder, revisionName(parent.next))))) return false;
+    // ENOENT means that a sweep took the temporary file for an orphan, or that the folder disappeared.
+    const target = join(folder, revisionName(parent.next));
+    if (await failsWith(["EEXIST", "ENOENT"], () => link(temp, target))) return false;
     await onStep?.("linked");
     if (!(await isCommitted(folder, parent.next, handle))) return false;
   } finally {
     await closeQuietly(handle);
     await unlinkQuietly(temp);
   }
-  if (durable && !(await syncIfThere(folder))) return false;
+  // The record may be deleted right after the commit. The caller then tries again and finds that it does not exist.
+  if (durable && (await failsWith(["ENOENT"], () => syncFolder(folder)))) return false;
   await prune(folder, parent.next - keep);
   return true;
 }
@@ -85,7 +89,7 @@ export async function commitRevision({ folder, parent, data, keep, durable, onSt
  */
 async function acceptParent(folder: string, parent: Parent, onStep: StepHook | undefined): Promise<boolean> {
   if (parent.rev === 0) return true;
-  const handle = await openIfThere(join(folder, revisionName(parent.rev)));
+  const handle = await unlessMissing(open(join(folder, revisionName(parent.rev)), "r"));
   if (handle === undefined) return false;
   try {
     // List the folder only after the file is open. If the highest number is still the same then, the handle belongs to
@@ -101,13 +105,8 @@ async function acceptParent(folder: string, parent: Parent, onStep: StepHook | u
 
 /** @returns undefined when the folder disappeared. */
 async function writeTemp(path: string, bytes: Buffer): Promise<FileHandle | undefined> {
-  let handle: FileHandle;
-  try {
-    handle = await writeNewFile(path, bytes);
-  } catch (error) {
-    if (systemCode(error) === "ENOENT") return undefined;
-    throw error;
-  }
+  const handle = await unlessMissing(writeNewFile(path, bytes));
+  if (handle === undefined) return undefined;
   const mode = (await handle.stat()).mode & 0o777;
   if (mode === WRITABLE) return handle;
   await closeQuietly(handle);
@@ -119,32 +118,9 @@ async function writeTemp(path: string, bytes: Buffer): Promise<FileHandle | unde
   );
 }
 
-/** ENOENT means that a sweep took the temporary file for an orphan, or that the folder disappeared. */
-async function linkIfFree(temp: string, target: string): Promise<boolean> {
-  try {
-    await link(temp, target);
-    return true;
-  } catch (error) {
-    const code = systemCode(error);
-    if (code === "EEXIST" || code === "ENOENT") return false;
-    throw error;
-  }
-}
-
 async function isCommitted(folder: string, rev: number, handle: FileHandle): Promise<boolean> {
   if (highest(folder) === rev) return true;
   return ((await handle.stat()).mode & 0o777) === READ_ONLY;
-}
-
-/** The record may be deleted right after the commit. The caller then tries again and finds that it does not exist. */
-async function syncIfThere(folder: string): Promise<boolean> {
-  try {
-    await syncFolder(folder);
-    return true;
-  } catch (error) {
-    if (systemCode(error) === "ENOENT") return false;
-    throw error;
-  }
 }
 
 function highest(folder: string): number | undefined {
@@ -168,9 +144,9 @@ async function prune(folder: string, last: number): Promise<void> {
   await sweepNames(folder, listing?.others ?? []);
 }
 
-async function openIfThere(path: string): Promise<FileHandle | undefined> {
+async function unlessMissing(opening: Promise<FileHandle>): Promise<FileHandle | undefined> {
   try {
-    return await open(path, "r");
+    return await opening;
   } catch (error) {
     if (systemCode(error) === "ENOENT") return undefined;
     throw error;

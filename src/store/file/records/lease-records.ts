@@ -24,11 +24,11 @@ const LONGEST_WAIT_MS = 10_000;
 /** The first request for the lease on a session creates its record, which lasts until the session is deleted. */
 export class LeaseRecords implements LeaseStore {
   readonly #context: StoreContext;
-  readonly #records: RecordFolder<LeaseState>;
+  readonly records: RecordFolder<LeaseState>;
 
   constructor(context: StoreContext) {
     this.#context = context;
-    this.#records = new RecordFolder(context, {
+    this.records = new RecordFolder(context, {
       name: "leases",
       title: (id) => `the lease on ${quote(id)}`,
       // No lease survives a restart of the machine, and the fences come from the clock.
@@ -48,9 +48,9 @@ export class LeaseRecords implements LeaseStore {
       ...(detached === undefined ? {} : { detached }),
     };
     for (;;) {
-      const answer = await this.#records.update(sessionId, (state) => acquire(state, wanted, now()));
+      const answer = await this.records.update(sessionId, (state) => acquire(state, wanted, now()));
       if (answer === undefined) {
-        await this.#records.create(sessionId, emptyState(sessionId, Date.now()));
+        await this.records.create(sessionId, emptyState(sessionId, Date.now()));
       } else if (answer.granted === null) {
         const { current, ahead } = answer;
         return { granted: false, lease: current && viewLease(sessionId, current), ahead };
@@ -64,12 +64,12 @@ export class LeaseRecords implements LeaseStore {
 
   async leave(sessionId: string, token: string): Promise<void> {
     const tokenHash = hashToken(token);
-    await this.#records.update(sessionId, (state) => leave(state, tokenHash));
+    await this.records.update(sessionId, (state) => leave(state, tokenHash));
   }
 
   async renew(sessionId: string, token: string, ttlMs: number): Promise<Lease> {
     const tokenHash = hashToken(token);
-    const granted = await this.#records.update(sessionId, (state) => renew(state, tokenHash, ttlMs, now()));
+    const granted = await this.records.update(sessionId, (state) => renew(state, tokenHash, ttlMs, now()));
     if (granted === undefined) throw notHeld(sessionId);
     const lease = viewLease(sessionId, granted);
     if (lease.remainingMs === 0) throw notHeld(sessionId);
@@ -78,7 +78,7 @@ export class LeaseRecords implements LeaseStore {
 
   async release(sessionId: string, token: string): Promise<void> {
     const tokenHash = hashToken(token);
-    const released = await this.#records.update(sessionId, (state) => {
+    const released = await this.records.update(sessionId, (state) => {
       release(state, tokenHash, now());
       return true;
     });
@@ -89,15 +89,15 @@ export class LeaseRecords implements LeaseStore {
     this.#context.checkRoot();
     // This is asked before each turn, and most sessions never had a lease. Asking for the folder is much cheaper than the
     // system's error.
-    if (!this.#records.has(sessionId)) return null;
-    const state = this.#records.read(sessionId);
+    if (!this.records.has(sessionId)) return null;
+    const state = this.records.read(sessionId);
     const lease = state && inForce(state, now());
     return lease && viewLease(sessionId, lease);
   }
 
   async check(sessionId: string, token: string): Promise<Lease> {
     this.#context.checkRoot();
-    const state = this.#records.read(sessionId);
+    const state = this.records.read(sessionId);
     if (state === null) throw notHeld(sessionId);
     return viewLease(sessionId, held(state, hashToken(token), now()));
   }
@@ -108,8 +108,8 @@ export class LeaseRecords implements LeaseStore {
    */
   async highestFence(): Promise<number> {
     this.#context.checkRoot();
-    return this.#records.ids().reduce((highest, id) => {
-      const fence = this.#records.readOr(id, { fence: Date.now() })?.fence ?? 0;
+    return this.records.ids().reduce((highest, id) => {
+      const fence = this.records.readOr(id, { fence: Date.now() })?.fence ?? 0;
       return Math.max(highest, fence);
     }, 0);
   }
@@ -134,13 +134,13 @@ export class LeaseRecords implements LeaseStore {
   /** Ends the lease and drops the queue of a deleted session. */
   async delete(sessionId: string): Promise<void> {
     if (this.#mayGoBack(sessionId)) {
-      await this.#records.update(sessionId, (state) => {
+      await this.records.update(sessionId, (state) => {
         state.lease = null;
         state.queue = [];
       });
       return;
     }
-    await this.#records.delete(sessionId);
+    await this.records.delete(sessionId);
   }
 
   /**
@@ -149,29 +149,21 @@ export class LeaseRecords implements LeaseStore {
    * once a millisecond. An unreadable record may be deleted, because nothing else could clear it away.
    */
   #mayGoBack(sessionId: string): boolean {
-    const state = this.#records.readOr(sessionId, null);
+    const state = this.records.readOr(sessionId, null);
     return state !== null && state.fence >= Date.now();
   }
 
   /** Removes the records of sessions that do not exist, unless somebody still holds the lease. */
   async sweepOrphans(isRecorded: (sessionId: string) => boolean): Promise<void> {
-    for (const id of this.#records.ids()) {
+    for (const id of this.records.ids()) {
       if (!isRecorded(id) && !this.#isHeld(id)) await this.delete(id);
     }
   }
 
   /** False for an unreadable record, because it is useless to a holder, too. */
   #isHeld(sessionId: string): boolean {
-    const state = this.#records.readOr(sessionId, null);
+    const state = this.records.readOr(sessionId, null);
     return state !== null && inForce(state, now()) !== null;
-  }
-
-  folders(): string[] {
-    return this.#records.folders();
-  }
-
-  async settled(): Promise<void> {
-    await this.#records.settled();
   }
 }
 

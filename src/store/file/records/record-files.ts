@@ -1,12 +1,11 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { link, rename, unlink } from "node:fs/promises";
 import { join } from "node:path";
-import { systemCode } from "../../../errors.js";
 import { corruptError, newerError } from "../../failures.js";
 import { closeQuietly, makeFolder, scratchName, syncFolder, unlinkQuietly, writeNewFile } from "../commit/durable.js";
 import { decodeRevision, encodeRevision } from "../commit/revision.js";
 import type { StoreContext } from "../context.js";
-import { mediumError, readIfThere, writing } from "../failures.js";
+import { failsWith, readIfThere, writing } from "../failures.js";
 
 /** These records are replaced as a whole or never change, so each has only one revision. */
 const REVISION = 1;
@@ -56,13 +55,10 @@ export class RecordFiles<T> {
 
   /** Writes a new record. Resolves with false when there is one. */
   async create(name: string, record: T): Promise<boolean> {
-    try {
-      await this.#write(name, record, link);
-      return true;
-    } catch (error) {
-      if (systemCode(error) === "EEXIST") return false;
-      throw mediumError("write", this.#folder, error);
-    }
+    return await writing(
+      this.#folder,
+      async () => !(await failsWith(["EEXIST"], () => this.#write(name, record, link))),
+    );
   }
 
   /** Writes a record. If two processes do that at the same time, the later one wins. */
@@ -89,14 +85,11 @@ export class RecordFiles<T> {
   /** Resolves with whether there was a record. */
   async delete(name: string): Promise<boolean> {
     this.#context.checkRoot();
-    try {
-      await unlink(this.#pathOf(name));
+    return await writing(this.#folder, async () => {
+      if (await failsWith(["ENOENT"], () => unlink(this.#pathOf(name)))) return false;
       await syncFolder(this.#folder);
       return true;
-    } catch (error) {
-      if (systemCode(error) === "ENOENT") return false;
-      throw mediumError("write", this.#folder, error);
-    }
+    });
   }
 
   #pathOf(name: string): string {

@@ -12,7 +12,7 @@ import { type Base, documentUpdates } from "../commit/document.js";
 import { scratchName, syncFolder } from "../commit/durable.js";
 import { readHead, TOMBSTONE } from "../commit/head.js";
 import type { StoreContext } from "../context.js";
-import { mediumError, readIfThere, writing } from "../failures.js";
+import { failsWith, readIfThere, writing } from "../failures.js";
 
 const KEEP = 2;
 /** Reads are synchronous, so yield to the rest of the process after this many records. */
@@ -96,7 +96,7 @@ export class RecordFolder<T extends object> {
   /** @returns undefined when there is no record. */
   async update<R>(id: string, change: (draft: T) => R): Promise<R | undefined> {
     try {
-      return await this.#updates.update(id, change);
+      return await this.#context.writes.track(this.#updates.update(id, change));
     } catch (error) {
       if (error instanceof Missing) return undefined;
       throw error;
@@ -107,15 +107,12 @@ export class RecordFolder<T extends object> {
   async delete(id: string): Promise<boolean> {
     const folder = this.#folderOf(id);
     const trash = this.#newTrash();
-    try {
-      await rename(folder, trash);
-    } catch (error) {
-      if (systemCode(error) === "ENOENT") return false;
-      throw mediumError("write", folder, error);
-    }
-    if (this.#spec.durable) await writing(this.#path, () => syncFolder(this.#path));
-    await discard(trash);
-    return true;
+    return await writing(this.#path, async () => {
+      if (await failsWith(["ENOENT"], () => rename(folder, trash))) return false;
+      if (this.#spec.durable) await syncFolder(this.#path);
+      await discard(trash);
+      return true;
+    });
   }
 
   /**
@@ -131,22 +128,22 @@ export class RecordFolder<T extends object> {
     if (ids.length === 0 || !existsSync(this.#path)) return;
     const trash = this.#newTrash();
     let deleted = 0;
-    try {
+    await writing(this.#path, async () => {
       mkdirSync(trash, { mode: 0o700 });
-      for (const [index, id] of ids.entries()) {
-        if (index % RECORDS_AT_ONCE === RECORDS_AT_ONCE - 1) await yieldToOthers();
-        const record = await this.#deleteIf(id, agree);
-        if (record === null) continue;
-        deleted += 1;
-        onDeleted(record, id);
-        this.#bury(id, trash);
+      try {
+        for (const [index, id] of ids.entries()) {
+          if (index % RECORDS_AT_ONCE === RECORDS_AT_ONCE - 1) await yieldToOthers();
+          const record = await this.#deleteIf(id, agree);
+          if (record === null) continue;
+          deleted += 1;
+          onDeleted(record, id);
+          this.#bury(id, trash);
+        }
+        if (deleted > 0) await syncFolder(this.#path);
+      } finally {
+        await discard(trash);
       }
-      if (deleted > 0) await syncFolder(this.#path);
-    } catch (error) {
-      throw mediumError("write", this.#path, error);
-    } finally {
-      await discard(trash);
-    }
+    });
   }
 
   /**
@@ -205,10 +202,6 @@ export class RecordFolder<T extends object> {
   #folderOf(id: string): string {
     assertSessionId(id);
     return join(this.#path, id);
-  }
-
-  async settled(): Promise<void> {
-    await this.#updates.settled();
   }
 
   /** The newest state with its record; null if there is none. */

@@ -70,17 +70,13 @@ export class RegistryRecord implements RegistryStore {
   }
 
   async update<T>(change: (draft: Registry) => T): Promise<T> {
-    const result = await this.#updates.update(change);
+    const result = await this.#context.writes.track(this.#updates.update(change));
     // Sweep the state folder once. The commits in the folders of records and of the registry sweep those folders.
     if (!this.#swept) {
       this.#swept = true;
       await sweepFolder(this.#context.root);
     }
     return result;
-  }
-
-  async settled(): Promise<void> {
-    await this.#updates.pending;
   }
 
   #prepare(): void {

@@ -12,13 +12,13 @@ const UNREADABLE = Symbol();
 export class SessionRecords implements SessionStore {
   readonly #context: StoreContext;
   readonly #leases: LeaseRecords;
-  readonly #records: RecordFolder<SessionRecord>;
+  readonly records: RecordFolder<SessionRecord>;
   readonly #owned: OwnedSessions;
 
   constructor(context: StoreContext, leases: LeaseRecords) {
     this.#context = context;
     this.#leases = leases;
-    this.#records = new RecordFolder(context, {
+    this.records = new RecordFolder(context, {
       name: "sessions",
       title: (id) => `the record of session ${quote(id)}`,
       durable: true,
@@ -31,18 +31,18 @@ export class SessionRecords implements SessionStore {
 
   async read(id: string): Promise<SessionRecord | null> {
     this.#context.checkRoot();
-    return this.#records.read(id);
+    return this.records.read(id);
   }
 
   async create(record: SessionRecord): Promise<void> {
-    if (!(await this.#records.create(record.id, record))) {
+    if (!(await this.records.create(record.id, record))) {
       throw new FleetError("FLEET_SESSION_EXISTS", `There is already a session ${quote(record.id)}.`);
     }
     this.#owned.add(record.owner, record.id);
   }
 
   async update<T>(id: string, change: (draft: SessionRecord) => T): Promise<T> {
-    const updated = await this.#records.update(id, (draft) => {
+    const updated = await this.records.update(id, (draft) => {
       const result = change(draft);
       if (draft.id !== id) throw new FleetError("FLEET_INTERNAL", `The id of session ${quote(id)} cannot change.`);
       return { result, owner: draft.owner };
@@ -56,8 +56,8 @@ export class SessionRecords implements SessionStore {
   async delete(id: string): Promise<boolean> {
     this.#context.checkRoot();
     // An unreadable record may be deleted, because nothing else could clear it away. Its owner is not known.
-    const record = this.#records.readOr(id, UNREADABLE);
-    const isDeleted = record !== null && (await this.#records.delete(id));
+    const record = this.records.readOr(id, UNREADABLE);
+    const isDeleted = record !== null && (await this.records.delete(id));
     if (isDeleted && record !== UNREADABLE) this.#owned.remove(record.owner, id);
     // Delete the lease last, so that its holder keeps it until the record is gone.
     await this.#leases.delete(id);
@@ -67,7 +67,7 @@ export class SessionRecords implements SessionStore {
   async deleteMany(ids: readonly string[], agree: (record: SessionRecord) => boolean): Promise<string[]> {
     this.#context.checkRoot();
     const deleted: string[] = [];
-    await this.#records.deleteMany(ids, agree, ({ owner, id }) => {
+    await this.records.deleteMany(ids, agree, ({ owner, id }) => {
       this.#owned.remove(owner, id);
       deleted.push(id);
     });
@@ -76,29 +76,16 @@ export class SessionRecords implements SessionStore {
 
   async list(): Promise<SessionRecord[]> {
     this.#context.checkRoot();
-    return await this.#records.list();
+    return await this.records.list();
   }
 
   async count(owner: string | null, limit: number): Promise<number> {
     this.#context.checkRoot();
-    if (owner === null) return this.#records.ids().length;
+    if (owner === null) return this.records.ids().length;
     return this.#owned.count(owner, limit, (id) => {
-      const record = this.#records.readOr(id, UNREADABLE);
+      const record = this.records.readOr(id, UNREADABLE);
       // Nobody knows the owner of an unreadable record. It counts until somebody deletes or repairs it.
       return record === UNREADABLE || record?.owner === owner;
     });
-  }
-
-  /** Whether there is a record, even an unreadable one. */
-  has(id: string): boolean {
-    return this.#records.has(id);
-  }
-
-  folders(): string[] {
-    return this.#records.folders();
-  }
-
-  async settled(): Promise<void> {
-    await this.#records.settled();
   }
 }

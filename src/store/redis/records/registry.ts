@@ -1,6 +1,6 @@
 import { EMPTY_REGISTRY, type Registry, withoutPrototype } from "../../../model/registry.js";
 import type { RegistryStore } from "../../ports.js";
-import { UpdateQueue } from "../../update-queue.js";
+import { UpdateQueue, type Writes } from "../../update-queue.js";
 import { type Connection, FIRST_REGISTRY } from "../link/connection.js";
 import { corruptError } from "../link/failures.js";
 import { type Documents, decode, parseObject, type Stored } from "./documents.js";
@@ -12,6 +12,7 @@ export interface RegistryOptions {
   hosts: RedisHosts | null;
   documents: Documents;
   writerLock: WriterLock;
+  writes: Writes;
   deadlineMs: number;
   warn: (message: string) => void;
 }
@@ -24,8 +25,6 @@ export class RegistryDocument implements RegistryStore {
   readonly #options: RegistryOptions;
   readonly #key: string;
   readonly #updates: UpdateQueue<Registry, Stored>;
-  /** Updates from the moment they are requested, because some of them are not in the queue yet. */
-  readonly #requested = new Set<Promise<unknown>>();
   /** The writer lock that this process holds, until a commit releases it. */
   #lock: (TakenLock & { highest: number }) | undefined;
   /** The highest revision seen. A lower one shows that Redis has lost changes. */
@@ -52,22 +51,12 @@ export class RegistryDocument implements RegistryStore {
   }
 
   async update<T>(change: (draft: Registry) => T): Promise<T> {
-    const update = this.#update(change);
-    this.#requested.add(update);
-    try {
-      return await update;
-    } finally {
-      this.#requested.delete(update);
-    }
+    return await this.#options.writes.track(this.#update(change));
   }
 
   async #update<T>(change: (draft: Registry) => T): Promise<T> {
     await this.#options.hosts?.assertOwn();
     return await this.#updates.update(change);
-  }
-
-  async settled(): Promise<void> {
-    await Promise.allSettled(this.#requested);
   }
 
   async #enter(): Promise<() => Promise<void>> {

@@ -2,18 +2,20 @@ import { FleetError, quote } from "../../../errors.js";
 import { assertSessionId } from "../../../model/ids.js";
 import type { SessionRecord } from "../../../model/session.js";
 import type { SessionStore } from "../../ports.js";
-import { UpdateQueue, UpdateQueues } from "../../update-queue.js";
+import { UpdateQueue, UpdateQueues, type Writes } from "../../update-queue.js";
 import { type Documents, parseObject, type Stored } from "./documents.js";
 import { AT_ONCE, RecordSet } from "./record-set.js";
 
 /** The records of sessions, and a set of ids for each owner. */
 export class SessionDocuments implements SessionStore {
   readonly #documents: Documents;
+  readonly #writes: Writes;
   readonly #deadlineMs: number;
   readonly #records: RecordSet<SessionRecord>;
   readonly #updates = new UpdateQueues<SessionRecord>((id) => this.#updatesOf(id));
 
-  constructor(documents: Documents, deadlineMs: number) {
+  constructor(documents: Documents, writes: Writes, deadlineMs: number) {
+    this.#writes = writes;
     this.#documents = documents;
     this.#deadlineMs = deadlineMs;
     this.#records = new RecordSet(documents, documents.keys.sessions, (id) => this.#key(id));
@@ -30,11 +32,12 @@ export class SessionDocuments implements SessionStore {
   }
 
   async update<T>(id: string, change: (draft: SessionRecord) => T): Promise<T> {
-    return await this.#updates.update(id, (draft) => {
+    const update = this.#updates.update(id, (draft) => {
       const result = change(draft);
       if (draft.id !== id) throw new FleetError("FLEET_INTERNAL", `The id of session ${quote(id)} cannot change.`);
       return result;
     });
+    return await this.#writes.track(update);
   }
 
   /** Deletes the lease and its queue too. */
@@ -80,10 +83,6 @@ export class SessionDocuments implements SessionStore {
   async count(owner: string | null): Promise<number> {
     const { keys } = this.#documents;
     return await this.#documents.count(owner === null ? keys.sessions : keys.ownedBy(owner));
-  }
-
-  async settled(): Promise<void> {
-    await this.#updates.settled();
   }
 
   #updatesOf(id: string): UpdateQueue<SessionRecord, Stored> {
