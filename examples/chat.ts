@@ -15,11 +15,11 @@ export function chatApp(fleet: Fleet) {
       const sessionId = await chatSessionOf(fleet, user);
       if (request.accepts("application/json", "text/event-stream") === "text/event-stream") {
         await stream(response, async (onDelta, signal) => {
-          const { text } = await fleet.sessions.exchange(sessionId, message, { user, onDelta, signal });
+          const { text } = await fleet.sessions.use(sessionId, message, { user, onDelta, signal });
           return { content: text };
         });
       } else {
-        const { text } = await fleet.sessions.exchange(sessionId, message, { user });
+        const { text } = await fleet.sessions.use(sessionId, message, { user });
         response.json({ content: text });
       }
     });

@@ -17,7 +17,7 @@ export function conversationApp(fleet: Fleet) {
     // The body names the session, and the proxy names the user. The fleet does not find another user's session.
     app.post("/api/chat/message", async (request, response) => {
       const user = userOf(request);
-      const { text } = await fleet.sessions.exchange(textOf(request, "sessionId"), textOf(request, "message"), {
+      const { text } = await fleet.sessions.use(textOf(request, "sessionId"), textOf(request, "message"), {
         user,
       });
       response.json({ content: text });

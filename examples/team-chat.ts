@@ -14,7 +14,7 @@ export function teamChatApp(fleet: Fleet, [owner = "", ...members]: readonly str
       const user = userOf(request);
       const message = textOf(request, "message");
       await ensureSession(fleet, owner, members);
-      const { text } = await fleet.sessions.exchange(SESSION, message, { user, wait: "60s" });
+      const { text } = await fleet.sessions.use(SESSION, message, { user, wait: "60s" });
       response.json({ content: text });
     });
   });

@@ -52,9 +52,11 @@ export type {
   RollingRequest,
   RouteView,
   SendOptions,
+  SessionReply,
   SpawnRequest,
   StopRequest,
   SuperviseOptions,
+  UseOptions,
 } from "./fleet/options.js";
 export type { DoorDrain, FrontDoor } from "./gateway/door.js";
 export type { DoorEvent, DoorListeners, RequestReport } from "./gateway/state/door/report.js";

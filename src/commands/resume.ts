@@ -2,7 +2,7 @@ import { FleetCommand } from "../cli/base-command.js";
 import { leaseWaitFlag, promptFlag, requiredUserFlag, sessionArg } from "../cli/flags/flags.js";
 import { chat } from "../cli/prompt/chat.js";
 import { markPrompts, readPrompt } from "../cli/prompt/prompt.js";
-import { exchange } from "../cli/prompt/turn.js";
+import { useOnce } from "../cli/prompt/turn.js";
 import type { SessionView } from "../sessions/view.js";
 
 export default class Resume extends FleetCommand {
@@ -24,7 +24,7 @@ export default class Resume extends FleetCommand {
     return await this.withFleet(async (fleet) => {
       const output = { json: this.jsonEnabled(), signal: this.interruptSignal() };
       if (prompt !== undefined) {
-        return await exchange(fleet, args.session, prompt, { user: flags.user, waitMs: flags.wait, output });
+        return await useOnce(fleet, args.session, prompt, { user: flags.user, waitMs: flags.wait, output });
       }
       const session = await fleet.sessions.resume(args.session, { user: flags.user });
       if (!output.json && process.stdin.isTTY === true && process.stdout.isTTY === true) {

@@ -2,7 +2,7 @@ import { Args } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
 import { durationFlag, leaseWaitFlag, requiredUserFlag, sessionArg } from "../cli/flags/flags.js";
 import { markPrompts, readPrompt } from "../cli/prompt/prompt.js";
-import { exchange } from "../cli/prompt/turn.js";
+import { useOnce } from "../cli/prompt/turn.js";
 import type { SessionView } from "../sessions/view.js";
 
 export default class Send extends FleetCommand {
@@ -31,7 +31,7 @@ export default class Send extends FleetCommand {
     const prompt = await readPrompt(args.text);
     return await this.withFleet(async (fleet) => {
       const output = { json: this.jsonEnabled(), signal: this.interruptSignal(), timeoutMs: flags.timeout };
-      return await exchange(fleet, args.session, prompt, { user: flags.user, waitMs: flags.wait, output });
+      return await useOnce(fleet, args.session, prompt, { user: flags.user, waitMs: flags.wait, output });
     });
   }
 }

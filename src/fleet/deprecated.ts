@@ -43,8 +43,8 @@ export const DEPRECATED = {
   resumeSession: ["sessions", "resume"],
   /** @deprecated Use `sessions.send`. */
   send: ["sessions", "send"],
-  /** @deprecated Use `sessions.exchange`. */
-  exchange: ["sessions", "exchange"],
+  /** @deprecated Use `sessions.use`. */
+  exchange: ["sessions", "use"],
   /** @deprecated Use `sessions.leave`. */
   leaveSession: ["sessions", "leave"],
   /** @deprecated Use `sessions.get`. */

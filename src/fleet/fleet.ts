@@ -8,7 +8,7 @@ import type { ServerView } from "../pool/server.js";
 import { NEVER } from "../runtime/deadline.js";
 import type { GcRequest, GcResult } from "../sessions/gc/collect.js";
 import type { SessionView } from "../sessions/view.js";
-import { flag, optional, readFleetOptions, SIGNAL, span, USER } from "./arguments.js";
+import { flag, guardMethods, optional, readFleetOptions, SIGNAL, span, USER } from "./arguments.js";
 import { type DeprecatedNames, defineDeprecated } from "./deprecated.js";
 import { type Callable, callable } from "./groups/callable.js";
 import { ClientGroup } from "./groups/clients.js";
@@ -20,7 +20,6 @@ import { RecordGroup } from "./groups/records.js";
 import { ServerGroup } from "./groups/servers.js";
 import { SessionGroup } from "./groups/sessions.js";
 import { TokenGroup } from "./groups/tokens.js";
-import { guardMethods } from "./guard.js";
 import type { FleetOptions } from "./options.js";
 import { FleetParts } from "./parts.js";
 

@@ -105,18 +105,24 @@ export interface SendOptions {
   signal?: AbortSignal;
 }
 
-export interface ExchangeOptions extends SendOptions {
+export interface UseOptions extends SendOptions {
   user: string;
   /** Further settings for the SDK's `resumeSession`. */
   session?: SessionOptions;
 }
 
 /** The reply of a turn, and the state of the session after it. */
-export interface Exchange extends TurnReply {
+export interface SessionReply extends TurnReply {
   session: SessionView;
   /** @deprecated Use `text` and `event` of this object. */
   reply: TurnReply;
 }
+
+/** @deprecated Use `UseOptions`. */
+export type ExchangeOptions = UseOptions;
+
+/** @deprecated Use `SessionReply`. */
+export type Exchange = SessionReply;
 
 export interface SpawnRequest {
   /** The source of the server's GitHub token. Default: the recorded one, or `auth` of the configuration. */

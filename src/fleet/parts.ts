@@ -11,12 +11,13 @@ import { RemoteSessions } from "../peers/sessions/remote-sessions.js";
 import { Clients, fleetClosed } from "../pool/clients.js";
 import { Pool } from "../pool/pool.js";
 import { instanceOf, ownHostName, refuseRenamed } from "../runtime/files/host-note.js";
+import { SessionFinder } from "../sessions/find.js";
 import { Leases } from "../sessions/leases/leases.js";
+import { OpenSessions } from "../sessions/open-sessions.js";
 import { Sessions } from "../sessions/sessions.js";
 import { checkStateFolder } from "../store/file/state-folder.js";
 import { openStore } from "../store/open.js";
 import type { Store } from "../store/ports.js";
-import { OpenSessions } from "./open-sessions.js";
 import type { FleetOptions } from "./options.js";
 
 /** The parts of one opened fleet, which its groups share. */
@@ -34,7 +35,7 @@ export class FleetParts {
   /** This host alone, and all hosts of the fleet. */
   readonly own: LocalHost;
   readonly hosts: FleetHosts;
-  readonly remote: RemoteSessions;
+  readonly finder: SessionFinder;
   readonly doorClients = new DoorClients();
   readonly open: OpenSessions;
   /**
@@ -76,8 +77,9 @@ export class FleetParts {
     const sessions = new Sessions({ ...local, leases, provider, warn });
     this.own = new LocalHost({ ...local, stateRoot, sessions });
     this.hosts = new FleetHosts({ ...base, own: this.own, warn });
-    this.remote = new RemoteSessions({ ...base, sessions, leases });
-    this.open = new OpenSessions(sessions, this.remote);
+    const elsewhere = new RemoteSessions(sessions, this.hosts);
+    this.finder = new SessionFinder(base, elsewhere);
+    this.open = new OpenSessions(sessions, this.finder, elsewhere);
     this.directory = directory;
     this.pool = pool;
     this.leases = leases;
@@ -99,7 +101,7 @@ export class FleetParts {
     this.#provider = undefined;
     const steps = [
       ...this.endings.splice(0),
-      async () => await this.open.closeAll(),
+      async () => await this.open.close(),
       async () => await this.doorClients.closeAll(),
       async () => await this.clients.closeAll(),
       async () => await (await provider)?.close(),

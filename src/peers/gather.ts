@@ -6,13 +6,13 @@ import { sessionStranded } from "../hosts/problems.js";
 import { mayUse, type SessionRecord } from "../model/session.js";
 import { type ServerView, viewServerOf } from "../pool/server.js";
 import { listSessionFolders } from "../runtime/history/session-state.js";
+import type { SessionFinder } from "../sessions/find.js";
 import type { GcOptions, GcResult } from "../sessions/gc/collect.js";
 import type { EvictionResult, KeptReason } from "../sessions/memory/eviction.js";
 import { type SessionView, viewRecord } from "../sessions/view.js";
 import type { Store } from "../store/ports.js";
 import { allOf, type FleetHosts } from "./fleet-hosts.js";
 import type { Host } from "./host.js";
-import { type FindContext, findRecord } from "./sessions/find.js";
 
 /** The servers of all hosts. For a host that cannot be asked, they are the servers that it recorded last. */
 export async function gatherServers(hosts: FleetHosts): Promise<ServerView[]> {
@@ -46,10 +46,14 @@ export function withSessionCounts(
   });
 }
 
-export interface GatherSessionsContext {
+/** Where the sessions of all hosts are recorded, and the hosts that have them. */
+export interface SessionPlaces {
   store: Store;
   directory: HostDirectory;
   hosts: FleetHosts;
+}
+
+export interface GatherSessionsContext extends SessionPlaces {
   /** The configured TTL, in milliseconds. */
   ttlMs: number;
 }
@@ -101,10 +105,7 @@ export async function gatherGarbage(hosts: FleetHosts, { signal, ...request }: G
  * @throws FleetError for a host that could not be asked and may have one of them in memory. Other sessions may be
  * unloaded by then.
  */
-export async function evictEverywhere(
-  context: Pick<FindContext, "store" | "directory" | "hosts">,
-  ids: readonly string[],
-): Promise<EvictionResult> {
+export async function evictEverywhere(context: SessionPlaces, ids: readonly string[]): Promise<EvictionResult> {
   const { store, directory, hosts } = context;
   const { answers, missing } = await hosts.everywhere(async (host) => await host.evict({ ids }));
   const evicted = answers.flatMap(({ answer }) => answer.evicted);
@@ -125,10 +126,7 @@ export async function evictEverywhere(
 }
 
 /** The ids among these that do not belong to a session of any user on any host. */
-export async function unknownOf(
-  { store, directory, hosts }: Pick<FindContext, "store" | "directory" | "hosts">,
-  ids: readonly string[],
-): Promise<string[]> {
+export async function unknownOf({ store, directory, hosts }: SessionPlaces, ids: readonly string[]): Promise<string[]> {
   const records = await Promise.all(ids.map(async (id) => await store.sessions.read(id)));
   const unrecorded = ids.filter((_, at) => records[at] === null);
   if (unrecorded.length === 0) return [];
@@ -185,11 +183,11 @@ export async function spawnEverywhere(
  * @throws FleetError `FLEET_SESSION_NOT_FOUND`.
  */
 export async function viewSessionOf(
-  context: FindContext & { ttlMs: number },
+  context: GatherSessionsContext & { finder: SessionFinder },
   id: string,
   user: string,
 ): Promise<SessionView> {
-  const record = await findRecord(context, id, user);
+  const record = await context.finder.find(id, user);
   try {
     const host = context.hosts.at(await context.directory.whereIs(record));
     return await host.sessionOf({ id, user });

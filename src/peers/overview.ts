@@ -5,8 +5,7 @@ import type { Registry, SupervisorRecord } from "../model/registry.js";
 import { liveSupervisor, type PoolState, poolState } from "../pool/admission.js";
 import type { ServerView } from "../pool/server.js";
 import { ownHostName } from "../runtime/files/host-note.js";
-import { gatherServers, withSessionCounts } from "./gather.js";
-import type { FindContext } from "./sessions/find.js";
+import { gatherServers, type SessionPlaces, withSessionCounts } from "./gather.js";
 
 /** A host as `top` shows it. */
 export interface HostView {
@@ -39,7 +38,7 @@ export interface Overview {
   sessions: { active: number; idle: number };
 }
 
-export interface OverviewContext extends FindContext {
+export interface OverviewContext extends SessionPlaces {
   config: Config;
   stateRoot: string;
 }

@@ -2,12 +2,19 @@ import { compareText } from "../config/values/text.js";
 import { FleetError, isFleetError, quote } from "../errors.js";
 import { serverIdOf } from "../model/ids.js";
 import type { ServerRecord } from "../model/server.js";
+import { admits, closedBy } from "./admission.js";
 import { mapConcurrently, STARTS_AT_ONCE } from "./concurrency.js";
 import { nextSharedServer, ServerPlacer } from "./placement.js";
 import { type Recycled, type RecycleOptions, recycleServer } from "./recycle/recycle.js";
 import { repairRecords } from "./repair/repair.js";
 import { isBroken, type ServerView, viewServer } from "./server.js";
-import { type PoolContext, type SpawnOptions, type StartResult, startServer } from "./start/start.js";
+import {
+  type PoolContext,
+  type SpawnOptions,
+  type StartRequest,
+  type StartResult,
+  startServer,
+} from "./start/start.js";
 import { type StopOptions, type Stopped, stopRecorded } from "./stop/stop.js";
 
 /** All recorded servers, and the only way to start, stop and list them. */
@@ -22,7 +29,7 @@ export class Pool {
 
   /** The server of a user, which is started if it does not run. @throws as {@link startServer}. */
   async serverOf(user: string, options: SpawnOptions): Promise<StartResult> {
-    return await startServer(this.#context, { ...options, id: serverIdOf(user), user, isolation: "per-user" });
+    return await this.#start({ ...options, id: serverIdOf(user), user, isolation: "per-user" });
   }
 
   /**
@@ -72,7 +79,7 @@ export class Pool {
   }
 
   async #startShared(id: string, options: SpawnOptions): Promise<StartResult> {
-    return await startServer(this.#context, { ...options, id, user: null, isolation: "shared" });
+    return await this.#start({ ...options, id, user: null, isolation: "shared" });
   }
 
   /** Starts a recorded server again on its home, and on its port if that is still free. @throws as {@link startServer}. */
@@ -80,7 +87,22 @@ export class Pool {
     { id, user, isolation }: ServerRecord,
     options: SpawnOptions & { supervised?: boolean },
   ): Promise<StartResult> {
-    return await startServer(this.#context, { ...options, id, user, isolation });
+    return await this.#start({ ...options, id, user, isolation });
+  }
+
+  async #start(request: StartRequest): Promise<StartResult> {
+    const running = await this.#running(request);
+    return running === null ? await startServer(this.#context, request) : { server: running, created: false };
+  }
+
+  /** The server if it runs. Most calls are for a server that runs, and this way they cost one read. */
+  async #running({ id, token, cwd }: StartRequest): Promise<ServerRecord | null> {
+    // `startServer` compares these with the settings of the running server.
+    if (token !== undefined || cwd !== undefined) return null;
+    const registry = await this.#context.store.registry.read();
+    const server = registry.servers[id];
+    const isUsable = server !== undefined && closedBy(registry) === null && admits(registry, server);
+    return isUsable && server.claim === null ? server : null;
   }
 
   /**

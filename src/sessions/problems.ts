@@ -1,8 +1,6 @@
 import { FleetError, type FleetErrorCode, isFleetError, option, quote } from "../errors.js";
 import type { Lease } from "../model/lease.js";
 import type { SessionRecord } from "../model/session.js";
-import type { ConnectedClient } from "../runtime/client/connect.js";
-import { abortable, isTimeout } from "../runtime/deadline.js";
 
 export function sessionExists(id: string): FleetError {
   return new FleetError("FLEET_SESSION_EXISTS", `Session ${quote(id)} exists already.`, {
@@ -34,31 +32,6 @@ export function sessionLost(record: SessionRecord): FleetError {
     `Session ${quote(record.id)} had ${record.turns} turns, and its history is no longer on disk.`,
     { suggestions: [`copilotfleet delete ${record.id}`] },
   );
-}
-
-/**
- * Waits for the server's answer to a request of the SDK. Neither the SDK nor the server limits this wait, so `signal` has
- * to.
- *
- * @throws FleetError `FLEET_SERVER_LOST` when the server ends first, `FLEET_SERVER_UNREACHABLE` when the deadline passes;
- * the errors of {@link explained}; the signal's own reason when the caller gives up.
- */
-export async function answer<T>(request: Promise<T>, { closed }: ConnectedClient, signal: AbortSignal): Promise<T> {
-  const lost = closed.then((): never => {
-    throw new FleetError("FLEET_SERVER_LOST", "The server ended before it answered.", {
-      suggestions: ["Run the command again. It restarts the server."],
-    });
-  });
-  try {
-    return await abortable(Promise.race([request, lost]), signal);
-  } catch (cause) {
-    if (!signal.aborted || cause !== signal.reason) return explained(cause);
-    if (!isTimeout(cause)) throw cause;
-    throw new FleetError("FLEET_SERVER_UNREACHABLE", "The server did not answer in time.", {
-      cause,
-      suggestions: ["copilotfleet ps", "copilotfleet restart --user USER --force"],
-    });
-  }
 }
 
 /**

@@ -206,7 +206,7 @@ describe("/chat as server-sent events", () => {
     const fleet = await openFleet();
     const url = await start(chatApp(fleet));
     const begun = withResolvers<AbortSignal>();
-    vi.spyOn(fleet.sessions, "exchange").mockImplementation((_id, _prompt, { signal }) => {
+    vi.spyOn(fleet.sessions, "use").mockImplementation((_id, _prompt, { signal }) => {
       if (signal === undefined) throw new Error("the turn has no signal");
       begun.resolve(signal);
       return new PendingReply(

@@ -2,7 +2,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, w
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import type { SessionRecord } from "../../src/model/session.js";
-import { restoredRecord } from "../../src/sessions/found.js";
+import { restoredRecord } from "../../src/sessions/find.js";
 import { Run } from "../../src/sessions/gc/run.js";
 import type { SessionStore } from "../../src/store/ports.js";
 import { altered, meddling } from "../fixtures/altered-store.js";

@@ -1,5 +1,5 @@
 import type { Fleet } from "../../fleet/fleet.js";
-import type { SendOptions } from "../../sessions/use/open-session.js";
+import type { SendOptions } from "../../fleet/options.js";
 import type { SessionView } from "../../sessions/view.js";
 import { given } from "../flags/flags.js";
 import { waitNotice } from "../render/lease.js";
@@ -42,7 +42,7 @@ export async function printTurn<Taken extends { text: string }>(
   return taken;
 }
 
-interface ExchangeOptions {
+interface UseOptions {
   user: string;
   /** How long to wait for the session's lease, in milliseconds. */
   waitMs: number | undefined;
@@ -50,19 +50,14 @@ interface ExchangeOptions {
 }
 
 /** Sends one prompt for `send` and `resume --prompt`, prints the reply, and leaves the session. */
-export async function exchange(
+export async function useOnce(
   fleet: Fleet,
   sessionId: string,
   prompt: string,
-  { user, waitMs, output }: ExchangeOptions,
+  { user, waitMs, output }: UseOptions,
 ): Promise<{ session: SessionView; reply: string }> {
   const taken = await printTurn(output, async (options) => {
-    const { reply, session } = await fleet.sessions.exchange(sessionId, prompt, {
-      ...options,
-      ...given({ waitMs }),
-      user,
-    });
-    return { ...reply, session };
+    return await fleet.sessions.use(sessionId, prompt, { ...options, ...given({ waitMs }), user });
   });
   return { session: taken.session, reply: taken.text };
 }

@@ -4,8 +4,7 @@ import { RemoteHost } from "../../peers/remote-host.js";
 import type { ClientOptions } from "../../pool/clients.js";
 import type { Stopped } from "../../pool/stop/stop.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
-import { optional, SIGNAL, STOP, text, user } from "../arguments.js";
-import { guardMethods } from "../guard.js";
+import { guardMethods, optional, SIGNAL, STOP, text, user } from "../arguments.js";
 import type { ConnectInfo, StopRequest } from "../options.js";
 import type { FleetParts } from "../parts.js";
 

@@ -1,8 +1,7 @@
 import type { Address } from "../../config/rules.js";
 import type { FrontDoor } from "../../gateway/door.js";
 import type { HostCalls } from "../../gateway/entry/control.js";
-import { callback, LISTEN, optional, readListener, SIGNAL } from "../arguments.js";
-import { guardMethods } from "../guard.js";
+import { callback, guardMethods, LISTEN, optional, readListener, SIGNAL } from "../arguments.js";
 import type { OpenDoorOptions } from "../options.js";
 import type { FleetParts } from "../parts.js";
 

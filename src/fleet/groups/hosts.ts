@@ -2,8 +2,7 @@ import { planRebalance, type RebalancePlan } from "../../hosts/rebalance.js";
 import type { HostRecord } from "../../model/host.js";
 import { moveUsers } from "../../peers/move-users.js";
 import { lookAtAll, type Overview } from "../../peers/overview.js";
-import { optional, WAIT } from "../arguments.js";
-import { guardMethods } from "../guard.js";
+import { guardMethods, optional, WAIT } from "../arguments.js";
 import type { Rebalanced, RebalanceRequest } from "../options.js";
 import type { FleetParts } from "../parts.js";
 

@@ -1,12 +1,12 @@
 import type { Lease } from "../../model/lease.js";
 import { unknownOf } from "../../peers/gather.js";
-import { findRecord } from "../../peers/sessions/find.js";
 import type { AcquireOptions, HeldLease } from "../../sessions/leases/leases.js";
 import { acquireOptions, type LockOptions } from "../../sessions/leases/options.js";
 import { sessionsNotFound } from "../../sessions/problems.js";
 import {
   callback,
   flag,
+  guardMethods,
   OWN_USER,
   optional,
   options,
@@ -17,7 +17,6 @@ import {
   text,
   USER,
 } from "../arguments.js";
-import { guardMethods } from "../guard.js";
 import type { FleetParts } from "../parts.js";
 
 /** The leases on sessions. A lease is a time-bounded right to use one session. */
@@ -30,7 +29,7 @@ export class LeaseGroup {
 
   /**
    * Runs `work` under the lease on a session. Renews the lease while `work` runs, and releases it at the end. Turns
-   * that `work` starts for the same user in that session (`sessions.exchange`, `sessions.send`) use this lease, unless
+   * that `work` starts for the same user in that session (`sessions.use`, `sessions.send`) use this lease, unless
    * they get another one. Call `await lease.check()` before any other step that must not run without the lease.
    *
    * @throws the error of `work`; FleetError `FLEET_SESSION_LOCKED` when the lease is not available in time,
@@ -66,7 +65,7 @@ export class LeaseGroup {
    */
   async get(sessionId: string, options: { user?: string | undefined } = {}): Promise<Lease | null> {
     const { user } = options;
-    if (user !== undefined) await findRecord(this.#parts, sessionId, user);
+    if (user !== undefined) await this.#parts.finder.find(sessionId, user);
     const lease = await this.#parts.store.leases.read(sessionId);
     if (lease === null && user === undefined && (await unknownOf(this.#parts, [sessionId])).length > 0)
       throw sessionsNotFound([sessionId]);
@@ -75,7 +74,7 @@ export class LeaseGroup {
 
   #acquireOptions(sessionId: string, options: LockOptions): AcquireOptions {
     const acquire = acquireOptions(sessionId, options, this.#parts.config);
-    return { ...acquire, mayUse: () => findRecord(this.#parts, acquire.sessionId, acquire.holder) };
+    return { ...acquire, mayUse: () => this.#parts.finder.find(acquire.sessionId, acquire.holder) };
   }
 
   static {

@@ -2,8 +2,18 @@ import { closePool, liveSupervisor, openPool, type PoolState, poolState } from "
 import type { Stopped } from "../../pool/stop/stop.js";
 import { NEVER } from "../../runtime/deadline.js";
 import type { Supervisor } from "../../serve/supervisor.js";
-import { callback, LISTEN, optional, options, readListener, required, SIGNAL, STOP, wait } from "../arguments.js";
-import { guardMethods } from "../guard.js";
+import {
+  callback,
+  guardMethods,
+  LISTEN,
+  optional,
+  options,
+  readListener,
+  required,
+  SIGNAL,
+  STOP,
+  wait,
+} from "../arguments.js";
 import type { DrainRequest, SuperviseOptions } from "../options.js";
 import type { FleetParts } from "../parts.js";
 import type { DoorGroup } from "./doors.js";

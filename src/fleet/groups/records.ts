@@ -2,7 +2,7 @@ import { isFleetError } from "../../errors.js";
 import { launchesOf } from "../../pool/admission.js";
 import { isBroken } from "../../pool/server.js";
 import { heldPorts } from "../../pool/start/ports.js";
-import { guardMethods } from "../guard.js";
+import { guardMethods } from "../arguments.js";
 import type { FleetParts } from "../parts.js";
 
 /** The recorded state, as `doctor` checks and repairs it. Except for sessions, it is the state of this host. */

@@ -10,6 +10,7 @@ import type { Stopped } from "../../pool/stop/stop.js";
 import type { LogEnd, LogPosition } from "../../serve/logs/log-tail.js";
 import {
   DRAIN_TIMEOUT,
+  guardMethods,
   ids,
   object,
   optional,
@@ -23,7 +24,6 @@ import {
   WAIT,
   whole,
 } from "../arguments.js";
-import { guardMethods } from "../guard.js";
 import type { RollingRequest, RouteView, SpawnRequest, StopRequest } from "../options.js";
 import type { FleetParts } from "../parts.js";
 

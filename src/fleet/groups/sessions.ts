@@ -1,10 +1,9 @@
 import type { CopilotSession } from "@github/copilot-sdk";
 import { parseDuration } from "../../config/values/duration.js";
 import { FleetError, option, quote } from "../../errors.js";
-import { newSessionId, validateUser } from "../../model/ids.js";
+import { validateUser } from "../../model/ids.js";
 import { evictDownTo, evictEverywhere, gatherSessions, viewSessionOf } from "../../peers/gather.js";
 import { deleteEverywhere } from "../../peers/sessions/delete.js";
-import { whereItIs } from "../../peers/sessions/find.js";
 import type { TurnReply } from "../../runtime/client/turn.js";
 import { NEVER } from "../../runtime/deadline.js";
 import type { EvictionResult } from "../../sessions/memory/eviction.js";
@@ -14,6 +13,7 @@ import type { SessionView } from "../../sessions/view.js";
 import {
   callback,
   flag,
+  guardMethods,
   OWN_USER,
   object,
   oneOf,
@@ -31,8 +31,7 @@ import {
   WAIT,
   whole,
 } from "../arguments.js";
-import { guardMethods } from "../guard.js";
-import type { CreateSessionOptions, Exchange, ExchangeOptions, ResumeSessionOptions, SendOptions } from "../options.js";
+import type { CreateSessionOptions, ResumeSessionOptions, SendOptions, SessionReply, UseOptions } from "../options.js";
 import type { FleetParts } from "../parts.js";
 
 const START_WAIT_MS = 30_000;
@@ -58,9 +57,9 @@ export class SessionGroup {
    */
   async create(options: CreateSessionOptions): Promise<CopilotSession> {
     const { user, sessionId, purpose, ttl, signal, model, members, ephemeral, waitMs, ...session } = options;
-    const create = {
+    return await this.#parts.open.create({
       user,
-      id: sessionId ?? newSessionId(purpose ?? null),
+      id: sessionId,
       purpose,
       model,
       members: members === undefined ? undefined : validateMembers(members, user),
@@ -69,11 +68,7 @@ export class SessionGroup {
       ttlMs: ttl === undefined ? undefined : parseDuration(ttl, { name: option("ttl") }),
       session,
       signal: signal ?? AbortSignal.timeout(START_WAIT_MS),
-    };
-    const { directory, sessions, remote, open } = this.#parts;
-    const where = await directory.place(user);
-    if (where.here) return open.keep(await sessions.create(create));
-    return open.keepRemote(await remote.create(where.host, create, sessionId === undefined), user);
+    });
   }
 
   /**
@@ -82,13 +77,7 @@ export class SessionGroup {
    */
   async resume(id: string, options: ResumeSessionOptions): Promise<CopilotSession> {
     const { user, signal = AbortSignal.timeout(START_WAIT_MS), waitMs, ...session } = options;
-    const resume = { user, session, waitMs, signal };
-    const { sessions, remote, open } = this.#parts;
-    return await whereItIs(this.#parts, id, user, async (record, where) =>
-      where.here
-        ? open.keep(await sessions.resume(id, resume))
-        : open.keepRemote(await remote.resume(record, where.host, resume), user),
-    );
+    return await this.#parts.open.resume(id, { user, session, waitMs, signal });
   }
 
   /**
@@ -98,7 +87,7 @@ export class SessionGroup {
    */
   send(session: CopilotSession, prompt: string, options: SendOptions = {}): PendingReply<TurnReply> {
     return new PendingReply(
-      async (onDelta) => await this.#parts.open.get(session.sessionId).send(prompt, alsoTo(onDelta, options)),
+      async (onDelta) => await this.#parts.open.send(session.sessionId, prompt, alsoTo(onDelta, options)),
     );
   }
 
@@ -109,15 +98,10 @@ export class SessionGroup {
    * @throws FleetError like {@link resume} and {@link send}; `FLEET_SESSION_LOCKED` when the lease is not available in
    * time.
    */
-  exchange(id: string, prompt: string, options: ExchangeOptions): PendingReply<Exchange> {
+  use(id: string, prompt: string, options: UseOptions): PendingReply<SessionReply> {
     return new PendingReply(async (onDelta) => {
-      const exchange = { ...alsoTo(onDelta, options), signal: options.signal ?? NEVER };
-      const { sessions, remote } = this.#parts;
-      const { reply, session } = await whereItIs(this.#parts, id, options.user, async (record, where) =>
-        where.here
-          ? await sessions.exchange(id, prompt, exchange)
-          : await remote.exchange(record, where.host, prompt, exchange),
-      );
+      const use = { ...alsoTo(onDelta, options), signal: options.signal ?? NEVER };
+      const { reply, session } = await this.#parts.open.use(id, prompt, use);
       return { ...reply, session, reply };
     });
   }
@@ -201,7 +185,7 @@ export class SessionGroup {
         create: [["options", options(create)]],
         resume: [id, ["options", options({ ...OWN_USER, ...WAIT, ...SIGNAL })]],
         send: [open, prompt, optional(turn)],
-        exchange: [id, prompt, ["options", options({ ...OWN_USER, session: { check: object }, ...turn })]],
+        use: [id, prompt, ["options", options({ ...OWN_USER, session: { check: object }, ...turn })]],
         leave: [open, optional({ park: { check: flag } })],
         list: [optional(USER)],
         get: [id, ["options", options(OWN_USER)]],

@@ -8,8 +8,7 @@ import {
   type TokenView,
   validateTokenId,
 } from "../../identity/tokens.js";
-import { oneOf, optional, span, texts, USER, user } from "../arguments.js";
-import { guardMethods } from "../guard.js";
+import { guardMethods, oneOf, optional, span, texts, USER, user } from "../arguments.js";
 import type { FleetParts } from "../parts.js";
 
 /** The tokens that clients present at the front door. */

@@ -7,7 +7,7 @@ import { isRunning } from "../../pool/server.js";
 import { deadline, isTimeout } from "../../runtime/deadline.js";
 import { readSessionFolder } from "../../runtime/history/session-state.js";
 import { RpcError } from "../../runtime/wire/rpc-client.js";
-import { markedRecord } from "../../sessions/found.js";
+import { markedRecord } from "../../sessions/find.js";
 import { noteOpened } from "../../sessions/memory/loaded.js";
 import { sessionExists, sessionLost } from "../../sessions/problems.js";
 import { withRoom } from "../../sessions/use/room.js";

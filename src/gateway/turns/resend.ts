@@ -1,6 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { hasEnded } from "../../pool/server.js";
-import { historyBytes, promptsSince } from "../../runtime/history/session-events.js";
+import { promptsSince } from "../../runtime/history/session-events.js";
+import { historyBytes } from "../../runtime/history/session-state.js";
 import { isElsewhere } from "../state/attachments.js";
 import type { ClientState } from "../state/client-state.js";
 import { failure } from "../state/door/report.js";

@@ -1,6 +1,6 @@
 import { FleetError, isFleetError, option, quote } from "../../errors.js";
+import type { SessionPlaces } from "../gather.js";
 import type { Host } from "../host.js";
-import type { FindContext } from "./find.js";
 
 /**
  * Deletes sessions for good, one after another, each on the host that has it. A missing session does not stop the
@@ -11,7 +11,7 @@ import type { FindContext } from "./find.js";
  * same two lists for the sessions before the failed one.
  */
 export async function deleteEverywhere(
-  context: FindContext,
+  context: SessionPlaces,
   ids: readonly string[],
   user: string | undefined,
 ): Promise<{ deleted: string[]; notFound: string[] }> {
@@ -35,7 +35,7 @@ export async function deleteEverywhere(
  *
  * @returns whether there was such a session
  */
-async function deleteWhereItIs(context: FindContext, id: string, user: string | undefined): Promise<boolean> {
+async function deleteWhereItIs(context: SessionPlaces, id: string, user: string | undefined): Promise<boolean> {
   const { store, directory, hosts } = context;
   const record = await store.sessions.read(id);
   const isForeign = record !== null && user !== undefined && record.owner !== user;
@@ -47,7 +47,7 @@ async function deleteWhereItIs(context: FindContext, id: string, user: string | 
 }
 
 /** The hosts that have an unrecorded session with this id on their disks. */
-async function holdersOf({ hosts }: FindContext, id: string, user: string | undefined): Promise<Host[]> {
+async function holdersOf({ hosts }: SessionPlaces, id: string, user: string | undefined): Promise<Host[]> {
   const { own } = hosts;
   if (own.name === null) return [own];
   const { answers } = await hosts.everywhere(async (host) => await host.sessions({ user }));

@@ -1,93 +1,96 @@
 import type { CopilotSession } from "@github/copilot-sdk";
 import { isFleetError } from "../../errors.js";
-import { hostAway } from "../../hosts/problems.js";
+import { hostAway, sessionMoved } from "../../hosts/problems.js";
 import type { HostRecord } from "../../model/host.js";
 import type { SessionRecord } from "../../model/session.js";
 import { runTurn, type TurnReply } from "../../runtime/client/turn.js";
-import { abortable, deadline, either } from "../../runtime/deadline.js";
-import type { AmbientLeases } from "../../sessions/leases/ambient.js";
+import { abortable, either, isTimeout } from "../../runtime/deadline.js";
+import type { SessionsContext } from "../../sessions/context.js";
+import { recordFor } from "../../sessions/find.js";
 import type { HeldLease } from "../../sessions/leases/leases.js";
 import type { TurnLease } from "../../sessions/leases/seen.js";
-import type { SendOptions } from "../../sessions/use/open-session.js";
-import { errorOfDoor, type LinkContext, whenGone } from "../calls/control-link.js";
-import type { DoorClient } from "../calls/door-client.js";
+import { explained } from "../../sessions/problems.js";
+import { permissions } from "../../sessions/session-config.js";
+import type { OpenOptions } from "../../sessions/use/local-session.js";
+import { type Attachment, OpenSession, type Prompt, type SendOptions } from "../../sessions/use/open-session.js";
+import { type SessionView, viewRecord } from "../../sessions/view.js";
+import { errorOfDoor, whenGone } from "../calls/control-link.js";
+import { connectToDoor, type DoorClient } from "../calls/door-client.js";
+import { RemoteHost } from "../remote-host.js";
 
 /** A session that is open at the front door of the host that has it. */
-export interface RemoteAttachment {
-  session: CopilotSession;
+interface RemoteAttachment extends Attachment {
   door: DoorClient;
   host: HostRecord;
   /** The fence of the lease that covers its turns there. */
   fence: number | undefined;
 }
 
-/** Where a turn finds its lease if the caller does not pass one. */
-interface LeasesAround {
-  ambient: AmbientLeases;
-  user: string;
-  /** A lease that was taken by the process which started this one. */
-  outer: HeldLease | null;
+export interface RemoteOpenOptions extends OpenOptions {
+  lease?: TurnLease | undefined;
+  signal: AbortSignal;
 }
 
-type Prompt = Parameters<CopilotSession["send"]>[0] | string;
-
-const GOODBYE_MS = 2_000;
+const REOPEN_MS = 30_000;
 
 /**
  * A session on another host that this process uses through that host's front door. That host takes care of leases, of
  * room in memory, and of servers that die.
  */
-export class RemoteSession {
-  readonly record: SessionRecord;
-  readonly #context: LinkContext;
-  readonly #attach: (lease: TurnLease | undefined) => Promise<RemoteAttachment>;
-  readonly #around: LeasesAround;
-  #attached: RemoteAttachment;
-  #lost = false;
+export class RemoteSession extends OpenSession<RemoteAttachment> {
+  readonly #options: OpenOptions;
+  /** A lease that was taken by the process which started this one. */
+  readonly #outer: HeldLease | null;
 
-  /** @param attach opens the session again, after the connection or the host has ended, or under another lease */
-  constructor(
+  private constructor(
+    context: SessionsContext,
     record: SessionRecord,
-    context: LinkContext,
+    options: OpenOptions,
     attached: RemoteAttachment,
-    attach: (lease: TurnLease | undefined) => Promise<RemoteAttachment>,
-    around: LeasesAround,
+    outer: HeldLease | null,
   ) {
-    this.record = record;
-    this.#context = context;
-    this.#attached = attached;
-    this.#attach = attach;
-    this.#around = around;
-    this.#watch(attached);
+    super(context, record, attached);
+    this.#options = options;
+    this.#outer = outer;
   }
 
-  /** The SDK's session. When the connection has ended, the next turn replaces it with a new one. */
-  get session(): CopilotSession {
-    return this.#attached.session;
-  }
-
-  /** The host that the session is open on. */
-  get host(): HostRecord {
-    return this.#attached.host;
+  static async open(
+    context: SessionsContext,
+    record: SessionRecord,
+    host: HostRecord,
+    options: RemoteOpenOptions,
+  ): Promise<RemoteSession> {
+    const { env, leases } = context;
+    const given = options.lease ?? leases.ambient.find(record.id, options.user) ?? undefined;
+    const outer = given === undefined ? await leases.outer(record.id, options.user, env) : null;
+    const lease = given ?? outer ?? undefined;
+    try {
+      await lease?.check();
+      const attached = await attach(context, record.id, host, { ...options, lease });
+      return new RemoteSession(context, record, options, attached, outer);
+    } catch (error) {
+      await outer?.detach();
+      throw error;
+    }
   }
 
   /** @throws FleetError as a turn on this host; `FLEET_HOST_AWAY` as soon as the session's host is gone. */
   async send(message: Prompt, options: SendOptions = {}): Promise<TurnReply> {
     const prompt = typeof message === "string" ? { prompt: message } : message;
-    const { ambient, user, outer } = this.#around;
-    const lease = options.lease ?? ambient.find(this.record.id, user) ?? outer ?? undefined;
+    const { directory, leases } = this.context;
+    const lease = options.lease ?? leases.ambient.find(this.record.id, this.#options.user) ?? this.#outer ?? undefined;
     await lease?.check();
-    if (this.#lost || lease?.fence !== this.#attached.fence) await this.#reattach(lease);
-    const { session, door, host } = this.#attached;
+    if (this.isLost || lease?.fence !== this.attached.fence) await this.#reopen(lease);
+    const { session, closed, host } = this.attached;
     // A turn whose lease is lost is aborted here, and also there when that host notices.
     using stop = either(options.signal, lease?.signal);
-    using gone = whenGone(this.#context.directory, host.name);
+    using gone = whenGone(directory, host.name);
     let isGone = false;
     const away = gone.promise.then(() => {
       isGone = true;
     });
     try {
-      return await runTurn(session, Promise.race([door.closed, away]), prompt, { ...options, signal: stop.signal });
+      return await runTurn(session, Promise.race([closed, away]), prompt, { ...options, signal: stop.signal });
     } catch (error) {
       if (isGone) throw hostAway(host.name, error);
       if (!isFleetError(error, "FLEET_TURN_FAILED")) throw error;
@@ -97,33 +100,77 @@ export class RemoteSession {
     }
   }
 
-  async #reattach(lease: TurnLease | undefined): Promise<void> {
-    const before = this.#attached;
-    await before.door.end();
-    this.#attached = await this.#attach(lease);
-    this.#lost = false;
-    this.#watch(this.#attached);
+  /** Opens the session again, after the connection or the host has ended, or under another lease. */
+  async #reopen(lease: TurnLease | undefined): Promise<void> {
+    const { directory } = this.context;
+    await this.attached.door.end();
+    const record = await recordFor(this.context, this.record.id, this.#options.user);
+    const where = await directory.whereIs(record);
+    // The session is on this host now, so the caller must resume it here.
+    if (where.here) throw sessionMoved(record, { name: directory.own ?? "" });
+    const signal = AbortSignal.timeout(REOPEN_MS);
+    this.replace(await attach(this.context, record.id, where.host, { ...this.#options, lease, signal }));
   }
 
-  #watch({ session, door }: RemoteAttachment): void {
-    // Replace the SDK's own sendAndWait, which hangs until its timeout when the connection ends during the turn.
-    session.sendAndWait = async (message, timeout = 60_000) => (await this.send(message, { timeoutMs: timeout })).event;
-    void door.closed.then(() => {
-      if (this.#attached.door === door) this.#lost = true;
-    });
+  protected async view(): Promise<SessionView> {
+    return await this.#there.sessionOf({ id: this.record.id, user: this.#options.user });
   }
 
-  /** Leaves the session. Its server unloads it when no other client has it open. Its state stays. */
-  async close(): Promise<void> {
-    const { session, door } = this.#attached;
-    {
-      using limit = deadline(GOODBYE_MS);
-      await abortable(Promise.race([session.disconnect(), door.closed]), limit.signal).catch(() => null);
-    }
+  protected viewUnseen(): SessionView {
+    const { ttlMs } = this.context.config.session;
+    return viewRecord(this.record, { ttlMs, lease: null, stranded: false });
+  }
+
+  protected async delete(): Promise<void> {
+    await this.#there.deleteSessions({ ids: [this.record.id] });
+  }
+
+  protected override async disconnect(): Promise<void> {
+    await super.disconnect();
     try {
-      await door.end();
+      await this.attached.door.end();
     } finally {
-      await this.#around.outer?.detach();
+      await this.#outer?.detach();
     }
+  }
+
+  get #there(): RemoteHost {
+    return new RemoteHost(this.attached.host, this.context);
+  }
+}
+
+async function attach(
+  context: SessionsContext,
+  id: string,
+  host: HostRecord,
+  { user, session, lease, signal }: RemoteOpenOptions,
+): Promise<RemoteAttachment> {
+  const under = lease === undefined ? undefined : { sessionId: id, fence: lease.fence };
+  const door = await connectToDoor(context, host, user, {}, signal, under);
+  try {
+    // That host adds the other settings: provider, key, model and tools. It also decides whether approvals count.
+    const settings = { streaming: true, ...session, onPermissionRequest: permissions(context.config, true, session) };
+    const lost = door.closed.then((): never => {
+      throw hostAway(host.name);
+    });
+    lost.catch(() => undefined);
+    const opened: CopilotSession = await abortable(
+      Promise.race([door.client.resumeSession(id, settings), lost]),
+      signal,
+    );
+    return { session: opened, closed: door.closed, door, host, fence: lease?.fence };
+  } catch (error) {
+    await door.end();
+    if (signal.aborted && error === signal.reason && isTimeout(error)) throw hostAway(host.name, error);
+    throw errorOfDoor(error) ?? reasonOf(error);
+  }
+}
+
+/** The runtime's error, translated into one of the fleet's. */
+function reasonOf(error: unknown): unknown {
+  try {
+    return explained(error);
+  } catch (reason) {
+    return reason;
   }
 }

@@ -147,17 +147,6 @@ export interface RecordedPrompt {
   content: string | undefined;
 }
 
-/** The size of a session's history in bytes. 0 if there is none. */
-export function historyBytes(home: string, sessionId: string): number {
-  const fd = openHistoryFile(home, sessionId);
-  if (fd === null) return 0;
-  try {
-    return fstatSync(fd).size;
-  } finally {
-    closeSync(fd);
-  }
-}
-
 /**
  * Returns the prompts after the first `fromBytes` bytes of the history. Ignores a line that is cut short, because the
  * runtime removes it when it loads the session (measured with 1.0.85).

@@ -177,6 +177,12 @@ export function lastWrite(home: string, sessionId: string): number {
   return folder?.lstat(HISTORY)?.mtimeMs ?? 0;
 }
 
+/** The length of the session's history in bytes. 0 when there is none. */
+export function historyBytes(home: string, sessionId: string): number {
+  using folder = openSession(home, sessionId);
+  return folder?.lstat(HISTORY)?.size ?? 0;
+}
+
 /** The total size of a session's files in bytes. Counts the first 10,000 entries only. */
 export function sessionBytes(home: string, sessionId: string): number {
   using folder = openSession(home, sessionId);

@@ -1,17 +1,15 @@
-import { setTimeout as delay } from "node:timers/promises";
 import { FleetError, option } from "../../errors.js";
 import type { ServerRecord } from "../../model/server.js";
 import { isRunning } from "../../pool/server.js";
 import { loadedSessions } from "../../pool/stop/drain.js";
-import { setEvictionMarker, setUseMarker, usedSessions } from "../../pool/use-markers.js";
+import { setEvictionMarker, usedSessions } from "../../pool/use-markers.js";
 import { isInTurn } from "../../runtime/client/activity.js";
 import { RawConnection } from "../../runtime/client/raw-connection.js";
-import { deadline, isTimeout } from "../../runtime/deadline.js";
+import { deadline } from "../../runtime/deadline.js";
 import { isLoadedBy, lastWrite } from "../../runtime/history/session-state.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
 import { RpcError } from "../../runtime/wire/rpc-client.js";
 import type { Store } from "../../store/ports.js";
-import { sessionBusy } from "../problems.js";
 import { knownLoaded } from "./loaded.js";
 
 export interface EvictionContext {
@@ -28,45 +26,25 @@ export interface EvictionResult {
   skipped: { id: string; reason: KeptReason }[];
 }
 
-export interface AdmissionOptions extends EvictionContext {
-  /** How many sessions may be in the server's memory. */
-  maxActive: number;
-  /** How long to wait for a session to become idle, in milliseconds. */
-  waitMs: number;
-  signal: AbortSignal;
-}
-
-const RETRY_MS = 50;
-
 /**
- * Makes room for one more session in a server's memory, and sets its use marker, which stays until it is disposed. At the
- * cap, unloads the least recently used idle session. Never unloads a session in a turn, under a lease or being opened.
+ * Makes room for one more session in a server's memory. At the cap, unloads the least recently used idle session. Never
+ * unloads a session in a turn, under a lease or being opened. The caller has set the session's use marker before, so that of
+ * two callers that come at the same time, the later one counts both.
  *
- * @throws FleetError `FLEET_SESSIONS_EXHAUSTED` when no session can be unloaded within the wait; `FLEET_SESSION_BUSY` when
- * the session itself is being unloaded for the whole wait; the signal's own reason when the caller gives up.
+ * @param maxActive how many sessions may be in the server's memory
+ * @returns false if not enough sessions could be unloaded
  */
-export async function admit(server: ServerRecord, id: string, options: AdmissionOptions): Promise<Disposable> {
-  const until = performance.now() + options.waitMs;
-  for (;;) {
-    // Set the marker before counting. If two callers come at the same time, the later one then counts both.
-    const mark = await setUseMarker(server, id, { waitMs: until - performance.now(), signal: options.signal });
-    if (mark === null) throw sessionBusy(id);
-    try {
-      const active = new Set([...knownLoaded(server), ...usedSessions(server), id]);
-      const excess = active.size - options.maxActive;
-      if (excess <= 0) return mark;
-      const { evicted } = await unloadOldest(server, excess, new Set([id]), options);
-      if (evicted.length === excess) return mark;
-    } catch (error) {
-      mark[Symbol.dispose]();
-      throw error;
-    }
-    mark[Symbol.dispose]();
-    // A caller who gives up gets its own reason.
-    if (options.signal.aborted && !isTimeout(options.signal.reason)) throw options.signal.reason;
-    if (options.signal.aborted || performance.now() > until) throw exhausted(server, options.maxActive);
-    await delay(RETRY_MS * (0.5 + Math.random()));
-  }
+export async function makeRoom(
+  server: ServerRecord,
+  id: string,
+  maxActive: number,
+  context: EvictionContext,
+): Promise<boolean> {
+  const active = new Set([...knownLoaded(server), ...usedSessions(server), id]);
+  const excess = active.size - maxActive;
+  if (excess <= 0) return true;
+  const { evicted } = await unloadOldest(server, excess, new Set([id]), context);
+  return evicted.length === excess;
 }
 
 /** Unloads the `count` least recently used sessions that can be unloaded, except those in `keep`. */
@@ -180,7 +158,8 @@ export async function unloadIdle(
   }
 }
 
-function exhausted(server: ServerRecord, maxActive: number): FleetError {
+/** The error when no session could be unloaded in time. */
+export function exhausted(server: ServerRecord, maxActive: number): FleetError {
   return new FleetError(
     "FLEET_SESSIONS_EXHAUSTED",
     `Server ${server.id} has ${maxActive} sessions in memory (session.maxActive), and none of them is idle.`,

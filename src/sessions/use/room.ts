@@ -1,9 +1,10 @@
 import type { Config } from "../../config/schema.js";
 import type { ServerRecord } from "../../model/server.js";
+import { setUseMarker } from "../../pool/use-markers.js";
 import { isTimeout, pause } from "../../runtime/deadline.js";
 import type { Store } from "../../store/ports.js";
-import { admit } from "../memory/eviction.js";
-import { serverDraining } from "../problems.js";
+import { exhausted, makeRoom } from "../memory/eviction.js";
+import { serverDraining, sessionBusy } from "../problems.js";
 
 export interface RoomContext {
   store: Store;
@@ -39,10 +40,17 @@ export async function withRoom<T>(
   { sessionId, server, next, marked, waitMs, signal }: RoomRequest,
   load: (server: ServerRecord) => Promise<T>,
 ): Promise<T> {
-  const room = { store, answerMs: config.health.timeoutMs, maxActive: config.session.maxActive, waitMs, signal };
+  const eviction = { store, answerMs: config.health.timeoutMs };
+  const until = performance.now() + waitMs;
   for (let target = server; ; target = await next()) {
     {
-      using _use = await admit(target, sessionId, room);
+      using marker = await setUseMarker(target, sessionId, { waitMs: until - performance.now(), signal });
+      if (marker === null) throw sessionBusy(sessionId);
+      while (!(await makeRoom(target, sessionId, config.session.maxActive, eviction))) {
+        if (signal.aborted && !isTimeout(signal.reason)) throw signal.reason;
+        if (signal.aborted || performance.now() > until) throw exhausted(target, config.session.maxActive);
+        await pause(50, undefined);
+      }
       // Check this only under the use marker, because a drain waits for the marker. If the caller's turn already has a
       // marker on this server, the drain waits for that turn, so there is nothing to check.
       if (target === marked || (await sessions.admitted(target, sessionId))) return await load(target);

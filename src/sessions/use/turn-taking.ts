@@ -4,12 +4,7 @@ import { setUseMarker, type UseMarker } from "../../pool/use-markers.js";
 import { pause } from "../../runtime/deadline.js";
 import type { TurnLease } from "../leases/seen.js";
 import { isStoreTrouble, serverDraining, sessionBusy } from "../problems.js";
-
-export interface Permit {
-  lease: TurnLease;
-  /** Whether the lease was taken for this turn, and must be released after it. */
-  owned: boolean;
-}
+import type { Permit } from "./permit.js";
 
 export interface TurnTaking {
   sessionId: string;

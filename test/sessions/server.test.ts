@@ -1,7 +1,7 @@
 import { expect, it } from "vitest";
 import type { SessionRecord } from "../../src/model/session.js";
 import type { Pool } from "../../src/pool/pool.js";
-import { type Move, serverUnderLease } from "../../src/sessions/between-servers.js";
+import { type Move, serverUnderLease } from "../../src/sessions/use/server.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
 import { temporaryRoot } from "../fixtures/store-root.js";

@@ -1,11 +1,41 @@
-import type { ServerRecord } from "../model/server.js";
-import type { SessionRecord } from "../model/session.js";
-import type { Pool } from "../pool/pool.js";
-import { isRunning } from "../pool/server.js";
-import { isUsed, setEvictionMarker } from "../pool/use-markers.js";
-import { isLoadedBy } from "../runtime/history/session-state.js";
-import type { Store } from "../store/ports.js";
-import type { TurnLease } from "./leases/seen.js";
+import { serverIdOf } from "../../model/ids.js";
+import type { ServerRecord } from "../../model/server.js";
+import type { SessionRecord } from "../../model/session.js";
+import type { Pool } from "../../pool/pool.js";
+import { isRunning } from "../../pool/server.js";
+import { isUsed, setEvictionMarker } from "../../pool/use-markers.js";
+import { isLoadedBy } from "../../runtime/history/session-state.js";
+import type { Store } from "../../store/ports.js";
+import type { SessionsContext } from "../context.js";
+import type { TurnLease } from "../leases/seen.js";
+
+export interface Chooser {
+  user: string;
+  /**
+   * A lease on the session that the caller holds. With it, a session on shared servers may be opened where the user is
+   * placed, and not only where it was last.
+   */
+  lease?: TurnLease | undefined;
+  signal: AbortSignal;
+}
+
+/**
+ * The server on which to open a recorded session: its owner's own server, or the shared server that the record names. Only
+ * the holder of its lease may move it. A session that no host has is brought to this host, if it belongs here.
+ *
+ * @param asked the present record, because an earlier one may name a server that no longer has the session
+ */
+export async function serverFor(
+  { pool, store, takeover, directory }: Pick<SessionsContext, "pool" | "store" | "takeover" | "directory">,
+  asked: SessionRecord,
+  { user, lease, signal }: Chooser,
+): Promise<ServerRecord> {
+  await directory.assertStorage();
+  const record = (await directory.has(asked)) ? asked : await takeover.settle(asked, signal);
+  if (record.serverId === serverIdOf(record.owner)) return (await pool.serverOf(record.owner, { signal })).server;
+  if (lease === undefined) return await pool.shared(record.serverId, { signal });
+  return await serverUnderLease(record, { store, pool, user, lease, signal });
+}
 
 export interface Move {
   store: Store;
@@ -26,7 +56,8 @@ export interface Move {
  * before it changes the record, and leaves the session there if it is in use. If both processes do this at once, at least
  * one of them sees the other.
  *
- * @param record read under the lease
+ * @param record If somebody moved the session after this was read, the returned server may be wrong. The caller finds out
+ * when it reads the record under its use marker.
  * @throws FleetError `FLEET_LEASE_LOST`, and as `Pool.shared`.
  */
 export async function serverUnderLease(

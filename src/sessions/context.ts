@@ -1,0 +1,24 @@
+import type { ProviderConfig } from "@github/copilot-sdk";
+import type { Config } from "../config/schema.js";
+import type { HostDirectory } from "../hosts/directory.js";
+import type { Takeover } from "../hosts/takeover.js";
+import type { Clients } from "../pool/clients.js";
+import type { Pool } from "../pool/pool.js";
+import type { Store } from "../store/ports.js";
+import type { Leases } from "./leases/leases.js";
+
+/** The parts of the fleet that work with sessions. */
+export interface SessionsContext {
+  store: Store;
+  config: Config;
+  env: NodeJS.ProcessEnv;
+  pool: Pool;
+  clients: Clients;
+  leases: Leases;
+  directory: HostDirectory;
+  takeover: Takeover;
+  /** The configured model provider, or null for GitHub's own models. Starts the echo model on its first use. */
+  provider: () => Promise<ProviderConfig | null>;
+  /** Reports a problem that was worked around. */
+  warn: (message: string) => void;
+}

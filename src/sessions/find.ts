@@ -1,0 +1,167 @@
+import { FleetError, isFleetError, quote } from "../errors.js";
+import type { HostDirectory } from "../hosts/directory.js";
+import type { HostRecord } from "../model/host.js";
+import { serverIdOf } from "../model/ids.js";
+import type { ServerRecord } from "../model/server.js";
+import { mayUse, newSessionRecord, type SessionRecord } from "../model/session.js";
+import { pause } from "../runtime/deadline.js";
+import { readSessionFolder } from "../runtime/history/session-state.js";
+import type { Store } from "../store/ports.js";
+import { isBeingDeleted } from "./gc/journal.js";
+import { sessionNotFound } from "./problems.js";
+
+interface FindContext {
+  store: Store;
+  directory: HostDirectory;
+}
+
+/** Finds sessions that clients created on other hosts without the fleet. `peers/` implements this. */
+interface UnrecordedSessions {
+  /** Makes the host that has such a session record it. Resolves with false if there is none. */
+  record(id: string, user: string): Promise<boolean>;
+}
+
+/** How many times to look for a session that is being moved, and how long to wait between the looks, in milliseconds. */
+const TRIES = 3;
+const PAUSE_MS = 300;
+
+/** How long gc may take to restore a record, and how often to look for it, in milliseconds. */
+const PUT_BACK_MS = 5_000;
+const PUT_BACK_POLL_MS = 10;
+
+/** Finds sessions by their ids, on whichever host they are. */
+export class SessionFinder {
+  readonly #context: FindContext;
+  readonly #elsewhere: UnrecordedSessions;
+
+  constructor(context: FindContext, elsewhere: UnrecordedSessions) {
+    this.#context = context;
+    this.#elsewhere = elsewhere;
+  }
+
+  /**
+   * The session's record, if the user may use the session. If the user's client created the session without the fleet, on any
+   * host, this records it.
+   *
+   * @throws FleetError `FLEET_SESSION_NOT_FOUND`; and the error of a host that could not be asked.
+   */
+  async find(id: string, user: string): Promise<SessionRecord> {
+    try {
+      return await recordFor(this.#context, id, user);
+    } catch (error) {
+      const isMissing = isFleetError(error, "FLEET_SESSION_NOT_FOUND");
+      const isUnrecorded = isMissing && (await this.#context.store.sessions.read(id)) === null;
+      if (!isUnrecorded || !(await this.#elsewhere.record(id, user))) throw error;
+      return await recordFor(this.#context, id, user);
+    }
+  }
+
+  /**
+   * Does `work` where the session is: on the given host, or on this one (null). If the session has just moved, looks for it
+   * again.
+   *
+   * @throws whatever `work` throws; FleetError `FLEET_SESSION_NOT_FOUND`, `FLEET_SESSION_STRANDED`, `FLEET_HOST_AWAY`.
+   */
+  async whereItIs<T>(
+    id: string,
+    user: string,
+    work: (record: SessionRecord, host: HostRecord | null) => Promise<T>,
+  ): Promise<T> {
+    for (let tries = 1; ; tries++) {
+      const record = await this.find(id, user);
+      try {
+        const where = await this.#context.directory.whereIs(record);
+        return await work(record, where.here ? null : where.host);
+      } catch (error) {
+        if (!isFleetError(error, "FLEET_SESSION_MOVED") || tries === TRIES) throw error;
+        await pause(PAUSE_MS, undefined);
+      }
+    }
+  }
+}
+
+/**
+ * The record, if the user may use the session. If the session has no record but is on the user's own server, records it.
+ *
+ * @throws FleetError `FLEET_SESSION_NOT_FOUND` when the user may not use it, or when it does not exist; `FLEET_STATE_BUSY`
+ * when a gc takes too long to decide about it.
+ */
+export async function recordFor(context: FindContext, id: string, user: string): Promise<SessionRecord> {
+  const { store, directory } = context;
+  let record = await store.sessions.read(id);
+  const server = record === null ? (await store.registry.read()).servers[serverIdOf(user)] : undefined;
+  if (server !== undefined) {
+    await directory.assertStorage();
+    record = await restoredRecord(store, server, id);
+  }
+  if (record !== null) {
+    if (mayUse(record, user)) return record;
+    throw sessionNotFound(id);
+  }
+  if (server === undefined || readSessionFolder(server.home, id) === null) throw sessionNotFound(id);
+  const found = { ...foundRecord(server, id), ...(await directory.ownership()) };
+  try {
+    await store.sessions.create(found);
+    return found;
+  } catch (error) {
+    if (isFleetError(error, "FLEET_SESSION_EXISTS")) return await recordFor(context, id, user); // another call was first
+    throw error;
+  }
+}
+
+/**
+ * The present record of a session for which the caller has set a use marker. gc deletes a record before it looks for
+ * markers, and restores it if it finds one. So if the record is missing but the session's folder exists, this waits for the
+ * record.
+ *
+ * @throws the signal's own reason when it aborts.
+ */
+export async function markedRecord(
+  store: Store,
+  { home }: Pick<ServerRecord, "home">,
+  id: string,
+  signal: AbortSignal,
+): Promise<SessionRecord | null> {
+  for (const until = performance.now() + PUT_BACK_MS; ; await pause(PUT_BACK_POLL_MS, signal)) {
+    const record = await store.sessions.read(id);
+    if (record !== null || readSessionFolder(home, id) === null || performance.now() > until) return record;
+  }
+}
+
+/**
+ * The record of a session in the home of its user's own server, if gc restores it. gc deletes a record before it knows
+ * whether it may delete the session. To record the session again at that time would give it a new, empty history. So while
+ * gc is at work, this waits for its decision.
+ *
+ * @returns null if there is no record, and no gc is at work on the session
+ * @throws FleetError `FLEET_STATE_BUSY` when gc takes longer than 5 s to decide.
+ */
+export async function restoredRecord(
+  store: Store,
+  { home }: Pick<ServerRecord, "home">,
+  id: string,
+): Promise<SessionRecord | null> {
+  for (const until = performance.now() + PUT_BACK_MS; ; await pause(PUT_BACK_POLL_MS, undefined)) {
+    const isDecided = !isBeingDeleted(home, id);
+    // Read the record only after checking on gc, because gc restores the record before it ends.
+    const record = await store.sessions.read(id);
+    if (record !== null || isDecided) return record;
+    if (performance.now() > until) throw gcUndecided(id);
+  }
+}
+
+function gcUndecided(id: string): FleetError {
+  return new FleetError("FLEET_STATE_BUSY", `gc is about to delete session ${quote(id)}, and has not decided.`, {
+    suggestions: ["Try again in a moment.", "copilotfleet list"],
+  });
+}
+
+/** The record for a session that a client made directly on a user's own server. It belongs to that user. */
+export function foundRecord(server: ServerRecord, id: string): SessionRecord {
+  const folder = readSessionFolder(server.home, id);
+  return {
+    ...newSessionRecord({ id, owner: server.user ?? "" }, { serverId: server.id }),
+    createdAt: (folder?.createdAt ?? new Date()).toISOString(),
+    lastUsedAt: (folder?.modifiedAt ?? new Date()).toISOString(),
+  };
+}

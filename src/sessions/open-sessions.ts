@@ -1,0 +1,176 @@
+import type { CopilotSession } from "@github/copilot-sdk";
+import { FleetError, quote } from "../errors.js";
+import type { HostRecord } from "../model/host.js";
+import { newSessionId } from "../model/ids.js";
+import { newSessionRecord, type SessionRecord } from "../model/session.js";
+import type { TurnReply } from "../runtime/client/turn.js";
+import { readSessionFolder } from "../runtime/history/session-state.js";
+import type { SessionsContext } from "./context.js";
+import type { SessionFinder } from "./find.js";
+import { sessionExists } from "./problems.js";
+import type { Sessions } from "./sessions.js";
+import { LocalSession, type OpenOptions } from "./use/local-session.js";
+import { type OpenSession, ownUse, type SendOptions, type Used } from "./use/open-session.js";
+import { useSession } from "./use/use-session.js";
+import type { SessionView } from "./view.js";
+
+export interface ResumeOptions extends OpenOptions {
+  /** How long to wait for room in the server's memory, in milliseconds. Default: 30,000. */
+  waitMs?: number | undefined;
+  signal: AbortSignal;
+}
+
+export interface CreateOptions extends ResumeOptions {
+  /** Default: the purpose, if there is one, followed by a random id. */
+  id?: string | undefined;
+  purpose?: string | undefined;
+  model?: string | undefined;
+  /** How long after its last use gc may delete it, in milliseconds. Default: the TTL that is configured when gc runs. */
+  ttlMs?: number | undefined;
+  /** Other users who may use it. With a list, even an empty one, the session is collaborative. Default: it is private. */
+  members?: readonly string[] | undefined;
+  /** Whether to delete it when its use ends. */
+  ephemeral?: boolean | undefined;
+}
+
+/** The sessions of other hosts. `peers/` implements this. */
+export interface SessionsElsewhere {
+  create(host: HostRecord, options: CreateOptions): Promise<OpenSession>;
+  open(
+    record: SessionRecord,
+    host: HostRecord,
+    options: ResumeOptions & Pick<SendOptions, "lease">,
+  ): Promise<OpenSession>;
+}
+
+/** The sessions that this process has open, on this host or on others. Programs create and use sessions through this. */
+export class OpenSessions {
+  readonly #sessions: Sessions;
+  readonly #finder: SessionFinder;
+  readonly #elsewhere: SessionsElsewhere;
+  readonly #open = new Map<string, OpenSession>();
+
+  constructor(sessions: Sessions, finder: SessionFinder, elsewhere: SessionsElsewhere) {
+    this.#sessions = sessions;
+    this.#finder = finder;
+    this.#elsewhere = elsewhere;
+  }
+
+  get #context(): SessionsContext {
+    return this.#sessions.context;
+  }
+
+  /**
+   * Creates a session on the host that its user is placed on, and starts its server if that does not run. Writes the record
+   * first, because the record makes the id the user's.
+   *
+   * @throws FleetError `FLEET_SESSION_EXISTS` when any user has the id; `FLEET_SESSIONS_EXHAUSTED`, `FLEET_LIMIT_REACHED`;
+   * as `Pool.serverOf`.
+   */
+  async create(options: CreateOptions): Promise<CopilotSession> {
+    const where = await this.#context.directory.place(options.user);
+    return this.#keep(where.here ? await this.#createHere(options) : await this.#elsewhere.create(where.host, options));
+  }
+
+  async #createHere(options: CreateOptions): Promise<LocalSession> {
+    const { store, directory, provider } = this.#context;
+    const sessions = this.#sessions;
+    const id = options.id ?? newSessionId(options.purpose ?? null);
+    // Before starting anything, refuse an id that is taken and a model that cannot be used.
+    if ((await store.sessions.read(id)) !== null) throw sessionExists(id);
+    await sessions.assertRoom(options.user);
+    await provider();
+    const server = await sessions.serverForNew(options);
+    const ephemeralUse = options.ephemeral === true ? ownUse(directory) : undefined;
+    const place = { serverId: server.id, ...(await directory.ownership()) };
+    const record = newSessionRecord({ ...options, id, owner: options.user, ephemeralUse }, place);
+    // Look first, because the runtime silently continues a session that it finds on its disk under this id.
+    if (readSessionFolder(server.home, id) !== null) throw sessionExists(id);
+    await sessions.record(record);
+    try {
+      await sessions.clearPlace(id, server);
+      return await this.#openHere(record, options, true);
+    } catch (error) {
+      await sessions.discard(record);
+      throw error;
+    }
+  }
+
+  /**
+   * Opens a session again that the user owns or is a member of. This works even if its server was stopped or killed, and
+   * even if the session never had a turn.
+   *
+   * @throws FleetError `FLEET_SESSION_NOT_FOUND` when it does not exist, and also when it is somebody else's;
+   * `FLEET_SESSION_LOST` when it had turns and its history is gone; `FLEET_SESSIONS_EXHAUSTED`, `FLEET_HOST_AWAY`.
+   */
+  async resume(id: string, options: ResumeOptions): Promise<CopilotSession> {
+    const open = await this.#finder.whereItIs(id, options.user, async (record, host) =>
+      host === null ? await this.#openHere(record, options) : await this.#elsewhere.open(record, host, options),
+    );
+    await open.claim();
+    return this.#keep(open);
+  }
+
+  async #openHere(record: SessionRecord, options: ResumeOptions, isNew = false): Promise<LocalSession> {
+    // Before starting anything, refuse a model that cannot be used.
+    await this.#context.provider();
+    await using use = await useSession(this.#context, { ...options, record, isTurn: false });
+    return await LocalSession.open(this.#sessions, use, options, isNew);
+  }
+
+  /** Takes a turn in a session that this process has open. @throws FleetError as `OpenSession.send`. */
+  async send(sessionId: string, prompt: string, options: SendOptions): Promise<TurnReply> {
+    return await this.#opened(sessionId).send(prompt, options);
+  }
+
+  /**
+   * Opens a session for a single prompt and resolves with the reply. A collaborative session is under a lease from before it
+   * is opened until after it is left. So all members get their own answers, one after the other, whichever server they use.
+   */
+  async use(id: string, prompt: string, options: ResumeOptions & SendOptions): Promise<Used> {
+    return await this.#finder.whereItIs(id, options.user, async (record, host) => {
+      if (host === null) return await this.#useHere(record, prompt, options);
+      const open = await this.#elsewhere.open(record, host, options);
+      return await open.once(async () => await open.send(prompt, options));
+    });
+  }
+
+  async #useHere(record: SessionRecord, prompt: string, options: ResumeOptions & SendOptions): Promise<Used> {
+    await this.#context.provider();
+    await using use = await useSession(this.#context, { ...options, record, isTurn: true, mayMove: true });
+    const open = await LocalSession.open(this.#sessions, use, options);
+    const used = await open.once(async () => await open.turn(use, prompt, options));
+    await use.end();
+    return used;
+  }
+
+  /** Leaves a session that this process has open. Resolves with its view afterwards. */
+  async leave(sessionId: string, options: { park?: boolean } = {}): Promise<SessionView> {
+    const open = this.#opened(sessionId);
+    this.#open.delete(sessionId);
+    return await open.leave(options);
+  }
+
+  /** Leaves all sessions, and deletes those that are ephemeral. @throws the first failure, after all have ended. */
+  async close(): Promise<void> {
+    const open = [...this.#open.values()];
+    this.#open.clear();
+    const results = await Promise.allSettled(open.map(async (each) => await each.close()));
+    const failed = results.find((result) => result.status === "rejected");
+    if (failed !== undefined) throw failed.reason;
+  }
+
+  #keep(open: OpenSession): CopilotSession {
+    this.#open.set(open.record.id, open);
+    return open.session;
+  }
+
+  #opened(sessionId: string): OpenSession {
+    const open = this.#open.get(sessionId);
+    if (open !== undefined) return open;
+    throw new FleetError(
+      "FLEET_USAGE_INVALID",
+      `Session ${quote(sessionId)} was not opened with this Fleet: call sessions.create or sessions.resume first.`,
+    );
+  }
+}

@@ -1,0 +1,100 @@
+import type { ProviderConfig } from "@github/copilot-sdk";
+import { sessionMoved } from "../../hosts/problems.js";
+import type { ServerRecord } from "../../model/server.js";
+import type { SessionRecord } from "../../model/session.js";
+import { resolveGitHubToken, tokenSourceFromConfig } from "../../models/github-token.js";
+import { readSessionFolder } from "../../runtime/history/session-state.js";
+import type { SessionsContext } from "../context.js";
+import { noteOpened } from "../memory/loaded.js";
+import { sessionLost } from "../problems.js";
+
+type LoadContext = Pick<SessionsContext, "config" | "env" | "provider" | "directory">;
+
+/** The credentials that the fleet adds to a session, so that its model can be used. */
+interface ModelAccess {
+  provider: ProviderConfig | null;
+  /** The GitHub token of the session's owner, on a server that many users share. */
+  gitHubToken: string | null;
+}
+
+export interface Loading {
+  /** The runtime cannot resume a session that never had a turn, unless a client has it open. */
+  how: "create" | "resume";
+  record: SessionRecord;
+  server: ServerRecord;
+  access: ModelAccess;
+}
+
+/** How a process talks to the server of a session: with the SDK's client, or over a connection of the front door. */
+export interface Transport<Opened> {
+  /** Whether only the server can find the session's folder, because a client chose it. */
+  readonly isElsewhere?: boolean;
+  /** Makes the server load the session, and attaches to it. */
+  load(loading: Loading, signal: AbortSignal): Promise<Opened>;
+}
+
+/**
+ * Makes a server load a session, and attaches to it. This is the only place that decides whether to create or to resume it.
+ * The caller has set the use marker, made room, and read the record under the marker.
+ *
+ * @param isNew whether the session was recorded a moment ago, and so cannot be on a disk
+ * @throws FleetError `FLEET_SESSION_MOVED`, `FLEET_SESSION_LOST`, `FLEET_STORAGE_UNUSABLE`, `FLEET_MODEL_UNCONFIGURED`; the
+ * errors of the transport.
+ */
+export async function load<T>(
+  context: LoadContext,
+  { record, server }: { record: SessionRecord; server: ServerRecord },
+  transport: Transport<T>,
+  { isNew, signal }: { isNew: boolean; signal: AbortSignal },
+): Promise<T> {
+  const { directory } = context;
+  // The wait for others may have outlasted the term of this host.
+  if (record.serverId !== server.id || !(await directory.has(record))) throw sessionMoved(record, null);
+  await directory.assertStorage();
+  const how = isNew ? "create" : howToLoad(record, server, transport);
+  const access = await modelAccess(context, record, server, signal);
+  const loadBy = async (how: Loading["how"]) => {
+    noteOpened(server, record.id);
+    return await transport.load({ how, record, server, access }, signal);
+  };
+  try {
+    return await loadBy(how);
+  } catch (error) {
+    // The session may never have had a turn, so that it must be created. `howToLoad` cannot know this if the client chose the
+    // session's folder, which we do not read, or if the last client left the session after it looked.
+    const isUnsaved = transport.isElsewhere === true || !hasHistory(record, server);
+    if (how === "create" || !isUnloaded(error) || record.turns > 0 || !isUnsaved) throw error;
+    return await loadBy("create");
+  }
+}
+
+/** Whether an error is the runtime's refusal of a session that it does not have in memory, or does not find. */
+export function isUnloaded(error: unknown): boolean {
+  return error instanceof Error && /session not found/i.test(error.message);
+}
+
+function hasHistory({ id }: SessionRecord, { home }: ServerRecord): boolean {
+  return readSessionFolder(home, id)?.hasHistory === true;
+}
+
+function howToLoad(record: SessionRecord, server: ServerRecord, { isElsewhere }: Transport<unknown>): Loading["how"] {
+  if (isElsewhere === true) return "resume";
+  const folder = readSessionFolder(server.home, record.id);
+  const isLoaded = server.process !== null && folder?.loadedBy.includes(server.process.pid) === true;
+  if (folder?.hasHistory === true || isLoaded) return "resume";
+  if (record.turns > 0) throw sessionLost(record);
+  return "create";
+}
+
+async function modelAccess(
+  { config, env, provider: providerOf }: LoadContext,
+  { owner }: SessionRecord,
+  { isolation }: ServerRecord,
+  signal: AbortSignal,
+): Promise<ModelAccess> {
+  const provider = await providerOf();
+  // The runtime accepts a token or a provider for a session, but not both.
+  const source = isolation === "shared" && provider === null ? tokenSourceFromConfig(config.auth, owner) : null;
+  const gitHubToken = source === null ? null : await resolveGitHubToken(source, { user: owner, env, signal });
+  return { provider, gitHubToken };
+}

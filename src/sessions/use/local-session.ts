@@ -1,0 +1,194 @@
+import { FleetError, isFleetError, quote } from "../../errors.js";
+import type { ServerRecord } from "../../model/server.js";
+import type { SessionRecord } from "../../model/session.js";
+import { hasEnded } from "../../pool/server.js";
+import type { ConnectedClient } from "../../runtime/client/connect.js";
+import { runTurn, type TurnReply } from "../../runtime/client/turn.js";
+import { abortable, either, isTimeout } from "../../runtime/deadline.js";
+import { promptsSince } from "../../runtime/history/session-events.js";
+import { historyBytes } from "../../runtime/history/session-state.js";
+import { recordFor } from "../find.js";
+import { explained, isStoreTrouble, sessionNotFound } from "../problems.js";
+import { type SessionOptions, sessionConfig } from "../session-config.js";
+import type { Sessions } from "../sessions.js";
+import type { SessionView } from "../view.js";
+import { isUnloaded, type Loading, type Transport } from "./load.js";
+import { type Attachment, OpenSession, type Prompt, type SendOptions } from "./open-session.js";
+import { type SessionUse, useSession } from "./use-session.js";
+
+interface LocalAttachment extends Attachment {
+  connection: ConnectedClient;
+  server: ServerRecord;
+}
+
+export interface OpenOptions {
+  user: string;
+  /** Further settings for the SDK's `createSession` or `resumeSession`. */
+  session?: SessionOptions | undefined;
+}
+
+/** How long to wait until the session is open again, in milliseconds. */
+const REOPEN_MS = 30_000;
+
+/**
+ * A session on a server of this host that this process uses. If it is evicted or loses its server between turns, the next
+ * turn loads it again.
+ */
+export class LocalSession extends OpenSession<LocalAttachment> {
+  readonly #sessions: Sessions;
+  readonly #options: OpenOptions;
+  /** The write that records the last turn. The reply does not wait for it. Null: the session was deleted by then. */
+  #recording: Promise<SessionRecord | null> | undefined;
+
+  private constructor(sessions: Sessions, use: SessionUse, options: OpenOptions, attached: LocalAttachment) {
+    super(sessions.context, use.record, attached);
+    this.#sessions = sessions;
+    this.#options = options;
+  }
+
+  /** @param isNew whether the session was recorded a moment ago */
+  static async open(sessions: Sessions, use: SessionUse, options: OpenOptions, isNew = false): Promise<LocalSession> {
+    const attached = await use.open(new SdkTransport(sessions, options), isNew);
+    return new LocalSession(sessions, use, options, attached);
+  }
+
+  /** @throws FleetError as {@link runTurn} and {@link useSession}; `FLEET_LEASE_LOST`. */
+  async send(message: Prompt, options: SendOptions = {}): Promise<TurnReply> {
+    const { context, isLost } = this;
+    const { user } = this.#options;
+    // Others may have moved a session that is not open here.
+    const record = isLost ? await recordFor(context, this.record.id, user) : this.record;
+    const at = isLost ? undefined : this.attached.server;
+    await using use = await useSession(context, { ...options, record, user, isTurn: true, at, openMs: REOPEN_MS });
+    const reply = await this.turn(use, message, options);
+    await use.end();
+    return reply;
+  }
+
+  /** Takes a turn at once, during this use. @throws FleetError as {@link send}. */
+  async turn(use: SessionUse, message: Prompt, options: SendOptions): Promise<TurnReply> {
+    const { id } = this.record;
+    const prompt = typeof message === "string" ? { prompt: message } : message;
+    const { lease } = use;
+    // Abort the turn if its lease is lost, so that it does not overlap with a turn of the next holder.
+    using stop = either(options.signal, lease?.signal);
+    let hasBegun = false;
+    let bytesBefore = 0;
+    const take = async () => {
+      const { session, connection, server } = this.attached;
+      await lease?.check();
+      bytesBefore = historyBytes(server.home, id);
+      using watch = connection.watchPrompt(id);
+      try {
+        return await runTurn(session, connection.closed, prompt, { ...options, signal: stop.signal }).catch(explained);
+      } finally {
+        hasBegun = watch.hasBegun;
+      }
+    };
+    /** Whether the server ended before it began with the prompt. Its history then does not contain the prompt. */
+    const isUntouched = async (error: unknown) => {
+      const { server } = this.attached;
+      if (!isFleetError(error, "FLEET_SERVER_LOST") || hasBegun || !(await hasEnded(server))) return false;
+      return promptsSince(server.home, id, bytesBefore).length === 0;
+    };
+    const reopen = async () => this.replace(await use.reopen(new SdkTransport(this.#sessions, this.#options)));
+    if (this.isLost || this.attached.server !== use.server) await reopen();
+    const reply = await take().catch(async (error: unknown) => {
+      // The session was evicted after the last turn, or its server ended before this turn began. Send the prompt once more.
+      if (!isUnloaded(error) && !(await isUntouched(error))) throw error;
+      await reopen();
+      return await take();
+    });
+    await this.#recorded();
+    this.#recording = this.#sessions.used(id);
+    this.#recording.catch(() => "#recorded reports it");
+    return reply;
+  }
+
+  /**
+   * Resolves when all turns are recorded, with the record after the last one; undefined if there is none. If the store
+   * refuses a record, only warns, because the caller has the reply.
+   */
+  async #recorded(): Promise<SessionRecord | null | undefined> {
+    try {
+      return await this.#recording;
+    } catch (error) {
+      if (!isStoreTrouble(error)) throw error;
+      this.#recording = undefined;
+      this.context.warn(`A turn in session ${quote(this.record.id)} could not be recorded: ${error.message}`);
+      return undefined;
+    }
+  }
+
+  protected async view(isAnswered: boolean): Promise<SessionView> {
+    const { id, owner } = this.record;
+    const record = isAnswered ? await this.#recorded() : undefined;
+    if (record === null) throw sessionNotFound(id);
+    if (record === undefined) return await this.#sessions.get(id, owner);
+    return await this.#sessions.view(record, this.attached.server);
+  }
+
+  protected viewUnseen(): SessionView {
+    return this.#sessions.viewBeside(this.record, this.attached.server, null);
+  }
+
+  protected async delete(): Promise<void> {
+    await this.#sessions.end(this.record.id);
+  }
+
+  protected override async disconnect(): Promise<void> {
+    await this.#recorded();
+    await super.disconnect();
+  }
+}
+
+/** Opens sessions with the SDK's client. */
+class SdkTransport implements Transport<LocalAttachment> {
+  readonly #sessions: Sessions;
+  readonly #options: OpenOptions;
+
+  constructor(sessions: Sessions, options: OpenOptions) {
+    this.#sessions = sessions;
+    this.#options = options;
+  }
+
+  async load({ how, record, server, access }: Loading, signal: AbortSignal): Promise<LocalAttachment> {
+    const { clients, config } = this.#sessions.context;
+    const { isolation } = server;
+    const { user, session } = this.#options;
+    const empty = isolation === "shared" ? { mode: "empty" as const, baseDirectory: server.home } : {};
+    const connection = await clients.to(server, empty, signal);
+    const own = isolation === "per-user" && user === record.owner;
+    const settings = sessionConfig({ config, isolation, own, ...access }, record, session);
+    const request =
+      how === "resume"
+        ? connection.client.resumeSession(record.id, settings)
+        : connection.client.createSession({ ...settings, sessionId: record.id });
+    return { session: await answer(request, connection, signal), closed: connection.closed, connection, server };
+  }
+}
+
+/**
+ * Waits for the server's answer to a request of the SDK. Neither the SDK nor the server limits this wait, so `signal` has
+ * to.
+ *
+ * @throws FleetError `FLEET_SERVER_LOST` when the server ends first, `FLEET_SERVER_UNREACHABLE` when the deadline passes;
+ * the errors of {@link explained}; the signal's own reason when the caller gives up.
+ */
+async function answer<T>(request: Promise<T>, { closed }: ConnectedClient, signal: AbortSignal): Promise<T> {
+  const lost = closed.then((): never => {
+    throw new FleetError("FLEET_SERVER_LOST", "The server ended before it answered.", {
+      suggestions: ["Run the command again. It restarts the server."],
+    });
+  });
+  try {
+    return await abortable(Promise.race([request, lost]), signal);
+  } catch (cause) {
+    if (!signal.aborted || cause !== signal.reason) return explained(cause);
+    if (!isTimeout(cause)) throw cause;
+    throw new FleetError("FLEET_SERVER_UNREACHABLE", "The server did not answer in time.", {
+      cause,
+      suggestions: ["copilotfleet ps", "copilotfleet restart --user USER --force"],
+    });
+  }
+}

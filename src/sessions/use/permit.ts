@@ -1,0 +1,91 @@
+import type { Config } from "../../config/schema.js";
+import type { SessionRecord } from "../../model/session.js";
+import type { Store } from "../../store/ports.js";
+import type { SessionsContext } from "../context.js";
+import { recordFor } from "../find.js";
+import type { LeaseWait } from "../leases/leases.js";
+import type { TurnLease } from "../leases/seen.js";
+
+/** How a turn gets its lease, if it needs one. */
+export interface PermitRequest {
+  user: string;
+  /** A lease on the session that the caller holds. */
+  lease?: TurnLease | undefined;
+  /** The fence of a lease that a process on another host holds. That host has checked its token. */
+  fence?: number | undefined;
+  /**
+   * How long to wait for others, in milliseconds. Default: 30,000. With the default, the call fails at once if the same user
+   * took the lease with `copilotfleet lock` and it outlasts the wait.
+   */
+  waitMs?: number | undefined;
+  /** Called once if the wait for the lease takes longer than a second. */
+  onWait?: ((wait: LeaseWait) => void) | undefined;
+  signal?: AbortSignal | undefined;
+}
+
+/** The lease of a turn. */
+export interface Permit {
+  lease: TurnLease;
+  /** Whether the lease was taken for this turn, and must be released after it. */
+  owned: boolean;
+  /** The session's record, read again if the turn had to wait for the lease. */
+  record: SessionRecord;
+}
+
+export const WAIT_MS = 30_000;
+
+/** The lease for a turn, or null if the turn needs none. With `always`, every turn needs one. */
+export async function permitFor(
+  context: SessionsContext,
+  record: SessionRecord,
+  request: PermitRequest,
+  always: boolean,
+): Promise<Permit | null> {
+  const { leases, store } = context;
+  const { id } = record;
+  const { user, lease, fence, waitMs = WAIT_MS, signal } = request;
+  if (fence !== undefined) return { lease: await leases.see(id, fence, user), owned: true, record };
+  if (lease !== undefined) return { lease, owned: false, record };
+  const ambient = await leases.ambient.turn(id, user, { waitMs, signal });
+  if (ambient !== null) return { lease: ambient, owned: true, record };
+  // A private session does not need a lease, but respects one that somebody took.
+  const isFree = record.kind === "private" && !always && (await store.leases.read(id)) === null;
+  return isFree ? null : await takeLease(context, record, request);
+}
+
+/** Takes the lease for a turn, or continues under the one that an outer `lock SESSION -- COMMAND` took. */
+async function takeLease(
+  context: SessionsContext,
+  known: SessionRecord,
+  { user, waitMs, onWait, signal }: PermitRequest,
+): Promise<Permit> {
+  const { leases, store, config, env } = context;
+  const { id } = known;
+  let record: SessionRecord | undefined;
+  const request = {
+    sessionId: id,
+    holder: user,
+    mayUse: async () => {
+      // The first call comes before the wait, and the record is fresh. After the wait, somebody may have deleted or moved the
+      // session.
+      record = record === undefined ? known : await recordFor(context, id, user);
+    },
+    ttlMs: turnLeaseMs(config, store),
+    waitMs: waitMs ?? WAIT_MS,
+    // A caller that sets a wait may know that another process is about to release the lease.
+    refuseOwn: waitMs === undefined,
+    ...(onWait === undefined ? {} : { onWait }),
+    ...(signal === undefined ? {} : { signal }),
+  };
+  const lease = await leases.enter(request, env);
+  return { lease, owned: true, record: record ?? known };
+}
+
+/**
+ * The TTL of the lease for one turn, in milliseconds. The lease is renewed while the turn lasts. In a fleet on several
+ * hosts, it is never longer than the time after which a silent host counts as gone, so that the host that takes over the
+ * session can continue in it.
+ */
+function turnLeaseMs({ lock, host }: Config, { hosts }: Store): number {
+  return hosts === null ? lock.ttlMs : Math.min(lock.ttlMs, host.ttlMs);
+}

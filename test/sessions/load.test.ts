@@ -1,0 +1,88 @@
+import { mkdirSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { expect, it } from "vitest";
+import type { HostDirectory } from "../../src/hosts/directory.js";
+import type { SessionRecord } from "../../src/model/session.js";
+import type { SessionsContext } from "../../src/sessions/context.js";
+import { type Loading, load } from "../../src/sessions/use/load.js";
+import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
+import { temporaryRoot } from "../fixtures/store-root.js";
+
+const NEVER = new AbortController().signal;
+/** The runtime's answer to `session.resume` for a session that it neither has in memory nor finds on its disk. */
+const UNKNOWN = new Error("Request session.resume failed with message: Session not found: one");
+
+interface Case {
+  record?: Partial<SessionRecord>;
+  /** The files in the session's folder, if there is one. */
+  folder?: readonly string[];
+  isNew?: boolean;
+  /** Whether a client keeps the session's folder elsewhere. */
+  isElsewhere?: boolean;
+  /** Whether the server refuses to resume the session. */
+  isUnknown?: boolean;
+}
+
+/** Loads the session `one` with a transport that only notes how, in order. */
+async function loading({ record, folder, isNew = false, isElsewhere = false, isUnknown = false }: Case) {
+  const home = join(await temporaryRoot(), "servers", "s1", "home");
+  const path = join(home, "session-state", "one");
+  mkdirSync(folder === undefined ? dirname(path) : path, { recursive: true });
+  for (const name of folder ?? []) writeFileSync(join(path, name), "{}\n");
+  const directory = { has: async () => true, assertStorage: async () => undefined } as unknown as HostDirectory;
+  const config = { auth: null } as unknown as SessionsContext["config"];
+  const context = { directory, config, env: {}, provider: async () => null };
+  const server = serverRecord("s1", { home });
+  const how: Loading["how"][] = [];
+  const transport = {
+    isElsewhere,
+    load: async (asked: Loading) => {
+      how.push(asked.how);
+      if (asked.how === "resume" && isUnknown) throw UNKNOWN;
+    },
+  };
+  const used = { record: sessionRecord("one", { serverId: "s1", ...record }), server };
+  await load(context, used, transport, { isNew, signal: NEVER });
+  return how;
+}
+
+/** The runtime's lock in the folder of a loaded session, with the PID that `serverRecord` has. */
+const LOCK = "inuse.4711.lock";
+
+it.each<[string, Case, Loading["how"][]]>([
+  ["creates a session that never had a turn", {}, ["create"]],
+  ["resumes a session with a history", { record: { turns: 1 }, folder: ["events.jsonl"] }, ["resume"]],
+  ["resumes a session that never had a turn while a client has it open", { folder: [LOCK] }, ["resume"]],
+  ["resumes a session that only the server's memory has", { record: { turns: 1 }, folder: [LOCK] }, ["resume"]],
+  [
+    "creates a session that never had a turn when its last client leaves it at that moment",
+    { folder: [LOCK], isUnknown: true },
+    ["resume", "create"],
+  ],
+  ["asks the server about a session in a folder that a client chose", { isElsewhere: true }, ["resume"]],
+  [
+    "creates a session in a folder that a client chose when the server does not find it",
+    { isElsewhere: true, isUnknown: true },
+    ["resume", "create"],
+  ],
+  ["creates a new session in a folder that a client chose", { isElsewhere: true, isNew: true }, ["create"]],
+])("%s", async (_, given, how) => {
+  expect(await loading(given)).toEqual(how);
+});
+
+it.each<[string, Case, object]>([
+  ["when it had turns and its history is gone", { record: { turns: 2 } }, { code: "FLEET_SESSION_LOST" }],
+  [
+    "when it had turns and the server does not find it",
+    { record: { turns: 2 }, folder: ["events.jsonl"], isUnknown: true },
+    UNKNOWN,
+  ],
+  [
+    "when it had turns in a folder that a client chose and the server does not find it",
+    { record: { turns: 2 }, isElsewhere: true, isUnknown: true },
+    UNKNOWN,
+  ],
+  ["when its record names another server", { record: { serverId: "s2" } }, { code: "FLEET_SESSION_MOVED" }],
+])("never creates a session again %s", async (_, given, error) => {
+  await expect(loading(given)).rejects.toMatchObject(error);
+});

@@ -1,0 +1,108 @@
+import { mkdtemp, realpath } from "node:fs/promises";
+import { type Profiler, Session } from "node:inspector/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, expect, it, vi } from "vitest";
+import { Fleet } from "../../src/fleet/fleet.js";
+import type { Store } from "../../src/store/ports.js";
+import { altered } from "../fixtures/altered-store.js";
+import { testPorts } from "../fixtures/ports.js";
+import { removeFolder } from "../fixtures/remove-folder.js";
+
+const reads = vi.hoisted(() => [] as string[]);
+
+vi.mock(import("../../src/store/open.js"), async (original) => {
+  const opened = await original();
+  const openStore = (...args: Parameters<typeof opened.openStore>): Store => {
+    const store = opened.openStore(...args);
+    const read: Store["sessions"]["read"] = async (id) => {
+      reads.push(id);
+      return await store.sessions.read(id);
+    };
+    return altered(store, { sessions: { read } });
+  };
+  return { ...opened, openStore };
+});
+
+async function openFleet(folder: string, isolation: "per-user" | "shared") {
+  const env = { PATH: process.env.PATH, HOME: process.env.HOME, COPILOT_OFFLINE: "true" };
+  const config = { ports: testPorts(), isolation, provider: { type: "echo" as const } };
+  return await Fleet.open({ env: { ...env, COPILOTFLEET_HOME: join(folder, isolation) }, cwd: folder, config });
+}
+
+let folder: string;
+const fleets: Fleet[] = [];
+beforeAll(async () => {
+  folder = await realpath(await mkdtemp(join(tmpdir(), "copilotfleet-use-")));
+});
+afterAll(async () => {
+  for (const fleet of fleets) {
+    const servers = await fleet.servers.list();
+    await fleet.servers.stop(
+      servers.map(({ id }) => id),
+      { force: true },
+    );
+    await fleet.close();
+  }
+  await removeFolder(folder);
+});
+
+/** A fleet with a session `ID` that nobody has open. */
+async function fleetWith(id: string, isolation: "per-user" | "shared", members?: readonly string[]): Promise<Fleet> {
+  const fleet = await openFleet(folder, isolation);
+  fleets.push(fleet);
+  const session = await fleet.sessions.create({ user: "ann", sessionId: id, ...(members ? { members } : {}) });
+  await fleet.sessions.leave(session);
+  await fleet.sessions.use(id, "first", { user: "ann" });
+  return fleet;
+}
+
+it.each<["per-user" | "shared", readonly string[] | undefined]>([
+  ["per-user", undefined],
+  ["per-user", ["ben"]],
+  ["shared", undefined],
+  ["shared", ["ben"]],
+])("a send reads the session's record twice (isolation %s, members %j)", async (isolation, members) => {
+  const id = `reads-${members === undefined ? "alone" : "team"}`;
+  const fleet = await fleetWith(id, isolation, members);
+  reads.length = 0;
+  const { text } = await fleet.sessions.use(id, "second", { user: "ann" });
+  expect(text).toBe("[turn 2] second");
+  // The first read finds the session. The second is under the use marker, on purpose.
+  expect(reads).toEqual([id, id]);
+});
+
+it("a turn in a session that the process has open on its user's own server does not read the record", async () => {
+  const fleet = await fleetWith("open", "per-user");
+  const session = await fleet.sessions.resume("open", { user: "ann" });
+  reads.length = 0;
+  await fleet.sessions.send(session, "second");
+  expect(reads).toEqual([]);
+  await fleet.sessions.leave(session);
+});
+
+/** The source files of which a function runs during `work`. A module that is only loaded, or has only types, does not count. */
+async function filesUsed(work: () => Promise<unknown>): Promise<string[]> {
+  const session = new Session();
+  session.connect();
+  await session.post("Profiler.enable");
+  await session.post("Profiler.startPreciseCoverage", { callCount: true, detailed: false });
+  await session.post("Profiler.takePreciseCoverage"); // forgets what has run so far
+  await work();
+  const { result } = await session.post("Profiler.takePreciseCoverage");
+  session.disconnect();
+  // A function without a name may be one that vitest makes for the exports of a module.
+  const isUsed = ({ functionName, ranges }: Profiler.FunctionCoverage) => functionName !== "" && ranges[0]?.count !== 0;
+  const ran = result.filter(({ functions }) => functions.some(isUsed));
+  return ran.flatMap(({ url }) => /\/src\/(.+\.ts)/.exec(url)?.[1] ?? []).sort();
+}
+
+it("a send passes through at most 35 files", async () => {
+  const fleet = await fleetWith("files", "per-user");
+  const files = await filesUsed(async () => await fleet.sessions.use("files", "second", { user: "ann" }));
+  // Not counted: the configuration and the errors, the adapter of the store behind `store/ports.ts`, and the echo model, which
+  // stands in for a service.
+  const counted = files.filter((file) => !/^(config\/|errors|store\/|models\/echo)/.test(file));
+  expect(counted).toContain("sessions/use/use-session.ts");
+  expect(counted.length, counted.join("\n")).toBeLessThanOrEqual(35);
+});
