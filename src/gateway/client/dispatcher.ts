@@ -176,6 +176,8 @@ export class Dispatcher {
     if (handler === "send" && this.#prompts.waits(record.id)) return await this.#prompts.send(request, record);
     if (cancels === true && this.#prompts.cancel(record.id)) return requests.reply(request, { success: true });
     const host = await this.#router.hostOf(record);
+    // A turn that has begun here may find that the session has moved, and then its prompts come back to the line.
+    if (host !== null) await this.#prompts.sent(record.id);
     if (lines.isOvertaking(request)) return;
     if (host !== null) return await this.#relay.session(handling, host, request, record);
     switch (handler) {
