@@ -1,4 +1,4 @@
-import type { Counter, Gauge, Histogram, Registry } from "prom-client";
+import type { Counter, Registry } from "prom-client";
 import { LIMITED } from "../../config/limits.js";
 import { ERRORS, type FleetErrorCode } from "../../errors.js";
 import type { RequestReport } from "../../gateway/state/door/report.js";
@@ -64,34 +64,7 @@ export interface MetricsSnapshot {
 export class FleetMetrics {
   readonly contentType: string;
   readonly #registry: Registry;
-  readonly #servers: Gauge<"state">;
-  readonly #activeSessions: Gauge;
-  readonly #turnsInFlight: Gauge;
-  readonly #turnsStalled: Gauge;
-  readonly #turns: Counter<"outcome">;
-  readonly #turnSeconds: Histogram;
-  readonly #restarts: Counter<"reason">;
-  readonly #recycles: Counter<"reason">;
-  readonly #crashLoops: Counter;
-  readonly #probes: Counter<"outcome">;
-  readonly #probeSeconds: Histogram;
-  readonly #evictions: Counter;
-  readonly #gcRuns: Counter<"outcome">;
-  readonly #gcDeleted: Counter;
-  readonly #gcFreedBytes: Counter;
-  readonly #gcLastSuccess: Gauge;
-  readonly #leases: Gauge;
-  readonly #memoryBytes: Gauge;
-  readonly #diskFreeBytes: Gauge;
-  readonly #draining: Gauge;
-  readonly #doorClients: Gauge;
-  readonly #doorTurns: Gauge;
-  readonly #requests: Counter<"method" | "outcome">;
-  readonly #requestSeconds: Histogram<"method">;
-  readonly #limitsReached: Counter<"limit">;
-  readonly #healthy: Gauge;
-  readonly #ready: Gauge;
-  readonly #errors: Counter<"code">;
+  readonly #series: ReturnType<typeof seriesOf>;
 
   /** @param options.version The version of this package. */
   static async open(options: { version: string }): Promise<FleetMetrics> {
@@ -101,161 +74,158 @@ export class FleetMetrics {
 
   private constructor(library: typeof import("prom-client"), version: string) {
     // Do not use the library's global registry: it belongs to the program that imports this package.
-    const registry = new library.Registry();
-    const named = (name: string, help: string) => ({ name: `copilotfleet_${name}`, help, registers: [registry] });
-    const gauge = (name: string, help: string) => new library.Gauge(named(name, help));
-    const counter = (name: string, help: string) => new library.Counter(named(name, help));
-    const counterBy = <L extends string>(name: string, label: L, values: readonly string[], help: string) => {
-      const made = new library.Counter<string>({ ...named(name, help), labelNames: [label] });
-      for (const value of values) made.inc({ [label]: value }, 0);
-      return made as Counter<L>;
-    };
-    const histogram = (name: string, buckets: number[], help: string) =>
-      new library.Histogram({ ...named(name, help), buckets });
-
-    this.#registry = registry;
-    this.contentType = registry.contentType;
-
-    this.#servers = new library.Gauge({ ...named("servers", "Servers in the registry."), labelNames: ["state"] });
-    this.#activeSessions = gauge("sessions_active", "Sessions loaded in a server's memory.");
-    this.#turnsInFlight = gauge("turns_in_flight", "Turns that have begun and not ended.");
-    this.#turnsStalled = gauge("turns_stalled", "Turns in flight without a sign of life for too long.");
-    this.#turns = counterBy("turns_total", "outcome", TURN_OUTCOMES, "Turns that have ended.");
-    this.#turnSeconds = histogram("turn_duration_seconds", TURN_BUCKETS_SECONDS, "How long ended turns took.");
-
-    this.#restarts = counterBy("server_restarts_total", "reason", RESTART_REASONS, "Servers started again.");
-    this.#recycles = counterBy("server_recycles_total", "reason", RECYCLE_REASONS, "Servers replaced by fresh ones.");
-    this.#crashLoops = counter("server_crash_loops_total", "Servers given up after crashing again and again.");
-    this.#probes = counterBy("probes_total", "outcome", PROBE_OUTCOMES, "Probes of servers.");
-    this.#probeSeconds = histogram("probe_duration_seconds", PROBE_BUCKETS_SECONDS, "How long probes took.");
-
-    this.#evictions = counter("evictions_total", "Idle sessions unloaded from a server's memory.");
-    this.#leases = gauge("leases", "Leases in force.");
-    this.#gcRuns = counterBy("gc_runs_total", "outcome", GC_OUTCOMES, "Runs of gc.");
-    this.#gcDeleted = counter("gc_deleted_sessions_total", "Sessions deleted by gc.");
-    this.#gcFreedBytes = counter("gc_freed_bytes_total", "Bytes of the sessions deleted by gc.");
-    this.#gcLastSuccess = gauge("gc_last_success_timestamp_seconds", "When gc last succeeded; 0: not yet.");
-
-    this.#memoryBytes = gauge("servers_memory_bytes", "Memory of all servers together.");
-    this.#diskFreeBytes = gauge("state_disk_free_bytes", "Room left on the disk that holds the state.");
-    this.#doorClients = gauge("door_clients", "Clients connected to the front door.");
-    this.#doorTurns = gauge("door_turns", "Turns that run or wait at the front door.");
-    this.#requests = new library.Counter({
-      ...named("door_requests_total", "Requests at the front door."),
-      labelNames: ["method", "outcome"] as const,
-    });
-    this.#requestSeconds = new library.Histogram({
-      ...named("door_request_duration_seconds", "How long requests at the front door took to be answered."),
-      labelNames: ["method"] as const,
-      buckets: REQUEST_BUCKETS_SECONDS,
-    });
-    const limits = LIMITED.flatMap((limited) => [limited, `total.${limited}`]);
-    this.#limitsReached = counterBy(
-      "door_limits_reached_total",
-      "limit",
-      limits,
-      "Refusals at the front door by limits.",
-    );
-    this.#draining = gauge("draining", "1 while the supervisor drains.");
-    this.#healthy = gauge("healthy", "1 when /healthz answers ok.");
-    this.#ready = gauge("ready", "1 when /readyz answers ok.");
-    this.#errors = counterBy("errors_total", "code", Object.keys(ERRORS), "Errors the supervisor met, by their code.");
-
-    new library.Gauge({
-      ...named("supervisor_memory_bytes", "Memory of the supervisor itself."),
-      collect() {
-        this.set(process.memoryUsage.rss());
-      },
-    });
-    gauge("supervisor_start_time_seconds", "When the supervisor's process started.").set(
-      Date.now() / 1000 - process.uptime(),
-    );
-    new library.Gauge({
-      ...named("build_info", "The versions of copilotfleet and Node.js; always 1."),
-      labelNames: ["version", "node"],
-    }).set({ version, node: process.versions.node }, 1);
-
-    for (const state of SERVER_STATES) this.#servers.set({ state }, 0);
+    this.#registry = new library.Registry();
+    this.contentType = this.#registry.contentType;
+    this.#series = seriesOf(library, this.#registry, version);
+    for (const state of SERVER_STATES) this.#series.servers.set({ state }, 0);
     // Zeros would be false alarms, so these series begin with their first measurement.
-    for (const unknown of [this.#diskFreeBytes, this.#healthy, this.#ready]) unknown.remove();
+    const { diskFreeBytes, healthy, ready } = this.#series;
+    for (const unknown of [diskFreeBytes, healthy, ready]) unknown.remove();
   }
 
   /** Sets all values of the snapshot, which may rise and fall. */
   observe(snapshot: MetricsSnapshot): void {
-    for (const state of SERVER_STATES) this.#servers.set({ state }, snapshot.serversByState[state]);
-    this.#activeSessions.set(snapshot.activeSessions);
-    this.#turnsInFlight.set(snapshot.turnsInFlight);
-    this.#turnsStalled.set(snapshot.turnsStalled);
-    this.#leases.set(snapshot.leases);
-    this.#memoryBytes.set(snapshot.memoryBytes);
-    if (snapshot.diskFreeBytes === null) this.#diskFreeBytes.remove();
-    else this.#diskFreeBytes.set(snapshot.diskFreeBytes);
-    this.#draining.set(snapshot.draining ? 1 : 0);
-    this.#doorClients.set(snapshot.doorClients);
-    this.#doorTurns.set(snapshot.doorTurns);
+    for (const state of SERVER_STATES) this.#series.servers.set({ state }, snapshot.serversByState[state]);
+    this.#series.activeSessions.set(snapshot.activeSessions);
+    this.#series.turnsInFlight.set(snapshot.turnsInFlight);
+    this.#series.turnsStalled.set(snapshot.turnsStalled);
+    this.#series.leases.set(snapshot.leases);
+    this.#series.memoryBytes.set(snapshot.memoryBytes);
+    if (snapshot.diskFreeBytes === null) this.#series.diskFreeBytes.remove();
+    else this.#series.diskFreeBytes.set(snapshot.diskFreeBytes);
+    this.#series.draining.set(snapshot.draining ? 1 : 0);
+    this.#series.doorClients.set(snapshot.doorClients);
+    this.#series.doorTurns.set(snapshot.doorTurns);
   }
 
   /** Sets the current answers of the health endpoint, which calls this before each scrape. */
   judged(verdict: { healthy: boolean; ready: boolean }): void {
-    this.#healthy.set(verdict.healthy ? 1 : 0);
-    this.#ready.set(verdict.ready ? 1 : 0);
+    this.#series.healthy.set(verdict.healthy ? 1 : 0);
+    this.#series.ready.set(verdict.ready ? 1 : 0);
   }
 
   /** Counts a finished request at the front door. `method` is one of the protocol's methods, or `unknown`. */
   requested(method: string, outcome: RequestReport["outcome"], seconds: number): void {
-    this.#requests.inc({ method, outcome });
-    if (outcome !== "abandoned") this.#requestSeconds.observe({ method }, seconds);
+    this.#series.requests.inc({ method, outcome });
+    if (outcome !== "abandoned") this.#series.requestSeconds.observe({ method }, seconds);
   }
 
   /** Counts a refusal at the front door because of a limit. `limit` is one of the names in `config/limits.ts`. */
   limited(limit: string): void {
-    this.#limitsReached.inc({ limit });
+    this.#series.limitsReached.inc({ limit });
   }
 
   restarted(reason: RestartReason): void {
-    this.#restarts.inc({ reason });
+    this.#series.restarts.inc({ reason });
   }
 
   recycled(reason: RecycleReason): void {
-    this.#recycles.inc({ reason });
+    this.#series.recycles.inc({ reason });
   }
 
   /** Counts a server that has crashed so often that it is now `failed`. */
   crashLooped(): void {
-    this.#crashLoops.inc();
+    this.#series.crashLoops.inc();
   }
 
   probed(outcome: ProbeOutcome, seconds: number): void {
-    this.#probes.inc({ outcome });
-    this.#probeSeconds.observe(seconds);
+    this.#series.probes.inc({ outcome });
+    this.#series.probeSeconds.observe(seconds);
   }
 
   turnEnded(outcome: TurnOutcome, seconds: number): void {
-    this.#turns.inc({ outcome });
-    this.#turnSeconds.observe(seconds);
+    this.#series.turns.inc({ outcome });
+    this.#series.turnSeconds.observe(seconds);
   }
 
   evicted(count: number): void {
-    this.#evictions.inc(count);
+    this.#series.evictions.inc(count);
   }
 
   gcRan(result: Pick<GcResult, "deleted" | "freedBytes">): void {
-    this.#gcRuns.inc({ outcome: "ok" });
-    this.#gcDeleted.inc(result.deleted.length);
-    this.#gcFreedBytes.inc(result.freedBytes);
-    this.#gcLastSuccess.set(Date.now() / 1000);
+    this.#series.gcRuns.inc({ outcome: "ok" });
+    this.#series.gcDeleted.inc(result.deleted.length);
+    this.#series.gcFreedBytes.inc(result.freedBytes);
+    this.#series.gcLastSuccess.set(Date.now() / 1000);
   }
 
   gcFailed(): void {
-    this.#gcRuns.inc({ outcome: "failed" });
+    this.#series.gcRuns.inc({ outcome: "failed" });
   }
 
   failed(code: FleetErrorCode): void {
-    this.#errors.inc({ code });
+    this.#series.errors.inc({ code });
   }
 
   /** The metrics as the body of the response to a scrape. Its content type is {@link contentType}. */
   async text(): Promise<string> {
     return await this.#registry.metrics();
   }
+}
+
+/** Makes all series of the metrics in a registry. */
+function seriesOf(library: typeof import("prom-client"), registry: Registry, version: string) {
+  const named = (name: string, help: string) => ({ name: `copilotfleet_${name}`, help, registers: [registry] });
+  const gauge = (name: string, help: string) => new library.Gauge(named(name, help));
+  const counter = (name: string, help: string) => new library.Counter(named(name, help));
+  const counterBy = <L extends string>(name: string, label: L, values: readonly string[], help: string) => {
+    const made = new library.Counter<string>({ ...named(name, help), labelNames: [label] });
+    for (const value of values) made.inc({ [label]: value }, 0);
+    return made as Counter<L>;
+  };
+  const histogram = (name: string, buckets: number[], help: string) =>
+    new library.Histogram({ ...named(name, help), buckets });
+
+  const limits = LIMITED.flatMap((limited) => [limited, `total.${limited}`]);
+  new library.Gauge({
+    ...named("supervisor_memory_bytes", "Memory of the supervisor itself."),
+    collect() {
+      this.set(process.memoryUsage.rss());
+    },
+  });
+  gauge("supervisor_start_time_seconds", "When the supervisor's process started.").set(
+    Date.now() / 1000 - process.uptime(),
+  );
+  new library.Gauge({
+    ...named("build_info", "The versions of copilotfleet and Node.js; always 1."),
+    labelNames: ["version", "node"],
+  }).set({ version, node: process.versions.node }, 1);
+
+  return {
+    servers: new library.Gauge({ ...named("servers", "Servers in the registry."), labelNames: ["state"] }),
+    activeSessions: gauge("sessions_active", "Sessions loaded in a server's memory."),
+    turnsInFlight: gauge("turns_in_flight", "Turns that have begun and not ended."),
+    turnsStalled: gauge("turns_stalled", "Turns in flight without a sign of life for too long."),
+    turns: counterBy("turns_total", "outcome", TURN_OUTCOMES, "Turns that have ended."),
+    turnSeconds: histogram("turn_duration_seconds", TURN_BUCKETS_SECONDS, "How long ended turns took."),
+    restarts: counterBy("server_restarts_total", "reason", RESTART_REASONS, "Servers started again."),
+    recycles: counterBy("server_recycles_total", "reason", RECYCLE_REASONS, "Servers replaced by fresh ones."),
+    crashLoops: counter("server_crash_loops_total", "Servers given up after crashing again and again."),
+    probes: counterBy("probes_total", "outcome", PROBE_OUTCOMES, "Probes of servers."),
+    probeSeconds: histogram("probe_duration_seconds", PROBE_BUCKETS_SECONDS, "How long probes took."),
+    evictions: counter("evictions_total", "Idle sessions unloaded from a server's memory."),
+    leases: gauge("leases", "Leases in force."),
+    gcRuns: counterBy("gc_runs_total", "outcome", GC_OUTCOMES, "Runs of gc."),
+    gcDeleted: counter("gc_deleted_sessions_total", "Sessions deleted by gc."),
+    gcFreedBytes: counter("gc_freed_bytes_total", "Bytes of the sessions deleted by gc."),
+    gcLastSuccess: gauge("gc_last_success_timestamp_seconds", "When gc last succeeded; 0: not yet."),
+    memoryBytes: gauge("servers_memory_bytes", "Memory of all servers together."),
+    diskFreeBytes: gauge("state_disk_free_bytes", "Room left on the disk that holds the state."),
+    doorClients: gauge("door_clients", "Clients connected to the front door."),
+    doorTurns: gauge("door_turns", "Turns that run or wait at the front door."),
+    requests: new library.Counter({
+      ...named("door_requests_total", "Requests at the front door."),
+      labelNames: ["method", "outcome"] as const,
+    }),
+    requestSeconds: new library.Histogram({
+      ...named("door_request_duration_seconds", "How long requests at the front door took to be answered."),
+      labelNames: ["method"] as const,
+      buckets: REQUEST_BUCKETS_SECONDS,
+    }),
+    limitsReached: counterBy("door_limits_reached_total", "limit", limits, "Refusals at the front door by limits."),
+    draining: gauge("draining", "1 while the supervisor drains."),
+    healthy: gauge("healthy", "1 when /healthz answers ok."),
+    ready: gauge("ready", "1 when /readyz answers ok."),
+    errors: counterBy("errors_total", "code", Object.keys(ERRORS), "Errors the supervisor met, by their code."),
+  };
 }
