@@ -18,9 +18,7 @@ import { serverFor } from "./server.js";
 export interface UseRequest extends PermitRequest {
   /** The session's record, of which the caller has checked that the user may use the session. */
   record: SessionRecord;
-  /**
-   * Whether the use takes a turn, which nobody else may do at the same time. Otherwise it only opens the session.
-   */
+  /** Whether the use takes a turn, which nobody else may do at the same time. Otherwise it only opens the session. */
   isTurn: boolean;
   /** The server on which the caller has the session open. It is used if it still takes turns and has the session. */
   at?: ServerRecord | undefined;
