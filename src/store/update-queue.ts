@@ -129,10 +129,11 @@ export class UpdateQueue<T, B extends Base = Base> {
   #dropExpired(waiting: Pending<T>[]): Pending<T>[] {
     const { where, deadlineMs } = this.#tries;
     const now = performance.now();
-    const expired = waiting.filter(({ since }) => now - since > deadlineMs);
-    const lost = `could not be changed within ${deadlineMs} ms, because other writers kept changing it`;
-    rejectAll(expired, busyError(where, lost));
-    return waiting.filter((pending) => !expired.includes(pending));
+    return waiting.filter(({ since, reject }) => {
+      if (now - since <= deadlineMs) return true;
+      reject(busyError(where, `could not be changed within ${deadlineMs} ms, because other writers kept changing it`));
+      return false;
+    });
   }
 
   /**
