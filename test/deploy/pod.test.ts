@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
 import { DOOR_PORT, METRICS_PORT, UID } from "../../src/deploy/container.js";
 import { DeployedPod } from "../fixtures/deployed-pod.js";
-import { eventually } from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
 import { RawClient } from "../gateway/raw-client.js";
 import { has, kubernetes } from "./render.js";
 

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { testFleet } from "../fixtures/cli.js";
-import { eventually } from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
 import { Terminal } from "../fixtures/terminal.js";
 
 const fleet = testFleet();

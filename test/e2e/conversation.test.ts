@@ -3,7 +3,8 @@ import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import type { SessionView } from "../../src/sessions/view.js";
 import { testFleet } from "../fixtures/cli.js";
-import { eventually, isRunning } from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
+import { isRunning } from "../fixtures/processes.js";
 
 const fleet = testFleet();
 const ALICE = ["--user", "alice"];
@@ -129,8 +130,9 @@ describe("send", () => {
   it("four creates and four sends at the same time for one user share one server", async () => {
     const ids = ["c1", "c2", "c3", "c4"];
     await fleet.ok(["stop", ...ALICE]);
-    await Promise.all(ids.map((id) => fleet.create("alice", id)));
-    const replies = await Promise.all(ids.map((id) => fleet.send("alice", id, id)));
+    const apart = { ownProcess: true };
+    await Promise.all(ids.map((id) => fleet.create("alice", id, apart)));
+    const replies = await Promise.all(ids.map((id) => fleet.send("alice", id, id, apart)));
     expect(replies).toEqual(ids.map((id) => `[turn 1] ${id}`));
     expect(fleet.processes()).toHaveLength(1);
   });

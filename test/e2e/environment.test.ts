@@ -4,7 +4,8 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
 import { type ErrorShape, RAW, TestFleet, testFleet } from "../fixtures/cli.js";
-import { fake, processesWith } from "../fixtures/fault-fleet.js";
+import { fake } from "../fixtures/fault-fleet.js";
+import { processesWith } from "../fixtures/processes.js";
 
 const fleet = testFleet();
 
@@ -260,7 +261,7 @@ describe("ports", () => {
   });
 
   it("spawn --count exits with 6 when the ports run out, and ps shows the servers that it started", async () => {
-    const full = new TestFleet({}, 2);
+    const full = new TestFleet({}, { portCount: 2 });
     try {
       const error = await full.refusal(6, ["spawn", "--user", "many", "--count", "4"]);
       expect(error).toMatchObject({ code: "FLEET_PORTS_EXHAUSTED" });

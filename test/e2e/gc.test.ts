@@ -6,9 +6,10 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Fleet, type GcResult } from "../../src/index.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { testFleet } from "../fixtures/cli.js";
-import { eventually, isRunning, sleeper } from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
 import { makeOld } from "../fixtures/gc-sessions.js";
 import { startHeldModel } from "../fixtures/held-model.js";
+import { isRunning, sleeper } from "../fixtures/processes.js";
 
 const model = await startHeldModel();
 afterAll(() => model.close());

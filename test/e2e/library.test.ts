@@ -3,7 +3,8 @@ import type { CopilotClient, CopilotSession } from "@github/copilot-sdk";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { Fleet, FleetError, isFleetError } from "../../src/index.js";
 import { testFleet } from "../fixtures/cli.js";
-import { eventually, isRunning } from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
+import { isRunning } from "../fixtures/processes.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 
 const command = testFleet();

@@ -3,7 +3,8 @@ import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import type { ServerView } from "../../src/pool/server.js";
 import type { SessionView } from "../../src/sessions/view.js";
-import { type Ran, testFleet } from "../fixtures/cli.js";
+import { testFleet } from "../fixtures/cli.js";
+import type { Ran } from "../fixtures/command.js";
 
 const fleet = testFleet();
 
@@ -61,13 +62,15 @@ describe("create --id", () => {
     const args = (user: string) => ["create", "--user", user, "--id", "hers"];
     const [own, foreign] = await Promise.all([fleet.run(args("mary-jane")), fleet.run(args("mary"))]);
     expect(own).toMatchObject({ code: 5, stdout: "", stderr: expect.stringContaining('"hers"') });
-    expect({ ...foreign, json: undefined }).toEqual({ ...own, json: undefined });
+    expect({ ...foreign, json: undefined, ms: 0 }).toEqual({ ...own, json: undefined, ms: 0 });
     expect(await fleet.send("mary-jane", "hers", "intact")).toBe("[turn 3] intact");
   });
 
   it("create --id gives an id to one of three users who ask at the same time, and refuses the others", async () => {
     const users = ["one", "two", "three"];
-    const ran = await Promise.all(users.map((user) => fleet.run(["create", "--user", user, "--id", "contested"])));
+    const ran = await Promise.all(
+      users.map((user) => fleet.start(["create", "--user", user, "--id", "contested"]).done),
+    );
     expect(ran.map(({ code }) => code).sort()).toEqual([0, 5, 5]);
     const winner = users[ran.findIndex(({ code }) => code === 0)] ?? "";
     expect(await fleet.send(winner, "contested", "mine")).toBe("[turn 1] mine");

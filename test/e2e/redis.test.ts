@@ -8,7 +8,7 @@ import type { Lease } from "../../src/model/lease.js";
 import type { ServerView } from "../../src/pool/server.js";
 import type { SessionView } from "../../src/sessions/view.js";
 import { TestFleet } from "../fixtures/cli.js";
-import { eventually } from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
 import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 
@@ -87,7 +87,9 @@ describe.skipIf(problem !== undefined)("the fleet on Redis", () => {
 
   it("a session on Redis takes 12 prompts at once from 12 processes, one turn at a time", async () => {
     const prompts = Array.from({ length: 12 }, (_, index) => `p${index}`);
-    const replies = await Promise.all(prompts.map((prompt) => fleet.send("alice", "notes", prompt)));
+    const replies = await Promise.all(
+      prompts.map((prompt) => fleet.send("alice", "notes", prompt, { ownProcess: true })),
+    );
     const turns = replies.map((reply, index) => {
       const [, turn, text] = /^\[turn (\d+)\] (.*)$/.exec(reply) ?? [];
       expect(text).toBe(prompts[index]);

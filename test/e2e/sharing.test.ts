@@ -3,7 +3,8 @@ import type { AddressInfo } from "node:net";
 import { describe, expect, it, vi } from "vitest";
 import type { ServerView } from "../../src/pool/server.js";
 import type { SessionView } from "../../src/sessions/view.js";
-import { COMMAND, testFleet } from "../fixtures/cli.js";
+import { testFleet } from "../fixtures/cli.js";
+import { COMMAND } from "../fixtures/command.js";
 import { startHeldModel } from "../fixtures/held-model.js";
 
 const SHARED = { COPILOTFLEET_ISOLATION: "shared", COPILOTFLEET_POOL_SERVERS: "2" };
@@ -55,7 +56,9 @@ describe("a private session", () => {
   it("a private session answers each of four prompts that arrive at once from four processes", async () => {
     await fleet.ok(["create", "--user", "ivy", "--id", "own"]);
     const prompts = ["!delay 300 a", "b", "!delay 50 c", "d"];
-    const replies = await Promise.all(prompts.map((prompt) => fleet.ok(["send", "own", prompt, "--user", "ivy"])));
+    const replies = await Promise.all(
+      prompts.map((prompt) => fleet.ok(["send", "own", prompt, "--user", "ivy"], { ownProcess: true })),
+    );
     expect(replies.map((reply) => reply.trim().slice(-1))).toEqual(["a", "b", "c", "d"]);
     expect(replies.map((reply) => reply.slice(0, 8)).toSorted()).toEqual([
       "[turn 1]",
@@ -114,7 +117,7 @@ describe("collaborative sessions", () => {
     expect(session).toMatchObject({ kind: "collaborative", owner: "alice", members: ["bob", "carol"], lease: null });
     const members = ["alice", "bob", "carol"];
     const replies = await Promise.all(
-      members.map((user) => fleet.ok(["send", "team", `I am ${user}`, "--user", user])),
+      members.map((user) => fleet.ok(["send", "team", `I am ${user}`, "--user", user], { ownProcess: true })),
     );
     for (const [index, user] of members.entries())
       expect(replies[index]).toMatch(new RegExp(`^\\[turn \\d\\] I am ${user}\n$`));

@@ -1,7 +1,8 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { Stopped } from "../../src/pool/stop/stop.js";
-import { type Running, testFleet } from "../fixtures/cli.js";
-import { eventually } from "../fixtures/fault-fleet.js";
+import { testFleet } from "../fixtures/cli.js";
+import type { Running } from "../fixtures/command.js";
+import { eventually } from "../fixtures/eventually.js";
 import { startHeldModel } from "../fixtures/held-model.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 

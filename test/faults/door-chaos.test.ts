@@ -2,7 +2,8 @@ import { setMaxListeners } from "node:events";
 import { setTimeout as delay } from "node:timers/promises";
 import { CopilotClient, type CopilotSession, RuntimeConnection } from "@github/copilot-sdk";
 import { expect, it, onTestFinished } from "vitest";
-import { errorOf, eventually, expectConsistent, type FaultFleet, faultFleet, rounds } from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
+import { errorOf, expectConsistent, type FaultFleet, faultFleet, rounds } from "../fixtures/fault-fleet.js";
 import { startScriptedModel } from "../fixtures/scripted-model.js";
 import { type Serving, serve } from "../fixtures/serve.js";
 import { historyFiles, readHistory } from "../fixtures/session-history.js";
@@ -190,7 +191,7 @@ async function commandOn(fleet: FaultFleet, user: string, sent: Sent[], until: A
     const prompt = `command of ${user} ${count}`;
     const entry: Sent = { sessionId, prompt, outcome: undefined };
     sent.push(entry);
-    const ran = await fleet.run(["send", sessionId, prompt, "--user", user, "--wait", "40s", "--json"]);
+    const ran = await fleet.start(["send", sessionId, prompt, "--user", user, "--wait", "40s", "--json"]).done;
     const { code, stdout } = ran;
     expect(stdout, `the result of a command that ended with ${JSON.stringify(ran)}`).toMatch(/^\{.*\}\n$/s);
     entry.outcome = code === 0 ? "answered" : "refused";
@@ -206,7 +207,7 @@ async function commandOn(fleet: FaultFleet, user: string, sent: Sent[], until: A
 function accidents(fleet: FaultFleet, door: Door, random: () => number): (() => Promise<unknown>)[] {
   const someone = () => TEAM[Math.floor(random() * TEAM.length)] ?? "alice";
   const command = async (...args: string[]) => {
-    const { code, stdout, stderr } = await fleet.run(args);
+    const { code, stdout, stderr } = await fleet.start(args).done;
     // When two commands want the same server at the same time, one of them is refused. A drain exits with 8 if it finds a
     // cut turn in the history, whoever cut it.
     expect([0, 5, 6, 8], `${args.join(" ")}: ${stderr}${stdout}`).toContain(code);

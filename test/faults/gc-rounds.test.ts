@@ -8,7 +8,9 @@ import type { SessionRecord } from "../../src/model/session.js";
 import { ownIdentity } from "../../src/runtime/process/process-table.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import type { Store } from "../../src/store/ports.js";
-import { errorOf, eventually, type FaultFleet, type Finished, faultFleet, rounds } from "../fixtures/fault-fleet.js";
+import type { Ran } from "../fixtures/command.js";
+import { eventually } from "../fixtures/eventually.js";
+import { errorOf, type FaultFleet, faultFleet, rounds } from "../fixtures/fault-fleet.js";
 import { makeOld, plantSessions, type Template } from "../fixtures/gc-sessions.js";
 import { seededRandom } from "../fixtures/store-random.js";
 import { sessionRecord } from "../fixtures/store-records.js";
@@ -99,7 +101,7 @@ async function scene(): Promise<Scene> {
 async function gc(fleet: FaultFleet, killAfterMs: number | null): Promise<GcResult | null> {
   const { child, done } = fleet.start(["gc", "--ttl", "24h", "--json"]);
   const timer = killAfterMs === null ? undefined : setTimeout(() => child.kill("SIGKILL"), killAfterMs);
-  const finished: Finished = await done;
+  const finished: Ran = await done;
   clearTimeout(timer);
   if (finished.signal === "SIGKILL") return null;
   expect(finished).toMatchObject({ code: 0, stderr: "" });

@@ -1,6 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { expect, it } from "vitest";
-import { eventually, rounds } from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
+import { rounds } from "../fixtures/fault-fleet.js";
 import type { Pod } from "../fixtures/pod.js";
 import { type Answer, askUntilAnswered } from "../fixtures/pod-user.js";
 import { Pods, podsProblem } from "../fixtures/pods.js";

@@ -1,5 +1,5 @@
 import { expect, it } from "vitest";
-import { eventually } from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
 import { askUntilAnswered, turn } from "../fixtures/pod-user.js";
 import { Pods, podsProblem } from "../fixtures/pods.js";
 import { RawClient } from "../gateway/raw-client.js";

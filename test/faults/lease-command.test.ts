@@ -5,7 +5,8 @@ import { beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { Leases } from "../../src/sessions/leases/leases.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { testFleet } from "../fixtures/cli.js";
-import { eventually, isRunning, processesWith } from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
+import { isRunning, processesWith } from "../fixtures/processes.js";
 import { sessionRecord } from "../fixtures/store-records.js";
 
 const fleet = testFleet();

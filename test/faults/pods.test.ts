@@ -1,8 +1,8 @@
 import { existsSync, readFileSync } from "node:fs";
 import { hostname } from "node:os";
 import { expect, it } from "vitest";
-import { isRunning } from "../fixtures/fault-fleet.js";
 import { Pods, podsProblem } from "../fixtures/pods.js";
+import { isRunning } from "../fixtures/processes.js";
 import { RawClient } from "../gateway/raw-client.js";
 
 const problem = podsProblem();

@@ -1,7 +1,8 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { approveAll } from "@github/copilot-sdk";
 import { afterAll, beforeAll, expect, it } from "vitest";
-import { eventually, rounds } from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
+import { rounds } from "../fixtures/fault-fleet.js";
 import { DoorFleet } from "../gateway/harness.js";
 
 const KILLS = rounds(12, 500);

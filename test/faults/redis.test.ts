@@ -9,7 +9,7 @@ import { openStore } from "../../src/store/open.js";
 import type { Store } from "../../src/store/ports.js";
 import { openRedisStore } from "../../src/store/redis/redis-store.js";
 import { CuttingProxy } from "../fixtures/cutting-proxy.js";
-import { eventually } from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
 import { freePort, parsed, RedisServer, redisProblem } from "../fixtures/redis-server.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 import { bundleFixture } from "../fixtures/store-bundle.js";

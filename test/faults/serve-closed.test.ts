@@ -1,5 +1,6 @@
 import { expect, it } from "vitest";
-import { errorOf, eventually, expectConsistent, type FaultFleet, faultFleet } from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
+import { errorOf, expectConsistent, type FaultFleet, faultFleet } from "../fixtures/fault-fleet.js";
 import { serve } from "../fixtures/serve.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 import { directSession, directTurn, echoModel, heldModel, heldTurn } from "../fixtures/turns.js";

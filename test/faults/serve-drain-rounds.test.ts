@@ -3,7 +3,8 @@ import { expect, it } from "vitest";
 import { isFleetError } from "../../src/errors.js";
 import type { Fleet } from "../../src/fleet/fleet.js";
 import type { EchoModel } from "../../src/models/echo.js";
-import { eventually, type FaultFleet, faultFleet, rounds } from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
+import { type FaultFleet, faultFleet, rounds } from "../fixtures/fault-fleet.js";
 import { serve } from "../fixtures/serve.js";
 import { seededRandom } from "../fixtures/store-random.js";
 import { directSession, echoModel, openLibrary, turnsBefore } from "../fixtures/turns.js";
@@ -38,7 +39,8 @@ async function sendOn(
 async function commandOn(fleet: FaultFleet, sessionId: string, user: string, answered: Answered): Promise<void> {
   for (;;) {
     const before = answered.get(sessionId) ?? 0;
-    const { code, stdout } = await fleet.run(["send", sessionId, "!delay 200 done", "--user", user, "--json"]);
+    const sending = fleet.start(["send", sessionId, "!delay 200 done", "--user", user, "--json"]);
+    const { code, stdout } = await sending.done;
     if (code === 5) {
       expect(stdout).toContain("FLEET_POOL_DRAINING");
       return;

@@ -1,7 +1,9 @@
 import { expect, it } from "vitest";
 import type { Served } from "../../src/cli/run/serve.js";
 import { isFleetError } from "../../src/errors.js";
-import { eventually, expectConsistent, fake, faultFleet, killed } from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
+import { expectConsistent, fake, faultFleet } from "../fixtures/fault-fleet.js";
+import { killed } from "../fixtures/processes.js";
 import { FAST_HEALTH, serve, startServe } from "../fixtures/serve.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 import { directSession, directTurn, echoModel, heldModel, heldTurn, isInTurn, openLibrary } from "../fixtures/turns.js";

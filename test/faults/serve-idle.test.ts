@@ -4,14 +4,9 @@ import { join } from "node:path";
 import { approveAll, CopilotClient, RuntimeConnection } from "@github/copilot-sdk";
 import { expect, it, onTestFinished } from "vitest";
 import { startEchoModel } from "../../src/models/echo.js";
-import {
-  eventually,
-  expectConsistent,
-  type FaultFleet,
-  faultFleet,
-  isRunning,
-  killed,
-} from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
+import { expectConsistent, type FaultFleet, faultFleet } from "../fixtures/fault-fleet.js";
+import { isRunning, killed } from "../fixtures/processes.js";
 import { FAST_HEALTH, type Serving, serve } from "../fixtures/serve.js";
 
 const WARM = {

@@ -2,15 +2,9 @@ import { readFileSync } from "node:fs";
 import { expect, it } from "vitest";
 import { isFleetError } from "../../src/errors.js";
 import { logPath } from "../../src/runtime/files/server-folder.js";
-import {
-  eventually,
-  expectConsistent,
-  type FaultFleet,
-  fake,
-  faultFleet,
-  isRunning,
-  rounds,
-} from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
+import { expectConsistent, type FaultFleet, fake, faultFleet, rounds } from "../fixtures/fault-fleet.js";
+import { isRunning } from "../fixtures/processes.js";
 import { FAST_HEALTH, serve, startServe } from "../fixtures/serve.js";
 import { seededRandom } from "../fixtures/store-random.js";
 import { directSession, directTurn, echoModel, openLibrary, turnsBefore } from "../fixtures/turns.js";

@@ -3,17 +3,9 @@ import { appendFileSync, chownSync, mkdirSync, rmSync, statSync, writeFileSync }
 import { dirname, join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
 import { logPath } from "../../src/runtime/files/server-folder.js";
-import {
-  eventually,
-  expectConsistent,
-  type FaultFleet,
-  faultFleet,
-  isRunning,
-  killed,
-  openFolder,
-  rounds,
-  statusOf,
-} from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
+import { expectConsistent, type FaultFleet, faultFleet, openFolder, rounds } from "../fixtures/fault-fleet.js";
+import { isRunning, killed, statusOf } from "../fixtures/processes.js";
 import { FAST_HEALTH, type Serving, serve } from "../fixtures/serve.js";
 
 /** The reason why no file system can be mounted here, or undefined if one can. */

@@ -1,15 +1,9 @@
 import { expect, it } from "vitest";
 import type { ServerRecord } from "../../src/model/server.js";
 import { isBindable } from "../../src/pool/start/ports.js";
-import {
-  eventually,
-  expectConsistent,
-  type FaultFleet,
-  fake,
-  faultFleet,
-  isRunning,
-  rounds,
-} from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
+import { expectConsistent, type FaultFleet, fake, faultFleet, rounds } from "../fixtures/fault-fleet.js";
+import { isRunning } from "../fixtures/processes.js";
 import { FAST_HEALTH, type Serving, serve } from "../fixtures/serve.js";
 import { heldModel } from "../fixtures/turns.js";
 

@@ -1,17 +1,17 @@
 import { expect, it, onTestFinished } from "vitest";
 import { Fleet } from "../../src/fleet/fleet.js";
 import { findRuntime } from "../../src/runtime/launch/find.js";
+import { eventually } from "../fixtures/eventually.js";
 import {
   errorOf,
-  eventually,
   expectConsistent,
   type FaultFleet,
   fake,
   faultFleet,
-  isRunning,
   openFolder,
   rounds,
 } from "../fixtures/fault-fleet.js";
+import { isRunning } from "../fixtures/processes.js";
 import { FAST_HEALTH, serve } from "../fixtures/serve.js";
 import { heldModel } from "../fixtures/turns.js";
 

@@ -1,7 +1,9 @@
 import { mkdir, readdir } from "node:fs/promises";
 import { expect, it } from "vitest";
 import type { Served } from "../../src/cli/run/serve.js";
-import { errorOf, eventually, expectConsistent, faultFleet, statusOf } from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
+import { errorOf, expectConsistent, faultFleet } from "../fixtures/fault-fleet.js";
+import { statusOf } from "../fixtures/processes.js";
 import { serve, startServe } from "../fixtures/serve.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 import { directSession, heldModel, heldTurn, openLibrary } from "../fixtures/turns.js";

@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { CuttingProxy } from "../fixtures/cutting-proxy.js";
-import { eventually, faultFleet } from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
+import { faultFleet } from "../fixtures/fault-fleet.js";
 import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
 import { serve } from "../fixtures/serve.js";
 import { heldModel } from "../fixtures/turns.js";

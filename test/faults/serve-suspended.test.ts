@@ -1,6 +1,8 @@
 import { fileURLToPath } from "node:url";
 import { expect, it } from "vitest";
-import { eventually, expectConsistent, type FaultFleet, faultFleet, statusOf } from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
+import { expectConsistent, type FaultFleet, faultFleet } from "../fixtures/fault-fleet.js";
+import { statusOf } from "../fixtures/processes.js";
 import { FAST_HEALTH, type Serving, serve } from "../fixtures/serve.js";
 
 /** Longer than all deadlines of the settings below. */

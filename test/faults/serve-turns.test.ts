@@ -2,7 +2,9 @@ import { setTimeout as delay } from "node:timers/promises";
 import type { CopilotSession } from "@github/copilot-sdk";
 import { expect, it } from "vitest";
 import type { Fleet } from "../../src/fleet/fleet.js";
-import { eventually, expectConsistent, type FaultFleet, faultFleet, killed, rounds } from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
+import { expectConsistent, type FaultFleet, faultFleet, rounds } from "../fixtures/fault-fleet.js";
+import { killed } from "../fixtures/processes.js";
 import { FAST_HEALTH, type Serving, serve } from "../fixtures/serve.js";
 import { openLibrary } from "../fixtures/turns.js";
 

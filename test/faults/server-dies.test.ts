@@ -2,16 +2,9 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
 import { Fleet } from "../../src/fleet/fleet.js";
-import {
-  errorOf,
-  eventually,
-  expectConsistent,
-  type FaultFleet,
-  faultFleet,
-  killed,
-  rounds,
-  statusOf,
-} from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
+import { errorOf, expectConsistent, type FaultFleet, faultFleet, rounds } from "../fixtures/fault-fleet.js";
+import { killed, statusOf } from "../fixtures/processes.js";
 
 /** How long a command may take when a server does not answer, in milliseconds. */
 const BOUND_MS = 30_000;

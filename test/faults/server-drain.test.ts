@@ -1,5 +1,7 @@
 import { expect, it } from "vitest";
-import { eventually, expectConsistent, faultFleet, isRunning } from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
+import { expectConsistent, faultFleet } from "../fixtures/fault-fleet.js";
+import { isRunning } from "../fixtures/processes.js";
 import { directSession, directTurn, echoModel, heldModel, heldTurn } from "../fixtures/turns.js";
 
 it("stop waits for a turn that a client began without the fleet", async () => {

@@ -5,7 +5,8 @@ import { expect, it, onTestFinished } from "vitest";
 import { logPath } from "../../src/runtime/files/server-folder.js";
 import { exitOfZombie, identify } from "../../src/runtime/process/process-table.js";
 import { describeEnd } from "../../src/runtime/process/server-end.js";
-import { eventually, faultFleet } from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
+import { faultFleet } from "../fixtures/fault-fleet.js";
 import { FAST_HEALTH, serve } from "../fixtures/serve.js";
 import { openLibrary } from "../fixtures/turns.js";
 

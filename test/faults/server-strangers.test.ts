@@ -8,17 +8,10 @@ import { expect, it, onTestFinished } from "vitest";
 import type { ServerView } from "../../src/pool/server.js";
 import { findRuntime } from "../../src/runtime/launch/find.js";
 import { encodeMessage } from "../../src/runtime/wire/frames.js";
-import {
-  errorOf,
-  eventually,
-  expectConsistent,
-  type FaultFleet,
-  fake,
-  faultFleet,
-  killed,
-  openFolder,
-} from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
+import { errorOf, expectConsistent, type FaultFleet, fake, faultFleet, openFolder } from "../fixtures/fault-fleet.js";
 import { MessageReader } from "../fixtures/message-reader.js";
+import { killed } from "../fixtures/processes.js";
 
 interface Stranger {
   port: number;

@@ -43,7 +43,7 @@ it("a waiting spawn still gets its server when the spawn that was starting it is
   const fleet = await faultFleet();
   const random = seededRandom("kill spawn beside others");
   for (let round = 0; round < rounds(6, 100); round++) {
-    const waiting = [1, 2, 3].map(() => fleet.spawn("alice"));
+    const waiting = [1, 2, 3].map(() => fleet.spawn("alice", { ownProcess: true }));
     await Promise.all([1, 2].map(() => killAtRandom(fleet, random, ["spawn", "--user", "alice"])));
     const pids = new Set((await Promise.all(waiting)).map(({ pid }) => pid));
     expect(pids.size).toBe(1);

@@ -2,11 +2,12 @@ import { expect, it } from "vitest";
 import type { ServerView } from "../../src/pool/server.js";
 import { errorOf, expectConsistent, faultFleet } from "../fixtures/fault-fleet.js";
 
+const APART = { ownProcess: true };
 const MANY = Array.from({ length: 16 }, (_, index) => index + 1);
 
 it("16 users who spawn at once get one server each", async () => {
   const fleet = await faultFleet();
-  const servers = await Promise.all(MANY.map((user) => fleet.spawn(`user${user}`)));
+  const servers = await Promise.all(MANY.map((user) => fleet.spawn(`user${user}`, APART)));
   expect(new Set(servers.map(({ id }) => id)).size).toBe(16);
   expect(new Set(servers.map(({ port }) => port)).size).toBe(16);
   expect(new Set(servers.map(({ pid }) => pid)).size).toBe(16);
@@ -24,7 +25,7 @@ it("16 users who spawn at once get one server each", async () => {
 it("16 spawn commands for one user at once start a single server", async () => {
   const fleet = await faultFleet();
   const results = await Promise.all(
-    MANY.map(() => fleet.json<{ server: ServerView; created: boolean }>(["spawn", "--user", "alice"])),
+    MANY.map(() => fleet.json<{ server: ServerView; created: boolean }>(["spawn", "--user", "alice"], APART)),
   );
   expect(results.filter(({ created }) => created)).toHaveLength(1);
   expect(new Set(results.map(({ server }) => `${server.pid}:${server.port}:${server.startedAt}`)).size).toBe(1);
@@ -37,7 +38,7 @@ it("spawn, stop, restart and ps of one server at once all succeed and leave at m
   await fleet.spawn("alice");
   const commands = ["spawn", "stop", "restart", "spawn", "ps", "stop", "spawn", "restart"];
   const results = await Promise.all(
-    commands.map((command) => fleet.run(command === "ps" ? ["ps"] : [command, "--user", "alice"])),
+    commands.map((command) => fleet.run(command === "ps" ? ["ps"] : [command, "--user", "alice"], APART)),
   );
   expect(results.map(({ code, stderr }) => ({ code, stderr }))).toEqual(commands.map(() => ({ code: 0, stderr: "" })));
   await expectConsistent(fleet);
@@ -47,7 +48,7 @@ it("spawn, stop, restart and ps of one server at once all succeed and leave at m
 it("three ports go to three of five users who spawn at once, and the others get a clear error", async () => {
   const fleet = await faultFleet({}, { portCount: 3 });
   const results = await Promise.all(
-    MANY.slice(0, 5).map((user) => fleet.run(["spawn", "--json", "--user", `u${user}`])),
+    MANY.slice(0, 5).map((user) => fleet.run(["spawn", "--json", "--user", `u${user}`], APART)),
   );
   const refused = results.filter(({ code }) => code !== 0);
   expect(refused.map(({ code }) => code)).toEqual([6, 6]);

@@ -4,16 +4,9 @@ import { dirname, join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
 import { serverIdOf } from "../../src/model/ids.js";
 import { logPath, serverFolder } from "../../src/runtime/files/server-folder.js";
-import {
-  errorOf,
-  expectConsistent,
-  type FaultFleet,
-  type Finished,
-  faultFleet,
-  killed,
-  openFolder,
-  rounds,
-} from "../fixtures/fault-fleet.js";
+import type { Ran } from "../fixtures/command.js";
+import { errorOf, expectConsistent, type FaultFleet, faultFleet, openFolder, rounds } from "../fixtures/fault-fleet.js";
+import { killed } from "../fixtures/processes.js";
 
 /** The reason why no file system can be mounted here, or undefined if one can. */
 const noMounts =
@@ -40,7 +33,7 @@ function fill(folder: string): string {
   return path;
 }
 
-function refused(result: Finished): { code: string; message: string } {
+function refused(result: Ran): { code: string; message: string } {
   expect(result.code, result.stdout + result.stderr).toBe(7);
   const error = errorOf(result);
   expect(error.code).toBe("FLEET_STATE_UNWRITABLE");
@@ -129,7 +122,7 @@ it("spawn reports that it or its server cannot open more files, and leaves no pa
   if (spawnSync("prlimit", ["--nofile=64", "true"]).status !== 0) return ctx.skip("needs prlimit");
   const fleet = await faultFleet();
   // Between the lowest and the highest of these limits, Node.js runs but cannot start the server.
-  const results: Finished[] = [];
+  const results: Ran[] = [];
   for (let files = 19; files <= 26; files++) {
     const result = await fleet.run(["spawn", "--user", `with-${files}`], { under: ["prlimit", `--nofile=${files}`] });
     results.push(result);
@@ -150,7 +143,7 @@ it("spawn reports that no more processes can be created, and leaves no partial r
   const fleet = await faultFleet({ HOME: folder }, { at: folder });
   onTestFinished(() => void execFileSync("chown", ["-R", "0:0", dirname(folder)]));
   const user = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
-  const results: Finished[] = [];
+  const results: Ran[] = [];
   for (let threads = 9; threads <= rounds(14, 30); threads++) {
     const under = [...user, "prlimit", `--nproc=${threads}`];
     const result = await fleet.run(["spawn", "--user", `u${threads}`, "--wait", "1s"], { under });

@@ -1,6 +1,8 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { expect, it } from "vitest";
-import { errorOf, eventually, fake, faultFleet, isRunning, killed, processesWith } from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
+import { errorOf, fake, faultFleet } from "../fixtures/fault-fleet.js";
+import { isRunning, killed, processesWith } from "../fixtures/processes.js";
 
 it("spawn shows the last output of a runtime that ends at once, and leaves no process", async () => {
   const fleet = await faultFleet({ COPILOT_CLI_PATH: fake("exits.mjs") });

@@ -1,22 +1,16 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { expect, it } from "vitest";
-import {
-  errorOf,
-  eventually,
-  expectConsistent,
-  type FaultFleet,
-  faultFleet,
-  rounds,
-  type Started,
-  statusOf,
-} from "../fixtures/fault-fleet.js";
+import type { Running } from "../fixtures/command.js";
+import { eventually } from "../fixtures/eventually.js";
+import { errorOf, expectConsistent, type FaultFleet, faultFleet, rounds } from "../fixtures/fault-fleet.js";
+import { statusOf } from "../fixtures/processes.js";
 import { seededRandom } from "../fixtures/store-random.js";
 
 /**
  * Suspends a spawn as soon as `when` holds, between the commit of its intent and the moment when its server is ready.
  * Resolves with undefined if the spawn was too fast.
  */
-async function suspendedSpawn(fleet: FaultFleet, when: () => boolean | Promise<boolean>): Promise<Started | undefined> {
+async function suspendedSpawn(fleet: FaultFleet, when: () => boolean | Promise<boolean>): Promise<Running | undefined> {
   const started = fleet.start(["spawn", "--user", "alice", "--json"]);
   await eventually("the right moment", when);
   started.child.kill("SIGSTOP");
@@ -28,7 +22,7 @@ async function suspendedSpawn(fleet: FaultFleet, when: () => boolean | Promise<b
   return undefined;
 }
 
-async function stuckSpawn(fleet: FaultFleet, when?: () => boolean): Promise<Started> {
+async function stuckSpawn(fleet: FaultFleet, when?: () => boolean): Promise<Running> {
   const claimed = async () => Object.values((await fleet.registry()).servers).some(({ state }) => state === "starting");
   const suspended = () => suspendedSpawn(fleet, when ?? claimed);
   return await eventually("a spawn that is suspended in the middle", suspended, 30_000);

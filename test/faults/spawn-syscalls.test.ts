@@ -4,16 +4,10 @@ import { basename, dirname, join } from "node:path";
 import { expect, it } from "vitest";
 import { serverIdOf } from "../../src/model/ids.js";
 import { serverFolder } from "../../src/runtime/files/server-folder.js";
-import {
-  COMMAND,
-  childrenOf,
-  eventually,
-  expectConsistent,
-  type FaultFleet,
-  faultFleet,
-  isRunning,
-  type Started,
-} from "../fixtures/fault-fleet.js";
+import { COMMAND, type Running } from "../fixtures/command.js";
+import { eventually } from "../fixtures/eventually.js";
+import { expectConsistent, type FaultFleet, faultFleet } from "../fixtures/fault-fleet.js";
+import { childrenOf, isRunning } from "../fixtures/processes.js";
 import { straceProblem } from "../fixtures/store-strace.js";
 
 const problem = straceProblem();
@@ -57,12 +51,12 @@ it("spawn deletes the temporary connection token of an earlier spawn that was ki
   expect((await readdir(folder)).sort()).toEqual(["connection-token", "home", "server.log"]);
 });
 
-function traceSpawn(fleet: FaultFleet, options: readonly string[]): Started {
+function traceSpawn(fleet: FaultFleet, options: readonly string[]): Running {
   return fleet.start(["spawn", "--user", "alice"], { under: ["strace", "-f", "-q", "-o", traceOf(fleet), ...options] });
 }
 
 /** Waits until a traced command is killed. strace keeps running for the server, so it has to be ended by hand. */
-async function killedUnder(fleet: FaultFleet, traced: Started): Promise<void> {
+async function killedUnder(fleet: FaultFleet, traced: Running): Promise<void> {
   // The command may be gone before we see it. It is strace's own child, and strace reaps it when all of it has ended.
   const isKilled = () => {
     const trace = existsSync(traceOf(fleet)) ? readFileSync(traceOf(fleet), "utf8") : "";
@@ -77,7 +71,7 @@ function traceOf(fleet: FaultFleet): string {
   return join(dirname(fleet.root), "strace.log");
 }
 
-async function commandUnder({ pid }: Started): Promise<number> {
+async function commandUnder({ pid }: Running): Promise<number> {
   return await eventually("the traced command", () =>
     childrenOf(pid).find((child) => argumentsOf(child)[1] === COMMAND),
   );

@@ -13,7 +13,7 @@ import {
   type SessionEvent,
 } from "@github/copilot-sdk";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { eventually } from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
 
 export interface Connected {
   /** A new client of the same user. */

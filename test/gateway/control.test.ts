@@ -18,7 +18,7 @@ import { ensureNote } from "../../src/runtime/files/host-note.js";
 import { openStore } from "../../src/store/open.js";
 import type { Store } from "../../src/store/ports.js";
 import { altered } from "../fixtures/altered-store.js";
-import { eventually } from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
 import { portVariables, testPorts } from "../fixtures/ports.js";
 import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
 import { removeFolder } from "../fixtures/remove-folder.js";

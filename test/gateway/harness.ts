@@ -8,8 +8,8 @@ import type { FrontDoor } from "../../src/gateway/door.js";
 import type { DoorEvent, RequestReport } from "../../src/gateway/state/door/report.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import type { Store } from "../../src/store/ports.js";
-import { processesWith } from "../fixtures/fault-fleet.js";
 import { type PortRange, testPorts } from "../fixtures/ports.js";
+import { processesWith } from "../fixtures/processes.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 import { type ScriptedModel, startScriptedModel } from "../fixtures/scripted-model.js";
 

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { BUILTIN_TOOLS } from "../../src/config/values/tool-names.js";
 import { handlingOf, knownMethods } from "../../src/gateway/policy/methods.js";
-import { eventually } from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 

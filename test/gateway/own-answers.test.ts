@@ -1,7 +1,8 @@
 import { approveAll, type CopilotClient, type CopilotSession, type SessionConfig } from "@github/copilot-sdk";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { idlesOf, messagesOf } from "../fixtures/conversations.js";
-import { eventually, killed } from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
+import { killed } from "../fixtures/processes.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 

@@ -1,6 +1,7 @@
 import { tmpdir } from "node:os";
 import { expect, it } from "vitest";
-import { eventually, isRunning } from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
+import { isRunning } from "../fixtures/processes.js";
 import { OPEN_TO_CLIENTS } from "./client-suite.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";

@@ -1,6 +1,7 @@
 import { approveAll } from "@github/copilot-sdk";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { eventually, killed } from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
+import { killed } from "../fixtures/processes.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 

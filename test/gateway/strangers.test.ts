@@ -1,6 +1,6 @@
 import { describe, expect, it, vi } from "vitest";
 import { Attempts } from "../../src/gateway/entry/attempts.js";
-import { eventually } from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";

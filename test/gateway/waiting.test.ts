@@ -1,6 +1,8 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { usedSessions } from "../../src/pool/use-markers.js";
-import { eventually, fake, killed } from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
+import { fake } from "../fixtures/fault-fleet.js";
+import { killed } from "../fixtures/processes.js";
 import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 import { DoorFleet } from "./harness.js";

@@ -10,7 +10,7 @@ import { placePath, type StatePlace } from "../../src/runtime/files/shared-stora
 import type { GcResult } from "../../src/sessions/gc/collect.js";
 import { openStore } from "../../src/store/open.js";
 import type { Store } from "../../src/store/ports.js";
-import { eventually } from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
 import { TestHosts } from "../fixtures/hosts.js";
 import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
 import { temporaryRoot } from "../fixtures/store-root.js";

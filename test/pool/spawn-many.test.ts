@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { testFleet } from "../fixtures/cli.js";
 
-const fleet = testFleet({}, 3);
+const fleet = testFleet({}, { portCount: 3 });
 
 describe("spawn --count with too few ports", () => {
   it("spawn --count starts as many servers as it can, and reports each of the others", async () => {

@@ -7,7 +7,7 @@ import {
   processesByLaunch,
   processesOfLaunch,
 } from "../../src/runtime/process/launches.js";
-import { eventually } from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
 
 const SESSION_VARIABLE = "COPILOT_AGENT_SESSION_ID";
 

@@ -3,7 +3,7 @@ import { describe, expect, it, onTestFinished } from "vitest";
 import { openUpstream } from "../../src/gateway/routing/upstream.js";
 import { RawConnection } from "../../src/runtime/client/raw-connection.js";
 import { encodeMessage } from "../../src/runtime/wire/frames.js";
-import { eventually } from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
 import { MessageReader } from "../fixtures/message-reader.js";
 
 /** A server that answers only `connect`. The real runtime answers too soon for these tests. */

@@ -1,7 +1,7 @@
 import { expect, it } from "vitest";
 import type { DoorEvent } from "../../src/gateway/state/door/report.js";
 import { doorListeners } from "../../src/serve/report/door-reports.js";
-import { eventually } from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
 import { DoorFleet } from "../gateway/harness.js";
 
 /** The codes under which the metrics count the errors among these events. */

@@ -10,7 +10,7 @@ import { type FleetError, isFleetError } from "../../src/errors.js";
 import { listenOn, showAddress } from "../../src/runtime/launch/listen.js";
 import { HealthEndpoint, type HealthEndpointOptions } from "../../src/serve/report/health-endpoint.js";
 import { FleetMetrics } from "../../src/serve/report/metrics.js";
-import { eventually } from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
 import { testPorts } from "../fixtures/ports.js";
 
 const LOOPBACK = { host: "127.0.0.1", port: 0 };

@@ -7,7 +7,7 @@ import { parse } from "yaml";
 import { showAddress } from "../../src/runtime/launch/listen.js";
 import { HealthEndpoint } from "../../src/serve/report/health-endpoint.js";
 import { FleetMetrics } from "../../src/serve/report/metrics.js";
-import { eventually } from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
 import { type Prometheus, prometheus } from "../fixtures/prometheus.js";
 
 const run = promisify(execFile);

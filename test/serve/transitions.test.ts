@@ -14,7 +14,7 @@ import { isBroken, isRunning } from "../../src/pool/server.js";
 import type { PoolContext } from "../../src/pool/start/start.js";
 import { identify, ownIdentity } from "../../src/runtime/process/process-table.js";
 import type { Store } from "../../src/store/ports.js";
-import { sleeper } from "../fixtures/fault-fleet.js";
+import { sleeper } from "../fixtures/processes.js";
 import { serverRecord } from "../fixtures/store-records.js";
 
 /**

@@ -25,7 +25,7 @@ import { endsInsideTurn } from "../../src/runtime/history/session-events.js";
 import { historyPath, isLoadedBy, listSessionFolders } from "../../src/runtime/history/session-state.js";
 import { findRuntime } from "../../src/runtime/launch/find.js";
 import { type LoadedSession, type Look, type TurnEnd, TurnWatch } from "../../src/serve/report/turn-watch.js";
-import { eventually, isRunning, killed } from "../fixtures/fault-fleet.js";
+import { eventually } from "../fixtures/eventually.js";
 import {
   answer,
   at,
@@ -39,6 +39,7 @@ import {
   toolStep,
 } from "../fixtures/history.js";
 import { testPorts } from "../fixtures/ports.js";
+import { isRunning, killed } from "../fixtures/processes.js";
 import { startToolModel, type ToolModel } from "../fixtures/tool-model.js";
 
 const { from: PORT } = testPorts(1);

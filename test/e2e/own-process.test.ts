@@ -1,0 +1,133 @@
+import { readFileSync } from "node:fs";
+import { describe, expect, it } from "vitest";
+import { testFleet } from "../fixtures/cli.js";
+import type { Ran } from "../fixtures/command.js";
+import { eventually } from "../fixtures/eventually.js";
+
+/**
+ * Most tests run a command in the process of the test, because that is ten times as fast. Here each command runs as a user
+ * runs it: in a new process, which has to print its result, set its exit code and end by itself.
+ */
+
+const fleet = testFleet();
+const ALICE = ["--user", "alice"];
+
+/** The output of each command, for the examples that need an id or a token from it. */
+const printed = new Map<string, string>();
+const word = (command: string) => printed.get(command)?.trim() ?? "";
+
+interface Example {
+  args: () => string[];
+  stdout: RegExp;
+  stderr?: RegExp;
+  code?: number;
+}
+
+/** An example of each command, in an order in which each finds what it needs. */
+const EXAMPLES: Record<string, Example> = {
+  spawn: { args: () => ["spawn", ...ALICE], stdout: /^SERVER .*\nalice-\w+ +alice +127\.0\.0\.1:\d+ .*\n$/ },
+  ps: { args: () => ["ps"], stdout: /^SERVER .*\nalice-\w+ .* ready .*\n$/ },
+  top: { args: () => ["top"], stdout: /^HOST .*\n\nSERVER .*\nalice-\w+ .*\n\nSessions: 0 active, 0 idle\n$/s },
+  logs: {
+    args: () => ["logs", /alice-\w+/.exec(word("spawn"))?.[0] ?? "", "--lines", "1"],
+    stdout: /^CLI server listening on port \d+\n$/,
+  },
+  route: { args: () => ["route", ...ALICE], stdout: /^USER .*\nalice +alice-\w+ .* ready .*\n$/ },
+  connect: {
+    args: () => ["connect", ...ALICE],
+    stdout: /^export COPILOT_CLI_URL=127\.0\.0\.1:\d+\nexport COPILOT_CONNECTION_TOKEN=\S+\n$/,
+  },
+  create: { args: () => ["create", ...ALICE, "--id", "s", "--prompt", "hi"], stdout: /^s\n\[turn 1\] hi\n$/ },
+  send: { args: () => ["send", "s", "more", ...ALICE], stdout: /^\[turn 2\] more\n$/ },
+  resume: { args: () => ["resume", "s", ...ALICE, "--prompt", "on"], stdout: /^\[turn 3\] on\n$/ },
+  list: { args: () => ["list"], stdout: /^SESSION .*\ns +alice +alice-\w+ +(idle|active) .*\n$/ },
+  evict: { args: () => ["evict", "s"], stdout: /^SESSION .*\ns +(unloaded|skipped: not active)\n$/ },
+  lock: { args: () => ["lock", "s", ...ALICE], stdout: /^[0-9a-f]{64}\n$/ },
+  unlock: { args: () => ["unlock", "s", "--token", word("lock")], stdout: /^s\n$/ },
+  delete: { args: () => ["delete", "s"], stdout: /^s\n$/ },
+  gc: { args: () => ["gc"], stdout: /^gc: deleted 0 sessions \(0 B\), skipped 0, cleared 0 servers\n$/ },
+  doctor: { args: () => ["doctor"], stdout: /^ok +node .*\nok +stray processes +none\n$/s },
+  explain: { args: () => ["explain", "FLEET_INTERNAL"], stdout: /^FLEET_INTERNAL: .*\nPossible causes:\n.*\n$/s },
+  "token issue": { args: () => ["token", "issue", ...ALICE], stdout: /^cft_[0-9a-f]{16}_\S+\n$/ },
+  "token list": { args: () => ["token", "list"], stdout: /^TOKEN .*\n[0-9a-f]{16} +alice .*\n$/ },
+  "token revoke": {
+    args: () => ["token", "revoke", word("token issue").split("_")[1] ?? ""],
+    stdout: /^[0-9a-f]{16}\n$/,
+  },
+  trust: {
+    args: () => ["trust"],
+    stdout: /^$/,
+    stderr: /^Error: There is no \.copilotfleet\.json in .*\n {2}Try: copilotfleet trust PATH\n$/,
+    code: 2,
+  },
+  "store migrate": {
+    args: () => ["store", "migrate", "--to", "file"],
+    stdout: /^$/,
+    stderr: /^Error: The store "file" is already in use, so there is nothing to copy\.\n$/,
+    code: 2,
+  },
+  "deploy systemd": { args: () => ["deploy", "systemd"], stdout: /^# .*\n\[Unit\]\n.*\n$/s },
+  "deploy compose": { args: () => ["deploy", "compose"], stdout: /^.*services:\n.*\n$/s },
+  "deploy kubernetes": { args: () => ["deploy", "kubernetes"], stdout: /^.*kind: StatefulSet\n.*\n$/s },
+  restart: { args: () => ["restart", ...ALICE], stdout: /^SERVER .*\nalice-\w+ .* ready .*\n$/ },
+  stop: { args: () => ["stop", ...ALICE], stdout: /^SERVER .*\nalice-\w+ +drained +-\n$/ },
+  drain: { args: () => ["drain"], stdout: /^Nothing to stop\.\n$/ },
+  smoke: { args: () => ["smoke"], stdout: /^ok +spawn .*\nok +stop .*\n$/s },
+};
+
+// A second try would find what the first one left behind.
+describe("a command in its own process", { retry: 0 }, () => {
+  it.each(Object.entries(EXAMPLES))(
+    "%s prints its result, sets its exit code and ends by itself",
+    async (name, row) => {
+      const { args, stdout, stderr = /^$/, code = 0 } = row;
+      const ran = await fleet.start(args()).done;
+      printed.set(name, ran.stdout);
+      expect(outcome(ran)).toEqual({
+        code,
+        signal: null,
+        stdout: expect.stringMatching(stdout),
+        stderr: expect.stringMatching(stderr),
+      });
+    },
+  );
+
+  it("serve ends with SIGTERM, after it has started and with exit code 0", async () => {
+    const env = { COPILOTFLEET_SERVE_LISTEN: "127.0.0.1:0", COPILOTFLEET_SERVE_METRICS: "127.0.0.1:0" };
+    const { child, done } = fleet.start(["serve"], { env });
+    let log = "";
+    child.stderr?.on("data", (piece) => {
+      log += String(piece);
+    });
+    await eventually("serve", () => log.includes('"serving"'));
+    child.kill("SIGTERM");
+    expect(await done).toMatchObject({
+      code: 0,
+      signal: null,
+      stdout: expect.stringMatching(/^Supervising 0 servers\. Front door: .*\nNothing to stop\.\n$/),
+    });
+  });
+
+  it("each command has an example here", () => {
+    const manifest = readFileSync(new URL("../../oclif.manifest.json", import.meta.url), "utf8");
+    const { commands } = JSON.parse(manifest) as { commands: object };
+    const names = Object.keys(commands).map((id) => id.replace(":", " "));
+    expect([...Object.keys(EXAMPLES), "serve"].toSorted()).toEqual(names.toSorted());
+  });
+
+  it.each([
+    [["explain", "FLEET_INTERNAL"]],
+    [["create", "--help"]],
+    [["create"]],
+    [["spwan", "--json"]],
+    [["send", "nowhere", "x", ...ALICE, "--json"]],
+    [["deploy", "compose"]],
+    [["list", "--state", "idel"]],
+  ])("%j prints the same there as in the process of the test", async (args) => {
+    expect(outcome(await fleet.run(args))).toEqual(outcome(await fleet.start(args).done));
+  });
+});
+
+function outcome({ code, signal, stdout, stderr }: Ran) {
+  return { code, signal, stdout, stderr };
+}
