@@ -59,7 +59,7 @@ export class FleetHosts {
 
   /** The host at the given place. */
   at(where: Whereabouts): Host {
-    return where.here ? this.#context.own : new RemoteHost(where.host, this.#context);
+    return where.here ? this.#context.own : this.#remote(where.host);
   }
 
   /**
@@ -81,10 +81,8 @@ export class FleetHosts {
   async find(reference: string): Promise<FoundServer> {
     const at = reference.lastIndexOf("@");
     const [id, host] = at === -1 ? [reference, undefined] : [reference.slice(0, at), reference.slice(at + 1)];
-    const all = (await this.#registries()).flatMap(({ name, registry }) =>
-      Object.values(registry.servers).map((server) => ({ name, server })),
-    );
-    const there = all.filter(({ name }) => host === undefined || name === host);
+    const all = await this.#recorded();
+    const there = all.filter(({ hostName }) => host === undefined || hostName === host);
     const readings = [
       there.filter(({ server }) => server.id === id),
       // The "@" may be part of the user's id.
@@ -92,15 +90,8 @@ export class FleetHosts {
       there.filter(({ server }) => isOfUser(server, id)),
       there.filter(({ server }) => server.id.startsWith(id)),
     ];
-    const candidates = readings.find((reading) => reading.length > 0) ?? [];
-    const [found] = candidates;
-    if (id === "" || found === undefined || candidates.length > 1) {
-      throw serverNotFound(
-        `server ${quote(reference)}`,
-        id === "" ? [] : candidates.map(({ name, server }) => referenceOf({ id: server.id, hostName: name })),
-      );
-    }
-    return { host: await this.#named(found.name), server: found.server };
+    const candidates = id === "" ? [] : (readings.find((reading) => reading.length > 0) ?? []);
+    return await this.#only(candidates, `server ${quote(reference)}`);
   }
 
   /**
@@ -110,37 +101,32 @@ export class FleetHosts {
    */
   async findOf(user: string): Promise<FoundServer> {
     const id = serverIdOf(user);
-    const { own, store } = this.#context;
-    if (own.name === null) {
-      const server = (await store.registry.read()).servers[id];
-      if (server === undefined) throw serverNotFound(`server of user ${quote(user)}`);
-      return { host: own, server };
-    }
-    const having = (await this.#registries()).flatMap(({ name, registry }) => {
-      const server = registry.servers[id];
-      return server === undefined ? [] : [{ name, server }];
-    });
-    const [first] = having;
-    if (first === undefined) throw serverNotFound(`server of user ${quote(user)}`);
-    const placed = await store.placements.read(user);
-    const wanted = having.find(({ name }) => name === placed?.host) ?? (having.length === 1 ? first : undefined);
-    if (wanted === undefined) {
+    const having = (await this.#recorded()).filter(({ server }) => server.id === id);
+    if (having.length < 2) return await this.#only(having, `server of user ${quote(user)}`);
+    const placed = await this.#context.store.placements.read(user);
+    const there = having.filter(({ hostName }) => hostName === placed?.host);
+    return await this.#only(there.length === 1 ? there : having, `server ${quote(id)}`);
+  }
+
+  async #only(candidates: readonly RecordedServer[], what: string): Promise<FoundServer> {
+    const [found] = candidates;
+    if (found === undefined || candidates.length > 1)
       throw serverNotFound(
-        `server ${quote(id)}`,
-        having.map(({ name }) => referenceOf({ id, hostName: name })),
+        what,
+        candidates.map(({ server: { id }, hostName }) => referenceOf({ id, hostName })),
       );
-    }
-    return { host: await this.#named(wanted.name), server: wanted.server };
+    const { server, hostName } = found;
+    const host = hostName === null ? this.#context.own : await this.thereUnder(hostName);
+    if (host === null) throw hostAway(hostName ?? "");
+    return { host, server };
   }
 
   /** The other live hosts that have the user's own server. */
   async othersOf(user: string): Promise<Host[]> {
     const id = serverIdOf(user);
-    const hosts = await this.#others();
-    const registries = await this.#registries();
-    return hosts.there
-      .filter(({ name }) => registries.find((each) => each.name === name)?.registry.servers[id] !== undefined)
-      .map((host) => new RemoteHost(host, this.#context));
+    const { there } = await this.#others();
+    const registries = await Promise.all(there.map(async ({ name }) => await this.registryOf(name)));
+    return there.filter((_, at) => registries[at]?.servers[id] !== undefined).map((host) => this.#remote(host));
   }
 
   /**
@@ -150,7 +136,7 @@ export class FleetHosts {
   async everywhere<T>(ask: (host: Host) => Promise<T>): Promise<Gathered<T>> {
     const { own, warn } = this.#context;
     const { there, gone } = await this.#others();
-    const hosts = [own, ...there.map((host) => new RemoteHost(host, this.#context))];
+    const hosts = [own, ...there.map((host) => this.#remote(host))];
     const missing: Missing[] = gone.map(({ name }) => ({ host: name, isGone: true, error: hostAway(name) }));
     const answers = await Promise.all(
       hosts.map(async (host) => {
@@ -169,23 +155,12 @@ export class FleetHosts {
     return { answers: answers.flat(), missing };
   }
 
-  /**
-   * Groups servers by host, and does the work on all hosts at the same time.
-   *
-   * @throws the first failure, after all hosts have finished.
-   */
-  async onEach<T>(found: readonly FoundServer[], work: (host: Host, ids: string[]) => Promise<T>): Promise<T[]> {
-    return await allOf(groupByHost(found).map(async ({ host, ids }) => await work(host, ids)));
-  }
-
-  /**
-   * The registries of all hosts, including gone ones, with their names. The name is null if the fleet is on one host.
-   */
-  async #registries(): Promise<{ name: string | null; registry: Registry }[]> {
+  /** The servers in the registries of all hosts, including gone ones. */
+  async #recorded(): Promise<RecordedServer[]> {
     const { store, own } = this.#context;
     const [here, { there, gone }] = await Promise.all([store.registry.read(), this.#others()]);
-    const others = [...there, ...gone].map(async ({ name }) => ({ name, registry: await this.registryOf(name) }));
-    return [{ name: own.name, registry: here }, ...(await Promise.all(others))];
+    const others = [...there, ...gone].map(async ({ name }) => serversOf(name, await this.registryOf(name)));
+    return [...serversOf(own.name, here), ...(await Promise.all(others)).flat()];
   }
 
   /** The registry that another host recorded last. */
@@ -200,43 +175,60 @@ export class FleetHosts {
     return { there: others.filter(isThere), gone: others.filter((host) => !isThere(host)) };
   }
 
-  async #named(name: string | null): Promise<Host> {
-    const { own } = this.#context;
-    const host = name === null ? own : await this.thereUnder(name);
-    if (host === null) throw hostAway(name ?? "");
-    return host;
-  }
-
   /** The host with this name; null when it is gone. */
   async thereUnder(name: string): Promise<Host | null> {
     const { directory, own } = this.#context;
     if (name === own.name) return own;
     const host = (await directory.list()).find((each) => each.name === name && !each.gone);
-    return host === undefined ? null : new RemoteHost(host, this.#context);
+    return host === undefined ? null : this.#remote(host);
   }
+
+  #remote(host: HostRecord): RemoteHost {
+    return new RemoteHost(host, this.#context);
+  }
+}
+
+/** A recorded server, and the name of its host; null if the fleet is on one host. */
+interface RecordedServer {
+  hostName: string | null;
+  server: ServerRecord;
+}
+
+function serversOf(hostName: string | null, { servers }: Registry): RecordedServer[] {
+  return Object.values(servers).map((server) => ({ hostName, server }));
 }
 
 function isOfUser(server: ServerRecord, user: string): boolean {
   return server.user !== null && server.user === user.normalize("NFC");
 }
 
-export function groupByHost(found: readonly FoundServer[]): { host: Host; ids: string[] }[] {
-  const groups = new Map<string | null, { host: Host; ids: string[] }>();
-  for (const { host, server } of found) {
-    const group = groups.get(host.name) ?? { host, ids: [] };
+/** Something that belongs to one host, such as the id of a server. */
+export interface Placed {
+  host: Host;
+  id: string;
+}
+
+/** The ids that belong to each host, each once. */
+export function groupByHost(placed: readonly Placed[]): { host: Host; ids: string[] }[] {
+  const groups = new Map<string | null, { host: Host; ids: Set<string> }>();
+  for (const { host, id } of placed) {
+    const group = groups.get(host.name) ?? { host, ids: new Set() };
     groups.set(host.name, group);
-    if (!group.ids.includes(server.id)) group.ids.push(server.id);
+    group.ids.add(id);
   }
-  return [...groups.values()];
+  return [...groups.values()].map(({ host, ids }) => ({ host, ids: [...ids] }));
 }
 
 /**
- * The results of all promises.
+ * Does work about these ids on their hosts, on all hosts at the same time.
  *
- * @throws the first failure, after all have settled.
+ * @throws the first failure, after all hosts have finished.
  */
-export async function allOf<T>(works: readonly Promise<T>[]): Promise<T[]> {
-  const results = await Promise.allSettled(works);
+export async function onEachHost<T>(
+  placed: readonly Placed[],
+  work: (host: Host, ids: string[]) => Promise<T>,
+): Promise<T[]> {
+  const results = await Promise.allSettled(groupByHost(placed).map(async ({ host, ids }) => await work(host, ids)));
   const failed = results.find((result) => result.status === "rejected");
   if (failed !== undefined) throw failed.reason;
   return results.flatMap((result) => (result.status === "fulfilled" ? [result.value] : []));

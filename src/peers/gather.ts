@@ -11,8 +11,7 @@ import type { GcOptions, GcResult } from "../sessions/gc/collect.js";
 import type { EvictionResult, KeptReason } from "../sessions/memory/eviction.js";
 import { type SessionView, viewRecord } from "../sessions/view.js";
 import type { Store } from "../store/ports.js";
-import { allOf, type FleetHosts } from "./fleet-hosts.js";
-import type { Host } from "./host.js";
+import { type FleetHosts, onEachHost, type Placed } from "./fleet-hosts.js";
 
 /** The servers of all hosts. For a host that cannot be asked, they are the servers that it recorded last. */
 export async function gatherServers(hosts: FleetHosts): Promise<ServerView[]> {
@@ -163,16 +162,9 @@ export async function spawnEverywhere(
   users: readonly string[],
   request: SpawnRequest,
 ): Promise<ServerView[]> {
-  const groups = new Map<string | null, { host: Host; users: string[] }>();
-  for (const user of users) {
-    const host = await hosts.ofUser(user);
-    const group = groups.get(host.name) ?? { host, users: [] };
-    groups.set(host.name, group);
-    group.users.push(user);
-  }
-  const started = await allOf(
-    [...groups.values()].map(({ host, users: own }) => host.spawnMany({ users: own, request })),
-  );
+  const placed: Placed[] = [];
+  for (const user of users) placed.push({ host: await hosts.ofUser(user), id: user });
+  const started = await onEachHost(placed, async (host, ids) => await host.spawnMany({ users: ids, request }));
   const servers = new Map(started.flat().map((server) => [server.user, server]));
   return users.flatMap((user) => servers.get(user) ?? []);
 }

@@ -1,6 +1,5 @@
 import { hostAway } from "../../hosts/problems.js";
-import type { FoundServer } from "../../peers/fleet-hosts.js";
-import { groupByHost } from "../../peers/fleet-hosts.js";
+import { type FoundServer, groupByHost, onEachHost, type Placed } from "../../peers/fleet-hosts.js";
 import { gatherServers, spawnEverywhere, withSessionCounts } from "../../peers/gather.js";
 import { poolState } from "../../pool/admission.js";
 import type { Strategy } from "../../pool/placement.js";
@@ -123,10 +122,7 @@ export class ServerGroup {
   /** Waits for turns in flight, stops the servers and frees their ports. Their homes and sessions stay. */
   async stop(ids: readonly string[], { signal, ...request }: StopRequest = {}): Promise<{ stopped: Stopped[] }> {
     const found = await this.#found(ids);
-    const stopped = await this.#parts.hosts.onEach(
-      found,
-      async (host, own) => await host.stop({ ids: own, request }, { signal }),
-    );
+    const stopped = await onEachHost(found, async (host, own) => await host.stop({ ids: own, request }, { signal }));
     return { stopped: stopped.flat() };
   }
 
@@ -139,10 +135,7 @@ export class ServerGroup {
     { signal, ...request }: StopRequest = {},
   ): Promise<{ stopped: Stopped[]; servers: ServerView[] }> {
     const found = await this.#found(ids);
-    const results = await this.#parts.hosts.onEach(
-      found,
-      async (host, own) => await host.restart({ ids: own, request }, { signal }),
-    );
+    const results = await onEachHost(found, async (host, own) => await host.restart({ ids: own, request }, { signal }));
     return { stopped: results.flatMap(({ stopped }) => stopped), servers: results.flatMap(({ servers }) => servers) };
   }
 
@@ -176,8 +169,9 @@ export class ServerGroup {
     yield* host.followLog(server.id, options.at, options.signal);
   }
 
-  async #found(ids: readonly string[]): Promise<FoundServer[]> {
-    return await Promise.all(ids.map(async (id) => await this.#parts.hosts.find(id)));
+  async #found(ids: readonly string[]): Promise<Placed[]> {
+    const found = await Promise.all(ids.map(async (id) => await this.#parts.hosts.find(id)));
+    return found.map(({ host, server }) => ({ host, id: server.id }));
   }
 
   /** Returns the current state of a server on another host. */

@@ -1,4 +1,5 @@
-import { isHostName, parseAddress } from "../../config/rules.js";
+import { isHostName } from "../../config/rules.js";
+import { doorOf } from "../../hosts/door.js";
 import { hostAway } from "../../hosts/problems.js";
 import { isTokenGood, type TokenHolder } from "../../identity/tokens.js";
 import type { HostRecord } from "../../model/host.js";
@@ -44,12 +45,11 @@ export class PeerDialer {
    * door.
    */
   async open(host: HostRecord, listener: RpcListener, signal: AbortSignal): Promise<OpenUpstream> {
-    const address = host.door === null ? null : parseAddress(host.door);
-    if (address === null) throw hostAway(host.name);
+    const door = doorOf(host);
     // The token may have ended since the client connected. The other front door would count it as a wrong token and
     // answer late.
     if (!(await isTokenGood(this.#store, this.#holder))) throw tokenEnded();
-    const endpoint = { address: address.host, port: address.port, token: this.#token };
+    const endpoint = { ...door, token: this.#token };
     const hello = { ...this.#hello, fleet: { via: this.#own, hops: 1 } };
     using limit = deadline(ANSWER_MS, signal);
     try {

@@ -2,11 +2,12 @@ import { setTimeout as delay } from "node:timers/promises";
 import { LONGEST_TIMER_MS } from "../../config/values/duration.js";
 import { ERRORS, FleetError, type FleetErrorCode, isFleetError } from "../../errors.js";
 import type { HostDirectory } from "../../hosts/directory.js";
+import { doorOf } from "../../hosts/door.js";
 import { hostAway } from "../../hosts/problems.js";
 import { issueHostToken } from "../../identity/tokens.js";
 import type { HostRecord } from "../../model/host.js";
 import { RawConnection } from "../../runtime/client/raw-connection.js";
-import { abortable, deadline } from "../../runtime/deadline.js";
+import { deadline } from "../../runtime/deadline.js";
 import { RpcError } from "../../runtime/wire/rpc-client.js";
 import type { Store } from "../../store/ports.js";
 
@@ -69,14 +70,10 @@ export class ControlLink implements AsyncDisposable {
     const limitMs = Math.min(wantedMs, LONGEST_TIMER_MS);
     using limit = deadline(limitMs + WAY_MS, signal);
     using gone = whenGone(this.#context.directory, this.#host);
-    const answer = this.#connection.request("fleet.call", { method, params, limitMs });
-    answer.catch(() => undefined); // nobody waits for it if the race below has another winner
-    const away = gone.promise.then((): never => {
-      throw hostAway(this.#host);
-    });
-    away.catch(() => undefined);
+    // A host that falls silent does not close its connections.
+    void gone.promise.then(() => this[Symbol.asyncDispose]());
     try {
-      return await abortable(Promise.race([answer, away]), limit.signal);
+      return await this.#connection.request("fleet.call", { method, params, limitMs }, limit.signal);
     } catch (error) {
       if (signal?.aborted === true) throw signal.reason;
       throw limit.signal.aborted ? hostAway(this.#host, limit.signal.reason) : fromThere(error, this.#host);
@@ -86,17 +83,6 @@ export class ControlLink implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#connection[Symbol.asyncDispose]();
   }
-}
-
-/**
- * The address of a host's front door.
- *
- * @throws FleetError `FLEET_HOST_AWAY` when the host is gone or has no front door.
- */
-export function doorOf({ name, gone, door }: HostRecord): { address: string; port: number } {
-  const end = door?.lastIndexOf(":") ?? -1;
-  if (gone || door === null || end === -1) throw hostAway(name);
-  return { address: door.slice(0, end).replace(/^\[|\]$/g, ""), port: Number(door.slice(end + 1)) };
 }
 
 /** Resolves when the host counts as gone. Polls the store until it is disposed. */

@@ -1,4 +1,5 @@
 import type { CopilotClient } from "@github/copilot-sdk";
+import { doorOf } from "../../hosts/door.js";
 import { hostAway } from "../../hosts/problems.js";
 import { issueToken } from "../../identity/tokens.js";
 import type { HostRecord } from "../../model/host.js";
@@ -6,7 +7,7 @@ import type { TokenRecord } from "../../model/token.js";
 import type { ClientOptions } from "../../pool/clients.js";
 import { connectClient } from "../../runtime/client/connect.js";
 import { abortable, deadline } from "../../runtime/deadline.js";
-import { doorOf, type LinkContext } from "./control-link.js";
+import type { LinkContext } from "./control-link.js";
 
 const CONNECT_MS = 10_000;
 const GOODBYE_MS = 2_000;
