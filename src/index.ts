@@ -30,6 +30,7 @@ export { Fleet, type Groups } from "./fleet/fleet.js";
 export type { Callable } from "./fleet/groups/callable.js";
 export type { ClientGroup } from "./fleet/groups/clients.js";
 export type { DoorGroup } from "./fleet/groups/doors.js";
+export type { Group } from "./fleet/groups/group.js";
 export type { HostGroup } from "./fleet/groups/hosts.js";
 export type { LeaseGroup } from "./fleet/groups/leases.js";
 export type { PoolGroup } from "./fleet/groups/pool.js";

@@ -66,11 +66,13 @@ function isTypeOnly({ declarations }: ts.Symbol): boolean {
 }
 
 function isPrivate(node: ts.Node): boolean {
-  if (ts.isPropertyDeclaration(node) || ts.isMethodDeclaration(node) || ts.isGetAccessor(node))
-    return ts.isPrivateIdentifier(node.name);
+  const isMember = ts.isPropertyDeclaration(node) || ts.isMethodDeclaration(node) || ts.isGetAccessor(node);
+  if (isMember && ts.isPrivateIdentifier(node.name)) return true;
   if (ts.isClassStaticBlockDeclaration(node)) return true;
   const modifiers = ts.canHaveModifiers(node) ? ts.getModifiers(node) : undefined;
-  return modifiers?.some(({ kind }) => kind === ts.SyntaxKind.PrivateKeyword) === true;
+  // A program cannot extend our classes, so it cannot use protected members.
+  const hidden = [ts.SyntaxKind.PrivateKeyword, ts.SyntaxKind.ProtectedKeyword];
+  return modifiers?.some(({ kind }) => hidden.includes(kind)) === true;
 }
 
 it("the index exports every type that a public signature names", () => {

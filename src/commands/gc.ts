@@ -22,7 +22,7 @@ export default class Gc extends FleetCommand {
   async run(): Promise<GcResult> {
     const { flags } = await this.parse(Gc);
     return await this.withFleet(async (fleet) => {
-      const result = await fleet.gc({
+      const result = await fleet.sessions.gc({
         dryRun: flags["dry-run"],
         signal: this.interruptSignal(),
         ...given({ ttl: flags.ttl, user: flags.user }),

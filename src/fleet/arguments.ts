@@ -3,11 +3,10 @@ import { type DurationBounds, LONGEST_TIMER_MS, parseDuration } from "../config/
 import { FleetError, option, quote } from "../errors.js";
 import { validateSessionId, validateUser } from "../model/ids.js";
 import type { InheritedListener } from "../runtime/launch/listen.js";
-import { PendingReply } from "../sessions/use/reply.js";
 
 /**
  * The checks of arguments at run time. Each group of `Fleet` has a table with the arguments of its methods, which
- * `guardMethods` applies. The compiler checks arguments only for callers in TypeScript. A caller in JavaScript gets a usage
+ * `groups/group.ts` applies. The compiler checks arguments only for callers in TypeScript. A caller in JavaScript gets a usage
  * error before anything changes. A check returns the value in the form that the method reads: durations of timers become
  * milliseconds, and older option names become the current ones.
  */
@@ -159,51 +158,3 @@ export const readFleetOptions: Check = options({
   env: { check: object },
   cwd: { check: text },
 });
-
-/** The arguments of every method. A method that is not listed is a compile error. */
-type Arguments<T> = { readonly [Name in keyof T]: readonly Argument[] };
-
-type Method = (this: object, ...args: unknown[]) => unknown;
-
-/**
- * Makes each method of a class check its arguments, and refuse calls after the fleet is closed. Doing this in one place
- * ensures that no method omits it.
- *
- * @param table a method without arguments has an empty list
- * @param assertOpen throws if the fleet of the object is closed
- */
-export function guardMethods<T extends object>(prototype: T, table: Arguments<T>, assertOpen: (of: T) => void): void {
-  for (const [name, parameters] of Object.entries<readonly Argument[]>(table)) {
-    const method = (prototype as Record<string, unknown>)[name] as Method;
-    const read = (of: object, given: readonly unknown[]) => {
-      assertOpen(of as T);
-      return parameters.map(([parameter, check], at) => check(given[at], parameter));
-    };
-    const value = Object.defineProperty(guarded(name, method, read), "length", { value: parameters.length });
-    Object.defineProperty(prototype, name, { value, writable: true, configurable: true });
-  }
-}
-
-/**
- * Wraps a method so that a failed check is reported in the same way as the method's result: by its iterator, its
- * {@link PendingReply} or its promise.
- */
-function guarded(name: string, method: Method, read: (of: object, given: readonly unknown[]) => unknown[]): Method {
-  if (name === "followLog") {
-    return async function* (...given) {
-      yield* method.apply(this, read(this, given)) as AsyncIterable<unknown>;
-    };
-  }
-  if (name === "send" || name === "use") {
-    return function (...given) {
-      try {
-        return method.apply(this, read(this, given));
-      } catch (error) {
-        return new PendingReply(async () => await Promise.reject(error));
-      }
-    };
-  }
-  return async function (...given) {
-    return await method.apply(this, read(this, given));
-  };
-}

@@ -51,6 +51,8 @@ export const DEPRECATED = {
   sessionOf: async ({ sessions }: Groups, sessionId: string, user: string) => await sessions.get(sessionId, { user }),
   /** @deprecated Use `sessions.evict`. */
   evict: ["sessions", "evict"],
+  /** @deprecated Use `sessions.gc`. */
+  gc: ["sessions", "gc"],
   /** @deprecated Use `sessions.delete`. */
   deleteSessions: async (
     { sessions }: Groups,

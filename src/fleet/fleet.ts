@@ -1,14 +1,9 @@
 import type { Config } from "../config/schema.js";
-import { parseDuration } from "../config/values/duration.js";
-import { option } from "../errors.js";
 import type { TokenView } from "../identity/tokens.js";
 import type { HostRecord } from "../model/host.js";
-import { gatherGarbage } from "../peers/gather.js";
 import type { ServerView } from "../pool/server.js";
-import { NEVER } from "../runtime/deadline.js";
-import type { GcRequest, GcResult } from "../sessions/gc/collect.js";
 import type { SessionView } from "../sessions/view.js";
-import { flag, guardMethods, optional, readFleetOptions, SIGNAL, span, USER } from "./arguments.js";
+import { readFleetOptions } from "./arguments.js";
 import { type DeprecatedNames, defineDeprecated } from "./deprecated.js";
 import { type Callable, callable } from "./groups/callable.js";
 import { ClientGroup } from "./groups/clients.js";
@@ -21,7 +16,7 @@ import { ServerGroup } from "./groups/servers.js";
 import { SessionGroup } from "./groups/sessions.js";
 import { TokenGroup } from "./groups/tokens.js";
 import type { FleetOptions } from "./options.js";
-import { FleetParts } from "./parts.js";
+import { type FleetParts, openParts } from "./parts.js";
 
 /** The groups of a fleet's methods. */
 export interface Groups {
@@ -88,20 +83,7 @@ export class Fleet implements Groups, AsyncDisposable {
    */
   static async open(options: FleetOptions = {}): Promise<Fleet> {
     readFleetOptions(options, "options");
-    return new Fleet(new FleetParts(options));
-  }
-
-  /**
-   * Deletes sessions that are past their TTL and not in use, on disk and in the store. Also clears dead servers and
-   * their folders. Can run during any other use of the fleet, including another gc. If it is killed, the next run
-   * completes its work. Each reachable host does this for its own sessions and servers.
-   *
-   * @throws FleetError `FLEET_DURATION_INVALID` or `FLEET_USER_INVALID` when an option is not allowed.
-   */
-  async gc(options: GcRequest = {}): Promise<GcResult> {
-    const { ttl, dryRun = false, user, signal = NEVER } = options;
-    const ttlMs = ttl === undefined ? this.#parts.ttlMs : parseDuration(ttl, { name: option("ttl") });
-    return await gatherGarbage(this.#parts.hosts, { ttlMs, dryRun, user, signal });
+    return new Fleet(openParts(options));
   }
 
   /**
@@ -125,10 +107,6 @@ export class Fleet implements Groups, AsyncDisposable {
   }
 
   static {
-    const gc = { ttl: { check: span }, dryRun: { check: flag }, ...USER, ...SIGNAL };
-    guardMethods<Pick<Fleet, "gc">>(Fleet.prototype, { gc: [optional(gc)] }, (fleet) =>
-      (fleet as Fleet).#parts.assertOpen(),
-    );
     defineDeprecated(Fleet.prototype);
   }
 }

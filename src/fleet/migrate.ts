@@ -4,16 +4,13 @@ import { invalidValue, type Origin } from "../config/problem.js";
 import type { Config } from "../config/schema.js";
 import { ALLOWED_REDIS_URL, readRedisUrl, showRedisUrl } from "../config/values/redis-url.js";
 import { FleetError, quote } from "../errors.js";
-import { refuseOtherSettings } from "../hosts/serving-note.js";
 import type { ServerRecord } from "../model/server.js";
 import { liveSupervisor } from "../pool/admission.js";
 import { holderOf } from "../pool/claims/transitions.js";
-import { instanceOf, ownHostName, refuseRenamed } from "../runtime/files/host-note.js";
 import { isAlive, ownIdentity } from "../runtime/process/process-table.js";
 import { type Contents, copyContents, isEmpty, readContents } from "../store/copy.js";
-import { checkStateFolder } from "../store/file/state-folder.js";
-import { openStore } from "../store/open.js";
 import type { Store } from "../store/ports.js";
+import { checkState, openState, storeUrl } from "./state.js";
 
 export interface MigrateOptions {
   env: NodeJS.ProcessEnv;
@@ -51,21 +48,16 @@ export interface MigrateResult {
  */
 export async function migrateStore(options: MigrateOptions): Promise<MigrateResult> {
   const { config, stateRoot } = loadConfig(options);
-  checkStateFolder(stateRoot);
-  refuseOtherSettings(config, stateRoot);
-  refuseRenamed(config, stateRoot);
-  const source = config.store.kind === "file" ? "file" : config.store.url;
+  checkState(config, stateRoot);
   assertTarget(options, config);
-  const [from, to] = [show(source), show(options.to)];
+  const [from, to] = [show(storeUrl(config)), show(options.to)];
   if (from === to) {
     throw new FleetError(
       "FLEET_USAGE_INVALID",
       `The store ${quote(to)} is already in use, so there is nothing to copy.`,
     );
   }
-  const host = ownHostName(config, stateRoot);
-  const open = (url: string) => openStore(url, stateRoot, host, () => instanceOf(stateRoot));
-  const [origin, target] = [open(source), open(options.to)];
+  const [origin, target] = [openState(config, stateRoot), openState(config, stateRoot, options.to)];
   try {
     const contents = await readContents(origin);
     await refuseOtherHosts(contents, origin);

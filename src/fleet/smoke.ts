@@ -175,7 +175,7 @@ function walk(first: Fleet, second: Fleet): Record<string, () => Promise<string>
     gc: async () => {
       await first.sessions.leave(await first.sessions.create({ user: USER, sessionId: "old" }));
       await delay(20);
-      const { deleted } = await second.gc({ ttl: "10ms" });
+      const { deleted } = await second.sessions.gc({ ttl: "10ms" });
       check(deleted.map(({ id }) => id).join() === "old", `gc deleted ${deleted.map(({ id }) => id).join()}`);
       return "only the expired session";
     },

@@ -142,7 +142,7 @@ describe("the older names of Fleet", () => {
   it("a fleet has every older name with its old type", () => {
     const old: OldFleet = fleet;
     const names = Object.keys(DEPRECATED);
-    for (const name of [...names, "servers", "sessions", "tokens", "hosts", "gc"])
+    for (const name of [...names, "servers", "sessions", "tokens", "hosts"])
       expect((old as unknown as Calls)[name], name).toBeTypeOf("function");
     expect(names.length).toBeGreaterThan(40);
   });

@@ -3,12 +3,10 @@ import { dirname } from "node:path";
 import type { LoadedConfig } from "../../config/load/load.js";
 import { systemCode } from "../../errors.js";
 import { missingBeacons } from "../../hosts/beacon.js";
-import { refuseOtherSettings } from "../../hosts/serving-note.js";
 import type { HostRecord } from "../../model/host.js";
 import { fileSystemOf, isLocal, problemsOf } from "../../runtime/files/file-system.js";
-import { refuseRenamed } from "../../runtime/files/host-note.js";
 import { usable } from "../../runtime/files/shared-storage.js";
-import { checkStateFolder } from "../../store/file/state-folder.js";
+import { checkState } from "../state.js";
 import { type Finding, failed, ok, type Row, warning } from "./checks.js";
 import type { RecordsContext } from "./records.js";
 
@@ -17,9 +15,7 @@ const LITTLE_SPACE_BYTES = 1_000_000_000;
 export const STATE_FOLDER: Row<LoadedConfig> = {
   name: "state folder",
   look: ({ config, stateRoot }) => {
-    checkStateFolder(stateRoot);
-    refuseOtherSettings(config, stateRoot);
-    refuseRenamed(config, stateRoot);
+    checkState(config, stateRoot);
     return ok(stateRoot);
   },
 };

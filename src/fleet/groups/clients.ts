@@ -5,20 +5,14 @@ import { RemoteHost } from "../../peers/remote-host.js";
 import type { ClientOptions } from "../../pool/clients.js";
 import type { Stopped } from "../../pool/stop/stop.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
-import { guardMethods, optional, SIGNAL, STOP, text, user } from "../arguments.js";
+import * as arg from "../arguments.js";
 import type { ConnectInfo, StopRequest } from "../options.js";
-import type { FleetParts } from "../parts.js";
+import { Group } from "./group.js";
 
 const START_WAIT_MS = 30_000;
 
 /** SDK clients that are connected to users' own servers. */
-export class ClientGroup {
-  readonly #parts: FleetParts;
-
-  constructor(parts: FleetParts) {
-    this.#parts = parts;
-  }
-
+export class ClientGroup extends Group {
   /**
    * Returns an SDK client that is connected to the user's own server, and starts the server if necessary. Further calls
    * return the same client while it is connected. The server starts with `gitHubToken`, which only its process gets; it
@@ -28,7 +22,7 @@ export class ClientGroup {
    */
   async connect(user: string, options: ClientOptions & { signal?: AbortSignal } = {}): Promise<CopilotClient> {
     const { gitHubToken, signal = AbortSignal.timeout(START_WAIT_MS), ...client } = options;
-    const { directory, store, pool, clients, doorClients } = this.#parts;
+    const { directory, store, pool, clients, doorClients } = this.parts;
     const where = await directory.place(user);
     if (!where.here) {
       if (gitHubToken !== undefined) throw tokenStaysHere(user, where.host);
@@ -41,12 +35,12 @@ export class ClientGroup {
 
   /** Ends the use of {@link connect}: waits for all turns, stops the user's server and closes the client. */
   async release(user: string, { signal, ...request }: StopRequest = {}): Promise<{ stopped: [Stopped] }> {
-    const { host, server } = await this.#parts.hosts.findOf(user);
+    const { host, server } = await this.parts.hosts.findOf(user);
     const [stopped = { id: server.id, outcome: "already-stopped", cut: [] }] = await host.stop(
       { ids: [server.id], request },
       { signal },
     );
-    await this.#parts.doorClients.close(user);
+    await this.parts.doorClients.close(user);
     return { stopped: [stopped] };
   }
 
@@ -59,22 +53,18 @@ export class ClientGroup {
    * `FLEET_SERVER_UNREACHABLE` when it runs on another host.
    */
   async connectInfo(user: string): Promise<ConnectInfo> {
-    const { host, server } = await this.#parts.hosts.findOf(user);
+    const { host, server } = await this.parts.hosts.findOf(user);
     if (host instanceof RemoteHost) throw onAnotherHost(user, host.record);
     const { address, port, token } = provenEndpoint(server);
     return { url: `${address}:${port}`, token, user: server.user ?? user, serverId: server.id };
   }
 
   static {
-    guardMethods(
-      ClientGroup.prototype,
-      {
-        connect: [user, optional({ gitHubToken: { check: text }, ...SIGNAL })],
-        release: [user, optional(STOP)],
-        connectInfo: [user],
-      },
-      (group) => group.#parts.assertOpen(),
-    );
+    Group.guard(ClientGroup.prototype, {
+      connect: [arg.user, arg.optional({ gitHubToken: { check: arg.text }, ...arg.SIGNAL })],
+      release: [arg.user, arg.optional(arg.STOP)],
+      connectInfo: [arg.user],
+    });
   }
 }
 

@@ -1,20 +1,14 @@
 import type { Address } from "../../config/rules.js";
 import type { FrontDoor } from "../../gateway/door.js";
 import type { HostCalls } from "../../gateway/entry/control.js";
-import { callback, guardMethods, LISTEN, optional, readListener, SIGNAL } from "../arguments.js";
+import * as arg from "../arguments.js";
 import type { OpenDoorOptions } from "../options.js";
-import type { FleetParts } from "../parts.js";
+import { Group } from "./group.js";
 
 const ANY_ADDRESS: Address = { host: "127.0.0.1", port: 0 };
 
 /** The front doors of this process. */
-export class DoorGroup {
-  readonly #parts: FleetParts;
-
-  constructor(parts: FleetParts) {
-    this.#parts = parts;
-  }
-
+export class DoorGroup extends Group {
   /**
    * Opens a front door. It is one address at which any Copilot SDK with a user's token reaches the fleet as if it were
    * that user's own server. Close the door before the fleet.
@@ -27,9 +21,9 @@ export class DoorGroup {
     // Import these only here, because every other command starts faster without them.
     const { openFrontDoor } = await import("../../gateway/door.js");
     const { answerCall } = await import("../../peers/calls/rpc-table.js");
-    const { config, store, sessions, pool, directory, own, leases, endings } = this.#parts;
+    const { config, store, sessions, pool, directory, own, leases, endings } = this.parts;
     const { listen: given = config.serve.listen ?? ANY_ADDRESS, ...listeners } = options;
-    const listen = readListener(given, "listen");
+    const listen = arg.readListener(given, "listen");
     const context = { config, store, sessions, pool, directory };
     const calls: HostCalls = {
       answer: async (method, params, signal) => await answerCall(own, method, params, signal),
@@ -41,10 +35,15 @@ export class DoorGroup {
   }
 
   static {
-    guardMethods(
-      DoorGroup.prototype,
-      { open: [optional({ ...LISTEN, onRequest: { check: callback }, onEvent: { check: callback }, ...SIGNAL })] },
-      (group) => group.#parts.assertOpen(),
-    );
+    Group.guard(DoorGroup.prototype, {
+      open: [
+        arg.optional({
+          ...arg.LISTEN,
+          onRequest: { check: arg.callback },
+          onEvent: { check: arg.callback },
+          ...arg.SIGNAL,
+        }),
+      ],
+    });
   }
 }

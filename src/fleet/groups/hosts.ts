@@ -2,36 +2,30 @@ import { planRebalance, type RebalancePlan } from "../../hosts/rebalance.js";
 import type { HostRecord } from "../../model/host.js";
 import { moveUsers } from "../../peers/move-users.js";
 import { lookAtAll, type Overview } from "../../peers/overview.js";
-import { guardMethods, optional, WAIT } from "../arguments.js";
+import * as arg from "../arguments.js";
 import type { Rebalanced, RebalanceRequest } from "../options.js";
-import type { FleetParts } from "../parts.js";
+import { Group } from "./group.js";
 
 /** The hosts of the fleet, and the users' places on them. */
-export class HostGroup {
-  readonly #parts: FleetParts;
-
-  constructor(parts: FleetParts) {
-    this.#parts = parts;
-  }
-
+export class HostGroup extends Group {
   /** Lists the hosts of the fleet, including those that are gone; empty if the store supports only one host. */
   async list(): Promise<HostRecord[]> {
-    return await this.#parts.directory.list();
+    return await this.parts.directory.list();
   }
 
   /** Lists the names of the hosts of the fleet; empty if the fleet has only one host. */
   async names(): Promise<string[]> {
-    return await this.#parts.hosts.names();
+    return await this.parts.hosts.names();
   }
 
   /** Returns all hosts, their servers, and the number of sessions. */
   async overview(): Promise<Overview> {
-    return await lookAtAll(this.#parts);
+    return await lookAtAll(this.parts);
   }
 
   /** Returns the users who would move if all users were placed again on the current hosts. Moves nobody. */
   async planRebalance(): Promise<RebalancePlan> {
-    const { directory, store } = this.#parts;
+    const { directory, store } = this.parts;
     const [hosts, placements, sessions] = await Promise.all([
       directory.list(),
       store.placements.list(),
@@ -46,15 +40,17 @@ export class HostGroup {
    */
   async rebalance(options: RebalanceRequest = {}): Promise<Rebalanced> {
     const { moves, stays } = await this.planRebalance();
-    const { waitMs = this.#parts.config.drain.timeoutMs } = options;
-    return { moved: await moveUsers(moves, waitMs, this.#parts), stays };
+    const { waitMs = this.parts.config.drain.timeoutMs } = options;
+    return { moved: await moveUsers(moves, waitMs, this.parts), stays };
   }
 
   static {
-    guardMethods(
-      HostGroup.prototype,
-      { list: [], names: [], overview: [], planRebalance: [], rebalance: [optional(WAIT)] },
-      (group) => group.#parts.assertOpen(),
-    );
+    Group.guard(HostGroup.prototype, {
+      list: [],
+      names: [],
+      overview: [],
+      planRebalance: [],
+      rebalance: [arg.optional(arg.WAIT)],
+    });
   }
 }

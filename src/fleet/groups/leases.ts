@@ -3,30 +3,11 @@ import { unknownOf } from "../../peers/gather.js";
 import type { AcquireOptions, HeldLease } from "../../sessions/leases/leases.js";
 import { acquireOptions, type LockOptions } from "../../sessions/leases/options.js";
 import { sessionsNotFound } from "../../sessions/problems.js";
-import {
-  callback,
-  flag,
-  guardMethods,
-  OWN_USER,
-  optional,
-  options,
-  required,
-  SIGNAL,
-  sessionId,
-  span,
-  text,
-  USER,
-} from "../arguments.js";
-import type { FleetParts } from "../parts.js";
+import * as arg from "../arguments.js";
+import { Group } from "./group.js";
 
 /** The leases on sessions. A lease is a time-bounded right to use one session. */
-export class LeaseGroup {
-  readonly #parts: FleetParts;
-
-  constructor(parts: FleetParts) {
-    this.#parts = parts;
-  }
-
+export class LeaseGroup extends Group {
   /**
    * Runs `work` under the lease on a session. Renews the lease while `work` runs, and releases it at the end. Turns
    * that `work` starts for the same user in that session (`sessions.use`, `sessions.send`) use this lease, unless
@@ -37,7 +18,7 @@ export class LeaseGroup {
    * while `work` ran, whatever the result of `work`.
    */
   async hold<T>(sessionId: string, options: LockOptions, work: (lease: HeldLease) => Promise<T>): Promise<T> {
-    return await this.#parts.leases.hold(this.#acquireOptions(sessionId, options), work);
+    return await this.parts.leases.hold(this.#acquireOptions(sessionId, options), work);
   }
 
   /**
@@ -46,7 +27,7 @@ export class LeaseGroup {
    * @throws like {@link hold}.
    */
   async acquire(sessionId: string, options: LockOptions): Promise<HeldLease> {
-    return await this.#parts.leases.acquire(this.#acquireOptions(sessionId, options));
+    return await this.parts.leases.acquire(this.#acquireOptions(sessionId, options));
   }
 
   /**
@@ -55,7 +36,7 @@ export class LeaseGroup {
    * @throws FleetError `FLEET_LEASE_LOST` when the token is wrong or its lease has ended.
    */
   async release(sessionId: string, options: { token: string }): Promise<void> {
-    await this.#parts.store.leases.release(sessionId, options.token);
+    await this.parts.store.leases.release(sessionId, options.token);
   }
 
   /**
@@ -65,38 +46,34 @@ export class LeaseGroup {
    */
   async get(sessionId: string, options: { user?: string | undefined } = {}): Promise<Lease | null> {
     const { user } = options;
-    if (user !== undefined) await this.#parts.finder.find(sessionId, user);
-    const lease = await this.#parts.store.leases.read(sessionId);
-    if (lease === null && user === undefined && (await unknownOf(this.#parts, [sessionId])).length > 0)
+    if (user !== undefined) await this.parts.finder.find(sessionId, user);
+    const lease = await this.parts.store.leases.read(sessionId);
+    if (lease === null && user === undefined && (await unknownOf(this.parts, [sessionId])).length > 0)
       throw sessionsNotFound([sessionId]);
     return lease;
   }
 
   #acquireOptions(sessionId: string, options: LockOptions): AcquireOptions {
-    const acquire = acquireOptions(sessionId, options, this.#parts.config);
-    return { ...acquire, mayUse: () => this.#parts.finder.find(acquire.sessionId, acquire.holder) };
+    const acquire = acquireOptions(sessionId, options, this.parts.config);
+    return { ...acquire, mayUse: () => this.parts.finder.find(acquire.sessionId, acquire.holder) };
   }
 
   static {
-    const id = ["sessionId", sessionId] as const;
-    const lock = options({
-      ...OWN_USER,
-      ttl: { check: span },
-      wait: { check: span },
-      steal: { check: options({ reason: required(text) }) },
-      detached: { check: flag },
-      onWait: { check: callback },
-      ...SIGNAL,
+    const id = ["sessionId", arg.sessionId] as const;
+    const lock = arg.options({
+      ...arg.OWN_USER,
+      ttl: { check: arg.span },
+      wait: { check: arg.span },
+      steal: { check: arg.options({ reason: arg.required(arg.text) }) },
+      detached: { check: arg.flag },
+      onWait: { check: arg.callback },
+      ...arg.SIGNAL,
     });
-    guardMethods(
-      LeaseGroup.prototype,
-      {
-        hold: [id, ["options", lock], ["work", callback]],
-        acquire: [id, ["options", lock]],
-        release: [id, ["options", options({ token: required(text) })]],
-        get: [id, optional(USER)],
-      },
-      (group) => group.#parts.assertOpen(),
-    );
+    Group.guard(LeaseGroup.prototype, {
+      hold: [id, ["options", lock], ["work", arg.callback]],
+      acquire: [id, ["options", lock]],
+      release: [id, ["options", arg.options({ token: arg.required(arg.text) })]],
+      get: [id, arg.optional(arg.USER)],
+    });
   }
 }

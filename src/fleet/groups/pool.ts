@@ -2,35 +2,24 @@ import { closePool, liveSupervisor, openPool, type PoolState, poolState } from "
 import type { Stopped } from "../../pool/stop/stop.js";
 import { NEVER } from "../../runtime/deadline.js";
 import type { Supervisor } from "../../serve/supervisor.js";
-import {
-  callback,
-  guardMethods,
-  LISTEN,
-  optional,
-  options,
-  readListener,
-  required,
-  SIGNAL,
-  STOP,
-  wait,
-} from "../arguments.js";
+import * as arg from "../arguments.js";
 import type { DrainRequest, SuperviseOptions } from "../options.js";
 import type { FleetParts } from "../parts.js";
 import type { DoorGroup } from "./doors.js";
+import { Group } from "./group.js";
 
 /** All servers of this host together. */
-export class PoolGroup {
-  readonly #parts: FleetParts;
+export class PoolGroup extends Group {
   readonly #doors: DoorGroup;
 
   constructor(parts: FleetParts, doors: DoorGroup) {
-    this.#parts = parts;
+    super(parts);
     this.#doors = doors;
   }
 
   /** Returns whether the pool admits new servers and turns, and if not, the reason. */
   async state(): Promise<PoolState> {
-    return poolState(await this.#parts.store.registry.read());
+    return poolState(await this.parts.store.registry.read());
   }
 
   /**
@@ -41,7 +30,7 @@ export class PoolGroup {
    * @throws FleetError `FLEET_DURATION_INVALID` when a timeout is malformed or out of bounds.
    */
   async drain(options: DrainRequest = {}): Promise<{ stopped: Stopped[] }> {
-    const { store, pool, own, config } = this.#parts;
+    const { store, pool, own, config } = this.parts;
     await closePool(store);
     const ids = (await pool.all()).map(({ id }) => id);
     const { drainTimeoutMs = config.drain.timeoutMs, force = false, signal = NEVER } = options;
@@ -50,7 +39,7 @@ export class PoolGroup {
 
   /** Opens the drained pool again. */
   async undrain(): Promise<void> {
-    await openPool(this.#parts.store);
+    await openPool(this.parts.store);
   }
 
   /**
@@ -63,9 +52,9 @@ export class PoolGroup {
   async supervise(options: SuperviseOptions): Promise<Supervisor> {
     // Import it only here, because every other command starts faster without it.
     const { Supervisor } = await import("../../serve/supervisor.js");
-    const { store, pool, directory, config, stateRoot, own, endings } = this.#parts;
+    const { store, pool, directory, config, stateRoot, own, endings } = this.parts;
     const { log, listen: given = config.serve.listen, signal = NEVER } = options;
-    const listen = given === null ? null : readListener(given, "listen");
+    const listen = given === null ? null : arg.readListener(given, "listen");
     const fleet = { store, pool, directory, config, stateRoot, log, listen, doors: this.#doors, host: own };
     const supervisor = await Supervisor.start(fleet, signal);
     endings.unshift(async () => await supervisor.leave());
@@ -74,20 +63,16 @@ export class PoolGroup {
 
   /** Returns the PID of the `serve` that supervises this host; null if none runs. */
   async supervisorPid(): Promise<number | null> {
-    return liveSupervisor(await this.#parts.store.registry.read())?.process.pid ?? null;
+    return liveSupervisor(await this.parts.store.registry.read())?.process.pid ?? null;
   }
 
   static {
-    guardMethods(
-      PoolGroup.prototype,
-      {
-        state: [],
-        drain: [optional({ timeout: { check: wait, as: "drainTimeoutMs" }, ...STOP })],
-        undrain: [],
-        supervise: [["options", options({ log: required(callback), ...LISTEN, ...SIGNAL })]],
-        supervisorPid: [],
-      },
-      (group) => group.#parts.assertOpen(),
-    );
+    Group.guard(PoolGroup.prototype, {
+      state: [],
+      drain: [arg.optional({ timeout: { check: arg.wait, as: "drainTimeoutMs" }, ...arg.STOP })],
+      undrain: [],
+      supervise: [["options", arg.options({ log: arg.required(arg.callback), ...arg.LISTEN, ...arg.SIGNAL })]],
+      supervisorPid: [],
+    });
   }
 }

@@ -2,20 +2,13 @@ import { isFleetError } from "../../errors.js";
 import { launchesOf } from "../../pool/admission.js";
 import { isBroken } from "../../pool/server.js";
 import { heldPorts } from "../../pool/start/ports.js";
-import { guardMethods } from "../arguments.js";
-import type { FleetParts } from "../parts.js";
+import { Group } from "./group.js";
 
 /** The recorded state, as `doctor` checks and repairs it. Except for sessions, it is the state of this host. */
-export class RecordGroup {
-  readonly #parts: FleetParts;
-
-  constructor(parts: FleetParts) {
-    this.#parts = parts;
-  }
-
+export class RecordGroup extends Group {
   /** Returns the number of servers that are recorded on this host, in any state. */
   async servers(): Promise<number> {
-    return Object.keys((await this.#parts.store.registry.read()).servers).length;
+    return Object.keys((await this.parts.store.registry.read()).servers).length;
   }
 
   /**
@@ -23,19 +16,19 @@ export class RecordGroup {
    * (`fleet.takeWarnings`).
    */
   async sessions(): Promise<number> {
-    return (await this.#parts.store.sessions.list()).length;
+    return (await this.parts.store.sessions.list()).length;
   }
 
   /** Writes the registry again if one of its files is damaged. */
   async repairRegistry(): Promise<void> {
-    const { store } = this.#parts;
+    const { store } = this.parts;
     await store.registry.update(() => undefined);
     store.takeWarnings(); // drop the warnings about the repaired damage
   }
 
   /** Writes each session record again if its file is damaged. */
   async repairSessions(): Promise<void> {
-    const { store } = this.#parts;
+    const { store } = this.parts;
     for (const { id } of await store.sessions.list()) {
       await store.sessions
         .update(id, () => undefined)
@@ -51,7 +44,7 @@ export class RecordGroup {
    * them.
    */
   async brokenServers(): Promise<string[]> {
-    const { servers } = await this.#parts.store.registry.read();
+    const { servers } = await this.parts.store.registry.read();
     return Object.values(servers)
       .filter(isBroken)
       .map(({ id }) => id);
@@ -62,27 +55,23 @@ export class RecordGroup {
    * stray.
    */
   async launchIds(): Promise<Set<string>> {
-    return launchesOf(await this.#parts.store.registry.read());
+    return launchesOf(await this.parts.store.registry.read());
   }
 
   /** Returns the ports of the recorded servers of this host. */
   async heldPorts(): Promise<Set<number>> {
-    return heldPorts(await this.#parts.store.registry.read());
+    return heldPorts(await this.parts.store.registry.read());
   }
 
   static {
-    guardMethods(
-      RecordGroup.prototype,
-      {
-        servers: [],
-        sessions: [],
-        repairRegistry: [],
-        repairSessions: [],
-        brokenServers: [],
-        launchIds: [],
-        heldPorts: [],
-      },
-      (group) => group.#parts.assertOpen(),
-    );
+    Group.guard(RecordGroup.prototype, {
+      servers: [],
+      sessions: [],
+      repairRegistry: [],
+      repairSessions: [],
+      brokenServers: [],
+      launchIds: [],
+      heldPorts: [],
+    });
   }
 }

@@ -7,24 +7,9 @@ import type { RollingResult } from "../../pool/recycle/rolling.js";
 import { type ServerView, viewServer } from "../../pool/server.js";
 import type { Stopped } from "../../pool/stop/stop.js";
 import type { LogEnd, LogPosition } from "../../serve/logs/log-tail.js";
-import {
-  DRAIN_TIMEOUT,
-  guardMethods,
-  ids,
-  object,
-  optional,
-  options,
-  required,
-  SIGNAL,
-  STOP,
-  text,
-  user,
-  userIds,
-  WAIT,
-  whole,
-} from "../arguments.js";
+import * as arg from "../arguments.js";
 import type { RollingRequest, RouteView, SpawnRequest, StopRequest } from "../options.js";
-import type { FleetParts } from "../parts.js";
+import { Group } from "./group.js";
 
 /**
  * The servers of all hosts. A server is named by its id or by a unique prefix of it. A user may have servers with the
@@ -33,13 +18,7 @@ import type { FleetParts } from "../parts.js";
  * A method that takes an id throws `FLEET_SERVER_NOT_FOUND` when the server does not exist, and `FLEET_HOST_AWAY` when
  * its host cannot be reached.
  */
-export class ServerGroup {
-  readonly #parts: FleetParts;
-
-  constructor(parts: FleetParts) {
-    this.#parts = parts;
-  }
-
+export class ServerGroup extends Group {
   /**
    * Returns the user's own server on the host where the user is placed. Starts the server if it is not running.
    *
@@ -47,7 +26,7 @@ export class ServerGroup {
    * `FLEET_SERVER_EXITED` or `FLEET_RUNTIME_MISSING`.
    */
   async spawn(user: string, options: SpawnRequest = {}): Promise<{ server: ServerView; created: boolean }> {
-    return await (await this.#parts.hosts.ofUser(user)).spawn({ user, request: options });
+    return await (await this.parts.hosts.ofUser(user)).spawn({ user, request: options });
   }
 
   /**
@@ -57,12 +36,12 @@ export class ServerGroup {
    * servers run.
    */
   async spawnMany(users: readonly string[], options: SpawnRequest = {}): Promise<{ servers: ServerView[] }> {
-    return { servers: await spawnEverywhere(this.#parts.hosts, users, options) };
+    return { servers: await spawnEverywhere(this.parts.hosts, users, options) };
   }
 
   /** Starts one more shared server on this host. */
   async spawnShared(options: SpawnRequest = {}): Promise<{ server: ServerView; created: true }> {
-    return { server: await this.#parts.own.spawnShared(options), created: true };
+    return { server: await this.parts.own.spawnShared(options), created: true };
   }
 
   /**
@@ -70,19 +49,19 @@ export class ServerGroup {
    * host does not answer, adds a warning (`fleet.takeWarnings`) and shows its servers as it last recorded them (`away`).
    */
   async list(): Promise<ServerView[]> {
-    const { hosts, store, directory } = this.#parts;
+    const { hosts, store, directory } = this.parts;
     const [servers, records] = await Promise.all([gatherServers(hosts), store.sessions.list()]);
     return withSessionCounts(servers, records, directory.own);
   }
 
   /** Returns one server on any host. */
   async get(id: string): Promise<ServerView> {
-    return await view(await this.#parts.hosts.find(id));
+    return await view(await this.parts.hosts.find(id));
   }
 
   /** Returns the recorded server of a user, on the host where the user is placed. @throws like {@link get}. */
   async ofUser(user: string): Promise<ServerView> {
-    return await view(await this.#parts.hosts.findOf(user));
+    return await view(await this.parts.hosts.findOf(user));
   }
 
   /**
@@ -90,7 +69,7 @@ export class ServerGroup {
    * server, or a shared one that the configured strategy chooses.
    */
   async place(user: string, options: SpawnRequest = {}): Promise<ServerView> {
-    return await (await this.#parts.hosts.ofUser(user)).serverFor({ user, request: options });
+    return await (await this.parts.hosts.ofUser(user)).serverFor({ user, request: options });
   }
 
   /**
@@ -99,7 +78,7 @@ export class ServerGroup {
    * @throws FleetError `FLEET_HOST_AWAY` when the host of that server cannot be reached.
    */
   async route(user: string, options: { strategy?: Strategy } = {}): Promise<RouteView> {
-    const { config, directory, store, pool } = this.#parts;
+    const { config, directory, store, pool } = this.parts;
     const foreseen = await directory.foresee(user);
     const elsewhere = store.hosts !== null && foreseen !== null && foreseen.host !== store.hosts.own;
     const registry = elsewhere ? await store.hosts.registryOf(foreseen.host) : await store.registry.read();
@@ -159,51 +138,50 @@ export class ServerGroup {
 
   /** Returns the last lines of a server's log, and the position from which {@link followLog} continues. */
   async logEnd(id: string, options: { lines: number }): Promise<LogEnd> {
-    const { host, server } = await this.#parts.hosts.find(id);
+    const { host, server } = await this.parts.hosts.find(id);
     return await host.logEnd({ id: server.id, lines: options.lines });
   }
 
   /** Yields the bytes that are added to a server's log, until the signal aborts. */
   async *followLog(id: string, options: { at: LogPosition; signal: AbortSignal }): AsyncGenerator<Buffer> {
-    const { host, server } = await this.#parts.hosts.find(id);
+    const { host, server } = await this.parts.hosts.find(id);
     yield* host.followLog(server.id, options.at, options.signal);
   }
 
   async #found(ids: readonly string[]): Promise<Placed[]> {
-    const found = await Promise.all(ids.map(async (id) => await this.#parts.hosts.find(id)));
+    const found = await Promise.all(ids.map(async (id) => await this.parts.hosts.find(id)));
     return found.map(({ host, server }) => ({ host, id: server.id }));
   }
 
   /** Returns the current state of a server on another host. */
   async #viewOn(name: string, id: string): Promise<ServerView> {
-    const host = await this.#parts.hosts.thereUnder(name);
+    const host = await this.parts.hosts.thereUnder(name);
     if (host === null) throw hostAway(name);
     return await host.server({ id });
   }
 
   static {
-    const id = ["id", text] as const;
-    const spawn = optional({ token: { check: object }, cwd: { check: text }, ...WAIT });
-    const log = options({ at: required(object), signal: { ...SIGNAL.signal, required: true } });
-    guardMethods(
-      ServerGroup.prototype,
-      {
-        spawn: [user, spawn],
-        spawnMany: [["users", userIds], spawn],
-        spawnShared: [spawn],
-        list: [],
-        get: [id],
-        ofUser: [user],
-        place: [user, spawn],
-        route: [user, optional({ strategy: { check: text } })],
-        stop: [ids, optional(STOP)],
-        restart: [ids, optional(STOP)],
-        restartRolling: [ids, optional({ ...DRAIN_TIMEOUT, maxUnavailable: { check: whole }, ...SIGNAL })],
-        logEnd: [id, ["options", options({ lines: required(whole) })]],
-        followLog: [id, ["options", log]],
-      },
-      (group) => group.#parts.assertOpen(),
-    );
+    const id = ["id", arg.text] as const;
+    const spawn = arg.optional({ token: { check: arg.object }, cwd: { check: arg.text }, ...arg.WAIT });
+    const log = arg.options({ at: arg.required(arg.object), signal: { ...arg.SIGNAL.signal, required: true } });
+    Group.guard(ServerGroup.prototype, {
+      spawn: [arg.user, spawn],
+      spawnMany: [["users", arg.userIds], spawn],
+      spawnShared: [spawn],
+      list: [],
+      get: [id],
+      ofUser: [arg.user],
+      place: [arg.user, spawn],
+      route: [arg.user, arg.optional({ strategy: { check: arg.text } })],
+      stop: [arg.ids, arg.optional(arg.STOP)],
+      restart: [arg.ids, arg.optional(arg.STOP)],
+      restartRolling: [
+        arg.ids,
+        arg.optional({ ...arg.DRAIN_TIMEOUT, maxUnavailable: { check: arg.whole }, ...arg.SIGNAL }),
+      ],
+      logEnd: [id, ["options", arg.options({ lines: arg.required(arg.whole) })]],
+      followLog: [id, ["options", log]],
+    });
   }
 }
 

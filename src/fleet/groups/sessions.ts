@@ -2,37 +2,18 @@ import type { CopilotSession } from "@github/copilot-sdk";
 import { parseDuration } from "../../config/values/duration.js";
 import { FleetError, option, quote } from "../../errors.js";
 import { validateUser } from "../../model/ids.js";
-import { evictDownTo, evictEverywhere, gatherSessions, viewSessionOf } from "../../peers/gather.js";
+import { evictDownTo, evictEverywhere, gatherGarbage, gatherSessions, viewSessionOf } from "../../peers/gather.js";
 import { deleteEverywhere } from "../../peers/sessions/delete.js";
 import type { TurnReply } from "../../runtime/client/turn.js";
 import { NEVER } from "../../runtime/deadline.js";
+import type { GcRequest, GcResult } from "../../sessions/gc/collect.js";
 import type { EvictionResult } from "../../sessions/memory/eviction.js";
 import { sessionsNotFound } from "../../sessions/problems.js";
 import { PendingReply } from "../../sessions/use/reply.js";
 import type { SessionView } from "../../sessions/view.js";
-import {
-  callback,
-  flag,
-  guardMethods,
-  OWN_USER,
-  object,
-  oneOf,
-  optional,
-  options,
-  SIGNAL,
-  session,
-  sessionId,
-  sessionIds,
-  span,
-  TIMEOUT,
-  text,
-  texts,
-  USER,
-  WAIT,
-  whole,
-} from "../arguments.js";
+import * as arg from "../arguments.js";
 import type { CreateSessionOptions, ResumeSessionOptions, SendOptions, SessionReply, UseOptions } from "../options.js";
-import type { FleetParts } from "../parts.js";
+import { Group } from "./group.js";
 
 const START_WAIT_MS = 30_000;
 
@@ -42,13 +23,7 @@ const START_WAIT_MS = 30_000;
  * A method that takes an id throws `FLEET_SESSION_NOT_FOUND` when the session does not exist, or when the user may not
  * use it. The error is the same in both cases.
  */
-export class SessionGroup {
-  readonly #parts: FleetParts;
-
-  constructor(parts: FleetParts) {
-    this.#parts = parts;
-  }
-
+export class SessionGroup extends Group {
   /**
    * Creates a session that belongs to the user, on the user's server, and starts the server if necessary. Also accepts
    * settings of the SDK's `createSession`. The fleet's configuration supplies provider, model and permissions.
@@ -57,7 +32,7 @@ export class SessionGroup {
    */
   async create(options: CreateSessionOptions): Promise<CopilotSession> {
     const { user, sessionId, purpose, ttl, signal, model, members, ephemeral, waitMs, ...session } = options;
-    return await this.#parts.open.create({
+    return await this.parts.open.create({
       user,
       id: sessionId,
       purpose,
@@ -77,7 +52,7 @@ export class SessionGroup {
    */
   async resume(id: string, options: ResumeSessionOptions): Promise<CopilotSession> {
     const { user, signal = AbortSignal.timeout(START_WAIT_MS), waitMs, ...session } = options;
-    return await this.#parts.open.resume(id, { user, session, waitMs, signal });
+    return await this.parts.open.resume(id, { user, session, waitMs, signal });
   }
 
   /**
@@ -87,7 +62,7 @@ export class SessionGroup {
    */
   send(session: CopilotSession, prompt: string, options: SendOptions = {}): PendingReply<TurnReply> {
     return new PendingReply(
-      async (onDelta) => await this.#parts.open.send(session.sessionId, prompt, alsoTo(onDelta, options)),
+      async (onDelta) => await this.parts.open.send(session.sessionId, prompt, alsoTo(onDelta, options)),
     );
   }
 
@@ -101,7 +76,7 @@ export class SessionGroup {
   use(id: string, prompt: string, options: UseOptions): PendingReply<SessionReply> {
     return new PendingReply(async (onDelta) => {
       const use = { ...alsoTo(onDelta, options), signal: options.signal ?? NEVER };
-      const { reply, session } = await this.#parts.open.use(id, prompt, use);
+      const { reply, session } = await this.parts.open.use(id, prompt, use);
       return { ...reply, session, reply };
     });
   }
@@ -111,7 +86,7 @@ export class SessionGroup {
    * an ephemeral session, unless `park` keeps it for its next use.
    */
   async leave(session: CopilotSession, options: { park?: boolean } = {}): Promise<SessionView> {
-    return await this.#parts.open.leave(session.sessionId, options);
+    return await this.parts.open.leave(session.sessionId, options);
   }
 
   /**
@@ -119,12 +94,12 @@ export class SessionGroup {
    * a warning (`fleet.takeWarnings`) and shows its sessions as recorded.
    */
   async list(options: { user?: string | undefined } = {}): Promise<SessionView[]> {
-    return await gatherSessions(this.#parts, options.user);
+    return await gatherSessions(this.parts, options.user);
   }
 
   /** Returns one session of a user. */
   async get(id: string, options: { user: string }): Promise<SessionView> {
-    return await viewSessionOf(this.#parts, id, options.user);
+    return await viewSessionOf(this.parts, id, options.user);
   }
 
   /**
@@ -134,8 +109,8 @@ export class SessionGroup {
    * @param what these sessions; or the least recently used ones, until at most `max` are in memory
    */
   async evict(what: { ids: readonly string[] } | { max: number }): Promise<EvictionResult> {
-    if ("max" in what) return await evictDownTo(this.#parts.hosts, what.max);
-    return await evictEverywhere(this.#parts, what.ids);
+    if ("max" in what) return await evictDownTo(this.parts.hosts, what.max);
+    return await evictEverywhere(this.parts, what.ids);
   }
 
   /**
@@ -151,49 +126,59 @@ export class SessionGroup {
     ids: readonly string[],
     options: { user?: string | undefined; ignoreNotFound?: boolean } = {},
   ): Promise<{ deleted: string[] }> {
-    const { deleted, notFound } = await deleteEverywhere(this.#parts, ids, options.user);
+    const { deleted, notFound } = await deleteEverywhere(this.parts, ids, options.user);
     if (notFound.length > 0 && options.ignoreNotFound !== true) throw sessionsNotFound(notFound, { deleted, notFound });
     return { deleted };
   }
 
+  /**
+   * Deletes sessions that are past their TTL and not in use, on disk and in the store. Also clears dead servers and
+   * their folders. Can run during any other use of the fleet, including another gc. If it is killed, the next run
+   * completes its work. Each reachable host does this for its own sessions and servers.
+   *
+   * @throws FleetError `FLEET_DURATION_INVALID` or `FLEET_USER_INVALID` when an option is not allowed.
+   */
+  async gc(options: GcRequest = {}): Promise<GcResult> {
+    const { ttl, dryRun = false, user, signal = NEVER } = options;
+    const ttlMs = ttl === undefined ? this.parts.ttlMs : parseDuration(ttl, { name: option("ttl") });
+    return await gatherGarbage(this.parts.hosts, { ttlMs, dryRun, user, signal });
+  }
+
   static {
-    const id = ["sessionId", sessionId] as const;
-    const prompt = ["prompt", text] as const;
-    const open = ["session", session] as const;
+    const id = ["sessionId", arg.sessionId] as const;
+    const prompt = ["prompt", arg.text] as const;
+    const open = ["session", arg.session] as const;
     const turn = {
-      ...TIMEOUT,
-      ...WAIT,
-      ...SIGNAL,
-      onDelta: { check: callback },
-      onWait: { check: callback },
-      lease: { check: object },
+      ...arg.TIMEOUT,
+      ...arg.WAIT,
+      ...arg.SIGNAL,
+      onDelta: { check: arg.callback },
+      onWait: { check: arg.callback },
+      lease: { check: arg.object },
     };
     const create = {
-      ...OWN_USER,
-      sessionId: { check: sessionId },
-      purpose: { check: text },
-      model: { check: text },
-      ttl: { check: span },
-      members: { check: texts },
-      ephemeral: { check: flag },
-      ...WAIT,
-      ...SIGNAL,
+      ...arg.OWN_USER,
+      sessionId: { check: arg.sessionId },
+      purpose: { check: arg.text },
+      model: { check: arg.text },
+      ttl: { check: arg.span },
+      members: { check: arg.texts },
+      ephemeral: { check: arg.flag },
+      ...arg.WAIT,
+      ...arg.SIGNAL,
     };
-    guardMethods(
-      SessionGroup.prototype,
-      {
-        create: [["options", options(create)]],
-        resume: [id, ["options", options({ ...OWN_USER, ...WAIT, ...SIGNAL })]],
-        send: [open, prompt, optional(turn)],
-        use: [id, prompt, ["options", options({ ...OWN_USER, session: { check: object }, ...turn })]],
-        leave: [open, optional({ park: { check: flag } })],
-        list: [optional(USER)],
-        get: [id, ["options", options(OWN_USER)]],
-        evict: [["what", oneOf({ ids: { check: sessionIds }, max: { check: whole } })]],
-        delete: [["sessionIds", sessionIds], optional({ ...USER, ignoreNotFound: { check: flag } })],
-      },
-      (group) => group.#parts.assertOpen(),
-    );
+    Group.guard(SessionGroup.prototype, {
+      create: [["options", arg.options(create)]],
+      resume: [id, ["options", arg.options({ ...arg.OWN_USER, ...arg.WAIT, ...arg.SIGNAL })]],
+      send: [open, prompt, arg.optional(turn)],
+      use: [id, prompt, ["options", arg.options({ ...arg.OWN_USER, session: { check: arg.object }, ...turn })]],
+      leave: [open, arg.optional({ park: { check: arg.flag } })],
+      list: [arg.optional(arg.USER)],
+      get: [id, ["options", arg.options(arg.OWN_USER)]],
+      evict: [["what", arg.oneOf({ ids: { check: arg.sessionIds }, max: { check: arg.whole } })]],
+      gc: [arg.optional({ ttl: { check: arg.span }, dryRun: { check: arg.flag }, ...arg.USER, ...arg.SIGNAL })],
+      delete: [["sessionIds", arg.sessionIds], arg.optional({ ...arg.USER, ignoreNotFound: { check: arg.flag } })],
+    });
   }
 }
 

@@ -8,17 +8,11 @@ import {
   type TokenView,
   validateTokenId,
 } from "../../identity/tokens.js";
-import { guardMethods, oneOf, optional, span, texts, USER, user } from "../arguments.js";
-import type { FleetParts } from "../parts.js";
+import * as arg from "../arguments.js";
+import { Group } from "./group.js";
 
 /** The tokens that clients present at the front door. */
-export class TokenGroup {
-  readonly #parts: FleetParts;
-
-  constructor(parts: FleetParts) {
-    this.#parts = parts;
-  }
-
+export class TokenGroup extends Group {
   /**
    * Issues a token that lets clients of the user connect to the front door. Only the result contains the token; it is
    * not stored.
@@ -27,12 +21,12 @@ export class TokenGroup {
    */
   async issue(user: string, options: { ttl?: Duration } = {}): Promise<IssuedToken> {
     const ttlMs = options.ttl === undefined ? null : parseDuration(options.ttl, { name: option("ttl") });
-    return await issueToken(this.#parts.store, user, ttlMs);
+    return await issueToken(this.parts.store, user, ttlMs);
   }
 
   /** Lists the tokens of all users, or of one, that were issued and not revoked. */
   async list(options: { user?: string | undefined } = {}): Promise<TokenView[]> {
-    return await listTokens(this.#parts.store, options.user);
+    return await listTokens(this.parts.store, options.user);
   }
 
   /**
@@ -40,19 +34,15 @@ export class TokenGroup {
    * the ids.
    */
   async revoke(which: { ids: readonly string[] } | { user: string }): Promise<{ revoked: string[] }> {
-    return { revoked: await revokeTokens(this.#parts.store, which) };
+    return { revoked: await revokeTokens(this.parts.store, which) };
   }
 
   static {
-    const ids = { check: (value: unknown, name: string) => texts(value, name).map((id) => validateTokenId(id)) };
-    guardMethods(
-      TokenGroup.prototype,
-      {
-        issue: [user, optional({ ttl: { check: span } })],
-        list: [optional(USER)],
-        revoke: [["which", oneOf({ ids, ...USER })]],
-      },
-      (group) => group.#parts.assertOpen(),
-    );
+    const ids = { check: (value: unknown, name: string) => arg.texts(value, name).map((id) => validateTokenId(id)) };
+    Group.guard(TokenGroup.prototype, {
+      issue: [arg.user, arg.optional({ ttl: { check: arg.span } })],
+      list: [arg.optional(arg.USER)],
+      revoke: [["which", arg.oneOf({ ids, ...arg.USER })]],
+    });
   }
 }

@@ -1,0 +1,59 @@
+import { PendingReply } from "../../sessions/use/reply.js";
+import type { Argument } from "../arguments.js";
+import type { FleetParts } from "../parts.js";
+
+/** The arguments of every method. A method that is not listed is a compile error. */
+type Arguments<T> = { readonly [Name in keyof T]: readonly Argument[] };
+
+type Method = (this: Group, ...args: unknown[]) => unknown;
+
+/** A group of `Fleet`'s methods. */
+export abstract class Group {
+  protected readonly parts: FleetParts;
+
+  constructor(parts: FleetParts) {
+    this.parts = parts;
+  }
+
+  /**
+   * Makes each method of a group check its arguments, and refuse calls after the fleet is closed. Doing this in one
+   * place ensures that no method omits it.
+   *
+   * @param table a method without arguments has an empty list
+   */
+  protected static guard<T extends Group>(prototype: T, table: Arguments<T>): void {
+    for (const [name, parameters] of Object.entries<readonly Argument[]>(table)) {
+      const method = (prototype as unknown as Record<string, Method>)[name] as Method;
+      const read = (group: Group, given: readonly unknown[]) => {
+        group.parts.assertOpen();
+        return parameters.map(([parameter, check], at) => check(given[at], parameter));
+      };
+      const value = Object.defineProperty(guarded(name, method, read), "length", { value: parameters.length });
+      Object.defineProperty(prototype, name, { value, writable: true, configurable: true });
+    }
+  }
+}
+
+/**
+ * Wraps a method so that a failed check is reported in the same way as the method's result: by its iterator, its
+ * {@link PendingReply} or its promise.
+ */
+function guarded(name: string, method: Method, read: (group: Group, given: readonly unknown[]) => unknown[]): Method {
+  if (name === "followLog") {
+    return async function* (...given) {
+      yield* method.apply(this, read(this, given)) as AsyncIterable<unknown>;
+    };
+  }
+  if (name === "send" || name === "use") {
+    return function (...given) {
+      try {
+        return method.apply(this, read(this, given));
+      } catch (error) {
+        return new PendingReply(async () => await Promise.reject(error));
+      }
+    };
+  }
+  return async function (...given) {
+    return await method.apply(this, read(this, given));
+  };
+}
