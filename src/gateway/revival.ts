@@ -50,15 +50,14 @@ export class Revival {
   /** Reopens the sessions that clients had open on a lost server, once it runs again. Never rejects. */
   async #watchServers(): Promise<void> {
     const { closed, lostServers, store } = this.#state;
+    const read = async () => (await store.registry.read()).servers;
     while (!closed.aborted) {
       await lostServers.some();
       await this.#pause(SERVERS_POLL_MS);
-      const read = async () => (await store.registry.read()).servers;
       // While this host may count as gone, `#awaitTerm` brings the clients back. If the registry cannot be read now, the
       // next round tries again.
       const servers = this.#hasLeft ? null : await read().catch(() => null);
-      for (const { server, clients } of lostServers.back(servers))
-        for (const client of clients) client.reopen(server.id);
+      for (const { place, clients } of lostServers.back(servers)) for (const client of clients) client.reopen(place.id);
     }
   }
 
@@ -77,8 +76,8 @@ export class Revival {
       if (hosts === null) continue;
       const there = new Set(hosts.filter(({ gone }) => !gone).map(peerLinkId));
       for (const { links } of connected) links.hangUp(there);
-      for (const { host, clients } of lostHosts.back(hosts))
-        for (const client of clients) client.reopen(peerLinkId(host));
+      for (const { place, clients } of lostHosts.back(hosts))
+        for (const client of clients) client.reopen(peerLinkId(place));
     }
   }
 

@@ -96,6 +96,7 @@ async function outcomeOf(protocol: Protocol, method: string): Promise<unknown> {
   return await new Promise((resolve) => {
     const requests = {
       begin: () => true,
+      open: 0,
       openBytes: 0,
       reply: (_request: unknown, result: unknown) => resolve(result),
       refuse: (_request: unknown, error: unknown) => resolve(error),

@@ -1,8 +1,7 @@
 import { expect, it } from "vitest";
 import { Relay } from "../../src/gateway/routing/relay.js";
 import type { Router } from "../../src/gateway/routing/router.js";
-import { type Attachment, newAttachment } from "../../src/gateway/state/attachments.js";
-import type { ClientState } from "../../src/gateway/state/client-state.js";
+import { type Attachment, type ClientState, newAttachment } from "../../src/gateway/state/client-state.js";
 import { RequestLines } from "../../src/gateway/state/lines.js";
 import type { ForwardOptions } from "../../src/gateway/state/open-requests.js";
 import type { ClientRequest } from "../../src/gateway/wire/client-message.js";

@@ -2,30 +2,24 @@ import { isFleetError } from "../../errors.js";
 import type { ServerRecord } from "../../model/server.js";
 import { isRunning } from "../../pool/server.js";
 import { NEVER } from "../../runtime/deadline.js";
-import { ProtocolError } from "../../runtime/wire/frames.js";
 import { Connector } from "../routing/connector.js";
 import { Opener } from "../routing/opener.js";
 import type { PeerDialer } from "../routing/peer-dialer.js";
 import { Router } from "../routing/router.js";
-import type { Attachment } from "../state/attachments.js";
-import { type ClientOrigin, ClientState } from "../state/client-state.js";
+import { type Attachment, type ClientOrigin, ClientState } from "../state/client-state.js";
 import type { DoorState } from "../state/door/door-state.js";
 import { failure } from "../state/door/report.js";
 import { PromptQueue } from "../turns/prompt-queue.js";
-import type { ClientMessage, Params } from "../wire/client-message.js";
+import type { Params } from "../wire/client-message.js";
 import type { ClientSocket } from "../wire/client-socket.js";
-import { errorFrame } from "../wire/refusals.js";
 import { Dispatcher } from "./dispatcher.js";
-
-/** A client that keeps sending requests without reading the answers would fill the memory. */
-const MAX_OPEN_REQUESTS = 10_000;
 
 /** An authenticated client, with its servers, sessions and turns. */
 export class Client {
   readonly state: ClientState;
   readonly prompts: PromptQueue;
   readonly #router: Router;
-  readonly #dispatcher: Dispatcher;
+  readonly dispatcher: Dispatcher;
 
   /**
    * @param hello the client's parameters of `connect`, without `token` and `fleet`
@@ -37,7 +31,7 @@ export class Client {
     const opener = new Opener(this.state, connector);
     this.#router = new Router(this.state, connector, opener);
     this.prompts = new PromptQueue(this.state, this.#router);
-    this.#dispatcher = new Dispatcher(this.state, this.#router, opener, this.prompts);
+    this.dispatcher = new Dispatcher(this.state, this.#router, opener, this.prompts);
     door.clients.add(this.state);
     void this.#reopenSessions();
   }
@@ -48,31 +42,6 @@ export class Client {
     // The client was relayed here for a session, and its user's home is on another host. Start no server for that.
     if (isRelayed && !(await door.directory.place(user)).here) return { protocolVersion: protocol.version };
     return (await this.#router.home()).greeting;
-  }
-
-  /** @throws ProtocolError when too many requests are unanswered. */
-  take(message: ClientMessage): void {
-    const { requests, receipts, socket, report } = this.state;
-    switch (message.kind) {
-      case "request":
-        if (requests.open >= MAX_OPEN_REQUESTS) {
-          throw new ProtocolError(`The connection has more than ${MAX_OPEN_REQUESTS} unanswered requests.`, -32600);
-        }
-        this.#dispatcher.take(message);
-        break;
-      case "response":
-        if (!receipts.take(message.id) && !requests.answered(message))
-          report.event({ event: "dropped", detail: "an answer to no open request" });
-        break;
-      case "unfit":
-        socket.send(errorFrame(message.id, message.rpcCode, message.message));
-        report.event({ event: "denied", detail: message.message });
-        break;
-      case "notification":
-        // The protocol has no notifications from clients, and a server may take one for a request.
-        if (!message.method.startsWith("$/")) report.event({ event: "dropped", detail: "a notification" });
-        break;
-    }
   }
 
   /** Opens sessions again that the client has lost, each group one after another. Never rejects. */

@@ -2,6 +2,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { type FleetError, isFleetError } from "../../errors.js";
 import { isSessionId } from "../../model/ids.js";
 import type { SessionRecord } from "../../model/session.js";
+import { ProtocolError } from "../../runtime/wire/frames.js";
 import { RpcError } from "../../runtime/wire/rpc-client.js";
 import type { SessionHandling, UserHandling } from "../policy/methods.js";
 import { checkReach } from "../policy/reach.js";
@@ -13,8 +14,15 @@ import type { ClientState } from "../state/client-state.js";
 import { type DoorEvent, describe } from "../state/door/report.js";
 import type { ServerLink } from "../state/links.js";
 import type { PromptQueue } from "../turns/prompt-queue.js";
-import type { ClientRequest } from "../wire/client-message.js";
-import { doorDraining, methodDenied, methodUnknown, noSuchSession, requestsExhausted } from "../wire/refusals.js";
+import type { ClientMessage, ClientRequest } from "../wire/client-message.js";
+import {
+  doorDraining,
+  errorFrame,
+  methodDenied,
+  methodUnknown,
+  noSuchSession,
+  requestsExhausted,
+} from "../wire/refusals.js";
 import { BulkDeletion } from "./bulk-deletion.js";
 import { PassedRequests } from "./passed-requests.js";
 import { SessionCalls } from "./session-calls.js";
@@ -22,6 +30,8 @@ import { checkTools } from "./session-tools.js";
 
 /** Requests up to this size are accepted even if much is waiting, so that a client can always cancel its work. */
 const SHORT_BYTES = 4 * 1024;
+/** A client that keeps sending requests without reading the answers would fill the memory. */
+const MAX_OPEN_REQUESTS = 10_000;
 
 /**
  * Takes the requests of one client, and handles each as its row in the table of methods requires: sends it on, answers or
@@ -47,7 +57,32 @@ export class Dispatcher {
     void this.#serveLines();
   }
 
-  take(request: ClientRequest): void {
+  /** @throws ProtocolError when too many requests are unanswered. */
+  take(message: ClientMessage): void {
+    const { requests, receipts, socket, report } = this.#state;
+    switch (message.kind) {
+      case "request":
+        if (requests.open >= MAX_OPEN_REQUESTS) {
+          throw new ProtocolError(`The connection has more than ${MAX_OPEN_REQUESTS} unanswered requests.`, -32600);
+        }
+        this.#queue(message);
+        break;
+      case "response":
+        if (!receipts.take(message.id) && !requests.answered(message))
+          report.event({ event: "dropped", detail: "an answer to no open request" });
+        break;
+      case "unfit":
+        socket.send(errorFrame(message.id, message.rpcCode, message.message));
+        report.event({ event: "denied", detail: message.message });
+        break;
+      case "notification":
+        // The protocol has no notifications from clients, and a server may take one for a request.
+        if (!message.method.startsWith("$/")) report.event({ event: "dropped", detail: "a notification" });
+        break;
+    }
+  }
+
+  #queue(request: ClientRequest): void {
     const { requests, lines, report } = this.#state;
     if (!requests.begin(request)) {
       report.event({ event: "denied", detail: "an id that is in use" });

@@ -5,12 +5,12 @@ import { isStoreTrouble, sessionLocked } from "../../sessions/problems.js";
 import type { SessionHandling } from "../policy/methods.js";
 import { checkReach } from "../policy/reach.js";
 import type { Router } from "../routing/router.js";
-import { saysUnloaded } from "../state/attachments.js";
 import type { ClientState } from "../state/client-state.js";
 import { failure } from "../state/door/report.js";
 import type { ServerLink } from "../state/links.js";
 import type { PromptQueue } from "../turns/prompt-queue.js";
 import type { ClientRequest } from "../wire/client-message.js";
+import { saysUnloaded } from "../wire/events.js";
 import { methodDenied } from "../wire/refusals.js";
 import { checkAnswer, checkTools, permitted } from "./session-tools.js";
 

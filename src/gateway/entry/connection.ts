@@ -131,7 +131,7 @@ export class Connection {
           this.#greetAgain(message, this.#admitted);
           break;
         }
-        (this.#control ?? this.#client)?.take(message);
+        (this.#control ?? this.#client?.dispatcher)?.take(message);
         break;
       case "authenticating":
         this.#early.push(message);

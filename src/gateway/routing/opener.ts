@@ -11,10 +11,10 @@ import { markedRecord } from "../../sessions/find.js";
 import { noteOpened } from "../../sessions/memory/loaded.js";
 import { sessionExists, sessionLost } from "../../sessions/problems.js";
 import { withRoom } from "../../sessions/use/room.js";
-import { isElsewhere, isNotFound } from "../state/attachments.js";
-import type { ClientState } from "../state/client-state.js";
+import { type ClientState, isElsewhere } from "../state/client-state.js";
 import type { ServerLink } from "../state/links.js";
 import type { Params } from "../wire/client-message.js";
+import { isNotFound } from "../wire/events.js";
 import { noSuchSession } from "../wire/refusals.js";
 import type { Connector } from "./connector.js";
 

@@ -1,11 +1,12 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { TokenHolder } from "../../identity/tokens.js";
 import type { ServerRecord } from "../../model/server.js";
+import { toolsIn } from "../policy/members.js";
 import type { Protocol } from "../policy/protocols.js";
+import type { Params } from "../wire/client-message.js";
 import type { ClientSocket } from "../wire/client-socket.js";
 import { brokenTurnFrames } from "../wire/events.js";
 import { clientGone } from "../wire/refusals.js";
-import { type Attachment, ownTools } from "./attachments.js";
 import type { DoorState, Fellow } from "./door/door-state.js";
 import type { Reporter } from "./door/report.js";
 import type { Share } from "./door/shares.js";
@@ -19,6 +20,48 @@ import { TurnEnds } from "./turn-ends.js";
 
 /** How often to check whether turns on other hosts are over, in milliseconds. */
 const SETTLED_POLL_MS = 50;
+
+/** A session that this client opened, here or on another host, with all that is needed to open it again. */
+export interface Attachment {
+  readonly sessionId: string;
+  /** The id of the link on which the session was last opened: to a server, or to another host's front door. */
+  linkId: string;
+  /** The parameters with which the client opened the session, without those that the fleet adds. */
+  asked: Params;
+  /** Whether the other end of that link has the session open for this client, as far as we know. */
+  attached: boolean;
+  /**
+   * Whether `session.lifecycle` events, which a server sends to all clients, are about this session. Once it is unloaded,
+   * another session may get its id.
+   */
+  heard: boolean;
+  /** Whether its events show that it is in a turn, of this client or another. */
+  inTurn: boolean;
+  /** Set while the session is being reopened. The first request that needs it starts that, and the others wait for it. */
+  reopening: Promise<Link> | null;
+}
+
+export function newAttachment(sessionId: string, linkId: string, asked: Params): Attachment {
+  return {
+    sessionId,
+    linkId,
+    asked,
+    attached: false,
+    heard: false,
+    inTurn: false,
+    reopening: null,
+  };
+}
+
+/** The names of the tools that the client brought when it opened the session, or has set after that. */
+function ownTools({ asked }: Pick<Attachment, "asked">): Set<string> {
+  return new Set(toolsIn(asked).map(({ name }) => String(name)));
+}
+
+/** Whether a client keeps the session in a folder of its own choice, where only the server looks for it. */
+export function isElsewhere({ configDir }: Params): boolean {
+  return configDir !== undefined && configDir !== null;
+}
 
 /** The identity of a client, and how it has connected. */
 export interface ClientOrigin {
@@ -114,6 +157,12 @@ export class ClientState implements Fellow {
     this.attachments.delete(sessionId);
     this.ends.over(sessionId);
     this.turns.get(sessionId)?.unheard();
+  }
+
+  /** The folder that has the session: the server's, or the one that the client chose. */
+  homeOf(sessionId: string, { home }: ServerRecord): string {
+    const asked = this.attachments.get(sessionId)?.asked ?? {};
+    return isElsewhere(asked) ? String(asked.configDir) : home;
   }
 
   /** The server sends no more events of the session's turn, so the door sends the client the end of the turn. */

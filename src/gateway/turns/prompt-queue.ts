@@ -4,17 +4,16 @@ import type { TurnLease } from "../../sessions/leases/seen.js";
 import { takeTurn } from "../../sessions/use/turn-taking.js";
 import { checkReach } from "../policy/reach.js";
 import type { Router } from "../routing/router.js";
-import { saysUnloaded } from "../state/attachments.js";
 import type { ClientState } from "../state/client-state.js";
 import { failure } from "../state/door/report.js";
 import type { ServerLink } from "../state/links.js";
 import { type Doubt, type Prompt, Turn } from "../state/turn.js";
 import type { ClientRequest } from "../wire/client-message.js";
-import { messageIdsOf } from "../wire/events.js";
+import { messageIdsOf, saysUnloaded } from "../wire/events.js";
 import { doorDraining } from "../wire/refusals.js";
 import { abandonedTurnOver } from "./abandoned-turn.js";
-import { noteSent, settleDoubt } from "./resend.js";
-import { abortTurn, assertHere, isIdle, linkOnceEnded, placeOf } from "./turn-server.js";
+import { settleDoubt } from "./resend.js";
+import { abortTurn, assertHere, isIdle, linkOnceEnded, noteSent, placeOf } from "./turn-server.js";
 
 /**
  * How long a server must be idle, in milliseconds, before a prompt that it took counts as one that never begins: without an

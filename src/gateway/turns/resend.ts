@@ -1,20 +1,10 @@
 import { randomUUID } from "node:crypto";
 import { hasEnded } from "../../pool/server.js";
 import { promptsSince } from "../../runtime/history/session-events.js";
-import { historyBytes } from "../../runtime/history/session-state.js";
-import { isElsewhere } from "../state/attachments.js";
 import type { ClientState } from "../state/client-state.js";
 import { failure } from "../state/door/report.js";
-import type { ServerLink } from "../state/links.js";
 import type { Doubt, Prompt, Turn } from "../state/turn.js";
 import { SERVER_ENDED, serverLost } from "../wire/refusals.js";
-
-/** Notes what is needed to find out later whether the server had begun the prompt. Call it right before the write. */
-export function noteSent(state: ClientState, { sent, record: { id } }: Turn, prompt: Prompt, link: ServerLink): void {
-  const home = homeOf(state, id, link);
-  prompt.sent = { link, historyBytes: historyBytes(home, id), seenBefore: state.ends.seen(id), messageIds: null };
-  sent.add(prompt);
-}
 
 /**
  * Decides what happens to prompts whose server has ended. Those that the server had not begun wait again, to be sent in the
@@ -62,7 +52,7 @@ export async function settleDoubt(state: ClientState, turn: Turn, doubt: Doubt):
 function begunPrompts(state: ClientState, turn: Turn, { prompts, link }: Doubt): Map<Prompt, string> {
   const { id } = turn.record;
   const fromBytes = Math.min(...prompts.map(({ sent }) => sent?.historyBytes ?? 0));
-  const recorded = promptsSince(homeOf(state, id, link), id, fromBytes);
+  const recorded = promptsSince(state.homeOf(id, link.server), id, fromBytes);
   const found = new Map<Prompt, string>();
   const known = new Set<string>();
   for (const { sent } of turn.sent) for (const messageId of sent?.messageIds ?? []) known.add(messageId);
@@ -87,10 +77,4 @@ function begunPrompts(state: ClientState, turn: Turn, { prompts, link }: Doubt):
   // takes one of the remaining records and counts as begun.
   for (const prompt of unanswered) if (!found.has(prompt)) take(prompt, unknown.length > 0 ? 0 : -1);
   return found;
-}
-
-/** The folder that has the session: the server's, or the one that the client chose. */
-function homeOf({ attachments }: ClientState, sessionId: string, { server }: ServerLink): string {
-  const asked = attachments.get(sessionId)?.asked ?? {};
-  return isElsewhere(asked) ? String(asked.configDir) : server.home;
 }

@@ -4,6 +4,7 @@ import type { SessionRecord } from "../../model/session.js";
 import { isRunning } from "../../pool/server.js";
 import { isInTurn } from "../../runtime/client/activity.js";
 import { deadline, pause } from "../../runtime/deadline.js";
+import { historyBytes } from "../../runtime/history/session-state.js";
 import { RpcError } from "../../runtime/wire/rpc-client.js";
 import type { TurnTaking } from "../../sessions/use/turn-taking.js";
 import type { Router } from "../routing/router.js";
@@ -11,7 +12,7 @@ import type { ClientState } from "../state/client-state.js";
 import type { DoorContext } from "../state/door/door-state.js";
 import { failure } from "../state/door/report.js";
 import type { ServerLink } from "../state/links.js";
-import type { Turn } from "../state/turn.js";
+import type { Prompt, Turn } from "../state/turn.js";
 
 /** How long to retry while a server is ending, and how often, in milliseconds. */
 const ENDING_MS = 2_000;
@@ -76,6 +77,13 @@ export async function assertHere({ directory, store }: DoorContext, { id }: Sess
   const now = await store.sessions.read(id);
   if (now !== null && !(await directory.has(now))) throw sessionMoved(now, null);
   await directory.assertStorage();
+}
+
+/** Notes what is needed to find out later whether the server had begun the prompt. Call it right before the write. */
+export function noteSent(state: ClientState, { sent, record: { id } }: Turn, prompt: Prompt, link: ServerLink): void {
+  const home = state.homeOf(id, link.server);
+  prompt.sent = { link, historyBytes: historyBytes(home, id), seenBefore: state.ends.seen(id), messageIds: null };
+  sent.add(prompt);
 }
 
 /**

@@ -61,3 +61,14 @@ interface IdleEvent {
   agentId?: string;
   data?: { mode?: string };
 }
+
+/** Whether an answer is the runtime's error for a session that it does not have in memory. */
+export function saysUnloaded(body: Buffer): boolean {
+  const { error } = parse(body) as { error?: { message?: unknown } };
+  return typeof error?.message === "string" && isNotFound(error.message);
+}
+
+/** The same for the message of such an error. */
+export function isNotFound(message: string): boolean {
+  return /session not found/i.test(message);
+}

@@ -6,9 +6,7 @@ import { abortable } from "../../../runtime/deadline.js";
 import type { Sessions } from "../../../sessions/sessions.js";
 import type { Store } from "../../../store/ports.js";
 import type { Links } from "../links.js";
-import { LostHosts } from "./lost-hosts.js";
-import { LostServers } from "./lost-servers.js";
-import { Pace } from "./pace.js";
+import { LostHosts, LostServers } from "./lost.js";
 import type { DoorListeners } from "./report.js";
 import { ServerQuestions } from "./server-questions.js";
 import { Shares } from "./shares.js";
@@ -21,6 +19,9 @@ export interface DoorContext {
   directory: HostDirectory;
   pool: Pool;
 }
+
+/** How many prompts and openings may begin in one round of the event loop. */
+const AT_ONCE = 8;
 
 /** A client, as the door and its other clients see it. */
 export interface Fellow {
@@ -109,5 +110,31 @@ export class DoorState implements DoorContext {
   bringers(sessionId: string, tool: string, except: Fellow): string[] {
     const others = [...this.clients].filter((client) => client !== except && client.brings(sessionId, tool));
     return others.map(({ user }) => user);
+  }
+}
+
+/**
+ * Lets a few callers pass in each round of the event loop. The others pass in later rounds, in order.
+ *
+ * Most of the work that begins a turn blocks the event loop. Without this limit, a thousand prompts that arrive together
+ * would begin right after one another, and on a busy machine no frame from a server would be passed on for seconds.
+ */
+class Pace {
+  readonly #waiting: (() => void)[] = [];
+  #passed = 0;
+
+  async pass(): Promise<void> {
+    if (this.#passed === 0) setImmediate(() => this.#nextRound());
+    this.#passed++;
+    if (this.#passed > AT_ONCE) await new Promise<void>((resolve) => this.#waiting.push(resolve));
+  }
+
+  #nextRound(): void {
+    this.#passed = 0;
+    for (const resolve of this.#waiting.splice(0, AT_ONCE)) {
+      this.#passed++;
+      resolve();
+    }
+    if (this.#passed > 0) setImmediate(() => this.#nextRound());
   }
 }

@@ -1,6 +1,9 @@
 import { describe, expect, it } from "vitest";
-import { LostHosts } from "../../src/gateway/state/door/lost-hosts.js";
+import { LostHosts, LostServers } from "../../src/gateway/state/door/lost.js";
 import type { HostRecord } from "../../src/model/host.js";
+import type { ServerRecord } from "../../src/model/server.js";
+import { ownIdentity } from "../../src/runtime/process/process-table.js";
+import { serverRecord } from "../fixtures/store-records.js";
 
 const HOST: HostRecord = {
   name: "h2",
@@ -51,6 +54,42 @@ describe("a host to which connections were lost", () => {
     expect(lost.any).toBe(true);
     clock.ms = 61_000;
     expect(back([])).toEqual([]);
+    expect(lost.any).toBe(false);
+  });
+});
+
+describe("a server to which connections were lost", () => {
+  const make = (process = ownIdentity()) => {
+    const clock = { ms: 0 };
+    const lost = new LostServers<string>({ now: () => clock.ms });
+    const server = serverRecord("a", { process });
+    lost.await(server, "ann");
+    const back = (now: Partial<ServerRecord> | null) =>
+      lost.back(now === null ? null : { a: { ...server, ...now } }).flatMap(({ clients }) => [...clients]);
+    return { lost, clock, back };
+  };
+
+  it("returns a lost server's clients once it runs in another launch", () => {
+    const { back, lost } = make();
+    expect(back({ state: "starting", launchId: "next" })).toEqual([]);
+    expect(back({ launchId: "next" })).toEqual(["ann"]);
+    expect(lost.any).toBe(false);
+  });
+
+  it("takes a lost server for back without another launch only if it still runs a second after the loss", () => {
+    const { back, clock } = make();
+    expect(back({})).toEqual([]);
+    clock.ms = 1_001;
+    expect(back({})).toEqual(["ann"]);
+    expect(make({ ...ownIdentity(), startTicks: "1" }).back({ launchId: "next" })).toEqual([]);
+  });
+
+  it("waits for a lost server while the registry cannot be read, and forgets its clients after a minute", () => {
+    const { back, clock, lost } = make();
+    clock.ms = 59_000;
+    expect(back(null)).toEqual([]);
+    clock.ms = 61_000;
+    expect(back(null)).toEqual([]);
     expect(lost.any).toBe(false);
   });
 });

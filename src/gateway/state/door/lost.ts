@@ -1,0 +1,114 @@
+import type { HostRecord } from "../../../model/host.js";
+import type { Registry } from "../../../model/registry.js";
+import type { ServerRecord } from "../../../model/server.js";
+import { isRunning } from "../../../pool/server.js";
+import type { Clock } from "../../../runtime/deadline.js";
+
+/**
+ * How long clients wait for a lost server or host, in milliseconds. They wait so that clients that only listen get its
+ * events again.
+ */
+const REVIVAL_MS = 60_000;
+/** How long a process may outlive its connection, in milliseconds. If it runs longer, only the connection was lost. */
+const ENDING_MS = 1_000;
+
+interface Lost<Place, Client> {
+  readonly place: Place;
+  readonly clients: Set<Client>;
+  readonly sinceMs: number;
+}
+
+/** The places to which connections were lost, and the clients that had sessions open there. */
+class LostPlaces<Place, Client> {
+  protected readonly clock: Clock;
+  readonly #lost = new Map<string, Lost<Place, Client>>();
+
+  /** @param clock replaced in tests */
+  constructor(clock: Clock = performance) {
+    this.clock = clock;
+  }
+
+  get any(): boolean {
+    return this.#lost.size > 0;
+  }
+
+  protected add(name: string, place: Place, client: Client): void {
+    const known = this.#lost.get(name);
+    if (known !== undefined) known.clients.add(client);
+    else this.#lost.set(name, { place, clients: new Set([client]), sinceMs: this.clock.now() });
+  }
+
+  /** Removes and returns the places that are back. Forgets the others after a minute. */
+  protected takeBack(isBack: (place: Place, lostMs: number) => boolean): Lost<Place, Client>[] {
+    const back: Lost<Place, Client>[] = [];
+    for (const [name, lost] of this.#lost) {
+      const lostMs = this.clock.now() - lost.sinceMs;
+      const isThere = isBack(lost.place, lostMs);
+      if (isThere) back.push(lost);
+      if (isThere || lostMs > REVIVAL_MS) this.#lost.delete(name);
+    }
+    return back;
+  }
+}
+
+/** The servers of this host to which connections were lost. */
+export class LostServers<Client> extends LostPlaces<ServerRecord, Client> {
+  #wake: (() => void) | undefined;
+
+  await(server: ServerRecord, client: Client): void {
+    this.add(server.id, server, client);
+    this.#wake?.();
+  }
+
+  /** Resolves when clients wait for a server. */
+  async some(): Promise<void> {
+    if (this.any) return;
+    await new Promise<void>((resolve) => {
+      this.#wake = resolve;
+    });
+  }
+
+  /**
+   * Removes and returns the servers that run again, in another launch or still in the same one.
+   *
+   * @param servers null if it is not known which servers run
+   */
+  back(servers: Registry["servers"] | null): Lost<ServerRecord, Client>[] {
+    return this.takeBack(({ id, launchId }, lostMs) => {
+      const now = servers?.[id];
+      return now?.state === "ready" && (lostMs > ENDING_MS || now.launchId !== launchId) && isRunning(now);
+    });
+  }
+}
+
+export interface LostHostsOptions {
+  /** Whether other hosts take over the sessions of a host that is gone, so that clients need not wait for its return. */
+  takenOver: boolean;
+  /** How long a host counts as alive after its last heartbeat, in milliseconds. */
+  ttlMs: number;
+}
+
+/** The other hosts to which connections were lost. */
+export class LostHosts<Client> extends LostPlaces<HostRecord, Client> {
+  readonly #options: LostHostsOptions;
+
+  constructor(options: LostHostsOptions, clock?: Clock) {
+    super(clock);
+    this.#options = options;
+  }
+
+  await(host: HostRecord, client: Client): void {
+    this.add(host.name, host, client);
+  }
+
+  /** Removes and returns the hosts whose sessions are available again. */
+  back(hosts: readonly HostRecord[]): Lost<HostRecord, Client>[] {
+    const { takenOver, ttlMs } = this.#options;
+    return this.takeBack((host, lostMs) => {
+      const now = hosts.find(({ name }) => name === host.name);
+      if (now === undefined || now.gone) return takenOver;
+      // A host within its TTL may already be dead. It is back only if it restarted, or sent a heartbeat after we lost it.
+      return now.startedAt !== host.startedAt || lostMs > ttlMs;
+    });
+  }
+}
