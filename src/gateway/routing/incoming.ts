@@ -22,11 +22,6 @@ export class Incoming implements RpcListener {
     this.#state = state;
   }
 
-  onBatch(edge: "begin" | "end"): void {
-    if (edge === "begin") this.#state.socket.cork();
-    else this.#state.socket.uncork();
-  }
-
   onFrame(message: ServerMessage, frame: Frame): void {
     if (this.link !== undefined) this.#take(this.link, message, frame);
   }

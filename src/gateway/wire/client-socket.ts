@@ -46,8 +46,8 @@ export class ClientSocket {
   readonly #stallMs: number;
   /** The reasons not to read from the client for now. */
   readonly #holds = new Set<unknown>();
-  /** The frames to send together; null while each frame is sent at once. */
-  #batch: Run[] | null = null;
+  /** The frames of this turn of the event loop, which are sent together at its end. */
+  #batch: Run[] = [];
   /** The beginning of a proxy's header; null once the header is complete, or if none is expected. */
   #proxyHeader: Buffer | null;
   #arriving: ArrivingFrame | null = null;
@@ -100,9 +100,20 @@ export class ClientSocket {
     this.#splitter.limitBytes = bytes;
   }
 
+  /** Sends a frame at the end of this turn of the event loop, with all others of this turn. */
   send(frame: Buffer): void {
-    if (this.#batch !== null) append(this.#batch, frame);
-    else this.#write(frame);
+    if (this.#batch.length === 0) process.nextTick(() => this.#flush());
+    append(this.#batch, frame);
+  }
+
+  #flush(): void {
+    const batch = this.#batch;
+    this.#batch = [];
+    if (batch.length > 1) this.#socket.cork();
+    for (const { first, bytes } of batch) {
+      this.#write(bytes === first.length ? first : Buffer.from(first.buffer, first.byteOffset, bytes));
+    }
+    if (batch.length > 1) this.#socket.uncork();
   }
 
   #write(bytes: Buffer): void {
@@ -112,21 +123,6 @@ export class ClientSocket {
     this.#tellBuffered();
     if (this.#socket.writableLength > MAX_UNREAD_BYTES) this.hold(this);
     this.#listener?.onFull();
-  }
-
-  /** Holds frames back until `uncork`, which sends them together. */
-  cork(): void {
-    this.#batch ??= [];
-  }
-
-  uncork(): void {
-    const batch = this.#batch ?? [];
-    this.#batch = null;
-    this.#socket.cork();
-    for (const { first, bytes } of batch) {
-      this.#write(bytes === first.length ? first : Buffer.from(first.buffer, first.byteOffset, bytes));
-    }
-    this.#socket.uncork();
   }
 
   /** Stops reading until `letGo` is called with the same reason. */
@@ -156,6 +152,7 @@ export class ClientSocket {
   end(frame?: Buffer): void {
     if (this.#ending !== undefined) return;
     if (frame !== undefined) this.send(frame);
+    this.#flush();
     this.#socket.end();
     this.#ending = this.#cutOffIn(END_MS);
   }

@@ -24,8 +24,6 @@ const ASK_MS = 30_000;
 export interface RpcListener {
   /** Called for each frame that does not answer one of the connection's own requests. */
   onFrame(message: ServerMessage, frame: Frame): void;
-  /** Called before and after the frames that arrived together. */
-  onBatch(edge: "begin" | "end"): void;
   /** The server accepts more data again after `send` returned false. */
   onDrain(): void;
   /**
@@ -196,20 +194,10 @@ export class RpcClient {
   #receive(chunk: Buffer): void {
     // An error must end only this connection, because the same process serves all the others.
     try {
-      const frames = this.#splitter.push(chunk);
-      if (frames.length > 0) this.#takeAll(frames);
+      for (const frame of this.#splitter.push(chunk)) this.#take(frame);
     } catch (error) {
       this.destroy(error);
       this.#listener?.onFault(error);
-    }
-  }
-
-  #takeAll(frames: readonly Frame[]): void {
-    this.#listener?.onBatch("begin");
-    try {
-      for (const frame of frames) this.#take(frame);
-    } finally {
-      this.#listener?.onBatch("end");
     }
   }
 
