@@ -50,9 +50,10 @@ export class PromptQueue {
     await this.#queue({ request, place: lines.placeOf(request), ...unsent }, record);
   }
 
-  /** Whether prompts of the client wait for their turn in the session. */
+  /** Whether prompts of the client wait for their turn in the session, or are about to be sent. */
   waits(sessionId: string): boolean {
-    return this.#state.turns.get(sessionId)?.waits === true;
+    const turn = this.#state.turns.get(sessionId);
+    return turn !== undefined && (turn.waits || turn.sending !== null);
   }
 
   /** Resolves once all prompts of the client's current turn have been sent or refused, so later requests may follow. */
