@@ -5,7 +5,7 @@
  * Run: node scripts/check-language.mjs [file or folder...]
  */
 import { execFileSync } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import ts from "typescript";
 
 const THING =
@@ -146,7 +146,8 @@ function* proseOf(path) {
 const wanted = process.argv.slice(2);
 const files = execFileSync("git", ["ls-files", "-co", "--exclude-standard", ...wanted], { encoding: "utf8" })
   .split("\n")
-  .filter((path) => /\.(ts|mts|mjs|cjs|md)$/.test(path));
+  // Git also lists files that were deleted since the last commit.
+  .filter((path) => /\.(ts|mts|mjs|cjs|md)$/.test(path) && existsSync(path));
 
 let problems = 0;
 for (const path of files) {
