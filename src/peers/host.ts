@@ -3,7 +3,7 @@ import type { Calls } from "./calls/rpc-table.js";
 
 /**
  * One host of the fleet, with the operations that it performs on its own servers and sessions, for itself or for another
- * host: see {@link LocalHost} and {@link RemoteHost}. Servers are named by their full ids.
+ * host: see `LocalHost` and `RemoteHost`. Servers are named by their full ids.
  */
 export interface Host extends Calls {
   /** Null if the fleet is on one host. */

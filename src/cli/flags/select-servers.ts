@@ -69,7 +69,7 @@ export async function selectServers(
 
 /**
  * Warns about servers that were left alone because their hosts cannot be reached. The result adds them to `--json`.
- * {@link exitCodeOf} reports them in the exit code, too.
+ * `exitCodeOf` reports them in the exit code, too.
  */
 export function leftOut(away: readonly string[]): { away?: string[] } {
   if (away.length === 0) return {};

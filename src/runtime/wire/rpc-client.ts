@@ -29,7 +29,7 @@ export interface RpcListener {
   /**
    * This side hangs up, because the other end broke the protocol or handling its data failed. `onClosed` follows.
    *
-   * @param error a {@link ProtocolError}, or a bug of ours
+   * @param error a `ProtocolError`, or a bug of ours
    */
   onFault(error: unknown): void;
   /** Called once when the connection has ended, whichever end closed it. */

@@ -34,10 +34,10 @@ const DRAIN_POLL_MS = 20;
 const ROOM_POLL_MS = 50;
 
 /**
- * Begins to use a session: gets the permit, the server, the use marker and admission. Everybody who opens a session or takes
- * a turn does it through here: the command, the library and the front door. Two turns at once would both take the later
- * one's answer. So a turn that finds a private session unused needs no lease, and a turn that finds it in use takes the
- * lease, and so queues.
+ * Begins to use a session: gets the permit, the server, the use marker and admission. The command and the library open
+ * sessions and take turns only through here. The front door has its own way (`turn-taking.ts`, `routing/opener.ts`). If two
+ * turns ran at once, both would take the later one's answer. So a turn that finds a private session unused needs no lease.
+ * A turn that finds it in use takes the lease, and so queues.
  *
  * @throws FleetError `FLEET_SESSION_LOCKED`, `FLEET_SESSION_BUSY`, `FLEET_SESSIONS_EXHAUSTED`, `FLEET_SESSION_NOT_FOUND`,
  * `FLEET_SESSION_MOVED`, `FLEET_SERVER_DRAINING`, `FLEET_POOL_DRAINING`; as `Pool.serverOf`; the signal's own reason when it
