@@ -34,7 +34,6 @@ export interface ServeContext extends ServedFleet {
   state: ServeState;
 }
 
-/** The present state of a supervisor. */
 export class ServeState {
   phase: "starting" | "serving" | "draining" = "starting";
   /** The front door while it is open. */

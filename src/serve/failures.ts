@@ -1,8 +1,10 @@
 import { type FleetErrorCode, isFleetError } from "../errors.js";
 import type { ServeContext } from "./context.js";
 
-/** Counts a failure. Returns the code under which it was counted. */
-export function countFailure({ metrics }: Pick<ServeContext, "metrics">, error: unknown): FleetErrorCode {
+type Reports = Pick<ServeContext, "log" | "metrics">;
+
+/** Returns the code under which it counted the failure. */
+function countFailure({ metrics }: Reports, error: unknown): FleetErrorCode {
   const code = isFleetError(error) ? error.code : "FLEET_INTERNAL";
   metrics.failed(code);
   return code;
@@ -10,13 +12,54 @@ export function countFailure({ metrics }: Pick<ServeContext, "metrics">, error: 
 
 /** Logs and counts a failure that the supervisor survives. The work is done again later. */
 export function logFailure(
-  { log, metrics }: Pick<ServeContext, "log" | "metrics">,
+  reports: Reports,
   what: string,
   error: unknown,
   fields: Readonly<Record<string, unknown>> = {},
 ): void {
-  const code = countFailure({ metrics }, error);
-  const reason = error instanceof Error ? error.message : String(error);
+  const code = countFailure(reports, error);
   const stack = code === "FLEET_INTERNAL" && error instanceof Error ? { stack: error.stack } : {};
-  log("error", `${what}: ${reason}`, { ...fields, code, ...stack });
+  reports.log("error", `${what}: ${messageOf(error)}`, { ...fields, code, ...stack });
+}
+
+/** The failures of the regular checks, and the texts that we log when the checks succeed again. */
+const WELL_AGAIN = {
+  "the servers could not be checked": "the servers can be checked again",
+  "the use of the servers could not be checked": "the servers can be checked again",
+  "the shared storage is not available": "the shared storage is available again",
+} as const;
+
+/** The regular checks. Logs a lasting failure, such as a full disk, once and not every second. */
+export class RegularChecks {
+  readonly #reports: Reports;
+  /** The error messages of the checks that fail at the moment. */
+  readonly #failing = new Map<keyof typeof WELL_AGAIN, string>();
+
+  constructor(reports: Reports) {
+    this.#reports = reports;
+  }
+
+  /** Runs one check. Resolves with null when it fails. */
+  async run<T>(failure: keyof typeof WELL_AGAIN, check: () => Promise<T>): Promise<T | null> {
+    try {
+      const result = await check();
+      if (this.#failing.delete(failure)) this.#reports.log("info", WELL_AGAIN[failure]);
+      return result;
+    } catch (error) {
+      const message = messageOf(error);
+      if (this.#failing.get(failure) === message) countFailure(this.#reports, error);
+      else logFailure(this.#reports, failure, error);
+      this.#failing.set(failure, message);
+      return null;
+    }
+  }
+
+  /** The checks that fail at the moment, each as a sentence for people. */
+  get failing(): string[] {
+    return [...this.#failing].map(([failure, message]) => `${failure}: ${message}`);
+  }
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }

@@ -11,17 +11,19 @@ import type { ServeContext } from "./context.js";
 import { logFailure } from "./failures.js";
 import type { Terms } from "./upkeep/terms.js";
 
-/** How many heartbeats a host sends during the time for which one counts. */
+/** A host sends so many heartbeats during the time for which one counts. */
 const BEATS = 3;
 /** The shortest wait after a heartbeat that failed, in milliseconds. */
 const RETRY_MS = 500;
+
+type HeartbeatContext = Pick<ServeContext, "config" | "log" | "metrics" | "stateRoot">;
 
 /**
  * The heartbeat of this host, by which the other hosts know that it is alive. A term lasts until a heartbeat comes too late.
  * When that happens, this host knows it no later than the others.
  */
 export class Heartbeat {
-  readonly #context: Pick<ServeContext, "config" | "log" | "metrics">;
+  readonly #context: HeartbeatContext;
   readonly #hosts: Hosts;
   readonly #instance: string;
   readonly #terms: Terms;
@@ -38,12 +40,7 @@ export class Heartbeat {
   #isOver = false;
   #left = false;
 
-  private constructor(
-    context: Pick<ServeContext, "config" | "log" | "metrics">,
-    hosts: Hosts,
-    instance: string,
-    terms: Terms,
-  ) {
+  private constructor(context: HeartbeatContext, hosts: Hosts, instance: string, terms: Terms) {
     this.#context = context;
     this.#hosts = hosts;
     this.#instance = instance;
@@ -55,14 +52,9 @@ export class Heartbeat {
   /**
    * Registers this host. It takes users only after its front door is announced.
    *
-   * @throws FleetError `FLEET_HOST_TAKEN` when another host is alive under this name; `FLEET_STORAGE_UNUSABLE` when other
-   * hosts keep sessions in another kind of storage or in another folder.
+   * @throws FleetError `FLEET_HOST_TAKEN` when another host is alive under this name; as {@link refuseUnlike}.
    */
-  static async enter(
-    context: Pick<ServeContext, "config" | "log" | "metrics" | "stateRoot">,
-    hosts: Hosts,
-    terms: Terms,
-  ): Promise<Heartbeat> {
+  static async enter(context: HeartbeatContext, hosts: Hosts, terms: Terms): Promise<Heartbeat> {
     const { stateRoot } = context;
     const { shared } = context.config.storage;
     await refuseUnlike(hosts, shared);

@@ -14,11 +14,7 @@ export class HostLock {
     this.#store = store;
   }
 
-  /**
-   * Takes the lock, and opens the pool again if it was drained.
-   *
-   * @throws FleetError `FLEET_SUPERVISOR_RUNNING` when another supervisor holds the lock.
-   */
+  /** Takes the lock, and opens the pool again if it was drained. */
   static async take(store: Store): Promise<HostLock> {
     const own = ownIdentity();
     await store.registry.update((registry) => {
@@ -38,7 +34,6 @@ export class HostLock {
     return ownRecord(registry) !== undefined;
   }
 
-  /** Records the addresses of the metrics and the front door. */
   async announce(addresses: Pick<SupervisorRecord, "metrics" | "door">): Promise<void> {
     await this.#change((record) => {
       Object.assign(record, addresses);
@@ -53,16 +48,15 @@ export class HostLock {
   }
 
   async leave(): Promise<void> {
-    await this.#store.registry.update((registry) => {
-      const own = ownRecord(registry);
-      if (own !== undefined) registry.supervisors = registry.supervisors?.filter((record) => record !== own) ?? [];
+    await this.#change((record, registry) => {
+      registry.supervisors = registry.supervisors?.filter((each) => each !== record) ?? [];
     });
   }
 
-  async #change(change: (record: SupervisorRecord) => void): Promise<void> {
+  async #change(change: (record: SupervisorRecord, registry: Registry) => void): Promise<void> {
     await this.#store.registry.update((registry) => {
       const own = ownRecord(registry);
-      if (own !== undefined) change(own);
+      if (own !== undefined) change(own, registry);
     });
   }
 }

@@ -2,8 +2,8 @@ import type { Registry } from "../model/registry.js";
 import type { ServerRecord } from "../model/server.js";
 import { closedBy } from "../pool/admission.js";
 import { isRunning } from "../pool/server.js";
-import { RegularChecks } from "./checks.js";
 import type { ServeContext } from "./context.js";
+import { RegularChecks } from "./failures.js";
 import { Reconciler } from "./health/reconciler.js";
 import type { HostLock } from "./host-lock.js";
 import { LoopTimer } from "./loop-timer.js";
@@ -53,12 +53,10 @@ export class SupervisorLoop {
     this.#checks = new RegularChecks(context);
   }
 
-  /** How many servers have a monitor. */
   get watched(): number {
     return this.#reconciler.monitors.length;
   }
 
-  /** Aborts when another supervisor has taken over because this process did not run for too long. */
   get lost(): AbortSignal {
     return this.#lost.signal;
   }
@@ -133,7 +131,7 @@ export class SupervisorLoop {
     return registry;
   }
 
-  /** Does what depends on the use of the servers, and measures it. */
+  /** Does everything that depends on the use of the servers, and measures it. */
   async #survey(registry: Registry): Promise<void> {
     const running = Object.values(registry.servers).filter(isWatchable);
     const ownPorts = new Set(this.#reconciler.monitors.flatMap(({ localPort }) => localPort ?? []));

@@ -65,10 +65,6 @@ export class Supervisor {
   /**
    * Takes the host lock, opens the endpoints, and adopts the servers that run. Resolves when each running server was probed
    * once.
-   *
-   * @throws FleetError `FLEET_SUPERVISOR_RUNNING` when another supervisor runs on this host; `FLEET_ADDRESS_TAKEN` or
-   * `FLEET_ADDRESS_UNUSABLE` when it cannot listen; `FLEET_HOST_TAKEN` when another host uses this host's name;
-   * `FLEET_STORAGE_UNUSABLE` when the shared storage does not fit.
    */
   static async start(fleet: ServedFleet, signal: AbortSignal): Promise<Supervisor> {
     const metrics = await FleetMetrics.open({ version: ownVersion() });
@@ -226,12 +222,12 @@ export class Supervisor {
     await this.#close({ gone: false });
   }
 
-  /** @param how.gone whether nothing is left here for which other hosts would have to wait */
   async #close(how: { gone: boolean }): Promise<void> {
     this.#closing ??= this.#closeOnce(how);
     await this.#closing;
   }
 
+  /** @param how.gone whether nothing is left here for which other hosts would have to wait */
   async #closeOnce({ gone }: { gone: boolean }): Promise<void> {
     try {
       await this.#heartbeat?.leave({ gone });

@@ -6,7 +6,6 @@ import type { SessionRecord } from "../model/session.js";
 import type { TokenRecord } from "../model/token.js";
 import type { Store } from "./ports.js";
 
-/** How many records are written at the same time. */
 const AT_ONCE = 50;
 
 /**
@@ -35,10 +34,6 @@ export function isEmpty({ registry, sessions, tokens }: Contents): boolean {
 /**
  * Writes the contents to an empty store and reads both stores back. If that fails or is interrupted, it removes what it
  * wrote. It only reads the source.
- *
- * @throws FleetError `FLEET_STATE_BUSY` when the source or the target changed during the copy, `FLEET_STORE_OCCUPIED`
- * when what was written could not be removed.
- * @throws the signal's reason when it is aborted.
  */
 export async function copyContents(contents: Contents, from: Store, to: Store, signal: AbortSignal): Promise<void> {
   const ids: string[] = [];
@@ -87,13 +82,10 @@ async function verify(contents: Contents, from: Store, to: Store): Promise<void>
   const written = await readContents(to);
   const adaptedContents = { ...contents, sessions: contents.sessions.map((record) => adapted(record, to)) };
   if (!isDeepStrictEqual(records(written), records(adaptedContents))) {
-    throw new FleetError(
-      "FLEET_STATE_BUSY",
-      "The copy does not match the source because another process is writing to the target.",
-      {
-        suggestions: ["Make sure that nothing uses the target, and run the command again."],
-      },
-    );
+    const message = "The copy does not match the source because another process is writing to the target.";
+    throw new FleetError("FLEET_STATE_BUSY", message, {
+      suggestions: ["Make sure that nothing uses the target, and run the command again."],
+    });
   }
   if (!isDeepStrictEqual(await readContents(from), contents)) {
     throw new FleetError("FLEET_STATE_BUSY", "The fleet changed while it was being copied, so the copy was removed.", {
@@ -102,9 +94,7 @@ async function verify(contents: Contents, from: Store, to: Store): Promise<void>
   }
 }
 
-/**
- * The session as the other store records it: on this host without a term, or without a host if that store has no hosts.
- */
+/** The session as the other store records it: on this host without a term, or without a host if it has no hosts. */
 function adapted({ host: _, term: __, ...record }: SessionRecord, { hosts }: Store): SessionRecord {
   return hosts === null ? record : { ...record, host: hosts.own };
 }

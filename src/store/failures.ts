@@ -1,7 +1,7 @@
 import { FleetError, quote } from "../errors.js";
 import { SCHEMA } from "../model/registry.js";
 
-/** @param where A path, a key or a database, in all errors here. */
+/** In all errors here, `where` is a path, a key or a database. */
 export function newerError(where: string, schema: number): FleetError {
   return new FleetError(
     "FLEET_STATE_NEWER",
@@ -10,7 +10,6 @@ export function newerError(where: string, schema: number): FleetError {
   );
 }
 
-/** @param mend How to repair it. */
 export function corruptError(where: string, detail: string, mend: string, cause?: unknown): FleetError {
   return new FleetError("FLEET_STATE_CORRUPT", `The state in ${quote(where)} is not readable: ${detail}.`, {
     suggestions: ["copilotfleet doctor", mend],
@@ -18,7 +17,7 @@ export function corruptError(where: string, detail: string, mend: string, cause?
   });
 }
 
-/** @param what The rest of a sentence about the state: `could not be changed …`. */
+/** @param what the rest of a sentence about the state: `could not be changed …` */
 export function busyError(where: string, what: string): FleetError {
   return new FleetError("FLEET_STATE_BUSY", `The state in ${quote(where)} ${what}.`, {
     suggestions: ["Run the command again when fewer other commands are running."],

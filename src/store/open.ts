@@ -5,13 +5,8 @@ import type { Store } from "./ports.js";
 import { openRedisStore } from "./redis/redis-store.js";
 
 /**
- * Opens the store that the configuration names: "file", or a Redis URL. It does not touch the disk or connect.
- *
- * @param root The state folder. The file store keeps everything in it.
- * @param host The name of this host, if several hosts share a Redis. Omit it if the fleet has no hosts.
- * @param instance Returns the random id of this host's state folder, or null while it has none. The store uses it to
- * refuse another host with the same name.
- * @throws FleetError `FLEET_CONFIG_INVALID` when the URL names a store that this version does not support.
+ * Opens the store that the configuration names: "file", or a Redis URL. It does not touch the disk or connect. The other
+ * parameters are those of {@link openFileStore} and {@link openRedisStore}.
  */
 export function openStore(url: string, root: string, host?: string, instance?: () => string | null): Store {
   if (url === "file") return openFileStore(root);

@@ -70,11 +70,7 @@ export interface RegistryStore {
 export interface SessionStore {
   read(id: string): Promise<SessionRecord | null>;
 
-  /**
-   * Adds a record.
-   *
-   * @throws FleetError `FLEET_SESSION_EXISTS` when there is a record with that id, whoever owns it.
-   */
+  /** @throws FleetError `FLEET_SESSION_EXISTS` when there is a record with that id, whoever owns it. */
   create(record: SessionRecord): Promise<void>;
 
   /**
@@ -121,27 +117,19 @@ export interface LeaseStore {
   /** Gives up a place in the queue. Succeeds if there is none. */
   leave(sessionId: string, token: string): Promise<void>;
 
-  /**
-   * Lets the lease end `ttlMs` from now.
-   *
-   * @throws FleetError `FLEET_LEASE_LOST` when the token's lease has ended or never existed.
-   */
+  /** Lets the lease end `ttlMs` from now. @throws as {@link check}. */
   renew(sessionId: string, token: string, ttlMs: number): Promise<Lease>;
 
-  /**
-   * Ends a lease.
-   *
-   * @throws FleetError `FLEET_LEASE_LOST` when the token's lease has ended or never existed.
-   */
+  /** Ends a lease. @throws as {@link check}. */
   release(sessionId: string, token: string): Promise<void>;
 
   /** The lease in force on a session, or null. Costs one read. */
   read(sessionId: string): Promise<Lease | null>;
 
   /**
-   * Returns the lease in force, if it belongs to the token.
+   * Returns the lease in force.
    *
-   * @throws FleetError `FLEET_LEASE_LOST` when it does not.
+   * @throws FleetError `FLEET_LEASE_LOST` when it does not belong to the token, has ended or never existed.
    */
   check(sessionId: string, token: string): Promise<Lease>;
 

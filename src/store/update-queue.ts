@@ -170,7 +170,6 @@ export class UpdateQueues<T> {
   readonly #open: (id: string) => UpdateQueue<T>;
   readonly #queues = new Map<string, UpdateQueue<T>>();
 
-  /** @param open Makes the queue of a document. */
   constructor(open: (id: string) => UpdateQueue<T>) {
     this.#open = open;
   }

@@ -141,8 +141,8 @@ describe("the registry, when a writer is suspended in its commit", () => {
     // The suspended writer has linked its revision. It publishes its older copy after all those of the others.
     const late = sleeper(root, "linked", async () => void (await addServers(others, "meanwhile", 3)));
     await addServers(late, "late", 1);
-    const { readPublished } = await import("../../src/store/file/commit/published.js");
-    expect(readPublished(root)).toMatchObject({ kind: "good", rev: 5 });
+    const { publishedPath, readPublished } = await import("../../src/store/file/commit/published.js");
+    expect(readPublished(publishedPath(root))).toMatchObject({ kind: "good", rev: 5 });
   });
 
   it("rejects a registry update with FLEET_STATE_BUSY when other writers always commit first", async () => {

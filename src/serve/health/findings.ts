@@ -31,7 +31,6 @@ export class Findings {
     this.#timer = timer;
   }
 
-  /** After each probe. */
   probed({ id }: ServerRecord, result: Probed): void {
     const { metrics, log } = this.#context;
     if (result.kind === "ok" || result.kind === "failed") metrics.probed(result.kind, result.seconds);

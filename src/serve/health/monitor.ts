@@ -40,12 +40,12 @@ export class ServerMonitor {
     this.#ended = this.#run();
   }
 
-  /** The local port of its connection, to distinguish it from clients' connections. */
+  /** Distinguishes its connection from those of clients. */
   get localPort(): number | undefined {
     return this.#prober.localPort;
   }
 
-  /** Whether the server answered the last probe. */
+  /** As of the last probe. */
   get answers(): boolean {
     return this.#answered;
   }
@@ -111,7 +111,6 @@ class Prober {
     this.#findings = findings;
   }
 
-  /** The local port of the connection, if there is one. */
   get localPort(): number | undefined {
     return this.#connection?.localPort;
   }
@@ -135,7 +134,6 @@ class Prober {
     }
   }
 
-  /** @throws FleetError `FLEET_PROCESSES_UNREADABLE` when this process has reached a limit. */
   #explain(error: unknown, seconds: number): Probed {
     const { process } = this.#server;
     const own = ownLimit(error);
@@ -187,8 +185,6 @@ class NoSessionError extends Error {
 /**
  * Creates a session and deletes it again, without a turn. This proves that the server can write its home and set up a
  * session. The provider is never called, but without one the runtime refuses a session that has no GitHub token.
- *
- * @throws NoSessionError for any failure.
  */
 async function tryASession(connection: RawConnection, server: ServerRecord, signal: AbortSignal): Promise<void> {
   const sessionId = `copilotfleet-probe-${server.launchId ?? server.id}`;

@@ -174,7 +174,7 @@ export class Reconciler {
   }
 }
 
-/** Whether the server is recorded as running. If it is not broken, it does run. */
+/** If it is not broken, the server does run. */
 function isUp({ state }: ServerRecord): boolean {
   return state === "ready" || state === "unhealthy";
 }

@@ -22,7 +22,6 @@ export class Restarts {
     this.#timer = timer;
   }
 
-  /** Records why a server ended. */
   note(id: string, reason: RestartReason): void {
     this.#reasons.set(id, reason);
   }
@@ -38,9 +37,8 @@ export class Restarts {
     this.#due.delete(id);
   }
 
-  /** Whether a server has ended too many times in a row. */
-  isHopeless({ id, state, crashes }: ServerRecord): boolean {
-    return state === "failed" && Math.max(crashes ?? 0, this.#refused.get(id) ?? 0) > this.#health.restarts;
+  isHopeless(server: ServerRecord): boolean {
+    return server.state === "failed" && this.#inARow(server) > this.#health.restarts;
   }
 
   /** Gives a server up. Returns false if it was given up before. */
@@ -51,9 +49,14 @@ export class Restarts {
   }
 
   /** Whether it is time to start the server. Sets that time when this is asked first. */
-  isDue({ id, state, crashes }: ServerRecord): boolean {
-    const inARow = Math.max(crashes ?? 0, this.#refused.get(id) ?? 0);
-    return performance.now() >= (this.#due.get(id) ?? this.#schedule(id, state === "failed" ? inARow : 0));
+  isDue(server: ServerRecord): boolean {
+    const crashes = server.state === "failed" ? this.#inARow(server) : 0;
+    return performance.now() >= (this.#due.get(server.id) ?? this.#schedule(server.id, crashes));
+  }
+
+  /** How many times in a row the server has ended or could not be started. */
+  #inARow({ id, crashes }: ServerRecord): number {
+    return Math.max(crashes ?? 0, this.#refused.get(id) ?? 0);
   }
 
   /** The start of a server begins. Returns why the server had ended. */

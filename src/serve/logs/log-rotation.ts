@@ -38,10 +38,9 @@ export interface RotationOptions {
  * If this process is killed, each rotated file is still whole. At worst the log is not emptied, and the next rotation copies
  * the contents of `LOG.1` again. Do not rotate the log of a server that is starting, because the start reads that log.
  *
- * @returns how many bytes were moved: 0 when the log is small enough or does not exist.
- * @throws FleetError `FLEET_STATE_UNWRITABLE` when the disk is full even without the oldest rotated file, or refuses for
- *   another reason; `FLEET_STATE_UNSAFE` when the log is a link or not a file. The log has not changed then.
- * @throws the signal's reason.
+ * @returns how many bytes were moved: 0 when the log is small enough or does not exist
+ * @throws FleetError `FLEET_STATE_UNWRITABLE` when the disk is full even without the oldest rotated file. The log has not
+ * changed then.
  */
 export async function rotateLog(path: string, options: RotationOptions): Promise<number> {
   const log = openLog(path);

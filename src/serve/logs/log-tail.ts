@@ -1,6 +1,6 @@
 import { closeSync, fstatSync, openSync, readSync, statSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
-import { systemCode } from "../../errors.js";
+import { ifThere } from "../../runtime/files/if-there.js";
 import { rotatedPath } from "./rotated-files.js";
 
 const BLOCK_BYTES = 64 * 1024;
@@ -9,23 +9,19 @@ const COMPARED_BYTES = 4096;
 
 /** The last lines of a file, read from its end, and the offset after them. A missing file has no lines. */
 export function lastLines(path: string, count: number): { lines: string[]; offset: number } {
-  const fd = openIfThere(path);
-  if (fd === null) return { lines: [], offset: 0 };
-  try {
-    const offset = fstatSync(fd).size;
-    let start = offset;
-    let tail = Buffer.alloc(0);
-    while (start > 0 && countNewlines(tail) <= count) {
-      const from = Math.max(0, start - BLOCK_BYTES);
-      tail = Buffer.concat([readRange(fd, from, start), tail]);
-      start = from;
-    }
-    const lines = tail.toString("utf8").split("\n");
-    if (lines.at(-1) === "") lines.pop();
-    return { lines: count === 0 ? [] : lines.slice(-count), offset };
-  } finally {
-    closeSync(fd);
+  using file = openFile(path);
+  if (file === null) return { lines: [], offset: 0 };
+  const offset = file.size;
+  let start = offset;
+  let tail = Buffer.alloc(0);
+  while (start > 0 && countNewlines(tail) <= count) {
+    const from = Math.max(0, start - BLOCK_BYTES);
+    tail = Buffer.concat([file.read(from, start), tail]);
+    start = from;
   }
+  const lines = tail.toString("utf8").split("\n");
+  if (lines.at(-1) === "") lines.pop();
+  return { lines: count === 0 ? [] : lines.slice(-count), offset };
 }
 
 /** How far somebody has read a log. Reading can continue from here even after the log was rotated. */
@@ -36,11 +32,11 @@ export interface LogPosition {
   rotated: number | null;
 }
 
-/** The end of a server's log, and the position to read on from. */
+/** The end of a server's log. */
 export interface LogEnd {
   /** The server's id. */
   server: string;
-  /** Its path, on the server's host. */
+  /** The path of the log, on the server's host. */
   log: string;
   lines: string[];
   at: LogPosition;
@@ -63,26 +59,24 @@ export function lastLogLines(path: string, count: number): { lines: string[]; at
  * the log was cut short in another way, it reads the log from its beginning.
  */
 export function readOn(path: string, at: LogPosition): { bytes: Buffer; at: LogPosition } {
-  const fd = openIfThere(path);
-  if (fd === null) return { bytes: Buffer.alloc(0), at };
+  using log = openFile(path);
+  if (log === null) return { bytes: Buffer.alloc(0), at };
   const newestRotated = rotatedPath(path, 1);
-  try {
-    // Read the size first: when a log has been emptied, its rotated file already exists.
-    const { size } = fstatSync(fd);
-    const isNew = inodeOf(newestRotated) !== at.rotated;
-    const isRotated = isNew && (size < at.offset || !isStillWhole(fd, size, newestRotated));
-    const rest = isRotated ? restOf(newestRotated, at.offset) : Buffer.alloc(0);
-    const from = isRotated || size < at.offset ? 0 : at.offset;
-    // This reads fewer bytes than expected if the log was emptied just now.
-    const added = readRange(fd, from, Math.max(from, fstatSync(fd).size));
-    const rotated = isRotated ? inodeOf(newestRotated) : at.rotated;
-    return { bytes: Buffer.concat([rest, added]), at: { offset: from + added.length, rotated } };
-  } finally {
-    closeSync(fd);
-  }
+  // Read the size first: when a log has been emptied, its rotated file already exists.
+  const { size } = log;
+  const isNew = inodeOf(newestRotated) !== at.rotated;
+  using file = isNew ? openFile(newestRotated) : null;
+  // If its rotated file has disappeared, the log itself was not rotated.
+  const isRotated = isNew && (size < at.offset || (file !== null && !beginsAlike(log, size, file)));
+  const rest = isRotated && file !== null ? file.read(at.offset, file.size) : Buffer.alloc(0);
+  const from = isRotated || size < at.offset ? 0 : at.offset;
+  // This reads fewer bytes than expected if the log was emptied just now.
+  const added = log.read(from, log.size);
+  const rotated = isRotated ? inodeOf(newestRotated) : at.rotated;
+  return { bytes: Buffer.concat([rest, added]), at: { offset: from + added.length, rotated } };
 }
 
-/** Yields what is added to a log after a position, until the signal aborts. */
+/** Yields the bytes that are added to a log after a position, until the signal aborts. */
 export async function* followLog(path: string, at: LogPosition, signal: AbortSignal): AsyncGenerator<Buffer> {
   for (let position = at; !signal.aborted; ) {
     const read = readOn(path, position);
@@ -105,50 +99,48 @@ export async function awaitMore(
   }
 }
 
-/** Whether the file still begins like the rotated one. Both files exist between the copying and the emptying. */
-function isStillWhole(fd: number, size: number, rotatedFile: string): boolean {
-  const rotated = openIfThere(rotatedFile);
-  if (rotated === null) return true; // its rotated file has disappeared, but the log itself was not rotated
-  try {
-    const bytes = Math.min(size, fstatSync(rotated).size, COMPARED_BYTES);
-    return bytes > 0 && readRange(fd, 0, bytes).equals(readRange(rotated, 0, bytes));
-  } finally {
-    closeSync(rotated);
-  }
-}
-
-function restOf(path: string, from: number): Buffer {
-  const fd = openIfThere(path);
-  if (fd === null) return Buffer.alloc(0);
-  try {
-    return readRange(fd, from, Math.max(from, fstatSync(fd).size));
-  } finally {
-    closeSync(fd);
-  }
+/** Whether the log still begins like its rotated file. Both exist between the copying and the emptying. */
+function beginsAlike(log: OpenFile, size: number, rotated: OpenFile): boolean {
+  const bytes = Math.min(size, rotated.size, COMPARED_BYTES);
+  return bytes > 0 && log.read(0, bytes).equals(rotated.read(0, bytes));
 }
 
 function inodeOf(path: string): number | null {
   return statSync(path, { throwIfNoEntry: false })?.ino ?? null;
 }
 
-function openIfThere(path: string): number | null {
-  try {
-    return openSync(path, "r");
-  } catch (error) {
-    if (systemCode(error) === "ENOENT") return null;
-    throw error;
-  }
+function openFile(path: string): OpenFile | null {
+  const fd = ifThere(() => openSync(path, "r"));
+  return fd === null ? null : new OpenFile(fd);
 }
 
-function readRange(fd: number, from: number, to: number): Buffer {
-  const buffer = Buffer.alloc(to - from);
-  let filled = 0;
-  while (filled < buffer.length) {
-    const bytes = readSync(fd, buffer, filled, buffer.length - filled, from + filled);
-    if (bytes === 0) break;
-    filled += bytes;
+class OpenFile implements Disposable {
+  readonly #fd: number;
+
+  constructor(fd: number) {
+    this.#fd = fd;
   }
-  return buffer.subarray(0, filled);
+
+  /** The present size, in bytes. */
+  get size(): number {
+    return fstatSync(this.#fd).size;
+  }
+
+  /** Returns fewer bytes if the file ends before `to`. */
+  read(from: number, to: number): Buffer {
+    const buffer = Buffer.alloc(Math.max(0, to - from));
+    let filled = 0;
+    while (filled < buffer.length) {
+      const bytes = readSync(this.#fd, buffer, filled, buffer.length - filled, from + filled);
+      if (bytes === 0) break;
+      filled += bytes;
+    }
+    return buffer.subarray(0, filled);
+  }
+
+  [Symbol.dispose](): void {
+    closeSync(this.#fd);
+  }
 }
 
 function countNewlines(buffer: Buffer): number {

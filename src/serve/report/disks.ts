@@ -77,13 +77,13 @@ function diskIdOf(path: string): number | undefined {
 }
 
 interface Disk {
+  /** The space that this user can still write. */
   freeBytes: number;
   low: boolean;
   /** Why nothing can be written, in words that follow "the disk". Null when it can. */
   problem: string | null;
 }
 
-/** The free space for this user on the disk that holds a file or folder. @throws a system error when it does not exist. */
 async function diskOf(path: string): Promise<Disk> {
   const { bsize, bavail, blocks, files, ffree } = await statfs(path);
   const freeBytes = bsize * bavail;

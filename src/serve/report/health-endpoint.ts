@@ -46,7 +46,6 @@ export class HealthEndpoint {
   readonly #answering: Set<ServerResponse>;
   #closing: Promise<void> | undefined;
 
-  /** @throws FleetError `FLEET_ADDRESS_TAKEN` or `FLEET_ADDRESS_UNUSABLE` as {@link listenOn}; the signal's reason. */
   static async open(options: HealthEndpointOptions): Promise<HealthEndpoint> {
     const { clientMs = 5000, onError } = options;
     const answering = new Set<ServerResponse>();
@@ -117,7 +116,11 @@ async function answer(
 }
 
 async function answerTo({ method, url = "/" }: IncomingMessage, options: HealthEndpointOptions): Promise<Answer> {
-  const known = { "/metrics": scrape, "/healthz": healthz, "/readyz": readyz };
+  const known = {
+    "/metrics": async () => await scrape(options),
+    "/healthz": async () => verdict(await reasonsOf("healthy", options)),
+    "/readyz": async () => verdict(await reasonsOf("ready", options)),
+  };
   const path = url.replace(/\?.*/s, "");
   if (!Object.hasOwn(known, path)) {
     return { status: 404, type: TEXT, body: `There are ${Object.keys(known).join(", ")}.\n` };
@@ -125,7 +128,7 @@ async function answerTo({ method, url = "/" }: IncomingMessage, options: HealthE
   if (method !== "GET" && method !== "HEAD") {
     return { status: 405, type: TEXT, body: "Allowed are GET and HEAD.\n", headers: { Allow: "GET, HEAD" } };
   }
-  return await known[path as keyof typeof known](options);
+  return await known[path as keyof typeof known]();
 }
 
 async function scrape(options: HealthEndpointOptions): Promise<Answer> {
@@ -137,14 +140,6 @@ async function scrape(options: HealthEndpointOptions): Promise<Answer> {
     options.onError(error);
     return { status: 500, type: TEXT, body: "The metrics could not be collected; see the log of serve.\n" };
   }
-}
-
-async function healthz(options: HealthEndpointOptions): Promise<Answer> {
-  return verdict(await reasonsOf("healthy", options));
-}
-
-async function readyz(options: HealthEndpointOptions): Promise<Answer> {
-  return verdict(await reasonsOf("ready", options));
 }
 
 function verdict(reasons: readonly string[]): Answer {

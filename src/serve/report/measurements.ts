@@ -69,11 +69,11 @@ export class Measurements {
     this.#stalled = new Set(stalled.map(({ sessionId }) => sessionId));
     for (const { serverId, sessionId, startedAtMs, lastEventAtMs } of stalled) {
       if (known.has(sessionId)) continue;
-      const times = { forMs: nowMs - startedAtMs, silentMs: nowMs - lastEventAtMs };
       log("warn", `the turn in session ${sessionId} makes no progress`, {
         server: serverId,
         session: sessionId,
-        ...times,
+        forMs: nowMs - startedAtMs,
+        silentMs: nowMs - lastEventAtMs,
       });
     }
     return { inFlight: look.inFlight.length, stalled: stalled.length };

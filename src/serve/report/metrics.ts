@@ -66,7 +66,7 @@ export class FleetMetrics {
   readonly #registry: Registry;
   readonly #series: ReturnType<typeof seriesOf>;
 
-  /** @param options.version The version of this package. */
+  /** @param options.version the version of this package */
   static async open(options: { version: string }): Promise<FleetMetrics> {
     // Import it here, because no command except `serve` uses it.
     return new FleetMetrics(await import("prom-client"), options.version);
@@ -83,19 +83,13 @@ export class FleetMetrics {
     for (const unknown of [diskFreeBytes, healthy, ready]) unknown.remove();
   }
 
-  /** Sets all values of the snapshot, which may rise and fall. */
-  observe(snapshot: MetricsSnapshot): void {
-    for (const state of SERVER_STATES) this.#series.servers.set({ state }, snapshot.serversByState[state]);
-    this.#series.activeSessions.set(snapshot.activeSessions);
-    this.#series.turnsInFlight.set(snapshot.turnsInFlight);
-    this.#series.turnsStalled.set(snapshot.turnsStalled);
-    this.#series.leases.set(snapshot.leases);
-    this.#series.memoryBytes.set(snapshot.memoryBytes);
-    if (snapshot.diskFreeBytes === null) this.#series.diskFreeBytes.remove();
-    else this.#series.diskFreeBytes.set(snapshot.diskFreeBytes);
-    this.#series.draining.set(snapshot.draining ? 1 : 0);
-    this.#series.doorClients.set(snapshot.doorClients);
-    this.#series.doorTurns.set(snapshot.doorTurns);
+  /** Sets the values of the snapshot, which may rise and fall. Each has the name of its series. */
+  observe({ serversByState, diskFreeBytes, draining, ...gauges }: MetricsSnapshot): void {
+    for (const state of SERVER_STATES) this.#series.servers.set({ state }, serversByState[state]);
+    if (diskFreeBytes === null) this.#series.diskFreeBytes.remove();
+    else this.#series.diskFreeBytes.set(diskFreeBytes);
+    this.#series.draining.set(draining ? 1 : 0);
+    for (const [name, value] of Object.entries(gauges)) this.#series[name as keyof typeof gauges].set(value);
   }
 
   /** Sets the current answers of the health endpoint, which calls this before each scrape. */
@@ -157,13 +151,12 @@ export class FleetMetrics {
     this.#series.errors.inc({ code });
   }
 
-  /** The metrics as the body of the response to a scrape. Its content type is {@link contentType}. */
+  /** The body of the answer to a scrape. */
   async text(): Promise<string> {
     return await this.#registry.metrics();
   }
 }
 
-/** Makes all series of the metrics in a registry. */
 function seriesOf(library: typeof import("prom-client"), registry: Registry, version: string) {
   const named = (name: string, help: string) => ({ name: `copilotfleet_${name}`, help, registers: [registry] });
   const gauge = (name: string, help: string) => new library.Gauge(named(name, help));

@@ -9,26 +9,20 @@ export interface LoadedSession {
   home: string;
 }
 
+type SessionName = Pick<LoadedSession, "serverId" | "sessionId">;
+
 /** A turn whose end was seen. */
-export interface TurnEnd {
-  serverId: string;
-  sessionId: string;
+export interface TurnEnd extends SessionName {
   outcome: TurnOutcome;
   /** From the prompt to the end of the last step, in milliseconds. For a cut turn, at most until we noticed the cut. */
   durationMs: number;
 }
 
-/** Times are milliseconds since the epoch. */
-export interface TurnInFlight extends OpenTurn {
-  serverId: string;
-  sessionId: string;
-}
-
 export interface Look {
   ended: TurnEnd[];
-  inFlight: TurnInFlight[];
+  inFlight: (SessionName & OpenTurn)[];
   /** Sessions whose history we could not read, and why. We know nothing about their turns. */
-  unreadable: { serverId: string; sessionId: string; error: unknown }[];
+  unreadable: (SessionName & { error: unknown })[];
   /** Whether there was more to read than one look reads. The next looks continue. */
   isBehind: boolean;
 }
@@ -147,11 +141,7 @@ export class TurnWatch {
 
 function noteEnd(look: Look, session: LoadedSession, turn: EndedTurn | null): void {
   if (turn === null) return;
-  look.ended.push({
-    ...namesOf(session),
-    outcome: turn.outcome,
-    durationMs: turn.endedAtMs - turn.startedAtMs,
-  });
+  look.ended.push({ ...namesOf(session), outcome: turn.outcome, durationMs: turn.endedAtMs - turn.startedAtMs });
 }
 
 /** Neither part can contain a slash. */
@@ -159,7 +149,7 @@ function keyOf({ serverId, sessionId }: LoadedSession): string {
   return `${serverId}/${sessionId}`;
 }
 
-function namesOf({ serverId, sessionId }: LoadedSession): { serverId: string; sessionId: string } {
+function namesOf({ serverId, sessionId }: LoadedSession): SessionName {
   return { serverId, sessionId };
 }
 

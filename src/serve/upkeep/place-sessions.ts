@@ -11,9 +11,6 @@ import { refuseUnlike } from "../heartbeat.js";
 /**
  * Moves the sessions that servers of this host kept on its own disk to the shared storage, where other hosts can reach them.
  * Call it before this host announces itself.
- *
- * @throws FleetError `FLEET_STORAGE_UNUSABLE`, also when the others use another folder, or while a server is running that
- * still keeps its sessions elsewhere.
  */
 export async function placeSessions({ store, config }: Pick<ServeContext, "store" | "config">): Promise<void> {
   const { shared } = config.storage;
@@ -44,11 +41,7 @@ export async function placeSessions({ store, config }: Pick<ServeContext, "store
   }
 }
 
-/**
- * If a home links to this host's folder and the folder is missing, nothing is mounted. A new folder would hide that.
- *
- * @throws FleetError `FLEET_STORAGE_UNUSABLE` in this case.
- */
+/** If a home links to this host's folder and the folder is missing, nothing is mounted. A new folder would hide that. */
 function refuseUnmounted(home: string, hostFolder: string): void {
   const state = sessionStatePath(home);
   if (lstatSync(state, { throwIfNoEntry: false })?.isSymbolicLink() !== true || existsSync(hostFolder)) return;

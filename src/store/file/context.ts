@@ -3,7 +3,7 @@ import type { StepHook } from "./commit/commit.js";
 
 /** The state that the documents of one store share. */
 export interface StoreContext {
-  /** The state folder. */
+  /** The path of the state folder. */
   root: string;
   /** How long one update is tried, in milliseconds. */
   deadlineMs: number;

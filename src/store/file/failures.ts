@@ -24,11 +24,7 @@ export function reason(error: unknown): string {
   return words === undefined ? code : `${words} (${code})`;
 }
 
-/**
- * Runs a call that reads a file or folder. Returns undefined when it does not exist.
- *
- * @throws FleetError `FLEET_STATE_UNWRITABLE`, which covers reading, too.
- */
+/** Runs a call that reads a file or folder. Returns undefined when it does not exist. */
 export function readIfThere<T>(path: string, read: () => T): T | undefined {
   try {
     return read();
@@ -49,7 +45,7 @@ export async function failsWith(codes: readonly string[], call: () => Promise<un
   }
 }
 
-/** Runs calls that write. @throws FleetError `FLEET_STATE_UNWRITABLE`. */
+/** Runs calls that write. */
 export async function writing<T>(path: string, write: () => Promise<T>): Promise<T> {
   try {
     return await write();

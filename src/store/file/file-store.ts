@@ -19,10 +19,7 @@ export interface FileStoreOptions {
   onStep?: StepHook;
 }
 
-/**
- * Opens the store in a folder of this machine. It does not touch the disk. The first use checks the folder, and the
- * first write creates it.
- */
+/** Does not touch the disk. The first use checks the folder, and the first write creates it. */
 export function openFileStore(root: string, options: FileStoreOptions = {}): FileStore {
   return new FileStore(root, options);
 }

@@ -127,7 +127,7 @@ function checkParents(path: string, { env = process.env }: StateFolderOptions): 
   return deepest;
 }
 
-/** Every existing folder and link on the way from the root to `path`, without `path` itself. */
+/** The existing folders and links on the way from the root to `path`, without `path` itself. */
 function* wayTo(path: string): Generator<{ path: string; stats: Stats }> {
   yield { path: "/", stats: lstatSync("/") };
   const names = namesOf(dirname(path));
@@ -178,11 +178,7 @@ function entriesOf(file: string): string[][] {
   return lines.filter((line) => line !== "").map((line) => line.split(":"));
 }
 
-/**
- * Creates the state folder (mode 0700) if necessary, and checks it.
- *
- * @throws FleetError `FLEET_STATE_UNSAFE`, `FLEET_STATE_UNWRITABLE`.
- */
+/** Creates the state folder (mode 0700) if necessary, and checks it as {@link checkStateFolder} does. */
 export function ensureStateFolder(path: string, options: StateFolderOptions = {}): void {
   checkStateFolder(path, options);
   try {

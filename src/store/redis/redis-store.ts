@@ -20,8 +20,8 @@ export interface RedisStoreOptions {
   /** The name of this host among the hosts that share the fleet. If it is omitted, the fleet serves a single host. */
   host?: string | undefined;
   /**
-   * Returns the random id of this host's state folder, or null if it has none. If it is omitted, the store does not
-   * check whether another machine uses the host's name.
+   * Returns the random id of this host's state folder, or null if it has none. With it, the store refuses another host
+   * with the same name.
    */
   instance?: (() => string | null) | undefined;
   /** How long an update competes with other writers before `FLEET_STATE_BUSY`, in milliseconds. */
@@ -37,7 +37,7 @@ export interface RedisStoreOptions {
  * Besides the errors in the contract, every method may throw FleetError `FLEET_STORE_UNAVAILABLE` (within 5 seconds),
  * `FLEET_STORE_UNSAFE`, `FLEET_STORE_DENIED`, and `FLEET_STATE_LOST` when the database has lost its data.
  *
- * @param root The state folder of this host, which keeps a note about the database.
+ * @param root the state folder of this host, which keeps a note about the database
  */
 export function openRedisStore(target: RedisUrl, root: string, options: RedisStoreOptions = {}): RedisStore {
   return new RedisStore(target, root, options);
@@ -85,10 +85,7 @@ export class RedisStore implements Store {
     return Number(now);
   }
 
-  /**
-   * Nothing to do. Every write is one script, so a killed writer leaves nothing half done. Commit keys and leases
-   * expire.
-   */
+  /** Every write is one script, so a killed writer leaves nothing half done. Commit keys and leases expire. */
   async sweep(): Promise<void> {
     return undefined;
   }

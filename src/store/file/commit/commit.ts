@@ -82,13 +82,9 @@ export async function commitRevision({ folder, parent, data, keep, durable, onSt
   return true;
 }
 
-/**
- * Makes the parent's file read-only, if it is still the head. If there is no parent, the link alone decides.
- *
- * @returns false when the parent is not the head.
- */
+/** Makes the parent's file read-only. @returns false if it is not the head any longer */
 async function acceptParent(folder: string, parent: Parent, onStep: StepHook | undefined): Promise<boolean> {
-  if (parent.rev === 0) return true;
+  if (parent.rev === 0) return true; // there is no parent, so the link alone decides
   const handle = await unlessMissing(open(join(folder, revisionName(parent.rev)), "r"));
   if (handle === undefined) return false;
   try {
@@ -103,7 +99,6 @@ async function acceptParent(folder: string, parent: Parent, onStep: StepHook | u
   }
 }
 
-/** @returns undefined when the folder disappeared. */
 async function writeTemp(path: string, bytes: Buffer): Promise<FileHandle | undefined> {
   const handle = await unlessMissing(writeNewFile(path, bytes));
   if (handle === undefined) return undefined;

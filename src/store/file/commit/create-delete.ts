@@ -35,7 +35,6 @@ export async function createDocument(
   });
 }
 
-/** `swept` means that a sweep took the unfinished folder for an orphan. */
 async function tryCreate(context: StoreContext, target: string, data: string): Promise<"created" | "exists" | "swept"> {
   context.ensureRoot();
   makeFolder(dirname(target));
@@ -52,7 +51,7 @@ async function tryCreate(context: StoreContext, target: string, data: string): P
     await discard(temp);
     const code = systemCode(error);
     if (code === "ENOTEMPTY" || code === "EEXIST") return "exists";
-    if (code === "ENOENT") return "swept";
+    if (code === "ENOENT") return "swept"; // a sweep took the unfinished folder for an orphan
     throw error;
   }
   return "created";

@@ -8,7 +8,7 @@ interface Damaged {
   reason: string;
 }
 
-/** Describes the damaged revisions of a document, which are always its newest, and names the file of the newest one. */
+/** Describes the damaged revisions of a document, which are always its newest. */
 export function describeDamage(what: string, folder: string, damaged: readonly Damaged[]): string {
   const [newest] = damaged;
   if (newest === undefined) return `all revisions of ${what} are missing from ${quote(folder)}`;
@@ -20,7 +20,7 @@ export function describeDamage(what: string, folder: string, damaged: readonly D
 /** The advice at the end of each warning. `doctor` omits it. */
 export const DAMAGE_ADVICE = "Check the disk, then run: copilotfleet doctor --fix";
 
-/** A warning about damage that the fleet works around. It names the damage, the consequence and the remedy. */
+/** A warning about damage that the fleet works around. */
 export function damageWarning(damage: string, consequence: string): string {
   const sentence = `${damage.charAt(0).toUpperCase()}${damage.slice(1)}`;
   return `${sentence}. ${consequence} ${DAMAGE_ADVICE}`;
@@ -28,7 +28,7 @@ export function damageWarning(damage: string, consequence: string): string {
 
 const QUARANTINED = /^(?:corrupt-\d{16}\.json|registry\.json\.corrupt-.+)$/;
 
-/** Whether the name is that of a quarantined copy. Such a copy shows that there was state once that was unreadable. */
+/** Such a copy shows that there was state once that was unreadable. */
 export function isQuarantined(name: string): boolean {
   return QUARANTINED.test(name);
 }

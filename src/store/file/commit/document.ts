@@ -1,6 +1,7 @@
 import { type Base as AnyBase, UpdateQueue } from "../../update-queue.js";
+import type { StoreContext } from "../context.js";
 import { mediumError } from "../failures.js";
-import { type Commit, commitRevision, type Parent, type StepHook } from "./commit.js";
+import { type Commit, commitRevision, type Parent } from "./commit.js";
 import { keepEvidence } from "./damage.js";
 
 /** The newest state, which is the parent of the next revision. */
@@ -10,14 +11,9 @@ export interface Base extends Parent, AnyBase {
 }
 
 /** The properties in which kinds of documents differ. */
-export interface DocumentSpec<T> {
-  readonly folder: string;
+export interface DocumentSpec<T> extends Pick<Commit, "folder" | "durable"> {
   /** How many revisions to keep. At least 2, because a damaged head needs a revision to fall back to. */
   readonly keep: number;
-  /** As in {@link Commit}. */
-  readonly durable: boolean;
-  readonly deadlineMs: number;
-  readonly onStep: StepHook | undefined;
   readonly parse: (data: string) => T;
   /** Runs before each attempt. Checks the state folder, and may create missing folders. */
   prepare(): void;
@@ -30,8 +26,11 @@ export interface DocumentSpec<T> {
 }
 
 /** The updates of one document that any number of processes may change. */
-export function documentUpdates<T>(spec: DocumentSpec<T>): UpdateQueue<T, Base> {
-  const { folder, keep, durable, deadlineMs, onStep, parse, enter } = spec;
+export function documentUpdates<T>(
+  { deadlineMs, onStep }: Pick<StoreContext, "deadlineMs" | "onStep">,
+  spec: DocumentSpec<T>,
+): UpdateQueue<T, Base> {
+  const { folder, keep, durable, parse, enter } = spec;
   return new UpdateQueue({
     where: folder,
     deadlineMs,

@@ -8,10 +8,7 @@ export function scratchName(kind: "tmp" | "trash"): string {
   return `.${kind}-${process.pid}-${randomBytes(6).toString("hex")}`;
 }
 
-/**
- * Writes a new file and syncs it to disk. Resolves with the open handle. Removes the file if it cannot be written
- * completely.
- */
+/** Writes a new file and syncs it to disk, or removes it if it cannot be written completely. */
 export async function writeNewFile(path: string, bytes: Buffer): Promise<FileHandle> {
   const handle = await open(path, "wx", 0o600);
   try {
@@ -36,7 +33,7 @@ async function writeWhole(handle: FileHandle, bytes: Buffer): Promise<void> {
   }
 }
 
-/** Makes the names in a folder durable, such as created, linked or renamed files. */
+/** Makes the names in a folder durable. */
 export async function syncFolder(path: string): Promise<void> {
   const handle = await open(path, "r");
   try {

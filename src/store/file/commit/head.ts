@@ -4,7 +4,6 @@ import { busyError, newerError } from "../../failures.js";
 import { readIfThere } from "../failures.js";
 import { decodeRevision, revisionName, revisionNumber } from "./revision.js";
 
-/** The names in a document's folder. */
 export interface Listing {
   /** Highest first. */
   revisions: number[];
@@ -21,7 +20,7 @@ export interface Head {
   top: number;
   /** The damaged revisions, which are all above `rev`. */
   damaged: { rev: number; reason: string }[];
-  /** The names that are not revisions. */
+  /** As in {@link Listing}. */
   others: string[];
 }
 
@@ -52,8 +51,7 @@ export function listFolder(folder: string): Listing | undefined {
  * Finds the newest undamaged revision among the newest `keep` numbers. It never reads lower ones. They are about to be
  * pruned, or a writer linked them that was suspended until its number had been pruned. Their content was never current.
  *
- * @returns undefined when the folder does not exist.
- * @throws FleetError `FLEET_STATE_NEWER`, or `FLEET_STATE_BUSY` when the folder changed during every attempt.
+ * @returns undefined when the folder does not exist
  */
 export function readHead(folder: string, keep: number): Head | undefined {
   for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt++) {

@@ -25,12 +25,7 @@ export function publishedPath(root: string): string {
   return join(root, "registry.json");
 }
 
-/** @throws FleetError `FLEET_STATE_NEWER`. */
-export function readPublished(root: string): Published {
-  return readCopy(publishedPath(root));
-}
-
-function readCopy(path: string): Published {
+export function readPublished(path: string): Published {
   const bytes = readIfThere(path, () => readFileSync(path));
   if (bytes === undefined) return { kind: "missing" };
   if (bytes.length === 0) return { kind: "damaged", reason: "it is empty" };
@@ -44,10 +39,7 @@ function readCopy(path: string): Published {
   return { kind: "good", rev, data: JSON.stringify(registry) };
 }
 
-/**
- * Validate it more strictly than a revision. People may edit this file, and it is all that is left if every revision is
- * lost.
- */
+/** Stricter than for a revision: people may edit this file, and it is all that is left if every revision is lost. */
 function hasServers({ servers }: Record<string, unknown>): boolean {
   if (!isObject(servers)) return false;
   return Object.entries(servers).every(([id, server]) => isObject(server) && server.id === id);
@@ -60,8 +52,7 @@ interface Revision {
 
 /**
  * Writes the copy. Writes it again if there is a newer revision afterwards, because we may have overwritten the newer
- * copy. The number of rounds is limited. A slow writer would never finish among faster ones, and they publish newer
- * copies anyway.
+ * copy. The rounds are limited, because a slow writer would never finish among faster ones, which publish anyway.
  */
 export async function publish(
   root: string,
@@ -90,5 +81,5 @@ async function replaceCopy(root: string, { rev, data }: Revision): Promise<void>
 }
 
 function isDamaged(path: string): boolean {
-  return readCopy(path).kind === "damaged";
+  return readPublished(path).kind === "damaged";
 }

@@ -5,7 +5,6 @@ import { SCHEMA } from "../../../model/registry.js";
 const NAME = /^(\d{16})\.json$/;
 const NEWLINE = 0x0a;
 
-/** The result of decoding one revision file. */
 export type Decoded =
   | { kind: "good"; data: string }
   | { kind: "damaged"; reason: string }
@@ -15,7 +14,7 @@ export function revisionName(rev: number): string {
   return `${String(rev).padStart(16, "0")}.json`;
 }
 
-/** The revision number in a file name, or undefined if the name is not that of a revision. */
+/** Undefined if the name is not that of a revision. */
 export function revisionNumber(name: string): number | undefined {
   const digits = NAME.exec(name)?.[1];
   return digits === undefined ? undefined : Number(digits);

@@ -15,11 +15,7 @@ export interface Instant {
   wallMs: number;
 }
 
-/** A time on the same clock, without the wall-clock time. */
-export interface Moment {
-  bootId: string;
-  monotonicMs: number;
-}
+export type Moment = Omit<Instant, "wallMs">;
 
 export function now(): Instant {
   const [seconds, nanoseconds] = process.hrtime();

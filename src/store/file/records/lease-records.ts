@@ -38,15 +38,8 @@ export class LeaseRecords implements LeaseStore {
   }
 
   async acquire(request: LeaseRequest): Promise<LeaseAnswer> {
-    const { sessionId, holder, ttlMs, placeMs, steal, detached } = request;
-    const wanted = {
-      holder,
-      ttlMs,
-      placeMs,
-      tokenHash: hashToken(request.token),
-      stealReason: steal?.reason ?? null,
-      ...(detached === undefined ? {} : { detached }),
-    };
+    const { sessionId, token, steal, ...rest } = request;
+    const wanted = { ...rest, tokenHash: hashToken(token), stealReason: steal?.reason ?? null };
     for (;;) {
       const answer = await this.records.update(sessionId, (state) => acquire(state, wanted, now()));
       if (answer === undefined) {
@@ -87,8 +80,7 @@ export class LeaseRecords implements LeaseStore {
 
   async read(sessionId: string): Promise<Lease | null> {
     this.#context.checkRoot();
-    // This is asked before each turn, and most sessions never had a lease. Asking for the folder is much cheaper than the
-    // system's error.
+    // Before each turn, somebody asks this. Most sessions never had a lease, and this check is cheaper than the error.
     if (!this.records.has(sessionId)) return null;
     const state = this.records.read(sessionId);
     const lease = state && inForce(state, now());
@@ -167,10 +159,8 @@ export class LeaseRecords implements LeaseStore {
   }
 }
 
-/** The lease for callers. It omits the hash of the token, and its remaining time is as of now, not of the commit. */
+/** The lease for callers. Its remaining time is as of now, not of the commit. */
 function viewLease(sessionId: string, granted: Granted): Lease {
-  const { holder, fence, acquiredAt, expiresAt, ttlMs, stealReason, detached } = granted;
-  const remainingMs = Math.floor(remaining(granted.end, now()));
-  const lease = { sessionId, holder, fence, acquiredAt, expiresAt, remainingMs, ttlMs, stealReason };
-  return detached === undefined ? lease : { ...lease, detached };
+  const { tokenHash: _, end, ...lease } = granted;
+  return { sessionId, ...lease, remainingMs: Math.floor(remaining(end, now())) };
 }

@@ -1,4 +1,4 @@
-import { notHeld } from "../../../model/lease.js";
+import { type Lease, type LeaseRequest, notHeld } from "../../../model/lease.js";
 import { isSameHash as isSame } from "../../../model/token.js";
 import { after, type Instant, type Moment, remaining } from "./lease-clock.js";
 
@@ -17,17 +17,9 @@ export interface LeaseState {
   queue: Place[];
 }
 
-export interface Granted {
-  holder: string;
-  fence: number;
+export interface Granted extends Omit<Lease, "sessionId" | "remainingMs"> {
   tokenHash: string;
-  /** ISO 8601, UTC. */
-  acquiredAt: string;
-  expiresAt: string;
   end: Moment;
-  ttlMs: number;
-  stealReason: string | null;
-  detached?: true;
 }
 
 interface Place {
@@ -38,14 +30,8 @@ interface Place {
 }
 
 /** Like `LeaseRequest` of the store's contract, but with the hash of the token. */
-export interface Request {
-  holder: string;
-  tokenHash: string;
-  ttlMs: number;
-  placeMs: number;
-  stealReason: string | null;
-  detached?: true;
-}
+export type Request = Pick<LeaseRequest, "holder" | "ttlMs" | "placeMs" | "detached"> &
+  Pick<Granted, "tokenHash" | "stealReason">;
 
 export type Answer = { granted: Granted } | { granted: null; current: Granted | null; ahead: number };
 
@@ -110,22 +96,14 @@ export function leave(state: LeaseState, tokenHash: string): void {
   state.queue = state.queue.filter((place) => !isSame(place.tokenHash, tokenHash));
 }
 
-/**
- * Returns the lease in force, if it belongs to the token.
- *
- * @throws FleetError `FLEET_LEASE_LOST` when it does not.
- */
+/** The lease in force. @throws FleetError `FLEET_LEASE_LOST` when it does not belong to the token. */
 export function held(state: LeaseState, tokenHash: string, now: Instant): Granted {
   const lease = inForce(state, now);
   if (lease !== null && isSame(lease.tokenHash, tokenHash)) return lease;
   throw notHeld(state.sessionId);
 }
 
-/**
- * Lets the token's lease end `ttlMs` from now.
- *
- * @throws FleetError `FLEET_LEASE_LOST` when the token does not hold the lease.
- */
+/** Lets the token's lease end `ttlMs` from now. @throws as {@link held}. */
 export function renew(state: LeaseState, tokenHash: string, ttlMs: number, now: Instant): Granted {
   const lease = held(state, tokenHash, now);
   lease.end = after(now, ttlMs);
@@ -138,7 +116,7 @@ export function renew(state: LeaseState, tokenHash: string, ttlMs: number, now: 
  * Ends the token's lease. The first waiter gets the lease with its next request. It does not get the lease now, because
  * it may be dead.
  *
- * @throws FleetError `FLEET_LEASE_LOST` when the token does not hold the lease.
+ * @throws as {@link held}.
  */
 export function release(state: LeaseState, tokenHash: string, now: Instant): void {
   held(state, tokenHash, now);

@@ -60,10 +60,8 @@ export class OwnedSessions {
   }
 
   /**
-   * Counts the user's sessions.
-   *
-   * @param limit From this number on, the records are read.
-   * @param isOwned Whether the record of a session names the user as its owner.
+   * @param limit from this number on, the records are read
+   * @param isOwned whether the record of a session names the user as its owner
    */
   count(owner: string, limit: number, isOwned: (id: string) => boolean): number {
     const folder = this.#folderOf(owner);

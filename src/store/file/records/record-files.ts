@@ -17,17 +17,13 @@ export class RecordFiles<T> {
   readonly #folder: string;
   readonly #remedy: ((name: string) => string) | null;
 
-  /**
-   * @param folder The name of the folder in the state folder.
-   * @param remedy Returns the command that deletes a damaged record. Null: a damaged record counts as missing.
-   */
+  /** @param remedy returns the command that deletes a damaged record; null: a damaged record counts as missing */
   constructor(context: StoreContext, folder: "tokens" | "placements", remedy: ((name: string) => string) | null) {
     this.#context = context;
     this.#folder = join(context.root, folder);
     this.#remedy = remedy;
   }
 
-  /** @throws FleetError `FLEET_STATE_NEWER`, `FLEET_STATE_CORRUPT`. */
   read(name: string): T | null {
     this.#context.checkRoot();
     return this.#read(name);
@@ -66,7 +62,7 @@ export class RecordFiles<T> {
     await writing(this.#folder, () => this.#write(name, record, rename));
   }
 
-  /** @param publish Gives the complete temporary file its name. */
+  /** @param publish gives the complete temporary file its name */
   async #write(name: string, record: T, publish: (temp: string, path: string) => Promise<void>): Promise<void> {
     const { root, ensureRoot } = this.#context;
     ensureRoot();

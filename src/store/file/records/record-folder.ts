@@ -20,7 +20,6 @@ const RECORDS_AT_ONCE = 100;
 
 /** The properties in which kinds of records differ. */
 export interface RecordSpec<T> {
-  /** The name of the folder in the state folder. */
   name: "sessions" | "leases";
   /** The record in warnings: `the lease on session "a"`. */
   title: (id: string) => string;
@@ -57,7 +56,6 @@ export class RecordFolder<T extends object> {
     this.#path = join(context.root, spec.name);
   }
 
-  /** @throws FleetError `FLEET_STATE_CORRUPT`. */
   read(id: string): T | null {
     return this.#load(id)?.record ?? null;
   }
@@ -72,7 +70,7 @@ export class RecordFolder<T extends object> {
     }
   }
 
-  /** Whether there is a record, even an unreadable one. */
+  /** Includes unreadable records. */
   has(id: string): boolean {
     return existsSync(this.#folderOf(id));
   }
@@ -117,8 +115,6 @@ export class RecordFolder<T extends object> {
 
   /**
    * Deletes those of the records for which `agree` returns true, each atomically. Syncs to disk once for all of them.
-   *
-   * @param onDeleted Called after each deletion.
    */
   async deleteMany(
     ids: readonly string[],
@@ -210,8 +206,7 @@ export class RecordFolder<T extends object> {
     const head = readHead(folder, KEEP);
     if (head === undefined) return null;
     const { rev, top, data } = head;
-    // A record's folder appears together with its first revision. If there is none, the record was lost, not
-    // interrupted.
+    // A record's folder appears together with its first revision, so without one the record was lost.
     if (data === undefined) {
       const why = head.damaged.map(({ rev: each, reason }) => `revision ${each}: ${reason}`).join("; ");
       throw corruptError(folder, why || "its folder is empty", `mv ${folder} ${this.#path}-corrupt-${id}`);
@@ -233,15 +228,12 @@ export class RecordFolder<T extends object> {
    * less than a lock, and most updates of a lease change nothing.
    */
   #updatesOf(id: string): UpdateQueue<T> {
-    const { deadlineMs, onStep, checkRoot } = this.#context;
-    return documentUpdates({
+    return documentUpdates(this.#context, {
       folder: this.#folderOf(id),
       keep: KEEP,
       durable: this.#spec.durable,
-      deadlineMs,
-      onStep,
       parse: (data) => JSON.parse(data) as T,
-      prepare: checkRoot,
+      prepare: this.#context.checkRoot,
       load: () => {
         const base = this.#load(id);
         if (base === null) throw new Missing();

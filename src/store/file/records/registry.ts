@@ -29,15 +29,12 @@ export class RegistryRecord implements RegistryStore {
   #swept = false;
 
   constructor(context: StoreContext) {
-    const { root, deadlineMs, onStep } = context;
     this.#context = context;
-    this.folder = join(root, "registry");
-    this.#updates = documentUpdates({
+    this.folder = join(context.root, "registry");
+    this.#updates = documentUpdates(context, {
       folder: this.folder,
       keep: KEEP,
       durable: true,
-      deadlineMs,
-      onStep,
       parse: parseRegistry,
       prepare: () => this.#prepare(),
       load: () => this.#load(),
@@ -47,9 +44,8 @@ export class RegistryRecord implements RegistryStore {
   }
 
   /**
-   * Reads the registry cheaply, because it is read often, for example in each turn. As long as the newest revision is
-   * the same file, this only checks that. It is sufficient because a revision never changes, and its number is not
-   * reused while it is the highest.
+   * Each turn reads the registry. As long as the newest revision is the same file, this only checks that. It is
+   * sufficient because a revision never changes, and its number is not reused while it is the highest.
    */
   async read(): Promise<Registry> {
     this.#context.checkRoot();
@@ -119,7 +115,7 @@ export class RegistryRecord implements RegistryStore {
     const { root, warn } = this.#context;
     // Read the copy first. If the first commit happens between the two reads, the result is the same as if it had
     // happened before both.
-    const published = readPublished(root);
+    const published = readPublished(publishedPath(root));
     const head = readHead(this.folder, KEEP) ?? NO_HEAD;
     const damaged = head.damaged.map(({ rev }) => rev);
     const ownTop = { top: head.top, damaged };

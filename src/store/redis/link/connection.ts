@@ -6,9 +6,8 @@ import type { Script } from "../scripts/scripts.js";
 import type { Epoch } from "./epoch.js";
 import { corruptError, Demotion, Interruption, unavailable } from "./failures.js";
 import type { Keys } from "./keys.js";
-import { ANSWER_MS, Link, placeOf } from "./link.js";
+import { ANSWER_MS, Link, placeOf, within } from "./link.js";
 import { isReplica, judge } from "./surroundings.js";
-import { within } from "./within.js";
 
 /** How long one operation may take, including connecting, before Redis counts as unavailable. */
 const OPERATION_MS = 5_000;
@@ -54,16 +53,12 @@ export class Connection {
     this.#operationMs = options.operationMs ?? OPERATION_MS;
   }
 
-  /** The URL of the database without secrets, for messages. */
+  /** The URL without secrets, for messages. */
   get database(): string {
     return showRedisUrl(this.#options.target);
   }
 
-  /**
-   * Reads the values of several keys at one moment, and verifies that the database is still the same.
-   *
-   * @throws FleetError `FLEET_STORE_UNAVAILABLE`, `FLEET_STATE_LOST`, and the errors of the handshake.
-   */
+  /** Reads the values of several keys at one moment, and verifies that the database is still the same. */
   async read(keys: readonly string[]): Promise<(string | null)[]> {
     return await this.#operate(async (link) => {
       const { epoch, keys: names } = this.#options;
@@ -74,11 +69,7 @@ export class Connection {
     });
   }
 
-  /**
-   * Reads the registry under this key; null if it was never written.
-   *
-   * @throws as {@link read}.
-   */
+  /** Reads the registry under this key; null if it was never written. */
   async readRegistry(key: string): Promise<string | null> {
     return await this.#operate(async (link) => {
       const { epoch, keys } = this.#options;
@@ -91,27 +82,22 @@ export class Connection {
     });
   }
 
-  /**
-   * Reads a part of a set's members. The cursor of the next part is "0" after the last part. A member may appear twice.
-   */
-  async scan(set: string, cursor: string, count: number): Promise<[cursor: string, members: string[]]> {
-    return await this.#operate((link) => link.scan(set, cursor, count));
+  /** Yields the members of a set, about `atOnce` at a time. A member may appear twice. */
+  async *membersOf(set: string, atOnce: number): AsyncGenerator<string[]> {
+    let cursor = "0";
+    do {
+      const [next, members] = await this.#operate((link) => link.scan(set, cursor, atOnce));
+      yield members;
+      cursor = next;
+    } while (cursor !== "0");
   }
 
-  /**
-   * Subscribes to a channel for as long as the connection lasts.
-   *
-   * @returns whether this call started the subscription.
-   */
+  /** As {@link Link.listen}. */
   async listen(channel: string, onMessage: (message: string) => void): Promise<boolean> {
     return await this.#operate((link) => link.listen(channel, onMessage));
   }
 
-  /**
-   * Runs a script with its own keys and arguments, which follow the common ones. Resolves with its answer.
-   *
-   * @throws as {@link read}.
-   */
+  /** Runs a script with its own keys and arguments, which follow the common ones. Resolves with its answer. */
   async run(script: Script, keys: readonly string[], args: readonly (string | number)[]): Promise<unknown[]> {
     const { epoch, keys: names } = this.#options;
     return await this.#operate(async (link, until) => {

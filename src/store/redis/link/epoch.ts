@@ -25,16 +25,13 @@ export class Epoch {
   /** The epoch in the note. */
   #noted: string | undefined;
 
-  /**
-   * @param where The URL of the database without secrets.
-   * @param root The state folder, for the note.
-   */
+  /** @param where the URL of the database without secrets */
   constructor(where: string, root: string, warn: (message: string) => void) {
     this.#where = where;
     this.#note = new Note(root, where, warn);
   }
 
-  /** The epoch that this process found in the database; undefined before it finds one. */
+  /** The epoch that this process found in the database. */
   get known(): string | undefined {
     return this.#known;
   }
@@ -52,11 +49,7 @@ export class Epoch {
     this.#noted ??= this.#note.read();
   }
 
-  /**
-   * Compares the epoch in the database with the expected one.
-   *
-   * @throws FleetError `FLEET_STATE_LOST` when it has changed, `FLEET_STATE_NEWER`, `FLEET_STATE_CORRUPT`.
-   */
+  /** Compares the epoch in the database with the expected one. @throws FleetError `FLEET_STATE_LOST` when it has changed. */
   meet(found: string | null, expected: string | undefined): void {
     if (found === null) {
       if (expected !== undefined) throw this.lost("it is empty");

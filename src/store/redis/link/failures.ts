@@ -51,8 +51,6 @@ const ELSEWHERE = /\b(?:MOVED \d|CLUSTERDOWN|CROSSSLOT)/;
 /**
  * Converts the rejection of a command into an error of the contract. It keeps only the message, because ioredis
  * attaches the command with its arguments, which may include a password.
- *
- * @param where Host and port.
  */
 export function explain(error: unknown, where: string): Error {
   if (error instanceof FleetError || error instanceof Interruption) return error;
@@ -76,10 +74,7 @@ export function explain(error: unknown, where: string): Error {
   return new FleetError("FLEET_INTERNAL", `Redis at ${where} refused a command: ${message}`, { cause });
 }
 
-/**
- * Like {@link explain}, for the handshake. The handshake may also find that the database number does not exist, which
- * is the only failure that the URL alone causes.
- */
+/** Like {@link explain}, for the handshake. It may also find that the database number does not exist. */
 export function explainOpening(error: unknown, target: RedisUrl, where: string): Error {
   const text = error instanceof Error ? error.message : String(error);
   if (!NO_DATABASE.test(text)) return explain(error, where);
@@ -98,7 +93,7 @@ export function unavailable(where: string, why: string, cause?: unknown): FleetE
     "FLEET_STORE_UNAVAILABLE",
     `Redis at ${where} does not answer: ${redact(why).replace(/\.$/, "")}.`,
     {
-      suggestions: [pingCommand(where), "Look at the Redis server, and at the network in between."],
+      suggestions: [`${cli(where)} PING`, "Look at the Redis server, and at the network in between."],
       cause,
     },
   );
@@ -128,21 +123,12 @@ function elsewhere(where: string, message: string, cause: Error): FleetError {
   });
 }
 
-/** @param where A key, or a database. */
 export function corruptError(where: string, detail: string, cause?: unknown): FleetError {
   return corrupt(where, detail, "Restore a backup of the Redis database.", cause);
 }
 
-/**
- * A command for people to type.
- *
- * @param where `host:port`, with brackets around an IPv6 host.
- */
+/** A command for people to type. */
 export function cli(where: string): string {
   const [, host = "", port = ""] = /^\[?(.*?)\]?:(\d+)$/.exec(where) ?? [];
   return `redis-cli -h ${host} -p ${port}`;
-}
-
-function pingCommand(where: string): string {
-  return `${cli(where)} PING`;
 }

@@ -1,9 +1,8 @@
 import type { Redis } from "ioredis";
 import type { RedisUrl } from "../../../config/values/redis-url.js";
 import { COMMON_KEYS, type Script } from "../scripts/scripts.js";
-import { explain, explainOpening } from "./failures.js";
+import { explain, explainOpening, Interruption } from "./failures.js";
 import type { Surroundings } from "./surroundings.js";
-import { within } from "./within.js";
 
 /**
  * How long Redis may take for one answer, in milliseconds. A connection that died silently (a firewall dropped it, or
@@ -39,8 +38,7 @@ export class Link {
   /**
    * Connects, and in one round trip asks for the server's properties and for the epoch (`epochKey`).
    *
-   * @param until The deadline, by `performance.now()`.
-   * @throws Interruption, FleetError.
+   * @param until the deadline, by `performance.now()`
    */
   async open(epochKey: string, until: number): Promise<[Surroundings, string | null]> {
     const client = this.#client;
@@ -81,28 +79,21 @@ export class Link {
     return Math.floor(at + this.#clockMs);
   }
 
-  /** @param serverMs The server's time now, in milliseconds since the epoch. */
+  /** @param serverMs the server's time now, in milliseconds since the epoch */
   setClock(serverMs: number): void {
     this.#clockMs = serverMs - performance.now();
   }
 
-  /** Reads several keys at one moment. */
   async read(keys: readonly string[]): Promise<(string | null)[]> {
     return await this.#answered(this.#client.mget(...keys));
   }
 
-  /**
-   * Reads a part of a set's members. The cursor of the next part is "0" after the last part. A member may appear twice.
-   */
+  /** Reads a part of a set's members. The cursor of the next part is "0" after the last part. */
   async scan(set: string, cursor: string, count: number): Promise<[cursor: string, members: string[]]> {
     return await this.#answered(this.#client.sscan(set, cursor, "COUNT", count));
   }
 
-  /**
-   * Subscribes to a channel until the connection ends.
-   *
-   * @returns false when it was already subscribed.
-   */
+  /** Subscribes to a channel until the connection ends. @returns false when it was already subscribed */
   async listen(channel: string, onMessage: (message: string) => void): Promise<boolean> {
     if (this.#channels.has(channel)) return false;
     this.#channels.add(channel);
@@ -158,6 +149,20 @@ export class Link {
     } catch (error) {
       throw explain(error, this.#where);
     }
+  }
+}
+
+/** Resolves like `work`, whose outcome is ignored after `until`. @throws Interruption at that time. */
+export async function within<T>(work: Promise<T>, until: number): Promise<T> {
+  const ms = Math.max(0, until - performance.now());
+  let timer: NodeJS.Timeout | undefined;
+  const over = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Interruption("no answer in time")), ms);
+  });
+  try {
+    return await Promise.race([work, over]);
+  } finally {
+    clearTimeout(timer);
   }
 }
 

@@ -19,8 +19,7 @@ const OLDEST = [6, 2] as const;
 /**
  * Decides whether a Redis can be trusted with the state.
  *
- * @param where Host and port.
- * @returns warnings, each as a sentence.
+ * @returns warnings, each as a sentence
  * @throws FleetError `FLEET_STORE_UNSAFE` when the server is too old, or evicts keys when its memory is full.
  * @throws Interruption while the server loads its data.
  */
@@ -55,7 +54,6 @@ export function judge({ info, save, appendOnly }: Surroundings, where: string): 
   return warnings;
 }
 
-/** Whether the server reports that it is a replica. */
 export function isReplica({ info }: Surroundings): boolean {
   return info !== null && parseInfo(info).get("role") === "slave";
 }

@@ -32,7 +32,6 @@ export interface Listed {
   also: string | null;
 }
 
-/** @throws FleetError `FLEET_STATE_NEWER`, `FLEET_STATE_CORRUPT`. */
 export function decode(key: string, text: string): Stored {
   const end = text.indexOf("\n");
   const head = text.slice(0, end + 1);
@@ -42,11 +41,7 @@ export function decode(key: string, text: string): Stored {
   return { head, revision: Number(revision), data: text.slice(end + 1) };
 }
 
-/**
- * Parses the data of a document. Every call returns a private copy.
- *
- * @throws FleetError `FLEET_STATE_CORRUPT`.
- */
+/** Parses the data of a document. Every call returns a private copy. */
 export function parseObject<T>(key: string, data: string): T {
   let content: unknown;
   try {
@@ -77,10 +72,10 @@ export class Documents {
   }
 
   /**
-   * @param from The document to replace, or null if there must be none.
+   * @param from the document to replace, or null if there must be none
    * @param beside `listed`: where to list a document that is one of many. `writer`: for the registry, the token of the
-   * writer whose lock the commit releases.
-   * @returns false when another writer was first.
+   * writer whose lock the commit releases
+   * @returns false when another writer was first
    */
   async commit(
     key: string,
@@ -100,8 +95,8 @@ export class Documents {
   /**
    * Deletes a document and removes it from its lists.
    *
-   * @param from The document to delete, or null to delete any.
-   * @param besides Other keys to delete, even if there is no document.
+   * @param from the document to delete, or null to delete any
+   * @param besides other keys to delete, even if there is no document
    */
   async remove(
     key: string,
@@ -115,7 +110,6 @@ export class Documents {
     return word === "ok" || word === "absent" ? word : "conflict";
   }
 
-  /** The number of members of a set. */
   async count(set: string): Promise<number> {
     const [, count] = await this.connection.run(COUNT, [set], []);
     return Number(count);

@@ -42,8 +42,6 @@ export class RedisHosts implements Hosts {
   /**
    * Verifies once that no other machine uses this host's name. With a copied configuration or image, this machine would
    * take the other one's registry for its own and consider all servers in it dead.
-   *
-   * @throws FleetError `FLEET_HOST_TAKEN`.
    */
   async assertOwn(): Promise<void> {
     if (this.#instance === undefined) return;
@@ -86,15 +84,11 @@ export class RedisHosts implements Hosts {
   }
 
   async list(): Promise<HostRecord[]> {
-    const names: string[] = [];
-    for (let cursor = "0"; ; ) {
-      const [next, found] = await this.#connection.scan(this.#keys.hosts, cursor, AT_ONCE);
-      names.push(...found);
-      if (next === "0") break;
-      cursor = next;
-    }
-    if (names.length === 0) return [];
-    const hosts = await this.#look([...new Set(names)].sort());
+    const names = new Set<string>();
+    for await (const found of this.#connection.membersOf(this.#keys.hosts, AT_ONCE))
+      for (const name of found) names.add(name);
+    if (names.size === 0) return [];
+    const hosts = await this.#look([...names].sort());
     this.#refuseOther(hosts);
     return hosts;
   }

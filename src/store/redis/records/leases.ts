@@ -8,10 +8,7 @@ import type { Keys } from "../link/keys.js";
 import { ACQUIRE, LEAVE, LOOK, RAISE, RELEASE, RENEW } from "../scripts/lease-scripts.js";
 import { COMMIT_KEY_MS, newId } from "./documents.js";
 
-/**
- * The parsed result of `answer` in lease-scripts.ts: word, rank, remaining time (ms; below 0 if there is no lease), and
- * the fields of the lease.
- */
+/** The parsed result of `answer` in lease-scripts.ts. */
 interface LeaseReply {
   word: string;
   ahead: number;
@@ -150,7 +147,7 @@ function isLeft(lease: Lease | null): lease is Lease {
   return lease !== null && lease.remainingMs > 0;
 }
 
-/** @param ms Milliseconds since the epoch, by Redis's clock; null if there is no lease. */
+/** @param ms milliseconds since the epoch, by Redis's clock; null if there is no lease */
 function timeOf(ms: unknown): string {
   return new Date(Number(ms ?? 0)).toISOString();
 }

@@ -19,14 +19,13 @@ export class RecordSet<T extends object> {
   readonly #set: string;
   readonly #keyOf: (name: string) => string;
 
-  /** @param set The key of the set. */
+  /** @param set the key of the set */
   constructor(documents: Documents, set: string, keyOf: (name: string) => string) {
     this.#documents = documents;
     this.#set = set;
     this.#keyOf = keyOf;
   }
 
-  /** @throws FleetError `FLEET_STATE_CORRUPT`. */
   async read(name: string): Promise<T | null> {
     return (await this.find(name))?.record ?? null;
   }
@@ -55,8 +54,7 @@ export class RecordSet<T extends object> {
   /** @returns the records by name. */
   async list(): Promise<Map<string, T>> {
     const records = new Map<string, T>();
-    for (let cursor = "0"; ; ) {
-      const [next, names] = await this.#documents.connection.scan(this.#set, cursor, AT_ONCE);
+    for await (const names of this.#documents.connection.membersOf(this.#set, AT_ONCE)) {
       // Read even if there are no names, because the read detects whether the database lost them.
       const found = await this.findAll(names);
       for (const [index, name] of names.entries()) {
@@ -64,15 +62,14 @@ export class RecordSet<T extends object> {
         // Undefined if it was deleted after the scan.
         if (record !== undefined) records.set(name, record);
       }
-      if (next === "0") return records;
-      cursor = next;
     }
+    return records;
   }
 
   /**
-   * @param from The document to replace, or null if there must be none.
-   * @param also A second set that lists the record.
-   * @returns false when another writer was first.
+   * @param from the document to replace, or null if there must be none
+   * @param also a second set that lists the record
+   * @returns false when another writer was first
    */
   async commit(name: string, from: Stored | null, data: string, also: string | null = null): Promise<boolean> {
     return await this.#documents.commit(this.#keyOf(name), from, data, { listed: this.#listed(name, also) });

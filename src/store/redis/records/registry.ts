@@ -90,7 +90,7 @@ export class RegistryDocument implements RegistryStore {
     return await this.#options.documents.connection.readRegistry(this.#key);
   }
 
-  /** @param highest The highest revision that was seen before the request was sent. */
+  /** @param highest the highest revision that was seen before the request was sent */
   #found(text: string | null, highest: number): Stored {
     const { documents, warn } = this.#options;
     // The founding registry is created together with the epoch, and any other one by its first write.

@@ -49,10 +49,7 @@ export class SessionDocuments implements SessionStore {
     return (await this.#records.remove(id, null, { also: record && this.#ownedBy(record), besides })) === "ok";
   }
 
-  /**
-   * It leaves the leases, because a holder may be the one who deletes. They expire by
-   * themselves.
-   */
+  /** Leaves the leases, because a holder may be the one who deletes. They expire by themselves. */
   async deleteMany(ids: readonly string[], agree: (record: SessionRecord) => boolean): Promise<string[]> {
     const deleted: string[] = [];
     for (let at = 0; at < ids.length; at += AT_ONCE) {

@@ -62,7 +62,7 @@ export class WriterLock {
     await this.#connection.run(LEAVE_WRITER_LOCK, this.#keys, [this.token, HOLD_MS]);
   }
 
-  /** @returns whether this call started the subscription. If rules forbid it (ACL), the writer can only ask. */
+  /** @returns whether this call started the subscription; if rules forbid it (ACL), the writer can only ask */
   async #listen(): Promise<boolean> {
     if (!this.#listens) return false;
     const onMessage = (registry: string) => {
