@@ -81,7 +81,7 @@ export class FleetError extends Error {
 
   /** Whether the same call may succeed soon, although the caller changes nothing. */
   get retryable(): boolean {
-    return "retryable" in ERRORS[this.code];
+    return ERRORS[this.code].retryable === true;
   }
 }
 

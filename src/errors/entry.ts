@@ -12,3 +12,16 @@ export interface ErrorEntry {
   /** The next steps. Each is a command that can be typed, or a sentence that can be followed as it stands. */
   fixes: readonly string[];
 }
+
+type Row = Omit<ErrorEntry, "exit" | "httpStatus"> & { httpStatus?: number };
+
+/** The rows of one exit code. A row without an HTTP status of its own has that of the group. */
+export function rows<Exit extends ErrorEntry["exit"], Code extends string>(
+  exit: Exit,
+  httpStatus: number,
+  table: Record<Code, Row>,
+): Record<Code, ErrorEntry & { exit: Exit }> {
+  const complete = (row: Row) => ({ exit, httpStatus, ...row });
+  const entries = Object.entries<Row>(table).map(([code, row]) => [code, complete(row)]);
+  return Object.fromEntries(entries) as Record<Code, ErrorEntry & { exit: Exit }>;
+}

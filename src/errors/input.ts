@@ -1,24 +1,18 @@
-import type { ErrorEntry } from "./entry.js";
+import { rows } from "./entry.js";
 
-/** Exit code 2: the call itself is wrong. */
-export const INPUT_ERRORS = {
+/** The call itself is wrong. */
+export const INPUT_ERRORS = rows(2, 422, {
   FLEET_USAGE_INVALID: {
-    exit: 2,
-    httpStatus: 422,
     title: "The command or the call has an argument that is not allowed.",
     causes: ["A flag is unknown, is missing, has a value that is not allowed, or does not go with another flag."],
     fixes: ["copilotfleet COMMAND --help"],
   },
   FLEET_CLOSED: {
-    exit: 2,
-    httpStatus: 422,
     title: "The program called a fleet after it had closed it.",
     causes: ["Fleet.close() was called before or during this call."],
     fixes: ["Open another fleet with Fleet.open(), or close this one later."],
   },
   FLEET_USER_INVALID: {
-    exit: 2,
-    httpStatus: 422,
     title: "The value is not a user id.",
     causes: [
       "A user id has 1 to 128 bytes of letters and digits of any script and of . _ @ + -, and does not start with . or -.",
@@ -27,8 +21,6 @@ export const INPUT_ERRORS = {
     fixes: ["Choose an id that follows this rule, for example the name of the login."],
   },
   FLEET_SESSION_ID_INVALID: {
-    exit: 2,
-    httpStatus: 422,
     title: "The value is not a session id.",
     causes: [
       "A session id has 1 to 128 characters of A-Z a-z 0-9 . _ -, does not start with -, and is not . or ..",
@@ -37,24 +29,18 @@ export const INPUT_ERRORS = {
     fixes: ["Use letters, digits, _ and - only.", "Leave the id out: the fleet makes one."],
   },
   FLEET_DURATION_INVALID: {
-    exit: 2,
-    httpStatus: 422,
     title: "The value is not a duration, or it is out of range.",
     causes: ["The number has no unit, has an unknown unit, or is below or above the limit in the message."],
     fixes: ['Write a number with a unit: "500ms", "30s", "15m", "24h" or "7d".'],
   },
   FLEET_SIZE_INVALID: {
-    exit: 2,
-    httpStatus: 422,
     title: "The value is not a size.",
     causes: ["The number has no unit or an unknown unit, or it is not a positive number."],
     fixes: ['Write a number with a unit: "512kb", "64mb" or "1gb".'],
   },
   FLEET_PORT_INVALID: {
-    exit: 2,
-    httpStatus: 422,
     title: "The value is not a port number.",
     causes: ["A port is a whole number from 1 to 65535."],
     fixes: ["Choose a port from 1024 to 65535. Lower ones need privileges."],
   },
-} as const satisfies Record<string, ErrorEntry>;
+});

@@ -1,10 +1,8 @@
-import type { ErrorEntry } from "./entry.js";
+import { rows } from "./entry.js";
 
-/** Exit codes 4 and 5: something does not exist or is not yours, or another use of it is in the way. */
-export const REFUSED_ERRORS = {
+/** Something does not exist, or is not yours. */
+export const NOT_FOUND_ERRORS = rows(4, 404, {
   FLEET_SERVER_NOT_FOUND: {
-    exit: 4,
-    httpStatus: 404,
     title: "There is no such server.",
     causes: [
       "The id or the user is misspelled.",
@@ -14,8 +12,6 @@ export const REFUSED_ERRORS = {
     fixes: ["copilotfleet ps", "copilotfleet spawn --user USER"],
   },
   FLEET_SESSION_NOT_FOUND: {
-    exit: 4,
-    httpStatus: 404,
     title: "There is no such session for this user.",
     causes: [
       "The id is misspelled.",
@@ -24,46 +20,38 @@ export const REFUSED_ERRORS = {
     ],
     fixes: ["copilotfleet list --user USER"],
   },
+});
+
+/** Another use of it is in the way. */
+export const CONFLICT_ERRORS = rows(5, 409, {
   FLEET_SESSION_EXISTS: {
-    exit: 5,
-    httpStatus: 409,
     title: "There is already a session with this id.",
     causes: ["The id was used before, by this user or by another one."],
     fixes: ["Choose another id, or leave it out.", "copilotfleet resume SESSION --user USER"],
   },
   FLEET_SESSION_LOST: {
-    exit: 5,
-    httpStatus: 409,
     title: "The session is recorded, but its history is no longer on disk.",
     causes: ["Somebody removed the session's folder behind the fleet's back, or the disk lost it."],
     fixes: ["Restore the folder from a backup.", "copilotfleet delete SESSION"],
   },
   FLEET_SESSION_BUSY: {
-    exit: 5,
-    httpStatus: 409,
     retryable: true,
     title: "The session is in a turn.",
     causes: ["The call needs a session that is not in a turn. This holds for a deletion, an eviction and a move."],
     fixes: ["Try again when the turn has ended.", "copilotfleet list --state active"],
   },
   FLEET_SESSION_AMBIGUOUS: {
-    exit: 5,
-    httpStatus: 409,
     title: "Several users have a session with this id.",
     causes: ["The fleet has no record of these sessions. It found their folders in the homes of several servers."],
     fixes: ["copilotfleet delete SESSION --user USER"],
   },
   FLEET_SESSION_LOCKED: {
-    exit: 5,
-    httpStatus: 409,
     retryable: true,
     title: "Somebody else holds the lease of the session.",
     causes: ["A member is in a turn.", "A program or a person took the lease with lock."],
     fixes: ["copilotfleet lock SESSION --show", 'copilotfleet lock SESSION --user USER --steal --reason "WHY"'],
   },
   FLEET_LEASE_LOST: {
-    exit: 5,
-    httpStatus: 409,
     retryable: true,
     title: "The lease has ended.",
     causes: [
@@ -74,15 +62,12 @@ export const REFUSED_ERRORS = {
     fixes: ["copilotfleet lock SESSION --show", "Take the lease again."],
   },
   FLEET_SESSION_MOVED: {
-    exit: 5,
-    httpStatus: 409,
     retryable: true,
     title: "The session is on another host now.",
     causes: ["It was moved during the call, by rebalancing or because its host was gone."],
     fixes: ["Try again: the front door relays you to the host that has it.", "copilotfleet top"],
   },
   FLEET_METHOD_DENIED: {
-    exit: 5,
     httpStatus: 403,
     title: "The front door does not allow this request.",
     causes: [
@@ -96,21 +81,18 @@ export const REFUSED_ERRORS = {
     ],
   },
   FLEET_METHOD_UNKNOWN: {
-    exit: 5,
     httpStatus: 404,
     title: "The front door does not know this method.",
     causes: ["The client's SDK is newer than this version of copilotfleet."],
     fixes: ["npm install --global copilotfleet@latest"],
   },
   FLEET_TOKEN_REFUSED: {
-    exit: 5,
     httpStatus: 401,
     title: "The token is not valid here.",
     causes: ["It expired or was revoked.", "It belongs to another fleet.", "It was not copied completely."],
     fixes: ["copilotfleet token issue --user USER --ttl 30d"],
   },
   FLEET_DOOR_DRAINING: {
-    exit: 5,
     httpStatus: 503,
     retryable: true,
     title: "The front door is about to close.",
@@ -118,7 +100,6 @@ export const REFUSED_ERRORS = {
     fixes: ["Connect again."],
   },
   FLEET_SERVER_DRAINING: {
-    exit: 5,
     httpStatus: 503,
     retryable: true,
     title: "The server is being stopped and takes no new turns.",
@@ -126,7 +107,6 @@ export const REFUSED_ERRORS = {
     fixes: ["Try again in a moment.", "copilotfleet ps"],
   },
   FLEET_POOL_DRAINING: {
-    exit: 5,
     httpStatus: 503,
     retryable: true,
     title: "The pool takes no new servers or turns.",
@@ -134,15 +114,12 @@ export const REFUSED_ERRORS = {
     fixes: ["copilotfleet drain --undo", "Try again in a moment, when serve runs again."],
   },
   FLEET_ADDRESS_TAKEN: {
-    exit: 5,
     httpStatus: 500,
     title: "Another process listens on the configured address.",
     causes: ["Another serve or another program uses the port."],
     fixes: ["ss -ltnp 'sport = :PORT'", "COPILOTFLEET_SERVE_LISTEN=127.0.0.1:0 copilotfleet serve"],
   },
   FLEET_SERVER_CONFLICT: {
-    exit: 5,
-    httpStatus: 409,
     title: "The server is not in the state that the call needs.",
     causes: [
       "It already runs with another token source or in another folder than requested.",
@@ -152,24 +129,18 @@ export const REFUSED_ERRORS = {
     fixes: ["copilotfleet ps", "copilotfleet stop SERVER"],
   },
   FLEET_STORE_OCCUPIED: {
-    exit: 5,
-    httpStatus: 409,
     title: "The target of store migrate is not empty.",
     causes: ["Another fleet uses it, or an earlier copy was not removed."],
     fixes: ["Choose an empty target, or clear this one and run the command again."],
   },
   FLEET_SUPERVISOR_RUNNING: {
-    exit: 5,
-    httpStatus: 409,
     title: "Another process supervises this fleet.",
     causes: ["copilotfleet serve is already running on this host, for this state folder."],
     fixes: ["copilotfleet ps", "End it first: kill -TERM PID"],
   },
   FLEET_HOST_TAKEN: {
-    exit: 5,
-    httpStatus: 409,
     title: "Another host of this fleet has this name.",
     causes: ["Two machines have the same host name, or one state folder was copied to another machine."],
     fixes: ["Give each host its own name: COPILOTFLEET_HOST_NAME=NAME", "copilotfleet top"],
   },
-} as const satisfies Record<string, ErrorEntry>;
+});

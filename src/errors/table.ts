@@ -1,18 +1,21 @@
 import { CONFIGURATION_ERRORS } from "./configuration.js";
-import type { ErrorEntry } from "./entry.js";
 import { INPUT_ERRORS } from "./input.js";
-import { REFUSED_ERRORS } from "./refused.js";
-import { UNAVAILABLE_ERRORS } from "./unavailable.js";
+import { CONFLICT_ERRORS, NOT_FOUND_ERRORS } from "./refused.js";
+import { CUT_ERRORS, EXHAUSTED_ERRORS, INTERNAL_ERRORS, UNAVAILABLE_ERRORS } from "./unavailable.js";
 
 /**
  * Every error of the fleet. A code is part of the contract because scripts match on it: it is never renamed. docs/errors.md
  * and `copilotfleet explain` come from this table.
  */
 export const ERRORS = {
+  ...INTERNAL_ERRORS,
   ...INPUT_ERRORS,
   ...CONFIGURATION_ERRORS,
-  ...REFUSED_ERRORS,
+  ...NOT_FOUND_ERRORS,
+  ...CONFLICT_ERRORS,
+  ...EXHAUSTED_ERRORS,
   ...UNAVAILABLE_ERRORS,
-} as const satisfies Record<string, ErrorEntry>;
+  ...CUT_ERRORS,
+};
 
 export type FleetErrorCode = keyof typeof ERRORS;
