@@ -68,13 +68,13 @@ export async function recycleServer(context: PoolContext, id: string, options: R
         // Both have the same token, so that every client of the old process may connect to the new one.
         connectionToken: readConnectionToken(old.home),
         githubToken: token,
-        nextPort: async (tried) =>
-          await store.registry.update((registry) => {
-            const replacement = ownReplacement(registry, id, launchId);
-            replacement.port = choosePort(registry, config.ports, tried, null);
-            return replacement.port;
-          }),
       },
+      async (tried) =>
+        await store.registry.update((registry) => {
+          const replacement = ownReplacement(registry, id, launchId);
+          replacement.port = choosePort(registry, config.ports, tried, null);
+          return replacement.port;
+        }),
       options.signal,
     );
     const draining = await store.registry.update((registry) => {

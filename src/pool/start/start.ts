@@ -171,15 +171,15 @@ async function launchClaimed(
         port: claimed.server.port ?? 0,
         connectionToken: writeConnectionToken(home),
         githubToken,
-        nextPort: async (tried) =>
-          await store.registry.update((registry) => {
-            const record = ownClaim(registry, id, launchId);
-            record.port = null;
-            record.port = choosePort(registry, context.config.ports, tried, null);
-            record.lastPort = record.port;
-            return record.port;
-          }),
       },
+      async (tried) =>
+        await store.registry.update((registry) => {
+          const record = ownClaim(registry, id, launchId);
+          record.port = null;
+          record.port = choosePort(registry, context.config.ports, tried, null);
+          record.lastPort = record.port;
+          return record.port;
+        }),
       signal,
     );
     const { identity, version } = launched;

@@ -6,14 +6,13 @@ import { abortable } from "../deadline.js";
 import { acknowledgePromptly } from "../wire/acknowledge.js";
 import type { Endpoint } from "../wire/rpc-client.js";
 
-/** A connected SDK client, and the end of its connection. */
 export interface ConnectedClient {
   client: CopilotClient;
   /** Resolves when either side closes the connection. Never rejects. Stays pending forever if the SDK hides its socket. */
   closed: Promise<void>;
   /**
-   * Watches the socket for a prompt that begins in the session from now on. The SDK's own events are not enough, because
-   * when the connection closes, the SDK drops events that it has received but not delivered.
+   * Watches for a prompt that begins in the session from now on. Reads the socket, because the SDK drops events that it
+   * has received but not delivered when the connection closes.
    */
   watchPrompt(sessionId: string): PromptWatch;
   /** Cuts the connection at once. The SDK's own `stop` waits until the other side hangs up, too. */
@@ -21,11 +20,8 @@ export interface ConnectedClient {
 }
 
 /**
- * Connects the SDK's client to a server whose identity was checked, without the Nagle delays that the SDK has by default
- * (see {@link acknowledgePromptly}). The socket is a private field of the SDK's client, so we use it only if it exists.
- * Without it, the client works as usual, only slower.
- *
- * @throws FleetError `FLEET_SERVER_UNREACHABLE` when the connection fails or the signal aborts first.
+ * Connects the SDK's client to a server whose identity was checked, without the Nagle delays that the SDK has by
+ * default. The socket is a private field of the SDK's client. Without it, the client works as usual, only slower.
  */
 export async function connectClient(
   endpoint: Endpoint,
@@ -56,8 +52,7 @@ export async function connectClient(
     });
   }
   quietWriteErrors(client);
-  // When the connection closes, the SDK does not settle the requests that have no answer. Stopping the client rejects
-  // them.
+  // When the connection closes, the SDK does not settle requests that have no answer. Stopping the client rejects them.
   closed.then(() => client.forceStop()).catch(() => undefined);
   return { client, closed, watchPrompt: (id) => watchPrompt(socket, id), destroy: () => void socket?.destroy() };
 }
@@ -99,9 +94,8 @@ async function refuseClosed(): Promise<never> {
 }
 
 /**
- * Prevents a crash of this process. If a request can no longer be written because the server has just died,
- * vscode-jsonrpc 8 rejects a second promise that nobody can catch (`sendRequest` throws in an async executor). The SDK has
- * a switch against this, but sets it only for servers that it started itself. The switch is private, like the socket.
+ * Prevents a crash of this process. If the server has just died, vscode-jsonrpc 8 rejects a second promise of a request
+ * that nobody can catch. The SDK sets its switch against this only for servers that it started itself.
  */
 function quietWriteErrors(client: CopilotClient): void {
   const { messageWriter } = client as unknown as { messageWriter?: unknown };

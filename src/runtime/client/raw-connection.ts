@@ -2,14 +2,9 @@ import { FleetError, isFleetError, systemCode } from "../../errors.js";
 import { runtimeMismatch, SUPPORTED_VERSIONS } from "../launch/protocol.js";
 import { type Endpoint, RpcClient, RpcError } from "../wire/rpc-client.js";
 
-/**
- * A bare authenticated connection to one server, for the few calls that do not need the SDK. A probe must cost a
- * millisecond, not the import of a client library. Every call ends when the connection ends.
- */
+/** A bare authenticated connection to one server. A probe must cost a millisecond, not the import of the SDK. */
 export class RawConnection implements AsyncDisposable {
-  /** The server's version, from its answer to the token. */
   readonly version: string;
-  /** The version of the protocol that the server speaks. */
   readonly protocolVersion: number;
   readonly #client: RpcClient;
   readonly #where: string;
@@ -22,11 +17,8 @@ export class RawConnection implements AsyncDisposable {
   }
 
   /**
-   * Connects and authenticates. This sends the token, so the caller must have checked that the listener is the server. The
-   * connection ends when the signal aborts; with `lasting`, the signal ends only the opening.
-   *
-   * @throws FleetError `FLEET_SERVER_UNREACHABLE` (refused, wrong token, no answer in time), `FLEET_RUNTIME_TOO_OLD` or
-   * `FLEET_RUNTIME_TOO_NEW` (another protocol version).
+   * Connects and authenticates. This sends the token, so the caller must have checked that the listener is the server.
+   * The connection ends when the signal aborts; with `lasting`, the signal ends only the opening.
    */
   static async open(endpoint: Endpoint, signal: AbortSignal, { lasting = false } = {}): Promise<RawConnection> {
     const where = `${endpoint.address}:${endpoint.port}`;
@@ -48,22 +40,15 @@ export class RawConnection implements AsyncDisposable {
     return new RawConnection(client, where, version, protocolVersion);
   }
 
-  /** Resolves when the connection is closed, by either side. */
   get closed(): Promise<void> {
     return this.#client.ended;
   }
 
-  /** The local port, by which the connection can be found in the kernel's table. */
   get localPort(): number | undefined {
     return this.#client.localPort;
   }
 
-  /**
-   * Sends one request. If the signal aborts first, the answer is dropped, and the connection stays open.
-   *
-   * @throws FleetError `FLEET_SERVER_UNREACHABLE` when the connection ends first; {@link RpcError} when the server answers
-   * with an error; the signal's reason.
-   */
+  /** Sends one request. If the signal aborts first, the answer is dropped, and the connection stays open. */
   async request(method: string, params: unknown, signal?: AbortSignal): Promise<unknown> {
     try {
       return await this.#client.request(method, params, undefined, signal);
@@ -72,7 +57,6 @@ export class RawConnection implements AsyncDisposable {
     }
   }
 
-  /** Closes at once. Requests without an answer reject with `FLEET_SERVER_UNREACHABLE`. */
   async [Symbol.asyncDispose](): Promise<void> {
     const message = `The connection to the server at ${this.#where} is closed.`;
     this.#client.destroy(new FleetError("FLEET_SERVER_UNREACHABLE", message));

@@ -22,21 +22,18 @@ type Outcome = { kind: "idle" } | { kind: "failed"; error: FleetError };
 
 const ABORT_WAIT_MS = 2_000;
 /**
- * How long to wait before each question to the server about a turn that has not begun, in milliseconds: after an error, and
- * without one. A busy server takes a prompt and begins it only later. An error may be why it never begins.
+ * Pauses before each question to the server about a turn that has not begun. A busy server begins a prompt late. An
+ * error may be why it never begins.
  */
 const ASKED_AFTER_ERROR_MS = [0, 250];
 const ASKED_MS = [0, 250, 500, 1_000, 2_000, 4_000];
 
 /**
- * Runs one turn: sends the prompt and waits for `session.idle`, the end of everything that the prompt started. Events that
- * arrive before the prompt has begun belong to another turn, whose last events may still arrive after we send this prompt.
- *
+ * Runs one turn: sends the prompt and waits for `session.idle`, the end of everything that the prompt started. Events
+ * that arrive before the prompt has begun belong to another turn.
  * Unlike the SDK's `sendAndWait`, it never hangs: when the connection ends, the wait ends at once. (A server that is
  * terminated during a turn drops the turn silently; measured with SDK 1.0.14.)
- *
- * @throws FleetError `FLEET_TURN_FAILED` (an error of the runtime or the model), `FLEET_SERVER_LOST`, `FLEET_TURN_TIMEOUT`;
- * or the signal's reason. In the last two cases the turn is aborted, so that the session is free for the next one.
+ * At the timeout, and when the signal aborts, it aborts the turn, so that the session is free for the next one.
  */
 export async function runTurn(
   session: CopilotSession,
@@ -75,7 +72,6 @@ export async function runTurn(
 /** Follows one prompt through the events of its session. Ignores sub-agents, because their work is inside a turn. */
 class SentPrompt {
   readonly reply: TurnReply = { text: "", event: undefined };
-  /** Resolves when the turn is over. */
   readonly ended: Promise<Outcome>;
   readonly #session: CopilotSession;
   readonly #onDelta: TurnOptions["onDelta"];
@@ -141,10 +137,7 @@ class SentPrompt {
     this.#failure = undefined;
   }
 
-  /**
-   * Ends a turn whose prompt did not begin, unless the session is at work. The prompt may have failed before that, or have
-   * begun under another id. Never rejects.
-   */
+  /** The prompt may have failed before its turn began, or have begun under another id. Never rejects. */
   async #endUnlessAtWork(): Promise<void> {
     for (const pauseMs of this.#failure === undefined ? ASKED_MS : ASKED_AFTER_ERROR_MS) {
       await delay(pauseMs);

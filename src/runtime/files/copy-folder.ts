@@ -20,7 +20,7 @@ export async function copyInto(from: string, target: string, name: string): Prom
   await sync(target);
 }
 
-/** Copies a folder to a new path beside `target`, on the same file system. @returns that path. */
+/** Copies a folder to a new path beside `target`, on the same file system. */
 export async function copyBeside(from: string, target: string): Promise<string> {
   const copy = incomingPath(dirname(target));
   try {
@@ -32,10 +32,7 @@ export async function copyBeside(from: string, target: string): Promise<string> 
   }
 }
 
-/**
- * The user's agent may still write in `from` during the copy, and decides what is there. So links, pipes and devices are
- * left out.
- */
+/** The user's agent decides what is in `from`, and may still write there. So links, pipes and devices are left out. */
 async function copyFolder(from: string, to: string): Promise<void> {
   using source = HeldFolder.open(from);
   if (source === null) throw new Error(`${from} is not a folder`);
@@ -76,7 +73,7 @@ function tooLarge(path: string): Error {
   return new Error(`${path} has ${limit}, so it is not moved`);
 }
 
-/** Call it before anything is done to the session. @throws when the session is too large to be copied. */
+/** Call it before anything is done to the session. */
 export function assertCopyable(path: string): void {
   using folder = HeldFolder.open(path);
   if (folder !== null && walk(folder, { left: MOST_COPIED }, () => true) === "cut") throw tooLarge(path);

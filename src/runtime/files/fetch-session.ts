@@ -20,12 +20,12 @@ export interface Fetch {
 }
 
 /**
- * Takes a session's state from one place to another. From then on, a runtime that still has the session loaded at `from`
- * cannot write to it, nor believe that it has. A call after a crash continues where the last one stopped. The last step
- * replaces anything that is already at `to`.
+ * Takes a session's state from one place to another. From then on, a runtime that still has the session loaded at
+ * `from` cannot write to it, nor believe that it has. A call after a crash continues where the last one stopped. The
+ * last step replaces anything that is already at `to`.
  *
- * @throws FleetError `FLEET_STORAGE_UNUSABLE` when the storage fails, or when a session with a history is not there: if the
- * folder is not mounted, the session must not look like one without a history. Also throws what `check` throws.
+ * @throws FleetError `FLEET_STORAGE_UNUSABLE` also when a session with a history is not there: if the folder is not
+ * mounted, the session must not look like one without a history.
  */
 export async function fetchSession({ id, mark, from, to, hasHistory, check }: Fetch): Promise<void> {
   await usable(to.shared, async () => {
@@ -50,20 +50,12 @@ export async function fetchSession({ id, mark, from, to, hasHistory, check }: Fe
   });
 }
 
-/**
- * Deletes the original of a session. Call it once the copy is in its place and recorded as such.
- *
- * @throws FleetError `FLEET_STORAGE_UNUSABLE` when the storage fails.
- */
+/** Deletes the original of a session. Call it once the copy is in its place and recorded as such. */
 export async function forgetTaken({ id, mark, from }: Pick<Fetch, "id" | "mark" | "from">): Promise<void> {
   await usable(from.shared, async () => await removeIfThere(takenPath(from, id, mark)));
 }
 
-/**
- * Allows a new session with this id in the place, even if a session with this id was taken from it.
- *
- * @throws FleetError `FLEET_STORAGE_UNUSABLE` when the storage fails.
- */
+/** Allows a new session with this id in the place, even if a session with this id was taken from it. */
 export async function unblock(id: string, place: StatePlace): Promise<void> {
   const path = join(placePath(place), id);
   await usable(place.shared, async () => {

@@ -3,6 +3,7 @@ import { readFileSync, realpathSync } from "node:fs";
 import { appendFile, link, mkdir, open, readFile, rename, rm, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { systemCode } from "../../errors.js";
+import { failsWith } from "../../store/file/failures.js";
 
 export interface FileSystem {
   /** As the kernel names it: `ext4`, `nfs4`, `fuse.sshfs`. */
@@ -19,7 +20,7 @@ export function isLocal({ type }: FileSystem): boolean {
   return LOCAL_TYPES.test(type);
 }
 
-/** The file system of a path, from `/proc/self/mountinfo` (proc(5)). @throws a system error when the path does not exist. */
+/** From `/proc/self/mountinfo` (proc(5)). */
 export function fileSystemOf(path: string): FileSystem {
   const real = realpathSync(path);
   let found: FileSystem = { type: "unknown", source: "unknown", mountPoint: "/" };
@@ -43,12 +44,9 @@ function withoutEscapes(text: string): string {
 }
 
 /**
- * Tests what session state depends on, in a temporary folder that it removes again. A rename must replace a file as a whole
- * and must never replace a filled folder. If two processes create one name, one must fail. Appending, links and syncing
- * must work, and names must keep their case.
+ * Tests in a temporary folder what session state depends on.
  *
  * @returns the properties that do not hold, as ends of the sentence "this file system …"; empty if all of them hold
- * @throws a system error when the folder cannot be written at all.
  */
 export async function problemsOf(folder: string): Promise<string[]> {
   const trial = join(folder, `.copilotfleet-trial-${randomBytes(6).toString("hex")}`);
@@ -79,7 +77,7 @@ const TRIALS: readonly Trial[] = [
       await writeFile(old, "old");
       await writeFile(fresh, "fresh");
       await rename(fresh, old);
-      return (await readFile(old, "utf8")) === "fresh" && (await refused(() => readFile(fresh), "ENOENT"));
+      return (await readFile(old, "utf8")) === "fresh" && (await failsWith(["ENOENT"], () => readFile(fresh)));
     },
   ],
   [
@@ -89,7 +87,7 @@ const TRIALS: readonly Trial[] = [
       await mkdir(full);
       await writeFile(join(full, "entry"), "");
       await mkdir(other);
-      return await refused(() => rename(other, full), "ENOTEMPTY", "EEXIST");
+      return await failsWith(["ENOTEMPTY", "EEXIST"], () => rename(other, full));
     },
   ],
   [
@@ -97,7 +95,7 @@ const TRIALS: readonly Trial[] = [
     async (folder) => {
       const path = join(folder, "one");
       await writeFile(path, "", { flag: "wx" });
-      return await refused(() => writeFile(path, "", { flag: "wx" }), "EEXIST");
+      return await failsWith(["EEXIST"], () => writeFile(path, "", { flag: "wx" }));
     },
   ],
   [
@@ -106,7 +104,7 @@ const TRIALS: readonly Trial[] = [
       const [source, target] = [join(folder, "source"), join(folder, "target")];
       await writeFile(source, "linked");
       await link(source, target);
-      return (await readFile(target, "utf8")) === "linked" && (await refused(() => link(source, target), "EEXIST"));
+      return (await readFile(target, "utf8")) === "linked" && (await failsWith(["EEXIST"], () => link(source, target)));
     },
   ],
   [
@@ -138,16 +136,6 @@ const TRIALS: readonly Trial[] = [
   ],
   [
     "treats names that differ only in case as one name",
-    async (folder) => await refused(() => readFile(join(folder, "LOG")), "ENOENT"),
+    async (folder) => await failsWith(["ENOENT"], () => readFile(join(folder, "LOG"))),
   ],
 ];
-
-async function refused(work: () => Promise<unknown>, ...codes: string[]): Promise<boolean> {
-  try {
-    await work();
-    return false;
-  } catch (error) {
-    if (codes.includes(systemCode(error) ?? "")) return true;
-    throw error;
-  }
-}

@@ -25,7 +25,6 @@ const FOLDER = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW
 export const DEEPEST = 64;
 const READ_AT_ONCE = 1_000;
 
-/** How many more entries a walk may look at. */
 export interface Budget {
   left: number;
 }
@@ -38,7 +37,7 @@ export class HeldFolder implements Disposable {
     this.#fd = fd;
   }
 
-  /** Null when there is no folder, or a link. @throws a system error when the folder cannot be opened. */
+  /** Null when there is no folder, or a link. */
   static open(path: string): HeldFolder | null {
     return HeldFolder.#open(path, FOLDER);
   }
@@ -57,7 +56,6 @@ export class HeldFolder implements Disposable {
     }
   }
 
-  /** The folder's current path, with all links resolved. */
   get realPath(): string {
     return readlinkSync(this.at(""));
   }
@@ -78,9 +76,8 @@ export class HeldFolder implements Disposable {
   }
 
   /**
-   * Opens a regular file in this folder. Returns its descriptor, which the caller closes, or null when there is none.
-   *
-   * @throws a system error, with code EINVAL when it is not a regular file.
+   * Opens a regular file. Returns its descriptor, which the caller closes, or null when there is none. Anything but a
+   * regular file fails with EINVAL.
    */
   file(name: string): number | null {
     let fd: number;
@@ -105,7 +102,6 @@ export class HeldFolder implements Disposable {
     return fstatSync(this.#fd);
   }
 
-  /** At most `most` entries, and whether there are more. */
   entries(most: number): { entries: Dirent[]; more: boolean } {
     const entries: Dirent[] = [];
     const folder = opendirSync(this.at(""), { bufferSize: 512 });
@@ -126,10 +122,8 @@ export class HeldFolder implements Disposable {
 }
 
 /**
- * Visits everything below a folder except folders, until `visit` returns false. Visits the files of a folder before those
- * of its subfolders.
- *
- * @returns `stopped` when `visit` returned false, `cut` when the budget ran out or a folder was too deep, or `whole`.
+ * Visits everything below a folder except folders, until `visit` returns false. The files of a folder come before those
+ * of its subfolders. `cut` means that the budget ran out or a folder was too deep.
  */
 export function walk(
   folder: HeldFolder,
@@ -157,10 +151,8 @@ export function walk(
 }
 
 /**
- * Removes a folder with everything in it. Removes links, but never follows them. The folders above `path` must be ours.
- *
- * @returns false when the budget ran out first.
- * @throws a system error when something cannot be removed.
+ * Removes a folder and everything in it, but follows no links. The folders above `path` must be ours. Returns false
+ * when the budget ran out first.
  */
 export async function removeTree(path: string, budget: Budget): Promise<boolean> {
   const top = await open(path, FOLDER);
@@ -184,8 +176,8 @@ async function empty(folder: FileHandle, top: FileHandle, budget: Budget, depth:
       budget.left -= 1;
       if (!isFolder) await unlink(at(name));
       else if (depth === DEEPEST) {
-        // Move a folder at the depth limit up into the top folder, which is then listed again. So a long chain of folders
-        // needs neither a long path nor many descriptors.
+        // Move a folder at the depth limit up into the top folder, which is then listed again. So a long chain of
+        // folders needs no long path.
         await rename(at(name), `/proc/self/fd/${top.fd}/.deep-${randomBytes(6).toString("hex")}`);
       } else {
         const child = await open(at(name), FOLDER);

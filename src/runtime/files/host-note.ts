@@ -20,11 +20,8 @@ function pathOf(stateRoot: string): string {
 }
 
 /**
- * The name of this host. It comes from the configuration, from the note that the first `serve` or server wrote into
- * this state folder, or from the machine's name, in this order. Because of the note, renaming the machine does not
- * rename the host.
- *
- * @throws FleetError `FLEET_CONFIG_INVALID` when the machine's name is not a valid host name.
+ * The name of this host: from the configuration, else from the note that the first `serve` or server wrote into this
+ * state folder, else the machine's name. Because of the note, renaming the machine does not rename the host.
  */
 export function ownHostName({ host }: Pick<Config, "host">, stateRoot: string): string {
   const name = host.name ?? readNote(stateRoot)?.name ?? hostname().toLowerCase();
@@ -55,12 +52,7 @@ function readNote(stateRoot: string): HostNote | null {
   throw unreadable(stateRoot, undefined);
 }
 
-/**
- * Refuses to rename a host whose state folder has servers, because they and their sessions are recorded under the old
- * name.
- *
- * @throws FleetError `FLEET_CONFIG_INVALID`.
- */
+/** Refuses to rename a host whose servers and sessions are recorded under the old name. */
 export function refuseRenamed({ store, host }: Pick<Config, "store" | "host">, stateRoot: string): void {
   if (store.kind === "file" || host.name === null) return;
   const before = readNote(stateRoot)?.name ?? host.name;
@@ -87,11 +79,7 @@ export function instanceOf(stateRoot: string): string | null {
   return readNote(stateRoot)?.instance ?? null;
 }
 
-/**
- * Returns the note of this state folder under this name, and writes it if necessary.
- *
- * @throws FleetError `FLEET_STATE_UNWRITABLE`.
- */
+/** Returns the note of this state folder under this name, and writes it if necessary. */
 export function ensureNote(stateRoot: string, name: string): HostNote {
   const before = readNote(stateRoot);
   if (before?.name === name) return before;

@@ -4,7 +4,7 @@ import { systemCode } from "../../errors.js";
 /** Codes of the system errors that mean that there is nothing at a path. An agent can make paths that are too long. */
 const MISSING = new Set(["ENOENT", "ENOTDIR", "ENAMETOOLONG"]);
 
-/** The result of `work`, or null if the file or folder that it needs is missing. @throws any other error of `work`. */
+/** The result of `work`, or null if the file or folder that it needs is missing. */
 export function ifThere<T>(work: () => T): T | null {
   try {
     return work();
@@ -13,7 +13,6 @@ export function ifThere<T>(work: () => T): T | null {
   }
 }
 
-/** As {@link ifThere}, for work that takes time. */
 export async function ifThereLater<T>(work: () => Promise<T>): Promise<T | null> {
   return await work().catch(nullIfMissing);
 }

@@ -27,7 +27,6 @@ function tokenPath(home: string): string {
   return join(dirname(home), "connection-token");
 }
 
-/** Creates the server's folder and its home with mode 0700. @throws FleetError `FLEET_STATE_UNWRITABLE` when it cannot. */
 export function createServerFolder(home: string): void {
   for (const folder of [dirname(dirname(home)), dirname(home), home]) {
     try {
@@ -39,8 +38,8 @@ export function createServerFolder(home: string): void {
 }
 
 /**
- * Links a shared server's session state to one folder for all shared servers, so that each of them can open any session.
- * Everything else in their homes stays separate, because servers are not built to write to the same folder.
+ * Links a shared server's session state to one folder, so that each shared server can open any session. Everything else
+ * in their homes stays separate, because servers are not built to write to the same folder.
  */
 export function shareSessionState(stateRoot: string, home: string): void {
   const common = join(stateRoot, "servers", SHARED_STATE, "session-state");
@@ -53,28 +52,29 @@ export function shareSessionState(stateRoot: string, home: string): void {
 }
 
 /**
- * Makes a new 256-bit connection token and records it in a file of mode 0600, in place of the old token. The file is not
- * synced to disk: if the machine goes down, so does the server, and the token has no more use.
- *
- * @throws FleetError `FLEET_STATE_UNWRITABLE` when the file cannot be written.
+ * Makes a new 256-bit token in place of the old one. The file is not synced to disk: if the machine goes down, so does
+ * the server, and the token has no more use.
  */
 export function writeConnectionToken(home: string): string {
   const token = randomBytes(32).toString("base64url");
   const path = tokenPath(home);
-  // The name is fixed because only the holder of the claim gets here. It removes the file that a killed holder left.
-  const temporary = `${path}.tmp`;
   try {
-    rmSync(temporary, { force: true });
-    // Create a new file only: if somebody put a link there, the token would be written to the link's target.
-    writeFileSync(temporary, token, { mode: 0o600, flag: "wx" });
-    renameSync(temporary, path);
+    replaceFile(path, token);
   } catch (cause) {
     throw unwritable(path, cause);
   }
   return token;
 }
 
-/** The error for a part of a server's folder that the system does not let us write. Its message has the system's reason. */
+/** Replaces a file of a server as a whole. The caller must be the only process that writes it. */
+export function replaceFile(path: string, text: string): void {
+  const temporary = `${path}.tmp`;
+  rmSync(temporary, { force: true }); // a killed process left it
+  // Create a new file only: if somebody put a link there, the text would be written to the link's target.
+  writeFileSync(temporary, text, { mode: 0o600, flag: "wx" });
+  renameSync(temporary, path);
+}
+
 export function unwritable(path: string, cause: unknown): FleetError {
   const code = systemCode(cause);
   const why = cause instanceof Error ? cause.message.replace(/, \w+ '.*$/s, "") : String(cause);
@@ -84,11 +84,6 @@ export function unwritable(path: string, cause: unknown): FleetError {
   });
 }
 
-/**
- * Reads the token without which nobody can connect to the server.
- *
- * @throws FleetError `FLEET_SERVER_UNREACHABLE` when the token cannot be read or is empty.
- */
 export function readConnectionToken(home: string): string {
   try {
     const token = readFileSync(tokenPath(home), "utf8");

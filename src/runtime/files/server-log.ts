@@ -11,8 +11,8 @@ export function logSize(home: string): number {
 }
 
 /**
- * The end of a server's log after a position, as one line that is short enough for a message. If the log is shorter than
- * the position, it was rotated since, so all of it is newer.
+ * The end of a server's log after a position, as one line for a message. A log that is shorter than the position was
+ * rotated since, so all of it is newer.
  */
 export function lastWords(home: string, from = 0): string {
   let fd: number;

@@ -36,30 +36,23 @@ export interface StatePlace {
 
 export const SHARED_GROUP = "shared";
 
-/** The folder of all sessions in one place. */
 export function placePath({ shared, host, group }: StatePlace): string {
   return join(shared, "hosts", host, group, "session-state");
 }
 
 export const TAKEN_FOLDER = "taken";
 
-/** The path to which a session is moved when it is taken from a place. */
 export function takenPath({ shared, host, group }: StatePlace, id: string, mark: string): string {
   return join(shared, "hosts", host, group, TAKEN_FOLDER, `${id}~${mark}`);
 }
 
-/** Whether a session has a history in a place. @throws FleetError `FLEET_STORAGE_UNUSABLE` when the storage fails. */
 export async function hasHistoryIn(place: StatePlace, id: string): Promise<boolean> {
   return await usable(place.shared, async () => (await statOf(join(placePath(place), id, HISTORY))) !== null);
 }
 
 /**
- * Makes the folder of a host. Also makes the shared folder if it is missing, but not the folders above it: a mistyped path
- * must not pass for a mounted folder. Makes one folder at a time, because Node's recursive `mkdir` never ends where the
- * kernel makes none (`/proc`).
- *
- * @returns its path.
- * @throws FleetError `FLEET_STORAGE_UNUSABLE` when the storage fails.
+ * Makes the folder of a host, and the shared folder, but not the folders above it: a mistyped path must not pass for a
+ * mounted folder. Makes one folder at a time, because Node's recursive `mkdir` never ends in `/proc`.
  */
 export async function makeHostFolder(shared: string, host: string): Promise<string> {
   const path = join(shared, "hosts", host);
@@ -70,11 +63,9 @@ export async function makeHostFolder(shared: string, host: string): Promise<stri
 }
 
 /**
- * Makes a home keep its sessions in the place. Call it before the home's server starts. Moves the sessions that a server of
- * this home kept on this host's own disk. The host's folder must exist ({@link makeHostFolder}). If the home already links
- * to the place, the place must exist, too: a new one would hide that the storage is not mounted.
- *
- * @throws FleetError `FLEET_STORAGE_UNUSABLE` when a folder is missing or the storage fails.
+ * Makes a home keep its sessions in the place. Call it before the home's server starts. Moves the sessions that a
+ * server of this home kept on this host's own disk. If the home already links to the place, the place must exist,
+ * because a new one would hide that the storage is not mounted.
  */
 export async function linkToPlace(home: string, place: StatePlace): Promise<void> {
   const target = placePath(place);
@@ -125,10 +116,7 @@ async function assertThere(folder: string): Promise<void> {
   if ((await statOf(folder))?.isDirectory() !== true) throw new Error(`the folder ${folder} does not exist`);
 }
 
-/**
- * Moves the sessions one by one, and removes each only when its copy is complete. A session that is already in `target` is
- * newer, so the old one stays behind.
- */
+/** Moves the sessions one by one. A session that is already in `target` is newer, so the old one stays behind. */
 async function moveInto(folder: string, target: string): Promise<void> {
   for (const entry of await readdir(folder, { withFileTypes: true })) {
     const { name } = entry;
@@ -138,7 +126,7 @@ async function moveInto(folder: string, target: string): Promise<void> {
   }
 }
 
-/** Removes a session's state from a place, but not a block. @throws FleetError `FLEET_STORAGE_UNUSABLE` on failure. */
+/** Removes a session's state from a place, but not a block. */
 export async function removeState(id: string, place: StatePlace): Promise<void> {
   const path = join(placePath(place), id);
   await usable(place.shared, async () => {
@@ -146,7 +134,7 @@ export async function removeState(id: string, place: StatePlace): Promise<void> 
   });
 }
 
-/** The host's places by group, even without servers. @throws FleetError `FLEET_STORAGE_UNUSABLE` when the storage fails. */
+/** The host's places by group, even without servers. */
 export async function placesOf(shared: string, host: string): Promise<Map<string, string>> {
   return await usable(shared, async () => {
     const groups = await ifThereLater(async () => await readdir(join(shared, "hosts", host)));
@@ -163,7 +151,7 @@ export async function statOf(path: string): Promise<Stats | null> {
   return await ifThereLater(async () => await lstat(path));
 }
 
-/** @throws FleetError `FLEET_STORAGE_UNUSABLE` when `work` fails with anything but a FleetError. */
+/** Every failure of the storage becomes the FleetError `FLEET_STORAGE_UNUSABLE`. */
 export async function usable<T>(shared: string, work: () => Promise<T>): Promise<T> {
   try {
     return await work();

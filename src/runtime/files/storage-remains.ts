@@ -21,9 +21,8 @@ export type RemainKind = "block" | "taken" | "incoming";
 export interface Remain {
   kind: RemainKind;
   group: string;
-  /** The session's id. Null when it is unknown. */
   session: string | null;
-  /** The takeover that set it aside. Null unless the kind is `taken`. */
+  /** Null unless the kind is `taken`. */
   mark: string | null;
   path: string;
   hasHistory: boolean;
@@ -38,7 +37,6 @@ const MOST_MEASURED = 10_000;
 const TAKEN = /^([^~]+)~([0-9a-f]+)$/;
 const INCOMING = /^\.incoming-[0-9a-f]+$/;
 
-/** Finds all remains below one host's name. @throws FleetError `FLEET_STORAGE_UNUSABLE` when the storage fails. */
 export async function findRemains(shared: string, host: string): Promise<Remain[]> {
   return await usable(shared, async () => {
     const found: Remain[] = [];
@@ -69,12 +67,7 @@ export async function findRemains(shared: string, host: string): Promise<Remain[
   });
 }
 
-/**
- * Removes what {@link findRemains} found. Removes a block only while it is a plain file.
- *
- * @returns false when it is gone, or when a session is in the place of the block.
- * @throws FleetError `FLEET_STORAGE_UNUSABLE` when the storage fails.
- */
+/** Returns false when it is gone, or when a session is in the place of the block. */
 export async function removeRemain(shared: string, { kind, path }: Remain): Promise<boolean> {
   return await usable(shared, async () => {
     if (kind !== "block") {
@@ -94,11 +87,7 @@ export async function removeRemain(shared: string, { kind, path }: Remain): Prom
   });
 }
 
-/**
- * Puts back a block that should have stayed. If something else is in its place by now, leaves that unchanged.
- *
- * @throws FleetError `FLEET_STORAGE_UNUSABLE` when the storage fails.
- */
+/** Puts back a block that should have stayed, unless something else is in its place by now. */
 export async function putBlockBack(shared: string, { path }: Remain): Promise<void> {
   await usable(shared, async () => {
     await writeFile(path, "", { flag: "wx", mode: 0o600 }).catch((error: unknown) => {

@@ -1,3 +1,4 @@
+import { isObject } from "../../config/values/json.js";
 import type { Line } from "./line.js";
 
 /** The part of an event in a session's history that matters for turns. */
@@ -44,8 +45,8 @@ export function readEvent(line: Line): HistoryEvent | null {
 }
 
 /**
- * Depends on the order in which the runtime of SDK 1.0.14 writes the fields: type, data, agentId, id, timestamp, parentId.
- * Extracts only the fields of `data` that we need from a long line. It leaves out errors, because a refusal is short.
+ * Depends on the order in which the runtime of SDK 1.0.14 writes the fields: type, data, agentId, id, timestamp,
+ * parentId. Leaves out errors, because a refusal is short.
  */
 function abridged(head: Buffer, tail: Buffer): HistoryEvent | null {
   const begin = head.toString("utf8", 0, Math.min(head.length, SHORT_BYTES));
@@ -66,8 +67,4 @@ function abridged(head: Buffer, tail: Buffer): HistoryEvent | null {
 function timed(event: Omit<HistoryEvent, "atMs">, timestamp: unknown): HistoryEvent | null {
   const atMs = typeof timestamp === "string" ? Date.parse(timestamp) : Number.NaN;
   return Number.isNaN(atMs) ? null : { ...event, atMs };
-}
-
-export function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }

@@ -12,12 +12,9 @@ const LONGEST_END_BYTES = 4 * 1024 * 1024;
 /** Before we read on, we check that this many bytes before the offset have not changed. */
 const MARK_BYTES = 32;
 
-/** The events that were appended since the last read. */
 export interface Appended {
   events: HistoryEvent[];
-  /** How many bytes were read. 0 when nothing changed. */
   bytes: number;
-  /** Whether the read came to the end of the file. */
   atEnd: boolean;
   /** `replaced`: the bytes that we read before are no longer there, because the file is another one or was cut short. */
   fate: "there" | "gone" | "replaced";
@@ -50,7 +47,6 @@ export class SessionEvents {
    * Reads on. Costs one `lstat` if the file has not changed since it was read to its end.
    *
    * @param maxBytes how much to read at most, rounded up to a multiple of 256 KB.
-   * @throws a system error when the file cannot be read.
    */
   read(maxBytes: number): Appended {
     const seen = lstatSync(historyPath(this.#home, this.#sessionId), { throwIfNoEntry: false });
@@ -90,16 +86,13 @@ export class SessionEvents {
 export interface SessionHistory {
   tracker: TurnTracker;
   events: SessionEvents;
-  /** Turns that ended in the part that was read. */
   ended: EndedTurn[];
   bytes: number;
 }
 
 /**
- * Reads the end of a session's history, as far back as it takes to know whether the session is in a turn and since when,
- * but at most `maxBytes`. A turn that began before that part counts from the first event that was read.
- *
- * @throws a system error when the file cannot be read.
+ * Reads the end of a session's history, as far back as it takes to know whether the session is in a turn and since
+ * when, but at most `maxBytes`. A turn that began before that part counts from the first event that was read.
  */
 export function openHistory(home: string, sessionId: string, maxBytes: number): SessionHistory {
   const fd = openHistoryFile(home, sessionId);
@@ -141,7 +134,6 @@ export function endsInsideTurn(home: string, sessionId: string, sinceMs = 0): bo
   return turn !== null && turn.startedAtMs >= sinceMs;
 }
 
-/** A prompt in a session's history. */
 export interface RecordedPrompt {
   messageId: string | undefined;
   content: string | undefined;
@@ -151,10 +143,8 @@ export interface RecordedPrompt {
  * Returns the prompts after the first `fromBytes` bytes of the history. Ignores a line that is cut short, because the
  * runtime removes it when it loads the session (measured with 1.0.85).
  *
- * The runtime writes a prompt up to 0.1 s after it has called the model with it (measured with 1.0.85). So if the server
- * was killed, a prompt that is missing here may still have begun. Look for its `user.message` event, too.
- *
- * @throws a system error when the file cannot be read.
+ * The runtime writes a prompt up to 0.1 s after it has called the model with it (measured with 1.0.85). So if the
+ * server was killed, a prompt that is missing here may still have begun. Look for its `user.message` event, too.
  */
 export function promptsSince(home: string, sessionId: string, fromBytes: number): RecordedPrompt[] {
   const fd = openHistoryFile(home, sessionId);

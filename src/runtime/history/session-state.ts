@@ -11,7 +11,6 @@ import { type Budget, HeldFolder, walk } from "../files/held-folder.js";
 /** A loaded session has a file `inuse.<pid>.lock`. The runtime removes it when the session's last client leaves. */
 const IN_USE = /^inuse\.(\d+)\.lock$/;
 
-/** The file name of a session's history. */
 export const HISTORY = "events.jsonl";
 
 export interface SessionFolder {
@@ -86,7 +85,6 @@ function openReadable(home: string): HeldFolder | null {
   }
 }
 
-/** Reads one session's folder. Returns null when there is none. */
 export function readSessionFolder(home: string, sessionId: string): SessionFolder | null {
   using folder = openSession(home, sessionId);
   if (folder === null) return null;
@@ -109,7 +107,7 @@ function loadedBy(entries: readonly Dirent[]): number[] {
   return entries.flatMap(({ name }) => IN_USE.exec(name)?.[1] ?? []).map(Number);
 }
 
-/** PIDs that have an `inuse` file in exactly this session folder, wherever it is. Empty when the folder is gone. */
+/** PIDs that have an `inuse` file in exactly this session folder, wherever it is. */
 export function claimedBy(folder: string): number[] {
   using held = HeldFolder.open(folder);
   return held === null ? [] : loadedBy(held.entries(MOST_ENTRIES).entries);
@@ -120,7 +118,6 @@ export function isRuntimeFolder(name: string): boolean {
   return name.startsWith(".");
 }
 
-/** Ids of the session folders in a home. Reads at most {@link MOST_FOLDERS} entries. */
 export function listSessionFolders(home: string): string[] {
   return namesIn(home, (entry) => entry.isDirectory() && !isRuntimeFolder(entry.name));
 }
@@ -137,7 +134,6 @@ function namesIn(home: string, isWanted: (entry: Dirent) => boolean): string[] {
   return entries.filter(isWanted).map(({ name }) => name);
 }
 
-/** Whether process `pid` has the session in memory. */
 export function isLoadedBy(home: string, sessionId: string, pid: number): boolean {
   using state = openReadable(home);
   return state !== null && isLoadedIn(state, sessionId, pid);
@@ -147,7 +143,6 @@ function isLoadedIn(state: HeldFolder, sessionId: string, pid: number): boolean 
   return existsSync(state.at(`${sessionId}/inuse.${pid}.lock`)) && state.lstat(sessionId)?.isDirectory() === true;
 }
 
-/** Ids of the sessions that process `pid` has in memory. */
 export function listLoaded(home: string, pid: number): string[] {
   using state = openReadable(home);
   if (state === null) return [];
@@ -155,35 +150,32 @@ export function listLoaded(home: string, pid: number): string[] {
   return entries.map(({ name }) => name).filter((name) => isLoadedIn(state, name, pid));
 }
 
-/** The path of the session's history, to which the runtime appends. The file does not exist before the first turn. */
+/** The runtime appends to this file. It does not exist before the first turn. */
 export function historyPath(home: string, sessionId: string): string {
   return join(sessionFolderPath(home, sessionId), HISTORY);
 }
 
 /**
- * Opens a session's history. Returns a descriptor, which the caller closes, or null when there is none. The session's
- * tools can put anything in its place: a pipe would block this process, and a link would lead elsewhere.
- *
- * @throws a system error when it cannot be read, with code EINVAL when it is not a regular file.
+ * Opens a session's history. Returns a descriptor, which the caller closes, or null. The session's tools can put
+ * anything in its place: a pipe would block this process, and a link would lead elsewhere.
  */
 export function openHistoryFile(home: string, sessionId: string): number | null {
   using folder = openSession(home, sessionId);
   return folder?.file(HISTORY) ?? null;
 }
 
-/** When the session's history was last written, in milliseconds since the epoch. 0 when there is none. */
+/** In milliseconds since the epoch; 0 when there is no history. */
 export function lastWrite(home: string, sessionId: string): number {
   using folder = openSession(home, sessionId);
   return folder?.lstat(HISTORY)?.mtimeMs ?? 0;
 }
 
-/** The length of the session's history in bytes. 0 when there is none. */
 export function historyBytes(home: string, sessionId: string): number {
   using folder = openSession(home, sessionId);
   return folder?.lstat(HISTORY)?.size ?? 0;
 }
 
-/** The total size of a session's files in bytes. Counts the first 10,000 entries only. */
+/** Counts the first 10,000 entries only. */
 export function sessionBytes(home: string, sessionId: string): number {
   using folder = openSession(home, sessionId);
   let bytes = 0;

@@ -1,4 +1,4 @@
-import { isObject } from "./event.js";
+import { isObject } from "../../config/values/json.js";
 
 /** `aborted`: the user stopped the turn. `cut`: the server ended or the session was unloaded during the turn. */
 export type TurnOutcome = "completed" | "failed" | "aborted" | "cut";
@@ -15,14 +15,12 @@ export interface OpenTurn {
   lastEventAtMs: number;
 }
 
-/** One call of the model, and the tools that the model asked for. */
 export interface Step {
   /** Whether the answer has text. Null when we saw nothing of the answer. */
   answered: boolean | null;
   wantsTools: boolean;
   /** Tools that the model asked for and that have not ended. */
   pending: Set<string>;
-  /** Whether the user refused a tool. */
   refused: boolean;
 }
 

@@ -1,4 +1,5 @@
-import { type HistoryEvent, isObject } from "./event.js";
+import { isObject } from "../../config/values/json.js";
+import type { HistoryEvent } from "./event.js";
 import {
   belongsTo,
   type EndedTurn,
@@ -52,7 +53,6 @@ export class TurnTracker {
     return tracker;
   }
 
-  /** The turn in flight. */
   get open(): OpenTurn | null {
     return this.#turn;
   }
@@ -72,7 +72,7 @@ export class TurnTracker {
     return this.#last?.outcome === "cut" ? this.#last : null;
   }
 
-  /** @returns the turn that this event ended, or null. */
+  /** Returns the turn that this event ended, or null. */
   push(event: HistoryEvent): EndedTurn | null {
     const { type, data, atMs } = event;
     const turn = this.#turn;
@@ -111,10 +111,8 @@ export class TurnTracker {
   }
 
   /**
-   * Ends a turn that seemed to be over, if nothing followed for two seconds. Call it when the history was read to its end.
-   *
-   * @param nowMs milliseconds since the epoch, by the clock of the server's machine.
-   * @returns the turn that this ended, or null.
+   * Ends a turn that seemed to be over, if nothing followed for two seconds. Call it when the history was read to its
+   * end, with the clock of the server's machine.
    */
   settle(nowMs: number): EndedTurn | null {
     const turn = this.#turn;

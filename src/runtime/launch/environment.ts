@@ -1,3 +1,5 @@
+import type { Config } from "../../config/schema.js";
+import type { ServerRecord } from "../../model/server.js";
 import { FLEET_VARIABLE, LAUNCH_VARIABLE } from "../process/launches.js";
 
 /**
@@ -8,60 +10,47 @@ import { FLEET_VARIABLE, LAUNCH_VARIABLE } from "../process/launches.js";
 export const GITHUB_TOKEN_VARIABLE = "COPILOT_GITHUB_TOKEN";
 
 /** The caller's variables that every server gets: where programs are, the language, and trusted certificates. */
-const ALLOWED = [
-  "PATH",
-  "LANG",
-  "LANGUAGE",
-  "LC_ALL",
-  "LC_CTYPE",
-  "LC_MESSAGES",
-  "TZ",
-  "TMPDIR",
-  "SHELL",
-  "USER",
-  "LOGNAME",
-  "SSL_CERT_FILE",
-  "SSL_CERT_DIR",
-  "NODE_EXTRA_CA_CERTS",
-  "COPILOT_OFFLINE",
-  "COPILOT_API_URL",
-  "COPILOT_DEBUG_GITHUB_API_URL",
-];
+const ALLOWED = `PATH LANG LANGUAGE LC_ALL LC_CTYPE LC_MESSAGES TZ TMPDIR SHELL USER LOGNAME SSL_CERT_FILE SSL_CERT_DIR
+  NODE_EXTRA_CA_CERTS COPILOT_OFFLINE COPILOT_API_URL COPILOT_DEBUG_GITHUB_API_URL`.split(/\s+/);
 
 /**
- * Offline, the full CLI (1.0.102) exits at once unless the environment names a provider and a model. The fleet sends the
- * real provider with each session, so these values only have to exist. Nothing listens at this address (port 9 is
- * "discard"). The bundled runtime (1.0.85) ignores them.
+ * Offline, the full CLI (1.0.102) exits at once unless the environment names a provider and a model. The fleet sends
+ * the real provider with each session, so these only have to exist. Nothing listens on port 9 ("discard").
  */
 const OFFLINE_PROVIDER = { COPILOT_PROVIDER_BASE_URL: "http://127.0.0.1:9/v1", COPILOT_MODEL: "none" };
 
-export interface ServerEnvironment {
-  home: string;
-  connectionToken: string;
+/** One start of a server. */
+export interface Launch {
+  server: Pick<ServerRecord, "address" | "home" | "cwd">;
   launchId: string;
-  stateRoot: string;
+  runtimePath: string;
+  port: number;
+  connectionToken: string;
   githubToken: string | null;
-  /** Names of more variables to pass on from the caller's environment (`runtime.env`). */
-  pass: readonly string[];
+  settings: Config["runtime"];
+  stateRoot: string;
+  /** The caller's environment, of which a server gets only a part. */
+  env: NodeJS.ProcessEnv;
 }
 
 /**
  * The complete environment of a server. `HOME` is the server's own home, too, so tools read and write the user's files
  * there, never the operator's. (`HOME` in `runtime.env` restores the operator's.)
  */
-export function serverEnvironment(options: ServerEnvironment, caller: NodeJS.ProcessEnv): Record<string, string> {
-  const environment: Record<string, string> = { HOME: options.home };
-  for (const name of [...ALLOWED, ...options.pass]) {
-    const value = caller[name];
+export function serverEnvironment(launch: Launch): Record<string, string> {
+  const { server, launchId, connectionToken, githubToken, settings, stateRoot, env } = launch;
+  const environment: Record<string, string> = { HOME: server.home };
+  for (const name of [...ALLOWED, ...settings.env]) {
+    const value = env[name];
     if (value !== undefined) environment[name] = value;
   }
   if ((environment.COPILOT_OFFLINE ?? "") !== "") {
     for (const [name, value] of Object.entries(OFFLINE_PROVIDER)) environment[name] ??= value;
   }
-  environment.COPILOT_HOME = options.home;
-  environment.COPILOT_CONNECTION_TOKEN = options.connectionToken;
-  environment[LAUNCH_VARIABLE] = options.launchId;
-  environment[FLEET_VARIABLE] = options.stateRoot;
-  if (options.githubToken !== null) environment[GITHUB_TOKEN_VARIABLE] = options.githubToken;
+  environment.COPILOT_HOME = server.home;
+  environment.COPILOT_CONNECTION_TOKEN = connectionToken;
+  environment[LAUNCH_VARIABLE] = launchId;
+  environment[FLEET_VARIABLE] = stateRoot;
+  if (githubToken !== null) environment[GITHUB_TOKEN_VARIABLE] = githubToken;
   return environment;
 }

@@ -3,19 +3,15 @@ import { createRequire } from "node:module";
 import { basename, dirname, join, resolve } from "node:path";
 import { FleetError, quote, systemCode } from "../../errors.js";
 
-/** The native program to start, and the origin of its path (for messages and `doctor`). */
 export interface Runtime {
   path: string;
   origin: "bundled" | "config" | "environment";
 }
 
 /**
- * Finds the native runtime: the configured path, else `COPILOT_CLI_PATH`, else the one that `@github/copilot-sdk` brings.
- * Replaces the npm wrapper of the full CLI (`npm-loader.js`) with the native file beside it, because a signal to the
- * wrapper leaves the real server running.
- *
- * @throws FleetError `FLEET_RUNTIME_MISSING` when there is no such file, or the SDK brought no runtime;
- * `FLEET_RUNTIME_UNUSABLE` when the path cannot be read, is not an executable file, or is a wrapper without its native file.
+ * Finds the native runtime: the configured path, else `COPILOT_CLI_PATH`, else the one that `@github/copilot-sdk`
+ * brings. Replaces the npm wrapper of the full CLI (`npm-loader.js`) with the native file beside it, because a signal
+ * to the wrapper leaves the real server running.
  */
 export function findRuntime(configuredPath: string | null, env: NodeJS.ProcessEnv): Runtime {
   if (configuredPath !== null) return { path: usable(configuredPath, "runtime.path"), origin: "config" };
@@ -79,8 +75,8 @@ function bundledRuntime(): string {
     if (folder === null) continue;
     const prebuilds = join(folder, "prebuilds", platform);
     const path = join(prebuilds, "copilot-runtime");
-    // The program loads `runtime.node` from the same folder. Check for that file here, because without it the program
-    // would fail only when it is started.
+    // The program loads `runtime.node` from the same folder. Without it, the program would fail only when it is
+    // started.
     if (existsSync(path) && existsSync(join(prebuilds, "runtime.node"))) return path;
   }
   throw new FleetError(

@@ -4,17 +4,14 @@ import { quote, systemCode } from "../../errors.js";
 import { identify, isAlive, processesOfSession } from "../process/process-table.js";
 import { allGone, sendSignal } from "../process/stop.js";
 
-/** How a command ended. */
 export interface Ended {
   /** 128 plus the signal's number if a signal ended it; 127 if there is no such command, 126 if it cannot be run. */
   exitCode: number;
-  /** Why it could not be run, or null. */
   problem: string | null;
 }
 
 export interface ForegroundOptions {
   env: NodeJS.ProcessEnv;
-  /** Sends the command's standard output to this process's standard error. */
   outputToStderr: boolean;
 }
 
@@ -23,8 +20,8 @@ const NOT_EXECUTABLE = 126;
 const KILL_WAIT_MS = 5_000;
 
 /**
- * A command that shares this process's input and output, but has its own session and process group. So a signal reaches
- * all of the command and nothing else. The terminal's own signals reach this process only: pass them on.
+ * A command that shares this process's input and output, but has its own session and process group, so that a signal
+ * reaches all of it and nothing else. The terminal's own signals reach this process only: pass them on.
  */
 export class ForegroundCommand {
   /** Never rejects. */
@@ -43,10 +40,7 @@ export class ForegroundCommand {
     if (pid !== undefined && exitCode === null && signalCode === null) sendSignal(-pid, name);
   }
 
-  /**
-   * Ends the command and everything that it started: SIGTERM, a grace period in milliseconds, SIGKILL. Resolves when all of
-   * it is gone, or at most 5 seconds after SIGKILL.
-   */
+  /** Ends the command and everything that it started. Resolves when all of it is gone, or 5 seconds after SIGKILL. */
   async end(graceMs: number): Promise<void> {
     const leader = this.#child.pid === undefined ? null : identify(this.#child.pid);
     if (leader === null) return;

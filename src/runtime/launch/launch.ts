@@ -10,23 +10,7 @@ import { noteEnd } from "../process/server-end.js";
 import { ownsListener } from "../process/sockets.js";
 import { sendSignal } from "../process/stop.js";
 import { RpcError } from "../wire/rpc-client.js";
-
-export interface LaunchOptions {
-  launchId: string;
-  runtimePath: string;
-  /** Options for the program in addition to those that the fleet sets itself. */
-  args: readonly string[];
-  address: string;
-  port: number;
-  home: string;
-  cwd: string;
-  environment: Record<string, string>;
-  connectionToken: string;
-  /** The name (never the value) of the variable in `environment` that holds a GitHub token, or null. */
-  tokenVariable: string | null;
-  /** Seconds of idleness after which the runtime unloads a session, or null for its default (never). */
-  idleTimeoutSeconds: number | null;
-}
+import { GITHUB_TOKEN_VARIABLE, type Launch, serverEnvironment } from "./environment.js";
 
 export interface LaunchedServer {
   identity: ProcessIdentity;
@@ -40,25 +24,20 @@ export class PortTakenError extends Error {
 
 const POLL_MS = 4;
 /**
- * A look at the kernel's table of sockets takes a millisecond, so we wait until the runtime has announced that it listens.
- * For a runtime without that announcement, we look once in this many polls.
+ * A look at the kernel's table of sockets takes a millisecond, so we wait until the runtime has announced that it
+ * listens. For a runtime without that announcement, we look once in this many polls.
  */
 const UNANNOUNCED_POLLS = 25;
 const ANNOUNCEMENT = /listening on port/i;
 
 /**
- * Starts one server, detached so that it outlives this process. Waits until it answers an authenticated ping, but ends the
- * wait when it exits or the signal aborts. After a failure, nothing of it is left running.
+ * Starts one server, detached so that it outlives this process. Waits until it answers an authenticated ping, but ends
+ * the wait when it exits or the signal aborts. After a failure, nothing of it is left running.
  *
  * It sends the token only after the kernel has shown that the new process itself holds the listening socket.
- *
- * @throws FleetError `FLEET_SERVER_EXITED` with the end of the runtime's output, `FLEET_SERVER_START_TIMEOUT` when the
- * signal aborts, `FLEET_RUNTIME_UNUSABLE` when the program cannot be started, `FLEET_RUNTIME_TOO_OLD` or
- * `FLEET_RUNTIME_TOO_NEW` when it speaks another protocol version, `FLEET_STATE_UNWRITABLE` when its log cannot be opened;
- * or {@link PortTakenError}.
  */
-export async function launchServer(options: LaunchOptions, signal: AbortSignal): Promise<LaunchedServer> {
-  const { child, logStart } = await start(options);
+export async function launchServer(launch: Launch, signal: AbortSignal): Promise<LaunchedServer> {
+  const { child, logStart } = await start(launch);
   let ended: string | null = null;
   const exit = child.then((result) => {
     const how = result.signal === undefined ? `exit code ${result.exitCode}` : result.signal;
@@ -69,24 +48,24 @@ export async function launchServer(options: LaunchOptions, signal: AbortSignal):
   const { pid } = child;
   if (pid === undefined) {
     const { cause, shortMessage } = await exit;
-    throw cannotStart(options, cause, shortMessage);
+    throw cannotStart(launch, cause, shortMessage);
   }
   const identity = identify(pid);
   try {
     for (let poll = 0; ; poll++) {
       if (identity === null || ended !== null) {
         await exit;
-        throw exited(options.home, logStart, ended ?? "an unknown reason");
+        throw exited(launch.server.home, logStart, ended ?? "an unknown reason");
       }
-      if (signal.aborted) throw startTimeout(options, signal);
-      const due = poll % UNANNOUNCED_POLLS === UNANNOUNCED_POLLS - 1 || announced(options.home, logStart);
-      if (due && ownsListener(pid, options.port)) {
-        const version = await Promise.race([firstAnswer(options, signal), exit.then(() => null)]);
+      if (signal.aborted) throw startTimeout(launch, signal);
+      const due = poll % UNANNOUNCED_POLLS === UNANNOUNCED_POLLS - 1 || announced(launch.server.home, logStart);
+      if (due && ownsListener(pid, launch.port)) {
+        const version = await Promise.race([firstAnswer(launch, signal), exit.then(() => null)]);
         if (version !== null) {
           // Unref the child only now, because this process must stay alive while it waits for a failed start to end.
           child.unref();
           void exit.then(({ signal: by = null, exitCode = null }) => {
-            noteEnd(options.home, options.launchId, { signal: by, code: exitCode });
+            noteEnd(launch.server.home, launch.launchId, { signal: by, code: exitCode });
           });
           return { identity, version };
         }
@@ -103,16 +82,16 @@ export async function launchServer(options: LaunchOptions, signal: AbortSignal):
   }
 }
 
-async function start(options: LaunchOptions) {
+async function start(launch: Launch) {
   const { execa } = await import("execa");
-  const log = openLog(options.home);
+  const log = openLog(launch.server.home);
   try {
     const logStart = fstatSync(log).size;
     const output = log as 1; // execa accepts any open descriptor, but its types know only 1 and 2
-    requireDescriptors(options);
-    const child = execa(options.runtimePath, commandLine(options), {
-      cwd: options.cwd,
-      env: options.environment,
+    requireDescriptors(launch);
+    const child = execa(launch.runtimePath, commandLine(launch), {
+      cwd: launch.server.cwd,
+      env: serverEnvironment(launch),
       extendEnv: false,
       detached: true,
       cleanup: false,
@@ -127,39 +106,43 @@ async function start(options: LaunchOptions) {
 }
 
 /**
- * Checks for the two file descriptors that it takes to start a process. Without them, execa (9.6) throws a TypeError. The
- * child that it abandons then emits an error that nobody can listen to, which ends this process.
+ * Without two free file descriptors, execa (9.6) throws a TypeError, and the child that it abandons emits an error that
+ * nobody can listen to, which ends this process.
  */
-function requireDescriptors(options: LaunchOptions): void {
+function requireDescriptors(launch: Launch): void {
   const spare: number[] = [];
   try {
     while (spare.length < 2) spare.push(openSync("/dev/null", "r"));
   } catch (cause) {
-    throw cannotStart(options, cause);
+    throw cannotStart(launch, cause);
   } finally {
     for (const fd of spare) closeSync(fd);
   }
 }
 
-function commandLine(options: LaunchOptions): string[] {
-  return [
+function commandLine({ server, port, githubToken, settings }: Launch): string[] {
+  const { idleTimeoutMs, args } = settings;
+  const always = [
     "--headless",
     "--host",
-    options.address,
+    server.address,
     "--port",
-    String(options.port),
+    String(port),
     "--no-auto-login",
     "--no-auto-update",
-    ...(options.tokenVariable === null ? [] : ["--auth-token-env", options.tokenVariable]),
-    ...(options.idleTimeoutSeconds === null ? [] : ["--session-idle-timeout", String(options.idleTimeoutSeconds)]),
-    ...options.args,
+  ];
+  return [
+    ...always,
+    ...(githubToken === null ? [] : ["--auth-token-env", GITHUB_TOKEN_VARIABLE]),
+    ...(idleTimeoutMs === null ? [] : ["--session-idle-timeout", String(Math.ceil(idleTimeoutMs / 1_000))]),
+    ...args,
   ];
 }
 
-/** Resolves with the server's version, or with null if it did not answer. Its exit or the signal then explains why. */
-async function firstAnswer(options: LaunchOptions, signal: AbortSignal): Promise<string | null> {
+/** Resolves with the server's version. Null if it did not answer: its exit or the signal then explains why. */
+async function firstAnswer(launch: Launch, signal: AbortSignal): Promise<string | null> {
   try {
-    return await probe({ address: options.address, port: options.port, token: options.connectionToken }, signal);
+    return await probe({ address: launch.server.address, port: launch.port, token: launch.connectionToken }, signal);
   } catch (error) {
     if (isFleetError(error, "FLEET_SERVER_UNREACHABLE") && !(error.cause instanceof RpcError)) return null;
     throw error;
@@ -175,11 +158,11 @@ function openLog(home: string): number {
   }
 }
 
-function cannotStart(options: LaunchOptions, cause: unknown, reason?: string): FleetError {
+function cannotStart(launch: Launch, cause: unknown, reason?: string): FleetError {
   const code = systemCode(cause);
   const out = code === "EAGAIN" || code === "EMFILE" || code === "ENFILE" || code === "ENOMEM";
   const why = out ? `this machine has no processes, file descriptors or memory left (${code})` : reason;
-  return new FleetError("FLEET_RUNTIME_UNUSABLE", `${options.runtimePath} could not be started: ${why}.`, {
+  return new FleetError("FLEET_RUNTIME_UNUSABLE", `${launch.runtimePath} could not be started: ${why}.`, {
     cause,
     suggestions: out ? ["copilotfleet ps", "ulimit -n -u"] : ["copilotfleet doctor"],
   });
@@ -198,8 +181,8 @@ function announced(home: string, logStart: number): boolean {
   return ANNOUNCEMENT.test(lastWords(home, logStart));
 }
 
-function startTimeout(options: LaunchOptions, signal: AbortSignal): FleetError {
-  return new FleetError("FLEET_SERVER_START_TIMEOUT", `The server on port ${options.port} did not answer in time.`, {
+function startTimeout(launch: Launch, signal: AbortSignal): FleetError {
+  return new FleetError("FLEET_SERVER_START_TIMEOUT", `The server on port ${launch.port} did not answer in time.`, {
     cause: signal.reason,
     suggestions: [`Give it longer: ${option("wait", "60s")}`],
   });

@@ -4,7 +4,6 @@ import type { Address } from "../../config/rules.js";
 import { FleetError, type FleetErrorCode, quote, systemCode } from "../../errors.js";
 import { abortable } from "../deadline.js";
 
-/** A configuration key that sets an address on which `serve` listens. */
 export type AddressKey = "serve.metrics" | "serve.listen";
 
 /** A file descriptor on which a socket already listens. */
@@ -12,13 +11,7 @@ export interface InheritedListener {
   fd: number;
 }
 
-/**
- * Makes `server` listen on `address`, which is the value of `key`. Resolves with the real address: port 0 has become the
- * port that the system chose.
- *
- * @throws FleetError `FLEET_ADDRESS_TAKEN` when another process listens there, `FLEET_ADDRESS_UNUSABLE` when this host does
- * not have the address or this user may not use the port; the signal's reason when the signal aborts first.
- */
+/** Makes `server` listen on the value of `key`. Resolves with the real address: port 0 has become the chosen port. */
 export async function listenOn(
   server: Server,
   key: AddressKey,

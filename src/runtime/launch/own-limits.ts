@@ -1,19 +1,11 @@
 import { systemCode } from "../../errors.js";
 
-/** Codes of system errors that are due to this process, its user or its machine, and not to the other side. */
-const CODES = new Set([
-  "EMFILE",
-  "ENFILE",
-  "EAGAIN",
-  "ENOBUFS",
-  "ENOMEM",
-  "EADDRNOTAVAIL",
-  "ENOSPC",
-  "EDQUOT",
-  "EROFS",
-]);
+const CODES = new Set("EMFILE ENFILE EAGAIN ENOBUFS ENOMEM EADDRNOTAVAIL ENOSPC EDQUOT EROFS".split(" "));
 
-/** The code of such a system error among the causes of an error, however deep. Undefined when there is none. */
+/**
+ * The code of a system error among the causes that is due to this process, its user or its machine, not to the other
+ * side.
+ */
 export function ownLimit(error: unknown): string | undefined {
   for (let cause = error; cause instanceof Error; cause = cause.cause) {
     const code = systemCode(cause);

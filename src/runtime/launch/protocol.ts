@@ -9,7 +9,7 @@ const RELEASES: Readonly<Record<number, { sdk: number; names: string }>> = {
   4: { sdk: 2, names: "SDK 2.x and CLI 1.0.113 or later" },
 };
 
-/** The error for a runtime with another protocol version. `version` is what it answered; undefined when it gave none. */
+/** `version` is what the runtime answered; undefined when it gave none. */
 export function runtimeMismatch(where: string, version: unknown, cause?: unknown): FleetError {
   const supported = [...SUPPORTED_VERSIONS];
   const isNewer = typeof version === "number" && version > Math.max(...supported);
@@ -21,7 +21,7 @@ export function runtimeMismatch(where: string, version: unknown, cause?: unknown
   );
 }
 
-/** The error for a client with another protocol version. `spoken` lists the versions that the client could speak here. */
+/** `spoken` lists the versions that the client could speak here. */
 export function clientMismatch(version: number, spoken: readonly number[]): FleetError {
   return new FleetError(
     "FLEET_PROTOCOL_UNSUPPORTED",

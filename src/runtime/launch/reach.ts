@@ -1,11 +1,7 @@
 import { connect } from "node:net";
 import { systemCode } from "../../errors.js";
 
-/**
- * Connects to an address and closes the connection without sending anything.
- *
- * @returns why nobody accepts connections there, or null if somebody does
- */
+/** Why nobody accepts connections at the address, or null if somebody does. Sends nothing. */
 export function connectProblem(address: { host: string; port: number }, timeoutMs: number): Promise<string | null> {
   return new Promise((resolve) => {
     const socket = connect(address);

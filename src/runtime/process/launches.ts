@@ -12,8 +12,8 @@ export const FLEET_VARIABLE = "COPILOTFLEET_OWNER";
 const SESSION_VARIABLE = "COPILOT_AGENT_SESSION_ID";
 
 /**
- * All live processes that have this launch id in their environment: the server and everything that it started. It looks at
- * every process of this user, so use it for clean-up and adoption, not for hot paths.
+ * All live processes of a launch: the server and everything that it started. Looks at every process of this user, so
+ * use it for clean-up and adoption, not for hot paths.
  */
 export function processesOfLaunch(launchId: string): ProcessIdentity[] {
   const needle = Buffer.from(`${LAUNCH_VARIABLE}=${launchId}\0`);
@@ -23,14 +23,12 @@ export function processesOfLaunch(launchId: string): ProcessIdentity[] {
   });
 }
 
-/** A live process of a launch. */
 export interface LaunchedProcess {
   identity: ProcessIdentity;
   /** The session that the process names in its environment, or its nearest ancestor in the launch. Null when none does. */
   sessionId: string | null;
 }
 
-/** The relevant part of a process's environment. */
 interface Environment {
   parent: number;
   launchId: string | undefined;
@@ -71,9 +69,9 @@ function readEnvironment(pid: number): Environment | null {
 }
 
 /**
- * Finds the launch that a process belongs to: the one in its environment or in that of its nearest ancestor. Also finds its
- * session in that launch. An ancestor outside of the launch may name another session, because a fleet may run inside a
- * session of another fleet or of any Copilot CLI.
+ * Finds the launch that a process belongs to: the one in its environment or in that of its nearest ancestor. Also finds
+ * its session in that launch. An ancestor outside of the launch may name another session, because a fleet may run
+ * inside a session of another fleet or of any Copilot CLI.
  */
 function attribute(
   pid: number,

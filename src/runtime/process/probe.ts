@@ -7,10 +7,8 @@ import { isAlive } from "./process-table.js";
 import { ownsListener } from "./sockets.js";
 
 /**
- * Checks that the recorded process is still running and itself holds the listening socket. Only then reads the token and
- * returns what is needed to connect, so a stranger that took the port never gets the token.
- *
- * @throws FleetError `FLEET_SERVER_LOST` when the check fails, `FLEET_SERVER_UNREACHABLE` when the token cannot be read.
+ * Checks that the recorded process is still running and itself holds the listening socket. Only then reads the token,
+ * so a stranger that took the port never gets it.
  */
 export function provenEndpoint(server: ServerRecord): Endpoint {
   const { process: identity, port } = server;
@@ -30,11 +28,8 @@ export function provenEndpoint(server: ServerRecord): Endpoint {
 }
 
 /**
- * Sends an authenticated ping. Resolves with the server's version. Only this proves that the server is healthy: a stopped
- * process still accepts connections. The signal is the deadline.
- *
- * @throws FleetError `FLEET_SERVER_UNREACHABLE` when the server does not answer or refuses the token,
- * `FLEET_RUNTIME_TOO_OLD` or `FLEET_RUNTIME_TOO_NEW` when it speaks another version of the protocol.
+ * Sends an authenticated ping, and resolves with the server's version. Only this proves that the server is healthy: a
+ * stopped process still accepts connections.
  */
 export async function probe(endpoint: Endpoint, signal: AbortSignal): Promise<string> {
   await using connection = await RawConnection.open(endpoint, signal);

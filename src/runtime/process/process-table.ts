@@ -44,7 +44,6 @@ export interface ProcessExit {
   code: number | null;
 }
 
-/** Errors that mean that this process has reached a limit. They reveal nothing about the process that we look at. */
 const OWN_LIMITS = new Set(["EMFILE", "ENFILE", "ENOMEM"]);
 
 /** Returns the result of `look`, or null if its target does not exist or belongs to another user. */
@@ -75,8 +74,8 @@ export function readStat(pid: number): Stat | null {
 }
 
 /**
- * The identity of a running process. Null when the process is gone or a zombie. When a process with several threads ends,
- * its first thread may already be a zombie while the others still hold its sockets. Such a process is not dead yet.
+ * Null when the process is gone or a zombie. When a process with several threads ends, its first thread may already be
+ * a zombie while the others still hold its sockets. Such a process is not dead yet.
  */
 export function identify(pid: number): ProcessIdentity | null {
   const host = thisHost();
@@ -86,8 +85,8 @@ export function identify(pid: number): ProcessIdentity | null {
 }
 
 /**
- * How a process ended that nobody has reaped. The kernel keeps the exit status until the parent asks for it. In a container
- * without an init process, that may never happen. Null while the process runs, and once it is reaped.
+ * How a process ended that nobody has reaped, because the kernel keeps the exit status until the parent asks for it. In
+ * a container without an init process, that may never happen.
  */
 export function exitOfZombie({ pid, startTicks }: ProcessIdentity): ProcessExit | null {
   const stat = readStat(pid);
@@ -101,7 +100,6 @@ export function exitOfZombie({ pid, startTicks }: ProcessIdentity): ProcessExit 
 
 let self: ProcessIdentity | undefined;
 
-/** The identity of this process. */
 export function ownIdentity(): ProcessIdentity {
   if (self === undefined) {
     const found = identify(process.pid);
@@ -112,9 +110,9 @@ export function ownIdentity(): ProcessIdentity {
 }
 
 /**
- * Whether exactly this process is still running. False for a reused PID, after a reboot (which changes the boot id), and for
- * a zombie. Also false for a process of another host or PID namespace, because we cannot see it from here. The host name is
- * not compared, because it may change while processes run, and two kernels never have the same boot id.
+ * Whether exactly this process is still running. False for a reused PID, after a reboot (which changes the boot id),
+ * for a zombie, and for a process of another host or PID namespace, which we cannot see from here. The host name is not
+ * compared, because it may change while processes run.
  */
 export function isAlive(identity: ProcessIdentity): boolean {
   const found = identify(identity.pid);
@@ -127,8 +125,8 @@ export function isAlive(identity: ProcessIdentity): boolean {
 }
 
 /**
- * All live processes of the session that a live process leads, including the leader. Empty when the leader is dead, because
- * its PID then no longer identifies the session.
+ * All live processes of the session that a process leads. Empty when the leader is dead: its PID may be another's by
+ * now.
  */
 export function processesOfSession(leader: ProcessIdentity): ProcessIdentity[] {
   const members = pids().flatMap((pid) => (readStat(pid)?.session === leader.pid ? (identify(pid) ?? []) : []));
@@ -145,7 +143,7 @@ export function writersOf(path: string): ProcessIdentity[] {
   return pids().flatMap((pid) => (openFiles(pid).some((fd) => writes(pid, fd, real)) ? (identify(pid) ?? []) : []));
 }
 
-/** Numbers of the open files of a process. Empty when it is gone or another user's. */
+/** Empty when the process is gone or another user's. */
 export function openFiles(pid: number): string[] {
   return seen(() => readdirSync(`/proc/${pid}/fd`)) ?? [];
 }
@@ -163,7 +161,7 @@ export function pids(): number[] {
     .filter((pid) => Number.isInteger(pid) && pid !== process.pid);
 }
 
-/** Private memory in bytes (`RssAnon`, which is freed when the process ends). Null when the process is gone. */
+/** `RssAnon`, which is freed when the process ends. */
 export function privateMemoryBytes(pid: number): number | null {
   const status = seen(() => readFileSync(`/proc/${pid}/status`, "utf8")) ?? "";
   const kilobytes = /^RssAnon:\s+(\d+) kB$/m.exec(status)?.[1];

@@ -1,13 +1,13 @@
-import { readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { systemCode } from "../../errors.js";
 import type { ServerRecord } from "../../model/server.js";
+import { replaceFile } from "../files/server-folder.js";
 import { exitOfZombie, type ProcessExit } from "./process-table.js";
 
 /** How one launch ended, as seen by the process that started it. */
 interface EndNote extends ProcessExit {
   launchId: string;
-  /** ISO 8601, UTC. */
   at: string;
 }
 
@@ -16,27 +16,22 @@ function notePath(home: string): string {
 }
 
 /**
- * Records how a launch ended, for the command that repairs the record. Linux reports an exit status to the parent process
- * only, so the process that started the server has to write it down.
- *
- * The note is optional: a missing folder or a full disk must not fail the process that happens to be the parent.
+ * Records how a launch ended, for the command that repairs the record. Linux reports an exit status to the parent
+ * process only, so the process that started the server has to write it down. The note is optional: a missing folder or
+ * a full disk must not fail the process that happens to be the parent.
  */
 export function noteEnd(home: string, launchId: string, exit: ProcessExit): void {
   const note: EndNote = { launchId, ...exit, at: new Date().toISOString() };
-  const path = notePath(home);
-  const temporary = `${path}.tmp`;
   try {
-    rmSync(temporary, { force: true });
-    writeFileSync(temporary, JSON.stringify(note), { mode: 0o600, flag: "wx" }); // "wx" never follows a link
-    renameSync(temporary, path);
+    replaceFile(notePath(home), JSON.stringify(note));
   } catch (error) {
     if (systemCode(error) === undefined) throw error;
   }
 }
 
 /**
- * Describes how a server's process ended. There are two sources: the note of the process that started it, and the kernel
- * for as long as nobody has reaped the process. Without both, nobody can know.
+ * Describes how a server's process ended: from the note of the process that started it, or from the kernel for as long
+ * as nobody has reaped the process.
  */
 export function describeEnd({ home, launchId, process }: Pick<ServerRecord, "home" | "launchId" | "process">): string {
   const note = readNote(home);
@@ -49,7 +44,6 @@ export function describeEnd({ home, launchId, process }: Pick<ServerRecord, "hom
   return seen === null ? how : `${how} at ${seen.at}`;
 }
 
-/** @returns null when there is no readable note. */
 function readNote(home: string): EndNote | null {
   try {
     return JSON.parse(readFileSync(notePath(home), "utf8")) as EndNote;

@@ -17,7 +17,6 @@ export function ownsListener(pid: number, port: number): boolean {
 function socketInodes(pid: number): Set<string> {
   const inodes = new Set<string>();
   for (const fd of openFiles(pid)) {
-    // If the file was closed after we listed it, it does not listen either.
     const target = seen(() => readlinkSync(`/proc/${pid}/fd/${fd}`)) ?? "";
     const inode = /^socket:\[(\d+)\]$/.exec(target)?.[1];
     if (inode !== undefined) inodes.add(inode);
@@ -25,7 +24,6 @@ function socketInodes(pid: number): Set<string> {
   return inodes;
 }
 
-/** The states of sockets in the kernel's table of TCP sockets. */
 const LISTENING = "0A";
 const ESTABLISHED = "01";
 
@@ -33,9 +31,8 @@ const ESTABLISHED = "01";
 const SOCKET_LINE_BYTES = 150;
 
 /**
- * Yields the listening sockets of a network namespace. The kernel lists them before all other sockets. If we ask
- * for more lines than there are listening sockets, it walks its whole table of connections, which takes milliseconds. So we
- * read line by line, and only as long as the caller wants more.
+ * The listening sockets of a network namespace. The kernel lists them before all other sockets. Asking for more lines
+ * than that makes it walk its whole table of connections, which takes milliseconds. So we read line by line.
  */
 function* listeners(table: string): Generator<{ port: number; inode: string }> {
   const fd = seen(() => openSync(table, "r"));
@@ -61,8 +58,8 @@ function* listeners(table: string): Generator<{ port: number; inode: string }> {
 }
 
 /**
- * Returns those of the listening ports that have clients connected. Ignores clients whose own port is in `except`. Reads
- * the kernel's whole table, which takes milliseconds.
+ * Those of the listening ports that have clients connected whose own port is not in `except`. Reads the kernel's whole
+ * table, which takes milliseconds.
  */
 export function connectionsTo(ports: ReadonlySet<number>, except: ReadonlySet<number>): Set<number> {
   const found = new Set<number>();

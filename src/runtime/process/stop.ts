@@ -13,8 +13,8 @@ export interface StopTarget {
   process: ProcessIdentity | null;
   launchId: string | null;
   /**
-   * The server's home. A child that was forked but has not executed the runtime yet is found by the log there, which it
-   * has open. Null when there cannot be such a child, or when the home is unknown.
+   * A child that was forked but has not executed the runtime yet is found by the log in the home, which it has open.
+   * Null when there cannot be such a child.
    */
   home: string | null;
 }
@@ -22,7 +22,6 @@ export interface StopTarget {
 export interface StopOptions {
   /** How long the server may take to end after SIGTERM, before SIGKILL, in milliseconds. */
   graceMs: number;
-  /** Skip SIGTERM. */
   force?: boolean;
   /** When it aborts, the grace period ends at once. */
   hurry?: AbortSignal;
@@ -32,13 +31,9 @@ const POLL_MS = 10;
 const KILL_WAIT_MS = 5_000;
 
 /**
- * Stops a server and everything that it started: SIGTERM, a grace period, SIGKILL. Then kills what is left of the server's
- * process session, and all other processes that have its launch id. Checks the identity of each process right before each
- * signal, so it never signals a reused PID.
- *
- * SIGTERM cuts turns in flight: drain first.
- *
- * @throws FleetError `FLEET_INTERNAL` when a process outlives SIGKILL, because it hangs in the kernel.
+ * Stops a server and everything that it started: SIGTERM, a grace period, SIGKILL. Then kills what is left of the
+ * server's process session, and all other processes that have its launch id. Checks the identity of each process right
+ * before each signal, so it never signals a reused PID. SIGTERM cuts turns in flight: drain first.
  */
 export async function stopServer(
   { process: identity, launchId, home }: StopTarget,
@@ -62,11 +57,7 @@ export async function stopServer(
   return outcome;
 }
 
-/**
- * Ends processes: SIGTERM, a grace period in milliseconds, SIGKILL.
- *
- * @throws FleetError `FLEET_INTERNAL` when a process outlives SIGKILL, because it hangs in the kernel.
- */
+/** Ends processes: SIGTERM, a grace period in milliseconds, SIGKILL. */
 export async function endProcesses(processes: ProcessIdentity[], graceMs: number): Promise<void> {
   if (!(await signalAndWait(processes, "SIGTERM", graceMs))) await kill(processes);
 }
@@ -102,7 +93,7 @@ async function signalAndWait(
   return await allGone(processes, waitMs, hurry);
 }
 
-/** Waits for the end of processes. Resolves with false if some still run after `waitMs` milliseconds. */
+/** Resolves with false if some still run after `waitMs` milliseconds. */
 export async function allGone(
   processes: readonly ProcessIdentity[],
   waitMs: number,

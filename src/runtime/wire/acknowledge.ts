@@ -5,14 +5,12 @@ import { encodeMessage } from "./frames.js";
 export const ACKNOWLEDGEMENT = encodeMessage({ method: "$/ack" });
 
 /**
- * Avoids the two Nagle delays on a connection to a server.
+ * Avoids the two Nagle delays on a connection to a server. Neither the SDK's client nor the runtime sets TCP_NODELAY,
+ * and both write the header and the body separately. The second small write then waits for the peer's acknowledgement,
+ * which the peer's kernel delays by about 40 ms. TCP_NODELAY solves this for our direction. For the server's direction,
+ * we send something whenever something arrives, because that segment carries the acknowledgement at once.
  *
- * Neither the SDK's client nor the runtime sets TCP_NODELAY, and both write the header and the body separately. The second
- * small write then waits for the peer's acknowledgement, which the peer's kernel delays by about 40 ms. TCP_NODELAY solves
- * this for our direction. For the server's direction, we send something whenever something arrives. That segment carries
- * the acknowledgement at once, and the server's kernel releases the write that it held back.
- *
- * The number of notifications has a limit: one for each chunk that we receive, and none while our send buffer fills up.
+ * We send one notification for each chunk that we receive, and none while our send buffer fills up.
  */
 export function acknowledgePromptly(socket: Socket): void {
   socket.setNoDelay(true);

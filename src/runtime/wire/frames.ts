@@ -1,7 +1,4 @@
-/**
- * The frames of the runtime's protocol: JSON-RPC 2.0 messages after a `Content-Length` header, as in the base protocol of
- * the Language Server Protocol.
- */
+/** The runtime's frames: JSON-RPC 2.0 messages after a `Content-Length` header, as in the Language Server Protocol. */
 
 /** One message as it arrived: `raw` is header and body, `body` is only the body. Both share the memory they arrived in. */
 export interface Frame {
@@ -12,7 +9,6 @@ export interface Frame {
 /** The bytes that arrived break the protocol. The stream cannot be repaired, so its connection is closed. */
 export class ProtocolError extends Error {
   override readonly name = "ProtocolError";
-  /** The error code of JSON-RPC 2.0. */
   readonly rpcCode: number;
 
   constructor(message: string, rpcCode: number) {
@@ -27,7 +23,7 @@ const USUAL = "Content-Length: ";
 const MAX_DIGITS = 10;
 const LENGTH = /^content-length: ?(\d{1,10})$/i;
 const TYPE = /^content-type: ?[\x20-\x7e]{1,200}$/i;
-/** The error code of JSON-RPC 2.0 for text that is not JSON. Also used for bytes that are not a frame. */
+/** JSON-RPC 2.0's code for text that is not JSON. Also used for bytes that are not a frame. */
 export const PARSE_ERROR = -32700;
 
 /** A message with its header, in one buffer: with one write for both, Nagle's algorithm has nothing to hold back. */
@@ -35,17 +31,12 @@ export function encodeBody(body: Buffer): Buffer {
   return Buffer.concat([Buffer.from(`Content-Length: ${body.length}\r\n\r\n`), body]);
 }
 
-/** A JSON-RPC message as a frame. */
 export function encodeMessage(message: object): Buffer {
   return encodeBody(Buffer.from(JSON.stringify({ jsonrpc: "2.0", ...message })));
 }
 
-/**
- * Cuts a byte stream into whole frames without reading their bodies, and keeps an unfinished frame until the rest of it
- * arrives. Refuses a frame over the limit at its header, before the body arrives.
- */
+/** Cuts a byte stream into whole frames without reading their bodies. Refuses a frame over the limit at its header. */
 export class FrameSplitter {
-  /** The longest body that is accepted, in bytes. */
   limitBytes: number;
   #pending: Buffer[] = [];
   #pendingBytes = 0;
@@ -58,22 +49,19 @@ export class FrameSplitter {
     this.limitBytes = limitBytes;
   }
 
-  /** Whether a frame has begun to arrive but is not complete. */
   get incomplete(): boolean {
     return this.#pendingBytes > 0;
   }
 
-  /** The length of the arriving frame, in bytes; null until its header is complete. */
+  /** Null until the header of the arriving frame is complete. */
   get frameBytes(): number | null {
     return this.#frameBytes;
   }
 
-  /** How many bytes of an unfinished frame are kept. */
   get pendingBytes(): number {
     return this.#pendingBytes;
   }
 
-  /** How many frames have arrived. */
   get arrived(): number {
     return this.#arrived;
   }

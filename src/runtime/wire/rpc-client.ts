@@ -26,13 +26,8 @@ export interface RpcListener {
   onFrame(message: ServerMessage, frame: Frame): void;
   /** The server accepts more data again after `send` returned false. */
   onDrain(): void;
-  /**
-   * This side hangs up, because the other end broke the protocol or handling its data failed. `onClosed` follows.
-   *
-   * @param error a `ProtocolError`, or a bug of ours
-   */
+  /** This side hangs up, because of a `ProtocolError` or a bug of ours. `onClosed` follows. */
   onFault(error: unknown): void;
-  /** Called once when the connection has ended, whichever end closed it. */
   onClosed(): void;
 }
 
@@ -52,11 +47,9 @@ interface Waiting {
 }
 
 /**
- * One connection to a server or a front door. It matches answers to requests. The frames of others, such as the clients of
- * the front door, may share it.
+ * One connection to a server or a front door. It matches answers to its own requests. Frames of others may share it.
  */
 export class RpcClient {
-  /** Resolves when the connection has ended, whichever end closed it. */
   readonly ended: Promise<void>;
   readonly #socket: Socket;
   readonly #splitter = new FrameSplitter(MAX_FRAME_BYTES);
@@ -89,11 +82,8 @@ export class RpcClient {
   }
 
   /**
-   * Connects and shows the token.
-   *
-   * @param signal ends the attempt, and nothing after it
-   * @returns the connection, and the other end's answer to `connect`
-   * @throws as `request`
+   * Connects, shows the token, and resolves with the other end's answer to `connect`. The signal ends only this
+   * attempt.
    */
   static async dial(
     { address, port, token }: Endpoint,
@@ -134,12 +124,11 @@ export class RpcClient {
   }
 
   /**
-   * Makes a request of our own.
+   * Makes a request of our own. Fails with {@link RpcError} or `FLEET_SERVER_LOST`, whose cause is why the connection
+   * ended.
    *
    * @param onResult called with the result before the next frame is handled
    * @param signal gives up the wait; a later answer is dropped, and the connection stays open
-   * @throws {@link RpcError}; FleetError `FLEET_SERVER_LOST` when the connection ends first, with the reason as its cause;
-   * the signal's reason.
    */
   async request(
     method: string,
@@ -164,9 +153,8 @@ export class RpcClient {
 
   /**
    * Makes a request of our own that holds up other requests. When many requests about one session are under way, the
-   * runtime may never answer one of them (seen with 1.0.85). The time limit keeps the requests that wait from hanging, too.
-   *
-   * @throws as `request`, and FleetError `FLEET_SERVER_UNREACHABLE` when no answer comes in time.
+   * runtime may never answer one of them (seen with 1.0.85). The time limit keeps the requests that wait from hanging,
+   * too.
    */
   async ask(method: string, params: unknown): Promise<unknown> {
     using limit = deadline(ASK_MS);
@@ -185,7 +173,6 @@ export class RpcClient {
     this.#socket.resume();
   }
 
-  /** Closes at once. Requests without an answer reject. */
   destroy(reason?: unknown): void {
     this.#reason ??= reason;
     this.#socket.destroy();
@@ -213,8 +200,7 @@ export class RpcClient {
       result?: unknown;
       error?: { message?: string; code?: number; data?: unknown };
     };
-    // Remove the entry only after this callback. If the callback throws, the connection is closed, and `#end` rejects
-    // every request that still has an entry.
+    // If this callback throws, the connection is closed, and `#end` rejects every request that still has an entry.
     if (error === undefined) waiting.onResult?.(result);
     this.#waiting.delete(message.id);
     if (error === undefined) waiting.resolve(result);

@@ -1,4 +1,3 @@
-/** The place of a member of a JSON object in the text. */
 export interface Member {
   /** The key as written, without its quotes. Escapes are not resolved. */
   key: string;
@@ -16,7 +15,6 @@ const CLOSE_BRACE = 0x7d;
 const OPEN_BRACKET = 0x5b;
 const CLOSE_BRACKET = 0x5d;
 
-/** How much a JSON text may contain. */
 export interface ScanLimits {
   /** The maximum depth of nesting. The object itself is the first level. */
   depth: number;
@@ -24,13 +22,9 @@ export interface ScanLimits {
   values: number;
 }
 
-/** The result of scanning an object within limits. */
 export interface Scan {
-  /**
-   * With `over`: the members before the limit was reached, and then the member that exceeds it, whose end is not known.
-   */
+  /** With `over`, the last member is the one that exceeds the limit, and its end is not known. */
   members: Member[];
-  /** The limit that the object exceeds; null if it exceeds neither. */
   over: keyof ScanLimits | null;
 }
 
@@ -40,27 +34,19 @@ const UNLIMITED: ScanLimits = { depth: Number.POSITIVE_INFINITY, values: Number.
  * Finds the members of the object that begins at `from`, without parsing their values. The result is exact for every
  * valid JSON text. In an invalid text it may contain members that no parser would find. A caller that passes the text
  * on must therefore parse it first, or rely on the receiver to refuse it.
- *
- * @returns null when there is no object.
  */
 export function scanObject(text: Buffer, from = 0): Member[] | null {
   return scanWithin(text, UNLIMITED, from)?.members ?? null;
 }
 
-/**
- * The same within limits. The scan stops at the first value over a limit, so a hostile text costs no more than a legal
- * one.
- */
+/** Stops at the first value over a limit, so a hostile text costs no more than a legal one. */
 export function scanWithin(text: Buffer, limits: ScanLimits, from = 0): Scan | null {
   const scan = new Scanner(text, limits);
   const members = scan.object(from);
   return members === null ? null : { members, over: scan.over };
 }
 
-/**
- * One pass over a text. Every `skip…` takes the offset where a value begins, and returns the offset after its end, or
- * -1.
- */
+/** Every `skip…` takes the offset where a value begins, and returns the offset after its end, or -1. */
 class Scanner {
   over: keyof ScanLimits | null = null;
   readonly #text: Buffer;
@@ -160,8 +146,6 @@ function skipBlanks(text: Buffer, from: number): number {
 /**
  * Skips a string without escapes in one search for the closing quote, so megabytes cost little. After the first escaped
  * quote it checks each byte, because the few bytes between escaped quotes cost much less than another search.
- *
- * @returns the offset after the closing quote, or -1.
  */
 function skipString(text: Buffer, from: number): number {
   const quote = text.indexOf(QUOTE, from + 1);
@@ -179,7 +163,6 @@ function skipString(text: Buffer, from: number): number {
   return -1;
 }
 
-/** Whether the byte occurs in numbers, true, false or null. */
 function isScalar(byte: number | undefined): boolean {
   if (byte === undefined) return false;
   return (byte >= 0x30 && byte <= 0x39) || (byte >= 0x61 && byte <= 0x7a) || "+-.E".includes(String.fromCharCode(byte));

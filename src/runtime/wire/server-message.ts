@@ -11,9 +11,7 @@ export type ServerMessage =
   /** `eventType` is the type of a session event or of a lifecycle notification. */
   | { kind: "notification"; method: string; sessionId: string | undefined; eventType: string | undefined };
 
-/**
- * The beginning that the runtime gives most of its frames. For these the rest of the frame does not have to be read.
- */
+/** The beginning of most frames of the runtime. The rest of such a frame does not have to be read. */
 const EVENT = Buffer.from('{"jsonrpc":"2.0","method":"session.event","params":{"sessionId":"');
 const EVENT_TYPE = '","event":{"type":"';
 /** On a server with several users these are most of the frames, because every client gets those of every session. */
@@ -22,10 +20,7 @@ const LIFECYCLE_SESSION = '","sessionId":"';
 const LONGEST_NAME = 200;
 const MAX_ID_LENGTH = 256;
 
-/**
- * @returns null for a body that is not a JSON-RPC message, or has an id that no message of ours could have.
- * @throws ProtocolError when one of the parts that are read is not JSON.
- */
+/** Null for a body that is not a JSON-RPC message, or has an id that no message of ours could have. */
 export function readServerFrame(body: Buffer): ServerMessage | null {
   return readEvent(body) ?? readLifecycle(body) ?? readAny(body);
 }
@@ -45,10 +40,7 @@ function readLifecycle(body: Buffer): ServerMessage | null {
   return { kind: "notification", method: "session.lifecycle", sessionId, eventType };
 }
 
-/**
- * The two strings after `beginning`, with `between` between them. Null if the body differs from that, or a string has
- * escapes.
- */
+/** The two strings after `beginning`. Null if the body differs from the pattern, or a string has escapes. */
 function readNames(body: Buffer, beginning: Buffer, between: string): [string, string] | null {
   if (body.length < beginning.length || beginning.compare(body, 0, beginning.length) !== 0) return null;
   const text = body.toString("latin1", beginning.length, beginning.length + 2 * LONGEST_NAME);
@@ -102,11 +94,6 @@ function readId(body: Buffer, { start, end }: Member): RpcId | undefined {
   return isId(value) ? value : undefined;
 }
 
-/**
- * Parses a server's message, or a part of it.
- *
- * @throws ProtocolError when it is not JSON.
- */
 export function parse(body: Buffer, start = 0, end = body.length): unknown {
   try {
     return JSON.parse(body.toString("utf8", start, end));
