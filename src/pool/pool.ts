@@ -2,6 +2,7 @@ import { compareText } from "../config/values/text.js";
 import { FleetError, isFleetError, quote } from "../errors.js";
 import { serverIdOf } from "../model/ids.js";
 import type { ServerRecord } from "../model/server.js";
+import { abortable, deadline, isTimeout } from "../runtime/deadline.js";
 import { admits, closedBy } from "./admission.js";
 import { mapConcurrently, STARTS_AT_ONCE } from "./concurrency.js";
 import { nextSharedServer, ServerPlacer } from "./placement.js";
@@ -17,10 +18,15 @@ import {
 } from "./start/start.js";
 import { type StopOptions, type Stopped, stopRecorded } from "./stop/stop.js";
 
+/** How long a start that callers share may take, in milliseconds. */
+const SHARED_START_MS = 30_000;
+
 /** All recorded servers, and the only way to start, stop and list them. */
 export class Pool {
   readonly placer: ServerPlacer;
   readonly #context: PoolContext;
+  /** The starts under way that callers share, by server. */
+  readonly #starting = new Map<string, Promise<StartResult>>();
 
   constructor(context: PoolContext) {
     this.#context = context;
@@ -92,7 +98,30 @@ export class Pool {
 
   async #start(request: StartRequest): Promise<StartResult> {
     const running = await this.#running(request);
-    return running === null ? await startServer(this.#context, request) : { server: running, created: false };
+    if (running !== null) return { server: running, created: false };
+    const { sharedUntil } = request;
+    if (sharedUntil === undefined) return await startServer(this.#context, request);
+    return await this.#startOnce(request, sharedUntil);
+  }
+
+  /** Starts the server, or waits for the start that is under way. When the caller gives up, only its own wait ends. */
+  async #startOnce(request: StartRequest, until: AbortSignal): Promise<StartResult> {
+    const { id, signal } = request;
+    signal.throwIfAborted();
+    const start = async () => {
+      using limit = deadline(SHARED_START_MS, until);
+      return await startServer(this.#context, { ...request, signal: limit.signal });
+    };
+    let starting = this.#starting.get(id);
+    if (starting === undefined) {
+      starting = start().finally(() => void this.#starting.delete(id));
+      this.#starting.set(id, starting);
+    }
+    try {
+      return await abortable(starting, signal);
+    } catch (error) {
+      throw signal.aborted && isTimeout(error) ? notStarted(id, error) : error;
+    }
   }
 
   /** The server if it runs. Most calls are for a server that runs, and this way they cost one read. */
@@ -158,6 +187,13 @@ export class Pool {
   async stopAll(ids: readonly string[], options: StopOptions): Promise<Stopped[]> {
     return await mapConcurrently(ids, ids.length, async (id) => await this.stop(id, options));
   }
+}
+
+function notStarted(id: string, cause: unknown): FleetError {
+  return new FleetError("FLEET_SERVER_START_TIMEOUT", `Server ${id} did not start in time.`, {
+    cause,
+    suggestions: ["copilotfleet ps"],
+  });
 }
 
 /** The error for a server that does not exist. @param candidates all servers that it could be, if there are several */

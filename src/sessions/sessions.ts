@@ -4,7 +4,6 @@ import type { Lease } from "../model/lease.js";
 import type { Registry } from "../model/registry.js";
 import type { ServerRecord } from "../model/server.js";
 import { mayUse, type SessionRecord } from "../model/session.js";
-import { resolveGitHubToken, tokenSourceFromConfig } from "../models/github-token.js";
 import { admits, closedBy, poolDraining } from "../pool/admission.js";
 import { groupOfServer, hasEnded, isRunning } from "../pool/server.js";
 import { listSessionFolders, readSessionFolder } from "../runtime/history/session-state.js";
@@ -14,7 +13,7 @@ import { foundRecord, recordFor } from "./find.js";
 import { sessionExists, sessionLocked } from "./problems.js";
 import { SessionLimits } from "./session-limits.js";
 import { type Permit, type PermitRequest, permitFor } from "./use/permit.js";
-import { type Chooser, serverFor } from "./use/server.js";
+import type { Chooser } from "./use/server.js";
 import { type SessionView, viewSession } from "./view.js";
 
 /** How many unrecorded sessions of one home are listed at most. */
@@ -161,39 +160,18 @@ export class Sessions {
   }
 
   /** The server for a user's next session, which is started if it does not run. */
-  async serverForNew({ user, signal }: { user: string; signal: AbortSignal }): Promise<ServerRecord> {
+  async serverForNew({ user, signal, sharedUntil }: Omit<Chooser, "lease">): Promise<ServerRecord> {
     const { pool, config, directory } = this.context;
     await directory.assertStorage();
+    const start = { signal, sharedUntil };
     const placed =
-      config.isolation === "shared"
-        ? await pool.sharedServerFor(user, { signal })
-        : await pool.serverOf(user, { signal });
+      config.isolation === "shared" ? await pool.sharedServerFor(user, start) : await pool.serverOf(user, start);
     return placed.server;
-  }
-
-  /** The record of a session on this host. Brings the session here if no host has it. @throws as `Takeover.settle`. */
-  async broughtHere(record: SessionRecord, signal: AbortSignal): Promise<SessionRecord> {
-    return await this.context.takeover.settle(record, signal);
   }
 
   /** Makes room for a new session on a server here, even if a session with this id was taken from this host. */
   async clearPlace(id: string, server: ServerRecord): Promise<void> {
     await this.context.takeover.clearPlace(id, groupOfServer(server));
-  }
-
-  /** The server on which to open a recorded session. @param record the present record */
-  async serverFor(record: SessionRecord, options: Chooser): Promise<ServerRecord> {
-    return await serverFor(this.context, record, options);
-  }
-
-  /** The settings that a session gets from the fleet: provider and key, or its owner's GitHub token. */
-  async surroundings({ isolation }: Pick<ServerRecord, "isolation">, owner: string, signal: AbortSignal) {
-    const { config, env } = this.context;
-    const provider = await this.context.provider();
-    // The runtime accepts a token or a provider for a session, but not both.
-    const source = isolation === "shared" && provider === null ? tokenSourceFromConfig(config.auth, owner) : null;
-    const gitHubToken = source === null ? null : await resolveGitHubToken(source, { user: owner, env, signal });
-    return { config, isolation, gitHubToken, provider };
   }
 
   async admitted(server: ServerRecord, id: string): Promise<boolean> {

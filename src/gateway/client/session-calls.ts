@@ -76,10 +76,10 @@ export class SessionCalls {
    * @returns the server's answer
    * @throws FleetError `FLEET_METHOD_DENIED` when the user is not the owner, `FLEET_SESSION_LOCKED` when somebody holds the
    * session's lease, `FLEET_STATE_UNWRITABLE` when the server cannot delete the session's folder, and as
-   * `HostDirectory.assertStorage`, `Opener.serverFor` and `RpcClient.ask`; `RpcError` when the server refuses.
+   * `HostDirectory.assertStorage`, `Opener.linkFor` and `RpcClient.ask`; `RpcError` when the server refuses.
    */
   async deleteHere(method: string, record: SessionRecord): Promise<unknown> {
-    const { door, user, attachments, links } = this.#state;
+    const { door, user, attachments } = this.#state;
     const { store, directory } = door;
     const { id } = record;
     await this.#reopened(id);
@@ -88,8 +88,7 @@ export class SessionCalls {
     if (lease !== null) throw sessionLocked(id, lease);
     // With the shared storage unmounted, every session would look deleted.
     await directory.assertStorage();
-    const near = (await directory.has(record)) ? links.server(record.serverId) : undefined;
-    const link = near ?? (await this.#opener.link(await this.#opener.serverFor(record)));
+    const link = await this.#opener.linkFor(record);
     const result = (await link.upstream.ask(method, { sessionId: id })) as { success?: unknown };
     // The runtime does not find a session that the client keeps in a folder of its own choice. Such a session stays.
     const goesOn = result.success !== true && isElsewhere(attachments.get(id)?.asked ?? {});

@@ -2,6 +2,7 @@ import { FleetError } from "../../errors.js";
 import type { HostRecord } from "../../model/host.js";
 import { serverIdOf } from "../../model/ids.js";
 import type { ServerRecord } from "../../model/server.js";
+import { deadline } from "../../runtime/deadline.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
 import type { RpcListener } from "../../runtime/wire/rpc-client.js";
 import { checkSameProtocol } from "../policy/protocols.js";
@@ -11,6 +12,9 @@ import type { Params } from "../wire/client-message.js";
 import { Incoming } from "./incoming.js";
 import type { PeerDialer } from "./peer-dialer.js";
 import { type OpenUpstream, openUpstream } from "./upstream.js";
+
+/** How long a server may take to accept a connection, in milliseconds. */
+const CONNECT_MS = 30_000;
 
 /** Connects one client to servers of this host and to the front doors of other hosts. */
 export class Connector {
@@ -36,14 +40,15 @@ export class Connector {
    * @throws FleetError `FLEET_SERVER_LOST` when the connection ends at once, `FLEET_PROTOCOL_UNSUPPORTED` when the client
    * and the server speak different versions, and as {@link openUpstream}.
    */
-  async to(server: ServerRecord, signal: AbortSignal): Promise<ServerLink> {
-    const { links } = this.#state;
+  async to(server: ServerRecord): Promise<ServerLink> {
+    const { links, gone } = this.#state;
     const live = links.server(server.id);
     if (live?.server.launchId === server.launchId) return live;
     links.replace(server.id);
+    using limit = deadline(CONNECT_MS, gone);
     return (await links.once(
       server.id,
-      signal,
+      limit.signal,
       async (opening) => await this.#toServer(server, opening),
     )) as ServerLink;
   }

@@ -78,12 +78,13 @@ export class Router {
   async homeHere(): Promise<ServerLink> {
     const live = this.#home && this.#state.links.server(this.#home.id);
     if (live !== undefined) return live;
+    const { door, gone } = this.#state;
     // On shared servers a client stays where it was placed first.
     this.#home =
       this.#home === undefined || this.#home.isolation === "per-user"
         ? await this.#opener.homeServer()
-        : await this.#opener.again(this.#home);
-    return await this.#opener.link(this.#home);
+        : await door.pool.shared(this.#home.id, { signal: gone, sharedUntil: door.closed });
+    return await this.#connector.to(this.#home);
   }
 
   /**
@@ -102,14 +103,9 @@ export class Router {
    * @throws FleetError `FLEET_SESSION_MOVED` when another host has the session; and the errors of `Opener.open`.
    */
   async local(record: SessionRecord): Promise<ServerLink> {
-    const { links, attachments, door } = this.#state;
+    const { links, attachments } = this.#state;
     const attachment = attachments.get(record.id);
-    if (attachment === undefined) {
-      const near = links.server(record.serverId);
-      return near !== undefined && (await door.directory.has(record))
-        ? near
-        : await this.#opener.link(await this.#opener.serverFor(record));
-    }
+    if (attachment === undefined) return await this.#opener.linkFor(record);
     if (isPeerLinkId(attachment.linkId)) this.#bring(attachment, record.serverId);
     const live = links.server(attachment.linkId);
     if (live !== undefined && attachment.attached) return live;

@@ -69,6 +69,6 @@ export function saysUnloaded(body: Buffer): boolean {
 }
 
 /** The same for the message of such an error. */
-export function isNotFound(message: string): boolean {
+function isNotFound(message: string): boolean {
   return /session not found/i.test(message);
 }

@@ -44,6 +44,11 @@ export interface SpawnOptions {
    * as a crash.
    */
   calledOff?: AbortSignal | undefined;
+  /**
+   * Shares the start with all callers of this process that need the server at the same time and pass such a signal. The start
+   * then goes on until the signal of the first one aborts, for 30 s at most, even if `signal` aborts before.
+   */
+  sharedUntil?: AbortSignal | undefined;
   signal: AbortSignal;
 }
 

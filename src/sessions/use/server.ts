@@ -3,13 +3,14 @@ import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
 import type { Pool } from "../../pool/pool.js";
 import { isRunning } from "../../pool/server.js";
+import type { SpawnOptions } from "../../pool/start/start.js";
 import { isUsed, setEvictionMarker } from "../../pool/use-markers.js";
 import { isLoadedBy } from "../../runtime/history/session-state.js";
 import type { Store } from "../../store/ports.js";
 import type { SessionsContext } from "../context.js";
 import type { TurnLease } from "../leases/seen.js";
 
-export interface Chooser {
+export interface Chooser extends Pick<SpawnOptions, "sharedUntil"> {
   user: string;
   /**
    * A lease on the session that the caller holds. With it, a session on shared servers may be opened where the user is
@@ -28,12 +29,13 @@ export interface Chooser {
 export async function serverFor(
   { pool, store, takeover, directory }: Pick<SessionsContext, "pool" | "store" | "takeover" | "directory">,
   asked: SessionRecord,
-  { user, lease, signal }: Chooser,
+  { user, lease, signal, sharedUntil }: Chooser,
 ): Promise<ServerRecord> {
   await directory.assertStorage();
   const record = (await directory.has(asked)) ? asked : await takeover.settle(asked, signal);
-  if (record.serverId === serverIdOf(record.owner)) return (await pool.serverOf(record.owner, { signal })).server;
-  if (lease === undefined) return await pool.shared(record.serverId, { signal });
+  const start = { signal, sharedUntil };
+  if (record.serverId === serverIdOf(record.owner)) return (await pool.serverOf(record.owner, start)).server;
+  if (lease === undefined) return await pool.shared(record.serverId, start);
   return await serverUnderLease(record, { store, pool, user, lease, signal });
 }
 

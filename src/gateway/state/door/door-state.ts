@@ -1,8 +1,6 @@
 import type { Config } from "../../../config/schema.js";
 import type { HostDirectory } from "../../../hosts/directory.js";
-import type { ServerRecord } from "../../../model/server.js";
 import type { Pool } from "../../../pool/pool.js";
-import { abortable } from "../../../runtime/deadline.js";
 import type { Sessions } from "../../../sessions/sessions.js";
 import type { Store } from "../../../store/ports.js";
 import type { Links } from "../links.js";
@@ -60,7 +58,6 @@ export class DoorState implements DoorContext {
   readonly endings = new Set<Promise<void>>();
   /** Whether the door lets no new turns begin. */
   draining = false;
-  readonly #starting = new Map<string, Promise<ServerRecord>>();
   readonly #closed = new AbortController();
 
   constructor({ config, store, sessions, directory, pool }: DoorContext, listeners: DoorListeners) {
@@ -81,24 +78,6 @@ export class DoorState implements DoorContext {
 
   close(): void {
     this.#closed.abort();
-  }
-
-  /**
-   * Runs `start`, or waits for the `start` that already runs for that server. When `signal` aborts, only this wait ends: the
-   * start goes on for the other callers, because it gets another signal.
-   */
-  async startOnce(
-    serverId: string,
-    signal: AbortSignal,
-    start: (signal: AbortSignal) => Promise<ServerRecord>,
-  ): Promise<ServerRecord> {
-    signal.throwIfAborted();
-    let starting = this.#starting.get(serverId);
-    if (starting === undefined) {
-      starting = start(this.closed).finally(() => void this.#starting.delete(serverId));
-      this.#starting.set(serverId, starting);
-    }
-    return await abortable(starting, signal);
   }
 
   /** A client has opened the session on a server here. Other clients that had it open before its eviction follow. */

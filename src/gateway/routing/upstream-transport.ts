@@ -1,0 +1,50 @@
+import type { Loading, Transport } from "../../sessions/use/load.js";
+import { type ClientState, isElsewhere } from "../state/client-state.js";
+import type { ServerLink } from "../state/links.js";
+import type { Params } from "../wire/client-message.js";
+import type { Connector } from "./connector.js";
+
+/** How a client opens a session. */
+export interface Opening {
+  /** The parameters of the client's request. */
+  asked: Params;
+  /** Whether the client has the session open already. It still does if this fails. */
+  isOpen?: boolean;
+  /** Called before the request is sent, because events may arrive before the answer. */
+  onLink: (link: ServerLink) => void;
+  /**
+   * Called with the server's answer, before any frame behind it. On a shared server the session still needs more
+   * settings.
+   */
+  onResult: (result: unknown, link: ServerLink) => void;
+}
+
+/** Opens a session over the client's connection to the server, with the client's settings and those that the fleet adds. */
+export function upstreamTransport(
+  { door, user }: ClientState,
+  connector: Connector,
+  { asked, isOpen = false, onLink, onResult }: Opening,
+): Transport<ServerLink> {
+  const load = async ({ how, record, server, access }: Loading, signal: AbortSignal) => {
+    const link = await connector.to(server);
+    onLink(link);
+    const { own, protocol, upstream } = link;
+    const { isolation, home } = server;
+    const method = how === "create" ? "session.create" : "session.resume";
+    const member = record.owner !== user;
+    const surroundings = { config: door.config, own, member, isolation, home, ...access };
+    const params = protocol.sessionParams(method, asked, record, surroundings);
+    const sessionId = record.id;
+    try {
+      await upstream.request(method, params, (result) => onResult(result, link), signal);
+      if (isolation === "shared")
+        await upstream.request("session.options.update", { ...protocol.apartOptions, sessionId }, undefined, signal);
+    } catch (error) {
+      // The server may still open the session, but no client here would have it open. Do not wait for the detach.
+      if (signal.aborted && !isOpen) upstream.request("session.detach", { sessionId }).catch(() => "it has gone");
+      throw error;
+    }
+    return link;
+  };
+  return { isElsewhere: isElsewhere(asked), load };
+}
