@@ -69,6 +69,7 @@ export function openParts(options: FleetOptions) {
     const steps = [
       ...endings.splice(0),
       async () => await open.close(),
+      async () => await sessions.lastUses.flush(),
       async () => await doorClients.closeAll(),
       async () => await clients.closeAll(),
       async () => await (await used)?.close(),

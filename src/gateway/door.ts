@@ -135,6 +135,7 @@ export class FrontDoor implements AsyncDisposable {
     // The server can close before the `close` events of its last connections.
     while (this.#connections.size > 0) await immediate();
     await Promise.all(state.endings);
+    await state.sessions.lastUses.flush();
     return { cut };
   }
 

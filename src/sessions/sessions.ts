@@ -12,6 +12,7 @@ import { deleteSessionState } from "./delete.js";
 import { foundRecord, recordFor } from "./find.js";
 import { sessionExists, sessionLocked } from "./problems.js";
 import { SessionLimits } from "./session-limits.js";
+import { LastUses } from "./use/last-uses.js";
 import { type Permit, type PermitRequest, permitFor } from "./use/permit.js";
 import type { Chooser } from "./use/server.js";
 import { type SessionView, viewSession } from "./view.js";
@@ -24,10 +25,13 @@ const SETTLE_MS = 30_000;
 /** The sessions of this host and their owners. The store decides who owns a session, never the text of its id. */
 export class Sessions {
   readonly context: SessionsContext;
+  /** Records the turns that end in this process. The views of this class include all of them. */
+  readonly lastUses: LastUses;
   readonly #limits: SessionLimits;
 
   constructor(context: SessionsContext) {
     this.context = context;
+    this.lastUses = new LastUses(context.store);
     this.#limits = new SessionLimits(context);
   }
 
@@ -72,6 +76,7 @@ export class Sessions {
   async list(user?: string): Promise<SessionView[]> {
     const { store, directory } = this.context;
     await directory.assertStorage();
+    await this.lastUses.flush();
     const [{ servers }, records] = await Promise.all([store.registry.read(), store.sessions.list()]);
     const recorded = new Set(records.map(({ id }) => id));
     const unrecorded = Object.values(servers)
@@ -106,6 +111,7 @@ export class Sessions {
 
   /** One session that the user may use. @throws FleetError `FLEET_SESSION_NOT_FOUND`. */
   async get(id: string, user: string): Promise<SessionView> {
+    await this.lastUses.flush(id);
     const record = await this.recordFor(id, user);
     return await this.view(record, (await this.context.store.registry.read()).servers[record.serverId]);
   }
@@ -193,20 +199,6 @@ export class Sessions {
   ): Promise<Permit | null> {
     this.context.clients.assertOpen();
     return await permitFor(this.context, record, { ...request, user, fence }, always);
-  }
-
-  /** Records that a turn ended. Resolves with the record after that; null if the session was deleted right after the turn. */
-  async used(id: string): Promise<SessionRecord | null> {
-    try {
-      return await this.context.store.sessions.update(id, (record) => {
-        record.lastUsedAt = new Date().toISOString();
-        record.turns += 1;
-        return record;
-      });
-    } catch (error) {
-      if (isFleetError(error, "FLEET_SESSION_NOT_FOUND")) return null;
-      throw error;
-    }
   }
 
   warn(message: string): void {

@@ -100,6 +100,10 @@ describe.skipIf(problem !== undefined)("a Redis that is full by the time that a 
     expect((await session.sendAndWait("one"))?.data.content).toBe("[turn 1] one");
     await fill();
     expect((await session.sendAndWait("two"))?.data.content).toBe("[turn 2] two");
+    expect(await serving.logged("front door: failed")).toMatchObject({
+      sessionId: "notes",
+      detail: expect.stringMatching(/^The turn could not be recorded: .*OOM/),
+    });
     const fork = await client.rpc.sessions.fork({ sessionId: "notes" });
     const isAboutFork = ({ method }: LogEntry) => method === "sessions.fork";
     expect(await eventually("the log", () => serving.log().find(isAboutFork))).toMatchObject({

@@ -178,6 +178,7 @@ export class SessionCalls {
 
   async #visible(): Promise<SessionRecord[]> {
     const { door, user } = this.#state;
+    await door.sessions.lastUses.flush();
     return (await door.store.sessions.list()).filter((record) => mayUse(record, user));
   }
 }

@@ -125,7 +125,7 @@ export class PromptQueue {
     // Count only complete turns. A session with turns must have a history on disk, and a turn that was cut may not have
     // written one.
     if (!turn.accepted || turn.over !== "idle") return;
-    await door.sessions.used(id).catch((error: unknown) => {
+    void door.sessions.lastUses.note(turn.record).catch((error: unknown) => {
       report.event({ event: "failed", sessionId: id, ...failure(error, "The turn could not be recorded") });
     });
   }

@@ -8,7 +8,7 @@ import { abortable, either, isTimeout } from "../../runtime/deadline.js";
 import { promptsSince } from "../../runtime/history/session-events.js";
 import { historyBytes } from "../../runtime/history/session-state.js";
 import { recordFor } from "../find.js";
-import { explained, isStoreTrouble, sessionNotFound } from "../problems.js";
+import { explained, sessionNotFound } from "../problems.js";
 import { type SessionOptions, sessionConfig } from "../session-config.js";
 import type { Sessions } from "../sessions.js";
 import type { SessionView } from "../view.js";
@@ -37,13 +37,19 @@ const REOPEN_MS = 30_000;
 export class LocalSession extends OpenSession<LocalAttachment> {
   readonly #sessions: Sessions;
   readonly #options: OpenOptions;
-  /** The write that records the last turn. The reply does not wait for it. Null: the session was deleted by then. */
-  #recording: Promise<SessionRecord | null> | undefined;
+  /** The record as it was read or written last. */
+  #latest: SessionRecord;
+  /**
+   * The write that records the last turn. The reply does not wait for it. Resolves with the record after it; null if the
+   * session was deleted by then, and undefined if the turn could not be recorded.
+   */
+  #recording: Promise<SessionRecord | null | undefined> | undefined;
 
   private constructor(sessions: Sessions, use: SessionUse, options: OpenOptions, attached: LocalAttachment) {
     super(sessions.context, use.record, attached);
     this.#sessions = sessions;
     this.#options = options;
+    this.#latest = use.record;
   }
 
   /** @param isNew whether the session was recorded a moment ago */
@@ -99,25 +105,27 @@ export class LocalSession extends OpenSession<LocalAttachment> {
       await reopen();
       return await take();
     });
-    await this.#recorded();
-    this.#recording = this.#sessions.used(id);
-    this.#recording.catch(() => "#recorded reports it");
+    this.#recording = this.#recordTurn();
     return reply;
   }
 
-  /**
-   * Resolves when all turns are recorded, with the record after the last one; undefined if there is none. If the store
-   * refuses a record, only warns, because the caller has the reply.
-   */
-  async #recorded(): Promise<SessionRecord | null | undefined> {
+  /** Records a turn. If that fails, only warns, because the caller has the reply. */
+  async #recordTurn(): Promise<SessionRecord | null | undefined> {
     try {
-      return await this.#recording;
+      const record = await this.#sessions.lastUses.note(this.#latest);
+      this.#latest = record ?? this.#latest;
+      return record;
     } catch (error) {
-      if (!isStoreTrouble(error)) throw error;
-      this.#recording = undefined;
-      this.context.warn(`A turn in session ${quote(this.record.id)} could not be recorded: ${error.message}`);
+      const why = error instanceof Error ? error.message : String(error);
+      this.context.warn(`A turn in session ${quote(this.record.id)} could not be recorded: ${why}`);
       return undefined;
     }
+  }
+
+  /** Resolves when all turns are recorded, with the record after the last one; undefined if there is none. */
+  async #recorded(): Promise<SessionRecord | null | undefined> {
+    await this.#sessions.lastUses.flush(this.record.id);
+    return await this.#recording;
   }
 
   protected async view(isAnswered: boolean): Promise<SessionView> {

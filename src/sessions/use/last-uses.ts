@@ -1,0 +1,109 @@
+import { isFleetError } from "../../errors.js";
+import type { SessionRecord } from "../../model/session.js";
+import type { Store } from "../../store/ports.js";
+
+/** How long a turn may wait to be recorded together with later ones, in milliseconds. */
+const DELAY_MS = 2_000;
+/** A turn may wait only if the last recorded use of its session is at most this old, in milliseconds. */
+const RECENT_MS = 60_000;
+
+/** Turns of one session that share a write. */
+interface Batch {
+  readonly record: SessionRecord;
+  turns: number;
+  /** When the last of them ended, in milliseconds since the epoch. */
+  endedMs: number;
+  /** Ends the wait for further turns. */
+  write(): void;
+  /** Resolves with the record after the write; null if the session was deleted by then. */
+  readonly written: Promise<SessionRecord | null>;
+}
+
+/**
+ * Records the turns that end in this process. A write costs the front door as much as the rest of a turn, so the turns that
+ * end within two seconds share one.
+ *
+ * A process that is killed loses the count of the turns that wait. It does not lose their time, because gc also reads when
+ * the session's history was written. Two kinds of turns are written at once: the first turn of a session, because the record
+ * decides whether the session is created or resumed, and a turn after a longer pause, because gc does not see the history of a
+ * session that a client keeps in a folder of its own choice.
+ */
+export class LastUses {
+  readonly #store: Pick<Store, "sessions">;
+  /** The batches that further turns can join, by session. */
+  readonly #waiting = new Map<string, Batch>();
+  /** All batches that are not written. */
+  readonly #unwritten = new Set<Batch>();
+
+  constructor(store: Pick<Store, "sessions">) {
+    this.#store = store;
+  }
+
+  /**
+   * Notes that a turn has just ended. Resolves once it is recorded, with the record after that; null if the session was
+   * deleted by then.
+   *
+   * @param record the session's record, as this process read it last
+   */
+  async note(record: SessionRecord): Promise<SessionRecord | null> {
+    const waiting = this.#waiting.get(record.id);
+    // The session may have been deleted, and another one may have its id now.
+    const batch = waiting?.record.createdAt === record.createdAt ? waiting : this.#begin(record);
+    batch.turns += 1;
+    batch.endedMs = Date.now();
+    const isRecent = batch.endedMs - Date.parse(record.lastUsedAt) <= RECENT_MS;
+    if (record.turns === 0 || !isRecent) batch.write();
+    return await batch.written;
+  }
+
+  /**
+   * Writes the turns that wait, of one session or of all. Resolves when that is done. If it fails, {@link note} rejects, and
+   * this does not.
+   */
+  async flush(sessionId?: string): Promise<void> {
+    const batches = [...this.#unwritten].filter(({ record }) => sessionId === undefined || record.id === sessionId);
+    for (const batch of batches) batch.write();
+    await Promise.allSettled(batches.map(async ({ written }) => await written));
+  }
+
+  #begin(record: SessionRecord): Batch {
+    let write = (): void => undefined;
+    const due = new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, DELAY_MS);
+      write = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+    const batch: Batch = {
+      record,
+      turns: 0,
+      endedMs: 0,
+      write,
+      written: due.then(async () => await this.#write(batch)),
+    };
+    this.#waiting.set(record.id, batch);
+    this.#unwritten.add(batch);
+    return batch;
+  }
+
+  async #write(batch: Batch): Promise<SessionRecord | null> {
+    const { id, createdAt } = batch.record;
+    if (this.#waiting.get(id) === batch) this.#waiting.delete(id);
+    const { turns, endedMs } = batch;
+    try {
+      return await this.#store.sessions.update(id, (draft) => {
+        if (draft.createdAt !== createdAt) return null;
+        draft.turns += turns;
+        const isNewer = Date.parse(draft.lastUsedAt) > endedMs;
+        if (!isNewer) draft.lastUsedAt = new Date(endedMs).toISOString();
+        return draft;
+      });
+    } catch (error) {
+      if (isFleetError(error, "FLEET_SESSION_NOT_FOUND")) return null;
+      throw error;
+    } finally {
+      this.#unwritten.delete(batch);
+    }
+  }
+}

@@ -1,0 +1,29 @@
+import { expect, it } from "vitest";
+import { openFileStore } from "../../src/store/file/file-store.js";
+import { eventually } from "../fixtures/eventually.js";
+import { faultFleet } from "../fixtures/fault-fleet.js";
+import { serve } from "../fixtures/serve.js";
+import { RawClient } from "../gateway/raw-client.js";
+
+const DAY_MS = 24 * 60 * 60_000;
+
+it("gc keeps a session whose last turn no record has because serve was killed right after it", async () => {
+  const fleet = await faultFleet();
+  const serving = await serve(fleet);
+  const { door } = await serving.logged("serving");
+  const { token } = await fleet.json<{ token: string }>(["token", "issue", "--user", "ann"]);
+  const client = await RawClient.as(String(door), token);
+  await client.request("session.create", { sessionId: "notes" });
+  await client.turn("notes", "one");
+  const { sessions } = openFileStore(fleet.root);
+  await eventually("the record of the first turn", async () => (await sessions.read("notes"))?.turns === 1);
+  await client.turn("notes", "two");
+  serving.kill("SIGKILL");
+  await serving.done;
+  // Now the record knows only an old use, and gc has to find the last one in the history.
+  await sessions.update("notes", (draft) => {
+    draft.lastUsedAt = new Date(Date.now() - DAY_MS).toISOString();
+  });
+  expect(await fleet.json(["gc", "--ttl", "1h"])).toMatchObject({ deleted: [] });
+  expect(await fleet.json(["send", "notes", "three", "--user", "ann"])).toMatchObject({ reply: "[turn 3] three" });
+});

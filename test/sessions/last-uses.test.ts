@@ -1,0 +1,128 @@
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { FleetError } from "../../src/errors.js";
+import type { SessionRecord } from "../../src/model/session.js";
+import { LastUses } from "../../src/sessions/use/last-uses.js";
+import type { Store } from "../../src/store/ports.js";
+import { sessionRecord } from "../fixtures/store-records.js";
+
+const NOW = Date.UTC(2026, 0, 1, 12);
+const at = (sinceMs: number) => new Date(NOW + sinceMs).toISOString();
+const recent = (id: string) => sessionRecord(id, { turns: 1, lastUsedAt: at(-1_000) });
+
+/** Sessions in memory. A test may replace the outcome of the next writes. */
+class Sessions {
+  readonly records = new Map<string, SessionRecord>();
+  /** The ids that were written, in order. */
+  readonly writes: string[] = [];
+  failure: Error | undefined;
+
+  /** The part of the store that records uses. */
+  get store(): Pick<Store, "sessions"> {
+    return { sessions: { update: this.#update } } as unknown as Pick<Store, "sessions">;
+  }
+
+  readonly #update = async <T>(id: string, change: (draft: SessionRecord) => T): Promise<T> => {
+    await Promise.resolve();
+    this.writes.push(id);
+    if (this.failure !== undefined) throw this.failure;
+    const record = this.records.get(id);
+    if (record === undefined) throw new FleetError("FLEET_SESSION_NOT_FOUND", "There is no such session.");
+    return change(record);
+  };
+}
+
+describe("the last uses of sessions", () => {
+  let sessions: Sessions;
+  let uses: LastUses;
+  beforeEach(() => {
+    vi.useFakeTimers({ now: NOW });
+    sessions = new Sessions();
+    uses = new LastUses(sessions.store);
+  });
+  afterEach(() => void vi.useRealTimers());
+
+  const add = (record: SessionRecord) => {
+    sessions.records.set(record.id, { ...record });
+    return record;
+  };
+
+  it("writes the turns of two seconds once, with their number and the time of the last one", async () => {
+    const a = add(recent("a"));
+    const first = uses.note(a);
+    await vi.advanceTimersByTimeAsync(1_900);
+    const second = uses.note(a);
+    expect(sessions.writes).toEqual([]);
+    await vi.advanceTimersByTimeAsync(100);
+    expect(sessions.writes).toEqual(["a"]);
+    expect(await first).toMatchObject({ turns: 3, lastUsedAt: at(1_900) });
+    expect(await second).toMatchObject({ turns: 3, lastUsedAt: at(1_900) });
+  });
+
+  it("writes a turn that ends after the write of those before it with the next write", async () => {
+    const a = add(recent("a"));
+    void uses.note(a);
+    await vi.advanceTimersByTimeAsync(2_000);
+    void uses.note(a);
+    await vi.advanceTimersByTimeAsync(2_000);
+    expect(sessions.writes).toEqual(["a", "a"]);
+    expect(sessions.records.get("a")).toMatchObject({ turns: 3, lastUsedAt: at(2_000) });
+  });
+
+  it.each([
+    ["the first turn of a session", { turns: 0, lastUsedAt: at(-1_000) }],
+    ["a turn after a pause of more than a minute", { turns: 4, lastUsedAt: at(-60_001) }],
+    ["a turn of a session with a damaged date", { turns: 4, lastUsedAt: "yesterday" }],
+  ])("writes %s at once", async (_, over) => {
+    const a = add(sessionRecord("a", over));
+    expect(await uses.note(a)).toMatchObject({ turns: over.turns + 1, lastUsedAt: at(0) });
+  });
+
+  it("keeps a later time that another process has recorded", async () => {
+    const a = add(recent("a"));
+    void uses.note(a);
+    add({ ...a, lastUsedAt: at(500), turns: 7 });
+    await vi.advanceTimersByTimeAsync(2_000);
+    expect(sessions.records.get("a")).toMatchObject({ turns: 8, lastUsedAt: at(500) });
+  });
+
+  it("writes at once what waits for one session when that session is flushed, and leaves the others waiting", async () => {
+    void uses.note(add(recent("a")));
+    void uses.note(add(recent("b")));
+    await uses.flush("a");
+    expect(sessions.writes).toEqual(["a"]);
+    await uses.flush();
+    expect(sessions.writes).toEqual(["a", "b"]);
+    await vi.advanceTimersByTimeAsync(10_000);
+    expect(sessions.writes).toEqual(["a", "b"]);
+  });
+
+  it("waits in a flush for a write that is under way", async () => {
+    void uses.note(add(sessionRecord("a", { lastUsedAt: at(0) })));
+    await uses.flush();
+    expect(sessions.records.get("a")).toMatchObject({ turns: 1 });
+  });
+
+  it("reports the failure of a write to each turn that waited for it, and not to the flush", async () => {
+    const a = add(recent("a"));
+    sessions.failure = new FleetError("FLEET_STATE_UNWRITABLE", "The disk is full.");
+    const turns = [uses.note(a), uses.note(a)];
+    const settled = Promise.allSettled(turns);
+    await uses.flush();
+    const failed = { status: "rejected", reason: sessions.failure };
+    expect(await settled).toEqual([failed, failed]);
+  });
+
+  it("finds nothing to record for a session that was deleted", async () => {
+    const noted = uses.note(recent("a"));
+    await uses.flush();
+    expect(await noted).toBeNull();
+  });
+
+  it("does not count the turns of a deleted session for another session that has its id now", async () => {
+    const before = uses.note(recent("a"));
+    add(sessionRecord("a", { createdAt: at(1), lastUsedAt: at(1) }));
+    await uses.flush();
+    expect(await before).toBeNull();
+    expect(sessions.records.get("a")).toMatchObject({ turns: 0, lastUsedAt: at(1) });
+  });
+});
