@@ -3,11 +3,6 @@ import { setTimeout as delay } from "node:timers/promises";
 
 export const NEVER: AbortSignal = new AbortController().signal;
 
-/** A clock in milliseconds that never goes back, such as `performance`. */
-export interface Clock {
-  now(): number;
-}
-
 /** A signal that ends a wait. Dispose it after the wait to remove its timer and listeners. */
 export interface Deadline extends Disposable {
   readonly signal: AbortSignal;

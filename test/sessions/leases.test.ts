@@ -1,4 +1,3 @@
-import { setTimeout as delay } from "node:timers/promises";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { FleetError } from "../../src/errors.js";
 import { type AcquireOptions, type HeldLease, LEASE_VARIABLES, Leases } from "../../src/sessions/leases/leases.js";
@@ -6,12 +5,21 @@ import { type FileStore, openFileStore } from "../../src/store/file/file-store.j
 import type { Store } from "../../src/store/ports.js";
 import { altered } from "../fixtures/altered-store.js";
 import { temporaryRoot } from "../fixtures/store-root.js";
+import { TestClock } from "../fixtures/test-clock.js";
 
 const LOST = { code: "FLEET_LEASE_LOST", exit: 5 };
 const LONG_MS = 600_000;
 const TTL_MS = 1_000;
 
-async function setUp(): Promise<{ store: FileStore; leases: Leases }> {
+/** Leases whose store and holders share a clock that the test moves on. */
+async function setUp(): Promise<{ store: FileStore; leases: Leases; clock: TestClock }> {
+  const clock = new TestClock();
+  const store = openFileStore(await temporaryRoot(), { leaseNow: clock.leaseNow });
+  return { store, leases: new Leases(store, clock), clock };
+}
+
+/** Leases in real time, for waiters: a moment decides in which order they asked. */
+async function setUpInRealTime(): Promise<{ store: FileStore; leases: Leases }> {
   const store = openFileStore(await temporaryRoot());
   return { store, leases: new Leases(store) };
 }
@@ -35,17 +43,12 @@ async function waiters(store: Store, count: number): Promise<void> {
     .toMatchObject({ granted: false, ahead: count });
 }
 
-/** Blocks the event loop, as a long computation does. */
-function block(ms: number): void {
-  for (const until = performance.now() + ms; performance.now() < until; );
-}
-
 describe("holding a lease", () => {
   it("a held lease lasts far longer than its TTL and keeps its fence", async () => {
-    const { store, leases } = await setUp();
+    const { store, leases, clock } = await setUp();
     const lease = await leases.acquire(wants("alice", { ttlMs: 5 * TTL_MS }));
     for (let look = 0; look < 10; look++) {
-      await delay(TTL_MS);
+      await clock.advance(TTL_MS);
       await lease.check();
       expect(await store.leases.read("s")).toMatchObject({ holder: "alice", fence: lease.fence });
     }
@@ -58,10 +61,11 @@ describe("holding a lease", () => {
   });
 
   it("the signal of a lease that is taken over aborts with the name and the reason of the new holder", async () => {
-    const { leases } = await setUp();
+    const { leases, clock } = await setUp();
     const lease = await leases.acquire(wants("alice"));
     const stolen = await leases.acquire(wants("bob", { steal: { reason: "alice is on holiday" } }));
     expect(stolen.fence).toBeGreaterThan(lease.fence);
+    await clock.advance(TTL_MS, 1);
     const reason = await aborted(lease);
     expect(reason).toMatchObject(LOST);
     expect(reason).toMatchObject({ message: expect.stringMatching(/"bob" took it over \("alice is on holiday"\)/) });
@@ -81,9 +85,9 @@ describe("holding a lease", () => {
   });
 
   it("check refuses a lease at once after the event loop was blocked past its TTL", async () => {
-    const { store, leases } = await setUp();
+    const { store, leases, clock } = await setUp();
     const lease = await leases.acquire(wants("alice", { ttlMs: TTL_MS }));
-    block(TTL_MS + 200);
+    clock.jump(TTL_MS + 200);
     await expect(lease.check()).rejects.toMatchObject(LOST);
     expect(lease.signal.aborted).toBe(true);
     await expect(lease.release()).rejects.toMatchObject(LOST);
@@ -91,14 +95,15 @@ describe("holding a lease", () => {
   });
 
   it("the signal of a lease aborts when the event loop was blocked past its TTL", async () => {
-    const { leases } = await setUp();
-    const lease = await leases.acquire(wants("alice", { ttlMs: TTL_MS }));
-    block(TTL_MS + 200);
-    expect(await aborted(lease)).toMatchObject(LOST);
+    const { leases, clock } = await setUp();
+    const { signal } = await leases.acquire(wants("alice", { ttlMs: TTL_MS }));
+    clock.jump(TTL_MS + 200);
+    clock.runDue();
+    expect(signal).toMatchObject({ aborted: true, reason: LOST });
   });
 
   it("a lease survives a store that fails to renew it for a while", async () => {
-    const { store } = await setUp();
+    const { store, clock } = await setUp();
     let failures = 0;
     const trouble = altered(store, {
       leases: {
@@ -108,22 +113,26 @@ describe("holding a lease", () => {
         },
       },
     });
-    const lease = await new Leases(trouble).acquire(wants("alice", { ttlMs: 3_000 }));
-    await expect.poll(() => failures, { timeout: 15_000 }).toBeGreaterThan(2);
+    const lease = await new Leases(trouble, clock).acquire(wants("alice", { ttlMs: 3_000 }));
+    await clock.advance(4_000);
+    expect(failures).toBeGreaterThan(2);
     await lease.check();
     await lease.release();
   });
 
   it("a lease is lost at the end of its TTL when the store never answers", async () => {
-    const { store } = await setUp();
+    const { store, clock } = await setUp();
     const silent = altered(store, { leases: { renew: () => new Promise(() => undefined) } });
-    const lease = await new Leases(silent).acquire(wants("alice", { ttlMs: TTL_MS }));
-    expect(await aborted(lease)).toMatchObject(LOST);
+    const lease = await new Leases(silent, clock).acquire(wants("alice", { ttlMs: TTL_MS }));
+    await clock.advance(TTL_MS - 1, 0);
+    expect(lease.signal.aborted).toBe(false);
+    await clock.advance(1, 0);
+    expect(lease.signal).toMatchObject({ aborted: true, reason: LOST });
     await expect(lease.release()).rejects.toMatchObject(LOST);
   });
 
   it("check passes on an error of the store, and does not call the lease lost", async () => {
-    const { store } = await setUp();
+    const { store, clock } = await setUp();
     let down = false;
     const trouble = altered(store, {
       leases: {
@@ -133,7 +142,7 @@ describe("holding a lease", () => {
         },
       },
     });
-    const lease = await new Leases(trouble).acquire(wants("alice"));
+    const lease = await new Leases(trouble, clock).acquire(wants("alice"));
     down = true;
     await expect(lease.check()).rejects.toMatchObject({ code: "FLEET_STATE_UNWRITABLE" });
     down = false;
@@ -142,32 +151,34 @@ describe("holding a lease", () => {
   });
 
   it("the TTL of a lease counts from before the request, even if the answer took long", async () => {
-    const { store } = await setUp();
+    const { store, clock } = await setUp();
     const slow = altered(store, {
       leases: {
         acquire: async (request) => {
           const answer = await store.leases.acquire(request);
-          await delay(TTL_MS + 200);
+          clock.jump(TTL_MS + 200);
           return answer;
         },
       },
     });
-    const lease = await new Leases(slow).acquire(wants("alice", { ttlMs: TTL_MS }));
+    const lease = await new Leases(slow, clock).acquire(wants("alice", { ttlMs: TTL_MS }));
     await expect(lease.check()).rejects.toMatchObject(LOST);
   });
 
   it("a detached lease stays in force until its TTL ends, without being renewed", async () => {
-    const { store, leases } = await setUp();
+    const { store, leases, clock } = await setUp();
     const lease = await leases.acquire(wants("alice", { ttlMs: TTL_MS }));
     await lease.detach();
+    await clock.advance(TTL_MS - 1);
     expect(await store.leases.check("s", lease.token)).toMatchObject({ holder: "alice" });
-    await expect.poll(() => store.leases.read("s"), { timeout: 10_000 }).toBeNull();
+    await clock.advance(1);
+    expect(await store.leases.read("s")).toBeNull();
   });
 });
 
 describe("waiting", () => {
   it("a wait for a lease that times out names the holder and the remaining time, and leaves the queue", async () => {
-    const { store, leases } = await setUp();
+    const { store, leases } = await setUpInRealTime();
     const lease = await leases.acquire(wants("alice"));
     const begun = performance.now();
     await expect(leases.acquire(wants("bob", { waitMs: 300 }))).rejects.toMatchObject({
@@ -181,14 +192,14 @@ describe("waiting", () => {
   });
 
   it("acquire tries once when it may not wait", async () => {
-    const { leases } = await setUp();
+    const { leases } = await setUpInRealTime();
     const lease = await leases.acquire(wants("alice"));
     await expect(leases.acquire(wants("bob"))).rejects.toMatchObject({ code: "FLEET_SESSION_LOCKED" });
     await lease.release();
   });
 
   it("a released lease is granted to those who wait in the order in which they asked", async () => {
-    const { store, leases } = await setUp();
+    const { store, leases } = await setUpInRealTime();
     const order: string[] = [];
     const first = await leases.acquire(wants("first"));
     const turns = [];
@@ -202,7 +213,7 @@ describe("waiting", () => {
   });
 
   it("a wait for a lease that is aborted rejects with the reason, and leaves the queue", async () => {
-    const { store, leases } = await setUp();
+    const { store, leases } = await setUpInRealTime();
     const lease = await leases.acquire(wants("alice"));
     const giveUp = new AbortController();
     const waiting = leases.acquire(wants("bob", { waitMs: LONG_MS, signal: giveUp.signal }));
@@ -217,7 +228,7 @@ describe("waiting", () => {
   });
 
   it("acquire gives back a lease that was granted to a caller who gave up during the request", async () => {
-    const { store } = await setUp();
+    const { store } = await setUpInRealTime();
     const giveUp = new AbortController();
     const late = altered(store, {
       leases: {
@@ -233,7 +244,7 @@ describe("waiting", () => {
   });
 
   it("a caller who may no longer use the session stops waiting for its lease and does not get it", async () => {
-    const { store, leases } = await setUp();
+    const { store, leases } = await setUpInRealTime();
     const lease = await leases.acquire(wants("alice"));
     const refusal = new Error("no longer a member");
     let asked = 0;
@@ -249,7 +260,7 @@ describe("waiting", () => {
   it.each([0, -1, 999, 25 * 86_400_000, Number.NaN, Number.POSITIVE_INFINITY])(
     "acquire refuses a TTL of %d ms",
     async (ttlMs) => {
-      const { store, leases } = await setUp();
+      const { store, leases } = await setUpInRealTime();
       await expect(leases.acquire(wants("alice", { ttlMs }))).rejects.toMatchObject({
         code: "FLEET_DURATION_INVALID",
         exit: 2,
@@ -279,8 +290,8 @@ describe("work under a lease", () => {
   });
 
   it("hold rejects when the work outlives its lease, and does not touch the lease of the next holder", async () => {
-    const { store, leases } = await setUp();
-    const work = leases.hold(wants("alice", { ttlMs: TTL_MS }), async () => block(TTL_MS + 100));
+    const { store, leases, clock } = await setUp();
+    const work = leases.hold(wants("alice", { ttlMs: TTL_MS }), async () => clock.jump(TTL_MS + 100));
     await expect(work).rejects.toMatchObject(LOST);
     const next = await leases.acquire(wants("bob"));
     await leases.hold(wants("alice", { steal: { reason: "x" } }), async () => undefined);
@@ -291,11 +302,11 @@ describe("work under a lease", () => {
 
 describe("a lease that was taken elsewhere", () => {
   it("an adopted lease is renewed while it is held, and stays in force when its adopter releases it", async () => {
-    const { store, leases } = await setUp();
+    const { store, leases, clock } = await setUp();
     const outer = await leases.acquire(wants("alice", { ttlMs: 5 * TTL_MS }));
     await outer.detach();
     const inner = await leases.adopt("s", outer.token, "alice");
-    await delay(6 * TTL_MS);
+    await clock.advance(6 * TTL_MS);
     await inner.check();
     expect(inner.fence).toBe(outer.fence);
     await inner.release();
@@ -303,7 +314,7 @@ describe("a lease that was taken elsewhere", () => {
   });
 
   it("an adopted lease is not renewed after its release, even if the store failed during the release", async () => {
-    const { store, leases } = await setUp();
+    const { store, leases, clock } = await setUp();
     const outer = await leases.acquire(wants("alice", { ttlMs: 3 * TTL_MS }));
     await outer.detach();
     let fails = false;
@@ -315,25 +326,27 @@ describe("a lease that was taken elsewhere", () => {
         },
       },
     });
-    const inner = await new Leases(failing).adopt("s", outer.token);
+    const inner = await new Leases(failing, clock).adopt("s", outer.token);
     onTestFinished(() => inner.detach());
     fails = true;
     await expect(inner.release()).rejects.toMatchObject({ code: "FLEET_STATE_UNWRITABLE" });
     fails = false;
-    await delay(4 * TTL_MS);
+    await clock.advance(4 * TTL_MS);
     expect(await store.leases.read("s")).toBeNull();
   });
 
   it("an adopted lease is renewed at once when little of its TTL is left", async () => {
-    const { leases } = await setUp();
+    const { leases, clock } = await setUp();
     const outer = await leases.acquire(wants("alice", { ttlMs: 9_000 }));
     await outer.detach();
     // After that, less than a third of the TTL is left.
-    await delay(6_100);
+    await clock.advance(6_100);
     const inner = await leases.adopt("s", outer.token);
     onTestFinished(() => inner.detach());
-    await expect.poll(() => inner.lease.remainingMs, { timeout: 5_000 }).toBeGreaterThan(4_500);
-    await delay(3_000);
+    expect(inner.lease.remainingMs).toBe(2_900);
+    await clock.advance(0);
+    expect(inner.lease.remainingMs).toBe(9_000);
+    await clock.advance(3_000);
     await inner.check();
   });
 

@@ -1,4 +1,4 @@
-import type { Clock } from "../../runtime/deadline.js";
+import type { Clock } from "../../runtime/clock.js";
 
 /** How long the answer to a wrong token is delayed, in milliseconds: at the first failure of the token's id, and at most. */
 const FIRST_DELAY_MS = 250;
@@ -23,10 +23,10 @@ interface Failures {
 export class Attempts {
   readonly #failures = new Map<string, Failures>();
   readonly #delayed = new Set<() => void>();
-  readonly #clock: Clock;
+  readonly #clock: Pick<Clock, "now">;
 
   /** @param clock replaced in tests */
-  constructor(clock: Clock = performance) {
+  constructor(clock: Pick<Clock, "now"> = performance) {
     this.#clock = clock;
   }
 

@@ -1,6 +1,6 @@
-import { setTimeout as delay } from "node:timers/promises";
 import { type FleetError, isFleetError } from "../../errors.js";
 import type { Lease } from "../../model/lease.js";
+import type { Clock } from "../../runtime/clock.js";
 import { abortable } from "../../runtime/deadline.js";
 import type { Store } from "../../store/ports.js";
 import { leaseLost, leaseOver } from "../problems.js";
@@ -11,9 +11,10 @@ const LOOK_MS = 1_000;
 
 export interface Holding {
   store: Store;
+  clock: Clock;
   token: string;
   lease: Lease;
-  /** `performance.now()` from before the request to the store. The lease's time may have begun to run from then on. */
+  /** The clock's time from before the request to the store. The lease's time may have begun to run from then on. */
   asked: number;
   /** Whether another process has taken it and releases it. */
   adopted: boolean;
@@ -30,17 +31,19 @@ export interface Holding {
 export class HeldLease implements TurnLease {
   readonly token: string;
   readonly #store: Store;
+  readonly #clock: Clock;
   readonly #adopted: boolean;
   readonly #lost = new AbortController();
   readonly #over = new AbortController();
   readonly #watching: Promise<void>;
   #lease: Lease;
-  /** `performance.now()` at which it may have ended. This is never later than its end in the store, only earlier. */
+  /** The clock's time at which it may have ended. This is never later than its end in the store, only earlier. */
   #end: number;
-  #expiry: NodeJS.Timeout | undefined;
+  #cancelExpiry = (): void => undefined;
 
-  constructor({ store, token, lease, asked, adopted }: Holding) {
+  constructor({ store, clock, token, lease, asked, adopted }: Holding) {
     this.#store = store;
+    this.#clock = clock;
     this.token = token;
     this.#adopted = adopted;
     this.#lease = lease;
@@ -106,7 +109,7 @@ export class HeldLease implements TurnLease {
   /** Stops renewing. The lease stays in force until its end, or until somebody releases it with its token. */
   async detach(): Promise<void> {
     this.#over.abort();
-    clearTimeout(this.#expiry);
+    this.#cancelExpiry();
     await this.#watching;
   }
 
@@ -114,19 +117,19 @@ export class HeldLease implements TurnLease {
     const { ttlMs } = this.#lease;
     for (let failed = false; ; ) {
       const due = this.#end - (ttlMs * 2) / 3;
-      const pause = failed ? ttlMs / 10 : Math.max(0, due - performance.now());
+      const pause = failed ? ttlMs / 10 : Math.max(0, due - this.#clock.now());
       // `ref: false`, because a renewal must not keep a process alive that has nothing else to do.
       const options = { ref: false, signal: this.#over.signal };
-      await delay(Math.min(pause, LOOK_MS), undefined, options).catch(() => "over");
+      await this.#clock.wait(Math.min(pause, LOOK_MS), options).catch(() => "over");
       if (this.#isOver()) return;
-      failed = !(await this.#look(performance.now() >= due));
+      failed = !(await this.#look(this.#clock.now() >= due));
     }
   }
 
   /** @returns false if the store did not answer. The next check may succeed, and the timer for the end keeps running. */
   async #look(renew: boolean): Promise<boolean> {
     const { sessionId, ttlMs } = this.#lease;
-    const asked = performance.now();
+    const asked = this.#clock.now();
     const { token } = this;
     const answer = renew
       ? this.#store.leases.renew(sessionId, token, ttlMs)
@@ -146,17 +149,16 @@ export class HeldLease implements TurnLease {
   }
 
   #arm(): void {
-    clearTimeout(this.#expiry);
+    this.#cancelExpiry();
     const tick = () => {
       if (!this.#isOver()) this.#arm();
     };
-    this.#expiry = setTimeout(tick, Math.max(1, this.#end - performance.now()));
-    this.#expiry.unref();
+    this.#cancelExpiry = this.#clock.after(Math.max(1, this.#end - this.#clock.now()), tick);
   }
 
   /** Also compares the time, because the timer is late when the event loop was blocked. */
   #isOver(): boolean {
-    if (!this.#over.signal.aborted && performance.now() >= this.#end) {
+    if (!this.#over.signal.aborted && this.#clock.now() >= this.#end) {
       this.#lose(leaseLost(this.#lease, "it was not renewed in time"));
     }
     return this.#over.signal.aborted;
@@ -166,12 +168,12 @@ export class HeldLease implements TurnLease {
     this.#isOver();
     if (this.#lost.signal.aborted) throw this.#lost.signal.reason;
     // No timer watches a detached lease, so compare its end with the clock here.
-    if (performance.now() >= this.#end) throw leaseLost(this.#lease, "it was not renewed in time");
+    if (this.#clock.now() >= this.#end) throw leaseLost(this.#lease, "it was not renewed in time");
   }
 
   #lose(reason: FleetError): void {
     if (this.#over.signal.aborted) return;
-    clearTimeout(this.#expiry);
+    this.#cancelExpiry();
     this.#over.abort();
     this.#lost.abort(reason);
   }

@@ -2,10 +2,10 @@ import { randomBytes } from "node:crypto";
 import { ALLOWED_LEASE_TTL, LONGEST_TIMER_MS, SHORTEST_LEASE_MS } from "../../config/values/duration.js";
 import { FleetError, option, quote } from "../../errors.js";
 import type { Lease, LeaseAnswer } from "../../model/lease.js";
-import { pause } from "../../runtime/deadline.js";
+import { type Clock, systemClock } from "../../runtime/clock.js";
 import type { Store } from "../../store/ports.js";
 import { AmbientLeases } from "./ambient.js";
-import { HeldLease } from "./held.js";
+import { HeldLease, type Holding } from "./held.js";
 import { SeenLease, type TurnLease } from "./seen.js";
 
 export { HeldLease } from "./held.js";
@@ -58,9 +58,12 @@ export class Leases {
   /** The leases of the callers that {@link hold} runs. */
   readonly ambient = new AmbientLeases();
   readonly #store: Store;
+  readonly #clock: Clock;
 
-  constructor(store: Store) {
+  /** @param clock replaced in tests */
+  constructor(store: Store, clock = systemClock) {
     this.#store = store;
+    this.#clock = clock;
   }
 
   /**
@@ -75,19 +78,19 @@ export class Leases {
     signal?.throwIfAborted();
     await options.mayUse?.();
     const token = randomBytes(32).toString("hex");
-    const begun = performance.now();
+    const begun = this.#clock.now();
     const until = begun + waitMs;
     let { onWait } = options;
     try {
       for (let attempt = 0; ; attempt++) {
-        const asked = performance.now();
+        const asked = this.#clock.now();
         const answer = await this.#ask(options, token);
         signal?.throwIfAborted();
         if (answer.granted) {
           if (attempt > 0) await options.mayUse?.();
-          return new HeldLease({ store: this.#store, token, lease: answer.lease, asked, adopted: false });
+          return this.#held(token, answer.lease, { asked, adopted: false });
         }
-        const left = until - performance.now();
+        const left = until - this.#clock.now();
         const isOwn = answer.lease?.detached === true && answer.lease.holder === holder;
         if (isOwn && refuseOwn && answer.lease !== null && answer.lease.remainingMs > left) throw ownLock(answer.lease);
         if (left <= 0) throw isOwn && answer.lease !== null ? ownLock(answer.lease) : sessionLocked(options, answer);
@@ -95,7 +98,7 @@ export class Leases {
           onWait?.({ sessionId, lease: answer.lease, ahead: answer.ahead });
           onWait = undefined;
         }
-        await pause(Math.min(pauseMs(attempt, answer), left), signal);
+        await this.#clock.wait(Math.min(pauseMs(attempt, answer), left), { signal });
       }
     } catch (error) {
       await this.#withdraw(sessionId, token);
@@ -111,13 +114,13 @@ export class Leases {
    * @throws FleetError `FLEET_LEASE_LOST` for a wrong or expired token, or when another user holds the lease.
    */
   async adopt(sessionId: string, token: string, holder?: string): Promise<HeldLease> {
-    const asked = performance.now();
+    const asked = this.#clock.now();
     const lease = await this.#store.leases.check(sessionId, token);
     if (holder !== undefined && lease.holder !== holder) {
       const message = `The lease on session ${quote(sessionId)} is held by ${quote(lease.holder)}, not by ${quote(holder)}.`;
       throw new FleetError("FLEET_LEASE_LOST", message, { suggestions: [`copilotfleet lock ${sessionId} --show`] });
     }
-    return new HeldLease({ store: this.#store, token, lease, asked, adopted: true });
+    return this.#held(token, lease, { asked, adopted: true });
   }
 
   /**
@@ -127,7 +130,7 @@ export class Leases {
    * @throws FleetError `FLEET_LEASE_LOST` when it is not in force.
    */
   async see(sessionId: string, fence: number, holder: string): Promise<TurnLease> {
-    return await SeenLease.see(this.#store, sessionId, { fence, holder });
+    return await SeenLease.see({ store: this.#store, clock: this.#clock }, sessionId, { fence, holder });
   }
 
   /**
@@ -168,6 +171,10 @@ export class Leases {
     }
     await lease.release();
     return result;
+  }
+
+  #held(token: string, lease: Lease, how: Pick<Holding, "asked" | "adopted">): HeldLease {
+    return new HeldLease({ store: this.#store, clock: this.#clock, token, lease, ...how });
   }
 
   async #ask({ sessionId, holder, ttlMs, steal, detached }: AcquireOptions, token: string): Promise<LeaseAnswer> {

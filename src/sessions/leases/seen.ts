@@ -1,6 +1,6 @@
-import { setTimeout as delay } from "node:timers/promises";
 import { isFleetError } from "../../errors.js";
 import type { Lease } from "../../model/lease.js";
+import type { Clock } from "../../runtime/clock.js";
 import type { Store } from "../../store/ports.js";
 import { leaseOver } from "../problems.js";
 
@@ -19,6 +19,11 @@ export interface TurnLease {
   release(): Promise<void>;
 }
 
+interface SeenLeaseContext {
+  store: Store;
+  clock: Clock;
+}
+
 /** How often to check whether the lease is still in force, in milliseconds. Each check costs one read. */
 const LOOK_MS = 1_000;
 
@@ -28,16 +33,18 @@ const LOOK_MS = 1_000;
  */
 export class SeenLease implements TurnLease {
   readonly #store: Store;
+  readonly #clock: Clock;
   readonly #lost = new AbortController();
   readonly #over = new AbortController();
   readonly #watching: Promise<void>;
   readonly #lease: Lease;
-  /** `performance.now()` at which it may have ended, as of the last check. This is never later than its end in the store. */
+  /** The clock's time at which it may have ended, as of the last check. This is never later than its end in the store. */
   #end: number;
-  #expiry: NodeJS.Timeout | undefined;
+  #cancelExpiry = (): void => undefined;
 
-  private constructor(store: Store, lease: Lease, asked: number) {
+  private constructor({ store, clock }: SeenLeaseContext, lease: Lease, asked: number) {
     this.#store = store;
+    this.#clock = clock;
     this.#lease = lease;
     this.#end = asked + lease.remainingMs;
     this.#arm();
@@ -45,11 +52,11 @@ export class SeenLease implements TurnLease {
   }
 
   /** Finds the lease with this fence and this holder. @throws FleetError `FLEET_LEASE_LOST` when it is not in force. */
-  static async see(store: Store, sessionId: string, { fence, holder }: { fence: number; holder: string }) {
-    const asked = performance.now();
-    const lease = await store.leases.read(sessionId);
+  static async see(context: SeenLeaseContext, sessionId: string, { fence, holder }: { fence: number; holder: string }) {
+    const asked = context.clock.now();
+    const lease = await context.store.leases.read(sessionId);
     if (lease?.fence !== fence || lease.holder !== holder) throw leaseOver({ sessionId, holder }, lease);
-    return new SeenLease(store, lease, asked);
+    return new SeenLease(context, lease, asked);
   }
 
   get fence(): number {
@@ -70,7 +77,7 @@ export class SeenLease implements TurnLease {
       await this.check();
     } finally {
       this.#over.abort();
-      clearTimeout(this.#expiry);
+      this.#cancelExpiry();
       await this.#watching;
     }
   }
@@ -78,7 +85,7 @@ export class SeenLease implements TurnLease {
   async #watch(): Promise<void> {
     for (;;) {
       const options = { ref: false, signal: this.#over.signal };
-      await delay(LOOK_MS, undefined, options).catch(() => "over");
+      await this.#clock.wait(LOOK_MS, options).catch(() => "over");
       if (this.#over.signal.aborted) return;
       // If the store does not answer, the next check may succeed, and the timer for the end keeps running.
       await this.#look().catch(() => "lost, or not known");
@@ -88,7 +95,7 @@ export class SeenLease implements TurnLease {
   /** @throws FleetError `FLEET_LEASE_LOST`. */
   async #look(): Promise<void> {
     this.#refuseIfOver();
-    const asked = performance.now();
+    const asked = this.#clock.now();
     const now = await this.#store.leases.read(this.#lease.sessionId).catch((error: unknown) => {
       if (isFleetError(error, "FLEET_STATE_LOST")) return null; // the lease is lost, too
       throw error;
@@ -99,24 +106,23 @@ export class SeenLease implements TurnLease {
   }
 
   #arm(): void {
-    clearTimeout(this.#expiry);
+    this.#cancelExpiry();
     if (this.#over.signal.aborted) return;
     const tick = () => {
-      if (performance.now() >= this.#end) this.#lose(null);
+      if (this.#clock.now() >= this.#end) this.#lose(null);
       else this.#arm();
     };
-    this.#expiry = setTimeout(tick, Math.max(1, this.#end - performance.now()));
-    this.#expiry.unref();
+    this.#cancelExpiry = this.#clock.after(Math.max(1, this.#end - this.#clock.now()), tick);
   }
 
   #refuseIfOver(): void {
     if (this.#lost.signal.aborted) throw this.#lost.signal.reason;
-    if (performance.now() >= this.#end) throw this.#lose(null);
+    if (this.#clock.now() >= this.#end) throw this.#lose(null);
   }
 
   /** Aborts `signal`. @returns its reason. */
   #lose(successor: Lease | null): unknown {
-    clearTimeout(this.#expiry);
+    this.#cancelExpiry();
     this.#over.abort();
     this.#lost.abort(leaseOver(this.#lease, successor));
     return this.#lost.signal.reason;

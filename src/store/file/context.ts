@@ -1,5 +1,6 @@
 import type { Writes } from "../update-queue.js";
 import type { StepHook } from "./commit/commit.js";
+import type { Instant } from "./records/lease-clock.js";
 
 /** The state that the documents of one store share. */
 export interface StoreContext {
@@ -8,6 +9,8 @@ export interface StoreContext {
   /** How long one update is tried, in milliseconds. */
   deadlineMs: number;
   onStep: StepHook | undefined;
+  /** Reads the clock for leases. */
+  leaseNow: () => Instant;
   writes: Writes;
   /** Reports a problem that was worked around. */
   warn: (message: string) => void;

@@ -3,6 +3,7 @@ import { Writes } from "../update-queue.js";
 import type { StepHook } from "./commit/commit.js";
 import { sweepFolder } from "./commit/sweep.js";
 import type { StoreContext } from "./context.js";
+import { type Instant, now } from "./records/lease-clock.js";
 import { LeaseRecords } from "./records/lease-records.js";
 import { PlacementRecords } from "./records/placement-records.js";
 import { RegistryRecord } from "./records/registry.js";
@@ -17,6 +18,8 @@ export interface FileStoreOptions {
   deadlineMs?: number;
   /** Called between the steps of every commit, so that tests can let other writers run there. */
   onStep?: StepHook;
+  /** Reads the clock for leases. Replaced in tests. Default: {@link now}. */
+  leaseNow?: () => Instant;
 }
 
 /** Does not touch the disk. The first use checks the folder, and the first write creates it. */
@@ -36,11 +39,12 @@ export class FileStore implements Store {
   readonly #context: StoreContext;
   readonly #warnings = new Set<string>();
 
-  constructor(root: string, { deadlineMs = DEADLINE_MS, onStep }: FileStoreOptions) {
+  constructor(root: string, { deadlineMs = DEADLINE_MS, onStep, leaseNow = now }: FileStoreOptions) {
     this.#context = {
       root,
       deadlineMs,
       onStep,
+      leaseNow,
       writes: new Writes(),
       warn: (message) => void this.#warnings.add(message),
       checkRoot: stateFolderCheck(root),

@@ -2,7 +2,7 @@ import type { HostRecord } from "../../../model/host.js";
 import type { Registry } from "../../../model/registry.js";
 import type { ServerRecord } from "../../../model/server.js";
 import { isRunning } from "../../../pool/server.js";
-import type { Clock } from "../../../runtime/deadline.js";
+import type { Clock } from "../../../runtime/clock.js";
 
 /**
  * How long clients wait for a lost server or host, in milliseconds. They wait so that clients that only listen get its
@@ -20,11 +20,11 @@ interface Lost<Place, Client> {
 
 /** The places to which connections were lost, and the clients that had sessions open there. */
 class LostPlaces<Place, Client> {
-  protected readonly clock: Clock;
+  protected readonly clock: Pick<Clock, "now">;
   readonly #lost = new Map<string, Lost<Place, Client>>();
 
   /** @param clock replaced in tests */
-  constructor(clock: Clock = performance) {
+  constructor(clock: Pick<Clock, "now"> = performance) {
     this.clock = clock;
   }
 
@@ -92,7 +92,7 @@ export interface LostHostsOptions {
 export class LostHosts<Client> extends LostPlaces<HostRecord, Client> {
   readonly #options: LostHostsOptions;
 
-  constructor(options: LostHostsOptions, clock?: Clock) {
+  constructor(options: LostHostsOptions, clock?: Pick<Clock, "now">) {
     super(clock);
     this.#options = options;
   }

@@ -4,7 +4,7 @@ import { type Lease, type LeaseAnswer, type LeaseRequest, notHeld } from "../../
 import { hashToken } from "../../../model/token.js";
 import type { LeaseStore } from "../../ports.js";
 import type { StoreContext } from "../context.js";
-import { now, remaining } from "./lease-clock.js";
+import { type Instant, remaining } from "./lease-clock.js";
 import {
   acquire,
   emptyState,
@@ -24,10 +24,12 @@ const LONGEST_WAIT_MS = 10_000;
 /** The first request for the lease on a session creates its record, which lasts until the session is deleted. */
 export class LeaseRecords implements LeaseStore {
   readonly #context: StoreContext;
+  readonly #now: () => Instant;
   readonly records: RecordFolder<LeaseState>;
 
   constructor(context: StoreContext) {
     this.#context = context;
+    this.#now = context.leaseNow;
     this.records = new RecordFolder(context, {
       name: "leases",
       title: (id) => `the lease on ${quote(id)}`,
@@ -41,14 +43,14 @@ export class LeaseRecords implements LeaseStore {
     const { sessionId, token, steal, ...rest } = request;
     const wanted = { ...rest, tokenHash: hashToken(token), stealReason: steal?.reason ?? null };
     for (;;) {
-      const answer = await this.records.update(sessionId, (state) => acquire(state, wanted, now()));
+      const answer = await this.records.update(sessionId, (state) => acquire(state, wanted, this.#now()));
       if (answer === undefined) {
-        await this.records.create(sessionId, emptyState(sessionId, Date.now()));
+        await this.records.create(sessionId, emptyState(sessionId, this.#now().wallMs));
       } else if (answer.granted === null) {
         const { current, ahead } = answer;
-        return { granted: false, lease: current && viewLease(sessionId, current), ahead };
+        return { granted: false, lease: current && this.#view(sessionId, current), ahead };
       } else {
-        const lease = viewLease(sessionId, answer.granted);
+        const lease = this.#view(sessionId, answer.granted);
         // The commit may have taken longer than the lease lasts.
         return lease.remainingMs > 0 ? { granted: true, lease } : { granted: false, lease: null, ahead: 0 };
       }
@@ -62,9 +64,9 @@ export class LeaseRecords implements LeaseStore {
 
   async renew(sessionId: string, token: string, ttlMs: number): Promise<Lease> {
     const tokenHash = hashToken(token);
-    const granted = await this.records.update(sessionId, (state) => renew(state, tokenHash, ttlMs, now()));
+    const granted = await this.records.update(sessionId, (state) => renew(state, tokenHash, ttlMs, this.#now()));
     if (granted === undefined) throw notHeld(sessionId);
-    const lease = viewLease(sessionId, granted);
+    const lease = this.#view(sessionId, granted);
     if (lease.remainingMs === 0) throw notHeld(sessionId);
     return lease;
   }
@@ -72,7 +74,7 @@ export class LeaseRecords implements LeaseStore {
   async release(sessionId: string, token: string): Promise<void> {
     const tokenHash = hashToken(token);
     const released = await this.records.update(sessionId, (state) => {
-      release(state, tokenHash, now());
+      release(state, tokenHash, this.#now());
       return true;
     });
     if (released === undefined) throw notHeld(sessionId);
@@ -83,15 +85,15 @@ export class LeaseRecords implements LeaseStore {
     // Before each turn, somebody asks this. Most sessions never had a lease, and this check is cheaper than the error.
     if (!this.records.has(sessionId)) return null;
     const state = this.records.read(sessionId);
-    const lease = state && inForce(state, now());
-    return lease && viewLease(sessionId, lease);
+    const lease = state && inForce(state, this.#now());
+    return lease && this.#view(sessionId, lease);
   }
 
   async check(sessionId: string, token: string): Promise<Lease> {
     this.#context.checkRoot();
     const state = this.records.read(sessionId);
     if (state === null) throw notHeld(sessionId);
-    return viewLease(sessionId, held(state, hashToken(token), now()));
+    return this.#view(sessionId, held(state, hashToken(token), this.#now()));
   }
 
   /**
@@ -101,7 +103,7 @@ export class LeaseRecords implements LeaseStore {
   async highestFence(): Promise<number> {
     this.#context.checkRoot();
     return this.records.ids().reduce((highest, id) => {
-      const fence = this.records.readOr(id, { fence: Date.now() })?.fence ?? 0;
+      const fence = this.records.readOr(id, { fence: this.#now().wallMs })?.fence ?? 0;
       return Math.max(highest, fence);
     }, 0);
   }
@@ -112,7 +114,7 @@ export class LeaseRecords implements LeaseStore {
    * short time.
    */
   async raiseFences(fence: number): Promise<void> {
-    const aheadMs = fence + 1 - Date.now();
+    const aheadMs = fence + 1 - this.#now().wallMs;
     if (aheadMs > LONGEST_WAIT_MS) {
       throw new FleetError(
         "FLEET_STATE_BUSY",
@@ -142,7 +144,7 @@ export class LeaseRecords implements LeaseStore {
    */
   #mayGoBack(sessionId: string): boolean {
     const state = this.records.readOr(sessionId, null);
-    return state !== null && state.fence >= Date.now();
+    return state !== null && state.fence >= this.#now().wallMs;
   }
 
   /** Removes the records of sessions that do not exist, unless somebody still holds the lease. */
@@ -155,12 +157,11 @@ export class LeaseRecords implements LeaseStore {
   /** False for an unreadable record, because it is useless to a holder, too. */
   #isHeld(sessionId: string): boolean {
     const state = this.records.readOr(sessionId, null);
-    return state !== null && inForce(state, now()) !== null;
+    return state !== null && inForce(state, this.#now()) !== null;
   }
-}
 
-/** The lease for callers. Its remaining time is as of now, not of the commit. */
-function viewLease(sessionId: string, granted: Granted): Lease {
-  const { tokenHash: _, end, ...lease } = granted;
-  return { sessionId, ...lease, remainingMs: Math.floor(remaining(end, now())) };
+  /** The lease for callers. Its remaining time is as of now, not of the commit. */
+  #view(sessionId: string, { tokenHash: _, end, ...lease }: Granted): Lease {
+    return { sessionId, ...lease, remainingMs: Math.floor(remaining(end, this.#now())) };
+  }
 }

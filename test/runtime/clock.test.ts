@@ -1,0 +1,36 @@
+import { setTimeout as delay } from "node:timers/promises";
+import { describe, expect, it } from "vitest";
+import { systemClock } from "../../src/runtime/clock.js";
+
+describe("the system's clock", () => {
+  it("waits at least the time that was asked for", async () => {
+    const began = systemClock.now();
+    await systemClock.wait(20);
+    // A timer of Node may fire up to a millisecond early.
+    expect(systemClock.now() - began).toBeGreaterThanOrEqual(19);
+  });
+
+  it("ends a wait with the signal's own reason when the signal aborts before or during the wait", async () => {
+    const reason = new Error("enough");
+    const stop = new AbortController();
+    const waiting = systemClock.wait(600_000, { signal: stop.signal });
+    stop.abort(reason);
+    await expect(waiting).rejects.toBe(reason);
+    await expect(systemClock.wait(600_000, { signal: stop.signal, ref: false })).rejects.toBe(reason);
+  });
+
+  it("calls an action once its time has come, unless the action was cancelled", async () => {
+    const called: string[] = [];
+    const cancel = systemClock.after(1, () => called.push("cancelled"));
+    cancel();
+    await new Promise<void>((resolve) => {
+      systemClock.after(2, () => {
+        called.push("due");
+        resolve();
+      });
+      // The action does not keep the process alive, and this does.
+      void delay(100);
+    });
+    expect(called).toEqual(["due"]);
+  });
+});
