@@ -11,10 +11,6 @@ import type { InheritedListener } from "../runtime/launch/listen.js";
  * milliseconds, and older option names become the current ones.
  */
 
-/**
- * @throws FleetError `FLEET_USAGE_INVALID` when the value has the wrong type; `FLEET_DURATION_INVALID` when a duration
- * is malformed or out of bounds; `FLEET_USER_INVALID` or `FLEET_SESSION_ID_INVALID` when an id is not allowed.
- */
 type Check = (value: unknown, name: string) => unknown;
 
 /** An argument of a method. */
@@ -82,11 +78,7 @@ export function timer(bounds: Pick<DurationBounds, "orZero">): Check {
 }
 export const wait = timer({ orZero: true });
 
-/**
- * Reads the address or descriptor to listen on.
- *
- * @throws FleetError `FLEET_USAGE_INVALID` when it is neither.
- */
+/** Reads the address or descriptor to listen on. */
 export function readListener(value: unknown, name: string): Address | InheritedListener {
   const address = isText(value) ? parseAddress(value) : value;
   const isAddress = (at: unknown): at is Address => isObject(at) && isText(at.host) && Number.isInteger(at.port);

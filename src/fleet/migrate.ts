@@ -40,11 +40,6 @@ export interface MigrateResult {
  * Copies the recorded state from the configured store to another store, which must be empty, and verifies the copy. The
  * source does not change. It stays in use until the configuration names the other store. After a failure, removes the
  * copied records from the target.
- *
- * @throws FleetError `FLEET_STORE_OCCUPIED` when the target is not empty, or the copied records cannot be removed from
- * it; `FLEET_SUPERVISOR_RUNNING` when `serve` runs; `FLEET_SERVER_CONFLICT` when servers are being started or stopped,
- * or the fleet has other hosts; `FLEET_SESSION_LOCKED` when leases are held; `FLEET_STATE_BUSY` when the source or the
- * target changed during the copy.
  */
 export async function migrateStore(options: MigrateOptions): Promise<MigrateResult> {
   const { config, stateRoot } = loadConfig(options);
@@ -52,10 +47,8 @@ export async function migrateStore(options: MigrateOptions): Promise<MigrateResu
   assertTarget(options, config);
   const [from, to] = [show(storeUrl(config)), show(options.to)];
   if (from === to) {
-    throw new FleetError(
-      "FLEET_USAGE_INVALID",
-      `The store ${quote(to)} is already in use, so there is nothing to copy.`,
-    );
+    const message = `The store ${quote(to)} is already in use, so there is nothing to copy.`;
+    throw new FleetError("FLEET_USAGE_INVALID", message);
   }
   const [origin, target] = [openState(config, stateRoot), openState(config, stateRoot, options.to)];
   try {
@@ -102,13 +95,10 @@ function refuseSupervised({ registry }: Contents): void {
   const supervisor = liveSupervisor(registry);
   if (supervisor === undefined) return;
   const { pid } = supervisor.process;
-  throw new FleetError(
-    "FLEET_SUPERVISOR_RUNNING",
-    `The fleet is supervised by process ${pid}, which would keep using the old store.`,
-    {
-      suggestions: [`kill -TERM ${pid}`, "Run the command again when it has ended."],
-    },
-  );
+  const message = `The fleet is supervised by process ${pid}, which would keep using the old store.`;
+  throw new FleetError("FLEET_SUPERVISOR_RUNNING", message, {
+    suggestions: [`kill -TERM ${pid}`, "Run the command again when it has ended."],
+  });
 }
 
 /**
@@ -122,16 +112,9 @@ async function refuseOtherHosts({ sessions }: Contents, { hosts }: Store): Promi
   const names = [...new Set([...others, ...named])].filter((name) => name !== hosts.own).sort();
   if (names.length === 0) return;
   const list = names.map(quote).join(", ");
-  throw new FleetError(
-    "FLEET_SERVER_CONFLICT",
-    `The fleet is also on other hosts (${list}). Only a fleet on one host can be copied.`,
-    {
-      suggestions: [
-        "copilotfleet top",
-        "Move their users to this host, and then run copilotfleet drain on the other hosts.",
-      ],
-    },
-  );
+  const message = `The fleet is also on other hosts (${list}). Only a fleet on one host can be copied.`;
+  const advice = "Move their users to this host, and then run copilotfleet drain on the other hosts.";
+  throw new FleetError("FLEET_SERVER_CONFLICT", message, { suggestions: ["copilotfleet top", advice] });
 }
 
 function refuseMoving({ registry }: Contents): void {

@@ -56,8 +56,16 @@ export interface RouteView {
   pool: PoolState;
 }
 
-export interface CreateSessionOptions extends SessionOptions {
+export interface ResumeSessionOptions extends SessionOptions {
   user: string;
+  /** How long to wait for room in the server's memory (`session.maxActive`). Default: `30s`. */
+  wait?: Duration;
+  /** @deprecated The same as `wait`, in milliseconds. */
+  waitMs?: number;
+  signal?: AbortSignal;
+}
+
+export interface CreateSessionOptions extends ResumeSessionOptions {
   /** Default: a random id, which begins with the purpose if there is one. */
   sessionId?: string;
   purpose?: string;
@@ -70,20 +78,6 @@ export interface CreateSessionOptions extends SessionOptions {
   members?: readonly string[];
   /** Whether to delete the session, also on disk, when it is left or the fleet is closed. After a crash, gc deletes it. */
   ephemeral?: boolean;
-  /** How long to wait for room in the server's memory (`session.maxActive`). Default: `30s`. */
-  wait?: Duration;
-  /** @deprecated The same as `wait`, in milliseconds. */
-  waitMs?: number;
-  signal?: AbortSignal;
-}
-
-export interface ResumeSessionOptions extends SessionOptions {
-  user: string;
-  /** How long to wait for room in the server's memory (`session.maxActive`). Default: `30s`. */
-  wait?: Duration;
-  /** @deprecated The same as `wait`, in milliseconds. */
-  waitMs?: number;
-  signal?: AbortSignal;
 }
 
 export interface SendOptions {

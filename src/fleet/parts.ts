@@ -18,7 +18,7 @@ import { checkState, openState } from "./state.js";
 /** The parts of one opened fleet, which its groups share. */
 export type FleetParts = ReturnType<typeof openParts>;
 
-/** Makes the parts of a fleet, and connects them. @throws FleetError as `Fleet.open` does. */
+/** Makes the parts of a fleet, and connects them. */
 export function openParts(options: FleetOptions) {
   const env = options.env ?? process.env;
   const { config, stateRoot } = loadConfig({
@@ -49,9 +49,8 @@ export function openParts(options: FleetOptions) {
   const leases = new Leases(store);
   const takeover = new Takeover({ store, config, directory, placer: pool.placer });
   const base = { store, config, env, directory };
-  const local = { ...base, takeover, pool, clients };
-  const sessions = new Sessions({ ...local, leases, provider, warn });
-  const own = new LocalHost({ ...local, stateRoot, sessions });
+  const sessions = new Sessions({ ...base, takeover, pool, clients, leases, provider, warn });
+  const own = new LocalHost(sessions, stateRoot);
   const hosts = new FleetHosts({ ...base, own, warn });
   const elsewhere = new RemoteSessions(sessions, hosts);
   const finder = new SessionFinder(base, elsewhere);
@@ -99,7 +98,6 @@ export function openParts(options: FleetOptions) {
     finder,
     open,
     endings,
-    /** @throws FleetError `FLEET_CLOSED`. */
     assertOpen,
     takeWarnings: () => [...new Set([...store.takeWarnings(), ...warnings.splice(0)])],
     close,

@@ -3,6 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import type { CopilotSession } from "@github/copilot-sdk";
+import { isFleetError } from "../errors.js";
 import { Fleet } from "./fleet.js";
 
 export interface SmokeStep {
@@ -106,14 +107,8 @@ function walk(first: Fleet, second: Fleet): Record<string, () => Promise<string>
       return await ask(second, session, "again", "[turn 2] again");
     },
     ownership: async () => {
-      const refused = await second.sessions.resume(SESSION, { user: "stranger" }).then(
-        () => null,
-        (error: unknown) => error,
-      );
-      check(
-        refused instanceof Error && "code" in refused && refused.code === "FLEET_SESSION_NOT_FOUND",
-        "it was let in",
-      );
+      const opening = second.sessions.resume(SESSION, { user: "stranger" });
+      check(await opening.then(() => false, isNotFound), "it was let in");
       return "refused to another user";
     },
     crash: async () => {
@@ -187,6 +182,10 @@ function walk(first: Fleet, second: Fleet): Record<string, () => Promise<string>
       return stopped.outcome;
     },
   };
+}
+
+function isNotFound(error: unknown): boolean {
+  return isFleetError(error, "FLEET_SESSION_NOT_FOUND");
 }
 
 function check(condition: boolean, otherwise: string): asserts condition {

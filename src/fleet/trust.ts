@@ -1,5 +1,4 @@
-import { randomBytes } from "node:crypto";
-import { chmodSync, mkdirSync, readdirSync, renameSync, rmSync, statSync, unlinkSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, statSync, unlinkSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { findProjectFile, PROJECT_FILE, readConfigFile } from "../config/load/files.js";
 import { guardedKeys } from "../config/load/guarded.js";
@@ -18,8 +17,9 @@ import {
 import { unusableFile } from "../config/problem.js";
 import { printable, shellQuote } from "../config/values/text.js";
 import { FleetError, quote, systemCode } from "../errors.js";
+import { ifThere } from "../runtime/files/if-there.js";
 import { unwritable } from "../runtime/files/server-folder.js";
-import { checkStateFolder, ensureStateFolder } from "../store/file/state-folder.js";
+import { checkStateFolder, ensureStateFolder, replaceFile } from "../store/file/state-folder.js";
 
 export interface TrustOptions {
   env: Environment;
@@ -50,8 +50,6 @@ export interface TrustView {
  * Reads a project file for the user to trust.
  *
  * @param given the file or its folder; if left out, the nearest file upward from the working folder
- * @throws FleetError `FLEET_USAGE_INVALID` when the path is not a project file; `FLEET_CONFIG_…` when the file cannot
- * be used, or others can write it.
  */
 export function readProjectFile(given: string | undefined, { env, cwd }: TrustOptions): ProjectFile {
   const path = given === undefined ? findProjectFile(cwd) : projectFileAt(given, cwd);
@@ -76,25 +74,16 @@ export function readProjectFile(given: string | undefined, { env, cwd }: TrustOp
   return { path: name, sets, digest: trustDigest(name, file.text) };
 }
 
-/**
- * Records that the user trusts the file with this content.
- *
- * @throws FleetError `FLEET_STATE_…` when the record cannot be written.
- */
+/** Records that the user trusts the file with this content. */
 export function trustFile({ path, digest }: ProjectFile, { env, cwd }: TrustOptions): TrustView {
   const root = stateRoot(env, { cwd });
   const record: TrustRecord = { path, digest, trustedAt: new Date().toISOString() };
   const target = trustRecordPath(root, path);
-  const temporary = `${target}.${randomBytes(6).toString("hex")}.tmp`;
   try {
     ensureStateFolder(root);
     mkdirSync(trustFolder(root), { recursive: true, mode: 0o700 });
-    writeFileSync(temporary, `${JSON.stringify(record)}\n`, { mode: 0o600, flag: "wx" });
-    // The umask may have removed bits.
-    chmodSync(temporary, 0o600);
-    renameSync(temporary, target);
+    replaceFile(root, target, record);
   } catch (error) {
-    rmSync(temporary, { force: true });
     throw unwritable(target, error);
   }
   return { path, trustedAt: record.trustedAt, state: "trusted" };
@@ -104,11 +93,9 @@ export function trustFile({ path, digest }: ProjectFile, { env, cwd }: TrustOpti
 export function listTrusted({ env, cwd }: TrustOptions): TrustView[] {
   const root = stateRoot(env, { cwd });
   checkStateFolder(root);
-  const records = namesIn(trustFolder(root)).flatMap((name) => {
-    const record = parseTrust(readOwn(join(trustFolder(root), name)) ?? "");
-    return record === undefined ? [] : [record];
-  });
-  return records
+  const names = (ifThere(() => readdirSync(trustFolder(root))) ?? []).filter((name) => name.endsWith(".json"));
+  return names
+    .flatMap((name) => parseTrust(readOwn(join(trustFolder(root), name)) ?? "") ?? [])
     .map(({ path, digest, trustedAt }) => ({ path, trustedAt, state: stateOf(path, digest) }))
     .sort((a, b) => (a.path < b.path ? -1 : 1));
 }
@@ -157,14 +144,5 @@ function stateOf(path: string, digest: string): TrustState {
   } catch {
     // The file could be used when the user trusted it. It cannot be used now, so it has changed.
     return "changed";
-  }
-}
-
-function namesIn(folder: string): string[] {
-  try {
-    return readdirSync(folder).filter((name) => name.endsWith(".json"));
-  } catch (error) {
-    if (systemCode(error) === "ENOENT") return [];
-    throw error;
   }
 }

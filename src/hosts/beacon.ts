@@ -19,12 +19,7 @@ function pathOf(shared: string, host: string): string {
   return join(shared, "hosts", host, "beacon");
 }
 
-/**
- * Writes a new beacon for a host.
- *
- * @returns the beacon's number.
- * @throws FleetError `FLEET_STORAGE_UNUSABLE`.
- */
+/** Writes a new beacon for a host. @returns the beacon's number */
 export async function lightBeacon(shared: string, host: string): Promise<string> {
   const number = randomBytes(16).toString("hex");
   await makeHostFolder(shared, host);
@@ -43,11 +38,7 @@ export async function lightBeacon(shared: string, host: string): Promise<string>
   return number;
 }
 
-/**
- * Removes a host's beacon, and the folders that are empty without it.
- *
- * @param number The beacon's number; null or undefined if the host has no beacon.
- */
+/** Removes a host's beacon, if it has one, and the folders that are empty without it. */
 export async function putOutBeacon(shared: string, host: string, number: string | null | undefined): Promise<void> {
   const path = pathOf(shared, host);
   if (number != null) await rm(path, { force: true });
@@ -72,11 +63,7 @@ export async function missingBeacons(shared: string, hosts: readonly HostRecord[
   }
 }
 
-/**
- * Whether a folder is the one that this host wrote its beacon into.
- *
- * @throws FleetError `FLEET_STORAGE_UNUSABLE`.
- */
+/** Whether a folder is the one that this host wrote its beacon into. */
 export async function hasOwnBeacon(shared: string, { name, beacon }: HostRecord): Promise<boolean> {
   // Read only once, because a host sees its own writes through its own mount at once.
   return beacon == null || (await readBeacon(shared, name)) === beacon;
@@ -90,10 +77,6 @@ export function notMounted(shared: string, host: Pick<HostRecord, "name">): Flee
   });
 }
 
-/**
- * @returns null when there is no beacon.
- * @throws FleetError `FLEET_STORAGE_UNUSABLE`.
- */
 async function readBeacon(shared: string, host: string): Promise<string | null> {
   return await usable(shared, async () => {
     try {

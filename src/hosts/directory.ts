@@ -21,11 +21,6 @@ export const SEEN_MS = 1_000;
 /** This host stops relying on its term this long before the term may end, in milliseconds. */
 const MARGIN_MS = 200;
 
-export interface DirectoryContext {
-  store: Store;
-  config: Pick<Config, "storage">;
-}
-
 /**
  * Knows which host has which session and which user, in a fleet on several hosts. A session is on the host that its
  * record names, as long as that host is alive. A user belongs to the host that the user was placed on.
@@ -40,13 +35,13 @@ export class HostDirectory {
   readonly #shared: string | null;
   #seen: { hosts: HostRecord[]; at: number } | undefined;
 
-  constructor({ store, config }: DirectoryContext) {
+  constructor({ store, config }: { store: Store; config: Pick<Config, "storage"> }) {
     this.#store = store;
     this.#hosts = store.hosts;
     this.#shared = config.storage.shared;
   }
 
-  /** The name of this host; null if the store serves a single host. */
+  /** Null if the store serves a single host. */
   get own(): string | null {
     return this.#hosts?.own ?? null;
   }
@@ -56,7 +51,6 @@ export class HostDirectory {
     return this.#shared !== null && this.#hosts !== null;
   }
 
-  /** Reads all hosts from the store. */
   async list(): Promise<HostRecord[]> {
     if (this.#hosts === null) return [];
     const asked = performance.now();
@@ -92,11 +86,7 @@ export class HostDirectory {
     return host && { host, ageMs };
   }
 
-  /**
-   * Whether this host has the session now and may open it.
-   *
-   * @throws as {@link ownership}.
-   */
+  /** Whether this host has the session now and may open it. @throws as {@link ownership}. */
   async has(record: SessionRecord): Promise<boolean> {
     return isOwnedBy(record, await this.ownership());
   }
@@ -104,8 +94,6 @@ export class HostDirectory {
   /**
    * Verifies that the shared storage is mounted. Call it before you create anything there, and before you conclude that
    * something was deleted because it is missing. A host that has never served passes, because it has nothing there.
-   *
-   * @throws FleetError `FLEET_STORAGE_UNUSABLE`.
    */
   async assertStorage(): Promise<void> {
     const shared = this.#shared;
@@ -136,10 +124,7 @@ export class HostDirectory {
     return (record) => owns !== null && isOwnedBy(record, owns);
   }
 
-  /**
-   * Whether this host may have sessions now. Always true if the store serves a single host or the host has its own
-   * storage.
-   */
+  /** Whether this host may have sessions now. It always may if it has its own storage. */
   async isThere(): Promise<boolean> {
     return (await this.#ownershipIfThere()) !== null;
   }
@@ -203,8 +188,6 @@ export class HostDirectory {
   /**
    * The host that a user belongs to. This is the recorded host as long as it is alive. Otherwise it is the live host
    * with the highest score for the user, and this method records it.
-   *
-   * @throws FleetError `FLEET_HOST_AWAY` when hosts share storage and none of them serves.
    */
   async place(user: string): Promise<Whereabouts> {
     if (this.#hosts === null) return HERE;
@@ -231,9 +214,7 @@ export class HostDirectory {
     return host === undefined ? await this.place(user) : this.#at(host);
   }
 
-  /**
-   * The host that {@link place} would choose, and the reason. Records nothing. Null if the store serves a single host.
-   */
+  /** The host that {@link place} would choose, and the reason. Null if the store serves a single host. */
   async foresee(user: string): Promise<{ host: string; reason: string } | null> {
     if (this.#hosts === null) return null;
     const hosts = await this.list();

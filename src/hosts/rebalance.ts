@@ -1,5 +1,5 @@
 import { admitting, type HostRecord } from "../model/host.js";
-import type { Placement, UserPlacement } from "../model/placement.js";
+import type { UserPlacement } from "../model/placement.js";
 import type { SessionRecord } from "../model/session.js";
 import { rendezvousChoice } from "../pool/placement.js";
 
@@ -99,9 +99,4 @@ function countSessions(sessions: readonly SessionRecord[]): Map<string, Map<stri
 
 function count(counts: Map<string, number>, name: string): void {
   counts.set(name, (counts.get(name) ?? 0) + 1);
-}
-
-/** The placement of a user who was moved. The new host picks the shared server itself. */
-export function movedTo(host: string): Placement {
-  return { host, serverId: null };
 }

@@ -40,8 +40,6 @@ const YOUNG_MS = 3_600_000;
  * takeovers and beside itself. A takeover records its id (`mark`) before it sets anything aside under that id, and an
  * id that has left the record never returns. It keeps everything that may be the only copy of a session, and it keeps
  * the block of a session that still exists on any host.
- *
- * @throws FleetError `FLEET_STORAGE_UNUSABLE`.
  */
 export async function clearRemains(
   { store, config }: { store: Store; config: Config },

@@ -1,4 +1,4 @@
-import { readFileSync, realpathSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { readFileSync, realpathSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import type { Config } from "../config/schema.js";
 import { parseObject } from "../config/values/json.js";
@@ -9,7 +9,7 @@ import { ownHostName } from "../runtime/files/host-note.js";
 import { unwritable } from "../runtime/files/server-folder.js";
 import { isAlive, ownIdentity } from "../runtime/process/process-table.js";
 import { readIfThere } from "../store/file/failures.js";
-import { ensureStateFolder } from "../store/file/state-folder.js";
+import { replaceFile } from "../store/file/state-folder.js";
 
 /** The settings that decide where the state is, as messages show them. The store's URL has no secrets. */
 interface Settings {
@@ -41,22 +41,13 @@ function settingsOf(config: Config, stateRoot: string): Settings {
   };
 }
 
-/**
- * Records the process and settings of this `serve`.
- *
- * @throws FleetError `FLEET_STATE_UNWRITABLE`.
- */
+/** Records the process and settings of this `serve`. */
 export function noteServing(config: Config, stateRoot: string): void {
   const note: ServingNote = { process: ownIdentity(), settings: settingsOf(config, stateRoot) };
-  const path = pathOf(stateRoot);
-  const temp = `${path}.${process.pid}.tmp`;
   try {
-    ensureStateFolder(stateRoot);
-    writeFileSync(temp, `${JSON.stringify(note)}\n`, { mode: 0o600 });
-    renameSync(temp, path);
+    replaceFile(stateRoot, pathOf(stateRoot), note);
   } catch (error) {
-    rmSync(temp, { force: true });
-    throw unwritable(path, error);
+    throw unwritable(pathOf(stateRoot), error);
   }
 }
 
@@ -71,8 +62,6 @@ export function forgetServing(stateRoot: string): void {
  * Refuses settings that differ from those of the `serve` running on this state folder. With another store this process
  * would not see that `serve`'s servers, and would start others on the same homes. The note of a dead `serve` is
  * ignored.
- *
- * @throws FleetError `FLEET_CONFIG_INVALID`.
  */
 export function refuseOtherSettings(config: Config, stateRoot: string): void {
   const note = readNote(stateRoot);

@@ -44,8 +44,7 @@ export class Takeover {
   /**
    * Returns the record of a session that is on this host, after taking the session over if necessary.
    *
-   * @throws FleetError `FLEET_SESSION_MOVED` when another host has it, `FLEET_HOST_AWAY`, `FLEET_SESSION_STRANDED`,
-   * `FLEET_STORAGE_UNUSABLE`.
+   * @throws FleetError `FLEET_SESSION_MOVED` when another host has it; as `HostDirectory.whereIs`.
    */
   async settle(record: SessionRecord, signal: AbortSignal): Promise<SessionRecord> {
     const { store, directory } = this.#context;
@@ -66,7 +65,7 @@ export class Takeover {
    * Takes over sessions that no host has, whose owners belong to this host and that are due for deletion, so that a gc
    * of this host finds them.
    *
-   * @param dueMs A session is due if it was last used before this time, in milliseconds since the epoch.
+   * @param dueMs a session is due if it was last used before this time, in milliseconds since the epoch
    */
   async settleDue(dueMs: (record: SessionRecord) => number, signal: AbortSignal): Promise<void> {
     const { store, directory } = this.#context;
@@ -84,11 +83,7 @@ export class Takeover {
     }
   }
 
-  /**
-   * Removes the block that was left here when another host took a session with this id.
-   *
-   * @param group The server group whose folder had the session.
-   */
+  /** Removes the block that was left here when another host took a session with this id from the group's folder. */
   async clearPlace(id: string, group: string): Promise<void> {
     const { shared } = this.#context.config.storage;
     const { own } = this.#context.directory;
@@ -142,10 +137,7 @@ export class Takeover {
     else if (taken?.from !== undefined) await this.#fetch(taken, taken.from, shared);
   }
 
-  /**
-   * @throws FleetError `FLEET_SESSION_MOVED` when it is no longer this host's task to fetch the session in this
-   * takeover, `FLEET_STORAGE_UNUSABLE`.
-   */
+  /** @throws FleetError `FLEET_SESSION_MOVED` when this host is no longer to fetch the session in this takeover. */
   async #assertOurs({ id, host, term }: SessionRecord, mark: string): Promise<void> {
     const { store, directory } = this.#context;
     const [now, owns] = await Promise.all([store.sessions.read(id), directory.ownership()]);
@@ -189,7 +181,7 @@ export class Takeover {
   }
 }
 
-/** Unloads a session from the servers of a group on this host. @throws FleetError when a server does not answer. */
+/** Unloads a session from the servers of a group on this host. */
 export async function unloadFromGroup(
   group: string,
   sessionId: string,

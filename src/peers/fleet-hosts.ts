@@ -57,16 +57,11 @@ export class FleetHosts {
     return [...new Set([own.name, ...(await directory.list()).map(({ name }) => name)])].sort();
   }
 
-  /** The host at the given place. */
   at(where: Whereabouts): Host {
     return where.here ? this.#context.own : this.#remote(where.host);
   }
 
-  /**
-   * The host that a user is placed on. Places the user if necessary.
-   *
-   * @throws FleetError `FLEET_HOST_AWAY`.
-   */
+  /** The host that a user is placed on. Places the user if necessary. */
   async ofUser(user: string): Promise<Host> {
     return this.at(await this.#context.directory.place(user));
   }
@@ -75,8 +70,7 @@ export class FleetHosts {
    * Finds the server with this id, or else the server of the user with this id, or else the only server whose id begins
    * with it. A user may have servers on several hosts, all with the same id. `ID@HOST` then names the host.
    *
-   * @throws FleetError `FLEET_SERVER_NOT_FOUND`, also when several servers match; `FLEET_HOST_AWAY` when its host is
-   * gone.
+   * @throws FleetError `FLEET_SERVER_NOT_FOUND`, also when several servers match.
    */
   async find(reference: string): Promise<FoundServer> {
     const at = reference.lastIndexOf("@");
@@ -94,11 +88,7 @@ export class FleetHosts {
     return await this.#only(candidates, `server ${quote(reference)}`);
   }
 
-  /**
-   * The recorded server of a user. If several hosts have one, it is the server on the host where the user is placed.
-   *
-   * @throws FleetError as {@link find}.
-   */
+  /** The recorded server of a user. If several hosts have one, it is the server on the host where the user is placed. */
   async findOf(user: string): Promise<FoundServer> {
     const id = serverIdOf(user);
     const having = (await this.#recorded()).filter(({ server }) => server.id === id);
@@ -219,11 +209,7 @@ export function groupByHost(placed: readonly Placed[]): { host: Host; ids: strin
   return [...groups.values()].map(({ host, ids }) => ({ host, ids: [...ids] }));
 }
 
-/**
- * Does work about these ids on their hosts, on all hosts at the same time.
- *
- * @throws the first failure, after all hosts have finished.
- */
+/** Does work about these ids on all of their hosts at the same time. @throws the first failure, after all have finished. */
 export async function onEachHost<T>(
   placed: readonly Placed[],
   work: (host: Host, ids: string[]) => Promise<T>,

@@ -154,8 +154,6 @@ export async function evictDownTo(hosts: FleetHosts, max: number): Promise<Evict
 /**
  * Starts the servers of many users, each on the host where its user is placed. A server that fails to start does not keep
  * the others from starting.
- *
- * @throws the first failure.
  */
 export async function spawnEverywhere(
   hosts: FleetHosts,
@@ -169,11 +167,7 @@ export async function spawnEverywhere(
   return users.flatMap((user) => servers.get(user) ?? []);
 }
 
-/**
- * One session of a user, as its host shows it. If the host is away, the session is shown from its record.
- *
- * @throws FleetError `FLEET_SESSION_NOT_FOUND`.
- */
+/** One session of a user, as its host shows it. If the host is away, the session is shown from its record. */
 export async function viewSessionOf(
   context: GatherSessionsContext & { finder: SessionFinder },
   id: string,

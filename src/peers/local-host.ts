@@ -1,12 +1,8 @@
-import type { Config } from "../config/schema.js";
 import type { SpawnRequest, StopRequest } from "../fleet/options.js";
-import { forgetEmptyHosts, type HostDirectory } from "../hosts/directory.js";
+import { forgetEmptyHosts } from "../hosts/directory.js";
 import { clearRemains } from "../hosts/remains.js";
-import type { Takeover } from "../hosts/takeover.js";
 import { sweepTokens } from "../identity/tokens.js";
 import type { ServerRecord } from "../model/server.js";
-import type { Clients } from "../pool/clients.js";
-import type { Pool } from "../pool/pool.js";
 import { type RollingResult, restartRolling } from "../pool/recycle/rolling.js";
 import { type ServerView, viewServer } from "../pool/server.js";
 import type { SpawnOptions } from "../pool/start/start.js";
@@ -14,25 +10,14 @@ import type { StopOptions, Stopped } from "../pool/stop/stop.js";
 import { deadline, NEVER } from "../runtime/deadline.js";
 import { logPath } from "../runtime/files/server-folder.js";
 import { awaitMore, followLog, type LogEnd, type LogPosition, lastLogLines } from "../serve/logs/log-tail.js";
+import type { SessionsContext } from "../sessions/context.js";
 import { collectGarbage, type GcResult } from "../sessions/gc/collect.js";
 import { allLoaded, type EvictionResult, evict, type LoadedSession } from "../sessions/memory/eviction.js";
 import { type Released, releaseSessionsOf } from "../sessions/memory/release.js";
 import type { Sessions } from "../sessions/sessions.js";
 import type { SessionView } from "../sessions/view.js";
-import type { Store } from "../store/ports.js";
 import type { Call, ParamsOf } from "./calls/rpc-table.js";
 import type { Host } from "./host.js";
-
-export interface LocalHostContext {
-  store: Store;
-  config: Config;
-  stateRoot: string;
-  directory: HostDirectory;
-  takeover: Takeover;
-  pool: Pool;
-  clients: Clients;
-  sessions: Sessions;
-}
 
 const START_WAIT_MS = 30_000;
 /** How long a host waits for additions to a log before it answers that there are none, in milliseconds. */
@@ -40,10 +25,14 @@ export const MORE_LOG_MS = 5_000;
 
 /** This host. It performs the operations on the servers in its own registry. */
 export class LocalHost implements Host {
-  readonly #context: LocalHostContext;
+  readonly #sessions: Sessions;
+  readonly #context: SessionsContext;
+  readonly #stateRoot: string;
 
-  constructor(context: LocalHostContext) {
-    this.#context = context;
+  constructor(sessions: Sessions, stateRoot: string) {
+    this.#sessions = sessions;
+    this.#context = sessions.context;
+    this.#stateRoot = stateRoot;
   }
 
   get name(): string | null {
@@ -143,11 +132,11 @@ export class LocalHost implements Host {
   }
 
   async sessions({ user }: ParamsOf<"sessions">): Promise<SessionView[]> {
-    return await this.#context.sessions.list(user);
+    return await this.#sessions.list(user);
   }
 
   async sessionOf({ id, user }: ParamsOf<"sessionOf">): Promise<SessionView> {
-    return await this.#context.sessions.get(id, user);
+    return await this.#sessions.get(id, user);
   }
 
   async loaded(): Promise<LoadedSession[]> {
@@ -156,23 +145,21 @@ export class LocalHost implements Host {
 
   async evict({ ids }: ParamsOf<"evict">): Promise<EvictionResult> {
     const { store, config } = this.#context;
-    return await evict(await this.#records(), { ids }, { store, answerMs: config.health.timeoutMs });
+    return await evict(await this.#records(), ids, { store, answerMs: config.health.timeoutMs });
   }
 
   async deleteSessions({ ids, user }: ParamsOf<"deleteSessions">): Promise<string[]> {
-    return await this.#context.sessions.delete(ids, user);
+    return await this.#sessions.delete(ids, user);
   }
 
   async gc({ ttlMs, dryRun, user }: ParamsOf<"gc">, { signal = NEVER }: Call = {}): Promise<GcResult> {
-    const { store, stateRoot, pool, directory, takeover, config, sessions } = this.#context;
+    const { store, directory, config, warn } = this.#context;
     // If the storage were not mounted, all folders would be missing, and gc would judge sessions by their records alone.
     await directory.assertStorage();
     const warnings: string[] = [];
-    const result = await collectGarbage(
-      { store, stateRoot, pool, directory, takeover, answerMs: config.health.timeoutMs, warnings },
-      { ttlMs, dryRun, user, signal },
-    );
-    for (const warning of warnings) sessions.warn(warning);
+    const context = { ...this.#context, stateRoot: this.#stateRoot, answerMs: config.health.timeoutMs, warnings };
+    const result = await collectGarbage(context, { ttlMs, dryRun, user, signal });
+    for (const warning of warnings) warn(warning);
     if (user !== undefined) return result;
     if (!dryRun) {
       await sweepTokens(store);

@@ -1,6 +1,6 @@
 import { isFleetError } from "../errors.js";
 import type { MovedUser } from "../fleet/options.js";
-import { type Move, movedTo } from "../hosts/rebalance.js";
+import type { Move } from "../hosts/rebalance.js";
 import { mapConcurrently } from "../pool/concurrency.js";
 import type { Store } from "../store/ports.js";
 import type { FleetHosts } from "./fleet-hosts.js";
@@ -32,7 +32,8 @@ async function moveOne(
   if (placed?.host !== to) {
     if (placed?.host !== from) return null; // somebody has placed the user elsewhere since the moves were planned
     // Do this first: from now on the user's new sessions are made there, and released sessions are taken there.
-    const now = await store.placements.record(user, placed, movedTo(to));
+    // The new host picks the shared server itself.
+    const now = await store.placements.record(user, placed, { host: to, serverId: null });
     if (now.host !== to) return null;
   }
   const nothing = { user, from, to, released: [], kept: [], failure: null };

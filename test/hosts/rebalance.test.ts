@@ -1,5 +1,5 @@
 import { expect, it } from "vitest";
-import { movedTo, planRebalance } from "../../src/hosts/rebalance.js";
+import { planRebalance } from "../../src/hosts/rebalance.js";
 import type { HostRecord } from "../../src/model/host.js";
 import type { UserPlacement } from "../../src/model/placement.js";
 import { rendezvousChoice } from "../../src/pool/placement.js";
@@ -70,7 +70,7 @@ it("plans to move the sessions that a moved user left behind on a live host, if 
     sessionRecord("of-gone", { owner: "alice", host: "c" }),
   ];
   const hosts = [host("a"), host("b"), host("c", { gone: true })];
-  const input = { hosts, placements: [{ user: "alice", placement: movedTo(to) }], sessions };
+  const input = { hosts, placements: [{ user: "alice", placement: { host: to, serverId: null } }], sessions };
   const { moves, hosts: loads } = planRebalance({ ...input, isShared: true });
   expect(moves).toEqual([{ user: "alice", from, to, sessions: 1 }]);
   expect(loads.map(({ users, planned }) => users - planned)).toEqual([0, 0, 0]);
@@ -79,8 +79,8 @@ it("plans to move the sessions that a moved user left behind on a live host, if 
 
 it("keeps a user on the host whose own disk has their sessions, unless that host is gone", () => {
   const placements = [
-    { user: "alice", placement: movedTo("old") },
-    { user: "bob", placement: movedTo("old") },
+    { user: "alice", placement: { host: "old", serverId: null } },
+    { user: "bob", placement: { host: "old", serverId: null } },
   ];
   const sessions = [
     sessionRecord("s1", { owner: "alice", host: "old" }),

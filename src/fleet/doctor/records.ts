@@ -1,7 +1,6 @@
 import { isBindable } from "../../pool/start/ports.js";
 import { ADDRESS } from "../../pool/start/start.js";
-import { processesByLaunch } from "../../runtime/process/launches.js";
-import { stopServer } from "../../runtime/process/stop.js";
+import { endStrays, findStrays } from "../../sessions/gc/broken-servers.js";
 import { DAMAGE_ADVICE } from "../../store/file/commit/damage.js";
 import type { Fleet } from "../fleet.js";
 import { type Finding, ok, type Row, warning } from "./checks.js";
@@ -99,14 +98,10 @@ async function freePorts({ fleet }: RecordsContext): Promise<Finding> {
 }
 
 async function strayProcesses({ fleet, fix }: RecordsContext): Promise<Finding> {
-  // List the processes before reading the records. A launch is recorded before its process starts, so the record of
-  // every listed process already exists.
-  const launches = [...processesByLaunch(fleet.stateRoot)];
-  const known = await fleet.records.launchIds();
-  const strays = launches.filter(([launchId]) => !known.has(launchId));
-  if (strays.length === 0) return ok("none");
-  if (fix) for (const [launchId] of strays) await stopServer({ process: null, launchId, home: null }, { graceMs: 0 });
-  const pids = strays.flatMap(([, processes]) => processes.map(({ identity }) => identity.pid));
+  const strays = await findStrays(fleet.stateRoot, () => fleet.records.launchIds());
+  if (strays.size === 0) return ok("none");
+  if (fix) await endStrays(strays);
+  const pids = [...strays.values()].flat().map(({ identity }) => identity.pid);
   const detail = `processes of this fleet that are not in any record: pid ${pids.join(", ")}`;
   return { level: fix ? "ok" : "failed", detail, fix: "Add --fix to end these processes.", fixed: fix };
 }

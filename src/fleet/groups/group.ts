@@ -2,12 +2,11 @@ import { PendingReply } from "../../sessions/use/reply.js";
 import type { Argument } from "../arguments.js";
 import type { FleetParts } from "../parts.js";
 
-/** The arguments of every method. A method that is not listed is a compile error. */
+/** A method that is not listed is a compile error. */
 type Arguments<T> = { readonly [Name in keyof T]: readonly Argument[] };
 
 type Method = (this: Group, ...args: unknown[]) => unknown;
 
-/** A group of `Fleet`'s methods. */
 export abstract class Group {
   protected readonly parts: FleetParts;
 

@@ -11,7 +11,6 @@ import { deadline } from "../../runtime/deadline.js";
 import { RpcError } from "../../runtime/wire/rpc-client.js";
 import type { Store } from "../../store/ports.js";
 
-/** The collaborators needed to reach another host. */
 export interface LinkContext {
   store: Store;
   directory: HostDirectory;
@@ -42,7 +41,7 @@ export class ControlLink implements AsyncDisposable {
     this.#host = host;
   }
 
-  /** @throws FleetError `FLEET_HOST_AWAY`, without a wait if the host counts as gone; the signal's reason. */
+  /** @throws FleetError `FLEET_HOST_AWAY`, without a wait if the host counts as gone. */
   static async open(context: LinkContext, host: HostRecord, signal?: AbortSignal): Promise<ControlLink> {
     const door = doorOf(host);
     const { store, directory } = context;
@@ -63,8 +62,7 @@ export class ControlLink implements AsyncDisposable {
   /**
    * Calls one method on the host.
    *
-   * @throws FleetError as the other host reports it; `FLEET_HOST_AWAY` when that host closes the connection, is gone,
-   * or does not answer in time; the signal's reason.
+   * @throws FleetError as the other host reports it; `FLEET_HOST_AWAY` when it is gone or does not answer in time.
    */
   async call(method: string, params: object, { limitMs: wantedMs, signal }: CallOptions): Promise<unknown> {
     const limitMs = Math.min(wantedMs, LONGEST_TIMER_MS);
@@ -116,9 +114,8 @@ export function errorOfDoor(error: unknown): FleetError | null {
   if (!(error instanceof Error) || !("data" in error)) return null;
   const { code, suggestions, retryAfterMs, limit } = (error.data ?? {}) as Record<string, unknown>;
   if (typeof code !== "string" || !Object.hasOwn(ERRORS, code)) return null;
-  const tries = Array.isArray(suggestions) ? suggestions.map(String) : [];
   return new FleetError(code as FleetErrorCode, error.message, {
-    suggestions: tries,
+    suggestions: Array.isArray(suggestions) ? suggestions.map(String) : [],
     cause: error,
     ...(typeof limit === "string" ? { limit } : {}),
     ...(typeof retryAfterMs === "number" ? { retryAfterMs } : {}),

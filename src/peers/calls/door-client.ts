@@ -30,7 +30,6 @@ export interface DoorClient {
  * Connects as the user to the front door of another host.
  *
  * @param lease the lease that covers the user's turns in a session, held by this process or by the one that started it
- * @throws FleetError `FLEET_HOST_AWAY`; the signal's reason.
  */
 export async function connectToDoor(
   { store }: Pick<LinkContext, "store">,
@@ -70,11 +69,7 @@ export async function connectToDoor(
 export class DoorClients {
   readonly #clients = new Map<string, Promise<DoorClient>>();
 
-  /**
-   * The user's client, connected if necessary.
-   *
-   * @throws as {@link connectToDoor}.
-   */
+  /** The user's client, connected if necessary. */
   async to(...connection: Parameters<typeof connectToDoor>): Promise<CopilotClient> {
     const [, , user] = connection;
     const known = this.#clients.get(user);

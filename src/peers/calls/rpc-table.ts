@@ -26,6 +26,7 @@ const MAX_LINES = 1_000_000;
 const toLook = () => LOOK_MS;
 const toWork = () => START_MS;
 const toStart = ({ request: { waitMs = START_MS } }: { request: SpawnRequest }) => waitMs + LOOK_MS;
+const toRelease = ({ waitMs }: { waitMs: number }) => waitMs + BEYOND_DRAIN_MS;
 const toStop = ({ request: { drainTimeoutMs } }: { request: StopRequest }, { drain }: Config) =>
   (drainTimeoutMs ?? drain.timeoutMs) + BEYOND_DRAIN_MS;
 
@@ -36,7 +37,6 @@ const calls = {
   spawnMany: call({ users: s.users, request: s.spawnRequest }, servers, toStart),
   serverFor: call({ user: s.user, request: s.spawnRequest }, s.serverView, toStart),
   servers: call({}, servers, toLook),
-  /** @throws FleetError `FLEET_SERVER_NOT_FOUND`. */
   server: call({ id: s.text }, s.serverView, toLook),
   stop: call({ ids: s.texts, request: s.stopRequest }, s.list(s.stopped), toStop),
   restart: call({ ids: s.texts, request: s.stopRequest }, s.restarted, toStop),
@@ -55,11 +55,7 @@ const calls = {
   deleteSessions: call({ ids: s.sessionIds, user: v.optional(s.user) }, s.deletedIds, toWork),
   gc: call({ ttlMs: s.whole(LONGEST_MS), dryRun: s.flag, user: v.optional(s.user) }, s.gcResult, () => GC_MS),
   /** Releases a user's sessions, each between its turns, so that another host with the same storage may take them. */
-  release: call(
-    { user: s.user, waitMs: s.whole(LONGEST_TIMER_MS) },
-    s.released,
-    ({ waitMs }) => waitMs + BEYOND_DRAIN_MS,
-  ),
+  release: call({ user: s.user, waitMs: s.whole(LONGEST_TIMER_MS) }, s.released, toRelease),
 };
 
 export type Method = keyof typeof calls;
@@ -93,11 +89,7 @@ export function limitOf<M extends Method>(method: M, params: ParamsOf<M>, config
   return CALLS[method].limitMs(params, config);
 }
 
-/**
- * The checked answer of another host.
- *
- * @throws FleetError `FLEET_PROTOCOL_UNSUPPORTED` when this version cannot read it.
- */
+/** The checked answer of another host. */
 export function readAnswer<M extends Method>(method: M, given: unknown, host: string): AnswerOf<M> {
   const read = v.safeParse(CALLS[method].answer, given);
   if (read.success) return read.output;
@@ -108,12 +100,7 @@ export function readAnswer<M extends Method>(method: M, given: unknown, host: st
   );
 }
 
-/**
- * Does what another host asks of this one.
- *
- * @throws FleetError `FLEET_METHOD_DENIED` for a method that is not in the table, `FLEET_USAGE_INVALID` for parameters
- * that do not fit, and whatever the work itself throws.
- */
+/** Checks what another host asks of this one, and does it. */
 export async function answerCall(own: Calls, method: string, given: object, signal: AbortSignal): Promise<unknown> {
   if (Object.hasOwn(CALLS, method)) return await run(own, method as Method, given, signal);
   throw new FleetError("FLEET_METHOD_DENIED", `This host does not know the method ${quote(method)}.`, {
@@ -138,12 +125,7 @@ function withoutNulls(value: unknown): unknown {
   return Object.fromEntries(given.map(([name, each]) => [name, withoutNulls(each)]));
 }
 
-/**
- * The first problem of a value, as a sentence without its full stop.
- *
- * @param whole names the value itself
- * @param where its origin, put behind the name of the wrong part
- */
+/** @returns the first problem as a sentence without its full stop; `whole` names the value if no part of it is wrong */
 function problemOf([issue]: [v.BaseIssue<unknown>, ...unknown[]], whole: string, where = ""): string {
   const name = issue.path?.map(({ key }) => key).findLast((key) => typeof key === "string");
   const subject = name === undefined ? whole : quote(name);

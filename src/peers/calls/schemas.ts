@@ -7,6 +7,7 @@ import type { TokenSource } from "../../model/server.js";
 import type { RollingResult } from "../../pool/recycle/rolling.js";
 import type { ServerView } from "../../pool/server.js";
 import type { Stopped } from "../../pool/stop/stop.js";
+import type { RemainKind } from "../../runtime/files/storage-remains.js";
 import type { LogEnd, LogPosition } from "../../serve/logs/log-tail.js";
 import type { GcResult } from "../../sessions/gc/collect.js";
 import type { EvictionResult, KeptReason } from "../../sessions/memory/eviction.js";
@@ -47,26 +48,13 @@ export function whole(max: number): Schema<number> {
   return v.custom<number>(isWhole, `a whole number from 0 to ${max}`);
 }
 
-/** @throws FleetError `FLEET_USER_INVALID`. */
-export const user = v.pipe(
-  text,
-  v.transform((id) => validateUser(id)),
-);
+const toUser = (id: string) => validateUser(id);
+const toSessionId = (id: string) => validateSessionId(id);
 
-/** @throws FleetError `FLEET_USER_INVALID`. */
-export const users: Schema<readonly string[]> = v.pipe(
-  texts,
-  v.transform((ids) => ids.map((id) => validateUser(id))),
-);
-
-/** @throws FleetError `FLEET_SESSION_ID_INVALID`. */
-export const sessionId = v.pipe(text, v.transform(validateSessionId));
-
-/** @throws FleetError `FLEET_SESSION_ID_INVALID`. */
-export const sessionIds: Schema<readonly string[]> = v.pipe(
-  texts,
-  v.transform((ids) => ids.map((id) => validateSessionId(id))),
-);
+export const user = v.pipe(text, v.transform(toUser));
+export const users: Schema<readonly string[]> = v.pipe(texts, v.mapItems(toUser));
+export const sessionId = v.pipe(text, v.transform(toSessionId));
+export const sessionIds: Schema<readonly string[]> = v.pipe(texts, v.mapItems(toSessionId));
 
 /** The place of a token on the host that is asked. Tokens themselves are never sent. */
 const tokenSource: Schema<TokenSource> = v.union(
@@ -197,6 +185,8 @@ export const released: Schema<Released> = object({ released: strings, kept });
 
 export const deletedIds = strings;
 
+const remain = object({ kind: word<RemainKind>(), session: v.nullable(string), bytes: number });
+
 export const gcResult: Schema<GcResult> = object({
   deleted: list(object({ id: string, owner: v.nullable(string), ageMs: number, bytes: number })),
   skipped: list(object({ id: string, reason: word<GcResult["skipped"][number]["reason"]>() })),
@@ -204,14 +194,5 @@ export const gcResult: Schema<GcResult> = object({
   dryRun: flag,
   servers: list(object({ id: string, action: word<GcResult["servers"][number]["action"]>() })),
   // A host of an earlier version leaves these out.
-  remains: v.optional(
-    list(
-      object({
-        kind: word<GcResult["remains"][number]["kind"]>(),
-        session: v.nullable(string),
-        bytes: number,
-      }),
-    ),
-    [],
-  ),
+  remains: v.optional(list(remain), []),
 });

@@ -6,9 +6,7 @@ import type { Host } from "../host.js";
  * Deletes sessions for good, one after another, each on the host that has it. A missing session does not stop the
  * deletion of the others. Another user's session counts as not found.
  *
- * @returns the ids that were deleted and those that were not found
- * @throws FleetError as `Sessions.delete`; `FLEET_SESSION_STRANDED`, `FLEET_HOST_AWAY`. The error's `outcome` has the
- * same two lists for the sessions before the failed one.
+ * @throws FleetError whose `outcome` has the same two lists for the sessions before the failed one.
  */
 export async function deleteEverywhere(
   context: SessionPlaces,
@@ -30,11 +28,7 @@ export async function deleteEverywhere(
   return outcome;
 }
 
-/**
- * Deletes the session on every host that has it.
- *
- * @returns whether there was such a session
- */
+/** Deletes the session on every host that has it. @returns whether there was such a session */
 async function deleteWhereItIs(context: SessionPlaces, id: string, user: string | undefined): Promise<boolean> {
   const { store, directory, hosts } = context;
   const record = await store.sessions.read(id);

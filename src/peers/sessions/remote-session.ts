@@ -74,7 +74,7 @@ export class RemoteSession extends OpenSession<RemoteAttachment> {
     }
   }
 
-  /** @throws FleetError as a turn on this host; `FLEET_HOST_AWAY` as soon as the session's host is gone. */
+  /** @throws FleetError `FLEET_HOST_AWAY` as soon as the session's host is gone. */
   async send(message: Prompt, options: SendOptions = {}): Promise<TurnReply> {
     const prompt = typeof message === "string" ? { prompt: message } : message;
     const { directory, leases } = this.context;

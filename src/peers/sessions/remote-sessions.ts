@@ -23,9 +23,6 @@ export class RemoteSessions implements SessionsElsewhere {
   /**
    * Creates a session for a user who is placed on another host. This host writes the record first. The other host's
    * front door then creates the session when it is opened, because the session never had a turn.
-   *
-   * @throws FleetError `FLEET_SESSION_EXISTS` when any user has a session with this id; `FLEET_HOST_AWAY`; and the
-   * errors of that host.
    */
   async create(host: HostRecord, options: CreateOptions): Promise<RemoteSession> {
     const { store, config, directory } = this.#sessions.context;
@@ -50,7 +47,6 @@ export class RemoteSessions implements SessionsElsewhere {
     }
   }
 
-  /** @throws FleetError as `OpenSessions.resume`; `FLEET_SESSION_MOVED`, `FLEET_HOST_AWAY`. */
   async open(record: SessionRecord, host: HostRecord, options: RemoteOpenOptions): Promise<RemoteSession> {
     return await RemoteSession.open(this.#sessions.context, record, host, options);
   }

@@ -4,8 +4,7 @@ import { HeldFolder, walk } from "../../runtime/files/held-folder.js";
 import { HISTORY } from "../../runtime/history/session-state.js";
 import { isAlive, ownIdentity } from "../../runtime/process/process-table.js";
 
-/** The age and the use of a session, by which gc decides. Times are milliseconds since the epoch. */
-
+/** Times are milliseconds since the epoch. */
 export interface Measured {
   bytes: number;
   /** The latest time at which a file in it was written. Without files, the time at which the folder itself changed. */
@@ -37,7 +36,7 @@ export function measureFolder(path: string, youngAfterMs: number): Measured | "y
   return total.newestMs > youngAfterMs ? "young" : total;
 }
 
-/** The TTL of a session in milliseconds: its own, or `ttlMs` if it has none. */
+/** The session's own TTL, or else `ttlMs`. */
 export function ttlOf(record: SessionRecord | null, ttlMs: number): number {
   return record?.ttlMs ?? ttlMs;
 }

@@ -2,7 +2,7 @@ import { launchesOf } from "../../pool/admission.js";
 import { isClaimed } from "../../pool/claims/held-claim.js";
 import type { Pool } from "../../pool/pool.js";
 import { isBroken, isRunning } from "../../pool/server.js";
-import { processesByLaunch } from "../../runtime/process/launches.js";
+import { type LaunchedProcess, processesByLaunch } from "../../runtime/process/launches.js";
 import { stopServer } from "../../runtime/process/stop.js";
 import type { Store } from "../../store/ports.js";
 
@@ -47,12 +47,22 @@ export async function repairServers(
 
 /** Ends the processes of this fleet that have no record. With `dryRun`, only resolves with them. */
 export async function killStrays(store: Store, stateRoot: string, dryRun: boolean): Promise<Cleared[]> {
-  // Find the processes before reading the registry. A launch is recorded before its process starts, so the registry that is
-  // read afterwards contains every launch found here, except strays.
-  const launches = [...processesByLaunch(stateRoot).keys()];
-  if (launches.length === 0) return [];
-  const known = launchesOf(await store.registry.read());
-  const strays = launches.filter((launchId) => !known.has(launchId));
-  if (!dryRun) for (const launchId of strays) await stopServer({ process: null, launchId, home: null }, { graceMs: 0 });
-  return strays.map((id) => ({ id, action: "stray-killed" }));
+  const strays = await findStrays(stateRoot, async () => launchesOf(await store.registry.read()));
+  if (!dryRun) await endStrays(strays);
+  return [...strays.keys()].map((id) => ({ id, action: "stray-killed" }));
+}
+
+type Strays = ReadonlyMap<string, readonly LaunchedProcess[]>;
+
+/** The processes of this fleet that have no record, by launch id. @param recorded reads the recorded launch ids */
+export async function findStrays(stateRoot: string, recorded: () => Promise<ReadonlySet<string>>): Promise<Strays> {
+  // A launch is recorded before its process starts. So list the processes first, and then read the records.
+  const launches = processesByLaunch(stateRoot);
+  if (launches.size === 0) return launches;
+  const known = await recorded();
+  return new Map([...launches].filter(([launchId]) => !known.has(launchId)));
+}
+
+export async function endStrays(strays: Strays): Promise<void> {
+  for (const launchId of strays.keys()) await stopServer({ process: null, launchId, home: null }, { graceMs: 0 });
 }

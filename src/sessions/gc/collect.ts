@@ -77,8 +77,6 @@ const SESSIONS_AT_ONCE = 200;
 /**
  * Deletes every unused session past its TTL, on disk and in the store, and clears away what is left of servers. Safe to run
  * beside itself and any other command. If it is killed, the next gc finishes.
- *
- * @throws the signal's reason when it aborts.
  */
 export async function collectGarbage(context: GcContext, options: GcOptions): Promise<GcResult> {
   const { store, stateRoot, pool, directory } = context;
@@ -164,9 +162,8 @@ async function foresee(
   const { store } = context;
   const pids = runningPids(await store.registry.read());
   const outcomes: Outcome[] = [];
-  for (const session of found.candidates) {
+  for (const session of found.candidates)
     outcomes.push({ session, skipped: await findUse(store, session, pids, hosts) });
-  }
   const left = user === undefined ? found.states.flatMap(({ path }) => leftovers(path)) : [];
   const begun = left.map((leftover) => ({ session: describeLeftover(leftover), skipped: null }));
   return await tellTurns(context, [...outcomes, ...begun]);

@@ -53,8 +53,6 @@ export class Run {
   /**
    * Records the sessions that are about to be deleted, before any of them is touched. Replaces the sessions noted before,
    * because they are done.
-   *
-   * @throws FleetError `FLEET_STATE_UNWRITABLE` when the journal cannot be written.
    */
   note(notes: readonly Note[]): void {
     try {

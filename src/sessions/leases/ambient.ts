@@ -35,8 +35,7 @@ export class AmbientLeases {
    * The lease for one turn, after the earlier turns under the same lease. Releasing it lets the next turn begin. Null for
    * callers that do not run under such a lease.
    *
-   * @throws FleetError `FLEET_SESSION_BUSY` when the earlier turns take longer than `waitMs` milliseconds; the signal's own
-   * reason when it aborts.
+   * @throws FleetError `FLEET_SESSION_BUSY` when the earlier turns take longer than `waitMs` milliseconds.
    */
   async turn(
     sessionId: string,

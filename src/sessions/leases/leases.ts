@@ -69,22 +69,23 @@ export class Leases {
   /**
    * Takes the lease on a session, after all who asked before.
    *
-   * @throws FleetError `FLEET_SESSION_LOCKED` when it was not available within `waitMs`, `FLEET_DURATION_INVALID` for a TTL
-   * out of bounds; the signal's own reason when it aborts; as `mayUse`.
+   * @throws FleetError `FLEET_SESSION_LOCKED` when it was not available within `waitMs`.
    */
   async acquire(options: AcquireOptions): Promise<HeldLease> {
-    const { sessionId, holder, waitMs, signal, refuseOwn = false } = options;
-    assertTtl(options.ttlMs);
+    const { sessionId, holder, ttlMs, waitMs, signal, steal, detached, refuseOwn = false } = options;
+    assertTtl(ttlMs);
     signal?.throwIfAborted();
     await options.mayUse?.();
     const token = randomBytes(32).toString("hex");
+    const mode = { ...(steal === undefined ? {} : { steal }), ...(detached === undefined ? {} : { detached }) };
+    const request = { sessionId, holder, token, ttlMs, placeMs: PLACE_MS, ...mode };
     const begun = this.#clock.now();
     const until = begun + waitMs;
     let { onWait } = options;
     try {
       for (let attempt = 0; ; attempt++) {
         const asked = this.#clock.now();
-        const answer = await this.#ask(options, token);
+        const answer = await this.#store.leases.acquire(request);
         signal?.throwIfAborted();
         if (answer.granted) {
           if (attempt > 0) await options.mayUse?.();
@@ -123,12 +124,7 @@ export class Leases {
     return this.#held(token, lease, { asked, adopted: true });
   }
 
-  /**
-   * Continues under a lease that a process of another host holds, by its fence. That host has already checked the token.
-   *
-   * @param holder the user who must hold it
-   * @throws FleetError `FLEET_LEASE_LOST` when it is not in force.
-   */
+  /** Continues under a lease that a process of another host holds, by its fence. That host has already checked the token. */
   async see(sessionId: string, fence: number, holder: string): Promise<TurnLease> {
     return await SeenLease.see({ store: this.#store, clock: this.#clock }, sessionId, { fence, holder });
   }
@@ -136,14 +132,12 @@ export class Leases {
   /**
    * Adopts the lease if the environment shows that this process runs under one on this session (`copilotfleet lock SESSION
    * -- COMMAND`). Otherwise acquires it. Without this, a command would wait for the very lease that it runs under.
-   *
-   * @throws FleetError as {@link adopt} and {@link acquire}.
    */
   async enter(options: AcquireOptions, env: NodeJS.ProcessEnv): Promise<HeldLease> {
     return (await this.outer(options.sessionId, options.holder, env)) ?? (await this.acquire(options));
   }
 
-  /** The lease that this process runs under, or null if that is not on this session. @throws FleetError as {@link adopt}. */
+  /** The lease that this process runs under, or null if that is not on this session. */
   async outer(sessionId: string, holder: string, env: NodeJS.ProcessEnv): Promise<HeldLease | null> {
     const token = env[LEASE_VARIABLES.token];
     const isUnder = token !== undefined && token !== "" && env[LEASE_VARIABLES.session] === sessionId;
@@ -154,8 +148,7 @@ export class Leases {
    * Runs `work` under a lease, which is {@link ambient} until `work` ends and is then released. If `work` calls further work
    * for the same holder on the same session, that runs under the same lease.
    *
-   * @throws the error of `work`; FleetError as {@link acquire}; `FLEET_LEASE_LOST` when the lease was lost during the work,
-   * even if `work` succeeded.
+   * @throws FleetError `FLEET_LEASE_LOST` when the lease was lost during the work, even if `work` succeeded.
    */
   async hold<T>(options: AcquireOptions, work: (lease: HeldLease) => Promise<T>): Promise<T> {
     const { sessionId, holder, steal } = options;
@@ -175,18 +168,6 @@ export class Leases {
 
   #held(token: string, lease: Lease, how: Pick<Holding, "asked" | "adopted">): HeldLease {
     return new HeldLease({ store: this.#store, clock: this.#clock, token, lease, ...how });
-  }
-
-  async #ask({ sessionId, holder, ttlMs, steal, detached }: AcquireOptions, token: string): Promise<LeaseAnswer> {
-    return await this.#store.leases.acquire({
-      sessionId,
-      holder,
-      token,
-      ttlMs,
-      placeMs: PLACE_MS,
-      ...(steal === undefined ? {} : { steal }),
-      ...(detached === undefined ? {} : { detached }),
-    });
   }
 
   /** Gives up the place in the queue, and the lease if it was granted to this caller after all. */
@@ -230,17 +211,14 @@ function sessionLocked(
 ): FleetError {
   const waited = waitMs > 0 ? ` (waited ${seconds(waitMs)})` : "";
   const others = answer.ahead === 0 ? "" : `, and ${answer.ahead} ${answer.ahead === 1 ? "waits" : "wait"} for it`;
-  return new FleetError(
-    "FLEET_SESSION_LOCKED",
-    `Session ${quote(sessionId)} is ${by(answer.lease)}${others}${waited}.`,
-    {
-      suggestions: [
-        `copilotfleet lock ${sessionId} --show`,
-        `Wait longer for it: ${option("wait", "5m")}`,
-        `copilotfleet lock ${sessionId} --user ${holder} --steal --reason "WHY"`,
-      ],
-    },
-  );
+  const message = `Session ${quote(sessionId)} is ${by(answer.lease)}${others}${waited}.`;
+  return new FleetError("FLEET_SESSION_LOCKED", message, {
+    suggestions: [
+      `copilotfleet lock ${sessionId} --show`,
+      `Wait longer for it: ${option("wait", "5m")}`,
+      `copilotfleet lock ${sessionId} --user ${holder} --steal --reason "WHY"`,
+    ],
+  });
 }
 
 function by(lease: Lease | null): string {

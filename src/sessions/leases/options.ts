@@ -35,12 +35,7 @@ const WAIT_MS = 30_000;
 /** In characters. The reason is short, because it is shown in a table and kept in every revision. */
 const LONGEST_REASON = 500;
 
-/**
- * Checks the options and fills in the defaults.
- *
- * @throws FleetError `FLEET_SESSION_ID_INVALID`, `FLEET_USER_INVALID`, `FLEET_DURATION_INVALID` or `FLEET_USAGE_INVALID` for
- * a value that is not allowed.
- */
+/** Checks the options and fills in the defaults. */
 export function acquireOptions(sessionId: string, options: LockOptions, { lock }: Config): AcquireOptions {
   const { user, ttl, wait, steal, detached, onWait, signal } = options;
   return {
@@ -55,14 +50,14 @@ export function acquireOptions(sessionId: string, options: LockOptions, { lock }
   };
 }
 
-/** The TTL in milliseconds. @throws FleetError `FLEET_DURATION_INVALID`. */
+/** The TTL in milliseconds. */
 export function parseLeaseTtl(given: Duration, name: string): number {
   const ms = readLeaseTtl(asText(given));
   if (ms !== null) return ms;
   throw invalidDuration(given, name, ALLOWED_LEASE_TTL, "300s");
 }
 
-/** The wait in milliseconds; 0 for "0" and "0s". @throws FleetError `FLEET_DURATION_INVALID`. */
+/** The wait in milliseconds; 0 for "0" and "0s". */
 export function parseWait(given: Duration, name: string): number {
   const text = asText(given);
   const ms = /^0(?:m?s)?$/.test(text) ? 0 : readDuration(text, LONGEST_TIMER_MS);
@@ -70,7 +65,6 @@ export function parseWait(given: Duration, name: string): number {
   throw invalidDuration(given, name, `${allowedDuration(LONGEST_TIMER_MS)}, or 0 to try only once`, "30s");
 }
 
-/** @throws FleetError `FLEET_USAGE_INVALID` when the reason is empty or too long. */
 export function parseReason(text: string, name: string): string {
   if (text.trim() !== "" && text.length <= LONGEST_REASON) return text;
   const why = text.length > LONGEST_REASON ? `is ${text.length} characters long` : "is empty";

@@ -77,33 +77,22 @@ export function allLoaded(servers: readonly ServerRecord[]): (LoadedSession & { 
     .sort((a, b) => a.usedMs - b.usedMs);
 }
 
-/**
- * Unloads sessions in the whole pool: the named ones, or the least recently used until at most `max` are in memory. Any
- * process may do this at any time.
- */
+/** Unloads sessions from all of these servers that have them in memory. Any process may do this at any time. */
 export async function evict(
   servers: readonly ServerRecord[],
-  what: { ids: readonly string[] } | { max: number },
+  ids: readonly string[],
   context: EvictionContext,
 ): Promise<EvictionResult> {
   const loaded = allLoaded(servers);
   const result: EvictionResult = { evicted: [], skipped: [] };
-  const unloadFrom = async (server: ServerRecord, id: string) => {
-    const { evicted, skipped } = await unload(server, [id], 1, context);
-    result.evicted.push(...evicted);
-    result.skipped.push(...skipped);
-  };
-  if ("ids" in what) {
-    for (const id of what.ids) {
-      const found = loaded.filter((candidate) => candidate.id === id);
-      if (found.length === 0) result.skipped.push({ id, reason: "not active" });
-      for (const { server } of found) await unloadFrom(server, id);
+  for (const id of ids) {
+    const found = loaded.filter((candidate) => candidate.id === id);
+    if (found.length === 0) result.skipped.push({ id, reason: "not active" });
+    for (const { server } of found) {
+      const { evicted, skipped } = await unload(server, [id], 1, context);
+      result.evicted.push(...evicted);
+      result.skipped.push(...skipped);
     }
-    return result;
-  }
-  for (const { server, id } of loaded) {
-    if (loaded.length - result.evicted.length <= what.max) break;
-    await unloadFrom(server, id);
   }
   return result;
 }
@@ -128,6 +117,7 @@ export async function unload(
   return result;
 }
 
+/** @returns why the session stays, or null */
 async function unloadOne(
   server: ServerRecord,
   id: string,
@@ -160,15 +150,12 @@ export async function unloadIdle(
 
 /** The error when no session could be unloaded in time. */
 export function exhausted(server: ServerRecord, maxActive: number): FleetError {
-  return new FleetError(
-    "FLEET_SESSIONS_EXHAUSTED",
-    `Server ${server.id} has ${maxActive} sessions in memory (session.maxActive), and none of them is idle.`,
-    {
-      suggestions: [
-        "copilotfleet list --state active",
-        `Wait longer: ${option("wait", "2m")}`,
-        "Raise session.maxActive.",
-      ],
-    },
-  );
+  const message = `Server ${server.id} has ${maxActive} sessions in memory (session.maxActive), and none of them is idle.`;
+  return new FleetError("FLEET_SESSIONS_EXHAUSTED", message, {
+    suggestions: [
+      "copilotfleet list --state active",
+      `Wait longer: ${option("wait", "2m")}`,
+      "Raise session.maxActive.",
+    ],
+  });
 }

@@ -3,6 +3,7 @@ import { dirname, join } from "node:path";
 import { systemCode } from "../../errors.js";
 import type { ServerRecord } from "../../model/server.js";
 import { loadedSessions } from "../../pool/stop/drain.js";
+import { ifThere } from "../../runtime/files/if-there.js";
 import { isLoadedBy } from "../../runtime/history/session-state.js";
 import { ownLimit } from "../../runtime/launch/own-limits.js";
 
@@ -19,7 +20,6 @@ function folderOf(server: ServerRecord): string {
   return join(dirname(server.home), "open");
 }
 
-/** Notes that the fleet opens a session on this server. */
 export function noteOpened(server: ServerRecord, sessionId: string): void {
   touch(folderOf(server), sessionId);
 }
@@ -29,7 +29,7 @@ export function knownLoaded(server: ServerRecord): string[] {
   const pid = server.process?.pid;
   if (pid === undefined) return [];
   const folder = folderOf(server);
-  const scanned = statSync(join(folder, SCANNED), { throwIfNoEntry: false })?.mtimeMs ?? 0;
+  const scanned = timeOf(join(folder, SCANNED));
   const started = Date.parse(server.startedAt ?? "");
   if (Date.now() - scanned > SCAN_EVERY_MS || scanned < started) {
     const loaded = loadedSessions(server);
@@ -44,8 +44,7 @@ export function knownLoaded(server: ServerRecord): string[] {
   return notes(folder).filter((id) => {
     if (isLoadedBy(server.home, id, pid)) return true;
     // A young note may belong to a session that is just being opened.
-    const noted = statSync(join(folder, id), { throwIfNoEntry: false })?.mtimeMs ?? 0;
-    if (Date.now() - noted > OPENING_MS) rmSync(join(folder, id), { force: true });
+    if (Date.now() - timeOf(join(folder, id)) > OPENING_MS) rmSync(join(folder, id), { force: true });
     return false;
   });
 }
@@ -59,16 +58,16 @@ export function lately(server: ServerRecord): string[] {
 export function notedSessions(server: ServerRecord): string[] {
   const folder = folderOf(server);
   const started = Date.parse(server.startedAt ?? "");
-  return notes(folder).filter((id) => (statSync(join(folder, id), { throwIfNoEntry: false })?.mtimeMs ?? 0) >= started);
+  return notes(folder).filter((id) => timeOf(join(folder, id)) >= started);
+}
+
+/** 0 if there is no such file. */
+function timeOf(path: string): number {
+  return statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0;
 }
 
 function notes(folder: string): string[] {
-  try {
-    return readdirSync(folder).filter((name) => name !== SCANNED);
-  } catch (error) {
-    if (systemCode(error) === "ENOENT") return [];
-    throw error;
-  }
+  return (ifThere(() => readdirSync(folder)) ?? []).filter((name) => name !== SCANNED);
 }
 
 function touch(folder: string, name: string): void {

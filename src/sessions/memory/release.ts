@@ -32,7 +32,6 @@ const RETRY_MS = 100;
  * same storage may take it. Waits for sessions that are in use.
  *
  * @param waitMs how long to wait for all sessions together, in milliseconds
- * @throws the signal's own reason when it aborts. Sessions that were released by then stay released.
  */
 export async function releaseSessionsOf(user: string, waitMs: number, context: ReleaseContext): Promise<Released> {
   const { store } = context;

@@ -1,8 +1,18 @@
-import { lstatSync, readFileSync, readlinkSync, type Stats, statfsSync } from "node:fs";
+import {
+  chmodSync,
+  lstatSync,
+  readFileSync,
+  readlinkSync,
+  renameSync,
+  rmSync,
+  type Stats,
+  statfsSync,
+  writeFileSync,
+} from "node:fs";
 import { dirname, isAbsolute, join } from "node:path";
 import { shellQuote } from "../../config/values/text.js";
 import { FleetError, quote, systemCode } from "../../errors.js";
-import { makeFolder } from "./commit/durable.js";
+import { makeFolder, scratchName } from "./commit/durable.js";
 import { mediumError, readIfThere } from "./failures.js";
 
 /**
@@ -188,6 +198,19 @@ export function ensureStateFolder(path: string, options: StateFolderOptions = {}
   }
   // Check again. The folder may have been created on a network file system, or by another user at the same moment.
   checkStateFolder(path, options);
+}
+
+/** Writes a file of the state folder as a whole. It need not survive a loss of power. @throws a system error. */
+export function replaceFile(root: string, path: string, content: object): void {
+  const temp = join(root, scratchName("tmp"));
+  ensureStateFolder(root);
+  try {
+    writeFileSync(temp, `${JSON.stringify(content)}\n`, { mode: 0o600, flag: "wx" });
+    chmodSync(temp, 0o600); // the umask may have removed bits
+    renameSync(temp, path);
+  } finally {
+    rmSync(temp, { force: true });
+  }
 }
 
 /** @param at `path`, or the deepest existing folder above it. */

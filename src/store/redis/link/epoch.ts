@@ -1,12 +1,11 @@
 import { createHash, randomBytes } from "node:crypto";
-import { readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { FleetError, quote, systemCode } from "../../../errors.js";
 import { SCHEMA } from "../../../model/registry.js";
 import { newerError } from "../../failures.js";
-import { scratchName } from "../../file/commit/durable.js";
 import { reason } from "../../file/failures.js";
-import { ensureStateFolder } from "../../file/state-folder.js";
+import { replaceFile } from "../../file/state-folder.js";
 import { corruptError } from "./failures.js";
 
 const EPOCH = /^(\d{1,9}) \S+$/;
@@ -110,13 +109,9 @@ class Note {
   }
 
   write(epoch: string): void {
-    const temp = join(this.#root, scratchName("tmp"));
     try {
-      ensureStateFolder(this.#root);
-      writeFileSync(temp, `${JSON.stringify({ database: this.#database, epoch })}\n`, { mode: 0o600, flag: "wx" });
-      renameSync(temp, this.path);
+      replaceFile(this.#root, this.path, { database: this.#database, epoch });
     } catch (error) {
-      rmSync(temp, { force: true });
       this.#warn(
         `${quote(this.path)} cannot be written, so a loss of Redis's data would go unnoticed: ${reason(error)}.`,
       );
