@@ -220,6 +220,27 @@ describe.skipIf(problem !== undefined).each([
     expect(await hosts.store.sessions.read("brief")).toBeNull();
   });
 
+  it("an ephemeral session on another host is deleted when its turn fails", async () => {
+    await using fleet = await Fleet.open({ env: h1.env, cwd: h1.folder });
+    await fleet.sessions.create({ user: "bob", sessionId: "failing", ephemeral: true });
+    const failed = fleet.sessions.use("failing", "!fail no model", { user: "bob" });
+    await expect(failed).rejects.toMatchObject({ code: "FLEET_TURN_FAILED" });
+    expect(await hosts.store.sessions.read("failing")).toBeNull();
+  });
+
+  it("listeners of a session on another host get the events of a turn for which the session was opened again", async () => {
+    await using fleet = await Fleet.open({ env: h1.env, cwd: h1.folder });
+    const session = await fleet.sessions.create({ user: "bob", sessionId: "heard" });
+    const heard: string[] = [];
+    session.on("assistant.message", ({ data }) => void heard.push(data.content));
+    await fleet.sessions.send(session, "one");
+    // Only the front door can check a lease, so the program has to connect again to name it.
+    const lease = await fleet.leases.acquire("heard", { user: "bob" });
+    await fleet.sessions.send(session, "two", { lease });
+    await lease.release();
+    expect(heard).toEqual(["[turn 1] one", "[turn 2] two"]);
+  });
+
   it("a session that a program has open on another host survives gc and evict until the program leaves it", async () => {
     await using fleet = await Fleet.open({ env: h1.env, cwd: h1.folder });
     const session = await fleet.createSession({ user: "bob", sessionId: "open", ephemeral: true, ttl: "1ms" });

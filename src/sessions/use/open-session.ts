@@ -1,4 +1,4 @@
-import type { CopilotSession, SessionEvent } from "@github/copilot-sdk";
+import type { CopilotSession, SessionEvent, SessionEventHandler } from "@github/copilot-sdk";
 import { isFleetError } from "../../errors.js";
 import type { HostDirectory } from "../../hosts/directory.js";
 import type { SessionRecord, SessionUser } from "../../model/session.js";
@@ -9,6 +9,12 @@ import type { SessionsContext } from "../context.js";
 import { isStoreTrouble, unseen } from "../problems.js";
 import type { SessionView } from "../view.js";
 import type { PermitRequest } from "./permit.js";
+
+/** A listener of the caller, and how to take it from the SDK's present session object. */
+interface Listener {
+  listener: SessionEventHandler;
+  stop: () => void;
+}
 
 /** A session of the SDK's client, and the end of its connection. */
 export interface Attachment {
@@ -33,6 +39,7 @@ const GOODBYE_MS = 2_000;
 export abstract class OpenSession<A extends Attachment = Attachment> {
   readonly record: SessionRecord;
   protected readonly context: SessionsContext;
+  readonly #listeners = new Set<Listener>();
   #attached: A;
   #isLost = false;
 
@@ -70,20 +77,38 @@ export abstract class OpenSession<A extends Attachment = Attachment> {
   protected abstract delete(): Promise<void>;
 
   protected replace(attached: A): void {
-    const before = this.session;
-    // Listeners of the earlier session object still get all events.
-    if (attached.session !== before) attached.session.on((event) => dispatch(before, event));
+    const { session } = attached;
+    if (session !== this.session) for (const each of this.#listeners) each.stop = session.on(each.listener);
     this.#attached = attached;
     this.#isLost = false;
     this.#watch(attached);
   }
 
   #watch({ session, closed }: A): void {
+    this.#keepListeners(session);
     // Replace the SDK's own sendAndWait, which hangs until its timeout when the connection ends during the turn.
     session.sendAndWait = async (message, timeout = 60_000) => (await this.send(message, { timeoutMs: timeout })).event;
     void closed.then(() => {
       if (this.#attached.closed === closed) this.#isLost = true;
     });
+  }
+
+  /** The SDK forgets a session's listeners when the connection ends. The next session object gets them again. */
+  #keepListeners(session: CopilotSession): void {
+    const listen = session.on.bind(session) as (listener: SessionEventHandler) => () => void;
+    const listeners = this.#listeners;
+    session.on = (first: string | SessionEventHandler, handler?: SessionEventHandler) => {
+      const onType = (event: SessionEvent) => {
+        if (event.type === first) handler?.(event);
+      };
+      const listener = typeof first === "string" ? onType : first;
+      const each = { listener, stop: listen(listener) };
+      listeners.add(each);
+      return () => {
+        listeners.delete(each);
+        each.stop();
+      };
+    };
   }
 
   /** Records that this process uses an ephemeral session, so that gc deletes it when this process dies. */
@@ -164,10 +189,4 @@ export abstract class OpenSession<A extends Attachment = Attachment> {
 /** This process, as the user of a session. */
 export function ownUse({ own }: HostDirectory): SessionUser {
   return own === null ? ownIdentity() : { ...ownIdentity(), at: own };
-}
-
-/** The SDK's client passes events to a session with `_dispatchEvent`. A session without that method gets no more events. */
-function dispatch(session: CopilotSession, event: SessionEvent): void {
-  const { _dispatchEvent } = session as unknown as { _dispatchEvent?: (event: SessionEvent) => void };
-  _dispatchEvent?.call(session, event);
 }

@@ -1,0 +1,73 @@
+import { mkdtemp, realpath } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { Tool } from "@github/copilot-sdk";
+import { afterAll, beforeAll, expect, it } from "vitest";
+import { Fleet } from "../../src/fleet/fleet.js";
+import { testPorts } from "../fixtures/ports.js";
+import { killed } from "../fixtures/processes.js";
+import { removeFolder } from "../fixtures/remove-folder.js";
+import { type ScriptedModel, startScriptedModel } from "../fixtures/scripted-model.js";
+
+let folder: string;
+let model: ScriptedModel;
+let fleet: Fleet;
+beforeAll(async () => {
+  folder = await realpath(await mkdtemp(join(tmpdir(), "copilotfleet-open-")));
+  model = await startScriptedModel();
+  fleet = await Fleet.open({
+    env: { PATH: process.env.PATH, HOME: process.env.HOME, COPILOT_OFFLINE: "true", COPILOTFLEET_HOME: folder },
+    cwd: folder,
+    config: {
+      ports: testPorts(),
+      provider: { type: "openai", baseUrl: model.baseUrl, wireApi: "completions" },
+      session: { model: "m", approve: "all" },
+    },
+  });
+});
+afterAll(async () => {
+  const servers = await fleet.servers.list();
+  await fleet.servers.stop(
+    servers.map(({ id }) => id),
+    { force: true },
+  );
+  await fleet.close();
+  await model[Symbol.asyncDispose]();
+  await removeFolder(folder);
+});
+
+/** A tool of the program that answers with this name. */
+const whoAmI = (name: string): Tool => ({
+  name: "who_am_i",
+  description: "Tells whose tool runs.",
+  parameters: { type: "object", properties: {} },
+  handler: () => name,
+});
+
+it("a session object keeps its own options when another user opens the same session and it is loaded again", async () => {
+  const members = ["ben"];
+  const ann = await fleet.sessions.create({ user: "ann", sessionId: "both", members, tools: [whoAmI("ann's")] });
+  await ann.sendAndWait("first");
+  await fleet.sessions.resume("both", { user: "ben", tools: [whoAmI("ben's")] });
+  expect(await fleet.sessions.evict({ ids: ["both"] })).toMatchObject({ evicted: ["both"] });
+  const reply = await ann.sendAndWait("!tool who_am_i {}");
+  expect(reply?.data.content).toContain("ann's");
+});
+
+it("listeners of a session object get the events of a turn for which the session was loaded again after its server was killed", async () => {
+  const session = await fleet.sessions.create({ user: "cleo", sessionId: "listened" });
+  const all: string[] = [];
+  const replies: string[] = [];
+  session.on(({ type }) => void all.push(type));
+  const stop = session.on("assistant.message", ({ data }) => void replies.push(data.content));
+  await session.sendAndWait("first");
+  const server = (await fleet.servers.list()).find(({ user }) => user === "cleo");
+  await killed(server?.pid ?? null);
+  all.length = 0;
+  await session.sendAndWait("second");
+  expect(replies).toEqual(["you said: first", "you said: second"]);
+  expect(all).toContain("session.idle");
+  stop();
+  await session.sendAndWait("third");
+  expect(replies).toEqual(["you said: first", "you said: second"]);
+});
