@@ -23,7 +23,6 @@ export class HostDoors implements AsyncDisposable {
   readonly tokens: string[] = [];
 
   private constructor(
-    readonly redis: RedisServer,
     readonly hosts: TestHosts,
     readonly model: ScriptedModel,
   ) {}
@@ -42,7 +41,7 @@ export class HostDoors implements AsyncDisposable {
         ...env,
       },
     });
-    const doors = new HostDoors(options.redis, hosts, model);
+    const doors = new HostDoors(hosts, model);
     await Promise.all(names.map(async (name) => await doors.serve(name)));
     return doors;
   }
@@ -76,20 +75,6 @@ export class HostDoors implements AsyncDisposable {
   /** Places a user on a host, no matter where the user was before. */
   async place(user: string, host: string): Promise<void> {
     await this.store.placements.record(user, await this.store.placements.read(user), { host, serverId: null });
-  }
-
-  /** Makes a host count as gone until its next heartbeat. */
-  async expire(name: string): Promise<void> {
-    const { client } = this.redis;
-    const found: string[] = [];
-    for (const key of await client.keys("*")) {
-      if ((await client.type(key)) === "hash" && key.endsWith(name) && (await client.hexists(key, "until")) === 1) {
-        found.push(key);
-      }
-    }
-    // This may include hosts of the same name in other tests' fleets. Those fleets have ended.
-    if (found.length === 0) throw new Error(`no entry of host ${name}`);
-    for (const key of found) await client.hset(key, "until", 0);
   }
 
   async session(id: string): Promise<SessionRecord> {

@@ -251,6 +251,7 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
       await eventually("the end of the turn", () => raw.events("busy").includes("session.idle"));
       expect(raw.events("busy").slice(-2)).toEqual(["session.error", "session.idle"]);
       expect(raw.closed).toBe(false);
+      await at.hosts.expire("h2");
 
       await insist("another client", async () => await raw.request("session.resume", { sessionId: "notes" }));
       await raw.turn("notes", "x");
@@ -321,6 +322,7 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
       await client.turn("notes", "one");
       await eventually("the turn is recorded", async () => (await at.session("notes")).turns === 1);
       await at.hosts.host("h2").die();
+      await at.hosts.expire("h2");
       await insist("a prompt", async () => await client.request("session.send", { sessionId: "notes", prompt: "two" }));
       await eventually("the reply", () => JSON.stringify(client.received).includes("you said: two"));
       expect(await at.session("notes")).toMatchObject({ host: "h3" });
@@ -333,8 +335,7 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
       await client.request("session.create", { sessionId: "notes" });
       await client.turn("notes", "one");
       await eventually("the turn is recorded", async () => (await at.session("notes")).turns === 1);
-      await at.hosts.host("h2").die();
-      await at.hosts.gone("h2");
+      await at.hosts.lose("h2");
       const stranded = { error: { data: { code: "FLEET_SESSION_STRANDED" } } };
       await eventually("the refusal", async () => {
         const { error } = await client.request("session.name.get", { sessionId: "notes" });
@@ -424,7 +425,7 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
       await client.request("session.send", { sessionId: "notes", prompt: "!delay 60000 never" });
       const before = await at.session("notes");
       // This is the effect of a late heartbeat: the host gets a new term.
-      await at.expire("h1");
+      await at.hosts.expire("h1");
       await eventually("the cut", () => idles(client, "notes") === 2);
       expect(client.events("notes").slice(-2)).toEqual(["session.error", "session.idle"]);
       // The listener sends nothing for this.

@@ -41,8 +41,7 @@ describe.skipIf(problem !== undefined)("shared storage", () => {
       });
       expect(await store.sessions.read("notes")).toMatchObject({ host: "h1", turns: 2 });
 
-      await hosts.host("h1").die();
-      await hosts.gone("h1");
+      await hosts.lose("h1");
       expect(await second.exchange("notes", "two", { user: "alice" })).toMatchObject({
         reply: { text: "[turn 3] two" },
       });
@@ -63,8 +62,7 @@ describe.skipIf(problem !== undefined)("shared storage", () => {
 
       // h1 takes the session back when it is alive again and h2 is dead.
       await hosts.host("h1").serve(store);
-      await hosts.host("h2").die();
-      await hosts.gone("h2");
+      await hosts.lose("h2");
       await using third = await hosts.host("h1").library();
       expect(await third.exchange("notes", "three", { user: "alice" })).toMatchObject({
         reply: { text: "[turn 4] three" },
