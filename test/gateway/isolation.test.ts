@@ -299,11 +299,20 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
       expect((await alice.request("ping", { message: "x" })).error).toBeUndefined();
     });
 
-    it("answers at most one of two open requests with the same id", async () => {
-      alice.send({ id: 7, method: "session.send", params: { sessionId: secret, prompt: "!delay 300 x" } });
+    it("refuses a request with the id of an open request without an answer, and answers the open one once", async () => {
+      await alice.request("session.send", { sessionId: secret, prompt: "!delay 60000 x" });
+      const answers = () => alice.received.filter(({ id }) => id === 7);
+      // The server answers this when the turn has ended.
+      alice.send({ id: 7, method: "session.tasks.waitForPending", params: { sessionId: secret } });
       alice.send({ id: 7, method: "ping", params: { message: "the same id" } });
+      await eventually("the refusal", () => at.events.some(({ detail }) => detail === "an id that is in use"));
       await alice.request("ping", { message: "behind" });
-      expect(alice.received.filter(({ id }) => id === 7).length).toBeLessThanOrEqual(1);
+      expect(answers()).toEqual([]);
+      await alice.request("session.abort", { sessionId: secret });
+      await eventually("the answer", () => answers().length > 0);
+      await alice.request("ping", { message: "behind both" });
+      expect(answers()).toHaveLength(1);
+      expect(answers()[0]).not.toMatchObject({ result: { message: expect.anything() } });
     });
   },
 );
