@@ -10,7 +10,7 @@ const problem = podsProblem();
 if (problem !== undefined) console.warn(`hosts in namespaces are not tested: ${problem}`);
 
 const USERS = rounds(6, 50);
-const HOST_TTL_MS = rounds(8_000, 15_000);
+const HOST_TTL_MS = rounds(5_000, 15_000);
 /** How much longer than the lost host's term an answer may take, on a machine that runs only this test, in milliseconds. */
 const BEYOND_MS = 5_000;
 /** How long an answer may take on a busy machine before the test counts it as missing, in milliseconds. */

@@ -92,12 +92,12 @@ it("ps and the metrics show a hung server as unhealthy, with the reason, until s
   const fleet = await faultFleet(FAST_HEALTH);
   const { pid, id } = await fleet.spawn("alice");
   await fleet.spawn("bob");
-  const serving = await serve(fleet, { env: { COPILOTFLEET_HEALTH_FAILURES: "15" } });
+  const serving = await serve(fleet, { env: { COPILOTFLEET_HEALTH_FAILURES: "8" } });
   process.kill(pid ?? 0, "SIGSTOP");
   const shown = await eventually("unhealthy", async () =>
     (await fleet.ps()).find(({ state }) => state === "unhealthy"),
   );
-  expect(shown).toMatchObject({ id, pid, failure: expect.stringMatching(/within \d+ ms.* \(\d+ of 15\)$/) });
+  expect(shown).toMatchObject({ id, pid, failure: expect.stringMatching(/within \d+ ms.* \(\d+ of 8\)$/) });
   await eventually("the metric", async () => (await serving.metric("servers", { state: "unhealthy" })) === 1);
   expect(await serving.readyz()).toMatchObject({ status: 200 });
   await healthyAgain(fleet, "alice", pid ?? 0, 60_000);

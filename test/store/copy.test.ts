@@ -7,7 +7,8 @@ import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
 import { temporaryRoot } from "../fixtures/store-root.js";
 
 const NEVER = new AbortController().signal;
-const SESSIONS = 120;
+/** More than are copied at once. */
+const SESSIONS = 60;
 
 async function filled(): Promise<Store> {
   const store = openFileStore(await temporaryRoot());
@@ -15,7 +16,8 @@ async function filled(): Promise<Store> {
     draft.servers.s1 = serverRecord("s1");
     draft.placed = 7;
   });
-  for (let index = 0; index < SESSIONS; index++) await store.sessions.create(sessionRecord(`a${index}`));
+  const ids = Array.from({ length: SESSIONS }, (_, index) => `a${index}`);
+  await Promise.all(ids.map((id) => store.sessions.create(sessionRecord(id))));
   return store;
 }
 
@@ -52,7 +54,7 @@ it.each<[string, RegExp, (from: Store, to: Store, stop: AbortController) => [Sto
       altered(to, {
         sessions: {
           create: async (record) => {
-            if (record.id === "a99") throw new Error("no room");
+            if (record.id === "a59") throw new Error("no room");
             await to.sessions.create(record);
           },
         },
@@ -103,7 +105,7 @@ it.each<[string, RegExp, (from: Store, to: Store, stop: AbortController) => [Sto
 it("leaves a session in the target store alone that has the same id as one in the source, and refuses to copy", async () => {
   const [from, to] = [await filled(), openFileStore(await temporaryRoot())];
   const contents = await readContents(from);
-  const theirs = sessionRecord("a60", { owner: "bob" });
+  const theirs = sessionRecord("a30", { owner: "bob" });
   await to.sessions.create(theirs);
   await expect(copyContents(contents, from, to, NEVER)).rejects.toMatchObject({ code: "FLEET_SESSION_EXISTS" });
   expect((await readContents(to)).sessions).toEqual([theirs]);
