@@ -126,8 +126,8 @@ export class Takeover {
       if (owns.term !== undefined) draft.term = owns.term;
       delete draft.released;
       delete draft.from;
-      // If this host had the session in an earlier term and nobody took it, its state has not moved and may be in the
-      // memory of a server here.
+      // If no other host has had the session since this host's earlier term, nothing has to be copied. Keep its server,
+      // which may still have the session in memory.
       if (before === null || (from === undefined && host === owns.host)) return draft;
       draft.serverId = serverId;
       draft.from = { host: before.host, group: before.group, mark: before.mark, taker: held.claim };

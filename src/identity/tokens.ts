@@ -61,8 +61,8 @@ type Kind = Pick<TokenRecord, "role" | "door" | "passing" | "lease">;
  * Makes a token for a user.
  *
  * @param ttlMs how long the token is good, in milliseconds; null if it is good until it is revoked
- * @param kind `passing` for a token that the fleet makes for its own connection; `lease` for a lease that is held
- * already
+ * @param kind the purpose of the token: `passing` if the fleet made it for one connection of its own; `lease` if
+ *   turns on that connection run under a lease that the caller holds; `role` and `door` if it stands for a host
  */
 export async function issueToken(
   store: Store,

@@ -25,7 +25,9 @@ export function validateUser(value: string, name = option("user")): string {
   return user;
 }
 
-/** Ids in ASCII avoid patterns with Unicode properties, because Node.js 20 takes a millisecond to build one. */
+/**
+ * Tries a plain ASCII pattern first, because Node.js 20 takes a millisecond to build a pattern with Unicode properties.
+ */
 function isUserName(user: string): boolean {
   return /^[A-Za-z0-9._@+-]+$/.test(user) || (/^[\p{L}\p{M}\p{Nd}._@+-]+$/u.test(user) && !/^\p{M}/u.test(user));
 }

@@ -57,11 +57,16 @@ export class FleetHosts {
     return [...new Set([own.name, ...(await directory.list()).map(({ name }) => name)])].sort();
   }
 
+  /** The host at the given place. */
   at(where: Whereabouts): Host {
     return where.here ? this.#context.own : this.#remote(where.host);
   }
 
-  /** The host that a user is placed on. Places the user if necessary. */
+  /**
+   * The host that a user is placed on. Places the user if necessary.
+   *
+   * @throws FleetError `FLEET_HOST_AWAY`.
+   */
   async ofUser(user: string): Promise<Host> {
     return this.at(await this.#context.directory.place(user));
   }
@@ -70,7 +75,8 @@ export class FleetHosts {
    * Finds the server with this id, or else the server of the user with this id, or else the only server whose id begins
    * with it. A user may have servers on several hosts, all with the same id. `ID@HOST` then names the host.
    *
-   * @throws FleetError `FLEET_SERVER_NOT_FOUND`, also when several servers match.
+   * @throws FleetError `FLEET_SERVER_NOT_FOUND`, also when several servers match; `FLEET_HOST_AWAY` when its host is
+   * gone.
    */
   async find(reference: string): Promise<FoundServer> {
     const at = reference.lastIndexOf("@");
@@ -88,7 +94,11 @@ export class FleetHosts {
     return await this.#only(candidates, `server ${quote(reference)}`);
   }
 
-  /** The recorded server of a user. If several hosts have one, it is the server on the host where the user is placed. */
+  /**
+   * The recorded server of a user. If several hosts have one, it is the server on the host where the user is placed.
+   *
+   * @throws FleetError as {@link find}.
+   */
   async findOf(user: string): Promise<FoundServer> {
     const id = serverIdOf(user);
     const having = (await this.#recorded()).filter(({ server }) => server.id === id);
@@ -209,7 +219,11 @@ export function groupByHost(placed: readonly Placed[]): { host: Host; ids: strin
   return [...groups.values()].map(({ host, ids }) => ({ host, ids: [...ids] }));
 }
 
-/** Does work about these ids on all of their hosts at the same time. @throws the first failure, after all have finished. */
+/**
+ * Groups the ids by host and calls `work` once for each host, for all hosts at the same time.
+ *
+ * @throws the first failure, after all hosts have finished.
+ */
 export async function onEachHost<T>(
   placed: readonly Placed[],
   work: (host: Host, ids: string[]) => Promise<T>,

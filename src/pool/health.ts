@@ -9,7 +9,10 @@ import { countCrash, isServing, ownClaim, settle } from "./claims/transitions.js
 
 const CRASH_LOOP = "crash loop: ";
 
-/** Records that this launch does not answer (`reason`) or answers again (null), unless a command is moving the server. */
+/**
+ * Records that this launch does not answer (`reason`) or answers again (null), unless a command has a claim on the
+ * server.
+ */
 export async function recordHealth(store: Store, { id, launchId }: ServerRecord, reason: string | null): Promise<void> {
   await store.registry.update((registry) => {
     const server = idle(registry, id, launchId);
@@ -58,7 +61,7 @@ export async function recordCrashLoop(store: Store, { id, crashes }: ServerRecor
   });
 }
 
-/** The record of a running launch, or null if it does not run or a command is moving it to another state. */
+/** The record of a running launch. Null if the launch does not run, or a command has a claim on the server. */
 function idle(registry: Registry, id: string, launchId: string | null): ServerRecord | null {
   const server = registry.servers[id];
   return server !== undefined && server.launchId === launchId && isServing(server) ? server : null;

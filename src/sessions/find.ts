@@ -143,7 +143,8 @@ export async function restoredRecord(
 ): Promise<SessionRecord | null> {
   for (const until = performance.now() + PUT_BACK_MS; ; await pause(PUT_BACK_POLL_MS, undefined)) {
     const isDecided = !isBeingDeleted(home, id);
-    // Read the record only after checking on gc, because gc restores the record before it ends.
+    // Check for gc first, and then read. A gc that restores the record does so before it ends. So if no gc is at work
+    // and there is no record, the session was really deleted.
     const record = await store.sessions.read(id);
     if (record !== null || isDecided) return record;
     if (performance.now() > until) throw gcUndecided(id);

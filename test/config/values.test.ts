@@ -306,7 +306,7 @@ describe("values that do not go together", () => {
     { isolation: "shared", session: { approve: "all", tools: ["custom:*", "custom:bash", "builtin:ask_user"] } },
     { isolation: "shared", session: { approve: "ask", tools: ["bash"] } },
     { isolation: "per-user", session: { approve: "all", tools: ["bash"] } },
-  ])("%j is allowed, because no tool of a shared server reaches files unasked", async (content) => {
+  ])("%j is allowed, because it lets no tool on a shared server use files without approval", async (content) => {
     await using folder = new Folder();
     folder.write(folder.userFile, content);
     expect(() => folder.load()).not.toThrow();

@@ -56,7 +56,7 @@ describe("the systemd units", () => {
     expect(unit(systemd(), "copilotfleet.service")).toContain("\nEnvironmentFile=-/etc/copilotfleet/secrets.env\n");
   });
 
-  it("the systemd units run the configured host, which may write to the shared storage", () => {
+  it("the systemd units run the configured host, and let it write only to the shared storage", () => {
     const rendered = systemd({
       COPILOTFLEET_STORE: "redis://127.0.0.1:6379/0",
       COPILOTFLEET_HOST_NAME: "host-7",

@@ -100,7 +100,7 @@ describe("the configuration", () => {
     expect(JSON.stringify(error)).not.toContain("hunter2");
   });
 
-  it("every command finds the configuration file of a parent folder, and refuses it with the exact fault", async () => {
+  it("every command finds a faulty configuration file in a parent folder, and names the exact fault", async () => {
     const project = join(fleet.folder, "project");
     const cwd = join(project, "a", "b");
     mkdirSync(cwd, { recursive: true });

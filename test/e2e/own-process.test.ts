@@ -108,7 +108,7 @@ describe("a command in its own process", { retry: 0 }, () => {
     });
   });
 
-  it("each command has an example here", () => {
+  it("is tested for every command: EXAMPLES names them all", () => {
     const manifest = readFileSync(new URL("../../oclif.manifest.json", import.meta.url), "utf8");
     const { commands } = JSON.parse(manifest) as { commands: object };
     const names = Object.keys(commands).map((id) => id.replace(":", " "));

@@ -252,7 +252,7 @@ function ignoreResets(): void {
   });
 }
 
-it("each client gets its own answers from one history while servers and the front door are killed", async () => {
+it("no client gets another's answer and no history forks while servers and the front door are killed", async () => {
   ignoreResets();
   const random = seededRandom("chaos at the front door");
   const model = await startScriptedModel();

@@ -637,7 +637,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
     await store.close();
   });
 
-  it("a server that accepts connections but never answers is refused as a Redis within 5 s", async () => {
+  it("an address that accepts connections but never answers fails as FLEET_STORE_UNAVAILABLE within 5 s", async () => {
     const silent = createServer();
     const port = await freePort();
     await new Promise<void>((resolve) => silent.listen(port, "127.0.0.1", resolve));

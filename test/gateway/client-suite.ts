@@ -252,7 +252,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       expect(called).toEqual(expect.arrayContaining(["prompt", "before bash"]));
     });
 
-    it("calls the client's hooks and asks it for permission for the tools of a sub-agent", async () => {
+    it("gets the calls of its hooks and the permission requests for the tools of a sub-agent", async () => {
       const called: string[] = [];
       const sessions = new Map<string, string>();
       const session = await create({

@@ -41,7 +41,7 @@ describe("a client of a shared server whose session was deleted or evicted", () 
     expect(lives(other, id)).toContain("session.created");
   });
 
-  it("sends a client the lifecycle events of its evicted session again when it has reopened the session", async () => {
+  it("gets new lifecycle events of its evicted session once it has opened the session again", async () => {
     const client = await RawClient.as(at.url, await at.token("ann"));
     await client.request("session.create", { sessionId: "own" });
     await client.turn("own", "one");

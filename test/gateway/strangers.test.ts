@@ -8,7 +8,7 @@ import { RawClient } from "./raw-client.js";
 const REFUSED = { code: -32002, message: "AUTHENTICATION_FAILED" };
 
 describe("a good token", () => {
-  it("accepts a good token while others guess tokens from the same address, with its id and with other ids", async () => {
+  it("is accepted while others at the same address try wrong tokens, both with its token id and with other ids", async () => {
     await using at = await DoorFleet.open();
     const token = await at.token("alice");
     (await RawClient.as(at.url, token)).socket.destroy();

@@ -42,12 +42,12 @@ it.each([
   ).toBe(idle);
 });
 
-it("does not take a turn for over when the store does not answer, because its server may still run the turn", async () => {
+it("a turn does not count as over when the store does not answer, because the server may still run it", async () => {
   const away = new FleetError("FLEET_STORE_UNAVAILABLE", "The store does not answer.");
   expect(await isIdle(failing(away), turnOn(), 1_000)).toBe(false);
 });
 
-it("does not take a turn for over when its server does not answer in time", async () => {
+it("a turn does not count as over when its server does not answer in time", async () => {
   const silent = answering(async (_method, _params, _onResult, signal = NEVER) => await pause(60_000, signal));
   expect(await isIdle(silent, turnOn(), 10)).toBe(false);
 });

@@ -26,7 +26,7 @@ it("keeps a turn active when a prompt is sent while the server is asked whether 
   expect(turn.over).toBe("idle");
 });
 
-it("does not end a turn whose prompt an idle server took and has not begun, until its time to begin is over", async () => {
+it("keeps a turn open while its server is idle and has not begun a prompt, until the prompt's time to begin is over", async () => {
   vi.useFakeTimers();
   try {
     const turn = new Turn(sessionRecord("s"));

@@ -115,7 +115,7 @@ function noting() {
 }
 
 describe("a call from another host", () => {
-  it("is answered by the method of this host, for everything in the table", async () => {
+  it("runs this host's method of the same name, for each method in the table of calls", async () => {
     expect([...CALL_NAMES].sort()).toEqual([...METHODS].sort());
     const { own, asked } = noting();
     for (const method of METHODS) {

@@ -39,7 +39,7 @@ describe("the left-overs of killed writers", () => {
     return (await readdir(folder)).filter((name) => name.startsWith(".")).toSorted();
   }
 
-  it("deletes dead and old left-overs with the next write to their folder, and keeps young ones of live writers", async () => {
+  it("are deleted with the next write to their folder if they are old or their writer is dead, and kept otherwise", async () => {
     await store.registry.update((draft) => void Object.assign(draft.servers, { s2: serverRecord("s2") }));
     expect(await leftIn(root)).toEqual([living, foreign]);
     expect(await leftIn(join(root, "registry"))).toEqual([living, foreign]);
@@ -47,7 +47,7 @@ describe("the left-overs of killed writers", () => {
     expect(await leftIn(join(root, "sessions", "a"))).toEqual([living, foreign]);
   });
 
-  it("deletes dead and old left-overs in every folder with sweep(), and changes nothing else", async () => {
+  it("are deleted by sweep() in every folder if they are old or their writer is dead, and nothing else changes", async () => {
     await store.sweep();
     for (const folder of [root, join(root, "registry"), join(root, "sessions", "a")]) {
       expect(await leftIn(folder)).toEqual([living, foreign]);

@@ -21,8 +21,8 @@ export function shellQuote(path: string): string {
 }
 
 /**
- * Orders texts by their code units, for `sort`: ids and ISO 8601 times need no language's order. The first call of
- * `localeCompare` takes 6 ms in Node.js 20, because it loads a collator.
+ * Compares two strings by code units, for `sort`. This is enough for ids and ISO 8601 times. The first call of
+ * `localeCompare` would take 6 ms (Node.js 20), because it loads a collator.
  */
 export function compareText(a: string, b: string): number {
   if (a === b) return 0;

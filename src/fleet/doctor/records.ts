@@ -39,7 +39,10 @@ export const RECORDS: readonly Row<RecordsContext>[] = [
   { name: "stray processes", look: strayProcesses },
 ];
 
-/** Damage is a warning, because the records can still be used. */
+/**
+ * The finding about one kind of record: its count and the store's warnings. Damage is only a warning, because the
+ * records can still be used. With `fix`, damaged records are repaired.
+ */
 async function recorded(count: string, fleet: Fleet, fix: boolean, repair: () => Promise<void>): Promise<Finding> {
   const warnings = fleet.takeWarnings();
   if (warnings.length === 0) return ok(count);

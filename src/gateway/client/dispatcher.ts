@@ -100,7 +100,8 @@ export class Dispatcher {
   #limitReached({ method, bytes }: ClientRequest): FleetError | null {
     const { requests, share, protocol, door } = this.#state;
     const { maxFrameBytes } = door.config.serve;
-    // A single request may be as long as a frame may be. All requests that wait together have the same limit.
+    // One request may be as long as a frame. If several are unanswered, their sum may not be longer than a frame. Short
+    // requests pass this limit.
     const isTooMuch = requests.openBytes > maxFrameBytes && requests.openBytes > bytes;
     if (isTooMuch && bytes > SHORT_BYTES) return requestsExhausted(maxFrameBytes);
     const handling = protocol.handlingOf(method);

@@ -51,7 +51,8 @@ export class PassedRequests {
   }
 
   /**
-   * Checks the rules for collaborative sessions, and waits until the client's prompts before this request are sent.
+   * Checks whether the rules of collaborative sessions allow the request now. A request that steers a turn first waits
+   * until the client's earlier prompts have been sent.
    *
    * @throws FleetError `FLEET_METHOD_DENIED`, `FLEET_SESSION_LOCKED`.
    */

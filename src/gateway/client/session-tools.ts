@@ -47,7 +47,10 @@ export function checkAnswer(
     throw methodDenied(method, "only the client that provides a tool may answer its calls");
 }
 
-/** The parameters of the client's decision about a permission, without an approval that it may not give: see {@link decide}. */
+/**
+ * The part of a client's decision on a permission that the server gets. An approval that the client may not give
+ * becomes a refusal. Null if another client decides. See {@link decide}.
+ */
 export function permitted(
   state: ClientState,
   { own }: ServerLink,

@@ -21,7 +21,8 @@ export function checkMember(method: string, params: Params): void {
   if (method !== "session.resume" && method !== "session.tools.set") return;
   const setting = OWNERS_SETTINGS.find((name) => {
     const value = params[name];
-    // The client's program did not set this value, and the door removes it before the server gets the request.
+    // The SDK added this value by itself, so do not refuse it. The front door removes it before the server gets the
+    // request.
     if (name === "systemMessage" && JSON.stringify(value) === JSON.stringify(MESSAGE_OF_EMPTY_MODE)) return false;
     return value !== undefined && value !== null;
   });

@@ -136,7 +136,8 @@ export function sessionParams(
     if (provider !== null) params.provider = provider;
     else if (gitHubToken !== null) params.gitHubToken = gitHubToken;
   }
-  // A resumed session keeps the model in its history, because its user may have switched models.
+  // Set the model only for a new session. A resumed one continues with the model that its history names, because its
+  // user may have switched models.
   if (method === "session.create" && isAbsent(params.model)) {
     const model = record.model ?? config.session.model;
     if (model !== null) params.model = model;

@@ -56,9 +56,9 @@ export class Connector {
   /**
    * Connects to the front door of another host.
    *
-   * @throws FleetError `FLEET_SERVER_LOST` and `FLEET_PROTOCOL_UNSUPPORTED` as `to`, `FLEET_HOST_AWAY` when the host
-   * cannot be reached, `FLEET_TOKEN_REFUSED` when the client's token has ended, `FLEET_INTERNAL` for a client that must
-   * not be relayed; `RpcError` when the other front door refuses the client.
+   * @throws FleetError `FLEET_SERVER_LOST` and `FLEET_PROTOCOL_UNSUPPORTED` as {@link to}; `FLEET_HOST_AWAY` when the
+   * host cannot be reached; `FLEET_TOKEN_REFUSED` when the client's token has expired; `FLEET_INTERNAL` when another
+   * host relayed the client to this one; `RpcError` when the other front door refuses the client.
    */
   async toPeer(host: HostRecord, signal: AbortSignal): Promise<PeerLink> {
     const { links } = this.#state;

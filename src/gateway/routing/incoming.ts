@@ -51,8 +51,9 @@ export class Incoming implements RpcListener {
     const { sessionId, method } = message;
     const attachment = sessionId === undefined ? undefined : attachments.get(sessionId);
     const here = attachment?.linkId === link.id ? attachment : undefined;
-    // The runtime sends `session.lifecycle` to every client. On a server that others use, too, the client must see only the
-    // sessions that it opened. Also drop what a link sends about a session that the client has open on another link by now.
+    // The runtime sends `session.lifecycle` to every client. On a server that others use too, the client must see only
+    // sessions that it opened. Once the client has a session open on another link, drop everything else that the old
+    // link still sends about it.
     const isLeft = attachment !== undefined && here === undefined && method !== "session.lifecycle";
     const isOthers = !link.own && (here === undefined || isOfAnother(message, here));
     if (isOthers || isLeft) {
@@ -69,7 +70,9 @@ export class Incoming implements RpcListener {
     else this.#pass(link, here, message.eventType, frame);
   }
 
-  /** The filter for the client's answer, if that must not approve tools. Undefined: the server gets the whole answer. */
+  /**
+   * The filter that removes tool approvals from the client's answer. Undefined if the server gets the answer unchanged.
+   */
   #filterFor({ own }: Link, method: string): ((result: unknown) => unknown) | undefined {
     const { config } = this.#state.door;
     return method === "hooks.invoke" && !decidesOnTools({ own, config }) ? withoutApproval : undefined;

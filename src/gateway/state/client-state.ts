@@ -169,8 +169,8 @@ export class ClientState implements Fellow {
   cut(attachment: Attachment, message: string): void {
     const { sessionId, inTurn } = attachment;
     const turn = this.turns.get(sessionId);
-    // A prompt that still waits for its turn loses nothing. If its client got the end of another turn, it would believe that
-    // its own turn had ended.
+    // If the client's own turn runs, end it. If another turn runs, `cutOther` holds its end back while a prompt of this
+    // client waits, because the client would take it for the end of its own turn.
     if (turn?.active === true) this.ends.cut(sessionId, message);
     else if (inTurn) this.ends.cutOther(sessionId, message);
     attachment.inTurn = false;

@@ -121,8 +121,8 @@ export class Turn {
   }
 
   /**
-   * Whether it is not known of some prompts if their server had begun them. Until that is settled, no other prompt is
-   * sent.
+   * Whether prompts are in doubt: their server ended, and we do not know whether it had begun them. Until this is
+   * settled, no other prompt is sent.
    */
   get isInDoubt(): boolean {
     return this.#doubtful.length > 0;

@@ -50,7 +50,7 @@ export class PromptQueue {
     await this.#queue({ request, place: lines.placeOf(request), ...unsent }, record);
   }
 
-  /** Whether prompts of the client wait for their turn in the session, or are about to be sent. */
+  /** Whether the client has prompts in this session that wait for a turn to begin, or that are just being sent. */
   waits(sessionId: string): boolean {
     const turn = this.#state.turns.get(sessionId);
     return turn !== undefined && (turn.waits || turn.sending !== null);

@@ -131,7 +131,7 @@ export class ClientSocket {
     this.#holds.add(reason);
     this.#socket.pause();
     if (!isRead || this.#arriving === null) return;
-    // Stop the client's time while the door does not read.
+    // Stop the clock for the unfinished frame while the door does not read.
     this.#arriving.readMs += performance.now() - this.#arriving.since;
     clearTimeout(this.#frameTimer);
   }

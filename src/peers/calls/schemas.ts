@@ -29,7 +29,7 @@ const record = v.custom<object>(
 
 const object = <Entries extends v.ObjectEntries>(entries: Entries) => v.pipe(record, v.object(entries));
 
-// Parameters, which are checked like those of any stranger.
+// The parameters of calls. The caller is another host of the fleet, but nothing that it sends is trusted.
 
 const isText = (value: unknown) => typeof value === "string" && value !== "";
 

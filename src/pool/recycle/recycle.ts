@@ -65,7 +65,8 @@ export async function recycleServer(context: PoolContext, id: string, options: R
         runtimePath,
         launchId,
         port: old.replacement.port,
-        // Both have the same token, so that every client of the old process may connect to the new one.
+        // The old and the new process have the same connection token, so that clients of the old one can connect to the
+        // new one.
         connectionToken: readConnectionToken(old.home),
         githubToken: token,
       },

@@ -76,7 +76,8 @@ export const ADDRESS = "127.0.0.1";
 export async function startServer(context: PoolContext, request: StartRequest): Promise<StartResult> {
   const { store, config, env } = context;
   const { signal } = request;
-  // On a shared server, each session has the token of its user. The server itself has none, unless it was given one.
+  // On a shared server, each session brings its owner's GitHub token. The server has one only if the request or its
+  // record names a source.
   const configured = request.isolation === "shared" ? null : tokenSourceFromConfig(config.auth, request.user);
   const known = (await store.registry.read()).servers[request.id];
   // Refuse everything that can be refused before recording anything.

@@ -85,8 +85,8 @@ export function identify(pid: number): ProcessIdentity | null {
 }
 
 /**
- * How a process ended that nobody has reaped, because the kernel keeps the exit status until the parent asks for it. In
- * a container without an init process, that may never happen.
+ * How a process ended that nobody has reaped yet (a zombie). The kernel keeps the exit status until the parent asks for
+ * it. In a container without an init process, the parent may never ask.
  */
 export function exitOfZombie({ pid, startTicks }: ProcessIdentity): ProcessExit | null {
   const stat = readStat(pid);

@@ -92,7 +92,7 @@ export class FleetMetrics {
     for (const [name, value] of Object.entries(gauges)) this.#series[name as keyof typeof gauges].set(value);
   }
 
-  /** Sets the current answers of the health endpoint, which calls this before each scrape. */
+  /** Sets the metrics `healthy` and `ready`. The health endpoint calls this before each scrape. */
   judged(verdict: { healthy: boolean; ready: boolean }): void {
     this.#series.healthy.set(verdict.healthy ? 1 : 0);
     this.#series.ready.set(verdict.ready ? 1 : 0);

@@ -22,7 +22,8 @@ export async function placeSessions({ store, config }: Pick<ServeContext, "store
   try {
     await refuseUnlike(store.hosts, shared);
   } catch (error) {
-    // The folder is not the one of the other hosts. Undo what we made in it, before anything of this host is moved there.
+    // The other hosts mount another folder as shared storage, or we could not check it. Undo what we made in it, before
+    // anything of this host is moved there.
     await putOutBeacon(shared, own, null);
     throw error;
   }

@@ -87,7 +87,8 @@ function withoutOwner(server: ServerRecord, children: readonly LaunchedProcess[]
   const used = usedSessions(server);
   let isEmpty: boolean | undefined;
   return children.filter(({ sessionId }) => {
-    // A process may change its environment, so the name is checked before it becomes part of a path.
+    // The session id comes from the process's environment, which the process may change. So validate it before it
+    // becomes part of a path.
     if (sessionId !== null && isSessionId(sessionId)) {
       return !used.has(sessionId) && !isLoadedBy(server.home, sessionId, server.process?.pid ?? 0);
     }

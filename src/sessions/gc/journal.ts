@@ -37,17 +37,17 @@ interface FoundRun {
 
 /** The unfinished work of other gcs in a state folder. */
 export interface Business {
-  /** Ids of the sessions that running gcs are deleting. */
+  /** Ids of the sessions that a running gc is deleting. */
   taken: Set<string>;
-  /** The sessions that killed gcs were about to delete, by id. They are due. */
+  /** The sessions that a killed gc was about to delete, by id. They are due. */
   noted: Map<string, Note>;
-  /** The folders of killed gcs. */
+  /** The folders of gc runs that were killed. */
   killed: Set<string>;
 }
 
 /**
- * The folder that contains the folders of gcs. For a state folder in a home, it is beside the home: on the same disk, and
- * out of reach for the user's agent, which can write only in the home.
+ * The folder in which each run of gc has its own folder. For the sessions in a home, it is beside that home: on the
+ * same disk, and out of reach of the user's agent, which can write only in the home.
  */
 export function gcFolder(statePath: string): string {
   const parent = dirname(statePath);
@@ -74,8 +74,8 @@ export function isBeingDeleted(home: string, sessionId: string): boolean {
   const runs = runsBeside(state.realPath).filter(({ alive }) => alive);
   if (!runs.some(({ notes }) => notes.some(({ id }) => id === sessionId))) return false;
   const isInHome = () => state.lstat(sessionId) !== undefined;
-  // Look into the home twice, because gc may give the folder back after we looked there and before we look into gc's own
-  // folder.
+  // Look into the home twice, because gc may move the folder back into the home between our look at the home and our
+  // look at gc's folder.
   return isInHome() || runs.some(({ path }) => existsSync(join(path, MOVED, sessionId))) || isInHome();
 }
 

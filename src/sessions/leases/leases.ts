@@ -173,7 +173,8 @@ export class Leases {
   /** Gives up the place in the queue, and the lease if it was granted to this caller after all. */
   async #withdraw(sessionId: string, token: string): Promise<void> {
     const ended = [this.#store.leases.leave(sessionId, token), this.#store.leases.release(sessionId, token)];
-    // Ignore failures, because both end by themselves and the caller needs the first error.
+    // Ignore failures. The place in the queue and the lease expire by themselves, and the caller needs the error that
+    // led here.
     await Promise.allSettled(ended);
   }
 }

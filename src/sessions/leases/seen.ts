@@ -28,8 +28,8 @@ interface SeenLeaseContext {
 const LOOK_MS = 1_000;
 
 /**
- * A lease that a process of another host holds and renews. This process identifies it by its fence, because no two leases
- * on a session have the same fence. If this process sees no renewal in time, the lease counts as lost here.
+ * A lease that a process on another host holds and renews. Here it is known only by its fence, because no two leases on
+ * a session have the same fence. If no renewal is seen here in time, the lease counts as lost.
  */
 export class SeenLease implements TurnLease {
   readonly #store: Store;
@@ -87,7 +87,8 @@ export class SeenLease implements TurnLease {
       const options = { ref: false, signal: this.#over.signal };
       await this.#clock.wait(LOOK_MS, options).catch(() => "over");
       if (this.#over.signal.aborted) return;
-      // If the store does not answer, the next check may succeed, and the timer for the end keeps running.
+      // Ignore a store that does not answer. The next look may succeed, and the expiry timer ends the lease in any
+      // case.
       await this.#look().catch(() => "lost, or not known");
     }
   }

@@ -60,8 +60,8 @@ export async function load<T>(
   try {
     return await loadBy(how);
   } catch (error) {
-    // The session may never have had a turn, so that it must be created. `howToLoad` cannot know this if the client chose the
-    // session's folder, which we do not read, or if the last client left the session after it looked.
+    // A session that never had a turn must be created. `howToLoad` misses this in two cases: the client chose the
+    // session's folder, which we do not read, or the last client left the session after `howToLoad` looked.
     const isUnsaved = transport.isElsewhere === true || !hasHistory(record, server);
     if (how === "create" || !isUnloaded(error) || record.turns > 0 || !isUnsaved) throw error;
     return await loadBy("create");

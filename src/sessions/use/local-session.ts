@@ -91,7 +91,9 @@ export class LocalSession extends OpenSession<LocalAttachment> {
         hasBegun = watch.hasBegun;
       }
     };
-    /** Whether the server ended before it began with the prompt. Its history then does not contain the prompt. */
+    /**
+     * Whether the server ended before it began the prompt, so that the session's history does not contain the prompt.
+     */
     const isUntouched = async (error: unknown) => {
       const { server } = this.attached;
       if (!isFleetError(error, "FLEET_SERVER_LOST") || hasBegun || !(await hasEnded(server))) return false;

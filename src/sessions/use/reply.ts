@@ -4,12 +4,12 @@ import type { TurnReply } from "../../runtime/client/turn.js";
  * The reply of a turn that has begun. It is a promise of the whole reply, and an async iterable of its pieces.
  *
  * ```ts
- * for await (const piece of fleet.send(session, "Hello")) show(piece);
+ * for await (const piece of fleet.sessions.send(session, "Hello")) show(piece);
  * ```
  *
- * An iteration starts with the first piece, even if it begins late. Pieces that arrived since the last step come as one. For
- * this, only the text of the reply is kept. A model that does not stream gives its reply as one piece. If the turn fails,
- * the loop throws its error. Leaving the loop early does not end the turn; use `signal` for that.
+ * An iteration yields the whole reply, even if it begins late. Everything that arrived since its last step comes as one
+ * piece. A model that does not stream gives its reply as one piece. If the turn fails, the loop throws its error.
+ * Leaving the loop early does not end the turn; use `signal` for that.
  */
 export class PendingReply<T extends TurnReply> extends Promise<T> implements AsyncIterable<string> {
   // `then` returns an ordinary promise.

@@ -83,8 +83,8 @@ export async function serverUnderLease(
     return await pool.shared(record.serverId, { signal });
   await lease.check();
   await store.sessions.update(id, (draft) => {
-    // If this host released the session or another host took it after the record was read, leave the record alone. Servers
-    // of different hosts have the same ids.
+    // Leave the record alone if this host released the session, or another host took it, after the record was read.
+    // Comparing `serverId` is not enough, because servers of two hosts may have the same id.
     const isOurs = draft.host === record.host && draft.term === record.term && draft.released === record.released;
     const isStill = isOurs && draft.from?.mark === record.from?.mark && draft.serverId === record.serverId;
     if (isStill) draft.serverId = target.id;

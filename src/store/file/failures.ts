@@ -2,8 +2,8 @@ import { getSystemErrorMap } from "node:util";
 import { FleetError, quote, systemCode } from "../../errors.js";
 
 /**
- * Converts an error of the file system into an error of the contract. Other errors (a bug, or a FleetError) are
- * returned unchanged. Reading and writing share one code, and the message names the failed action.
+ * Converts a system error into `FLEET_STATE_UNWRITABLE`, for reading too. The message names the failed action. Other
+ * errors (a bug, or a FleetError) are returned unchanged.
  */
 export function mediumError(action: "read" | "write", path: string, error: unknown): unknown {
   const code = systemCode(error);

@@ -57,7 +57,7 @@ class Account {
     this.add("connections", 1);
   }
 
-  /** The last connection to close forgets the user. */
+  /** One connection of the user has closed. After the last one, the user's account is removed. */
   close(): void {
     this.add("connections", -1);
     if (this.#use.connections === 0 && this.#users.get(this.#name) === this) this.#users.delete(this.#name);

@@ -88,8 +88,8 @@ async function acceptParent(folder: string, parent: Parent, onStep: StepHook | u
   const handle = await unlessMissing(open(join(folder, revisionName(parent.rev)), "r"));
   if (handle === undefined) return false;
   try {
-    // List the folder only after the file is open. If the highest number is still the same then, the handle belongs to
-    // the parent's file.
+    // Open first, and list the folder afterwards. If the highest number has not changed by then, the open file is the
+    // parent's.
     if (highest(folder) !== parent.top) return false;
     await onStep?.("checked");
     await handle.chmod(READ_ONLY);

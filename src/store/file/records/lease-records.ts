@@ -154,7 +154,7 @@ export class LeaseRecords implements LeaseStore {
     }
   }
 
-  /** False for an unreadable record, because it is useless to a holder, too. */
+  /** Whether somebody holds the lease. False for an unreadable record, because even a holder cannot use it. */
   #isHeld(sessionId: string): boolean {
     const state = this.records.readOr(sessionId, null);
     return state !== null && inForce(state, this.#now()) !== null;

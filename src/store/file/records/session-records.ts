@@ -48,7 +48,7 @@ export class SessionRecords implements SessionStore {
       return { result, owner: draft.owner };
     });
     if (updated === undefined) throw new FleetError("FLEET_SESSION_NOT_FOUND", `There is no session ${quote(id)}.`);
-    // A record of an earlier version has no file there.
+    // A record that an earlier version of copilotfleet wrote has no file in `owned/`.
     this.#owned.add(updated.owner, id);
     return updated.result;
   }

@@ -62,7 +62,9 @@ export class WriterLock {
     await this.#connection.run(LEAVE_WRITER_LOCK, this.#keys, [this.token, HOLD_MS]);
   }
 
-  /** @returns whether this call started the subscription; if rules forbid it (ACL), the writer can only ask */
+  /**
+   * @returns whether this call started the subscription. If Redis's ACL rules forbid it, the writer polls from then on.
+   */
   async #listen(): Promise<boolean> {
     if (!this.#listens) return false;
     const onMessage = (registry: string) => {
