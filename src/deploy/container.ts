@@ -1,4 +1,4 @@
-/**
+/*
  * Describes how a host of the fleet runs in a container, for every orchestrator. The `Dockerfile` uses the same paths
  * and the same user, and a test compares them.
  */

@@ -1,4 +1,4 @@
-/**
+/*
  * Estimates the resources that a host needs. The memory figures were measured with Node 20.20, runtime 1.0.85, Linux
  * x64 and the built-in echo model. `npx tsx bench/memory.ts` measures them again, and fails if these figures are too
  * small. Disk and processor time are estimates. The figures do not include the tools that a model runs, because their

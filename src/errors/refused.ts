@@ -22,7 +22,7 @@ export const NOT_FOUND_ERRORS = rows(4, 404, {
   },
 });
 
-/** Another use of it is in the way. */
+/** Another use of the same thing is in the way. */
 export const CONFLICT_ERRORS = rows(5, 409, {
   FLEET_SESSION_EXISTS: {
     title: "There is already a session with this id.",

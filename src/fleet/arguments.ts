@@ -4,7 +4,7 @@ import { FleetError, option, quote } from "../errors.js";
 import { validateSessionId, validateUser } from "../model/ids.js";
 import type { InheritedListener } from "../runtime/launch/listen.js";
 
-/**
+/*
  * The checks of arguments at run time. Each group of `Fleet` has a table with the arguments of its methods, which
  * `groups/group.ts` applies. The compiler checks arguments only for callers in TypeScript. A caller in JavaScript gets a usage
  * error before anything changes. A check returns the value in the form that the method reads: durations of timers become

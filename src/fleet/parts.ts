@@ -56,8 +56,8 @@ export function openParts(options: FleetOptions) {
   const finder = new SessionFinder(base, elsewhere);
   const open = new OpenSessions(sessions, finder, elsewhere);
   /**
-   * Closes the front doors and supervisors of this process. A supervisor comes before its door. Closing again is
-   * harmless.
+   * Functions that close the front doors and supervisors of this process, a supervisor before its door. Calling one
+   * again is harmless.
    */
   const endings: (() => Promise<unknown>)[] = [];
 

@@ -132,7 +132,7 @@ export class FrontDoor implements AsyncDisposable {
     for (const connection of this.#connections) connection.end();
     for (const connection of this.#connections) if (!connection.authenticated) connection.destroy();
     await closed;
-    // The server can close before the `close` events of its last connections.
+    // Wait for the `close` events of the last connections. They may come after the server has closed.
     while (this.#connections.size > 0) await immediate();
     await Promise.all(state.endings);
     await state.sessions.lastUses.flush();

@@ -6,7 +6,7 @@ import { FleetError, quote, systemCode } from "../errors.js";
 import type { HostRecord } from "../model/host.js";
 import { makeHostFolder, usable } from "../runtime/files/shared-storage.js";
 
-/**
+/*
  * The beacon proves that two hosts mount the same folder. Each host writes a random number into the folder and
  * publishes it in the directory. The other hosts then look for that number in their own mount.
  */
@@ -44,8 +44,8 @@ export async function putOutBeacon(shared: string, host: string, number: string 
   if (number != null) await rm(path, { force: true });
   for (const folder of [dirname(path), join(shared, "hosts")]) {
     await rmdir(folder).catch((error: unknown) => {
-      // The folder is not empty. It contains sessions, an obstacle that kept the beacon from being written, or other
-      // hosts.
+      // The folder is not empty. It contains sessions, an obstacle that kept the beacon from being written, or the
+      // folders of other hosts.
       if (!["ENOENT", "ENOTEMPTY", "EEXIST"].includes(systemCode(error) ?? "")) throw error;
     });
   }
@@ -69,7 +69,10 @@ export async function hasOwnBeacon(shared: string, { name, beacon }: HostRecord)
   return beacon == null || (await readBeacon(shared, name)) === beacon;
 }
 
-/** The folder is not the one that this host wrote its beacon into, for example because it is no longer mounted. */
+/**
+ * The error for a folder that is not the one into which this host wrote its beacon, for example because it is no longer
+ * mounted.
+ */
 export function notMounted(shared: string, host: Pick<HostRecord, "name">): FleetError {
   const message = `The folder ${quote(shared)} is not the folder that host ${quote(host.name)} shares with other hosts, or it is not mounted.`;
   return new FleetError("FLEET_STORAGE_UNUSABLE", message, {

@@ -210,7 +210,7 @@ export class HostDirectory {
     // The chosen host picks the shared server itself.
     const placed = await this.#store.placements.record(user, recorded, { host: name, serverId: null });
     const host = hosts.find((each) => each.name === (placed.host ?? name));
-    // At the same moment another process placed the user on a host that started after our read.
+    // At the same moment, another process placed the user on a host that started after our read. So read again.
     return host === undefined ? await this.place(user) : this.#at(host);
   }
 

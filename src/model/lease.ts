@@ -46,8 +46,8 @@ export type LeaseAnswer =
   | { granted: false; lease: Lease | null; ahead: number };
 
 /**
- * The error is the same for a wrong token, an expired lease and a session that does not exist, so that a stranger
- * learns nothing from it.
+ * The error for a token that does not hold the lease. It is the same for a wrong token, an expired lease and a session
+ * that does not exist, so that a stranger learns nothing from it.
  */
 export function notHeld(sessionId: string, cause?: unknown): FleetError {
   return new FleetError(

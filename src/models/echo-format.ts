@@ -1,6 +1,6 @@
 import { countTokens, type EchoTurn } from "./echo-turn.js";
 
-/** OpenAI's wire format for an answer: https://platform.openai.com/docs/api-reference/chat. */
+/* OpenAI's wire format for an answer: https://platform.openai.com/docs/api-reference/chat. */
 
 export function completion(turn: EchoTurn): unknown {
   const message = { role: "assistant", content: turn.reply, refusal: null };

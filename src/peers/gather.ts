@@ -113,7 +113,8 @@ export async function evictEverywhere(context: SessionPlaces, ids: readonly stri
   const absent = [...new Set(ids)].filter((id) => !known.has(id));
   for (const id of missing.length === 0 ? [] : absent) {
     const record = await store.sessions.read(id);
-    // With shared storage, a gone host's memory does not count.
+    // With shared storage, leave out hosts that are gone. Other hosts may take their sessions, so what they have in
+    // memory does not count.
     const asked = missing.filter(({ isGone }) => !(isGone && directory.isShared));
     const holder = asked.find(({ host, isGone }) => (record === null ? !isGone : host === record.host));
     if (holder === undefined) continue;

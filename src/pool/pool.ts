@@ -126,7 +126,7 @@ export class Pool {
 
   /** The server if it runs. Most calls are for a server that runs, and this way they cost one read. */
   async #running({ id, token, cwd }: StartRequest): Promise<ServerRecord | null> {
-    // `startServer` compares these with the settings of the running server.
+    // Leave these requests to `startServer`, which compares them with the settings of the running server.
     if (token !== undefined || cwd !== undefined) return null;
     const registry = await this.#context.store.registry.read();
     const server = registry.servers[id];

@@ -68,7 +68,7 @@ export function isTimeout(reason: unknown): boolean {
   return reason instanceof TimeIsUp || (reason instanceof DOMException && reason.name === "TimeoutError");
 }
 
-/** Calls `onAbort` when the signal aborts or has aborted. Returns how to stop that. */
+/** Calls `onAbort` when the signal aborts or has aborted. Returns a function that prevents later calls. */
 function follow(signal: AbortSignal, onAbort: () => void): () => void {
   // One signal may end all waits of a fleet. With more than ten listeners, Node prints a leak warning to standard error.
   setMaxListeners(0, signal);

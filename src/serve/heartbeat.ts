@@ -11,7 +11,7 @@ import type { ServeContext } from "./context.js";
 import { logFailure } from "./failures.js";
 import type { Terms } from "./upkeep/terms.js";
 
-/** A host sends so many heartbeats during the time for which one counts. */
+/** How many heartbeats a host sends during the time for which one of them counts. */
 const BEATS = 3;
 /** The shortest wait after a heartbeat that failed, in milliseconds. */
 const RETRY_MS = 500;

@@ -131,7 +131,7 @@ export class SupervisorLoop {
     return registry;
   }
 
-  /** Does everything that depends on the use of the servers, and measures it. */
+  /** Measures how the servers are used, and does the work that depends on it. */
   async #survey(registry: Registry): Promise<void> {
     const running = Object.values(registry.servers).filter(isWatchable);
     const ownPorts = new Set(this.#reconciler.monitors.flatMap(({ localPort }) => localPort ?? []));

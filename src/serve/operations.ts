@@ -20,8 +20,8 @@ export class Operations {
   }
 
   /**
-   * Begins `work` on the server, unless an operation is in progress there. Logs a failure, as the end of a sentence about
-   * the server (`failure`). When the work ends, another operation may begin on its server.
+   * Begins `work` on the server, unless an operation is in progress there. If it fails, logs `failure`, which is the
+   * end of a sentence about the server. When the work ends, another operation may begin on its server.
    */
   begin(failure: string, server: string, work: () => Promise<void>): void {
     if (this.#running.has(server)) return;

@@ -17,7 +17,7 @@ interface FindContext {
 
 /** Finds sessions that clients created on other hosts without the fleet. `peers/` implements this. */
 interface UnrecordedSessions {
-  /** Makes the host that has such a session record it. Resolves with false if there is none. */
+  /** Makes the host that has such a session record it. Resolves with false if no host has one. */
   record(id: string, user: string): Promise<boolean>;
 }
 

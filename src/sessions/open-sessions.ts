@@ -61,11 +61,11 @@ export class OpenSessions {
   }
 
   /**
-   * Creates a session on the host that its user is placed on, and starts its server if that does not run. Writes the record
-   * first, because the record makes the id the user's.
+   * Creates a session on the host that its user is placed on, and starts its server if that does not run. Writes the
+   * record first, because the record reserves the id for the user.
    *
-   * @throws FleetError `FLEET_SESSION_EXISTS` when any user has the id; `FLEET_SESSIONS_EXHAUSTED`, `FLEET_LIMIT_REACHED`;
-   * as `Pool.serverOf`.
+   * @throws FleetError `FLEET_SESSION_EXISTS` when any user has the id; `FLEET_SESSIONS_EXHAUSTED`,
+   * `FLEET_LIMIT_REACHED`; as `Pool.serverOf`.
    */
   async create(options: CreateOptions): Promise<CopilotSession> {
     const where = await this.#context.directory.place(options.user);

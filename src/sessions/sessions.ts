@@ -116,7 +116,7 @@ export class Sessions {
     return await this.view(record, (await this.context.store.registry.read()).servers[record.serverId]);
   }
 
-  /** A session with this record, whose server is `server`. */
+  /** The view of the session with this record. `server` is the server that should have it. */
   async view(record: SessionRecord, server: ServerRecord | undefined): Promise<SessionView> {
     return this.viewBeside(record, server, await this.context.store.leases.read(record.id));
   }

@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 
-/**
+/*
  * Prepares text for a message: makes it harmless to a terminal, and removes possible secrets. `quote()` of errors.ts is
  * for short values. These functions are for paths and the output of other programs, which must not be shortened.
  */

@@ -39,12 +39,13 @@ export class Client {
   /** Connects to the user's home, on whichever host it is. @returns the answer to `connect` from there. */
   async greet(): Promise<Params> {
     const { door, user, isRelayed, protocol } = this.state;
-    // The client was relayed here for a session, and its user's home is on another host. Start no server for that.
+    // If the client was relayed here for a session and its user's home is on another host, do not start a home server
+    // here.
     if (isRelayed && !(await door.directory.place(user)).here) return { protocolVersion: protocol.version };
     return (await this.#router.home()).greeting;
   }
 
-  /** Opens sessions again that the client has lost, each group one after another. Never rejects. */
+  /** Opens sessions again that the client has lost: those that were lost together one after another. Never rejects. */
   async #reopenSessions(): Promise<void> {
     const { unopened } = this.state;
     for (let lost = await unopened.take(); lost !== undefined; lost = await unopened.take()) void this.#reopen(lost);

@@ -76,7 +76,7 @@ export class Dispatcher {
         report.event({ event: "denied", detail: message.message });
         break;
       case "notification":
-        // The protocol has no notifications from clients, and a server may take one for a request.
+        // Drop it. The protocol has no notifications from clients, and a server may take one for a request.
         if (!message.method.startsWith("$/")) report.event({ event: "dropped", detail: "a notification" });
         break;
     }
@@ -186,7 +186,10 @@ export class Dispatcher {
     }
   }
 
-  /** The client's connection then ends with the server, and the server may end with the connection. */
+  /**
+   * Passes on a request that sets up the whole server. From then on, the client's connection ends with the server, and
+   * the server may end with the connection.
+   */
   #setUp(link: ServerLink, request: ClientRequest): void {
     const state = this.#state;
     checkSetup(request.method, link.server, link.own, state.door.config);
@@ -212,7 +215,8 @@ export class Dispatcher {
     if (handler === "send" && this.#prompts.waits(record.id)) return await this.#prompts.send(request, record);
     if (cancels === true && this.#prompts.cancel(record.id)) return requests.reply(request, { success: true });
     const host = await this.#router.hostOf(record);
-    // A turn that has begun here may find that the session has moved, and then its prompts come back to the line.
+    // Wait for the prompts of a turn that has begun here. They may find that the session has moved, and then come back
+    // to the line before this request.
     if (host !== null) await this.#prompts.sent(record.id);
     if (lines.isOvertaking(request)) return;
     if (host !== null) return await this.#relay.session(handling, host, request, record);

@@ -122,8 +122,8 @@ export class PassedRequests {
     const { sessionId, tools } = params;
     switch (finish) {
       // The runtime keeps a session that was shut down in memory until every client has left it. In that state it
-      // accepts prompts without ever answering them, and cannot resume the session (measured with 1.0.85). After this
-      // close, the next client to use the session opens it again.
+      // accepts prompts without ever answering them, and cannot resume the session (measured with 1.0.85). Close it, so
+      // that the next client to use the session opens it again.
       case "unload":
         await upstream.ask("sessions.close", { sessionId });
         break;

@@ -86,7 +86,7 @@ export class SessionCalls {
     if (record.owner !== user) throw methodDenied(method, "only the owner of a session deletes it");
     const lease = await store.leases.read(id);
     if (lease !== null) throw sessionLocked(id, lease);
-    // With the shared storage unmounted, every session would look deleted.
+    // Check this first. If the shared storage is not mounted, every session looks deleted.
     await directory.assertStorage();
     const link = await this.#opener.linkFor(record);
     const result = (await link.upstream.ask(method, { sessionId: id })) as { success?: unknown };
@@ -153,7 +153,10 @@ export class SessionCalls {
     requests.reply(request, { ...result, sessions: [...here, ...elsewhere] });
   }
 
-  /** The user's sessions on other hosts, as their records describe them. As on a bare server, only those with a turn. */
+  /**
+   * The user's sessions on other hosts, as their records describe them. As on a bare server, sessions without a turn
+   * are left out.
+   */
   async #elsewhere(visible: readonly SessionRecord[], listed: readonly { sessionId?: string }[]): Promise<object[]> {
     const { door, user } = this.#state;
     const { directory } = door;

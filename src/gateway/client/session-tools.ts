@@ -28,7 +28,7 @@ export function checkTools(state: ClientState, { method, params }: ClientRequest
 
 /**
  * Refuses answers to requests of other sessions, in collaborative sessions and on servers with other users. The runtime
- * does not: it accepts an answer from every client that knows the request's id.
+ * itself accepts an answer from every client that knows the request's id.
  *
  * @throws FleetError `FLEET_METHOD_DENIED` for a request of another session, and for a call of another client's tool.
  */

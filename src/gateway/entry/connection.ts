@@ -172,7 +172,7 @@ export class Connection {
       const isRelayed = via !== undefined;
       const { own } = directory;
       const peers = own === null || isRelayed ? null : new PeerDialer(own, hello, String(token), holder, store);
-      // If the client hung up while its token was being looked up, nothing would give the share back.
+      // If the client hung up while its token was being looked up, take no share, because nothing would give it back.
       if (this.#socket.closed || this.#state !== "authenticating") return;
       this.#share = shares.admit(holder.user, isRelayed);
       const origin = { holder, protocol, share: this.#share, report: this.#report, isRelayed };

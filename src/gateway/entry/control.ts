@@ -121,7 +121,10 @@ interface Call {
   limitMs: number;
 }
 
-/** Uses the same code as a caller that gets no answer in time, because in both cases the work may still be done. */
+/**
+ * The error for a call that takes too long here. It has the same code as a call without an answer, because in both
+ * cases the work may still be done.
+ */
 function tooSlow({ method, limitMs }: Call, cause: unknown): FleetError {
   return new FleetError("FLEET_HOST_AWAY", `The other host did not finish ${quote(method)} within ${limitMs} ms.`, {
     suggestions: ["copilotfleet top", "Try again in a moment."],

@@ -50,7 +50,8 @@ export interface SessionHandling extends Columns {
    * When it is allowed in a collaborative session:
    *
    * - `free`: not during somebody else's turn or lease
-   * - `steer`: the same. It ends or steers the turn, so the client's earlier prompts are sent first, in any session.
+   * - `steer`: like `free`. The method ends or steers the turn, so the client's earlier prompts are sent first, in any
+   *   session.
    * - `own turn`: only during the client's own turn. It queues prompts, which begin a turn when none is running.
    * - `never`: it makes the model work, or changes the history, outside a turn.
    */

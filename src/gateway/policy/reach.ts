@@ -3,7 +3,7 @@ import type { ClientRequest, Params } from "../wire/client-message.js";
 import { approvalDenied, hostDenied, methodDenied } from "../wire/refusals.js";
 import type { Handling } from "./methods.js";
 
-/**
+/*
  * The limits on requests that clients may otherwise make freely. Some of their parameters reach beyond the
  * conversation: to the disk and the programs of the server's machine, or to tools that the user did not approve.
  */

@@ -5,7 +5,7 @@ import { tokenSourceFromConfig } from "../../models/github-token.js";
 import { hostDenied, methodDenied } from "../wire/refusals.js";
 import { reachesHost } from "./reach.js";
 
-/**
+/*
  * Settings of a whole server that a client may make before its first session.
  *
  * The runtime forgets them when the server ends, and accepts none while sessions are loaded. The front door therefore

@@ -24,7 +24,7 @@ export interface Surroundings {
   gitHubToken: string | null;
 }
 
-/** Each names a model service, or credentials for one. */
+/** Parameters that name a model service, or credentials for one. */
 const CREDENTIALS = ["provider", "providers", "gitHubToken", "gitHubTokenProviderRegistrationId"];
 
 /** Parameters of `session.resume` that `session.create` does not have. */
@@ -58,7 +58,7 @@ const APPROVING = ["managedSettings", "enableManagedSettings"];
 
 /**
  * Settings of every session on a shared server, which the client cannot change. The SDK's own `mode: "empty"` makes the
- * same ones (client.js, configDefaultsForMode). They keep a session away from the host and from other sessions.
+ * same settings (client.js, configDefaultsForMode). They keep a session away from the host and from other sessions.
  */
 const APART = {
   mcpOAuthTokenStorage: "in-memory",

@@ -46,8 +46,8 @@ export class PeerDialer {
    */
   async open(host: HostRecord, listener: RpcListener, signal: AbortSignal): Promise<OpenUpstream> {
     const door = doorOf(host);
-    // The token may have ended since the client connected. The other front door would count it as a wrong token and
-    // answer late.
+    // The token may have expired or been revoked since the client connected. The other front door would count it as a
+    // wrong token and answer late.
     if (!(await isTokenGood(this.#store, this.#holder))) throw tokenEnded();
     const endpoint = { ...door, token: this.#token };
     const hello = { ...this.#hello, fleet: { via: this.#own, hops: 1 } };

@@ -44,8 +44,8 @@ export class Router {
     const attachment = attachments.get(record.id);
     const where = await directory.whereIs(record);
     if (where.here) {
-      // The record has another term of this host, so the session may have been elsewhere since. Do not use what is in
-      // memory.
+      // The record has another term of this host, so the session may have been on another host since. Do not use the
+      // copy in memory here.
       if (attachment?.attached === true && !(await directory.has(record))) this.leave(attachment);
       return null;
     }
@@ -56,7 +56,7 @@ export class Router {
   }
 
   /**
-   * The same for new sessions and for requests without a session.
+   * The other host for the user's new sessions and for requests without a session; null if that is this host.
    *
    * @throws FleetError `FLEET_SESSION_MOVED` when another host relayed the client here but the user is not placed here;
    * and the errors of `HostDirectory.place`.
@@ -115,7 +115,8 @@ export class Router {
   }
 
   /**
-   * The same for a session on another host.
+   * The connection to the front door of the session's host. If the client has opened the session, the session is open
+   * there for it.
    *
    * @throws FleetError as {@link peer}; `RpcError` with the refusal of that host.
    */

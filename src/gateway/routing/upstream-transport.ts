@@ -8,7 +8,7 @@ import type { Connector } from "./connector.js";
 export interface Opening {
   /** The parameters of the client's request. */
   asked: Params;
-  /** Whether the client has the session open already. It still does if this fails. */
+  /** Whether the client has the session open already. If opening fails, the client still has it open. */
   isOpen?: boolean;
   /** Called before the request is sent, because events may arrive before the answer. */
   onLink: (link: ServerLink) => void;
@@ -40,7 +40,8 @@ export function upstreamTransport(
       if (isolation === "shared")
         await upstream.request("session.options.update", { ...protocol.apartOptions, sessionId }, undefined, signal);
     } catch (error) {
-      // The server may still open the session, but no client here would have it open. Do not wait for the detach.
+      // The server may still open the session, although nobody waits for it any longer. So leave it, without waiting
+      // for the answer.
       if (signal.aborted && !isOpen) upstream.request("session.detach", { sessionId }).catch(() => "it has gone");
       throw error;
     }

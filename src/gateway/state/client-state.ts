@@ -35,9 +35,12 @@ export interface Attachment {
    * another session may get its id.
    */
   heard: boolean;
-  /** Whether its events show that it is in a turn, of this client or another. */
+  /** Whether the session's events show that a turn runs in it, of this client or another. */
   inTurn: boolean;
-  /** Set while the session is being reopened. The first request that needs it starts that, and the others wait for it. */
+  /**
+   * Set while the session is being reopened. The first request that needs the session begins to reopen it, and the
+   * others wait for this promise.
+   */
   reopening: Promise<Link> | null;
 }
 
@@ -68,7 +71,7 @@ export interface ClientOrigin {
   holder: TokenHolder;
   /** The protocol that the client speaks. */
   protocol: Protocol;
-  /** The part of its user's limits that it takes up. */
+  /** The part of its user's limits that this client takes up. */
   share: Share;
   report: Reporter;
   /**
@@ -122,7 +125,7 @@ export class ClientState implements Fellow {
     return this.holder.user;
   }
 
-  /** Aborts when the client has gone, with the reason to give up work for it. */
+  /** Aborts when the client has gone. Work for the client then ends with the signal's reason. */
   get gone(): AbortSignal {
     return this.#gone.signal;
   }

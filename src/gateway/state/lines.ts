@@ -77,7 +77,8 @@ export class RequestLines {
   join(request: ClientRequest): void {
     const { sessionId } = request.params;
     const place = this.#places++;
-    // A session that gets its id here does not have to wait for other requests, and opening it may take a while.
+    // A new session without an id gets its own line. It does not have to wait for other requests, and opening it may
+    // take a while.
     const isAlone = request.method === "session.create" && typeof sessionId !== "string";
     const name = isAlone ? `new ${place}` : typeof sessionId === "string" ? sessionId : "";
     const visit = { request, name, place, looks: 0, notBefore: 0 };
@@ -90,14 +91,14 @@ export class RequestLines {
     return this.#visits.get(request)?.place ?? this.#places;
   }
 
-  /** The next request of a line. Without one, the line ends. */
+  /** Takes the next request from a line. Removes the line if it is empty. */
   next(name: string): Visit | undefined {
     const next = this.#lines.get(name)?.take();
     if (next === undefined) this.#lines.delete(name);
     return next;
   }
 
-  /** Whether an earlier request has come back to the line. If so, this one comes back behind it. */
+  /** Whether an earlier request has come back to the line. If so, puts this request back behind it. */
   isOvertaking(request: ClientRequest): boolean {
     const visit = this.#visits.get(request);
     if (visit === undefined || this.#lines.get(visit.name)?.hasBefore(visit) !== true) return false;
@@ -136,7 +137,7 @@ export function saysMoved({ failed, body }: { failed: boolean; body: Buffer }): 
   return error?.data?.code === MOVED;
 }
 
-/** The same for an error that was thrown, here or by another front door. */
+/** Whether an error, from here or from another front door, reports that the session or user has moved. */
 export function isMoved(error: unknown): boolean {
   return isFleetError(error, MOVED) || (error instanceof RpcError && error.fleetCode === MOVED);
 }

@@ -49,8 +49,8 @@ interface Opening {
 }
 
 /**
- * The connections of one client: to its home, to the servers of sessions that are elsewhere on this host, and to the
- * front doors of other hosts in place of the servers there.
+ * The connections of one client: to its home server, to other servers of this host that have its sessions, and to the
+ * front doors of other hosts.
  */
 export class Links {
   readonly #live = new Map<string, Link>();
@@ -93,7 +93,7 @@ export class Links {
     return [...this.#live.keys(), ...this.#opening.keys()].some(isPeerLinkId);
   }
 
-  /** Opens a link once for all that need it at the same time. */
+  /** Opens a link once for all callers that need it at the same time. */
   async once(id: string, outer: AbortSignal, open: (signal: AbortSignal) => Promise<Link>): Promise<Link> {
     const known = this.#opening.get(id);
     if (known !== undefined) return await known.link;
@@ -115,7 +115,7 @@ export class Links {
     this.#live.set(link.id, link);
   }
 
-  /** Hangs up on the link that there is to this server or host. */
+  /** Hangs up on this server or host, if there is a link to it. */
   replace(id: string): void {
     this.#live.get(id)?.upstream.destroy();
   }
@@ -132,7 +132,7 @@ export class Links {
     }
   }
 
-  /** Hangs up on the servers of this host. That cuts the turns in them, and they unload the sessions. */
+  /** Hangs up on the servers of this host. This cuts their turns, and makes them unload the sessions. */
   leaveServers(): void {
     for (const { kind, upstream } of this.all()) if (kind === "server") upstream.destroy();
   }

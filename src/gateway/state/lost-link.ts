@@ -13,7 +13,7 @@ export function loseLink(state: ClientState, link: Link): void {
   links.forget(link);
   if (state.gone.aborted) return;
   report.event({ event: link.kind === "peer" ? "host-lost" : "server-lost", detail: link.id });
-  // Do this first, because it decides which prompts without an answer are not refused yet.
+  // Do this before `drop`, which refuses all prompts without an answer except those in doubt.
   const goOn = turnsThatGoOn(state, link);
   requests.drop(link);
   if (state.boundTo === link) {

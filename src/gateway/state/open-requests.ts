@@ -155,10 +155,10 @@ export class OpenRequests {
   }
 
   /**
-   * Refuses a request, or passes on a server's error to a request that the front door made for the client. If the
-   * request's session or user has moved to another host, looks for it again instead.
+   * Answers a request with an error: a refusal, or a server's error to a request that the front door made for the
+   * client. If the session or user has moved to another host, puts the request back in line instead.
    *
-   * @returns false if the fleet looks again
+   * @returns false if the request is back in line
    */
   refuse(request: ClientRequest, error: unknown): boolean {
     if (isMoved(error) && this.#lines.lookAgain(request)) return false;

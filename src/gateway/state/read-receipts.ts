@@ -8,7 +8,7 @@ import type { ClientSocket } from "../wire/client-socket.js";
  */
 const QUESTION = "fleet-read-";
 
-/** Finds out what a client has read, by requests that the client does not know. Any answer will do. */
+/** Finds out what a client has read, by sending it requests with a method that it does not know. Any answer will do. */
 export class ReadReceipts {
   readonly #client: ClientSocket;
   readonly #isRelayed: boolean;
@@ -17,8 +17,8 @@ export class ReadReceipts {
   /** How many of them the client has answered. A client that has answered none may be unable to answer. */
   #answered = 0;
   /**
-   * How many questions the client must have answered once it has read the last end of another client's turn, by
-   * session.
+   * By session, the number of the question that was sent behind the last end of another client's turn. Once the client
+   * has answered that many questions, it has read that end.
    */
   readonly #unread = new Map<string, number>();
 

@@ -189,7 +189,7 @@ export class TurnEnds {
     this.#forget(sessionId, own);
   }
 
-  /** Sends a `session.error`, or holds it back. Its turn lasts until the session is idle. */
+  /** Sends a `session.error`, or holds it back. The turn lasts until the session is idle. */
   error(sessionId: string, frame: Buffer, { message, isJudged }: { message: string; isJudged: boolean }): void {
     const own = this.#own.get(sessionId);
     if (own?.begun === true) {
@@ -210,7 +210,10 @@ export class TurnEnds {
     this.over(sessionId);
   }
 
-  /** The same for another client's turn, or for a turn that no client here knows of. */
+  /**
+   * Ends another client's turn that was cut, or one that no client here knows of. Holds the end back as {@link idle}
+   * does.
+   */
   cutOther(sessionId: string, message: string): void {
     for (const frame of brokenTurnFrames(sessionId, message)) {
       this.idle(sessionId, frame, { isLast: true, isJudged: false });
@@ -236,7 +239,7 @@ export class TurnEnds {
       if (own.seen.has(messageId)) begin(own);
       else own.taken.add(messageId);
     }
-    // The session's events will not name this prompt.
+    // The server gave the prompt no id, so no event will show that it has begun.
     if (messageIds?.length === 0) begin(own);
     if (own.open === 0) own.seen.clear();
   }

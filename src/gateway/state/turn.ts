@@ -9,8 +9,8 @@ import { Mailbox } from "./mailbox.js";
 /** How long a turn may be silent before the server is asked about it, in milliseconds. */
 const ASK_AFTER_MS = 15_000;
 /**
- * The same for a session whose events this client does not get, in milliseconds. The door learns about the end of such a
- * turn only by asking.
+ * How long to wait instead if this client does not get the session's events, in milliseconds. The door learns about the
+ * end of such a turn only by asking.
  */
 const ASK_BLIND_MS = 250;
 /**
@@ -128,7 +128,7 @@ export class Turn {
     return this.#doubtful.length > 0;
   }
 
-  /** A prompt is sent. */
+  /** A prompt of this turn is to be sent. Each call needs one call of {@link answered} later. */
   sends(): void {
     this.#unanswered++;
     this.#sentAt = performance.now();
@@ -162,7 +162,7 @@ export class Turn {
   }
 
   /**
-   * The session has become idle. Before this turn has started, that ends another turn, so it is ignored.
+   * The session has become idle. An idle that arrives before this turn has started ends another turn, so it is ignored.
    *
    * While a prompt of this turn is unanswered, or was taken and has not begun, the idle may end earlier work. The door
    * then asks the server.

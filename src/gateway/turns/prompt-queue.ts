@@ -190,7 +190,10 @@ export class PromptQueue {
     }
   }
 
-  /** Refuses a prompt. If its session has moved to another host, the prompt is relayed there instead. */
+  /**
+   * Refuses a prompt. If its session has moved to another host, `OpenRequests.refuse` puts the prompt back in line,
+   * from where it is relayed to that host.
+   */
   #refuse(prompt: Prompt, { id }: SessionRecord, error: unknown): void {
     const { requests, ends } = this.#state;
     if (!prompt.isAnswered) {

@@ -46,7 +46,7 @@ export class ClientSocket {
   readonly #stallMs: number;
   /** The reasons not to read from the client for now. */
   readonly #holds = new Set<unknown>();
-  /** The frames of this turn of the event loop, which are sent together at its end. */
+  /** The frames of this round of the event loop, which are sent together at its end. */
   #batch: Run[] = [];
   /** The beginning of a proxy's header; null once the header is complete, or if none is expected. */
   #proxyHeader: Buffer | null;
@@ -73,7 +73,7 @@ export class ClientSocket {
     socket.on("error", () => undefined); // `close` follows, and we handle that
   }
 
-  /** Begins to read. Call it once, in the same turn of the event loop in which the socket was made. */
+  /** Begins to read. Call it once, in the same round of the event loop in which the socket was made. */
   listen(listener: ClientSocketListener): void {
     const socket = this.#socket;
     this.#listener = listener;
@@ -100,7 +100,7 @@ export class ClientSocket {
     this.#splitter.limitBytes = bytes;
   }
 
-  /** Sends a frame at the end of this turn of the event loop, with all others of this turn. */
+  /** Sends a frame at the end of this round of the event loop, together with all others of this round. */
   send(frame: Buffer): void {
     if (this.#batch.length === 0) process.nextTick(() => this.#flush());
     append(this.#batch, frame);

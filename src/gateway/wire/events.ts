@@ -44,7 +44,7 @@ export function messageIdsIn(body: Buffer): string[] {
   return messageIdsOf((parse(body) as { result?: unknown }).result);
 }
 
-/** The same for the result in that answer. */
+/** The message ids in the result of such an answer. */
 export function messageIdsOf(result: unknown): string[] {
   const { messageId, messageIds } = (result ?? {}) as { messageId?: unknown; messageIds?: unknown };
   const ids = Array.isArray(messageIds) ? messageIds : [messageId];
@@ -68,7 +68,7 @@ export function saysUnloaded(body: Buffer): boolean {
   return typeof error?.message === "string" && isNotFound(error.message);
 }
 
-/** The same for the message of such an error. */
+/** Whether an error's message is the runtime's for a session that it does not have in memory. */
 function isNotFound(message: string): boolean {
   return /session not found/i.test(message);
 }

@@ -68,7 +68,7 @@ export class ControlLink implements AsyncDisposable {
     const limitMs = Math.min(wantedMs, LONGEST_TIMER_MS);
     using limit = deadline(limitMs + WAY_MS, signal);
     using gone = whenGone(this.#context.directory, this.#host);
-    // A host that falls silent does not close its connections.
+    // Close the connection when the host counts as gone, because a host that falls silent does not close it.
     void gone.promise.then(() => this[Symbol.asyncDispose]());
     try {
       return await this.#connection.request("fleet.call", { method, params, limitMs }, limit.signal);

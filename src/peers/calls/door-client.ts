@@ -44,7 +44,7 @@ export async function connectToDoor(
     passing: true,
     ...(lease === undefined ? {} : { lease }),
   });
-  // A token that is left behind expires within a day, and gc deletes it. The outcome of the call matters more.
+  // Ignore a failure. A token that is left behind expires within a day, and then gc deletes it.
   const forget = async () => await store.tokens.delete(id).catch(() => undefined);
   try {
     using limit = deadline(CONNECT_MS, signal);

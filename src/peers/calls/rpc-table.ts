@@ -72,7 +72,7 @@ export type Calls = {
   readonly [M in Method]: (params: ParamsOf<M>, call?: Call) => Promise<AnswerOf<M>>;
 };
 
-/** For a test that tries each call. */
+/** The names of all calls, for a test that tries each of them. */
 export const CALL_NAMES = Object.keys(CALLS);
 
 /** Lets the compiler infer the types of a call from its schemas. */

@@ -14,7 +14,7 @@ import type { EvictionResult, KeptReason } from "../../sessions/memory/eviction.
 import type { Released } from "../../sessions/memory/release.js";
 import type { SessionView } from "../../sessions/view.js";
 
-/**
+/*
  * The schemas of what one host asks another and of what it answers. Hosts of different versions talk to each other, so
  * unknown fields are ignored. A field that is new must be optional here.
  */
@@ -90,7 +90,7 @@ export const logPosition: Schema<LogPosition> = object({
   rotated: v.nullish(whole(Number.MAX_SAFE_INTEGER), null),
 });
 
-// Answers.
+// The answers to calls.
 
 const string = v.string("a text");
 const number = v.number("a number");
@@ -193,6 +193,6 @@ export const gcResult: Schema<GcResult> = object({
   freedBytes: number,
   dryRun: flag,
   servers: list(object({ id: string, action: word<GcResult["servers"][number]["action"]>() })),
-  // A host of an earlier version leaves these out.
+  // A host with an earlier version of copilotfleet leaves these out.
   remains: v.optional(list(remain), []),
 });

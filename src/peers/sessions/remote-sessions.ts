@@ -54,7 +54,7 @@ export class RemoteSessions implements SessionsElsewhere {
   /** Makes the host that has an unrecorded session of the user record it. Resolves with false if there is none. */
   async record(id: string, user: string): Promise<boolean> {
     for (const host of await this.#hosts.othersOf(user)) {
-      // A host that cannot be asked may have the session, so nobody knows that it does not exist.
+      // If a host cannot be asked, throw the error, because that host may have the session.
       if (await isThere(host, id, user)) return true;
     }
     return false;

@@ -9,7 +9,7 @@ import { isRunning } from "../server.js";
 import { choosePort, type PortRange } from "../start/ports.js";
 import { isHeld } from "./held-claim.js";
 
-/**
+/*
  * A command takes a claim on a server's record before it moves the server to another state, so that two commands never do
  * this at once. A claim is the identity of this process. It ends with the transition or with the process (`HeldClaim`).
  * All functions here run inside a registry update, so they only read and change the record.

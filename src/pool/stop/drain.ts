@@ -85,12 +85,12 @@ export async function drainServer(server: ServerRecord, options: DrainOptions): 
 
 /**
  * Drains a server that this process has claimed, and records that the server is ending. The record stays even if this
- * process dies, so that nobody expects the server to keep running. Resolves with the sessions whose turn will be cut. The
- * caller must send the signal at once. If the drain is cancelled, or turns outlast it and `late` is `leave`, the server gets
- * its state `from` before the claim back.
+ * process dies, so that nobody expects the server to keep running. Resolves with the sessions whose turn will be cut.
+ * The caller must send the signal at once. If the drain is cancelled, or turns outlast it and `late` is `leave`, the
+ * server returns to the state that it had before the claim (`from`).
  *
- * Recording takes milliseconds, in which a client that connects directly may begin a turn. If one did, this restores the
- * record and drains again while there is time.
+ * Recording takes milliseconds, in which a client that connects directly may begin a turn. If one did, this restores
+ * the record and drains again while there is time.
  *
  * @throws as `drainServer`; FleetError `FLEET_SERVER_CONFLICT` when another command took over the server.
  */

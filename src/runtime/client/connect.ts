@@ -94,8 +94,8 @@ async function refuseClosed(): Promise<never> {
 }
 
 /**
- * Prevents a crash of this process. If the server has just died, vscode-jsonrpc 8 rejects a second promise of a request
- * that nobody can catch. The SDK sets its switch against this only for servers that it started itself.
+ * Prevents a crash of this process. If the server has just died, vscode-jsonrpc 8 rejects a second promise for each
+ * request, and nobody can catch that rejection. The SDK prevents this only for servers that it started itself.
  */
 function quietWriteErrors(client: CopilotClient): void {
   const { messageWriter } = client as unknown as { messageWriter?: unknown };

@@ -58,7 +58,8 @@ export async function runTurn(
     return prompt.reply;
   } catch (error) {
     if (!stop.aborted) throw await asTurnError(error, session.sessionId, closed);
-    // Wait for the end of this turn, or the next turn would mistake it for its own. Best effort: the turn may be over.
+    // Wait for the end of this turn, because the next turn would take it for its own end. Ignore failures, because the
+    // turn may be over already.
     const aborted = sent === undefined ? undefined : session.abort().then(() => ended);
     using patience = deadline(ABORT_WAIT_MS);
     await abortable(Promise.race([aborted, closed]), patience.signal).catch(() => undefined);

@@ -73,7 +73,7 @@ function tooLarge(path: string): Error {
   return new Error(`${path} has ${limit}, so it is not moved`);
 }
 
-/** Call it before anything is done to the session. */
+/** Refuses a session with too many entries to copy. Call it before anything is done to the session. */
 export function assertCopyable(path: string): void {
   using folder = HeldFolder.open(path);
   if (folder !== null && walk(folder, { left: MOST_COPIED }, () => true) === "cut") throw tooLarge(path);

@@ -20,7 +20,7 @@ export function isLocal({ type }: FileSystem): boolean {
   return LOCAL_TYPES.test(type);
 }
 
-/** From `/proc/self/mountinfo` (proc(5)). */
+/** The file system that a path is on, from `/proc/self/mountinfo` (proc(5)). */
 export function fileSystemOf(path: string): FileSystem {
   const real = realpathSync(path);
   let found: FileSystem = { type: "unknown", source: "unknown", mountPoint: "/" };
@@ -38,7 +38,7 @@ export function fileSystemOf(path: string): FileSystem {
   return found;
 }
 
-/** Spaces and similar characters are octal numbers in that file. */
+/** Decodes the octal numbers that stand for spaces and similar characters in `mountinfo`. */
 function withoutEscapes(text: string): string {
   return text.replace(/\\([0-7]{3})/g, (_, digits: string) => String.fromCharCode(Number.parseInt(digits, 8)));
 }

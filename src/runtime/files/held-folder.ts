@@ -13,7 +13,7 @@ import {
 import { type FileHandle, open, opendir, rename, rmdir, unlink } from "node:fs/promises";
 import { systemCode } from "../../errors.js";
 
-/**
+/*
  * This file reads and deletes below a home, where the user's agent writes the files. So there may be links, pipes, devices
  * and very many folders, and a link may replace a folder while we look. We therefore open each folder without following
  * links, and reach everything in it through its descriptor (`/proc/self/fd`). Every walk has a limit.

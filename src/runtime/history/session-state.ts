@@ -3,7 +3,7 @@ import { basename, dirname, join } from "node:path";
 import { systemCode } from "../../errors.js";
 import { type Budget, HeldFolder, walk } from "../files/held-folder.js";
 
-/**
+/*
  * This file reads the runtime's folders of sessions, `COPILOT_HOME/session-state/<id>/`, directly. The runtime's own list
  * hides sessions that never had a turn, and reading the folders is faster. Measured with runtime 1.0.85.
  */

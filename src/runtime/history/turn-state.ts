@@ -64,7 +64,8 @@ export function belongsTo(turn: Turn, { delivery, interactionId }: Record<string
 }
 
 export function noteMessage(step: Step, { content, toolRequests, abridged }: Record<string, unknown>): void {
-  // We do not know whether its text or its tool requests made a message long. If it was the tools, their start shows it.
+  // We do not read a long message, so we do not know whether its text or its tool requests made it long. Assume its
+  // text. If it was the tools, their start shows it.
   step.answered = abridged === true || (typeof content === "string" && content !== "") || step.answered === true;
   for (const request of Array.isArray(toolRequests) ? toolRequests : []) {
     step.wantsTools = true;

@@ -3,7 +3,7 @@ import { hostname, constants as osConstants } from "node:os";
 import { FleetError, systemCode } from "../../errors.js";
 import type { ProcessIdentity } from "../../model/process.js";
 
-/**
+/*
  * This folder reads what the operating system knows about processes from `/proc` (proc(5)): `sockets.ts` their connections,
  * `launches.ts` the servers that they belong to, and this file the rest. Nothing here sends a signal. Every answer is a
  * snapshot: check an identity again right before you act on it.

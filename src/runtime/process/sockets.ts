@@ -27,12 +27,12 @@ function socketInodes(pid: number): Set<string> {
 const LISTENING = "0A";
 const ESTABLISHED = "01";
 
-/** Bytes in one line of that table: `tcp4_seq_show` pads each to 149 and adds a newline. */
+/** Bytes in one line of the kernel's table of sockets: `tcp4_seq_show` pads each to 149 and adds a newline. */
 const SOCKET_LINE_BYTES = 150;
 
 /**
- * The listening sockets of a network namespace. The kernel lists them before all other sockets. Asking for more lines
- * than that makes it walk its whole table of connections, which takes milliseconds. So we read line by line.
+ * The listening sockets of a network namespace. The kernel lists them before all other sockets. Reading beyond them
+ * makes the kernel walk its whole table of connections, which takes milliseconds. So we read line by line.
  */
 function* listeners(table: string): Generator<{ port: number; inode: string }> {
   const fd = seen(() => openSync(table, "r"));
@@ -58,8 +58,8 @@ function* listeners(table: string): Generator<{ port: number; inode: string }> {
 }
 
 /**
- * Those of the listening ports that have clients connected whose own port is not in `except`. Reads the kernel's whole
- * table, which takes milliseconds.
+ * The ports among these to which a client is connected. Clients whose own port is in `except` do not count. Reads the
+ * kernel's whole table, which takes milliseconds.
  */
 export function connectionsTo(ports: ReadonlySet<number>, except: ReadonlySet<number>): Set<number> {
   const found = new Set<number>();

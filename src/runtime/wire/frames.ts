@@ -1,4 +1,4 @@
-/** The runtime's frames: JSON-RPC 2.0 messages after a `Content-Length` header, as in the Language Server Protocol. */
+/* The runtime's frames: JSON-RPC 2.0 messages after a `Content-Length` header, as in the Language Server Protocol. */
 
 /** One message as it arrived: `raw` is header and body, `body` is only the body. Both share the memory they arrived in. */
 export interface Frame {

@@ -14,7 +14,10 @@ export type ServerMessage =
 /** The beginning of most frames of the runtime. The rest of such a frame does not have to be read. */
 const EVENT = Buffer.from('{"jsonrpc":"2.0","method":"session.event","params":{"sessionId":"');
 const EVENT_TYPE = '","event":{"type":"';
-/** On a server with several users these are most of the frames, because every client gets those of every session. */
+/**
+ * On a server with several users, these are most of the frames, because every client gets the lifecycle events of every
+ * session.
+ */
 const LIFECYCLE = Buffer.from('{"jsonrpc":"2.0","method":"session.lifecycle","params":{"type":"');
 const LIFECYCLE_SESSION = '","sessionId":"';
 const LONGEST_NAME = 200;

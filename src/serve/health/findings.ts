@@ -38,8 +38,8 @@ export class Findings {
   }
 
   /**
-   * After each failed probe while the failures in a row are below the limit. Also at the limit, if the server still answers
-   * pings.
+   * The server failed a probe. Called while the failures in a row are below the limit, and also at the limit if the
+   * server still answers pings.
    */
   sick(server: ServerRecord, failures: number, reason: string): void {
     const { config, log } = this.#context;

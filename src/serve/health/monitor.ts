@@ -40,12 +40,12 @@ export class ServerMonitor {
     this.#ended = this.#run();
   }
 
-  /** Distinguishes its connection from those of clients. */
+  /** The local port of the monitor's own connection, to distinguish it from those of clients. */
   get localPort(): number | undefined {
     return this.#prober.localPort;
   }
 
-  /** As of the last probe. */
+  /** Whether the server answered the last probe. */
   get answers(): boolean {
     return this.#answered;
   }

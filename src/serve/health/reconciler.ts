@@ -174,7 +174,7 @@ export class Reconciler {
   }
 }
 
-/** If it is not broken, the server does run. */
+/** Whether the record counts the server as running. If the record is not broken, the server does run. */
 function isUp({ state }: ServerRecord): boolean {
   return state === "ready" || state === "unhealthy";
 }

@@ -48,7 +48,7 @@ export class Restarts {
     return true;
   }
 
-  /** Whether it is time to start the server. Sets that time when this is asked first. */
+  /** Whether it is time to start the server. The first call sets that time. */
   isDue(server: ServerRecord): boolean {
     const crashes = server.state === "failed" ? this.#inARow(server) : 0;
     return performance.now() >= (this.#due.get(server.id) ?? this.#schedule(server.id, crashes));

@@ -5,7 +5,7 @@ import type { RequestReport } from "../../gateway/state/door/report.js";
 import type { ServerState } from "../../model/server.js";
 import type { GcResult } from "../../sessions/gc/collect.js";
 
-/** These are all values that a label may have. Each one has a series from the start. */
+/* All values that labels may have. Each value has a series from the start. */
 
 /** Why a server was started again. `start`: it ended before its first answer. */
 export const RESTART_REASONS = ["crash", "hang", "start"] as const;

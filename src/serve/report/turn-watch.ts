@@ -38,9 +38,9 @@ interface Watched {
 }
 
 /**
- * Watches the turns of sessions from the outside, whoever sends the prompts. It reads the histories that the runtime writes
- * (see {@link TurnTracker} for what they show and what they do not). Call {@link look} every few seconds with the sessions
- * that are loaded. It keeps data of those alone.
+ * Watches the turns of sessions from the outside, whoever sends the prompts. It reads the histories that the runtime
+ * writes (see {@link TurnTracker} for what they show and what they do not). Call {@link look} every few seconds with
+ * the sessions that are loaded. It keeps data only about those.
  *
  * When it first sees a session, it ignores turns that ended before the previous look. It sees all of a session that is
  * loaded before its first turn.
@@ -58,8 +58,8 @@ export class TurnWatch {
   }
 
   /**
-   * @param sessions those that are loaded now, or were loaded since the last look. A session that is missing is read one
-   *   last time. If a turn is still in flight then, it was cut.
+   * @param sessions those that are loaded now, or were loaded since the last look. A session that is no longer among
+   * them is read one last time. If a turn is still in flight then, it was cut.
    * @param nowMs milliseconds since the epoch, by the clock of the machine that the servers run on.
    */
   look(sessions: Iterable<LoadedSession>, nowMs: number): Look {

@@ -112,7 +112,10 @@ export class Recycler {
   }
 }
 
-/** Between 1 and 1.1, and constant for a launch, so that servers of the same age are not all replaced in the same hour. */
+/**
+ * A factor between 1 and 1.1, constant for a launch, so that servers of the same age are not all replaced in the same
+ * hour.
+ */
 function spread({ launchId }: ServerRecord): number {
   return 1 + Number.parseInt((launchId ?? "0").slice(0, 4), 16) / 0xffff / 10;
 }

@@ -47,7 +47,7 @@ export async function enforceCap(context: ServeContext, server: ServerRecord): P
     if (evicted.length > 0)
       log("info", `server ${id} had ${excess} sessions too many`, { server: id, evicted: evicted.length });
   } catch (error) {
-    // The monitor deals with a server that is unwell.
+    // Only log the error, because the monitor deals with a server that is unwell.
     if (!isFleetError(error)) throw error;
     logFailure(context, `server ${id}: its sessions could not be unloaded`, error, { server: id });
   }

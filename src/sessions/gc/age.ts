@@ -7,7 +7,10 @@ import { isAlive, ownIdentity } from "../../runtime/process/process-table.js";
 /** Times are milliseconds since the epoch. */
 export interface Measured {
   bytes: number;
-  /** The latest time at which a file in it was written. Without files, the time at which the folder itself changed. */
+  /**
+   * The latest time at which a file in the folder was written. For a folder without files, the time of its own last
+   * change.
+   */
   newestMs: number;
 }
 

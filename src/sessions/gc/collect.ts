@@ -84,7 +84,7 @@ export async function collectGarbage(context: GcContext, options: GcOptions): Pr
   const servers = await repairServers(store, pool, { dryRun, signal });
   if (user === undefined) servers.push(...(await killStrays(store, stateRoot, dryRun)));
   if (!dryRun) await context.takeover.settleDue((record) => Date.now() - ttlOf(record, ttlMs), signal);
-  // Do this before anything is deleted, because a deletion looks like a use afterwards.
+  // Do this before anything is deleted, because a deletion would look like a use of the server.
   const unused = await findUnused(store, stateRoot, { ttlMs, user, nowMs: Date.now() });
   const hosts = await seeHosts(directory);
   const isOwn = await directory.holds();

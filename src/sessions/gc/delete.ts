@@ -92,7 +92,7 @@ export async function deleteSessions(
     try {
       const path = session.path === null ? null : (run?.take(session.id) ?? null);
       if (path !== null) moved.push({ session, path });
-      // If there was no record either, another process deleted the session, and reports it.
+      // Without a folder and a record, another process deleted the session, and reports it.
       else if (session.record !== null) outcomes.push({ session, skipped: null });
     } catch (error) {
       if (systemCode(error) === undefined) throw error;
@@ -147,8 +147,8 @@ async function removeMoved(
   mayBeOpened: boolean,
 ): Promise<Outcome[]> {
   if (mayBeOpened) await delay(OPENING_MS);
-  // Read the registry only now, so that it contains servers that started in between. A server is recorded before it can
-  // open a session.
+  // Read the registry only now, so that it contains servers that started during the deletion. A server is recorded
+  // before it can open a session.
   const pids = runningPids(await store.registry.read());
   return await mapConcurrently(moved, REMOVED_AT_ONCE, async ({ session, path }): Promise<Outcome> => {
     const { id, record } = session;

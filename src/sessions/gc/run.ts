@@ -10,7 +10,10 @@ import { ownIdentity } from "../../runtime/process/process-table.js";
 import { gcFolder, JOURNAL, type Leftover, leftover, MOVED, type Note, readRun, runsBeside } from "./journal.js";
 import { mergeInto } from "./merge.js";
 
-/** Replaces the process in the name of a folder that the next gc may take over. No process has the PID 0. */
+/**
+ * Stands in a folder's name in place of a process, and marks a folder that the next gc may take over. No process has
+ * the PID 0.
+ */
 const NOBODY = "0-0";
 /** How many files and folders one gc removes from a state folder at most. The next gc removes more. */
 const MOST_REMOVED = 100_000;
@@ -34,8 +37,9 @@ export class Run {
   /**
    * Takes over the folders of killed gcs, so that no other gc does.
    *
-   * @param killed the folders of the gcs that were dead when the survey judged which sessions are due. A gc that was killed
-   * later was still running then, so the survey left its sessions out. They are for the next gc, which needs its journal.
+   * @param killed the folders of the gcs that were dead when the survey judged which sessions are due. Leaves the
+   * folder of a gc that was killed later. The survey left out the sessions of that gc, because it was still running.
+   * The next gc deletes them and needs the journal.
    */
   inherit(killed: ReadonlySet<string>): Leftover[] {
     const before = runsBeside(this.#statePath).filter(({ path }) => killed.has(path));

@@ -100,7 +100,7 @@ export async function survey(store: Store, stateRoot: string, options: SurveyOpt
     for (const record of recorded.values())
       if (!folders.has(record.id)) found.push(recordOnly(record, state, registry));
     for (const id of folders) {
-      // The folder may be on its way to the host that the record names, or a leftover of its move there.
+      // Leave this folder. It may be on its way to the host that the record names, or a leftover of its move there.
       const elsewhere = foreign.get(id);
       if (elsewhere !== undefined && (state.owner === null || state.owner === elsewhere.owner)) continue;
       const record = recorded.get(id) ?? null;
@@ -195,8 +195,8 @@ function recordOnly(record: SessionRecord, state: StateFolder | null, { servers 
 
 /**
  * All state folders: those of recorded servers, those of unrecorded folders below `servers/`, and those in the shared
- * storage. The last may contain sessions that were brought here and whose server was never started here. The server's id
- * decides in which state folder a session is, whether that server is recorded or not.
+ * storage. The folders in the shared storage may contain sessions that were brought here and whose server was never
+ * started here. The server's id decides in which state folder a session is, whether that server is recorded or not.
  */
 function stateFolders(
   { servers }: Registry,

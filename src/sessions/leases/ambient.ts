@@ -32,8 +32,8 @@ export class AmbientLeases {
   }
 
   /**
-   * The lease for one turn, after the earlier turns under the same lease. Releasing it lets the next turn begin. Null for
-   * callers that do not run under such a lease.
+   * Waits for the earlier turns under the caller's lease, and then returns this lease for one turn. Releasing it lets
+   * the next turn begin. Null for callers that do not run under such a lease.
    *
    * @throws FleetError `FLEET_SESSION_BUSY` when the earlier turns take longer than `waitMs` milliseconds.
    */

@@ -14,7 +14,7 @@ export interface Holding {
   clock: Clock;
   token: string;
   lease: Lease;
-  /** The clock's time from before the request to the store. The lease's time may have begun to run from then on. */
+  /** The clock's time right before the request to the store. The lease's time cannot have begun to run earlier. */
   asked: number;
   /** Whether another process has taken it and releases it. */
   adopted: boolean;
@@ -126,7 +126,10 @@ export class HeldLease implements TurnLease {
     }
   }
 
-  /** @returns false if the store did not answer. The next check may succeed, and the timer for the end keeps running. */
+  /**
+   * @returns false if the store did not answer. The next look may succeed, and the expiry timer ends the lease in any
+   * case.
+   */
   async #look(renew: boolean): Promise<boolean> {
     const { sessionId, ttlMs } = this.#lease;
     const asked = this.#clock.now();

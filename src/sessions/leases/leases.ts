@@ -28,7 +28,10 @@ export interface AcquireOptions {
   sessionId: string;
   /** The user who will hold it. */
   holder: string;
-  /** Rejects if the holder may not use the session. Called first, and again after a wait, because that may have changed. */
+  /**
+   * Rejects if the holder may not use the session. Called first, and again after a wait, because the answer may have
+   * changed.
+   */
   mayUse?: () => Promise<unknown>;
   /** How long it outlives a holder that died, in milliseconds: 1 second to 24 days. A live holder renews it. */
   ttlMs: number;
@@ -137,7 +140,7 @@ export class Leases {
     return (await this.outer(options.sessionId, options.holder, env)) ?? (await this.acquire(options));
   }
 
-  /** The lease that this process runs under, or null if that is not on this session. */
+  /** The lease on this session that this process runs under; null if there is none. */
   async outer(sessionId: string, holder: string, env: NodeJS.ProcessEnv): Promise<HeldLease | null> {
     const token = env[LEASE_VARIABLES.token];
     const isUnder = token !== undefined && token !== "" && env[LEASE_VARIABLES.session] === sessionId;
@@ -184,14 +187,17 @@ function assertTtl(ttlMs: number): void {
   throw new FleetError("FLEET_DURATION_INVALID", `The TTL is ${ttlMs} ms. Allowed: ${ALLOWED_LEASE_TTL}`);
 }
 
-/** Short at first, for leases that last only a moment. The first waiter asks again when the holder's time is over. */
+/**
+ * How long to wait before asking again, in milliseconds. Short at first, for leases that last only a moment. The first
+ * waiter asks at the latest when the holder's time is over.
+ */
 function pauseMs(attempt: number, answer: LeaseAnswer & { granted: false }): number {
   const pause = Math.min(FIRST_PAUSE_MS * 1.5 ** attempt, LONGEST_PAUSE_MS) * (0.75 + Math.random() / 2);
   const isNext = answer.ahead === 0 && answer.lease !== null;
   return isNext ? Math.min(pause, Math.ceil(answer.lease?.remainingMs ?? 0) + 1) : pause;
 }
 
-/** The error for a wait in vain: the user holds the lease already. */
+/** The error when the user already holds the lease, so that waiting for it would be in vain. */
 function ownLock({ sessionId, holder, remainingMs }: Lease): FleetError {
   const { session, token } = LEASE_VARIABLES;
   const message =

@@ -28,8 +28,8 @@ export interface EvictionResult {
 
 /**
  * Makes room for one more session in a server's memory. At the cap, unloads the least recently used idle session. Never
- * unloads a session in a turn, under a lease or being opened. The caller has set the session's use marker before, so that of
- * two callers that come at the same time, the later one counts both.
+ * unloads a session in a turn, under a lease or being opened. The caller must have set the session's use marker, so
+ * that the later of two simultaneous callers counts both sessions.
  *
  * @param maxActive how many sessions may be in the server's memory
  * @returns false if not enough sessions could be unloaded

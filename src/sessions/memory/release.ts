@@ -79,11 +79,14 @@ async function unload({ id }: SessionRecord, server: ServerRecord, answerMs: num
   return (await unloadIdle(id, connection)) !== "in a turn";
 }
 
-/** @returns why it stays, or null. While it is on its way between hosts, nobody can release it. */
+/**
+ * Records that the session is released. Nobody can release a session that is on its way between hosts. @returns why it
+ * stays, or null.
+ */
 async function letGo(record: SessionRecord, store: Store): Promise<KeptReason | null> {
   return await store.sessions.update(record.id, (draft) => {
     if (draft.host !== record.host || draft.term !== record.term || draft.from !== undefined) return "in use";
-    // It was moved to another server here, and nobody has checked whether it is in use there.
+    // The session was moved to another server here, and nobody has checked whether it is in use there.
     if (draft.serverId !== record.serverId) return "in use";
     draft.released = true;
     return null;

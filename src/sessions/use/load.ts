@@ -48,7 +48,7 @@ export async function load<T>(
   { isNew, signal }: { isNew: boolean; signal: AbortSignal },
 ): Promise<T> {
   const { directory } = context;
-  // The wait for others may have outlasted the term of this host.
+  // Check the host again, because the wait for others may have outlasted the term of this host.
   if (record.serverId !== server.id || !(await directory.has(record))) throw sessionMoved(record, null);
   await directory.assertStorage();
   const how = isNew ? "create" : howToLoad(record, server, transport);

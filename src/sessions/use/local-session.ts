@@ -62,7 +62,7 @@ export class LocalSession extends OpenSession<LocalAttachment> {
   async send(message: Prompt, options: SendOptions = {}): Promise<TurnReply> {
     const { context, isLost } = this;
     const { user } = this.#options;
-    // Others may have moved a session that is not open here.
+    // Read the record again if the session is not open here, because others may have moved it.
     const record = isLost ? await recordFor(context, this.record.id, user) : this.record;
     const at = isLost ? undefined : this.attached.server;
     await using use = await useSession(context, { ...options, record, user, isTurn: true, at, openMs: REOPEN_MS });

@@ -10,7 +10,7 @@ import { isStoreTrouble, unseen } from "../problems.js";
 import type { SessionView } from "../view.js";
 import type { PermitRequest } from "./permit.js";
 
-/** A listener of the caller, and how to take it from the SDK's present session object. */
+/** A listener of the caller, and how to remove it from the SDK's present session object. */
 interface Listener {
   listener: SessionEventHandler;
   stop: () => void;
@@ -70,7 +70,7 @@ export abstract class OpenSession<A extends Attachment = Attachment> {
   /** The session's present state. @param isAnswered whether a turn has just ended */
   protected abstract view(isAnswered: boolean): Promise<SessionView>;
 
-  /** As far as it is known without the store and without the other host. */
+  /** The session's state as far as it is known without the store and without the other host. */
   protected abstract viewUnseen(): SessionView;
 
   /** Deletes the session, whose use has ended. */
@@ -170,7 +170,8 @@ export abstract class OpenSession<A extends Attachment = Attachment> {
   protected async disconnect(): Promise<void> {
     const { session, closed } = this.#attached;
     using limit = deadline(GOODBYE_MS);
-    // Limit the wait, because the other side may be dead or hang. It lets go of the session when the connection ends.
+    // Limit the wait, because the other side may be dead or hang. The server releases the session when the connection
+    // ends.
     await abortable(Promise.race([session.disconnect(), closed]), limit.signal).catch(() => null);
   }
 

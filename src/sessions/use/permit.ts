@@ -72,7 +72,8 @@ async function takeLease(
     },
     ttlMs: turnLeaseMs(config, store),
     waitMs: waitMs ?? WAIT_MS,
-    // A caller that sets a wait may know that another process is about to release the lease.
+    // Wait for the user's own `copilotfleet lock` only if the caller sets a wait. Such a caller may know that another
+    // process is about to release the lease.
     refuseOwn: waitMs === undefined,
     ...(onWait === undefined ? {} : { onWait }),
     ...(signal === undefined ? {} : { signal }),

@@ -27,7 +27,7 @@ export class PendingReply<T extends TurnReply> extends Promise<T> implements Asy
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<string, void, undefined> {
-    // Handle the rejection here. `await this` throws it to the loop below.
+    // Mark the rejection as handled. `await this` below throws it to the loop.
     this.catch(() => undefined);
     yield* this.#pieces.read();
     const { text } = await this;

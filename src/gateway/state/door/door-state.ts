@@ -45,7 +45,7 @@ export class DoorState implements DoorContext {
   readonly directory: HostDirectory;
   readonly pool: Pool;
   readonly listeners: DoorListeners;
-  /** How much of the door each user has. */
+  /** How many connections, requests and bytes each user has at this door. */
   readonly shares: Shares;
   /** Lets prompts and openings begin, a few at a time. */
   readonly pace = new Pace();
@@ -80,7 +80,10 @@ export class DoorState implements DoorContext {
     this.#closed.abort();
   }
 
-  /** A client has opened the session on a server here. Other clients that had it open before its eviction follow. */
+  /**
+   * A client has opened the session on a server here. Other clients that had it open before its eviction get its events
+   * again.
+   */
   opened(sessionId: string, by: Fellow): void {
     for (const client of this.clients) if (client !== by) client.follow(sessionId);
   }

@@ -5,8 +5,8 @@ import { isRunning } from "../../../pool/server.js";
 import type { Clock } from "../../../runtime/clock.js";
 
 /**
- * How long clients wait for a lost server or host, in milliseconds. They wait so that clients that only listen get its
- * events again.
+ * How long the door waits for a lost server or host to come back, in milliseconds. It then reopens the sessions there,
+ * so that clients that only listen get their events again.
  */
 const REVIVAL_MS = 60_000;
 /** How long a process may outlive its connection, in milliseconds. If it runs longer, only the connection was lost. */

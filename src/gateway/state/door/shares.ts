@@ -9,7 +9,7 @@ type AllLimits = { default: Limits; total: Limits };
 
 const NOTHING: Readonly<Use> = { connections: 0, requestsInFlight: 0, unreadBytes: 0 };
 
-/** How much of one front door each user has, and all users together have, at the moment. */
+/** The load that each user, and all users together, put on one front door at the moment. */
 export class Shares {
   readonly #limits: AllLimits;
   readonly #users = new Map<string, Account>();
@@ -27,7 +27,7 @@ export class Shares {
    * @throws FleetError `FLEET_LIMIT_REACHED`.
    */
   admit(user: string, relayed: boolean): Share {
-    // A user id cannot contain a colon.
+    // A user id cannot contain a colon, so this name is never that of another user.
     const name = relayed ? `relayed:${user}` : user;
     const account = this.#users.get(name) ?? new Account(name, this.#users, this.#total, this.#limits);
     const reached = account.reached("connections", 1);
@@ -37,7 +37,7 @@ export class Shares {
   }
 }
 
-/** How much of a front door one user has. */
+/** The load that one user puts on a front door. */
 class Account {
   readonly #name: string;
   readonly #users: Map<string, Account>;
@@ -79,7 +79,7 @@ class Account {
   }
 }
 
-/** The part of its user's limits that one connection has. */
+/** The part of its user's limits that one connection takes up. */
 export class Share {
   readonly #account: Account;
   #requests = 0;
@@ -115,7 +115,7 @@ export class Share {
     return this.#account.reached("unreadBytes");
   }
 
-  /** Returns everything when the connection has ended. */
+  /** The connection has ended: takes everything that it counted off the user's account. */
   release(): void {
     this.#count(-this.#requests, -this.#requestBytes, -this.#bufferedBytes);
     if (!this.#released) this.#account.close();

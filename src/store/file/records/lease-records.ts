@@ -82,7 +82,8 @@ export class LeaseRecords implements LeaseStore {
 
   async read(sessionId: string): Promise<Lease | null> {
     this.#context.checkRoot();
-    // Before each turn, somebody asks this. Most sessions never had a lease, and this check is cheaper than the error.
+    // This runs before each turn. Most sessions never had a lease, and this check is cheaper than the error of a failed
+    // read.
     if (!this.records.has(sessionId)) return null;
     const state = this.records.read(sessionId);
     const lease = state && inForce(state, this.#now());

@@ -44,8 +44,9 @@ export class RegistryRecord implements RegistryStore {
   }
 
   /**
-   * Each turn reads the registry. As long as the newest revision is the same file, this only checks that. It is
-   * sufficient because a revision never changes, and its number is not reused while it is the highest.
+   * Each turn reads the registry, so this keeps the newest revision in memory and only checks that the newest file is
+   * still the same. That is enough, because a revision never changes, and its number is not reused while it is the
+   * highest.
    */
   async read(): Promise<Registry> {
     this.#context.checkRoot();

@@ -73,7 +73,7 @@ export class RedisHosts implements Hosts {
     try {
       await this.#connection.run(LEAVE_HOSTS, [this.#keys.host(this.own)], [instance, this.#by, ++this.#said]);
     } catch (error) {
-      // The directory was lost with all other data.
+      // If Redis lost all data, the directory was lost too, so there is nothing to leave.
       if (!isFleetError(error, "FLEET_STATE_LOST")) throw error;
     }
   }

@@ -49,7 +49,7 @@ export class RedisLeases implements LeaseStore {
     try {
       await this.#connection.run(LEAVE, keys, [hashToken(token)]);
     } catch (error) {
-      // The queue was lost with all other data.
+      // If Redis lost all data, the queue was lost too, so there is nothing to leave.
       if (!isFleetError(error, "FLEET_STATE_LOST")) throw error;
     }
   }
