@@ -11,6 +11,6 @@ export default defineConfig({
     expect: { poll: { timeout: 20_000 } },
     maxWorkers: 2,
     retry: 1,
-    reporters: ["default", "./test/fixtures/flaky-reporter.ts"],
+    reporters: ["default", "./test/fixtures/run-reporter.ts"],
   },
 });

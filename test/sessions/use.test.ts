@@ -4,25 +4,14 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, it, vi } from "vitest";
 import { Fleet } from "../../src/fleet/fleet.js";
-import type { Store } from "../../src/store/ports.js";
-import { altered } from "../fixtures/altered-store.js";
+import { SessionRecords } from "../../src/store/file/records/session-records.js";
 import { testPorts } from "../fixtures/ports.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 
-const reads = vi.hoisted(() => [] as string[]);
+const read = vi.spyOn(SessionRecords.prototype, "read");
 
-vi.mock(import("../../src/store/open.js"), async (original) => {
-  const opened = await original();
-  const openStore = (...args: Parameters<typeof opened.openStore>): Store => {
-    const store = opened.openStore(...args);
-    const read: Store["sessions"]["read"] = async (id) => {
-      reads.push(id);
-      return await store.sessions.read(id);
-    };
-    return altered(store, { sessions: { read } });
-  };
-  return { ...opened, openStore };
-});
+/** The sessions whose records were read, in this order, since the last `read.mockClear()`. */
+const reads = () => read.mock.calls.map(([id]) => id);
 
 async function openFleet(folder: string, isolation: "per-user" | "shared") {
   const env = { PATH: process.env.PATH, HOME: process.env.HOME, COPILOT_OFFLINE: "true" };
@@ -65,19 +54,19 @@ it.each<["per-user" | "shared", readonly string[] | undefined]>([
 ])("a send reads the session's record twice (isolation %s, members %j)", async (isolation, members) => {
   const id = `reads-${members === undefined ? "alone" : "team"}`;
   const fleet = await fleetWith(id, isolation, members);
-  reads.length = 0;
+  read.mockClear();
   const { text } = await fleet.sessions.use(id, "second", { user: "ann" });
   expect(text).toBe("[turn 2] second");
   // The first read finds the session. The second is under the use marker, on purpose.
-  expect(reads).toEqual([id, id]);
+  expect(reads()).toEqual([id, id]);
 });
 
 it("a turn in a session that the process has open on its user's own server does not read the record", async () => {
   const fleet = await fleetWith("open", "per-user");
   const session = await fleet.sessions.resume("open", { user: "ann" });
-  reads.length = 0;
+  read.mockClear();
   await fleet.sessions.send(session, "second");
-  expect(reads).toEqual([]);
+  expect(reads()).toEqual([]);
   await fleet.sessions.leave(session);
 });
 
