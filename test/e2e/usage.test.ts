@@ -11,15 +11,35 @@ afterAll(() => {
   expect(existsSync(fleet.root), "the state folder was made").toBe(false);
 });
 
-/** Runs a command with and without `--json`. Both must report the same error: as JSON, and as text on standard error. */
+/** Runs a command with `--json` that must be refused. The test below compares this error with its form as text. */
 async function refused(exit: number, args: readonly string[]): Promise<ErrorShape> {
-  const [text, error] = await Promise.all([fleet.run(args), fleet.refusal(exit, args)]);
-  expect(text, args.join(" ")).toMatchObject({ code: exit, stdout: "" });
+  const error = await fleet.refusal(exit, args);
+  expect([error.message, ...error.suggestions].join("\n")).not.toMatch(RAW);
+  return error;
+}
+
+it.each([
+  [["spwan"]],
+  [["send"]],
+  [["ps", "--\u001b[31m"]],
+  [["stop", "--drain", "3s"]],
+  [["stop", "a", "--all"]],
+  [["list", "--user", "a", "--user", "b"]],
+  [["list", "--state", "idel"]],
+  [["spawn", "--user", "a\nb"]],
+  [["spawn", "--user", "a", "--cwd", "/etc/hostname"]],
+  [["spawn", "--user", "a", `--token=${TOKEN}`]],
+  [["resume", "\u001b[31m", "--user", "a"]],
+  [["send", "s", "t", "--user", "a", "--timeout", "30d"]],
+  [["deploy", "systemd", "--output", " "]],
+  [["store", "migrate", "--to", "redis://:canary@127.0.0.1"]],
+])("the command line %j prints the same error as text and as JSON", async (args) => {
+  const [text, error] = await Promise.all([fleet.run(args), refused(2, args)]);
+  expect(text).toMatchObject({ code: 2, stdout: "" });
   const expected = [`Error: ${error.message}`, ...error.suggestions.map((suggestion) => `  Try: ${suggestion}`)];
   expect(text.stderr).toBe(`${expected.join("\n")}\n`);
   expect(text.stderr).not.toMatch(RAW);
-  return error;
-}
+});
 
 describe("a command line with a slip", () => {
   it.each([

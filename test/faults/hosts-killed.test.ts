@@ -9,7 +9,7 @@ import { RawClient } from "../gateway/raw-client.js";
 const problem = podsProblem();
 if (problem !== undefined) console.warn(`hosts in namespaces are not tested: ${problem}`);
 
-const USERS = rounds(6, 50);
+const USERS = rounds(4, 50);
 const HOST_TTL_MS = rounds(5_000, 15_000);
 /** How much longer than the lost host's term an answer may take, on a machine that runs only this test, in milliseconds. */
 const BEYOND_MS = 5_000;

@@ -5,7 +5,7 @@ import { eventually } from "../fixtures/eventually.js";
 import { rounds } from "../fixtures/fault-fleet.js";
 import { DoorFleet } from "../gateway/harness.js";
 
-const KILLS = rounds(12, 500);
+const KILLS = rounds(7, 500);
 /** At most how long before or after the prompt the server is killed, in milliseconds. A turn takes about 30 ms. */
 const AROUND_MS = 25;
 

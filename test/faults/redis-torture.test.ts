@@ -14,10 +14,10 @@ import { expectExactlyOnce, total, Worker } from "../fixtures/store-workers.js";
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`the torture of the Redis store is skipped: ${problem}`);
 
-const WORKERS = 8;
 const SOAK = process.env.SOAK !== undefined;
+const WORKERS = SOAK ? 8 : 4;
 /** Increments per worker: half of them in the registry, and half in one session record that all workers share. */
-const QUOTA = SOAK ? 2_000 : 120;
+const QUOTA = SOAK ? 2_000 : 100;
 const PAUSE_MS = SOAK ? 60 : 40;
 
 const program = problem === undefined ? bundleFixture("store-counter") : "";

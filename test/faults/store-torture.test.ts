@@ -9,8 +9,8 @@ import { sessionRecord } from "../fixtures/store-records.js";
 import { temporaryRoot } from "../fixtures/store-root.js";
 import { expectExactlyOnce, total, Worker } from "../fixtures/store-workers.js";
 
-const WORKERS = 16;
 const SOAK = process.env.SOAK !== undefined;
+const WORKERS = SOAK ? 16 : 8;
 /** Increments per worker: half of them in the registry, and half in one session record that all workers share. */
 const QUOTA = SOAK ? 626 : 30;
 /** Proper-lockfile treats a lock as stale after 2 to 3 s. In a soak run, some suspensions last longer than that. */
