@@ -2,7 +2,6 @@ import { execFile } from "node:child_process";
 import { mkdir, mkdtemp, readFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Fleet } from "../../src/index.js";
@@ -10,9 +9,10 @@ import { provenEndpoint } from "../../src/runtime/process/probe.js";
 import { openStore } from "../../src/store/open.js";
 import { portVariables, testPorts } from "../fixtures/ports.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
+import { bundleFixture } from "../fixtures/store-bundle.js";
 
 const run = promisify(execFile);
-const MEMBER = fileURLToPath(new URL("../fixtures/member.ts", import.meta.url));
+const MEMBER = bundleFixture("member");
 const COUNT = process.env.SOAK === undefined ? 20 : 100;
 
 let folder: string;
@@ -51,7 +51,7 @@ interface Exchange {
 
 async function member(name: string, session: string, extra: NodeJS.ProcessEnv = {}): Promise<Exchange[]> {
   const options = { env: { ...env, MEMBER: name, SESSION: session, COUNT: String(COUNT), ...extra } };
-  const { stdout } = await run(process.execPath, ["--import", "tsx", MEMBER], options);
+  const { stdout } = await run(process.execPath, [MEMBER], options);
   return stdout
     .trim()
     .split("\n")
@@ -83,19 +83,21 @@ function misdirected(exchanges: Exchange[]): Exchange[] {
   return exchanges.filter(({ prompt, reply }) => reply.replace(/^\[turn \d+\] /, "") !== prompt);
 }
 
-async function sharedSession(id: string): Promise<void> {
-  const session = await fleet.createSession({ user: "alice", sessionId: id, members: ["bob"] });
+/** Makes a session of alice and bob. Resolves with its id. */
+async function sharedSession(): Promise<string> {
+  const session = await fleet.createSession({ user: "alice", members: ["bob"] });
   await fleet.send(session, "first");
   await fleet.leaveSession(session);
+  return session.sessionId;
 }
 
 describe("a session whose members work in separate processes on two servers that share its state", () => {
   it("two members of one session on two servers get their own answers in one history without a fork", async () => {
-    await sharedSession("with-lease");
-    const exchanges = (await Promise.all([member("alice", "with-lease"), member("bob", "with-lease")])).flat();
+    const id = await sharedSession();
+    const exchanges = (await Promise.all([member("alice", id), member("bob", id)])).flat();
     expect(exchanges).toHaveLength(2 * COUNT);
     expect(misdirected(exchanges)).toEqual([]);
-    const events = await history("with-lease");
+    const events = await history(id);
     expect(forks(events)).toBe(0);
     const prompts = events.filter(({ type }) => type === "user.message").map(({ data }) => data.content);
     expect(prompts.toSorted()).toEqual(["first", ...exchanges.map(({ prompt }) => prompt)].toSorted());
@@ -105,25 +107,25 @@ describe("a session whose members work in separate processes on two servers that
   });
 
   it("two members of one session damage its history without the lease, so the test with the lease can fail", async () => {
-    await sharedSession("without-lease");
+    const id = await sharedSession();
     const { servers } = await openStore("file", join(folder, "state")).registry.read();
     const [one, two] = Object.values(servers).filter(({ process: running }) => running !== null);
     if (one === undefined || two === undefined) throw new Error("two servers should run");
     // Both servers load the session before either of them continues it.
-    const meet = join(folder, "meet");
+    const meet = join(folder, `meet-${id}`);
     await mkdir(meet);
     const direct = (server: typeof one) => {
       const { address, port, token } = provenEndpoint(server);
       return { SERVER_URL: `${address}:${port}`, SERVER_TOKEN: token, MEET: meet };
     };
     const outcomes = await Promise.allSettled([
-      member("alice", "without-lease", direct(one)),
-      member("bob", "without-lease", direct(two)),
+      member("alice", id, direct(one)),
+      member("bob", id, direct(two)),
     ]);
     const exchanges = outcomes.flatMap((outcome) => (outcome.status === "fulfilled" ? outcome.value : []));
     const turns = exchanges.map(({ reply }) => reply.split("]")[0]);
     const damage =
-      forks(await history("without-lease")) + misdirected(exchanges).length + turns.length - new Set(turns).size;
+      forks(await history(id)) + misdirected(exchanges).length + turns.length - new Set(turns).size;
     expect(damage).toBeGreaterThan(0);
   });
 });

@@ -1,12 +1,12 @@
 import { spawn } from "node:child_process";
 import { createServer, type Server } from "node:net";
-import { fileURLToPath } from "node:url";
 import { expect, it, onTestFinished } from "vitest";
 import { eventually } from "../fixtures/eventually.js";
+import { bundleFixture } from "../fixtures/store-bundle.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
-const SCRIPT = fileURLToPath(new URL("../fixtures/door.ts", import.meta.url));
+const SCRIPT = bundleFixture("door");
 
 /** Node has no public API for the descriptor of a server, so this reads a private field. */
 function descriptorOf(server: Server): number {
@@ -16,7 +16,7 @@ function descriptorOf(server: Server): number {
 
 /** Starts a process that inherits the descriptor, and that opens its front door on request. */
 function holdDoor(env: NodeJS.ProcessEnv, fd: number) {
-  const child = spawn(process.execPath, ["--import", "tsx", SCRIPT], { env, stdio: ["pipe", "pipe", "inherit", fd] });
+  const child = spawn(process.execPath, [SCRIPT], { env, stdio: ["pipe", "pipe", "inherit", fd] });
   onTestFinished(() => void child.kill("SIGKILL"));
   let output = "";
   child.stdout?.on("data", (chunk: Buffer) => {
