@@ -118,14 +118,10 @@ describe("a session whose members work in separate processes on two servers that
       const { address, port, token } = provenEndpoint(server);
       return { SERVER_URL: `${address}:${port}`, SERVER_TOKEN: token, MEET: meet };
     };
-    const outcomes = await Promise.allSettled([
-      member("alice", id, direct(one)),
-      member("bob", id, direct(two)),
-    ]);
+    const outcomes = await Promise.allSettled([member("alice", id, direct(one)), member("bob", id, direct(two))]);
     const exchanges = outcomes.flatMap((outcome) => (outcome.status === "fulfilled" ? outcome.value : []));
     const turns = exchanges.map(({ reply }) => reply.split("]")[0]);
-    const damage =
-      forks(await history(id)) + misdirected(exchanges).length + turns.length - new Set(turns).size;
+    const damage = forks(await history(id)) + misdirected(exchanges).length + turns.length - new Set(turns).size;
     expect(damage).toBeGreaterThan(0);
   });
 });
